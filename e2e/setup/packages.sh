@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that the build, the tests and the demo need, and nothing that is there already.
+#   packages.sh tor        tor, tor-gencert and Python's stem: the integration tests on a private Tor network
+#   packages.sh cluster    what a one-node Kubernetes and its images take, with the tools to build them
+. "$(dirname "$0")/lib.sh"
+
+TOR="tor tor-geoipdb python3 python3-venv"
+CLUSTER="$TOR etcd-server containerd runc containernetworking-plugins iptables conntrack iproute2 iputils-ping procps socat openssl
+    buildah mmdebstrap dnsmasq-base golang-go golang-github-modern-go-reflect2-dev make gcc libc6-dev rsync jq git ca-certificates uidmap"
+
+case "${1:-}" in
+tor) wanted=$TOR ;;
+cluster)
+    wanted=$CLUSTER
+    command -v kubectl >/dev/null || wanted="$wanted kubernetes-client"
+    ;;
+*) fail "usage: packages.sh tor|cluster" ;;
+esac
+
+missing=()
+for p in $wanted; do
+    [ "$(dpkg-query -W -f='${db:Status-Status}' "$p" 2>/dev/null || true)" = installed ] || missing+=("$p")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+command -v apt-get >/dev/null || fail "this needs Debian (or a relative with apt); missing: ${missing[*]}"
+# A package's own service must not start here: the demo and the tests run their own daemons.
+install_them() {
+    local policy=/usr/sbin/policy-rc.d made=
+    if [ ! -e $policy ]; then
+        printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
+        as_root chmod 0755 $policy
+        made=yes
+    fi
+    as_root apt-get update
+    local code=0
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}" || code=$?
+    [ -z "$made" ] || as_root rm -f $policy
+    return $code
+}
+step "install ${#missing[@]} Debian packages: ${missing[*]}" install_them

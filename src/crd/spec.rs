@@ -1,0 +1,281 @@
+//! `spec` of an `OnionBalancedService`.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    Affinity, LocalObjectReference, ResourceRequirements, Toleration, TopologySpreadConstraint,
+};
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::OnionBalancedServiceStatus;
+
+/// One public v3 onion address, served by any number of Tor backends.
+#[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "onionbalance.dev",
+    version = "v1alpha1",
+    kind = "OnionBalancedService",
+    plural = "onionbalancedservices",
+    shortname = "obs",
+    category = "onion",
+    namespaced,
+    status = "OnionBalancedServiceStatus",
+    scale(
+        spec_replicas_path = ".spec.backends.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    )
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OnionBalancedServiceSpec {
+    /// The ports of the onion address, and what each leads to.
+    pub ports: Vec<Port>,
+    /// Where the master key is kept.
+    #[serde(default)]
+    pub master_key: MasterKeySpec,
+    /// What happens to a generated master key when this object is deleted.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+    /// Scales frontend and backends to 0 and publishes nothing; objects and keys stay.
+    #[serde(default)]
+    pub suspend: bool,
+    /// The backends in this cluster.
+    #[serde(default)]
+    pub backends: Backends,
+    /// Backends elsewhere: other clusters, plain servers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub external_backends: Vec<ExternalBackend>,
+    /// The publisher.
+    #[serde(default)]
+    pub frontend: Frontend,
+    /// Only clients with one of these keys may connect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restricted_discovery: Option<RestrictedDiscovery>,
+}
+
+/// A port of the onion address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Port {
+    /// A name for metrics and messages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The port that clients connect to.
+    pub port: u16,
+    /// Where its streams go.
+    pub target: Target,
+}
+
+/// Exactly one of its fields is set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Target {
+    /// A Service of the same namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceTarget>,
+    /// `host:port`, resolved for each connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+}
+
+/// A Service and one of its ports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ServiceTarget {
+    /// The Service's name.
+    pub name: String,
+    /// The port's name or number.
+    #[schemars(with = "serde_json::Value")]
+    pub port: k8s_openapi::apimachinery::pkg::util::intstr::IntOrString,
+}
+
+/// Where the master key is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MasterKeySpec {
+    /// A Secret of the same namespace with `hs_ed25519_secret_key`. Unset: generated as `<name>-master-key`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_name: Option<String>,
+    /// The address that the key must have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub onion_address: Option<String>,
+}
+
+/// What happens to a generated master key when its object is deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPolicy {
+    /// It stays.
+    #[default]
+    Retain,
+    /// It goes, and the address with it.
+    Delete,
+}
+
+/// The backends in this cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Backends {
+    /// How many.
+    pub replicas: i32,
+    /// Introduction points of each (3 to 20).
+    pub introduction_points: u8,
+    /// How long open streams may go on when a backend is scaled away.
+    pub drain_timeout_seconds: u32,
+    /// Tor's introduction-point denial-of-service defence; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub intro_dos_defense: Option<IntroDosDefense>,
+    /// More torrc lines for the backends' HiddenService block.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub extra_torrc: String,
+    /// Pod settings.
+    pub template: PodSettings,
+}
+
+impl Default for Backends {
+    fn default() -> Self {
+        Self {
+            replicas: 2,
+            introduction_points: 3,
+            drain_timeout_seconds: 120,
+            intro_dos_defense: None,
+            extra_torrc: String::new(),
+            template: PodSettings::default(),
+        }
+    }
+}
+
+/// `HiddenServiceEnableIntroDoSRatePerSec` and `…BurstPerSec`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IntroDosDefense {
+    /// Introductions a second that a relay passes on.
+    #[serde(default = "default_dos_rate")]
+    pub rate_per_second: u32,
+    /// Introductions that it passes on at once.
+    #[serde(default = "default_dos_burst")]
+    pub burst_per_second: u32,
+}
+
+fn default_dos_rate() -> u32 {
+    25
+}
+
+fn default_dos_burst() -> u32 {
+    200
+}
+
+/// A backend elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExternalBackend {
+    /// Its own onion address.
+    pub onion_address: String,
+}
+
+/// The publisher.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Frontend {
+    /// How many; one leads, the others stand by.
+    pub replicas: i32,
+    /// Whether different HSDirs may hold different descriptors, for more than 20 introduction points.
+    pub distinct_descriptors: DistinctDescriptors,
+    /// More torrc lines for the frontend's tor.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub extra_torrc: String,
+    /// Pod settings.
+    pub template: PodSettings,
+}
+
+impl Default for Frontend {
+    fn default() -> Self {
+        Self {
+            replicas: 1,
+            distinct_descriptors: DistinctDescriptors::Auto,
+            extra_torrc: String::new(),
+            template: PodSettings::default(),
+        }
+    }
+}
+
+/// Whether different HSDirs may hold different descriptors.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DistinctDescriptors {
+    /// When one descriptor cannot hold all points.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The allow-list of pod fields.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodSettings {
+    /// More labels.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// More annotations.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Resources of the containers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ContainerResources>,
+    /// Node labels to run on.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Affinity.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Value>")]
+    pub affinity: Option<Affinity>,
+    /// Tolerations.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<serde_json::Value>")]
+    pub tolerations: Vec<Toleration>,
+    /// Topology spread.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<serde_json::Value>")]
+    pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
+    /// Priority class.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority_class_name: Option<String>,
+    /// Runtime class.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtime_class_name: Option<String>,
+    /// Pull secrets.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<serde_json::Value>")]
+    pub image_pull_secrets: Vec<LocalObjectReference>,
+}
+
+/// Resources of a pod's two containers.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ContainerResources {
+    /// Of tor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Value>")]
+    pub tor: Option<ResourceRequirements>,
+    /// Of the agent, or the publisher.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Value>")]
+    pub agent: Option<ResourceRequirements>,
+}
+
+/// Client authorization at the master address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RestrictedDiscovery {
+    /// Who may connect.
+    pub clients: Vec<AuthorizedClient>,
+}
+
+/// A client that may connect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthorizedClient {
+    /// A name for people.
+    pub name: String,
+    /// `descriptor:x25519:<base32>`.
+    pub public_key: String,
+}

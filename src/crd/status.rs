@@ -1,0 +1,95 @@
+//! `status` of an `OnionBalancedService`. The operator owns all but `backends` and `published`, which the publisher applies.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The field manager of the operator.
+pub const OPERATOR_MANAGER: &str = "onionbalance-operator";
+/// The field manager of the publisher.
+pub const PUBLISHER_MANAGER: &str = "onionbalance-publisher";
+
+/// What is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OnionBalancedServiceStatus {
+    /// The public address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub onion_address: Option<String>,
+    /// The generation that this status is of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Backend pods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i32>,
+    /// Backend pods that are Ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready_replicas: Option<i32>,
+    /// The label selector of the backend pods, for the scale subresource.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// Each backend.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub backends: Vec<BackendStatus>,
+    /// Each time period that is published for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<PublishedStatus>,
+    /// Accepted, MasterKeyReady, BackendsReady, Published, Ready.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "conditions_schema")]
+    pub conditions: Vec<Condition>,
+}
+
+/// A backend as the publisher sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendStatus {
+    /// The pod's name.
+    pub name: String,
+    /// Its own onion address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub onion_address: Option<String>,
+    /// Its points in the published descriptor.
+    pub introduction_points: u32,
+    /// What it is doing.
+    pub state: BackendState,
+    /// Since when.
+    #[schemars(with = "String")]
+    pub since: Time,
+}
+
+/// What a backend is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum BackendState {
+    /// It has no introduction points yet.
+    Starting,
+    /// Its points are published.
+    Ready,
+    /// It is terminating; its points are withdrawn.
+    Draining,
+    /// It does not answer, or lost its points.
+    Lost,
+}
+
+/// A time period's published descriptors.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PublishedStatus {
+    /// The period's number.
+    pub time_period: u64,
+    /// The newest descriptor's counter.
+    pub revision_counter: u64,
+    /// Its points.
+    pub introduction_points: u32,
+    /// HSDirs that accepted it.
+    pub hsdirs_accepted: u32,
+    /// Responsible HSDirs.
+    pub hsdirs_total: u32,
+    /// When it was made.
+    #[schemars(with = "String")]
+    pub last_published: Time,
+}
+
+fn conditions_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    todo!()
+}

@@ -1,0 +1,125 @@
+//! The merge engine: which backends count, which introduction points go in, when to publish what to which HSDir.
+//!
+//! Pure and sans-io: `handle(input, now)`, then `poll_output()` until it gives nothing, then wait for the next input or
+//! for `poll_timeout()`. Time and randomness are arguments.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::consensus::{Fingerprint, Network};
+use crate::onion::{MasterKey, ServiceContent, TimePeriod};
+
+/// The two clocks, read by the shell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Wall clock: dates certificates and revision counters.
+    pub wall: SystemTime,
+    /// Monotonic time since the shell started: drives deadlines.
+    pub elapsed: Duration,
+}
+
+/// A backend: a pod's UID, or an external backend's address.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendId(pub String);
+
+/// What happened.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// A consensus came.
+    Network(Arc<Network>),
+    /// A backend's introduction points, as its own descriptor has them (checked by the shell). No points: it counts as lost.
+    Backend(BackendId, Arc<ServiceContent>),
+    /// A backend is terminating, gone or silent: its points leave at once.
+    BackendLost(BackendId),
+    /// Whether this publisher holds the Lease. A publisher starts without.
+    Leading(bool),
+    /// A revision counter that some publisher of this service used: ours must be greater.
+    CounterFloor(TimePeriod, u64),
+    /// An upload's fate.
+    Uploaded {
+        /// The HSDir.
+        hsdir: Fingerprint,
+        /// Accepted, or why not ("UPLOAD_REJECTED" makes the counter rise).
+        result: Result<(), String>,
+    },
+    /// Tor lost its state or the connection to it came back: uploads in flight have no fate; publish anew.
+    TorRestarted,
+    /// Time passed.
+    Tick,
+}
+
+/// What the shell is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Post this descriptor to this HSDir. At most one is in flight per HSDir.
+    Upload {
+        /// The HSDir.
+        hsdir: Fingerprint,
+        /// The period it is for.
+        period: TimePeriod,
+        /// The whole descriptor.
+        descriptor: Arc<str>,
+    },
+    /// Keep this counter where the next publisher finds it; the uploads need not wait for it.
+    StoreCounter(TimePeriod, u64),
+}
+
+/// Where a period's publishing stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeriodStatus {
+    /// The period.
+    pub period: TimePeriod,
+    /// The newest descriptor's counter.
+    pub revision_counter: u64,
+    /// The newest descriptor's points.
+    pub introduction_points: usize,
+    /// HSDirs that accepted the newest descriptor.
+    pub hsdirs_accepted: usize,
+    /// Responsible HSDirs.
+    pub hsdirs_total: usize,
+    /// When the newest descriptor was made.
+    pub last_published: SystemTime,
+}
+
+/// What the engine would tell a person.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Status {
+    /// One per time period that is published for.
+    pub periods: Vec<PeriodStatus>,
+    /// How many points each counted backend has in the newest descriptor of the current period.
+    pub points: Vec<(BackendId, usize)>,
+    /// No backend has a point: the last descriptor stays, nothing new is published.
+    pub no_backends: bool,
+}
+
+/// The engine of one onion service.
+pub struct MergeEngine {
+    _private: (),
+}
+
+impl MergeEngine {
+    /// An engine that knows no network and no backends yet. `seed` feeds its generator (keys, padding, jitter).
+    pub fn new(_key: Arc<MasterKey>, _seed: [u8; 32], _now: Now) -> Self {
+        todo!()
+    }
+
+    /// Takes an input in.
+    pub fn handle(&mut self, _input: Input, _now: Now) {
+        todo!()
+    }
+
+    /// The next thing to do, until None.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        todo!()
+    }
+
+    /// When (on the monotonic clock) to call `handle(Tick)` at the latest.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        todo!()
+    }
+
+    /// The state, for status and metrics.
+    pub fn status(&self) -> Status {
+        todo!()
+    }
+}

@@ -1,0 +1,1 @@
+//! Ed25519 certificates (cert-spec).
