@@ -1,8 +1,15 @@
 //! `agent.yaml`: written by the operator into the backend's ConfigMap, read by `backend init` and by the agent.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::onion::OnionAddress;
+
+/// Tor's limit for `HiddenServiceNumIntroductionPoints`.
+const MAX_INTRODUCTION_POINTS: u8 = 20;
+/// The longest name that DNS can carry (RFC 1035, section 2.3.4, in text form).
+const MAX_HOST_BYTES: usize = 253;
 
 /// What an agent is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,4 +38,131 @@ pub struct ForwardedPort {
     pub port: u16,
     /// `host:port`, resolved for each connection.
     pub target: String,
+}
+
+/// Why a configuration is not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// No YAML, or not of this shape; says where.
+    #[error("{0}")]
+    Yaml(#[from] serde_saphyr::Error),
+    /// Cannot be written as YAML.
+    #[error("{0}")]
+    Write(#[from] serde_saphyr::ser::Error),
+    /// A field's value is of no use.
+    #[error("{field}: {problem}")]
+    Field {
+        /// The field's path, as in `ports[0].target`.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl AgentConfig {
+    /// Reads and validates `agent.yaml`.
+    pub fn from_yaml(text: &str) -> Result<Self, ConfigError> {
+        let config: Self = serde_saphyr::from_str(text)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Validates, and writes `agent.yaml`.
+    pub fn to_yaml(&self) -> Result<String, ConfigError> {
+        self.validate()?;
+        Ok(serde_saphyr::to_string(self)?)
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        if !(1..=MAX_INTRODUCTION_POINTS).contains(&self.introduction_points) {
+            let problem = format!("{} is not between 1 and {MAX_INTRODUCTION_POINTS}", self.introduction_points);
+            return Err(field("introductionPoints", problem));
+        }
+        if self.ports.is_empty() {
+            return Err(field("ports", "at least one is needed"));
+        }
+        let mut seen = BTreeSet::new();
+        for (index, port) in self.ports.iter().enumerate() {
+            if port.port == 0 {
+                return Err(field(format!("ports[{index}].port"), "0 is no port"));
+            }
+            if !seen.insert(port.port) {
+                return Err(field(format!("ports[{index}].port"), format!("{} is listed twice", port.port)));
+            }
+            check_target(&port.target)
+                .map_err(|problem| field(format!("ports[{index}].target"), format!("{:?} {problem}", port.target)))?;
+        }
+        Ok(())
+    }
+}
+
+/// `name:port`, `1.2.3.4:port` or `[2001:db8::1]:port`.
+fn check_target(target: &str) -> Result<(), &'static str> {
+    let (host, port) = target.rsplit_once(':').ok_or("has no port: host:port is wanted")?;
+    // `u16::from_str` takes a leading plus sign.
+    if !port.bytes().all(|b| b.is_ascii_digit()) || !port.parse::<u16>().is_ok_and(|port| port > 0) {
+        return Err("has no port between 1 and 65535");
+    }
+    if let Some(rest) = host.strip_prefix('[') {
+        let inner = rest.strip_suffix(']').ok_or("opens a bracket that it does not close")?;
+        return inner.parse::<std::net::Ipv6Addr>().map(drop).map_err(|_| "has no IPv6 address in its brackets");
+    }
+    if host.contains(':') {
+        return Err("is ambiguous: an IPv6 address needs brackets, as in [2001:db8::1]:80");
+    }
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+    if host.is_empty() || host.len() > MAX_HOST_BYTES || !host.bytes().all(allowed) {
+        return Err("has no host name or IP address before its port");
+    }
+    Ok(())
+}
+
+fn field(field: impl Into<String>, problem: impl Into<String>) -> ConfigError {
+    ConfigError::Field { field: field.into(), problem: problem.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_names_and_addresses_with_a_port() {
+        for target in [
+            "web:80",
+            "web.shop.svc.cluster.local:8080",
+            "_x.a-b.:1",
+            "10.0.0.1:65535",
+            "[::1]:80",
+            "[2001:db8::1]:443",
+        ] {
+            assert_eq!(check_target(target), Ok(()), "{target}");
+        }
+    }
+
+    #[test]
+    fn other_targets_are_refused_with_a_reason() {
+        let long = format!("{}:80", "a".repeat(254));
+        let refused = [
+            ("web", "no port: host:port"),
+            ("", "no port: host:port"),
+            ("web:", "between 1 and 65535"),
+            ("web:0", "between 1 and 65535"),
+            ("web:65536", "between 1 and 65535"),
+            ("web:+80", "between 1 and 65535"),
+            ("web:http", "between 1 and 65535"),
+            (":80", "no host name"),
+            ("a b:80", "no host name"),
+            ("http://web:80", "needs brackets"),
+            ("web/x:80", "no host name"),
+            (&long, "no host name"),
+            ("::1:80", "needs brackets"),
+            ("[::1:80", "does not close"),
+            ("[web]:80", "no IPv6 address"),
+            ("[fe80::1%eth0]:80", "no IPv6 address"),
+        ];
+        for (target, reason) in refused {
+            let problem = check_target(target).unwrap_err();
+            assert!(problem.contains(reason), "{target:?}: {problem}");
+        }
+    }
 }

@@ -1,0 +1,185 @@
+//! The token that publisher and agent share, and the MACs under it.
+
+use std::fmt;
+
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
+
+use crate::onion::MasterKey;
+
+const DERIVATION_LABEL: &[u8] = b"onionbalance.dev/agent-token/v1";
+const TOKEN_BYTES: usize = 32;
+/// SHA-256's block.
+const BLOCK_BYTES: usize = 64;
+
+/// A service's agent token: 32 bytes, derived from the master key. Zeroized on drop, never printed.
+#[derive(Clone)]
+pub struct AgentToken(Zeroizing<[u8; TOKEN_BYTES]>);
+
+/// Why a message is not accepted.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum LinkError {
+    /// The MAC is missing, malformed or wrong.
+    #[error("the message is not authentic (is the agent token of another service, or stale?)")]
+    NotAuthentic,
+    /// The token file does not hold 32 bytes in hexadecimal.
+    #[error("an agent token is 64 hexadecimal digits")]
+    TokenForm,
+}
+
+impl AgentToken {
+    /// HKDF-SHA256 of the master key, label `onionbalance.dev/agent-token/v1`.
+    pub fn derive(key: &MasterKey) -> Self {
+        Self(key.derive(DERIVATION_LABEL))
+    }
+
+    /// From the Secret's `token`: 64 hexadecimal digits, a line end is allowed.
+    pub fn from_hex(text: &[u8]) -> Result<Self, LinkError> {
+        let digits = text.strip_suffix(b"\n").unwrap_or(text);
+        let digits = digits.strip_suffix(b"\r").unwrap_or(digits);
+        if digits.len() != 2 * TOKEN_BYTES {
+            return Err(LinkError::TokenForm);
+        }
+        let mut token = Zeroizing::new([0; TOKEN_BYTES]);
+        HEXLOWER_PERMISSIVE.decode_mut(digits, token.as_mut_slice()).map_err(|_| LinkError::TokenForm)?;
+        Ok(Self(token))
+    }
+
+    /// 64 hexadecimal digits.
+    pub fn to_hex(&self) -> Zeroizing<String> {
+        Zeroizing::new(HEXLOWER.encode(self.0.as_slice()))
+    }
+
+    /// A request's MAC, in hexadecimal.
+    pub fn request_mac(&self, pod_uid: &str, method: &str, path: &str, nonce: &str, body: &[u8]) -> String {
+        self.mac(&[b"request", pod_uid.as_bytes(), method.as_bytes(), path.as_bytes(), nonce.as_bytes(), body])
+    }
+
+    /// An answer's MAC, in hexadecimal.
+    pub fn response_mac(
+        &self,
+        pod_uid: &str,
+        method: &str,
+        path: &str,
+        nonce: &str,
+        status: u16,
+        body: &[u8],
+    ) -> String {
+        self.mac(&[
+            b"response",
+            pod_uid.as_bytes(),
+            method.as_bytes(),
+            path.as_bytes(),
+            nonce.as_bytes(),
+            status.to_string().as_bytes(),
+            body,
+        ])
+    }
+
+    /// Compares in constant time.
+    pub fn verify(expected: &str, got: Option<&str>) -> Result<(), LinkError> {
+        let got = got.ok_or(LinkError::NotAuthentic)?;
+        if bool::from(expected.as_bytes().ct_eq(got.as_bytes())) { Ok(()) } else { Err(LinkError::NotAuthentic) }
+    }
+
+    /// HMAC-SHA256 over each field's length (8 bytes, big-endian) and bytes: no two lists of fields read the same.
+    fn mac(&self, fields: &[&[u8]]) -> String {
+        // RFC 2104 pads a short key with zeros up to the hash's block: done here, the constructor cannot fail.
+        let mut key = Zeroizing::new([0; BLOCK_BYTES]);
+        key[..TOKEN_BYTES].copy_from_slice(self.0.as_slice());
+        let mut mac = Hmac::<Sha256>::new((&*key).into());
+        for field in fields {
+            mac.update(&(field.len() as u64).to_be_bytes());
+            mac.update(field);
+        }
+        HEXLOWER.encode(&mac.finalize().into_bytes())
+    }
+}
+
+impl fmt::Debug for AgentToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AgentToken(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEX: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+    const NONCE: &str = "00112233445566778899aabbccddeeff";
+
+    fn token() -> AgentToken {
+        AgentToken::from_hex(HEX.as_bytes()).unwrap()
+    }
+
+    /// Made with Python's `hmac` from the module's description.
+    #[test]
+    fn macs_are_those_of_an_independent_implementation() {
+        let body = br#"{"a":1}"#;
+        assert_eq!(
+            token().request_mac("uid-1", "POST", "/v1/sync", NONCE, body),
+            "6258c369937e00b601f217ce9f9d3b37cabb31db817fd6d3f45c637ff094dd6a"
+        );
+        assert_eq!(
+            token().response_mac("uid-1", "POST", "/v1/sync", NONCE, 200, body),
+            "d6a1c5ef04a10e68509451321f7e844325c0a197b14b909e7eb766df502edc56"
+        );
+    }
+
+    #[test]
+    fn every_field_and_every_boundary_counts() {
+        let base = token().request_mac("ab", "POST", "/p", NONCE, b"body");
+        let other_token = AgentToken::from_hex(&[b'0'; 64]).unwrap();
+        let differing = [
+            other_token.request_mac("ab", "POST", "/p", NONCE, b"body"),
+            token().request_mac("aB", "POST", "/p", NONCE, b"body"),
+            token().request_mac("a", "bPOST", "/p", NONCE, b"body"),
+            token().request_mac("ab", "PUT", "/p", NONCE, b"body"),
+            token().request_mac("ab", "POST/", "p", NONCE, b"body"),
+            token().request_mac("ab", "POST", "/p", &NONCE[1..], b"body"),
+            token().request_mac("ab", "POST", "/p", NONCE, b"bodY"),
+            token().request_mac("ab", "POST", "/p", NONCE, b""),
+            token().response_mac("ab", "POST", "/p", NONCE, 200, b"body"),
+        ];
+        for (index, mac) in differing.iter().enumerate() {
+            assert_eq!(AgentToken::verify(&base, Some(mac)), Err(LinkError::NotAuthentic), "variant {index}");
+        }
+        let ok = token().response_mac("ab", "POST", "/p", NONCE, 200, b"");
+        assert_ne!(ok, token().response_mac("ab", "POST", "/p", NONCE, 401, b""));
+    }
+
+    #[test]
+    fn only_the_whole_mac_passes() {
+        let mac = token().request_mac("u", "POST", "/", NONCE, b"");
+        assert_eq!(AgentToken::verify(&mac, Some(&mac.clone())), Ok(()));
+        for wrong in [None, Some(""), Some(&mac[..63]), Some(&format!("{mac}0"))] {
+            assert_eq!(AgentToken::verify(&mac, wrong), Err(LinkError::NotAuthentic), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn reads_what_it_writes_and_what_an_editor_makes_of_it() {
+        for text in [HEX.to_owned(), format!("{HEX}\n"), format!("{HEX}\r\n"), HEX.to_uppercase()] {
+            assert_eq!(*AgentToken::from_hex(text.as_bytes()).unwrap().to_hex(), HEX, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn refuses_other_forms() {
+        let wrong =
+            ["".to_owned(), HEX[1..].to_owned(), format!("{HEX}00"), format!("{HEX}\n\n"), format!(" {}", &HEX[1..])];
+        for text in wrong {
+            assert_eq!(AgentToken::from_hex(text.as_bytes()).unwrap_err(), LinkError::TokenForm, "{text:?}");
+        }
+        assert_eq!(AgentToken::from_hex("é".repeat(32).as_bytes()).unwrap_err(), LinkError::TokenForm);
+    }
+
+    #[test]
+    fn debug_keeps_the_secret() {
+        assert_eq!(format!("{:?}", token()), "AgentToken(…)");
+    }
+}
