@@ -3,12 +3,21 @@
 use std::fmt;
 use std::str::FromStr;
 
+use curve25519_dalek::edwards::{CompressedEdwardsY, EdwardsPoint};
+use data_encoding::BASE32;
 use serde::{Deserialize, Serialize};
+use sha3::{Digest, Sha3_256};
+
+/// Base32 characters of an address.
+const ENCODED_LEN: usize = 56;
+const SUFFIX: &str = ".onion";
+const VERSION: u8 = 3;
 
 /// A v3 onion address; it is the service's ed25519 identity key, checked to be a valid curve point.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct OnionAddress {
+    /// A point's canonical encoding; the point is of prime order.
     public_key: [u8; 32],
 }
 
@@ -18,12 +27,28 @@ pub enum AddressError {
     /// Not 56 base32 characters, with or without `.onion`.
     #[error("a v3 onion address has 56 base32 characters, with or without \".onion\"")]
     Form,
+    /// The last character belongs to another version.
+    #[error("this onion address is of version {0}, not 3")]
+    Version(u8),
+    /// Checksum and key do not match: most likely a typing error.
+    #[error("the onion address has a wrong checksum: is it mistyped?")]
+    Checksum,
+    /// No point of the ed25519 curve, or one that is not of prime order.
+    #[error("the onion address holds no valid ed25519 key")]
+    Key,
 }
 
 impl OnionAddress {
     /// The address of an identity key.
-    pub fn from_public_key(_public_key: [u8; 32]) -> Result<Self, AddressError> {
-        todo!()
+    pub fn from_public_key(public_key: [u8; 32]) -> Result<Self, AddressError> {
+        let point = CompressedEdwardsY(public_key).decompress().ok_or(AddressError::Key)?;
+        // Decompression also takes the few encodings that are not reduced; tor would hash such a key as it is written.
+        let canonical = point.compress().to_bytes() == public_key;
+        if canonical && point.is_torsion_free() && !point.is_small_order() {
+            Ok(Self { public_key })
+        } else {
+            Err(AddressError::Key)
+        }
     }
 
     /// The ed25519 identity key, 32 bytes.
@@ -31,16 +56,45 @@ impl OnionAddress {
         &self.public_key
     }
 
+    /// The identity key, ready for arithmetic.
+    pub(super) fn point(&self) -> EdwardsPoint {
+        // Construction has decompressed it before: the default never comes up.
+        CompressedEdwardsY(self.public_key).decompress().unwrap_or_default()
+    }
+
     /// The 56 characters before `.onion`, as the control protocol wants them.
     pub fn identifier(&self) -> String {
-        todo!()
+        let mut bytes = [0; 35];
+        bytes[..32].copy_from_slice(&self.public_key);
+        bytes[32..34].copy_from_slice(&checksum(&self.public_key));
+        bytes[34] = VERSION;
+        BASE32.encode(&bytes).to_ascii_lowercase()
     }
 }
 
+/// `CHECKSUM = H(".onion checksum" | PUBKEY | VERSION)[:2]`
+fn checksum(public_key: &[u8; 32]) -> [u8; 2] {
+    let hash =
+        Sha3_256::new().chain_update(b".onion checksum").chain_update(public_key).chain_update([VERSION]).finalize();
+    [hash[0], hash[1]]
+}
+
+/// `onion_address = base32(PUBKEY | CHECKSUM | VERSION) + ".onion"`, in capitals or not.
 impl FromStr for OnionAddress {
     type Err = AddressError;
-    fn from_str(_text: &str) -> Result<Self, Self::Err> {
-        todo!()
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let encoded = match text.split_at_checked(ENCODED_LEN) {
+            Some((encoded, rest)) if rest.is_empty() || rest.eq_ignore_ascii_case(SUFFIX) => encoded,
+            _ => return Err(AddressError::Form),
+        };
+        let bytes = BASE32.decode(encoded.to_ascii_uppercase().as_bytes()).map_err(|_| AddressError::Form)?;
+        let (public_key, rest) = bytes.split_first_chunk::<32>().ok_or(AddressError::Form)?;
+        match *rest {
+            [first, second, VERSION] if [first, second] == checksum(public_key) => Self::from_public_key(*public_key),
+            [_, _, VERSION] => Err(AddressError::Checksum),
+            [_, _, version] => Err(AddressError::Version(version)),
+            _ => Err(AddressError::Form),
+        }
     }
 }
 
@@ -59,12 +113,112 @@ impl From<OnionAddress> for String {
 
 impl fmt::Display for OnionAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.onion", self.identifier())
+        write!(f, "{}{SUFFIX}", self.identifier())
     }
 }
 
 impl fmt::Debug for OnionAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use data_encoding::HEXLOWER;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// C tor, `src/test/hs_build_address.py`.
+    const TOR_KEY: &str = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+    const TOR_ADDRESS: &str = "25njqamcweflpvkl73j4szahhihoc4xt3ktcgjnpaingr5yhkenl5sid";
+
+    fn key(hex: &str) -> [u8; 32] {
+        HEXLOWER.decode(hex.as_bytes()).unwrap().try_into().unwrap()
+    }
+
+    /// The text form of any 32 bytes, valid or not.
+    fn encode(public_key: [u8; 32], version: u8) -> String {
+        let mut bytes = public_key.to_vec();
+        bytes.extend(checksum(&public_key));
+        bytes.push(version);
+        BASE32.encode(&bytes)
+    }
+
+    #[test]
+    fn agrees_with_c_tor() {
+        let address = OnionAddress::from_public_key(key(TOR_KEY)).unwrap();
+        assert_eq!(address.identifier(), TOR_ADDRESS);
+        assert_eq!(address.to_string(), format!("{TOR_ADDRESS}.onion"));
+        assert_eq!(format!("{address:?}"), address.to_string());
+    }
+
+    #[test]
+    fn reads_with_and_without_suffix_in_any_case() {
+        let address = OnionAddress::from_public_key(key(TOR_KEY)).unwrap();
+        for text in [TOR_ADDRESS.to_owned(), format!("{TOR_ADDRESS}.onion"), format!("{TOR_ADDRESS}.Onion")] {
+            assert_eq!(text.parse(), Ok(address));
+            assert_eq!(text.to_uppercase().parse(), Ok(address));
+        }
+        let json = serde_json::to_string(&address).unwrap();
+        assert_eq!(json, format!("\"{TOR_ADDRESS}.onion\""));
+        assert_eq!(serde_json::from_str::<OnionAddress>(&json).unwrap(), address);
+    }
+
+    #[test]
+    fn refuses_other_forms() {
+        let dotted = format!("{TOR_ADDRESS}.");
+        let nested = format!("www.{TOR_ADDRESS}.onion");
+        let spaced = format!(" {TOR_ADDRESS}");
+        for text in ["", ".onion", &TOR_ADDRESS[1..], &dotted, &nested, &spaced, &TOR_ADDRESS.replace('5', "1")] {
+            assert_eq!(text.parse::<OnionAddress>(), Err(AddressError::Form), "{text}");
+        }
+        // A character of two bytes across the cut.
+        assert_eq!(format!("{}é", &TOR_ADDRESS[1..]).parse::<OnionAddress>(), Err(AddressError::Form));
+    }
+
+    #[test]
+    fn refuses_wrong_checksum_and_version() {
+        let mistyped = format!("3{}", &TOR_ADDRESS[1..]);
+        assert_eq!(mistyped.parse::<OnionAddress>(), Err(AddressError::Checksum));
+        assert_eq!(encode(key(TOR_KEY), 4).parse::<OnionAddress>(), Err(AddressError::Version(4)));
+    }
+
+    #[test]
+    fn refuses_keys_that_are_no_identity() {
+        let identity = {
+            let mut bytes = [0; 32];
+            bytes[0] = 1;
+            bytes
+        };
+        // The identity's y = 1 written as p + 1.
+        let unreduced = key("eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f");
+        // C tor, test_crypto_ed25519_blinding_fail: no point of the curve.
+        let off_curve = key("e19c65de75c68cf3b7643ea732ba9eb1a3d20d6d57ba223c2ece1df66feb5af0");
+        // A point of prime order plus one of order two.
+        let mixed = (OnionAddress::from_public_key(key(TOR_KEY)).unwrap().point()
+            + curve25519_dalek::constants::EIGHT_TORSION[4])
+            .compress()
+            .to_bytes();
+        for bytes in [identity, [0; 32], unreduced, off_curve, mixed] {
+            assert_eq!(OnionAddress::from_public_key(bytes), Err(AddressError::Key), "{bytes:02x?}");
+            assert_eq!(encode(bytes, VERSION).parse::<OnionAddress>(), Err(AddressError::Key));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn round_trips(seed: [u8; 32]) {
+            let public_key = ed25519_dalek::SigningKey::from_bytes(&seed).verifying_key().to_bytes();
+            let address = OnionAddress::from_public_key(public_key).unwrap();
+            prop_assert_eq!(address.to_string().parse(), Ok(address));
+            prop_assert_eq!(address.public_key(), &public_key);
+        }
+
+        #[test]
+        fn never_panics(text in "\\PC{50,70}") {
+            let _ = text.parse::<OnionAddress>();
+        }
     }
 }

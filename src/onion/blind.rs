@@ -1,6 +1,19 @@
 //! Key blinding and subcredentials (rend-spec-v3, sections 2.1 and 2.5 and appendix A).
 
-use super::{OnionAddress, TimePeriod};
+use std::fmt;
+
+use curve25519_dalek::scalar::{Scalar, clamp_integer};
+use ed25519_dalek::hazmat::{ExpandedSecretKey, raw_sign};
+use ed25519_dalek::{Signature, VerifyingKey};
+use sha2::Sha512;
+use sha3::{Digest, Sha3_256};
+use zeroize::Zeroizing;
+
+use super::{OnionAddress, TimePeriod, ope};
+
+/// B of appendix A: the ed25519 base point as tor writes it.
+const BASEPOINT: &str = "(15112221349535400772501151409588531511454012693041857206046113283949847762202, \
+                         46316835694926478169428394003475163141307993866256225615783033603165251855960)";
 
 /// A blinded identity key: what HSDirs know of a service in one time period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -8,33 +21,117 @@ pub struct BlindedPublicKey(pub [u8; 32]);
 
 /// Secret and public half of a blinded key. Zeroized on drop, never printed.
 pub struct BlindedKeypair {
-    _private: (),
+    secret: ExpandedSecretKey,
+    public: VerifyingKey,
 }
 
-/// N_hs_subcred: binds a descriptor's encryption to address and period.
+/// `N_hs_subcred`: binds a descriptor's encryption to address and period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subcredential(pub [u8; 32]);
 
 impl BlindedKeypair {
+    /// `a' = h a mod l`, `RH' = SHA-512("Derive temporary signing key hash input" | RH)[:32]`
+    ///
+    /// `scalar` is the identity key's secret scalar as it is stored (clamped), `prefix` its RH.
+    pub(super) fn derive(address: &OnionAddress, scalar: &[u8; 32], prefix: &[u8; 32], period: TimePeriod) -> Self {
+        Self::with_factor(scalar, prefix, blinding_factor(address, period))
+    }
+
+    fn with_factor(scalar: &[u8; 32], prefix: &[u8; 32], factor: Scalar) -> Self {
+        let identity = Zeroizing::new(Scalar::from_bytes_mod_order(*scalar));
+        let hash: Zeroizing<[u8; 64]> = Zeroizing::new(
+            Sha512::new()
+                .chain_update(b"Derive temporary signing key hash input")
+                .chain_update(prefix)
+                .finalize()
+                .into(),
+        );
+        let mut secret = ExpandedSecretKey { scalar: *identity * factor, hash_prefix: [0; 32] };
+        secret.hash_prefix.copy_from_slice(&hash[..32]);
+        let public = VerifyingKey::from(&secret);
+        Self { secret, public }
+    }
+
     /// The public half.
     pub fn public(&self) -> BlindedPublicKey {
-        todo!()
+        BlindedPublicKey(self.public.to_bytes())
     }
 
     /// The OPE revision counter for `seconds_since_srv_start` (what C tor's `set_descriptor_revision_counter` computes).
-    pub fn revision_counter(&self, _seconds_since_srv_start: u64) -> u64 {
-        todo!()
+    pub fn revision_counter(&self, seconds_since_srv_start: u64) -> u64 {
+        ope::revision_counter(&self.ope_key(), seconds_since_srv_start)
+    }
+
+    /// An ed25519 signature that the blinded public key verifies.
+    pub(super) fn sign(&self, message: &[u8]) -> Signature {
+        raw_sign::<Sha512>(&self.secret, message, &self.public)
+    }
+
+    /// `H("rev-counter-generation" | 0x00 | a' | RH')`: C tor hashes the string with its terminating zero.
+    fn ope_key(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(
+            Sha3_256::new()
+                .chain_update(b"rev-counter-generation\0")
+                .chain_update(self.secret.scalar.as_bytes())
+                .chain_update(self.secret.hash_prefix)
+                .finalize()
+                .into(),
+        )
+    }
+}
+
+impl fmt::Debug for BlindedKeypair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlindedKeypair").field("public", &self.public()).finish_non_exhaustive()
     }
 }
 
 impl OnionAddress {
-    /// The blinded public key of a period, as any client computes it.
-    pub fn blind(&self, _period: TimePeriod) -> BlindedPublicKey {
-        todo!()
+    /// The blinded public key of a period, as any client computes it: `A' = h A`.
+    pub fn blind(&self, period: TimePeriod) -> BlindedPublicKey {
+        let point = blinding_factor(self, period) * self.point();
+        BlindedPublicKey(point.compress().to_bytes())
     }
 
     /// The subcredential that goes with a blinded key.
-    pub fn subcredential(&self, _blinded: &BlindedPublicKey) -> Subcredential {
-        todo!()
+    ///
+    /// `N_hs_cred = H("credential" | A)`, `N_hs_subcred = H("subcredential" | N_hs_cred | A')`
+    pub fn subcredential(&self, blinded: &BlindedPublicKey) -> Subcredential {
+        let credential = Sha3_256::new().chain_update(b"credential").chain_update(self.public_key()).finalize();
+        Subcredential(
+            Sha3_256::new()
+                .chain_update(b"subcredential")
+                .chain_update(credential)
+                .chain_update(blinded.0)
+                .finalize()
+                .into(),
+        )
     }
 }
+
+/// ```text
+/// h = clamp(H(BLIND_STRING | A | s | B | N))
+/// BLIND_STRING = "Derive temporary signing key" | INT_1(0)
+/// N = "key-blind" | INT_8(period-number) | INT_8(period-length)
+/// ```
+///
+/// The secret s is empty.
+fn blinding_factor(address: &OnionAddress, period: TimePeriod) -> Scalar {
+    let hash = Sha3_256::new()
+        .chain_update(b"Derive temporary signing key\0")
+        .chain_update(address.public_key())
+        .chain_update(BASEPOINT)
+        .chain_update(b"key-blind")
+        .chain_update(period.number.to_be_bytes())
+        .chain_update(period.length_minutes.to_be_bytes())
+        .finalize();
+    clamped(hash.into())
+}
+
+fn clamped(bytes: [u8; 32]) -> Scalar {
+    Scalar::from_bytes_mod_order(clamp_integer(bytes))
+}
+
+#[cfg(test)]
+#[path = "blind_tests.rs"]
+mod tests;

@@ -1,13 +1,33 @@
 //! The master identity key, and Tor's key files (`hs_ed25519_secret_key`, `hs_ed25519_public_key`, `hostname`).
 
+use std::fmt;
+
+use curve25519_dalek::edwards::EdwardsPoint;
+use curve25519_dalek::scalar::clamp_integer;
+use hkdf::Hkdf;
 use rand::CryptoRng;
-use zeroize::Zeroizing;
+use sha2::{Digest, Sha256, Sha512};
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::{BlindedKeypair, OnionAddress, TimePeriod};
 
+const SECRET_KEY_TAG: &[u8; 32] = b"== ed25519v1-secret: type0 ==\0\0\0";
+const PUBLIC_KEY_TAG: &[u8; 32] = b"== ed25519v1-public: type0 ==\0\0\0";
+const SECRET_KEY_FILE_LEN: usize = 96;
+const PUBLIC_KEY_FILE_LEN: usize = 64;
+
 /// A service's long-term identity key in expanded form (scalar and prefix, 64 bytes). Zeroized on drop, never printed.
 pub struct MasterKey {
-    _private: (),
+    secret: Expanded,
+    address: OnionAddress,
+}
+
+/// `SHA-512(seed)`, the first half clamped.
+#[derive(Zeroize, ZeroizeOnDrop)]
+struct Expanded {
+    scalar: [u8; 32],
+    prefix: [u8; 32],
 }
 
 /// Why bytes are no usable key.
@@ -16,42 +36,237 @@ pub enum KeyError {
     /// Not the 96 bytes of a `hs_ed25519_secret_key` file.
     #[error("hs_ed25519_secret_key must have 96 bytes, it has {0}")]
     Length(usize),
-    // … more
+    /// The first 32 bytes are not Tor's tag.
+    #[error("hs_ed25519_secret_key must begin with \"== ed25519v1-secret: type0 ==\"")]
+    Tag,
+    /// The secret scalar cannot have been made by ed25519 key generation.
+    #[error("hs_ed25519_secret_key holds no valid ed25519 key: its scalar is not clamped")]
+    Scalar,
+    /// Not the 64 bytes of a `hs_ed25519_public_key` file.
+    #[error("hs_ed25519_public_key must have 64 bytes, it has {0}")]
+    PublicLength(usize),
+    /// The first 32 bytes are not Tor's tag.
+    #[error("hs_ed25519_public_key must begin with \"== ed25519v1-public: type0 ==\"")]
+    PublicTag,
+    /// The public key file is of another key.
+    #[error("hs_ed25519_public_key does not belong to hs_ed25519_secret_key")]
+    PublicMismatch,
+    /// The `hostname` file is of another key.
+    #[error("hostname does not belong to hs_ed25519_secret_key, whose address is {0}")]
+    HostnameMismatch(OnionAddress),
 }
 
 impl MasterKey {
     /// A fresh key.
-    pub fn generate(_rng: &mut impl CryptoRng) -> Self {
-        todo!()
+    pub fn generate(rng: &mut impl CryptoRng) -> Self {
+        loop {
+            let mut seed = Zeroizing::new([0; 32]);
+            rng.fill_bytes(seed.as_mut());
+            let hash: Zeroizing<[u8; 64]> = Zeroizing::new(Sha512::digest(*seed).into());
+            let mut secret = Expanded { scalar: [0; 32], prefix: [0; 32] };
+            secret.scalar.copy_from_slice(&hash[..32]);
+            secret.prefix.copy_from_slice(&hash[32..]);
+            secret.scalar = clamp_integer(secret.scalar);
+            // No clamped scalar gives an invalid point: the loop ends at once.
+            if let Ok(key) = Self::new(secret) {
+                return key;
+            }
+        }
+    }
+
+    fn new(secret: Expanded) -> Result<Self, KeyError> {
+        if clamp_integer(secret.scalar) != secret.scalar {
+            return Err(KeyError::Scalar);
+        }
+        let public_key = EdwardsPoint::mul_base_clamped(secret.scalar).compress().to_bytes();
+        let address = OnionAddress::from_public_key(public_key).map_err(|_| KeyError::Scalar)?;
+        Ok(Self { secret, address })
     }
 
     /// Reads Tor's `hs_ed25519_secret_key` (96 bytes: a 32-byte tag, then the expanded key).
-    pub fn from_tor_secret_key_file(_bytes: &[u8]) -> Result<Self, KeyError> {
-        todo!()
+    pub fn from_tor_secret_key_file(bytes: &[u8]) -> Result<Self, KeyError> {
+        let bytes: &[u8; SECRET_KEY_FILE_LEN] = bytes.try_into().map_err(|_| KeyError::Length(bytes.len()))?;
+        let ([tag, scalar, prefix], []) = bytes.as_chunks::<32>() else { return Err(KeyError::Length(bytes.len())) };
+        if tag != SECRET_KEY_TAG {
+            return Err(KeyError::Tag);
+        }
+        Self::new(Expanded { scalar: *scalar, prefix: *prefix })
     }
 
     /// The `hs_ed25519_secret_key` file, 96 bytes.
     pub fn to_tor_secret_key_file(&self) -> Zeroizing<Vec<u8>> {
-        todo!()
+        let mut file = Zeroizing::new(Vec::with_capacity(SECRET_KEY_FILE_LEN));
+        for part in [SECRET_KEY_TAG, &self.secret.scalar, &self.secret.prefix] {
+            file.extend_from_slice(part);
+        }
+        file
     }
 
     /// The `hs_ed25519_public_key` file, 64 bytes.
     pub fn to_tor_public_key_file(&self) -> Vec<u8> {
-        todo!()
+        [*PUBLIC_KEY_TAG, *self.address.public_key()].concat()
+    }
+
+    /// The `hostname` file: the address and a line end.
+    pub fn to_tor_hostname_file(&self) -> String {
+        format!("{}\n", self.address)
+    }
+
+    /// Checks that Tor's `hs_ed25519_public_key` (64 bytes: a 32-byte tag, then the key) belongs to this key.
+    pub fn check_tor_public_key_file(&self, bytes: &[u8]) -> Result<(), KeyError> {
+        let bytes: &[u8; PUBLIC_KEY_FILE_LEN] = bytes.try_into().map_err(|_| KeyError::PublicLength(bytes.len()))?;
+        match bytes.as_chunks::<32>() {
+            ([tag, _], []) if tag != PUBLIC_KEY_TAG => Err(KeyError::PublicTag),
+            ([_, public_key], []) if public_key == self.address.public_key() => Ok(()),
+            _ => Err(KeyError::PublicMismatch),
+        }
+    }
+
+    /// Checks that Tor's `hostname` (the address and a line end) belongs to this key.
+    pub fn check_tor_hostname_file(&self, bytes: &[u8]) -> Result<(), KeyError> {
+        let named = str::from_utf8(bytes).ok().and_then(|text| text.trim_ascii_end().parse().ok());
+        if named == Some(self.address) { Ok(()) } else { Err(KeyError::HostnameMismatch(self.address)) }
     }
 
     /// The service's address.
     pub fn address(&self) -> OnionAddress {
-        todo!()
+        self.address
     }
 
     /// 32 bytes for another purpose: HKDF-SHA256 of the expanded key with `label` as info.
-    pub fn derive(&self, _label: &[u8]) -> Zeroizing<[u8; 32]> {
-        todo!()
+    pub fn derive(&self, label: &[u8]) -> Zeroizing<[u8; 32]> {
+        let mut input = Zeroizing::new([0; 64]);
+        input[..32].copy_from_slice(&self.secret.scalar);
+        input[32..].copy_from_slice(&self.secret.prefix);
+        let mut output = Zeroizing::new([0; 32]);
+        let expanded = Hkdf::<Sha256>::new(None, input.as_slice()).expand(label, output.as_mut_slice());
+        debug_assert!(expanded.is_ok(), "HKDF-SHA256 gives up to 255 * 32 bytes");
+        output
     }
 
     /// The signing keypair of a time period (rend-spec-v3, appendix A).
-    pub fn blind(&self, _period: TimePeriod) -> BlindedKeypair {
-        todo!()
+    pub fn blind(&self, period: TimePeriod) -> BlindedKeypair {
+        BlindedKeypair::derive(&self.address, &self.secret.scalar, &self.secret.prefix, period)
+    }
+}
+
+/// Compares in constant time.
+impl PartialEq for MasterKey {
+    fn eq(&self, other: &Self) -> bool {
+        let equal = self.secret.scalar.ct_eq(&other.secret.scalar) & self.secret.prefix.ct_eq(&other.secret.prefix);
+        equal.into()
+    }
+}
+
+impl Eq for MasterKey {}
+
+impl fmt::Debug for MasterKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MasterKey").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use data_encoding::HEXLOWER;
+    use proptest::prelude::*;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+
+    /// RFC 8032, section 7.1, test 1: SHA-512 of its secret key, clamped, and its public key.
+    const RFC_EXPANDED: &str = "307c83864f2833cb427a2ef1c00a013cfdff2768d980c0a3a520f006904de94f\
+                                9b4f0afe280b746a778684e75442502057b7473a03f08f96f5a38e9287e01f8f";
+    const RFC_PUBLIC: &str = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+
+    fn secret_file(expanded: &[u8]) -> Vec<u8> {
+        [SECRET_KEY_TAG.as_slice(), expanded].concat()
+    }
+
+    fn rfc_file() -> Vec<u8> {
+        secret_file(&HEXLOWER.decode(RFC_EXPANDED.as_bytes()).unwrap())
+    }
+
+    fn rfc_key() -> MasterKey {
+        MasterKey::from_tor_secret_key_file(&rfc_file()).unwrap()
+    }
+
+    #[test]
+    fn reads_and_writes_key_files() {
+        let key = rfc_key();
+        assert_eq!(HEXLOWER.encode(key.address().public_key()), RFC_PUBLIC);
+        assert_eq!(*key.to_tor_secret_key_file(), rfc_file());
+        let public_file = key.to_tor_public_key_file();
+        assert_eq!(&public_file[..29], b"== ed25519v1-public: type0 ==");
+        assert_eq!(&public_file[29..32], [0; 3]);
+        assert_eq!(HEXLOWER.encode(&public_file[32..]), RFC_PUBLIC);
+        assert_eq!(key.check_tor_public_key_file(&public_file), Ok(()));
+        let hostname = key.to_tor_hostname_file();
+        assert_eq!(hostname, "25njqamcweflpvkl73j4szahhihoc4xt3ktcgjnpaingr5yhkenl5sid.onion\n");
+        assert_eq!(key.check_tor_hostname_file(hostname.as_bytes()), Ok(()));
+    }
+
+    #[test]
+    fn refuses_malformed_secret_key_files() {
+        let read = |bytes: &[u8]| MasterKey::from_tor_secret_key_file(bytes).err();
+        assert_eq!(read(b""), Some(KeyError::Length(0)));
+        assert_eq!(read(&rfc_file()[..95]), Some(KeyError::Length(95)));
+        assert_eq!(read(&[rfc_file().as_slice(), b"\n"].concat()), Some(KeyError::Length(97)));
+        let mut tagged = rfc_file();
+        tagged[31] = b' ';
+        assert_eq!(read(&tagged), Some(KeyError::Tag));
+        // Bits 0 to 2 and 255 must be clear, bit 254 set.
+        for (byte, bit) in [(32, 0x01), (32, 0x04), (63, 0x80), (63, 0x40)] {
+            let mut unclamped = rfc_file();
+            unclamped[byte] ^= bit;
+            assert_eq!(read(&unclamped), Some(KeyError::Scalar), "byte {byte}, bit {bit:#x}");
+        }
+        assert_eq!(read(&secret_file(&[0; 64])), Some(KeyError::Scalar));
+    }
+
+    #[test]
+    fn refuses_public_files_of_other_keys() {
+        let key = rfc_key();
+        let other = MasterKey::generate(&mut StdRng::from_seed([1; 32]));
+        let check = |bytes: &[u8]| key.check_tor_public_key_file(bytes);
+        assert_eq!(check(&other.to_tor_public_key_file()), Err(KeyError::PublicMismatch));
+        assert_eq!(check(&[0; 63]), Err(KeyError::PublicLength(63)));
+        assert_eq!(check(&[0; 64]), Err(KeyError::PublicTag));
+        let mismatch = Err(KeyError::HostnameMismatch(key.address()));
+        assert_eq!(key.check_tor_hostname_file(other.to_tor_hostname_file().as_bytes()), mismatch);
+        assert_eq!(key.check_tor_hostname_file(b"\xff"), mismatch);
+    }
+
+    #[test]
+    fn derives_by_label() {
+        // Python cryptography: HKDF(SHA256(), 32, salt=None, info=b"label").derive(expanded key)
+        let expected = "4feb0909d5e045f80456c1338e10b232fe73b616968ed479c84de833122b92c0";
+        assert_eq!(HEXLOWER.encode(rfc_key().derive(b"label").as_slice()), expected);
+        assert_ne!(rfc_key().derive(b"label"), rfc_key().derive(b"other"));
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        assert_eq!(
+            format!("{:?}", rfc_key()),
+            "MasterKey { address: 25njqamcweflpvkl73j4szahhihoc4xt3ktcgjnpaingr5yhkenl5sid.onion, .. }"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn generated_keys_round_trip(seed: [u8; 32]) {
+            let key = MasterKey::generate(&mut StdRng::from_seed(seed));
+            let read = MasterKey::from_tor_secret_key_file(&key.to_tor_secret_key_file()).unwrap();
+            prop_assert!(read == key);
+            prop_assert_eq!(read.address(), key.address());
+        }
+
+        #[test]
+        fn never_panics(bytes in proptest::collection::vec(any::<u8>(), 90..100)) {
+            let _ = MasterKey::from_tor_secret_key_file(&bytes);
+            let _ = MasterKey::from_tor_secret_key_file(&secret_file(&bytes));
+        }
     }
 }
