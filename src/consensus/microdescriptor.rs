@@ -1,0 +1,116 @@
+//! Microdescriptors (dir-spec, section 3.3), concatenated as C tor's `GETINFO md/all` gives them.
+//!
+//! The answer is the bare documents, one after the other, without annotations: those of the relays in tor's consensus
+//! that it has. A document begins at its `onion-key` line and is named by the SHA-256 of its text.
+
+use sha2::{Digest, Sha256};
+
+use super::{ConsensusError, MAX_DOCUMENT_BYTES, base64_array};
+
+/// A microdescriptor's digest and the relay's ed25519 identity; `None` when it has none, or no single well-formed one.
+pub(super) type Identity = ([u8; 32], Option<[u8; 32]>);
+
+/// The identities that all microdescriptors in `text` tell, in their order.
+pub(super) fn identities(text: &str) -> Result<Vec<Identity>, ConsensusError> {
+    if text.len() > MAX_DOCUMENT_BYTES {
+        return Err(ConsensusError::TooLong);
+    }
+    if !text.is_empty() && !begins_document(text) {
+        return Err(ConsensusError::Missing("onion-key"));
+    }
+    Ok(documents(text).map(|document| (digest(document), identity(document))).collect())
+}
+
+fn begins_document(text: &str) -> bool {
+    text.strip_prefix("onion-key").is_some_and(|rest| rest.starts_with(['\n', ' ']))
+}
+
+fn documents(mut text: &str) -> impl Iterator<Item = &str> {
+    std::iter::from_fn(move || {
+        if text.is_empty() {
+            return None;
+        }
+        let next = text
+            .match_indices("\nonion-key")
+            .map(|(at, _)| at + 1)
+            .find(|&at| text.get(at..).is_some_and(begins_document));
+        let (document, rest) = text.split_at(next.unwrap_or(text.len()));
+        text = rest;
+        Some(document)
+    })
+}
+
+/// SHA-256 from `onion-key` to the last newline, which a data reply need not have at its very end.
+fn digest(document: &str) -> [u8; 32] {
+    let mut hash = Sha256::new_with_prefix(document);
+    if !document.ends_with('\n') {
+        hash.update("\n");
+    }
+    hash.finalize().into()
+}
+
+/// `"id" SP "ed25519" SP identity`: 43 characters of base64.
+fn identity(document: &str) -> Option<[u8; 32]> {
+    let mut identities = document.lines().filter_map(|line| line.strip_prefix("id ed25519 "));
+    let identity = base64_array(identities.next()?.split_ascii_whitespace().next()?)?;
+    identities.next().is_none().then_some(identity)
+}
+
+#[cfg(test)]
+mod tests {
+    use data_encoding::BASE64_NOPAD;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::consensus::testdata;
+
+    #[test]
+    fn tornet_each_document_has_its_digest_and_identity() {
+        let identities = identities(testdata::MICRODESCRIPTORS).unwrap();
+        assert_eq!(identities.len(), 17);
+        for (digest, identity) in identities {
+            let line = format!("\nm {}\n", BASE64_NOPAD.encode(&digest));
+            assert!(testdata::captures().iter().all(|capture| capture.consensus.contains(&line)), "{line}");
+            assert!(identity.is_some());
+        }
+    }
+
+    #[test]
+    fn the_last_newline_may_be_missing() {
+        let text = testdata::MICRODESCRIPTORS;
+        assert_eq!(identities(text.trim_end()), identities(text));
+    }
+
+    #[test]
+    fn nothing_is_no_microdescriptor() {
+        assert_eq!(identities(""), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn text_before_the_first_document_is_an_error() {
+        for text in ["\n", "@last-listed 2026-01-01 00:00:00\nonion-key\n", "onion-keys\n"] {
+            assert_eq!(identities(text), Err(ConsensusError::Missing("onion-key")), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_document_without_one_well_formed_identity_has_none() {
+        let id = format!("id ed25519 {}\n", "A".repeat(43));
+        for text in [
+            String::from("onion-key\n"),
+            format!("onion-key\n{id}{id}"),
+            "onion-key\nid ed25519 AAAA\n".to_owned(),
+            "onion-key\nid ed25519 \n".to_owned(),
+        ] {
+            assert_eq!(identities(&text).unwrap()[0].1, None, "{text:?}");
+        }
+        assert_eq!(identities(&format!("onion-key\nid rsa1024 AAAA\n{id}")).unwrap()[0].1, Some([0; 32]));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_without_a_panic(text in "(onion-key[\n x]|id ed25519 |\n|A{43}|é){0,12}") {
+            let _ = identities(&text);
+        }
+    }
+}

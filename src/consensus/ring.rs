@@ -1,0 +1,176 @@
+//! The HSDir hash ring (rend-spec-v3, section 2.2.3). H is SHA3-256, `INT_8` a big-endian 64-bit number.
+
+use sha3::{Digest, Sha3_256};
+
+use super::Fingerprint;
+use super::network::{Placement, ServicePeriod};
+use crate::onion::{BlindedPublicKey, TimePeriod};
+
+/// A relay that can be on the ring.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct HsDir {
+    pub(super) fingerprint: Fingerprint,
+    pub(super) ed25519: [u8; 32],
+}
+
+/// The relays in the order of a period's ring.
+pub(super) struct Ring<'a> {
+    period: TimePeriod,
+    places: Vec<([u8; 32], &'a HsDir)>,
+}
+
+impl<'a> Ring<'a> {
+    pub(super) fn new(hsdirs: &'a [HsDir], period: &ServicePeriod) -> Self {
+        let mut places: Vec<_> =
+            hsdirs.iter().map(|hsdir| (hsdir_index(hsdir, &period.shared_random, period.period), hsdir)).collect();
+        places.sort_unstable_by_key(|place| place.0);
+        Self { period: period.period, places }
+    }
+
+    /// For each replica the `spread` relays that follow its place on the ring, passing over those already taken.
+    pub(super) fn responsible(&self, blinded: &BlindedPublicKey, replicas: u8, spread: u8) -> Vec<Placement> {
+        let mut placements: Vec<Placement> = Vec::new();
+        for replica in 1..=replicas {
+            let index = hs_index(blinded, replica, self.period);
+            let (before, after) = self.places.split_at(self.places.partition_point(|place| place.0 < index));
+            let mut positions = 0..spread;
+            for (_, hsdir) in after.iter().chain(before) {
+                let relay = hsdir.fingerprint;
+                if placements.iter().any(|placement| placement.relay == relay) {
+                    continue;
+                }
+                let Some(position) = positions.next() else { break };
+                placements.push(Placement { relay, replica, position });
+            }
+        }
+        placements
+    }
+}
+
+/// A service's place for one replica.
+///
+/// `hs_index(replicanum) = H("store-at-idx" | blinded_public_key | INT_8(replicanum) | INT_8(period_length) | INT_8(period_num))`
+fn hs_index(blinded: &BlindedPublicKey, replica: u8, period: TimePeriod) -> [u8; 32] {
+    Sha3_256::new()
+        .chain_update("store-at-idx")
+        .chain_update(blinded.0)
+        .chain_update(u64::from(replica).to_be_bytes())
+        .chain_update(period.length_minutes.to_be_bytes())
+        .chain_update(period.number.to_be_bytes())
+        .finalize()
+        .into()
+}
+
+/// A relay's place.
+///
+/// `hsdir_index(node) = H("node-idx" | node_identity | shared_random_value | INT_8(period_num) | INT_8(period_length))`
+pub(super) fn hsdir_index(hsdir: &HsDir, shared_random: &[u8; 32], period: TimePeriod) -> [u8; 32] {
+    Sha3_256::new()
+        .chain_update("node-idx")
+        .chain_update(hsdir.ed25519)
+        .chain_update(shared_random)
+        .chain_update(period.number.to_be_bytes())
+        .chain_update(period.length_minutes.to_be_bytes())
+        .finalize()
+        .into()
+}
+
+/// What stands for a shared random value that the consensus has not.
+///
+/// `disaster_srv = H("shared-random-disaster" | INT_8(period_length) | INT_8(period_num))`
+pub(super) fn disaster_shared_random(period: TimePeriod) -> [u8; 32] {
+    Sha3_256::new()
+        .chain_update("shared-random-disaster")
+        .chain_update(period.length_minutes.to_be_bytes())
+        .chain_update(period.number.to_be_bytes())
+        .finalize()
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use data_encoding::{HEXLOWER, HEXUPPER};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PERIOD: TimePeriod = TimePeriod { number: 42, length_minutes: 1440 };
+
+    fn hsdir(byte: u8) -> HsDir {
+        HsDir { fingerprint: Fingerprint([byte; 20]), ed25519: [byte; 32] }
+    }
+
+    fn ring(hsdirs: &[HsDir]) -> Ring<'_> {
+        Ring::new(hsdirs, &ServicePeriod { period: PERIOD, shared_random: [0x43; 32], srv_start: UNIX_EPOCH })
+    }
+
+    /// C tor, `test_hs_common.c`, `test_hs_indexes`.
+    #[test]
+    fn c_tor_indexes() {
+        assert_eq!(
+            HEXLOWER.encode(&hs_index(&BlindedPublicKey([0x42; 32]), 1, PERIOD)),
+            "37e5cbbd56a22823714f18f1623ece5983a0d64c78495a8cfab854245e5f9a8a"
+        );
+        assert_eq!(
+            HEXLOWER.encode(&hsdir_index(&hsdir(0x42), &[0x43; 32], PERIOD)),
+            "db475361014a09965e7e5e4d4a25b8f8d4b8f16cb1d8a7e95eed50249cc1a2d5"
+        );
+    }
+
+    /// C tor, `test_hs_service.c`, `test_disaster_srv` (the first), and Onionbalance, `test_v3_consensus.py`.
+    #[test]
+    fn c_tor_and_onionbalance_disaster_values() {
+        for (number, expected) in (1..).zip([
+            "F8A4948707653837FA44ABB5BBC75A12F6F101E7F8FAF699B9715F4965D3507D",
+            "C17966DF8B4834638E1B7BF38944C4995B92E89749D1623E417A44938D08FD67",
+            "A3BAB4327F9C2F8B30A126DAD3ABCCE12DD813169A5D924244B57987AEE413C2",
+            "C79ABE7116FCF7810F7A5C76198B97339990C738B456EFDBC1399189927BADEC",
+            "941D5FE4289FBF2F853766EAC4B948B51C81A4137A44516342ABC80518E0183D",
+        ]) {
+            let value = disaster_shared_random(TimePeriod { number, length_minutes: 1440 });
+            assert_eq!(HEXUPPER.encode(&value), expected, "period {number}");
+        }
+    }
+
+    #[test]
+    fn an_empty_ring_has_nobody() {
+        assert_eq!(ring(&[]).responsible(&BlindedPublicKey([1; 32]), 2, 4), []);
+    }
+
+    #[test]
+    fn a_small_ring_gives_each_relay_once() {
+        let hsdirs: Vec<_> = (1..=6).map(hsdir).collect();
+        let placements = ring(&hsdirs).responsible(&BlindedPublicKey([1; 32]), 2, 4);
+        let places: Vec<_> = placements.iter().map(|p| (p.replica, p.position)).collect();
+        assert_eq!(places, [(1, 0), (1, 1), (1, 2), (1, 3), (2, 0), (2, 1)]);
+    }
+
+    proptest! {
+        /// Against the definition itself: walk the whole circle from the index on.
+        #[test]
+        fn responsible_are_the_nearest_relays_not_yet_taken(
+            relays in 0..40_u8, blinded: [u8; 32], replicas in 1..5_u8, spread in 1..9_u8,
+        ) {
+            let hsdirs: Vec<_> = (0..relays).map(hsdir).collect();
+            let mut expected = Vec::new();
+            for replica in 1..=replicas {
+                let start = hs_index(&BlindedPublicKey(blinded), replica, PERIOD);
+                let mut left: Vec<_> = hsdirs
+                    .iter()
+                    .map(|hsdir| (hsdir_index(hsdir, &[0x43; 32], PERIOD), hsdir.fingerprint))
+                    .filter(|(_, relay)| !expected.contains(relay))
+                    .collect();
+                left.sort_by_key(|(index, _)| (*index < start, *index));
+                expected.extend(left.iter().take(spread.into()).map(|(_, relay)| *relay));
+            }
+            let got: Vec<_> = ring(&hsdirs)
+                .responsible(&BlindedPublicKey(blinded), replicas, spread)
+                .iter()
+                .map(|placement| placement.relay)
+                .collect();
+            prop_assert_eq!(got, expected);
+        }
+    }
+}
