@@ -2,21 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{
-    Affinity, LocalObjectReference, ResourceRequirements, Toleration, TopologySpreadConstraint,
-};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::OnionBalancedServiceStatus;
+use super::{OnionBalancedServiceStatus, schema};
 
-/// One public v3 onion address, served by any number of Tor backends.
+/// What is wanted.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "onionbalance.dev",
     version = "v1alpha1",
     kind = "OnionBalancedService",
+    doc = "One public v3 onion address, served by any number of Tor backends.",
     plural = "onionbalancedservices",
     shortname = "obs",
     category = "onion",
@@ -26,11 +26,32 @@ use super::OnionBalancedServiceStatus;
         spec_replicas_path = ".spec.backends.replicas",
         status_replicas_path = ".status.replicas",
         label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Address", type_ = "string", json_path = ".status.onionAddress"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.ready"),
+    printcolumn(name = "Intros", type_ = "integer", json_path = ".status.published[0].introductionPoints"),
+    printcolumn(name = "Published", type_ = "date", json_path = ".status.published[0].lastPublished"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "State",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        priority = 1
     )
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct OnionBalancedServiceSpec {
     /// The ports of the onion address, and what each leads to.
+    #[schemars(
+        length(min = 1, max = 64),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["port"])
+    )]
     pub ports: Vec<Port>,
     /// Where the master key is kept.
     #[serde(default)]
@@ -62,6 +83,7 @@ pub struct Port {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The port that clients connect to.
+    #[schemars(range(min = 1))]
     pub port: u16,
     /// Where its streams go.
     pub target: Target,
@@ -84,8 +106,8 @@ pub struct ServiceTarget {
     /// The Service's name.
     pub name: String,
     /// The port's name or number.
-    #[schemars(with = "serde_json::Value")]
-    pub port: k8s_openapi::apimachinery::pkg::util::intstr::IntOrString,
+    #[schemars(schema_with = "schema::port_reference")]
+    pub port: IntOrString,
 }
 
 /// Where the master key is kept.
@@ -115,10 +137,13 @@ pub enum DeletionPolicy {
 #[serde(rename_all = "camelCase", default)]
 pub struct Backends {
     /// How many.
+    #[schemars(range(min = 0))]
     pub replicas: i32,
     /// Introduction points of each (3 to 20).
+    #[schemars(range(min = 3, max = 20))]
     pub introduction_points: u8,
     /// How long open streams may go on when a backend is scaled away.
+    #[schemars(range(max = 86400))]
     pub drain_timeout_seconds: u32,
     /// Tor's introduction-point denial-of-service defence; absent: off.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -176,6 +201,7 @@ pub struct ExternalBackend {
 #[serde(rename_all = "camelCase", default)]
 pub struct Frontend {
     /// How many; one leads, the others stand by.
+    #[schemars(range(min = 0))]
     pub replicas: i32,
     /// Whether different HSDirs may hold different descriptors, for more than 20 introduction points.
     pub distinct_descriptors: DistinctDescriptors,
@@ -209,7 +235,7 @@ pub enum DistinctDescriptors {
     Never,
 }
 
-/// The allow-list of pod fields.
+/// The allow-list of pod fields. No containers or volumes: who may write this object must not be able to mount any Secret.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PodSettings {
@@ -225,18 +251,18 @@ pub struct PodSettings {
     /// Node labels to run on.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
-    /// Affinity.
+    /// Affinity, as in a pod's `spec.affinity`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<serde_json::Value>")]
-    pub affinity: Option<Affinity>,
-    /// Tolerations.
+    #[schemars(schema_with = "schema::any_object")]
+    pub affinity: Option<Value>,
+    /// Tolerations, as in a pod's `spec.tolerations`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<serde_json::Value>")]
-    pub tolerations: Vec<Toleration>,
-    /// Topology spread.
+    #[schemars(schema_with = "schema::any_objects")]
+    pub tolerations: Vec<Value>,
+    /// Topology spread, as in a pod's `spec.topologySpreadConstraints`. Empty: over the nodes, where that can be.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<serde_json::Value>")]
-    pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
+    #[schemars(schema_with = "schema::any_objects")]
+    pub topology_spread_constraints: Vec<Value>,
     /// Priority class.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority_class_name: Option<String>,
@@ -245,22 +271,40 @@ pub struct PodSettings {
     pub runtime_class_name: Option<String>,
     /// Pull secrets.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<serde_json::Value>")]
-    pub image_pull_secrets: Vec<LocalObjectReference>,
+    pub image_pull_secrets: Vec<SecretReference>,
 }
 
-/// Resources of a pod's two containers.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// A Secret of the same namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SecretReference {
+    /// Its name.
+    pub name: String,
+}
+
+/// Resources of a pod's two containers; each field that is absent has our default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ContainerResources {
     /// Of tor.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<serde_json::Value>")]
-    pub tor: Option<ResourceRequirements>,
+    pub tor: Option<Resources>,
     /// Of the agent, or the publisher.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<serde_json::Value>")]
-    pub agent: Option<ResourceRequirements>,
+    pub agent: Option<Resources>,
+}
+
+/// Resources of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Resources {
+    /// What is set aside for it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::quantities")]
+    pub requests: BTreeMap<String, IntOrString>,
+    /// What it may use at most.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::quantities")]
+    pub limits: BTreeMap<String, IntOrString>,
 }
 
 /// Client authorization at the master address.

@@ -4,6 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::schema;
+
 /// The field manager of the operator.
 pub const OPERATOR_MANAGER: &str = "onionbalance-operator";
 /// The field manager of the publisher.
@@ -25,18 +27,23 @@ pub struct OnionBalancedServiceStatus {
     /// Backend pods that are Ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready_replicas: Option<i32>,
+    /// Ready and wanted backends, "2/3": for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready: Option<String>,
     /// The label selector of the backend pods, for the scale subresource.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
     /// Each backend.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub backends: Vec<BackendStatus>,
     /// Each time period that is published for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["timePeriod"]))]
     pub published: Vec<PublishedStatus>,
     /// Accepted, MasterKeyReady, BackendsReady, Published, Ready.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "conditions_schema")]
+    #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
 }
 
@@ -54,7 +61,7 @@ pub struct BackendStatus {
     /// What it is doing.
     pub state: BackendState,
     /// Since when.
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "schema::time")]
     pub since: Time,
 }
 
@@ -86,10 +93,6 @@ pub struct PublishedStatus {
     /// Responsible HSDirs.
     pub hsdirs_total: u32,
     /// When it was made.
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "schema::time")]
     pub last_published: Time,
-}
-
-fn conditions_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    todo!()
 }

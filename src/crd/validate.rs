@@ -1,0 +1,245 @@
+//! What the schema cannot check. One pure function; each problem names the field and what to do.
+
+mod torrc;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::ResourceExt as _;
+
+use super::names::{MAX_NAME_LENGTH, OUR_PREFIX};
+use super::{Backends, IntroDosDefense, OnionBalancedService, PodSettings, Port, Resources, Target};
+use crate::onion::OnionAddress;
+
+/// A field that cannot be used as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Where: `spec.ports[0].target`.
+    pub field: String,
+    /// What is wrong, and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.message)
+    }
+}
+
+/// Why an object's name cannot be used, if it cannot.
+pub fn name(object: &OnionBalancedService) -> Option<Problem> {
+    let name = object.name_any();
+    let problem = |message| Some(Problem { field: "metadata.name".to_owned(), message });
+    if name.len() > MAX_NAME_LENGTH {
+        return problem(format!(
+            "it has {} characters; use at most {MAX_NAME_LENGTH}, so that the children's names fit into 63",
+            name.len()
+        ));
+    }
+    if !is_dns_1035_label(&name) {
+        return problem(
+            "use lower-case letters, digits and \"-\", with a letter first: Services are named after it".to_owned(),
+        );
+    }
+    None
+}
+
+/// All that is wrong with the spec.
+pub fn spec(object: &OnionBalancedService) -> Vec<Problem> {
+    let spec = &object.spec;
+    let mut problems = Problems::default();
+    ports(&mut problems, &spec.ports);
+    if let Some(name) = &spec.master_key.secret_name
+        && !is_dns_subdomain(name)
+    {
+        problems.add("spec.masterKey.secretName", "is no name that a Secret can have");
+    }
+    if let Some(address) = &spec.master_key.onion_address
+        && let Err(error) = address.parse::<OnionAddress>()
+    {
+        problems.add("spec.masterKey.onionAddress", error.to_string());
+    }
+    backends(&mut problems, &spec.backends);
+    pod_settings(&mut problems, "spec.backends.template", &spec.backends.template);
+    if spec.frontend.replicas < 0 {
+        problems.add("spec.frontend.replicas", "must be 0 or more");
+    }
+    extra_torrc(&mut problems, "spec.frontend.extraTorrc", &spec.frontend.extra_torrc, torrc::Place::Frontend);
+    pod_settings(&mut problems, "spec.frontend.template", &spec.frontend.template);
+    // Published without what they promise, these would be worse than refused.
+    if !spec.external_backends.is_empty() {
+        problems.add("spec.externalBackends", "is not supported by this version of the operator; remove it");
+    }
+    if spec.restricted_discovery.is_some() {
+        problems.add("spec.restrictedDiscovery", "is not supported by this version of the operator; remove it");
+    }
+    problems.0
+}
+
+#[derive(Default)]
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn add(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        self.0.push(Problem { field: field.into(), message: message.into() });
+    }
+}
+
+fn ports(problems: &mut Problems, ports: &[Port]) {
+    if ports.is_empty() {
+        problems.add("spec.ports", "name at least one port");
+    }
+    let (mut numbers, mut names) = (BTreeSet::new(), BTreeSet::new());
+    for (index, port) in ports.iter().enumerate() {
+        let field = format!("spec.ports[{index}]");
+        if port.port == 0 {
+            problems.add(format!("{field}.port"), "must be from 1 to 65535");
+        }
+        if !numbers.insert(port.port) {
+            problems.add(format!("{field}.port"), format!("{} is there twice; name each port once", port.port));
+        }
+        if let Some(name) = &port.name {
+            if !is_dns_1123_label(name) {
+                problems.add(format!("{field}.name"), "use lower-case letters, digits and \"-\"");
+            }
+            if !names.insert(name) {
+                problems.add(format!("{field}.name"), format!("\"{name}\" is there twice; give each port its own"));
+            }
+        }
+        target(problems, &format!("{field}.target"), &port.target);
+    }
+}
+
+fn target(problems: &mut Problems, field: &str, target: &Target) {
+    match (&target.service, &target.address) {
+        (Some(_), Some(_)) => problems.add(field, "has both service and address; keep one"),
+        (None, None) => {
+            problems.add(field, "is empty; set service {name, port} or address \"host:port\"");
+        }
+        (Some(service), None) => {
+            if !is_dns_1035_label(&service.name) {
+                problems.add(format!("{field}.service.name"), "is no name that a Service can have");
+            }
+            match &service.port {
+                IntOrString::Int(number) if !(1..=65535).contains(number) => {
+                    problems.add(format!("{field}.service.port"), "must be from 1 to 65535, or a port's name");
+                }
+                IntOrString::String(name) if name.is_empty() => {
+                    problems.add(format!("{field}.service.port"), "is empty; set the port's name or number");
+                }
+                IntOrString::Int(_) | IntOrString::String(_) => {}
+            }
+        }
+        (None, Some(address)) => {
+            if !is_host_and_port(address) {
+                problems.add(
+                    format!("{field}.address"),
+                    format!("\"{address}\" is not of the form host:port, as in \"web.example.org:8080\" or \"[2001:db8::1]:80\""),
+                );
+            }
+        }
+    }
+}
+
+fn backends(problems: &mut Problems, backends: &Backends) {
+    if backends.replicas < 0 {
+        problems.add("spec.backends.replicas", "must be 0 or more");
+    }
+    if !(3..=20).contains(&backends.introduction_points) {
+        problems.add("spec.backends.introductionPoints", "must be from 3 to 20");
+    }
+    if backends.drain_timeout_seconds > 86400 {
+        problems.add("spec.backends.drainTimeoutSeconds", "must be at most 86400, one day");
+    }
+    if let Some(IntroDosDefense { rate_per_second, burst_per_second }) = backends.intro_dos_defense {
+        // The bounds of the cell extension that carries them (rend-spec-v3, "Denial-of-Service defense extension").
+        if rate_per_second > 0x7fff_ffff || burst_per_second > 0x7fff_ffff {
+            problems.add("spec.backends.introDosDefense", "each number must be at most 2147483647");
+        }
+        if burst_per_second < rate_per_second {
+            problems.add("spec.backends.introDosDefense.burstPerSecond", "must not be less than ratePerSecond");
+        }
+    }
+    extra_torrc(problems, "spec.backends.extraTorrc", &backends.extra_torrc, torrc::Place::Backend);
+}
+
+fn extra_torrc(problems: &mut Problems, field: &str, lines: &str, place: torrc::Place) {
+    problems
+        .0
+        .extend(torrc::check(lines, place).into_iter().map(|message| Problem { field: field.to_owned(), message }));
+}
+
+fn pod_settings(problems: &mut Problems, field: &str, settings: &PodSettings) {
+    our_keys(problems, &format!("{field}.labels"), &settings.labels);
+    our_keys(problems, &format!("{field}.annotations"), &settings.annotations);
+    if let Some(resources) = &settings.resources {
+        quantities(problems, &format!("{field}.resources.tor"), resources.tor.as_ref());
+        quantities(problems, &format!("{field}.resources.agent"), resources.agent.as_ref());
+    }
+}
+
+/// The recommended labels are ours too: selectors and queries of the whole cluster rely on them.
+fn our_keys(problems: &mut Problems, field: &str, map: &BTreeMap<String, String>) {
+    for key in map.keys().filter(|key| key.starts_with(OUR_PREFIX) || key.starts_with("app.kubernetes.io/")) {
+        problems.add(field, format!("\"{key}\" belongs to the operator; use a key of your own"));
+    }
+}
+
+fn quantities(problems: &mut Problems, field: &str, resources: Option<&Resources>) {
+    let Some(resources) = resources else { return };
+    for (list, map) in [("requests", &resources.requests), ("limits", &resources.limits)] {
+        for (name, quantity) in map {
+            let fine = match quantity {
+                IntOrString::Int(number) => *number >= 0,
+                IntOrString::String(text) => is_quantity(text),
+            };
+            if !fine {
+                problems.add(format!("{field}.{list}.{name}"), "is no quantity, as in \"100m\", \"64Mi\" or 1");
+            }
+        }
+    }
+}
+
+fn is_quantity(text: &str) -> bool {
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let suffix = text.get(number.len()..).unwrap_or_default();
+    let known = ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"].contains(&suffix);
+    known && number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') && number.parse::<f64>().is_ok()
+}
+
+fn is_host_and_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let port_fits = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
+    let host_fits = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(inner) => inner.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => is_host_name(host),
+    };
+    port_fits && host_fits
+}
+
+/// A DNS name or an IPv4 address; also names with "_", which some resolvers serve.
+fn is_host_name(text: &str) -> bool {
+    let text = text.strip_suffix('.').unwrap_or(text);
+    text.len() <= 253
+        && text.split('.').all(|label| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+        })
+}
+
+fn is_dns_1123_label(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
+}
+
+fn is_dns_1035_label(text: &str) -> bool {
+    is_dns_1123_label(text) && text.starts_with(|c: char| c.is_ascii_lowercase())
+}
+
+fn is_dns_subdomain(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_dns_1123_label)
+}
+
+#[cfg(test)]
+mod tests;
