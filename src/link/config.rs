@@ -1,4 +1,4 @@
-//! `agent.yaml`: written by the operator into the backend's ConfigMap, read by `backend init` and by the agent.
+//! `agent.yaml`: written by the operator into the backend's `ConfigMap`, read by `backend init` and by the agent.
 
 use std::collections::BTreeSet;
 
@@ -124,6 +124,53 @@ fn field(field: impl Into<String>, problem: impl Into<String>) -> ConfigError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The Tor Project's address.
+    const ADDRESS: &str = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion";
+
+    fn yaml() -> String {
+        format!(
+            "masterOnionAddress: {ADDRESS}\n\
+             ports:\n\
+             - name: http\n  port: 80\n  target: web.shop.svc:8080\n\
+             - port: 443\n  target: '[2001:db8::1]:8443'\n\
+             introductionPoints: 3\n\
+             drainTimeoutSeconds: 120\n\
+             lingerSeconds: 10\n"
+        )
+    }
+
+    #[test]
+    fn reads_what_it_writes() {
+        let config = AgentConfig::from_yaml(&yaml()).unwrap();
+        assert_eq!(config.master_onion_address.to_string(), ADDRESS);
+        assert_eq!(config.ports[0].name.as_deref(), Some("http"));
+        assert_eq!(config.ports[1], ForwardedPort { name: None, port: 443, target: "[2001:db8::1]:8443".to_owned() });
+        assert_eq!((config.introduction_points, config.drain_timeout_seconds, config.linger_seconds), (3, 120, 10));
+        assert_eq!(AgentConfig::from_yaml(&config.to_yaml().unwrap()).unwrap(), config);
+    }
+
+    #[test]
+    fn an_error_names_the_field() {
+        let wrong = [
+            ("port: 443", "port: 80", "ports[1].port: 80 is listed twice"),
+            ("port: 443", "port: 0", "ports[1].port: 0 is no port"),
+            ("port: 443", "port: 65536", "port"),
+            ("web.shop.svc:8080", "web", "ports[0].target: \"web\" has no port: host:port is wanted"),
+            ("introductionPoints: 3", "introductionPoints: 21", "introductionPoints: 21 is not between 1 and 20"),
+            ("introductionPoints: 3", "introductionPoints: 0", "introductionPoints: 0 is not between 1 and 20"),
+            ("lingerSeconds", "lingerSecond", "lingerSecond"),
+            ("lingerSeconds: 10", "lingerSeconds: -1", "10:"),
+            ("2gzyxa", "2gzyxb", "masterOnionAddress: 2gzyxb"),
+        ];
+        for (good, bad, message) in wrong {
+            let error = AgentConfig::from_yaml(&yaml().replace(good, bad)).unwrap_err().to_string();
+            assert!(error.contains(message), "{bad}: {error}");
+        }
+        let mut config = AgentConfig::from_yaml(&yaml()).unwrap();
+        config.ports.clear();
+        assert_eq!(config.to_yaml().unwrap_err().to_string(), "ports: at least one is needed");
+    }
 
     #[test]
     fn targets_are_names_and_addresses_with_a_port() {

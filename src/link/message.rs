@@ -10,7 +10,7 @@ use crate::onion::OnionAddress;
 pub struct SyncRequest {
     /// The publisher's pod UID.
     pub publisher: String,
-    /// Rises with every request of a publisher.
+    /// Rises with every request of a publisher, also over its restarts: start from the wall clock.
     pub sequence: u64,
     /// Whether this publisher leads: only a leader's word on `phase` counts.
     pub leading: bool,
@@ -75,6 +75,15 @@ mod tests {
         };
         assert_eq!(serde_json::to_string(&request).unwrap(), json);
         assert_eq!(serde_json::from_str::<SyncRequest>(json).unwrap(), request);
+    }
+
+    #[test]
+    fn an_answer_has_this_wire_form() {
+        let json = r#"{"onionAddress":"2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion","revision":{"boot":1,"number":2},"introductionPoints":3,"descriptor":"hs-descriptor 3\n","streams":4,"draining":false}"#;
+        let answer: SyncResponse = serde_json::from_str(json).unwrap();
+        assert_eq!(answer.descriptor.as_deref(), Some("hs-descriptor 3\n"));
+        assert_eq!((answer.introduction_points, answer.streams), (3, 4));
+        assert_eq!(serde_json::to_string(&answer).unwrap(), json);
     }
 
     #[test]

@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn refuses_other_forms() {
         let wrong =
-            ["".to_owned(), HEX[1..].to_owned(), format!("{HEX}00"), format!("{HEX}\n\n"), format!(" {}", &HEX[1..])];
+            [String::new(), HEX[1..].to_owned(), format!("{HEX}00"), format!("{HEX}\n\n"), format!(" {}", &HEX[1..])];
         for text in wrong {
             assert_eq!(AgentToken::from_hex(text.as_bytes()).unwrap_err(), LinkError::TokenForm, "{text:?}");
         }
