@@ -1,11 +1,160 @@
 //! The agent: runs beside a stock tor in a backend pod.
+//!
+//! ```text
+//! tor ◄─control socket─ observer ──watch──► api      the publisher's sync call
+//! tor ──forward/<port>.sock──► forwarder    probes   readiness, /drain
+//!                                           metrics
+//! ```
+//!
+//! The observer keeps what tor holds (and ends a frozen tor), the forwarder keeps the streams, the drain rule keeps what
+//! publishers said; the three HTTP servers only read these.
+
+mod api;
+mod drain;
+mod forward;
+mod http;
+mod init;
+mod metrics;
+mod observer;
+mod paths;
+mod points;
+mod probes;
+mod system;
+mod watchdog;
+
+use std::error::Error;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::link::{AGENT_API_PORT, AgentConfig, METRICS_PORT, PROBE_PORT};
+use api::Api;
+use drain::{Drain, DrainTimes};
+use forward::Forwarder;
+use observer::Observer;
+use paths::RunDir;
+
+/// How long requests in flight may take to end after SIGTERM; a pod that terminates has drained before.
+const SHUTDOWN: Duration = Duration::from_secs(1);
 
 /// Flags of `onionbalance-operator backend`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    files: Files,
+    #[command(flatten)]
+    serve: Serve,
+}
 
-/// Runs until it is told to stop (SIGTERM, SIGINT).
-#[allow(clippy::unused_async)]
-pub async fn run(_args: Args) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    todo!()
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Make the directories, the onion key and the files that tor needs before it starts; keeps a key that is there
+    Init,
+}
+
+/// Where things are; the agent and `init` agree on it.
+#[derive(Debug, clap::Args)]
+struct Files {
+    /// The agent's configuration
+    #[arg(long, global = true, default_value = "/etc/onionbalance/config/agent.yaml")]
+    config: PathBuf,
+    /// Control socket, onion key and forwarding sockets; a memory volume shared with tor
+    #[arg(long, global = true, default_value = "/run/onionbalance")]
+    run_dir: PathBuf,
+    /// Tor's `DataDirectory`
+    #[arg(long, global = true, default_value = "/var/lib/tor/data")]
+    tor_data_dir: PathBuf,
+}
+
+/// What the agent listens on, and whom it believes. Only the pod's UID comes from the environment: Kubernetes sets
+/// variables such as `API_PORT` for a Service that is named `api`.
+#[derive(Debug, clap::Args)]
+struct Serve {
+    /// The token that the publisher has too
+    #[arg(long, default_value = "/etc/onionbalance/token/token")]
+    token: PathBuf,
+    /// This pod's UID: the publisher's requests must be made for it
+    #[arg(long, env = "POD_UID")]
+    pod_uid: Option<String>,
+    /// Address to listen on [default: all, IPv6 and IPv4]
+    #[arg(long)]
+    listen_address: Option<IpAddr>,
+    /// Port of the publisher's authenticated API
+    #[arg(long, default_value_t = AGENT_API_PORT)]
+    api_port: u16,
+    /// Port of the probes and of `/drain`
+    #[arg(long, default_value_t = PROBE_PORT)]
+    probe_port: u16,
+    /// Port of the metrics
+    #[arg(long, default_value_t = METRICS_PORT)]
+    metrics_port: u16,
+}
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// Runs until it is told to stop (SIGTERM, SIGINT); `init` until it is done.
+pub async fn run(args: Args) -> Result<(), Failure> {
+    let config = read_config(&args.files.config)?;
+    let run_dir = RunDir::new(args.files.run_dir);
+    match args.command {
+        Some(Command::Init) => init::init(&run_dir, &args.files.tor_data_dir, &config, &mut system::rng()),
+        None => serve(args.serve, &run_dir, config).await,
+    }
+}
+
+fn read_config(path: &std::path::Path) -> Result<AgentConfig, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    AgentConfig::from_yaml(&text).map_err(|error| format!("{}: {error}", path.display()).into())
+}
+
+async fn serve(args: Serve, run_dir: &RunDir, config: AgentConfig) -> Result<(), Failure> {
+    // Before anything that takes long: a SIGTERM must find its handler.
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let pod_uid = args.pod_uid.ok_or("--pod-uid (or POD_UID in the environment) is needed")?;
+    let address = run_dir.read_hostname()?;
+
+    let forwarder = Forwarder::bind(run_dir, &config.ports, forward::stream_limit())?;
+    let traffic = forwarder.traffic();
+    let observer = Observer::new(run_dir, address, system::random());
+    let (tor, pulse) = (observer.watch(), observer.pulse());
+    let times = DrainTimes {
+        linger: Duration::from_secs(config.linger_seconds.into()),
+        timeout: Duration::from_secs(config.drain_timeout_seconds.into()),
+    };
+    let drain = Arc::new(Drain::new(times, traffic.watch_open()));
+
+    let api = Api::new(pod_uid, args.token, address, tor.clone(), drain.clone(), traffic.clone())?;
+    let probes = probes::router(tor.clone(), pulse, drain);
+    let metrics = metrics::router(tor, traffic);
+    let stop = CancellationToken::new();
+    let mut servers = JoinSet::new();
+    for (router, port) in [(api.router(), args.api_port), (probes, args.probe_port), (metrics, args.metrics_port)] {
+        let listener = http::bind(args.listen_address, port).await?;
+        servers.spawn(http::serve(listener, router, stop.clone()));
+    }
+    let mut workers = JoinSet::new();
+    workers.spawn(observer.run());
+    workers.spawn(forwarder.run());
+    tracing::info!(%address, master = %config.master_onion_address, "the agent runs");
+
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM"),
+        _ = interrupt.recv() => tracing::info!("SIGINT"),
+        Some(ended) = servers.join_next() => {
+            ended??;
+            return Err("a server stopped".into());
+        }
+        Some(Err(panic)) = workers.join_next() => return Err(panic.into()),
+    }
+    stop.cancel();
+    // A `/drain` call that still waits must not hold the process.
+    let _ = tokio::time::timeout(SHUTDOWN, servers.join_all()).await;
+    Ok(())
 }

@@ -1,0 +1,199 @@
+//! The forwarder: from tor's unix sockets to the targets.
+//!
+//! tor resolves the name in a `HiddenServicePort` once, when it reads its configuration; so tor is given a unix socket,
+//! and the name is resolved here, for each stream.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::future::select_all;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{sleep, timeout};
+use tokio_util::io::InspectReader;
+
+use super::Failure;
+use super::paths::RunDir;
+use crate::link::ForwardedPort;
+
+/// A target that does not answer: tor clients give up on a stream after about as long.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long to wait after an accept that failed, for want of file descriptors say.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Streams at once, where the limit on open files allows.
+const MAX_STREAMS: usize = 16_384;
+/// Open files that are not streams': sockets of tor's and publishers' connections, name lookups.
+const OTHER_FILES: u64 = 128;
+
+/// Listens for tor, a socket for each port.
+#[derive(Debug)]
+pub struct Forwarder {
+    listeners: Vec<(UnixListener, Arc<Port>)>,
+    traffic: Arc<Traffic>,
+    permits: Arc<Semaphore>,
+}
+
+/// What went through.
+#[derive(Debug)]
+pub struct Traffic {
+    ports: Vec<Arc<Port>>,
+    open: watch::Sender<u64>,
+}
+
+/// A port of the onion address, with its counters.
+#[derive(Debug)]
+pub struct Port {
+    pub number: u16,
+    target: String,
+    pub open: AtomicU64,
+    pub opened: AtomicU64,
+    pub connect_failures: AtomicU64,
+    pub bytes_in: AtomicU64,
+    pub bytes_out: AtomicU64,
+}
+
+impl Forwarder {
+    /// Makes the sockets. What an earlier agent left in their place is removed.
+    pub fn bind(run_dir: &RunDir, ports: &[ForwardedPort], max_streams: usize) -> Result<Self, Failure> {
+        let listeners = ports.iter().map(|port| {
+            let path = run_dir.forward_socket(port.port);
+            let listener = bind_fresh(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+            Ok((listener, Arc::new(Port::new(port))))
+        });
+        let listeners: Vec<_> = listeners.collect::<Result<_, Failure>>()?;
+        let ports = listeners.iter().map(|(_, port)| port.clone()).collect();
+        let traffic = Arc::new(Traffic { ports, open: watch::Sender::new(0) });
+        Ok(Self { listeners, traffic, permits: Arc::new(Semaphore::new(max_streams)) })
+    }
+
+    pub fn traffic(&self) -> Arc<Traffic> {
+        self.traffic.clone()
+    }
+
+    pub async fn run(self) -> Infallible {
+        let accepting = self.listeners.iter().map(|(listener, port)| Box::pin(self.accept(listener, port)));
+        select_all(accepting).await.0
+    }
+
+    async fn accept(&self, listener: &UnixListener, port: &Arc<Port>) -> Infallible {
+        loop {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(port = port.number, %error, "cannot take a stream");
+                    sleep(ACCEPT_RETRY).await;
+                    continue;
+                }
+            };
+            let Ok(permit) = self.permits.clone().try_acquire_owned() else {
+                tracing::warn!(port = port.number, "too many open streams: one is refused");
+                port.connect_failures.fetch_add(1, Ordering::Relaxed);
+                continue;
+            };
+            let open = OpenStream::new(self.traffic.clone(), port.clone(), permit);
+            tokio::spawn(async move { forward(stream, &open.port).await });
+        }
+    }
+}
+
+fn bind_fresh(path: &std::path::Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => UnixListener::bind(path),
+    }
+}
+
+/// Dropping `stream` is what tells tor that the target refused.
+async fn forward(stream: UnixStream, port: &Port) {
+    let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(&port.target)).await;
+    let target = match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        Ok(target) => target,
+        Err(error) => {
+            port.connect_failures.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(port = port.number, target = port.target, %error, "cannot connect to the target");
+            return;
+        }
+    };
+    // tor has small cells of its own: waiting for more would only delay.
+    let _ = target.set_nodelay(true);
+    let mut stream = InspectReader::new(stream, |bytes| add(&port.bytes_in, bytes));
+    let mut target = InspectReader::new(target, |bytes| add(&port.bytes_out, bytes));
+    if let Err(error) = copy_bidirectional(&mut stream, &mut target).await {
+        tracing::debug!(port = port.number, %error, "a stream broke");
+    }
+}
+
+fn add(counter: &AtomicU64, bytes: &[u8]) {
+    counter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+}
+
+/// Counts a stream while it lives.
+struct OpenStream {
+    traffic: Arc<Traffic>,
+    port: Arc<Port>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl OpenStream {
+    fn new(traffic: Arc<Traffic>, port: Arc<Port>, permit: OwnedSemaphorePermit) -> Self {
+        port.open.fetch_add(1, Ordering::Relaxed);
+        port.opened.fetch_add(1, Ordering::Relaxed);
+        traffic.open.send_modify(|open| *open += 1);
+        Self { traffic, port, _permit: permit }
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.port.open.fetch_sub(1, Ordering::Relaxed);
+        self.traffic.open.send_modify(|open| *open -= 1);
+    }
+}
+
+impl Traffic {
+    pub fn ports(&self) -> &[Arc<Port>] {
+        &self.ports
+    }
+
+    /// Open streams of all ports.
+    pub fn open(&self) -> u64 {
+        *self.open.borrow()
+    }
+
+    pub fn watch_open(&self) -> watch::Receiver<u64> {
+        self.open.subscribe()
+    }
+}
+
+impl Port {
+    fn new(port: &ForwardedPort) -> Self {
+        Self {
+            number: port.port,
+            target: port.target.clone(),
+            open: AtomicU64::default(),
+            opened: AtomicU64::default(),
+            connect_failures: AtomicU64::default(),
+            bytes_in: AtomicU64::default(),
+            bytes_out: AtomicU64::default(),
+        }
+    }
+}
+
+/// How many streams at once: raises the soft limit on open files as far as allowed (container runtimes give 1024 of many
+/// more), and leaves each stream its two files.
+pub fn stream_limit() -> usize {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, "cannot raise the limit on open files");
+    }
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(files.saturating_sub(OTHER_FILES) / 2).unwrap_or(usize::MAX).clamp(1, MAX_STREAMS)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,132 @@
+//! `backend init`: what must be there before tor starts.
+
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use rand::CryptoRng;
+
+use super::Failure;
+use super::paths::RunDir;
+use crate::link::AgentConfig;
+use crate::onion::MasterKey;
+
+const SECRET_KEY: &str = "hs_ed25519_secret_key";
+const PUBLIC_KEY: &str = "hs_ed25519_public_key";
+const OB_CONFIG: &str = "ob_config";
+
+/// Makes the directories, the onion key and the files beside it. A key that is there stays.
+pub fn init(
+    run_dir: &RunDir,
+    tor_data_dir: &Path,
+    config: &AgentConfig,
+    rng: &mut impl CryptoRng,
+) -> Result<(), Failure> {
+    let service = run_dir.onion_service();
+    for directory in [&run_dir.control(), &run_dir.forward(), &service, tor_data_dir] {
+        make_private_directory(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    }
+    let key = read_or_make_key(&service.join(SECRET_KEY), rng)?;
+    let address = key.address();
+    write_private(&service.join(PUBLIC_KEY), &key.to_tor_public_key_file())?;
+    write_private(&run_dir.hostname(), format!("{address}\n").as_bytes())?;
+    let instance_of = format!("MasterOnionAddress {}\n", config.master_onion_address);
+    write_private(&service.join(OB_CONFIG), instance_of.as_bytes())?;
+    write_private(&run_dir.empty(), b"")?;
+    tracing::info!(%address, master = %config.master_onion_address, "ready for tor");
+    Ok(())
+}
+
+/// tor refuses directories that others can use. A volume with an `fsGroup` hands its setgid bit down to new directories:
+/// the mode is set again.
+fn make_private_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o700))
+}
+
+fn read_or_make_key(path: &Path, rng: &mut impl CryptoRng) -> Result<MasterKey, Failure> {
+    match fs::read(path).map(zeroize::Zeroizing::new) {
+        Ok(bytes) => {
+            MasterKey::from_tor_secret_key_file(&bytes).map_err(|error| format!("{}: {error}", path.display()).into())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let key = MasterKey::generate(rng);
+            write_private(path, &key.to_tor_secret_key_file())?;
+            Ok(key)
+        }
+        Err(error) => Err(format!("{}: {error}", path.display()).into()),
+    }
+}
+
+/// Writes a file of mode 0600 whole or not at all: a container that is killed half way leaves no half key.
+fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let new = path.with_extension("new");
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(bytes)?;
+        fs::rename(&new, path)
+    };
+    write().map_err(|error| format!("{}: {error}", path.display()).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::system::rng;
+
+    const MASTER: &str = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion";
+
+    fn config() -> AgentConfig {
+        let yaml = format!(
+            "masterOnionAddress: {MASTER}\nports: [{{port: 80, target: web:80}}]\n\
+             introductionPoints: 3\ndrainTimeoutSeconds: 1\nlingerSeconds: 1\n"
+        );
+        AgentConfig::from_yaml(&yaml).unwrap()
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn makes_what_tor_needs_and_keeps_a_key_that_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        // As a volume with an fsGroup comes.
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o2777)).unwrap();
+        let (run_dir, data) = (RunDir::new(dir.path().join("run")), dir.path().join("tor/data"));
+        fs::create_dir(dir.path().join("run")).unwrap();
+        fs::set_permissions(dir.path().join("run"), Permissions::from_mode(0o2777)).unwrap();
+
+        init(&run_dir, &data, &config(), &mut rng()).unwrap();
+        let service = run_dir.onion_service();
+        for directory in [&run_dir.control(), &run_dir.forward(), &service, &data] {
+            assert_eq!(mode(directory), 0o700, "{}", directory.display());
+        }
+        for file in [SECRET_KEY, PUBLIC_KEY, "hostname", OB_CONFIG] {
+            assert_eq!(mode(&service.join(file)), 0o600, "{file}");
+        }
+        assert_eq!(fs::read(run_dir.empty()).unwrap(), b"");
+        assert_eq!(fs::read_to_string(service.join(OB_CONFIG)).unwrap(), format!("MasterOnionAddress {MASTER}\n"));
+        let address = run_dir.read_hostname().unwrap();
+        let key = fs::read(service.join(SECRET_KEY)).unwrap();
+        assert_eq!(MasterKey::from_tor_secret_key_file(&key).unwrap().address(), address);
+
+        fs::remove_file(run_dir.hostname()).unwrap();
+        init(&run_dir, &data, &config(), &mut rng()).unwrap();
+        assert_eq!(fs::read(service.join(SECRET_KEY)).unwrap(), key);
+        assert_eq!(run_dir.read_hostname().unwrap(), address);
+    }
+
+    #[test]
+    fn a_key_file_that_is_none_is_not_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::new(dir.path().to_owned());
+        fs::create_dir(run_dir.onion_service()).unwrap();
+        let path = run_dir.onion_service().join(SECRET_KEY);
+        fs::write(&path, b"something else").unwrap();
+        let error = init(&run_dir, &dir.path().join("data"), &config(), &mut rng()).unwrap_err().to_string();
+        assert!(error.contains(SECRET_KEY), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"something else");
+    }
+}

@@ -1,0 +1,122 @@
+//! `/metrics` in the Prometheus text format (version 0.0.4).
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use tokio::sync::watch;
+
+use super::forward::{Port, Traffic};
+use super::observer::TorState;
+
+type Sources = (watch::Receiver<TorState>, Arc<Traffic>);
+
+pub fn router(tor: watch::Receiver<TorState>, traffic: Arc<Traffic>) -> Router {
+    Router::new().route("/metrics", get(metrics)).with_state((tor, traffic))
+}
+
+async fn metrics(State((tor, traffic)): State<Sources>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], render(&tor.borrow(), traffic.ports()))
+}
+
+fn render(tor: &TorState, ports: &[Arc<Port>]) -> String {
+    let mut text = Text(String::new());
+    text.family("tor_up", "gauge", "Whether tor answers its control socket");
+    text.sample("tor_up", "", u64::from(tor.answering));
+    text.family("bootstrapped", "gauge", "Whether tor is bootstrapped");
+    text.sample("bootstrapped", "", u64::from(tor.bootstrapped >= 100));
+    text.family("introduction_points", "gauge", "Established introduction points");
+    text.sample("introduction_points", "", tor.points.count() as u64);
+    text.family("tor_kills_total", "counter", "Frozen tor processes that were ended");
+    text.sample("tor_kills_total", "", tor.kills);
+    text.per_port("streams", "gauge", "Open streams", ports, |port| &port.open);
+    text.per_port("streams_total", "counter", "Streams taken", ports, |port| &port.opened);
+    text.per_port(
+        "connect_failures_total",
+        "counter",
+        "Streams refused: the target could not be connected to",
+        ports,
+        |port| &port.connect_failures,
+    );
+    text.family("bytes_total", "counter", "Bytes forwarded; in: from clients, out: to clients");
+    for port in ports {
+        for (direction, bytes) in [("in", &port.bytes_in), ("out", &port.bytes_out)] {
+            let labels = format!("{{port=\"{}\",direction=\"{direction}\"}}", port.number);
+            text.sample("bytes_total", &labels, bytes.load(Ordering::Relaxed));
+        }
+    }
+    text.0
+}
+
+struct Text(String);
+
+impl Text {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        self.line(format_args!("# HELP onionbalance_agent_{name} {help}"));
+        self.line(format_args!("# TYPE onionbalance_agent_{name} {kind}"));
+    }
+
+    fn sample(&mut self, name: &str, labels: &str, value: u64) {
+        self.line(format_args!("onionbalance_agent_{name}{labels} {value}"));
+    }
+
+    fn per_port(&mut self, name: &str, kind: &str, help: &str, ports: &[Arc<Port>], counter: fn(&Port) -> &AtomicU64) {
+        self.family(name, kind, help);
+        for port in ports {
+            self.sample(name, &format!("{{port=\"{}\"}}", port.number), counter(port).load(Ordering::Relaxed));
+        }
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "{line}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::points::Points;
+
+    #[test]
+    fn the_text_is_what_prometheus_reads() {
+        let tor = TorState { answering: true, bootstrapped: 100, points: Points::with_count(3), kills: 2 };
+        let port = Port::for_tests(80, "web:80");
+        port.open.store(4, Ordering::Relaxed);
+        port.bytes_out.store(5, Ordering::Relaxed);
+        let text = render(&tor, &[Arc::new(port)]);
+        let expected = "\
+# HELP onionbalance_agent_tor_up Whether tor answers its control socket
+# TYPE onionbalance_agent_tor_up gauge
+onionbalance_agent_tor_up 1
+# HELP onionbalance_agent_bootstrapped Whether tor is bootstrapped
+# TYPE onionbalance_agent_bootstrapped gauge
+onionbalance_agent_bootstrapped 1
+# HELP onionbalance_agent_introduction_points Established introduction points
+# TYPE onionbalance_agent_introduction_points gauge
+onionbalance_agent_introduction_points 3
+# HELP onionbalance_agent_tor_kills_total Frozen tor processes that were ended
+# TYPE onionbalance_agent_tor_kills_total counter
+onionbalance_agent_tor_kills_total 2
+# HELP onionbalance_agent_streams Open streams
+# TYPE onionbalance_agent_streams gauge
+onionbalance_agent_streams{port=\"80\"} 4
+# HELP onionbalance_agent_streams_total Streams taken
+# TYPE onionbalance_agent_streams_total counter
+onionbalance_agent_streams_total{port=\"80\"} 0
+# HELP onionbalance_agent_connect_failures_total Streams refused: the target could not be connected to
+# TYPE onionbalance_agent_connect_failures_total counter
+onionbalance_agent_connect_failures_total{port=\"80\"} 0
+# HELP onionbalance_agent_bytes_total Bytes forwarded; in: from clients, out: to clients
+# TYPE onionbalance_agent_bytes_total counter
+onionbalance_agent_bytes_total{port=\"80\",direction=\"in\"} 0
+onionbalance_agent_bytes_total{port=\"80\",direction=\"out\"} 5
+";
+        assert_eq!(text, expected);
+    }
+}

@@ -1,0 +1,148 @@
+//! The introduction points that tor holds, and when they count as changed.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::link::Revision;
+use crate::onion::descriptor::DescriptorError;
+use crate::onion::{BlindedPublicKey, OnionAddress, ServiceContent, UncheckedDescriptor};
+
+/// Tor's newest descriptor with a revision that rises when its content changes. Tor signs and encrypts afresh for each
+/// question, so the text always differs: the opened content is compared.
+#[derive(Debug, Clone)]
+pub struct Points {
+    revision: Revision,
+    held: Option<Held>,
+}
+
+#[derive(Debug, Clone)]
+struct Held {
+    text: Arc<str>,
+    /// Of the period that the descriptor is for.
+    blinded_key: BlindedPublicKey,
+    content: Arc<ServiceContent>,
+}
+
+impl Points {
+    /// None yet. `boot` tells this agent's revisions from those of the agent before a restart.
+    pub fn new(boot: u64) -> Self {
+        Self { revision: Revision { boot, number: 0 }, held: None }
+    }
+
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    pub fn count(&self) -> usize {
+        self.held.as_ref().map_or(0, |held| held.content.introduction_points.len())
+    }
+
+    /// As tor gave it last; None without introduction points.
+    pub fn descriptor(&self) -> Option<Arc<str>> {
+        self.held.as_ref().map(|held| held.text.clone())
+    }
+
+    /// Takes in tor's newest answer, opened: whether the points changed. The text is always replaced, so that it never
+    /// gets old.
+    pub fn observe(&mut self, opened: Opened) -> bool {
+        let Opened { text, blinded_key, content } = opened;
+        if content.introduction_points.is_empty() {
+            return self.clear();
+        }
+        let new = Held { text, blinded_key, content: Arc::new(content) };
+        let changed = !self.held.as_ref().is_some_and(|old| old.same_points(&new));
+        self.held = Some(new);
+        self.count_change(changed)
+    }
+
+    /// Tor holds no points, or is gone.
+    pub fn clear(&mut self) -> bool {
+        let changed = self.held.take().is_some();
+        self.count_change(changed)
+    }
+
+    fn count_change(&mut self, changed: bool) -> bool {
+        self.revision.number += u64::from(changed);
+        changed
+    }
+}
+
+impl Held {
+    fn same_points(&self, other: &Self) -> bool {
+        self.blinded_key == other.blinded_key && self.content == other.content
+    }
+}
+
+/// A descriptor's text with what it says.
+#[derive(Debug)]
+pub struct Opened {
+    text: Arc<str>,
+    blinded_key: BlindedPublicKey,
+    content: ServiceContent,
+}
+
+/// Opens a descriptor of the agent's own tor. Which period it should be for is the publisher's matter, who knows the
+/// consensus.
+pub fn open(text: String, address: &OnionAddress, now: SystemTime) -> Result<Opened, DescriptorError> {
+    let unchecked = UncheckedDescriptor::parse(&text)?;
+    let blinded_key = unchecked.blinded_key();
+    let descriptor = unchecked.check(address, &blinded_key, now)?;
+    Ok(Opened { text: text.into(), blinded_key, content: descriptor.content })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onion::IntroductionPoint;
+
+    impl Points {
+        /// With so many points that differ.
+        pub fn with_count(count: u8) -> Self {
+            let mut points = Self::new(7);
+            points.observe(opened("text", 1, &(0..count).collect::<Vec<_>>()));
+            points
+        }
+    }
+
+    fn opened(text: &str, period: u8, keys: &[u8]) -> Opened {
+        let point = |&key: &u8| IntroductionPoint {
+            link_specifiers: vec![0],
+            onion_key: [1; 32],
+            auth_key: [key; 32],
+            enc_key: [2; 32],
+            enc_key_ed25519: [3; 32],
+            legacy: false,
+        };
+        let content = ServiceContent {
+            create2_formats: vec![2],
+            flow_control: None,
+            single_onion_service: false,
+            intro_auth_required: Vec::new(),
+            pow_params: false,
+            introduction_points: keys.iter().map(point).collect(),
+        };
+        Opened { text: text.into(), blinded_key: BlindedPublicKey([period; 32]), content }
+    }
+
+    #[test]
+    fn the_revision_rises_with_the_points_and_the_text_is_always_the_newest() {
+        let mut points = Points::new(7);
+        let mut step = |answer: Option<Opened>| {
+            let changed = match answer {
+                Some(opened) => points.observe(opened),
+                None => points.clear(),
+            };
+            (changed, points.revision().number, points.count(), points.descriptor().map(|text| text.to_string()))
+        };
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(step(None), (false, 0, 0, None));
+        assert_eq!(step(Some(opened("a", 1, &[]))), (false, 0, 0, None));
+        assert_eq!(step(Some(opened("b", 1, &[1, 2]))), (true, 1, 2, text("b")));
+        assert_eq!(step(Some(opened("c", 1, &[1, 2]))), (false, 1, 2, text("c")));
+        assert_eq!(step(Some(opened("d", 1, &[1, 3]))), (true, 2, 2, text("d")));
+        assert_eq!(step(Some(opened("e", 2, &[1, 3]))), (true, 3, 2, text("e")), "another period");
+        assert_eq!(step(Some(opened("f", 2, &[]))), (true, 4, 0, None));
+        assert_eq!(step(None), (false, 4, 0, None));
+        assert_eq!(points.revision().boot, 7);
+    }
+}
