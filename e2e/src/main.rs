@@ -1,1 +1,54 @@
-fn main() {}
+//! `e2e`: brings up, checks and takes down a one-node Kubernetes beside a private Tor network.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use onionbalance_e2e::cluster::Cluster;
+use onionbalance_e2e::state::State;
+use onionbalance_e2e::{bringup, dns, node};
+
+/// A one-node Kubernetes and a private Tor network on this machine, for the demo and the end-to-end tests.
+#[derive(Debug, Parser)]
+struct Cli {
+    /// Where everything is kept [default: $`XDG_STATE_HOME`/onionbalance-operator/e2e]
+    #[arg(long, global = true, env = "OB_E2E_DIR")]
+    dir: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Bring up what is not up: node, Kubernetes, Tor network, images
+    Up,
+    /// End and remove all of it
+    Down,
+    /// Tell what is up
+    Status,
+    /// Answer as the cluster's DNS (`up` starts this inside the node)
+    #[command(hide = true)]
+    Dns,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<()> {
+    let state = State::new(cli.dir)?;
+    match cli.command {
+        Command::Up => bringup::up(&state).await,
+        Command::Down => bringup::down(&state).await,
+        Command::Status => bringup::status(&state),
+        Command::Dns => dns::serve(Cluster::open(&state)?.client().await?, node::BRIDGE_ADDRESS).await,
+    }
+}

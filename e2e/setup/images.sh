@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Makes container images without Docker: Debian root file systems (kept outside the tree) and buildah.
+#   images.sh pause          what holds a pod's namespaces
+#   images.sh tor            target/images/tor.tar                    localhost/onionbalance-tor:dev
+#   images.sh operator BIN   target/images/onionbalance-operator.tar  localhost/onionbalance-operator:dev, with this program
+#   images.sh sample         target/images/sample.tar                 localhost/onionbalance-sample:dev
+# Prints the archive's path. deploy/images/ has the same images as Dockerfiles.
+. "$(dirname "$0")/lib.sh"
+
+TREE=$(cd "$(dirname "$0")/../.." && pwd)
+IMAGES=$TREE/target/images
+# The program in the operator's image wants this machine's C library, so its Debian release.
+RELEASE=$(. /etc/os-release && echo "$VERSION_CODENAME")
+
+export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export CONTAINERS_STORAGE_CONF=$work/storage.conf
+printf '[storage]\ndriver = "vfs"\ngraphroot = "%s/graph"\nrunroot = "%s/run"\n' "$work" "$work" >"$CONTAINERS_STORAGE_CONF"
+
+# rootfs NAME PACKAGE…: prints a minimal Debian with these packages as a tar archive, made once per version of the packages.
+rootfs() {
+    local name=$1 versions tar
+    shift
+    versions=$(apt-cache show --no-all-versions "$@" base-files | sed -n 's/^Version: //p' | sha256sum | head -c 12)
+    tar=$OB_CACHE/rootfs/$name-$RELEASE-$versions.tar
+    if [ ! -e "$tar" ]; then
+        mkdir -p "$OB_CACHE/rootfs"
+        step "root file system for the $name image" as_root mmdebstrap --variant=minbase --include="$(IFS=,; echo "$*")" \
+            --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+            "$RELEASE" "$tar.new.tar"
+        as_root mv "$tar.new.tar" "$tar"
+    fi
+    echo "$tar"
+}
+
+# image ARCHIVE NAME USER ENTRYPOINT (SOURCE TARGET)…: an image of these files; an archive is unpacked.
+image() {
+    local archive=$1 name=$2 user=$3 entrypoint=$4 container
+    shift 4
+    container=$(buildah from scratch)
+    while [ $# -gt 0 ]; do
+        buildah add --quiet "$container" "$1" "$2"
+        shift 2
+    done
+    buildah config --entrypoint "[\"$entrypoint\"]" --cmd '' --user "$user" "$container"
+    mkdir -p "$(dirname "$archive")"
+    rm -f "$archive" "$archive.new"
+    buildah commit --quiet "$container" "docker-archive:$archive.new:$name"
+    buildah rm "$container"
+    mv "$archive.new" "$archive"
+}
+
+pause() {
+    printf '#include <signal.h>\n#include <unistd.h>\nstatic void end(int s) { _exit(0); }\nint main() { signal(SIGTERM, end); signal(SIGINT, end); for (;;) pause(); }\n' >"$work/pause.c"
+    gcc -static -O2 -o "$work/pause" "$work/pause.c"
+    image "$1" localhost/pause:1 65532:65532 /pause "$work/pause" /pause
+}
+
+case "${1:-}" in
+pause)
+    archive=$OB_CACHE/images/pause.tar
+    [ -e "$archive" ] || step "pause image" pause "$archive"
+    ;;
+tor)
+    base=$(rootfs tor tor ca-certificates)
+    archive=$IMAGES/tor.tar
+    [ "$archive" -nt "$base" ] || step "tor image" image "$archive" localhost/onionbalance-tor:dev 65532:65532 /usr/bin/tor "$base" /
+    ;;
+operator)
+    program=${2:?the program}
+    base=$(rootfs operator ca-certificates)
+    archive=$IMAGES/onionbalance-operator.tar
+    [ "$archive" -nt "$base" ] && [ "$archive" -nt "$program" ] ||
+        step "operator image" image "$archive" localhost/onionbalance-operator:dev 65532:65532 /usr/local/bin/onionbalance-operator \
+            "$base" / "$program" /usr/local/bin/onionbalance-operator
+    ;;
+*) fail "usage: images.sh pause|tor|operator PROGRAM|sample" ;;
+esac
+echo "$archive"

@@ -1,0 +1,44 @@
+//! Short commands: run to the end, with what they said in the error when they fail.
+
+use std::process::Stdio;
+
+use anyhow::{Context as _, Result, bail};
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+/// A command with its arguments.
+pub fn command<S: AsRef<std::ffi::OsStr>>(program: &str, arguments: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    command
+}
+
+/// Runs it and gives its standard output.
+pub async fn output(command: &mut Command) -> Result<String> {
+    output_with_input(command, "").await
+}
+
+/// Runs it with this standard input and gives its standard output.
+pub async fn output_with_input(command: &mut Command, input: &str) -> Result<String> {
+    let shown = format!("{:?}", command.as_std());
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("run {shown}"))?;
+    let mut stdin = child.stdin.take().context("standard input is a pipe")?;
+    let feed = async move {
+        // A program that does not read its input closes the pipe: its exit code tells whether that is wrong.
+        let _ = stdin.write_all(input.as_bytes()).await;
+        drop(stdin);
+    };
+    let ((), done) = tokio::join!(feed, child.wait_with_output());
+    let done = done?;
+    if !done.status.success() {
+        let said = [String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr)].concat();
+        bail!("{shown}: {}\n{}", done.status, said.trim());
+    }
+    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+}

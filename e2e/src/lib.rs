@@ -1,0 +1,19 @@
+//! What the end-to-end tests and the demo stand on: a one-node Kubernetes, a private Tor network, real Tor clients.
+//!
+//! The node is a set of namespaces (network, mounts, process ids, host name) of this machine, held by one process: everything
+//! in it, with its bridge, firewall rules and mounts, goes when that process ends. Everything that is written stands in one
+//! folder, [`state::State`].
+
+pub mod bringup;
+pub mod cluster;
+pub mod command;
+pub mod dns;
+pub mod kubectl;
+pub mod machine;
+pub mod node;
+pub mod process;
+pub mod state;
+pub mod steps;
+pub mod torclient;
+pub mod tornet;
+pub mod wait;

@@ -1,0 +1,116 @@
+//! Whether this machine can do what is asked, and what to do when it cannot.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use crate::command::{command, output};
+
+/// Programs that a private Tor network takes.
+pub const TOR_PROGRAMS: [&str; 2] = ["tor", "tor-gencert"];
+
+/// Programs that the node takes, and its folder of network plugins.
+pub const CLUSTER_PROGRAMS: [&str; 13] = [
+    "etcd",
+    "containerd",
+    "runc",
+    "ctr",
+    "iptables",
+    "conntrack",
+    "ip",
+    "nsenter",
+    "unshare",
+    "tini",
+    "openssl",
+    "kubectl",
+    "find",
+];
+
+/// The container network plugins of Debian's package.
+pub const CNI_PLUGINS: &str = "/usr/lib/cni";
+
+/// Fails, with every reason at once and its remedy, when this machine cannot hold the node.
+pub async fn check_cluster() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("containers, namespaces and routes need root: run this as root, or under sudo");
+    }
+    let mut missing = missing_programs(&[&TOR_PROGRAMS[..], &CLUSTER_PROGRAMS[..]].concat());
+    if !Path::new(CNI_PLUGINS).join("bridge").exists() {
+        missing.push("the container network plugins".to_owned());
+    }
+    let mut faults = Vec::new();
+    if !missing.is_empty() {
+        faults.push(format!("not installed: {}; run e2e/setup/packages.sh cluster", missing.join(", ")));
+    }
+    let namespaces = ["--mount", "--net", "--pid", "--uts", "--fork", "--mount-proc", "true"];
+    if let Err(error) = output(&mut command("unshare", namespaces)).await {
+        faults.push(format!(
+            "no new namespaces ({}); in a container: start it with --privileged",
+            error.to_string().lines().last().unwrap_or_default()
+        ));
+    }
+    if let Some(fault) = cgroup_fault() {
+        faults.push(fault);
+    }
+    if !faults.iter().any(|fault| fault.contains("namespaces")) {
+        if let Err(error) = output(&mut command("unshare", ["--net", "iptables", "-t", "nat", "-S"])).await {
+            faults.push(format!(
+                "iptables does not work ({}); load the kernel's ip_tables or nf_tables modules",
+                last_line(&error)
+            ));
+        }
+        let bridge = ["--net", "ip", "link", "add", "pods", "type", "bridge"];
+        if let Err(error) = output(&mut command("unshare", bridge)).await {
+            faults.push(format!("no network bridge ({}); load the kernel's bridge module", last_line(&error)));
+        }
+        let cable = ["--net", "ip", "link", "add", "here", "type", "veth", "peer", "name", "there"];
+        if let Err(error) = output(&mut command("unshare", cable)).await {
+            faults.push(format!("no veth pair ({}); load the kernel's veth module", last_line(&error)));
+        }
+    }
+    if faults.is_empty() {
+        Ok(())
+    } else {
+        bail!("this machine cannot run the cluster:\n  - {}", faults.join("\n  - "))
+    }
+}
+
+/// Fails when this machine cannot run a private Tor network.
+pub fn check_tor() -> Result<()> {
+    let missing = missing_programs(&TOR_PROGRAMS);
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        bail!("not installed: {}; run e2e/setup/packages.sh tor", missing.join(", "))
+    }
+}
+
+fn missing_programs(programs: &[&str]) -> Vec<String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = |name: &&&str| !std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
+    programs.iter().filter(found).map(|name| (*name).to_owned()).collect()
+}
+
+fn cgroup_fault() -> Option<String> {
+    let root = Path::new("/sys/fs/cgroup");
+    let unified = fs::read_to_string(root.join("cgroup.controllers")).ok();
+    let available = |name: &&str| match &unified {
+        Some(controllers) => controllers.split_whitespace().any(|controller| controller == *name),
+        None => root.join(name).exists(),
+    };
+    let missing: Vec<_> = ["cpu", "memory", "pids"].into_iter().filter(|name| !available(name)).collect();
+    if !missing.is_empty() {
+        return Some(format!(
+            "no cgroup controllers {} under /sys/fs/cgroup; mount them (or start the container with --privileged)",
+            missing.join(", ")
+        ));
+    }
+    let probe = root.join(if unified.is_some() { "" } else { "memory" });
+    let read_only = rustix::fs::access(&probe, rustix::fs::Access::WRITE_OK).err()?;
+    Some(format!("{} cannot be written ({read_only}); start the container with --privileged", probe.display()))
+}
+
+fn last_line(error: &anyhow::Error) -> String {
+    error.to_string().lines().last().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,266 @@
+//! The node: a network namespace, with mounts, process ids and a host name of its own, joined to this machine by a cable (a veth
+//! pair). Its pods and Services can be reached from this machine by routes through that cable.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::command::{command, output};
+use crate::process::Processes;
+use crate::state::State;
+use crate::wait::{Seen, until};
+
+/// This machine's end of the cable.
+pub const HOST_ADDRESS: &str = "10.245.0.1";
+/// The node's end of the cable.
+pub const NODE_ADDRESS: &str = "10.245.0.2";
+/// The node's address on the pods' bridge: the pods' gateway, cluster DNS, and where the Tor network listens.
+pub const BRIDGE_ADDRESS: &str = "10.244.0.1";
+/// The pods' addresses.
+pub const POD_NETWORK: &str = "10.244.0.0/24";
+/// The Services' addresses.
+pub const SERVICE_NETWORK: &str = "10.96.0.0/16";
+/// The pods' bridge.
+pub const BRIDGE: &str = "pods";
+/// The node's name.
+pub const NAME: &str = "node1";
+/// The cable's end on this machine.
+pub const CABLE: &str = "onionbalance0";
+/// The parent of all pods' cgroups.
+pub const CGROUP: &str = "onionbalance-e2e";
+
+/// Ends with the namespaces in place; everything in them ends with it.
+const HOLDER: &str = "node";
+
+/// What the kubelet sets for the whole machine: put back on the way down.
+const SYSCTLS: [&str; 6] = [
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys",
+    "kernel/keys/root_maxbytes",
+];
+
+/// Runs inside: private mounts for what Kubernetes keeps in fixed places.
+const ENTER: &str = r#"
+set -e
+mount --make-rshared /
+hostname "$1"
+mkdir -p /var/lib/cni "$2/log" "$2/cni"
+mount --bind "$2/log" /var/log
+mount --bind "$2/cni" /var/lib/cni
+mount -t tmpfs tmpfs /run
+ip link set lo up
+echo 1 >/proc/sys/net/ipv4/ip_forward
+touch "$2/entered"
+exec sleep infinity
+"#;
+
+/// The node of a bring-up.
+#[derive(Debug, Clone)]
+pub struct Node {
+    dir: PathBuf,
+    processes: Processes,
+}
+
+impl Node {
+    /// The node that belongs to this folder, up or not.
+    pub fn open(state: &State) -> Result<Self> {
+        Ok(Self { dir: state.node(), processes: Processes::open(state.dir())? })
+    }
+
+    /// Whether its namespaces are there.
+    pub fn is_up(&self) -> bool {
+        self.processes.is_alive(HOLDER) && self.dir.join("connected").exists()
+    }
+
+    /// Makes the namespaces and the cable.
+    pub async fn up(&self) -> Result<()> {
+        self.refuse_second_node().await?;
+        fs::create_dir_all(&self.dir)?;
+        self.remember_sysctls()?;
+        make_cgroup()?;
+        let mut holder = Command::new("unshare");
+        holder.args(["--mount", "--net", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc", "--"]);
+        // tini waits for the orphans that containerd's shims leave behind.
+        holder.args(["tini", "--", "sh", "-c", ENTER, "node", NAME]).arg(&self.dir);
+        self.processes.start(HOLDER, &mut holder)?;
+        until("the node's namespaces", Duration::from_secs(10), async || {
+            self.processes.check(HOLDER)?;
+            Ok(if self.dir.join("entered").exists() { Seen::Yes(()) } else { Seen::not_yet("not entered") })
+        })
+        .await?;
+        self.connect().await?;
+        fs::write(self.dir.join("connected"), "")?;
+        Ok(())
+    }
+
+    /// Ends the node with everything in it, and forgets it.
+    pub async fn down(&self) -> Result<()> {
+        // unshare is deaf to SIGTERM; with it goes its one child, and with that process 1 every other process of the node.
+        self.processes.kill(HOLDER).await?;
+        self.restore_sysctls()?;
+        remove_cgroup().await?;
+        remove_dir(&self.dir).await
+    }
+
+    /// A command that runs inside all of the node's namespaces.
+    pub fn inside(&self, program: impl AsRef<Path>) -> Result<Command> {
+        self.enter(&["--mount", "--net", "--pid", "--uts"], program.as_ref())
+    }
+
+    /// A command that runs in the node's network only: a process of this machine otherwise.
+    pub fn on_network(&self, program: impl AsRef<Path>) -> Result<Command> {
+        self.enter(&["--net"], program.as_ref())
+    }
+
+    fn enter(&self, namespaces: &[&str], program: &Path) -> Result<Command> {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--target={}", self.init()?)).args(namespaces).arg("--").arg(program);
+        Ok(command)
+    }
+
+    /// The id on this machine of the node's process 1: the one child of the holder.
+    fn init(&self) -> Result<i32> {
+        let holder = self.processes.pid(HOLDER).context("the node is not up: run `e2e up`")?;
+        let children = fs::read_to_string(format!("/proc/{holder}/task/{holder}/children"))?;
+        children.trim().parse().with_context(|| format!("process {holder} has the children {children:?}, not one"))
+    }
+
+    async fn connect(&self) -> Result<()> {
+        let init = self.init()?.to_string();
+        let here = [
+            format!("link add {CABLE} type veth peer name eth0 netns {init}"),
+            format!("address add {HOST_ADDRESS}/24 dev {CABLE}"),
+            format!("link set {CABLE} up"),
+            format!("route add {POD_NETWORK} via {NODE_ADDRESS}"),
+            format!("route add {SERVICE_NETWORK} via {NODE_ADDRESS}"),
+        ];
+        let there = [
+            format!("address add {NODE_ADDRESS}/24 dev eth0"),
+            "link set eth0 up".to_owned(),
+            format!("route add default via {HOST_ADDRESS}"),
+            // The Tor network listens here before the first pod makes the bridge.
+            format!("link add {BRIDGE} type bridge"),
+            format!("address add {BRIDGE_ADDRESS}/24 dev {BRIDGE}"),
+            format!("link set {BRIDGE} up"),
+        ];
+        output(&mut command("ip", here[0].split(' '))).await?;
+        for line in there {
+            let mut ip = self.on_network("ip")?;
+            ip.args(line.split(' '));
+            output(&mut ip.into()).await?;
+        }
+        for line in &here[1..] {
+            output(&mut command("ip", line.split(' '))).await?;
+        }
+        Ok(())
+    }
+
+    async fn refuse_second_node(&self) -> Result<()> {
+        if Path::new("/sys/class/net").join(CABLE).exists() {
+            bail!("another node is up on this machine (the link {CABLE} exists): take it down first, with its --dir");
+        }
+        for address in [HOST_ADDRESS, BRIDGE_ADDRESS, "10.96.0.1"] {
+            let route = output(&mut command("ip", ["-o", "route", "show", "match", address])).await?;
+            if let Some(taken) = route.lines().find(|line| !line.starts_with("default")) {
+                bail!("this machine already routes {address} ({}): the node needs that network", taken.trim());
+            }
+        }
+        Ok(())
+    }
+
+    fn remember_sysctls(&self) -> Result<()> {
+        let file = self.dir.join("sysctls.json");
+        if !file.exists() {
+            let values: Vec<_> = SYSCTLS.iter().map(|name| fs::read_to_string(sysctl(name)).ok()).collect();
+            fs::write(file, serde_json::to_vec(&values)?)?;
+        }
+        Ok(())
+    }
+
+    fn restore_sysctls(&self) -> Result<()> {
+        let Ok(text) = fs::read(self.dir.join("sysctls.json")) else { return Ok(()) };
+        let values: Vec<Option<String>> = serde_json::from_slice(&text)?;
+        for (name, value) in SYSCTLS.iter().zip(values) {
+            let file = sysctl(name);
+            if let Some(value) = value.filter(|value| fs::read_to_string(&file).is_ok_and(|now| now != *value)) {
+                fs::write(&file, value).with_context(|| format!("put back {}", file.display()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes a folder, if it is there; what it holds may be busy for a moment after its processes ended.
+pub async fn remove_dir(dir: &Path) -> Result<()> {
+    until(&format!("remove {}", dir.display()), Duration::from_secs(10), async || {
+        Ok(match fs::remove_dir_all(dir) {
+            Ok(()) => Seen::Yes(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Seen::Yes(()),
+            Err(error) => Seen::not_yet(error.to_string()),
+        })
+    })
+    .await
+}
+
+fn sysctl(name: &str) -> PathBuf {
+    Path::new("/proc/sys").join(name)
+}
+
+/// The folders of the pods' cgroup: one per hierarchy in cgroup v1, one in v2.
+fn cgroups() -> Result<Vec<PathBuf>> {
+    let root = Path::new("/sys/fs/cgroup");
+    if root.join("cgroup.controllers").exists() {
+        return Ok(vec![root.join(CGROUP)]);
+    }
+    let mut found = Vec::new();
+    for hierarchy in fs::read_dir(root)? {
+        let hierarchy = hierarchy?.path();
+        // Links such as `cpu` for `cpu,cpuacct` would name a hierarchy twice.
+        if hierarchy.join("cgroup.procs").exists() && !hierarchy.is_symlink() {
+            found.push(hierarchy.join(CGROUP));
+        }
+    }
+    Ok(found)
+}
+
+fn make_cgroup() -> Result<()> {
+    for cgroup in cgroups()? {
+        fs::create_dir_all(&cgroup).with_context(|| format!("make the cgroup {}", cgroup.display()))?;
+        let control = Path::new("/sys/fs/cgroup/cgroup.subtree_control");
+        if control.exists() {
+            for controller in ["cpu", "cpuset", "memory", "pids", "io", "hugetlb"] {
+                // A controller that the kernel lacks: the kubelet says which one it cannot do without.
+                let _ = fs::write(control, format!("+{controller}"));
+                let _ = fs::write(cgroup.join("cgroup.subtree_control"), format!("+{controller}"));
+            }
+        } else if cgroup.with_file_name("cpuset.cpus").exists() {
+            // A new cpuset is empty, and no process can enter it.
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                fs::write(cgroup.join(file), fs::read(cgroup.with_file_name(file))?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn remove_cgroup() -> Result<()> {
+    for cgroup in cgroups()? {
+        if cgroup.exists() {
+            let find = [cgroup.as_os_str(), "-depth".as_ref(), "-type".as_ref(), "d".as_ref(), "-delete".as_ref()];
+            until("remove the pods' cgroups", Duration::from_secs(10), async || {
+                Ok(match output(&mut command("find", find)).await {
+                    Ok(_) => Seen::Yes(()),
+                    Err(error) => Seen::not_yet(error.to_string()),
+                })
+            })
+            .await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! Long-running processes that outlive this program: each is recorded by process id and start time, and only recorded ones
+//! are ever ended.
+
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use serde::{Deserialize, Serialize};
+
+use crate::wait::{Seen, until};
+
+/// The processes of one folder: records in `processes/`, output in `logs/`.
+#[derive(Debug, Clone)]
+pub struct Processes {
+    dir: PathBuf,
+}
+
+/// A process, told apart from a later one with the same id by its start time (clock ticks since boot).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    pid: i32,
+    started: u64,
+}
+
+impl Processes {
+    /// Opens the folder, making it if need be.
+    pub fn open(dir: &Path) -> Result<Self> {
+        for sub in ["processes", "logs"] {
+            fs::create_dir_all(dir.join(sub)).with_context(|| format!("make {}", dir.join(sub).display()))?;
+        }
+        Ok(Self { dir: dir.to_owned() })
+    }
+
+    /// Starts a process in a process group of its own, its output appended to `logs/NAME.log`; one that runs already is left alone.
+    pub fn start(&self, name: &str, command: &mut Command) -> Result<()> {
+        if self.is_alive(name) {
+            return Ok(());
+        }
+        let log = fs::File::options().create(true).append(true).open(self.log(name))?;
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("start {}", command.get_program().display()))?;
+        let pid = i32::try_from(child.id())?;
+        let record = Record { pid, started: stat(pid).context("it ended at once")?.started };
+        fs::write(self.record(name), serde_json::to_vec(&record)?)?;
+        // Without a parent that waits, an ended child would stay as a zombie.
+        std::thread::spawn(move || child.wait());
+        Ok(())
+    }
+
+    /// The process id, while it runs.
+    pub fn pid(&self, name: &str) -> Option<i32> {
+        let record: Record = serde_json::from_slice(&fs::read(self.record(name)).ok()?).ok()?;
+        let now = stat(record.pid)?;
+        (now.started == record.started && !now.zombie).then_some(record.pid)
+    }
+
+    /// Whether it runs.
+    pub fn is_alive(&self, name: &str) -> bool {
+        self.pid(name).is_some()
+    }
+
+    /// Fails with the end of its log when it does not run.
+    pub fn check(&self, name: &str) -> Result<()> {
+        if self.is_alive(name) {
+            return Ok(());
+        }
+        let log = self.log(name);
+        let text = fs::read(&log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        bail!("{name} ended; the end of {}:\n{}", log.display(), lines[lines.len().saturating_sub(15)..].join("\n"))
+    }
+
+    /// Sends a signal, when it runs.
+    pub fn signal(&self, name: &str, signal: Signal) -> Result<()> {
+        if let Some(pid) = self.pid(name).and_then(Pid::from_raw) {
+            kill_process(pid, signal).with_context(|| format!("send a signal to {name}"))?;
+        }
+        Ok(())
+    }
+
+    /// Ends it: SIGTERM, and SIGKILL when it has not gone within some seconds.
+    pub async fn stop(&self, name: &str) -> Result<()> {
+        self.signal(name, Signal::TERM)?;
+        if self.gone(name, Duration::from_secs(5)).await.is_err() {
+            return self.kill(name).await;
+        }
+        self.forget(name)
+    }
+
+    /// Ends it with SIGKILL.
+    pub async fn kill(&self, name: &str) -> Result<()> {
+        self.signal(name, Signal::KILL)?;
+        self.gone(name, Duration::from_secs(10)).await?;
+        self.forget(name)
+    }
+
+    fn forget(&self, name: &str) -> Result<()> {
+        match fs::remove_file(self.record(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The names of all processes that are recorded, running or not.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(self.dir.join("processes"))? {
+            if let Some(name) = entry?.file_name().to_str().and_then(|file| file.strip_suffix(".json")) {
+                names.push(name.to_owned());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Ends all of them, side by side.
+    pub async fn stop_all(&self) -> Result<()> {
+        let names = self.names()?;
+        futures::future::try_join_all(names.iter().map(|name| self.stop(name))).await?;
+        Ok(())
+    }
+
+    /// Where its output goes.
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.dir.join("logs").join(format!("{name}.log"))
+    }
+
+    fn record(&self, name: &str) -> PathBuf {
+        self.dir.join("processes").join(format!("{name}.json"))
+    }
+
+    async fn gone(&self, name: &str, limit: Duration) -> Result<()> {
+        until(&format!("{name} ends"), limit, async || {
+            Ok(if self.is_alive(name) { Seen::not_yet("it runs") } else { Seen::Yes(()) })
+        })
+        .await
+    }
+}
+
+struct Stat {
+    started: u64,
+    zombie: bool,
+}
+
+/// From `/proc/PID/stat`: the fields after the program's name, which may itself hold blanks and parentheses.
+fn stat(pid: i32) -> Option<Stat> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = text.rsplit_once(") ")?;
+    let fields: Vec<&str> = rest.split(' ').collect();
+    Some(Stat { zombie: *fields.first()? == "Z", started: fields.get(19)?.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_the_recorded_process_is_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let processes = Processes::open(dir.path()).unwrap();
+        processes.start("sleeper", Command::new("sleep").arg("1000")).unwrap();
+        let pid = processes.pid("sleeper").unwrap();
+
+        // The same id with another start time is somebody else's process.
+        let forged = Record { pid, started: 1 };
+        let honest = fs::read(processes.record("sleeper")).unwrap();
+        fs::write(processes.record("sleeper"), serde_json::to_vec(&forged).unwrap()).unwrap();
+        processes.stop("sleeper").await.unwrap();
+        assert!(stat(pid).is_some_and(|now| !now.zombie));
+
+        fs::write(processes.record("sleeper"), honest).unwrap();
+        processes.stop("sleeper").await.unwrap();
+        assert!(stat(pid).is_none_or(|now| now.zombie));
+        assert!(!processes.is_alive("sleeper"));
+    }
+}

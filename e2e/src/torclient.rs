@@ -1,0 +1,116 @@
+//! A real Tor client, and fetches through it.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::process::Processes;
+use crate::tornet::Tor;
+
+/// A tor that is a client and nothing else.
+#[derive(Debug)]
+pub struct TorClient {
+    tor: Tor,
+    socks: String,
+}
+
+impl TorClient {
+    /// Starts a client of the network that `torrc_lines` tell of, with fresh state, and waits until it has bootstrapped.
+    /// `port` is its SOCKS port; None: any.
+    pub async fn fresh(
+        processes: &Processes,
+        name: &str,
+        dir: &Path,
+        torrc_lines: &str,
+        port: Option<u16>,
+    ) -> Result<Self> {
+        let tor = Tor::open(processes, name, dir);
+        tor.remove().await?;
+        let port = port.map_or("auto".to_owned(), |port| port.to_string());
+        tor.start(Command::new("tor"), &format!("{torrc_lines}SocksPort 127.0.0.1:{port}\n"))?;
+        tor.wait_bootstrapped().await?;
+        let socks = tor.socks_address()?;
+        Ok(Self { tor, socks })
+    }
+
+    /// The client's process: its control socket answers HSFETCH.
+    pub fn tor(&self) -> &Tor {
+        &self.tor
+    }
+
+    /// Its SOCKS address.
+    pub fn socks(&self) -> &str {
+        &self.socks
+    }
+
+    /// `GET /` at port 80 of an onion address. Fetches with different `isolation` share no circuit, so each picks an introduction
+    /// point for itself.
+    pub async fn fetch(&self, onion: &str, isolation: &str) -> Result<String> {
+        const LIMIT: Duration = Duration::from_secs(60);
+        let fetch = async {
+            let mut stream = TcpStream::connect(&self.socks).await?;
+            socks5(&mut stream, onion, 80, isolation).await?;
+            get(&mut stream, onion, "/").await
+        };
+        timeout(LIMIT, fetch).await.with_context(|| format!("no answer within {} s", LIMIT.as_secs()))?
+    }
+
+    /// Ends it and removes its state.
+    pub async fn remove(self) -> Result<()> {
+        self.tor.remove().await
+    }
+}
+
+/// SOCKS 5 (RFC 1928) with a user name (RFC 1929), which tor isolates streams by.
+async fn socks5(stream: &mut TcpStream, host: &str, port: u16, user: &str) -> Result<()> {
+    let one_byte_long = |text: &str| -> Result<Vec<u8>> {
+        let mut bytes = vec![u8::try_from(text.len()).context("at most 255 bytes")?];
+        bytes.extend(text.as_bytes());
+        Ok(bytes)
+    };
+    stream.write_all(&[5, 1, 2]).await?;
+    ensure!(read_array(stream).await? == [5, 2], "the SOCKS port takes no user names");
+    stream.write_all(&[&[1], &*one_byte_long(user)?, &*one_byte_long("x")?].concat()).await?;
+    ensure!(read_array(stream).await? == [1, 0], "the SOCKS port refused the user name");
+    stream.write_all(&[&[5, 1, 0, 3], &*one_byte_long(host)?, &port.to_be_bytes()].concat()).await?;
+    let [_, code, _, kind]: [u8; 4] = read_array(stream).await?;
+    match code {
+        0 => {}
+        1..=8 => bail!("SOCKS error {code}"),
+        0xf0 => bail!("the onion service's descriptor was not found"),
+        0xf2 => bail!("introduction failed"),
+        0xf3 => bail!("rendezvous failed"),
+        0xf6 => bail!("not a valid onion address"),
+        0xf7 => bail!("introduction timed out"),
+        other => bail!("SOCKS error {other:#x}"),
+    }
+    match kind {
+        1 => drop::<[u8; 6]>(read_array(stream).await?),
+        4 => drop::<[u8; 18]>(read_array(stream).await?),
+        other => bail!("the SOCKS port answered with an address of type {other}"),
+    }
+    Ok(())
+}
+
+async fn read_array<const N: usize>(stream: &mut TcpStream) -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    stream.read_exact(&mut bytes).await?;
+    Ok(bytes)
+}
+
+/// The body of an HTTP/1.0 answer with status 200.
+pub async fn get(stream: &mut TcpStream, host: &str, path: &str) -> Result<String> {
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n").as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").with_context(|| format!("not an HTTP answer: {answer:?}"))?;
+    let status = head.lines().next().unwrap_or_default();
+    ensure!(status.split(' ').nth(1) == Some("200"), "the web server answered {status:?}");
+    Ok(body.to_owned())
+}

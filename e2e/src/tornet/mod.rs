@@ -1,0 +1,184 @@
+//! A private Tor network: directory authorities and relays on one address, with a consensus every 20 seconds.
+
+mod tor;
+pub mod torrc;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use futures::future::try_join_all;
+use tokio::time::{Instant, sleep};
+
+pub use self::tor::{Tor, make_private_dir};
+use self::torrc::Role;
+use crate::command::{command, output, output_with_input};
+use crate::node::{BRIDGE_ADDRESS, Node, remove_dir};
+use crate::process::Processes;
+use crate::wait::Seen;
+
+/// Relays of a network, beside its three authorities (which are relays too).
+pub const RELAYS: u16 = 8;
+/// Where its ports begin.
+pub const BASE_PORT: u16 = 15_000;
+
+/// Where a network runs.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// On this machine's loopback address.
+    Loopback,
+    /// On the node's bridge: in reach of its pods, and of this machine.
+    Node(Node),
+}
+
+/// A private Tor network.
+#[derive(Debug, Clone)]
+pub struct TorNetwork {
+    dir: PathBuf,
+    place: Place,
+    nodes: Vec<torrc::Node>,
+    processes: Processes,
+}
+
+impl TorNetwork {
+    /// The network with its files in `dir`, up or not.
+    pub fn open(dir: &Path, place: Place, processes: &Processes) -> Self {
+        let nodes = torrc::nodes(BASE_PORT, RELAYS);
+        Self { dir: dir.to_owned(), place, nodes, processes: processes.clone() }
+    }
+
+    /// Starts what does not run, and waits until every tor has bootstrapped. A second call after [`Self::down`] keeps the keys.
+    pub async fn up(&self) -> Result<()> {
+        let authorities = self.authorities().await?;
+        let common = torrc::network(&authorities);
+        for node in &self.nodes {
+            let configuration = common.clone() + &torrc::node(node, self.address());
+            self.tor(node).start(self.program()?, &configuration)?;
+        }
+        self.wait_bootstrapped().await
+    }
+
+    /// Ends every tor of it and removes its files.
+    pub async fn down(&self) -> Result<()> {
+        try_join_all(self.nodes.iter().map(async |node| self.tor(node).stop().await)).await?;
+        remove_dir(&self.dir).await
+    }
+
+    /// The torrc lines by which any other tor uses this network.
+    pub fn torrc_lines(&self) -> Result<String> {
+        let file = self.authorities_file();
+        let text = fs::read_to_string(&file).context("the Tor network is not up: run `e2e up`")?;
+        Ok(torrc::network(&serde_json::from_str::<Vec<String>>(&text)?))
+    }
+
+    /// The relays, authorities included, that run and that do not.
+    pub fn status(&self) -> (usize, usize) {
+        let up = self.nodes.iter().filter(|node| matches!(self.tor(node).bootstrapped(), Ok(Seen::Yes(())))).count();
+        (up, self.nodes.len() - up)
+    }
+
+    /// The tor of the relay with this number.
+    pub fn relay(&self, number: u16) -> Option<Tor> {
+        let name = format!("relay{number}");
+        self.nodes.iter().find(|node| node.name == name).map(|node| self.tor(node))
+    }
+
+    fn address(&self) -> &'static str {
+        match self.place {
+            Place::Loopback => "127.0.0.1",
+            Place::Node(_) => BRIDGE_ADDRESS,
+        }
+    }
+
+    fn program(&self) -> Result<Command> {
+        match &self.place {
+            Place::Loopback => Ok(Command::new("tor")),
+            Place::Node(node) => node.on_network("tor"),
+        }
+    }
+
+    fn tor(&self, node: &torrc::Node) -> Tor {
+        Tor::open(&self.processes, &format!("tor-{}", node.name), &self.dir.join(&node.name))
+    }
+
+    fn authorities_file(&self) -> PathBuf {
+        self.dir.join("authorities.json")
+    }
+
+    /// The `DirAuthority` lines; makes the authorities' keys when there are none.
+    async fn authorities(&self) -> Result<Vec<String>> {
+        let file = self.authorities_file();
+        if let Ok(text) = fs::read(&file) {
+            return Ok(serde_json::from_slice(&text)?);
+        }
+        make_private_dir(&self.dir)?;
+        let authorities = self.nodes.iter().filter(|node| node.role == Role::Authority);
+        let lines = try_join_all(authorities.map(|node| self.authority(node))).await?;
+        fs::write(file, serde_json::to_vec_pretty(&lines)?)?;
+        Ok(lines)
+    }
+
+    async fn authority(&self, node: &torrc::Node) -> Result<String> {
+        let dir = self.dir.join(&node.name);
+        let keys = dir.join("data/keys");
+        make_private_dir(&keys)?;
+        let certificate = keys.join("authority_certificate");
+        let address = format!("{}:{}", self.address(), node.dir_port);
+        let mut generate =
+            command("tor-gencert", ["--create-identity-key", "--passphrase-fd", "0", "-m", "12", "-a", &address]);
+        generate.arg("-i").arg(keys.join("authority_identity_key"));
+        generate.arg("-s").arg(keys.join("authority_signing_key"));
+        generate.arg("-c").arg(&certificate);
+        output_with_input(&mut generate, "no secret\n").await?;
+        let text = fs::read_to_string(&certificate)?;
+        let identity =
+            text.lines().find_map(|line| line.strip_prefix("fingerprint ")).context("a certificate names its key")?;
+
+        let fingerprint = self.fingerprint(node, &dir).await?;
+        Ok(format!(
+            "DirAuthority {} orport={} no-v2 v3ident={identity} {address} {fingerprint}",
+            node.name, node.or_port
+        ))
+    }
+
+    /// Makes the relay's keys.
+    async fn fingerprint(&self, node: &torrc::Node, dir: &Path) -> Result<String> {
+        let empty = dir.join("empty");
+        fs::write(&empty, "")?;
+        let mut list = command("tor", ["--list-fingerprint", "--hush", "--SocksPort", "0", "--Nickname", &node.name]);
+        list.arg("-f").arg(&empty).arg("--defaults-torrc").arg(&empty).arg("--DataDirectory").arg(dir.join("data"));
+        list.args(["--Address", self.address(), "--ORPort", &format!("{}:{}", self.address(), node.or_port)]);
+        // Else it would count as a relay of the public network, which checks its address.
+        list.args(["--DirAuthority", "x 127.0.0.1:1 ffffffffffffffffffffffffffffffffffffffff"]);
+        let said = output(&mut list).await?;
+        let fingerprint =
+            said.lines().last().and_then(|line| line.split_once(' ')).map(|(_, hex)| hex.replace(' ', ""));
+        fingerprint.filter(|hex| hex.len() == 40).with_context(|| format!("tor --list-fingerprint said {said:?}"))
+    }
+
+    /// A relay that was refused the first consensus pauses for minutes; a reload ends the pause.
+    async fn wait_bootstrapped(&self) -> Result<()> {
+        const RELOAD_EVERY: Duration = Duration::from_secs(5);
+        let start = Instant::now();
+        let mut reloaded = start;
+        loop {
+            let mut late = Vec::new();
+            for node in &self.nodes {
+                if let Seen::NotYet(why) = self.tor(node).bootstrapped()? {
+                    late.push((node, why));
+                }
+            }
+            let Some((_, why)) = late.first() else { return Ok(()) };
+            anyhow::ensure!(start.elapsed() < Duration::from_secs(180), "the Tor network does not bootstrap: {why}");
+            if late.len() < self.nodes.len() && reloaded.elapsed() >= RELOAD_EVERY {
+                reloaded = Instant::now();
+                for (node, _) in &late {
+                    self.tor(node).reload()?;
+                }
+            }
+            sleep(Duration::from_millis(300)).await;
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! One tor process on this machine, with a folder of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use rustix::process::Signal;
+
+use super::torrc;
+use crate::node::remove_dir;
+use crate::process::Processes;
+use crate::wait::{Seen, until};
+
+/// A tor; `name` is unique among the processes.
+#[derive(Debug, Clone)]
+pub struct Tor {
+    name: String,
+    dir: PathBuf,
+    processes: Processes,
+}
+
+impl Tor {
+    /// The tor of this name, with its files in `dir`, running or not.
+    pub fn open(processes: &Processes, name: &str, dir: &Path) -> Self {
+        Self { name: name.to_owned(), dir: dir.to_owned(), processes: processes.clone() }
+    }
+
+    /// Its folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its control socket.
+    pub fn control_socket(&self) -> PathBuf {
+        self.dir.join("control")
+    }
+
+    /// Its authentication cookie.
+    pub fn cookie(&self) -> PathBuf {
+        self.dir.join("cookie")
+    }
+
+    /// Starts it, unless it runs. `program` is `tor`, or a command that ends in it.
+    pub fn start(&self, program: Command, configuration: &str) -> Result<()> {
+        if self.processes.is_alive(&self.name) {
+            return Ok(());
+        }
+        make_private_dir(&self.dir)?;
+        let torrc = self.dir.join("torrc");
+        // tor refuses /dev/null as a configuration file.
+        let empty = self.dir.join("empty");
+        fs::write(&empty, "")?;
+        fs::write(&torrc, torrc::local(&self.dir) + configuration)?;
+        // The log tells what this run of it has reached.
+        if let Err(error) = fs::remove_file(self.log())
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(error.into());
+        }
+        let mut program = program;
+        program.arg("-f").arg(&torrc).arg("--defaults-torrc").arg(&empty);
+        self.processes.start(&self.name, &mut program)
+    }
+
+    /// Whether it has reached 100 %; if not, its last words.
+    pub fn bootstrapped(&self) -> Result<Seen<()>> {
+        self.processes.check(&self.name)?;
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
+        if log.contains("Bootstrapped 100%") {
+            return Ok(Seen::Yes(()));
+        }
+        let last =
+            log.lines().rfind(|line| line.contains("Bootstrapped ")).or(log.lines().last()).unwrap_or("no log yet");
+        Ok(Seen::not_yet(format!("{}: {last}", self.name)))
+    }
+
+    /// Waits until it has.
+    pub async fn wait_bootstrapped(&self) -> Result<()> {
+        until(&format!("{} bootstraps", self.name), Duration::from_secs(120), async || self.bootstrapped()).await
+    }
+
+    /// The address of its SOCKS port, which it may have chosen itself.
+    pub fn socks_address(&self) -> Result<String> {
+        let log = fs::read_to_string(self.log())?;
+        let line = log.lines().rfind(|line| line.contains("Opened Socks listener connection"));
+        let address = line.and_then(|line| line.rsplit(' ').next());
+        Ok(address.with_context(|| format!("{} has no SOCKS port", self.name))?.to_owned())
+    }
+
+    /// Reads its configuration again, which also ends the pauses between failed downloads.
+    pub fn reload(&self) -> Result<()> {
+        self.processes.signal(&self.name, Signal::HUP)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.processes.signal(&self.name, signal)
+    }
+
+    /// Ends it; its files stay.
+    pub async fn stop(&self) -> Result<()> {
+        self.processes.stop(&self.name).await
+    }
+
+    /// Ends it and removes its files.
+    pub async fn remove(&self) -> Result<()> {
+        self.stop().await?;
+        remove_dir(&self.dir).await
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.join("notice.log")
+    }
+}
+
+/// tor wants its folders closed to others.
+pub fn make_private_dir(dir: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| format!("make {}", dir.display()))
+}
