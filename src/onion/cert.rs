@@ -1,1 +1,269 @@
-//! Ed25519 certificates (cert-spec).
+//! Ed25519 certificates (cert-spec, section 2.1): one key signed by another, until a time.
+
+use std::time::{Duration, SystemTime};
+
+use ed25519_dalek::{Signature, VerifyingKey};
+
+/// The tag of a certificate in a document.
+pub(super) const OBJECT_TAG: &str = "ED25519 CERT";
+
+const VERSION: u8 = 1;
+const KEY_TYPE_ED25519: u8 = 1;
+const EXTENSION_SIGNED_WITH_KEY: u8 = 4;
+const EXTENSION_FLAG_AFFECTS_VALIDATION: u8 = 1;
+const SECONDS_PER_HOUR: u64 = 3600;
+
+/// What a certificate is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum CertType {
+    /// A descriptor signing key, signed by the blinded key.
+    DescriptorSigningKey = 0x08,
+    /// An introduction point's authentication key, signed by the descriptor signing key.
+    IntroAuthKey = 0x09,
+    /// The ed25519 equivalent of an introduction point's encryption key, signed by the descriptor signing key.
+    IntroEncKey = 0x0b,
+}
+
+/// A parsed certificate that nobody has checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UncheckedCert {
+    cert_type: u8,
+    expiration_hours: u32,
+    key_type: u8,
+    certified_key: [u8; 32],
+    signed_with: Option<[u8; 32]>,
+    signed: Vec<u8>,
+    signature: Signature,
+}
+
+/// What a checked certificate says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Certified {
+    /// The certified ed25519 key.
+    pub key: [u8; 32],
+    /// Until when.
+    pub expires: SystemTime,
+}
+
+/// Why a certificate is not accepted.
+#[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
+pub enum CertError {
+    /// Not the form of a version 1 certificate, or it has an unknown extension that must not be ignored.
+    #[error("malformed certificate")]
+    Form,
+    /// It is for something else.
+    #[error("certificate of type {0:#04x}, not the expected one")]
+    Type(u8),
+    /// It certifies no ed25519 key.
+    #[error("certificate for a key of type {0:#04x}, not an ed25519 key")]
+    KeyType(u8),
+    /// Another key signed it, or it does not tell which one did.
+    #[error("certificate by another key than the expected one")]
+    SigningKey,
+    /// The signature is wrong.
+    #[error("certificate with a wrong signature")]
+    Signature,
+    /// Its time is over.
+    #[error("expired certificate")]
+    Expired,
+}
+
+impl UncheckedCert {
+    /// ```text
+    /// VERSION[1] CERT_TYPE[1] EXPIRATION_DATE[4] CERT_KEY_TYPE[1] CERTIFIED_KEY[32]
+    /// N_EXTENSIONS[1] { ExtLength[2] ExtType[1] ExtFlags[1] ExtData[ExtLength] } SIGNATURE[64]
+    /// ```
+    pub fn parse(bytes: &[u8]) -> Result<Self, CertError> {
+        Self::parse_fields(bytes).ok_or(CertError::Form)
+    }
+
+    fn parse_fields(bytes: &[u8]) -> Option<Self> {
+        let (signed, signature) = bytes.split_last_chunk::<64>()?;
+        let ([version, cert_type], rest) = signed.split_first_chunk()?;
+        let (expiration, rest) = rest.split_first_chunk()?;
+        let ([key_type], rest) = rest.split_first_chunk()?;
+        let (certified_key, rest) = rest.split_first_chunk()?;
+        let ([extensions], rest) = rest.split_first_chunk()?;
+        let signed_with = parse_extensions(*extensions, rest).ok()?;
+        (*version == VERSION).then(|| Self {
+            cert_type: *cert_type,
+            expiration_hours: u32::from_be_bytes(*expiration),
+            key_type: *key_type,
+            certified_key: *certified_key,
+            signed_with,
+            signed: signed.to_vec(),
+            signature: Signature::from_bytes(signature),
+        })
+    }
+
+    /// The key that it claims to be signed with, if it names one.
+    pub fn signed_with(&self) -> Option<&[u8; 32]> {
+        self.signed_with.as_ref()
+    }
+
+    /// Checks type, signing key (which it must name), signature and time.
+    pub fn check(&self, cert_type: CertType, signing_key: &[u8; 32], now: SystemTime) -> Result<Certified, CertError> {
+        if self.cert_type != cert_type as u8 {
+            return Err(CertError::Type(self.cert_type));
+        }
+        if self.key_type != KEY_TYPE_ED25519 {
+            return Err(CertError::KeyType(self.key_type));
+        }
+        if self.signed_with.as_ref() != Some(signing_key) {
+            return Err(CertError::SigningKey);
+        }
+        VerifyingKey::from_bytes(signing_key)
+            .and_then(|key| key.verify_strict(&self.signed, &self.signature))
+            .map_err(|_| CertError::Signature)?;
+        let lifetime = Duration::from_secs(u64::from(self.expiration_hours) * SECONDS_PER_HOUR);
+        let expires = SystemTime::UNIX_EPOCH.checked_add(lifetime).ok_or(CertError::Form)?;
+        if now > expires { Err(CertError::Expired) } else { Ok(Certified { key: self.certified_key, expires }) }
+    }
+}
+
+/// The key of the signed-with-ed25519-key extension, if it is there.
+fn parse_extensions(count: u8, mut rest: &[u8]) -> Result<Option<[u8; 32]>, CertError> {
+    let mut signed_with = None;
+    for _ in 0..count {
+        let (length, after) = rest.split_first_chunk().ok_or(CertError::Form)?;
+        let ([kind, flags], after) = after.split_first_chunk().ok_or(CertError::Form)?;
+        let (data, after) = after.split_at_checked(usize::from(u16::from_be_bytes(*length))).ok_or(CertError::Form)?;
+        rest = after;
+        match *kind {
+            EXTENSION_SIGNED_WITH_KEY if signed_with.is_none() => {
+                signed_with = Some(data.try_into().map_err(|_| CertError::Form)?);
+            }
+            EXTENSION_SIGNED_WITH_KEY => return Err(CertError::Form),
+            _ if flags & EXTENSION_FLAG_AFFECTS_VALIDATION != 0 => return Err(CertError::Form),
+            _ => {}
+        }
+    }
+    if rest.is_empty() { Ok(signed_with) } else { Err(CertError::Form) }
+}
+
+/// A certificate as C tor writes it: valid for at least `lifetime` after `from`, rounded up to the next full hour, with the
+/// signed-with-ed25519-key extension. `sign` signs with `signing_key`.
+pub(super) fn encode(
+    cert_type: CertType,
+    certified_key: &[u8; 32],
+    (from, lifetime): (SystemTime, Duration),
+    signing_key: &[u8; 32],
+    sign: impl FnOnce(&[u8]) -> Signature,
+) -> Vec<u8> {
+    let since_epoch = from.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let hours = since_epoch.saturating_add(lifetime).as_secs().div_ceil(SECONDS_PER_HOUR);
+    let mut cert = vec![VERSION, cert_type as u8];
+    cert.extend(u32::try_from(hours).unwrap_or(u32::MAX).to_be_bytes());
+    cert.push(KEY_TYPE_ED25519);
+    cert.extend(certified_key);
+    // One extension, of 32 bytes, without flags.
+    cert.extend([1, 0, 32, EXTENSION_SIGNED_WITH_KEY, 0]);
+    cert.extend(signing_key);
+    let signature = sign(&cert);
+    cert.extend(signature.to_bytes());
+    cert
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::{Signer, SigningKey};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn signer() -> SigningKey {
+        SigningKey::from_bytes(&[9; 32])
+    }
+
+    fn make(from: SystemTime, lifetime: Duration) -> Vec<u8> {
+        let signer = signer();
+        encode(CertType::IntroAuthKey, &[5; 32], (from, lifetime), signer.verifying_key().as_bytes(), |m| {
+            signer.sign(m)
+        })
+    }
+
+    /// Signs `body` (all before the signature) and parses it.
+    fn parse_signed(body: &[u8]) -> Result<UncheckedCert, CertError> {
+        UncheckedCert::parse(&[body, &signer().sign(body).to_bytes()].concat())
+    }
+
+    #[test]
+    fn round_trips_and_rounds_up_to_the_hour() {
+        let key = signer().verifying_key().to_bytes();
+        for (from, lifetime, expires) in [(7200, DAY, 2 + 24), (7201, DAY, 3 + 24), (10_799, DAY, 3 + 24)] {
+            let cert = UncheckedCert::parse(&make(at(from), lifetime)).unwrap();
+            assert_eq!(cert.signed_with(), Some(&key));
+            let expires = at(expires * 3600);
+            let certified = Certified { key: [5; 32], expires };
+            assert_eq!(cert.check(CertType::IntroAuthKey, &key, at(from)), Ok(certified));
+            assert_eq!(cert.check(CertType::IntroAuthKey, &key, expires), Ok(certified));
+            let late = expires + Duration::from_secs(1);
+            assert_eq!(cert.check(CertType::IntroAuthKey, &key, late), Err(CertError::Expired));
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_not_as_expected() {
+        let key = signer().verifying_key().to_bytes();
+        let bytes = make(at(0), DAY);
+        let cert = UncheckedCert::parse(&bytes).unwrap();
+        assert_eq!(cert.check(CertType::IntroEncKey, &key, at(0)), Err(CertError::Type(9)));
+        let other = SigningKey::from_bytes(&[1; 32]).verifying_key().to_bytes();
+        assert_eq!(cert.check(CertType::IntroAuthKey, &other, at(0)), Err(CertError::SigningKey));
+
+        let body = &bytes[..bytes.len() - 64];
+        let with = |index: usize, byte: u8| {
+            let mut body = body.to_vec();
+            body[index] = byte;
+            parse_signed(&body).and_then(|cert| cert.check(CertType::IntroAuthKey, &key, at(0)).map(|_| ()))
+        };
+        assert_eq!(with(0, 1), Ok(()));
+        assert_eq!(with(0, 2), Err(CertError::Form));
+        assert_eq!(with(6, 3), Err(CertError::KeyType(3)));
+        // Extension type 5: unknown, so the signing key is not named; with the flag it must not be ignored either.
+        assert_eq!(with(42, 5), Err(CertError::SigningKey));
+        assert_eq!(with(43, 1), Ok(()));
+        let mut flagged = body.to_vec();
+        (flagged[42], flagged[43]) = (5, 1);
+        assert_eq!(parse_signed(&flagged), Err(CertError::Form));
+    }
+
+    #[test]
+    fn refuses_malformed_extensions() {
+        let bytes = make(at(0), DAY);
+        let body = &bytes[..bytes.len() - 64];
+        let extension = &body[40..];
+        let twice = [&body[..39], &[2], extension, extension].concat();
+        let longer = [body, &[0]].concat();
+        let missing = [&body[..39], &[2], extension].concat();
+        for body in [twice.as_slice(), &longer, &missing, &body[..body.len() - 1], &[]] {
+            assert_eq!(parse_signed(body), Err(CertError::Form));
+        }
+        let none = parse_signed(&[&body[..39], &[0]].concat()).unwrap();
+        assert_eq!(none.signed_with(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_change_is_noticed(index in 0_usize..140, change in 1_u8..) {
+            let mut bytes = make(at(0), DAY);
+            prop_assert_eq!(bytes.len(), 140);
+            bytes[index] ^= change;
+            let checked = UncheckedCert::parse(&bytes)
+                .and_then(|cert| cert.check(CertType::IntroAuthKey, signer().verifying_key().as_bytes(), at(0)));
+            prop_assert!(checked.is_err());
+        }
+
+        #[test]
+        fn never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = UncheckedCert::parse(&bytes);
+        }
+    }
+}

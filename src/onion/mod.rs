@@ -6,12 +6,13 @@ pub mod address;
 pub mod blind;
 pub mod cert;
 pub mod descriptor;
+pub mod document;
 pub mod key;
 pub mod ope;
 pub mod time_period;
 
 pub use address::OnionAddress;
 pub use blind::{BlindedKeypair, BlindedPublicKey};
-pub use descriptor::{Descriptor, IntroductionPoint, ServiceContent, UncheckedDescriptor};
+pub use descriptor::{Descriptor, DescriptorKeys, IntroductionPoint, ServiceContent, UncheckedDescriptor};
 pub use key::MasterKey;
 pub use time_period::TimePeriod;

@@ -1,0 +1,108 @@
+//! Encryption of a descriptor's layers (rend-spec-v3, section 2.5.3).
+
+use aes::Aes256;
+use ctr::Ctr128BE;
+use ctr::cipher::{KeyIvInit, StreamCipher};
+use sha3::{Digest, Sha3_256};
+use shake::Shake256;
+use shake::digest::{ExtendableOutput, Update, XofReader};
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::onion::BlindedPublicKey;
+use crate::onion::blind::Subcredential;
+
+pub(super) const SALT_LEN: usize = 16;
+const MAC_LEN: usize = 32;
+
+/// Which layer, so that one can never stand for the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layer {
+    /// Layer 1, in the outer layer's `superencrypted`.
+    One,
+    /// Layer 2, in layer 1's `encrypted`.
+    Two,
+}
+
+/// What the keys of both layers are made of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LayerSecret {
+    pub blinded: BlindedPublicKey,
+    pub subcredential: Subcredential,
+    pub revision_counter: u64,
+}
+
+/// The keys of one layer under one salt.
+#[derive(Zeroize, ZeroizeOnDrop)]
+struct LayerKeys {
+    secret_key: [u8; 32],
+    secret_iv: [u8; 16],
+    mac_key: [u8; 32],
+}
+
+impl LayerSecret {
+    /// `SALT | ENCRYPTED | MAC`
+    pub(super) fn encrypt(&self, layer: Layer, plaintext: &[u8], salt: [u8; SALT_LEN]) -> Vec<u8> {
+        let keys = self.keys(layer, &salt);
+        let mut encrypted = plaintext.to_vec();
+        keys.apply_cipher(&mut encrypted);
+        let mac = keys.mac(&salt, &encrypted);
+        [salt.as_slice(), &encrypted, &mac].concat()
+    }
+
+    /// None if the MAC does not fit.
+    pub(super) fn decrypt(&self, layer: Layer, blob: &[u8]) -> Option<Vec<u8>> {
+        let (salt, rest) = blob.split_first_chunk::<SALT_LEN>()?;
+        let (encrypted, expected_mac) = rest.split_last_chunk::<MAC_LEN>()?;
+        let keys = self.keys(layer, salt);
+        if !bool::from(keys.mac(salt, encrypted).ct_eq(expected_mac)) {
+            return None;
+        }
+        let mut plaintext = encrypted.to_vec();
+        keys.apply_cipher(&mut plaintext);
+        Some(plaintext)
+    }
+
+    /// ```text
+    /// SECRET_DATA = blinded-public-key (without client authorization, in both layers)
+    /// secret_input = SECRET_DATA | N_hs_subcred | INT_8(revision_counter)
+    /// SECRET_KEY | SECRET_IV | MAC_KEY = SHAKE-256(secret_input | SALT | STRING_CONSTANT)
+    /// ```
+    fn keys(&self, layer: Layer, salt: &[u8; SALT_LEN]) -> LayerKeys {
+        let constant: &[u8] = match layer {
+            Layer::One => b"hsdir-superencrypted-data",
+            Layer::Two => b"hsdir-encrypted-data",
+        };
+        let mut stream = Shake256::default()
+            .chain(self.blinded.0)
+            .chain(self.subcredential.0)
+            .chain(self.revision_counter.to_be_bytes())
+            .chain(salt)
+            .chain(constant)
+            .finalize_xof();
+        let mut keys = LayerKeys { secret_key: [0; 32], secret_iv: [0; 16], mac_key: [0; 32] };
+        stream.read(&mut keys.secret_key);
+        stream.read(&mut keys.secret_iv);
+        stream.read(&mut keys.mac_key);
+        keys
+    }
+}
+
+impl LayerKeys {
+    /// AES-256-CTR, both ways.
+    fn apply_cipher(&self, data: &mut [u8]) {
+        Ctr128BE::<Aes256>::new(&self.secret_key.into(), &self.secret_iv.into()).apply_keystream(data);
+    }
+
+    /// `H(INT_8(len(MAC_KEY)) | MAC_KEY | INT_8(len(SALT)) | SALT | ENCRYPTED)`
+    fn mac(&self, salt: &[u8; SALT_LEN], encrypted: &[u8]) -> [u8; MAC_LEN] {
+        <Sha3_256 as Digest>::new()
+            .chain(32_u64.to_be_bytes())
+            .chain(self.mac_key)
+            .chain(16_u64.to_be_bytes())
+            .chain(salt)
+            .chain(encrypted)
+            .finalize()
+            .into()
+    }
+}

@@ -1,0 +1,176 @@
+//! The outer layer (rend-spec-v3, section 2.4): parsing, and checking a whole descriptor.
+
+use std::time::SystemTime;
+
+use data_encoding::BASE64_NOPAD;
+use ed25519_dalek::{Signature, VerifyingKey};
+
+use super::crypto::{Layer, LayerSecret};
+use super::{Descriptor, DescriptorError, MAX_LEN, layer1, layer2, set_once};
+use crate::onion::cert::{self, CertType, UncheckedCert};
+use crate::onion::document::{Item, Items};
+use crate::onion::{BlindedPublicKey, OnionAddress};
+
+pub(super) const HS_DESCRIPTOR: &str = "hs-descriptor";
+pub(super) const LIFETIME: &str = "descriptor-lifetime";
+pub(super) const SIGNING_KEY_CERT: &str = "descriptor-signing-key-cert";
+pub(super) const REVISION_COUNTER: &str = "revision-counter";
+pub(super) const SUPERENCRYPTED: &str = "superencrypted";
+pub(super) const SIGNATURE: &str = "signature";
+/// The tag of encrypted layers.
+pub(super) const MESSAGE_TAG: &str = "MESSAGE";
+/// What the descriptor signing key signs is this, and the descriptor up to its `signature` item.
+pub(super) const SIGNATURE_PREFIX: &[u8] = b"Tor onion service descriptor sig v3";
+
+const VERSION: &str = "3";
+/// Twelve hours: what C tor takes at most.
+const MAX_LIFETIME_MINUTES: u32 = 12 * 60;
+
+/// A descriptor's outer layer, parsed but trusted in nothing.
+#[derive(Debug, Clone)]
+pub struct UncheckedDescriptor {
+    lifetime_minutes: u32,
+    signing_key_cert: UncheckedCert,
+    blinded_key: BlindedPublicKey,
+    revision_counter: u64,
+    superencrypted: Vec<u8>,
+    /// The prefix and all before the `signature` item.
+    signed: Vec<u8>,
+    signature: Signature,
+}
+
+impl UncheckedDescriptor {
+    /// Parses the outer layer; trailing data is an error.
+    pub fn parse(text: &str) -> Result<Self, DescriptorError> {
+        if text.len() >= MAX_LEN {
+            return Err(DescriptorError::TooLong);
+        }
+        let mut items = Items::new(text);
+        match items.next().transpose()? {
+            Some(item) if item.keyword == HS_DESCRIPTOR && item.rest == VERSION => {}
+            Some(item) if item.keyword == HS_DESCRIPTOR => return Err(DescriptorError::Malformed(HS_DESCRIPTOR)),
+            _ => return Err(DescriptorError::Missing(HS_DESCRIPTOR)),
+        }
+        let (mut lifetime, mut cert, mut counter, mut superencrypted) = (None, None, None, None);
+        for item in items {
+            let item = item?;
+            match item.keyword {
+                HS_DESCRIPTOR => return Err(DescriptorError::Repeated(HS_DESCRIPTOR)),
+                LIFETIME => set_once(&mut lifetime, LIFETIME, parse_lifetime(&item))?,
+                SIGNING_KEY_CERT => {
+                    let object = item.object_bytes(cert::OBJECT_TAG);
+                    set_once(&mut cert, SIGNING_KEY_CERT, object)?;
+                }
+                REVISION_COUNTER => set_once(&mut counter, REVISION_COUNTER, decimal(item.rest))?,
+                SUPERENCRYPTED => set_once(&mut superencrypted, SUPERENCRYPTED, item.object_bytes(MESSAGE_TAG))?,
+                SIGNATURE => {
+                    let signing_key_cert =
+                        UncheckedCert::parse(&cert.ok_or(DescriptorError::Missing(SIGNING_KEY_CERT))?)
+                            .map_err(|error| DescriptorError::Certificate(SIGNING_KEY_CERT, error))?;
+                    let blinded_key = signing_key_cert
+                        .signed_with()
+                        .map(|key| BlindedPublicKey(*key))
+                        .ok_or(DescriptorError::Malformed(SIGNING_KEY_CERT))?;
+                    return Ok(Self {
+                        lifetime_minutes: lifetime.ok_or(DescriptorError::Missing(LIFETIME))?,
+                        signing_key_cert,
+                        blinded_key,
+                        revision_counter: counter.ok_or(DescriptorError::Missing(REVISION_COUNTER))?,
+                        superencrypted: superencrypted.ok_or(DescriptorError::Missing(SUPERENCRYPTED))?,
+                        signature: parse_signature(&item, text)?,
+                        signed: signed_part(text.get(..item.start).unwrap_or_default()),
+                    });
+                }
+                _ => {}
+            }
+        }
+        Err(DescriptorError::Missing(SIGNATURE))
+    }
+
+    /// The blinded key it claims to be signed with.
+    pub fn blinded_key(&self) -> BlindedPublicKey {
+        self.blinded_key
+    }
+
+    /// Checks every signature and certificate and opens both encrypted layers (no client authorization).
+    /// `blinded` is the key that the caller expects for this address and period.
+    pub fn check(
+        self,
+        address: &OnionAddress,
+        blinded: &BlindedPublicKey,
+        now: SystemTime,
+    ) -> Result<Descriptor, DescriptorError> {
+        if self.blinded_key != *blinded {
+            return Err(DescriptorError::BlindedKey);
+        }
+        let signing_key = self
+            .signing_key_cert
+            .check(CertType::DescriptorSigningKey, &blinded.0, now)
+            .map_err(|error| DescriptorError::Certificate(SIGNING_KEY_CERT, error))?;
+        VerifyingKey::from_bytes(&signing_key.key)
+            .and_then(|key| key.verify_strict(&self.signed, &self.signature))
+            .map_err(|_| DescriptorError::Signature)?;
+
+        let layer2 = self.open_layers(address)?.1;
+        Ok(Descriptor {
+            blinded_key: *blinded,
+            revision_counter: self.revision_counter,
+            lifetime_minutes: self.lifetime_minutes,
+            expires: signing_key.expires,
+            content: layer2::parse(&layer2, &signing_key.key, now)?,
+        })
+    }
+}
+
+impl UncheckedDescriptor {
+    /// The texts of layers 1 and 2.
+    pub(super) fn open_layers(&self, address: &OnionAddress) -> Result<(String, String), DescriptorError> {
+        let secret = LayerSecret {
+            blinded: self.blinded_key,
+            subcredential: address.subcredential(&self.blinded_key),
+            revision_counter: self.revision_counter,
+        };
+        let layer1 = open(&secret, Layer::One, &self.superencrypted)?;
+        let layer2 = open(&secret, Layer::Two, &layer1::parse(&layer1)?)?;
+        Ok((layer1, layer2))
+    }
+}
+
+/// What the descriptor signing key signs.
+pub(super) fn signed_part(text: &str) -> Vec<u8> {
+    [SIGNATURE_PREFIX, text.as_bytes()].concat()
+}
+
+/// Decrypts a layer; its text may be padded with zeros, and with nothing else.
+fn open(secret: &LayerSecret, layer: Layer, blob: &[u8]) -> Result<String, DescriptorError> {
+    let name = match layer {
+        Layer::One => SUPERENCRYPTED,
+        Layer::Two => layer1::ENCRYPTED,
+    };
+    let mut plaintext = secret.decrypt(layer, blob).ok_or(DescriptorError::Decryption(name))?;
+    let length = plaintext.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    plaintext.truncate(length);
+    let text = String::from_utf8(plaintext).map_err(|_| DescriptorError::Malformed(name))?;
+    if text.contains('\0') { Err(DescriptorError::Malformed(name)) } else { Ok(text) }
+}
+
+fn parse_lifetime(item: &Item<'_>) -> Option<u32> {
+    let minutes = u32::try_from(decimal(item.rest)?).ok()?;
+    (minutes <= MAX_LIFETIME_MINUTES).then_some(minutes)
+}
+
+fn parse_signature(item: &Item<'_>, text: &str) -> Result<Signature, DescriptorError> {
+    if item.object.is_some() || item.end != text.len() {
+        return Err(DescriptorError::Trailing(SIGNATURE));
+    }
+    BASE64_NOPAD
+        .decode(item.rest.as_bytes())
+        .ok()
+        .and_then(|bytes| Signature::from_slice(&bytes).ok())
+        .ok_or(DescriptorError::Malformed(SIGNATURE))
+}
+
+/// A number of decimal digits only (`u64::from_str` takes a leading plus sign).
+fn decimal(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}

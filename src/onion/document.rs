@@ -1,0 +1,225 @@
+//! Tor's documents (dir-spec, section 1.2: the document meta-format): lines of a keyword and arguments, each perhaps
+//! followed by an object in the manner of PEM.
+
+use data_encoding::{BASE64, BASE64_NOPAD};
+
+/// The items of a document, in order. After an error it ends.
+#[derive(Debug, Clone)]
+pub struct Items<'a> {
+    text: &'a str,
+    position: usize,
+}
+
+/// A keyword line and its object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Item<'a> {
+    /// The first word.
+    pub keyword: &'a str,
+    /// All after the keyword and its space, as it is written.
+    pub rest: &'a str,
+    /// The object that follows the line.
+    pub object: Option<Object<'a>>,
+    /// Where the keyword begins in the text, in bytes.
+    pub start: usize,
+    /// Where the item ends (after its last line end), in bytes.
+    pub end: usize,
+}
+
+/// `-----BEGIN tag-----`, base64 lines, `-----END tag-----`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Object<'a> {
+    /// What it is, as in "ED25519 CERT".
+    pub tag: &'a str,
+    /// The base64 text with its line ends.
+    pub body: &'a str,
+}
+
+/// Why a text is no document. Places are byte offsets.
+#[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
+pub enum DocumentError {
+    /// A line does not begin with a keyword.
+    #[error("no keyword at byte {0}")]
+    Keyword(usize),
+    /// An object's begin line is malformed, or its end line is missing.
+    #[error("malformed object at byte {0}")]
+    Object(usize),
+}
+
+impl<'a> Items<'a> {
+    /// Reads `text`; its last line may lack the line end.
+    pub fn new(text: &'a str) -> Self {
+        Self { text, position: 0 }
+    }
+
+    /// The line at the current position, without its line end; None at the end of the text.
+    fn peek_line(&self) -> Option<&'a str> {
+        let rest = self.text.get(self.position..).filter(|rest| !rest.is_empty())?;
+        Some(rest.split_once('\n').map_or(rest, |(line, _)| line))
+    }
+
+    fn skip_line(&mut self, line: &str) {
+        self.position = (self.position + line.len() + 1).min(self.text.len());
+    }
+
+    fn read_item(&mut self, line: &'a str) -> Result<Item<'a>, DocumentError> {
+        let start = self.position;
+        let (keyword, rest) = line.split_once([' ', '\t']).unwrap_or((line, ""));
+        if keyword.is_empty() || keyword.starts_with("-----") {
+            return Err(DocumentError::Keyword(start));
+        }
+        self.skip_line(line);
+        let object = match self.peek_line() {
+            Some(line) if line.starts_with("-----") => Some(self.read_object(line)?),
+            _ => None,
+        };
+        Ok(Item { keyword, rest, object, start, end: self.position })
+    }
+
+    fn read_object(&mut self, begin: &'a str) -> Result<Object<'a>, DocumentError> {
+        let error = DocumentError::Object(self.position);
+        let tag = begin.strip_prefix("-----BEGIN ").and_then(|rest| rest.strip_suffix("-----")).ok_or(error)?;
+        self.skip_line(begin);
+        let body_start = self.position;
+        loop {
+            let line = self.peek_line().ok_or(error)?;
+            let body_end = self.position;
+            self.skip_line(line);
+            if line.starts_with("-----") {
+                let end_tag = line.strip_prefix("-----END ").and_then(|rest| rest.strip_suffix("-----"));
+                let body = self.text.get(body_start..body_end).ok_or(error)?;
+                return if end_tag == Some(tag) { Ok(Object { tag, body }) } else { Err(error) };
+            }
+        }
+    }
+}
+
+impl<'a> Iterator for Items<'a> {
+    type Item = Result<Item<'a>, DocumentError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let line = self.peek_line()?;
+        let item = self.read_item(line);
+        if item.is_err() {
+            self.position = self.text.len();
+        }
+        Some(item)
+    }
+}
+
+impl<'a> Item<'a> {
+    /// The words after the keyword.
+    pub fn arguments(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.rest.split([' ', '\t']).filter(|word| !word.is_empty())
+    }
+
+    /// The object's bytes, if there is one with this tag and its base64 is right.
+    pub fn object_bytes(&self, tag: &str) -> Option<Vec<u8>> {
+        let object = self.object.filter(|object| object.tag == tag)?;
+        let joined: Vec<u8> = object.body.bytes().filter(|byte| *byte != b'\n').collect();
+        BASE64.decode(&joined).ok()
+    }
+}
+
+/// Exactly `N` bytes from base64, padded or not.
+pub fn base64_array<const N: usize>(text: &str) -> Option<[u8; N]> {
+    base64_bytes(text)?.try_into().ok()
+}
+
+/// Bytes from base64 on one line, padded or not.
+pub fn base64_bytes(text: &str) -> Option<Vec<u8>> {
+    BASE64_NOPAD.decode(text.trim_end_matches('=').as_bytes()).ok()
+}
+
+/// Writes an object as tor does: 64 base64 characters to a line, and a line end after the end line.
+pub(super) fn push_object(out: &mut String, tag: &str, bytes: &[u8]) {
+    out.push_str("-----BEGIN ");
+    out.push_str(tag);
+    out.push_str("-----\n");
+    for line in bytes.chunks(48) {
+        BASE64.encode_append(line, out);
+        out.push('\n');
+    }
+    out.push_str("-----END ");
+    out.push_str(tag);
+    out.push_str("-----\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(text: &str) -> Result<Vec<Item<'_>>, DocumentError> {
+        Items::new(text).collect()
+    }
+
+    #[test]
+    fn reads_lines_and_objects() {
+        let text = "first a  b\tc\nsecond\n-----BEGIN A THING-----\nAQID\nBAUG\n-----END A THING-----\nlast x";
+        let items = read(text).unwrap();
+        assert_eq!(items.iter().map(|item| item.keyword).collect::<Vec<_>>(), ["first", "second", "last"]);
+        assert_eq!(items[0].arguments().collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert_eq!(items[0].rest, "a  b\tc");
+        assert_eq!(items[1].arguments().count(), 0);
+        assert_eq!(items[1].object_bytes("A THING"), Some(vec![1, 2, 3, 4, 5, 6]));
+        assert_eq!(items[1].object_bytes("THING"), None);
+        assert_eq!(&text[items[1].start..items[1].end], &text[13..text.len() - 6]);
+        assert_eq!((items[2].end, items[2].object), (text.len(), None));
+        assert_eq!(read(""), Ok(vec![]));
+    }
+
+    #[test]
+    fn refuses_what_is_no_document() {
+        assert_eq!(read("a\n\nb\n"), Err(DocumentError::Keyword(2)));
+        assert_eq!(read(" a\n"), Err(DocumentError::Keyword(0)));
+        assert_eq!(read("-----BEGIN X-----\n-----END X-----\n"), Err(DocumentError::Keyword(0)));
+        for text in [
+            "a\n-----BEGIN X-----\nAQID\n",
+            "a\n-----BEGIN X-----\nAQID\n-----END Y-----\n",
+            "a\n-----BEGIN X-----\nAQID\n-----BEGIN X-----\n-----END X-----\n",
+            "a\n-----BEGIN X\n-----END X-----\n",
+            "a\n-----END X-----\n",
+        ] {
+            assert_eq!(read(text), Err(DocumentError::Object(2)), "{text}");
+        }
+    }
+
+    #[test]
+    fn ends_after_an_error() {
+        let mut items = Items::new("a\n\nb\n");
+        assert!(items.next().unwrap().is_ok());
+        assert!(items.next().unwrap().is_err());
+        assert_eq!(items.next(), None);
+    }
+
+    #[test]
+    fn reads_base64_words() {
+        assert_eq!(base64_array("AQI="), Some([1, 2]));
+        assert_eq!(base64_array("AQI"), Some([1, 2]));
+        assert_eq!(base64_array::<3>("AQI"), None);
+        assert_eq!(base64_bytes("A*I"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn objects_round_trip(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut text = "keyword\n".to_owned();
+            push_object(&mut text, "MESSAGE", &bytes);
+            prop_assert!(text.lines().all(|line| line.len() <= 64));
+            let items = read(&text).unwrap();
+            prop_assert_eq!(items.len(), 1);
+            prop_assert_eq!(items[0].object_bytes("MESSAGE"), Some(bytes));
+            prop_assert_eq!(items[0].end, text.len());
+        }
+
+        #[test]
+        fn never_panics(text in "(a|é|\n| |-----|BEGIN |END |X){0,40}") {
+            for item in Items::new(&text) {
+                let Ok(item) = item else { break };
+                prop_assert!(text.get(item.start..item.end).is_some());
+                let _ = item.object_bytes("X");
+            }
+        }
+    }
+}
