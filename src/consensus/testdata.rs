@@ -45,8 +45,8 @@ pub(super) const MICRODESCRIPTORS: &str = include_str!("testdata/tornet.microdes
 
 macro_rules! captures {
     ($($name:literal),*) => {
-        /// One consensus of each half of a period.
-        pub(super) fn captures() -> [Capture; 2] {
+        /// One consensus of each half of a shared random value's life, and one of the network's first value.
+        pub(super) fn captures() -> [Capture; 3] {
             [$(Capture::new(
                 $name,
                 include_str!(concat!("testdata/", $name, ".consensus")),
@@ -56,7 +56,7 @@ macro_rules! captures {
         }
     };
 }
-captures!("tornet-before-period", "tornet-between-period-and-srv");
+captures!("tornet-before-period", "tornet-between-period-and-srv", "tornet-no-previous-value");
 
 impl Capture {
     pub(super) fn new(name: &str, consensus: &str, microdescriptors: &str, observed: &str) -> Self {

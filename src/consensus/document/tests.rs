@@ -52,7 +52,8 @@ fn tornet_consensuses_are_read() {
     for capture in captures() {
         let document = Document::parse(&capture.consensus).unwrap();
         assert_eq!(document.hsdirs.len(), 17, "{}", capture.name);
-        assert!(document.shared_random_current.is_some());
+        assert!(document.shared_random_current.is_some(), "{}", capture.name);
+        assert_eq!(document.shared_random_previous.is_none(), capture.name == "tornet-no-previous-value");
     }
 }
 

@@ -66,7 +66,7 @@ fn tornet_captures_blind_as_c_tor_did() {
 
 #[test]
 fn clients_fetch_the_current_period_until_the_next_begins() {
-    let [before, between] = captures().map(|capture| parse(&capture));
+    let [before, between, _] = captures().map(|capture| parse(&capture));
     assert_eq!(before.client_period(), before.service_periods()[0]);
     assert_eq!(between.client_period(), between.service_periods()[1]);
     assert_eq!(before.service_periods(), between.service_periods());
@@ -74,7 +74,7 @@ fn clients_fetch_the_current_period_until_the_next_begins() {
 
 #[test]
 fn a_missing_shared_random_value_is_a_disaster_value_of_its_period() {
-    let [capture, _] = captures();
+    let [capture, ..] = captures();
     let without: Vec<_> =
         capture.consensus.split_inclusive('\n').filter(|line| !line.starts_with("shared-rand-")).collect();
     let network = Network::parse(&without.concat(), &capture.microdescriptors, NetworkKind::Testing).unwrap();
@@ -85,7 +85,7 @@ fn a_missing_shared_random_value_is_a_disaster_value_of_its_period() {
 
 #[test]
 fn the_public_network_takes_its_period_from_the_consensus() {
-    let [capture, _] = captures();
+    let [capture, ..] = captures();
     let network = |consensus: &str| Network::parse(consensus, &capture.microdescriptors, NetworkKind::Public).unwrap();
     assert_eq!(network(&capture.consensus).client_period().period.length_minutes, 1440);
     let short = capture.consensus.replacen("\nr ", "\nparams hsdir_interval=60\nr ", 1);
@@ -94,7 +94,7 @@ fn the_public_network_takes_its_period_from_the_consensus() {
 
 #[test]
 fn an_hsdir_without_a_microdescriptor_is_counted_and_left_out() {
-    let [capture, _] = captures();
+    let [capture, ..] = captures();
     let (first, rest) = capture.microdescriptors.split_at(capture.microdescriptors.find("\nonion-key").unwrap() + 1);
     assert!(first.contains("id ed25519"));
     let network = Network::parse(&capture.consensus, rest, NetworkKind::Testing).unwrap();
@@ -114,7 +114,7 @@ fn an_hsdir_without_a_microdescriptor_is_counted_and_left_out() {
 
 #[test]
 fn validity_is_the_consensus_lines() {
-    let [capture, _] = captures();
+    let [capture, ..] = captures();
     let times = parse(&capture).validity().map(|time| jiff::Timestamp::try_from(time).unwrap().to_string());
     for (keyword, time) in ["valid-after", "fresh-until", "valid-until"].into_iter().zip(times) {
         let line = format!("\n{keyword} {}\n", time.replace('T', " ").replace('Z', ""));
@@ -124,7 +124,7 @@ fn validity_is_the_consensus_lines() {
 
 #[test]
 fn times_that_do_not_ascend_are_rejected() {
-    let [capture, _] = captures();
+    let [capture, ..] = captures();
     let valid_until = capture.consensus.lines().find(|line| line.starts_with("valid-until")).unwrap();
     let early = capture.consensus.replacen(valid_until, "valid-until 2000-01-01 00:00:00", 1);
     let network = Network::parse(&early, &capture.microdescriptors, NetworkKind::Testing);
