@@ -12,6 +12,9 @@ mod layer1;
 mod layer2;
 mod link_specifiers;
 mod outer;
+
+#[cfg(test)]
+mod layer_tests;
 #[cfg(test)]
 mod tests;
 

@@ -48,7 +48,7 @@ const TOR_POINTS: [[&str; 5]; 3] = [
 /// Plaintext lengths of layers 1 (without padding) and 2, as stem gives them.
 const TOR_LAYER_LENGTHS: (usize, usize) = (4399, 2264);
 
-fn at(seconds: u64) -> SystemTime {
+pub(super) fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
@@ -89,7 +89,7 @@ fn tor_content() -> ServiceContent {
 }
 
 /// A content with the given number of points, all different.
-fn content(points: u8) -> ServiceContent {
+pub(super) fn content(points: u8) -> ServiceContent {
     let point = |index: u8| {
         let key = SigningKey::from_bytes(&[index; 32]).verifying_key();
         let link_specifiers = [&[2, 0, 6, 127, 0, 0, 1, 0, index, 2, 20][..], &[index; 20]].concat();
@@ -115,7 +115,7 @@ fn check(text: &str) -> Result<Descriptor, DescriptorError> {
     UncheckedDescriptor::parse(text)?.check(&key.address(), &key.blind(TOR_PERIOD).public(), at(TOR_NOW))
 }
 
-fn layers(text: &str) -> (String, String) {
+pub(super) fn layers(text: &str) -> (String, String) {
     UncheckedDescriptor::parse(text).unwrap().open_layers(&tor_key().address()).unwrap()
 }
 
