@@ -4,6 +4,7 @@
 #   images.sh tor            target/images/tor.tar                    localhost/onionbalance-tor:dev
 #   images.sh operator BIN   target/images/onionbalance-operator.tar  localhost/onionbalance-operator:dev, with this program
 #   images.sh sample         target/images/sample.tar                 localhost/onionbalance-sample:dev
+#   images.sh all BIN        the last three
 # Prints the archive's path. deploy/images/ has the same images as Dockerfiles.
 . "$(dirname "$0")/lib.sh"
 
@@ -57,6 +58,12 @@ pause() {
     image "$1" localhost/pause:1 65532:65532 /pause "$work/pause" /pause
 }
 
+# busybox' web server calls cgi-bin/index.cgi for / when there is no index.html.
+sample() {
+    image "$1" localhost/onionbalance-sample:dev 65532:65532 '/bin/busybox","httpd","-f","-p","8080","-h","/www' \
+        "$(command -v busybox)" /bin/busybox "$2" /www/cgi-bin/index.cgi
+}
+
 case "${1:-}" in
 pause)
     archive=$OB_CACHE/images/pause.tar
@@ -71,10 +78,24 @@ operator)
     program=${2:?the program}
     base=$(rootfs operator ca-certificates)
     archive=$IMAGES/onionbalance-operator.tar
-    [ "$archive" -nt "$base" ] && [ "$archive" -nt "$program" ] ||
+    # A debug build and a release build make the same archive by turns: their content tells them apart, not their age.
+    sum=$(cat "$program" <(echo "$base") | sha256sum)
+    if [ ! -e "$archive" ] || [ "$(cat "$archive.source" 2>/dev/null)" != "$sum" ]; then
+        strip --strip-debug -o "$work/onionbalance-operator" "$program"
         step "operator image" image "$archive" localhost/onionbalance-operator:dev 65532:65532 /usr/local/bin/onionbalance-operator \
-            "$base" / "$program" /usr/local/bin/onionbalance-operator
+            "$base" / "$work/onionbalance-operator" /usr/local/bin/onionbalance-operator
+        echo "$sum" >"$archive.source"
+    fi
     ;;
-*) fail "usage: images.sh pause|tor|operator PROGRAM|sample" ;;
+sample)
+    archive=$IMAGES/sample.tar
+    page=$TREE/e2e/setup/sample/index.cgi
+    [ "$archive" -nt "$page" ] || step "sample image" sample "$archive" "$page"
+    ;;
+all)
+    for name in tor operator sample; do "$0" $name "${2:?the program}"; done
+    exit
+    ;;
+*) fail "usage: images.sh pause|tor|operator PROGRAM|sample|all PROGRAM" ;;
 esac
 echo "$archive"

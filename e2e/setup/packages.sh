@@ -6,7 +6,7 @@
 
 TOR="tor tor-geoipdb python3 python3-venv"
 CLUSTER="$TOR etcd-server containerd runc containernetworking-plugins iptables conntrack iproute2 iputils-ping procps socat openssl
-    buildah mmdebstrap tini golang-go golang-github-modern-go-reflect2-dev make gcc libc6-dev rsync jq git ca-certificates uidmap"
+    buildah mmdebstrap busybox-static tini golang-go golang-github-modern-go-reflect2-dev make gcc libc6-dev rsync jq git ca-certificates uidmap"
 
 case "${1:-}" in
 tor) wanted=$TOR ;;

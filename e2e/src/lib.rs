@@ -7,7 +7,9 @@
 pub mod bringup;
 pub mod cluster;
 pub mod command;
+pub mod descriptor;
 pub mod dns;
+pub mod images;
 pub mod kubectl;
 pub mod machine;
 pub mod node;

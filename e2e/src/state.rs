@@ -56,6 +56,15 @@ pub fn source_tree() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
 }
 
+/// Where the set-up scripts keep what outlives a bring-up: `$OB_CACHE`, or `$XDG_CACHE_HOME/onionbalance-operator`.
+pub fn cache() -> PathBuf {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("OB_CACHE").unwrap_or_else(|| {
+        let home = set("XDG_CACHE_HOME").unwrap_or_else(|| std::env::home_dir().unwrap_or_default().join(".cache"));
+        home.join("onionbalance-operator")
+    })
+}
+
 fn state_home() -> Result<PathBuf> {
     match std::env::var_os("XDG_STATE_HOME") {
         Some(dir) if !dir.is_empty() => Ok(dir.into()),

@@ -13,6 +13,7 @@ use kube::{Api, Client, Config};
 
 use self::programs::{Places, Program};
 use crate::command::{command, output};
+use crate::images::make_image;
 use crate::kubectl::Kubectl;
 use crate::node::{NAME, Node};
 use crate::process::Processes;
@@ -110,7 +111,7 @@ impl Cluster {
             })
         })
         .await?;
-        self.load_image(&cached_images().join("pause.tar")).await
+        self.load_image(&make_image(&["pause"]).await?).await
     }
 
     async fn kubelet(&self, places: &Places<'_>) -> Result<()> {
@@ -153,19 +154,6 @@ impl Cluster {
         let mut command = self.node.inside(&program.path)?;
         self.processes.start(program.name, command.args(&program.arguments))
     }
-}
-
-/// Where the set-up scripts keep what outlives a bring-up: `$OB_CACHE`, or `$XDG_CACHE_HOME/onionbalance-operator`.
-pub fn cache() -> PathBuf {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    set("OB_CACHE").unwrap_or_else(|| {
-        let home = set("XDG_CACHE_HOME").unwrap_or_else(|| std::env::home_dir().unwrap_or_default().join(".cache"));
-        home.join("onionbalance-operator")
-    })
-}
-
-fn cached_images() -> PathBuf {
-    cache().join("images")
 }
 
 async fn kubernetes_programs() -> Result<PathBuf> {

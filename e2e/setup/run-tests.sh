@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Runs groups of tests and ends with one line, "N passed, N failed", over all of them.
+#   run-tests.sh unit|api|tor|e2e…
+. "$(dirname "$0")/lib.sh"
+cd "$(dirname "$0")/../.."
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+broken=()
+
+# A group whose runner fails without a failed test (it does not compile, it was killed) counts as one failed.
+group() {
+    local name=$1 before after code=0
+    shift
+    say "tests: $name"
+    before=$(failures)
+    "$@" 2>&1 | tee -a "$log" || code=$?
+    after=$(failures)
+    [ "$code" = 0 ] || [ "$after" -gt "$before" ] || broken+=("$name")
+}
+
+count() { sed -nE "s/^test result: .* ([0-9]+) $1;.*/\1/p" "$log" | awk '{ n += $1 } END { print n + 0 }'; }
+failures() { count failed; }
+
+unit() { cargo test --locked --workspace --no-fail-fast --lib --bins --test layers; }
+api() {
+    KUBEBUILDER_ASSETS=$(e2e/setup/kubernetes.sh)
+    export KUBEBUILDER_ASSETS
+    cargo test --locked --no-fail-fast --test operator_api_server
+}
+tor() { cargo test --locked --package onionbalance-e2e --no-fail-fast --test private_network -- --nocapture; }
+e2e() { cargo test --locked --package onionbalance-e2e --no-fail-fast --test cluster -- --nocapture; }
+
+[ $# -gt 0 ] || fail "usage: run-tests.sh unit|api|tor|e2e…"
+for name in "$@"; do
+    case $name in
+    unit | api | tor | e2e) group "$name" "$name" ;;
+    *) fail "no tests are called $name" ;;
+    esac
+done
+
+passed=$(count passed)
+failed=$(($(failures) + ${#broken[@]}))
+[ ${#broken[@]} = 0 ] || say "did not run to the end: ${broken[*]}"
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ] && [ "$passed" -gt 0 ]

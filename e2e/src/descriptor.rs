@@ -1,0 +1,80 @@
+//! Descriptors as an independent program sees them: fetched from the HSDirs and decoded with Python's stem.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+use tokio::process::Command;
+use tokio::sync::OnceCell;
+
+use crate::command::{command, output, output_with_input};
+use crate::state::source_tree;
+use crate::tornet::Tor;
+
+/// A decoded descriptor.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Descriptor {
+    /// Rises with each version.
+    pub revision_counter: u64,
+    /// How long HSDirs keep it.
+    pub lifetime_minutes: u64,
+    /// The length of its text.
+    pub bytes: usize,
+    /// Its introduction points, in its order.
+    pub points: Vec<Point>,
+}
+
+/// An introduction point; all but `onion_key` in hexadecimal.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Point {
+    /// The relay's RSA fingerprint.
+    pub relay: String,
+    /// The relay's ed25519 identity.
+    pub relay_ed25519: Option<String>,
+    /// The relay's ntor key, base64.
+    pub onion_key: String,
+    /// Names the point: the backend made it, and a merge keeps it.
+    pub auth_key: String,
+    /// The point's x25519 key.
+    pub enc_key: String,
+}
+
+impl Descriptor {
+    /// What the HSDirs hold now, asked through a client's tor.
+    pub async fn fetch(tor: &Tor, onion: &str) -> Result<Self> {
+        let mut fetch = python().await?;
+        fetch.arg("fetch").arg(tor.control_socket()).arg(tor.cookie()).arg(onion);
+        Self::from_json(&output(&mut fetch).await?)
+    }
+
+    /// A descriptor that is at hand.
+    pub async fn decode(text: &str, onion: &str) -> Result<Self> {
+        let mut decode = python().await?;
+        decode.args(["decode", onion]);
+        Self::from_json(&output_with_input(&mut decode, text).await?)
+    }
+
+    /// The points' names.
+    pub fn auth_keys(&self) -> BTreeSet<&str> {
+        self.points.iter().map(|point| point.auth_key.as_str()).collect()
+    }
+
+    fn from_json(json: &str) -> Result<Self> {
+        serde_json::from_str(json).with_context(|| format!("descriptor.py said {json:?}"))
+    }
+}
+
+async fn python() -> Result<Command> {
+    static PYTHON: OnceCell<PathBuf> = OnceCell::const_new();
+    let python = PYTHON.get_or_try_init(make_python).await?;
+    let mut command = Command::new(python);
+    command.arg(source_tree().join("e2e/py/descriptor.py"));
+    Ok(command)
+}
+
+async fn make_python() -> Result<PathBuf> {
+    let script = source_tree().join("e2e/setup/stem.sh");
+    let path = output(&mut command(&script.display().to_string(), [""; 0])).await?;
+    Ok(PathBuf::from(path.trim()))
+}
