@@ -1,125 +1,167 @@
 //! A control connection: commands in, replies and events out.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use tokio::sync::mpsc;
+use data_encoding::HEXUPPER;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{mpsc, oneshot, watch};
+use zeroize::Zeroizing;
 
+use super::codec::Message;
+use super::connection::{Command, Connection, EVENT_CAPACITY};
+use super::text::{is_argument, push_data};
+use super::{Connector, ControlError, Event};
 use crate::onion::OnionAddress;
 
-/// Why a command failed.
-#[derive(Debug, thiserror::Error)]
-pub enum ControlError {
-    /// Tor refused: status code and text.
-    #[error("tor answered {code}: {message}")]
-    Refused {
-        /// Three-digit status.
-        code: u16,
-        /// Its text.
-        message: String,
-    },
-    /// The connection is gone.
-    #[error("the control connection is closed")]
-    Closed,
-    // … Io, Protocol, Authentication, Timeout
-}
+/// Commands that may wait to be written.
+const COMMAND_CAPACITY: usize = 32;
 
-/// A handle on a connection; clones share it, commands are answered in order.
-#[derive(Debug, Clone)]
+/// A handle on a connection; clones share it, commands are answered in order. The connection ends with its last handle.
+#[derive(Clone)]
 pub struct Client {
-    _private: (),
-}
-
-/// An asynchronous event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// HS_DESC.
-    HsDesc(HsDescEvent),
-    /// NEWCONSENSUS: a new consensus came (its body is left out: ask with GETINFO).
-    NewConsensus,
-    /// NEWDESC: descriptors came.
-    NewDescriptors,
-    /// STATUS_CLIENT BOOTSTRAP: percent.
-    Bootstrap(u8),
-    /// Any other: its name and the rest of its first line.
-    Other(String, String),
-}
-
-/// What a HS_DESC event tells.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HsDescEvent {
-    /// What happened.
-    pub action: HsDescAction,
-    /// The onion address; None for UNKNOWN.
-    pub address: Option<OnionAddress>,
-    /// The HSDir's fingerprint, 20 bytes, where the event names one.
-    pub hsdir: Option<[u8; 20]>,
-    /// The descriptor id (blinded key, base64), where told.
-    pub descriptor_id: Option<String>,
-    /// REASON=.
-    pub reason: Option<String>,
-}
-
-/// HS_DESC's actions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HsDescAction {
-    /// REQUESTED
-    Requested,
-    /// UPLOAD
-    Upload,
-    /// RECEIVED
-    Received,
-    /// UPLOADED
-    Uploaded,
-    /// IGNORE
-    Ignore,
-    /// FAILED
-    Failed,
-    /// CREATED
-    Created,
+    commands: mpsc::Sender<Command>,
+    closed: watch::Receiver<Option<ControlError>>,
 }
 
 impl Client {
     /// Connects to a unix control socket and authenticates with the cookie that PROTOCOLINFO names (or `cookie`).
     /// Events that arrive go to the receiver; a slow reader never blocks replies (bounded; overflow closes the connection).
     pub async fn connect_unix(
-        _socket: &Path,
-        _cookie: Option<PathBuf>,
+        socket: &Path,
+        cookie: Option<PathBuf>,
     ) -> Result<(Self, mpsc::Receiver<Event>), ControlError> {
-        todo!()
+        Connector { cookie, ..Connector::new(socket) }.connect().await
+    }
+
+    /// Speaks over any unbuffered stream, not yet authenticated. A command that is unanswered after `command_timeout` ends
+    /// the connection. Needs a tokio runtime: a task owns the stream.
+    pub fn over<S>(stream: S, command_timeout: Duration) -> (Self, mpsc::Receiver<Event>)
+    where
+        S: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let (commands, commands_out) = mpsc::channel(COMMAND_CAPACITY);
+        let (events_in, events) = mpsc::channel(EVENT_CAPACITY);
+        let (closed_in, closed) = watch::channel(None);
+        tokio::spawn(Connection::new(stream, commands_out, events_in, command_timeout).run(closed_in));
+        (Self { commands, closed }, events)
     }
 
     /// GETINFO of one key; data replies come whole, dot-unstuffed, with `\n` line ends.
-    pub async fn get_info(&self, _key: &str) -> Result<String, ControlError> {
-        todo!()
+    pub async fn get_info(&self, key: &str) -> Result<String, ControlError> {
+        let message = self.command(line("GETINFO", &[key])?).await?;
+        let line = message.lines.into_iter().next().unwrap_or_default();
+        match line.text.strip_prefix(key).and_then(|rest| rest.strip_prefix('=')) {
+            Some(value) => Ok(line.data.unwrap_or_else(|| value.to_owned())),
+            None => Err(ControlError::Protocol(format!("no value of {key} in the answer to GETINFO"))),
+        }
     }
 
-    /// GETCONF of one option: all its values; an option at its default gives none.
-    pub async fn get_conf(&self, _option: &str) -> Result<Vec<String>, ControlError> {
-        todo!()
+    /// GETCONF of one option: all its values. An option that is not set gives its default value, or none if it has none.
+    /// Not for `HiddenServiceOptions`, which is answered under other names.
+    pub async fn get_conf(&self, option: &str) -> Result<Vec<String>, ControlError> {
+        let message = self.command(line("GETCONF", &[option])?).await?;
+        let mut values = Vec::new();
+        for line in message.lines {
+            let (name, value) = line.text.split_once('=').map_or((line.text.as_str(), None), |(n, v)| (n, Some(v)));
+            if !name.eq_ignore_ascii_case(option) {
+                return Err(ControlError::Protocol(format!("GETCONF {option} is answered with another option")));
+            }
+            values.extend(value.map(str::to_owned));
+        }
+        Ok(values)
     }
 
-    /// SETEVENTS.
-    pub async fn set_events(&self, _events: &[&str]) -> Result<(), ControlError> {
-        todo!()
+    /// SETEVENTS: these events and no others.
+    pub async fn set_events(&self, events: &[&str]) -> Result<(), ControlError> {
+        self.command(line("SETEVENTS", events)?).await.map(drop)
     }
 
-    /// HSPOST to the given HSDirs. Ok means tor accepted the command; each upload's fate comes as HS_DESC events.
+    /// HSPOST to the given HSDirs, by fingerprint. Ok means tor accepted the command; each upload's fate comes as `HS_DESC`
+    /// events. Tor refuses with 552 if it knows one HSDir not (nothing is sent then), with 554 for a bad descriptor.
     pub async fn hs_post(
         &self,
-        _servers: &[[u8; 20]],
-        _address: &OnionAddress,
-        _descriptor: &str,
+        servers: &[[u8; 20]],
+        address: &OnionAddress,
+        descriptor: &str,
     ) -> Result<(), ControlError> {
-        todo!()
+        // Without a server tor would choose the HSDirs of the current period by itself.
+        if servers.is_empty() {
+            return Err(ControlError::Argument("no HSDir to post to".to_owned()));
+        }
+        let mut arguments: Vec<_> =
+            servers.iter().map(|server| format!("SERVER={}", HEXUPPER.encode(server))).collect();
+        // Without an address tor 0.4.8 and 0.4.9 do not reply at all.
+        arguments.push(format!("HSADDRESS={}", address.identifier()));
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        let mut bytes = line("+HSPOST", &arguments)?;
+        push_data(descriptor, &mut bytes);
+        self.command(bytes).await.map(drop)
     }
 
     /// SIGNAL.
-    pub async fn signal(&self, _signal: &str) -> Result<(), ControlError> {
-        todo!()
+    pub async fn signal(&self, signal: &str) -> Result<(), ControlError> {
+        self.command(line("SIGNAL", &[signal])?).await.map(drop)
     }
 
     /// Resolves when the connection is gone.
     pub async fn closed(&self) {
-        todo!()
+        // An error means that the task is gone, and the connection with it.
+        _ = self.closed.clone().wait_for(Option::is_some).await;
     }
+
+    /// Why the connection ended; None while it stands.
+    pub fn close_reason(&self) -> Option<ControlError> {
+        self.closed.borrow().clone()
+    }
+
+    /// PROTOCOLINFO, allowed before authentication.
+    pub(super) async fn protocol_info(&self) -> Result<Message, ControlError> {
+        self.command(line("PROTOCOLINFO", &["1"])?).await
+    }
+
+    /// AUTHENTICATE with a cookie's bytes.
+    pub(super) async fn authenticate(&self, cookie: &[u8]) -> Result<(), ControlError> {
+        let digits = Zeroizing::new(HEXUPPER.encode(cookie));
+        self.command(line("AUTHENTICATE", &[&digits])?).await.map(drop)
+    }
+
+    /// Sends a whole command; gives the reply of a success.
+    async fn command(&self, bytes: Vec<u8>) -> Result<Message, ControlError> {
+        let bytes = Zeroizing::new(bytes);
+        let (answer, reply) = oneshot::channel();
+        self.commands.send(Command { bytes, answer }).await.map_err(|_| ControlError::Closed)?;
+        let message = reply.await.map_err(|_| ControlError::Closed)??;
+        match message.code {
+            200..=299 => Ok(message),
+            code @ 400..=599 => {
+                let texts: Vec<_> = message.lines.into_iter().map(|line| line.text).collect();
+                Err(ControlError::Refused { code, message: texts.join("; ") })
+            }
+            code => Err(ControlError::Protocol(format!("a reply with status {code}"))),
+        }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("close_reason", &self.close_reason()).finish_non_exhaustive()
+    }
+}
+
+/// A command's line. It is one allocation, so that a secret among the arguments leaves no copy behind.
+fn line(command: &str, arguments: &[&str]) -> Result<Vec<u8>, ControlError> {
+    let length: usize = arguments.iter().map(|argument| argument.len() + 1).sum();
+    let mut line = Vec::with_capacity(command.len() + length + 2);
+    line.extend_from_slice(command.as_bytes());
+    for argument in arguments {
+        if !is_argument(argument) {
+            return Err(ControlError::Argument((*argument).to_owned()));
+        }
+        line.push(b' ');
+        line.extend_from_slice(argument.as_bytes());
+    }
+    line.extend_from_slice(b"\r\n");
+    Ok(line)
 }

@@ -1,0 +1,159 @@
+//! The task that owns a connection's stream: it writes commands, hands replies to those who wait, and passes events on.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+use zeroize::Zeroizing;
+
+use super::codec::{Decoder, Message};
+use super::{ControlError, Event};
+
+/// Events that may wait for their reader. All HSDirs of a large set of services answer at once; no more than that.
+pub(super) const EVENT_CAPACITY: usize = 1024;
+const READ_SIZE: usize = 16 << 10;
+
+/// A command, and where its reply goes.
+pub(super) struct Command {
+    /// All of it, line ends included. AUTHENTICATE's holds a secret.
+    pub(super) bytes: Zeroizing<Vec<u8>>,
+    pub(super) answer: Answer,
+}
+
+type Answer = oneshot::Sender<Result<Message, ControlError>>;
+
+/// A connection's task.
+pub(super) struct Connection<S> {
+    reader: ReadHalf<S>,
+    writer: WriteHalf<S>,
+    decoder: Decoder,
+    commands: mpsc::Receiver<Command>,
+    events: mpsc::Sender<Event>,
+    command_timeout: Duration,
+    /// The command that is being written, and how much of it has been.
+    sending: Option<(Zeroizing<Vec<u8>>, usize)>,
+    /// Those who wait for a reply, oldest first, each until its deadline.
+    waiting: VecDeque<(Answer, Instant)>,
+}
+
+impl<S: AsyncRead + AsyncWrite> Connection<S> {
+    pub(super) fn new(
+        stream: S,
+        commands: mpsc::Receiver<Command>,
+        events: mpsc::Sender<Event>,
+        command_timeout: Duration,
+    ) -> Self {
+        let (reader, writer) = tokio::io::split(stream);
+        Self {
+            reader,
+            writer,
+            decoder: Decoder::default(),
+            commands,
+            events,
+            command_timeout,
+            sending: None,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// Serves until the connection ends, tells `closed` why, and then everyone who still waits.
+    pub(super) async fn run(mut self, closed: watch::Sender<Option<ControlError>>) {
+        let Err(why) = self.serve().await;
+        tracing::debug!(%why, "control connection ends");
+        let Self { reader, writer, mut commands, waiting, .. } = self;
+        drop((reader, writer));
+        closed.send_replace(Some(why.clone()));
+        commands.close();
+        for (answer, _) in waiting {
+            _ = answer.send(Err(why.clone()));
+        }
+        while let Some(command) = commands.recv().await {
+            _ = command.answer.send(Err(why.clone()));
+        }
+    }
+
+    async fn serve(&mut self) -> Result<Infallible, ControlError> {
+        let mut buffer = vec![0; READ_SIZE];
+        let mut messages = Vec::new();
+        loop {
+            let deadline = self.waiting.front().map(|(_, deadline)| *deadline);
+            let unsent = self.sending.as_ref().and_then(|(bytes, sent)| bytes.get(*sent..));
+            // Reading comes first: an answer that is there wins over a deadline that passed while we did not run.
+            tokio::select! {
+                biased;
+                read = self.reader.read(&mut buffer) => {
+                    let length = read.map_err(|error| ControlError::io("reading from tor", error))?;
+                    self.receive(buffer.get(..length).unwrap_or_default(), &mut messages)?;
+                }
+                written = write(&mut self.writer, unsent) => {
+                    self.written(written.map_err(|error| ControlError::io("writing to tor", error))?)?;
+                }
+                // One at a time, so that a tor that does not read fills no memory here.
+                command = self.commands.recv(), if unsent.is_none() => {
+                    let Command { bytes, answer } = command.ok_or(ControlError::Closed)?;
+                    self.sending = Some((bytes, 0));
+                    self.waiting.push_back((answer, Instant::now() + self.command_timeout));
+                }
+                () = reach(deadline) => return Err(ControlError::Timeout(self.command_timeout)),
+            }
+        }
+    }
+
+    fn receive(&mut self, bytes: &[u8], messages: &mut Vec<Message>) -> Result<(), ControlError> {
+        if bytes.is_empty() {
+            return Err(ControlError::Closed);
+        }
+        let fed = self.decoder.feed(bytes, messages);
+        for message in messages.drain(..) {
+            if message.is_event() {
+                match self.events.try_send(Event::from_message(&message)) {
+                    // Who dropped the receiver wants no events.
+                    Ok(()) | Err(TrySendError::Closed(_)) => {}
+                    Err(TrySendError::Full(_)) => return Err(ControlError::EventOverflow(EVENT_CAPACITY)),
+                }
+            } else {
+                let (answer, _) = self
+                    .waiting
+                    .pop_front()
+                    .ok_or_else(|| ControlError::Protocol("a reply to no command".to_owned()))?;
+                // Who gave up waiting needs no reply, but its place in the queue was needed.
+                _ = answer.send(Ok(message));
+            }
+        }
+        Ok(fed?)
+    }
+
+    fn written(&mut self, length: usize) -> Result<(), ControlError> {
+        if length == 0 {
+            return Err(ControlError::Closed);
+        }
+        if let Some((bytes, sent)) = &mut self.sending {
+            *sent += length;
+            if *sent >= bytes.len() {
+                self.sending = None;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes some of `bytes`; with none never returns.
+async fn write(writer: &mut (impl AsyncWrite + Unpin), bytes: Option<&[u8]>) -> std::io::Result<usize> {
+    match bytes {
+        Some(bytes) => writer.write(bytes).await,
+        None => future::pending().await,
+    }
+}
+
+/// Returns at `deadline`; without one never.
+async fn reach(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => future::pending().await,
+    }
+}
