@@ -7,13 +7,17 @@
 pub mod bringup;
 pub mod cluster;
 pub mod command;
+pub mod demo;
 pub mod descriptor;
 pub mod dns;
 pub mod images;
+pub mod install;
 pub mod kubectl;
 pub mod machine;
 pub mod node;
 pub mod process;
+pub mod service;
+pub mod spread;
 pub mod state;
 pub mod steps;
 pub mod torclient;

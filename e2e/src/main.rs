@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use onionbalance_e2e::cluster::Cluster;
 use onionbalance_e2e::state::State;
-use onionbalance_e2e::{bringup, dns, node};
+use onionbalance_e2e::{bringup, demo, dns, node};
 
 /// A one-node Kubernetes and a private Tor network on this machine, for the demo and the end-to-end tests.
 #[derive(Debug, Parser)]
@@ -23,6 +23,14 @@ struct Cli {
 enum Command {
     /// Bring up what is not up: node, Kubernetes, Tor network, images
     Up,
+    /// Bring up, and install the operator
+    Install {
+        /// The operator's program [default: the one beside this program]
+        #[arg(long)]
+        operator: Option<PathBuf>,
+    },
+    /// Bring up, install, and show a service with three backends
+    Demo,
     /// End and remove all of it
     Down,
     /// Tell what is up
@@ -47,8 +55,23 @@ async fn run(cli: Cli) -> Result<()> {
     let state = State::new(cli.dir)?;
     match cli.command {
         Command::Up => bringup::up(&state).await,
+        Command::Install { operator } => install(&state, operator).await,
+        Command::Demo => {
+            install(&state, None).await?;
+            demo::run(&state).await
+        }
         Command::Down => bringup::down(&state).await,
         Command::Status => bringup::status(&state),
         Command::Dns => dns::serve(Cluster::open(&state)?.client().await?, node::BRIDGE_ADDRESS).await,
     }
+}
+
+async fn install(state: &State, operator: Option<PathBuf>) -> Result<()> {
+    let operator = match operator {
+        Some(operator) => operator,
+        None => std::env::current_exe()?.with_file_name("onionbalance-operator"),
+    };
+    let operator = operator.canonicalize().with_context(|| format!("{}: build it first", operator.display()))?;
+    bringup::up(state).await?;
+    onionbalance_e2e::install::install(state, &operator).await
 }

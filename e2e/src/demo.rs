@@ -1,0 +1,217 @@
+//! The demo: a service with three backends, and fetches through real Tor clients that show how they share the work.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use tokio::time::Instant;
+
+use crate::bringup::tor_network;
+use crate::cluster::Cluster;
+use crate::descriptor::Descriptor;
+use crate::process::Processes;
+use crate::service::{Service, told};
+use crate::spread::Spread;
+use crate::state::{State, source_tree};
+use crate::steps::{say, step};
+use crate::torclient::TorClient;
+
+const FETCHES: usize = 60;
+/// Fetches by a client before the next one begins without any state.
+const FETCHES_PER_CLIENT: usize = 6;
+const LASTING_SOCKS_PORT: u16 = 15_900;
+
+/// Applies the sample on a cluster that has the operator, and shows 60 fetches.
+pub async fn run(state: &State) -> Result<()> {
+    let cluster = Cluster::open(state)?;
+    let kubectl = cluster.kubectl();
+    kubectl.run(&format!("apply -f {}", source_tree().join("deploy/samples/web.yaml").display())).await?;
+    let service = Service::new(&cluster.client().await?, "default", "web");
+    step("the sample service is published", wait_published(&service)).await?;
+    let onion = service.onion_address().await?;
+    println!("\n{onion}\n\n{}", kubectl.run("get obs").await?);
+
+    let spread = fetch_all(state, &service, &onion).await?;
+    leave_client(state).await?;
+    print_hints(state, &onion);
+    if spread.is_fair() {
+        say("every backend served its share, and no fetch failed");
+        Ok(())
+    } else {
+        bail!("{} fetches failed, or a backend's count is out of bounds (see the table)", spread.failures())
+    }
+}
+
+/// Says each change of the status until everything asked for is served.
+async fn wait_published(service: &Service) -> Result<()> {
+    const LIMIT: Duration = Duration::from_secs(180);
+    let replicas = usize::try_from(service.api().get("web").await?.spec.backends.replicas)?;
+    let start = Instant::now();
+    let show = async {
+        let mut last = String::new();
+        loop {
+            let now = service.status().await.map(|status| told(&status)).unwrap_or_default();
+            if now != last {
+                eprintln!("    {:5.1} s  {now}", start.elapsed().as_secs_f64());
+                last = now;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::select! {
+        done = async {
+            service.wait_published(replicas, LIMIT).await?;
+            service.wait_condition("Ready", "True", LIMIT).await
+        } => done.map(drop),
+        () = show => Ok(()),
+    }
+}
+
+async fn fetch_all(state: &State, service: &Service, onion: &str) -> Result<Spread> {
+    let mut spread = Spread::default();
+    let mut table = Table::new();
+    let mut next = Some(fresh_client(state, 0).await?);
+    for batch in 0..FETCHES / FETCHES_PER_CLIENT {
+        let client = next.take().context("a client for each batch")?;
+        let is_last = (batch + 1) * FETCHES_PER_CLIENT >= FETCHES;
+        let prepare = async { if is_last { Ok(None) } else { fresh_client(state, batch + 1).await.map(Some) } };
+        let (fetched, prepared) = tokio::join!(fetch_batch(&client, service, onion, &mut spread, &mut table), prepare);
+        fetched?;
+        next = prepared?;
+        client.remove().await?;
+    }
+    Ok(spread)
+}
+
+async fn fetch_batch(
+    client: &TorClient,
+    service: &Service,
+    onion: &str,
+    spread: &mut Spread,
+    table: &mut Table,
+) -> Result<()> {
+    let points = points(client, service, onion).await?;
+    let pods = service.backends().await?;
+    for number in 0..FETCHES_PER_CLIENT {
+        spread.expect(&points);
+        let start = Instant::now();
+        let said = match client.fetch(onion, &format!("fetch {number}")).await {
+            Ok(body) => {
+                let caller = caller(&body);
+                let pod = pods.iter().find(|pod| Some(pod.address.as_str()) == caller);
+                let name = pod.map_or_else(|| format!("unknown pod {caller:?}"), |pod| pod.name.clone());
+                spread.served(&name);
+                format!("{name} answered")
+            }
+            Err(error) => {
+                spread.failed();
+                format!("failed: {error:#}")
+            }
+        };
+        table.show(spread, &format!("{said} after {:.1} s", start.elapsed().as_secs_f64()))?;
+    }
+    Ok(())
+}
+
+/// Each backend's points, as the publisher tells; their sum must be what an independent decoder finds in the descriptor.
+async fn points(client: &TorClient, service: &Service, onion: &str) -> Result<BTreeMap<String, u32>> {
+    let status = service.status().await?;
+    let points: BTreeMap<_, _> = status.backends.iter().map(|b| (b.name.clone(), b.introduction_points)).collect();
+    let descriptor = Descriptor::fetch(client.tor(), onion).await?;
+    let told: u32 = points.values().sum();
+    if descriptor.points.len() != usize::try_from(told)? {
+        say(&format!("the descriptor has {} points, the status tells of {told}", descriptor.points.len()));
+    }
+    Ok(points)
+}
+
+/// The address at the end of the sample app's page: a backend's pod.
+pub fn caller(page: &str) -> Option<&str> {
+    page.trim().rsplit(' ').next()
+}
+
+async fn fresh_client(state: &State, number: usize) -> Result<TorClient> {
+    let name = format!("client{number}");
+    let torrc = tor_network(state)?.torrc_lines()?;
+    TorClient::fresh(&Processes::open(state.dir())?, &name, &state.dir().join("clients").join(&name), &torrc, None)
+        .await
+}
+
+/// A client that stays for the user.
+async fn leave_client(state: &State) -> Result<()> {
+    let torrc = tor_network(state)?.torrc_lines()?;
+    let dir = state.dir().join("clients/lasting");
+    let processes = Processes::open(state.dir())?;
+    TorClient::fresh(&processes, "client", &dir, &torrc, Some(LASTING_SOCKS_PORT)).await?;
+    Ok(())
+}
+
+/// The counts, drawn over again on a terminal; elsewhere a line for each fetch and the table at the end.
+struct Table {
+    is_live: bool,
+    lines: usize,
+    fetches: usize,
+}
+
+impl Table {
+    fn new() -> Self {
+        Self { is_live: std::io::stdout().is_terminal(), lines: 0, fetches: 0 }
+    }
+
+    fn show(&mut self, spread: &Spread, last: &str) -> Result<()> {
+        self.fetches += 1;
+        let mut out = std::io::stdout().lock();
+        let table = self.draw(spread)?;
+        if self.is_live {
+            if self.lines > 0 {
+                write!(out, "\x1b[{}A\x1b[J", self.lines)?;
+            }
+            writeln!(out, "{table}{last}")?;
+            self.lines = table.lines().count() + 1;
+        } else {
+            writeln!(out, "{:>2}/{FETCHES} {last}", self.fetches)?;
+            if self.fetches == FETCHES {
+                write!(out, "{table}")?;
+            }
+        }
+        Ok(out.flush()?)
+    }
+
+    fn draw(&self, spread: &Spread) -> Result<String> {
+        let all: u32 = spread.backends().values().map(|tally| tally.points).sum();
+        let mut text = format!(
+            "{}/{FETCHES} fetches, {} failed\n{:<40} {:>8} {:>7} {:>18}\n",
+            self.fetches,
+            spread.failures(),
+            "BACKEND",
+            "POINTS",
+            "SERVED",
+            "EXPECTED ±3σ"
+        );
+        for (name, tally) in spread.backends() {
+            let points = format!("{} of {all}", tally.points);
+            let expected = format!("{:.1} ±{:.1}", tally.expected, tally.tolerance());
+            let mark = if tally.is_fair() { "" } else { "  out of bounds" };
+            writeln!(text, "{name:<40} {points:>8} {:>7} {expected:>18}{mark}", tally.served)?;
+        }
+        Ok(text)
+    }
+}
+
+fn print_hints(state: &State, onion: &str) {
+    println!(
+        "
+Look around:
+  export KUBECONFIG={}
+  kubectl get obs,pods,deployments
+  kubectl get obs web -o yaml
+  kubectl scale obs/web --replicas=5
+  curl --socks5-hostname 127.0.0.1:{LASTING_SOCKS_PORT} http://{onion}/
+Take it down:
+  make demo-down
+",
+        state.kubeconfig().display()
+    );
+}

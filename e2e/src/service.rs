@@ -1,0 +1,127 @@
+//! An `OnionBalancedService` on the cluster, as a test or the demo looks at it.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::ListParams;
+use kube::{Api, Client, ResourceExt as _};
+use onionbalance_operator::crd::{BackendState, OnionBalancedService, OnionBalancedServiceStatus};
+
+use crate::wait::{Seen, until};
+
+/// One object, there or not.
+#[derive(Clone)]
+pub struct Service {
+    client: Client,
+    namespace: String,
+    name: String,
+}
+
+/// A backend pod that is not terminating.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendPod {
+    /// The pod's name.
+    pub name: String,
+    /// The pod's UID.
+    pub uid: String,
+    /// The pod's address.
+    pub address: String,
+}
+
+impl Service {
+    /// The object of this name.
+    pub fn new(client: &Client, namespace: &str, name: &str) -> Self {
+        Self { client: client.clone(), namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+
+    /// The API of its kind in its namespace.
+    pub fn api(&self) -> Api<OnionBalancedService> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Its status, empty while it has none.
+    pub async fn status(&self) -> Result<OnionBalancedServiceStatus> {
+        Ok(self.api().get(&self.name).await?.status.unwrap_or_default())
+    }
+
+    /// Its address, once it has one.
+    pub async fn onion_address(&self) -> Result<String> {
+        until(&format!("{} has an onion address", self.name), Duration::from_secs(60), async || {
+            let status = self.status().await?;
+            Ok(status.onion_address.clone().map_or_else(|| Seen::NotYet(told(&status)), Seen::Yes))
+        })
+        .await
+    }
+
+    /// Waits until a condition has this status, for the present generation; gives the condition.
+    pub async fn wait_condition(&self, kind: &str, status: &str, limit: Duration) -> Result<Condition> {
+        until(&format!("{} is {kind}={status}", self.name), limit, async || {
+            let object = self.api().get(&self.name).await?;
+            let seen = object.status.unwrap_or_default();
+            let condition = seen.conditions.iter().find(|condition| {
+                condition.type_ == kind
+                    && condition.status == status
+                    && condition.observed_generation.is_none_or(|seen| Some(seen) == object.metadata.generation)
+            });
+            Ok(condition.cloned().map_or_else(|| Seen::NotYet(told(&seen)), Seen::Yes))
+        })
+        .await
+    }
+
+    /// Waits until every one of so many backends has points in what the HSDirs accepted, and no other backend has.
+    pub async fn wait_published(&self, backends: usize, limit: Duration) -> Result<OnionBalancedServiceStatus> {
+        until(&format!("{} is published with {backends} backends", self.name), limit, async || {
+            let status = self.status().await?;
+            let pods = self.backends().await?;
+            let serving =
+                status.backends.iter().filter(|b| b.state == BackendState::Ready && b.introduction_points > 0);
+            let accepted = status.published.iter().all(|period| period.hsdirs_accepted == period.hsdirs_total);
+            let done = pods.len() == backends
+                && serving.clone().count() == backends
+                && serving.clone().all(|backend| pods.iter().any(|pod| pod.name == backend.name))
+                && accepted
+                && !status.published.is_empty();
+            Ok(if done { Seen::Yes(status) } else { Seen::NotYet(told(&status)) })
+        })
+        .await
+    }
+
+    /// Its backend pods, without those that are terminating or have no address yet.
+    pub async fn backends(&self) -> Result<Vec<BackendPod>> {
+        let selector = format!("app.kubernetes.io/component=backend,onionbalance.dev/service={}", self.name);
+        let pods = Api::<Pod>::namespaced(self.client.clone(), &self.namespace);
+        let pods = pods.list(&ListParams::default().labels(&selector)).await?;
+        let lives = |pod: &Pod| pod.metadata.deletion_timestamp.is_none();
+        Ok(pods.into_iter().filter(lives).filter_map(backend_pod).collect())
+    }
+
+    /// `kubectl scale`.
+    pub async fn scale(&self, replicas: usize) -> Result<()> {
+        let patch = serde_json::json!({"spec": {"replicas": replicas}});
+        let (parameters, patch) = (kube::api::PatchParams::default(), kube::api::Patch::Merge(patch));
+        self.api().patch_scale(&self.name, &parameters, &patch).await.context("scale")?;
+        Ok(())
+    }
+}
+
+fn backend_pod(pod: Pod) -> Option<BackendPod> {
+    let (name, uid) = (pod.name_any(), pod.uid()?);
+    Some(BackendPod { name, uid, address: pod.status?.pod_ip? })
+}
+
+/// A status in one line: what keeps a wait from ending.
+pub fn told(status: &OnionBalancedServiceStatus) -> String {
+    let condition = |c: &Condition| format!("{}={} {} ({})", c.type_, c.status, c.reason, c.message);
+    let backend = |b: &onionbalance_operator::crd::BackendStatus| {
+        format!("{} {:?} {} points", b.name, b.state, b.introduction_points)
+    };
+    let published = |p: &onionbalance_operator::crd::PublishedStatus| {
+        format!("period {}: {} of {} HSDirs", p.time_period, p.hsdirs_accepted, p.hsdirs_total)
+    };
+    let mut parts: Vec<String> = status.conditions.iter().map(condition).collect();
+    parts.extend(status.backends.iter().map(backend));
+    parts.extend(status.published.iter().map(published));
+    if parts.is_empty() { "no status".to_owned() } else { parts.join("; ") }
+}
