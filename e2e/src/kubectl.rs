@@ -22,17 +22,17 @@ impl Kubectl {
 
     /// Runs it; the arguments are separated by single blanks. Gives its standard output.
     pub async fn run(&self, arguments: &str) -> Result<String> {
-        output(&mut self.command(arguments)).await
+        output(&mut self.command(&arguments.split(' ').collect::<Vec<_>>())).await
     }
 
-    /// `kubectl apply -f -` of this text.
-    pub async fn apply(&self, manifest: &str) -> Result<String> {
-        output_with_input(&mut self.command("apply -f -"), manifest).await
+    /// Runs it with this standard input.
+    pub async fn run_with_input(&self, arguments: &[&str], input: &str) -> Result<String> {
+        output_with_input(&mut self.command(arguments), input).await
     }
 
-    fn command(&self, arguments: &str) -> Command {
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("kubectl");
-        command.env("KUBECONFIG", &self.kubeconfig).args(arguments.split(' '));
+        command.env("KUBECONFIG", &self.kubeconfig).args(arguments);
         command
     }
 }

@@ -4,6 +4,7 @@
 //! in it, with its bridge, firewall rules and mounts, goes when that process ends. Everything that is written stands in one
 //! folder, [`state::State`].
 
+pub mod agent;
 pub mod bringup;
 pub mod cluster;
 pub mod command;

@@ -1,0 +1,55 @@
+//! Asks a backend pod's agent for its descriptor, as the publisher does: which introduction points are whose.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use onionbalance_operator::link::{
+    AGENT_API_PORT, AgentToken, MAC_HEADER, NONCE_HEADER, PodPhase, SYNC_PATH, SyncRequest, SyncResponse,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::descriptor::Descriptor;
+
+/// The names (authentication keys) of the points that the agent's tor holds now.
+pub async fn points(address: &str, pod_uid: &str, token: &AgentToken) -> Result<BTreeSet<String>> {
+    points_at(&format!("{address}:{AGENT_API_PORT}"), pod_uid, token).await
+}
+
+/// The same, at a socket address.
+pub async fn points_at(socket: &str, pod_uid: &str, token: &AgentToken) -> Result<BTreeSet<String>> {
+    let answer =
+        timeout(Duration::from_secs(10), sync(socket, pod_uid, token)).await.context("the agent is silent")??;
+    let Some(text) = answer.descriptor else { return Ok(BTreeSet::new()) };
+    let descriptor = Descriptor::decode(&text, &answer.onion_address.to_string()).await?;
+    Ok(descriptor.points.into_iter().map(|point| point.auth_key).collect())
+}
+
+/// Not leading: the agent takes no word of ours on its pod's fate.
+async fn sync(socket: &str, pod_uid: &str, token: &AgentToken) -> Result<SyncResponse> {
+    let request = SyncRequest {
+        publisher: "e2e".to_owned(),
+        sequence: 1,
+        leading: false,
+        phase: PodPhase::Active,
+        known_revision: None,
+    };
+    let body = serde_json::to_string(&request)?;
+    // A nonce need not be random where nobody could gain from a replay.
+    let nonce = "00000000000000000000000000000000";
+    let mac = token.request_mac(pod_uid, "POST", SYNC_PATH, nonce, body.as_bytes());
+    let request = format!(
+        "POST {SYNC_PATH} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n{NONCE_HEADER}: {nonce}\r\n{MAC_HEADER}: {mac}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(socket).await?;
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").with_context(|| format!("not an HTTP answer: {answer:?}"))?;
+    ensure!(head.starts_with("HTTP/1.1 200 "), "the agent answered {head:?}");
+    serde_json::from_str(body).with_context(|| format!("the agent answered {body:?}"))
+}

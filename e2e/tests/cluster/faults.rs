@@ -1,0 +1,107 @@
+//! A user's mistakes are said clearly, and take nothing down.
+
+use anyhow::{Result, ensure};
+use onionbalance_e2e::install;
+
+use crate::scene::{PUBLISHED, SOON, Scene, scene};
+
+const HEALTHY: &str = "  ports:
+  - {port: 80, target: {service: {name: web, port: http}}}
+  masterKey: {secretName: the-key}
+  backends: {replicas: 1, drainTimeoutSeconds: 5}
+";
+
+#[tokio::test]
+async fn a_new_object_with_a_mistake_says_which() -> Result<()> {
+    scene("mistakes", async |scene| {
+        scene.run("create secret generic bad-key --from-literal=hs_ed25519_secret_key=nonsense").await?;
+        let cases = [
+            ("malformed", spec("web", "http", "bad-key"), "MasterKeyReady", "KeyInvalid"),
+            ("missing", spec("web", "http", "no-such-key"), "MasterKeyReady", "SecretNotFound"),
+            ("no-service", spec("no-such-service", "80", ""), "BackendsReady", "TargetNotFound"),
+            ("no-port", spec("web", "81", ""), "BackendsReady", "TargetPortNotFound"),
+        ];
+        for (name, spec, _, _) in &cases {
+            scene.apply(name, spec).await?;
+        }
+        for (name, _, kind, reason) in &cases {
+            let condition = scene.service(name).wait_condition(kind, "False", SOON).await?;
+            ensure!(condition.reason == *reason, "{name}: {condition:?}");
+            ensure!(!condition.message.is_empty(), "{name} has no message");
+            let ready = scene.service(name).wait_condition("Ready", "False", SOON).await?;
+            ensure!(ready.reason == *reason, "{name}: Ready tells the same reason, not {ready:?}");
+        }
+        let refused = scene.apply("typo", &(spec("web", "http", "") + "  backend: {replicas: 3}\n")).await.err();
+        let text = refused.map(|error| format!("{error:#}")).unwrap_or_default();
+        ensure!(text.contains("backend") && text.contains("unknown field"), "an unknown field is refused: {text:?}");
+        no_crash_loop(scene).await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_mistake_in_a_healthy_object_takes_nothing_down() -> Result<()> {
+    scene("healthy", async |scene| {
+        scene.apply("donor", &spec("web", "http", "")).await?;
+        scene.service("donor").onion_address().await?;
+        let key = scene.run("get secret donor-master-key -o jsonpath={.data.hs_ed25519_secret_key}").await?;
+        scene.run("delete obs donor").await?;
+        put_key(scene, &key).await?;
+        let web = scene.apply("web", HEALTHY).await?;
+        web.wait_published(1, PUBLISHED).await?;
+        let running = running(scene).await?;
+
+        scene.run("delete service web").await?;
+        let condition = web.wait_condition("BackendsReady", "False", SOON).await?;
+        ensure!(condition.reason == "TargetNotFound", "{condition:?}");
+        ensure!(self::running(scene).await? == running, "a missing target took pods down");
+        scene.apply_target().await?;
+        web.wait_condition("BackendsReady", "True", SOON).await?;
+
+        put_key(scene, "bm9uc2Vuc2U=").await?;
+        let condition = web.wait_condition("MasterKeyReady", "False", SOON).await?;
+        ensure!(condition.reason == "KeyInvalid", "{condition:?}");
+        ensure!(self::running(scene).await? == running, "a malformed key took pods down");
+        put_key(scene, &key).await?;
+        web.wait_condition("MasterKeyReady", "True", SOON).await?;
+
+        let rival = scene.apply("rival", HEALTHY).await?;
+        let condition = rival.wait_condition("MasterKeyReady", "False", SOON).await?;
+        ensure!(condition.reason == "KeyConflict" && condition.message.contains("/web"), "{condition:?}");
+        web.wait_condition("MasterKeyReady", "True", SOON).await?;
+        ensure!(self::running(scene).await? == running, "a rival took pods down");
+        no_crash_loop(scene).await
+    })
+    .await
+}
+
+fn spec(service: &str, port: &str, secret: &str) -> String {
+    let key = if secret.is_empty() { String::new() } else { format!("  masterKey: {{secretName: {secret}}}\n") };
+    format!(
+        "  ports: [{{port: 80, target: {{service: {{name: {service}, port: {port}}}}}}}]\n  backends: {{replicas: 1}}\n{key}"
+    )
+}
+
+async fn put_key(scene: &Scene, base64: &str) -> Result<()> {
+    let secret = format!(
+        "{{apiVersion: v1, kind: Secret, metadata: {{name: the-key}}, data: {{hs_ed25519_secret_key: {base64}}}}}"
+    );
+    scene.kubectl(&["apply", "-f", "-"], &secret).await?;
+    Ok(())
+}
+
+/// The identities of the pods of `web`, and whether any was started again.
+async fn running(scene: &Scene) -> Result<String> {
+    let path =
+        "{range.items[*]}{.metadata.uid}{.status.containerStatuses[*].restartCount}{.metadata.deletionTimestamp};{end}";
+    scene.run(&format!("get pods -l onionbalance.dev/service=web -o jsonpath={path}")).await
+}
+
+async fn no_crash_loop(scene: &Scene) -> Result<()> {
+    let path = "jsonpath={.items[*].status.containerStatuses[*].restartCount}";
+    let ours = scene.run(&format!("get pods -o {path}")).await?;
+    let operator = scene.kubectl.run(&format!("--namespace {} get pods -o {path}", install::NAMESPACE)).await?;
+    let all = format!("{ours} {operator}");
+    ensure!(all.split_whitespace().all(|count| count == "0"), "restarts: {all}");
+    Ok(())
+}

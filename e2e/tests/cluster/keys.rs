@@ -1,0 +1,94 @@
+//! The user's own key, and a key that is gone.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use onionbalance_e2e::process::Processes;
+use onionbalance_e2e::tornet::Tor;
+use onionbalance_e2e::wait::{Seen, until};
+
+use crate::scene::{PUBLISHED, SOON, Scene, scene};
+
+#[tokio::test]
+async fn the_users_own_key_is_used() -> Result<()> {
+    scene("own-key", async |scene| {
+        let dir = tempfile::tempdir()?;
+        let onion = make_key_with_tor(dir.path()).await?;
+        let key = dir.path().join("hs/hs_ed25519_secret_key");
+        scene.run(&format!("create secret generic my-key --from-file={}", key.display())).await?;
+        let web = scene
+            .apply(
+                "web",
+                "  ports:
+  - {port: 80, target: {service: {name: web, port: 80}}}
+  masterKey: {secretName: my-key}
+  backends: {replicas: 1, drainTimeoutSeconds: 5}
+",
+            )
+            .await?;
+        ensure!(web.onion_address().await? == onion, "{onion} is the key's address");
+        web.wait_published(1, PUBLISHED).await?;
+        let client = scene.tor_client().await?;
+        let page = client.fetch(&onion, "one").await?;
+        ensure!(page.starts_with("Hello"), "{page:?}");
+        client.remove().await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_key_that_is_gone_is_waited_for() -> Result<()> {
+    scene("lost-key", async |scene| {
+        let web = scene
+            .apply(
+                "web",
+                "  ports: [{port: 80, target: {service: {name: web, port: 80}}}]\n  backends: {replicas: 1}\n",
+            )
+            .await?;
+        let onion = web.onion_address().await?;
+        let deployment = deployment(scene).await?;
+        let backup = scene.run("get secret web-master-key -o json").await?;
+        scene.run("delete secret web-master-key").await?;
+        let condition = web.wait_condition("MasterKeyReady", "False", SOON).await?;
+        ensure!(condition.reason == "SecretNotFound", "{condition:?}");
+        ensure!(web.status().await?.onion_address == Some(onion.clone()), "the address is remembered");
+        ensure!(self::deployment(scene).await? == deployment, "the pods stay");
+
+        scene.kubectl(&["create", "-f", "-"], &restorable(&backup)?).await?;
+        web.wait_condition("MasterKeyReady", "True", SOON).await?;
+        ensure!(web.onion_address().await? == onion, "the restored key has the same address");
+        Ok(())
+    })
+    .await
+}
+
+/// The Deployment's identity and version.
+async fn deployment(scene: &Scene) -> Result<String> {
+    scene.run("get deployment web-backend -o jsonpath={.metadata.uid}/{.metadata.generation}").await
+}
+
+/// A backup without what the API server sets.
+fn restorable(backup: &str) -> Result<String> {
+    let mut object: serde_json::Value = serde_json::from_str(backup)?;
+    let metadata = object["metadata"].as_object_mut().context("a Secret has metadata")?;
+    metadata.retain(|field, _| ["name", "labels", "annotations"].contains(&field.as_str()));
+    Ok(object.to_string())
+}
+
+/// A stock tor makes `hs/` under `dir`; it never reaches any network. Gives the address.
+async fn make_key_with_tor(dir: &std::path::Path) -> Result<String> {
+    let processes = Processes::open(dir)?;
+    let tor = Tor::open(&processes, "key-maker", &dir.join("tor"));
+    let hidden_service = dir.join("hs").display().to_string();
+    let torrc = format!("DisableNetwork 1\nSocksPort 0\nHiddenServiceDir {hidden_service}\nHiddenServicePort 80\n");
+    tor.start(Command::new("tor"), &torrc)?;
+    let hostname = dir.join("hs/hostname");
+    let onion = until("tor makes an onion key", SOON, async || {
+        processes.check("key-maker")?;
+        Ok(fs::read_to_string(&hostname).map_or_else(|error| Seen::NotYet(error.to_string()), Seen::Yes))
+    })
+    .await?;
+    tor.stop().await?;
+    Ok(onion.trim().to_owned())
+}

@@ -1,0 +1,8 @@
+//! The whole path on a real cluster and a real, private Tor network: `make test-e2e`.
+
+mod children;
+mod faults;
+mod keys;
+mod scale;
+mod scene;
+mod steady;

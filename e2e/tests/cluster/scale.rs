@@ -1,0 +1,92 @@
+//! Every backend serves, as many as there are; only those that are there are in the descriptor.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result, ensure};
+use data_encoding::BASE64;
+use onionbalance_e2e::agent;
+use onionbalance_e2e::demo::caller;
+use onionbalance_e2e::descriptor::Descriptor;
+use onionbalance_e2e::service::Service;
+use onionbalance_operator::link::AgentToken;
+
+use crate::scene::{PUBLISHED, SOON, Scene, scene};
+
+#[tokio::test]
+async fn three_backends_serve_then_five_then_two() -> Result<()> {
+    scene("scale", async |scene| {
+        let web = scene.apply("web", SPEC).await?;
+        for backends in [3, 5] {
+            web.scale(backends).await?;
+            web.wait_published(backends, PUBLISHED).await?;
+            all_serve(scene, &web, backends).await?;
+        }
+        web.scale(2).await?;
+        only_these_are_in_the_descriptor(scene, &web, 2).await?;
+        all_serve(scene, &web, 2).await
+    })
+    .await
+}
+
+const SPEC: &str = "  ports:
+  - {port: 80, target: {service: {name: web, port: http}}}
+  backends: {replicas: 3, drainTimeoutSeconds: 5}
+";
+
+/// Fetches until each backend has answered; a client keeps its descriptor, so there is a new one every few fetches.
+async fn all_serve(scene: &Scene, web: &Service, backends: usize) -> Result<()> {
+    const FETCHES_PER_CLIENT: usize = 6;
+    let onion = web.onion_address().await?;
+    let expected: BTreeSet<String> = web.backends().await?.into_iter().map(|pod| pod.address).collect();
+    ensure!(expected.len() == backends, "{} backend pods", expected.len());
+    let mut seen = BTreeSet::new();
+    // The chance that one of five backends with an eighth of the points is missed by 100 fetches is 2 in a million.
+    let clients = (20 * backends).div_ceil(FETCHES_PER_CLIENT);
+    for _ in 0..clients {
+        let client = scene.tor_client().await?;
+        for number in 0..FETCHES_PER_CLIENT {
+            let page = client.fetch(&onion, &number.to_string()).await.context("a fetch failed")?;
+            let address = caller(&page).context("the page names its caller")?;
+            ensure!(expected.contains(address), "{address} answered, which is none of {expected:?}");
+            seen.insert(address.to_owned());
+        }
+        client.remove().await?;
+        if seen == expected {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("only {seen:?} of {expected:?} answered")
+}
+
+/// Judged by stem alone: each point of the merged descriptor is one of these backends' own, and each backend has one.
+async fn only_these_are_in_the_descriptor(scene: &Scene, web: &Service, backends: usize) -> Result<()> {
+    let onion = web.onion_address().await?;
+    let token = token(scene).await?;
+    scene
+        .wait(&format!("the descriptor has {backends} backends' points"), SOON, async || {
+            let pods = web.backends().await?;
+            if pods.len() != backends {
+                return Ok(Err(format!("{} pods", pods.len())));
+            }
+            let mut of_each = Vec::new();
+            for pod in &pods {
+                of_each.push(agent::points(&pod.address, &pod.uid, &token).await?);
+            }
+            let client = scene.tor_client().await?;
+            let descriptor = Descriptor::fetch(client.tor(), &onion).await?;
+            client.remove().await?;
+            let merged = descriptor.auth_keys();
+            let strangers = merged.iter().filter(|key| !of_each.iter().any(|own| own.contains(**key))).count();
+            let absent = of_each.iter().filter(|own| !own.iter().any(|key| merged.contains(key.as_str()))).count();
+            Ok(match (strangers, absent) {
+                (0, 0) => Ok(()),
+                _ => Err(format!("{strangers} points are not of these backends, {absent} backends have none")),
+            })
+        })
+        .await
+}
+
+async fn token(scene: &Scene) -> Result<AgentToken> {
+    let data = scene.run("get secret web-agent-token -o jsonpath={.data.token}").await?;
+    Ok(AgentToken::from_hex(&BASE64.decode(data.as_bytes())?)?)
+}

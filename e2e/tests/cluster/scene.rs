@@ -1,0 +1,190 @@
+//! A namespace of its own for each test, on one cluster for all; what can be seen of it is kept when the test fails.
+
+use std::fmt::Write as _;
+use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use futures::FutureExt as _;
+use kube::Client;
+use onionbalance_e2e::bringup::tor_network;
+use onionbalance_e2e::cluster::Cluster;
+use onionbalance_e2e::install;
+use onionbalance_e2e::kubectl::Kubectl;
+use onionbalance_e2e::process::Processes;
+use onionbalance_e2e::service::Service;
+use onionbalance_e2e::state::State;
+use onionbalance_e2e::torclient::TorClient;
+use onionbalance_e2e::wait::{Seen, until};
+
+/// Time for anything that should happen within seconds, on a machine that does much else.
+pub const SOON: Duration = Duration::from_secs(60);
+/// Time for pods to start, bootstrap and be published.
+pub const PUBLISHED: Duration = Duration::from_secs(180);
+
+/// A test's namespace.
+pub struct Scene {
+    /// kubectl of the cluster's administrator.
+    pub kubectl: Kubectl,
+    client: Client,
+    state: State,
+    namespace: String,
+    clients: AtomicU32,
+}
+
+/// Runs a test in a namespace of this name, with the sample web app behind the Service `web`.
+pub async fn scene(name: &str, test: impl AsyncFnOnce(&Scene) -> Result<()>) -> Result<()> {
+    let scene = Scene::set(name).await?;
+    let outcome = AssertUnwindSafe(test(&scene)).catch_unwind().await;
+    if matches!(outcome, Ok(Ok(()))) {
+        scene.kubectl.run(&format!("delete namespace {} --wait=false", scene.namespace)).await?;
+        return Ok(());
+    }
+    eprintln!("what could be seen of {name}: {}", scene.dump()?.display());
+    match outcome {
+        Ok(result) => result,
+        Err(panic) => resume_unwind(panic),
+    }
+}
+
+impl Scene {
+    async fn set(name: &str) -> Result<Self> {
+        let state = brought_up()?;
+        let cluster = Cluster::open(&state)?;
+        let (kubectl, namespace) = (cluster.kubectl(), format!("e2e-{name}"));
+        kubectl.run(&format!("delete namespace {namespace} --ignore-not-found --timeout=180s")).await?;
+        kubectl.run(&format!("create namespace {namespace}")).await?;
+        let scene = Self { kubectl, client: cluster.client().await?, state, namespace, clients: AtomicU32::new(0) };
+        scene.apply_target().await?;
+        Ok(scene)
+    }
+
+    /// The sample web app behind the Service `web`.
+    pub async fn apply_target(&self) -> Result<()> {
+        self.kubectl(&["apply", "-f", "-"], TARGET).await?;
+        Ok(())
+    }
+
+    /// The service of this name in the namespace.
+    pub fn service(&self, name: &str) -> Service {
+        Service::new(&self.client, &self.namespace, name)
+    }
+
+    /// kubectl in the namespace; the arguments are separated by single blanks.
+    pub async fn run(&self, arguments: &str) -> Result<String> {
+        self.kubectl.run(&format!("--namespace {} {arguments}", self.namespace)).await
+    }
+
+    /// kubectl in the namespace, with this standard input.
+    pub async fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String> {
+        self.kubectl.run_with_input(&[&["--namespace", &self.namespace], arguments].concat(), input).await
+    }
+
+    /// `kubectl apply` of an `OnionBalancedService`; `spec` is YAML indented by two blanks.
+    pub async fn apply(&self, name: &str, spec: &str) -> Result<Service> {
+        let header = "apiVersion: onionbalance.dev/v1alpha1\nkind: OnionBalancedService\nmetadata:\n  name:";
+        self.kubectl(&["apply", "-f", "-"], &format!("{header} {name}\nspec:\n{spec}")).await?;
+        Ok(self.service(name))
+    }
+
+    /// A real Tor client without any state.
+    pub async fn tor_client(&self) -> Result<TorClient> {
+        let name = format!("client-{}-{}", self.namespace, self.clients.fetch_add(1, Ordering::Relaxed));
+        let dir = self.state.dir().join("clients").join(&name);
+        let torrc = tor_network(&self.state)?.torrc_lines()?;
+        TorClient::fresh(&Processes::open(self.state.dir())?, &name, &dir, &torrc, None).await
+    }
+
+    /// Waits until something is so, looking at text.
+    pub async fn wait(
+        &self,
+        what: &str,
+        limit: Duration,
+        look: impl AsyncFn() -> Result<Result<(), String>>,
+    ) -> Result<()> {
+        until(what, limit, async || Ok(look().await?.map_or_else(Seen::NotYet, Seen::Yes))).await
+    }
+
+    /// Objects, logs and events, as text files in a folder.
+    fn dump(&self) -> Result<PathBuf> {
+        let dir = self.state.dir().with_file_name("e2e-failures").join(&self.namespace);
+        std::fs::create_dir_all(&dir)?;
+        let (ours, operators) = (self.namespace.as_str(), install::NAMESPACE);
+        for (file, namespace, arguments) in [
+            ("objects.yaml", ours, "get obs,pods,deployments,configmaps,services,leases,roles,rolebindings -o yaml"),
+            ("pods.txt", ours, "describe pods"),
+            ("events.txt", ours, "get events --sort-by=.lastTimestamp"),
+            ("operator.log", operators, "logs deployment/onionbalance-operator --tail=2000"),
+            ("operator-pods.txt", operators, "describe pods"),
+        ] {
+            std::fs::write(dir.join(file), self.seen(namespace, arguments))?;
+        }
+        let pods = self.seen(ours, "get pods -o name");
+        let mut logs = String::new();
+        for pod in pods.lines().filter(|line| line.starts_with("pod/")) {
+            let log = self.seen(ours, &format!("logs {pod} --all-containers --prefix --tail=500"));
+            writeln!(logs, "===== {pod}\n{log}")?;
+        }
+        std::fs::write(dir.join("pods.log"), logs)?;
+        Ok(dir)
+    }
+
+    fn seen(&self, namespace: &str, arguments: &str) -> String {
+        let mut kubectl = Command::new("kubectl");
+        kubectl.env("KUBECONFIG", self.state.kubeconfig()).args(["--namespace", namespace]);
+        match kubectl.args(arguments.split(' ')).output() {
+            Ok(done) => [String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr)].concat(),
+            Err(error) => error.to_string(),
+        }
+    }
+}
+
+/// One bring-up for all tests, in a folder of its own.
+fn brought_up() -> Result<State> {
+    static STATE: OnceLock<Result<State, String>> = OnceLock::new();
+    STATE.get_or_init(|| bring_up().map_err(|error| format!("{error:#}"))).clone().map_err(|error| anyhow!(error))
+}
+
+fn bring_up() -> Result<State> {
+    let dir = std::env::var_os("OB_E2E_DIR").map(PathBuf::from);
+    let state = State::new(dir)?;
+    let program = Path::new(env!("CARGO_BIN_EXE_e2e"));
+    let status = Command::new(program)
+        .arg("--dir")
+        .arg(state.dir())
+        .arg("install")
+        .status()
+        .with_context(|| format!("run {}", program.display()))?;
+    anyhow::ensure!(status.success(), "e2e install failed: {status}");
+    Ok(state)
+}
+
+/// The sample web app, two of it, behind the Service `web`, whose port has the name `http`.
+const TARGET: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: web
+        image: localhost/onionbalance-sample:dev
+        imagePullPolicy: IfNotPresent
+        ports: [{name: http, containerPort: 8080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  selector: {app: web}
+  ports: [{name: http, port: 80, targetPort: http}]
+";
