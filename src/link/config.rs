@@ -105,7 +105,7 @@ fn check_target(target: &str) -> Result<(), &'static str> {
     }
     if let Some(rest) = host.strip_prefix('[') {
         let inner = rest.strip_suffix(']').ok_or("opens a bracket that it does not close")?;
-        return inner.parse::<std::net::Ipv6Addr>().map(drop).map_err(|_| "has no IPv6 address in its brackets");
+        return inner.parse::<core::net::Ipv6Addr>().map(drop).map_err(|_| "has no IPv6 address in its brackets");
     }
     if host.contains(':') {
         return Err("is ambiguous: an IPv6 address needs brackets, as in [2001:db8::1]:80");
