@@ -5,13 +5,14 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::future::select_all;
+use futures::future::{Either, select, select_all};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
@@ -23,6 +24,9 @@ use crate::link::ForwardedPort;
 
 /// A target that does not answer: tor clients give up on a stream after about as long.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a stream with one end closed may be quiet. tor closes both directions at once, so mostly nobody waits for
+/// what a target might still say; a target that never closes must not hold up a drain.
+const HALF_CLOSED_IDLE: Duration = Duration::from_secs(15);
 /// How long to wait after an accept that failed, for want of file descriptors say.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Streams at once, where the limit on open files allows.
@@ -39,7 +43,7 @@ pub struct Forwarder {
 }
 
 /// What went through.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Traffic {
     ports: Vec<Arc<Port>>,
     open: watch::Sender<u64>,
@@ -67,7 +71,7 @@ impl Forwarder {
         });
         let listeners: Vec<_> = listeners.collect::<Result<_, Failure>>()?;
         let ports = listeners.iter().map(|(_, port)| port.clone()).collect();
-        let traffic = Arc::new(Traffic { ports, open: watch::Sender::new(0) });
+        let traffic = Arc::new(Traffic { ports, ..Traffic::default() });
         Ok(Self { listeners, traffic, permits: Arc::new(Semaphore::new(max_streams)) })
     }
 
@@ -121,10 +125,47 @@ async fn forward(stream: UnixStream, port: &Port) {
     };
     // tor has small cells of its own: waiting for more would only delay.
     let _ = target.set_nodelay(true);
-    let mut stream = InspectReader::new(stream, |bytes| add(&port.bytes_in, bytes));
-    let mut target = InspectReader::new(target, |bytes| add(&port.bytes_out, bytes));
-    if let Err(error) = copy_bidirectional(&mut stream, &mut target).await {
+    if let Err(error) = copy_both_ways(stream, target, port).await {
         tracing::debug!(port = port.number, %error, "a stream broke");
+    }
+}
+
+async fn copy_both_ways(mut stream: UnixStream, mut target: TcpStream, port: &Port) -> io::Result<()> {
+    let moved = AtomicU64::default();
+    let count = |counter: &AtomicU64, bytes: &[u8]| {
+        add(counter, bytes);
+        add(&moved, bytes);
+    };
+    let (from_tor, to_tor) = stream.split();
+    let (from_target, to_target) = target.split();
+    let inward = pin!(copy_then_close(InspectReader::new(from_tor, |bytes| count(&port.bytes_in, bytes)), to_target));
+    let outward = pin!(copy_then_close(InspectReader::new(from_target, |bytes| count(&port.bytes_out, bytes)), to_tor));
+    match select(inward, outward).await {
+        Either::Left((ended, outward)) => finish(ended, outward, &moved).await,
+        Either::Right((ended, inward)) => finish(ended, inward, &moved).await,
+    }
+}
+
+/// One direction; passes the end on.
+async fn copy_then_close(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
+    copy(&mut from, &mut to).await?;
+    to.shutdown().await
+}
+
+/// One direction ended: the other may go on as long as something moves.
+async fn finish(
+    ended: io::Result<()>,
+    mut other: impl Future<Output = io::Result<()>> + Unpin,
+    moved: &AtomicU64,
+) -> io::Result<()> {
+    ended?;
+    loop {
+        let before = moved.load(Ordering::Relaxed);
+        match timeout(HALF_CLOSED_IDLE, &mut other).await {
+            Ok(ended) => return ended,
+            Err(_) if moved.load(Ordering::Relaxed) == before => return Ok(()),
+            Err(_) => {}
+        }
     }
 }
 

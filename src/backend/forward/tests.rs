@@ -82,6 +82,29 @@ async fn a_target_that_speaks_first_and_closes_first() {
 }
 
 #[tokio::test]
+async fn a_target_that_does_not_notice_the_end_is_given_up_once_it_is_quiet() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let bench = Bench::new(&listener.local_addr().unwrap().to_string(), 8);
+    let mut stream = bench.open().await;
+    let (mut target, _) = listener.accept().await.unwrap();
+    stream.shutdown().await.unwrap();
+    assert_eq!(target.read(&mut [0]).await.unwrap(), 0);
+
+    // From here the clock goes on whenever everybody waits.
+    tokio::time::pause();
+    let start = tokio::time::Instant::now();
+    for _ in 0..5 {
+        sleep(Duration::from_secs(10)).await;
+        target.write_all(b"x").await.unwrap();
+        stream.read_u8().await.unwrap();
+    }
+    assert_eq!(bench.traffic.open(), 1);
+    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+    assert!(start.elapsed() >= Duration::from_secs(65), "{:?}", start.elapsed());
+    bench.until_open_streams_are(0).await;
+}
+
+#[tokio::test]
 async fn a_refusing_target_closes_the_stream_at_once_and_a_later_one_is_found() {
     let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let bench = Bench::new(&address.to_string(), 8);
