@@ -1,21 +1,25 @@
 //! The observer: asks tor once a second what it holds, and at once when tor made a descriptor.
 
 use std::convert::Infallible;
-use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, sleep};
 
 use super::paths::RunDir;
 use super::points::{Points, open};
 use super::system::wall_clock;
-use super::watchdog::Watchdog;
-use crate::control::{Client, ControlError, Event, HsDescAction};
+use super::watchdog::{Lost, Watchdog};
+use crate::control::{Client, Connector, ControlError, Event, HsDescAction, bootstrap_percent};
 use crate::onion::OnionAddress;
 
 /// How often tor is asked.
 const POLL: Duration = Duration::from_secs(1);
+/// How often while it has no introduction points: their coming is no event, and readiness waits for them.
+const POLL_AT_START: Duration = Duration::from_millis(250);
+/// Longer than the watchdog's patience with a tor that once answered: it is the watchdog who counts tor's silence.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 /// How soon a lost connection is tried again.
 const RECONNECT: Duration = Duration::from_millis(250);
 
@@ -53,7 +57,7 @@ impl Pulse {
 /// The task that keeps [`TorState`].
 #[derive(Debug)]
 pub struct Observer {
-    socket: PathBuf,
+    connector: Connector,
     address: OnionAddress,
     state: watch::Sender<TorState>,
     pulse: Pulse,
@@ -62,21 +66,13 @@ pub struct Observer {
     complaint: Option<String>,
 }
 
-/// Why there is no connection to tor.
-enum Lost {
-    /// Nobody listens, or the connection broke.
-    Broken(String),
-    /// Tor is there and does not answer.
-    Frozen,
-}
-
 impl Observer {
     /// `boot` is random per agent start.
     pub fn new(run_dir: &RunDir, address: OnionAddress, boot: u64) -> Self {
         let state = TorState { answering: false, bootstrapped: 0, points: Points::new(boot), kills: 0 };
         let pulse = Pulse::new();
         Self {
-            socket: run_dir.control_socket(),
+            connector: Connector { command_timeout: COMMAND_TIMEOUT, ..Connector::new(run_dir.control_socket()) },
             address,
             state: watch::Sender::new(state),
             watchdog: Watchdog::new(pulse.clone()),
@@ -104,31 +100,26 @@ impl Observer {
 
     /// One connection, from connecting to losing it.
     async fn connection(&mut self) -> Result<Infallible, Lost> {
-        let socket = self.socket.clone();
-        self.watchdog.meet(&socket).await.map_err(|error| Lost::Broken(error.to_string()))?;
-        let (client, mut events) = self.answered(Client::connect_unix(&socket, None)).await?;
-        self.answered(client.set_events(&["HS_DESC"])).await?;
+        self.watchdog.meet(&self.connector.socket).await?;
+        let (client, mut events) = self.watchdog.answer(self.connector.connect()).await?;
+        self.watchdog.answer(client.set_events(&["HS_DESC"])).await?;
         self.complaint = None;
         tracing::info!("connected to tor");
-        let mut tick = interval(POLL);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            self.next_occasion(&mut tick, &mut events).await?;
             self.look(&client).await?;
+            self.next_occasion(&mut events).await?;
         }
     }
 
     /// Waits until it is time to ask tor again.
-    async fn next_occasion(
-        &self,
-        tick: &mut tokio::time::Interval,
-        events: &mut mpsc::Receiver<Event>,
-    ) -> Result<(), Lost> {
+    async fn next_occasion(&self, events: &mut mpsc::Receiver<Event>) -> Result<(), Lost> {
+        let starting = self.state.borrow().points.count() == 0;
+        let mut pause = pin!(sleep(if starting { POLL_AT_START } else { POLL }));
         loop {
             tokio::select! {
-                _ = tick.tick() => return Ok(()),
+                () = &mut pause => return Ok(()),
                 event = events.recv() => match event {
-                    None => return Err(ControlError::Closed.into()),
+                    None => return Err(Lost::Broken(ControlError::Closed)),
                     Some(Event::HsDesc(event))
                         if event.action == HsDescAction::Created && event.address == Some(self.address) =>
                     {
@@ -144,7 +135,7 @@ impl Observer {
         let mut bootstrapped = self.state.borrow().bootstrapped;
         if bootstrapped < 100 {
             let phase = self.get_info(client, "status/bootstrap-phase").await?;
-            bootstrapped = phase.as_deref().and_then(progress).unwrap_or(0);
+            bootstrapped = phase.as_deref().and_then(bootstrap_percent).unwrap_or(0);
         }
         let key = format!("hs/service/desc/id/{}", self.address.identifier());
         let opened = match self.get_info(client, &key).await? {
@@ -153,7 +144,10 @@ impl Observer {
             Some(text) => match open(text, &self.address, wall_clock()) {
                 Ok(opened) => Some(opened),
                 Err(error) => {
-                    self.complain(&format!("tor's own descriptor is of no use: {error}"));
+                    let complaint = format!("tor's own descriptor is of no use: {error}");
+                    if self.is_news(&complaint) {
+                        tracing::warn!("{complaint}");
+                    }
                     None
                 }
             },
@@ -173,30 +167,31 @@ impl Observer {
 
     /// GETINFO; None when tor refuses the question.
     async fn get_info(&mut self, client: &Client, key: &str) -> Result<Option<String>, Lost> {
-        let answer = self.watchdog.answer(client.get_info(key)).await.ok_or(Lost::Frozen)?;
-        let answer = match answer {
-            Err(ControlError::Refused { .. }) => None,
-            other => Some(other?),
-        };
-        self.watchdog.satisfied();
-        Ok(answer)
-    }
-
-    async fn answered<T>(&mut self, question: impl Future<Output = Result<T, ControlError>>) -> Result<T, Lost> {
-        let answer = self.watchdog.answer(question).await.ok_or(Lost::Frozen)??;
-        self.watchdog.satisfied();
-        Ok(answer)
+        match self.watchdog.answer(client.get_info(key)).await {
+            Ok(value) => Ok(Some(value)),
+            Err(Lost::Broken(ControlError::Refused { .. })) => Ok(None),
+            Err(lost) => Err(lost),
+        }
     }
 
     /// Without tor there are no points: nobody must be sent here.
     fn lost(&mut self, lost: Lost) {
-        let killed = match lost {
-            Lost::Frozen => self.watchdog.kill(),
-            Lost::Broken(error) => {
-                self.complain(&format!("no connection to tor: {error}"));
-                false
+        let mut killed = false;
+        match lost {
+            Lost::Absent(error) => {
+                let complaint = format!("tor is not there: {}: {error}", self.connector.socket.display());
+                if self.is_news(&complaint) {
+                    tracing::info!("{complaint}");
+                }
             }
-        };
+            Lost::Broken(error) => {
+                let complaint = format!("no connection to tor: {error}");
+                if self.is_news(&complaint) {
+                    tracing::warn!("{complaint}");
+                }
+            }
+            Lost::Frozen => killed = self.watchdog.kill(),
+        }
         self.state.send_modify(|state| {
             (state.answering, state.bootstrapped) = (false, 0);
             state.points.clear();
@@ -204,35 +199,12 @@ impl Observer {
         });
     }
 
-    fn complain(&mut self, complaint: &str) {
-        if self.complaint.as_deref() != Some(complaint) {
-            tracing::warn!("{complaint}");
+    /// What goes wrong is tried again several times a second; it is logged once.
+    fn is_news(&mut self, complaint: &str) -> bool {
+        let new = self.complaint.as_deref() != Some(complaint);
+        if new {
             self.complaint = Some(complaint.to_owned());
         }
-    }
-}
-
-impl From<ControlError> for Lost {
-    fn from(error: ControlError) -> Self {
-        Self::Broken(error.to_string())
-    }
-}
-
-/// The percentage of `NOTICE BOOTSTRAP PROGRESS=45 TAG=… SUMMARY="…"`.
-fn progress(phase: &str) -> Option<u8> {
-    phase.split_ascii_whitespace().find_map(|word| word.strip_prefix("PROGRESS="))?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// As tor 0.4.9.11 answers.
-    #[test]
-    fn reads_the_bootstrap_phase() {
-        assert_eq!(progress(r#"NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY="Done""#), Some(100));
-        assert_eq!(progress(r#"NOTICE BOOTSTRAP PROGRESS=0 TAG=starting SUMMARY="Starting""#), Some(0));
-        assert_eq!(progress("NOTICE BOOTSTRAP PROGRESS=x"), None);
-        assert_eq!(progress(""), None);
+        new
     }
 }
