@@ -24,12 +24,20 @@ failures() { count failed; }
 
 unit() { cargo test --locked --workspace --no-fail-fast --lib --bins --test layers; }
 api() {
-    KUBEBUILDER_ASSETS=$(e2e/setup/kubernetes.sh)
-    export KUBEBUILDER_ASSETS
-    cargo test --locked --no-fail-fast --test operator_api_server
+    local programs
+    programs=$(e2e/setup/kubernetes.sh) && KUBEBUILDER_ASSETS=$programs cargo test --locked --no-fail-fast --test operator_api_server
 }
-tor() { cargo test --locked --package onionbalance-e2e --no-fail-fast --test private_network -- --nocapture; }
-e2e() { cargo test --locked --package onionbalance-e2e --no-fail-fast --test cluster -- --nocapture; }
+tor() { with_programs --test private_network -- --nocapture; }
+e2e() {
+    # A folder of its own: what `make demo` brought up stays.
+    export OB_E2E_DIR="${OB_E2E_DIR:-${XDG_STATE_HOME:-$HOME/.local/state}/onionbalance-operator/e2e-test}"
+    local code=0
+    with_programs --test cluster -- --nocapture || code=$?
+    cargo run --locked --quiet --package onionbalance-e2e -- down || code=$?
+    return $code
+}
+# These tests run the programs themselves: cargo builds those of the test's own package only.
+with_programs() { cargo build --locked && cargo test --locked --package onionbalance-e2e --no-fail-fast "$@"; }
 
 [ $# -gt 0 ] || fail "usage: run-tests.sh unit|api|tor|e2e…"
 for name in "$@"; do

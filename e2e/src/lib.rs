@@ -16,6 +16,7 @@ pub mod install;
 pub mod kubectl;
 pub mod machine;
 pub mod node;
+pub mod onionkey;
 pub mod process;
 pub mod service;
 pub mod spread;

@@ -103,6 +103,11 @@ impl Node {
     pub async fn down(&self) -> Result<()> {
         // unshare is deaf to SIGTERM; with it goes its one child, and with that process 1 every other process of the node.
         self.processes.kill(HOLDER).await?;
+        until("the node's network goes", Duration::from_secs(30), async || {
+            let ours = self.dir.join("entered").exists() && cable_exists();
+            Ok(if ours { Seen::not_yet(format!("the link {CABLE} is there")) } else { Seen::Yes(()) })
+        })
+        .await?;
         self.restore_sysctls()?;
         remove_cgroup().await?;
         remove_dir(&self.dir).await
@@ -162,7 +167,7 @@ impl Node {
     }
 
     async fn refuse_second_node(&self) -> Result<()> {
-        if Path::new("/sys/class/net").join(CABLE).exists() {
+        if cable_exists() {
             bail!("another node is up on this machine (the link {CABLE} exists): take it down first, with its --dir");
         }
         for address in [HOST_ADDRESS, BRIDGE_ADDRESS, "10.96.0.1"] {
@@ -206,6 +211,10 @@ pub async fn remove_dir(dir: &Path) -> Result<()> {
         })
     })
     .await
+}
+
+fn cable_exists() -> bool {
+    Path::new("/sys/class/net").join(CABLE).exists()
 }
 
 fn sysctl(name: &str) -> PathBuf {

@@ -129,6 +129,14 @@ impl Processes {
         Ok(())
     }
 
+    /// Sends SIGKILL to all of them and does not wait: for when nothing can be awaited any more.
+    pub fn kill_all(&self) {
+        for name in self.names().unwrap_or_default() {
+            // Nothing is left to do for one that cannot be ended.
+            let _ = self.signal(&name, Signal::KILL);
+        }
+    }
+
     /// Where its output goes.
     pub fn log(&self, name: &str) -> PathBuf {
         self.dir.join("logs").join(format!("{name}.log"))

@@ -1,12 +1,8 @@
 //! The user's own key, and a key that is gone.
 
-use std::fs;
-use std::process::Command;
-
 use anyhow::{Context as _, Result, ensure};
+use onionbalance_e2e::onionkey;
 use onionbalance_e2e::process::Processes;
-use onionbalance_e2e::tornet::Tor;
-use onionbalance_e2e::wait::{Seen, until};
 
 use crate::scene::{PUBLISHED, SOON, Scene, scene};
 
@@ -14,8 +10,8 @@ use crate::scene::{PUBLISHED, SOON, Scene, scene};
 async fn the_users_own_key_is_used() -> Result<()> {
     scene("own-key", async |scene| {
         let dir = tempfile::tempdir()?;
-        let onion = make_key_with_tor(dir.path()).await?;
-        let key = dir.path().join("hs/hs_ed25519_secret_key");
+        let made = onionkey::make(&Processes::open(dir.path())?, dir.path()).await?;
+        let (onion, key) = (made.address, made.dir.join("hs_ed25519_secret_key"));
         scene.run(&format!("create secret generic my-key --from-file={}", key.display())).await?;
         let web = scene
             .apply(
@@ -74,21 +70,4 @@ fn restorable(backup: &str) -> Result<String> {
     let metadata = object["metadata"].as_object_mut().context("a Secret has metadata")?;
     metadata.retain(|field, _| ["name", "labels", "annotations"].contains(&field.as_str()));
     Ok(object.to_string())
-}
-
-/// A stock tor makes `hs/` under `dir`; it never reaches any network. Gives the address.
-async fn make_key_with_tor(dir: &std::path::Path) -> Result<String> {
-    let processes = Processes::open(dir)?;
-    let tor = Tor::open(&processes, "key-maker", &dir.join("tor"));
-    let hidden_service = dir.join("hs").display().to_string();
-    let torrc = format!("DisableNetwork 1\nSocksPort 0\nHiddenServiceDir {hidden_service}\nHiddenServicePort 80\n");
-    tor.start(Command::new("tor"), &torrc)?;
-    let hostname = dir.join("hs/hostname");
-    let onion = until("tor makes an onion key", SOON, async || {
-        processes.check("key-maker")?;
-        Ok(fs::read_to_string(&hostname).map_or_else(|error| Seen::NotYet(error.to_string()), Seen::Yes))
-    })
-    .await?;
-    tor.stop().await?;
-    Ok(onion.trim().to_owned())
 }

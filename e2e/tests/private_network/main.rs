@@ -1,0 +1,101 @@
+//! The data plane as plain processes on a private Tor network: stock tors, agents and a publisher, without Kubernetes.
+
+mod data_plane;
+mod target;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use onionbalance_e2e::descriptor::Descriptor;
+use onionbalance_e2e::wait::{Seen, until};
+
+use crate::data_plane::DataPlane;
+
+const BACKENDS: usize = 3;
+
+#[tokio::test]
+async fn all_backends_serve_and_a_dead_one_leaves_the_descriptor() -> Result<()> {
+    let mut plane = DataPlane::start(BACKENDS).await?;
+    let outcome = story(&mut plane).await;
+    if outcome.is_err() {
+        eprintln!("what could be seen: {}", plane.keep().display());
+    }
+    outcome
+}
+
+async fn story(plane: &mut DataPlane) -> Result<()> {
+    first_page(plane).await?;
+    let all: BTreeSet<usize> = (0..BACKENDS).collect();
+    all_points_are_published(plane, &all).await?;
+    ensure!(who_serves(plane, &all).await? == all);
+
+    let dead = 0;
+    let points = plane.points(dead).await?;
+    plane.kill_backend(dead)?;
+    until("a dead backend's points leave the descriptor", Duration::from_secs(45), async || {
+        let merged = plane.descriptor().await?;
+        let left = merged.auth_keys().iter().filter(|key| points.contains(**key)).count();
+        Ok(if left == 0 { Seen::Yes(()) } else { Seen::not_yet(format!("{left} are in it")) })
+    })
+    .await?;
+    let alive: BTreeSet<usize> = (1..BACKENDS).collect();
+    all_points_are_published(plane, &alive).await?;
+    ensure!(who_serves(plane, &alive).await? == alive, "the others go on");
+    Ok(())
+}
+
+async fn first_page(plane: &DataPlane) -> Result<()> {
+    let client = plane.client().await?;
+    until("the onion address answers", Duration::from_secs(120), async || {
+        plane.check()?;
+        Ok(match client.fetch(plane.onion(), "first").await {
+            Ok(_) => Seen::Yes(()),
+            Err(error) => Seen::not_yet(format!("{error:#}")),
+        })
+    })
+    .await?;
+    client.remove().await
+}
+
+/// Every point of the merged descriptor is one that these backends' tors have, and each of them has one in it. No relay is in
+/// it twice: a client would never use the second.
+async fn all_points_are_published(plane: &DataPlane, backends: &BTreeSet<usize>) -> Result<()> {
+    until("the descriptor has points of every backend", Duration::from_secs(60), async || {
+        let merged: Descriptor = plane.descriptor().await?;
+        let relays: BTreeSet<_> = merged.points.iter().map(|point| &point.relay).collect();
+        ensure!(relays.len() == merged.points.len(), "a relay is in the descriptor twice: {merged:?}");
+        let mut strangers = merged.auth_keys();
+        let mut absent = Vec::new();
+        for &backend in backends {
+            let own = plane.points(backend).await?;
+            if !own.iter().any(|key| strangers.remove(key.as_str())) {
+                absent.push(backend);
+            }
+            strangers.retain(|key| !own.contains(*key));
+        }
+        let done = absent.is_empty() && strangers.is_empty();
+        let why = format!("none of the backends {absent:?}; {} unknown points", strangers.len());
+        Ok(if done { Seen::Yes(()) } else { Seen::NotYet(why) })
+    })
+    .await
+}
+
+/// Fetches, all of which must succeed, until these backends have served.
+async fn who_serves(plane: &DataPlane, expected: &BTreeSet<usize>) -> Result<BTreeSet<usize>> {
+    const CLIENTS: usize = 10;
+    const FETCHES_PER_CLIENT: usize = 6;
+    let mut seen = BTreeSet::new();
+    for _ in 0..CLIENTS {
+        let client = plane.client().await?;
+        for number in 0..FETCHES_PER_CLIENT {
+            let page = client.fetch(plane.onion(), &number.to_string()).await.context("a fetch failed")?;
+            seen.insert(page.trim().parse().with_context(|| format!("not a backend's number: {page:?}"))?);
+        }
+        client.remove().await?;
+        if expected.is_subset(&seen) {
+            break;
+        }
+    }
+    Ok(seen)
+}
