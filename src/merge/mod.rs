@@ -3,11 +3,23 @@
 //! Pure and sans-io: `handle(input, now)`, then `poll_output()` until it gives nothing, then wait for the next input or
 //! for `poll_timeout()`. Time and randomness are arguments.
 
+mod backends;
+mod engine;
+mod period;
+mod schedule;
+mod selection;
+mod upload;
+
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::consensus::{Fingerprint, Network};
-use crate::onion::{MasterKey, ServiceContent, TimePeriod};
+use crate::onion::{ServiceContent, TimePeriod};
+
+pub use engine::MergeEngine;
 
 /// The two clocks, read by the shell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +51,7 @@ pub enum Input {
     Uploaded {
         /// The HSDir.
         hsdir: Fingerprint,
-        /// Accepted, or why not ("UPLOAD_REJECTED" makes the counter rise).
+        /// Accepted, or why not (`UPLOAD_REJECTED` makes the counter rise).
         result: Result<(), String>,
     },
     /// Tor lost its state or the connection to it came back: uploads in flight have no fate; publish anew.
@@ -90,36 +102,4 @@ pub struct Status {
     pub points: Vec<(BackendId, usize)>,
     /// No backend has a point: the last descriptor stays, nothing new is published.
     pub no_backends: bool,
-}
-
-/// The engine of one onion service.
-pub struct MergeEngine {
-    _private: (),
-}
-
-impl MergeEngine {
-    /// An engine that knows no network and no backends yet. `seed` feeds its generator (keys, padding, jitter).
-    pub fn new(_key: Arc<MasterKey>, _seed: [u8; 32], _now: Now) -> Self {
-        todo!()
-    }
-
-    /// Takes an input in.
-    pub fn handle(&mut self, _input: Input, _now: Now) {
-        todo!()
-    }
-
-    /// The next thing to do, until None.
-    pub fn poll_output(&mut self) -> Option<Output> {
-        todo!()
-    }
-
-    /// When (on the monotonic clock) to call `handle(Tick)` at the latest.
-    pub fn poll_timeout(&self) -> Option<Duration> {
-        todo!()
-    }
-
-    /// The state, for status and metrics.
-    pub fn status(&self) -> Status {
-        todo!()
-    }
 }

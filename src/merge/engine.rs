@@ -1,0 +1,305 @@
+//! Inputs to decisions.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use super::backends::{Backends, Change, Merged};
+use super::period::Period;
+use super::schedule::Request;
+use super::upload::{Rejected, Uploads};
+use super::{BackendId, Input, Now, Output, Status};
+use crate::consensus::Network;
+use crate::onion::{MasterKey, OnionAddress, TimePeriod};
+
+/// After a first change, others are waited for as long as this.
+const DEBOUNCE: Duration = Duration::from_millis(300);
+/// When a backend is gone: a scale-down takes several at once, and each is an event of its own.
+const DEBOUNCE_GONE: Duration = Duration::from_millis(50);
+/// C tor's `REASONABLY_LIVE_TIME`: it works with a consensus that is not valid any more, or not yet, by this time.
+const REASONABLY_LIVE: Duration = Duration::from_secs(24 * 3600);
+/// A greater counter is nonsense: no clock, and no number of rejections, leads there. Ours could hardly rise above it.
+const MAX_FLOOR: u64 = 1 << 62;
+/// When what keeps us from publishing is looked at again.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// The engine of one onion service.
+///
+/// It publishes while it leads, knows a network whose consensus C tor would still call reasonably live (24 h beyond its
+/// validity), and has at least one point. When the last backend is lost, the HSDirs keep what they have until it ends; nothing
+/// is published for new HSDirs or periods then.
+pub struct MergeEngine {
+    key: Arc<MasterKey>,
+    address: OnionAddress,
+    rng: StdRng,
+    now: Now,
+    leading: bool,
+    /// Of the network's consensus: from when it is valid, and until when.
+    validity: Option<(SystemTime, SystemTime)>,
+    backends: Backends,
+    /// What the backends come to; None when they changed since.
+    merged: Option<Arc<Merged>>,
+    /// The greatest counter that anybody used, by period.
+    floors: BTreeMap<TimePeriod, u64>,
+    /// In the network's order: the current one first.
+    periods: Vec<Period>,
+    uploads: Uploads,
+    outputs: VecDeque<Output>,
+}
+
+impl MergeEngine {
+    /// An engine that knows no network and no backends yet. `seed` feeds its generator (keys, padding, jitter).
+    pub fn new(key: Arc<MasterKey>, seed: [u8; 32], now: Now) -> Self {
+        Self {
+            address: key.address(),
+            key,
+            rng: StdRng::from_seed(seed),
+            now,
+            leading: false,
+            validity: None,
+            backends: Backends::default(),
+            merged: None,
+            floors: BTreeMap::new(),
+            periods: Vec::new(),
+            uploads: Uploads::default(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Takes an input in.
+    pub fn handle(&mut self, input: Input, now: Now) {
+        self.now = now;
+        match input {
+            Input::Network(network) => self.set_network(&network),
+            Input::Backend(id, content) => {
+                let first = self.backends.is_empty();
+                let change = self.backends.set(id, &content);
+                self.backends_changed(change);
+                if first {
+                    // The others are about to come: what has waited for the first one waits for them, too.
+                    let at = now.elapsed.saturating_add(DEBOUNCE);
+                    self.periods.iter_mut().for_each(|period| period.schedule.put_off(at));
+                }
+            }
+            Input::BackendLost(id) => {
+                let change = self.backends.remove(&id);
+                self.backends_changed(change);
+            }
+            Input::Leading(leading) => self.set_leading(leading),
+            Input::CounterFloor(period, counter) => self.raise_floor(period, counter),
+            Input::Uploaded { hsdir, result } => {
+                if let Some(rejected) = self.uploads.fate(&hsdir, &result, now.elapsed, &mut self.rng) {
+                    self.rejected(&rejected);
+                }
+            }
+            Input::TorRestarted => {
+                self.uploads.lose_sight();
+                self.request_all(Request { at: now.elapsed, urgent: true, forced: true });
+            }
+            Input::Tick => {}
+        }
+        self.advance();
+    }
+
+    /// The next thing to do, until None.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When (on the monotonic clock) to call `handle(Tick)` at the latest.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        if !self.leading {
+            return None;
+        }
+        let publish = self.periods.iter().filter_map(|period| period.schedule.ready_at()).min();
+        let mut work = [publish.filter(|_| !self.backends.is_empty()), self.uploads.next_start()];
+        if !self.network_is_usable() {
+            let later = self.now.elapsed.saturating_add(RETRY);
+            work.iter_mut().flatten().for_each(|at| *at = later.max(*at));
+        }
+        let ends = self.periods.iter().filter_map(Period::expires_at).min();
+        work.into_iter().chain([self.uploads.next_deadline(), ends]).flatten().min()
+    }
+
+    /// The state, for status and metrics.
+    pub fn status(&self) -> Status {
+        let newest = self.periods.first().and_then(|period| period.round.as_ref());
+        let share = |id: &BackendId| newest.and_then(|round| round.merged.shares.get(id)).copied().unwrap_or_default();
+        Status {
+            periods: self.periods.iter().filter_map(|period| period.status(&self.uploads)).collect(),
+            points: self.backends.ids().map(|id| (id.clone(), share(id))).collect(),
+            no_backends: self.backends.is_empty(),
+        }
+    }
+
+    /// Whether clients can no longer get a point of this backend: every responsible HSDir, of all periods, has accepted a
+    /// descriptor without it that is newer than the last one with it, or has failed to at least once. Never true of a
+    /// backend that counts, of the last backend that was lost (its points stay published), or while not leading.
+    pub fn withdrawn(&self, id: &BackendId) -> bool {
+        self.leading
+            && !self.backends.counts(id)
+            && !self.periods.is_empty()
+            && self.periods.iter().all(|period| period.is_withdrawn(id, &self.uploads))
+    }
+
+    fn set_network(&mut self, network: &Network) {
+        let [valid_after, _, valid_until] = network.validity();
+        self.validity = Some((valid_after, valid_until));
+        let mut old = std::mem::take(&mut self.periods);
+        for service in network.service_periods() {
+            let known = old.iter().position(|period| period.service.period == service.period);
+            let mut period = match known {
+                Some(index) => old.swap_remove(index),
+                None => Period::new(service.clone(), &self.key, &mut self.rng),
+            };
+            let new_hsdirs = period.set_network(service, network);
+            if period.hsdirs.is_empty() {
+                old.push(period);
+                continue;
+            }
+            self.uploads.retain(period.service.period, &period.hsdirs);
+            if new_hsdirs && self.leading {
+                // Not to the new ones alone: with an equal counter a client could not tell which descriptor is newer.
+                period.schedule.request(Request { at: self.now.elapsed, urgent: false, forced: true });
+            }
+            self.periods.push(period);
+        }
+        for period in old {
+            self.uploads.forget(period.service.period);
+        }
+        if let Some(current) = self.periods.first().map(|period| period.service.period.number) {
+            self.floors.retain(|period, _| period.number.saturating_add(1) >= current);
+        }
+    }
+
+    fn backends_changed(&mut self, change: Change) {
+        let (wait, urgent) = match change {
+            Change::Nothing => return,
+            Change::More => (DEBOUNCE, false),
+            Change::PointsGone => (DEBOUNCE, true),
+            Change::BackendGone => (DEBOUNCE_GONE, true),
+        };
+        self.merged = None;
+        self.request_all(Request { at: self.now.elapsed.saturating_add(wait), urgent, forced: false });
+    }
+
+    fn set_leading(&mut self, leading: bool) {
+        if self.leading == leading {
+            return;
+        }
+        self.leading = leading;
+        if leading {
+            self.request_all(Request { at: self.now.elapsed, urgent: true, forced: true });
+        } else {
+            self.outputs.clear();
+            self.uploads.stop();
+            self.periods.iter_mut().for_each(Period::stop);
+        }
+    }
+
+    fn raise_floor(&mut self, period: TimePeriod, counter: u64) {
+        if counter > MAX_FLOOR {
+            return;
+        }
+        let floor = self.floors.entry(period).or_default();
+        *floor = counter.max(*floor);
+        let overtaken = |own: &Period| own.round.as_ref().is_some_and(|round| round.counter < counter);
+        let own = self.periods.iter_mut().find(|own| own.service.period == period);
+        if let Some(own) = own.filter(|own| overtaken(own)) {
+            own.schedule.request(Request { at: self.now.elapsed, urgent: true, forced: true });
+        }
+    }
+
+    fn rejected(&mut self, rejected: &Rejected) {
+        let period = self.periods.iter_mut().find(|period| period.service.period == rejected.period);
+        if let Some(period) = period {
+            period.rejections = period.rejections.max(rejected.times);
+            // The other HSDirs' answers come about now.
+            let at = self.now.elapsed.saturating_add(DEBOUNCE);
+            period.schedule.request(Request { at, urgent: true, forced: true });
+        }
+    }
+
+    fn request_all(&mut self, request: Request) {
+        if self.leading {
+            self.periods.iter_mut().for_each(|period| period.schedule.request(request));
+        }
+    }
+
+    /// Does all that is due. Doing it again at the same time changes nothing.
+    fn advance(&mut self) {
+        self.uploads.expire(self.now.elapsed, &mut self.rng);
+        self.drop_expired();
+        if !self.leading || !self.network_is_usable() {
+            return;
+        }
+        let mut periods = std::mem::take(&mut self.periods);
+        for period in &mut periods {
+            if period.is_misdated(self.now) {
+                period.schedule.request(Request { at: self.now.elapsed, urgent: false, forced: true });
+            }
+            self.publish_if_due(period);
+        }
+        self.periods = periods;
+        self.start_uploads();
+    }
+
+    /// C tor's notion of a consensus that still, or already, does.
+    fn network_is_usable(&self) -> bool {
+        self.validity.is_some_and(|(valid_after, valid_until)| {
+            let early = valid_after.duration_since(self.now.wall).unwrap_or_default();
+            let late = self.now.wall.duration_since(valid_until).unwrap_or_default();
+            early.max(late) <= REASONABLY_LIVE
+        })
+    }
+
+    fn drop_expired(&mut self) {
+        for period in &mut self.periods {
+            if period.expires_at().is_some_and(|at| at <= self.now.elapsed) {
+                period.round = None;
+                self.uploads.forget(period.service.period);
+            }
+        }
+    }
+
+    fn publish_if_due(&mut self, period: &mut Period) {
+        let Some(forced) = period.schedule.ready(self.now.elapsed) else { return };
+        let Some(merged) = self.merged() else { return };
+        if !forced && period.round.as_ref().is_some_and(|round| round.merged == merged) {
+            period.schedule.satisfied();
+            return;
+        }
+        let name = period.service.period;
+        let floor = self.floors.get(&name).copied().unwrap_or_default();
+        let counter = period.next_counter(floor, self.now);
+        let Ok(descriptor) = period.build(&self.address, &merged, counter, self.now, &mut self.rng) else {
+            // What backends may offer is limited such that this cannot be.
+            period.schedule.failed(self.now.elapsed.saturating_add(RETRY));
+            return;
+        };
+        period.published((counter, descriptor), merged, self.now, &mut self.rng);
+        self.floors.insert(name, counter);
+        self.outputs.push_back(Output::StoreCounter(name, counter));
+        self.uploads.publish(name, counter, &period.hsdirs, self.now.elapsed);
+    }
+
+    fn merged(&mut self) -> Option<Arc<Merged>> {
+        if self.merged.is_none() {
+            self.merged = self.backends.merge(&mut self.rng).map(Arc::new);
+        }
+        self.merged.clone()
+    }
+
+    fn start_uploads(&mut self) {
+        for (hsdir, name) in self.uploads.start(self.now.elapsed) {
+            let period = self.periods.iter().find(|period| period.service.period == name);
+            if let Some(round) = period.and_then(|period| period.round.as_ref()) {
+                let descriptor = Arc::clone(&round.descriptor);
+                self.outputs.push_back(Output::Upload { hsdir, period: name, descriptor });
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! When a period is published for: soon after a change, again after one to two hours, and never too often.
+
+use std::time::Duration;
+
+use rand::{Rng, RngExt};
+
+/// C tor re-uploads after a random time between these (`HS_SERVICE_NEXT_UPLOAD_TIME_MIN` and `_MAX`).
+const REPUBLISH_MIN: Duration = Duration::from_secs(60 * 60);
+const REPUBLISH_MAX: Duration = Duration::from_secs(120 * 60);
+/// At least this long lies between two publishes.
+const MIN_GAP: Duration = Duration::from_secs(1);
+/// In the long run, one publish in this time;
+const REFILL: Duration = Duration::from_secs(15);
+/// so many at once after a calm time,
+const BURST: u32 = 8;
+/// of which so many are only for what is urgent. So a backend that comes and goes is soon left out until it has calmed
+/// down, while the points of one that goes can still be withdrawn.
+const RESERVE: u32 = 4;
+
+/// A wish to publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Request {
+    /// Not before this time.
+    pub(super) at: Duration,
+    /// Clients suffer until it is done.
+    pub(super) urgent: bool,
+    /// Also when the content is what was published last.
+    pub(super) forced: bool,
+}
+
+/// The schedule of one period. All times are monotonic.
+#[derive(Debug, Default)]
+pub(super) struct Schedule {
+    request: Option<Request>,
+    republish_at: Option<Duration>,
+    published: Option<Duration>,
+    /// When all publishes that were made are paid for, at one per `REFILL` (the generic cell rate algorithm).
+    paid_at: Duration,
+}
+
+impl Schedule {
+    /// Adds a wish to those that are open.
+    pub(super) fn request(&mut self, new: Request) {
+        let open = self.request.unwrap_or(new);
+        self.request = Some(Request {
+            at: open.at.min(new.at),
+            urgent: open.urgent || new.urgent,
+            forced: open.forced || new.forced,
+        });
+    }
+
+    /// Puts an open wish off until `at`.
+    pub(super) fn put_off(&mut self, at: Duration) {
+        if let Some(request) = &mut self.request {
+            request.at = request.at.max(at);
+        }
+    }
+
+    /// Drops all wishes. How often was published lately is not forgotten.
+    pub(super) fn clear(&mut self) {
+        self.request = None;
+        self.republish_at = None;
+    }
+
+    /// When to publish.
+    pub(super) fn ready_at(&self) -> Option<Duration> {
+        let request = self.request.map(|request| (request.at, request.urgent));
+        let republish = self.republish_at.map(|at| (at, false));
+        [request, republish].into_iter().flatten().map(|(at, urgent)| at.max(self.allowed_at(urgent))).min()
+    }
+
+    /// Whether what is ready now is to be done even if the content did not change. None when nothing is ready.
+    pub(super) fn ready(&self, now: Duration) -> Option<bool> {
+        self.ready_at().filter(|at| *at <= now)?;
+        Some(self.request.is_some_and(|request| request.forced) || self.republish_at.is_some_and(|at| at <= now))
+    }
+
+    /// It could not be done: again at `at`.
+    pub(super) fn failed(&mut self, at: Duration) {
+        self.republish_at = None;
+        self.request = Some(Request { at, urgent: true, forced: true });
+    }
+
+    /// The request turned out to change nothing.
+    pub(super) fn satisfied(&mut self) {
+        self.request = None;
+    }
+
+    /// It is published now.
+    pub(super) fn published(&mut self, now: Duration, rng: &mut impl Rng) {
+        self.request = None;
+        self.published = Some(now);
+        self.paid_at = self.paid_at.max(now).saturating_add(REFILL);
+        self.republish_at = Some(now.saturating_add(rng.random_range(REPUBLISH_MIN..=REPUBLISH_MAX)));
+    }
+
+    fn allowed_at(&self, urgent: bool) -> Duration {
+        let ahead = if urgent { BURST - 1 } else { BURST - RESERVE - 1 };
+        let gap_over = self.published.map_or(Duration::ZERO, |at| at.saturating_add(MIN_GAP));
+        self.paid_at.saturating_sub(REFILL * ahead).max(gap_over)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn wish(at: u64, urgent: bool) -> Request {
+        Request { at: seconds(at), urgent, forced: false }
+    }
+
+    /// How many publishes there are in `duration` when something is always wanted.
+    fn publishes(urgent: bool, duration: u64) -> Vec<u64> {
+        let mut rng = StdRng::from_seed([0; 32]);
+        let mut schedule = Schedule::default();
+        let mut at = Vec::new();
+        loop {
+            schedule.request(wish(0, urgent));
+            let ready = schedule.ready_at().unwrap();
+            if ready > seconds(duration) {
+                return at;
+            }
+            assert_eq!(schedule.ready(ready), Some(false));
+            schedule.published(ready, &mut rng);
+            at.push(ready.as_secs());
+        }
+    }
+
+    #[test]
+    fn bursts_are_allowed_and_hammering_is_not() {
+        assert_eq!(publishes(true, 40), [0, 1, 2, 3, 4, 5, 6, 7, 15, 30]);
+        assert_eq!(publishes(false, 40), [0, 1, 2, 3, 15, 30]);
+    }
+
+    #[test]
+    fn what_is_urgent_has_a_reserve() {
+        let mut rng = StdRng::from_seed([0; 32]);
+        let mut schedule = Schedule::default();
+        for at in 0..4 {
+            schedule.published(seconds(at), &mut rng);
+        }
+        schedule.request(wish(4, false));
+        assert_eq!(schedule.ready_at(), Some(seconds(15)));
+        schedule.request(wish(5, true));
+        assert_eq!(schedule.ready_at(), Some(seconds(4)));
+    }
+
+    #[test]
+    fn wishes_join() {
+        let mut schedule = Schedule::default();
+        schedule.request(Request { at: seconds(7), urgent: false, forced: true });
+        schedule.request(wish(3, false));
+        assert_eq!(schedule.ready(seconds(2)), None);
+        assert_eq!(schedule.ready(seconds(3)), Some(true));
+        schedule.put_off(seconds(9));
+        assert_eq!(schedule.ready_at(), Some(seconds(9)));
+        schedule.satisfied();
+        assert_eq!(schedule.ready_at(), None);
+    }
+
+    #[test]
+    fn it_is_published_again_after_one_to_two_hours() {
+        let mut rng = StdRng::from_seed([0; 32]);
+        let mut times = Vec::new();
+        for _ in 0..200 {
+            let mut schedule = Schedule::default();
+            schedule.published(seconds(100), &mut rng);
+            let again = schedule.ready_at().unwrap().abs_diff(seconds(100));
+            assert!((REPUBLISH_MIN..=REPUBLISH_MAX).contains(&again));
+            assert_eq!(schedule.ready(seconds(100) + again), Some(true));
+            times.push(again);
+        }
+        times.sort_unstable();
+        assert!(times[0] < seconds(65 * 60) && times[199] > seconds(115 * 60), "spread over the hour");
+    }
+}

@@ -1,0 +1,174 @@
+//! What is in the descriptors.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::network::{backend, content, id, network, point};
+use super::*;
+use crate::onion::ServiceContent;
+
+/// What the newest descriptor of the current period says.
+fn newest(world: &World) -> Arc<ServiceContent> {
+    let current = world.publishers[0].engine.status().periods[0].period;
+    let mut published = world.publishers[0].published.iter().rev();
+    Arc::clone(&published.find(|(_, period, _)| *period == current).unwrap().2.content)
+}
+
+fn auth_keys(content: &ServiceContent) -> Vec<[u8; 32]> {
+    content.introduction_points.iter().map(|point| point.auth_key).collect()
+}
+
+#[test]
+fn all_points_of_all_backends_reach_all_hsdirs_of_both_periods() {
+    let mut world = running(&[0, 1, 2]);
+    let network = network(RELAYS, 0);
+    world.assert_converged(&network);
+    assert_eq!(world.shares(), [3, 3, 3]);
+    let expected: BTreeSet<_> = (0..3).flat_map(|number| auth_keys(&backend(number, 0).1)).collect();
+    for (_, _, held) in world.held(&network) {
+        let held: BTreeSet<_> = auth_keys(&held.unwrap().content).into_iter().collect();
+        assert_eq!(held, expected);
+    }
+}
+
+#[test]
+fn neighbours_in_the_descriptor_do_not_belong_together() {
+    let world = running(&[0, 1, 2, 3, 4, 5]);
+    let relays: Vec<u8> = newest(&world).introduction_points.iter().map(|point| point.relay().0[0] / 3).collect();
+    assert_eq!(relays.len(), 18);
+    let neighbours = relays.windows(2).filter(|pair| pair[0] == pair[1]).count();
+    assert!(neighbours < 6, "grouped, it would be 12: {relays:?}");
+}
+
+#[test]
+fn an_unchanged_set_keeps_its_order_when_it_is_published_again() {
+    let mut world = running(&[0, 1, 2]);
+    let before = newest(&world);
+    world.all(&Input::TorRestarted);
+    world.run(seconds(30));
+    assert_eq!(world.publishes().len(), 2);
+    assert_eq!(newest(&world), before);
+}
+
+#[test]
+fn beyond_twenty_points_the_shares_are_even_and_stay() {
+    let mut world = running(&[0, 1, 2, 3, 4, 5, 6]);
+    assert_eq!(world.shares().iter().sum::<usize>(), 20);
+    assert!(world.shares().iter().all(|share| [2, 3].contains(share)));
+    let before: BTreeSet<_> = auth_keys(&newest(&world)).into_iter().collect();
+    world.backend(backend(7, 0));
+    world.run(seconds(30));
+    assert!(world.shares().iter().all(|share| [2, 3].contains(share)), "{:?}", world.shares());
+    let after: BTreeSet<_> = auth_keys(&newest(&world)).into_iter().collect();
+    assert_eq!((after.len(), after.difference(&before).count()), (20, 2));
+}
+
+#[test]
+fn the_descriptor_says_what_all_backends_agree_on() {
+    let mut world = running(&[0]);
+    let stock = content([point(9, 900)]);
+    assert_eq!(newest(&world).flow_control, stock.flow_control);
+
+    let other = ServiceContent {
+        create2_formats: vec![1, 2],
+        flow_control: Some("2 31".into()),
+        single_onion_service: true,
+        intro_auth_required: vec!["password".into()],
+        pow_params: true,
+        ..stock.clone()
+    };
+    world.backend((id("other"), Arc::new(other.clone())));
+    world.run(seconds(30));
+    let merged = newest(&world);
+    assert_eq!(merged.create2_formats, [2]);
+    assert_eq!((&merged.flow_control, merged.single_onion_service, merged.pow_params), (&None, false, false));
+    assert_eq!((merged.intro_auth_required.len(), merged.introduction_points.len()), (0, 4));
+
+    world.lose(0);
+    world.run(seconds(30));
+    let expected = ServiceContent { pow_params: false, ..other };
+    assert_eq!(*newest(&world), expected);
+}
+
+#[test]
+fn what_cannot_be_merged_does_not_count() {
+    let mut world = running(&[0]);
+    let mut legacy = point(20, 2000);
+    legacy.legacy = true;
+    let mut huge = point(21, 2100);
+    huge.link_specifiers[0] = 3;
+    huge.link_specifiers.extend([99, 255]);
+    huge.link_specifiers.extend([0; 255]);
+    world.backend((id("odd"), Arc::new(content([legacy.clone(), huge.clone()]))));
+    for formats in [vec![7], (0..9).collect()] {
+        let odd = ServiceContent { create2_formats: formats, ..content([point(23, 2300)]) };
+        world.backend((id("other"), Arc::new(odd)));
+    }
+    world.run(seconds(30));
+    assert_eq!(world.shares(), [3]);
+    world.backend((id("odd"), Arc::new(content([legacy, huge, point(22, 2200)]))));
+    world.run(seconds(30));
+    assert_eq!(world.shares(), [3, 1]);
+}
+
+#[test]
+fn twenty_points_fit_at_their_longest() {
+    let mut world = running(&[]);
+    let longest = |relay| {
+        let mut point = point(relay, u16::from(relay));
+        let more = u8::try_from(256 - point.link_specifiers.len() - 2).unwrap();
+        point.link_specifiers[0] = 3;
+        point.link_specifiers.extend([99, more]);
+        point.link_specifiers.resize(256, 7);
+        point
+    };
+    let content = ServiceContent {
+        create2_formats: vec![2, 65535, 65534, 65533, 65532, 65531, 65530, 65529],
+        intro_auth_required: vec!["x".repeat(256)],
+        ..content((0..20).map(longest))
+    };
+    world.backend((id("a"), Arc::new(content)));
+    world.run(seconds(30));
+    assert_eq!(world.shares(), [20]);
+}
+
+#[test]
+fn points_that_a_backend_replaces_are_replaced() {
+    let mut world = running(&[0, 1]);
+    world.backend(backend(0, 1));
+    world.run(seconds(5));
+    let expected: BTreeSet<_> = [backend(0, 1), backend(1, 0)].iter().flat_map(|(_, c)| auth_keys(c)).collect();
+    assert_eq!(auth_keys(&newest(&world)).into_iter().collect::<BTreeSet<_>>(), expected);
+    world.assert_converged(&network(RELAYS, 0));
+}
+
+#[test]
+fn the_last_descriptor_stays_when_no_backend_is_left() {
+    let mut world = running(&[0, 1]);
+    assert!(!world.publishers[0].engine.status().no_backends);
+    world.lose(1);
+    world.run(seconds(30));
+    world.lose(0);
+    world.run(seconds(30));
+    let status = world.publishers[0].engine.status();
+    assert!(status.no_backends && status.points.is_empty());
+    assert_eq!((world.publishes().len(), status.periods[0].introduction_points), (2, 3));
+    assert!(!world.publishers[0].engine.withdrawn(&backend_id(0)));
+    // The same points again: nothing to do. Others: published.
+    world.backend(backend(0, 0));
+    world.run(seconds(30));
+    assert_eq!((world.publishes().len(), world.shares()), (2, vec![3]));
+    world.lose(0);
+    world.backend(backend(0, 1));
+    world.run(seconds(30));
+    assert_eq!(world.publishes().len(), 3);
+}
+
+#[test]
+fn a_backend_without_points_is_lost() {
+    let mut world = running(&[0, 1]);
+    world.backend((backend_id(0), Arc::new(content([]))));
+    world.run(seconds(5));
+    assert_eq!(world.shares(), [3]);
+    assert!(world.publishers[0].engine.withdrawn(&backend_id(0)));
+}

@@ -1,0 +1,176 @@
+//! HSDirs that die, freeze, are slow, or know greater counters.
+
+use super::network::{backend, network};
+use super::world::{HEALTHY, Health};
+use super::*;
+use crate::consensus::Fingerprint;
+
+/// Two HSDirs of the current period.
+fn two(world: &mut World) -> [Fingerprint; 2] {
+    let held = world.held(&network(RELAYS, 0));
+    [held[0].1, held[1].1]
+}
+
+/// The live HSDirs are up to date 5 s after a change, the two others 30 s after their return.
+fn with_two(health: Health) {
+    let mut world = running(&[0, 1]);
+    let two = two(&mut world);
+    for hsdir in two {
+        world.set_health(hsdir, health);
+    }
+    world.run(seconds(100));
+    world.lose(1);
+    world.run(seconds(5));
+    let newest = world.publishers[0].engine.status().periods;
+    for (period, relay, held) in world.held(&network(RELAYS, 0)) {
+        let counter = newest.iter().find(|status| status.period == period).unwrap().revision_counter;
+        assert_eq!(held.unwrap().counter == counter, !two.contains(&relay), "{relay}");
+    }
+    assert_eq!(newest[0].hsdirs_accepted, newest[0].hsdirs_total - 2);
+    assert!(!world.publishers[0].engine.withdrawn(&backend_id(1)), "the two may come back");
+    world.run(seconds(15));
+    assert!(world.publishers[0].engine.withdrawn(&backend_id(1)), "they do not answer");
+    world.run(seconds(1000));
+    for hsdir in two {
+        world.set_health(hsdir, HEALTHY);
+    }
+    world.run(seconds(30));
+    world.assert_converged(&network(RELAYS, 0));
+    assert_eq!(world.publishes().len(), 2, "alone, with the same descriptor");
+}
+
+#[test]
+fn dead_hsdirs_hold_nobody_up_and_are_caught_up() {
+    with_two(Health::Dead);
+}
+
+#[test]
+fn frozen_hsdirs_hold_nobody_up_and_are_caught_up() {
+    with_two(Health::Frozen);
+}
+
+#[test]
+fn an_hsdir_slower_than_the_deadline_gets_the_newest_all_the_same() {
+    let mut world = running(&[0]);
+    let [slow, other] = two(&mut world);
+    world.set_health(slow, Health::Answers(seconds(20)));
+    world.set_health(other, Health::Answers(seconds(40)));
+    for generation in 1..4 {
+        world.backend(backend(0, generation));
+        world.run(seconds(17));
+    }
+    world.run(seconds(300));
+    world.assert_converged(&network(RELAYS, 0));
+    assert!(world.publishes().len() < 8, "{:?}", world.publishes());
+}
+
+#[test]
+fn an_hsdir_that_always_rejects_cannot_make_us_publish_for_ever() {
+    for health in [Health::Rejects, Health::Fails] {
+        let mut world = running(&[0]);
+        let [bad, _] = two(&mut world);
+        world.set_health(bad, health);
+        world.backend(backend(1, 0));
+        world.run(seconds(3000));
+        assert!(world.publishes().len() <= 2 + 12, "{:?}", world.publishes());
+        world.set_health(bad, HEALTHY);
+        world.run(seconds(60));
+        world.assert_converged(&network(RELAYS, 0));
+    }
+}
+
+#[test]
+fn a_greater_counter_is_overtaken_in_few_steps() {
+    let mut world = running(&[0]);
+    let period = world.publishers[0].engine.status().periods[0].period;
+    let foreign = world.counter_ahead(&network(RELAYS, 0), period, seconds(86_400));
+    world.plant(period, foreign);
+    world.backend(backend(1, 0));
+    world.run(seconds(60));
+    world.assert_converged(&network(RELAYS, 0));
+    let steps = world.publishes().len() - 2;
+    assert!((1..=8).contains(&steps), "{steps}");
+    let counter = world.publishers[0].stored[&period];
+    let fourfold = world.counter_ahead(&network(RELAYS, 0), period, seconds(4 * 86_400));
+    assert!(counter > foreign && counter <= fourfold);
+
+    // Beyond all that a clock could come to.
+    let foreign = (1 << 33) + (1 << 40);
+    world.run(seconds(200));
+    world.plant(period, foreign);
+    world.backend(backend(2, 0));
+    world.run(seconds(600));
+    let published = world.publishes();
+    world.run(seconds(600));
+    assert_eq!(world.publishes(), published, "it gives up");
+    world.all(&Input::CounterFloor(period, foreign));
+    world.run(seconds(120));
+    world.assert_converged(&network(RELAYS, 0));
+    assert_eq!(world.publishers[0].stored[&period], foreign + 1);
+}
+
+#[test]
+fn counters_start_above_what_others_used() {
+    let mut world = World::new(&[Duration::ZERO]);
+    let network = network(RELAYS, 0);
+    let [current, next] = network.service_periods();
+    world.all(&Input::CounterFloor(current.period, 1 << 40));
+    world.all(&Input::CounterFloor(current.period, 7));
+    world.all(&Input::CounterFloor(next.period, 7));
+    world.all(&Input::CounterFloor(next.period, u64::MAX));
+    world.network(&network);
+    world.all(&Input::Leading(true));
+    world.backend(backend(0, 0));
+    world.run(seconds(30));
+    assert_eq!(world.publishers[0].stored[&current.period], (1 << 40) + 1);
+    let by_time = world.publishers[0].stored[&next.period];
+    assert!((1..1 << 30).contains(&by_time), "{by_time}");
+    // What we used ourselves is no reason to publish; what somebody else used since is.
+    world.all(&Input::CounterFloor(next.period, by_time));
+    world.run(seconds(30));
+    assert_eq!(world.publishers[0].stored[&next.period], by_time);
+    world.all(&Input::CounterFloor(next.period, by_time + 5));
+    world.run(seconds(30));
+    assert!(world.publishers[0].stored[&next.period] > by_time + 5);
+    world.assert_converged(&network);
+}
+
+#[test]
+fn a_restarted_tor_gets_everything_again() {
+    let mut world = running(&[0]);
+    world.backend(backend(1, 0));
+    world.run(Duration::from_millis(500));
+    world.all(&Input::TorRestarted);
+    world.run(seconds(30));
+    world.assert_converged(&network(RELAYS, 0));
+    assert_eq!(world.publishes().len(), 3);
+}
+
+#[test]
+fn two_publishers_with_clocks_apart_come_to_rest() {
+    for skew in [seconds(5), seconds(4000)] {
+        let mut world = World::new(&[Duration::ZERO, skew]);
+        let network = network(RELAYS, 0);
+        world.network(&network);
+        world.all(&Input::Leading(true));
+        world.backend(backend(0, 0));
+        world.run(seconds(20));
+        world.backend(backend(1, 0));
+        world.run(seconds(200));
+        let uploads: Vec<usize> = world.publishers.iter().map(|publisher| publisher.uploads).collect();
+        let both = backend(0, 0).1.introduction_points.len() + backend(1, 0).1.introduction_points.len();
+        let counters: std::collections::BTreeSet<_> = world
+            .held(&network)
+            .into_iter()
+            .map(|(period, _, held)| {
+                let held = held.unwrap();
+                assert_eq!(held.content.introduction_points.len(), both);
+                (period, held.counter)
+            })
+            .collect();
+        assert_eq!(counters.len(), 2, "one counter for each period: {counters:?}");
+        world.run(seconds(1000));
+        let after: Vec<usize> = world.publishers.iter().map(|publisher| publisher.uploads).collect();
+        assert_eq!(after, uploads, "at rest");
+    }
+}

@@ -1,0 +1,70 @@
+//! The whole engine, with real descriptors on a generated network, in simulated time.
+
+mod content;
+mod hsdirs;
+mod network;
+mod properties;
+mod schedule;
+mod world;
+
+use std::time::Duration;
+
+use self::network::{backend, id, network};
+use self::world::World;
+use super::{BackendId, Input};
+
+/// The relays of the usual network.
+const RELAYS: std::ops::Range<u8> = 0..30;
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// One publisher, leading, with these backends, all published.
+fn running(backends: &[u8]) -> World {
+    let mut world = World::new(&[Duration::ZERO]);
+    world.network(&network(RELAYS, 0));
+    world.all(&Input::Leading(true));
+    for number in backends {
+        world.backend(backend(*number, 0));
+    }
+    world.run(seconds(60));
+    world
+}
+
+impl World {
+    fn lose(&mut self, number: u8) {
+        self.all(&Input::BackendLost(backend_id(number)));
+    }
+
+    /// The points of each counted backend in the first publisher's newest descriptor.
+    fn shares(&self) -> Vec<usize> {
+        self.publishers[0].engine.status().points.into_iter().map(|(_, points)| points).collect()
+    }
+
+    /// When the first publisher published for its current period.
+    fn publishes(&self) -> Vec<Duration> {
+        let current = self.publishers[0].engine.status().periods[0].period;
+        let published = self.publishers[0].published.iter();
+        published.filter(|(_, period, _)| *period == current).map(|(at, _, _)| *at).collect()
+    }
+
+    /// Every responsible HSDir holds the first publisher's newest descriptor, and it knows.
+    fn assert_converged(&mut self, network: &crate::consensus::Network) {
+        let status = self.publishers[0].engine.status();
+        assert_eq!(status.periods.len(), 2);
+        for period in &status.periods {
+            assert_eq!((period.hsdirs_accepted, period.hsdirs_total > 0), (period.hsdirs_total, true), "{status:?}");
+            let last = self.publishers[0].published.iter().rfind(|(_, of, _)| *of == period.period).unwrap();
+            assert_eq!(last.2.counter, period.revision_counter);
+        }
+        for (of, relay, held) in self.held(network) {
+            let expected = status.periods.iter().find(|period| period.period == of).unwrap();
+            assert_eq!(held.map(|held| held.counter), Some(expected.revision_counter), "{relay} {of:?}");
+        }
+    }
+}
+
+fn backend_id(number: u8) -> BackendId {
+    id(&format!("backend-{number}"))
+}

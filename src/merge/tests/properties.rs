@@ -1,0 +1,103 @@
+//! Whatever happens, in whatever order: the world ends well. (`World` checks every output by itself.)
+
+use proptest::prelude::*;
+
+use super::network::{HOUR, backend, network};
+use super::world::Health;
+use super::*;
+
+#[derive(Debug, Clone)]
+enum Event {
+    Backend(u8, u16),
+    Lost(u8),
+    Leading(bool),
+    TorRestarted,
+    /// How the HSDir at this place (of those known) is from now on.
+    Health(prop::sample::Index, Health),
+    /// So many hours pass as far as the consensus is concerned; its relays shift by one.
+    Network,
+    /// Somebody with a clock that is ahead by so many seconds published.
+    Foreign(u64),
+    ClockSet(u64),
+    Wait(u64),
+}
+
+fn health() -> impl Strategy<Value = Health> {
+    prop_oneof![
+        Just(world::HEALTHY),
+        (1_u64..60).prop_map(|after| Health::Answers(seconds(after))),
+        Just(Health::Dead),
+        Just(Health::Frozen),
+        Just(Health::Rejects),
+        Just(Health::Fails),
+    ]
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => (0..8_u8, 0..3_u16).prop_map(|(number, generation)| Event::Backend(number, generation)),
+        3 => (0..8_u8).prop_map(Event::Lost),
+        1 => any::<bool>().prop_map(Event::Leading),
+        1 => Just(Event::TorRestarted),
+        4 => (any::<prop::sample::Index>(), health()).prop_map(|(index, health)| Event::Health(index, health)),
+        1 => Just(Event::Network),
+        1 => (0..100_000_u64).prop_map(Event::Foreign),
+        1 => (0..7200_u64).prop_map(Event::ClockSet),
+        8 => prop_oneof![0..3000_u64, 0..60_000_u64].prop_map(Event::Wait),
+    ]
+}
+
+/// Plays the events, then lets things calm down.
+fn play(events: Vec<Event>) -> (World, std::sync::Arc<crate::consensus::Network>) {
+    let mut world = World::new(&[Duration::ZERO]);
+    let mut hour = 0;
+    let mut newest = network(RELAYS, hour);
+    world.network(&newest);
+    world.all(&Input::Leading(true));
+    for event in events {
+        match event {
+            Event::Backend(number, generation) => world.backend(backend(number, generation)),
+            Event::Lost(number) => world.lose(number),
+            Event::Leading(leading) => world.all(&Input::Leading(leading)),
+            Event::TorRestarted => world.all(&Input::TorRestarted),
+            Event::Health(index, health) => {
+                let hsdirs = world.held(&newest);
+                world.set_health(index.get(&hsdirs).1, health);
+            }
+            Event::Network => {
+                hour += 6;
+                let shift = u8::try_from(hour / 6).unwrap();
+                world.run(HOUR * 6);
+                newest = network(shift..30 + shift, hour);
+                world.network(&newest);
+            }
+            Event::Foreign(ahead) => {
+                for status in world.publishers[0].engine.status().periods {
+                    let foreign = world.counter_ahead(&newest, status.period, seconds(ahead));
+                    world.plant(status.period, foreign.max(status.revision_counter + 1));
+                }
+            }
+            Event::ClockSet(ahead) => world.wall_jump = seconds(ahead),
+            Event::Wait(milliseconds) => world.run(Duration::from_millis(milliseconds)),
+        }
+    }
+    world.heal_all();
+    world.backend(backend(9, 0));
+    world.all(&Input::Leading(true));
+    world.run(seconds(900));
+    (world, newest)
+}
+
+proptest! {
+    // 8, unless PROPTEST_CASES says otherwise: a case is hours of publishing.
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 32, ..ProptestConfig::default() })]
+
+    #[test]
+    fn all_hsdirs_end_with_the_newest_descriptor(events in prop::collection::vec(event(), 0..40)) {
+        let (mut world, network) = play(events);
+        world.assert_converged(&network);
+        let shares = world.shares();
+        prop_assert_eq!(shares.iter().sum::<usize>(), (3 * shares.len()).min(20));
+        prop_assert!(shares.iter().all(|share| shares[0].abs_diff(*share) <= 1));
+    }
+}

@@ -1,0 +1,200 @@
+//! When is published.
+
+use super::network::{HOUR, backend, network};
+use super::*;
+use crate::merge::Output;
+
+#[test]
+fn nothing_happens_before_there_is_all_that_it_needs() {
+    let mut world = World::new(&[Duration::ZERO]);
+    world.network(&network(RELAYS, 0));
+    world.backend(backend(0, 0));
+    world.run(HOUR);
+    assert_eq!((world.publishers[0].uploads, world.publishers[0].engine.poll_timeout()), (0, None));
+    world.all(&Input::Leading(true));
+    assert!(world.publishers[0].uploads > 0, "at once");
+
+    let mut world = World::new(&[Duration::ZERO]);
+    world.all(&Input::Leading(true));
+    world.backend(backend(0, 0));
+    world.run(HOUR);
+    assert_eq!(world.publishers[0].uploads, 0);
+    world.network(&network(RELAYS, 1));
+    assert!(world.publishers[0].uploads > 0, "at once");
+}
+
+#[test]
+fn backends_that_come_together_go_out_together() {
+    let mut world = World::new(&[Duration::ZERO]);
+    world.all(&Input::Leading(true));
+    world.network(&network(RELAYS, 0));
+    world.run(seconds(3));
+    for number in 0..3 {
+        world.backend(backend(number, 0));
+        world.run(Duration::from_millis(100));
+    }
+    world.run(seconds(60));
+    assert_eq!(world.publishes(), [seconds(3) + Duration::from_millis(300)]);
+    assert_eq!(world.shares(), [3, 3, 3]);
+}
+
+#[test]
+fn lost_backends_leave_at_once() {
+    let mut world = running(&[0, 1, 2, 3]);
+    let before = world.elapsed();
+    world.lose(0);
+    world.lose(1);
+    world.run(Duration::from_millis(50));
+    assert_eq!(world.publishes().last(), Some(&(before + Duration::from_millis(50))));
+    assert_eq!((world.publishes().len(), world.shares()), (2, vec![3, 3]));
+    assert!(!world.publishers[0].engine.withdrawn(&backend_id(0)));
+    world.run(seconds(2));
+    let engine = &world.publishers[0].engine;
+    assert!(engine.withdrawn(&backend_id(0)) && engine.withdrawn(&backend_id(1)));
+    assert!(!engine.withdrawn(&backend_id(2)));
+}
+
+#[test]
+fn a_flapping_backend_does_not_hammer_the_hsdirs() {
+    let mut world = running(&[0, 1]);
+    for _ in 0..150 {
+        world.lose(1);
+        world.run(seconds(2));
+        world.backend(backend(1, 0));
+        world.run(seconds(2));
+    }
+    let publishes = world.publishes().len();
+    assert!((10..=50).contains(&publishes), "{publishes} publishes in ten minutes");
+    world.run(seconds(60));
+    assert_eq!(world.shares(), [3, 3]);
+    world.assert_converged(&network(RELAYS, 0));
+}
+
+#[test]
+fn both_periods_are_published_again_every_one_to_two_hours() {
+    let mut world = running(&[0]);
+    for hour in 1..=48 {
+        world.run(HOUR);
+        world.network(&network(RELAYS, hour));
+    }
+    world.run(seconds(60));
+    world.assert_converged(&network(RELAYS, 48));
+    // Each of the three middle periods was published for over more than a day.
+    let mut by_period = std::collections::BTreeMap::<_, Vec<Duration>>::new();
+    for (at, period, _) in &world.publishers[0].published {
+        by_period.entry(*period).or_default().push(*at);
+    }
+    assert_eq!(by_period.len(), 4);
+    for times in by_period.values() {
+        let gaps: Vec<Duration> = times.windows(2).map(|pair| pair[1].abs_diff(pair[0])).collect();
+        assert!(gaps.iter().all(|gap| (HOUR..=HOUR * 2).contains(gap)), "{gaps:?}");
+    }
+}
+
+#[test]
+fn a_period_that_becomes_the_current_one_keeps_its_descriptor() {
+    let mut world = running(&[0]);
+    let before = world.publishers[0].engine.status().periods;
+    let uploads = world.publishers[0].uploads;
+    // The shared random value changes with the day, and with it the service's current period.
+    world.network(&network(RELAYS, 24));
+    let after = world.publishers[0].engine.status().periods;
+    assert_eq!(after[0], before[1]);
+    assert!(world.publishers[0].uploads > uploads);
+    world.run(seconds(30));
+    world.assert_converged(&network(RELAYS, 24));
+    let new = world.publishers[0].published.last().unwrap().1;
+    assert_eq!(new.number, before[1].period.number + 1);
+    assert_eq!(world.publishes().len(), 1, "the one from before");
+}
+
+#[test]
+fn new_hsdirs_make_a_new_descriptor_for_all() {
+    let mut world = running(&[0]);
+    let unchanged = network(RELAYS, 1);
+    world.network(&unchanged);
+    world.run(seconds(30));
+    assert_eq!(world.publishes().len(), 1);
+    let other = network(10..40, 1);
+    world.network(&other);
+    world.run(seconds(30));
+    assert_eq!(world.publishes().len(), 2);
+    world.assert_converged(&other);
+}
+
+#[test]
+fn a_period_that_comes_without_backends_gets_nothing_until_there_is_one() {
+    let mut world = running(&[0]);
+    world.lose(0);
+    world.network(&network(RELAYS, 24));
+    world.run(HOUR);
+    assert_eq!(world.publishers[0].engine.status().periods.len(), 1);
+    // What the HSDirs drop is no longer reported.
+    world.run(HOUR * 2);
+    assert_eq!(world.publishers[0].engine.status().periods.len(), 0);
+    world.backend(backend(0, 0));
+    world.run(seconds(10));
+    world.assert_converged(&network(RELAYS, 24));
+}
+
+#[test]
+fn a_stale_consensus_is_used_for_a_day() {
+    let mut world = running(&[0]);
+    let last = |world: &World| world.publishers[0].published.last().unwrap().0;
+    world.run(HOUR * 26);
+    assert!(last(&world) > HOUR * 24);
+    world.run(HOUR * 9);
+    world.backend(backend(1, 0));
+    world.run(HOUR);
+    assert!(last(&world) < HOUR * 27);
+    assert_eq!(world.publishers[0].engine.status().periods, []);
+    world.network(&network(RELAYS, 37));
+    world.run(seconds(10));
+    world.assert_converged(&network(RELAYS, 37));
+}
+
+#[test]
+fn a_clock_that_is_set_dates_the_descriptors_anew() {
+    let mut world = running(&[0]);
+    world.wall_jump = HOUR * 5;
+    world.all(&Input::Tick);
+    world.run(seconds(30));
+    assert_eq!(world.publishes().len(), 2);
+    let ahead = world.publishers[0].engine.status().periods[0].revision_counter;
+    // Back again: dated anew, with a greater counter all the same.
+    world.wall_jump = Duration::ZERO;
+    world.all(&Input::Tick);
+    world.run(seconds(30));
+    assert_eq!(world.publishes().len(), 3);
+    assert_eq!(world.publishers[0].engine.status().periods[0].revision_counter, ahead + 1);
+    world.assert_converged(&network(RELAYS, 0));
+    world.run(seconds(600));
+    assert_eq!(world.publishes().len(), 3);
+}
+
+#[test]
+fn who_no_longer_leads_is_silent_and_begins_anew() {
+    let mut world = running(&[0]);
+    world.backend(backend(1, 0));
+    world.run(Duration::from_millis(400));
+    world.all(&Input::Leading(false));
+    let uploads = world.publishers[0].uploads;
+    assert_eq!(world.publishers[0].engine.status().periods, []);
+    world.lose(0);
+    world.run(HOUR);
+    assert_eq!(world.publishers[0].uploads, uploads);
+    world.all(&Input::Leading(true));
+    world.run(seconds(30));
+    world.assert_converged(&network(RELAYS, 0));
+    assert!(world.publishers[0].engine.withdrawn(&backend_id(0)));
+}
+
+#[test]
+fn outputs_that_nobody_took_end_with_the_lead() {
+    let mut world = running(&[0]);
+    let now = world.now(0);
+    let engine = &mut world.publishers[0].engine;
+    engine.handle(Input::TorRestarted, now);
+    engine.handle(Input::Leading(false), now);
+    assert_eq!(engine.poll_output(), None::<Output>);
+}

@@ -1,0 +1,290 @@
+//! A simulated world: publishers with clocks of their own, and HSDirs that accept and reject, answer late, or never.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use super::network::start;
+use crate::consensus::{Fingerprint, Network};
+use crate::merge::{BackendId, Input, MergeEngine, Now, Output, upload};
+use crate::onion::{IntroductionPoint, MasterKey, ServiceContent, TimePeriod, UncheckedDescriptor};
+
+/// How an HSDir is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Health {
+    /// It answers after this time.
+    Answers(Duration),
+    /// It takes nothing and says nothing.
+    Dead,
+    /// It takes everything and works on it once it answers again.
+    Frozen,
+    /// It rejects all.
+    Rejects,
+    /// It fails in another way than rejecting.
+    Fails,
+}
+
+pub(super) const HEALTHY: Health = Health::Answers(Duration::from_millis(800));
+
+/// What an HSDir holds of a period.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    pub(super) counter: u64,
+    pub(super) content: Arc<ServiceContent>,
+}
+
+#[derive(Debug)]
+struct Hsdir {
+    health: Health,
+    held: BTreeMap<TimePeriod, Held>,
+}
+
+/// An upload on its way. Where nobody waits for its fate any more, it arrives all the same.
+struct Delivery {
+    at: Duration,
+    publisher: usize,
+    hsdir: Fingerprint,
+    period: TimePeriod,
+    held: Held,
+    awaited: bool,
+}
+
+pub(super) struct Publisher {
+    pub(super) engine: MergeEngine,
+    pub(super) skew: Duration,
+    /// When what is in flight was sent.
+    in_flight: BTreeMap<Fingerprint, Duration>,
+    /// Every descriptor: when it was first sent, period, what it says.
+    pub(super) published: Vec<(Duration, TimePeriod, Held)>,
+    newest: BTreeMap<TimePeriod, (Arc<str>, Held)>,
+    pub(super) stored: BTreeMap<TimePeriod, u64>,
+    pub(super) uploads: usize,
+}
+
+pub(super) struct World {
+    key: Arc<MasterKey>,
+    elapsed: Duration,
+    pub(super) wall_jump: Duration,
+    pub(super) publishers: Vec<Publisher>,
+    hsdirs: BTreeMap<Fingerprint, Hsdir>,
+    deliveries: Vec<Delivery>,
+}
+
+impl World {
+    /// Publishers whose clocks are ahead by these times.
+    pub(super) fn new(skews: &[Duration]) -> Self {
+        let key = Arc::new(MasterKey::generate(&mut StdRng::from_seed([9; 32])));
+        let mut world = Self {
+            key,
+            elapsed: Duration::ZERO,
+            wall_jump: Duration::ZERO,
+            publishers: Vec::new(),
+            hsdirs: BTreeMap::new(),
+            deliveries: Vec::new(),
+        };
+        for (index, skew) in skews.iter().enumerate() {
+            let seed = [u8::try_from(index).unwrap(); 32];
+            let now = Now { wall: start() + *skew, elapsed: Duration::ZERO };
+            world.publishers.push(Publisher {
+                engine: MergeEngine::new(Arc::clone(&world.key), seed, now),
+                skew: *skew,
+                in_flight: BTreeMap::new(),
+                published: Vec::new(),
+                newest: BTreeMap::new(),
+                stored: BTreeMap::new(),
+                uploads: 0,
+            });
+        }
+        world
+    }
+
+    pub(super) fn now(&self, publisher: usize) -> Now {
+        let wall = start() + self.elapsed + self.publishers[publisher].skew + self.wall_jump;
+        Now { wall, elapsed: self.elapsed }
+    }
+
+    pub(super) fn elapsed(&self) -> Duration {
+        self.elapsed
+    }
+
+    /// Gives one publisher an input.
+    pub(super) fn input(&mut self, publisher: usize, input: Input) {
+        let now = self.now(publisher);
+        match &input {
+            Input::TorRestarted | Input::Leading(false) => {
+                self.publishers[publisher].in_flight.clear();
+                let of_publisher = self.deliveries.iter_mut().filter(|delivery| delivery.publisher == publisher);
+                of_publisher.for_each(|delivery| delivery.awaited = false);
+            }
+            _ => {}
+        }
+        self.publishers[publisher].engine.handle(input, now);
+        self.take_outputs(publisher);
+    }
+
+    /// Gives all publishers an input.
+    pub(super) fn all(&mut self, input: &Input) {
+        (0..self.publishers.len()).for_each(|publisher| self.input(publisher, input.clone()));
+    }
+
+    pub(super) fn backend(&mut self, (id, content): (BackendId, Arc<ServiceContent>)) {
+        self.all(&Input::Backend(id, content));
+    }
+
+    pub(super) fn network(&mut self, network: &Arc<Network>) {
+        self.all(&Input::Network(Arc::clone(network)));
+    }
+
+    pub(super) fn set_health(&mut self, hsdir: Fingerprint, health: Health) {
+        self.hsdir(hsdir).health = health;
+        if let Health::Answers(after) = health {
+            // What a frozen one took comes all at once.
+            let at = self.elapsed + after;
+            let taken = self.deliveries.iter_mut().filter(|delivery| delivery.hsdir == hsdir);
+            taken.for_each(|delivery| delivery.at = at.min(delivery.at));
+        }
+    }
+
+    pub(super) fn heal_all(&mut self) {
+        let all: Vec<Fingerprint> = self.hsdirs.keys().copied().collect();
+        for hsdir in all {
+            self.set_health(hsdir, HEALTHY);
+        }
+    }
+
+    /// What a responsible HSDir of this publisher's network holds, by period.
+    pub(super) fn held(&mut self, network: &Network) -> Vec<(TimePeriod, Fingerprint, Option<Held>)> {
+        let mut held = Vec::new();
+        for service in network.service_periods() {
+            let blinded = self.key.blind(service.period).public();
+            for placement in network.responsible_hsdirs(&blinded, &service) {
+                let hsdir = self.hsdir(placement.relay);
+                held.push((service.period, placement.relay, hsdir.held.get(&service.period).cloned()));
+            }
+        }
+        held
+    }
+
+    /// What a publisher whose clock is ahead by this time would count.
+    pub(super) fn counter_ahead(&self, network: &Network, period: TimePeriod, ahead: Duration) -> u64 {
+        let service = network.service_periods().into_iter().find(|service| service.period == period).unwrap();
+        let since_srv = (self.now(0).wall + ahead).duration_since(service.srv_start).unwrap();
+        self.key.blind(period).revision_counter(since_srv.as_secs())
+    }
+
+    /// Puts a descriptor of somebody else's with this counter onto all HSDirs that hold one of the period.
+    pub(super) fn plant(&mut self, period: TimePeriod, counter: u64) {
+        for held in self.hsdirs.values_mut().filter_map(|hsdir| hsdir.held.get_mut(&period)) {
+            held.counter = counter.max(held.counter);
+        }
+    }
+
+    /// Lets time pass.
+    pub(super) fn run(&mut self, duration: Duration) {
+        let end = self.elapsed + duration;
+        loop {
+            let timeouts = self.publishers.iter().filter_map(|publisher| publisher.engine.poll_timeout());
+            let frozen = |hsdir| self.hsdirs.get(hsdir).is_some_and(|hsdir| hsdir.health == Health::Frozen);
+            let deliveries =
+                self.deliveries.iter().filter(|delivery| !frozen(&delivery.hsdir)).map(|delivery| delivery.at);
+            let next = timeouts.chain(deliveries).min().unwrap_or(end).max(self.elapsed);
+            if next > end {
+                self.elapsed = end;
+                return;
+            }
+            assert!(next > self.elapsed || self.has_work(), "a timeout in the past: {next:?}");
+            self.elapsed = next;
+            self.deliver();
+            self.all(&Input::Tick);
+            if next == end {
+                return;
+            }
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        self.deliveries.iter().any(|delivery| delivery.at <= self.elapsed)
+    }
+
+    fn deliver(&mut self) {
+        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.deliveries)
+            .into_iter()
+            .partition(|delivery| delivery.at <= self.elapsed && self.hsdirs[&delivery.hsdir].health != Health::Frozen);
+        self.deliveries = later;
+        for delivery in due {
+            let hsdir = self.hsdir(delivery.hsdir);
+            let held = hsdir.held.get(&delivery.period);
+            let result = match hsdir.health {
+                Health::Dead | Health::Frozen => continue,
+                Health::Fails => Err("UNEXPECTED".to_owned()),
+                Health::Answers(_) if held.is_none_or(|held| held.counter < delivery.held.counter) => {
+                    hsdir.held.insert(delivery.period, delivery.held);
+                    Ok(())
+                }
+                Health::Answers(_) | Health::Rejects => Err("UPLOAD_REJECTED".to_owned()),
+            };
+            if delivery.awaited {
+                self.publishers[delivery.publisher].in_flight.remove(&delivery.hsdir);
+                self.input(delivery.publisher, Input::Uploaded { hsdir: delivery.hsdir, result });
+            }
+        }
+    }
+
+    fn take_outputs(&mut self, index: usize) {
+        let now = self.now(index);
+        while let Some(output) = self.publishers[index].engine.poll_output() {
+            match output {
+                Output::StoreCounter(period, counter) => {
+                    let stored = self.publishers[index].stored.insert(period, counter);
+                    assert!(stored.is_none_or(|stored| stored < counter), "{stored:?} then {counter}");
+                }
+                Output::Upload { hsdir, period, descriptor } => {
+                    let held = self.read(index, period, &descriptor);
+                    let publisher = &mut self.publishers[index];
+                    publisher.uploads += 1;
+                    let in_flight = publisher.in_flight.insert(hsdir, now.elapsed);
+                    let over = in_flight.is_none_or(|sent| sent + upload::DEADLINE <= now.elapsed);
+                    assert!(over, "two uploads to one HSDir in flight");
+                    let health = self.hsdir(hsdir).health;
+                    let after = if let Health::Answers(after) = health { after } else { Duration::from_secs(1) };
+                    if health != Health::Dead {
+                        let at = now.elapsed + after;
+                        self.deliveries.push(Delivery { at, publisher: index, hsdir, period, held, awaited: true });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Checks a descriptor as a client would, and that it is what it must be after what was sent before.
+    fn read(&mut self, index: usize, period: TimePeriod, text: &Arc<str>) -> Held {
+        let now = self.now(index);
+        let publisher = &mut self.publishers[index];
+        let newest = publisher.newest.get(&period);
+        if let Some((_, held)) = newest.filter(|(newest, _)| newest == text) {
+            return held.clone();
+        }
+        let address = self.key.address();
+        let blinded = address.blind(period);
+        let descriptor = UncheckedDescriptor::parse(text).unwrap().check(&address, &blinded, now.wall).unwrap();
+        let points = &descriptor.content.introduction_points;
+        assert!((1..=20).contains(&points.len()), "{} points", points.len());
+        let relays: BTreeSet<_> = points.iter().map(IntroductionPoint::relay).collect();
+        assert_eq!(relays.len(), points.len(), "a relay twice");
+        let counter = descriptor.revision_counter;
+        assert!(newest.is_none_or(|(_, newest)| newest.counter < counter), "the counter must rise");
+        assert_eq!(publisher.stored.get(&period), Some(&counter), "the counter is stored before it is used");
+
+        let held = Held { counter, content: Arc::new(descriptor.content) };
+        publisher.newest.insert(period, (Arc::clone(text), held.clone()));
+        publisher.published.push((now.elapsed, period, held.clone()));
+        held
+    }
+
+    fn hsdir(&mut self, hsdir: Fingerprint) -> &mut Hsdir {
+        self.hsdirs.entry(hsdir).or_insert(Hsdir { health: HEALTHY, held: BTreeMap::new() })
+    }
+}

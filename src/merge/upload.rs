@@ -1,0 +1,425 @@
+//! What each HSDir holds and is being sent.
+//!
+//! A descriptor is named by its period and its revision counter. Fates come by HSDir alone, so there is at most one upload in
+//! flight per HSDir, over all periods; a dead HSDir gives no fate at all, so each upload has its own deadline.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use rand::{Rng, RngExt};
+
+use crate::consensus::Fingerprint;
+use crate::onion::TimePeriod;
+
+/// An upload without a fate has failed after this time. With `BACKOFF_SILENT_MAX`: an HSDir that comes back is caught up
+/// within 30 s.
+pub(super) const DEADLINE: Duration = Duration::from_secs(15);
+const BACKOFF_MIN: Duration = Duration::from_secs(1);
+/// Between two tries at an HSDir that does not answer; its deadlines space them already.
+const BACKOFF_SILENT_MAX: Duration = Duration::from_secs(8);
+/// Between two tries at an HSDir that answers, and refuses.
+const BACKOFF_REFUSED_MAX: Duration = Duration::from_secs(60);
+/// When the fate that came may belong to an earlier upload, the upload is repeated after this time.
+const CONFIRM_AFTER: Duration = Duration::from_secs(2);
+/// So many rejections in a row by one HSDir make the counter rise. Enough to get past any clock; then the HSDir is at fault.
+const MAX_RISES: u32 = 12;
+
+/// A descriptor: its period and its revision counter.
+type Name = (TimePeriod, u64);
+
+/// All HSDirs that are responsible in some period.
+#[derive(Debug, Default)]
+pub(super) struct Uploads {
+    hsdirs: BTreeMap<Fingerprint, Hsdir>,
+}
+
+#[derive(Debug, Default)]
+struct Hsdir {
+    in_flight: Option<InFlight>,
+    /// Uploads whose fate is unknown and may still come.
+    fateless: BTreeSet<Name>,
+    jobs: BTreeMap<TimePeriod, Job>,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    name: Name,
+    deadline: Duration,
+}
+
+/// What an HSDir is to hold for a period. Counters are 0 for none.
+#[derive(Debug, Default)]
+struct Job {
+    newest: u64,
+    accepted: u64,
+    failed: u64,
+    not_before: Duration,
+    /// Failures since it last accepted something.
+    failures: u32,
+    /// Rejections since it last accepted something.
+    rejections: u32,
+}
+
+/// The newest descriptor of a period was rejected: an HSDir holds one with an equal or greater counter.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Rejected {
+    pub(super) period: TimePeriod,
+    /// How often in a row that HSDir did so, from 1.
+    pub(super) times: u32,
+}
+
+/// How an HSDir failed.
+#[derive(Clone, Copy)]
+enum Failure {
+    Silent,
+    Refused,
+    /// The same descriptor will not do any better.
+    Rejected,
+}
+
+impl Uploads {
+    /// A new descriptor for all these HSDirs, which are the responsible ones. What waits of older ones is dropped; what is in flight comes to its end first.
+    pub(super) fn publish(&mut self, period: TimePeriod, counter: u64, hsdirs: &BTreeSet<Fingerprint>, now: Duration) {
+        for hsdir in hsdirs {
+            let job = self.hsdirs.entry(*hsdir).or_default().jobs.entry(period).or_default();
+            job.newest = counter;
+            job.not_before = now;
+        }
+    }
+
+    /// Only these HSDirs are responsible in the period any more.
+    pub(super) fn retain(&mut self, period: TimePeriod, hsdirs: &BTreeSet<Fingerprint>) {
+        for (fingerprint, hsdir) in &mut self.hsdirs {
+            if !hsdirs.contains(fingerprint) {
+                hsdir.jobs.remove(&period);
+            }
+        }
+        self.hsdirs.retain(|_, hsdir| hsdir.in_flight.is_some() || !hsdir.jobs.is_empty());
+    }
+
+    /// The period is over, or its descriptor is.
+    pub(super) fn forget(&mut self, period: TimePeriod) {
+        self.retain(period, &BTreeSet::new());
+    }
+
+    /// Nothing is to be uploaded any more, and what HSDirs hold is no longer ours to know.
+    pub(super) fn stop(&mut self) {
+        self.lose_sight();
+        self.hsdirs.values_mut().for_each(|hsdir| hsdir.jobs.clear());
+    }
+
+    /// What is in flight may arrive or not: nobody will tell.
+    pub(super) fn lose_sight(&mut self) {
+        for hsdir in self.hsdirs.values_mut() {
+            hsdir.fateless.extend(hsdir.in_flight.take().map(|upload| upload.name));
+        }
+    }
+
+    /// Ends the uploads whose deadline is over.
+    pub(super) fn expire(&mut self, now: Duration, rng: &mut impl Rng) {
+        for hsdir in self.hsdirs.values_mut() {
+            if let Some(upload) = hsdir.in_flight.take_if(|upload| upload.deadline <= now) {
+                hsdir.fateless.insert(upload.name);
+                hsdir.fail(upload.name, Failure::Silent, now, rng);
+                // An HSDir that does not answer fails what waits, too.
+                hsdir.jobs.values_mut().for_each(|job| job.failed = job.newest);
+            }
+        }
+    }
+
+    /// An upload's fate. Returns what the counter must rise for.
+    pub(super) fn fate(
+        &mut self,
+        fingerprint: &Fingerprint,
+        result: &Result<(), String>,
+        now: Duration,
+        rng: &mut impl Rng,
+    ) -> Option<Rejected> {
+        let hsdir = self.hsdirs.get_mut(fingerprint)?;
+        let name = hsdir.in_flight.take()?.name;
+        match result {
+            Ok(()) => hsdir.accept(name, now),
+            // It holds what an earlier upload, thought lost, brought it.
+            Err(reason) if is_rejection(reason) && hsdir.fateless.contains(&name) => hsdir.hold(name),
+            Err(reason) if is_rejection(reason) => return hsdir.reject(name, now, rng),
+            Err(_) => hsdir.fail(name, Failure::Refused, now, rng),
+        }
+        None
+    }
+
+    /// What to send now, and to whom; it is then in flight.
+    pub(super) fn start(&mut self, now: Duration) -> Vec<(Fingerprint, TimePeriod)> {
+        let mut started = Vec::new();
+        for (fingerprint, hsdir) in &mut self.hsdirs {
+            let Some((at, period)) = hsdir.next() else { continue };
+            let Some(job) = hsdir.jobs.get(&period).filter(|_| at <= now) else { continue };
+            hsdir.in_flight = Some(InFlight { name: (period, job.newest), deadline: now.saturating_add(DEADLINE) });
+            started.push((*fingerprint, period));
+        }
+        started
+    }
+
+    /// When the next deadline is over.
+    pub(super) fn next_deadline(&self) -> Option<Duration> {
+        self.hsdirs.values().filter_map(|hsdir| hsdir.in_flight.as_ref()).map(|upload| upload.deadline).min()
+    }
+
+    /// When there is something to send next.
+    pub(super) fn next_start(&self) -> Option<Duration> {
+        self.hsdirs.values().filter_map(Hsdir::next).map(|(at, _)| at).min()
+    }
+
+    /// How many HSDirs accepted the newest descriptor of a period.
+    pub(super) fn accepted(&self, period: TimePeriod) -> usize {
+        let jobs = self.hsdirs.values().filter_map(|hsdir| hsdir.jobs.get(&period));
+        jobs.filter(|job| job.accepted == job.newest).count()
+    }
+
+    /// The counter of the newest descriptor that an HSDir accepted, or failed to.
+    pub(super) fn tried(&self, fingerprint: &Fingerprint, period: TimePeriod) -> u64 {
+        let job = self.hsdirs.get(fingerprint).and_then(|hsdir| hsdir.jobs.get(&period));
+        job.map_or(0, |job| job.accepted.max(job.failed))
+    }
+}
+
+impl Hsdir {
+    /// The next job: which may start when, unless something is in flight.
+    fn next(&self) -> Option<(Duration, TimePeriod)> {
+        let open = self.jobs.iter().filter(|(_, job)| self.in_flight.is_none() && job.accepted < job.newest);
+        open.map(|(period, job)| (job.not_before, *period)).min()
+    }
+
+    fn accept(&mut self, name: Name, now: Duration) {
+        if self.fateless.iter().all(|other| *other == name) {
+            return self.hold(name);
+        }
+        // It may be the late fate of another upload. Send it again: then an acceptance, or a rejection, tells.
+        self.fateless = BTreeSet::from([name]);
+        if let Some(job) = self.jobs.get_mut(&name.0) {
+            job.not_before = now.saturating_add(CONFIRM_AFTER);
+        }
+    }
+
+    fn hold(&mut self, (period, counter): Name) {
+        self.fateless.clear();
+        if let Some(job) = self.jobs.get_mut(&period) {
+            job.accepted = counter;
+            job.failures = 0;
+            job.rejections = 0;
+        }
+    }
+
+    fn reject(&mut self, name: Name, now: Duration, rng: &mut impl Rng) -> Option<Rejected> {
+        self.fail(name, Failure::Rejected, now, rng);
+        let (period, counter) = name;
+        let job = self.jobs.get_mut(&period)?;
+        if counter < job.newest {
+            // The newer one has a greater counter already.
+            job.not_before = now;
+            return None;
+        }
+        job.rejections = job.rejections.saturating_add(1);
+        (job.rejections <= MAX_RISES).then_some(Rejected { period, times: job.rejections })
+    }
+
+    fn fail(&mut self, (period, counter): Name, failure: Failure, now: Duration, rng: &mut impl Rng) {
+        let Some(job) = self.jobs.get_mut(&period) else { return };
+        job.failed = job.failed.max(counter);
+        job.failures = job.failures.saturating_add(1);
+        let doubled = BACKOFF_MIN.saturating_mul(2_u32.saturating_pow(job.failures));
+        let longest = match failure {
+            Failure::Silent => doubled.min(BACKOFF_SILENT_MAX),
+            Failure::Refused => doubled.min(BACKOFF_REFUSED_MAX),
+            Failure::Rejected => BACKOFF_REFUSED_MAX,
+        };
+        job.not_before = now.saturating_add(longest.mul_f64(rng.random_range(0.5..=1.0)));
+    }
+}
+
+fn is_rejection(reason: &str) -> bool {
+    reason.contains("UPLOAD_REJECTED")
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+
+    const A: Fingerprint = Fingerprint([0xAA; 20]);
+    const B: Fingerprint = Fingerprint([0xBB; 20]);
+    const CURRENT: TimePeriod = TimePeriod { number: 7, length_minutes: 1440 };
+    const NEXT: TimePeriod = TimePeriod { number: 8, length_minutes: 1440 };
+
+    struct Bench {
+        uploads: Uploads,
+        rng: StdRng,
+    }
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self { uploads: Uploads::default(), rng: StdRng::from_seed([1; 32]) }
+        }
+        fn publish(&mut self, period: TimePeriod, counter: u64, hsdirs: &[Fingerprint], at: u64) {
+            self.uploads.publish(period, counter, &hsdirs.iter().copied().collect(), ms(at));
+        }
+        fn start(&mut self, at: u64) -> Vec<(Fingerprint, TimePeriod)> {
+            self.uploads.start(ms(at))
+        }
+        fn accept(&mut self, hsdir: Fingerprint, at: u64) {
+            assert_eq!(self.uploads.fate(&hsdir, &Ok(()), ms(at), &mut self.rng), None);
+        }
+        fn fail(&mut self, hsdir: Fingerprint, reason: &str, at: u64) -> Option<Rejected> {
+            self.uploads.fate(&hsdir, &Err(reason.into()), ms(at), &mut self.rng)
+        }
+        /// Lets the upload in flight run out, and waits for the retry. Returns how long that took.
+        fn time_out(&mut self) -> Duration {
+            let deadline = self.uploads.next_deadline().unwrap();
+            self.uploads.expire(deadline, &mut self.rng);
+            let again = self.uploads.next_start().unwrap();
+            assert_eq!(self.uploads.start(again.saturating_sub(ms(1))), []);
+            assert_eq!(self.uploads.start(again).len(), 1);
+            again.abs_diff(deadline)
+        }
+    }
+
+    #[test]
+    fn one_upload_at_a_time_over_all_periods() {
+        let mut bench = Bench::new();
+        bench.publish(CURRENT, 1, &[A, B], 0);
+        bench.publish(NEXT, 1, &[A], 0);
+        assert_eq!(bench.start(0), [(A, CURRENT), (B, CURRENT)]);
+        assert_eq!(bench.start(1), []);
+        bench.accept(A, 2);
+        assert_eq!(bench.start(2), [(A, NEXT)]);
+        bench.accept(A, 3);
+        assert_eq!(bench.start(3), []);
+        assert_eq!((bench.uploads.accepted(CURRENT), bench.uploads.accepted(NEXT)), (1, 1));
+        bench.accept(B, 4);
+        assert_eq!(bench.uploads.accepted(CURRENT), 2);
+        assert_eq!((bench.uploads.next_start(), bench.uploads.next_deadline()), (None, None));
+    }
+
+    #[test]
+    fn a_newer_descriptor_waits_for_the_upload_in_flight_only() {
+        let mut bench = Bench::new();
+        bench.publish(CURRENT, 1, &[A], 0);
+        bench.start(0);
+        bench.publish(CURRENT, 2, &[A], 1);
+        bench.publish(CURRENT, 3, &[A], 2);
+        assert_eq!(bench.start(2), []);
+        bench.accept(A, 3);
+        assert_eq!((bench.uploads.accepted(CURRENT), bench.uploads.tried(&A, CURRENT)), (0, 1));
+        assert_eq!(bench.start(3), [(A, CURRENT)]);
+        bench.accept(A, 4);
+        assert_eq!((bench.uploads.accepted(CURRENT), bench.uploads.tried(&A, CURRENT)), (1, 3));
+    }
+
+    #[test]
+    fn a_silent_hsdir_is_tried_again_alone_and_caught_up_soon_after_its_return() {
+        let mut bench = Bench::new();
+        bench.publish(CURRENT, 1, &[A, B], 0);
+        bench.start(0);
+        bench.accept(B, 1);
+        let waits: Vec<Duration> = (0..50).map(|_| bench.time_out()).collect();
+        assert!(waits[0] <= ms(2_000) && waits.iter().all(|wait| *wait >= ms(1_000) && *wait <= BACKOFF_SILENT_MAX));
+        assert!(DEADLINE + BACKOFF_SILENT_MAX < Duration::from_secs(25));
+        assert_eq!(bench.uploads.tried(&A, CURRENT), 1);
+        bench.accept(A, 2_000_000);
+        assert_eq!(bench.uploads.accepted(CURRENT), 2);
+    }
+
+    #[test]
+    fn a_refusing_hsdir_is_tried_less_and_less() {
+        let mut bench = Bench::new();
+        bench.publish(CURRENT, 1, &[A], 0);
+        let mut now = Duration::ZERO;
+        let mut wait = Duration::ZERO;
+        for _ in 0..20 {
+            assert_eq!(bench.uploads.start(now), [(A, CURRENT)]);
+            assert_eq!(bench.uploads.fate(&A, &Err("UNEXPECTED".into()), now, &mut bench.rng), None);
+            let next = bench.uploads.next_start().unwrap();
+            wait = next.abs_diff(now);
+            now = next;
+        }
+        assert!(wait >= BACKOFF_REFUSED_MAX / 2 && wait <= BACKOFF_REFUSED_MAX, "{wait:?}");
+    }
+
+    #[test]
+    fn rejections_of_the_newest_count_and_end() {
+        let mut bench = Bench::new();
+        for counter in 1..=MAX_RISES {
+            bench.publish(CURRENT, counter.into(), &[A], 0);
+            bench.start(0);
+            let rejected = bench.fail(A, "UPLOAD_REJECTED", 1);
+            assert_eq!(rejected, Some(Rejected { period: CURRENT, times: counter }));
+        }
+        bench.publish(CURRENT, 90, &[A], 0);
+        bench.start(0);
+        assert_eq!(bench.fail(A, "UPLOAD_REJECTED", 1), None);
+        assert!(bench.uploads.next_start() > Some(ms(1)));
+    }
+
+    #[test]
+    fn a_rejected_old_descriptor_makes_way_for_the_newer() {
+        let mut bench = Bench::new();
+        bench.publish(CURRENT, 1, &[A], 0);
+        bench.start(0);
+        bench.publish(CURRENT, 2, &[A], 1);
+        assert_eq!(bench.fail(A, "UPLOAD_REJECTED", 2), None);
+        assert_eq!(bench.start(2), [(A, CURRENT)]);
+    }
+
+    #[test]
+    fn a_rejected_repetition_has_arrived_before() {
+        let mut bench = Bench::new();
+        bench.publish(CURRENT, 1, &[A], 0);
+        bench.start(0);
+        bench.time_out();
+        assert_eq!(bench.fail(A, "UPLOAD_REJECTED", 30_000), None);
+        assert_eq!(bench.uploads.accepted(CURRENT), 1);
+        // Not so when something else was in flight then.
+        bench.publish(CURRENT, 2, &[A], 30_000);
+        bench.start(30_000);
+        assert_eq!(bench.fail(A, "UPLOAD_REJECTED", 30_001), Some(Rejected { period: CURRENT, times: 1 }));
+    }
+
+    #[test]
+    fn a_late_fate_of_another_upload_is_not_believed() {
+        let mut bench = Bench::new();
+        bench.publish(CURRENT, 1, &[A], 0);
+        bench.start(0);
+        bench.publish(CURRENT, 2, &[A], 1);
+        bench.time_out();
+        // Whose is this? The first one's, in truth.
+        bench.accept(A, 20_000);
+        assert_eq!(bench.uploads.accepted(CURRENT), 0);
+        let again = bench.uploads.next_start().unwrap();
+        assert_eq!(bench.uploads.start(again), [(A, CURRENT)]);
+        assert_eq!(bench.fail(A, "UPLOAD_REJECTED", 23_000), None, "the second had arrived");
+        assert_eq!(bench.uploads.accepted(CURRENT), 1);
+    }
+
+    #[test]
+    fn what_is_no_longer_responsible_is_forgotten() {
+        let mut bench = Bench::new();
+        bench.publish(CURRENT, 1, &[A, B], 0);
+        bench.publish(NEXT, 1, &[A], 0);
+        bench.start(0);
+        bench.uploads.retain(CURRENT, &BTreeSet::from([B]));
+        bench.publish(CURRENT, 2, &[B], 1);
+        bench.accept(A, 2);
+        assert_eq!((bench.uploads.tried(&A, CURRENT), bench.start(2)), (0, vec![(A, NEXT)]));
+        bench.uploads.forget(NEXT);
+        bench.accept(A, 3);
+        assert_eq!(bench.uploads.next_start(), None);
+        bench.uploads.stop();
+        bench.accept(B, 4);
+        assert_eq!((bench.start(4), bench.uploads.accepted(CURRENT)), (vec![], 0));
+    }
+}
