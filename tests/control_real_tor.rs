@@ -118,10 +118,8 @@ async fn connected(updates: &mut mpsc::Receiver<Update>) -> (Client, mpsc::Recei
             }
         }
     };
-    match timeout(PATIENCE, attempts).await {
-        Ok(connection) => connection,
-        Err(_) => panic!("no connection within {PATIENCE:?}; last: {last:?}"),
-    }
+    let connection = timeout(PATIENCE, attempts).await.ok();
+    connection.unwrap_or_else(|| panic!("no connection within {PATIENCE:?}; last: {last:?}"))
 }
 
 async fn lost(updates: &mut mpsc::Receiver<Update>) -> ControlError {

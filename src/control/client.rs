@@ -165,3 +165,7 @@ fn line(command: &str, arguments: &[&str]) -> Result<Vec<u8>, ControlError> {
     line.extend_from_slice(b"\r\n");
     Ok(line)
 }
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

@@ -126,3 +126,7 @@ fn fingerprint(name: &str) -> Option<[u8; 20]> {
     }
     HEXUPPER_PERMISSIVE.decode(digits.as_bytes()).ok()?.try_into().ok()
 }
+
+#[cfg(test)]
+#[path = "event_tests.rs"]
+mod tests;

@@ -80,3 +80,37 @@ impl Backoff {
         rng.random_range(longest / 2..=longest)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_cap_and_are_drawn_from_the_upper_half() {
+        let backoff = Backoff { first: Duration::from_millis(100), cap: Duration::from_secs(5) };
+        let mut rng = StdRng::seed_from_u64(7);
+        for (failures, longest) in [(0, 100), (1, 200), (5, 3200), (6, 5000), (31, 5000), (32, 5000), (u32::MAX, 5000)]
+        {
+            let pauses: Vec<_> = (0..100).map(|_| backoff.pause(failures, &mut rng)).collect();
+            let longest = Duration::from_millis(longest);
+            assert!(pauses.iter().all(|pause| (longest / 2..=longest).contains(pause)), "{failures}: {pauses:?}");
+            assert!(pauses.iter().any(|pause| *pause < longest * 6 / 10), "{failures}: {pauses:?}");
+            assert!(pauses.iter().any(|pause| *pause > longest * 9 / 10), "{failures}: {pauses:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn each_failed_attempt_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let backoff = Backoff { first: Duration::from_millis(1), cap: Duration::from_millis(2) };
+        let connector = Connector::new(directory.path().join("no-socket"));
+        let mut updates = supervise(connector, backoff, StdRng::seed_from_u64(7));
+        for _ in 0..3 {
+            let update = updates.recv().await.unwrap();
+            assert!(matches!(update, Update::Lost(ControlError::Io { .. })), "{update:?}");
+        }
+    }
+}

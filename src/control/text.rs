@@ -88,3 +88,7 @@ fn unescape<'a>(text: &'a str, bytes: &mut Vec<u8>) -> Option<&'a str> {
     }
     Some(characters.as_str())
 }
+
+#[cfg(test)]
+#[path = "text_tests.rs"]
+mod tests;

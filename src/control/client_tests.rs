@@ -1,0 +1,278 @@
+//! The client against scripted streams: what a real tor does only by accident.
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, duplex};
+use tokio::time::{sleep, timeout};
+
+use super::*;
+
+/// Longer than any of these tests takes, unless it waits for ever.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Tor's end of a connection.
+struct Peer {
+    stream: BufReader<DuplexStream>,
+}
+
+impl Peer {
+    async fn read_line(&mut self) -> String {
+        let mut line = String::new();
+        timeout(PATIENCE, self.stream.read_line(&mut line)).await.unwrap().unwrap();
+        line
+    }
+
+    async fn write(&mut self, bytes: impl AsRef<[u8]>) {
+        timeout(PATIENCE, self.stream.write_all(bytes.as_ref())).await.unwrap().unwrap();
+    }
+}
+
+fn connect(command_timeout: Duration) -> (Client, mpsc::Receiver<Event>, Peer) {
+    let (ours, theirs) = duplex(4096);
+    let (client, events) = Client::over(ours, command_timeout);
+    (client, events, Peer { stream: BufReader::new(theirs) })
+}
+
+/// What the client makes of an answer to `GETINFO x`, and why the connection ended, if it did.
+async fn get_info_answered(answer: &[u8]) -> (Result<String, ControlError>, Option<ControlError>) {
+    let (client, _events, mut peer) = connect(PATIENCE);
+    let (result, ()) = tokio::join!(client.get_info("x"), async {
+        assert_eq!(peer.read_line().await, "GETINFO x\r\n");
+        peer.write(answer).await;
+        drop(peer);
+    });
+    timeout(PATIENCE, client.closed()).await.unwrap();
+    (result, client.close_reason())
+}
+
+#[tokio::test]
+async fn an_answer_byte_by_byte() {
+    let (client, _events, mut peer) = connect(PATIENCE);
+    let (result, ()) = tokio::join!(client.get_info("x"), async {
+        peer.read_line().await;
+        for byte in b"250+x=\r\n..a\r\n.\r\n250 OK\r\n" {
+            peer.write([*byte]).await;
+            tokio::task::yield_now().await;
+        }
+    });
+    assert_eq!(result.unwrap(), ".a\n");
+}
+
+#[tokio::test]
+async fn commands_of_many_clones_are_answered_in_order() {
+    let (client, _events, mut peer) = connect(PATIENCE);
+    let asked = futures::future::join_all((0..100).map(|index| {
+        let client = client.clone();
+        async move { client.get_info(&format!("key{index}")).await.unwrap() == format!("value of key{index}") }
+    }));
+    let (answers, ()) = tokio::join!(asked, async {
+        for _ in 0..100 {
+            let line = peer.read_line().await;
+            let key = line.trim_end().strip_prefix("GETINFO ").unwrap();
+            peer.write(format!("650 SIGNAL RELOAD\r\n250-{key}=value of {key}\r\n250 OK\r\n")).await;
+        }
+    });
+    assert_eq!(answers, vec![true; 100]);
+}
+
+#[tokio::test]
+async fn a_cancelled_command_leaves_its_answer_to_nobody_else() {
+    let (client, _events, mut peer) = connect(PATIENCE);
+    {
+        let cancelled = client.get_info("first");
+        tokio::pin!(cancelled);
+        tokio::select! {
+            biased;
+            _ = &mut cancelled => panic!("answered by nobody"),
+            line = peer.read_line() => assert_eq!(line, "GETINFO first\r\n"),
+        }
+    }
+    let (second, ()) = tokio::join!(client.get_info("second"), async {
+        peer.read_line().await;
+        peer.write("250-first=1\r\n250 OK\r\n250-second=2\r\n250 OK\r\n").await;
+    });
+    assert_eq!(second.unwrap(), "2");
+}
+
+#[tokio::test]
+async fn an_unanswered_command_ends_the_connection() {
+    let deadline = Duration::from_millis(50);
+    let (client, _events, _peer) = connect(deadline);
+    // The second is longer than the stream takes: a tor that does not even read is noticed too.
+    let descriptor = "x".repeat(100_000);
+    let address = OnionAddress::from_public_key(curve25519_dalek::constants::ED25519_BASEPOINT_COMPRESSED.0).unwrap();
+    let both = async { tokio::join!(client.get_info("x"), client.hs_post(&[[1; 20]], &address, &descriptor)) };
+    let (first, second) = timeout(PATIENCE, both).await.unwrap();
+    assert!(matches!(first, Err(ControlError::Timeout(after)) if after == deadline), "{first:?}");
+    assert!(matches!(second, Err(ControlError::Timeout(_))), "{second:?}");
+    assert!(matches!(client.close_reason(), Some(ControlError::Timeout(_))));
+    assert!(matches!(client.get_info("x").await, Err(ControlError::Closed)));
+}
+
+#[tokio::test]
+async fn the_end_in_the_middle_of_an_answer() {
+    let (result, why) = get_info_answered(b"250+x=\r\nhalf a li").await;
+    assert!(matches!(result, Err(ControlError::Closed)), "{result:?}");
+    assert!(matches!(why, Some(ControlError::Closed)), "{why:?}");
+}
+
+#[tokio::test]
+async fn garbage_and_endless_lines_end_the_connection() {
+    for answer in [b"HTTP/1.1 400 Bad Request\r\n".to_vec(), vec![b'2'; 1 << 20]] {
+        let (client, _events, mut peer) = connect(PATIENCE);
+        let (result, _) = tokio::join!(client.get_info("x"), async {
+            peer.read_line().await;
+            // The client hangs up before it has read all of it.
+            timeout(PATIENCE, peer.stream.write_all(&answer)).await.unwrap()
+        });
+        assert!(matches!(result, Err(ControlError::Protocol(_))), "{result:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_before_garbage_counts() {
+    let (result, why) = get_info_answered(b"250-x=1\r\n250 OK\r\ngarbage\r\n").await;
+    assert_eq!(result.unwrap(), "1");
+    assert!(matches!(why, Some(ControlError::Protocol(_))), "{why:?}");
+}
+
+#[tokio::test]
+async fn an_answer_to_something_else_is_refused() {
+    for answer in ["250 OK\r\n", "250-xy=1\r\n250 OK\r\n", "250-y=x=1\r\n250 OK\r\n", "150 x=1\r\n", "350 x=1\r\n"] {
+        let (result, _) = get_info_answered(answer.as_bytes()).await;
+        assert!(matches!(result, Err(ControlError::Protocol(_))), "{answer}: {result:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_reply_to_no_command_ends_the_connection() {
+    let (client, _events, mut peer) = connect(PATIENCE);
+    peer.write("250 OK\r\n").await;
+    timeout(PATIENCE, client.closed()).await.unwrap();
+    assert!(matches!(client.close_reason(), Some(ControlError::Protocol(_))));
+}
+
+#[tokio::test]
+async fn events_that_nobody_reads_end_the_connection_but_not_those_that_nobody_wants() {
+    for wanted in [true, false] {
+        let (client, events, mut peer) = connect(PATIENCE);
+        let events = wanted.then_some(events);
+        let flood = "650 SIGNAL RELOAD\r\n".repeat(EVENT_CAPACITY + 1);
+        peer.write(&flood).await;
+        let (result, ()) = tokio::join!(client.get_info("x"), async {
+            if !wanted {
+                peer.read_line().await;
+                peer.write("250-x=1\r\n250 OK\r\n").await;
+            }
+        });
+        assert_eq!(result.is_ok(), !wanted);
+        let overflow = matches!(client.close_reason(), Some(ControlError::EventOverflow(EVENT_CAPACITY)));
+        assert_eq!(overflow, wanted);
+        drop(events);
+    }
+}
+
+#[tokio::test]
+async fn the_connection_ends_with_its_last_handle() {
+    let (client, _events, mut peer) = connect(PATIENCE);
+    let clone = client.clone();
+    drop(client);
+    assert!(clone.close_reason().is_none());
+    drop(clone);
+    assert_eq!(peer.read_line().await, "");
+}
+
+#[tokio::test]
+async fn hs_post_is_one_command() {
+    let (client, _events, mut peer) = connect(PATIENCE);
+    let address = OnionAddress::from_public_key(curve25519_dalek::constants::ED25519_BASEPOINT_COMPRESSED.0).unwrap();
+    let servers = [[0xAB; 20], [0x01; 20]];
+    let (result, ()) = tokio::join!(client.hs_post(&servers, &address, "hs-descriptor 3\n.\nsignature x"), async {
+        let first = format!(
+            "+HSPOST SERVER={} SERVER={} HSADDRESS={}\r\n",
+            "AB".repeat(20),
+            "01".repeat(20),
+            address.identifier()
+        );
+        for expected in [first.as_str(), "hs-descriptor 3\r\n", "..\r\n", "signature x\r\n", ".\r\n"] {
+            assert_eq!(peer.read_line().await, expected);
+        }
+        peer.write("554-Invalid\r\n554 descriptor\r\n").await;
+    });
+    let Err(ControlError::Refused { code: 554, message }) = result else { panic!("{result:?}") };
+    assert_eq!(message, "Invalid; descriptor");
+    assert!(matches!(client.hs_post(&[], &address, "").await, Err(ControlError::Argument(_))));
+}
+
+#[tokio::test]
+async fn nothing_is_sent_of_a_command_with_a_bad_argument() {
+    let (client, _events, mut peer) = connect(PATIENCE);
+    for bad in ["", "a b", "a\r\nSIGNAL HALT", "a\nb"] {
+        assert!(matches!(client.get_info(bad).await, Err(ControlError::Argument(_))));
+        assert!(matches!(client.get_conf(bad).await, Err(ControlError::Argument(_))));
+        assert!(matches!(client.signal(bad).await, Err(ControlError::Argument(_))));
+        assert!(matches!(client.set_events(&["HS_DESC", bad]).await, Err(ControlError::Argument(_))));
+    }
+    drop(client);
+    assert_eq!(peer.read_line().await, "");
+}
+
+#[tokio::test]
+async fn get_conf_gives_all_values() {
+    for (answer, expected) in [
+        ("250-Log=notice stdout\r\n250 Log=info file /x=y\r\n", Some(vec!["notice stdout", "info file /x=y"])),
+        ("250 Log\r\n", Some(vec![])),
+        ("250 Log=\r\n", Some(vec![""])),
+        ("250 ContactInfo=x\r\n", None),
+    ] {
+        let (client, _events, mut peer) = connect(PATIENCE);
+        let (result, ()) = tokio::join!(client.get_conf("log"), async {
+            assert_eq!(peer.read_line().await, "GETCONF log\r\n");
+            peer.write(answer).await;
+        });
+        match expected {
+            Some(values) => assert_eq!(result.unwrap(), values),
+            None => assert!(matches!(result, Err(ControlError::Protocol(_))), "{result:?}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn authenticates_with_a_cookie_that_comes_late() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("cookie");
+    let (client, _events, mut peer) = connect(PATIENCE);
+    let connector = Connector { command_timeout: PATIENCE, ..Connector::new("unused") };
+    let (result, ()) = tokio::join!(connector.authenticate(&client), async {
+        assert_eq!(peer.read_line().await, "PROTOCOLINFO 1\r\n");
+        let file = path.display();
+        peer.write(format!("250-PROTOCOLINFO 1\r\n250-AUTH METHODS=COOKIE COOKIEFILE=\"{file}\"\r\n250 OK\r\n")).await;
+        // The clock is paused: it goes on only when the client waits too, so it does look for the file in between.
+        sleep(Duration::from_secs(1)).await;
+        std::fs::write(&path, [0xAB; 16]).unwrap();
+        sleep(Duration::from_secs(1)).await;
+        std::fs::write(&path, [0xAB; 32]).unwrap();
+        assert_eq!(peer.read_line().await, format!("AUTHENTICATE {}\r\n", "AB".repeat(32)));
+        peer.write("250 OK\r\n").await;
+    });
+    result.unwrap();
+}
+
+#[tokio::test]
+async fn gives_up_where_no_cookie_can_come() {
+    let deadline = Duration::from_millis(100);
+    for (auth, fault) in [
+        ("METHODS=NULL", "tor offers NULL, not COOKIE"),
+        ("METHODS=COOKIE", "tor names no cookie file"),
+        ("METHODS=COOKIE COOKIEFILE=\"/nowhere/cookie\"", "/nowhere/cookie is not there"),
+        ("METHODS=COOKIE COOKIEFILE=\"/dev/null\"", "/dev/null does not hold 32 bytes"),
+        ("METHODS=COOKIE COOKIEFILE=\"/dev/zero\"", "/dev/zero does not hold 32 bytes"),
+    ] {
+        let (client, _events, mut peer) = connect(PATIENCE);
+        let connector = Connector { command_timeout: deadline, ..Connector::new("unused") };
+        let (result, ()) = tokio::join!(connector.authenticate(&client), async {
+            peer.read_line().await;
+            peer.write(format!("250-PROTOCOLINFO 1\r\n250-AUTH {auth}\r\n250 OK\r\n")).await;
+        });
+        let Err(ControlError::Authentication(message)) = result else { panic!("{auth}: {result:?}") };
+        assert_eq!(message, fault);
+    }
+}

@@ -1,0 +1,111 @@
+use proptest::prelude::*;
+
+use super::super::codec::Line;
+use super::*;
+
+const ADDRESS: &str = "kwbperink5onhynsd5lhxhx2snk6qrmbn2lfrkz7kkwcapy5qzwrhnid";
+const BLINDED: &str = "FOMv/vp7vxOaYZqLaahSvi6QTwxMW+EHs4B1Bpejqfs";
+const HSDIR: [u8; 20] = *b"\x38\x95\x47\xAC\x56\xA0\x8D\x21\x3E\x2C\x0A\x46\x8B\xFB\x0C\x92\xC8\xCC\x1F\x66";
+const HSDIR_NAME: &str = "$389547AC56A08D213E2C0A468BFB0C92C8CC1F66~auth2";
+
+fn event(first: &str) -> Event {
+    Event::from_message(&Message { code: 650, lines: vec![Line { text: first.to_owned(), data: None }] })
+}
+
+fn hs_desc(action: HsDescAction, hsdir: Option<[u8; 20]>, id: Option<&str>, reason: Option<&str>) -> Event {
+    Event::HsDesc(HsDescEvent {
+        action,
+        address: Some(ADDRESS.parse().unwrap()),
+        hsdir,
+        descriptor_id: id.map(str::to_owned),
+        reason: reason.map(str::to_owned),
+    })
+}
+
+/// Lines that tor 0.4.9.11 wrote on a private network.
+#[test]
+fn hs_desc_of_tor_0_4_9_11() {
+    use HsDescAction::{Created, Failed, Requested, Uploaded};
+    let cases = [
+        (format!("CREATED {ADDRESS} UNKNOWN UNKNOWN {BLINDED}"), hs_desc(Created, None, Some(BLINDED), None)),
+        (format!("UPLOADED {ADDRESS} UNKNOWN {HSDIR_NAME}"), hs_desc(Uploaded, Some(HSDIR), None, None)),
+        (
+            format!("FAILED {ADDRESS} NO_AUTH {HSDIR_NAME} {BLINDED} REASON=UPLOAD_REJECTED"),
+            hs_desc(Failed, Some(HSDIR), Some(BLINDED), Some("UPLOAD_REJECTED")),
+        ),
+        (
+            format!("REQUESTED {ADDRESS} NO_AUTH {HSDIR_NAME} {BLINDED} HSDIR_INDEX=FD7E1466DF82A350141E4960B0187F5C"),
+            hs_desc(Requested, Some(HSDIR), Some(BLINDED), None),
+        ),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(event(&format!("HS_DESC {text}")), expected, "{text}");
+    }
+}
+
+/// Forms of control-spec, section 4.1.25, that were not seen.
+#[test]
+fn hs_desc_of_the_specification() {
+    use HsDescAction::{Failed, Ignore, Received, Upload};
+    let bare = HSDIR_NAME.strip_suffix("~auth2").unwrap();
+    let cases = [
+        (format!("RECEIVED {ADDRESS} NO_AUTH {bare} {BLINDED}"), hs_desc(Received, Some(HSDIR), Some(BLINDED), None)),
+        (format!("IGNORE {ADDRESS} NO_AUTH {bare}=auth2"), hs_desc(Ignore, Some(HSDIR), None, None)),
+        (format!("FAILED {ADDRESS} UNKNOWN UNKNOWN REASON=NOT_FOUND"), hs_desc(Failed, None, None, Some("NOT_FOUND"))),
+        (
+            format!("UPLOAD {ADDRESS} UNKNOWN {HSDIR_NAME} {BLINDED} REPLICA=1 HSDIR_INDEX=00"),
+            hs_desc(Upload, Some(HSDIR), Some(BLINDED), None),
+        ),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(event(&format!("HS_DESC {text}")), expected, "{text}");
+    }
+    let Event::HsDesc(unknown) = event("HS_DESC FAILED UNKNOWN NO_AUTH UNKNOWN REASON=QUERY_NO_HSDIR") else {
+        panic!("not an HS_DESC event");
+    };
+    assert_eq!(unknown.address, None);
+}
+
+#[test]
+fn hs_desc_in_an_unknown_form_is_kept_as_text() {
+    for text in [
+        String::new(),
+        "FAILED".to_owned(),
+        format!("NEWACTION {ADDRESS} NO_AUTH UNKNOWN"),
+        format!("FAILED {}x NO_AUTH UNKNOWN", &ADDRESS[1..]),
+        format!("FAILED {ADDRESS} NO_AUTH $12"),
+        format!("FAILED {ADDRESS} NO_AUTH {}é", &HSDIR_NAME[..40]),
+        format!("FAILED {ADDRESS} NO_AUTH {}0", &HSDIR_NAME[..41]),
+    ] {
+        assert_eq!(event(&format!("HS_DESC {text}")), Event::Other("HS_DESC".to_owned(), text));
+    }
+}
+
+#[test]
+fn the_other_events() {
+    assert_eq!(event("NEWCONSENSUS"), Event::NewConsensus);
+    assert_eq!(event("NEWDESC $389547AC56A08D213E2C0A468BFB0C92C8CC1F66~auth2"), Event::NewDescriptors);
+    let bootstrap =
+        "STATUS_CLIENT NOTICE BOOTSTRAP PROGRESS=75 TAG=enough_dirinfo SUMMARY=\"Loaded enough directory info\"";
+    assert_eq!(event(bootstrap), Event::Bootstrap(75));
+    let other = Event::Other("STATUS_CLIENT".to_owned(), "NOTICE ENOUGH_DIR_INFO".to_owned());
+    assert_eq!(event("STATUS_CLIENT NOTICE ENOUGH_DIR_INFO"), other);
+    assert_eq!(event("SIGNAL RELOAD"), Event::Other("SIGNAL".to_owned(), "RELOAD".to_owned()));
+}
+
+#[test]
+fn percentages() {
+    let warning = "WARN BOOTSTRAP SUMMARY=\"not PROGRESS=90 \\\"yet\\\"\" PROGRESS=5 REASON=TIMEOUT";
+    assert_eq!(bootstrap_percent(warning), Some(5));
+    assert_eq!(bootstrap_percent("NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY=\"Done\""), Some(100));
+    for bad in ["", "NOTICE BOOTSTRAP", "NOTICE BOOTSTRAP PROGRESS=101", "NOTICE BOOTSTRAP PROGRESS=-1", "PROGRESS=5"] {
+        assert_eq!(bootstrap_percent(bad), None, "{bad}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_event_panics(name in "HS_DESC|STATUS_CLIENT", rest in "(FAILED|UPLOADED|UNKNOWN|BOOTSTRAP|\\$[0-9A-F]{38,42}|.{0,9}|[ =~\"]){0,8}") {
+        _ = event(&format!("{name} {rest}"));
+    }
+}

@@ -1,0 +1,68 @@
+use proptest::prelude::*;
+
+use super::super::codec::Decoder;
+use super::*;
+
+fn quote(bytes: &[u8]) -> String {
+    let escape = |byte: &u8| match *byte {
+        b'\n' => "\\n".to_owned(),
+        special @ (b'"' | b'\\') => format!("\\{}", char::from(special)),
+        plain @ 0x20..=0x7E => char::from(plain).to_string(),
+        other => format!("\\{other:03o}"),
+    };
+    format!("\"{}\"", bytes.iter().map(escape).collect::<String>())
+}
+
+proptest! {
+    #[test]
+    fn a_quoted_string_is_read_back(bytes in prop::collection::vec(any::<u8>(), 0..40), rest in ".{0,10}") {
+        let text = quote(&bytes) + &rest;
+        prop_assert_eq!(unquote(&text), Some((bytes, rest.as_str())));
+    }
+
+    #[test]
+    fn no_text_panics(text in "[ =\"\\\\0-9a-zé]{0,30}|.{0,30}") {
+        _ = unquote(&text);
+        _ = keywords(&text);
+    }
+
+    #[test]
+    fn data_never_leave_their_block(data in "([.\r\n]|.){0,40}") {
+        let mut bytes = b"250+x=\r\n".to_vec();
+        push_data(&data, &mut bytes);
+        bytes.extend_from_slice(b"250 OK\r\n");
+        let mut messages = Vec::new();
+        Decoder::default().feed(&bytes, &mut messages).unwrap();
+        let expected: String = data.lines().flat_map(|line| [line, "\n"]).collect();
+        prop_assert_eq!(messages.len(), 1);
+        prop_assert_eq!(messages[0].lines[0].data.as_ref(), Some(&expected));
+    }
+}
+
+#[test]
+fn arguments_are_one_printable_word() {
+    assert!(is_argument("status/bootstrap-phase"));
+    for bad in ["", "a b", "a\r\nb", "a\n", "\r", "a\0", "é", "a\tb", "\u{7f}"] {
+        assert!(!is_argument(bad), "{bad:?}");
+    }
+}
+
+#[test]
+fn the_auth_line_of_tor_0_4_9_11() {
+    let words = keywords("METHODS=COOKIE,SAFECOOKIE COOKIEFILE=\"/run/a \\\"b\\\" \\303\\251/cookie\"").unwrap();
+    let path = "/run/a \"b\" é/cookie".as_bytes().to_vec();
+    assert_eq!(words, [("METHODS", Some(b"COOKIE,SAFECOOKIE".to_vec())), ("COOKIEFILE", Some(path))]);
+}
+
+#[test]
+fn words_without_a_value() {
+    assert_eq!(keywords(" A  B= ").unwrap(), [("A", None), ("B", Some(Vec::new()))]);
+    assert_eq!(keywords("").unwrap(), []);
+}
+
+#[test]
+fn malformed_quotes_are_refused() {
+    for bad in ["A=\"b", "A=\"b\\", "A=\"b\"c", "A=\"\\777\""] {
+        assert_eq!(keywords(bad), None, "{bad}");
+    }
+}
