@@ -1,11 +1,283 @@
-//! The publisher's IO shell: control socket, agents, pods, Lease, HTTP.
+//! The publisher's IO shell: runs beside a stock tor in a frontend pod.
+//!
+//! ```text
+//! pods ──┐                  ┌──► agents ◄──HTTP──► the backends' agents
+//! object ┼──► publisher ◄───┤
+//! lease ◄┘   (the engine)   └──► tor ◄──control socket──► HSPOST
+//!                 └──► status, probes, metrics
+//! ```
+//!
+//! The loop in `publisher` owns the merge engine and alone decides; every other part speaks with one neighbour: Kubernetes
+//! (`pods`, `object`, `lease`, `status`), the agents (`agents`, `sync`) or tor (`tor`).
+
+mod agents;
+mod backends;
+mod clock;
+mod complaint;
+mod http;
+mod init;
+mod lease;
+mod metrics;
+mod object;
+mod pods;
+mod publisher;
+mod status;
+mod sync;
+mod tor;
+
+use std::error::Error;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use zeroize::Zeroizing;
+
+use self::clock::Clock;
+use self::lease::{LeaseKeeper, LeaseOrders, LeaseState};
+use self::object::Object;
+use self::pods::{Pod, Pods};
+use self::publisher::{Ears, Publisher, Voices};
+use self::status::Facts;
+use self::sync::SyncClient;
+use self::tor::Tor;
+use crate::link::{AgentToken, METRICS_PORT, PROBE_PORT};
+use crate::merge::{BackendId, MergeEngine};
+use crate::onion::MasterKey;
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// Messages that wait for the loop; a part whose messages are not read waits.
+const QUEUE: usize = 64;
 
 /// Flags of `onionbalance-operator frontend`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    paths: Paths,
+    #[command(flatten)]
+    serve: Box<Serve>,
+}
 
-/// Runs until it is told to stop (SIGTERM, SIGINT).
-#[allow(clippy::unused_async)]
-pub async fn run(_args: Args) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    todo!()
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Make the directories and the empty file that tor needs before it starts
+    Init,
+}
+
+/// Where things are; the publisher and `init` agree on it.
+#[derive(Debug, clap::Args)]
+struct Paths {
+    /// Control socket; a memory volume shared with tor
+    #[arg(long, global = true, default_value = "/run/onionbalance")]
+    run_dir: PathBuf,
+    /// Tor's `DataDirectory`
+    #[arg(long, global = true, default_value = "/var/lib/tor/data")]
+    tor_data_dir: PathBuf,
+}
+
+/// Whom it publishes for and what it listens on. Only what Kubernetes tells of the pod comes from the environment: for a
+/// Service that is named `metrics` Kubernetes sets `METRICS_PORT`, and so on.
+#[derive(Debug, clap::Args)]
+struct Serve {
+    /// Name of the `OnionBalancedService`
+    #[arg(long)]
+    service: Option<String>,
+    /// Its namespace
+    #[arg(long, env = "POD_NAMESPACE")]
+    namespace: Option<String>,
+    /// This pod's name
+    #[arg(long, env = "POD_NAME")]
+    pod_name: Option<String>,
+    /// This pod's UID
+    #[arg(long, env = "POD_UID")]
+    pod_uid: Option<String>,
+    /// Directory with the master key in tor's form (`hs_ed25519_secret_key`)
+    #[arg(long, default_value = "/etc/onionbalance/master-key")]
+    master_key_dir: PathBuf,
+    /// Seconds after which a backend that does not answer is left out
+    #[arg(long, default_value_t = 10)]
+    backend_silence_seconds: u32,
+    /// Address to listen on [default: all, IPv6 and IPv4]
+    #[arg(long)]
+    listen_address: Option<IpAddr>,
+    /// Port of the probes
+    #[arg(long, default_value_t = PROBE_PORT)]
+    probe_port: u16,
+    /// Port of the metrics
+    #[arg(long, default_value_t = METRICS_PORT)]
+    metrics_port: u16,
+    /// For tests and trials on one host: a backend that is no pod (repeatable). Then Kubernetes is not spoken to: no Lease,
+    /// no status, and this publisher always leads
+    #[arg(long, value_name = "POD_UID@HOST:PORT", value_parser = static_backend, hide = true)]
+    static_backend: Vec<(BackendId, Pod)>,
+}
+
+fn static_backend(text: &str) -> Result<(BackendId, Pod), String> {
+    let (uid, agent) = text.split_once('@').ok_or("POD_UID@HOST:PORT")?;
+    let pod = Pod { name: uid.to_owned(), agent: Some(agent.to_owned()), ready: true, terminating: false };
+    Ok((BackendId(uid.to_owned()), pod))
+}
+
+/// Runs until it is told to stop (SIGTERM, SIGINT); `init` until it is done.
+pub async fn run(args: Args) -> Result<(), Failure> {
+    match args.command {
+        Some(Command::Init) => Ok(init::tor_directories(&args.paths.run_dir, &args.paths.tor_data_dir)?),
+        None => serve(args.serve, &args.paths.run_dir).await,
+    }
+}
+
+async fn serve(mut args: Box<Serve>, run_dir: &Path) -> Result<(), Failure> {
+    // Before anything that takes long: a SIGTERM must find its handler.
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let clock = Clock::start();
+    let key = Arc::new(read_key(&args.master_key_dir)?);
+    let address = key.address();
+    let pod_uid = args.pod_uid.clone().ok_or("--pod-uid (or POD_UID in the environment) is needed")?;
+
+    let mut parts = JoinSet::new();
+    let fixed: Pods = std::mem::take(&mut args.static_backend).into_iter().collect();
+    let cluster =
+        if fixed.is_empty() { kubernetes(&args, &pod_uid, clock, &mut parts).await? } else { no_kubernetes(fixed) };
+
+    let (news, tor) = mpsc::channel(QUEUE);
+    let socket = run_dir.join("control/socket");
+    parts.spawn(Tor { socket, address, clock, news }.run());
+
+    let client = SyncClient::new(AgentToken::derive(&key), &pod_uid, clock);
+    let (agents, orders) = watch::channel(agents::Orders::default());
+    let (reports_in, reports) = mpsc::channel(QUEUE);
+    let silence = Duration::from_secs(args.backend_silence_seconds.into());
+    parts.spawn(agents::run(client, clock, silence, orders, reports_in));
+
+    let (health, probes) = watch::channel(http::Health::default());
+    let http = http::serve(args.listen_address, [args.probe_port, args.metrics_port], probes, clock);
+    let http = tokio::spawn(http);
+
+    let Cluster { pods, object, lease, lease_orders, status, keeper } = cluster;
+    let engine = MergeEngine::new(key, clock::random(), clock.now());
+    let ears = Ears { pods: pods.subscribe(), object: object.subscribe(), lease, tor, reports };
+    let voices = Voices { agents, lease: lease_orders.clone(), status, health };
+    tracing::info!(%address, "the publisher runs");
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM"),
+            _ = interrupt.recv() => tracing::info!("SIGINT"),
+        }
+    };
+    tokio::select! {
+        () = Publisher::new(engine, clock, ears, voices).run(stop) => {}
+        ended = http => return Err(ended?.err().map_or_else(|| "the HTTP server ended".into(), Into::into)),
+        Some(ended) = parts.join_next() => {
+            ended?;
+            return Err("a part of the publisher ended".into());
+        }
+    }
+    // The publisher is gone, so nothing is posted any more: the next one may begin.
+    lease_orders.send_modify(|orders| orders.release = true);
+    Ok(keeper.await?)
+}
+
+fn read_key(directory: &Path) -> Result<MasterKey, Failure> {
+    let path = directory.join("hs_ed25519_secret_key");
+    let named = |error: &dyn Error| format!("{}: {error}", path.display());
+    let bytes = Zeroizing::new(std::fs::read(&path).map_err(|error| named(&error))?);
+    Ok(MasterKey::from_tor_secret_key_file(&bytes).map_err(|error| named(&error))?)
+}
+
+/// The neighbours in Kubernetes, or what stands in for them.
+struct Cluster {
+    pods: watch::Sender<Arc<Pods>>,
+    object: watch::Sender<Option<Arc<Object>>>,
+    lease: watch::Receiver<LeaseState>,
+    lease_orders: watch::Sender<LeaseOrders>,
+    status: watch::Sender<Facts>,
+    /// Ends when it has given the Lease back.
+    keeper: JoinHandle<()>,
+}
+
+async fn kubernetes(args: &Serve, pod_uid: &str, clock: Clock, parts: &mut JoinSet<()>) -> Result<Cluster, Failure> {
+    let service = args.service.clone().ok_or("--service is needed")?;
+    let namespace = args.namespace.clone().ok_or("--namespace (or POD_NAMESPACE in the environment) is needed")?;
+    let pod_name = args.pod_name.as_ref().ok_or("--pod-name (or POD_NAME in the environment) is needed")?;
+    let client = kubernetes_client().await?;
+
+    let (pods, object) = (watch::Sender::new(Arc::default()), watch::Sender::new(None));
+    let (lease_state, lease) = watch::channel(LeaseState::default());
+    let (lease_orders, orders) = watch::channel(LeaseOrders::default());
+    let (status, facts) = watch::channel(Facts::default());
+
+    let identity = format!("{pod_name}_{pod_uid}");
+    let seen = object.subscribe();
+    let keeper = LeaseKeeper::new(client.clone(), &namespace, &service, identity, clock, seen, lease_state);
+    let keeper = tokio::spawn(keeper.run(orders));
+    parts.spawn({
+        let (client, namespace, service, pods) = (client.clone(), namespace.clone(), service.clone(), pods.clone());
+        async move { pods::watch(client, &namespace, &service, pods).await }
+    });
+    parts.spawn({
+        let (client, namespace, service, object) = (client.clone(), namespace.clone(), service.clone(), object.clone());
+        async move { object::watch(client, &namespace, &service, object).await }
+    });
+    let seen = object.subscribe();
+    parts.spawn(async move { status::run(client, &namespace, &service, clock, seen, facts).await });
+    Ok(Cluster { pods, object, lease, lease_orders, status, keeper })
+}
+
+async fn kubernetes_client() -> Result<kube::Client, Failure> {
+    let mut config = kube::Config::infer().await.map_err(|error| format!("no Kubernetes API to speak to: {error}"))?;
+    config.connect_timeout = Some(Duration::from_secs(5));
+    // Longer than a watch call lasts, so that only a server that hangs meets it.
+    config.read_timeout = Some(Duration::from_secs(90));
+    Ok(kube::Client::try_from(config)?)
+}
+
+/// Fixed backends, and a Lease that is always ours.
+fn no_kubernetes(fixed: Pods) -> Cluster {
+    let state = LeaseState { known: true, held: true, checked: u64::MAX, ..LeaseState::default() };
+    Cluster {
+        pods: watch::Sender::new(Arc::new(fixed)),
+        object: watch::Sender::new(None),
+        lease: watch::Sender::new(state).subscribe(),
+        lease_orders: watch::Sender::default(),
+        status: watch::Sender::default(),
+        keeper: tokio::spawn(std::future::ready(())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Program {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn the_pods_command_lines() {
+        let args = Program::try_parse_from(["frontend", "--service", "web"]).unwrap().args;
+        assert_eq!(args.serve.service.as_deref(), Some("web"));
+        assert!(args.command.is_none());
+        let args = Program::try_parse_from(["frontend", "init", "--run-dir", "/x"]).unwrap().args;
+        assert!(args.command.is_some());
+        assert_eq!(args.paths.run_dir, Path::new("/x"));
+    }
+
+    #[test]
+    fn static_backends() {
+        let line = ["frontend", "--static-backend", "a@127.0.0.1:9400", "--static-backend", "b@[::1]:1"];
+        let backends = Program::try_parse_from(line).unwrap().args.serve.static_backend;
+        assert_eq!(backends[1].0, BackendId("b".into()));
+        assert_eq!(backends[0].1.agent.as_deref(), Some("127.0.0.1:9400"));
+        assert!(Program::try_parse_from(["frontend", "--static-backend", "no-address"]).is_err());
+    }
 }

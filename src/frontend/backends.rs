@@ -1,0 +1,136 @@
+//! What is known of each backend: its pod (Kubernetes), its points (its agent), and what of them is published (the engine).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::agents::Report;
+use super::pods::{Pod, Pods};
+use crate::crd::BackendState;
+use crate::merge::{BackendId, Input};
+
+/// The backends of one service, by pod UID.
+#[derive(Debug, Default)]
+pub(super) struct Backends {
+    pods: Arc<Pods>,
+    reports: BTreeMap<BackendId, Report>,
+    /// Those that had points in the published descriptor once.
+    published: std::collections::BTreeSet<BackendId>,
+}
+
+/// A backend as status and metrics show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BackendView {
+    pub(super) name: String,
+    pub(super) onion_address: Option<String>,
+    pub(super) points: usize,
+    pub(super) state: BackendState,
+}
+
+impl Backends {
+    /// Takes in the pods that are there now. Those that are terminating or gone lose their points at once.
+    pub(super) fn pods(&mut self, pods: Arc<Pods>) -> Vec<Input> {
+        let before = std::mem::replace(&mut self.pods, pods);
+        self.reports.retain(|id, _| self.pods.contains_key(id));
+        self.published.retain(|id| self.pods.contains_key(id));
+        let stays = |id: &BackendId| self.pods.get(id).is_some_and(|pod| !pod.terminating);
+        let left = before.iter().filter(|(id, pod)| !pod.terminating && !stays(id));
+        left.map(|(id, _)| Input::BackendLost(id.clone())).collect()
+    }
+
+    /// Takes in what an agent said. Points of a pod that is terminating or gone do not count.
+    pub(super) fn report(&mut self, id: BackendId, report: Report) -> Option<Input> {
+        let pod = self.pods.get(&id)?;
+        let input = match &report {
+            _ if pod.terminating => None,
+            Report::Points(_, content) => Some(Input::Backend(id.clone(), content.clone())),
+            Report::NoPoints(_) | Report::Silent => Some(Input::BackendLost(id.clone())),
+        };
+        self.reports.insert(id, report);
+        input
+    }
+
+    /// The backends whose pods are terminating.
+    pub(super) fn terminating(&self) -> impl Iterator<Item = &BackendId> {
+        self.pods.iter().filter(|(_, pod)| pod.terminating).map(|(id, _)| id)
+    }
+
+    /// All backends by name, given the points that the published descriptor has of each.
+    pub(super) fn views(&mut self, points: &[(BackendId, usize)]) -> Vec<BackendView> {
+        let points: BTreeMap<&BackendId, usize> = points.iter().map(|(id, count)| (id, *count)).collect();
+        let mut views = Vec::with_capacity(self.pods.len());
+        for (id, pod) in self.pods.iter() {
+            let points = points.get(id).copied().unwrap_or_default();
+            if points > 0 {
+                self.published.insert(id.clone());
+            }
+            let report = self.reports.get(id);
+            let onion_address = match report {
+                Some(Report::Points(address, _) | Report::NoPoints(address)) => Some(address.to_string()),
+                Some(Report::Silent) | None => None,
+            };
+            let state = state(pod, report, points, self.published.contains(id));
+            views.push(BackendView { name: pod.name.clone(), onion_address, points, state });
+        }
+        views.sort_by(|a, b| a.name.cmp(&b.name));
+        views
+    }
+}
+
+fn state(pod: &Pod, report: Option<&Report>, points: usize, was_published: bool) -> BackendState {
+    match report {
+        _ if pod.terminating => BackendState::Draining,
+        Some(Report::Points(..)) if points > 0 => BackendState::Ready,
+        _ if was_published => BackendState::Lost,
+        _ => BackendState::Starting,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(uid: &str) -> BackendId {
+        BackendId(uid.into())
+    }
+
+    fn pods(pods: &[(&str, bool)]) -> Arc<Pods> {
+        let pod = |uid: &str, terminating| Pod { name: format!("pod-{uid}"), agent: None, ready: true, terminating };
+        Arc::new(pods.iter().map(|(uid, terminating)| (id(uid), pod(uid, *terminating))).collect())
+    }
+
+    fn lost(inputs: impl IntoIterator<Item = Input>) -> Vec<BackendId> {
+        let lost = |input| match input {
+            Input::BackendLost(id) => id,
+            other => panic!("{other:?}"),
+        };
+        inputs.into_iter().map(lost).collect()
+    }
+
+    #[test]
+    fn terminating_and_vanished_pods_lose_their_points_once() {
+        let mut backends = Backends::default();
+        assert_eq!(lost(backends.pods(pods(&[("a", false), ("b", false), ("c", false)]))), []);
+        assert_eq!(lost(backends.pods(pods(&[("a", true), ("c", false)]))), [id("a"), id("b")]);
+        assert_eq!(lost(backends.pods(pods(&[("a", true), ("c", false)]))), []);
+        assert_eq!(lost(backends.pods(pods(&[]))), [id("c")]);
+    }
+
+    #[test]
+    fn silence_is_loss_unless_the_pod_is_terminating_or_gone() {
+        let mut backends = Backends::default();
+        backends.pods(pods(&[("a", false), ("b", true)]));
+        assert_eq!(lost(backends.report(id("a"), Report::Silent)), [id("a")]);
+        assert_eq!(lost(backends.report(id("b"), Report::Silent)), []);
+        assert_eq!(lost(backends.report(id("gone"), Report::Silent)), []);
+        assert_eq!(backends.terminating().collect::<Vec<_>>(), [&id("b")]);
+    }
+
+    #[test]
+    fn views_are_sorted_by_name() {
+        let mut backends = Backends::default();
+        let pod = |name: &str| Pod { name: name.into(), agent: None, ready: true, terminating: false };
+        backends.pods(Arc::new(Pods::from([(id("1"), pod("z")), (id("2"), pod("a"))])));
+        let names: Vec<_> = backends.views(&[]).into_iter().map(|view| view.name).collect();
+        assert_eq!(names, ["a", "z"]);
+    }
+}

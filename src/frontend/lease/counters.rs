@@ -1,0 +1,105 @@
+//! Revision counters as the Lease's annotation holds them: `<period number>=<counter>`, comma-separated.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// The annotation.
+pub(in crate::frontend) const ANNOTATION: &str = "onionbalance.dev/revision-counters";
+
+/// Two periods are published for at a time; one more on each side covers clocks and consensuses that differ.
+const KEPT: usize = 4;
+
+/// The greatest counter known of each of the newest time periods, by period number.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::frontend) struct Counters(BTreeMap<u64, u64>);
+
+impl Counters {
+    /// Reads the annotation. Entries that are no two numbers are passed over: people can edit annotations.
+    pub(in crate::frontend) fn parse(text: &str) -> Self {
+        let mut counters = Self::default();
+        for entry in text.split(',') {
+            let numbers =
+                entry.split_once('=').map(|(period, counter)| (period.trim().parse(), counter.trim().parse()));
+            if let Some((Ok(period), Ok(counter))) = numbers {
+                counters.raise(period, counter);
+            }
+        }
+        counters
+    }
+
+    pub(in crate::frontend) fn get(&self, period: u64) -> Option<u64> {
+        self.0.get(&period).copied()
+    }
+
+    /// Takes a counter in; a smaller one than is known changes nothing.
+    pub(in crate::frontend) fn raise(&mut self, period: u64, counter: u64) {
+        let known = self.0.entry(period).or_default();
+        *known = counter.max(*known);
+        while self.0.len() > KEPT {
+            self.0.pop_first();
+        }
+    }
+
+    /// Takes all of another's counters in.
+    pub(in crate::frontend) fn merge(&mut self, other: &Self) {
+        for (&period, &counter) in &other.0 {
+            self.raise(period, counter);
+        }
+    }
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, (period, counter)) in self.0.iter().enumerate() {
+            let comma = if place == 0 { "" } else { "," };
+            write!(f, "{comma}{period}={counter}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn reads_and_writes() {
+        let counters = Counters::parse("20500=17,20501=4294967296123");
+        assert_eq!(counters.get(20501), Some(4_294_967_296_123));
+        assert_eq!(counters.to_string(), "20500=17,20501=4294967296123");
+        assert_eq!(Counters::parse(""), Counters::default());
+        assert_eq!(Counters::default().to_string(), "");
+    }
+
+    #[test]
+    fn passes_over_what_is_no_counter() {
+        let text = "x,1=2=3,7, 8 = 9 ,-1=5,5=99999999999999999999999,,=,6=";
+        assert_eq!(Counters::parse(text).to_string(), "8=9");
+    }
+
+    #[test]
+    fn only_rises_and_keeps_the_newest_periods() {
+        let mut counters = Counters::parse("1=10,2=20");
+        counters.raise(2, 5);
+        counters.merge(&Counters::parse("1=11,3=30,4=40,5=50"));
+        assert_eq!(counters.to_string(), "2=20,3=30,4=40,5=50");
+        counters.raise(1, 99);
+        assert_eq!(counters.get(1), None);
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(entries in prop::collection::btree_map(any::<u64>(), any::<u64>(), 0..=KEPT)) {
+            let counters = Counters(entries);
+            prop_assert_eq!(Counters::parse(&counters.to_string()), counters);
+        }
+
+        #[test]
+        fn any_text_is_read(text in ".{0,200}") {
+            let counters = Counters::parse(&text);
+            prop_assert_eq!(Counters::parse(&counters.to_string()), counters);
+        }
+    }
+}

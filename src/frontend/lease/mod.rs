@@ -1,0 +1,240 @@
+//! The Lease: which of a service's publishers posts, and where the next one finds the revision counters.
+
+mod counters;
+mod election;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::PostParams;
+use kube::{Api, Client, Resource as _, ResourceExt as _};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+pub(super) use counters::Counters;
+use election::{Decision, Election, Record};
+
+use super::clock::Clock;
+use super::complaint::Complaint;
+use super::object::Object;
+use crate::crd::OnionBalancedService;
+use crate::crd::names::{self, Component};
+
+/// How often the holder renews.
+pub(super) const RENEWAL: Duration = Duration::from_secs(5);
+/// How often a standby looks, and a failed call is tried again.
+const RETRY: Duration = Duration::from_secs(2);
+/// The API server's time to answer.
+const DEADLINE: Duration = Duration::from_secs(4);
+/// Writes that another's write came before.
+const CONFLICTS: usize = 3;
+
+/// What is known of the Lease.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct LeaseState {
+    /// It was read at least once.
+    pub(super) known: bool,
+    /// It is ours. While the API server cannot be reached, what was last known stays: the holder goes on.
+    pub(super) held: bool,
+    /// The newest `recheck` that a reading answered.
+    pub(super) checked: u64,
+    /// What its annotation holds.
+    pub(super) counters: Counters,
+}
+
+/// What the publisher wants of the Lease. A change is seen to at once.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LeaseOrders {
+    /// Counters to keep.
+    pub(super) counters: Counters,
+    /// Rises when the Lease is to be read before anything is posted.
+    pub(super) recheck: u64,
+    /// Give it back and end.
+    pub(super) release: bool,
+}
+
+/// Holds the Lease, or waits for it.
+pub(super) struct LeaseKeeper {
+    api: Api<Lease>,
+    service: String,
+    election: Election,
+    clock: Clock,
+    object: watch::Receiver<Option<Arc<Object>>>,
+    state: watch::Sender<LeaseState>,
+    complaint: Complaint,
+}
+
+impl LeaseKeeper {
+    pub(super) fn new(
+        client: Client,
+        namespace: &str,
+        service: &str,
+        identity: String,
+        clock: Clock,
+        object: watch::Receiver<Option<Arc<Object>>>,
+        state: watch::Sender<LeaseState>,
+    ) -> Self {
+        Self {
+            api: Api::namespaced(client, namespace),
+            service: service.to_owned(),
+            election: Election::new(identity),
+            clock,
+            object,
+            state,
+            complaint: Complaint::default(),
+        }
+    }
+
+    /// Runs until it is told to release the Lease.
+    pub(super) async fn run(mut self, mut orders: watch::Receiver<LeaseOrders>) {
+        // The object's UID is needed for the owner reference.
+        if self.object.wait_for(Option::is_some).await.is_err() {
+            return;
+        }
+        loop {
+            let wanted = orders.borrow_and_update().clone();
+            if wanted.release {
+                return self.release(&wanted).await;
+            }
+            let pause = match timeout(DEADLINE, self.step(&wanted)).await {
+                Ok(Ok(())) => {
+                    self.complaint.settle();
+                    if self.state.borrow().held { RENEWAL } else { RETRY }
+                }
+                Ok(Err(error)) => {
+                    self.complaint.utter("cannot read or write the Lease", &error);
+                    RETRY
+                }
+                Err(elapsed) => {
+                    self.complaint.utter("cannot read or write the Lease", &elapsed);
+                    RETRY
+                }
+            };
+            tokio::select! {
+                () = sleep(pause) => {}
+                changed = orders.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// Reads the Lease, and takes or renews it when that is ours to do.
+    async fn step(&mut self, wanted: &LeaseOrders) -> kube::Result<()> {
+        for _ in 0..CONFLICTS {
+            let lease = self.api.get_opt(&self.name()).await?;
+            let decision = self.election.decide(lease.as_ref().map(Record::of), self.clock.now().elapsed);
+            if decision == Decision::StandBy {
+                self.tell(false, wanted.recheck, lease.as_ref());
+                return Ok(());
+            }
+            if decision == Decision::Renew {
+                self.tell(true, wanted.recheck, lease.as_ref());
+            }
+            match self.write(lease, decision, wanted).await {
+                Ok(written) => {
+                    self.tell(true, wanted.recheck, Some(&written));
+                    return Ok(());
+                }
+                Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the Lease as ours. The resource version that was read goes along: if another wrote meanwhile, this fails.
+    async fn write(&self, lease: Option<Lease>, decision: Decision, wanted: &LeaseOrders) -> kube::Result<Lease> {
+        let exists = lease.is_some();
+        let mut lease = lease.unwrap_or_else(|| self.fresh());
+        self.own(&mut lease);
+        keep_counters(&mut lease, &wanted.counters);
+        let now = Some(MicroTime(timestamp(self.clock)));
+        let spec = lease.spec.get_or_insert_default();
+        if decision == Decision::Acquire {
+            spec.lease_transitions = Some(spec.lease_transitions.map_or(0, |count| count.saturating_add(1)));
+            spec.acquire_time.clone_from(&now);
+        }
+        spec.holder_identity = Some(self.election.identity().to_owned());
+        spec.lease_duration_seconds = i32::try_from(election::DURATION.as_secs()).ok();
+        spec.renew_time = now;
+        if exists {
+            self.api.replace(&self.name(), &PostParams::default(), &lease).await
+        } else {
+            self.api.create(&PostParams::default(), &lease).await
+        }
+    }
+
+    /// Gives the Lease back, so that the next publisher need not wait; the last counters go with it.
+    async fn release(&self, wanted: &LeaseOrders) {
+        if !self.state.borrow().held {
+            return;
+        }
+        let released = timeout(DEADLINE, async {
+            let mut lease = self.api.get(&self.name()).await?;
+            if Record::of(&lease).holder != self.election.identity() {
+                return Ok(());
+            }
+            keep_counters(&mut lease, &wanted.counters);
+            let spec = lease.spec.get_or_insert_with(LeaseSpec::default);
+            spec.holder_identity = Some(String::new());
+            spec.renew_time = Some(MicroTime(timestamp(self.clock)));
+            self.api.replace(&self.name(), &PostParams::default(), &lease).await.map(drop)
+        });
+        match released.await {
+            Ok(Ok(())) => tracing::info!("gave the Lease back"),
+            Ok(Err(error)) => tracing::warn!(%error, "could not give the Lease back; it expires"),
+            Err(_) => tracing::warn!("the API server did not answer; the Lease expires"),
+        }
+    }
+
+    fn tell(&self, held: bool, checked: u64, lease: Option<&Lease>) {
+        let text = lease.and_then(|lease| lease.annotations().get(counters::ANNOTATION));
+        let counters = text.map(|text| Counters::parse(text)).unwrap_or_default();
+        let now = LeaseState { known: true, held, checked, counters };
+        self.state.send_if_modified(|state| {
+            if state.held != held || !state.known {
+                tracing::info!(held, holder = lease.map(|lease| Record::of(lease).holder), "the Lease");
+            }
+            let changed = *state != now;
+            *state = now;
+            changed
+        });
+    }
+
+    fn name(&self) -> String {
+        Component::Frontend.child_name(&self.service)
+    }
+
+    fn fresh(&self) -> Lease {
+        let mut lease = Lease::default();
+        lease.metadata.name = Some(self.name());
+        lease.metadata.labels = Some(names::labels(&self.service, Some(Component::Frontend)));
+        lease
+    }
+
+    /// The object owns its Lease: it goes when the object goes.
+    fn own(&self, lease: &mut Lease) {
+        let Some(uid) = self.object.borrow().as_ref().map(|object| object.uid.clone()) else { return };
+        lease.metadata.owner_references = Some(vec![OwnerReference {
+            api_version: OnionBalancedService::api_version(&()).into_owned(),
+            kind: OnionBalancedService::kind(&()).into_owned(),
+            name: self.service.clone(),
+            uid,
+            ..OwnerReference::default()
+        }]);
+    }
+}
+
+/// Raises the annotation to our counters; what another publisher wrote there stays when it is greater.
+fn keep_counters(lease: &mut Lease, ours: &Counters) {
+    let annotations = lease.annotations_mut();
+    let mut counters = annotations.get(counters::ANNOTATION).map(|text| Counters::parse(text)).unwrap_or_default();
+    counters.merge(ours);
+    annotations.insert(counters::ANNOTATION.to_owned(), counters.to_string());
+}
+
+fn timestamp(clock: Clock) -> Timestamp {
+    Timestamp::try_from(clock.now().wall).unwrap_or(Timestamp::UNIX_EPOCH)
+}

@@ -1,0 +1,160 @@
+//! `/metrics` in the Prometheus text format (version 0.0.4).
+
+use std::fmt::Write as _;
+
+use super::backends::BackendView;
+use crate::crd::BackendState;
+use crate::merge::PeriodStatus;
+
+/// What the metrics show.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Figures {
+    pub(super) tor_up: bool,
+    pub(super) leading: bool,
+    pub(super) backends: Vec<BackendView>,
+    pub(super) periods: Vec<PeriodStatus>,
+    pub(super) counts: Counts,
+}
+
+/// What only rises.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counts {
+    /// Descriptors made: one for each period and round.
+    pub(super) rounds: u64,
+    pub(super) accepted: u64,
+    /// By the HSDir, for their revision counter or their form.
+    pub(super) rejected: u64,
+    pub(super) failed: u64,
+}
+
+impl Counts {
+    /// Counts an upload by its fate.
+    pub(super) fn uploaded(&mut self, result: &Result<(), String>) {
+        let count = match result {
+            Ok(()) => &mut self.accepted,
+            Err(reason) if reason == "UPLOAD_REJECTED" => &mut self.rejected,
+            Err(_) => &mut self.failed,
+        };
+        *count += 1;
+    }
+}
+
+type PeriodFigure = fn(&PeriodStatus) -> usize;
+
+/// The figures as text.
+pub(super) fn render(figures: &Figures) -> String {
+    let mut text = Text(String::new());
+    text.family("tor_up", "gauge", "Whether there is a control connection to a bootstrapped tor");
+    text.sample("tor_up", "", figures.tor_up.into());
+    text.family("leading", "gauge", "Whether this publisher is the one that publishes");
+    text.sample("leading", "", figures.leading.into());
+
+    text.family("backends", "gauge", "Backends by state");
+    for state in [BackendState::Starting, BackendState::Ready, BackendState::Draining, BackendState::Lost] {
+        let count = figures.backends.iter().filter(|backend| backend.state == state).count();
+        text.sample("backends", &format!("{{state=\"{state:?}\"}}"), count as u64);
+    }
+
+    let per_period: [(&str, &str, PeriodFigure); 3] = [
+        ("introduction_points", "Introduction points in the newest descriptor", |period| period.introduction_points),
+        ("hsdirs_accepted", "HSDirs that accepted the newest descriptor", |period| period.hsdirs_accepted),
+        ("hsdirs", "Responsible HSDirs", |period| period.hsdirs_total),
+    ];
+    for (name, help, value) in per_period {
+        text.family(name, "gauge", help);
+        for period in &figures.periods {
+            text.sample(name, &format!("{{period=\"{}\"}}", period.period.number), value(period) as u64);
+        }
+    }
+
+    text.family("descriptors_total", "counter", "Descriptors made: one for each time period and round");
+    text.sample("descriptors_total", "", figures.counts.rounds);
+    text.family("uploads_total", "counter", "Uploads to single HSDirs by result");
+    let Counts { accepted, rejected, failed, .. } = figures.counts;
+    for (result, count) in [("accepted", accepted), ("rejected", rejected), ("failed", failed)] {
+        text.sample("uploads_total", &format!("{{result=\"{result}\"}}"), count);
+    }
+    text.0
+}
+
+struct Text(String);
+
+impl Text {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        self.line(format_args!("# HELP onionbalance_publisher_{name} {help}"));
+        self.line(format_args!("# TYPE onionbalance_publisher_{name} {kind}"));
+    }
+
+    fn sample(&mut self, name: &str, labels: &str, value: u64) {
+        self.line(format_args!("onionbalance_publisher_{name}{labels} {value}"));
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "{line}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::onion::TimePeriod;
+
+    #[test]
+    fn the_text_is_what_prometheus_reads() {
+        let backend = |state| BackendView { name: "a".into(), onion_address: None, points: 3, state };
+        let period = PeriodStatus {
+            period: TimePeriod { number: 20_500, length_minutes: 1440 },
+            revision_counter: 1,
+            introduction_points: 6,
+            hsdirs_accepted: 7,
+            hsdirs_total: 8,
+            last_published: SystemTime::UNIX_EPOCH,
+        };
+        let mut counts = Counts { rounds: 2, ..Counts::default() };
+        for result in [Ok(()), Ok(()), Err("UPLOAD_REJECTED".to_owned()), Err("552 no".to_owned())] {
+            counts.uploaded(&result);
+        }
+        let text = render(&Figures {
+            tor_up: true,
+            leading: false,
+            backends: vec![backend(BackendState::Ready), backend(BackendState::Ready), backend(BackendState::Lost)],
+            periods: vec![period],
+            counts,
+        });
+        let expected = "\
+# HELP onionbalance_publisher_tor_up Whether there is a control connection to a bootstrapped tor
+# TYPE onionbalance_publisher_tor_up gauge
+onionbalance_publisher_tor_up 1
+# HELP onionbalance_publisher_leading Whether this publisher is the one that publishes
+# TYPE onionbalance_publisher_leading gauge
+onionbalance_publisher_leading 0
+# HELP onionbalance_publisher_backends Backends by state
+# TYPE onionbalance_publisher_backends gauge
+onionbalance_publisher_backends{state=\"Starting\"} 0
+onionbalance_publisher_backends{state=\"Ready\"} 2
+onionbalance_publisher_backends{state=\"Draining\"} 0
+onionbalance_publisher_backends{state=\"Lost\"} 1
+# HELP onionbalance_publisher_introduction_points Introduction points in the newest descriptor
+# TYPE onionbalance_publisher_introduction_points gauge
+onionbalance_publisher_introduction_points{period=\"20500\"} 6
+# HELP onionbalance_publisher_hsdirs_accepted HSDirs that accepted the newest descriptor
+# TYPE onionbalance_publisher_hsdirs_accepted gauge
+onionbalance_publisher_hsdirs_accepted{period=\"20500\"} 7
+# HELP onionbalance_publisher_hsdirs Responsible HSDirs
+# TYPE onionbalance_publisher_hsdirs gauge
+onionbalance_publisher_hsdirs{period=\"20500\"} 8
+# HELP onionbalance_publisher_descriptors_total Descriptors made: one for each time period and round
+# TYPE onionbalance_publisher_descriptors_total counter
+onionbalance_publisher_descriptors_total 2
+# HELP onionbalance_publisher_uploads_total Uploads to single HSDirs by result
+# TYPE onionbalance_publisher_uploads_total counter
+onionbalance_publisher_uploads_total{result=\"accepted\"} 2
+onionbalance_publisher_uploads_total{result=\"rejected\"} 1
+onionbalance_publisher_uploads_total{result=\"failed\"} 1
+";
+        assert_eq!(text, expected);
+    }
+}

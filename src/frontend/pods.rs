@@ -1,0 +1,128 @@
+//! The backend pods, as Kubernetes tells.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::Pod as KubernetesPod;
+use kube::runtime::watcher::Event;
+use kube::runtime::{WatchStreamExt as _, reflector, watcher};
+use kube::{Api, Client, ResourceExt as _};
+use tokio::sync::watch;
+
+use super::complaint::Complaint;
+use crate::crd::names::{self, Component};
+use crate::link::AGENT_API_PORT;
+use crate::merge::BackendId;
+
+/// A backend pod, as far as the publisher cares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pod {
+    pub(super) name: String,
+    /// `host:port` of its agent; None while it has no address.
+    pub(super) agent: Option<String>,
+    pub(super) ready: bool,
+    pub(super) terminating: bool,
+}
+
+/// The pods that are there, by UID. One that ended (evicted, out of its node's resources) is not.
+pub(super) type Pods = BTreeMap<BackendId, Pod>;
+
+/// Keeps `pods` as the API server tells, for ever. While it cannot be reached, what is known stays: losing the API server is
+/// not losing backends. A list replaces everything: pods that vanished meanwhile are gone.
+pub(super) async fn watch(client: Client, namespace: &str, service: &str, pods: watch::Sender<Arc<Pods>>) {
+    let selector = names::pod_selector(service, Component::Backend);
+    // Sixty seconds bound how long a connection that died without a word keeps the news away.
+    let config = watcher::Config::default().labels(&selector).timeout(60);
+    let (store, writer) = reflector::store();
+    let events = watcher(Api::<KubernetesPod>::namespaced(client, namespace), config)
+        .modify(|pod| pod.managed_fields_mut().clear())
+        .default_backoff();
+    let mut events = pin!(reflector(writer, events));
+    let mut complaint = Complaint::default();
+    while let Some(event) = events.next().await {
+        if event.is_ok() {
+            complaint.settle();
+        }
+        match event {
+            Ok(Event::Init | Event::InitApply(_)) => {}
+            Ok(Event::InitDone | Event::Apply(_) | Event::Delete(_)) => {
+                let now: Pods = store.state().iter().filter_map(|pod| view(pod)).collect();
+                pods.send_if_modified(|known| {
+                    let changed = **known != now;
+                    *known = Arc::new(now);
+                    changed
+                });
+            }
+            Err(error) => complaint.utter("cannot watch the backend pods", &error),
+        }
+    }
+}
+
+fn view(pod: &KubernetesPod) -> Option<(BackendId, Pod)> {
+    let uid = pod.uid()?;
+    let status = pod.status.as_ref();
+    if matches!(status.and_then(|status| status.phase.as_deref()), Some("Failed" | "Succeeded")) {
+        return None;
+    }
+    let ready = status
+        .and_then(|status| status.conditions.as_deref())
+        .is_some_and(|conditions| conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+    let agent = status.and_then(|status| status.pod_ip.as_deref()).and_then(|ip| ip.parse().ok()).map(authority);
+    let terminating = pod.metadata.deletion_timestamp.is_some();
+    Some((BackendId(uid), Pod { name: pod.name_any(), agent, ready, terminating }))
+}
+
+fn authority(ip: IpAddr) -> String {
+    std::net::SocketAddr::new(ip, AGENT_API_PORT).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(status: &serde_json::Value, deleted: bool) -> KubernetesPod {
+        let mut pod: KubernetesPod = serde_json::from_value(serde_json::json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "web-backend-x", "uid": "u" }, "status": status,
+        }))
+        .unwrap();
+        if deleted {
+            pod.metadata.deletion_timestamp =
+                Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH));
+        }
+        pod
+    }
+
+    #[test]
+    fn a_pod_that_runs() {
+        let status = serde_json::json!({
+            "phase": "Running", "podIP": "10.244.0.7",
+            "conditions": [{ "type": "Initialized", "status": "True" }, { "type": "Ready", "status": "True" }],
+        });
+        let (id, view) = view(&pod(&status, false)).unwrap();
+        assert_eq!(id, BackendId("u".into()));
+        let agent = Some("10.244.0.7:9400".into());
+        assert_eq!(view, Pod { name: "web-backend-x".into(), agent, ready: true, terminating: false });
+    }
+
+    #[test]
+    fn a_pod_that_goes_or_has_not_come() {
+        let status = serde_json::json!({
+            "podIP": "fd00::7", "conditions": [{ "type": "Ready", "status": "False" }],
+        });
+        let (_, going) = view(&pod(&status, true)).unwrap();
+        assert!(going.terminating && !going.ready);
+        assert_eq!(going.agent.as_deref(), Some("[fd00::7]:9400"));
+        let (_, pending) = view(&pod(&serde_json::json!({ "phase": "Pending" }), false)).unwrap();
+        assert_eq!(pending.agent, None);
+    }
+
+    #[test]
+    fn a_pod_that_ended_is_none() {
+        for phase in ["Failed", "Succeeded"] {
+            assert_eq!(view(&pod(&serde_json::json!({ "phase": phase, "podIP": "10.0.0.1" }), false)), None);
+        }
+    }
+}

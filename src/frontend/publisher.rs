@@ -1,0 +1,254 @@
+//! The loop that owns the engine: what the parts tell goes in, what it decides goes out to them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+
+use super::agents::{Orders, Report};
+use super::backends::Backends;
+use super::clock::{self, Clock};
+use super::http::{Health, Role};
+use super::lease::{self, LeaseOrders, LeaseState};
+use super::metrics::{Counts, Figures};
+use super::object::Object;
+use super::pods::Pods;
+use super::status::Facts;
+use super::tor::{News, Upload};
+use crate::consensus::Network;
+use crate::merge::{BackendId, Input, MergeEngine, Now, Output};
+
+/// The loop turns at least so often: so it sees when the process stood still.
+const TURN: Duration = Duration::from_secs(1);
+
+/// What the loop hears.
+pub(super) struct Ears {
+    pub(super) pods: watch::Receiver<Arc<Pods>>,
+    pub(super) object: watch::Receiver<Option<Arc<Object>>>,
+    pub(super) lease: watch::Receiver<LeaseState>,
+    pub(super) tor: mpsc::Receiver<News>,
+    pub(super) reports: mpsc::Receiver<(BackendId, Report)>,
+}
+
+/// What the loop tells.
+pub(super) struct Voices {
+    pub(super) agents: watch::Sender<Orders>,
+    pub(super) lease: watch::Sender<LeaseOrders>,
+    pub(super) status: watch::Sender<Facts>,
+    pub(super) health: watch::Sender<Health>,
+}
+
+pub(super) struct Publisher {
+    engine: MergeEngine,
+    clock: Clock,
+    ears: Ears,
+    voices: Voices,
+    backends: Backends,
+    network: Option<Arc<Network>>,
+    /// Where uploads go while there is a control connection.
+    uploads: Option<mpsc::Sender<Upload>>,
+    counts: Counts,
+    last_turn: Now,
+    /// What the engine was told last.
+    leading: bool,
+}
+
+impl Publisher {
+    pub(super) fn new(engine: MergeEngine, clock: Clock, ears: Ears, voices: Voices) -> Self {
+        Self {
+            engine,
+            clock,
+            ears,
+            voices,
+            backends: Backends::default(),
+            network: None,
+            uploads: None,
+            counts: Counts::default(),
+            last_turn: clock.now(),
+            leading: false,
+        }
+    }
+
+    /// Runs until `stop`; from then on nothing is posted. What is published stays.
+    pub(super) async fn run(mut self, stop: impl Future<Output = ()>) {
+        tokio::pin!(stop);
+        // What is known from the start counts as news.
+        self.take_pods();
+        self.take_lease();
+        loop {
+            self.carry_out();
+            self.tell();
+            let wait = self.wait();
+            // A channel whose other end is gone gives nothing any more; the shell ends the process when a part ends.
+            tokio::select! {
+                () = &mut stop => break,
+                () = sleep(wait) => {
+                    self.note_a_pause();
+                    self.handle(Input::Tick);
+                }
+                Ok(()) = self.ears.pods.changed() => {
+                    self.note_a_pause();
+                    self.take_pods();
+                }
+                Ok(()) = self.ears.lease.changed() => {
+                    self.note_a_pause();
+                    self.take_lease();
+                }
+                Ok(()) = self.ears.object.changed() => {
+                    self.note_a_pause();
+                    self.set_leading();
+                }
+                Some(news) = self.ears.tor.recv() => {
+                    self.note_a_pause();
+                    self.hear_tor(news);
+                }
+                Some((id, report)) = self.ears.reports.recv() => {
+                    self.note_a_pause();
+                    if let Some(input) = self.backends.report(id, report) {
+                        self.handle(input);
+                    }
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        self.engine.handle(input, self.clock.now());
+    }
+
+    /// When this process stood still for longer than a renewal of the Lease, another may lead by now: nothing is posted
+    /// before the Lease was read again.
+    fn note_a_pause(&mut self) {
+        let now = self.clock.now();
+        let pause = clock::gap(self.last_turn, now);
+        self.last_turn = now;
+        if pause > lease::RENEWAL {
+            tracing::warn!(?pause, "the process stood still: the Lease is read before anything is posted");
+            self.voices.lease.send_modify(|orders| orders.recheck += 1);
+            self.set_leading();
+        }
+    }
+
+    fn take_pods(&mut self) {
+        let pods = self.ears.pods.borrow_and_update().clone();
+        for input in self.backends.pods(pods) {
+            self.handle(input);
+        }
+    }
+
+    fn take_lease(&mut self) {
+        self.ears.lease.borrow_and_update();
+        self.raise_floors();
+        self.set_leading();
+    }
+
+    /// The Lease is ours, by a reading that is new enough.
+    fn holds_lease(&self) -> bool {
+        let lease = self.ears.lease.borrow();
+        lease.held && lease.checked >= self.voices.lease.borrow().recheck
+    }
+
+    fn set_leading(&mut self) {
+        let suspended = self.ears.object.borrow_and_update().as_ref().is_some_and(|object| object.suspend);
+        let leading = self.holds_lease() && !suspended;
+        if self.leading != leading {
+            tracing::info!(leading, suspended, "publishing");
+            self.leading = leading;
+            self.handle(Input::Leading(leading));
+        }
+    }
+
+    /// Tells the engine the counters that other publishers left in the Lease: those that are greater than our own.
+    fn raise_floors(&mut self) {
+        let Some(network) = self.network.clone() else { return };
+        for service in network.service_periods() {
+            let stored = self.ears.lease.borrow().counters.get(service.period.number);
+            let ours = self.voices.lease.borrow().counters.get(service.period.number);
+            if let Some(counter) = stored.filter(|_| stored > ours) {
+                self.handle(Input::CounterFloor(service.period, counter));
+            }
+        }
+    }
+
+    fn hear_tor(&mut self, news: News) {
+        match news {
+            News::Up(uploads) => {
+                self.uploads = Some(uploads);
+                self.handle(Input::TorRestarted);
+            }
+            News::Down => self.uploads = None,
+            News::Network(network) => {
+                self.network = Some(network.clone());
+                self.raise_floors();
+                self.handle(Input::Network(network));
+            }
+            News::Uploaded(hsdir, result) => {
+                self.counts.uploaded(&result);
+                match &result {
+                    Ok(()) => tracing::debug!(%hsdir, "uploaded"),
+                    Err(reason) => tracing::info!(%hsdir, reason, "an upload failed"),
+                }
+                self.handle(Input::Uploaded { hsdir, result });
+            }
+        }
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(output) = self.engine.poll_output() {
+            match output {
+                Output::Upload { hsdir, period, descriptor } => {
+                    tracing::debug!(%hsdir, period = period.number, bytes = descriptor.len(), "uploading");
+                    let upload = Upload { hsdir, descriptor, ordered: self.clock.now() };
+                    // Without a connection an order has no fate, until `TorRestarted` voids it.
+                    let handed = self.uploads.as_ref().map(|uploads| uploads.try_send(upload));
+                    if let Some(Err(error)) = handed {
+                        tracing::debug!(%error, "cannot hand an upload over");
+                    }
+                }
+                Output::StoreCounter(period, counter) => {
+                    self.counts.rounds += 1;
+                    tracing::info!(period = period.number, counter, "publishing a descriptor");
+                    self.voices.lease.send_modify(|orders| orders.counters.raise(period.number, counter));
+                }
+            }
+        }
+    }
+
+    /// Passes on what changed.
+    fn tell(&mut self) {
+        let status = self.engine.status();
+        let backends = self.backends.views(&status.points);
+        let holds_lease = self.holds_lease();
+
+        let withdrawn = self.backends.terminating().filter(|id| self.engine.withdrawn(id)).cloned().collect();
+        let pods = self.ears.pods.borrow().clone();
+        let orders = Orders { pods, withdrawn, leading: holds_lease, network: self.network.clone() };
+        self.voices.agents.send_if_modified(|known| {
+            let changed = !known.same(&orders);
+            *known = orders;
+            changed
+        });
+
+        let facts = Facts { leading: holds_lease, backends: backends.clone(), periods: status.periods.clone() };
+        self.voices.status.send_if_modified(|known| {
+            let changed = *known != facts;
+            *known = facts;
+            changed
+        });
+
+        let role = match (self.ears.lease.borrow().known, holds_lease) {
+            (_, true) => Role::Leading,
+            (true, false) => Role::StandingBy,
+            (false, false) => Role::Unknown,
+        };
+        let (tor_up, leading, counts) = (self.uploads.is_some(), self.leading, self.counts);
+        let figures = Figures { tor_up, leading, backends, periods: status.periods, counts };
+        self.voices.health.send_replace(Health { turned: self.clock.now().elapsed, role, figures });
+    }
+
+    fn wait(&self) -> Duration {
+        let due = self.engine.poll_timeout().map(|due| due.saturating_sub(self.clock.now().elapsed));
+        due.unwrap_or(TURN).min(TURN)
+    }
+}

@@ -1,0 +1,221 @@
+//! The publisher's part of its object's status: `backends` and `published`.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::{Timestamp, Unit};
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client, Resource as _};
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::backends::BackendView;
+use super::clock::Clock;
+use super::complaint::Complaint;
+use super::object::Object;
+use crate::crd::{BackendStatus, OnionBalancedService, PUBLISHER_MANAGER, PublishedStatus};
+use crate::merge::PeriodStatus;
+
+/// The least time between two writes, and before a failed one is tried again.
+const PAUSE: Duration = Duration::from_secs(5);
+/// The API server's time to answer.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// What the status is made of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Facts {
+    /// Only the leader writes.
+    pub(super) leading: bool,
+    pub(super) backends: Vec<BackendView>,
+    pub(super) periods: Vec<PeriodStatus>,
+}
+
+/// The publisher's fields.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+struct Part {
+    backends: Vec<BackendStatus>,
+    published: Vec<PublishedStatus>,
+}
+
+/// Keeps the object's status true, as long as there are facts.
+pub(super) async fn run(
+    client: Client,
+    namespace: &str,
+    service: &str,
+    clock: Clock,
+    object: watch::Receiver<Option<Arc<Object>>>,
+    mut facts: watch::Receiver<Facts>,
+) {
+    let api: Api<OnionBalancedService> = Api::namespaced(client, namespace);
+    let mut last: Option<Last> = None;
+    let mut complaint = Complaint::default();
+    while facts.changed().await.is_ok() {
+        loop {
+            let now = facts.borrow_and_update().clone();
+            let Some(object) = object.borrow().clone().filter(|_| now.leading) else {
+                last = None;
+                break;
+            };
+            // An object that was made anew has no status.
+            let before = last.take().filter(|last| last.uid == object.uid);
+            let before = before.unwrap_or_else(|| Last::publishers(&object));
+            let wanted = part(&now, &before.part, clock.now().wall);
+            if before.written && before.part == wanted {
+                last = Some(before);
+                break;
+            }
+            let written = match timeout(DEADLINE, apply(&api, service, &wanted)).await {
+                Ok(Ok(())) => true,
+                Ok(Err(error)) => {
+                    complaint.utter("cannot write the status", &error);
+                    false
+                }
+                Err(elapsed) => {
+                    complaint.utter("cannot write the status", &elapsed);
+                    false
+                }
+            };
+            if written {
+                complaint.settle();
+            }
+            last = Some(Last { uid: object.uid.clone(), part: wanted, written });
+            sleep(PAUSE).await;
+        }
+    }
+}
+
+/// The last word on an object's status.
+struct Last {
+    /// The object's.
+    uid: String,
+    part: Part,
+    written: bool,
+}
+
+impl Last {
+    /// What the publisher before this one wrote.
+    fn publishers(object: &Object) -> Self {
+        let part = Part { backends: object.backends.clone(), published: object.published.clone() };
+        Self { uid: object.uid.clone(), part, written: false }
+    }
+}
+
+async fn apply(api: &Api<OnionBalancedService>, service: &str, part: &Part) -> kube::Result<()> {
+    let patch = serde_json::json!({
+        "apiVersion": OnionBalancedService::api_version(&()),
+        "kind": OnionBalancedService::kind(&()),
+        "metadata": { "name": service },
+        "status": part,
+    });
+    // The answer is read as metadata alone: a newer operator's object may have fields that this version refuses.
+    let api: Api<kube::core::PartialObjectMeta<OnionBalancedService>> =
+        Api::namespaced(api.clone().into_client(), api.namespace().unwrap_or_default());
+    let params = PatchParams::apply(PUBLISHER_MANAGER).force();
+    api.patch_status(service, &params, &Patch::Apply(&patch)).await.map(drop)
+}
+
+/// The fields as the facts have them. A backend's `since` stays while its state does; until this publisher has published,
+/// the last one's word on `published` stays.
+fn part(facts: &Facts, before: &Part, now: SystemTime) -> Part {
+    let since = |view: &BackendView| {
+        let known = before.backends.iter().find(|known| known.name == view.name && known.state == view.state);
+        known.map_or_else(|| time(now), |known| known.since.clone())
+    };
+    let backends = facts.backends.iter().map(|view| BackendStatus {
+        name: view.name.clone(),
+        onion_address: view.onion_address.clone(),
+        introduction_points: count(view.points),
+        state: view.state,
+        since: since(view),
+    });
+    let published = facts.periods.iter().map(|period| PublishedStatus {
+        time_period: period.period.number,
+        revision_counter: period.revision_counter,
+        introduction_points: count(period.introduction_points),
+        hsdirs_accepted: count(period.hsdirs_accepted),
+        hsdirs_total: count(period.hsdirs_total),
+        last_published: time(period.last_published),
+    });
+    let published = if facts.periods.is_empty() { before.published.clone() } else { published.collect() };
+    Part { backends: backends.collect(), published }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// Whole seconds, as the API server keeps them.
+fn time(time: SystemTime) -> Time {
+    let time = Timestamp::try_from(time).and_then(|time| time.round(Unit::Second));
+    Time(time.unwrap_or(Timestamp::UNIX_EPOCH))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crd::BackendState;
+    use crate::onion::TimePeriod;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn facts(state: BackendState, points: usize) -> Facts {
+        let view = BackendView { name: "a".into(), onion_address: None, points, state };
+        Facts { leading: true, backends: vec![view], periods: Vec::new() }
+    }
+
+    fn period(accepted: usize) -> PeriodStatus {
+        PeriodStatus {
+            period: TimePeriod { number: 20_500, length_minutes: 1440 },
+            revision_counter: 7,
+            introduction_points: 6,
+            hsdirs_accepted: accepted,
+            hsdirs_total: 8,
+            last_published: at(100) + Duration::from_millis(1),
+        }
+    }
+
+    #[test]
+    fn since_moves_with_the_state_alone() {
+        let first = part(&facts(BackendState::Starting, 0), &Part::default(), at(10));
+        assert_eq!(first.backends[0].since, time(at(10)));
+        let same = part(&facts(BackendState::Starting, 0), &first, at(20));
+        assert_eq!(same, first);
+        let ready = part(&facts(BackendState::Ready, 3), &same, at(30));
+        assert_eq!(ready.backends[0].since, time(at(30)));
+        let fewer = part(&facts(BackendState::Ready, 2), &ready, at(40));
+        assert_eq!(fewer.backends[0].since, time(at(30)));
+        assert_ne!(fewer, ready, "its points changed");
+    }
+
+    #[test]
+    fn a_new_leader_changes_nothing_that_is_true() {
+        let before =
+            part(&Facts { periods: vec![period(8)], ..facts(BackendState::Ready, 3) }, &Part::default(), at(10));
+        let object =
+            Object { backends: before.backends.clone(), published: before.published.clone(), ..Object::default() };
+        assert_eq!(part(&facts(BackendState::Ready, 3), &Last::publishers(&object).part, at(99)), before);
+        let now = Facts { periods: vec![period(3)], ..facts(BackendState::Ready, 3) };
+        assert_eq!(part(&now, &Last::publishers(&object).part, at(99)).published[0].hsdirs_accepted, 3);
+    }
+
+    #[test]
+    fn has_the_form_of_the_custom_resource() {
+        let part = part(&Facts { periods: vec![period(8)], ..facts(BackendState::Ready, 3) }, &Part::default(), at(10));
+        assert_eq!(
+            serde_json::to_value(part).unwrap(),
+            serde_json::json!({
+                "backends": [
+                    { "name": "a", "introductionPoints": 3, "state": "Ready", "since": "1970-01-01T00:00:10Z" },
+                ],
+                "published": [{
+                    "timePeriod": 20500, "revisionCounter": 7, "introductionPoints": 6, "hsdirsAccepted": 8,
+                    "hsdirsTotal": 8, "lastPublished": "1970-01-01T00:01:40Z",
+                }],
+            })
+        );
+    }
+}

@@ -1,0 +1,219 @@
+//! One call to an agent: `POST /v1/sync`, authenticated both ways.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
+
+use data_encoding::HEXLOWER;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Bytes;
+use hyper::header::CONTENT_TYPE;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::time::timeout;
+
+use super::clock::{self, Clock};
+use crate::link::{AgentToken, MAC_HEADER, NONCE_HEADER, PodPhase, Revision, SYNC_PATH, SyncRequest, SyncResponse};
+
+/// An agent's time to answer, connecting included.
+pub(super) const DEADLINE: Duration = Duration::from_secs(3);
+/// A client accepts no descriptor above 50,000 bytes; JSON escapes its line ends.
+const BODY_LIMIT: usize = 128 * 1024;
+
+/// Why an agent's answer does not count.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SyncError {
+    #[error("no answer within {} s", DEADLINE.as_secs())]
+    Timeout,
+    #[error("not an agent's address")]
+    Address(#[from] hyper::http::Error),
+    #[error("cannot connect or send")]
+    Send(#[from] hyper_util::client::legacy::Error),
+    #[error("the answer broke off or is too long")]
+    Body(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    NotAuthentic(#[from] crate::link::LinkError),
+    #[error("it answered {0}")]
+    Status(StatusCode),
+    #[error("the message is malformed")]
+    Json(#[from] serde_json::Error),
+}
+
+/// What an agent is told and asked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Question {
+    pub(super) leading: bool,
+    pub(super) phase: PodPhase,
+    pub(super) known_revision: Option<Revision>,
+}
+
+/// The publisher's side of the link; clones share connections and the sequence.
+#[derive(Clone)]
+pub(super) struct SyncClient {
+    http: Client<HttpConnector, Full<Bytes>>,
+    token: AgentToken,
+    /// The publisher's pod UID.
+    publisher: Arc<str>,
+    sequence: Arc<AtomicU64>,
+    clock: Clock,
+}
+
+impl SyncClient {
+    pub(super) fn new(token: AgentToken, publisher: &str, clock: Clock) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(DEADLINE));
+        let http = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_max_idle_per_host(1)
+            .build(connector);
+        Self { http, token, publisher: publisher.into(), sequence: Arc::default(), clock }
+    }
+
+    /// Asks the agent of a pod at `authority` (`host:port`).
+    pub(super) async fn ask(
+        &self,
+        pod_uid: &str,
+        authority: &str,
+        question: Question,
+    ) -> Result<SyncResponse, SyncError> {
+        timeout(DEADLINE, self.exchange(pod_uid, authority, question)).await.map_err(|_| SyncError::Timeout)?
+    }
+
+    async fn exchange(&self, pod_uid: &str, authority: &str, question: Question) -> Result<SyncResponse, SyncError> {
+        let Question { leading, phase, known_revision } = question;
+        let publisher = self.publisher.to_string();
+        let request = SyncRequest { publisher, sequence: self.next_sequence(), leading, phase, known_revision };
+        let body = serde_json::to_vec(&request)?;
+        let nonce = HEXLOWER.encode(&clock::random::<16>());
+        let mac = self.token.request_mac(pod_uid, Method::POST.as_str(), SYNC_PATH, &nonce, &body);
+        let request = Request::post(format!("http://{authority}{SYNC_PATH}"))
+            .header(CONTENT_TYPE, "application/json")
+            .header(NONCE_HEADER, &nonce)
+            .header(MAC_HEADER, mac)
+            .body(Full::from(body))?;
+
+        let (head, body) = self.http.request(request).await?.into_parts();
+        let body = Limited::new(body, BODY_LIMIT).collect().await.map_err(SyncError::Body)?.to_bytes();
+        let expected =
+            self.token.response_mac(pod_uid, Method::POST.as_str(), SYNC_PATH, &nonce, head.status.as_u16(), &body);
+        let mac = head.headers.get(MAC_HEADER).and_then(|mac| mac.to_str().ok());
+        let authentic = AgentToken::verify(&expected, mac);
+        // An agent that could not authenticate the request cannot authenticate its refusal either: the status tells more.
+        if head.status != StatusCode::OK {
+            return Err(SyncError::Status(head.status));
+        }
+        authentic?;
+        Ok(serde_json::from_slice(&body)?)
+    }
+
+    /// Rises with every request, also over restarts in one pod: it starts from the wall clock, in microseconds.
+    fn next_sequence(&self) -> u64 {
+        let wall = self.clock.now().wall.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall = u64::try_from(wall.as_micros()).unwrap_or(u64::MAX);
+        let next = |last: u64| wall.max(last.saturating_add(1));
+        let last = self.sequence.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
+        next(last.unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::extract::State;
+    use axum::http::HeaderMap;
+    use axum::response::{IntoResponse as _, Response};
+    use axum::routing::post;
+
+    use super::*;
+
+    const POD: &str = "pod-1";
+
+    fn token(digit: char) -> AgentToken {
+        AgentToken::from_hex(digit.to_string().repeat(64).as_bytes()).unwrap()
+    }
+
+    /// How the agent under test misbehaves.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Agent {
+        Honest,
+        SignsForAnotherPod,
+        SendsTooMuch,
+        Refuses,
+        SendsNoJson,
+    }
+
+    async fn answer(State(agent): State<Agent>, headers: HeaderMap, body: Bytes) -> Response {
+        let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap();
+        let nonce = header(NONCE_HEADER);
+        let expected = token('a').request_mac(POD, "POST", SYNC_PATH, nonce, &body);
+        if agent == Agent::Refuses || AgentToken::verify(&expected, Some(header(MAC_HEADER))).is_err() {
+            return StatusCode::UNAUTHORIZED.into_response();
+        }
+        let request: SyncRequest = serde_json::from_slice(&body).unwrap();
+        let body = match agent {
+            Agent::SendsTooMuch => "x".repeat(BODY_LIMIT + 1),
+            Agent::SendsNoJson => "{".to_owned(),
+            // The fields that are no text of the request come back, so that the test sees them.
+            _ => serde_json::json!({
+                "onionAddress": "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion",
+                "revision": { "boot": 1, "number": request.sequence }, "introductionPoints": 3,
+                "descriptor": request.publisher, "streams": 0, "draining": request.leading,
+            })
+            .to_string(),
+        };
+        let pod = if agent == Agent::SignsForAnotherPod { "pod-2" } else { POD };
+        let mac = token('a').response_mac(pod, "POST", SYNC_PATH, nonce, 200, body.as_bytes());
+        ([(MAC_HEADER, mac)], body).into_response()
+    }
+
+    async fn ask(agent: Agent, token: AgentToken) -> Result<SyncResponse, SyncError> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let authority = listener.local_addr().unwrap().to_string();
+        let server = axum::serve(listener, Router::new().route(SYNC_PATH, post(answer)).with_state(agent));
+        let server = tokio::spawn(server.into_future());
+        let client = SyncClient::new(token, "publisher-1", Clock::start());
+        let question = Question { leading: true, phase: PodPhase::Active, known_revision: None };
+        let first = client.ask(POD, &authority, question).await;
+        if let Ok(first) = &first {
+            let second = client.ask(POD, &authority, question).await.unwrap();
+            assert!(second.revision.number > first.revision.number, "the sequence rises");
+        }
+        server.abort();
+        first
+    }
+
+    #[tokio::test]
+    async fn an_honest_agents_answer_counts() {
+        let answer = ask(Agent::Honest, token('a')).await.unwrap();
+        assert_eq!(answer.descriptor.as_deref(), Some("publisher-1"));
+        assert!(answer.draining);
+    }
+
+    #[tokio::test]
+    async fn any_other_answer_does_not() {
+        let refused = ask(Agent::Honest, token('b')).await.unwrap_err();
+        assert!(matches!(refused, SyncError::Status(StatusCode::UNAUTHORIZED)), "{refused:?}");
+        let forged = ask(Agent::SignsForAnotherPod, token('a')).await.unwrap_err();
+        assert!(matches!(forged, SyncError::NotAuthentic(_)), "{forged:?}");
+        let long = ask(Agent::SendsTooMuch, token('a')).await.unwrap_err();
+        assert!(matches!(long, SyncError::Body(_)), "{long:?}");
+        let status = ask(Agent::Refuses, token('a')).await.unwrap_err();
+        assert!(matches!(status, SyncError::Status(StatusCode::UNAUTHORIZED)), "{status:?}");
+        let broken = ask(Agent::SendsNoJson, token('a')).await.unwrap_err();
+        assert!(matches!(broken, SyncError::Json(_)), "{broken:?}");
+    }
+
+    #[tokio::test]
+    async fn nobody_there() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let authority = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let client = SyncClient::new(token('a'), "publisher-1", Clock::start());
+        let question = Question { leading: false, phase: PodPhase::Active, known_revision: None };
+        assert!(matches!(client.ask(POD, &authority, question).await, Err(SyncError::Send(_))));
+    }
+}
