@@ -1,5 +1,7 @@
 //! Keeps the layers of `docs/architecture.md`: an import goes down only.
 
+#![allow(clippy::expect_used, reason = "a test may stop at what cannot be")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
