@@ -38,8 +38,7 @@ impl Component {
         }
     }
 
-    /// `<service>-backend`, `<service>-frontend`: Deployment, ServiceAccount, Service, ConfigMap; for the frontend also
-    /// Role, RoleBinding and Lease.
+    /// `<service>-backend`, `<service>-frontend`: the name of most children, and of the frontend's Lease.
     pub fn child_name(self, service: &str) -> String {
         format!("{service}-{}", self.as_str())
     }

@@ -148,7 +148,7 @@ pub struct Backends {
     /// Tor's introduction-point denial-of-service defence; absent: off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub intro_dos_defense: Option<IntroDosDefense>,
-    /// More torrc lines for the backends' HiddenService block.
+    /// More torrc lines for the backends' onion service.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub extra_torrc: String,
     /// Pod settings.

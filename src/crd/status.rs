@@ -41,7 +41,7 @@ pub struct OnionBalancedServiceStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["timePeriod"]))]
     pub published: Vec<PublishedStatus>,
-    /// Accepted, MasterKeyReady, BackendsReady, Published, Ready.
+    /// `Accepted`, `MasterKeyReady`, `BackendsReady`, `Published`, and `Ready`, which sums them up.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

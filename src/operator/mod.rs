@@ -1,11 +1,201 @@
 //! The operator: observe, plan (pure), apply.
 
-/// Flags of `onionbalance-operator operator`.
-#[derive(Debug, clap::Args)]
-pub struct Args {}
+mod apply;
+mod build;
+mod cache;
+mod conditions;
+mod drift;
+mod holder;
+mod observe;
+mod plan;
+mod reconcile;
+mod settings;
+mod telemetry;
+
+use std::collections::HashMap;
+use std::error::Error as StdError;
+use std::future::Future;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::channel::mpsc;
+use futures::{FutureExt as _, StreamExt as _};
+use kube::Client;
+use kube::runtime::controller::{self, Action};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::{applier, watcher};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+use cache::{Cache, Changes, Guarded};
+use reconcile::{Context, Error, reconcile};
+pub use settings::{Args, NoImage, Settings};
+pub use telemetry::Telemetry;
+
+/// How many objects are looked at at once.
+const CONCURRENCY: u16 = 16;
+/// Changes of one object within this time are looked at once: its own children's, above all.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// The longest wait after repeated failures.
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
 /// Runs until it is told to stop (SIGTERM, SIGINT).
-#[allow(clippy::unused_async)]
-pub async fn run(_args: Args) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    todo!()
+pub async fn run(args: Args) -> Result<(), Box<dyn StdError + Send + Sync>> {
+    let settings = args.settings()?;
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let client = Client::try_default().await?;
+    let telemetry = Arc::new(Telemetry::default());
+    let probes = telemetry::listen(args.probe_port).await?;
+    let metrics = telemetry::listen(args.metrics_port).await?;
+    let http = futures::future::try_join(
+        axum::serve(probes, telemetry::probes(telemetry.clone())).into_future(),
+        axum::serve(metrics, telemetry::metrics(telemetry.clone())).into_future(),
+    );
+    let told_to_stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    tokio::select! {
+        served = http => { served?; }
+        () = operate(client, settings, args.namespaces(), telemetry, told_to_stop) => {}
+    }
+    Ok(())
+}
+
+/// Looks after the objects of these namespaces (None: of all) until `stop`; looks that have begun are finished.
+pub async fn operate(
+    client: Client,
+    settings: Settings,
+    namespaces: Vec<Option<String>>,
+    telemetry: Arc<Telemetry>,
+    stop: impl Future<Output = ()>,
+) {
+    let watched: Vec<_> = namespaces.iter().map(|namespace| Cache::watch(&client, namespace.as_deref())).collect();
+    let objects = Arc::new(watched.iter().map(|(cache, _)| cache.objects()).collect::<Vec<_>>());
+    let (stopping, stopped) = watch::channel(false);
+    let mut tasks = tokio::task::JoinSet::new();
+    let mut ready = Vec::new();
+    for (cache, changes) in watched {
+        let context =
+            Context { client: client.clone(), settings: settings.clone(), cache, objects: Arc::clone(&objects) };
+        let (filled, is_filled) = tokio::sync::oneshot::channel();
+        ready.push(is_filled);
+        tasks.spawn(look_after(Arc::new(context), changes, telemetry.clone(), filled, stopped.clone()));
+    }
+    info!(?namespaces, "watching");
+    let run = async {
+        if futures::future::try_join_all(ready).await.is_ok() {
+            telemetry.ready.store(true, Ordering::Relaxed);
+            info!("ready");
+        }
+        futures::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = stop => {}
+        () = run => {}
+        // None ends by itself.
+        _ = tasks.join_next() => {}
+    }
+    info!("stopping");
+    let _ = stopping.send(true);
+    while tasks.join_next().await.is_some() {}
+}
+
+async fn look_after(
+    context: Arc<Context>,
+    changes: Changes,
+    telemetry: Arc<Telemetry>,
+    filled: tokio::sync::oneshot::Sender<()>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    // Read apart from the looks: a cache must not fall behind because all looks are busy, or wait for it.
+    let (sender, queue) = mpsc::unbounded();
+    let reader = tokio::spawn(read(changes, sender));
+    let stop = async move {
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    }
+    .shared();
+    tokio::select! {
+        () = stop.clone() => {
+            reader.abort();
+            return;
+        }
+        // Fails only when the reader is gone.
+        _ = context.cache.wait_until_ready() => {}
+    }
+    let _ = filled.send(());
+    let failures = Arc::new(Mutex::new(HashMap::<ObjectRef<Guarded>, u32>::new()));
+    let store = context.cache.objects();
+    let backoff = {
+        let failures = Arc::clone(&failures);
+        move |object: Arc<Guarded>, _: &Error, _: Arc<Context>| {
+            let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = failures.entry(ObjectRef::from_obj(&*object)).or_default();
+            *count = count.saturating_add(1);
+            Action::requeue(delay(*count))
+        }
+    };
+    let one_look = |object: Arc<Guarded>, context: Arc<Context>| {
+        async move {
+            let look = tokio::spawn(async move { reconcile(&object, &context).await });
+            Ok::<_, Error>(Action::requeue(look.await??))
+        }
+        .boxed()
+    };
+    let config = controller::Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE);
+    applier(one_look, backoff, context, store, queue.map(Ok::<_, watcher::Error>).take_until(stop), config)
+        .for_each(|result| {
+            match result {
+                Ok((object, _)) => {
+                    failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&object);
+                    telemetry.reconciled.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(controller::Error::ObjectNotFound(object)) => debug!(%object, "is gone"),
+                Err(error) => {
+                    telemetry.failed.fetch_add(1, Ordering::Relaxed);
+                    warn!(%error, "will be repeated");
+                }
+            }
+            std::future::ready(())
+        })
+        .await;
+    reader.abort();
+}
+
+async fn read(mut changes: Changes, queue: mpsc::UnboundedSender<ObjectRef<Guarded>>) {
+    while let Some(change) = changes.next().await {
+        match change {
+            Ok(object) => {
+                if queue.unbounded_send(object).is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                warn!(%error, "a watch failed and is begun again; are the CRD and the operator's role installed?");
+            }
+        }
+    }
+}
+
+/// 1, 2, 4 … seconds.
+fn delay(failures: u32) -> Duration {
+    let seconds = 1_u64.checked_shl(failures.saturating_sub(1)).unwrap_or(u64::MAX);
+    Duration::from_secs(seconds).min(MAX_BACKOFF)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeated_failures_are_repeated_less_and_less() {
+        assert_eq!(
+            [1, 2, 6, 7, 63, 64, 65, u32::MAX].map(|count| delay(count).as_secs()),
+            [1, 2, 32, 60, 60, 60, 60, 60]
+        );
+    }
 }

@@ -1,0 +1,147 @@
+//! Writes: children by server-side apply, and only where they are not as applied last; the generated key; the status.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Client, Resource as _, ResourceExt as _};
+use serde::Serialize;
+use serde_json::json;
+use tracing::{info, warn};
+
+use super::build::{Child, ChildId, Kind, ids, secret_master_key};
+use super::drift::{is_applied, stamped};
+use super::holder::{Holder, holder};
+use super::plan::{Failure, KeySecret};
+use crate::crd::{OPERATOR_MANAGER, OnionBalancedService};
+use crate::onion::MasterKey;
+
+/// Applies each child that is not as it should be. One that the API server does not take is told, and the others go on.
+pub async fn children(
+    client: &Client,
+    object: &OnionBalancedService,
+    live: &BTreeMap<ChildId, ObjectMeta>,
+    children: Vec<Child>,
+) -> Result<Vec<Failure>, kube::Error> {
+    let mut failures = Vec::new();
+    for child in children {
+        let manifest = stamped(&child.manifest);
+        let present = live.get(&child.id);
+        // What is being deleted cannot be kept; its end brings us back.
+        if present.is_some_and(|live| live.deletion_timestamp.is_some() || is_applied(live, &manifest)) {
+            continue;
+        }
+        let api = api(client, object, child.id.kind);
+        match api.patch(&child.id.name, &force(), &Patch::Apply(&manifest)).await {
+            Ok(_) if present.is_some() => info!(child = %child.id, "updated"),
+            Ok(_) => info!(child = %child.id, "created"),
+            Err(kube::Error::Api(status)) => {
+                warn!(child = %child.id, error = %status.message, "the API server refuses a child");
+                failures.push(Failure { child: child.id, message: status.message });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(failures)
+}
+
+/// Deletes what we made for this object under names that are no longer used. Never a Secret.
+pub async fn prune(
+    client: &Client,
+    object: &OnionBalancedService,
+    labelled: Vec<(Kind, ObjectMeta)>,
+) -> Result<(), kube::Error> {
+    let current = ids(&object.name_any());
+    for (kind, metadata) in labelled {
+        let id = ChildId { kind, name: metadata.name.clone().unwrap_or_default() };
+        let controlled = metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true));
+        if kind == Kind::Secret || current.contains(&id) || !controlled || holder(&metadata, object) != Holder::Us {
+            continue;
+        }
+        let only_this = Preconditions { uid: metadata.uid, resource_version: None };
+        let parameters = DeleteParams { preconditions: Some(only_this), ..DeleteParams::background() };
+        match api(client, object, kind).delete(&id.name, &parameters).await {
+            Ok(_) => info!(child = %id, "removed: no longer used"),
+            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Creates the Secret with a fresh key, unless one is there: that one is then used.
+pub async fn generate_key(client: &Client, object: &OnionBalancedService) -> Result<(), kube::Error> {
+    #[allow(clippy::disallowed_methods, reason = "the one place where the operator makes a key")]
+    let key = MasterKey::generate(&mut rand::rng());
+    let mut secret = secret_master_key(object, &key);
+    let parameters = PostParams { field_manager: Some(OPERATOR_MANAGER.to_owned()), ..PostParams::default() };
+    let created = secrets(client, object).create(&parameters, &secret).await;
+    wipe(&mut secret);
+    match created {
+        Ok(mut created) => {
+            wipe(&mut created);
+            info!(address = %key.address(), "generated a master key");
+            Ok(())
+        }
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn wipe(secret: &mut Secret) {
+    for (_, bytes) in secret.data.iter_mut().flatten() {
+        zeroize::Zeroize::zeroize(&mut bytes.0);
+    }
+}
+
+/// Sets the owners of the generated Secret; its data is immutable, its metadata is not.
+pub async fn set_key_owners(
+    client: &Client,
+    object: &OnionBalancedService,
+    secret: &KeySecret,
+    owners: &[OwnerReference],
+) -> Result<(), kube::Error> {
+    let name = secret.metadata.name.clone().unwrap_or_default();
+    let metadata = json!({"resourceVersion": secret.metadata.resource_version, "ownerReferences": owners});
+    let patch = Patch::Merge(json!({ "metadata": metadata }));
+    let parameters = PatchParams { field_manager: Some(OPERATOR_MANAGER.to_owned()), ..PatchParams::default() };
+    secrets(client, object).patch_metadata(&name, &parameters, &patch).await?;
+    info!(secret = name, policy = ?object.spec.deletion_policy, "set the owner of the master key");
+    Ok(())
+}
+
+/// Applies the operator's part of a status to the object of this UID; false when it is gone.
+pub async fn status(
+    client: &Client,
+    metadata: &ObjectMeta,
+    status: &(impl Serialize + Sync),
+) -> Result<bool, kube::Error> {
+    let resource = kube::core::ApiResource::erase::<OnionBalancedService>(&());
+    let namespace = metadata.namespace.as_deref().unwrap_or_default();
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+    let name = metadata.name.clone().unwrap_or_default();
+    let body = json!({
+        "apiVersion": OnionBalancedService::api_version(&()),
+        "kind": OnionBalancedService::kind(&()),
+        "metadata": {"name": name, "namespace": namespace, "uid": metadata.uid},
+        "status": status,
+    });
+    match api.patch_status(&name, &force(), &Patch::Apply(&body)).await {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn force() -> PatchParams {
+    PatchParams::apply(OPERATOR_MANAGER).force()
+}
+
+fn secrets(client: &Client, object: &OnionBalancedService) -> Api<Secret> {
+    Api::namespaced(client.clone(), &object.namespace().unwrap_or_default())
+}
+
+fn api(client: &Client, object: &OnionBalancedService, kind: Kind) -> Api<DynamicObject> {
+    Api::namespaced_with(client.clone(), &object.namespace().unwrap_or_default(), &kind.resource())
+}

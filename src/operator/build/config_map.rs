@@ -1,0 +1,87 @@
+//! What the pods are told: `torrc`, and in a backend `agent.yaml`.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+
+use super::{BuildError, Inputs, hash, torrc};
+use crate::crd::names::Component;
+use crate::link::AgentConfig;
+
+/// How long a draining backend takes new streams after its points are withdrawn: clients hold cached descriptors.
+pub const LINGER_SECONDS: u32 = 30;
+
+pub(super) fn backend(inputs: &Inputs<'_>) -> Result<ConfigMap, BuildError> {
+    let backends = &inputs.object.spec.backends;
+    let agent = AgentConfig {
+        master_onion_address: inputs.address,
+        ports: inputs.ports.to_vec(),
+        introduction_points: backends.introduction_points,
+        drain_timeout_seconds: backends.drain_timeout_seconds,
+        linger_seconds: LINGER_SECONDS,
+    };
+    let torrc = torrc::backend(&inputs.settings.tor_extra_config, backends, inputs.ports);
+    let data = [("agent.yaml".to_owned(), agent.to_yaml()?), ("torrc".to_owned(), torrc)];
+    Ok(config_map(inputs, Component::Backend, BTreeMap::from(data)))
+}
+
+pub(super) fn frontend(inputs: &Inputs<'_>) -> ConfigMap {
+    let torrc = torrc::frontend(&inputs.settings.tor_extra_config, &inputs.object.spec.frontend.extra_torrc);
+    config_map(inputs, Component::Frontend, BTreeMap::from([("torrc".to_owned(), torrc)]))
+}
+
+fn config_map(inputs: &Inputs<'_>, component: Component, data: BTreeMap<String, String>) -> ConfigMap {
+    ConfigMap { metadata: inputs.component_metadata(component), data: Some(data), ..ConfigMap::default() }
+}
+
+/// Names what a pod read at its start: an annotation of the pod template, so that a change rolls the pods. The address is
+/// part of it: a publisher reads the master key only once.
+pub(super) fn config_hash(inputs: &Inputs<'_>, config: &ConfigMap) -> String {
+    let parts = config.data.iter().flatten().flat_map(|(key, value)| [key.as_str(), "\0", value, "\0"]);
+    hash(&parts.chain([inputs.address.to_string().as_str()]).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::operator::build::testing::Fixture;
+
+    #[test]
+    fn an_agent_reads_what_is_written_for_it() {
+        let fixture = Fixture::of(&json!({"backends": {"introductionPoints": 4, "drainTimeoutSeconds": 7}}));
+        let config = fixture.child("ConfigMap web-backend");
+        let agent = AgentConfig::from_yaml(config["data"]["agent.yaml"].as_str().unwrap()).unwrap();
+        assert_eq!(
+            agent,
+            AgentConfig {
+                master_onion_address: fixture.key.address(),
+                ports: fixture.ports,
+                introduction_points: 4,
+                drain_timeout_seconds: 7,
+                linger_seconds: 30,
+            }
+        );
+    }
+
+    #[test]
+    fn the_cluster_wide_lines_are_in_every_torrc() {
+        let fixture = Fixture::new();
+        for id in ["ConfigMap web-backend", "ConfigMap web-frontend"] {
+            assert!(fixture.child(id)["data"]["torrc"].as_str().unwrap().contains("\nUseBridges 1\n"), "{id}");
+        }
+    }
+
+    #[test]
+    fn the_hash_moves_with_the_content_and_the_address() {
+        let hash = |fixture: &Fixture| config_hash(&fixture.inputs(), &backend(&fixture.inputs()).unwrap());
+        let first = Fixture::new();
+        let mut other_port = Fixture::new();
+        other_port.ports[0].target = "web.shop.svc:8081".to_owned();
+        let mut scaled = Fixture::new();
+        scaled.object.spec.backends.replicas = 9;
+        assert_ne!(hash(&first), hash(&other_port));
+        assert_eq!(hash(&first), hash(&scaled));
+    }
+}

@@ -1,0 +1,132 @@
+//! The backends: tor and the agent.
+
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
+use k8s_openapi::api::core::v1::{ConfigMap, KeyToPath, SecretVolumeSource, Volume};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde_json::Value;
+
+use super::config_map::{LINGER_SECONDS, config_hash};
+use super::{BuildError, Inputs, pod};
+use crate::crd::names::{self, Component};
+use crate::link::AGENT_API_PORT;
+
+/// From the end of draining to SIGKILL: `/drain`'s answer, tor's own shutdown.
+const SHUTDOWN_SECONDS: i64 = 15;
+
+pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Value, BuildError> {
+    let service = inputs.name();
+    let backends = &inputs.object.spec.backends;
+    let token = Volume {
+        name: "token".to_owned(),
+        secret: Some(file(names::agent_token_secret(&service), "token")),
+        ..Volume::default()
+    };
+    let parts = pod::Parts {
+        name: "agent",
+        arguments: vec!["backend".to_owned()],
+        init_arguments: vec!["backend".to_owned(), "init".to_owned()],
+        ports: vec![pod::port("agent", AGENT_API_PORT)],
+        secrets: vec![(token, pod::read_only("token", "/etc/onionbalance/token"))],
+        pre_stop: Some("/drain"),
+        grace_seconds: i64::from(LINGER_SECONDS) + i64::from(backends.drain_timeout_seconds) + SHUTDOWN_SECONDS,
+    };
+    let hash = config_hash(inputs, config);
+    let deployment = Deployment {
+        metadata: inputs.component_metadata(Component::Backend),
+        spec: Some(DeploymentSpec {
+            replicas: Some(if inputs.object.spec.suspend { 0 } else { backends.replicas }),
+            selector: LabelSelector {
+                match_labels: Some(names::pod_labels(&service, Component::Backend)),
+                ..LabelSelector::default()
+            },
+            strategy: Some(rolling()),
+            template: pod::template(inputs, Component::Backend, &backends.template, hash, parts),
+            ..DeploymentSpec::default()
+        }),
+        ..Deployment::default()
+    };
+    let mut deployment = serde_json::to_value(&deployment)?;
+    pod::place(&mut deployment["spec"]["template"]["spec"], &backends.template, &service, Component::Backend);
+    Ok(deployment)
+}
+
+/// A pod goes only when its successor is Ready.
+pub(super) fn rolling() -> DeploymentStrategy {
+    DeploymentStrategy {
+        type_: Some("RollingUpdate".to_owned()),
+        rolling_update: Some(RollingUpdateDeployment {
+            max_surge: Some(IntOrString::String("25%".to_owned())),
+            max_unavailable: Some(IntOrString::Int(0)),
+        }),
+    }
+}
+
+/// One key of a Secret, readable by the pod's group alone.
+pub(super) fn file(secret: String, key: &str) -> SecretVolumeSource {
+    SecretVolumeSource {
+        secret_name: Some(secret),
+        default_mode: Some(0o440),
+        items: Some(vec![KeyToPath { key: key.to_owned(), path: key.to_owned(), mode: None }]),
+        ..SecretVolumeSource::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::operator::build::testing::Fixture;
+
+    #[test]
+    fn replicas_unless_suspended() {
+        let replicas = |spec| Fixture::of(&spec).child("Deployment web-backend")["spec"]["replicas"].clone();
+        assert_eq!(replicas(json!({"backends": {"replicas": 5}})), 5);
+        assert_eq!(replicas(json!({"backends": {"replicas": 5}, "suspend": true})), 0);
+    }
+
+    #[test]
+    fn both_containers_wait_for_the_drain_and_are_given_the_time() {
+        let fixture = Fixture::of(&json!({"backends": {"drainTimeoutSeconds": 100}}));
+        let pod = &fixture.child("Deployment web-backend")["spec"]["template"]["spec"];
+        assert_eq!(pod["terminationGracePeriodSeconds"], 145);
+        for container in pod["containers"].as_array().unwrap() {
+            assert_eq!(container["lifecycle"]["preStop"]["httpGet"], json!({"path": "/drain", "port": 9401}));
+        }
+    }
+
+    #[test]
+    fn only_the_agent_holds_the_token_and_no_one_a_kubernetes_credential() {
+        let pod = &Fixture::new().child("Deployment web-backend")["spec"]["template"]["spec"];
+        let holders: Vec<_> = pod["initContainers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .chain(pod["containers"].as_array().unwrap())
+            .filter(|c| c["volumeMounts"].as_array().unwrap().iter().any(|mount| mount["name"] == "token"))
+            .map(|container| container["name"].as_str().unwrap())
+            .collect();
+        assert_eq!(holders, ["agent"]);
+        let volumes = pod["volumes"].as_array().unwrap();
+        assert!(volumes.iter().all(|volume| volume.get("projected").is_none()));
+        assert!(!pod.to_string().contains("master-key"));
+    }
+
+    #[test]
+    fn a_rollout_never_takes_a_pod_before_its_successor_is_ready() {
+        let strategy = &Fixture::new().child("Deployment web-backend")["spec"]["strategy"];
+        assert_eq!(strategy["rollingUpdate"]["maxUnavailable"], 0);
+    }
+
+    #[test]
+    fn the_agents_probes_and_ports() {
+        let agent = &Fixture::new().child("Deployment web-backend")["spec"]["template"]["spec"]["containers"][1];
+        assert_eq!(agent["args"], json!(["backend"]));
+        for (probe, path) in [("startupProbe", "/startupz"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")]
+        {
+            assert_eq!(agent[probe]["httpGet"], json!({"path": path, "port": 9401}));
+        }
+        let ports: Vec<_> = agent["ports"].as_array().unwrap().iter().map(|port| &port["containerPort"]).collect();
+        assert_eq!(ports, [9400, 9401, 9402]);
+    }
+}

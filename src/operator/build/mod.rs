@@ -1,0 +1,250 @@
+//! The child objects: one pure builder each. A child is wholly determined by its [`Inputs`].
+
+mod config_map;
+mod deployment_backend;
+mod deployment_frontend;
+mod pod;
+mod rbac;
+mod secret_master_key;
+mod secret_token;
+mod service_accounts;
+mod services;
+mod torrc;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::core::ApiResource;
+use kube::{Resource, ResourceExt as _};
+use serde::Serialize;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+pub use secret_master_key::{GENERATED_ANNOTATION, SECRET_KEY_FILE, secret_master_key};
+
+use super::settings::Settings;
+use crate::crd::OnionBalancedService;
+use crate::crd::names::{self, Component};
+use crate::link::{AgentToken, ConfigError, ForwardedPort};
+use crate::onion::OnionAddress;
+
+/// The kinds of the children that are applied, in the order of applying: what a pod needs comes before its Deployment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// `v1` `ServiceAccount`.
+    ServiceAccount,
+    /// `rbac.authorization.k8s.io/v1` `Role`.
+    Role,
+    /// `rbac.authorization.k8s.io/v1` `RoleBinding`.
+    RoleBinding,
+    /// `v1` `Secret`.
+    Secret,
+    /// `v1` `ConfigMap`.
+    ConfigMap,
+    /// `v1` `Service`.
+    Service,
+    /// `apps/v1` `Deployment`.
+    Deployment,
+}
+
+impl Kind {
+    /// All, in the order of applying.
+    pub const ALL: [Self; 7] = [
+        Self::ServiceAccount,
+        Self::Role,
+        Self::RoleBinding,
+        Self::Secret,
+        Self::ConfigMap,
+        Self::Service,
+        Self::Deployment,
+    ];
+
+    /// Where the API server serves it.
+    pub fn resource(self) -> ApiResource {
+        match self {
+            Self::ServiceAccount => ApiResource::erase::<ServiceAccount>(&()),
+            Self::Role => ApiResource::erase::<Role>(&()),
+            Self::RoleBinding => ApiResource::erase::<RoleBinding>(&()),
+            Self::Secret => ApiResource::erase::<Secret>(&()),
+            Self::ConfigMap => ApiResource::erase::<ConfigMap>(&()),
+            Self::Service => ApiResource::erase::<Service>(&()),
+            Self::Deployment => ApiResource::erase::<Deployment>(&()),
+        }
+    }
+}
+
+/// Names a child.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChildId {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: String,
+}
+
+impl std::fmt::Display for ChildId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} {}", self.kind, self.name)
+    }
+}
+
+/// A child as it should be. Its manifest can hold a secret: no Debug.
+#[derive(Clone, PartialEq)]
+pub struct Child {
+    /// Which.
+    pub id: ChildId,
+    /// What is applied.
+    pub manifest: Value,
+}
+
+/// What the children are made from.
+pub struct Inputs<'a> {
+    /// The object.
+    pub object: &'a OnionBalancedService,
+    /// Images and the like.
+    pub settings: &'a Settings,
+    /// The public address.
+    pub address: OnionAddress,
+    /// Of the master key.
+    pub token: &'a AgentToken,
+    /// The ports, with their targets resolved.
+    pub ports: &'a [ForwardedPort],
+}
+
+impl Inputs<'_> {
+    fn name(&self) -> String {
+        self.object.name_any()
+    }
+
+    fn metadata(&self, name: String, component: Option<Component>) -> ObjectMeta {
+        ObjectMeta {
+            name: Some(name),
+            namespace: self.object.namespace(),
+            labels: Some(names::labels(&self.name(), component)),
+            owner_references: Some(vec![owner(self.object, true)]),
+            ..ObjectMeta::default()
+        }
+    }
+
+    fn component_metadata(&self, component: Component) -> ObjectMeta {
+        self.metadata(component.child_name(&self.name()), Some(component))
+    }
+}
+
+/// The children of a service, whatever its spec: known before they are built, so that a name taken by someone else is seen
+/// before the first is applied.
+pub fn ids(service: &str) -> Vec<ChildId> {
+    let (backend, frontend) = (Component::Backend.child_name(service), Component::Frontend.child_name(service));
+    [
+        (Kind::ServiceAccount, &backend),
+        (Kind::ServiceAccount, &frontend),
+        (Kind::Role, &frontend),
+        (Kind::RoleBinding, &frontend),
+        (Kind::Secret, &names::agent_token_secret(service)),
+        (Kind::ConfigMap, &backend),
+        (Kind::ConfigMap, &frontend),
+        (Kind::Service, &backend),
+        (Kind::Service, &frontend),
+        (Kind::Deployment, &backend),
+        (Kind::Deployment, &frontend),
+    ]
+    .map(|(kind, name)| ChildId { kind, name: name.clone() })
+    .to_vec()
+}
+
+/// Why children cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The agent's configuration.
+    #[error("the agent's configuration: {0}")]
+    AgentConfig(#[from] ConfigError),
+    /// An object that is no JSON.
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// The children as they should be, in the order of applying.
+pub fn children(inputs: &Inputs<'_>) -> Result<Vec<Child>, BuildError> {
+    let backend_config = config_map::backend(inputs)?;
+    let frontend_config = config_map::frontend(inputs);
+    let backend_deployment = deployment_backend::deployment(inputs, &backend_config)?;
+    let frontend_deployment = deployment_frontend::deployment(inputs, &frontend_config)?;
+    let mut children = vec![
+        child(Kind::ServiceAccount, &service_accounts::service_account(inputs, Component::Backend))?,
+        child(Kind::ServiceAccount, &service_accounts::service_account(inputs, Component::Frontend))?,
+        child(Kind::Role, &rbac::role(inputs))?,
+        child(Kind::RoleBinding, &rbac::role_binding(inputs))?,
+        child(Kind::Secret, &secret_token::secret(inputs))?,
+        child(Kind::ConfigMap, &backend_config)?,
+        child(Kind::ConfigMap, &frontend_config)?,
+        child(Kind::Service, &services::service(inputs, Component::Backend))?,
+        child(Kind::Service, &services::service(inputs, Component::Frontend))?,
+    ];
+    for manifest in [backend_deployment, frontend_deployment] {
+        let name = manifest["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        children.push(Child { id: ChildId { kind: Kind::Deployment, name }, manifest });
+    }
+    Ok(children)
+}
+
+fn child<T: Serialize + Resource>(kind: Kind, object: &T) -> Result<Child, serde_json::Error> {
+    Ok(Child { id: ChildId { kind, name: object.name_any() }, manifest: serde_json::to_value(object)? })
+}
+
+/// A reference to the object as owner. Never with `blockOwnerDeletion`, which takes a right on its finalizers.
+pub fn owner(object: &OnionBalancedService, controller: bool) -> OwnerReference {
+    OwnerReference {
+        api_version: OnionBalancedService::api_version(&()).into_owned(),
+        kind: OnionBalancedService::kind(&()).into_owned(),
+        name: object.name_any(),
+        uid: object.uid().unwrap_or_default(),
+        controller: controller.then_some(true),
+        block_owner_deletion: None,
+    }
+}
+
+/// SHA-256 of a text, in hexadecimal.
+pub fn hash(text: &str) -> String {
+    data_encoding::HEXLOWER.encode(&Sha256::digest(text))
+}
+
+#[cfg(test)]
+pub(super) mod testing;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ids_are_those_of_the_children() {
+        let fixture = testing::Fixture::new();
+        let built: Vec<_> = children(&fixture.inputs()).unwrap().into_iter().map(|child| child.id).collect();
+        assert_eq!(built, ids("web"));
+    }
+
+    #[test]
+    fn each_child_is_labelled_owned_and_of_the_objects_namespace() {
+        let fixture = testing::Fixture::new();
+        for child in children(&fixture.inputs()).unwrap() {
+            let metadata = &child.manifest["metadata"];
+            assert_eq!(metadata["namespace"], "shop", "{}", child.id);
+            assert_eq!(metadata["labels"]["onionbalance.dev/service"], "web", "{}", child.id);
+            assert_eq!(metadata["labels"]["app.kubernetes.io/managed-by"], "onionbalance-operator", "{}", child.id);
+            assert_eq!(metadata["ownerReferences"][0]["uid"], "uid-of-web", "{}", child.id);
+            assert_eq!(metadata["ownerReferences"][0]["controller"], true, "{}", child.id);
+        }
+    }
+
+    #[test]
+    fn the_master_key_is_in_no_child() {
+        let fixture = testing::Fixture::new();
+        let file = fixture.key.to_tor_secret_key_file();
+        let base64 = data_encoding::BASE64.encode(&file);
+        let hexadecimal = data_encoding::HEXLOWER.encode(&file[32..64]);
+        for child in children(&fixture.inputs()).unwrap() {
+            let text = child.manifest.to_string();
+            assert!(!text.contains(&base64[50..100]) && !text.contains(&hexadecimal), "{}", child.id);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What the publisher may do: see its pods, see its object, write that one's status, hold its Lease. Nothing else.
+
+use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
+use kube::{Resource as _, ResourceExt as _};
+
+use super::Inputs;
+use crate::crd::OnionBalancedService;
+use crate::crd::names::Component;
+
+pub(super) fn role(inputs: &Inputs<'_>) -> Role {
+    let service = inputs.name();
+    let lease = Component::Frontend.child_name(&service);
+    let group = OnionBalancedService::group(&());
+    Role {
+        metadata: inputs.component_metadata(Component::Frontend),
+        rules: Some(vec![
+            rule("", "pods", &["get", "list", "watch"], None),
+            rule(&group, "onionbalancedservices", &["get", "list", "watch"], Some(&service)),
+            rule(&group, "onionbalancedservices/status", &["get", "patch"], Some(&service)),
+            // A name cannot restrict creation: it is in the body, which the authorizer does not see.
+            rule("coordination.k8s.io", "leases", &["create"], None),
+            rule("coordination.k8s.io", "leases", &["get", "watch", "update", "patch"], Some(&lease)),
+        ]),
+    }
+}
+
+fn rule(group: &str, resource: &str, verbs: &[&str], name: Option<&str>) -> PolicyRule {
+    PolicyRule {
+        api_groups: Some(vec![group.to_owned()]),
+        resources: Some(vec![resource.to_owned()]),
+        resource_names: name.map(|name| vec![name.to_owned()]),
+        verbs: verbs.iter().map(|&verb| verb.to_owned()).collect(),
+        ..PolicyRule::default()
+    }
+}
+
+pub(super) fn role_binding(inputs: &Inputs<'_>) -> RoleBinding {
+    let name = Component::Frontend.child_name(&inputs.name());
+    RoleBinding {
+        metadata: inputs.component_metadata(Component::Frontend),
+        role_ref: RoleRef {
+            api_group: "rbac.authorization.k8s.io".to_owned(),
+            kind: "Role".to_owned(),
+            name: name.clone(),
+        },
+        subjects: Some(vec![Subject {
+            kind: "ServiceAccount".to_owned(),
+            name,
+            namespace: inputs.object.namespace(),
+            ..Subject::default()
+        }]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::operator::build::testing::Fixture;
+
+    #[test]
+    fn exactly_these_rights() {
+        let obs = "onionbalance.dev";
+        assert_eq!(
+            Fixture::new().child("Role web-frontend")["rules"],
+            json!([
+                {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
+                {"apiGroups": [obs], "resources": ["onionbalancedservices"], "resourceNames": ["web"], "verbs": ["get", "list", "watch"]},
+                {"apiGroups": [obs], "resources": ["onionbalancedservices/status"], "resourceNames": ["web"], "verbs": ["get", "patch"]},
+                {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
+                {
+                    "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": ["web-frontend"],
+                    "verbs": ["get", "watch", "update", "patch"],
+                },
+            ])
+        );
+    }
+
+    #[test]
+    fn the_frontend_has_them_and_no_one_else() {
+        let binding = Fixture::new().child("RoleBinding web-frontend");
+        assert_eq!(binding["roleRef"]["name"], "web-frontend");
+        assert_eq!(
+            binding["subjects"],
+            json!([{"kind": "ServiceAccount", "name": "web-frontend", "namespace": "shop"}])
+        );
+    }
+}

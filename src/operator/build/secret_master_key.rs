@@ -1,0 +1,75 @@
+//! The generated master key's Secret.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt as _;
+
+use super::owner;
+use crate::crd::{DeletionPolicy, OnionBalancedService, names};
+use crate::onion::MasterKey;
+
+/// The Secret's key that is needed: Tor's file of the same name.
+pub const SECRET_KEY_FILE: &str = "hs_ed25519_secret_key";
+/// Marks a Secret whose key the operator generated. Only such may be changed (owner) or made immutable.
+pub const GENERATED_ANNOTATION: &str = "onionbalance.dev/generated";
+
+/// Immutable, so that no slip of the hand changes the address; owned only where the key shall go with the object, and
+/// never as by a controller: what prunes controlled children must not find it.
+pub fn secret_master_key(object: &OnionBalancedService, key: &MasterKey) -> Secret {
+    let name = object.name_any();
+    let data = BTreeMap::from([
+        (SECRET_KEY_FILE.to_owned(), ByteString(key.to_tor_secret_key_file().to_vec())),
+        ("hs_ed25519_public_key".to_owned(), ByteString(key.to_tor_public_key_file())),
+        ("hostname".to_owned(), ByteString(key.to_tor_hostname_file().into_bytes())),
+    ]);
+    Secret {
+        metadata: ObjectMeta {
+            name: Some(names::default_master_key_secret(&name)),
+            namespace: object.namespace(),
+            labels: Some(names::labels(&name, None)),
+            annotations: Some(BTreeMap::from([(GENERATED_ANNOTATION.to_owned(), "true".to_owned())])),
+            owner_references: match object.spec.deletion_policy {
+                DeletionPolicy::Delete => Some(vec![owner(object, false)]),
+                DeletionPolicy::Retain => None,
+            },
+            ..ObjectMeta::default()
+        },
+        type_: Some("Opaque".to_owned()),
+        immutable: Some(true),
+        data: Some(data),
+        ..Secret::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::operator::build::testing::Fixture;
+
+    #[test]
+    fn it_holds_tors_three_files_and_cannot_be_changed() {
+        let fixture = Fixture::new();
+        let secret = secret_master_key(&fixture.object, &fixture.key);
+        let data = secret.data.unwrap();
+        let read = MasterKey::from_tor_secret_key_file(&data[SECRET_KEY_FILE].0).unwrap();
+        assert_eq!(read.address(), fixture.key.address());
+        assert_eq!(data["hostname"].0, format!("{}\n", fixture.key.address()).into_bytes());
+        assert_eq!(data["hs_ed25519_public_key"].0.len(), 64);
+        assert_eq!(secret.immutable, Some(true));
+        assert_eq!(secret.metadata.name.as_deref(), Some("web-master-key"));
+        assert_eq!(secret.metadata.owner_references, None);
+    }
+
+    #[test]
+    fn it_goes_with_the_object_only_when_asked() {
+        let fixture = Fixture::of(&json!({"deletionPolicy": "Delete"}));
+        let owners = secret_master_key(&fixture.object, &fixture.key).metadata.owner_references.unwrap();
+        assert_eq!(owners.len(), 1);
+        assert_eq!((owners[0].uid.as_str(), owners[0].controller), ("uid-of-web", None));
+    }
+}

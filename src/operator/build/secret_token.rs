@@ -1,0 +1,33 @@
+//! The agent token's Secret.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+
+use super::Inputs;
+use crate::crd::names;
+
+pub(super) fn secret(inputs: &Inputs<'_>) -> Secret {
+    Secret {
+        metadata: inputs.metadata(names::agent_token_secret(&inputs.name()), None),
+        type_: Some("Opaque".to_owned()),
+        data: Some(BTreeMap::from([("token".to_owned(), ByteString(inputs.token.to_hex().as_bytes().to_vec()))])),
+        ..Secret::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::AgentToken;
+    use crate::operator::build::testing::Fixture;
+
+    #[test]
+    fn the_same_key_gives_the_same_token() {
+        let fixture = Fixture::new();
+        let token = secret(&fixture.inputs()).data.unwrap()["token"].0.clone();
+        assert_eq!(token, AgentToken::derive(&fixture.key).to_hex().as_bytes());
+        assert_eq!(token.len(), 64);
+    }
+}

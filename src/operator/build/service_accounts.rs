@@ -1,0 +1,26 @@
+//! A `ServiceAccount` for each kind of pod. Neither mounts a token by itself: the publisher has a volume of its own.
+
+use k8s_openapi::api::core::v1::ServiceAccount;
+
+use super::Inputs;
+use crate::crd::names::Component;
+
+pub(super) fn service_account(inputs: &Inputs<'_>, component: Component) -> ServiceAccount {
+    ServiceAccount {
+        metadata: inputs.component_metadata(component),
+        automount_service_account_token: Some(false),
+        ..ServiceAccount::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::operator::build::testing::Fixture;
+
+    #[test]
+    fn no_token_by_default() {
+        for id in ["ServiceAccount web-backend", "ServiceAccount web-frontend"] {
+            assert_eq!(Fixture::new().child(id)["automountServiceAccountToken"], false);
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The torrc of a backend and of a frontend.
+
+use std::fmt::Write as _;
+
+use crate::crd::Backends;
+use crate::link::ForwardedPort;
+
+/// Both: `SocksPort 0` since no one connects through them; an empty `GeoIP` file since nothing here chooses relays by
+/// country, and tables cost 30 MiB of memory; never dormant, since a frontend's tor makes circuits only when it publishes.
+const COMMON: &str = "\
+DataDirectory /var/lib/tor/data
+ControlSocket unix:/run/onionbalance/control/socket
+CookieAuthentication 1
+CookieAuthFile /run/onionbalance/control/cookie
+SocksPort 0
+DormantTimeoutEnabled 0
+GeoIPFile /run/onionbalance/empty
+GeoIPv6File /run/onionbalance/empty
+Log notice stdout
+";
+
+/// An instance that publishes nothing itself: the agent hands its descriptor to the publisher.
+const BACKEND: &str = "\
+PublishHidServDescriptors 0
+HiddenServiceDir /run/onionbalance/hs
+HiddenServiceVersion 3
+HiddenServiceOnionBalanceInstance 1
+";
+
+/// `global` holds lines for every tor of the cluster. Options of an onion service belong to the `HiddenServiceDir` before
+/// them, so the user's lines come last.
+pub(super) fn backend(global: &str, backends: &Backends, ports: &[ForwardedPort]) -> String {
+    let mut text = format!("{COMMON}{}{BACKEND}", lines(global));
+    line(&mut text, format_args!("HiddenServiceNumIntroductionPoints {}", backends.introduction_points));
+    for ForwardedPort { port, .. } in ports {
+        line(&mut text, format_args!("HiddenServicePort {port} unix:/run/onionbalance/forward/{port}.sock"));
+    }
+    if let Some(defense) = backends.intro_dos_defense {
+        line(&mut text, format_args!("HiddenServiceEnableIntroDoSDefense 1"));
+        line(&mut text, format_args!("HiddenServiceEnableIntroDoSRatePerSec {}", defense.rate_per_second));
+        line(&mut text, format_args!("HiddenServiceEnableIntroDoSBurstPerSec {}", defense.burst_per_second));
+    }
+    text + &lines(&backends.extra_torrc)
+}
+
+pub(super) fn frontend(global: &str, extra: &str) -> String {
+    format!("{COMMON}{}{}", lines(global), lines(extra))
+}
+
+/// Each line trimmed and ended, empty ones left out: a block literal of YAML brings both.
+fn lines(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).flat_map(|line| [line, "\n"]).collect()
+}
+
+fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
+    // Writing into a String cannot fail.
+    let _ = writeln!(text, "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crd::IntroDosDefense;
+
+    fn port(port: u16) -> ForwardedPort {
+        ForwardedPort { name: None, port, target: "web:80".to_owned() }
+    }
+
+    #[test]
+    fn a_backends_torrc() {
+        let backends = Backends {
+            introduction_points: 5,
+            intro_dos_defense: Some(IntroDosDefense { rate_per_second: 25, burst_per_second: 200 }),
+            extra_torrc: "HiddenServiceMaxStreams 100".to_owned(),
+            ..Backends::default()
+        };
+        assert_eq!(
+            backend("  UseBridges 1\n\n  Bridge 192.0.2.1:443\n", &backends, &[port(80), port(443)]),
+            "\
+DataDirectory /var/lib/tor/data
+ControlSocket unix:/run/onionbalance/control/socket
+CookieAuthentication 1
+CookieAuthFile /run/onionbalance/control/cookie
+SocksPort 0
+DormantTimeoutEnabled 0
+GeoIPFile /run/onionbalance/empty
+GeoIPv6File /run/onionbalance/empty
+Log notice stdout
+UseBridges 1
+Bridge 192.0.2.1:443
+PublishHidServDescriptors 0
+HiddenServiceDir /run/onionbalance/hs
+HiddenServiceVersion 3
+HiddenServiceOnionBalanceInstance 1
+HiddenServiceNumIntroductionPoints 5
+HiddenServicePort 80 unix:/run/onionbalance/forward/80.sock
+HiddenServicePort 443 unix:/run/onionbalance/forward/443.sock
+HiddenServiceEnableIntroDoSDefense 1
+HiddenServiceEnableIntroDoSRatePerSec 25
+HiddenServiceEnableIntroDoSBurstPerSec 200
+HiddenServiceMaxStreams 100
+"
+        );
+    }
+
+    #[test]
+    fn a_frontends_torrc_has_no_onion_service() {
+        let text = frontend("UseBridges 1", "NumCPUs 1");
+        assert_eq!(text, format!("{COMMON}UseBridges 1\nNumCPUs 1\n"));
+        assert!(!text.contains("HiddenService"));
+    }
+}

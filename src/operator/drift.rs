@@ -1,0 +1,203 @@
+//! Whether a child is as we applied it last.
+//!
+//! Comparing the wanted with the live object would see the API server's defaults as differences, and could not see a field
+//! that is wanted no more. So each child carries the hash of what we applied, and the API server's own book-keeping tells
+//! the rest: whoever changes or removes a field that we applied takes it from our entry in `managedFields`. The child is as
+//! it should be when the hash is that of the wanted object and every wanted field is still in our entry. Metadata is enough
+//! to know, so no Secret's content is watched.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::{Map, Value};
+
+use super::build::hash;
+use crate::crd::OPERATOR_MANAGER;
+
+/// Annotation of a child: the hash of what was applied.
+pub const APPLIED_ANNOTATION: &str = "onionbalance.dev/applied";
+
+/// The manifest with its hash.
+pub fn stamped(manifest: &Value) -> Value {
+    let mut stamped = manifest.clone();
+    stamped["metadata"]["annotations"][APPLIED_ANNOTATION] = hash(&manifest.to_string()).into();
+    stamped
+}
+
+/// Whether the live object is as `stamped` has it.
+pub fn is_applied(live: &ObjectMeta, stamped: &Value) -> bool {
+    let wanted = stamped["metadata"]["annotations"][APPLIED_ANNOTATION].as_str();
+    let present = live.annotations.as_ref().and_then(|annotations| annotations.get(APPLIED_ANNOTATION));
+    present.map(String::as_str) == wanted
+        && owned_fields(live).is_some_and(|fields| covers(fields, stamped, Level::Root))
+}
+
+fn owned_fields(live: &ObjectMeta) -> Option<&Value> {
+    let ours = live.managed_fields.iter().flatten().find(|entry| {
+        entry.manager.as_deref() == Some(OPERATOR_MANAGER)
+            && entry.operation.as_deref() == Some("Apply")
+            && entry.subresource.as_deref().unwrap_or_default().is_empty()
+    })?;
+    ours.fields_v1.as_ref().map(|fields| &fields.0)
+}
+
+/// Where in an object: what identifies it is no field of anyone.
+#[derive(Clone, Copy, PartialEq)]
+enum Level {
+    Root,
+    Metadata,
+    Inner,
+}
+
+impl Level {
+    fn identifies(self, field: &str) -> bool {
+        match self {
+            Self::Root => matches!(field, "apiVersion" | "kind"),
+            Self::Metadata => matches!(field, "name" | "namespace"),
+            Self::Inner => false,
+        }
+    }
+
+    fn of_child(self, field: &str) -> Self {
+        if self == Self::Root && field == "metadata" { Self::Metadata } else { Self::Inner }
+    }
+}
+
+/// Whether a set of fields (`FieldsV1`: `f:` a field, `k:` a list item by its key, `v:` one by its value, empty: the whole
+/// of what is there) has every field of a value.
+fn covers(fields: &Value, value: &Value, level: Level) -> bool {
+    let Some(fields) = fields.as_object() else { return false };
+    if fields.is_empty() {
+        return true;
+    }
+    match value {
+        Value::Object(map) => {
+            map.iter().filter(|(field, _)| !level.identifies(field)).all(|(field, inner)| {
+                match fields.get(&format!("f:{field}")) {
+                    Some(owned) => covers(owned, inner, level.of_child(field)),
+                    None => is_zero(inner),
+                }
+            })
+        }
+        Value::Array(items) => items.iter().all(|item| covers_item(fields, item)),
+        _ => true,
+    }
+}
+
+fn covers_item(fields: &Map<String, Value>, item: &Value) -> bool {
+    fields.iter().any(|(name, owned)| {
+        if let Some(key) = name.strip_prefix("k:") {
+            serde_json::from_str(key).is_ok_and(|key| has_key(item, &key)) && covers(owned, item, Level::Inner)
+        } else if let Some(value) = name.strip_prefix("v:") {
+            serde_json::from_str::<Value>(value).is_ok_and(|value| value == *item)
+        } else {
+            false
+        }
+    })
+}
+
+/// A part of the key that the item lacks was defaulted by the API server.
+fn has_key(item: &Value, key: &Map<String, Value>) -> bool {
+    key.iter().all(|(field, value)| item.get(field).is_none_or(|own| own == value))
+}
+
+/// The API server may drop a field that is set to nothing.
+fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(value) => !value,
+        Value::Number(number) => number.as_i64() == Some(0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.values().all(is_zero),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn wanted() -> Value {
+        stamped(&json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "web", "namespace": "shop", "labels": {"a": "b"}},
+            "spec": {
+                "clusterIP": "None",
+                "selector": {"app": "web"},
+                "ports": [{"name": "metrics", "port": 9402}],
+                "externalIPs": [],
+            },
+        }))
+    }
+
+    /// As the API server keeps it: `protocol` was defaulted, the empty list dropped, the selector is atomic.
+    fn live(wanted: &Value) -> ObjectMeta {
+        serde_json::from_value(json!({
+            "name": "web", "namespace": "shop",
+            "annotations": wanted["metadata"]["annotations"],
+            "managedFields": [
+                {"manager": "kube-controller-manager", "operation": "Update", "fieldsV1": {"f:status": {}}},
+                {"manager": OPERATOR_MANAGER, "operation": "Apply", "fieldsV1": {
+                    "f:metadata": {
+                        "f:annotations": {"f:onionbalance.dev/applied": {}},
+                        "f:labels": {"f:a": {}},
+                    },
+                    "f:spec": {
+                        "f:clusterIP": {},
+                        "f:selector": {},
+                        "f:ports": {
+                            "k:{\"port\":9402,\"protocol\":\"TCP\"}": {".": {}, "f:name": {}, "f:port": {}},
+                        },
+                    },
+                }},
+            ],
+        }))
+        .unwrap()
+    }
+
+    fn fields(live: &mut ObjectMeta) -> &mut Value {
+        &mut live.managed_fields.as_mut().unwrap()[1].fields_v1.as_mut().unwrap().0
+    }
+
+    #[test]
+    fn defaults_of_the_server_are_no_drift() {
+        assert!(is_applied(&live(&wanted()), &wanted()));
+    }
+
+    #[test]
+    fn another_wanted_object_is() {
+        let mut other = wanted();
+        other["spec"]["clusterIP"] = "10.0.0.1".into();
+        other["metadata"]["annotations"] = json!({});
+        assert!(!is_applied(&live(&wanted()), &stamped(&other)));
+    }
+
+    #[test]
+    fn a_field_that_someone_changed_or_removed_is() {
+        for path in ["/f:spec", "/f:metadata/f:labels", "/f:spec/f:ports", "/f:metadata/f:annotations"] {
+            let mut live = live(&wanted());
+            let owned = fields(&mut live).pointer_mut(path).unwrap().as_object_mut().unwrap();
+            let field = owned.keys().next().unwrap().clone();
+            owned.remove(&field);
+            // An emptied set would mean that all of it is ours.
+            owned.insert("f:other".to_owned(), json!({}));
+            assert!(!is_applied(&live, &wanted()), "{path} without {field}");
+        }
+    }
+
+    #[test]
+    fn an_object_of_another_manager_is() {
+        let mut live = live(&wanted());
+        live.managed_fields.as_mut().unwrap()[1].manager = Some("kubectl".to_owned());
+        assert!(!is_applied(&live, &wanted()));
+        live.managed_fields = None;
+        assert!(!is_applied(&live, &wanted()));
+    }
+
+    #[test]
+    fn what_we_wrote_by_other_means_does_not_count() {
+        let mut live = live(&wanted());
+        live.managed_fields.as_mut().unwrap()[1].operation = Some("Update".to_owned());
+        assert!(!is_applied(&live, &wanted()));
+    }
+}

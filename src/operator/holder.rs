@@ -1,0 +1,62 @@
+//! Whose an object is that bears the name of a child of ours.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::{Resource as _, ResourceExt as _};
+
+use crate::crd::OnionBalancedService;
+use crate::crd::names::{MANAGED_BY, MANAGED_BY_LABEL, SERVICE_LABEL};
+
+/// Who holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// The object controls it, or it was made for one of this name and is left without a controller: ours to change.
+    Us,
+    /// A former object of the same name controls it; the garbage collector removes it.
+    Predecessor,
+    /// Someone else: not to be touched.
+    Another,
+}
+
+/// Who holds a child.
+pub fn holder(child: &ObjectMeta, object: &OnionBalancedService) -> Holder {
+    let label = |key: &str| child.labels.as_ref().and_then(|labels| labels.get(key)).map(String::as_str);
+    match child.owner_references.iter().flatten().find(|owner| owner.controller == Some(true)) {
+        Some(owner) if Some(&owner.uid) == object.metadata.uid.as_ref() => Holder::Us,
+        Some(owner) if owner.kind == OnionBalancedService::kind(&()) && owner.name == object.name_any() => {
+            Holder::Predecessor
+        }
+        None if label(MANAGED_BY_LABEL) == Some(MANAGED_BY) && label(SERVICE_LABEL) == Some(&object.name_any()) => {
+            Holder::Us
+        }
+        _ => Holder::Another,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::operator::build::testing::object;
+
+    fn held_by(metadata: &Value) -> Holder {
+        holder(&serde_json::from_value(metadata.clone()).unwrap(), &object(&json!({})))
+    }
+
+    fn owned(kind: &str, name: &str, uid: &str) -> Value {
+        json!({"ownerReferences": [{"apiVersion": "x/v1", "kind": kind, "name": name, "uid": uid, "controller": true}]})
+    }
+
+    #[test]
+    fn by_controller_then_by_label() {
+        assert_eq!(held_by(&owned("OnionBalancedService", "web", "uid-of-web")), Holder::Us);
+        assert_eq!(held_by(&owned("OnionBalancedService", "web", "uid-of-old")), Holder::Predecessor);
+        assert_eq!(held_by(&owned("OnionBalancedService", "other", "uid-of-other")), Holder::Another);
+        assert_eq!(held_by(&owned("Application", "web", "1")), Holder::Another);
+        let labels = |by: &str, service: &str| json!({"labels": {MANAGED_BY_LABEL: by, SERVICE_LABEL: service}});
+        assert_eq!(held_by(&labels(MANAGED_BY, "web")), Holder::Us);
+        assert_eq!(held_by(&labels(MANAGED_BY, "other")), Holder::Another);
+        assert_eq!(held_by(&labels("Helm", "web")), Holder::Another);
+        assert_eq!(held_by(&json!({})), Holder::Another);
+    }
+}

@@ -1,0 +1,109 @@
+//! Reads what a plan rests on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::future::{try_join_all, try_join3};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Api, DynamicObject};
+use kube::{Client, ResourceExt as _};
+
+use super::build::{ChildId, ids};
+use super::cache::Cache;
+use super::holder::{Holder, holder};
+use super::plan::{KeySecret, Observed, Taken, resolve};
+use crate::crd::OnionBalancedService;
+use crate::crd::names::{self, Component};
+use crate::link::AgentConfig;
+
+/// Reads all but [`Observed::taken`], which matters only where children are to be applied.
+pub async fn observe(
+    client: &Client,
+    cache: &Cache,
+    object: Arc<OnionBalancedService>,
+    all_objects: Vec<Arc<OnionBalancedService>>,
+) -> Result<Observed, kube::Error> {
+    let namespace = object.namespace().unwrap_or_default();
+    let leases: Api<Lease> = Api::namespaced(client.clone(), &namespace);
+    let lease = Component::Frontend.child_name(&object.name_any());
+    let (key_secret, services, lease) =
+        try_join3(key_secret(client, &object), services(client, &namespace, &object), leases.get_opt(&lease)).await?;
+    let backends = Component::Backend.child_name(&object.name_any());
+    let last_config = match resolve(&object, &services, None).problem {
+        Some(_) => last_config(client, &namespace, &backends).await?,
+        None => None,
+    };
+    let backends = cache.deployment(&namespace, &backends);
+    let backends = backends.filter(|deployment| holder(&deployment.metadata, &object) == Holder::Us);
+    Ok(Observed { object, all_objects, key_secret, services, last_config, taken: Vec::new(), backends, lease })
+}
+
+/// The master key's Secret. Read each time: no key is kept in memory.
+pub async fn key_secret(client: &Client, object: &OnionBalancedService) -> Result<Option<KeySecret>, kube::Error> {
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
+    let secret = get_named(&secrets, &names::master_key_secret(object)).await?;
+    Ok(secret.map(|secret| KeySecret::new(secret.metadata, secret.data)))
+}
+
+async fn services(
+    client: &Client,
+    namespace: &str,
+    object: &OnionBalancedService,
+) -> Result<BTreeMap<String, Service>, kube::Error> {
+    let services: Api<Service> = Api::namespaced(client.clone(), namespace);
+    let targets = object.spec.ports.iter().filter_map(|port| port.target.service.as_ref());
+    let names: std::collections::BTreeSet<_> = targets.map(|service| service.name.clone()).collect();
+    let found = try_join_all(names.iter().map(|name| get_named(&services, name))).await?;
+    Ok(names.into_iter().zip(found).filter_map(|(name, service)| Some((name, service?))).collect())
+}
+
+async fn last_config(client: &Client, namespace: &str, name: &str) -> Result<Option<AgentConfig>, kube::Error> {
+    let config_maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let config_map = config_maps.get_opt(name).await?;
+    let text = config_map.and_then(|config_map| config_map.data?.remove("agent.yaml"));
+    Ok(text.and_then(|text| AgentConfig::from_yaml(&text).ok()))
+}
+
+/// A name from the spec: one that no object can have is one that is not there. (In a path it could name something else.)
+async fn get_named<K>(api: &Api<K>, name: &str) -> Result<Option<K>, kube::Error>
+where
+    K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    let possible = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
+    if possible { api.get_opt(name).await } else { Ok(None) }
+}
+
+/// What bears the names of the children: from the cache, or, where it is not labelled as ours, from the API server.
+pub async fn live_children(
+    client: &Client,
+    cache: &Cache,
+    object: &OnionBalancedService,
+) -> Result<BTreeMap<ChildId, ObjectMeta>, kube::Error> {
+    let namespace = object.namespace().unwrap_or_default();
+    let look_up = ids(&object.name_any()).into_iter().map(async |id| {
+        if let Some(found) = cache.child(id.kind, &namespace, &id.name) {
+            return Ok::<_, kube::Error>((id, Some(found)));
+        }
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &id.kind.resource());
+        let found = api.get_metadata_opt(&id.name).await?;
+        Ok((id, found.map(|found| found.metadata)))
+    });
+    let found = try_join_all(look_up).await?;
+    Ok(found.into_iter().filter_map(|(id, found)| Some((id, found?))).collect())
+}
+
+/// Those of them that are not ours.
+pub fn taken(live: &BTreeMap<ChildId, ObjectMeta>, object: &OnionBalancedService) -> Vec<Taken> {
+    live.iter()
+        .filter_map(|(child, metadata)| {
+            let by_predecessor = match holder(metadata, object) {
+                Holder::Us => return None,
+                Holder::Predecessor => true,
+                Holder::Another => false,
+            };
+            Some(Taken { child: child.clone(), by_predecessor })
+        })
+        .collect()
+}

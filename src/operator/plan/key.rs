@@ -1,0 +1,156 @@
+//! The master key: which is used, and when one may be made. A new key is a new address, so it is made only where there
+//! never was one; everything else is said and waited for.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
+use kube::{Resource as _, ResourceExt as _};
+
+use super::KeySecret;
+use crate::crd::names::{self, SERVICE_LABEL};
+use crate::crd::{DeletionPolicy, OnionBalancedService};
+use crate::onion::{MasterKey, OnionAddress};
+use crate::operator::build::{GENERATED_ANNOTATION, SECRET_KEY_FILE, owner};
+use crate::operator::conditions::Verdict;
+
+pub(super) enum Decision {
+    /// This key; `owners` where the generated Secret's owners are not what they should be.
+    Use {
+        key: MasterKey,
+        owners: Option<Vec<OwnerReference>>,
+    },
+    Generate,
+    Refuse(Verdict),
+}
+
+pub(super) fn decide(
+    object: &OnionBalancedService,
+    all_objects: &[Arc<OnionBalancedService>],
+    secret: Option<&KeySecret>,
+) -> Decision {
+    let name = names::master_key_secret(object);
+    let Some(secret) = secret else { return missing(object, &name) };
+    let key = match read(secret) {
+        Ok(key) => key,
+        Err(problem) => return refuse("KeyInvalid", format!("Secret {name}: {problem}")),
+    };
+    if let Some(verdict) = unexpected(object, &name, key.address()) {
+        return Decision::Refuse(verdict);
+    }
+    if let Some(rival) = winner(object, all_objects, key.address()) {
+        let (rival_namespace, rival_name) = (rival.namespace().unwrap_or_default(), rival.name_any());
+        return refuse(
+            "KeyConflict",
+            format!(
+                "{} is already served by {rival_namespace}/{rival_name}; name another Secret in spec.masterKey.secretName, \
+                 or delete one of the two",
+                key.address()
+            ),
+        );
+    }
+    Decision::Use { key, owners: wanted_owners(object, secret) }
+}
+
+fn refuse(reason: &'static str, message: String) -> Decision {
+    Decision::Refuse(Verdict::no(reason, message))
+}
+
+fn missing(object: &OnionBalancedService, secret: &str) -> Decision {
+    let spec = &object.spec.master_key;
+    let was = object.status.as_ref().and_then(|status| status.onion_address.as_ref());
+    let message = match (was, &spec.onion_address, &spec.secret_name) {
+        (Some(address), _, _) => {
+            format!("Secret {secret} with the key of {address} is gone; restore it: a new key would be a new address")
+        }
+        (None, Some(address), _) => format!(
+            "Secret {secret} is not there; create it with the {SECRET_KEY_FILE} of {address}, which spec.masterKey.onionAddress wants"
+        ),
+        (None, None, Some(_)) => format!(
+            "Secret {secret}, named by spec.masterKey.secretName, is not there; create it with the key {SECRET_KEY_FILE}"
+        ),
+        (None, None, None) => return Decision::Generate,
+    };
+    refuse("SecretNotFound", message)
+}
+
+fn read(secret: &KeySecret) -> Result<MasterKey, String> {
+    let file = secret
+        .data
+        .get(SECRET_KEY_FILE)
+        .ok_or_else(|| format!("it has no {SECRET_KEY_FILE}; put Tor's file of that name into it"))?;
+    let key = MasterKey::from_tor_secret_key_file(file).map_err(|error| error.to_string())?;
+    if let Some(file) = secret.data.get("hs_ed25519_public_key") {
+        key.check_tor_public_key_file(file).map_err(|error| error.to_string())?;
+    }
+    if let Some(file) = secret.data.get("hostname") {
+        key.check_tor_hostname_file(file).map_err(|error| error.to_string())?;
+    }
+    Ok(key)
+}
+
+/// The address changes only on purpose: when the spec says so.
+fn unexpected(object: &OnionBalancedService, secret: &str, address: OnionAddress) -> Option<Verdict> {
+    let wanted = object.spec.master_key.onion_address.as_deref().and_then(|text| text.parse::<OnionAddress>().ok());
+    if let Some(wanted) = wanted {
+        let message = || {
+            format!(
+                "Secret {secret} holds the key of {address}, but spec.masterKey.onionAddress wants {wanted}; correct one of them"
+            )
+        };
+        return (wanted != address).then(|| Verdict::no("AddressMismatch", message()));
+    }
+    let was = object.status.as_ref()?.onion_address.as_deref()?.parse::<OnionAddress>().ok()?;
+    (was != address).then(|| {
+        let message = format!(
+            "Secret {secret} holds the key of {address}, but this object's address is {was}; put the old key back, or, to \
+             change the address on purpose, set spec.masterKey.onionAddress to {address}"
+        );
+        Verdict::no("AddressMismatch", message)
+    })
+}
+
+/// Another object with the same key that goes first, if there is one: who already has the address, then the older.
+fn winner<'a>(
+    object: &OnionBalancedService,
+    all_objects: &'a [Arc<OnionBalancedService>],
+    address: OnionAddress,
+) -> Option<&'a OnionBalancedService> {
+    let address = address.to_string();
+    let secret = names::master_key_secret(object);
+    let has_address = |object: &OnionBalancedService| {
+        object.status.as_ref().is_some_and(|status| status.onion_address.as_ref() == Some(&address))
+    };
+    let shares_key = |other: &OnionBalancedService| {
+        let shares_secret = other.namespace() == object.namespace() && names::master_key_secret(other) == secret;
+        shares_secret || has_address(other)
+    };
+    let rank = |object: &OnionBalancedService| {
+        let created = object.creation_timestamp().map(|Time(created)| created);
+        (Reverse(has_address(object)), created, object.namespace(), object.name_any())
+    };
+    all_objects
+        .iter()
+        .map(|other| &**other)
+        .filter(|other| other.uid() != object.uid() && shares_key(other) && rank(other) < rank(object))
+        .min_by_key(|other| rank(other))
+}
+
+/// Only what the operator generated is owned, and only where it shall go with the object.
+fn wanted_owners(object: &OnionBalancedService, secret: &KeySecret) -> Option<Vec<OwnerReference>> {
+    let annotated =
+        secret.metadata.annotations.iter().flatten().any(|(key, value)| key == GENERATED_ANNOTATION && value == "true");
+    let labelled =
+        secret.metadata.labels.iter().flatten().any(|(key, value)| key == SERVICE_LABEL && *value == object.name_any());
+    if !annotated || !labelled {
+        return None;
+    }
+    let present = secret.metadata.owner_references.clone().unwrap_or_default();
+    let kind = OnionBalancedService::kind(&());
+    let mut wanted: Vec<_> =
+        present.iter().filter(|owner| owner.kind != kind || owner.name != object.name_any()).cloned().collect();
+    if object.spec.deletion_policy == DeletionPolicy::Delete {
+        wanted.push(owner(object, false));
+    }
+    (wanted != present).then_some(wanted)
+}

@@ -1,0 +1,163 @@
+//! What to say: the status, as far as it is the operator's.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
+use kube::ResourceExt as _;
+
+use super::{Observed, Plan};
+use crate::crd::OnionBalancedServiceStatus;
+use crate::crd::names::{Component, pod_selector};
+use crate::operator::build::ChildId;
+use crate::operator::conditions::{Status, Type, Verdict, merge};
+
+/// A child that the API server did not take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Which.
+    pub child: ChildId,
+    /// The API server's words.
+    pub message: String,
+}
+
+/// How long a Lease may go without renewal before we say so. Much longer than its duration: a publisher that has lost the
+/// API server goes on, and so does one whose clock differs from ours.
+const SILENCE: SignedDuration = SignedDuration::from_secs(60);
+
+/// The operator's part of the status. `backends` and `published` are left empty, hence not applied: they are the
+/// publisher's. `previous` is the status as it stands.
+pub fn status(
+    observed: &Observed,
+    plan: &Plan,
+    failures: &[Failure],
+    previous: &OnionBalancedServiceStatus,
+    now: Timestamp,
+) -> OnionBalancedServiceStatus {
+    let object = &*observed.object;
+    let deployment = observed.backends.as_deref().and_then(|deployment| deployment.status.as_ref());
+    let ready_replicas = deployment.and_then(|status| status.ready_replicas).unwrap_or(0);
+    let wanted = if object.spec.suspend { 0 } else { object.spec.backends.replicas };
+    let backends = backends(observed, plan, failures, ready_replicas, wanted);
+    let published = published(object.spec.suspend, previous, observed.lease.as_ref(), now);
+    let found = [
+        (Type::Accepted, plan.accepted.clone()),
+        (Type::MasterKeyReady, plan.master_key.clone()),
+        (Type::BackendsReady, backends),
+        (Type::Published, published),
+    ];
+    // Never forgotten: an address that once was is what forbids a new key.
+    let onion_address = plan.address.map(|address| address.to_string()).or_else(|| previous.onion_address.clone());
+    let ready = summary(&found, onion_address.as_deref());
+    let found = [&found[..], &[(Type::Ready, ready)]].concat();
+    OnionBalancedServiceStatus {
+        onion_address,
+        observed_generation: object.metadata.generation,
+        replicas: Some(deployment.and_then(|status| status.replicas).unwrap_or(0)),
+        ready_replicas: Some(ready_replicas),
+        ready: Some(format!("{ready_replicas}/{wanted}")),
+        selector: Some(pod_selector(&object.name_any(), Component::Backend)),
+        backends: Vec::new(),
+        published: Vec::new(),
+        conditions: merge(&previous.conditions, &found, object.metadata.generation, now),
+    }
+}
+
+/// The conditions of an object that cannot be read: its spec is not even of our types.
+pub fn unreadable(error: &str, previous: &[Condition], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+    let accepted = Verdict::no("InvalidSpec", format!("The object cannot be read: {error}"));
+    let unknown = Verdict::unknown("InvalidSpec", "The object cannot be read; see Accepted.");
+    let found = [
+        (Type::Accepted, accepted.clone()),
+        (Type::MasterKeyReady, unknown.clone()),
+        (Type::BackendsReady, unknown.clone()),
+        (Type::Published, unknown),
+        (Type::Ready, accepted),
+    ];
+    merge(previous, &found, generation, now)
+}
+
+/// When to look again though nothing was seen to change: only a Lease goes stale by itself.
+pub fn next_look(observed: &Observed) -> std::time::Duration {
+    let minutes = if observed.lease.is_some() { 1 } else { 5 };
+    std::time::Duration::from_secs(60 * minutes)
+}
+
+fn backends(observed: &Observed, plan: &Plan, failures: &[Failure], ready: i32, wanted: i32) -> Verdict {
+    if let Some(problem) = &plan.target_problem {
+        return problem.clone();
+    }
+    if let Some(Failure { child, message }) = failures.first() {
+        return Verdict::no("ApplyFailed", format!("{child}: {message}"));
+    }
+    if observed.object.spec.suspend {
+        return Verdict::no("Suspended", "spec.suspend is true.");
+    }
+    let Some(deployment) = observed.backends.as_deref() else {
+        return if plan.children.is_some() {
+            Verdict::no("Progressing", format!("0 of {wanted} backends are ready."))
+        } else {
+            Verdict::no("Waiting", "The pods are made once Accepted and MasterKeyReady are True.")
+        };
+    };
+    if wanted == 0 {
+        return Verdict::no("ScaledToZero", "spec.backends.replicas is 0.");
+    }
+    if let Some(message) = cannot_make_pods(deployment) {
+        return Verdict::no("PodsRefused", message);
+    }
+    if ready < wanted {
+        return Verdict::no("Progressing", format!("{ready} of {wanted} backends are ready."));
+    }
+    if !rolled_out(deployment, wanted) {
+        return Verdict::no("RollingOut", "A new version of the backends is being rolled out.");
+    }
+    Verdict::yes("AllReady", format!("All {wanted} backends are ready."))
+}
+
+fn rolled_out(deployment: &Deployment, wanted: i32) -> bool {
+    let status = deployment.status.as_ref();
+    let seen = status.and_then(|status| status.observed_generation) >= deployment.metadata.generation;
+    seen && status.and_then(|status| status.updated_replicas).unwrap_or(0) >= wanted
+}
+
+/// A quota or an admission rule, in the words of the Deployment.
+fn cannot_make_pods(deployment: &Deployment) -> Option<String> {
+    let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
+    let failure =
+        conditions.iter().find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")?;
+    Some(failure.message.clone().unwrap_or_default())
+}
+
+fn published(suspended: bool, status: &OnionBalancedServiceStatus, lease: Option<&Lease>, now: Timestamp) -> Verdict {
+    if suspended {
+        return Verdict::no("Suspended", "spec.suspend is true.");
+    }
+    if status.published.is_empty() {
+        return Verdict::no("NotPublished", "No descriptor has been published yet.");
+    }
+    let spec = lease.and_then(|lease| lease.spec.as_ref());
+    let Some(MicroTime(renewed)) = spec.and_then(|spec| spec.renew_time.clone()) else {
+        return Verdict::unknown("PublisherSilent", "No publisher holds the Lease; see the frontend's pods.");
+    };
+    let duration = spec.and_then(|spec| spec.lease_duration_seconds).unwrap_or(0);
+    if now.duration_since(renewed) > SILENCE.max(SignedDuration::from_secs(i64::from(duration) * 3)) {
+        return Verdict::unknown(
+            "PublisherSilent",
+            format!("The publisher has not renewed its Lease since {renewed:.0}; see the frontend's pods."),
+        );
+    }
+    if status.published.iter().all(|period| period.hsdirs_accepted == 0) {
+        return Verdict::no("NotOnHSDirs", "No HSDir has accepted the descriptor.");
+    }
+    Verdict::yes("Published", "The descriptor is published.")
+}
+
+/// True when all hold; otherwise the first that does not.
+fn summary(found: &[(Type, Verdict)], address: Option<&str>) -> Verdict {
+    match found.iter().find(|(_, verdict)| !verdict.holds()) {
+        None => Verdict::yes("Ready", format!("Reachable at {}.", address.unwrap_or_default())),
+        Some((_, Verdict { status: Status::Unknown, reason, message })) => Verdict::unknown(reason, message.clone()),
+        Some((_, Verdict { reason, message, .. })) => Verdict::no(reason, message.clone()),
+    }
+}

@@ -1,0 +1,118 @@
+//! Where each port leads: agents have no access to the API, so names of ports become numbers here.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::ResourceExt as _;
+
+use crate::crd::{OnionBalancedService, ServiceTarget};
+use crate::link::{AgentConfig, ForwardedPort};
+use crate::operator::conditions::Verdict;
+
+/// The resolved ports, and what is wrong.
+pub struct Targets {
+    /// None where a port has no target, not even a former one: then nothing can be configured.
+    pub ports: Option<Vec<ForwardedPort>>,
+    /// The first problem.
+    pub problem: Option<Verdict>,
+}
+
+/// Resolves every port. A Service that is gone for a while takes nothing down: its port keeps the target it had.
+pub fn resolve(
+    object: &OnionBalancedService,
+    services: &BTreeMap<String, Service>,
+    last: Option<&AgentConfig>,
+) -> Targets {
+    let namespace = object.namespace().unwrap_or_default();
+    let (mut ports, mut problem) = (Some(Vec::new()), None);
+    for (index, port) in object.spec.ports.iter().enumerate() {
+        let target = match (&port.target.address, &port.target.service) {
+            (Some(address), _) => Some(address.clone()),
+            (None, Some(service)) => {
+                let host = format!("{}.{namespace}.svc", service.name);
+                match port_number(service, &namespace, services.get(&service.name)) {
+                    Ok(number) => Some(format!("{host}:{number}")),
+                    Err((reason, message)) => {
+                        problem.get_or_insert_with(|| {
+                            Verdict::no(reason, format!("spec.ports[{index}].target.service: {message}"))
+                        });
+                        former(last, port.port, &host)
+                    }
+                }
+            }
+            // Refused by validation.
+            (None, None) => None,
+        };
+        let forwarded = target.map(|target| ForwardedPort { name: port.name.clone(), port: port.port, target });
+        ports = ports.zip(forwarded).map(|(mut ports, forwarded)| {
+            ports.push(forwarded);
+            ports
+        });
+    }
+    Targets { ports, problem }
+}
+
+fn former(last: Option<&AgentConfig>, port: u16, host: &str) -> Option<String> {
+    let former = last?.ports.iter().find(|former| former.port == port)?;
+    former.target.strip_prefix(host).is_some_and(|rest| rest.starts_with(':')).then(|| former.target.clone())
+}
+
+type Problem = (&'static str, String);
+
+fn port_number(target: &ServiceTarget, namespace: &str, service: Option<&Service>) -> Result<i32, Problem> {
+    let name = &target.name;
+    let spec = service.and_then(|service| service.spec.as_ref()).ok_or_else(|| {
+        ("TargetNotFound", format!("Service {name} is not in namespace {namespace}; create it, or correct the name"))
+    })?;
+    // Nothing in the cluster knows the ports of an external name.
+    if spec.type_.as_deref() == Some("ExternalName")
+        && let IntOrString::Int(number) = target.port
+    {
+        return Ok(number);
+    }
+    let ports: Vec<_> = spec.ports.iter().flatten().filter(|port| is_tcp(port)).collect();
+    let port = ports.iter().find(|port| match &target.port {
+        IntOrString::Int(number) => port.port == *number,
+        IntOrString::String(text) => port.name.as_ref() == Some(text) || text.parse() == Ok(port.port),
+    });
+    let Some(port) = port else {
+        let wanted = match &target.port {
+            IntOrString::Int(number) => number.to_string(),
+            IntOrString::String(text) => format!("\"{text}\""),
+        };
+        let present: Vec<_> = ports.iter().map(|port| describe(port)).collect();
+        let present = if present.is_empty() { "none".to_owned() } else { present.join(", ") };
+        return Err((
+            "TargetPortNotFound",
+            format!("Service {name} has no TCP port {wanted}; its TCP ports: {present}"),
+        ));
+    };
+    if spec.cluster_ip.as_deref() != Some("None") {
+        return Ok(port.port);
+    }
+    // A headless Service's name leads to the pods themselves, where its own port means nothing.
+    match &port.target_port {
+        None => Ok(port.port),
+        Some(IntOrString::Int(number)) => Ok(*number),
+        Some(IntOrString::String(text)) => Err((
+            "TargetPortNotFound",
+            format!(
+                "Service {name} is headless, and the targetPort of its port {} is the name \"{text}\"; make it a number, or \
+                 give the Service a cluster IP",
+                port.port
+            ),
+        )),
+    }
+}
+
+fn is_tcp(port: &ServicePort) -> bool {
+    port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP")
+}
+
+fn describe(port: &ServicePort) -> String {
+    match &port.name {
+        Some(name) => format!("{name} ({})", port.port),
+        None => port.port.to_string(),
+    }
+}

@@ -1,0 +1,182 @@
+//! One look at one object: observe, plan, apply, and say so in the status, whatever happened.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{Api, DynamicObject};
+use kube::core::{ApiResource, DeserializeGuard};
+use kube::runtime::reflector::Store;
+use kube::{Client, ResourceExt as _};
+use serde_json::{Value, json};
+use tracing::info;
+
+use super::cache::{Cache, Guarded};
+use super::plan::{self, Failure, KeyStep, Observed, Plan, plan};
+use super::settings::Settings;
+use super::{apply, observe};
+use crate::crd::{OnionBalancedService, OnionBalancedServiceStatus};
+
+/// What a look needs, of one namespace or of all.
+pub struct Context {
+    /// The API.
+    pub client: Client,
+    /// Images and the like.
+    pub settings: Settings,
+    /// What is watched here.
+    pub cache: Cache,
+    /// The objects of all namespaces that are watched: a key may be used twice across them.
+    pub objects: Arc<Vec<Store<Guarded>>>,
+}
+
+/// Why a look is repeated soon.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API did not answer as it should.
+    #[error("{0}")]
+    Api(#[from] kube::Error),
+    /// Children were refused; the status says which.
+    #[error("{0} children were refused")]
+    Refused(usize),
+    /// A status that is no JSON.
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+    /// A bug: the look itself crashed.
+    #[error("{0}")]
+    Crashed(#[from] tokio::task::JoinError),
+}
+
+/// Looks at an object, and says when to look again.
+pub async fn reconcile(object: &Guarded, context: &Context) -> Result<Duration, Error> {
+    match object {
+        DeserializeGuard(Ok(object)) => look(Arc::new(object.clone()), context).await,
+        DeserializeGuard(Err(invalid)) => report_unreadable(&invalid.metadata, &invalid.error, context).await,
+    }
+}
+
+async fn look(object: Arc<OnionBalancedService>, context: &Context) -> Result<Duration, Error> {
+    let Context { client, settings, cache, .. } = context;
+    // The children go by the garbage collector; there is nothing else to clean up.
+    if object.metadata.deletion_timestamp.is_some() {
+        return Ok(Duration::from_secs(300));
+    }
+    let mut observed = observe::observe(client, cache, object.clone(), all_objects(context)).await?;
+    let mut plan = plan(&observed, settings);
+    if let KeyStep::Generate = plan.key_step
+        && never_had_a_key(client, &object).await?
+    {
+        apply::generate_key(client, &object).await?;
+        observed.key_secret = observe::key_secret(client, &object).await?;
+        plan = self::plan(&observed, settings);
+    }
+    if let (KeyStep::SetOwners(owners), Some(secret)) = (&plan.key_step, &observed.key_secret) {
+        apply::set_key_owners(client, &object, secret, owners).await?;
+    }
+    let mut failures = Vec::new();
+    if plan.children.is_some() {
+        let live = observe::live_children(client, cache, &object).await?;
+        observed.taken = observe::taken(&live, &object);
+        if !observed.taken.is_empty() {
+            plan = self::plan(&observed, settings);
+        }
+        if let Some(children) = plan.children.clone() {
+            failures = apply::children(client, &object, &live, children).await?;
+            let labelled = cache.children(&object.namespace().unwrap_or_default(), &object.name_any());
+            apply::prune(client, &object, labelled).await?;
+        }
+    }
+    write_status(context, &observed, &plan, &failures).await?;
+    if failures.is_empty() { Ok(plan::next_look(&observed)) } else { Err(Error::Refused(failures.len())) }
+}
+
+fn all_objects(context: &Context) -> Vec<Arc<OnionBalancedService>> {
+    let stores = context.objects.iter();
+    let readable = |object: Arc<Guarded>| object.0.as_ref().ok().cloned().map(Arc::new);
+    stores.flat_map(Store::state).filter_map(readable).collect()
+}
+
+/// Asks the API server itself: a cache may be behind, and a second key would be a second address.
+async fn never_had_a_key(client: &Client, object: &OnionBalancedService) -> Result<bool, kube::Error> {
+    let objects: Api<OnionBalancedService> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
+    let Some(current) = objects.get_opt(&object.name_any()).await? else { return Ok(false) };
+    let had_a_key = current.status.is_some_and(|status| status.onion_address.is_some());
+    Ok(current.metadata.uid == object.metadata.uid
+        && current.metadata.generation == object.metadata.generation
+        && !had_a_key)
+}
+
+/// Writes only what differs. The status that stands is read afresh before that, so that a transition time is never taken
+/// from a cache that is behind.
+async fn write_status(context: &Context, observed: &Observed, plan: &Plan, failures: &[Failure]) -> Result<(), Error> {
+    let object = &observed.object;
+    let wanted = |present: &OnionBalancedServiceStatus| plan::status(observed, plan, failures, present, now());
+    let cached = object.status.clone().unwrap_or_default();
+    if is_written(&wanted(&cached), &cached) {
+        return Ok(());
+    }
+    let objects: Api<OnionBalancedService> =
+        Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
+    let Some(current) = objects.get_opt(&object.name_any()).await? else { return Ok(()) };
+    let present = current.status.unwrap_or_default();
+    let wanted = wanted(&present);
+    if current.metadata.uid != object.metadata.uid || is_written(&wanted, &present) {
+        return Ok(());
+    }
+    log_transitions(object, &present.conditions, &wanted.conditions);
+    apply::status(&context.client, &object.metadata, &wanted).await?;
+    Ok(())
+}
+
+/// Whether the operator's part of the present status is as wanted.
+fn is_written(wanted: &OnionBalancedServiceStatus, present: &OnionBalancedServiceStatus) -> bool {
+    let present = OnionBalancedServiceStatus { backends: Vec::new(), published: Vec::new(), ..present.clone() };
+    *wanted == present
+}
+
+fn log_transitions(object: &OnionBalancedService, before: &[Condition], after: &[Condition]) {
+    for condition in after {
+        let same = |old: &&Condition| {
+            (&old.type_, &old.status, &old.reason) == (&condition.type_, &condition.status, &condition.reason)
+        };
+        if !before.iter().any(|old| same(&old)) {
+            info!(
+                object = %object.name_any(), namespace = object.namespace(), condition = condition.type_,
+                status = condition.status, reason = condition.reason, "{}", condition.message
+            );
+        }
+    }
+}
+
+/// Says what cannot be read. The rest of the status is handed back as it stands: what an apply leaves out is removed, and
+/// the address must not be forgotten.
+async fn report_unreadable(
+    metadata: &kube::core::ObjectMeta,
+    error: &str,
+    context: &Context,
+) -> Result<Duration, Error> {
+    let resource = ApiResource::erase::<OnionBalancedService>(&());
+    let namespace = metadata.namespace.as_deref().unwrap_or_default();
+    let objects: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &resource);
+    if let Some(current) = objects.get_opt(metadata.name.as_deref().unwrap_or_default()).await? {
+        let present = current.data.get("status").cloned().unwrap_or_else(|| json!({}));
+        let conditions = present.get("conditions").cloned().unwrap_or_default();
+        let conditions: Vec<Condition> = serde_json::from_value(conditions).unwrap_or_default();
+        let generation = current.metadata.generation;
+        let mut wanted = present.clone();
+        wanted["conditions"] = serde_json::to_value(plan::unreadable(error, &conditions, generation, now()))?;
+        wanted["observedGeneration"] = generation.into();
+        if wanted != present {
+            if let Value::Object(fields) = &mut wanted {
+                fields.retain(|field, _| field != "backends" && field != "published");
+            }
+            apply::status(&context.client, &current.metadata, &wanted).await?;
+        }
+    }
+    Ok(Duration::from_secs(300))
+}
+
+#[allow(clippy::disallowed_methods, reason = "the operator's one look at the clock")]
+fn now() -> Timestamp {
+    Timestamp::now()
+}
