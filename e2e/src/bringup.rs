@@ -25,6 +25,7 @@ pub async fn up(state: &State) -> Result<()> {
     let node = Node::open(state)?;
     if !node.is_up() {
         remove_node(state).await?;
+        node.check_addresses().await?;
         step("node: namespaces, network, bridge", node.up()).await?;
     }
     let tor = tor_network(state)?;
@@ -43,7 +44,6 @@ pub async fn down(state: &State) -> Result<()> {
     let _lock = lock(state)?;
     step("down", async {
         Node::open(state)?.down().await?;
-        Processes::open(state.dir())?.stop_all().await?;
         remove_dir(state.dir()).await
     })
     .await
@@ -73,7 +73,6 @@ pub fn status(state: &State) -> Result<()> {
 /// A dead node's cluster and Tor processes ended with their network: begin anew, but keep the Tor network's keys and documents.
 async fn remove_node(state: &State) -> Result<()> {
     Node::open(state)?.down().await?;
-    Processes::open(state.dir())?.stop_all().await?;
     remove_dir(&state.kubernetes()).await
 }
 

@@ -39,10 +39,10 @@ pub async fn check_cluster() -> Result<()> {
     if !Path::new(CNI_PLUGINS).join("bridge").exists() {
         missing.push("the container network plugins".to_owned());
     }
-    let mut faults = Vec::new();
     if !missing.is_empty() {
-        faults.push(format!("not installed: {}; run e2e/setup/packages.sh cluster", missing.join(", ")));
+        bail!("not installed: {}; run e2e/setup/packages.sh cluster", missing.join(", "));
     }
+    let mut faults = Vec::new();
     let namespaces = ["--mount", "--net", "--pid", "--uts", "--fork", "--mount-proc", "true"];
     if let Err(error) = output(&mut command("unshare", namespaces)).await {
         faults.push(format!(
@@ -50,10 +50,7 @@ pub async fn check_cluster() -> Result<()> {
             error.to_string().lines().last().unwrap_or_default()
         ));
     }
-    if let Some(fault) = cgroup_fault() {
-        faults.push(fault);
-    }
-    if !faults.iter().any(|fault| fault.contains("namespaces")) {
+    if faults.is_empty() {
         if let Err(error) = output(&mut command("unshare", ["--net", "iptables", "-t", "nat", "-S"])).await {
             faults.push(format!(
                 "iptables does not work ({}); load the kernel's ip_tables or nf_tables modules",
@@ -69,6 +66,7 @@ pub async fn check_cluster() -> Result<()> {
             faults.push(format!("no veth pair ({}); load the kernel's veth module", last_line(&error)));
         }
     }
+    faults.extend(cgroup_fault());
     if faults.is_empty() {
         Ok(())
     } else {

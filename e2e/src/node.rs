@@ -78,9 +78,23 @@ impl Node {
         self.processes.is_alive(HOLDER) && self.dir.join("connected").exists()
     }
 
+    /// Fails when another node is up, or this machine uses the node's addresses for something else.
+    pub async fn check_addresses(&self) -> Result<()> {
+        if let Some(owner) = cable_owner() {
+            let dir = owner.parent().unwrap_or(&owner).display();
+            bail!("another node is up on this machine; take it down first: e2e --dir {dir} down");
+        }
+        for address in [HOST_ADDRESS, BRIDGE_ADDRESS, "10.96.0.1"] {
+            let route = output(&mut command("ip", ["-o", "route", "show", "match", address])).await?;
+            if let Some(taken) = route.lines().find(|line| !line.starts_with("default")) {
+                bail!("this machine already routes {address} ({}): the node needs that network", taken.trim());
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the namespaces and the cable.
     pub async fn up(&self) -> Result<()> {
-        self.refuse_second_node().await?;
         fs::create_dir_all(&self.dir)?;
         self.remember_sysctls()?;
         make_cgroup()?;
@@ -99,17 +113,20 @@ impl Node {
         Ok(())
     }
 
-    /// Ends the node with everything in it, and forgets it.
+    /// Ends the node with everything in it, and every other process of the bring-up, since they use its network.
     pub async fn down(&self) -> Result<()> {
         // unshare is deaf to SIGTERM; with it goes its one child, and with that process 1 every other process of the node.
         self.processes.kill(HOLDER).await?;
+        self.processes.stop_all().await?;
         until("the node's network goes", Duration::from_secs(30), async || {
-            let ours = self.dir.join("entered").exists() && cable_exists();
-            Ok(if ours { Seen::not_yet(format!("the link {CABLE} is there")) } else { Seen::Yes(()) })
+            let is_there = cable_owner().is_some_and(|owner| owner == self.dir);
+            Ok(if is_there { Seen::not_yet(format!("the link {CABLE} is there")) } else { Seen::Yes(()) })
         })
         .await?;
         self.restore_sysctls()?;
-        remove_cgroup().await?;
+        if cable_owner().is_none() {
+            remove_cgroup().await?;
+        }
         remove_dir(&self.dir).await
     }
 
@@ -140,6 +157,7 @@ impl Node {
         let init = self.init()?.to_string();
         let here = [
             format!("link add {CABLE} type veth peer name eth0 netns {init}"),
+            format!("link set {CABLE} alias {}", self.dir.display()),
             format!("address add {HOST_ADDRESS}/24 dev {CABLE}"),
             format!("link set {CABLE} up"),
             format!("route add {POD_NETWORK} via {NODE_ADDRESS}"),
@@ -162,19 +180,6 @@ impl Node {
         }
         for line in &here[1..] {
             output(&mut command("ip", line.split(' '))).await?;
-        }
-        Ok(())
-    }
-
-    async fn refuse_second_node(&self) -> Result<()> {
-        if cable_exists() {
-            bail!("another node is up on this machine (the link {CABLE} exists): take it down first, with its --dir");
-        }
-        for address in [HOST_ADDRESS, BRIDGE_ADDRESS, "10.96.0.1"] {
-            let route = output(&mut command("ip", ["-o", "route", "show", "match", address])).await?;
-            if let Some(taken) = route.lines().find(|line| !line.starts_with("default")) {
-                bail!("this machine already routes {address} ({}): the node needs that network", taken.trim());
-            }
         }
         Ok(())
     }
@@ -213,8 +218,10 @@ pub async fn remove_dir(dir: &Path) -> Result<()> {
     .await
 }
 
-fn cable_exists() -> bool {
-    Path::new("/sys/class/net").join(CABLE).exists()
+/// The folder of the node that is up, if one is: the cable carries its name.
+fn cable_owner() -> Option<PathBuf> {
+    let alias = fs::read_to_string(Path::new("/sys/class/net").join(CABLE).join("ifalias")).ok()?;
+    Some(PathBuf::from(alias.trim_end()))
 }
 
 fn sysctl(name: &str) -> PathBuf {
