@@ -4,6 +4,8 @@
 . "$(dirname "$0")/lib.sh"
 cd "$(dirname "$0")/../.."
 
+# An error's chain of causes tells more than where it was made.
+export RUST_LIB_BACKTRACE=0
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 broken=()

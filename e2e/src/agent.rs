@@ -1,6 +1,7 @@
 //! Asks a backend pod's agent for its descriptor, as the publisher does: which introduction points are whose.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -29,9 +30,10 @@ pub async fn points_at(socket: &str, pod_uid: &str, token: &AgentToken) -> Resul
 
 /// Not leading: the agent takes no word of ours on its pod's fate.
 async fn sync(socket: &str, pod_uid: &str, token: &AgentToken) -> Result<SyncResponse> {
+    static SEQUENCE: AtomicU64 = AtomicU64::new(1);
     let request = SyncRequest {
-        publisher: "e2e".to_owned(),
-        sequence: 1,
+        publisher: format!("e2e-{}", std::process::id()),
+        sequence: SEQUENCE.fetch_add(1, Ordering::Relaxed),
         leading: false,
         phase: PodPhase::Active,
         known_revision: None,
