@@ -12,7 +12,7 @@ use crate::bringup::tor_network;
 use crate::cluster::Cluster;
 use crate::descriptor::Descriptor;
 use crate::process::Processes;
-use crate::service::{Service, told};
+use crate::service::{Service, lines};
 use crate::spread::Spread;
 use crate::state::{State, source_tree};
 use crate::steps::{say, step};
@@ -50,13 +50,13 @@ async fn wait_published(service: &Service) -> Result<()> {
     let replicas = usize::try_from(service.api().get("web").await?.spec.backends.replicas)?;
     let start = Instant::now();
     let show = async {
-        let mut last = String::new();
+        let mut shown = Vec::new();
         loop {
-            let now = service.status().await.map(|status| told(&status)).unwrap_or_default();
-            if now != last {
-                eprintln!("    {:5.1} s  {now}", start.elapsed().as_secs_f64());
-                last = now;
+            let now = service.status().await.map_or(Vec::new(), |status| lines(&status));
+            for line in now.iter().filter(|line| !shown.contains(*line)) {
+                eprintln!("    {:5.1} s  {line}", start.elapsed().as_secs_f64());
             }
+            shown = now;
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     };

@@ -7,7 +7,9 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
-use onionbalance_operator::crd::{BackendState, OnionBalancedService, OnionBalancedServiceStatus};
+use onionbalance_operator::crd::{
+    BackendState, BackendStatus, OnionBalancedService, OnionBalancedServiceStatus, PublishedStatus,
+};
 
 use crate::wait::{Seen, until};
 
@@ -111,17 +113,19 @@ fn backend_pod(pod: Pod) -> Option<BackendPod> {
     Some(BackendPod { name, uid, address: pod.status?.pod_ip? })
 }
 
-/// A status in one line: what keeps a wait from ending.
-pub fn told(status: &OnionBalancedServiceStatus) -> String {
+/// A status, one thing a line.
+pub fn lines(status: &OnionBalancedServiceStatus) -> Vec<String> {
     let condition = |c: &Condition| format!("{}={} {} ({})", c.type_, c.status, c.reason, c.message);
-    let backend = |b: &onionbalance_operator::crd::BackendStatus| {
-        format!("{} {:?} {} points", b.name, b.state, b.introduction_points)
-    };
-    let published = |p: &onionbalance_operator::crd::PublishedStatus| {
-        format!("period {}: {} of {} HSDirs", p.time_period, p.hsdirs_accepted, p.hsdirs_total)
-    };
-    let mut parts: Vec<String> = status.conditions.iter().map(condition).collect();
-    parts.extend(status.backends.iter().map(backend));
-    parts.extend(status.published.iter().map(published));
-    if parts.is_empty() { "no status".to_owned() } else { parts.join("; ") }
+    let backend = |b: &BackendStatus| format!("{} {:?}, {} points", b.name, b.state, b.introduction_points);
+    let published =
+        |p: &PublishedStatus| format!("period {}: {} of {} HSDirs", p.time_period, p.hsdirs_accepted, p.hsdirs_total);
+    let mut lines: Vec<String> = status.conditions.iter().map(condition).collect();
+    lines.extend(status.backends.iter().map(backend));
+    lines.extend(status.published.iter().map(published));
+    lines
+}
+
+/// What keeps a wait from ending.
+fn told(status: &OnionBalancedServiceStatus) -> String {
+    format!("status: {}", lines(status).join("; "))
 }
