@@ -19,6 +19,8 @@ use crate::onion::{OnionAddress, ServiceContent, TimePeriod, UncheckedDescriptor
 
 /// How often an agent is asked.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// How often one is asked that answers, but has no points: its tor is starting, and its points are awaited.
+const EAGER: Duration = Duration::from_millis(250);
 
 /// What the publisher knows that the conversations need.
 #[derive(Debug, Clone, Default)]
@@ -113,11 +115,12 @@ struct Conversation {
 impl Conversation {
     async fn run(mut self) {
         while let Some(matter) = self.matter() {
-            let next = Instant::now() + INTERVAL;
+            let asked = Instant::now();
             let report = match self.ask(&matter).await {
                 Some(report) => Some(report),
                 None => (self.quiet.count(self.clock.now().elapsed) > self.silence).then_some(Report::Silent),
             };
+            let interval = if matches!(report, Some(Report::NoPoints(_))) { EAGER } else { INTERVAL };
             if let Some(report) = report.filter(|report| self.told.as_ref() != Some(report)) {
                 self.told = Some(report.clone());
                 if self.reports.send((self.id.clone(), report)).await.is_err() {
@@ -125,7 +128,7 @@ impl Conversation {
                 }
             }
             tokio::select! {
-                () = sleep_until(next) => {}
+                () = sleep_until(asked + interval) => {}
                 () = news(&mut self.orders, &self.id, &matter) => {}
             }
         }

@@ -1,7 +1,8 @@
 //! What is known of each backend: its pod (Kubernetes), its points (its agent), and what of them is published (the engine).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::agents::Report;
 use super::pods::{Pod, Pods};
@@ -14,7 +15,9 @@ pub(super) struct Backends {
     pods: Arc<Pods>,
     reports: BTreeMap<BackendId, Report>,
     /// Those that had points in the published descriptor once.
-    published: std::collections::BTreeSet<BackendId>,
+    published: BTreeSet<BackendId>,
+    /// Each one's state, and since when it is in it.
+    states: BTreeMap<BackendId, (BackendState, SystemTime)>,
 }
 
 /// A backend as status and metrics show it.
@@ -24,6 +27,7 @@ pub(super) struct BackendView {
     pub(super) onion_address: Option<String>,
     pub(super) points: usize,
     pub(super) state: BackendState,
+    pub(super) since: SystemTime,
 }
 
 impl Backends {
@@ -32,6 +36,7 @@ impl Backends {
         let before = std::mem::replace(&mut self.pods, pods);
         self.reports.retain(|id, _| self.pods.contains_key(id));
         self.published.retain(|id| self.pods.contains_key(id));
+        self.states.retain(|id, _| self.pods.contains_key(id));
         let stays = |id: &BackendId| self.pods.get(id).is_some_and(|pod| !pod.terminating);
         let left = before.iter().filter(|(id, pod)| !pod.terminating && !stays(id));
         left.map(|(id, _)| Input::BackendLost(id.clone())).collect()
@@ -55,7 +60,7 @@ impl Backends {
     }
 
     /// All backends by name, given the points that the published descriptor has of each.
-    pub(super) fn views(&mut self, points: &[(BackendId, usize)]) -> Vec<BackendView> {
+    pub(super) fn views(&mut self, points: &[(BackendId, usize)], now: SystemTime) -> Vec<BackendView> {
         let points: BTreeMap<&BackendId, usize> = points.iter().map(|(id, count)| (id, *count)).collect();
         let mut views = Vec::with_capacity(self.pods.len());
         for (id, pod) in self.pods.iter() {
@@ -69,7 +74,10 @@ impl Backends {
                 Some(Report::Silent) | None => None,
             };
             let state = state(pod, report, points, self.published.contains(id));
-            views.push(BackendView { name: pod.name.clone(), onion_address, points, state });
+            let known = self.states.get(id).filter(|(known, _)| *known == state);
+            let since = known.map_or(now, |(_, since)| *since);
+            self.states.insert(id.clone(), (state, since));
+            views.push(BackendView { name: pod.name.clone(), onion_address, points, state, since });
         }
         views.sort_by(|a, b| a.name.cmp(&b.name));
         views
@@ -126,11 +134,38 @@ mod tests {
     }
 
     #[test]
+    fn a_state_lasts_since_it_began() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        let mut backends = Backends::default();
+        backends.pods(pods(&[("a", false)]));
+        let state = |backends: &mut Backends, seconds| {
+            let view = backends.views(&[], at(seconds)).remove(0);
+            (view.state, view.since)
+        };
+        assert_eq!(state(&mut backends, 10), (BackendState::Starting, at(10)));
+        assert_eq!(state(&mut backends, 20), (BackendState::Starting, at(10)));
+        backends.pods(pods(&[("a", true)]));
+        assert_eq!(state(&mut backends, 30), (BackendState::Draining, at(30)));
+    }
+
+    #[test]
+    fn states() {
+        let pod = |terminating| Pod { name: "a".into(), agent: None, ready: true, terminating };
+        let address = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion".parse().unwrap();
+        let none = Report::NoPoints(address);
+        assert_eq!(state(&pod(false), None, 0, false), BackendState::Starting);
+        assert_eq!(state(&pod(false), Some(&none), 0, false), BackendState::Starting);
+        assert_eq!(state(&pod(false), Some(&none), 0, true), BackendState::Lost);
+        assert_eq!(state(&pod(false), Some(&Report::Silent), 3, true), BackendState::Lost, "the last descriptor stays");
+        assert_eq!(state(&pod(true), Some(&none), 3, true), BackendState::Draining);
+    }
+
+    #[test]
     fn views_are_sorted_by_name() {
         let mut backends = Backends::default();
         let pod = |name: &str| Pod { name: name.into(), agent: None, ready: true, terminating: false };
         backends.pods(Arc::new(Pods::from([(id("1"), pod("z")), (id("2"), pod("a"))])));
-        let names: Vec<_> = backends.views(&[]).into_iter().map(|view| view.name).collect();
+        let names: Vec<_> = backends.views(&[], SystemTime::UNIX_EPOCH).into_iter().map(|view| view.name).collect();
         assert_eq!(names, ["a", "z"]);
     }
 }

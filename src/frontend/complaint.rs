@@ -1,5 +1,6 @@
 //! Logs a trouble once, however often it comes in a row.
 
+use std::error::Error;
 use std::fmt::Display;
 
 /// The trouble that was logged last.
@@ -21,5 +22,40 @@ impl Complaint {
     /// The trouble is over.
     pub(super) fn settle(&mut self) {
         self.0 = None;
+    }
+}
+
+/// What is really wrong with a call to Kubernetes: its words for a refusal, else the innermost cause.
+pub(super) fn cause(error: &(dyn Error + 'static)) -> String {
+    let mut cause = error;
+    loop {
+        if let Some(kube::Error::Api(status)) = cause.downcast_ref() {
+            return status.message.clone();
+        }
+        match cause.source() {
+            Some(inner) => cause = inner,
+            None => return cause.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+    use kube::runtime::watcher;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_in_its_own_words() {
+        let refusal = kube::Error::Api(Box::new(Status::failure("pods is forbidden", "Forbidden").with_code(403)));
+        assert_eq!(cause(&watcher::Error::WatchStartFailed(refusal)), "pods is forbidden");
+    }
+
+    #[test]
+    fn the_innermost_cause() {
+        let refused = std::io::Error::other("Connection refused");
+        let service = kube::Error::Service(Box::new(std::io::Error::other(refused)));
+        assert!(cause(&watcher::Error::WatchFailed(service)).contains("Connection refused"));
     }
 }

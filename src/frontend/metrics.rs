@@ -104,7 +104,13 @@ mod tests {
 
     #[test]
     fn the_text_is_what_prometheus_reads() {
-        let backend = |state| BackendView { name: "a".into(), onion_address: None, points: 3, state };
+        let backend = |state| BackendView {
+            name: "a".into(),
+            onion_address: None,
+            points: 3,
+            state,
+            since: SystemTime::UNIX_EPOCH,
+        };
         let period = PeriodStatus {
             period: TimePeriod { number: 20_500, length_minutes: 1440 },
             revision_counter: 1,

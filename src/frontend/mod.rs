@@ -24,6 +24,7 @@ mod publisher;
 mod status;
 mod sync;
 mod tor;
+mod trouble;
 
 use std::error::Error;
 use std::net::IpAddr;
@@ -225,7 +226,7 @@ async fn kubernetes(args: &Serve, pod_uid: &str, clock: Clock, parts: &mut JoinS
         async move { object::watch(client, &namespace, &service, object).await }
     });
     let seen = object.subscribe();
-    parts.spawn(async move { status::run(client, &namespace, &service, clock, seen, facts).await });
+    parts.spawn(async move { status::run(client, &namespace, &service, seen, facts).await });
     Ok(Cluster { pods, object, lease, lease_orders, status, keeper })
 }
 

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use kube::api::{ApiResource, DynamicObject};
-use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::sync::watch;
 
-use super::complaint::Complaint;
+use super::trouble::Trouble;
 use crate::crd::{BackendStatus, OnionBalancedService, PublishedStatus};
 
 /// What the publisher takes from its object.
@@ -32,14 +32,12 @@ pub(super) async fn watch(client: Client, namespace: &str, service: &str, object
     let api: Api<DynamicObject> =
         Api::namespaced_with(client, namespace, &ApiResource::erase::<OnionBalancedService>(&()));
     let config = watcher::Config::default().fields(&format!("metadata.name={service}")).timeout(60);
-    let mut events = pin!(watcher(api, config).default_backoff());
-    let mut complaint = Complaint::default();
+    let mut events = pin!(watcher(api, config));
+    let mut trouble = Trouble::new("cannot watch the OnionBalancedService");
     while let Some(event) = events.next().await {
-        if event.is_ok() {
-            complaint.settle();
-        }
         match event {
             Ok(watcher::Event::Apply(seen) | watcher::Event::InitApply(seen)) => {
+                trouble.over();
                 let now = view(&seen);
                 object.send_if_modified(|known| {
                     let changed = known.as_deref() != Some(&now);
@@ -49,7 +47,7 @@ pub(super) async fn watch(client: Client, namespace: &str, service: &str, object
             }
             Ok(watcher::Event::Delete(_)) => tracing::warn!("the OnionBalancedService was deleted"),
             Ok(watcher::Event::Init | watcher::Event::InitDone) => {}
-            Err(error) => complaint.utter("cannot watch the OnionBalancedService", &error),
+            Err(error) => trouble.wait_out(&error).await,
         }
     }
 }

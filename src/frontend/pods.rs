@@ -12,7 +12,7 @@ use kube::runtime::{WatchStreamExt as _, reflector, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::watch;
 
-use super::complaint::Complaint;
+use super::trouble::Trouble;
 use crate::crd::names::{self, Component};
 use crate::link::AGENT_API_PORT;
 use crate::merge::BackendId;
@@ -38,17 +38,14 @@ pub(super) async fn watch(client: Client, namespace: &str, service: &str, pods: 
     let config = watcher::Config::default().labels(&selector).timeout(60);
     let (store, writer) = reflector::store();
     let events = watcher(Api::<KubernetesPod>::namespaced(client, namespace), config)
-        .modify(|pod| pod.managed_fields_mut().clear())
-        .default_backoff();
+        .modify(|pod| pod.managed_fields_mut().clear());
     let mut events = pin!(reflector(writer, events));
-    let mut complaint = Complaint::default();
+    let mut trouble = Trouble::new("cannot watch the backend pods");
     while let Some(event) = events.next().await {
-        if event.is_ok() {
-            complaint.settle();
-        }
         match event {
             Ok(Event::Init | Event::InitApply(_)) => {}
             Ok(Event::InitDone | Event::Apply(_) | Event::Delete(_)) => {
+                trouble.over();
                 let now: Pods = store.state().iter().filter_map(|pod| view(pod)).collect();
                 pods.send_if_modified(|known| {
                     let changed = **known != now;
@@ -56,7 +53,7 @@ pub(super) async fn watch(client: Client, namespace: &str, service: &str, pods: 
                     changed
                 });
             }
-            Err(error) => complaint.utter("cannot watch the backend pods", &error),
+            Err(error) => trouble.wait_out(&error).await,
         }
     }
 }

@@ -218,7 +218,7 @@ impl Publisher {
     /// Passes on what changed.
     fn tell(&mut self) {
         let status = self.engine.status();
-        let backends = self.backends.views(&status.points);
+        let backends = self.backends.views(&status.points, self.clock.now().wall);
         let holds_lease = self.holds_lease();
 
         let withdrawn = self.backends.terminating().filter(|id| self.engine.withdrawn(id)).cloned().collect();

@@ -12,8 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::backends::BackendView;
-use super::clock::Clock;
-use super::complaint::Complaint;
+use super::complaint::{Complaint, cause};
 use super::object::Object;
 use crate::crd::{BackendStatus, OnionBalancedService, PUBLISHER_MANAGER, PublishedStatus};
 use crate::merge::PeriodStatus;
@@ -44,7 +43,6 @@ pub(super) async fn run(
     client: Client,
     namespace: &str,
     service: &str,
-    clock: Clock,
     object: watch::Receiver<Option<Arc<Object>>>,
     mut facts: watch::Receiver<Facts>,
 ) {
@@ -61,7 +59,7 @@ pub(super) async fn run(
             // An object that was made anew has no status.
             let before = last.take().filter(|last| last.uid == object.uid);
             let before = before.unwrap_or_else(|| Last::publishers(&object));
-            let wanted = part(&now, &before.part, clock.now().wall);
+            let wanted = part(&now, &before.part);
             if before.written && before.part == wanted {
                 last = Some(before);
                 break;
@@ -69,7 +67,7 @@ pub(super) async fn run(
             let written = match timeout(DEADLINE, apply(&api, service, &wanted)).await {
                 Ok(Ok(())) => true,
                 Ok(Err(error)) => {
-                    complaint.utter("cannot write the status", &error);
+                    complaint.utter("cannot write the status", &cause(&error));
                     false
                 }
                 Err(elapsed) => {
@@ -116,12 +114,12 @@ async fn apply(api: &Api<OnionBalancedService>, service: &str, part: &Part) -> k
     api.patch_status(service, &params, &Patch::Apply(&patch)).await.map(drop)
 }
 
-/// The fields as the facts have them. A backend's `since` stays while its state does; until this publisher has published,
-/// the last one's word on `published` stays.
-fn part(facts: &Facts, before: &Part, now: SystemTime) -> Part {
+/// The fields as the facts have them. A backend's `since` stays while its state does, also over a change of the leader; until
+/// this publisher has published, the last one's word on `published` stays.
+fn part(facts: &Facts, before: &Part) -> Part {
     let since = |view: &BackendView| {
         let known = before.backends.iter().find(|known| known.name == view.name && known.state == view.state);
-        known.map_or_else(|| time(now), |known| known.since.clone())
+        known.map_or_else(|| time(view.since), |known| known.since.clone())
     };
     let backends = facts.backends.iter().map(|view| BackendStatus {
         name: view.name.clone(),
@@ -162,8 +160,8 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
-    fn facts(state: BackendState, points: usize) -> Facts {
-        let view = BackendView { name: "a".into(), onion_address: None, points, state };
+    fn facts(state: BackendState, points: usize, since: u64) -> Facts {
+        let view = BackendView { name: "a".into(), onion_address: None, points, state, since: at(since) };
         Facts { leading: true, backends: vec![view], periods: Vec::new() }
     }
 
@@ -180,31 +178,30 @@ mod tests {
 
     #[test]
     fn since_moves_with_the_state_alone() {
-        let first = part(&facts(BackendState::Starting, 0), &Part::default(), at(10));
+        let first = part(&facts(BackendState::Starting, 0, 10), &Part::default());
         assert_eq!(first.backends[0].since, time(at(10)));
-        let same = part(&facts(BackendState::Starting, 0), &first, at(20));
+        let same = part(&facts(BackendState::Starting, 0, 20), &first);
         assert_eq!(same, first);
-        let ready = part(&facts(BackendState::Ready, 3), &same, at(30));
+        let ready = part(&facts(BackendState::Ready, 3, 30), &same);
         assert_eq!(ready.backends[0].since, time(at(30)));
-        let fewer = part(&facts(BackendState::Ready, 2), &ready, at(40));
+        let fewer = part(&facts(BackendState::Ready, 2, 40), &ready);
         assert_eq!(fewer.backends[0].since, time(at(30)));
         assert_ne!(fewer, ready, "its points changed");
     }
 
     #[test]
     fn a_new_leader_changes_nothing_that_is_true() {
-        let before =
-            part(&Facts { periods: vec![period(8)], ..facts(BackendState::Ready, 3) }, &Part::default(), at(10));
+        let before = part(&Facts { periods: vec![period(8)], ..facts(BackendState::Ready, 3, 10) }, &Part::default());
         let object =
             Object { backends: before.backends.clone(), published: before.published.clone(), ..Object::default() };
-        assert_eq!(part(&facts(BackendState::Ready, 3), &Last::publishers(&object).part, at(99)), before);
-        let now = Facts { periods: vec![period(3)], ..facts(BackendState::Ready, 3) };
-        assert_eq!(part(&now, &Last::publishers(&object).part, at(99)).published[0].hsdirs_accepted, 3);
+        assert_eq!(part(&facts(BackendState::Ready, 3, 99), &Last::publishers(&object).part), before);
+        let now = Facts { periods: vec![period(3)], ..facts(BackendState::Ready, 3, 99) };
+        assert_eq!(part(&now, &Last::publishers(&object).part).published[0].hsdirs_accepted, 3);
     }
 
     #[test]
     fn has_the_form_of_the_custom_resource() {
-        let part = part(&Facts { periods: vec![period(8)], ..facts(BackendState::Ready, 3) }, &Part::default(), at(10));
+        let part = part(&Facts { periods: vec![period(8)], ..facts(BackendState::Ready, 3, 10) }, &Part::default());
         assert_eq!(
             serde_json::to_value(part).unwrap(),
             serde_json::json!({

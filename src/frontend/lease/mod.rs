@@ -18,7 +18,7 @@ pub(super) use counters::Counters;
 use election::{Decision, Election, Record};
 
 use super::clock::Clock;
-use super::complaint::Complaint;
+use super::complaint::{Complaint, cause};
 use super::object::Object;
 use crate::crd::OnionBalancedService;
 use crate::crd::names::{self, Component};
@@ -105,7 +105,7 @@ impl LeaseKeeper {
                     if self.state.borrow().held { RENEWAL } else { RETRY }
                 }
                 Ok(Err(error)) => {
-                    self.complaint.utter("cannot read or write the Lease", &error);
+                    self.complaint.utter("cannot read or write the Lease", &cause(&error));
                     RETRY
                 }
                 Err(elapsed) => {
@@ -184,7 +184,7 @@ impl LeaseKeeper {
         });
         match released.await {
             Ok(Ok(())) => tracing::info!("gave the Lease back"),
-            Ok(Err(error)) => tracing::warn!(%error, "could not give the Lease back; it expires"),
+            Ok(Err(error)) => tracing::warn!(error = cause(&error), "could not give the Lease back; it expires"),
             Err(_) => tracing::warn!("the API server did not answer; the Lease expires"),
         }
     }
