@@ -36,8 +36,8 @@ pub(super) struct Uploads {
 #[derive(Debug, Default)]
 struct Hsdir {
     in_flight: Option<InFlight>,
-    /// Uploads whose fate is unknown and may still come.
-    fateless: BTreeSet<Name>,
+    /// Uploads that were given up and whose fate may still come.
+    strays: BTreeSet<Name>,
     jobs: BTreeMap<TimePeriod, Job>,
 }
 
@@ -53,6 +53,8 @@ struct Job {
     newest: u64,
     accepted: u64,
     failed: u64,
+    /// The newest may have arrived unseen: a rejection then means that it has.
+    may_have_arrived: bool,
     not_before: Duration,
     /// Failures since it last accepted something.
     failures: u32,
@@ -83,6 +85,7 @@ impl Uploads {
         for hsdir in hsdirs {
             let job = self.hsdirs.entry(*hsdir).or_default().jobs.entry(period).or_default();
             job.newest = counter;
+            job.may_have_arrived = false;
             job.not_before = now;
         }
     }
@@ -111,7 +114,9 @@ impl Uploads {
     /// What is in flight may arrive or not: nobody will tell.
     pub(super) fn lose_sight(&mut self) {
         for hsdir in self.hsdirs.values_mut() {
-            hsdir.fateless.extend(hsdir.in_flight.take().map(|upload| upload.name));
+            if let Some(upload) = hsdir.in_flight.take() {
+                hsdir.give_up(upload.name);
+            }
         }
     }
 
@@ -119,7 +124,7 @@ impl Uploads {
     pub(super) fn expire(&mut self, now: Duration, rng: &mut impl Rng) {
         for hsdir in self.hsdirs.values_mut() {
             if let Some(upload) = hsdir.in_flight.take_if(|upload| upload.deadline <= now) {
-                hsdir.fateless.insert(upload.name);
+                hsdir.give_up(upload.name);
                 hsdir.fail(upload.name, Failure::Silent, now, rng);
                 // An HSDir that does not answer fails what waits, too.
                 hsdir.jobs.values_mut().for_each(|job| job.failed = job.newest);
@@ -139,8 +144,7 @@ impl Uploads {
         let name = hsdir.in_flight.take()?.name;
         match result {
             Ok(()) => hsdir.accept(name, now),
-            // It holds what an earlier upload, thought lost, brought it.
-            Err(reason) if is_rejection(reason) && hsdir.fateless.contains(&name) => hsdir.hold(name),
+            Err(reason) if is_rejection(reason) && hsdir.may_hold(name) => hsdir.hold(name),
             Err(reason) if is_rejection(reason) => return hsdir.reject(name, now, rng),
             Err(_) => hsdir.fail(name, Failure::Refused, now, rng),
         }
@@ -190,23 +194,40 @@ impl Hsdir {
     }
 
     fn accept(&mut self, name: Name, now: Duration) {
-        if self.fateless.iter().all(|other| *other == name) {
+        if self.strays.iter().all(|stray| *stray == name) {
             return self.hold(name);
         }
-        // It may be the late fate of another upload. Send it again: then an acceptance, or a rejection, tells.
-        self.fateless = BTreeSet::from([name]);
-        if let Some(job) = self.jobs.get_mut(&name.0) {
+        // It may be a stray's late fate. Send it again: then an acceptance, or a rejection, tells.
+        self.strays.clear();
+        if let Some(job) = self.newest(name) {
+            job.may_have_arrived = true;
             job.not_before = now.saturating_add(CONFIRM_AFTER);
         }
     }
 
     fn hold(&mut self, (period, counter): Name) {
-        self.fateless.clear();
+        self.strays.clear();
         if let Some(job) = self.jobs.get_mut(&period) {
             job.accepted = counter;
             job.failures = 0;
             job.rejections = 0;
         }
+    }
+
+    fn give_up(&mut self, name: Name) {
+        self.strays.insert(name);
+        if let Some(job) = self.newest(name) {
+            job.may_have_arrived = true;
+        }
+    }
+
+    fn may_hold(&mut self, name: Name) -> bool {
+        self.newest(name).is_some_and(|job| job.may_have_arrived)
+    }
+
+    /// The job of a descriptor that is still the newest.
+    fn newest(&mut self, (period, counter): Name) -> Option<&mut Job> {
+        self.jobs.get_mut(&period).filter(|job| job.newest == counter)
     }
 
     fn reject(&mut self, name: Name, now: Duration, rng: &mut impl Rng) -> Option<Rejected> {
@@ -241,185 +262,4 @@ fn is_rejection(reason: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use rand::SeedableRng;
-    use rand::rngs::StdRng;
-
-    use super::*;
-
-    const A: Fingerprint = Fingerprint([0xAA; 20]);
-    const B: Fingerprint = Fingerprint([0xBB; 20]);
-    const CURRENT: TimePeriod = TimePeriod { number: 7, length_minutes: 1440 };
-    const NEXT: TimePeriod = TimePeriod { number: 8, length_minutes: 1440 };
-
-    struct Bench {
-        uploads: Uploads,
-        rng: StdRng,
-    }
-
-    fn ms(ms: u64) -> Duration {
-        Duration::from_millis(ms)
-    }
-
-    impl Bench {
-        fn new() -> Self {
-            Self { uploads: Uploads::default(), rng: StdRng::from_seed([1; 32]) }
-        }
-        fn publish(&mut self, period: TimePeriod, counter: u64, hsdirs: &[Fingerprint], at: u64) {
-            self.uploads.publish(period, counter, &hsdirs.iter().copied().collect(), ms(at));
-        }
-        fn start(&mut self, at: u64) -> Vec<(Fingerprint, TimePeriod)> {
-            self.uploads.start(ms(at))
-        }
-        fn accept(&mut self, hsdir: Fingerprint, at: u64) {
-            assert_eq!(self.uploads.fate(&hsdir, &Ok(()), ms(at), &mut self.rng), None);
-        }
-        fn fail(&mut self, hsdir: Fingerprint, reason: &str, at: u64) -> Option<Rejected> {
-            self.uploads.fate(&hsdir, &Err(reason.into()), ms(at), &mut self.rng)
-        }
-        /// Lets the upload in flight run out, and waits for the retry. Returns how long that took.
-        fn time_out(&mut self) -> Duration {
-            let deadline = self.uploads.next_deadline().unwrap();
-            self.uploads.expire(deadline, &mut self.rng);
-            let again = self.uploads.next_start().unwrap();
-            assert_eq!(self.uploads.start(again.saturating_sub(ms(1))), []);
-            assert_eq!(self.uploads.start(again).len(), 1);
-            again.abs_diff(deadline)
-        }
-    }
-
-    #[test]
-    fn one_upload_at_a_time_over_all_periods() {
-        let mut bench = Bench::new();
-        bench.publish(CURRENT, 1, &[A, B], 0);
-        bench.publish(NEXT, 1, &[A], 0);
-        assert_eq!(bench.start(0), [(A, CURRENT), (B, CURRENT)]);
-        assert_eq!(bench.start(1), []);
-        bench.accept(A, 2);
-        assert_eq!(bench.start(2), [(A, NEXT)]);
-        bench.accept(A, 3);
-        assert_eq!(bench.start(3), []);
-        assert_eq!((bench.uploads.accepted(CURRENT), bench.uploads.accepted(NEXT)), (1, 1));
-        bench.accept(B, 4);
-        assert_eq!(bench.uploads.accepted(CURRENT), 2);
-        assert_eq!((bench.uploads.next_start(), bench.uploads.next_deadline()), (None, None));
-    }
-
-    #[test]
-    fn a_newer_descriptor_waits_for_the_upload_in_flight_only() {
-        let mut bench = Bench::new();
-        bench.publish(CURRENT, 1, &[A], 0);
-        bench.start(0);
-        bench.publish(CURRENT, 2, &[A], 1);
-        bench.publish(CURRENT, 3, &[A], 2);
-        assert_eq!(bench.start(2), []);
-        bench.accept(A, 3);
-        assert_eq!((bench.uploads.accepted(CURRENT), bench.uploads.tried(&A, CURRENT)), (0, 1));
-        assert_eq!(bench.start(3), [(A, CURRENT)]);
-        bench.accept(A, 4);
-        assert_eq!((bench.uploads.accepted(CURRENT), bench.uploads.tried(&A, CURRENT)), (1, 3));
-    }
-
-    #[test]
-    fn a_silent_hsdir_is_tried_again_alone_and_caught_up_soon_after_its_return() {
-        let mut bench = Bench::new();
-        bench.publish(CURRENT, 1, &[A, B], 0);
-        bench.start(0);
-        bench.accept(B, 1);
-        let waits: Vec<Duration> = (0..50).map(|_| bench.time_out()).collect();
-        assert!(waits[0] <= ms(2_000) && waits.iter().all(|wait| *wait >= ms(1_000) && *wait <= BACKOFF_SILENT_MAX));
-        assert!(DEADLINE + BACKOFF_SILENT_MAX < Duration::from_secs(25));
-        assert_eq!(bench.uploads.tried(&A, CURRENT), 1);
-        bench.accept(A, 2_000_000);
-        assert_eq!(bench.uploads.accepted(CURRENT), 2);
-    }
-
-    #[test]
-    fn a_refusing_hsdir_is_tried_less_and_less() {
-        let mut bench = Bench::new();
-        bench.publish(CURRENT, 1, &[A], 0);
-        let mut now = Duration::ZERO;
-        let mut wait = Duration::ZERO;
-        for _ in 0..20 {
-            assert_eq!(bench.uploads.start(now), [(A, CURRENT)]);
-            assert_eq!(bench.uploads.fate(&A, &Err("UNEXPECTED".into()), now, &mut bench.rng), None);
-            let next = bench.uploads.next_start().unwrap();
-            wait = next.abs_diff(now);
-            now = next;
-        }
-        assert!(wait >= BACKOFF_REFUSED_MAX / 2 && wait <= BACKOFF_REFUSED_MAX, "{wait:?}");
-    }
-
-    #[test]
-    fn rejections_of_the_newest_count_and_end() {
-        let mut bench = Bench::new();
-        for counter in 1..=MAX_RISES {
-            bench.publish(CURRENT, counter.into(), &[A], 0);
-            bench.start(0);
-            let rejected = bench.fail(A, "UPLOAD_REJECTED", 1);
-            assert_eq!(rejected, Some(Rejected { period: CURRENT, times: counter }));
-        }
-        bench.publish(CURRENT, 90, &[A], 0);
-        bench.start(0);
-        assert_eq!(bench.fail(A, "UPLOAD_REJECTED", 1), None);
-        assert!(bench.uploads.next_start() > Some(ms(1)));
-    }
-
-    #[test]
-    fn a_rejected_old_descriptor_makes_way_for_the_newer() {
-        let mut bench = Bench::new();
-        bench.publish(CURRENT, 1, &[A], 0);
-        bench.start(0);
-        bench.publish(CURRENT, 2, &[A], 1);
-        assert_eq!(bench.fail(A, "UPLOAD_REJECTED", 2), None);
-        assert_eq!(bench.start(2), [(A, CURRENT)]);
-    }
-
-    #[test]
-    fn a_rejected_repetition_has_arrived_before() {
-        let mut bench = Bench::new();
-        bench.publish(CURRENT, 1, &[A], 0);
-        bench.start(0);
-        bench.time_out();
-        assert_eq!(bench.fail(A, "UPLOAD_REJECTED", 30_000), None);
-        assert_eq!(bench.uploads.accepted(CURRENT), 1);
-        // Not so when something else was in flight then.
-        bench.publish(CURRENT, 2, &[A], 30_000);
-        bench.start(30_000);
-        assert_eq!(bench.fail(A, "UPLOAD_REJECTED", 30_001), Some(Rejected { period: CURRENT, times: 1 }));
-    }
-
-    #[test]
-    fn a_late_fate_of_another_upload_is_not_believed() {
-        let mut bench = Bench::new();
-        bench.publish(CURRENT, 1, &[A], 0);
-        bench.start(0);
-        bench.publish(CURRENT, 2, &[A], 1);
-        bench.time_out();
-        // Whose is this? The first one's, in truth.
-        bench.accept(A, 20_000);
-        assert_eq!(bench.uploads.accepted(CURRENT), 0);
-        let again = bench.uploads.next_start().unwrap();
-        assert_eq!(bench.uploads.start(again), [(A, CURRENT)]);
-        assert_eq!(bench.fail(A, "UPLOAD_REJECTED", 23_000), None, "the second had arrived");
-        assert_eq!(bench.uploads.accepted(CURRENT), 1);
-    }
-
-    #[test]
-    fn what_is_no_longer_responsible_is_forgotten() {
-        let mut bench = Bench::new();
-        bench.publish(CURRENT, 1, &[A, B], 0);
-        bench.publish(NEXT, 1, &[A], 0);
-        bench.start(0);
-        bench.uploads.retain(CURRENT, &BTreeSet::from([B]));
-        bench.publish(CURRENT, 2, &[B], 1);
-        bench.accept(A, 2);
-        assert_eq!((bench.uploads.tried(&A, CURRENT), bench.start(2)), (0, vec![(A, NEXT)]));
-        bench.uploads.forget(NEXT);
-        bench.accept(A, 3);
-        assert_eq!(bench.uploads.next_start(), None);
-        bench.uploads.stop();
-        bench.accept(B, 4);
-        assert_eq!((bench.start(4), bench.uploads.accepted(CURRENT)), (vec![], 0));
-    }
-}
+mod tests;

@@ -93,9 +93,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 32, ..ProptestConfig::default() })]
 
     #[test]
-    fn all_hsdirs_end_with_the_newest_descriptor(events in prop::collection::vec(event(), 0..40)) {
+    fn all_hsdirs_end_with_the_newest_descriptor_and_none_is_hammered(events in prop::collection::vec(event(), 0..40)) {
         let (mut world, network) = play(events);
         world.assert_converged(&network);
+        for period in network.service_periods() {
+            let published = world.publishers[0].published.iter().filter(|(_, of, _)| *of == period.period);
+            let times: Vec<Duration> = published.map(|(at, _, _)| *at).collect();
+            prop_assert!(times.windows(14).all(|burst| burst[0] + seconds(60) <= burst[13]), "{times:?}");
+        }
         let shares = world.shares();
         prop_assert_eq!(shares.iter().sum::<usize>(), (3 * shares.len()).min(20));
         prop_assert!(shares.iter().all(|share| shares[0].abs_diff(*share) <= 1));
