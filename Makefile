@@ -37,7 +37,7 @@ test-api: packages ## The operator against a real API server
 	@$(SETUP)/run-tests.sh api
 
 .PHONY: test-tor
-test-tor: ## Frontend and backends as plain processes on a private Tor network
+test-tor: ## Our programs beside real tors; publisher and agents on a private Tor network
 	@$(SETUP)/packages.sh tor
 	@$(SETUP)/run-tests.sh tor
 

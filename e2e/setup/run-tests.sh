@@ -29,7 +29,12 @@ api() {
     local programs
     programs=$(e2e/setup/kubernetes.sh) && KUBEBUILDER_ASSETS=$programs cargo test --locked --no-fail-fast --test operator_api_server
 }
-tor() { with_programs --test private_network -- --nocapture; }
+tor() {
+    local code=0
+    cargo test --locked --no-fail-fast --test '*_real_tor' || code=$?
+    with_programs --test private_network -- --nocapture || code=$?
+    return $code
+}
 e2e() {
     # A folder of its own: what `make demo` brought up stays.
     export OB_E2E_DIR="${OB_E2E_DIR:-${XDG_STATE_HOME:-$HOME/.local/state}/onionbalance-operator/e2e-test}"

@@ -84,7 +84,7 @@ fn spec(service: &str, port: &str, secret: &str) -> String {
 
 async fn put_key(scene: &Scene, base64: &str) -> Result<()> {
     let secret = format!(
-        "{{apiVersion: v1, kind: Secret, metadata: {{name: the-key}}, data: {{hs_ed25519_secret_key: {base64}}}}}"
+        "kind: Secret\napiVersion: v1\nmetadata: {{name: the-key}}\ndata: {{hs_ed25519_secret_key: {base64}}}\n"
     );
     scene.kubectl(&["apply", "-f", "-"], &secret).await?;
     Ok(())

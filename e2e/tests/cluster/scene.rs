@@ -41,8 +41,7 @@ pub async fn scene(name: &str, test: impl AsyncFnOnce(&Scene) -> Result<()>) -> 
     let scene = Scene::set(name).await?;
     let outcome = AssertUnwindSafe(test(&scene)).catch_unwind().await;
     if matches!(outcome, Ok(Ok(()))) {
-        scene.kubectl.run(&format!("delete namespace {} --wait=false", scene.namespace)).await?;
-        return Ok(());
+        return scene.clear().await;
     }
     eprintln!("what could be seen of {name}: {}", scene.dump()?.display());
     match outcome {
@@ -56,11 +55,19 @@ impl Scene {
         let state = brought_up()?;
         let cluster = Cluster::open(&state)?;
         let (kubectl, namespace) = (cluster.kubectl(), format!("e2e-{name}"));
-        kubectl.run(&format!("delete namespace {namespace} --ignore-not-found --timeout=180s")).await?;
-        kubectl.run(&format!("create namespace {namespace}")).await?;
         let scene = Self { kubectl, client: cluster.client().await?, state, namespace, clients: AtomicU32::new(0) };
+        scene.clear().await?;
+        scene.kubectl.run(&format!("wait namespace {} --for=delete --timeout=60s", scene.namespace)).await?;
+        scene.kubectl.run(&format!("create namespace {}", scene.namespace)).await?;
         scene.apply_target().await?;
         Ok(scene)
+    }
+
+    /// Removes the namespace, if it is there, and does not wait for it to go; no pod of it needs to drain.
+    async fn clear(&self) -> Result<()> {
+        self.kubectl.run(&format!("delete namespace {} --ignore-not-found --wait=false", self.namespace)).await?;
+        self.run("delete pods --all --grace-period=1 --wait=false").await?;
+        Ok(())
     }
 
     /// The sample web app behind the Service `web`.

@@ -1,6 +1,6 @@
 //! Left alone, three services write nothing but the renewals of their Leases.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -28,14 +28,14 @@ async fn a_steady_state_writes_only_leases() -> Result<()> {
             scene.service(name).wait_condition("Ready", "True", PUBLISHED).await?;
         }
         let kinds = kinds(scene).await?;
-        let mut changes = Vec::new();
+        let mut changes: Vec<String> = Vec::new();
         for _ in 0..TRIES {
             let (published, before) = (published(scene).await?, versions(scene, &kinds).await?);
             // The one wait for time to pass: nothing may happen in it.
             tokio::time::sleep(WINDOW).await;
             let after = versions(scene, &kinds).await?;
-            changes =
-                before.keys().chain(after.keys()).filter(|id| before.get(*id) != after.get(*id)).cloned().collect();
+            let all: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+            changes = all.into_iter().filter(|id| before.get(*id) != after.get(*id)).cloned().collect();
             let renewed = changes.iter().filter(|id| id.starts_with("Lease ")).count();
             ensure!(renewed == 3, "three Leases are renewed: {changes:?}");
             changes.retain(|id| !id.starts_with("Lease "));
