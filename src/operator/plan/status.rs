@@ -126,7 +126,7 @@ fn cannot_make_pods(deployment: &Deployment) -> Option<String> {
     let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
     let failure =
         conditions.iter().find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")?;
-    Some(failure.message.clone().unwrap_or_default())
+    Some(format!("Pods cannot be made: {}", failure.message.as_deref().unwrap_or("no reason is given")))
 }
 
 fn published(suspended: bool, status: &OnionBalancedServiceStatus, lease: Option<&Lease>, now: Timestamp) -> Verdict {

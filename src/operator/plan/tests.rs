@@ -104,7 +104,7 @@ const SCENARIOS: &[Scenario] = &[
         "BackendsReady", "False RollingOut: A new version of the backends is being rolled out.", true),
     ("quota", |o| deployment(o, &json!({"observedGeneration": 3, "conditions": [
         {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}]})),
-        "BackendsReady", "False PodsRefused: exceeded quota", true),
+        "BackendsReady", "False PodsRefused: Pods cannot be made: exceeded quota", true),
     ("never published", |o| o.object = with(&o.object, "status/published", json!([])),
         "Published", "False NotPublished: No descriptor has been published yet.", true),
     ("refused by all", |o| o.object = with(&o.object, "status/published", json!([

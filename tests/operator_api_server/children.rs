@@ -1,0 +1,134 @@
+//! Children: made, kept, and left alone when they are someone else's.
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use onionbalance_operator::crd::OnionBalancedService;
+use serde_json::json;
+
+use crate::scene::{PATIENCE, Scene};
+use crate::wait::until;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_is_deleted_comes_back() {
+    let scene = Scene::set("deleted").await;
+    scene.create("web", json!({"backends": {"replicas": 3}})).await;
+    let before = scene.wait_children("web").await;
+    scene.collect_garbage("web").await;
+    let after = scene.wait_children("web").await;
+    assert!(before.keys().eq(after.keys()));
+    assert!(before.iter().all(|(name, (uid, _))| after[name].0 != *uid));
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_is_changed_is_put_right() {
+    let scene = Scene::set("changed").await;
+    scene.create("web", json!({"backends": {"replicas": 3}})).await;
+    scene.wait_children("web").await;
+    let deployments: Api<Deployment> = scene.api();
+    let config_maps: Api<ConfigMap> = scene.api();
+    let merge = PatchParams::default();
+
+    deployments.patch("web-backend", &merge, &Patch::Merge(json!({"spec": {"replicas": 7}}))).await.unwrap();
+    let replicas = |deployment: &Deployment| deployment.spec.as_ref().unwrap().replicas;
+    scene.wait_for::<Deployment>("web-backend", |deployment| replicas(deployment) == Some(3)).await;
+
+    let torrc = json!({"data": {"torrc": "SocksPort 9050"}});
+    config_maps.patch("web-backend", &merge, &Patch::Merge(torrc)).await.unwrap();
+    let has_torrc = |config: &ConfigMap| config.data.as_ref().unwrap()["torrc"].contains("SocksPort 0\n");
+    scene.wait_for::<ConfigMap>("web-backend", has_torrc).await;
+
+    // The label by which it is watched, too.
+    let unlabelled = json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": null}}});
+    config_maps.patch("web-frontend", &merge, &Patch::Merge(unlabelled)).await.unwrap();
+    let is_labelled =
+        |config: &ConfigMap| config.metadata.labels.as_ref().unwrap().get("app.kubernetes.io/managed-by").is_some();
+    scene.wait_for::<ConfigMap>("web-frontend", is_labelled).await;
+
+    // What others add is theirs.
+    let annotated = json!({"metadata": {"annotations": {"example.org/note": "x"}}});
+    deployments.patch("web-frontend", &merge, &Patch::Merge(annotated)).await.unwrap();
+    scene.change("web", json!({"spec": {"frontend": {"replicas": 2}}})).await;
+    let frontend = scene.wait_for::<Deployment>("web-frontend", |deployment| replicas(deployment) == Some(2)).await;
+    assert_eq!(frontend.metadata.annotations.unwrap()["example.org/note"], "x");
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_that_is_wanted_no_more_goes() {
+    let scene = Scene::set("field-gone").await;
+    scene.create("web", json!({"backends": {"template": {"nodeSelector": {"disk": "ssd"}}}})).await;
+    scene.wait_children("web").await;
+    scene.change("web", json!({"spec": {"backends": {"template": {"nodeSelector": null}}}})).await;
+    let selector = |deployment: &Deployment| {
+        let pod = deployment.spec.as_ref().unwrap().template.spec.clone().unwrap();
+        pod.node_selector.unwrap_or_default()
+    };
+    scene.wait_for::<Deployment>("web-backend", |deployment| selector(deployment).is_empty()).await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_scale_subresource_scales() {
+    let scene = Scene::set("scale").await;
+    scene.create("web", json!({})).await;
+    scene.wait_children("web").await;
+    let objects: Api<OnionBalancedService> = scene.api();
+    assert_eq!(objects.get_scale("web").await.unwrap().spec.unwrap().replicas, Some(2));
+    let five = Patch::Merge(json!({"spec": {"replicas": 5}}));
+    objects.patch_scale("web", &PatchParams::default(), &five).await.unwrap();
+    let replicas = |deployment: &Deployment| deployment.spec.as_ref().unwrap().replicas;
+    scene.wait_for::<Deployment>("web-backend", |deployment| replicas(deployment) == Some(5)).await;
+    scene.report_backends("web", 5).await;
+    until("the scale tells of 5", PATIENCE, async || {
+        let scale = objects.get_scale("web").await.map_err(|error| error.to_string())?;
+        let status = scale.status.ok_or("no status")?;
+        let selector = "app.kubernetes.io/component=backend,onionbalance.dev/service=web";
+        if status.replicas == 5 && status.selector.as_deref() == Some(selector) {
+            Ok(())
+        } else {
+            Err(format!("{status:?}"))
+        }
+    })
+    .await;
+    scene.change("web", json!({"spec": {"suspend": true}})).await;
+    for name in ["web-backend", "web-frontend"] {
+        scene.wait_for::<Deployment>(name, |deployment| replicas(deployment) == Some(0)).await;
+    }
+    scene.wait_condition("web", "Ready", "False Suspended").await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_belongs_to_someone_else_is_left_alone() {
+    let scene = Scene::set("taken").await;
+    let foreign = json!({"metadata": {"name": "web-backend"}, "data": {"mine": "yes"}});
+    let config_maps: Api<ConfigMap> = scene.api();
+    config_maps.create(&PostParams::default(), &serde_json::from_value(foreign).unwrap()).await.unwrap();
+    scene.create("web", json!({})).await;
+    let message = scene.wait_condition("web", "Accepted", "False NameTaken").await;
+    assert!(message.starts_with("ConfigMap web-backend is there and does not belong to this object"), "{message}");
+    assert_eq!(scene.children("web").await.len(), 0);
+    assert_eq!(config_maps.get("web-backend").await.unwrap().data.unwrap()["mine"], "yes");
+
+    config_maps.delete("web-backend", &DeleteParams::default()).await.unwrap();
+    // Nothing tells the operator that a stranger has left: it looks again when the object changes, or after a while.
+    scene.change("web", json!({"metadata": {"annotations": {"try": "again"}}})).await;
+    scene.wait_children("web").await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_setting_that_the_api_server_refuses_is_told_and_takes_nothing_down() {
+    let scene = Scene::set("refused").await;
+    scene.create("web", json!({})).await;
+    let before = scene.wait_children("web").await;
+    scene.change("web", json!({"spec": {"backends": {"template": {"affinity": {"nodeAffinty": {}}}}}})).await;
+    let message = scene.wait_condition("web", "BackendsReady", "False ApplyFailed").await;
+    assert!(message.starts_with("Deployment web-backend: ") && message.contains("nodeAffinty"), "{message}");
+    assert!(before.keys().eq(scene.children("web").await.keys()));
+    scene.change("web", json!({"spec": {"backends": {"template": {"affinity": null}}}})).await;
+    scene.wait_condition("web", "BackendsReady", "False Progressing").await;
+    scene.end().await;
+}

@@ -1,0 +1,182 @@
+//! The status, what the API server refuses, and rest.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::process::Stdio;
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Secret, Service};
+use kube::ResourceExt as _;
+use kube::api::{Api, GetParams, ListParams, Patch, PatchParams};
+use onionbalance_operator::crd::OnionBalancedService;
+use serde_json::{Value, json};
+
+use crate::scene::{PATIENCE, Scene};
+use crate::server::{administrator, kubectl};
+use crate::wait::until;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ready_when_all_is_well_beside_the_publishers_words() {
+    let scene = Scene::set("ready").await;
+    scene.create("web", json!({"backends": {"replicas": 3}})).await;
+    scene.wait_children("web").await;
+    scene.wait_condition("web", "Published", "False NotPublished").await;
+    scene.report_backends("web", 2).await;
+    scene.wait_message("web", "BackendsReady", "False Progressing", "2 of 3 backends are ready.").await;
+    scene.report_backends("web", 3).await;
+    scene.report_published("web").await;
+    let message = scene.wait_condition("web", "Ready", "True Ready").await;
+    assert_eq!(message, format!("Reachable at {}.", scene.address("web").await));
+    let status = scene.status("web").await;
+    assert_eq!((status.ready.as_deref(), status.backends.len(), status.published.len()), (Some("3/3"), 1, 1));
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_spec_is_told_and_a_good_one_taken_again() {
+    let scene = Scene::set("bad-spec").await;
+    scene.create("web", json!({"backends": {"extraTorrc": "ControlPort 9051"}})).await;
+    let message = scene.wait_condition("web", "Accepted", "False InvalidSpec").await;
+    assert!(message.starts_with("spec.backends.extraTorrc: line 1: "), "{message}");
+    scene.wait_condition("web", "MasterKeyReady", "Unknown NotAccepted").await;
+    scene.change("web", json!({"spec": {"backends": {"extraTorrc": null}}})).await;
+    let before = scene.wait_children("web").await;
+    // Bad again: what runs stays as it is.
+    scene.change("web", json!({"spec": {"backends": {"extraTorrc": "ControlPort 9051", "replicas": 9}}})).await;
+    scene.wait_condition("web", "Accepted", "False InvalidSpec").await;
+    assert_eq!(before, scene.children("web").await);
+    let long = "a".repeat(55);
+    scene.create(&long, json!({})).await;
+    scene.wait_condition(&long, "Accepted", "False InvalidName").await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_object_that_cannot_be_read_does_not_blind_the_operator() {
+    let scene = Scene::set("unreadable").await;
+    scene.create("good", json!({})).await;
+    let address = scene.address("good").await;
+    // The API server's schema has no such bound; our type has.
+    let unreadable = json!({"spec": {"backends": {"introDosDefense": {"ratePerSecond": 5_000_000_000_u64}}}});
+    scene.change("good", unreadable).await;
+    let message = scene.wait_condition("good", "Ready", "False InvalidSpec").await;
+    assert!(message.contains("5000000000"), "{message}");
+    scene.create("other", json!({})).await;
+    scene.wait_children("other").await;
+    scene.change("good", json!({"spec": {"backends": {"introDosDefense": null}}})).await;
+    scene.wait_condition("good", "Accepted", "True Valid").await;
+    assert_eq!(scene.address("good").await, address);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_schema_refuses_what_it_can() {
+    let scene = Scene::set("schema").await;
+    let port = json!({"port": 80, "target": {"address": "a:1"}});
+    for (spec, field) in [
+        (json!({"backends": {"replicas": -1}}), "spec.backends.replicas"),
+        (json!({"backends": {"introductionPoints": 21}}), "spec.backends.introductionPoints"),
+        (json!({"frontend": {"replicas": -1}}), "spec.frontend.replicas"),
+        (json!({"ports": []}), "spec.ports"),
+        (json!({"ports": [port, port]}), "spec.ports[1]"),
+        (json!({"ports": [{"port": 0, "target": {}}]}), "spec.ports.port"),
+        (json!({"deletionPolicy": "Keep"}), "spec.deletionPolicy"),
+    ] {
+        let error = scene.try_create("web", spec.clone()).await.expect_err(&spec.to_string()).to_string();
+        assert!(error.contains(field), "{spec}: {error}");
+    }
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_refuses_an_unknown_field_by_name() {
+    let client = administrator().await;
+    // Old servers leave the check to kubectl, which takes the schema from here; it is there soon after the CRD.
+    until("the schema is published", PATIENCE, async || {
+        let request = kube::core::Request::new("/openapi").get("v2", &GetParams::default()).unwrap();
+        let document = client.request_text(request).await.map_err(|error| error.to_string())?;
+        let published = document.contains("dev.onionbalance.v1alpha1.OnionBalancedService");
+        published.then_some(()).ok_or_else(|| format!("{} bytes without it", document.len()))
+    })
+    .await;
+    let object = json!({
+        "apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService", "metadata": {"name": "web"},
+        "spec": {"ports": [{"port": 80, "target": {"address": "a:1"}}], "backends": {"replicaz": 3}},
+    });
+    let apply = |object: Value| {
+        let mut kubectl = kubectl();
+        let kubectl =
+            kubectl.args(["apply", "-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped()).stdout(Stdio::null());
+        let mut process = kubectl.spawn().expect("kubectl");
+        process.stdin.take().unwrap().write_all(object.to_string().as_bytes()).unwrap();
+        let output = process.wait_with_output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (applied, error) = apply(object.clone());
+    assert!(!applied && error.contains("unknown field") && error.contains("replicaz"), "{error}");
+    let mut good = object;
+    good["spec"]["backends"] = json!({"replicas": 3});
+    let (applied, error) = apply(good);
+    assert!(applied, "{error}");
+}
+
+/// What is at rest, and how long we look: the end-to-end test looks longer, with everything running.
+const REST: Duration = Duration::from_secs(15);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_rest_nothing_is_written() {
+    let scene = Scene::set("rest").await;
+    let template = json!({
+        "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": 1, "podAffinityTerm": {"topologyKey": "zone", "labelSelector": {"matchLabels": {"a": "b"}}}},
+        ]}},
+        "tolerations": [{"key": "tor", "operator": "Exists", "effect": "NoSchedule"}],
+        "resources": {"tor": {"requests": {"cpu": "0.5", "memory": "1024Mi"}, "limits": {"memory": "1Gi", "cpu": 1}}},
+        "labels": {"team": "x"}, "annotations": {"note": "y"}, "imagePullSecrets": [{"name": "pull"}],
+    });
+    for (name, spec) in [
+        ("one", json!({})),
+        ("two", json!({"backends": {"template": template}, "frontend": {"template": template}})),
+        (
+            "three",
+            json!({"deletionPolicy": "Delete", "backends": {"introDosDefense": {}, "extraTorrc": "NumCPUs 1\n"}}),
+        ),
+    ] {
+        scene.create(name, spec).await;
+        scene.wait_children(name).await;
+        scene.report_backends(name, 2).await;
+        scene.report_published(name).await;
+        scene.wait_condition(name, "Ready", "True Ready").await;
+    }
+    let before = versions(&scene).await;
+    let targets: Api<Service> = scene.api();
+    for round in 0..3 {
+        // Makes the operator look at all three again.
+        let touch = json!({"metadata": {"annotations": {"round": round.to_string()}}});
+        targets.patch("web", &PatchParams::default(), &Patch::Merge(touch)).await.unwrap();
+        // What is awaited is that nothing happens.
+        tokio::time::sleep(REST / 3).await;
+        assert_eq!(versions(&scene).await, before, "in round {round}");
+    }
+    scene.end().await;
+}
+
+/// The resource versions of all objects, children, keys and Leases.
+async fn versions(scene: &Scene) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for name in ["one", "two", "three"] {
+        found.extend(scene.children(name).await.into_iter().map(|(child, (_, version))| (child, version)));
+        let key = scene.wait_for::<Secret>(&format!("{name}-master-key"), |_| true).await;
+        found.insert(key.name_any(), key.resource_version().unwrap());
+    }
+    let objects: Api<OnionBalancedService> = scene.api();
+    for object in objects.list(&ListParams::default()).await.unwrap() {
+        found.insert(object.name_any(), object.resource_version().unwrap());
+    }
+    let leases: Api<Lease> = scene.api();
+    for lease in leases.list(&ListParams::default()).await.unwrap() {
+        found.insert(format!("Lease {}", lease.name_any()), lease.resource_version().unwrap());
+    }
+    found
+}
