@@ -9,6 +9,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{backend, crd, frontend, operator};
 
+/// The Kubernetes client calls every failed request an error; what matters of them the parts say themselves, once.
+const DEFAULT_LOG: &str = "info,kube_client=off,kube_runtime=off";
+
 /// Load-balanced Tor onion services on Kubernetes: one .onion address, many backends.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true)]
@@ -65,7 +68,7 @@ fn print(text: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
 }
 
 fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! operator   frontend   backend        IO: Kubernetes, HTTP, Tor's control socket
-//! crd        link       control        types, the publisher-agent protocol, the control protocol
+//! crd  link  control  shell            types, the publisher-agent protocol, the control protocol, what the programs share
 //!            merge                     pure: what to publish when, where
 //!            consensus                 pure: the HSDir ring
 //!            onion                     pure: keys, descriptors
@@ -22,3 +22,4 @@ pub mod link;
 pub mod merge;
 pub mod onion;
 pub mod operator;
+pub mod shell;

@@ -13,9 +13,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("control", &["onion"]),
     ("link", &["onion"]),
     ("crd", &["onion"]),
-    ("backend", &["onion", "control", "link"]),
-    ("frontend", &["onion", "consensus", "merge", "control", "link", "crd"]),
-    ("operator", &["onion", "link", "crd"]),
+    ("shell", &[]),
+    ("backend", &["onion", "control", "link", "shell"]),
+    ("frontend", &["onion", "consensus", "merge", "control", "link", "crd", "shell"]),
+    ("operator", &["onion", "link", "crd", "shell"]),
 ];
 
 /// What a pure layer never names: IO, clocks, the global generator, async.

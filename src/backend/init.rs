@@ -1,8 +1,8 @@
 //! `backend init`: what must be there before tor starts.
 
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use rand::CryptoRng;
@@ -11,6 +11,7 @@ use super::Failure;
 use super::paths::RunDir;
 use crate::link::AgentConfig;
 use crate::onion::MasterKey;
+use crate::shell::tor_directories;
 
 const SECRET_KEY: &str = "hs_ed25519_secret_key";
 const PUBLIC_KEY: &str = "hs_ed25519_public_key";
@@ -24,25 +25,17 @@ pub fn init(
     rng: &mut impl CryptoRng,
 ) -> Result<(), Failure> {
     let service = run_dir.onion_service();
-    for directory in [&run_dir.control(), &run_dir.forward(), &service, tor_data_dir] {
-        make_private_directory(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
-    }
+    tor_directories::make(run_dir.path(), tor_data_dir)?;
+    tor_directories::make_private(&run_dir.forward())?;
+    tor_directories::make_private(&service)?;
     let key = read_or_make_key(&service.join(SECRET_KEY), rng)?;
     let address = key.address();
     write_private(&service.join(PUBLIC_KEY), &key.to_tor_public_key_file())?;
     write_private(&run_dir.hostname(), format!("{address}\n").as_bytes())?;
     let instance_of = format!("MasterOnionAddress {}\n", config.master_onion_address);
     write_private(&service.join(OB_CONFIG), instance_of.as_bytes())?;
-    write_private(&run_dir.empty(), b"")?;
     tracing::info!(%address, master = %config.master_onion_address, "ready for tor");
     Ok(())
-}
-
-/// tor refuses directories that others can use. A volume with an `fsGroup` hands its setgid bit down to new directories:
-/// the mode is set again.
-fn make_private_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    fs::set_permissions(path, Permissions::from_mode(0o700))
 }
 
 fn read_or_make_key(path: &Path, rng: &mut impl CryptoRng) -> Result<MasterKey, Failure> {
@@ -72,6 +65,9 @@ fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
     use crate::backend::system::rng;
 
@@ -100,13 +96,13 @@ mod tests {
 
         init(&run_dir, &data, &config(), &mut rng()).unwrap();
         let service = run_dir.onion_service();
-        for directory in [&run_dir.control(), &run_dir.forward(), &service, &data] {
+        for directory in [&run_dir.path().join("control"), &run_dir.forward(), &service, &data] {
             assert_eq!(mode(directory), 0o700, "{}", directory.display());
         }
         for file in [SECRET_KEY, PUBLIC_KEY, "hostname", OB_CONFIG] {
             assert_eq!(mode(&service.join(file)), 0o600, "{file}");
         }
-        assert_eq!(fs::read(run_dir.empty()).unwrap(), b"");
+        assert_eq!(fs::read(dir.path().join("run/empty")).unwrap(), b"");
         assert_eq!(fs::read_to_string(service.join(OB_CONFIG)).unwrap(), format!("MasterOnionAddress {MASTER}\n"));
         let address = run_dir.read_hostname().unwrap();
         let key = fs::read(service.join(SECRET_KEY)).unwrap();

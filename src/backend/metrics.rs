@@ -1,19 +1,20 @@
 //! `/metrics` in the Prometheus text format (version 0.0.4).
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::sync::watch;
 
 use super::forward::{Port, Traffic};
 use super::observer::TorState;
+use crate::shell::exposition::Exposition;
+use crate::shell::http;
 
+type Counter = fn(&Port) -> &AtomicU64;
 type Sources = (watch::Receiver<TorState>, Arc<Traffic>);
 
 pub fn router(tor: watch::Receiver<TorState>, traffic: Arc<Traffic>) -> Router {
@@ -21,11 +22,11 @@ pub fn router(tor: watch::Receiver<TorState>, traffic: Arc<Traffic>) -> Router {
 }
 
 async fn metrics(State((tor, traffic)): State<Sources>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], render(&tor.borrow(), traffic.ports()))
+    http::metrics(render(&tor.borrow(), traffic.ports()))
 }
 
 fn render(tor: &TorState, ports: &[Arc<Port>]) -> String {
-    let mut text = Text(String::new());
+    let mut text = Exposition::new("onionbalance_agent");
     text.family("tor_up", "gauge", "Whether tor answers its control socket");
     text.sample("tor_up", "", u64::from(tor.answering));
     text.family("bootstrapped", "gauge", "Whether tor is bootstrapped");
@@ -34,15 +35,19 @@ fn render(tor: &TorState, ports: &[Arc<Port>]) -> String {
     text.sample("introduction_points", "", tor.points.count() as u64);
     text.family("tor_kills_total", "counter", "Frozen tor processes that were ended");
     text.sample("tor_kills_total", "", tor.kills);
-    text.per_port("streams", "gauge", "Open streams", ports, |port| &port.open);
-    text.per_port("streams_total", "counter", "Streams taken", ports, |port| &port.opened);
-    text.per_port(
-        "connect_failures_total",
-        "counter",
-        "Streams refused: the target could not be connected to",
-        ports,
-        |port| &port.connect_failures,
-    );
+    let per_port: [([&str; 3], Counter); 3] = [
+        (["streams", "gauge", "Open streams"], |port| &port.open),
+        (["streams_total", "counter", "Streams taken"], |port| &port.opened),
+        (["connect_failures_total", "counter", "Streams refused: the target could not be connected to"], |port| {
+            &port.connect_failures
+        }),
+    ];
+    for ([name, kind, help], counter) in per_port {
+        text.family(name, kind, help);
+        for port in ports {
+            text.sample(name, &format!("{{port=\"{}\"}}", port.number), counter(port).load(Ordering::Relaxed));
+        }
+    }
     text.family("bytes_total", "counter", "Bytes forwarded; in: from clients, out: to clients");
     for port in ports {
         for (direction, bytes) in [("in", &port.bytes_in), ("out", &port.bytes_out)] {
@@ -50,32 +55,7 @@ fn render(tor: &TorState, ports: &[Arc<Port>]) -> String {
             text.sample("bytes_total", &labels, bytes.load(Ordering::Relaxed));
         }
     }
-    text.0
-}
-
-struct Text(String);
-
-impl Text {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        self.line(format_args!("# HELP onionbalance_agent_{name} {help}"));
-        self.line(format_args!("# TYPE onionbalance_agent_{name} {kind}"));
-    }
-
-    fn sample(&mut self, name: &str, labels: &str, value: u64) {
-        self.line(format_args!("onionbalance_agent_{name}{labels} {value}"));
-    }
-
-    fn per_port(&mut self, name: &str, kind: &str, help: &str, ports: &[Arc<Port>], counter: fn(&Port) -> &AtomicU64) {
-        self.family(name, kind, help);
-        for port in ports {
-            self.sample(name, &format!("{{port=\"{}\"}}", port.number), counter(port).load(Ordering::Relaxed));
-        }
-    }
-
-    fn line(&mut self, line: std::fmt::Arguments<'_>) {
-        // Writing to a String cannot fail.
-        let _ = writeln!(self.0, "{line}");
-    }
+    text.finish()
 }
 
 #[cfg(test)]

@@ -12,7 +12,6 @@
 mod api;
 mod drain;
 mod forward;
-mod http;
 mod init;
 mod metrics;
 mod observer;
@@ -23,6 +22,7 @@ mod system;
 mod watchdog;
 
 use std::error::Error;
+use std::future::IntoFuture as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,6 +33,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::link::{AGENT_API_PORT, AgentConfig, METRICS_PORT, PROBE_PORT};
+use crate::shell::http;
 use api::Api;
 use drain::{Drain, DrainTimes};
 use forward::Forwarder;
@@ -137,7 +138,8 @@ async fn serve(args: Serve, run_dir: &RunDir, config: AgentConfig) -> Result<(),
     let mut servers = JoinSet::new();
     for (router, port) in [(api.router(), args.api_port), (probes, args.probe_port), (metrics, args.metrics_port)] {
         let listener = http::bind(args.listen_address, port).await?;
-        servers.spawn(http::serve(listener, router, stop.clone()));
+        servers
+            .spawn(axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned()).into_future());
     }
     let mut workers = JoinSet::new();
     workers.spawn(observer.run());

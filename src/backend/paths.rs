@@ -14,17 +14,12 @@ impl RunDir {
         Self(path)
     }
 
-    pub fn control(&self) -> PathBuf {
-        self.0.join("control")
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 
     pub fn control_socket(&self) -> PathBuf {
-        self.control().join("socket")
-    }
-
-    /// An empty file: tor's `--defaults-torrc`.
-    pub fn empty(&self) -> PathBuf {
-        self.0.join("empty")
+        self.0.join("control/socket")
     }
 
     /// Tor's `HiddenServiceDir`.

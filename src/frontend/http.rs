@@ -2,21 +2,19 @@
 
 use std::future::IntoFuture as _;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use rustix::io::Errno;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::clock::Clock;
 use super::metrics::{self, Figures};
+use crate::shell;
 
 /// A publisher whose loop has not turned for so long hangs: it turns each second whatever the network does.
 const HANGS: Duration = Duration::from_secs(30);
@@ -67,8 +65,8 @@ pub(super) async fn serve(
     // By the time that this server answers, the keys are read and the parts run.
     let probes = Router::new().route("/startupz", get(alive)).route("/livez", get(alive)).route("/readyz", get(ready));
     let metrics = Router::new().route("/metrics", get(metrics));
-    let probes = axum::serve(bind(address, probe_port).await?, probes.with_state((health.clone(), clock)));
-    let metrics = axum::serve(bind(address, metrics_port).await?, metrics.with_state((health, clock)));
+    let probes = axum::serve(shell::http::bind(address, probe_port).await?, probes.with_state((health.clone(), clock)));
+    let metrics = axum::serve(shell::http::bind(address, metrics_port).await?, metrics.with_state((health, clock)));
     tokio::try_join!(probes.into_future(), metrics.into_future()).map(drop)
 }
 
@@ -82,27 +80,7 @@ fn answer(result: Result<(), &'static str>) -> impl IntoResponse {
 }
 
 async fn metrics(State((health, _)): State<Source>) -> impl IntoResponse {
-    let text = metrics::render(&health.borrow().figures);
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
-}
-
-/// Without an address: all of both families, where the machine has both.
-async fn bind(address: Option<IpAddr>, port: u16) -> io::Result<TcpListener> {
-    let bind = |address: IpAddr| async move {
-        let listener = TcpListener::bind((address, port)).await;
-        listener.map_err(|error| io::Error::new(error.kind(), format!("listen on {address} port {port}: {error}")))
-    };
-    if let Some(address) = address {
-        return bind(address).await;
-    }
-    // On Linux the unspecified IPv6 address takes IPv4 connections, too.
-    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
-        Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL)) => {
-            bind(Ipv4Addr::UNSPECIFIED.into()).await
-        }
-        Err(error) => Err(io::Error::new(error.kind(), format!("listen on port {port}: {error}"))),
-        Ok(listener) => Ok(listener),
-    }
+    shell::http::metrics(metrics::render(&health.borrow().figures))
 }
 
 #[cfg(test)]

@@ -1,10 +1,9 @@
 //! `/metrics` in the Prometheus text format (version 0.0.4).
 
-use std::fmt::Write as _;
-
 use super::backends::BackendView;
 use crate::crd::BackendState;
 use crate::merge::PeriodStatus;
+use crate::shell::exposition::Exposition;
 
 /// What the metrics show.
 #[derive(Debug, Clone, Default)]
@@ -43,7 +42,7 @@ type PeriodFigure = fn(&PeriodStatus) -> usize;
 
 /// The figures as text.
 pub(super) fn render(figures: &Figures) -> String {
-    let mut text = Text(String::new());
+    let mut text = Exposition::new("onionbalance_publisher");
     text.family("tor_up", "gauge", "Whether there is a control connection to a bootstrapped tor");
     text.sample("tor_up", "", figures.tor_up.into());
     text.family("leading", "gauge", "Whether this publisher is the one that publishes");
@@ -74,25 +73,7 @@ pub(super) fn render(figures: &Figures) -> String {
     for (result, count) in [("accepted", accepted), ("rejected", rejected), ("failed", failed)] {
         text.sample("uploads_total", &format!("{{result=\"{result}\"}}"), count);
     }
-    text.0
-}
-
-struct Text(String);
-
-impl Text {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        self.line(format_args!("# HELP onionbalance_publisher_{name} {help}"));
-        self.line(format_args!("# TYPE onionbalance_publisher_{name} {kind}"));
-    }
-
-    fn sample(&mut self, name: &str, labels: &str, value: u64) {
-        self.line(format_args!("onionbalance_publisher_{name}{labels} {value}"));
-    }
-
-    fn line(&mut self, line: std::fmt::Arguments<'_>) {
-        // Writing to a String cannot fail.
-        let _ = writeln!(self.0, "{line}");
-    }
+    text.finish()
 }
 
 #[cfg(test)]

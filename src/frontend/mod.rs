@@ -15,7 +15,6 @@ mod backends;
 mod clock;
 mod complaint;
 mod http;
-mod init;
 mod lease;
 mod metrics;
 mod object;
@@ -48,6 +47,7 @@ use self::tor::Tor;
 use crate::link::{AgentToken, METRICS_PORT, PROBE_PORT};
 use crate::merge::{BackendId, MergeEngine};
 use crate::onion::MasterKey;
+use crate::shell::tor_directories;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
@@ -128,7 +128,7 @@ fn static_backend(text: &str) -> Result<(BackendId, Pod), String> {
 /// Runs until it is told to stop (SIGTERM, SIGINT); `init` until it is done.
 pub async fn run(args: Args) -> Result<(), Failure> {
     match args.command {
-        Some(Command::Init) => Ok(init::tor_directories(&args.paths.run_dir, &args.paths.tor_data_dir)?),
+        Some(Command::Init) => Ok(tor_directories::make(&args.paths.run_dir, &args.paths.tor_data_dir)?),
         None => serve(args.serve, &args.paths.run_dir).await,
     }
 }

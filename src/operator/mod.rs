@@ -29,6 +29,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+use crate::shell::http;
 use cache::{Cache, Changes, Guarded};
 use reconcile::{Context, Error, reconcile};
 pub use settings::{Args, NoImage, Settings};
@@ -47,8 +48,8 @@ pub async fn run(args: Args) -> Result<(), Box<dyn StdError + Send + Sync>> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let client = Client::try_default().await?;
     let telemetry = Arc::new(Telemetry::default());
-    let probes = telemetry::listen(args.probe_port).await?;
-    let metrics = telemetry::listen(args.metrics_port).await?;
+    let probes = http::bind(None, args.probe_port).await?;
+    let metrics = http::bind(None, args.metrics_port).await?;
     let http = futures::future::try_join(
         axum::serve(probes, telemetry::probes(telemetry.clone())).into_future(),
         axum::serve(metrics, telemetry::metrics(telemetry.clone())).into_future(),

@@ -1,15 +1,14 @@
 //! Probes and metrics.
 
-use std::fmt::Write as _;
-use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
-use tokio::net::TcpListener;
+
+use crate::shell::exposition::Exposition;
+use crate::shell::http;
 
 /// Counters, and whether the caches are filled.
 #[derive(Debug, Default)]
@@ -24,16 +23,12 @@ pub struct Telemetry {
 
 impl Telemetry {
     fn exposition(&self) -> String {
-        let mut text = String::from(
-            "# HELP onionbalance_operator_reconciliations_total Reconciliations of OnionBalancedService objects.\n\
-             # TYPE onionbalance_operator_reconciliations_total counter\n",
-        );
+        let mut text = Exposition::new("onionbalance_operator");
+        text.family("reconciliations_total", "counter", "Reconciliations of OnionBalancedService objects");
         for (result, count) in [("success", &self.reconciled), ("error", &self.failed)] {
-            let count = count.load(Ordering::Relaxed);
-            // Writing into a String cannot fail.
-            let _ = writeln!(text, "onionbalance_operator_reconciliations_total{{result=\"{result}\"}} {count}");
+            text.sample("reconciliations_total", &format!("{{result=\"{result}\"}}"), count.load(Ordering::Relaxed));
         }
-        text
+        text.finish()
     }
 }
 
@@ -52,17 +47,7 @@ pub fn probes(telemetry: Arc<Telemetry>) -> Router {
 
 /// `/metrics`.
 pub fn metrics(telemetry: Arc<Telemetry>) -> Router {
-    Router::new().route("/metrics", get(move || std::future::ready(telemetry.exposition())))
-}
-
-/// Listens on all addresses: on both families, or on IPv4 alone where the node has no IPv6.
-pub async fn listen(port: u16) -> io::Result<TcpListener> {
-    match TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await {
-        Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
-            TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await
-        }
-        result => result,
-    }
+    Router::new().route("/metrics", get(move || std::future::ready(http::metrics(telemetry.exposition()))))
 }
 
 #[cfg(test)]
