@@ -9,7 +9,9 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
 
 use super::names::{MAX_NAME_LENGTH, OUR_PREFIX};
-use super::{Backends, IntroDosDefense, OnionBalancedService, PodSettings, Port, Resources, Target};
+use super::{
+    Backends, DistinctDescriptors, IntroDosDefense, OnionBalancedService, PodSettings, Port, Resources, Target,
+};
 use crate::onion::OnionAddress;
 
 /// A field that cannot be used as it is.
@@ -73,6 +75,10 @@ pub fn spec(object: &OnionBalancedService) -> Vec<Problem> {
     }
     if spec.restricted_discovery.is_some() {
         problems.add("spec.restrictedDiscovery", "is not supported by this version of the operator; remove it");
+    }
+    if spec.frontend.distinct_descriptors == DistinctDescriptors::Always {
+        let message = "Always is not supported by this version of the operator; use Auto or Never";
+        problems.add("spec.frontend.distinctDescriptors", message);
     }
     problems.0
 }

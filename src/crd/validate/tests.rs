@@ -100,6 +100,10 @@ fn each_rule_names_the_field_and_the_fix() {
             json!({"restrictedDiscovery": {"clients": []}}),
             "spec.restrictedDiscovery: is not supported by this version of the operator; remove it",
         ),
+        (
+            json!({"frontend": {"distinctDescriptors": "Always"}}),
+            "spec.frontend.distinctDescriptors: Always is not supported by this version of the operator; use Auto or Never",
+        ),
     ] {
         assert_eq!(problems(&change), [expected], "{change}");
     }
