@@ -111,12 +111,13 @@ impl Uploads {
         self.hsdirs.values_mut().for_each(|hsdir| hsdir.jobs.clear());
     }
 
-    /// What is in flight may arrive or not: nobody will tell.
+    /// What is in flight may arrive or not: nobody will tell. Nor was it the HSDirs' fault if something failed before.
     pub(super) fn lose_sight(&mut self) {
         for hsdir in self.hsdirs.values_mut() {
             if let Some(upload) = hsdir.in_flight.take() {
                 hsdir.give_up(upload.name);
             }
+            hsdir.jobs.values_mut().for_each(|job| job.failed = 0);
         }
     }
 

@@ -147,6 +147,22 @@ fn a_restarted_tor_gets_everything_again() {
 }
 
 #[test]
+fn a_tor_that_is_gone_withdraws_nothing() {
+    let mut world = running(&[0, 1]);
+    let all: Vec<Fingerprint> = world.held(&network(RELAYS, 0)).into_iter().map(|(_, hsdir, _)| hsdir).collect();
+    for hsdir in &all {
+        world.set_health(*hsdir, Health::Dead);
+    }
+    world.lose(1);
+    world.run(seconds(40));
+    world.all(&Input::TorRestarted);
+    assert!(!world.publishers[0].engine.withdrawn(&backend_id(1)));
+    world.heal_all();
+    world.run(seconds(30));
+    assert!(world.publishers[0].engine.withdrawn(&backend_id(1)));
+}
+
+#[test]
 fn two_publishers_with_clocks_apart_come_to_rest() {
     for skew in [seconds(5), seconds(4000)] {
         let mut world = World::new(&[Duration::ZERO, skew]);
