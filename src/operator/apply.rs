@@ -1,6 +1,8 @@
 //! Writes: children by server-side apply, and only where they are not as applied last; the generated key; the status.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -14,12 +16,33 @@ use super::build::{Child, ChildId, Kind, ids, secret_master_key};
 use super::drift::{is_applied, stamped};
 use super::holder::{Holder, holder};
 use super::plan::{Failure, KeySecret};
+use super::telemetry::Telemetry;
 use crate::crd::{OPERATOR_MANAGER, OnionBalancedService};
 use crate::onion::MasterKey;
 
+/// The API, and a count of what is written through it.
+#[derive(Clone)]
+pub struct Writer {
+    client: Client,
+    telemetry: Arc<Telemetry>,
+}
+
+impl Writer {
+    /// Counts into `telemetry`.
+    pub fn new(client: Client, telemetry: Arc<Telemetry>) -> Self {
+        Self { client, telemetry }
+    }
+
+    /// For one request.
+    fn counted(&self) -> Client {
+        self.telemetry.writes.fetch_add(1, Ordering::Relaxed);
+        self.client.clone()
+    }
+}
+
 /// Applies each child that is not as it should be. One that the API server does not take is told, and the others go on.
 pub async fn children(
-    client: &Client,
+    writer: &Writer,
     object: &OnionBalancedService,
     live: &BTreeMap<ChildId, ObjectMeta>,
     children: Vec<Child>,
@@ -32,7 +55,7 @@ pub async fn children(
         if present.is_some_and(|live| live.deletion_timestamp.is_some() || is_applied(live, &manifest)) {
             continue;
         }
-        let api = api(client, object, child.id.kind);
+        let api = api(writer.counted(), object, child.id.kind);
         match api.patch(&child.id.name, &force(), &Patch::Apply(&manifest)).await {
             Ok(_) if present.is_some() => info!(child = %child.id, "updated"),
             Ok(_) => info!(child = %child.id, "created"),
@@ -48,7 +71,7 @@ pub async fn children(
 
 /// Deletes what we made for this object under names that are no longer used. Never a Secret.
 pub async fn prune(
-    client: &Client,
+    writer: &Writer,
     object: &OnionBalancedService,
     labelled: Vec<(Kind, ObjectMeta)>,
 ) -> Result<(), kube::Error> {
@@ -61,7 +84,7 @@ pub async fn prune(
         }
         let only_this = Preconditions { uid: metadata.uid, resource_version: None };
         let parameters = DeleteParams { preconditions: Some(only_this), ..DeleteParams::background() };
-        match api(client, object, kind).delete(&id.name, &parameters).await {
+        match api(writer.counted(), object, kind).delete(&id.name, &parameters).await {
             Ok(_) => info!(child = %id, "removed: no longer used"),
             Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
             Err(error) => return Err(error),
@@ -71,12 +94,12 @@ pub async fn prune(
 }
 
 /// Creates the Secret with a fresh key, unless one is there: that one is then used.
-pub async fn generate_key(client: &Client, object: &OnionBalancedService) -> Result<(), kube::Error> {
+pub async fn generate_key(writer: &Writer, object: &OnionBalancedService) -> Result<(), kube::Error> {
     #[allow(clippy::disallowed_methods, reason = "the one place where the operator makes a key")]
     let key = MasterKey::generate(&mut rand::rng());
     let mut secret = secret_master_key(object, &key);
     let parameters = PostParams { field_manager: Some(OPERATOR_MANAGER.to_owned()), ..PostParams::default() };
-    let created = secrets(client, object).create(&parameters, &secret).await;
+    let created = secrets(writer.counted(), object).create(&parameters, &secret).await;
     wipe(&mut secret);
     match created {
         Ok(mut created) => {
@@ -97,7 +120,7 @@ fn wipe(secret: &mut Secret) {
 
 /// Sets the owners of the generated Secret; its data is immutable, its metadata is not.
 pub async fn set_key_owners(
-    client: &Client,
+    writer: &Writer,
     object: &OnionBalancedService,
     secret: &KeySecret,
     owners: &[OwnerReference],
@@ -106,20 +129,20 @@ pub async fn set_key_owners(
     let metadata = json!({"resourceVersion": secret.metadata.resource_version, "ownerReferences": owners});
     let patch = Patch::Merge(json!({ "metadata": metadata }));
     let parameters = PatchParams { field_manager: Some(OPERATOR_MANAGER.to_owned()), ..PatchParams::default() };
-    secrets(client, object).patch_metadata(&name, &parameters, &patch).await?;
+    secrets(writer.counted(), object).patch_metadata(&name, &parameters, &patch).await?;
     info!(secret = name, policy = ?object.spec.deletion_policy, "set the owner of the master key");
     Ok(())
 }
 
 /// Applies the operator's part of a status to the object of this UID; false when it is gone.
 pub async fn status(
-    client: &Client,
+    writer: &Writer,
     metadata: &ObjectMeta,
     status: &(impl Serialize + Sync),
 ) -> Result<bool, kube::Error> {
     let resource = kube::core::ApiResource::erase::<OnionBalancedService>(&());
     let namespace = metadata.namespace.as_deref().unwrap_or_default();
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+    let api: Api<DynamicObject> = Api::namespaced_with(writer.counted(), namespace, &resource);
     let name = metadata.name.clone().unwrap_or_default();
     let body = json!({
         "apiVersion": OnionBalancedService::api_version(&()),
@@ -138,10 +161,10 @@ fn force() -> PatchParams {
     PatchParams::apply(OPERATOR_MANAGER).force()
 }
 
-fn secrets(client: &Client, object: &OnionBalancedService) -> Api<Secret> {
-    Api::namespaced(client.clone(), &object.namespace().unwrap_or_default())
+fn secrets(client: Client, object: &OnionBalancedService) -> Api<Secret> {
+    Api::namespaced(client, &object.namespace().unwrap_or_default())
 }
 
-fn api(client: &Client, object: &OnionBalancedService, kind: Kind) -> Api<DynamicObject> {
-    Api::namespaced_with(client.clone(), &object.namespace().unwrap_or_default(), &kind.resource())
+fn api(client: Client, object: &OnionBalancedService, kind: Kind) -> Api<DynamicObject> {
+    Api::namespaced_with(client, &object.namespace().unwrap_or_default(), &kind.resource())
 }

@@ -30,6 +30,7 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::shell::http;
+use apply::Writer;
 use cache::{Cache, Changes, Guarded};
 use reconcile::{Context, Error, reconcile};
 pub use settings::{Args, NoImage, Settings};
@@ -81,8 +82,13 @@ pub async fn operate(
     let mut tasks = tokio::task::JoinSet::new();
     let mut ready = Vec::new();
     for (cache, changes) in watched {
-        let context =
-            Context { client: client.clone(), settings: settings.clone(), cache, objects: Arc::clone(&objects) };
+        let context = Context {
+            client: client.clone(),
+            writer: Writer::new(client.clone(), telemetry.clone()),
+            settings: settings.clone(),
+            cache,
+            objects: Arc::clone(&objects),
+        };
         let (filled, is_filled) = tokio::sync::oneshot::channel();
         ready.push(is_filled);
         tasks.spawn(look_after(Arc::new(context), changes, telemetry.clone(), filled, stopped.clone()));

@@ -12,7 +12,9 @@ use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 use tracing::info;
 
+use super::apply::Writer;
 use super::cache::{Cache, Guarded};
+use super::conditions::Type;
 use super::plan::{self, Failure, KeyStep, Observed, Plan, plan};
 use super::settings::Settings;
 use super::{apply, observe};
@@ -20,8 +22,10 @@ use crate::crd::{OnionBalancedService, OnionBalancedServiceStatus};
 
 /// What a look needs, of one namespace or of all.
 pub struct Context {
-    /// The API.
+    /// The API, to read.
     pub client: Client,
+    /// The API, to write.
+    pub writer: Writer,
     /// Images and the like.
     pub settings: Settings,
     /// What is watched here.
@@ -56,7 +60,7 @@ pub async fn reconcile(object: &Guarded, context: &Context) -> Result<Duration, 
 }
 
 async fn look(object: Arc<OnionBalancedService>, context: &Context) -> Result<Duration, Error> {
-    let Context { client, settings, cache, .. } = context;
+    let Context { client, writer, settings, cache, .. } = context;
     // The children go by the garbage collector; there is nothing else to clean up.
     if object.metadata.deletion_timestamp.is_some() {
         return Ok(Duration::from_secs(300));
@@ -66,12 +70,12 @@ async fn look(object: Arc<OnionBalancedService>, context: &Context) -> Result<Du
     if let KeyStep::Generate = plan.key_step
         && never_had_a_key(client, &object).await?
     {
-        apply::generate_key(client, &object).await?;
+        apply::generate_key(writer, &object).await?;
         observed.key_secret = observe::key_secret(client, &object).await?;
         plan = self::plan(&observed, settings);
     }
     if let (KeyStep::SetOwners(owners), Some(secret)) = (&plan.key_step, &observed.key_secret) {
-        apply::set_key_owners(client, &object, secret, owners).await?;
+        apply::set_key_owners(writer, &object, secret, owners).await?;
     }
     let mut failures = Vec::new();
     if plan.children.is_some() {
@@ -81,13 +85,13 @@ async fn look(object: Arc<OnionBalancedService>, context: &Context) -> Result<Du
             plan = self::plan(&observed, settings);
         }
         if let Some(children) = plan.children.clone() {
-            failures = apply::children(client, &object, &live, children).await?;
+            failures = apply::children(writer, &object, &live, children).await?;
             let labelled = cache.children(&object.namespace().unwrap_or_default(), &object.name_any());
-            apply::prune(client, &object, labelled).await?;
+            apply::prune(writer, &object, labelled).await?;
         }
     }
     write_status(context, &observed, &plan, &failures).await?;
-    if failures.is_empty() { Ok(plan::next_look(&observed)) } else { Err(Error::Refused(failures.len())) }
+    if failures.is_empty() { Ok(plan::next_look(&observed, &plan)) } else { Err(Error::Refused(failures.len())) }
 }
 
 fn all_objects(context: &Context) -> Vec<Arc<OnionBalancedService>> {
@@ -124,7 +128,7 @@ async fn write_status(context: &Context, observed: &Observed, plan: &Plan, failu
         return Ok(());
     }
     log_transitions(object, &present.conditions, &wanted.conditions);
-    apply::status(&context.client, &object.metadata, &wanted).await?;
+    apply::status(&context.writer, &object.metadata, &wanted).await?;
     Ok(())
 }
 
@@ -135,7 +139,7 @@ fn is_written(wanted: &OnionBalancedServiceStatus, present: &OnionBalancedServic
 }
 
 fn log_transitions(object: &OnionBalancedService, before: &[Condition], after: &[Condition]) {
-    for condition in after {
+    for condition in after.iter().filter(|condition| condition.type_ == Type::Ready.as_str()) {
         let same = |old: &&Condition| {
             (&old.type_, &old.status, &old.reason) == (&condition.type_, &condition.status, &condition.reason)
         };
@@ -170,7 +174,7 @@ async fn report_unreadable(
             if let Value::Object(fields) = &mut wanted {
                 fields.retain(|field, _| field != "backends" && field != "published");
             }
-            apply::status(&context.client, &current.metadata, &wanted).await?;
+            apply::status(&context.writer, &current.metadata, &wanted).await?;
         }
     }
     Ok(Duration::from_secs(300))

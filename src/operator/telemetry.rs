@@ -19,6 +19,8 @@ pub struct Telemetry {
     pub reconciled: AtomicU64,
     /// Looks that are repeated.
     pub failed: AtomicU64,
+    /// Requests that wrote, or were refused to: none at rest.
+    pub writes: AtomicU64,
 }
 
 impl Telemetry {
@@ -28,6 +30,8 @@ impl Telemetry {
         for (result, count) in [("success", &self.reconciled), ("error", &self.failed)] {
             text.sample("reconciliations_total", &format!("{{result=\"{result}\"}}"), count.load(Ordering::Relaxed));
         }
+        text.family("writes_total", "counter", "Requests that write to the API server");
+        text.sample("writes_total", "", self.writes.load(Ordering::Relaxed));
         text.finish()
     }
 }
@@ -56,10 +60,16 @@ mod tests {
 
     #[test]
     fn metrics_as_prometheus_reads_them() {
-        let telemetry = Telemetry { reconciled: AtomicU64::new(3), ..Telemetry::default() };
-        assert!(telemetry.exposition().ends_with(
-            "onionbalance_operator_reconciliations_total{result=\"success\"} 3\n\
-             onionbalance_operator_reconciliations_total{result=\"error\"} 0\n"
-        ));
+        let telemetry = Telemetry { reconciled: AtomicU64::new(3), writes: AtomicU64::new(5), ..Telemetry::default() };
+        let text = telemetry.exposition();
+        let samples: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(
+            samples,
+            [
+                "onionbalance_operator_reconciliations_total{result=\"success\"} 3",
+                "onionbalance_operator_reconciliations_total{result=\"error\"} 0",
+                "onionbalance_operator_writes_total 5",
+            ]
+        );
     }
 }

@@ -113,8 +113,6 @@ async fn what_belongs_to_someone_else_is_left_alone() {
     assert_eq!(config_maps.get("web-backend").await.unwrap().data.unwrap()["mine"], "yes");
 
     config_maps.delete("web-backend", &DeleteParams::default()).await.unwrap();
-    // Nothing tells the operator that a stranger has left: it looks again when the object changes, or after a while.
-    scene.change("web", json!({"metadata": {"annotations": {"try": "again"}}})).await;
     scene.wait_children("web").await;
     scene.end().await;
 }

@@ -27,6 +27,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Scene {
     pub client: Client,
     pub namespace: String,
+    pub telemetry: Arc<Telemetry>,
     stop: Option<oneshot::Sender<()>>,
     operator: tokio::task::JoinHandle<()>,
 }
@@ -47,10 +48,10 @@ impl Scene {
         };
         let telemetry = Arc::new(Telemetry::default());
         let namespaces = vec![Some(namespace.clone())];
-        let operator = tokio::spawn(operate(operator(), settings, namespaces, telemetry, async move {
+        let operator = tokio::spawn(operate(operator(), settings, namespaces, telemetry.clone(), async move {
             let _ = stopped.await;
         }));
-        let scene = Self { client, namespace, stop: Some(stop), operator };
+        let scene = Self { client, namespace, telemetry, stop: Some(stop), operator };
         scene.create_target("web").await;
         scene
     }

@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -43,9 +43,11 @@ const TOKEN: &str = "admin-token";
 struct Server {
     url: String,
     folder: PathBuf,
-    _keeper: ChildStdin,
+    /// Its standard input ends with this process.
+    _keeper: Child,
 }
 
+#[allow(clippy::zombie_processes, reason = "it outlives this process, to clean up after it")]
 fn server() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
     SERVER.get_or_init(|| {
@@ -67,11 +69,7 @@ fn server() -> &'static Server {
         let mut line = String::new();
         BufReader::new(keeper.stdout.take().expect("its output")).read_line(&mut line).expect("its first line");
         assert_eq!(line.trim(), "started", "the API server's files are in {}", folder.display());
-        Server {
-            url: format!("https://127.0.0.1:{}", ports[0]),
-            folder,
-            _keeper: keeper.stdin.take().expect("its input"),
-        }
+        Server { url: format!("https://127.0.0.1:{}", ports[0]), folder, _keeper: keeper }
     })
 }
 
@@ -97,8 +95,8 @@ fn config(impersonate: Option<&str>) -> Config {
 
 /// A client that may do all; the server has our CRD and our role.
 pub async fn administrator() -> Client {
-    let client = Client::try_from(config(None)).expect("a client");
     static READY: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
+    let client = Client::try_from(config(None)).expect("a client");
     READY.get_or_init(|| prepare(client.clone())).await;
     client
 }

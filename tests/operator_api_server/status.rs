@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::Stdio;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
@@ -150,13 +151,17 @@ async fn at_rest_nothing_is_written() {
         scene.wait_condition(name, "Ready", "True Ready").await;
     }
     let before = versions(&scene).await;
+    let writes = scene.telemetry.writes.load(Ordering::Relaxed);
     let targets: Api<Service> = scene.api();
     for round in 0..3 {
+        let looks = scene.telemetry.reconciled.load(Ordering::Relaxed);
         // Makes the operator look at all three again.
         let touch = json!({"metadata": {"annotations": {"round": round.to_string()}}});
         targets.patch("web", &PatchParams::default(), &Patch::Merge(touch)).await.unwrap();
         // What is awaited is that nothing happens.
         tokio::time::sleep(REST / 3).await;
+        assert!(scene.telemetry.reconciled.load(Ordering::Relaxed) >= looks + 3);
+        assert_eq!(scene.telemetry.writes.load(Ordering::Relaxed), writes, "in round {round}");
         assert_eq!(versions(&scene).await, before, "in round {round}");
     }
     scene.end().await;

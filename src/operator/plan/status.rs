@@ -77,10 +77,17 @@ pub fn unreadable(error: &str, previous: &[Condition], generation: Option<i64>, 
     merge(previous, &found, generation, now)
 }
 
-/// When to look again though nothing was seen to change: only a Lease goes stale by itself.
-pub fn next_look(observed: &Observed) -> std::time::Duration {
-    let minutes = if observed.lease.is_some() { 1 } else { 5 };
-    std::time::Duration::from_secs(60 * minutes)
+/// When to look again though nothing was seen to change: what bears the name of a child but no label of ours is not watched,
+/// an object that held our key can drop it without a word of us, and a Lease goes stale by itself.
+pub fn next_look(observed: &Observed, plan: &Plan) -> std::time::Duration {
+    let seconds = if !observed.taken.is_empty() || !plan.master_key.holds() {
+        10
+    } else if observed.lease.is_some() {
+        60
+    } else {
+        300
+    };
+    std::time::Duration::from_secs(seconds)
 }
 
 fn backends(observed: &Observed, plan: &Plan, failures: &[Failure], ready: i32, wanted: i32) -> Verdict {

@@ -286,6 +286,15 @@ fn an_external_name_has_the_port_that_is_asked_for() {
 }
 
 #[test]
+fn what_no_watch_tells_is_looked_at_again() {
+    let seconds = |observed: &Observed| next_look(observed, &planned(observed).0).as_secs();
+    assert_eq!(seconds(&healthy()), 60);
+    assert_eq!(seconds(&Observed { lease: None, ..healthy() }), 300);
+    assert_eq!(seconds(&Observed { taken: vec![taken(false)], ..healthy() }), 10);
+    assert_eq!(seconds(&Observed { key_secret: None, ..healthy() }), 10);
+}
+
+#[test]
 fn a_refused_child_is_told() {
     let observed = healthy();
     let plan = plan(&observed, &settings());
