@@ -2,7 +2,8 @@
 .DEFAULT_GOAL := help
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 SETUP := e2e/setup
-IMAGES := target/images
+# Namespaces and containers need root; the folders stay the user's.
+AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo env "PATH=$(PATH)" "HOME=$(HOME)")
 
 .PHONY: help
 help: ## This list
@@ -11,16 +12,16 @@ help: ## This list
 .PHONY: demo
 demo: packages ## Everything from nothing: a cluster and a Tor network on this machine, and a service with three backends
 	@$(MAKE) --no-print-directory -j2 kubernetes release
-	@$(SETUP)/images.sh all $(TARGET)/release/onionbalance-operator >/dev/null
-	@$(TARGET)/release/e2e demo
+	@$(AS_ROOT) $(SETUP)/images.sh all $(TARGET)/release/onionbalance-operator >/dev/null
+	@$(AS_ROOT) $(TARGET)/release/e2e demo
 
 .PHONY: demo-down
 demo-down: ## Take down what `make demo` brought up
-	@cargo build --release --locked --quiet --package onionbalance-e2e && $(TARGET)/release/e2e down
+	@cargo build --release --locked --quiet --package onionbalance-e2e && $(AS_ROOT) $(TARGET)/release/e2e down
 
 .PHONY: images
 images: packages release ## Container images without Docker: target/images/*.tar
-	@$(SETUP)/images.sh all $(TARGET)/release/onionbalance-operator
+	@$(AS_ROOT) $(SETUP)/images.sh all $(TARGET)/release/onionbalance-operator
 
 .PHONY: test
 test: packages ## All tests; ends with "N passed, N failed"
