@@ -1,13 +1,13 @@
 //! The operator on the cluster, told of the private Tor network.
 
-use std::path::Path;
-use std::process::Command;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use serde_json::json;
 
 use crate::bringup::tor_network;
 use crate::cluster::Cluster;
-use crate::command::output;
 use crate::images::make_image;
 use crate::state::{State, source_tree};
 use crate::steps::step;
@@ -20,29 +20,65 @@ pub const DEPLOYMENT: &str = "onionbalance-operator";
 /// Loads the images, with `operator` (the program) in the operator's, and installs `deploy/` on a cluster that is up.
 pub async fn install(state: &State, operator: &Path) -> Result<()> {
     let cluster = Cluster::open(state)?;
-    step("images", load_images(&cluster, operator)).await?;
-    step("operator", apply(state, &cluster)).await
+    let images = step("images", load_images(&cluster, operator)).await?;
+    step("operator", apply(state, &cluster, &images)).await
 }
 
-async fn load_images(cluster: &Cluster, operator: &Path) -> Result<()> {
+/// Gives the names of what was loaded: they change with the content.
+async fn load_images(cluster: &Cluster, operator: &Path) -> Result<String> {
     let operator = operator.to_str().context("the operator's path is not UTF-8")?;
+    let mut loaded = String::new();
     for arguments in [&["tor"][..], &["sample"], &["operator", operator]] {
         let archive = make_image(arguments).await?;
-        cluster.load_image(&archive).await?;
+        loaded += &cluster.load_image(&archive).await?;
     }
+    Ok(loaded)
+}
+
+async fn apply(state: &State, cluster: &Cluster, images: &str) -> Result<()> {
+    let kubectl = cluster.kubectl();
+    let overlay = write_overlay(state, images)?;
+    kubectl.run(&format!("apply -k {}", overlay.display())).await?;
+    kubectl.run(&format!("rollout status --namespace {NAMESPACE} deployment/{DEPLOYMENT} --timeout=120s")).await?;
     Ok(())
 }
 
-async fn apply(state: &State, cluster: &Cluster) -> Result<()> {
-    let kubectl = cluster.kubectl();
-    kubectl.run(&format!("apply -k {}", source_tree().join("deploy").display())).await?;
-    let torrc = tor_network(state)?.torrc_lines()?;
-    let mut set = Command::new("kubectl");
-    set.env("KUBECONFIG", state.kubeconfig()).args(["set", "env", "--namespace", NAMESPACE]);
-    set.arg(format!("deployment/{DEPLOYMENT}")).arg(format!("TOR_EXTRA_CONFIG={torrc}"));
-    output(&mut set.into()).await?;
-    // A new image under the same tag changes nothing in the Deployment.
-    kubectl.run(&format!("rollout restart --namespace {NAMESPACE} deployment/{DEPLOYMENT}")).await?;
-    kubectl.run(&format!("rollout status --namespace {NAMESPACE} deployment/{DEPLOYMENT} --timeout=120s")).await?;
-    Ok(())
+/// `deploy/` as a user would adapt it: the Tor network's lines, and a pod that changes when an image does under the same tag.
+fn write_overlay(state: &State, images: &str) -> Result<PathBuf> {
+    let dir = state.dir().join("overlay");
+    fs::create_dir_all(&dir)?;
+    let patch = json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": DEPLOYMENT, "namespace": NAMESPACE},
+        "spec": {"template": {
+            "metadata": {"annotations": {"onionbalance-e2e/images": images}},
+            "spec": {"containers": [{
+                "name": "operator",
+                "env": [{"name": "TOR_EXTRA_CONFIG", "value": tor_network(state)?.torrc_lines()?}],
+            }]},
+        }},
+    });
+    fs::write(dir.join("operator.yaml"), serde_json::to_vec_pretty(&patch)?)?;
+    // kustomize takes only relative paths, and kubectl 1.20 only these two fields.
+    let deploy = relative(&dir.canonicalize()?, &source_tree().join("deploy").canonicalize()?);
+    let overlay = json!({"bases": [deploy], "patchesStrategicMerge": ["operator.yaml"]});
+    fs::write(dir.join("kustomization.yaml"), serde_json::to_vec_pretty(&overlay)?)?;
+    Ok(dir)
+}
+
+/// The way from one folder to another, by way of the root; both are absolute and without links.
+fn relative(from: &Path, to: &Path) -> PathBuf {
+    let up: PathBuf = from.components().skip(1).map(|_| "..").collect();
+    to.components().skip(1).fold(up, |path, component| path.join(component))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relative_path_leads_there() {
+        assert_eq!(relative(Path::new("/a/b"), Path::new("/c/d")), Path::new("../../c/d"));
+    }
 }

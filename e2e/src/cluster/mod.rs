@@ -68,13 +68,12 @@ impl Cluster {
         Kubectl::new(&self.state)
     }
 
-    /// Gives containerd an image archive.
-    pub async fn load_image(&self, archive: &Path) -> Result<()> {
+    /// Gives containerd an image archive; what it says names the content.
+    pub async fn load_image(&self, archive: &Path) -> Result<String> {
         let mut ctr = self.node.inside("ctr")?;
         ctr.arg("--address").arg(self.state.node().join("containerd.sock"));
         ctr.args(["--namespace", "k8s.io", "images", "import"]).arg(archive);
-        output(&mut ctr.into()).await.with_context(|| format!("load {}", archive.display()))?;
-        Ok(())
+        output(&mut ctr.into()).await.with_context(|| format!("load {}", archive.display()))
     }
 
     async fn control_plane(&self, places: &Places<'_>) -> Result<()> {
@@ -111,7 +110,8 @@ impl Cluster {
             })
         })
         .await?;
-        self.load_image(&make_image(&["pause"]).await?).await
+        self.load_image(&make_image(&["pause"]).await?).await?;
+        Ok(())
     }
 
     async fn kubelet(&self, places: &Places<'_>) -> Result<()> {
