@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::command::{command, output};
 use crate::process::Processes;
@@ -118,11 +118,12 @@ impl Node {
         // unshare is deaf to SIGTERM; with it goes its one child, and with that process 1 every other process of the node.
         self.processes.kill(HOLDER).await?;
         self.processes.stop_all().await?;
-        until("the node's network goes", Duration::from_secs(30), async || {
-            let is_there = cable_owner().is_some_and(|owner| owner == self.dir);
-            Ok(if is_there { Seen::not_yet(format!("the link {CABLE} is there")) } else { Seen::Yes(()) })
-        })
-        .await?;
+        // The kernel keeps the namespace, and the cable with it, until its last half-closed connection has timed out.
+        let is_ours = || cable_owner().is_some_and(|owner| owner == self.dir);
+        if is_ours() {
+            let cut = output(&mut command("ip", ["link", "delete", CABLE])).await;
+            ensure!(!is_ours(), "cut the cable: {cut:?}");
+        }
         self.restore_sysctls()?;
         if cable_owner().is_none() {
             remove_cgroup().await?;
