@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DynamicObject};
 use kube::{Client, ResourceExt as _};
 
-use super::build::{ChildId, ids};
+use super::build::{ChildId, Kind, ids};
 use super::cache::Cache;
 use super::holder::{Holder, holder};
 use super::plan::{KeySecret, Observed, Taken, resolve};
@@ -18,7 +18,7 @@ use crate::crd::OnionBalancedService;
 use crate::crd::names::{self, Component};
 use crate::link::AgentConfig;
 
-/// Reads all but [`Observed::taken`], which matters only where children are to be applied.
+/// Reads all but [`Observed::taken`] and [`Observed::frontend_account`], which matter only where children are to be applied.
 pub async fn observe(
     client: &Client,
     cache: &Cache,
@@ -37,7 +37,17 @@ pub async fn observe(
     };
     let backends = cache.deployment(&namespace, &backends);
     let backends = backends.filter(|deployment| holder(&deployment.metadata, &object) == Holder::Us);
-    Ok(Observed { object, all_objects, key_secret, services, last_config, taken: Vec::new(), backends, lease })
+    Ok(Observed {
+        object,
+        all_objects,
+        key_secret,
+        services,
+        last_config,
+        taken: Vec::new(),
+        frontend_account: None,
+        backends,
+        lease,
+    })
 }
 
 /// The master key's Secret. Read each time: no key is kept in memory.
@@ -92,6 +102,13 @@ pub async fn live_children(
     });
     let found = try_join_all(look_up).await?;
     Ok(found.into_iter().filter_map(|(id, found)| Some((id, found?))).collect())
+}
+
+/// The UID of the frontends' `ServiceAccount` among them, unless it is about to go.
+pub fn frontend_account(live: &BTreeMap<ChildId, ObjectMeta>, object: &OnionBalancedService) -> Option<String> {
+    let name = Component::Frontend.child_name(&object.name_any());
+    let account = live.get(&ChildId { kind: Kind::ServiceAccount, name })?;
+    account.uid.clone().filter(|_| account.deletion_timestamp.is_none())
 }
 
 /// Those of them that are not ours.

@@ -81,9 +81,8 @@ async fn look(object: Arc<OnionBalancedService>, context: &Context) -> Result<Du
     if plan.children.is_some() {
         let live = observe::live_children(client, cache, &object).await?;
         observed.taken = observe::taken(&live, &object);
-        if !observed.taken.is_empty() {
-            plan = self::plan(&observed, settings);
-        }
+        observed.frontend_account = observe::frontend_account(&live, &object);
+        plan = self::plan(&observed, settings);
         if let Some(children) = plan.children.clone() {
             failures = apply::children(writer, &object, &live, children).await?;
             let labelled = cache.children(&object.namespace().unwrap_or_default(), &object.name_any());

@@ -10,13 +10,15 @@ use serde_json::Value;
 
 use super::config_map::config_hash;
 use super::deployment_backend::{file, rolling};
-use super::{BuildError, Inputs, SECRET_KEY_FILE, pod};
+use super::{BuildError, Inputs, SECRET_KEY_FILE, hash, pod};
 use crate::crd::names::{self, Component};
 
 /// For releasing the Lease.
 const GRACE_SECONDS: i64 = 30;
 
-pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Value, BuildError> {
+/// `account` is the UID of their `ServiceAccount`. A pod's token is bound to it: when the account was deleted and made anew,
+/// the API server refuses the old pods, and only new ones get a token that is good.
+pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str) -> Result<Value, BuildError> {
     let service = inputs.name();
     let frontend = &inputs.object.spec.frontend;
     let key = Volume {
@@ -36,7 +38,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Valu
         pre_stop: None,
         grace_seconds: GRACE_SECONDS,
     };
-    let hash = config_hash(inputs, config);
+    let hash = hash(&format!("{} {account}", config_hash(inputs, config)));
     let deployment = Deployment {
         metadata: inputs.component_metadata(Component::Frontend),
         spec: Some(DeploymentSpec {
@@ -97,6 +99,7 @@ mod tests {
     use serde_json::json;
 
     use crate::operator::build::testing::Fixture;
+    use crate::operator::build::{Inputs, children};
 
     #[test]
     fn only_the_publisher_holds_the_master_key_and_an_api_token() {
@@ -132,6 +135,20 @@ mod tests {
         assert_eq!(publisher["args"], json!(["frontend", "--service", "web"]));
         assert_eq!(publisher["env"][2]["valueFrom"]["fieldRef"]["fieldPath"], "metadata.uid");
         assert!(publisher.get("lifecycle").is_none());
+    }
+
+    #[test]
+    fn a_new_account_takes_new_pods_and_without_one_there_are_none() {
+        let fixture = Fixture::new();
+        let template = |account| {
+            let inputs = Inputs { frontend_account: account, ..fixture.inputs() };
+            let frontend =
+                children(&inputs).unwrap().into_iter().find(|child| child.id.to_string() == "Deployment web-frontend");
+            frontend.map(|child| child.manifest["spec"]["template"].clone())
+        };
+        assert_eq!(template(Some("a")), template(Some("a")));
+        assert_ne!(template(Some("a")), template(Some("b")));
+        assert_eq!(template(None), None);
     }
 
     #[test]

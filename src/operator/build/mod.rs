@@ -110,6 +110,8 @@ pub struct Inputs<'a> {
     pub token: &'a AgentToken,
     /// The ports, with their targets resolved.
     pub ports: &'a [ForwardedPort],
+    /// The UID of the frontends' `ServiceAccount`; None until it is there.
+    pub frontend_account: Option<&'a str>,
 }
 
 impl Inputs<'_> {
@@ -164,12 +166,15 @@ pub enum BuildError {
     Json(#[from] serde_json::Error),
 }
 
-/// The children as they should be, in the order of applying.
+/// The children as they should be, in the order of applying. The frontends' Deployment waits for their `ServiceAccount`.
 pub fn children(inputs: &Inputs<'_>) -> Result<Vec<Child>, BuildError> {
     let backend_config = config_map::backend(inputs)?;
     let frontend_config = config_map::frontend(inputs);
     let backend_deployment = deployment_backend::deployment(inputs, &backend_config)?;
-    let frontend_deployment = deployment_frontend::deployment(inputs, &frontend_config)?;
+    let frontend_deployment = inputs
+        .frontend_account
+        .map(|account| deployment_frontend::deployment(inputs, &frontend_config, account))
+        .transpose()?;
     let mut children = vec![
         child(Kind::ServiceAccount, &service_accounts::service_account(inputs, Component::Backend))?,
         child(Kind::ServiceAccount, &service_accounts::service_account(inputs, Component::Frontend))?,
@@ -181,7 +186,7 @@ pub fn children(inputs: &Inputs<'_>) -> Result<Vec<Child>, BuildError> {
         child(Kind::Service, &services::service(inputs, Component::Backend))?,
         child(Kind::Service, &services::service(inputs, Component::Frontend))?,
     ];
-    for manifest in [backend_deployment, frontend_deployment] {
+    for manifest in [Some(backend_deployment), frontend_deployment].into_iter().flatten() {
         let name = manifest["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         children.push(Child { id: ChildId { kind: Kind::Deployment, name }, manifest });
     }

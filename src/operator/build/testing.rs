@@ -65,6 +65,7 @@ impl Fixture {
             address: self.key.address(),
             token: &self.token,
             ports: &self.ports,
+            frontend_account: Some("uid-of-account"),
         }
     }
 

@@ -38,6 +38,8 @@ pub struct Observed {
     pub last_config: Option<AgentConfig>,
     /// Children whose name is taken by an object that is not ours.
     pub taken: Vec<Taken>,
+    /// The UID of the frontends' `ServiceAccount`.
+    pub frontend_account: Option<String>,
     /// The backends' Deployment.
     pub backends: Option<Arc<Deployment>>,
     /// The frontend's Lease.
@@ -114,7 +116,9 @@ pub fn plan(observed: &Observed, settings: &Settings) -> Plan {
     let children = match (&usable_key, &targets.ports) {
         (Some(key), Some(ports)) if accepted.holds() => {
             let token = AgentToken::derive(key);
-            match children(&Inputs { object, settings, address: key.address(), token: &token, ports }) {
+            let frontend_account = observed.frontend_account.as_deref();
+            let inputs = Inputs { object, settings, address: key.address(), token: &token, ports, frontend_account };
+            match children(&inputs) {
                 Ok(children) => Some(children),
                 Err(error) => {
                     accepted = Verdict::no("InvalidSpec", error.to_string());

@@ -83,6 +83,7 @@ pub fn healthy() -> Observed {
         services: service(&json!([{"name": "http", "port": 80}]), "10.0.0.1"),
         last_config: None,
         taken: Vec::new(),
+        frontend_account: Some("uid-of-account".to_owned()),
         backends: Some(Arc::new(from(deployment))),
         lease: Some(from(lease)),
     }
