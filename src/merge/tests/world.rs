@@ -190,18 +190,15 @@ impl World {
             let frozen = |hsdir| self.hsdirs.get(hsdir).is_some_and(|hsdir| hsdir.health == Health::Frozen);
             let deliveries =
                 self.deliveries.iter().filter(|delivery| !frozen(&delivery.hsdir)).map(|delivery| delivery.at);
-            let next = timeouts.chain(deliveries).min().unwrap_or(end).max(self.elapsed);
-            if next > end {
+            let next = timeouts.chain(deliveries).min().map(|next| next.max(self.elapsed));
+            let Some(next) = next.filter(|next| *next <= end) else {
                 self.elapsed = end;
                 return;
-            }
+            };
             assert!(next > self.elapsed || self.has_work(), "a timeout in the past: {next:?}");
             self.elapsed = next;
             self.deliver();
             self.all(&Input::Tick);
-            if next == end {
-                return;
-            }
         }
     }
 
