@@ -2,8 +2,6 @@
 .DEFAULT_GOAL := help
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 SETUP := e2e/setup
-# Namespaces and containers need root; the folders stay the user's.
-AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo env "PATH=$(PATH)" "HOME=$(HOME)")
 
 .PHONY: help
 help: ## This list
@@ -12,19 +10,19 @@ help: ## This list
 .PHONY: demo
 demo: packages ## Everything from nothing: a cluster and a Tor network on this machine, and a service with three backends
 	@$(MAKE) --no-print-directory -j2 kubernetes release
-	@$(AS_ROOT) $(SETUP)/images.sh all $(TARGET)/release/onionbalance-operator >/dev/null
-	@$(AS_ROOT) $(TARGET)/release/e2e demo
+	@$(SETUP)/images.sh all $(TARGET)/release/onionbalance-operator >/dev/null
+	@$(TARGET)/release/e2e demo
 
 .PHONY: demo-down
 demo-down: ## Take down what `make demo` brought up
-	@cargo build --release --locked --quiet --package onionbalance-e2e && $(AS_ROOT) $(TARGET)/release/e2e down
+	@cargo build --release --locked --quiet --package onionbalance-e2e && $(TARGET)/release/e2e down
 
 .PHONY: images
 images: packages release ## Container images without Docker: target/images/*.tar
-	@$(AS_ROOT) $(SETUP)/images.sh all $(TARGET)/release/onionbalance-operator
+	@$(SETUP)/images.sh all $(TARGET)/release/onionbalance-operator
 
 .PHONY: test
-test: packages ## All tests; ends with "N passed, N failed"
+test: no-demo packages ## All tests; ends with "N passed, N failed"
 	@$(MAKE) --no-print-directory -j2 kubernetes test-build
 	@$(SETUP)/run-tests.sh unit api tor e2e
 
@@ -43,17 +41,20 @@ test-tor: ## Our programs beside real tors; publisher and agents on a private To
 	@$(SETUP)/run-tests.sh tor
 
 .PHONY: test-e2e
-test-e2e: packages ## The whole path on a one-node Kubernetes and a private Tor network
+test-e2e: no-demo packages ## The whole path on a one-node Kubernetes and a private Tor network
 	@$(MAKE) --no-print-directory -j2 kubernetes test-build
 	@$(SETUP)/run-tests.sh e2e
 
 .PHONY: generate
 generate: ## Write the files that are made from the code: crds/
-	cargo run --locked --quiet -- crd >target/crd.yaml
-	mv target/crd.yaml crds/onionbalancedservices.yaml
+	cargo run --locked --quiet -- crd >crds/onionbalancedservices.yaml.new
+	mv crds/onionbalancedservices.yaml.new crds/onionbalancedservices.yaml
 
 # What the targets above stand on.
-.PHONY: packages kubernetes release test-build
+.PHONY: no-demo packages kubernetes release test-build
+STATE := $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/onionbalance-operator
+no-demo:
+	@! test -e $(STATE)/e2e/node/connected || { echo "the demo is up, and a machine has room for one node: make demo-down" >&2; exit 1; }
 packages:
 	@$(SETUP)/packages.sh cluster
 kubernetes:

@@ -27,10 +27,10 @@ rootfs() {
     tar=$OB_CACHE/rootfs/$name-$RELEASE-$versions.tar
     if [ ! -e "$tar" ]; then
         mkdir -p "$OB_CACHE/rootfs"
-        step "root file system for the $name image" as_root mmdebstrap --variant=minbase --include="$(IFS=,; echo "$*")" \
+        step "root file system for the $name image" mmdebstrap --variant=minbase --include="$(IFS=,; echo "$*")" \
             --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
             "$RELEASE" "$tar.new.tar"
-        as_root mv "$tar.new.tar" "$tar"
+        mv "$tar.new.tar" "$tar"
     fi
     echo "$tar"
 }

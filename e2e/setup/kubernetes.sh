@@ -2,7 +2,7 @@
 # Builds a real Kubernetes (API server, controller manager, scheduler, kubelet, kube-proxy) from Debian's source package.
 # Prints the folder that holds the programs. About seven minutes on two cores, once a machine.
 #
-# KUBEBUILDER_ASSETS, when set, names a folder that already holds them; then nothing is built.
+# KUBEBUILDER_ASSETS, when set, names a folder that may already hold them; if it holds all, nothing is built.
 . "$(dirname "$0")/lib.sh"
 
 VERSION=1.20.2
@@ -10,17 +10,19 @@ PACKAGE="kubernetes=1.20.5+really1.20.2-1.1+deb12u1"
 PROGRAMS="kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet"
 DIR="$OB_CACHE/kubernetes-$VERSION"
 
+holds_all() { for p in $PROGRAMS; do [ -x "$1/$p" ] || return 1; done; }
+
 if [ -n "${KUBEBUILDER_ASSETS:-}" ]; then
-    for p in $PROGRAMS; do
-        [ -x "$KUBEBUILDER_ASSETS/$p" ] || fail "KUBEBUILDER_ASSETS is set, but $KUBEBUILDER_ASSETS/$p is not there"
-    done
-    echo "$KUBEBUILDER_ASSETS"
-    exit
+    if holds_all "$KUBEBUILDER_ASSETS"; then
+        echo "$KUBEBUILDER_ASSETS"
+        exit
+    fi
+    say "KUBEBUILDER_ASSETS has no kubelet and controllers: a Kubernetes of our own is used"
 fi
 
 exec 9>"$OB_CACHE/kubernetes.lock"
 flock 9
-if [ -e "$DIR/complete" ]; then
+if [ -e "$DIR/complete" ] && holds_all "$DIR"; then
     echo "$DIR"
     exit
 fi
@@ -54,7 +56,7 @@ build() {
     for p in $PROGRAMS; do targets+=("cmd/$p"); done
     make all WHAT="${targets[*]}" FORCE_HOST_GO=y GOFLAGS=-mod=vendor KUBE_GIT_VERSION="v$VERSION" KUBE_GIT_COMMIT=debian KUBE_GIT_TREE_STATE=archive GOLDFLAGS='-s -w'
     mkdir -p "$DIR"
-    for p in $PROGRAMS; do install -m 0755 "_output/local/bin/linux/amd64/$p" "$DIR/$p"; done
+    for p in $PROGRAMS; do install -m 0755 "_output/local/bin/linux/$(go env GOARCH)/$p" "$DIR/$p"; done
     touch "$DIR/complete"
     cd "$OB_CACHE"
     chmod -R u+w "$src"

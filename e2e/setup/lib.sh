@@ -21,21 +21,23 @@ step() {
     log="$OB_CACHE/logs/$(tr -c 'a-zA-Z0-9\n' '-' <<<"$name").log"
     start=$SECONDS
     say "$name …"
-    if "$@" >"$log" 2>&1; then
+    # Apart from any `if` or `||`, which would switch `set -e` off inside the command.
+    local code=0
+    set +e
+    (
+        set -e
+        "$@"
+    ) >"$log" 2>&1
+    code=$?
+    set -e
+    if [ "$code" = 0 ]; then
         say "$name: $((SECONDS - start)) s"
     else
-        local code=$?
         tail -n 30 "$log" >&2
         fail "$name failed (exit $code); the whole log: $log"
     fi
 }
 
-as_root() {
-    if [ "$(id -u)" = 0 ]; then
-        "$@"
-    elif command -v sudo >/dev/null; then
-        sudo "$@"
-    else
-        fail "this needs root: run it as root, or install sudo"
-    fi
+need_root() {
+    [ "$(id -u)" = 0 ] || fail "this needs root: it installs packages, and makes namespaces and containers"
 }

@@ -5,7 +5,7 @@
 . "$(dirname "$0")/lib.sh"
 
 TOR="tor tor-geoipdb python3 python3-venv"
-CLUSTER="$TOR etcd-server containerd runc containernetworking-plugins iptables conntrack iproute2 iputils-ping procps socat openssl
+CLUSTER="$TOR etcd-server containerd runc containernetworking-plugins iptables conntrack iproute2 iputils-ping procps socat openssl curl
     buildah mmdebstrap busybox-static tini golang-go golang-github-modern-go-reflect2-dev make gcc libc6-dev rsync jq git ca-certificates uidmap"
 
 case "${1:-}" in
@@ -24,18 +24,18 @@ done
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 command -v apt-get >/dev/null || fail "this needs Debian (or a relative with apt); missing: ${missing[*]}"
+need_root
 # A package's own service must not start here: the demo and the tests run their own daemons.
 install_them() {
-    local policy=/usr/sbin/policy-rc.d made=
-    if [ ! -e $policy ]; then
-        printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
-        as_root chmod 0755 $policy
-        made=yes
+    local policy=/usr/sbin/policy-rc.d mark="# made by packages.sh of the Onionbalance operator"
+    # One that is left over from an aborted run bears our mark.
+    if [ ! -e $policy ] || grep -qF "$mark" $policy; then
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+        printf '#!/bin/sh\n%s\nexit 101\n' "$mark" >$policy
+        chmod 0755 $policy
     fi
-    as_root apt-get update
-    local code=0
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}" || code=$?
-    [ -z "$made" ] || as_root rm -f $policy
-    return $code
+    apt-get update
+    # Never at the cost of what is there: containerd and runc conflict with those of Docker's own packages.
+    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends --no-remove "${missing[@]}"
 }
 step "install ${#missing[@]} Debian packages: ${missing[*]}" install_them

@@ -36,13 +36,15 @@ tor() {
     return $code
 }
 e2e() {
-    # A folder of its own: what `make demo` brought up stays.
+    # A folder of its own, apart from the demo's.
     export OB_E2E_DIR="${OB_E2E_DIR:-${XDG_STATE_HOME:-$HOME/.local/state}/onionbalance-operator/e2e-test}"
+    trap 'down; exit 130' INT TERM
     local code=0
     with_programs --test cluster -- --nocapture || code=$?
-    cargo run --locked --quiet --package onionbalance-e2e -- down || code=$?
+    down || code=$?
     return $code
 }
+down() { cargo run --locked --quiet --package onionbalance-e2e -- down; }
 # These tests run the programs themselves: cargo builds those of the test's own package only.
 with_programs() { cargo build --locked && cargo test --locked --package onionbalance-e2e --no-fail-fast "$@"; }
 
