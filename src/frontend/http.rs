@@ -24,6 +24,8 @@ const HANGS: Duration = Duration::from_secs(30);
 pub(super) struct Health {
     /// When the loop last turned, on the monotonic clock.
     pub(super) turned: Duration,
+    /// Why it cannot begin.
+    pub(super) problem: Option<String>,
     pub(super) role: Role,
     pub(super) figures: Figures,
 }
@@ -44,7 +46,10 @@ impl Health {
     }
 
     /// A standby is ready: it can take over. A slow network makes nobody unready.
-    fn ready(&self) -> Result<(), &'static str> {
+    pub(super) fn ready(&self) -> Result<(), &str> {
+        if let Some(problem) = &self.problem {
+            return Err(problem);
+        }
         if !self.figures.tor_up {
             return Err("no control connection to a bootstrapped tor");
         }
@@ -62,7 +67,7 @@ pub(super) async fn serve(
     let alive =
         |State((health, clock)): State<Source>| async move { answer(health.borrow().alive(clock.now().elapsed)) };
     let ready = |State((health, _)): State<Source>| async move { answer(health.borrow().ready()) };
-    // By the time that this server answers, the keys are read and the parts run.
+    // Who waits for the master key has started: a restart would not mend the key.
     let probes = Router::new().route("/startupz", get(alive)).route("/livez", get(alive)).route("/readyz", get(ready));
     let metrics = Router::new().route("/metrics", get(metrics));
     let probes = axum::serve(shell::http::bind(address, probe_port).await?, probes.with_state((health.clone(), clock)));
@@ -72,7 +77,7 @@ pub(super) async fn serve(
 
 type Source = (watch::Receiver<Health>, Clock);
 
-fn answer(result: Result<(), &'static str>) -> impl IntoResponse {
+fn answer(result: Result<(), &str>) -> (StatusCode, String) {
     match result {
         Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),

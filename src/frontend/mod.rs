@@ -16,6 +16,7 @@ mod clock;
 mod complaint;
 mod http;
 mod lease;
+mod master_key;
 mod metrics;
 mod object;
 mod pods;
@@ -26,6 +27,7 @@ mod tor;
 mod trouble;
 
 use std::error::Error;
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,8 +35,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
-use zeroize::Zeroizing;
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 
 use self::clock::Clock;
 use self::lease::{LeaseKeeper, LeaseOrders, LeaseState};
@@ -46,7 +47,6 @@ use self::sync::SyncClient;
 use self::tor::Tor;
 use crate::link::{AgentToken, METRICS_PORT, PROBE_PORT};
 use crate::merge::{BackendId, MergeEngine};
-use crate::onion::MasterKey;
 use crate::shell::tor_directories;
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -137,9 +137,26 @@ async fn serve(mut args: Box<Serve>, run_dir: &Path) -> Result<(), Failure> {
     // Before anything that takes long: a SIGTERM must find its handler.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let clock = Clock::start();
-    let key = Arc::new(read_key(&args.master_key_dir)?);
-    let address = key.address();
     let pod_uid = args.pod_uid.clone().ok_or("--pod-uid (or POD_UID in the environment) is needed")?;
+
+    let (health, probes) = watch::channel(http::Health::default());
+    let http = http::serve(args.listen_address, [args.probe_port, args.metrics_port], probes, clock);
+    let mut http = tokio::spawn(http);
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM"),
+            _ = interrupt.recv() => tracing::info!("SIGINT"),
+        }
+    };
+    tokio::pin!(stop);
+
+    // Before the other parts: who has no key must not hold the Lease.
+    let key = tokio::select! {
+        key = master_key::wait_for(&args.master_key_dir, &health, clock) => Arc::new(key),
+        () = &mut stop => return Ok(()),
+        ended = &mut http => return Err(http_ended(ended)),
+    };
+    let address = key.address();
 
     let mut parts = JoinSet::new();
     let fixed: Pods = std::mem::take(&mut args.static_backend).into_iter().collect();
@@ -156,24 +173,14 @@ async fn serve(mut args: Box<Serve>, run_dir: &Path) -> Result<(), Failure> {
     let silence = Duration::from_secs(args.backend_silence_seconds.into());
     parts.spawn(agents::run(client, clock, silence, orders, reports_in));
 
-    let (health, probes) = watch::channel(http::Health::default());
-    let http = http::serve(args.listen_address, [args.probe_port, args.metrics_port], probes, clock);
-    let http = tokio::spawn(http);
-
     let Cluster { pods, object, lease, lease_orders, status, keeper } = cluster;
     let engine = MergeEngine::new(key, clock::random(), clock.now());
     let ears = Ears { pods: pods.subscribe(), object: object.subscribe(), lease, tor, reports };
     let voices = Voices { agents, lease: lease_orders.clone(), status, health };
     tracing::info!(%address, "the publisher runs");
-    let stop = async {
-        tokio::select! {
-            _ = terminate.recv() => tracing::info!("SIGTERM"),
-            _ = interrupt.recv() => tracing::info!("SIGINT"),
-        }
-    };
     tokio::select! {
         () = Publisher::new(engine, clock, ears, voices).run(stop) => {}
-        ended = http => return Err(ended?.err().map_or_else(|| "the HTTP server ended".into(), Into::into)),
+        ended = http => return Err(http_ended(ended)),
         Some(ended) = parts.join_next() => {
             ended?;
             return Err("a part of the publisher ended".into());
@@ -184,11 +191,12 @@ async fn serve(mut args: Box<Serve>, run_dir: &Path) -> Result<(), Failure> {
     Ok(keeper.await?)
 }
 
-fn read_key(directory: &Path) -> Result<MasterKey, Failure> {
-    let path = directory.join("hs_ed25519_secret_key");
-    let named = |error: &dyn Error| format!("{}: {error}", path.display());
-    let bytes = Zeroizing::new(std::fs::read(&path).map_err(|error| named(&error))?);
-    Ok(MasterKey::from_tor_secret_key_file(&bytes).map_err(|error| named(&error))?)
+fn http_ended(ended: Result<io::Result<()>, JoinError>) -> Failure {
+    match ended {
+        Ok(Ok(())) => "the HTTP server ended".into(),
+        Ok(Err(error)) => error.into(),
+        Err(error) => error.into(),
+    }
 }
 
 /// The neighbours in Kubernetes, or what stands in for them.

@@ -244,7 +244,7 @@ impl Publisher {
         };
         let (tor_up, leading, counts) = (self.uploads.is_some(), self.leading, self.counts);
         let figures = Figures { tor_up, leading, backends, periods: status.periods, counts };
-        self.voices.health.send_replace(Health { turned: self.clock.now().elapsed, role, figures });
+        self.voices.health.send_replace(Health { turned: self.clock.now().elapsed, problem: None, role, figures });
     }
 
     fn wait(&self) -> Duration {
