@@ -93,8 +93,8 @@ pub async fn prune(
     Ok(())
 }
 
-/// Creates the Secret with a fresh key, unless one is there: that one is then used.
-pub async fn generate_key(writer: &Writer, object: &OnionBalancedService) -> Result<(), kube::Error> {
+/// Creates the Secret with a fresh key, unless one is there: that one is then used. Gives the API server's refusal.
+pub async fn generate_key(writer: &Writer, object: &OnionBalancedService) -> Result<Option<Failure>, kube::Error> {
     #[allow(clippy::disallowed_methods, reason = "the one place where the operator makes a key")]
     let key = MasterKey::generate(&mut rand::rng());
     let mut secret = secret_master_key(object, &key);
@@ -105,9 +105,13 @@ pub async fn generate_key(writer: &Writer, object: &OnionBalancedService) -> Res
         Ok(mut created) => {
             wipe(&mut created);
             info!(address = %key.address(), "generated a master key");
-            Ok(())
+            Ok(None)
         }
-        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(None),
+        Err(kube::Error::Api(status)) => {
+            let child = ChildId { kind: Kind::Secret, name: secret.name_any() };
+            Ok(Some(Failure { child, message: status.message }))
+        }
         Err(error) => Err(error),
     }
 }

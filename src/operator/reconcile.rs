@@ -67,17 +67,19 @@ async fn look(object: Arc<OnionBalancedService>, context: &Context) -> Result<Du
     }
     let mut observed = observe::observe(client, cache, object.clone(), all_objects(context)).await?;
     let mut plan = plan(&observed, settings);
+    let mut failures = Vec::new();
     if let KeyStep::Generate = plan.key_step
         && never_had_a_key(client, &object).await?
     {
-        apply::generate_key(writer, &object).await?;
+        failures.extend(apply::generate_key(writer, &object).await?);
         observed.key_secret = observe::key_secret(client, &object).await?;
         plan = self::plan(&observed, settings);
     }
+    // What is refused here is repeated, and takes nothing from what the status has to say.
+    let mut untidy = Ok(());
     if let (KeyStep::SetOwners(owners), Some(secret)) = (&plan.key_step, &observed.key_secret) {
-        apply::set_key_owners(writer, &object, secret, owners).await?;
+        untidy = apply::set_key_owners(writer, &object, secret, owners).await;
     }
-    let mut failures = Vec::new();
     if plan.children.is_some() {
         let live = observe::live_children(client, cache, &object).await?;
         observed.taken = observe::taken(&live, &object);
@@ -86,10 +88,11 @@ async fn look(object: Arc<OnionBalancedService>, context: &Context) -> Result<Du
         if let Some(children) = plan.children.clone() {
             failures = apply::children(writer, &object, &live, children).await?;
             let labelled = cache.children(&object.namespace().unwrap_or_default(), &object.name_any());
-            apply::prune(writer, &object, labelled).await?;
+            untidy = untidy.and(apply::prune(writer, &object, labelled).await);
         }
     }
     write_status(context, &observed, &plan, &failures).await?;
+    untidy?;
     if failures.is_empty() { Ok(plan::next_look(&observed, &plan)) } else { Err(Error::Refused(failures.len())) }
 }
 

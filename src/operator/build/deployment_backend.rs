@@ -29,6 +29,8 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Valu
         ports: vec![pod::port("agent", AGENT_API_PORT)],
         secrets: vec![(token, pod::read_only("token", "/etc/onionbalance/token"))],
         pre_stop: Some("/drain"),
+        // The agent ends a frozen tor.
+        shares_processes: true,
         grace_seconds: i64::from(LINGER_SECONDS) + i64::from(backends.drain_timeout_seconds) + SHUTDOWN_SECONDS,
     };
     let hash = config_hash(inputs, config);
@@ -110,6 +112,7 @@ mod tests {
         let volumes = pod["volumes"].as_array().unwrap();
         assert!(volumes.iter().all(|volume| volume.get("projected").is_none()));
         assert!(!pod.to_string().contains("master-key"));
+        assert_eq!(pod["shareProcessNamespace"], true);
     }
 
     #[test]

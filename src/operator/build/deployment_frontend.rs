@@ -36,6 +36,8 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
             (api_access(), pod::read_only("api-access", "/var/run/secrets/kubernetes.io/serviceaccount")),
         ],
         pre_stop: None,
+        // Through it, tor could read the publisher's key and token under /proc.
+        shares_processes: false,
         grace_seconds: GRACE_SECONDS,
     };
     let hash = hash(&format!("{} {account}", config_hash(inputs, config)));
@@ -115,6 +117,7 @@ mod tests {
                 .collect();
             assert_eq!(holders, ["publisher"], "{volume}");
         }
+        assert!(pod.get("shareProcessNamespace").is_none(), "/proc would show tor what the publisher holds");
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub(super) struct Parts {
     pub secrets: Vec<(Volume, VolumeMount)>,
     /// Called on both containers before SIGTERM.
     pub pre_stop: Option<&'static str>,
+    /// Whether its containers see each other's processes, and through /proc each other's files.
+    pub shares_processes: bool,
     pub grace_seconds: i64,
 }
 
@@ -100,7 +102,7 @@ pub(super) fn template(
             service_account_name: Some(component.child_name(&service)),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
-            share_process_namespace: Some(true),
+            share_process_namespace: parts.shares_processes.then_some(true),
             termination_grace_period_seconds: Some(parts.grace_seconds),
             security_context: Some(pod_security()),
             init_containers: Some(vec![init]),
@@ -296,7 +298,6 @@ mod tests {
             assert!(volumes.iter().all(|volume| volume.get("hostPath").is_none()));
             assert_eq!(spec["automountServiceAccountToken"], false);
             assert_eq!(spec["enableServiceLinks"], false);
-            assert_eq!(spec["shareProcessNamespace"], true);
         }
     }
 

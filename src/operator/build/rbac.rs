@@ -14,12 +14,12 @@ pub(super) fn role(inputs: &Inputs<'_>) -> Role {
     Role {
         metadata: inputs.component_metadata(Component::Frontend),
         rules: Some(vec![
-            rule("", "pods", &["get", "list", "watch"], None),
+            rule("", "pods", &["list", "watch"], None),
             rule(&group, "onionbalancedservices", &["get", "list", "watch"], Some(&service)),
-            rule(&group, "onionbalancedservices/status", &["get", "patch"], Some(&service)),
+            rule(&group, "onionbalancedservices/status", &["patch"], Some(&service)),
             // A name cannot restrict creation: it is in the body, which the authorizer does not see.
             rule("coordination.k8s.io", "leases", &["create"], None),
-            rule("coordination.k8s.io", "leases", &["get", "watch", "update", "patch"], Some(&lease)),
+            rule("coordination.k8s.io", "leases", &["get", "update"], Some(&lease)),
         ]),
     }
 }
@@ -64,13 +64,13 @@ mod tests {
         assert_eq!(
             Fixture::new().child("Role web-frontend")["rules"],
             json!([
-                {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
+                {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
                 {"apiGroups": [obs], "resources": ["onionbalancedservices"], "resourceNames": ["web"], "verbs": ["get", "list", "watch"]},
-                {"apiGroups": [obs], "resources": ["onionbalancedservices/status"], "resourceNames": ["web"], "verbs": ["get", "patch"]},
+                {"apiGroups": [obs], "resources": ["onionbalancedservices/status"], "resourceNames": ["web"], "verbs": ["patch"]},
                 {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
                 {
                     "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": ["web-frontend"],
-                    "verbs": ["get", "watch", "update", "patch"],
+                    "verbs": ["get", "update"],
                 },
             ])
         );

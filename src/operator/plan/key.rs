@@ -15,11 +15,7 @@ use crate::operator::build::{GENERATED_ANNOTATION, SECRET_KEY_FILE, owner};
 use crate::operator::conditions::Verdict;
 
 pub(super) enum Decision {
-    /// This key; `owners` where the generated Secret's owners are not what they should be.
-    Use {
-        key: MasterKey,
-        owners: Option<Vec<OwnerReference>>,
-    },
+    Use(MasterKey),
     Generate,
     Refuse(Verdict),
 }
@@ -49,7 +45,7 @@ pub(super) fn decide(
             ),
         );
     }
-    Decision::Use { key, owners: wanted_owners(object, secret) }
+    Decision::Use(key)
 }
 
 fn refuse(reason: &'static str, message: String) -> Decision {
@@ -136,13 +132,15 @@ fn winner<'a>(
         .min_by_key(|other| rank(other))
 }
 
-/// Only what the operator generated is owned, and only where it shall go with the object.
-fn wanted_owners(object: &OnionBalancedService, secret: &KeySecret) -> Option<Vec<OwnerReference>> {
+/// The owners that the Secret should have, where they are others. Only what the operator generated is owned, and only where
+/// it shall go with the object; whether its key can be used does not matter.
+pub(super) fn wanted_owners(object: &OnionBalancedService, secret: &KeySecret) -> Option<Vec<OwnerReference>> {
+    let named = secret.metadata.name.as_ref() == Some(&names::default_master_key_secret(&object.name_any()));
     let annotated =
         secret.metadata.annotations.iter().flatten().any(|(key, value)| key == GENERATED_ANNOTATION && value == "true");
     let labelled =
         secret.metadata.labels.iter().flatten().any(|(key, value)| key == SERVICE_LABEL && *value == object.name_any());
-    if !annotated || !labelled {
+    if !named || !annotated || !labelled {
         return None;
     }
     let present = secret.metadata.owner_references.clone().unwrap_or_default();

@@ -100,18 +100,20 @@ pub fn plan(observed: &Observed, settings: &Settings) -> Plan {
     let mut accepted = accept(object, &observed.taken);
     let key = key::decide(object, &observed.all_objects, observed.key_secret.as_ref());
     let targets = resolve(object, &observed.services, observed.last_config.as_ref());
-    let (master_key, key_step, usable_key) = match key {
-        key::Decision::Use { key, owners } => {
-            let step = owners.map_or(KeyStep::Keep, KeyStep::SetOwners);
-            (Verdict::yes("KeyLoaded", format!("The key of {} is used.", key.address())), step, Some(key))
+    let owners = observed.key_secret.as_ref().and_then(|secret| key::wanted_owners(object, secret));
+    let mut key_step = owners.map_or(KeyStep::Keep, KeyStep::SetOwners);
+    let (master_key, usable_key) = match key {
+        key::Decision::Use(key) => {
+            (Verdict::yes("KeyLoaded", format!("The key of {} is used.", key.address())), Some(key))
         }
         key::Decision::Generate if accepted.holds() => {
-            (Verdict::unknown("Generating", "A key is being generated."), KeyStep::Generate, None)
+            key_step = KeyStep::Generate;
+            (Verdict::unknown("Generating", "A key is being generated."), None)
         }
         key::Decision::Generate => {
-            (Verdict::unknown("NotAccepted", "A key is generated once the object is accepted."), KeyStep::Keep, None)
+            (Verdict::unknown("NotAccepted", "A key is generated once the object is accepted."), None)
         }
-        key::Decision::Refuse(verdict) => (verdict, KeyStep::Keep, None),
+        key::Decision::Refuse(verdict) => (verdict, None),
     };
     let children = match (&usable_key, &targets.ports) {
         (Some(key), Some(ports)) if accepted.holds() => {

@@ -7,9 +7,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
 use kube::ResourceExt as _;
 
 use super::{Observed, Plan};
-use crate::crd::OnionBalancedServiceStatus;
-use crate::crd::names::{Component, pod_selector};
-use crate::operator::build::ChildId;
+use crate::crd::names::{self, Component, pod_selector};
+use crate::crd::{BackendState, BackendStatus, OnionBalancedServiceStatus};
+use crate::operator::build::{ChildId, Kind};
 use crate::operator::conditions::{Status, Type, Verdict, merge};
 
 /// A child that the API server did not take.
@@ -24,6 +24,11 @@ pub struct Failure {
 /// How long a Lease may go without renewal before we say so. Much longer than its duration: a publisher that has lost the
 /// API server goes on, and so does one whose clock differs from ours.
 const SILENCE: SignedDuration = SignedDuration::from_secs(60);
+
+/// How long HSDirs keep a descriptor.
+const DESCRIPTOR_LIFETIME: SignedDuration = SignedDuration::from_hours(3);
+/// A new descriptor begins with no HSDir, and a new publisher with no backend: what was published stands meanwhile.
+const SETTLING: SignedDuration = SignedDuration::from_secs(60);
 
 /// The operator's part of the status. `backends` and `published` are left empty, hence not applied: they are the
 /// publisher's. `previous` is the status as it stands.
@@ -40,9 +45,15 @@ pub fn status(
     let wanted = if object.spec.suspend { 0 } else { object.spec.backends.replicas };
     let backends = backends(observed, plan, failures, ready_replicas, wanted);
     let published = published(object.spec.suspend, previous, observed.lease.as_ref(), now);
+    let key_secret = names::master_key_secret(object);
+    let refused = |failure: &&Failure| failure.child.kind == Kind::Secret && failure.child.name == key_secret;
+    let master_key = match failures.iter().find(refused) {
+        Some(Failure { child, message }) => Verdict::no("ApplyFailed", format!("{child}: {message}")),
+        None => plan.master_key.clone(),
+    };
     let found = [
         (Type::Accepted, plan.accepted.clone()),
-        (Type::MasterKeyReady, plan.master_key.clone()),
+        (Type::MasterKeyReady, master_key),
         (Type::BackendsReady, backends),
         (Type::Published, published),
     ];
@@ -154,8 +165,24 @@ fn published(suspended: bool, status: &OnionBalancedServiceStatus, lease: Option
             format!("The publisher has not renewed its Lease since {renewed:.0}; see the frontend's pods."),
         );
     }
-    if status.published.iter().all(|period| period.hsdirs_accepted == 0) {
+    let newest = status.published.iter().map(|period| period.last_published.0).max().unwrap_or(renewed);
+    if now.duration_since(newest) > DESCRIPTOR_LIFETIME {
+        return Verdict::no("Expired", format!("The newest descriptor is of {newest:.0}: HSDirs have dropped it."));
+    }
+    let was_published =
+        status.conditions.iter().any(|old| old.type_ == Type::Published.as_str() && old.status == "True");
+    let settles = was_published && now.duration_since(newest) < SETTLING;
+    if !settles && status.published.iter().all(|period| period.hsdirs_accepted == 0) {
         return Verdict::no("NotOnHSDirs", "No HSDir has accepted the descriptor.");
+    }
+    let idle = |backend: &BackendStatus| {
+        backend.state != BackendState::Ready && now.duration_since(backend.since.0) >= SETTLING
+    };
+    if !status.backends.is_empty() && status.backends.iter().all(idle) {
+        return Verdict::no(
+            "NoBackends",
+            "No backend has introduction points; the last descriptor stays until it expires.",
+        );
     }
     Verdict::yes("Published", "The descriptor is published.")
 }

@@ -22,12 +22,15 @@ pub fn now() -> Timestamp {
     Timestamp::from_second(NOW).unwrap()
 }
 
-/// Sets a path (`spec/backends/replicas`) of an object.
+/// Sets a path (`spec/ports/0/port`) of an object.
 pub fn with(object: &OnionBalancedService, path: &str, value: Value) -> Arc<OnionBalancedService> {
     let mut whole = serde_json::to_value(object).unwrap();
     let mut place = &mut whole;
     for step in path.split('/') {
-        place = &mut place[step];
+        place = match step.parse::<usize>() {
+            Ok(index) => &mut place[index],
+            Err(_) => &mut place[step],
+        };
     }
     *place = value;
     Arc::new(from(whole))
@@ -72,7 +75,7 @@ pub fn healthy() -> Observed {
             "backends": [{"name": "web-backend-1", "introductionPoints": 3, "state": "Ready", "since": "2025-12-31T00:00:00Z"}],
             "published": [{
                 "timePeriod": 1, "revisionCounter": 2, "introductionPoints": 9, "hsdirsAccepted": 8, "hsdirsTotal": 8,
-                "lastPublished": "2025-12-31T00:00:00Z",
+                "lastPublished": "2025-12-31T23:00:00Z",
             }],
         }),
     );

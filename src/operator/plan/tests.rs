@@ -109,8 +109,18 @@ const SCENARIOS: &[Scenario] = &[
         "Published", "False NotPublished: No descriptor has been published yet.", true),
     ("refused by all", |o| o.object = with(&o.object, "status/published", json!([
         {"timePeriod": 1, "revisionCounter": 2, "introductionPoints": 9, "hsdirsAccepted": 0, "hsdirsTotal": 8,
-         "lastPublished": "2025-12-31T00:00:00Z"}])),
+         "lastPublished": "2025-12-31T23:58:00Z"}])),
         "Published", "False NotOnHSDirs: No HSDir has accepted the descriptor.", true),
+    ("expired", |o| o.object = with(&o.object, "status/published/0/lastPublished", json!("2025-12-31T20:59:59Z")),
+        "Published", "False Expired: The newest descriptor is of 2025-12-31T20:59:59Z: HSDirs have dropped it.", true),
+    ("no backends", |o| {
+        o.object = with(&o.object, "status/backends/0/state", json!("Lost"));
+    }, "Published", "False NoBackends: No backend has introduction points", true),
+    ("no backends yet", |o| {
+        let starting = json!([{"name": "web-backend-1", "introductionPoints": 0, "state": "Starting",
+            "since": "2025-12-31T23:59:30Z"}]);
+        o.object = with(&o.object, "status/backends", starting);
+    }, "Published", "True Published: ", true),
     ("lease gone", |o| o.lease = None,
         "Published", "Unknown PublisherSilent: No publisher holds the Lease", true),
     ("lease stale", |o| o.lease = Some(lease("2025-12-31T23:58:59.000000Z", 15)),
@@ -136,6 +146,50 @@ fn each_trouble_has_its_condition_and_takes_nothing_down() {
         assert_eq!(status.onion_address, Some(address()), "{name}");
         assert!(!matches!(plan.key_step, KeyStep::Generate), "{name}");
     }
+}
+
+#[test]
+fn a_new_descriptor_may_settle_where_one_was_published() {
+    let mut observed = healthy();
+    observed.object = with(&observed.object, "status/published/0/hsdirsAccepted", json!(0));
+    observed.object = with(&observed.object, "status/published/0/lastPublished", json!("2025-12-31T23:59:30Z"));
+    assert!(said(&planned(&observed).1, "Published").starts_with("False NotOnHSDirs: "), "never published before");
+
+    let (_, published) = planned(&healthy());
+    observed.object = with(&observed.object, "status/conditions", serde_json::to_value(&published.conditions).unwrap());
+    assert!(said(&planned(&observed).1, "Published").starts_with("True Published: "));
+    observed.object = with(&observed.object, "status/published/0/lastPublished", json!("2025-12-31T23:58:30Z"));
+    assert!(said(&planned(&observed).1, "Published").starts_with("False NotOnHSDirs: "), "for too long");
+}
+
+#[test]
+fn a_refused_key_secret_is_told_in_the_servers_words() {
+    let observed = fresh();
+    let plan = plan(&observed, &settings());
+    let child = ChildId { kind: Kind::Secret, name: "web-master-key".to_owned() };
+    let failures = [Failure { child, message: "exceeded quota".to_owned() }];
+    let status = status(&observed, &plan, &failures, &OnionBalancedServiceStatus::default(), now());
+    for kind in ["MasterKeyReady", "Ready"] {
+        assert_eq!(said(&status, kind), "False ApplyFailed: Secret web-master-key: exceeded quota");
+    }
+}
+
+#[test]
+fn retaining_a_key_takes_its_owner_away_also_while_it_cannot_be_used() {
+    let mut observed = healthy();
+    let secret = observed.key_secret.as_mut().unwrap();
+    secret.metadata.annotations = from(json!({"onionbalance.dev/generated": "true"}));
+    secret.metadata.labels = from(json!({"onionbalance.dev/service": "web"}));
+    secret.metadata.owner_references = from(json!([{
+        "apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService", "name": "web", "uid": "uid-of-web",
+    }]));
+    observed.object = with(&observed.object, "spec/masterKey/onionAddress", json!(other_key().address().to_string()));
+    let (step, status) = planned(&observed);
+    assert!(said(&status, "MasterKeyReady").starts_with("False AddressMismatch: "));
+    assert!(matches!(step.key_step, KeyStep::SetOwners(owners) if owners.is_empty()));
+    // A copy that bears the same marks is not ours.
+    observed.key_secret.as_mut().unwrap().metadata.name = Some("copy".to_owned());
+    assert!(matches!(planned(&observed).0.key_step, KeyStep::Keep));
 }
 
 fn taken(by_predecessor: bool) -> Taken {
