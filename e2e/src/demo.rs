@@ -1,16 +1,16 @@
 //! The demo: a service with three backends, and fetches through real Tor clients that show how they share the work.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use tokio::time::Instant;
 
 use crate::bringup::tor_network;
 use crate::cluster::Cluster;
-use crate::descriptor::Descriptor;
+use crate::fetches::{FETCHES, fetch_all};
 use crate::process::Processes;
 use crate::service::{Service, lines};
 use crate::spread::Spread;
@@ -18,9 +18,6 @@ use crate::state::{State, source_tree};
 use crate::steps::{say, step};
 use crate::torclient::TorClient;
 
-const FETCHES: usize = 60;
-/// Fetches by a client before the next one begins without any state.
-const FETCHES_PER_CLIENT: usize = 6;
 const LASTING_SOCKS_PORT: u16 = 15_900;
 
 /// Applies the sample on a cluster that has the operator, and shows 60 fetches.
@@ -33,7 +30,9 @@ pub async fn run(state: &State) -> Result<()> {
     let onion = service.onion_address().await?;
     println!("\n{onion}\n\n{}", kubectl.run("get obs").await?);
 
-    let spread = fetch_all(state, &service, &onion).await?;
+    let (clients, mut table) = (AtomicUsize::new(0), Table::new());
+    let client = async || fresh_client(state, clients.fetch_add(1, Ordering::Relaxed)).await;
+    let spread = fetch_all(&service, client, |spread, last| table.show(spread, last)).await?;
     leave_client(state).await?;
     print_hints(state, &onion);
     if spread.is_fair() {
@@ -67,69 +66,6 @@ async fn wait_published(service: &Service) -> Result<()> {
         } => done.map(drop),
         () = show => Ok(()),
     }
-}
-
-async fn fetch_all(state: &State, service: &Service, onion: &str) -> Result<Spread> {
-    let mut spread = Spread::default();
-    let mut table = Table::new();
-    let mut next = Some(fresh_client(state, 0).await?);
-    for batch in 0..FETCHES / FETCHES_PER_CLIENT {
-        let client = next.take().context("a client for each batch")?;
-        let is_last = (batch + 1) * FETCHES_PER_CLIENT >= FETCHES;
-        let prepare = async { if is_last { Ok(None) } else { fresh_client(state, batch + 1).await.map(Some) } };
-        let (fetched, prepared) = tokio::join!(fetch_batch(&client, service, onion, &mut spread, &mut table), prepare);
-        fetched?;
-        next = prepared?;
-        client.remove().await?;
-    }
-    Ok(spread)
-}
-
-async fn fetch_batch(
-    client: &TorClient,
-    service: &Service,
-    onion: &str,
-    spread: &mut Spread,
-    table: &mut Table,
-) -> Result<()> {
-    let points = points(client, service, onion).await?;
-    let pods = service.backends().await?;
-    for number in 0..FETCHES_PER_CLIENT {
-        spread.expect(&points);
-        let start = Instant::now();
-        let said = match client.fetch(onion, &format!("fetch {number}")).await {
-            Ok(body) => {
-                let caller = caller(&body);
-                let pod = pods.iter().find(|pod| Some(pod.address.as_str()) == caller);
-                let name = pod.map_or_else(|| format!("unknown pod {caller:?}"), |pod| pod.name.clone());
-                spread.served(&name);
-                format!("{name} answered")
-            }
-            Err(error) => {
-                spread.failed();
-                format!("failed: {error:#}")
-            }
-        };
-        table.show(spread, &format!("{said} after {:.1} s", start.elapsed().as_secs_f64()))?;
-    }
-    Ok(())
-}
-
-/// Each backend's points, as the publisher tells; their sum must be what an independent decoder finds in the descriptor.
-async fn points(client: &TorClient, service: &Service, onion: &str) -> Result<BTreeMap<String, u32>> {
-    let status = service.status().await?;
-    let points: BTreeMap<_, _> = status.backends.iter().map(|b| (b.name.clone(), b.introduction_points)).collect();
-    let descriptor = Descriptor::fetch(client.tor(), onion).await?;
-    let told: u32 = points.values().sum();
-    if descriptor.points.len() != usize::try_from(told)? {
-        say(&format!("the descriptor has {} points, the status tells of {told}", descriptor.points.len()));
-    }
-    Ok(points)
-}
-
-/// The address at the end of the sample app's page: a backend's pod.
-pub fn caller(page: &str) -> Option<&str> {
-    page.trim().rsplit(' ').next()
 }
 
 async fn fresh_client(state: &State, number: usize) -> Result<TorClient> {

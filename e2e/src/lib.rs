@@ -11,6 +11,7 @@ pub mod command;
 pub mod demo;
 pub mod descriptor;
 pub mod dns;
+pub mod fetches;
 pub mod images;
 pub mod install;
 pub mod kubectl;

@@ -81,8 +81,11 @@ impl Node {
     /// Fails when another node is up, or this machine uses the node's addresses for something else.
     pub async fn check_addresses(&self) -> Result<()> {
         if let Some(owner) = cable_owner() {
-            let dir = owner.parent().unwrap_or(&owner).display();
-            bail!("another node is up on this machine; take it down first: e2e --dir {dir} down");
+            let (dir, program) = (owner.parent().unwrap_or(&owner).display(), std::env::current_exe()?);
+            bail!(
+                "the node of {dir} is up on this machine; take it down first: {} --dir {dir} down",
+                program.display()
+            );
         }
         for address in [HOST_ADDRESS, BRIDGE_ADDRESS, "10.96.0.1"] {
             let route = output(&mut command("ip", ["-o", "route", "show", "match", address])).await?;

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
+use onionbalance_operator::crd::names::agent_token_secret;
 use onionbalance_operator::crd::{
     BackendState, BackendStatus, OnionBalancedService, OnionBalancedServiceStatus, PublishedStatus,
 };
+use onionbalance_operator::link::AgentToken;
 
 use crate::wait::{Seen, until};
 
@@ -99,12 +101,12 @@ impl Service {
         Ok(pods.into_iter().filter(lives).filter_map(backend_pod).collect())
     }
 
-    /// `kubectl scale`.
-    pub async fn scale(&self, replicas: usize) -> Result<()> {
-        let patch = serde_json::json!({"spec": {"replicas": replicas}});
-        let (parameters, patch) = (kube::api::PatchParams::default(), kube::api::Patch::Merge(patch));
-        self.api().patch_scale(&self.name, &parameters, &patch).await.context("scale")?;
-        Ok(())
+    /// What its agents and its publisher know each other by.
+    pub async fn agent_token(&self) -> Result<AgentToken> {
+        let secrets = Api::<Secret>::namespaced(self.client.clone(), &self.namespace);
+        let secret = secrets.get(&agent_token_secret(&self.name)).await?;
+        let token = secret.data.as_ref().and_then(|data| data.get("token")).context("the Secret has no token")?;
+        Ok(AgentToken::from_hex(&token.0)?)
     }
 }
 

@@ -43,11 +43,6 @@ impl TorClient {
         &self.tor
     }
 
-    /// Its SOCKS address.
-    pub fn socks(&self) -> &str {
-        &self.socks
-    }
-
     /// `GET /` at port 80 of an onion address. Fetches with different `isolation` share no circuit, so each picks an introduction
     /// point for itself.
     pub async fn fetch(&self, onion: &str, isolation: &str) -> Result<String> {

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 pub use self::tor::{Tor, make_private_dir};
 use self::torrc::Role;
 use crate::command::{command, output, output_with_input};
-use crate::node::{BRIDGE_ADDRESS, Node, remove_dir};
+use crate::node::{BRIDGE_ADDRESS, Node};
 use crate::process::Processes;
 use crate::wait::Seen;
 
@@ -27,7 +27,7 @@ pub const BASE_PORT: u16 = 15_000;
 /// Where a network runs.
 #[derive(Debug, Clone)]
 pub enum Place {
-    /// On this machine's loopback address.
+    /// On this machine's loopback address, for as long as this process lives: its tors, and those that use it, end with it.
     Loopback,
     /// On the node's bridge: in reach of its pods, and of this machine.
     Node(Node),
@@ -49,10 +49,10 @@ impl TorNetwork {
         Self { dir: dir.to_owned(), place, nodes, processes: processes.clone() }
     }
 
-    /// Starts what does not run, and waits until every tor has bootstrapped. A second call after [`Self::down`] keeps the keys.
+    /// Starts what does not run, and waits until every tor has bootstrapped. Keys that are there are kept.
     pub async fn up(&self) -> Result<()> {
         let authorities = self.authorities().await?;
-        let common = torrc::network(&authorities);
+        let common = self.common(&authorities);
         for node in &self.nodes {
             let configuration = common.clone() + &torrc::node(node, self.address());
             self.tor(node).start(self.program()?, &configuration)?;
@@ -60,17 +60,11 @@ impl TorNetwork {
         self.wait_bootstrapped().await
     }
 
-    /// Ends every tor of it and removes its files.
-    pub async fn down(&self) -> Result<()> {
-        try_join_all(self.nodes.iter().map(async |node| self.tor(node).stop().await)).await?;
-        remove_dir(&self.dir).await
-    }
-
     /// The torrc lines by which any other tor uses this network.
     pub fn torrc_lines(&self) -> Result<String> {
         let file = self.authorities_file();
         let text = fs::read_to_string(&file).context("the Tor network is not up: run `e2e up`")?;
-        Ok(torrc::network(&serde_json::from_str::<Vec<String>>(&text)?))
+        Ok(self.common(&serde_json::from_str::<Vec<String>>(&text)?))
     }
 
     /// The relays, authorities included, that run and that do not.
@@ -79,10 +73,12 @@ impl TorNetwork {
         (up, self.nodes.len() - up)
     }
 
-    /// The tor of the relay with this number.
-    pub fn relay(&self, number: u16) -> Option<Tor> {
-        let name = format!("relay{number}");
-        self.nodes.iter().find(|node| node.name == name).map(|node| self.tor(node))
+    fn common(&self, authorities: &[String]) -> String {
+        let owner = match self.place {
+            Place::Loopback => torrc::owner(std::process::id()),
+            Place::Node(_) => String::new(),
+        };
+        torrc::network(authorities) + &owner
     }
 
     fn address(&self) -> &'static str {

@@ -94,11 +94,6 @@ impl Tor {
         self.processes.signal(&self.name, Signal::HUP)
     }
 
-    /// Sends it a signal.
-    pub fn signal(&self, signal: Signal) -> Result<()> {
-        self.processes.signal(&self.name, signal)
-    }
-
     /// Ends it; its files stay.
     pub async fn stop(&self) -> Result<()> {
         self.processes.stop(&self.name).await

@@ -43,6 +43,11 @@ pub fn network(authorities: &[String]) -> String {
 /// A learned circuit timeout becomes some ten milliseconds between neighbours, and then fails under load.
 const EDGE: &str = "LearnCircuitBuildTimeout 0\nCircuitBuildTimeout 10\n";
 
+/// Has a tor end some 15 seconds after the process with this id, however that ended.
+pub fn owner(pid: u32) -> String {
+    format!("__OwningControllerProcess {pid}\n")
+}
+
 /// What every tor on this machine is told: its folder, its control socket, its log.
 pub fn local(dir: &Path) -> String {
     let dir = dir.display();

@@ -1,7 +1,10 @@
 //! A user's mistakes are said clearly, and take nothing down.
 
 use anyhow::{Result, ensure};
+use onionbalance_e2e::descriptor::Descriptor;
 use onionbalance_e2e::install;
+use onionbalance_e2e::service::Service;
+use serde_json::Value;
 
 use crate::scene::{PUBLISHED, SOON, Scene, scene};
 
@@ -10,6 +13,8 @@ const HEALTHY: &str = "  ports:
   masterKey: {secretName: the-key}
   backends: {replicas: 1, drainTimeoutSeconds: 5}
 ";
+
+const FRONTEND: &str = "onionbalance.dev/service=web,app.kubernetes.io/component=frontend";
 
 #[tokio::test]
 async fn a_new_object_with_a_mistake_says_which() -> Result<()> {
@@ -62,8 +67,8 @@ async fn a_mistake_in_a_healthy_object_takes_nothing_down() -> Result<()> {
         let condition = web.wait_condition("MasterKeyReady", "False", SOON).await?;
         ensure!(condition.reason == "KeyInvalid", "{condition:?}");
         ensure!(self::running(scene).await? == running, "a malformed key took pods down");
-        put_key(scene, &key).await?;
-        web.wait_condition("MasterKeyReady", "True", SOON).await?;
+        a_new_publisher_waits_for_a_good_key(scene, &web, &key).await?;
+        let running = self::running(scene).await?;
 
         let rival = scene.apply("rival", HEALTHY).await?;
         let condition = rival.wait_condition("MasterKeyReady", "False", SOON).await?;
@@ -97,8 +102,55 @@ async fn running(scene: &Scene) -> Result<String> {
     scene.run(&format!("get pods -l onionbalance.dev/service=web -o jsonpath={path}")).await
 }
 
+/// A publisher that starts with the malformed key says so, and neither exits nor is ready; with the good one it publishes.
+async fn a_new_publisher_waits_for_a_good_key(scene: &Scene, web: &Service, key: &str) -> Result<()> {
+    scene.run(&format!("delete pods -l {FRONTEND}")).await?;
+    scene
+        .wait("the publisher waits for a good key", SOON, async || {
+            let publisher = publisher(scene).await?;
+            if publisher["state"].get("running").is_none() {
+                return Ok(Err(publisher.to_string()));
+            }
+            let log = scene.run(&format!("logs -l {FRONTEND} -c publisher --tail=20")).await?;
+            let waits = log.contains("the master key is of no use") && publisher["ready"] == false;
+            Ok(if waits { Ok(()) } else { Err(format!("{publisher}\n{log}")) })
+        })
+        .await?;
+    no_crash_loop(scene).await?;
+
+    let onion = web.onion_address().await?;
+    let client = scene.tor_client().await?;
+    // None where the HSDirs have none for a time period that has just begun.
+    let revision = async || Descriptor::fetch(client.tor(), &onion).await.ok().map(|found| found.revision_counter);
+    let before = revision().await;
+    put_key(scene, key).await?;
+    web.wait_condition("MasterKeyReady", "True", SOON).await?;
+    // The kubelet looks at the Secrets that it has mounted about once a minute.
+    scene
+        .wait("the good key is taken, and published with", PUBLISHED, async || {
+            let publisher = publisher(scene).await?;
+            let now = revision().await;
+            let done = publisher["ready"] == true && now.is_some() && now != before;
+            Ok(if done { Ok(()) } else { Err(format!("revision {before:?}, then {now:?}; {publisher}")) })
+        })
+        .await?;
+    client.remove().await?;
+    no_crash_loop(scene).await?;
+    web.wait_published(1, PUBLISHED).await?;
+    web.wait_condition("Ready", "True", SOON).await?;
+    Ok(())
+}
+
+/// The status of the publisher's container; null while it has none.
+async fn publisher(scene: &Scene) -> Result<Value> {
+    let pods: Value = serde_json::from_str(&scene.run(&format!("get pods -l {FRONTEND} -o json")).await?)?;
+    let containers = pods["items"][0]["status"]["containerStatuses"].as_array();
+    Ok(containers.into_iter().flatten().find(|status| status["name"] == "publisher").cloned().unwrap_or_default())
+}
+
+/// No container of any kind, init ones included, was started again.
 async fn no_crash_loop(scene: &Scene) -> Result<()> {
-    let path = "jsonpath={.items[*].status.containerStatuses[*].restartCount}";
+    let path = "jsonpath={..restartCount}";
     let ours = scene.run(&format!("get pods -o {path}")).await?;
     let operator = scene.kubectl.run(&format!("--namespace {} get pods -o {path}", install::NAMESPACE)).await?;
     let all = format!("{ours} {operator}");

@@ -3,12 +3,9 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
-use data_encoding::BASE64;
-use onionbalance_e2e::agent;
-use onionbalance_e2e::demo::caller;
 use onionbalance_e2e::descriptor::Descriptor;
+use onionbalance_e2e::fetches::{FETCHES_PER_CLIENT, caller, fetch_all, own_points};
 use onionbalance_e2e::service::Service;
-use onionbalance_operator::link::AgentToken;
 
 use crate::scene::{PUBLISHED, SOON, Scene, scene};
 
@@ -16,12 +13,14 @@ use crate::scene::{PUBLISHED, SOON, Scene, scene};
 async fn three_backends_serve_then_five_then_two() -> Result<()> {
     scene("scale", async |scene| {
         let web = scene.apply("web", SPEC).await?;
-        for backends in [3, 5] {
-            web.scale(backends).await?;
-            web.wait_published(backends, PUBLISHED).await?;
-            all_serve(scene, &web, backends).await?;
-        }
-        web.scale(2).await?;
+        web.wait_published(3, PUBLISHED).await?;
+        all_serve_their_shares(scene, &web).await?;
+
+        scene.run("scale obs/web --replicas=5").await?;
+        web.wait_published(5, PUBLISHED).await?;
+        all_serve(scene, &web, 5).await?;
+
+        scene.run("scale obs/web --replicas=2").await?;
         only_these_are_in_the_descriptor(scene, &web, 2).await?;
         all_serve(scene, &web, 2).await
     })
@@ -33,9 +32,23 @@ const SPEC: &str = "  ports:
   backends: {replicas: 3, drainTimeoutSeconds: 5}
 ";
 
+/// No fetch fails, and each backend's count is within three standard deviations of its share of the points.
+async fn all_serve_their_shares(scene: &Scene, web: &Service) -> Result<()> {
+    let spread = fetch_all(
+        web,
+        async || scene.tor_client().await,
+        |_, last| {
+            eprintln!("{last}");
+            Ok(())
+        },
+    )
+    .await?;
+    ensure!(spread.is_fair(), "{spread:?}");
+    Ok(())
+}
+
 /// Fetches until each backend has answered; a client keeps its descriptor, so there is a new one every few fetches.
 async fn all_serve(scene: &Scene, web: &Service, backends: usize) -> Result<()> {
-    const FETCHES_PER_CLIENT: usize = 6;
     let onion = web.onion_address().await?;
     let expected: BTreeSet<String> = web.backends().await?.into_iter().map(|pod| pod.address).collect();
     ensure!(expected.len() == backends, "{} backend pods", expected.len());
@@ -61,16 +74,11 @@ async fn all_serve(scene: &Scene, web: &Service, backends: usize) -> Result<()> 
 /// Judged by stem alone: each point of the merged descriptor is one of these backends' own, and each backend has one.
 async fn only_these_are_in_the_descriptor(scene: &Scene, web: &Service, backends: usize) -> Result<()> {
     let onion = web.onion_address().await?;
-    let token = token(scene).await?;
     scene
         .wait(&format!("the descriptor has {backends} backends' points"), SOON, async || {
-            let pods = web.backends().await?;
+            let (pods, of_each) = own_points(web).await?;
             if pods.len() != backends {
                 return Ok(Err(format!("{} pods", pods.len())));
-            }
-            let mut of_each = Vec::new();
-            for pod in &pods {
-                of_each.push(agent::points(&pod.address, &pod.uid, &token).await?);
             }
             let client = scene.tor_client().await?;
             let descriptor = Descriptor::fetch(client.tor(), &onion).await?;
@@ -84,9 +92,4 @@ async fn only_these_are_in_the_descriptor(scene: &Scene, web: &Service, backends
             })
         })
         .await
-}
-
-async fn token(scene: &Scene) -> Result<AgentToken> {
-    let data = scene.run("get secret web-agent-token -o jsonpath={.data.token}").await?;
-    Ok(AgentToken::from_hex(&BASE64.decode(data.as_bytes())?)?)
 }

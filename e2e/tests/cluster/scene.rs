@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use futures::FutureExt as _;
-use kube::Client;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, Client};
 use onionbalance_e2e::bringup::tor_network;
 use onionbalance_e2e::cluster::Cluster;
 use onionbalance_e2e::install;
@@ -57,7 +58,12 @@ impl Scene {
         let (kubectl, namespace) = (cluster.kubectl(), format!("e2e-{name}"));
         let scene = Self { kubectl, client: cluster.client().await?, state, namespace, clients: AtomicU32::new(0) };
         scene.clear().await?;
-        scene.kubectl.run(&format!("wait namespace {} --for=delete --timeout=60s", scene.namespace)).await?;
+        let namespaces = Api::<Namespace>::all(scene.client.clone());
+        until("the namespace of an earlier run is gone", SOON, async || {
+            let left = namespaces.get_opt(&scene.namespace).await?;
+            Ok(left.map_or(Seen::Yes(()), |left| Seen::NotYet(format!("{:?}", left.status))))
+        })
+        .await?;
         scene.kubectl.run(&format!("create namespace {}", scene.namespace)).await?;
         scene.apply_target().await?;
         Ok(scene)

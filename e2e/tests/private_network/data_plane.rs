@@ -204,8 +204,16 @@ SafeLogging 0
 fn program(subcommand: &[&str], dir: &Path) -> Result<Command> {
     let program = Path::new(env!("CARGO_BIN_EXE_e2e")).with_file_name("onionbalance-operator");
     let program = program.canonicalize().with_context(|| format!("{}: cargo build makes it", program.display()))?;
-    let mut command = Command::new(program);
-    command.args(subcommand).arg("--run-dir").arg(dir.join("run")).arg("--tor-data-dir").arg(dir.join("data"));
+    // However this process ends, what it started ends too.
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(program)
+        .args(subcommand)
+        .arg("--run-dir")
+        .arg(dir.join("run"))
+        .arg("--tor-data-dir")
+        .arg(dir.join("data"));
     command.env("RUST_LOG", "debug,hyper=info");
     Ok(command)
 }

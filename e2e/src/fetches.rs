@@ -1,0 +1,109 @@
+//! Fetches of a service through clients without any state, counted against the backends' shares of the points.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use futures::future::try_join_all;
+use tokio::time::Instant;
+
+use crate::agent;
+use crate::descriptor::Descriptor;
+use crate::service::{BackendPod, Service};
+use crate::spread::Spread;
+use crate::torclient::TorClient;
+use crate::wait::{Seen, until};
+
+/// How many [`fetch_all`] makes.
+pub const FETCHES: usize = 60;
+/// Fetches by a client, which keeps its descriptor, before the next one begins.
+pub const FETCHES_PER_CLIENT: usize = 6;
+
+/// Fetches from a published service. `fresh_client` starts a client; `show` is told the counts after each fetch, and what became
+/// of it.
+pub async fn fetch_all(
+    service: &Service,
+    fresh_client: impl AsyncFn() -> Result<TorClient>,
+    mut show: impl FnMut(&Spread, &str) -> Result<()>,
+) -> Result<Spread> {
+    let onion = service.onion_address().await?;
+    let mut spread = Spread::default();
+    let mut next = Some(fresh_client().await?);
+    for batch in 1..=FETCHES / FETCHES_PER_CLIENT {
+        let client = next.take().context("a client for each batch")?;
+        let is_last = batch == FETCHES / FETCHES_PER_CLIENT;
+        let prepare = async { if is_last { Ok(None) } else { fresh_client().await.map(Some) } };
+        let (fetched, prepared) = tokio::join!(fetch_batch(&client, service, &onion, &mut spread, &mut show), prepare);
+        fetched?;
+        next = prepared?;
+        client.remove().await?;
+    }
+    Ok(spread)
+}
+
+async fn fetch_batch(
+    client: &TorClient,
+    service: &Service,
+    onion: &str,
+    spread: &mut Spread,
+    show: &mut impl FnMut(&Spread, &str) -> Result<()>,
+) -> Result<()> {
+    let (pods, points) = shares(client, service, onion).await?;
+    for number in 0..FETCHES_PER_CLIENT {
+        spread.expect(&points);
+        let start = Instant::now();
+        let said = match client.fetch(onion, &format!("fetch {number}")).await {
+            Ok(body) => {
+                let caller = caller(&body);
+                let pod = pods.iter().find(|pod| Some(pod.address.as_str()) == caller);
+                let name = pod.map_or_else(|| format!("unknown pod {caller:?}"), |pod| pod.name.clone());
+                spread.served(&name);
+                format!("{name} answered")
+            }
+            Err(error) => {
+                spread.failed();
+                format!("failed: {error:#}")
+            }
+        };
+        show(spread, &format!("{said} after {:.1} s", start.elapsed().as_secs_f64()))?;
+    }
+    Ok(())
+}
+
+/// The backends, and by their names how many of the descriptor's points are theirs: what their own tors hold, compared with what
+/// an independent decoder finds in what the HSDirs hold. A point that is nobody's is waited out: a tor may just have replaced it.
+async fn shares(
+    client: &TorClient,
+    service: &Service,
+    onion: &str,
+) -> Result<(Vec<BackendPod>, BTreeMap<String, u32>)> {
+    const LIMIT: Duration = Duration::from_secs(60);
+    until("each point of the descriptor is a backend's", LIMIT, async || {
+        let (pods, own) = own_points(service).await?;
+        let descriptor = Descriptor::fetch(client.tor(), onion).await?;
+        let published = descriptor.auth_keys();
+        let mut points = BTreeMap::new();
+        for (pod, own) in pods.iter().zip(&own) {
+            let count = own.iter().filter(|key| published.contains(key.as_str())).count();
+            points.insert(pod.name.clone(), u32::try_from(count)?);
+        }
+        let sum: u32 = points.values().sum();
+        let is_whole = sum > 0 && descriptor.points.len() == usize::try_from(sum)?;
+        let why = format!("{} points are published, of which {points:?}", descriptor.points.len());
+        Ok(if is_whole { Seen::Yes((pods, points)) } else { Seen::NotYet(why) })
+    })
+    .await
+}
+
+/// The backends, and in their order the names of the points that each one's tor holds.
+pub async fn own_points(service: &Service) -> Result<(Vec<BackendPod>, Vec<BTreeSet<String>>)> {
+    let token = service.agent_token().await?;
+    let pods = service.backends().await?;
+    let own = try_join_all(pods.iter().map(|pod| agent::points(&pod.address, &pod.uid, &token))).await?;
+    Ok((pods, own))
+}
+
+/// The address at the end of the sample app's page: a backend's pod.
+pub fn caller(page: &str) -> Option<&str> {
+    page.trim().rsplit(' ').next()
+}
