@@ -42,6 +42,11 @@ impl Backends {
         left.map(|(id, _)| Input::BackendLost(id.clone())).collect()
     }
 
+    /// The pods that were taken in last.
+    pub(super) fn known_pods(&self) -> Arc<Pods> {
+        self.pods.clone()
+    }
+
     /// Takes in what an agent said. Points of a pod that is terminating or gone do not count.
     pub(super) fn report(&mut self, id: BackendId, report: Report) -> Option<Input> {
         let pod = self.pods.get(&id)?;

@@ -167,7 +167,7 @@ async fn serve(mut args: Box<Serve>, run_dir: &Path) -> Result<(), Failure> {
     let socket = run_dir.join("control/socket");
     parts.spawn(Tor { socket, address, clock, news }.run());
 
-    let client = SyncClient::new(AgentToken::derive(&key), &pod_uid, clock);
+    let client = SyncClient::new(AgentToken::derive(&key), &process_name(&pod_uid), clock);
     let (agents, orders) = watch::channel(agents::Orders::default());
     let (reports_in, reports) = mpsc::channel(QUEUE);
     let silence = Duration::from_secs(args.backend_silence_seconds.into());
@@ -197,6 +197,12 @@ fn http_ended(ended: Result<io::Result<()>, JoinError>) -> Failure {
         Ok(Err(error)) => error.into(),
         Err(error) => error.into(),
     }
+}
+
+/// What agents know this publisher by: another after a restart of the container, so that a clock that was set back does not
+/// make its requests look like replays.
+fn process_name(pod_uid: &str) -> String {
+    format!("{pod_uid}/{:08x}", u32::from_be_bytes(clock::random()))
 }
 
 /// The neighbours in Kubernetes, or what stands in for them.

@@ -222,8 +222,9 @@ impl Publisher {
         let holds_lease = self.holds_lease();
 
         let withdrawn = self.backends.terminating().filter(|id| self.engine.withdrawn(id)).cloned().collect();
-        let pods = self.ears.pods.borrow().clone();
-        let orders = Orders { pods, withdrawn, leading: holds_lease, network: self.network.clone() };
+        // Those that were taken in, not newer ones: a report on a pod that is not known here would be lost.
+        let orders =
+            Orders { pods: self.backends.known_pods(), withdrawn, leading: holds_lease, network: self.network.clone() };
         self.voices.agents.send_if_modified(|known| {
             let changed = !known.same(&orders);
             *known = orders;

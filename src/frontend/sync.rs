@@ -110,7 +110,7 @@ impl SyncClient {
         Ok(serde_json::from_slice(&body)?)
     }
 
-    /// Rises with every request, also over restarts in one pod: it starts from the wall clock, in microseconds.
+    /// Rises with every request: the wall clock in microseconds, or the next number.
     fn next_sequence(&self) -> u64 {
         let wall = self.clock.now().wall.duration_since(UNIX_EPOCH).unwrap_or_default();
         let wall = u64::try_from(wall.as_micros()).unwrap_or(u64::MAX);

@@ -8,9 +8,9 @@ use crate::onion::OnionAddress;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SyncRequest {
-    /// The publisher's pod UID.
+    /// Names the publisher's process: its pod's UID, and what differs after a restart.
     pub publisher: String,
-    /// Rises with every request of a publisher, also over its restarts: start from the wall clock.
+    /// Rises with every request of a publisher.
     pub sequence: u64,
     /// Whether this publisher leads: only a leader's word on `phase` counts.
     pub leading: bool,

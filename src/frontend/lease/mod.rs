@@ -91,7 +91,12 @@ impl LeaseKeeper {
     /// Runs until it is told to release the Lease.
     pub(super) async fn run(mut self, mut orders: watch::Receiver<LeaseOrders>) {
         // The object's UID is needed for the owner reference.
-        if self.object.wait_for(Option::is_some).await.is_err() {
+        let has_object = async { self.object.wait_for(Option::is_some).await.is_ok() };
+        let may_begin = tokio::select! {
+            has_object = has_object => has_object,
+            _ = orders.wait_for(|orders| orders.release) => false,
+        };
+        if !may_begin {
             return;
         }
         loop {
