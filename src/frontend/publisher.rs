@@ -221,7 +221,9 @@ impl Publisher {
         let backends = self.backends.views(&status.points, self.clock.now().wall);
         let holds_lease = self.holds_lease();
 
-        let withdrawn = self.backends.terminating().filter(|id| self.engine.withdrawn(id)).cloned().collect();
+        // Without tor nothing is sent, so nothing is withdrawn, whatever deadlines pass.
+        let is_withdrawn = |id: &&BackendId| self.uploads.is_some() && self.engine.withdrawn(id);
+        let withdrawn = self.backends.terminating().filter(is_withdrawn).cloned().collect();
         // Those that were taken in, not newer ones: a report on a pod that is not known here would be lost.
         let orders =
             Orders { pods: self.backends.known_pods(), withdrawn, leading: holds_lease, network: self.network.clone() };
