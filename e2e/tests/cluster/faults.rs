@@ -54,6 +54,8 @@ async fn a_mistake_in_a_healthy_object_takes_nothing_down() -> Result<()> {
         put_key(scene, &key).await?;
         let web = scene.apply("web", HEALTHY).await?;
         web.wait_published(1, PUBLISHED).await?;
+        // The publisher knows of a backend before its Deployment does.
+        web.wait_condition("Ready", "True", SOON).await?;
         let running = running(scene).await?;
 
         scene.run("delete service web").await?;
