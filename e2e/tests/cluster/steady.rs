@@ -50,7 +50,7 @@ async fn a_steady_state_writes_only_leases() -> Result<()> {
     .await
 }
 
-/// Kubernetes' own controllers write on for a moment after the last pod became ready: EndpointSlices, above all.
+/// Kubernetes' own controllers write on for a moment after the last pod became ready: `EndpointSlice`s, above all.
 async fn calm(scene: &Scene, kinds: &str) -> Result<()> {
     const QUIET: Duration = Duration::from_secs(5);
     let seen = async || versions(scene, kinds).await.map(without_leases);
