@@ -18,7 +18,8 @@ step() {
     local name=$1 log start
     shift
     mkdir -p "$OB_CACHE/logs"
-    log="$OB_CACHE/logs/$(tr -c 'a-zA-Z0-9\n' '-' <<<"$name").log"
+    # A file's name has at most 255 bytes.
+    log="$OB_CACHE/logs/$(tr -c 'a-zA-Z0-9\n' '-' <<<"${name:0:80}").log"
     start=$SECONDS
     say "$name …"
     # Apart from any `if` or `||`, which would switch `set -e` off inside the command.

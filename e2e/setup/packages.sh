@@ -38,4 +38,5 @@ install_them() {
     # Never at the cost of what is there: containerd and runc conflict with those of Docker's own packages.
     DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends --no-remove "${missing[@]}"
 }
-step "install ${#missing[@]} Debian packages: ${missing[*]}" install_them
+say "not installed yet: ${missing[*]}"
+step "install ${#missing[@]} Debian packages" install_them
