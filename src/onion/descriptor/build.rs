@@ -29,19 +29,6 @@ pub struct DescriptorKeys {
     auth_clients: [AuthClient; AUTH_CLIENTS],
 }
 
-/// Builds, encrypts and signs a descriptor exactly as a C tor would lay it out, with fresh [`DescriptorKeys`]. `now` dates
-/// the certificates.
-pub fn build(
-    key: &BlindedKeypair,
-    address: &OnionAddress,
-    content: &ServiceContent,
-    revision_counter: u64,
-    now: SystemTime,
-    rng: &mut impl CryptoRng,
-) -> Result<String, DescriptorError> {
-    DescriptorKeys::generate(rng).build(key, address, content, revision_counter, now, rng)
-}
-
 impl DescriptorKeys {
     /// Keys for one time period.
     pub fn generate(rng: &mut impl CryptoRng) -> Self {

@@ -18,7 +18,7 @@ mod layer_tests;
 #[cfg(test)]
 mod tests;
 
-pub use build::{DescriptorKeys, build};
+pub use build::DescriptorKeys;
 pub use outer::UncheckedDescriptor;
 
 use std::time::SystemTime;

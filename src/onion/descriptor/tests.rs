@@ -107,7 +107,9 @@ pub(super) fn content(points: u8) -> ServiceContent {
 
 fn build_tor(content: &ServiceContent) -> Result<String, DescriptorError> {
     let key = tor_key();
-    build(&key.blind(TOR_PERIOD), &key.address(), content, 24_530_761, at(TOR_NOW), &mut rng(1))
+    let mut rng = rng(1);
+    let keys = DescriptorKeys::generate(&mut rng);
+    keys.build(&key.blind(TOR_PERIOD), &key.address(), content, 24_530_761, at(TOR_NOW), &mut rng)
 }
 
 fn check(text: &str) -> Result<Descriptor, DescriptorError> {
@@ -316,7 +318,8 @@ proptest! {
         let mut rng = StdRng::from_seed(seed);
         let key = MasterKey::generate(&mut rng);
         let pair = key.blind(TOR_PERIOD);
-        let text = build(&pair, &key.address(), &content, revision_counter, at(seconds), &mut rng).unwrap();
+        let keys = DescriptorKeys::generate(&mut rng);
+        let text = keys.build(&pair, &key.address(), &content, revision_counter, at(seconds), &mut rng).unwrap();
         let unchecked = UncheckedDescriptor::parse(&text).unwrap();
         let descriptor = unchecked.check(&key.address(), &pair.public(), at(seconds)).unwrap();
         prop_assert_eq!(descriptor.content, content);
