@@ -2,6 +2,7 @@
 .DEFAULT_GOAL := help
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 SETUP := e2e/setup
+CHART := charts/onionbalance-operator
 
 .PHONY: help
 help: ## This list
@@ -24,11 +25,16 @@ images: packages release ## Container images without Docker: target/images/*.tar
 .PHONY: test
 test: no-demo packages ## All tests; ends with "N passed, N failed"
 	@$(MAKE) --no-print-directory -j2 kubernetes test-build
-	@$(SETUP)/run-tests.sh unit api tor e2e
+	@$(SETUP)/run-tests.sh unit chart api tor oracle e2e fuzz
 
 .PHONY: test-unit
 test-unit: ## Tests that need neither root nor a cluster
 	@$(SETUP)/run-tests.sh unit
+
+.PHONY: test-chart
+test-chart: ## The Helm chart: values, what it renders, that it is deploy/
+	@$(SETUP)/packages.sh chart
+	@$(SETUP)/run-tests.sh chart
 
 .PHONY: test-api
 test-api: packages ## The operator against a real API server
@@ -40,15 +46,32 @@ test-tor: ## Our programs beside real tors; publisher and agents on a private To
 	@$(SETUP)/packages.sh tor
 	@$(SETUP)/run-tests.sh tor
 
+.PHONY: test-oracle
+test-oracle: ## Descriptors, keys and the HSDir ring beside arti's crates and Python's stem
+	@$(SETUP)/packages.sh tor
+	@$(SETUP)/run-tests.sh oracle
+
 .PHONY: test-e2e
 test-e2e: no-demo packages ## The whole path on a one-node Kubernetes and a private Tor network
 	@$(MAKE) --no-print-directory -j2 kubernetes test-build
 	@$(SETUP)/run-tests.sh e2e
 
+.PHONY: fuzz
+fuzz: packages ## Fuzz every parser of peers' texts; SECONDS_EACH=3600 for longer than a minute each
+	@$(SETUP)/run-tests.sh fuzz
+
+.PHONY: bench
+bench: packages ## How fast and how small: criterion, then figures beside Python Onionbalance (docs/performance.md)
+	@$(MAKE) --no-print-directory release
+	@cargo bench --locked --quiet --package onionbalance-bench
+	@$(TARGET)/release/onionbalance-bench figures --python "$$($(SETUP)/python-onionbalance.sh)"
+
 .PHONY: generate
-generate: ## Write the files that are made from the code: crds/
+generate: ## Write the files that are made from others: crds/, and the chart's copies of the CRD and the operator's rights
 	cargo run --locked --quiet -- crd >crds/onionbalancedservices.yaml.new
 	mv crds/onionbalancedservices.yaml.new crds/onionbalancedservices.yaml
+	cp crds/onionbalancedservices.yaml $(CHART)/files/crd.yaml
+	sed -n '/^kind: ClusterRole$$/,/^---$$/{ /^rules:$$/,/^---$$/{ /^rules:$$/d; /^---$$/d; p } }' deploy/rbac.yaml >$(CHART)/files/rules.yaml
 
 # What the targets above stand on.
 .PHONY: no-demo packages kubernetes release test-build

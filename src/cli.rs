@@ -7,10 +7,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::{backend, crd, frontend, operator};
+use crate::shell::hidden;
+use crate::{backend, crd, frontend, operator, tools};
 
 /// The Kubernetes client calls every failed request an error; what matters of them the parts say themselves, once.
-const DEFAULT_LOG: &str = "info,kube_client=off,kube_runtime=off";
+const QUIET: &str = "kube_client=off,kube_runtime=off";
 
 /// Load-balanced Tor onion services on Kubernetes: one .onion address, many backends.
 #[derive(Debug, Parser)]
@@ -33,31 +34,63 @@ enum LogFormat {
 enum Command {
     /// Reconcile `OnionBalancedService` objects
     Operator(operator::Args),
-    /// Publish one service's merged descriptor (the publisher; runs beside a tor)
+    /// Publish merged descriptors: one service's in a pod (the publisher), or those of a config.yaml (the stand-alone daemon)
     Frontend(frontend::Args),
     /// Serve one backend's descriptor and forward its streams (the agent; runs beside a tor)
     Backend(backend::Args),
     /// Print the `CustomResourceDefinition` as YAML
     Crd,
+    /// Generate, convert, show and check keys
+    Key(tools::key::Args),
+    /// Make a configuration of the stand-alone daemon (`frontend --config`)
+    Config(tools::config::Args),
+}
+
+/// What runs until it is told to stop.
+enum Program {
+    Operator(operator::Args),
+    Frontend(frontend::Args),
+    Backend(backend::Args),
 }
 
 impl Cli {
     /// Runs the subcommand: exit code 0 when it ended as it should, 1 with the error on standard error when not.
     pub fn run(self) -> ExitCode {
-        if let Command::Crd = self.command {
-            return finish(crd::manifest().map_err(Into::into).and_then(|yaml| print(&yaml)));
+        let (mut input, mut out) = (std::io::stdin().lock(), std::io::stdout().lock());
+        let program = match self.command {
+            Command::Crd => return finish(crd::manifest().map_err(Into::into).and_then(|yaml| print(&yaml))),
+            Command::Key(args) => return finish(tools::key::run(args, &mut out)),
+            // `onionbalance-operator config generate`, and nothing more, asks.
+            Command::Config(args) => {
+                return finish(tools::config::run(args, std::env::args_os().len() <= 3, &mut input, &mut out));
+            }
+            Command::Operator(args) => Program::Operator(args),
+            Command::Frontend(args) => Program::Frontend(args),
+            Command::Backend(args) => Program::Backend(args),
+        };
+        drop((input, out));
+        let standalone = match &program {
+            Program::Frontend(args) => args.standalone_log_level(),
+            _ => None,
+        };
+        start_log(self.log_format, standalone.unwrap_or("info"));
+        if let Err(error) = hidden::hide() {
+            return finish(Err(error.into()));
         }
-        start_log(self.log_format);
-        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        // The daemon has little to do at a time, and threads cost memory.
+        let mut runtime = match standalone {
+            Some(_) => tokio::runtime::Builder::new_current_thread(),
+            None => tokio::runtime::Builder::new_multi_thread(),
+        };
+        let runtime = match runtime.enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => return finish(Err(error.into())),
         };
         finish(runtime.block_on(async {
-            match self.command {
-                Command::Operator(args) => operator::run(args).await,
-                Command::Frontend(args) => frontend::run(args).await,
-                Command::Backend(args) => backend::run(args).await,
-                Command::Crd => Ok(()),
+            match program {
+                Program::Operator(args) => operator::run(args).await,
+                Program::Frontend(args) => frontend::run(args).await,
+                Program::Backend(args) => backend::run(args).await,
             }
         }))
     }
@@ -67,8 +100,8 @@ fn print(text: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
     Ok(std::io::stdout().write_all(text.as_bytes())?)
 }
 
-fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
+fn start_log(format: LogFormat, level: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{level},{QUIET}")));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),

@@ -5,8 +5,9 @@
 //! the layers meet; an import goes down only:
 //!
 //! ```text
-//! operator   frontend   backend        IO: Kubernetes, HTTP, Tor's control socket
-//! crd  link  control  shell            types, the publisher-agent protocol, the control protocol, what the programs share
+//! operator   frontend   backend   tools   IO: Kubernetes, HTTP, Tor's control port; the commands for people
+//! crd  link  config  control  shell       types, the publisher-agent protocol, the daemon's file, the control protocol,
+//!                                         what the programs share
 //!            merge                     pure: what to publish when, where
 //!            consensus                 pure: the HSDir ring
 //!            onion                     pure: keys, descriptors
@@ -14,6 +15,7 @@
 
 pub mod backend;
 pub mod cli;
+pub mod config;
 pub mod consensus;
 pub mod control;
 pub mod crd;
@@ -23,3 +25,4 @@ pub mod merge;
 pub mod onion;
 pub mod operator;
 pub mod shell;
+pub mod tools;

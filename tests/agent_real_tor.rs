@@ -5,7 +5,9 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::fs::Permissions;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -168,6 +170,96 @@ async fn a_stopped_agent_ends_at_once_and_a_killed_ones_sockets_are_replaced() {
     assert!(status.success(), "{status}");
 }
 
+/// tor runs with the agent's user ID and sees its processes: nothing of the agent's may be in its reach. As root, which may
+/// look into everything, this test runs all of it as another user.
+#[tokio::test]
+async fn a_process_of_the_same_user_cannot_look_into_the_agent() {
+    let backend = Backend::new("127.0.0.1:1").await;
+    let user = User::of(&backend);
+    let looks = |pid: u32, what: &str| {
+        let mut look = user.run("sh");
+        look.arg("-c").arg(format!("{what} >/dev/null 2>&1").replace("PID", &pid.to_string()));
+        async move { look.status().await.unwrap().success() }
+    };
+    let secrets = ["cat /proc/PID/environ", "ls /proc/PID/root/", "ls /proc/PID/fd/", "cat /proc/PID/maps"];
+
+    // That it can look into a process that does not hide.
+    let mut sleeper = user.run("sleep").arg("1000").spawn().unwrap();
+    let pid = sleeper.id().unwrap();
+    backend.until("sleep", || async move { name_of(pid) }).await;
+    for secret in secrets {
+        assert!(looks(pid, secret).await, "{secret}");
+    }
+    sleeper.kill().await.unwrap();
+
+    let agent = backend.with_files(user.run(user.program.to_str().unwrap()));
+    let running = backend.serving(agent).spawn().unwrap();
+    backend.until_ready_says(NO_TOR).await;
+    let agent = running.id().unwrap();
+    for secret in secrets.into_iter().chain([": </proc/PID/mem", "cat /proc/PID/root/etc/hostname"]) {
+        assert!(!looks(agent, secret).await, "{secret}");
+    }
+    assert!(looks(agent, "cat /proc/PID/stat").await, "it is there");
+}
+
+/// What the image relies on: who may not read a program cannot look into its process, even before it hides itself.
+#[tokio::test]
+async fn a_program_that_cannot_be_read_is_hidden_from_its_first_moment() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not tested: a file that its user cannot read takes root to make");
+        return;
+    }
+    let backend = Backend::new("127.0.0.1:1").await;
+    let user = User::of(&backend);
+    for (mode, can_look) in [(0o755, true), (0o711, false)] {
+        let program = backend.dir.path().join(format!("sleep-{mode:o}"));
+        std::fs::copy("/bin/sleep", &program).unwrap();
+        std::fs::set_permissions(&program, Permissions::from_mode(mode)).unwrap();
+        // setpriv itself still has capabilities when it starts a program; the one after has none, as in a pod.
+        let sleeper = user.run("env").arg(&program).arg("1000").spawn().unwrap();
+        let pid = sleeper.id().unwrap();
+        backend.until(&format!("sleep-{mode:o}"), || async move { name_of(pid) }).await;
+        let looked = user.run("cat").arg(format!("/proc/{pid}/environ")).output().await.unwrap();
+        assert_eq!(looked.status.success(), can_look, "{mode:o}");
+    }
+}
+
+/// The name of a process's program.
+fn name_of(pid: u32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
+}
+
+/// The user that tor and the agent share.
+struct User {
+    id: Option<u32>,
+    /// Our program where this user can run it.
+    program: PathBuf,
+}
+
+impl User {
+    /// As root, another one, who gets the backend's files.
+    fn of(backend: &Backend) -> Self {
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_onionbalance-operator"));
+        if !rustix::process::geteuid().is_root() {
+            return Self { id: None, program };
+        }
+        let (id, ours) = (65532, backend.dir.path().join("program"));
+        std::fs::copy(&program, &ours).unwrap();
+        let owned = std::process::Command::new("chown").arg("-R").arg(id.to_string()).arg(backend.dir.path()).status();
+        assert!(owned.unwrap().success());
+        Self { id: Some(id), program: ours }
+    }
+
+    fn run(&self, program: &str) -> Command {
+        let mut command = Command::new(if self.id.is_some() { "setpriv" } else { program });
+        if let Some(id) = self.id {
+            command.arg(format!("--reuid={id}")).arg(format!("--regid={id}")).args(["--clear-groups", "--", program]);
+        }
+        command.kill_on_drop(true);
+        command
+    }
+}
+
 /// The files of one backend, and an address of its own on the loopback.
 struct Backend {
     dir: tempfile::TempDir,
@@ -197,7 +289,10 @@ impl Backend {
     }
 
     fn program(&self) -> Command {
-        let mut program = Command::new(env!("CARGO_BIN_EXE_onionbalance-operator"));
+        self.with_files(Command::new(env!("CARGO_BIN_EXE_onionbalance-operator")))
+    }
+
+    fn with_files(&self, mut program: Command) -> Command {
         let path = |name: &str| self.dir.path().join(name);
         program.arg("backend");
         program.arg("--config").arg(path("agent.yaml"));
@@ -208,11 +303,14 @@ impl Backend {
     }
 
     fn agent(&self) -> Child {
-        let mut program = self.program();
+        self.serving(self.program()).spawn().unwrap()
+    }
+
+    fn serving(&self, mut program: Command) -> Command {
         program.arg("--token").arg(self.dir.path().join("token"));
         program.arg("--listen-address").arg(self.address.to_string());
         program.env("POD_UID", POD_UID);
-        program.spawn().unwrap()
+        program
     }
 
     fn tor(&self) -> Child {

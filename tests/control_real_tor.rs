@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use onionbalance_operator::control::{
-    Backoff, Client, Connector, ControlError, Event, Update, bootstrap_percent, supervise,
+    Backoff, Client, Connector, ControlError, Event, Password, Place, Update, bootstrap_percent, supervise,
 };
 use onionbalance_operator::onion::OnionAddress;
 use rand::SeedableRng;
@@ -19,6 +19,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 /// Long enough for a busy machine; nothing here waits for it to pass.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -31,13 +32,18 @@ struct Tor {
 
 impl Tor {
     fn start() -> Self {
+        Self::start_with("CookieAuthentication 1")
+    }
+
+    /// With these lines of torrc for authentication, and also a TCP port.
+    fn start_with(authentication: &str) -> Self {
         let directory = TempDir::with_prefix("control-real-tor").expect("a temporary directory");
         // Tor refuses to put its socket where others may look.
         fs::set_permissions(directory.path(), Permissions::from_mode(0o700)).expect("our own directory");
         let path = directory.path().display();
         let torrc = format!(
             "DisableNetwork 1\nSocksPort 0\nDataDirectory {path}/data\nControlSocket unix:{path}/control\n\
-             CookieAuthentication 1\nCookieAuthFile {path}/cookie\nGeoIPFile {path}/empty\nGeoIPv6File {path}/empty\n\
+             ControlPort auto\n{authentication}\nCookieAuthFile {path}/cookie\nGeoIPFile {path}/empty\nGeoIPv6File {path}/empty\n\
              Log notice file {path}/notice.log\nContactInfo .a \"quoted\" one\n__OwningControllerProcess {}\n",
             std::process::id()
         );
@@ -84,7 +90,10 @@ impl Tor {
 
     /// A supervisor of the control socket.
     fn supervise(&self, command_timeout: Duration) -> mpsc::Receiver<Update> {
-        let connector = Connector { command_timeout, ..Connector::new(self.socket()) };
+        Self::supervise_by(Connector { command_timeout, ..Connector::unix(self.socket()) })
+    }
+
+    fn supervise_by(connector: Connector) -> mpsc::Receiver<Update> {
         let backoff = Backoff { first: Duration::from_millis(20), cap: Duration::from_millis(200) };
         supervise(connector, backoff, StdRng::seed_from_u64(1))
     }
@@ -94,6 +103,43 @@ impl Tor {
         let mut updates = self.supervise(PATIENCE);
         let (client, events) = connected(&mut updates).await;
         (client, events, updates)
+    }
+}
+
+/// Connects to the unix socket as soon as tor is up, then to the TCP port.
+async fn connect_both_ways(tor: &Tor, unix: Connector) -> (Connector, Connector) {
+    let (client, _events) = connected(&mut Tor::supervise_by(unix.clone())).await;
+    let listeners = client.get_info("net/listeners/control").await.expect("an authenticated connection");
+    let listeners: Vec<_> = listeners.split(' ').map(|place| place.trim_matches('"').to_owned()).collect();
+    let place = listeners.iter().find(|place| place.starts_with("127.0.0.1:")).expect("a TCP port");
+    assert!(listeners.contains(&Place::Unix(tor.socket()).to_string()), "{listeners:?}");
+    let tcp = Connector { place: place.parse().expect("HOST:PORT"), ..unix.clone() };
+    for connector in [&unix, &tcp] {
+        let (client, _events) = connector.connect().await.expect("both ways in");
+        assert!(client.get_info("version").await.expect("we may").starts_with("0.4."));
+    }
+    (unix, tcp)
+}
+
+/// The torrc line for a password, as tor makes it.
+fn hashed(password: &str) -> String {
+    let output = Command::new("tor")
+        .args(["--quiet", "--defaults-torrc", "/dev/null", "-f", "/dev/null", "--hash-password", password])
+        .output()
+        .expect("this test needs the program tor: apt-get install tor");
+    let text = String::from_utf8(output.stdout).expect("hexadecimal");
+    let hash = text.lines().find(|line| line.starts_with("16:")).expect("a hash");
+    format!("HashedControlPassword {hash}")
+}
+
+fn password(text: &str) -> Password {
+    Password::new(Zeroizing::new(text.to_owned())).expect("one line")
+}
+
+async fn why_not(connector: &Connector) -> String {
+    match connector.connect().await {
+        Err(ControlError::Authentication(message)) => message,
+        other => panic!("{other:?}"),
     }
 }
 
@@ -173,6 +219,9 @@ async fn a_refused_command_leaves_the_connection_usable() {
     let (code, message) = refusal(client.hs_post(&[[0xAB; 20]], &address, body).await);
     assert_eq!((code, message), (552, format!("Server \"{}\" not found", "AB".repeat(20))));
 
+    let (code, message) = refusal(client.hs_fetch(&address, &[[0xAB; 20]]).await);
+    assert_eq!((code, message), (552, format!("Server \"{}\" not found", "AB".repeat(20))));
+
     let injected = client.get_info("version\r\nSIGNAL HALT").await;
     assert!(matches!(injected, Err(ControlError::Argument(_))));
     assert!(client.get_info("version").await.unwrap().starts_with("0.4."));
@@ -183,7 +232,10 @@ async fn events_come_between_replies() {
     let tor = Tor::start();
     let (client, mut events, _updates) = tor.connect().await;
 
-    client.set_events(&["SIGNAL", "HS_DESC", "NEWCONSENSUS", "NEWDESC", "STATUS_CLIENT"]).await.unwrap();
+    client
+        .set_events(&["SIGNAL", "HS_DESC", "HS_DESC_CONTENT", "NEWCONSENSUS", "NEWDESC", "STATUS_CLIENT"])
+        .await
+        .unwrap();
     client.signal("CLEARDNSCACHE").await.unwrap();
     assert!(client.get_info("version").await.unwrap().starts_with("0.4."));
     assert_eq!(next(&mut events).await, Event::Other("SIGNAL".to_owned(), "CLEARDNSCACHE".to_owned()));
@@ -201,6 +253,69 @@ async fn an_explicit_cookie_is_used_and_a_wrong_one_refused() {
     client.get_info("version").await.unwrap();
     let refused = Client::connect_unix(&tor.socket(), Some(wrong)).await;
     assert!(matches!(refused, Err(ControlError::Authentication(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn by_safe_cookie_and_only_to_the_cookies_own_tor() {
+    let tor = Tor::start();
+    let connector = Connector { command_timeout: PATIENCE, ..Connector::unix(tor.socket()) };
+    let (unix, tcp) = connect_both_ways(&tor, connector).await;
+    let wrong = tor.directory.path().join("wrong");
+    fs::write(&wrong, [7; 32]).unwrap();
+    for connector in [unix, tcp] {
+        let message = why_not(&Connector { cookie: Some(wrong.clone()), ..connector.clone() }).await;
+        // Ours notices it, before tor does: that is SAFECOOKIE.
+        assert!(message.contains("wrong is not that of the tor at"), "{message}");
+        // A password does not help where tor takes none.
+        let both = Connector { cookie: Some(wrong.clone()), password: Some(password("secret")), ..connector.clone() };
+        assert!(why_not(&both).await.contains("is it another tor's file?"));
+        // A directory cannot be read, whoever we are.
+        let directory = tor.directory.path().to_owned();
+        let message = why_not(&Connector { cookie: Some(directory.clone()), ..connector }).await;
+        assert!(message.contains(&format!("cookie file {} cannot be read", directory.display())), "{message}");
+        assert!(message.contains("CookieAuthFileGroupReadable 1"), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn by_password() {
+    // What a shell's user may well have: quotes, backslashes that look like escapes, spaces, other letters.
+    for text in ["secret", "", " a \"b\" \\ \\n\\101\\x41 'c' \té €", "\\", "\""] {
+        let tor = Tor::start_with(&hashed(text));
+        let connector = Connector { password: Some(password(text)), ..Connector::unix(tor.socket()) };
+        let (unix, tcp) = connect_both_ways(&tor, connector).await;
+        for connector in [unix, tcp] {
+            let message = why_not(&Connector { password: Some(password("wrong")), ..connector.clone() }).await;
+            assert!(message.starts_with("tor refuses the password: "), "{message}");
+            let message = why_not(&Connector { password: None, ..connector.clone() }).await;
+            assert!(message.ends_with("offers HASHEDPASSWORD; give the control port's password"), "{message}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn by_password_where_the_cookie_does_not_serve() {
+    let tor = Tor::start_with(&format!("CookieAuthentication 1\n{}", hashed("secret")));
+    let (unix, tcp) = connect_both_ways(&tor, Connector::unix(tor.socket())).await;
+    let wrong = tor.directory.path().join("wrong");
+    fs::write(&wrong, [7; 32]).unwrap();
+    for connector in [unix, tcp] {
+        for cookie in [wrong.clone(), tor.directory.path().join("absent"), tor.directory.path().to_owned()] {
+            let connector = Connector { cookie: Some(cookie), password: Some(password("secret")), ..connector.clone() };
+            let (client, _events) = connector.connect().await.unwrap();
+            client.get_info("version").await.unwrap();
+            let message = why_not(&Connector { password: Some(password("wrong")), ..connector }).await;
+            assert!(message.starts_with("tor refuses the password: "), "{message}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn by_nothing_where_tor_asks_for_nothing() {
+    let tor = Tor::start_with("");
+    let (unix, _tcp) = connect_both_ways(&tor, Connector::unix(tor.socket())).await;
+    let needless = Connector { password: Some(password("secret")), cookie: Some("/nowhere".into()), ..unix };
+    needless.connect().await.unwrap();
 }
 
 #[tokio::test]

@@ -13,9 +13,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("control", &["onion"]),
     ("link", &["onion"]),
     ("crd", &["onion"]),
+    ("config", &["onion"]),
     ("shell", &[]),
     ("backend", &["onion", "control", "link", "shell"]),
-    ("frontend", &["onion", "consensus", "merge", "control", "link", "crd", "shell"]),
+    ("frontend", &["onion", "consensus", "merge", "control", "link", "crd", "config", "shell"]),
+    ("tools", &["onion", "config", "shell"]),
     ("operator", &["onion", "link", "crd", "shell"]),
 ];
 
@@ -32,7 +34,7 @@ const IMPURE: &[&str] = &[
     "kube::Client",
     "kube::Api",
 ];
-const PURE: &[&str] = &["onion", "consensus", "merge", "link", "crd"];
+const PURE: &[&str] = &["onion", "consensus", "merge", "link", "crd", "config"];
 
 #[test]
 fn imports_go_down_only() {

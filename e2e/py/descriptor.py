@@ -2,6 +2,7 @@
 """Decodes a v3 onion service's descriptor with stem, and so without any code of ours. Prints JSON.
 
     descriptor.py fetch CONTROL_SOCKET COOKIE_FILE ONION_ADDRESS   asks the HSDirs, through that tor's HSFETCH
+    descriptor.py fetch-each CONTROL_SOCKET COOKIE_FILE ONION_ADDRESS FINGERPRINT...   asks these HSDirs, each for what it has
     descriptor.py decode ONION_ADDRESS                             reads the descriptor from standard input
 """
 import base64
@@ -18,12 +19,15 @@ LEGACY_IDENTITY, ED25519_IDENTITY = 2, 3
 def main(arguments):
     match arguments:
         case ["fetch", control_socket, cookie, address]:
-            text = fetch(control_socket, cookie, address.removesuffix(".onion"))
+            address = address.removesuffix(".onion")
+            result = decode(fetch(control_socket, cookie, address), address)
+        case ["fetch-each", control_socket, cookie, address, *hsdirs]:
+            result = fetch_each(control_socket, cookie, address.removesuffix(".onion"), hsdirs)
         case ["decode", address]:
-            text = sys.stdin.read()
+            result = decode(sys.stdin.read(), address.removesuffix(".onion"))
         case _:
             sys.exit(__doc__)
-    print(json.dumps(decode(text, address.removesuffix(".onion"))))
+    print(json.dumps(result))
 
 
 def decode(text, address):
@@ -48,41 +52,79 @@ def point(p):
     }
 
 
-def fetch(control_socket, cookie, address):
-    with socket.socket(socket.AF_UNIX) as connection:
+class Control:
+    """A control connection on which nothing but descriptors is fetched."""
+
+    def __init__(self, control_socket, cookie):
+        connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(TIMEOUT_SECONDS)
         connection.connect(control_socket)
-        lines = connection.makefile("rb")
-
-        def line():
-            text = lines.readline().decode()
-            if not text:
-                sys.exit("tor closed the control connection")
-            return text.rstrip("\r\n")
-
-        def command(text):
-            connection.sendall(text.encode() + b"\r\n")
-            answer = line()
-            if answer != "250 OK":
-                sys.exit(f"{text.split()[0]}: {answer}")
-
+        self.connection, self.lines, self.events = connection, connection.makefile("rb"), []
         with open(cookie, "rb") as file:
-            command("AUTHENTICATE " + file.read().hex())
-        command("SETEVENTS HS_DESC HS_DESC_CONTENT")
-        command("HSFETCH " + address)
-        failures = []
+            self.command("AUTHENTICATE " + file.read().hex())
+        self.command("SETEVENTS HS_DESC HS_DESC_CONTENT")
+
+    def line(self):
+        text = self.lines.readline().decode()
+        if not text:
+            sys.exit("tor closed the control connection")
+        return text.rstrip("\r\n")
+
+    def command(self, text, refusal=None):
+        """Whether tor does it; `refusal` is the code by which it may say that it does not."""
+        self.connection.sendall(text.encode() + b"\r\n")
+        answer = self.line()
+        while answer.startswith("650"):
+            self.events.append(self.event(answer))
+            answer = self.line()
+        if answer != "250 OK" and (refusal is None or not answer.startswith(refusal)):
+            sys.exit(f"{text.split()[0]}: {answer}")
+        return answer == "250 OK"
+
+    def event(self, first):
+        """An event's first line, and its body."""
+        body = []
+        if first.startswith("650+"):
+            while (text := self.line()) != ".":
+                body.append(text.removeprefix("."))
+            self.line()  # 650 OK
+        return first, body
+
+    def descriptors(self, address, failures):
+        """The HSDir's fingerprint (or UNKNOWN) and the text of each answer; the text is empty where there is none."""
         while True:
-            event = line()
+            event, body = self.events.pop(0) if self.events else self.event(self.line())
             if event.startswith("650 HS_DESC FAILED " + address):
                 failures.append(event.partition("REASON=")[2] or event)
             if event.startswith("650+HS_DESC_CONTENT " + address):
-                body = []
-                while (text := line()) != ".":
-                    body.append(text.removeprefix("."))
-                if any(body):
-                    return "\n".join(body) + "\n"
-                # An empty body ends the search: no HSDir was left to ask.
-                sys.exit("no HSDir has the descriptor: " + ", ".join(failures))
+                hsdir = event.split()[3].lstrip("$").partition("~")[0]
+                yield hsdir, "\n".join(body) + "\n" if any(body) else ""
+
+
+def fetch(control_socket, cookie, address):
+    failures = []
+    control = Control(control_socket, cookie)
+    control.command("HSFETCH " + address)
+    for _, text in control.descriptors(address, failures):
+        if text:
+            return text
+        # An empty body ends the search: no HSDir was left to ask.
+        sys.exit("no HSDir has the descriptor: " + ", ".join(failures))
+
+
+def fetch_each(control_socket, cookie, address, hsdirs):
+    control = Control(control_socket, cookie)
+    # 552: it is not in that tor's consensus.
+    asked = [hsdir for hsdir in hsdirs if control.command(f"HSFETCH {address} SERVER=${hsdir}", refusal="552")]
+    found, open_ones = {}, set(asked)
+    if not asked:
+        sys.exit("tor knows none of these HSDirs")
+    for hsdir, text in control.descriptors(address, []):
+        open_ones.discard(hsdir)
+        if text:
+            found[hsdir] = decode(text, address)
+        if not open_ones:
+            return found
 
 
 if __name__ == "__main__":

@@ -79,9 +79,11 @@ operator)
     base=$(rootfs operator ca-certificates)
     archive=$IMAGES/onionbalance-operator.tar
     # A debug build and a release build make the same archive by turns: their content tells them apart, not their age.
-    sum=$(cat "$program" <(echo "$base") | sha256sum)
+    sum=$(cat "$program" <(echo "$base 0711") | sha256sum)
     if [ ! -e "$archive" ] || [ "$(cat "$archive.source" 2>/dev/null)" != "$sum" ]; then
         strip --strip-debug -o "$work/onionbalance-operator" "$program"
+        # Who may run a program but not read it gets a process that nobody of the same user can look into, from its first moment.
+        chmod 0711 "$work/onionbalance-operator"
         step "operator image" image "$archive" localhost/onionbalance-operator:dev 65532:65532 /usr/local/bin/onionbalance-operator \
             "$base" / "$work/onionbalance-operator" /usr/local/bin/onionbalance-operator
         echo "$sum" >"$archive.source"

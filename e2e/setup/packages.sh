@@ -1,21 +1,23 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that the build, the tests and the demo need, and nothing that is there already.
 #   packages.sh tor        tor, tor-gencert and Python's stem: the integration tests on a private Tor network
+#   packages.sh chart      kubectl, and what Helm's environment takes
 #   packages.sh cluster    what a one-node Kubernetes and its images take, with the tools to build them
 . "$(dirname "$0")/lib.sh"
 
 TOR="tor tor-geoipdb python3 python3-venv"
 CLUSTER="$TOR etcd-server containerd runc containernetworking-plugins iptables conntrack iproute2 iputils-ping procps socat openssl curl
-    buildah mmdebstrap busybox-static tini golang-go golang-github-modern-go-reflect2-dev make gcc libc6-dev rsync jq git ca-certificates uidmap"
+    buildah mmdebstrap busybox-static tini golang-go golang-github-modern-go-reflect2-dev make gcc g++ libc6-dev rsync jq git ca-certificates uidmap"
 
 case "${1:-}" in
 tor) wanted=$TOR ;;
 cluster)
     wanted=$CLUSTER
-    command -v kubectl >/dev/null || wanted="$wanted kubernetes-client"
     ;;
-*) fail "usage: packages.sh tor|cluster" ;;
+chart) wanted="ca-certificates python3 python3-venv" ;;
+*) fail "usage: packages.sh tor|chart|cluster" ;;
 esac
+[ "$1" = tor ] || command -v kubectl >/dev/null || wanted="$wanted kubernetes-client"
 
 missing=()
 for p in $wanted; do

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs groups of tests and ends with one line, "N passed, N failed", over all of them.
-#   run-tests.sh unit|api|tor|e2e…
+#   run-tests.sh unit|chart|api|tor|oracle|e2e|fuzz…
 . "$(dirname "$0")/lib.sh"
 cd "$(dirname "$0")/../.."
 
@@ -24,15 +24,18 @@ group() {
 count() { sed -nE "s/^test result: .* ([0-9]+) $1;.*/\1/p" "$log" | awk '{ n += $1 } END { print n + 0 }'; }
 failures() { count failed; }
 
+# All with --workspace: for a package alone, dependencies have other features and are built once more.
 unit() { cargo test --locked --workspace --no-fail-fast --lib --bins --test layers; }
+chart() { cargo test --locked --workspace --no-fail-fast --test chart; }
 api() {
     local programs
-    programs=$(e2e/setup/kubernetes.sh) && KUBEBUILDER_ASSETS=$programs cargo test --locked --no-fail-fast --test operator_api_server
+    programs=$(e2e/setup/kubernetes.sh) && KUBEBUILDER_ASSETS=$programs cargo test --locked --workspace --no-fail-fast --test operator_api_server
 }
 tor() {
     local code=0
-    cargo test --locked --no-fail-fast --test '*_real_tor' || code=$?
-    with_programs --test private_network -- --nocapture || code=$?
+    e2e/setup/arti.sh >/dev/null || return
+    cargo test --locked --workspace --no-fail-fast --test '*_real_tor' || code=$?
+    with_programs --test private_network --test standalone -- --nocapture || code=$?
     return $code
 }
 e2e() {
@@ -44,14 +47,20 @@ e2e() {
     down || code=$?
     return $code
 }
+fuzz() { e2e/setup/fuzz.sh; }
+oracle() {
+    e2e/setup/stem.sh >/dev/null || return
+    local target="${CARGO_TARGET_DIR:-target}/oracle"
+    cargo test --locked --manifest-path tests/oracle/Cargo.toml --target-dir "$target" --no-fail-fast
+}
 down() { cargo run --locked --quiet --package onionbalance-e2e -- down; }
 # These tests run the programs themselves: cargo builds those of the test's own package only.
-with_programs() { cargo build --locked && cargo test --locked --package onionbalance-e2e --no-fail-fast "$@"; }
+with_programs() { cargo build --locked --workspace --bins && cargo test --locked --workspace --no-fail-fast "$@"; }
 
-[ $# -gt 0 ] || fail "usage: run-tests.sh unit|api|tor|e2e…"
+[ $# -gt 0 ] || fail "usage: run-tests.sh unit|chart|api|tor|oracle|e2e|fuzz…"
 for name in "$@"; do
     case $name in
-    unit | api | tor | e2e) group "$name" "$name" ;;
+    unit | chart | api | tor | oracle | e2e | fuzz) group "$name" "$name" ;;
     *) fail "no tests are called $name" ;;
     esac
 done

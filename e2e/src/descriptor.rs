@@ -1,6 +1,6 @@
 //! Descriptors as an independent program sees them: fetched from the HSDirs and decoded with Python's stem.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
@@ -46,6 +46,18 @@ impl Descriptor {
         let mut fetch = python().await?;
         fetch.arg("fetch").arg(tor.control_socket()).arg(tor.cookie()).arg(onion);
         Self::from_json(&output(&mut fetch).await?)
+    }
+
+    /// What each of these HSDirs holds now, by fingerprint, asked through a client's tor; without those that hold none.
+    pub async fn fetch_each(
+        tor: &Tor,
+        onion: &str,
+        hsdirs: impl IntoIterator<Item = &String>,
+    ) -> Result<BTreeMap<String, Self>> {
+        let mut fetch = python().await?;
+        fetch.arg("fetch-each").arg(tor.control_socket()).arg(tor.cookie()).arg(onion).args(hsdirs);
+        let json = output(&mut fetch).await?;
+        serde_json::from_str(&json).with_context(|| format!("descriptor.py said {json:?}"))
     }
 
     /// A descriptor that is at hand.

@@ -5,6 +5,7 @@
 //! folder, [`state::State`].
 
 pub mod agent;
+pub mod articlient;
 pub mod bringup;
 pub mod cluster;
 pub mod command;
@@ -24,5 +25,6 @@ pub mod spread;
 pub mod state;
 pub mod steps;
 pub mod torclient;
+pub mod torcontrol;
 pub mod tornet;
 pub mod wait;

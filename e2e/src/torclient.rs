@@ -32,7 +32,7 @@ impl TorClient {
         let tor = Tor::open(processes, name, dir);
         tor.remove().await?;
         let port = port.map_or("auto".to_owned(), |port| port.to_string());
-        tor.start(Command::new("tor"), &format!("{torrc_lines}SocksPort 127.0.0.1:{port}\n"))?;
+        tor.start(Command::new("tor"), &format!("{torrc_lines}SocksPort 127.0.0.1:{port} ExtendedErrors\n"))?;
         tor.wait_bootstrapped().await?;
         let socks = tor.socks_address()?;
         Ok(Self { tor, socks })
@@ -46,19 +46,24 @@ impl TorClient {
     /// `GET /` at port 80 of an onion address. Fetches with different `isolation` share no circuit, so each picks an introduction
     /// point for itself.
     pub async fn fetch(&self, onion: &str, isolation: &str) -> Result<String> {
-        const LIMIT: Duration = Duration::from_secs(60);
-        let fetch = async {
-            let mut stream = TcpStream::connect(&self.socks).await?;
-            socks5(&mut stream, onion, 80, isolation).await?;
-            get(&mut stream, onion, "/").await
-        };
-        timeout(LIMIT, fetch).await.with_context(|| format!("no answer within {} s", LIMIT.as_secs()))?
+        fetch(&self.socks, onion, isolation).await
     }
 
     /// Ends it and removes its state.
     pub async fn remove(self) -> Result<()> {
         self.tor.remove().await
     }
+}
+
+/// `GET /` at port 80 of an onion address, through a SOCKS port that isolates by user name.
+pub(crate) async fn fetch(socks: &str, onion: &str, isolation: &str) -> Result<String> {
+    const LIMIT: Duration = Duration::from_secs(60);
+    let fetch = async {
+        let mut stream = TcpStream::connect(socks).await?;
+        socks5(&mut stream, onion, 80, isolation).await?;
+        get(&mut stream, onion, "/").await
+    };
+    timeout(LIMIT, fetch).await.with_context(|| format!("no answer within {} s", LIMIT.as_secs()))?
 }
 
 /// SOCKS 5 (RFC 1928) with a user name (RFC 1929), which tor isolates streams by.
@@ -80,6 +85,8 @@ async fn socks5(stream: &mut TcpStream, host: &str, port: u16, user: &str) -> Re
         0xf0 => bail!("the onion service's descriptor was not found"),
         0xf2 => bail!("introduction failed"),
         0xf3 => bail!("rendezvous failed"),
+        0xf4 => bail!("the onion service wants a client's key"),
+        0xf5 => bail!("the onion service does not know this client's key"),
         0xf6 => bail!("not a valid onion address"),
         0xf7 => bail!("introduction timed out"),
         other => bail!("SOCKS error {other:#x}"),

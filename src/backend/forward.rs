@@ -2,17 +2,19 @@
 //!
 //! tor resolves the name in a `HiddenServicePort` once, when it reads its configuration; so tor is given a unix socket,
 //! and the name is resolved here, for each stream.
+//!
+//! A target that refuses is passed on by closing tor's socket: tor tells the client at once that the stream has ended.
 
 use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::{Either, select, select_all};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
@@ -20,10 +22,14 @@ use tokio_util::io::InspectReader;
 
 use super::Failure;
 use super::paths::RunDir;
-use crate::link::ForwardedPort;
+use super::proxy_header;
+use crate::link::{AgentConfig, ForwardedPort};
+use crate::onion::OnionAddress;
 
 /// A target that does not answer: tor clients give up on a stream after about as long.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// tor writes its header as soon as it has connected.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a stream with one end closed may be quiet. tor closes both directions at once, so mostly nobody waits for
 /// what a target might still say; a target that never closes must not hold up a drain.
 const HALF_CLOSED_IDLE: Duration = Duration::from_secs(15);
@@ -53,7 +59,11 @@ pub struct Traffic {
 #[derive(Debug)]
 pub struct Port {
     pub number: u16,
+    pub name: Option<String>,
     target: String,
+    header: HeaderUse,
+    /// The last stream failed: further failures are not worth a warning each.
+    troubled: AtomicBool,
     pub open: AtomicU64,
     pub opened: AtomicU64,
     pub connect_failures: AtomicU64,
@@ -61,13 +71,35 @@ pub struct Port {
     pub bytes_out: AtomicU64,
 }
 
+/// What becomes of the PROXY header at the start of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HeaderUse {
+    /// tor writes none.
+    Absent,
+    /// It is taken away.
+    TakenAway,
+    /// The target gets it, with this backend's mark.
+    PassedOn(OnionAddress),
+}
+
 impl Forwarder {
-    /// Makes the sockets. What an earlier agent left in their place is removed.
-    pub fn bind(run_dir: &RunDir, ports: &[ForwardedPort], max_streams: usize) -> Result<Self, Failure> {
-        let listeners = ports.iter().map(|port| {
+    /// Makes the sockets. What an earlier agent left in their place is removed. `backend` is this backend's own address.
+    pub fn bind(
+        run_dir: &RunDir,
+        config: &AgentConfig,
+        backend: &OnionAddress,
+        max_streams: usize,
+    ) -> Result<Self, Failure> {
+        let exported = AgentConfig::exports_circuit_id(&config.ports);
+        let listeners = config.ports.iter().map(|port| {
             let path = run_dir.forward_socket(port.port);
             let listener = bind_fresh(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-            Ok((listener, Arc::new(Port::new(port))))
+            let header = match (exported, port.proxy_header) {
+                (false, _) => HeaderUse::Absent,
+                (true, false) => HeaderUse::TakenAway,
+                (true, true) => HeaderUse::PassedOn(*backend),
+            };
+            Ok((listener, Arc::new(Port::new(port, header))))
         });
         let listeners: Vec<_> = listeners.collect::<Result<_, Failure>>()?;
         let ports = listeners.iter().map(|(_, port)| port.clone()).collect();
@@ -95,8 +127,7 @@ impl Forwarder {
                 }
             };
             let Ok(permit) = self.permits.clone().try_acquire_owned() else {
-                tracing::warn!(port = port.number, "too many open streams: one is refused");
-                port.connect_failures.fetch_add(1, Ordering::Relaxed);
+                port.failed("a stream is refused", &"too many are open");
                 continue;
             };
             let open = OpenStream::new(self.traffic.clone(), port.clone(), permit);
@@ -113,24 +144,29 @@ fn bind_fresh(path: &std::path::Path) -> io::Result<UnixListener> {
 }
 
 /// Dropping `stream` is what tells tor that the target refused.
-async fn forward(stream: UnixStream, port: &Port) {
-    let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(&port.target)).await;
-    let target = match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-        Ok(target) => target,
-        Err(error) => {
-            port.connect_failures.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(port = port.number, target = port.target, %error, "cannot connect to the target");
-            return;
-        }
+async fn forward(mut stream: UnixStream, port: &Port) {
+    let opening = match within(HEADER_TIMEOUT, port.take_header(&mut stream)).await {
+        Ok(opening) => opening,
+        Err(error) => return port.failed("a stream is refused", &error),
     };
+    let target = match within(CONNECT_TIMEOUT, TcpStream::connect(&port.target)).await {
+        Ok(target) => target,
+        Err(error) => return port.failed("cannot connect to the target", &error),
+    };
+    port.troubled.store(false, Ordering::Relaxed);
     // tor has small cells of its own: waiting for more would only delay.
     let _ = target.set_nodelay(true);
-    if let Err(error) = copy_both_ways(stream, target, port).await {
+    if let Err(error) = copy_both_ways(stream, &opening, target, port).await {
         tracing::debug!(port = port.number, %error, "a stream broke");
     }
 }
 
-async fn copy_both_ways(mut stream: UnixStream, mut target: TcpStream, port: &Port) -> io::Result<()> {
+async fn within<T>(limit: Duration, attempt: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(limit, attempt).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// `opening` is what the target gets before all else.
+async fn copy_both_ways(mut stream: UnixStream, opening: &[u8], mut target: TcpStream, port: &Port) -> io::Result<()> {
     let moved = AtomicU64::default();
     let count = |counter: &AtomicU64, bytes: &[u8]| {
         add(counter, bytes);
@@ -138,7 +174,8 @@ async fn copy_both_ways(mut stream: UnixStream, mut target: TcpStream, port: &Po
     };
     let (from_tor, to_tor) = stream.split();
     let (from_target, to_target) = target.split();
-    let inward = pin!(copy_then_close(InspectReader::new(from_tor, |bytes| count(&port.bytes_in, bytes)), to_target));
+    let from_tor = opening.chain(InspectReader::new(from_tor, |bytes| count(&port.bytes_in, bytes)));
+    let inward = pin!(copy_then_close(from_tor, to_target));
     let outward = pin!(copy_then_close(InspectReader::new(from_target, |bytes| count(&port.bytes_out, bytes)), to_tor));
     match select(inward, outward).await {
         Either::Left((ended, outward)) => finish(ended, outward, &moved).await,
@@ -212,15 +249,42 @@ impl Traffic {
 }
 
 impl Port {
-    fn new(port: &ForwardedPort) -> Self {
+    fn new(port: &ForwardedPort, header: HeaderUse) -> Self {
         Self {
             number: port.port,
+            name: port.name.clone(),
             target: port.target.clone(),
+            header,
+            troubled: AtomicBool::default(),
             open: AtomicU64::default(),
             opened: AtomicU64::default(),
             connect_failures: AtomicU64::default(),
             bytes_in: AtomicU64::default(),
             bytes_out: AtomicU64::default(),
+        }
+    }
+
+    /// Takes tor's header off a stream; gives what the target gets first.
+    async fn take_header(&self, stream: &mut UnixStream) -> io::Result<Vec<u8>> {
+        if self.header == HeaderUse::Absent {
+            return Ok(Vec::new());
+        }
+        let (header, rest) = proxy_header::read(stream).await?;
+        add(&self.bytes_in, &rest);
+        Ok(match self.header {
+            HeaderUse::PassedOn(backend) => [header.marked(&backend).to_string().as_bytes(), &rest].concat(),
+            HeaderUse::TakenAway | HeaderUse::Absent => rest,
+        })
+    }
+
+    /// Counts a stream that came to nothing. Clients can cause any number of them: only the first in a row is a warning.
+    fn failed(&self, what: &str, reason: &dyn std::fmt::Display) {
+        self.connect_failures.fetch_add(1, Ordering::Relaxed);
+        let (port, target) = (self.number, &self.target);
+        if self.troubled.swap(true, Ordering::Relaxed) {
+            tracing::debug!(port, target, "{what}: {reason}");
+        } else {
+            tracing::warn!(port, target, "{what}: {reason}");
         }
     }
 }

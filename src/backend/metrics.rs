@@ -38,24 +38,35 @@ fn render(tor: &TorState, ports: &[Arc<Port>]) -> String {
     let per_port: [([&str; 3], Counter); 3] = [
         (["streams", "gauge", "Open streams"], |port| &port.open),
         (["streams_total", "counter", "Streams taken"], |port| &port.opened),
-        (["connect_failures_total", "counter", "Streams refused: the target could not be connected to"], |port| {
-            &port.connect_failures
-        }),
+        (
+            [
+                "connect_failures_total",
+                "counter",
+                "Streams refused: the target could not be connected to, or too many were open",
+            ],
+            |port| &port.connect_failures,
+        ),
     ];
     for ([name, kind, help], counter) in per_port {
         text.family(name, kind, help);
         for port in ports {
-            text.sample(name, &format!("{{port=\"{}\"}}", port.number), counter(port).load(Ordering::Relaxed));
+            text.sample(name, &format!("{{{}}}", labels(port)), counter(port).load(Ordering::Relaxed));
         }
     }
     text.family("bytes_total", "counter", "Bytes forwarded; in: from clients, out: to clients");
     for port in ports {
         for (direction, bytes) in [("in", &port.bytes_in), ("out", &port.bytes_out)] {
-            let labels = format!("{{port=\"{}\",direction=\"{direction}\"}}", port.number);
+            let labels = format!("{{{},direction=\"{direction}\"}}", labels(port));
             text.sample("bytes_total", &labels, bytes.load(Ordering::Relaxed));
         }
     }
     text.finish()
+}
+
+fn labels(port: &Port) -> String {
+    let escape = |name: &str| name.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    let name = port.name.as_ref().map(|name| format!(",name=\"{}\"", escape(name))).unwrap_or_default();
+    format!("port=\"{}\"{name}", port.number)
 }
 
 #[cfg(test)]
@@ -89,7 +100,7 @@ onionbalance_agent_streams{port=\"80\"} 4
 # HELP onionbalance_agent_streams_total Streams taken
 # TYPE onionbalance_agent_streams_total counter
 onionbalance_agent_streams_total{port=\"80\"} 0
-# HELP onionbalance_agent_connect_failures_total Streams refused: the target could not be connected to
+# HELP onionbalance_agent_connect_failures_total Streams refused: the target could not be connected to, or too many were open
 # TYPE onionbalance_agent_connect_failures_total counter
 onionbalance_agent_connect_failures_total{port=\"80\"} 0
 # HELP onionbalance_agent_bytes_total Bytes forwarded; in: from clients, out: to clients
@@ -98,5 +109,20 @@ onionbalance_agent_bytes_total{port=\"80\",direction=\"in\"} 0
 onionbalance_agent_bytes_total{port=\"80\",direction=\"out\"} 5
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_port_with_a_name_shows_it() {
+        let mut port = Port::for_tests(443, "web:443");
+        port.name = Some("https".to_owned());
+        let text = render(
+            &TorState { answering: true, bootstrapped: 100, points: Points::with_count(3), kills: 0 },
+            &[Arc::new(port)],
+        );
+        assert!(text.contains("\nonionbalance_agent_streams_total{port=\"443\",name=\"https\"} 0\n"), "{text}");
+        assert!(text.contains("_bytes_total{port=\"443\",name=\"https\",direction=\"in\"} 0\n"), "{text}");
+        let mut port = Port::for_tests(443, "web:443");
+        port.name = Some("a\"\\\nb".to_owned());
+        assert_eq!(labels(&port), r#"port="443",name="a\"\\\nb""#);
     }
 }

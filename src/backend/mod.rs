@@ -18,6 +18,7 @@ mod observer;
 mod paths;
 mod points;
 mod probes;
+mod proxy_header;
 mod system;
 mod watchdog;
 
@@ -121,7 +122,7 @@ async fn serve(args: Serve, run_dir: &RunDir, config: AgentConfig) -> Result<(),
     let pod_uid = args.pod_uid.ok_or("--pod-uid (or POD_UID in the environment) is needed")?;
     let address = run_dir.read_hostname()?;
 
-    let forwarder = Forwarder::bind(run_dir, &config.ports, forward::stream_limit())?;
+    let forwarder = Forwarder::bind(run_dir, &config, &address, forward::stream_limit())?;
     let traffic = forwarder.traffic();
     let observer = Observer::new(run_dir, address, system::random());
     let (tor, pulse) = (observer.watch(), observer.pulse());

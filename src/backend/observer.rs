@@ -1,6 +1,7 @@
 //! The observer: asks tor once a second what it holds, and at once when tor made a descriptor.
 
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -57,6 +58,7 @@ impl Pulse {
 /// The task that keeps [`TorState`].
 #[derive(Debug)]
 pub struct Observer {
+    socket: PathBuf,
     connector: Connector,
     address: OnionAddress,
     state: watch::Sender<TorState>,
@@ -72,7 +74,8 @@ impl Observer {
         let state = TorState { answering: false, bootstrapped: 0, points: Points::new(boot), kills: 0 };
         let pulse = Pulse::new();
         Self {
-            connector: Connector { command_timeout: COMMAND_TIMEOUT, ..Connector::new(run_dir.control_socket()) },
+            socket: run_dir.control_socket(),
+            connector: Connector { command_timeout: COMMAND_TIMEOUT, ..Connector::unix(run_dir.control_socket()) },
             address,
             state: watch::Sender::new(state),
             watchdog: Watchdog::new(pulse.clone()),
@@ -100,7 +103,7 @@ impl Observer {
 
     /// One connection, from connecting to losing it.
     async fn connection(&mut self) -> Result<Infallible, Lost> {
-        self.watchdog.meet(&self.connector.socket).await?;
+        self.watchdog.meet(&self.socket).await?;
         let (client, mut events) = self.watchdog.answer(self.connector.connect()).await?;
         self.watchdog.answer(client.set_events(&["HS_DESC"])).await?;
         self.complaint = None;
@@ -179,7 +182,7 @@ impl Observer {
         let mut killed = false;
         match lost {
             Lost::Absent(error) => {
-                let complaint = format!("tor is not there: {}: {error}", self.connector.socket.display());
+                let complaint = format!("tor is not there: {}: {error}", self.socket.display());
                 if self.is_news(&complaint) {
                     tracing::info!("{complaint}");
                 }

@@ -107,7 +107,31 @@ mod tests {
         assert_eq!(identities(&format!("onion-key\nid rsa1024 AAAA\n{id}")).unwrap()[0].1, Some([0; 32]));
     }
 
+    /// A microdescriptor as tor writes it, with and without what is optional.
+    fn write(onion_key: &str, identity: Option<[u8; 32]>, family: bool) -> String {
+        let mut text = format!("onion-key\n{onion_key}ntor-onion-key {}\n", "A".repeat(43));
+        if family {
+            text.push_str("family $AAAA onion-key\np accept 80,443\n");
+        }
+        let identity = identity.map(|identity| format!("id ed25519 {}\n", BASE64_NOPAD.encode(&identity)));
+        text + &identity.unwrap_or_default()
+    }
+
     proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            relays in prop::collection::vec((any::<bool>(), any::<Option<[u8; 32]>>(), any::<bool>()), 0..10),
+        ) {
+            let rsa = "-----BEGIN RSA PUBLIC KEY-----\nMIGJAoGBAMhPQtZPaxP3\n-----END RSA PUBLIC KEY-----\n";
+            let texts: Vec<String> = relays
+                .iter()
+                .map(|(legacy, identity, family)| write(if *legacy { rsa } else { "" }, *identity, *family))
+                .collect();
+            let expected: Vec<Identity> =
+                texts.iter().zip(&relays).map(|(text, relay)| (Sha256::digest(text).into(), relay.1)).collect();
+            prop_assert_eq!(identities(&texts.concat()), Ok(expected));
+        }
+
         #[test]
         fn any_text_is_read_without_a_panic(text in "(onion-key[\n x]|id ed25519 |\n|A{43}|é){0,12}") {
             let _ = identities(&text);

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::codec::Message;
 use super::connection::{Command, Connection, EVENT_CAPACITY};
-use super::text::{is_argument, push_data};
+use super::text::{is_argument, push_data, push_quoted};
 use super::{Connector, ControlError, Event};
 use crate::onion::OnionAddress;
 
@@ -26,13 +26,12 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to a unix control socket and authenticates with the cookie that PROTOCOLINFO names (or `cookie`).
-    /// Events that arrive go to the receiver; a slow reader never blocks replies (bounded; overflow closes the connection).
+    /// [`Connector::connect`] to a unix control socket, with the cookie that PROTOCOLINFO names (or `cookie`).
     pub async fn connect_unix(
         socket: &Path,
         cookie: Option<PathBuf>,
     ) -> Result<(Self, mpsc::Receiver<Event>), ControlError> {
-        Connector { cookie, ..Connector::new(socket) }.connect().await
+        Connector { cookie, ..Connector::unix(socket) }.connect().await
     }
 
     /// Speaks over any unbuffered stream, not yet authenticated. A command that is unanswered after `command_timeout` ends
@@ -100,6 +99,16 @@ impl Client {
         self.command(bytes).await.map(drop)
     }
 
+    /// HSFETCH of a v3 descriptor from the given HSDirs, by fingerprint: that of the time period that clients use now. Ok means
+    /// tor accepted the command; each fetch's end comes as a `HS_DESC` FAILED or `HS_DESC_CONTENT` event, or not at all. Tor
+    /// refuses with 552 if it knows an HSDir not.
+    pub async fn hs_fetch(&self, address: &OnionAddress, servers: &[[u8; 20]]) -> Result<(), ControlError> {
+        let address = address.identifier();
+        let servers: Vec<_> = servers.iter().map(|server| format!("SERVER={}", HEXUPPER.encode(server))).collect();
+        let arguments: Vec<_> = std::iter::once(&address).chain(&servers).map(String::as_str).collect();
+        self.command(line("HSFETCH", &arguments)?).await.map(drop)
+    }
+
     /// SIGNAL.
     pub async fn signal(&self, signal: &str) -> Result<(), ControlError> {
         self.command(line("SIGNAL", &[signal])?).await.map(drop)
@@ -121,10 +130,27 @@ impl Client {
         self.command(line("PROTOCOLINFO", &["1"])?).await
     }
 
-    /// AUTHENTICATE with a cookie's bytes.
-    pub(super) async fn authenticate(&self, cookie: &[u8]) -> Result<(), ControlError> {
-        let digits = Zeroizing::new(HEXUPPER.encode(cookie));
-        self.command(line("AUTHENTICATE", &[&digits])?).await.map(drop)
+    /// AUTHENTICATE with a cookie's bytes, the answer to a challenge, or nothing.
+    pub(super) async fn authenticate(&self, proof: &[u8]) -> Result<(), ControlError> {
+        let digits = Zeroizing::new(HEXUPPER.encode(proof));
+        let argument = [digits.as_str()];
+        let arguments = if proof.is_empty() { [].as_slice() } else { &argument };
+        self.command(line("AUTHENTICATE", arguments)?).await.map(drop)
+    }
+
+    /// AUTHENTICATE with a password.
+    pub(super) async fn authenticate_by_password(&self, password: &str) -> Result<(), ControlError> {
+        // One allocation, so that no copy is left behind: at most each byte is escaped.
+        let mut bytes = Vec::with_capacity("AUTHENTICATE \"\"\r\n".len() + 2 * password.len());
+        bytes.extend_from_slice(b"AUTHENTICATE ");
+        push_quoted(password, &mut bytes);
+        bytes.extend_from_slice(b"\r\n");
+        self.command(bytes).await.map(drop)
+    }
+
+    /// AUTHCHALLENGE SAFECOOKIE.
+    pub(super) async fn auth_challenge(&self, nonce: &[u8]) -> Result<Message, ControlError> {
+        self.command(line("AUTHCHALLENGE", &["SAFECOOKIE", &HEXUPPER.encode(nonce)])?).await
     }
 
     /// Sends a whole command; gives the reply of a success.

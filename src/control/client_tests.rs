@@ -1,35 +1,10 @@
 //! The client against scripted streams: what a real tor does only by accident.
 
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, duplex};
-use tokio::time::{sleep, timeout};
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
 
+use super::super::testing::{PATIENCE, connect};
 use super::*;
-
-/// Longer than any of these tests takes, unless it waits for ever.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Tor's end of a connection.
-struct Peer {
-    stream: BufReader<DuplexStream>,
-}
-
-impl Peer {
-    async fn read_line(&mut self) -> String {
-        let mut line = String::new();
-        timeout(PATIENCE, self.stream.read_line(&mut line)).await.unwrap().unwrap();
-        line
-    }
-
-    async fn write(&mut self, bytes: impl AsRef<[u8]>) {
-        timeout(PATIENCE, self.stream.write_all(bytes.as_ref())).await.unwrap().unwrap();
-    }
-}
-
-fn connect(command_timeout: Duration) -> (Client, mpsc::Receiver<Event>, Peer) {
-    let (ours, theirs) = duplex(4096);
-    let (client, events) = Client::over(ours, command_timeout);
-    (client, events, Peer { stream: BufReader::new(theirs) })
-}
 
 /// What the client makes of an answer to `GETINFO x`, and why the connection ended, if it did.
 async fn get_info_answered(answer: &[u8]) -> (Result<String, ControlError>, Option<ControlError>) {
@@ -203,6 +178,18 @@ async fn hs_post_is_one_command() {
 }
 
 #[tokio::test]
+async fn hs_fetch_names_the_hsdirs() {
+    let (client, _events, mut peer) = connect(PATIENCE);
+    let address = OnionAddress::from_public_key(curve25519_dalek::constants::ED25519_BASEPOINT_COMPRESSED.0).unwrap();
+    let (result, ()) = tokio::join!(client.hs_fetch(&address, &[[0xAB; 20], [1; 20]]), async {
+        let (identifier, first, second) = (address.identifier(), "AB".repeat(20), "01".repeat(20));
+        assert_eq!(peer.read_line().await, format!("HSFETCH {identifier} SERVER={first} SERVER={second}\r\n"));
+        peer.write("250 OK\r\n").await;
+    });
+    result.unwrap();
+}
+
+#[tokio::test]
 async fn nothing_is_sent_of_a_command_with_a_bad_argument() {
     let (client, _events, mut peer) = connect(PATIENCE);
     for bad in ["", "a b", "a\r\nSIGNAL HALT", "a\nb"] {
@@ -232,47 +219,5 @@ async fn get_conf_gives_all_values() {
             Some(values) => assert_eq!(result.unwrap(), values),
             None => assert!(matches!(result, Err(ControlError::Protocol(_))), "{result:?}"),
         }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn authenticates_with_a_cookie_that_comes_late() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("cookie");
-    let (client, _events, mut peer) = connect(PATIENCE);
-    let connector = Connector { command_timeout: PATIENCE, ..Connector::new("unused") };
-    let (result, ()) = tokio::join!(connector.authenticate(&client), async {
-        assert_eq!(peer.read_line().await, "PROTOCOLINFO 1\r\n");
-        let file = path.display();
-        peer.write(format!("250-PROTOCOLINFO 1\r\n250-AUTH METHODS=COOKIE COOKIEFILE=\"{file}\"\r\n250 OK\r\n")).await;
-        // The clock is paused: it goes on only when the client waits too, so it does look for the file in between.
-        sleep(Duration::from_secs(1)).await;
-        std::fs::write(&path, [0xAB; 16]).unwrap();
-        sleep(Duration::from_secs(1)).await;
-        std::fs::write(&path, [0xAB; 32]).unwrap();
-        assert_eq!(peer.read_line().await, format!("AUTHENTICATE {}\r\n", "AB".repeat(32)));
-        peer.write("250 OK\r\n").await;
-    });
-    result.unwrap();
-}
-
-#[tokio::test]
-async fn gives_up_where_no_cookie_can_come() {
-    let deadline = Duration::from_millis(100);
-    for (auth, fault) in [
-        ("METHODS=NULL", "tor offers NULL, not COOKIE"),
-        ("METHODS=COOKIE", "tor names no cookie file"),
-        ("METHODS=COOKIE COOKIEFILE=\"/nowhere/cookie\"", "/nowhere/cookie is not there"),
-        ("METHODS=COOKIE COOKIEFILE=\"/dev/null\"", "/dev/null does not hold 32 bytes"),
-        ("METHODS=COOKIE COOKIEFILE=\"/dev/zero\"", "/dev/zero does not hold 32 bytes"),
-    ] {
-        let (client, _events, mut peer) = connect(PATIENCE);
-        let connector = Connector { command_timeout: deadline, ..Connector::new("unused") };
-        let (result, ()) = tokio::join!(connector.authenticate(&client), async {
-            peer.read_line().await;
-            peer.write(format!("250-PROTOCOLINFO 1\r\n250-AUTH {auth}\r\n250 OK\r\n")).await;
-        });
-        let Err(ControlError::Authentication(message)) = result else { panic!("{auth}: {result:?}") };
-        assert_eq!(message, fault);
     }
 }

@@ -6,11 +6,16 @@ use super::codec::Message;
 use super::text::keywords;
 use crate::onion::OnionAddress;
 
+/// A longer descriptor than this is not kept, in bytes: HSDirs take 50,000.
+const MAX_DESCRIPTOR: usize = 64 << 10;
+
 /// An asynchronous event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// `HS_DESC`.
     HsDesc(HsDescEvent),
+    /// `HS_DESC_CONTENT`.
+    HsDescContent(HsDescContent),
     /// NEWCONSENSUS: a new consensus came (its body is left out: ask with GETINFO).
     NewConsensus,
     /// NEWDESC: descriptors came.
@@ -34,6 +39,17 @@ pub struct HsDescEvent {
     pub descriptor_id: Option<String>,
     /// REASON=.
     pub reason: Option<String>,
+}
+
+/// What a fetch brought (`HS_DESC_CONTENT`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HsDescContent {
+    /// Whose descriptor.
+    pub address: OnionAddress,
+    /// From which HSDir: its fingerprint, 20 bytes.
+    pub hsdir: [u8; 20],
+    /// Its text, unchecked, with `\n` line ends. Empty after a failure.
+    pub descriptor: String,
 }
 
 /// `HS_DESC`'s actions.
@@ -73,6 +89,7 @@ impl Event {
         let (name, rest) = first.split_once(' ').unwrap_or((first, ""));
         let known = match name {
             "HS_DESC" => HsDescEvent::parse(rest).map(Self::HsDesc),
+            "HS_DESC_CONTENT" => HsDescContent::parse(rest, message).map(Self::HsDescContent),
             "NEWCONSENSUS" => Some(Self::NewConsensus),
             "NEWDESC" => Some(Self::NewDescriptors),
             "STATUS_CLIENT" => bootstrap_percent(rest).map(Self::Bootstrap),
@@ -100,6 +117,18 @@ impl HsDescEvent {
         let descriptor_id = words.next_if(|word| !word.contains('=')).map(str::to_owned);
         let reason = words.find_map(|word| word.strip_prefix("REASON=")).map(str::to_owned);
         Some(Self { action, address, hsdir, descriptor_id, reason })
+    }
+}
+
+impl HsDescContent {
+    /// Reads what follows `HS_DESC_CONTENT`: `HSAddress DescId HsDir`, and the data of that line.
+    fn parse(text: &str, message: &Message) -> Option<Self> {
+        let mut words = text.split_ascii_whitespace();
+        let (address, _descriptor_id, hsdir) = (words.next()?, words.next()?, words.next()?);
+        let descriptor = message.lines.first()?.data.as_deref()?.trim_start_matches('\n');
+        (descriptor.len() <= MAX_DESCRIPTOR).then_some(())?;
+        let (address, hsdir) = (address.parse().ok()?, fingerprint(hsdir)?);
+        Some(Self { address, hsdir, descriptor: descriptor.to_owned() })
     }
 }
 

@@ -66,6 +66,35 @@ fn hs_desc_of_the_specification() {
     assert_eq!(unknown.address, None);
 }
 
+fn content(first: &str, data: Option<&str>) -> Event {
+    let first = Line { text: first.to_owned(), data: data.map(str::to_owned) };
+    let last = Line { text: "OK".to_owned(), data: None };
+    Event::from_message(&Message { code: 650, lines: vec![first, last] })
+}
+
+#[test]
+fn what_a_fetch_brought() {
+    let first = format!("HS_DESC_CONTENT {ADDRESS} {BLINDED} {HSDIR_NAME}");
+    let expected = |descriptor: &str| {
+        let (address, descriptor) = (ADDRESS.parse().unwrap(), descriptor.to_owned());
+        Event::HsDescContent(HsDescContent { address, hsdir: HSDIR, descriptor })
+    };
+    assert_eq!(content(&first, Some("\nhs-descriptor 3\nx\n")), expected("hs-descriptor 3\nx\n"));
+    assert_eq!(content(&first, Some("hs-descriptor 3\n")), expected("hs-descriptor 3\n"));
+    assert_eq!(content(&first, Some("\n")), expected(""), "after a failure");
+    let longest = "x".repeat(MAX_DESCRIPTOR);
+    assert_eq!(content(&first, Some(&longest)), expected(&longest));
+    for (bad, data) in [
+        (first.clone(), Some(longest + "x")),
+        (first, None),
+        (format!("HS_DESC_CONTENT {ADDRESS} {BLINDED}"), Some("x".to_owned())),
+        (format!("HS_DESC_CONTENT {ADDRESS} {BLINDED} UNKNOWN"), Some("x".to_owned())),
+        (format!("HS_DESC_CONTENT UNKNOWN {BLINDED} {HSDIR_NAME}"), Some("x".to_owned())),
+    ] {
+        assert!(matches!(content(&bad, data.as_deref()), Event::Other(..)), "{bad}");
+    }
+}
+
 #[test]
 fn hs_desc_in_an_unknown_form_is_kept_as_text() {
     for text in [
@@ -103,9 +132,55 @@ fn percentages() {
     }
 }
 
+/// An event's line, as control-spec lays it out.
+fn write(event: &HsDescEvent) -> String {
+    let action = match event.action {
+        HsDescAction::Requested => "REQUESTED",
+        HsDescAction::Upload => "UPLOAD",
+        HsDescAction::Received => "RECEIVED",
+        HsDescAction::Uploaded => "UPLOADED",
+        HsDescAction::Ignore => "IGNORE",
+        HsDescAction::Failed => "FAILED",
+        HsDescAction::Created => "CREATED",
+    };
+    let address = event.address.map_or("UNKNOWN".to_owned(), |address| address.identifier());
+    let hsdir =
+        event.hsdir.map_or("UNKNOWN".to_owned(), |hsdir| format!("${}~relay", HEXUPPER_PERMISSIVE.encode(&hsdir)));
+    let id = event.descriptor_id.iter().map(|id| format!(" {id}"));
+    let reason = event.reason.iter().map(|reason| format!(" REASON={reason}"));
+    format!("HS_DESC {action} {address} NO_AUTH {hsdir}{}", id.chain(reason).collect::<String>())
+}
+
 proptest! {
     #[test]
-    fn no_event_panics(name in "HS_DESC|STATUS_CLIENT", rest in "(FAILED|UPLOADED|UNKNOWN|BOOTSTRAP|\\$[0-9A-F]{38,42}|.{0,9}|[ =~\"]){0,8}") {
+    fn what_tor_writes_is_read(
+        action in prop::sample::select(
+            [
+                HsDescAction::Requested,
+                HsDescAction::Upload,
+                HsDescAction::Received,
+                HsDescAction::Uploaded,
+                HsDescAction::Ignore,
+                HsDescAction::Failed,
+                HsDescAction::Created,
+            ]
+            .as_slice(),
+        ),
+        seed in prop::option::of(any::<[u8; 32]>()),
+        hsdir in prop::option::of(any::<[u8; 20]>()),
+        descriptor_id in prop::option::of("[A-Za-z0-9+/]{43}"),
+        reason in prop::option::of("[A-Z_]{1,20}"),
+    ) {
+        let address = seed.map(|seed| {
+            let key = ed25519_dalek::SigningKey::from_bytes(&seed).verifying_key().to_bytes();
+            OnionAddress::from_public_key(key).unwrap()
+        });
+        let sent = HsDescEvent { action, address, hsdir, descriptor_id, reason };
+        prop_assert_eq!(event(&write(&sent)), Event::HsDesc(sent));
+    }
+
+    #[test]
+    fn no_event_panics(name in "HS_DESC|HS_DESC_CONTENT|STATUS_CLIENT", rest in "(FAILED|UPLOADED|UNKNOWN|BOOTSTRAP|\\$[0-9A-F]{38,42}|.{0,9}|[ =~\"]){0,8}") {
         _ = event(&format!("{name} {rest}"));
     }
 }

@@ -1,26 +1,34 @@
 //! Tor's control protocol (control-spec): a pure codec, and a client over any `AsyncRead + AsyncWrite`.
 //!
 //! ```text
-//! reconnect   keeps a connection up, hands out each new one
-//! connect     unix socket, cookie → a Client
-//! client      the handle: one method per command
-//! connection  the task that owns the stream: replies to those who wait, events to their reader, deadlines
-//! event       typed events                   (pure)
-//! codec       lines → replies and events     (pure)
-//! text        arguments, quoting, data       (pure)
+//! reconnect      keeps a connection up, hands out each new one
+//! connect        unix socket or TCP, then authentication → a Client
+//! authenticate   SAFECOOKIE, COOKIE, password, or nothing
+//! client         the handle: one method per command
+//! connection     the task that owns the stream: replies to those who wait, events to their reader, deadlines
+//! place          unix:/path, host:port        (pure)
+//! event          typed events                 (pure)
+//! codec          lines → replies and events   (pure)
+//! text           arguments, quoting, data     (pure)
 //! ```
 
+pub mod authenticate;
 pub mod client;
 pub mod codec;
 pub mod connect;
 mod connection;
 pub mod error;
 pub mod event;
+pub mod place;
 pub mod reconnect;
+#[cfg(test)]
+mod testing;
 pub mod text;
 
+pub use authenticate::{Password, PasswordError};
 pub use client::Client;
 pub use connect::{COMMAND_TIMEOUT, Connector};
 pub use error::ControlError;
-pub use event::{Event, HsDescAction, HsDescEvent, bootstrap_percent};
+pub use event::{Event, HsDescAction, HsDescContent, HsDescEvent, bootstrap_percent};
+pub use place::{Place, PlaceError};
 pub use reconnect::{Backoff, Update, supervise};

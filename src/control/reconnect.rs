@@ -106,7 +106,7 @@ mod tests {
     async fn each_failed_attempt_is_told() {
         let directory = tempfile::tempdir().unwrap();
         let backoff = Backoff { first: Duration::from_millis(1), cap: Duration::from_millis(2) };
-        let connector = Connector::new(directory.path().join("no-socket"));
+        let connector = Connector::unix(directory.path().join("no-socket"));
         let mut updates = supervise(connector, backoff, StdRng::seed_from_u64(7));
         for _ in 0..3 {
             let update = updates.recv().await.unwrap();

@@ -9,6 +9,25 @@ pub fn is_argument(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
+/// Whether `text` can stand in a quoted string of a command: it holds no line end, and no NUL.
+pub fn is_quotable(text: &str) -> bool {
+    !text.contains(['\r', '\n', '\0'])
+}
+
+/// Appends `text`, which [`is_quotable`], as a quoted string of a command. To tor's reader of commands a backslash stands
+/// before the character that is meant, and nothing else is an escape (`\n` would be an `n`): so only quotes and backslashes
+/// get one.
+pub fn push_quoted(text: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    for byte in text.bytes() {
+        if matches!(byte, b'"' | b'\\') {
+            out.push(b'\\');
+        }
+        out.push(byte);
+    }
+    out.push(b'"');
+}
+
 /// Appends `data` as a command's data block: lines end in CRLF, a leading `.` is doubled, a lone `.` ends it. Whatever
 /// `data` holds stays inside the block.
 pub fn push_data(data: &str, out: &mut Vec<u8>) {

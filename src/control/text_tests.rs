@@ -21,6 +21,24 @@ proptest! {
     }
 
     #[test]
+    fn tor_reads_a_quoted_string_back(text in "([ \"\\\\nrt0-7']|[^\r\n\0]){0,40}") {
+        let mut bytes = Vec::new();
+        push_quoted(&text, &mut bytes);
+        prop_assert!(bytes.len() <= 2 * text.len() + 2);
+        // As tor's reader of commands does: after a backslash any byte is itself; the first bare quote is the end.
+        let mut read = Vec::new();
+        let mut inner = bytes[1..].iter();
+        while let Some(byte) = inner.next().filter(|byte| **byte != b'"') {
+            read.push(if *byte == b'\\' { *inner.next().unwrap() } else { *byte });
+        }
+        prop_assert_eq!(inner.len(), 0, "nothing follows the closing quote");
+        prop_assert_eq!(read, text.as_bytes());
+        // And so does our reader of replies, to which a backslash means more.
+        let quoted = String::from_utf8(bytes).unwrap();
+        prop_assert_eq!(unquote(&quoted), Some((text.into_bytes(), "")));
+    }
+
+    #[test]
     fn no_text_panics(text in "[ =\"\\\\0-9a-zé]{0,30}|.{0,30}") {
         _ = unquote(&text);
         _ = keywords(&text);
@@ -64,5 +82,13 @@ fn words_without_a_value() {
 fn malformed_quotes_are_refused() {
     for bad in ["A=\"b", "A=\"b\\", "A=\"b\"c", "A=\"\\777\""] {
         assert_eq!(keywords(bad), None, "{bad}");
+    }
+}
+
+#[test]
+fn what_would_end_a_line_is_not_quoted() {
+    assert!(is_quotable("") && is_quotable("a \"b\" \\ é\t"));
+    for bad in ["a\rb", "\n", "a\0"] {
+        assert!(!is_quotable(bad), "{bad:?}");
     }
 }

@@ -1,5 +1,6 @@
 //! The `OnionBalancedService` custom resource: types, names and validation. No IO.
 
+pub mod clients;
 pub mod names;
 mod schema;
 #[allow(clippy::duplicated_attributes, reason = "printer columns differ by name, not by type")]

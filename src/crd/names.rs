@@ -59,6 +59,11 @@ pub fn master_key_secret(object: &OnionBalancedService) -> String {
     object.spec.master_key.secret_name.clone().unwrap_or_else(|| default_master_key_secret(&object.name_any()))
 }
 
+/// The Secret of the authorized clients, if one is named.
+pub fn clients_secret(object: &OnionBalancedService) -> Option<&str> {
+    object.spec.restricted_discovery.as_ref()?.secret_name.as_deref()
+}
+
 /// The labels of everything that belongs to `service`; those of a component where it belongs to one.
 pub fn labels(service: &str, component: Option<Component>) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::from([

@@ -71,13 +71,14 @@ pub struct OnionBalancedServiceSpec {
     /// The publisher.
     #[serde(default)]
     pub frontend: Frontend,
-    /// Only clients with one of these keys may connect.
+    /// Only clients with one of these keys may connect. Without any key, nobody may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restricted_discovery: Option<RestrictedDiscovery>,
 }
 
 /// A port of the onion address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Port {
     /// A name for metrics and messages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -87,6 +88,18 @@ pub struct Port {
     pub port: u16,
     /// Where its streams go.
     pub target: Target,
+    /// How streams to the target begin; absent: without a header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocol>,
+}
+
+/// `v1`: each stream to the target begins with a header of the PROXY protocol, version 1, whose source address names the
+/// client's circuit. The target must expect it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyProtocol {
+    /// The text form.
+    V1,
 }
 
 /// Exactly one of its fields is set.
@@ -188,7 +201,8 @@ fn default_dos_burst() -> u32 {
     200
 }
 
-/// A backend elsewhere.
+/// A backend elsewhere: a stock tor that publishes its own onion service, with `HiddenServiceOnionBalanceInstance 1` and, in
+/// its `HiddenServiceDir`, a file `ob_config` with the line `MasterOnionAddress` and this service's address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ExternalBackend {
@@ -203,7 +217,8 @@ pub struct Frontend {
     /// How many; one leads, the others stand by.
     #[schemars(range(min = 0))]
     pub replicas: i32,
-    /// Whether different HSDirs may hold different descriptors, for more than 20 introduction points.
+    /// Whether different HSDirs may hold different descriptors: a descriptor holds at most 20 introduction points, and clients fetch
+    /// from six HSDirs.
     pub distinct_descriptors: DistinctDescriptors,
     /// More torrc lines for the frontend's tor.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -226,12 +241,12 @@ impl Default for Frontend {
 /// Whether different HSDirs may hold different descriptors.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DistinctDescriptors {
-    /// When one descriptor cannot hold all points.
+    /// When one descriptor cannot hold all points: there are more than 20, or two at one relay.
     #[default]
     Auto,
-    /// Always.
+    /// Also when one could: each then holds about half of the points, but at least three.
     Always,
-    /// Never.
+    /// Never: of more points than one descriptor holds, different ones take turns.
     Never,
 }
 
@@ -307,11 +322,17 @@ pub struct Resources {
     pub limits: BTreeMap<String, IntOrString>,
 }
 
-/// Client authorization at the master address.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Client authorization at the master address: the clients of both fields, at most 128.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
 pub struct RestrictedDiscovery {
     /// Who may connect.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub clients: Vec<AuthorizedClient>,
+    /// A Secret of the same namespace with an entry `<name>.auth` for each client, as in C tor's `authorized_clients`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_name: Option<String>,
 }
 
 /// A client that may connect.

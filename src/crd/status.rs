@@ -41,7 +41,8 @@ pub struct OnionBalancedServiceStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["timePeriod"]))]
     pub published: Vec<PublishedStatus>,
-    /// `Accepted`, `MasterKeyReady`, `BackendsReady`, `Published`, and `Ready`, which sums them up.
+    /// `Accepted`, `MasterKeyReady`, `ClientsReady` (with restricted discovery), `BackendsReady`, `Published`, and `Ready`, which
+    /// sums them up.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
@@ -56,10 +57,13 @@ pub struct BackendStatus {
     /// Its own onion address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub onion_address: Option<String>,
-    /// Its points in the published descriptor.
+    /// Its points in the published descriptors; each counts once, in however many of them it is.
     pub introduction_points: u32,
     /// What it is doing.
     pub state: BackendState,
+    /// What its descriptor says that the published one does not; of an external backend also why it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
     /// Since when.
     #[schemars(schema_with = "schema::time")]
     pub since: Time,
@@ -84,15 +88,18 @@ pub enum BackendState {
 pub struct PublishedStatus {
     /// The period's number.
     pub time_period: u64,
-    /// The newest descriptor's counter.
+    /// The newest descriptors' counter. HSDirs may hold different descriptors; those made together have the same counter.
     pub revision_counter: u64,
-    /// Its points.
+    /// The points in the newest descriptors; each counts once, in however many of them it is.
     pub introduction_points: u32,
-    /// HSDirs that accepted it.
+    /// HSDirs that accepted theirs.
     pub hsdirs_accepted: u32,
     /// Responsible HSDirs.
     pub hsdirs_total: u32,
-    /// When it was made.
+    /// When they were made.
     #[schemars(schema_with = "schema::time")]
     pub last_published: Time,
+    /// How many clients can open it; absent: everybody can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authorized_clients: Option<u32>,
 }

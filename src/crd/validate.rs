@@ -10,9 +10,9 @@ use kube::ResourceExt as _;
 
 use super::names::{MAX_NAME_LENGTH, OUR_PREFIX};
 use super::{
-    Backends, DistinctDescriptors, IntroDosDefense, OnionBalancedService, PodSettings, Port, Resources, Target,
+    Backends, IntroDosDefense, OnionBalancedService, PodSettings, Port, Resources, RestrictedDiscovery, Target,
 };
-use crate::onion::OnionAddress;
+use crate::onion::{ClientPublicKey, OnionAddress};
 
 /// A field that cannot be used as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,17 +69,10 @@ pub fn spec(object: &OnionBalancedService) -> Vec<Problem> {
     }
     extra_torrc(&mut problems, "spec.frontend.extraTorrc", &spec.frontend.extra_torrc, torrc::Place::Frontend);
     pod_settings(&mut problems, "spec.frontend.template", &spec.frontend.template);
-    // Published without what they promise, these would be worse than refused.
-    if !spec.external_backends.is_empty() {
-        problems.add("spec.externalBackends", "is not supported by this version of the operator; remove it");
+    if let Some(restricted) = &spec.restricted_discovery {
+        restricted_discovery(&mut problems, restricted);
     }
-    if spec.restricted_discovery.is_some() {
-        problems.add("spec.restrictedDiscovery", "is not supported by this version of the operator; remove it");
-    }
-    if spec.frontend.distinct_descriptors == DistinctDescriptors::Always {
-        let message = "Always is not supported by this version of the operator; use Auto or Never";
-        problems.add("spec.frontend.distinctDescriptors", message);
-    }
+    external_backends(&mut problems, object);
     problems.0
 }
 
@@ -89,6 +82,25 @@ struct Problems(Vec<Problem>);
 impl Problems {
     fn add(&mut self, field: impl Into<String>, message: impl Into<String>) {
         self.0.push(Problem { field: field.into(), message: message.into() });
+    }
+}
+
+fn external_backends(problems: &mut Problems, object: &OnionBalancedService) {
+    let status = object.status.as_ref().and_then(|status| status.onion_address.as_ref());
+    let own = [object.spec.master_key.onion_address.as_ref(), status];
+    let own: Vec<OnionAddress> = own.into_iter().flatten().filter_map(|address| address.parse().ok()).collect();
+    let mut seen = BTreeSet::new();
+    for (index, backend) in object.spec.external_backends.iter().enumerate() {
+        let field = format!("spec.externalBackends[{index}].onionAddress");
+        match backend.onion_address.parse::<OnionAddress>() {
+            Err(error) => problems.add(field, error.to_string()),
+            Ok(address) if own.contains(&address) => {
+                problems
+                    .add(field, "is this service's own address; name the backend's, which its tor wrote to hostname");
+            }
+            Ok(address) if !seen.insert(address) => problems.add(field, "is there twice; name each backend once"),
+            Ok(_) => {}
+        }
     }
 }
 
@@ -168,6 +180,32 @@ fn backends(problems: &mut Problems, backends: &Backends) {
         }
     }
     extra_torrc(problems, "spec.backends.extraTorrc", &backends.extra_torrc, torrc::Place::Backend);
+}
+
+/// Who is in the Secret is not the spec's matter; nor is it wrong to let nobody in.
+fn restricted_discovery(problems: &mut Problems, restricted: &RestrictedDiscovery) {
+    const FIELD: &str = "spec.restrictedDiscovery";
+    if let Some(name) = &restricted.secret_name
+        && !is_dns_subdomain(name)
+    {
+        problems.add(format!("{FIELD}.secretName"), "is no name that a Secret can have");
+    }
+    let (mut names, mut keys) = (BTreeSet::new(), BTreeMap::new());
+    for (index, client) in restricted.clients.iter().enumerate() {
+        let field = format!("{FIELD}.clients[{index}]");
+        if client.name.is_empty() {
+            problems.add(format!("{field}.name"), "is empty; give each client a name");
+        } else if !names.insert(&client.name) {
+            problems
+                .add(format!("{field}.name"), format!("\"{}\" is there twice; give each client its own", client.name));
+        }
+        let field = format!("{field}.publicKey");
+        match client.public_key.parse::<ClientPublicKey>().map(|key| keys.insert(key, &client.name)) {
+            Ok(None) => {}
+            Ok(Some(other)) => problems.add(field, format!("is the key of \"{other}\" too; remove one of the two")),
+            Err(error) => problems.add(field, error.to_string()),
+        }
+    }
 }
 
 fn extra_torrc(problems: &mut Problems, field: &str, lines: &str, place: torrc::Place) {

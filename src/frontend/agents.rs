@@ -2,20 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::clock::Clock;
+use super::opening::{Refused, open};
 use super::pods::{Pod, Pods};
 use super::sync::{DEADLINE, Question, SyncClient};
 use crate::consensus::Network;
 use crate::link::{PodPhase, Revision, SyncResponse};
 use crate::merge::BackendId;
-use crate::onion::descriptor::DescriptorError;
-use crate::onion::{OnionAddress, ServiceContent, TimePeriod, UncheckedDescriptor};
+use crate::onion::{OnionAddress, ServiceContent};
 
 /// How often an agent is asked.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -180,11 +180,11 @@ impl Conversation {
         // Which keys are current cannot be told before the first consensus.
         let Some(network) = network else { return Ok(Report::NoPoints(address)) };
         let text = answer.descriptor.ok_or(Refused::Missing)?;
-        let content = open(&text, &address, &periods(network), self.clock.now().wall)?;
+        let content = open(&text, &address, network, self.clock.now().wall)?.content;
         if content.introduction_points.is_empty() {
             return Ok(Report::NoPoints(address));
         }
-        let (_, content) = self.known.insert((answer.revision, Arc::new(content)));
+        let (_, content) = self.known.insert((answer.revision, content));
         Ok(Report::Points(address, content.clone()))
     }
 }
@@ -235,40 +235,6 @@ fn phase(terminating: bool, withdrawn: bool) -> PodPhase {
 async fn news(orders: &mut watch::Receiver<Orders>, id: &BackendId, before: &Matter) {
     // An error means that the publisher is gone, and then this task, too, is soon.
     let _ = orders.wait_for(|orders| Matter::of(orders, id).as_ref() != Some(before)).await;
-}
-
-/// Why a descriptor is not taken in.
-#[derive(Debug, thiserror::Error)]
-enum Refused {
-    #[error("the agent sent none, though its points are new")]
-    Missing,
-    #[error("it is of no time period that is near")]
-    Period,
-    #[error(transparent)]
-    Descriptor(#[from] DescriptorError),
-}
-
-/// The periods that a backend may be in: it goes by its own clock and consensus.
-fn periods(network: &Network) -> Vec<TimePeriod> {
-    let [first, second] = network.service_periods().map(|service| service.period);
-    let mut numbers = BTreeSet::new();
-    for number in [first.number, second.number] {
-        numbers.extend([number.saturating_sub(1), number, number.saturating_add(1)]);
-    }
-    numbers.into_iter().map(|number| TimePeriod { number, ..first }).collect()
-}
-
-/// Opens a backend's descriptor, if it is signed for one of the periods and everything in it checks.
-fn open(
-    text: &str,
-    address: &OnionAddress,
-    periods: &[TimePeriod],
-    now: SystemTime,
-) -> Result<ServiceContent, Refused> {
-    let descriptor = UncheckedDescriptor::parse(text)?;
-    let claimed = descriptor.blinded_key();
-    let blinded = periods.iter().map(|period| address.blind(*period)).find(|key| *key == claimed);
-    Ok(descriptor.check(address, &blinded.ok_or(Refused::Period)?, now)?.content)
 }
 
 #[cfg(test)]

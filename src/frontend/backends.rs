@@ -7,13 +7,15 @@ use std::time::SystemTime;
 use super::agents::Report;
 use super::pods::{Pod, Pods};
 use crate::crd::BackendState;
-use crate::merge::{BackendId, Input};
+use crate::merge::{BackendId, Input, Remark, remarks};
 
 /// The backends of one service, by pod UID.
 #[derive(Debug, Default)]
 pub(super) struct Backends {
     pods: Arc<Pods>,
     reports: BTreeMap<BackendId, Report>,
+    /// What of each is not published.
+    remarks: BTreeMap<BackendId, Vec<Remark>>,
     /// Those that had points in the published descriptor once.
     published: BTreeSet<BackendId>,
     /// Each one's state, and since when it is in it.
@@ -28,6 +30,8 @@ pub(super) struct BackendView {
     pub(super) points: usize,
     pub(super) state: BackendState,
     pub(super) since: SystemTime,
+    /// What its descriptor says that the published one does not.
+    pub(super) message: Option<String>,
 }
 
 impl Backends {
@@ -35,6 +39,7 @@ impl Backends {
     pub(super) fn pods(&mut self, pods: Arc<Pods>) -> Vec<Input> {
         let before = std::mem::replace(&mut self.pods, pods);
         self.reports.retain(|id, _| self.pods.contains_key(id));
+        self.remarks.retain(|id, _| self.pods.contains_key(id));
         self.published.retain(|id| self.pods.contains_key(id));
         self.states.retain(|id, _| self.pods.contains_key(id));
         let stays = |id: &BackendId| self.pods.get(id).is_some_and(|pod| !pod.terminating);
@@ -55,6 +60,15 @@ impl Backends {
             Report::Points(_, content) => Some(Input::Backend(id.clone(), content.clone())),
             Report::NoPoints(_) | Report::Silent => Some(Input::BackendLost(id.clone())),
         };
+        if let Report::Points(_, content) = &report {
+            let remarks = remarks(content);
+            if self.remarks.get(&id).map(Vec::as_slice).unwrap_or_default() != remarks {
+                for remark in &remarks {
+                    tracing::warn!(backend = pod.name, "{remark}");
+                }
+                self.remarks.insert(id.clone(), remarks);
+            }
+        }
         self.reports.insert(id, report);
         input
     }
@@ -82,7 +96,9 @@ impl Backends {
             let known = self.states.get(id).filter(|(known, _)| *known == state);
             let since = known.map_or(now, |(_, since)| *since);
             self.states.insert(id.clone(), (state, since));
-            views.push(BackendView { name: pod.name.clone(), onion_address, points, state, since });
+            let remarks = self.remarks.get(id).into_iter().flatten().map(ToString::to_string);
+            let message = Some(remarks.collect::<Vec<_>>().join("; ")).filter(|message| !message.is_empty());
+            views.push(BackendView { name: pod.name.clone(), onion_address, points, state, since, message });
         }
         views.sort_by(|a, b| a.name.cmp(&b.name));
         views
@@ -101,6 +117,7 @@ fn state(pod: &Pod, report: Option<&Report>, points: usize, was_published: bool)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::onion::ServiceContent;
 
     fn id(uid: &str) -> BackendId {
         BackendId(uid.into())
@@ -163,6 +180,28 @@ mod tests {
         assert_eq!(state(&pod(false), Some(&none), 0, true), BackendState::Lost);
         assert_eq!(state(&pod(false), Some(&Report::Silent), 3, true), BackendState::Lost, "the last descriptor stays");
         assert_eq!(state(&pod(true), Some(&none), 3, true), BackendState::Draining);
+    }
+
+    #[test]
+    fn what_is_left_out_is_told_until_it_is_gone() {
+        let mut backends = Backends::default();
+        backends.pods(pods(&[("a", false)]));
+        let mut report = |pow_params| {
+            let address = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion".parse().unwrap();
+            let content = ServiceContent {
+                create2_formats: vec![2],
+                flow_control: None,
+                single_onion_service: false,
+                intro_auth_required: Vec::new(),
+                pow_params,
+                introduction_points: Vec::new(),
+            };
+            backends.report(id("a"), Report::Points(address, Arc::new(content)));
+            backends.views(&[], SystemTime::UNIX_EPOCH).remove(0).message
+        };
+        assert_eq!(report(false), None);
+        assert!(report(true).unwrap().starts_with("its proof-of-work defence protects its own address only"));
+        assert_eq!(report(false), None);
     }
 
     #[test]

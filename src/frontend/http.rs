@@ -57,11 +57,21 @@ impl Health {
     }
 }
 
+/// The liveness of the tor beside, which cannot be asked from its own container: this one answers for it. True: silent.
+async fn tor_alive(State(silent): State<watch::Receiver<bool>>) -> (StatusCode, String) {
+    answer(if *silent.borrow() {
+        Err("tor takes connections to its control socket and does not answer")
+    } else {
+        Ok(())
+    })
+}
+
 /// Serves both, until dropped.
 pub(super) async fn serve(
     address: Option<IpAddr>,
     [probe_port, metrics_port]: [u16; 2],
     health: watch::Receiver<Health>,
+    tor_silent: watch::Receiver<bool>,
     clock: Clock,
 ) -> io::Result<()> {
     let alive =
@@ -69,6 +79,7 @@ pub(super) async fn serve(
     let ready = |State((health, _)): State<Source>| async move { answer(health.borrow().ready()) };
     // Who waits for the master key has started: a restart would not mend the key.
     let probes = Router::new().route("/startupz", get(alive)).route("/livez", get(alive)).route("/readyz", get(ready));
+    let probes = probes.route("/tor/livez", get(tor_alive).with_state(tor_silent));
     let metrics = Router::new().route("/metrics", get(metrics));
     let probes = axum::serve(shell::http::bind(address, probe_port).await?, probes.with_state((health.clone(), clock)));
     let metrics = axum::serve(shell::http::bind(address, metrics_port).await?, metrics.with_state((health, clock)));

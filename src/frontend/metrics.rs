@@ -1,6 +1,7 @@
 //! `/metrics` in the Prometheus text format (version 0.0.4).
 
 use super::backends::BackendView;
+use super::external::Fetches;
 use crate::crd::BackendState;
 use crate::merge::PeriodStatus;
 use crate::shell::exposition::Exposition;
@@ -18,12 +19,14 @@ pub(super) struct Figures {
 /// What only rises.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Counts {
-    /// Descriptors made: one for each period and round.
+    /// Descriptors made, those of a period's HSDirs together.
     pub(super) rounds: u64,
     pub(super) accepted: u64,
     /// By the HSDir, for their revision counter or their form.
     pub(super) rejected: u64,
     pub(super) failed: u64,
+    /// Of external backends' descriptors.
+    pub(super) fetches: Fetches,
 }
 
 impl Counts {
@@ -38,7 +41,7 @@ impl Counts {
     }
 }
 
-type PeriodFigure = fn(&PeriodStatus) -> usize;
+type PeriodFigure = fn(&PeriodStatus) -> u64;
 
 /// The figures as text.
 pub(super) fn render(figures: &Figures) -> String {
@@ -54,24 +57,43 @@ pub(super) fn render(figures: &Figures) -> String {
         text.sample("backends", &format!("{{state=\"{state:?}\"}}"), count as u64);
     }
 
-    let per_period: [(&str, &str, PeriodFigure); 3] = [
-        ("introduction_points", "Introduction points in the newest descriptor", |period| period.introduction_points),
-        ("hsdirs_accepted", "HSDirs that accepted the newest descriptor", |period| period.hsdirs_accepted),
-        ("hsdirs", "Responsible HSDirs", |period| period.hsdirs_total),
+    text.family("backends_curtailed", "gauge", "Backends of whose descriptor something cannot be published");
+    let curtailed = figures.backends.iter().filter(|backend| backend.message.is_some()).count();
+    text.sample("backends_curtailed", "", curtailed as u64);
+
+    let per_period: [(&str, &str, PeriodFigure); 5] = [
+        ("revision_counter", "Revision counter of the newest descriptors", |period| period.revision_counter),
+        ("introduction_points", "Introduction points in the newest descriptors", |period| {
+            period.introduction_points as u64
+        }),
+        ("distinct_descriptors", "Different descriptors that HSDirs are to hold now", |period| {
+            period.descriptors as u64
+        }),
+        ("hsdirs_accepted", "HSDirs that accepted the newest descriptor", |period| period.hsdirs_accepted as u64),
+        ("hsdirs", "Responsible HSDirs", |period| period.hsdirs_total as u64),
     ];
     for (name, help, value) in per_period {
         text.family(name, "gauge", help);
         for period in &figures.periods {
-            text.sample(name, &format!("{{period=\"{}\"}}", period.period.number), value(period) as u64);
+            text.sample(name, &format!("{{period=\"{}\"}}", period.period.number), value(period));
         }
     }
 
-    text.family("descriptors_total", "counter", "Descriptors made: one for each time period and round");
+    text.family("descriptors_total", "counter", "Descriptors made, the distinct ones of a time period together");
     text.sample("descriptors_total", "", figures.counts.rounds);
     text.family("uploads_total", "counter", "Uploads to single HSDirs by result");
     let Counts { accepted, rejected, failed, .. } = figures.counts;
     for (result, count) in [("accepted", accepted), ("rejected", rejected), ("failed", failed)] {
         text.sample("uploads_total", &format!("{{result=\"{result}\"}}"), count);
+    }
+    text.family(
+        "external_fetches_total",
+        "counter",
+        "Descriptors of external backends asked of single HSDirs by result",
+    );
+    let Fetches { found, failed } = figures.counts.fetches;
+    for (result, count) in [("found", found), ("failed", failed)] {
+        text.sample("external_fetches_total", &format!("{{result=\"{result}\"}}"), count);
     }
     text.finish()
 }
@@ -91,16 +113,19 @@ mod tests {
             points: 3,
             state,
             since: SystemTime::UNIX_EPOCH,
+            message: (state == BackendState::Lost).then(|| "its proof of work".to_owned()),
         };
         let period = PeriodStatus {
             period: TimePeriod { number: 20_500, length_minutes: 1440 },
             revision_counter: 1,
             introduction_points: 6,
+            descriptors: 1,
             hsdirs_accepted: 7,
             hsdirs_total: 8,
             last_published: SystemTime::UNIX_EPOCH,
+            authorized_clients: None,
         };
-        let mut counts = Counts { rounds: 2, ..Counts::default() };
+        let mut counts = Counts { rounds: 2, fetches: Fetches { found: 5, failed: 2 }, ..Counts::default() };
         for result in [Ok(()), Ok(()), Err("UPLOAD_REJECTED".to_owned()), Err("552 no".to_owned())] {
             counts.uploaded(&result);
         }
@@ -124,16 +149,25 @@ onionbalance_publisher_backends{state=\"Starting\"} 0
 onionbalance_publisher_backends{state=\"Ready\"} 2
 onionbalance_publisher_backends{state=\"Draining\"} 0
 onionbalance_publisher_backends{state=\"Lost\"} 1
-# HELP onionbalance_publisher_introduction_points Introduction points in the newest descriptor
+# HELP onionbalance_publisher_backends_curtailed Backends of whose descriptor something cannot be published
+# TYPE onionbalance_publisher_backends_curtailed gauge
+onionbalance_publisher_backends_curtailed 1
+# HELP onionbalance_publisher_revision_counter Revision counter of the newest descriptors
+# TYPE onionbalance_publisher_revision_counter gauge
+onionbalance_publisher_revision_counter{period=\"20500\"} 1
+# HELP onionbalance_publisher_introduction_points Introduction points in the newest descriptors
 # TYPE onionbalance_publisher_introduction_points gauge
 onionbalance_publisher_introduction_points{period=\"20500\"} 6
+# HELP onionbalance_publisher_distinct_descriptors Different descriptors that HSDirs are to hold now
+# TYPE onionbalance_publisher_distinct_descriptors gauge
+onionbalance_publisher_distinct_descriptors{period=\"20500\"} 1
 # HELP onionbalance_publisher_hsdirs_accepted HSDirs that accepted the newest descriptor
 # TYPE onionbalance_publisher_hsdirs_accepted gauge
 onionbalance_publisher_hsdirs_accepted{period=\"20500\"} 7
 # HELP onionbalance_publisher_hsdirs Responsible HSDirs
 # TYPE onionbalance_publisher_hsdirs gauge
 onionbalance_publisher_hsdirs{period=\"20500\"} 8
-# HELP onionbalance_publisher_descriptors_total Descriptors made: one for each time period and round
+# HELP onionbalance_publisher_descriptors_total Descriptors made, the distinct ones of a time period together
 # TYPE onionbalance_publisher_descriptors_total counter
 onionbalance_publisher_descriptors_total 2
 # HELP onionbalance_publisher_uploads_total Uploads to single HSDirs by result
@@ -141,6 +175,10 @@ onionbalance_publisher_descriptors_total 2
 onionbalance_publisher_uploads_total{result=\"accepted\"} 2
 onionbalance_publisher_uploads_total{result=\"rejected\"} 1
 onionbalance_publisher_uploads_total{result=\"failed\"} 1
+# HELP onionbalance_publisher_external_fetches_total Descriptors of external backends asked of single HSDirs by result
+# TYPE onionbalance_publisher_external_fetches_total counter
+onionbalance_publisher_external_fetches_total{result=\"found\"} 5
+onionbalance_publisher_external_fetches_total{result=\"failed\"} 2
 ";
         assert_eq!(text, expected);
     }

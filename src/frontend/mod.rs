@@ -8,24 +8,30 @@
 //! ```
 //!
 //! The loop in `publisher` owns the merge engine and alone decides; every other part speaks with one neighbour: Kubernetes
-//! (`pods`, `object`, `lease`, `status`), the agents (`agents`, `sync`) or tor (`tor`).
+//! (`pods`, `object`, `lease`, `status`), the agents (`agents`, `sync`) or tor (`tor`). `standalone` is the daemon for a plain
+//! server: a loop for each service of its `config.yaml`, and nothing of Kubernetes.
 
+mod admission;
 mod agents;
 mod backends;
 mod clock;
 mod complaint;
+mod external;
 mod http;
 mod lease;
 mod master_key;
 mod metrics;
 mod object;
+mod opening;
 mod pods;
 mod publisher;
+mod standalone;
 mod status;
 mod sync;
 mod tor;
 mod trouble;
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::io;
 use std::net::IpAddr;
@@ -37,7 +43,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 
+use self::admission::{Restriction, SeenSecret};
 use self::clock::Clock;
+use self::external::External;
 use self::lease::{LeaseKeeper, LeaseOrders, LeaseState};
 use self::object::Object;
 use self::pods::{Pod, Pods};
@@ -45,8 +53,11 @@ use self::publisher::{Ears, Publisher, Voices};
 use self::status::Facts;
 use self::sync::SyncClient;
 use self::tor::Tor;
+use crate::control::Connector;
+use crate::crd::clients::ClientList;
 use crate::link::{AgentToken, METRICS_PORT, PROBE_PORT};
 use crate::merge::{BackendId, MergeEngine};
+use crate::onion::{ClientPublicKey, OnionAddress};
 use crate::shell::tor_directories;
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -63,6 +74,19 @@ pub struct Args {
     paths: Paths,
     #[command(flatten)]
     serve: Box<Serve>,
+    #[command(flatten)]
+    standalone: Box<standalone::Options>,
+}
+
+impl Args {
+    /// The stand-alone daemon's log level, where this is it: no pod's publisher, and not `init`.
+    pub fn standalone_log_level(&self) -> Option<&'static str> {
+        self.stands_alone().then(|| self.standalone.log_level())
+    }
+
+    fn stands_alone(&self) -> bool {
+        self.command.is_none() && self.serve.service.is_none() && self.serve.static_backend.is_empty()
+    }
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -117,6 +141,12 @@ struct Serve {
     /// no status, and this publisher always leads
     #[arg(long, value_name = "POD_UID@HOST:PORT", value_parser = static_backend, hide = true)]
     static_backend: Vec<(BackendId, Pod)>,
+    /// Beside `--static-backend`: a client that may connect, and nobody else may (repeatable)
+    #[arg(long, value_name = "descriptor:x25519:BASE32", requires = "static_backend", hide = true)]
+    static_client: Vec<ClientPublicKey>,
+    /// Likewise: an external backend's onion address (repeatable)
+    #[arg(long, value_name = "ADDRESS", hide = true)]
+    static_external: Vec<OnionAddress>,
 }
 
 fn static_backend(text: &str) -> Result<(BackendId, Pod), String> {
@@ -128,6 +158,7 @@ fn static_backend(text: &str) -> Result<(BackendId, Pod), String> {
 /// Runs until it is told to stop (SIGTERM, SIGINT); `init` until it is done.
 pub async fn run(args: Args) -> Result<(), Failure> {
     match args.command {
+        None if args.stands_alone() => standalone::run(*args.standalone).await,
         Some(Command::Init) => Ok(tor_directories::make(&args.paths.run_dir, &args.paths.tor_data_dir)?),
         None => serve(args.serve, &args.paths.run_dir).await,
     }
@@ -140,7 +171,8 @@ async fn serve(mut args: Box<Serve>, run_dir: &Path) -> Result<(), Failure> {
     let pod_uid = args.pod_uid.clone().ok_or("--pod-uid (or POD_UID in the environment) is needed")?;
 
     let (health, probes) = watch::channel(http::Health::default());
-    let http = http::serve(args.listen_address, [args.probe_port, args.metrics_port], probes, clock);
+    let (silent, tor_silent) = watch::channel(false);
+    let http = http::serve(args.listen_address, [args.probe_port, args.metrics_port], probes, tor_silent, clock);
     let mut http = tokio::spawn(http);
     let stop = async {
         tokio::select! {
@@ -160,12 +192,17 @@ async fn serve(mut args: Box<Serve>, run_dir: &Path) -> Result<(), Failure> {
 
     let mut parts = JoinSet::new();
     let fixed: Pods = std::mem::take(&mut args.static_backend).into_iter().collect();
-    let cluster =
-        if fixed.is_empty() { kubernetes(&args, &pod_uid, clock, &mut parts).await? } else { no_kubernetes(fixed) };
+    let external: BTreeSet<_> = args.static_external.iter().copied().collect();
+    let cluster = if fixed.is_empty() && external.is_empty() {
+        kubernetes(&args, &pod_uid, clock, &mut parts).await?
+    } else {
+        no_kubernetes(fixed, external, &args.static_client)
+    };
 
     let (news, tor) = mpsc::channel(QUEUE);
-    let socket = run_dir.join("control/socket");
-    parts.spawn(Tor { socket, address, clock, news }.run());
+    let (connection, registry) = Tor::new(Connector::unix(run_dir.join("control/socket")), clock);
+    registry.register(address, news);
+    parts.spawn(connection.telling_silence(silent).run());
 
     let client = SyncClient::new(AgentToken::derive(&key), &process_name(&pod_uid), clock);
     let (agents, orders) = watch::channel(agents::Orders::default());
@@ -173,13 +210,14 @@ async fn serve(mut args: Box<Serve>, run_dir: &Path) -> Result<(), Failure> {
     let silence = Duration::from_secs(args.backend_silence_seconds.into());
     parts.spawn(agents::run(client, clock, silence, orders, reports_in));
 
-    let Cluster { pods, object, lease, lease_orders, status, keeper } = cluster;
-    let engine = MergeEngine::new(key, clock::random(), clock.now());
-    let ears = Ears { pods: pods.subscribe(), object: object.subscribe(), lease, tor, reports };
+    let Cluster { pods, object, secret, lease, lease_orders, status, keeper } = cluster;
+    let engine = MergeEngine::new(key, None, clock::random(), clock.now());
+    let ears =
+        Ears { pods: pods.subscribe(), object: object.subscribe(), secret: secret.subscribe(), lease, tor, reports };
     let voices = Voices { agents, lease: lease_orders.clone(), status, health };
     tracing::info!(%address, "the publisher runs");
     tokio::select! {
-        () = Publisher::new(engine, clock, ears, voices).run(stop) => {}
+        () = Publisher::new(engine, External::new(address, clock::random()), clock, ears, voices).run(stop) => {}
         ended = http => return Err(http_ended(ended)),
         Some(ended) = parts.join_next() => {
             ended?;
@@ -209,6 +247,7 @@ fn process_name(pod_uid: &str) -> String {
 struct Cluster {
     pods: watch::Sender<Arc<Pods>>,
     object: watch::Sender<Option<Arc<Object>>>,
+    secret: watch::Sender<Option<SeenSecret>>,
     lease: watch::Receiver<LeaseState>,
     lease_orders: watch::Sender<LeaseOrders>,
     status: watch::Sender<Facts>,
@@ -223,11 +262,12 @@ async fn kubernetes(args: &Serve, pod_uid: &str, clock: Clock, parts: &mut JoinS
     let client = kubernetes_client().await?;
 
     let (pods, object) = (watch::Sender::new(Arc::default()), watch::Sender::new(None));
+    let secret = watch::Sender::new(None);
     let (lease_state, lease) = watch::channel(LeaseState::default());
     let (lease_orders, orders) = watch::channel(LeaseOrders::default());
     let (status, facts) = watch::channel(Facts::default());
 
-    let identity = format!("{pod_name}_{pod_uid}");
+    let identity = lease::identity(pod_name, pod_uid);
     let seen = object.subscribe();
     let keeper = LeaseKeeper::new(client.clone(), &namespace, &service, identity, clock, seen, lease_state);
     let keeper = tokio::spawn(keeper.run(orders));
@@ -239,9 +279,14 @@ async fn kubernetes(args: &Serve, pod_uid: &str, clock: Clock, parts: &mut JoinS
         let (client, namespace, service, object) = (client.clone(), namespace.clone(), service.clone(), object.clone());
         async move { object::watch(client, &namespace, &service, object).await }
     });
+    parts.spawn({
+        let (client, namespace, object, secret) =
+            (client.clone(), namespace.clone(), object.subscribe(), secret.clone());
+        async move { admission::watch(client, &namespace, object, secret).await }
+    });
     let seen = object.subscribe();
     parts.spawn(async move { status::run(client, &namespace, &service, seen, facts).await });
-    Ok(Cluster { pods, object, lease, lease_orders, status, keeper })
+    Ok(Cluster { pods, object, secret, lease, lease_orders, status, keeper })
 }
 
 async fn kubernetes_client() -> Result<kube::Client, Failure> {
@@ -252,12 +297,16 @@ async fn kubernetes_client() -> Result<kube::Client, Failure> {
     Ok(kube::Client::try_from(config)?)
 }
 
-/// Fixed backends, and a Lease that is always ours.
-fn no_kubernetes(fixed: Pods) -> Cluster {
+/// Fixed backends, external ones and clients, a Lease that is always ours, and an object that asks for nothing else.
+fn no_kubernetes(fixed: Pods, external_backends: BTreeSet<OnionAddress>, clients: &[ClientPublicKey]) -> Cluster {
+    let list =
+        ClientList { clients: clients.iter().map(|key| (key.to_string(), *key)).collect(), ..ClientList::default() };
+    let restriction = (!clients.is_empty()).then_some(Restriction { clients: list, secret_name: None });
     let state = LeaseState { known: true, held: true, checked: u64::MAX, ..LeaseState::default() };
     Cluster {
         pods: watch::Sender::new(Arc::new(fixed)),
-        object: watch::Sender::new(None),
+        object: watch::Sender::new(Some(Arc::new(Object { restriction, external_backends, ..Object::default() }))),
+        secret: watch::Sender::new(None),
         lease: watch::Sender::new(state).subscribe(),
         lease_orders: watch::Sender::default(),
         status: watch::Sender::default(),

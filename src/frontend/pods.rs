@@ -64,12 +64,15 @@ fn view(pod: &KubernetesPod) -> Option<(BackendId, Pod)> {
     if matches!(status.and_then(|status| status.phase.as_deref()), Some("Failed" | "Succeeded")) {
         return None;
     }
-    let ready = status
-        .and_then(|status| status.conditions.as_deref())
-        .is_some_and(|conditions| conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+    let ready = is_ready(pod);
     let agent = status.and_then(|status| status.pod_ip.as_deref()).and_then(|ip| ip.parse().ok()).map(authority);
     let terminating = pod.metadata.deletion_timestamp.is_some();
     Some((BackendId(uid), Pod { name: pod.name_any(), agent, ready, terminating }))
+}
+
+pub(super) fn is_ready(pod: &KubernetesPod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref());
+    conditions.is_some_and(|conditions| conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
 }
 
 fn authority(ip: IpAddr) -> String {

@@ -6,26 +6,34 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
+use super::admission::{Admission, SeenSecret};
 use super::agents::{Orders, Report};
 use super::backends::Backends;
 use super::clock::{self, Clock};
+use super::external::External;
 use super::http::{Health, Role};
-use super::lease::{self, LeaseOrders, LeaseState};
+use super::lease::{self, Fitness, LeaseOrders, LeaseState};
 use super::metrics::{Counts, Figures};
 use super::object::Object;
 use super::pods::Pods;
 use super::status::Facts;
-use super::tor::{News, Upload};
+use super::tor::{News, Orders as TorOrders, Upload};
 use crate::consensus::Network;
-use crate::merge::{BackendId, Input, MergeEngine, Now, Output};
+use crate::crd::DistinctDescriptors;
+use crate::merge::{BackendId, Distinct, Input, MergeEngine, Now, Output};
+use crate::onion::Discovery;
 
 /// The loop turns at least so often: so it sees when the process stood still.
 const TURN: Duration = Duration::from_secs(1);
+
+/// A tor that is away for so long is no mere restart: a publisher with a better one may lead.
+const TOR_AWAY: Duration = Duration::from_secs(10);
 
 /// What the loop hears.
 pub(super) struct Ears {
     pub(super) pods: watch::Receiver<Arc<Pods>>,
     pub(super) object: watch::Receiver<Option<Arc<Object>>>,
+    pub(super) secret: watch::Receiver<Option<SeenSecret>>,
     pub(super) lease: watch::Receiver<LeaseState>,
     pub(super) tor: mpsc::Receiver<News>,
     pub(super) reports: mpsc::Receiver<(BackendId, Report)>,
@@ -45,9 +53,15 @@ pub(super) struct Publisher {
     ears: Ears,
     voices: Voices,
     backends: Backends,
+    external: External,
+    admission: Admission,
+    /// What the engine was told last.
+    discovery: Option<Arc<Discovery>>,
     network: Option<Arc<Network>>,
     /// Where uploads go while there is a control connection.
-    uploads: Option<mpsc::Sender<Upload>>,
+    tor: Option<TorOrders>,
+    /// When that was so last (monotonic clock).
+    tor_seen: Duration,
     counts: Counts,
     last_turn: Now,
     /// What the engine was told last.
@@ -55,15 +69,19 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    pub(super) fn new(engine: MergeEngine, clock: Clock, ears: Ears, voices: Voices) -> Self {
+    pub(super) fn new(engine: MergeEngine, external: External, clock: Clock, ears: Ears, voices: Voices) -> Self {
         Self {
             engine,
             clock,
             ears,
             voices,
             backends: Backends::default(),
+            external,
+            admission: Admission::default(),
+            discovery: None,
             network: None,
-            uploads: None,
+            tor: None,
+            tor_seen: clock.now().elapsed,
             counts: Counts::default(),
             last_turn: clock.now(),
             leading: false,
@@ -75,6 +93,7 @@ impl Publisher {
         tokio::pin!(stop);
         // What is known from the start counts as news.
         self.take_pods();
+        self.take_object();
         self.take_lease();
         loop {
             self.carry_out();
@@ -96,6 +115,10 @@ impl Publisher {
                     self.take_lease();
                 }
                 Ok(()) = self.ears.object.changed() => {
+                    self.note_a_pause();
+                    self.take_object();
+                }
+                Ok(()) = self.ears.secret.changed() => {
                     self.note_a_pause();
                     self.set_leading();
                 }
@@ -137,6 +160,21 @@ impl Publisher {
         }
     }
 
+    fn take_object(&mut self) {
+        let distinct = self.ears.object.borrow_and_update().as_ref().map(|object| match object.distinct_descriptors {
+            DistinctDescriptors::Auto => Distinct::Auto,
+            DistinctDescriptors::Always => Distinct::Always,
+            DistinctDescriptors::Never => Distinct::Never,
+        });
+        if let Some(distinct) = distinct {
+            self.handle(Input::Distinct(distinct));
+        }
+        if let Some(object) = self.ears.object.borrow().clone() {
+            self.external.set(&object.external_backends, !object.suspend, self.clock.now());
+        }
+        self.set_leading();
+    }
+
     fn take_lease(&mut self) {
         self.ears.lease.borrow_and_update();
         self.raise_floors();
@@ -150,8 +188,23 @@ impl Publisher {
     }
 
     fn set_leading(&mut self) {
-        let suspended = self.ears.object.borrow_and_update().as_ref().is_some_and(|object| object.suspend);
-        let leading = self.holds_lease() && !suspended;
+        let object = self.ears.object.borrow().clone();
+        let secret = self.ears.secret.borrow_and_update().clone();
+        let suspended = object.as_ref().is_some_and(|object| object.suspend);
+        // Before it leads: what was true of another object, or of another Secret, is not to be published.
+        let discovery = self.admission.decide(object.as_deref(), secret.as_ref());
+        let is_known = discovery.is_some();
+        if let Some(discovery) =
+            discovery.filter(|discovery| self.discovery.as_deref() != Some(discovery)).map(Arc::new)
+        {
+            match &*discovery {
+                Discovery::Open => tracing::info!("discovery is open"),
+                Discovery::Restricted(clients) => tracing::info!(clients = clients.len(), "discovery is restricted"),
+            }
+            self.discovery = Some(Arc::clone(&discovery));
+            self.handle(Input::Discovery(discovery));
+        }
+        let leading = self.holds_lease() && !suspended && is_known;
         if self.leading != leading {
             tracing::info!(leading, suspended, "publishing");
             self.leading = leading;
@@ -173,14 +226,19 @@ impl Publisher {
 
     fn hear_tor(&mut self, news: News) {
         match news {
-            News::Up(uploads) => {
-                self.uploads = Some(uploads);
+            News::Up(orders) => {
+                self.external.set_tor(Some(orders.clone()), self.clock.now());
+                self.tor = Some(orders);
                 self.handle(Input::TorRestarted);
             }
-            News::Down => self.uploads = None,
+            News::Down => {
+                self.external.set_tor(None, self.clock.now());
+                self.tor = None;
+            }
             News::Network(network) => {
                 self.network = Some(network.clone());
                 self.raise_floors();
+                self.external.set_network(network.clone(), self.clock.now());
                 self.handle(Input::Network(network));
             }
             News::Uploaded(hsdir, result) => {
@@ -191,24 +249,29 @@ impl Publisher {
                 }
                 self.handle(Input::Uploaded { hsdir, result });
             }
+            News::Fetched { address, hsdir, result } => {
+                self.external.fetched(address, hsdir, result, self.clock.now());
+            }
         }
     }
 
     fn carry_out(&mut self) {
+        for input in self.external.carry_out(self.clock.now()) {
+            self.handle(input);
+        }
         while let Some(output) = self.engine.poll_output() {
             match output {
                 Output::Upload { hsdir, period, descriptor } => {
                     tracing::debug!(%hsdir, period = period.number, bytes = descriptor.len(), "uploading");
                     let upload = Upload { hsdir, descriptor, ordered: self.clock.now() };
                     // Without a connection an order has no fate, until `TorRestarted` voids it.
-                    let handed = self.uploads.as_ref().map(|uploads| uploads.try_send(upload));
-                    if let Some(Err(error)) = handed {
-                        tracing::debug!(%error, "cannot hand an upload over");
+                    if self.tor.as_ref().is_some_and(|tor| !tor.upload(upload)) {
+                        tracing::debug!(%hsdir, "cannot hand an upload over");
                     }
                 }
                 Output::StoreCounter(period, counter) => {
                     self.counts.rounds += 1;
-                    tracing::info!(period = period.number, counter, "publishing a descriptor");
+                    tracing::info!(period = period.number, counter, "publishing");
                     self.voices.lease.send_modify(|orders| orders.counters.raise(period.number, counter));
                 }
             }
@@ -218,11 +281,13 @@ impl Publisher {
     /// Passes on what changed.
     fn tell(&mut self) {
         let status = self.engine.status();
-        let backends = self.backends.views(&status.points, self.clock.now().wall);
+        let wall = self.clock.now().wall;
+        let mut backends = self.backends.views(&status.points, wall);
+        backends.extend(self.external.views(&status.points, wall));
         let holds_lease = self.holds_lease();
 
         // Without tor nothing is sent, so nothing is withdrawn, whatever deadlines pass.
-        let is_withdrawn = |id: &&BackendId| self.uploads.is_some() && self.engine.withdrawn(id);
+        let is_withdrawn = |id: &&BackendId| self.tor.is_some() && self.engine.withdrawn(id);
         let withdrawn = self.backends.terminating().filter(is_withdrawn).cloned().collect();
         // Those that were taken in, not newer ones: a report on a pod that is not known here would be lost.
         let orders =
@@ -232,6 +297,9 @@ impl Publisher {
             *known = orders;
             changed
         });
+
+        let fitness = self.fitness();
+        self.voices.lease.send_if_modified(|orders| std::mem::replace(&mut orders.fitness, fitness) != fitness);
 
         let facts = Facts { leading: holds_lease, backends: backends.clone(), periods: status.periods.clone() };
         self.voices.status.send_if_modified(|known| {
@@ -245,13 +313,26 @@ impl Publisher {
             (true, false) => Role::StandingBy,
             (false, false) => Role::Unknown,
         };
-        let (tor_up, leading, counts) = (self.uploads.is_some(), self.leading, self.counts);
+        let (tor_up, leading) = (self.tor.is_some(), self.leading);
+        let counts = Counts { fetches: self.external.fetches(), ..self.counts };
         let figures = Figures { tor_up, leading, backends, periods: status.periods, counts };
         self.voices.health.send_replace(Health { turned: self.clock.now().elapsed, problem: None, role, figures });
     }
 
+    fn fitness(&mut self) -> Fitness {
+        let now = self.clock.now().elapsed;
+        if self.tor.is_some() {
+            self.tor_seen = now;
+        }
+        match now.saturating_sub(self.tor_seen) {
+            Duration::ZERO => Fitness::Fit,
+            away if away < TOR_AWAY => Fitness::Waiting,
+            _ => Fitness::Unfit,
+        }
+    }
+
     fn wait(&self) -> Duration {
-        let due = self.engine.poll_timeout().map(|due| due.saturating_sub(self.clock.now().elapsed));
-        due.unwrap_or(TURN).min(TURN)
+        let due = [self.engine.poll_timeout(), self.external.poll_timeout()].into_iter().flatten().min();
+        due.map_or(TURN, |due| due.saturating_sub(self.clock.now().elapsed)).min(TURN)
     }
 }

@@ -126,6 +126,7 @@ fn part(facts: &Facts, before: &Part) -> Part {
         onion_address: view.onion_address.clone(),
         introduction_points: count(view.points),
         state: view.state,
+        message: view.message.clone(),
         since: since(view),
     });
     let published = facts.periods.iter().map(|period| PublishedStatus {
@@ -135,6 +136,7 @@ fn part(facts: &Facts, before: &Part) -> Part {
         hsdirs_accepted: count(period.hsdirs_accepted),
         hsdirs_total: count(period.hsdirs_total),
         last_published: time(period.last_published),
+        authorized_clients: period.authorized_clients.map(count),
     });
     let published = if facts.periods.is_empty() { before.published.clone() } else { published.collect() };
     Part { backends: backends.collect(), published }
@@ -161,7 +163,8 @@ mod tests {
     }
 
     fn facts(state: BackendState, points: usize, since: u64) -> Facts {
-        let view = BackendView { name: "a".into(), onion_address: None, points, state, since: at(since) };
+        let view =
+            BackendView { name: "a".into(), onion_address: None, points, state, since: at(since), message: None };
         Facts { leading: true, backends: vec![view], periods: Vec::new() }
     }
 
@@ -170,9 +173,11 @@ mod tests {
             period: TimePeriod { number: 20_500, length_minutes: 1440 },
             revision_counter: 7,
             introduction_points: 6,
+            descriptors: 1,
             hsdirs_accepted: accepted,
             hsdirs_total: 8,
             last_published: at(100) + Duration::from_millis(1),
+            authorized_clients: None,
         }
     }
 

@@ -38,6 +38,9 @@ pub struct ForwardedPort {
     pub port: u16,
     /// `host:port`, resolved for each connection.
     pub target: String,
+    /// Streams to the target begin with a header of the PROXY protocol, version 1, that names the client's circuit.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub proxy_header: bool,
 }
 
 /// Why a configuration is not accepted.
@@ -71,6 +74,12 @@ impl AgentConfig {
     pub fn to_yaml(&self) -> Result<String, ConfigError> {
         self.validate()?;
         Ok(serde_saphyr::to_string(self)?)
+    }
+
+    /// Whether tor is to write a PROXY header at the start of each stream (`HiddenServiceExportCircuitID haproxy`). That is
+    /// an option of the whole onion service: the agent takes the header away where a port does not want it.
+    pub fn exports_circuit_id(ports: &[ForwardedPort]) -> bool {
+        ports.iter().any(|port| port.proxy_header)
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
@@ -123,6 +132,8 @@ fn field(field: impl Into<String>, problem: impl Into<String>) -> ConfigError {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// The Tor Project's address.
@@ -133,7 +144,7 @@ mod tests {
             "masterOnionAddress: {ADDRESS}\n\
              ports:\n\
              - name: http\n  port: 80\n  target: web.shop.svc:8080\n\
-             - port: 443\n  target: '[2001:db8::1]:8443'\n\
+             - port: 443\n  target: '[2001:db8::1]:8443'\n  proxyHeader: true\n\
              introductionPoints: 3\n\
              drainTimeoutSeconds: 120\n\
              lingerSeconds: 10\n"
@@ -145,9 +156,20 @@ mod tests {
         let config = AgentConfig::from_yaml(&yaml()).unwrap();
         assert_eq!(config.master_onion_address.to_string(), ADDRESS);
         assert_eq!(config.ports[0].name.as_deref(), Some("http"));
-        assert_eq!(config.ports[1], ForwardedPort { name: None, port: 443, target: "[2001:db8::1]:8443".to_owned() });
+        assert_eq!(
+            config.ports[1],
+            ForwardedPort { name: None, port: 443, target: "[2001:db8::1]:8443".to_owned(), proxy_header: true }
+        );
         assert_eq!((config.introduction_points, config.drain_timeout_seconds, config.linger_seconds), (3, 120, 10));
         assert_eq!(AgentConfig::from_yaml(&config.to_yaml().unwrap()).unwrap(), config);
+    }
+
+    #[test]
+    fn one_port_that_wants_it_makes_tor_export_circuits() {
+        let mut ports = AgentConfig::from_yaml(&yaml()).unwrap().ports;
+        assert!(AgentConfig::exports_circuit_id(&ports));
+        ports.pop();
+        assert!(!AgentConfig::exports_circuit_id(&ports));
     }
 
     #[test]
@@ -160,7 +182,7 @@ mod tests {
             ("introductionPoints: 3", "introductionPoints: 21", "introductionPoints: 21 is not between 1 and 20"),
             ("introductionPoints: 3", "introductionPoints: 0", "introductionPoints: 0 is not between 1 and 20"),
             ("lingerSeconds", "lingerSecond", "lingerSecond"),
-            ("lingerSeconds: 10", "lingerSeconds: -1", "10:"),
+            ("lingerSeconds: 10", "lingerSeconds: -1", "11:"),
             ("2gzyxa", "2gzyxb", "masterOnionAddress: 2gzyxb"),
         ];
         for (good, bad, message) in wrong {
@@ -210,6 +232,37 @@ mod tests {
         for (target, reason) in refused {
             let problem = check_target(target).unwrap_err();
             assert!(problem.contains(reason), "{target:?}: {problem}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            ports in prop::collection::btree_map(
+                1_u16..,
+                (prop::option::of("\\PC{0,15}|true|[0-9]{1,4}|~|- |[a-z]+: x"), "[a-zA-Z0-9._-]{1,30}|[0-9]{1,3}", 1_u16.., any::<bool>()),
+                1..4,
+            ),
+            introduction_points in 1..=MAX_INTRODUCTION_POINTS,
+            drain_timeout_seconds: u32,
+            linger_seconds: u32,
+        ) {
+            let ports = ports.into_iter().map(|(port, (name, host, target_port, proxy_header))| {
+                ForwardedPort { name, port, target: format!("{host}:{target_port}"), proxy_header }
+            });
+            let config = AgentConfig {
+                master_onion_address: ADDRESS.parse().unwrap(),
+                ports: ports.collect(),
+                introduction_points,
+                drain_timeout_seconds,
+                linger_seconds,
+            };
+            prop_assert_eq!(AgentConfig::from_yaml(&config.to_yaml().unwrap()).unwrap(), config);
+        }
+
+        #[test]
+        fn no_text_panics(text in "(\\PC|\n){0,60}|masterOnionAddress: [a-z2-7]{56}\nports:\n- port: \\PC{0,8}\n") {
+            let _ = AgentConfig::from_yaml(&text);
         }
     }
 }

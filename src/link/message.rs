@@ -60,6 +60,8 @@ pub struct Revision {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// The wire form is the contract between versions: a running agent may be older than its publisher.
@@ -92,5 +94,42 @@ mod tests {
         assert_eq!(serde_json::from_str::<SyncRequest>(newer).unwrap().known_revision, None);
         let short = r#"{"publisher":"a","sequence":1,"leading":false,"knownRevision":null}"#;
         assert!(serde_json::from_str::<SyncRequest>(short).unwrap_err().to_string().contains("phase"));
+    }
+
+    fn revision() -> impl Strategy<Value = Revision> {
+        any::<(u64, u64)>().prop_map(|(boot, number)| Revision { boot, number })
+    }
+
+    fn read_again<T: Serialize + serde::de::DeserializeOwned>(message: &T) -> T {
+        serde_json::from_str(&serde_json::to_string(message).unwrap()).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn any_request_is_read_as_it_was_written(
+            publisher: String,
+            sequence: u64,
+            leading: bool,
+            phase in prop::sample::select([PodPhase::Active, PodPhase::Terminating, PodPhase::Withdrawn].as_slice()),
+            known_revision in prop::option::of(revision()),
+        ) {
+            let request = SyncRequest { publisher, sequence, leading, phase, known_revision };
+            prop_assert_eq!(read_again(&request), request);
+        }
+
+        #[test]
+        fn any_answer_is_read_as_it_was_written(
+            seed: [u8; 32],
+            revision in revision(),
+            introduction_points: usize,
+            descriptor in prop::option::of(".{0,40}|(\\PC|\n){0,40}"),
+            streams: u64,
+            draining: bool,
+        ) {
+            let key = ed25519_dalek::SigningKey::from_bytes(&seed).verifying_key().to_bytes();
+            let onion_address = OnionAddress::from_public_key(key).unwrap();
+            let answer = SyncResponse { onion_address, revision, introduction_points, descriptor, streams, draining };
+            prop_assert_eq!(read_again(&answer), answer);
+        }
     }
 }

@@ -1,22 +1,22 @@
 //! Who counts, and what the merged descriptor may say on behalf of all who do.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
-use rand::{Rng, RngExt};
-
 use super::BackendId;
-use super::selection::{self, Offer};
+use crate::onion::descriptor::MAX_INTRODUCTION_POINTS;
 use crate::onion::{IntroductionPoint, ServiceContent};
 
 /// The ntor handshake, which every client speaks. A backend without it could not be merged with others.
 const NTOR: u16 = 2;
-/// A descriptor with more points is refused by clients; so many are read of one backend, too.
-const MAX_POINTS: usize = 20;
-/// The four link specifiers that tor writes have 85 bytes. Of any 20 points within this limit, a descriptor stays short enough.
-const MAX_LINK_SPECIFIERS: usize = 256;
+/// The four link specifiers that tor writes have 85 bytes. Of points within this limit,
+/// [`max_points_beside`](crate::onion::descriptor::max_points_beside) always fit.
+const MAX_LINK_SPECIFIERS: usize = 96;
 /// Tor writes one handshake; and a descriptor must stay short.
 const MAX_FORMATS: usize = 8;
+/// Tor writes none; likewise.
+const MAX_AUTH_REQUIRED: usize = 128;
 
 /// What a change of the backends means for clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,29 +31,43 @@ pub(super) enum Change {
     BackendGone,
 }
 
+/// What a backend's own descriptor says that a merged one does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remark {
+    /// It asks for a proof of work, which tor checks against the backend's own blinded key and seed.
+    ProofOfWork,
+    /// So many of its points have a legacy key, or link specifiers too long to leave others room.
+    UnusablePoints(usize),
+    /// It lacks the ntor handshake, or says more than leaves others room: nothing of it is merged.
+    Unusual,
+}
+
+impl fmt::Display for Remark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ProofOfWork => f.write_str(
+                "its proof-of-work defence protects its own address only: clients of the public one send none \
+                 (remove HiddenServicePoWDefensesEnabled)",
+            ),
+            Self::UnusablePoints(count) => write!(f, "{count} of its introduction points cannot be published"),
+            Self::Unusual => f.write_str("its descriptor cannot be merged: it lacks ntor, or is of unusual length"),
+        }
+    }
+}
+
+/// What of a backend's offer is left out.
+pub fn remarks(content: &ServiceContent) -> Vec<Remark> {
+    let unusable = content.introduction_points.iter().filter(|point| !is_usable(point)).count();
+    let unusual = (!is_usual(content)).then_some(Remark::Unusual);
+    let points = (unusable > 0).then_some(Remark::UnusablePoints(unusable));
+    let proof = content.pow_params.then_some(Remark::ProofOfWork);
+    [unusual, points, proof].into_iter().flatten().collect()
+}
+
 /// The backends that count: those with at least one point that can be merged.
 #[derive(Debug, Default)]
 pub(super) struct Backends {
     counted: BTreeMap<BackendId, Arc<ServiceContent>>,
-    /// The newest selection. It outlives the backends, so that one that comes back finds its points where they were.
-    chosen: Vec<Chosen>,
-}
-
-#[derive(Debug, Clone)]
-struct Chosen {
-    backend: BackendId,
-    point: IntroductionPoint,
-    /// Its place in the descriptor. Random, so that neighbours tell nothing about who belongs together, and fixed while
-    /// the point is chosen: tor too keeps an unchanged set in its order.
-    rank: u64,
-}
-
-/// The content of a merged descriptor, and whose points are in it.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Merged {
-    pub(super) content: ServiceContent,
-    /// Points by backend; none with zero.
-    pub(super) shares: BTreeMap<BackendId, usize>,
 }
 
 impl Backends {
@@ -90,50 +104,18 @@ impl Backends {
         self.counted.keys()
     }
 
-    /// Selects points and merges them. None when there is none to select.
-    pub(super) fn merge(&mut self, rng: &mut impl Rng) -> Option<Merged> {
-        let agreed = self.agreed()?;
-        let mut chosen = self.select(rng);
-        chosen.sort_by_key(|chosen| (chosen.rank, chosen.point.auth_key));
-        self.chosen = chosen;
-
-        let mut shares = BTreeMap::new();
-        for chosen in &self.chosen {
-            *shares.entry(chosen.backend.clone()).or_default() += 1;
-        }
-        let introduction_points = self.chosen.iter().map(|chosen| chosen.point.clone()).collect();
-        Some(Merged { content: ServiceContent { introduction_points, ..agreed }, shares })
+    /// The points that can be merged, by backend.
+    pub(super) fn usable(&self) -> impl Iterator<Item = (&BackendId, impl Iterator<Item = &IntroductionPoint>)> {
+        self.counted.iter().map(|(id, content)| (id, usable(content)))
     }
 
-    fn select(&self, rng: &mut impl Rng) -> Vec<Chosen> {
-        let ranks: BTreeMap<_, _> =
-            self.chosen.iter().map(|chosen| ((&chosen.backend, &chosen.point.auth_key), chosen.rank)).collect();
-        let points: Vec<(&BackendId, Vec<&IntroductionPoint>)> =
-            self.counted.iter().map(|(id, content)| (id, usable(content).collect())).collect();
-        let offer = |id, point: &IntroductionPoint| Offer {
-            relay: point.relay(),
-            kept: ranks.contains_key(&(id, &point.auth_key)),
-        };
-        let offers: Vec<Vec<Offer>> =
-            points.iter().map(|(id, points)| points.iter().map(|point| offer(*id, point)).collect()).collect();
-
-        let mut selected = Vec::new();
-        for ((id, points), indices) in points.iter().zip(selection::choose(&offers, MAX_POINTS)) {
-            for point in indices.into_iter().filter_map(|index| points.get(index)) {
-                let rank = ranks.get(&(*id, &point.auth_key)).copied().unwrap_or_else(|| rng.random());
-                selected.push(Chosen { backend: (*id).clone(), point: (*point).clone(), rank });
-            }
-        }
-        selected
-    }
-
-    /// What is true of all backends, without points.
-    fn agreed(&self) -> Option<ServiceContent> {
+    /// What is true of all backends, without points; None without backends.
+    pub(super) fn agreed(&self) -> Option<ServiceContent> {
         let mut all = self.counted.values();
         let first = all.next()?;
         let mut agreed = ServiceContent {
             create2_formats: first.create2_formats.clone(),
-            flow_control: first.flow_control.clone(),
+            flow_control: first.flow_control,
             single_onion_service: first.single_onion_service,
             intro_auth_required: first.intro_auth_required.clone(),
             // Tor checks a proof of work against the backend's own blinded key and seed: none for the merged
@@ -143,9 +125,8 @@ impl Backends {
         };
         for content in all {
             agreed.create2_formats.retain(|format| content.create2_formats.contains(format));
-            if agreed.flow_control != content.flow_control {
-                agreed.flow_control = None;
-            }
+            let flow_control = agreed.flow_control.zip(content.flow_control);
+            agreed.flow_control = flow_control.and_then(|(ours, its)| ours.agreed(its));
             if agreed.intro_auth_required != content.intro_auth_required {
                 agreed.intro_auth_required = Vec::new();
             }
@@ -158,12 +139,15 @@ impl Backends {
 /// What can be merged with others, and leaves them room.
 fn is_usual(content: &ServiceContent) -> bool {
     let formats = &content.create2_formats;
-    let auth_len: usize = content.intro_auth_required.iter().map(String::len).sum();
-    formats.contains(&NTOR) && formats.len() <= MAX_FORMATS && auth_len <= MAX_LINK_SPECIFIERS
+    let auth_len: usize = content.intro_auth_required.iter().map(|kind| kind.len() + 1).sum();
+    formats.contains(&NTOR) && formats.len() <= MAX_FORMATS && auth_len <= MAX_AUTH_REQUIRED
 }
 
 /// The points that can be merged.
 fn usable(content: &ServiceContent) -> impl Iterator<Item = &IntroductionPoint> {
-    let fits = |point: &&IntroductionPoint| !point.legacy && point.link_specifiers.len() <= MAX_LINK_SPECIFIERS;
-    content.introduction_points.iter().filter(fits).take(MAX_POINTS)
+    content.introduction_points.iter().filter(|point| is_usable(point)).take(MAX_INTRODUCTION_POINTS)
+}
+
+fn is_usable(point: &IntroductionPoint) -> bool {
+    !point.legacy && point.link_specifiers.len() <= MAX_LINK_SPECIFIERS
 }

@@ -7,13 +7,14 @@ use std::time::{Duration, SystemTime};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use super::backends::{Backends, Change, Merged};
+use super::backends::{Backends, Change};
 use super::period::Period;
 use super::schedule::Request;
+use super::subsets::Policy;
 use super::upload::{Rejected, Uploads};
-use super::{BackendId, Input, Now, Output, Status};
+use super::{BackendId, Distinct, Input, Now, Output, Status};
 use crate::consensus::Network;
-use crate::onion::{MasterKey, OnionAddress, TimePeriod};
+use crate::onion::{Discovery, MasterKey, OnionAddress, TimePeriod};
 
 /// After a first change, others are waited for as long as this.
 const DEBOUNCE: Duration = Duration::from_millis(300);
@@ -28,7 +29,7 @@ const RETRY: Duration = Duration::from_secs(60);
 
 /// The engine of one onion service.
 ///
-/// It publishes while it leads, knows a network whose consensus C tor would still call reasonably live (24 h beyond its
+/// It publishes while it leads, knows who may find the points, knows a network whose consensus C tor would still call reasonably live (24 h beyond its
 /// validity), and has at least one point. When the last backend is lost, the HSDirs keep what they have until it ends; nothing
 /// is published for new HSDirs or periods then.
 pub struct MergeEngine {
@@ -40,8 +41,9 @@ pub struct MergeEngine {
     /// Of the network's consensus: from when it is valid, and until when.
     validity: Option<(SystemTime, SystemTime)>,
     backends: Backends,
-    /// What the backends come to; None when they changed since.
-    merged: Option<Arc<Merged>>,
+    distinct: Distinct,
+    /// None: not known yet.
+    discovery: Option<Arc<Discovery>>,
     /// The greatest counter that anybody used, by period.
     floors: BTreeMap<TimePeriod, u64>,
     /// In the network's order: the current one first.
@@ -51,8 +53,9 @@ pub struct MergeEngine {
 }
 
 impl MergeEngine {
-    /// An engine that knows no network and no backends yet. `seed` feeds its generator (keys, padding, jitter).
-    pub fn new(key: Arc<MasterKey>, seed: [u8; 32], now: Now) -> Self {
+    /// An engine that knows no network and no backends yet. Without `discovery` it publishes nothing before it is told by
+    /// [`Input::Discovery`]. `seed` feeds its generator (keys, padding, jitter).
+    pub fn new(key: Arc<MasterKey>, discovery: Option<Discovery>, seed: [u8; 32], now: Now) -> Self {
         Self {
             address: key.address(),
             key,
@@ -61,7 +64,8 @@ impl MergeEngine {
             leading: false,
             validity: None,
             backends: Backends::default(),
-            merged: None,
+            distinct: Distinct::default(),
+            discovery: discovery.map(Arc::new),
             floors: BTreeMap::new(),
             periods: Vec::new(),
             uploads: Uploads::default(),
@@ -88,6 +92,11 @@ impl MergeEngine {
                 let change = self.backends.remove(&id);
                 self.backends_changed(change);
             }
+            Input::Discovery(discovery) => self.set_discovery(discovery),
+            Input::Distinct(distinct) => {
+                self.distinct = distinct;
+                self.request_all(Request { at: now.elapsed.saturating_add(DEBOUNCE), urgent: false, forced: false });
+            }
             Input::Leading(leading) => self.set_leading(leading),
             Input::CounterFloor(period, counter) => self.raise_floor(period, counter),
             Input::Uploaded { hsdir, result } => {
@@ -111,7 +120,7 @@ impl MergeEngine {
 
     /// When (on the monotonic clock) to call `handle(Tick)` at the latest.
     pub fn poll_timeout(&self) -> Option<Duration> {
-        if !self.leading {
+        if !self.leading || self.discovery.is_none() {
             return None;
         }
         let publish = self.periods.iter().filter_map(|period| period.schedule.ready_at()).min();
@@ -127,7 +136,7 @@ impl MergeEngine {
     /// The state, for status and metrics.
     pub fn status(&self) -> Status {
         let newest = self.periods.first().and_then(|period| period.round.as_ref());
-        let share = |id: &BackendId| newest.and_then(|round| round.merged.shares.get(id)).copied().unwrap_or_default();
+        let share = |id: &BackendId| newest.and_then(|round| round.merged.points.get(id)).copied().unwrap_or_default();
         Status {
             periods: self.periods.iter().filter_map(|period| period.status(&self.uploads)).collect(),
             points: self.backends.ids().map(|id| (id.clone(), share(id))).collect(),
@@ -182,8 +191,14 @@ impl MergeEngine {
             Change::PointsGone => (DEBOUNCE, true),
             Change::BackendGone => (DEBOUNCE_GONE, true),
         };
-        self.merged = None;
         self.request_all(Request { at: self.now.elapsed.saturating_add(wait), urgent, forced: false });
+    }
+
+    fn set_discovery(&mut self, discovery: Arc<Discovery>) {
+        if self.discovery.as_ref() != Some(&discovery) {
+            self.discovery = Some(discovery);
+            self.request_all(Request { at: self.now.elapsed, urgent: true, forced: true });
+        }
     }
 
     fn set_leading(&mut self, leading: bool) {
@@ -267,7 +282,11 @@ impl MergeEngine {
 
     fn publish_if_due(&mut self, period: &mut Period) {
         let Some(forced) = period.schedule.ready(self.now.elapsed) else { return };
-        let Some(merged) = self.merged() else { return };
+        let Some(discovery) = self.discovery.clone() else { return };
+        let policy = Policy { distinct: self.distinct, discovery, subsets: period.layout.subsets() };
+        let Some(merged) = period.subsets.merge(&self.backends, &policy, self.now.elapsed, &mut self.rng) else {
+            return;
+        };
         if !forced && period.round.as_ref().is_some_and(|round| round.merged == merged) {
             period.schedule.satisfied();
             return;
@@ -275,29 +294,22 @@ impl MergeEngine {
         let name = period.service.period;
         let floor = self.floors.get(&name).copied().unwrap_or_default();
         let counter = period.next_counter(floor, self.now);
-        let Ok(descriptor) = period.build(&self.address, &merged, counter, self.now, &mut self.rng) else {
+        let Ok(descriptors) = period.build(&self.address, &merged, counter, self.now, &mut self.rng) else {
             // What backends may offer is limited such that this cannot be.
             period.schedule.failed(self.now.elapsed.saturating_add(RETRY));
             return;
         };
-        period.published((counter, descriptor), merged, self.now, &mut self.rng);
+        period.published((counter, descriptors), merged, self.now, &mut self.rng);
         self.floors.insert(name, counter);
         self.outputs.push_back(Output::StoreCounter(name, counter));
         self.uploads.publish(name, counter, &period.hsdirs, self.now.elapsed);
     }
 
-    fn merged(&mut self) -> Option<Arc<Merged>> {
-        if self.merged.is_none() {
-            self.merged = self.backends.merge(&mut self.rng).map(Arc::new);
-        }
-        self.merged.clone()
-    }
-
     fn start_uploads(&mut self) {
         for (hsdir, name) in self.uploads.start(self.now.elapsed) {
             let period = self.periods.iter().find(|period| period.service.period == name);
-            if let Some(round) = period.and_then(|period| period.round.as_ref()) {
-                let descriptor = Arc::clone(&round.descriptor);
+            let round = period.and_then(|period| period.round.as_ref());
+            if let Some(descriptor) = round.and_then(|round| round.descriptor(&hsdir)) {
                 self.outputs.push_back(Output::Upload { hsdir, period: name, descriptor });
             }
         }

@@ -5,9 +5,12 @@
 
 mod backends;
 mod engine;
+pub mod external;
+mod layout;
 mod period;
 mod schedule;
 mod selection;
+mod subsets;
 mod upload;
 
 #[cfg(test)]
@@ -17,9 +20,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::consensus::{Fingerprint, Network};
-use crate::onion::{ServiceContent, TimePeriod};
+use crate::onion::{Discovery, ServiceContent, TimePeriod};
 
+pub use backends::{Remark, remarks};
 pub use engine::MergeEngine;
+pub use external::{ExternalInput, ExternalOutput, ExternalState, Externals, Sighting};
+pub use subsets::Distinct;
 
 /// The two clocks, read by the shell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +49,10 @@ pub enum Input {
     Backend(BackendId, Arc<ServiceContent>),
     /// A backend is terminating, gone or silent: its points leave at once.
     BackendLost(BackendId),
+    /// Who may find the points. A change is published at once.
+    Discovery(Arc<Discovery>),
+    /// Whether different HSDirs may hold different descriptors; [`Distinct::Auto`] until this is told.
+    Distinct(Distinct),
     /// Whether this publisher holds the Lease. A publisher starts without.
     Leading(bool),
     /// A revision counter that some publisher of this service used: ours must be greater.
@@ -77,20 +87,26 @@ pub enum Output {
 }
 
 /// Where a period's publishing stands.
+///
+/// A round makes one descriptor for all of the period's HSDirs, or different ones; all of a round have the same counter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeriodStatus {
     /// The period.
     pub period: TimePeriod,
-    /// The newest descriptor's counter.
+    /// The newest round's counter.
     pub revision_counter: u64,
-    /// The newest descriptor's points.
+    /// The newest round's points, each counted once.
     pub introduction_points: usize,
-    /// HSDirs that accepted the newest descriptor.
+    /// How many different descriptors the newest round has.
+    pub descriptors: usize,
+    /// HSDirs that accepted the newest round's descriptor.
     pub hsdirs_accepted: usize,
     /// Responsible HSDirs.
     pub hsdirs_total: usize,
-    /// When the newest descriptor was made.
+    /// When the newest round was made.
     pub last_published: SystemTime,
+    /// How many clients can open it; None: everybody can.
+    pub authorized_clients: Option<usize>,
 }
 
 /// What the engine would tell a person.
@@ -98,7 +114,7 @@ pub struct PeriodStatus {
 pub struct Status {
     /// One per time period that is published for.
     pub periods: Vec<PeriodStatus>,
-    /// How many points each counted backend has in the newest descriptor of the current period.
+    /// How many points each counted backend has in the newest round of the current period, each counted once.
     pub points: Vec<(BackendId, usize)>,
     /// No backend has a point: the last descriptor stays, nothing new is published.
     pub no_backends: bool,

@@ -1,19 +1,19 @@
-//! A time period that is published for: its keys, its HSDirs, its newest descriptor.
+//! A time period that is published for: its keys, its HSDirs, its newest descriptors.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::CryptoRng;
 use rand::rngs::StdRng;
 
-use super::backends::Merged;
+use super::layout::Layout;
 use super::schedule::Schedule;
+use super::subsets::{Merged, Subsets};
 use super::upload::Uploads;
 use super::{BackendId, Now, PeriodStatus};
 use crate::consensus::{Fingerprint, Network, ServicePeriod};
 use crate::onion::descriptor::{DescriptorError, DescriptorKeys};
-use crate::onion::{BlindedKeypair, MasterKey, OnionAddress};
+use crate::onion::{BlindedKeypair, Discovery, MasterKey, OnionAddress};
 
 /// How long HSDirs keep a descriptor (`descriptor-lifetime 180`); its certificates live longer.
 pub(super) const DESCRIPTOR_LIFETIME: Duration = Duration::from_secs(3 * 3600);
@@ -26,8 +26,10 @@ const FIRST_LEAD: Duration = Duration::from_secs(16);
 pub(super) struct Period {
     pub(super) service: ServicePeriod,
     pub(super) hsdirs: BTreeSet<Fingerprint>,
+    pub(super) layout: Layout,
+    pub(super) subsets: Subsets,
     pub(super) schedule: Schedule,
-    /// The newest descriptor.
+    /// The newest descriptors.
     pub(super) round: Option<Round>,
     /// How often in a row that was rejected.
     pub(super) rejections: u32,
@@ -37,22 +39,38 @@ pub(super) struct Period {
     last_with: BTreeMap<BackendId, u64>,
 }
 
-/// A descriptor, for all HSDirs of a period: a client that has cached one drops another with a lower counter, so all get
-/// the same.
+/// What all HSDirs of a period are to hold: the same descriptor, or each its own, but of the same counter. A client that has cached
+/// one drops another with a lower counter, so whatever changes, all are published again.
 pub(super) struct Round {
     pub(super) counter: u64,
-    pub(super) descriptor: Arc<str>,
-    pub(super) merged: Arc<Merged>,
+    pub(super) merged: Merged,
+    /// By subset.
+    descriptors: Vec<Arc<str>>,
+    /// As it was for this round: what an HSDir is sent under one counter never changes.
+    layout: Layout,
     made: Now,
 }
 
+impl Round {
+    /// The descriptor of one of the HSDirs that this round was made for.
+    pub(super) fn descriptor(&self, hsdir: &Fingerprint) -> Option<Arc<str>> {
+        let subset = self.layout.subset(hsdir)?;
+        match self.descriptors.as_slice() {
+            [for_all] => Some(Arc::clone(for_all)),
+            several => several.get(subset).map(Arc::clone),
+        }
+    }
+}
+
 impl Period {
-    pub(super) fn new(service: ServicePeriod, key: &MasterKey, rng: &mut impl CryptoRng) -> Self {
+    pub(super) fn new(service: ServicePeriod, key: &MasterKey, rng: &mut StdRng) -> Self {
         Self {
             key: key.blind(service.period),
             descriptor_keys: DescriptorKeys::generate(rng),
             service,
             hsdirs: BTreeSet::new(),
+            layout: Layout::default(),
+            subsets: Subsets::default(),
             schedule: Schedule::default(),
             round: None,
             rejections: 0,
@@ -60,16 +78,20 @@ impl Period {
         }
     }
 
-    /// Takes the period's ring over from a network. True when it brings new HSDirs.
+    /// Takes the period's ring over from a network. True when its HSDirs, or whom of them clients ask, ask for a new round.
     pub(super) fn set_network(&mut self, service: ServicePeriod, network: &Network) -> bool {
-        let placements = network.responsible_hsdirs(&self.key.public(), &service);
-        let hsdirs = placements.into_iter().map(|placement| placement.relay).collect();
-        self.service = service;
-        let old = std::mem::replace(&mut self.hsdirs, hsdirs);
-        !self.hsdirs.is_subset(&old)
+        let blinded = self.key.public();
+        let responsible = network.responsible_hsdirs(&blinded, &service);
+        let fetched = network.fetch_hsdirs(&blinded, &service);
+        let layout = Layout::new(&responsible, &fetched, &self.layout);
+        let hsdirs = layout.hsdirs();
+        let new_hsdirs = !hsdirs.is_subset(&self.hsdirs);
+        let rearranged = layout != self.layout && self.round.as_ref().is_some_and(|round| round.descriptors.len() > 1);
+        (self.service, self.layout, self.hsdirs) = (service, layout, hsdirs);
+        new_hsdirs || rearranged
     }
 
-    /// The counter of the next descriptor: as time has it, greater than `floor`, and after rejections ahead of time. Another
+    /// The counter of the next round: as time has it, greater than `floor`, and after rejections ahead of time. Another
     /// publisher's clock may be ahead, so the lead grows fast; it stays a value that the clock would come to as long as there is one.
     pub(super) fn next_counter(&self, floor: u64, now: Now) -> u64 {
         let since_srv = now.wall.duration_since(self.service.srv_start).unwrap_or_default();
@@ -84,25 +106,27 @@ impl Period {
         by_time.max(floor.saturating_add(step))
     }
 
-    /// Builds a descriptor; it changes nothing here.
+    /// Builds the descriptors of a round, one for each content, for those who may read it.
     pub(super) fn build(
-        &self,
+        &mut self,
         address: &OnionAddress,
         merged: &Merged,
         counter: u64,
         now: Now,
-        rng: &mut impl CryptoRng,
-    ) -> Result<String, DescriptorError> {
-        self.descriptor_keys.build(&self.key, address, &merged.content, counter, now.wall, rng)
+        rng: &mut StdRng,
+    ) -> Result<Vec<Arc<str>>, DescriptorError> {
+        self.descriptor_keys.set_discovery(&self.key, address, &merged.discovery, rng);
+        let build = |content| self.descriptor_keys.build(&self.key, address, content, counter, now.wall, rng);
+        merged.contents.iter().map(build).map(|text| text.map(Arc::from)).collect()
     }
 
-    /// Makes a descriptor the newest.
-    pub(super) fn published(&mut self, round: (u64, String), merged: Arc<Merged>, now: Now, rng: &mut StdRng) {
-        let (counter, descriptor) = round;
+    /// Makes these descriptors the newest.
+    pub(super) fn published(&mut self, round: (u64, Vec<Arc<str>>), merged: Merged, now: Now, rng: &mut StdRng) {
+        let (counter, descriptors) = round;
         self.schedule.published(now.elapsed, rng);
         self.rejections = 0;
-        self.last_with.extend(merged.shares.keys().map(|backend| (backend.clone(), counter)));
-        self.round = Some(Round { counter, descriptor: descriptor.into(), merged, made: now });
+        self.last_with.extend(merged.points.keys().map(|backend| (backend.clone(), counter)));
+        self.round = Some(Round { counter, descriptors, merged, layout: self.layout.clone(), made: now });
     }
 
     /// What was published is not ours to know any more.
@@ -113,12 +137,12 @@ impl Period {
         self.last_with.clear();
     }
 
-    /// When the newest descriptor ends on the HSDirs.
+    /// When the newest descriptors end on the HSDirs.
     pub(super) fn expires_at(&self) -> Option<Duration> {
         self.round.as_ref().map(|round| round.made.elapsed.saturating_add(DESCRIPTOR_LIFETIME))
     }
 
-    /// The wall clock was set since the newest descriptor was dated.
+    /// The wall clock was set since the newest descriptors were dated.
     pub(super) fn is_misdated(&self, now: Now) -> bool {
         self.round.as_ref().is_some_and(|round| {
             let passed = now.elapsed.saturating_sub(round.made.elapsed);
@@ -143,10 +167,15 @@ impl Period {
         Some(PeriodStatus {
             period: self.service.period,
             revision_counter: round.counter,
-            introduction_points: round.merged.content.introduction_points.len(),
+            introduction_points: round.merged.points.values().sum(),
+            descriptors: round.descriptors.len(),
             hsdirs_accepted: uploads.accepted(self.service.period),
             hsdirs_total: self.hsdirs.len(),
             last_published: round.made.wall,
+            authorized_clients: match &*round.merged.discovery {
+                Discovery::Open => None,
+                Discovery::Restricted(clients) => Some(clients.len()),
+            },
         })
     }
 }

@@ -1,5 +1,8 @@
-//! Which points go into a descriptor: a fair and stable matching of backends and relays.
+//! Which points go into which subset: a fair and stable matching of backends and relays.
+//!
+//! The HSDirs of a period hold subsets of all points: one and the same, or one for each HSDir that clients ask.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::onion::descriptor::RelayIdentity;
@@ -9,195 +12,319 @@ use crate::onion::descriptor::RelayIdentity;
 pub(super) struct Offer {
     /// Where the point is. A client maps an opened circuit to the first point with that relay: one relay, one point.
     pub(super) relay: RelayIdentity,
-    /// It is in the selection already.
-    pub(super) kept: bool,
+    /// How often it had its turn before: among equal ones, those that had fewer come first.
+    pub(super) turns: u64,
 }
 
-/// Chooses at most `limit` points: for each backend the indices of its chosen offers.
+/// A point in a subset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Pick {
+    /// Index among the backends.
+    pub(super) backend: usize,
+    /// Index among the backend's offers.
+    pub(super) offer: usize,
+}
+
+/// How many subsets there are, and how many points are in each at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub(super) subsets: usize,
+    pub(super) points: usize,
+}
+
+/// Chooses the subsets.
 ///
-/// No relay is used twice, and the smallest share is as great as it can be, then the second smallest, and so on: shares
-/// differ by more than one only where the relays leave no other way. What is kept stays wherever that is as fair; with
-/// the same offers, and what was chosen marked as kept, the choice is the same again.
-pub(super) fn choose(offers: &[Vec<Offer>], limit: usize) -> Vec<Vec<usize>> {
-    let mut matching = Matching { offers, holders: BTreeMap::new() };
-    let kept: Vec<usize> = offers.iter().map(|all| all.iter().filter(|offer| offer.kept).count()).collect();
-    let mut open: Vec<usize> = (0..offers.len()).collect();
-
-    // Every backend gets its first point before one gets its second. A backend that finds none now never will: the
-    // others only come to hold more.
-    let mut share = 1;
-    while !open.is_empty() && matching.holders.len() < limit {
-        open.sort_by_key(|backend| (kept.get(*backend).is_some_and(|kept| *kept < share), *backend));
-        open.retain(|backend| matching.holders.len() < limit && matching.give(*backend, &mut BTreeSet::new()));
-        share += 1;
-    }
-
-    let mut chosen = vec![Vec::new(); offers.len()];
-    for (backend, offer) in matching.holders.into_values() {
-        if let Some(of_backend) = chosen.get_mut(backend) {
-            of_backend.push(offer);
+/// No relay is twice in a subset. A backend's share is the number of its picks in all subsets: the smallest share is as great as it
+/// can be, then the second smallest, and so on: shares differ by more than one only where the relays (or a lack of points) leave
+/// no other way. So every subset is as full as it can be, and points repeat. Within a subset, too, backends have as much of it as
+/// others, give or take one. Among equals the earlier backend comes first.
+///
+/// `before` (by subset) stays wherever that is as fair; a choice that was fair is the same again.
+pub(super) fn choose(offers: &[Vec<Offer>], before: &[Vec<Pick>], shape: Shape) -> Vec<Vec<Pick>> {
+    let mut table = Table::new(offers, shape);
+    for (subset, picks) in before.iter().enumerate().take(shape.subsets) {
+        for pick in picks {
+            table.keep(subset, *pick);
         }
     }
-    for of_backend in &mut chosen {
-        of_backend.sort_unstable();
+    // The poorest first. One that cannot be helped now never can be: the others only come to hold more.
+    let mut open: BTreeSet<(usize, usize)> =
+        (0..table.offers.len()).map(|backend| (table.share(backend), backend)).collect();
+    while let Some((_, backend)) = open.pop_first() {
+        match table.help(backend) {
+            Help::None => continue,
+            Help::Room => {}
+            Help::From(loser) => {
+                if open.remove(&(table.share(loser) + 1, loser)) {
+                    open.insert((table.share(loser), loser));
+                }
+            }
+        }
+        open.insert((table.share(backend), backend));
     }
-    chosen
+    while table.even_out() || table.show_all() {}
+    table.subsets.into_iter().map(|subset| subset.into_values().collect()).collect()
 }
 
-/// Who holds which relay.
-struct Matching<'a> {
+/// Who holds which relay in which subset.
+struct Table<'a> {
     offers: &'a [Vec<Offer>],
-    /// Backend and offer, by relay.
-    holders: BTreeMap<RelayIdentity, (usize, usize)>,
+    points: usize,
+    subsets: Vec<BTreeMap<&'a RelayIdentity, Pick>>,
+    /// Of each backend, in all subsets.
+    shares: BTreeMap<usize, usize>,
+    /// The same by subset and backend.
+    shares_in: BTreeMap<(usize, usize), usize>,
+    /// In how many subsets a point is.
+    uses: BTreeMap<Pick, usize>,
 }
 
-impl<'a> Matching<'a> {
-    /// Gives `backend` one more relay, if need be by moving others to other relays; nobody ends up with fewer.
-    fn give(&mut self, backend: usize, visited: &mut BTreeSet<&'a RelayIdentity>) -> bool {
-        let offers: &'a [Offer] = self.offers.get(backend).map_or(&[], Vec::as_slice);
-        let wanted = || {
-            let indexed = offers.iter().enumerate();
-            indexed.clone().filter(|(_, offer)| offer.kept).chain(indexed.filter(|(_, offer)| !offer.kept))
-        };
-        if let Some((index, offer)) = wanted().find(|(_, offer)| !self.holders.contains_key(&offer.relay)) {
-            self.holders.insert(offer.relay.clone(), (backend, index));
-            return true;
+/// A relay in a subset: room for one point.
+type Place<'a> = (usize, &'a RelayIdentity);
+
+/// A place that a backend could take, with one of its offers.
+#[derive(Clone, Copy)]
+struct Candidate<'a> {
+    place: Place<'a>,
+    pick: Pick,
+    holder: Option<Pick>,
+}
+
+/// Where one more place came from.
+enum Help {
+    /// There is none.
+    None,
+    /// There was room.
+    Room,
+    /// This backend has one fewer; it had at least two more than the other.
+    From(usize),
+}
+
+/// A backend that needs one more place, and why.
+struct Step<'a> {
+    backend: usize,
+    /// The step whose backend takes `candidate`, for which this backend leaves `left`.
+    after: Option<(usize, Candidate<'a>, Place<'a>)>,
+}
+
+impl<'a> Table<'a> {
+    fn new(offers: &'a [Vec<Offer>], shape: Shape) -> Self {
+        let subsets = vec![BTreeMap::new(); if shape.points == 0 { 0 } else { shape.subsets }];
+        let (shares, shares_in, uses) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { offers, points: shape.points, subsets, shares, shares_in, uses }
+    }
+
+    fn share(&self, backend: usize) -> usize {
+        self.shares.get(&backend).copied().unwrap_or_default()
+    }
+
+    fn is_full(&self, subset: usize) -> bool {
+        self.subsets.get(subset).is_none_or(|held| held.len() >= self.points)
+    }
+
+    /// Takes over a pick from before, if it has room.
+    fn keep(&mut self, subset: usize, pick: Pick) {
+        let offer = self.offers.get(pick.backend).and_then(|offers| offers.get(pick.offer));
+        let Some(offer) = offer.filter(|_| !self.is_full(subset)) else { return };
+        if self.subsets.get(subset).is_some_and(|subset| !subset.contains_key(&offer.relay)) {
+            self.put((subset, &offer.relay), pick);
         }
-        for (index, offer) in wanted() {
-            let Some(&(holder, _)) = self.holders.get(&offer.relay) else { continue };
-            if holder != backend && visited.insert(&offer.relay) && self.give(holder, visited) {
-                self.holders.insert(offer.relay.clone(), (backend, index));
-                return true;
+    }
+
+    fn put(&mut self, (subset, relay): Place<'a>, pick: Pick) {
+        if let Some(held) = self.subsets.get_mut(subset) {
+            held.insert(relay, pick);
+            self.counts(subset, pick).into_iter().for_each(|count| *count += 1);
+        }
+    }
+
+    fn clear(&mut self, (subset, relay): Place<'a>) {
+        if let Some(pick) = self.subsets.get_mut(subset).and_then(|held| held.remove(relay)) {
+            self.counts(subset, pick).into_iter().for_each(|count| *count -= 1);
+        }
+    }
+
+    fn counts(&mut self, subset: usize, pick: Pick) -> [&mut usize; 3] {
+        [
+            self.shares.entry(pick.backend).or_default(),
+            self.shares_in.entry((subset, pick.backend)).or_default(),
+            self.uses.entry(pick).or_default(),
+        ]
+    }
+
+    /// Gives `poor` one more place, moving as few others as possible.
+    fn help(&mut self, poor: usize) -> Help {
+        let rich = self.share(poor) + 2;
+        let no_room = (0..self.subsets.len()).all(|subset| self.is_full(subset));
+        if no_room && self.shares.values().all(|share| *share < rich) {
+            return Help::None;
+        }
+        let mut steps = vec![Step { backend: poor, after: None }];
+        let (mut backends, mut places, mut full) = (BTreeSet::from([poor]), BTreeSet::new(), BTreeSet::new());
+        let mut next = 0;
+        while let Some(step) = steps.get(next) {
+            let candidates = self.candidates(step.backend);
+            let free = |candidate: &&Candidate| candidate.holder.is_none() && !self.is_full(candidate.place.0);
+            if let Some(candidate) = candidates.iter().find(free) {
+                self.carry_out(&steps, next, *candidate, None);
+                return Help::Room;
+            }
+            let richest =
+                candidates.iter().flat_map(|candidate| self.in_the_way(candidate).map(move |way| (*candidate, way)));
+            let richest =
+                richest.map(|(candidate, (left, pick))| (self.share(pick.backend), candidate, left, pick.backend));
+            // The first of several equally rich ones.
+            let richest = richest.min_by_key(|(share, ..)| Reverse(*share)).filter(|(share, ..)| *share >= rich);
+            if let Some((_, candidate, left, loser)) = richest {
+                self.carry_out(&steps, next, candidate, Some(left));
+                return Help::From(loser);
+            }
+            for candidate in candidates {
+                if !places.insert(candidate.place) || (candidate.holder.is_none() && !full.insert(candidate.place.0)) {
+                    continue;
+                }
+                for (left, pick) in self.in_the_way(&candidate) {
+                    if backends.insert(pick.backend) {
+                        steps.push(Step { backend: pick.backend, after: Some((next, candidate, left)) });
+                    }
+                }
+            }
+            next += 1;
+        }
+        Help::None
+    }
+
+    /// The places that a backend could take, the best first: where it has the least, where there is the most room, with the point
+    /// that had the fewest turns, then the one that is in the fewest subsets.
+    fn candidates(&self, backend: usize) -> Vec<Candidate<'a>> {
+        let offers: &'a [Offer] = self.offers.get(backend).map_or(&[], Vec::as_slice);
+        let uses: Vec<usize> = (0..offers.len()).map(|offer| self.uses(Pick { backend, offer })).collect();
+        let mut candidates = Vec::new();
+        for (index, subset) in self.subsets.iter().enumerate() {
+            let own = self.share_in(index, backend);
+            for (offer, (of, uses)) in offers.iter().zip(&uses).enumerate() {
+                let holder = subset.get(&of.relay).copied();
+                if holder.is_none_or(|holder| holder.backend != backend) {
+                    let candidate = Candidate { place: (index, &of.relay), pick: Pick { backend, offer }, holder };
+                    candidates.push(((own, subset.len(), of.turns, *uses), candidate));
+                }
+            }
+        }
+        candidates.sort_by_key(|(rank, _)| *rank);
+        candidates.into_iter().map(|(_, candidate)| candidate).collect()
+    }
+
+    /// The places of which one must be left for a candidate to be taken: its own, or any of a full subset.
+    fn in_the_way(&self, candidate: &Candidate<'a>) -> impl Iterator<Item = (Place<'a>, Pick)> {
+        let (index, _) = candidate.place;
+        let backend = candidate.pick.backend;
+        let own = candidate.holder.map(|holder| (candidate.place, holder));
+        let subset = self.subsets.get(index).filter(|_| own.is_none());
+        let others = subset.into_iter().flatten().map(move |(relay, pick)| ((index, *relay), *pick));
+        own.into_iter().chain(others.filter(move |(_, pick)| pick.backend != backend))
+    }
+
+    /// Two backends exchange places in two subsets, where that brings their numbers in each closer. False: there are no such two.
+    fn even_out(&mut self) -> bool {
+        for here in 0..self.subsets.len() {
+            let most = (0..self.offers.len()).map(|backend| self.share_in(here, backend)).max().unwrap_or_default();
+            let (much, little): (Vec<usize>, Vec<usize>) = (
+                (0..self.offers.len()).filter(|backend| self.share_in(here, *backend) >= 2).collect(),
+                (0..self.offers.len()).filter(|backend| self.share_in(here, *backend) + 2 <= most).collect(),
+            );
+            for (much, little) in much.iter().flat_map(|much| little.iter().map(move |little| (*much, *little))) {
+                if self.share_in(here, much) < self.share_in(here, little) + 2 {
+                    continue;
+                }
+                let other_way = |there: &usize| self.share_in(*there, much) < self.share_in(*there, little);
+                let there: Vec<usize> = (0..self.subsets.len()).filter(other_way).collect();
+                if there.into_iter().any(|there| self.exchange((here, much), (there, little))) {
+                    return true;
+                }
             }
         }
         false
     }
+
+    /// Each of two backends gives up a place in its subset and takes one in the other's.
+    fn exchange(&mut self, (here, much): (usize, usize), (there, little): (usize, usize)) -> bool {
+        for (gives, given) in self.held(here, much) {
+            for (takes, taken) in self.held(there, little) {
+                self.clear((here, gives));
+                self.clear((there, takes));
+                let found = (self.place_for(here, little), self.place_for(there, much));
+                if let (Some((place, pick)), Some((other_place, other_pick))) = found {
+                    self.put(place, pick);
+                    self.put(other_place, other_pick);
+                    return true;
+                }
+                self.put((here, gives), given);
+                self.put((there, takes), taken);
+            }
+        }
+        false
+    }
+
+    /// Puts a point that is in no subset where its backend has one that is in several. False: there is no such point.
+    fn show_all(&mut self) -> bool {
+        let offers: &'a [Vec<Offer>] = self.offers;
+        for (backend, of_backend) in offers.iter().enumerate() {
+            for (offer, of) in of_backend.iter().enumerate() {
+                if self.uses(Pick { backend, offer }) > 0 {
+                    continue;
+                }
+                for subset in 0..self.subsets.len() {
+                    let often = self.held(subset, backend).into_iter().find(|(_, pick)| self.uses(*pick) > 1);
+                    let is_free = self.subsets.get(subset).is_some_and(|subset| !subset.contains_key(&of.relay));
+                    if let Some((relay, _)) = often.filter(|(relay, _)| is_free || **relay == of.relay) {
+                        self.clear((subset, relay));
+                        self.put((subset, &of.relay), Pick { backend, offer });
+                        return true;
+                    }
+                }
+            }
+        }
+        false
+    }
+
+    fn share_in(&self, subset: usize, backend: usize) -> usize {
+        self.shares_in.get(&(subset, backend)).copied().unwrap_or_default()
+    }
+
+    fn uses(&self, pick: Pick) -> usize {
+        self.uses.get(&pick).copied().unwrap_or_default()
+    }
+
+    /// What a backend holds in a subset, what is in the most subsets first.
+    fn held(&self, subset: usize, backend: usize) -> Vec<(&'a RelayIdentity, Pick)> {
+        let held = self.subsets.get(subset).into_iter().flatten().filter(|(_, pick)| pick.backend == backend);
+        let mut held: Vec<(&'a RelayIdentity, Pick)> = held.map(|(relay, pick)| (*relay, *pick)).collect();
+        held.sort_by_key(|(_, pick)| Reverse(self.uses(*pick)));
+        held
+    }
+
+    /// The best free place for a backend in a subset.
+    fn place_for(&self, subset: usize, backend: usize) -> Option<(Place<'a>, Pick)> {
+        let offers: &'a [Offer] = self.offers.get(backend)?;
+        let held = self.subsets.get(subset)?;
+        let free = offers.iter().enumerate().filter(|(_, offer)| !held.contains_key(&offer.relay));
+        let picks = free.map(|(offer, of)| ((subset, &of.relay), of.turns, Pick { backend, offer }));
+        picks.min_by_key(|(_, turns, pick)| (*turns, self.uses(*pick))).map(|(place, _, pick)| (place, pick))
+    }
+
+    /// The backend of step `last` takes `candidate`, for which somebody leaves `left`; the ones before it take what it leaves.
+    fn carry_out(&mut self, steps: &[Step<'a>], last: usize, candidate: Candidate<'a>, left: Option<Place<'a>>) {
+        let (mut index, mut candidate, mut left) = (last, candidate, left);
+        loop {
+            if let Some(left) = left {
+                self.clear(left);
+            }
+            self.put(candidate.place, candidate.pick);
+            let Some((before, taken, leaves)) = steps.get(index).and_then(|step| step.after) else { return };
+            (index, candidate, left) = (before, taken, Some(leaves));
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn offers(relays: &[&[u8]]) -> Vec<Vec<Offer>> {
-        let offer = |relay: &u8| Offer { relay: RelayIdentity([*relay; 20]), kept: false };
-        relays.iter().map(|of_backend| of_backend.iter().map(offer).collect()).collect()
-    }
-
-    fn shares(chosen: &[Vec<usize>]) -> Vec<usize> {
-        chosen.iter().map(Vec::len).collect()
-    }
-
-    fn keep(offers: &mut [Vec<Offer>], chosen: &[Vec<usize>]) {
-        for (of_backend, chosen) in offers.iter_mut().zip(chosen) {
-            for (index, offer) in of_backend.iter_mut().enumerate() {
-                offer.kept = chosen.contains(&index);
-            }
-        }
-    }
-
-    #[test]
-    fn without_clashes_everything_goes_in() {
-        let chosen = choose(&offers(&[&[1, 2, 3], &[4, 5], &[]]), 20);
-        assert_eq!(chosen, [vec![0, 1, 2], vec![0, 1], vec![]]);
-    }
-
-    #[test]
-    fn the_limit_is_shared_evenly() {
-        let all: Vec<Vec<u8>> = (0..7).map(|b| (0..3).map(|p| b * 3 + p).collect()).collect();
-        let all: Vec<&[u8]> = all.iter().map(Vec::as_slice).collect();
-        let chosen = choose(&offers(&all), 20);
-        assert_eq!(shares(&chosen), [3, 3, 3, 3, 3, 3, 2]);
-        assert_eq!(shares(&choose(&offers(&all), 4)), [1, 1, 1, 1, 0, 0, 0]);
-    }
-
-    #[test]
-    fn a_clash_starves_nobody() {
-        // The first backend must leave relay 1 to the second, and the second relay 2 to the third.
-        let chosen = choose(&offers(&[&[1, 3], &[1, 2], &[2]]), 20);
-        assert_eq!(shares(&chosen), [1, 1, 1]);
-    }
-
-    #[test]
-    fn a_backend_uses_a_relay_once() {
-        assert_eq!(shares(&choose(&offers(&[&[1, 1, 2]]), 20)), [2]);
-    }
-
-    #[test]
-    fn who_got_the_odd_point_keeps_it() {
-        let mut all = offers(&[&[1, 2], &[3, 4], &[5, 6]]);
-        all[2][0].kept = true;
-        all[2][1].kept = true;
-        all[0][1].kept = true;
-        all[1][1].kept = true;
-        assert_eq!(choose(&all, 4), [vec![1], vec![1], vec![0, 1]]);
-    }
-
-    #[test]
-    fn a_newcomer_takes_only_what_it_needs() {
-        let mut all = offers(&[&[1, 2, 3], &[4, 5, 6]]);
-        let before = choose(&all, 6);
-        keep(&mut all, &before);
-        all.push(offers(&[&[7, 8, 9]]).remove(0));
-        let after = choose(&all, 6);
-        assert_eq!(shares(&after), [2, 2, 2]);
-        assert!(after.iter().zip(&before).all(|(after, before)| after.iter().all(|i| before.contains(i))));
-    }
-
-    /// Every way to choose, as sorted shares.
-    fn all_shares(offers: &[Vec<Offer>], limit: usize) -> Vec<Vec<usize>> {
-        fn go(
-            flat: &[(usize, &RelayIdentity)],
-            used: &mut Vec<RelayIdentity>,
-            shares: &mut Vec<usize>,
-            limit: usize,
-            found: &mut Vec<Vec<usize>>,
-        ) {
-            let Some(((backend, relay), rest)) = flat.split_first() else {
-                let mut sorted = shares.clone();
-                sorted.sort_unstable();
-                found.push(sorted);
-                return;
-            };
-            go(rest, used, shares, limit, found);
-            if used.len() < limit && !used.contains(relay) {
-                used.push((*relay).clone());
-                shares[*backend] += 1;
-                go(rest, used, shares, limit, found);
-                shares[*backend] -= 1;
-                used.pop();
-            }
-        }
-        let flat: Vec<_> =
-            offers.iter().enumerate().flat_map(|(backend, all)| all.iter().map(move |o| (backend, &o.relay))).collect();
-        let mut found = Vec::new();
-        go(&flat, &mut Vec::new(), &mut vec![0; offers.len()], limit, &mut found);
-        found
-    }
-
-    fn any_offers(backends: usize, relays: u8) -> impl Strategy<Value = Vec<Vec<Offer>>> {
-        let offer = (0..relays, any::<bool>()).prop_map(|(r, kept)| Offer { relay: RelayIdentity([r; 20]), kept });
-        prop::collection::vec(prop::collection::vec(offer, 0..4), 0..=backends)
-    }
-
-    proptest! {
-        #[test]
-        fn the_choice_is_the_fairest(all in any_offers(4, 5), limit in 0..6_usize) {
-            let mut found = shares(&choose(&all, limit));
-            found.sort_unstable();
-            let best = all_shares(&all, limit).into_iter().max().unwrap();
-            prop_assert_eq!(found, best);
-        }
-
-        #[test]
-        fn the_choice_is_within_limits_and_stable(mut all in any_offers(30, 40)) {
-            let chosen = choose(&all, 20);
-            let relays: Vec<_> = all.iter().zip(&chosen)
-                .flat_map(|(all, chosen)| chosen.iter().map(|index| &all[*index].relay)).collect();
-            prop_assert!(relays.len() <= 20);
-            prop_assert_eq!(relays.iter().collect::<BTreeSet<_>>().len(), relays.len());
-            keep(&mut all, &chosen);
-            prop_assert_eq!(choose(&all, 20), chosen);
-        }
-    }
-}
+mod tests;

@@ -252,6 +252,27 @@ mod tests {
 
     proptest! {
         #[test]
+        fn what_is_written_is_read(
+            cert_type in prop::sample::select(
+                [CertType::DescriptorSigningKey, CertType::IntroAuthKey, CertType::IntroEncKey].as_slice(),
+            ),
+            certified: [u8; 32],
+            seed: [u8; 32],
+            from in 0_u64..10_000_000_000,
+            lifetime in 0_u64..1_000_000,
+        ) {
+            let signer = SigningKey::from_bytes(&seed);
+            let key = signer.verifying_key().to_bytes();
+            let validity = (at(from), Duration::from_secs(lifetime));
+            let cert = UncheckedCert::parse(&encode(cert_type, &certified, validity, &key, |m| signer.sign(m))).unwrap();
+            let end = at(from + lifetime);
+            let got = cert.check(cert_type, &key, end).unwrap();
+            prop_assert_eq!(got.key, certified);
+            prop_assert!(got.expires >= end && got.expires < end + Duration::from_secs(SECONDS_PER_HOUR));
+            prop_assert_eq!(cert.check(cert_type, &key, got.expires + Duration::from_secs(1)), Err(CertError::Expired));
+        }
+
+        #[test]
         fn any_change_is_noticed(index in 0_usize..140, change in 1_u8..) {
             let mut bytes = make(at(0), DAY);
             prop_assert_eq!(bytes.len(), 140);

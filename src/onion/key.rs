@@ -62,16 +62,21 @@ impl MasterKey {
         loop {
             let mut seed = Zeroizing::new([0; 32]);
             rng.fill_bytes(seed.as_mut());
-            let hash: Zeroizing<[u8; 64]> = Zeroizing::new(Sha512::digest(*seed).into());
-            let mut secret = Expanded { scalar: [0; 32], prefix: [0; 32] };
-            secret.scalar.copy_from_slice(&hash[..32]);
-            secret.prefix.copy_from_slice(&hash[32..]);
-            secret.scalar = clamp_integer(secret.scalar);
             // No clamped scalar gives an invalid point: the loop ends at once.
-            if let Ok(key) = Self::new(secret) {
+            if let Ok(key) = Self::from_seed(&seed) {
                 return key;
             }
         }
+    }
+
+    /// Expands a seed, the 32 secret bytes of RFC 8032: `SHA-512(seed)`, the first half clamped.
+    pub(super) fn from_seed(seed: &[u8; 32]) -> Result<Self, KeyError> {
+        let hash: Zeroizing<[u8; 64]> = Zeroizing::new(Sha512::digest(seed).into());
+        let mut secret = Expanded { scalar: [0; 32], prefix: [0; 32] };
+        secret.scalar.copy_from_slice(&hash[..32]);
+        secret.prefix.copy_from_slice(&hash[32..]);
+        secret.scalar = clamp_integer(secret.scalar);
+        Self::new(secret)
     }
 
     fn new(secret: Expanded) -> Result<Self, KeyError> {

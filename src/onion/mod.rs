@@ -5,14 +5,18 @@
 pub mod address;
 pub mod blind;
 pub mod cert;
+pub mod client_auth;
 pub mod descriptor;
 pub mod document;
 pub mod key;
+pub mod key_file;
 pub mod ope;
 pub mod time_period;
 
 pub use address::OnionAddress;
 pub use blind::{BlindedKeypair, BlindedPublicKey};
-pub use descriptor::{Descriptor, DescriptorKeys, IntroductionPoint, ServiceContent, UncheckedDescriptor};
+pub use client_auth::{ClientPublicKey, ClientSecretKey, Discovery};
+pub use descriptor::{Descriptor, DescriptorKeys, FlowControl, IntroductionPoint, ServiceContent, UncheckedDescriptor};
 pub use key::MasterKey;
+pub use key_file::{KeyFile, KeyFormat, Seed};
 pub use time_period::TimePeriod;

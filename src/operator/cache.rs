@@ -166,7 +166,7 @@ fn refers_to(kind: Kind) -> bool {
 fn referring(objects: &Store<Guarded>, kind: Kind, named: &ObjectMeta) -> Vec<ObjectRef<Guarded>> {
     let Some(name) = named.name.as_deref().filter(|_| refers_to(kind)) else { return Vec::new() };
     let refers = |object: &OnionBalancedService| match kind {
-        Kind::Secret => names::master_key_secret(object) == name,
+        Kind::Secret => names::master_key_secret(object) == name || names::clients_secret(object) == Some(name),
         _ => object
             .spec
             .ports

@@ -10,6 +10,8 @@ pub enum Type {
     Accepted,
     /// The master key is there and is ours to use.
     MasterKeyReady,
+    /// The clients of a service with restricted discovery are known, and all of them may connect.
+    ClientsReady,
     /// All backends are Ready, and their targets are known.
     BackendsReady,
     /// A descriptor is on the HSDirs, and a publisher keeps it there.
@@ -24,6 +26,7 @@ impl Type {
         match self {
             Self::Accepted => "Accepted",
             Self::MasterKeyReady => "MasterKeyReady",
+            Self::ClientsReady => "ClientsReady",
             Self::BackendsReady => "BackendsReady",
             Self::Published => "Published",
             Self::Ready => "Ready",

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures::future::{try_join_all, try_join3};
+use futures::future::{try_join_all, try_join4};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -15,6 +15,7 @@ use super::cache::Cache;
 use super::holder::{Holder, holder};
 use super::plan::{KeySecret, Observed, Taken, resolve};
 use crate::crd::OnionBalancedService;
+use crate::crd::clients::ClientList;
 use crate::crd::names::{self, Component};
 use crate::link::AgentConfig;
 
@@ -28,8 +29,13 @@ pub async fn observe(
     let namespace = object.namespace().unwrap_or_default();
     let leases: Api<Lease> = Api::namespaced(client.clone(), &namespace);
     let lease = Component::Frontend.child_name(&object.name_any());
-    let (key_secret, services, lease) =
-        try_join3(key_secret(client, &object), services(client, &namespace, &object), leases.get_opt(&lease)).await?;
+    let (key_secret, clients_secret, services, lease) = try_join4(
+        key_secret(client, &object),
+        clients_secret(client, &namespace, &object),
+        services(client, &namespace, &object),
+        leases.get_opt(&lease),
+    )
+    .await?;
     let backends = Component::Backend.child_name(&object.name_any());
     let last_config = match resolve(&object, &services, None).problem {
         Some(_) => last_config(client, &namespace, &backends).await?,
@@ -41,6 +47,7 @@ pub async fn observe(
         object,
         all_objects,
         key_secret,
+        clients_secret,
         services,
         last_config,
         taken: Vec::new(),
@@ -55,6 +62,18 @@ pub async fn key_secret(client: &Client, object: &OnionBalancedService) -> Resul
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
     let secret = get_named(&secrets, &names::master_key_secret(object)).await?;
     Ok(secret.map(|secret| KeySecret::new(secret.metadata, secret.data)))
+}
+
+/// The authorized clients' Secret, if one is named. Read each time, as the key's is.
+async fn clients_secret(
+    client: &Client,
+    namespace: &str,
+    object: &OnionBalancedService,
+) -> Result<Option<ClientList>, kube::Error> {
+    let Some(name) = names::clients_secret(object) else { return Ok(None) };
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let secret = get_named(&secrets, name).await?;
+    Ok(secret.map(|secret| ClientList::of_secret(&secret.data.unwrap_or_default())))
 }
 
 async fn services(

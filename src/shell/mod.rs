@@ -1,6 +1,8 @@
-//! What operator, publisher and agent share as programs in pods: HTTP servers for probes and metrics, the text of metrics,
+//! What the programs share: hiding from others of the same user, HTTP servers for probes and metrics, the text of metrics, files that hold secrets,
 //! and the directories that tor wants.
 
 pub mod exposition;
+pub mod hidden;
 pub mod http;
+pub mod secret_file;
 pub mod tor_directories;

@@ -130,3 +130,19 @@ async fn a_pod_setting_that_the_api_server_refuses_is_told_and_takes_nothing_dow
     scene.wait_condition("web", "BackendsReady", "False Progressing").await;
     scene.end().await;
 }
+
+/// As the chart installs it with `watchNamespaces`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_in_its_namespace_is_enough() {
+    let scene = Scene::set_with_role("role").await;
+    scene.create("web", json!({})).await;
+    scene.wait_children("web").await;
+    scene.address("web").await;
+    scene.report_backends("web", 2).await;
+    scene.report_published("web").await;
+    scene.wait_condition("web", "Ready", "True Ready").await;
+    scene.change("web", json!({"spec": {"deletionPolicy": "Delete", "frontend": {"replicas": 2}}})).await;
+    let replicas = |deployment: &Deployment| deployment.spec.as_ref().unwrap().replicas == Some(2);
+    scene.wait_for::<Deployment>("web-frontend", replicas).await;
+    scene.end().await;
+}

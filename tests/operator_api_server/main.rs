@@ -6,6 +6,7 @@
 
 mod children;
 mod keys;
+mod restricted;
 mod scene;
 mod server;
 mod status;

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use crate::server::{administrator, operator};
+use crate::server::{administrator, operator, operator_with_role};
 use crate::wait::until;
 
 /// Long enough for a busy machine; nothing here waits for it to pass.
@@ -35,6 +35,15 @@ pub struct Scene {
 impl Scene {
     /// With the Service `web`, whose port 80 has the name `http`.
     pub async fn set(name: &str) -> Self {
+        Self::set_with_rights(name, false).await
+    }
+
+    /// With an operator that has a Role in the namespace, and no rights of the cluster's.
+    pub async fn set_with_role(name: &str) -> Self {
+        Self::set_with_rights(name, true).await
+    }
+
+    async fn set_with_rights(name: &str, role_only: bool) -> Self {
         let client = administrator().await;
         let namespace = format!("test-{name}");
         let object = serde_json::from_value(json!({"metadata": {"name": namespace}})).unwrap();
@@ -48,7 +57,8 @@ impl Scene {
         };
         let telemetry = Arc::new(Telemetry::default());
         let namespaces = vec![Some(namespace.clone())];
-        let operator = tokio::spawn(operate(operator(), settings, namespaces, telemetry.clone(), async move {
+        let rights = if role_only { operator_with_role(&namespace).await } else { operator() };
+        let operator = tokio::spawn(operate(rights, settings, namespaces, telemetry.clone(), async move {
             let _ = stopped.await;
         }));
         let scene = Self { client, namespace, telemetry, stop: Some(stop), operator };

@@ -7,11 +7,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use k8s_openapi::api::rbac::v1::{ClusterRole, Role, RoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, TypeMeta};
 use kube::{Api, Client, Config};
 use onionbalance_operator::crd::custom_resource_definition;
+use serde_json::json;
 
 use crate::wait::until;
 
@@ -104,6 +106,26 @@ pub async fn administrator() -> Client {
 /// A client that may do what `deploy/` allows the operator.
 pub fn operator() -> Client {
     Client::try_from(config(Some(ACCOUNT))).expect("a client")
+}
+
+/// A client that may do in this namespace what `deploy/` allows the operator in all: by a Role, and nothing outside it.
+pub async fn operator_with_role(namespace: &str) -> Client {
+    let administrator = administrator().await;
+    let name = "onionbalance-operator";
+    let role: ClusterRole = Api::all(administrator.clone()).get(name).await.expect("the role of deploy/");
+    let role = json!({"metadata": {"name": name}, "rules": role.rules});
+    let binding = json!({
+        "metadata": {"name": name},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
+        "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": namespace}],
+    });
+    let roles: Api<Role> = Api::namespaced(administrator.clone(), namespace);
+    let role = serde_json::from_value(role).expect("a Role");
+    roles.create(&PostParams::default(), &role).await.expect("the API server takes the Role");
+    let bindings: Api<RoleBinding> = Api::namespaced(administrator, namespace);
+    let binding = serde_json::from_value(binding).expect("a RoleBinding");
+    bindings.create(&PostParams::default(), &binding).await.expect("the API server takes the RoleBinding");
+    Client::try_from(config(Some(namespace))).expect("a client")
 }
 
 /// kubectl with the administrator's rights.

@@ -1,8 +1,10 @@
 //! A private Tor network: directory authorities and relays on one address, with a consensus every 20 seconds.
 
+mod arti;
 mod tor;
 pub mod torrc;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -45,7 +47,12 @@ pub struct TorNetwork {
 impl TorNetwork {
     /// The network with its files in `dir`, up or not.
     pub fn open(dir: &Path, place: Place, processes: &Processes) -> Self {
-        let nodes = torrc::nodes(BASE_PORT, RELAYS);
+        Self::of(RELAYS, dir, place, processes)
+    }
+
+    /// One of this many relays beside its authorities.
+    pub fn of(relays: u16, dir: &Path, place: Place, processes: &Processes) -> Self {
+        let nodes = torrc::nodes(BASE_PORT, relays);
         Self { dir: dir.to_owned(), place, nodes, processes: processes.clone() }
     }
 
@@ -62,15 +69,32 @@ impl TorNetwork {
 
     /// The torrc lines by which any other tor uses this network.
     pub fn torrc_lines(&self) -> Result<String> {
+        Ok(self.common(&self.directory_authorities()?))
+    }
+
+    /// The `DirAuthority` lines of a network that has been up.
+    fn directory_authorities(&self) -> Result<Vec<String>> {
         let file = self.authorities_file();
         let text = fs::read_to_string(&file).context("the Tor network is not up: run `e2e up`")?;
-        Ok(self.common(&serde_json::from_str::<Vec<String>>(&text)?))
+        Ok(serde_json::from_str(&text)?)
     }
 
     /// The relays, authorities included, that run and that do not.
     pub fn status(&self) -> (usize, usize) {
         let up = self.nodes.iter().filter(|node| matches!(self.tor(node).bootstrapped(), Ok(Seen::Yes(())))).count();
         (up, self.nodes.len() - up)
+    }
+
+    /// The fingerprints of all relays, authorities included, each with the name of its process.
+    pub fn fingerprints(&self) -> Result<BTreeMap<String, String>> {
+        let mut fingerprints = BTreeMap::new();
+        for node in &self.nodes {
+            let file = self.dir.join(&node.name).join("data/fingerprint");
+            let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+            let fingerprint = text.split_whitespace().nth(1).context("a nickname and a fingerprint")?;
+            fingerprints.insert(fingerprint.to_owned(), process_name(node));
+        }
+        Ok(fingerprints)
     }
 
     fn common(&self, authorities: &[String]) -> String {
@@ -96,7 +120,7 @@ impl TorNetwork {
     }
 
     fn tor(&self, node: &torrc::Node) -> Tor {
-        Tor::open(&self.processes, &format!("tor-{}", node.name), &self.dir.join(&node.name))
+        Tor::open(&self.processes, &process_name(node), &self.dir.join(&node.name))
     }
 
     fn authorities_file(&self) -> PathBuf {
@@ -177,4 +201,8 @@ impl TorNetwork {
             sleep(Duration::from_millis(300)).await;
         }
     }
+}
+
+fn process_name(node: &torrc::Node) -> String {
+    format!("tor-{}", node.name)
 }

@@ -89,6 +89,9 @@ ServerDNSTestAddresses
     )
 }
 
+/// How long a time period is in such a network: 24 voting rounds. C tor knows that by itself.
+pub const PERIOD_MINUTES: u16 = 8;
+
 /// A consensus every 20 seconds; every relay may be anything.
 const AUTHORITY: &str = "AuthoritativeDirectory 1
 V3AuthoritativeDirectory 1

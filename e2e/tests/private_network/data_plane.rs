@@ -1,6 +1,6 @@
 //! The processes of a service: what the pods would run, with folders and ports of their own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -8,17 +8,20 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result};
+use onionbalance_e2e::articlient::ArtiClient;
 use onionbalance_e2e::command::output;
 use onionbalance_e2e::descriptor::Descriptor;
 use onionbalance_e2e::onionkey::{self, OnionKey};
 use onionbalance_e2e::process::Processes;
-use onionbalance_e2e::torclient::TorClient;
-use onionbalance_e2e::tornet::{Place, TorNetwork, make_private_dir};
+use onionbalance_e2e::torclient::{TorClient, get};
+use onionbalance_e2e::torcontrol::Control;
+use onionbalance_e2e::tornet::{Place, RELAYS, TorNetwork, make_private_dir};
 use onionbalance_e2e::{agent, machine};
 use onionbalance_operator::link::{AgentConfig, AgentToken, ForwardedPort};
-use onionbalance_operator::onion::MasterKey;
+use onionbalance_operator::onion::{ClientPublicKey, ClientSecretKey, MasterKey};
 use rustix::process::Signal;
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 
 use crate::target;
 
@@ -29,6 +32,12 @@ pub struct DataPlane {
     key: OnionKey,
     token: AgentToken,
     backends: Vec<Backend>,
+    /// Addresses of the tors that publish by themselves.
+    external: Vec<String>,
+    /// The processes of the network's relays, by fingerprint.
+    relays: BTreeMap<String, String>,
+    /// Where the publisher shows its metrics.
+    metrics: String,
     clients: AtomicU32,
     dir: Option<TempDir>,
 }
@@ -47,8 +56,22 @@ impl Drop for DataPlane {
 }
 
 impl DataPlane {
-    /// Brings up the network, this many backends, and the publisher.
+    /// Brings up the usual network, this many backends, and the publisher.
     pub async fn start(backends: usize) -> Result<Self> {
+        Self::start_on(RELAYS, backends).await
+    }
+
+    /// The same on a network of this many relays beside its authorities.
+    pub async fn start_on(relays: u16, backends: usize) -> Result<Self> {
+        Self::bring_up(relays, backends, 0).await
+    }
+
+    /// The usual network, some backends with agents, and then some plain tors that publish by themselves.
+    pub async fn start_with_external(backends: usize, external: usize) -> Result<Self> {
+        Self::bring_up(RELAYS, backends, external).await
+    }
+
+    async fn bring_up(relays: u16, backends: usize, external: usize) -> Result<Self> {
         machine::check_tor()?;
         let dir = tempfile::tempdir()?;
         let processes = Processes::open(dir.path())?;
@@ -61,17 +84,25 @@ impl DataPlane {
             key,
             token,
             backends: Vec::new(),
+            external: Vec::new(),
+            relays: BTreeMap::new(),
+            metrics: String::new(),
             clients: AtomicU32::new(0),
             dir: Some(dir),
         };
-        let network = TorNetwork::open(&plane.path("network"), Place::Loopback, &processes);
+        let network = TorNetwork::of(relays, &plane.path("network"), Place::Loopback, &processes);
         network.up().await?;
+        plane.relays = network.fingerprints()?;
         plane.network_torrc = network.torrc_lines()?;
         for number in 0..backends {
             let backend = plane.start_backend(number).await?;
             plane.backends.push(backend);
         }
-        plane.start_frontend().await?;
+        for number in backends..backends + external {
+            let address = plane.start_external(number).await?;
+            plane.external.push(address);
+        }
+        plane.metrics = plane.start_frontend().await?;
         Ok(plane)
     }
 
@@ -91,8 +122,27 @@ impl DataPlane {
 
     /// A Tor client without any state.
     pub async fn client(&self) -> Result<TorClient> {
+        self.client_with("").await
+    }
+
+    /// One that has a key for the public address.
+    pub async fn client_with_key(&self, key: &ClientSecretKey) -> Result<TorClient> {
+        let dir = self.path(&format!("keys-of-client{}", self.clients.load(Ordering::Relaxed)));
+        make_private_dir(&dir)?;
+        fs::write(dir.join("key.auth_private"), &*key.to_auth_private(&self.onion().parse()?))?;
+        self.client_with(&format!("ClientOnionAuthDir {}\n", dir.display())).await
+    }
+
+    async fn client_with(&self, torrc: &str) -> Result<TorClient> {
         let name = format!("client{}", self.clients.fetch_add(1, Ordering::Relaxed));
-        TorClient::fresh(&self.processes, &name, &self.path(&name), &self.network_torrc, None).await
+        let torrc = self.network_torrc.clone() + torrc;
+        TorClient::fresh(&self.processes, &name, &self.path(&name), &torrc, None).await
+    }
+
+    /// An arti client without any state.
+    pub async fn arti_client(&self) -> Result<ArtiClient> {
+        let network = TorNetwork::open(&self.path("network"), Place::Loopback, &self.processes);
+        ArtiClient::fresh(&self.processes, "arti", &self.path("arti"), &network).await
     }
 
     /// The public descriptor, as stem reads it.
@@ -101,6 +151,46 @@ impl DataPlane {
         let descriptor = Descriptor::fetch(client.tor(), self.onion()).await?;
         client.remove().await?;
         Ok(descriptor)
+    }
+
+    /// What every relay of the network holds of the service now, by fingerprint, as stem reads it. Those that hold nothing are not in
+    /// it, nor those that hold something older than others.
+    pub async fn newest_descriptors(&self, client: &TorClient) -> Result<BTreeMap<String, Descriptor>> {
+        self.newest_descriptors_but(client, &[]).await
+    }
+
+    /// The same, without asking some.
+    pub async fn newest_descriptors_but(
+        &self,
+        client: &TorClient,
+        without: &[String],
+    ) -> Result<BTreeMap<String, Descriptor>> {
+        let asked = self.relays.keys().filter(|relay| !without.contains(relay));
+        let mut held = Descriptor::fetch_each(client.tor(), self.onion(), asked).await?;
+        let newest = held.values().map(|held| held.revision_counter).max();
+        held.retain(|_, held| Some(held.revision_counter) == newest);
+        Ok(held)
+    }
+
+    /// Sends a signal to a relay.
+    pub fn signal_relay(&self, fingerprint: &str, signal: Signal) -> Result<()> {
+        self.processes.signal(self.relays.get(fingerprint).context("a relay of the network")?, signal)
+    }
+
+    /// A connection to the control socket of the frontend's tor.
+    pub async fn frontend_control(&self) -> Result<Control> {
+        let control = self.path("frontend/run/control");
+        Control::open(&control.join("socket"), &control.join("cookie")).await
+    }
+
+    /// A figure of the publisher's metrics, by label.
+    pub async fn metric(&self, name: &str) -> Result<BTreeMap<String, u64>> {
+        let mut stream = TcpStream::connect(&self.metrics).await?;
+        let text = get(&mut stream, "metrics", "/metrics").await?;
+        let name = format!("onionbalance_publisher_{name}");
+        let samples = text.lines().filter_map(|line| line.strip_prefix(&name)?.rsplit_once(' '));
+        let sample = |(label, value): (&str, &str)| Ok((label.to_owned(), value.parse()?));
+        samples.filter(|(label, _)| label.is_empty() || label.starts_with('{')).map(sample).collect()
     }
 
     /// The names of the points that a backend's tor holds.
@@ -115,6 +205,35 @@ impl DataPlane {
         self.processes.signal(&format!("backend{number}-tor"), Signal::KILL)
     }
 
+    /// Ends a backend's tor; its agent sees it.
+    pub fn kill_backends_tor(&self, number: usize) -> Result<()> {
+        self.processes.signal(&format!("backend{number}-tor"), Signal::KILL)
+    }
+
+    /// The own addresses of the external backends.
+    pub fn external(&self) -> &[String] {
+        &self.external
+    }
+
+    /// What an external backend itself has published, as stem reads it.
+    pub async fn descriptor_of(&self, address: &str) -> Result<Descriptor> {
+        let client = self.client().await?;
+        let descriptor = Descriptor::fetch(client.tor(), address).await?;
+        client.remove().await?;
+        Ok(descriptor)
+    }
+
+    /// Ends an external backend's tor without any warning. Its number follows those with agents.
+    pub fn kill_external(&self, number: usize) -> Result<()> {
+        self.processes.signal(&format!("external{number}"), Signal::KILL)
+    }
+
+    /// Starts an external backend's tor again, with the key that it had.
+    pub fn restart_external(&self, number: usize) -> Result<()> {
+        let dir = self.path(&format!("external{number}"));
+        self.run_tor(&format!("external{number}"), &dir)
+    }
+
     /// Leaves the files for a look at them.
     pub fn keep(&mut self) -> PathBuf {
         self.dir.take().map(TempDir::keep).unwrap_or_default()
@@ -125,7 +244,12 @@ impl DataPlane {
         make_private_dir(&dir)?;
         let config = AgentConfig {
             master_onion_address: self.onion().parse()?,
-            ports: vec![ForwardedPort { name: None, port: 80, target: target::serve(number).await? }],
+            ports: vec![ForwardedPort {
+                name: None,
+                port: 80,
+                target: target::serve(number).await?,
+                proxy_header: false,
+            }],
             introduction_points: 3,
             drain_timeout_seconds: 1,
             linger_seconds: 1,
@@ -157,11 +281,42 @@ HiddenServicePort 80 unix:{run}/forward/80.sock
         Ok(Backend { uid, api: format!("127.0.0.1:{api}") })
     }
 
-    async fn start_frontend(&self) -> Result<()> {
+    /// A plain tor with a service of its own, as somebody's server has it.
+    async fn start_external(&self, number: usize) -> Result<String> {
+        let dir = self.path(&format!("external{number}"));
+        make_private_dir(&dir.join("run/control"))?;
+        fs::write(dir.join("run/empty"), "")?;
+        let key = onionkey::make(&self.processes, &dir).await?;
+        fs::write(key.dir.join("ob_config"), format!("MasterOnionAddress {}\n", self.onion()))?;
+        let target = target::serve(number).await?;
+        let service = key.dir.display();
+        let torrc = format!(
+            "HiddenServiceDir {service}
+HiddenServiceOnionBalanceInstance 1
+HiddenServicePort 80 {target}
+"
+        );
+        self.start_tor(&format!("external{number}"), &dir, &torrc)?;
+        Ok(key.address)
+    }
+
+    async fn start_frontend(&self) -> Result<String> {
         let dir = self.path("frontend");
         make_private_dir(&dir)?;
         output(&mut program(&["frontend", "init"], &dir)?.into()).await?;
         self.start_tor("frontend-tor", &dir, "DormantTimeoutEnabled 0\n")?;
+        self.start_publisher(&[])
+    }
+
+    /// Starts the publisher anew, for these clients alone.
+    pub async fn restrict(&mut self, clients: &[ClientPublicKey]) -> Result<()> {
+        self.processes.stop("frontend-publisher").await?;
+        self.metrics = self.start_publisher(clients)?;
+        Ok(())
+    }
+
+    fn start_publisher(&self, clients: &[ClientPublicKey]) -> Result<String> {
+        let dir = self.path("frontend");
         let [probes, metrics, _] = free_ports()?;
         let mut publisher = program(&["frontend"], &dir)?;
         publisher.arg("--master-key-dir").arg(&self.key.dir);
@@ -170,7 +325,14 @@ HiddenServicePort 80 unix:{run}/forward/80.sock
         for Backend { uid, api } in &self.backends {
             publisher.arg("--static-backend").arg(format!("{uid}@{api}"));
         }
-        self.processes.start("frontend-publisher", &mut publisher)
+        for client in clients {
+            publisher.arg("--static-client").arg(client.to_string());
+        }
+        for address in &self.external {
+            publisher.arg("--static-external").arg(address);
+        }
+        self.processes.start("frontend-publisher", &mut publisher)?;
+        Ok(format!("127.0.0.1:{metrics}"))
     }
 
     fn start_tor(&self, name: &str, dir: &Path, torrc: &str) -> Result<()> {
@@ -188,10 +350,13 @@ Log notice stdout
 SafeLogging 0
 "
         );
-        let file = dir.join("torrc");
-        fs::write(&file, common + &self.network_torrc + torrc)?;
+        fs::write(dir.join("torrc"), common + &self.network_torrc + torrc)?;
+        self.run_tor(name, dir)
+    }
+
+    fn run_tor(&self, name: &str, dir: &Path) -> Result<()> {
         let mut tor = Command::new("tor");
-        tor.arg("-f").arg(file).arg("--defaults-torrc").arg(dir.join("run/empty"));
+        tor.arg("-f").arg(dir.join("torrc")).arg("--defaults-torrc").arg(dir.join("run/empty"));
         self.processes.start(name, &mut tor)
     }
 

@@ -1,6 +1,11 @@
 //! The data plane as plain processes on a private Tor network: stock tors, agents and a publisher, without Kubernetes.
 
 mod data_plane;
+mod external_backends;
+mod many_backends;
+mod restricted;
+mod silent_hsdirs;
+mod stock;
 mod target;
 
 use std::collections::BTreeSet;
@@ -10,12 +15,18 @@ use anyhow::{Context as _, Result, ensure};
 use onionbalance_e2e::descriptor::Descriptor;
 use onionbalance_e2e::wait::{Seen, until};
 
+use tokio::sync::Mutex;
+
 use crate::data_plane::DataPlane;
 
 const BACKENDS: usize = 3;
 
+/// Private networks use the same ports: one at a time.
+static NETWORK: Mutex<()> = Mutex::const_new(());
+
 #[tokio::test]
 async fn all_backends_serve_and_a_dead_one_leaves_the_descriptor() -> Result<()> {
+    let _network = NETWORK.lock().await;
     let mut plane = DataPlane::start(BACKENDS).await?;
     let outcome = story(&mut plane).await;
     if outcome.is_err() {
@@ -29,6 +40,7 @@ async fn story(plane: &mut DataPlane) -> Result<()> {
     let all: BTreeSet<usize> = (0..BACKENDS).collect();
     all_points_are_published(plane, &all).await?;
     ensure!(who_serves(plane, &all).await? == all);
+    an_arti_client_connects(plane, &all).await?;
 
     let dead = 0;
     let points = plane.points(dead).await?;
@@ -55,6 +67,17 @@ async fn first_page(plane: &DataPlane) -> Result<()> {
         })
     })
     .await?;
+    client.remove().await
+}
+
+/// A client that shares no code with C tor finds, opens and uses the descriptor.
+async fn an_arti_client_connects(plane: &DataPlane, backends: &BTreeSet<usize>) -> Result<()> {
+    let client = plane.arti_client().await?;
+    for number in 0..5 {
+        let page = client.fetch(plane.onion(), &number.to_string()).await.context("arti's fetch failed")?;
+        let backend = page.trim().parse().with_context(|| format!("not a backend's number: {page:?}"))?;
+        ensure!(backends.contains(&backend), "{backend} is no backend's number");
+    }
     client.remove().await
 }
 

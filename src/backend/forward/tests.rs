@@ -5,11 +5,17 @@ use super::*;
 
 impl Port {
     pub fn for_tests(number: u16, target: &str) -> Self {
-        Self::new(&ForwardedPort { name: None, port: number, target: target.to_owned() })
+        Self::new(&forwarded(number, target), HeaderUse::Absent)
     }
 }
 
-/// A forwarder for port 80 in a directory of its own.
+fn forwarded(port: u16, target: &str) -> ForwardedPort {
+    ForwardedPort { name: None, port, target: target.to_owned(), proxy_header: false }
+}
+
+const BACKEND: &str = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion";
+
+/// A forwarder in a directory of its own.
 struct Bench {
     dir: tempfile::TempDir,
     traffic: Arc<Traffic>,
@@ -17,18 +23,33 @@ struct Bench {
 
 impl Bench {
     fn new(target: &str, max_streams: usize) -> Self {
+        Self::of(vec![forwarded(80, target)], max_streams)
+    }
+
+    fn of(ports: Vec<ForwardedPort>, max_streams: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let run_dir = RunDir::new(dir.path().to_owned());
         std::fs::create_dir(run_dir.forward()).unwrap();
-        let ports = [ForwardedPort { name: None, port: 80, target: target.to_owned() }];
-        let forwarder = Forwarder::bind(&run_dir, &ports, max_streams).unwrap();
+        let backend = BACKEND.parse().unwrap();
+        let config = AgentConfig {
+            master_onion_address: backend,
+            ports,
+            introduction_points: 3,
+            drain_timeout_seconds: 0,
+            linger_seconds: 0,
+        };
+        let forwarder = Forwarder::bind(&run_dir, &config, &backend, max_streams).unwrap();
         let traffic = forwarder.traffic();
         tokio::spawn(forwarder.run());
         Self { dir, traffic }
     }
 
     async fn open(&self) -> UnixStream {
-        UnixStream::connect(RunDir::new(self.dir.path().to_owned()).forward_socket(80)).await.unwrap()
+        self.open_port(80).await
+    }
+
+    async fn open_port(&self, port: u16) -> UnixStream {
+        UnixStream::connect(RunDir::new(self.dir.path().to_owned()).forward_socket(port)).await.unwrap()
     }
 
     async fn until_open_streams_are(&self, count: u64) {
@@ -140,6 +161,94 @@ async fn one_stream_too_many_is_refused_and_the_others_go_on() {
     bench.until_open_streams_are(0).await;
     let _again = bench.open().await;
     listener.accept().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_reader_that_does_not_read_holds_up_the_writer() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let bench = Bench::new(&listener.local_addr().unwrap().to_string(), 8);
+    let (from_tor, to_tor) = bench.open().await.into_split();
+    let (from_target, to_target) = listener.accept().await.unwrap().0.into_split();
+    let inward = is_held_up(to_tor, from_target).await;
+    assert_eq!(bench.counter(|port| &port.bytes_in), inward);
+    let outward = is_held_up(to_target, from_tor).await;
+    assert_eq!(bench.counter(|port| &port.bytes_out), outward);
+}
+
+/// Writes until no more is taken; then all of it comes out. Gives how much it was.
+async fn is_held_up(mut from: impl AsyncWrite + Unpin, mut to: impl AsyncRead + Unpin) -> u64 {
+    let piece: Vec<u8> = (0..=250).cycle().take(251 * 256).collect();
+    let mut written = 0;
+    while let Ok(taken) = timeout(Duration::from_millis(500), from.write(&piece[written % 251..])).await {
+        written += taken.unwrap();
+        // Linux lets a socket hold some megabytes, and there are four on the way.
+        assert!(written < 64 << 20, "nothing holds up the writer");
+    }
+    let mut read = vec![0; written];
+    to.read_exact(&mut read).await.unwrap();
+    assert!(read.iter().zip(piece[..251].iter().cycle()).all(|(is, was)| is == was), "every byte in its place");
+    written as u64
+}
+
+/// What tor writes before the client's bytes for its circuit 42.
+const HEADER: &str = "PROXY TCP6 fc00:dead:beef:4dad::0:2a ::1 42 80\r\n";
+
+#[tokio::test]
+async fn tors_header_reaches_the_ports_that_want_it_and_no_other() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = listener.local_addr().unwrap().to_string();
+    let wants = ForwardedPort { proxy_header: true, ..forwarded(80, &target) };
+    let bench = Bench::of(vec![wants, forwarded(81, &target)], 8);
+    // The backend's mark is its key's beginning.
+    let marked = "PROXY TCP6 fc00:dead:beef:4dad:d1b3:8b83:0:2a ::1 42 80\r\n";
+    for (port, begins) in [(80, marked), (81, "")] {
+        let mut stream = bench.open_port(port).await;
+        stream.write_all(format!("{HEADER}hel").as_bytes()).await.unwrap();
+        let (mut target, _) = listener.accept().await.unwrap();
+        stream.write_all(b"lo").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut received = String::new();
+        target.read_to_string(&mut received).await.unwrap();
+        assert_eq!(received, format!("{begins}hello"), "port {port}");
+        let bytes = bench.traffic.ports().iter().find(|p| p.number == port).unwrap().bytes_in.load(Ordering::Relaxed);
+        assert_eq!(bytes, 5, "the client's own bytes are counted");
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_speaks_first_is_not_kept_waiting_by_the_header() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let wants = ForwardedPort { proxy_header: true, ..forwarded(80, &listener.local_addr().unwrap().to_string()) };
+    let bench = Bench::of(vec![wants], 8);
+    let mut stream = bench.open().await;
+    stream.write_all(HEADER.as_bytes()).await.unwrap();
+    let (mut target, _) = listener.accept().await.unwrap();
+    target.write_all(b"220 hello").await.unwrap();
+    let mut greeting = [0; 9];
+    stream.read_exact(&mut greeting).await.unwrap();
+    assert_eq!(&greeting, b"220 hello");
+}
+
+/// A client must not be able to say in tor's stead who it is.
+#[tokio::test]
+async fn a_stream_without_tors_header_never_reaches_the_target() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = listener.local_addr().unwrap().to_string();
+    let wants = ForwardedPort { proxy_header: true, ..forwarded(80, &target) };
+    let bench = Bench::of(vec![wants, forwarded(81, &target)], 8);
+    for port in [80, 81] {
+        let mut stream = bench.open_port(port).await;
+        stream.write_all(&[b'x'; 500]).await.unwrap();
+        // Unread bytes make the kernel tell the end as a reset.
+        let end = stream.read(&mut [0]).await;
+        assert!(end.is_err() || end.is_ok_and(|length| length == 0));
+        let mut silent = bench.open_port(port).await;
+        tokio::time::pause();
+        assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+        tokio::time::resume();
+    }
+    assert_eq!(bench.traffic.ports().iter().map(|port| port.connect_failures.load(Ordering::Relaxed)).sum::<u64>(), 4);
+    assert!(timeout(Duration::from_millis(100), listener.accept()).await.is_err(), "the target saw a stream");
 }
 
 #[tokio::test]

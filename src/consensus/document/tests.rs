@@ -1,5 +1,6 @@
 use std::time::UNIX_EPOCH;
 
+use data_encoding::BASE64_NOPAD;
 use proptest::prelude::*;
 
 use super::*;
@@ -169,7 +170,59 @@ fn times_have_one_form() {
     }
 }
 
+/// A consensus of these relays: identity, microdescriptor digest, HSDir flag, `pr` line with version 2 of HSDir.
+fn consensus(times: [i64; 3], values: [Option<[u8; 32]>; 2], params: &Params, relays: &[Relay]) -> String {
+    let time = |seconds| jiff::Timestamp::from_second(seconds).unwrap().strftime("%Y-%m-%d %H:%M:%S").to_string();
+    let value = |name, value: Option<[u8; 32]>| {
+        value.map_or(String::new(), |value| format!("shared-rand-{name}-value 9 {}\n", BASE64.encode(&value)))
+    };
+    let [valid_after, fresh_until, valid_until] = times.map(time);
+    let header = format!(
+        "network-status-version 3 microdesc\nvote-status consensus\nvalid-after {valid_after}\nfresh-until {fresh_until}\n\
+         valid-until {valid_until}\nparams a=-1 hsdir_interval={} hsdir_n_replicas={} hsdir_spread_fetch={} \
+         hsdir_spread_store={}\n",
+        params.interval, params.replicas, params.spread_fetch, params.spread_store
+    );
+    let values = value("previous", values[0]) + &value("current", values[1]);
+    let routers = relays.iter().map(|(identity, (digest, hsdir, version))| {
+        let [identity, digest] = [identity.as_slice(), digest].map(|bytes| BASE64_NOPAD.encode(bytes));
+        let (flag, version) = (if *hsdir { "HSDir " } else { "" }, if *version { "1-2" } else { "1" });
+        format!(
+            "r name {identity} 2038-01-01 00:00:00 192.0.2.1 9001 0\nm {digest}\ns Fast {flag}Valid\n\
+             pr Cons=1-2 HSDir={version}\n"
+        )
+    });
+    format!("{header}{values}{}directory-footer\n", routers.collect::<String>())
+}
+
+type Relay = ([u8; 20], ([u8; 32], bool, bool));
+
 proptest! {
+    #[test]
+    fn what_is_written_is_read(
+        times in [0_i64..4_000_000_000, 0..4_000_000_000, 0..4_000_000_000],
+        values: [Option<[u8; 32]>; 2],
+        (interval, replicas, spread_store, spread_fetch) in (30_u64..=14400, 1_u8..=16, 1_u8..=128, 1_u8..=128),
+        relays in prop::collection::btree_map(any::<[u8; 20]>(), any::<([u8; 32], bool, bool)>(), 0..8),
+    ) {
+        let params = Params { interval, replicas, spread_store, spread_fetch };
+        let relays: Vec<Relay> = relays.into_iter().collect();
+        let document = Document::parse(&consensus(times, values, &params, &relays)).unwrap();
+        let read = [document.valid_after, document.fresh_until, document.valid_until]
+            .map(|time| i64::try_from(time.duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap());
+        prop_assert_eq!(read, times);
+        prop_assert_eq!([document.shared_random_previous, document.shared_random_current], values);
+        prop_assert_eq!(document.params, params);
+        let expected: Vec<_> = relays
+            .iter()
+            .filter(|(_, (_, hsdir, version))| *hsdir && *version)
+            .map(|(identity, (digest, ..))| (*identity, *digest))
+            .collect();
+        let read: Vec<_> =
+            document.hsdirs.iter().map(|hsdir| (hsdir.fingerprint.0, hsdir.microdescriptor)).collect();
+        prop_assert_eq!(read, expected);
+    }
+
     #[test]
     fn any_change_of_bytes_is_read_without_a_panic(at: prop::sample::Index, with in "[ -~\n]{0,4}", length in 0..40_usize) {
         let mut text = sample();

@@ -130,3 +130,14 @@ fn times_that_do_not_ascend_are_rejected() {
     let network = Network::parse(&early, &capture.microdescriptors, NetworkKind::Testing);
     assert_eq!(network.unwrap_err(), ConsensusError::Schedule);
 }
+
+#[test]
+fn a_generated_network_of_the_public_ones_size_is_read() {
+    let plan = onionbalance_testnet::Plan { relays: 9000, one_microdescriptor_missing_in: 100, ..Default::default() };
+    let texts = plan.generate();
+    let network = Network::parse(&texts.consensus, &texts.all_microdescriptors(), NetworkKind::Public).unwrap();
+    assert_eq!(network.hsdir_count(), (6750, 90));
+    assert_eq!(network.validity()[0], std::time::UNIX_EPOCH + std::time::Duration::from_secs(plan.valid_after));
+    let period = network.client_period();
+    assert_eq!(network.responsible_hsdirs(&crate::onion::BlindedPublicKey([1; 32]), &period).len(), 8);
+}

@@ -25,9 +25,33 @@ fn merge(into: &mut Value, change: &Value) {
     }
 }
 
+fn client(name: &str, number: u8) -> Value {
+    let key = crate::onion::ClientSecretKey::from_bytes([number; 32]).public();
+    json!({"name": name, "publicKey": key.to_string()})
+}
+
+const EXTERNAL: &str = "pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd.onion";
+
+#[test]
+fn external_backends_may_stand_alone() {
+    let change = json!({"backends": {"replicas": 0}, "externalBackends": [{"onionAddress": EXTERNAL}]});
+    assert_eq!(problems(&change), Vec::<String>::new());
+}
+
 #[test]
 fn the_smallest_spec_is_fine() {
     assert_eq!(problems(&json!({})), [] as [String; 0]);
+}
+
+#[test]
+fn restricted_discovery_may_name_clients_a_secret_both_or_none() {
+    for restricted in [
+        json!({}),
+        json!({"clients": []}),
+        json!({"clients": [client("a", 1), client("b", 2)], "secretName": "clients"}),
+    ] {
+        assert_eq!(problems(&json!({ "restrictedDiscovery": restricted })), [] as [String; 0]);
+    }
 }
 
 #[test]
@@ -93,16 +117,36 @@ fn each_rule_names_the_field_and_the_fix() {
         ),
         (json!({"frontend": {"replicas": -1}}), "spec.frontend.replicas: must be 0 or more"),
         (
-            json!({"externalBackends": [{"onionAddress": "x"}]}),
-            "spec.externalBackends: is not supported by this version of the operator; remove it",
+            json!({"externalBackends": [{"onionAddress": EXTERNAL}, {"onionAddress": "x"}]}),
+            "spec.externalBackends[1].onionAddress: a v3 onion address has 56 base32 characters, with or without \".onion\"",
         ),
         (
-            json!({"restrictedDiscovery": {"clients": []}}),
-            "spec.restrictedDiscovery: is not supported by this version of the operator; remove it",
+            json!({"externalBackends": [{"onionAddress": EXTERNAL.replace("pg6", "pg7")}]}),
+            "spec.externalBackends[0].onionAddress: the onion address has a wrong checksum: is it mistyped?",
         ),
         (
-            json!({"frontend": {"distinctDescriptors": "Always"}}),
-            "spec.frontend.distinctDescriptors: Always is not supported by this version of the operator; use Auto or Never",
+            json!({"externalBackends": [{"onionAddress": EXTERNAL}, {"onionAddress": EXTERNAL.to_uppercase()}]}),
+            "spec.externalBackends[1].onionAddress: is there twice; name each backend once",
+        ),
+        (
+            json!({"masterKey": {"onionAddress": EXTERNAL}, "externalBackends": [{"onionAddress": EXTERNAL}]}),
+            "spec.externalBackends[0].onionAddress: is this service's own address; name the backend's, which its tor wrote to hostname",
+        ),
+        (
+            json!({"restrictedDiscovery": {"secretName": "a/b"}}),
+            "spec.restrictedDiscovery.secretName: is no name that a Secret can have",
+        ),
+        (
+            json!({"restrictedDiscovery": {"clients": [{"name": "a", "publicKey": "descriptor:x25519:AAAA"}]}}),
+            "spec.restrictedDiscovery.clients[0].publicKey: is not of the form descriptor:x25519:<52 base32 characters>",
+        ),
+        (
+            json!({"restrictedDiscovery": {"clients": [client("a", 1), client("a", 2)]}}),
+            "spec.restrictedDiscovery.clients[1].name: \"a\" is there twice; give each client its own",
+        ),
+        (
+            json!({"restrictedDiscovery": {"clients": [client("a", 1), client("b", 1)]}}),
+            "spec.restrictedDiscovery.clients[1].publicKey: is the key of \"a\" too; remove one of the two",
         ),
     ] {
         assert_eq!(problems(&change), [expected], "{change}");

@@ -35,6 +35,7 @@ const DENIED: &[&str] = &[
     "HiddenServiceEnableIntroDoSBurstPerSec",
     "HiddenServiceEnableIntroDoSDefense",
     "HiddenServiceEnableIntroDoSRatePerSec",
+    "HiddenServiceExportCircuitID",
     "HiddenServiceNumIntroductionPoints",
     "HiddenServiceOnionBalanceInstance",
     "HiddenServicePoWDefensesEnabled",
@@ -79,6 +80,10 @@ fn refusal(line: &str, place: Place) -> Option<String> {
     if option.starts_with('%') {
         return Some(format!("\"{key}\" is not allowed; write the lines themselves"));
     }
+    // The agent must know: it reads the line that tor then writes.
+    if option.len() > "HiddenServiceE".len() && abbreviates(option, "HiddenServiceExportCircuitID") {
+        return Some(format!("instead of \"{option}\" set proxyProtocol: v1 on the ports that want it"));
+    }
     if option.starts_with('_') || DENIED.iter().any(|denied| abbreviates(option, denied)) {
         return Some(format!("the operator sets or needs \"{option}\" itself; remove the line"));
     }
@@ -99,7 +104,7 @@ mod tests {
     #[test]
     fn harmless_lines_pass() {
         let lines = "# comment\n\nHiddenServiceMaxStreams 100\nMaxMemInQueues 200 MB\nLog info stdout\nUseBridges 1\n\
-            Bridge 192.0.2.1:443 0123456789012345678901234567890123456789\nHiddenServiceExportCircuitID haproxy\nNumCPUs 1\n";
+            Bridge 192.0.2.1:443 0123456789012345678901234567890123456789\nNumCPUs 1\n";
         assert_eq!(check(lines, Place::Backend), [] as [String; 0]);
     }
 
@@ -119,6 +124,14 @@ mod tests {
                 assert_eq!(check(&spelling, Place::Backend).len(), 1, "{spelling:?}");
             }
         }
+    }
+
+    #[test]
+    fn whoever_wants_circuit_ids_is_told_how() {
+        assert_eq!(
+            check("HiddenServiceExportCircuitID haproxy", Place::Backend),
+            ["line 1: instead of \"HiddenServiceExportCircuitID\" set proxyProtocol: v1 on the ports that want it"]
+        );
     }
 
     #[test]

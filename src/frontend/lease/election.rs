@@ -8,6 +8,8 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::Timestamp;
 
+use super::Fitness;
+
 /// How long a holder's silence is waited out.
 pub(super) const DURATION: Duration = Duration::from_secs(15);
 
@@ -42,6 +44,17 @@ pub(super) enum Decision {
     Acquire,
     /// It is another's.
     StandBy,
+}
+
+impl Decision {
+    /// A publisher of this fitness leaves it to a fitter one, where there is one.
+    pub(super) fn is_for_the_fit(self, fitness: Fitness) -> bool {
+        match self {
+            Self::Renew => fitness == Fitness::Unfit,
+            Self::Acquire => fitness != Fitness::Fit,
+            Self::StandBy => false,
+        }
+    }
 }
 
 /// One candidate's view.
@@ -107,6 +120,15 @@ mod tests {
         let mut election = Election::new(US.into());
         assert_eq!(election.decide(None, at(0)), Decision::Acquire);
         assert_eq!(election.decide(Some(held_by("", 5)), at(0)), Decision::Acquire, "released");
+    }
+
+    #[test]
+    fn who_has_no_tor_leaves_a_free_lease_at_once_and_its_own_in_time() {
+        use Decision::{Acquire, Renew, StandBy};
+        let left = |fitness| [Renew, Acquire, StandBy].map(|decision: Decision| decision.is_for_the_fit(fitness));
+        assert_eq!(left(Fitness::Fit), [false, false, false]);
+        assert_eq!(left(Fitness::Waiting), [false, true, false]);
+        assert_eq!(left(Fitness::Unfit), [true, true, false]);
     }
 
     #[test]

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::PostParams;
+use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -20,6 +21,7 @@ use election::{Decision, Election, Record};
 use super::clock::Clock;
 use super::complaint::{Complaint, cause};
 use super::object::Object;
+use super::pods::is_ready;
 use crate::crd::OnionBalancedService;
 use crate::crd::names::{self, Component};
 
@@ -45,6 +47,18 @@ pub(super) struct LeaseState {
     pub(super) counters: Counters,
 }
 
+/// Whether a publisher could publish.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Fitness {
+    /// There is a bootstrapped tor.
+    Fit,
+    /// There is none yet, or not for long: a free Lease is left to a standby that is fit.
+    #[default]
+    Waiting,
+    /// There has been none for long: a Lease that is ours, too.
+    Unfit,
+}
+
 /// What the publisher wants of the Lease. A change is seen to at once.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LeaseOrders {
@@ -52,6 +66,7 @@ pub(super) struct LeaseOrders {
     pub(super) counters: Counters,
     /// Rises when the Lease is to be read before anything is posted.
     pub(super) recheck: u64,
+    pub(super) fitness: Fitness,
     /// Give it back and end.
     pub(super) release: bool,
 }
@@ -59,6 +74,7 @@ pub(super) struct LeaseOrders {
 /// Holds the Lease, or waits for it.
 pub(super) struct LeaseKeeper {
     api: Api<Lease>,
+    pods: Api<Pod>,
     service: String,
     election: Election,
     clock: Clock,
@@ -78,7 +94,8 @@ impl LeaseKeeper {
         state: watch::Sender<LeaseState>,
     ) -> Self {
         Self {
-            api: Api::namespaced(client, namespace),
+            api: Api::namespaced(client.clone(), namespace),
+            pods: Api::namespaced(client, namespace),
             service: service.to_owned(),
             election: Election::new(identity),
             clock,
@@ -134,6 +151,13 @@ impl LeaseKeeper {
                 self.tell(false, wanted.recheck, lease.as_ref());
                 return Ok(());
             }
+            if decision.is_for_the_fit(wanted.fitness) && self.another_is_ready().await? {
+                self.tell(false, wanted.recheck, lease.as_ref());
+                return match lease.filter(|_| decision == Decision::Renew) {
+                    Some(lease) => self.give_up(lease, wanted).await,
+                    None => Ok(()),
+                };
+            }
             if decision == Decision::Renew {
                 self.tell(true, wanted.recheck, lease.as_ref());
             }
@@ -171,21 +195,42 @@ impl LeaseKeeper {
         }
     }
 
+    /// Another publisher of the service is there and Ready, which only one with a bootstrapped tor is.
+    async fn another_is_ready(&self) -> kube::Result<bool> {
+        let frontends = ListParams::default().labels(&names::pod_selector(&self.service, Component::Frontend));
+        let pods = self.pods.list(&frontends).await?;
+        Ok(pods.iter().any(|pod| {
+            let identity = identity(&pod.name_any(), &pod.uid().unwrap_or_default());
+            identity != self.election.identity() && pod.metadata.deletion_timestamp.is_none() && is_ready(pod)
+        }))
+    }
+
+    /// Gives the Lease to whoever takes it, and goes on as a standby.
+    async fn give_up(&self, lease: Lease, wanted: &LeaseOrders) -> kube::Result<()> {
+        self.vacate(lease, wanted).await?;
+        tracing::warn!("gave the Lease up: there is no working tor here, and another publisher is ready");
+        Ok(())
+    }
+
+    async fn vacate(&self, mut lease: Lease, wanted: &LeaseOrders) -> kube::Result<()> {
+        keep_counters(&mut lease, &wanted.counters);
+        let spec = lease.spec.get_or_insert_with(LeaseSpec::default);
+        spec.holder_identity = Some(String::new());
+        spec.renew_time = Some(MicroTime(timestamp(self.clock)));
+        self.api.replace(&self.name(), &PostParams::default(), &lease).await.map(drop)
+    }
+
     /// Gives the Lease back, so that the next publisher need not wait; the last counters go with it.
     async fn release(&self, wanted: &LeaseOrders) {
         if !self.state.borrow().held {
             return;
         }
         let released = timeout(DEADLINE, async {
-            let mut lease = self.api.get(&self.name()).await?;
+            let lease = self.api.get(&self.name()).await?;
             if Record::of(&lease).holder != self.election.identity() {
                 return Ok(());
             }
-            keep_counters(&mut lease, &wanted.counters);
-            let spec = lease.spec.get_or_insert_with(LeaseSpec::default);
-            spec.holder_identity = Some(String::new());
-            spec.renew_time = Some(MicroTime(timestamp(self.clock)));
-            self.api.replace(&self.name(), &PostParams::default(), &lease).await.map(drop)
+            self.vacate(lease, wanted).await
         });
         match released.await {
             Ok(Ok(())) => tracing::info!("gave the Lease back"),
@@ -238,6 +283,11 @@ fn keep_counters(lease: &mut Lease, ours: &Counters) {
     let mut counters = annotations.get(counters::ANNOTATION).map(|text| Counters::parse(text)).unwrap_or_default();
     counters.merge(ours);
     annotations.insert(counters::ANNOTATION.to_owned(), counters.to_string());
+}
+
+/// What a publisher is called in the Lease.
+pub(super) fn identity(pod_name: &str, pod_uid: &str) -> String {
+    format!("{pod_name}_{pod_uid}")
 }
 
 fn timestamp(clock: Clock) -> Timestamp {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::network::{backend, content, id, network, point};
 use super::*;
+use crate::merge::{Remark, remarks};
 use crate::onion::ServiceContent;
 
 /// What the newest descriptor of the current period says.
@@ -34,7 +35,7 @@ fn all_points_of_all_backends_reach_all_hsdirs_of_both_periods() {
 #[test]
 fn neighbours_in_the_descriptor_do_not_belong_together() {
     let world = running(&[0, 1, 2, 3, 4, 5]);
-    let relays: Vec<u8> = newest(&world).introduction_points.iter().map(|point| point.relay().0[0] / 3).collect();
+    let relays: Vec<u8> = newest(&world).introduction_points.iter().map(|point| point.relay().0[1] / 3).collect();
     assert_eq!(relays.len(), 18);
     let neighbours = relays.windows(2).filter(|pair| pair[0] == pair[1]).count();
     assert!(neighbours < 6, "grouped, it would be 12: {relays:?}");
@@ -51,19 +52,6 @@ fn an_unchanged_set_keeps_its_order_when_it_is_published_again() {
 }
 
 #[test]
-fn beyond_twenty_points_the_shares_are_even_and_stay() {
-    let mut world = running(&[0, 1, 2, 3, 4, 5, 6]);
-    assert_eq!(world.shares().iter().sum::<usize>(), 20);
-    assert!(world.shares().iter().all(|share| [2, 3].contains(share)));
-    let before: BTreeSet<_> = auth_keys(&newest(&world)).into_iter().collect();
-    world.backend(backend(7, 0));
-    world.run(seconds(30));
-    assert!(world.shares().iter().all(|share| [2, 3].contains(share)), "{:?}", world.shares());
-    let after: BTreeSet<_> = auth_keys(&newest(&world)).into_iter().collect();
-    assert_eq!((after.len(), after.difference(&before).count()), (20, 2));
-}
-
-#[test]
 fn the_descriptor_says_what_all_backends_agree_on() {
     let mut world = running(&[0]);
     let stock = content([point(9, 900)]);
@@ -71,7 +59,7 @@ fn the_descriptor_says_what_all_backends_agree_on() {
 
     let other = ServiceContent {
         create2_formats: vec![1, 2],
-        flow_control: Some("2 31".into()),
+        flow_control: "2-3 31".parse().ok(),
         single_onion_service: true,
         intro_auth_required: vec!["password".into()],
         pow_params: true,
@@ -81,7 +69,8 @@ fn the_descriptor_says_what_all_backends_agree_on() {
     world.run(seconds(30));
     let merged = newest(&world);
     assert_eq!(merged.create2_formats, [2]);
-    assert_eq!((&merged.flow_control, merged.single_onion_service, merged.pow_params), (&None, false, false));
+    assert_eq!(merged.flow_control, "2 31".parse().ok());
+    assert_eq!((merged.single_onion_service, merged.pow_params), (false, false));
     assert_eq!((merged.intro_auth_required.len(), merged.introduction_points.len()), (0, 4));
 
     world.lose(0);
@@ -106,30 +95,13 @@ fn what_cannot_be_merged_does_not_count() {
     }
     world.run(seconds(30));
     assert_eq!(world.shares(), [3]);
-    world.backend((id("odd"), Arc::new(content([legacy, huge, point(22, 2200)]))));
+    let odd = ServiceContent { pow_params: true, ..content([legacy, huge, point(22, 2200)]) };
+    assert_eq!(remarks(&odd), [Remark::UnusablePoints(2), Remark::ProofOfWork]);
+    assert_eq!(remarks(&ServiceContent { create2_formats: vec![7], ..content([]) }), [Remark::Unusual]);
+    assert_eq!(remarks(&backend(0, 0).1), []);
+    world.backend((id("odd"), Arc::new(odd)));
     world.run(seconds(30));
     assert_eq!(world.shares(), [3, 1]);
-}
-
-#[test]
-fn twenty_points_fit_at_their_longest() {
-    let mut world = running(&[]);
-    let longest = |relay| {
-        let mut point = point(relay, u16::from(relay));
-        let more = u8::try_from(256 - point.link_specifiers.len() - 2).unwrap();
-        point.link_specifiers[0] = 3;
-        point.link_specifiers.extend([99, more]);
-        point.link_specifiers.resize(256, 7);
-        point
-    };
-    let content = ServiceContent {
-        create2_formats: vec![2, 65535, 65534, 65533, 65532, 65531, 65530, 65529],
-        intro_auth_required: vec!["x".repeat(256)],
-        ..content((0..20).map(longest))
-    };
-    world.backend((id("a"), Arc::new(content)));
-    world.run(seconds(30));
-    assert_eq!(world.shares(), [20]);
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! The whole engine, with real descriptors on a generated network, in simulated time.
 
 mod content;
+mod discovery;
+mod distinct;
+mod external;
 mod hsdirs;
 mod network;
 mod properties;

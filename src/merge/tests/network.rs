@@ -58,15 +58,15 @@ pub(super) fn id(name: &str) -> BackendId {
 }
 
 /// A point at `relay`, of which there is one for each `key`.
-pub(super) fn point(relay: u8, key: u16) -> IntroductionPoint {
+pub(super) fn point(relay: u16, key: u16) -> IntroductionPoint {
     let mut seed = [0; 32];
     seed[..2].copy_from_slice(&key.to_be_bytes());
     let auth = SigningKey::from_bytes(&seed).verifying_key();
     let mut link_specifiers = vec![2, 0, 6, 192, 0, 2, 1, 0x23, 0x29, 2, 20];
-    link_specifiers.extend([relay; 20]);
+    link_specifiers.extend(relay.to_be_bytes().repeat(10));
     IntroductionPoint {
         link_specifiers,
-        onion_key: [relay; 32],
+        onion_key: [relay.to_be_bytes()[1]; 32],
         auth_key: auth.to_bytes(),
         enc_key: auth.to_montgomery().to_bytes(),
         enc_key_ed25519: auth.to_bytes(),
@@ -78,7 +78,7 @@ pub(super) fn point(relay: u8, key: u16) -> IntroductionPoint {
 pub(super) fn content(points: impl IntoIterator<Item = IntroductionPoint>) -> ServiceContent {
     ServiceContent {
         create2_formats: vec![2],
-        flow_control: Some("1-2 31".to_owned()),
+        flow_control: "1-2 31".parse().ok(),
         single_onion_service: false,
         intro_auth_required: Vec::new(),
         pow_params: false,
@@ -89,8 +89,8 @@ pub(super) fn content(points: impl IntoIterator<Item = IntroductionPoint>) -> Se
 /// Three points at relays of their own; `generation` makes other keys.
 pub(super) fn backend(number: u8, generation: u16) -> (BackendId, Arc<ServiceContent>) {
     let points = (0..3).map(|index| {
-        let relay = 3 * number + index;
-        point(relay, 1000 * generation + u16::from(relay))
+        let relay = 3 * u16::from(number) + index;
+        point(relay, 1000 * generation + relay)
     });
     (id(&format!("backend-{number}")), Arc::new(content(points)))
 }

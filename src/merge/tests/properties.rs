@@ -5,9 +5,13 @@ use proptest::prelude::*;
 use super::network::{HOUR, backend, network};
 use super::world::Health;
 use super::*;
+use crate::merge::Distinct;
 
 #[derive(Debug, Clone)]
 enum Event {
+    /// So many more come at once.
+    Many(u8),
+    Distinct(Distinct),
     Backend(u8, u16),
     Lost(u8),
     Leading(bool),
@@ -37,6 +41,8 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => (0..8_u8, 0..3_u16).prop_map(|(number, generation)| Event::Backend(number, generation)),
         3 => (0..8_u8).prop_map(Event::Lost),
+        1 => (0..20_u8).prop_map(Event::Many),
+        1 => prop_oneof![Just(Distinct::Auto), Just(Distinct::Always), Just(Distinct::Never)].prop_map(Event::Distinct),
         1 => any::<bool>().prop_map(Event::Leading),
         1 => Just(Event::TorRestarted),
         4 => (any::<prop::sample::Index>(), health()).prop_map(|(index, health)| Event::Health(index, health)),
@@ -48,9 +54,10 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 /// Plays the events, then lets things calm down.
-fn play(events: Vec<Event>) -> (World, std::sync::Arc<crate::consensus::Network>) {
+fn play(events: Vec<Event>) -> (World, std::sync::Arc<crate::consensus::Network>, Distinct) {
     let mut world = World::new(&[Duration::ZERO]);
     let mut hour = 0;
+    let mut mode = Distinct::Auto;
     let mut newest = network(RELAYS, hour);
     world.network(&newest);
     world.all(&Input::Leading(true));
@@ -58,6 +65,11 @@ fn play(events: Vec<Event>) -> (World, std::sync::Arc<crate::consensus::Network>
         match event {
             Event::Backend(number, generation) => world.backend(backend(number, generation)),
             Event::Lost(number) => world.lose(number),
+            Event::Many(to) => (10..10 + to).for_each(|number| world.backend(backend(number, 0))),
+            Event::Distinct(distinct) => {
+                mode = distinct;
+                world.all(&Input::Distinct(distinct));
+            }
             Event::Leading(leading) => world.all(&Input::Leading(leading)),
             Event::TorRestarted => world.all(&Input::TorRestarted),
             Event::Health(index, health) => {
@@ -85,7 +97,7 @@ fn play(events: Vec<Event>) -> (World, std::sync::Arc<crate::consensus::Network>
     world.backend(backend(9, 0));
     world.all(&Input::Leading(true));
     world.run(seconds(900));
-    (world, newest)
+    (world, newest, mode)
 }
 
 proptest! {
@@ -94,15 +106,26 @@ proptest! {
 
     #[test]
     fn all_hsdirs_end_with_the_newest_descriptor_and_none_is_hammered(events in prop::collection::vec(event(), 0..40)) {
-        let (mut world, network) = play(events);
+        let (mut world, network, mode) = play(events);
         world.assert_converged(&network);
         for period in network.service_periods() {
             let published = world.publishers[0].published.iter().filter(|(_, of, _)| *of == period.period);
             let times: Vec<Duration> = published.map(|(at, _, _)| *at).collect();
             prop_assert!(times.windows(14).all(|burst| burst[0] + seconds(60) <= burst[13]), "{times:?}");
         }
-        let shares = world.shares();
-        prop_assert_eq!(shares.iter().sum::<usize>(), (3 * shares.len()).min(20));
-        prop_assert!(shares.iter().all(|share| shares[0].abs_diff(*share) <= 1));
+        let backends = world.shares().len();
+        for status in world.publishers[0].engine.status().periods {
+            let shown = world.shown(&network, status.period);
+            let shares = distinct::shares(&shown);
+            prop_assert!(shares.len() < backends || distinct::spread(&shares) <= shown.len().div_ceil(status.descriptors));
+            let points = shown.iter().flat_map(|held| &held.content.introduction_points);
+            let points: std::collections::BTreeSet<_> = points.map(|point| point.auth_key).collect();
+            prop_assert_eq!(points.len(), status.introduction_points);
+            let places = match mode {
+                Distinct::Auto | Distinct::Always => 120,
+                Distinct::Never => 20,
+            };
+            prop_assert_eq!(points.len(), (3 * backends).min(places));
+        }
     }
 }

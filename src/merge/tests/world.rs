@@ -9,8 +9,10 @@ use rand::rngs::StdRng;
 
 use super::network::start;
 use crate::consensus::{Fingerprint, Network};
-use crate::merge::{BackendId, Input, MergeEngine, Now, Output, upload};
-use crate::onion::{IntroductionPoint, MasterKey, ServiceContent, TimePeriod, UncheckedDescriptor};
+use crate::merge::{BackendId, Input, MergeEngine, Now, Output, PeriodStatus, upload};
+use crate::onion::{
+    ClientSecretKey, Discovery, IntroductionPoint, MasterKey, ServiceContent, TimePeriod, UncheckedDescriptor,
+};
 
 /// How an HSDir is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,20 +54,29 @@ struct Delivery {
     awaited: bool,
 }
 
+/// The newest descriptors of a period.
+struct Newest {
+    counter: u64,
+    texts: BTreeMap<Arc<str>, Held>,
+    sent: BTreeMap<Fingerprint, Arc<str>>,
+}
+
 pub(super) struct Publisher {
     pub(super) engine: MergeEngine,
     pub(super) skew: Duration,
     /// When what is in flight was sent.
     in_flight: BTreeMap<Fingerprint, Duration>,
-    /// Every descriptor: when it was first sent, period, what it says.
+    /// Every round: when it was first sent, period, what the first of its descriptors says.
     pub(super) published: Vec<(Duration, TimePeriod, Held)>,
-    newest: BTreeMap<TimePeriod, (Arc<str>, Held)>,
+    newest: BTreeMap<TimePeriod, Newest>,
     pub(super) stored: BTreeMap<TimePeriod, u64>,
     pub(super) uploads: usize,
 }
 
 pub(super) struct World {
     key: Arc<MasterKey>,
+    /// Whom restricted descriptors are to admit: what is published is read with this key.
+    pub(super) client: ClientSecretKey,
     elapsed: Duration,
     pub(super) wall_jump: Duration,
     pub(super) publishers: Vec<Publisher>,
@@ -79,6 +90,7 @@ impl World {
         let key = Arc::new(MasterKey::generate(&mut StdRng::from_seed([9; 32])));
         let mut world = Self {
             key,
+            client: ClientSecretKey::from_bytes([5; 32]),
             elapsed: Duration::ZERO,
             wall_jump: Duration::ZERO,
             publishers: Vec::new(),
@@ -89,7 +101,7 @@ impl World {
             let seed = [u8::try_from(index).unwrap(); 32];
             let now = Now { wall: start() + *skew, elapsed: Duration::ZERO };
             world.publishers.push(Publisher {
-                engine: MergeEngine::new(Arc::clone(&world.key), seed, now),
+                engine: MergeEngine::new(Arc::clone(&world.key), Some(Discovery::Open), seed, now),
                 skew: *skew,
                 in_flight: BTreeMap::new(),
                 published: Vec::new(),
@@ -168,6 +180,27 @@ impl World {
         held
     }
 
+    /// Whether a client with this key, or without one, can open the first publisher's newest descriptors, by period.
+    pub(super) fn open_newest(&self, client: Option<&ClientSecretKey>) -> Vec<bool> {
+        let address = self.key.address();
+        let now = self.now(0).wall;
+        let periods = self.publishers[0].engine.status().periods;
+        let newest = |status: &PeriodStatus| self.publishers[0].newest[&status.period].texts.keys().next().unwrap();
+        let newest = periods.iter().map(|status| (status.period, newest(status)));
+        let opens = |(period, text): (TimePeriod, &Arc<str>)| {
+            let unchecked = UncheckedDescriptor::parse(text).unwrap();
+            unchecked.check_as(client, &address, &address.blind(period), now).is_ok()
+        };
+        newest.map(opens).collect()
+    }
+
+    /// What the HSDirs hold that clients ask in a period.
+    pub(super) fn shown(&mut self, network: &Network, period: TimePeriod) -> Vec<Held> {
+        let service = network.service_periods().into_iter().find(|service| service.period == period).unwrap();
+        let asked = network.fetch_hsdirs(&self.key.blind(period).public(), &service);
+        asked.iter().map(|placement| self.hsdir(placement.relay).held[&period].clone()).collect()
+    }
+
     /// What a publisher whose clock is ahead by this time would count.
     pub(super) fn counter_ahead(&self, network: &Network, period: TimePeriod, ahead: Duration) -> u64 {
         let service = network.service_periods().into_iter().find(|service| service.period == period).unwrap();
@@ -239,7 +272,7 @@ impl World {
                     assert!(stored.is_none_or(|stored| stored < counter), "{stored:?} then {counter}");
                 }
                 Output::Upload { hsdir, period, descriptor } => {
-                    let held = self.read(index, period, &descriptor);
+                    let held = self.read(index, hsdir, period, &descriptor);
                     let publisher = &mut self.publishers[index];
                     publisher.uploads += 1;
                     let in_flight = publisher.in_flight.insert(hsdir, now.elapsed);
@@ -257,27 +290,36 @@ impl World {
     }
 
     /// Checks a descriptor as a client would, and that it is what it must be after what was sent before.
-    fn read(&mut self, index: usize, period: TimePeriod, text: &Arc<str>) -> Held {
+    fn read(&mut self, index: usize, hsdir: Fingerprint, period: TimePeriod, text: &Arc<str>) -> Held {
         let now = self.now(index);
         let publisher = &mut self.publishers[index];
         let newest = publisher.newest.get(&period);
-        if let Some((_, held)) = newest.filter(|(newest, _)| newest == text) {
-            return held.clone();
-        }
-        let address = self.key.address();
-        let blinded = address.blind(period);
-        let descriptor = UncheckedDescriptor::parse(text).unwrap().check(&address, &blinded, now.wall).unwrap();
-        let points = &descriptor.content.introduction_points;
-        assert!((1..=20).contains(&points.len()), "{} points", points.len());
-        let relays: BTreeSet<_> = points.iter().map(IntroductionPoint::relay).collect();
-        assert_eq!(relays.len(), points.len(), "a relay twice");
-        let counter = descriptor.revision_counter;
-        assert!(newest.is_none_or(|(_, newest)| newest.counter < counter), "the counter must rise");
+        let known = newest.and_then(|newest| newest.texts.get(text)).cloned();
+        let held = known.unwrap_or_else(|| {
+            let address = self.key.address();
+            let blinded = address.blind(period);
+            let descriptor = UncheckedDescriptor::parse(text)
+                .unwrap()
+                .check_as(Some(&self.client), &address, &blinded, now.wall)
+                .unwrap();
+            let points = &descriptor.content.introduction_points;
+            assert!((1..=20).contains(&points.len()), "{} points", points.len());
+            let relays: BTreeSet<_> = points.iter().map(IntroductionPoint::relay).collect();
+            assert_eq!(relays.len(), points.len(), "a relay twice");
+            Held { counter: descriptor.revision_counter, content: Arc::new(descriptor.content) }
+        });
+        let counter = held.counter;
         assert_eq!(publisher.stored.get(&period), Some(&counter), "the counter is stored before it is used");
-
-        let held = Held { counter, content: Arc::new(descriptor.content) };
-        publisher.newest.insert(period, (Arc::clone(text), held.clone()));
-        publisher.published.push((now.elapsed, period, held.clone()));
+        if newest.is_none_or(|newest| newest.counter != counter) {
+            assert!(newest.is_none_or(|newest| newest.counter < counter), "the counter must rise");
+            let newest = Newest { counter, texts: BTreeMap::new(), sent: BTreeMap::new() };
+            publisher.newest.insert(period, newest);
+            publisher.published.push((now.elapsed, period, held.clone()));
+        }
+        let newest = publisher.newest.get_mut(&period).unwrap();
+        newest.texts.insert(Arc::clone(text), held.clone());
+        let sent = newest.sent.insert(hsdir, Arc::clone(text));
+        assert!(sent.is_none_or(|sent| sent == *text), "two descriptors of one counter to one HSDir");
         held
     }
 

@@ -6,15 +6,14 @@ use std::time::{Duration, SystemTime};
 use data_encoding::BASE64_NOPAD;
 use ed25519_dalek::{Signer, SigningKey};
 use rand::CryptoRng;
-use x25519_dalek::{EphemeralSecret, PublicKey};
 
+use super::client_auth::ClientAuth;
 use super::crypto::{Layer, LayerSecret, SALT_LEN};
-use super::layer1::{self, AUTH_CLIENTS, AuthClient};
 use super::outer::{self, LIFETIME, MESSAGE_TAG, REVISION_COUNTER, SIGNATURE, SIGNING_KEY_CERT, SUPERENCRYPTED};
-use super::{DescriptorError, MAX_LEN, ServiceContent, layer2};
+use super::{DescriptorError, MAX_LEN, ServiceContent, layer1, layer2, random};
 use crate::onion::cert::{self, CertType};
 use crate::onion::document::push_object;
-use crate::onion::{BlindedKeypair, OnionAddress};
+use crate::onion::{BlindedKeypair, Discovery, OnionAddress};
 
 const LIFETIME_MINUTES: u32 = 180;
 /// C tor's `HS_DESC_CERT_LIFETIME`.
@@ -25,20 +24,27 @@ const SECONDS_PER_HOUR: u64 = 3600;
 /// descriptor signing key in every upload would tell the publisher from a stock tor. Zeroized on drop, never printed.
 pub struct DescriptorKeys {
     signing_key: SigningKey,
-    auth_ephemeral_key: [u8; 32],
-    auth_clients: [AuthClient; AUTH_CLIENTS],
+    client_auth: ClientAuth,
 }
 
 impl DescriptorKeys {
-    /// Keys for one time period.
+    /// Keys for one time period, of a service with open discovery.
     pub fn generate(rng: &mut impl CryptoRng) -> Self {
         let mut seed = zeroize::Zeroizing::new([0; 32]);
         rng.fill_bytes(seed.as_mut());
         let signing_key = SigningKey::from_bytes(&seed);
-        let auth_ephemeral_key = PublicKey::from(&EphemeralSecret::random_from_rng(rng)).to_bytes();
-        let auth_clients =
-            std::array::from_fn(|_| AuthClient { id: random(rng), iv: random(rng), cookie: random(rng) });
-        Self { signing_key, auth_ephemeral_key, auth_clients }
+        Self { signing_key, client_auth: ClientAuth::generate(rng) }
+    }
+
+    /// Changes who can open the descriptors that are built from now on. The same again changes nothing.
+    pub fn set_discovery(
+        &mut self,
+        key: &BlindedKeypair,
+        address: &OnionAddress,
+        discovery: &Discovery,
+        rng: &mut impl CryptoRng,
+    ) {
+        self.client_auth.set(&address.subcredential(&key.public()), discovery, rng);
     }
 
     /// Builds, encrypts and signs a descriptor exactly as a C tor would lay it out. `now` dates the certificates.
@@ -54,8 +60,8 @@ impl DescriptorKeys {
         let blinded = key.public();
         let secret = LayerSecret { blinded, subcredential: address.subcredential(&blinded), revision_counter };
         let layer2 = layer2::write(content, &self.signing_key, (full_hour(now), CERT_LIFETIME))?;
-        let layer2 = secret.encrypt(Layer::Two, layer2.as_bytes(), random::<SALT_LEN>(rng));
-        let layer1 = layer1::write(&self.auth_ephemeral_key, &self.auth_clients, &layer2);
+        let layer2 = secret.encrypt(Layer::Two(self.client_auth.cookie()), layer2.as_bytes(), random::<SALT_LEN>(rng));
+        let layer1 = layer1::write(&self.client_auth.ephemeral_key(), self.client_auth.clients(), &layer2);
         let layer1 = secret.encrypt(Layer::One, &layer1, random::<SALT_LEN>(rng));
 
         let signing_key_cert = cert::encode(
@@ -86,10 +92,4 @@ impl fmt::Debug for DescriptorKeys {
 fn full_hour(now: SystemTime) -> SystemTime {
     let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds - seconds % SECONDS_PER_HOUR)
-}
-
-fn random<const N: usize>(rng: &mut impl CryptoRng) -> [u8; N] {
-    let mut bytes = [0; N];
-    rng.fill_bytes(&mut bytes);
-    bytes
 }

@@ -9,6 +9,7 @@ use shake::digest::{ExtendableOutput, Update, XofReader};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use super::client_auth::Cookie;
 use crate::onion::BlindedPublicKey;
 use crate::onion::blind::Subcredential;
 
@@ -16,12 +17,12 @@ pub(super) const SALT_LEN: usize = 16;
 const MAC_LEN: usize = 32;
 
 /// Which layer, so that one can never stand for the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Layer {
+#[derive(Clone, Copy)]
+pub(super) enum Layer<'a> {
     /// Layer 1, in the outer layer's `superencrypted`.
     One,
-    /// Layer 2, in layer 1's `encrypted`.
-    Two,
+    /// Layer 2, in layer 1's `encrypted`; under client authorization with the descriptor cookie.
+    Two(Option<&'a Cookie>),
 }
 
 /// What the keys of both layers are made of.
@@ -42,7 +43,7 @@ struct LayerKeys {
 
 impl LayerSecret {
     /// `SALT | ENCRYPTED | MAC`
-    pub(super) fn encrypt(&self, layer: Layer, plaintext: &[u8], salt: [u8; SALT_LEN]) -> Vec<u8> {
+    pub(super) fn encrypt(&self, layer: Layer<'_>, plaintext: &[u8], salt: [u8; SALT_LEN]) -> Vec<u8> {
         let keys = self.keys(layer, &salt);
         let mut encrypted = plaintext.to_vec();
         keys.apply_cipher(&mut encrypted);
@@ -51,7 +52,7 @@ impl LayerSecret {
     }
 
     /// None if the MAC does not fit.
-    pub(super) fn decrypt(&self, layer: Layer, blob: &[u8]) -> Option<Vec<u8>> {
+    pub(super) fn decrypt(&self, layer: Layer<'_>, blob: &[u8]) -> Option<Vec<u8>> {
         let (salt, rest) = blob.split_first_chunk::<SALT_LEN>()?;
         let (encrypted, expected_mac) = rest.split_last_chunk::<MAC_LEN>()?;
         let keys = self.keys(layer, salt);
@@ -64,17 +65,18 @@ impl LayerSecret {
     }
 
     /// ```text
-    /// SECRET_DATA = blinded-public-key (without client authorization, in both layers)
+    /// SECRET_DATA = blinded-public-key | descriptor_cookie (that in layer 2 alone, and under client authorization)
     /// secret_input = SECRET_DATA | N_hs_subcred | INT_8(revision_counter)
     /// SECRET_KEY | SECRET_IV | MAC_KEY = SHAKE-256(secret_input | SALT | STRING_CONSTANT)
     /// ```
-    fn keys(&self, layer: Layer, salt: &[u8; SALT_LEN]) -> LayerKeys {
-        let constant: &[u8] = match layer {
-            Layer::One => b"hsdir-superencrypted-data",
-            Layer::Two => b"hsdir-encrypted-data",
+    fn keys(&self, layer: Layer<'_>, salt: &[u8; SALT_LEN]) -> LayerKeys {
+        let (cookie, constant): (&[u8], &[u8]) = match layer {
+            Layer::One => (&[], b"hsdir-superencrypted-data"),
+            Layer::Two(cookie) => (cookie.map_or(&[], |cookie| cookie.as_slice()), b"hsdir-encrypted-data"),
         };
         let mut stream = Shake256::default()
             .chain(self.blinded.0)
+            .chain(cookie)
             .chain(self.subcredential.0)
             .chain(self.revision_counter.to_be_bytes())
             .chain(salt)

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use data_encoding::{BASE64, BASE64_NOPAD};
 
+use super::client_auth::AuthClient;
 use super::outer::MESSAGE_TAG;
 use super::{DescriptorError, set_once};
 use crate::onion::document::{Items, base64_array, push_object};
@@ -14,22 +15,21 @@ const AUTH_CLIENT: &str = "auth-client";
 pub(super) const ENCRYPTED: &str = "encrypted";
 
 const AUTH_TYPE_X25519: &str = "x25519";
-/// C tor fills up to a multiple of this many `auth-client` items with dummies; without authorization, it writes these only.
-pub(super) const AUTH_CLIENTS: usize = 16;
 /// Layer 1 is padded with zeros to a multiple of this.
 const PADDING: usize = 10_000;
 
-/// What an `auth-client` item holds: a client's id, an IV and the encrypted descriptor cookie; or random bytes.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct AuthClient {
-    pub id: [u8; 8],
-    pub iv: [u8; 16],
-    pub cookie: [u8; 16],
+/// What layer 1 says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Layer1 {
+    pub(super) ephemeral_key: [u8; 32],
+    pub(super) clients: Vec<AuthClient>,
+    /// Layer 2.
+    pub(super) encrypted: Vec<u8>,
 }
 
-/// The encrypted layer 2, from layer 1's text (without its padding).
-pub(super) fn parse(text: &str) -> Result<Vec<u8>, DescriptorError> {
-    let (mut auth_type, mut ephemeral_key, mut auth_clients) = (None, None, 0_usize);
+/// Parses layer 1's text (without its padding).
+pub(super) fn parse(text: &str) -> Result<Layer1, DescriptorError> {
+    let (mut auth_type, mut ephemeral_key, mut clients) = (None, None, Vec::new());
     for item in Items::new(text) {
         let item = item?;
         let mut arguments = item.arguments();
@@ -46,17 +46,17 @@ pub(super) fn parse(text: &str) -> Result<Vec<u8>, DescriptorError> {
                 let id = arguments.next().and_then(base64_array::<8>);
                 let iv = arguments.next().and_then(base64_array::<16>);
                 let cookie = arguments.next().and_then(base64_array::<16>);
-                id.zip(iv).zip(cookie).ok_or(DescriptorError::Malformed(AUTH_CLIENT))?;
-                auth_clients += 1;
+                let item = id.zip(iv).zip(cookie).map(|((id, iv), cookie)| AuthClient { id, iv, cookie });
+                clients.push(item.ok_or(DescriptorError::Malformed(AUTH_CLIENT))?);
             }
             ENCRYPTED => {
                 let encrypted = item.object_bytes(MESSAGE_TAG).ok_or(DescriptorError::Malformed(ENCRYPTED))?;
                 auth_type.ok_or(DescriptorError::Missing(AUTH_TYPE))?;
-                ephemeral_key.ok_or(DescriptorError::Missing(AUTH_EPHEMERAL_KEY))?;
-                return match (auth_clients, item.end == text.len()) {
-                    (0, _) => Err(DescriptorError::Missing(AUTH_CLIENT)),
+                let ephemeral_key = ephemeral_key.ok_or(DescriptorError::Missing(AUTH_EPHEMERAL_KEY))?;
+                return match (clients.is_empty(), item.end == text.len()) {
+                    (true, _) => Err(DescriptorError::Missing(AUTH_CLIENT)),
                     (_, false) => Err(DescriptorError::Trailing(ENCRYPTED)),
-                    (_, true) => Ok(encrypted),
+                    (_, true) => Ok(Layer1 { ephemeral_key, clients, encrypted }),
                 };
             }
             _ => {}
@@ -66,7 +66,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<u8>, DescriptorError> {
 }
 
 /// Layer 1 with its padding.
-pub(super) fn write(ephemeral_key: &[u8; 32], clients: &[AuthClient; AUTH_CLIENTS], encrypted: &[u8]) -> Vec<u8> {
+pub(super) fn write(ephemeral_key: &[u8; 32], clients: &[AuthClient], encrypted: &[u8]) -> Vec<u8> {
     let mut text = format!("{AUTH_TYPE} {AUTH_TYPE_X25519}\n{AUTH_EPHEMERAL_KEY} {}\n", BASE64.encode(ephemeral_key));
     for AuthClient { id, iv, cookie } in clients {
         let [id, iv, cookie] = [id.as_slice(), iv, cookie].map(|bytes| BASE64_NOPAD.encode(bytes));

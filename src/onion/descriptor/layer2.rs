@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use data_encoding::BASE64;
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 
+use super::flow_control::FLOW_CONTROL;
 use super::{DescriptorError, IntroductionPoint, MAX_INTRODUCTION_POINTS, ServiceContent, link_specifiers, set_once};
 use crate::onion::cert::{self, CertType, UncheckedCert};
 use crate::onion::document::{Item, Items, base64_array, base64_bytes, push_object};
@@ -13,7 +14,6 @@ use crate::onion::document::{Item, Items, base64_array, base64_bytes, push_objec
 const CREATE2_FORMATS: &str = "create2-formats";
 const INTRO_AUTH_REQUIRED: &str = "intro-auth-required";
 const SINGLE_ONION_SERVICE: &str = "single-onion-service";
-const FLOW_CONTROL: &str = "flow-control";
 const POW_PARAMS: &str = "pow-params";
 const INTRODUCTION_POINT: &str = "introduction-point";
 const ONION_KEY: &str = "onion-key";
@@ -41,10 +41,12 @@ pub(super) fn parse(text: &str, signing_key: &[u8; 32], now: SystemTime) -> Resu
             CREATE2_FORMATS => return Err(DescriptorError::Repeated(CREATE2_FORMATS)),
             INTRO_AUTH_REQUIRED => {
                 let kinds: Vec<String> = item.arguments().map(str::to_owned).collect();
-                set_once(&mut auth_required, INTRO_AUTH_REQUIRED, Some(kinds).filter(|kinds| !kinds.is_empty()))?;
+                // What cannot be written again would keep every backend's points out of the merged descriptor.
+                let usable = !kinds.is_empty() && kinds.iter().all(|kind| is_word(kind));
+                set_once(&mut auth_required, INTRO_AUTH_REQUIRED, usable.then_some(kinds))?;
             }
             SINGLE_ONION_SERVICE => set_once(&mut single, SINGLE_ONION_SERVICE, Some(()))?,
-            FLOW_CONTROL => set_once(&mut flow_control, FLOW_CONTROL, parse_flow_control(item.rest))?,
+            FLOW_CONTROL => set_once(&mut flow_control, FLOW_CONTROL, item.rest.parse().ok())?,
             POW_PARAMS => pow_params = true,
             _ => {}
         }
@@ -80,15 +82,6 @@ fn parse_formats(item: &Item<'_>) -> Result<Vec<u16>, DescriptorError> {
         .map(|word| word.parse().map_err(|_| DescriptorError::Malformed(CREATE2_FORMATS)))
         .collect::<Result<_, _>>()?;
     if formats.contains(&CREATE2_NTOR) { Ok(formats) } else { Err(DescriptorError::Malformed(CREATE2_FORMATS)) }
-}
-
-/// Version range and sendme increment, as in "1-2 31"; more arguments may come one day and are left out.
-fn parse_flow_control(rest: &str) -> Option<String> {
-    let mut arguments = rest.split_ascii_whitespace();
-    let (versions, increment) = (arguments.next()?, arguments.next()?);
-    let is_range = versions.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b','));
-    let is_increment = increment.bytes().all(|byte| byte.is_ascii_digit()) && increment.parse::<u8>().is_ok();
-    (is_range && is_increment).then(|| format!("{versions} {increment}"))
 }
 
 /// The items of one introduction point.
@@ -136,12 +129,16 @@ impl PointItems {
                 .map_err(|error| DescriptorError::Certificate(name, error))
         };
         let auth_key = certified(AUTH_KEY, self.auth_key_cert, CertType::IntroAuthKey)?;
-        let enc_key_ed25519 = certified(ENC_KEY_CERT, self.enc_key_cert, CertType::IntroEncKey)?;
+        // Certified or not: arti refuses a descriptor with a key that is not on the curve, and with it all other points.
+        VerifyingKey::from_bytes(&auth_key).map_err(|_| DescriptorError::Malformed(AUTH_KEY))?;
+        let mut enc_key_ed25519 = certified(ENC_KEY_CERT, self.enc_key_cert, CertType::IntroEncKey)?;
         let enc_key = self.enc_key.ok_or(DescriptorError::Missing(ENC_KEY))?;
         let equivalent = VerifyingKey::from_bytes(&enc_key_ed25519).map(|key| key.to_montgomery().to_bytes());
         if equivalent.ok() != Some(enc_key) {
             return Err(DescriptorError::Malformed(ENC_KEY_CERT));
         }
+        // Of the two equivalents tor writes the one with sign 0, and arti refuses a descriptor that has the other.
+        enc_key_ed25519[31] &= 0x7f;
         Ok(IntroductionPoint {
             link_specifiers: self.link_specifiers,
             onion_key: self.onion_key.ok_or(DescriptorError::Missing(ONION_KEY))?,
@@ -180,7 +177,6 @@ pub(super) fn write(
         let _ = writeln!(text, "{SINGLE_ONION_SERVICE}");
     }
     if let Some(flow_control) = &content.flow_control {
-        let flow_control = parse_flow_control(flow_control).ok_or(DescriptorError::Malformed(FLOW_CONTROL))?;
         let _ = writeln!(text, "{FLOW_CONTROL} {flow_control}");
     }
     for point in &content.introduction_points {

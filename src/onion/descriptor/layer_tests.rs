@@ -81,6 +81,8 @@ fn layer2_refuses_other_forms() {
         assert_eq!(parse("1-2 31", flow_control), malformed("flow-control"), "{flow_control}");
     }
     assert_eq!(parse("flow", "intro-auth-required\nflow"), malformed("intro-auth-required"));
+    // Found by fuzzing: it was read, but could not be written.
+    assert_eq!(parse("flow", "intro-auth-required ed25519\u{13}\nflow"), malformed("intro-auth-required"));
     assert_eq!(parse("introduction-point ", "introduction-point AQ"), malformed("introduction-point"));
     assert_eq!(parse("onion-key ntor ", "onion-key ntor AA"), malformed("onion-key"));
     assert_eq!(parse("onion-key", "other"), Err(DescriptorError::Missing("onion-key")));

@@ -71,6 +71,18 @@ mod tests {
 
     proptest! {
         #[test]
+        fn the_identity_is_found_among_any_others(
+            identity: [u8; 20],
+            mut others in proptest::collection::vec((4_u8.., proptest::collection::vec(any::<u8>(), 0..=255)), 0..10),
+            place: prop::sample::Index,
+        ) {
+            others.insert(place.index(others.len() + 1), (RSA_IDENTITY, identity.to_vec()));
+            let encoded = encode(&others);
+            prop_assert_eq!(rsa_identity(&encoded), Some(identity));
+            prop_assert_eq!(rsa_identity(&encoded[..encoded.len() - 1]), None);
+        }
+
+        #[test]
         fn never_panics(encoded in proptest::collection::vec(0_u8..40, 0..100)) {
             let _ = rsa_identity(&encoded);
         }

@@ -7,21 +7,28 @@
 //! ```
 
 mod build;
+mod client_auth;
 mod crypto;
+mod flow_control;
 mod layer1;
 mod layer2;
 mod link_specifiers;
 mod outer;
 
 #[cfg(test)]
+mod client_auth_tests;
+#[cfg(test)]
 mod layer_tests;
 #[cfg(test)]
 mod tests;
 
 pub use build::DescriptorKeys;
+pub use flow_control::FlowControl;
 pub use outer::UncheckedDescriptor;
 
 use std::time::SystemTime;
+
+use rand::CryptoRng;
 
 use super::BlindedPublicKey;
 use super::cert::CertError;
@@ -31,6 +38,16 @@ use super::document::DocumentError;
 pub const MAX_LEN: usize = 50_000;
 /// The most introduction points in a descriptor: clients reject one with more.
 pub const MAX_INTRODUCTION_POINTS: usize = 20;
+/// The most authorized clients of a service. With fewer points more would fit, but whom a service admits must not hang on
+/// how large it is at the moment.
+pub const MAX_AUTHORIZED_CLIENTS: usize = 128;
+
+/// How many points always fit beside this many authorized clients, of up to [`MAX_AUTHORIZED_CLIENTS`]. Layer 1 is padded to a
+/// multiple of 10,000 bytes, and the fourth would make a descriptor too long. Each point may have 96 bytes of link specifiers
+/// (all that tor writes have 85); beside them there is room for some 400 bytes of layer 2.
+pub fn max_points_beside(clients: usize) -> usize {
+    if clients > 112 { MAX_INTRODUCTION_POINTS - 1 } else { MAX_INTRODUCTION_POINTS }
+}
 
 /// One introduction point, as its service made it (the certificates of the descriptor that it came in are left out:
 /// they are made anew for each descriptor's signing key).
@@ -66,8 +83,8 @@ impl IntroductionPoint {
 pub struct ServiceContent {
     /// `create2-formats`.
     pub create2_formats: Vec<u16>,
-    /// `flow-control`'s two arguments (protocol version range, sendme-inc), as in "1-2 31".
-    pub flow_control: Option<String>,
+    /// `flow-control`.
+    pub flow_control: Option<FlowControl>,
     /// `single-onion-service` is there.
     pub single_onion_service: bool,
     /// `intro-auth-required`'s arguments.
@@ -123,8 +140,8 @@ pub enum DescriptorError {
     /// The descriptor signing key did not sign this.
     #[error("the descriptor has a wrong signature")]
     Signature,
-    /// An encrypted layer does not open: it is of another address, or damaged; `encrypted` also when the service wants
-    /// client authorization.
+    /// An encrypted layer does not open: it is of another address, or damaged; `encrypted` also when it is not for
+    /// this client.
     #[error("{0} cannot be decrypted")]
     Decryption(&'static str),
     /// More than 20 introduction points.
@@ -133,6 +150,12 @@ pub enum DescriptorError {
     /// An introduction point with a legacy key cannot be certified anew.
     #[error("an introduction point with a legacy key cannot go into a descriptor")]
     LegacyPoint,
+}
+
+fn random<const N: usize>(rng: &mut impl CryptoRng) -> [u8; N] {
+    let mut bytes = [0; N];
+    rng.fill_bytes(&mut bytes);
+    bytes
 }
 
 /// Puts an item that may come once into its place.

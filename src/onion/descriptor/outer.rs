@@ -5,11 +5,13 @@ use std::time::SystemTime;
 use data_encoding::BASE64_NOPAD;
 use ed25519_dalek::{Signature, VerifyingKey};
 
+use super::client_auth::find_cookie;
 use super::crypto::{Layer, LayerSecret};
-use super::{Descriptor, DescriptorError, MAX_LEN, layer1, layer2, set_once};
+use super::layer1::{self, Layer1};
+use super::{Descriptor, DescriptorError, MAX_LEN, layer2, set_once};
 use crate::onion::cert::{self, CertType, UncheckedCert};
 use crate::onion::document::{Item, Items};
-use crate::onion::{BlindedPublicKey, OnionAddress};
+use crate::onion::{BlindedPublicKey, ClientSecretKey, OnionAddress};
 
 pub(super) const HS_DESCRIPTOR: &str = "hs-descriptor";
 pub(super) const LIFETIME: &str = "descriptor-lifetime";
@@ -100,6 +102,17 @@ impl UncheckedDescriptor {
         blinded: &BlindedPublicKey,
         now: SystemTime,
     ) -> Result<Descriptor, DescriptorError> {
+        self.check_as(None, address, blinded, now)
+    }
+
+    /// The same as a client with this key; where the service wants none, or there is nothing for this client, as one without.
+    pub fn check_as(
+        self,
+        client: Option<&ClientSecretKey>,
+        address: &OnionAddress,
+        blinded: &BlindedPublicKey,
+        now: SystemTime,
+    ) -> Result<Descriptor, DescriptorError> {
         if self.blinded_key != *blinded {
             return Err(DescriptorError::BlindedKey);
         }
@@ -111,7 +124,7 @@ impl UncheckedDescriptor {
             .and_then(|key| key.verify_strict(&self.signed, &self.signature))
             .map_err(|_| DescriptorError::Signature)?;
 
-        let layer2 = self.open_layers(address)?.1;
+        let layer2 = self.open_layers(client, address)?.1;
         Ok(Descriptor {
             blinded_key: *blinded,
             revision_counter: self.revision_counter,
@@ -123,16 +136,32 @@ impl UncheckedDescriptor {
 }
 
 impl UncheckedDescriptor {
-    /// The texts of layers 1 and 2.
-    pub(super) fn open_layers(&self, address: &OnionAddress) -> Result<(String, String), DescriptorError> {
-        let secret = LayerSecret {
+    /// The texts of layers 1 and 2, trusted in nothing: to see how a descriptor is laid out.
+    pub fn open_layers(
+        &self,
+        client: Option<&ClientSecretKey>,
+        address: &OnionAddress,
+    ) -> Result<(String, String), DescriptorError> {
+        let secret = self.secret(address);
+        let (layer1, Layer1 { ephemeral_key, clients, encrypted }) = self.open_layer1(address)?;
+        let cookie = client.and_then(|key| find_cookie(&secret.subcredential, key, &ephemeral_key, &clients));
+        let layer2 = open(&secret, Layer::Two(cookie.as_ref()), &encrypted)?;
+        Ok((layer1, layer2))
+    }
+
+    /// Layer 1: its text, and what it says.
+    pub(super) fn open_layer1(&self, address: &OnionAddress) -> Result<(String, Layer1), DescriptorError> {
+        let text = open(&self.secret(address), Layer::One, &self.superencrypted)?;
+        let layer1 = layer1::parse(&text)?;
+        Ok((text, layer1))
+    }
+
+    fn secret(&self, address: &OnionAddress) -> LayerSecret {
+        LayerSecret {
             blinded: self.blinded_key,
             subcredential: address.subcredential(&self.blinded_key),
             revision_counter: self.revision_counter,
-        };
-        let layer1 = open(&secret, Layer::One, &self.superencrypted)?;
-        let layer2 = open(&secret, Layer::Two, &layer1::parse(&layer1)?)?;
-        Ok((layer1, layer2))
+        }
     }
 }
 
@@ -142,10 +171,10 @@ pub(super) fn signed_part(text: &str) -> Vec<u8> {
 }
 
 /// Decrypts a layer; its text may be padded with zeros, and with nothing else.
-fn open(secret: &LayerSecret, layer: Layer, blob: &[u8]) -> Result<String, DescriptorError> {
+fn open(secret: &LayerSecret, layer: Layer<'_>, blob: &[u8]) -> Result<String, DescriptorError> {
     let name = match layer {
         Layer::One => SUPERENCRYPTED,
-        Layer::Two => layer1::ENCRYPTED,
+        Layer::Two(_) => layer1::ENCRYPTED,
     };
     let mut plaintext = secret.decrypt(layer, blob).ok_or(DescriptorError::Decryption(name))?;
     let length = plaintext.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);

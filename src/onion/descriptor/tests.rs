@@ -80,7 +80,7 @@ fn tor_content() -> ServiceContent {
         .collect();
     ServiceContent {
         create2_formats: vec![2],
-        flow_control: Some("1-2 31".to_owned()),
+        flow_control: "1-2 31".parse().ok(),
         single_onion_service: false,
         intro_auth_required: vec![],
         pow_params: false,
@@ -92,13 +92,15 @@ fn tor_content() -> ServiceContent {
 pub(super) fn content(points: u8) -> ServiceContent {
     let point = |index: u8| {
         let key = SigningKey::from_bytes(&[index; 32]).verifying_key();
+        let mut enc_key_ed25519 = key.to_bytes();
+        enc_key_ed25519[31] &= 0x7f;
         let link_specifiers = [&[2, 0, 6, 127, 0, 0, 1, 0, index, 2, 20][..], &[index; 20]].concat();
         IntroductionPoint {
             link_specifiers,
             onion_key: [index; 32],
-            auth_key: [index; 32],
+            auth_key: SigningKey::from_bytes(&[0x80 | index; 32]).verifying_key().to_bytes(),
             enc_key: key.to_montgomery().to_bytes(),
-            enc_key_ed25519: key.to_bytes(),
+            enc_key_ed25519,
             legacy: false,
         }
     };
@@ -118,7 +120,7 @@ fn check(text: &str) -> Result<Descriptor, DescriptorError> {
 }
 
 pub(super) fn layers(text: &str) -> (String, String) {
-    UncheckedDescriptor::parse(text).unwrap().open_layers(&tor_key().address()).unwrap()
+    UncheckedDescriptor::parse(text).unwrap().open_layers(None, &tor_key().address()).unwrap()
 }
 
 #[test]
@@ -239,8 +241,6 @@ fn refuses_to_write_what_it_would_not_read() {
     };
     assert_eq!(with(|_| ()), Ok(()));
     assert_eq!(with(|c| c.create2_formats.clear()), Err(DescriptorError::Malformed("create2-formats")));
-    assert_eq!(with(|c| c.flow_control = Some("1-2\n31".into())), Ok(()));
-    assert_eq!(with(|c| c.flow_control = Some("1-2 x".into())), Err(DescriptorError::Malformed("flow-control")));
     assert_eq!(
         with(|c| c.intro_auth_required = vec!["a\nb".into()]),
         Err(DescriptorError::Malformed("intro-auth-required"))
@@ -250,6 +250,18 @@ fn refuses_to_write_what_it_would_not_read() {
         with(|c| c.introduction_points[0].link_specifiers.push(0)),
         Err(DescriptorError::Malformed("introduction-point"))
     );
+}
+
+/// arti refuses a whole descriptor for one point with the other sign, or with an authentication key off the curve.
+#[test]
+fn takes_no_point_that_would_cost_all_others() {
+    let mut negative = content(3);
+    negative.introduction_points[1].enc_key_ed25519[31] |= 0x80;
+    assert_eq!(check(&build_tor(&negative).unwrap()).unwrap().content, content(3));
+
+    let mut off_the_curve = content(3);
+    off_the_curve.introduction_points[1].auth_key = [2; 32];
+    assert_eq!(check(&build_tor(&off_the_curve).unwrap()).unwrap_err(), DescriptorError::Malformed("auth-key"));
 }
 
 #[test]
@@ -307,13 +319,14 @@ proptest! {
     #[test]
     fn round_trips(
         points in 0_u8..=20,
-        flow_control in proptest::option::of("[0-9]-[0-9] [1-9]"),
+        flow_control in proptest::option::of("[0-4]-[5-9] [1-9]"),
         single_onion_service: bool,
         intro_auth_required in proptest::collection::vec("[a-z0-9]{1,10}", 0..3),
         revision_counter: u64,
         seconds in 0_u64..4_000_000_000,
         seed: [u8; 32],
     ) {
+        let flow_control = flow_control.map(|text| text.parse().unwrap());
         let content = ServiceContent { flow_control, single_onion_service, intro_auth_required, ..content(points) };
         let mut rng = StdRng::from_seed(seed);
         let key = MasterKey::generate(&mut rng);

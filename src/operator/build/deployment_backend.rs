@@ -29,6 +29,8 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Valu
         ports: vec![pod::port("agent", AGENT_API_PORT)],
         secrets: vec![(token, pod::read_only("token", "/etc/onionbalance/token"))],
         pre_stop: Some("/drain"),
+        // The agent ends a frozen tor itself, and sooner.
+        tor_liveness: None,
         // The agent ends a frozen tor.
         shares_processes: true,
         grace_seconds: i64::from(LINGER_SECONDS) + i64::from(backends.drain_timeout_seconds) + SHUTDOWN_SECONDS,

@@ -36,6 +36,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
             (api_access(), pod::read_only("api-access", "/var/run/secrets/kubernetes.io/serviceaccount")),
         ],
         pre_stop: None,
+        tor_liveness: Some("/tor/livez"),
         // Through it, tor could read the publisher's key and token under /proc.
         shares_processes: false,
         grace_seconds: GRACE_SECONDS,
@@ -152,6 +153,14 @@ mod tests {
         assert_eq!(template(Some("a")), template(Some("a")));
         assert_ne!(template(Some("a")), template(Some("b")));
         assert_eq!(template(None), None);
+    }
+
+    #[test]
+    fn the_publisher_answers_for_tors_liveness() {
+        let tor = &Fixture::new().child("Deployment web-frontend")["spec"]["template"]["spec"]["containers"][0];
+        for probe in ["startupProbe", "livenessProbe"] {
+            assert_eq!(tor[probe]["httpGet"], json!({"path": "/tor/livez", "port": 9401}));
+        }
     }
 
     #[test]

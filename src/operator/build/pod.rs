@@ -36,6 +36,8 @@ pub(super) struct Parts {
     pub secrets: Vec<(Volume, VolumeMount)>,
     /// Called on both containers before SIGTERM.
     pub pre_stop: Option<&'static str>,
+    /// What the container beside tor answers on tor's behalf: tor is restarted when it fails.
+    pub tor_liveness: Option<&'static str>,
     /// Whether its containers see each other's processes, and through /proc each other's files.
     pub shares_processes: bool,
     pub grace_seconds: i64,
@@ -66,6 +68,11 @@ pub(super) fn template(
                 .to_vec(),
         ),
         lifecycle: pre_stop.clone(),
+        // Until the other container answers for the first time, nothing is said of tor.
+        startup_probe: parts.tor_liveness.map(|path| probe(path, 2, 150)),
+        // The other container restarts in less than these 30 s. (A grace period of its own came with Kubernetes 1.22; an older
+        // API server refuses the whole Deployment for it.)
+        liveness_probe: parts.tor_liveness.map(|path| probe(path, 5, 6)),
         resources: Some(requirements(resources.and_then(|r| r.tor.as_ref()), ("50m", "96Mi"))),
         ..container(inputs)
     };

@@ -1,27 +1,28 @@
-//! What the publisher may do: see its pods, see its object, write that one's status, hold its Lease. Nothing else.
+//! What the publisher may do: see its pods, its object and the Secret of its authorized clients, write its object's status,
+//! hold its Lease. Nothing else.
 
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use kube::{Resource as _, ResourceExt as _};
 
 use super::Inputs;
 use crate::crd::OnionBalancedService;
-use crate::crd::names::Component;
+use crate::crd::names::{self, Component};
 
 pub(super) fn role(inputs: &Inputs<'_>) -> Role {
     let service = inputs.name();
     let lease = Component::Frontend.child_name(&service);
     let group = OnionBalancedService::group(&());
-    Role {
-        metadata: inputs.component_metadata(Component::Frontend),
-        rules: Some(vec![
-            rule("", "pods", &["list", "watch"], None),
-            rule(&group, "onionbalancedservices", &["get", "list", "watch"], Some(&service)),
-            rule(&group, "onionbalancedservices/status", &["patch"], Some(&service)),
-            // A name cannot restrict creation: it is in the body, which the authorizer does not see.
-            rule("coordination.k8s.io", "leases", &["create"], None),
-            rule("coordination.k8s.io", "leases", &["get", "update"], Some(&lease)),
-        ]),
-    }
+    let mut rules = vec![
+        rule("", "pods", &["list", "watch"], None),
+        rule(&group, "onionbalancedservices", &["get", "list", "watch"], Some(&service)),
+        rule(&group, "onionbalancedservices/status", &["patch"], Some(&service)),
+        // A name cannot restrict creation: it is in the body, which the authorizer does not see.
+        rule("coordination.k8s.io", "leases", &["create"], None),
+        rule("coordination.k8s.io", "leases", &["get", "update"], Some(&lease)),
+    ];
+    // Watched, not mounted: so a change takes effect at once, and a Secret that is not there does not keep the pod from starting.
+    rules.extend(names::clients_secret(inputs.object).map(|name| rule("", "secrets", &["list", "watch"], Some(name))));
+    Role { metadata: inputs.component_metadata(Component::Frontend), rules: Some(rules) }
 }
 
 fn rule(group: &str, resource: &str, verbs: &[&str], name: Option<&str>) -> PolicyRule {
@@ -74,6 +75,15 @@ mod tests {
                 },
             ])
         );
+    }
+
+    #[test]
+    fn of_secrets_only_the_authorized_clients() {
+        let role = Fixture::of(&json!({"restrictedDiscovery": {"secretName": "clients"}})).child("Role web-frontend");
+        let secrets: Vec<_> =
+            role["rules"].as_array().unwrap().iter().filter(|rule| rule["resources"] == json!(["secrets"])).collect();
+        let expected = json!({"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["clients"], "verbs": ["list", "watch"]});
+        assert_eq!(secrets, [&expected]);
     }
 
     #[test]

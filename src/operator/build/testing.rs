@@ -53,8 +53,12 @@ impl Fixture {
     pub fn of(spec: &Value) -> Self {
         let key = MasterKey::generate(&mut StdRng::seed_from_u64(1));
         let token = AgentToken::derive(&key);
-        let ports =
-            vec![ForwardedPort { name: Some("http".to_owned()), port: 80, target: "web.shop.svc:8080".to_owned() }];
+        let ports = vec![ForwardedPort {
+            name: Some("http".to_owned()),
+            port: 80,
+            target: "web.shop.svc:8080".to_owned(),
+            proxy_header: false,
+        }];
         Self { object: object(spec), settings: settings(), key, token, ports }
     }
 

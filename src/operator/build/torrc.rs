@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::crd::Backends;
-use crate::link::ForwardedPort;
+use crate::link::{AgentConfig, ForwardedPort};
 
 /// Both: `SocksPort 0` since no one connects through them; an empty `GeoIP` file since nothing here chooses relays by
 /// country, and tables cost 30 MiB of memory; never dormant, since a frontend's tor makes circuits only when it publishes.
@@ -35,6 +35,9 @@ pub(super) fn backend(global: &str, backends: &Backends, ports: &[ForwardedPort]
     for ForwardedPort { port, .. } in ports {
         line(&mut text, format_args!("HiddenServicePort {port} unix:/run/onionbalance/forward/{port}.sock"));
     }
+    if AgentConfig::exports_circuit_id(ports) {
+        line(&mut text, format_args!("HiddenServiceExportCircuitID haproxy"));
+    }
     if let Some(defense) = backends.intro_dos_defense {
         line(&mut text, format_args!("HiddenServiceEnableIntroDoSDefense 1"));
         line(&mut text, format_args!("HiddenServiceEnableIntroDoSRatePerSec {}", defense.rate_per_second));
@@ -63,7 +66,7 @@ mod tests {
     use crate::crd::IntroDosDefense;
 
     fn port(port: u16) -> ForwardedPort {
-        ForwardedPort { name: None, port, target: "web:80".to_owned() }
+        ForwardedPort { name: None, port, target: "web:80".to_owned(), proxy_header: false }
     }
 
     #[test]
@@ -101,6 +104,14 @@ HiddenServiceEnableIntroDoSBurstPerSec 200
 HiddenServiceMaxStreams 100
 "
         );
+    }
+
+    #[test]
+    fn tor_exports_circuits_where_a_port_wants_it() {
+        let text = |ports: &[ForwardedPort]| backend("", &Backends::default(), ports);
+        let wants = ForwardedPort { proxy_header: true, ..port(443) };
+        assert!(text(&[port(80), wants]).ends_with("443.sock\nHiddenServiceExportCircuitID haproxy\n"));
+        assert!(!text(&[port(80), port(443)]).contains("CircuitID"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What to do: a pure function of what was observed.
 
+mod clients;
 mod key;
 mod status;
 mod targets;
@@ -20,6 +21,7 @@ pub use targets::resolve;
 use super::build::{Child, ChildId, Inputs, children};
 use super::conditions::Verdict;
 use super::settings::Settings;
+use crate::crd::clients::ClientList;
 use crate::crd::{OnionBalancedService, validate};
 use crate::link::{AgentConfig, AgentToken};
 use crate::onion::OnionAddress;
@@ -32,6 +34,8 @@ pub struct Observed {
     pub all_objects: Vec<Arc<OnionBalancedService>>,
     /// The master key's Secret.
     pub key_secret: Option<KeySecret>,
+    /// What is in the Secret that `spec.restrictedDiscovery` names.
+    pub clients_secret: Option<ClientList>,
     /// The target Services that are there, by name.
     pub services: BTreeMap<String, Service>,
     /// What the backends were told last; read only where a target is not to be found.

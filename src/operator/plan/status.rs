@@ -6,9 +6,9 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
 use kube::ResourceExt as _;
 
-use super::{Observed, Plan};
+use super::{Observed, Plan, clients};
 use crate::crd::names::{self, Component, pod_selector};
-use crate::crd::{BackendState, BackendStatus, OnionBalancedServiceStatus};
+use crate::crd::{BackendState, BackendStatus, OnionBalancedService, OnionBalancedServiceStatus};
 use crate::operator::build::{ChildId, Kind};
 use crate::operator::conditions::{Status, Type, Verdict, merge};
 
@@ -44,23 +44,21 @@ pub fn status(
     let ready_replicas = deployment.and_then(|status| status.ready_replicas).unwrap_or(0);
     let wanted = if object.spec.suspend { 0 } else { object.spec.backends.replicas };
     let backends = backends(observed, plan, failures, ready_replicas, wanted);
-    let published = published(object.spec.suspend, previous, observed.lease.as_ref(), now);
+    let published = published(object, previous, observed.lease.as_ref(), now);
     let key_secret = names::master_key_secret(object);
     let refused = |failure: &&Failure| failure.child.kind == Kind::Secret && failure.child.name == key_secret;
     let master_key = match failures.iter().find(refused) {
         Some(Failure { child, message }) => Verdict::no("ApplyFailed", format!("{child}: {message}")),
         None => plan.master_key.clone(),
     };
-    let found = [
-        (Type::Accepted, plan.accepted.clone()),
-        (Type::MasterKeyReady, master_key),
-        (Type::BackendsReady, backends),
-        (Type::Published, published),
-    ];
+    let clients = clients::verdict(object.spec.restricted_discovery.as_ref(), observed.clients_secret.as_ref());
+    let mut found = vec![(Type::Accepted, plan.accepted.clone()), (Type::MasterKeyReady, master_key)];
+    found.extend(clients.map(|clients| (Type::ClientsReady, clients)));
+    found.extend([(Type::BackendsReady, backends), (Type::Published, published)]);
     // Never forgotten: an address that once was is what forbids a new key.
     let onion_address = plan.address.map(|address| address.to_string()).or_else(|| previous.onion_address.clone());
     let ready = summary(&found, onion_address.as_deref());
-    let found = [&found[..], &[(Type::Ready, ready)]].concat();
+    found.push((Type::Ready, ready));
     OnionBalancedServiceStatus {
         onion_address,
         observed_generation: object.metadata.generation,
@@ -118,6 +116,10 @@ fn backends(observed: &Observed, plan: &Plan, failures: &[Failure], ready: i32, 
             Verdict::no("Waiting", "The pods are made once Accepted and MasterKeyReady are True.")
         };
     };
+    let external = observed.object.spec.external_backends.len();
+    if wanted == 0 && external > 0 {
+        return Verdict::yes("OnlyExternal", format!("spec.backends.replicas is 0; external backends: {external}."));
+    }
     if wanted == 0 {
         return Verdict::no("ScaledToZero", "spec.backends.replicas is 0.");
     }
@@ -147,12 +149,21 @@ fn cannot_make_pods(deployment: &Deployment) -> Option<String> {
     Some(format!("Pods cannot be made: {}", failure.message.as_deref().unwrap_or("no reason is given")))
 }
 
-fn published(suspended: bool, status: &OnionBalancedServiceStatus, lease: Option<&Lease>, now: Timestamp) -> Verdict {
-    if suspended {
+fn published(
+    object: &OnionBalancedService,
+    status: &OnionBalancedServiceStatus,
+    lease: Option<&Lease>,
+    now: Timestamp,
+) -> Verdict {
+    if object.spec.suspend {
         return Verdict::no("Suspended", "spec.suspend is true.");
     }
     if status.published.is_empty() {
         return Verdict::no("NotPublished", "No descriptor has been published yet.");
+    }
+    let is_open = status.published.iter().any(|period| period.authorized_clients.is_none());
+    if object.spec.restricted_discovery.is_some() && is_open {
+        return Verdict::no("NotRestricted", "The published descriptor is open to everybody; see the frontend's pods.");
     }
     let spec = lease.and_then(|lease| lease.spec.as_ref());
     let Some(MicroTime(renewed)) = spec.and_then(|spec| spec.renew_time.clone()) else {

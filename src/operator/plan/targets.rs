@@ -44,7 +44,12 @@ pub fn resolve(
             // Refused by validation.
             (None, None) => None,
         };
-        let forwarded = target.map(|target| ForwardedPort { name: port.name.clone(), port: port.port, target });
+        let forwarded = target.map(|target| ForwardedPort {
+            name: port.name.clone(),
+            port: port.port,
+            target,
+            proxy_header: port.proxy_protocol.is_some(),
+        });
         ports = ports.zip(forwarded).map(|(mut ports, forwarded)| {
             ports.push(forwarded);
             ports
@@ -114,5 +119,30 @@ fn describe(port: &ServicePort) -> String {
     match &port.name {
         Some(name) => format!("{name} ({})", port.port),
         None => port.port.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_keeps_its_name_and_its_wish_for_the_proxy_protocol() {
+        let object = serde_json::from_value(serde_json::json!({
+            "apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService", "metadata": {"name": "web"},
+            "spec": {"ports": [
+                {"name": "http", "port": 80, "target": {"address": "a:1"}, "proxyProtocol": "v1"},
+                {"port": 443, "target": {"address": "a:2"}},
+            ]},
+        }));
+        let targets = resolve(&object.unwrap(), &BTreeMap::new(), None);
+        assert!(targets.problem.is_none());
+        let port = |name: Option<&str>, port, target: &str, proxy_header| ForwardedPort {
+            name: name.map(str::to_owned),
+            port,
+            target: target.to_owned(),
+            proxy_header,
+        };
+        assert_eq!(targets.ports.unwrap(), [port(Some("http"), 80, "a:1", true), port(None, 443, "a:2", false)]);
     }
 }

@@ -82,6 +82,7 @@ pub fn healthy() -> Observed {
     Observed {
         all_objects: vec![object.clone()],
         object,
+        clients_secret: None,
         key_secret: Some(key_secret(&Fixture::new().key)),
         services: service(&json!([{"name": "http", "port": 80}]), "10.0.0.1"),
         last_config: None,

@@ -96,6 +96,10 @@ const SCENARIOS: &[Scenario] = &[
         "BackendsReady", "False Suspended: spec.suspend is true.", true),
     ("no replicas", |o| o.object = with(&o.object, "spec/backends/replicas", json!(0)),
         "BackendsReady", "False ScaledToZero: spec.backends.replicas is 0.", true),
+    ("no replicas, backends elsewhere", |o| {
+        o.object = with(&o.object, "spec/backends/replicas", json!(0));
+        o.object = with(&o.object, "spec/externalBackends", json!([{"onionAddress": EXTERNAL}]));
+    }, "BackendsReady", "True OnlyExternal: spec.backends.replicas is 0; external backends: 1.", true),
     ("more wanted", |o| o.object = with(&o.object, "spec/backends/replicas", json!(5)),
         "BackendsReady", "False Progressing: 3 of 5 backends are ready.", true),
     ("no deployment yet", |o| o.backends = None,
@@ -130,6 +134,8 @@ const SCENARIOS: &[Scenario] = &[
     ("long lease in time", |o| o.lease = Some(lease("2025-12-31T23:57:00.000000Z", 60)),
         "Published", "True Published: ", true),
 ];
+
+const EXTERNAL: &str = "pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd.onion";
 
 #[test]
 fn each_trouble_has_its_condition_and_takes_nothing_down() {
@@ -210,7 +216,7 @@ fn rival(observed: &mut Observed, name: &str, created: &str, has_address: bool) 
 }
 
 fn config(target: &str) -> AgentConfig {
-    let ports = vec![ForwardedPort { name: None, port: 80, target: target.to_owned() }];
+    let ports = vec![ForwardedPort { name: None, port: 80, target: target.to_owned(), proxy_header: false }];
     let master_onion_address = Fixture::new().key.address();
     AgentConfig { master_onion_address, ports, introduction_points: 3, drain_timeout_seconds: 1, linger_seconds: 1 }
 }

@@ -1,0 +1,82 @@
+//! The two publishers as they run: how soon they publish, and how much memory they take.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use onionbalance_e2e::onionkey;
+use onionbalance_e2e::process::Processes;
+use onionbalance_e2e::wait::{Seen, until};
+use tokio::time::{Instant, sleep};
+
+use crate::memory::{Resident, resident};
+use crate::network::{RELAYS, Texts};
+use crate::plane::Plane;
+use crate::publisher::Place;
+use crate::replay::Replay;
+use crate::rounds::figure;
+
+/// After so long, memory is looked at.
+const SETTLED: Duration = Duration::from_secs(60);
+/// How many consensuses are read, the same each time, and the time between them.
+const CONSENSUSES: usize = 4;
+const BETWEEN: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Nobody listens there.
+const NO_AGENT: &str = "nobody@127.0.0.1:9";
+const NO_INSTANCE: &str = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion";
+
+/// Both on one private network, with the same three backends; ours first, then both together.
+pub async fn private_network(python: &Path, dir: &Path) -> Result<()> {
+    let processes = Processes::open(dir)?;
+    let plane = Plane::start(&processes, dir).await?;
+    let mut our_tor = plane.start_tor("ours", &plane.ours).await?;
+    let mut python_tor = plane.start_tor("python", &plane.python).await?;
+
+    let start = Instant::now();
+    let ours = plane.ours.start_ours(&processes, &plane.agents)?;
+    our_tor.first().await?;
+    figure("first_upload_s", start.elapsed().as_secs_f64(), "s");
+    let start = Instant::now();
+    let theirs = plane.python.start_python(&processes, python, &plane.addresses, true)?;
+    python_tor.first().await?;
+    figure("python_first_upload_s", start.elapsed().as_secs_f64(), "s");
+
+    sleep(SETTLED).await;
+    for (name, pid) in [("frontend_rss_mib", ours), ("python_frontend_rss_mib", theirs)] {
+        figure(name, resident(pid)?.now, "MiB");
+    }
+    processes.stop("ours").await?;
+    processes.stop("python").await
+}
+
+/// Each beside a control port that plays a tor with 9,000 relays, over some consensuses. No backend's descriptor is to be had.
+pub async fn large_network(python: &Path, dir: &Path) -> Result<()> {
+    let processes = Processes::open(dir)?;
+    let key = onionkey::make(&processes, dir).await?;
+    let (ours, theirs) = (Place::make(dir.join("ours"), key.dir.clone())?, Place::make(dir.join("python"), key.dir)?);
+    let texts = Texts::generate(RELAYS)?;
+    let (our_tor, python_tor) = (Replay::new(texts.clone()), Replay::new(texts));
+    our_tor.listen(&ours.control_socket())?;
+    python_tor.listen(&theirs.control_socket())?;
+
+    let ours = ours.start_ours(&processes, &[NO_AGENT.to_owned()])?;
+    let theirs = theirs.start_python(&processes, python, &[NO_INSTANCE.to_owned()], false)?;
+    for (tor, pid, prefix) in [(our_tor, ours, ""), (python_tor, theirs, "python_")] {
+        for round in 1..=CONSENSUSES {
+            until("the network is read", PATIENCE, async || {
+                let read = tor.times_read();
+                Ok(if read >= round { Seen::Yes(()) } else { Seen::not_yet(format!("{read} of {round} times")) })
+            })
+            .await?;
+            sleep(BETWEEN).await;
+            if round < CONSENSUSES {
+                tor.new_consensus()?;
+            }
+        }
+        let Resident { now, most } = resident(pid)?;
+        figure(&format!("{prefix}frontend_rss_9000_mib"), now, "MiB");
+        figure(&format!("{prefix}frontend_rss_9000_peak_mib"), most, "MiB");
+    }
+    processes.stop_all().await
+}

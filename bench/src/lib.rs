@@ -1,0 +1,11 @@
+//! What the benchmarks have in common: inputs, and Python Onionbalance as a process that measures itself.
+
+pub mod daemons;
+pub mod descriptor;
+pub mod memory;
+pub mod network;
+pub mod plane;
+pub mod publisher;
+pub mod python;
+pub mod replay;
+pub mod rounds;

@@ -1,0 +1,81 @@
+//! The two publishers as processes, each beside a control socket of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use onionbalance_e2e::process::Processes;
+use onionbalance_e2e::tornet::make_private_dir;
+
+/// Where a publisher's files are.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// The folder with its master key in tor's form.
+    pub key: PathBuf,
+}
+
+impl Place {
+    /// Makes the folder.
+    pub fn make(dir: PathBuf, key: PathBuf) -> Result<Self> {
+        make_private_dir(&dir.join("run/control"))?;
+        Ok(Self { dir, key })
+    }
+
+    /// Where its tor listens.
+    pub fn control_socket(&self) -> PathBuf {
+        self.dir.join("run/control/socket")
+    }
+
+    /// Python Onionbalance with these instances.
+    pub fn start_python(
+        &self,
+        processes: &Processes,
+        python: &Path,
+        instances: &[String],
+        testing: bool,
+    ) -> Result<u32> {
+        let addresses: Vec<String> = instances.iter().map(|address| format!("  - address: {address}\n")).collect();
+        let key = self.key.join("hs_ed25519_secret_key");
+        let config = self.dir.join("config.yaml");
+        fs::write(&config, format!("services:\n- key: {}\n  instances:\n{}", key.display(), addresses.concat()))?;
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(python.with_file_name("onionbalance"));
+        command.arg("--config").arg(&config).arg("--socket").arg(self.control_socket());
+        if testing {
+            command.arg("--is-testnet");
+        }
+        processes.start("python", &mut command)?;
+        pid(processes, "python")
+    }
+
+    /// Ours, with these agents (`uid@host:port`).
+    pub fn start_ours(&self, processes: &Processes, agents: &[String]) -> Result<u32> {
+        let mut command = program()?;
+        command.args(["frontend", "--pod-uid", "bench", "--listen-address", "127.0.0.1"]);
+        command.args(["--probe-port", "0", "--metrics-port", "0"]);
+        command.arg("--run-dir").arg(self.dir.join("run")).arg("--master-key-dir").arg(&self.key);
+        for agent in agents {
+            command.args(["--static-backend", agent]);
+        }
+        processes.start("ours", &mut command)?;
+        pid(processes, "ours")
+    }
+}
+
+/// Our program, as it was built beside this one.
+pub fn program() -> Result<Command> {
+    let program = std::env::current_exe()?.with_file_name("onionbalance-operator");
+    let program = program.canonicalize().with_context(|| format!("{} is built first", program.display()))?;
+    // However this process ends, what it started ends too.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    Ok(command)
+}
+
+fn pid(processes: &Processes, name: &str) -> Result<u32> {
+    let pid = processes.pid(name).with_context(|| format!("{name} ended at once"))?;
+    Ok(u32::try_from(pid)?)
+}

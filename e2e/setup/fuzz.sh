@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Fuzzes every target of fuzz/, two at a time, each for SECONDS (60 unless told otherwise), beginning from the checked-in
+# seeds and the testdata of src/. Ends with a "test result" line. What it finds is in fuzz/artifacts.
+#   fuzz.sh [TARGET…]
+. "$(dirname "$0")/lib.sh"
+cd "$(dirname "$0")/../.."
+
+CARGO_FUZZ=0.13.2
+SECONDS_EACH=${SECONDS_EACH:-60}
+TOOLS=$OB_CACHE/tools
+export PATH=$TOOLS/bin:$PATH
+# Of its own: instrumented objects are of no use to any other build.
+export CARGO_TARGET_DIR=${OB_FUZZ_TARGET_DIR:-$PWD/fuzz/target}
+
+install_fuzz() {
+    cargo install --locked --root "$TOOLS" --target-dir "$OB_CACHE/cargo-fuzz-target" "cargo-fuzz@$CARGO_FUZZ"
+    rm -rf "$OB_CACHE/cargo-fuzz-target"
+}
+# A sanitizer needs a nightly compiler, and would look for faults of unsafe code, of which there is none here.
+build() { cargo fuzz build --sanitizer none; }
+
+cargo-fuzz --version 2>/dev/null | grep -qF "$CARGO_FUZZ" || step "install cargo-fuzz $CARGO_FUZZ" install_fuzz
+step "build the fuzz targets" build
+programs=$CARGO_TARGET_DIR/$(rustc -vV | sed -n 's/^host: //p')/release
+
+# The testdata of src/ that a target reads as it is.
+testdata() {
+    case $1 in
+    descriptor_outer) ls src/onion/descriptor/testdata/*.txt ;;
+    consensus) ls src/consensus/testdata/*.consensus ;;
+    microdescriptors) ls src/consensus/testdata/*.microdescriptors ;;
+    esac
+}
+
+# one TARGET: runs it. libFuzzer ends with an error at the first input that panics, hangs or takes too much memory.
+one() {
+    local target=$1 code=0 corpus log
+    corpus=$(mktemp -d)
+    log=$OB_CACHE/logs/fuzz-$target.log
+    mkdir -p "fuzz/artifacts/$target" "$OB_CACHE/logs"
+    for file in fuzz/seeds/"$target"/* $(testdata "$target"); do
+        [ ! -f "$file" ] || cp "$file" "$corpus/"
+    done
+    "$programs/$target" -max_total_time="$SECONDS_EACH" -timeout=10 -rss_limit_mb=2048 -max_len=16384 -dict=fuzz/tor.dict \
+        -artifact_prefix="fuzz/artifacts/$target/" -print_final_stats=1 "$corpus" >"$log" 2>&1 || code=$?
+    rm -rf "$corpus"
+    local runs
+    runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+    if [ "$code" = 0 ] && [ "${runs:-0}" -gt 0 ]; then
+        echo "test fuzz::$target ... ok ($runs inputs in $SECONDS_EACH s)"
+    else
+        echo "test fuzz::$target ... FAILED ($log)"
+        tail -n 30 "$log"
+    fi
+}
+
+if [ $# = 0 ]; then
+    mapfile -t targets < <(cargo fuzz list)
+else
+    targets=("$@")
+fi
+results=$(mktemp)
+trap 'rm -f "$results"' EXIT
+for target in "${targets[@]}"; do
+    while [ "$(jobs -rp | wc -l)" -ge 2 ]; do wait -n; done
+    one "$target" >>"$results" &
+done
+wait
+cat "$results"
+passed=$(grep -c '^test .* ok (' "$results" || true)
+failed=$((${#targets[@]} - passed))
+echo "test result: fuzz. $passed passed; $failed failed; 0 ignored"
+[ "$failed" = 0 ]

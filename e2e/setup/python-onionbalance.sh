@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Makes a Python environment with Onionbalance, which the benchmarks compare with. Prints its python.
+. "$(dirname "$0")/lib.sh"
+
+ONIONBALANCE=0.2.4
+STEM=1.8.2
+CRYPTOGRAPHY=50.0.2
+DIR="$OB_CACHE/python-onionbalance-$ONIONBALANCE-$STEM-$CRYPTOGRAPHY"
+
+exec 9>"$OB_CACHE/python-onionbalance.lock"
+flock 9
+make_environment() {
+    rm -rf "$DIR"
+    python3 -m venv "$DIR"
+    "$DIR/bin/pip" install "onionbalance==$ONIONBALANCE" "stem==$STEM" "cryptography==$CRYPTOGRAPHY"
+    touch "$DIR/complete"
+}
+[ -e "$DIR/complete" ] || step "Python environment with Onionbalance $ONIONBALANCE" make_environment
+echo "$DIR/bin/python"

@@ -1,0 +1,45 @@
+//! Single commands to a tor's control socket, without any code of the product's.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+
+/// A control connection.
+#[derive(Debug)]
+pub struct Control {
+    lines: Lines<BufReader<OwnedReadHalf>>,
+    commands: OwnedWriteHalf,
+}
+
+impl Control {
+    /// Connects, with the cookie in this file.
+    pub async fn open(socket: &Path, cookie: &Path) -> Result<Self> {
+        let stream = UnixStream::connect(socket).await.with_context(|| format!("connect to {}", socket.display()))?;
+        let (replies, commands) = stream.into_split();
+        let mut control = Self { lines: BufReader::new(replies).lines(), commands };
+        let mut authenticate = "AUTHENTICATE ".to_owned();
+        for byte in std::fs::read(cookie)? {
+            write!(authenticate, "{byte:02x}")?;
+        }
+        ensure!(control.command(&authenticate).await?, "tor refuses its own cookie");
+        Ok(control)
+    }
+
+    /// Whether tor does what it is told; what else it replies is passed over.
+    pub async fn command(&mut self, command: &str) -> Result<bool> {
+        self.commands.write_all(format!("{command}\r\n").as_bytes()).await?;
+        loop {
+            let line = self.lines.next_line().await?.context("tor closed the control connection")?;
+            let (code, rest) = line.split_at_checked(3).context("a reply begins with a code")?;
+            if rest.starts_with('+') {
+                while self.lines.next_line().await?.context("tor closed the control connection")? != "." {}
+            } else if rest.starts_with(' ') {
+                return Ok(code == "250");
+            }
+        }
+    }
+}

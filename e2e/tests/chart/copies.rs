@@ -1,0 +1,41 @@
+//! What the chart has copies of: Helm reads no file outside a chart.
+
+use serde_json::json;
+
+use crate::helm::{documents, helm, read, render, the};
+
+#[test]
+fn lint_finds_nothing() {
+    let output = helm(&["lint", "--strict"], &json!({}));
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+}
+
+#[test]
+fn the_copies_are_up_to_date() {
+    let crd = read("charts/onionbalance-operator/files/crd.yaml");
+    assert!(crd == read("crds/onionbalancedservices.yaml"), "files/crd.yaml is stale: run `make generate`");
+    let rules = documents(&read("charts/onionbalance-operator/files/rules.yaml"));
+    let deploy = documents(&read("deploy/rbac.yaml"));
+    let role = the(&deploy, "ClusterRole");
+    assert_eq!(rules, [role["rules"].clone()], "files/rules.yaml is stale: run `make generate`");
+}
+
+#[test]
+fn chart_and_operator_have_one_version() {
+    let chart = &documents(&read("charts/onionbalance-operator/Chart.yaml"))[0];
+    assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn the_crd_is_rendered_whole_and_kept() {
+    let rendered = render(json!({"crds": {"annotations": {"example.org/prune": "never"}}}));
+    let mut crd = the(&rendered, "CustomResourceDefinition").clone();
+    assert_eq!(
+        crd["metadata"]["annotations"],
+        json!({"helm.sh/resource-policy": "keep", "example.org/prune": "never"})
+    );
+    let original = &documents(&read("crds/onionbalancedservices.yaml"))[0];
+    crd["metadata"] = original["metadata"].clone();
+    assert!(&crd == original, "the CRD is not the one of crds/");
+}

@@ -1,0 +1,119 @@
+//! The chart with its default values is what `deploy/` is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use onionbalance_e2e::state::source_tree;
+use serde_json::{Value, json};
+
+use crate::helm::{all, documents, id, read, render, the};
+use crate::typed::find_lost;
+
+/// Labels that Helm's users expect and kustomize's do not.
+const HELM_LABELS: [&str; 4] =
+    ["app.kubernetes.io/instance", "app.kubernetes.io/managed-by", "app.kubernetes.io/version", "helm.sh/chart"];
+
+#[test]
+fn the_chart_and_kustomize_install_the_same() {
+    let chart: BTreeMap<String, Value> = render(json!({}))
+        .into_iter()
+        .filter(|object| object["metadata"]["annotations"].get("helm.sh/hook").is_none())
+        .map(without_helm)
+        .map(|object| (id(&object), object))
+        .collect();
+    let deploy = kustomized();
+    let config_maps: BTreeMap<_, _> = deploy
+        .iter()
+        .filter(|object| object["kind"] == "ConfigMap")
+        .map(|object| (object["metadata"]["name"].as_str().unwrap().to_owned(), object["data"].clone()))
+        .collect();
+    let deploy: BTreeMap<String, Value> = deploy
+        .into_iter()
+        // Helm makes the release's namespace (--create-namespace), and no chart can label it.
+        .filter(|object| !["ConfigMap", "Namespace"].contains(&object["kind"].as_str().unwrap()))
+        .map(|object| with_environment(object, &config_maps))
+        .map(|object| (id(&object), object))
+        .collect();
+    assert_eq!(chart.keys().collect::<BTreeSet<_>>(), deploy.keys().collect::<BTreeSet<_>>());
+    for (id, object) in &chart {
+        let (chart, deploy) = (sorted(object), sorted(&deploy[id]));
+        let (mut only_chart, mut only_deploy) = (Vec::new(), Vec::new());
+        find_lost(&chart, &deploy, "", &mut only_chart);
+        find_lost(&deploy, &chart, "", &mut only_deploy);
+        assert_eq!((only_chart, only_deploy), (vec![], vec![]), "{id}: only in the chart, only in deploy/");
+    }
+}
+
+#[test]
+fn rights_are_the_same_rule_for_rule_in_both_scopes() {
+    let deploy = documents(&read("deploy/rbac.yaml"));
+    let rules = &the(&deploy, "ClusterRole")["rules"];
+    let cluster = render(json!({}));
+    assert_eq!(&the(&cluster, "ClusterRole")["rules"], rules);
+    let namespaced = render(json!({"watchNamespaces": ["a", "b"]}));
+    let in_namespaces: Vec<_> = all(&namespaced, "Role").collect();
+    assert_eq!(in_namespaces.len(), 2);
+    for role in in_namespaces {
+        assert_eq!(&role["rules"], rules);
+    }
+}
+
+fn kustomized() -> Vec<Value> {
+    let deploy = source_tree().join("deploy");
+    let output = Command::new("kubectl").arg("kustomize").arg(deploy).output().expect("kubectl");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    documents(&String::from_utf8(output.stdout).unwrap())
+}
+
+/// Without what is Helm's own: its labels, also where they select, and what it says to itself in annotations.
+fn without_helm(mut object: Value) -> Value {
+    remove(&mut object, &HELM_LABELS);
+    remove(&mut object, &["helm.sh/resource-policy"]);
+    // The file that `onionbalance-operator crd` writes has no labels.
+    if object["kind"] == "CustomResourceDefinition" {
+        object["metadata"].as_object_mut().unwrap().remove("labels");
+    }
+    object
+}
+
+fn remove(value: &mut Value, keys: &[&str]) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|key, _| !keys.contains(&key.as_str()));
+            map.values_mut().for_each(|value| remove(value, keys));
+            map.retain(|key, value| !(key == "annotations" && value == &json!({})));
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| remove(item, keys)),
+        _ => {}
+    }
+}
+
+/// With the variables of its `ConfigMap`s where the chart has them: in the container itself.
+fn with_environment(mut object: Value, config_maps: &BTreeMap<String, Value>) -> Value {
+    let Some(containers) = object.pointer_mut("/spec/template/spec/containers") else { return object };
+    for container in containers.as_array_mut().unwrap() {
+        let container = container.as_object_mut().unwrap();
+        let sources = container.remove("envFrom").unwrap_or_default();
+        let mut variables = Vec::new();
+        for source in sources.as_array().into_iter().flatten() {
+            let data = &config_maps[source["configMapRef"]["name"].as_str().unwrap()];
+            variables
+                .extend(data.as_object().unwrap().iter().map(|(name, value)| json!({"name": name, "value": value})));
+        }
+        variables.extend(container.get("env").and_then(Value::as_array).into_iter().flatten().cloned());
+        container.insert("env".to_owned(), variables.into());
+    }
+    object
+}
+
+/// With its environment in the order of names: no variable refers to another.
+fn sorted(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(Value::Array(containers)) = object.pointer_mut("/spec/template/spec/containers") {
+        for container in containers {
+            let variables = container["env"].as_array_mut().unwrap();
+            variables.sort_by_key(|variable| variable["name"].to_string());
+        }
+    }
+    object
+}

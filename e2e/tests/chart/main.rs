@@ -1,0 +1,13 @@
+//! The Helm chart, with real Helm and without a cluster: what it renders, which values it refuses, that it is what `deploy/` is.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail like tests")]
+#![allow(clippy::needless_pass_by_value, reason = "json! makes values")]
+
+mod copies;
+mod deploy;
+mod helm;
+mod matrix;
+mod monitoring;
+mod readme;
+mod typed;
+mod values;

@@ -1,0 +1,201 @@
+//! Monitors, alerts and dashboard: they name metrics that there are.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use onionbalance_e2e::state::source_tree;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::helm::{all, documents, id, read, render, the};
+use crate::typed;
+
+/// The fields that we use of the Prometheus operator's types, and no other.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[allow(dead_code, reason = "that they parse is the test")]
+struct Monitor {
+    selector: Selector,
+    namespace_selector: Option<Namespaces>,
+    pod_metrics_endpoints: Option<Vec<Endpoint>>,
+    endpoints: Option<Vec<Endpoint>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[allow(dead_code, reason = "that they parse is the test")]
+struct Selector {
+    match_labels: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[allow(dead_code, reason = "that they parse is the test")]
+struct Namespaces {
+    any: Option<bool>,
+    match_names: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[allow(dead_code, reason = "that they parse is the test")]
+struct Endpoint {
+    port: String,
+    interval: Option<String>,
+    scrape_timeout: Option<String>,
+    relabelings: Option<Vec<Relabeling>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[allow(dead_code, reason = "that they parse is the test")]
+struct Relabeling {
+    source_labels: Vec<String>,
+    target_label: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rules {
+    groups: Vec<Group>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "that they parse is the test")]
+struct Group {
+    name: String,
+    rules: Vec<Alert>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "that they parse is the test")]
+struct Alert {
+    #[serde(rename = "alert")]
+    name: String,
+    expr: String,
+    r#for: Option<String>,
+    labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
+}
+
+/// Panics when an object of the Prometheus operator has a field that it does not know.
+pub fn parse(object: &Value) {
+    let spec = object["spec"].clone();
+    let parsed = match object["kind"].as_str().unwrap() {
+        "PrometheusRule" => serde_json::from_value::<Rules>(spec).map(drop),
+        "PodMonitor" | "ServiceMonitor" => serde_json::from_value::<Monitor>(spec).map(drop),
+        other => panic!("no test knows {other}"),
+    };
+    parsed.unwrap_or_else(|error| panic!("{}: {error}", id(object)));
+}
+
+#[test]
+fn one_monitor_for_the_operator_and_one_for_all_services() {
+    for (kind, endpoints) in [("PodMonitor", "podMetricsEndpoints"), ("ServiceMonitor", "endpoints")] {
+        for namespaces in [json!([]), json!(["shop"])] {
+            let monitor =
+                json!({"enabled": true, "kind": kind, "interval": "30s", "labels": {"release": "prometheus"}});
+            let objects = render(json!({"monitor": monitor, "watchNamespaces": namespaces}));
+            typed::check(&objects);
+            let [operator, services] = <[&Value; 2]>::try_from(all(&objects, kind).collect::<Vec<_>>()).unwrap();
+            let selector = |monitor: &Value| monitor["spec"]["selector"]["matchLabels"].clone();
+            assert_eq!(selector(operator), the(&objects, "Deployment")["spec"]["selector"]["matchLabels"]);
+            let ours = json!({"app.kubernetes.io/name": "onionbalance", "app.kubernetes.io/managed-by": "onionbalance-operator"});
+            assert_eq!(selector(services), ours);
+            let everywhere =
+                if namespaces == json!([]) { json!({"any": true}) } else { json!({"matchNames": ["shop"]}) };
+            assert_eq!(services["spec"]["namespaceSelector"], everywhere);
+            for monitor in [operator, services] {
+                assert_eq!(monitor["metadata"]["labels"]["release"], "prometheus");
+                let endpoint = &monitor["spec"][endpoints][0];
+                assert_eq!((&endpoint["port"], &endpoint["interval"]), (&json!("metrics"), &json!("30s")));
+            }
+        }
+    }
+}
+
+/// The label is one that the operator sets.
+#[test]
+fn a_service_is_known_by_its_label() {
+    let label = onionbalance_operator::crd::names::SERVICE_LABEL.replace(['.', '/'], "_");
+    let monitor = read("charts/onionbalance-operator/templates/monitor.yaml");
+    assert!(monitor.contains(&format!("[__meta_kubernetes_pod_label_{label}]")));
+    assert!(monitor.contains("targetLabel: onion_service"));
+}
+
+#[test]
+fn alerts_can_be_left_out() {
+    let alerts = |disabled: &[&str]| {
+        let objects =
+            render(json!({"prometheusRule": {"enabled": true, "disabled": disabled, "labels": {"role": "alert"}}}));
+        typed::check(&objects);
+        let rule = the(&objects, "PrometheusRule");
+        assert_eq!(rule["metadata"]["labels"]["role"], "alert");
+        let rules: Rules = serde_json::from_value(rule["spec"].clone()).unwrap();
+        rules.groups.into_iter().flat_map(|group| group.rules).map(|alert| alert.name).collect::<BTreeSet<_>>()
+    };
+    let all = alerts(&[]);
+    let some = alerts(&["OnionbalanceOperatorAbsent", "OnionbalanceReconciliationsFail"]);
+    assert_eq!(all.len(), some.len() + 2);
+    assert!(some.is_subset(&all) && !some.contains("OnionbalanceOperatorAbsent"));
+}
+
+/// Prometheus' own templates are not Helm's.
+#[test]
+fn alerts_are_rendered_as_they_stand() {
+    let file = &documents(&read("charts/onionbalance-operator/files/alerts.yaml"))[0];
+    let objects = render(json!({"prometheusRule": {"enabled": true}}));
+    assert_eq!(the(&objects, "PrometheusRule")["spec"]["groups"], file["groups"]);
+}
+
+#[test]
+fn the_dashboard_is_rendered_as_it_stands() {
+    let objects = render(json!({"dashboard": {"enabled": true, "annotations": {"grafana_folder": "Tor"}}}));
+    typed::check(&objects);
+    let config_map = the(&objects, "ConfigMap");
+    assert_eq!(config_map["metadata"]["labels"]["grafana_dashboard"], "1");
+    assert_eq!(config_map["metadata"]["annotations"]["grafana_folder"], "Tor");
+    let text = config_map["data"]["onionbalance-operator.json"].as_str().unwrap();
+    let dashboard: Value = serde_json::from_str(text).unwrap();
+    let file: Value = serde_json::from_str(&read("charts/onionbalance-operator/files/dashboard.json")).unwrap();
+    assert_eq!(dashboard, file);
+    let ids: Vec<_> = file["panels"].as_array().unwrap().iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids.len(), ids.iter().collect::<BTreeSet<_>>().len());
+}
+
+/// Each program's own tests hold the whole text of its metrics: what is named nowhere there, no program has.
+#[test]
+fn alerts_and_dashboard_name_metrics_that_there_are() {
+    let known = metrics(&sources(&source_tree().join("src")));
+    assert!(known.len() >= 18, "{known:?}");
+    for file in ["alerts.yaml", "dashboard.json"] {
+        let named = metrics(&read(&format!("charts/onionbalance-operator/files/{file}")));
+        assert!(named.len() >= 9, "{file}: {named:?}");
+        let unknown: Vec<_> = named.difference(&known).collect();
+        assert!(unknown.is_empty(), "{file}: {unknown:?}");
+    }
+}
+
+/// The names of our metrics in a text.
+fn metrics(text: &str) -> BTreeSet<String> {
+    let prefixes = ["onionbalance_operator_", "onionbalance_publisher_", "onionbalance_agent_"];
+    text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
+        .filter(|word| prefixes.iter().any(|prefix| word.len() > prefix.len() && word.starts_with(prefix)))
+        .map(ToOwned::to_owned)
+        .collect()
+}
+
+fn sources(folder: &Path) -> String {
+    let mut text = String::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            text += &sources(&path);
+        } else {
+            text += &std::fs::read_to_string(&path).unwrap();
+        }
+    }
+    text
+}

@@ -1,0 +1,92 @@
+//! Values that are refused, and what is said.
+
+use serde_json::{Value, json};
+
+use crate::helm::{documents, read, refusal, render};
+
+#[test]
+fn bad_values_are_refused_by_name() {
+    let cases: &[(Value, &str)] = &[
+        (json!({"replica": 1}), "(root): Additional property replica is not allowed"),
+        (json!({"image": {"registry": "a"}}), "image: Additional property registry is not allowed"),
+        (json!({"replicas": 2}), "replicas: Must be less than or equal to 1"),
+        (json!({"replicas": "1"}), "replicas: Invalid type. Expected: integer, given: string"),
+        (json!({"crds": {"install": "yes"}}), "crds.install: Invalid type. Expected: boolean, given: string"),
+        (
+            json!({"image": {"pullPolicy": "Sometimes"}}),
+            r#"image.pullPolicy must be one of the following: "Always", "IfNotPresent", "Never""#,
+        ),
+        (json!({"log": {"format": "xml"}}), r#"log.format must be one of the following: "", "text", "json""#),
+        (json!({"monitor": {"kind": "Probe"}}), r#"must be one of the following: "PodMonitor", "ServiceMonitor""#),
+        (json!({"image": {"repository": "a/b:dev"}}), "image.repository: Does not match pattern"),
+        (json!({"image": {"tag": "a b"}}), "image.tag: Does not match pattern"),
+        (json!({"tor": {"image": {"digest": "sha256:1"}}}), "tor.image.digest: Does not match pattern"),
+        (json!({"tor": {"image": {"tag": ""}}}), "tor.image: set the tag, or the digest"),
+        (json!({"torExtraConfig": ["UseBridges 1"]}), "torExtraConfig: Invalid type. Expected: string, given: array"),
+        (json!({"watchNamespaces": "shop"}), "watchNamespaces: Invalid type. Expected: array, given: string"),
+        (json!({"watchNamespaces": ["Shop"]}), "watchNamespaces.0: Does not match pattern"),
+        (json!({"watchNamespaces": ["a", "a"]}), "watchNamespaces: array items[0,1] must be unique"),
+        (json!({"serviceAccount": {"name": "A_b"}}), "serviceAccount.name: Does not match pattern"),
+        (json!({"imagePullSecrets": ["pull"]}), "imagePullSecrets.0: Invalid type. Expected: object, given: string"),
+        (json!({"imagePullSecrets": [{}]}), "imagePullSecrets.0: name is required"),
+        (json!({"extraEnv": [{"value": "a"}]}), "extraEnv.0: name is required"),
+        (json!({"extraEnv": [{"name": "TOR_IMAGE", "value": "a"}]}), "extraEnv: TOR_IMAGE is not for here"),
+        (json!({"resources": {"request": {}}}), "resources: Additional property request is not allowed"),
+        (json!({"resources": {"limits": {"cpu": true}}}), "resources.limits.cpu: Invalid type."),
+        (json!({"nodeSelector": {"a": 1}}), "nodeSelector.a: Invalid type. Expected: string, given: integer"),
+        (json!({"tolerations": {"key": "a"}}), "tolerations: Invalid type. Expected: array, given: object"),
+        (json!({"podLabels": {"a": "b c"}}), "podLabels.a: Does not match pattern"),
+        (json!({"commonLabels": {"-a": "b"}}), "commonLabels: Property name of \"-a\" does not match"),
+        (json!({"podAnnotations": {"a": true}}), "podAnnotations.a: Invalid type. Expected: string, given: boolean"),
+        (
+            json!({"fullnameOverride": "a".repeat(53)}),
+            "fullnameOverride: String length must be less than or equal to 52",
+        ),
+        (json!({"monitor": {"interval": "soon"}}), "monitor.interval: Does not match pattern"),
+        (
+            json!({"prometheusRule": {"enabled": true, "disabled": ["OnionbalanceTypo"]}}),
+            "prometheusRule.disabled: there is no alert OnionbalanceTypo",
+        ),
+        (
+            json!({"networkPolicy": {"metricsFrom": [{"cidr": "10.0.0.0/8"}]}}),
+            "networkPolicy.metricsFrom.0: Additional property cidr is not allowed",
+        ),
+        (
+            json!({"networkPolicy": {"metricsFrom": [{}]}}),
+            "networkPolicy.metricsFrom.0: Must have at least 1 properties",
+        ),
+    ];
+    for (values, said) in cases {
+        let refusal = refusal(values.clone());
+        assert!(refusal.contains(said), "{values}: expected {said:?} in:\n{refusal}");
+    }
+}
+
+/// A parent chart passes its `global` values.
+#[test]
+fn global_values_are_taken() {
+    assert_eq!(render(json!({"global": {"storageClass": "a"}})), render(json!({})));
+}
+
+/// Every value has a place in the schema, at every depth: a name that is mistyped is refused wherever it stands.
+#[test]
+fn the_schema_knows_every_value_and_no_other() {
+    let values = &documents(&read("charts/onionbalance-operator/values.yaml"))[0];
+    let schema: Value = serde_json::from_str(&read("charts/onionbalance-operator/values.schema.json")).unwrap();
+    compare(values, &schema, "");
+}
+
+fn compare(values: &Value, schema: &Value, path: &str) {
+    let Some(properties) = schema["properties"].as_object() else { return };
+    assert_eq!(schema["additionalProperties"], false, "{path}");
+    let values = values.as_object().unwrap_or_else(|| panic!("{path} is no map"));
+    for (key, value) in values {
+        let schema = properties.get(key).unwrap_or_else(|| panic!("{path}.{key} is not in the schema"));
+        compare(value, schema, &format!("{path}.{key}"));
+    }
+    // Kubernetes knows limits, too; we set none.
+    let optional = ["global", "limits"];
+    for key in properties.keys().filter(|key| !optional.contains(&key.as_str())) {
+        assert!(values.contains_key(key), "{path}.{key} is not in values.yaml");
+    }
+}

@@ -1,0 +1,153 @@
+//! More points than one descriptor holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use futures::StreamExt as _;
+use futures::future::try_join_all;
+use futures::stream;
+use onionbalance_e2e::descriptor::Descriptor;
+use onionbalance_e2e::torclient::TorClient;
+use onionbalance_e2e::torcontrol::Control;
+use onionbalance_e2e::wait::{Seen, until};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::NETWORK;
+use crate::data_plane::DataPlane;
+
+/// Only relays that the authorities call Stable, about half of them, become introduction points: more than a descriptor holds.
+const RELAYS: u16 = 38;
+const BACKENDS: usize = 60;
+/// HSDirs that clients ask: three of each replica.
+const ASKED: usize = 6;
+const FETCHES: usize = 300;
+const CLIENTS: usize = 30;
+/// A machine has few processors, and the whole network is on it.
+const AT_ONCE: usize = 6;
+const REACHED: usize = 55;
+/// Lost to a time period that begins meanwhile, when every backend gets new points.
+const FAILED: usize = FETCHES / 20;
+
+#[tokio::test]
+async fn sixty_backends_are_all_in_reach() -> Result<()> {
+    let _network = NETWORK.lock().await;
+    let start = Instant::now();
+    let mut plane = DataPlane::start_on(RELAYS, BACKENDS).await?;
+    eprintln!("{BACKENDS} backends run after {:.0} s", start.elapsed().as_secs_f64());
+    let outcome = story(&plane, start).await;
+    if outcome.is_err() {
+        eprintln!("what could be seen: {}", plane.keep().display());
+    }
+    outcome
+}
+
+async fn story(plane: &DataPlane, start: Instant) -> Result<()> {
+    let asker = plane.client().await?;
+    until("the HSDirs show all backends", Duration::from_secs(240), async || {
+        plane.check()?;
+        let held = plane.newest_descriptors(&asker).await?;
+        let seen = distinct(&held)?;
+        if let Seen::NotYet(_) = seen { Ok(seen) } else { all_backends_are_shown(plane, &held).await }
+    })
+    .await?;
+    eprintln!("all are shown after {:.0} s", start.elapsed().as_secs_f64());
+
+    let clients = clients(plane).await?;
+    eprintln!("{CLIENTS} clients run after {:.0} s", start.elapsed().as_secs_f64());
+    let few = Semaphore::new(AT_ONCE);
+    let pages = try_join_all(clients.iter().map(|client| fetches(client, plane.onion(), &few))).await?.concat();
+    let served: Vec<usize> = pages.iter().flatten().copied().collect();
+    let reached = served.iter().collect::<BTreeSet<_>>().len();
+    println!("figure distinct_fetches {} fetches", pages.len());
+    println!("figure distinct_fetches_failed {} fetches", pages.len() - served.len());
+    println!("figure distinct_backends_reached {reached} backends");
+    eprintln!("fetched after {:.0} s", start.elapsed().as_secs_f64());
+    ensure!(reached >= REACHED, "only {reached} of {BACKENDS} backends were reached");
+    ensure!(pages.len() - served.len() <= FAILED, "{} fetches failed", pages.len() - served.len());
+    Ok(())
+}
+
+/// Whether the HSDirs hold different descriptors, all full.
+fn distinct(held: &BTreeMap<String, Descriptor>) -> Result<Seen<()>> {
+    let sets: BTreeSet<BTreeSet<&str>> = held.values().map(Descriptor::auth_keys).collect();
+    for descriptor in held.values() {
+        let relays: BTreeSet<_> = descriptor.points.iter().map(|point| &point.relay).collect();
+        ensure!(relays.len() == descriptor.points.len(), "a relay is in a descriptor twice: {descriptor:?}");
+        ensure!(relays.len() <= 20 && descriptor.bytes < 50_000, "a client refuses this: {descriptor:?}");
+    }
+    let full = held.values().filter(|descriptor| descriptor.points.len() == 20).count();
+    let done = sets.len() == ASKED && full == held.len() && held.len() > ASKED;
+    let why =
+        format!("{} HSDirs hold {} different descriptors of one counter; {full} are full", held.len(), sets.len());
+    Ok(if done { Seen::Yes(()) } else { Seen::NotYet(why) })
+}
+
+/// Every point is one that a backend has now; each HSDir's descriptor counts once, and no two backends' points in them differ by more than
+/// one.
+async fn all_backends_are_shown(plane: &DataPlane, held: &BTreeMap<String, Descriptor>) -> Result<Seen<()>> {
+    let sets: BTreeSet<BTreeSet<&str>> = held.values().map(Descriptor::auth_keys).collect();
+    let own: Vec<BTreeSet<String>> = stream::iter(0..BACKENDS)
+        .map(|backend| plane.points(backend))
+        .buffered(4)
+        .map(Result::unwrap_or_default)
+        .collect()
+        .await;
+    let share = |own: &BTreeSet<String>| -> usize {
+        sets.iter().map(|set| set.iter().filter(|key| own.contains(**key)).count()).sum()
+    };
+    let shares: Vec<usize> = own.iter().map(share).collect();
+    let shown = shares.iter().filter(|share| **share > 0).count();
+    let (least, most) =
+        (shares.iter().min().copied().unwrap_or_default(), shares.iter().max().copied().unwrap_or_default());
+    let all = shares.iter().sum::<usize>() == sets.iter().map(BTreeSet::len).sum::<usize>();
+    if shown == BACKENDS && all && most - least <= 1 {
+        let points: BTreeSet<&str> = sets.iter().flatten().copied().collect();
+        println!("figure distinct_descriptors {} descriptors", sets.len());
+        println!("figure distinct_points_published {} points", points.len());
+        println!("figure distinct_backends_published {shown} backends");
+        return Ok(Seen::Yes(()));
+    }
+    Ok(Seen::not_yet(format!("{shown} of {BACKENDS} backends are shown, {least} to {most} times")))
+}
+
+/// Clients with their control connections.
+async fn clients(plane: &DataPlane) -> Result<Vec<TorClient>> {
+    let mut clients = Vec::new();
+    while clients.len() < CLIENTS {
+        clients.extend(try_join_all((0..AT_ONCE).map(|_| plane.client())).await?);
+    }
+    Ok(clients)
+}
+
+/// Each fetch with a descriptor that the client fetched for it: who served; None: it failed.
+async fn fetches(client: &TorClient, onion: &str, few: &Semaphore) -> Result<Vec<Option<usize>>> {
+    let mut control = Control::open(&client.tor().control_socket(), &client.tor().cookie()).await?;
+    let cached = format!("GETINFO hs/client/desc/id/{}", onion.trim_end_matches(".onion"));
+    let mut pages = Vec::new();
+    for number in 0..FETCHES / CLIENTS {
+        // Tor forgets circuits and descriptors with it, but at most once in ten seconds: it says OK and does so later.
+        ensure!(control.command("SIGNAL NEWNYM").await?, "tor refuses NEWNYM");
+        until("the client forgets the descriptor", Duration::from_secs(30), async || {
+            let is_there =
+                Control::open(&client.tor().control_socket(), &client.tor().cookie()).await?.command(&cached).await?;
+            Ok(if is_there { Seen::not_yet("it is in its cache") } else { Seen::Yes(()) })
+        })
+        .await?;
+        let _turn = few.acquire().await?;
+        let page = client.fetch(onion, &number.to_string()).await;
+        if let Err(error) = &page {
+            eprintln!("a fetch failed: {error:#}");
+        } else {
+            ensure!(
+                control.command(&cached).await?,
+                "the client keeps what it fetched: else nothing shows that it forgets"
+            );
+        }
+        let page =
+            page.ok().map(|page| page.trim().parse().with_context(|| format!("not a backend's number: {page:?}")));
+        pages.push(page.transpose()?);
+    }
+    Ok(pages)
+}

@@ -1,0 +1,82 @@
+//! Restricted discovery, as real Tor clients meet it.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use onionbalance_e2e::torclient::TorClient;
+use onionbalance_e2e::torcontrol::Control;
+use onionbalance_e2e::wait::{Seen, until};
+use onionbalance_operator::onion::ClientSecretKey;
+
+use crate::NETWORK;
+use crate::data_plane::DataPlane;
+
+#[tokio::test]
+async fn who_has_a_key_connects_and_who_is_revoked_no_longer_does() -> Result<()> {
+    let _network = NETWORK.lock().await;
+    let mut plane = DataPlane::start(2).await?;
+    let outcome = story(&mut plane).await;
+    if outcome.is_err() {
+        eprintln!("what could be seen: {}", plane.keep().display());
+    }
+    outcome
+}
+
+async fn story(plane: &mut DataPlane) -> Result<()> {
+    let [alice_key, bob_key] = [[1; 32], [2; 32]].map(ClientSecretKey::from_bytes);
+    plane.restrict(&[alice_key.public(), bob_key.public()]).await?;
+    is_published(plane).await?;
+    let alice = plane.client_with_key(&alice_key).await?;
+    let bob = plane.client_with_key(&bob_key).await?;
+    let stranger = plane.client().await?;
+    for client in [&alice, &bob] {
+        client.fetch(plane.onion(), "first").await.context("an authorized client")?;
+    }
+    refused(&stranger, plane, "wants a client's key").await?;
+
+    plane.restrict(&[alice_key.public()]).await?;
+    is_published(plane).await?;
+    for client in [&alice, &bob] {
+        forget(client, plane.onion()).await?;
+    }
+    refused(&bob, plane, "does not know this client's key").await?;
+    alice.fetch(plane.onion(), "second").await.context("a client that stays authorized")?;
+
+    plane.restrict(&[]).await?;
+    is_published(plane).await?;
+    plane.client().await?.fetch(plane.onion(), "open").await.context("an open service")?;
+    Ok(())
+}
+
+/// All responsible HSDirs have the descriptors of the publisher that runs now, with points of both backends.
+async fn is_published(plane: &DataPlane) -> Result<()> {
+    until("the HSDirs have the newest descriptors", Duration::from_secs(120), async || {
+        plane.check()?;
+        // The publisher may only be about to listen.
+        let Ok(points) = plane.metric("introduction_points").await else { return Ok(Seen::not_yet("no metrics")) };
+        let (accepted, total) = (plane.metric("hsdirs_accepted").await?, plane.metric("hsdirs").await?);
+        let done = points.len() == 2 && points.values().all(|points| *points > 3) && accepted == total;
+        Ok(if done { Seen::Yes(()) } else { Seen::NotYet(format!("{points:?} {accepted:?} of {total:?}")) })
+    })
+    .await
+}
+
+async fn refused(client: &TorClient, plane: &DataPlane, why: &str) -> Result<()> {
+    let outcome = client.fetch(plane.onion(), "refused").await;
+    let error = outcome.err().context("a client that is not authorized connected")?;
+    ensure!(format!("{error:#}").contains(why), "{error:#}");
+    Ok(())
+}
+
+/// Has a client drop the descriptor that it has.
+async fn forget(client: &TorClient, onion: &str) -> Result<()> {
+    let mut control = Control::open(&client.tor().control_socket(), &client.tor().cookie()).await?;
+    ensure!(control.command("SIGNAL NEWNYM").await?, "tor refuses NEWNYM");
+    let cached = format!("GETINFO hs/client/desc/id/{}", onion.trim_end_matches(".onion"));
+    until("the client forgets the descriptor", Duration::from_secs(30), async || {
+        let is_there =
+            Control::open(&client.tor().control_socket(), &client.tor().cookie()).await?.command(&cached).await?;
+        Ok(if is_there { Seen::not_yet("it is in its cache") } else { Seen::Yes(()) })
+    })
+    .await
+}

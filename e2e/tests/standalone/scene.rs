@@ -1,0 +1,279 @@
+//! The processes and files.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use onionbalance_e2e::command::{command, output};
+use onionbalance_e2e::machine;
+use onionbalance_e2e::process::Processes;
+use onionbalance_e2e::state::source_tree;
+use onionbalance_e2e::torclient::TorClient;
+use onionbalance_e2e::tornet::{Place, Tor, TorNetwork, make_private_dir};
+use onionbalance_e2e::wait::{Seen, until};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::UnixStream;
+
+use crate::{LATE, OF_PYTHONS, target};
+
+pub const DAEMON: &str = "daemon";
+const PYTHON: &str = "python";
+const PASSWORD: &str = "a password with \"quotes\"";
+
+/// A service: its master address, and the file of its key.
+pub struct Service {
+    pub master: String,
+    key: PathBuf,
+}
+
+pub struct Scene {
+    /// Made by Python's generator: a PEM key.
+    pub pythons: Service,
+    /// Made by ours of a key in Tor's form.
+    pub ours: Service,
+    instances: Vec<String>,
+    processes: Processes,
+    network_torrc: String,
+    clients: AtomicU32,
+    /// The control port that wants a password, and the one that wants the cookie.
+    ports: [String; 2],
+    python: PathBuf,
+    dir: Option<TempDir>,
+    root: PathBuf,
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        self.processes.kill_all();
+    }
+}
+
+impl Scene {
+    /// Network, keys, instances, and the frontend's two tors.
+    pub async fn start() -> Result<Self> {
+        machine::check_tor()?;
+        let script = source_tree().join("e2e/setup/python-onionbalance.sh");
+        let python = output(&mut command(&script.display().to_string(), [""; 0])).await?.trim().into();
+        let dir = tempfile::tempdir()?;
+        let root = dir.path().to_owned();
+        let processes = Processes::open(&root)?;
+        let network = TorNetwork::open(&root.join("network"), Place::Loopback, &processes);
+        network.up().await?;
+        let none = || Service { master: String::new(), key: PathBuf::new() };
+        let mut scene = Self {
+            pythons: none(),
+            ours: none(),
+            instances: Vec::new(),
+            network_torrc: network.torrc_lines()?,
+            processes,
+            clients: AtomicU32::new(0),
+            ports: free_ports()?,
+            python,
+            dir: Some(dir),
+            root,
+        };
+        scene.pythons = scene.python_service().await?;
+        scene.ours = scene.our_service().await?;
+        for number in 0..=LATE {
+            let master = if OF_PYTHONS.contains(&number) { &scene.pythons.master } else { &scene.ours.master };
+            let address = scene.start_instance(number, master).await?;
+            scene.instances.push(address);
+        }
+        scene.fill_in_pythons_config()?;
+        scene.start_frontend_tors().await?;
+        Ok(scene)
+    }
+
+    /// `onionbalance-config`, as its users call it.
+    async fn python_service(&self) -> Result<Service> {
+        let mut generate = Command::new(self.python.with_file_name("onionbalance-config"));
+        generate.args(["-n", "2", "--output"]).arg(self.root.join("python"));
+        output(&mut generate.into()).await?;
+        service_in(&self.root.join("python"))
+    }
+
+    /// `config generate` with a key in Tor's form.
+    async fn our_service(&self) -> Result<Service> {
+        let hidden_service = self.root.join("hidden_service");
+        let mut key = Command::new(program()?);
+        key.args(["key", "generate", "--output"]).arg(&hidden_service);
+        output(&mut key.into()).await?;
+        let mut generate = Command::new(program()?);
+        generate.args(["config", "generate", "-n", "2", "--key"]).arg(hidden_service.join("hs_ed25519_secret_key"));
+        generate.arg("--output").arg(self.root.join("ours"));
+        output(&mut generate.into()).await?;
+        let service = service_in(&self.root.join("ours"))?;
+        ensure!(fs::read(&service.key)?.starts_with(b"== ed25519v1-secret"), "the key stays in Tor's form");
+        Ok(service)
+    }
+
+    /// A plain tor, set up as both generators' users are told to.
+    async fn start_instance(&self, number: usize, master: &str) -> Result<String> {
+        let dir = self.root.join(format!("instance{number}"));
+        let service = dir.join("hs");
+        make_private_dir(&service)?;
+        fs::write(service.join("ob_config"), format!("MasterOnionAddress {master}\n"))?;
+        let torrc = format!(
+            "SocksPort 0\nHiddenServiceDir {}\nHiddenServicePort 80 {}\nHiddenServiceOnionBalanceInstance 1\n",
+            service.display(),
+            target::serve(number).await?
+        );
+        let tor = Tor::open(&self.processes, &format!("instance{number}"), &dir);
+        tor.start(Command::new("tor"), &(self.network_torrc.clone() + &torrc))?;
+        tor.wait_bootstrapped().await?;
+        Ok(fs::read_to_string(service.join("hostname"))?.trim().to_owned())
+    }
+
+    /// What Python's generator leaves to an editor; nothing else is changed.
+    fn fill_in_pythons_config(&self) -> Result<()> {
+        let mut text = fs::read_to_string(self.python_config())?;
+        for number in OF_PYTHONS {
+            text = text.replacen("<Enter the instance onion address here>", &self.instances[number], 1);
+        }
+        writeln!(text, "status-socket-location: {}", self.status_socket().display())?;
+        Ok(fs::write(self.python_config(), text)?)
+    }
+
+    async fn start_frontend_tors(&self) -> Result<()> {
+        let hash = output(&mut command("tor", ["--quiet", "--hash-password", PASSWORD])).await?;
+        let hash = hash.lines().last().context("a hash")?;
+        let [password, cookie] = &self.ports;
+        let torrc = [
+            format!("ControlPort 127.0.0.1:{password}\nCookieAuthentication 0\nHashedControlPassword {hash}\n"),
+            format!("ControlPort 127.0.0.1:{cookie}\n"),
+        ];
+        for (number, torrc) in torrc.iter().enumerate() {
+            let name = format!("frontend{number}");
+            let tor = Tor::open(&self.processes, &name, &self.root.join(&name));
+            tor.start(Command::new("tor"), &format!("{}SocksPort 0\n{torrc}", self.network_torrc))?;
+            tor.wait_bootstrapped().await?;
+        }
+        Ok(())
+    }
+
+    pub fn python_config(&self) -> PathBuf {
+        self.root.join("python/config.yaml")
+    }
+
+    /// A configuration of these services and their instances, beside Python's.
+    pub fn write_config(&self, services: &[(&Service, &[usize])]) -> Result<PathBuf> {
+        let services: Vec<Value> = services
+            .iter()
+            .map(|(service, instances)| {
+                let instance =
+                    |number: &usize| json!({"address": self.instances[*number], "name": format!("node{number}")});
+                json!({"key": service.key, "instances": instances.iter().map(instance).collect::<Vec<_>>()})
+            })
+            .collect();
+        let file = self.root.join("config.yaml");
+        fs::write(&file, json!({"services": services, "status-socket-location": self.status_socket()}).to_string())?;
+        Ok(file)
+    }
+
+    pub fn status_socket(&self) -> PathBuf {
+        self.root.join("status")
+    }
+
+    /// By control port; with its password, or by its cookie.
+    pub fn start_daemon(&self, config: &Path, password: bool) -> Result<()> {
+        let mut daemon = lead(&program()?);
+        daemon.arg("frontend").arg("--config").arg(config);
+        let [with_password, with_cookie] = &self.ports;
+        daemon.args(["--is-testnet", "-i", "127.0.0.1", "-p", if password { with_password } else { with_cookie }]);
+        daemon.arg("-s").arg(self.root.join("no-such-socket"));
+        daemon.env("RUST_LOG", "debug");
+        if password {
+            daemon.env("ONIONBALANCE_TOR_CONTROL_PASSWORD", PASSWORD);
+        }
+        self.processes.start(DAEMON, &mut daemon)
+    }
+
+    /// Must end by itself when it is told to.
+    pub async fn stop_daemon(&self) -> Result<()> {
+        self.signal_daemon(Signal::TERM)?;
+        until("the daemon ends", Duration::from_secs(4), async || {
+            Ok(if self.processes.is_alive(DAEMON) { Seen::not_yet("it runs") } else { Seen::Yes(()) })
+        })
+        .await
+    }
+
+    pub fn signal_daemon(&self, signal: Signal) -> Result<()> {
+        self.processes.check(DAEMON)?;
+        self.processes.signal(DAEMON, signal)
+    }
+
+    pub async fn daemon_says(&self, words: &str) -> Result<()> {
+        until(&format!("the daemon says {words:?}"), Duration::from_secs(10), async || {
+            self.processes.check(DAEMON)?;
+            let log = fs::read_to_string(self.processes.log(DAEMON))?;
+            Ok(if log.contains(words) { Seen::Yes(()) } else { Seen::not_yet("not yet") })
+        })
+        .await
+    }
+
+    /// Python Onionbalance takes no password.
+    pub fn start_python(&self) -> Result<()> {
+        let mut python = lead(&self.python.with_file_name("onionbalance"));
+        python.arg("--config").arg(self.python_config()).args(["--is-testnet", "-v", "debug"]);
+        python.arg("-s").arg(self.root.join("frontend1/control"));
+        self.processes.start(PYTHON, &mut python)
+    }
+
+    pub async fn stop_python(&self) -> Result<()> {
+        self.processes.stop(PYTHON).await
+    }
+
+    pub async fn status(&self) -> Result<Value> {
+        let mut text = String::new();
+        UnixStream::connect(self.status_socket()).await?.read_to_string(&mut text).await?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    pub async fn client(&self) -> Result<TorClient> {
+        let name = format!("client{}", self.clients.fetch_add(1, Ordering::Relaxed));
+        TorClient::fresh(&self.processes, &name, &self.root.join(&name), &self.network_torrc, None).await
+    }
+
+    pub fn check(&self, name: &str) -> Result<()> {
+        self.processes.check(name)
+    }
+
+    /// Leaves the files for a look at them.
+    pub fn keep(&mut self) -> PathBuf {
+        self.dir.take().map(TempDir::keep).unwrap_or_default()
+    }
+}
+
+/// The one key beside a generated configuration.
+fn service_in(dir: &Path) -> Result<Service> {
+    let files = fs::read_dir(dir)?.collect::<Result<Vec<_>, _>>()?;
+    let mut keys = files.iter().map(fs::DirEntry::path).filter(|path| path.extension().is_some_and(|end| end == "key"));
+    let key = keys.next().context("a generator writes <address>.key")?;
+    let name = key.file_stem().context("a name")?.to_string_lossy().into_owned();
+    Ok(Service { master: format!("{name}.onion"), key })
+}
+
+fn program() -> Result<PathBuf> {
+    let program = Path::new(env!("CARGO_BIN_EXE_e2e")).with_file_name("onionbalance-operator");
+    program.canonicalize().with_context(|| format!("{}: cargo build makes it", program.display()))
+}
+
+/// However this process ends, what it started ends too.
+fn lead(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command
+}
+
+fn free_ports() -> Result<[String; 2]> {
+    let [a, b] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0"));
+    Ok([a?.local_addr()?.port().to_string(), b?.local_addr()?.port().to_string()])
+}

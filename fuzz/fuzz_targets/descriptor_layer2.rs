@@ -1,0 +1,44 @@
+//! Layer 2 as a backend could write it; and what is read of it can be written and read again.
+
+#![no_main]
+
+use std::sync::LazyLock;
+
+use libfuzzer_sys::fuzz_target;
+use onionbalance_fuzz::{Service, now};
+use onionbalance_operator::onion::descriptor::{DescriptorError, DescriptorKeys, MAX_INTRODUCTION_POINTS};
+use onionbalance_operator::onion::{BlindedKeypair, MasterKey, ServiceContent, TimePeriod, UncheckedDescriptor};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+
+static SERVICE: LazyLock<Service> = LazyLock::new(Service::new);
+static MERGER: LazyLock<(MasterKey, BlindedKeypair, DescriptorKeys)> = LazyLock::new(|| {
+    let mut rng = StdRng::from_seed([1; 32]);
+    let key = MasterKey::generate(&mut rng);
+    let blinded = key.blind(TimePeriod { number: 20_000, length_minutes: 1440 });
+    (key, blinded, DescriptorKeys::generate(&mut rng))
+});
+
+fuzz_target!(|text: &str| {
+    let text = SERVICE.expand(text);
+    if let Ok(descriptor) = SERVICE.check(&SERVICE.with_layer2(text.as_bytes())) {
+        write_and_read_again(descriptor.content);
+    }
+});
+
+fn write_and_read_again(content: ServiceContent) {
+    assert!(content.introduction_points.len() <= MAX_INTRODUCTION_POINTS);
+    let (key, blinded, keys) = &*MERGER;
+    let legacy = content.introduction_points.iter().any(|point| point.legacy);
+    let mut rng = StdRng::from_seed([2; 32]);
+    match keys.build(blinded, &key.address(), &content, 1, now(), &mut rng) {
+        Ok(text) => {
+            let again = UncheckedDescriptor::parse(&text).unwrap();
+            let again = again.check(&key.address(), &blinded.public(), now()).unwrap().content;
+            assert_eq!(again, ServiceContent { pow_params: false, ..content });
+        }
+        Err(DescriptorError::LegacyPoint) if legacy => {}
+        Err(DescriptorError::TooLong) => {}
+        Err(error) => panic!("what was read cannot be written: {error}"),
+    }
+}

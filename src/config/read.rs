@@ -1,0 +1,108 @@
+//! From YAML.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
+use super::{Config, ConfigError, Instance, PLACEHOLDER, Service};
+
+const SERVICES: &str = "services";
+const STATUS_SOCKET: &str = "status-socket-location";
+const HOW_TO_START: &str = "`onionbalance-operator config generate` writes such a file";
+
+pub(super) fn parse(text: &str) -> Result<Config, ConfigError> {
+    let root: Value = serde_saphyr::from_str(text).map_err(|error| ConfigError::Yaml(error.to_string()))?;
+    let mut warnings = Vec::new();
+    let root = match &root {
+        Value::Object(root) => root,
+        Value::Null => return Err(field(SERVICES, format!("the file is empty; {HOW_TO_START}"))),
+        _ => return Err(field(SERVICES, format!("the file must be a mapping with this key; {HOW_TO_START}"))),
+    };
+    ignore_others(root, &[SERVICES, STATUS_SOCKET], "", &mut warnings);
+
+    let services = list(root, SERVICES, SERVICES, "a list of services with `key` and `instances`")?;
+    let services = services.iter().enumerate();
+    let services = services.map(|(index, value)| service(value, &format!("{SERVICES}[{index}]"), &mut warnings));
+    Ok(Config { services: services.collect::<Result<_, _>>()?, status_socket: status_socket(root)?, warnings })
+}
+
+fn status_socket(root: &Map<String, Value>) -> Result<Option<std::path::PathBuf>, ConfigError> {
+    match root.get(STATUS_SOCKET) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(path)) if !path.is_empty() => Ok(Some(path.into())),
+        Some(_) => Err(field(STATUS_SOCKET, "must be a path; leave it out for no status socket".to_owned())),
+    }
+}
+
+fn service(value: &Value, at: &str, warnings: &mut Vec<String>) -> Result<Service, ConfigError> {
+    let service = mapping(value, at, "`key` and `instances`")?;
+    ignore_others(service, &["key", "instances"], at, warnings);
+    let key = match service.get("key") {
+        Some(Value::String(key)) if !key.is_empty() => key.into(),
+        _ => return Err(field(&format!("{at}.key"), "must name the file of the master key".to_owned())),
+    };
+
+    let at = format!("{at}.instances");
+    let mut seen = BTreeSet::new();
+    let mut instances = Vec::new();
+    for (index, value) in list(service, "instances", &at, "a list of instances with `address`")?.iter().enumerate() {
+        let at = format!("{at}[{index}]");
+        let instance = instance(value, &at, warnings)?;
+        if seen.insert(instance.address) {
+            instances.push(instance);
+        } else {
+            warnings.push(format!("{at}: {} is listed before; it counts once", instance.address));
+        }
+    }
+    Ok(Service { key, instances })
+}
+
+fn instance(value: &Value, at: &str, warnings: &mut Vec<String>) -> Result<Instance, ConfigError> {
+    let instance = mapping(value, at, "`address`")?;
+    ignore_others(instance, &["address", "name"], at, warnings);
+    let name = match instance.get("name") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(name)) => Some(name.clone()),
+        Some(other) => Some(other.to_string()),
+    };
+    let at = format!("{at}.address");
+    let problem = match instance.get("address") {
+        None | Some(Value::Null) => "is missing; it is in the instance's `hostname` file".to_owned(),
+        Some(Value::String(text)) if text == PLACEHOLDER => {
+            "still is what the generator left there; put the address in that the instance's `hostname` file holds"
+                .to_owned()
+        }
+        Some(Value::String(text)) => match text.trim().parse() {
+            Ok(address) => return Ok(Instance { address, name }),
+            Err(error) => format!("{text:?} is none: {error}"),
+        },
+        Some(other) => format!("{other} is no onion address"),
+    };
+    Err(field(&at, problem))
+}
+
+/// A list with something in it.
+fn list<'a>(map: &'a Map<String, Value>, key: &str, at: &str, what: &str) -> Result<&'a [Value], ConfigError> {
+    match map.get(key) {
+        Some(Value::Array(list)) if !list.is_empty() => Ok(list),
+        Some(Value::Array(_)) => Err(field(at, format!("is empty; it must be {what}"))),
+        None | Some(Value::Null) => Err(field(at, format!("is missing; it must be {what}"))),
+        Some(_) => Err(field(at, format!("must be {what}"))),
+    }
+}
+
+fn mapping<'a>(value: &'a Value, at: &str, what: &str) -> Result<&'a Map<String, Value>, ConfigError> {
+    value.as_object().ok_or_else(|| field(at, format!("must be a mapping with {what}")))
+}
+
+/// Python Onionbalance does not look at other keys; but a mistyped one should be seen.
+fn ignore_others(map: &Map<String, Value>, known: &[&str], at: &str, warnings: &mut Vec<String>) {
+    for key in map.keys().filter(|key| !known.contains(&key.as_str())) {
+        let at = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
+        warnings.push(format!("{at}: there is no such setting; it is ignored"));
+    }
+}
+
+fn field(field: &str, problem: String) -> ConfigError {
+    ConfigError::Field { field: field.to_owned(), problem }
+}

@@ -1,0 +1,89 @@
+//! Tests of reading and writing.
+
+use super::*;
+
+const A: &str = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid";
+const B: &str = "pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd.onion";
+
+fn error(text: &str) -> String {
+    Config::parse(text).unwrap_err().to_string()
+}
+
+/// As the Python generator writes it.
+#[test]
+fn reads_pythons_file() {
+    let text = format!(
+        "# Onionbalance Config File\nservices:\n- instances:\n  - address: {A}\n    name: node1\n  - address: {B}\n    \
+         name: node2\n  key: x.key\n- instances:\n  - {{address: {B}}}\n  key: /etc/onionbalance/y.key\n\
+         status-socket-location: /run/onionbalance/control\n"
+    );
+    let config = Config::parse(&text).unwrap();
+    assert_eq!(config.status_socket, Some("/run/onionbalance/control".into()));
+    assert_eq!(config.services.len(), 2);
+    assert_eq!(config.services[0].key, PathBuf::from("x.key"));
+    let [first, second] = config.services[0].instances.as_slice() else { panic!("{config:?}") };
+    assert_eq!((first.address, first.name.as_deref()), (A.parse().unwrap(), Some("node1")));
+    assert_eq!((second.address, second.name.as_deref()), (B.parse().unwrap(), Some("node2")));
+    assert_eq!(config.services[1].instances[0].name, None);
+    assert_eq!(config.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn warns_of_what_it_ignores() {
+    let text = format!(
+        "refresh: 5\nservices:\n- key: k\n  tags: 1\n  instances: [{{address: {A}, port: 1, name: 7}}, {{address: {A}}}]\n"
+    );
+    let config = Config::parse(&text).unwrap();
+    assert_eq!(config.services[0].instances.len(), 1);
+    assert_eq!(config.services[0].instances[0].name.as_deref(), Some("7"));
+    let mut warnings = config.warnings;
+    warnings.sort();
+    let no_such = |field: &str| format!("{field}: there is no such setting; it is ignored");
+    assert_eq!(
+        warnings,
+        [
+            no_such("refresh"),
+            no_such("services[0].instances[0].port"),
+            format!("services[0].instances[1]: {A}.onion is listed before; it counts once"),
+            no_such("services[0].tags"),
+        ]
+    );
+}
+
+#[test]
+fn errors_name_the_field() {
+    assert!(error("").starts_with("services: the file is empty"));
+    assert!(error("# nothing\n").starts_with("services: the file is empty"));
+    assert!(error("- 1").starts_with("services: the file must be a mapping"));
+    assert!(error("a: [").starts_with("it is no YAML: "));
+    assert!(error("a: 1").starts_with("services: is missing"));
+    assert!(error("services: []").starts_with("services: is empty"));
+    assert!(error("services: 1").starts_with("services: must be a list"));
+    assert!(error("services: [1]").starts_with("services[0]: must be a mapping"));
+    assert!(error("services: [{instances: []}]").starts_with("services[0].key: must name the file"));
+    assert!(error("services: [{key: k}]").starts_with("services[0].instances: is missing"));
+    assert!(error("services: [{key: k, instances: []}]").starts_with("services[0].instances: is empty"));
+    let instance = |text: &str| error(&format!("services: [{{key: k, instances: [{text}]}}]"));
+    assert!(instance("{name: x}").starts_with("services[0].instances[0].address: is missing"));
+    assert!(instance("{address: }").starts_with("services[0].instances[0].address: is missing"));
+    assert!(instance("{address: 5}").starts_with("services[0].instances[0].address: 5 is no onion address"));
+    assert!(instance(&format!("{{address: '{PLACEHOLDER}'}}")).contains("address: still is what the generator left"));
+    let mistyped = A.replacen('2', "3", 1);
+    assert!(instance(&format!("{{address: {mistyped}}}")).contains("is none: "), "{}", instance(&mistyped));
+    let socket = format!("services: [{{key: k, instances: [{{address: {A}}}]}}]\nstatus-socket-location: 5");
+    assert!(error(&socket).starts_with("status-socket-location: must be a path"));
+}
+
+#[test]
+fn what_is_written_can_be_read() {
+    let instances = vec![(A.to_owned(), "node: 1".to_owned()), (B.to_owned(), "#2".to_owned())];
+    let text = write(&[("x y.key".to_owned(), instances)]).unwrap();
+    assert!(text.starts_with("# Onionbalance Config File\nservices:\n"), "{text}");
+    let config = Config::parse(&text).unwrap();
+    assert_eq!(config.services[0].key, PathBuf::from("x y.key"));
+    let names: Vec<_> = config.services[0].instances.iter().map(|one| one.name.clone().unwrap()).collect();
+    assert_eq!(names, ["node: 1", "#2"]);
+
+    let open = write(&[("x.key".to_owned(), vec![(PLACEHOLDER.to_owned(), "node1".to_owned())])]).unwrap();
+    assert!(Config::parse(&open).unwrap_err().to_string().contains("services[0].instances[0].address: still is"));
+}

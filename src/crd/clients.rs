@@ -1,0 +1,138 @@
+//! Who may find a service with restricted discovery: what operator and publisher both read out of a spec and a Secret.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::ByteString;
+
+use super::AuthorizedClient;
+use crate::onion::descriptor::MAX_AUTHORIZED_CLIENTS;
+use crate::onion::{ClientPublicKey, Discovery};
+
+/// The ending of an entry of the Secret, as of a file in C tor's `authorized_clients`.
+const ENDING: &str = ".auth";
+
+/// Clients of one source, in its order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClientList {
+    /// Name and key of each.
+    pub clients: Vec<(String, ClientPublicKey)>,
+    /// What is wrong with each entry that is left out. It never repeats what the entry holds.
+    pub problems: Vec<String>,
+}
+
+/// The clients of all sources.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authorized {
+    /// Their keys: as many as a descriptor holds.
+    pub keys: BTreeSet<ClientPublicKey>,
+    /// The names of those beyond that.
+    pub left_out: Vec<String>,
+}
+
+impl Authorized {
+    /// Restricted to them: also where there are none.
+    pub fn discovery(self) -> Discovery {
+        Discovery::Restricted(self.keys)
+    }
+}
+
+impl ClientList {
+    /// `spec.restrictedDiscovery.clients`.
+    pub fn of_spec<'a>(clients: impl IntoIterator<Item = &'a AuthorizedClient>) -> Self {
+        let mut list = Self::default();
+        for (index, AuthorizedClient { name, public_key }) in clients.into_iter().enumerate() {
+            match public_key.parse() {
+                Ok(key) => list.clients.push((name.clone(), key)),
+                Err(error) => {
+                    list.problems.push(format!("spec.restrictedDiscovery.clients[{index}].publicKey: {error}"));
+                }
+            }
+        }
+        list
+    }
+
+    /// The data of `spec.restrictedDiscovery.secretName`: an entry `<name>.auth` for each client, as in C tor's
+    /// `authorized_clients`.
+    pub fn of_secret(data: &BTreeMap<String, ByteString>) -> Self {
+        let mut list = Self::default();
+        let mut others = 0;
+        for (entry, ByteString(bytes)) in data {
+            let Some(name) = entry.strip_suffix(ENDING) else {
+                others += 1;
+                continue;
+            };
+            match str::from_utf8(bytes).unwrap_or_default().parse() {
+                Ok(key) => list.clients.push((name.to_owned(), key)),
+                Err(error) => list.problems.push(format!("{entry}: {error}")),
+            }
+        }
+        if others > 0 {
+            list.problems.push(format!("the names of {others} entries do not end in {ENDING}"));
+        }
+        list
+    }
+}
+
+/// The clients of the lists together, as far as they fit: the first ones, so that who is revoked is out whoever else is in.
+pub fn authorize<'a>(lists: impl IntoIterator<Item = &'a ClientList>) -> Authorized {
+    let mut authorized = Authorized { keys: BTreeSet::new(), left_out: Vec::new() };
+    for (name, key) in lists.into_iter().flat_map(|list| &list.clients) {
+        if authorized.keys.len() < MAX_AUTHORIZED_CLIENTS || authorized.keys.contains(key) {
+            authorized.keys.insert(*key);
+        } else {
+            authorized.left_out.push(name.clone());
+        }
+    }
+    authorized
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onion::ClientSecretKey;
+
+    fn key(number: u8) -> ClientPublicKey {
+        ClientSecretKey::from_bytes([number; 32]).public()
+    }
+
+    fn list(numbers: impl IntoIterator<Item = u8>) -> ClientList {
+        let clients = numbers.into_iter().map(|number| (format!("client-{number}"), key(number))).collect();
+        ClientList { clients, problems: Vec::new() }
+    }
+
+    #[test]
+    fn a_secret_as_c_tors_folder() {
+        let data: BTreeMap<String, ByteString> = [
+            ("alice.auth", format!("{}\n", key(1)).into_bytes()),
+            ("bob.auth", b"descriptor:x25519:tooshort".to_vec()),
+            ("carol.auth", vec![0xff]),
+            ("tls.key", b"secret".to_vec()),
+        ]
+        .into_iter()
+        .map(|(name, bytes)| (name.to_owned(), ByteString(bytes)))
+        .collect();
+        let read = ClientList::of_secret(&data);
+        assert_eq!(read.clients, [("alice".to_owned(), key(1))]);
+        let form = "is not of the form descriptor:x25519:<52 base32 characters>";
+        let expected = [
+            format!("bob.auth: {form}"),
+            format!("carol.auth: {form}"),
+            "the names of 1 entries do not end in .auth".into(),
+        ];
+        assert_eq!(read.problems, expected);
+    }
+
+    #[test]
+    fn both_sources_count_and_a_key_counts_once() {
+        assert_eq!(authorize([&list([1, 2]), &list([2, 3])]).keys, [key(1), key(2), key(3)].into());
+        assert_eq!(authorize([]).discovery(), Discovery::Restricted(BTreeSet::new()));
+    }
+
+    #[test]
+    fn the_first_ones_fit() {
+        let authorized = authorize([&list(1..=100), &list(90..=130)]);
+        assert_eq!((authorized.keys.len(), authorized.left_out.join(" ")), (128, "client-129 client-130".to_owned()));
+        let fewer = authorize([&list(2..=100), &list(90..=130)]);
+        assert!(!fewer.keys.contains(&key(1)) && fewer.keys.contains(&key(129)));
+    }
+}

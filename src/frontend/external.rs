@@ -1,0 +1,224 @@
+//! Backends outside: asked for at the HSDirs, as the scheduler says; what is found is checked here and told to the engine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::backends::BackendView;
+use super::opening;
+use super::tor::{Fetch, Orders};
+use crate::consensus::{Fingerprint, Network};
+use crate::crd::BackendState;
+use crate::merge::{BackendId, ExternalInput, ExternalOutput, ExternalState, Externals, Input, Now, remarks};
+use crate::onion::OnionAddress;
+
+/// The external backends of one service.
+pub(super) struct External {
+    /// A service is no backend of its own.
+    own: OnionAddress,
+    scheduler: Externals,
+    network: Option<Arc<Network>>,
+    tor: Option<Orders>,
+    /// Each one's state, and since when it is in it.
+    states: BTreeMap<OnionAddress, (BackendState, SystemTime)>,
+    /// What of each is not published, or why nothing is.
+    messages: BTreeMap<OnionAddress, String>,
+    fetches: Fetches,
+}
+
+/// Fetches by their end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Fetches {
+    pub(super) found: u64,
+    pub(super) failed: u64,
+}
+
+impl External {
+    pub(super) fn new(own: OnionAddress, seed: [u8; 32]) -> Self {
+        Self {
+            own,
+            scheduler: Externals::new(seed),
+            network: None,
+            tor: None,
+            states: BTreeMap::new(),
+            messages: BTreeMap::new(),
+            fetches: Fetches::default(),
+        }
+    }
+
+    /// Which there are, and whether they are of any use.
+    pub(super) fn set(&mut self, backends: &BTreeSet<OnionAddress>, active: bool, now: Now) {
+        let backends: BTreeSet<_> = backends.iter().copied().filter(|address| *address != self.own).collect();
+        self.states.retain(|address, _| backends.contains(address));
+        self.messages.retain(|address, _| backends.contains(address));
+        self.scheduler.handle(ExternalInput::Backends(backends), now);
+        self.scheduler.handle(ExternalInput::Active(active), now);
+    }
+
+    /// The connection to tor came, or went.
+    pub(super) fn set_tor(&mut self, tor: Option<Orders>, now: Now) {
+        self.scheduler.handle(ExternalInput::Tor(tor.is_some()), now);
+        self.tor = tor;
+    }
+
+    pub(super) fn set_network(&mut self, network: Arc<Network>, now: Now) {
+        self.network = Some(network.clone());
+        self.scheduler.handle(ExternalInput::Network(network), now);
+    }
+
+    pub(super) fn fetched(
+        &mut self,
+        address: OnionAddress,
+        hsdir: Fingerprint,
+        result: Result<Arc<str>, String>,
+        now: Now,
+    ) {
+        let opened = result.and_then(|text| {
+            let network = self.network.as_ref().ok_or("there is no consensus")?;
+            opening::open(&text, &address, network, now.wall).map_err(|error| error.to_string())
+        });
+        match &opened {
+            Ok(found) => {
+                self.fetches.found += 1;
+                let (period, counter) = (found.period.number, found.revision_counter);
+                tracing::debug!(%address, %hsdir, period, counter, "found an external backend's descriptor");
+                let remarks: Vec<_> = remarks(&found.content).iter().map(ToString::to_string).collect();
+                self.note(address, remarks.join("; "));
+            }
+            Err(reason) => {
+                self.fetches.failed += 1;
+                tracing::debug!(%address, %hsdir, reason, "an HSDir has no descriptor of an external backend");
+                if !self.counts(address) {
+                    self.note(
+                        address,
+                        format!("no HSDir has a descriptor that can be used; the last one asked: {reason}"),
+                    );
+                }
+            }
+        }
+        self.scheduler.handle(ExternalInput::Fetched { address, hsdir, found: opened.ok() }, now);
+    }
+
+    fn counts(&self, address: OnionAddress) -> bool {
+        self.scheduler.states().any(|known| known == (address, ExternalState::Counts))
+    }
+
+    fn note(&mut self, address: OnionAddress, message: String) {
+        if message.is_empty() {
+            self.messages.remove(&address);
+        } else if self.scheduler.states().any(|(known, _)| known == address)
+            && self.messages.get(&address) != Some(&message)
+        {
+            tracing::warn!(%address, message, "an external backend");
+            self.messages.insert(address, message);
+        }
+    }
+
+    /// Orders the fetches that are due; gives what the engine is to know.
+    pub(super) fn carry_out(&mut self, now: Now) -> Vec<Input> {
+        let mut inputs = Vec::new();
+        self.scheduler.handle(ExternalInput::Tick, now);
+        while let Some(output) = self.scheduler.poll_output() {
+            match output {
+                ExternalOutput::Fetch(address, hsdir) => {
+                    if !self.tor.as_ref().is_some_and(|tor| tor.fetch(Fetch { address, hsdir })) {
+                        // It has no end, so it gets one here.
+                        self.scheduler.handle(ExternalInput::Fetched { address, hsdir, found: None }, now);
+                    }
+                }
+                ExternalOutput::Backend(address, content) => {
+                    let points = content.introduction_points.len();
+                    tracing::info!(%address, points, "an external backend's introduction points");
+                    inputs.push(Input::Backend(id(&address), content));
+                }
+                ExternalOutput::Lost(address) => {
+                    tracing::warn!(%address, "an external backend counts no more");
+                    inputs.push(Input::BackendLost(id(&address)));
+                }
+            }
+        }
+        inputs
+    }
+
+    /// When (on the monotonic clock) to call [`Self::carry_out`] at the latest.
+    pub(super) fn poll_timeout(&self) -> Option<Duration> {
+        self.scheduler.poll_timeout()
+    }
+
+    pub(super) fn fetches(&self) -> Fetches {
+        self.fetches
+    }
+
+    /// All of them by address, given the points that the published descriptor has of each.
+    pub(super) fn views(&mut self, points: &[(BackendId, usize)], now: SystemTime) -> Vec<BackendView> {
+        let points: BTreeMap<&BackendId, usize> = points.iter().map(|(id, count)| (id, *count)).collect();
+        let view = |(address, state)| {
+            let points = points.get(&id(&address)).copied().unwrap_or_default();
+            let state = match state {
+                ExternalState::Counts if points > 0 => BackendState::Ready,
+                ExternalState::Lost => BackendState::Lost,
+                ExternalState::Counts | ExternalState::Unseen => BackendState::Starting,
+            };
+            let known = self.states.get(&address).filter(|(known, _)| *known == state);
+            let since = known.map_or(now, |(_, since)| *since);
+            self.states.insert(address, (state, since));
+            let name = address.to_string();
+            let message = self.messages.get(&address).cloned();
+            BackendView { onion_address: Some(name.clone()), name, points, state, since, message }
+        };
+        self.scheduler.states().map(view).collect()
+    }
+}
+
+fn id(address: &OnionAddress) -> BackendId {
+    BackendId(address.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::SigningKey;
+
+    use super::*;
+
+    fn address(number: u8) -> OnionAddress {
+        OnionAddress::from_public_key(SigningKey::from_bytes(&[number; 32]).verifying_key().to_bytes()).unwrap()
+    }
+
+    fn at(seconds: u64) -> Now {
+        let elapsed = Duration::from_secs(seconds);
+        Now { wall: SystemTime::UNIX_EPOCH + elapsed, elapsed }
+    }
+
+    #[test]
+    fn all_but_the_service_itself_are_shown_since_they_are_known() {
+        let mut external = External::new(address(0), [1; 32]);
+        external.set(&[address(0), address(1), address(2)].into(), true, at(1));
+        let shown = |external: &mut External, seconds| -> Vec<_> {
+            let views = external.views(&[], at(seconds).wall);
+            views.into_iter().map(|view| (view.name, view.state, view.since)).collect()
+        };
+        let first = shown(&mut external, 5);
+        let mut names: Vec<_> = first.iter().map(|(name, ..)| name.clone()).collect();
+        names.sort();
+        let mut expected = [address(1).to_string(), address(2).to_string()];
+        expected.sort();
+        assert_eq!(names, expected);
+        assert!(first.iter().all(|(_, state, since)| (*state, *since) == (BackendState::Starting, at(5).wall)));
+        assert_eq!(shown(&mut external, 9), first);
+        external.set(&[address(2)].into(), true, at(10));
+        assert_eq!(shown(&mut external, 11).len(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_nothing() {
+        let mut external = External::new(address(0), [1; 32]);
+        external.set(&[address(1)].into(), true, at(1));
+        external.fetched(address(1), Fingerprint([1; 20]), Ok("garbage".into()), at(2));
+        external.fetched(address(1), Fingerprint([1; 20]), Err("NOT_FOUND".to_owned()), at(3));
+        assert_eq!(external.fetches(), Fetches { found: 0, failed: 2 });
+        let view = external.views(&[], at(4).wall).remove(0);
+        assert_eq!(view.state, BackendState::Starting);
+        assert!(view.message.unwrap().ends_with("the last one asked: NOT_FOUND"));
+        assert_eq!(external.carry_out(at(5)).len(), 0);
+    }
+}

@@ -1,0 +1,251 @@
+//! The stand-alone daemon: a drop-in for Python Onionbalance on a plain server, without Kubernetes.
+//!
+//! ```text
+//! config.yaml ──► service ┐                     (one loop per service: merge engine and polling of its instances)
+//!                 service ┼──► tor ──► HSFETCH, HSPOST      (one connection for all)
+//! status socket ◄─ views ─┘
+//! ```
+//!
+//! Nothing is kept on disk: revision counters follow the clock (OPE), so a restart's are greater; where one is not, within
+//! a second or after the clock was set back, the HSDirs reject it and it rises.
+
+mod load;
+mod service;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use zeroize::Zeroizing;
+
+use self::load::{Loaded, LoadedService};
+use self::service::Service;
+use self::status::{StatusSocket, View};
+use super::Failure;
+use super::clock::{self, Clock};
+use super::tor::{Registry, Tor};
+use crate::control::{Connector, Password, Place};
+use crate::merge::{Externals, MergeEngine};
+use crate::onion::{Discovery, OnionAddress};
+use crate::shell::secret_file;
+
+/// No flag: a command line is for all to see.
+const PASSWORD_VARIABLE: &str = "ONIONBALANCE_TOR_CONTROL_PASSWORD";
+/// Messages that wait for a service's loop.
+const QUEUE: usize = 64;
+
+/// The options of Python Onionbalance's daemon, with its environment variables.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Stand-alone, without Kubernetes (instead of --service)")]
+pub(super) struct Options {
+    /// Configuration file, as Python Onionbalance has it [default: config.yaml]
+    #[arg(short, long, env = "ONIONBALANCE_CONFIG", value_name = "FILE", conflicts_with = "service")]
+    config: Option<PathBuf>,
+    /// Address of tor's control port; used where the control socket does not answer
+    #[arg(short, long, default_value = "127.0.0.1", value_name = "ADDRESS")]
+    ip: String,
+    /// Tor's control port
+    #[arg(short, long, default_value_t = 9051)]
+    port: u16,
+    /// Tor's control socket, which is tried first
+    #[arg(
+        short,
+        long,
+        env = "ONIONBALANCE_TOR_CONTROL_SOCKET",
+        default_value = "/var/run/tor/control",
+        value_name = "FILE",
+        value_parser = path_or_none()
+    )]
+    socket: PathBuf,
+    /// File with the control port's password, where no cookie serves; or set `ONIONBALANCE_TOR_CONTROL_PASSWORD`
+    #[arg(long, value_name = "FILE")]
+    control_password_file: Option<PathBuf>,
+    /// Where the status socket is; counts instead of the configuration's status-socket-location
+    #[arg(long, env = "ONIONBALANCE_STATUS_SOCKET_LOCATION", value_name = "FILE", value_parser = path_or_none())]
+    status_socket_location: Option<PathBuf>,
+    /// What is logged; `RUST_LOG` counts instead
+    #[arg(short, long, env = "ONIONBALANCE_LOG_LEVEL", default_value = "info", ignore_case = true,
+        value_parser = ["debug", "info", "warning", "error", "critical"])]
+    verbosity: String,
+    /// Accepted, and not needed: tor tells when its network is a testing one
+    #[arg(long)]
+    is_testnet: bool,
+    /// Onion service version; there is no other
+    #[arg(long, default_value = "v3", value_parser = ["v3"], hide = true)]
+    hs_version: String,
+}
+
+/// A path; empty, as an environment variable may be set, for none.
+fn path_or_none() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
+impl Options {
+    /// The log's least level, as `tracing` names it.
+    pub(super) fn log_level(&self) -> &'static str {
+        match self.verbosity.to_ascii_lowercase().as_str() {
+            "debug" => "debug",
+            "warning" => "warn",
+            "error" | "critical" => "error",
+            _ => "info",
+        }
+    }
+
+    fn config_file(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(|| "config.yaml".into())
+    }
+
+    fn status_location(&self) -> Option<PathBuf> {
+        self.status_socket_location.clone().filter(|path| !path.as_os_str().is_empty())
+    }
+
+    fn connector(&self) -> Result<Connector, Failure> {
+        let tcp = Place::Tcp(self.ip.clone(), self.port);
+        let (place, otherwise) = if self.socket.as_os_str().is_empty() {
+            (tcp, None)
+        } else {
+            (Place::Unix(self.socket.clone()), Some(tcp))
+        };
+        Ok(Connector { otherwise, password: self.password()?, ..Connector::new(place) })
+    }
+
+    fn password(&self) -> Result<Option<Password>, Failure> {
+        let text = match &self.control_password_file {
+            Some(file) => {
+                let bytes = secret_file::read(file)?;
+                let text = str::from_utf8(&bytes).map_err(|_| format!("{}: it is no text", file.display()))?;
+                Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned())
+            }
+            None => Zeroizing::new(std::env::var(PASSWORD_VARIABLE).unwrap_or_default()),
+        };
+        if text.is_empty() { Ok(None) } else { Ok(Some(Password::new(text)?)) }
+    }
+}
+
+/// Runs until it is told to stop (SIGTERM, SIGINT); SIGHUP reads the configuration again.
+pub(super) async fn run(options: Options) -> Result<(), Failure> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hangup = signal(SignalKind::hangup())?;
+    if options.is_testnet {
+        tracing::debug!("--is-testnet is not needed: tor tells when its network is a testing one");
+    }
+    let loaded = load::load(&options.config_file())?;
+    let clock = Clock::start();
+    let (tor, registry) = Tor::new(options.connector()?, clock);
+    let mut tor = tokio::spawn(tor.run());
+
+    let mut daemon = Daemon::new(clock, registry, options.status_location());
+    daemon.apply(loaded);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => { tracing::info!("SIGTERM"); return Ok(()) }
+            _ = interrupt.recv() => { tracing::info!("SIGINT"); return Ok(()) }
+            _ = hangup.recv() => match load::load(&options.config_file()) {
+                Ok(loaded) => {
+                    tracing::info!("SIGHUP: the new configuration counts");
+                    daemon.apply(loaded);
+                }
+                Err(error) => tracing::error!("SIGHUP: the new configuration is refused, the old one goes on: {error}"),
+            },
+            ended = &mut tor => { ended?; return Err("the connection to tor ended for good".into()) }
+            ended = daemon.a_service_ended() => { ended?; return Err("a service's loop ended".into()) }
+        }
+    }
+}
+
+/// What runs, as the configuration wants it.
+struct Daemon {
+    clock: Clock,
+    registry: Registry,
+    running: BTreeMap<OnionAddress, Running>,
+    /// In the configuration's order.
+    views: watch::Sender<Vec<watch::Receiver<View>>>,
+    /// Wins over the configuration.
+    status_location: Option<PathBuf>,
+    status_socket: Option<StatusSocket>,
+}
+
+struct Running {
+    instances: watch::Sender<Vec<OnionAddress>>,
+    view: watch::Receiver<View>,
+    task: JoinHandle<()>,
+}
+
+/// Whatever ends the daemon, a service that it dropped posts nothing any more.
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Daemon {
+    fn new(clock: Clock, registry: Registry, status_location: Option<PathBuf>) -> Self {
+        let (running, views) = (BTreeMap::new(), watch::Sender::default());
+        Self { clock, registry, running, views, status_location, status_socket: None }
+    }
+
+    /// Makes what runs equal to what is wanted. A service that stays keeps all it knows.
+    fn apply(&mut self, loaded: Loaded) {
+        let wanted: Vec<_> = loaded.services.iter().map(|service| service.key.address()).collect();
+        self.running.retain(|address, _| {
+            let stays = wanted.contains(address);
+            if !stays {
+                tracing::info!(%address, "the service is not published any more");
+            }
+            stays
+        });
+        for LoadedService { key, instances } in loaded.services {
+            let address = key.address();
+            if let Some(running) = self.running.get(&address) {
+                running.instances.send_if_modified(|known| {
+                    let changed = *known != instances;
+                    *known = instances;
+                    changed
+                });
+                continue;
+            }
+            tracing::info!(%address, instances = instances.len(), "the service is published as soon as can be");
+            let (news_in, news) = mpsc::channel(QUEUE);
+            let now = self.clock.now();
+            let engine = MergeEngine::new(Arc::new(key), Some(Discovery::Open), clock::random(), now);
+            let (view_in, view) = watch::channel(View::of(address));
+            let (instances_in, instances) = watch::channel(instances);
+            let externals = Externals::new(clock::random());
+            let service = Service::new(engine, externals, self.clock, news, instances, view_in);
+            self.registry.register(address, news_in);
+            self.running.insert(address, Running { instances: instances_in, view, task: tokio::spawn(service.run()) });
+        }
+        let views = wanted.iter().filter_map(|address| self.running.get(address)).map(|running| running.view.clone());
+        self.views.send_replace(views.collect());
+        self.place_status_socket(loaded.status_socket);
+    }
+
+    fn place_status_socket(&mut self, configured: Option<PathBuf>) {
+        let wanted = self.status_location.clone().or(configured);
+        if self.status_socket.as_ref().map(StatusSocket::path) == wanted.as_deref() {
+            return;
+        }
+        // The old one's file goes before a new one may take its place.
+        self.status_socket = None;
+        self.status_socket = wanted.and_then(|path| match StatusSocket::open(path, self.views.subscribe()) {
+            Ok(socket) => Some(socket),
+            // As with Python Onionbalance, no reason not to serve.
+            Err(error) => {
+                tracing::error!("no status socket: {error}");
+                None
+            }
+        });
+    }
+
+    async fn a_service_ended(&mut self) -> Result<(), tokio::task::JoinError> {
+        let tasks = self.running.values_mut().map(|running| &mut running.task);
+        futures::future::select_all(tasks).await.0
+    }
+}

@@ -1,0 +1,182 @@
+//! The daemon on a configuration, without a tor.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use clap::Parser as _;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::UnixStream;
+
+use super::status::{InstanceView, document};
+use super::*;
+use crate::onion::{MasterKey, Seed};
+
+#[derive(Debug, clap::Parser)]
+struct Program {
+    #[command(flatten)]
+    options: Options,
+    #[arg(long)]
+    service: Option<String>,
+}
+
+fn address(seed: u8) -> OnionAddress {
+    MasterKey::generate(&mut StdRng::from_seed([seed; 32])).address()
+}
+
+/// A folder with a PEM key (1.key), one in Tor's form (2.key), and a configuration with these services: key, and instances.
+fn folder(services: &[(&str, &[u8])], more: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let pem = Seed::generate(&mut StdRng::from_seed([1; 32])).to_pem().unwrap();
+    secret_file::write(&folder.path().join("1.key"), pem.as_bytes(), false).unwrap();
+    let tor = MasterKey::generate(&mut StdRng::from_seed([2; 32])).to_tor_secret_key_file();
+    secret_file::write(&folder.path().join("2.key"), &tor, false).unwrap();
+    write(folder.path(), services, more);
+    folder
+}
+
+fn write(folder: &Path, services: &[(&str, &[u8])], more: &str) {
+    let mut text = "services:\n".to_owned();
+    for (key, instances) in services {
+        let instances: Vec<_> = instances.iter().map(|seed| json!({"address": address(*seed)})).collect();
+        writeln!(text, "- {}", json!({"key": key, "instances": instances})).unwrap();
+    }
+    std::fs::write(folder.join("config.yaml"), text + more).unwrap();
+}
+
+fn load_from(folder: &Path) -> Result<Loaded, String> {
+    load::load(&folder.join("config.yaml")).map_err(|error| error.to_string())
+}
+
+#[test]
+fn keys_of_both_forms_are_found_beside_the_file() {
+    let folder = folder(&[("1.key", &[11]), ("2.key", &[12, 13])], "");
+    let loaded = load_from(folder.path()).unwrap();
+    assert_eq!(loaded.services[0].key.address(), address(1));
+    assert_eq!(loaded.services[1].key.address(), address(2));
+    assert_eq!(loaded.services[1].instances, [address(12), address(13)]);
+}
+
+#[test]
+fn what_cannot_be_is_refused_by_name() {
+    let error = |services: &[(&str, &[u8])]| load_from(folder(services, "").path()).err().unwrap();
+    assert!(error(&[("none.key", &[11])]).contains("services[0].key: "));
+    assert!(error(&[("none.key", &[11])]).contains("none.key: No such file"));
+    assert!(error(&[("config.yaml", &[11])]).contains("config.yaml: it holds no onion-service key"));
+    assert!(error(&[("1.key", &[11]), ("1.key", &[12])]).contains("services[1].key: an earlier service has this key"));
+    assert!(error(&[("2.key", &[2])]).contains("services[0].instances: "));
+    let missing = load::load(Path::new("/none/config.yaml")).err().unwrap().to_string();
+    assert!(missing.starts_with("/none/config.yaml: No such file") && missing.contains("--config"), "{missing}");
+}
+
+#[test]
+fn pythons_command_line() {
+    let parse =
+        |words: &[&str]| Program::try_parse_from([&["frontend"], words].concat()).map(|program| program.options);
+    let line = [
+        "-c",
+        "x.yaml",
+        "-i",
+        "10.0.0.1",
+        "-p",
+        "9151",
+        "-s",
+        "/s",
+        "-v",
+        "WARNING",
+        "--is-testnet",
+        "--hs-version",
+        "v3",
+    ];
+    let options = parse(&line).unwrap();
+    assert_eq!(options.config_file(), Path::new("x.yaml"));
+    assert_eq!(options.log_level(), "warn");
+    let connector = options.connector().unwrap();
+    assert_eq!(connector.place, Place::Unix("/s".into()));
+    assert_eq!(connector.otherwise, Some(Place::Tcp("10.0.0.1".to_owned(), 9151)));
+    let options = parse(&[]).unwrap();
+    assert_eq!((options.config_file().as_path(), options.log_level()), (Path::new("config.yaml"), "info"));
+    // As an environment variable that is set to nothing.
+    let options = parse(&["--socket", "", "--status-socket-location", ""]).unwrap();
+    assert_eq!(options.connector().unwrap().place, Place::Tcp("127.0.0.1".to_owned(), 9051));
+    assert_eq!(options.status_location(), None);
+    assert!(parse(&["-v", "loud"]).is_err());
+    assert!(parse(&["--service", "web", "--config", "x"]).is_err());
+}
+
+/// Field names and forms: onionbalance 0.2.4, run on a private network.
+#[test]
+fn the_status_document() {
+    let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    let seen = |address| InstanceView { address, seen: Some((at(3600), at(60), 3)) };
+    let unseen = |address| InstanceView { address, seen: None };
+    let view = View {
+        address: address(1),
+        attempts: [Some(at(86_400)), None],
+        instances: vec![seen(address(2)), unseen(address(3))],
+    };
+    assert_eq!(
+        document(&[view]).to_string(),
+        format!(
+            "{{\"services\":[{{\"instances\":[{{\"descriptorReceived\":\"1970-01-01 01:00:00\",\"introPointsNum\":3,\
+             \"introSetModified\":\"1970-01-01 00:01:00\",\"onionAddress\":\"{}\"}},{{\"onionAddress\":\"{}\",\"received\":null}}],\
+             \"onionAddress\":\"{}\",\"publishAttemptFirstDescriptor\":\"1970-01-02 00:00:00\",\
+             \"publishAttemptSecondDescriptor\":null}}]}}",
+            address(2),
+            address(3),
+            address(1)
+        )
+    );
+}
+
+async fn status(socket: &Path) -> Value {
+    let mut text = String::new();
+    UnixStream::connect(socket).await.unwrap().read_to_string(&mut text).await.unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn instances(status: &Value, service: usize) -> Vec<OnionAddress> {
+    let instances = status["services"][service]["instances"].as_array().unwrap();
+    instances.iter().map(|instance| instance["onionAddress"].as_str().unwrap().parse().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_reload_keeps_what_stays_and_moves_the_socket() {
+    let folder = folder(&[("1.key", &[11]), ("2.key", &[12])], "");
+    let path = |name: &str| folder.path().join(name);
+    let clock = Clock::start();
+    let (_tor, registry) = Tor::new(Connector::unix("/none"), clock);
+    let mut daemon = Daemon::new(clock, registry, None);
+    let socket = |name: &str| format!("status-socket-location: {}\n", path(name).display());
+
+    // A socket that was left over is in the way of nobody.
+    drop(std::os::unix::net::UnixListener::bind(path("a")).unwrap());
+    write(folder.path(), &[("1.key", &[11]), ("2.key", &[12])], &socket("a"));
+    daemon.apply(load_from(folder.path()).unwrap());
+    let first = daemon.running[&address(1)].task.id();
+    assert_eq!(status(&path("a")).await["services"].as_array().unwrap().len(), 2);
+
+    write(folder.path(), &[("1.key", &[11, 13])], &socket("b"));
+    daemon.apply(load_from(folder.path()).unwrap());
+    assert_eq!(daemon.running[&address(1)].task.id(), first, "the service that stays goes on");
+    assert_eq!(daemon.running.len(), 1);
+    assert!(!path("a").exists());
+    let mut view = daemon.running[&address(1)].view.clone();
+    view.wait_for(|view| view.instances.len() == 2).await.unwrap();
+    assert_eq!(instances(&status(&path("b")).await, 0), [address(11), address(13)]);
+    drop(daemon);
+    assert!(!path("b").exists());
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_socket_is_left_alone() {
+    let folder = folder(&[], "");
+    let (_views, views) = watch::channel(Vec::new());
+    let path = folder.path().join("1.key");
+    let error = StatusSocket::open(path.clone(), views).err().unwrap().to_string();
+    assert!(error.ends_with("1.key: there is a file that is no socket"), "{error}");
+    assert!(path.exists());
+}

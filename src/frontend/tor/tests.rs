@@ -1,0 +1,214 @@
+//! Several services over one connection, to a scripted tor: what of it a real one does only over minutes, the private network's
+//! tests show.
+
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, duplex};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::testing::address;
+use super::*;
+use crate::control::Client;
+
+/// Longer than any of these tests takes, unless it waits for ever.
+const PATIENCE: Duration = Duration::from_secs(120);
+const HSDIR: Fingerprint = Fingerprint([7; 20]);
+
+/// A bootstrapped tor that takes all commands, and says what it is told to say.
+struct Scene {
+    clock: Clock,
+    registry: Option<Registry>,
+    session: JoinHandle<Lost>,
+    /// What tor was asked to send or to fetch.
+    asked: mpsc::UnboundedReceiver<String>,
+    say: mpsc::UnboundedSender<String>,
+}
+
+struct Service(mpsc::Receiver<News>);
+
+impl Scene {
+    fn begin() -> Self {
+        let (ours, theirs) = duplex(64 << 10);
+        let (client, events) = Client::over(ours, PATIENCE);
+        let (mut services, registry) = Services::new();
+        let clock = Clock::start();
+        let session = tokio::spawn(async move {
+            let Err(lost) = Session::run(&mut services, clock, client, events).await;
+            lost
+        });
+        let (asked_in, asked) = mpsc::unbounded_channel();
+        let (say, said) = mpsc::unbounded_channel();
+        tokio::spawn(tor(theirs, asked_in, said));
+        Self { clock, registry: Some(registry), session, asked, say }
+    }
+
+    fn register(&self, index: usize) -> Service {
+        let (voice, news) = mpsc::channel(16);
+        self.registry.as_ref().unwrap().register(address(index), voice);
+        Service(news)
+    }
+
+    fn upload(&self) -> Upload {
+        Upload { hsdir: HSDIR, descriptor: "hs-descriptor 3\n".into(), ordered: self.clock.now() }
+    }
+
+    async fn asked(&mut self) -> String {
+        timeout(PATIENCE, self.asked.recv()).await.unwrap().unwrap()
+    }
+
+    fn event(&self, text: &str) {
+        self.say.send(format!("650 HS_DESC {text}\r\n")).unwrap();
+    }
+}
+
+impl Service {
+    async fn hears(&mut self) -> News {
+        timeout(PATIENCE, self.0.recv()).await.unwrap().unwrap()
+    }
+
+    async fn is_up(&mut self) -> Orders {
+        match self.hears().await {
+            News::Up(orders) => orders,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn uploaded(&mut self) -> Result<(), String> {
+        match self.hears().await {
+            News::Uploaded(HSDIR, result) => result,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn fetched(&mut self, index: usize) -> Result<Arc<str>, String> {
+        match self.hears().await {
+            News::Fetched { address: whose, hsdir: HSDIR, result } if whose == address(index) => result,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn tor(
+    stream: tokio::io::DuplexStream,
+    asked: mpsc::UnboundedSender<String>,
+    mut said: mpsc::UnboundedReceiver<String>,
+) {
+    let (reader, mut writer) = tokio::io::split(stream);
+    let mut lines = BufReader::new(reader).lines();
+    loop {
+        let answer = tokio::select! {
+            line = lines.next_line() => {
+                let Ok(Some(line)) = line else { return };
+                match line.split(' ').next().unwrap() {
+                    "GETCONF" => "250 TestingTorNetwork=1\r\n".to_owned(),
+                    "GETINFO" if line.ends_with("bootstrap-phase") => {
+                        "250-status/bootstrap-phase=NOTICE BOOTSTRAP PROGRESS=100\r\n250 OK\r\n".to_owned()
+                    }
+                    "GETINFO" => "551 none\r\n".to_owned(),
+                    "SETEVENTS" => "250 OK\r\n".to_owned(),
+                    command => {
+                        while command == "+HSPOST" && lines.next_line().await.unwrap().as_deref() != Some(".") {}
+                        asked.send(line).unwrap();
+                        "250 OK\r\n".to_owned()
+                    }
+                }
+            }
+            said = said.recv() => match said {
+                Some(said) => said,
+                None => return,
+            },
+        };
+        writer.write_all(answer.as_bytes()).await.unwrap();
+    }
+}
+
+fn fetch(index: usize) -> Fetch {
+    Fetch { address: address(index), hsdir: HSDIR }
+}
+
+fn name(index: usize) -> String {
+    address(index).identifier()
+}
+
+#[tokio::test]
+async fn fates_come_to_the_service_whose_they_are() {
+    let mut scene = Scene::begin();
+    let (mut one, mut two) = (scene.register(0), scene.register(1));
+    let hsdir = format!("${}~x", "07".repeat(20));
+    let orders = [one.is_up().await, two.is_up().await];
+    // Both to one HSDir, at a time.
+    for (index, orders) in orders.iter().enumerate() {
+        assert!(orders.upload(scene.upload()));
+        assert_eq!(scene.asked().await, format!("+HSPOST SERVER={} HSADDRESS={}", "07".repeat(20), name(index)));
+    }
+    scene.event(&format!("UPLOADED {} UNKNOWN {hsdir}", name(1)));
+    scene.event(&format!("FAILED {} NO_AUTH {hsdir} x REASON=UPLOAD_REJECTED", name(0)));
+    assert_eq!(two.uploaded().await, Ok(()));
+    assert_eq!(one.uploaded().await, Err("UPLOAD_REJECTED".to_owned()));
+
+    // One that comes later, and one that goes.
+    let mut three = scene.register(2);
+    let orders = three.is_up().await;
+    drop(two);
+    assert!(orders.upload(scene.upload()));
+    scene.asked().await;
+    scene.event(&format!("UPLOADED {} UNKNOWN {hsdir}", name(1)));
+    scene.event(&format!("UPLOADED {} UNKNOWN {hsdir}", name(2)));
+    assert_eq!(three.uploaded().await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_fetch_is_shared_and_told_from_an_upload() {
+    let mut scene = Scene::begin();
+    let (mut one, mut two) = (scene.register(0), scene.register(1));
+    let hsdir = format!("${}~x", "07".repeat(20));
+    let orders = [one.is_up().await, two.is_up().await];
+    assert!(orders[0].fetch(fetch(2)) && orders[1].fetch(fetch(2)));
+    assert_eq!(scene.asked().await, format!("HSFETCH {} SERVER={}", name(2), "07".repeat(20)));
+    // Nothing of these is its end.
+    scene.event(&format!("REQUESTED {} NO_AUTH {hsdir} x HSDIR_INDEX=00", name(2)));
+    scene.event(&format!("FAILED {} NO_AUTH {hsdir} x REASON=NOT_FOUND", name(0)));
+    scene.event(&format!("RECEIVED {} NO_AUTH {hsdir} x", name(2)));
+    scene.say.send(format!("650+HS_DESC_CONTENT {} x {hsdir}\r\n\r\nline\r\n.\r\n650 OK\r\n", name(2))).unwrap();
+    for service in [&mut one, &mut two] {
+        assert_eq!(service.fetched(2).await.unwrap().as_ref(), "line\n");
+    }
+
+    // A service that is also somebody's backend: its upload and a fetch of it go to one HSDir.
+    assert!(orders[1].fetch(fetch(0)) && orders[0].upload(scene.upload()));
+    scene.asked().await;
+    scene.asked().await;
+    scene.event(&format!("FAILED {} NO_AUTH {hsdir} x REASON=UPLOAD_REJECTED", name(0)));
+    assert!(one.uploaded().await.is_err());
+    scene.event(&format!("FAILED {} NO_AUTH {hsdir} x REASON=NOT_FOUND", name(0)));
+    scene.say.send(format!("650+HS_DESC_CONTENT {} x {hsdir}\r\n\r\n.\r\n650 OK\r\n", name(0))).unwrap();
+    assert_eq!(two.fetched(0).await, Err("NOT_FOUND".to_owned()));
+}
+
+#[tokio::test]
+async fn ends_when_nobody_is_left() {
+    let mut scene = Scene::begin();
+    let mut one = scene.register(0);
+    let orders = one.is_up().await;
+    scene.registry = None;
+    drop(one);
+    // Any turn finds it out.
+    assert!(orders.upload(scene.upload()));
+    let lost = timeout(PATIENCE, scene.session).await.unwrap().unwrap();
+    assert!(matches!(lost, Lost::Idle), "{lost}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_waited_is_not_carried_out() {
+    let mut scene = Scene::begin();
+    let mut one = scene.register(0);
+    let orders = one.is_up().await;
+    let upload = scene.upload();
+    let ordered = Now { wall: upload.ordered.wall - 2 * STALE, ..upload.ordered };
+    assert!(orders.upload(Upload { ordered, ..upload }));
+    assert_eq!(one.uploaded().await, Err("the order is stale".to_owned()));
+    assert!(scene.asked.try_recv().is_err());
+    // And a fetch that nobody answers has its end.
+    assert!(orders.fetch(fetch(2)));
+    scene.asked().await;
+    assert_eq!(one.fetched(2).await, Err("no answer".to_owned()));
+}

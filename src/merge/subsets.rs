@@ -1,0 +1,219 @@
+//! What the descriptors of a period say: the subsets of the points, and what is true of all backends.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::seq::SliceRandom;
+use rand::{Rng, RngExt};
+
+use super::BackendId;
+use super::backends::Backends;
+use super::selection::{self, Offer, Pick, Shape};
+use crate::onion::descriptor::max_points_beside;
+use crate::onion::{Discovery, IntroductionPoint, ServiceContent};
+
+/// Where there are more points than places, the least time that those have which were chosen: as C tor's re-upload at the soonest.
+const TURN: Duration = Duration::from_secs(60 * 60);
+/// C tor's number of points unless it is told otherwise: with as few, a client still has a choice.
+const USUAL_POINTS: usize = 3;
+
+/// Whether the HSDirs of a period may hold different descriptors.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Distinct {
+    /// When one cannot hold all points.
+    #[default]
+    Auto,
+    /// Also when one can: then each holds about half of the points, three at the least, so that no HSDir's descriptor tells all.
+    Always,
+    /// All are the same.
+    Never,
+}
+
+/// What a merge is for.
+#[derive(Debug, Clone)]
+pub(super) struct Policy {
+    pub(super) distinct: Distinct,
+    pub(super) discovery: Arc<Discovery>,
+    /// How many different descriptors clients can be shown.
+    pub(super) subsets: usize,
+}
+
+impl Policy {
+    /// What a descriptor holds at most.
+    fn max_points(&self) -> usize {
+        match &*self.discovery {
+            Discovery::Open => max_points_beside(0),
+            Discovery::Restricted(clients) => max_points_beside(clients.len()),
+        }
+    }
+}
+
+/// The subsets of one period, as they were chosen last. They outlive the backends, so that one that comes back finds its points
+/// where they were.
+#[derive(Debug, Default)]
+pub(super) struct Subsets {
+    chosen: Vec<Vec<Chosen>>,
+    /// Since when they are chosen afresh.
+    since: Duration,
+    turns: Turns,
+}
+
+#[derive(Debug, Clone)]
+struct Chosen {
+    backend: BackendId,
+    point: IntroductionPoint,
+    /// Its place in the descriptor. Random, so that neighbours tell nothing about who belongs together, and fixed while
+    /// the point is chosen: tor too keeps an unchanged set in its order.
+    rank: u64,
+}
+
+/// How often the backends and the points had their turn, counted in places, while there were more points than places.
+#[derive(Debug, Default)]
+struct Turns {
+    backends: BTreeMap<BackendId, u64>,
+    points: BTreeMap<Point, u64>,
+}
+
+/// Names a point: its backend and its authentication key.
+type Point = (BackendId, [u8; 32]);
+
+/// The contents of a round's descriptors, who may read them, and whose points are in them.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Merged {
+    /// By subset; one if all HSDirs hold the same.
+    pub(super) contents: Vec<ServiceContent>,
+    pub(super) discovery: Arc<Discovery>,
+    /// Points by backend, each counted once; none with zero.
+    pub(super) points: BTreeMap<BackendId, usize>,
+}
+
+type Usable<'a> = Vec<(&'a BackendId, Vec<&'a IntroductionPoint>)>;
+
+impl Subsets {
+    /// Selects points, and merges them. None when there is none to select.
+    pub(super) fn merge(
+        &mut self,
+        backends: &Backends,
+        policy: &Policy,
+        now: Duration,
+        rng: &mut impl Rng,
+    ) -> Option<Merged> {
+        let agreed = backends.agreed()?;
+        let mut usable: Usable = backends.usable().map(|(id, points)| (id, points.collect())).collect();
+        // Who comes first among equals is not for names to say.
+        usable.shuffle(rng);
+        self.choose(&mut usable, policy, now, rng);
+
+        let content = |subset: &Vec<Chosen>| {
+            let introduction_points = subset.iter().map(|chosen| chosen.point.clone()).collect();
+            ServiceContent { introduction_points, ..agreed.clone() }
+        };
+        let mut points = BTreeMap::new();
+        for (backend, _) in points_in(&self.chosen) {
+            *points.entry(backend).or_default() += 1;
+        }
+        let mut contents: Vec<ServiceContent> = self.chosen.iter().map(content).collect();
+        if contents.windows(2).all(|pair| matches!(pair, [a, b] if a == b)) {
+            contents.truncate(1);
+        }
+        Some(Merged { contents, discovery: Arc::clone(&policy.discovery), points })
+    }
+
+    fn choose(&mut self, usable: &mut Usable, policy: &Policy, now: Duration, rng: &mut impl Rng) {
+        let shape = shape(usable, policy);
+        let points: usize = usable.iter().map(|(_, points)| points.len()).sum();
+        let chosen = self.select(usable, &self.chosen, shape, rng);
+        if self.chosen.is_empty() || points_in(&chosen).len() == points {
+            self.since = now;
+        } else if now.saturating_sub(self.since) >= TURN {
+            self.since = now;
+            self.turns.count(&self.chosen, usable);
+            usable.sort_by_key(|(id, _)| self.turns.backends.get(*id).copied());
+            self.chosen = self.select(usable, &[], shape, rng);
+            return;
+        }
+        self.chosen = chosen;
+    }
+
+    fn select(&self, usable: &Usable, before: &[Vec<Chosen>], shape: Shape, rng: &mut impl Rng) -> Vec<Vec<Chosen>> {
+        let mut ranks: BTreeMap<Point, u64> =
+            self.chosen.iter().flatten().map(|chosen| (chosen.name(), chosen.rank)).collect();
+        let turns = |id: &BackendId, point: &IntroductionPoint| {
+            self.turns.points.get(&(id.clone(), point.auth_key)).copied().unwrap_or_default()
+        };
+        let offer = |id, point: &IntroductionPoint| Offer { relay: point.relay(), turns: turns(id, point) };
+        let offers: Vec<Vec<Offer>> =
+            usable.iter().map(|(id, points)| points.iter().map(|point| offer(id, point)).collect()).collect();
+
+        let mut picks: BTreeMap<Point, Pick> = BTreeMap::new();
+        for (backend, (id, points)) in usable.iter().enumerate() {
+            for (offer, point) in points.iter().enumerate() {
+                picks.insert(((*id).clone(), point.auth_key), Pick { backend, offer });
+            }
+        }
+        let pick = |chosen: &Chosen| picks.get(&chosen.name()).copied();
+        let before: Vec<Vec<Pick>> = before.iter().map(|subset| subset.iter().filter_map(pick).collect()).collect();
+
+        let mut chosen = |pick: &Pick| {
+            let (id, points) = usable.get(pick.backend)?;
+            let point = points.get(pick.offer)?;
+            let rank = *ranks.entry(((*id).clone(), point.auth_key)).or_insert_with(|| rng.random());
+            Some(Chosen { backend: (*id).clone(), point: (*point).clone(), rank })
+        };
+        let subsets = selection::choose(&offers, &before, shape);
+        let subsets = subsets.iter().map(|subset| {
+            let mut subset: Vec<Chosen> = subset.iter().filter_map(&mut chosen).collect();
+            subset.sort_by_key(|chosen| (chosen.rank, chosen.point.auth_key));
+            subset
+        });
+        subsets.collect()
+    }
+}
+
+impl Chosen {
+    fn name(&self) -> Point {
+        (self.backend.clone(), self.point.auth_key)
+    }
+}
+
+impl Turns {
+    /// What was chosen has had its turn. Who is new begins with as many as those who had the fewest.
+    fn count(&mut self, chosen: &[Vec<Chosen>], usable: &Usable) {
+        let before = std::mem::take(self);
+        let least = usable.iter().filter_map(|(id, _)| before.backends.get(*id)).min().copied().unwrap_or_default();
+        for (id, points) in usable {
+            self.backends.insert((*id).clone(), before.backends.get(*id).copied().unwrap_or(least));
+            let known = |point: &IntroductionPoint| before.points.get(&((*id).clone(), point.auth_key)).copied();
+            let least = points.iter().filter_map(|point| known(point)).min().unwrap_or_default();
+            for point in points {
+                self.points.insert(((*id).clone(), point.auth_key), known(point).unwrap_or(least));
+            }
+        }
+        for chosen in chosen.iter().flatten() {
+            let backend = self.backends.get_mut(&chosen.backend);
+            let point = self.points.get_mut(&chosen.name());
+            backend.into_iter().chain(point).for_each(|turns| *turns += 1);
+        }
+    }
+}
+
+/// How many subsets, of how many points.
+fn shape(usable: &Usable, policy: &Policy) -> Shape {
+    let max_points = policy.max_points();
+    let several = Shape { subsets: policy.subsets.max(1), points: max_points };
+    let one = Shape { subsets: 1, ..several };
+    let points = || usable.iter().flat_map(|(_, points)| points);
+    let all = points().count();
+    let relays: BTreeSet<_> = points().map(|point| point.relay()).collect();
+    match policy.distinct {
+        Distinct::Never => one,
+        Distinct::Auto if all <= max_points && relays.len() == all => one,
+        Distinct::Auto => several,
+        Distinct::Always => Shape { points: all.div_ceil(2).max(USUAL_POINTS).min(max_points), ..several },
+    }
+}
+
+fn points_in(subsets: &[Vec<Chosen>]) -> BTreeSet<Point> {
+    subsets.iter().flatten().map(Chosen::name).collect()
+}

@@ -1,0 +1,275 @@
+//! Different descriptors for different HSDirs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::network::{HOUR, backend, content, network, point};
+use super::world::{Health, Held};
+use super::*;
+use crate::merge::{Distinct, PeriodStatus};
+
+/// One publisher with this mode and these backends, all published.
+fn with(distinct: Distinct, backends: impl IntoIterator<Item = u8>) -> World {
+    let mut world = running(&[]);
+    world.all(&Input::Distinct(distinct));
+    for number in backends {
+        world.backend(backend(number, 0));
+    }
+    world.run(seconds(60));
+    world
+}
+
+/// The current period's newest round.
+fn round(world: &World) -> PeriodStatus {
+    world.publishers[0].engine.status().periods.remove(0)
+}
+
+fn shown(world: &mut World) -> Vec<Held> {
+    let period = round(world).period;
+    world.shown(&network(RELAYS, 0), period)
+}
+
+type Keys = BTreeSet<[u8; 32]>;
+
+fn keys(held: &Held) -> Keys {
+    held.content.introduction_points.iter().map(|point| point.auth_key).collect()
+}
+
+/// By backend, its points in these descriptors; a repeated one counts each time.
+pub(super) fn shares<'a>(shown: impl IntoIterator<Item = &'a Held>) -> BTreeMap<u16, usize> {
+    let mut shares = BTreeMap::new();
+    for point in shown.into_iter().flat_map(|held| &held.content.introduction_points) {
+        let [high, low, ..] = point.relay().0;
+        *shares.entry(u16::from_be_bytes([high, low]) / 3).or_default() += 1;
+    }
+    shares
+}
+
+pub(super) fn spread(shares: &BTreeMap<u16, usize>) -> usize {
+    shares.values().max().unwrap() - shares.values().min().unwrap()
+}
+
+#[test]
+fn eight_backends_are_equally_in_reach_from_every_hsdir() {
+    let mut world = with(Distinct::Auto, 0..8);
+    let network = network(RELAYS, 0);
+    world.assert_converged(&network);
+    assert_eq!((round(&world).introduction_points, round(&world).descriptors), (24, 6));
+    assert_eq!(world.shares(), [3; 8]);
+    for period in network.service_periods() {
+        let shown = world.shown(&network, period.period);
+        assert_eq!(shown.iter().map(keys).collect::<BTreeSet<_>>().len(), 6, "each HSDir its own");
+        for held in &shown {
+            let shares = shares([held]);
+            assert_eq!((shares.len(), shares.values().sum::<usize>(), spread(&shares)), (8, 20, 1));
+        }
+        assert!(shares(&shown).values().all(|share| *share == 15), "{:?}", shares(&shown));
+        // The others repeat what clients are shown.
+        let held = world.held(&network).into_iter().filter(|(of, ..)| *of == period.period);
+        let held: BTreeSet<Keys> = held.map(|(_, _, held)| keys(&held.unwrap())).collect();
+        assert_eq!(held.len(), 6);
+    }
+}
+
+#[test]
+fn forty_backends_fill_all_that_clients_can_be_shown() {
+    let mut world = with(Distinct::Auto, 0..40);
+    let shown = shown(&mut world);
+    assert_eq!(shown.iter().flat_map(keys).collect::<Keys>().len(), 120);
+    assert!(shares(&shown).values().all(|share| *share == 3));
+    assert_eq!((round(&world).introduction_points, world.shares()), (120, vec![3; 40]));
+}
+
+#[test]
+fn twenty_points_are_in_one_descriptor() {
+    let mut world = with(Distinct::Auto, 0..6);
+    world.backend((id("small"), std::sync::Arc::new(content([point(900, 900), point(901, 901)]))));
+    world.run(seconds(30));
+    assert_eq!((round(&world).introduction_points, round(&world).descriptors), (20, 1));
+    world.backend((id("small"), std::sync::Arc::new(content((900..903).map(|relay| point(relay, relay))))));
+    world.run(seconds(30));
+    assert_eq!((round(&world).introduction_points, round(&world).descriptors), (21, 6));
+    world.assert_converged(&network(RELAYS, 0));
+}
+
+#[test]
+fn points_at_one_relay_are_in_different_descriptors() {
+    let mut world = with(Distinct::Auto, []);
+    for (name, keys) in [("a", [1, 2]), ("b", [3, 4])] {
+        // The first of each at the same relay.
+        let points = content([point(0, keys[0]), point(keys[1], keys[1])]);
+        world.backend((id(name), std::sync::Arc::new(points)));
+    }
+    world.run(seconds(30));
+    assert_eq!((round(&world).introduction_points, round(&world).descriptors > 1), (4, true));
+    let shown = shown(&mut world);
+    assert!(shown.iter().all(|held| keys(held).len() == 3));
+    assert_eq!(shown.iter().flat_map(keys).collect::<Keys>().len(), 4);
+}
+
+#[test]
+fn never_means_one_descriptor() {
+    let mut world = with(Distinct::Never, 0..7);
+    assert_eq!((round(&world).introduction_points, round(&world).descriptors), (20, 1));
+    assert!(world.shares().iter().all(|share| [2, 3].contains(share)));
+    let before = keys(&shown(&mut world)[0]);
+    world.backend(backend(7, 0));
+    world.run(seconds(30));
+    assert!(world.shares().iter().all(|share| [2, 3].contains(share)), "{:?}", world.shares());
+    let after = keys(&shown(&mut world)[0]);
+    assert_eq!((after.len(), after.difference(&before).count()), (20, 2));
+}
+
+#[test]
+fn always_means_half_of_the_points_in_each() {
+    let mut world = with(Distinct::Always, 0..4);
+    let shown_of = shown(&mut world);
+    assert!(shown_of.iter().all(|held| keys(held).len() == 6 && shares([held]).len() == 4), "{:?}", shares(&shown_of));
+    assert_eq!(spread(&shares(&shown_of)), 0);
+    assert_eq!((round(&world).introduction_points, round(&world).descriptors), (12, 6));
+    // What cannot be halved sensibly stays whole.
+    let world = with(Distinct::Always, [0]);
+    assert_eq!((round(&world).introduction_points, round(&world).descriptors), (3, 1));
+}
+
+#[test]
+fn another_mode_is_taken_up_at_once() {
+    let mut world = with(Distinct::Auto, 0..4);
+    let rounds = world.publishes().len();
+    world.all(&Input::Distinct(Distinct::Never));
+    world.run(seconds(10));
+    assert_eq!(world.publishes().len(), rounds, "nothing changes");
+    world.all(&Input::Distinct(Distinct::Always));
+    world.run(seconds(10));
+    assert_eq!((world.publishes().len(), round(&world).descriptors), (rounds + 1, 6));
+    world.assert_converged(&network(RELAYS, 0));
+}
+
+#[test]
+fn a_change_is_published_to_all_and_moves_few() {
+    let mut world = with(Distinct::Auto, 0..30);
+    let before: Vec<Keys> = shown(&mut world).iter().map(keys).collect();
+    world.lose(3);
+    world.run(seconds(5));
+    world.assert_converged(&network(RELAYS, 0));
+    assert!(world.publishers[0].engine.withdrawn(&backend_id(3)));
+    let after = shown(&mut world);
+    assert!(!shares(&after).contains_key(&3) && spread(&shares(&after)) <= 1);
+    let new: usize = after.iter().zip(&before).map(|(after, before)| keys(after).difference(before).count()).sum();
+    assert!((4..=8).contains(&new), "{new}; the lost one leaves 4 places");
+    // Nothing changes: each keeps its own.
+    world.all(&Input::TorRestarted);
+    world.run(seconds(30));
+    assert_eq!(shown(&mut world).iter().map(keys).collect::<Vec<_>>(), after.iter().map(keys).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_backend_is_withdrawn_when_every_hsdir_has_a_newer_descriptor() {
+    let mut world = with(Distinct::Auto, 0..30);
+    let period = round(&world).period;
+    let held = world.held(&network(RELAYS, 0));
+    // An HSDir that does not show it.
+    let without = held.iter().find(|(of, _, held)| *of == period && !shares(held).contains_key(&3)).unwrap().1;
+    world.set_health(without, Health::Answers(seconds(8)));
+    world.lose(3);
+    world.run(seconds(6));
+    assert!(!world.publishers[0].engine.withdrawn(&backend_id(3)));
+    world.run(seconds(6));
+    assert!(world.publishers[0].engine.withdrawn(&backend_id(3)));
+}
+
+#[test]
+fn hsdirs_that_failed_are_sent_their_own_descriptor_again() {
+    let mut world = with(Distinct::Auto, 0..20);
+    let network = network(RELAYS, 0);
+    let dead: Vec<_> = world.held(&network).into_iter().map(|(_, hsdir, _)| hsdir).step_by(3).collect();
+    for hsdir in dead {
+        world.set_health(hsdir, Health::Dead);
+    }
+    world.lose(3);
+    world.run(seconds(100));
+    let rounds = world.publishes().len();
+    world.heal_all();
+    world.run(seconds(30));
+    world.assert_converged(&network);
+    assert_eq!(world.publishes().len(), rounds, "of the same counter: `World` checks that it is the same text");
+    assert_eq!(spread(&shares(&shown(&mut world))), 1);
+}
+
+#[test]
+fn whom_clients_ask_after_the_ring_changed_shows_everything() {
+    let mut world = with(Distinct::Auto, 0..40);
+    for first in 1..10 {
+        let network = network(first..first + 30, 0);
+        world.network(&network);
+        world.run(seconds(40));
+        world.assert_converged(&network);
+        for period in network.service_periods() {
+            let shown = world.shown(&network, period.period);
+            assert_eq!(shown.iter().flat_map(keys).collect::<Keys>().len(), 120);
+        }
+    }
+}
+
+/// Days, in which the period does not end as far as the consensus is concerned.
+fn over_rounds(distinct: Distinct, backends: u8, hours: u32) -> Vec<Vec<Held>> {
+    let mut world = with(distinct, 0..backends);
+    let mut rounds = vec![shown(&mut world)];
+    for _ in 0..hours {
+        let before = world.publishes().len();
+        world.run(HOUR);
+        if world.publishes().len() > before {
+            rounds.push(shown(&mut world));
+        }
+    }
+    rounds
+}
+
+#[test]
+fn beyond_what_can_be_shown_all_have_their_turn() {
+    for (distinct, backends, places) in [(Distinct::Never, 10, 20), (Distinct::Auto, 60, 120)] {
+        let rounds = over_rounds(distinct, backends, 9);
+        assert!(rounds.len() >= 5, "{}", rounds.len());
+        let mut all = BTreeMap::new();
+        let mut points = BTreeMap::<_, usize>::new();
+        for shown in &rounds {
+            // One descriptor is the same everywhere.
+            let shown = if distinct == Distinct::Never { &shown[..1] } else { shown };
+            let of_round = shares(shown);
+            assert_eq!(of_round.values().sum::<usize>(), places);
+            assert!(of_round.len() < usize::from(backends) || spread(&of_round) <= 1);
+            for (backend, share) in of_round {
+                *all.entry(backend).or_default() += share;
+            }
+            shown.iter().flat_map(keys).for_each(|key| *points.entry(key).or_default() += 1);
+        }
+        assert_eq!(all.len(), usize::from(backends));
+        assert!(spread(&all) <= 1, "{all:?}");
+        assert_eq!(points.len(), 3 * usize::from(backends), "every point was shown");
+        assert!(points.values().max().unwrap() - points.values().min().unwrap() <= 1, "{points:?}");
+    }
+}
+
+#[test]
+fn who_comes_while_others_take_turns_is_not_put_first_for_long() {
+    let mut world = with(Distinct::Never, 0..30);
+    world.run(HOUR * 8);
+    world.backend(backend(30, 0));
+    let mut seen = 0;
+    for _ in 0..10 {
+        world.run(HOUR);
+        seen += shares(&shown(&mut world)[..1]).get(&30).copied().unwrap_or_default();
+    }
+    assert!((3..=9).contains(&seen), "{seen} of 10");
+}
+
+#[test]
+fn a_change_between_turns_moves_few() {
+    let mut world = with(Distinct::Auto, 0..60);
+    let before: Vec<Keys> = shown(&mut world).iter().map(keys).collect();
+    world.run(seconds(600));
+    world.lose(3);
+    world.run(seconds(5));
+    let after = shown(&mut world);
+    let new: usize = after.iter().zip(&before).map(|(after, before)| keys(after).difference(before).count()).sum();
+    assert!((2..=4).contains(&new) && spread(&shares(&after)) == 1, "{new}; the lost one leaves 2 places");
+}

@@ -1,0 +1,174 @@
+//! Client authorization (rend-spec-v3, appendix F): x25519 keys of clients, in the forms that tor reads.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use data_encoding::BASE32_NOPAD;
+use rand::CryptoRng;
+use x25519_dalek::{PublicKey, StaticSecret};
+use zeroize::Zeroizing;
+
+use super::OnionAddress;
+
+/// The kind of authorization and of key that there is.
+const PREFIX: [&str; 2] = ["descriptor", "x25519"];
+
+/// Who may find the introduction points of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Discovery {
+    /// Who knows the address.
+    #[default]
+    Open,
+    /// Of those, only the owners of these keys. Of none: nobody, and never everybody as with C tor.
+    Restricted(BTreeSet<ClientPublicKey>),
+}
+
+/// A client's public key, as in a line of C tor's `authorized_clients/<name>.auth`: `descriptor:x25519:<base32>`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientPublicKey([u8; 32]);
+
+/// A client's secret key. Zeroized on drop, never printed.
+#[derive(Clone)]
+pub struct ClientSecretKey(StaticSecret);
+
+/// Why a text is no client's public key. It does not repeat the text, which may be a secret in the wrong place.
+#[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
+pub enum ClientKeyError {
+    /// Not of this form.
+    #[error("is not of the form descriptor:x25519:<52 base32 characters>")]
+    Form,
+    /// `<address>:descriptor:x25519:<key>`: what belongs into the client's `ClientOnionAuthDir`.
+    #[error("is a client's private key; give the public one, descriptor:x25519:<52 base32 characters>")]
+    Private,
+    /// A point of low order: what is encrypted for it, anybody can read.
+    #[error("is a key that protects nothing; make a new one")]
+    LowOrder,
+}
+
+impl ClientPublicKey {
+    /// Checks a key's 32 bytes.
+    pub fn from_bytes(bytes: [u8; 32]) -> Result<Self, ClientKeyError> {
+        // Any secret will do: with a point of low order, each comes to zero.
+        let shared = StaticSecret::from([1; 32]).diffie_hellman(&PublicKey::from(bytes));
+        if shared.was_contributory() { Ok(Self(bytes)) } else { Err(ClientKeyError::LowOrder) }
+    }
+
+    /// The key's bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl FromStr for ClientPublicKey {
+    type Err = ClientKeyError;
+
+    /// Takes what C tor takes: space around the fields and either case.
+    fn from_str(text: &str) -> Result<Self, ClientKeyError> {
+        let fields: Vec<&str> = text.split(':').map(str::trim).collect();
+        match fields.as_slice() {
+            [_, auth, kind, _] if [*auth, *kind] == PREFIX => Err(ClientKeyError::Private),
+            [auth, kind, key] if [*auth, *kind] == PREFIX => {
+                let bytes = BASE32_NOPAD.decode(key.to_ascii_uppercase().as_bytes()).ok();
+                let bytes = bytes.and_then(|bytes| bytes.try_into().ok()).ok_or(ClientKeyError::Form)?;
+                Self::from_bytes(bytes)
+            }
+            _ => Err(ClientKeyError::Form),
+        }
+    }
+}
+
+impl fmt::Display for ClientPublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", PREFIX.join(":"), BASE32_NOPAD.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for ClientPublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl ClientSecretKey {
+    /// A new key.
+    pub fn generate(rng: &mut impl CryptoRng) -> Self {
+        Self(StaticSecret::random_from_rng(rng))
+    }
+
+    /// A key of 32 bytes.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(StaticSecret::from(bytes))
+    }
+
+    /// What the service is told.
+    pub fn public(&self) -> ClientPublicKey {
+        ClientPublicKey(PublicKey::from(&self.0).to_bytes())
+    }
+
+    /// The line of the client's `<name>.auth_private` in its `ClientOnionAuthDir`, without a line end.
+    pub fn to_auth_private(&self, address: &OnionAddress) -> Zeroizing<String> {
+        let address = address.to_string();
+        let address = address.trim_end_matches(".onion");
+        let key = Zeroizing::new(BASE32_NOPAD.encode(self.0.as_bytes()));
+        Zeroizing::new(format!("{address}:{}:{}", PREFIX.join(":"), *key))
+    }
+
+    /// `x25519(secret, key)`
+    pub(super) fn shared_with(&self, key: &[u8; 32]) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.0.diffie_hellman(&PublicKey::from(*key)).to_bytes())
+    }
+}
+
+impl fmt::Debug for ClientSecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientSecretKey").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng as _;
+    use rand::rngs::StdRng;
+
+    use super::*;
+    use crate::onion::MasterKey;
+
+    fn parse(text: &str) -> Result<ClientPublicKey, ClientKeyError> {
+        text.parse()
+    }
+
+    #[test]
+    fn reads_what_c_tor_reads() {
+        let key = ClientSecretKey::generate(&mut StdRng::from_seed([1; 32])).public();
+        let text = key.to_string();
+        assert_eq!(text.len(), "descriptor:x25519:".len() + 52);
+        assert_eq!(parse(&text), Ok(key));
+        let base32 = text.rsplit(':').next().unwrap();
+        assert_eq!(parse(&format!(" descriptor:x25519 :{}\r\n", base32.to_lowercase())), Ok(key));
+    }
+
+    #[test]
+    fn refuses_the_rest_without_repeating_it() {
+        let key = ClientSecretKey::generate(&mut StdRng::from_seed([1; 32]));
+        let text = key.public().to_string();
+        for bad in ["", "x", &text[1..], &text[..text.len() - 1], &format!("{text}===="), &format!("{text}A")] {
+            assert_eq!(parse(bad), Err(ClientKeyError::Form), "{bad}");
+        }
+        assert_eq!(parse(&text.replace("x25519", "x448")), Err(ClientKeyError::Form));
+        let address = MasterKey::generate(&mut StdRng::from_seed([2; 32])).address();
+        let private = key.to_auth_private(&address);
+        assert_eq!(parse(&private), Err(ClientKeyError::Private));
+        assert!(private.starts_with(&address.to_string()[..56]) && private[56..].starts_with(":descriptor:x25519:"));
+        assert_eq!(format!("{key:?}"), "ClientSecretKey { .. }");
+    }
+
+    #[test]
+    fn refuses_points_of_low_order() {
+        let one = std::array::from_fn(|index| u8::from(index == 0));
+        for bytes in [[0; 32], one] {
+            assert_eq!(ClientPublicKey::from_bytes(bytes), Err(ClientKeyError::LowOrder));
+        }
+        assert_eq!(parse(&format!("descriptor:x25519:{}", "a".repeat(52))), Err(ClientKeyError::LowOrder));
+    }
+}

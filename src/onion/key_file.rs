@@ -1,0 +1,283 @@
+//! Key files of either form: Tor's `hs_ed25519_secret_key`, and the PEM files (PKCS#8, RFC 8410) of Onionbalance.
+//!
+//! A PEM file holds the seed, Tor's file the key that it expands to: the one gives the other, but never back.
+
+use std::fmt;
+
+use ed25519::pkcs8::spki::der::pem::LineEnding;
+use ed25519::pkcs8::{self, DecodePrivateKey as _, EncodePrivateKey as _, KeypairBytes};
+use rand::CryptoRng;
+use zeroize::{ZeroizeOnDrop, Zeroizing};
+
+use super::key::KeyError;
+use super::{MasterKey, OnionAddress};
+
+const TOR_SECRET: &[u8] = b"== ed25519v1-secret";
+const TOR_PUBLIC: &[u8] = b"== ed25519v1-public";
+const PEM_BEGIN: &str = "-----BEGIN ";
+const PEM_DASHES: &str = "-----";
+const PEM_LABEL: &str = "PRIVATE KEY";
+
+/// A key as it was read; what can be made of it depends on the form of its file.
+#[derive(Debug)]
+pub enum KeyFile {
+    /// PEM: the seed, hence either form.
+    Pem(Seed),
+    /// Tor's 96 bytes: the expanded key alone.
+    Tor(MasterKey),
+}
+
+/// The form of a key file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyFormat {
+    /// PKCS#8 in PEM, unencrypted: what Onionbalance's configuration generator writes.
+    Pem,
+    /// Tor's `hs_ed25519_secret_key`.
+    Tor,
+}
+
+/// The 32 secret bytes that a key is expanded from (RFC 8032). Zeroized on drop, never printed.
+#[derive(ZeroizeOnDrop)]
+pub struct Seed {
+    bytes: [u8; 32],
+    #[zeroize(skip)]
+    address: OnionAddress,
+}
+
+/// Why a file holds no usable master key.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum KeyFileError {
+    /// Neither form.
+    #[error(
+        "it holds no onion-service key: neither Tor's form (hs_ed25519_secret_key, 96 bytes that begin with \"== ed25519v1-secret\") \
+         nor PEM (\"-----BEGIN PRIVATE KEY-----\")"
+    )]
+    Unknown,
+    /// A public key where the secret one belongs.
+    #[error("it holds a public key; give the secret one (Tor's is hs_ed25519_secret_key)")]
+    Public,
+    /// Protected by a password.
+    #[error("its PEM key is encrypted; decrypt it: openssl pkey -in FILE -out NEW_FILE")]
+    Encrypted,
+    /// PEM, but of another kind.
+    #[error("its PEM block is a {0:?}; a v3 onion service's key is an ed25519 key in a \"PRIVATE KEY\" (PKCS#8) block")]
+    Label(String),
+    /// A private key of another algorithm.
+    #[error("its PEM key is no ed25519 key, as v3 onion services have")]
+    Algorithm,
+    /// Not readable as PEM or PKCS#8.
+    #[error("its PEM block is damaged: {0}")]
+    Pem(String),
+    /// Tor's form, but wrong.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+impl KeyFile {
+    /// Reads either form, told apart by the content.
+    pub fn read(bytes: &[u8]) -> Result<Self, KeyFileError> {
+        if bytes.starts_with(TOR_SECRET) {
+            return Ok(Self::Tor(MasterKey::from_tor_secret_key_file(bytes)?));
+        }
+        if bytes.starts_with(TOR_PUBLIC) {
+            return Err(KeyFileError::Public);
+        }
+        let text = str::from_utf8(bytes).map_err(|_| KeyFileError::Unknown)?;
+        Seed::from_pem(text).map(Self::Pem)
+    }
+
+    /// The form that it was read in.
+    pub fn format(&self) -> KeyFormat {
+        match self {
+            Self::Pem(_) => KeyFormat::Pem,
+            Self::Tor(_) => KeyFormat::Tor,
+        }
+    }
+
+    /// The service's address.
+    pub fn address(&self) -> OnionAddress {
+        match self {
+            Self::Pem(seed) => seed.address,
+            Self::Tor(key) => key.address(),
+        }
+    }
+
+    /// The key to sign with.
+    pub fn into_key(self) -> Result<MasterKey, KeyError> {
+        match self {
+            Self::Pem(seed) => seed.expand(),
+            Self::Tor(key) => Ok(key),
+        }
+    }
+}
+
+impl Seed {
+    /// A fresh seed.
+    pub fn generate(rng: &mut impl CryptoRng) -> Self {
+        loop {
+            let mut bytes = Zeroizing::new([0; 32]);
+            rng.fill_bytes(bytes.as_mut());
+            // Every seed expands to a valid key: the loop ends at once.
+            if let Ok(seed) = Self::new(&bytes) {
+                return seed;
+            }
+        }
+    }
+
+    fn new(bytes: &[u8; 32]) -> Result<Self, KeyError> {
+        Ok(Self { bytes: *bytes, address: MasterKey::from_seed(bytes)?.address() })
+    }
+
+    /// Reads the first PEM block of a text.
+    pub fn from_pem(text: &str) -> Result<Self, KeyFileError> {
+        let (_, block) = text.split_once(PEM_BEGIN).ok_or(KeyFileError::Unknown)?;
+        let (label, rest) = block.split_once(PEM_DASHES).ok_or(KeyFileError::Unknown)?;
+        match label {
+            PEM_LABEL => {}
+            "ENCRYPTED PRIVATE KEY" => return Err(KeyFileError::Encrypted),
+            "PUBLIC KEY" => return Err(KeyFileError::Public),
+            _ => return Err(KeyFileError::Label(label.to_owned())),
+        }
+        let end = format!("{PEM_DASHES}END {PEM_LABEL}{PEM_DASHES}");
+        let unended = || KeyFileError::Pem(format!("its line {end:?} is missing"));
+        let (body, _) = rest.split_once(end.as_str()).ok_or_else(unended)?;
+        let begin = text.len() - block.len() - PEM_BEGIN.len();
+        let stop = text.len() - rest.len() + body.len() + end.len();
+        let pair = KeypairBytes::from_pkcs8_pem(text.get(begin..stop).unwrap_or_default()).map_err(pem_error)?;
+
+        let seed = Self::new(&pair.secret_key)?;
+        match &pair.public_key {
+            Some(public) if public.0 != *seed.address.public_key() => {
+                Err(KeyFileError::Pem("its public key is another key's".to_owned()))
+            }
+            _ => Ok(seed),
+        }
+    }
+
+    /// The PEM file. PKCS#8 version 1, without the public key: OpenSSL reads no other for ed25519.
+    pub fn to_pem(&self) -> Result<Zeroizing<String>, KeyFileError> {
+        KeypairBytes { secret_key: self.bytes, public_key: None }.to_pkcs8_pem(LineEnding::LF).map_err(pem_error)
+    }
+
+    /// The key to sign with.
+    pub fn expand(&self) -> Result<MasterKey, KeyError> {
+        MasterKey::from_seed(&self.bytes)
+    }
+
+    /// The service's address.
+    pub fn address(&self) -> OnionAddress {
+        self.address
+    }
+}
+
+impl fmt::Debug for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seed").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for KeyFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pem => "PEM",
+            Self::Tor => "Tor",
+        })
+    }
+}
+
+fn pem_error(error: pkcs8::Error) -> KeyFileError {
+    match error {
+        pkcs8::Error::PublicKey(pkcs8::spki::Error::OidUnknown { .. }) => KeyFileError::Algorithm,
+        other => KeyFileError::Pem(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rand::SeedableRng as _;
+    use rand::rngs::StdRng;
+
+    use super::*;
+
+    /// RFC 8410, section 10.3: the same key without and with its public key, and its public key in hexadecimal.
+    const RFC_PEM: &str = "-----BEGIN PRIVATE KEY-----\n\
+        MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n\
+        -----END PRIVATE KEY-----\n";
+    const RFC_PEM_V2: &str = "-----BEGIN PRIVATE KEY-----\n\
+        MHICAQEwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n\
+        oB8wHQYKKoZIhvcNAQkJFDEPDA1DdXJkbGUgQ2hhaXJzgSEAGb9ECWmEzf6FQbrB\n\
+        Z9w7lshQhqowtrbLDFw4rXAxZuE=\n\
+        -----END PRIVATE KEY-----\n";
+    const RFC_PUBLIC: &str = "19bf44096984cdfe8541bac167dc3b96c85086aa30b6b6cb0c5c38ad703166e1";
+    /// `openssl ecparam -name prime256v1 -genkey -noout | openssl pkcs8 -topk8 -nocrypt`
+    const P256_PEM: &str = "-----BEGIN PRIVATE KEY-----\n\
+        MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgYGsftfLryvWWKFS6\n\
+        B2xJiQNxwCNTsB2QUZzNFxOj0g2hRANCAATey1ccTH0ynizk6q/3aConyXb5ltm0\n\
+        v9c1j2XY6918UWohvh9UbFJUpJDg8b3hAng21ipnsSF/s3iwhKKYDfWe\n\
+        -----END PRIVATE KEY-----\n";
+
+    fn read(text: &str) -> Result<KeyFile, KeyFileError> {
+        KeyFile::read(text.as_bytes())
+    }
+
+    #[test]
+    fn reads_the_rfcs_keys() {
+        for text in [RFC_PEM, RFC_PEM_V2, &RFC_PEM.replace('\n', "\r\n"), &format!("a note\n{RFC_PEM}more")] {
+            let file = read(text).unwrap();
+            assert_eq!(file.format(), KeyFormat::Pem);
+            assert_eq!(data_encoding::HEXLOWER.encode(file.address().public_key()), RFC_PUBLIC);
+            let KeyFile::Pem(seed) = file else { panic!("{text}") };
+            assert_eq!(*seed.to_pem().unwrap(), RFC_PEM);
+        }
+    }
+
+    #[test]
+    fn pem_gives_tors_form_with_the_same_address() {
+        let file = read(RFC_PEM).unwrap();
+        let address = file.address();
+        let tor = KeyFile::read(&file.into_key().unwrap().to_tor_secret_key_file()).unwrap();
+        assert_eq!((tor.format(), tor.address()), (KeyFormat::Tor, address));
+        assert_eq!(tor.into_key().unwrap().address(), address);
+    }
+
+    #[test]
+    fn says_what_else_a_file_holds() {
+        let label = |label: &str| RFC_PEM.replace("PRIVATE KEY", label);
+        let error = |text: &str| read(text).unwrap_err();
+        assert_eq!(error(""), KeyFileError::Unknown);
+        assert_eq!(error("key"), KeyFileError::Unknown);
+        assert_eq!(KeyFile::read(&[0xff; 96]).unwrap_err(), KeyFileError::Unknown);
+        assert_eq!(error("== ed25519v1-public: type0 =="), KeyFileError::Public);
+        assert_eq!(error("== ed25519v1-secret: type0 =="), KeyFileError::Key(KeyError::Length(29)));
+        assert_eq!(error(&label("PUBLIC KEY")), KeyFileError::Public);
+        assert_eq!(error(&label("ENCRYPTED PRIVATE KEY")), KeyFileError::Encrypted);
+        assert_eq!(error(&label("RSA PRIVATE KEY")), KeyFileError::Label("RSA PRIVATE KEY".to_owned()));
+        assert_eq!(error(P256_PEM), KeyFileError::Algorithm);
+        assert!(matches!(error(RFC_PEM.trim_end().strip_suffix("-----").unwrap()), KeyFileError::Pem(_)));
+        assert!(matches!(error(&RFC_PEM.replace("MC4", "MC5")), KeyFileError::Pem(_)));
+        let other_public = RFC_PEM_V2.replace("Z9w7lshQ", "Z9w7lshR");
+        assert_eq!(error(&other_public), KeyFileError::Pem("its public key is another key's".to_owned()));
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let file = read(RFC_PEM).unwrap();
+        assert_eq!(format!("{file:?}"), format!("Pem(Seed {{ address: {:?}, .. }})", file.address()));
+    }
+
+    proptest! {
+        #[test]
+        fn generated_seeds_round_trip(seed: [u8; 32]) {
+            let seed = Seed::generate(&mut StdRng::from_seed(seed));
+            let read = read(&seed.to_pem().unwrap()).unwrap();
+            prop_assert_eq!(read.address(), seed.address());
+            prop_assert!(read.into_key().unwrap() == seed.expand().unwrap());
+        }
+
+        #[test]
+        fn never_panics(text in "(-----BEGIN (PRIVATE KEY|X)?(-----)?)?[A-Za-z0-9+/=\n]{0,80}(-----END PRIVATE KEY-----)?") {
+            let _ = read(&text);
+        }
+    }
+}

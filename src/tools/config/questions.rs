@@ -1,0 +1,62 @@
+//! The questions that `onionbalance-config` asks.
+
+use std::io::{BufRead, Write};
+use std::str::FromStr;
+
+use super::Generate;
+use super::generate::{Plan, PlannedService};
+use crate::tools::Failure;
+
+pub(super) struct Questions<'a, R, W> {
+    pub(super) input: &'a mut R,
+    pub(super) out: &'a mut W,
+}
+
+impl<R: BufRead, W: Write> Questions<'_, R, W> {
+    /// An empty answer takes the default.
+    pub(super) fn ask(&mut self, defaults: &Generate) -> Result<Plan, Failure> {
+        let output =
+            self.answer("Directory to write the configuration into", &defaults.output.display().to_string())?;
+        let services: usize = self.number("Number of services", &defaults.services.to_string(), 1..=100)?;
+        let services = (1..=services).map(|index| self.service(index, defaults)).collect::<Result<_, _>>()?;
+        Ok(Plan { output: output.into(), services, instance_keys: false })
+    }
+
+    fn service(&mut self, index: usize, defaults: &Generate) -> Result<PlannedService, Failure> {
+        let of = |question: &str| format!("Service {index}: {question}");
+        let key = self.answer(&of("file of its master key (leave empty for a new key)"), "")?;
+        let instances = self.number(&of("number of instances"), &defaults.instances.to_string(), 1..=1000)?;
+        let tag = self.answer(&of("what its instances' names begin with"), &defaults.tag)?;
+        let port = &defaults.service_virtual_port.to_string();
+        let port: u16 = self.number(&of("port that clients connect to"), port, 1..=u16::MAX)?;
+        let target = self.answer(&of("where the instances find it"), &format!("127.0.0.1:{port}"))?;
+        let key = Some(key).filter(|key| !key.is_empty()).map(Into::into);
+        Ok(PlannedService { key, instances, addresses: Vec::new(), tag, port, target })
+    }
+
+    fn number<N>(&mut self, question: &str, default: &str, range: std::ops::RangeInclusive<N>) -> Result<N, Failure>
+    where
+        N: FromStr + PartialOrd + std::fmt::Display,
+    {
+        loop {
+            match self.answer(question, default)?.parse() {
+                Ok(number) if range.contains(&number) => return Ok(number),
+                _ => writeln!(self.out, "A number from {} to {}, please.", range.start(), range.end())?,
+            }
+        }
+    }
+
+    fn answer(&mut self, question: &str, default: &str) -> Result<String, Failure> {
+        match default {
+            "" => write!(self.out, "{question}: ")?,
+            default => write!(self.out, "{question} [{default}]: ")?,
+        }
+        self.out.flush()?;
+        let mut line = String::new();
+        if self.input.read_line(&mut line)? == 0 {
+            return Err("the answers ended; give options, or --no-interactive to take the defaults".into());
+        }
+        let answer = line.trim();
+        Ok(if answer.is_empty() { default } else { answer }.to_owned())
+    }
+}

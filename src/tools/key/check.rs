@@ -1,0 +1,68 @@
+//! Is a key whole, does it fit together, can others read it.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use super::input::{HOSTNAME, Input, PUBLIC_KEY};
+use crate::shell::secret_file;
+use crate::tools::Failure;
+
+/// A line on `out` for each good key and for each fault; an error when there was one.
+pub(super) fn run(inputs: &[PathBuf], out: &mut impl Write) -> Result<(), Failure> {
+    let mut bad = 0_usize;
+    for path in inputs {
+        match check(path) {
+            Ok(address) => writeln!(out, "{}: good, {address}", path.display())?,
+            Err(faults) => {
+                bad += 1;
+                faults.iter().try_for_each(|fault| writeln!(out, "{fault}"))?;
+            }
+        }
+    }
+    match bad {
+        0 => Ok(()),
+        1 => Err("a key is not as it should be".into()),
+        _ => Err(format!("{bad} keys are not as they should be").into()),
+    }
+}
+
+fn check(path: &Path) -> Result<String, Vec<String>> {
+    let Input { path, directory, file } = Input::read(path).map_err(|error| vec![error.to_string()])?;
+    let address = file.address();
+    let key = file.into_key().map_err(|error| vec![format!("{}: {error}", path.display())])?;
+
+    let mut faults = Vec::new();
+    let mut note = |path: &Path, result: Result<(), String>| {
+        if let Err(problem) = result {
+            faults.push(format!("{}: {problem}", path.display()));
+        }
+    };
+    note(&path, private(&path, 0o600));
+    if let Some(directory) = &directory {
+        note(directory, private(directory, 0o700));
+        let public = directory.join(PUBLIC_KEY);
+        let fits = |bytes: &[u8]| key.check_tor_public_key_file(bytes).map_err(|error| error.to_string());
+        note(&public, beside(&public, fits));
+        let hostname = directory.join(HOSTNAME);
+        let fits = |bytes: &[u8]| key.check_tor_hostname_file(bytes).map_err(|error| error.to_string());
+        note(&hostname, beside(&hostname, fits));
+    }
+    if faults.is_empty() { Ok(address.to_string()) } else { Err(faults) }
+}
+
+fn private(path: &Path, wanted: u32) -> Result<(), String> {
+    match secret_file::too_open(path) {
+        Ok(None) => Ok(()),
+        Ok(Some(mode)) => Err(format!("others may use it (mode {mode:04o}): chmod {wanted:04o} it")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// A file that tor makes anew where it is missing, but that must not be another key's.
+fn beside(path: &Path, fits: impl Fn(&[u8]) -> Result<(), String>) -> Result<(), String> {
+    match std::fs::read(path) {
+        Ok(bytes) => fits(&bytes),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}

@@ -1,0 +1,40 @@
+//! Key pairs of authorized clients.
+
+use std::io::Write;
+use std::path::Path;
+
+use crate::onion::{ClientSecretKey, OnionAddress};
+use crate::shell::{secret_file, tor_directories};
+use crate::tools::{Failure, generator};
+
+/// Writes `<name>.auth` (for the service) and `<name>.auth_private` (for the client) into `directory`, by default the
+/// current one, and says the public key on `out`.
+pub(super) fn generate(
+    name: &str,
+    address: &OnionAddress,
+    directory: Option<&Path>,
+    force: bool,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    if name.is_empty() || name.starts_with('.') || name.contains('/') {
+        return Err(format!(
+            "--client {name:?}: the name becomes that of two files; give one without '/' and leading '.'"
+        )
+        .into());
+    }
+    let key = ClientSecretKey::generate(&mut generator());
+    let public = key.public();
+    let directory = directory.unwrap_or(Path::new("."));
+    if !directory.is_dir() {
+        tor_directories::make_private(directory)?;
+    }
+    // The private file first: where it is there, nothing is touched.
+    let private = key.to_auth_private(address);
+    secret_file::write(&directory.join(format!("{name}.auth_private")), format_line(&private).as_bytes(), force)?;
+    secret_file::write(&directory.join(format!("{name}.auth")), format!("{public}\n").as_bytes(), true)?;
+    Ok(writeln!(out, "{public}")?)
+}
+
+fn format_line(text: &str) -> zeroize::Zeroizing<String> {
+    zeroize::Zeroizing::new(format!("{text}\n"))
+}

@@ -1,0 +1,117 @@
+//! A key that is written: Tor's directory, a PEM file, or a Secret.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use zeroize::Zeroizing;
+
+use super::input::{HOSTNAME, PUBLIC_KEY, SECRET_KEY};
+use crate::onion::{MasterKey, OnionAddress, Seed};
+use crate::shell::{secret_file, tor_directories};
+use crate::tools::Failure;
+
+/// What is written; the form of a file follows from it.
+pub(in crate::tools) enum Material {
+    /// A PEM file.
+    Pem(Seed),
+    /// Tor's files, or a Secret of them.
+    Expanded(MasterKey),
+}
+
+/// Where to.
+pub(super) enum Destination {
+    /// A directory (Tor) or a file (PEM), by default named after the address.
+    Files { path: Option<PathBuf>, force: bool },
+    /// A Secret's manifest: in a file, or on standard output.
+    Secret { name: String, namespace: Option<String>, file: Option<PathBuf>, force: bool },
+}
+
+impl Material {
+    pub(in crate::tools) fn address(&self) -> OnionAddress {
+        match self {
+            Self::Pem(seed) => seed.address(),
+            Self::Expanded(key) => key.address(),
+        }
+    }
+}
+
+/// Says the address on `out`, unless the manifest goes there.
+pub(super) fn write(material: &Material, destination: &Destination, out: &mut impl Write) -> Result<(), Failure> {
+    let address = material.address();
+    match destination {
+        Destination::Files { path, force } => {
+            let path = path.clone().unwrap_or_else(|| default_path(material));
+            match material {
+                Material::Pem(seed) => secret_file::write(&path, seed.to_pem()?.as_bytes(), *force)?,
+                Material::Expanded(key) => write_tor_directory(&path, key, *force)?,
+            }
+        }
+        Destination::Secret { name, namespace, file, force } => {
+            let key = match material {
+                Material::Expanded(key) => key,
+                Material::Pem(seed) => &seed.expand()?,
+            };
+            let manifest = manifest(key, name, namespace.as_deref())?;
+            match file {
+                Some(path) => secret_file::write(path, manifest.as_bytes(), *force)?,
+                None => return Ok(out.write_all(manifest.as_bytes())?),
+            }
+        }
+    }
+    Ok(writeln!(out, "{address}")?)
+}
+
+/// A HiddenServiceDir's three files; the directory has mode 0700, as tor wants it.
+pub(in crate::tools) fn write_tor_directory(path: &Path, key: &MasterKey, force: bool) -> Result<(), Failure> {
+    tor_directories::make_private(path)?;
+    // The secret first: where it is there, nothing is touched.
+    secret_file::write(&path.join(SECRET_KEY), &key.to_tor_secret_key_file(), force)?;
+    secret_file::write(&path.join(PUBLIC_KEY), &key.to_tor_public_key_file(), true)?;
+    secret_file::write(&path.join(HOSTNAME), key.to_tor_hostname_file().as_bytes(), true)?;
+    Ok(())
+}
+
+fn default_path(material: &Material) -> PathBuf {
+    let address = material.address().identifier();
+    match material {
+        Material::Pem(_) => format!("{address}.key").into(),
+        Material::Expanded(_) => address.into(),
+    }
+}
+
+/// The Secret that `spec.masterKey.secretName` wants. It is the user's: the operator only reads it.
+fn manifest(key: &MasterKey, name: &str, namespace: Option<&str>) -> Result<Zeroizing<String>, Failure> {
+    let secret = Secret {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: namespace.map(str::to_owned),
+            ..ObjectMeta::default()
+        },
+        type_: Some("Opaque".to_owned()),
+        data: Some(BTreeMap::from([
+            (SECRET_KEY.to_owned(), ByteString(key.to_tor_secret_key_file().to_vec())),
+            (PUBLIC_KEY.to_owned(), ByteString(key.to_tor_public_key_file())),
+            (HOSTNAME.to_owned(), ByteString(key.to_tor_hostname_file().into_bytes())),
+        ])),
+        ..Secret::default()
+    };
+    Ok(Zeroizing::new(serde_saphyr::to_string(&secret)?))
+}
+
+/// A Secret's or a namespace's name: a DNS subdomain.
+pub(super) fn secret_name(text: &str) -> Result<String, String> {
+    let label = |label: &str| {
+        let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        !label.is_empty() && label.chars().all(inner) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    if text.len() <= 253 && text.split('.').all(label) {
+        Ok(text.to_owned())
+    } else {
+        Err("a Kubernetes name has lower-case letters, digits, '-' and '.', and begins and ends with a letter or digit"
+            .to_owned())
+    }
+}

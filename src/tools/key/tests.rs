@@ -1,0 +1,139 @@
+//! The commands, on files.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use clap::Parser as _;
+use k8s_openapi::api::core::v1::Secret;
+
+use super::*;
+use crate::onion::{ClientPublicKey, KeyFile};
+
+#[derive(Debug, clap::Parser)]
+struct Program {
+    #[command(flatten)]
+    args: Args,
+}
+
+/// Standard output, or the error.
+fn key(words: &[&str]) -> Result<String, String> {
+    let program = Program::try_parse_from([&["key"], words].concat()).map_err(|error| error.to_string())?;
+    let mut out = Vec::new();
+    let ended = run(program.args, &mut out);
+    let out = String::from_utf8(out).unwrap();
+    ended.map(|()| out.clone()).map_err(|error| format!("{out}{error}"))
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().unwrap().to_owned()
+    }
+}
+
+#[test]
+fn generates_tors_directory() {
+    let folder = Folder::new();
+    let directory = folder.path("hs");
+    let address = key(&["generate", "--output", &directory]).unwrap();
+    assert_eq!(fs::read_to_string(folder.path("hs/hostname")).unwrap(), address);
+    assert_eq!(mode(directory.as_ref()), 0o700);
+    assert_eq!(mode(folder.path("hs/hs_ed25519_secret_key").as_ref()), 0o600);
+    assert_eq!(key(&["check", &directory]).unwrap(), format!("{directory}: good, {address}"));
+
+    assert!(key(&["generate", "--output", &directory]).unwrap_err().contains("hs_ed25519_secret_key: File exists"));
+    assert_eq!(fs::read_to_string(folder.path("hs/hostname")).unwrap(), address);
+    assert_ne!(key(&["generate", "--output", &directory, "--force"]).unwrap(), address);
+    assert!(key(&["check", &directory]).is_ok());
+}
+
+#[test]
+fn converts_pem_and_shows_it() {
+    let folder = Folder::new();
+    let (pem, directory) = (folder.path("x.key"), folder.path("hs"));
+    let address = key(&["generate", "--to", "pem", "--output", &pem]).unwrap();
+    assert_eq!(mode(pem.as_ref()), 0o600);
+    assert_eq!(key(&["convert", &pem, "--output", &directory]).unwrap(), address);
+    assert_eq!(key(&["check", &pem, &directory]).unwrap().lines().count(), 2);
+
+    let shown = key(&["show", &pem, &directory]).unwrap();
+    assert_eq!(shown.matches(&format!("address     {address}")).count(), 2);
+    let secret = fs::read_to_string(&pem).unwrap();
+    assert!(!shown.contains(secret.lines().nth(1).unwrap()));
+
+    let copy = folder.path("copy.key");
+    assert_eq!(key(&["convert", &pem, "--to", "pem", "--output", &copy]).unwrap(), address);
+    assert_eq!(fs::read_to_string(copy).unwrap(), secret);
+    let impossible = key(&["convert", &directory, "--to", "pem", "--output", &folder.path("no")]).unwrap_err();
+    assert!(impossible.contains("Tor's form cannot become PEM"), "{impossible}");
+    assert!(!Path::new(&folder.path("no")).exists());
+}
+
+#[test]
+fn writes_a_secret() {
+    let folder = Folder::new();
+    let pem = folder.path("x.key");
+    let address = key(&["generate", "--to", "pem", "--output", &pem]).unwrap();
+    let manifest = key(&["convert", &pem, "--secret", "web-master-key", "--namespace", "shop"]).unwrap();
+    let secret: Secret = serde_saphyr::from_str(&manifest).unwrap();
+    assert!(manifest.contains("kind: Secret"), "{manifest}");
+    assert_eq!(secret.metadata.namespace.as_deref(), Some("shop"));
+    let data = secret.data.unwrap();
+    let KeyFile::Tor(read) = KeyFile::read(&data["hs_ed25519_secret_key"].0).unwrap() else { panic!() };
+    assert_eq!(format!("{}\n", read.address()), address);
+    assert_eq!(data["hostname"].0, address.as_bytes());
+
+    let file = folder.path("secret.yaml");
+    assert_eq!(key(&["convert", &pem, "--secret", "web", "--output", &file]).unwrap(), address);
+    assert_eq!(mode(file.as_ref()), 0o600);
+    assert!(key(&["convert", &pem, "--secret", "Web"]).unwrap_err().contains("Kubernetes name"));
+}
+
+#[test]
+fn check_finds_each_fault() {
+    let folder = Folder::new();
+    let (directory, other) = (folder.path("hs"), folder.path("other"));
+    key(&["generate", "--output", &directory]).unwrap();
+    key(&["generate", "--output", &other]).unwrap();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(folder.path("hs/hs_ed25519_secret_key"), fs::Permissions::from_mode(0o640)).unwrap();
+    fs::copy(folder.path("other/hostname"), folder.path("hs/hostname")).unwrap();
+    fs::copy(folder.path("other/hs_ed25519_public_key"), folder.path("hs/hs_ed25519_public_key")).unwrap();
+    let faults = key(&["check", &directory, &other]).unwrap_err();
+    assert!(faults.contains("hs_ed25519_secret_key: others may use it (mode 0640): chmod 0600 it"), "{faults}");
+    assert!(faults.contains("hs: others may use it (mode 0755): chmod 0700 it"), "{faults}");
+    assert!(faults.contains("hostname: hostname does not belong to"), "{faults}");
+    assert!(faults.contains("hs_ed25519_public_key: hs_ed25519_public_key does not belong to"), "{faults}");
+    assert!(faults.contains("other: good, "), "{faults}");
+    assert!(faults.ends_with("a key is not as it should be"), "{faults}");
+    assert!(key(&["check", &folder.path("none")]).unwrap_err().contains("none: No such file"));
+}
+
+#[test]
+fn makes_client_pairs() {
+    let folder = Folder::new();
+    let address = key(&["generate", "--output", &folder.path("hs")]).unwrap();
+    let address = address.trim_end();
+    let clients = folder.path("clients");
+    let words = ["generate", "--client", "alice", "--address", address, "--output", &clients];
+    let public = key(&words).unwrap();
+    assert!(public.trim_end().parse::<ClientPublicKey>().is_ok(), "{public}");
+    assert_eq!(fs::read_to_string(folder.path("clients/alice.auth")).unwrap(), public);
+    let private = fs::read_to_string(folder.path("clients/alice.auth_private")).unwrap();
+    assert!(private.starts_with(&format!("{}:descriptor:x25519:", address.trim_end_matches(".onion"))), "{private}");
+    assert_eq!(mode(folder.path("clients/alice.auth_private").as_ref()), 0o600);
+    assert!(key(&words).unwrap_err().contains("alice.auth_private: File exists"));
+    assert_eq!(fs::read_to_string(folder.path("clients/alice.auth")).unwrap(), public);
+    let bad = ["generate", "--client", "../x", "--address", address];
+    assert!(key(&bad).unwrap_err().contains("without '/'"));
+}

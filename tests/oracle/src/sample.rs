@@ -1,0 +1,153 @@
+//! Samples: keys, periods and what a service's descriptor says.
+
+use std::time::{Duration, SystemTime};
+
+use onionbalance_operator::onion::{
+    ClientSecretKey, DescriptorKeys, Discovery, IntroductionPoint, MasterKey, OnionAddress, ServiceContent, TimePeriod,
+};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use tor_llcrypto::pk::{curve25519, ed25519};
+
+use crate::arti;
+
+/// A service in a time period, and all that goes into a descriptor of it.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// Determines every key.
+    pub seed: u64,
+    /// The period.
+    pub period: TimePeriod,
+    /// The counter.
+    pub revision_counter: u64,
+    /// Layer 2.
+    pub content: ServiceContent,
+    /// How many clients are authorized; none: discovery is open.
+    pub clients: Option<usize>,
+}
+
+/// An identity key.
+pub fn master_key(seed: u64) -> MasterKey {
+    MasterKey::generate(&mut StdRng::seed_from_u64(seed))
+}
+
+/// Time periods of all lengths that a consensus can set, and the private network's.
+pub fn period() -> impl Strategy<Value = TimePeriod> {
+    (1..60_000_u64, prop_oneof![Just(1440_u64), Just(8), 30..14_401_u64])
+        .prop_map(|(number, length_minutes)| TimePeriod { number, length_minutes })
+}
+
+/// Descriptors of 1 to 20 points, whose link specifiers are as long as 20 of them can be.
+pub fn sample() -> impl Strategy<Value = Sample> {
+    (any::<u64>(), period(), any::<u64>(), content(), option::weighted(0.3, 0..40_usize)).prop_map(
+        |(seed, period, revision_counter, content, clients)| Sample {
+            seed,
+            period,
+            revision_counter,
+            content,
+            clients,
+        },
+    )
+}
+
+/// What layer 2 says.
+pub fn content() -> impl Strategy<Value = ServiceContent> {
+    let flow_control = prop_oneof![Just("1-2 31"), Just("2 31"), Just("1 255"), Just("2,5-9,63 1")];
+    let formats = prop_oneof![3 => Just(vec![2]), 1 => Just(vec![1, 2]), 1 => Just(vec![2, 3])];
+    (formats, option::weighted(0.7, flow_control), any::<bool>(), any::<bool>(), vec(point(), 1..=20)).prop_map(
+        |(create2_formats, flow_control, single_onion_service, auth, introduction_points)| ServiceContent {
+            create2_formats,
+            flow_control: flow_control.map(|text| text.parse().expect("flow control")),
+            single_onion_service,
+            intro_auth_required: if auth { vec!["ed25519".to_owned()] } else { Vec::new() },
+            pow_params: false,
+            introduction_points,
+        },
+    )
+}
+
+/// A point of a service that does all as it should.
+pub fn point() -> impl Strategy<Value = IntroductionPoint> {
+    let unknown = vec((4..=255_u8, vec(any::<u8>(), 0..120)), 0..3);
+    let known = (option::of(any::<[u8; 6]>()), option::of(any::<[u8; 32]>()), option::of(any::<[u8; 18]>()));
+    (any::<u64>(), known, unknown).prop_map(|(seed, (ipv4, ed25519, ipv6), unknown)| {
+        let known = [(0, ipv4.map(Vec::from)), (3, ed25519.map(Vec::from)), (1, ipv6.map(Vec::from))];
+        let others: Vec<_> = known.into_iter().filter_map(|(kind, data)| Some((kind, data?))).chain(unknown).collect();
+        make_point(seed, &others)
+    })
+}
+
+/// A point with a relay's RSA identity, and these link specifiers beside it.
+pub fn make_point(seed: u64, others: &[(u8, Vec<u8>)]) -> IntroductionPoint {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut specifiers = others.to_vec();
+    specifiers.insert(others.len() / 2, (2, rng.random::<[u8; 20]>().to_vec()));
+    let enc_key = x25519(&mut rng);
+    IntroductionPoint {
+        link_specifiers: link_specifiers(&specifiers),
+        onion_key: x25519(&mut rng).to_bytes(),
+        auth_key: ed25519::Keypair::from_bytes(&rng.random()).verifying_key().to_bytes(),
+        enc_key: enc_key.to_bytes(),
+        enc_key_ed25519: arti::ed25519_equivalent(&enc_key),
+        legacy: false,
+    }
+}
+
+/// `NSPEC[1] { LSTYPE[1] LSLEN[1] LSPEC[LSLEN] }`
+pub fn link_specifiers(list: &[(u8, Vec<u8>)]) -> Vec<u8> {
+    let length = |length: usize| u8::try_from(length).expect("one byte holds it");
+    let mut encoded = vec![length(list.len())];
+    for (kind, data) in list {
+        encoded.extend([*kind, length(data.len())]);
+        encoded.extend(data);
+    }
+    encoded
+}
+
+fn x25519(rng: &mut StdRng) -> curve25519::PublicKey {
+    curve25519::PublicKey::from(&curve25519::StaticSecret::from(rng.random::<[u8; 32]>()))
+}
+
+impl Sample {
+    /// The identity key.
+    pub fn key(&self) -> MasterKey {
+        master_key(self.seed)
+    }
+
+    /// The service's address.
+    pub fn address(&self) -> OnionAddress {
+        self.key().address()
+    }
+
+    /// The secret keys of the authorized clients.
+    pub fn client_secrets(&self) -> Vec<[u8; 32]> {
+        let mut rng = StdRng::seed_from_u64(self.seed ^ 1);
+        (0..self.clients.unwrap_or_default()).map(|_| rng.random()).collect()
+    }
+
+    /// The secret key of a client that is not authorized.
+    pub fn stranger(&self) -> [u8; 32] {
+        StdRng::seed_from_u64(self.seed ^ 2).random()
+    }
+
+    /// The descriptor as we build it.
+    pub fn build(&self, now: SystemTime) -> String {
+        let (key, address) = (self.key().blind(self.period), self.address());
+        let mut rng = StdRng::seed_from_u64(self.seed ^ 3);
+        let mut keys = DescriptorKeys::generate(&mut rng);
+        if self.clients.is_some() {
+            let clients = self.client_secrets().into_iter().map(|secret| ClientSecretKey::from_bytes(secret).public());
+            let clients = clients.collect();
+            keys.set_discovery(&key, &address, &Discovery::Restricted(clients), &mut rng);
+        }
+        keys.build(&key, &address, &self.content, self.revision_counter, now, &mut rng).expect("the descriptor fits")
+    }
+}
+
+/// A moment on the public network.
+pub fn now() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_793_502_345)
+}
