@@ -8,9 +8,9 @@ use tokio::time::sleep;
 use zeroize::Zeroizing;
 
 use super::clock::Clock;
-use super::complaint::Complaint;
 use super::http::Health;
 use crate::onion::MasterKey;
+use crate::shell::complaint::Complaint;
 
 /// The pause between two readings; far below what the liveness probe takes for a hang.
 const PAUSE: Duration = Duration::from_secs(5);

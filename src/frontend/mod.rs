@@ -15,7 +15,6 @@ mod admission;
 mod agents;
 mod backends;
 mod clock;
-mod complaint;
 mod external;
 mod http;
 mod lease;

@@ -12,10 +12,10 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::backends::BackendView;
-use super::complaint::{Complaint, cause};
 use super::object::Object;
 use crate::crd::{BackendStatus, OnionBalancedService, PUBLISHER_MANAGER, PublishedStatus};
 use crate::merge::PeriodStatus;
+use crate::shell::complaint::{Complaint, cause};
 
 /// The least time between two writes, and before a failed one is tried again.
 const PAUSE: Duration = Duration::from_secs(5);

@@ -6,6 +6,7 @@ mod cache;
 mod conditions;
 mod drift;
 mod holder;
+mod leader;
 mod observe;
 mod plan;
 mod reconcile;
@@ -23,7 +24,7 @@ use futures::channel::mpsc;
 use futures::{FutureExt as _, StreamExt as _};
 use kube::Client;
 use kube::runtime::controller::{self, Action};
-use kube::runtime::reflector::ObjectRef;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{applier, watcher};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -32,6 +33,8 @@ use tracing::{debug, info, warn};
 use crate::shell::http;
 use apply::Writer;
 use cache::{Cache, Changes, Guarded};
+use leader::Candidate;
+pub use leader::Seat;
 use reconcile::{Context, Error, reconcile};
 pub use settings::{Args, NoImage, Settings};
 pub use telemetry::Telemetry;
@@ -51,6 +54,7 @@ pub async fn run(args: Args) -> Result<(), Box<dyn StdError + Send + Sync>> {
     let telemetry = Arc::new(Telemetry::default());
     let probes = http::bind(None, args.probe_port).await?;
     let metrics = http::bind(None, args.metrics_port).await?;
+    let seat = args.lease().map(|lease| Seat::of_this_process(&client, lease));
     let http = futures::future::try_join(
         axum::serve(probes, telemetry::probes(telemetry.clone())).into_future(),
         axum::serve(metrics, telemetry::metrics(telemetry.clone())).into_future(),
@@ -63,23 +67,26 @@ pub async fn run(args: Args) -> Result<(), Box<dyn StdError + Send + Sync>> {
     };
     tokio::select! {
         served = http => { served?; }
-        () = operate(client, settings, args.namespaces(), telemetry, told_to_stop) => {}
+        () = operate(client, settings, args.namespaces(), seat, telemetry, told_to_stop) => {}
     }
     Ok(())
 }
 
-/// Looks after the objects of these namespaces (None: of all) until `stop`; looks that have begun are finished.
+/// Looks after the objects of these namespaces (None: of all) until `stop`; looks that have begun are finished. Of several
+/// operators with one seat only the leader acts; one without a seat acts always.
 pub async fn operate(
     client: Client,
     settings: Settings,
     namespaces: Vec<Option<String>>,
+    seat: Option<Seat>,
     telemetry: Arc<Telemetry>,
     stop: impl Future<Output = ()>,
 ) {
     let watched: Vec<_> = namespaces.iter().map(|namespace| Cache::watch(&client, namespace.as_deref())).collect();
     let objects = Arc::new(watched.iter().map(|(cache, _)| cache.objects()).collect::<Vec<_>>());
     let (stopping, stopped) = watch::channel(false);
-    let mut tasks = tokio::task::JoinSet::new();
+    let (mut tasks, mut election) = (tokio::task::JoinSet::new(), tokio::task::JoinSet::new());
+    let leading = watch::Sender::new(seat.is_none());
     let mut ready = Vec::new();
     for (cache, changes) in watched {
         let context = Context {
@@ -91,7 +98,21 @@ pub async fn operate(
         };
         let (filled, is_filled) = tokio::sync::oneshot::channel();
         ready.push(is_filled);
-        tasks.spawn(look_after(Arc::new(context), changes, telemetry.clone(), filled, stopped.clone()));
+        tasks.spawn(look_after(
+            Arc::new(context),
+            changes,
+            telemetry.clone(),
+            filled,
+            leading.subscribe(),
+            stopped.clone(),
+        ));
+    }
+    let (resigning, resign) = tokio::sync::oneshot::channel::<()>();
+    if let Some(seat) = seat {
+        let candidate = Candidate::new(client, seat, leading.clone(), Arc::clone(&telemetry));
+        election.spawn(candidate.run(resign.map(|_| ())));
+    } else {
+        telemetry.leading.store(true, Ordering::Relaxed);
     }
     info!(?namespaces, "watching");
     let run = async {
@@ -110,6 +131,9 @@ pub async fn operate(
     info!("stopping");
     let _ = stopping.send(true);
     while tasks.join_next().await.is_some() {}
+    // Only now: the next leader begins at once.
+    let _ = resigning.send(());
+    while election.join_next().await.is_some() {}
 }
 
 async fn look_after(
@@ -117,11 +141,12 @@ async fn look_after(
     changes: Changes,
     telemetry: Arc<Telemetry>,
     filled: tokio::sync::oneshot::Sender<()>,
+    leading: watch::Receiver<bool>,
     mut stopped: watch::Receiver<bool>,
 ) {
     // Read apart from the looks: a cache must not fall behind because all looks are busy, or wait for it.
     let (sender, queue) = mpsc::unbounded();
-    let reader = tokio::spawn(read(changes, sender));
+    let reader = tokio::spawn(read(changes, context.cache.objects(), leading.clone(), sender));
     let stop = async move {
         let _ = stopped.wait_for(|stopped| *stopped).await;
     }
@@ -146,8 +171,12 @@ async fn look_after(
             Action::requeue(delay(*count))
         }
     };
-    let one_look = |object: Arc<Guarded>, context: Arc<Context>| {
+    let one_look = move |object: Arc<Guarded>, context: Arc<Context>| {
+        let leads = *leading.borrow();
         async move {
+            if !leads {
+                return Ok(Action::await_change());
+            }
             let look = tokio::spawn(async move { reconcile(&object, &context).await });
             Ok::<_, Error>(Action::requeue(look.await??))
         }
@@ -173,16 +202,34 @@ async fn look_after(
     reader.abort();
 }
 
-async fn read(mut changes: Changes, queue: mpsc::UnboundedSender<ObjectRef<Guarded>>) {
-    while let Some(change) = changes.next().await {
-        match change {
-            Ok(object) => {
-                if queue.unbounded_send(object).is_err() {
-                    return;
+/// Reads for as long as there is someone to look; who does not lead lets changes pass, and begins with all objects when it does.
+async fn read(
+    mut changes: Changes,
+    objects: Store<Guarded>,
+    mut leading: watch::Receiver<bool>,
+    queue: mpsc::UnboundedSender<ObjectRef<Guarded>>,
+) {
+    loop {
+        let to_look_at = tokio::select! {
+            elected = leading.changed() => match elected {
+                Ok(()) if *leading.borrow_and_update() => {
+                    objects.state().iter().map(|object| ObjectRef::from_obj(&**object)).collect()
                 }
-            }
-            Err(error) => {
-                warn!(%error, "a watch failed and is begun again; are the CRD and the operator's role installed?");
+                Ok(()) => Vec::new(),
+                Err(_) => return,
+            },
+            change = changes.next() => match change {
+                None => return,
+                Some(Ok(object)) => Vec::from_iter(leading.borrow().then_some(object)),
+                Some(Err(error)) => {
+                    warn!(%error, "a watch failed and is begun again; are the CRD and the operator's role installed?");
+                    Vec::new()
+                }
+            },
+        };
+        for object in to_look_at {
+            if queue.unbounded_send(object).is_err() {
+                return;
             }
         }
     }

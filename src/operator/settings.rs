@@ -21,6 +21,9 @@ pub struct Args {
     /// A namespace to look after; repeatable, by default all
     #[arg(long, env = "WATCH_NAMESPACE", value_name = "NAMESPACE", value_delimiter = ',')]
     watch_namespace: Vec<String>,
+    /// The Lease, in the operator's own namespace, by which several operators elect the one that works; empty: none, for one alone
+    #[arg(long, env = "LEASE_NAME", value_name = "NAME", default_value = "onionbalance-operator-leader")]
+    lease_name: String,
     /// The port of /livez and /readyz
     #[arg(long, env = "PROBE_PORT", default_value_t = crate::link::PROBE_PORT)]
     pub(super) probe_port: u16,
@@ -56,6 +59,11 @@ impl Args {
             image_pull_policy: self.image_pull_policy.clone(),
             tor_extra_config: self.tor_extra_config.clone(),
         })
+    }
+
+    /// The name of the Lease, if leaders are elected.
+    pub(super) fn lease(&self) -> Option<String> {
+        Some(self.lease_name.clone()).filter(|name| !name.is_empty())
     }
 
     /// The namespaces to look after: each, or None for all.

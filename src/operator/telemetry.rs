@@ -15,6 +15,8 @@ use crate::shell::http;
 pub struct Telemetry {
     /// Every watched kind was listed once.
     pub ready: AtomicBool,
+    /// This operator is the one that works.
+    pub leading: AtomicBool,
     /// Looks that ended well.
     pub reconciled: AtomicU64,
     /// Looks that are repeated.
@@ -30,6 +32,8 @@ impl Telemetry {
         for (result, count) in [("success", &self.reconciled), ("error", &self.failed)] {
             text.sample("reconciliations_total", &format!("{{result=\"{result}\"}}"), count.load(Ordering::Relaxed));
         }
+        text.family("leader", "gauge", "Whether this operator is the one that works");
+        text.sample("leader", "", u64::from(self.leading.load(Ordering::Relaxed)));
         text.family("writes_total", "counter", "Requests that write to the API server");
         text.sample("writes_total", "", self.writes.load(Ordering::Relaxed));
         text.finish()
@@ -68,6 +72,7 @@ mod tests {
             [
                 "onionbalance_operator_reconciliations_total{result=\"success\"} 3",
                 "onionbalance_operator_reconciliations_total{result=\"error\"} 0",
+                "onionbalance_operator_leader 0",
                 "onionbalance_operator_writes_total 5",
             ]
         );

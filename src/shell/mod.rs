@@ -1,6 +1,8 @@
 //! What the programs share: hiding from others of the same user, HTTP servers for probes and metrics, the text of metrics, files that hold secrets,
-//! and the directories that tor wants.
+//! the directories that tor wants, the election of a leader, and troubles that are logged once.
 
+pub mod complaint;
+pub mod election;
 pub mod exposition;
 pub mod hidden;
 pub mod http;

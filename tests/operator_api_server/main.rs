@@ -6,6 +6,8 @@
 
 mod children;
 mod keys;
+mod leader;
+mod program;
 mod restricted;
 mod scene;
 mod server;

@@ -12,24 +12,26 @@ use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams
 use kube::core::{ApiResource, NamespaceResourceScope};
 use kube::{Client, Resource, ResourceExt as _};
 use onionbalance_operator::crd::{OnionBalancedService, OnionBalancedServiceStatus, PUBLISHER_MANAGER};
-use onionbalance_operator::operator::{Settings, Telemetry, operate};
+use onionbalance_operator::operator::{Seat, Settings, Telemetry, operate};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use crate::server::{administrator, operator, operator_with_role};
+use crate::server::{OWN_NAMESPACE, administrator, operator, operator_with_role};
 use crate::wait::until;
 
 /// Long enough for a busy machine; nothing here waits for it to pass.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// By which the scene's operator leads.
+pub const OPERATOR_LEASE: &str = "onionbalance-operator-leader";
 
 /// A namespace of its own with an operator that looks after it.
 pub struct Scene {
     pub client: Client,
     pub namespace: String,
     pub telemetry: Arc<Telemetry>,
-    stop: Option<oneshot::Sender<()>>,
-    operator: tokio::task::JoinHandle<()>,
+    operator: Option<(oneshot::Sender<()>, tokio::task::JoinHandle<()>)>,
 }
 
 impl Scene {
@@ -43,11 +45,20 @@ impl Scene {
         Self::set_with_rights(name, true).await
     }
 
-    async fn set_with_rights(name: &str, role_only: bool) -> Self {
+    /// With a namespace that nobody looks after.
+    pub async fn set_without_operator(name: &str) -> Self {
         let client = administrator().await;
         let namespace = format!("test-{name}");
         let object = serde_json::from_value(json!({"metadata": {"name": namespace}})).unwrap();
         Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &object).await.unwrap();
+        let scene = Self { client, namespace, telemetry: Arc::default(), operator: None };
+        scene.create_target("web").await;
+        scene
+    }
+
+    async fn set_with_rights(name: &str, role_only: bool) -> Self {
+        let mut scene = Self::set_without_operator(name).await;
+        let namespace = scene.namespace.clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let settings = Settings {
             tor_image: "tor:1".to_owned(),
@@ -55,14 +66,18 @@ impl Scene {
             image_pull_policy: "IfNotPresent".to_owned(),
             tor_extra_config: String::new(),
         };
-        let telemetry = Arc::new(Telemetry::default());
         let namespaces = vec![Some(namespace.clone())];
         let rights = if role_only { operator_with_role(&namespace).await } else { operator() };
-        let operator = tokio::spawn(operate(rights, settings, namespaces, telemetry.clone(), async move {
+        let seat = Seat {
+            namespace: if role_only { OWN_NAMESPACE.to_owned() } else { namespace },
+            lease: OPERATOR_LEASE.to_owned(),
+            identity: "operator".to_owned(),
+        };
+        let telemetry = Arc::clone(&scene.telemetry);
+        let operator = tokio::spawn(operate(rights, settings, namespaces, Some(seat), telemetry, async move {
             let _ = stopped.await;
         }));
-        let scene = Self { client, namespace, telemetry, stop: Some(stop), operator };
-        scene.create_target("web").await;
+        scene.operator = Some((stop, operator));
         scene
     }
 
@@ -72,8 +87,9 @@ impl Scene {
     }
 
     pub async fn stop_operator(&mut self) {
-        let _ = self.stop.take().expect("stopped once").send(());
-        tokio::time::timeout(PATIENCE, &mut self.operator).await.expect("the operator stops").expect("without a panic");
+        let (stop, operator) = self.operator.take().expect("stopped once");
+        let _ = stop.send(());
+        tokio::time::timeout(PATIENCE, operator).await.expect("the operator stops").expect("without a panic");
     }
 
     pub fn api<K>(&self) -> Api<K>

@@ -40,6 +40,8 @@ rm -rf "$1"
 /// The account of `deploy/`: the operator has its rights and no others.
 const ACCOUNT: &str = "system:serviceaccount:onionbalance-system:onionbalance-operator";
 const TOKEN: &str = "admin-token";
+/// The operator's own namespace.
+pub const OWN_NAMESPACE: &str = "onionbalance-system";
 
 /// Where it listens.
 struct Server {
@@ -122,10 +124,28 @@ pub async fn operator_with_role(namespace: &str) -> Client {
     let roles: Api<Role> = Api::namespaced(administrator.clone(), namespace);
     let role = serde_json::from_value(role).expect("a Role");
     roles.create(&PostParams::default(), &role).await.expect("the API server takes the Role");
-    let bindings: Api<RoleBinding> = Api::namespaced(administrator, namespace);
-    let binding = serde_json::from_value(binding).expect("a RoleBinding");
-    bindings.create(&PostParams::default(), &binding).await.expect("the API server takes the RoleBinding");
+    let bindings: Api<RoleBinding> = Api::namespaced(administrator.clone(), namespace);
+    let binding_in_it = serde_json::from_value(binding.clone()).expect("a RoleBinding");
+    bindings.create(&PostParams::default(), &binding_in_it).await.expect("the API server takes the RoleBinding");
+    // And in the operator's own namespace the Role by which leaders are elected.
+    let mut elects = binding;
+    elects["metadata"]["name"] = namespace.into();
+    elects["roleRef"]["name"] = format!("{name}-leader-election").into();
+    let bindings: Api<RoleBinding> = Api::namespaced(administrator, OWN_NAMESPACE);
+    let elects = serde_json::from_value(elects).expect("a RoleBinding");
+    bindings.create(&PostParams::default(), &elects).await.expect("the API server takes the RoleBinding");
     Client::try_from(config(Some(namespace))).expect("a client")
+}
+
+/// Writes a kubeconfig with the rights that `deploy/` gives the operator, in this namespace.
+pub fn write_kubeconfig(file: &Path, namespace: &str) {
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "test",
+        "clusters": [{"name": "test", "cluster": {"server": server().url, "insecure-skip-tls-verify": true}}],
+        "users": [{"name": "operator", "user": {"token": TOKEN, "as": ACCOUNT}}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "operator", "namespace": namespace}}],
+    });
+    std::fs::write(file, config.to_string()).expect("a file");
 }
 
 /// kubectl with the administrator's rights.
@@ -165,9 +185,9 @@ async fn apply_file(client: &Client, file: &Path) {
         let TypeMeta { api_version, kind } = object.types.clone().expect("a kind");
         let (group, version) = api_version.rsplit_once('/').unwrap_or(("", &api_version));
         let resource = ApiResource::from_gvk(&kube::core::GroupVersionKind::gvk(group, version, &kind));
-        let api: Api<DynamicObject> = if kind == "ServiceAccount" {
-            object.metadata.namespace = Some("onionbalance-system".to_owned());
-            Api::namespaced_with(client.clone(), "onionbalance-system", &resource)
+        let api: Api<DynamicObject> = if ["ServiceAccount", "Role", "RoleBinding"].contains(&kind.as_str()) {
+            object.metadata.namespace = Some(OWN_NAMESPACE.to_owned());
+            Api::namespaced_with(client.clone(), OWN_NAMESPACE, &resource)
         } else {
             Api::all_with(client.clone(), &resource)
         };

@@ -13,7 +13,7 @@ use kube::api::{Api, GetParams, ListParams, Patch, PatchParams};
 use onionbalance_operator::crd::OnionBalancedService;
 use serde_json::{Value, json};
 
-use crate::scene::{PATIENCE, Scene};
+use crate::scene::{OPERATOR_LEASE, PATIENCE, Scene};
 use crate::server::{administrator, kubectl};
 use crate::wait::until;
 
@@ -181,6 +181,9 @@ async fn versions(scene: &Scene) -> BTreeMap<String, String> {
     }
     let leases: Api<Lease> = scene.api();
     for lease in leases.list(&ListParams::default()).await.unwrap() {
+        if lease.name_any() == OPERATOR_LEASE {
+            continue;
+        }
         found.insert(format!("Lease {}", lease.name_any()), lease.resource_version().unwrap());
     }
     found

@@ -48,6 +48,8 @@ fn by_default() {
             "CustomResourceDefinition",
             "Deployment",
             "Pod",
+            "Role",
+            "RoleBinding",
             "Service",
             "ServiceAccount"
         ]
@@ -82,12 +84,23 @@ fn named_namespaces_take_roles_in_them_and_nothing_of_the_clusters() {
     let objects = checked(json!({"watchNamespaces": ["shop", "42"], "crds": {"install": false}}));
     assert_eq!(
         kinds(&objects),
-        ["Deployment", "Pod", "Role", "Role", "RoleBinding", "RoleBinding", "Service", "ServiceAccount"]
+        [
+            "Deployment",
+            "Pod",
+            "Role",
+            "Role",
+            "Role",
+            "RoleBinding",
+            "RoleBinding",
+            "RoleBinding",
+            "Service",
+            "ServiceAccount"
+        ]
     );
     assert_eq!(variable(&objects, "WATCH_NAMESPACE"), Some("shop,42"));
     for kind in ["Role", "RoleBinding"] {
         let namespaces: Vec<_> = all(&objects, kind).map(|object| object["metadata"]["namespace"].clone()).collect();
-        assert_eq!(namespaces, ["shop", "42"]);
+        assert_eq!(namespaces, ["shop", "42", NAMESPACE]);
     }
     for binding in all(&objects, "RoleBinding") {
         assert_eq!(binding["roleRef"]["kind"], "Role");
@@ -153,11 +166,31 @@ fn each_variable_is_one_of_the_operators_flags() {
         "log": {"format": "text"},
     }));
     let variables = container(&objects)["env"].as_array().unwrap();
-    assert_eq!(variables.len(), 7);
+    assert_eq!(variables.len(), 8);
     for variable in variables {
         let name = variable["name"].as_str().unwrap();
         assert!(source.contains(&format!("env = \"{name}\"")), "{name}");
     }
+}
+
+#[test]
+fn replicas_elect_their_leader_by_a_lease_that_is_the_releases() {
+    let objects = checked(json!({"replicas": 3, "fullnameOverride": "tor", "watchNamespaces": [NAMESPACE]}));
+    assert_eq!(the(&objects, "Deployment")["spec"]["replicas"], 3);
+    let lease = variable(&objects, "LEASE_NAME").unwrap();
+    assert_eq!(lease, "tor-leader");
+    let elects = |object: &&Value| object["metadata"]["name"] == "tor-leader-election";
+    let role = all(&objects, "Role").find(elects).unwrap();
+    let leases = |verbs: Value| json!({"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": verbs});
+    let mut named = leases(json!(["get", "update"]));
+    named["resourceNames"] = json!([lease]);
+    assert_eq!(role["rules"], json!([leases(json!(["create"])), named]));
+    let binding = all(&objects, "RoleBinding").find(elects).unwrap();
+    for object in [role, binding] {
+        assert_eq!(object["metadata"]["namespace"], NAMESPACE);
+    }
+    assert_eq!(binding["roleRef"]["name"], role["metadata"]["name"]);
+    assert_eq!(binding["subjects"][0]["name"], pod(&objects)["spec"]["serviceAccountName"]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ fn bad_values_are_refused_by_name() {
     let cases: &[(Value, &str)] = &[
         (json!({"replica": 1}), "(root): Additional property replica is not allowed"),
         (json!({"image": {"registry": "a"}}), "image: Additional property registry is not allowed"),
-        (json!({"replicas": 2}), "replicas: Must be less than or equal to 1"),
+        (json!({"replicas": -1}), "replicas: Must be greater than or equal to 0"),
         (json!({"replicas": "1"}), "replicas: Invalid type. Expected: integer, given: string"),
         (json!({"crds": {"install": "yes"}}), "crds.install: Invalid type. Expected: boolean, given: string"),
         (

@@ -1,14 +1,13 @@
 //! The Lease: which of a service's publishers posts, and where the next one finds the revision counters.
 
 mod counters;
-mod election;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, Resource as _, ResourceExt as _};
@@ -16,14 +15,14 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 pub(super) use counters::Counters;
-use election::{Decision, Election, Record};
 
 use super::clock::Clock;
-use super::complaint::{Complaint, cause};
 use super::object::Object;
 use super::pods::is_ready;
 use crate::crd::OnionBalancedService;
 use crate::crd::names::{self, Component};
+use crate::shell::complaint::{Complaint, cause};
+use crate::shell::election::{self, Decision, Election, Record};
 
 /// How often the holder renews.
 pub(super) const RENEWAL: Duration = Duration::from_secs(5);
@@ -57,6 +56,17 @@ pub(super) enum Fitness {
     Waiting,
     /// There has been none for long: a Lease that is ours, too.
     Unfit,
+}
+
+impl Fitness {
+    /// A publisher of this fitness leaves it to a fitter one, where there is one.
+    fn leaves(self, decision: Decision) -> bool {
+        match decision {
+            Decision::Renew => self == Self::Unfit,
+            Decision::Acquire => self != Self::Fit,
+            Decision::StandBy => false,
+        }
+    }
 }
 
 /// What the publisher wants of the Lease. A change is seen to at once.
@@ -151,7 +161,7 @@ impl LeaseKeeper {
                 self.tell(false, wanted.recheck, lease.as_ref());
                 return Ok(());
             }
-            if decision.is_for_the_fit(wanted.fitness) && self.another_is_ready().await? {
+            if wanted.fitness.leaves(decision) && self.another_is_ready().await? {
                 self.tell(false, wanted.recheck, lease.as_ref());
                 return match lease.filter(|_| decision == Decision::Renew) {
                     Some(lease) => self.give_up(lease, wanted).await,
@@ -179,15 +189,7 @@ impl LeaseKeeper {
         let mut lease = lease.unwrap_or_else(|| self.fresh());
         self.own(&mut lease);
         keep_counters(&mut lease, &wanted.counters);
-        let now = Some(MicroTime(timestamp(self.clock)));
-        let spec = lease.spec.get_or_insert_default();
-        if decision == Decision::Acquire {
-            spec.lease_transitions = Some(spec.lease_transitions.map_or(0, |count| count.saturating_add(1)));
-            spec.acquire_time.clone_from(&now);
-        }
-        spec.holder_identity = Some(self.election.identity().to_owned());
-        spec.lease_duration_seconds = i32::try_from(election::DURATION.as_secs()).ok();
-        spec.renew_time = now;
+        self.election.claim(lease.spec.get_or_insert_default(), decision, timestamp(self.clock));
         if exists {
             self.api.replace(&self.name(), &PostParams::default(), &lease).await
         } else {
@@ -214,9 +216,7 @@ impl LeaseKeeper {
 
     async fn vacate(&self, mut lease: Lease, wanted: &LeaseOrders) -> kube::Result<()> {
         keep_counters(&mut lease, &wanted.counters);
-        let spec = lease.spec.get_or_insert_with(LeaseSpec::default);
-        spec.holder_identity = Some(String::new());
-        spec.renew_time = Some(MicroTime(timestamp(self.clock)));
+        election::vacate(lease.spec.get_or_insert_default(), timestamp(self.clock));
         self.api.replace(&self.name(), &PostParams::default(), &lease).await.map(drop)
     }
 
@@ -292,4 +292,18 @@ pub(super) fn identity(pod_name: &str, pod_uid: &str) -> String {
 
 fn timestamp(clock: Clock) -> Timestamp {
     Timestamp::try_from(clock.now().wall).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_no_tor_leaves_a_free_lease_at_once_and_its_own_in_time() {
+        use Decision::{Acquire, Renew, StandBy};
+        let left = |fitness: Fitness| [Renew, Acquire, StandBy].map(|decision| fitness.leaves(decision));
+        assert_eq!(left(Fitness::Fit), [false, false, false]);
+        assert_eq!(left(Fitness::Waiting), [false, true, false]);
+        assert_eq!(left(Fitness::Unfit), [true, true, false]);
+    }
 }

@@ -1,30 +1,31 @@
-//! Who leads: a pure function of what was seen of the Lease, and when.
+//! Who leads, by a Lease: a pure function of what was seen of it, and when. Publishers elect so, and operators.
 //!
 //! As client-go's leader election does it, a Lease has expired when it was *not seen to change* for as long as its holder
 //! promised to renew it in, by our own clock: the times that a holder writes into it are compared with each other only.
 
 use std::time::Duration;
 
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 
-use super::Fitness;
-
 /// How long a holder's silence is waited out.
-pub(super) const DURATION: Duration = Duration::from_secs(15);
+pub const DURATION: Duration = Duration::from_secs(15);
 
 /// What a Lease says of its holder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Record {
+pub struct Record {
     /// Empty when it was released.
-    pub(super) holder: String,
-    pub(super) renewed: Option<Timestamp>,
+    pub holder: String,
+    /// By its own clock.
+    pub renewed: Option<Timestamp>,
     /// How long the holder's silence is to be waited out.
-    pub(super) duration: Duration,
+    pub duration: Duration,
 }
 
 impl Record {
-    pub(super) fn of(lease: &Lease) -> Self {
+    /// What this Lease says.
+    pub fn of(lease: &Lease) -> Self {
         let spec = lease.spec.as_ref();
         let seconds = spec.and_then(|spec| spec.lease_duration_seconds).and_then(|seconds| u64::try_from(seconds).ok());
         Self {
@@ -37,7 +38,7 @@ impl Record {
 
 /// What to do about the Lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Decision {
+pub enum Decision {
     /// It is ours: renew it.
     Renew,
     /// It is nobody's, or its holder fell silent: take it.
@@ -46,36 +47,27 @@ pub(super) enum Decision {
     StandBy,
 }
 
-impl Decision {
-    /// A publisher of this fitness leaves it to a fitter one, where there is one.
-    pub(super) fn is_for_the_fit(self, fitness: Fitness) -> bool {
-        match self {
-            Self::Renew => fitness == Fitness::Unfit,
-            Self::Acquire => fitness != Fitness::Fit,
-            Self::StandBy => false,
-        }
-    }
-}
-
 /// One candidate's view.
 #[derive(Debug)]
-pub(super) struct Election {
+pub struct Election {
     identity: String,
     /// Another holder's record, and when (monotonic clock) it was first seen so.
     seen: Option<(Record, Duration)>,
 }
 
 impl Election {
-    pub(super) fn new(identity: String) -> Self {
+    /// Of the candidate of this name.
+    pub fn new(identity: String) -> Self {
         Self { identity, seen: None }
     }
 
-    pub(super) fn identity(&self) -> &str {
+    /// Its name.
+    pub fn identity(&self) -> &str {
         &self.identity
     }
 
     /// Takes in what was just read (None: there is no Lease).
-    pub(super) fn decide(&mut self, record: Option<Record>, elapsed: Duration) -> Decision {
+    pub fn decide(&mut self, record: Option<Record>, elapsed: Duration) -> Decision {
         let Some(record) = record.filter(|record| !record.holder.is_empty()) else {
             self.seen = None;
             return Decision::Acquire;
@@ -98,6 +90,24 @@ impl Election {
             }
         }
     }
+
+    /// Writes the candidate into a Lease that it takes or renews.
+    pub fn claim(&self, spec: &mut LeaseSpec, decision: Decision, now: Timestamp) {
+        let now = Some(MicroTime(now));
+        if decision == Decision::Acquire {
+            spec.lease_transitions = Some(spec.lease_transitions.map_or(0, |count| count.saturating_add(1)));
+            spec.acquire_time.clone_from(&now);
+        }
+        spec.holder_identity = Some(self.identity.clone());
+        spec.lease_duration_seconds = i32::try_from(DURATION.as_secs()).ok();
+        spec.renew_time = now;
+    }
+}
+
+/// Gives a Lease back: the next candidate need not wait.
+pub fn vacate(spec: &mut LeaseSpec, now: Timestamp) {
+    spec.holder_identity = Some(String::new());
+    spec.renew_time = Some(MicroTime(now));
 }
 
 #[cfg(test)]
@@ -123,12 +133,18 @@ mod tests {
     }
 
     #[test]
-    fn who_has_no_tor_leaves_a_free_lease_at_once_and_its_own_in_time() {
-        use Decision::{Acquire, Renew, StandBy};
-        let left = |fitness| [Renew, Acquire, StandBy].map(|decision: Decision| decision.is_for_the_fit(fitness));
-        assert_eq!(left(Fitness::Fit), [false, false, false]);
-        assert_eq!(left(Fitness::Waiting), [false, true, false]);
-        assert_eq!(left(Fitness::Unfit), [true, true, false]);
+    fn what_is_written_is_what_is_read() {
+        let election = Election::new(US.into());
+        let now = Timestamp::from_second(7).unwrap();
+        let mut lease = Lease::default();
+        let spec = lease.spec.get_or_insert_default();
+        election.claim(spec, Decision::Acquire, now);
+        assert_eq!((spec.lease_transitions, spec.acquire_time.clone()), (Some(0), Some(MicroTime(now))));
+        election.claim(spec, Decision::Renew, Timestamp::from_second(9).unwrap());
+        assert_eq!((spec.lease_transitions, spec.acquire_time.clone()), (Some(0), Some(MicroTime(now))));
+        assert_eq!(Record::of(&lease), held_by(US, 9));
+        vacate(lease.spec.get_or_insert_default(), now);
+        assert_eq!(Election::new("b".into()).decide(Some(Record::of(&lease)), at(0)), Decision::Acquire);
     }
 
     #[test]

@@ -5,11 +5,11 @@ use std::fmt::Display;
 
 /// The trouble that was logged last.
 #[derive(Debug, Default)]
-pub(super) struct Complaint(Option<String>);
+pub struct Complaint(Option<String>);
 
 impl Complaint {
     /// Logs a warning, unless the last one had the same words.
-    pub(super) fn utter(&mut self, what: &str, reason: &dyn Display) {
+    pub fn utter(&mut self, what: &str, reason: &dyn Display) {
         let words = format!("{what}: {reason}");
         if self.0.as_ref() == Some(&words) {
             tracing::debug!("{words}");
@@ -20,13 +20,13 @@ impl Complaint {
     }
 
     /// The trouble is over.
-    pub(super) fn settle(&mut self) {
+    pub fn settle(&mut self) {
         self.0 = None;
     }
 }
 
 /// What is really wrong with a call to Kubernetes: its words for a refusal, else the innermost cause.
-pub(super) fn cause(error: &(dyn Error + 'static)) -> String {
+pub fn cause(error: &(dyn Error + 'static)) -> String {
     let mut cause = error;
     loop {
         if let Some(kube::Error::Api(status)) = cause.downcast_ref() {
