@@ -1,4 +1,4 @@
-//! The two publishers as they run: how soon they publish, and how much memory they take.
+//! The publishers as they run: how soon they publish, and how much memory they take.
 
 use std::path::Path;
 use std::time::Duration;
@@ -22,11 +22,11 @@ const SETTLED: Duration = Duration::from_secs(60);
 const CONSENSUSES: usize = 4;
 const BETWEEN: Duration = Duration::from_secs(8);
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Nobody listens there.
-const NO_AGENT: &str = "nobody@127.0.0.1:9";
+/// No HSDir has its descriptor.
 const NO_INSTANCE: &str = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion";
 
-/// Both on one private network, with the same three backends; ours first, then both together.
+/// Both on one private network, with the same three backends. Ours first, as in a frontend pod, whose publisher asks the
+/// agents; then as a daemon, beside Python's.
 pub async fn private_network(python: &Path, dir: &Path) -> Result<()> {
     let processes = Processes::open(dir)?;
     let plane = Plane::start(&processes, dir).await?;
@@ -34,9 +34,16 @@ pub async fn private_network(python: &Path, dir: &Path) -> Result<()> {
     let mut python_tor = plane.start_tor("python", &plane.python).await?;
 
     let start = Instant::now();
-    let ours = plane.ours.start_ours(&processes, &plane.agents)?;
+    plane.ours.start_publisher(&processes, &plane.agents)?;
     our_tor.first().await?;
     figure("first_upload_s", start.elapsed().as_secs_f64(), "s");
+    processes.stop("publisher").await?;
+    our_tor.forget();
+
+    let start = Instant::now();
+    let ours = plane.ours.start_daemon(&processes, &plane.addresses)?;
+    our_tor.first().await?;
+    figure("daemon_first_upload_s", start.elapsed().as_secs_f64(), "s");
     let start = Instant::now();
     let theirs = plane.python.start_python(&processes, python, &plane.addresses, true)?;
     python_tor.first().await?;
@@ -46,7 +53,7 @@ pub async fn private_network(python: &Path, dir: &Path) -> Result<()> {
     for (name, pid) in [("frontend_rss_mib", ours), ("python_frontend_rss_mib", theirs)] {
         figure(name, resident(pid)?.now, "MiB");
     }
-    processes.stop("ours").await?;
+    processes.stop("daemon").await?;
     processes.stop("python").await
 }
 
@@ -60,7 +67,7 @@ pub async fn large_network(python: &Path, dir: &Path) -> Result<()> {
     our_tor.listen(&ours.control_socket())?;
     python_tor.listen(&theirs.control_socket())?;
 
-    let ours = ours.start_ours(&processes, &[NO_AGENT.to_owned()])?;
+    let ours = ours.start_daemon(&processes, &[NO_INSTANCE.to_owned()])?;
     let theirs = theirs.start_python(&processes, python, &[NO_INSTANCE.to_owned()], false)?;
     for (tor, pid, prefix) in [(our_tor, ours, ""), (python_tor, theirs, "python_")] {
         for round in 1..=CONSENSUSES {

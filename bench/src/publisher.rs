@@ -1,4 +1,4 @@
-//! The two publishers as processes, each beside a control socket of its own.
+//! The publishers as processes, each beside a control socket of its own.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -37,13 +37,9 @@ impl Place {
         instances: &[String],
         testing: bool,
     ) -> Result<u32> {
-        let addresses: Vec<String> = instances.iter().map(|address| format!("  - address: {address}\n")).collect();
-        let key = self.key.join("hs_ed25519_secret_key");
-        let config = self.dir.join("config.yaml");
-        fs::write(&config, format!("services:\n- key: {}\n  instances:\n{}", key.display(), addresses.concat()))?;
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(python.with_file_name("onionbalance"));
-        command.arg("--config").arg(&config).arg("--socket").arg(self.control_socket());
+        command.arg("--config").arg(self.config(instances)?).arg("--socket").arg(self.control_socket());
         if testing {
             command.arg("--is-testnet");
         }
@@ -51,8 +47,17 @@ impl Place {
         pid(processes, "python")
     }
 
-    /// Ours, with these agents (`uid@host:port`).
-    pub fn start_ours(&self, processes: &Processes, agents: &[String]) -> Result<u32> {
+    /// Our stand-alone daemon with these instances.
+    pub fn start_daemon(&self, processes: &Processes, instances: &[String]) -> Result<u32> {
+        let mut command = program()?;
+        command.args(["frontend", "--config"]).arg(self.config(instances)?);
+        command.arg("--socket").arg(self.control_socket());
+        processes.start("daemon", &mut command)?;
+        pid(processes, "daemon")
+    }
+
+    /// Our publisher as in a frontend pod, with these agents (`uid@host:port`).
+    pub fn start_publisher(&self, processes: &Processes, agents: &[String]) -> Result<u32> {
         let mut command = program()?;
         command.args(["frontend", "--pod-uid", "bench", "--listen-address", "127.0.0.1"]);
         command.args(["--probe-port", "0", "--metrics-port", "0"]);
@@ -60,8 +65,17 @@ impl Place {
         for agent in agents {
             command.args(["--static-backend", agent]);
         }
-        processes.start("ours", &mut command)?;
-        pid(processes, "ours")
+        processes.start("publisher", &mut command)?;
+        pid(processes, "publisher")
+    }
+
+    /// What both daemons read.
+    fn config(&self, instances: &[String]) -> Result<PathBuf> {
+        let addresses: Vec<String> = instances.iter().map(|address| format!("  - address: {address}\n")).collect();
+        let key = self.key.join("hs_ed25519_secret_key");
+        let config = self.dir.join("config.yaml");
+        fs::write(&config, format!("services:\n- key: {}\n  instances:\n{}", key.display(), addresses.concat()))?;
+        Ok(config)
     }
 }
 

@@ -80,7 +80,7 @@ impl Replay {
                     listeners.push((Arc::clone(&writer), line));
                     "250 OK\r\n".to_owned()
                 }
-                "HSFETCH" => not_found(words.next().unwrap_or_default()),
+                "HSFETCH" => not_found(words.next().unwrap_or_default(), words.next()),
                 "QUIT" => return Ok(()),
                 _ => "250 OK\r\n".to_owned(),
             };
@@ -109,8 +109,10 @@ fn write(writer: &Writer, text: &str) -> Result<()> {
     Ok(writer.lock().unwrap_or_else(PoisonError::into_inner).write_all(text.as_bytes())?)
 }
 
-fn not_found(address: &str) -> String {
-    let (hsdir, id) = (format!("${}~replay", "A".repeat(40)), "A".repeat(43));
+/// The end of a fetch, from the HSDir that it names, or from any.
+fn not_found(address: &str, server: Option<&str>) -> String {
+    let hsdir = server.and_then(|server| server.strip_prefix("SERVER=")).map_or_else(|| "A".repeat(40), str::to_owned);
+    let (hsdir, id) = (format!("${hsdir}~replay"), "A".repeat(43));
     format!(
         "250 OK\r\n650 HS_DESC FAILED {address} NO_AUTH {hsdir} {id} REASON=NOT_FOUND\r\n\
          650+HS_DESC_CONTENT {address} {id} {hsdir}\r\n\r\n.\r\n650 OK\r\n"

@@ -1,4 +1,5 @@
-//! Backends outside: asked for at the HSDirs, as the scheduler says; what is found is checked here and told to the engine.
+//! Backends outside (all those of the stand-alone daemon): asked for at the HSDirs, as the scheduler says; what is found is
+//! checked here and told to the engine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,8 +10,11 @@ use super::opening;
 use super::tor::{Fetch, Orders};
 use crate::consensus::{Fingerprint, Network};
 use crate::crd::BackendState;
-use crate::merge::{BackendId, ExternalInput, ExternalOutput, ExternalState, Externals, Input, Now, remarks};
-use crate::onion::OnionAddress;
+use crate::merge::{Answer, BackendId, ExternalInput, ExternalOutput, ExternalState, Externals, Input, Now, remarks};
+use crate::onion::{OnionAddress, ServiceContent};
+
+/// Tor's `REASON=` for an HSDir's word that it has no such descriptor.
+const NOT_FOUND: &str = "NOT_FOUND";
 
 /// The external backends of one service.
 pub(super) struct External {
@@ -66,24 +70,27 @@ impl External {
         self.scheduler.handle(ExternalInput::Network(network), now);
     }
 
+    /// A fetch ended; gives what was in the descriptor, if it is one of this backend's.
     pub(super) fn fetched(
         &mut self,
         address: OnionAddress,
         hsdir: Fingerprint,
         result: Result<Arc<str>, String>,
         now: Now,
-    ) {
+    ) -> Option<Arc<ServiceContent>> {
+        let has_none = result.as_ref().is_err_and(|reason| reason == NOT_FOUND);
         let opened = result.and_then(|text| {
             let network = self.network.as_ref().ok_or("there is no consensus")?;
             opening::open(&text, &address, network, now.wall).map_err(|error| error.to_string())
         });
-        match &opened {
+        let answer = match opened {
             Ok(found) => {
                 self.fetches.found += 1;
                 let (period, counter) = (found.period.number, found.revision_counter);
                 tracing::debug!(%address, %hsdir, period, counter, "found an external backend's descriptor");
                 let remarks: Vec<_> = remarks(&found.content).iter().map(ToString::to_string).collect();
                 self.note(address, remarks.join("; "));
+                Answer::Has(found)
             }
             Err(reason) => {
                 self.fetches.failed += 1;
@@ -94,9 +101,15 @@ impl External {
                         format!("no HSDir has a descriptor that can be used; the last one asked: {reason}"),
                     );
                 }
+                if has_none { Answer::HasNone } else { Answer::Useless }
             }
-        }
-        self.scheduler.handle(ExternalInput::Fetched { address, hsdir, found: opened.ok() }, now);
+        };
+        let content = match &answer {
+            Answer::Has(found) => Some(found.content.clone()),
+            _ => None,
+        };
+        self.scheduler.handle(ExternalInput::Fetched { address, hsdir, answer }, now);
+        content
     }
 
     fn counts(&self, address: OnionAddress) -> bool {
@@ -123,7 +136,8 @@ impl External {
                 ExternalOutput::Fetch(address, hsdir) => {
                     if !self.tor.as_ref().is_some_and(|tor| tor.fetch(Fetch { address, hsdir })) {
                         // It has no end, so it gets one here.
-                        self.scheduler.handle(ExternalInput::Fetched { address, hsdir, found: None }, now);
+                        let answer = Answer::Useless;
+                        self.scheduler.handle(ExternalInput::Fetched { address, hsdir, answer }, now);
                     }
                 }
                 ExternalOutput::Backend(address, content) => {
@@ -214,7 +228,7 @@ mod tests {
         let mut external = External::new(address(0), [1; 32]);
         external.set(&[address(1)].into(), true, at(1));
         external.fetched(address(1), Fingerprint([1; 20]), Ok("garbage".into()), at(2));
-        external.fetched(address(1), Fingerprint([1; 20]), Err("NOT_FOUND".to_owned()), at(3));
+        external.fetched(address(1), Fingerprint([1; 20]), Err(NOT_FOUND.to_owned()), at(3));
         assert_eq!(external.fetches(), Fetches { found: 0, failed: 2 });
         let view = external.views(&[], at(4).wall).remove(0);
         assert_eq!(view.state, BackendState::Starting);

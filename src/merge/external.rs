@@ -11,10 +11,10 @@
 //! time; those who have waited longest come first.
 //!
 //! **For how long.** What an HSDir repeats proves nothing: a dead backend's descriptor is served for hours. Only a descriptor with
-//! a greater revision counter does. So a backend counts for the descriptor's own lifetime (3 hours) since its revision counter
-//! was first seen; a living tor uploads a greater one after one to two hours. The first one of a new time period may be older
-//! than what is known already: it adds at most [`RENEWAL`], and nothing for a backend that had aged out, unless it was looked
-//! for before and not there. And when a time period is over for services, too, its introduction points are
+//! a greater revision counter does, from an HSDir that had a lesser one, or none, when it was asked before in this time period: that
+//! was uploaded since. So a backend counts for the descriptor's own lifetime (3 hours) since then; a living tor uploads a greater
+//! one after one to two hours. What an HSDir has that was not asked before may be older than what is known already, though it
+//! is of a new time period, or another HSDir missed it: it adds at most [`RENEWAL`], and nothing for a backend that had aged out. And when a time period is over for services, too, its introduction points are
 //! closed by any living tor: then a descriptor of it counts no more.
 //!
 //! **What can be seen.** A service keeps one descriptor for each of two time periods, each with introduction points of its own;
@@ -66,11 +66,22 @@ pub enum ExternalInput {
         address: OnionAddress,
         /// From where.
         hsdir: Fingerprint,
-        /// What was found (checked by the shell); None: nothing that can be used.
-        found: Option<Sighting>,
+        /// What came back.
+        answer: Answer,
     },
     /// Time passed.
     Tick,
+}
+
+/// What an HSDir says when it is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// It has this (checked by the shell).
+    Has(Sighting),
+    /// It has none.
+    HasNone,
+    /// Nothing, or nothing that can be used.
+    Useless,
 }
 
 /// A descriptor as an HSDir has it.
@@ -131,11 +142,18 @@ struct External {
     due: Duration,
     /// Rounds in a row that found nothing.
     failures: u32,
-    /// The time period of the last such round.
-    empty: Option<TimePeriod>,
+    words: Words,
     round: Option<Round>,
     /// When each HSDir was asked last.
     asked: BTreeMap<Fingerprint, Duration>,
+}
+
+/// What HSDirs said in the newest time period.
+#[derive(Debug, Default)]
+struct Words {
+    period: u64,
+    /// The greatest revision counter that each has had; None: it had nothing.
+    said: BTreeMap<Fingerprint, Option<u64>>,
 }
 
 #[derive(Debug)]
@@ -174,7 +192,7 @@ impl Externals {
                 self.backends.values_mut().for_each(|backend| backend.round = None);
             }
             ExternalInput::Active(active) => self.active = active,
-            ExternalInput::Fetched { address, hsdir, found } => self.fetched(address, hsdir, found, at),
+            ExternalInput::Fetched { address, hsdir, answer } => self.fetched(address, hsdir, answer, at),
             ExternalInput::Tick => {}
         }
         self.advance(at);
@@ -232,19 +250,22 @@ impl Externals {
         }
     }
 
-    fn fetched(&mut self, address: OnionAddress, hsdir: Fingerprint, found: Option<Sighting>, now: Duration) {
+    fn fetched(&mut self, address: OnionAddress, hsdir: Fingerprint, answer: Answer, now: Duration) {
         self.under_way.remove(&(address, hsdir));
         let Some(backend) = self.backends.get_mut(&address) else { return };
-        let answered = found.is_some();
-        if let Some(sighting) = found
-            && let Some(content) = backend.see(sighting, now)
+        let (answered, has_none) = (matches!(answer, Answer::Has(_)), answer == Answer::HasNone);
+        if let Answer::Has(sighting) = answer
+            && let Some(content) = backend.see(sighting, hsdir, now)
         {
             self.outputs.push_back(ExternalOutput::Backend(address, content));
         }
-        // Not every fetch belongs to a round still.
+        // Not every fetch belongs to a round still, nor is of the time period that it would be of now.
         let Some(round) = &mut backend.round else { return };
         if !round.under_way.remove(&hsdir) {
             return;
+        }
+        if has_none {
+            backend.words.take(hsdir, round.period, None);
         }
         round.answers += usize::from(answered);
         let enough = round.answers >= ANSWERS || round.waiting.is_empty();
@@ -253,7 +274,6 @@ impl Externals {
                 backend.failures = 0;
             } else {
                 backend.failures = backend.failures.saturating_add(1);
-                backend.empty = Some(round.period);
             }
             backend.round = None;
             let pause = backend.pause(interval(self.network.as_deref()), now);
@@ -310,7 +330,15 @@ impl Externals {
 
 impl External {
     fn new(now: Duration) -> Self {
-        Self { newest: None, until: None, due: now, failures: 0, empty: None, round: None, asked: BTreeMap::new() }
+        Self {
+            newest: None,
+            until: None,
+            due: now,
+            failures: 0,
+            words: Words::default(),
+            round: None,
+            asked: BTreeMap::new(),
+        }
     }
 
     fn state(&self) -> ExternalState {
@@ -322,21 +350,17 @@ impl External {
     }
 
     /// Takes in what was found; gives the content if it is news.
-    fn see(&mut self, sighting: Sighting, now: Duration) -> Option<Arc<ServiceContent>> {
+    fn see(&mut self, sighting: Sighting, hsdir: Fingerprint, now: Duration) -> Option<Arc<ServiceContent>> {
+        let was_uploaded_since = self.words.take(hsdir, sighting.period, Some(sighting.revision_counter));
+        let age = |sighting: &Sighting| (sighting.period.number, sighting.revision_counter);
         let whole = now.saturating_add(sighting.lifetime);
         // None: no sign of life.
         let until = match &self.newest {
             None => Some(whole),
-            Some(newest) if sighting.period.number > newest.period.number => {
-                // It may have been made, and the backend have died, before what is known already was first seen.
-                let renewed = now.saturating_add(RENEWAL).min(whole);
-                let was_not_there = self.empty == Some(sighting.period);
-                (was_not_there || self.until.is_some()).then(|| renewed.max(self.until.unwrap_or_default().min(whole)))
-            }
-            Some(newest) if sighting.period == newest.period && sighting.revision_counter > newest.revision_counter => {
-                Some(whole)
-            }
-            Some(_) => return None,
+            Some(newest) if age(&sighting) <= age(newest) => return None,
+            Some(_) if was_uploaded_since => Some(whole),
+            // It may have been made, and the backend have died, before what is known already was first seen.
+            Some(_) => self.until.map(|until| until.max(now.saturating_add(RENEWAL)).min(whole)),
         };
         let counted = self.until.is_some();
         self.until = until;
@@ -372,6 +396,21 @@ impl External {
         waiting.sort_unstable();
         let waiting = waiting.into_iter().rev().map(|(_, _, hsdir)| hsdir).collect();
         self.round = Some(Round { period: service.period, waiting, under_way: BTreeSet::new(), answers: 0 });
+    }
+}
+
+impl Words {
+    /// Takes in what an HSDir has (a revision counter, or None: nothing); gives whether it was uploaded after the HSDir's last word.
+    fn take(&mut self, hsdir: Fingerprint, period: TimePeriod, has: Option<u64>) -> bool {
+        if period.number > self.period {
+            *self = Self { period: period.number, said: BTreeMap::new() };
+        }
+        if period.number < self.period {
+            return false;
+        }
+        let had = self.said.get(&hsdir).copied();
+        self.said.insert(hsdir, had.flatten().max(has));
+        had.is_some_and(|had| had < has)
     }
 }
 

@@ -24,7 +24,7 @@ use crate::onion::{Discovery, ServiceContent, TimePeriod};
 
 pub use backends::{Remark, remarks};
 pub use engine::MergeEngine;
-pub use external::{ExternalInput, ExternalOutput, ExternalState, Externals, Sighting};
+pub use external::{Answer, ExternalInput, ExternalOutput, ExternalState, Externals, Sighting};
 pub use subsets::Distinct;
 
 /// The two clocks, read by the shell.

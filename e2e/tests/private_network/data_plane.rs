@@ -234,9 +234,13 @@ impl DataPlane {
         self.run_tor(&format!("external{number}"), &dir)
     }
 
-    /// Leaves the files for a look at them.
-    pub fn keep(&mut self) -> PathBuf {
-        self.dir.take().map(TempDir::keep).unwrap_or_default()
+    /// Ends a story: after a failure the files stay for a look at them.
+    pub fn end(mut self, outcome: Result<()>) -> Result<()> {
+        if outcome.is_err() {
+            let dir = self.dir.take().map(TempDir::keep).unwrap_or_default();
+            eprintln!("what could be seen: {}", dir.display());
+        }
+        outcome
     }
 
     async fn start_backend(&self, number: usize) -> Result<Backend> {

@@ -18,10 +18,7 @@ async fn external_backends_serve_and_their_new_points_are_found() -> Result<()> 
     let _network = NETWORK.lock().await;
     let mut plane = DataPlane::start_with_external(1, EXTERNAL.len()).await?;
     let outcome = story(&mut plane).await;
-    if outcome.is_err() {
-        eprintln!("what could be seen: {}", plane.keep().display());
-    }
-    outcome
+    plane.end(outcome)
 }
 
 async fn story(plane: &mut DataPlane) -> Result<()> {

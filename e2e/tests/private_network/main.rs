@@ -29,10 +29,7 @@ async fn all_backends_serve_and_a_dead_one_leaves_the_descriptor() -> Result<()>
     let _network = NETWORK.lock().await;
     let mut plane = DataPlane::start(BACKENDS).await?;
     let outcome = story(&mut plane).await;
-    if outcome.is_err() {
-        eprintln!("what could be seen: {}", plane.keep().display());
-    }
-    outcome
+    plane.end(outcome)
 }
 
 async fn story(plane: &mut DataPlane) -> Result<()> {

@@ -34,13 +34,10 @@ const FAILED: usize = FETCHES / 20;
 async fn sixty_backends_are_all_in_reach() -> Result<()> {
     let _network = NETWORK.lock().await;
     let start = Instant::now();
-    let mut plane = DataPlane::start_on(RELAYS, BACKENDS).await?;
+    let plane = DataPlane::start_on(RELAYS, BACKENDS).await?;
     eprintln!("{BACKENDS} backends run after {:.0} s", start.elapsed().as_secs_f64());
     let outcome = story(&plane, start).await;
-    if outcome.is_err() {
-        eprintln!("what could be seen: {}", plane.keep().display());
-    }
-    outcome
+    plane.end(outcome)
 }
 
 async fn story(plane: &DataPlane, start: Instant) -> Result<()> {

@@ -16,10 +16,7 @@ async fn who_has_a_key_connects_and_who_is_revoked_no_longer_does() -> Result<()
     let _network = NETWORK.lock().await;
     let mut plane = DataPlane::start(2).await?;
     let outcome = story(&mut plane).await;
-    if outcome.is_err() {
-        eprintln!("what could be seen: {}", plane.keep().display());
-    }
-    outcome
+    plane.end(outcome)
 }
 
 async fn story(plane: &mut DataPlane) -> Result<()> {

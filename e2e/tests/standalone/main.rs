@@ -13,7 +13,7 @@ use onionbalance_e2e::wait::{Seen, until};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::scene::{DAEMON, Scene};
+use crate::scene::{By, DAEMON, Scene};
 
 /// Instances of Python's service, and of ours; and one that a reload adds to ours.
 const OF_PYTHONS: [usize; 2] = [0, 1];
@@ -22,19 +22,16 @@ const LATE: usize = 4;
 
 #[tokio::test]
 async fn a_drop_in_for_python_onionbalance() -> Result<()> {
-    let mut scene = Scene::start().await?;
+    let scene = Scene::start().await?;
     let outcome = story(&scene).await;
-    if outcome.is_err() {
-        eprintln!("what could be seen: {}", scene.keep().display());
-    }
-    outcome
+    scene.end(outcome)
 }
 
 async fn story(scene: &Scene) -> Result<()> {
     let [pythons, ours] = [&scene.pythons, &scene.ours];
 
-    // Python's configuration, as it is: control port over TCP with a password.
-    scene.start_daemon(&scene.python_config(), true)?;
+    // Python's configuration, as it is: control port over TCP with a password, of a tor that sleeps.
+    scene.start_daemon(&scene.python_config(), By::Password)?;
     serves(scene, &pythons.master, &OF_PYTHONS).await?;
     let of_ours = status_when_complete(scene).await?;
     scene.stop_daemon().await?;
@@ -48,7 +45,7 @@ async fn story(scene: &Scene) -> Result<()> {
 
     // Two services, keys of both forms; a socket that Python leaves, or not, is in nobody's way. By cookie.
     let config = scene.write_config(&[(pythons, &OF_PYTHONS), (ours, &OF_OURS)])?;
-    scene.start_daemon(&config, false)?;
+    scene.start_daemon(&config, By::Cookie)?;
     serves(scene, &pythons.master, &OF_PYTHONS).await?;
     serves(scene, &ours.master, &OF_OURS).await?;
     let status = status_when_complete(scene).await?;
@@ -66,6 +63,20 @@ async fn story(scene: &Scene) -> Result<()> {
     serves(scene, &pythons.master, &OF_PYTHONS).await?;
     let after = scene.status().await?;
     ensure!(!before[0].is_empty() && published(&after)[0] >= before[0], "{before:?} {after}");
+    scene.stop_daemon().await?;
+
+    // By control socket; and its tor restarts under it.
+    scene.start_daemon(&config, By::Socket)?;
+    let before = published(&status_when_complete(scene).await?);
+    scene.restart_tor().await?;
+    until("all is published again through the new tor", Duration::from_secs(120), async || {
+        scene.check(DAEMON)?;
+        let now = published(&scene.status().await?);
+        let done = now.iter().zip(&before).all(|(now, before)| now > before);
+        Ok(if done { Seen::Yes(()) } else { Seen::not_yet(format!("{before:?}, now {now:?}")) })
+    })
+    .await?;
+    serves(scene, &ours.master, &all).await?;
     scene.stop_daemon().await
 }
 

@@ -34,6 +34,17 @@ pub struct Service {
     key: PathBuf,
 }
 
+/// How the daemon comes to its tor.
+#[derive(Clone, Copy)]
+pub enum By {
+    /// The first tor's control port.
+    Password,
+    /// The second tor's control port.
+    Cookie,
+    /// The second tor's control socket, which goes before a port.
+    Socket,
+}
+
 pub struct Scene {
     /// Made by Python's generator: a PEM key.
     pub pythons: Service,
@@ -142,20 +153,32 @@ impl Scene {
         Ok(fs::write(self.python_config(), text)?)
     }
 
+    /// The first starts dormant, as one does that nobody has used for a day: the daemon has to wake it.
     async fn start_frontend_tors(&self) -> Result<()> {
         let hash = output(&mut command("tor", ["--quiet", "--hash-password", PASSWORD])).await?;
         let hash = hash.lines().last().context("a hash")?;
         let [password, cookie] = &self.ports;
-        let torrc = [
-            format!("ControlPort 127.0.0.1:{password}\nCookieAuthentication 0\nHashedControlPassword {hash}\n"),
-            format!("ControlPort 127.0.0.1:{cookie}\n"),
-        ];
-        for (number, torrc) in torrc.iter().enumerate() {
-            let name = format!("frontend{number}");
-            let tor = Tor::open(&self.processes, &name, &self.root.join(&name));
-            tor.start(Command::new("tor"), &format!("{}SocksPort 0\n{torrc}", self.network_torrc))?;
-            tor.wait_bootstrapped().await?;
-        }
+        self.start_frontend_tor(
+            0,
+            &format!(
+                "ControlPort 127.0.0.1:{password}\nCookieAuthentication 0\nHashedControlPassword {hash}\n\
+                 DormantOnFirstStartup 1\n"
+            ),
+        )?;
+        self.start_frontend_tor(1, &format!("ControlPort 127.0.0.1:{cookie}\n"))?.wait_bootstrapped().await
+    }
+
+    fn start_frontend_tor(&self, number: usize, torrc: &str) -> Result<Tor> {
+        let name = format!("frontend{number}");
+        let tor = Tor::open(&self.processes, &name, &self.root.join(&name));
+        tor.start(Command::new("tor"), &format!("{}SocksPort 0\n{torrc}", self.network_torrc))?;
+        Ok(tor)
+    }
+
+    /// The second one, under a daemon that goes on.
+    pub async fn restart_tor(&self) -> Result<()> {
+        Tor::open(&self.processes, "frontend1", &self.root.join("frontend1")).stop().await?;
+        self.start_frontend_tor(1, "")?;
         Ok(())
     }
 
@@ -182,15 +205,19 @@ impl Scene {
         self.root.join("status")
     }
 
-    /// By control port; with its password, or by its cookie.
-    pub fn start_daemon(&self, config: &Path, password: bool) -> Result<()> {
+    pub fn start_daemon(&self, config: &Path, by: By) -> Result<()> {
         let mut daemon = lead(&program()?);
-        daemon.arg("frontend").arg("--config").arg(config);
+        daemon.arg("frontend").arg("--config").arg(config).args(["--is-testnet", "-i", "127.0.0.1"]);
         let [with_password, with_cookie] = &self.ports;
-        daemon.args(["--is-testnet", "-i", "127.0.0.1", "-p", if password { with_password } else { with_cookie }]);
-        daemon.arg("-s").arg(self.root.join("no-such-socket"));
+        let (socket, port) = match by {
+            By::Password => ("no-such-socket", with_password),
+            By::Cookie => ("no-such-socket", with_cookie),
+            // The port's tor would refuse.
+            By::Socket => ("frontend1/control", with_password),
+        };
+        daemon.arg("-s").arg(self.root.join(socket)).args(["-p", port]);
         daemon.env("RUST_LOG", "debug");
-        if password {
+        if matches!(by, By::Password) {
             daemon.env("ONIONBALANCE_TOR_CONTROL_PASSWORD", PASSWORD);
         }
         self.processes.start(DAEMON, &mut daemon)
@@ -246,9 +273,13 @@ impl Scene {
         self.processes.check(name)
     }
 
-    /// Leaves the files for a look at them.
-    pub fn keep(&mut self) -> PathBuf {
-        self.dir.take().map(TempDir::keep).unwrap_or_default()
+    /// Ends a story: after a failure the files stay for a look at them.
+    pub fn end(mut self, outcome: Result<()>) -> Result<()> {
+        if outcome.is_err() {
+            let dir = self.dir.take().map(TempDir::keep).unwrap_or_default();
+            eprintln!("what could be seen: {}", dir.display());
+        }
+        outcome
     }
 }
 

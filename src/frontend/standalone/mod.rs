@@ -30,9 +30,10 @@ use self::service::Service;
 use self::status::{StatusSocket, View};
 use super::Failure;
 use super::clock::{self, Clock};
+use super::external::External;
 use super::tor::{Registry, Tor};
 use crate::control::{Connector, Password, Place};
-use crate::merge::{Externals, MergeEngine};
+use crate::merge::MergeEngine;
 use crate::onion::{Discovery, OnionAddress};
 use crate::shell::secret_file;
 
@@ -217,8 +218,8 @@ impl Daemon {
             let engine = MergeEngine::new(Arc::new(key), Some(Discovery::Open), clock::random(), now);
             let (view_in, view) = watch::channel(View::of(address));
             let (instances_in, instances) = watch::channel(instances);
-            let externals = Externals::new(clock::random());
-            let service = Service::new(engine, externals, self.clock, news, instances, view_in);
+            let external = External::new(address, clock::random());
+            let service = Service::new(engine, external, self.clock, news, instances, view_in);
             self.registry.register(address, news_in);
             self.running.insert(address, Running { instances: instances_in, view, task: tokio::spawn(service.run()) });
         }

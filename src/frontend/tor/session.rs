@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -19,6 +20,10 @@ use crate::onion::OnionAddress;
 /// Orders that wait: all uploads of a large set of services are ordered at once.
 const ORDERS: usize = 1024;
 
+/// How often tor is told that it is in use: it goes dormant after 24 hours without a client (`DormantClientTimeout`, ten minutes at
+/// least), and what the control port asks of it is no use. A dormant one downloads no consensus.
+const ACTIVE: Duration = Duration::from_secs(5 * 60);
+
 pub(super) struct Session<'a> {
     services: &'a mut Services,
     clock: Clock,
@@ -31,6 +36,8 @@ pub(super) struct Session<'a> {
     fetches: Fetches,
     reading: Reading,
     reread: Reread,
+    /// When to tell tor again that it is in use.
+    active: Instant,
 }
 
 /// Both ends, so that services that come later get one, too.
@@ -62,7 +69,10 @@ impl<'a> Session<'a> {
             fetches: Fetches::default(),
             reading: Reading::default(),
             reread: Reread::default(),
+            active: Instant::now(),
         };
+        // One that starts dormant does not even bootstrap.
+        session.keep_active().await?;
         session.look_at_bootstrap().await?;
         loop {
             session.turn().await?;
@@ -80,9 +90,16 @@ impl<'a> Session<'a> {
                 self.reading.start(self.client.clone(), self.kind);
             }
             result = self.reading.end() => self.read(result).await?,
+            () = sleep_until(self.active) => self.keep_active().await?,
             () = sleep(HEARTBEAT) => self.look_at_bootstrap().await?,
         }
         if self.services.nobody_is_left() { Err(Lost::Idle) } else { Ok(()) }
+    }
+
+    async fn keep_active(&mut self) -> Result<(), Lost> {
+        self.client.signal("ACTIVE").await?;
+        self.active = Instant::now() + ACTIVE;
+        Ok(())
     }
 
     /// Also finds out whether tor still answers.

@@ -20,6 +20,8 @@ struct Scene {
     session: JoinHandle<Lost>,
     /// What tor was asked to send or to fetch.
     asked: mpsc::UnboundedReceiver<String>,
+    /// What it was signalled.
+    signals: mpsc::UnboundedReceiver<String>,
     say: mpsc::UnboundedSender<String>,
 }
 
@@ -36,9 +38,10 @@ impl Scene {
             lost
         });
         let (asked_in, asked) = mpsc::unbounded_channel();
+        let (signals_in, signals) = mpsc::unbounded_channel();
         let (say, said) = mpsc::unbounded_channel();
-        tokio::spawn(tor(theirs, asked_in, said));
-        Self { clock, registry: Some(registry), session, asked, say }
+        tokio::spawn(tor(theirs, asked_in, signals_in, said));
+        Self { clock, registry: Some(registry), session, asked, signals, say }
     }
 
     fn register(&self, index: usize) -> Service {
@@ -90,6 +93,7 @@ impl Service {
 async fn tor(
     stream: tokio::io::DuplexStream,
     asked: mpsc::UnboundedSender<String>,
+    signals: mpsc::UnboundedSender<String>,
     mut said: mpsc::UnboundedReceiver<String>,
 ) {
     let (reader, mut writer) = tokio::io::split(stream);
@@ -105,6 +109,10 @@ async fn tor(
                     }
                     "GETINFO" => "551 none\r\n".to_owned(),
                     "SETEVENTS" => "250 OK\r\n".to_owned(),
+                    "SIGNAL" => {
+                        signals.send(line).unwrap();
+                        "250 OK\r\n".to_owned()
+                    }
                     command => {
                         while command == "+HSPOST" && lines.next_line().await.unwrap().as_deref() != Some(".") {}
                         asked.send(line).unwrap();
@@ -211,4 +219,16 @@ async fn an_upload_that_waited_is_not_carried_out() {
     assert!(orders.fetch(fetch(2)));
     scene.asked().await;
     assert_eq!(one.fetched(2).await, Err("no answer".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn tor_is_kept_from_going_dormant() {
+    let mut scene = Scene::begin();
+    let _one = scene.register(0);
+    // The shortest time after which a tor may go dormant.
+    let patience = Duration::from_secs(10 * 60);
+    for _ in 0..3 {
+        let signal = timeout(patience, scene.signals.recv()).await.unwrap();
+        assert_eq!(signal.as_deref(), Some("SIGNAL ACTIVE"));
+    }
 }

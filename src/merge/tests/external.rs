@@ -14,7 +14,7 @@ use super::RELAYS;
 use super::network::{HOUR, backend, network, start};
 use crate::consensus::{Fingerprint, Network};
 use crate::merge::external::{FETCHES_AT_A_TIME, RENEWAL, interval};
-use crate::merge::{ExternalInput, ExternalOutput, ExternalState, Externals, Now, Sighting};
+use crate::merge::{Answer, ExternalInput, ExternalOutput, ExternalState, Externals, Now, Sighting};
 use crate::onion::{OnionAddress, ServiceContent};
 
 const LIFETIME: Duration = Duration::from_hours(3);
@@ -155,9 +155,9 @@ impl World {
     fn answer(&mut self, address: OnionAddress, hsdir: Fingerprint) {
         let key = (hsdir, address, self.network.client_period().period.number);
         let held = self.held.get(&key).filter(|(_, since)| self.weather.for_ever || self.now < *since + LIFETIME);
-        let found = held.map(|(sighting, _)| sighting.clone());
-        let found = found.filter(|_| self.rng.random_range(0..100) >= self.weather.failed);
-        self.tell(ExternalInput::Fetched { address, hsdir, found });
+        let answer = held.map_or(Answer::HasNone, |(sighting, _)| Answer::Has(sighting.clone()));
+        let comes = self.rng.random_range(0..100) >= self.weather.failed;
+        self.tell(ExternalInput::Fetched { address, hsdir, answer: if comes { answer } else { Answer::Useless } });
     }
 
     /// Goes on until `end`.
@@ -257,6 +257,29 @@ fn the_first_descriptor_of_a_period_proves_little() {
 }
 
 #[test]
+fn one_that_aged_out_comes_back_in_a_new_period_by_what_was_uploaded_since() {
+    // Its descriptor of the next period is on the HSDirs, for ever; it dies, and ages out before clients move on.
+    let mut world = World::new(10, Weather { for_ever: true, ..FAIR }, 1, 7);
+    world.run(MINUTE);
+    world.tors.clear();
+    // In the first hour of the new period nothing comes from any HSDir, then what they have had all the time.
+    world.run(HOUR * 5);
+    world.weather.failed = 100;
+    world.run(HOUR * 6);
+    world.weather.failed = 0;
+    world.run(HOUR * 10);
+    assert_eq!(world.state(0), ExternalState::Lost);
+    assert_eq!(world.said.len(), 2, "{:?}", world.said);
+
+    // Those of the period after that have none, and say so: then one that was uploaded since is a sign of life.
+    world.run(HOUR * 30);
+    assert_eq!(world.state(0), ExternalState::Lost);
+    world.start_tor(0, 1);
+    world.run(HOUR * 30 + interval(None) * 2);
+    assert_eq!(world.state(0), ExternalState::Counts);
+}
+
+#[test]
 fn a_period_that_is_over_for_services_counts_no_more() {
     let mut world = World::new(5, FAIR, 1, 11);
     world.run(MINUTE);
@@ -289,7 +312,7 @@ fn what_is_repeated_or_older_changes_nothing() {
     world.now += HOUR;
     for found in [sighting, older, other_day] {
         let hsdir = Fingerprint([9; 20]);
-        world.tell(ExternalInput::Fetched { address: address(0), hsdir, found: Some(found) });
+        world.tell(ExternalInput::Fetched { address: address(0), hsdir, answer: Answer::Has(found) });
     }
     assert_eq!(world.counts[&address(0)], known);
     world.tors.clear();
