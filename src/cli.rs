@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use crate::shell::hidden;
-use crate::{backend, crd, frontend, operator, tools};
+use crate::{backend, crd, frontend, operator, status, tools};
 
 /// The Kubernetes client calls every failed request an error; what matters of them the parts say themselves, once.
 const QUIET: &str = "kube_client=off,kube_runtime=off";
@@ -38,6 +38,10 @@ enum Command {
     Frontend(frontend::Args),
     /// Serve one backend's descriptor and forward its streams (the agent; runs beside a tor)
     Backend(backend::Args),
+    /// Show services at the terminal: backends, points, HSDirs, what is wrong and what to do
+    ///
+    /// Exit code 0: all that was shown is Ready. 1: nothing could be shown. 2: wrong usage. 3: something is not Ready.
+    Status(status::Args),
     /// Print the `CustomResourceDefinition` as YAML
     Crd,
     /// Generate, convert, show and check keys
@@ -54,7 +58,8 @@ enum Program {
 }
 
 impl Cli {
-    /// Runs the subcommand: exit code 0 when it ended as it should, 1 with the error on standard error when not.
+    /// Runs the subcommand: exit code 0 when it ended as it should, 1 with the error on standard error when not; `status` has
+    /// more.
     pub fn run(self) -> ExitCode {
         let (mut input, mut out) = (std::io::stdin().lock(), std::io::stdout().lock());
         let program = match self.command {
@@ -63,6 +68,10 @@ impl Cli {
             // `onionbalance-operator config generate`, and nothing more, asks.
             Command::Config(args) => {
                 return finish(tools::config::run(args, std::env::args_os().len() <= 3, &mut input, &mut out));
+            }
+            Command::Status(args) => {
+                drop((input, out));
+                return show_status(args);
             }
             Command::Operator(args) => Program::Operator(args),
             Command::Frontend(args) => Program::Frontend(args),
@@ -93,6 +102,19 @@ impl Cli {
                 Program::Backend(args) => backend::run(args).await,
             }
         }))
+    }
+}
+
+fn show_status(args: status::Args) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return finish(Err(error.into())),
+    };
+    match runtime.block_on(status::run(args)) {
+        Ok(code) => code,
+        // Whoever read it has read enough.
+        Err(status::Error::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => finish(Err(error.into())),
     }
 }
 

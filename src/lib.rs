@@ -5,7 +5,7 @@
 //! the layers meet; an import goes down only:
 //!
 //! ```text
-//! operator   frontend   backend   tools   IO: Kubernetes, HTTP, Tor's control port; the commands for people
+//! operator   frontend   backend   tools   status   IO: Kubernetes, HTTP, Tor's control port; the commands for people
 //! crd  link  config  control  shell       types, the publisher-agent protocol, the daemon's file, the control protocol,
 //!                                         what the programs share
 //!            merge                     pure: what to publish when, where
@@ -25,4 +25,5 @@ pub mod merge;
 pub mod onion;
 pub mod operator;
 pub mod shell;
+pub mod status;
 pub mod tools;

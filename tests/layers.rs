@@ -19,6 +19,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("frontend", &["onion", "consensus", "merge", "control", "link", "crd", "config", "shell"]),
     ("tools", &["onion", "config", "shell"]),
     ("operator", &["onion", "link", "crd", "shell"]),
+    ("status", &["onion", "crd"]),
 ];
 
 /// What a pure layer never names: IO, clocks, the global generator, async.

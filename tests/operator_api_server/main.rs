@@ -12,5 +12,6 @@ mod restricted;
 mod scene;
 mod server;
 mod status;
+mod status_command;
 mod targets;
 mod wait;

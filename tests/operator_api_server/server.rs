@@ -148,6 +148,21 @@ pub fn write_kubeconfig(file: &Path, namespace: &str) {
     std::fs::write(file, config.to_string()).expect("a file");
 }
 
+/// A kubeconfig with the administrator's rights, for the API server below this path.
+pub fn kubeconfig(path: &str) -> PathBuf {
+    let Server { url, folder, .. } = server();
+    let file = folder.join(format!("kubeconfig{}", path.replace('/', "-")));
+    // JSON is YAML.
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "test",
+        "clusters": [{"name": "test", "cluster": {"server": format!("{url}{path}"), "insecure-skip-tls-verify": true}}],
+        "users": [{"name": "admin", "user": {"token": TOKEN}}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin"}}],
+    });
+    std::fs::write(&file, config.to_string()).expect("a writable folder");
+    file
+}
+
 /// kubectl with the administrator's rights.
 pub fn kubectl() -> Command {
     let mut kubectl = Command::new("kubectl");

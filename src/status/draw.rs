@@ -1,0 +1,204 @@
+//! The drawing: objects in, text out. Pure.
+
+use std::fmt::Write as _;
+
+use anstyle::{AnsiColor, Style};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use jiff::Timestamp;
+
+use super::view::{Problem, View};
+use crate::crd::{BackendState, OnionBalancedServiceStatus};
+
+const GOOD: Style = AnsiColor::Green.on_default().bold();
+const BAD: Style = AnsiColor::Red.on_default().bold();
+const UNSURE: Style = AnsiColor::Yellow.on_default().bold();
+const STRONG: Style = Style::new().bold();
+const DIM: Style = Style::new().dimmed();
+
+/// Where it is drawn: the time, and the terminal's width in columns, if there is one.
+#[derive(Debug, Clone, Copy)]
+pub struct Canvas {
+    /// Ages are told from it.
+    pub now: Timestamp,
+    /// None: as wide as it is.
+    pub width: Option<u16>,
+}
+
+impl Canvas {
+    /// One service: the whole of it. The text has escape sequences for colours.
+    pub fn service(&self, view: &View) -> String {
+        let mut text = headline(view);
+        if let Some(status) = view.status() {
+            let address = status.onion_address.as_deref().unwrap_or("none yet");
+            let _ = writeln!(text, "  address   {address}");
+            let _ = writeln!(text, "  backends  {}", backends_in_a_word(status));
+            let _ = writeln!(text, "  published {}", self.published_in_a_word(status));
+            if !status.backends.is_empty() {
+                let _ = writeln!(text, "\n{}", self.backends(status));
+            }
+            if !status.published.is_empty() {
+                let _ = writeln!(text, "\n{}", self.periods(status));
+            }
+        }
+        text.push_str(&problems(&view.problems()));
+        text
+    }
+
+    /// Several services: a line each, and below what is wrong.
+    pub fn list(&self, views: &[View]) -> String {
+        if views.is_empty() {
+            return "No OnionBalancedServices here.\n".to_owned();
+        }
+        let mut table =
+            self.table(&["NAMESPACE", "NAME", "STATE", "READY", "POINTS", "HSDIRS", "PUBLISHED", "ADDRESS"]);
+        for view in views {
+            let status = view.status().cloned().unwrap_or_default();
+            let (accepted, total) = hsdirs(&status);
+            table.add_row([
+                view.namespace.clone(),
+                view.name.clone(),
+                view.state().to_owned(),
+                status.ready.clone().unwrap_or_else(|| "-".to_owned()),
+                points(&status).map_or_else(|| "-".to_owned(), |points| points.to_string()),
+                if total == 0 { "-".to_owned() } else { format!("{accepted}/{total}") },
+                newest(&status).map_or_else(|| "never".to_owned(), |at| format!("{} ago", self.age(at))),
+                status.onion_address.clone().unwrap_or_else(|| "-".to_owned()),
+            ]);
+        }
+        let mut text = format!("{}\n", table.trim_fmt());
+        for view in views.iter().filter(|view| !view.problems().is_empty()) {
+            let _ = write!(text, "\n{}{}", headline(view), problems(&view.problems()));
+        }
+        text
+    }
+
+    fn backends(&self, status: &OnionBalancedServiceStatus) -> String {
+        let mut table = self.table(&["BACKEND", "STATE", "POINTS", "SINCE", "REMARK"]);
+        for backend in &status.backends {
+            table.add_row([
+                backend.name.clone(),
+                format!("{:?}", backend.state),
+                backend.introduction_points.to_string(),
+                self.age(backend.since.0),
+                backend.message.clone().unwrap_or_default(),
+            ]);
+        }
+        align_right(&mut table, &[2]);
+        table.trim_fmt()
+    }
+
+    fn periods(&self, status: &OnionBalancedServiceStatus) -> String {
+        let mut table = self.table(&["TIME PERIOD", "POINTS", "HSDIRS", "PUBLISHED", "REVISION", "OPEN TO"]);
+        for period in &status.published {
+            let open_to =
+                period.authorized_clients.map_or_else(|| "all".to_owned(), |count| format!("{count} clients"));
+            table.add_row([
+                period.time_period.to_string(),
+                period.introduction_points.to_string(),
+                format!("{}/{}", period.hsdirs_accepted, period.hsdirs_total),
+                format!("{} ago", self.age(period.last_published.0)),
+                period.revision_counter.to_string(),
+                open_to,
+            ]);
+        }
+        align_right(&mut table, &[1, 2, 4]);
+        table.trim_fmt()
+    }
+
+    fn published_in_a_word(&self, status: &OnionBalancedServiceStatus) -> String {
+        let Some(newest) = newest(status) else { return "never".to_owned() };
+        let (accepted, total) = hsdirs(status);
+        format!("{} ago, on {accepted} of {total} HSDirs", self.age(newest))
+    }
+
+    fn table(&self, header: &[&str]) -> Table {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_header(header);
+        if let Some(width) = self.width {
+            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+        }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        table
+    }
+
+    /// As kubectl does: two units below ten of the greater one.
+    fn age(&self, since: Timestamp) -> String {
+        let seconds = self.now.duration_since(since).as_secs().max(0);
+        let (days, hours, minutes) = (seconds / 86400, seconds / 3600, seconds / 60);
+        match (days, hours, minutes) {
+            (10.., _, _) => format!("{days}d"),
+            (1.., _, _) => format!("{days}d{}h", hours % 24),
+            (_, 10.., _) => format!("{hours}h"),
+            (_, 1.., _) => format!("{hours}h{}m", minutes % 60),
+            (_, _, 10..) => format!("{minutes}m"),
+            (_, _, 1..) => format!("{minutes}m{}s", seconds % 60),
+            _ => format!("{seconds}s"),
+        }
+    }
+}
+
+fn headline(view: &View) -> String {
+    let style = match view.state() {
+        _ if view.is_ready() => GOOD,
+        "Pending" | "Progressing" | "RollingOut" | "NotPublished" | "Generating" | "Suspended" => UNSURE,
+        _ => BAD,
+    };
+    format!("{STRONG}{}/{}{STRONG:#}  {style}{}{style:#}\n", view.namespace, view.name, view.state())
+}
+
+fn problems(problems: &[Problem]) -> String {
+    let mut text = String::new();
+    for Problem { kind, status, reason, message, action } in problems {
+        let style = if status == "Unknown" { UNSURE } else { BAD };
+        let _ = writeln!(text, "\n{style}{kind}: {reason}{style:#}\n  {message}");
+        if let Some(action) = action {
+            let _ = writeln!(text, "  {DIM}→ {action}{DIM:#}");
+        }
+    }
+    text
+}
+
+fn backends_in_a_word(status: &OnionBalancedServiceStatus) -> String {
+    let mut text = format!("{} ready", status.ready.as_deref().unwrap_or("0/0"));
+    for (state, word) in
+        [(BackendState::Starting, "starting"), (BackendState::Draining, "draining"), (BackendState::Lost, "lost")]
+    {
+        let count = status.backends.iter().filter(|backend| backend.state == state).count();
+        if count > 0 {
+            let _ = write!(text, ", {count} {word}");
+        }
+    }
+    if let Some(points) = points(status) {
+        let _ = write!(text, "; {points} introduction points");
+    }
+    text
+}
+
+/// Of the period that clients use now, or of the next one, whichever has fewer.
+fn points(status: &OnionBalancedServiceStatus) -> Option<u32> {
+    status.published.iter().map(|period| period.introduction_points).min()
+}
+
+fn hsdirs(status: &OnionBalancedServiceStatus) -> (u32, u32) {
+    let add = |(accepted, total): (u32, u32), period: &crate::crd::PublishedStatus| {
+        (accepted.saturating_add(period.hsdirs_accepted), total.saturating_add(period.hsdirs_total))
+    };
+    status.published.iter().fold((0, 0), add)
+}
+
+fn newest(status: &OnionBalancedServiceStatus) -> Option<Timestamp> {
+    status.published.iter().map(|period| period.last_published.0).max()
+}
+
+fn align_right(table: &mut Table, columns: &[usize]) {
+    for column in columns {
+        if let Some(column) = table.column_mut(*column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,172 @@
+use kube::api::DynamicObject;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::status::view::summary;
+
+const ADDRESS: &str = "pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd.onion";
+
+fn condition(kind: &str, status: &str, reason: &str, message: &str) -> Value {
+    json!({
+        "type": kind, "status": status, "reason": reason, "message": message, "observedGeneration": 2,
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    })
+}
+
+fn view(name: &str, status: &Value) -> View {
+    let object: DynamicObject = serde_json::from_value(json!({
+        "apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService",
+        "metadata": {"name": name, "namespace": "shop", "generation": 2},
+        "spec": {"ports": [{"port": 80, "target": {"address": "a:1"}}]},
+        "status": status,
+    }))
+    .unwrap();
+    View::new(object)
+}
+
+fn ready() -> View {
+    let backend = |name: &str, state: &str, message: Option<&str>| {
+        json!({
+            "name": name, "introductionPoints": if state == "Ready" { 3 } else { 0 }, "state": state, "message": message,
+            "since": "2026-01-01T11:47:00Z",
+        })
+    };
+    let period = |number: u64, accepted: u32| {
+        json!({
+            "timePeriod": number, "revisionCounter": 123_456, "introductionPoints": 6, "hsdirsAccepted": accepted,
+            "hsdirsTotal": 8, "lastPublished": "2026-01-01T11:59:15Z",
+        })
+    };
+    view(
+        "web",
+        &json!({
+            "onionAddress": ADDRESS, "observedGeneration": 2, "replicas": 3, "readyReplicas": 2, "ready": "2/2",
+            "backends": [
+                backend("web-backend-a", "Ready", None),
+                backend("web-backend-b", "Ready", Some("flow-control is left out")),
+                backend("web-backend-c", "Draining", None),
+            ],
+            "published": [period(20_455, 8), period(20_456, 7)],
+            "conditions": [
+                condition("Accepted", "True", "Valid", "The spec is valid."),
+                condition("Ready", "True", "Ready", "Reachable."),
+            ],
+        }),
+    )
+}
+
+fn broken() -> View {
+    view(
+        "mail",
+        &json!({
+            "observedGeneration": 2, "ready": "0/2",
+            "conditions": [
+                condition("Accepted", "True", "Valid", "The spec is valid."),
+                condition("MasterKeyReady", "False", "SecretNotFound", "Secret mine is not there; create it."),
+                condition("Published", "Unknown", "PublisherSilent", "No publisher holds the Lease."),
+                condition("Ready", "False", "SecretNotFound", "Secret mine is not there; create it."),
+            ],
+        }),
+    )
+}
+
+fn canvas(width: Option<u16>) -> Canvas {
+    Canvas { now: "2026-01-01T12:00:00Z".parse().unwrap(), width }
+}
+
+/// Without colours, and without blanks at the ends of lines.
+fn plain(text: &str) -> String {
+    let text = anstream::adapter::strip_str(text).to_string();
+    text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_service_that_is_ready() {
+    let expected = format!(
+        "shop/web  Ready
+  address   {ADDRESS}
+  backends  2/2 ready, 1 draining; 6 introduction points
+  published 45s ago, on 15 of 16 HSDirs
+
+BACKEND        STATE     POINTS  SINCE  REMARK
+web-backend-a  Ready          3  13m
+web-backend-b  Ready          3  13m    flow-control is left out
+web-backend-c  Draining       0  13m
+
+TIME PERIOD  POINTS  HSDIRS  PUBLISHED  REVISION  OPEN TO
+20455             6     8/8  45s ago      123456  all
+20456             6     7/8  45s ago      123456  all"
+    );
+    assert_eq!(plain(&canvas(None).service(&ready())), expected);
+}
+
+#[test]
+fn a_service_that_is_not_says_what_to_do() {
+    let expected = "shop/mail  SecretNotFound
+  address   none yet
+  backends  0/2 ready
+  published never
+
+MasterKeyReady: SecretNotFound
+  Secret mine is not there; create it.
+  → restore the key's Secret from your backup: kubectl apply -n shop -f BACKUP
+
+Published: PublisherSilent
+  No publisher holds the Lease.
+  → kubectl get pods -n shop -l onionbalance.dev/service=mail,app.kubernetes.io/component=frontend; kubectl logs -n shop \
+     deploy/mail-frontend -c publisher";
+    assert_eq!(plain(&canvas(None).service(&broken())), expected);
+}
+
+#[test]
+fn several_services_are_a_line_each() {
+    let text = plain(&canvas(None).list(&[broken(), ready()]));
+    let lines: Vec<_> =
+        text.lines().take(5).map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(
+        lines,
+        [
+            "NAMESPACE NAME STATE READY POINTS HSDIRS PUBLISHED ADDRESS".to_owned(),
+            "shop mail SecretNotFound 0/2 - - never -".to_owned(),
+            format!("shop web Ready 2/2 6 15/16 45s ago {ADDRESS}"),
+            String::new(),
+            "shop/mail SecretNotFound".to_owned(),
+        ]
+    );
+    assert!(!text.contains("shop/web"), "{text}");
+    assert_eq!(plain(&canvas(None).list(&[])), "No OnionBalancedServices here.");
+}
+
+#[test]
+fn tables_fit_a_narrow_terminal() {
+    let text = plain(&canvas(Some(60)).list(&[broken(), ready()]));
+    let table: Vec<_> = text.lines().take_while(|line| !line.is_empty()).collect();
+    assert!(table.len() > 3 && table.iter().all(|line| line.chars().count() <= 60), "{text}");
+}
+
+#[test]
+fn a_spec_that_nobody_looked_at_and_an_object_that_cannot_be_read() {
+    let old = view("web", &json!({"observedGeneration": 1, "conditions": [condition("Ready", "True", "Ready", "")]}));
+    assert_eq!((old.is_ready(), old.state(), old.problems()[0].reason.as_str()), (false, "Pending", "Pending"));
+    let unreadable = view("web", &json!({"replicas": "many"}));
+    assert_eq!((unreadable.is_ready(), unreadable.state()), (false, "Unreadable"));
+    assert!(plain(&canvas(None).service(&unreadable)).contains("Accepted: Unreadable\n  invalid type: string"));
+}
+
+#[test]
+fn ages_as_kubectl_tells_them() {
+    let canvas = canvas(None);
+    let age = |seconds: i64| canvas.age(canvas.now - jiff::SignedDuration::from_secs(seconds));
+    let ages = [-5, 59, 61, 600, 3600, 36_000, 86_400, 864_000].map(age);
+    assert_eq!(ages, ["0s", "59s", "1m1s", "10m", "1h0m", "10h", "1d0h", "10d"]);
+}
+
+#[test]
+fn programs_get_the_same_as_json() {
+    let summary = summary(&[broken(), ready()]);
+    let [mail, web] = [&summary["services"][0], &summary["services"][1]];
+    assert_eq!((&mail["ready"], &mail["state"]), (&json!(false), &json!("SecretNotFound")));
+    assert_eq!(mail["problems"][0]["type"], "MasterKeyReady");
+    assert_eq!((&web["ready"], &web["problems"], &web["onionAddress"]), (&json!(true), &json!([]), &json!(ADDRESS)));
+    assert_eq!(web["published"][1]["hsdirsAccepted"], 7);
+}

@@ -1,0 +1,129 @@
+//! What is shown of an object, apart from how.
+
+use kube::ResourceExt as _;
+use kube::api::DynamicObject;
+use serde_json::{Value, json};
+
+use super::advice;
+use crate::crd::{OnionBalancedService, OnionBalancedServiceStatus};
+
+/// An object, as far as it can be read.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// It, or why it cannot be read.
+    pub object: Result<Box<OnionBalancedService>, String>,
+}
+
+/// A condition that is not True.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The condition's type.
+    pub kind: String,
+    /// `False` or `Unknown`.
+    pub status: String,
+    /// Why, in one word.
+    pub reason: String,
+    /// Why.
+    pub message: String,
+    /// What to do about it, where we know more than the message says.
+    pub action: Option<String>,
+}
+
+impl View {
+    /// Of an object as the API server gives it: one that is not of our type is shown too.
+    pub fn new(object: DynamicObject) -> Self {
+        let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+        let read = serde_json::to_value(object).and_then(serde_json::from_value);
+        Self { namespace, name, object: read.map(Box::new).map_err(|error| error.to_string()) }
+    }
+
+    /// Its status, where it has one.
+    pub fn status(&self) -> Option<&OnionBalancedServiceStatus> {
+        self.object.as_ref().ok()?.status.as_ref()
+    }
+
+    /// Whether the status is of the present spec.
+    pub fn is_current(&self) -> bool {
+        let generation = self.object.as_ref().ok().and_then(|object| object.metadata.generation);
+        self.status().is_some_and(|status| status.observed_generation == generation)
+    }
+
+    /// Whether all is well.
+    pub fn is_ready(&self) -> bool {
+        let ready = |status: &OnionBalancedServiceStatus| {
+            status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+        };
+        self.is_current() && self.status().is_some_and(ready)
+    }
+
+    /// The word for all of it: the reason of the condition `Ready`.
+    pub fn state(&self) -> &str {
+        match &self.object {
+            Err(_) => "Unreadable",
+            Ok(_) if !self.is_current() => "Pending",
+            Ok(_) => {
+                let conditions = self.status().map(|status| status.conditions.as_slice()).unwrap_or_default();
+                let ready = conditions.iter().find(|condition| condition.type_ == "Ready");
+                ready.map_or("Pending", |condition| condition.reason.as_str())
+            }
+        }
+    }
+
+    /// All conditions that are not True, but for `Ready`, which repeats one of them.
+    pub fn problems(&self) -> Vec<Problem> {
+        if let Err(error) = &self.object {
+            return vec![Problem {
+                kind: "Accepted".to_owned(),
+                status: "Unknown".to_owned(),
+                reason: "Unreadable".to_owned(),
+                message: error.clone(),
+                action: advice::action("Unreadable", &self.namespace, &self.name),
+            }];
+        }
+        if !self.is_current() {
+            let message = "The operator has not looked at the present spec yet.".to_owned();
+            return vec![Problem {
+                kind: "Ready".to_owned(),
+                status: "Unknown".to_owned(),
+                reason: "Pending".to_owned(),
+                message,
+                action: advice::action("Pending", &self.namespace, &self.name),
+            }];
+        }
+        let conditions = self.status().map(|status| status.conditions.as_slice()).unwrap_or_default();
+        let problems = conditions.iter().filter(|found| found.type_ != "Ready" && found.status != "True");
+        problems
+            .map(|condition| Problem {
+                kind: condition.type_.clone(),
+                status: condition.status.clone(),
+                reason: condition.reason.clone(),
+                message: condition.message.clone(),
+                action: advice::action(&condition.reason, &self.namespace, &self.name),
+            })
+            .collect()
+    }
+}
+
+/// For programs: fields are added, never renamed.
+pub fn summary(views: &[View]) -> Value {
+    let problem = |problem: Problem| {
+        json!({
+            "type": problem.kind, "status": problem.status, "reason": problem.reason, "message": problem.message,
+            "action": problem.action,
+        })
+    };
+    let service = |view: &View| {
+        let status = view.status().cloned().unwrap_or_default();
+        json!({
+            "namespace": view.namespace, "name": view.name, "ready": view.is_ready(), "state": view.state(),
+            "onionAddress": status.onion_address, "replicas": status.replicas, "readyReplicas": status.ready_replicas,
+            "backends": status.backends, "published": status.published,
+            "problems": view.problems().into_iter().map(problem).collect::<Vec<_>>(),
+        })
+    };
+    json!({ "services": views.iter().map(service).collect::<Vec<_>>() })
+}
