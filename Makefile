@@ -66,6 +66,11 @@ bench: packages ## How fast and how small: criterion, then figures beside Python
 	@cargo bench --locked --quiet --package onionbalance-bench
 	@$(TARGET)/release/onionbalance-bench figures --python "$$($(SETUP)/python-onionbalance.sh)"
 
+.PHONY: scale-test
+scale-test: packages ## The operator with 500 objects on a real API server, beside a bare client; fails where a figure misses its mark
+	@$(MAKE) --no-print-directory -j2 kubernetes release
+	@$(TARGET)/release/onionbalance-bench scale --programs "$$($(SETUP)/kubernetes.sh)"
+
 .PHONY: generate
 generate: ## Write the files that are made from others: crds/, and the chart's copies of the CRD and the operator's rights
 	cargo run --locked --quiet -- crd >crds/onionbalancedservices.yaml.new

@@ -9,3 +9,4 @@ pub mod publisher;
 pub mod python;
 pub mod replay;
 pub mod rounds;
+pub mod scale;

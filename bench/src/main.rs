@@ -18,6 +18,15 @@ use onionbalance_bench::rounds::{figure_ms, median, time};
 enum Args {
     /// Print all figures
     Figures(Figures),
+    /// Print the figures of the operator with many objects on a real API server
+    Scale {
+        /// The folder of kube-apiserver (`e2e/setup/kubernetes.sh` makes it)
+        #[arg(long)]
+        programs: PathBuf,
+        /// Objects
+        #[arg(long, default_value_t = 500)]
+        objects: usize,
+    },
     /// Play a tor with a large network, until interrupted
     Replay {
         /// Where to listen
@@ -60,6 +69,9 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<()> {
     match args {
         Args::Figures(args) => figures(args),
+        Args::Scale { programs, objects } => {
+            tokio::runtime::Runtime::new()?.block_on(onionbalance_bench::scale::run(programs, *objects))
+        }
         Args::Replay { socket, relays } => {
             Replay::new(Texts::generate(*relays)?).listen(socket)?;
             loop {

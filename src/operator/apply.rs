@@ -40,11 +40,12 @@ impl Writer {
     }
 }
 
-/// Applies each child that is not as it should be. One that the API server does not take is told, and the others go on.
+/// Applies each child that is not as it should be, and keeps in `live` what the API server makes of it. One that it does not
+/// take is told, and the others go on.
 pub async fn children(
     writer: &Writer,
     object: &OnionBalancedService,
-    live: &BTreeMap<ChildId, ObjectMeta>,
+    live: &mut BTreeMap<ChildId, ObjectMeta>,
     children: Vec<Child>,
 ) -> Result<Vec<Failure>, kube::Error> {
     let mut failures = Vec::new();
@@ -57,8 +58,10 @@ pub async fn children(
         }
         let api = api(writer.counted(), object, child.id.kind);
         match api.patch(&child.id.name, &force(), &Patch::Apply(&manifest)).await {
-            Ok(_) if present.is_some() => info!(child = %child.id, "updated"),
-            Ok(_) => info!(child = %child.id, "created"),
+            Ok(applied) => {
+                info!(child = %child.id, "{}", if present.is_some() { "updated" } else { "created" });
+                live.insert(child.id, applied.metadata);
+            }
             Err(kube::Error::Api(status)) => {
                 warn!(child = %child.id, error = %status.message, "the API server refuses a child");
                 failures.push(Failure { child: child.id, message: status.message });
@@ -93,8 +96,18 @@ pub async fn prune(
     Ok(())
 }
 
-/// Creates the Secret with a fresh key, unless one is there: that one is then used. Gives the API server's refusal.
-pub async fn generate_key(writer: &Writer, object: &OnionBalancedService) -> Result<Option<Failure>, kube::Error> {
+/// What became of a key's Secret.
+pub enum Generated {
+    /// It was created.
+    Created(Box<KeySecret>),
+    /// One is there: that one is to be used.
+    AlreadyThere,
+    /// The API server does not take it.
+    Refused(Failure),
+}
+
+/// Creates the Secret with a fresh key, unless one is there.
+pub async fn generate_key(writer: &Writer, object: &OnionBalancedService) -> Result<Generated, kube::Error> {
     #[allow(clippy::disallowed_methods, reason = "the one place where the operator makes a key")]
     let key = MasterKey::generate(&mut rand::rng());
     let mut secret = secret_master_key(object, &key);
@@ -102,15 +115,14 @@ pub async fn generate_key(writer: &Writer, object: &OnionBalancedService) -> Res
     let created = secrets(writer.counted(), object).create(&parameters, &secret).await;
     wipe(&mut secret);
     match created {
-        Ok(mut created) => {
-            wipe(&mut created);
+        Ok(created) => {
             info!(address = %key.address(), "generated a master key");
-            Ok(None)
+            Ok(Generated::Created(Box::new(KeySecret::new(created.metadata, created.data))))
         }
-        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(None),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(Generated::AlreadyThere),
         Err(kube::Error::Api(status)) => {
             let child = ChildId { kind: Kind::Secret, name: secret.name_any() };
-            Ok(Some(Failure { child, message: status.message }))
+            Ok(Generated::Refused(Failure { child, message: status.message }))
         }
         Err(error) => Err(error),
     }

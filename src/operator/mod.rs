@@ -32,6 +32,7 @@ use tracing::{debug, info, warn};
 
 use crate::shell::http;
 use apply::Writer;
+pub use build::{BuildError, Inputs, manifests};
 use cache::{Cache, Changes, Guarded};
 use leader::Candidate;
 pub use leader::Seat;

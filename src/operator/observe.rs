@@ -19,21 +19,18 @@ use crate::crd::clients::ClientList;
 use crate::crd::names::{self, Component};
 use crate::link::AgentConfig;
 
-/// Reads all but [`Observed::taken`] and [`Observed::frontend_account`], which matter only where children are to be applied.
+/// Reads all but [`Observed::rivals`], and but [`Observed::taken`] and [`Observed::frontend_account`], which matter only where children are to be applied.
 pub async fn observe(
     client: &Client,
     cache: &Cache,
     object: Arc<OnionBalancedService>,
-    all_objects: Vec<Arc<OnionBalancedService>>,
 ) -> Result<Observed, kube::Error> {
     let namespace = object.namespace().unwrap_or_default();
-    let leases: Api<Lease> = Api::namespaced(client.clone(), &namespace);
-    let lease = Component::Frontend.child_name(&object.name_any());
     let (key_secret, clients_secret, services, lease) = try_join4(
         key_secret(client, &object),
         clients_secret(client, &namespace, &object),
         services(client, &namespace, &object),
-        leases.get_opt(&lease),
+        lease(client, &namespace, &object),
     )
     .await?;
     let backends = Component::Backend.child_name(&object.name_any());
@@ -45,7 +42,7 @@ pub async fn observe(
     let backends = backends.filter(|deployment| holder(&deployment.metadata, &object) == Holder::Us);
     Ok(Observed {
         object,
-        all_objects,
+        rivals: Vec::new(),
         key_secret,
         clients_secret,
         services,
@@ -62,6 +59,15 @@ pub async fn key_secret(client: &Client, object: &OnionBalancedService) -> Resul
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
     let secret = get_named(&secrets, &names::master_key_secret(object)).await?;
     Ok(secret.map(|secret| KeySecret::new(secret.metadata, secret.data)))
+}
+
+/// The publishers' Lease. Nobody holds one, or it does not matter who, before the first descriptor is published.
+async fn lease(client: &Client, namespace: &str, object: &OnionBalancedService) -> Result<Option<Lease>, kube::Error> {
+    if object.status.as_ref().is_none_or(|status| status.published.is_empty()) {
+        return Ok(None);
+    }
+    let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
+    leases.get_opt(&Component::Frontend.child_name(&object.name_any())).await
 }
 
 /// The authorized clients' Secret, if one is named. Read each time, as the key's is.
@@ -104,7 +110,8 @@ where
     if possible { api.get_opt(name).await } else { Ok(None) }
 }
 
-/// What bears the names of the children: from the cache, or, where it is not labelled as ours, from the API server.
+/// What bears the names of the children: from the cache, or, where it is not labelled as ours, from the API server: a
+/// cache may be behind, and what is someone else's must not be taken.
 pub async fn live_children(
     client: &Client,
     cache: &Cache,

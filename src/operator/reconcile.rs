@@ -12,7 +12,7 @@ use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 use tracing::info;
 
-use super::apply::Writer;
+use super::apply::{Generated, Writer};
 use super::cache::{Cache, Guarded};
 use super::conditions::Type;
 use super::plan::{self, Failure, KeyStep, Observed, Plan, plan};
@@ -65,14 +65,19 @@ async fn look(object: Arc<OnionBalancedService>, context: &Context) -> Result<Du
     if object.metadata.deletion_timestamp.is_some() {
         return Ok(Duration::from_secs(300));
     }
-    let mut observed = observe::observe(client, cache, object.clone(), all_objects(context)).await?;
+    let mut observed = observe::observe(client, cache, object.clone()).await?;
+    observed.rivals = rivals(context, &observed);
     let mut plan = plan(&observed, settings);
     let mut failures = Vec::new();
     if let KeyStep::Generate = plan.key_step
         && never_had_a_key(client, &object).await?
     {
-        failures.extend(apply::generate_key(writer, &object).await?);
-        observed.key_secret = observe::key_secret(client, &object).await?;
+        match apply::generate_key(writer, &object).await? {
+            Generated::Created(secret) => observed.key_secret = Some(*secret),
+            Generated::AlreadyThere => observed.key_secret = observe::key_secret(client, &object).await?,
+            Generated::Refused(failure) => failures.push(failure),
+        }
+        observed.rivals = rivals(context, &observed);
         plan = self::plan(&observed, settings);
     }
     // What is refused here is repeated, and takes nothing from what the status has to say.
@@ -81,12 +86,20 @@ async fn look(object: Arc<OnionBalancedService>, context: &Context) -> Result<Du
         untidy = apply::set_key_owners(writer, &object, secret, owners).await;
     }
     if plan.children.is_some() {
-        let live = observe::live_children(client, cache, &object).await?;
+        let mut live = observe::live_children(client, cache, &object).await?;
         observed.taken = observe::taken(&live, &object);
         observed.frontend_account = observe::frontend_account(&live, &object);
         plan = self::plan(&observed, settings);
         if let Some(children) = plan.children.clone() {
-            failures = apply::children(writer, &object, &live, children).await?;
+            failures = apply::children(writer, &object, &mut live, children).await?;
+            // The frontends' Deployment waits for their account, which may have just been made.
+            let account = observe::frontend_account(&live, &object);
+            if failures.is_empty() && account.is_some() && account != observed.frontend_account {
+                observed.frontend_account = account;
+                plan = self::plan(&observed, settings);
+                failures =
+                    apply::children(writer, &object, &mut live, plan.children.clone().unwrap_or_default()).await?;
+            }
             let labelled = cache.children(&object.namespace().unwrap_or_default(), &object.name_any());
             untidy = untidy.and(apply::prune(writer, &object, labelled).await);
         }
@@ -96,10 +109,15 @@ async fn look(object: Arc<OnionBalancedService>, context: &Context) -> Result<Du
     if failures.is_empty() { Ok(plan::next_look(&observed, &plan)) } else { Err(Error::Refused(failures.len())) }
 }
 
-fn all_objects(context: &Context) -> Vec<Arc<OnionBalancedService>> {
-    let stores = context.objects.iter();
-    let readable = |object: Arc<Guarded>| object.0.as_ref().ok().cloned().map(Arc::new);
-    stores.flat_map(Store::state).filter_map(readable).collect()
+/// The objects that may use the same key: hardly ever one, so that of many objects few are copied.
+fn rivals(context: &Context, observed: &Observed) -> Vec<Arc<OnionBalancedService>> {
+    let address = observed.key_secret.as_ref().and_then(plan::address).map(|address| address.to_string());
+    let is_rival = |object: Arc<Guarded>| {
+        let other = object.0.as_ref().ok()?;
+        (plan::shares_key(&observed.object, other, address.as_deref()) && other.uid() != observed.object.uid())
+            .then(|| Arc::new(other.clone()))
+    };
+    context.objects.iter().flat_map(Store::state).filter_map(is_rival).collect()
 }
 
 /// Asks the API server itself: a cache may be behind, and a second key would be a second address.

@@ -23,11 +23,12 @@ use sha2::{Digest as _, Sha256};
 
 pub use secret_master_key::{GENERATED_ANNOTATION, SECRET_KEY_FILE, secret_master_key};
 
+use super::drift::stamped;
 use super::settings::Settings;
 use crate::crd::OnionBalancedService;
 use crate::crd::names::{self, Component};
 use crate::link::{AgentToken, ConfigError, ForwardedPort};
-use crate::onion::OnionAddress;
+use crate::onion::{MasterKey, OnionAddress};
 
 /// The kinds of the children that are applied, in the order of applying: what a pod needs comes before its Deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -191,6 +192,14 @@ pub fn children(inputs: &Inputs<'_>) -> Result<Vec<Child>, BuildError> {
         children.push(Child { id: ChildId { kind: Kind::Deployment, name }, manifest });
     }
     Ok(children)
+}
+
+/// The manifests as they are applied, in that order, the generated key's Secret first: so that a bare client can apply the same
+/// (`onionbalance-bench scale`).
+pub fn manifests(inputs: &Inputs<'_>, key: &MasterKey) -> Result<Vec<Value>, BuildError> {
+    let mut manifests = vec![serde_json::to_value(secret_master_key(inputs.object, key))?];
+    manifests.extend(children(inputs)?.iter().map(|child| stamped(&child.manifest)));
+    Ok(manifests)
 }
 
 fn child<T: Serialize + Resource>(kind: Kind, object: &T) -> Result<Child, serde_json::Error> {

@@ -22,7 +22,7 @@ pub(super) enum Decision {
 
 pub(super) fn decide(
     object: &OnionBalancedService,
-    all_objects: &[Arc<OnionBalancedService>],
+    rivals: &[Arc<OnionBalancedService>],
     secret: Option<&KeySecret>,
 ) -> Decision {
     let name = names::master_key_secret(object);
@@ -34,7 +34,7 @@ pub(super) fn decide(
     if let Some(verdict) = unexpected(object, &name, key.address()) {
         return Decision::Refuse(verdict);
     }
-    if let Some(rival) = winner(object, all_objects, key.address()) {
+    if let Some(rival) = winner(object, rivals, key.address()) {
         let (rival_namespace, rival_name) = (rival.namespace().unwrap_or_default(), rival.name_any());
         return refuse(
             "KeyConflict",
@@ -106,29 +106,38 @@ fn unexpected(object: &OnionBalancedService, secret: &str, address: OnionAddress
     })
 }
 
+/// The address of the key in a Secret, if it holds one.
+pub fn address(secret: &KeySecret) -> Option<OnionAddress> {
+    Some(MasterKey::from_tor_secret_key_file(secret.data.get(SECRET_KEY_FILE)?).ok()?.address())
+}
+
+/// Whether another object may use the same key, which is that of `address`: it names the same Secret, or has the address.
+pub fn shares_key(object: &OnionBalancedService, other: &OnionBalancedService, address: Option<&str>) -> bool {
+    let same_secret =
+        other.namespace() == object.namespace() && names::master_key_secret(other) == names::master_key_secret(object);
+    same_secret || address.is_some_and(|address| has_address(other, address))
+}
+
+fn has_address(object: &OnionBalancedService, address: &str) -> bool {
+    object.status.as_ref().is_some_and(|status| status.onion_address.as_deref() == Some(address))
+}
+
 /// Another object with the same key that goes first, if there is one: who already has the address, then the older.
 fn winner<'a>(
     object: &OnionBalancedService,
-    all_objects: &'a [Arc<OnionBalancedService>],
+    rivals: &'a [Arc<OnionBalancedService>],
     address: OnionAddress,
 ) -> Option<&'a OnionBalancedService> {
     let address = address.to_string();
-    let secret = names::master_key_secret(object);
-    let has_address = |object: &OnionBalancedService| {
-        object.status.as_ref().is_some_and(|status| status.onion_address.as_ref() == Some(&address))
-    };
-    let shares_key = |other: &OnionBalancedService| {
-        let shares_secret = other.namespace() == object.namespace() && names::master_key_secret(other) == secret;
-        shares_secret || has_address(other)
-    };
     let rank = |object: &OnionBalancedService| {
         let created = object.creation_timestamp().map(|Time(created)| created);
-        (Reverse(has_address(object)), created, object.namespace(), object.name_any())
+        (Reverse(has_address(object, &address)), created, object.namespace(), object.name_any())
     };
-    all_objects
+    rivals
         .iter()
         .map(|other| &**other)
-        .filter(|other| other.uid() != object.uid() && shares_key(other) && rank(other) < rank(object))
+        .filter(|other| other.uid() != object.uid() && shares_key(object, other, Some(&address)))
+        .filter(|other| rank(other) < rank(object))
         .min_by_key(|other| rank(other))
 }
 

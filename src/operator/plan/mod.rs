@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::ResourceExt as _;
 
+pub use key::{address, shares_key};
 pub use status::{Failure, next_look, status, unreadable};
 pub use targets::resolve;
 
@@ -30,8 +31,8 @@ use crate::onion::OnionAddress;
 pub struct Observed {
     /// The object.
     pub object: Arc<OnionBalancedService>,
-    /// Every object that we look after.
-    pub all_objects: Vec<Arc<OnionBalancedService>>,
+    /// The other objects that we look after and that may use the same key.
+    pub rivals: Vec<Arc<OnionBalancedService>>,
     /// The master key's Secret.
     pub key_secret: Option<KeySecret>,
     /// What is in the Secret that `spec.restrictedDiscovery` names.
@@ -102,7 +103,7 @@ pub struct Plan {
 pub fn plan(observed: &Observed, settings: &Settings) -> Plan {
     let object = &*observed.object;
     let mut accepted = accept(object, &observed.taken);
-    let key = key::decide(object, &observed.all_objects, observed.key_secret.as_ref());
+    let key = key::decide(object, &observed.rivals, observed.key_secret.as_ref());
     let targets = resolve(object, &observed.services, observed.last_config.as_ref());
     let owners = observed.key_secret.as_ref().and_then(|secret| key::wanted_owners(object, secret));
     let mut key_step = owners.map_or(KeyStep::Keep, KeyStep::SetOwners);

@@ -80,7 +80,7 @@ pub fn healthy() -> Observed {
         }),
     );
     Observed {
-        all_objects: vec![object.clone()],
+        rivals: Vec::new(),
         object,
         clients_secret: None,
         key_secret: Some(key_secret(&Fixture::new().key)),

@@ -16,7 +16,7 @@ fn other_key() -> MasterKey {
 fn fresh() -> Observed {
     let mut observed = healthy();
     observed.object = with(&observed.object, "status", Value::Null);
-    observed.all_objects = vec![observed.object.clone()];
+    observed.rivals = Vec::new();
     Observed { key_secret: None, backends: None, lease: None, ..observed }
 }
 
@@ -212,7 +212,7 @@ fn rival(observed: &mut Observed, name: &str, created: &str, has_address: bool) 
     );
     let rival = with(&rival, "spec/masterKey/secretName", json!("web-master-key"));
     let address = has_address.then(address);
-    observed.all_objects.push(with(&rival, "status", json!({ "onionAddress": address })));
+    observed.rivals.push(with(&rival, "status", json!({ "onionAddress": address })));
 }
 
 fn config(target: &str) -> AgentConfig {

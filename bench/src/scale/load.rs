@@ -1,0 +1,114 @@
+//! What is applied: the objects for the operator, and for the bare client the children that the operator would make.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use k8s_openapi::api::core::v1::Service;
+use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use kube::{Client, ResourceExt as _};
+use onionbalance_operator::crd::OnionBalancedService;
+use onionbalance_operator::crd::names::MANAGED_BY_LABEL;
+use onionbalance_operator::link::{AgentToken, ForwardedPort};
+use onionbalance_operator::onion::MasterKey;
+use onionbalance_operator::operator::{Inputs, Settings, manifests};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+/// As many as the operator looks at at once.
+const AT_ONCE: usize = 16;
+/// The images that both name.
+pub const TOR_IMAGE: &str = "tor:1";
+/// Likewise.
+pub const OPERATOR_IMAGE: &str = "operator:1";
+/// The Service that every object leads to.
+const TARGET: &str = "web";
+
+/// Makes the objects and their target.
+pub async fn create_objects(client: &Client, namespace: &str, count: usize) -> Result<()> {
+    let service = serde_json::from_value(
+        json!({"metadata": {"name": TARGET}, "spec": {"ports": [{"name": "http", "port": 80}]}}),
+    )?;
+    Api::<Service>::namespaced(client.clone(), namespace).create(&PostParams::default(), &service).await?;
+    let api: Api<OnionBalancedService> = Api::namespaced(client.clone(), namespace);
+    stream::iter(0..count)
+        .map(|index| {
+            let api = &api;
+            async move { Ok::<_, anyhow::Error>(api.create(&PostParams::default(), &object(namespace, index)?).await?) }
+        })
+        .buffer_unordered(AT_ONCE)
+        .try_collect::<Vec<_>>()
+        .await?;
+    Ok(())
+}
+
+fn object(namespace: &str, index: usize) -> Result<OnionBalancedService> {
+    let object = json!({
+        "apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService",
+        "metadata": {"name": format!("service-{index}"), "namespace": namespace},
+        "spec": {"ports": [{"port": 80, "target": {"service": {"name": TARGET, "port": "http"}}}]},
+    });
+    Ok(serde_json::from_value(object)?)
+}
+
+/// The children of so many objects, made without any operator: a client with the operator's rights applies each object's
+/// manifests in turn, and works at as many objects at once as the operator. Gives how long that takes.
+pub async fn apply_bare(client: &Client, namespace: &str, count: usize) -> Result<Duration> {
+    let mut all = (0..count).map(|index| children(namespace, index)).collect::<Result<Vec<_>>>()?;
+    let start = Instant::now();
+    stream::iter(all.drain(..))
+        .map(Ok::<_, anyhow::Error>)
+        .try_for_each_concurrent(AT_ONCE, async |manifests| {
+            for manifest in manifests {
+                apply(client, namespace, &manifest).await?;
+            }
+            Ok(())
+        })
+        .await?;
+    Ok(start.elapsed())
+}
+
+/// The manifests that the operator applies, but for the label by which it would take them for its own.
+fn children(namespace: &str, index: usize) -> Result<Vec<Value>> {
+    let mut object = object(namespace, index)?;
+    object.metadata.uid = Some(format!("00000000-0000-4000-8000-{index:012}"));
+    let key = MasterKey::generate(&mut StdRng::seed_from_u64(u64::try_from(index)?));
+    let settings = Settings {
+        tor_image: TOR_IMAGE.to_owned(),
+        data_plane_image: OPERATOR_IMAGE.to_owned(),
+        image_pull_policy: "IfNotPresent".to_owned(),
+        tor_extra_config: String::new(),
+    };
+    let ports =
+        [ForwardedPort { name: None, port: 80, target: format!("{TARGET}.{namespace}.svc:80"), proxy_header: false }];
+    let inputs = Inputs {
+        object: &object,
+        settings: &settings,
+        address: key.address(),
+        token: &AgentToken::derive(&key),
+        ports: &ports,
+        frontend_account: object.metadata.uid.as_deref(),
+    };
+    let mut manifests = manifests(&inputs, &key)?;
+    for manifest in &mut manifests {
+        if let Some(label) =
+            manifest.pointer_mut("/metadata/labels").and_then(|labels| labels.get_mut(MANAGED_BY_LABEL))
+        {
+            *label = json!("bare-client");
+        }
+    }
+    Ok(manifests)
+}
+
+async fn apply(client: &Client, namespace: &str, manifest: &Value) -> Result<()> {
+    let object: DynamicObject = serde_json::from_value(manifest.clone())?;
+    let types = object.types.clone().unwrap_or_default();
+    let (group, version) = types.api_version.rsplit_once('/').unwrap_or(("", &types.api_version));
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &types.kind));
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+    api.patch(&object.name_any(), &PatchParams::apply("bare-client").force(), &Patch::Apply(manifest)).await?;
+    Ok(())
+}
