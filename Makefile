@@ -56,6 +56,12 @@ test-e2e: no-demo packages ## The whole path on a one-node Kubernetes and a priv
 	@$(MAKE) --no-print-directory -j2 kubernetes test-build
 	@$(SETUP)/run-tests.sh e2e
 
+.PHONY: chaos
+chaos: no-demo packages ## Faults under load, and what they cost; FAULTS=backend_tor_kill,scale_down for some (docs/reliability.md)
+	@$(MAKE) --no-print-directory -j2 kubernetes release
+	@$(SETUP)/stem.sh >/dev/null
+	@code=0; $(TARGET)/release/e2e chaos $(if $(FAULTS),--only $(FAULTS)) || code=$$?; $(TARGET)/release/e2e down && exit $$code
+
 .PHONY: fuzz
 fuzz: packages ## Fuzz every parser of peers' texts; SECONDS_EACH=3600 for longer than a minute each
 	@$(SETUP)/run-tests.sh fuzz

@@ -3,16 +3,23 @@
 
     descriptor.py fetch CONTROL_SOCKET COOKIE_FILE ONION_ADDRESS   asks the HSDirs, through that tor's HSFETCH
     descriptor.py fetch-each CONTROL_SOCKET COOKIE_FILE ONION_ADDRESS FINGERPRINT...   asks these HSDirs, each for what it has
+    descriptor.py watch CONTROL_SOCKET COOKIE_FILE ONION_ADDRESS FINGERPRINT...        asks these HSDirs again and again, until it is
+                                                                   ended: a line of JSON for each answer
     descriptor.py decode ONION_ADDRESS                             reads the descriptor from standard input
 """
 import base64
 import json
+import queue
 import socket
 import sys
+import threading
+import time
 
 from stem.descriptor.hidden_service import HiddenServiceDescriptorV3
 
 TIMEOUT_SECONDS = 60
+# Between an HSDir's answer and the next question: to one that has the descriptor, and to one that has none.
+WATCH_SECONDS, WATCH_IDLE_SECONDS = 1, 10
 LEGACY_IDENTITY, ED25519_IDENTITY = 2, 3
 
 
@@ -23,6 +30,8 @@ def main(arguments):
             result = decode(fetch(control_socket, cookie, address), address)
         case ["fetch-each", control_socket, cookie, address, *hsdirs]:
             result = fetch_each(control_socket, cookie, address.removesuffix(".onion"), hsdirs)
+        case ["watch", control_socket, cookie, address, *hsdirs]:
+            sys.exit(watch(control_socket, cookie, address.removesuffix(".onion"), hsdirs))
         case ["decode", address]:
             result = decode(sys.stdin.read(), address.removesuffix(".onion"))
         case _:
@@ -125,6 +134,52 @@ def fetch_each(control_socket, cookie, address, hsdirs):
             found[hsdir] = decode(text, address)
         if not open_ones:
             return found
+
+
+def watch(control_socket, cookie, address, hsdirs):
+    """Asks each HSDir in its own time: a silent one holds no other up. Ends when tor does."""
+    control = Control(control_socket, cookie)
+    control.connection.settimeout(None)
+    events = queue.Queue()
+
+    def read():
+        while text := control.lines.readline().decode():
+            # The replies to HSFETCH say nothing but that it was understood.
+            if text.startswith("650"):
+                events.put(control.event(text.rstrip("\r\n")))
+        events.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    due, asked, reasons = dict.fromkeys(hsdirs, 0.0), {}, {}
+    while True:
+        now = time.monotonic()
+        for hsdir in [hsdir for hsdir, at in due.items() if at <= now]:
+            del due[hsdir]
+            asked[hsdir] = now
+            control.connection.sendall(f"HSFETCH {address} SERVER=${hsdir}\r\n".encode())
+        try:
+            found = events.get(timeout=min(due.values()) - now if due else None)
+        except queue.Empty:
+            continue
+        if found is None:
+            return "tor closed the control connection"
+        first, body = found
+        words = first.split()
+        if words[1] == "HS_DESC" and words[2] == "FAILED" and words[3] == address:
+            reasons[words[5].lstrip("$").partition("~")[0]] = first.partition("REASON=")[2]
+        if words[0] != "650+HS_DESC_CONTENT" or words[1] != address:
+            continue
+        hsdir = words[3].lstrip("$").partition("~")[0]
+        if hsdir not in asked:
+            continue
+        now = time.monotonic()
+        answer = {"hsdir": hsdir, "asked_seconds_ago": now - asked.pop(hsdir)}
+        if any(body):
+            answer["descriptor"] = decode("\n".join(body) + "\n", address)
+        else:
+            answer["failure"] = reasons.pop(hsdir, "NO_ANSWER")
+        due[hsdir] = now + (WATCH_SECONDS if any(body) else WATCH_IDLE_SECONDS)
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

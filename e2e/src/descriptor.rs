@@ -60,6 +60,13 @@ impl Descriptor {
         serde_json::from_str(&json).with_context(|| format!("descriptor.py said {json:?}"))
     }
 
+    /// The command that asks these HSDirs again and again through a client's tor, and prints each answer as a line of JSON.
+    pub async fn watch(tor: &Tor, onion: &str, hsdirs: impl IntoIterator<Item = &String>) -> Result<Command> {
+        let mut watch = python().await?;
+        watch.arg("watch").arg(tor.control_socket()).arg(tor.cookie()).arg(onion).args(hsdirs);
+        Ok(watch)
+    }
+
     /// A descriptor that is at hand.
     pub async fn decode(text: &str, onion: &str) -> Result<Self> {
         let mut decode = python().await?;

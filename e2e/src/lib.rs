@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod articlient;
 pub mod bringup;
+pub mod chaos;
 pub mod cluster;
 pub mod command;
 pub mod demo;

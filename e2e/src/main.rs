@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use onionbalance_e2e::cluster::Cluster;
 use onionbalance_e2e::state::State;
-use onionbalance_e2e::{bringup, demo, dns, node};
+use onionbalance_e2e::{bringup, chaos, demo, dns, node};
 
 /// A one-node Kubernetes and a private Tor network on this machine, for the demo and the end-to-end tests.
 #[derive(Debug, Parser)]
@@ -31,6 +31,23 @@ enum Command {
     },
     /// Bring up, install, and show a service with three backends
     Demo,
+    /// Bring up, install, and make one fault after another under load; fails when a figure misses its limit
+    ///
+    /// Real tor clients ask a service with three backends and a plain onion service beside it, by the clock: four requests a second to
+    /// each, one of three by a client that has no descriptor yet. Python's stem looks at what each HSDir holds. Each fault takes two to
+    /// four minutes and prints lines of `figure <fault>_<what> <value> <unit>`; failed counts are less the plain service's. What is
+    /// up stays up: `e2e down` ends it.
+    Chaos {
+        /// Only these faults, separated by commas
+        #[arg(long, value_delimiter = ',', value_name = "FAULT")]
+        only: Vec<String>,
+        /// Name the faults, and do nothing
+        #[arg(long)]
+        list: bool,
+        /// The operator's program [default: the one beside this program]
+        #[arg(long)]
+        operator: Option<PathBuf>,
+    },
     /// End and remove all of it
     Down,
     /// Tell what is up
@@ -59,6 +76,15 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Demo => {
             install(&state, None).await?;
             demo::run(&state).await
+        }
+        Command::Chaos { list: true, .. } => {
+            chaos::list();
+            Ok(())
+        }
+        Command::Chaos { only, operator, list: false } => {
+            let faults = chaos::select(&only)?;
+            install(&state, operator).await?;
+            chaos::run(&state, &faults).await
         }
         Command::Down => bringup::down(&state).await,
         Command::Status => bringup::status(&state),

@@ -43,6 +43,11 @@ impl TorClient {
         &self.tor
     }
 
+    /// The address of its SOCKS port, for [`connect`].
+    pub fn socks(&self) -> &str {
+        &self.socks
+    }
+
     /// `GET /` at port 80 of an onion address. Fetches with different `isolation` share no circuit, so each picks an introduction
     /// point for itself.
     pub async fn fetch(&self, onion: &str, isolation: &str) -> Result<String> {
@@ -59,11 +64,17 @@ impl TorClient {
 pub(crate) async fn fetch(socks: &str, onion: &str, isolation: &str) -> Result<String> {
     const LIMIT: Duration = Duration::from_secs(60);
     let fetch = async {
-        let mut stream = TcpStream::connect(socks).await?;
-        socks5(&mut stream, onion, 80, isolation).await?;
+        let mut stream = connect(socks, onion, isolation).await?;
         get(&mut stream, onion, "/").await
     };
     timeout(LIMIT, fetch).await.with_context(|| format!("no answer within {} s", LIMIT.as_secs()))?
+}
+
+/// A stream to port 80 of an onion address, through a SOCKS port that isolates by user name.
+pub async fn connect(socks: &str, onion: &str, isolation: &str) -> Result<TcpStream> {
+    let mut stream = TcpStream::connect(socks).await?;
+    socks5(&mut stream, onion, 80, isolation).await?;
+    Ok(stream)
 }
 
 /// SOCKS 5 (RFC 1928) with a user name (RFC 1929), which tor isolates streams by.

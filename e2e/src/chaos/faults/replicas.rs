@@ -1,0 +1,104 @@
+//! Nothing breaks, and yet backends go: scaled away, or replaced one by one.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::Result;
+use futures::future::LocalBoxFuture;
+use tokio::time::Instant;
+
+use crate::chaos::fault::{Fault, Needs, Observed, Struck};
+use crate::chaos::figure::{Figure, Limit};
+use crate::chaos::stage::Stage;
+
+/// Five backends become two, while streams of up to a minute are open.
+#[derive(Debug)]
+pub struct ScaleDown;
+
+/// All backends are replaced, as for a new image.
+#[derive(Debug)]
+pub struct RollingRestart;
+
+const NONE_LOST: Limit = Limit::AtMost(0.0);
+
+impl Fault for ScaleDown {
+    fn name(&self) -> &'static str {
+        "scale_down"
+    }
+
+    fn about(&self) -> &'static str {
+        "5 backends become 2, with streams of up to a minute open"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { backends: 5, streams: true, ..Needs::default() }
+    }
+
+    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<Struck>> {
+        Box::pin(async move {
+            let before = stage.service.backends().await?;
+            let mut points = Vec::new();
+            for backend in &before {
+                points.push((backend.uid.clone(), stage.points_of(backend).await?));
+            }
+            let at = Instant::now();
+            stage.run("scale obs/web --replicas=2").await?;
+            stage.service.wait_published(2, Duration::from_secs(60)).await?;
+            let left: BTreeSet<String> = stage.service.backends().await?.into_iter().map(|pod| pod.uid).collect();
+            let gone = points.into_iter().filter(|(uid, _)| !left.contains(uid)).flat_map(|(_, points)| points);
+            Ok(Struck::at(at, gone.collect()))
+        })
+    }
+
+    fn figures(&self, seen: &Observed) -> Vec<Figure> {
+        vec![seen.failed().with(NONE_LOST), seen.cut().with(NONE_LOST), seen.gone()]
+    }
+}
+
+impl Fault for RollingRestart {
+    fn name(&self) -> &'static str {
+        "rolling_restart"
+    }
+
+    fn about(&self) -> &'static str {
+        "all backends are replaced, as for a new image, with streams of up to a minute open"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { streams: true, ..Needs::default() }
+    }
+
+    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<Struck>> {
+        Box::pin(async move {
+            let before: BTreeSet<String> =
+                stage.service.backends().await?.into_iter().map(|backend| backend.uid).collect();
+            let patch = format!(
+                r#"{{"spec":{{"backends":{{"template":{{"annotations":{{"example.com/restarted":"{}"}}}}}}}}}}"#,
+                before.first().map_or("", String::as_str)
+            );
+            let at = Instant::now();
+            stage.run(&format!("patch obs/web --type=merge --patch={patch}")).await?;
+            let service = stage.service.clone();
+            Ok(Struck::at(at, BTreeSet::new()).ending(Duration::ZERO, async move {
+                const LIMIT: Duration = Duration::from_secs(240);
+                let replaced = async || {
+                    let now = service.backends().await?;
+                    let new = now.iter().filter(|backend| !before.contains(&backend.uid)).count();
+                    Ok(if new == before.len() && now.len() == new {
+                        crate::wait::Seen::Yes(())
+                    } else {
+                        crate::wait::Seen::NotYet(format!("{new} of {} are new", now.len()))
+                    })
+                };
+                crate::wait::until("all backends are new", LIMIT, replaced).await?;
+                service.wait_published(before.len(), LIMIT).await?;
+                Ok(())
+            }))
+        })
+    }
+
+    fn figures(&self, seen: &Observed) -> Vec<Figure> {
+        let took = (seen.ended - seen.at).as_secs_f64();
+        vec![seen.failed().with(NONE_LOST), seen.cut().with(NONE_LOST), Figure::told(seen.name("took_s"), took, "s")]
+    }
+}

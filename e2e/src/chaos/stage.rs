@@ -1,0 +1,188 @@
+//! Where the faults happen: a service on the cluster, a plain one beside it, clients of both, and the judge.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use onionbalance_operator::link::AgentToken;
+
+use super::clients::Clients;
+use super::fault::Needs;
+use super::judge::{Judge, Seen as Held};
+use super::plain::PlainService;
+use super::target::Target;
+use super::traffic::Onions;
+use crate::agent;
+use crate::bringup::tor_network;
+use crate::cluster::Cluster;
+use crate::kubectl::Kubectl;
+use crate::node::Node;
+use crate::process::Processes;
+use crate::service::{BackendPod, Service};
+use crate::state::State;
+use crate::steps::step;
+use crate::torclient::TorClient;
+use crate::tornet::TorNetwork;
+use crate::wait::{Seen, until};
+
+/// The object's name.
+const NAME: &str = "web";
+/// Time for pods to start, bootstrap and be published.
+const PUBLISHED: Duration = Duration::from_secs(240);
+
+/// All of it.
+pub struct Stage {
+    /// kubectl of the cluster's administrator.
+    pub kubectl: Kubectl,
+    /// The cluster.
+    pub cluster: Cluster,
+    /// The node.
+    pub node: Node,
+    /// The programs of the bring-up, and our tors on this machine.
+    pub processes: Processes,
+    /// The private Tor network.
+    pub network: TorNetwork,
+    /// The namespace.
+    pub namespace: String,
+    /// Our service.
+    pub service: Service,
+    /// Both services' addresses.
+    pub onions: Onions,
+    /// The clients.
+    pub clients: Arc<Clients>,
+    token: AgentToken,
+    plain: PlainService,
+    judge: Judge,
+    _target: Target,
+}
+
+impl Stage {
+    /// Sets it in a namespace that is there, on a cluster that has the operator, with so many clients that forget.
+    pub async fn set(state: &State, namespace: &str, needs: Needs, fresh_clients: usize) -> Result<Self> {
+        let (cluster, processes) = (Cluster::open(state)?, Processes::open(state.dir())?);
+        let (kubectl, network) = (cluster.kubectl(), tor_network(state)?);
+        let (torrc, dir) = (network.torrc_lines()?, state.dir().join("chaos"));
+        let target = Target::listen().await?;
+        let object = format!(
+            "apiVersion: onionbalance.dev/v1alpha1\nkind: OnionBalancedService\nmetadata: {{name: {NAME}}}\nspec:\n  \
+             ports: [{{port: 80, target: {{address: \"{}\"}}}}]\n  backends: {{replicas: {}}}\n  \
+             frontend: {{replicas: {}}}\n",
+            target.address(),
+            needs.backends,
+            needs.frontends
+        );
+        kubectl.run_with_input(&["--namespace", namespace, "apply", "-f", "-"], &object).await?;
+        let service = Service::new(&cluster.client().await?, namespace, NAME);
+
+        let ours = async { step("our service is published", service.wait_published(needs.backends, PUBLISHED)).await };
+        let beside = async {
+            let folder = dir.join("plain");
+            let plain = PlainService::start(&processes, &folder, &torrc, target.address());
+            let plain = step("the plain onion service", plain).await?;
+            let clients = step("clients", Clients::start(&processes, &dir, &torrc, fresh_clients)).await?;
+            let judge = TorClient::fresh(&processes, "chaos-judge", &dir.join("judge"), &torrc, None).await?;
+            anyhow::Ok((plain, clients, judge))
+        };
+        let (_, (plain, clients, judge)) = tokio::try_join!(ours, beside)?;
+        let onions = Onions { ours: service.onion_address().await?, plain: plain.onion().to_owned() };
+        let judge = Judge::start(judge, &onions.ours, network.fingerprints()?.keys()).await?;
+        Ok(Self {
+            token: service.agent_token().await?,
+            node: Node::open(state)?,
+            namespace: namespace.to_owned(),
+            clients: Arc::new(clients),
+            kubectl,
+            cluster,
+            processes,
+            network,
+            service,
+            onions,
+            plain,
+            judge,
+            _target: target,
+        })
+    }
+
+    /// Ends clients, judge and plain service; the object is the namespace's affair.
+    pub async fn clear(self) -> Result<()> {
+        self.judge.remove().await?;
+        self.clients.remove().await?;
+        self.plain.remove().await
+    }
+
+    /// kubectl in the namespace; the arguments are separated by single blanks.
+    pub async fn run(&self, arguments: &str) -> Result<String> {
+        self.kubectl.run(&format!("--namespace {} {arguments}", self.namespace)).await
+    }
+
+    /// The judge.
+    pub fn judge(&self) -> &Judge {
+        &self.judge
+    }
+
+    /// Everything is as a fault needs it: so many backends, all in the descriptors, so many frontends; clients know the present
+    /// descriptors.
+    pub async fn prepare(&self, needs: Needs) -> Result<()> {
+        self.run(&format!("scale obs/{NAME} --replicas={}", needs.backends)).await?;
+        let patch = format!(r#"{{"spec":{{"frontend":{{"replicas":{}}}}}}}"#, needs.frontends);
+        self.run(&format!("patch obs/{NAME} --type=merge --patch={patch}")).await?;
+        self.service.wait_published(needs.backends, PUBLISHED).await?;
+        self.service.wait_condition("Ready", "True", PUBLISHED).await?;
+        self.wait_frontends(needs.frontends).await?;
+        until("each backend's points are in the descriptors", PUBLISHED, async || {
+            let held = self.held_points()?;
+            for backend in self.service.backends().await? {
+                if self.points_of(&backend).await?.is_disjoint(&held) {
+                    return Ok(Seen::NotYet(format!("{} has none of {}", backend.name, held.len())));
+                }
+            }
+            Ok(Seen::Yes(()))
+        })
+        .await?;
+        self.clients.refresh([&self.onions.ours, &self.onions.plain]).await
+    }
+
+    async fn wait_frontends(&self, wanted: usize) -> Result<()> {
+        until(&format!("{wanted} frontends are Ready"), PUBLISHED, async || {
+            let path = "jsonpath={.spec.replicas}/{.status.readyReplicas}/{.status.replicas}";
+            let seen = self.run(&format!("get deployment/{NAME}-frontend -o {path}")).await?;
+            let done = seen == format!("{wanted}/{wanted}/{wanted}");
+            Ok(if done { Seen::Yes(()) } else { Seen::NotYet(seen) })
+        })
+        .await
+    }
+
+    /// The points that a backend's tor has now.
+    pub async fn points_of(&self, backend: &BackendPod) -> Result<BTreeSet<String>> {
+        agent::points(&backend.address, &backend.uid, &self.token).await
+    }
+
+    /// A backend that has points in the descriptors, and those.
+    pub async fn victim(&self) -> Result<(BackendPod, BTreeSet<String>)> {
+        let held = self.held_points()?;
+        for backend in self.service.backends().await? {
+            let published: BTreeSet<_> = self.points_of(&backend).await?.intersection(&held).cloned().collect();
+            if !published.is_empty() {
+                return Ok((backend, published));
+            }
+        }
+        anyhow::bail!("no backend has a point in the descriptors")
+    }
+
+    /// The frontend pod that holds the Lease: its name and UID.
+    pub async fn leader(&self) -> Result<(String, String)> {
+        let holder = self.run(&format!("get lease/{NAME}-frontend -o jsonpath={{.spec.holderIdentity}}")).await?;
+        let (name, uid) = holder.split_once('_').with_context(|| format!("the Lease is held by {holder:?}"))?;
+        Ok((name.to_owned(), uid.to_owned()))
+    }
+
+    /// What each HSDir holds.
+    pub fn held(&self) -> Result<BTreeMap<String, Held>> {
+        self.judge.held()
+    }
+
+    fn held_points(&self) -> Result<BTreeSet<String>> {
+        Ok(self.held()?.into_values().flat_map(|held| held.points).collect())
+    }
+}
