@@ -94,7 +94,7 @@ pub struct Observed {
     pub dead: BTreeSet<String>,
     /// What the HSDirs held before.
     pub before: BTreeMap<String, Seen>,
-    /// What they answered during the run.
+    /// What those that are responsible answered since the fault.
     pub sightings: Vec<Sighting>,
     /// What became of the requests.
     pub requests: Requests,
@@ -102,8 +102,17 @@ pub struct Observed {
 
 /// Of a measured figure that never came.
 const NEVER: f64 = f64::INFINITY;
+/// In a time period, of a network that has as many (rend-spec-v3, section 2.2.3: two replicas, four each).
+const RESPONSIBLE: f64 = 8.0;
 
 impl Observed {
+    /// How many HSDirs the figures on descriptors are of.
+    pub fn hsdirs(&self) -> Figure {
+        let hold = self.sightings.iter().filter(|sighting| sighting.descriptor.is_some());
+        let hsdirs: BTreeSet<_> = hold.map(|sighting| &sighting.hsdir).collect();
+        Figure::count(self.name("hsdirs"), hsdirs.len(), "HSDirs").with(Limit::AtLeast(RESPONSIBLE))
+    }
+
     /// `<fault>_<what>`
     pub fn name(&self, what: &str) -> String {
         format!("{}_{what}", self.name)
@@ -178,6 +187,7 @@ impl Observed {
         let mut figures = vec![
             Figure::count(self.name("requests"), ours.requests, "requests").with(Limit::AtLeast(least as f64)),
             Figure::count(self.name("plain_failed"), plain.failed, "requests"),
+            self.hsdirs(),
         ];
         if ours.streams > 0 {
             figures.push(Figure::count(self.name("streams"), ours.streams, "streams"));

@@ -114,6 +114,21 @@ pub fn held(sightings: &[Sighting]) -> BTreeMap<String, Seen> {
     held
 }
 
+/// Without those of HSDirs that are no longer asked: a change of the shared random value leaves them an old descriptor of this period.
+/// Before the fault all responsible ones held the newest; one that held an older one, and was sent nothing since, is none of them.
+pub fn of_responsible(sightings: &[Sighting], before: &BTreeMap<String, Seen>) -> Vec<Sighting> {
+    let newest = before.values().map(|seen| seen.revision_counter).max().unwrap_or_default();
+    let is_left_over = |hsdir: &String| {
+        before.get(hsdir).is_some_and(|old| {
+            let mut later = sightings.iter().filter(|sighting| sighting.hsdir == *hsdir);
+            let same = |sighting: &Sighting| sighting.descriptor.as_ref().is_none_or(|seen| seen == old);
+            old.revision_counter < newest && later.all(same)
+        })
+    };
+    let left_over: BTreeSet<&String> = before.keys().filter(|hsdir| is_left_over(hsdir)).collect();
+    sightings.iter().filter(|sighting| !left_over.contains(&sighting.hsdir)).cloned().collect()
+}
+
 /// How long after `since` until every HSDir's answer is so, for good; None when one's last answer is not, or when nobody answered.
 pub fn settled(sightings: &[Sighting], since: Instant, is_so: impl Fn(Option<&Seen>) -> bool) -> Option<Duration> {
     let mut first_good: BTreeMap<&str, Option<Instant>> = BTreeMap::new();
@@ -158,6 +173,18 @@ mod tests {
         assert_eq!(settled(&seen, start, without_dead), None);
         seen.push(at(start, 9, "a", &["alive"]));
         assert_eq!(settled(&seen, start, without_dead), Some(Duration::from_secs(9)));
+    }
+
+    #[test]
+    fn an_hsdir_with_a_left_over_does_not_count_unless_it_is_sent_something() {
+        let start = Instant::now();
+        let before =
+            held(&[at(start, 1, "old", &["dead"]), at(start, 2, "a", &["dead"]), at(start, 1, "late", &["dead"])]);
+        let left_over = Sighting { at: start + Duration::from_secs(4), ..at(start, 1, "old", &["dead"]) };
+        let seen = [left_over, at(start, 5, "a", &["alive"]), at(start, 6, "late", &["dead"])];
+        let counted = of_responsible(&seen, &before);
+        let hsdirs: Vec<_> = counted.iter().map(|sighting| sighting.hsdir.as_str()).collect();
+        assert_eq!(hsdirs, ["a", "late"]);
     }
 
     #[test]

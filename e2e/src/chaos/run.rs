@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::fault::{Fault, Observed};
 use super::figure::Figure;
+use super::judge::of_responsible;
 use super::request::Whose;
 use super::stage::Stage;
 use super::tally::Requests;
@@ -47,8 +48,11 @@ pub async fn run(stage: &Stage, fault: &dyn Fault, effort: Effort) -> Result<Vec
     let outcome = story(stage, fault, effort, &traffic, since).await;
     // Also after an error: no request outlives the run.
     let requests = traffic.finish().await?;
-    let (struck, ended, before) = outcome?;
-    let sightings = stage.judge().sightings()?.into_iter().filter(|sighting| sighting.at >= since).collect();
+    let (struck, ended, mut before) = outcome?;
+    let mut sightings = stage.judge().sightings()?;
+    sightings.retain(|sighting| sighting.at >= struck.0);
+    let sightings = of_responsible(&sightings, &before);
+    before.retain(|hsdir, _| sightings.iter().any(|sighting| sighting.hsdir == *hsdir));
     let requests = Requests::new(requests, struck.0);
     tell_troubles(&requests);
     let seen = Observed { name: fault.name(), at: struck.0, ended, dead: struck.1, before, sightings, requests };
