@@ -59,9 +59,9 @@ pub struct BackendStatus {
     pub onion_address: Option<String>,
     /// Its points in the published descriptors; each counts once, in however many of them it is.
     pub introduction_points: u32,
-    /// What it is doing.
+    /// What it is doing; `Waiting` when there are more points than the descriptors hold and it is the turn of others.
     pub state: BackendState,
-    /// What its descriptor says that the published one does not; of an external backend also why it has none.
+    /// What its descriptor says that the published one does not; why it waits; of an external backend also why it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// Since when.
@@ -76,6 +76,8 @@ pub enum BackendState {
     Starting,
     /// Its points are published.
     Ready,
+    /// It has points, and others' are published: there are more than the descriptors hold, and they take turns.
+    Waiting,
     /// It is terminating; its points are withdrawn.
     Draining,
     /// It does not answer, or lost its points.

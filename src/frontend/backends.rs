@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use super::agents::Report;
 use super::pods::{Pod, Pods};
 use crate::crd::BackendState;
-use crate::merge::{BackendId, Input, Remark, remarks};
+use crate::merge::{BackendId, Input, Remark, Status, remarks};
 
 /// The backends of one service, by pod UID.
 #[derive(Debug, Default)]
@@ -16,8 +16,8 @@ pub(super) struct Backends {
     reports: BTreeMap<BackendId, Report>,
     /// What of each is not published.
     remarks: BTreeMap<BackendId, Vec<Remark>>,
-    /// Those that had points in the published descriptor once.
-    published: BTreeSet<BackendId>,
+    /// Those whose points were published once, or waited for that.
+    counted: BTreeSet<BackendId>,
     /// Each one's state, and since when it is in it.
     states: BTreeMap<BackendId, (BackendState, SystemTime)>,
 }
@@ -40,7 +40,7 @@ impl Backends {
         let before = std::mem::replace(&mut self.pods, pods);
         self.reports.retain(|id, _| self.pods.contains_key(id));
         self.remarks.retain(|id, _| self.pods.contains_key(id));
-        self.published.retain(|id| self.pods.contains_key(id));
+        self.counted.retain(|id| self.pods.contains_key(id));
         self.states.retain(|id, _| self.pods.contains_key(id));
         let stays = |id: &BackendId| self.pods.get(id).is_some_and(|pod| !pod.terminating);
         let left = before.iter().filter(|(id, pod)| !pod.terminating && !stays(id));
@@ -78,21 +78,22 @@ impl Backends {
         self.pods.iter().filter(|(_, pod)| pod.terminating).map(|(id, _)| id)
     }
 
-    /// All backends by name, given the points that the published descriptor has of each.
-    pub(super) fn views(&mut self, points: &[(BackendId, usize)], now: SystemTime) -> Vec<BackendView> {
-        let points: BTreeMap<&BackendId, usize> = points.iter().map(|(id, count)| (id, *count)).collect();
+    /// All backends by name, given what the engine says of them.
+    pub(super) fn views(&mut self, status: &Status, now: SystemTime) -> Vec<BackendView> {
+        let points: BTreeMap<&BackendId, usize> = status.points.iter().map(|(id, count)| (id, *count)).collect();
         let mut views = Vec::with_capacity(self.pods.len());
         for (id, pod) in self.pods.iter() {
             let points = points.get(id).copied().unwrap_or_default();
-            if points > 0 {
-                self.published.insert(id.clone());
+            let waits = status.waiting.contains(id);
+            if points > 0 || waits {
+                self.counted.insert(id.clone());
             }
             let report = self.reports.get(id);
             let onion_address = match report {
                 Some(Report::Points(address, _) | Report::NoPoints(address)) => Some(address.to_string()),
                 Some(Report::Silent) | None => None,
             };
-            let state = state(pod, report, points, self.published.contains(id));
+            let state = state(pod, report, points, waits, self.counted.contains(id));
             let known = self.states.get(id).filter(|(known, _)| *known == state);
             let since = known.map_or(now, |(_, since)| *since);
             self.states.insert(id.clone(), (state, since));
@@ -105,11 +106,12 @@ impl Backends {
     }
 }
 
-fn state(pod: &Pod, report: Option<&Report>, points: usize, was_published: bool) -> BackendState {
+fn state(pod: &Pod, report: Option<&Report>, points: usize, waits: bool, has_counted: bool) -> BackendState {
     match report {
         _ if pod.terminating => BackendState::Draining,
         Some(Report::Points(..)) if points > 0 => BackendState::Ready,
-        _ if was_published => BackendState::Lost,
+        Some(Report::Points(..)) if waits => BackendState::Waiting,
+        _ if has_counted => BackendState::Lost,
         _ => BackendState::Starting,
     }
 }
@@ -161,7 +163,7 @@ mod tests {
         let mut backends = Backends::default();
         backends.pods(pods(&[("a", false)]));
         let state = |backends: &mut Backends, seconds| {
-            let view = backends.views(&[], at(seconds)).remove(0);
+            let view = backends.views(&Status::default(), at(seconds)).remove(0);
             (view.state, view.since)
         };
         assert_eq!(state(&mut backends, 10), (BackendState::Starting, at(10)));
@@ -175,11 +177,45 @@ mod tests {
         let pod = |terminating| Pod { name: "a".into(), agent: None, ready: true, terminating };
         let address = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion".parse().unwrap();
         let none = Report::NoPoints(address);
-        assert_eq!(state(&pod(false), None, 0, false), BackendState::Starting);
-        assert_eq!(state(&pod(false), Some(&none), 0, false), BackendState::Starting);
-        assert_eq!(state(&pod(false), Some(&none), 0, true), BackendState::Lost);
-        assert_eq!(state(&pod(false), Some(&Report::Silent), 3, true), BackendState::Lost, "the last descriptor stays");
-        assert_eq!(state(&pod(true), Some(&none), 3, true), BackendState::Draining);
+        let lost = BackendState::Lost;
+        assert_eq!(state(&pod(false), None, 0, false, false), BackendState::Starting);
+        assert_eq!(state(&pod(false), Some(&none), 0, false, false), BackendState::Starting);
+        assert_eq!(state(&pod(false), Some(&none), 0, false, true), lost);
+        assert_eq!(state(&pod(false), Some(&Report::Silent), 3, false, true), lost, "the last descriptor stays");
+        assert_eq!(state(&pod(false), Some(&Report::Silent), 0, true, true), lost, "the engine is about to be told");
+        assert_eq!(state(&pod(true), Some(&none), 3, false, true), BackendState::Draining);
+    }
+
+    #[test]
+    fn one_that_waits_for_its_turn_is_not_lost() {
+        let mut backends = Backends::default();
+        backends.pods(pods(&[("a", false)]));
+        let mut state = |report: Option<Report>, points, waits: bool| {
+            if let Some(report) = report {
+                backends.report(id("a"), report);
+            }
+            let waiting = waits.then(|| id("a")).into_iter().collect();
+            let status = Status { points: vec![(id("a"), points)], waiting, ..Status::default() };
+            backends.views(&status, SystemTime::UNIX_EPOCH).remove(0).state
+        };
+        assert_eq!(state(Some(points(false)), 0, false), BackendState::Starting, "before the engine selected");
+        assert_eq!(state(None, 0, true), BackendState::Waiting);
+        assert_eq!(state(None, 3, false), BackendState::Ready);
+        assert_eq!(state(None, 0, true), BackendState::Waiting);
+        assert_eq!(state(Some(Report::Silent), 0, false), BackendState::Lost);
+    }
+
+    fn points(pow_params: bool) -> Report {
+        let address = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion".parse().unwrap();
+        let content = ServiceContent {
+            create2_formats: vec![2],
+            flow_control: None,
+            single_onion_service: false,
+            intro_auth_required: Vec::new(),
+            pow_params,
+            introduction_points: Vec::new(),
+        };
+        Report::Points(address, Arc::new(content))
     }
 
     #[test]
@@ -187,17 +223,8 @@ mod tests {
         let mut backends = Backends::default();
         backends.pods(pods(&[("a", false)]));
         let mut report = |pow_params| {
-            let address = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion".parse().unwrap();
-            let content = ServiceContent {
-                create2_formats: vec![2],
-                flow_control: None,
-                single_onion_service: false,
-                intro_auth_required: Vec::new(),
-                pow_params,
-                introduction_points: Vec::new(),
-            };
-            backends.report(id("a"), Report::Points(address, Arc::new(content)));
-            backends.views(&[], SystemTime::UNIX_EPOCH).remove(0).message
+            backends.report(id("a"), points(pow_params));
+            backends.views(&Status::default(), SystemTime::UNIX_EPOCH).remove(0).message
         };
         assert_eq!(report(false), None);
         assert!(report(true).unwrap().starts_with("its proof-of-work defence protects its own address only"));
@@ -209,7 +236,8 @@ mod tests {
         let mut backends = Backends::default();
         let pod = |name: &str| Pod { name: name.into(), agent: None, ready: true, terminating: false };
         backends.pods(Arc::new(Pods::from([(id("1"), pod("z")), (id("2"), pod("a"))])));
-        let names: Vec<_> = backends.views(&[], SystemTime::UNIX_EPOCH).into_iter().map(|view| view.name).collect();
+        let views = backends.views(&Status::default(), SystemTime::UNIX_EPOCH);
+        let names: Vec<_> = views.into_iter().map(|view| view.name).collect();
         assert_eq!(names, ["a", "z"]);
     }
 }

@@ -10,7 +10,9 @@ use super::opening;
 use super::tor::{Fetch, Orders};
 use crate::consensus::{Fingerprint, Network};
 use crate::crd::BackendState;
-use crate::merge::{Answer, BackendId, ExternalInput, ExternalOutput, ExternalState, Externals, Input, Now, remarks};
+use crate::merge::{
+    Answer, BackendId, ExternalInput, ExternalOutput, ExternalState, Externals, Input, Now, Status, remarks,
+};
 use crate::onion::{OnionAddress, ServiceContent};
 
 /// Tor's `REASON=` for an HSDir's word that it has no such descriptor.
@@ -163,13 +165,15 @@ impl External {
         self.fetches
     }
 
-    /// All of them by address, given the points that the published descriptor has of each.
-    pub(super) fn views(&mut self, points: &[(BackendId, usize)], now: SystemTime) -> Vec<BackendView> {
-        let points: BTreeMap<&BackendId, usize> = points.iter().map(|(id, count)| (id, *count)).collect();
+    /// All of them by address, given what the engine says of them.
+    pub(super) fn views(&mut self, status: &Status, now: SystemTime) -> Vec<BackendView> {
+        let points: BTreeMap<&BackendId, usize> = status.points.iter().map(|(id, count)| (id, *count)).collect();
         let view = |(address, state)| {
-            let points = points.get(&id(&address)).copied().unwrap_or_default();
+            let id = id(&address);
+            let points = points.get(&id).copied().unwrap_or_default();
             let state = match state {
                 ExternalState::Counts if points > 0 => BackendState::Ready,
+                ExternalState::Counts if status.waiting.contains(&id) => BackendState::Waiting,
                 ExternalState::Lost => BackendState::Lost,
                 ExternalState::Counts | ExternalState::Unseen => BackendState::Starting,
             };
@@ -193,6 +197,8 @@ mod tests {
     use ed25519_dalek::SigningKey;
 
     use super::*;
+    use crate::merge::Sighting;
+    use crate::onion::TimePeriod;
 
     fn address(number: u8) -> OnionAddress {
         OnionAddress::from_public_key(SigningKey::from_bytes(&[number; 32]).verifying_key().to_bytes()).unwrap()
@@ -208,7 +214,7 @@ mod tests {
         let mut external = External::new(address(0), [1; 32]);
         external.set(&[address(0), address(1), address(2)].into(), true, at(1));
         let shown = |external: &mut External, seconds| -> Vec<_> {
-            let views = external.views(&[], at(seconds).wall);
+            let views = external.views(&Status::default(), at(seconds).wall);
             views.into_iter().map(|view| (view.name, view.state, view.since)).collect()
         };
         let first = shown(&mut external, 5);
@@ -224,13 +230,44 @@ mod tests {
     }
 
     #[test]
+    fn one_that_waits_for_its_turn_is_neither_lost_nor_starting() {
+        let mut external = External::new(address(0), [1; 32]);
+        external.set(&[address(1)].into(), true, at(1));
+        let content = ServiceContent {
+            create2_formats: vec![2],
+            flow_control: None,
+            single_onion_service: false,
+            intro_auth_required: Vec::new(),
+            pow_params: false,
+            introduction_points: Vec::new(),
+        };
+        let period = TimePeriod { number: 20_500, length_minutes: 1440 };
+        let lifetime = Duration::from_secs(3 * 3600);
+        let answer = Answer::Has(Sighting { period, revision_counter: 1, lifetime, content: Arc::new(content) });
+        let fetched = ExternalInput::Fetched { address: address(1), hsdir: Fingerprint([1; 20]), answer };
+        external.scheduler.handle(fetched, at(2));
+
+        let mut state = |points, waits: bool, seconds| {
+            let waiting = waits.then(|| id(&address(1))).into_iter().collect();
+            let status = Status { points: vec![(id(&address(1)), points)], waiting, ..Status::default() };
+            external.scheduler.handle(ExternalInput::Tick, at(seconds));
+            external.views(&status, at(seconds).wall).remove(0).state
+        };
+        assert_eq!(state(0, false, 3), BackendState::Starting, "before the engine selected");
+        assert_eq!(state(0, true, 4), BackendState::Waiting);
+        assert_eq!(state(3, false, 5), BackendState::Ready);
+        assert_eq!(state(0, true, 6), BackendState::Waiting);
+        assert_eq!(state(0, false, 4 * 3600), BackendState::Lost);
+    }
+
+    #[test]
     fn what_cannot_be_opened_is_nothing() {
         let mut external = External::new(address(0), [1; 32]);
         external.set(&[address(1)].into(), true, at(1));
         external.fetched(address(1), Fingerprint([1; 20]), Ok("garbage".into()), at(2));
         external.fetched(address(1), Fingerprint([1; 20]), Err(NOT_FOUND.to_owned()), at(3));
         assert_eq!(external.fetches(), Fetches { found: 0, failed: 2 });
-        let view = external.views(&[], at(4).wall).remove(0);
+        let view = external.views(&Status::default(), at(4).wall).remove(0);
         assert_eq!(view.state, BackendState::Starting);
         assert!(view.message.unwrap().ends_with("the last one asked: NOT_FOUND"));
         assert_eq!(external.carry_out(at(5)).len(), 0);

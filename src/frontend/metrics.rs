@@ -52,7 +52,14 @@ pub(super) fn render(figures: &Figures) -> String {
     text.sample("leading", "", figures.leading.into());
 
     text.family("backends", "gauge", "Backends by state");
-    for state in [BackendState::Starting, BackendState::Ready, BackendState::Draining, BackendState::Lost] {
+    let states = [
+        BackendState::Starting,
+        BackendState::Ready,
+        BackendState::Waiting,
+        BackendState::Draining,
+        BackendState::Lost,
+    ];
+    for state in states {
         let count = figures.backends.iter().filter(|backend| backend.state == state).count();
         text.sample("backends", &format!("{{state=\"{state:?}\"}}"), count as u64);
     }
@@ -132,7 +139,9 @@ mod tests {
         let text = render(&Figures {
             tor_up: true,
             leading: false,
-            backends: vec![backend(BackendState::Ready), backend(BackendState::Ready), backend(BackendState::Lost)],
+            backends: [BackendState::Ready, BackendState::Ready, BackendState::Waiting, BackendState::Lost]
+                .map(backend)
+                .into(),
             periods: vec![period],
             counts,
         });
@@ -147,6 +156,7 @@ onionbalance_publisher_leading 0
 # TYPE onionbalance_publisher_backends gauge
 onionbalance_publisher_backends{state=\"Starting\"} 0
 onionbalance_publisher_backends{state=\"Ready\"} 2
+onionbalance_publisher_backends{state=\"Waiting\"} 1
 onionbalance_publisher_backends{state=\"Draining\"} 0
 onionbalance_publisher_backends{state=\"Lost\"} 1
 # HELP onionbalance_publisher_backends_curtailed Backends of whose descriptor something cannot be published

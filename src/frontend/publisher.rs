@@ -282,8 +282,8 @@ impl Publisher {
     fn tell(&mut self) {
         let status = self.engine.status();
         let wall = self.clock.now().wall;
-        let mut backends = self.backends.views(&status.points, wall);
-        backends.extend(self.external.views(&status.points, wall));
+        let mut backends = self.backends.views(&status, wall);
+        backends.extend(self.external.views(&status, wall));
         let holds_lease = self.holds_lease();
 
         // Without tor nothing is sent, so nothing is withdrawn, whatever deadlines pass.

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::backends::BackendView;
 use super::object::Object;
-use crate::crd::{BackendStatus, OnionBalancedService, PUBLISHER_MANAGER, PublishedStatus};
+use crate::crd::{BackendState, BackendStatus, OnionBalancedService, PUBLISHER_MANAGER, PublishedStatus};
 use crate::merge::PeriodStatus;
 use crate::shell::complaint::{Complaint, cause};
 
@@ -126,7 +126,7 @@ fn part(facts: &Facts, before: &Part) -> Part {
         onion_address: view.onion_address.clone(),
         introduction_points: count(view.points),
         state: view.state,
-        message: view.message.clone(),
+        message: message(view),
         since: since(view),
     });
     let published = facts.periods.iter().map(|period| PublishedStatus {
@@ -142,6 +142,15 @@ fn part(facts: &Facts, before: &Part) -> Part {
     Part { backends: backends.collect(), published }
 }
 
+/// Why it waits, beside what its descriptor says that the published one does not.
+fn message(view: &BackendView) -> Option<String> {
+    const WAITS: &str =
+        "its introduction points wait: there are more than the descriptors hold, and turns change once an hour at most";
+    let waits = (view.state == BackendState::Waiting).then_some(WAITS);
+    let told: Vec<&str> = view.message.as_deref().into_iter().chain(waits).collect();
+    (!told.is_empty()).then(|| told.join("; "))
+}
+
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
@@ -155,7 +164,6 @@ fn time(time: SystemTime) -> Time {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crd::BackendState;
     use crate::onion::TimePeriod;
 
     fn at(seconds: u64) -> SystemTime {
@@ -202,6 +210,20 @@ mod tests {
         assert_eq!(part(&facts(BackendState::Ready, 3, 99), &Last::publishers(&object).part), before);
         let now = Facts { periods: vec![period(3)], ..facts(BackendState::Ready, 3, 99) };
         assert_eq!(part(&now, &Last::publishers(&object).part).published[0].hsdirs_accepted, 3);
+    }
+
+    #[test]
+    fn why_a_backend_waits_is_told_while_it_does() {
+        let message = |state, own: Option<&str>| {
+            let mut facts = facts(state, 0, 10);
+            facts.backends[0].message = own.map(ToOwned::to_owned);
+            part(&facts, &Part::default()).backends[0].message.clone()
+        };
+        assert_eq!(message(BackendState::Ready, None), None);
+        assert_eq!(message(BackendState::Ready, Some("its own")), Some("its own".to_owned()));
+        let waits = message(BackendState::Waiting, None).unwrap();
+        assert!(waits.starts_with("its introduction points wait: "), "{waits}");
+        assert_eq!(message(BackendState::Waiting, Some("its own")), Some(format!("its own; {waits}")));
     }
 
     #[test]

@@ -135,11 +135,14 @@ impl MergeEngine {
 
     /// The state, for status and metrics.
     pub fn status(&self) -> Status {
-        let newest = self.periods.first().and_then(|period| period.round.as_ref());
-        let share = |id: &BackendId| newest.and_then(|round| round.merged.points.get(id)).copied().unwrap_or_default();
+        let current = self.periods.first().and_then(|period| Some((period, period.round.as_ref()?)));
+        let share =
+            |id: &BackendId| current.and_then(|(_, round)| round.merged.points.get(id)).copied().unwrap_or_default();
+        let waits = |id: &&BackendId| share(id) == 0 && current.is_some_and(|(period, _)| period.waiting.contains(*id));
         Status {
             periods: self.periods.iter().filter_map(|period| period.status(&self.uploads)).collect(),
             points: self.backends.ids().map(|id| (id.clone(), share(id))).collect(),
+            waiting: self.backends.ids().filter(waits).cloned().collect(),
             no_backends: self.backends.is_empty(),
         }
     }
@@ -287,6 +290,8 @@ impl MergeEngine {
         let Some(merged) = period.subsets.merge(&self.backends, &policy, self.now.elapsed, &mut self.rng) else {
             return;
         };
+        // Also where that changes nothing for clients: one that is new and has no place waits like the others.
+        period.waiting = self.backends.ids().filter(|id| !merged.points.contains_key(*id)).cloned().collect();
         if !forced && period.round.as_ref().is_some_and(|round| round.merged == merged) {
             period.schedule.satisfied();
             return;

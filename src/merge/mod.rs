@@ -16,6 +16,7 @@ mod upload;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -116,6 +117,8 @@ pub struct Status {
     pub periods: Vec<PeriodStatus>,
     /// How many points each counted backend has in the newest round of the current period, each counted once.
     pub points: Vec<(BackendId, usize)>,
+    /// Of these, the ones that counted when its points were selected, and have none in it: all of theirs wait for their turn.
+    pub waiting: BTreeSet<BackendId>,
     /// No backend has a point: the last descriptor stays, nothing new is published.
     pub no_backends: bool,
 }

@@ -33,6 +33,8 @@ pub(super) struct Period {
     pub(super) round: Option<Round>,
     /// How often in a row that was rejected.
     pub(super) rejections: u32,
+    /// Backends that counted when points were selected last, and had none selected.
+    pub(super) waiting: BTreeSet<BackendId>,
     key: BlindedKeypair,
     descriptor_keys: DescriptorKeys,
     /// The greatest counter of ours under which a backend had points.
@@ -74,6 +76,7 @@ impl Period {
             schedule: Schedule::default(),
             round: None,
             rejections: 0,
+            waiting: BTreeSet::new(),
             last_with: BTreeMap::new(),
         }
     }
@@ -134,6 +137,7 @@ impl Period {
         self.schedule.clear();
         self.round = None;
         self.rejections = 0;
+        self.waiting.clear();
         self.last_with.clear();
     }
 

@@ -210,6 +210,48 @@ fn whom_clients_ask_after_the_ring_changed_shows_everything() {
     }
 }
 
+#[test]
+fn who_has_no_place_waits_and_still_counts() {
+    let mut world = with(Distinct::Never, 0..30);
+    let status = |world: &World| world.publishers[0].engine.status();
+    let without = |world: &World| -> BTreeSet<_> {
+        let points = status(world).points.into_iter();
+        points.filter(|(_, points)| *points == 0).map(|(backend, _)| backend).collect()
+    };
+    assert_eq!((status(&world).points.len(), status(&world).waiting.len()), (30, 10));
+    assert_eq!(status(&world).waiting, without(&world));
+
+    // One that comes changes nothing for clients, and waits; but not before points were selected with it there.
+    let rounds = world.publishes().len();
+    world.backend(backend(30, 0));
+    assert!(without(&world).contains(&backend_id(30)) && !status(&world).waiting.contains(&backend_id(30)));
+    world.run(seconds(30));
+    assert_eq!((world.publishes().len(), status(&world).waiting.len()), (rounds, 11));
+    assert!(status(&world).waiting.contains(&backend_id(30)));
+
+    // One that is lost waits for nothing, and leaves its place to another.
+    let lost = (0..30).find(|number| !without(&world).contains(&backend_id(*number))).unwrap();
+    world.lose(lost);
+    world.run(seconds(30));
+    assert_eq!((status(&world).points.len(), status(&world).waiting.len()), (30, 10));
+    assert!(!status(&world).waiting.contains(&backend_id(lost)));
+
+    let mut never_waited: BTreeSet<_> = (0..31).map(backend_id).collect();
+    for _ in 0..8 {
+        let waiting = status(&world).waiting;
+        assert_eq!(waiting, without(&world));
+        never_waited.retain(|backend| !waiting.contains(backend));
+        world.run(HOUR * 2);
+    }
+    assert_eq!(never_waited, [backend_id(lost)].into(), "the turns change");
+
+    world.all(&Input::Distinct(Distinct::Auto));
+    world.run(seconds(30));
+    assert!(status(&world).waiting.is_empty());
+    world.all(&Input::Leading(false));
+    assert!(status(&world).waiting.is_empty());
+}
+
 /// Days, in which the period does not end as far as the consensus is concerned.
 fn over_rounds(distinct: Distinct, backends: u8, hours: u32) -> Vec<Vec<Held>> {
     let mut world = with(distinct, 0..backends);

@@ -187,7 +187,9 @@ fn published(
         return Verdict::no("NotOnHSDirs", "No HSDir has accepted the descriptor.");
     }
     let idle = |backend: &BackendStatus| {
-        backend.state != BackendState::Ready && now.duration_since(backend.since.0) >= SETTLING
+        // One that waits for its turn could serve.
+        let is_idle = !matches!(backend.state, BackendState::Ready | BackendState::Waiting);
+        is_idle && now.duration_since(backend.since.0) >= SETTLING
     };
     if !status.backends.is_empty() && status.backends.iter().all(idle) {
         return Verdict::no(

@@ -120,6 +120,9 @@ const SCENARIOS: &[Scenario] = &[
     ("no backends", |o| {
         o.object = with(&o.object, "status/backends/0/state", json!("Lost"));
     }, "Published", "False NoBackends: No backend has introduction points", true),
+    ("a backend waits for its turn", |o| {
+        o.object = with(&o.object, "status/backends/0/state", json!("Waiting"));
+    }, "Published", "True Published: ", true),
     ("no backends yet", |o| {
         let starting = json!([{"name": "web-backend-1", "introductionPoints": 0, "state": "Starting",
             "since": "2025-12-31T23:59:30Z"}]);
