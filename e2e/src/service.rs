@@ -74,6 +74,23 @@ impl Service {
         .await
     }
 
+    /// Waits until a condition says just this, for the present generation; of its message, the beginning.
+    pub async fn wait_told(
+        &self,
+        kind: &str,
+        status: &str,
+        reason: &str,
+        message: &str,
+        limit: Duration,
+    ) -> Result<()> {
+        until(&format!("{} is {kind}={status} {reason}: {message}", self.name), limit, async || {
+            let condition = self.wait_condition(kind, status, limit).await?;
+            let is_said = condition.reason == reason && condition.message.starts_with(message);
+            Ok(if is_said { Seen::Yes(()) } else { Seen::NotYet(format!("{condition:?}")) })
+        })
+        .await
+    }
+
     /// Waits until every one of so many backends has points in what the HSDirs accepted, and no other backend has.
     pub async fn wait_published(&self, backends: usize, limit: Duration) -> Result<OnionBalancedServiceStatus> {
         until(&format!("{} is published with {backends} backends", self.name), limit, async || {

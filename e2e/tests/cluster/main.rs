@@ -1,8 +1,11 @@
 //! The whole path on a real cluster and a real, private Tor network: `make test-e2e`.
 
 mod children;
+mod external;
 mod faults;
 mod keys;
 mod scale;
 mod scene;
 mod steady;
+#[path = "../private_network/target.rs"]
+mod target;

@@ -16,10 +16,12 @@ use onionbalance_e2e::bringup::tor_network;
 use onionbalance_e2e::cluster::Cluster;
 use onionbalance_e2e::install;
 use onionbalance_e2e::kubectl::Kubectl;
+use onionbalance_e2e::onionkey;
 use onionbalance_e2e::process::Processes;
 use onionbalance_e2e::service::Service;
 use onionbalance_e2e::state::State;
 use onionbalance_e2e::torclient::TorClient;
+use onionbalance_e2e::tornet::{Tor, make_private_dir};
 use onionbalance_e2e::wait::{Seen, until};
 
 /// Time for anything that should happen within seconds, on a machine that does much else.
@@ -110,6 +112,29 @@ impl Scene {
         let dir = self.state.dir().join("clients").join(&name);
         let torrc = tor_network(&self.state)?.torrc_lines()?;
         TorClient::fresh(&Processes::open(self.state.dir())?, &name, &dir, &torrc, None).await
+    }
+
+    /// A stock tor outside the cluster with an onion service of its own, which leads to `target` and answers for the address
+    /// `master` too; gives its own address. As a person sets it up: the key first, then `ob_config`, then the option.
+    pub async fn tor_outside(&self, master: &str, target: &str) -> Result<(Tor, String)> {
+        let name = format!("outside-{}", self.namespace);
+        let dir = self.state.dir().join("outside").join(&name);
+        let tor = Tor::open(&Processes::open(self.state.dir())?, &name, &dir);
+        tor.remove().await?;
+        make_private_dir(&dir)?;
+        let key = onionkey::make(&Processes::open(&dir)?, &dir).await?;
+        std::fs::write(key.dir.join("ob_config"), format!("MasterOnionAddress {master}\n"))?;
+        let network = tor_network(&self.state)?.torrc_lines()?;
+        let service = key.dir.display();
+        let torrc = format!(
+            "{network}SocksPort 0
+HiddenServiceDir {service}
+HiddenServiceOnionBalanceInstance 1
+HiddenServicePort 80 {target}
+"
+        );
+        tor.start(Command::new("tor"), &torrc)?;
+        Ok((tor, key.address))
     }
 
     /// Waits until something is so, looking at text.
