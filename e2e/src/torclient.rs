@@ -1,5 +1,6 @@
 //! A real Tor client, and fetches through it.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -9,8 +10,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use onionbalance_operator::onion::ClientSecretKey;
+
 use crate::process::Processes;
-use crate::tornet::Tor;
+use crate::torcontrol::Control;
+use crate::tornet::{Tor, make_private_dir};
+use crate::wait::{Seen, until};
 
 /// A tor that is a client and nothing else.
 #[derive(Debug)]
@@ -54,10 +59,29 @@ impl TorClient {
         fetch(&self.socks, onion, isolation).await
     }
 
+    /// Has it drop the descriptor that it has of an onion address: the next fetch asks an HSDir.
+    pub async fn forget(&self, onion: &str) -> Result<()> {
+        let control = async || Control::open(&self.tor.control_socket(), &self.tor.cookie()).await;
+        ensure!(control().await?.command("SIGNAL NEWNYM").await?, "tor refuses NEWNYM");
+        let cached = format!("GETINFO hs/client/desc/id/{}", onion.trim_end_matches(".onion"));
+        until("the client forgets the descriptor", Duration::from_secs(30), async || {
+            let is_there = control().await?.command(&cached).await?;
+            Ok(if is_there { Seen::not_yet("it is in its cache") } else { Seen::Yes(()) })
+        })
+        .await
+    }
+
     /// Ends it and removes its state.
     pub async fn remove(self) -> Result<()> {
         self.tor.remove().await
     }
+}
+
+/// Writes a client's key for an onion address into this folder; gives the line by which a client has it.
+pub fn key_line(dir: &Path, key: &ClientSecretKey, onion: &str) -> Result<String> {
+    make_private_dir(dir)?;
+    fs::write(dir.join("key.auth_private"), &*key.to_auth_private(&onion.parse()?))?;
+    Ok(format!("ClientOnionAuthDir {}\n", dir.display()))
 }
 
 /// `GET /` at port 80 of an onion address, through a SOCKS port that isolates by user name.

@@ -4,6 +4,7 @@ mod children;
 mod external;
 mod faults;
 mod keys;
+mod restricted;
 mod scale;
 mod scene;
 mod steady;

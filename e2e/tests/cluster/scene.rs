@@ -20,9 +20,10 @@ use onionbalance_e2e::onionkey;
 use onionbalance_e2e::process::Processes;
 use onionbalance_e2e::service::Service;
 use onionbalance_e2e::state::State;
-use onionbalance_e2e::torclient::TorClient;
+use onionbalance_e2e::torclient::{TorClient, key_line};
 use onionbalance_e2e::tornet::{Tor, make_private_dir};
 use onionbalance_e2e::wait::{Seen, until};
+use onionbalance_operator::onion::ClientSecretKey;
 
 /// Time for anything that should happen within seconds, on a machine that does much else.
 pub const SOON: Duration = Duration::from_secs(60);
@@ -108,9 +109,20 @@ impl Scene {
 
     /// A real Tor client without any state.
     pub async fn tor_client(&self) -> Result<TorClient> {
+        self.tor_client_with("").await
+    }
+
+    /// One that has a key for an onion address.
+    pub async fn tor_client_with_key(&self, key: &ClientSecretKey, onion: &str) -> Result<TorClient> {
+        let number = self.clients.load(Ordering::Relaxed);
+        let dir = self.state.dir().join("clients").join(format!("keys-{}-{number}", self.namespace));
+        self.tor_client_with(&key_line(&dir, key, onion)?).await
+    }
+
+    async fn tor_client_with(&self, lines: &str) -> Result<TorClient> {
         let name = format!("client-{}-{}", self.namespace, self.clients.fetch_add(1, Ordering::Relaxed));
         let dir = self.state.dir().join("clients").join(&name);
-        let torrc = tor_network(&self.state)?.torrc_lines()?;
+        let torrc = tor_network(&self.state)?.torrc_lines()? + lines;
         TorClient::fresh(&Processes::open(self.state.dir())?, &name, &dir, &torrc, None).await
     }
 

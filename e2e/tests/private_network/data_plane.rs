@@ -13,7 +13,7 @@ use onionbalance_e2e::command::output;
 use onionbalance_e2e::descriptor::Descriptor;
 use onionbalance_e2e::onionkey::{self, OnionKey};
 use onionbalance_e2e::process::Processes;
-use onionbalance_e2e::torclient::{TorClient, get};
+use onionbalance_e2e::torclient::{TorClient, get, key_line};
 use onionbalance_e2e::torcontrol::Control;
 use onionbalance_e2e::tornet::{Place, RELAYS, TorNetwork, make_private_dir};
 use onionbalance_e2e::{agent, machine};
@@ -128,9 +128,7 @@ impl DataPlane {
     /// One that has a key for the public address.
     pub async fn client_with_key(&self, key: &ClientSecretKey) -> Result<TorClient> {
         let dir = self.path(&format!("keys-of-client{}", self.clients.load(Ordering::Relaxed)));
-        make_private_dir(&dir)?;
-        fs::write(dir.join("key.auth_private"), &*key.to_auth_private(&self.onion().parse()?))?;
-        self.client_with(&format!("ClientOnionAuthDir {}\n", dir.display())).await
+        self.client_with(&key_line(&dir, key, self.onion())?).await
     }
 
     async fn client_with(&self, torrc: &str) -> Result<TorClient> {

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use onionbalance_e2e::torclient::TorClient;
-use onionbalance_e2e::torcontrol::Control;
 use onionbalance_e2e::wait::{Seen, until};
 use onionbalance_operator::onion::ClientSecretKey;
 
@@ -34,7 +33,7 @@ async fn story(plane: &mut DataPlane) -> Result<()> {
     plane.restrict(&[alice_key.public()]).await?;
     is_published(plane).await?;
     for client in [&alice, &bob] {
-        forget(client, plane.onion()).await?;
+        client.forget(plane.onion()).await?;
     }
     refused(&bob, plane, "does not know this client's key").await?;
     alice.fetch(plane.onion(), "second").await.context("a client that stays authorized")?;
@@ -63,17 +62,4 @@ async fn refused(client: &TorClient, plane: &DataPlane, why: &str) -> Result<()>
     let error = outcome.err().context("a client that is not authorized connected")?;
     ensure!(format!("{error:#}").contains(why), "{error:#}");
     Ok(())
-}
-
-/// Has a client drop the descriptor that it has.
-async fn forget(client: &TorClient, onion: &str) -> Result<()> {
-    let mut control = Control::open(&client.tor().control_socket(), &client.tor().cookie()).await?;
-    ensure!(control.command("SIGNAL NEWNYM").await?, "tor refuses NEWNYM");
-    let cached = format!("GETINFO hs/client/desc/id/{}", onion.trim_end_matches(".onion"));
-    until("the client forgets the descriptor", Duration::from_secs(30), async || {
-        let is_there =
-            Control::open(&client.tor().control_socket(), &client.tor().cookie()).await?.command(&cached).await?;
-        Ok(if is_there { Seen::not_yet("it is in its cache") } else { Seen::Yes(()) })
-    })
-    .await
 }
