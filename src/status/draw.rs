@@ -162,9 +162,12 @@ fn problems(problems: &[Problem]) -> String {
 
 fn backends_in_a_word(status: &OnionBalancedServiceStatus) -> String {
     let mut text = format!("{} ready", status.ready.as_deref().unwrap_or("0/0"));
-    for (state, word) in
-        [(BackendState::Starting, "starting"), (BackendState::Draining, "draining"), (BackendState::Lost, "lost")]
-    {
+    for (state, word) in [
+        (BackendState::Starting, "starting"),
+        (BackendState::Waiting, "waiting for their turn"),
+        (BackendState::Draining, "draining"),
+        (BackendState::Lost, "lost"),
+    ] {
         let count = status.backends.iter().filter(|backend| backend.state == state).count();
         if count > 0 {
             let _ = write!(text, ", {count} {word}");
