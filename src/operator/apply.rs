@@ -16,6 +16,7 @@ use super::build::{Child, ChildId, Kind, ids, secret_master_key};
 use super::drift::{is_applied, stamped};
 use super::holder::{Holder, holder};
 use super::plan::{Failure, KeySecret};
+use super::settings::Settings;
 use super::telemetry::Telemetry;
 use crate::crd::{OPERATOR_MANAGER, OnionBalancedService};
 use crate::onion::MasterKey;
@@ -76,9 +77,10 @@ pub async fn children(
 pub async fn prune(
     writer: &Writer,
     object: &OnionBalancedService,
+    settings: &Settings,
     labelled: Vec<(Kind, ObjectMeta)>,
 ) -> Result<(), kube::Error> {
-    let current = ids(&object.name_any());
+    let current = ids(&object.name_any(), settings);
     for (kind, metadata) in labelled {
         let id = ChildId { kind, name: metadata.name.clone().unwrap_or_default() };
         let controlled = metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true));

@@ -7,6 +7,7 @@ use futures::stream::{self, BoxStream, SelectAll};
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DynamicObject, PartialObjectMeta};
 use kube::core::{ApiResource, DeserializeGuard};
@@ -15,7 +16,9 @@ use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, watcher};
 use kube::{Client, Resource, ResourceExt as _};
 
-use super::build::Kind;
+use super::build::{Kind, PolicyVersion};
+use super::pods::{self, News, Trouble, trouble};
+use super::watches::Watches;
 use crate::crd::OnionBalancedService;
 use crate::crd::names::{self, MANAGED_BY, MANAGED_BY_LABEL, SERVICE_LABEL};
 
@@ -27,43 +30,60 @@ type Metadata = PartialObjectMeta<DynamicObject>;
 pub struct Cache {
     objects: Store<Guarded>,
     deployments: Store<Deployment>,
+    pods: Store<Pod>,
     metadata: BTreeMap<Kind, (ApiResource, Store<Metadata>)>,
 }
 
 /// Changes: each names an object to look at.
-pub type Changes = SelectAll<BoxStream<'static, Result<ObjectRef<Guarded>, watcher::Error>>>;
+pub type Changes = SelectAll<BoxStream<'static, ObjectRef<Guarded>>>;
 
 impl Cache {
-    /// Begins to watch. The cache fills as the stream is read.
-    pub fn watch(client: &Client, namespace: Option<&str>) -> (Self, Changes) {
+    /// Begins to watch. The cache fills as the stream is read; what keeps a watch from its work is told to `watches`.
+    pub fn watch(
+        client: &Client,
+        namespace: Option<&str>,
+        policy: Option<PolicyVersion>,
+        watches: &Watches,
+    ) -> (Self, Changes) {
         let mut changes = SelectAll::new();
         let (objects, writer) = reflector::store();
+        let told = |kind: &str| watches.of(kind, namespace);
         let events = watcher(typed::<Guarded>(client, namespace), watcher::Config::default());
-        let touched = events.default_backoff().reflect(writer).touched_objects();
+        let events = told(&OnionBalancedService::plural(&())).listen(events.default_backoff());
+        let touched = events.reflect(writer).touched_objects();
         changes.push(to_objects(touched, same_key(objects.clone())));
 
         let ours = watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY}"));
         let (deployments, writer) = reflector::store();
         let events = watcher(typed::<Deployment>(client, namespace), ours.clone());
-        let touched = events.default_backoff().reflect(writer).touched_objects();
+        let touched = told("deployments").listen(events.default_backoff()).reflect(writer).touched_objects();
         changes.push(to_objects(touched, |deployment: &Deployment| owner(deployment.meta()).into_iter().collect()));
 
+        let (pods, writer) = reflector::store();
+        let events = watcher(typed::<Pod>(client, namespace), ours.clone());
+        let events = told("pods").listen(events.default_backoff()).modify(pods::shrink).reflect(writer);
+        let mut news = News::default();
+        let concerned = events.try_filter_map(move |event| std::future::ready(Ok(news.of(&event))));
+        let object = |(namespace, service): (String, String)| ObjectRef::new(&service).within(&namespace);
+        changes.push(concerned.filter_map(move |found| std::future::ready(found.ok().map(object))).boxed());
+
         let mut metadata = BTreeMap::new();
-        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Deployment) {
+        for kind in Kind::all(policy).into_iter().filter(|kind| *kind != Kind::Deployment) {
             let resource = kind.resource();
             let writer = reflector::store::Writer::new(resource.clone());
             metadata.insert(kind, (resource.clone(), writer.as_reader()));
             // Master keys and targets belong to the user, and bear no label of ours.
             let config = if refers_to(kind) { watcher::Config::default() } else { ours.clone() };
             let events = watcher(metadata_of(client, namespace, &resource), config);
-            let touched = events.default_backoff().modify(shrink).reflect(writer).touched_objects();
+            let events = told(&resource.plural).listen(events.default_backoff());
+            let touched = events.modify(shrink).reflect(writer).touched_objects();
             let objects = objects.clone();
             let concerned = move |touched: &Metadata| {
                 owner(touched.meta()).into_iter().chain(referring(&objects, kind, touched.meta())).collect()
             };
             changes.push(to_objects(touched, concerned));
         }
-        (Self { objects, deployments, metadata }, changes)
+        (Self { objects, deployments, pods, metadata }, changes)
     }
 
     /// The objects' store.
@@ -75,6 +95,7 @@ impl Cache {
     pub async fn wait_until_ready(&self) -> Result<(), reflector::store::WriterDropped> {
         self.objects.wait_until_ready().await?;
         self.deployments.wait_until_ready().await?;
+        self.pods.wait_until_ready().await?;
         for (_, store) in self.metadata.values() {
             store.wait_until_ready().await?;
         }
@@ -95,6 +116,17 @@ impl Cache {
     /// A labelled Deployment, as last seen.
     pub fn deployment(&self, namespace: &str, name: &str) -> Option<Arc<Deployment>> {
         self.deployments.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    /// What keeps pods of a service from starting, in the order of their names.
+    pub fn troubles(&self, namespace: &str, service: &str) -> Vec<Trouble> {
+        let belongs = |pod: &Pod| {
+            pod.metadata.namespace.as_deref() == Some(namespace)
+                && pod.labels().get(SERVICE_LABEL).is_some_and(|name| name == service)
+        };
+        let mut found: Vec<_> = self.pods.state_filter(belongs).iter().filter_map(|pod| trouble(pod)).collect();
+        found.sort();
+        found
     }
 
     /// The labelled children of a service, as last seen.
@@ -123,8 +155,10 @@ impl Cache {
 fn to_objects<K: Send + 'static>(
     touched: impl Stream<Item = Result<K, watcher::Error>> + Send + 'static,
     concerned: impl Fn(&K) -> Vec<ObjectRef<Guarded>> + Send + 'static,
-) -> BoxStream<'static, Result<ObjectRef<Guarded>, watcher::Error>> {
-    touched.map_ok(move |touched| stream::iter(concerned(&touched).into_iter().map(Ok))).try_flatten().boxed()
+) -> BoxStream<'static, ObjectRef<Guarded>> {
+    // Failures are told by `Watches`.
+    let touched = touched.filter_map(|touched| std::future::ready(touched.ok()));
+    touched.flat_map(move |touched| stream::iter(concerned(&touched))).boxed()
 }
 
 /// The object itself, and those that use its key: what becomes of one decides which of them may.

@@ -4,14 +4,17 @@ mod apply;
 mod build;
 mod cache;
 mod conditions;
+mod discover;
 mod drift;
 mod holder;
 mod leader;
 mod observe;
 mod plan;
+mod pods;
 mod reconcile;
 mod settings;
 mod telemetry;
+mod watches;
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
@@ -32,7 +35,7 @@ use tracing::{debug, info, warn};
 
 use crate::shell::http;
 use apply::Writer;
-pub use build::{BuildError, Inputs, manifests};
+pub use build::{BuildError, Inputs, PolicyVersion, manifests};
 use cache::{Cache, Changes, Guarded};
 use leader::Candidate;
 pub use leader::Seat;
@@ -83,11 +86,53 @@ pub async fn operate(
     telemetry: Arc<Telemetry>,
     stop: impl Future<Output = ()>,
 ) {
-    let watched: Vec<_> = namespaces.iter().map(|namespace| Cache::watch(&client, namespace.as_deref())).collect();
+    let stop = stop.shared();
+    let leading = watch::Sender::new(seat.is_none());
+    let mut election = tokio::task::JoinSet::new();
+    let (resigning, resign) = tokio::sync::oneshot::channel::<()>();
+    if let Some(seat) = seat {
+        let candidate = Candidate::new(client.clone(), seat, leading.clone(), Arc::clone(&telemetry));
+        election.spawn(candidate.run(resign.map(|_| ())));
+    } else {
+        telemetry.leading.store(true, Ordering::Relaxed);
+    }
+    loop {
+        let policy = tokio::select! {
+            () = stop.clone() => break,
+            policy = discover::policy(&client) => policy,
+        };
+        let end = async {
+            tokio::select! {
+                () = stop.clone() => true,
+                () = discover::another_policy(&client, policy) => false,
+            }
+        };
+        let settings = Settings { policy, ..settings.clone() };
+        if work(&client, &settings, &namespaces, &leading, &telemetry, end).await {
+            break;
+        }
+    }
+    // Only now: the next leader begins at once.
+    let _ = resigning.send(());
+    while election.join_next().await.is_some() {}
+}
+
+/// Looks after objects until `end`, and gives its answer.
+async fn work<T>(
+    client: &Client,
+    settings: &Settings,
+    namespaces: &[Option<String>],
+    leading: &watch::Sender<bool>,
+    telemetry: &Arc<Telemetry>,
+    end: impl Future<Output = T>,
+) -> T {
+    let watched: Vec<_> = namespaces
+        .iter()
+        .map(|name| Cache::watch(client, name.as_deref(), settings.policy, &telemetry.watches))
+        .collect();
     let objects = Arc::new(watched.iter().map(|(cache, _)| cache.objects()).collect::<Vec<_>>());
     let (stopping, stopped) = watch::channel(false);
-    let (mut tasks, mut election) = (tokio::task::JoinSet::new(), tokio::task::JoinSet::new());
-    let leading = watch::Sender::new(seat.is_none());
+    let mut tasks = tokio::task::JoinSet::new();
     let mut ready = Vec::new();
     for (cache, changes) in watched {
         let context = Context {
@@ -99,21 +144,8 @@ pub async fn operate(
         };
         let (filled, is_filled) = tokio::sync::oneshot::channel();
         ready.push(is_filled);
-        tasks.spawn(look_after(
-            Arc::new(context),
-            changes,
-            telemetry.clone(),
-            filled,
-            leading.subscribe(),
-            stopped.clone(),
-        ));
-    }
-    let (resigning, resign) = tokio::sync::oneshot::channel::<()>();
-    if let Some(seat) = seat {
-        let candidate = Candidate::new(client, seat, leading.clone(), Arc::clone(&telemetry));
-        election.spawn(candidate.run(resign.map(|_| ())));
-    } else {
-        telemetry.leading.store(true, Ordering::Relaxed);
+        let (leading, stopped) = (leading.subscribe(), stopped.clone());
+        tasks.spawn(look_after(Arc::new(context), changes, telemetry.clone(), filled, leading, stopped));
     }
     info!(?namespaces, "watching");
     let run = async {
@@ -121,20 +153,17 @@ pub async fn operate(
             telemetry.ready.store(true, Ordering::Relaxed);
             info!("ready");
         }
+        // No task ends by itself.
         futures::future::pending::<()>().await;
     };
-    tokio::select! {
-        () = stop => {}
-        () = run => {}
-        // None ends by itself.
-        _ = tasks.join_next() => {}
-    }
+    let answer = tokio::select! {
+        answer = end => answer,
+        () = run => unreachable!("it pends for ever"),
+    };
     info!("stopping");
     let _ = stopping.send(true);
     while tasks.join_next().await.is_some() {}
-    // Only now: the next leader begins at once.
-    let _ = resigning.send(());
-    while election.join_next().await.is_some() {}
+    answer
 }
 
 async fn look_after(
@@ -221,11 +250,7 @@ async fn read(
             },
             change = changes.next() => match change {
                 None => return,
-                Some(Ok(object)) => Vec::from_iter(leading.borrow().then_some(object)),
-                Some(Err(error)) => {
-                    warn!(%error, "a watch failed and is begun again; are the CRD and the operator's role installed?");
-                    Vec::new()
-                }
+                Some(object) => Vec::from_iter(leading.borrow().then_some(object)),
             },
         };
         for object in to_look_at {

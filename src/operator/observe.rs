@@ -14,6 +14,7 @@ use super::build::{ChildId, Kind, ids};
 use super::cache::Cache;
 use super::holder::{Holder, holder};
 use super::plan::{KeySecret, Observed, Taken, resolve};
+use super::settings::Settings;
 use crate::crd::OnionBalancedService;
 use crate::crd::clients::ClientList;
 use crate::crd::names::{self, Component};
@@ -38,8 +39,11 @@ pub async fn observe(
         Some(_) => last_config(client, &namespace, &backends).await?,
         None => None,
     };
-    let backends = cache.deployment(&namespace, &backends);
-    let backends = backends.filter(|deployment| holder(&deployment.metadata, &object) == Holder::Us);
+    let ours = |name: &str| {
+        cache.deployment(&namespace, name).filter(|deployment| holder(&deployment.metadata, &object) == Holder::Us)
+    };
+    let (backends, frontends) = (ours(&backends), ours(&Component::Frontend.child_name(&object.name_any())));
+    let troubles = cache.troubles(&namespace, &object.name_any());
     Ok(Observed {
         object,
         rivals: Vec::new(),
@@ -50,6 +54,8 @@ pub async fn observe(
         taken: Vec::new(),
         frontend_account: None,
         backends,
+        frontends,
+        troubles,
         lease,
     })
 }
@@ -116,9 +122,10 @@ pub async fn live_children(
     client: &Client,
     cache: &Cache,
     object: &OnionBalancedService,
+    settings: &Settings,
 ) -> Result<BTreeMap<ChildId, ObjectMeta>, kube::Error> {
     let namespace = object.namespace().unwrap_or_default();
-    let look_up = ids(&object.name_any()).into_iter().map(async |id| {
+    let look_up = ids(&object.name_any(), settings).into_iter().map(async |id| {
         if let Some(found) = cache.child(id.kind, &namespace, &id.name) {
             return Ok::<_, kube::Error>((id, Some(found)));
         }

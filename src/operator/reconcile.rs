@@ -43,6 +43,9 @@ pub enum Error {
     /// Children were refused; the status says which.
     #[error("{0} children were refused")]
     Refused(usize),
+    /// The API did not take what is put right after the status was written.
+    #[error("{0}")]
+    Untidy(kube::Error),
     /// A status that is no JSON.
     #[error("{0}")]
     Json(#[from] serde_json::Error),
@@ -54,8 +57,23 @@ pub enum Error {
 /// Looks at an object, and says when to look again.
 pub async fn reconcile(object: &Guarded, context: &Context) -> Result<Duration, Error> {
     match object {
-        DeserializeGuard(Ok(object)) => look(Arc::new(object.clone()), context).await,
-        DeserializeGuard(Err(invalid)) => report_unreadable(&invalid.metadata, &invalid.error, context).await,
+        DeserializeGuard(Ok(object)) => {
+            let looked = look(Arc::new(object.clone()), context).await;
+            if let Err(Error::Api(kube::Error::Api(status))) = &looked
+                && status.is_forbidden()
+            {
+                let conditions =
+                    |previous: &[Condition], generation| plan::forbidden(&status.message, previous, generation, now());
+                report(&object.metadata, conditions, context).await?;
+            }
+            looked
+        }
+        DeserializeGuard(Err(invalid)) => {
+            let conditions =
+                |previous: &[Condition], generation| plan::unreadable(&invalid.error, previous, generation, now());
+            report(&invalid.metadata, conditions, context).await?;
+            Ok(Duration::from_secs(300))
+        }
     }
 }
 
@@ -86,7 +104,7 @@ async fn look(object: Arc<OnionBalancedService>, context: &Context) -> Result<Du
         untidy = apply::set_key_owners(writer, &object, secret, owners).await;
     }
     if plan.children.is_some() {
-        let mut live = observe::live_children(client, cache, &object).await?;
+        let mut live = observe::live_children(client, cache, &object, settings).await?;
         observed.taken = observe::taken(&live, &object);
         observed.frontend_account = observe::frontend_account(&live, &object);
         plan = self::plan(&observed, settings);
@@ -101,11 +119,11 @@ async fn look(object: Arc<OnionBalancedService>, context: &Context) -> Result<Du
                     apply::children(writer, &object, &mut live, plan.children.clone().unwrap_or_default()).await?;
             }
             let labelled = cache.children(&object.namespace().unwrap_or_default(), &object.name_any());
-            untidy = untidy.and(apply::prune(writer, &object, labelled).await);
+            untidy = untidy.and(apply::prune(writer, &object, settings, labelled).await);
         }
     }
     write_status(context, &observed, &plan, &failures).await?;
-    untidy?;
+    untidy.map_err(Error::Untidy)?;
     if failures.is_empty() { Ok(plan::next_look(&observed, &plan)) } else { Err(Error::Refused(failures.len())) }
 }
 
@@ -172,23 +190,23 @@ fn log_transitions(object: &OnionBalancedService, before: &[Condition], after: &
     }
 }
 
-/// Says what cannot be read. The rest of the status is handed back as it stands: what an apply leaves out is removed, and
-/// the address must not be forgotten.
-async fn report_unreadable(
+/// Writes conditions, made of those that stand and the generation, where there is nothing else to say. The rest of the status is
+/// handed back as it stands: what an apply leaves out is removed, and the address must not be forgotten.
+async fn report(
     metadata: &kube::core::ObjectMeta,
-    error: &str,
+    conditions: impl FnOnce(&[Condition], Option<i64>) -> Vec<Condition>,
     context: &Context,
-) -> Result<Duration, Error> {
+) -> Result<(), Error> {
     let resource = ApiResource::erase::<OnionBalancedService>(&());
     let namespace = metadata.namespace.as_deref().unwrap_or_default();
     let objects: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &resource);
     if let Some(current) = objects.get_opt(metadata.name.as_deref().unwrap_or_default()).await? {
         let present = current.data.get("status").cloned().unwrap_or_else(|| json!({}));
-        let conditions = present.get("conditions").cloned().unwrap_or_default();
-        let conditions: Vec<Condition> = serde_json::from_value(conditions).unwrap_or_default();
+        let before = present.get("conditions").cloned().unwrap_or_default();
+        let before: Vec<Condition> = serde_json::from_value(before).unwrap_or_default();
         let generation = current.metadata.generation;
         let mut wanted = present.clone();
-        wanted["conditions"] = serde_json::to_value(plan::unreadable(error, &conditions, generation, now()))?;
+        wanted["conditions"] = serde_json::to_value(conditions(&before, generation))?;
         wanted["observedGeneration"] = generation.into();
         if wanted != present {
             if let Value::Object(fields) = &mut wanted {
@@ -197,7 +215,7 @@ async fn report_unreadable(
             apply::status(&context.writer, &current.metadata, &wanted).await?;
         }
     }
-    Ok(Duration::from_secs(300))
+    Ok(())
 }
 
 #[allow(clippy::disallowed_methods, reason = "the operator's one look at the clock")]

@@ -1,5 +1,9 @@
 //! Flags, and what they amount to.
 
+use serde_json::Value;
+
+use super::build::PolicyVersion;
+
 /// Flags of `onionbalance-operator operator`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -21,6 +25,15 @@ pub struct Args {
     /// A namespace to look after; repeatable, by default all
     #[arg(long, env = "WATCH_NAMESPACE", value_name = "NAMESPACE", value_delimiter = ',')]
     watch_namespace: Vec<String>,
+    /// Whether service pods get a `NetworkPolicy`
+    #[arg(long, env = "NETWORK_POLICIES", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    network_policies: bool,
+    /// Who may then read the pods' metrics, as JSON: `NetworkPolicy` peers, `[{"namespaceSelector": {…}}]`; `[]`: everyone
+    #[arg(long, env = "METRICS_FROM", value_name = "PEERS", default_value = "[]", value_parser = peers)]
+    metrics_from: Peers,
+    /// Whether service pods get a `PodDisruptionBudget`
+    #[arg(long, env = "DISRUPTION_BUDGETS", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    disruption_budgets: bool,
     /// The Lease, in the operator's own namespace, by which several operators elect the one that works; empty: none, for one alone
     #[arg(long, env = "LEASE_NAME", value_name = "NAME", default_value = "onionbalance-operator-leader")]
     lease_name: String,
@@ -30,6 +43,27 @@ pub struct Args {
     /// The port of /metrics
     #[arg(long, env = "METRICS_PORT", default_value_t = crate::link::METRICS_PORT)]
     pub(super) metrics_port: u16,
+}
+
+/// A `NetworkPolicy`'s peers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Peers(Vec<Value>);
+
+/// The fields of a peer; what is in them, the API server checks.
+const PEER_FIELDS: [&str; 3] = ["podSelector", "namespaceSelector", "ipBlock"];
+
+fn peers(text: &str) -> Result<Peers, String> {
+    let peers: Vec<serde_json::Map<String, Value>> =
+        serde_json::from_str(text).map_err(|error| format!("not a JSON list of NetworkPolicy peers: {error}"))?;
+    for (index, peer) in peers.iter().enumerate() {
+        if peer.is_empty() {
+            return Err(format!("[{index}] is empty: it needs one of {}", PEER_FIELDS.join(", ")));
+        }
+        if let Some(field) = peer.keys().find(|field| !PEER_FIELDS.contains(&field.as_str())) {
+            return Err(format!("[{index}].{field} is unknown: a peer has {}", PEER_FIELDS.join(", ")));
+        }
+    }
+    Ok(Peers(peers.into_iter().map(Value::Object).collect()))
 }
 
 /// What every service's pods have in common.
@@ -43,6 +77,19 @@ pub struct Settings {
     pub image_pull_policy: String,
     /// torrc lines for every tor.
     pub tor_extra_config: String,
+    /// Whether the pods get a `NetworkPolicy`, and the peers that may read their metrics (none: everyone).
+    pub network_policies: Option<Vec<Value>>,
+    /// Whether the pods get a `PodDisruptionBudget`.
+    pub wants_disruption_budgets: bool,
+    /// In which version the API server has them; None: in none that we know, or it was not asked yet.
+    pub policy: Option<PolicyVersion>,
+}
+
+impl Settings {
+    /// The version of the `PodDisruptionBudget`s to be made.
+    pub fn disruption_budgets(&self) -> Option<PolicyVersion> {
+        self.policy.filter(|_| self.wants_disruption_budgets)
+    }
 }
 
 /// Neither the data plane's image nor the operator's is known.
@@ -58,6 +105,9 @@ impl Args {
             data_plane_image: self.data_plane_image.clone().or_else(|| self.operator_image.clone()).ok_or(NoImage)?,
             image_pull_policy: self.image_pull_policy.clone(),
             tor_extra_config: self.tor_extra_config.clone(),
+            network_policies: self.network_policies.then(|| self.metrics_from.0.clone()),
+            wants_disruption_budgets: self.disruption_budgets,
+            policy: None,
         })
     }
 
@@ -95,6 +145,33 @@ mod tests {
         assert_eq!(image(&["--operator-image", "op:2"]).as_deref(), Ok("op:2"));
         assert_eq!(image(&["--operator-image", "op:2", "--data-plane-image", "op:1"]).as_deref(), Ok("op:1"));
         assert_eq!(image(&[]), Err(NoImage));
+    }
+
+    #[test]
+    fn policies_and_budgets_are_made_unless_switched_off() {
+        let settings = |flags: &[&str]| {
+            let settings = parse(&[&["--operator-image", "op:1"], flags].concat()).settings().unwrap();
+            (settings.network_policies, settings.wants_disruption_budgets)
+        };
+        assert_eq!(settings(&[]), (Some(Vec::new()), true));
+        assert_eq!(settings(&["--network-policies", "false", "--disruption-budgets=false"]), (None, false));
+        let named = r#"[{"ipBlock": {"cidr": "10.0.0.0/8"}}]"#;
+        let peers = vec![serde_json::json!({"ipBlock": {"cidr": "10.0.0.0/8"}})];
+        assert_eq!(settings(&["--metrics-from", named]), (Some(peers), true));
+    }
+
+    #[test]
+    fn a_bad_peer_is_named() {
+        for (text, said) in [
+            ("monitoring", "not a JSON list of NetworkPolicy peers: expected value at line 1 column 1"),
+            ("[{}]", "[0] is empty: it needs one of podSelector, namespaceSelector, ipBlock"),
+            (
+                r#"[{"podSelecter": {}}]"#,
+                "[0].podSelecter is unknown: a peer has podSelector, namespaceSelector, ipBlock",
+            ),
+        ] {
+            assert_eq!(peers(text).unwrap_err(), said);
+        }
     }
 
     #[test]

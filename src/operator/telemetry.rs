@@ -7,6 +7,7 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
 
+use super::watches::Watches;
 use crate::shell::exposition::Exposition;
 use crate::shell::http;
 
@@ -17,6 +18,8 @@ pub struct Telemetry {
     pub ready: AtomicBool,
     /// This operator is the one that works.
     pub leading: AtomicBool,
+    /// What fails to be watched.
+    pub watches: Watches,
     /// Looks that ended well.
     pub reconciled: AtomicU64,
     /// Looks that are repeated.
@@ -26,6 +29,18 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
+    /// Whether all that is watched was listed once.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+
+    /// What is said while it was not, and why.
+    pub fn not_ready(&self) -> String {
+        let failing = self.watches.failing();
+        let failing = failing.into_iter().map(|((resource, _), cause)| format!("cannot watch {resource}: {cause}\n"));
+        ["not everything is listed yet\n".to_owned()].into_iter().chain(failing).collect()
+    }
+
     fn exposition(&self) -> String {
         let mut text = Exposition::new("onionbalance_operator");
         text.family("reconciliations_total", "counter", "Reconciliations of OnionBalancedService objects");
@@ -34,6 +49,11 @@ impl Telemetry {
         }
         text.family("leader", "gauge", "Whether this operator is the one that works");
         text.sample("leader", "", u64::from(self.leading.load(Ordering::Relaxed)));
+        text.family("watch_failing", "gauge", "Kinds that cannot be watched at present; absent: none");
+        for (resource, namespace) in self.watches.failing().keys() {
+            let namespace = namespace.as_deref().unwrap_or_default();
+            text.sample("watch_failing", &format!("{{resource=\"{resource}\",namespace=\"{namespace}\"}}"), 1);
+        }
         text.family("writes_total", "counter", "Requests that write to the API server");
         text.sample("writes_total", "", self.writes.load(Ordering::Relaxed));
         text.finish()
@@ -43,11 +63,11 @@ impl Telemetry {
 /// `/livez` and `/readyz`.
 pub fn probes(telemetry: Arc<Telemetry>) -> Router {
     let readiness = move || {
-        let ready = telemetry.ready.load(Ordering::Relaxed);
+        let ready = telemetry.is_ready();
         std::future::ready(if ready {
-            (StatusCode::OK, "ok\n")
+            (StatusCode::OK, "ok\n".to_owned())
         } else {
-            (StatusCode::SERVICE_UNAVAILABLE, "not everything is listed yet\n")
+            (StatusCode::SERVICE_UNAVAILABLE, telemetry.not_ready())
         })
     };
     Router::new().route("/livez", get(|| std::future::ready("ok\n"))).route("/readyz", get(readiness))

@@ -134,7 +134,7 @@ async fn a_pod_setting_that_the_api_server_refuses_is_told_and_takes_nothing_dow
 /// As the chart installs it with `watchNamespaces`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_in_its_namespace_is_enough() {
-    let scene = Scene::set_with_role("role").await;
+    let scene = Scene::set_as_installed_for_a_namespace("role").await;
     scene.create("web", json!({})).await;
     scene.wait_children("web").await;
     scene.address("web").await;

@@ -5,9 +5,11 @@
 #![allow(clippy::needless_pass_by_value, reason = "json! makes values")]
 
 mod children;
+mod guards;
 mod keys;
 mod leader;
 mod program;
+mod refusals;
 mod restricted;
 mod scene;
 mod server;

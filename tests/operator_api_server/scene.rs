@@ -7,9 +7,10 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
-use kube::core::{ApiResource, NamespaceResourceScope};
+use kube::core::{ApiResource, GroupVersionKind, NamespaceResourceScope};
 use kube::{Client, Resource, ResourceExt as _};
 use onionbalance_operator::crd::{OnionBalancedService, OnionBalancedServiceStatus, PUBLISHER_MANAGER};
 use onionbalance_operator::operator::{Seat, Settings, Telemetry, operate};
@@ -26,23 +27,70 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// By which the scene's operator leads.
 pub const OPERATOR_LEASE: &str = "onionbalance-operator-leader";
 
+/// What the operator is told by default.
+pub fn settings() -> Settings {
+    Settings {
+        tor_image: "tor:1".to_owned(),
+        data_plane_image: "operator:1".to_owned(),
+        image_pull_policy: "IfNotPresent".to_owned(),
+        tor_extra_config: String::new(),
+        network_policies: Some(Vec::new()),
+        wants_disruption_budgets: true,
+        policy: None,
+    }
+}
+
+/// As the API server of the tests (Kubernetes 1.20) serves them.
+fn kinds_of_children() -> Vec<ApiResource> {
+    let budgets = ApiResource::from_gvk(&GroupVersionKind::gvk("policy", "v1beta1", "PodDisruptionBudget"));
+    vec![
+        ApiResource::erase::<ServiceAccount>(&()),
+        ApiResource::erase::<Role>(&()),
+        ApiResource::erase::<RoleBinding>(&()),
+        ApiResource::erase::<Secret>(&()),
+        ApiResource::erase::<ConfigMap>(&()),
+        ApiResource::erase::<Service>(&()),
+        ApiResource::erase::<NetworkPolicy>(&()),
+        budgets,
+        ApiResource::erase::<Deployment>(&()),
+    ]
+}
+
 /// A namespace of its own with an operator that looks after it.
 pub struct Scene {
     pub client: Client,
     pub namespace: String,
     pub telemetry: Arc<Telemetry>,
+    /// What the operator may do,
+    rights: Client,
+    /// and the namespace in which it elects its leader.
+    seat: String,
     operator: Option<(oneshot::Sender<()>, tokio::task::JoinHandle<()>)>,
 }
 
 impl Scene {
     /// With the Service `web`, whose port 80 has the name `http`.
     pub async fn set(name: &str) -> Self {
-        Self::set_with_rights(name, false).await
+        let mut scene = Self::set_without_operator(name).await;
+        scene.start_operator(settings());
+        scene
     }
 
     /// With an operator that has a Role in the namespace, and no rights of the cluster's.
     pub async fn set_with_role(name: &str) -> Self {
-        Self::set_with_rights(name, true).await
+        let mut scene = Self::set_without_operator(name).await;
+        scene.rights = operator_with_role(&scene.namespace).await;
+        scene.start_operator(settings());
+        scene
+    }
+
+    /// With one that moreover elects its leader in its own namespace. Two of these would wait for each other.
+    pub async fn set_as_installed_for_a_namespace(name: &str) -> Self {
+        let mut scene = Self::set_without_operator(name).await;
+        scene.rights = operator_with_role(&scene.namespace).await;
+        scene.seat = OWN_NAMESPACE.into();
+        scene.start_operator(settings());
+        scene
     }
 
     /// With a namespace that nobody looks after.
@@ -51,34 +99,27 @@ impl Scene {
         let namespace = format!("test-{name}");
         let object = serde_json::from_value(json!({"metadata": {"name": namespace}})).unwrap();
         Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &object).await.unwrap();
-        let scene = Self { client, namespace, telemetry: Arc::default(), operator: None };
+        let (rights, seat) = (operator(), namespace.clone());
+        let scene = Self { client, namespace, telemetry: Arc::default(), rights, seat, operator: None };
         scene.create_target("web").await;
         scene
     }
 
-    async fn set_with_rights(name: &str, role_only: bool) -> Self {
-        let mut scene = Self::set_without_operator(name).await;
-        let namespace = scene.namespace.clone();
+    /// Starts an operator with these settings.
+    pub fn start_operator(&mut self, settings: Settings) {
+        self.telemetry = Arc::default();
         let (stop, stopped) = oneshot::channel::<()>();
-        let settings = Settings {
-            tor_image: "tor:1".to_owned(),
-            data_plane_image: "operator:1".to_owned(),
-            image_pull_policy: "IfNotPresent".to_owned(),
-            tor_extra_config: String::new(),
-        };
-        let namespaces = vec![Some(namespace.clone())];
-        let rights = if role_only { operator_with_role(&namespace).await } else { operator() };
         let seat = Seat {
-            namespace: if role_only { OWN_NAMESPACE.to_owned() } else { namespace },
+            namespace: self.seat.clone(),
             lease: OPERATOR_LEASE.to_owned(),
-            identity: "operator".to_owned(),
+            identity: format!("operator-{}", self.namespace),
         };
-        let telemetry = Arc::clone(&scene.telemetry);
+        let (rights, namespaces) = (self.rights.clone(), vec![Some(self.namespace.clone())]);
+        let telemetry = Arc::clone(&self.telemetry);
         let operator = tokio::spawn(operate(rights, settings, namespaces, Some(seat), telemetry, async move {
             let _ = stopped.await;
         }));
-        scene.operator = Some((stop, operator));
-        scene
+        self.operator = Some((stop, operator));
     }
 
     /// Stops the operator; it must end by itself.
@@ -198,57 +239,41 @@ impl Scene {
     /// All that the operator makes for an object, but for the master key: kind and name, with UID and resource version.
     pub async fn children(&self, service: &str) -> BTreeMap<String, (String, String)> {
         let mut found = BTreeMap::new();
-        self.list::<ServiceAccount>(service, &mut found).await;
-        self.list::<Role>(service, &mut found).await;
-        self.list::<RoleBinding>(service, &mut found).await;
-        self.list::<Secret>(service, &mut found).await;
-        self.list::<ConfigMap>(service, &mut found).await;
-        self.list::<Service>(service, &mut found).await;
-        self.list::<Deployment>(service, &mut found).await;
+        let selector = ListParams::default().labels(&format!("onionbalance.dev/service={service}"));
+        for resource in kinds_of_children() {
+            let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
+            for child in api.list(&selector).await.unwrap() {
+                let version = child.resource_version().unwrap_or_default();
+                let name = format!("{} {}", resource.kind, child.name_any());
+                found.insert(name, (child.uid().unwrap_or_default(), version));
+            }
+        }
         found.retain(|name, _| name != &format!("Secret {service}-master-key"));
         found
     }
 
-    async fn list<K>(&self, service: &str, into: &mut BTreeMap<String, (String, String)>)
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
-    {
-        let selector = format!("onionbalance.dev/service={service}");
-        let api: Api<K> = self.api();
-        for child in api.list(&ListParams::default().labels(&selector)).await.unwrap() {
-            let version = child.resource_version().unwrap_or_default();
-            into.insert(format!("{} {}", K::kind(&()), child.name_any()), (child.uid().unwrap_or_default(), version));
-        }
+    /// Waits until all 15 children are there.
+    pub async fn wait_children(&self, service: &str) -> BTreeMap<String, (String, String)> {
+        self.wait_number_of_children(service, 15).await
     }
 
-    /// Waits until all 11 children are there.
-    pub async fn wait_children(&self, service: &str) -> BTreeMap<String, (String, String)> {
-        until(&format!("the children of {service}"), PATIENCE, async || {
+    /// Waits until there are so many.
+    pub async fn wait_number_of_children(&self, service: &str, number: usize) -> BTreeMap<String, (String, String)> {
+        until(&format!("{number} children of {service}"), PATIENCE, async || {
             let children = self.children(service).await;
-            if children.len() == 11 { Ok(children) } else { Err(format!("{:?}", children.keys())) }
+            if children.len() == number { Ok(children) } else { Err(format!("{:?}", children.keys())) }
         })
         .await
     }
 
     /// Removes all children, as the garbage collector would.
     pub async fn collect_garbage(&self, service: &str) {
-        async fn remove<K>(scene: &Scene, names: &[String])
-        where
-            K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
-        {
-            let prefix = format!("{} ", K::kind(&()));
-            for name in names.iter().filter_map(|name| name.strip_prefix(&prefix)) {
-                scene.api::<K>().delete(name, &DeleteParams::background()).await.unwrap();
-            }
+        for child in self.children(service).await.into_keys() {
+            let (kind, name) = child.split_once(' ').unwrap();
+            let resource = kinds_of_children().into_iter().find(|resource| resource.kind == kind).unwrap();
+            let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
+            api.delete(name, &DeleteParams::background()).await.unwrap();
         }
-        let names: Vec<_> = self.children(service).await.into_keys().collect();
-        remove::<ServiceAccount>(self, &names).await;
-        remove::<Role>(self, &names).await;
-        remove::<RoleBinding>(self, &names).await;
-        remove::<Secret>(self, &names).await;
-        remove::<ConfigMap>(self, &names).await;
-        remove::<Service>(self, &names).await;
-        remove::<Deployment>(self, &names).await;
     }
 
     /// Plays the Deployment controller: so many backends are ready.

@@ -143,7 +143,10 @@ fn images() {
 fn settings_reach_the_operator() {
     let objects = checked(json!({
         "torExtraConfig": "UseBridges 1\nBridge 192.0.2.1:443\n",
-        "dataPlane": {"imagePullPolicy": "Always"},
+        "dataPlane": {
+            "imagePullPolicy": "Always", "disruptionBudgets": false,
+            "networkPolicy": {"enabled": false, "metricsFrom": [{"namespaceSelector": {"matchLabels": {"a": "b"}}}]},
+        },
         "log": {"format": "json", "filter": "debug"},
         "extraEnv": [{"name": "KUBERNETES_SERVICE_HOST", "value": "api.example.org"}],
         "image": {"pullPolicy": "Never"},
@@ -151,6 +154,10 @@ fn settings_reach_the_operator() {
     }));
     assert_eq!(variable(&objects, "TOR_EXTRA_CONFIG"), Some("UseBridges 1\nBridge 192.0.2.1:443\n"));
     assert_eq!(variable(&objects, "IMAGE_PULL_POLICY"), Some("Always"));
+    assert_eq!(variable(&objects, "NETWORK_POLICIES"), Some("false"));
+    assert_eq!(variable(&objects, "DISRUPTION_BUDGETS"), Some("false"));
+    let peers = variable(&objects, "METRICS_FROM").unwrap();
+    assert_eq!(peers, r#"[{"namespaceSelector":{"matchLabels":{"a":"b"}}}]"#);
     assert_eq!(variable(&objects, "LOG_FORMAT"), Some("json"));
     assert_eq!(variable(&objects, "RUST_LOG"), Some("debug"));
     assert_eq!(variable(&objects, "KUBERNETES_SERVICE_HOST"), Some("api.example.org"));
@@ -162,11 +169,15 @@ fn settings_reach_the_operator() {
 fn each_variable_is_one_of_the_operators_flags() {
     let source = ["src/operator/settings.rs", "src/cli.rs"].map(crate::helm::read).concat();
     let objects = checked(json!({
-        "torExtraConfig": "a", "watchNamespaces": ["a"], "dataPlane": {"image": {"tag": "1"}, "imagePullPolicy": "Never"},
+        "torExtraConfig": "a", "watchNamespaces": ["a"],
+        "dataPlane": {
+            "image": {"tag": "1"}, "imagePullPolicy": "Never", "disruptionBudgets": false,
+            "networkPolicy": {"enabled": false, "metricsFrom": [{"podSelector": {}}]},
+        },
         "log": {"format": "text"},
     }));
     let variables = container(&objects)["env"].as_array().unwrap();
-    assert_eq!(variables.len(), 8);
+    assert_eq!(variables.len(), 11);
     for variable in variables {
         let name = variable["name"].as_str().unwrap();
         assert!(source.contains(&format!("env = \"{name}\"")), "{name}");

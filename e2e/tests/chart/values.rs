@@ -52,6 +52,10 @@ fn bad_values_are_refused_by_name() {
             "networkPolicy.metricsFrom.0: Additional property cidr is not allowed",
         ),
         (
+            json!({"dataPlane": {"networkPolicy": {"metricsFrom": [{"podSelecter": {}}]}}}),
+            "dataPlane.networkPolicy.metricsFrom.0: Additional property podSelecter is not allowed",
+        ),
+        (
             json!({"networkPolicy": {"metricsFrom": [{}]}}),
             "networkPolicy.metricsFrom.0: Must have at least 1 properties",
         ),

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 
 use crate::scene::{PUBLISHED, SOON, Scene, scene};
 
-const CHILDREN: [&str; 11] = [
+const CHILDREN: [&str; 15] = [
     "deployment/web-backend",
     "deployment/web-frontend",
     "configmap/web-backend",
@@ -16,6 +16,10 @@ const CHILDREN: [&str; 11] = [
     "role/web-frontend",
     "rolebinding/web-frontend",
     "secret/web-agent-token",
+    "networkpolicy/web-backend",
+    "networkpolicy/web-frontend",
+    "poddisruptionbudget/web-backend",
+    "poddisruptionbudget/web-frontend",
 ];
 const KEY: &str = "secret/web-master-key";
 

@@ -3,6 +3,8 @@
 mod config_map;
 mod deployment_backend;
 mod deployment_frontend;
+mod disruption_budgets;
+mod network_policies;
 mod pod;
 mod rbac;
 mod secret_master_key;
@@ -13,6 +15,8 @@ mod torrc;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::core::ApiResource;
@@ -30,6 +34,15 @@ use crate::crd::names::{self, Component};
 use crate::link::{AgentToken, ConfigError, ForwardedPort};
 use crate::onion::{MasterKey, OnionAddress};
 
+/// A version of `PodDisruptionBudget`: `v1` came with Kubernetes 1.21, `v1beta1` went with 1.25. What we use of them is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PolicyVersion {
+    /// `policy/v1`.
+    V1,
+    /// `policy/v1beta1`.
+    V1Beta1,
+}
+
 /// The kinds of the children that are applied, in the order of applying: what a pod needs comes before its Deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -45,21 +58,28 @@ pub enum Kind {
     ConfigMap,
     /// `v1` `Service`.
     Service,
+    /// `networking.k8s.io/v1` `NetworkPolicy`.
+    NetworkPolicy,
+    /// `policy` `PodDisruptionBudget`.
+    PodDisruptionBudget(PolicyVersion),
     /// `apps/v1` `Deployment`.
     Deployment,
 }
 
 impl Kind {
-    /// All, in the order of applying.
-    pub const ALL: [Self; 7] = [
-        Self::ServiceAccount,
-        Self::Role,
-        Self::RoleBinding,
-        Self::Secret,
-        Self::ConfigMap,
-        Self::Service,
-        Self::Deployment,
-    ];
+    /// All that an API server serves, in the order of applying.
+    pub fn all(policy: Option<PolicyVersion>) -> Vec<Self> {
+        let before = [
+            Self::ServiceAccount,
+            Self::Role,
+            Self::RoleBinding,
+            Self::Secret,
+            Self::ConfigMap,
+            Self::Service,
+            Self::NetworkPolicy,
+        ];
+        before.into_iter().chain(policy.map(Self::PodDisruptionBudget)).chain([Self::Deployment]).collect()
+    }
 
     /// Where the API server serves it.
     pub fn resource(self) -> ApiResource {
@@ -70,8 +90,26 @@ impl Kind {
             Self::Secret => ApiResource::erase::<Secret>(&()),
             Self::ConfigMap => ApiResource::erase::<ConfigMap>(&()),
             Self::Service => ApiResource::erase::<Service>(&()),
+            Self::NetworkPolicy => ApiResource::erase::<NetworkPolicy>(&()),
+            Self::PodDisruptionBudget(version) => {
+                let current = ApiResource::erase::<PodDisruptionBudget>(&());
+                match version {
+                    PolicyVersion::V1 => current,
+                    PolicyVersion::V1Beta1 => ApiResource {
+                        version: "v1beta1".to_owned(),
+                        api_version: "policy/v1beta1".to_owned(),
+                        ..current
+                    },
+                }
+            }
             Self::Deployment => ApiResource::erase::<Deployment>(&()),
         }
+    }
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.resource().kind)
     }
 }
 
@@ -86,7 +124,7 @@ pub struct ChildId {
 
 impl std::fmt::Display for ChildId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?} {}", self.kind, self.name)
+        write!(f, "{} {}", self.kind, self.name)
     }
 }
 
@@ -137,23 +175,30 @@ impl Inputs<'_> {
 
 /// The children of a service, whatever its spec: known before they are built, so that a name taken by someone else is seen
 /// before the first is applied.
-pub fn ids(service: &str) -> Vec<ChildId> {
+pub fn ids(service: &str, settings: &Settings) -> Vec<ChildId> {
     let (backend, frontend) = (Component::Backend.child_name(service), Component::Frontend.child_name(service));
+    let token = names::agent_token_secret(service);
+    let optional = [
+        settings.network_policies.is_some().then_some(Kind::NetworkPolicy),
+        settings.disruption_budgets().map(Kind::PodDisruptionBudget),
+    ];
+    let optional = optional.into_iter().flatten().flat_map(|kind| [(kind, &backend), (kind, &frontend)]);
     [
         (Kind::ServiceAccount, &backend),
         (Kind::ServiceAccount, &frontend),
         (Kind::Role, &frontend),
         (Kind::RoleBinding, &frontend),
-        (Kind::Secret, &names::agent_token_secret(service)),
+        (Kind::Secret, &token),
         (Kind::ConfigMap, &backend),
         (Kind::ConfigMap, &frontend),
         (Kind::Service, &backend),
         (Kind::Service, &frontend),
-        (Kind::Deployment, &backend),
-        (Kind::Deployment, &frontend),
     ]
+    .into_iter()
+    .chain(optional)
+    .chain([(Kind::Deployment, &backend), (Kind::Deployment, &frontend)])
     .map(|(kind, name)| ChildId { kind, name: name.clone() })
-    .to_vec()
+    .collect()
 }
 
 /// Why children cannot be built.
@@ -187,9 +232,18 @@ pub fn children(inputs: &Inputs<'_>) -> Result<Vec<Child>, BuildError> {
         child(Kind::Service, &services::service(inputs, Component::Backend))?,
         child(Kind::Service, &services::service(inputs, Component::Frontend))?,
     ];
+    if let Some(metrics_from) = &inputs.settings.network_policies {
+        children.push(untyped(Kind::NetworkPolicy, network_policies::backend(inputs, metrics_from)?));
+        children.push(untyped(Kind::NetworkPolicy, network_policies::frontend(inputs, metrics_from)?));
+    }
+    if let Some(version) = inputs.settings.disruption_budgets() {
+        for component in [Component::Backend, Component::Frontend] {
+            let budget = disruption_budgets::budget(inputs, component)?;
+            children.push(untyped(Kind::PodDisruptionBudget(version), budget));
+        }
+    }
     for manifest in [Some(backend_deployment), frontend_deployment].into_iter().flatten() {
-        let name = manifest["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        children.push(Child { id: ChildId { kind: Kind::Deployment, name }, manifest });
+        children.push(untyped(Kind::Deployment, manifest));
     }
     Ok(children)
 }
@@ -200,6 +254,13 @@ pub fn manifests(inputs: &Inputs<'_>, key: &MasterKey) -> Result<Vec<Value>, Bui
     let mut manifests = vec![serde_json::to_value(secret_master_key(inputs.object, key))?];
     manifests.extend(children(inputs)?.iter().map(|child| stamped(&child.manifest)));
     Ok(manifests)
+}
+
+/// Of the version that the API server serves.
+fn untyped(kind: Kind, mut manifest: Value) -> Child {
+    manifest["apiVersion"] = kind.resource().api_version.into();
+    let name = manifest["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    Child { id: ChildId { kind, name }, manifest }
 }
 
 fn child<T: Serialize + Resource>(kind: Kind, object: &T) -> Result<Child, serde_json::Error> {
@@ -234,7 +295,19 @@ mod tests {
     fn the_ids_are_those_of_the_children() {
         let fixture = testing::Fixture::new();
         let built: Vec<_> = children(&fixture.inputs()).unwrap().into_iter().map(|child| child.id).collect();
-        assert_eq!(built, ids("web"));
+        assert_eq!(built, ids("web", &fixture.settings));
+        assert_eq!(built.len(), 15);
+    }
+
+    #[test]
+    fn what_is_switched_off_or_not_served_is_not_made() {
+        let mut fixture = testing::Fixture::new();
+        fixture.settings.network_policies = None;
+        fixture.settings.policy = None;
+        let built: Vec<_> = children(&fixture.inputs()).unwrap().into_iter().map(|child| child.id).collect();
+        assert_eq!(built, ids("web", &fixture.settings));
+        assert_eq!(built.len(), 11);
+        assert!(!Kind::all(None).contains(&Kind::PodDisruptionBudget(PolicyVersion::V1)));
     }
 
     #[test]

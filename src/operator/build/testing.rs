@@ -4,7 +4,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
-use super::{Inputs, children};
+use super::{Inputs, PolicyVersion, children};
 use crate::crd::OnionBalancedService;
 use crate::link::{AgentToken, ForwardedPort};
 use crate::onion::MasterKey;
@@ -42,6 +42,9 @@ pub fn settings() -> Settings {
         data_plane_image: "operator:1".to_owned(),
         image_pull_policy: "IfNotPresent".to_owned(),
         tor_extra_config: "UseBridges 1".to_owned(),
+        network_policies: Some(Vec::new()),
+        wants_disruption_budgets: true,
+        policy: Some(PolicyVersion::V1),
     }
 }
 

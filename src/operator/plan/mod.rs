@@ -16,11 +16,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::ResourceExt as _;
 
 pub use key::{address, shares_key};
-pub use status::{Failure, next_look, status, unreadable};
+pub use status::{Failure, forbidden, next_look, status, unreadable};
 pub use targets::resolve;
 
 use super::build::{Child, ChildId, Inputs, children};
 use super::conditions::Verdict;
+use super::pods::Trouble;
 use super::settings::Settings;
 use crate::crd::clients::ClientList;
 use crate::crd::{OnionBalancedService, validate};
@@ -47,6 +48,10 @@ pub struct Observed {
     pub frontend_account: Option<String>,
     /// The backends' Deployment.
     pub backends: Option<Arc<Deployment>>,
+    /// The frontends' Deployment.
+    pub frontends: Option<Arc<Deployment>>,
+    /// What keeps pods from starting.
+    pub troubles: Vec<Trouble>,
     /// The frontend's Lease.
     pub lease: Option<Lease>,
 }

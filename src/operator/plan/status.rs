@@ -44,7 +44,7 @@ pub fn status(
     let ready_replicas = deployment.and_then(|status| status.ready_replicas).unwrap_or(0);
     let wanted = if object.spec.suspend { 0 } else { object.spec.backends.replicas };
     let backends = backends(observed, plan, failures, ready_replicas, wanted);
-    let published = published(object, previous, observed.lease.as_ref(), now);
+    let published = explained(published(object, previous, observed.lease.as_ref(), now), observed);
     let key_secret = names::master_key_secret(object);
     let refused = |failure: &&Failure| failure.child.kind == Kind::Secret && failure.child.name == key_secret;
     let master_key = match failures.iter().find(refused) {
@@ -86,6 +86,14 @@ pub fn unreadable(error: &str, previous: &[Condition], generation: Option<i64>, 
     merge(previous, &found, generation, now)
 }
 
+/// The conditions of an object for which the operator lacks a right: what was found before stands, but that all is well.
+pub fn forbidden(error: &str, previous: &[Condition], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+    let message = format!("The operator may not do its work: {error}; give it the rights of deploy/rbac.yaml.");
+    let others = previous.iter().filter(|condition| condition.type_ != Type::Ready.as_str()).cloned();
+    let ready = merge(previous, &[(Type::Ready, Verdict::unknown("Forbidden", message))], generation, now);
+    others.chain(ready).collect()
+}
+
 /// When to look again though nothing was seen to change: what bears the name of a child but no label of ours is not watched,
 /// an object that held our key can drop it without a word of us, and a Lease goes stale by itself.
 pub fn next_look(observed: &Observed, plan: &Plan) -> std::time::Duration {
@@ -125,6 +133,10 @@ fn backends(observed: &Observed, plan: &Plan, failures: &[Failure], ready: i32, 
     }
     if let Some(message) = cannot_make_pods(deployment) {
         return Verdict::no("PodsRefused", message);
+    }
+    let trouble = observed.troubles.iter().find(|trouble| trouble.component == Component::Backend);
+    if let Some(trouble) = trouble.filter(|_| ready < wanted || !rolled_out(deployment, wanted)) {
+        return Verdict::no(trouble.reason, format!("{ready} of {wanted} backends are ready. {}", trouble.message));
     }
     if ready < wanted {
         return Verdict::no("Progressing", format!("{ready} of {wanted} backends are ready."));
@@ -198,6 +210,20 @@ fn published(
         );
     }
     Verdict::yes("Published", "The descriptor is published.")
+}
+
+/// Why there is no publisher, where that is known.
+fn explained(published: Verdict, observed: &Observed) -> Verdict {
+    if !["NotPublished", "PublisherSilent", "Expired"].contains(&published.reason) {
+        return published;
+    }
+    if let Some(message) = observed.frontends.as_deref().and_then(cannot_make_pods) {
+        return Verdict::no("PodsRefused", format!("Frontend: {message}"));
+    }
+    match observed.troubles.iter().find(|trouble| trouble.component == Component::Frontend) {
+        Some(trouble) => Verdict::no(trouble.reason, trouble.message.clone()),
+        None => published,
+    }
 }
 
 /// True when all hold; otherwise the first that does not.

@@ -89,6 +89,8 @@ pub fn healthy() -> Observed {
         taken: Vec::new(),
         frontend_account: Some("uid-of-account".to_owned()),
         backends: Some(Arc::new(from(deployment))),
+        frontends: None,
+        troubles: Vec::new(),
         lease: Some(from(lease)),
     }
 }

@@ -3,6 +3,7 @@ use serde_json::{Value, json};
 use super::testing::{address, from, healthy, key_secret, now, planned, said, secret_of, service, with};
 use super::*;
 use crate::crd::OnionBalancedServiceStatus;
+use crate::crd::names::Component;
 use crate::link::ForwardedPort;
 use crate::onion::MasterKey;
 use crate::operator::build::Kind;
@@ -27,7 +28,7 @@ fn a_healthy_service_is_ready() {
         assert!(said(&status, kind).starts_with("True "), "{}", said(&status, kind));
     }
     assert_eq!(said(&status, "Ready"), format!("True Ready: Reachable at {}.", address()));
-    assert_eq!(plan.children.unwrap().len(), 11);
+    assert_eq!(plan.children.unwrap().len(), 15);
     assert_eq!((status.ready.as_deref(), status.replicas, status.ready_replicas), (Some("3/3"), Some(3), Some(3)));
     assert_eq!(status.observed_generation, Some(4));
     assert_eq!(status.selector.as_deref(), Some("app.kubernetes.io/component=backend,onionbalance.dev/service=web"));
@@ -109,6 +110,23 @@ const SCENARIOS: &[Scenario] = &[
     ("quota", |o| deployment(o, &json!({"observedGeneration": 3, "conditions": [
         {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}]})),
         "BackendsReady", "False PodsRefused: Pods cannot be made: exceeded quota", true),
+    ("image", |o| {
+        deployment(o, &json!({"observedGeneration": 3, "readyReplicas": 2, "updatedReplicas": 3}));
+        trouble(o, Component::Backend);
+    }, "BackendsReady", "False ImagePullFailed: 2 of 3 backends are ready. Pod x: no image", true),
+    ("image of a pod that is not needed", |o| trouble(o, Component::Backend),
+        "BackendsReady", "True AllReady: All 3 backends are ready.", true),
+    ("frontend's image", |o| {
+        o.object = with(&o.object, "status/published", json!([]));
+        trouble(o, Component::Frontend);
+    }, "Published", "False ImagePullFailed: Pod x: no image", true),
+    ("frontend's image, while another publishes", |o| trouble(o, Component::Frontend),
+        "Published", "True Published: The descriptor is published.", true),
+    ("frontend's quota", |o| {
+        o.object = with(&o.object, "status/published", json!([]));
+        o.frontends = Some(Arc::new(from(json!({"status": {"conditions": [
+            {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}]}}))));
+    }, "Published", "False PodsRefused: Frontend: Pods cannot be made: exceeded quota", true),
     ("never published", |o| o.object = with(&o.object, "status/published", json!([])),
         "Published", "False NotPublished: No descriptor has been published yet.", true),
     ("refused by all", |o| o.object = with(&o.object, "status/published", json!([
@@ -222,6 +240,11 @@ fn config(target: &str) -> AgentConfig {
     let ports = vec![ForwardedPort { name: None, port: 80, target: target.to_owned(), proxy_header: false }];
     let master_onion_address = Fixture::new().key.address();
     AgentConfig { master_onion_address, ports, introduction_points: 3, drain_timeout_seconds: 1, linger_seconds: 1 }
+}
+
+fn trouble(observed: &mut Observed, component: Component) {
+    let (pod, message) = ("x".to_owned(), "Pod x: no image".to_owned());
+    observed.troubles = vec![Trouble { pod, component, reason: "ImagePullFailed", message }];
 }
 
 fn deployment(observed: &mut Observed, status: &Value) {

@@ -1,0 +1,92 @@
+//! Who may connect to the pods: a service's publishers to its agents, the kubelet to the probes, Prometheus to the metrics. tor
+//! itself listens on no port, and may connect to whatever it likes.
+
+use serde_json::{Value, json};
+
+use super::Inputs;
+use crate::crd::names::{self, Component};
+use crate::link::{AGENT_API_PORT, METRICS_PORT, PROBE_PORT};
+
+/// `metrics_from` holds the peers that may read the metrics; none: everyone.
+pub(super) fn backend(inputs: &Inputs<'_>, metrics_from: &[Value]) -> Result<Value, serde_json::Error> {
+    let frontends = json!({"podSelector": {"matchLabels": names::pod_labels(&inputs.name(), Component::Frontend)}});
+    policy(inputs, Component::Backend, metrics_from, Some(ingress(AGENT_API_PORT, &[frontends])))
+}
+
+pub(super) fn frontend(inputs: &Inputs<'_>, metrics_from: &[Value]) -> Result<Value, serde_json::Error> {
+    policy(inputs, Component::Frontend, metrics_from, None)
+}
+
+fn policy(
+    inputs: &Inputs<'_>,
+    component: Component,
+    metrics_from: &[Value],
+    own: Option<Value>,
+) -> Result<Value, serde_json::Error> {
+    // The kubelet probes from the node's address, which no policy can name.
+    let common = [ingress(PROBE_PORT, &[]), ingress(METRICS_PORT, metrics_from)];
+    Ok(json!({
+        "kind": "NetworkPolicy",
+        "metadata": serde_json::to_value(inputs.component_metadata(component))?,
+        "spec": {
+            "podSelector": {"matchLabels": names::pod_labels(&inputs.name(), component)},
+            "policyTypes": ["Ingress"],
+            "ingress": own.into_iter().chain(common).collect::<Vec<_>>(),
+        },
+    }))
+}
+
+/// From nowhere in particular where there are no peers.
+fn ingress(port: u16, from: &[Value]) -> Value {
+    let mut rule = json!({"ports": [{"port": port, "protocol": "TCP"}]});
+    if !from.is_empty() {
+        rule["from"] = from.into();
+    }
+    rule
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operator::build::testing::Fixture;
+
+    #[test]
+    fn an_agents_api_is_for_the_publishers_of_its_service() {
+        let fixture = Fixture::new();
+        let policy = fixture.child("NetworkPolicy web-backend");
+        assert_eq!(policy["apiVersion"], "networking.k8s.io/v1");
+        let of = |component: &str| json!({"app.kubernetes.io/component": component, "onionbalance.dev/service": "web"});
+        assert_eq!(
+            policy["spec"],
+            json!({
+                "podSelector": {"matchLabels": of("backend")},
+                "policyTypes": ["Ingress"],
+                "ingress": [
+                    {"ports": [{"port": 9400, "protocol": "TCP"}], "from": [{"podSelector": {"matchLabels": of("frontend")}}]},
+                    {"ports": [{"port": 9401, "protocol": "TCP"}]},
+                    {"ports": [{"port": 9402, "protocol": "TCP"}]},
+                ],
+            })
+        );
+        for component in ["backend", "frontend"] {
+            let pod = fixture.child(&format!("Deployment web-{component}"))["spec"]["template"]["metadata"].clone();
+            let labels = of(component);
+            let selected = |(key, value): (&String, &Value)| pod["labels"][key] == *value;
+            assert!(labels.as_object().unwrap().iter().all(selected), "{component}");
+        }
+    }
+
+    #[test]
+    fn metrics_are_for_whom_the_settings_name() {
+        let mut fixture = Fixture::new();
+        let prometheus = json!({"namespaceSelector": {"matchLabels": {"team": "monitoring"}}});
+        fixture.settings.network_policies = Some(vec![prometheus.clone()]);
+        for (component, rules) in [("backend", 3), ("frontend", 2)] {
+            let policy = fixture.child(&format!("NetworkPolicy web-{component}"));
+            let ingress = policy["spec"]["ingress"].as_array().unwrap();
+            assert_eq!(ingress.len(), rules);
+            let last = json!({"ports": [{"port": 9402, "protocol": "TCP"}], "from": [prometheus]});
+            assert_eq!(ingress.last(), Some(&last));
+        }
+    }
+}
