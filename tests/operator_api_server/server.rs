@@ -78,7 +78,7 @@ fn server() -> &'static Server {
 }
 
 /// The folder of `kube-apiserver`: `KUBEBUILDER_ASSETS`, or where the set-up script has put what it built.
-fn programs() -> PathBuf {
+pub fn programs() -> PathBuf {
     if let Some(folder) = std::env::var_os("KUBEBUILDER_ASSETS") {
         return folder.into();
     }
@@ -137,13 +137,27 @@ pub async fn operator_with_role(namespace: &str) -> Client {
     Client::try_from(config(Some(namespace))).expect("a client")
 }
 
+/// A client that may do what this user may.
+pub fn client_as(user: &str) -> Client {
+    Client::try_from(config(Some(user))).expect("a client")
+}
+
 /// Writes a kubeconfig with the rights that `deploy/` gives the operator, in this namespace.
 pub fn write_kubeconfig(file: &Path, namespace: &str) {
+    write_kubeconfig_of(file, &json!({"token": TOKEN, "as": ACCOUNT}), namespace);
+}
+
+/// Writes a kubeconfig with all rights.
+pub fn write_administrators_kubeconfig(file: &Path) {
+    write_kubeconfig_of(file, &json!({ "token": TOKEN }), "default");
+}
+
+fn write_kubeconfig_of(file: &Path, user: &serde_json::Value, namespace: &str) {
     let config = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "test",
         "clusters": [{"name": "test", "cluster": {"server": server().url, "insecure-skip-tls-verify": true}}],
-        "users": [{"name": "operator", "user": {"token": TOKEN, "as": ACCOUNT}}],
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "operator", "namespace": namespace}}],
+        "users": [{"name": "user", "user": user}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "user", "namespace": namespace}}],
     });
     std::fs::write(file, config.to_string()).expect("a file");
 }
@@ -180,7 +194,7 @@ async fn prepare(client: Client) {
     let crd = custom_resource_definition();
     let name = crd.metadata.name.clone().expect("a name");
     crds.patch(&name, &PatchParams::apply("test"), &Patch::Apply(&crd)).await.expect("the API server takes the CRD");
-    for file in ["namespace.yaml", "rbac.yaml"] {
+    for file in ["namespace.yaml", "rbac.yaml", "roles.yaml"] {
         apply_file(&client, &Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(file)).await;
     }
     until("the CRD is established", Duration::from_secs(30), async || {

@@ -48,7 +48,7 @@ fn the_chart_and_kustomize_install_the_same() {
 fn rights_are_the_same_rule_for_rule_in_both_scopes() {
     let deploy = documents(&read("deploy/rbac.yaml"));
     let rules = &the(&deploy, "ClusterRole")["rules"];
-    let cluster = render(json!({}));
+    let cluster = render(json!({"rbac": {"aggregate": false}}));
     assert_eq!(&the(&cluster, "ClusterRole")["rules"], rules);
     let namespaced = render(json!({"watchNamespaces": ["a", "b"]}));
     let elects = |role: &Value| role["metadata"]["name"].as_str().unwrap().ends_with("-leader-election");

@@ -1,0 +1,83 @@
+//! What the cluster's own roles let people do with our objects. The one controller that matters here runs: the one that aggregates.
+
+use std::process::{Child, Command, Stdio};
+
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::api::{Api, PostParams};
+use onionbalance_operator::crd::OnionBalancedService;
+use serde_json::json;
+
+use crate::scene::{PATIENCE, Scene};
+use crate::server::{client_as, programs, write_administrators_kubeconfig};
+use crate::wait::until;
+
+struct Controller(Child);
+
+impl Controller {
+    fn start(folder: &std::path::Path) -> Self {
+        let kubeconfig = folder.join("kubeconfig");
+        write_administrators_kubeconfig(&kubeconfig);
+        let log = std::fs::File::create(folder.join("log")).unwrap();
+        let program = Command::new(programs().join("kube-controller-manager"))
+            .args(["--controllers=clusterrole-aggregation", "--leader-elect=false", "--port=0", "--secure-port=0"])
+            .arg("--kubeconfig")
+            .arg(kubeconfig)
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn();
+        Self(program.unwrap())
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn view_edit_and_admin_know_the_objects() {
+    let scene = Scene::set("people").await;
+    scene.create("web", json!({})).await;
+    let folder = tempfile::tempdir().unwrap();
+    let _controller = Controller::start(folder.path());
+    for (role, may_write) in [("view", false), ("edit", true), ("admin", true)] {
+        let user = format!("people-{role}");
+        let binding = json!({
+            "metadata": {"name": user},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": user}],
+        });
+        let bindings: Api<RoleBinding> = scene.api();
+        bindings.create(&PostParams::default(), &serde_json::from_value(binding).unwrap()).await.unwrap();
+        let objects: Api<OnionBalancedService> = Api::namespaced(client_as(&user), &scene.namespace);
+        until(&format!("{user} may read"), PATIENCE, async || {
+            let read = objects.get_status("web").await.map(|_| ()).map_err(|error| error.to_string());
+            read.map_err(|error| format!("{error}: {}", std::fs::read_to_string(folder.path().join("log")).unwrap()))
+        })
+        .await;
+        assert!(objects.get_scale("web").await.is_ok());
+        let scaled = kube::api::Patch::Merge(json!({"spec": {"replicas": 3}}));
+        if may_write {
+            // Its rules are others than those to read: they may come a moment later.
+            until(&format!("{user} may scale"), PATIENCE, async || {
+                let scaled = objects.patch_scale("web", &kube::api::PatchParams::default(), &scaled).await;
+                scaled.map(|_| ()).map_err(|error| error.to_string())
+            })
+            .await;
+        } else {
+            let refused = objects.patch_scale("web", &kube::api::PatchParams::default(), &scaled).await.unwrap_err();
+            assert!(matches!(&refused, kube::Error::Api(status) if status.code == 403), "{refused}");
+        }
+        let status = kube::api::Patch::Merge(json!({"status": {"onionAddress": "x"}}));
+        let refused = objects.patch_status("web", &kube::api::PatchParams::default(), &status).await.unwrap_err();
+        assert!(matches!(&refused, kube::Error::Api(status) if status.code == 403), "{refused}");
+        // Nothing but the objects was added.
+        let roles: Api<Role> = Api::namespaced(client_as(&user), &scene.namespace);
+        assert_eq!(roles.list(&kube::api::ListParams::default()).await.is_ok(), role == "admin");
+    }
+    scene.end().await;
+}

@@ -1,0 +1,124 @@
+//! No child has a field that the oldest API server does not know: it would refuse the whole apply. Every field of the spec is used.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::api::{Api, ListParams};
+use onionbalance_operator::crd::custom_resource_definition;
+use onionbalance_operator::onion::{ClientSecretKey, MasterKey};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use serde_json::{Value, json};
+
+use crate::scene::Scene;
+
+/// Specs that use every field between them.
+fn variants() -> Vec<(&'static str, Value)> {
+    let onion = MasterKey::generate(&mut StdRng::seed_from_u64(9)).address().to_string();
+    let mine = MasterKey::generate(&mut StdRng::seed_from_u64(8)).address().to_string();
+    let client = ClientSecretKey::from_bytes([7; 32]).public().to_string();
+    let template = json!({
+        "labels": {"team": "a"}, "annotations": {"note": "b"},
+        "resources": {
+            "tor": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "1Gi"}},
+            "agent": {"requests": {"cpu": 1}, "limits": {"cpu": 2, "memory": "64Mi"}},
+        },
+        "nodeSelector": {"disk": "ssd"},
+        "affinity": {
+            "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+                {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]},
+            ]}},
+            "podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+                {"weight": 1, "podAffinityTerm": {"topologyKey": "zone", "labelSelector": {"matchLabels": {"a": "b"}}}},
+            ]},
+        },
+        "tolerations": [{"key": "tor", "operator": "Exists", "effect": "NoSchedule"}],
+        "topologySpreadConstraints": [{
+            "maxSkew": 2, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"a": "b"}},
+        }],
+        "priorityClassName": "system-cluster-critical", "runtimeClassName": "gvisor", "imagePullSecrets": [{"name": "pull"}],
+    });
+    vec![
+        ("least", json!({})),
+        ("suspended", json!({"suspend": true, "deletionPolicy": "Delete"})),
+        (
+            "whole",
+            json!({
+                "ports": [
+                    {"name": "http", "port": 80, "target": {"service": {"name": "web", "port": "http"}}, "proxyProtocol": "v1"},
+                    {"port": 443, "target": {"address": "web.example.org:443"}},
+                ],
+                "masterKey": {"secretName": "mine", "onionAddress": mine},
+                "deletionPolicy": "Retain",
+                "suspend": false,
+                "backends": {
+                    "replicas": 4, "introductionPoints": 5, "drainTimeoutSeconds": 7, "extraTorrc": "HiddenServiceMaxStreams 100",
+                    "introDosDefense": {"ratePerSecond": 10, "burstPerSecond": 20}, "template": template,
+                },
+                "externalBackends": [{"onionAddress": onion}],
+                "frontend": {"replicas": 3, "distinctDescriptors": "Always", "extraTorrc": "NumCPUs 1", "template": template},
+                "restrictedDiscovery": {"clients": [{"name": "alice", "publicKey": client}], "secretName": "clients"},
+            }),
+        ),
+    ]
+}
+
+/// The fields of a schema, as paths; those of a map's or list's items too.
+fn fields(schema: &Value, path: &str, found: &mut BTreeSet<String>) {
+    for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        fields(inner, &path, found);
+        found.insert(path);
+    }
+    if schema["items"].is_object() {
+        fields(&schema["items"], path, found);
+    }
+}
+
+fn used(value: &Value, path: &str, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(map) => {
+            for (name, inner) in map {
+                let path = format!("{path}.{name}");
+                used(inner, &path, found);
+                found.insert(path);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| used(item, path, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_variants_use_every_field_of_the_spec() {
+    let crd = serde_json::to_value(custom_resource_definition()).unwrap();
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    let (mut known, mut tried) = (BTreeSet::new(), BTreeSet::new());
+    fields(schema, "spec", &mut known);
+    for (_, spec) in variants() {
+        used(&spec, "spec", &mut tried);
+    }
+    assert!(known.len() > 50, "{known:?}");
+    let untried: Vec<_> = known.difference(&tried).collect();
+    assert!(untried.is_empty(), "in no variant: {untried:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_api_server_takes_every_child_of_every_spec() {
+    let scene = Scene::set("variants").await;
+    let version = scene.client.apiserver_version().await.unwrap();
+    let mine = MasterKey::generate(&mut StdRng::seed_from_u64(8));
+    scene.create_key("mine", &mine.to_tor_secret_key_file()).await;
+    for (name, spec) in variants() {
+        let suspended = spec["suspend"] == true;
+        scene.create(name, spec).await;
+        // All of them: none was refused.
+        scene.wait_children(name).await;
+        let expected = if suspended { "False Suspended" } else { "False Progressing" };
+        scene.wait_condition(name, "BackendsReady", expected).await;
+    }
+    let deployments: Api<Deployment> = scene.api();
+    let applied = deployments.list(&ListParams::default()).await.unwrap().items.len();
+    assert_eq!(applied, 2 * variants().len(), "on Kubernetes {}.{}", version.major, version.minor);
+    scene.end().await;
+}
