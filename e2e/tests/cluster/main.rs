@@ -1,5 +1,6 @@
 //! The whole path on a real cluster and a real, private Tor network: `make test-e2e`.
 
+mod chaos;
 mod children;
 mod external;
 mod faults;

@@ -13,6 +13,9 @@ use futures::FutureExt as _;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
 use onionbalance_e2e::bringup::tor_network;
+use onionbalance_e2e::chaos::fault::Needs;
+use onionbalance_e2e::chaos::run::Effort;
+use onionbalance_e2e::chaos::stage::Stage;
 use onionbalance_e2e::cluster::Cluster;
 use onionbalance_e2e::install;
 use onionbalance_e2e::kubectl::Kubectl;
@@ -147,6 +150,11 @@ HiddenServicePort 80 {target}
         );
         tor.start(Command::new("tor"), &torrc)?;
         Ok((tor, key.address))
+    }
+
+    /// A stage for faults under load.
+    pub async fn stage(&self, needs: Needs, effort: Effort) -> Result<Stage> {
+        Stage::set(&self.state, &self.namespace, needs, effort.fresh_clients).await
     }
 
     /// Waits until something is so, looking at text.

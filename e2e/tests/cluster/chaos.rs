@@ -1,0 +1,25 @@
+//! The short part of `make chaos`: a backend's tor that is dead, or there and silent, is out of every HSDir's descriptor within seconds.
+
+use anyhow::Result;
+use onionbalance_e2e::chaos::fault::Needs;
+use onionbalance_e2e::chaos::run::{Effort, run};
+use onionbalance_e2e::chaos::{select, table, verdict};
+
+use crate::scene::scene;
+
+#[tokio::test]
+async fn a_backend_whose_tor_is_killed_or_frozen_is_withdrawn() -> Result<()> {
+    scene("chaos", async |scene| {
+        let stage = scene.stage(Needs::default(), Effort::SHORT).await?;
+        let mut figures = Vec::new();
+        for fault in select(&["backend_tor_kill".to_owned(), "backend_tor_freeze".to_owned()])? {
+            figures.extend(run(&stage, fault.as_ref(), Effort::SHORT).await?);
+        }
+        eprintln!("{}", table(&figures));
+        stage.clear().await?;
+        // Shares of failed or slow requests take more of them: the one that was under way at the killed tor is 1% of these.
+        figures.retain(|figure| figure.name.ends_with("_gone_s") || figure.name.ends_with("_hsdirs"));
+        verdict(&figures, &[])
+    })
+    .await
+}
