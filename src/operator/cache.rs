@@ -17,6 +17,7 @@ use kube::runtime::watcher::{self, watcher};
 use kube::{Client, Resource, ResourceExt as _};
 
 use super::build::{Kind, PolicyVersion};
+use super::drift;
 use super::pods::{self, News, Trouble, trouble};
 use super::watches::Watches;
 use crate::crd::OnionBalancedService;
@@ -56,7 +57,11 @@ impl Cache {
         let ours = watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY}"));
         let (deployments, writer) = reflector::store();
         let events = watcher(typed::<Deployment>(client, namespace), ours.clone());
-        let touched = told("deployments").listen(events.default_backoff()).reflect(writer).touched_objects();
+        let touched = told("deployments")
+            .listen(events.default_backoff())
+            .modify(shrink_deployment)
+            .reflect(writer)
+            .touched_objects();
         changes.push(to_objects(touched, |deployment: &Deployment| owner(deployment.meta()).into_iter().collect()));
 
         let (pods, writer) = reflector::store();
@@ -213,12 +218,20 @@ fn referring(objects: &Store<Guarded>, kind: Kind, named: &ObjectMeta) -> Vec<Ob
     found.iter().map(|object| ObjectRef::from_obj(&**object)).collect()
 }
 
-/// Of what is not ours only the name is kept.
+/// Of what is not ours only the name is kept; of what is ours, what a look needs: see [`drift::compact`].
 fn shrink(found: &mut Metadata) {
     let metadata = &mut found.metadata;
-    if !is_labelled(metadata) {
+    if is_labelled(metadata) {
+        drift::compact(metadata);
+    } else {
         (metadata.managed_fields, metadata.annotations, metadata.labels) = (None, None, None);
     }
+}
+
+/// What a Deployment is to be, the look makes anew; what counts is what has become of it.
+fn shrink_deployment(deployment: &mut Deployment) {
+    deployment.spec = None;
+    drift::compact(&mut deployment.metadata);
 }
 
 fn is_labelled(metadata: &ObjectMeta) -> bool {
