@@ -3,30 +3,24 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test they are the report")]
 
-use std::collections::HashMap;
-use std::fmt::Write as _;
+mod backend;
+mod forwarder;
+
 use std::fs::Permissions;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
-use std::process::Stdio;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use onionbalance_operator::link::{
-    AGENT_API_PORT, AgentToken, LinkError, MAC_HEADER, METRICS_PORT, NONCE_HEADER, PROBE_PORT, PodPhase, SYNC_PATH,
-    SyncRequest, SyncResponse,
-};
-use rustix::process::{Pid, Signal, kill_process};
+use onionbalance_operator::link::{AGENT_API_PORT, LinkError, PROBE_PORT, PodPhase, SYNC_PATH, SyncResponse};
+use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream, UnixStream};
-use tokio::process::{Child, Command};
+use tokio::net::TcpListener;
+use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 
-const MASTER: &str = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion";
-const POD_UID: &str = "6c0e3a0e-0000-4000-8000-000000000001";
-const TOKEN: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+use crate::backend::{Backend, POD_UID, TOKEN, signal};
+
 const NOT_BOOTSTRAPPED: &str = "tor is bootstrapped to 0%\n";
 const NO_TOR: &str = "tor does not answer on its control socket\n";
 
@@ -258,190 +252,4 @@ impl User {
         command.kill_on_drop(true);
         command
     }
-}
-
-/// The files of one backend, and an address of its own on the loopback.
-struct Backend {
-    dir: tempfile::TempDir,
-    address: Ipv4Addr,
-}
-
-impl Backend {
-    /// A backend that `init` has prepared, whose port 80 leads to `target`.
-    async fn new(target: &str) -> Self {
-        static NEXT: AtomicU8 = AtomicU8::new(1);
-        let [.., high, low] = std::process::id().to_be_bytes();
-        let address = Ipv4Addr::new(127, high | 1, low, NEXT.fetch_add(1, Ordering::Relaxed));
-        let backend = Self { dir: tempfile::tempdir().unwrap(), address };
-        let config = format!(
-            "masterOnionAddress: {MASTER}\nports:\n- port: 80\n  target: {target}\n\
-             introductionPoints: 3\ndrainTimeoutSeconds: 60\nlingerSeconds: 1\n"
-        );
-        std::fs::write(backend.dir.path().join("agent.yaml"), config).unwrap();
-        std::fs::write(backend.dir.path().join("token"), TOKEN).unwrap();
-        let status = backend.program().arg("init").status().await.unwrap();
-        assert!(status.success(), "init: {status}");
-        backend
-    }
-
-    fn run(&self, path: &str) -> PathBuf {
-        self.dir.path().join("run").join(path)
-    }
-
-    fn program(&self) -> Command {
-        self.with_files(Command::new(env!("CARGO_BIN_EXE_onionbalance-operator")))
-    }
-
-    fn with_files(&self, mut program: Command) -> Command {
-        let path = |name: &str| self.dir.path().join(name);
-        program.arg("backend");
-        program.arg("--config").arg(path("agent.yaml"));
-        program.arg("--run-dir").arg(path("run"));
-        program.arg("--tor-data-dir").arg(path("data"));
-        program.kill_on_drop(true);
-        program
-    }
-
-    fn agent(&self) -> Child {
-        self.serving(self.program()).spawn().unwrap()
-    }
-
-    fn serving(&self, mut program: Command) -> Command {
-        program.arg("--token").arg(self.dir.path().join("token"));
-        program.arg("--listen-address").arg(self.address.to_string());
-        program.env("POD_UID", POD_UID);
-        program
-    }
-
-    fn tor(&self) -> Child {
-        let (run, data) = (self.run(""), self.dir.path().join("data"));
-        let (run, data) = (run.display(), data.display());
-        let torrc = format!(
-            "DataDirectory {data}\nDisableNetwork 1\nSocksPort 0\n\
-             ControlSocket unix:{run}control/socket\nCookieAuthentication 1\nCookieAuthFile {run}control/cookie\n\
-             PublishHidServDescriptors 0\n\
-             HiddenServiceDir {run}hs\nHiddenServiceVersion 3\nHiddenServiceOnionBalanceInstance 1\n\
-             HiddenServicePort 80 unix:{run}forward/80.sock\n"
-        );
-        let path = self.dir.path().join("torrc");
-        std::fs::write(&path, torrc).unwrap();
-        let mut tor = Command::new("tor");
-        tor.arg("-f").arg(path).arg("--defaults-torrc").arg(self.run("empty"));
-        tor.stdout(Stdio::null()).kill_on_drop(true);
-        tor.spawn().expect("tor cannot be started: apt-get install tor")
-    }
-
-    async fn open_stream(&self) -> UnixStream {
-        UnixStream::connect(self.run("forward/80.sock")).await.unwrap()
-    }
-
-    async fn get(&self, port: u16, path: &str) -> Reply {
-        self.request(port, "GET", path, &[], b"").await
-    }
-
-    async fn request(&self, port: u16, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
-        self.try_request(port, method, path, headers, body).await.expect("the agent does not answer")
-    }
-
-    async fn try_request(
-        &self,
-        port: u16,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: &[u8],
-    ) -> std::io::Result<Reply> {
-        let mut stream = TcpStream::connect(SocketAddr::from((self.address, port))).await?;
-        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n");
-        for (name, value) in headers {
-            write!(head, "{name}: {value}\r\n").unwrap();
-        }
-        write!(head, "content-length: {}\r\n\r\n", body.len()).unwrap();
-        stream.write_all(&[head.as_bytes(), body].concat()).await?;
-        let mut reply = Vec::new();
-        stream.read_to_end(&mut reply).await?;
-        Ok(Reply::parse(&reply))
-    }
-
-    /// A publisher's call. Also tells whether the answer is authentic.
-    async fn sync(&self, token: &str, pod_uid: &str, sequence: u64, phase: PodPhase) -> (Reply, Result<(), LinkError>) {
-        let token = AgentToken::from_hex(token.as_bytes()).unwrap();
-        let request =
-            SyncRequest { publisher: "publisher".to_owned(), sequence, leading: true, phase, known_revision: None };
-        let body = serde_json::to_vec(&request).unwrap();
-        let nonce = format!("{sequence:032x}");
-        let mac = token.request_mac(pod_uid, "POST", SYNC_PATH, &nonce, &body);
-        let headers = [(MAC_HEADER, mac.as_str()), (NONCE_HEADER, nonce.as_str())];
-        let reply = self.request(AGENT_API_PORT, "POST", SYNC_PATH, &headers, &body).await;
-        let expected = token.response_mac(pod_uid, "POST", SYNC_PATH, &nonce, reply.status, &reply.body);
-        let verdict = AgentToken::verify(&expected, reply.headers.get(MAC_HEADER).map(String::as_str));
-        (reply, verdict)
-    }
-
-    async fn until_ready_says(&self, text: &str) {
-        self.until(text, || async {
-            let reply = self.try_request(PROBE_PORT, "GET", "/readyz", &[], b"").await;
-            reply.map_or_else(|error| error.to_string(), |reply| reply.text().to_owned())
-        })
-        .await;
-    }
-
-    async fn until_draining(&self) {
-        let mut sequence = 0;
-        self.until("draining", || {
-            sequence += 1;
-            async move {
-                let (reply, _) = self.sync(TOKEN, POD_UID, sequence, PodPhase::Terminating).await;
-                let answer: SyncResponse = serde_json::from_slice(&reply.body).unwrap();
-                if answer.draining { "draining" } else { "not draining" }.to_owned()
-            }
-        })
-        .await;
-    }
-
-    /// Asks until the answer is as wanted.
-    async fn until<F: Future<Output = String>>(&self, wanted: &str, mut ask: impl FnMut() -> F) {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
-            let answer = ask().await;
-            if answer == wanted {
-                return;
-            }
-            assert!(Instant::now() < deadline, "wanted {wanted:?}, the last answer is {answer:?}");
-            sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    async fn metric(&self, name: &str) -> u64 {
-        let reply = self.get(METRICS_PORT, "/metrics").await;
-        let value = reply.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).map(str::parse);
-        value.unwrap_or_else(|| panic!("no {name} in {}", reply.text())).unwrap()
-    }
-}
-
-#[derive(Debug)]
-struct Reply {
-    status: u16,
-    headers: HashMap<String, String>,
-    body: Vec<u8>,
-}
-
-impl Reply {
-    fn parse(bytes: &[u8]) -> Self {
-        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("a whole answer");
-        let head = std::str::from_utf8(&bytes[..end]).unwrap();
-        let mut lines = head.lines();
-        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-        let headers = lines.map(|line| line.split_once(": ").unwrap()).map(|(n, v)| (n.to_owned(), v.to_owned()));
-        Self { status, headers: headers.collect(), body: bytes[end + 4..].to_vec() }
-    }
-
-    fn text(&self) -> &str {
-        std::str::from_utf8(&self.body).unwrap()
-    }
-}
-
-fn signal(process: &Child, signal: Signal) {
-    let pid = process.id().and_then(|id| Pid::from_raw(id.try_into().unwrap())).expect("the process has ended");
-    kill_process(pid, signal).unwrap();
 }

@@ -1,0 +1,144 @@
+//! The agent's forwarder as a process: what its metrics say of each port, names that change, memory.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use crate::NO_TOR;
+use crate::backend::Backend;
+
+#[tokio::test]
+async fn each_port_counts_its_own_streams_and_bytes() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let target = listener.local_addr().unwrap().to_string();
+    let backend = Backend::with_ports(&[(80, &target), (443, &target), (6667, &nobody)]).await;
+    let _agent = backend.agent();
+    backend.until_ready_says(NO_TOR).await;
+
+    let mut open = Vec::new();
+    for (port, request, answer) in [(80, "12345", "123"), (443, "1", ""), (443, "12", "12345678")] {
+        let mut stream = backend.open_stream_to(port).await;
+        let (mut target, _) = listener.accept().await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        target.read_exact(&mut vec![0; request.len()]).await.unwrap();
+        target.write_all(answer.as_bytes()).await.unwrap();
+        stream.read_exact(&mut vec![0; answer.len()]).await.unwrap();
+        open.push((stream, target));
+    }
+    // Nobody listens there: the client is told at once.
+    let refused = timeout(Duration::from_secs(5), async {
+        backend.open_stream_to(6667).await.read(&mut [0]).await.unwrap_or_default()
+    });
+    assert_eq!(refused.await.expect("the end of a stream that is refused"), 0);
+    drop(open.pop());
+
+    let expected = [("80", [1, 1, 0, 5, 3]), ("443", [1, 2, 0, 3, 8]), ("6667", [0, 1, 1, 0, 0])];
+    for (port, figures) in expected {
+        backend
+            .until(&format!("{figures:?}"), || async {
+                let of_port = format!("port=\"{port}\"");
+                let names = [
+                    format!("streams{{{of_port}}}"),
+                    format!("streams_total{{{of_port}}}"),
+                    format!("connect_failures_total{{{of_port}}}"),
+                    format!("bytes_total{{{of_port},direction=\"in\"}}"),
+                    format!("bytes_total{{{of_port},direction=\"out\"}}"),
+                ];
+                let mut found = [0; 5];
+                for (found, name) in found.iter_mut().zip(names) {
+                    *found = backend.metric(&format!("onionbalance_agent_{name}")).await;
+                }
+                format!("{found:?}")
+            })
+            .await;
+    }
+}
+
+/// A Service that is made anew has another address: the next stream goes there, and those that are open go on.
+#[tokio::test]
+async fn a_name_is_resolved_for_each_stream() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not tested: an /etc/hosts of one process's own takes root");
+        return;
+    }
+    let first = TcpListener::bind("127.0.0.2:0").await.unwrap();
+    let port = first.local_addr().unwrap().port();
+    let second = TcpListener::bind(("127.0.0.3", port)).await.unwrap();
+    let backend = Backend::new(&format!("web.shop.example:{port}")).await;
+    let hosts = backend.dir.path().join("hosts");
+    std::fs::write(&hosts, "127.0.0.2 web.shop.example\n").unwrap();
+    let _agent = agent_with_hosts(&backend);
+    backend.until_ready_says(NO_TOR).await;
+
+    let mut old = backend.open_stream().await;
+    let (mut at_first, _) = first.accept().await.unwrap();
+    std::fs::write(&hosts, "127.0.0.3 web.shop.example\n").unwrap();
+    let mut new = backend.open_stream().await;
+    let (mut at_second, _) = second.accept().await.unwrap();
+    for (stream, target) in [(&mut old, &mut at_first), (&mut new, &mut at_second)] {
+        stream.write_all(b"x").await.unwrap();
+        assert_eq!(target.read_u8().await.unwrap(), b'x');
+    }
+
+    // Gone, and there again.
+    std::fs::write(&hosts, "").unwrap();
+    assert_eq!(backend.open_stream().await.read(&mut [0]).await.unwrap_or_default(), 0);
+    std::fs::write(&hosts, "127.0.0.2 web.shop.example\n").unwrap();
+    let _stream = backend.open_stream().await;
+    first.accept().await.unwrap();
+}
+
+/// The agent in a mount namespace of its own.
+fn agent_with_hosts(backend: &Backend) -> Child {
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]);
+    unshare.arg(backend.dir.path().join("hosts")).arg(env!("CARGO_BIN_EXE_onionbalance-operator"));
+    backend.serving(backend.with_files(unshare)).spawn().unwrap()
+}
+
+/// Streams whose readers do not read hold what the sockets and two small buffers hold, however much there is to come.
+#[tokio::test]
+async fn held_up_streams_take_little_memory() {
+    const STREAMS: usize = 100;
+    /// KiB for each: buffers of both directions, a task, both sockets.
+    const EACH: usize = 40;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let backend = Backend::new(&listener.local_addr().unwrap().to_string()).await;
+    let agent = backend.agent();
+    backend.until_ready_says(NO_TOR).await;
+    let before = resident_kib(&agent);
+
+    let mut open = Vec::new();
+    for _ in 0..STREAMS {
+        let mut stream = backend.open_stream().await;
+        let (mut target, _) = listener.accept().await.unwrap();
+        for held_up in [fill(&mut stream).await, fill(&mut target).await] {
+            assert!(held_up > EACH << 10, "{held_up} bytes could all be in the agent");
+        }
+        open.push((stream, target));
+    }
+    let grown = resident_kib(&agent).saturating_sub(before);
+    assert!(grown < STREAMS * EACH, "{grown} KiB for {STREAMS} streams");
+    println!("figure forwarder_held_up_stream_kib {} KiB", grown / STREAMS);
+}
+
+/// Writes until nothing more is taken; gives how much was.
+async fn fill(end: &mut (impl AsyncWrite + Unpin)) -> usize {
+    let piece = vec![b'x'; 1 << 20];
+    let mut written = 0;
+    while let Ok(taken) = timeout(Duration::from_millis(50), end.write(&piece)).await {
+        written += taken.unwrap();
+        assert!(written < 64 << 20, "nothing holds up the writer");
+    }
+    written
+}
+
+fn resident_kib(process: &Child) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id().unwrap())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
