@@ -190,3 +190,44 @@ fn two_publishers_with_clocks_apart_come_to_rest() {
         assert_eq!(after, uploads, "at rest");
     }
 }
+
+/// A leader that does not see the Lease goes on beside the one that has taken its place, and the counters that it stored.
+#[test]
+fn an_overlap_ends_with_the_greater_counter_everywhere() {
+    for skews in [[seconds(0), seconds(5)], [seconds(5), seconds(0)]] {
+        let mut world = World::new(&skews);
+        let network = network(RELAYS, 0);
+        world.network(&network);
+        world.backend(backend(0, 0));
+        world.backend(backend(1, 0));
+        world.input(0, Input::Leading(true));
+        world.run(seconds(60));
+        let stored = world.publishers[0].stored.clone();
+        assert_eq!(stored.len(), 2);
+        world.take_over(1, &stored);
+        world.run(seconds(60));
+        world.lose(1);
+        world.run(seconds(200));
+        let left = backend(0, 0).1.introduction_points.len();
+        let mut greatest = std::collections::BTreeMap::new();
+        for (period, _, held) in world.held(&network) {
+            let held = held.unwrap();
+            let used = world.publishers.iter().map(|publisher| publisher.stored[&period]);
+            assert_eq!(Some(held.counter), used.max(), "the greater one wins: {skews:?}");
+            assert!(held.counter > stored[&period], "it rises");
+            assert_eq!(held.content.introduction_points.len(), left, "what both know is gone");
+            greatest.insert(period, held.counter);
+        }
+
+        // The split is over: one of them sees the other's Lease.
+        world.input(0, Input::Leading(false));
+        world.take_over(1, &greatest);
+        world.backend(backend(2, 0));
+        world.run(seconds(60));
+        for (period, _, held) in world.held(&network) {
+            let counter = held.unwrap().counter;
+            assert_eq!(counter, world.publishers[1].stored[&period]);
+            assert!(counter > greatest[&period]);
+        }
+    }
+}

@@ -40,6 +40,14 @@ impl World {
         self.all(&Input::BackendLost(backend_id(number)));
     }
 
+    /// A publisher leads, with the counters that it finds in the Lease.
+    fn take_over(&mut self, publisher: usize, stored: &std::collections::BTreeMap<crate::onion::TimePeriod, u64>) {
+        for (period, counter) in stored {
+            self.input(publisher, Input::CounterFloor(*period, *counter));
+        }
+        self.input(publisher, Input::Leading(true));
+    }
+
     /// The points of each counted backend in the first publisher's newest descriptor.
     fn shares(&self) -> Vec<usize> {
         self.publishers[0].engine.status().points.into_iter().map(|(_, points)| points).collect()
