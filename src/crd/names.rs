@@ -78,6 +78,12 @@ pub fn labels(service: &str, component: Option<Component>) -> BTreeMap<String, S
     labels
 }
 
+/// Whether labels say that it was made for `service`.
+pub fn is_labelled(labels: Option<&BTreeMap<String, String>>, service: &str) -> bool {
+    let label = |key: &str| labels.and_then(|labels| labels.get(key)).map(String::as_str);
+    label(MANAGED_BY_LABEL) == Some(MANAGED_BY) && label(SERVICE_LABEL) == Some(service)
+}
+
 /// What selects the pods of a component. Immutable in a Deployment, so never to be changed.
 pub fn pod_labels(service: &str, component: Component) -> BTreeMap<String, String> {
     BTreeMap::from([

@@ -24,6 +24,7 @@ mod object;
 mod opening;
 mod pods;
 mod publisher;
+mod reach;
 mod standalone;
 mod status;
 mod sync;

@@ -16,6 +16,7 @@ use super::lease::{self, Fitness, LeaseOrders, LeaseState};
 use super::metrics::{Counts, Figures};
 use super::object::Object;
 use super::pods::Pods;
+use super::reach::Reach;
 use super::status::Facts;
 use super::tor::{News, Orders as TorOrders, Upload};
 use crate::consensus::Network;
@@ -62,6 +63,7 @@ pub(super) struct Publisher {
     tor: Option<TorOrders>,
     /// When that was so last (monotonic clock).
     tor_seen: Duration,
+    reach: Reach,
     counts: Counts,
     last_turn: Now,
     /// What the engine was told last.
@@ -82,6 +84,7 @@ impl Publisher {
             network: None,
             tor: None,
             tor_seen: clock.now().elapsed,
+            reach: Reach::default(),
             counts: Counts::default(),
             last_turn: clock.now(),
             leading: false,
@@ -149,6 +152,7 @@ impl Publisher {
         if pause > lease::RENEWAL {
             tracing::warn!(?pause, "the process stood still: the Lease is read before anything is posted");
             self.voices.lease.send_modify(|orders| orders.recheck += 1);
+            self.reach.stood_still(now.elapsed);
             self.set_leading();
         }
     }
@@ -208,6 +212,9 @@ impl Publisher {
         if self.leading != leading {
             tracing::info!(leading, suspended, "publishing");
             self.leading = leading;
+            if leading {
+                self.reach.leads();
+            }
             self.handle(Input::Leading(leading));
         }
     }
@@ -229,6 +236,7 @@ impl Publisher {
             News::Up(orders) => {
                 self.external.set_tor(Some(orders.clone()), self.clock.now());
                 self.tor = Some(orders);
+                self.reach.shown();
                 self.handle(Input::TorRestarted);
             }
             News::Down => {
@@ -236,6 +244,10 @@ impl Publisher {
                 self.tor = None;
             }
             News::Network(network) => {
+                // Tor's memory gives the same one again; a newer one came from the network.
+                if self.network.as_ref().is_none_or(|known| known.validity() < network.validity()) {
+                    self.reach.shown();
+                }
                 self.network = Some(network.clone());
                 self.raise_floors();
                 self.external.set_network(network.clone(), self.clock.now());
@@ -243,6 +255,7 @@ impl Publisher {
             }
             News::Uploaded(hsdir, result) => {
                 self.counts.uploaded(&result);
+                self.reach.uploaded(&result);
                 match &result {
                     Ok(()) => tracing::debug!(%hsdir, "uploaded"),
                     Err(reason) => tracing::info!(%hsdir, reason, "an upload failed"),
@@ -250,6 +263,9 @@ impl Publisher {
                 self.handle(Input::Uploaded { hsdir, result });
             }
             News::Fetched { address, hsdir, result } => {
+                if result.is_ok() {
+                    self.reach.shown();
+                }
                 self.external.fetched(address, hsdir, result, self.clock.now());
             }
         }
@@ -298,8 +314,16 @@ impl Publisher {
             changed
         });
 
-        let fitness = self.fitness();
-        self.voices.lease.send_if_modified(|orders| std::mem::replace(&mut orders.fitness, fitness) != fitness);
+        let elapsed = self.clock.now().elapsed;
+        if self.leading {
+            self.reach.publishes(&status.periods, elapsed);
+        }
+        let (fitness, proven) = (self.fitness(), self.reach.is_proven(elapsed));
+        self.voices.lease.send_if_modified(|orders| {
+            let changed = (orders.fitness, orders.proven) != (fitness, proven);
+            (orders.fitness, orders.proven) = (fitness, proven);
+            changed
+        });
 
         let facts = Facts { leading: holds_lease, backends: backends.clone(), periods: status.periods.clone() };
         self.voices.status.send_if_modified(|known| {
@@ -325,6 +349,7 @@ impl Publisher {
             self.tor_seen = now;
         }
         match now.saturating_sub(self.tor_seen) {
+            Duration::ZERO if self.reach.is_cut_off(now) => Fitness::CutOff,
             Duration::ZERO => Fitness::Fit,
             away if away < TOR_AWAY => Fitness::Waiting,
             _ => Fitness::Unfit,

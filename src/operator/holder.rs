@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource as _, ResourceExt as _};
 
 use crate::crd::OnionBalancedService;
-use crate::crd::names::{MANAGED_BY, MANAGED_BY_LABEL, SERVICE_LABEL};
+use crate::crd::names;
 
 /// Who holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,15 +19,12 @@ pub enum Holder {
 
 /// Who holds a child.
 pub fn holder(child: &ObjectMeta, object: &OnionBalancedService) -> Holder {
-    let label = |key: &str| child.labels.as_ref().and_then(|labels| labels.get(key)).map(String::as_str);
     match child.owner_references.iter().flatten().find(|owner| owner.controller == Some(true)) {
         Some(owner) if Some(&owner.uid) == object.metadata.uid.as_ref() => Holder::Us,
         Some(owner) if owner.kind == OnionBalancedService::kind(&()) && owner.name == object.name_any() => {
             Holder::Predecessor
         }
-        None if label(MANAGED_BY_LABEL) == Some(MANAGED_BY) && label(SERVICE_LABEL) == Some(&object.name_any()) => {
-            Holder::Us
-        }
+        None if names::is_labelled(child.labels.as_ref(), &object.name_any()) => Holder::Us,
         _ => Holder::Another,
     }
 }
@@ -37,6 +34,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::crd::names::{MANAGED_BY, MANAGED_BY_LABEL, SERVICE_LABEL};
     use crate::operator::build::testing::object;
 
     fn held_by(metadata: &Value) -> Holder {

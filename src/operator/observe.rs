@@ -20,7 +20,8 @@ use crate::crd::clients::ClientList;
 use crate::crd::names::{self, Component};
 use crate::link::AgentConfig;
 
-/// Reads all but [`Observed::rivals`], and but [`Observed::taken`] and [`Observed::frontend_account`], which matter only where children are to be applied.
+/// Reads all but [`Observed::rivals`], [`Observed::frontend_account`] and who holds the children's names, which matter only where
+/// children are to be applied. A Lease that is not ours is seen here: no publisher would take it.
 pub async fn observe(
     client: &Client,
     cache: &Cache,
@@ -44,6 +45,13 @@ pub async fn observe(
     };
     let (backends, frontends) = (ours(&backends), ours(&Component::Frontend.child_name(&object.name_any())));
     let troubles = cache.troubles(&namespace, &object.name_any());
+    let (lease, taken) = match lease {
+        Some(lease) if holder(&lease.metadata, &object) != Holder::Us => {
+            let child = ChildId { kind: Kind::Lease, name: lease.name_any() };
+            (None, vec![Taken { child, by_predecessor: false }])
+        }
+        lease => (lease, Vec::new()),
+    };
     Ok(Observed {
         object,
         rivals: Vec::new(),
@@ -51,7 +59,7 @@ pub async fn observe(
         clients_secret,
         services,
         last_config,
-        taken: Vec::new(),
+        taken,
         frontend_account: None,
         backends,
         frontends,
@@ -67,11 +75,8 @@ pub async fn key_secret(client: &Client, object: &OnionBalancedService) -> Resul
     Ok(secret.map(|secret| KeySecret::new(secret.metadata, secret.data)))
 }
 
-/// The publishers' Lease. Nobody holds one, or it does not matter who, before the first descriptor is published.
+/// The publishers' Lease, or somebody else's of its name.
 async fn lease(client: &Client, namespace: &str, object: &OnionBalancedService) -> Result<Option<Lease>, kube::Error> {
-    if object.status.as_ref().is_none_or(|status| status.published.is_empty()) {
-        return Ok(None);
-    }
     let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
     leases.get_opt(&Component::Frontend.child_name(&object.name_any())).await
 }

@@ -8,6 +8,7 @@ mod children;
 mod guards;
 mod keys;
 mod leader;
+mod lease;
 mod program;
 mod refusals;
 mod restricted;

@@ -12,6 +12,7 @@ use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind, NamespaceResourceScope};
 use kube::{Client, Resource, ResourceExt as _};
+use onionbalance_operator::crd::names::{Component, labels};
 use onionbalance_operator::crd::{OnionBalancedService, OnionBalancedServiceStatus, PUBLISHER_MANAGER};
 use onionbalance_operator::operator::{Seat, Settings, Telemetry, operate};
 use serde::de::DeserializeOwned;
@@ -293,7 +294,7 @@ impl Scene {
         let name = format!("{service}-frontend");
         let now = jiff::Timestamp::now();
         let lease = json!({
-            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name},
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name, "labels": labels(service, Some(Component::Frontend))},
             "spec": {"holderIdentity": "a", "leaseDurationSeconds": 15, "renewTime": format!("{now:.6}")},
         });
         let parameters = PatchParams::apply(PUBLISHER_MANAGER).force();

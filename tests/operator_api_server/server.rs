@@ -142,39 +142,37 @@ pub fn client_as(user: &str) -> Client {
     Client::try_from(config(Some(user))).expect("a client")
 }
 
+/// A kubeconfig for a program that runs as this account; as the administrator where there is none.
+pub fn kubeconfig_as(account: Option<&str>, namespace: &str) -> serde_json::Value {
+    kubeconfig_of("", account, namespace)
+}
+
 /// Writes a kubeconfig with the rights that `deploy/` gives the operator, in this namespace.
 pub fn write_kubeconfig(file: &Path, namespace: &str) {
-    write_kubeconfig_of(file, &json!({"token": TOKEN, "as": ACCOUNT}), namespace);
+    std::fs::write(file, kubeconfig_as(Some(ACCOUNT), namespace).to_string()).expect("a file");
 }
 
 /// Writes a kubeconfig with all rights.
 pub fn write_administrators_kubeconfig(file: &Path) {
-    write_kubeconfig_of(file, &json!({ "token": TOKEN }), "default");
-}
-
-fn write_kubeconfig_of(file: &Path, user: &serde_json::Value, namespace: &str) {
-    let config = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "test",
-        "clusters": [{"name": "test", "cluster": {"server": server().url, "insecure-skip-tls-verify": true}}],
-        "users": [{"name": "user", "user": user}],
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "user", "namespace": namespace}}],
-    });
-    std::fs::write(file, config.to_string()).expect("a file");
+    std::fs::write(file, kubeconfig_as(None, "default").to_string()).expect("a file");
 }
 
 /// A kubeconfig with the administrator's rights, for the API server below this path.
 pub fn kubeconfig(path: &str) -> PathBuf {
-    let Server { url, folder, .. } = server();
-    let file = folder.join(format!("kubeconfig{}", path.replace('/', "-")));
-    // JSON is YAML.
-    let config = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "test",
-        "clusters": [{"name": "test", "cluster": {"server": format!("{url}{path}"), "insecure-skip-tls-verify": true}}],
-        "users": [{"name": "admin", "user": {"token": TOKEN}}],
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin"}}],
-    });
-    std::fs::write(&file, config.to_string()).expect("a writable folder");
+    let file = server().folder.join(format!("kubeconfig{}", path.replace('/', "-")));
+    std::fs::write(&file, kubeconfig_of(path, None, "default").to_string()).expect("a writable folder");
     file
+}
+
+/// JSON is YAML.
+fn kubeconfig_of(path: &str, account: Option<&str>, namespace: &str) -> serde_json::Value {
+    let address = format!("{}{path}", server().url);
+    json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "test",
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": namespace}}],
+        "clusters": [{"name": "test", "cluster": {"server": address, "insecure-skip-tls-verify": true}}],
+        "users": [{"name": "test", "user": {"token": TOKEN, "as": account}}],
+    })
 }
 
 /// kubectl with the administrator's rights.

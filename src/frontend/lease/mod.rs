@@ -1,7 +1,9 @@
 //! The Lease: which of a service's publishers posts, and where the next one finds the revision counters.
 
 mod counters;
+mod fitness;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +14,12 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 use tokio::sync::watch;
+use tokio::time::error::Elapsed;
 use tokio::time::{sleep, timeout};
 
 pub(super) use counters::Counters;
+use fitness::CutOff;
+pub(super) use fitness::Fitness;
 
 use super::clock::Clock;
 use super::object::Object;
@@ -46,29 +51,6 @@ pub(super) struct LeaseState {
     pub(super) counters: Counters,
 }
 
-/// Whether a publisher could publish.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Fitness {
-    /// There is a bootstrapped tor.
-    Fit,
-    /// There is none yet, or not for long: a free Lease is left to a standby that is fit.
-    #[default]
-    Waiting,
-    /// There has been none for long: a Lease that is ours, too.
-    Unfit,
-}
-
-impl Fitness {
-    /// A publisher of this fitness leaves it to a fitter one, where there is one.
-    fn leaves(self, decision: Decision) -> bool {
-        match decision {
-            Decision::Renew => self == Self::Unfit,
-            Decision::Acquire => self != Self::Fit,
-            Decision::StandBy => false,
-        }
-    }
-}
-
 /// What the publisher wants of the Lease. A change is seen to at once.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LeaseOrders {
@@ -77,6 +59,8 @@ pub(super) struct LeaseOrders {
     /// Rises when the Lease is to be read before anything is posted.
     pub(super) recheck: u64,
     pub(super) fitness: Fitness,
+    /// HSDirs answer this publisher: if others gave the Lease up because none did, that is over.
+    pub(super) proven: bool,
     /// Give it back and end.
     pub(super) release: bool,
 }
@@ -90,7 +74,23 @@ pub(super) struct LeaseKeeper {
     clock: Clock,
     object: watch::Receiver<Option<Arc<Object>>>,
     state: watch::Sender<LeaseState>,
+    /// Since when (monotonic clock) it is ours, as far as this process knows.
+    held_since: Option<Duration>,
     complaint: Complaint,
+}
+
+/// Why nothing can be done about the Lease.
+#[derive(Debug, thiserror::Error)]
+enum Problem {
+    #[error("cannot read or write it: {}", cause(.0))]
+    Api(#[from] kube::Error),
+    #[error("the API server does not answer")]
+    Silent(#[from] Elapsed),
+    #[error(
+        "{name} is there and does not belong to this service (its labels say so; its holder is {holder:?}): nothing is published; \
+         remove it, or give the OnionBalancedService another name"
+    )]
+    Foreign { name: String, holder: String },
 }
 
 impl LeaseKeeper {
@@ -111,6 +111,7 @@ impl LeaseKeeper {
             clock,
             object,
             state,
+            held_since: None,
             complaint: Complaint::default(),
         }
     }
@@ -131,17 +132,14 @@ impl LeaseKeeper {
             if wanted.release {
                 return self.release(&wanted).await;
             }
-            let pause = match timeout(DEADLINE, self.step(&wanted)).await {
-                Ok(Ok(())) => {
+            let step = timeout(DEADLINE, self.step(&wanted)).await;
+            let pause = match step.map_err(Problem::from).flatten() {
+                Ok(()) => {
                     self.complaint.settle();
                     if self.state.borrow().held { RENEWAL } else { RETRY }
                 }
-                Ok(Err(error)) => {
-                    self.complaint.utter("cannot read or write the Lease", &cause(&error));
-                    RETRY
-                }
-                Err(elapsed) => {
-                    self.complaint.utter("cannot read or write the Lease", &elapsed);
+                Err(problem) => {
+                    self.complaint.utter("the Lease", &problem);
                     RETRY
                 }
             };
@@ -153,20 +151,28 @@ impl LeaseKeeper {
     }
 
     /// Reads the Lease, and takes or renews it when that is ours to do.
-    async fn step(&mut self, wanted: &LeaseOrders) -> kube::Result<()> {
+    async fn step(&mut self, wanted: &LeaseOrders) -> Result<(), Problem> {
         for _ in 0..CONFLICTS {
             let lease = self.api.get_opt(&self.name()).await?;
+            if let Some(foreign) = lease.as_ref().filter(|lease| !self.is_of_this_service(lease)) {
+                self.tell(false, wanted.recheck, None);
+                return Err(Problem::Foreign { name: self.name(), holder: Record::of(foreign).holder });
+            }
             let decision = self.election.decide(lease.as_ref().map(Record::of), self.clock.now().elapsed);
             if decision == Decision::StandBy {
                 self.tell(false, wanted.recheck, lease.as_ref());
                 return Ok(());
             }
-            if wanted.fitness.leaves(decision) && self.another_is_ready().await? {
-                self.tell(false, wanted.recheck, lease.as_ref());
-                return match lease.filter(|_| decision == Decision::Renew) {
-                    Some(lease) => self.give_up(lease, wanted).await,
-                    None => Ok(()),
-                };
+            if wanted.fitness.yields(decision) {
+                let (cut_off, held) = (cut_off(lease.as_ref()), self.held_for());
+                let (identity, ready) = (self.election.identity(), self.ready_others().await?);
+                if wanted.fitness.yields_to(decision, identity, &ready, &cut_off, held) {
+                    self.tell(false, wanted.recheck, lease.as_ref());
+                    return match lease.filter(|_| decision == Decision::Renew) {
+                        Some(lease) => Ok(self.give_up(lease, wanted, cut_off, held).await?),
+                        None => Ok(()),
+                    };
+                }
             }
             if decision == Decision::Renew {
                 self.tell(true, wanted.recheck, lease.as_ref());
@@ -177,7 +183,7 @@ impl LeaseKeeper {
                     return Ok(());
                 }
                 Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())
@@ -189,6 +195,9 @@ impl LeaseKeeper {
         let mut lease = lease.unwrap_or_else(|| self.fresh());
         self.own(&mut lease);
         keep_counters(&mut lease, &wanted.counters);
+        if wanted.proven {
+            lease.annotations_mut().remove(fitness::ANNOTATION);
+        }
         self.election.claim(lease.spec.get_or_insert_default(), decision, timestamp(self.clock));
         if exists {
             self.api.replace(&self.name(), &PostParams::default(), &lease).await
@@ -197,20 +206,32 @@ impl LeaseKeeper {
         }
     }
 
-    /// Another publisher of the service is there and Ready, which only one with a bootstrapped tor is.
-    async fn another_is_ready(&self) -> kube::Result<bool> {
+    /// The other publishers of the service whose pods are Ready, which only those with a bootstrapped tor are.
+    async fn ready_others(&self) -> kube::Result<BTreeSet<String>> {
         let frontends = ListParams::default().labels(&names::pod_selector(&self.service, Component::Frontend));
-        let pods = self.pods.list(&frontends).await?;
-        Ok(pods.iter().any(|pod| {
-            let identity = identity(&pod.name_any(), &pod.uid().unwrap_or_default());
-            identity != self.election.identity() && pod.metadata.deletion_timestamp.is_none() && is_ready(pod)
-        }))
+        let pods = self.pods.list(&frontends).await?.items;
+        let ready = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none() && is_ready(pod));
+        let identities = ready.map(|pod| identity(&pod.name_any(), &pod.uid().unwrap_or_default()));
+        Ok(identities.filter(|identity| identity != self.election.identity()).collect())
     }
 
     /// Gives the Lease to whoever takes it, and goes on as a standby.
-    async fn give_up(&self, lease: Lease, wanted: &LeaseOrders) -> kube::Result<()> {
+    async fn give_up(
+        &self,
+        mut lease: Lease,
+        wanted: &LeaseOrders,
+        cut_off: CutOff,
+        held: Duration,
+    ) -> kube::Result<()> {
+        let reason = if wanted.fitness == Fitness::CutOff {
+            let cut_off = cut_off.and(self.election.identity(), held).to_string();
+            lease.annotations_mut().insert(fitness::ANNOTATION.to_owned(), cut_off);
+            "no HSDir answers"
+        } else {
+            "there is no working tor here"
+        };
         self.vacate(lease, wanted).await?;
-        tracing::warn!("gave the Lease up: there is no working tor here, and another publisher is ready");
+        tracing::warn!("gave the Lease up: {reason}, and another publisher is ready");
         Ok(())
     }
 
@@ -239,9 +260,10 @@ impl LeaseKeeper {
         }
     }
 
-    fn tell(&self, held: bool, checked: u64, lease: Option<&Lease>) {
+    fn tell(&mut self, held: bool, checked: u64, lease: Option<&Lease>) {
         let text = lease.and_then(|lease| lease.annotations().get(counters::ANNOTATION));
         let counters = text.map(|text| Counters::parse(text)).unwrap_or_default();
+        self.held_since = self.held_since.or(Some(self.clock.now().elapsed)).filter(|_| held);
         let now = LeaseState { known: true, held, checked, counters };
         self.state.send_if_modified(|state| {
             if state.held != held || !state.known {
@@ -251,6 +273,16 @@ impl LeaseKeeper {
             *state = now;
             changed
         });
+    }
+
+    fn held_for(&self) -> Duration {
+        self.held_since.map_or(Duration::ZERO, |since| self.clock.now().elapsed.saturating_sub(since))
+    }
+
+    /// A publisher of this service made it: it has our labels, and nobody else controls it.
+    fn is_of_this_service(&self, lease: &Lease) -> bool {
+        let controlled = lease.owner_references().iter().any(|owner| owner.controller == Some(true));
+        !controlled && names::is_labelled(lease.metadata.labels.as_ref(), &self.service)
     }
 
     fn name(&self) -> String {
@@ -285,6 +317,11 @@ fn keep_counters(lease: &mut Lease, ours: &Counters) {
     annotations.insert(counters::ANNOTATION.to_owned(), counters.to_string());
 }
 
+fn cut_off(lease: Option<&Lease>) -> CutOff {
+    let text = lease.and_then(|lease| lease.annotations().get(fitness::ANNOTATION));
+    text.map(|text| CutOff::parse(text)).unwrap_or_default()
+}
+
 /// What a publisher is called in the Lease.
 pub(super) fn identity(pod_name: &str, pod_uid: &str) -> String {
     format!("{pod_name}_{pod_uid}")
@@ -292,18 +329,4 @@ pub(super) fn identity(pod_name: &str, pod_uid: &str) -> String {
 
 fn timestamp(clock: Clock) -> Timestamp {
     Timestamp::try_from(clock.now().wall).unwrap_or(Timestamp::UNIX_EPOCH)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_has_no_tor_leaves_a_free_lease_at_once_and_its_own_in_time() {
-        use Decision::{Acquire, Renew, StandBy};
-        let left = |fitness: Fitness| [Renew, Acquire, StandBy].map(|decision| fitness.leaves(decision));
-        assert_eq!(left(Fitness::Fit), [false, false, false]);
-        assert_eq!(left(Fitness::Waiting), [false, true, false]);
-        assert_eq!(left(Fitness::Unfit), [true, true, false]);
-    }
 }

@@ -14,6 +14,7 @@ mod services;
 mod torrc;
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -43,7 +44,7 @@ pub enum PolicyVersion {
     V1Beta1,
 }
 
-/// The kinds of the children that are applied, in the order of applying: what a pod needs comes before its Deployment.
+/// The kinds of children, in the order of applying: what a pod needs comes before its Deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// `v1` `ServiceAccount`.
@@ -64,6 +65,8 @@ pub enum Kind {
     PodDisruptionBudget(PolicyVersion),
     /// `apps/v1` `Deployment`.
     Deployment,
+    /// `coordination.k8s.io/v1` `Lease`: made by the publishers, never applied.
+    Lease,
 }
 
 impl Kind {
@@ -103,6 +106,7 @@ impl Kind {
                 }
             }
             Self::Deployment => ApiResource::erase::<Deployment>(&()),
+            Self::Lease => ApiResource::erase::<Lease>(&()),
         }
     }
 }

@@ -52,7 +52,7 @@ pub struct Observed {
     pub frontends: Option<Arc<Deployment>>,
     /// What keeps pods from starting.
     pub troubles: Vec<Trouble>,
-    /// The frontend's Lease.
+    /// The frontend's Lease, if it is ours.
     pub lease: Option<Lease>,
 }
 

@@ -1,0 +1,255 @@
+//! Publishers and their Lease: our program as it runs in a frontend pod, with the rights that the operator gave its account, beside
+//! no tor. What the kubelet would write of their pods, the tests write.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use onionbalance_operator::crd::names::{Component, labels};
+use onionbalance_operator::onion::MasterKey;
+use rand::SeedableRng as _;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::net::TcpStream;
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::time::{Instant, timeout};
+
+use crate::scene::{PATIENCE, Scene};
+use crate::server::kubeconfig_as;
+use crate::wait::until;
+
+const NAME: &str = "web-frontend";
+/// How long a holder's silence is waited out.
+const EXPIRY: Duration = Duration::from_secs(15);
+const COUNTERS: &str = "onionbalance.dev/revision-counters";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_publisher_gives_the_lease_back_and_the_next_one_need_not_wait() {
+    let stage = Stage::set("lease-stop").await;
+    let mut first = stage.publisher("a").await;
+    stage.held_by(&first).await;
+    let second = stage.publisher("b").await;
+    second.says("leading", 0).await;
+    let counters = json!({"metadata": {"annotations": {COUNTERS: "20500=17,20501=4294967296123"}}});
+    stage.leases().patch(NAME, &PatchParams::default(), &Patch::Merge(counters)).await.unwrap();
+
+    let stopped = Instant::now();
+    first.signal(Signal::TERM);
+    let status = timeout(PATIENCE, first.process.wait()).await.expect("SIGTERM was not heeded").unwrap();
+    assert!(status.success(), "{status}");
+    let lease = stage.held_by(&second).await;
+    assert!(stopped.elapsed() < EXPIRY / 2, "after {:?}", stopped.elapsed());
+    second.says("leading", 1).await;
+    assert_eq!(lease.spec.as_ref().unwrap().lease_transitions, Some(1));
+    assert_eq!(lease.annotations()[COUNTERS], "20500=17,20501=4294967296123", "the counters stay");
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_leader_is_waited_out_and_a_thawed_one_does_not_lead() {
+    let stage = Stage::set("lease-dead").await;
+    let first = stage.publisher("a").await;
+    stage.held_by(&first).await;
+    let mut second = stage.publisher("b").await;
+    second.says("leading", 0).await;
+
+    let frozen = Instant::now();
+    first.signal(Signal::STOP);
+    stage.held_by(&second).await;
+    let after = frozen.elapsed();
+    assert!(is_expiry(after), "after {after:?}");
+    first.signal(Signal::CONT);
+    first.says("leading", 0).await;
+    stage.held_by(&second).await;
+
+    second.process.start_kill().unwrap();
+    second.process.wait().await.unwrap();
+    let killed = Instant::now();
+    let lease = stage.held_by(&first).await;
+    let after = killed.elapsed();
+    assert!(is_expiry(after), "after {after:?}");
+    assert_eq!(lease.spec.as_ref().unwrap().lease_transitions, Some(2));
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publisher_without_tor_leads_alone_and_gives_way_to_one_that_is_ready() {
+    let stage = Stage::set("lease-unfit").await;
+    let first = stage.publisher("a").await;
+    let lease = stage.held_by(&first).await;
+    let second = stage.publisher("b").await;
+    second.says("leading", 0).await;
+    stage.set_ready(&second, false).await;
+    // Long enough that it gave the Lease up if it could; each renewal takes 5 s.
+    let renewed = |lease: &Lease| lease.spec.as_ref().unwrap().renew_time.clone().unwrap().0;
+    let later = renewed(&lease) + Duration::from_secs(20);
+    stage.scene.wait_for::<Lease>(NAME, |lease| renewed(lease) > later).await;
+    assert_eq!(stage.holder().await, first.identity);
+
+    // The kubelet says so of one with a bootstrapped tor.
+    stage.set_ready(&second, true).await;
+    stage.held_by(&second).await;
+    first.says("leading", 0).await;
+    // Neither has a tor: who is Ready gets it, and nobody else is.
+    let before = renewed(&stage.leases().get(NAME).await.unwrap());
+    stage.scene.wait_for::<Lease>(NAME, |lease| renewed(lease) > before + Duration::from_secs(15)).await;
+    assert_eq!(stage.holder().await, second.identity);
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_of_somebody_elses_is_left_alone() {
+    let stage = Stage::set("lease-foreign").await;
+    // Free, so that it could be taken at once.
+    let foreign = json!({
+        "metadata": {"name": NAME, "labels": {"app": "another"}},
+        "spec": {"holderIdentity": "", "leaseDurationSeconds": 1},
+    });
+    let foreign: Lease = serde_json::from_value(foreign).unwrap();
+    let before = stage.leases().create(&PostParams::default(), &foreign).await.unwrap();
+    let mut publisher = stage.publisher("a").await;
+    publisher.logs("web-frontend is there and does not belong to this service").await;
+    publisher.says("leading", 0).await;
+    let touch = json!({"metadata": {"annotations": {"example.org/touch": "1"}}});
+    stage.scene.change("web", touch).await;
+    let message = stage.scene.wait_condition("web", "Accepted", "False NameTaken").await;
+    assert!(message.starts_with("Lease web-frontend is there and does not belong to this object"), "{message}");
+    stage.scene.wait_condition("web", "Ready", "False NameTaken").await;
+    let after = stage.leases().get(NAME).await.unwrap();
+    assert_eq!(after.resource_version(), before.resource_version());
+
+    // One that held it, and whose Lease was replaced, stops.
+    stage.leases().delete(NAME, &DeleteParams::default()).await.unwrap();
+    stage.held_by(&publisher).await;
+    publisher.says("leading", 1).await;
+    stage.scene.wait_condition("web", "Accepted", "True Valid").await;
+    let others = json!({"metadata": {"labels": labels("other", Some(Component::Frontend))}});
+    stage.leases().patch(NAME, &PatchParams::default(), &Patch::Merge(others)).await.unwrap();
+    publisher.says("leading", 0).await;
+    stage.end().await;
+}
+
+/// It may have been renewed 5 s before; who waits it out looks every 2 s.
+fn is_expiry(after: Duration) -> bool {
+    after.abs_diff(EXPIRY) < Duration::from_secs(6)
+}
+
+/// A service whose frontend pods run nowhere but here.
+struct Stage {
+    scene: Scene,
+    /// The master key, the kubeconfig.
+    dir: tempfile::TempDir,
+}
+
+impl Stage {
+    async fn set(name: &str) -> Self {
+        let scene = Scene::set(name).await;
+        scene.create("web", json!({"frontend": {"replicas": 2}})).await;
+        scene.wait_children("web").await;
+        let dir = tempfile::tempdir().unwrap();
+        let key = MasterKey::generate(&mut rand::rngs::StdRng::from_seed([1; 32]));
+        std::fs::write(dir.path().join("hs_ed25519_secret_key"), &*key.to_tor_secret_key_file()).unwrap();
+        let account = format!("system:serviceaccount:{}:{NAME}", scene.namespace);
+        std::fs::write(dir.path().join("kubeconfig"), kubeconfig_as(Some(&account), &scene.namespace).to_string())
+            .unwrap();
+        Self { scene, dir }
+    }
+
+    async fn end(self) {
+        self.scene.end().await;
+    }
+
+    fn leases(&self) -> Api<Lease> {
+        self.scene.api()
+    }
+
+    async fn holder(&self) -> String {
+        self.leases().get(NAME).await.unwrap().spec.unwrap().holder_identity.unwrap()
+    }
+
+    async fn held_by(&self, publisher: &Publisher) -> Lease {
+        let holds = |lease: &Lease| lease.spec.as_ref().unwrap().holder_identity.as_ref() == Some(&publisher.identity);
+        self.scene.wait_for::<Lease>(NAME, holds).await
+    }
+
+    /// A pod of the frontend's, which is not Ready, and its publisher.
+    async fn publisher(&self, suffix: &str) -> Publisher {
+        let name = format!("{NAME}-{suffix}");
+        let pod = json!({
+            "metadata": {"name": name, "labels": labels("web", Some(Component::Frontend))},
+            "spec": {
+                "serviceAccountName": NAME, "automountServiceAccountToken": false,
+                "containers": [{"name": "publisher", "image": "operator:1"}],
+            },
+        });
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        let uid = self.scene.api::<Pod>().create(&PostParams::default(), &pod).await.unwrap().uid().unwrap();
+        let listeners = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let [probes, metrics] = listeners.each_ref().map(|listener| listener.local_addr().unwrap());
+        drop(listeners);
+        let mut program = Command::new(env!("CARGO_BIN_EXE_onionbalance-operator"));
+        program.args(["frontend", "--service", "web", "--namespace", &self.scene.namespace]);
+        program.args(["--pod-name", &name, "--pod-uid", &uid, "--listen-address", "127.0.0.1"]);
+        program.args(["--probe-port", &probes.port().to_string(), "--metrics-port", &metrics.port().to_string()]);
+        program.arg("--master-key-dir").arg(self.dir.path()).arg("--run-dir").arg(self.dir.path().join("run"));
+        program.env("KUBECONFIG", self.dir.path().join("kubeconfig")).env("NO_COLOR", "1");
+        program.stderr(Stdio::piped()).kill_on_drop(true);
+        let mut process = program.spawn().unwrap();
+        let log = BufReader::new(process.stderr.take().unwrap()).lines();
+        Publisher { process, log, metrics, identity: format!("{name}_{uid}"), name }
+    }
+
+    async fn set_ready(&self, publisher: &Publisher, ready: bool) {
+        let status = if ready { "True" } else { "False" };
+        let status = json!({"status": {"conditions": [{"type": "Ready", "status": status}]}});
+        let pods: Api<Pod> = self.scene.api();
+        pods.patch_status(&publisher.name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    }
+}
+
+/// A running publisher; it ends when it is dropped.
+struct Publisher {
+    process: Child,
+    log: Lines<BufReader<ChildStderr>>,
+    metrics: std::net::SocketAddr,
+    name: String,
+    /// What it is called in the Lease.
+    identity: String,
+}
+
+impl Publisher {
+    fn signal(&self, signal: Signal) {
+        let pid = self.process.id().and_then(|id| Pid::from_raw(id.try_into().unwrap())).expect("it has ended");
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits until a figure of its metrics is so.
+    async fn says(&self, figure: &str, value: u64) {
+        let line = format!("onionbalance_publisher_{figure} {value}\n");
+        until(&format!("{}: {line}", self.name), PATIENCE, async || {
+            let mut text = String::new();
+            let mut stream = TcpStream::connect(self.metrics).await.map_err(|error| error.to_string())?;
+            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.map_err(|error| error.to_string())?;
+            stream.read_to_string(&mut text).await.map_err(|error| error.to_string())?;
+            if text.contains(&line) { Ok(()) } else { Err(text) }
+        })
+        .await;
+    }
+
+    /// Waits until a line of its log has these words.
+    async fn logs(&mut self, words: &str) {
+        let found = timeout(PATIENCE, async {
+            while let Some(line) = self.log.next_line().await.unwrap() {
+                if line.contains(words) {
+                    return;
+                }
+            }
+            panic!("the publisher ended without {words:?}");
+        });
+        found.await.unwrap_or_else(|_| panic!("not in the log: {words:?}"));
+    }
+}
