@@ -25,7 +25,8 @@ echo 'admin-token,admin,admin,system:masters' >tokens.csv
 etcd --data-dir etcd --listen-client-urls "http://127.0.0.1:$3" --advertise-client-urls "http://127.0.0.1:$3" \
     --listen-peer-urls "http://127.0.0.1:$4" --unsafe-no-fsync >etcd.log 2>&1 &
 etcd=$!
-"$5/kube-apiserver" --etcd-servers "http://127.0.0.1:$3" --secure-port "$2" --bind-address 127.0.0.1 --cert-dir certs \
+"$5/kube-apiserver" --etcd-servers "http://127.0.0.1:$3" --secure-port "$2" --bind-address 127.0.0.1 \
+    --advertise-address 192.0.2.1 --cert-dir certs \
     --token-auth-file tokens.csv --authorization-mode RBAC --service-cluster-ip-range 10.96.0.0/16 \
     --service-account-issuer https://kubernetes.default.svc --service-account-key-file key.pem \
     --service-account-signing-key-file key.pem >api-server.log 2>&1 &
@@ -82,10 +83,16 @@ pub fn programs() -> PathBuf {
     if let Some(folder) = std::env::var_os("KUBEBUILDER_ASSETS") {
         return folder.into();
     }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/setup/kubernetes.sh");
+    let script = source_tree().join("e2e/setup/kubernetes.sh");
     let output = Command::new(script).stderr(Stdio::inherit()).output().expect("the set-up script");
     assert!(output.status.success(), "e2e/setup/kubernetes.sh failed");
     String::from_utf8(output.stdout).expect("a path").trim().into()
+}
+
+/// Other packages' tests use this file, too.
+fn source_tree() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().find(|folder| folder.join("deploy/rbac.yaml").exists()).expect("the source tree")
 }
 
 fn config(impersonate: Option<&str>) -> Config {
@@ -193,7 +200,7 @@ async fn prepare(client: Client) {
     let name = crd.metadata.name.clone().expect("a name");
     crds.patch(&name, &PatchParams::apply("test"), &Patch::Apply(&crd)).await.expect("the API server takes the CRD");
     for file in ["namespace.yaml", "rbac.yaml", "roles.yaml"] {
-        apply_file(&client, &Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(file)).await;
+        apply_file(&client, &source_tree().join("deploy").join(file)).await;
     }
     until("the CRD is established", Duration::from_secs(30), async || {
         let crd = crds.get(&name).await.map_err(|error| error.to_string())?;

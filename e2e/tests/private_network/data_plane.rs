@@ -17,7 +17,7 @@ use onionbalance_e2e::torclient::{TorClient, get, key_line};
 use onionbalance_e2e::torcontrol::Control;
 use onionbalance_e2e::tornet::{Place, RELAYS, TorNetwork, make_private_dir};
 use onionbalance_e2e::{agent, machine};
-use onionbalance_operator::link::{AgentConfig, AgentToken, ForwardedPort};
+use onionbalance_operator::link::{AGENT_API_PORT, AgentConfig, AgentToken, ForwardedPort};
 use onionbalance_operator::onion::{ClientPublicKey, ClientSecretKey, MasterKey};
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -39,6 +39,7 @@ pub struct DataPlane {
     /// Where the publisher shows its metrics.
     metrics: String,
     clients: AtomicU32,
+    frontends: AtomicU32,
     dir: Option<TempDir>,
 }
 
@@ -66,12 +67,36 @@ impl DataPlane {
         Self::bring_up(relays, backends, 0).await
     }
 
+    /// The usual network, and backends whose pods have these UIDs; no frontend.
+    pub async fn start_for(uids: Vec<String>) -> Result<Self> {
+        let mut plane = Self::network(RELAYS).await?;
+        for (number, uid) in uids.into_iter().enumerate() {
+            let backend = plane.start_backend(number, uid).await?;
+            plane.backends.push(backend);
+        }
+        Ok(plane)
+    }
+
     /// The usual network, some backends with agents, and then some plain tors that publish by themselves.
     pub async fn start_with_external(backends: usize, external: usize) -> Result<Self> {
         Self::bring_up(RELAYS, backends, external).await
     }
 
     async fn bring_up(relays: u16, backends: usize, external: usize) -> Result<Self> {
+        let mut plane = Self::network(relays).await?;
+        for number in 0..backends {
+            let backend = plane.start_backend(number, format!("uid-of-backend{number}")).await?;
+            plane.backends.push(backend);
+        }
+        for number in backends..backends + external {
+            let address = plane.start_external(number).await?;
+            plane.external.push(address);
+        }
+        plane.metrics = plane.start_frontend().await?;
+        Ok(plane)
+    }
+
+    async fn network(relays: u16) -> Result<Self> {
         machine::check_tor()?;
         let dir = tempfile::tempdir()?;
         let processes = Processes::open(dir.path())?;
@@ -88,21 +113,13 @@ impl DataPlane {
             relays: BTreeMap::new(),
             metrics: String::new(),
             clients: AtomicU32::new(0),
+            frontends: AtomicU32::new(0),
             dir: Some(dir),
         };
         let network = TorNetwork::of(relays, &plane.path("network"), Place::Loopback, &processes);
         network.up().await?;
         plane.relays = network.fingerprints()?;
         plane.network_torrc = network.torrc_lines()?;
-        for number in 0..backends {
-            let backend = plane.start_backend(number).await?;
-            plane.backends.push(backend);
-        }
-        for number in backends..backends + external {
-            let address = plane.start_external(number).await?;
-            plane.external.push(address);
-        }
-        plane.metrics = plane.start_frontend().await?;
         Ok(plane)
     }
 
@@ -241,7 +258,7 @@ impl DataPlane {
         outcome
     }
 
-    async fn start_backend(&self, number: usize) -> Result<Backend> {
+    async fn start_backend(&self, number: usize, uid: String) -> Result<Backend> {
         let dir = self.path(&format!("backend{number}"));
         make_private_dir(&dir)?;
         let config = AgentConfig {
@@ -273,14 +290,11 @@ HiddenServicePort 80 unix:{run}/forward/80.sock
 "
         );
         self.start_tor(&format!("backend{number}-tor"), &dir, &torrc)?;
-        let [api, probes, metrics] = free_ports()?;
-        let uid = format!("uid-of-backend{number}");
         let mut agent = program(&["backend"], &dir)?;
         agent.arg("--config").arg(&config_file).arg("--token").arg(&token_file);
-        agent.args(["--pod-uid", &uid, "--listen-address", "127.0.0.1"]);
-        agent.args(["--api-port", &api, "--probe-port", &probes, "--metrics-port", &metrics]);
+        agent.args(["--pod-uid", &uid, "--listen-address", &backend_address(number)]);
         self.processes.start(&format!("backend{number}-agent"), &mut agent)?;
-        Ok(Backend { uid, api: format!("127.0.0.1:{api}") })
+        Ok(Backend { uid, api: format!("{}:{AGENT_API_PORT}", backend_address(number)) })
     }
 
     /// A plain tor with a service of its own, as somebody's server has it.
@@ -310,6 +324,38 @@ HiddenServicePort 80 {target}
         self.start_publisher(&[])
     }
 
+    /// One more frontend, with a tor of its own, whose publisher gets these arguments besides. Gives its address.
+    pub async fn start_leased_frontend(
+        &self,
+        name: &str,
+        uid: &str,
+        arguments: &[&str],
+        environment: &[(&str, String)],
+    ) -> Result<String> {
+        let name = format!("frontend-{name}");
+        let dir = self.path(&name);
+        make_private_dir(&dir)?;
+        output(&mut program(&["frontend", "init"], &dir)?.into()).await?;
+        self.start_tor(&format!("{name}-tor"), &dir, "DormantTimeoutEnabled 0\n")?;
+        let address = format!("127.0.78.{}", self.frontends.fetch_add(1, Ordering::Relaxed) + 1);
+        let mut publisher = program(&["frontend"], &dir)?;
+        publisher.arg("--master-key-dir").arg(&self.key.dir);
+        publisher.args(["--pod-uid", uid, "--listen-address", &address]).args(arguments);
+        publisher.envs(environment.iter().map(|(name, value)| (name, value)));
+        self.processes.start(&format!("{name}-publisher"), &mut publisher)?;
+        Ok(address)
+    }
+
+    /// The backends with agents, as a publisher without Kubernetes is told of them.
+    pub fn static_backends(&self) -> Vec<String> {
+        self.backends.iter().map(|Backend { uid, api }| format!("{uid}@{api}")).collect()
+    }
+
+    /// The processes of the network and of the service.
+    pub fn processes(&self) -> Processes {
+        self.processes.clone()
+    }
+
     /// Starts the publisher anew, for these clients alone.
     pub async fn restrict(&mut self, clients: &[ClientPublicKey]) -> Result<()> {
         self.processes.stop("frontend-publisher").await?;
@@ -324,8 +370,8 @@ HiddenServicePort 80 {target}
         publisher.arg("--master-key-dir").arg(&self.key.dir);
         publisher.args(["--pod-uid", "uid-of-frontend", "--listen-address", "127.0.0.1"]);
         publisher.args(["--probe-port", &probes, "--metrics-port", &metrics]);
-        for Backend { uid, api } in &self.backends {
-            publisher.arg("--static-backend").arg(format!("{uid}@{api}"));
+        for backend in self.static_backends() {
+            publisher.arg("--static-backend").arg(backend);
         }
         for client in clients {
             publisher.arg("--static-client").arg(client.to_string());
@@ -362,9 +408,15 @@ SafeLogging 0
         self.processes.start(name, &mut tor)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// A file or folder of the service's.
+    pub fn path(&self, name: &str) -> PathBuf {
         self.dir.as_ref().map(|dir| dir.path().join(name)).unwrap_or_default()
     }
+}
+
+/// Where a backend's agent listens: each has a loopback address of its own, as pods have.
+pub fn backend_address(number: usize) -> String {
+    format!("127.0.77.{}", number + 1)
 }
 
 /// Our program with its folders under `dir`.

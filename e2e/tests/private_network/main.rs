@@ -2,11 +2,19 @@
 
 mod data_plane;
 mod external_backends;
+mod frontend_pods;
+mod frontends;
 mod many_backends;
 mod restricted;
+#[path = "../../../tests/operator_api_server/server.rs"]
+#[allow(dead_code, clippy::expect_used, reason = "of it only the bring-up is used; it fails like a test")]
+mod server;
 mod silent_hsdirs;
 mod stock;
 mod target;
+#[path = "../../../tests/operator_api_server/wait.rs"]
+#[allow(clippy::panic, reason = "it fails like a test")]
+mod wait;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

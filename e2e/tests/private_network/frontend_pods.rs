@@ -1,0 +1,248 @@
+//! Frontends beside a real API server: what would be their pods, each with a tor and a publisher. What the kubelet would write of the
+//! pods, the tests write.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Client, ResourceExt as _};
+use onionbalance_e2e::process::Processes;
+use onionbalance_e2e::torclient::get;
+use onionbalance_e2e::torcontrol::Control;
+use onionbalance_e2e::wait::{Seen, until};
+use onionbalance_operator::crd::OnionBalancedService;
+use onionbalance_operator::crd::names::{Component, labels};
+use rustix::process::Signal;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+
+use crate::data_plane::{DataPlane, backend_address};
+use crate::server;
+
+/// The annotation of the Lease that names who is cut off.
+pub const CUT_OFF: &str = "onionbalance.dev/cut-off";
+const SERVICE: &str = "web";
+const LEASE: &str = "web-frontend";
+const ACCOUNT: &str = "web-frontend";
+
+/// A service of which Kubernetes knows, and its backends.
+pub struct Pods {
+    pub plane: DataPlane,
+    processes: Processes,
+    client: Client,
+    namespace: String,
+}
+
+/// A frontend's processes.
+pub struct Frontend {
+    /// Its tor's name among the processes.
+    pub tor: String,
+    /// Its publisher's.
+    pub publisher: String,
+    /// What it is called in the Lease.
+    pub identity: String,
+    pod: String,
+    address: String,
+}
+
+impl Pods {
+    /// A network, and this many backends with their pods.
+    pub async fn start(backends: usize) -> Result<Self> {
+        let client = server::administrator().await;
+        let namespace = "frontends".to_owned();
+        let object: Namespace = serde_json::from_value(json!({"metadata": {"name": namespace}}))?;
+        Api::all(client.clone()).create(&PostParams::default(), &object).await?;
+        let account: ServiceAccount = serde_json::from_value(json!({"metadata": {"name": ACCOUNT}}))?;
+        Api::namespaced(client.clone(), &namespace).create(&PostParams::default(), &account).await?;
+        let object: OnionBalancedService = serde_json::from_value(json!({
+            "apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService", "metadata": {"name": SERVICE},
+            "spec": {"ports": [{"port": 80, "target": {"address": "127.0.0.1:1"}}]},
+        }))?;
+        Api::namespaced(client.clone(), &namespace).create(&PostParams::default(), &object).await?;
+        let mut uids = Vec::new();
+        for number in 0..backends {
+            uids.push(create_pod(&client, &namespace, &backend(number), Component::Backend).await?);
+        }
+        let plane = DataPlane::start_for(uids).await?;
+        let processes = plane.processes();
+        let pods = Self { plane, processes, client, namespace };
+        for number in 0..backends {
+            let status = json!({"phase": "Running", "podIP": backend_address(number)});
+            pods.set_status(&backend(number), status).await?;
+        }
+        Ok(pods)
+    }
+
+    /// A frontend whose publisher is in reach of the API server; its pod is not Ready yet.
+    pub async fn frontend(&self, name: &str) -> Result<Frontend> {
+        let pod = format!("{LEASE}-{name}");
+        let uid = create_pod(&self.client, &self.namespace, &pod, Component::Frontend).await?;
+        let kubeconfig = self.plane.path(&format!("kubeconfig-{name}"));
+        std::fs::write(&kubeconfig, server::kubeconfig(None, &self.namespace).to_string())?;
+        let arguments = ["--service", SERVICE, "--namespace", &self.namespace, "--pod-name", &pod];
+        let environment = [("KUBECONFIG", kubeconfig.display().to_string())];
+        let address = self.plane.start_leased_frontend(name, &uid, &arguments, &environment).await?;
+        Ok(frontend(name, &pod, &uid, address))
+    }
+
+    /// One that cannot see the API server and holds that it leads.
+    pub async fn frontend_without_lease(&self, name: &str) -> Result<Frontend> {
+        let backends = self.plane.static_backends();
+        let arguments: Vec<&str> = backends.iter().flat_map(|backend| ["--static-backend", backend]).collect();
+        let address = self.plane.start_leased_frontend(name, name, &arguments, &[]).await?;
+        Ok(frontend(name, name, name, address))
+    }
+
+    /// Ends a frontend's processes.
+    pub async fn stop(&self, frontend: &Frontend) -> Result<()> {
+        self.processes.stop(&frontend.publisher).await?;
+        self.processes.stop(&frontend.tor).await
+    }
+
+    /// Waits until the publisher says that it is ready, and tells Kubernetes so.
+    pub async fn set_ready(&self, frontend: &Frontend) -> Result<()> {
+        until("the publisher is ready", Duration::from_secs(60), async || {
+            let answer = frontend.ask(9401, "/readyz").await;
+            Ok(answer.map_or_else(|error| Seen::not_yet(format!("{error:#}")), |_| Seen::Yes(())))
+        })
+        .await?;
+        self.set_status(&frontend.pod, json!({"conditions": [{"type": "Ready", "status": "True"}]})).await
+    }
+
+    /// Takes a backend's pod away.
+    pub async fn delete_backend(&self, number: usize) -> Result<()> {
+        let pods: Api<Pod> = self.api();
+        pods.delete(&backend(number), &DeleteParams::default().grace_period(0)).await?;
+        Ok(())
+    }
+
+    /// Sends a signal to a process.
+    pub fn signal(&self, process: &str, signal: Signal) -> Result<()> {
+        self.processes.signal(process, signal)
+    }
+
+    /// A connection to the control socket of a frontend's tor.
+    pub async fn control(&self, frontend: &Frontend) -> Result<Control> {
+        let folder = frontend.tor.trim_end_matches("-tor");
+        let control = self.plane.path(folder).join("run/control");
+        Control::open(&control.join("socket"), &control.join("cookie")).await
+    }
+
+    pub async fn holder(&self) -> Result<String> {
+        let lease = self.api::<Lease>().get(LEASE).await?;
+        Ok(lease.spec.and_then(|spec| spec.holder_identity).unwrap_or_default())
+    }
+
+    /// An annotation of the Lease.
+    pub async fn annotation(&self, name: &str) -> Result<Option<String>> {
+        Ok(self.api::<Lease>().get(LEASE).await?.annotations().get(name).cloned())
+    }
+
+    async fn set_status(&self, pod: &str, status: Value) -> Result<()> {
+        let patch = Patch::Merge(json!({"status": status}));
+        self.api::<Pod>().patch_status(pod, &PatchParams::default(), &patch).await?;
+        Ok(())
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + DeserializeOwned,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+}
+
+impl Frontend {
+    /// What its metrics say, without their prefix.
+    pub async fn figures(&self) -> Result<BTreeMap<String, u64>> {
+        let text = self.ask(9402, "/metrics").await?;
+        let samples = text.lines().filter_map(|line| line.strip_prefix("onionbalance_publisher_")?.rsplit_once(' '));
+        samples.map(|(name, value)| Ok((name.to_owned(), value.parse()?))).collect()
+    }
+
+    /// A figure of each time period, by label.
+    pub async fn periods(&self, figure: &str) -> Result<BTreeMap<String, u64>> {
+        let figures = self.figures().await?.into_iter();
+        let of_period = figures.filter_map(|(name, value)| Some((name.strip_prefix(figure)?.to_owned(), value)));
+        Ok(of_period.filter(|(label, _)| label.starts_with('{')).collect())
+    }
+
+    /// How many HSDirs are responsible in a time period.
+    pub async fn responsible(&self) -> Result<usize> {
+        let number = self.periods("hsdirs").await?.into_values().min().context("something is published")?;
+        Ok(usize::try_from(number)?)
+    }
+
+    /// Waits until its figures are so.
+    pub async fn until(&self, what: &str, limit: Duration, is: impl Fn(&BTreeMap<String, u64>) -> bool) -> Result<()> {
+        until(&format!("{}: {what}", self.publisher), limit, async || {
+            let figures = match self.figures().await {
+                Ok(figures) => figures,
+                Err(error) => return Ok(Seen::not_yet(format!("{error:#}"))),
+            };
+            Ok(if is(&figures) { Seen::Yes(()) } else { Seen::NotYet(format!("{figures:?}")) })
+        })
+        .await
+    }
+
+    /// Waits until points of this many backends are on all HSDirs of both time periods.
+    pub async fn until_published(&self, backends: usize) -> Result<()> {
+        self.until("it has published", Duration::from_secs(120), |figures| {
+            let all = |name: &str| -> Vec<u64> {
+                let of_period = figures.iter().filter(|(figure, _)| figure.starts_with(&format!("{name}{{")));
+                of_period.map(|(_, value)| *value).collect()
+            };
+            let (accepted, hsdirs) = (all("hsdirs_accepted"), all("hsdirs"));
+            let ready = figures.get("backends{state=\"Ready\"}") == Some(&(backends as u64));
+            ready && hsdirs.len() == 2 && accepted == hsdirs
+        })
+        .await
+    }
+
+    /// What the kubelet is told of its tor.
+    pub async fn tor_is_alive(&self) -> Result<bool> {
+        match self.ask(9401, "/tor/livez").await {
+            Ok(_) => Ok(true),
+            Err(error) => {
+                ensure!(format!("{error:#}").contains(" 503 "), "{error:#}");
+                Ok(false)
+            }
+        }
+    }
+
+    async fn ask(&self, port: u16, path: &str) -> Result<String> {
+        let mut stream = TcpStream::connect((self.address.as_str(), port)).await?;
+        get(&mut stream, "publisher", path).await
+    }
+}
+
+fn frontend(name: &str, pod: &str, uid: &str, address: String) -> Frontend {
+    Frontend {
+        tor: format!("frontend-{name}-tor"),
+        publisher: format!("frontend-{name}-publisher"),
+        identity: format!("{pod}_{uid}"),
+        pod: pod.to_owned(),
+        address,
+    }
+}
+
+fn backend(number: usize) -> String {
+    format!("web-backend-{number}")
+}
+
+/// Gives its UID.
+async fn create_pod(client: &Client, namespace: &str, name: &str, component: Component) -> Result<String> {
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": {"name": name, "labels": labels(SERVICE, Some(component))},
+        "spec": {
+            "serviceAccountName": ACCOUNT, "automountServiceAccountToken": false,
+            "containers": [{"name": "main", "image": "operator:1"}],
+        },
+    }))?;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    pods.create(&PostParams::default(), &pod).await?.uid().context("a UID")
+}
