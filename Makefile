@@ -70,6 +70,7 @@ fuzz: packages ## Fuzz every parser of peers' texts; SECONDS_EACH=3600 for longe
 bench: packages ## How fast and how small: criterion, then figures beside Python Onionbalance (docs/performance.md)
 	@$(MAKE) --no-print-directory release
 	@cargo bench --locked --quiet --package onionbalance-bench
+	@$(TARGET)/release/onionbalance-bench forwarder
 	@$(TARGET)/release/onionbalance-bench figures --python "$$($(SETUP)/python-onionbalance.sh)"
 
 .PHONY: scale-test

@@ -2,6 +2,7 @@
 
 pub mod daemons;
 pub mod descriptor;
+pub mod forwarder;
 pub mod memory;
 pub mod network;
 pub mod plane;

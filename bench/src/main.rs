@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use clap::Parser as _;
 use onionbalance_bench::daemons;
 use onionbalance_bench::descriptor::{Service, Signatures};
+use onionbalance_bench::forwarder;
 use onionbalance_bench::network::{RELAYS, Texts};
 use onionbalance_bench::python::Python;
 use onionbalance_bench::replay::Replay;
@@ -26,6 +27,12 @@ enum Args {
         /// Objects
         #[arg(long, default_value_t = 500)]
         objects: usize,
+    },
+    /// Measure the agent's forwarder beside streams that go straight to the target
+    Forwarder {
+        /// Rounds; the median counts
+        #[arg(long, default_value_t = 11)]
+        rounds: usize,
     },
     /// Play a tor with a large network, until interrupted
     Replay {
@@ -71,6 +78,10 @@ fn run(args: &Args) -> Result<()> {
         Args::Figures(args) => figures(args),
         Args::Scale { programs, objects } => {
             tokio::runtime::Runtime::new()?.block_on(onionbalance_bench::scale::run(programs, *objects))
+        }
+        Args::Forwarder { rounds } => {
+            let dir = tempfile::tempdir()?;
+            tokio::runtime::Runtime::new()?.block_on(forwarder::measure(*rounds, dir.path()))
         }
         Args::Replay { socket, relays } => {
             Replay::new(Texts::generate(*relays)?).listen(socket)?;

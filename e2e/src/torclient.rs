@@ -71,6 +71,13 @@ impl TorClient {
         .await
     }
 
+    /// A stream to a port of an onion address, by the circuit of this `isolation`.
+    pub async fn connect(&self, onion: &str, port: u16, isolation: &str) -> Result<TcpStream> {
+        let mut stream = TcpStream::connect(&self.socks).await?;
+        socks5(&mut stream, onion, port, isolation).await?;
+        Ok(stream)
+    }
+
     /// Ends it and removes its state.
     pub async fn remove(self) -> Result<()> {
         self.tor.remove().await

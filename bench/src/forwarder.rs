@@ -1,0 +1,214 @@
+//! The agent's forwarder: what it costs that streams pass it on their way from tor to the target.
+
+use std::fs;
+use std::net::TcpListener as StdListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use onionbalance_e2e::command::output;
+use onionbalance_e2e::machine;
+use onionbalance_e2e::onionkey;
+use onionbalance_e2e::process::Processes;
+use onionbalance_e2e::torclient::TorClient;
+use onionbalance_e2e::tornet::{Place as Where, Tor, TorNetwork, make_private_dir};
+use onionbalance_e2e::wait::{Seen, until};
+use onionbalance_operator::link::{AgentConfig, ForwardedPort};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::time::{Instant, timeout};
+
+use crate::memory::resident;
+use crate::publisher::program;
+use crate::rounds::figure;
+
+const MIB: u32 = 1 << 20;
+/// What a stream brings: through sockets alone, and through six relays on one machine.
+const ALONE: u32 = 256 * MIB;
+const THROUGH_TOR: u32 = 8 * MIB;
+/// Streams that are open at once and held up.
+const STREAMS: u32 = 400;
+const PATIENCE: Duration = Duration::from_secs(180);
+/// The onion address's ports: through the agent, straight to the target, and through the agent to nobody.
+const FORWARDED: u16 = 80;
+const DIRECT: u16 = 81;
+const REFUSED: u16 = 82;
+
+/// Measures, in turn: a target through the agent's unix socket and the same target by itself; then both at the end of a tor's
+/// circuits, the same tor's, on a private network. The median of the rounds counts.
+pub async fn measure(rounds: usize, dir: &Path) -> Result<()> {
+    machine::check_tor()?;
+    let processes = Processes::open(dir)?;
+    let outcome = measure_with(&processes, rounds, dir).await;
+    processes.kill_all();
+    outcome
+}
+
+async fn measure_with(processes: &Processes, rounds: usize, dir: &Path) -> Result<()> {
+    let target = serve().await?;
+    let key = onionkey::make(processes, dir).await?;
+    let agent = Agent::start(processes, dir, &key.address, &target).await?;
+    alone(processes, &agent, rounds, &target).await?;
+
+    let network = TorNetwork::open(&dir.join("network"), Where::Loopback, processes);
+    network.up().await?;
+    let torrc = network.torrc_lines()?;
+    let tor = Tor::open(processes, "service-tor", &dir.join("service-tor"));
+    let service = format!(
+        "{torrc}SocksPort 0\nHiddenServiceDir {}\nHiddenServicePort {FORWARDED} unix:{}\n\
+         HiddenServicePort {DIRECT} {target}\nHiddenServicePort {REFUSED} unix:{}\n",
+        key.dir.display(),
+        agent.socket(FORWARDED).display(),
+        agent.socket(REFUSED).display(),
+    );
+    tor.start(Command::new("tor"), &service)?;
+    let client = TorClient::fresh(processes, "client", &dir.join("client"), &torrc, None).await?;
+    through_tor(&client, rounds, &key.address).await
+}
+
+async fn alone(processes: &Processes, agent: &Agent, rounds: usize, target: &str) -> Result<()> {
+    let (mut forwarded, mut plain) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        forwarded.push(rate(UnixStream::connect(agent.socket(FORWARDED)).await?, ALONE).await?);
+        plain.push(rate(TcpStream::connect(target).await?, ALONE).await?);
+    }
+    figure("forwarder_alone_mib_per_s", median(forwarded), "MiB/s");
+    figure("plain_mib_per_s", median(plain), "MiB/s");
+
+    // A reader that does not read: all buffers on the way fill up.
+    let pid = u32::try_from(processes.pid("agent").context("the agent runs")?)?;
+    let before = resident(pid)?.now;
+    let mut held_up = Vec::new();
+    for _ in 0..STREAMS {
+        let mut stream = UnixStream::connect(agent.socket(FORWARDED)).await?;
+        stream.write_all(&ALONE.to_be_bytes()).await?;
+        stream.read_u8().await?;
+        held_up.push(stream);
+    }
+    figure("forwarder_stream_kib", (resident(pid)?.now - before) * 1024.0 / f64::from(STREAMS), "KiB");
+    Ok(())
+}
+
+async fn through_tor(client: &TorClient, rounds: usize, onion: &str) -> Result<()> {
+    until("the service answers", PATIENCE, async || {
+        Ok(match client.connect(onion, DIRECT, "0").await {
+            Ok(_) => Seen::Yes(()),
+            Err(error) => Seen::not_yet(format!("{error:#}")),
+        })
+    })
+    .await?;
+    let (mut forwarded, mut direct, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..rounds {
+        // Both by the same circuit, a new one each round; each goes first as often as the other.
+        let mut ports = [(FORWARDED, &mut forwarded), (DIRECT, &mut direct)];
+        if round % 2 == 1 {
+            ports.reverse();
+        }
+        let isolation = round.to_string();
+        for (port, rates) in ports {
+            let stream = client.connect(onion, port, &isolation).await?;
+            rates.push(timeout(PATIENCE, rate(stream, THROUGH_TOR)).await.context("a stream stands still")??);
+        }
+        let start = Instant::now();
+        let mut stream = client.connect(onion, REFUSED, &isolation).await?;
+        ensure!(timeout(PATIENCE, stream.read(&mut [0])).await?.unwrap_or(0) == 0, "nobody listens there");
+        refused.push(start.elapsed().as_secs_f64() * 1000.0);
+    }
+    figure("forwarder_mib_per_s", median(forwarded), "MiB/s");
+    figure("direct_mib_per_s", median(direct), "MiB/s");
+    figure("forwarder_refused_ms", median(refused), "ms");
+    Ok(())
+}
+
+/// Asks the target for so many bytes; MiB in a second.
+async fn rate(mut stream: impl AsyncRead + tokio::io::AsyncWrite + Unpin, bytes: u32) -> Result<f64> {
+    let start = Instant::now();
+    stream.write_all(&bytes.to_be_bytes()).await?;
+    let mut buffer = vec![0; 64 * 1024];
+    let mut left = usize::try_from(bytes)?;
+    while left > 0 {
+        let read = stream.read(&mut buffer).await?;
+        ensure!(read > 0, "the stream ended {left} bytes early");
+        left = left.saturating_sub(read);
+    }
+    Ok(f64::from(bytes) / f64::from(MIB) / start.elapsed().as_secs_f64())
+}
+
+/// A target that sends as many bytes as the first four bytes of a stream say. Gives its address.
+async fn serve() -> Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?.to_string();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(answer(stream));
+        }
+    });
+    Ok(address)
+}
+
+async fn answer(mut stream: TcpStream) -> Result<()> {
+    let piece = vec![b'x'; 64 * 1024];
+    let mut left = usize::try_from(stream.read_u32().await?)?;
+    while left > 0 {
+        let next = left.min(piece.len());
+        stream.write_all(&piece[..next]).await?;
+        left -= next;
+    }
+    // The one who asked closes.
+    let _ = stream.read(&mut [0]).await?;
+    Ok(())
+}
+
+/// The agent as in a backend pod, with no tor beside it.
+struct Agent {
+    run: PathBuf,
+}
+
+impl Agent {
+    async fn start(processes: &Processes, dir: &Path, master: &str, target: &str) -> Result<Self> {
+        let dir = dir.join("agent");
+        make_private_dir(&dir)?;
+        let nobody = StdListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+        let port =
+            |port, target: &str| ForwardedPort { name: None, port, target: target.to_owned(), proxy_header: false };
+        let config = AgentConfig {
+            master_onion_address: master.parse()?,
+            ports: vec![port(FORWARDED, target), port(REFUSED, &nobody)],
+            introduction_points: 3,
+            drain_timeout_seconds: 1,
+            linger_seconds: 1,
+        };
+        let (config_file, token_file, run) = (dir.join("agent.yaml"), dir.join("token"), dir.join("run"));
+        fs::write(&config_file, config.to_yaml()?)?;
+        fs::write(&token_file, "00".repeat(32))?;
+        let folders = |command: &mut Command| {
+            command.arg("--config").arg(&config_file).arg("--run-dir").arg(&run);
+            command.arg("--tor-data-dir").arg(dir.join("data"));
+        };
+        let mut init = program()?;
+        folders(init.args(["backend", "init"]));
+        output(&mut init.into()).await?;
+        let mut agent = program()?;
+        folders(agent.args(["backend", "--pod-uid", "bench", "--listen-address", "127.0.0.1"]));
+        agent.args(["--api-port", "0", "--probe-port", "0", "--metrics-port", "0"]).arg("--token").arg(&token_file);
+        processes.start("agent", &mut agent)?;
+        let agent = Self { run };
+        until("the agent listens", Duration::from_secs(30), async || {
+            processes.check("agent")?;
+            let taken = UnixStream::connect(agent.socket(FORWARDED)).await;
+            Ok(taken.map_or_else(|error| Seen::not_yet(error.to_string()), |_| Seen::Yes(())))
+        })
+        .await?;
+        Ok(agent)
+    }
+
+    fn socket(&self, port: u16) -> PathBuf {
+        self.run.join(format!("forward/{port}.sock"))
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}
