@@ -82,7 +82,7 @@ impl Pods {
         let pod = format!("{LEASE}-{name}");
         let uid = create_pod(&self.client, &self.namespace, &pod, Component::Frontend).await?;
         let kubeconfig = self.plane.path(&format!("kubeconfig-{name}"));
-        std::fs::write(&kubeconfig, server::kubeconfig(None, &self.namespace).to_string())?;
+        std::fs::write(&kubeconfig, server::kubeconfig_as(None, &self.namespace).to_string())?;
         let arguments = ["--service", SERVICE, "--namespace", &self.namespace, "--pod-name", &pod];
         let environment = [("KUBECONFIG", kubeconfig.display().to_string())];
         let address = self.plane.start_leased_frontend(name, &uid, &arguments, &environment).await?;
