@@ -35,6 +35,16 @@ pub fn action(reason: &str, namespace: &str, name: &str) -> Option<String> {
         "PodsRefused" => format!(
             "a quota or an admission rule: kubectl describe replicasets -n {namespace} -l onionbalance.dev/service={name}"
         ),
+        "ImagePullFailed" => format!(
+            "is the image's name right, and may the nodes pull it? kubectl get events -n {namespace} --field-selector reason=Failed"
+        ),
+        "PodsFailing" => {
+            format!("kubectl describe pods -n {namespace} -l onionbalance.dev/service={name}")
+        }
+        "Forbidden" => {
+            "give the operator's account the named right: kubectl get clusterroles -l app.kubernetes.io/name=onionbalance-operator"
+                .to_owned()
+        }
         "Progressing" | "RollingOut" => pods("backend"),
         "Suspended" => {
             format!("kubectl patch obs {name} -n {namespace} --type merge -p '{{\"spec\":{{\"suspend\":false}}}}'")
