@@ -73,6 +73,7 @@ fn labels(port: &Port) -> String {
 mod tests {
     use super::*;
     use crate::backend::points::Points;
+    use crate::shell::exposition::page;
 
     #[test]
     fn the_text_is_what_prometheus_reads() {
@@ -81,6 +82,7 @@ mod tests {
         port.open.store(4, Ordering::Relaxed);
         port.bytes_out.store(5, Ordering::Relaxed);
         let text = render(&tor, &[Arc::new(port)]);
+        assert_eq!(page::families(&text), page::documented("onionbalance_agent"), "see docs/metrics.md");
         let expected = "\
 # HELP onionbalance_agent_tor_up Whether tor answers its control socket
 # TYPE onionbalance_agent_tor_up gauge

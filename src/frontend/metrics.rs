@@ -111,6 +111,7 @@ mod tests {
 
     use super::*;
     use crate::onion::TimePeriod;
+    use crate::shell::exposition::page;
 
     #[test]
     fn the_text_is_what_prometheus_reads() {
@@ -145,6 +146,7 @@ mod tests {
             periods: vec![period],
             counts,
         });
+        assert_eq!(page::families(&text), page::documented("onionbalance_publisher"), "see docs/metrics.md");
         let expected = "\
 # HELP onionbalance_publisher_tor_up Whether there is a control connection to a bootstrapped tor
 # TYPE onionbalance_publisher_tor_up gauge

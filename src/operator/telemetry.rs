@@ -81,11 +81,13 @@ pub fn metrics(telemetry: Arc<Telemetry>) -> Router {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shell::exposition::page;
 
     #[test]
     fn metrics_as_prometheus_reads_them() {
         let telemetry = Telemetry { reconciled: AtomicU64::new(3), writes: AtomicU64::new(5), ..Telemetry::default() };
         let text = telemetry.exposition();
+        assert_eq!(page::families(&text), page::documented("onionbalance_operator"), "see docs/metrics.md");
         let samples: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(
             samples,

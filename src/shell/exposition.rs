@@ -38,3 +38,26 @@ impl Exposition {
         let _ = writeln!(self.text, "{line}");
     }
 }
+
+/// `docs/metrics.md` beside what a part says, for the parts' tests.
+#[cfg(test)]
+pub(crate) mod page {
+    /// Name, kind and meaning of each metric in a part's text.
+    pub(crate) fn families(text: &str) -> Vec<String> {
+        let lines: Vec<_> = text.lines().filter(|line| line.starts_with('#')).collect();
+        let family = |pair: &[&str]| {
+            let (name, help) = pair[0].strip_prefix("# HELP ").unwrap().split_once(' ').unwrap();
+            let kind = pair[1].strip_prefix("# TYPE ").unwrap().strip_prefix(name).unwrap().trim();
+            format!("{name} {kind}: {help}")
+        };
+        lines.chunks(2).map(family).collect()
+    }
+
+    /// Those of the page whose names begin with this.
+    pub(crate) fn documented(prefix: &str) -> Vec<String> {
+        let rows = include_str!("../../docs/metrics.md").lines().filter_map(|line| line.strip_prefix("| `"));
+        let cells = rows.map(|row| row.split('|').map(str::trim).collect::<Vec<_>>());
+        let metrics = cells.map(|cells| format!("{} {}: {}", cells[0].trim_end_matches('`'), cells[1], cells[3]));
+        metrics.filter(|metric| metric.starts_with(prefix)).collect()
+    }
+}

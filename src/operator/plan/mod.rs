@@ -170,6 +170,8 @@ fn accept(object: &OnionBalancedService, taken: &[Taken]) -> Verdict {
 }
 
 #[cfg(test)]
+mod fuzzed;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,161 @@
+//! No spec makes planning panic: whatever the types can hold is refused or built.
+
+use std::sync::Arc;
+
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::testing::{healthy, now};
+use super::{Failure, Observed, plan, status};
+use crate::crd::validate;
+use crate::operator::build::testing::settings;
+
+/// What people write, what breaks things, and anything.
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof![
+        Just(String::new()),
+        Just("web".to_owned()),
+        Just("a:1".to_owned()),
+        Just("100m".to_owned()),
+        Just("pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd.onion".to_owned()),
+        Just("MaxMemInQueues 200 MB\nHiddenServiceMaxStreams 100".to_owned()),
+        Just("ControlPort 9051\\\n%include /x".to_owned()),
+        Just("é\u{0}\u{1F9C5}\"'\n---\n".to_owned()),
+        ".{0,40}",
+        "[a-z.:\\[\\]0-9-]{0,70}",
+    ]
+}
+
+fn int_or_text() -> impl Strategy<Value = Value> {
+    prop_oneof![any::<i32>().prop_map(Value::from), text().prop_map(Value::from)]
+}
+
+fn map_of(value: impl Strategy<Value = Value>) -> impl Strategy<Value = Value> {
+    btree_map(text(), value, 0..3).prop_map(|map| json!(map))
+}
+
+/// Anything that JSON can hold, for the fields that the API server judges.
+fn anything() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from), int_or_text()];
+    leaf.prop_recursive(2, 8, 3, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..3).prop_map(Value::from),
+            btree_map(text(), inner, 0..3).prop_map(|map| json!(map))
+        ]
+    })
+}
+
+fn port() -> impl Strategy<Value = Value> {
+    let service = (text(), int_or_text()).prop_map(|(name, port)| json!({"name": name, "port": port}));
+    (option::of(text()), any::<u16>(), option::of(service), option::of(text()), any::<bool>()).prop_map(
+        |(name, port, service, address, header)| {
+            let header = header.then_some("v1");
+            json!({
+                "name": name, "port": port, "target": {"service": service, "address": address}, "proxyProtocol": header,
+            })
+        },
+    )
+}
+
+fn template() -> impl Strategy<Value = Value> {
+    let quantities = || map_of(int_or_text().boxed());
+    let resources = (quantities(), quantities()).prop_map(|(requests, limits)| {
+        json!({"tor": {"requests": requests, "limits": limits}, "agent": {"requests": limits, "limits": requests}})
+    });
+    let texts = || map_of(text().prop_map(Value::from).boxed());
+    (texts(), texts(), option::of(resources), texts(), anything(), vec(anything(), 0..3), option::of(text())).prop_map(
+        |(labels, annotations, resources, nodes, affinity, tolerations, class)| {
+            json!({
+                "labels": labels, "annotations": annotations, "resources": resources, "nodeSelector": nodes,
+                "affinity": affinity, "tolerations": tolerations, "topologySpreadConstraints": tolerations,
+                "priorityClassName": class, "runtimeClassName": class, "imagePullSecrets": [{"name": class.unwrap_or_default()}],
+            })
+        },
+    )
+}
+
+fn backends() -> impl Strategy<Value = Value> {
+    let dos =
+        (any::<u32>(), any::<u32>()).prop_map(|(rate, burst)| json!({"ratePerSecond": rate, "burstPerSecond": burst}));
+    (any::<i32>(), any::<u8>(), any::<u32>(), option::of(dos), text(), template()).prop_map(
+        |(replicas, points, drain, dos, torrc, template)| {
+            json!({
+                "replicas": replicas, "introductionPoints": points, "drainTimeoutSeconds": drain, "introDosDefense": dos,
+                "extraTorrc": torrc, "template": template,
+            })
+        },
+    )
+}
+
+fn spec() -> impl Strategy<Value = Value> {
+    let frontend = (any::<i32>(), prop::sample::select(vec!["Auto", "Always", "Never"]), text(), template()).prop_map(
+        |(replicas, distinct, torrc, template)| {
+            json!({"replicas": replicas, "distinctDescriptors": distinct, "extraTorrc": torrc, "template": template})
+        },
+    );
+    let client = (text(), text()).prop_map(|(name, key)| json!({"name": name, "publicKey": key}));
+    let restricted = (vec(client, 0..3), option::of(text()))
+        .prop_map(|(clients, secret)| json!({"clients": clients, "secretName": secret}));
+    let external = text().prop_map(|address| json!({"onionAddress": address}));
+    (
+        vec(port(), 0..4),
+        (option::of(text()), option::of(text())),
+        (any::<bool>(), any::<bool>()),
+        backends(),
+        vec(external, 0..3),
+        frontend,
+        option::of(restricted),
+    )
+        .prop_map(|(ports, (secret, address), (delete, suspend), backends, external, frontend, restricted)| {
+            json!({
+                "ports": ports, "masterKey": {"secretName": secret, "onionAddress": address},
+                "deletionPolicy": if delete { "Delete" } else { "Retain" }, "suspend": suspend, "backends": backends,
+                "externalBackends": external, "frontend": frontend, "restrictedDiscovery": restricted,
+            })
+        })
+}
+
+/// Also with a name that no one gave it, and without what a healthy object has.
+fn observed(name: &str, spec: Value, bare: bool) -> Option<Observed> {
+    let mut observed = healthy();
+    let mut whole = serde_json::to_value(&*observed.object).ok()?;
+    whole["spec"] = spec;
+    whole["metadata"]["name"] = name.into();
+    if bare {
+        whole["status"] = Value::Null;
+        observed = Observed { key_secret: None, backends: None, lease: None, ..observed };
+    }
+    observed.object = Arc::new(serde_json::from_value(whole).ok()?);
+    Some(observed)
+}
+
+proptest! {
+    #[test]
+    fn no_spec_makes_planning_panic(name in text(), spec in spec(), bare in any::<bool>()) {
+        let Some(observed) = observed(&name, spec, bare) else { return Err(TestCaseError::reject("not of our types")) };
+        let refused = validate::name(&observed.object).is_some() || !validate::spec(&observed.object).is_empty();
+        let plan = plan(&observed, &settings());
+        // What validation refuses is never built.
+        prop_assert!(!(refused && plan.children.is_some()));
+        let failures: Vec<Failure> = Vec::new();
+        let status = status(&observed, &plan, &failures, &observed.object.status.clone().unwrap_or_default(), now());
+        let accepted = status.conditions.iter().find(|condition| condition.type_ == "Accepted").map(|found| &*found.status);
+        prop_assert_eq!(accepted == Some("True"), !refused);
+    }
+
+    /// Also one that validation passes, so that the builders are reached.
+    #[test]
+    fn every_template_can_be_built(template in template(), replicas in 0..i32::MAX) {
+        let spec = json!({
+            "ports": [{"port": 80, "target": {"address": "web:80"}}],
+            "backends": {"replicas": replicas, "template": template}, "frontend": {"template": template},
+        });
+        let Some(observed) = observed("web", spec, false) else { return Err(TestCaseError::reject("not of our types")) };
+        if validate::spec(&observed.object).is_empty() {
+            let children = |observed: &Observed| plan(observed, &settings()).children.map(|children| children.len());
+            prop_assert_eq!(children(&observed), children(&healthy()));
+        }
+    }
+}
