@@ -31,6 +31,7 @@ pub async fn private_network(python: &Path, dir: &Path) -> Result<()> {
     let processes = Processes::open(dir)?;
     let plane = Plane::start(&processes, dir).await?;
     let mut our_tor = plane.start_tor("ours", &plane.ours).await?;
+    let mut daemon_tor = plane.start_tor("daemon", &plane.daemon).await?;
     let mut python_tor = plane.start_tor("python", &plane.python).await?;
 
     let start = Instant::now();
@@ -38,11 +39,10 @@ pub async fn private_network(python: &Path, dir: &Path) -> Result<()> {
     our_tor.first().await?;
     figure("first_upload_s", start.elapsed().as_secs_f64(), "s");
     processes.stop("publisher").await?;
-    our_tor.forget();
 
     let start = Instant::now();
-    let ours = plane.ours.start_daemon(&processes, &plane.addresses)?;
-    our_tor.first().await?;
+    let ours = plane.daemon.start_daemon(&processes, &plane.addresses)?;
+    daemon_tor.first().await?;
     figure("daemon_first_upload_s", start.elapsed().as_secs_f64(), "s");
     let start = Instant::now();
     let theirs = plane.python.start_python(&processes, python, &plane.addresses, true)?;

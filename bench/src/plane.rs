@@ -39,6 +39,8 @@ pub struct Plane {
     pub agents: Vec<String>,
     /// The public address of ours.
     pub ours: Place,
+    /// The same for the daemon, with a tor of its own: the publisher's still tells of its uploads when it has ended.
+    pub daemon: Place,
     /// The public address of Python's.
     pub python: Place,
 }
@@ -69,6 +71,7 @@ impl Plane {
             addresses: Vec::new(),
             agents: Vec::new(),
             ours: Place::make(dir.join("ours"), our_key.dir.clone())?,
+            daemon: Place::make(dir.join("daemon"), our_key.dir.clone())?,
             python: Place::make(dir.join("python"), python_key.dir)?,
         };
         let secret = fs::read(our_key.dir.join("hs_ed25519_secret_key"))?;
@@ -176,11 +179,6 @@ pub struct Uploads {
 }
 
 impl Uploads {
-    /// What it has told so far counts no more.
-    pub fn forget(&mut self) {
-        while self.events.try_recv().is_ok() {}
-    }
-
     /// Waits until an HSDir has taken a descriptor.
     pub async fn first(&mut self) -> Result<()> {
         let first = async {
