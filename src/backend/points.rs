@@ -113,14 +113,7 @@ mod tests {
             enc_key_ed25519: [3; 32],
             legacy: false,
         };
-        let content = ServiceContent {
-            create2_formats: vec![2],
-            flow_control: None,
-            single_onion_service: false,
-            intro_auth_required: Vec::new(),
-            pow_params: false,
-            introduction_points: keys.iter().map(point).collect(),
-        };
+        let content = ServiceContent::plain(keys.iter().map(point).collect());
         Opened { text: text.into(), blinded_key: BlindedPublicKey([period; 32]), content }
     }
 

@@ -207,14 +207,7 @@ mod tests {
 
     fn points(pow_params: bool) -> Report {
         let address = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion".parse().unwrap();
-        let content = ServiceContent {
-            create2_formats: vec![2],
-            flow_control: None,
-            single_onion_service: false,
-            intro_auth_required: Vec::new(),
-            pow_params,
-            introduction_points: Vec::new(),
-        };
+        let content = ServiceContent { pow_params, ..ServiceContent::plain(Vec::new()) };
         Report::Points(address, Arc::new(content))
     }
 

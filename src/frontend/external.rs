@@ -233,14 +233,7 @@ mod tests {
     fn one_that_waits_for_its_turn_is_neither_lost_nor_starting() {
         let mut external = External::new(address(0), [1; 32]);
         external.set(&[address(1)].into(), true, at(1));
-        let content = ServiceContent {
-            create2_formats: vec![2],
-            flow_control: None,
-            single_onion_service: false,
-            intro_auth_required: Vec::new(),
-            pow_params: false,
-            introduction_points: Vec::new(),
-        };
+        let content = ServiceContent::plain(Vec::new());
         let period = TimePeriod { number: 20_500, length_minutes: 1440 };
         let lifetime = Duration::from_secs(3 * 3600);
         let answer = Answer::Has(Sighting { period, revision_counter: 1, lifetime, content: Arc::new(content) });

@@ -76,14 +76,7 @@ pub(super) fn point(relay: u16, key: u16) -> IntroductionPoint {
 
 /// What a stock tor says, with these points.
 pub(super) fn content(points: impl IntoIterator<Item = IntroductionPoint>) -> ServiceContent {
-    ServiceContent {
-        create2_formats: vec![2],
-        flow_control: "1-2 31".parse().ok(),
-        single_onion_service: false,
-        intro_auth_required: Vec::new(),
-        pow_params: false,
-        introduction_points: points.into_iter().collect(),
-    }
+    ServiceContent { flow_control: "1-2 31".parse().ok(), ..ServiceContent::plain(points.into_iter().collect()) }
 }
 
 /// Three points at relays of their own; `generation` makes other keys.

@@ -95,6 +95,21 @@ pub struct ServiceContent {
     pub introduction_points: Vec<IntroductionPoint>,
 }
 
+#[cfg(test)]
+impl ServiceContent {
+    /// These points, and of everything else the least that there can be.
+    pub(crate) fn plain(introduction_points: Vec<IntroductionPoint>) -> Self {
+        Self {
+            create2_formats: vec![2],
+            flow_control: None,
+            single_onion_service: false,
+            intro_auth_required: Vec::new(),
+            pow_params: false,
+            introduction_points,
+        }
+    }
+}
+
 /// A descriptor whose signatures are checked and whose layers are open.
 #[derive(Debug, Clone)]
 pub struct Descriptor {

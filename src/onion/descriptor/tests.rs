@@ -78,14 +78,7 @@ fn tor_content() -> ServiceContent {
             }
         })
         .collect();
-    ServiceContent {
-        create2_formats: vec![2],
-        flow_control: "1-2 31".parse().ok(),
-        single_onion_service: false,
-        intro_auth_required: vec![],
-        pow_params: false,
-        introduction_points,
-    }
+    ServiceContent { flow_control: "1-2 31".parse().ok(), ..ServiceContent::plain(introduction_points) }
 }
 
 /// A content with the given number of points, all different.
