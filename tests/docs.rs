@@ -1,0 +1,191 @@
+//! Keeps the pages together: links and anchors lead somewhere, every condition's reason is told, and commands are tested ones.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "a test may stop at what cannot be")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn source_tree() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// All files below a folder with this ending; not what was built, nor what is hidden.
+fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            found.extend(files(&path, ending));
+        } else if name.ends_with(ending) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A page's lines outside of code blocks.
+fn prose(text: &str) -> impl Iterator<Item = &str> {
+    let mut code = false;
+    text.lines().filter(move |line| {
+        let fence = line.trim_start().starts_with("```");
+        code ^= fence;
+        !code && !fence
+    })
+}
+
+/// What stands between single backquotes.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// Where the links of a page lead.
+fn links(text: &str) -> Vec<String> {
+    let prose: Vec<_> = prose(text).collect();
+    let plain: String = prose.join("\n").split('`').step_by(2).collect();
+    let ends = plain.split("](").skip(1);
+    ends.filter_map(|rest| Some(rest.split_once(')')?.0.to_owned())).collect()
+}
+
+/// The anchors that GitHub gives a page's headings.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let headings =
+        prose(text).filter_map(|line| line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with('#')));
+    headings
+        .map(|heading| {
+            let kept = heading.trim().to_lowercase();
+            let kept: String = kept.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).collect();
+            let anchor = kept.replace(' ', "-");
+            let before = seen.entry(anchor.clone()).or_default();
+            *before += 1;
+            if *before == 1 { anchor } else { format!("{anchor}-{}", *before - 1) }
+        })
+        .collect()
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let (mut faults, mut count) = (Vec::new(), 0);
+    for page in files(source_tree(), ".md") {
+        let text = read(&page);
+        for link in links(&text).into_iter().filter(|link| !link.contains("://")) {
+            count += 1;
+            let (path, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            let target = if path.is_empty() { page.clone() } else { page.parent().expect("a folder").join(path) };
+            let found = target.exists()
+                && (anchor.is_empty() || (target.is_file() && anchors(&read(&target)).contains(anchor)));
+            if !found {
+                faults.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "links that lead nowhere:\n{}", faults.join("\n"));
+    assert!(count > 30, "only {count} links were found");
+}
+
+/// A page with commands says which test runs them, or that `make test` does.
+#[test]
+fn pages_with_commands_name_their_test() {
+    let mut faults = Vec::new();
+    for page in files(&source_tree().join("docs"), ".md") {
+        let text = read(&page);
+        let has_commands = text.lines().any(|line| line.trim_start() == "```sh");
+        let is_test = |text: &str| {
+            text.starts_with("make test") || (text.contains("tests/") && source_tree().join(text).exists())
+        };
+        if has_commands && !quoted(&text).any(is_test) {
+            faults.push(page);
+        }
+    }
+    assert!(faults.is_empty(), "no test is named in {faults:?}");
+}
+
+/// Condition and reason, of each row of a table in which the cell of this number names them.
+fn reasons(page: &str, cell: usize) -> Vec<(Vec<String>, Vec<String>)> {
+    let text = read(&source_tree().join("docs").join(page));
+    let rows = text.lines().filter(|line| line.starts_with('|'));
+    let is_name = |text: &&str| text.starts_with(char::is_uppercase) && text.chars().all(char::is_alphanumeric);
+    let names = |text: &str| quoted(text).filter(is_name).map(ToOwned::to_owned).collect::<Vec<_>>();
+    rows.filter_map(|row| {
+        let cells: Vec<_> = row.split('|').skip(1).collect();
+        let both = if cell == 0 { (cells.first()?, cells.get(1)?) } else { return split(cells.get(cell)?, names) };
+        Some((names(both.0), names(both.1)))
+    })
+    .filter(|(conditions, reasons)| !conditions.is_empty() && !reasons.is_empty())
+    .collect()
+}
+
+fn split(cell: &str, names: impl Fn(&str) -> Vec<String>) -> Option<(Vec<String>, Vec<String>)> {
+    let (conditions, reason) = cell.split_once(':')?;
+    Some((names(conditions), names(reason)))
+}
+
+fn pairs(rows: Vec<(Vec<String>, Vec<String>)>) -> BTreeSet<(String, String)> {
+    let pairs = rows.into_iter().flat_map(|(conditions, reasons)| {
+        conditions
+            .into_iter()
+            .flat_map(move |condition| reasons.clone().into_iter().map(move |reason| (condition.clone(), reason)))
+    });
+    pairs.collect()
+}
+
+/// The reasons in the architecture page's table.
+fn of_the_architecture() -> BTreeSet<(String, String)> {
+    let kinds = ["Accepted", "MasterKeyReady", "ClientsReady", "BackendsReady", "Published", "Ready"];
+    let rows = reasons("architecture.md", 0).into_iter().filter(|(names, _)| kinds.contains(&names[0].as_str()));
+    pairs(rows.map(|(names, reasons)| (names[..1].to_vec(), reasons)).collect())
+}
+
+#[test]
+fn the_operations_guide_tells_what_to_do_about_every_reason() {
+    let (known, told) = (of_the_architecture(), pairs(reasons("operations.md", 1)));
+    assert!(known.len() > 30, "{known:?}");
+    let missing: Vec<_> = known.difference(&told).collect();
+    let unknown: Vec<_> = told.difference(&known).collect();
+    assert!(missing.is_empty() && unknown.is_empty(), "not told: {missing:?}; not in the architecture: {unknown:?}");
+}
+
+/// The reasons in the operator's source: of conditions that do not hold.
+fn in_the_source() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for file in files(&source_tree().join("src/operator"), ".rs") {
+        if file.ends_with("tests.rs") || file.ends_with("testing.rs") || file.ends_with("fuzzed.rs") {
+            continue;
+        }
+        let text = read(&file);
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        let code =
+            code.split_whitespace().collect::<Vec<_>>().join(" ").replace("( ", "(").replace("Verdict::yes(\"", "");
+        for begin in ["Verdict::no(\"", "Verdict::unknown(\"", "refuse(\""] {
+            let literals = code.split(begin).skip(1).filter_map(|rest| Some(rest.split_once('"')?.0.to_owned()));
+            found.extend(literals);
+        }
+        // A reason and its message, on their way to a condition.
+        let pairs = code.split("(\"").skip(1).filter_map(|rest| rest.split_once('"'));
+        found.extend(pairs.filter(|(_, rest)| rest.starts_with(", format!")).map(|(reason, _)| reason.to_owned()));
+    }
+    found
+}
+
+#[test]
+fn the_architecture_page_has_every_reason_of_the_source() {
+    let told: BTreeSet<_> = of_the_architecture().into_iter().map(|(_, reason)| reason).collect();
+    let found = in_the_source();
+    let missing: Vec<_> = found.difference(&told).collect();
+    let unknown: Vec<_> = told.difference(&found).collect();
+    assert!(missing.is_empty() && unknown.is_empty(), "not told: {missing:?}; not in the source: {unknown:?}");
+}
+
+#[test]
+fn the_helpers_see_what_they_should() {
+    let page = "# One `two`\n[a](b.md#c) `[x](no)`\n```sh\n# [y](no)\n```\n## Three, four?\n## Three four\n";
+    assert_eq!(links(page), ["b.md#c"]);
+    assert_eq!(anchors(page), ["one-two", "three-four", "three-four-1"].map(ToOwned::to_owned).into());
+}
