@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test they are the report")]
 
 mod backend;
+mod drain;
 mod forwarder;
 
 use std::fs::Permissions;
@@ -92,42 +93,6 @@ async fn only_the_publisher_of_this_service_is_answered_and_only_once() {
     std::fs::write(backend.dir.path().join("token"), format!("{other}\n")).unwrap();
     assert_eq!(backend.sync(TOKEN, POD_UID, 9, PodPhase::Active).await.0.status, 401);
     assert_eq!(backend.sync(&other, POD_UID, 9, PodPhase::Active).await.0.status, 200);
-}
-
-#[tokio::test]
-async fn a_drain_ends_after_withdrawal_linger_time_and_streams() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let backend = Backend::new(&listener.local_addr().unwrap().to_string()).await;
-    let _agent = backend.agent();
-    backend.until_ready_says(NO_TOR).await;
-    let stream = backend.open_stream().await;
-    let (mut target, _) = listener.accept().await.unwrap();
-    let target = tokio::spawn(async move { target.read_to_end(&mut Vec::new()).await.unwrap() });
-
-    // Both containers' preStop at once, one as Kubernetes 1.20 asks.
-    let (mut one, mut two) =
-        (Box::pin(backend.get(PROBE_PORT, "/drain")), Box::pin(backend.get(PROBE_PORT, "//drain")));
-    let publisher = async {
-        for sequence in 1.. {
-            let (reply, _) = backend.sync(TOKEN, POD_UID, sequence, PodPhase::Withdrawn).await;
-            let answer: SyncResponse = serde_json::from_slice(&reply.body).unwrap();
-            if sequence >= 10 {
-                assert_eq!((answer.streams, answer.draining), (1, true));
-                break;
-            }
-            sleep(Duration::from_millis(200)).await;
-        }
-    };
-    tokio::select! {
-        () = publisher => {}
-        _ = &mut one => panic!("the linger time is 1 s, but a stream is open"),
-        _ = &mut two => panic!("the linger time is 1 s, but a stream is open"),
-    }
-    drop(stream);
-    for reply in [one.await, two.await] {
-        assert_eq!((reply.status, reply.text()), (200, "no stream is open\n"));
-    }
-    target.await.unwrap();
 }
 
 #[tokio::test]

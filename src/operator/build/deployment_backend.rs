@@ -81,6 +81,7 @@ mod tests {
     use serde_json::json;
 
     use crate::operator::build::testing::Fixture;
+    use crate::operator::settings::Settings;
 
     #[test]
     fn replicas_unless_suspended() {
@@ -121,6 +122,33 @@ mod tests {
     fn a_rollout_never_takes_a_pod_before_its_successor_is_ready() {
         let strategy = &Fixture::new().child("Deployment web-backend")["spec"]["strategy"];
         assert_eq!(strategy["rollingUpdate"]["maxUnavailable"], 0);
+    }
+
+    #[test]
+    fn images_torrc_and_template_take_new_pods_and_the_number_of_backends_does_not() {
+        let pods = |spec, change: fn(&mut Settings)| {
+            let mut fixture = Fixture::of(&spec);
+            change(&mut fixture.settings);
+            fixture.child("Deployment web-backend")["spec"]["template"].clone()
+        };
+        let before = pods(json!({}), |_| {});
+        let changes: [fn(&mut Settings); 3] = [
+            |settings| settings.tor_image = "tor:2".to_owned(),
+            |settings| settings.data_plane_image = "operator:2".to_owned(),
+            |settings| settings.tor_extra_config = "UseBridges 0".to_owned(),
+        ];
+        for change in changes {
+            assert_ne!(pods(json!({}), change), before);
+        }
+        for backends in [
+            json!({"extraTorrc": "HiddenServiceMaxStreams 100"}),
+            json!({"introductionPoints": 5}),
+            json!({"template": {"annotations": {"restarted": "now"}}}),
+            json!({"template": {"resources": {"tor": {"requests": {"memory": "1Gi"}}}}}),
+        ] {
+            assert_ne!(pods(json!({"backends": backends}), |_| {}), before, "{backends}");
+        }
+        assert_eq!(pods(json!({"backends": {"replicas": 9}}), |_| {}), before);
     }
 
     #[test]
