@@ -82,7 +82,8 @@ async fn a_liveness_kill_does_not_wait_for_a_drain() {
     let began = Instant::now();
     let publisher = async {
         for sequence in 1.. {
-            backend.sync(TOKEN, POD_UID, sequence, PodPhase::Active).await;
+            let (reply, answer) = backend.sync(TOKEN, POD_UID, sequence, PodPhase::Active).await;
+            assert!(reply.status == 200 && answer.is_ok(), "{answer:?}");
             sleep(Duration::from_millis(500)).await;
         }
     };
