@@ -32,7 +32,7 @@ pub struct Subcredential(pub [u8; 32]);
 impl BlindedKeypair {
     /// `a' = h a mod l`, `RH' = SHA-512("Derive temporary signing key hash input" | RH)[:32]`
     ///
-    /// `scalar` is the identity key's secret scalar as it is stored (clamped), `prefix` its RH.
+    /// `scalar` is the identity key's secret scalar as it is stored (clamped or reduced), `prefix` its RH.
     pub(super) fn derive(address: &OnionAddress, scalar: &[u8; 32], prefix: &[u8; 32], period: TimePeriod) -> Self {
         Self::with_factor(scalar, prefix, blinding_factor(address, period))
     }

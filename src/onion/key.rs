@@ -3,7 +3,7 @@
 use std::fmt;
 
 use curve25519_dalek::edwards::EdwardsPoint;
-use curve25519_dalek::scalar::clamp_integer;
+use curve25519_dalek::scalar::{Scalar, clamp_integer};
 use hkdf::Hkdf;
 use rand::CryptoRng;
 use sha2::{Digest, Sha256, Sha512};
@@ -23,7 +23,7 @@ pub struct MasterKey {
     address: OnionAddress,
 }
 
-/// `SHA-512(seed)`, the first half clamped.
+/// `SHA-512(seed)`, the first half clamped, or clamped and then reduced modulo the group's order.
 #[derive(Zeroize, ZeroizeOnDrop)]
 struct Expanded {
     scalar: [u8; 32],
@@ -40,7 +40,7 @@ pub enum KeyError {
     #[error("hs_ed25519_secret_key must begin with \"== ed25519v1-secret: type0 ==\"")]
     Tag,
     /// The secret scalar cannot have been made by ed25519 key generation.
-    #[error("hs_ed25519_secret_key holds no valid ed25519 key: its scalar is not clamped")]
+    #[error("hs_ed25519_secret_key holds no valid ed25519 key: its scalar is neither clamped nor reduced")]
     Scalar,
     /// Not the 64 bytes of a `hs_ed25519_public_key` file.
     #[error("hs_ed25519_public_key must have 64 bytes, it has {0}")]
@@ -79,11 +79,14 @@ impl MasterKey {
         Self::new(secret)
     }
 
+    /// Tor writes a clamped scalar. Some programs write it reduced modulo the group's order (tor-operator does): the same key to
+    /// all that use it, tor too.
     fn new(secret: Expanded) -> Result<Self, KeyError> {
-        if clamp_integer(secret.scalar) != secret.scalar {
+        let reduced = Zeroizing::new(Scalar::from_bytes_mod_order(secret.scalar));
+        if clamp_integer(secret.scalar) != secret.scalar && *reduced.as_bytes() != secret.scalar {
             return Err(KeyError::Scalar);
         }
-        let public_key = EdwardsPoint::mul_base_clamped(secret.scalar).compress().to_bytes();
+        let public_key = EdwardsPoint::mul_base(&reduced).compress().to_bytes();
         let address = OnionAddress::from_public_key(public_key).map_err(|_| KeyError::Scalar)?;
         Ok(Self { secret, address })
     }
@@ -221,13 +224,28 @@ mod tests {
         let mut tagged = rfc_file();
         tagged[31] = b' ';
         assert_eq!(read(&tagged), Some(KeyError::Tag));
-        // Bits 0 to 2 and 255 must be clear, bit 254 set.
-        for (byte, bit) in [(32, 0x01), (32, 0x04), (63, 0x80), (63, 0x40)] {
+        // Neither clamped (bits 0 to 2 and 255 clear, bit 254 set) nor below the group's order.
+        for (byte, bit) in [(32, 0x01), (32, 0x04), (63, 0x80)] {
             let mut unclamped = rfc_file();
             unclamped[byte] ^= bit;
             assert_eq!(read(&unclamped), Some(KeyError::Scalar), "byte {byte}, bit {bit:#x}");
         }
         assert_eq!(read(&secret_file(&[0; 64])), Some(KeyError::Scalar));
+    }
+
+    #[test]
+    fn takes_a_reduced_scalar_for_the_same_key_and_keeps_it_as_it_is() {
+        let mut reduced = rfc_file();
+        let scalar: [u8; 32] = reduced[32..64].try_into().unwrap();
+        reduced[32..64].copy_from_slice(Scalar::from_bytes_mod_order(scalar).as_bytes());
+        assert_ne!(reduced, rfc_file());
+        let key = MasterKey::from_tor_secret_key_file(&reduced).unwrap();
+        assert_eq!(*key.to_tor_secret_key_file(), reduced);
+        assert_eq!(key.address(), rfc_key().address());
+        let period = TimePeriod { number: 20_000, length_minutes: 1440 };
+        let [ours, tors] = [key, rfc_key()].map(|key| key.blind(period));
+        assert_eq!((ours.public(), ours.sign(b"message")), (tors.public(), tors.sign(b"message")));
+        assert_eq!(ours.revision_counter(1), tors.revision_counter(1));
     }
 
     #[test]

@@ -29,6 +29,13 @@ pub fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     read().map_err(|error| name(path, &error))
 }
 
+/// Reads standard input to its end, at most 64 KiB.
+pub fn read_standard_input() -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(MAX_LEN).unwrap_or_default()));
+    io::stdin().lock().take(MAX_LEN).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// Writes a file with mode 0600; one that is there is an error, or replaced in one step where `force`d. An error names it.
 pub fn write(path: &Path, bytes: &[u8], force: bool) -> io::Result<()> {
     let write = || {

@@ -27,9 +27,11 @@ pub(super) fn run(inputs: &[PathBuf], out: &mut impl Write) -> Result<(), Failur
 }
 
 fn check(path: &Path) -> Result<String, Vec<String>> {
-    let Input { path, directory, file } = Input::read(path).map_err(|error| vec![error.to_string()])?;
+    let input = Input::read(path).map_err(|error| vec![error.to_string()])?;
+    let shown = input.to_string();
+    let Input { path, directory, owners, file } = input;
     let address = file.address();
-    let key = file.into_key().map_err(|error| vec![format!("{}: {error}", path.display())])?;
+    let key = file.into_key().map_err(|error| vec![format!("{shown}: {error}")])?;
 
     let mut faults = Vec::new();
     let mut note = |path: &Path, result: Result<(), String>| {
@@ -37,7 +39,13 @@ fn check(path: &Path) -> Result<String, Vec<String>> {
             faults.push(format!("{}: {problem}", path.display()));
         }
     };
-    note(&path, private(&path, 0o600));
+    if let Some(path) = &path {
+        note(path, private(path, 0o600));
+        if !owners.is_empty() {
+            let problem = "a Secret with these ownerReferences goes with its owner, also when it was restored: use key convert --secret";
+            note(path, Err(format!("{problem} ({})", owners.join(", "))));
+        }
+    }
     if let Some(directory) = &directory {
         note(directory, private(directory, 0o700));
         let public = directory.join(PUBLIC_KEY);

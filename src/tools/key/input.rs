@@ -1,8 +1,13 @@
-//! A key that is read: from a file of either form, or from a HiddenServiceDir.
+//! A key that is read: from a file of either form, from a HiddenServiceDir, or from a Secret's manifest.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::onion::KeyFile;
+use k8s_openapi::api::core::v1::Secret;
+use zeroize::Zeroizing;
+
+use crate::onion::key_file::KeyFileError;
+use crate::onion::{KeyFile, MasterKey};
 use crate::shell::secret_file;
 use crate::tools::Failure;
 
@@ -10,22 +15,83 @@ pub(super) const SECRET_KEY: &str = "hs_ed25519_secret_key";
 pub(super) const PUBLIC_KEY: &str = "hs_ed25519_public_key";
 pub(super) const HOSTNAME: &str = "hostname";
 
+/// Under which names a Secret holds tor's files `hs_ed25519_secret_key`, `hs_ed25519_public_key` and `hostname`: ours, which
+/// are tor-operator's too, and tor-controller's.
+const NAMES_IN_SECRETS: [[&str; 3]; 2] =
+    [[SECRET_KEY, PUBLIC_KEY, HOSTNAME], ["privateKeyFile", "publicKeyFile", "onionAddress"]];
+
+/// The path that means standard input.
+const STANDARD_INPUT: &str = "-";
+
 /// What a path holds.
 pub(super) struct Input {
-    /// The secret key's file.
-    pub(super) path: PathBuf,
+    /// The secret key's file; nothing where it came from standard input.
+    pub(super) path: Option<PathBuf>,
     /// The directory, where one was named.
     pub(super) directory: Option<PathBuf>,
+    /// Of whom a Secret is, where it was one: such a Secret goes with its owners.
+    pub(super) owners: Vec<String>,
     pub(super) file: KeyFile,
 }
 
 impl Input {
     /// An error names the file and what is wrong with it.
     pub(super) fn read(path: &Path) -> Result<Self, Failure> {
+        if path == Path::new(STANDARD_INPUT) {
+            let bytes = secret_file::read_standard_input()?;
+            let (file, owners) = parse(&bytes).map_err(|problem| format!("standard input: {problem}"))?;
+            return Ok(Self { path: None, directory: None, owners, file });
+        }
         let directory = path.is_dir().then(|| path.to_owned());
         let path = if directory.is_some() { path.join(SECRET_KEY) } else { path.to_owned() };
         let bytes = secret_file::read(&path)?;
-        let file = KeyFile::read(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok(Self { path, directory, file })
+        let (file, owners) = parse(&bytes).map_err(|problem| format!("{}: {problem}", path.display()))?;
+        Ok(Self { path: Some(path), directory, owners, file })
     }
+}
+
+/// As people see it.
+impl fmt::Display for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.path {
+            Some(path) => path.display().fmt(f),
+            None => f.write_str("standard input"),
+        }
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<(KeyFile, Vec<String>), Failure> {
+    match KeyFile::read(bytes) {
+        Ok(file) => Ok((file, Vec::new())),
+        Err(KeyFileError::Unknown) => match secret(bytes) {
+            Some(secret) => from_secret(secret),
+            None => Err(KeyFileError::Unknown.into()),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A Secret's manifest, as `kubectl get -o yaml` and `-o json` write it.
+fn secret(bytes: &[u8]) -> Option<Secret> {
+    serde_saphyr::from_str(str::from_utf8(bytes).ok()?).ok()
+}
+
+/// The key, and its Secret's owners. What else is in it must belong to the key.
+fn from_secret(secret: Secret) -> Result<(KeyFile, Vec<String>), Failure> {
+    let data: Vec<_> =
+        secret.data.unwrap_or_default().into_iter().map(|(name, value)| (name, Zeroizing::new(value.0))).collect();
+    let entry = |name: &str| data.iter().find(|(other, _)| other == name).map(|(_, bytes)| bytes.as_slice());
+    let found = NAMES_IN_SECRETS
+        .iter()
+        .find_map(|[key, public, hostname]| Some((*key, entry(key)?, entry(public), entry(hostname))));
+    let Some((name, key, public, hostname)) = found else {
+        let names: Vec<_> = NAMES_IN_SECRETS.iter().map(|[key, ..]| *key).collect();
+        return Err(format!("the Secret has no entry {}", names.join(" and none ")).into());
+    };
+    let key = MasterKey::from_tor_secret_key_file(key).map_err(|error| format!("entry {name}: {error}"))?;
+    public.map_or(Ok(()), |public| key.check_tor_public_key_file(public))?;
+    hostname.map_or(Ok(()), |hostname| key.check_tor_hostname_file(hostname))?;
+    let owners = secret.metadata.owner_references.unwrap_or_default();
+    let owners = owners.into_iter().map(|owner| format!("{} {}", owner.kind, owner.name)).collect();
+    Ok((KeyFile::Tor(key), owners))
 }

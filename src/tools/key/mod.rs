@@ -35,13 +35,14 @@ enum Command {
     Generate(Generate),
     /// Write a key in another form: Tor's directory, PEM, or a Kubernetes Secret
     ///
-    /// PEM becomes either form. Tor's form cannot become PEM: PEM holds the seed, and Tor's file only what the seed expands
+    /// The key is read from a HiddenServiceDir, a key file, or a Secret's manifest: this operator's, tor-controller's or
+    /// tor-operator's. What else the Secret has is left out. PEM becomes either form. Tor's form cannot become PEM: PEM holds the seed, and Tor's file only what the seed expands
     /// to. Nothing is lost by that, since the daemon and Python Onionbalance read Tor's form, too.
     #[command(after_help = CONVERT_EXAMPLES)]
     Convert(Convert),
     /// Print a key's address and public key, never the secret
     Show(Show),
-    /// Check a HiddenServiceDir or a key file: is it whole, does it fit together, can others read it
+    /// Check a HiddenServiceDir, a key file or a Secret's manifest: is it whole, does it fit together, can others read it
     ///
     /// Exit code 0 when all is well; 1 with a line for each fault when not.
     Check(Check),
@@ -50,11 +51,12 @@ enum Command {
 const GENERATE_EXAMPLES: &str = "Examples:
   key generate                                   the directory <address>, as tor has it
   key generate --to pem --output frontend.key    as Python Onionbalance has it
-  key generate --secret web-master-key --output secret.yaml
+  key generate --secret web-master-key | kubectl create -f -
   key generate --client alice --address <ADDRESS> --output clients";
 const CONVERT_EXAMPLES: &str = "Examples:
   key convert frontend.key --output hidden_service
-  key convert /var/lib/tor/hidden_service --secret web-master-key | kubectl apply -f -";
+  key convert /var/lib/tor/hidden_service --secret web-master-key | kubectl create -f -
+  kubectl get secret example-tor-secret -o yaml | key convert - --secret web-master-key | kubectl create -f -";
 
 #[derive(Debug, clap::Args)]
 struct Generate {
@@ -70,7 +72,7 @@ struct Generate {
 
 #[derive(Debug, clap::Args)]
 struct Convert {
-    /// A HiddenServiceDir or a key file
+    /// A HiddenServiceDir, a key file or a Secret's manifest; `-` is standard input
     input: PathBuf,
     #[command(flatten)]
     target: Target,
@@ -78,14 +80,14 @@ struct Convert {
 
 #[derive(Debug, clap::Args)]
 struct Show {
-    /// HiddenServiceDirs or key files
+    /// HiddenServiceDirs, key files or Secrets' manifests; `-` is standard input
     #[arg(required = true)]
     input: Vec<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
 struct Check {
-    /// HiddenServiceDirs or key files
+    /// HiddenServiceDirs, key files or Secrets' manifests; `-` is standard input
     #[arg(required = true)]
     input: Vec<PathBuf>,
 }
@@ -99,7 +101,7 @@ struct Target {
     /// The directory (Tor) or file (PEM, Secret) to write [default: ADDRESS, ADDRESS.key; a Secret: standard output]
     #[arg(long, short)]
     output: Option<PathBuf>,
-    /// Write a Kubernetes Secret of this name instead, for kubectl apply; spec.masterKey.secretName names it
+    /// Write a Kubernetes Secret of this name instead, for kubectl create; spec.masterKey.secretName names it
     #[arg(long, value_name = "NAME", conflicts_with = "to", value_parser = output::secret_name)]
     secret: Option<String>,
     /// The Secret's namespace
@@ -140,14 +142,14 @@ fn generate(target: Target, out: &mut impl Write) -> Result<(), Failure> {
 
 fn convert(input: Input, target: Target, out: &mut impl Write) -> Result<(), Failure> {
     let (form, destination) = target.destination();
+    let source = input.to_string();
     let material = match (form, input.file) {
         (Form::Pem, KeyFile::Pem(seed)) => Material::Pem(seed),
         (Form::Tor, file) => Material::Expanded(file.into_key()?),
         (Form::Pem, KeyFile::Tor(_)) => {
             return Err(format!(
-                "{}: a key in Tor's form cannot become PEM: PEM holds the seed, and this file only what the seed expanded to. \
-                 Use it as it is: `key:` in config.yaml takes Tor's form, too",
-                input.path.display()
+                "{source}: a key in Tor's form cannot become PEM: PEM holds the seed, and this file only what the seed expanded to. \
+                 Use it as it is: `key:` in config.yaml takes Tor's form, too"
             )
             .into());
         }
@@ -161,7 +163,7 @@ fn describe(input: &Input, out: &mut impl Write) -> Result<(), Failure> {
         KeyFormat::Pem => "PEM (the seed)",
         KeyFormat::Tor => "Tor's (the expanded key)",
     };
-    writeln!(out, "file        {}", input.path.display())?;
+    writeln!(out, "file        {input}")?;
     writeln!(out, "address     {address}")?;
     writeln!(out, "public key  {}", BASE64.encode(address.public_key()))?;
     writeln!(out, "form        {form}")?;

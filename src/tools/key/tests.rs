@@ -99,6 +99,71 @@ fn writes_a_secret() {
     assert!(key(&["convert", &pem, "--secret", "Web"]).unwrap_err().contains("Kubernetes name"));
 }
 
+/// A Secret's manifest as `kubectl get -o json` writes it, with these entries and these fields of its metadata.
+fn secret(data: &[(&str, &[u8])], metadata: serde_json::Value) -> String {
+    let data: serde_json::Map<_, _> =
+        data.iter().map(|(name, bytes)| ((*name).to_owned(), BASE64.encode(bytes).into())).collect();
+    serde_json::json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}).to_string()
+}
+
+#[test]
+fn reads_secrets_of_this_operator_and_of_others() {
+    let folder = Folder::new();
+    let directory = folder.path("hs");
+    let address = key(&["generate", "--output", &directory]).unwrap();
+    let read = |name: &str| fs::read(folder.path(&format!("hs/{name}"))).unwrap();
+    let (secret_key, public_key) = (read("hs_ed25519_secret_key"), read("hs_ed25519_public_key"));
+    let bare = address.trim_end().as_bytes();
+    let file = folder.path("secret.json");
+    let write = |text: String| secret_file_with(&file, &text);
+
+    let metadata = serde_json::json!({"name": "x", "resourceVersion": "7", "managedFields": []});
+    let ours: [(&str, &[u8]); 3] =
+        [("hs_ed25519_secret_key", &secret_key), ("hs_ed25519_public_key", &public_key), ("hostname", bare)];
+    let controllers: [(&str, &[u8]); 5] = [
+        ("onionAddress", bare),
+        ("privateKey", &secret_key[32..]),
+        ("privateKeyFile", &secret_key),
+        ("publicKey", &public_key[32..]),
+        ("publicKeyFile", &public_key),
+    ];
+    for data in [ours.as_slice(), controllers.as_slice(), &ours[..1], &controllers[2..3]] {
+        write(secret(data, metadata.clone()));
+        assert_eq!(key(&["check", &file]).unwrap(), format!("{file}: good, {address}"));
+        let manifest = key(&["convert", &file, "--secret", "web-master-key"]).unwrap();
+        assert!(!manifest.contains("resourceVersion"), "{manifest}");
+        let made: Secret = serde_saphyr::from_str(&manifest).unwrap();
+        assert_eq!(made.data.unwrap()["hs_ed25519_secret_key"].0, secret_key);
+        // The manifest that it writes can be read in turn.
+        write(manifest);
+        assert!(key(&["show", &file]).unwrap().contains(&format!("address     {address}")));
+    }
+
+    let other = key(&["generate", "--output", &folder.path("other")]).unwrap();
+    write(secret(&[ours[0], ("hostname", other.as_bytes())], metadata.clone()));
+    assert!(key(&["show", &file]).unwrap_err().contains("secret.json: hostname does not belong to"));
+    write(secret(&[("privateKeyFile", b"short")], metadata.clone()));
+    assert!(
+        key(&["show", &file]).unwrap_err().contains("entry privateKeyFile: hs_ed25519_secret_key must have 96 bytes")
+    );
+    write(secret(&[("token", b"x")], metadata.clone()));
+    let none = key(&["convert", &file, "--secret", "web"]).unwrap_err();
+    assert!(none.ends_with("the Secret has no entry hs_ed25519_secret_key and none privateKeyFile"), "{none}");
+    // What is no Secret is told as what it should have been.
+    write("kind: ConfigMap\n".to_owned());
+    assert!(key(&["show", &file]).unwrap_err().contains("it holds no onion-service key"));
+
+    let owner = serde_json::json!({"apiVersion": "v1", "kind": "OnionKey", "name": "mine", "uid": "1"});
+    write(secret(&ours, serde_json::json!({"name": "x", "ownerReferences": [owner]})));
+    let faults = key(&["check", &file]).unwrap_err();
+    assert!(faults.contains("goes with its owner") && faults.contains("(OnionKey mine)"), "{faults}");
+}
+
+/// Overwrites a file that nobody else may read.
+fn secret_file_with(path: &str, text: &str) {
+    crate::shell::secret_file::write(path.as_ref(), text.as_bytes(), true).unwrap();
+}
+
 #[test]
 fn check_finds_each_fault() {
     let folder = Folder::new();
