@@ -9,19 +9,24 @@ use zeroize::Zeroizing;
 
 use super::clock::Clock;
 use super::http::Health;
-use crate::onion::MasterKey;
+use crate::onion::{MasterKey, OnionAddress};
 use crate::shell::complaint::Complaint;
 
 /// The pause between two readings; far below what the liveness probe takes for a hang.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Reads the key (tor's `hs_ed25519_secret_key`) until it is valid. Meanwhile the log and the readiness probe say what is
-/// wrong with it.
-pub(super) async fn wait_for(directory: &Path, health: &watch::Sender<Health>, clock: Clock) -> MasterKey {
+/// Reads the key (tor's `hs_ed25519_secret_key`) until it is valid, and that of the address where one is expected. Meanwhile the log
+/// and the readiness probe say what is wrong with it.
+pub(super) async fn wait_for(
+    directory: &Path,
+    expected: Option<OnionAddress>,
+    health: &watch::Sender<Health>,
+    clock: Clock,
+) -> MasterKey {
     const PROBLEM: &str = "the master key is of no use";
     let mut complaint = Complaint::default();
     loop {
-        let read = read(directory);
+        let read = read(directory, expected);
         let problem = read.as_ref().err().map(|reason| format!("{PROBLEM}: {reason}"));
         health.send_replace(Health { turned: clock.now().elapsed, problem, ..Health::default() });
         match read {
@@ -32,10 +37,16 @@ pub(super) async fn wait_for(directory: &Path, health: &watch::Sender<Health>, c
     }
 }
 
-fn read(directory: &Path) -> Result<MasterKey, String> {
+fn read(directory: &Path, expected: Option<OnionAddress>) -> Result<MasterKey, String> {
     let path = directory.join("hs_ed25519_secret_key");
     let bytes = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    MasterKey::from_tor_secret_key_file(&Zeroizing::new(bytes)).map_err(|error| error.to_string())
+    let key = MasterKey::from_tor_secret_key_file(&Zeroizing::new(bytes)).map_err(|error| error.to_string())?;
+    match expected {
+        Some(expected) if expected != key.address() => {
+            Err(format!("it is the key of {}, and this service's address is {expected}", key.address()))
+        }
+        _ => Ok(key),
+    }
 }
 
 #[cfg(test)]
@@ -46,10 +57,10 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_missing_key_then_a_bad_one_then_a_good_one() {
+    async fn a_missing_key_then_a_bad_one_then_anothers_then_the_good_one() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("hs_ed25519_secret_key");
-        let good = MasterKey::generate(&mut StdRng::from_seed([1; 32]));
+        let [good, others] = [1, 2].map(|seed| MasterKey::generate(&mut StdRng::from_seed([seed; 32])));
         let (health, mut probes) = watch::channel(Health::default());
 
         let mend = async {
@@ -61,9 +72,15 @@ mod tests {
             probes.changed().await.unwrap();
             let bad = "the master key is of no use: hs_ed25519_secret_key must have 96 bytes, it has 3";
             assert_eq!(probes.borrow_and_update().ready(), Err(bad));
+            std::fs::write(&file, others.to_tor_secret_key_file()).unwrap();
+
+            probes.changed().await.unwrap();
+            let others = format!("the master key is of no use: it is the key of {}, and this", others.address());
+            assert!(probes.borrow_and_update().ready().unwrap_err().starts_with(&others));
             std::fs::write(&file, good.to_tor_secret_key_file()).unwrap();
         };
-        let (key, ()) = tokio::join!(wait_for(directory.path(), &health, Clock::start()), mend);
+        let (expected, clock) = (Some(good.address()), Clock::start());
+        let (key, ()) = tokio::join!(wait_for(directory.path(), expected, &health, clock), mend);
         assert!(key == good);
         assert_eq!(probes.borrow().problem, None);
     }

@@ -106,8 +106,8 @@ struct Paths {
     tor_data_dir: PathBuf,
 }
 
-/// Whom it publishes for and what it listens on. Only what Kubernetes tells of the pod comes from the environment: for a
-/// Service that is named `metrics` Kubernetes sets `METRICS_PORT`, and so on.
+/// Whom it publishes for and what it listens on. What comes from the environment has a name that Kubernetes does not give
+/// to a variable of its own: for a Service that is named `metrics` it sets `METRICS_PORT`, and so on.
 #[derive(Debug, clap::Args)]
 struct Serve {
     /// Name of the `OnionBalancedService`
@@ -125,6 +125,9 @@ struct Serve {
     /// Directory with the master key in tor's form (`hs_ed25519_secret_key`)
     #[arg(long, default_value = "/etc/onionbalance/master-key")]
     master_key_dir: PathBuf,
+    /// The address that the master key must have; another key is waited out
+    #[arg(long, env = "ONION_ADDRESS")]
+    onion_address: Option<OnionAddress>,
     /// Seconds after which a backend that does not answer is left out
     #[arg(long, default_value_t = 10)]
     backend_silence_seconds: u32,
@@ -184,7 +187,7 @@ async fn serve(mut args: Box<Serve>, run_dir: &Path) -> Result<(), Failure> {
 
     // Before the other parts: who has no key must not hold the Lease.
     let key = tokio::select! {
-        key = master_key::wait_for(&args.master_key_dir, &health, clock) => Arc::new(key),
+        key = master_key::wait_for(&args.master_key_dir, args.onion_address, &health, clock) => Arc::new(key),
         () = &mut stop => return Ok(()),
         ended = &mut http => return Err(http_ended(ended)),
     };

@@ -26,6 +26,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Valu
         name: "agent",
         arguments: vec!["backend".to_owned()],
         init_arguments: vec!["backend".to_owned(), "init".to_owned()],
+        variables: Vec::new(),
         ports: vec![pod::port("agent", AGENT_API_PORT)],
         secrets: vec![(token, pod::read_only("token", "/etc/onionbalance/token"))],
         pre_stop: Some("/drain"),

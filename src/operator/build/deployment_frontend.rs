@@ -30,6 +30,8 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
         name: "publisher",
         arguments: ["frontend", "--service", &service].map(ToOwned::to_owned).to_vec(),
         init_arguments: vec!["frontend".to_owned(), "init".to_owned()],
+        // Another key that somebody puts into the Secret is not taken up.
+        variables: vec![("ONION_ADDRESS", inputs.address.to_string())],
         ports: Vec::new(),
         secrets: vec![
             (key, pod::read_only("master-key", "/etc/onionbalance/master-key")),
@@ -119,6 +121,15 @@ mod tests {
             assert_eq!(holders, ["publisher"], "{volume}");
         }
         assert!(pod.get("shareProcessNamespace").is_none(), "/proc would show tor what the publisher holds");
+    }
+
+    #[test]
+    fn the_publisher_knows_which_key_to_expect() {
+        let fixture = Fixture::new();
+        let pod = &fixture.child("Deployment web-frontend")["spec"]["template"]["spec"];
+        let publisher = pod["containers"].as_array().unwrap().iter().find(|c| c["name"] == "publisher").unwrap();
+        let address = json!({"name": "ONION_ADDRESS", "value": fixture.inputs().address.to_string()});
+        assert!(publisher["env"].as_array().unwrap().contains(&address), "{publisher}");
     }
 
     #[test]

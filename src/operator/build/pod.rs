@@ -30,6 +30,9 @@ pub(super) struct Parts {
     pub name: &'static str,
     pub arguments: Vec<String>,
     pub init_arguments: Vec<String>,
+    /// What that container is told beside which pod it is. An older data plane overlooks what it does not know, as it would not an
+    /// argument.
+    pub variables: Vec<(&'static str, String)>,
     /// Ports beside probes and metrics.
     pub ports: Vec<ContainerPort>,
     /// For that container alone.
@@ -80,7 +83,7 @@ pub(super) fn template(
         name: parts.name.to_owned(),
         image: Some(inputs.settings.data_plane_image.clone()),
         args: Some(parts.arguments),
-        env: Some(environment()),
+        env: Some(environment().into_iter().chain(parts.variables.into_iter().map(variable)).collect()),
         ports: Some([parts.ports, vec![port("probes", PROBE_PORT), port("metrics", METRICS_PORT)]].concat()),
         startup_probe: Some(probe("/startupz", 2, 150)),
         liveness_probe: Some(probe("/livez", 10, 3)),
@@ -234,6 +237,10 @@ fn environment() -> Vec<EnvVar> {
             ..EnvVar::default()
         })
         .to_vec()
+}
+
+fn variable((name, value): (&str, String)) -> EnvVar {
+    EnvVar { name: name.to_owned(), value: Some(value), ..EnvVar::default() }
 }
 
 /// The user's, or our requests of CPU and memory. No limits of our own: memory that tor needs under attack is better had
