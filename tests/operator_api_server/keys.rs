@@ -1,7 +1,8 @@
 //! The master key: used, generated once, kept, never replaced.
 
+use data_encoding::BASE64;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, DeleteParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use onionbalance_operator::crd::OnionBalancedService;
 use onionbalance_operator::onion::MasterKey;
 use rand::SeedableRng as _;
@@ -96,6 +97,30 @@ async fn a_key_that_is_gone_is_an_alarm_and_never_a_new_key() {
     scene.wait_condition("web", "MasterKeyReady", "False AddressMismatch").await;
     secrets.delete("web-master-key", &DeleteParams::default()).await.unwrap();
     scene.create_key("web-master-key", &backup.data.unwrap()["hs_ed25519_secret_key"].0).await;
+    scene.wait_condition("web", "MasterKeyReady", "True KeyLoaded").await;
+    assert_eq!(scene.address("web").await, address);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_edited_is_an_alarm_and_changes_nothing_that_runs() {
+    let scene = Scene::set("edited-key").await;
+    scene.create_key("mine", &key(5).to_tor_secret_key_file()).await;
+    scene.create("web", json!({"masterKey": {"secretName": "mine"}})).await;
+    let address = scene.address("web").await;
+    let before = scene.wait_children("web").await;
+    let secrets: Api<Secret> = scene.api();
+    let edit = async |file: &[u8]| {
+        let patch = json!({"data": {"hs_ed25519_secret_key": BASE64.encode(file)}});
+        secrets.patch("mine", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    };
+    edit(&key(6).to_tor_secret_key_file()).await;
+    let message = scene.wait_condition("web", "MasterKeyReady", "False AddressMismatch").await;
+    assert!(message.contains(&key(6).address().to_string()) && message.contains(&address), "{message}");
+    edit(&key(5).to_tor_secret_key_file()[..95]).await;
+    scene.wait_condition("web", "MasterKeyReady", "False KeyInvalid").await;
+    assert_eq!((scene.address("web").await, scene.children("web").await), (address.clone(), before));
+    edit(&key(5).to_tor_secret_key_file()).await;
     scene.wait_condition("web", "MasterKeyReady", "True KeyLoaded").await;
     assert_eq!(scene.address("web").await, address);
     scene.end().await;

@@ -3,41 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use data_encoding::{BASE32_NOPAD, BASE64, BASE64_NOPAD, HEXLOWER};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DynamicObject, ListParams};
 use kube::discovery::{Discovery, Scope, verbs};
 use serde_json::json;
 
+use crate::needles::{find, forms, of_a_token};
 use crate::program::Program;
 use crate::scene::Scene;
-
-/// What a part of a secret could look like in a text.
-fn forms(secret: &[u8]) -> Vec<String> {
-    let decimal: Vec<_> = secret.iter().map(ToString::to_string).collect();
-    // Base64 of a part depends on where in the whole it begins; the ends depend on what is beside it.
-    let shifted = (0..3).map(|shift| {
-        let text = BASE64.encode(&[&vec![0; shift], secret].concat());
-        text[4..text.len() - 4].to_owned()
-    });
-    let escaped: String = secret.iter().flat_map(|byte| std::ascii::escape_default(*byte)).map(char::from).collect();
-    shifted
-        .chain([
-            HEXLOWER.encode(secret),
-            BASE64_NOPAD.encode(secret),
-            BASE32_NOPAD.encode(secret),
-            decimal.join(", "),
-            decimal.join(","),
-            escaped,
-        ])
-        .collect()
-}
-
-fn find<'a>(text: &str, needles: &'a BTreeMap<&'static str, Vec<String>>) -> Vec<(&'a str, &'a str)> {
-    let lower = text.to_lowercase();
-    let found = needles.iter().flat_map(|(name, forms)| forms.iter().map(|form| (*name, form.as_str())));
-    found.filter(|(_, form)| lower.contains(&form.to_lowercase())).collect()
-}
 
 /// Every object of the namespace, by kind and name.
 async fn all_objects(scene: &Scene) -> BTreeMap<String, String> {
@@ -73,14 +46,10 @@ async fn no_secret_is_in_the_log_or_in_another_object() {
     let data = async |name: &str, key: &str| secrets.get(name).await.unwrap().data.unwrap()[key].0.clone();
     let key = data("web-master-key", "hs_ed25519_secret_key").await;
     let token = data("web-agent-token", "token").await;
-    let token_bytes = HEXLOWER.decode(&token).unwrap();
-    let mut token_forms = forms(&token_bytes);
-    token_forms.extend(forms(&token));
-    token_forms.push(String::from_utf8(token).unwrap());
     let needles = BTreeMap::from([
         ("the master key's scalar", forms(&key[32..64])),
         ("the master key's other half", forms(&key[64..96])),
-        ("the agents' token", token_forms),
+        ("the agents' token", of_a_token(&token)),
         ("a key that is not whole", forms(&half)),
     ]);
 

@@ -90,7 +90,7 @@ pub fn programs() -> PathBuf {
 }
 
 /// Other packages' tests use this file, too.
-fn source_tree() -> &'static Path {
+pub fn source_tree() -> &'static Path {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.ancestors().find(|folder| folder.join("deploy/rbac.yaml").exists()).expect("the source tree")
 }
