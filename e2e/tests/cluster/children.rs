@@ -1,6 +1,9 @@
 //! What the operator made comes back when it is deleted, and goes with the object; the master key stays.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use anyhow::{Result, ensure};
+use serde_json::Value;
 
 use crate::scene::{PUBLISHED, SOON, Scene, scene};
 
@@ -33,6 +36,7 @@ async fn a_deleted_child_comes_back() -> Result<()> {
     scene("children", async |scene| {
         let web = scene.apply("web", SPEC).await?;
         web.wait_published(1, PUBLISHED).await?;
+        only_publishers_have_credentials(scene).await?;
         let token = scene.run("get secret/web-agent-token -o jsonpath={.data.token}").await?;
         for child in CHILDREN.into_iter().chain(["lease/web-frontend"]) {
             let before = uid(scene, child).await?;
@@ -55,6 +59,28 @@ async fn a_deleted_child_comes_back() -> Result<()> {
     .await
 }
 
+/// Of the pods as they run, after all that admission does to them: a token for the API, and the master key.
+async fn only_publishers_have_credentials(scene: &Scene) -> Result<()> {
+    let pods = scene.run("get pods -l onionbalance.dev/service=web -o json").await?;
+    let pods: Value = serde_json::from_str(&pods)?;
+    let mut holders: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for pod in pods["items"].as_array().into_iter().flatten() {
+        let containers = ["initContainers", "containers"].into_iter().filter_map(|kind| pod["spec"][kind].as_array());
+        for container in containers.flatten() {
+            let paths = container["volumeMounts"].as_array().into_iter().flatten();
+            for path in paths.filter_map(|mount| mount["mountPath"].as_str()) {
+                holders.entry(path).or_default().extend(container["name"].as_str());
+            }
+        }
+    }
+    let of = |path: &str| holders.get(path).cloned().unwrap_or_default();
+    ensure!(of("/run/onionbalance") == ["agent", "init", "publisher", "tor"].into(), "{holders:?}");
+    for secret in ["/var/run/secrets/kubernetes.io/serviceaccount", "/etc/onionbalance/master-key"] {
+        ensure!(of(secret) == ["publisher"].into(), "{secret}: {holders:?}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn the_key_outlives_the_object() -> Result<()> {
     scene("deletion", async |scene| {
@@ -75,7 +101,21 @@ async fn the_key_outlives_the_object() -> Result<()> {
         let web = scene.apply("web", SPEC).await?;
         ensure!(web.onion_address().await? == onion, "the address changed");
         ensure!(uid(scene, KEY).await? == key, "the master key was made anew");
-        Ok(())
+
+        // Unless the object says otherwise.
+        scene.run(r#"patch obs web --type=merge --patch={"spec":{"deletionPolicy":"Delete"}}"#).await?;
+        scene
+            .wait("the object owns the master key", SOON, async || {
+                let owner = scene.run(&format!("get {KEY} -o jsonpath={{.metadata.ownerReferences[*].name}}")).await?;
+                Ok(if owner == "web" { Ok(()) } else { Err(format!("{owner:?} does")) })
+            })
+            .await?;
+        scene.run("delete obs web").await?;
+        scene
+            .wait("the master key goes with the object", SOON, async || {
+                Ok(if uid(scene, KEY).await?.is_empty() { Ok(()) } else { Err("it is there".to_owned()) })
+            })
+            .await
     })
     .await
 }

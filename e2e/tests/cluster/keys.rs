@@ -1,4 +1,4 @@
-//! The user's own key, and a key that is gone.
+//! The user's own key, another one on purpose, and a key that is gone.
 
 use anyhow::{Context as _, Result, ensure};
 use onionbalance_e2e::onionkey;
@@ -7,7 +7,7 @@ use onionbalance_e2e::process::Processes;
 use crate::scene::{PUBLISHED, SOON, Scene, scene};
 
 #[tokio::test]
-async fn the_users_own_key_is_used() -> Result<()> {
+async fn the_users_own_key_is_used_and_another_on_purpose() -> Result<()> {
     scene("own-key", async |scene| {
         let dir = tempfile::tempdir()?;
         let made = onionkey::make(&Processes::open(dir.path())?, dir.path()).await?;
@@ -28,9 +28,46 @@ async fn the_users_own_key_is_used() -> Result<()> {
         let client = scene.tor_client().await?;
         let page = client.fetch(&onion, "one").await?;
         ensure!(page.starts_with("Hello"), "{page:?}");
+
+        // The other key is as tor-operator writes keys.
+        let other = tempfile::tempdir()?;
+        let made = onionkey::make(&Processes::open(other.path())?, other.path()).await?;
+        let (new, key) = (made.address, made.dir.join("hs_ed25519_secret_key"));
+        std::fs::write(&key, reduced(&std::fs::read(&key)?))?;
+        scene.run(&format!("create secret generic my-key-2 --from-file={}", key.display())).await?;
+        let patch =
+            format!("{{\"spec\":{{\"masterKey\":{{\"secretName\":\"my-key-2\",\"onionAddress\":\"{new}\"}}}}}}");
+        scene.run(&format!("patch obs/web --type=merge --patch={patch}")).await?;
+        scene
+            .wait("a page comes from the new address", PUBLISHED, async || {
+                let page = client.fetch(&new, "two").await;
+                Ok(page.map_or_else(|error| Err(format!("{error:#}")), |_| Ok(())))
+            })
+            .await?;
+        ensure!(web.onion_address().await? == new, "{new} is the object's address");
         client.remove().await
     })
     .await
+}
+
+/// A key in tor's form whose scalar is reduced modulo the group's order: what is left when the order was taken off as often as can be.
+fn reduced(file: &[u8]) -> Vec<u8> {
+    /// `2^252 + 27742317777372353535851937790883648493`, the least byte first.
+    const ORDER: [u8; 32] = [
+        0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0, 0,
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
+    ];
+    let mut file = file.to_vec();
+    let scalar = &mut file[32..64];
+    while scalar.iter().rev().ge(ORDER.iter().rev()) {
+        let mut borrowed = false;
+        for (byte, of_order) in scalar.iter_mut().zip(ORDER) {
+            let (less, below) = byte.overflowing_sub(of_order);
+            let (less, below_again) = less.overflowing_sub(borrowed.into());
+            (*byte, borrowed) = (less, below || below_again);
+        }
+    }
+    file
 }
 
 #[tokio::test]

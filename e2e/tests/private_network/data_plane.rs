@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use onionbalance_e2e::articlient::ArtiClient;
 use onionbalance_e2e::command::output;
 use onionbalance_e2e::descriptor::Descriptor;
@@ -23,6 +23,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
+use crate::needles::{find, forms, of_a_token};
 use crate::target;
 
 /// A private network and a service on it. Everything ends when it is dropped.
@@ -135,6 +136,25 @@ impl DataPlane {
             .iter()
             .filter(|name| name.contains("end"))
             .try_for_each(|name| self.processes.check(name))
+    }
+
+    /// Fails where a log of our programs, or of a tor, has a part of the master key or the agents' token.
+    pub fn no_secret_is_in_a_log(&self) -> Result<()> {
+        let key = fs::read(self.key.dir.join("hs_ed25519_secret_key"))?;
+        let needles = BTreeMap::from([
+            ("the master key's scalar", forms(&key[32..64])),
+            ("the master key's other half", forms(&key[64..96])),
+            ("the agents' token", of_a_token(self.token.to_hex().as_bytes())),
+        ]);
+        let mut lines = 0;
+        for name in self.processes.names()? {
+            let log = String::from_utf8_lossy(&fs::read(self.processes.log(&name))?).into_owned();
+            let found = find(&log, &needles);
+            ensure!(found.is_empty(), "{found:?} in the log of {name}");
+            lines += log.lines().filter(|line| line.contains("DEBUG") || line.contains("TRACE")).count();
+        }
+        ensure!(lines > 10, "the programs log what they do: {lines} lines");
+        Ok(())
     }
 
     /// A Tor client without any state.
@@ -433,7 +453,8 @@ fn program(subcommand: &[&str], dir: &Path) -> Result<Command> {
         .arg(dir.join("run"))
         .arg("--tor-data-dir")
         .arg(dir.join("data"));
-    command.env("RUST_LOG", "debug,hyper=info");
+    // All that our own code ever says: no secret may be in it.
+    command.env("RUST_LOG", "debug,onionbalance_operator=trace,hyper=info");
     Ok(command)
 }
 

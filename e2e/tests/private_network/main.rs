@@ -5,6 +5,8 @@ mod external_backends;
 mod frontend_pods;
 mod frontends;
 mod many_backends;
+#[path = "../../../tests/operator_api_server/needles.rs"]
+mod needles;
 mod restricted;
 #[path = "../../../tests/operator_api_server/server.rs"]
 #[allow(dead_code, clippy::expect_used, reason = "of it only the bring-up is used; it fails like a test")]
@@ -59,7 +61,7 @@ async fn story(plane: &mut DataPlane) -> Result<()> {
     let alive: BTreeSet<usize> = (1..BACKENDS).collect();
     all_points_are_published(plane, &alive).await?;
     ensure!(who_serves(plane, &alive).await? == alive, "the others go on");
-    Ok(())
+    plane.no_secret_is_in_a_log()
 }
 
 async fn first_page(plane: &DataPlane) -> Result<()> {
