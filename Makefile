@@ -79,9 +79,11 @@ scale-test: packages ## The operator with 500 objects on a real API server, besi
 	@$(TARGET)/release/onionbalance-bench scale --programs "$$($(SETUP)/kubernetes.sh)"
 
 .PHONY: generate
-generate: ## Write the files that are made from others: crds/, and the chart's copies of the CRD and the operator's rights
+generate: ## Write the files that are made from others: crds/, its reference in docs/, and the chart's copies of the CRD and the operator's rights
 	cargo run --locked --quiet -- crd >crds/onionbalancedservices.yaml.new
 	mv crds/onionbalancedservices.yaml.new crds/onionbalancedservices.yaml
+	cargo run --locked --quiet -- crd --format markdown >docs/reference.md.new
+	mv docs/reference.md.new docs/reference.md
 	cp crds/onionbalancedservices.yaml $(CHART)/files/crd.yaml
 	sed -n '/^kind: ClusterRole$$/,/^---$$/{ /^rules:$$/,/^---$$/{ /^rules:$$/d; /^---$$/d; p } }' deploy/rbac.yaml >$(CHART)/files/rules.yaml
 

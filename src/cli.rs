@@ -30,6 +30,14 @@ enum LogFormat {
     Json,
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum CrdFormat {
+    /// The manifest: `onionbalance-operator crd | kubectl apply --server-side -f -`
+    Yaml,
+    /// Each field with its type, default and limits, and what is refused
+    Markdown,
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Reconcile `OnionBalancedService` objects
@@ -42,8 +50,15 @@ enum Command {
     ///
     /// Exit code 0: all that was shown is Ready. 1: nothing could be shown. 2: wrong usage. 3: something is not Ready.
     Status(status::Args),
-    /// Print the `CustomResourceDefinition` as YAML
-    Crd,
+    /// Print the `CustomResourceDefinition` as YAML, or the reference of its fields
+    Crd {
+        /// What to print
+        #[arg(long, value_enum, default_value_t = CrdFormat::Yaml)]
+        format: CrdFormat,
+        /// Leave out the validation rules (CEL): for API servers older than Kubernetes 1.25, which refuse what they do not know
+        #[arg(long)]
+        without_rules: bool,
+    },
     /// Generate, convert, show and check keys
     Key(tools::key::Args),
     /// Make a configuration of the stand-alone daemon (`frontend --config`)
@@ -63,7 +78,10 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let (mut input, mut out) = (std::io::stdin().lock(), std::io::stdout().lock());
         let program = match self.command {
-            Command::Crd => return finish(crd::manifest().map_err(Into::into).and_then(|yaml| print(&yaml))),
+            Command::Crd { format: CrdFormat::Yaml, without_rules } => {
+                return finish(crd::manifest(!without_rules).map_err(Into::into).and_then(|yaml| print(&yaml)));
+            }
+            Command::Crd { format: CrdFormat::Markdown, .. } => return finish(print(&crd::reference())),
             Command::Key(args) => return finish(tools::key::run(args, &mut out)),
             // `onionbalance-operator config generate`, and nothing more, asks.
             Command::Config(args) => {

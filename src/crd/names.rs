@@ -16,6 +16,8 @@ pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 pub const MANAGED_BY: &str = "onionbalance-operator";
 /// Label and annotation keys with this prefix are ours.
 pub const OUR_PREFIX: &str = "onionbalance.dev/";
+/// The recommended labels are ours too: selectors and queries of the whole cluster rely on them.
+pub const RECOMMENDED_PREFIX: &str = "app.kubernetes.io/";
 
 /// The longest name an object may have: `<name>-frontend` must be a DNS label of at most 63 characters.
 pub const MAX_NAME_LENGTH: usize = 63 - "-frontend".len();

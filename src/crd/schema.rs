@@ -5,33 +5,53 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::CustomResourceExt as _;
 use schemars::{Schema, SchemaGenerator, json_schema};
+use serde_json::json;
 
-use super::OnionBalancedService;
+use super::{OnionBalancedService, rules};
 
-/// The `CustomResourceDefinition`, with a structural schema that every API server since 1.20 takes without a warning.
+/// The `CustomResourceDefinition`, with a structural schema that every API server since 1.25 takes without a warning.
 pub fn custom_resource_definition() -> CustomResourceDefinition {
     let mut crd = OnionBalancedService::crd();
     for version in &mut crd.spec.versions {
         if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
-            use_known_formats(schema);
+            walk(schema, &mut use_known_formats);
+            schema.x_kubernetes_validations = Some(rules::object());
+        }
+    }
+    crd
+}
+
+/// The same without its rules, which an older server does not know: it refuses a server-side apply with them, and `kubectl`
+/// and Helm refuse them for it.
+pub fn without_rules(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    for version in &mut crd.spec.versions {
+        if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
+            walk(schema, &mut |node| node.x_kubernetes_validations = None);
         }
     }
     crd
 }
 
 /// Rust's unsigned formats are unknown to an API server, which warns of each; their bounds are in `minimum`, `maximum`.
-fn use_known_formats(schema: &mut JSONSchemaProps) {
-    schema.format = match schema.format.as_deref() {
+fn use_known_formats(node: &mut JSONSchemaProps) {
+    node.format = match node.format.as_deref() {
         Some("uint8" | "uint16") => Some("int32".to_owned()),
         Some("uint32" | "uint64") => Some("int64".to_owned()),
-        _ => schema.format.take(),
+        _ => node.format.take(),
     };
-    schema.properties.iter_mut().flat_map(|properties| properties.values_mut()).for_each(use_known_formats);
+}
+
+/// A schema and all within it.
+fn walk(schema: &mut JSONSchemaProps, visit: &mut impl FnMut(&mut JSONSchemaProps)) {
+    visit(schema);
+    for field in schema.properties.iter_mut().flat_map(|properties| properties.values_mut()) {
+        walk(field, visit);
+    }
     if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
-        use_known_formats(items);
+        walk(items, visit);
     }
     if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
-        use_known_formats(values);
+        walk(values, visit);
     }
 }
 
@@ -48,12 +68,18 @@ pub(super) fn any_objects(_: &mut SchemaGenerator) -> Schema {
 
 /// The name or number of a port.
 pub(super) fn port_reference(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "x-kubernetes-int-or-string": true })
+    json_schema!({
+        "x-kubernetes-int-or-string": true, "minimum": 1, "maximum": 65535, "maxLength": 63, "pattern": rules::LABEL,
+    })
 }
+
+/// `resource.Quantity`, without a sign.
+const QUANTITY: &str = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$";
 
 /// Resource quantities by name; YAML authors write `cpu: 1` as readily as `cpu: "1"`.
 pub(super) fn quantities(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "object", "additionalProperties": { "x-kubernetes-int-or-string": true } })
+    let quantity = json!({ "x-kubernetes-int-or-string": true, "minimum": 0, "maxLength": 64, "pattern": QUANTITY });
+    json_schema!({ "type": "object", "maxProperties": 16, "additionalProperties": quantity })
 }
 
 /// `metav1.Condition`.
@@ -66,12 +92,23 @@ pub(super) fn conditions(_: &mut SchemaGenerator) -> Schema {
             "type": "object",
             "required": ["lastTransitionTime", "message", "reason", "status", "type"],
             "properties": {
-                "type": { "type": "string", "maxLength": 316 },
-                "status": { "type": "string", "enum": ["True", "False", "Unknown"] },
-                "reason": { "type": "string", "minLength": 1, "maxLength": 1024 },
-                "message": { "type": "string", "maxLength": 32768 },
-                "observedGeneration": { "type": "integer", "format": "int64", "minimum": 0 },
-                "lastTransitionTime": { "type": "string", "format": "date-time" }
+                "type": { "description": "Its name.", "type": "string", "maxLength": 316 },
+                "status": {
+                    "description": "Whether it holds.", "type": "string", "enum": ["True", "False", "Unknown"],
+                },
+                "reason": {
+                    "description": "Why not, or why, in one word.", "type": "string", "minLength": 1, "maxLength": 1024,
+                },
+                "message": {
+                    "description": "What is wrong and what to do, for people.", "type": "string", "maxLength": 32768,
+                },
+                "observedGeneration": {
+                    "description": "The generation of the object that it is of.",
+                    "type": "integer", "format": "int64", "minimum": 0,
+                },
+                "lastTransitionTime": {
+                    "description": "When `status` last changed.", "type": "string", "format": "date-time",
+                },
             }
         }
     })
@@ -84,7 +121,7 @@ pub(super) fn time(_: &mut SchemaGenerator) -> Schema {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::Value;
 
     use super::*;
     use crate::crd::manifest;
@@ -98,13 +135,13 @@ mod tests {
         schema()["properties"]["spec"]["properties"][field].clone()
     }
 
-    fn walk(value: &Value, visit: &mut impl FnMut(&serde_json::Map<String, Value>)) {
+    fn walk_json(value: &Value, visit: &mut impl FnMut(&serde_json::Map<String, Value>)) {
         match value {
             Value::Object(map) => {
                 visit(map);
-                map.values().for_each(|inner| walk(inner, visit));
+                map.values().for_each(|inner| walk_json(inner, visit));
             }
-            Value::Array(list) => list.iter().for_each(|inner| walk(inner, visit)),
+            Value::Array(list) => list.iter().for_each(|inner| walk_json(inner, visit)),
             _ => {}
         }
     }
@@ -113,7 +150,7 @@ mod tests {
     fn the_checked_in_manifest_is_current() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/crds/onionbalancedservices.yaml");
         let checked_in = std::fs::read_to_string(path).unwrap();
-        assert!(checked_in == manifest().unwrap(), "run: cargo run -- crd > crds/onionbalancedservices.yaml");
+        assert!(checked_in == manifest(true).unwrap(), "run: cargo run -- crd > crds/onionbalancedservices.yaml");
     }
 
     #[test]
@@ -148,8 +185,29 @@ mod tests {
     }
 
     #[test]
+    fn an_old_server_is_spared_the_rules_alone() {
+        let with = serde_json::to_string(&custom_resource_definition()).unwrap();
+        let without = serde_json::to_value(without_rules(custom_resource_definition())).unwrap();
+        assert!(with.contains("x-kubernetes-validations") && !without.to_string().contains("x-kubernetes-validations"));
+        let mut bare = serde_json::to_value(custom_resource_definition()).unwrap();
+        drop_key(&mut bare, "x-kubernetes-validations");
+        assert_eq!(without, bare);
+    }
+
+    fn drop_key(value: &mut Value, key: &str) {
+        match value {
+            Value::Object(map) => {
+                map.remove(key);
+                map.values_mut().for_each(|inner| drop_key(inner, key));
+            }
+            Value::Array(list) => list.iter_mut().for_each(|inner| drop_key(inner, key)),
+            _ => {}
+        }
+    }
+
+    #[test]
     fn it_is_structural_and_free_of_warnings() {
-        walk(&schema(), &mut |node| {
+        walk_json(&schema(), &mut |node| {
             assert!(!(node.contains_key("properties") && node.contains_key("additionalProperties")), "{node:?}");
             if let Some(Value::String(format)) = node.get("format") {
                 assert!(["int32", "int64", "date-time"].contains(&format.as_str()), "{format}");

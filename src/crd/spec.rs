@@ -8,7 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{OnionBalancedServiceStatus, schema};
+use super::validate::torrc::Place;
+use super::{OnionBalancedServiceStatus, rules, schema};
 
 /// What is wanted.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -46,29 +47,39 @@ use super::{OnionBalancedServiceStatus, schema};
     )
 )]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::spec()))]
 pub struct OnionBalancedServiceSpec {
     /// The ports of the onion address, and what each leads to.
     #[schemars(
         length(min = 1, max = 64),
-        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["port"])
+        extend(
+            "x-kubernetes-list-type" = "map",
+            "x-kubernetes-list-map-keys" = ["port"],
+            "x-kubernetes-validations" = rules::ports()
+        )
     )]
     pub ports: Vec<Port>,
-    /// Where the master key is kept.
+    /// The key that the onion address is made of, and where it is kept.
     #[serde(default)]
     pub master_key: MasterKeySpec,
-    /// What happens to a generated master key when this object is deleted.
+    /// What happens to a generated master key when this object is deleted: with `Retain` its Secret stays, and an object of the
+    /// same name has the same address again. A Secret of your own always stays.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
-    /// Scales frontend and backends to 0 and publishes nothing; objects and keys stay.
+    /// Scales frontend and backends to 0 and publishes nothing: the service is away, its objects, key and address stay.
     #[serde(default)]
     pub suspend: bool,
     /// The backends in this cluster.
     #[serde(default)]
     pub backends: Backends,
-    /// Backends elsewhere: other clusters, plain servers.
+    /// Backends elsewhere: other clusters, plain servers. They count as those in the cluster do.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 128),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["onionAddress"])
+    )]
     pub external_backends: Vec<ExternalBackend>,
-    /// The publisher.
+    /// The publisher: it merges the backends' descriptors and holds the master key. No client's stream passes it.
     #[serde(default)]
     pub frontend: Frontend,
     /// Only clients with one of these keys may connect. Without any key, nobody may.
@@ -80,15 +91,17 @@ pub struct OnionBalancedServiceSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Port {
-    /// A name for metrics and messages.
+    /// A name for metrics and messages; each port's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63), extend("x-kubernetes-validations" = rules::port_name()))]
     pub name: Option<String>,
-    /// The port that clients connect to.
+    /// The port that clients connect to, as in `http://<address>.onion:<port>/`. Each is there once.
     #[schemars(range(min = 1))]
     pub port: u16,
     /// Where its streams go.
     pub target: Target,
-    /// How streams to the target begin; absent: without a header.
+    /// How streams to the target begin. `v1`: with a header of the PROXY protocol, version 1, whose source address names the
+    /// client's circuit; the target must expect it. Absent: without a header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocol>,
 }
@@ -104,12 +117,14 @@ pub enum ProxyProtocol {
 
 /// Exactly one of its fields is set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = rules::target()))]
 pub struct Target {
-    /// A Service of the same namespace.
+    /// A Service of the same namespace. Its name is resolved for each connection, so it may be deleted and made again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceTarget>,
-    /// `host:port`, resolved for each connection.
+    /// `host:port`, as in `web.example.org:8080` or `[2001:db8::1]:80`; the name is resolved for each connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 300), extend("x-kubernetes-validations" = rules::host_and_port()))]
     pub address: Option<String>,
 }
 
@@ -117,21 +132,26 @@ pub struct Target {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceTarget {
     /// The Service's name.
+    #[schemars(length(max = 63), extend("x-kubernetes-validations" = rules::service_name()))]
     pub name: String,
-    /// The port's name or number.
+    /// The Service's port, by name or number (its `port`, not its `targetPort`).
     #[schemars(schema_with = "schema::port_reference")]
     pub port: IntOrString,
 }
 
-/// Where the master key is kept.
+/// The key that the onion address is made of, and where it is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MasterKeySpec {
-    /// A Secret of the same namespace with `hs_ed25519_secret_key`. Unset: generated as `<name>-master-key`.
+    /// A Secret of the same namespace with an entry `hs_ed25519_secret_key`, in tor's format. Unset: generated once, as
+    /// `<name>-master-key`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253), extend("x-kubernetes-validations" = rules::secret_name()))]
     pub secret_name: Option<String>,
-    /// The address that the key must have.
+    /// The address that the key must have: another key in the Secret is refused. To change the address on purpose, change the
+    /// Secret and this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 62), extend("x-kubernetes-validations" = rules::onion_address()))]
     pub onion_address: Option<String>,
 }
 
@@ -149,20 +169,22 @@ pub enum DeletionPolicy {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Backends {
-    /// How many.
+    /// How many pods. `kubectl scale` and autoscalers set it.
     #[schemars(range(min = 0))]
     pub replicas: i32,
-    /// Introduction points of each (3 to 20).
+    /// Introduction points of each. All backends' points are published; a descriptor holds 20.
     #[schemars(range(min = 3, max = 20))]
     pub introduction_points: u8,
-    /// How long open streams may go on when a backend is scaled away.
+    /// How many seconds open streams may go on when a backend is scaled away or replaced.
     #[schemars(range(max = 86400))]
     pub drain_timeout_seconds: u32,
     /// Tor's introduction-point denial-of-service defence; absent: off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub intro_dos_defense: Option<IntroDosDefense>,
-    /// More torrc lines for the backends' onion service.
+    /// More torrc lines for the backends' tors and their onion service, one option on a line. Options that the operator sets or
+    /// needs itself are refused.
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 16384), extend("x-kubernetes-validations" = rules::extra_torrc(Place::Backend)))]
     pub extra_torrc: String,
     /// Pod settings.
     pub template: PodSettings,
@@ -181,15 +203,19 @@ impl Default for Backends {
     }
 }
 
-/// `HiddenServiceEnableIntroDoSRatePerSec` and `…BurstPerSec`.
+/// `HiddenServiceEnableIntroDoSRatePerSec` and `…BurstPerSec`. Their bounds are those of the cell extension that carries them
+/// (rend-spec-v3, "Denial-of-Service defense extension").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::intro_dos_defense()))]
 pub struct IntroDosDefense {
     /// Introductions a second that a relay passes on.
     #[serde(default = "default_dos_rate")]
+    #[schemars(range(max = 0x7fff_ffff))]
     pub rate_per_second: u32,
     /// Introductions that it passes on at once.
     #[serde(default = "default_dos_burst")]
+    #[schemars(range(max = 0x7fff_ffff))]
     pub burst_per_second: u32,
 }
 
@@ -206,7 +232,8 @@ fn default_dos_burst() -> u32 {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ExternalBackend {
-    /// Its own onion address.
+    /// Its own onion address, which its tor wrote to `hostname`.
+    #[schemars(length(max = 62), extend("x-kubernetes-validations" = rules::onion_address()))]
     pub onion_address: String,
 }
 
@@ -218,10 +245,13 @@ pub struct Frontend {
     #[schemars(range(min = 0))]
     pub replicas: i32,
     /// Whether different HSDirs may hold different descriptors: a descriptor holds at most 20 introduction points, and clients fetch
-    /// from six HSDirs.
+    /// from six HSDirs. `Auto`: when one descriptor cannot hold all points. `Always`: also when one could, so that no HSDir's
+    /// descriptor tells all. `Never`: of more points than one descriptor holds, different ones take turns.
     pub distinct_descriptors: DistinctDescriptors,
-    /// More torrc lines for the frontend's tor.
+    /// More torrc lines for the frontend's tor, one option on a line. Options that the operator sets or needs itself are refused,
+    /// and those of an onion service.
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 16384), extend("x-kubernetes-validations" = rules::extra_torrc(Place::Frontend)))]
     pub extra_torrc: String,
     /// Pod settings.
     pub template: PodSettings,
@@ -254,17 +284,20 @@ pub enum DistinctDescriptors {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PodSettings {
-    /// More labels.
+    /// More labels of the pods.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 128, "x-kubernetes-validations" = rules::own_keys()))]
     pub labels: BTreeMap<String, String>,
-    /// More annotations.
+    /// More annotations of the pods.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 128, "x-kubernetes-validations" = rules::own_keys()))]
     pub annotations: BTreeMap<String, String>,
     /// Resources of the containers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<ContainerResources>,
-    /// Node labels to run on.
+    /// Labels that a node must have.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 128))]
     pub node_selector: BTreeMap<String, String>,
     /// Affinity, as in a pod's `spec.affinity`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -278,14 +311,17 @@ pub struct PodSettings {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::any_objects")]
     pub topology_spread_constraints: Vec<Value>,
-    /// Priority class.
+    /// Name of the priority class.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
     pub priority_class_name: Option<String>,
-    /// Runtime class.
+    /// Name of the runtime class.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
     pub runtime_class_name: Option<String>,
-    /// Pull secrets.
+    /// Secrets with which the images are pulled.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
     pub image_pull_secrets: Vec<SecretReference>,
 }
 
@@ -293,6 +329,7 @@ pub struct PodSettings {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SecretReference {
     /// Its name.
+    #[schemars(length(max = 253))]
     pub name: String,
 }
 
@@ -328,10 +365,18 @@ pub struct Resources {
 pub struct RestrictedDiscovery {
     /// Who may connect.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[schemars(
+        length(max = 128),
+        extend(
+            "x-kubernetes-list-type" = "map",
+            "x-kubernetes-list-map-keys" = ["name"],
+            "x-kubernetes-validations" = rules::clients()
+        )
+    )]
     pub clients: Vec<AuthorizedClient>,
     /// A Secret of the same namespace with an entry `<name>.auth` for each client, as in C tor's `authorized_clients`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253), extend("x-kubernetes-validations" = rules::secret_name()))]
     pub secret_name: Option<String>,
 }
 
@@ -339,8 +384,10 @@ pub struct RestrictedDiscovery {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AuthorizedClient {
-    /// A name for people.
+    /// A name for people; each client's own.
+    #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// `descriptor:x25519:<base32>`.
+    /// `descriptor:x25519:<52 base32 characters>`, as `onionbalance-operator key client` makes it. Never the private key.
+    #[schemars(length(max = 128), extend("x-kubernetes-validations" = rules::client_key()))]
     pub public_key: String,
 }

@@ -52,19 +52,21 @@ pub struct OnionBalancedServiceStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendStatus {
-    /// The pod's name.
+    /// The pod's name; of an external backend its onion address.
     pub name: String,
     /// Its own onion address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub onion_address: Option<String>,
     /// Its points in the published descriptors; each counts once, in however many of them it is.
     pub introduction_points: u32,
-    /// What it is doing; `Waiting` when there are more points than the descriptors hold and it is the turn of others.
+    /// What it is doing. `Starting`: it has no introduction points yet. `Ready`: its points are published. `Waiting`: there are more
+    /// points than the descriptors hold, and it is the turn of others. `Draining`: it is terminating, its points are withdrawn.
+    /// `Lost`: it does not answer, or lost its points.
     pub state: BackendState,
     /// What its descriptor says that the published one does not; why it waits; of an external backend also why it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Since when.
+    /// Since when it is doing so.
     #[schemars(schema_with = "schema::time")]
     pub since: Time,
 }

@@ -1,6 +1,6 @@
 //! What the schema cannot check. One pure function; each problem names the field and what to do.
 
-mod torrc;
+pub(in crate::crd) mod torrc;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -8,7 +8,8 @@ use std::fmt;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
 
-use super::names::{MAX_NAME_LENGTH, OUR_PREFIX};
+use super::names::{MAX_NAME_LENGTH, OUR_PREFIX, RECOMMENDED_PREFIX};
+use super::rules::says;
 use super::{
     Backends, IntroDosDefense, OnionBalancedService, PodSettings, Port, Resources, RestrictedDiscovery, Target,
 };
@@ -40,9 +41,7 @@ pub fn name(object: &OnionBalancedService) -> Option<Problem> {
         ));
     }
     if !is_dns_1035_label(&name) {
-        return problem(
-            "use lower-case letters, digits and \"-\", with a letter first: Services are named after it".to_owned(),
-        );
+        return problem(says::NAME_FORM.to_owned());
     }
     None
 }
@@ -55,7 +54,7 @@ pub fn spec(object: &OnionBalancedService) -> Vec<Problem> {
     if let Some(name) = &spec.master_key.secret_name
         && !is_dns_subdomain(name)
     {
-        problems.add("spec.masterKey.secretName", "is no name that a Secret can have");
+        problems.add("spec.masterKey.secretName", says::SECRET_NAME);
     }
     if let Some(address) = &spec.master_key.onion_address
         && let Err(error) = address.parse::<OnionAddress>()
@@ -95,8 +94,7 @@ fn external_backends(problems: &mut Problems, object: &OnionBalancedService) {
         match backend.onion_address.parse::<OnionAddress>() {
             Err(error) => problems.add(field, error.to_string()),
             Ok(address) if own.contains(&address) => {
-                problems
-                    .add(field, "is this service's own address; name the backend's, which its tor wrote to hostname");
+                problems.add(field, says::OWN_ADDRESS);
             }
             Ok(address) if !seen.insert(address) => problems.add(field, "is there twice; name each backend once"),
             Ok(_) => {}
@@ -119,7 +117,7 @@ fn ports(problems: &mut Problems, ports: &[Port]) {
         }
         if let Some(name) = &port.name {
             if !is_dns_1123_label(name) {
-                problems.add(format!("{field}.name"), "use lower-case letters, digits and \"-\"");
+                problems.add(format!("{field}.name"), says::PORT_NAME);
             }
             if !names.insert(name) {
                 problems.add(format!("{field}.name"), format!("\"{name}\" is there twice; give each port its own"));
@@ -131,13 +129,13 @@ fn ports(problems: &mut Problems, ports: &[Port]) {
 
 fn target(problems: &mut Problems, field: &str, target: &Target) {
     match (&target.service, &target.address) {
-        (Some(_), Some(_)) => problems.add(field, "has both service and address; keep one"),
+        (Some(_), Some(_)) => problems.add(field, says::BOTH_TARGETS),
         (None, None) => {
-            problems.add(field, "is empty; set service {name, port} or address \"host:port\"");
+            problems.add(field, says::NO_TARGET);
         }
         (Some(service), None) => {
-            if !is_dns_1035_label(&service.name) {
-                problems.add(format!("{field}.service.name"), "is no name that a Service can have");
+            if !is_dns_1123_label(&service.name) {
+                problems.add(format!("{field}.service.name"), says::SERVICE_NAME);
             }
             match &service.port {
                 IntOrString::Int(number) if !(1..=65535).contains(number) => {
@@ -145,6 +143,9 @@ fn target(problems: &mut Problems, field: &str, target: &Target) {
                 }
                 IntOrString::String(name) if name.is_empty() => {
                     problems.add(format!("{field}.service.port"), "is empty; set the port's name or number");
+                }
+                IntOrString::String(name) if !is_dns_1123_label(name) => {
+                    problems.add(format!("{field}.service.port"), "is no name that a Service's port can have");
                 }
                 IntOrString::Int(_) | IntOrString::String(_) => {}
             }
@@ -176,7 +177,7 @@ fn backends(problems: &mut Problems, backends: &Backends) {
             problems.add("spec.backends.introDosDefense", "each number must be at most 2147483647");
         }
         if burst_per_second < rate_per_second {
-            problems.add("spec.backends.introDosDefense.burstPerSecond", "must not be less than ratePerSecond");
+            problems.add("spec.backends.introDosDefense.burstPerSecond", says::BURST);
         }
     }
     extra_torrc(problems, "spec.backends.extraTorrc", &backends.extra_torrc, torrc::Place::Backend);
@@ -188,7 +189,7 @@ fn restricted_discovery(problems: &mut Problems, restricted: &RestrictedDiscover
     if let Some(name) = &restricted.secret_name
         && !is_dns_subdomain(name)
     {
-        problems.add(format!("{FIELD}.secretName"), "is no name that a Secret can have");
+        problems.add(format!("{FIELD}.secretName"), says::SECRET_NAME);
     }
     let (mut names, mut keys) = (BTreeSet::new(), BTreeMap::new());
     for (index, client) in restricted.clients.iter().enumerate() {
@@ -223,9 +224,8 @@ fn pod_settings(problems: &mut Problems, field: &str, settings: &PodSettings) {
     }
 }
 
-/// The recommended labels are ours too: selectors and queries of the whole cluster rely on them.
 fn our_keys(problems: &mut Problems, field: &str, map: &BTreeMap<String, String>) {
-    for key in map.keys().filter(|key| key.starts_with(OUR_PREFIX) || key.starts_with("app.kubernetes.io/")) {
+    for key in map.keys().filter(|key| key.starts_with(OUR_PREFIX) || key.starts_with(RECOMMENDED_PREFIX)) {
         problems.add(field, format!("\"{key}\" belongs to the operator; use a key of your own"));
     }
 }
@@ -245,11 +245,14 @@ fn quantities(problems: &mut Problems, field: &str, resources: Option<&Resources
     }
 }
 
+/// A suffix of either kind, or an exponent: `64Mi`, `100m`, `128e6`.
 fn is_quantity(text: &str) -> bool {
-    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let suffix = text.get(number.len()..).unwrap_or_default();
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let (number, suffix) = text.split_at(text.len() - number.len());
     let known = ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"].contains(&suffix);
-    known && number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') && number.parse::<f64>().is_ok()
+    let exponent = suffix.strip_prefix(['e', 'E']).map(|rest| rest.strip_prefix(['+', '-']).unwrap_or(rest));
+    (known || exponent.is_some_and(digits)) && number.parse::<f64>().is_ok()
 }
 
 fn is_host_and_port(text: &str) -> bool {
@@ -273,16 +276,21 @@ fn is_host_name(text: &str) -> bool {
 }
 
 fn is_dns_1123_label(text: &str) -> bool {
+    text.len() <= 63 && has_form_of_label(text)
+}
+
+fn has_form_of_label(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=63).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
+    !text.is_empty() && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
 }
 
 fn is_dns_1035_label(text: &str) -> bool {
     is_dns_1123_label(text) && text.starts_with(|c: char| c.is_ascii_lowercase())
 }
 
+/// Its labels may be longer than those that DNS serves: Kubernetes only limits the whole.
 fn is_dns_subdomain(text: &str) -> bool {
-    text.len() <= 253 && text.split('.').all(is_dns_1123_label)
+    text.len() <= 253 && text.split('.').all(has_form_of_label)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod needles;
 mod program;
 mod recipes;
 mod refusals;
+mod refused_objects;
 mod restricted;
 mod roles;
 mod scene;

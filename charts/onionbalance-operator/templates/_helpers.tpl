@@ -79,3 +79,19 @@ app.kubernetes.io/instance: {{ printf "%s-test" .Release.Name | trunc 63 | quote
 {{- end }}
 {{- end }}
 {{- end }}
+
+{{/* Drops the CRD's validation rules from what it is given: servers before 1.25 do not know them, and Helm refuses them there. */}}
+{{- define "onionbalance-operator.withoutRules" -}}
+{{- $_ := unset . "x-kubernetes-validations" }}
+{{- range $inner := . }}
+{{- if kindIs "map" $inner }}
+{{- include "onionbalance-operator.withoutRules" $inner }}
+{{- else if kindIs "slice" $inner }}
+{{- range $inner }}
+{{- if kindIs "map" . }}
+{{- include "onionbalance-operator.withoutRules" . }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}

@@ -1,8 +1,10 @@
 //! What the chart has copies of: Helm reads no file outside a chart.
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use onionbalance_operator::crd::without_rules;
 use serde_json::json;
 
-use crate::helm::{documents, helm, read, render, the};
+use crate::helm::{RELEASE, documents, helm, read, render, the, with_integers};
 
 #[test]
 fn lint_finds_nothing() {
@@ -38,4 +40,18 @@ fn the_crd_is_rendered_whole_and_kept() {
     let original = &documents(&read("crds/onionbalancedservices.yaml"))[0];
     crd["metadata"] = original["metadata"].clone();
     assert!(&crd == original, "the CRD is not the one of crds/");
+}
+
+#[test]
+fn a_server_that_knows_no_rules_gets_the_crd_without() {
+    let schema = |version: &str| {
+        let output = helm(&["template", RELEASE, "--kube-version", version], &json!({}));
+        let rendered = documents(&String::from_utf8(output.stdout).unwrap());
+        the(&rendered, "CustomResourceDefinition")["spec"].clone()
+    };
+    let with: CustomResourceDefinition =
+        serde_json::from_value(json!({"metadata": {}, "spec": schema("1.25.0")})).unwrap();
+    let expected = serde_json::to_value(without_rules(with)).unwrap();
+    assert!(schema("1.24.17-eks-1") == with_integers(expected["spec"].clone()));
+    assert!(schema("1.25.0") != schema("1.24.0"));
 }

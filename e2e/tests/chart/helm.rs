@@ -28,7 +28,7 @@ pub fn documents(yaml: &str) -> Vec<Value> {
 }
 
 /// 20.0 is 20: Helm and our own CRD write the same number in two ways.
-fn with_integers(value: Value) -> Value {
+pub fn with_integers(value: Value) -> Value {
     match value {
         Value::Object(map) => map.into_iter().map(|(key, value)| (key, with_integers(value))).collect(),
         Value::Array(items) => items.into_iter().map(with_integers).collect(),

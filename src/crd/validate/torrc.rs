@@ -2,14 +2,18 @@
 
 /// Which tor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(in crate::crd) enum Place {
     Backend,
     Frontend,
 }
 
+/// Refused with a hint of its own: the agent must know, since it reads the line that tor then writes.
+pub(in crate::crd) const CIRCUIT_ID: &str = "HiddenServiceExportCircuitID";
+
 /// Options that would break the design: where tor keeps its data and how it is controlled, what it publishes, which ports
-/// it opens, and programs that it starts (they would run beside the master key).
-const DENIED: &[&str] = &[
+/// it opens, whether it goes to sleep, the kind of descriptors that the publisher reads, and programs that it starts (they
+/// would run beside the master key).
+pub(in crate::crd) const DENIED: &[&str] = &[
     "CacheDirectory",
     "ClientTransportPlugin",
     "ControlPort",
@@ -22,9 +26,10 @@ const DENIED: &[&str] = &[
     "CookieAuthFileGroupReadable",
     "DataDirectory",
     "DataDirectoryGroupReadable",
-    "DisableNetwork",
     "DirPort",
+    "DisableNetwork",
     "DNSPort",
+    "DormantOnFirstStartup",
     "DormantTimeoutEnabled",
     "ExtORPort",
     "ExtORPortCookieAuthFile",
@@ -35,7 +40,7 @@ const DENIED: &[&str] = &[
     "HiddenServiceEnableIntroDoSBurstPerSec",
     "HiddenServiceEnableIntroDoSDefense",
     "HiddenServiceEnableIntroDoSRatePerSec",
-    "HiddenServiceExportCircuitID",
+    CIRCUIT_ID,
     "HiddenServiceNumIntroductionPoints",
     "HiddenServiceOnionBalanceInstance",
     "HiddenServicePoWDefensesEnabled",
@@ -44,6 +49,7 @@ const DENIED: &[&str] = &[
     "HTTPTunnelPort",
     "KeyDirectory",
     "MetricsPort",
+    "MetricsPortPolicy",
     "NATDPort",
     "ORPort",
     "OwningControllerProcess",
@@ -55,6 +61,7 @@ const DENIED: &[&str] = &[
     "SocksPort",
     "SyslogIdentityTag",
     "TransPort",
+    "UseMicrodescriptors",
     "User",
 ];
 
@@ -67,10 +74,10 @@ pub(super) fn check(text: &str, place: Place) -> Vec<String> {
 }
 
 fn refusal(line: &str, place: Place) -> Option<String> {
-    let line = line.trim();
     if line.chars().any(|c| c.is_control() && c != '\t') {
         return Some("has a control character; remove it".to_owned());
     }
+    let line = line.trim();
     // Would take in our own next line.
     if line.ends_with('\\') {
         return Some("ends with \"\\\"; write the option on one line".to_owned());
@@ -80,8 +87,7 @@ fn refusal(line: &str, place: Place) -> Option<String> {
     if option.starts_with('%') {
         return Some(format!("\"{key}\" is not allowed; write the lines themselves"));
     }
-    // The agent must know: it reads the line that tor then writes.
-    if option.len() > "HiddenServiceE".len() && abbreviates(option, "HiddenServiceExportCircuitID") {
+    if option.len() > "HiddenServiceE".len() && abbreviates(option, CIRCUIT_ID) {
         return Some(format!("instead of \"{option}\" set proxyProtocol: v1 on the ports that want it"));
     }
     if option.starts_with('_') || DENIED.iter().any(|denied| abbreviates(option, denied)) {

@@ -1,0 +1,429 @@
+//! Each reason for which an object is refused: a change to a good object, and what the operator, the schema's rules and an
+//! API server without rules say of it. `validate/tests.rs` asks the first two, the tests beside a real API server the third.
+
+use serde_json::{Value, json};
+
+/// What is refused.
+pub struct Refused {
+    /// Merged into [`good`]; lists are replaced.
+    pub change: Value,
+    /// All that the operator says; nothing where no server lets such an object in.
+    pub operator: Option<String>,
+    /// The field and the message of the rule that refuses it, where one does.
+    pub rule: Option<String>,
+    /// The field, without indices, that an API server names which knows types and limits, but no rules. Nothing: it takes
+    /// the object.
+    pub schema: Option<String>,
+}
+
+impl Refused {
+    fn object(change: Value) -> Self {
+        Self { change, operator: None, rule: None, schema: None }
+    }
+
+    fn spec(change: Value) -> Self {
+        Self::object(json!({ "spec": change }))
+    }
+
+    fn operator(self, says: impl Into<String>) -> Self {
+        Self { operator: Some(says.into()), ..self }
+    }
+
+    fn rule(self, says: impl Into<String>) -> Self {
+        Self { rule: Some(says.into()), ..self }
+    }
+
+    fn schema(self, says: impl Into<String>) -> Self {
+        Self { schema: Some(says.into()), ..self }
+    }
+
+    /// Operator and rule say the same.
+    fn both(self, says: impl Into<String>) -> Self {
+        let says = says.into();
+        self.operator(says.clone()).rule(says)
+    }
+}
+
+/// The least that is good.
+pub fn good() -> Value {
+    json!({
+        "apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService", "metadata": {"name": "web"},
+        "spec": {"ports": [{"port": 80, "target": {"service": {"name": "web", "port": "http"}}}]},
+    })
+}
+
+/// The good object with a change.
+pub fn changed(change: &Value) -> Value {
+    let mut whole = good();
+    merge(&mut whole, change);
+    whole
+}
+
+fn merge(into: &mut Value, change: &Value) {
+    match (into, change) {
+        (Value::Object(into), Value::Object(change)) => {
+            change.iter().for_each(|(key, value)| merge(into.entry(key.clone()).or_insert(Value::Null), value));
+        }
+        (into, change) => *into = change.clone(),
+    }
+}
+
+/// Of a service that is not ours.
+pub const EXTERNAL: &str = "pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd.onion";
+/// Two clients' public keys.
+pub const KEYS: [&str; 2] = [
+    "descriptor:x25519:KQCEIKSPVMA57VY3WDDMT667LLS67BBB2OSQIEXGKI4GOTL3AOMQ",
+    "descriptor:x25519:FRGUVMBGM555KMQ3XZAPB4OXSMXIMX7C7537PG7SHYJLMVXIZXKQ",
+];
+
+/// Specs at the limits of what is good.
+pub fn allowed() -> Vec<Value> {
+    let spec = |change: Value| json!({ "spec": change });
+    let target = |target: Value| spec(json!({"ports": [{"port": 80, "target": target}]}));
+    let torrc =
+        "# comment\n\n\tHiddenServiceMaxStreams 100 # \\ %\r\nUseBridges 1\nControl_is_no_option\nLog info stdout";
+    let quantities = json!({"cpu": 1, "memory": "128e6", "a": "1E", "b": ".5", "c": "100m", "d": 0});
+    let template = json!({
+        "labels": {"team": "a", "example.org/app.kubernetes.io": "b"}, "annotations": {"note": "two\nlines"},
+        "resources": {"tor": {"requests": quantities, "limits": {}}, "agent": null}, "priorityClassName": "", "affinity": null,
+    });
+    vec![
+        json!({"metadata": {"name": "a".repeat(54)}}),
+        spec(json!({"ports": [
+            {"name": null, "port": 1, "target": {"address": "a:1", "service": null}},
+            {"name": "1-b", "port": 2, "target": {"service": {"name": "1web", "port": 65535}}, "proxyProtocol": "v1"},
+            {"port": 65535, "target": {"service": {"name": "web", "port": "80"}}},
+        ]})),
+        target(json!({"address": "web.example.org.:00080"})),
+        target(json!({"address": "[2001:db8::1]:80"})),
+        spec(json!({"masterKey": {"secretName": "a.b-c", "onionAddress": EXTERNAL.to_uppercase()}})),
+        spec(json!({"masterKey": {"secretName": null, "onionAddress": EXTERNAL.strip_suffix(".onion")}})),
+        spec(json!({"backends": {"replicas": 0, "introductionPoints": 20, "introDosDefense": {"burstPerSecond": 25}}})),
+        spec(json!({"backends": {"introDosDefense": null, "extraTorrc": torrc, "template": template}})),
+        spec(json!({"frontend": {"extraTorrc": "NumCPUs 1\nUseBridges 1", "template": template}})),
+        spec(json!({"externalBackends": [{"onionAddress": EXTERNAL}]})),
+        spec(json!({"restrictedDiscovery": null})),
+        spec(json!({"restrictedDiscovery": {"secretName": "clients", "clients": [
+            {"name": "a", "publicKey": KEYS[0]}, {"name": "b b", "publicKey": KEYS[1].to_lowercase().replace(':', " : ")},
+        ]}})),
+    ]
+}
+
+/// Everything that is refused.
+pub fn refused() -> Vec<Refused> {
+    let mut all = names_and_ports();
+    all.extend(targets());
+    all.extend(keys());
+    all.extend(backends());
+    all.extend(torrcs());
+    all.extend(templates());
+    all.extend(clients());
+    all
+}
+
+fn names_and_ports() -> Vec<Refused> {
+    let form =
+        "metadata.name: use lower-case letters, digits and \"-\", with a letter first: Services are named after it";
+    let ports = |ports: Value| Refused::spec(json!({ "ports": ports }));
+    let target = json!({"address": "a:1"});
+    let many: Vec<_> = (1..=65).map(|port| json!({"port": port, "target": target})).collect();
+    vec![
+        Refused::object(json!({"metadata": {"name": "a".repeat(55)}}))
+            .operator("metadata.name: it has 55 characters; use at most 54, so that the children's names fit into 63")
+            .rule("metadata.name: use at most 54 characters, so that the children's names fit into 63"),
+        Refused::object(json!({"metadata": {"name": "1web"}})).both(form),
+        Refused::object(json!({"metadata": {"name": "web.example"}})).both(form),
+        ports(json!([])).operator("spec.ports: name at least one port").schema("spec.ports"),
+        ports(many.into()).schema("spec.ports"),
+        ports(json!([{"port": 0, "target": target}]))
+            .operator("spec.ports[0].port: must be from 1 to 65535")
+            .schema("spec.ports.port"),
+        ports(json!([{"port": 65536, "target": target}])).schema("spec.ports.port"),
+        ports(json!([{"port": 80}])).schema("spec.ports.target"),
+        ports(json!([{"port": 80, "target": target, "proxyProtocol": "v2"}])).schema("spec.ports.proxyProtocol"),
+        ports(json!([{"port": 80, "target": target}, {"port": 80, "target": target}]))
+            .operator("spec.ports[1].port: 80 is there twice; name each port once")
+            .schema("spec.ports"),
+        ports(json!([{"name": "A", "port": 80, "target": target}]))
+            .both("spec.ports[0].name: use at most 63 lower-case letters, digits and \"-\""),
+        ports(json!([{"name": "a".repeat(64), "port": 80, "target": target}]))
+            .operator("spec.ports[0].name: use at most 63 lower-case letters, digits and \"-\"")
+            .schema("spec.ports.name"),
+        ports(json!([{"name": "a", "port": 80, "target": target}, {"name": "a", "port": 81, "target": target}]))
+            .operator("spec.ports[1].name: \"a\" is there twice; give each port its own")
+            .rule("spec.ports: two ports have one name; give each port its own"),
+    ]
+}
+
+fn targets() -> Vec<Refused> {
+    let target = |target: Value| Refused::spec(json!({"ports": [{"port": 80, "target": target}]}));
+    let service = |name: &str, port: Value| target(json!({"service": {"name": name, "port": port}}));
+    let mut all = vec![
+        target(json!({})).both("spec.ports[0].target: is empty; set service {name, port} or address \"host:port\""),
+        target(json!({"service": {"name": "web", "port": 80}, "address": "a:1"}))
+            .both("spec.ports[0].target: has both service and address; keep one"),
+        service("Web", json!(80)).both("spec.ports[0].target.service.name: is no name that a Service can have"),
+        service(&"a".repeat(64), json!(80))
+            .operator("spec.ports[0].target.service.name: is no name that a Service can have")
+            .schema("spec.ports.target.service.name"),
+        service("web", json!(65536))
+            .operator("spec.ports[0].target.service.port: must be from 1 to 65535, or a port's name")
+            .schema("spec.ports.target.service.port"),
+        service("web", json!(0))
+            .operator("spec.ports[0].target.service.port: must be from 1 to 65535, or a port's name")
+            .schema("spec.ports.target.service.port"),
+        service("web", json!(""))
+            .operator("spec.ports[0].target.service.port: is empty; set the port's name or number")
+            .schema("spec.ports.target.service.port"),
+        service("web", json!("HTTP"))
+            .operator("spec.ports[0].target.service.port: is no name that a Service's port can have")
+            .schema("spec.ports.target.service.port"),
+        target(json!({"address": format!("{}:80", "a.".repeat(150))}))
+            .operator(not_host_and_port(&format!("{}:80", "a.".repeat(150))))
+            .schema("spec.ports.target.address"),
+        // What no regular expression says.
+        target(json!({"address": "a:65536"})).operator(not_host_and_port("a:65536")),
+        target(json!({"address": "[a]:1"})).operator(not_host_and_port("[a]:1")),
+    ];
+    for address in
+        ["", "web", ":80", "a:", "a:0", "a:+1", "a b:1", "2001:db8::1:80", "a..b:1", "unix:/run/x", "http://a:1"]
+    {
+        all.push(
+            target(json!({ "address": address }))
+                .operator(not_host_and_port(address))
+                .rule("spec.ports[0].target.address: is not of the form host:port, as in \"web.example.org:8080\" or \"[2001:db8::1]:80\""),
+        );
+    }
+    all
+}
+
+fn not_host_and_port(address: &str) -> String {
+    format!(
+        "spec.ports[0].target.address: \"{address}\" is not of the form host:port, as in \"web.example.org:8080\" or \
+         \"[2001:db8::1]:80\""
+    )
+}
+
+fn keys() -> Vec<Refused> {
+    let form = "a v3 onion address has 56 base32 characters, with or without \".onion\"";
+    let of_key = |field: &str, value: Value| Refused::spec(json!({"masterKey": {field: value}}));
+    let external = |addresses: &[&str]| {
+        let backends: Vec<_> = addresses.iter().map(|address| json!({"onionAddress": address})).collect();
+        Refused::spec(json!({ "externalBackends": backends }))
+    };
+    let many: Vec<_> = (0..129).map(|_| EXTERNAL).collect();
+    let mistyped = EXTERNAL.replace("pg6", "pg7");
+    vec![
+        of_key("secretName", json!("a/b")).both("spec.masterKey.secretName: is no name that a Secret can have"),
+        of_key("secretName", json!("")).both("spec.masterKey.secretName: is no name that a Secret can have"),
+        of_key("secretName", json!("a".repeat(254)))
+            .operator("spec.masterKey.secretName: is no name that a Secret can have")
+            .schema("spec.masterKey.secretName"),
+        of_key("onionAddress", json!("x.onion")).both(format!("spec.masterKey.onionAddress: {form}")),
+        of_key("onionAddress", json!(format!("{EXTERNAL}.")))
+            .operator(format!("spec.masterKey.onionAddress: {form}"))
+            .schema("spec.masterKey.onionAddress"),
+        of_key("onionAddress", json!(mistyped))
+            .operator("spec.masterKey.onionAddress: the onion address has a wrong checksum: is it mistyped?"),
+        Refused::spec(json!({"deletionPolicy": "Keep"})).schema("spec.deletionPolicy"),
+        external(&[EXTERNAL, "x"]).both(format!("spec.externalBackends[1].onionAddress: {form}")),
+        external(&[&EXTERNAL.replace("ryd.", "rye.")])
+            .operator("spec.externalBackends[0].onionAddress: this onion address is of version 4, not 3")
+            .rule(format!("spec.externalBackends[0].onionAddress: {form}")),
+        external(&[&format!("{EXTERNAL}.")])
+            .operator(format!("spec.externalBackends[0].onionAddress: {form}"))
+            .schema("spec.externalBackends.onionAddress"),
+        external(&[&mistyped]).operator(
+            "spec.externalBackends[0].onionAddress: the onion address has a wrong checksum: is it mistyped?",
+        ),
+        external(&[EXTERNAL, EXTERNAL])
+            .operator("spec.externalBackends[1].onionAddress: is there twice; name each backend once")
+            .schema("spec.externalBackends"),
+        external(&[EXTERNAL, &EXTERNAL.to_uppercase()])
+            .operator("spec.externalBackends[1].onionAddress: is there twice; name each backend once"),
+        external(&many).schema("spec.externalBackends"),
+        Refused::spec(json!({"masterKey": {"onionAddress": EXTERNAL}, "externalBackends": [{"onionAddress": EXTERNAL}]}))
+            .operator(
+                "spec.externalBackends[0].onionAddress: is this service's own address; name the backend's, which its tor wrote to hostname",
+            )
+            .rule("spec.externalBackends: is this service's own address; name the backend's, which its tor wrote to hostname"),
+    ]
+}
+
+fn backends() -> Vec<Refused> {
+    let backends = |change: Value| Refused::spec(json!({ "backends": change }));
+    vec![
+        backends(json!({"replicas": -1}))
+            .operator("spec.backends.replicas: must be 0 or more")
+            .schema("spec.backends.replicas"),
+        backends(json!({"introductionPoints": 2}))
+            .operator("spec.backends.introductionPoints: must be from 3 to 20")
+            .schema("spec.backends.introductionPoints"),
+        backends(json!({"introductionPoints": 21}))
+            .operator("spec.backends.introductionPoints: must be from 3 to 20")
+            .schema("spec.backends.introductionPoints"),
+        backends(json!({"drainTimeoutSeconds": 86401}))
+            .operator("spec.backends.drainTimeoutSeconds: must be at most 86400, one day")
+            .schema("spec.backends.drainTimeoutSeconds"),
+        backends(json!({"introDosDefense": {"ratePerSecond": 5, "burstPerSecond": 4}}))
+            .both("spec.backends.introDosDefense.burstPerSecond: must not be less than ratePerSecond"),
+        backends(json!({"introDosDefense": {"ratePerSecond": 201}}))
+            .both("spec.backends.introDosDefense.burstPerSecond: must not be less than ratePerSecond"),
+        backends(json!({"introDosDefense": {"burstPerSecond": 0x8000_0000_u32}}))
+            .operator("spec.backends.introDosDefense: each number must be at most 2147483647")
+            .schema("spec.backends.introDosDefense.burstPerSecond"),
+        backends(json!({"introDosDefense": {"ratePerSecond": 0x8000_0000_u32, "burstPerSecond": 0x8000_0000_u32}}))
+            .operator("spec.backends.introDosDefense: each number must be at most 2147483647")
+            .schema("spec.backends.introDosDefense.ratePerSecond"),
+        Refused::spec(json!({"frontend": {"replicas": -1}}))
+            .operator("spec.frontend.replicas: must be 0 or more")
+            .schema("spec.frontend.replicas"),
+        Refused::spec(json!({"frontend": {"distinctDescriptors": "Sometimes"}}))
+            .schema("spec.frontend.distinctDescriptors"),
+    ]
+}
+
+fn torrcs() -> Vec<Refused> {
+    let mut all = Vec::new();
+    for part in ["backends", "frontend"] {
+        let torrc = |lines: &str| Refused::spec(json!({part: {"extraTorrc": lines}}));
+        let field = format!("spec.{part}.extraTorrc");
+        let by_name = |lines: &str, line: usize, option: &str| {
+            torrc(lines)
+                .operator(format!(
+                    "{field}: line {line}: the operator sets or needs \"{option}\" itself; remove the line"
+                ))
+                .rule(format!("{field}: the operator sets or needs \"{option}\" itself; remove the line"))
+        };
+        all.extend([
+            by_name("ControlPort 9051", 1, "ControlPort"),
+            by_name("NumCPUs 1\n  socksport\t9050\n", 2, "socksport"),
+            by_name("HiddenServiceDir /x", 1, "HiddenServiceDir"),
+            by_name("User", 1, "User"),
+            by_name("__OwningControllerProcess 1", 1, "__OwningControllerProcess"),
+            torrc("+DataDirectory /x")
+                .operator(format!("{field}: line 1: the operator sets or needs \"DataDirectory\" itself; remove the line"))
+                .rule(format!("{field}: the operator sets or needs \"+DataDirectory\" itself; remove the line")),
+            // Abbreviations are left to the operator.
+            torrc("DataDir /x")
+                .operator(format!("{field}: line 1: the operator sets or needs \"DataDir\" itself; remove the line")),
+            torrc("HiddenServiceExportCircuitID haproxy")
+                .operator(format!(
+                    "{field}: line 1: instead of \"HiddenServiceExportCircuitID\" set proxyProtocol: v1 on the ports that want it"
+                ))
+                .rule(format!(
+                    "{field}: instead of \"HiddenServiceExportCircuitID\" set proxyProtocol: v1 on the ports that want it"
+                )),
+            torrc("%include /x")
+                .operator(format!("{field}: line 1: \"%include\" is not allowed; write the lines themselves"))
+                .rule(format!("{field}: \"%include\" is not allowed; write the lines themselves")),
+            torrc("Log info \\")
+                .operator(format!("{field}: line 1: ends with \"\\\"; write the option on one line"))
+                .rule(format!("{field}: a line ends with \"\\\"; write the option on one line")),
+            torrc("NumCPUs \u{1} 1")
+                .operator(format!("{field}: line 1: has a control character; remove it"))
+                .rule(format!("{field}: has a control character; remove it")),
+            torrc(&"# 345678\n".repeat(2000)).schema(&field),
+        ]);
+    }
+    let line = "hiddenServiceMaxStreams 10";
+    all.push(
+        Refused::spec(json!({"frontend": {"extraTorrc": line}}))
+            .operator(
+                "spec.frontend.extraTorrc: line 1: \"hiddenServiceMaxStreams\" belongs to an onion service, a frontend has none; \
+                 use spec.backends.extraTorrc",
+            )
+            .rule(
+                "spec.frontend.extraTorrc: an option of an onion service, which a frontend has none of; use spec.backends.extraTorrc",
+            ),
+    );
+    all
+}
+
+fn templates() -> Vec<Refused> {
+    let mut all = Vec::new();
+    let rule = "keys that begin with \"onionbalance.dev/\" or \"app.kubernetes.io/\" belong to the operator; use keys of your own";
+    for part in ["backends", "frontend"] {
+        let template = |change: Value| Refused::spec(json!({part: {"template": change}}));
+        for (map, key) in [("labels", "app.kubernetes.io/component"), ("annotations", "onionbalance.dev/config-hash")] {
+            let field = format!("spec.{part}.template.{map}");
+            let many: serde_json::Map<_, _> = (0..129).map(|number| (format!("a{number}"), json!(""))).collect();
+            all.push(
+                template(json!({map: {"a": "b", key: "x"}}))
+                    .operator(format!("{field}: \"{key}\" belongs to the operator; use a key of your own"))
+                    .rule(format!("{field}: {rule}")),
+            );
+            all.push(template(json!({ map: many })).schema(field));
+        }
+        for (container, list, name, quantity) in [
+            ("tor", "limits", "memory", json!("64 MB")),
+            ("tor", "requests", "cpu", json!("-1")),
+            ("agent", "limits", "cpu", json!(-1)),
+            ("agent", "requests", "cpu", json!("")),
+        ] {
+            all.push(
+                template(json!({"resources": {container: {list: {name: quantity}}}}))
+                    .operator(format!(
+                        "spec.{part}.template.resources.{container}.{list}.{name}: is no quantity, as in \"100m\", \"64Mi\" or 1"
+                    ))
+                    .schema(format!("spec.{part}.template.resources.{container}.{list}.{name}")),
+            );
+        }
+        all.push(
+            template(json!({"priorityClassName": "a".repeat(254)}))
+                .schema(format!("spec.{part}.template.priorityClassName")),
+        );
+        all.push(
+            template(json!({"runtimeClassName": "a".repeat(254)}))
+                .schema(format!("spec.{part}.template.runtimeClassName")),
+        );
+        all.push(
+            template(json!({"imagePullSecrets": [{"name": "a".repeat(254)}]}))
+                .schema(format!("spec.{part}.template.imagePullSecrets.name")),
+        );
+        all.push(
+            template(json!({"imagePullSecrets": vec![json!({"name": "a"}); 65]}))
+                .schema(format!("spec.{part}.template.imagePullSecrets")),
+        );
+    }
+    all
+}
+
+fn clients() -> Vec<Refused> {
+    let restricted = |change: Value| Refused::spec(json!({ "restrictedDiscovery": change }));
+    let clients = |clients: &[(&str, &str)]| {
+        let clients: Vec<_> = clients.iter().map(|(name, key)| json!({"name": name, "publicKey": key})).collect();
+        restricted(json!({ "clients": clients }))
+    };
+    let form =
+        "spec.restrictedDiscovery.clients[0].publicKey: is not of the form descriptor:x25519:<52 base32 characters>";
+    let private = format!("{}:{}", EXTERNAL.trim_end_matches(".onion"), KEYS[0]);
+    let many: Vec<_> = (0..129).map(|number| json!({"name": format!("a{number}"), "publicKey": KEYS[0]})).collect();
+    vec![
+        restricted(json!({"secretName": "a/b"}))
+            .both("spec.restrictedDiscovery.secretName: is no name that a Secret can have"),
+        restricted(json!({"secretName": "a".repeat(254)}))
+            .operator("spec.restrictedDiscovery.secretName: is no name that a Secret can have")
+            .schema("spec.restrictedDiscovery.secretName"),
+        restricted(json!({ "clients": many })).schema("spec.restrictedDiscovery.clients"),
+        clients(&[("", KEYS[0])])
+            .operator("spec.restrictedDiscovery.clients[0].name: is empty; give each client a name")
+            .schema("spec.restrictedDiscovery.clients.name"),
+        clients(&[(&"a".repeat(254), KEYS[0])]).schema("spec.restrictedDiscovery.clients.name"),
+        clients(&[("a", KEYS[0]), ("a", KEYS[1])])
+            .operator("spec.restrictedDiscovery.clients[1].name: \"a\" is there twice; give each client its own")
+            .schema("spec.restrictedDiscovery.clients"),
+        clients(&[("a", KEYS[0]), ("b", KEYS[0])])
+            .operator("spec.restrictedDiscovery.clients[1].publicKey: is the key of \"a\" too; remove one of the two")
+            .rule("spec.restrictedDiscovery.clients: two clients have one key; remove one of the two"),
+        clients(&[("a", "descriptor:x25519:AAAA")]).both(form),
+        clients(&[("a", &private)])
+            .operator(
+                "spec.restrictedDiscovery.clients[0].publicKey: is a client's private key; give the public one, \
+                 descriptor:x25519:<52 base32 characters>",
+            )
+            .rule(form),
+        clients(&[("a", &format!("{}{}", KEYS[0], " ".repeat(60)))])
+            .schema("spec.restrictedDiscovery.clients.publicKey"),
+    ]
+}

@@ -1,0 +1,190 @@
+//! The rules of the generated schema, evaluated as an API server evaluates them: by `kube-cel`, which compares itself with one.
+//!
+//! No API server that enforces rules runs here (Debian's is of 1.20). What one estimates of their cost is not shown by these
+//! tests, only that all that a rule walks is bounded, and a coarse estimate.
+
+use std::collections::BTreeSet;
+
+use kube_cel::{CompiledSchema, ScopeContext, Validator, analyze_rule, compile_schema};
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use serde_json::{Value, json};
+
+use crate::crd::refused::{Refused, allowed, changed, refused};
+use crate::crd::validate::torrc;
+use crate::crd::{OnionBalancedService, custom_resource_definition, validate};
+
+fn schema() -> Value {
+    let crd = serde_json::to_value(custom_resource_definition()).unwrap();
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
+}
+
+/// Field and message of each rule that refuses the object, and which rule of which field (without indices) it is.
+fn refusals(schema: &CompiledSchema, object: &Value) -> Vec<(String, String)> {
+    let mut object = object.clone();
+    drop_nulls(&mut object);
+    let errors = Validator::new().validate_compiled(schema, &object, None).err();
+    let errors = errors.into_iter().flatten();
+    errors.map(|error| (error.to_string(), format!("{} {}", without_indices(&error.field_path), error.rule))).collect()
+}
+
+/// To a rule of an API server a null is absent, and a rule of the null itself is not asked; `kube-cel` knows neither.
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, inner| !inner.is_null());
+            map.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}
+
+fn without_indices(path: &str) -> String {
+    path.split('[').map(|part| part.split_once(']').map_or(part, |(_, rest)| rest)).collect()
+}
+
+/// Each node of a schema that has rules, with its path.
+fn with_rules(schema: &Value, path: &str, visit: &mut impl FnMut(&str, &Value)) {
+    if schema.get("x-kubernetes-validations").is_some() {
+        visit(path, schema);
+    }
+    for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        with_rules(inner, &path, visit);
+    }
+    for inner in ["items", "additionalProperties"].into_iter().filter_map(|inner| schema.get(inner)) {
+        with_rules(inner, path, visit);
+    }
+}
+
+fn rules_of(node: &Value) -> impl Iterator<Item = &Value> {
+    node["x-kubernetes-validations"].as_array().into_iter().flatten()
+}
+
+#[test]
+fn each_rule_refuses_what_it_should_and_nothing_else() {
+    let schema = schema();
+    let compiled = compile_schema(&schema);
+    assert!(!compiled.has_errors(), "{:?}", compiled.compilation_errors());
+    let (mut untried, mut tried) = (BTreeSet::new(), BTreeSet::new());
+    with_rules(&schema, "", &mut |path, node| {
+        for rule in rules_of(node) {
+            let field = format!("{path}{}", rule["fieldPath"].as_str().unwrap_or_default());
+            untried.insert(format!("{field} {}", rule["rule"].as_str().unwrap()));
+        }
+    });
+    assert!(untried.len() > 30, "{untried:#?}");
+    for Refused { change, rule, .. } in refused() {
+        let found = refusals(&compiled, &changed(&change));
+        match rule {
+            Some(rule) => assert!(found.iter().any(|(said, _)| *said == rule), "{change}: {rule}, not {found:#?}"),
+            None => assert_eq!(found, [], "{change}"),
+        }
+        tried.extend(found.into_iter().map(|(_, rule)| rule));
+    }
+    assert_eq!(tried.difference(&untried).collect::<Vec<_>>(), [] as [&String; 0]);
+    untried.retain(|rule| !tried.contains(rule));
+    assert!(untried.is_empty(), "no row of `refused` fails these: {untried:#?}");
+}
+
+#[test]
+fn what_is_good_passes() {
+    let compiled = compile_schema(&schema());
+    for change in allowed() {
+        assert_eq!(refusals(&compiled, &changed(&change)), [], "{change}");
+    }
+}
+
+#[test]
+fn every_rule_has_a_message_of_one_line() {
+    with_rules(&schema(), "", &mut |path, node| {
+        for rule in rules_of(node) {
+            let message = rule["message"].as_str().unwrap_or_default();
+            assert!(!message.is_empty() && !message.contains('\n'), "{path}: {rule}");
+        }
+    });
+}
+
+/// Of the fields below a rule's node, those that it names.
+fn unbounded(node: &Value, path: &str, named: &BTreeSet<&str>, found: &mut Vec<String>) {
+    let limit = match node["type"].as_str() {
+        Some("string") if node.get("enum").is_none() => "maxLength",
+        Some("array") => "maxItems",
+        Some("object") if node.get("additionalProperties").is_some() => "maxProperties",
+        _ => "type",
+    };
+    if node.get(limit).is_none() && node.get("x-kubernetes-int-or-string").is_none() {
+        found.push(format!("{path}: {limit}"));
+    }
+    for (name, inner) in node["properties"].as_object().into_iter().flatten() {
+        if named.contains(name.as_str()) {
+            unbounded(inner, &format!("{path}.{name}"), named, found);
+        }
+    }
+    // Of maps, rules here walk the keys alone.
+    if node["items"].is_object() {
+        unbounded(&node["items"], path, named, found);
+    }
+}
+
+#[test]
+fn all_that_a_rule_walks_is_bounded() {
+    with_rules(&schema(), "", &mut |path, node| {
+        let compiled = compile_schema(node);
+        for rule in rules_of(node) {
+            let text = rule["rule"].as_str().unwrap();
+            let named: BTreeSet<&str> = text.split(|c: char| !c.is_alphanumeric()).collect();
+            let mut found = Vec::new();
+            unbounded(node, path, &named, &mut found);
+            assert_eq!(found, [] as [String; 0], "{text}");
+            if !path.is_empty() {
+                assert_eq!(analyze_rule(text, &compiled, ScopeContext::CrdValidation), [], "{path}");
+            }
+        }
+    });
+}
+
+/// What the operator alone must refuse, it may; what it takes must be let in, or old and new servers differ.
+fn agrees(compiled: &CompiledSchema, change: &Value) -> Result<(), TestCaseError> {
+    let whole = changed(change);
+    let Ok(object) = serde_json::from_value::<OnionBalancedService>(whole.clone()) else { return Ok(()) };
+    let problems: Vec<_> = validate::name(&object).into_iter().chain(validate::spec(&object)).collect();
+    let refusals = refusals(compiled, &whole);
+    prop_assert!(refusals.is_empty() || !problems.is_empty(), "the operator takes what is refused: {refusals:?}");
+    Ok(())
+}
+
+/// Lines of a torrc, with what tor takes in places.
+fn torrc_text() -> impl Strategy<Value = String> {
+    let option =
+        prop::sample::select([torrc::DENIED, &["NumCPUs", "HiddenServiceMaxStreams", "%include", "__X"]].concat());
+    let line = (r"[ \t\r+/]{0,3}", option, r"(?s).{0,3}", r"[ \t#\\a-z\x00-\x20]{0,4}");
+    let line = line.prop_map(|(before, option, between, after)| format!("{before}{option}{between}{after}"));
+    let line = prop_oneof![line, "(?s).{0,12}"];
+    prop::collection::vec(line, 0..4).prop_map(|lines| lines.join("\n"))
+}
+
+#[test]
+fn the_operator_refuses_whatever_the_rules_refuse() {
+    let compiled = compile_schema(&schema());
+    let text = prop_oneof!["[a-zA-Z0-9.:_\\[\\]-]{0,12}", "(?s).{0,8}", Just(" descriptor : x25519 : ".to_owned())];
+    let inputs = (torrc_text(), text, (0..4_u8, 0..4_u8));
+    let tried = TestRunner::new(ProptestConfig::with_cases(64)).run(&inputs, |(torrc, text, (rate, burst))| {
+        let template = json!({"labels": {text.clone(): ""}, "annotations": {format!("app.kubernetes.io/{text}"): ""}});
+        for change in [
+            json!({"metadata": {"name": text}}),
+            json!({"spec": {"ports": [{"name": text, "port": 1, "target": {"address": text}}]}}),
+            json!({"spec": {"ports": [{"port": 1, "target": {"service": {"name": text, "port": 1}}}]}}),
+            json!({"spec": {"masterKey": {"secretName": text, "onionAddress": text}, "restrictedDiscovery": {"secretName": text}}}),
+            json!({"spec": {"backends": {"extraTorrc": torrc, "template": template}}}),
+            json!({"spec": {"frontend": {"extraTorrc": torrc}}}),
+            json!({"spec": {"backends": {"introDosDefense": {"ratePerSecond": rate, "burstPerSecond": burst}}}}),
+            json!({"spec": {"restrictedDiscovery": {"clients": [{"name": "a", "publicKey": text}]}}}),
+        ] {
+            agrees(&compiled, &change)?;
+        }
+        Ok(())
+    });
+    tried.unwrap();
+}
