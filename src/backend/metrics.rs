@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::forward::{Port, Traffic};
 use super::observer::TorState;
-use crate::shell::exposition::Exposition;
+use crate::shell::exposition::{Exposition, escaped};
 use crate::shell::http;
 
 type Counter = fn(&Port) -> &AtomicU64;
@@ -64,8 +64,7 @@ fn render(tor: &TorState, ports: &[Arc<Port>]) -> String {
 }
 
 fn labels(port: &Port) -> String {
-    let escape = |name: &str| name.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-    let name = port.name.as_ref().map(|name| format!(",name=\"{}\"", escape(name))).unwrap_or_default();
+    let name = port.name.as_ref().map(|name| format!(",name=\"{}\"", escaped(name))).unwrap_or_default();
     format!("port=\"{}\"{name}", port.number)
 }
 

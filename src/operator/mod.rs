@@ -6,6 +6,7 @@ mod cache;
 mod conditions;
 mod discover;
 mod drift;
+mod events;
 mod holder;
 mod leader;
 mod observe;
@@ -37,6 +38,7 @@ use crate::shell::http;
 use apply::Writer;
 pub use build::{BuildError, Inputs, PolicyVersion, manifests};
 use cache::{Cache, Changes, Guarded};
+use events::Events;
 use leader::Candidate;
 pub use leader::Seat;
 use reconcile::{Context, Error, reconcile};
@@ -131,6 +133,8 @@ async fn work<T>(
         .map(|name| Cache::watch(client, name.as_deref(), settings.policy, &telemetry.watches))
         .collect();
     let objects = Arc::new(watched.iter().map(|(cache, _)| cache.objects()).collect::<Vec<_>>());
+    telemetry.objects.set(Arc::clone(&objects));
+    let events = Arc::new(Events::new(client.clone(), telemetry.clone()));
     let (stopping, stopped) = watch::channel(false);
     let mut tasks = tokio::task::JoinSet::new();
     let mut ready = Vec::new();
@@ -138,6 +142,7 @@ async fn work<T>(
         let context = Context {
             client: client.clone(),
             writer: Writer::new(client.clone(), telemetry.clone()),
+            events: Arc::clone(&events),
             settings: settings.clone(),
             cache,
             objects: Arc::clone(&objects),

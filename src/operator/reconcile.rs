@@ -15,6 +15,7 @@ use tracing::info;
 use super::apply::{Generated, Writer};
 use super::cache::{Cache, Guarded};
 use super::conditions::Type;
+use super::events::{Events, notices};
 use super::plan::{self, Failure, KeyStep, Observed, Plan, plan};
 use super::settings::Settings;
 use super::{apply, observe};
@@ -26,6 +27,8 @@ pub struct Context {
     pub client: Client,
     /// The API, to write.
     pub writer: Writer,
+    /// Where people are told.
+    pub events: Arc<Events>,
     /// Images and the like.
     pub settings: Settings,
     /// What is watched here.
@@ -86,12 +89,15 @@ async fn look(object: Arc<OnionBalancedService>, context: &Context) -> Result<Du
     let mut observed = observe::observe(client, cache, object.clone()).await?;
     observed.rivals = rivals(context, &observed);
     let mut plan = plan(&observed, settings);
-    let mut failures = Vec::new();
+    let (mut failures, mut generated) = (Vec::new(), None);
     if let KeyStep::Generate = plan.key_step
         && never_had_a_key(client, &object).await?
     {
         match apply::generate_key(writer, &object).await? {
-            Generated::Created(secret) => observed.key_secret = Some(*secret),
+            Generated::Created(secret) => {
+                generated.clone_from(&secret.metadata.name);
+                observed.key_secret = Some(*secret);
+            }
             Generated::AlreadyThere => observed.key_secret = observe::key_secret(client, &object).await?,
             Generated::Refused(failure) => failures.push(failure),
         }
@@ -122,7 +128,7 @@ async fn look(object: Arc<OnionBalancedService>, context: &Context) -> Result<Du
             untidy = untidy.and(apply::prune(writer, &object, settings, labelled).await);
         }
     }
-    write_status(context, &observed, &plan, &failures).await?;
+    write_status(context, &observed, &plan, &failures, generated.as_deref()).await?;
     untidy.map_err(Error::Untidy)?;
     if failures.is_empty() { Ok(plan::next_look(&observed, &plan)) } else { Err(Error::Refused(failures.len())) }
 }
@@ -149,8 +155,14 @@ async fn never_had_a_key(client: &Client, object: &OnionBalancedService) -> Resu
 }
 
 /// Writes only what differs. The status that stands is read afresh before that, so that a transition time is never taken
-/// from a cache that is behind.
-async fn write_status(context: &Context, observed: &Observed, plan: &Plan, failures: &[Failure]) -> Result<(), Error> {
+/// from a cache that is behind. What changes is told in Events, too.
+async fn write_status(
+    context: &Context,
+    observed: &Observed,
+    plan: &Plan,
+    failures: &[Failure],
+    generated: Option<&str>,
+) -> Result<(), Error> {
     let object = &observed.object;
     let wanted = |present: &OnionBalancedServiceStatus| plan::status(observed, plan, failures, present, now());
     let cached = object.status.clone().unwrap_or_default();
@@ -166,7 +178,10 @@ async fn write_status(context: &Context, observed: &Observed, plan: &Plan, failu
         return Ok(());
     }
     log_transitions(object, &present.conditions, &wanted.conditions);
-    apply::status(&context.writer, &object.metadata, &wanted).await?;
+    if apply::status(&context.writer, &object.metadata, &wanted).await? {
+        let news = notices(&present.conditions, &wanted.conditions, generated);
+        context.events.tell(&object.metadata, news).await;
+    }
     Ok(())
 }
 
@@ -205,14 +220,17 @@ async fn report(
         let before = present.get("conditions").cloned().unwrap_or_default();
         let before: Vec<Condition> = serde_json::from_value(before).unwrap_or_default();
         let generation = current.metadata.generation;
+        let after = conditions(&before, generation);
         let mut wanted = present.clone();
-        wanted["conditions"] = serde_json::to_value(conditions(&before, generation))?;
+        wanted["conditions"] = serde_json::to_value(&after)?;
         wanted["observedGeneration"] = generation.into();
         if wanted != present {
             if let Value::Object(fields) = &mut wanted {
                 fields.retain(|field, _| field != "backends" && field != "published");
             }
-            apply::status(&context.writer, &current.metadata, &wanted).await?;
+            if apply::status(&context.writer, &current.metadata, &wanted).await? {
+                context.events.tell(&current.metadata, notices(&before, &after, None)).await;
+            }
         }
     }
     Ok(())

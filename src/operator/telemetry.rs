@@ -1,14 +1,20 @@
 //! Probes and metrics.
 
-use std::sync::Arc;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
+use kube::ResourceExt as _;
+use kube::core::DeserializeGuard;
+use kube::runtime::reflector::Store;
 
+use super::cache::Guarded;
+use super::conditions::Type;
 use super::watches::Watches;
-use crate::shell::exposition::Exposition;
+use crate::shell::exposition::{Exposition, escaped};
 use crate::shell::http;
 
 /// Counters, and whether the caches are filled.
@@ -20,12 +26,60 @@ pub struct Telemetry {
     pub leading: AtomicBool,
     /// What fails to be watched.
     pub watches: Watches,
+    /// What is looked after.
+    pub objects: Objects,
     /// Looks that ended well.
     pub reconciled: AtomicU64,
     /// Looks that are repeated.
     pub failed: AtomicU64,
     /// Requests that wrote, or were refused to: none at rest.
     pub writes: AtomicU64,
+}
+
+/// The watched objects, for their conditions.
+#[derive(Default)]
+pub struct Objects(Mutex<Arc<Vec<Store<Guarded>>>>);
+
+impl fmt::Debug for Objects {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} standings", self.standings().len())
+    }
+}
+
+/// An object, and what its condition Ready says.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Standing {
+    namespace: String,
+    name: String,
+    ready: bool,
+    reason: String,
+}
+
+impl Objects {
+    /// They are these now.
+    pub(super) fn set(&self, objects: Arc<Vec<Store<Guarded>>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = objects;
+    }
+
+    fn standings(&self) -> Vec<Standing> {
+        let stores = Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut found: Vec<_> = stores.iter().flat_map(Store::state).map(|object| standing(&object)).collect();
+        found.sort();
+        found
+    }
+}
+
+fn standing(object: &Guarded) -> Standing {
+    let (ready, reason) = match object {
+        DeserializeGuard(Ok(object)) => {
+            let conditions = object.status.as_ref().map(|status| &status.conditions);
+            let ready = conditions.into_iter().flatten().find(|condition| condition.type_ == Type::Ready.as_str());
+            ready.map_or((false, "Pending"), |ready| (ready.status == "True", ready.reason.as_str()))
+        }
+        DeserializeGuard(Err(_)) => (false, "InvalidSpec"),
+    };
+    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+    Standing { namespace, name, ready, reason: reason.to_owned() }
 }
 
 impl Telemetry {
@@ -54,6 +108,18 @@ impl Telemetry {
             let namespace = namespace.as_deref().unwrap_or_default();
             text.sample("watch_failing", &format!("{{resource=\"{resource}\",namespace=\"{namespace}\"}}"), 1);
         }
+        text.family(
+            "service_ready",
+            "gauge",
+            "Whether an object is Ready, and the reason; only from the operator that works",
+        );
+        let leads = self.leading.load(Ordering::Relaxed);
+        for Standing { namespace, name, ready, reason } in leads.then(|| self.objects.standings()).into_iter().flatten()
+        {
+            let reason = escaped(&reason);
+            let labels = format!("{{onion_namespace=\"{namespace}\",onion_service=\"{name}\",reason=\"{reason}\"}}");
+            text.sample("service_ready", &labels, u64::from(ready));
+        }
         text.family("writes_total", "counter", "Requests that write to the API server");
         text.sample("writes_total", "", self.writes.load(Ordering::Relaxed));
         text.finish()
@@ -80,8 +146,57 @@ pub fn metrics(telemetry: Arc<Telemetry>) -> Router {
 
 #[cfg(test)]
 mod tests {
+    use kube::runtime::{reflector, watcher};
+    use serde_json::{Value, json};
+
     use super::*;
     use crate::shell::exposition::page;
+
+    fn object(name: &str, spec: &Value, conditions: &Value) -> Guarded {
+        serde_json::from_value(json!({
+            "apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService",
+            "metadata": {"name": name, "namespace": "shop"}, "spec": spec, "status": {"conditions": conditions},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn each_object_says_whether_it_is_ready() {
+        let (store, mut writer) = reflector::store();
+        let condition = |status: &str, reason: &str| {
+            json!([{
+                "type": "Ready", "status": status, "reason": reason, "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }])
+        };
+        for object in [
+            object("web", &json!({"ports": []}), &condition("True", "Ready")),
+            object("lost", &json!({"ports": []}), &condition("False", "SecretNotFound")),
+            object("new", &json!({"ports": []}), &json!([])),
+            object("odd", &json!({"ports": "none"}), &json!([])),
+        ] {
+            writer.apply_watcher_event(&watcher::Event::Apply(object));
+        }
+        let telemetry = Telemetry::default();
+        telemetry.objects.set(Arc::new(vec![store]));
+        let ready = || -> Vec<String> {
+            let text = telemetry.exposition();
+            text.lines()
+                .filter_map(|line| line.strip_prefix("onionbalance_operator_service_ready"))
+                .map(ToOwned::to_owned)
+                .collect()
+        };
+        assert_eq!(ready(), [""; 0], "a standby's word would be a second one");
+        telemetry.leading.store(true, Ordering::Relaxed);
+        assert_eq!(
+            ready(),
+            [
+                r#"{onion_namespace="shop",onion_service="lost",reason="SecretNotFound"} 0"#,
+                r#"{onion_namespace="shop",onion_service="new",reason="Pending"} 0"#,
+                r#"{onion_namespace="shop",onion_service="odd",reason="InvalidSpec"} 0"#,
+                r#"{onion_namespace="shop",onion_service="web",reason="Ready"} 1"#,
+            ]
+        );
+    }
 
     #[test]
     fn metrics_as_prometheus_reads_them() {

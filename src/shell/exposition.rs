@@ -39,6 +39,11 @@ impl Exposition {
     }
 }
 
+/// A label's value, as it stands between quotes.
+pub fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
 /// `docs/metrics.md` beside what a part says, for the parts' tests.
 #[cfg(test)]
 pub(crate) mod page {
@@ -56,8 +61,8 @@ pub(crate) mod page {
     /// Those of the page whose names begin with this.
     pub(crate) fn documented(prefix: &str) -> Vec<String> {
         let rows = include_str!("../../docs/metrics.md").lines().filter_map(|line| line.strip_prefix("| `"));
-        let cells = rows.map(|row| row.split('|').map(str::trim).collect::<Vec<_>>());
-        let metrics = cells.map(|cells| format!("{} {}: {}", cells[0].trim_end_matches('`'), cells[1], cells[3]));
-        metrics.filter(|metric| metric.starts_with(prefix)).collect()
+        let ours = rows.filter(|row| row.starts_with(prefix));
+        let cells = ours.map(|row| row.split('|').map(str::trim).collect::<Vec<_>>());
+        cells.map(|cells| format!("{} {}: {}", cells[0].trim_end_matches('`'), cells[1], cells[3])).collect()
     }
 }

@@ -9,7 +9,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use serde_json::json;
 
-use crate::scene::{PATIENCE, Scene};
+use crate::scene::{PATIENCE, Scene, settings};
 use crate::wait::until;
 
 fn key(seed: u64) -> MasterKey {
@@ -142,6 +142,36 @@ async fn of_two_objects_on_one_key_the_older_goes_on() {
     scene.wait_condition("copy", "MasterKeyReady", "True KeyLoaded").await;
     assert_eq!(scene.address("copy").await, address);
     scene.wait_children("copy").await;
+    scene.end().await;
+}
+
+/// The same key in Secrets of two namespaces: who has the address goes on, and the other is told whose it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_namespaces_on_one_key_one_goes_on() {
+    let mut scene = Scene::set_without_operator("one-key").await;
+    let other = Scene::set_without_operator("one-key-elsewhere").await;
+    let own = scene.namespace.clone();
+    scene.start_operator_for(settings(), &[own.as_str(), other.namespace.as_str()]);
+    for place in [&scene, &other] {
+        place.create_key("mine", &key(5).to_tor_secret_key_file()).await;
+    }
+    scene.create("web", json!({"masterKey": {"secretName": "mine"}})).await;
+    let address = scene.address("web").await;
+    assert_eq!(address, key(5).address().to_string());
+    let before = scene.wait_children("web").await;
+    other.create("shop", json!({"masterKey": {"secretName": "mine"}})).await;
+    let message = other.wait_condition("shop", "MasterKeyReady", "False KeyConflict").await;
+    assert!(message.starts_with(&format!("{address} is already served by test-one-key/web; ")), "{message}");
+    let alarm = other.wait_event("shop", "KeyConflict").await;
+    assert_eq!(alarm.type_.as_deref(), Some("Warning"));
+    assert_eq!(other.children("shop").await.len(), 0);
+    scene.wait_condition("web", "MasterKeyReady", "True KeyLoaded").await;
+    assert!(before.keys().eq(scene.children("web").await.keys()));
+
+    // It is the other's turn when the first is gone.
+    scene.api::<OnionBalancedService>().delete("web", &DeleteParams::background()).await.unwrap();
+    other.wait_condition("shop", "MasterKeyReady", "True KeyLoaded").await;
+    other.wait_children("shop").await;
     scene.end().await;
 }
 

@@ -5,6 +5,7 @@
 #![allow(clippy::needless_pass_by_value, reason = "json! makes values")]
 
 mod children;
+mod events;
 mod guards;
 mod keys;
 mod leader;

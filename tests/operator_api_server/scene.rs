@@ -7,6 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service, ServiceAccount};
+use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
@@ -108,6 +109,12 @@ impl Scene {
 
     /// Starts an operator with these settings.
     pub fn start_operator(&mut self, settings: Settings) {
+        let own = self.namespace.clone();
+        self.start_operator_for(settings, &[own.as_str()]);
+    }
+
+    /// Starts one that looks after these namespaces.
+    pub fn start_operator_for(&mut self, settings: Settings, namespaces: &[&str]) {
         self.telemetry = Arc::default();
         let (stop, stopped) = oneshot::channel::<()>();
         let seat = Seat {
@@ -115,7 +122,8 @@ impl Scene {
             lease: OPERATOR_LEASE.to_owned(),
             identity: format!("operator-{}", self.namespace),
         };
-        let (rights, namespaces) = (self.rights.clone(), vec![Some(self.namespace.clone())]);
+        let rights = self.rights.clone();
+        let namespaces = namespaces.iter().map(|name| Some((*name).to_owned())).collect();
         let telemetry = Arc::clone(&self.telemetry);
         let operator = tokio::spawn(operate(rights, settings, namespaces, Some(seat), telemetry, async move {
             let _ = stopped.await;
@@ -205,6 +213,21 @@ impl Scene {
             let said = format!("{} {}", text("status"), text("reason"));
             let fits = current && said == expected && text("message").starts_with(begins);
             if fits { Ok(text("message")) } else { Err(format!("{said}: {}", text("message"))) }
+        })
+        .await
+    }
+
+    /// Waits for an Event about the object of this name; gives the newest.
+    pub async fn wait_event(&self, name: &str, reason: &str) -> Event {
+        let events: Api<Event> = self.api();
+        until(&format!("{name}: Event {reason}"), PATIENCE, async || {
+            let events = events.list(&ListParams::default()).await.map_err(|error| error.to_string())?.items;
+            let about = |event: &&Event| {
+                let about = event.regarding.as_ref().and_then(|about| about.name.as_deref());
+                about == Some(name) && event.reason.as_deref() == Some(reason)
+            };
+            let found = events.iter().filter(about).max_by_key(|event| event.event_time.clone().map(|time| time.0));
+            found.cloned().ok_or_else(|| format!("{:?}", events.iter().map(|event| &event.reason).collect::<Vec<_>>()))
         })
         .await
     }

@@ -41,6 +41,8 @@ async fn no_secret_is_in_the_log_or_in_another_object() {
     scene.create_key("half", &half).await;
     scene.create("other", json!({"masterKey": {"secretName": "half"}})).await;
     scene.wait_condition("other", "MasterKeyReady", "False KeyInvalid").await;
+    scene.wait_event("web", "KeyGenerated").await;
+    scene.wait_event("other", "KeyInvalid").await;
 
     let secrets: Api<Secret> = scene.api();
     let data = async |name: &str, key: &str| secrets.get(name).await.unwrap().data.unwrap()[key].0.clone();
@@ -59,7 +61,8 @@ async fn no_secret_is_in_the_log_or_in_another_object() {
     assert_eq!(master_key.iter().map(|(name, _)| *name).collect::<std::collections::BTreeSet<_>>().len(), 2);
     assert!(find(&objects["Secret web-agent-token"], &needles).iter().any(|(name, _)| *name == "the agents' token"));
     assert!(find(&objects["Secret half"], &needles).iter().any(|(name, _)| *name == "a key that is not whole"));
-    for kind in ["ConfigMap web-backend", "Deployment web-frontend", "OnionBalancedService web", "Lease"] {
+    for kind in ["ConfigMap web-backend", "Deployment web-frontend", "OnionBalancedService web", "Lease", "Event web."]
+    {
         assert!(objects.keys().any(|object| object.starts_with(kind)), "{kind} is not among {:?}", objects.keys());
     }
     for (object, text) in objects.iter().filter(|(object, _)| !object.starts_with("Secret ")) {

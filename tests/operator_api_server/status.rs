@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::events::v1::Event;
 use kube::ResourceExt as _;
 use kube::api::{Api, GetParams, ListParams, Patch, PatchParams};
 use onionbalance_operator::crd::OnionBalancedService;
@@ -149,6 +150,10 @@ async fn at_rest_nothing_is_written() {
         scene.report_backends(name, 2).await;
         scene.report_published(name).await;
         scene.wait_condition(name, "Ready", "True Ready").await;
+        // Told after the status is written.
+        for reason in ["KeyGenerated", "AllReady", "Published"] {
+            scene.wait_event(name, reason).await;
+        }
     }
     let before = versions(&scene).await;
     let writes = scene.telemetry.writes.load(Ordering::Relaxed);
@@ -167,7 +172,7 @@ async fn at_rest_nothing_is_written() {
     scene.end().await;
 }
 
-/// The resource versions of all objects, children, keys and Leases.
+/// The resource versions of all objects, children, keys, Leases and Events.
 async fn versions(scene: &Scene) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for name in ["one", "two", "three"] {
@@ -185,6 +190,10 @@ async fn versions(scene: &Scene) -> BTreeMap<String, String> {
             continue;
         }
         found.insert(format!("Lease {}", lease.name_any()), lease.resource_version().unwrap());
+    }
+    let events: Api<Event> = scene.api();
+    for event in events.list(&ListParams::default()).await.unwrap() {
+        found.insert(format!("Event {}", event.name_any()), event.resource_version().unwrap());
     }
     found
 }

@@ -1,0 +1,137 @@
+//! Events: what happens to an object is told once, where `kubectl describe` shows it.
+
+use std::sync::atomic::Ordering;
+
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::rbac::v1::Role;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use onionbalance_operator::onion::MasterKey;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use serde_json::json;
+
+use crate::scene::{PATIENCE, Scene, settings};
+use crate::server::kubectl;
+use crate::wait::until;
+
+/// As `Warning SecretNotFound x2`, in the order in which they came.
+async fn told(scene: &Scene) -> Vec<String> {
+    let events: Api<Event> = scene.api();
+    let mut events = events.list(&ListParams::default()).await.unwrap().items;
+    events.sort_by_key(|event| event.event_time.clone().unwrap().0);
+    let line = |event: &Event| {
+        let count = event.series.as_ref().map(|series| format!(" x{}", series.count)).unwrap_or_default();
+        format!("{} {}{count}", event.type_.as_deref().unwrap_or_default(), event.reason.as_deref().unwrap_or_default())
+    };
+    events.iter().map(line).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happens_is_told_once() {
+    let mut scene = Scene::set("events").await;
+    scene.create("web", json!({"backends": {"replicas": 3}})).await;
+    scene.wait_children("web").await;
+    let address = scene.address("web").await;
+    let made = scene.wait_event("web", "KeyGenerated").await;
+    assert_eq!(
+        made.note.as_deref(),
+        Some(&*format!(
+            "Made a new master key, in Secret web-master-key; keep a copy of it. The key of {address} is used."
+        ))
+    );
+    assert_eq!(made.reporting_controller.as_deref(), Some("onionbalance-operator"));
+    scene.report_backends("web", 3).await;
+    scene.wait_event("web", "AllReady").await;
+    scene.report_published("web").await;
+    scene.wait_event("web", "Published").await;
+
+    scene.change("web", json!({"spec": {"suspend": true}})).await;
+    scene.wait_event("web", "Suspended").await;
+    scene.change("web", json!({"spec": {"suspend": false}})).await;
+    scene.wait_event("web", "Resumed").await;
+    scene.change("web", json!({"spec": {"backends": {"extraTorrc": "ControlPort 9051"}}})).await;
+    let refused = scene.wait_event("web", "InvalidSpec").await;
+    assert!(refused.note.unwrap().starts_with("spec.backends.extraTorrc: line 1: "));
+    scene.change("web", json!({"spec": {"backends": {"extraTorrc": null}}})).await;
+    scene.wait_event("web", "Valid").await;
+
+    // The key's alarms. Nothing of the key is in them, as the test of secrecy sees.
+    let secrets: Api<Secret> = scene.api();
+    let backup = secrets.get("web-master-key").await.unwrap().data.unwrap()["hs_ed25519_secret_key"].0.clone();
+    let another = MasterKey::generate(&mut StdRng::seed_from_u64(9)).to_tor_secret_key_file().to_vec();
+    for (file, reason) in
+        [(None, "SecretNotFound"), (Some(another), "AddressMismatch"), (Some(b"x".to_vec()), "KeyInvalid")]
+    {
+        secrets.delete("web-master-key", &DeleteParams::default()).await.unwrap();
+        if let Some(file) = &file {
+            scene.create_key("web-master-key", file).await;
+        }
+        let alarm = scene.wait_event("web", reason).await;
+        assert_eq!(alarm.type_.as_deref(), Some("Warning"), "{alarm:?}");
+        if file.is_none() {
+            scene.create_key("web-master-key", &backup).await;
+            scene.wait_event("web", "KeyLoaded").await;
+        }
+    }
+    assert_eq!(scene.address("web").await, address);
+
+    let described = kubectl().args(["describe", "obs", "web", "-n", &scene.namespace]).output().unwrap();
+    let described = String::from_utf8(described.stdout).unwrap();
+    let (_, events) = described.split_once("\nEvents:").unwrap();
+    for expected in ["Warning  KeyInvalid", "Normal   KeyGenerated", "onionbalance-operator"] {
+        assert!(events.contains(expected), "{expected} in {events}");
+    }
+
+    // Who begins anew finds what stands, and says it to nobody again.
+    let before = told(&scene).await;
+    scene.stop_operator().await;
+    scene.start_operator(settings());
+    until("it has looked", PATIENCE, async || {
+        let looks = scene.telemetry.reconciled.load(Ordering::Relaxed);
+        if looks > 0 { Ok(()) } else { Err("no look yet".to_owned()) }
+    })
+    .await;
+    assert_eq!(told(&scene).await, before);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happens_again_is_counted() {
+    let scene = Scene::set("events-again").await;
+    scene.create("web", json!({})).await;
+    scene.wait_event("web", "KeyGenerated").await;
+    for _ in 0..3 {
+        scene.change("web", json!({"spec": {"backends": {"extraTorrc": "ControlPort 9051"}}})).await;
+        scene.wait_condition("web", "Accepted", "False InvalidSpec").await;
+        scene.change("web", json!({"spec": {"backends": {"extraTorrc": null}}})).await;
+        scene.wait_condition("web", "Accepted", "True Valid").await;
+    }
+    let expected = ["Normal KeyGenerated", "Warning InvalidSpec x3", "Normal Valid x3"];
+    until("each is told", PATIENCE, async || {
+        let told = told(&scene).await;
+        if told == expected { Ok(()) } else { Err(format!("{told:?}")) }
+    })
+    .await;
+    scene.end().await;
+}
+
+/// An older set of rights has no Events.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_right_to_tell_all_else_works() {
+    let mut scene = Scene::set_with_role("no-events").await;
+    scene.stop_operator().await;
+    let roles: Api<Role> = scene.api();
+    let mut rules = roles.get("onionbalance-operator").await.unwrap().rules.unwrap();
+    let all = rules.len();
+    rules.retain(|rule| rule.resources != Some(vec!["events".to_owned()]));
+    assert_eq!(rules.len() + 1, all);
+    let patch = Patch::Merge(json!({ "rules": rules }));
+    roles.patch("onionbalance-operator", &PatchParams::default(), &patch).await.unwrap();
+    scene.start_operator(settings());
+    scene.create("web", json!({})).await;
+    scene.wait_children("web").await;
+    scene.wait_condition("web", "MasterKeyReady", "True KeyLoaded").await;
+    assert_eq!(told(&scene).await, [""; 0]);
+    scene.end().await;
+}
