@@ -33,8 +33,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::link::{AGENT_API_PORT, AgentConfig, METRICS_PORT, PROBE_PORT};
-use crate::shell::http;
+use crate::link::{AGENT_API_PORT, AgentConfig, METRICS_PORT, PROBE_PORT, TOR_METRICS_PORT};
+use crate::shell::{http, tor_metrics};
 use api::Api;
 use drain::{Drain, DrainTimes};
 use forward::Forwarder;
@@ -97,6 +97,9 @@ struct Serve {
     /// Port of the metrics
     #[arg(long, default_value_t = METRICS_PORT)]
     metrics_port: u16,
+    /// Port of tor's own metrics on the loopback, which are passed on at `/tor/metrics`
+    #[arg(long, default_value_t = TOR_METRICS_PORT)]
+    tor_metrics_port: u16,
 }
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -134,7 +137,7 @@ async fn serve(args: Serve, run_dir: &RunDir, config: AgentConfig) -> Result<(),
 
     let api = Api::new(pod_uid, args.token, address, tor.clone(), drain.clone(), traffic.clone())?;
     let probes = probes::router(tor.clone(), pulse, drain);
-    let metrics = metrics::router(tor, traffic);
+    let metrics = metrics::router(tor, traffic).merge(tor_metrics::router(args.tor_metrics_port));
     let stop = CancellationToken::new();
     let mut servers = JoinSet::new();
     for (router, port) in [(api.router(), args.api_port), (probes, args.probe_port), (metrics, args.metrics_port)] {

@@ -66,10 +66,18 @@ async fn tor_alive(State(silent): State<watch::Receiver<bool>>) -> (StatusCode, 
     })
 }
 
+/// Where the probes and the metrics are served, and tor's own metrics are had.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ports {
+    pub(super) probes: u16,
+    pub(super) metrics: u16,
+    pub(super) tor_metrics: u16,
+}
+
 /// Serves both, until dropped.
 pub(super) async fn serve(
     address: Option<IpAddr>,
-    [probe_port, metrics_port]: [u16; 2],
+    ports: Ports,
     health: watch::Receiver<Health>,
     tor_silent: watch::Receiver<bool>,
     clock: Clock,
@@ -80,9 +88,10 @@ pub(super) async fn serve(
     // Who waits for the master key has started: a restart would not mend the key.
     let probes = Router::new().route("/startupz", get(alive)).route("/livez", get(alive)).route("/readyz", get(ready));
     let probes = probes.route("/tor/livez", get(tor_alive).with_state(tor_silent));
-    let metrics = Router::new().route("/metrics", get(metrics));
-    let probes = axum::serve(shell::http::bind(address, probe_port).await?, probes.with_state((health.clone(), clock)));
-    let metrics = axum::serve(shell::http::bind(address, metrics_port).await?, metrics.with_state((health, clock)));
+    let metrics = Router::new().route("/metrics", get(metrics)).merge(shell::tor_metrics::router(ports.tor_metrics));
+    let probes =
+        axum::serve(shell::http::bind(address, ports.probes).await?, probes.with_state((health.clone(), clock)));
+    let metrics = axum::serve(shell::http::bind(address, ports.metrics).await?, metrics.with_state((health, clock)));
     tokio::try_join!(probes.into_future(), metrics.into_future()).map(drop)
 }
 

@@ -55,7 +55,7 @@ use self::sync::SyncClient;
 use self::tor::Tor;
 use crate::control::Connector;
 use crate::crd::clients::ClientList;
-use crate::link::{AgentToken, METRICS_PORT, PROBE_PORT};
+use crate::link::{AgentToken, METRICS_PORT, PROBE_PORT, TOR_METRICS_PORT};
 use crate::merge::{BackendId, MergeEngine};
 use crate::onion::{ClientPublicKey, OnionAddress};
 use crate::shell::tor_directories;
@@ -140,6 +140,9 @@ struct Serve {
     /// Port of the metrics
     #[arg(long, default_value_t = METRICS_PORT)]
     metrics_port: u16,
+    /// Port of tor's own metrics on the loopback, which are passed on at `/tor/metrics`
+    #[arg(long, default_value_t = TOR_METRICS_PORT)]
+    tor_metrics_port: u16,
     /// For tests and trials on one host: a backend that is no pod (repeatable). Then Kubernetes is not spoken to: no Lease,
     /// no status, and this publisher always leads
     #[arg(long, value_name = "POD_UID@HOST:PORT", value_parser = static_backend, hide = true)]
@@ -175,7 +178,9 @@ async fn serve(mut args: Box<Serve>, run_dir: &Path) -> Result<(), Failure> {
 
     let (health, probes) = watch::channel(http::Health::default());
     let (silent, tor_silent) = watch::channel(false);
-    let http = http::serve(args.listen_address, [args.probe_port, args.metrics_port], probes, tor_silent, clock);
+    let places =
+        http::Ports { probes: args.probe_port, metrics: args.metrics_port, tor_metrics: args.tor_metrics_port };
+    let http = http::serve(args.listen_address, places, probes, tor_silent, clock);
     let mut http = tokio::spawn(http);
     let stop = async {
         tokio::select! {

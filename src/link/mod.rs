@@ -30,3 +30,5 @@ pub const AGENT_API_PORT: u16 = 9400;
 pub const PROBE_PORT: u16 = 9401;
 /// Metrics: publisher, agent and operator alike.
 pub const METRICS_PORT: u16 = 9402;
+/// tor's own metrics, on the pod's loopback: publisher and agent pass them on.
+pub const TOR_METRICS_PORT: u16 = 9403;

@@ -1,5 +1,5 @@
 //! What the programs share: hiding from others of the same user, HTTP servers for probes and metrics, the text of metrics, files that hold secrets,
-//! the directories that tor wants, the election of a leader, and troubles that are logged once.
+//! the directories that tor wants and its metrics, the election of a leader, and troubles that are logged once.
 
 pub mod complaint;
 pub mod election;
@@ -8,3 +8,4 @@ pub mod hidden;
 pub mod http;
 pub mod secret_file;
 pub mod tor_directories;
+pub mod tor_metrics;

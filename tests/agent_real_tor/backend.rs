@@ -85,10 +85,15 @@ impl Backend {
     }
 
     pub fn tor(&self) -> Child {
+        self.tor_with("DisableNetwork 1\n")
+    }
+
+    /// One with these lines of its own.
+    pub fn tor_with(&self, lines: &str) -> Child {
         let (run, data) = (self.run(""), self.dir.path().join("data"));
         let (run, data) = (run.display(), data.display());
         let torrc = format!(
-            "DataDirectory {data}\nDisableNetwork 1\nSocksPort 0\n\
+            "DataDirectory {data}\n{lines}SocksPort 0\n\
              ControlSocket unix:{run}control/socket\nCookieAuthentication 1\nCookieAuthFile {run}control/cookie\n\
              PublishHidServDescriptors 0\n\
              HiddenServiceDir {run}hs\nHiddenServiceVersion 3\nHiddenServiceOnionBalanceInstance 1\n\

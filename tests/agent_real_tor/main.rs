@@ -13,7 +13,9 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use onionbalance_operator::link::{AGENT_API_PORT, LinkError, PROBE_PORT, PodPhase, SYNC_PATH, SyncResponse};
+use onionbalance_operator::link::{
+    AGENT_API_PORT, LinkError, METRICS_PORT, PROBE_PORT, PodPhase, SYNC_PATH, SyncResponse,
+};
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -64,6 +66,37 @@ async fn a_frozen_tor_is_killed_and_the_next_one_is_found() {
     let _tor = backend.tor();
     backend.until_ready_says(NOT_BOOTSTRAPPED).await;
     assert_eq!(backend.get(PROBE_PORT, "/livez").await.status, 200);
+}
+
+/// tor opens no port while its network is disabled: this one looks for a network where nobody is.
+#[tokio::test]
+async fn tors_own_metrics_are_passed_on_and_ours_do_not_depend_on_them() {
+    let backend = Backend::new("127.0.0.1:1").await;
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let mut agent = backend.serving(backend.program());
+    let _agent = agent.arg("--tor-metrics-port").arg(port.to_string()).spawn().unwrap();
+    backend.until_ready_says(NO_TOR).await;
+    let absent = backend.get(METRICS_PORT, "/tor/metrics").await;
+    assert_eq!(absent.status, 503, "{}", absent.text());
+    assert_eq!(backend.metric("onionbalance_agent_tor_up").await, 0);
+
+    let nowhere = "DirAuthority nobody orport=1 no-v2 v3ident=0000000000000000000000000000000000000000 127.0.0.1:1 \
+                   0000000000000000000000000000000000000000";
+    let _tor =
+        backend.tor_with(&format!("{nowhere}\nMetricsPort 127.0.0.1:{port}\nMetricsPortPolicy accept 127.0.0.1\n"));
+    backend.until_ready_says(NOT_BOOTSTRAPPED).await;
+    let address = std::fs::read_to_string(backend.run("hs/hostname")).unwrap();
+    let onion = address.trim_end().trim_end_matches(".onion");
+    let line = format!("tor_hs_intro_num_total{{onion=\"{onion}\"}} 0");
+    backend
+        .until("passed on", || async {
+            let reply = backend.get(METRICS_PORT, "/tor/metrics").await;
+            let text = reply.text();
+            if reply.status == 200 && text.lines().any(|found| found == line) { "passed on" } else { text }.to_owned()
+        })
+        .await;
+    assert_eq!(backend.metric("onionbalance_agent_tor_up").await, 1);
+    assert!(!backend.get(METRICS_PORT, "/metrics").await.text().contains("\ntor_"));
 }
 
 #[tokio::test]

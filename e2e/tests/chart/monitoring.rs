@@ -41,9 +41,11 @@ struct Namespaces {
 #[allow(dead_code, reason = "that they parse is the test")]
 struct Endpoint {
     port: String,
+    path: String,
     interval: Option<String>,
     scrape_timeout: Option<String>,
     relabelings: Option<Vec<Relabeling>>,
+    metric_relabelings: Option<Vec<Relabeling>>,
 }
 
 #[derive(Deserialize)]
@@ -51,7 +53,9 @@ struct Endpoint {
 #[allow(dead_code, reason = "that they parse is the test")]
 struct Relabeling {
     source_labels: Vec<String>,
-    target_label: String,
+    target_label: Option<String>,
+    regex: Option<String>,
+    action: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -112,6 +116,25 @@ fn one_monitor_for_the_operator_and_one_for_all_services() {
                 let endpoint = &monitor["spec"][endpoints][0];
                 assert_eq!((&endpoint["port"], &endpoint["interval"]), (&json!("metrics"), &json!("30s")));
             }
+        }
+    }
+}
+
+#[test]
+fn tors_own_metrics_are_scraped_unless_switched_off() {
+    for (tor, expected) in [(true, vec!["/metrics", "/tor/metrics"]), (false, vec!["/metrics"])] {
+        let objects = render(json!({"monitor": {"enabled": true, "interval": "30s", "tor": tor}}));
+        typed::check(&objects);
+        let [operator, services] = <[&Value; 2]>::try_from(all(&objects, "PodMonitor").collect::<Vec<_>>()).unwrap();
+        let paths = |monitor: &Value| -> Vec<String> {
+            let endpoints = monitor["spec"]["podMetricsEndpoints"].as_array().unwrap();
+            assert!(endpoints.iter().all(|endpoint| endpoint["port"] == "metrics" && endpoint["interval"] == "30s"));
+            endpoints.iter().map(|endpoint| endpoint["path"].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(paths(operator), ["/metrics"]);
+        assert_eq!(paths(services), expected);
+        for endpoint in services["spec"]["podMetricsEndpoints"].as_array().unwrap() {
+            assert_eq!(endpoint["relabelings"][0]["targetLabel"], "onion_service");
         }
     }
 }

@@ -6,7 +6,8 @@ use crate::crd::Backends;
 use crate::link::{AgentConfig, ForwardedPort};
 
 /// Both: `SocksPort 0` since no one connects through them; an empty `GeoIP` file since nothing here chooses relays by
-/// country, and tables cost 30 MiB of memory; never dormant, since a frontend's tor makes circuits only when it publishes.
+/// country, and tables cost 30 MiB of memory; never dormant, since a frontend's tor makes circuits only when it publishes; metrics
+/// on the loopback, where nobody but the pod's own containers is.
 const COMMON: &str = "\
 DataDirectory /var/lib/tor/data
 ControlSocket unix:/run/onionbalance/control/socket
@@ -16,6 +17,8 @@ SocksPort 0
 DormantTimeoutEnabled 0
 GeoIPFile /run/onionbalance/empty
 GeoIPv6File /run/onionbalance/empty
+MetricsPort 127.0.0.1:9403
+MetricsPortPolicy accept 127.0.0.1
 Log notice stdout
 ";
 
@@ -88,6 +91,8 @@ SocksPort 0
 DormantTimeoutEnabled 0
 GeoIPFile /run/onionbalance/empty
 GeoIPv6File /run/onionbalance/empty
+MetricsPort 127.0.0.1:9403
+MetricsPortPolicy accept 127.0.0.1
 Log notice stdout
 UseBridges 1
 Bridge 192.0.2.1:443
@@ -104,6 +109,11 @@ HiddenServiceEnableIntroDoSBurstPerSec 200
 HiddenServiceMaxStreams 100
 "
         );
+    }
+
+    #[test]
+    fn tors_metrics_are_where_they_are_looked_for() {
+        assert!(COMMON.contains(&format!("\nMetricsPort 127.0.0.1:{}\n", crate::link::TOR_METRICS_PORT)));
     }
 
     #[test]
