@@ -1,33 +1,26 @@
 //! The command line: one program, a subcommand per part.
 
 use std::error::Error;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
-use tracing_subscriber::EnvFilter;
+use clap::{Parser, Subcommand};
 
-use crate::shell::hidden;
+use crate::shell::{hidden, log};
 use crate::{backend, crd, frontend, operator, status, tools};
-
-/// The Kubernetes client calls every failed request an error; what matters of them the parts say themselves, once.
-const QUIET: &str = "kube_client=off,kube_runtime=off";
 
 /// Load-balanced Tor onion services on Kubernetes: one .onion address, many backends.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true)]
 pub struct Cli {
     /// How log lines look
-    #[arg(long, global = true, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
-    log_format: LogFormat,
+    #[arg(long, global = true, env = "LOG_FORMAT", value_enum, default_value_t = log::Format::Text)]
+    log_format: log::Format,
+    /// How onion addresses look in log lines
+    #[arg(long, global = true, env = "LOG_ADDRESSES", value_enum, default_value_t = log::Addresses::Short)]
+    log_addresses: log::Addresses,
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -100,7 +93,7 @@ impl Cli {
             Program::Frontend(args) => args.standalone_log_level(),
             _ => None,
         };
-        start_log(self.log_format, standalone.unwrap_or("info"));
+        log::start(self.log_format, self.log_addresses, standalone.unwrap_or("info"));
         if let Err(error) = hidden::hide() {
             return finish(Err(error.into()));
         }
@@ -138,15 +131,6 @@ fn show_status(args: status::Args) -> ExitCode {
 
 fn print(text: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
     Ok(std::io::stdout().write_all(text.as_bytes())?)
-}
-
-fn start_log(format: LogFormat, level: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{level},{QUIET}")));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => log.json().init(),
-    }
 }
 
 fn finish(result: Result<(), Box<dyn Error + Send + Sync>>) -> ExitCode {

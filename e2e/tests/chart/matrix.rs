@@ -149,7 +149,7 @@ fn settings_reach_the_operator() {
             "imagePullPolicy": "Always", "disruptionBudgets": false,
             "networkPolicy": {"enabled": false, "metricsFrom": [{"namespaceSelector": {"matchLabels": {"a": "b"}}}]},
         },
-        "log": {"format": "json", "filter": "debug"},
+        "log": {"format": "json", "addresses": "full", "filter": "debug"},
         "extraEnv": [{"name": "KUBERNETES_SERVICE_HOST", "value": "api.example.org"}],
         "image": {"pullPolicy": "Never"},
         "replicas": 0,
@@ -161,6 +161,7 @@ fn settings_reach_the_operator() {
     let peers = variable(&objects, "METRICS_FROM").unwrap();
     assert_eq!(peers, r#"[{"namespaceSelector":{"matchLabels":{"a":"b"}}}]"#);
     assert_eq!(variable(&objects, "LOG_FORMAT"), Some("json"));
+    assert_eq!(variable(&objects, "LOG_ADDRESSES"), Some("full"));
     assert_eq!(variable(&objects, "RUST_LOG"), Some("debug"));
     assert_eq!(variable(&objects, "KUBERNETES_SERVICE_HOST"), Some("api.example.org"));
     assert_eq!(container(&objects)["imagePullPolicy"], "Never");

@@ -1,0 +1,129 @@
+//! The log: text or JSON on standard error, onion addresses shortened unless they are wanted whole.
+//!
+//! A log is read by more people, and kept in more places, than the cluster's objects. That is why addresses are shortened in one
+//! place, where lines are written, whatever they come from: a field of ours, a condition's message, or a library's words.
+
+use std::io::{self, IsTerminal as _, Stderr, Write};
+
+use clap::ValueEnum;
+use tracing_subscriber::EnvFilter;
+
+/// The Kubernetes client calls every failed request an error; what matters of them the parts say themselves, once.
+const QUIET: &str = "kube_client=off,kube_runtime=off";
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs: an object a line.
+    Json,
+}
+
+/// How onion addresses look in them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Addresses {
+    /// Their beginning.
+    Short,
+    /// Whole.
+    Full,
+}
+
+/// Begins to log from this level on; `RUST_LOG` counts instead where it is set.
+pub fn start(format: Format, addresses: Addresses, level: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{level},{QUIET}")));
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(move || Lines { out: io::stderr(), addresses });
+    match format {
+        Format::Text => log.with_ansi(io::stderr().is_terminal()).init(),
+        Format::Json => log.json().init(),
+    }
+}
+
+/// Takes whole lines, as the log's library writes them.
+struct Lines {
+    out: Stderr,
+    addresses: Addresses,
+}
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match (self.addresses, std::str::from_utf8(line)) {
+            (Addresses::Short, Ok(text)) => self.out.write_all(shortened(text).as_bytes())?,
+            _ => self.out.write_all(line)?,
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// Characters of an onion address before `.onion`, and how many of them tell one from another.
+const LENGTH: usize = 56;
+const KEPT: usize = 8;
+
+/// The text with each v3 onion address cut to `abcdefgh….onion`; one without `.onion` too, where it stands alone.
+fn shortened(text: &str) -> String {
+    let is_base32 = |byte: &u8| byte.is_ascii_alphabetic() || (b'2'..=b'7').contains(byte);
+    let (mut out, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(start) = rest.bytes().position(|byte| is_base32(&byte)) {
+        let length = rest.bytes().skip(start).take_while(is_base32).count();
+        let (before, run, after) = (&rest[..start], &rest[start..start + length], &rest[start + length..]);
+        // What precedes may be a colour's end: only the last characters are the address.
+        let named = length >= LENGTH && starts_with(after, ".onion");
+        // The last character holds the version, 3.
+        let alone = length == LENGTH
+            && run.ends_with(['d', 'D'])
+            && !before.ends_with(|before: char| before.is_ascii_alphanumeric())
+            && !after.starts_with(|after: char| after.is_ascii_alphanumeric());
+        let kept = if named || alone { length - LENGTH + KEPT } else { length };
+        out.push_str(before);
+        out.push_str(&run[..kept]);
+        if kept < length {
+            out.push('…');
+        }
+        rest = after;
+    }
+    out + rest
+}
+
+fn starts_with(text: &str, beginning: &str) -> bool {
+    text.get(..beginning.len()).is_some_and(|text| text.eq_ignore_ascii_case(beginning))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADDRESS: &str = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid";
+
+    #[test]
+    fn an_address_is_shortened_wherever_it_stands() {
+        for (text, expected) in [
+            ("A.onion", "2gzyxa5i….onion"),
+            ("address=A.onion master=A.onion\n", "address=2gzyxa5i….onion master=2gzyxa5i….onion\n"),
+            ("{\"message\":\"The key of A.onion is used.\"}", "{\"message\":\"The key of 2gzyxa5i….onion is used.\"}"),
+            (
+                "\u{1b}[3maddress\u{1b}[0m\u{1b}[2m=\u{1b}[0mA.onion",
+                "\u{1b}[3maddress\u{1b}[0m\u{1b}[2m=\u{1b}[0m2gzyxa5i….onion",
+            ),
+            ("http://www.A.onion:80/", "http://www.2gzyxa5i….onion:80/"),
+            ("GETINFO hs/service/desc/id/A", "GETINFO hs/service/desc/id/2gzyxa5i…"),
+            ("ä A ö", "ä 2gzyxa5i… ö"),
+        ] {
+            assert_eq!(shortened(&text.replace('A', ADDRESS)), expected);
+        }
+        assert_eq!(shortened(&format!("{}.ONION", ADDRESS.to_uppercase())), "2GZYXA5I….ONION");
+    }
+
+    #[test]
+    fn all_else_stays() {
+        let digest = "e".repeat(64);
+        let key = format!("descriptor:x25519:{}", "a".repeat(52));
+        for text in ["", "\n", "web.onion", &digest, &key, &ADDRESS[1..], &format!("9{ADDRESS}"), "grüße … 56"] {
+            assert_eq!(shortened(text), text);
+        }
+    }
+}
