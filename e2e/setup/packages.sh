@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that the build, the tests and the demo need, and nothing that is there already.
 #   packages.sh tor        tor, tor-gencert and Python's stem: the integration tests on a private Tor network
-#   packages.sh chart      kubectl, and what Helm's environment takes
+#   packages.sh chart      kubectl, promtool, and what Helm's environment takes
 #   packages.sh cluster    what a one-node Kubernetes and its images take, with the tools to build them
 . "$(dirname "$0")/lib.sh"
 
 TOR="tor tor-geoipdb python3 python3-venv"
-CLUSTER="$TOR etcd-server containerd runc containernetworking-plugins iptables conntrack iproute2 iputils-ping procps socat openssl curl
+CLUSTER="$TOR prometheus etcd-server containerd runc containernetworking-plugins iptables conntrack iproute2 iputils-ping procps socat openssl curl
     buildah mmdebstrap busybox-static tini golang-go golang-github-modern-go-reflect2-dev make gcc g++ libc6-dev rsync jq git ca-certificates uidmap"
 
 case "${1:-}" in
@@ -14,7 +14,7 @@ tor) wanted=$TOR ;;
 cluster)
     wanted=$CLUSTER
     ;;
-chart) wanted="ca-certificates python3 python3-venv" ;;
+chart) wanted="ca-certificates python3 python3-venv prometheus" ;;
 *) fail "usage: packages.sh tor|chart|cluster" ;;
 esac
 [ "$1" = tor ] || command -v kubectl >/dev/null || wanted="$wanted kubernetes-client"

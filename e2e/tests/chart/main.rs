@@ -8,6 +8,7 @@ mod deploy;
 mod helm;
 mod matrix;
 mod monitoring;
+mod promtool;
 mod readme;
 mod typed;
 mod values;

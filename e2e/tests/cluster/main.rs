@@ -5,6 +5,7 @@ mod children;
 mod external;
 mod faults;
 mod keys;
+mod prometheus;
 mod restricted;
 mod scale;
 mod scene;

@@ -88,6 +88,21 @@ impl Scene {
         Ok(())
     }
 
+    /// The namespace's name.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// A client for the cluster's administrator.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// The bring-up.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
     /// The service of this name in the namespace.
     pub fn service(&self, name: &str) -> Service {
         Service::new(&self.client, &self.namespace, name)

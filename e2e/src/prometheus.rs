@@ -1,0 +1,167 @@
+//! A real Prometheus (Debian's) as a process of this machine, and what it is told to scrape: the chart's monitors, translated as the
+//! Prometheus operator translates them. That operator itself does not run here.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use serde_json::{Value, json};
+
+use crate::command::{command, output};
+use crate::process::Processes;
+use crate::wait::{Seen, until};
+
+const NAME: &str = "prometheus";
+
+/// A running Prometheus.
+pub struct Prometheus {
+    processes: Processes,
+    url: String,
+    dir: PathBuf,
+}
+
+impl Prometheus {
+    /// Starts it with this configuration, its data in a folder of that name in `dir`.
+    pub async fn start(dir: &Path, configuration: &Value) -> Result<Self> {
+        let processes = Processes::open(dir)?;
+        processes.stop(NAME).await?;
+        let dir = dir.join(NAME);
+        crate::node::remove_dir(&dir).await?;
+        std::fs::create_dir_all(&dir)?;
+        // JSON is YAML.
+        let file = dir.join("prometheus.yaml");
+        std::fs::write(&file, configuration.to_string())?;
+        output(&mut command("promtool", ["check".as_ref(), "config".as_ref(), file.as_os_str()])).await?;
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+        let mut program = Command::new("prometheus");
+        program.arg("--config.file").arg(file).arg("--storage.tsdb.path").arg(dir.join("data"));
+        program.arg("--web.listen-address").arg(&address);
+        processes.start(NAME, &mut program)?;
+        let prometheus = Self { processes, url: format!("http://{address}"), dir };
+        until("Prometheus is ready", Duration::from_secs(60), async || {
+            prometheus.processes.check(NAME)?;
+            Ok(match prometheus.get("/-/ready", &[]).await {
+                Ok(_) => Seen::Yes(()),
+                Err(error) => Seen::not_yet(error.to_string()),
+            })
+        })
+        .await?;
+        Ok(prometheus)
+    }
+
+    /// Ends it, and removes what it has stored.
+    pub async fn remove(self) -> Result<()> {
+        self.processes.stop(NAME).await?;
+        crate::node::remove_dir(&self.dir).await
+    }
+
+    /// The present samples that a query gives.
+    pub async fn query(&self, text: &str) -> Result<Vec<Value>> {
+        let data = self.api("query", &["--get", "--data-urlencode", &format!("query={text}")]).await?;
+        match &data["result"] {
+            Value::Array(samples) => Ok(samples.clone()),
+            other => bail!("{text}: {other}"),
+        }
+    }
+
+    /// The one number that a query gives; 0 where it gives none.
+    pub async fn number(&self, text: &str) -> Result<f64> {
+        match &self.query(text).await?[..] {
+            [] => Ok(0.0),
+            [sample] => sample["value"][1].as_str().context("a value")?.parse().context("a number"),
+            several => bail!("{text}: {several:?}"),
+        }
+    }
+
+    /// The data of its API (`/api/v1/…`).
+    pub async fn api(&self, path: &str, arguments: &[&str]) -> Result<Value> {
+        let answer: Value = serde_json::from_str(&self.get(&format!("/api/v1/{path}"), arguments).await?)?;
+        Ok(answer["data"].clone())
+    }
+
+    async fn get(&self, path: &str, arguments: &[&str]) -> Result<String> {
+        http_get(&format!("{}{path}", self.url), arguments).await
+    }
+}
+
+/// The body of a successful answer.
+pub async fn http_get(url: &str, arguments: &[&str]) -> Result<String> {
+    let mut curl = command("curl", ["--silent", "--show-error", "--fail-with-body", "--max-time", "10"]);
+    output(curl.args(arguments).arg(url)).await
+}
+
+/// What Prometheus is to scrape for a monitor: one job an endpoint, of those of these pods that it selects.
+pub fn scrape_configs(monitor: &Value, pods: &[Pod]) -> Result<Vec<Value>> {
+    let (name, spec) = (monitor["metadata"]["name"].as_str().context("a name")?, &monitor["spec"]);
+    let mut jobs = Vec::new();
+    for endpoint in spec["podMetricsEndpoints"].as_array().context("endpoints")? {
+        let mut relabel = Vec::new();
+        for (label, value) in spec["selector"]["matchLabels"].as_object().context("labels")? {
+            relabel.push(json!({"action": "keep", "source_labels": [pod_label(label)], "regex": value}));
+        }
+        relabel.push(json!({
+            "action": "keep", "source_labels": ["__meta_kubernetes_pod_container_port_name"], "regex": endpoint["port"],
+        }));
+        for (from, to) in [("namespace", "namespace"), ("pod_container_name", "container"), ("pod_name", "pod")] {
+            relabel.push(json!({"source_labels": [format!("__meta_kubernetes_{from}")], "target_label": to}));
+        }
+        relabel.extend(relabelings(&endpoint["relabelings"])?);
+        let path = endpoint["path"].as_str().unwrap_or("/metrics");
+        jobs.push(json!({
+            "job_name": format!("{name}{path}"),
+            "metrics_path": path,
+            "static_configs": pods.iter().flat_map(targets).collect::<Vec<_>>(),
+            "relabel_configs": relabel,
+            "metric_relabel_configs": relabelings(&endpoint["metricRelabelings"])?,
+        }));
+    }
+    Ok(jobs)
+}
+
+/// A pod's ports with what Prometheus' discovery in Kubernetes says of them. Debian's Prometheus is built without that discovery.
+fn targets(pod: &Pod) -> Vec<Value> {
+    let Some(address) = pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()) else { return Vec::new() };
+    let mut labels = BTreeMap::from([
+        ("__meta_kubernetes_namespace".to_owned(), pod.namespace().unwrap_or_default()),
+        ("__meta_kubernetes_pod_name".to_owned(), pod.name_any()),
+    ]);
+    labels.extend(pod.labels().iter().map(|(label, value)| (pod_label(label), value.clone())));
+    let mut found = Vec::new();
+    for container in pod.spec.iter().flat_map(|spec| &spec.containers) {
+        for port in container.ports.iter().flatten() {
+            labels.insert("__meta_kubernetes_pod_container_name".to_owned(), container.name.clone());
+            let name = port.name.clone().unwrap_or_default();
+            labels.insert("__meta_kubernetes_pod_container_port_name".to_owned(), name);
+            found.push(json!({"targets": [format!("{address}:{}", port.container_port)], "labels": labels}));
+        }
+    }
+    found
+}
+
+/// What that discovery calls a pod's label.
+fn pod_label(label: &str) -> String {
+    let name: String = label.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' }).collect();
+    format!("__meta_kubernetes_pod_label_{name}")
+}
+
+/// The Prometheus operator writes fields in its own way.
+fn relabelings(list: &Value) -> Result<Vec<Value>> {
+    let translated = |one: &Value| {
+        let fields = one.as_object().context("a relabeling")?.iter().map(|(field, value)| {
+            let field = match field.as_str() {
+                "sourceLabels" => "source_labels",
+                "targetLabel" => "target_label",
+                known @ ("regex" | "action") => known,
+                other => bail!("a field of relabelings that is not known here: {other}"),
+            };
+            Ok((field.to_owned(), value.clone()))
+        });
+        fields.collect::<Result<serde_json::Map<_, _>>>().map(Value::Object)
+    };
+    list.as_array().into_iter().flatten().map(translated).collect()
+}

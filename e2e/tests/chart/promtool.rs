@@ -1,0 +1,228 @@
+//! Alerts and dashboard, judged by Prometheus' own promtool: they parse, and each alert fires when it should, and only then.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use onionbalance_e2e::dashboard;
+use onionbalance_e2e::state::source_tree;
+use serde_json::{Value, json};
+
+use crate::helm::{documents, read};
+
+const ALERTS: &str = "charts/onionbalance-operator/files/alerts.yaml";
+
+fn promtool(arguments: &[&str]) {
+    let run = Command::new("promtool").args(arguments).output().expect("promtool: apt-get install prometheus");
+    let said = [run.stdout, run.stderr].concat();
+    assert!(run.status.success(), "promtool {arguments:?}: {}", String::from_utf8_lossy(&said));
+}
+
+/// Runs promtool on a file of this content. (JSON is YAML.)
+fn promtool_on(arguments: &[&str], content: &Value) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), content.to_string()).unwrap();
+    promtool(&[arguments, &[file.path().to_str().unwrap()]].concat());
+}
+
+#[test]
+fn the_alerts_are_rules() {
+    promtool(&["check", "rules", "--lint-fatal", source_tree().join(ALERTS).to_str().unwrap()]);
+}
+
+#[test]
+fn the_dashboards_queries_are_promql() {
+    let queries = dashboard::queries("shop|other", ".*").unwrap();
+    assert!(queries.len() > 15, "{queries:?}");
+    let rules: Vec<_> = queries.iter().map(|query| json!({"record": "a:b", "expr": query.text})).collect();
+    // One name for all: what it warns of is no fault here.
+    promtool_on(&["check", "rules", "--lint=none"], &json!({"groups": [{"name": "dashboard", "rules": rules}]}));
+}
+
+type Series = BTreeMap<&'static str, &'static str>;
+
+/// Two hours of a service with two publishers and one backend, of which nothing is wrong: a value a minute.
+fn healthy() -> Series {
+    BTreeMap::from([
+        (r#"onionbalance_operator_writes_total{namespace="ob",pod="o1"}"#, "5x120"),
+        (r#"onionbalance_operator_leader{namespace="ob",pod="o1"}"#, "1x120"),
+        (r#"onionbalance_operator_leader{namespace="ob",pod="o2"}"#, "0x120"),
+        (r#"onionbalance_operator_reconciliations_total{result="success",namespace="ob",pod="o1"}"#, "0+1x120"),
+        (r#"onionbalance_operator_reconciliations_total{result="error",namespace="ob",pod="o1"}"#, "2x120"),
+        (
+            r#"onionbalance_operator_service_ready{onion_namespace="shop",onion_service="web",reason="Ready",namespace="ob",pod="o1"}"#,
+            "1x120",
+        ),
+        // As it began, and as it went on for a while.
+        (
+            r#"onionbalance_operator_service_ready{onion_namespace="shop",onion_service="web",reason="Progressing",namespace="ob",pod="o1"}"#,
+            "0x4 stale",
+        ),
+        (
+            r#"onionbalance_operator_service_ready{onion_namespace="shop",onion_service="web",reason="KeyInvalid",namespace="ob",pod="o1"}"#,
+            "_x120",
+        ),
+        (
+            r#"onionbalance_operator_service_ready{onion_namespace="shop",onion_service="off",reason="Suspended",namespace="ob",pod="o1"}"#,
+            "0x120",
+        ),
+        (r#"onionbalance_publisher_leading{namespace="shop",onion_service="web",pod="f1"}"#, "1x120"),
+        (r#"onionbalance_publisher_leading{namespace="shop",onion_service="web",pod="f2"}"#, "0x120"),
+        (r#"onionbalance_publisher_tor_up{namespace="shop",onion_service="web",pod="f1"}"#, "1x120"),
+        (r#"onionbalance_publisher_tor_up{namespace="shop",onion_service="web",pod="f2"}"#, "1x120"),
+        (r#"onionbalance_publisher_backends{state="Ready",namespace="shop",onion_service="web",pod="f1"}"#, "1x120"),
+        (r#"onionbalance_publisher_backends{state="Lost",namespace="shop",onion_service="web",pod="f1"}"#, "0x120"),
+        // A standby sees less, and that is no fault.
+        (r#"onionbalance_publisher_backends{state="Ready",namespace="shop",onion_service="web",pod="f2"}"#, "0x120"),
+        (r#"onionbalance_publisher_backends{state="Lost",namespace="shop",onion_service="web",pod="f2"}"#, "1x120"),
+        (
+            r#"onionbalance_publisher_hsdirs_accepted{period="7",namespace="shop",onion_service="web",pod="f1"}"#,
+            "8x120",
+        ),
+        (r#"onionbalance_publisher_hsdirs{period="7",namespace="shop",onion_service="web",pod="f1"}"#, "8x120"),
+        (
+            r#"onionbalance_publisher_hsdirs_accepted{period="7",namespace="shop",onion_service="web",pod="f2"}"#,
+            "0x120",
+        ),
+        (r#"onionbalance_publisher_hsdirs{period="7",namespace="shop",onion_service="web",pod="f2"}"#, "8x120"),
+        (
+            r#"onionbalance_publisher_uploads_total{result="accepted",namespace="shop",onion_service="web",pod="f1"}"#,
+            "0+8x120",
+        ),
+        (
+            r#"onionbalance_publisher_uploads_total{result="rejected",namespace="shop",onion_service="web",pod="f1"}"#,
+            "1x120",
+        ),
+        (r#"onionbalance_agent_tor_up{namespace="shop",onion_service="web",pod="b1"}"#, "1x120"),
+        (r#"onionbalance_agent_introduction_points{namespace="shop",onion_service="web",pod="b1"}"#, "3x120"),
+        (r#"onionbalance_agent_tor_kills_total{namespace="shop",onion_service="web",pod="b1"}"#, "1x120"),
+        (r#"onionbalance_agent_streams_total{port="80",namespace="shop",onion_service="web",pod="b1"}"#, "0+60x120"),
+        (
+            r#"onionbalance_agent_connect_failures_total{port="80",namespace="shop",onion_service="web",pod="b1"}"#,
+            "0+1x120",
+        ),
+    ])
+}
+
+/// What is wrong, the one alert that tells it, and when (minutes from the beginning, with room for what it looks back on).
+struct Fault {
+    /// Series whose names have all these parts get these values; none: they are gone.
+    changes: &'static [(&'static [&'static str], Option<&'static str>)],
+    alert: &'static str,
+    labels: &'static str,
+    quiet_at: &'static str,
+    fires_at: &'static str,
+}
+
+const SERVICE: &str = r#"namespace="shop",onion_service="web""#;
+
+#[rustfmt::skip]
+const FAULTS: &[Fault] = &[
+    Fault { changes: &[(&["operator_writes_total"], None)],
+        alert: "OnionbalanceOperatorAbsent", labels: r#"severity="warning""#, quiet_at: "9m", fires_at: "11m" },
+    Fault { changes: &[(&["operator_leader", "o1"], Some("0x120"))],
+        alert: "OnionbalanceNoOperatorLeads", labels: r#"severity="warning""#, quiet_at: "9m", fires_at: "11m" },
+    Fault { changes: &[(&["result=\"error\""], Some("0+1x120"))],
+        alert: "OnionbalanceReconciliationsFail", labels: r#"severity="warning",namespace="ob",pod="o1""#, quiet_at: "15m", fires_at: "18m" },
+    Fault { changes: &[(&["reason=\"Ready\""], None), (&["reason=\"Progressing\""], Some("0x120"))],
+        alert: "OnionbalanceServiceNotReady", labels: r#"onion_namespace="shop",onion_service="web""#, quiet_at: "14m", fires_at: "16m" },
+    Fault { changes: &[(&["reason=\"Ready\""], None), (&["reason=\"KeyInvalid\""], Some("0x120"))],
+        alert: "OnionbalanceKeyAlarm", labels: r#"onion_namespace="shop",onion_service="web",reason="KeyInvalid""#, quiet_at: "0m", fires_at: "2m" },
+    Fault { changes: &[(&["publisher_leading", "f1"], Some("0x120"))],
+        alert: "OnionbalanceNobodyPublishes", labels: SERVICE, quiet_at: "4m", fires_at: "6m" },
+    // Its frontends are gone.
+    Fault { changes: &[(&["onionbalance_publisher"], None)],
+        alert: "OnionbalanceNobodyPublishes", labels: SERVICE, quiet_at: "4m", fires_at: "6m" },
+    Fault { changes: &[(&["publisher_leading", "f2"], Some("1x120")), (&["backends", "Lost", "f2"], Some("0x120")), (&["hsdirs_accepted", "f2"], Some("8x120"))],
+        alert: "OnionbalanceSeveralPublish", labels: SERVICE, quiet_at: "4m", fires_at: "6m" },
+    Fault { changes: &[(&["backends", "Ready", "f1"], Some("0x120"))],
+        alert: "OnionbalanceNoBackendReady", labels: SERVICE, quiet_at: "4m", fires_at: "6m" },
+    Fault { changes: &[(&["backends", "Lost", "f1"], Some("1x120"))],
+        alert: "OnionbalanceBackendsLost", labels: SERVICE, quiet_at: "9m", fires_at: "11m" },
+    Fault { changes: &[(&["hsdirs_accepted", "f1"], Some("0x120"))],
+        alert: "OnionbalanceNotOnHSDirs", labels: r#"namespace="shop",onion_service="web",pod="f1",period="7""#, quiet_at: "14m", fires_at: "16m" },
+    Fault { changes: &[(&["hsdirs_accepted", "f1"], Some("3x120"))],
+        alert: "OnionbalanceFewHSDirs", labels: r#"namespace="shop",onion_service="web",pod="f1",period="7""#, quiet_at: "29m", fires_at: "31m" },
+    Fault { changes: &[(&["uploads_total", "rejected"], Some("0+1x120"))],
+        alert: "OnionbalanceUploadsRejected", labels: SERVICE, quiet_at: "29m", fires_at: "33m" },
+    Fault { changes: &[(&["publisher_tor_up", "f2"], Some("0x120"))],
+        alert: "OnionbalancePublisherTorDown", labels: r#"namespace="shop",onion_service="web",pod="f2""#, quiet_at: "9m", fires_at: "11m" },
+    Fault { changes: &[(&["agent_introduction_points"], Some("0x120"))],
+        alert: "OnionbalanceBackendWithoutPoints", labels: r#"namespace="shop",onion_service="web",pod="b1""#, quiet_at: "14m", fires_at: "16m" },
+    Fault { changes: &[(&["agent_tor_kills_total"], Some("0x60 1x10 2x50"))],
+        alert: "OnionbalanceTorFreezes", labels: r#"namespace="shop",onion_service="web",pod="b1""#, quiet_at: "65m", fires_at: "80m" },
+    Fault { changes: &[(&["connect_failures"], Some("0+30x120"))],
+        alert: "OnionbalanceTargetUnreachable", labels: r#"namespace="shop",onion_service="web",port="80""#, quiet_at: "9m", fires_at: "13m" },
+];
+
+/// The alerts that fire then, and no others, are these.
+fn fires(at: &str, alerts: &[String]) -> Value {
+    let samples: Vec<_> = alerts.iter().map(|labels| json!({"labels": labels, "value": 1})).collect();
+    json!({"expr": "ALERTS{alertstate=\"firing\"}", "eval_time": at, "exp_samples": samples})
+}
+
+fn test(name: &str, series: &Series, expected: Vec<Value>) -> Value {
+    let series: Vec<_> = series.iter().map(|(series, values)| json!({"series": series, "values": values})).collect();
+    json!({"name": name, "interval": "1m", "input_series": series, "promql_expr_test": expected})
+}
+
+#[test]
+fn each_alert_fires_when_it_should_and_only_then() {
+    let severities: BTreeMap<String, String> = documents(&read(ALERTS))[0]["groups"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|group| group["rules"].as_array().unwrap())
+        .map(|rule| {
+            (rule["alert"].as_str().unwrap().to_owned(), rule["labels"]["severity"].as_str().unwrap().to_owned())
+        })
+        .collect();
+    let tested: BTreeSet<_> = FAULTS.iter().map(|fault| fault.alert.to_owned()).collect();
+    assert_eq!(tested, severities.keys().cloned().collect(), "every alert has its fault here");
+
+    let mut tests = vec![test("healthy", &healthy(), vec![fires("60m", &[]), fires("2h", &[])])];
+    for Fault { changes, alert, labels, quiet_at, fires_at } in FAULTS {
+        let mut series = healthy();
+        for (parts, values) in *changes {
+            let named: Vec<_> =
+                series.keys().copied().filter(|name| parts.iter().all(|part| name.contains(part))).collect();
+            assert!(!named.is_empty(), "{alert}: {parts:?}");
+            for name in named {
+                match values {
+                    Some(values) => series.insert(name, values),
+                    None => series.remove(name),
+                };
+            }
+        }
+        let severity = &severities[*alert];
+        let labels = if labels.contains("severity=") {
+            (*labels).to_owned()
+        } else {
+            format!("{labels},severity=\"{severity}\"")
+        };
+        let firing = format!("ALERTS{{alertname=\"{alert}\",alertstate=\"firing\",{labels}}}");
+        tests.push(test(alert, &series, vec![fires(quiet_at, &[]), fires(fires_at, &[firing])]));
+    }
+    let rules = source_tree().join(ALERTS);
+    promtool_on(&["test", "rules"], &json!({"rule_files": [rules], "evaluation_interval": "1m", "tests": tests}));
+}
+
+/// What it says is filled in.
+#[test]
+fn an_alert_names_the_service() {
+    let mut series = healthy();
+    series.retain(|name, _| !name.contains("onionbalance_publisher"));
+    let mut test = test("words", &series, Vec::new());
+    test["alert_rule_test"] = json!([{
+        "eval_time": "6m", "alertname": "OnionbalanceNobodyPublishes",
+        "exp_alerts": [{
+            "exp_labels": {"severity": "critical", "namespace": "shop", "onion_service": "web"},
+            "exp_annotations": {
+                "summary": "shop/web: nobody publishes its descriptor",
+                "description": "The descriptor on the HSDirs goes stale, and changes of the backends do not reach clients. Look at the \
+                    Deployment web-frontend, its publisher's log, and the object's condition Published.",
+            },
+        }],
+    }]);
+    let rules = source_tree().join(ALERTS);
+    promtool_on(&["test", "rules"], &json!({"rule_files": [rules], "evaluation_interval": "1m", "tests": [test]}));
+}
