@@ -69,7 +69,7 @@ pub(super) fn render(figures: &Figures) -> String {
     text.sample("backends_curtailed", "", curtailed as u64);
 
     let per_period: [(&str, &str, PeriodFigure); 5] = [
-        ("revision_counter", "Revision counter of the newest descriptors", |period| period.revision_counter),
+        ("revision", "Revision counter of the newest descriptors", |period| period.revision_counter),
         ("introduction_points", "Introduction points in the newest descriptors", |period| {
             period.introduction_points as u64
         }),
@@ -164,9 +164,9 @@ onionbalance_publisher_backends{state=\"Lost\"} 1
 # HELP onionbalance_publisher_backends_curtailed Backends of whose descriptor something cannot be published
 # TYPE onionbalance_publisher_backends_curtailed gauge
 onionbalance_publisher_backends_curtailed 1
-# HELP onionbalance_publisher_revision_counter Revision counter of the newest descriptors
-# TYPE onionbalance_publisher_revision_counter gauge
-onionbalance_publisher_revision_counter{period=\"20500\"} 1
+# HELP onionbalance_publisher_revision Revision counter of the newest descriptors
+# TYPE onionbalance_publisher_revision gauge
+onionbalance_publisher_revision{period=\"20500\"} 1
 # HELP onionbalance_publisher_introduction_points Introduction points in the newest descriptors
 # TYPE onionbalance_publisher_introduction_points gauge
 onionbalance_publisher_introduction_points{period=\"20500\"} 6

@@ -60,8 +60,8 @@ async fn a_frozen_leader_is_replaced_and_posts_nothing_when_it_thaws(
     println!("figure frontend_frozen_republished_s {:.1} s", taken_over.as_secs_f64());
     println!("figure standby_leads_to_published_s {:.1} s", led.elapsed().as_secs_f64());
     ensure!(taken_over < TAKEN_OVER, "taken over after {taken_over:?}");
-    for (figure, counter) in standby.periods("revision_counter").await? {
-        let known = before.get(&format!("revision_counter{figure}"));
+    for (figure, counter) in standby.periods("revision").await? {
+        let known = before.get(&format!("revision{figure}"));
         ensure!(known.is_none_or(|known| *known < counter), "the counter of {figure} rises from {known:?}: {counter}");
     }
     stored_counters(pods, standby).await?;
@@ -84,7 +84,7 @@ async fn a_frozen_leader_is_replaced_and_posts_nothing_when_it_thaws(
 async fn stored_counters(pods: &Pods, leader: &Frontend) -> Result<()> {
     until("the counters are stored", Duration::from_secs(10), async || {
         let stored = pods.annotation("onionbalance.dev/revision-counters").await?.unwrap_or_default();
-        let used = leader.periods("revision_counter").await?;
+        let used = leader.periods("revision").await?;
         let number = |label: &str| label.trim_matches(|c: char| !c.is_ascii_digit()).to_owned();
         let all = used.iter().all(|(label, counter)| stored.contains(&format!("{}={counter}", number(label))));
         Ok(if all && !used.is_empty() { Seen::Yes(()) } else { Seen::not_yet(format!("{stored}; used: {used:?}")) })
@@ -140,8 +140,8 @@ async fn two_that_lead_come_to_rest(pods: &Pods, leader: &Frontend) -> Result<()
 
 /// The greater counter that either has used, by time period.
 async fn greatest_counters(one: &Frontend, other: &Frontend) -> Result<BTreeMap<String, u64>> {
-    let mut greatest = one.periods("revision_counter").await?;
-    for (period, counter) in other.periods("revision_counter").await? {
+    let mut greatest = one.periods("revision").await?;
+    for (period, counter) in other.periods("revision").await? {
         let known = greatest.entry(period).or_default();
         *known = counter.max(*known);
     }

@@ -45,7 +45,7 @@ async fn story(plane: &DataPlane) -> Result<()> {
     }
     calm(plane, &client, dead).await?;
     let points = plane.points(dead).await?;
-    let before = plane.metric("revision_counter").await?;
+    let before = plane.metric("revision").await?;
     ensure!(before.len() == 2, "both periods are published: {before:?}");
     for hsdir in &frozen {
         plane.signal_relay(hsdir, Signal::STOP)?;
@@ -54,7 +54,7 @@ async fn story(plane: &DataPlane) -> Result<()> {
     let change = Instant::now();
     plane.kill_backends_tor(dead)?;
     until("the other HSDirs accept what is new", UP_TO_DATE, async || {
-        let counters = plane.metric("revision_counter").await?;
+        let counters = plane.metric("revision").await?;
         let newer = counters.iter().all(|(period, counter)| before.get(period).is_none_or(|before| counter > before));
         let accepted = plane.metric("hsdirs_accepted").await?;
         let done = newer && all_accepted(plane, FROZEN).await?;
@@ -86,12 +86,12 @@ async fn story(plane: &DataPlane) -> Result<()> {
 async fn calm(plane: &DataPlane, client: &TorClient, backend: usize) -> Result<BTreeMap<String, Descriptor>> {
     until("all HSDirs hold points of all backends", Duration::from_secs(120), async || {
         plane.check()?;
-        let before = plane.metric("revision_counter").await?;
+        let before = plane.metric("revision").await?;
         let accepted = all_accepted(plane, 0).await?;
         let held = plane.newest_descriptors(client).await?;
         let points = plane.points(backend).await?;
         let is_shown = held.values().any(|held| held.auth_keys().iter().any(|key| points.contains(*key)));
-        let calm = accepted && before == plane.metric("revision_counter").await?;
+        let calm = accepted && before == plane.metric("revision").await?;
         let done = calm && is_shown && held.len() == responsible(plane).await?;
         Ok(if done { Seen::Yes(held) } else { Seen::not_yet(format!("{} HSDirs hold it", held.len())) })
     })
