@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::shell::{hidden, log};
 use crate::{backend, crd, frontend, operator, status, tools};
