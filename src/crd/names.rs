@@ -10,6 +10,8 @@ use super::OnionBalancedService;
 pub const SERVICE_LABEL: &str = "onionbalance.dev/service";
 /// Label: backend or frontend.
 pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
+/// Label: the object that a child belongs to, as tools know it.
+pub const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
 /// Label: who made it.
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 /// The value of [`MANAGED_BY_LABEL`].
@@ -70,7 +72,7 @@ pub fn clients_secret(object: &OnionBalancedService) -> Option<&str> {
 pub fn labels(service: &str, component: Option<Component>) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::from([
         ("app.kubernetes.io/name".to_owned(), "onionbalance".to_owned()),
-        ("app.kubernetes.io/instance".to_owned(), service.to_owned()),
+        (INSTANCE_LABEL.to_owned(), service.to_owned()),
         (MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned()),
         (SERVICE_LABEL.to_owned(), service.to_owned()),
     ]);

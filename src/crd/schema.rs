@@ -1,7 +1,7 @@
 //! The `CustomResourceDefinition`, and the parts of its schema that a derive cannot know.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 use kube::CustomResourceExt as _;
 use schemars::{Schema, SchemaGenerator, json_schema};
@@ -16,6 +16,9 @@ pub fn custom_resource_definition() -> CustomResourceDefinition {
         if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
             walk(schema, &mut use_known_formats);
             schema.x_kubernetes_validations = Some(rules::object());
+            if let Some(status) = schema.properties.as_mut().and_then(|properties| properties.get_mut("status")) {
+                status.default = Some(JSON(unseen()));
+            }
         }
     }
     crd
@@ -30,6 +33,15 @@ pub fn without_rules(mut crd: CustomResourceDefinition) -> CustomResourceDefinit
         }
     }
     crd
+}
+
+/// The status of an object that no operator has looked at yet: without a condition, what follows kstatus would take it for
+/// done.
+fn unseen() -> serde_json::Value {
+    json!({"conditions": [{
+        "type": "Ready", "status": "Unknown", "reason": "Pending", "message": "The operator has not looked at it yet.",
+        "lastTransitionTime": "1970-01-01T00:00:00Z",
+    }]})
 }
 
 /// Rust's unsigned formats are unknown to an API server, which warns of each; their bounds are in `minimum`, `maximum`.
@@ -173,6 +185,13 @@ mod tests {
         let points = &spec("backends")["properties"]["introductionPoints"];
         assert_eq!((&points["minimum"], &points["maximum"]), (&json!(3.0), &json!(20.0)));
         assert_eq!(spec("frontend")["properties"]["replicas"]["minimum"], json!(0.0));
+    }
+
+    #[test]
+    fn what_nobody_has_looked_at_says_so() {
+        let status = schema()["properties"]["status"]["default"].clone();
+        let status: crate::crd::OnionBalancedServiceStatus = serde_json::from_value(status).unwrap();
+        assert_eq!((status.conditions[0].type_.as_str(), status.conditions[0].status.as_str()), ("Ready", "Unknown"));
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub struct OnionBalancedServiceStatus {
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["timePeriod"]))]
     pub published: Vec<PublishedStatus>,
     /// `Accepted`, `MasterKeyReady`, `ClientsReady` (with restricted discovery), `BackendsReady`, `Published`, and `Ready`, which
-    /// sums them up.
+    /// sums them up; `Stalled` only while waiting does not help.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

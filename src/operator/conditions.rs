@@ -18,6 +18,8 @@ pub enum Type {
     Published,
     /// All of these.
     Ready,
+    /// Waiting does not help. There only while it is so, as kstatus has it.
+    Stalled,
 }
 
 impl Type {
@@ -30,6 +32,7 @@ impl Type {
             Self::BackendsReady => "BackendsReady",
             Self::Published => "Published",
             Self::Ready => "Ready",
+            Self::Stalled => "Stalled",
         }
     }
 }
@@ -91,7 +94,8 @@ impl Verdict {
 /// The longest message that the schema takes, less room to spare: an admission webhook's words can be of any length.
 const MAX_MESSAGE: usize = 4096;
 
-/// The conditions as they should be: exactly the found ones. The transition time moves only when the status does.
+/// The conditions as they should be: exactly the found ones. The transition time moves only when the status does; the schema's
+/// default, of the year 1970, was never found.
 pub fn merge(
     previous: &[Condition],
     found: &[(Type, Verdict)],
@@ -100,6 +104,7 @@ pub fn merge(
 ) -> Vec<Condition> {
     let merged = found.iter().map(|(kind, verdict)| {
         let before = previous.iter().find(|condition| condition.type_ == kind.as_str());
+        let before = before.filter(|before| before.last_transition_time.0 != Timestamp::UNIX_EPOCH);
         let unmoved = before.filter(|before| before.status == verdict.status.as_str());
         Condition {
             type_: kind.as_str().to_owned(),
@@ -129,6 +134,13 @@ mod tests {
         assert_eq!((other_reason[0].reason.as_str(), other_reason[0].observed_generation), ("InvalidName", Some(2)));
         let other_status = merge(&other_reason, &[(Type::Accepted, Verdict::yes("Valid", ""))], Some(2), at(30));
         assert_eq!(other_status[0].last_transition_time, Time(at(30)));
+    }
+
+    #[test]
+    fn the_schemas_default_was_never_a_transition() {
+        let default = merge(&[], &[(Type::Ready, Verdict::unknown("Pending", ""))], None, at(0));
+        let first = merge(&default, &[(Type::Ready, Verdict::unknown("Generating", ""))], Some(1), at(10));
+        assert_eq!(first[0].last_transition_time, Time(at(10)));
     }
 
     #[test]

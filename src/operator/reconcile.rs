@@ -1,10 +1,11 @@
 //! One look at one object: observe, plan, apply, and say so in the status, whatever happened.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use kube::api::{Api, DynamicObject};
 use kube::core::{ApiResource, DeserializeGuard};
 use kube::runtime::reflector::Store;
@@ -13,12 +14,14 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use super::apply::{Generated, Writer};
+use super::build::{ChildId, Kind};
 use super::cache::{Cache, Guarded};
 use super::conditions::Type;
 use super::events::{Events, notices};
 use super::plan::{self, Failure, KeyStep, Observed, Plan, plan};
 use super::settings::Settings;
 use super::{apply, observe};
+use crate::crd::names::Component;
 use crate::crd::{OnionBalancedService, OnionBalancedServiceStatus};
 
 /// What a look needs, of one namespace or of all.
@@ -124,6 +127,7 @@ async fn look(object: Arc<OnionBalancedService>, context: &Context) -> Result<Du
                 failures =
                     apply::children(writer, &object, &mut live, plan.children.clone().unwrap_or_default()).await?;
             }
+            expect_rollout(&mut observed, &live);
             let labelled = cache.children(&object.namespace().unwrap_or_default(), &object.name_any());
             untidy = untidy.and(apply::prune(writer, &object, settings, labelled).await);
         }
@@ -131,6 +135,17 @@ async fn look(object: Arc<OnionBalancedService>, context: &Context) -> Result<Du
     write_status(context, &observed, &plan, &failures, generated.as_deref()).await?;
     untidy.map_err(Error::Untidy)?;
     if failures.is_empty() { Ok(plan::next_look(&observed, &plan)) } else { Err(Error::Refused(failures.len())) }
+}
+
+/// What was observed of a Deployment that was applied after that is of its older generation: it has yet to be rolled out.
+fn expect_rollout(observed: &mut Observed, live: &BTreeMap<ChildId, ObjectMeta>) {
+    let name = Component::Backend.child_name(&observed.object.name_any());
+    if let (Some(deployment), Some(applied)) =
+        (&mut observed.backends, live.get(&ChildId { kind: Kind::Deployment, name }))
+        && applied.generation > deployment.metadata.generation
+    {
+        Arc::make_mut(deployment).metadata.generation = applied.generation;
+    }
 }
 
 /// The objects that may use the same key: hardly ever one, so that of many objects few are copied.

@@ -59,6 +59,7 @@ pub fn status(
     let onion_address = plan.address.map(|address| address.to_string()).or_else(|| previous.onion_address.clone());
     let ready = summary(&found, onion_address.as_deref());
     found.push((Type::Ready, ready));
+    found.extend(stalled(&found));
     OnionBalancedServiceStatus {
         onion_address,
         observed_generation: object.metadata.generation,
@@ -81,7 +82,8 @@ pub fn unreadable(error: &str, previous: &[Condition], generation: Option<i64>, 
         (Type::MasterKeyReady, unknown.clone()),
         (Type::BackendsReady, unknown.clone()),
         (Type::Published, unknown),
-        (Type::Ready, accepted),
+        (Type::Ready, accepted.clone()),
+        (Type::Stalled, Verdict { status: Status::True, ..accepted }),
     ];
     merge(previous, &found, generation, now)
 }
@@ -147,10 +149,12 @@ fn backends(observed: &Observed, plan: &Plan, failures: &[Failure], ready: i32, 
     Verdict::yes("AllReady", format!("All {wanted} backends are ready."))
 }
 
+/// All pods are of the newest version. One of an older version that is still there may be what makes enough of them ready.
 fn rolled_out(deployment: &Deployment, wanted: i32) -> bool {
     let status = deployment.status.as_ref();
     let seen = status.and_then(|status| status.observed_generation) >= deployment.metadata.generation;
-    seen && status.and_then(|status| status.updated_replicas).unwrap_or(0) >= wanted
+    let updated = status.and_then(|status| status.updated_replicas).unwrap_or(0);
+    seen && updated >= wanted && updated >= status.and_then(|status| status.replicas).unwrap_or(0)
 }
 
 /// A quota or an admission rule, in the words of the Deployment.
@@ -224,6 +228,14 @@ fn explained(published: Verdict, observed: &Observed) -> Verdict {
         Some(trouble) => Verdict::no(trouble.reason, trouble.message.clone()),
         None => published,
     }
+}
+
+/// What waiting does not help against: the object or its key must be changed. Not what another object that comes or goes can end,
+/// for a pipeline may just be about to see to that.
+fn stalled(found: &[(Type, Verdict)]) -> Option<(Type, Verdict)> {
+    const REASONS: [&str; 4] = ["InvalidSpec", "InvalidName", "KeyInvalid", "AddressMismatch"];
+    let (_, Verdict { reason, message, .. }) = found.iter().find(|(_, verdict)| REASONS.contains(&verdict.reason))?;
+    Some((Type::Stalled, Verdict::yes(reason, message.clone())))
 }
 
 /// True when all hold; otherwise the first that does not.

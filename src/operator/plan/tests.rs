@@ -107,6 +107,9 @@ const SCENARIOS: &[Scenario] = &[
         "BackendsReady", "False Progressing: 0 of 3 backends are ready.", true),
     ("rollout", |o| deployment(o, &json!({"observedGeneration": 3, "readyReplicas": 3, "updatedReplicas": 1})),
         "BackendsReady", "False RollingOut: A new version of the backends is being rolled out.", true),
+    ("rollout's last pod",
+        |o| deployment(o, &json!({"observedGeneration": 3, "replicas": 4, "readyReplicas": 3, "updatedReplicas": 3})),
+        "BackendsReady", "False RollingOut: A new version of the backends is being rolled out.", true),
     ("quota", |o| deployment(o, &json!({"observedGeneration": 3, "conditions": [
         {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}]})),
         "BackendsReady", "False PodsRefused: Pods cannot be made: exceeded quota", true),
@@ -171,6 +174,11 @@ fn each_trouble_has_its_condition_and_takes_nothing_down() {
         let summary = said(&status, "Ready");
         assert!(summary == found || found.starts_with("True "), "{name}: {summary}");
         assert_eq!(status.onion_address, Some(address()), "{name}");
+        let is_for_good = ["InvalidSpec", "InvalidName", "KeyInvalid", "AddressMismatch"]
+            .iter()
+            .any(|reason| found.starts_with(&format!("False {reason}: ")));
+        let is_stalled = status.conditions.iter().any(|condition| condition.type_ == "Stalled");
+        assert_eq!(is_stalled, is_for_good, "{name}");
         assert!(!matches!(plan.key_step, KeyStep::Generate), "{name}");
     }
 }
@@ -395,4 +403,5 @@ fn an_object_that_cannot_be_read_says_so() {
     let ready = conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
     assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "InvalidSpec"));
     assert_eq!(ready.message, "The object cannot be read: invalid type");
+    assert!(conditions.iter().any(|condition| condition.type_ == "Stalled" && condition.status == "True"));
 }
