@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::telemetry::Telemetry;
+use crate::crd::OPERATOR_MANAGER;
 use crate::shell::complaint::{Complaint, cause};
 use crate::shell::election::{Decision, Election, Record, vacate};
 
@@ -156,11 +157,11 @@ impl Candidate {
         let mut lease = lease.unwrap_or_default();
         self.election.claim(lease.spec.get_or_insert_default(), decision, now());
         if exists {
-            return self.api.replace(&self.name, &PostParams::default(), &lease).await;
+            return self.api.replace(&self.name, &as_operator(), &lease).await;
         }
         lease.metadata.name = Some(self.name.clone());
         lease.labels_mut().insert("app.kubernetes.io/name".to_owned(), "onionbalance-operator".to_owned());
-        self.api.create(&PostParams::default(), &lease).await
+        self.api.create(&as_operator(), &lease).await
     }
 
     fn tell(&mut self, leads: bool) {
@@ -187,7 +188,7 @@ impl Candidate {
                 return Ok(false);
             }
             vacate(lease.spec.get_or_insert_default(), now());
-            self.api.replace(&self.name, &PostParams::default(), &lease).await.map(|_| true)
+            self.api.replace(&self.name, &as_operator(), &lease).await.map(|_| true)
         });
         match released.await {
             Ok(Ok(true)) => info!("gave the Lease back"),
@@ -196,6 +197,10 @@ impl Candidate {
             Err(_) => warn!("the API server did not answer; the Lease expires"),
         }
     }
+}
+
+fn as_operator() -> PostParams {
+    PostParams { field_manager: Some(OPERATOR_MANAGER.to_owned()), ..PostParams::default() }
 }
 
 #[allow(clippy::disallowed_methods, reason = "the Lease tells people when it was renewed")]

@@ -24,8 +24,8 @@ pub(super) use fitness::Fitness;
 use super::clock::Clock;
 use super::object::Object;
 use super::pods::is_ready;
-use crate::crd::OnionBalancedService;
 use crate::crd::names::{self, Component};
+use crate::crd::{OnionBalancedService, PUBLISHER_MANAGER};
 use crate::shell::complaint::{Complaint, cause};
 use crate::shell::election::{self, Decision, Election, Record};
 
@@ -200,9 +200,9 @@ impl LeaseKeeper {
         }
         self.election.claim(lease.spec.get_or_insert_default(), decision, timestamp(self.clock));
         if exists {
-            self.api.replace(&self.name(), &PostParams::default(), &lease).await
+            self.api.replace(&self.name(), &as_publisher(), &lease).await
         } else {
-            self.api.create(&PostParams::default(), &lease).await
+            self.api.create(&as_publisher(), &lease).await
         }
     }
 
@@ -238,7 +238,7 @@ impl LeaseKeeper {
     async fn vacate(&self, mut lease: Lease, wanted: &LeaseOrders) -> kube::Result<()> {
         keep_counters(&mut lease, &wanted.counters);
         election::vacate(lease.spec.get_or_insert_default(), timestamp(self.clock));
-        self.api.replace(&self.name(), &PostParams::default(), &lease).await.map(drop)
+        self.api.replace(&self.name(), &as_publisher(), &lease).await.map(drop)
     }
 
     /// Gives the Lease back, so that the next publisher need not wait; the last counters go with it.
@@ -329,4 +329,8 @@ pub(super) fn identity(pod_name: &str, pod_uid: &str) -> String {
 
 fn timestamp(clock: Clock) -> Timestamp {
     Timestamp::try_from(clock.now().wall).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+fn as_publisher() -> PostParams {
+    PostParams { field_manager: Some(PUBLISHER_MANAGER.to_owned()), ..PostParams::default() }
 }
