@@ -17,9 +17,12 @@ pub const SECRET_KEY_FILE: &str = "hs_ed25519_secret_key";
 pub const GENERATED_ANNOTATION: &str = "onionbalance.dev/generated";
 
 /// Immutable, so that no slip of the hand changes the address; owned only where the key shall go with the object, and
-/// never as by a controller: what prunes controlled children must not find it.
+/// never as by a controller: what prunes controlled children must not find it. Nor may Argo CD, which by default before version 3
+/// takes what nothing owns and whose label `app.kubernetes.io/instance` is an application's name for a part of it, not found in git.
 pub fn secret_master_key(object: &OnionBalancedService, key: &MasterKey) -> Secret {
     let name = object.name_any();
+    let mut labels = names::labels(&name, None);
+    labels.remove(names::INSTANCE_LABEL);
     let data = BTreeMap::from([
         (SECRET_KEY_FILE.to_owned(), ByteString(key.to_tor_secret_key_file().to_vec())),
         ("hs_ed25519_public_key".to_owned(), ByteString(key.to_tor_public_key_file())),
@@ -29,7 +32,7 @@ pub fn secret_master_key(object: &OnionBalancedService, key: &MasterKey) -> Secr
         metadata: ObjectMeta {
             name: Some(names::default_master_key_secret(&name)),
             namespace: object.namespace(),
-            labels: Some(names::labels(&name, None)),
+            labels: Some(labels),
             annotations: Some(BTreeMap::from([(GENERATED_ANNOTATION.to_owned(), "true".to_owned())])),
             owner_references: match object.spec.deletion_policy {
                 DeletionPolicy::Delete => Some(vec![owner(object, false)]),
@@ -63,6 +66,14 @@ mod tests {
         assert_eq!(secret.immutable, Some(true));
         assert_eq!(secret.metadata.name.as_deref(), Some("web-master-key"));
         assert_eq!(secret.metadata.owner_references, None);
+    }
+
+    #[test]
+    fn no_application_of_its_services_name_takes_it_for_its_own() {
+        let fixture = Fixture::new();
+        let labels = secret_master_key(&fixture.object, &fixture.key).metadata.labels.unwrap();
+        assert!(names::is_labelled(Some(&labels), "web"));
+        assert_eq!(labels.get("app.kubernetes.io/instance"), None);
     }
 
     #[test]
