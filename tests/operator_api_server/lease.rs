@@ -8,6 +8,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use onionbalance_operator::crd::PUBLISHER_MANAGER;
 use onionbalance_operator::crd::names::{Component, labels};
 use onionbalance_operator::onion::MasterKey;
 use rand::SeedableRng as _;
@@ -31,7 +32,11 @@ const COUNTERS: &str = "onionbalance.dev/revision-counters";
 async fn a_stopped_publisher_gives_the_lease_back_and_the_next_one_need_not_wait() {
     let stage = Stage::set("lease-stop").await;
     let mut first = stage.publisher("a").await;
-    stage.held_by(&first).await;
+    let lease = stage.held_by(&first).await;
+    assert!(
+        lease.managed_fields().iter().all(|entry| entry.manager.as_deref() == Some(PUBLISHER_MANAGER)),
+        "{lease:?}"
+    );
     let second = stage.publisher("b").await;
     second.says("leading", 0).await;
     let counters = json!({"metadata": {"annotations": {COUNTERS: "20500=17,20501=4294967296123"}}});

@@ -6,6 +6,7 @@
 
 mod children;
 mod events;
+mod gitops;
 mod guards;
 mod keys;
 mod leader;

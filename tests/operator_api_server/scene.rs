@@ -11,7 +11,7 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
-use kube::core::{ApiResource, GroupVersionKind, NamespaceResourceScope};
+use kube::core::{ApiResource, GroupVersionKind, NamespaceResourceScope, ObjectMeta};
 use kube::{Client, Resource, ResourceExt as _};
 use onionbalance_operator::crd::names::{Component, labels};
 use onionbalance_operator::crd::{OnionBalancedService, OnionBalancedServiceStatus, PUBLISHER_MANAGER};
@@ -157,7 +157,7 @@ impl Scene {
 
     pub async fn create_key(&self, name: &str, file: &[u8]) {
         let secret = Secret {
-            metadata: kube::core::ObjectMeta { name: Some(name.to_owned()), ..Default::default() },
+            metadata: ObjectMeta { name: Some(name.to_owned()), ..Default::default() },
             data: Some(BTreeMap::from([("hs_ed25519_secret_key".to_owned(), k8s_openapi::ByteString(file.to_vec()))])),
             ..Default::default()
         };
@@ -187,7 +187,7 @@ impl Scene {
     }
 
     /// The objects, not of our types: those would refuse what the API server is to judge.
-    fn untyped(&self) -> Api<DynamicObject> {
+    pub fn untyped(&self) -> Api<DynamicObject> {
         let resource = ApiResource::erase::<OnionBalancedService>(&());
         Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
     }
@@ -262,14 +262,20 @@ impl Scene {
 
     /// All that the operator makes for an object, but for the master key: kind and name, with UID and resource version.
     pub async fn children(&self, service: &str) -> BTreeMap<String, (String, String)> {
+        let found = self.metadata_of_children(service).await.into_iter();
+        found
+            .map(|(name, child)| (name, (child.uid.unwrap_or_default(), child.resource_version.unwrap_or_default())))
+            .collect()
+    }
+
+    /// The same children's metadata.
+    pub async fn metadata_of_children(&self, service: &str) -> BTreeMap<String, ObjectMeta> {
         let mut found = BTreeMap::new();
         let selector = ListParams::default().labels(&format!("onionbalance.dev/service={service}"));
         for resource in kinds_of_children() {
             let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
             for child in api.list(&selector).await.unwrap() {
-                let version = child.resource_version().unwrap_or_default();
-                let name = format!("{} {}", resource.kind, child.name_any());
-                found.insert(name, (child.uid().unwrap_or_default(), version));
+                found.insert(format!("{} {}", resource.kind, child.name_any()), child.metadata);
             }
         }
         found.retain(|name, _| name != &format!("Secret {service}-master-key"));
