@@ -21,6 +21,7 @@ pub mod kubectl;
 pub mod machine;
 pub mod node;
 pub mod onionkey;
+pub mod page;
 pub mod process;
 pub mod prometheus;
 pub mod service;

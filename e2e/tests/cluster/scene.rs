@@ -45,6 +45,15 @@ pub struct Scene {
 
 /// Runs a test in a namespace of this name, with the sample web app behind the Service `web`.
 pub async fn scene(name: &str, test: impl AsyncFnOnce(&Scene) -> Result<()>) -> Result<()> {
+    empty_scene(name, async |scene| {
+        scene.apply_target().await?;
+        test(scene).await
+    })
+    .await
+}
+
+/// Runs a test in a namespace of this name, with nothing in it.
+pub async fn empty_scene(name: &str, test: impl AsyncFnOnce(&Scene) -> Result<()>) -> Result<()> {
     let scene = Scene::set(name).await?;
     let outcome = AssertUnwindSafe(test(&scene)).catch_unwind().await;
     if matches!(outcome, Ok(Ok(()))) {
@@ -71,7 +80,6 @@ impl Scene {
         })
         .await?;
         scene.kubectl.run(&format!("create namespace {}", scene.namespace)).await?;
-        scene.apply_target().await?;
         Ok(scene)
     }
 
@@ -88,7 +96,7 @@ impl Scene {
         Ok(())
     }
 
-    /// The namespace's name.
+    /// The namespace.
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
@@ -101,6 +109,21 @@ impl Scene {
     /// The bring-up.
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// A folder for the test's own files, empty.
+    pub fn fresh_folder(&self) -> Result<PathBuf> {
+        let dir = self.state.dir().join("files").join(&self.namespace);
+        if dir.exists() {
+            std::fs::remove_dir_all(&dir)?;
+        }
+        std::fs::create_dir_all(&dir)?;
+        Ok(dir)
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.state.kubeconfig()
     }
 
     /// The service of this name in the namespace.
