@@ -186,7 +186,7 @@ pub struct Backends {
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 16384), extend("x-kubernetes-validations" = rules::extra_torrc(Place::Backend)))]
     pub extra_torrc: String,
-    /// Pod settings.
+    /// Pod settings, above the operator's defaults.
     pub template: PodSettings,
 }
 
@@ -253,7 +253,7 @@ pub struct Frontend {
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 16384), extend("x-kubernetes-validations" = rules::extra_torrc(Place::Frontend)))]
     pub extra_torrc: String,
-    /// Pod settings.
+    /// Pod settings, above the operator's defaults.
     pub template: PodSettings,
 }
 

@@ -215,6 +215,13 @@ fn extra_torrc(problems: &mut Problems, field: &str, lines: &str, place: torrc::
         .extend(torrc::check(lines, place).into_iter().map(|message| Problem { field: field.to_owned(), message }));
 }
 
+/// What is wrong with a template that stands at `field`.
+pub fn template(field: &str, settings: &PodSettings) -> Vec<Problem> {
+    let mut problems = Problems::default();
+    pod_settings(&mut problems, field, settings);
+    problems.0
+}
+
 fn pod_settings(problems: &mut Problems, field: &str, settings: &PodSettings) {
     our_keys(problems, &format!("{field}.labels"), &settings.labels);
     our_keys(problems, &format!("{field}.annotations"), &settings.annotations);

@@ -15,6 +15,7 @@ mod pods;
 mod reconcile;
 mod settings;
 mod telemetry;
+mod templates;
 mod watches;
 
 use std::collections::HashMap;
@@ -44,6 +45,7 @@ pub use leader::Seat;
 use reconcile::{Context, Error, reconcile};
 pub use settings::{Args, NoImage, Settings};
 pub use telemetry::Telemetry;
+pub use templates::DefaultTemplates;
 
 /// How many objects are looked at at once.
 const CONCURRENCY: u16 = 16;

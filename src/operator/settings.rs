@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::build::PolicyVersion;
+use super::templates::DefaultTemplates;
 
 /// Flags of `onionbalance-operator operator`.
 #[derive(Debug, clap::Args)]
@@ -22,6 +23,10 @@ pub struct Args {
     /// torrc lines for every tor pod: bridges, a test network
     #[arg(long, env = "TOR_EXTRA_CONFIG", value_name = "LINES", default_value = "", hide_default_value = true)]
     tor_extra_config: String,
+    /// What pods get where an object's template leaves it out, as YAML or JSON: a map with `backend`, `frontend` or both, each with
+    /// the fields of `spec.backends.template`
+    #[arg(long, env = "DEFAULT_TEMPLATES", value_name = "TEMPLATES", default_value = "", hide_default_value = true, value_parser = DefaultTemplates::parse)]
+    default_templates: DefaultTemplates,
     /// A namespace to look after; repeatable, by default all
     #[arg(long, env = "WATCH_NAMESPACE", value_name = "NAMESPACE", value_delimiter = ',')]
     watch_namespace: Vec<String>,
@@ -67,7 +72,7 @@ fn peers(text: &str) -> Result<Peers, String> {
 }
 
 /// What every service's pods have in common.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// The image of the `tor` containers.
     pub tor_image: String,
@@ -77,6 +82,8 @@ pub struct Settings {
     pub image_pull_policy: String,
     /// torrc lines for every tor.
     pub tor_extra_config: String,
+    /// What pods get where an object's template leaves it out.
+    pub default_templates: DefaultTemplates,
     /// Whether the pods get a `NetworkPolicy`, and the peers that may read their metrics (none: everyone).
     pub network_policies: Option<Vec<Value>>,
     /// Whether the pods get a `PodDisruptionBudget`.
@@ -105,6 +112,7 @@ impl Args {
             data_plane_image: self.data_plane_image.clone().or_else(|| self.operator_image.clone()).ok_or(NoImage)?,
             image_pull_policy: self.image_pull_policy.clone(),
             tor_extra_config: self.tor_extra_config.clone(),
+            default_templates: self.default_templates.clone(),
             network_policies: self.network_policies.then(|| self.metrics_from.0.clone()),
             wants_disruption_budgets: self.disruption_budgets,
             policy: None,
@@ -172,6 +180,20 @@ mod tests {
         ] {
             assert_eq!(peers(text).unwrap_err(), said);
         }
+    }
+
+    #[test]
+    fn default_templates_are_read_or_refused_by_name() {
+        let given = |text| Program::try_parse_from(["operator", "--tor-image", "tor:1", "--default-templates", text]);
+        assert_eq!(parse(&["--operator-image", "op:1"]).default_templates, DefaultTemplates::default());
+        let templates =
+            given("backend: {priorityClassName: high}").unwrap_or_else(|e| panic!("{e}")).args.default_templates;
+        assert_eq!(templates.backend.priority_class_name.as_deref(), Some("high"));
+        let refusal = given("backend: {priority: high}").err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(
+            refusal.contains("--default-templates <TEMPLATES>': backend.priority is unknown: a template has"),
+            "{refusal}"
+        );
     }
 
     #[test]

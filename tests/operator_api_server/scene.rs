@@ -15,7 +15,7 @@ use kube::core::{ApiResource, GroupVersionKind, NamespaceResourceScope, ObjectMe
 use kube::{Client, Resource, ResourceExt as _};
 use onionbalance_operator::crd::names::{Component, labels};
 use onionbalance_operator::crd::{OnionBalancedService, OnionBalancedServiceStatus, PUBLISHER_MANAGER};
-use onionbalance_operator::operator::{Seat, Settings, Telemetry, operate};
+use onionbalance_operator::operator::{DefaultTemplates, Seat, Settings, Telemetry, operate};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -36,6 +36,7 @@ pub fn settings() -> Settings {
         data_plane_image: "operator:1".to_owned(),
         image_pull_policy: "IfNotPresent".to_owned(),
         tor_extra_config: String::new(),
+        default_templates: DefaultTemplates::default(),
         network_policies: Some(Vec::new()),
         wants_disruption_budgets: true,
         policy: None,

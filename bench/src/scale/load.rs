@@ -12,7 +12,7 @@ use onionbalance_operator::crd::OnionBalancedService;
 use onionbalance_operator::crd::names::MANAGED_BY_LABEL;
 use onionbalance_operator::link::{AgentToken, ForwardedPort};
 use onionbalance_operator::onion::MasterKey;
-use onionbalance_operator::operator::{Inputs, PolicyVersion, Settings, manifests};
+use onionbalance_operator::operator::{DefaultTemplates, Inputs, PolicyVersion, Settings, manifests};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
@@ -81,6 +81,7 @@ fn children(namespace: &str, index: usize) -> Result<Vec<Value>> {
         data_plane_image: OPERATOR_IMAGE.to_owned(),
         image_pull_policy: "IfNotPresent".to_owned(),
         tor_extra_config: String::new(),
+        default_templates: DefaultTemplates::default(),
         network_policies: Some(Vec::new()),
         wants_disruption_budgets: true,
         // What the API server here serves.

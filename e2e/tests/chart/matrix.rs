@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use onionbalance_operator::operator::DefaultTemplates;
 use serde_json::{Value, json};
 
 use crate::helm::{NAMESPACE, all, container, id, render, the, variable};
@@ -168,6 +169,29 @@ fn settings_reach_the_operator() {
     assert_eq!(the(&objects, "Deployment")["spec"]["replicas"], 0);
 }
 
+/// The schema takes every field that the operator takes, and the operator reads what the chart makes of them.
+#[test]
+fn default_templates_reach_the_operator_whole() {
+    let template = json!({
+        "labels": {"team": "a"}, "annotations": {"note": "b"}, "nodeSelector": {"disk": "ssd"},
+        "resources": {
+            "tor": {"requests": {"cpu": 1, "memory": "128Mi"}, "limits": {"memory": "1Gi"}},
+            "agent": {"requests": {"cpu": "10m"}, "limits": {"memory": "64Mi"}},
+        },
+        "affinity": {"nodeAffinity": {}}, "tolerations": [{"key": "tor", "operator": "Exists"}],
+        "topologySpreadConstraints": [{"maxSkew": 2, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}],
+        "priorityClassName": "high", "runtimeClassName": "gvisor", "imagePullSecrets": [{"name": "pull"}],
+    });
+    let templates = json!({"backend": template, "frontend": template});
+    let objects = checked(json!({"dataPlane": {"defaultTemplates": templates}}));
+    let said = variable(&objects, "DEFAULT_TEMPLATES").unwrap();
+    assert_eq!(serde_json::from_str::<Value>(said).unwrap(), templates);
+    let read = DefaultTemplates::parse(said).unwrap();
+    assert_eq!(read.frontend, read.backend);
+    assert_eq!(serde_json::to_value(read.backend).unwrap(), template);
+    assert_eq!(variable(&checked(json!({})), "DEFAULT_TEMPLATES"), None);
+}
+
 #[test]
 fn each_variable_is_one_of_the_operators_flags() {
     let source = ["src/operator/settings.rs", "src/cli.rs"].map(crate::helm::read).concat();
@@ -176,11 +200,12 @@ fn each_variable_is_one_of_the_operators_flags() {
         "dataPlane": {
             "image": {"tag": "1"}, "imagePullPolicy": "Never", "disruptionBudgets": false,
             "networkPolicy": {"enabled": false, "metricsFrom": [{"podSelector": {}}]},
+            "defaultTemplates": {"backend": {"priorityClassName": "high"}},
         },
         "log": {"format": "text"},
     }));
     let variables = container(&objects)["env"].as_array().unwrap();
-    assert_eq!(variables.len(), 11);
+    assert_eq!(variables.len(), 12);
     for variable in variables {
         let name = variable["name"].as_str().unwrap();
         assert!(source.contains(&format!("env = \"{name}\"")), "{name}");

@@ -56,6 +56,18 @@ fn bad_values_are_refused_by_name() {
             "dataPlane.networkPolicy.metricsFrom.0: Additional property podSelecter is not allowed",
         ),
         (
+            json!({"dataPlane": {"defaultTemplates": {"backends": {}}}}),
+            "dataPlane.defaultTemplates: Additional property backends is not allowed",
+        ),
+        (
+            json!({"dataPlane": {"defaultTemplates": {"backend": {"volumes": []}}}}),
+            "dataPlane.defaultTemplates.backend: Additional property volumes is not allowed",
+        ),
+        (
+            json!({"dataPlane": {"defaultTemplates": {"frontend": {"resources": {"limits": {}}}}}}),
+            "dataPlane.defaultTemplates.frontend.resources: Additional property limits is not allowed",
+        ),
+        (
             json!({"networkPolicy": {"metricsFrom": [{}]}}),
             "networkPolicy.metricsFrom.0: Must have at least 1 properties",
         ),

@@ -17,6 +17,7 @@ const SHUTDOWN_SECONDS: i64 = 15;
 pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Value, BuildError> {
     let service = inputs.name();
     let backends = &inputs.object.spec.backends;
+    let settings = inputs.settings.default_templates.under(&backends.template, &service, Component::Backend);
     let token = Volume {
         name: "token".to_owned(),
         secret: Some(file(names::agent_token_secret(&service), "token")),
@@ -46,13 +47,13 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Valu
                 ..LabelSelector::default()
             },
             strategy: Some(rolling()),
-            template: pod::template(inputs, Component::Backend, &backends.template, hash, parts),
+            template: pod::template(inputs, Component::Backend, &settings, hash, parts),
             ..DeploymentSpec::default()
         }),
         ..Deployment::default()
     };
     let mut deployment = serde_json::to_value(&deployment)?;
-    pod::place(&mut deployment["spec"]["template"]["spec"], &backends.template, &service, Component::Backend);
+    pod::place(&mut deployment["spec"]["template"]["spec"], &settings, &service, Component::Backend);
     Ok(deployment)
 }
 

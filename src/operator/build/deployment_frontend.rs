@@ -21,6 +21,7 @@ const GRACE_SECONDS: i64 = 30;
 pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str) -> Result<Value, BuildError> {
     let service = inputs.name();
     let frontend = &inputs.object.spec.frontend;
+    let settings = inputs.settings.default_templates.under(&frontend.template, &service, Component::Frontend);
     let key = Volume {
         name: "master-key".to_owned(),
         secret: Some(file(names::master_key_secret(inputs.object), SECRET_KEY_FILE)),
@@ -53,13 +54,13 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
                 ..LabelSelector::default()
             },
             strategy: Some(rolling()),
-            template: pod::template(inputs, Component::Frontend, &frontend.template, hash, parts),
+            template: pod::template(inputs, Component::Frontend, &settings, hash, parts),
             ..DeploymentSpec::default()
         }),
         ..Deployment::default()
     };
     let mut deployment = serde_json::to_value(&deployment)?;
-    pod::place(&mut deployment["spec"]["template"]["spec"], &frontend.template, &service, Component::Frontend);
+    pod::place(&mut deployment["spec"]["template"]["spec"], &settings, &service, Component::Frontend);
     Ok(deployment)
 }
 

@@ -289,6 +289,8 @@ pub fn hash(text: &str) -> String {
 }
 
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 pub(super) mod testing;
 
 #[cfg(test)]

@@ -372,6 +372,23 @@ mod tests {
     }
 
     #[test]
+    fn the_operators_defaults_reach_the_pods_under_the_objects_settings() {
+        let mut fixture = Fixture::of(&json!({"backends": {"template": {"labels": {"team": "b"}}}}));
+        let settings = |value| serde_json::from_value::<PodSettings>(value).unwrap();
+        let templates = &mut fixture.settings.default_templates;
+        templates.backend = settings(json!({"labels": {"team": "a", "tier": "1"}, "tolerations": [{"key": "tor"}]}));
+        templates.frontend = settings(json!({"resources": {"agent": {"limits": {"memory": "1Gi"}}}}));
+        let [backend, frontend] = pods(&fixture);
+        assert_eq!(
+            (&backend["metadata"]["labels"]["team"], &backend["metadata"]["labels"]["tier"]),
+            (&json!("b"), &json!("1"))
+        );
+        assert_eq!(backend["spec"]["tolerations"], json!([{"key": "tor"}]));
+        assert_eq!(frontend["spec"]["containers"][1]["resources"]["limits"], json!({"memory": "1Gi"}));
+        assert!(frontend["metadata"]["labels"].get("tier").is_none() && frontend["spec"].get("tolerations").is_none());
+    }
+
+    #[test]
     fn pods_spread_over_the_nodes_where_that_can_be() {
         for pod in pods(&Fixture::new()) {
             let constraint = &pod["spec"]["topologySpreadConstraints"][0];

@@ -9,6 +9,7 @@ use crate::crd::OnionBalancedService;
 use crate::link::{AgentToken, ForwardedPort};
 use crate::onion::MasterKey;
 use crate::operator::settings::Settings;
+use crate::operator::templates::DefaultTemplates;
 
 pub struct Fixture {
     pub object: OnionBalancedService,
@@ -42,6 +43,7 @@ pub fn settings() -> Settings {
         data_plane_image: "operator:1".to_owned(),
         image_pull_policy: "IfNotPresent".to_owned(),
         tor_extra_config: "UseBridges 1".to_owned(),
+        default_templates: DefaultTemplates::default(),
         network_policies: Some(Vec::new()),
         wants_disruption_budgets: true,
         policy: Some(PolicyVersion::V1),

@@ -1,0 +1,293 @@
+//! Pod settings for all services: what an object's own template leaves out.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Affinity, Toleration, TopologySpreadConstraint};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+use crate::crd::names::{self, Component};
+use crate::crd::{ContainerResources, PodSettings, Resources, validate};
+
+/// The default of `spec.backends.template`, and of `spec.frontend.template`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DefaultTemplates {
+    /// Of backends.
+    pub backend: PodSettings,
+    /// Of frontends.
+    pub frontend: PodSettings,
+}
+
+/// The fields of a template.
+const FIELDS: [&str; 10] = [
+    "labels",
+    "annotations",
+    "resources",
+    "nodeSelector",
+    "affinity",
+    "tolerations",
+    "topologySpreadConstraints",
+    "priorityClassName",
+    "runtimeClassName",
+    "imagePullSecrets",
+];
+
+impl DefaultTemplates {
+    /// YAML or JSON: a map with `backend`, `frontend` or both. The error names the field.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let whole: Option<Map<String, Value>> = serde_saphyr::from_str(text)
+            .map_err(|error| format!("not a map with backend and frontend, in YAML or JSON: {error}"))?;
+        let mut templates = Self::default();
+        for (component, value) in whole.into_iter().flatten() {
+            let template = match component.as_str() {
+                "backend" => &mut templates.backend,
+                "frontend" => &mut templates.frontend,
+                _ => return Err(format!("{component} is unknown: there are backend and frontend")),
+            };
+            *template = read(&component, &value)?;
+        }
+        Ok(templates)
+    }
+
+    /// An object's template, with the defaults where it says nothing: maps are merged, lists and the rest are the object's where
+    /// it has any.
+    pub fn under(&self, own: &PodSettings, service: &str, component: Component) -> PodSettings {
+        let defaults = match component {
+            Component::Backend => &self.backend,
+            Component::Frontend => &self.frontend,
+        };
+        PodSettings {
+            labels: merged(&own.labels, &defaults.labels),
+            annotations: merged(&own.annotations, &defaults.annotations),
+            resources: containers(own.resources.as_ref(), defaults.resources.as_ref()),
+            node_selector: merged(&own.node_selector, &defaults.node_selector),
+            affinity: own.affinity.clone().or_else(|| defaults.affinity.clone()),
+            tolerations: list(&own.tolerations, &defaults.tolerations),
+            topology_spread_constraints: list(
+                &own.topology_spread_constraints,
+                &selecting(&defaults.topology_spread_constraints, service, component),
+            ),
+            priority_class_name: own.priority_class_name.clone().or_else(|| defaults.priority_class_name.clone()),
+            runtime_class_name: own.runtime_class_name.clone().or_else(|| defaults.runtime_class_name.clone()),
+            image_pull_secrets: list(&own.image_pull_secrets, &defaults.image_pull_secrets),
+        }
+    }
+}
+
+fn read(path: &str, value: &Value) -> Result<PodSettings, String> {
+    let fields = match value {
+        Value::Object(fields) => fields.clone(),
+        Value::Null => Map::new(),
+        _ => return Err(format!("{path} is no map")),
+    };
+    for (field, value) in &fields {
+        if !FIELDS.contains(&field.as_str()) {
+            return Err(format!("{path}.{field} is unknown: a template has {}", FIELDS.join(", ")));
+        }
+        let path = format!("{path}.{field}");
+        // Each by itself, so that the error can name it.
+        let alone: PodSettings = typed(&path, json!({ field: value }))?;
+        match field.as_str() {
+            "resources" => no_other(&path, value, &serde_json::to_value(alone.resources).unwrap_or_default())?,
+            // Objects may have what our types do not know; what they know must be right.
+            "affinity" => drop::<Option<Affinity>>(typed(&path, value.clone())?),
+            "tolerations" => drop::<Vec<Toleration>>(typed(&path, value.clone())?),
+            "topologySpreadConstraints" => drop::<Vec<TopologySpreadConstraint>>(typed(&path, value.clone())?),
+            _ => {}
+        }
+    }
+    let template: PodSettings = typed(path, Value::Object(fields))?;
+    match validate::template(path, &template).first() {
+        Some(problem) => Err(problem.to_string()),
+        None => Ok(template),
+    }
+}
+
+fn typed<T: DeserializeOwned>(path: &str, value: Value) -> Result<T, String> {
+    serde_json::from_value(value).map_err(|error| format!("{path}: {error}"))
+}
+
+/// Refuses what is given and did not come through.
+fn no_other(path: &str, given: &Value, known: &Value) -> Result<(), String> {
+    for (field, value) in given.as_object().into_iter().flatten() {
+        let path = format!("{path}.{field}");
+        let is_empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
+        match known.get(field) {
+            Some(known) => no_other(&path, value, known)?,
+            None if is_empty => {}
+            None => return Err(format!("{path} is unknown: resources are tor's and agent's requests and limits")),
+        }
+    }
+    Ok(())
+}
+
+fn merged(own: &BTreeMap<String, String>, defaults: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut map = defaults.clone();
+    map.extend(own.clone());
+    map
+}
+
+fn list<T: Clone>(own: &[T], defaults: &[T]) -> Vec<T> {
+    if own.is_empty() { defaults.to_vec() } else { own.to_vec() }
+}
+
+fn containers(own: Option<&ContainerResources>, defaults: Option<&ContainerResources>) -> Option<ContainerResources> {
+    let (Some(own), Some(defaults)) = (own, defaults) else { return own.or(defaults).cloned() };
+    Some(ContainerResources {
+        tor: resources(own.tor.as_ref(), defaults.tor.as_ref()),
+        agent: resources(own.agent.as_ref(), defaults.agent.as_ref()),
+    })
+}
+
+/// Who gives a request or a limit of CPU gives both: an object's limit below a default's request would be refused.
+fn resources(own: Option<&Resources>, defaults: Option<&Resources>) -> Option<Resources> {
+    let (Some(own), Some(defaults)) = (own, defaults) else { return own.or(defaults).cloned() };
+    let both = |own_map: &BTreeMap<String, IntOrString>, default_map: &BTreeMap<String, IntOrString>| {
+        let mut map = default_map.clone();
+        map.retain(|name, _| !own.requests.contains_key(name) && !own.limits.contains_key(name));
+        map.extend(own_map.clone());
+        map
+    };
+    Some(Resources { requests: both(&own.requests, &defaults.requests), limits: both(&own.limits, &defaults.limits) })
+}
+
+/// One that selects nothing would spread nothing, and a default cannot name the service: the pods that it is for.
+fn selecting(constraints: &[Value], service: &str, component: Component) -> Vec<Value> {
+    let with_selector = |constraint: &Value| {
+        let mut constraint = constraint.clone();
+        if constraint.get("labelSelector").is_none() {
+            constraint["labelSelector"] = json!({"matchLabels": names::pod_labels(service, component)});
+        }
+        constraint
+    };
+    constraints.iter().map(with_selector).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(value: Value) -> PodSettings {
+        serde_json::from_value(value).unwrap()
+    }
+
+    /// What becomes of an object's backend template above these defaults.
+    fn under(defaults: Value, own: Value) -> Value {
+        let defaults = DefaultTemplates::parse(&json!({ "backend": defaults }).to_string()).unwrap();
+        serde_json::to_value(defaults.under(&settings(own), "web", Component::Backend)).unwrap()
+    }
+
+    #[test]
+    fn yaml_json_and_nothing() {
+        let yaml = "backend:\n  resources:\n    tor: {limits: {memory: 1Gi}, requests: {cpu: 1}}\nfrontend:\n";
+        let json = r#"{"backend": {"resources": {"tor": {"limits": {"memory": "1Gi"}, "requests": {"cpu": 1}}}}}"#;
+        let parse = DefaultTemplates::parse;
+        assert_eq!(parse(yaml).unwrap(), parse(json).unwrap());
+        assert_ne!(parse(json).unwrap(), DefaultTemplates::default());
+        for nothing in ["", "{}", "{\"backend\": {}, \"frontend\": {}}", "backend:\n"] {
+            assert_eq!(parse(nothing), Ok(DefaultTemplates::default()), "{nothing:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, said) in [
+            ("[]", "not a map with backend and frontend, in YAML or JSON: "),
+            ("backends: {}", "backends is unknown: there are backend and frontend"),
+            ("backend: [a]", "backend is no map"),
+            (
+                "backend: {nodeSelectors: {a: b}}",
+                "backend.nodeSelectors is unknown: a template has labels, annotations, ",
+            ),
+            ("frontend: {volumes: []}", "frontend.volumes is unknown: a template has "),
+            ("backend: {nodeSelector: {a: 1}}", "backend.nodeSelector: invalid type: integer `1`, expected a string"),
+            ("backend: {tolerations: {key: a}}", "backend.tolerations: invalid type: map, expected a sequence"),
+            (
+                "backend: {tolerations: [{tolerationSeconds: soon}]}",
+                "backend.tolerations: invalid type: string \"soon\"",
+            ),
+            ("backend: {affinity: {nodeAffinity: 1}}", "backend.affinity: invalid type: integer `1`"),
+            (
+                "backend: {topologySpreadConstraints: [{maxSkew: one}]}",
+                "backend.topologySpreadConstraints: invalid type: string \"one\"",
+            ),
+            (
+                "backend: {resources: {limits: {cpu: 1}}}",
+                "backend.resources.limits is unknown: resources are tor's and agent's requests and limits",
+            ),
+            ("backend: {resources: {tor: {limit: {cpu: 1}}}}", "backend.resources.tor.limit is unknown: "),
+            (
+                "backend: {resources: {agent: {limits: {memory: 64 MB}}}}",
+                "backend.resources.agent.limits.memory: is no quantity",
+            ),
+            (
+                "frontend: {labels: {onionbalance.dev/service: a}}",
+                "frontend.labels: \"onionbalance.dev/service\" belongs to the operator",
+            ),
+        ] {
+            let error = DefaultTemplates::parse(text).unwrap_err();
+            assert!(error.starts_with(said), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_field_is_known_and_has_a_default() {
+        let whole = json!({
+            "labels": {"a": "b"}, "annotations": {"a": "b"}, "resources": {"tor": {"limits": {"cpu": 1}}},
+            "nodeSelector": {"a": "b"}, "affinity": {"nodeAffinity": {}}, "tolerations": [{"operator": "Exists"}],
+            "topologySpreadConstraints":
+                [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {}}],
+            "priorityClassName": "high", "runtimeClassName": "gvisor", "imagePullSecrets": [{"name": "pull"}],
+        });
+        assert_eq!(whole.as_object().unwrap().keys().map(String::as_str).collect::<Vec<_>>(), {
+            let mut fields = FIELDS;
+            fields.sort_unstable();
+            fields
+        });
+        assert_eq!(under(whole.clone(), json!({})), whole);
+        // Of the object's, nothing is lost to defaults.
+        assert_eq!(under(json!({}), whole.clone()), whole);
+        let other = json!({
+            "affinity": {"podAffinity": {}}, "tolerations": [{"key": "a"}], "priorityClassName": "low",
+            "runtimeClassName": "runc", "imagePullSecrets": [{"name": "other"}],
+            "topologySpreadConstraints": [{"maxSkew": 2, "topologyKey": "a", "whenUnsatisfiable": "ScheduleAnyway"}],
+        });
+        let seen = under(whole, other.clone());
+        for (field, value) in other.as_object().unwrap() {
+            assert_eq!(&seen[field], value, "{field}");
+        }
+    }
+
+    #[test]
+    fn maps_are_merged_and_the_objects_win() {
+        let defaults = json!({"labels": {"team": "a", "tier": "1"}, "nodeSelector": {"disk": "ssd"}});
+        let seen = under(defaults, json!({"labels": {"team": "b"}, "nodeSelector": {"zone": "x"}}));
+        assert_eq!(seen["labels"], json!({"team": "b", "tier": "1"}));
+        assert_eq!(seen["nodeSelector"], json!({"disk": "ssd", "zone": "x"}));
+    }
+
+    #[test]
+    fn a_request_and_its_limit_come_from_one_place() {
+        let defaults = json!({"resources": {
+            "tor": {"requests": {"cpu": "500m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}},
+            "agent": {"limits": {"memory": "64Mi"}},
+        }});
+        let own = json!({"resources": {"tor": {"limits": {"cpu": "100m"}, "requests": {"memory": "2Gi"}}}});
+        assert_eq!(
+            under(defaults, own)["resources"],
+            json!({
+                "tor": {"requests": {"memory": "2Gi"}, "limits": {"cpu": "100m"}},
+                "agent": {"limits": {"memory": "64Mi"}},
+            })
+        );
+    }
+
+    #[test]
+    fn a_default_constraint_selects_the_pods_that_it_is_for() {
+        let constraint = json!({"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"});
+        let seen = under(json!({"topologySpreadConstraints": [constraint]}), json!({}));
+        let labels = json!({"app.kubernetes.io/component": "backend", "onionbalance.dev/service": "web"});
+        assert_eq!(seen["topologySpreadConstraints"][0]["labelSelector"], json!({"matchLabels": labels}));
+    }
+}
