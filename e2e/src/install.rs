@@ -20,12 +20,13 @@ pub const DEPLOYMENT: &str = "onionbalance-operator";
 /// Loads the images, with `operator` (the program) in the operator's, and installs `deploy/` on a cluster that is up.
 pub async fn install(state: &State, operator: &Path) -> Result<()> {
     let cluster = Cluster::open(state)?;
-    let images = step("images", load_images(&cluster, operator)).await?;
+    let images = step("images", load_images(state, operator)).await?;
     step("operator", apply(state, &cluster, &images)).await
 }
 
-/// Gives the names of what was loaded: they change with the content.
-async fn load_images(cluster: &Cluster, operator: &Path) -> Result<String> {
+/// Loads the images alone. Gives the names of what was loaded: they change with the content.
+pub async fn load_images(state: &State, operator: &Path) -> Result<String> {
+    let cluster = Cluster::open(state)?;
     let operator = operator.to_str().context("the operator's path is not UTF-8")?;
     let mut loaded = String::new();
     for arguments in [&["tor"][..], &["sample"], &["operator", operator]] {

@@ -15,6 +15,7 @@ pub mod demo;
 pub mod descriptor;
 pub mod dns;
 pub mod fetches;
+pub mod helm;
 pub mod images;
 pub mod install;
 pub mod kubectl;

@@ -29,6 +29,12 @@ enum Command {
         #[arg(long)]
         operator: Option<PathBuf>,
     },
+    /// Bring up, and load the images
+    Images {
+        /// The operator's program [default: the one beside this program]
+        #[arg(long)]
+        operator: Option<PathBuf>,
+    },
     /// Bring up, install, and show a service with three backends
     Demo,
     /// Bring up, install, and make one fault after another under load; fails when a figure misses its limit
@@ -73,6 +79,11 @@ async fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Up => bringup::up(&state).await,
         Command::Install { operator } => install(&state, operator).await,
+        Command::Images { operator } => {
+            let operator = program(operator)?;
+            bringup::up(&state).await?;
+            onionbalance_e2e::install::load_images(&state, &operator).await.map(drop)
+        }
         Command::Demo => {
             install(&state, None).await?;
             demo::run(&state).await
@@ -92,12 +103,17 @@ async fn run(cli: Cli) -> Result<()> {
     }
 }
 
-async fn install(state: &State, operator: Option<PathBuf>) -> Result<()> {
+/// The operator's program: the one that is given, or the one beside this program.
+fn program(operator: Option<PathBuf>) -> Result<PathBuf> {
     let operator = match operator {
         Some(operator) => operator,
         None => std::env::current_exe()?.with_file_name("onionbalance-operator"),
     };
-    let operator = operator.canonicalize().with_context(|| format!("{}: build it first", operator.display()))?;
+    operator.canonicalize().with_context(|| format!("{}: build it first", operator.display()))
+}
+
+async fn install(state: &State, operator: Option<PathBuf>) -> Result<()> {
+    let operator = program(operator)?;
     bringup::up(state).await?;
     onionbalance_e2e::install::install(state, &operator).await
 }

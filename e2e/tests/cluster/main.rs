@@ -8,6 +8,7 @@ mod gitops;
 mod keys;
 mod prometheus;
 mod pipeline;
+mod refusals;
 mod restricted;
 mod scale;
 mod scene;

@@ -54,7 +54,16 @@ pub async fn scene(name: &str, test: impl AsyncFnOnce(&Scene) -> Result<()>) -> 
 
 /// Runs a test in a namespace of this name, with nothing in it.
 pub async fn empty_scene(name: &str, test: impl AsyncFnOnce(&Scene) -> Result<()>) -> Result<()> {
-    let scene = Scene::set(name).await?;
+    empty_scene_after("install", name, test).await
+}
+
+/// The same on a cluster as a command of `e2e` leaves it; all tests of a program want one command.
+pub async fn empty_scene_after(
+    command: &str,
+    name: &str,
+    test: impl AsyncFnOnce(&Scene) -> Result<()>,
+) -> Result<()> {
+    let scene = Scene::set(command, name).await?;
     let outcome = AssertUnwindSafe(test(&scene)).catch_unwind().await;
     if matches!(outcome, Ok(Ok(()))) {
         return scene.clear().await;
@@ -67,8 +76,8 @@ pub async fn empty_scene(name: &str, test: impl AsyncFnOnce(&Scene) -> Result<()
 }
 
 impl Scene {
-    async fn set(name: &str) -> Result<Self> {
-        let state = brought_up()?;
+    async fn set(command: &str, name: &str) -> Result<Self> {
+        let state = brought_up(command)?;
         let cluster = Cluster::open(&state)?;
         let (kubectl, namespace) = (cluster.kubectl(), format!("e2e-{name}"));
         let scene = Self { kubectl, client: cluster.client().await?, state, namespace, clients: AtomicU32::new(0) };
@@ -240,22 +249,25 @@ HiddenServicePort 80 {target}
 }
 
 /// One bring-up for all tests, in a folder of its own.
-fn brought_up() -> Result<State> {
+fn brought_up(command: &str) -> Result<State> {
     static STATE: OnceLock<Result<State, String>> = OnceLock::new();
-    STATE.get_or_init(|| bring_up().map_err(|error| format!("{error:#}"))).clone().map_err(|error| anyhow!(error))
+    STATE
+        .get_or_init(|| bring_up(command).map_err(|error| format!("{error:#}")))
+        .clone()
+        .map_err(|error| anyhow!(error))
 }
 
-fn bring_up() -> Result<State> {
+fn bring_up(command: &str) -> Result<State> {
     let dir = std::env::var_os("OB_E2E_DIR").map(PathBuf::from);
     let state = State::new(dir)?;
     let program = Path::new(env!("CARGO_BIN_EXE_e2e"));
     let status = Command::new(program)
         .arg("--dir")
         .arg(state.dir())
-        .arg("install")
+        .arg(command)
         .status()
         .with_context(|| format!("run {}", program.display()))?;
-    anyhow::ensure!(status.success(), "e2e install failed: {status}");
+    anyhow::ensure!(status.success(), "e2e {command} failed: {status}");
     Ok(state)
 }
 
