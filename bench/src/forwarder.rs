@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::memory::resident;
 use crate::publisher::program;
-use crate::rounds::figure;
+use crate::rounds::{figure, median};
 
 const MIB: u32 = 1 << 20;
 /// What a stream brings: through sockets alone, and through six relays on one machine.
@@ -206,9 +206,4 @@ impl Agent {
     fn socket(&self, port: u16) -> PathBuf {
         self.run.join(format!("forward/{port}.sock"))
     }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
 }

@@ -1,6 +1,7 @@
-//! What a process keeps in memory.
+//! What a process takes: memory, and time of the processors.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
@@ -22,4 +23,13 @@ pub fn resident(pid: u32) -> Result<Resident> {
         Ok(kib / 1024.0)
     };
     Ok(Resident { now: mib("VmRSS")?, most: mib("VmHWM")? })
+}
+
+/// The processors' time that it has taken so far, to hundredths of a second.
+pub fn processor_time(pid: u32) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process is gone")?;
+    // After the program's name, which may itself hold blanks: `utime` and `stime`, in ticks of 10 ms.
+    let (_, fields) = stat.rsplit_once(") ").context("the kernel tells its name")?;
+    let ticks = fields.split(' ').skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    Ok(Duration::from_millis(10 * ticks))
 }

@@ -1,5 +1,6 @@
 //! Fair timings on a machine that others use too: whoever is compared runs in turn, and the median counts.
 
+use std::cmp::Ordering;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -12,9 +13,9 @@ pub fn time<T>(work: impl FnOnce() -> T) -> Duration {
 }
 
 /// The middle one.
-pub fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times.get(times.len() / 2).copied().unwrap_or_default()
+pub fn median<T: Copy + Default + PartialOrd>(mut values: Vec<T>) -> T {
+    values.sort_unstable_by(|one, other| one.partial_cmp(other).unwrap_or(Ordering::Equal));
+    values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
 /// Prints `figure <name> <value> <unit>`.

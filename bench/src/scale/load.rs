@@ -1,6 +1,6 @@
 //! What is applied: the objects for the operator, and for the bare client the children that the operator would make.
 
-use std::time::Duration;
+use std::ops::Range;
 
 use anyhow::Result;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -16,7 +16,6 @@ use onionbalance_operator::operator::{DefaultTemplates, Inputs, PolicyVersion, S
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 /// As many as the operator looks at at once.
 const AT_ONCE: usize = 16;
@@ -27,14 +26,19 @@ pub const OPERATOR_IMAGE: &str = "operator:1";
 /// The Service that every object leads to.
 const TARGET: &str = "web";
 
-/// Makes the objects and their target.
-pub async fn create_objects(client: &Client, namespace: &str, count: usize) -> Result<()> {
+/// Makes what all objects lead to.
+pub async fn create_target(client: &Client, namespace: &str) -> Result<()> {
     let service = serde_json::from_value(
         json!({"metadata": {"name": TARGET}, "spec": {"ports": [{"name": "http", "port": 80}]}}),
     )?;
     Api::<Service>::namespaced(client.clone(), namespace).create(&PostParams::default(), &service).await?;
+    Ok(())
+}
+
+/// Makes these objects.
+pub async fn create_objects(client: &Client, namespace: &str, which: Range<usize>) -> Result<()> {
     let api: Api<OnionBalancedService> = Api::namespaced(client.clone(), namespace);
-    stream::iter(0..count)
+    stream::iter(which)
         .map(|index| {
             let api = &api;
             async move { Ok::<_, anyhow::Error>(api.create(&PostParams::default(), &object(namespace, index)?).await?) }
@@ -54,12 +58,15 @@ fn object(namespace: &str, index: usize) -> Result<OnionBalancedService> {
     Ok(serde_json::from_value(object)?)
 }
 
-/// The children of so many objects, made without any operator: a client with the operator's rights applies each object's
-/// manifests in turn, and works at as many objects at once as the operator. Gives how long that takes.
-pub async fn apply_bare(client: &Client, namespace: &str, count: usize) -> Result<Duration> {
-    let mut all = (0..count).map(|index| children(namespace, index)).collect::<Result<Vec<_>>>()?;
-    let start = Instant::now();
-    stream::iter(all.drain(..))
+/// The children of these objects, for each object what [`apply_bare`] applies.
+pub fn bare(namespace: &str, which: Range<usize>) -> Result<Vec<Vec<Value>>> {
+    which.map(|index| children(namespace, index)).collect()
+}
+
+/// Makes children without any operator: a client with the operator's rights applies each object's manifests in turn, and works
+/// at as many objects at once as the operator.
+pub async fn apply_bare(client: &Client, namespace: &str, objects: Vec<Vec<Value>>) -> Result<()> {
+    stream::iter(objects)
         .map(Ok::<_, anyhow::Error>)
         .try_for_each_concurrent(AT_ONCE, async |manifests| {
             for manifest in manifests {
@@ -67,8 +74,7 @@ pub async fn apply_bare(client: &Client, namespace: &str, count: usize) -> Resul
             }
             Ok(())
         })
-        .await?;
-    Ok(start.elapsed())
+        .await
 }
 
 /// The manifests that the operator applies, but for the label by which it would take them for its own.

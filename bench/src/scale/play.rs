@@ -7,6 +7,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
+use onionbalance_operator::crd::names::{Component, labels};
 use onionbalance_operator::crd::{OnionBalancedService, PUBLISHER_MANAGER};
 use serde_json::json;
 
@@ -46,7 +47,8 @@ async fn backends_are_ready(client: &Client, namespace: &str, service: &str) -> 
 async fn renew(client: &Client, namespace: &str, service: &str) -> Result<()> {
     let name = format!("{service}-frontend");
     let lease = json!({
-        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name},
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": {"name": name, "labels": labels(service, Some(Component::Frontend))},
         "spec": {"holderIdentity": "played", "leaseDurationSeconds": 15, "renewTime": now(6)},
     });
     let api: Api<Lease> = Api::namespaced(client.clone(), namespace);

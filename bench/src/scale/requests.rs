@@ -52,6 +52,22 @@ impl Requests {
         Self(self.0.iter().filter_map(more).collect())
     }
 
+    /// These and those.
+    pub fn and(mut self, other: Self) -> Self {
+        for (key, count) in other.0 {
+            *self.0.entry(key).or_default() += count;
+        }
+        self
+    }
+
+    /// Without so many that created objects of a resource.
+    pub fn but_creating(mut self, count: usize, resource: &str) -> Self {
+        if let Some(found) = self.0.get_mut(&("POST".to_owned(), resource.to_owned())) {
+            *found = found.saturating_sub(count);
+        }
+        self
+    }
+
     /// All on resources: not probes, not this count.
     pub fn on_resources(&self) -> usize {
         self.0.iter().filter(|((_, resource), _)| !resource.is_empty()).map(|(_, count)| count).sum()
@@ -93,6 +109,7 @@ mod tests {
         );
         let since = Requests::parse(&after).unwrap().since(&before);
         assert_eq!((since.on_resources(), since.writes_but_leases()), (13, 2));
+        assert_eq!(since.clone().and(since.clone()).on_resources(), 26);
         assert_eq!(since.describe(), "  2 APPLY secrets\n  1 POST \n  10 PUT leases\n  1 WATCH pods\n");
         assert!(Requests::parse("").is_err());
     }

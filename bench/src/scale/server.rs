@@ -54,6 +54,8 @@ impl Server {
         command.args(["--etcd-servers", &etcd, "--secure-port", &port.to_string(), "--bind-address", "127.0.0.1"]);
         command.arg("--cert-dir").arg(dir.join("certs")).arg("--token-auth-file").arg(dir.join("tokens.csv"));
         command.args(["--authorization-mode", "RBAC", "--service-cluster-ip-range", "10.96.0.0/16"]);
+        // Nobody asks there; without it a default route would be needed.
+        command.args(["--advertise-address", "192.0.2.1"]);
         command.args(["--service-account-issuer", "https://kubernetes.default.svc"]);
         command.arg("--service-account-key-file").arg(&key).arg("--service-account-signing-key-file").arg(&key);
         processes.start("kube-apiserver", &mut command)?;
