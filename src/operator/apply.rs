@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::build::{Child, ChildId, Kind, ids, secret_master_key};
 use super::drift::{is_applied, stamped};
+use super::echoes::Echoes;
 use super::holder::{Holder, holder};
 use super::plan::{Failure, KeySecret};
 use super::settings::Settings;
@@ -21,17 +22,18 @@ use super::telemetry::Telemetry;
 use crate::crd::{OPERATOR_MANAGER, OnionBalancedService};
 use crate::onion::MasterKey;
 
-/// The API, and a count of what is written through it.
+/// The API, a count of what is written through it, and what will come back through the watches.
 #[derive(Clone)]
 pub struct Writer {
     client: Client,
     telemetry: Arc<Telemetry>,
+    echoes: Echoes,
 }
 
 impl Writer {
     /// Counts into `telemetry`.
-    pub fn new(client: Client, telemetry: Arc<Telemetry>) -> Self {
-        Self { client, telemetry }
+    pub fn new(client: Client, telemetry: Arc<Telemetry>, echoes: Echoes) -> Self {
+        Self { client, telemetry, echoes }
     }
 
     /// For one request.
@@ -58,9 +60,13 @@ pub async fn children(
             continue;
         }
         let api = api(writer.counted(), object, child.id.kind);
-        match api.patch(&child.id.name, &force(), &Patch::Apply(&manifest)).await {
+        match api.patch_metadata(&child.id.name, &force(), &Patch::Apply(&manifest)).await {
             Ok(applied) => {
                 info!(child = %child.id, "{}", if present.is_some() { "updated" } else { "created" });
+                // What a Deployment is now, the status is still to tell.
+                if child.id.kind != Kind::Deployment {
+                    writer.echoes.expect(&applied.metadata);
+                }
                 live.insert(child.id, applied.metadata);
             }
             Err(kube::Error::Api(status)) => {
@@ -119,6 +125,7 @@ pub async fn generate_key(writer: &Writer, object: &OnionBalancedService) -> Res
     match created {
         Ok(created) => {
             info!(address = %key.address(), "generated a master key");
+            writer.echoes.expect(&created.metadata);
             Ok(Generated::Created(Box::new(KeySecret::new(created.metadata, created.data))))
         }
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(Generated::AlreadyThere),
@@ -169,7 +176,13 @@ pub async fn status(
         "status": status,
     });
     match api.patch_status(&name, &force(), &Patch::Apply(&body)).await {
-        Ok(_) => Ok(true),
+        Ok(written) => {
+            // Another spec is yet to be looked at.
+            if written.metadata.generation == metadata.generation {
+                writer.echoes.expect(&written.metadata);
+            }
+            Ok(true)
+        }
         Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(false),
         Err(error) => Err(error),
     }

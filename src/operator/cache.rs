@@ -13,11 +13,12 @@ use kube::api::{Api, DynamicObject, PartialObjectMeta};
 use kube::core::{ApiResource, DeserializeGuard};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::reflector::{self, ObjectRef, Store};
-use kube::runtime::watcher::{self, watcher};
+use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, Resource, ResourceExt as _};
 
 use super::build::{Kind, PolicyVersion};
 use super::drift;
+use super::echoes::Echoes;
 use super::pods::{self, News, Trouble, trouble};
 use super::watches::Watches;
 use crate::crd::OnionBalancedService;
@@ -35,34 +36,38 @@ pub struct Cache {
     metadata: BTreeMap<Kind, (ApiResource, Store<Metadata>)>,
 }
 
+/// How many objects are listed at once: while they are read they take many times the memory that is kept of them, and all kinds are
+/// listed at the same time.
+const PAGE: u32 = 100;
+
 /// Changes: each names an object to look at.
 pub type Changes = SelectAll<BoxStream<'static, ObjectRef<Guarded>>>;
 
 impl Cache {
-    /// Begins to watch. The cache fills as the stream is read; what keeps a watch from its work is told to `watches`.
+    /// Begins to watch. The cache fills as the stream is read; what keeps a watch from its work is told to `watches`, and what of it
+    /// are `echoes` is no change.
     pub fn watch(
         client: &Client,
         namespace: Option<&str>,
         policy: Option<PolicyVersion>,
         watches: &Watches,
+        echoes: &Echoes,
     ) -> (Self, Changes) {
         let mut changes = SelectAll::new();
         let (objects, writer) = reflector::store();
         let told = |kind: &str| watches.of(kind, namespace);
-        let events = watcher(typed::<Guarded>(client, namespace), watcher::Config::default());
+        let all = watcher::Config::default().page_size(PAGE);
+        let ours = all.clone().labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY}"));
+        let events = watcher(typed::<Guarded>(client, namespace), all.clone());
         let events = told(&OnionBalancedService::plural(&())).listen(events.default_backoff());
-        let touched = events.reflect(writer).touched_objects();
-        changes.push(to_objects(touched, same_key(objects.clone())));
+        let events = events.modify(|object: &mut Guarded| object.meta_mut().managed_fields = None).reflect(writer);
+        let itself = |object: &Guarded| Some(ObjectRef::from_obj(object));
+        changes.push(to_objects(events, echoes, itself, same_key(objects.clone())));
 
-        let ours = watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY}"));
         let (deployments, writer) = reflector::store();
         let events = watcher(typed::<Deployment>(client, namespace), ours.clone());
-        let touched = told("deployments")
-            .listen(events.default_backoff())
-            .modify(shrink_deployment)
-            .reflect(writer)
-            .touched_objects();
-        changes.push(to_objects(touched, |deployment: &Deployment| owner(deployment.meta()).into_iter().collect()));
+        let events = told("deployments").listen(events.default_backoff()).modify(shrink_deployment).reflect(writer);
+        changes.push(to_objects(events, echoes, |deployment: &Deployment| owner(deployment.meta()), |_| Vec::new()));
 
         let (pods, writer) = reflector::store();
         let events = watcher(typed::<Pod>(client, namespace), ours.clone());
@@ -78,15 +83,12 @@ impl Cache {
             let writer = reflector::store::Writer::new(resource.clone());
             metadata.insert(kind, (resource.clone(), writer.as_reader()));
             // Master keys and targets belong to the user, and bear no label of ours.
-            let config = if refers_to(kind) { watcher::Config::default() } else { ours.clone() };
-            let events = watcher(metadata_of(client, namespace, &resource), config);
-            let events = told(&resource.plural).listen(events.default_backoff());
-            let touched = events.modify(shrink).reflect(writer).touched_objects();
+            let config = if refers_to(kind) { &all } else { &ours };
+            let events = watcher(metadata_of(client, namespace, &resource), config.clone());
+            let events = told(&resource.plural).listen(events.default_backoff()).modify(shrink).reflect(writer);
             let objects = objects.clone();
-            let concerned = move |touched: &Metadata| {
-                owner(touched.meta()).into_iter().chain(referring(&objects, kind, touched.meta())).collect()
-            };
-            changes.push(to_objects(touched, concerned));
+            let referring = move |touched: &Metadata| referring(&objects, kind, touched.meta());
+            changes.push(to_objects(events, echoes, |touched: &Metadata| owner(touched.meta()), referring));
         }
         (Self { objects, deployments, pods, metadata }, changes)
     }
@@ -156,25 +158,36 @@ impl Cache {
     }
 }
 
-/// Each touched object, turned into the objects to look at.
-fn to_objects<K: Send + 'static>(
-    touched: impl Stream<Item = Result<K, watcher::Error>> + Send + 'static,
-    concerned: impl Fn(&K) -> Vec<ObjectRef<Guarded>> + Send + 'static,
+/// What is touched, turned into the objects to look at: the one that it belongs to, unless that one's look wrote it, and others.
+fn to_objects<K: Resource + Send + 'static>(
+    events: impl Stream<Item = Result<Event<K>, watcher::Error>> + Send + 'static,
+    echoes: &Echoes,
+    its_object: impl Fn(&K) -> Option<ObjectRef<Guarded>> + Send + 'static,
+    others: impl Fn(&K) -> Vec<ObjectRef<Guarded>> + Send + 'static,
 ) -> BoxStream<'static, ObjectRef<Guarded>> {
+    let echoes = echoes.clone();
+    let concerned = move |event: Event<K>| {
+        let is_echo = echoes.has(&event);
+        let (Event::Apply(touched) | Event::InitApply(touched) | Event::Delete(touched)) = event else {
+            return Vec::new();
+        };
+        let its_object = its_object(&touched);
+        let mut concerned = others(&touched);
+        concerned.retain(|other| Some(other) != its_object.as_ref());
+        concerned.extend(its_object.filter(|_| !is_echo));
+        concerned
+    };
     // Failures are told by `Watches`.
-    let touched = touched.filter_map(|touched| std::future::ready(touched.ok()));
-    touched.flat_map(move |touched| stream::iter(concerned(&touched))).boxed()
+    let events = events.filter_map(|event| std::future::ready(event.ok()));
+    events.flat_map(move |event| stream::iter(concerned(event))).boxed()
 }
 
-/// The object itself, and those that use its key: what becomes of one decides which of them may.
+/// Those that use an object's key: what becomes of it decides which of them may.
 fn same_key(objects: Store<Guarded>) -> impl Fn(&Guarded) -> Vec<ObjectRef<Guarded>> {
     move |touched| {
-        let mut concerned = vec![ObjectRef::from_obj(touched)];
-        if let DeserializeGuard(Ok(touched)) = touched {
-            let shares = |other: &Guarded| other.0.as_ref().is_ok_and(|other| share_key(touched, other));
-            concerned.extend(objects.state_filter(shares).iter().map(|other| ObjectRef::from_obj(&**other)));
-        }
-        concerned
+        let DeserializeGuard(Ok(touched)) = touched else { return Vec::new() };
+        let shares = |other: &Guarded| other.0.as_ref().is_ok_and(|other| share_key(touched, other));
+        objects.state_filter(shares).iter().map(|other| ObjectRef::from_obj(&**other)).collect()
     }
 }
 

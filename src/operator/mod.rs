@@ -6,6 +6,7 @@ mod cache;
 mod conditions;
 mod discover;
 mod drift;
+mod echoes;
 mod events;
 mod holder;
 mod leader;
@@ -39,6 +40,7 @@ use crate::shell::http;
 use apply::Writer;
 pub use build::{BuildError, Inputs, PolicyVersion, manifests};
 use cache::{Cache, Changes, Guarded};
+use echoes::Echoes;
 use events::Events;
 use leader::Candidate;
 pub use leader::Seat;
@@ -130,9 +132,10 @@ async fn work<T>(
     telemetry: &Arc<Telemetry>,
     end: impl Future<Output = T>,
 ) -> T {
+    let echoes = Echoes::default();
     let watched: Vec<_> = namespaces
         .iter()
-        .map(|name| Cache::watch(client, name.as_deref(), settings.policy, &telemetry.watches))
+        .map(|name| Cache::watch(client, name.as_deref(), settings.policy, &telemetry.watches, &echoes))
         .collect();
     let objects = Arc::new(watched.iter().map(|(cache, _)| cache.objects()).collect::<Vec<_>>());
     telemetry.objects.set(Arc::clone(&objects));
@@ -143,7 +146,7 @@ async fn work<T>(
     for (cache, changes) in watched {
         let context = Context {
             client: client.clone(),
-            writer: Writer::new(client.clone(), telemetry.clone()),
+            writer: Writer::new(client.clone(), telemetry.clone(), echoes.clone()),
             events: Arc::clone(&events),
             settings: settings.clone(),
             cache,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::future::{try_join_all, try_join4};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -121,6 +122,9 @@ where
     if possible { api.get_opt(name).await } else { Ok(None) }
 }
 
+/// Children that are looked up at once: each look-up has a connection of its own.
+const LOOK_UPS: usize = 4;
+
 /// What bears the names of the children: from the cache, or, where it is not labelled as ours, from the API server: a
 /// cache may be behind, and what is someone else's must not be taken.
 pub async fn live_children(
@@ -130,7 +134,7 @@ pub async fn live_children(
     settings: &Settings,
 ) -> Result<BTreeMap<ChildId, ObjectMeta>, kube::Error> {
     let namespace = object.namespace().unwrap_or_default();
-    let look_up = ids(&object.name_any(), settings).into_iter().map(async |id| {
+    let look_ups = stream::iter(ids(&object.name_any(), settings)).map(async |id| {
         if let Some(found) = cache.child(id.kind, &namespace, &id.name) {
             return Ok::<_, kube::Error>((id, Some(found)));
         }
@@ -138,7 +142,7 @@ pub async fn live_children(
         let found = api.get_metadata_opt(&id.name).await?;
         Ok((id, found.map(|found| found.metadata)))
     });
-    let found = try_join_all(look_up).await?;
+    let found: Vec<_> = look_ups.buffer_unordered(LOOK_UPS).try_collect().await?;
     Ok(found.into_iter().filter_map(|(id, found)| Some((id, found?))).collect())
 }
 
