@@ -15,7 +15,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("crd", &["onion"]),
     ("config", &["onion"]),
     ("shell", &[]),
-    ("backend", &["onion", "control", "link", "shell"]),
+    ("backend", &["onion", "consensus", "control", "link", "shell"]),
     ("frontend", &["onion", "consensus", "merge", "control", "link", "crd", "config", "shell"]),
     ("tools", &["onion", "config", "shell"]),
     ("operator", &["onion", "link", "crd", "shell"]),

@@ -31,15 +31,32 @@ impl Control {
 
     /// Whether tor does what it is told; what else it replies is passed over.
     pub async fn command(&mut self, command: &str) -> Result<bool> {
+        Ok(self.ask(command).await?.is_some())
+    }
+
+    /// What tor replies: its lines without their status, and those of data. None when it refuses.
+    pub async fn ask(&mut self, command: &str) -> Result<Option<Vec<String>>> {
         self.commands.write_all(format!("{command}\r\n").as_bytes()).await?;
+        let mut reply = Vec::new();
         loop {
-            let line = self.lines.next_line().await?.context("tor closed the control connection")?;
+            let line = self.line().await?;
             let (code, rest) = line.split_at_checked(3).context("a reply begins with a code")?;
-            if rest.starts_with('+') {
-                while self.lines.next_line().await?.context("tor closed the control connection")? != "." {}
-            } else if rest.starts_with(' ') {
-                return Ok(code == "250");
+            let (separator, text) = rest.split_at_checked(1).context("a code is followed by a separator")?;
+            reply.push(text.to_owned());
+            if separator == "+" {
+                loop {
+                    match self.line().await? {
+                        end if end == "." => break,
+                        data => reply.push(data),
+                    }
+                }
+            } else if separator == " " {
+                return Ok((code == "250").then_some(reply));
             }
         }
+    }
+
+    async fn line(&mut self) -> Result<String> {
+        self.lines.next_line().await?.context("tor closed the control connection")
     }
 }

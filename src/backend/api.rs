@@ -168,6 +168,7 @@ mod tests {
 
     use super::*;
     use crate::backend::drain::DrainTimes;
+    use crate::backend::mender::Mended;
     use crate::backend::points::Points;
     use crate::link::{PodPhase, Revision};
 
@@ -186,7 +187,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let token = dir.path().join("token");
         std::fs::write(&token, "00".repeat(32)).unwrap();
-        let tor = TorState { answering: true, bootstrapped: 100, points: Points::with_count(3), kills: 0 };
+        let tor = TorState {
+            answering: true,
+            bootstrapped: 100,
+            points: Points::with_count(3),
+            kills: 0,
+            mended: Mended::default(),
+        };
         let revision = tor.points.revision();
         let (tor, _) = watch::channel(tor);
         let traffic = Arc::new(Traffic::default());

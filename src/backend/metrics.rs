@@ -35,6 +35,14 @@ fn render(tor: &TorState, ports: &[Arc<Port>]) -> String {
     text.sample("introduction_points", "", tor.points.count() as u64);
     text.family("tor_kills_total", "counter", "Frozen tor processes that were ended");
     text.sample("tor_kills_total", "", tor.kills);
+    text.family("circuits_total", "counter", "Circuits asked of a tor whose onion service stood still");
+    text.sample("circuits_total", "", tor.mended.circuits);
+    text.family(
+        "tor_restarts_total",
+        "counter",
+        "Tor processes that were ended because their onion service stood still",
+    );
+    text.sample("tor_restarts_total", "", tor.mended.restarts);
     let per_port: [([&str; 3], Counter); 3] = [
         (["streams", "gauge", "Open streams"], |port| &port.open),
         (["streams_total", "counter", "Streams taken"], |port| &port.opened),
@@ -71,12 +79,19 @@ fn labels(port: &Port) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::mender::Mended;
     use crate::backend::points::Points;
     use crate::shell::exposition::page;
 
     #[test]
     fn the_text_is_what_prometheus_reads() {
-        let tor = TorState { answering: true, bootstrapped: 100, points: Points::with_count(3), kills: 2 };
+        let tor = TorState {
+            answering: true,
+            bootstrapped: 100,
+            points: Points::with_count(3),
+            kills: 2,
+            mended: Mended { circuits: 7, restarts: 1 },
+        };
         let port = Port::for_tests(80, "web:80");
         port.open.store(4, Ordering::Relaxed);
         port.bytes_out.store(5, Ordering::Relaxed);
@@ -95,6 +110,12 @@ onionbalance_agent_introduction_points 3
 # HELP onionbalance_agent_tor_kills_total Frozen tor processes that were ended
 # TYPE onionbalance_agent_tor_kills_total counter
 onionbalance_agent_tor_kills_total 2
+# HELP onionbalance_agent_circuits_total Circuits asked of a tor whose onion service stood still
+# TYPE onionbalance_agent_circuits_total counter
+onionbalance_agent_circuits_total 7
+# HELP onionbalance_agent_tor_restarts_total Tor processes that were ended because their onion service stood still
+# TYPE onionbalance_agent_tor_restarts_total counter
+onionbalance_agent_tor_restarts_total 1
 # HELP onionbalance_agent_streams Open streams
 # TYPE onionbalance_agent_streams gauge
 onionbalance_agent_streams{port=\"80\"} 4
@@ -117,7 +138,13 @@ onionbalance_agent_bytes_total{port=\"80\",direction=\"out\"} 5
         let mut port = Port::for_tests(443, "web:443");
         port.name = Some("https".to_owned());
         let text = render(
-            &TorState { answering: true, bootstrapped: 100, points: Points::with_count(3), kills: 0 },
+            &TorState {
+                answering: true,
+                bootstrapped: 100,
+                points: Points::with_count(3),
+                kills: 0,
+                mended: Mended::default(),
+            },
             &[Arc::new(port)],
         );
         assert!(text.contains("\nonionbalance_agent_streams_total{port=\"443\",name=\"https\"} 0\n"), "{text}");

@@ -6,13 +6,15 @@
 //!                                           metrics
 //! ```
 //!
-//! The observer keeps what tor holds (and ends a frozen tor), the forwarder keeps the streams, the drain rule keeps what
+//! The observer keeps what tor holds (ends a frozen tor, and helps one whose onion service stands still), the forwarder keeps the streams, the drain rule keeps what
 //! publishers said; the three HTTP servers only read these.
 
 mod api;
 mod drain;
 mod forward;
+mod housekeeping;
 mod init;
+mod mender;
 mod metrics;
 mod observer;
 mod paths;

@@ -1,4 +1,5 @@
-//! The observer: asks tor once a second what it holds, and at once when tor made a descriptor.
+//! The observer: asks tor once a second what it holds, and at once when tor made a descriptor. Has a tor helped whose onion
+//! service stands still.
 
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -8,10 +9,12 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
+use super::mender::{Mended, Mender};
 use super::paths::RunDir;
 use super::points::{Points, open};
 use super::system::wall_clock;
 use super::watchdog::{Lost, Watchdog};
+use crate::consensus::NetworkKind;
 use crate::control::{Client, Connector, ControlError, Event, HsDescAction, bootstrap_percent};
 use crate::onion::OnionAddress;
 
@@ -35,6 +38,8 @@ pub struct TorState {
     pub points: Points,
     /// How often a frozen tor was ended.
     pub kills: u64,
+    /// How often one was helped whose onion service stood still.
+    pub mended: Mended,
 }
 
 /// Says that the observer's loop turns.
@@ -71,7 +76,8 @@ pub struct Observer {
 impl Observer {
     /// `boot` is random per agent start.
     pub fn new(run_dir: &RunDir, address: OnionAddress, boot: u64) -> Self {
-        let state = TorState { answering: false, bootstrapped: 0, points: Points::new(boot), kills: 0 };
+        let points = Points::new(boot);
+        let state = TorState { answering: false, bootstrapped: 0, points, kills: 0, mended: Mended::default() };
         let pulse = Pulse::new();
         Self {
             socket: run_dir.control_socket(),
@@ -106,10 +112,13 @@ impl Observer {
         self.watchdog.meet(&self.socket).await?;
         let (client, mut events) = self.watchdog.answer(self.connector.connect()).await?;
         self.watchdog.answer(client.set_events(&["HS_DESC"])).await?;
+        let testing = self.watchdog.answer(client.get_conf("TestingTorNetwork")).await?;
+        let mut mender = Mender::new(self.address, NetworkKind::from_option(&testing));
         self.complaint = None;
         tracing::info!("connected to tor");
         loop {
             self.look(&client).await?;
+            self.mend(&client, &mut mender).await?;
             self.next_occasion(&mut events).await?;
         }
     }
@@ -165,6 +174,19 @@ impl Observer {
                 tracing::info!(count = state.points.count(), "introduction points changed");
             }
         });
+        Ok(())
+    }
+
+    /// One that is not bootstrapped yet waits for the network.
+    async fn mend(&mut self, client: &Client, mender: &mut Mender) -> Result<(), Lost> {
+        let state = self.state.borrow().clone();
+        if state.bootstrapped < 100 {
+            return Ok(());
+        }
+        let mended = mender.look(client, &mut self.watchdog, &state.points).await?;
+        if mended != Mended::default() {
+            self.state.send_modify(|state| state.mended += mended);
+        }
         Ok(())
     }
 

@@ -37,6 +37,11 @@ impl Points {
         self.held.as_ref().map_or(0, |held| held.content.introduction_points.len())
     }
 
+    /// Of the period that its descriptor is for; None without introduction points.
+    pub fn blinded_key(&self) -> Option<&BlindedPublicKey> {
+        self.held.as_ref().map(|held| &held.blinded_key)
+    }
+
     /// As tor gave it last; None without introduction points.
     pub fn descriptor(&self) -> Option<Arc<str>> {
         self.held.as_ref().map(|held| held.text.clone())

@@ -75,6 +75,7 @@ mod tests {
     use tokio::time::{advance, pause};
 
     use super::*;
+    use crate::backend::mender::Mended;
     use crate::backend::points::Points;
 
     #[test]
@@ -84,6 +85,7 @@ mod tests {
             bootstrapped,
             points: Points::with_count(points),
             kills: 0,
+            mended: Mended::default(),
         };
         assert_eq!(readiness(&state(false, 100, 0)), (false, "tor does not answer on its control socket".to_owned()));
         assert_eq!(readiness(&state(true, 45, 3)), (false, "tor is bootstrapped to 45%".to_owned()));

@@ -187,7 +187,7 @@ fn once<T>(keyword: &'static str, slot: &mut Option<T>, value: Option<T>) -> Res
 }
 
 /// `YYYY-MM-DD SP HH:MM:SS`, in UTC.
-fn time(mut words: SplitAsciiWhitespace<'_>) -> Option<SystemTime> {
+pub(super) fn time(mut words: SplitAsciiWhitespace<'_>) -> Option<SystemTime> {
     let (date, clock) = (words.next()?, words.next()?);
     let has_form = |text: &str, separator: u8, separators: [usize; 2], length: usize| {
         text.len() == length

@@ -11,9 +11,11 @@ mod ring;
 mod schedule;
 #[cfg(test)]
 mod testdata;
+mod times;
 
 pub use fingerprint::Fingerprint;
 pub use network::{Network, NetworkKind, Placement, ServicePeriod};
+pub use times::{parse_time, service_period};
 
 /// Why a document is not accepted. The text names the keyword that is at fault.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

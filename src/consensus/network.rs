@@ -20,6 +20,13 @@ pub enum NetworkKind {
     Testing,
 }
 
+impl NetworkKind {
+    /// By the values of tor's option `TestingTorNetwork`.
+    pub fn from_option(values: &[String]) -> Self {
+        if values.iter().any(|value| value == "1") { Self::Testing } else { Self::Public }
+    }
+}
+
 /// A consensus joined with its microdescriptors.
 #[derive(Debug, Clone)]
 pub struct Network {
@@ -97,12 +104,8 @@ impl Network {
     /// The two periods a service publishes for, first the one that C tor calls current, then the next
     /// (rend-spec-v3, section 2.2.4). Time is that of the consensus (`valid-after`), as C tor does it.
     pub fn service_periods(&self) -> [ServicePeriod; 2] {
-        let TimePeriod { number, .. } = self.schedule.period;
-        if self.schedule.between_period_and_srv {
-            [self.older_period(number - 1), self.newer_period(number)]
-        } else {
-            [self.older_period(number), self.newer_period(number + 1)]
-        }
+        let TimePeriod { number, .. } = self.schedule.older_service_period();
+        [self.older_period(number), self.newer_period(number + 1)]
     }
 
     /// The period whose descriptors clients fetch now.

@@ -47,6 +47,13 @@ impl Schedule {
         times.ok_or(ConsensusError::Schedule)
     }
 
+    /// The first of the two periods that a service publishes for, which C tor calls its current one. It changes when a shared random
+    /// value comes, not when the period itself does (rend-spec-v3, section 2.2.4).
+    pub(super) fn older_service_period(&self) -> TimePeriod {
+        let number = self.period.number - u64::from(self.between_period_and_srv);
+        TimePeriod { number, ..self.period }
+    }
+
     fn compute(valid_after: u64, round: u64, hsdir_interval: u64, kind: NetworkKind) -> Option<Self> {
         let phase = round.checked_mul(PHASE_ROUNDS)?;
         let run = round.checked_mul(RUN_ROUNDS)?;

@@ -109,6 +109,25 @@ impl Client {
         self.command(line("HSFETCH", &arguments)?).await.map(drop)
     }
 
+    /// EXTENDCIRCUIT 0: has tor begin a circuit, through these relays or, without any, through relays and an exit of its choice;
+    /// gives its id. Tor refuses with 551 when it cannot begin one, with 552 when it does not know a relay.
+    pub async fn build_circuit(&self, relays: &[&str]) -> Result<String, ControlError> {
+        let path = relays.join(",");
+        let arguments = ["0", &path];
+        let arguments = if relays.is_empty() { &arguments[..1] } else { &arguments };
+        let message = self.command(line("EXTENDCIRCUIT", arguments)?).await?;
+        let text = message.lines.first().map_or("", |line| line.text.as_str());
+        match text.strip_prefix("EXTENDED ") {
+            Some(id) if is_argument(id) => Ok(id.to_owned()),
+            _ => Err(ControlError::Protocol("the answer to EXTENDCIRCUIT names no circuit".to_owned())),
+        }
+    }
+
+    /// CLOSECIRCUIT, unless something uses it. Tor refuses with 552 when there is no such circuit any more.
+    pub async fn close_circuit(&self, id: &str) -> Result<(), ControlError> {
+        self.command(line("CLOSECIRCUIT", &[id, "IfUnused"])?).await.map(drop)
+    }
+
     /// SIGNAL.
     pub async fn signal(&self, signal: &str) -> Result<(), ControlError> {
         self.command(line("SIGNAL", &[signal])?).await.map(drop)

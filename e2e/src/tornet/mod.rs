@@ -19,6 +19,7 @@ use self::torrc::Role;
 use crate::command::{command, output, output_with_input};
 use crate::node::{BRIDGE_ADDRESS, Node};
 use crate::process::Processes;
+use crate::torcontrol::Control;
 use crate::wait::Seen;
 
 /// Relays of a network, beside its three authorities (which are relays too).
@@ -95,6 +96,16 @@ impl TorNetwork {
             fingerprints.insert(fingerprint.to_owned(), process_name(node));
         }
         Ok(fingerprints)
+    }
+
+    /// Gives a command to every relay, authorities included, by its control socket.
+    pub async fn command_all(&self, command: &str) -> Result<()> {
+        for node in &self.nodes {
+            let tor = self.tor(node);
+            let mut control = Control::open(&tor.control_socket(), &tor.cookie()).await?;
+            anyhow::ensure!(control.command(command).await?, "{} refuses {command}", node.name);
+        }
+        Ok(())
     }
 
     fn common(&self, authorities: &[String]) -> String {

@@ -1,30 +1,29 @@
-//! The processes of a service: what the pods would run, with folders and ports of their own.
+//! A service as plain processes on a private network, and what can be seen of it and done to it.
+
+mod start;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 use onionbalance_e2e::articlient::ArtiClient;
-use onionbalance_e2e::command::output;
 use onionbalance_e2e::descriptor::Descriptor;
 use onionbalance_e2e::onionkey::{self, OnionKey};
 use onionbalance_e2e::process::Processes;
 use onionbalance_e2e::torclient::{TorClient, get, key_line};
 use onionbalance_e2e::torcontrol::Control;
-use onionbalance_e2e::tornet::{Place, RELAYS, TorNetwork, make_private_dir};
+use onionbalance_e2e::tornet::{Place, RELAYS, TorNetwork};
 use onionbalance_e2e::{agent, machine};
-use onionbalance_operator::link::{AGENT_API_PORT, AgentConfig, AgentToken, ForwardedPort};
-use onionbalance_operator::onion::{ClientPublicKey, ClientSecretKey, MasterKey};
+use onionbalance_operator::link::{AgentToken, METRICS_PORT};
+use onionbalance_operator::onion::{ClientSecretKey, MasterKey};
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
+pub use self::start::backend_address;
 use crate::needles::{find, forms, of_a_token};
-use crate::target;
 
 /// A private network and a service on it. Everything ends when it is dropped.
 pub struct DataPlane {
@@ -220,12 +219,31 @@ impl DataPlane {
 
     /// A figure of the publisher's metrics, by label.
     pub async fn metric(&self, name: &str) -> Result<BTreeMap<String, u64>> {
-        let mut stream = TcpStream::connect(&self.metrics).await?;
-        let text = get(&mut stream, "metrics", "/metrics").await?;
-        let name = format!("onionbalance_publisher_{name}");
-        let samples = text.lines().filter_map(|line| line.strip_prefix(&name)?.rsplit_once(' '));
-        let sample = |(label, value): (&str, &str)| Ok((label.to_owned(), value.parse()?));
-        samples.filter(|(label, _)| label.is_empty() || label.starts_with('{')).map(sample).collect()
+        figure(&self.metrics, &format!("onionbalance_publisher_{name}")).await
+    }
+
+    /// A figure of the metrics of a backend's agent, by label.
+    pub async fn agents_metric(&self, backend: usize, name: &str) -> Result<BTreeMap<String, u64>> {
+        let address = format!("{}:{METRICS_PORT}", backend_address(backend));
+        figure(&address, &format!("onionbalance_agent_{name}")).await
+    }
+
+    /// A connection to the control socket of a backend's tor.
+    pub async fn backend_control(&self, number: usize) -> Result<Control> {
+        let control = self.path(&format!("backend{number}/run/control"));
+        Control::open(&control.join("socket"), &control.join("cookie")).await
+    }
+
+    /// Sends a signal to a backend's agent.
+    pub fn signal_agent(&self, number: usize, signal: Signal) -> Result<()> {
+        self.processes.signal(&format!("backend{number}-agent"), signal)
+    }
+
+    /// Gives every relay of the network another microdescriptor: a tor must have most of those of its consensus to build circuits.
+    pub async fn replace_microdescriptors(&self) -> Result<()> {
+        let network = TorNetwork::open(&self.path("network"), Place::Loopback, &self.processes);
+        let family = self.relays.keys().next().context("a relay of the network")?;
+        network.command_all(&format!("SETCONF MyFamily=${family}")).await
     }
 
     /// The names of the points that a backend's tor holds.
@@ -243,6 +261,16 @@ impl DataPlane {
     /// Ends a backend's tor; its agent sees it.
     pub fn kill_backends_tor(&self, number: usize) -> Result<()> {
         self.processes.signal(&format!("backend{number}-tor"), Signal::KILL)
+    }
+
+    /// Ends a backend's tor; its files stay.
+    pub async fn stop_backends_tor(&self, number: usize) -> Result<()> {
+        self.processes.stop(&format!("backend{number}-tor")).await
+    }
+
+    /// Starts it again, with all that it had.
+    pub fn restart_backends_tor(&self, number: usize) -> Result<()> {
+        self.run_tor(&format!("backend{number}-tor"), &self.path(&format!("backend{number}")))
     }
 
     /// The own addresses of the external backends.
@@ -278,94 +306,6 @@ impl DataPlane {
         outcome
     }
 
-    async fn start_backend(&self, number: usize, uid: String) -> Result<Backend> {
-        let dir = self.path(&format!("backend{number}"));
-        make_private_dir(&dir)?;
-        let config = AgentConfig {
-            master_onion_address: self.onion().parse()?,
-            ports: vec![ForwardedPort {
-                name: None,
-                port: 80,
-                target: target::serve(number).await?,
-                proxy_header: false,
-            }],
-            introduction_points: 3,
-            drain_timeout_seconds: 1,
-            linger_seconds: 1,
-        };
-        let (config_file, token_file) = (dir.join("agent.yaml"), dir.join("token"));
-        fs::write(&config_file, config.to_yaml()?)?;
-        fs::write(&token_file, &*self.token.to_hex())?;
-        let mut init = program(&["backend", "init"], &dir)?;
-        init.arg("--config").arg(&config_file);
-        output(&mut init.into()).await?;
-
-        let run = dir.join("run").display().to_string();
-        let torrc = format!(
-            "PublishHidServDescriptors 0
-HiddenServiceDir {run}/hs
-HiddenServiceOnionBalanceInstance 1
-HiddenServiceNumIntroductionPoints 3
-HiddenServicePort 80 unix:{run}/forward/80.sock
-"
-        );
-        self.start_tor(&format!("backend{number}-tor"), &dir, &torrc)?;
-        let mut agent = program(&["backend"], &dir)?;
-        agent.arg("--config").arg(&config_file).arg("--token").arg(&token_file);
-        agent.args(["--pod-uid", &uid, "--listen-address", &backend_address(number)]);
-        self.processes.start(&format!("backend{number}-agent"), &mut agent)?;
-        Ok(Backend { uid, api: format!("{}:{AGENT_API_PORT}", backend_address(number)) })
-    }
-
-    /// A plain tor with a service of its own, as somebody's server has it.
-    async fn start_external(&self, number: usize) -> Result<String> {
-        let dir = self.path(&format!("external{number}"));
-        make_private_dir(&dir.join("run/control"))?;
-        fs::write(dir.join("run/empty"), "")?;
-        let key = onionkey::make(&self.processes, &dir).await?;
-        fs::write(key.dir.join("ob_config"), format!("MasterOnionAddress {}\n", self.onion()))?;
-        let target = target::serve(number).await?;
-        let service = key.dir.display();
-        let torrc = format!(
-            "HiddenServiceDir {service}
-HiddenServiceOnionBalanceInstance 1
-HiddenServicePort 80 {target}
-"
-        );
-        self.start_tor(&format!("external{number}"), &dir, &torrc)?;
-        Ok(key.address)
-    }
-
-    async fn start_frontend(&self) -> Result<String> {
-        let dir = self.path("frontend");
-        make_private_dir(&dir)?;
-        output(&mut program(&["frontend", "init"], &dir)?.into()).await?;
-        self.start_tor("frontend-tor", &dir, "DormantTimeoutEnabled 0\n")?;
-        self.start_publisher(&[])
-    }
-
-    /// One more frontend, with a tor of its own, whose publisher gets these arguments besides. Gives its address.
-    pub async fn start_leased_frontend(
-        &self,
-        name: &str,
-        uid: &str,
-        arguments: &[&str],
-        environment: &[(&str, String)],
-    ) -> Result<String> {
-        let name = format!("frontend-{name}");
-        let dir = self.path(&name);
-        make_private_dir(&dir)?;
-        output(&mut program(&["frontend", "init"], &dir)?.into()).await?;
-        self.start_tor(&format!("{name}-tor"), &dir, "DormantTimeoutEnabled 0\n")?;
-        let address = format!("127.0.78.{}", self.frontends.fetch_add(1, Ordering::Relaxed) + 1);
-        let mut publisher = program(&["frontend"], &dir)?;
-        publisher.arg("--master-key-dir").arg(&self.key.dir);
-        publisher.args(["--pod-uid", uid, "--listen-address", &address]).args(arguments);
-        publisher.envs(environment.iter().map(|(name, value)| (name, value)));
-        self.processes.start(&format!("{name}-publisher"), &mut publisher)?;
-        Ok(address)
-    }
-
     /// The backends with agents, as a publisher without Kubernetes is told of them.
     pub fn static_backends(&self) -> Vec<String> {
         self.backends.iter().map(|Backend { uid, api }| format!("{uid}@{api}")).collect()
@@ -376,93 +316,17 @@ HiddenServicePort 80 {target}
         self.processes.clone()
     }
 
-    /// Starts the publisher anew, for these clients alone.
-    pub async fn restrict(&mut self, clients: &[ClientPublicKey]) -> Result<()> {
-        self.processes.stop("frontend-publisher").await?;
-        self.metrics = self.start_publisher(clients)?;
-        Ok(())
-    }
-
-    fn start_publisher(&self, clients: &[ClientPublicKey]) -> Result<String> {
-        let dir = self.path("frontend");
-        let [probes, metrics, _] = free_ports()?;
-        let mut publisher = program(&["frontend"], &dir)?;
-        publisher.arg("--master-key-dir").arg(&self.key.dir);
-        publisher.args(["--pod-uid", "uid-of-frontend", "--listen-address", "127.0.0.1"]);
-        publisher.args(["--probe-port", &probes, "--metrics-port", &metrics]);
-        for backend in self.static_backends() {
-            publisher.arg("--static-backend").arg(backend);
-        }
-        for client in clients {
-            publisher.arg("--static-client").arg(client.to_string());
-        }
-        for address in &self.external {
-            publisher.arg("--static-external").arg(address);
-        }
-        self.processes.start("frontend-publisher", &mut publisher)?;
-        Ok(format!("127.0.0.1:{metrics}"))
-    }
-
-    fn start_tor(&self, name: &str, dir: &Path, torrc: &str) -> Result<()> {
-        let (run, data) = (dir.join("run"), dir.join("data"));
-        let (run, data) = (run.display(), data.display());
-        let common = format!(
-            "DataDirectory {data}
-ControlSocket unix:{run}/control/socket
-CookieAuthentication 1
-CookieAuthFile {run}/control/cookie
-SocksPort 0
-GeoIPFile {run}/empty
-GeoIPv6File {run}/empty
-Log notice stdout
-SafeLogging 0
-"
-        );
-        fs::write(dir.join("torrc"), common + &self.network_torrc + torrc)?;
-        self.run_tor(name, dir)
-    }
-
-    fn run_tor(&self, name: &str, dir: &Path) -> Result<()> {
-        let mut tor = Command::new("tor");
-        tor.arg("-f").arg(dir.join("torrc")).arg("--defaults-torrc").arg(dir.join("run/empty"));
-        self.processes.start(name, &mut tor)
-    }
-
     /// A file or folder of the service's.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.as_ref().map(|dir| dir.path().join(name)).unwrap_or_default()
     }
 }
 
-/// Where a backend's agent listens: each has a loopback address of its own, as pods have.
-pub fn backend_address(number: usize) -> String {
-    format!("127.0.77.{}", number + 1)
-}
-
-/// Our program with its folders under `dir`.
-fn program(subcommand: &[&str], dir: &Path) -> Result<Command> {
-    let program = Path::new(env!("CARGO_BIN_EXE_e2e")).with_file_name("onionbalance-operator");
-    let program = program.canonicalize().with_context(|| format!("{}: cargo build makes it", program.display()))?;
-    // However this process ends, what it started ends too.
-    let mut command = Command::new("setpriv");
-    command
-        .args(["--pdeathsig", "KILL", "--"])
-        .arg(program)
-        .args(subcommand)
-        .arg("--run-dir")
-        .arg(dir.join("run"))
-        .arg("--tor-data-dir")
-        .arg(dir.join("data"));
-    // All that our own code ever says: no secret may be in it.
-    command.env("RUST_LOG", "debug,onionbalance_operator=trace,hyper=info");
-    Ok(command)
-}
-
-fn free_ports() -> Result<[String; 3]> {
-    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0"));
-    let mut ports = [const { String::new() }; 3];
-    for (port, listener) in ports.iter_mut().zip(listeners) {
-        *port = listener?.local_addr()?.port().to_string();
-    }
-    Ok(ports)
+/// A figure of the metrics that are shown at this address, by label.
+async fn figure(address: &str, name: &str) -> Result<BTreeMap<String, u64>> {
+    let mut stream = TcpStream::connect(address).await?;
+    let text = get(&mut stream, "metrics", "/metrics").await?;
+    let samples = text.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '));
+    let sample = |(label, value): (&str, &str)| Ok((label.to_owned(), value.parse()?));
+    samples.filter(|(label, _)| label.is_empty() || label.starts_with('{')).map(sample).collect()
 }

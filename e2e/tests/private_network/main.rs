@@ -4,6 +4,7 @@ mod data_plane;
 mod external_backends;
 mod frontend_pods;
 mod frontends;
+mod lost_directory;
 mod many_backends;
 #[path = "../../../tests/operator_api_server/needles.rs"]
 mod needles;

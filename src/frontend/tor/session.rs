@@ -55,7 +55,7 @@ impl<'a> Session<'a> {
         events: mpsc::Receiver<Event>,
     ) -> Result<Infallible, Lost> {
         let testing = client.get_conf("TestingTorNetwork").await?;
-        let kind = if testing.iter().any(|value| value == "1") { NetworkKind::Testing } else { NetworkKind::Public };
+        let kind = NetworkKind::from_option(&testing);
         client.set_events(&["HS_DESC", "HS_DESC_CONTENT", "NEWCONSENSUS", "NEWDESC", "STATUS_CLIENT"]).await?;
         tracing::info!(?kind, "connected to tor");
         let mut session = Session {

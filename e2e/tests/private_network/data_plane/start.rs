@@ -1,0 +1,192 @@
+//! Starting them: what a pod's containers would do, with folders and ports of their own.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::Ordering;
+
+use anyhow::{Context as _, Result};
+use onionbalance_e2e::command::output;
+use onionbalance_e2e::onionkey;
+use onionbalance_e2e::tornet::make_private_dir;
+use onionbalance_operator::link::{AGENT_API_PORT, AgentConfig, ForwardedPort};
+use onionbalance_operator::onion::ClientPublicKey;
+
+use super::{Backend, DataPlane};
+use crate::target;
+
+impl DataPlane {
+    pub(super) async fn start_backend(&self, number: usize, uid: String) -> Result<Backend> {
+        let dir = self.path(&format!("backend{number}"));
+        make_private_dir(&dir)?;
+        let config = AgentConfig {
+            master_onion_address: self.onion().parse()?,
+            ports: vec![ForwardedPort {
+                name: None,
+                port: 80,
+                target: target::serve(number).await?,
+                proxy_header: false,
+            }],
+            introduction_points: 3,
+            drain_timeout_seconds: 1,
+            linger_seconds: 1,
+        };
+        let (config_file, token_file) = (dir.join("agent.yaml"), dir.join("token"));
+        fs::write(&config_file, config.to_yaml()?)?;
+        fs::write(&token_file, &*self.token.to_hex())?;
+        let mut init = program(&["backend", "init"], &dir)?;
+        init.arg("--config").arg(&config_file);
+        output(&mut init.into()).await?;
+
+        let run = dir.join("run").display().to_string();
+        let torrc = format!(
+            "PublishHidServDescriptors 0
+HiddenServiceDir {run}/hs
+HiddenServiceOnionBalanceInstance 1
+HiddenServiceNumIntroductionPoints 3
+HiddenServicePort 80 unix:{run}/forward/80.sock
+"
+        );
+        self.start_tor(&format!("backend{number}-tor"), &dir, &torrc)?;
+        let mut agent = program(&["backend"], &dir)?;
+        agent.arg("--config").arg(&config_file).arg("--token").arg(&token_file);
+        agent.args(["--pod-uid", &uid, "--listen-address", &backend_address(number)]);
+        self.processes.start(&format!("backend{number}-agent"), &mut agent)?;
+        Ok(Backend { uid, api: format!("{}:{AGENT_API_PORT}", backend_address(number)) })
+    }
+
+    /// A plain tor with a service of its own, as somebody's server has it.
+    pub(super) async fn start_external(&self, number: usize) -> Result<String> {
+        let dir = self.path(&format!("external{number}"));
+        make_private_dir(&dir.join("run/control"))?;
+        fs::write(dir.join("run/empty"), "")?;
+        let key = onionkey::make(&self.processes, &dir).await?;
+        fs::write(key.dir.join("ob_config"), format!("MasterOnionAddress {}\n", self.onion()))?;
+        let target = target::serve(number).await?;
+        let service = key.dir.display();
+        let torrc = format!(
+            "HiddenServiceDir {service}
+HiddenServiceOnionBalanceInstance 1
+HiddenServicePort 80 {target}
+"
+        );
+        self.start_tor(&format!("external{number}"), &dir, &torrc)?;
+        Ok(key.address)
+    }
+
+    pub(super) async fn start_frontend(&self) -> Result<String> {
+        let dir = self.path("frontend");
+        make_private_dir(&dir)?;
+        output(&mut program(&["frontend", "init"], &dir)?.into()).await?;
+        self.start_tor("frontend-tor", &dir, "DormantTimeoutEnabled 0\n")?;
+        self.start_publisher(&[])
+    }
+
+    /// One more frontend, with a tor of its own, whose publisher gets these arguments besides. Gives its address.
+    pub async fn start_leased_frontend(
+        &self,
+        name: &str,
+        uid: &str,
+        arguments: &[&str],
+        environment: &[(&str, String)],
+    ) -> Result<String> {
+        let name = format!("frontend-{name}");
+        let dir = self.path(&name);
+        make_private_dir(&dir)?;
+        output(&mut program(&["frontend", "init"], &dir)?.into()).await?;
+        self.start_tor(&format!("{name}-tor"), &dir, "DormantTimeoutEnabled 0\n")?;
+        let address = format!("127.0.78.{}", self.frontends.fetch_add(1, Ordering::Relaxed) + 1);
+        let mut publisher = program(&["frontend"], &dir)?;
+        publisher.arg("--master-key-dir").arg(&self.key.dir);
+        publisher.args(["--pod-uid", uid, "--listen-address", &address]).args(arguments);
+        publisher.envs(environment.iter().map(|(name, value)| (name, value)));
+        self.processes.start(&format!("{name}-publisher"), &mut publisher)?;
+        Ok(address)
+    }
+
+    /// Starts the publisher anew, for these clients alone.
+    pub async fn restrict(&mut self, clients: &[ClientPublicKey]) -> Result<()> {
+        self.processes.stop("frontend-publisher").await?;
+        self.metrics = self.start_publisher(clients)?;
+        Ok(())
+    }
+
+    pub(super) fn start_publisher(&self, clients: &[ClientPublicKey]) -> Result<String> {
+        let dir = self.path("frontend");
+        let [probes, metrics, _] = free_ports()?;
+        let mut publisher = program(&["frontend"], &dir)?;
+        publisher.arg("--master-key-dir").arg(&self.key.dir);
+        publisher.args(["--pod-uid", "uid-of-frontend", "--listen-address", "127.0.0.1"]);
+        publisher.args(["--probe-port", &probes, "--metrics-port", &metrics]);
+        for backend in self.static_backends() {
+            publisher.arg("--static-backend").arg(backend);
+        }
+        for client in clients {
+            publisher.arg("--static-client").arg(client.to_string());
+        }
+        for address in &self.external {
+            publisher.arg("--static-external").arg(address);
+        }
+        self.processes.start("frontend-publisher", &mut publisher)?;
+        Ok(format!("127.0.0.1:{metrics}"))
+    }
+
+    fn start_tor(&self, name: &str, dir: &Path, torrc: &str) -> Result<()> {
+        let (run, data) = (dir.join("run"), dir.join("data"));
+        let (run, data) = (run.display(), data.display());
+        let common = format!(
+            "DataDirectory {data}
+ControlSocket unix:{run}/control/socket
+CookieAuthentication 1
+CookieAuthFile {run}/control/cookie
+SocksPort 0
+GeoIPFile {run}/empty
+GeoIPv6File {run}/empty
+Log notice stdout
+SafeLogging 0
+"
+        );
+        fs::write(dir.join("torrc"), common + &self.network_torrc + torrc)?;
+        self.run_tor(name, dir)
+    }
+
+    pub(super) fn run_tor(&self, name: &str, dir: &Path) -> Result<()> {
+        let mut tor = Command::new("tor");
+        tor.arg("-f").arg(dir.join("torrc")).arg("--defaults-torrc").arg(dir.join("run/empty"));
+        self.processes.start(name, &mut tor)
+    }
+}
+
+/// Where a backend's agent listens: each has a loopback address of its own, as pods have.
+pub fn backend_address(number: usize) -> String {
+    format!("127.0.77.{}", number + 1)
+}
+
+/// Our program with its folders under `dir`.
+fn program(subcommand: &[&str], dir: &Path) -> Result<Command> {
+    let program = Path::new(env!("CARGO_BIN_EXE_e2e")).with_file_name("onionbalance-operator");
+    let program = program.canonicalize().with_context(|| format!("{}: cargo build makes it", program.display()))?;
+    // However this process ends, what it started ends too.
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(program)
+        .args(subcommand)
+        .arg("--run-dir")
+        .arg(dir.join("run"))
+        .arg("--tor-data-dir")
+        .arg(dir.join("data"));
+    // All that our own code ever says: no secret may be in it.
+    command.env("RUST_LOG", "debug,onionbalance_operator=trace,hyper=info");
+    Ok(command)
+}
+
+fn free_ports() -> Result<[String; 3]> {
+    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0"));
+    let mut ports = [const { String::new() }; 3];
+    for (port, listener) in ports.iter_mut().zip(listeners) {
+        *port = listener?.local_addr()?.port().to_string();
+    }
+    Ok(ports)
+}
