@@ -183,9 +183,9 @@ impl Observer {
         if state.bootstrapped < 100 {
             return Ok(());
         }
-        let mended = mender.look(client, &mut self.watchdog, &state.points).await?;
-        if mended != Mended::default() {
-            self.state.send_modify(|state| state.mended += mended);
+        let done = mender.look(client, &mut self.watchdog, &state.points).await?;
+        if done != Mended::default() {
+            self.state.send_modify(|state| state.mended += done);
         }
         Ok(())
     }
