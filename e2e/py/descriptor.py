@@ -43,6 +43,7 @@ def decode(text, address):
     descriptor = HiddenServiceDescriptorV3.from_str(text)
     inner = descriptor.decrypt(address)
     return {
+        "blinded_key": descriptor.signing_cert.signing_key().hex(),
         "revision_counter": descriptor.revision_counter,
         "lifetime_minutes": descriptor.lifetime,
         "bytes": len(text),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use onionbalance_operator::link::{
-    AGENT_API_PORT, AgentToken, MAC_HEADER, NONCE_HEADER, PodPhase, SYNC_PATH, SyncRequest, SyncResponse,
+    AGENT_API_PORT, AgentToken, MAC_HEADER, NONCE_HEADER, PodPhase, Revision, SYNC_PATH, SyncRequest, SyncResponse,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -26,6 +26,12 @@ pub async fn points_at(socket: &str, pod_uid: &str, token: &AgentToken) -> Resul
     let Some(text) = answer.descriptor else { return Ok(BTreeSet::new()) };
     let descriptor = Descriptor::decode(&text, &answer.onion_address.to_string()).await?;
     Ok(descriptor.points.into_iter().map(|point| point.auth_key).collect())
+}
+
+/// Names the points that the agent's tor holds now: changes when they do.
+pub async fn revision(address: &str, pod_uid: &str, token: &AgentToken) -> Result<Revision> {
+    let socket = format!("{address}:{AGENT_API_PORT}");
+    Ok(timeout(Duration::from_secs(10), sync(&socket, pod_uid, token)).await.context("the agent is silent")??.revision)
 }
 
 /// Not leading: the agent takes no word of ours on its pod's fate.

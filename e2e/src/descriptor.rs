@@ -15,6 +15,8 @@ use crate::tornet::Tor;
 /// A decoded descriptor.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Descriptor {
+    /// The service's key of one time period, in hexadecimal.
+    pub blinded_key: String,
     /// Rises with each version.
     pub revision_counter: u64,
     /// How long HSDirs keep it.

@@ -50,6 +50,9 @@ enum Command {
         /// Name the faults, and do nothing
         #[arg(long)]
         list: bool,
+        /// Where the service is; with a namespace for each, two can go on side by side on one cluster
+        #[arg(long, default_value = chaos::NAMESPACE)]
+        namespace: String,
         /// The operator's program [default: the one beside this program]
         #[arg(long)]
         operator: Option<PathBuf>,
@@ -92,10 +95,10 @@ async fn run(cli: Cli) -> Result<()> {
             chaos::list();
             Ok(())
         }
-        Command::Chaos { only, operator, list: false } => {
+        Command::Chaos { only, operator, list: false, namespace } => {
             let faults = chaos::select(&only)?;
             install(&state, operator).await?;
-            chaos::run(&state, &faults).await
+            chaos::run(&state, &faults, &namespace).await
         }
         Command::Down => bringup::down(&state).await,
         Command::Status => bringup::status(&state),

@@ -109,13 +109,33 @@ impl Service {
         .await
     }
 
+    /// Its pods, backends and frontends, whatever their state.
+    pub async fn pods(&self) -> Result<Vec<Pod>> {
+        self.list(&format!("onionbalance.dev/service={}", self.name)).await
+    }
+
     /// Its backend pods, without those that are terminating or have no address yet.
     pub async fn backends(&self) -> Result<Vec<BackendPod>> {
-        let selector = format!("app.kubernetes.io/component=backend,onionbalance.dev/service={}", self.name);
-        let pods = Api::<Pod>::namespaced(self.client.clone(), &self.namespace);
-        let pods = pods.list(&ListParams::default().labels(&selector)).await?;
         let lives = |pod: &Pod| pod.metadata.deletion_timestamp.is_none();
-        Ok(pods.into_iter().filter(lives).filter_map(backend_pod).collect())
+        Ok(self.backend_pods().await?.into_iter().filter(lives).filter_map(backend_pod).collect())
+    }
+
+    /// The UIDs of the backend pods that are Ready.
+    pub async fn ready_backends(&self) -> Result<Vec<String>> {
+        let is_ready = |pod: &Pod| {
+            let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+            conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+        };
+        Ok(self.backend_pods().await?.iter().filter(|pod| is_ready(pod)).filter_map(Pod::uid).collect())
+    }
+
+    async fn backend_pods(&self) -> Result<Vec<Pod>> {
+        self.list(&format!("app.kubernetes.io/component=backend,onionbalance.dev/service={}", self.name)).await
+    }
+
+    async fn list(&self, selector: &str) -> Result<Vec<Pod>> {
+        let pods = Api::<Pod>::namespaced(self.client.clone(), &self.namespace);
+        Ok(pods.list(&ListParams::default().labels(selector)).await?.items)
     }
 
     /// What its agents and its publisher know each other by.

@@ -62,13 +62,20 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Starts so many that forget, and some that do not.
-    pub async fn start(processes: &Processes, dir: &Path, torrc_lines: &str, fresh: usize) -> Result<Self> {
-        let names: Vec<String> = (0..fresh + CACHED).map(|number| format!("chaos-client{number}")).collect();
+    /// Starts so many that forget, and some that do not, with folders in `dir`; their names begin with `prefix`.
+    pub async fn start(
+        processes: &Processes,
+        prefix: &str,
+        dir: &Path,
+        torrc_lines: &str,
+        fresh: usize,
+    ) -> Result<Self> {
+        let names: Vec<String> = (0..fresh + CACHED).map(|number| format!("client{number}")).collect();
         let mut started = Vec::new();
         for names in names.chunks(AT_A_TIME) {
             let start = async |name: &String| {
-                Forgetful::of(TorClient::fresh(processes, name, &dir.join(name), torrc_lines, None).await?).await
+                let (process, dir) = (format!("{prefix}-{name}"), dir.join(name));
+                Forgetful::of(TorClient::fresh(processes, &process, &dir, torrc_lines, None).await?).await
             };
             started.extend(try_join_all(names.iter().map(start)).await?);
         }

@@ -13,6 +13,7 @@ use super::judge::{Seen, Sighting, held, settled};
 use super::request::{Client, Whose};
 use super::stage::Stage;
 use super::tally::Requests;
+use super::traffic::EVERY;
 
 /// Something that goes wrong.
 pub trait Fault {
@@ -28,7 +29,7 @@ pub trait Fault {
     }
 
     /// Does it, under load.
-    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<Struck>>;
+    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<Struck<'a>>>;
 
     /// What is told of the run beside the counts of requests, which are told of all.
     fn figures(&self, seen: &Observed) -> Vec<Figure>;
@@ -43,41 +44,73 @@ pub struct Needs {
     pub frontends: usize,
     /// Whether some requests are for streams of up to a minute.
     pub streams: bool,
+    /// How often a request begins (to each of the two services).
+    pub every: Duration,
+    /// Whether the time period may change meanwhile. Otherwise it begins when no change is due for as long as a run takes, and for so
+    /// much longer.
+    pub quiet: Option<Duration>,
 }
 
 impl Default for Needs {
     fn default() -> Self {
-        Self { backends: 3, frontends: 1, streams: false }
+        Self { backends: 3, frontends: 1, streams: false, every: EVERY, quiet: Some(Duration::ZERO) }
     }
 }
 
 /// A fault that has come.
-pub struct Struck {
+pub struct Struck<'a> {
     /// When.
     pub at: Instant,
     /// The names of the points that lead nowhere since.
     pub dead: BTreeSet<String>,
     /// How long it lasts.
     pub lasts: Duration,
-    /// What ends it, or what it takes to end by itself.
-    pub end: LocalBoxFuture<'static, Result<()>>,
+    /// What ends it, or what it takes to end by itself; gives what was seen on the way.
+    pub end: LocalBoxFuture<'a, Result<Told>>,
 }
 
-impl fmt::Debug for Struck {
+/// What a fault itself saw.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// What it measured.
+    pub figures: Vec<Figure>,
+    /// Moments that count apart.
+    pub moments: Vec<Moment>,
+}
+
+/// A moment of a run at which introduction points came or went.
+#[derive(Debug, Clone)]
+pub struct Moment {
+    /// When.
+    pub at: Instant,
+    /// The points' names.
+    pub points: BTreeSet<String>,
+}
+
+impl fmt::Debug for Struck<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Struck").field("dead", &self.dead).field("lasts", &self.lasts).finish_non_exhaustive()
     }
 }
 
-impl Struck {
+impl<'a> Struck<'a> {
     /// One that needs no end.
     pub fn at(at: Instant, dead: BTreeSet<String>) -> Self {
-        Self { at, dead, lasts: Duration::ZERO, end: Box::pin(async { Ok(()) }) }
+        Self { at, dead, lasts: Duration::ZERO, end: Box::pin(async { Ok(Told::default()) }) }
     }
 
     /// One that lasts so long, and is then ended so.
-    pub fn ending(self, lasts: Duration, end: impl Future<Output = Result<()>> + 'static) -> Self {
+    pub fn ending(self, lasts: Duration, end: impl Future<Output = Result<()>> + 'a) -> Self {
+        let end = async {
+            end.await?;
+            Ok(Told::default())
+        };
         Self { lasts, end: Box::pin(end), ..self }
+    }
+
+    /// One that sees something before it is over.
+    pub fn telling(self, end: impl Future<Output = Result<Told>> + 'a) -> Self {
+        Self { end: Box::pin(end), ..self }
     }
 }
 
@@ -96,6 +129,8 @@ pub struct Observed {
     pub before: BTreeMap<String, Seen>,
     /// What those that are responsible answered since the fault.
     pub sightings: Vec<Sighting>,
+    /// The moments that count apart.
+    pub moments: Vec<Moment>,
     /// What became of the requests.
     pub requests: Requests,
 }
@@ -120,15 +155,30 @@ impl Observed {
 
     /// From the fault until no HSDir held a dead point any more.
     pub fn gone(&self) -> Figure {
-        let gone =
-            settled(&self.sightings, self.at, |seen| seen.is_none_or(|seen| seen.points.is_disjoint(&self.dead)));
-        Figure::told(self.name("gone_s"), gone.map_or(NEVER, |gone| gone.as_secs_f64()), "s")
+        Figure::told(self.name("gone_s"), self.gone_of(&self.sightings), "s")
     }
 
-    /// From the fault until every HSDir held a newer descriptor than any of before.
+    /// The same of a fault that ends: only until then, since the points come back.
+    pub fn gone_while_it_lasts(&self) -> Figure {
+        let lasting: Vec<_> = self.sightings.iter().filter(|sighting| sighting.at < self.ended).cloned().collect();
+        Figure::told(self.name("gone_s"), self.gone_of(&lasting), "s")
+    }
+
+    fn gone_of(&self, sightings: &[Sighting]) -> f64 {
+        let gone = settled(sightings, self.at, |seen| seen.is_none_or(|seen| seen.points.is_disjoint(&self.dead)));
+        gone.map_or(NEVER, |gone| gone.as_secs_f64())
+    }
+
+    /// From the fault until every HSDir held a newer descriptor than any of before. One of another time period, when clients move on to
+    /// that in the meantime, is newer.
     pub fn republished(&self) -> Figure {
-        let newest = self.before.values().map(|seen| seen.revision_counter).max().unwrap_or_default();
-        let newer = settled(&self.sightings, self.at, |seen| seen.is_none_or(|seen| seen.revision_counter > newest));
+        let mut newest: BTreeMap<&str, u64> = BTreeMap::new();
+        for seen in self.before.values() {
+            let counter = newest.entry(&seen.blinded_key).or_default();
+            *counter = seen.revision_counter.max(*counter);
+        }
+        let is_newer = |seen: &Seen| newest.get(&*seen.blinded_key).is_none_or(|known| seen.revision_counter > *known);
+        let newer = settled(&self.sightings, self.at, |seen| seen.is_none_or(is_newer));
         let newer = newer.filter(|_| !held(&self.sightings).is_empty());
         Figure::told(self.name("republished_s"), newer.map_or(NEVER, |newer| newer.as_secs_f64()), "s")
     }
@@ -204,5 +254,46 @@ impl Observed {
             }
         }
         figures
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(at: Instant, sightings: impl IntoIterator<Item = (u64, &'static str, u64, &'static str)>) -> Observed {
+        let seconds = Duration::from_secs;
+        let sightings = sightings.into_iter().map(|(after, key, revision_counter, point)| {
+            let seen = Seen { blinded_key: key.to_owned(), revision_counter, points: [point.to_owned()].into() };
+            Sighting { hsdir: "a".to_owned(), at: at + seconds(after), descriptor: Some(seen) }
+        });
+        let sightings: Vec<_> = sightings.collect();
+        Observed {
+            name: "cut",
+            at,
+            ended: at + seconds(60),
+            dead: ["dead".to_owned()].into(),
+            before: held(&sightings[..1]),
+            sightings,
+            moments: Vec::new(),
+            requests: Requests::new(Vec::new(), at),
+        }
+    }
+
+    #[test]
+    fn of_a_fault_that_ends_points_that_come_back_are_no_relapse() {
+        let at = Instant::now();
+        let seen = seen(at, [(0, "k", 1, "dead"), (1, "k", 1, "dead"), (7, "k", 2, "alive"), (61, "k", 3, "dead")]);
+        assert_eq!(seen.gone_while_it_lasts().to_string(), "figure cut_gone_s 7 s");
+        assert_eq!(seen.gone().to_string(), "figure cut_gone_s inf s");
+    }
+
+    #[test]
+    fn the_next_time_periods_descriptor_is_newer_whatever_its_counter() {
+        let at = Instant::now();
+        let republished = |sightings: &[_]| seen(at, sightings.iter().copied()).republished().to_string();
+        let both = [(0, "k", 5, "alive"), (1, "k", 5, "alive"), (7, "k", 6, "alive"), (40, "next", 1, "alive")];
+        assert_eq!(republished(&both), "figure cut_republished_s 7 s");
+        assert_eq!(republished(&both[..2]), "figure cut_republished_s inf s");
     }
 }

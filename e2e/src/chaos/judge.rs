@@ -29,7 +29,9 @@ pub struct Sighting {
 /// What counts of a descriptor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// Rises with each version.
+    /// The service's key of one time period.
+    pub blinded_key: String,
+    /// Rises with each version, in one time period.
     pub revision_counter: u64,
     /// The points' names.
     pub points: BTreeSet<String>,
@@ -89,6 +91,7 @@ async fn read(mut child: Child, sightings: Arc<Mutex<Vec<Sighting>>>) -> Result<
         let line: Line = serde_json::from_str(&line).with_context(|| format!("descriptor.py said {line:?}"))?;
         let holds_none = line.failure.as_deref() == Some("NOT_FOUND");
         let descriptor = line.descriptor.map(|found| Seen {
+            blinded_key: found.blinded_key,
             revision_counter: found.revision_counter,
             points: found.points.into_iter().map(|point| point.auth_key).collect(),
         });
@@ -150,7 +153,7 @@ mod tests {
 
     fn at(start: Instant, seconds: u64, hsdir: &str, points: &[&str]) -> Sighting {
         let points = points.iter().map(|point| (*point).to_owned()).collect();
-        let descriptor = Some(Seen { revision_counter: seconds, points });
+        let descriptor = Some(Seen { blinded_key: "key".to_owned(), revision_counter: seconds, points });
         Sighting { hsdir: hsdir.to_owned(), at: start + Duration::from_secs(seconds), descriptor }
     }
 

@@ -8,6 +8,7 @@ pub mod fault;
 pub mod faults;
 pub mod figure;
 pub mod judge;
+pub mod newcomer;
 pub mod plain;
 pub mod pods;
 pub mod request;
@@ -32,7 +33,8 @@ use crate::state::State;
 use crate::steps::{say, step};
 use crate::wait::{Seen, until};
 
-const NAMESPACE: &str = "chaos";
+/// Where the service is, unless another namespace is named.
+pub const NAMESPACE: &str = "chaos";
 
 /// Prints the faults' names and what they are.
 pub fn list() {
@@ -52,12 +54,13 @@ pub fn select(names: &[String]) -> Result<Vec<Box<dyn Fault>>> {
     Ok(faults)
 }
 
-/// Makes these faults on a cluster that has the operator, and tells the figures; fails when one misses its limit.
-pub async fn run(state: &State, faults: &[Box<dyn Fault>]) -> Result<()> {
+/// Makes these faults on a cluster that has the operator, and tells the figures; fails when one misses its limit. The
+/// service is in a namespace of this name, which is made anew.
+pub async fn run(state: &State, faults: &[Box<dyn Fault>], namespace: &str) -> Result<()> {
     let kubectl = Cluster::open(state)?.kubectl();
-    make_namespace(&kubectl).await?;
+    make_namespace(&kubectl, namespace).await?;
     let needs = faults.first().map_or_else(Needs::default, |fault| fault.needs());
-    let scene = Stage::set(state, NAMESPACE, needs, Effort::FULL.fresh_clients).await?;
+    let scene = Stage::set(state, namespace, needs, Effort::FULL.fresh_clients).await?;
     let (mut figures, mut broken) = (Vec::new(), Vec::new());
     for (number, fault) in faults.iter().enumerate() {
         let title = format!("{}/{} {}: {}", number + 1, faults.len(), fault.name(), fault.about());
@@ -77,7 +80,7 @@ pub async fn run(state: &State, faults: &[Box<dyn Fault>]) -> Result<()> {
     }
     println!("\n{}\n", table(&figures));
     scene.clear().await?;
-    remove_namespace(&kubectl).await?;
+    remove_namespace(&kubectl, namespace).await?;
     verdict(&figures, &broken)
 }
 
@@ -96,20 +99,20 @@ pub fn verdict(figures: &[Figure], broken: &[&str]) -> Result<()> {
     }
 }
 
-async fn make_namespace(kubectl: &Kubectl) -> Result<()> {
-    remove_namespace(kubectl).await?;
+async fn make_namespace(kubectl: &Kubectl, namespace: &str) -> Result<()> {
+    remove_namespace(kubectl, namespace).await?;
     until("the namespace of an earlier run is gone", Duration::from_secs(120), async || {
-        let left = kubectl.run(&format!("get namespace {NAMESPACE} --ignore-not-found -o name")).await?;
+        let left = kubectl.run(&format!("get namespace {namespace} --ignore-not-found -o name")).await?;
         Ok(if left.is_empty() { Seen::Yes(()) } else { Seen::NotYet(left) })
     })
     .await?;
-    kubectl.run(&format!("create namespace {NAMESPACE}")).await.context("make the namespace")?;
+    kubectl.run(&format!("create namespace {namespace}")).await.context("make the namespace")?;
     Ok(())
 }
 
 /// No pod of it needs to drain.
-async fn remove_namespace(kubectl: &Kubectl) -> Result<()> {
-    kubectl.run(&format!("delete namespace {NAMESPACE} --ignore-not-found --wait=false")).await?;
-    kubectl.run(&format!("--namespace {NAMESPACE} delete pods --all --grace-period=1 --wait=false")).await?;
+async fn remove_namespace(kubectl: &Kubectl, namespace: &str) -> Result<()> {
+    kubectl.run(&format!("delete namespace {namespace} --ignore-not-found --wait=false")).await?;
+    kubectl.run(&format!("--namespace {namespace} delete pods --all --grace-period=1 --wait=false")).await?;
     Ok(())
 }

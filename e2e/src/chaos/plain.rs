@@ -18,8 +18,8 @@ pub struct PlainService {
 
 impl PlainService {
     /// Starts it. Its descriptor is on the HSDirs some seconds later.
-    pub async fn start(processes: &Processes, dir: &Path, torrc_lines: &str, target: &str) -> Result<Self> {
-        let tor = Tor::open(processes, "chaos-plain", dir);
+    pub async fn start(processes: &Processes, name: &str, dir: &Path, torrc_lines: &str, target: &str) -> Result<Self> {
+        let tor = Tor::open(processes, name, dir);
         tor.remove().await?;
         let service = dir.join("service");
         let torrc = format!(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use onionbalance_operator::link::AgentToken;
+use onionbalance_operator::link::{AgentToken, Revision};
 
 use super::clients::Clients;
 use super::fault::Needs;
@@ -54,7 +54,7 @@ pub struct Stage {
     token: AgentToken,
     plain: PlainService,
     judge: Judge,
-    _target: Target,
+    target: Target,
 }
 
 impl Stage {
@@ -62,7 +62,7 @@ impl Stage {
     pub async fn set(state: &State, namespace: &str, needs: Needs, fresh_clients: usize) -> Result<Self> {
         let (cluster, processes) = (Cluster::open(state)?, Processes::open(state.dir())?);
         let (kubectl, network) = (cluster.kubectl(), tor_network(state)?);
-        let (torrc, dir) = (network.torrc_lines()?, state.dir().join("chaos"));
+        let (torrc, dir) = (network.torrc_lines()?, state.dir().join(namespace));
         let target = Target::listen().await?;
         let object = format!(
             "apiVersion: onionbalance.dev/v1alpha1\nkind: OnionBalancedService\nmetadata: {{name: {NAME}}}\nspec:\n  \
@@ -77,11 +77,12 @@ impl Stage {
 
         let ours = async { step("our service is published", service.wait_published(needs.backends, PUBLISHED)).await };
         let beside = async {
-            let folder = dir.join("plain");
-            let plain = PlainService::start(&processes, &folder, &torrc, target.address());
+            let (name, folder) = (format!("{namespace}-plain"), dir.join("plain"));
+            let plain = PlainService::start(&processes, &name, &folder, &torrc, target.address());
             let plain = step("the plain onion service", plain).await?;
-            let clients = step("clients", Clients::start(&processes, &dir, &torrc, fresh_clients)).await?;
-            let judge = TorClient::fresh(&processes, "chaos-judge", &dir.join("judge"), &torrc, None).await?;
+            let clients = step("clients", Clients::start(&processes, namespace, &dir, &torrc, fresh_clients)).await?;
+            let name = format!("{namespace}-judge");
+            let judge = TorClient::fresh(&processes, &name, &dir.join("judge"), &torrc, None).await?;
             anyhow::Ok((plain, clients, judge))
         };
         let (_, (plain, clients, judge)) = tokio::try_join!(ours, beside)?;
@@ -100,7 +101,7 @@ impl Stage {
             onions,
             plain,
             judge,
-            _target: target,
+            target,
         })
     }
 
@@ -116,13 +117,17 @@ impl Stage {
         self.kubectl.run(&format!("--namespace {} {arguments}", self.namespace)).await
     }
 
+    /// Where both services lead: `address:port`.
+    pub fn target(&self) -> &str {
+        self.target.address()
+    }
+
     /// The judge.
     pub fn judge(&self) -> &Judge {
         &self.judge
     }
 
-    /// Everything is as a fault needs it: so many backends, all in the descriptors, so many frontends; clients know the present
-    /// descriptors.
+    /// Everything is as a fault needs it: so many backends, all in the descriptors, so many frontends.
     pub async fn prepare(&self, needs: Needs) -> Result<()> {
         self.run(&format!("scale obs/{NAME} --replicas={}", needs.backends)).await?;
         let patch = format!(r#"{{"spec":{{"frontend":{{"replicas":{}}}}}}}"#, needs.frontends);
@@ -139,7 +144,11 @@ impl Stage {
             }
             Ok(Seen::Yes(()))
         })
-        .await?;
+        .await
+    }
+
+    /// Clients fetch the present descriptors.
+    pub async fn refresh_clients(&self) -> Result<()> {
         self.clients.refresh([&self.onions.ours, &self.onions.plain]).await
     }
 
@@ -156,6 +165,11 @@ impl Stage {
     /// The points that a backend's tor has now.
     pub async fn points_of(&self, backend: &BackendPod) -> Result<BTreeSet<String>> {
         agent::points(&backend.address, &backend.uid, &self.token).await
+    }
+
+    /// Names the points that a backend's tor has now.
+    pub async fn revision_of(&self, backend: &BackendPod) -> Result<Revision> {
+        agent::revision(&backend.address, &backend.uid, &self.token).await
     }
 
     /// A backend that has points in the descriptors, and those.
@@ -180,6 +194,11 @@ impl Stage {
     /// What each HSDir holds.
     pub fn held(&self) -> Result<BTreeMap<String, Held>> {
         self.judge.held()
+    }
+
+    /// The greatest revision counter that an HSDir holds.
+    pub fn newest(&self) -> Result<u64> {
+        Ok(self.held()?.values().map(|held| held.revision_counter).max().unwrap_or_default())
     }
 
     fn held_points(&self) -> Result<BTreeSet<String>> {

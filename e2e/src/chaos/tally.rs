@@ -70,6 +70,20 @@ impl Requests {
         Tally::of(self.all.iter().filter(of))
     }
 
+    /// Of a service, by all clients, that began between these moments.
+    pub fn began(&self, whose: Whose, from: Instant, to: Instant) -> Tally {
+        Tally::of(self.between(whose, from, to))
+    }
+
+    /// The longest that one of those waited.
+    pub fn longest(&self, whose: Whose, from: Instant, to: Instant) -> Duration {
+        self.between(whose, from, to).map(|request| request.waited).max().unwrap_or_default()
+    }
+
+    fn between(&self, whose: Whose, from: Instant, to: Instant) -> impl Iterator<Item = &Request> {
+        self.all.iter().filter(move |request| request.whose == whose && (from..to).contains(&request.started))
+    }
+
     /// Of a service, by these clients.
     pub fn by(&self, whose: Whose, client: Client) -> Tally {
         Tally::of(self.all.iter().filter(|request| request.whose == whose && request.client == client))
@@ -150,6 +164,11 @@ mod tests {
         assert!((minute.slow_percent() - 50.0).abs() < 1e-9);
         let late = requests.within(Whose::Ours, Client::Fresh, Duration::from_secs(20), Duration::from_secs(60));
         assert_eq!((late.requests, late.slow), (1, 0));
+        assert_eq!(
+            requests.began(Whose::Ours, at(12), at(40)),
+            Tally { requests: 2, failed: 1, slow: 2, ..Tally::default() }
+        );
+        assert_eq!(requests.longest(Whose::Ours, at(12), at(40)), Duration::from_secs(11));
         assert_eq!(requests.of(Whose::Plain).failed, 1);
         assert_eq!(requests.reasons().len(), 3);
         assert_eq!(requests.troubles(Whose::Ours).len(), 3);

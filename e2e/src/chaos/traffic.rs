@@ -11,9 +11,10 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::interval;
 
 use super::clients::Clients;
+use super::fault::Needs;
 use super::request::{Client, Request, Whose};
 
-/// How often a request begins (to each of the two services).
+/// How often a request begins, where nothing else is needed.
 pub const EVERY: Duration = Duration::from_millis(250);
 /// One request of so many is by a fresh client.
 const FRESH_ONE_OF: usize = 3;
@@ -40,11 +41,11 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Begins; `streams`: some requests are for long answers.
-    pub fn start(clients: Arc<Clients>, onions: Onions, streams: bool) -> Self {
+    /// Begins, at the pace and with the long answers that are needed.
+    pub fn start(clients: Arc<Clients>, onions: Onions, needs: Needs) -> Self {
         let (stop, stopped) = oneshot::channel();
         let begun = Arc::new(AtomicUsize::new(0));
-        let work = tokio::spawn(work(clients, onions, streams, Arc::clone(&begun), stopped));
+        let work = tokio::spawn(work(clients, onions, needs, Arc::clone(&begun), stopped));
         Self { stop, begun, work }
     }
 
@@ -63,12 +64,12 @@ impl Traffic {
 async fn work(
     clients: Arc<Clients>,
     onions: Onions,
-    streams: bool,
+    needs: Needs,
     begun: Arc<AtomicUsize>,
     mut stopped: oneshot::Receiver<()>,
 ) -> Result<Vec<Request>> {
     // A tick that comes late is made up for: it is the default, and what open-loop means.
-    let mut clock = interval(EVERY);
+    let mut clock = interval(needs.every);
     let mut under_way = JoinSet::new();
     loop {
         tokio::select! {
@@ -76,7 +77,7 @@ async fn work(
             _ = clock.tick() => {}
         }
         let number = begun.fetch_add(1, Ordering::Relaxed);
-        let seconds = if streams { stream_seconds(number) } else { 0 };
+        let seconds = if needs.streams { stream_seconds(number) } else { 0 };
         under_way.spawn(pair(Arc::clone(&clients), onions.clone(), number, seconds));
     }
     let mut requests = Vec::new();

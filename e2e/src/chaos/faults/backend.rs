@@ -59,7 +59,7 @@ impl Fault for Backend {
         }
     }
 
-    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<Struck>> {
+    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<Struck<'a>>> {
         Box::pin(async move {
             let (victim, dead) = stage.victim().await?;
             let link = Link::of(&stage.node, &victim.uid).await?;
@@ -105,8 +105,9 @@ impl Fault for Backend {
             }
             How::TorFreeze | How::AgentFreeze | How::LinkCut => {
                 let [percent, late] = seen.slow_fresh();
+                let gone = if self.0 == How::TorFreeze { seen.gone() } else { seen.gone_while_it_lasts() };
                 vec![
-                    seen.gone().with(Limit::AtMost(15.0)),
+                    gone.with(Limit::AtMost(15.0)),
                     percent.with(Limit::Below(10.0)),
                     late.with(Limit::AtMost(0.0)),
                     seen.failed(),

@@ -5,22 +5,33 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use futures::future::{LocalBoxFuture, try_join_all};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use onionbalance_operator::crd::OnionBalancedServiceStatus;
 use rustix::process::Signal;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::chaos::fault::{Fault, Needs, Observed, Struck};
+use crate::chaos::fault::{Fault, Needs, Observed, Struck, Told};
 use crate::chaos::figure::{Figure, Limit};
-use crate::chaos::judge::settled;
 use crate::chaos::stage::Stage;
 use crate::install;
+use crate::steps::say;
 
 /// The operator is scaled to 0, and then a backend's pod dies.
 #[derive(Debug)]
 pub struct OperatorDown;
 
-/// API server and etcd are away for two minutes.
+/// What is away of the control plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Programs {
+    /// Its store alone.
+    Etcd,
+    /// Store and API server.
+    ApiServerAndEtcd,
+}
+
+/// They are away for two minutes.
 #[derive(Debug)]
-pub struct ApiServerDown;
+pub struct ControlPlane(pub Programs);
 
 /// Two of the HSDirs that hold the descriptor stand still for a minute.
 #[derive(Debug)]
@@ -28,6 +39,9 @@ pub struct HsDirsDown;
 
 const NONE_FAILS: Limit = Limit::AtMost(0.0);
 const PUBLISHED: Duration = Duration::from_secs(120);
+const AWAY: Duration = Duration::from_secs(120);
+/// For so long after the API server is back its statuses are looked at.
+const WATCHED: Duration = Duration::from_secs(30);
 
 impl Fault for OperatorDown {
     fn name(&self) -> &'static str {
@@ -38,7 +52,7 @@ impl Fault for OperatorDown {
         "the operator is stopped, then a backend's pod is deleted with no grace period"
     }
 
-    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<Struck>> {
+    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<Struck<'a>>> {
         Box::pin(async move {
             let operator = format!("--namespace {} ", install::NAMESPACE);
             let scale = format!("{operator}scale deployment/{} --replicas=", install::DEPLOYMENT);
@@ -69,28 +83,47 @@ impl Fault for OperatorDown {
     }
 }
 
-impl Fault for ApiServerDown {
+impl Fault for ControlPlane {
     fn name(&self) -> &'static str {
-        "api_server_down"
+        match self.0 {
+            Programs::Etcd => "etcd_down",
+            Programs::ApiServerAndEtcd => "api_server_down",
+        }
     }
 
     fn about(&self) -> &'static str {
-        "API server and etcd are killed, and back after two minutes"
+        match self.0 {
+            Programs::Etcd => "etcd is killed, and back after two minutes",
+            Programs::ApiServerAndEtcd => "API server and etcd are killed, and back after two minutes",
+        }
     }
 
-    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<Struck>> {
+    fn needs(&self) -> Needs {
+        Needs { quiet: Some(AWAY), ..Needs::default() }
+    }
+
+    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<Struck<'a>>> {
         Box::pin(async move {
+            let clean = conditions(&stage.service.status().await?);
             let at = Instant::now();
-            for program in ["kube-apiserver", "etcd"] {
+            let programs: &[&str] = match self.0 {
+                Programs::Etcd => &["etcd"],
+                Programs::ApiServerAndEtcd => &["kube-apiserver", "etcd"],
+            };
+            for program in programs {
                 stage.processes.kill(program).await?;
             }
-            let (cluster, service) = (stage.cluster.clone(), stage.service.clone());
-            let backends = self.needs().backends;
-            Ok(Struck::at(at, BTreeSet::new()).ending(Duration::from_secs(120), async move {
-                cluster.up().await?;
-                service.wait_published(backends, PUBLISHED).await?;
-                service.wait_condition("Ready", "True", PUBLISHED).await?;
-                Ok(())
+            Ok(Struck::at(at, BTreeSet::new()).telling(async move {
+                sleep_until(at + AWAY).await;
+                stage.cluster.up().await?;
+                let others = other_statuses(stage, &clean).await?;
+                stage.service.wait_published(self.needs().backends, PUBLISHED).await?;
+                let name = format!("{}_other_statuses", self.name());
+                let figure = Figure::count(name, others.len(), "statuses").with(NONE_FAILS);
+                for other in others {
+                    say(&format!("back, and the status was {other:?}"));
+                }
+                Ok(Told { figures: vec![figure], ..Told::default() })
             }))
         })
     }
@@ -99,6 +132,26 @@ impl Fault for ApiServerDown {
         // Each of the three backends has three points: with one of them withdrawn, six would be left.
         vec![seen.failed().with(NONE_FAILS), seen.fewest_points().with(Limit::AtLeast(7.0))]
     }
+}
+
+/// Each condition's kind, status, reason and the time of its last change: what must be the same when the API server is back.
+fn conditions(status: &OnionBalancedServiceStatus) -> BTreeSet<String> {
+    let told = |c: &Condition| format!("{}={} {} since {}", c.type_, c.status, c.reason, c.last_transition_time.0);
+    status.conditions.iter().map(told).collect()
+}
+
+/// What was told in the time after the API server came back beside what was told before.
+async fn other_statuses(stage: &Stage, clean: &BTreeSet<String>) -> Result<BTreeSet<BTreeSet<String>>> {
+    let mut others = BTreeSet::new();
+    let end = Instant::now() + WATCHED;
+    while Instant::now() < end {
+        let told = conditions(&stage.service.status().await?);
+        if told != *clean {
+            others.insert(told.difference(clean).cloned().collect());
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+    Ok(others)
 }
 
 impl Fault for HsDirsDown {
@@ -114,7 +167,7 @@ impl Fault for HsDirsDown {
         Needs::default()
     }
 
-    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<Struck>> {
+    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<Struck<'a>>> {
         Box::pin(async move {
             let names = stage.network.fingerprints()?;
             let held = stage.held()?;
@@ -137,12 +190,9 @@ impl Fault for HsDirsDown {
     }
 
     fn figures(&self, seen: &Observed) -> Vec<Figure> {
-        let reachable: Vec<_> = seen.sightings.iter().filter(|sighting| sighting.at < seen.ended).cloned().collect();
-        let gone = settled(&reachable, seen.at, |held| held.is_none_or(|held| held.points.is_disjoint(&seen.dead)));
-        let gone = gone.map_or(f64::INFINITY, |gone| gone.as_secs_f64());
         vec![
-            Figure::told(seen.name("reachable_gone_s"), gone, "s").with(Limit::AtMost(10.0)),
-            seen.gone(),
+            // Those that stand still answer nothing.
+            seen.gone_while_it_lasts().with(Limit::AtMost(10.0)),
             seen.failed(),
         ]
     }

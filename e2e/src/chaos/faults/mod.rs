@@ -1,14 +1,18 @@
 //! The faults.
 
+mod arrival;
 mod backend;
 mod control_plane;
 mod frontend;
 mod replicas;
+mod rotations;
 
+use self::arrival::{ApplyToFetch, NewBackend};
 use self::backend::{Backend, How};
-use self::control_plane::{ApiServerDown, HsDirsDown, OperatorDown};
-use self::frontend::{FrontendFreeze, FrontendKill, FrontendTorKill};
-use self::replicas::{RollingRestart, ScaleDown};
+use self::control_plane::{ControlPlane, HsDirsDown, OperatorDown, Programs};
+use self::frontend::{Frontend, How as FrontendHow};
+use self::replicas::{PodRestart, RollingRestart, ScaleDown};
+use self::rotations::Rotations;
 use super::fault::Fault;
 
 /// All of them, in the order in which they are made.
@@ -20,13 +24,22 @@ pub fn all() -> Vec<Box<dyn Fault>> {
         Box::new(Backend(How::AgentFreeze)),
         Box::new(Backend(How::PodDelete)),
         Box::new(Backend(How::LinkCut)),
+        Box::new(PodRestart),
         Box::new(RollingRestart),
         Box::new(ScaleDown),
-        Box::new(FrontendKill),
-        Box::new(FrontendTorKill),
-        Box::new(FrontendFreeze),
+        Box::new(NewBackend),
+        Box::new(ApplyToFetch),
+        Box::new(Frontend(FrontendHow::TorKill)),
+        Box::new(Frontend(FrontendHow::TorFreeze)),
+        Box::new(Frontend(FrontendHow::PublisherKill)),
+        Box::new(Frontend(FrontendHow::PublisherFreeze)),
+        Box::new(Frontend(FrontendHow::Kill)),
+        Box::new(Frontend(FrontendHow::Freeze)),
+        Box::new(Frontend(FrontendHow::LinkCut)),
         Box::new(OperatorDown),
-        Box::new(ApiServerDown),
+        Box::new(ControlPlane(Programs::Etcd)),
+        Box::new(ControlPlane(Programs::ApiServerAndEtcd)),
         Box::new(HsDirsDown),
+        Box::new(Rotations),
     ]
 }

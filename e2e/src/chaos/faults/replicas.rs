@@ -15,6 +15,10 @@ use crate::chaos::stage::Stage;
 #[derive(Debug)]
 pub struct ScaleDown;
 
+/// A backend's pod is deleted as one does, with its grace period.
+#[derive(Debug)]
+pub struct PodRestart;
+
 /// All backends are replaced, as for a new image.
 #[derive(Debug)]
 pub struct RollingRestart;
@@ -34,7 +38,7 @@ impl Fault for ScaleDown {
         Needs { backends: 5, streams: true, ..Needs::default() }
     }
 
-    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<Struck>> {
+    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<Struck<'a>>> {
         Box::pin(async move {
             let before = stage.service.backends().await?;
             let mut points = Vec::new();
@@ -47,6 +51,33 @@ impl Fault for ScaleDown {
             let left: BTreeSet<String> = stage.service.backends().await?.into_iter().map(|pod| pod.uid).collect();
             let gone = points.into_iter().filter(|(uid, _)| !left.contains(uid)).flat_map(|(_, points)| points);
             Ok(Struck::at(at, gone.collect()))
+        })
+    }
+
+    fn figures(&self, seen: &Observed) -> Vec<Figure> {
+        vec![seen.failed().with(NONE_LOST), seen.cut().with(NONE_LOST), seen.gone()]
+    }
+}
+
+impl Fault for PodRestart {
+    fn name(&self) -> &'static str {
+        "backend_pod_restart"
+    }
+
+    fn about(&self) -> &'static str {
+        "a backend's pod is deleted with its grace period, with streams of up to a minute open"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { streams: true, ..Needs::default() }
+    }
+
+    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<Struck<'a>>> {
+        Box::pin(async move {
+            let (victim, dead) = stage.victim().await?;
+            let at = Instant::now();
+            stage.run(&format!("delete pod {} --wait=false", victim.name)).await?;
+            Ok(Struck::at(at, dead))
         })
     }
 
@@ -68,7 +99,7 @@ impl Fault for RollingRestart {
         Needs { streams: true, ..Needs::default() }
     }
 
-    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<Struck>> {
+    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<Struck<'a>>> {
         Box::pin(async move {
             let before: BTreeSet<String> =
                 stage.service.backends().await?.into_iter().map(|backend| backend.uid).collect();
