@@ -34,7 +34,7 @@ enum CrdFormat {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Reconcile `OnionBalancedService` objects
-    Operator(operator::Args),
+    Operator(Box<operator::Args>),
     /// Publish merged descriptors: one service's in a pod (the publisher), or those of a config.yaml (the stand-alone daemon)
     Frontend(frontend::Args),
     /// Serve one backend's descriptor and forward its streams (the agent; runs beside a tor)
@@ -60,7 +60,7 @@ enum Command {
 
 /// What runs until it is told to stop.
 enum Program {
-    Operator(operator::Args),
+    Operator(Box<operator::Args>),
     Frontend(frontend::Args),
     Backend(backend::Args),
 }
@@ -108,7 +108,7 @@ impl Cli {
         };
         finish(runtime.block_on(async {
             match program {
-                Program::Operator(args) => operator::run(args).await,
+                Program::Operator(args) => operator::run(*args).await,
                 Program::Frontend(args) => frontend::run(args).await,
                 Program::Backend(args) => backend::run(args).await,
             }

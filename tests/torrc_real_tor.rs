@@ -23,8 +23,8 @@ fn meant_by(spellings: &BTreeSet<String>) -> BTreeMap<String, String> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("torrc");
     // An option without a value is taken and reset. The last line ends the run, after all spellings were looked at.
-    let lines: String = spellings.iter().map(|spelling| format!("{spelling}\n")).collect();
-    fs::write(&file, lines + "NoSuchOption 1\n").expect("a file");
+    let lines: Vec<_> = spellings.iter().map(String::as_str).chain(["NoSuchOption 1\n"]).collect();
+    fs::write(&file, lines.join("\n")).expect("a file");
     let output = Command::new("tor")
         .args(["--verify-config", "--defaults-torrc", "/dev/null", "-f"])
         .arg(&file)

@@ -21,6 +21,7 @@ impl Refused {
         Self { change, operator: None, rule: None, schema: None }
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "json! makes values")]
     fn spec(change: Value) -> Self {
         Self::object(json!({ "spec": change }))
     }

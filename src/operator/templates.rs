@@ -173,6 +173,7 @@ mod tests {
     }
 
     /// What becomes of an object's backend template above these defaults.
+    #[allow(clippy::needless_pass_by_value, reason = "json! makes values")]
     fn under(defaults: Value, own: Value) -> Value {
         let defaults = DefaultTemplates::parse(&json!({ "backend": defaults }).to_string()).unwrap();
         serde_json::to_value(defaults.under(&settings(own), "web", Component::Backend)).unwrap()

@@ -156,7 +156,8 @@ impl Scene<'_> {
         self.convergence.reached(self.processes, end).await?;
         let took = begun.elapsed();
         self.settle().await?;
-        let (client, server) = (processor_time(self.operator)? - client, self.server_time()? - server);
+        let (client, server) =
+            (processor_time(self.operator)?.saturating_sub(client), self.server_time()?.saturating_sub(server));
         let asked = Requests::count(&self.administrator).await?.since(&asked);
         self.converging =
             std::mem::take(&mut self.converging).and(asked.but_creating(objects, "onionbalancedservices"));
@@ -174,8 +175,8 @@ impl Scene<'_> {
         Ok(Half {
             objects,
             took: begun.elapsed(),
-            client: processor_time(us)? - client,
-            server: self.server_time()? - server,
+            client: processor_time(us)?.saturating_sub(client),
+            server: self.server_time()?.saturating_sub(server),
         })
     }
 
@@ -191,7 +192,7 @@ impl Scene<'_> {
             let before = processor_time(self.operator)?;
             sleep(Duration::from_secs(1)).await;
             self.processes.check(OPERATOR)?;
-            if processor_time(self.operator)? - before <= HARDLY {
+            if processor_time(self.operator)?.saturating_sub(before) <= HARDLY {
                 return Ok(());
             }
         }

@@ -144,8 +144,9 @@ mod tests {
 
     #[test]
     fn a_run_begins_when_no_change_of_the_period_is_due() {
-        let wait =
-            |phase, run| until_quiet(Duration::from_secs(240 * 1000 + phase), Duration::from_secs(run)).as_secs();
+        let wait = |phase: u64, run: u64| {
+            until_quiet(Duration::from_secs(240 * 1000 + phase), Duration::from_secs(run)).as_secs()
+        };
         assert_eq!([0, 39, 40, 175].map(|phase| wait(phase, 75)), [40, 1, 0, 0]);
         assert_eq!(wait(176, 75), 240 - 176 + 40);
         assert_eq!(wait(40, 900), 0, "longer than any quiet");

@@ -58,11 +58,7 @@ pub async fn empty_scene(name: &str, test: impl AsyncFnOnce(&Scene) -> Result<()
 }
 
 /// The same on a cluster as a command of `e2e` leaves it; all tests of a program want one command.
-pub async fn empty_scene_after(
-    command: &str,
-    name: &str,
-    test: impl AsyncFnOnce(&Scene) -> Result<()>,
-) -> Result<()> {
+pub async fn empty_scene_after(command: &str, name: &str, test: impl AsyncFnOnce(&Scene) -> Result<()>) -> Result<()> {
     let scene = Scene::set(command, name).await?;
     let outcome = AssertUnwindSafe(test(&scene)).catch_unwind().await;
     if matches!(outcome, Ok(Ok(()))) {

@@ -100,7 +100,7 @@ fn writes_a_secret() {
 }
 
 /// A Secret's manifest as `kubectl get -o json` writes it, with these entries and these fields of its metadata.
-fn secret(data: &[(&str, &[u8])], metadata: serde_json::Value) -> String {
+fn secret(data: &[(&str, &[u8])], metadata: &serde_json::Value) -> String {
     let data: serde_json::Map<_, _> =
         data.iter().map(|(name, bytes)| ((*name).to_owned(), BASE64.encode(bytes).into())).collect();
     serde_json::json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}).to_string()
@@ -128,7 +128,7 @@ fn reads_secrets_of_this_operator_and_of_others() {
         ("publicKeyFile", &public_key),
     ];
     for data in [ours.as_slice(), controllers.as_slice(), &ours[..1], &controllers[2..3]] {
-        write(secret(data, metadata.clone()));
+        write(secret(data, &metadata));
         assert_eq!(key(&["check", &file]).unwrap(), format!("{file}: good, {address}"));
         let manifest = key(&["convert", &file, "--secret", "web-master-key"]).unwrap();
         assert!(!manifest.contains("resourceVersion"), "{manifest}");
@@ -140,13 +140,13 @@ fn reads_secrets_of_this_operator_and_of_others() {
     }
 
     let other = key(&["generate", "--output", &folder.path("other")]).unwrap();
-    write(secret(&[ours[0], ("hostname", other.as_bytes())], metadata.clone()));
+    write(secret(&[ours[0], ("hostname", other.as_bytes())], &metadata));
     assert!(key(&["show", &file]).unwrap_err().contains("secret.json: hostname does not belong to"));
-    write(secret(&[("privateKeyFile", b"short")], metadata.clone()));
+    write(secret(&[("privateKeyFile", b"short")], &metadata));
     assert!(
         key(&["show", &file]).unwrap_err().contains("entry privateKeyFile: hs_ed25519_secret_key must have 96 bytes")
     );
-    write(secret(&[("token", b"x")], metadata.clone()));
+    write(secret(&[("token", b"x")], &metadata));
     let none = key(&["convert", &file, "--secret", "web"]).unwrap_err();
     assert!(none.ends_with("the Secret has no entry hs_ed25519_secret_key and none privateKeyFile"), "{none}");
     // What is no Secret is told as what it should have been.
@@ -154,7 +154,7 @@ fn reads_secrets_of_this_operator_and_of_others() {
     assert!(key(&["show", &file]).unwrap_err().contains("it holds no onion-service key"));
 
     let owner = serde_json::json!({"apiVersion": "v1", "kind": "OnionKey", "name": "mine", "uid": "1"});
-    write(secret(&ours, serde_json::json!({"name": "x", "ownerReferences": [owner]})));
+    write(secret(&ours, &serde_json::json!({"name": "x", "ownerReferences": [owner]})));
     let faults = key(&["check", &file]).unwrap_err();
     assert!(faults.contains("goes with its owner") && faults.contains("(OnionKey mine)"), "{faults}");
 }
