@@ -122,11 +122,11 @@ async fn without_the_right_to_tell_all_else_works() {
     let mut scene = Scene::set_with_role("no-events").await;
     scene.stop_operator().await;
     let roles: Api<Role> = scene.api();
-    let mut rules = roles.get("onionbalance-operator").await.unwrap().rules.unwrap();
-    let all = rules.len();
-    rules.retain(|rule| rule.resources != Some(vec!["events".to_owned()]));
-    assert_eq!(rules.len() + 1, all);
-    let patch = Patch::Merge(json!({ "rules": rules }));
+    let mut rights = roles.get("onionbalance-operator").await.unwrap().rules.unwrap();
+    let all = rights.len();
+    rights.retain(|rule| rule.resources != Some(vec!["events".to_owned()]));
+    assert_eq!(rights.len() + 1, all);
+    let patch = Patch::Merge(json!({ "rules": rights }));
     roles.patch("onionbalance-operator", &PatchParams::default(), &patch).await.unwrap();
     scene.start_operator(settings());
     scene.create("web", json!({})).await;

@@ -289,8 +289,8 @@ async fn python_onionbalances_key_is_taken() {
     person.shell(&format!("{} -n 1 --output config", generate.display())).await;
 
     person.run("From Python Onionbalance", 0).await;
-    let files = std::fs::read_dir(person.path("config")).unwrap().map(|entry| entry.unwrap().file_name());
-    let address = files.filter_map(|name| Some(name.to_str()?.strip_suffix(".key")?.to_owned())).next().unwrap();
+    let mut files = std::fs::read_dir(person.path("config")).unwrap().map(|entry| entry.unwrap().file_name());
+    let address = files.find_map(|name| Some(name.to_str()?.strip_suffix(".key")?.to_owned())).unwrap();
     scene.create("web", json!({})).await;
     assert_eq!(scene.address("web").await, format!("{address}.onion"));
     scene.end().await;
