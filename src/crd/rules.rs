@@ -63,7 +63,7 @@ pub(super) fn object() -> Vec<ValidationRule> {
 /// Of `spec`.
 pub(super) fn spec() -> Vec<ValidationRule> {
     let rule = "!has(self.masterKey) || !has(self.masterKey.onionAddress) || !has(self.externalBackends) || \
-        !self.externalBackends.exists(backend, backend.onionAddress == self.masterKey.onionAddress)";
+        self.externalBackends.all(backend, backend.onionAddress != self.masterKey.onionAddress)";
     vec![at(".externalBackends", refuse(rule, says::OWN_ADDRESS))]
 }
 

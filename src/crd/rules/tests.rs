@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use kube_cel::{CompiledSchema, ScopeContext, Validator, analyze_rule, compile_schema};
+use kube_cel::{CompiledSchema, Validator, compile_schema, estimate_rule_cost};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
@@ -75,11 +75,12 @@ fn each_rule_refuses_what_it_should_and_nothing_else() {
         }
     });
     assert!(untried.len() > 30, "{untried:#?}");
-    for Refused { change, rule, .. } in refused() {
+    for Refused { change, rule, schema, .. } in refused() {
         let found = refusals(&compiled, &changed(&change));
         match rule {
             Some(rule) => assert!(found.iter().any(|(said, _)| *said == rule), "{change}: {rule}, not {found:#?}"),
-            None => assert_eq!(found, [], "{change}"),
+            // What types and limits refuse, a rule may refuse, too.
+            None => assert!(found.is_empty() || schema.is_some(), "{change}: {found:#?}"),
         }
         tried.extend(found.into_iter().map(|(_, rule)| rule));
     }
@@ -139,7 +140,7 @@ fn all_that_a_rule_walks_is_bounded() {
             unbounded(node, path, &named, &mut found);
             assert_eq!(found, [] as [String; 0], "{text}");
             if !path.is_empty() {
-                assert_eq!(analyze_rule(text, &compiled, ScopeContext::CrdValidation), [], "{path}");
+                assert_eq!(estimate_rule_cost(text, &compiled), [], "{path}");
             }
         }
     });
