@@ -69,7 +69,7 @@ impl Cli {
     /// Runs the subcommand: exit code 0 when it ended as it should, 1 with the error on standard error when not; `status` has
     /// more.
     pub fn run(self) -> ExitCode {
-        let (mut input, mut out) = (std::io::stdin().lock(), std::io::stdout().lock());
+        let mut out = std::io::stdout().lock();
         let program = match self.command {
             Command::Crd { format: CrdFormat::Yaml, without_rules } => {
                 return finish(crd::manifest(!without_rules).map_err(Into::into).and_then(|yaml| print(&yaml)));
@@ -78,17 +78,18 @@ impl Cli {
             Command::Key(args) => return finish(tools::key::run(args, &mut out)),
             // `onionbalance-operator config generate`, and nothing more, asks.
             Command::Config(args) => {
-                return finish(tools::config::run(args, std::env::args_os().len() <= 3, &mut input, &mut out));
+                let (asks, mut input) = (std::env::args_os().len() <= 3, std::io::stdin().lock());
+                return finish(tools::config::run(args, asks, &mut input, &mut out));
             }
             Command::Status(args) => {
-                drop((input, out));
+                drop(out);
                 return show_status(args);
             }
             Command::Operator(args) => Program::Operator(args),
             Command::Frontend(args) => Program::Frontend(args),
             Command::Backend(args) => Program::Backend(args),
         };
-        drop((input, out));
+        drop(out);
         let standalone = match &program {
             Program::Frontend(args) => args.standalone_log_level(),
             _ => None,

@@ -71,8 +71,8 @@ fn tell(old: Option<&Condition>, now: &Condition, generated: Option<&str>) -> Op
                 let note = format!("Made a new master key, in Secret {secret}; keep a copy of it. {}", now.message);
                 Some(notice(EventType::Normal, now, "KeyGenerated", note))
             }
-            // That a new object is valid is no news, and the summary repeats the others.
-            _ if is(Type::Ready) || (is(Type::Accepted) && (old.is_none() || was_true)) => None,
+            // That a new object is valid is no news, and the summaries repeat the others.
+            _ if is(Type::Ready) || is(Type::Stalled) || (is(Type::Accepted) && (old.is_none() || was_true)) => None,
             _ => Some(notice(EventType::Normal, now, reason, now.message.clone())),
         };
     }
@@ -244,7 +244,8 @@ mod tests {
     fn one_cause_is_told_once() {
         let unreadable = [Type::Accepted, Type::MasterKeyReady, Type::BackendsReady, Type::Published, Type::Ready]
             .map(|kind| (kind, Verdict::no("InvalidSpec", "why")));
-        assert_eq!(told(&[], &unreadable), ["W InvalidSpec: why"]);
+        let all = [&unreadable[..], &yes(Type::Stalled, "InvalidSpec")].concat();
+        assert_eq!(told(&[], &all), ["W InvalidSpec: why"]);
         let suspended =
             [Type::BackendsReady, Type::Published, Type::Ready].map(|kind| (kind, Verdict::no("Suspended", "why")));
         assert_eq!(told(&yes(Type::Published, "Published"), &suspended), ["N Suspended: why"]);

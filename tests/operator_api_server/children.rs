@@ -119,7 +119,7 @@ async fn what_belongs_to_someone_else_is_left_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_setting_that_the_api_server_refuses_is_told_and_takes_nothing_down() {
-    let scene = Scene::set("refused").await;
+    let scene = Scene::set("refused-pod-setting").await;
     scene.create("web", json!({})).await;
     let before = scene.wait_children("web").await;
     scene.change("web", json!({"spec": {"backends": {"template": {"affinity": {"nodeAffinty": {}}}}}})).await;

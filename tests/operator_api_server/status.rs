@@ -60,13 +60,14 @@ async fn one_object_that_cannot_be_read_does_not_blind_the_operator() {
     scene.create("good", json!({})).await;
     let address = scene.address("good").await;
     // The API server's schema has no such bound; our type has.
-    let unreadable = json!({"spec": {"backends": {"introDosDefense": {"ratePerSecond": 5_000_000_000_u64}}}});
+    let limits = |memory: Value| json!({"spec": {"backends": {"template": {"resources": {"tor": {"limits": {"memory": memory}}}}}}});
+    let unreadable = limits(json!(5_000_000_000_u64));
     scene.change("good", unreadable).await;
     let message = scene.wait_condition("good", "Ready", "False InvalidSpec").await;
     assert!(message.contains("5000000000"), "{message}");
     scene.create("other", json!({})).await;
     scene.wait_children("other").await;
-    scene.change("good", json!({"spec": {"backends": {"introDosDefense": null}}})).await;
+    scene.change("good", limits(json!("5000000000"))).await;
     scene.wait_condition("good", "Accepted", "True Valid").await;
     assert_eq!(scene.address("good").await, address);
     scene.end().await;
