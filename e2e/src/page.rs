@@ -27,6 +27,16 @@ impl Page {
         Ok(Self { path, blocks: blocks(&text) })
     }
 
+    /// A page of this text.
+    pub fn of(name: &str, text: &str) -> Self {
+        Self { path: name.into(), blocks: blocks(text) }
+    }
+
+    /// Each block's language and text, in their order.
+    pub fn blocks(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.blocks.iter().map(|block| (block.language.as_str(), block.text.as_str()))
+    }
+
     /// The block whose first line is a comment that begins with this file's name: `# web.yaml`, `# scale.sh REPLICAS`.
     pub fn file(&self, name: &str) -> Result<&str> {
         let is_named = |block: &&Block| {
@@ -38,7 +48,7 @@ impl Page {
 
     /// All blocks of a language, in their order.
     pub fn of_language(&self, language: &str) -> impl Iterator<Item = &str> {
-        self.blocks.iter().filter(move |block| block.language == language).map(|block| block.text.as_str())
+        self.blocks().filter(move |block| block.0 == language).map(|block| block.1)
     }
 }
 
@@ -64,7 +74,7 @@ mod tests {
     #[test]
     fn blocks_by_name_and_language() {
         let text = "Text\n```yaml\n# a.yaml\na: 1\n```\n\n```sh\n# b.sh X\necho $1\n```\n```yaml\nc: 2\n```\n";
-        let page = Page { path: "page".into(), blocks: blocks(text) };
+        let page = Page::of("page", text);
         assert_eq!(page.file("a.yaml").unwrap(), "# a.yaml\na: 1\n");
         assert_eq!(page.file("b.sh").unwrap(), "# b.sh X\necho $1\n");
         assert_eq!(page.of_language("yaml").collect::<Vec<_>>(), ["# a.yaml\na: 1\n", "c: 2\n"]);

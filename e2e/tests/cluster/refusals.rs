@@ -33,11 +33,13 @@ async fn pods_that_a_quota_or_a_limit_range_refuses_are_told() -> Result<()> {
             "spec": {"limits": [{"type": "Container", "min": {"memory": "1Gi"}}]}}"#;
         scene.kubectl(&["apply", "-f", "-"], limits).await?;
         scene.run("delete quota none").await?;
+        probe(scene, "minimum memory usage").await?;
         // Kubernetes tries again by itself, but less and less often: a change makes it try at once.
         touch(scene, "a").await?;
         refused("minimum memory usage per Container is 1Gi").await?;
 
         scene.run("delete limitrange huge").await?;
+        probe(scene, "created").await?;
         touch(scene, "b").await?;
         scene
             .wait("nothing is refused any more", SOON, async || {
@@ -48,6 +50,19 @@ async fn pods_that_a_quota_or_a_limit_range_refuses_are_told() -> Result<()> {
             .await
     })
     .await
+}
+
+/// Waits until the API server says this of a new pod: admission plugins go by what they have watched, which may be a moment old.
+async fn probe(scene: &crate::scene::Scene, answer: &str) -> Result<()> {
+    let pod = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "probe"}, "spec": {"containers": [
+        {"name": "a", "image": "none", "resources": {"requests": {"memory": "1Mi"}}}]}}"#;
+    scene
+        .wait(&format!("of a new pod is said: {answer}"), SOON, async || {
+            let said = scene.kubectl(&["create", "--dry-run=server", "-f", "-"], pod).await;
+            let said = said.unwrap_or_else(|error| format!("{error:#}"));
+            Ok(if said.contains(answer) { Ok(()) } else { Err(said) })
+        })
+        .await
 }
 
 /// A new pod template, so that there are new `ReplicaSet`s, which have failed at nothing yet.

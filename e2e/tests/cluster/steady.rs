@@ -27,6 +27,8 @@ async fn a_steady_state_writes_only_leases() -> Result<()> {
             scene.service(name).wait_published(1, PUBLISHED).await?;
             scene.service(name).wait_condition("Ready", "True", PUBLISHED).await?;
         }
+        // Ready does not wait for the frontends' pods.
+        scene.run("wait --for=condition=Ready pods --all --timeout=60s").await?;
         let kinds = kinds(scene).await?;
         let mut changes: Vec<String> = Vec::new();
         for _ in 0..TRIES {

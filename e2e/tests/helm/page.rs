@@ -1,6 +1,7 @@
 //! A page's commands, and what it says of their output.
 
 use anyhow::{Result, bail, ensure};
+use onionbalance_e2e::page::Page;
 
 /// A block of commands, and the output that the page shows below it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -10,20 +11,13 @@ pub struct Step {
 }
 
 /// The `sh` blocks of a page, in order, each with the `text` block that follows it.
-pub fn steps(page: &str) -> Result<Vec<Step>> {
+pub fn steps(page: &Page) -> Result<Vec<Step>> {
     let mut steps: Vec<Step> = Vec::new();
-    let mut lines = page.lines();
-    while let Some(line) = lines.next() {
-        let Some(language) = line.strip_prefix("```") else { continue };
-        let block: Vec<_> = lines.by_ref().take_while(|line| *line != "```").collect();
-        let block = block.join("\n");
-        if language == "sh" {
-            steps.push(Step { commands: block, shown: String::new() });
-            continue;
-        }
-        match steps.last_mut() {
-            Some(step) if language == "text" && step.shown.is_empty() => step.shown = block,
-            _ => bail!("a block that is neither commands (sh) nor what they print (text): {line}\n{block}"),
+    for (language, text) in page.blocks() {
+        match (language, steps.last_mut()) {
+            ("sh", _) => steps.push(Step { commands: text.to_owned(), shown: String::new() }),
+            ("text", Some(step)) if step.shown.is_empty() => text.clone_into(&mut step.shown),
+            _ => bail!("a block that is neither commands (sh) nor what they print (text): {language}\n{text}"),
         }
     }
     Ok(steps)
@@ -53,10 +47,11 @@ fn is_word_like(expected: &str, word: &str) -> bool {
 
 #[test]
 fn a_page_is_read_and_its_outputs_are_compared() {
-    let read = steps("# A\n```sh\na \\\n  b\n```\nor\n```text\nNAME  AGE\nweb…  …\n```\n```sh\nc\n```\n").unwrap();
+    let page = "# A\n```sh\na \\\n  b\n```\nor\n```text\nNAME  AGE\nweb…  …\n```\n```sh\nc\n```\n";
+    let read = steps(&Page::of("page", page)).unwrap();
     let step = |commands: &str, shown: &str| Step { commands: commands.to_owned(), shown: shown.to_owned() };
-    assert_eq!(read, [step("a \\\n  b", "NAME  AGE\nweb…  …"), step("c", "")]);
-    steps("```yaml\na: b\n```\n").unwrap_err();
+    assert_eq!(read, [step("a \\\n  b\n", "NAME  AGE\nweb…  …\n"), step("c\n", "")]);
+    steps(&Page::of("page", "```yaml\na: b\n```\n")).unwrap_err();
     assert!(compare(&read[0].shown, "hello\nNAME   AGE\nweb-1 5s\n").is_ok());
     for other in ["NAME AGE", "web-1 5s\nNAME AGE", "NAME AGE\nwe 5s", "NAME AGE\nweb-1 5s ago"] {
         compare(&read[0].shown, other).unwrap_err();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use onionbalance_e2e::command::{command, output};
 use onionbalance_e2e::helm::Helm;
+use onionbalance_e2e::page::Page;
 use onionbalance_e2e::state::source_tree;
 use tokio::time::{Instant, timeout};
 
@@ -21,7 +22,7 @@ async fn the_quick_start_does_what_it_says() -> Result<()> {
         let helm = Helm::open(scene.state()).await?;
         let client = scene.tor_client().await?;
         let page = std::fs::read_to_string(source_tree().join("docs/quick-start.md"))?;
-        let page = on_this_cluster(&page, scene, client.socks())?;
+        let page = Page::of("quick-start.md", &on_this_cluster(&page, scene, client.socks())?);
         // The page begins in the source tree; what it writes is not to stay there.
         let folder = tempfile::tempdir()?;
         symlink(source_tree().join("charts"), folder.path().join("charts"))?;
@@ -41,7 +42,11 @@ async fn the_quick_start_does_what_it_says() -> Result<()> {
         for step in steps(&page)? {
             let start = Instant::now();
             let printed = run(&step.commands).await?;
-            eprintln!("$ {}\n{printed}({:.1} s)\n", step.commands.replace('\n', "\n> "), start.elapsed().as_secs_f64());
+            eprintln!(
+                "$ {}\n{printed}({:.1} s)\n",
+                step.commands.trim_end().replace('\n', "\n> "),
+                start.elapsed().as_secs_f64()
+            );
             compare(&step.shown, &printed).with_context(|| format!("$ {}\n{printed}", step.commands))?;
         }
         client.remove().await

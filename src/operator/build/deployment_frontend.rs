@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn the_publisher_answers_for_tors_liveness() {
         let tor = &Fixture::new().child("Deployment web-frontend")["spec"]["template"]["spec"]["containers"][0];
-        for probe in ["startupProbe", "livenessProbe"] {
+        for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
             assert_eq!(tor[probe]["httpGet"], json!({"path": "/tor/livez", "port": 9401}));
         }
     }

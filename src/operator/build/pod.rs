@@ -76,6 +76,9 @@ pub(super) fn template(
         // The other container restarts in less than these 30 s. (A grace period of its own came with Kubernetes 1.22; an older
         // API server refuses the whole Deployment for it.)
         liveness_probe: parts.tor_liveness.map(|path| probe(path, 5, 6)),
+        // Without one, the kubelet of Kubernetes 1.20 notes only at its next look at the pod, up to 90 s later, that the startup probe
+        // is through.
+        readiness_probe: parts.tor_liveness.map(|path| probe(path, 2, 2)),
         resources: Some(requirements(resources.and_then(|r| r.tor.as_ref()), ("50m", "96Mi"))),
         ..container(inputs)
     };
