@@ -55,11 +55,11 @@ fn wall_clock() -> Result<Duration> {
 /// 2.2.1: periods begin half a period after the shared random values that they use), and tors learn of it with a later consensus.
 fn until_quiet(now: Duration, run: Duration) -> Duration {
     const HALF: Duration = Duration::from_secs(30 * PERIOD_MINUTES as u64);
-    const LEARNT: Duration = Duration::from_secs(40);
-    const UNKNOWN: Duration = Duration::from_secs(10);
+    // Within an interval's fetch times, 2 to 36 seconds, and the fetch itself.
+    const LEARNT: Duration = Duration::from_secs(45);
     let phase = Duration::from_secs(now.as_secs() % HALF.as_secs());
     // A run that is longer than the quiet begins with it.
-    let latest = (HALF + UNKNOWN).saturating_sub(run).max(LEARNT);
+    let latest = HALF.saturating_sub(run).max(LEARNT);
     if (LEARNT..=latest).contains(&phase) {
         return Duration::ZERO;
     }
@@ -147,9 +147,9 @@ mod tests {
         let wait = |phase: u64, run: u64| {
             until_quiet(Duration::from_secs(240 * 1000 + phase), Duration::from_secs(run)).as_secs()
         };
-        assert_eq!([0, 39, 40, 175].map(|phase| wait(phase, 75)), [40, 1, 0, 0]);
-        assert_eq!(wait(176, 75), 240 - 176 + 40);
-        assert_eq!(wait(40, 900), 0, "longer than any quiet");
-        assert_eq!(wait(41, 900), 239);
+        assert_eq!([0, 44, 45, 165].map(|phase| wait(phase, 75)), [45, 1, 0, 0]);
+        assert_eq!(wait(166, 75), 240 - 166 + 45);
+        assert_eq!(wait(45, 900), 0, "longer than any quiet");
+        assert_eq!(wait(46, 900), 239);
     }
 }

@@ -92,7 +92,9 @@ ServerDNSTestAddresses
 /// How long a time period is in such a network: 24 voting rounds. C tor knows that by itself.
 pub const PERIOD_MINUTES: u16 = 8;
 
-/// A consensus every 20 seconds; every relay may be anything.
+/// A consensus every 20 seconds, which lives for three times as long, as on the public network. So clients and services fetch the next one
+/// at random moments of about an interval; were it two times, of 4 seconds (C tor's `update_consensus_networkstatus_fetch_time_impl`).
+/// Every relay may be anything.
 const AUTHORITY: &str = "AuthoritativeDirectory 1
 V3AuthoritativeDirectory 1
 TestingDirAuthVoteExit *
@@ -105,5 +107,5 @@ TestingV3AuthInitialDistDelay 4
 V3AuthVotingInterval 20
 V3AuthVoteDelay 4
 V3AuthDistDelay 4
-V3AuthNIntervalsValid 2
+V3AuthNIntervalsValid 3
 ";

@@ -3,7 +3,7 @@
 //! A tor that publishes by itself has a descriptor, with points of its own, for each of two time periods. When the second of them has
 //! become the older, it closes the points of the first, which clients asked for until half a period ago. A backend's tor tells of the
 //! points of the first only, so ours are in use until it closes them. On the public network each tor learns of a new consensus at a time
-//! of its own within about an hour; here a consensus lives for 40 seconds, and all of them learn within some seconds.
+//! of its own within about an hour; here within about 20 seconds, which is an interval between consensuses, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
