@@ -7,12 +7,14 @@ use crate::scene::{SOON, scene};
 const SPEC: &str = "  ports: [{port: 80, target: {service: {name: web, port: http}}}]
   backends: {replicas: 2, drainTimeoutSeconds: 5}
 ";
+/// A condition, and how its message begins.
+const BACKENDS: (&str, &str) = ("BackendsReady", "");
 
 #[tokio::test]
 async fn pods_that_a_quota_or_a_limit_range_refuses_are_told() -> Result<()> {
     scene("refusals", async |scene| {
-        let refused = async |message: &str| {
-            for (kind, beginning) in [("BackendsReady", ""), ("Published", "Frontend: ")] {
+        let refused = async |kinds: &[(&str, &str)], message: &str| {
+            for &(kind, beginning) in kinds {
                 scene
                     .wait(&format!("{kind} tells of {message}"), SOON, async || {
                         let condition = scene.service("web").wait_condition(kind, "False", SOON).await?;
@@ -25,29 +27,35 @@ async fn pods_that_a_quota_or_a_limit_range_refuses_are_told() -> Result<()> {
             }
             Ok::<_, anyhow::Error>(())
         };
+        let refused_no_more = async || {
+            scene
+                .wait("nothing is refused any more", SOON, async || {
+                    let status = scene.service("web").status().await?;
+                    let refused = status.conditions.iter().find(|condition| condition.reason == "PodsRefused");
+                    Ok(refused.map_or(Ok(()), |condition| Err(format!("{condition:?}"))))
+                })
+                .await
+        };
         scene.run("create quota none --hard=pods=0").await?;
         scene.apply("web", SPEC).await?;
-        refused("exceeded quota: none").await?;
+        refused(&[BACKENDS, ("Published", "Frontend: ")], "exceeded quota: none").await?;
+        scene.run("delete quota none").await?;
+        probe(scene, "created").await?;
+        // Kubernetes tries again by itself, but less and less often: a change makes it try at once.
+        touch(scene, "a").await?;
+        refused_no_more().await?;
 
         let limits = r#"{"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "huge"},
             "spec": {"limits": [{"type": "Container", "min": {"memory": "1Gi"}}]}}"#;
         scene.kubectl(&["apply", "-f", "-"], limits).await?;
-        scene.run("delete quota none").await?;
         probe(scene, "minimum memory usage").await?;
-        // Kubernetes tries again by itself, but less and less often: a change makes it try at once.
-        touch(scene, "a").await?;
-        refused("minimum memory usage per Container is 1Gi").await?;
-
+        touch(scene, "b").await?;
+        // What is published stands: the old pods go on.
+        refused(&[BACKENDS], "minimum memory usage per Container is 1Gi").await?;
         scene.run("delete limitrange huge").await?;
         probe(scene, "created").await?;
-        touch(scene, "b").await?;
-        scene
-            .wait("nothing is refused any more", SOON, async || {
-                let status = scene.service("web").status().await?;
-                let refused = status.conditions.iter().find(|condition| condition.reason == "PodsRefused");
-                Ok(refused.map_or(Ok(()), |condition| Err(format!("{condition:?}"))))
-            })
-            .await
+        touch(scene, "c").await?;
+        refused_no_more().await
     })
     .await
 }
