@@ -62,7 +62,7 @@ impl TorNetwork {
         let authorities = self.authorities().await?;
         let common = self.common(&authorities);
         for node in &self.nodes {
-            let configuration = common.clone() + &torrc::node(node, self.address());
+            let configuration = common.clone() + &torrc::node(node, self.address(), self.intervals());
             self.tor(node).start(self.program()?, &configuration)?;
         }
         self.wait_bootstrapped().await
@@ -114,6 +114,15 @@ impl TorNetwork {
             Place::Node(_) => String::new(),
         };
         torrc::network(authorities) + &owner
+    }
+
+    /// For how many intervals a consensus lives. On a node clients must fare as on the public network; elsewhere tests need not wait as long
+    /// until tors know of a change.
+    fn intervals(&self) -> u8 {
+        match self.place {
+            Place::Loopback => 2,
+            Place::Node(_) => 3,
+        }
     }
 
     fn address(&self) -> &'static str {

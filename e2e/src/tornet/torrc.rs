@@ -68,11 +68,13 @@ GeoIPv6File {dir}/empty
     )
 }
 
-/// What an authority or relay is told beyond [`network`] and [`local`].
-pub fn node(node: &Node, address: &str) -> String {
+/// What an authority or relay is told beyond [`network`] and [`local`]. A consensus lives for so many intervals: with three, as on the
+/// public network, clients and services fetch the next one at random moments of about an interval, with two within 4 seconds (C tor's
+/// `update_consensus_networkstatus_fetch_time_impl`).
+pub fn node(node: &Node, address: &str, intervals: u8) -> String {
     let (name, or_port, dir_port) = (&node.name, node.or_port, node.dir_port);
     let authority = match node.role {
-        Role::Authority => format!("DirPort {address}:{dir_port}\n{AUTHORITY}"),
+        Role::Authority => format!("DirPort {address}:{dir_port}\n{AUTHORITY}V3AuthNIntervalsValid {intervals}\n"),
         Role::Relay => String::new(),
     };
     format!(
@@ -92,9 +94,7 @@ ServerDNSTestAddresses
 /// How long a time period is in such a network: 24 voting rounds. C tor knows that by itself.
 pub const PERIOD_MINUTES: u16 = 8;
 
-/// A consensus every 20 seconds, which lives for three times as long, as on the public network. So clients and services fetch the next one
-/// at random moments of about an interval; were it two times, of 4 seconds (C tor's `update_consensus_networkstatus_fetch_time_impl`).
-/// Every relay may be anything.
+/// A consensus every 20 seconds; every relay may be anything.
 const AUTHORITY: &str = "AuthoritativeDirectory 1
 V3AuthoritativeDirectory 1
 TestingDirAuthVoteExit *
@@ -107,5 +107,4 @@ TestingV3AuthInitialDistDelay 4
 V3AuthVotingInterval 20
 V3AuthVoteDelay 4
 V3AuthDistDelay 4
-V3AuthNIntervalsValid 3
 ";

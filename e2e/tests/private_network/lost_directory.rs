@@ -19,6 +19,8 @@ const HELPED: usize = 1;
 const BACKENDS: usize = 2;
 /// New microdescriptors take some voting rounds of 20 s.
 const LOST: Duration = Duration::from_secs(120);
+/// In the first moments tor still builds what it had begun.
+const STILL: Duration = Duration::from_secs(10);
 /// 30 s to notice, then a circuit; tried again every 30 s.
 const GOES_ON: Duration = Duration::from_secs(120);
 
@@ -37,19 +39,24 @@ async fn story(plane: &DataPlane) -> Result<()> {
     until_published(plane).await?;
     plane.signal_agent(ALONE, Signal::STOP)?;
     plane.replace_microdescriptors().await?;
-    for backend in [HELPED, ALONE] {
-        until(&format!("backend {backend} lost its directory information and got it back"), LOST, async || {
-            let standing = stands_still(plane, backend).await?;
-            Ok(if standing { Seen::Yes(()) } else { Seen::not_yet("its service goes on") })
-        })
-        .await?;
-    }
+    let mut since = None;
+    until("both backends lost their directory information and got it back", LOST, async || {
+        let standing = stands_still(plane, HELPED).await? && stands_still(plane, ALONE).await?;
+        let for_long = *since.get_or_insert_with(Instant::now);
+        if !standing {
+            since = None;
+        }
+        let is_still = standing && for_long.elapsed() >= STILL;
+        Ok(if is_still { Seen::Yes(()) } else { Seen::not_yet("a service goes on") })
+    })
+    .await?;
     // A tor that looks after its service replaces them within seconds.
     for backend in [HELPED, ALONE] {
         close_introduction_circuits(plane, backend).await?;
     }
     let closed = Instant::now();
-    until_it_has_points(plane, HELPED).await?;
+    // (Its descriptor names the closed ones until it looks after its service again.)
+    until_it_has_circuits(plane, HELPED).await?;
     let goes_on = closed.elapsed();
     println!("figure stalled_service_goes_on_s {:.1} s", goes_on.as_secs_f64());
     ensure!(asked_circuits(plane, HELPED).await? > 0, "its agent did nothing for it");
@@ -57,7 +64,10 @@ async fn story(plane: &DataPlane) -> Result<()> {
     ensure!(introduction_circuits(plane, ALONE).await?.is_empty(), "it makes circuits");
 
     plane.signal_agent(ALONE, Signal::CONT)?;
-    until_it_has_points(plane, ALONE).await?;
+    until_it_has_circuits(plane, ALONE).await?;
+    for backend in [HELPED, ALONE] {
+        until_it_has_points(plane, backend).await?;
+    }
     ensure!(!stands_still(plane, ALONE).await?);
     // Nobody was ended, and the frontend's tor, which lost as much, publishes what is new.
     plane.check()?;
@@ -95,6 +105,14 @@ async fn guards(plane: &DataPlane, backend: usize) -> Result<BTreeSet<String>> {
 async fn until_it_has_points(plane: &DataPlane, backend: usize) -> Result<()> {
     until(&format!("backend {backend} has its points"), GOES_ON, async || {
         let held = plane.points(backend).await.map(|points| points.len()).unwrap_or_default();
+        Ok(if held >= POINTS { Seen::Yes(()) } else { Seen::not_yet(format!("it has {held}")) })
+    })
+    .await
+}
+
+async fn until_it_has_circuits(plane: &DataPlane, backend: usize) -> Result<()> {
+    until(&format!("backend {backend} has circuits to its points"), GOES_ON, async || {
+        let held = introduction_circuits(plane, backend).await?.len();
         Ok(if held >= POINTS { Seen::Yes(()) } else { Seen::not_yet(format!("it has {held}")) })
     })
     .await
