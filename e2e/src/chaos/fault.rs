@@ -49,11 +49,13 @@ pub struct Needs {
     /// Whether the time period may change meanwhile. Otherwise it begins when no change is due for as long as a run takes, and for so
     /// much longer.
     pub quiet: Option<Duration>,
+    /// How many HSDirs do not answer the judge.
+    pub silent_hsdirs: u8,
 }
 
 impl Default for Needs {
     fn default() -> Self {
-        Self { backends: 3, frontends: 1, streams: false, every: EVERY, quiet: Some(Duration::ZERO) }
+        Self { backends: 3, frontends: 1, streams: false, every: EVERY, quiet: Some(Duration::ZERO), silent_hsdirs: 0 }
     }
 }
 
@@ -141,11 +143,11 @@ const NEVER: f64 = f64::INFINITY;
 const RESPONSIBLE: f64 = 8.0;
 
 impl Observed {
-    /// How many HSDirs the figures on descriptors are of.
-    pub fn hsdirs(&self) -> Figure {
+    /// How many HSDirs the figures on descriptors are of; so many do not answer.
+    pub fn hsdirs(&self, silent: u8) -> Figure {
         let hold = self.sightings.iter().filter(|sighting| sighting.descriptor.is_some());
         let hsdirs: BTreeSet<_> = hold.map(|sighting| &sighting.hsdir).collect();
-        Figure::count(self.name("hsdirs"), hsdirs.len(), "HSDirs").with(Limit::AtLeast(RESPONSIBLE))
+        Figure::count(self.name("hsdirs"), hsdirs.len(), "HSDirs").with(Limit::AtLeast(RESPONSIBLE - f64::from(silent)))
     }
 
     /// `<fault>_<what>`
@@ -230,14 +232,15 @@ impl Observed {
         ]
     }
 
-    /// Told of every run: how many requests there were, and how they fared by kind of client. `least` is how many there must be.
+    /// Told of every run: how many requests there were, and how they fared by kind of client. `least` is how many there must be, `silent` how
+    /// many HSDirs do not answer.
     #[allow(clippy::cast_precision_loss, reason = "counts of some hundreds")]
-    pub fn counts(&self, least: usize) -> Vec<Figure> {
+    pub fn counts(&self, least: usize, silent: u8) -> Vec<Figure> {
         let (ours, plain) = (self.requests.of(Whose::Ours), self.requests.of(Whose::Plain));
         let mut figures = vec![
             Figure::count(self.name("requests"), ours.requests, "requests").with(Limit::AtLeast(least as f64)),
             Figure::count(self.name("plain_failed"), plain.failed, "requests"),
-            self.hsdirs(),
+            self.hsdirs(silent),
         ];
         if ours.streams > 0 {
             figures.push(Figure::count(self.name("streams"), ours.streams, "streams"));

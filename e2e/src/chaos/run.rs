@@ -91,7 +91,7 @@ pub async fn run(stage: &Stage, fault: &dyn Fault, effort: Effort) -> Result<Vec
     let seen = Observed { name: fault.name(), at, ended, dead, before, sightings, moments, requests };
     let mut figures = fault.figures(&seen);
     figures.extend(told.figures);
-    figures.extend(seen.counts(effort.requests));
+    figures.extend(seen.counts(effort.requests, fault.needs().silent_hsdirs));
     Ok(figures)
 }
 
