@@ -19,7 +19,7 @@ use crate::onion::{OnionAddress, ServiceContent};
 
 /// How often an agent is asked.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How often one is asked that answers, but has no points: its tor is starting, and its points are awaited.
+/// How often one is asked that has yet to answer, or to have points: its pod or its tor is starting, and its points are awaited.
 const EAGER: Duration = Duration::from_millis(250);
 
 /// What the publisher knows that the conversations need.
@@ -120,7 +120,11 @@ impl Conversation {
                 Some(report) => Some(report),
                 None => (self.quiet.count(self.clock.now().elapsed) > self.silence).then_some(Report::Silent),
             };
-            let interval = if matches!(report, Some(Report::NoPoints(_))) { EAGER } else { INTERVAL };
+            let starts = match &report {
+                Some(report) => matches!(report, Report::NoPoints(_)),
+                None => self.told.is_none(),
+            };
+            let interval = if starts { EAGER } else { INTERVAL };
             if let Some(report) = report.filter(|report| self.told.as_ref() != Some(report)) {
                 self.told = Some(report.clone());
                 if self.reports.send((self.id.clone(), report)).await.is_err() {
