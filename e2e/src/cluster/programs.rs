@@ -179,6 +179,9 @@ state = "/run/containerd"
             "volumePluginDir": self.kubernetes.join("volume-plugins"),
             // Ready is told at once, not ten seconds later.
             "nodeStatusUpdateFrequency": "1s",
+            // As is the default since Kubernetes 1.27. The 5 calls a second of before are used up by a few pods that start at the same
+            // time: the API server, and all that wait for a pod's address, learn of it seconds later.
+            "kubeAPIQPS": 50, "kubeAPIBurst": 100, "eventRecordQPS": 50, "eventBurst": 100,
             "imageGCHighThresholdPercent": 100,
             // The disk's fullness is the machine's affair: no pod is evicted for it.
             "evictionHard": {"memory.available": "100Mi"},
