@@ -1,10 +1,15 @@
 //! A service from `kubectl apply` to the first page, and what took how long.
+//!
+//! What happened in the pods is taken from their logs, by the times at which the container runtime read the lines: the API server
+//! tells of a container that runs only after the kubelet's next look at all of them, when its tor has long begun to bootstrap.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
 use onionbalance_operator::link::METRICS_PORT;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
@@ -14,17 +19,19 @@ use crate::service::Service;
 use crate::torclient::get;
 use crate::wait::{Seen, until};
 
-/// What is awaited, in the order in which it must come.
+/// What must come, of the backend that had introduction points first, and of the frontend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
     /// The operator has made it: a backend's pod is there.
     Made,
-    /// All containers of a backend's pod run.
-    Running,
-    /// A backend's tor has bootstrapped.
-    Bootstrapped,
-    /// A backend's tor has an introduction point.
+    /// The backend's tor has said its first word: all that comes before it has been done.
+    BackendStarted,
+    /// The backend's tor has bootstrapped.
+    BackendUp,
+    /// The backend's agent sees an introduction point.
     Introduced,
+    /// The frontend's tor has said its first word.
+    FrontendStarted,
     /// The frontend's tor has bootstrapped.
     FrontendUp,
     /// The publisher has made a descriptor.
@@ -35,12 +42,9 @@ enum Step {
     Fetched,
 }
 
-/// When each step was first seen.
-#[derive(Debug)]
-pub struct Newcomer {
-    applied: Instant,
-    seen: BTreeMap<Step, Instant>,
-}
+/// How long after `kubectl apply` was begun each step came.
+#[derive(Debug, Default)]
+pub struct Newcomer(BTreeMap<Step, Duration>);
 
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -53,33 +57,33 @@ impl Newcomer {
             stage.target()
         );
         let service = Service::new(&stage.cluster.client().await?, &stage.namespace, name);
-        let applied = Instant::now();
+        let (applied, by_the_wall) = (Instant::now(), wall_clock()?);
         stage.kubectl.run_with_input(&["--namespace", &stage.namespace, "apply", "-f", "-"], &object).await?;
-        let mut newcomer = Self { applied, seen: BTreeMap::new() };
-        let ((), onion) = tokio::try_join!(newcomer.look(&service), service.onion_address())?;
-        newcomer.seen.insert(Step::Fetched, fetch(stage, &onion).await?);
-        stage.run(&format!("delete obs/{name} --wait=false")).await?;
-        let label = format!("onionbalance.dev/service={name}");
-        stage.run(&format!("delete pods --selector={label} --grace-period=1 --wait=false")).await?;
+        let mut newcomer = Self::default();
+        let ((), onion) = tokio::try_join!(newcomer.look(&service, applied), service.onion_address())?;
+        newcomer.0.insert(Step::Fetched, fetch(stage, &onion).await? - applied);
+        newcomer.read_logs(stage, &service, by_the_wall).await?;
+        remove(stage, &service, name).await?;
         Ok(newcomer)
     }
 
-    /// The parts, by name: each from when it could begin. `own` is all but what tors do: bootstrap, introduce, upload, fetch.
+    /// The parts, by name, which together are the total: one after another along what was last, the backend's tor or the frontend's.
+    /// `own` is all but what tors do: bootstrap, introduce, upload, fetch.
     pub fn parts(&self) -> Vec<(&'static str, Duration)> {
-        let at = |step| self.seen.get(&step).copied().unwrap_or(self.applied);
-        let between = |from, to| at(to).saturating_duration_since(at(from));
-        let operator = at(Step::Made) - self.applied;
-        let start = between(Step::Made, Step::Running);
-        // What the publisher waits for: both tors.
-        let tors = at(Step::Introduced).max(at(Step::FrontendUp));
-        let merge = at(Step::Described).saturating_duration_since(tors);
+        let at = |step| self.0.get(&step).copied().unwrap_or_default();
+        let between = |from, to| at(to).saturating_sub(at(from));
+        let [started, up, last] = if at(Step::FrontendUp) > at(Step::Introduced) {
+            [Step::FrontendStarted, Step::FrontendUp, Step::FrontendUp]
+        } else {
+            [Step::BackendStarted, Step::BackendUp, Step::Introduced]
+        };
+        let (operator, start, merge) = (at(Step::Made), between(Step::Made, started), between(last, Step::Described));
         vec![
-            ("total", at(Step::Fetched) - self.applied),
+            ("total", at(Step::Fetched)),
             ("operator", operator),
             ("pod_start", start),
-            ("bootstrap", between(Step::Running, Step::Bootstrapped)),
-            ("introduction", between(Step::Bootstrapped, Step::Introduced)),
-            ("frontend_later", at(Step::FrontendUp).saturating_duration_since(at(Step::Introduced))),
+            ("bootstrap", between(started, up)),
+            ("introduction", between(up, last)),
             ("merge", merge),
             ("upload", between(Step::Described, Step::Accepted)),
             ("fetch", between(Step::Accepted, Step::Fetched)),
@@ -87,60 +91,77 @@ impl Newcomer {
         ]
     }
 
-    async fn look(&mut self, service: &Service) -> Result<()> {
+    /// Sees a backend's pod come, and the first descriptor be accepted.
+    async fn look(&mut self, service: &Service, applied: Instant) -> Result<()> {
         until("a descriptor is accepted", LIMIT, async || {
-            let pods = service.pods().await?;
-            for pod in &pods {
-                self.look_at(pod).await;
+            for pod in &service.pods().await? {
+                if is_backend(pod) {
+                    self.0.entry(Step::Made).or_insert_with(|| applied.elapsed());
+                } else if has_accepted(pod).await {
+                    self.0.insert(Step::Accepted, applied.elapsed());
+                    return Ok(Seen::Yes(()));
+                }
             }
-            let accepted = self.seen.contains_key(&Step::Accepted);
-            Ok(if accepted { Seen::Yes(()) } else { Seen::NotYet(format!("{:?}", self.seen.keys())) })
+            Ok(Seen::NotYet(format!("{:?}", self.0.keys())))
         })
         .await
     }
 
-    /// A program that does not answer yet has nothing to tell.
-    async fn look_at(&mut self, pod: &Pod) {
-        let is_backend = pod.metadata.labels.iter().flatten().any(|(_, value)| value == "backend");
-        if is_backend {
-            self.note(Step::Made);
-        }
-        let Some(status) = &pod.status else { return };
-        let containers = status.container_statuses.iter().flatten();
-        let running = containers.clone().count() > 0
-            && containers
-                .clone()
-                .all(|container| container.state.as_ref().is_some_and(|state| state.running.is_some()));
-        let Some(address) = status.pod_ip.as_deref().filter(|_| running) else { return };
-        if is_backend {
-            self.note(Step::Running);
-        }
-        let awaited: &[(Step, &str)] = if is_backend {
-            &[
-                (Step::Bootstrapped, "onionbalance_agent_bootstrapped"),
-                (Step::Introduced, "onionbalance_agent_introduction_points"),
-            ]
-        } else {
-            &[
-                (Step::FrontendUp, "onionbalance_publisher_tor_up"),
-                (Step::Described, "onionbalance_publisher_descriptors_total"),
-                (Step::Accepted, "onionbalance_publisher_uploads_total{result=\"accepted\"}"),
-            ]
-        };
-        if awaited.iter().all(|(step, _)| self.seen.contains_key(step)) {
-            return;
-        }
-        let Ok(page) = metrics(address).await else { return };
-        for (step, sample) in awaited {
-            if value(&page, sample) > 0.0 {
-                self.note(*step);
+    /// `applied` is since the Unix epoch, as the times of logs are.
+    async fn read_logs(&mut self, stage: &Stage, service: &Service, applied: Duration) -> Result<()> {
+        const UP: &str = "Bootstrapped 100%";
+        let mut backends = Vec::new();
+        for pod in &service.pods().await? {
+            let name = pod.name_any();
+            let log = async |container| stage.run(&format!("logs {name} --container={container} --timestamps")).await;
+            let tor = log("tor").await?;
+            let after = |log: &str, words| first(log, words).map(|at| at.saturating_sub(applied));
+            if is_backend(pod) {
+                // One whose points came when all was over has no say.
+                if let Some(introduced) = after(&log("agent").await?, "introduction points changed") {
+                    backends.push([Some(introduced), after(&tor, ""), after(&tor, UP)]);
+                }
+            } else {
+                let described = after(&log("publisher").await?, "publishing period=");
+                self.note(Step::FrontendStarted, after(&tor, ""))?;
+                self.note(Step::FrontendUp, after(&tor, UP))?;
+                self.note(Step::Described, described)?;
             }
         }
+        let [introduced, started, up] = backends.into_iter().min().context("no backend has introduction points")?;
+        self.note(Step::BackendStarted, started)?;
+        self.note(Step::BackendUp, up)?;
+        self.note(Step::Introduced, introduced)
     }
 
-    fn note(&mut self, step: Step) {
-        self.seen.entry(step).or_insert_with(Instant::now);
+    fn note(&mut self, step: Step, after: Option<Duration>) -> Result<()> {
+        self.0.insert(step, after.with_context(|| format!("no log tells of {step:?}"))?);
+        Ok(())
     }
+}
+
+fn is_backend(pod: &Pod) -> bool {
+    pod.metadata.labels.iter().flatten().any(|(_, value)| value == "backend")
+}
+
+/// Since the Unix epoch.
+#[allow(clippy::disallowed_methods, reason = "the times of logs are by the wall clock")]
+fn wall_clock() -> Result<Duration> {
+    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?)
+}
+
+/// When, since the Unix epoch, the first line with these words was logged; each begins with its time.
+fn first(log: &str, words: &str) -> Option<Duration> {
+    let line = log.lines().find(|line| line.contains(words))?;
+    let time: Timestamp = line.split(' ').next()?.parse().ok()?;
+    time.as_duration().try_into().ok()
+}
+
+/// Whether a frontend's publisher has seen an upload accepted; one that does not answer yet has not.
+async fn has_accepted(pod: &Pod) -> bool {
+    let Some(address) = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref()) else { return false };
+    let page = metrics(address).await.unwrap_or_default();
+    value(&page, "onionbalance_publisher_uploads_total{result=\"accepted\"}") > 0.0
 }
 
 /// Clients that know nothing of the service try, one after another; gives when one got there.
@@ -154,6 +175,18 @@ async fn fetch(stage: &Stage, onion: &str) -> Result<Instant> {
             Ok(_) => Seen::Yes(Instant::now()),
             Err(error) => Seen::NotYet(format!("{error:#}")),
         })
+    })
+    .await
+}
+
+/// Until its pods are gone: their end takes the kubelet's time, and the next service needs it.
+async fn remove(stage: &Stage, service: &Service, name: &str) -> Result<()> {
+    stage.run(&format!("delete obs/{name} --wait=false")).await?;
+    let label = format!("onionbalance.dev/service={name}");
+    until("the service's pods are gone", LIMIT, async || {
+        stage.run(&format!("delete pods --selector={label} --grace-period=1 --wait=false")).await?;
+        let left = service.pods().await?.len();
+        Ok(if left == 0 { Seen::Yes(()) } else { Seen::NotYet(format!("{left} are there")) })
     })
     .await
 }
@@ -176,27 +209,42 @@ fn value(page: &str, sample: &str) -> f64 {
 mod tests {
     use super::*;
 
+    fn newcomer(frontend_up: u64) -> Newcomer {
+        let steps = [
+            (Step::Made, 1),
+            (Step::BackendStarted, 3),
+            (Step::BackendUp, 6),
+            (Step::Introduced, 8),
+            (Step::FrontendStarted, 5),
+            (Step::FrontendUp, frontend_up),
+            (Step::Described, 10),
+            (Step::Accepted, 11),
+            (Step::Fetched, 14),
+        ];
+        Newcomer(steps.map(|(step, seconds)| (step, Duration::from_secs(seconds))).into())
+    }
+
     #[test]
-    fn parts_begin_where_they_could() {
-        let applied = Instant::now();
-        let at = |seconds| applied + Duration::from_secs(seconds);
-        let seen = BTreeMap::from([
-            (Step::Made, at(1)),
-            (Step::Running, at(3)),
-            (Step::Bootstrapped, at(6)),
-            (Step::Introduced, at(8)),
-            (Step::FrontendUp, at(9)),
-            (Step::Described, at(10)),
-            (Step::Accepted, at(11)),
-            (Step::Fetched, at(14)),
-        ]);
-        let parts: BTreeMap<_, _> = Newcomer { applied, seen }.parts().into_iter().collect();
-        let seconds = |part: &str| parts[part].as_secs();
-        assert_eq!(["total", "operator", "pod_start", "bootstrap"].map(seconds), [14, 1, 2, 3]);
-        assert_eq!(["introduction", "frontend_later", "merge", "upload", "fetch"].map(seconds), [2, 1, 1, 1, 3]);
-        assert_eq!(seconds("own"), 4);
-        let tors = ["bootstrap", "introduction", "frontend_later", "upload", "fetch"].map(seconds);
-        assert_eq!(tors.iter().sum::<u64>() + seconds("own"), seconds("total"));
+    fn the_parts_lead_along_what_was_last() {
+        let names = ["operator", "pod_start", "bootstrap", "introduction", "merge", "upload", "fetch"];
+        for (frontend_up, expected, own) in [(7, [1, 2, 3, 2, 2, 1, 3], 5), (9, [1, 4, 4, 0, 1, 1, 3], 6)] {
+            let parts: BTreeMap<_, _> = newcomer(frontend_up).parts().into_iter().collect();
+            assert_eq!(names.map(|part| parts[part].as_secs()), expected);
+            assert_eq!(parts["own"].as_secs(), own);
+            assert_eq!(names.iter().map(|part| parts[part]).sum::<Duration>(), parts["total"]);
+        }
+    }
+
+    #[test]
+    fn the_first_line_with_the_words_counts() {
+        let log = "2026-11-26T04:05:02.126000001Z Nov 26 04:05:02.126 [notice] Tor 0.4.9.11 running\n\
+                   2026-11-26T04:05:03.5Z Nov 26 04:05:03.000 [notice] Bootstrapped 100% (done): Done\n\
+                   2026-11-26T04:05:04.5Z Nov 26 04:05:04.000 [notice] Bootstrapped 100% (done): Done\n";
+        let start = first(log, "").unwrap();
+        assert_eq!(start.subsec_nanos(), 126_000_001, "to the nanosecond");
+        assert_eq!(first(log, "Bootstrapped 100%"), Some(start + Duration::from_nanos(1_373_999_999)));
+        assert_eq!(first(log, "introduction points changed"), None);
+        assert_eq!(first("error: container not found", ""), None);
     }
 
     #[test]
