@@ -1,4 +1,4 @@
-//! What the init container of a pod makes for tor before it starts.
+//! What is made for tor before it starts, in both kinds of pod.
 
 use std::fs::{DirBuilder, File, Permissions};
 use std::io;

@@ -150,7 +150,7 @@ async fn publisher(scene: &Scene) -> Result<Value> {
     Ok(containers.into_iter().flatten().find(|status| status["name"] == "publisher").cloned().unwrap_or_default())
 }
 
-/// No container of any kind, init ones included, was started again.
+/// No container was started again.
 async fn no_crash_loop(scene: &Scene) -> Result<()> {
     let path = "jsonpath={..restartCount}";
     let ours = scene.run(&format!("get pods -o {path}")).await?;

@@ -34,7 +34,7 @@ use std::time::Duration;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 pub(super) use self::services::Registry;
 use self::services::Services;
@@ -50,6 +50,8 @@ use crate::shell::complaint::Complaint;
 const RECONNECT: Duration = Duration::from_secs(1);
 /// Tor's time to answer: on the Tor network all microdescriptors are some megabytes.
 const ANSWER: Duration = Duration::from_secs(20);
+/// A pod's tor is started after the publisher: one that is not there so early is no trouble.
+const STARTS: Duration = Duration::from_secs(3);
 /// How often a silent connection is tried.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// An upload that waited longer than this is not carried out: this process stood still meanwhile, and may lead no more.
@@ -153,6 +155,7 @@ impl Tor {
     /// Keeps a connection until nobody is left to serve.
     pub(super) async fn run(mut self) {
         let mut complaint = Complaint::default();
+        let (begun, mut met) = (Instant::now(), false);
         loop {
             let mut connections =
                 supervise(self.connector.clone(), Backoff::default(), StdRng::from_seed(clock::random()));
@@ -160,6 +163,7 @@ impl Tor {
                 let (lost, connected) = match update {
                     Update::Lost(error) => (error.into(), false),
                     Update::Connected(client, events) => {
+                        met = true;
                         self.silent.send_replace(false);
                         complaint.settle();
                         let Err(lost) = Session::run(&mut self.services, self.clock, client.clone(), events).await;
@@ -173,7 +177,9 @@ impl Tor {
                 if self.services.nobody_is_left() {
                     return;
                 }
-                complaint.utter("no connection to tor", &lost);
+                if met || begun.elapsed() > STARTS || !is_absent(&lost) {
+                    complaint.utter("no connection to tor", &lost);
+                }
                 if connected {
                     // Tor is there, but refuses what this needs: the supervisor goes, and its connection with it.
                     sleep(RECONNECT).await;
@@ -184,11 +190,15 @@ impl Tor {
     }
 }
 
+fn is_absent(lost: &Lost) -> bool {
+    matches!(lost, Lost::Control(ControlError::Io { .. }))
+}
+
 /// What a lost connection tells; one that just broke off tells nothing.
 fn silence(lost: &Lost) -> Option<bool> {
     match lost {
         Lost::Control(ControlError::Timeout(_)) => Some(true),
-        Lost::Control(ControlError::Io { .. }) => Some(false),
+        _ if is_absent(lost) => Some(false),
         _ => None,
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Valu
     let parts = pod::Parts {
         name: "agent",
         arguments: vec!["backend".to_owned()],
-        init_arguments: vec!["backend".to_owned(), "init".to_owned()],
+        init_arguments: ["backend", "init"],
         variables: Vec::new(),
         ports: vec![pod::port("agent", AGENT_API_PORT)],
         secrets: vec![(token, pod::read_only("token", "/etc/onionbalance/token"))],
@@ -105,11 +105,10 @@ mod tests {
     #[test]
     fn only_the_agent_holds_the_token_and_no_one_a_kubernetes_credential() {
         let pod = &Fixture::new().child("Deployment web-backend")["spec"]["template"]["spec"];
-        let holders: Vec<_> = pod["initContainers"]
+        let holders: Vec<_> = pod["containers"]
             .as_array()
             .unwrap()
             .iter()
-            .chain(pod["containers"].as_array().unwrap())
             .filter(|c| c["volumeMounts"].as_array().unwrap().iter().any(|mount| mount["name"] == "token"))
             .map(|container| container["name"].as_str().unwrap())
             .collect();
@@ -155,7 +154,7 @@ mod tests {
 
     #[test]
     fn the_agents_probes_and_ports() {
-        let agent = &Fixture::new().child("Deployment web-backend")["spec"]["template"]["spec"]["containers"][1];
+        let agent = &Fixture::new().child("Deployment web-backend")["spec"]["template"]["spec"]["containers"][0];
         assert_eq!(agent["args"], json!(["backend"]));
         for (probe, path) in [("startupProbe", "/startupz"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")]
         {

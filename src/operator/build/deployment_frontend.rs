@@ -30,7 +30,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
     let parts = pod::Parts {
         name: "publisher",
         arguments: ["frontend", "--service", &service].map(ToOwned::to_owned).to_vec(),
-        init_arguments: vec!["frontend".to_owned(), "init".to_owned()],
+        init_arguments: ["frontend", "init"],
         // Another key that somebody puts into the Secret is not taken up.
         variables: vec![("ONION_ADDRESS", inputs.address.to_string())],
         ports: Vec::new(),
@@ -111,11 +111,10 @@ mod tests {
     fn only_the_publisher_holds_the_master_key_and_an_api_token() {
         let pod = &Fixture::new().child("Deployment web-frontend")["spec"]["template"]["spec"];
         for volume in ["master-key", "api-access"] {
-            let holders: Vec<_> = pod["initContainers"]
+            let holders: Vec<_> = pod["containers"]
                 .as_array()
                 .unwrap()
                 .iter()
-                .chain(pod["containers"].as_array().unwrap())
                 .filter(|c| c["volumeMounts"].as_array().unwrap().iter().any(|mount| mount["name"] == volume))
                 .map(|container| container["name"].as_str().unwrap())
                 .collect();
@@ -147,10 +146,10 @@ mod tests {
 
     #[test]
     fn the_publisher_is_told_its_service() {
-        let publisher = &Fixture::new().child("Deployment web-frontend")["spec"]["template"]["spec"]["containers"][1];
+        let publisher = &Fixture::new().child("Deployment web-frontend")["spec"]["template"]["spec"]["containers"][0];
         assert_eq!(publisher["args"], json!(["frontend", "--service", "web"]));
         assert_eq!(publisher["env"][2]["valueFrom"]["fieldRef"]["fieldPath"], "metadata.uid");
-        assert!(publisher.get("lifecycle").is_none());
+        assert!(publisher["lifecycle"].get("preStop").is_none());
     }
 
     #[test]
@@ -169,7 +168,7 @@ mod tests {
 
     #[test]
     fn the_publisher_answers_for_tors_liveness() {
-        let tor = &Fixture::new().child("Deployment web-frontend")["spec"]["template"]["spec"]["containers"][0];
+        let tor = &Fixture::new().child("Deployment web-frontend")["spec"]["template"]["spec"]["containers"][1];
         for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
             assert_eq!(tor[probe]["httpGet"], json!({"path": "/tor/livez", "port": 9401}));
         }

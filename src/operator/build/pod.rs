@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
-    HTTPGetAction, Lifecycle, LifecycleHandler, LocalObjectReference, ObjectFieldSelector, PodSecurityContext, PodSpec,
-    PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext, Volume, VolumeMount,
+    ExecAction, HTTPGetAction, Lifecycle, LifecycleHandler, LocalObjectReference, ObjectFieldSelector,
+    PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext, Volume,
+    VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -20,16 +21,19 @@ use crate::link::{METRICS_PORT, PROBE_PORT};
 /// User and group of every process: tor and the agent share sockets, and the agent must be able to kill tor.
 const UID: i64 = 65532;
 
+/// Our program, as `PATH` of the data plane's image has it: a hook does not know of an entry point.
+const PROGRAM: &str = "onionbalance-operator";
+
 const CONFIG: &str = "/etc/onionbalance/config";
 const RUN: &str = "/run/onionbalance";
 const TOR: &str = "/var/lib/tor";
 
 /// What a component adds to the common pod.
 pub(super) struct Parts {
-    /// Name and arguments of the container beside tor, and the first arguments of the init container.
+    /// Name and arguments of the container beside tor, and the arguments with which our program makes what tor needs.
     pub name: &'static str,
     pub arguments: Vec<String>,
-    pub init_arguments: Vec<String>,
+    pub init_arguments: [&'static str; 2],
     /// What that container is told beside which pod it is. An older data plane overlooks what it does not know, as it would not an
     /// argument.
     pub variables: Vec<(&'static str, String)>,
@@ -55,10 +59,8 @@ pub(super) fn template(
     parts: Parts,
 ) -> PodTemplateSpec {
     let service = inputs.name();
-    let pre_stop = parts.pre_stop.map(|path| Lifecycle {
-        pre_stop: Some(LifecycleHandler { http_get: Some(get(path)), ..LifecycleHandler::default() }),
-        ..Lifecycle::default()
-    });
+    let pre_stop =
+        parts.pre_stop.map(|path| LifecycleHandler { http_get: Some(get(path)), ..LifecycleHandler::default() });
     let (secret_volumes, secret_mounts): (Vec<_>, Vec<_>) = parts.secrets.into_iter().unzip();
     let resources = settings.resources.as_ref();
     let tor = Container {
@@ -70,7 +72,7 @@ pub(super) fn template(
                 .map(ToOwned::to_owned)
                 .to_vec(),
         ),
-        lifecycle: pre_stop.clone(),
+        lifecycle: pre_stop.clone().map(|hook| Lifecycle { pre_stop: Some(hook), ..Lifecycle::default() }),
         // Until the other container answers for the first time, nothing is said of tor.
         startup_probe: parts.tor_liveness.map(|path| probe(path, 2, 150)),
         // The other container restarts in less than these 30 s. (A grace period of its own came with Kubernetes 1.22; an older
@@ -91,17 +93,9 @@ pub(super) fn template(
         startup_probe: Some(probe("/startupz", 2, 150)),
         liveness_probe: Some(probe("/livez", 10, 3)),
         readiness_probe: Some(probe("/readyz", 2, 2)),
-        lifecycle: pre_stop,
+        lifecycle: Some(Lifecycle { post_start: Some(init(parts.init_arguments)), pre_stop, ..Lifecycle::default() }),
         resources: Some(requirements(resources.and_then(|r| r.agent.as_ref()), ("10m", "32Mi"))),
         volume_mounts: Some([mounts(), secret_mounts].concat()),
-        ..container(inputs)
-    };
-    let init = Container {
-        name: "init".to_owned(),
-        image: Some(inputs.settings.data_plane_image.clone()),
-        args: Some(parts.init_arguments),
-        env: Some(environment()),
-        resources: agent.resources.clone(),
         ..container(inputs)
     };
     let mut labels = settings.labels.clone();
@@ -118,8 +112,8 @@ pub(super) fn template(
             share_process_namespace: parts.shares_processes.then_some(true),
             termination_grace_period_seconds: Some(parts.grace_seconds),
             security_context: Some(pod_security()),
-            init_containers: Some(vec![init]),
-            containers: vec![tor, agent],
+            // In this order: tor needs what the other one's hook makes.
+            containers: vec![agent, tor],
             volumes: Some([volumes(&component.child_name(&service)), secret_volumes].concat()),
             node_selector: (!settings.node_selector.is_empty()).then(|| settings.node_selector.clone()),
             priority_class_name: settings.priority_class_name.clone(),
@@ -215,6 +209,15 @@ pub(super) fn port(name: &str, number: u16) -> ContainerPort {
     }
 }
 
+/// Makes what must be there before tor starts. The kubelet starts a pod's containers one after another, and the next only when
+/// the hook of the one before is through. An init container does the same, but its end is noticed at the kubelet's next look at all
+/// containers, once a second: a backend came a good second later. Should a kubelet ever not wait, tor ends for want of its files,
+/// and is started again.
+fn init(arguments: [&str; 2]) -> LifecycleHandler {
+    let command = [PROGRAM].into_iter().chain(arguments).map(ToOwned::to_owned).collect();
+    LifecycleHandler { exec: Some(ExecAction { command: Some(command) }), ..LifecycleHandler::default() }
+}
+
 fn probe(path: &str, period_seconds: i32, failure_threshold: i32) -> Probe {
     Probe {
         http_get: Some(get(path)),
@@ -284,8 +287,7 @@ mod tests {
     }
 
     fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
-        let spec = &pod["spec"];
-        spec["initContainers"].as_array().unwrap().iter().chain(spec["containers"].as_array().unwrap())
+        pod["spec"]["containers"].as_array().unwrap().iter()
     }
 
     #[test]
@@ -299,7 +301,8 @@ mod tests {
                     "seccompProfile": {"type": "RuntimeDefault"},
                 })
             );
-            assert_eq!(containers(&pod).count(), 3);
+            assert_eq!(containers(&pod).count(), 2);
+            assert!(spec.get("initContainers").is_none());
             for container in containers(&pod) {
                 assert_eq!(
                     container["securityContext"],
@@ -331,9 +334,20 @@ mod tests {
     }
 
     #[test]
+    fn tor_is_started_when_what_it_needs_is_made() {
+        for (pod, program) in pods(&Fixture::new()).iter().zip(["backend", "frontend"]) {
+            let names: Vec<_> = containers(pod).map(|container| container["name"].as_str().unwrap()).collect();
+            assert_eq!(names, [if program == "backend" { "agent" } else { "publisher" }, "tor"]);
+            let hooks: Vec<_> = containers(pod).map(|container| &container["lifecycle"]["postStart"]).collect();
+            let init = json!({"exec": {"command": ["onionbalance-operator", program, "init"]}});
+            assert_eq!(hooks, [&init, &Value::Null]);
+        }
+    }
+
+    #[test]
     fn tor_is_started_with_our_torrc_alone() {
         for pod in pods(&Fixture::new()) {
-            let tor = &pod["spec"]["containers"][0];
+            let tor = &pod["spec"]["containers"][1];
             assert_eq!(tor["command"], json!(["tor"]));
             assert_eq!(
                 tor["args"],
@@ -363,10 +377,10 @@ mod tests {
         assert_eq!(pod["metadata"]["annotations"]["note"], "b");
         let spec = &pod["spec"];
         assert_eq!(
-            spec["containers"][0]["resources"],
+            spec["containers"][1]["resources"],
             json!({"requests": {"cpu": "50m"}, "limits": {"memory": "1Gi"}})
         );
-        assert_eq!(spec["containers"][1]["resources"], json!({"requests": {"cpu": "1", "memory": "32Mi"}}));
+        assert_eq!(spec["containers"][0]["resources"], json!({"requests": {"cpu": "1", "memory": "32Mi"}}));
         for field in ["nodeSelector", "affinity", "tolerations", "topologySpreadConstraints", "priorityClassName"] {
             assert_eq!(spec[field], template[field], "{field}");
         }
@@ -387,7 +401,7 @@ mod tests {
             (&json!("b"), &json!("1"))
         );
         assert_eq!(backend["spec"]["tolerations"], json!([{"key": "tor"}]));
-        assert_eq!(frontend["spec"]["containers"][1]["resources"]["limits"], json!({"memory": "1Gi"}));
+        assert_eq!(frontend["spec"]["containers"][0]["resources"]["limits"], json!({"memory": "1Gi"}));
         assert!(frontend["metadata"]["labels"].get("tier").is_none() && frontend["spec"].get("tolerations").is_none());
     }
 
