@@ -74,7 +74,12 @@ impl Cli {
             Command::Crd { format: CrdFormat::Yaml, without_rules } => {
                 return finish(crd::manifest(!without_rules).map_err(Into::into).and_then(|yaml| print(&yaml)));
             }
-            Command::Crd { format: CrdFormat::Markdown, .. } => return finish(print(&crd::reference())),
+            Command::Crd { format: CrdFormat::Markdown, without_rules: false } => {
+                return finish(print(&crd::reference()));
+            }
+            Command::Crd { format: CrdFormat::Markdown, without_rules: true } => {
+                return finish(Err("--without-rules is for --format yaml: the reference tells all rules".into()));
+            }
             Command::Key(args) => return finish(tools::key::run(args, &mut out)),
             // `onionbalance-operator config generate`, and nothing more, asks.
             Command::Config(args) => {

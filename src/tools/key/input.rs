@@ -61,6 +61,9 @@ impl fmt::Display for Input {
 }
 
 fn parse(bytes: &[u8]) -> Result<(KeyFile, Vec<String>), Failure> {
+    if bytes.trim_ascii().is_empty() {
+        return Err("it is empty".into());
+    }
     match KeyFile::read(bytes) {
         Ok(file) => Ok((file, Vec::new())),
         Err(KeyFileError::Unknown) => match secret(bytes) {

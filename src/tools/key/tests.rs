@@ -149,6 +149,8 @@ fn reads_secrets_of_this_operator_and_of_others() {
     write(secret(&[("token", b"x")], &metadata));
     let none = key(&["convert", &file, "--secret", "web"]).unwrap_err();
     assert!(none.ends_with("the Secret has no entry hs_ed25519_secret_key and none privateKeyFile"), "{none}");
+    write("\n".to_owned());
+    assert!(key(&["convert", &file, "--secret", "web"]).unwrap_err().ends_with("secret.json: it is empty"));
     // What is no Secret is told as what it should have been.
     write("kind: ConfigMap\n".to_owned());
     assert!(key(&["show", &file]).unwrap_err().contains("it holds no onion-service key"));
