@@ -53,14 +53,34 @@ pub fn agent_token_secret(service: &str) -> String {
     format!("{service}-agent-token")
 }
 
+const MASTER_KEY_SUFFIX: &str = "-master-key";
+
 /// The Secret of the master key where `spec.masterKey.secretName` is unset.
 pub fn default_master_key_secret(service: &str) -> String {
-    format!("{service}-master-key")
+    format!("{service}{MASTER_KEY_SUFFIX}")
 }
 
 /// The Secret of the master key.
 pub fn master_key_secret(object: &OnionBalancedService) -> String {
     object.spec.master_key.secret_name.clone().unwrap_or_else(|| default_master_key_secret(&object.name_any()))
+}
+
+/// Whether it names this Secret as that of its master key.
+pub fn is_master_key_secret(object: &OnionBalancedService, secret: &str) -> bool {
+    match &object.spec.master_key.secret_name {
+        Some(name) => name == secret,
+        None => secret.strip_suffix(MASTER_KEY_SUFFIX) == object.metadata.name.as_deref(),
+    }
+}
+
+/// Whether both name one Secret as that of their master key. Asked of each two of all objects.
+pub fn same_master_key_secret(one: &OnionBalancedService, other: &OnionBalancedService) -> bool {
+    let same = || match (&one.spec.master_key.secret_name, &other.spec.master_key.secret_name) {
+        (None, None) => one.metadata.name == other.metadata.name,
+        (Some(secret), _) => is_master_key_secret(other, secret),
+        (None, Some(secret)) => is_master_key_secret(one, secret),
+    };
+    one.metadata.namespace == other.metadata.namespace && same()
 }
 
 /// The Secret of the authorized clients, if one is named.

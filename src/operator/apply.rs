@@ -4,19 +4,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::Status;
 use kube::{Client, Resource as _, ResourceExt as _};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use super::build::{Child, ChildId, Kind, ids, secret_master_key};
 use super::drift::{is_applied, stamped};
 use super::echoes::Echoes;
 use super::holder::{Holder, holder};
-use super::plan::{Failure, KeySecret};
+use super::observe::taken;
+use super::plan::{Failure, KeySecret, Taken};
 use super::settings::Settings;
 use super::telemetry::Telemetry;
 use crate::crd::{OPERATOR_MANAGER, OnionBalancedService};
@@ -36,6 +39,11 @@ impl Writer {
         Self { client, telemetry, echoes }
     }
 
+    /// What is expected to come back.
+    pub fn echoes(&self) -> &Echoes {
+        &self.echoes
+    }
+
     /// For one request.
     fn counted(&self) -> Client {
         self.telemetry.writes.fetch_add(1, Ordering::Relaxed);
@@ -43,40 +51,148 @@ impl Writer {
     }
 }
 
+/// Children that are applied at once: each has a connection of its own. Not Deployments: after a name that is somebody else's no pods
+/// are made.
+fn at_once(kind: Kind) -> usize {
+    if kind == Kind::Deployment { 1 } else { 4 }
+}
+
+/// What became of the children that were not as they should be, but for those that are so now.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Those that the API server does not take.
+    pub failures: Vec<Failure>,
+    /// The one whose name turned out to be somebody else's.
+    pub taken: Option<Taken>,
+}
+
 /// Applies each child that is not as it should be, and keeps in `live` what the API server makes of it. One that it does not
-/// take is told, and the others go on.
-pub async fn children(
+/// take is told, and the others go on, but not after one whose name is taken.
+pub async fn children<'a>(
     writer: &Writer,
     object: &OnionBalancedService,
     live: &mut BTreeMap<ChildId, ObjectMeta>,
-    children: Vec<Child>,
-) -> Result<Vec<Failure>, kube::Error> {
-    let mut failures = Vec::new();
+    children: impl Iterator<Item = &'a Child>,
+) -> Result<Applied, kube::Error> {
+    let mut due = Vec::new();
     for child in children {
         let manifest = stamped(&child.manifest);
         let present = live.get(&child.id);
         // What is being deleted cannot be kept; its end brings us back.
-        if present.is_some_and(|live| live.deletion_timestamp.is_some() || is_applied(live, &manifest)) {
-            continue;
-        }
-        let api = api(writer.counted(), object, child.id.kind);
-        match api.patch_metadata(&child.id.name, &force(), &Patch::Apply(&manifest)).await {
-            Ok(applied) => {
-                info!(child = %child.id, "{}", if present.is_some() { "updated" } else { "created" });
-                // What a Deployment is now, the status is still to tell.
-                if child.id.kind != Kind::Deployment {
-                    writer.echoes.expect(&applied.metadata);
-                }
-                live.insert(child.id, applied.metadata);
-            }
-            Err(kube::Error::Api(status)) => {
-                warn!(child = %child.id, error = %status.message, "the API server refuses a child");
-                failures.push(Failure { child: child.id, message: status.message });
-            }
-            Err(error) => return Err(error),
+        if !present.is_some_and(|live| live.deletion_timestamp.is_some() || is_applied(live, &manifest)) {
+            due.push((child.id.clone(), manifest, present.is_some()));
         }
     }
-    Ok(failures)
+    let at_once = due.iter().map(|(id, ..)| at_once(id.kind)).min().unwrap_or(1);
+    let outcomes = stream::iter(due).map(|(id, manifest, present)| async move {
+        let outcome = if present {
+            update(writer, object, &id, &manifest).await?
+        } else {
+            create(writer, object, &id, &manifest).await?
+        };
+        Ok::<_, kube::Error>((id, outcome))
+    });
+    let mut outcomes = outcomes.buffered(at_once);
+    let mut applied = Applied::default();
+    while let Some((id, outcome)) = outcomes.try_next().await? {
+        match outcome {
+            Outcome::Applied(metadata) => _ = live.insert(id, *metadata),
+            Outcome::Refused(status) => {
+                warn!(child = %id, error = %status.message, "the API server refuses a child");
+                applied.failures.push(Failure { child: id, message: status.message });
+            }
+            Outcome::Taken(taken) => {
+                applied.taken = Some(taken);
+                break;
+            }
+            Outcome::IsLeaving => {}
+        }
+    }
+    Ok(applied)
+}
+
+enum Outcome {
+    Applied(Box<ObjectMeta>),
+    Refused(Box<Status>),
+    Taken(Taken),
+    /// It is being deleted, which cannot be undone; its end brings us back, if it bears our label, or else the next look.
+    IsLeaving,
+}
+
+/// Applies a child that is there.
+async fn update(
+    writer: &Writer,
+    object: &OnionBalancedService,
+    id: &ChildId,
+    manifest: &Value,
+) -> Result<Outcome, kube::Error> {
+    let outcome = apply(writer, object, id, manifest).await?;
+    if let Outcome::Applied(applied) = &outcome {
+        info!(child = %id, "updated");
+        // Where nothing had to be changed, the version is that of the last change of a Deployment's status, which is still to be told.
+        if id.kind != Kind::Deployment {
+            writer.echoes.expect(applied);
+        }
+    }
+    Ok(outcome)
+}
+
+/// The version of no object: etcd counts its writes, and begins with this before the first.
+const VERSION_OF_NONE: &str = "1";
+
+/// Applies a child that is in no cache, hence most likely nowhere: so that one that is there all the same, somebody else's, is not
+/// changed. An apply that asks for a version creates what is not there, and is refused where another version is. Where it is
+/// refused, but not for what the child is, we look.
+async fn create(
+    writer: &Writer,
+    object: &OnionBalancedService,
+    id: &ChildId,
+    manifest: &Value,
+) -> Result<Outcome, kube::Error> {
+    // Older API servers take no version of a new Service: there only the look tells.
+    if id.kind != Kind::Service {
+        let mut only_new = manifest.clone();
+        only_new["metadata"]["resourceVersion"] = VERSION_OF_NONE.into();
+        let outcome = apply(writer, object, id, &only_new).await?;
+        match &outcome {
+            Outcome::Applied(created) => {
+                info!(child = %id, "created");
+                writer.echoes.expect(created);
+                return Ok(outcome);
+            }
+            Outcome::Refused(status) if status.is_forbidden() || status.is_invalid() => return Ok(outcome),
+            _ => {}
+        }
+    }
+    let found = api(writer.client.clone(), object, id.kind).get_metadata_opt(&id.name).await?;
+    if let Some(found) = found {
+        return match taken(id, &found.metadata, object) {
+            Some(taken) => Ok(Outcome::Taken(taken)),
+            None if found.metadata.deletion_timestamp.is_some() => Ok(Outcome::IsLeaving),
+            // Ours, and the cache is behind.
+            None => update(writer, object, id, manifest).await,
+        };
+    }
+    let outcome = apply(writer, object, id, manifest).await?;
+    if let Outcome::Applied(created) = &outcome {
+        info!(child = %id, "created");
+        writer.echoes.expect(created);
+    }
+    Ok(outcome)
+}
+
+/// One request.
+async fn apply(
+    writer: &Writer,
+    object: &OnionBalancedService,
+    id: &ChildId,
+    manifest: &Value,
+) -> Result<Outcome, kube::Error> {
+    match api(writer.counted(), object, id.kind).patch_metadata(&id.name, &force(), &Patch::Apply(manifest)).await {
+        Ok(applied) => Ok(Outcome::Applied(Box::new(applied.metadata))),
+        Err(kube::Error::Api(status)) => Ok(Outcome::Refused(status)),
+        Err(error) => Err(error),
+    }
 }
 
 /// Deletes what we made for this object under names that are no longer used. Never a Secret.
@@ -159,22 +275,26 @@ pub async fn set_key_owners(
     Ok(())
 }
 
-/// Applies the operator's part of a status to the object of this UID; false when it is gone.
+/// Applies the operator's part of a status to the object of this UID and, where one is given, this version; false when it is gone.
 pub async fn status(
     writer: &Writer,
     metadata: &ObjectMeta,
+    version: Option<&str>,
     status: &(impl Serialize + Sync),
 ) -> Result<bool, kube::Error> {
     let resource = kube::core::ApiResource::erase::<OnionBalancedService>(&());
     let namespace = metadata.namespace.as_deref().unwrap_or_default();
     let api: Api<DynamicObject> = Api::namespaced_with(writer.counted(), namespace, &resource);
     let name = metadata.name.clone().unwrap_or_default();
-    let body = json!({
+    let mut body = json!({
         "apiVersion": OnionBalancedService::api_version(&()),
         "kind": OnionBalancedService::kind(&()),
         "metadata": {"name": name, "namespace": namespace, "uid": metadata.uid},
         "status": status,
     });
+    if let Some(version) = version {
+        body["metadata"]["resourceVersion"] = version.into();
+    }
     match api.patch_status(&name, &force(), &Patch::Apply(&body)).await {
         Ok(written) => {
             // Another spec is yet to be looked at.

@@ -136,10 +136,11 @@ impl Cache {
         found
     }
 
-    /// The labelled children of a service, as last seen.
+    /// The labelled children of a service, as last seen: all whose names begin with its.
     pub fn children(&self, namespace: &str, service: &str) -> Vec<(Kind, ObjectMeta)> {
         let belongs = |metadata: &ObjectMeta| {
-            metadata.namespace.as_deref() == Some(namespace)
+            metadata.name.as_ref().is_some_and(|name| name.starts_with(service))
+                && metadata.namespace.as_deref() == Some(namespace)
                 && metadata
                     .labels
                     .as_ref()
@@ -167,14 +168,13 @@ fn to_objects<K: Resource + Send + 'static>(
 ) -> BoxStream<'static, ObjectRef<Guarded>> {
     let echoes = echoes.clone();
     let concerned = move |event: Event<K>| {
-        let is_echo = echoes.has(&event);
-        let (Event::Apply(touched) | Event::InitApply(touched) | Event::Delete(touched)) = event else {
+        let (Event::Apply(touched) | Event::InitApply(touched) | Event::Delete(touched)) = &event else {
             return Vec::new();
         };
-        let its_object = its_object(&touched);
-        let mut concerned = others(&touched);
+        let its_object = its_object(touched);
+        let mut concerned = others(touched);
         concerned.retain(|other| Some(other) != its_object.as_ref());
-        concerned.extend(its_object.filter(|_| !is_echo));
+        concerned.extend(its_object.filter(|object| echoes.is_news(&event, object)));
         concerned
     };
     // Failures are told by `Watches`.
@@ -192,12 +192,10 @@ fn same_key(objects: Store<Guarded>) -> impl Fn(&Guarded) -> Vec<ObjectRef<Guard
 }
 
 fn share_key(one: &OnionBalancedService, other: &OnionBalancedService) -> bool {
-    let address =
-        |object: &OnionBalancedService| object.status.as_ref().and_then(|status| status.onion_address.clone());
-    let same_address = address(one).is_some() && address(one) == address(other);
-    let same_secret =
-        one.namespace() == other.namespace() && names::master_key_secret(one) == names::master_key_secret(other);
-    one.uid() != other.uid() && (same_address || same_secret)
+    let [one_address, other_address] =
+        [one, other].map(|object| object.status.as_ref().and_then(|status| status.onion_address.as_deref()));
+    let same_address = one_address.is_some() && one_address == other_address;
+    (same_address || names::same_master_key_secret(one, other)) && one.metadata.uid != other.metadata.uid
 }
 
 /// The object that a child belongs to.
@@ -218,7 +216,7 @@ fn refers_to(kind: Kind) -> bool {
 fn referring(objects: &Store<Guarded>, kind: Kind, named: &ObjectMeta) -> Vec<ObjectRef<Guarded>> {
     let Some(name) = named.name.as_deref().filter(|_| refers_to(kind)) else { return Vec::new() };
     let refers = |object: &OnionBalancedService| match kind {
-        Kind::Secret => names::master_key_secret(object) == name || names::clients_secret(object) == Some(name),
+        Kind::Secret => names::is_master_key_secret(object, name) || names::clients_secret(object) == Some(name),
         _ => object
             .spec
             .ports

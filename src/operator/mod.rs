@@ -186,7 +186,7 @@ async fn look_after(
 ) {
     // Read apart from the looks: a cache must not fall behind because all looks are busy, or wait for it.
     let (sender, queue) = mpsc::unbounded();
-    let reader = tokio::spawn(read(changes, context.cache.objects(), leading.clone(), sender));
+    let reader = tokio::spawn(read(changes, context.cache.objects(), leading.clone(), sender.clone()));
     let stop = async move {
         let _ = stopped.wait_for(|stopped| *stopped).await;
     }
@@ -213,11 +213,15 @@ async fn look_after(
     };
     let one_look = move |object: Arc<Guarded>, context: Arc<Context>| {
         let leads = *leading.borrow();
+        let again = sender.clone();
         async move {
             if !leads {
                 return Ok(Action::await_change());
             }
-            let look = tokio::spawn(async move { reconcile(&object, &context).await });
+            let look = tokio::spawn(async move {
+                let _look = context.writer.echoes().look(ObjectRef::from_obj(&*object), again);
+                reconcile(&object, &context).await
+            });
             Ok::<_, Error>(Action::requeue(look.await??))
         }
         .boxed()

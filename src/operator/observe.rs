@@ -125,8 +125,20 @@ where
 /// Children that are looked up at once: each look-up has a connection of its own.
 const LOOK_UPS: usize = 4;
 
-/// What bears the names of the children: from the cache, or, where it is not labelled as ours, from the API server: a
-/// cache may be behind, and what is someone else's must not be taken.
+/// What bears the names of the children and is labelled as ours, as the cache has it: it may be behind.
+pub fn cached_children(
+    cache: &Cache,
+    object: &OnionBalancedService,
+    settings: &Settings,
+) -> BTreeMap<ChildId, ObjectMeta> {
+    let namespace = object.namespace().unwrap_or_default();
+    let ids = ids(&object.name_any(), settings).into_iter();
+    ids.filter_map(|id| Some((cache.child(id.kind, &namespace, &id.name)?, id)))
+        .map(|(found, id)| (id, found))
+        .collect()
+}
+
+/// What bears the names of the children: from the cache, or, where it is not labelled as ours, from the API server.
 pub async fn live_children(
     client: &Client,
     cache: &Cache,
@@ -134,16 +146,16 @@ pub async fn live_children(
     settings: &Settings,
 ) -> Result<BTreeMap<ChildId, ObjectMeta>, kube::Error> {
     let namespace = object.namespace().unwrap_or_default();
-    let look_ups = stream::iter(ids(&object.name_any(), settings)).map(async |id| {
-        if let Some(found) = cache.child(id.kind, &namespace, &id.name) {
-            return Ok::<_, kube::Error>((id, Some(found)));
-        }
+    let mut live = cached_children(cache, object, settings);
+    let others = ids(&object.name_any(), settings).into_iter().filter(|id| !live.contains_key(id));
+    let look_ups = stream::iter(others.collect::<Vec<_>>()).map(async |id| {
         let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &id.kind.resource());
         let found = api.get_metadata_opt(&id.name).await?;
-        Ok((id, found.map(|found| found.metadata)))
+        Ok::<_, kube::Error>(found.map(|found| (id, found.metadata)))
     });
     let found: Vec<_> = look_ups.buffer_unordered(LOOK_UPS).try_collect().await?;
-    Ok(found.into_iter().filter_map(|(id, found)| Some((id, found?))).collect())
+    live.extend(found.into_iter().flatten());
+    Ok(live)
 }
 
 /// The UID of the frontends' `ServiceAccount` among them, unless it is about to go.
@@ -153,16 +165,12 @@ pub fn frontend_account(live: &BTreeMap<ChildId, ObjectMeta>, object: &OnionBala
     account.uid.clone().filter(|_| account.deletion_timestamp.is_none())
 }
 
-/// Those of them that are not ours.
-pub fn taken(live: &BTreeMap<ChildId, ObjectMeta>, object: &OnionBalancedService) -> Vec<Taken> {
-    live.iter()
-        .filter_map(|(child, metadata)| {
-            let by_predecessor = match holder(metadata, object) {
-                Holder::Us => return None,
-                Holder::Predecessor => true,
-                Holder::Another => false,
-            };
-            Some(Taken { child: child.clone(), by_predecessor })
-        })
-        .collect()
+/// Whether a child that is there is not ours.
+pub fn taken(child: &ChildId, metadata: &ObjectMeta, object: &OnionBalancedService) -> Option<Taken> {
+    let by_predecessor = match holder(metadata, object) {
+        Holder::Us => return None,
+        Holder::Predecessor => true,
+        Holder::Another => false,
+    };
+    Some(Taken { child: child.clone(), by_predecessor })
 }

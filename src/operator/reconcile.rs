@@ -113,21 +113,19 @@ async fn look(object: Arc<OnionBalancedService>, context: &Context) -> Result<Du
         untidy = apply::set_key_owners(writer, &object, secret, owners).await;
     }
     if plan.children.is_some() {
-        let mut live = observe::live_children(client, cache, &object, settings).await?;
-        observed.taken = observe::taken(&live, &object);
+        // Names are hardly ever taken, which is also seen when the children are applied.
+        let mut live = if plan::name_was_taken(&object) {
+            observe::live_children(client, cache, &object, settings).await?
+        } else {
+            observe::cached_children(cache, &object, settings)
+        };
+        observed.taken = live.iter().filter_map(|(id, found)| observe::taken(id, found, &object)).collect();
         observed.frontend_account = observe::frontend_account(&live, &object);
-        plan = self::plan(&observed, settings);
-        if let Some(children) = plan.children.clone() {
-            failures = apply::children(writer, &object, &mut live, children).await?;
-            // The frontends' Deployment waits for their account, which may have just been made.
-            let account = observe::frontend_account(&live, &object);
-            if failures.is_empty() && account.is_some() && account != observed.frontend_account {
-                observed.frontend_account = account;
-                plan = self::plan(&observed, settings);
-                failures =
-                    apply::children(writer, &object, &mut live, plan.children.clone().unwrap_or_default()).await?;
-            }
-            expect_rollout(&mut observed, &live);
+        if !observed.taken.is_empty() || observed.frontend_account.is_some() {
+            plan = self::plan(&observed, settings);
+        }
+        if plan.children.is_some() {
+            failures = apply_children(context, &mut observed, &mut plan, &mut live).await?;
             let labelled = cache.children(&object.namespace().unwrap_or_default(), &object.name_any());
             untidy = untidy.and(apply::prune(writer, &object, settings, labelled).await);
         }
@@ -137,26 +135,51 @@ async fn look(object: Arc<OnionBalancedService>, context: &Context) -> Result<Du
     if failures.is_empty() { Ok(plan::next_look(&observed, &plan)) } else { Err(Error::Refused(failures.len())) }
 }
 
+/// Applies the children step by step: the frontends' Deployment waits for their account, which may have just been made. Where a name
+/// turns out to be taken, nothing more is applied, no pods are made, and `plan` says so.
+async fn apply_children(
+    context: &Context,
+    observed: &mut Observed,
+    plan: &mut Plan,
+    live: &mut BTreeMap<ChildId, ObjectMeta>,
+) -> Result<Vec<Failure>, Error> {
+    let mut failures = Vec::new();
+    for step in 0..Kind::STEPS {
+        let these = plan.children.iter().flatten().filter(|child| child.id.kind.step() == step);
+        let applied = apply::children(&context.writer, &observed.object, live, these).await?;
+        failures.extend(applied.failures);
+        let account = observe::frontend_account(live, &observed.object);
+        if applied.taken.is_some() || account != observed.frontend_account {
+            observed.taken.extend(applied.taken);
+            observed.frontend_account = account;
+            *plan = self::plan(observed, &context.settings);
+        }
+    }
+    expect_rollout(observed, live);
+    Ok(failures)
+}
+
 /// What was observed of a Deployment that was applied after that is of its older generation: it has yet to be rolled out.
 fn expect_rollout(observed: &mut Observed, live: &BTreeMap<ChildId, ObjectMeta>) {
     let name = Component::Backend.child_name(&observed.object.name_any());
-    if let (Some(deployment), Some(applied)) =
-        (&mut observed.backends, live.get(&ChildId { kind: Kind::Deployment, name }))
-        && applied.generation > deployment.metadata.generation
-    {
+    let Some(applied) = live.get(&ChildId { kind: Kind::Deployment, name }) else { return };
+    let deployment = observed.backends.get_or_insert_default();
+    if applied.generation > deployment.metadata.generation {
         Arc::make_mut(deployment).metadata.generation = applied.generation;
     }
 }
 
 /// The objects that may use the same key: hardly ever one, so that of many objects few are copied.
 fn rivals(context: &Context, observed: &Observed) -> Vec<Arc<OnionBalancedService>> {
+    let object = &observed.object;
     let address = observed.key_secret.as_ref().and_then(plan::address).map(|address| address.to_string());
-    let is_rival = |object: Arc<Guarded>| {
-        let other = object.0.as_ref().ok()?;
-        (plan::shares_key(&observed.object, other, address.as_deref()) && other.uid() != observed.object.uid())
-            .then(|| Arc::new(other.clone()))
+    let is_rival = |other: &OnionBalancedService| {
+        plan::shares_key(object, other, address.as_deref()) && other.metadata.uid != object.metadata.uid
     };
-    context.objects.iter().flat_map(Store::state).filter_map(is_rival).collect()
+    let found = context.objects.iter().flat_map(|objects: &Store<Guarded>| {
+        objects.state_filter(|other: &Guarded| other.0.as_ref().is_ok_and(is_rival))
+    });
+    found.filter_map(|found| found.0.as_ref().ok().cloned().map(Arc::new)).collect()
 }
 
 /// Asks the API server itself: a cache may be behind, and a second key would be a second address.
@@ -169,8 +192,8 @@ async fn never_had_a_key(client: &Client, object: &OnionBalancedService) -> Resu
         && !had_a_key)
 }
 
-/// Writes only what differs. The status that stands is read afresh before that, so that a transition time is never taken
-/// from a cache that is behind. What changes is told in Events, too.
+/// Writes only what differs from what stands. A transition time is never taken from a cache that is behind: what is made of the
+/// cache's is for its version alone, and where another one stands, that is read afresh. What changes is told in Events, too.
 async fn write_status(
     context: &Context,
     observed: &Observed,
@@ -179,25 +202,41 @@ async fn write_status(
     generated: Option<&str>,
 ) -> Result<(), Error> {
     let object = &observed.object;
-    let wanted = |present: &OnionBalancedServiceStatus| plan::status(observed, plan, failures, present, now());
     let cached = object.status.clone().unwrap_or_default();
-    if is_written(&wanted(&cached), &cached) {
+    let version = object.metadata.resource_version.as_deref();
+    let wanted = |present: &OnionBalancedServiceStatus| plan::status(observed, plan, failures, present, now());
+    if write_over(context, object, &cached, version, &wanted(&cached), generated).await? {
         return Ok(());
     }
     let objects: Api<OnionBalancedService> =
         Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
-    let Some(current) = objects.get_opt(&object.name_any()).await? else { return Ok(()) };
-    let present = current.status.unwrap_or_default();
-    let wanted = wanted(&present);
-    if current.metadata.uid != object.metadata.uid || is_written(&wanted, &present) {
-        return Ok(());
-    }
-    log_transitions(object, &present.conditions, &wanted.conditions);
-    if apply::status(&context.writer, &object.metadata, &wanted).await? {
-        let news = notices(&present.conditions, &wanted.conditions, generated);
-        context.events.tell(&object.metadata, news).await;
+    let current = objects.get_opt(&object.name_any()).await?;
+    if let Some(current) = current.filter(|current| current.metadata.uid == object.metadata.uid) {
+        let present = current.status.unwrap_or_default();
+        write_over(context, object, &present, None, &wanted(&present), generated).await?;
     }
     Ok(())
+}
+
+/// Writes a status where another is present, if the object has this version or none is given; false when it has not.
+async fn write_over(
+    context: &Context,
+    object: &OnionBalancedService,
+    present: &OnionBalancedServiceStatus,
+    version: Option<&str>,
+    wanted: &OnionBalancedServiceStatus,
+    generated: Option<&str>,
+) -> Result<bool, Error> {
+    if is_written(wanted, present) {
+        return Ok(true);
+    }
+    if !apply::status(&context.writer, &object.metadata, version, wanted).await? {
+        return Ok(false);
+    }
+    log_transitions(object, &present.conditions, &wanted.conditions);
+    let news = notices(&present.conditions, &wanted.conditions, generated);
+    context.events.tell(&object.metadata, news).await;
+    Ok(true)
 }
 
 /// Whether the operator's part of the present status is as wanted.
@@ -243,7 +282,7 @@ async fn report(
             if let Value::Object(fields) = &mut wanted {
                 fields.retain(|field, _| field != "backends" && field != "published");
             }
-            if apply::status(&context.writer, &current.metadata, &wanted).await? {
+            if apply::status(&context.writer, &current.metadata, None, &wanted).await? {
                 context.events.tell(&current.metadata, notices(&before, &after, None)).await;
             }
         }

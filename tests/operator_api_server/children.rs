@@ -1,12 +1,15 @@
 //! Children: made, kept, and left alone when they are someone else's.
 
+use futures::future::join_all;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::ApiResource;
 use onionbalance_operator::crd::OnionBalancedService;
-use serde_json::json;
+use onionbalance_operator::crd::names::{Component, agent_token_secret};
+use serde_json::{Value, json};
 
-use crate::scene::{PATIENCE, Scene};
+use crate::scene::{PATIENCE, Scene, kinds_of_children};
 use crate::wait::until;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,18 +106,48 @@ async fn the_scale_subresource_scales() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_belongs_to_someone_else_is_left_alone() {
     let scene = Scene::set("taken").await;
-    let foreign = json!({"metadata": {"name": "web-backend"}, "data": {"mine": "yes"}});
-    let config_maps: Api<ConfigMap> = scene.api();
-    config_maps.create(&PostParams::default(), &serde_json::from_value(foreign).unwrap()).await.unwrap();
-    scene.create("web", json!({})).await;
-    let message = scene.wait_condition("web", "Accepted", "False NameTaken").await;
-    assert!(message.starts_with("ConfigMap web-backend is there and does not belong to this object"), "{message}");
-    assert_eq!(scene.children("web").await.len(), 0);
-    assert_eq!(config_maps.get("web-backend").await.unwrap().data.unwrap()["mine"], "yes");
-
-    config_maps.delete("web-backend", &DeleteParams::default()).await.unwrap();
-    scene.wait_children("web").await;
+    join_all(kinds_of_children().iter().map(|resource| someone_else_has_a_name(&scene, resource))).await;
     scene.end().await;
+}
+
+async fn someone_else_has_a_name(scene: &Scene, resource: &ApiResource) {
+    let service = format!("web-{}", resource.plural);
+    let name = match resource.kind.as_str() {
+        "Secret" => agent_token_secret(&service),
+        "Role" | "RoleBinding" => Component::Frontend.child_name(&service),
+        _ => Component::Backend.child_name(&service),
+    };
+    let mut foreign = DynamicObject::new(&name, resource);
+    foreign.data = someone_elses(&resource.kind);
+    let api: Api<DynamicObject> = Api::namespaced_with(scene.client.clone(), &scene.namespace, resource);
+    let made = api.create(&PostParams::default(), &foreign).await.unwrap();
+    scene.create(&service, json!({})).await;
+    let message = scene.wait_condition(&service, "Accepted", "False NameTaken").await;
+    let told = format!("{} {name} is there and does not belong to this object", resource.kind);
+    assert!(message.starts_with(&told), "{message}");
+    assert_eq!(api.get(&name).await.unwrap(), made);
+    let children = scene.children(&service).await;
+    assert!(!children.keys().any(|child| child.starts_with("Deployment ")), "pods are made: {children:?}");
+
+    api.delete(&name, &DeleteParams::default()).await.unwrap();
+    scene.wait_children(&service).await;
+}
+
+/// What one of this kind has at the least.
+fn someone_elses(kind: &str) -> Value {
+    let selector = json!({"matchLabels": {"app": "mine"}});
+    match kind {
+        "RoleBinding" => {
+            json!({"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "mine"}})
+        }
+        "Service" => json!({"spec": {"ports": [{"port": 80}]}}),
+        "NetworkPolicy" => json!({"spec": {"podSelector": selector}}),
+        "Deployment" => json!({"spec": {"selector": selector, "template": {
+            "metadata": {"labels": {"app": "mine"}}, "spec": {"containers": [{"name": "mine", "image": "mine"}]},
+        }}}),
+        "ConfigMap" => json!({"data": {"mine": "yes"}}),
+        _ => json!({}),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -200,6 +200,7 @@ impl Stage {
         program.args(["frontend", "--service", "web", "--namespace", &self.scene.namespace]);
         program.args(["--pod-name", &name, "--pod-uid", &uid, "--listen-address", "127.0.0.1"]);
         program.args(["--probe-port", &probes.port().to_string(), "--metrics-port", &metrics.port().to_string()]);
+        program.arg("--tor-data-dir").arg(self.dir.path().join("data"));
         program.arg("--master-key-dir").arg(self.dir.path()).arg("--run-dir").arg(self.dir.path().join("run"));
         program.env("KUBECONFIG", self.dir.path().join("kubeconfig")).env("NO_COLOR", "1");
         program.stderr(Stdio::piped()).kill_on_drop(true);

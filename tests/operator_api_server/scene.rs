@@ -44,7 +44,7 @@ pub fn settings() -> Settings {
 }
 
 /// As the API server of the tests (Kubernetes 1.20) serves them.
-fn kinds_of_children() -> Vec<ApiResource> {
+pub fn kinds_of_children() -> Vec<ApiResource> {
     let budgets = ApiResource::from_gvk(&GroupVersionKind::gvk("policy", "v1beta1", "PodDisruptionBudget"));
     vec![
         ApiResource::erase::<ServiceAccount>(&()),

@@ -44,15 +44,13 @@ pub enum PolicyVersion {
     V1Beta1,
 }
 
-/// The kinds of children, in the order of applying: what a pod needs comes before its Deployment.
+/// The kinds of children, in the order of applying.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// `v1` `ServiceAccount`.
     ServiceAccount,
     /// `rbac.authorization.k8s.io/v1` `Role`.
     Role,
-    /// `rbac.authorization.k8s.io/v1` `RoleBinding`.
-    RoleBinding,
     /// `v1` `Secret`.
     Secret,
     /// `v1` `ConfigMap`.
@@ -63,6 +61,8 @@ pub enum Kind {
     NetworkPolicy,
     /// `policy` `PodDisruptionBudget`.
     PodDisruptionBudget(PolicyVersion),
+    /// `rbac.authorization.k8s.io/v1` `RoleBinding`.
+    RoleBinding,
     /// `apps/v1` `Deployment`.
     Deployment,
     /// `coordination.k8s.io/v1` `Lease`: made by the publishers, never applied.
@@ -72,17 +72,26 @@ pub enum Kind {
 impl Kind {
     /// All that an API server serves, in the order of applying.
     pub fn all(policy: Option<PolicyVersion>) -> Vec<Self> {
-        let before = [
-            Self::ServiceAccount,
-            Self::Role,
-            Self::RoleBinding,
-            Self::Secret,
-            Self::ConfigMap,
-            Self::Service,
-            Self::NetworkPolicy,
-        ];
-        before.into_iter().chain(policy.map(Self::PodDisruptionBudget)).chain([Self::Deployment]).collect()
+        let before =
+            [Self::ServiceAccount, Self::Role, Self::Secret, Self::ConfigMap, Self::Service, Self::NetworkPolicy];
+        before
+            .into_iter()
+            .chain(policy.map(Self::PodDisruptionBudget))
+            .chain([Self::RoleBinding, Self::Deployment])
+            .collect()
     }
+
+    /// Those of one step can be applied at once. A `RoleBinding` is refused before the API server knows its `Role`, and pods need all.
+    pub fn step(self) -> usize {
+        match self {
+            Self::RoleBinding => 1,
+            Self::Deployment => 2,
+            _ => 0,
+        }
+    }
+
+    /// How many steps there are.
+    pub const STEPS: usize = 3;
 
     /// Where the API server serves it.
     pub fn resource(self) -> ApiResource {
@@ -177,8 +186,7 @@ impl Inputs<'_> {
     }
 }
 
-/// The children of a service, whatever its spec: known before they are built, so that a name taken by someone else is seen
-/// before the first is applied.
+/// The children of a service, whatever its spec, in the order of applying.
 pub fn ids(service: &str, settings: &Settings) -> Vec<ChildId> {
     let (backend, frontend) = (Component::Backend.child_name(service), Component::Frontend.child_name(service));
     let token = names::agent_token_secret(service);
@@ -191,7 +199,6 @@ pub fn ids(service: &str, settings: &Settings) -> Vec<ChildId> {
         (Kind::ServiceAccount, &backend),
         (Kind::ServiceAccount, &frontend),
         (Kind::Role, &frontend),
-        (Kind::RoleBinding, &frontend),
         (Kind::Secret, &token),
         (Kind::ConfigMap, &backend),
         (Kind::ConfigMap, &frontend),
@@ -200,7 +207,7 @@ pub fn ids(service: &str, settings: &Settings) -> Vec<ChildId> {
     ]
     .into_iter()
     .chain(optional)
-    .chain([(Kind::Deployment, &backend), (Kind::Deployment, &frontend)])
+    .chain([(Kind::RoleBinding, &frontend), (Kind::Deployment, &backend), (Kind::Deployment, &frontend)])
     .map(|(kind, name)| ChildId { kind, name: name.clone() })
     .collect()
 }
@@ -229,7 +236,6 @@ pub fn children(inputs: &Inputs<'_>) -> Result<Vec<Child>, BuildError> {
         child(Kind::ServiceAccount, &service_accounts::service_account(inputs, Component::Backend))?,
         child(Kind::ServiceAccount, &service_accounts::service_account(inputs, Component::Frontend))?,
         child(Kind::Role, &rbac::role(inputs))?,
-        child(Kind::RoleBinding, &rbac::role_binding(inputs))?,
         child(Kind::Secret, &secret_token::secret(inputs))?,
         child(Kind::ConfigMap, &backend_config)?,
         child(Kind::ConfigMap, &frontend_config)?,
@@ -246,6 +252,7 @@ pub fn children(inputs: &Inputs<'_>) -> Result<Vec<Child>, BuildError> {
             children.push(untyped(Kind::PodDisruptionBudget(version), budget));
         }
     }
+    children.push(child(Kind::RoleBinding, &rbac::role_binding(inputs))?);
     for manifest in [Some(backend_deployment), frontend_deployment].into_iter().flatten() {
         children.push(untyped(Kind::Deployment, manifest));
     }
@@ -303,6 +310,7 @@ mod tests {
         let built: Vec<_> = children(&fixture.inputs()).unwrap().into_iter().map(|child| child.id).collect();
         assert_eq!(built, ids("web", &fixture.settings));
         assert_eq!(built.len(), 15);
+        assert!(built.is_sorted_by_key(|id| id.kind.step()) && built.iter().all(|id| id.kind.step() < Kind::STEPS));
     }
 
     #[test]

@@ -211,8 +211,8 @@ pub(super) fn port(name: &str, number: u16) -> ContainerPort {
 
 /// Makes what must be there before tor starts. The kubelet starts a pod's containers one after another, and the next only when
 /// the hook of the one before is through. An init container does the same, but its end is noticed at the kubelet's next look at all
-/// containers, once a second: a backend came a good second later. Should a kubelet ever not wait, tor ends for want of its files,
-/// and is started again.
+/// containers, once a second: a backend came a good second later. Where the container beside tor does not start, the kubelet tries
+/// tor all the same, which ends for want of its files and is started again later.
 fn init(arguments: [&str; 2]) -> LifecycleHandler {
     let command = [PROGRAM].into_iter().chain(arguments).map(ToOwned::to_owned).collect();
     LifecycleHandler { exec: Some(ExecAction { command: Some(command) }), ..LifecycleHandler::default() }

@@ -113,9 +113,7 @@ pub fn address(secret: &KeySecret) -> Option<OnionAddress> {
 
 /// Whether another object may use the same key, which is that of `address`: it names the same Secret, or has the address.
 pub fn shares_key(object: &OnionBalancedService, other: &OnionBalancedService, address: Option<&str>) -> bool {
-    let same_secret =
-        other.namespace() == object.namespace() && names::master_key_secret(other) == names::master_key_secret(object);
-    same_secret || address.is_some_and(|address| has_address(other, address))
+    names::same_master_key_secret(object, other) || address.is_some_and(|address| has_address(other, address))
 }
 
 fn has_address(object: &OnionBalancedService, address: &str) -> bool {

@@ -144,6 +144,11 @@ pub fn plan(observed: &Observed, settings: &Settings) -> Plan {
     Plan { key_step, children, accepted, master_key, target_problem: targets.problem, address }
 }
 
+/// Whether the status says that the name of a child is taken.
+pub fn name_was_taken(object: &OnionBalancedService) -> bool {
+    object.status.iter().flat_map(|status| &status.conditions).any(|condition| condition.reason == "NameTaken")
+}
+
 fn accept(object: &OnionBalancedService, taken: &[Taken]) -> Verdict {
     if let Some(problem) = validate::name(object) {
         return Verdict::no("InvalidName", problem.to_string());
