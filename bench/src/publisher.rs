@@ -61,7 +61,8 @@ impl Place {
         let mut command = program()?;
         command.args(["frontend", "--pod-uid", "bench", "--listen-address", "127.0.0.1"]);
         command.args(["--probe-port", "0", "--metrics-port", "0"]);
-        command.arg("--run-dir").arg(self.dir.join("run")).arg("--master-key-dir").arg(&self.key);
+        command.arg("--run-dir").arg(self.dir.join("run")).arg("--tor-data-dir").arg(self.dir.join("data"));
+        command.arg("--master-key-dir").arg(&self.key);
         for agent in agents {
             command.args(["--static-backend", agent]);
         }

@@ -1,9 +1,10 @@
-//! `backend init`: what must be there before tor starts.
+//! What must be there before tor starts: made by the agent when it starts, and by `backend init`.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rand::CryptoRng;
 
@@ -17,7 +18,7 @@ const SECRET_KEY: &str = "hs_ed25519_secret_key";
 const PUBLIC_KEY: &str = "hs_ed25519_public_key";
 const OB_CONFIG: &str = "ob_config";
 
-/// Makes the directories, the onion key and the files beside it. A key that is there stays.
+/// Makes the directories, the onion key and the files beside it. A key that is there stays, also one that another process has just made.
 pub fn init(
     run_dir: &RunDir,
     tor_data_dir: &Path,
@@ -45,8 +46,10 @@ fn read_or_make_key(path: &Path, rng: &mut impl CryptoRng) -> Result<MasterKey, 
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let key = MasterKey::generate(rng);
-            write_private(path, &key.to_tor_secret_key_file())?;
-            Ok(key)
+            match place(path, &key.to_tor_secret_key_file(), |new| fs::hard_link(new, path)) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => read_or_make_key(path, rng),
+                placed => placed.map(|()| key).map_err(|error| format!("{}: {error}", path.display()).into()),
+            }
         }
         Err(error) => Err(format!("{}: {error}", path.display()).into()),
     }
@@ -54,13 +57,19 @@ fn read_or_make_key(path: &Path, rng: &mut impl CryptoRng) -> Result<MasterKey, 
 
 /// Writes a file of mode 0600 whole or not at all: a container that is killed half way leaves no half key.
 fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let new = path.with_extension("new");
-    let write = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(bytes)?;
-        fs::rename(&new, path)
-    };
-    write().map_err(|error| format!("{}: {error}", path.display()).into())
+    place(path, bytes, |new| fs::rename(new, path)).map_err(|error| format!("{}: {error}", path.display()).into())
+}
+
+/// Writes a file of mode 0600 beside `path` under a name that no other writer uses, and lets it be put there.
+fn place(path: &Path, bytes: &[u8], put: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let new = path.with_extension(format!("{}.{count}.new", std::process::id()));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    let placed = file.write_all(bytes).and_then(|()| put(&new));
+    // After a rename it is gone.
+    let _ = fs::remove_file(&new);
+    placed
 }
 
 #[cfg(test)]
@@ -112,6 +121,20 @@ mod tests {
         init(&run_dir, &data, &config(), &mut rng()).unwrap();
         assert_eq!(fs::read(service.join(SECRET_KEY)).unwrap(), key);
         assert_eq!(run_dir.read_hostname().unwrap(), address);
+    }
+
+    #[test]
+    fn of_two_that_make_it_at_once_both_use_one_key() {
+        for _ in 0..50 {
+            let dir = tempfile::tempdir().unwrap();
+            fs::create_dir(dir.path().join("hs")).unwrap();
+            let path = &dir.path().join("hs").join(SECRET_KEY);
+            let keys = std::thread::scope(|scope| {
+                let makers = [(); 2].map(|()| scope.spawn(|| read_or_make_key(path, &mut rng()).unwrap().address()));
+                makers.map(|maker| maker.join().unwrap())
+            });
+            assert_eq!(keys[0], keys[1]);
+        }
     }
 
     #[test]

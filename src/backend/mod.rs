@@ -27,27 +27,21 @@ mod watchdog;
 use std::error::Error;
 use std::future::IntoFuture as _;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::link::{AGENT_API_PORT, AgentConfig, METRICS_PORT, PROBE_PORT, TOR_METRICS_PORT};
-use crate::onion::OnionAddress;
 use crate::shell::{http, tor_metrics};
 use api::Api;
 use drain::{Drain, DrainTimes};
 use forward::Forwarder;
 use observer::Observer;
 use paths::RunDir;
-
-/// How long `init` is waited for, which the kubelet starts right after the agent; and how often it is looked for.
-const INIT: Duration = Duration::from_secs(60);
-const INIT_POLL: Duration = Duration::from_millis(10);
 
 /// How long requests in flight may take to end after SIGTERM; a pod that terminates has drained before.
 const SHUTDOWN: Duration = Duration::from_secs(1);
@@ -118,33 +112,22 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let run_dir = RunDir::new(args.files.run_dir);
     match args.command {
         Some(Command::Init) => init::init(&run_dir, &args.files.tor_data_dir, &config, &mut system::rng()),
-        None => serve(args.serve, &run_dir, config).await,
+        None => serve(args.serve, &run_dir, &args.files.tor_data_dir, config).await,
     }
 }
 
-fn read_config(path: &std::path::Path) -> Result<AgentConfig, Failure> {
+fn read_config(path: &Path) -> Result<AgentConfig, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     AgentConfig::from_yaml(&text).map_err(|error| format!("{}: {error}", path.display()).into())
 }
 
-/// The backend's own address, once `init` has written it.
-async fn own_address(run_dir: &RunDir) -> Result<OnionAddress, Failure> {
-    let deadline = Instant::now() + INIT;
-    while !run_dir.hostname().exists() && Instant::now() < deadline {
-        sleep(INIT_POLL).await;
-    }
-    run_dir.read_hostname()
-}
-
-async fn serve(args: Serve, run_dir: &RunDir, config: AgentConfig) -> Result<(), Failure> {
+async fn serve(args: Serve, run_dir: &RunDir, tor_data_dir: &Path, config: AgentConfig) -> Result<(), Failure> {
     // Before anything that takes long: a SIGTERM must find its handler.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let pod_uid = args.pod_uid.ok_or("--pod-uid (or POD_UID in the environment) is needed")?;
-    let address = tokio::select! {
-        address = own_address(run_dir) => address?,
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
-    };
+    // Also here: a kubelet that was restarted in between never runs the hook that calls `init`.
+    init::init(run_dir, tor_data_dir, &config, &mut system::rng())?;
+    let address = run_dir.read_hostname()?;
 
     let forwarder = Forwarder::bind(run_dir, &config, &address, forward::stream_limit())?;
     let traffic = forwarder.traffic();
@@ -184,34 +167,4 @@ async fn serve(args: Serve, run_dir: &RunDir, config: AgentConfig) -> Result<(),
     // A `/drain` call that still waits must not hold the process.
     let _ = tokio::time::timeout(SHUTDOWN, servers.join_all()).await;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn run_dir(dir: &tempfile::TempDir) -> RunDir {
-        RunDir::new(dir.path().join("run"))
-    }
-
-    #[tokio::test]
-    async fn an_agent_that_is_there_first_waits_for_init() {
-        let dir = tempfile::tempdir().unwrap();
-        let (run_dir, data) = (run_dir(&dir), dir.path().join("data"));
-        let yaml = "masterOnionAddress: 2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion\n\
-                    ports: [{port: 80, target: web:80}]\nintroductionPoints: 3\ndrainTimeoutSeconds: 1\nlingerSeconds: 1\n";
-        let config = AgentConfig::from_yaml(yaml).unwrap();
-        let init = async { init::init(&run_dir, &data, &config, &mut system::rng()) };
-        let (address, made) = tokio::join!(own_address(&run_dir), init);
-        made.unwrap();
-        assert_eq!(address.unwrap(), run_dir.read_hostname().unwrap());
-    }
-
-    #[tokio::test]
-    async fn without_init_it_says_what_is_missing() {
-        tokio::time::pause();
-        let dir = tempfile::tempdir().unwrap();
-        let error = own_address(&run_dir(&dir)).await.unwrap_err().to_string();
-        assert!(error.contains("run/hs/hostname"), "{error}");
-    }
 }

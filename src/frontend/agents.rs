@@ -19,7 +19,7 @@ use crate::onion::{OnionAddress, ServiceContent};
 
 /// How often an agent is asked.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How often one is asked that has yet to answer, or to have points: its pod or its tor is starting, and its points are awaited.
+/// How often one is asked that has yet to answer, until it is told to be silent, or to have points: its pod or its tor is starting.
 const EAGER: Duration = Duration::from_millis(250);
 
 /// What the publisher knows that the conversations need.

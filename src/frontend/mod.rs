@@ -166,7 +166,11 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     match args.command {
         None if args.stands_alone() => standalone::run(*args.standalone).await,
         Some(Command::Init) => Ok(tor_directories::make(&args.paths.run_dir, &args.paths.tor_data_dir)?),
-        None => serve(args.serve, &args.paths.run_dir).await,
+        None => {
+            // Also here: a kubelet that was restarted in between never runs the hook that calls `init`.
+            tor_directories::make(&args.paths.run_dir, &args.paths.tor_data_dir)?;
+            serve(args.serve, &args.paths.run_dir).await
+        }
     }
 }
 
