@@ -21,11 +21,16 @@ pub async fn points(address: &str, pod_uid: &str, token: &AgentToken) -> Result<
 
 /// The same, at a socket address.
 pub async fn points_at(socket: &str, pod_uid: &str, token: &AgentToken) -> Result<BTreeSet<String>> {
+    let points = descriptor_at(socket, pod_uid, token).await?.map(|descriptor| descriptor.points).unwrap_or_default();
+    Ok(points.into_iter().map(|point| point.auth_key).collect())
+}
+
+/// The descriptor that tells them; None while there is none.
+pub async fn descriptor_at(socket: &str, pod_uid: &str, token: &AgentToken) -> Result<Option<Descriptor>> {
     let answer =
         timeout(Duration::from_secs(10), sync(socket, pod_uid, token)).await.context("the agent is silent")??;
-    let Some(text) = answer.descriptor else { return Ok(BTreeSet::new()) };
-    let descriptor = Descriptor::decode(&text, &answer.onion_address.to_string()).await?;
-    Ok(descriptor.points.into_iter().map(|point| point.auth_key).collect())
+    let Some(text) = answer.descriptor else { return Ok(None) };
+    Descriptor::decode(&text, &answer.onion_address.to_string()).await.map(Some)
 }
 
 /// Names the points that the agent's tor holds now: changes when they do.

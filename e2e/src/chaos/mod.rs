@@ -8,6 +8,7 @@ pub mod fault;
 pub mod faults;
 pub mod figure;
 pub mod judge;
+pub mod metrics;
 pub mod newcomer;
 pub mod plain;
 pub mod pods;

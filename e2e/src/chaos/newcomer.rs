@@ -10,13 +10,11 @@ use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
-use onionbalance_operator::link::METRICS_PORT;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
+use super::metrics;
 use super::stage::Stage;
 use crate::service::Service;
-use crate::torclient::get;
 use crate::wait::{Seen, until};
 
 /// What must come, of the backend that had introduction points first, and of the frontend.
@@ -160,8 +158,8 @@ fn first(log: &str, words: &str) -> Option<Duration> {
 /// Whether a frontend's publisher has seen an upload accepted; one that does not answer yet has not.
 async fn has_accepted(pod: &Pod) -> bool {
     let Some(address) = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref()) else { return false };
-    let page = metrics(address).await.unwrap_or_default();
-    value(&page, "onionbalance_publisher_uploads_total{result=\"accepted\"}") > 0.0
+    let page = metrics::page(address).await.unwrap_or_default();
+    metrics::value(&page, "onionbalance_publisher_uploads_total{result=\"accepted\"}") > 0.0
 }
 
 /// Clients that know nothing of the service try, one after another; gives when one got there.
@@ -189,20 +187,6 @@ async fn remove(stage: &Stage, service: &Service, name: &str) -> Result<()> {
         Ok(if left == 0 { Seen::Yes(()) } else { Seen::NotYet(format!("{left} are there")) })
     })
     .await
-}
-
-async fn metrics(address: &str) -> Result<String> {
-    let page = async {
-        let mut stream = TcpStream::connect(format!("{address}:{METRICS_PORT}")).await?;
-        get(&mut stream, address, "/metrics").await
-    };
-    timeout(Duration::from_secs(2), page).await?
-}
-
-/// A sample's value; 0 when there is none.
-fn value(page: &str, sample: &str) -> f64 {
-    let line = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
-    line.and_then(|value| value.trim().parse().ok()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -245,13 +229,5 @@ mod tests {
         assert_eq!(first(log, "Bootstrapped 100%"), Some(start + Duration::from_nanos(1_373_999_999)));
         assert_eq!(first(log, "introduction points changed"), None);
         assert_eq!(first("error: container not found", ""), None);
-    }
-
-    #[test]
-    fn a_sample_is_found_by_its_whole_name() {
-        let page = "x_total 1\nx 2\nx{result=\"accepted\"} 3\n";
-        assert_eq!(value(page, "x").to_string(), "2");
-        assert_eq!(value(page, "x{result=\"accepted\"}").to_string(), "3");
-        assert_eq!(value(page, "y").to_string(), "0");
     }
 }

@@ -201,7 +201,8 @@ impl Stage {
         Ok(self.held()?.values().map(|held| held.revision_counter).max().unwrap_or_default())
     }
 
-    fn held_points(&self) -> Result<BTreeSet<String>> {
+    /// The names of the points that HSDirs hold.
+    pub fn held_points(&self) -> Result<BTreeSet<String>> {
         Ok(self.held()?.into_values().flat_map(|held| held.points).collect())
     }
 }

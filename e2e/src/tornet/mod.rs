@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use futures::future::try_join_all;
+use k8s_openapi::jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 
 pub use self::tor::{Tor, make_private_dir};
@@ -96,6 +97,25 @@ impl TorNetwork {
             fingerprints.insert(fingerprint.to_owned(), process_name(node));
         }
         Ok(fingerprints)
+    }
+
+    /// The names of the authorities' processes.
+    pub fn authority_processes(&self) -> Vec<String> {
+        self.nodes.iter().filter(|node| node.role == Role::Authority).map(process_name).collect()
+    }
+
+    /// Until when the newest consensus is valid that a relay has. Those that do not answer have none.
+    pub async fn consensus_valid_until(&self) -> Result<Timestamp> {
+        const KEY: &str = "consensus/valid-until";
+        let mut newest = Timestamp::UNIX_EPOCH;
+        for node in &self.nodes {
+            let tor = self.tor(node);
+            let Ok(mut control) = Control::open(&tor.control_socket(), &tor.cookie()).await else { continue };
+            let reply = control.ask(&format!("GETINFO {KEY}")).await?.unwrap_or_default();
+            let Some(time) = reply.first().and_then(|line| line.strip_prefix(KEY)?.strip_prefix('=')) else { continue };
+            newest = newest.max(format!("{time}Z").parse().with_context(|| format!("the time {time:?}"))?);
+        }
+        Ok(newest)
     }
 
     /// Gives a command to every relay, authorities included, by its control socket.

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use onionbalance_e2e::chaos::fault::Needs;
+use onionbalance_e2e::chaos::figure::Limit;
 use onionbalance_e2e::chaos::run::{Effort, run};
 use onionbalance_e2e::chaos::{select, table, verdict};
 
@@ -19,6 +20,12 @@ async fn a_backend_whose_tor_is_killed_or_frozen_is_withdrawn() -> Result<()> {
         stage.clear().await?;
         // Shares of failed or slow requests take more of them: the one that was under way at the killed tor is 1% of these.
         figures.retain(|figure| figure.name.ends_with("_gone_s") || figure.name.ends_with("_hsdirs"));
+        // Other tests' pods start meanwhile on the same processors: twice the time. `make chaos` has the machine for itself.
+        for figure in &mut figures {
+            if let Some(Limit::AtMost(most)) = &mut figure.limit {
+                *most *= 2.0;
+            }
+        }
         verdict(&figures, &[])
     })
     .await

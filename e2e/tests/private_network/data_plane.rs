@@ -252,6 +252,12 @@ impl DataPlane {
         agent::points_at(api, uid, &self.token).await
     }
 
+    /// What a backend's agent tells of it; None while it has no descriptor.
+    pub async fn backends_descriptor(&self, backend: usize) -> Result<Option<Descriptor>> {
+        let Backend { uid, api } = &self.backends[backend];
+        agent::descriptor_at(api, uid, &self.token).await
+    }
+
     /// Ends a backend without any warning.
     pub fn kill_backend(&self, number: usize) -> Result<()> {
         self.processes.signal(&format!("backend{number}-agent"), Signal::KILL)?;

@@ -17,8 +17,10 @@ use tokio::time::Instant;
 use crate::NETWORK;
 use crate::data_plane::DataPlane;
 
-/// Only relays that the authorities call Stable, about half of them, become introduction points: more than a descriptor holds.
+/// Only relays that the authorities call Stable, about half of them, become introduction points: about as many as a descriptor holds.
 const RELAYS: u16 = 38;
+/// What a descriptor holds.
+const POINTS: usize = 20;
 const BACKENDS: usize = 60;
 /// HSDirs that clients ask: three of each replica.
 const ASKED: usize = 6;
@@ -66,42 +68,45 @@ async fn story(plane: &DataPlane, start: Instant) -> Result<()> {
     Ok(())
 }
 
-/// Whether the HSDirs hold different descriptors, all full.
+/// Whether the HSDirs hold different descriptors, all with as many points.
 fn distinct(held: &BTreeMap<String, Descriptor>) -> Result<Seen<()>> {
     let sets: BTreeSet<BTreeSet<&str>> = held.values().map(Descriptor::auth_keys).collect();
     for descriptor in held.values() {
         let relays: BTreeSet<_> = descriptor.points.iter().map(|point| &point.relay).collect();
         ensure!(relays.len() == descriptor.points.len(), "a relay is in a descriptor twice: {descriptor:?}");
-        ensure!(relays.len() <= 20 && descriptor.bytes < 50_000, "a client refuses this: {descriptor:?}");
+        ensure!(relays.len() <= POINTS && descriptor.bytes < 50_000, "a client refuses this: {descriptor:?}");
     }
-    let full = held.values().filter(|descriptor| descriptor.points.len() == 20).count();
-    let done = sets.len() == ASKED && full == held.len() && held.len() > ASKED;
+    let sizes: BTreeSet<usize> = held.values().map(|descriptor| descriptor.points.len()).collect();
+    let done = sets.len() == ASKED && sizes.len() == 1 && held.len() > ASKED;
     let why =
-        format!("{} HSDirs hold {} different descriptors of one counter; {full} are full", held.len(), sets.len());
+        format!("{} HSDirs hold {} different descriptors of one counter, of {sizes:?} points", held.len(), sets.len());
     Ok(if done { Seen::Yes(()) } else { Seen::NotYet(why) })
 }
 
-/// Every point is one that a backend has now; each HSDir's descriptor counts once, and no two backends' points in them differ by more than
-/// two: a descriptor names a relay once, so that who shares its relays with many may have one place fewer than others, or one more.
+/// Every point is one that a backend has now. A descriptor is full: it has 20 points, or one at each relay at which there is one. Each
+/// HSDir's descriptor counts once, and no two backends' points in them differ by more than two: a descriptor names a relay once, so that
+/// who shares its relays with many may have one place fewer than others, or one more.
 async fn all_backends_are_shown(plane: &DataPlane, held: &BTreeMap<String, Descriptor>) -> Result<Seen<()>> {
     let sets: BTreeSet<BTreeSet<&str>> = held.values().map(Descriptor::auth_keys).collect();
-    let own: Vec<BTreeSet<String>> = stream::iter(0..BACKENDS)
-        .map(|backend| plane.points(backend))
+    let own: Vec<Descriptor> = stream::iter(0..BACKENDS)
+        .map(|backend| plane.backends_descriptor(backend))
         .buffered(4)
-        .map(Result::unwrap_or_default)
+        .filter_map(async |descriptor| descriptor.ok().flatten())
         .collect()
         .await;
-    let share = |own: &BTreeSet<String>| -> usize {
-        sets.iter().map(|set| set.iter().filter(|key| own.contains(**key)).count()).sum()
-    };
+    let relays: BTreeSet<&str> =
+        own.iter().flat_map(|descriptor| &descriptor.points).map(|point| point.relay.as_str()).collect();
+    let full = held.values().all(|descriptor| descriptor.points.len() == relays.len().min(POINTS));
+    let share = |own: &Descriptor| -> usize { sets.iter().map(|set| set.intersection(&own.auth_keys()).count()).sum() };
     let shares: Vec<usize> = own.iter().map(share).collect();
     let shown = shares.iter().filter(|share| **share > 0).count();
     let (least, most) =
         (shares.iter().min().copied().unwrap_or_default(), shares.iter().max().copied().unwrap_or_default());
     let all = shares.iter().sum::<usize>() == sets.iter().map(BTreeSet::len).sum::<usize>();
-    if shown == BACKENDS && all && most - least <= 2 {
+    if shown == BACKENDS && all && full && most - least <= 2 {
         let points: BTreeSet<&str> = sets.iter().flatten().copied().collect();
         println!("figure distinct_descriptors {} descriptors", sets.len());
+        println!("figure distinct_relays {} relays", relays.len());
         println!("figure distinct_points_published {} points", points.len());
         println!("figure distinct_backends_published {shown} backends");
         println!("figure distinct_points_least {least} points");
@@ -109,7 +114,9 @@ async fn all_backends_are_shown(plane: &DataPlane, held: &BTreeMap<String, Descr
         return Ok(Seen::Yes(()));
     }
     Ok(Seen::not_yet(format!(
-        "{shown} of {BACKENDS} backends are shown, {least} to {most} times; all points are current: {all}"
+        "{shown} of {BACKENDS} backends are shown, {least} to {most} times; all points are current: {all}; there are points at {} \
+         relays, and each descriptor has one at as many, or 20: {full}",
+        relays.len()
     )))
 }
 

@@ -1,6 +1,7 @@
 //! The faults.
 
 mod arrival;
+mod authorities;
 mod backend;
 mod control_plane;
 mod frontend;
@@ -8,6 +9,7 @@ mod replicas;
 mod rotations;
 
 use self::arrival::{ApplyToFetch, NewBackend};
+use self::authorities::AuthoritiesDown;
 use self::backend::{Backend, How};
 use self::control_plane::{ControlPlane, HsDirsDown, OperatorDown, Programs};
 use self::frontend::{Frontend, How as FrontendHow};
@@ -40,6 +42,7 @@ pub fn all() -> Vec<Box<dyn Fault>> {
         Box::new(ControlPlane(Programs::Etcd)),
         Box::new(ControlPlane(Programs::ApiServerAndEtcd)),
         Box::new(HsDirsDown),
+        Box::new(AuthoritiesDown),
         Box::new(Rotations),
     ]
 }

@@ -1,0 +1,38 @@
+//! What our programs in a pod tell Prometheus.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use onionbalance_operator::link::METRICS_PORT;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::torclient::get;
+
+/// The page of the pod with this address.
+pub async fn page(address: &str) -> Result<String> {
+    let page = async {
+        let mut stream = TcpStream::connect(format!("{address}:{METRICS_PORT}")).await?;
+        get(&mut stream, address, "/metrics").await
+    };
+    timeout(Duration::from_secs(2), page).await?
+}
+
+/// A sample's value; 0 when there is none.
+pub fn value(page: &str, sample: &str) -> f64 {
+    let line = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+    line.and_then(|value| value.trim().parse().ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_is_found_by_its_whole_name() {
+        let page = "x_total 1\nx 2\nx{result=\"accepted\"} 3\n";
+        assert_eq!(value(page, "x").to_string(), "2");
+        assert_eq!(value(page, "x{result=\"accepted\"}").to_string(), "3");
+        assert_eq!(value(page, "y").to_string(), "0");
+    }
+}
