@@ -59,6 +59,38 @@ async fn a_child_that_is_changed_is_put_right() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_is_being_deleted_is_waited_for() {
+    let scene = Scene::set("leaving").await;
+    scene.create("web", json!({})).await;
+    scene.wait_children("web").await;
+    let config_maps: Api<ConfigMap> = scene.api();
+    let merge = PatchParams::default();
+    let held = json!({"metadata": {"finalizers": ["example.org/held"]}});
+    config_maps.patch("web-backend", &merge, &Patch::Merge(held)).await.unwrap();
+    config_maps.delete("web-backend", &DeleteParams::default()).await.unwrap();
+    // Without our label it is in no cache, and seems not to be there.
+    let unlabelled = json!({"metadata": {"labels": null}});
+    let leaving = config_maps.patch("web-backend", &merge, &Patch::Merge(unlabelled)).await.unwrap();
+
+    scene.change("web", json!({"spec": {"backends": {"replicas": 3}}})).await;
+    let replicas = |deployment: &Deployment| deployment.spec.as_ref().unwrap().replicas;
+    scene.wait_for::<Deployment>("web-backend", |deployment| replicas(deployment) == Some(3)).await;
+    let is_observed = |object: &OnionBalancedService| {
+        object.status.as_ref().and_then(|status| status.observed_generation) == object.metadata.generation
+    };
+    let object = scene.wait_for::<OnionBalancedService>("web", is_observed).await;
+    let told = object.status.unwrap().conditions;
+    assert!(!told.iter().any(|condition| condition.reason == "ApplyFailed"), "{told:?}");
+    assert_eq!(config_maps.get("web-backend").await.unwrap(), leaving);
+
+    let released = json!({"metadata": {"finalizers": null}});
+    config_maps.patch("web-backend", &merge, &Patch::Merge(released)).await.unwrap();
+    scene.change("web", json!({"spec": {"backends": {"replicas": 4}}})).await;
+    scene.wait_for::<ConfigMap>("web-backend", |config| config.metadata.uid != leaving.metadata.uid).await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_field_that_is_wanted_no_more_goes() {
     let scene = Scene::set("field-gone").await;
     scene.create("web", json!({"backends": {"template": {"nodeSelector": {"disk": "ssd"}}}})).await;
