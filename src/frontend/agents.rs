@@ -118,7 +118,7 @@ impl Conversation {
             let asked = Instant::now();
             let report = match self.ask(&matter).await {
                 Some(report) => Some(report),
-                None => (self.quiet.count(self.clock.now().elapsed) > self.silence).then_some(Report::Silent),
+                None => (self.quiet.count(self.clock.now().elapsed) >= self.silence).then_some(Report::Silent),
             };
             let starts = match &report {
                 Some(report) => matches!(report, Report::NoPoints(_)),
@@ -150,7 +150,8 @@ impl Conversation {
             phase: matter.phase,
             known_revision: self.known.as_ref().map(|(revision, _)| *revision),
         };
-        let answer = match self.client.ask(&self.id.0, authority, question).await {
+        let patience = self.quiet.patience(self.clock.now().elapsed, self.silence);
+        let answer = match self.client.ask(&self.id.0, authority, question, patience).await {
             Ok(answer) => answer,
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
@@ -209,6 +210,12 @@ impl Quiet {
         self.since = elapsed;
         self.total
     }
+
+    /// How long the next answer is waited for: no longer than until the agent counts as silent.
+    fn patience(&self, elapsed: Duration, silence: Duration) -> Duration {
+        let left = silence.saturating_sub(self.total + elapsed.saturating_sub(self.since));
+        if left.is_zero() { DEADLINE } else { left.min(DEADLINE) }
+    }
 }
 
 /// What a conversation is about; when it changes, the agent is asked at once.
@@ -260,6 +267,20 @@ mod tests {
         assert_eq!(quiet.count(seconds(103)), seconds(3));
         assert_eq!(quiet.count(seconds(107)), seconds(7));
         assert_eq!(quiet.count(seconds(500)), seconds(11), "this process was stopped");
+    }
+
+    #[test]
+    fn an_agent_is_silent_on_time() {
+        let seconds = Duration::from_secs;
+        let silence = seconds(8);
+        let mut quiet = Quiet { since: seconds(100), total: Duration::ZERO };
+        assert_eq!(quiet.patience(seconds(101), silence), DEADLINE);
+        quiet.count(seconds(104));
+        assert_eq!(quiet.patience(seconds(104), silence), DEADLINE);
+        quiet.count(seconds(107));
+        assert_eq!(quiet.patience(seconds(107), silence), seconds(1));
+        assert_eq!(quiet.count(seconds(108)), silence);
+        assert_eq!(quiet.patience(seconds(108), silence), DEADLINE, "it is asked on");
     }
 
     #[test]

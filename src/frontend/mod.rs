@@ -129,7 +129,7 @@ struct Serve {
     #[arg(long, env = "ONION_ADDRESS")]
     onion_address: Option<OnionAddress>,
     /// Seconds after which a backend that does not answer is left out
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 8)]
     backend_silence_seconds: u32,
     /// Address to listen on [default: all, IPv6 and IPv4]
     #[arg(long)]

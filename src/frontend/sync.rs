@@ -25,8 +25,8 @@ const BODY_LIMIT: usize = 128 * 1024;
 /// Why an agent's answer does not count.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SyncError {
-    #[error("no answer within {} s", DEADLINE.as_secs())]
-    Timeout,
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
     #[error("not an agent's address")]
     Address(#[from] hyper::http::Error),
     #[error("cannot connect or send")]
@@ -73,14 +73,16 @@ impl SyncClient {
         Self { http, token, publisher: publisher.into(), sequence: Arc::default(), clock }
     }
 
-    /// Asks the agent of a pod at `authority` (`host:port`).
+    /// Asks the agent of a pod at `authority` (`host:port`), and waits for so long at most.
     pub(super) async fn ask(
         &self,
         pod_uid: &str,
         authority: &str,
         question: Question,
+        patience: Duration,
     ) -> Result<SyncResponse, SyncError> {
-        timeout(DEADLINE, self.exchange(pod_uid, authority, question)).await.map_err(|_| SyncError::Timeout)?
+        let exchange = self.exchange(pod_uid, authority, question);
+        timeout(patience, exchange).await.map_err(|_| SyncError::Timeout(patience))?
     }
 
     async fn exchange(&self, pod_uid: &str, authority: &str, question: Question) -> Result<SyncResponse, SyncError> {
@@ -177,9 +179,9 @@ mod tests {
         let server = tokio::spawn(server.into_future());
         let client = SyncClient::new(token, "publisher-1", Clock::start());
         let question = Question { leading: true, phase: PodPhase::Active, known_revision: None };
-        let first = client.ask(POD, &authority, question).await;
+        let first = client.ask(POD, &authority, question, DEADLINE).await;
         if let Ok(first) = &first {
-            let second = client.ask(POD, &authority, question).await.unwrap();
+            let second = client.ask(POD, &authority, question, DEADLINE).await.unwrap();
             assert!(second.revision.number > first.revision.number, "the sequence rises");
         }
         server.abort();
@@ -214,6 +216,6 @@ mod tests {
         drop(listener);
         let client = SyncClient::new(token('a'), "publisher-1", Clock::start());
         let question = Question { leading: false, phase: PodPhase::Active, known_revision: None };
-        assert!(matches!(client.ask(POD, &authority, question).await, Err(SyncError::Send(_))));
+        assert!(matches!(client.ask(POD, &authority, question, DEADLINE).await, Err(SyncError::Send(_))));
     }
 }

@@ -102,7 +102,8 @@ pub fn verdict(figures: &[Figure], broken: &[&str]) -> Result<()> {
 
 async fn make_namespace(kubectl: &Kubectl, namespace: &str) -> Result<()> {
     remove_namespace(kubectl, namespace).await?;
-    until("the namespace of an earlier run is gone", Duration::from_secs(120), async || {
+    // Its controller looks again when half of the pods' grace period has passed.
+    until("the namespace of an earlier run is gone", Duration::from_secs(300), async || {
         let left = kubectl.run(&format!("get namespace {namespace} --ignore-not-found -o name")).await?;
         Ok(if left.is_empty() { Seen::Yes(()) } else { Seen::NotYet(left) })
     })
