@@ -104,18 +104,18 @@ impl TorNetwork {
         self.nodes.iter().filter(|node| node.role == Role::Authority).map(process_name).collect()
     }
 
-    /// Until when the newest consensus is valid that a relay has. Those that do not answer have none.
+    /// Until when the newest consensus is, or was, valid that a relay has. Those that do not answer are left out.
     pub async fn consensus_valid_until(&self) -> Result<Timestamp> {
         const KEY: &str = "consensus/valid-until";
-        let mut newest = Timestamp::UNIX_EPOCH;
+        let mut newest = None;
         for node in &self.nodes {
             let tor = self.tor(node);
             let Ok(mut control) = Control::open(&tor.control_socket(), &tor.cookie()).await else { continue };
             let reply = control.ask(&format!("GETINFO {KEY}")).await?.unwrap_or_default();
             let Some(time) = reply.first().and_then(|line| line.strip_prefix(KEY)?.strip_prefix('=')) else { continue };
-            newest = newest.max(format!("{time}Z").parse().with_context(|| format!("the time {time:?}"))?);
+            newest = newest.max(Some(format!("{time}Z").parse().with_context(|| format!("the time {time:?}"))?));
         }
-        Ok(newest)
+        newest.context("no relay has a consensus")
     }
 
     /// Gives a command to every relay, authorities included, by its control socket.

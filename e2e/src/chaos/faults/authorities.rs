@@ -52,11 +52,13 @@ impl Fault for AuthoritiesDown {
             let helped_before = help(stage).await?;
             let at = Instant::now();
             try_join_all(authorities.iter().map(|authority| stage.processes.kill(authority))).await?;
-            let last = stage.network.consensus_valid_until().await?;
             Ok(Struck::at(at, BTreeSet::new()).telling(async move {
                 sleep_until(at + AWAY).await;
-                ensure!(last < now(), "a consensus is valid until {last}");
+                let (last, ended) = (stage.network.consensus_valid_until().await, now());
+                // First of all, for the faults after this one.
                 stage.network.up().await?;
+                let last = last?;
+                ensure!(last < ended, "a consensus is valid until {last}, and it was {ended}");
                 until("there is a new consensus", VOTED, async || {
                     let newest = stage.network.consensus_valid_until().await?;
                     Ok(if newest > now() { Seen::Yes(()) } else { Seen::not_yet(format!("valid until {newest}")) })
