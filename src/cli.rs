@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::shell::{hidden, log};
+use crate::common::{hidden, log};
 use crate::{backend, crd, frontend, operator, status, tools};
 
 /// Load-balanced Tor onion services on Kubernetes: one .onion address, many backends.

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! operator   frontend   backend   tools   status   IO: Kubernetes, HTTP, Tor's control port; the commands for people
-//! crd  link  config  control  shell       types, the publisher-agent protocol, the daemon's file, the control protocol,
+//! crd  link  config  control  common      types, the publisher-agent protocol, the daemon's file, the control protocol,
 //!                                         what the programs share
 //!            merge                     pure: what to publish when, where
 //!            consensus                 pure: the HSDir ring
@@ -15,6 +15,7 @@
 
 pub mod backend;
 pub mod cli;
+pub mod common;
 pub mod config;
 pub mod consensus;
 pub mod control;
@@ -24,6 +25,6 @@ pub mod link;
 pub mod merge;
 pub mod onion;
 pub mod operator;
-pub mod shell;
+
 pub mod status;
 pub mod tools;

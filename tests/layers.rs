@@ -14,11 +14,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("link", &["onion"]),
     ("crd", &["onion"]),
     ("config", &["onion"]),
-    ("shell", &[]),
-    ("backend", &["onion", "consensus", "control", "link", "shell"]),
-    ("frontend", &["onion", "consensus", "merge", "control", "link", "crd", "config", "shell"]),
-    ("tools", &["onion", "config", "shell"]),
-    ("operator", &["onion", "link", "crd", "shell"]),
+    ("common", &[]),
+    ("backend", &["onion", "consensus", "control", "link", "common"]),
+    ("frontend", &["onion", "consensus", "merge", "control", "link", "crd", "config", "common"]),
+    ("tools", &["onion", "config", "common"]),
+    ("operator", &["onion", "link", "crd", "common"]),
     ("status", &["onion", "crd"]),
 ];
 

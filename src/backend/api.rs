@@ -168,8 +168,8 @@ mod tests {
 
     use super::*;
     use crate::backend::drain::DrainTimes;
-    use crate::backend::mender::Mended;
     use crate::backend::points::Points;
+    use crate::backend::stall::Mended;
     use crate::link::{PodPhase, Revision};
 
     fn request(publisher: &str, sequence: u64) -> SyncRequest {

@@ -10,9 +10,9 @@ use rand::CryptoRng;
 
 use super::Failure;
 use super::paths::RunDir;
+use crate::common::tor_directories;
 use crate::link::AgentConfig;
 use crate::onion::MasterKey;
-use crate::shell::tor_directories;
 
 const SECRET_KEY: &str = "hs_ed25519_secret_key";
 const PUBLIC_KEY: &str = "hs_ed25519_public_key";

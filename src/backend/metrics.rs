@@ -11,8 +11,8 @@ use tokio::sync::watch;
 
 use super::forward::{Port, Traffic};
 use super::observer::TorState;
-use crate::shell::exposition::{Exposition, escaped};
-use crate::shell::http;
+use crate::common::exposition::{Exposition, escaped};
+use crate::common::http;
 
 type Counter = fn(&Port) -> &AtomicU64;
 type Sources = (watch::Receiver<TorState>, Arc<Traffic>);
@@ -79,9 +79,9 @@ fn labels(port: &Port) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::mender::Mended;
     use crate::backend::points::Points;
-    use crate::shell::exposition::page;
+    use crate::backend::stall::Mended;
+    use crate::common::exposition::page;
 
     #[test]
     fn the_text_is_what_prometheus_reads() {

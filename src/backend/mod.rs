@@ -12,15 +12,14 @@
 mod api;
 mod drain;
 mod forward;
-mod housekeeping;
 mod init;
-mod mender;
 mod metrics;
 mod observer;
 mod paths;
 mod points;
 mod probes;
 mod proxy_header;
+mod stall;
 mod system;
 mod watchdog;
 
@@ -35,8 +34,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::common::{http, tor_metrics};
 use crate::link::{AGENT_API_PORT, AgentConfig, METRICS_PORT, PROBE_PORT, TOR_METRICS_PORT};
-use crate::shell::{http, tor_metrics};
 use api::Api;
 use drain::{Drain, DrainTimes};
 use forward::Forwarder;

@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
-use super::mender::{Mended, Mender};
 use super::paths::RunDir;
 use super::points::{Points, open};
+use super::stall::{Mended, Mender};
 use super::system::wall_clock;
 use super::watchdog::{Lost, Watchdog};
 use crate::consensus::NetworkKind;

@@ -75,8 +75,8 @@ mod tests {
     use tokio::time::{advance, pause};
 
     use super::*;
-    use crate::backend::mender::Mended;
     use crate::backend::points::Points;
+    use crate::backend::stall::Mended;
 
     #[test]
     fn ready_means_bootstrapped_with_a_point() {

@@ -270,5 +270,4 @@ async fn read_cookie(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
 }
 
 #[cfg(test)]
-#[path = "authenticate_tests.rs"]
 mod tests;

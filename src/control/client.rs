@@ -212,5 +212,4 @@ fn line(command: &str, arguments: &[&str]) -> Result<Vec<u8>, ControlError> {
 }
 
 #[cfg(test)]
-#[path = "client_tests.rs"]
 mod tests;

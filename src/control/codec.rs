@@ -198,5 +198,4 @@ fn without_line_end(line: &[u8]) -> &[u8] {
 }
 
 #[cfg(test)]
-#[path = "codec_tests.rs"]
 mod tests;

@@ -157,5 +157,4 @@ fn fingerprint(name: &str) -> Option<[u8; 20]> {
 }
 
 #[cfg(test)]
-#[path = "event_tests.rs"]
 mod tests;

@@ -109,5 +109,4 @@ fn unescape<'a>(text: &'a str, bytes: &mut Vec<u8>) -> Option<&'a str> {
 }
 
 #[cfg(test)]
-#[path = "text_tests.rs"]
 mod tests;

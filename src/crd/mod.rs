@@ -3,13 +3,13 @@
 pub mod clients;
 pub mod names;
 mod reference;
-#[cfg(test)]
-mod refused;
 mod rules;
 mod schema;
 #[allow(clippy::duplicated_attributes, reason = "printer columns differ by name, not by type")]
 mod spec;
 mod status;
+#[cfg(test)]
+mod tests;
 pub mod validate;
 
 pub use reference::reference;

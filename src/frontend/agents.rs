@@ -8,8 +8,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
+use super::check::{Refused, open};
 use super::clock::Clock;
-use super::opening::{Refused, open};
 use super::pods::{Pod, Pods};
 use super::sync::{DEADLINE, Question, SyncClient};
 use crate::consensus::Network;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::backends::BackendView;
-use super::opening;
+use super::check;
 use super::tor::{Fetch, Orders};
 use crate::consensus::{Fingerprint, Network};
 use crate::crd::BackendState;
@@ -83,7 +83,7 @@ impl External {
         let has_none = result.as_ref().is_err_and(|reason| reason == NOT_FOUND);
         let opened = result.and_then(|text| {
             let network = self.network.as_ref().ok_or("there is no consensus")?;
-            opening::open(&text, &address, network, now.wall).map_err(|error| error.to_string())
+            check::open(&text, &address, network, now.wall).map_err(|error| error.to_string())
         });
         let answer = match opened {
             Ok(found) => {

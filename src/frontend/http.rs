@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::clock::Clock;
 use super::metrics::{self, Figures};
-use crate::shell;
+use crate::common;
 
 /// A publisher whose loop has not turned for so long hangs: it turns each second whatever the network does.
 const HANGS: Duration = Duration::from_secs(30);
@@ -88,10 +88,10 @@ pub(super) async fn serve(
     // Who waits for the master key has started: a restart would not mend the key.
     let probes = Router::new().route("/startupz", get(alive)).route("/livez", get(alive)).route("/readyz", get(ready));
     let probes = probes.route("/tor/livez", get(tor_alive).with_state(tor_silent));
-    let metrics = Router::new().route("/metrics", get(metrics)).merge(shell::tor_metrics::router(ports.tor_metrics));
+    let metrics = Router::new().route("/metrics", get(metrics)).merge(common::tor_metrics::router(ports.tor_metrics));
     let probes =
-        axum::serve(shell::http::bind(address, ports.probes).await?, probes.with_state((health.clone(), clock)));
-    let metrics = axum::serve(shell::http::bind(address, ports.metrics).await?, metrics.with_state((health, clock)));
+        axum::serve(common::http::bind(address, ports.probes).await?, probes.with_state((health.clone(), clock)));
+    let metrics = axum::serve(common::http::bind(address, ports.metrics).await?, metrics.with_state((health, clock)));
     tokio::try_join!(probes.into_future(), metrics.into_future()).map(drop)
 }
 
@@ -105,7 +105,7 @@ fn answer(result: Result<(), &str>) -> (StatusCode, String) {
 }
 
 async fn metrics(State((health, _)): State<Source>) -> impl IntoResponse {
-    shell::http::metrics(metrics::render(&health.borrow().figures))
+    common::http::metrics(metrics::render(&health.borrow().figures))
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use zeroize::Zeroizing;
 
 use super::clock::Clock;
 use super::http::Health;
+use crate::common::complaint::Complaint;
 use crate::onion::{MasterKey, OnionAddress};
-use crate::shell::complaint::Complaint;
 
 /// The pause between two readings; far below what the liveness probe takes for a hang.
 const PAUSE: Duration = Duration::from_secs(5);

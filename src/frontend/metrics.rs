@@ -2,9 +2,9 @@
 
 use super::backends::BackendView;
 use super::external::Fetches;
+use crate::common::exposition::Exposition;
 use crate::crd::BackendState;
 use crate::merge::PeriodStatus;
-use crate::shell::exposition::Exposition;
 
 /// What the metrics show.
 #[derive(Debug, Clone, Default)]
@@ -110,8 +110,8 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use crate::common::exposition::page;
     use crate::onion::TimePeriod;
-    use crate::shell::exposition::page;
 
     #[test]
     fn the_text_is_what_prometheus_reads() {

@@ -14,6 +14,7 @@
 mod admission;
 mod agents;
 mod backends;
+mod check;
 mod clock;
 mod external;
 mod http;
@@ -21,7 +22,7 @@ mod lease;
 mod master_key;
 mod metrics;
 mod object;
-mod opening;
+
 mod pods;
 mod publisher;
 mod reach;
@@ -53,12 +54,12 @@ use self::publisher::{Ears, Publisher, Voices};
 use self::status::Facts;
 use self::sync::SyncClient;
 use self::tor::Tor;
+use crate::common::tor_directories;
 use crate::control::Connector;
 use crate::crd::clients::ClientList;
 use crate::link::{AgentToken, METRICS_PORT, PROBE_PORT, TOR_METRICS_PORT};
 use crate::merge::{BackendId, MergeEngine};
 use crate::onion::{ClientPublicKey, OnionAddress};
-use crate::shell::tor_directories;
 
 type Failure = Box<dyn Error + Send + Sync>;
 

@@ -13,9 +13,9 @@ use tokio::time::{sleep, timeout};
 
 use super::backends::BackendView;
 use super::object::Object;
+use crate::common::complaint::{Complaint, cause};
 use crate::crd::{BackendState, BackendStatus, OnionBalancedService, PUBLISHER_MANAGER, PublishedStatus};
 use crate::merge::PeriodStatus;
-use crate::shell::complaint::{Complaint, cause};
 
 /// The least time between two writes, and before a failed one is tried again.
 const PAUSE: Duration = Duration::from_secs(5);

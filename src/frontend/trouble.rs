@@ -6,7 +6,7 @@ use kube::runtime::watcher::Error;
 use tokio::time::sleep;
 
 use super::clock;
-use crate::shell::complaint::{Complaint, cause};
+use crate::common::complaint::{Complaint, cause};
 
 /// The pause after a first failure, which doubles with each further one,
 const FIRST: Duration = Duration::from_millis(500);

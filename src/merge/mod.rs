@@ -5,7 +5,7 @@
 
 mod backends;
 mod engine;
-pub mod external;
+pub mod fetch_schedule;
 mod layout;
 mod period;
 mod schedule;
@@ -25,7 +25,7 @@ use crate::onion::{Discovery, ServiceContent, TimePeriod};
 
 pub use backends::{Remark, remarks};
 pub use engine::MergeEngine;
-pub use external::{Answer, ExternalInput, ExternalOutput, ExternalState, Externals, Sighting};
+pub use fetch_schedule::{Answer, ExternalInput, ExternalOutput, ExternalState, Externals, Sighting};
 pub use subsets::Distinct;
 
 /// The two clocks, read by the shell.

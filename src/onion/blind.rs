@@ -133,5 +133,4 @@ fn clamped(bytes: [u8; 32]) -> Scalar {
 }
 
 #[cfg(test)]
-#[path = "blind_tests.rs"]
 mod tests;

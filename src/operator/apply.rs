@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use super::build::{Child, ChildId, Kind, ids, secret_master_key};
+use super::children::{Child, ChildId, Kind, ids, secret_master_key};
 use super::drift::{is_applied, stamped};
 use super::echoes::Echoes;
 use super::holder::{Holder, holder};

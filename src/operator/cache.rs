@@ -16,7 +16,7 @@ use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, Resource, ResourceExt as _};
 
-use super::build::{Kind, PolicyVersion};
+use super::children::{Kind, PolicyVersion};
 use super::drift;
 use super::echoes::Echoes;
 use super::pods::{self, News, Trouble, trouble};

@@ -6,8 +6,8 @@ use kube::Client;
 use tokio::time::sleep;
 use tracing::info;
 
-use super::build::PolicyVersion;
-use crate::shell::complaint::{Complaint, cause};
+use super::children::PolicyVersion;
+use crate::common::complaint::{Complaint, cause};
 
 /// The pause after a failure.
 const RETRY: Duration = Duration::from_secs(2);

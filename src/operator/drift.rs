@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use serde_json::{Map, Value};
 
-use super::build::hash;
+use super::children::hash;
 use crate::crd::OPERATOR_MANAGER;
 
 /// Annotation of a child: the hash of what was applied.

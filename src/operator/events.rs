@@ -14,8 +14,8 @@ use tokio::time::timeout;
 
 use super::conditions::Type;
 use super::telemetry::Telemetry;
+use crate::common::complaint::{Complaint, cause};
 use crate::crd::{OPERATOR_MANAGER, OnionBalancedService};
-use crate::shell::complaint::{Complaint, cause};
 
 /// What passes by itself, or follows from another condition: no news.
 const QUIET: [&str; 6] = ["Generating", "NotAccepted", "Progressing", "RollingOut", "Waiting", "NotPublished"];

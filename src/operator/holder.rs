@@ -35,7 +35,7 @@ mod tests {
 
     use super::*;
     use crate::crd::names::{MANAGED_BY, MANAGED_BY_LABEL, SERVICE_LABEL};
-    use crate::operator::build::testing::object;
+    use crate::operator::children::testing::object;
 
     fn held_by(metadata: &Value) -> Holder {
         holder(&serde_json::from_value(metadata.clone()).unwrap(), &object(&json!({})))

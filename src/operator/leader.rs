@@ -14,9 +14,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::telemetry::Telemetry;
+use crate::common::complaint::{Complaint, cause};
+use crate::common::election::{Decision, Election, Record, vacate};
 use crate::crd::OPERATOR_MANAGER;
-use crate::shell::complaint::{Complaint, cause};
-use crate::shell::election::{Decision, Election, Record, vacate};
 
 /// How often the leader renews.
 const RENEWAL: Duration = Duration::from_secs(5);

@@ -1,8 +1,9 @@
 //! The operator: observe, plan (pure), apply.
 
 mod apply;
-mod build;
+
 mod cache;
+mod children;
 mod conditions;
 mod discover;
 mod drift;
@@ -36,10 +37,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use crate::shell::http;
+use crate::common::http;
 use apply::Writer;
-pub use build::{BuildError, Inputs, PolicyVersion, manifests};
 use cache::{Cache, Changes, Guarded};
+pub use children::{BuildError, Inputs, PolicyVersion, manifests};
 use echoes::Echoes;
 use events::Events;
 use leader::Candidate;

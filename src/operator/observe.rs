@@ -11,8 +11,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DynamicObject};
 use kube::{Client, ResourceExt as _};
 
-use super::build::{ChildId, Kind, ids};
 use super::cache::Cache;
+use super::children::{ChildId, Kind, ids};
 use super::holder::{Holder, holder};
 use super::plan::{KeySecret, Observed, Taken, resolve};
 use super::settings::Settings;

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use super::apply::{Generated, Writer};
-use super::build::{ChildId, Kind};
 use super::cache::{Cache, Guarded};
+use super::children::{ChildId, Kind};
 use super::conditions::Type;
 use super::events::{Events, notices};
 use super::plan::{self, Failure, KeyStep, Observed, Plan, plan};

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::build::PolicyVersion;
+use super::children::PolicyVersion;
 use super::templates::DefaultTemplates;
 
 /// Flags of `onionbalance-operator operator`.

@@ -14,8 +14,8 @@ use kube::runtime::reflector::Store;
 use super::cache::Guarded;
 use super::conditions::Type;
 use super::watches::Watches;
-use crate::shell::exposition::{Exposition, escaped};
-use crate::shell::http;
+use crate::common::exposition::{Exposition, escaped};
+use crate::common::http;
 
 /// Counters, and whether the caches are filled.
 #[derive(Debug, Default)]
@@ -150,7 +150,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::shell::exposition::page;
+    use crate::common::exposition::page;
 
     fn object(name: &str, spec: &Value, conditions: &Value) -> Guarded {
         serde_json::from_value(json!({

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::{Stream, StreamExt as _};
 use kube::runtime::watcher::{Error, Event};
 
-use crate::shell::complaint::{Complaint, cause};
+use crate::common::complaint::{Complaint, cause};
 
 /// All watches of the operator.
 #[derive(Debug, Clone, Default)]

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::scene::Scene;
 
 #[allow(dead_code, reason = "what the operator says is looked at elsewhere")]
-#[path = "../../src/crd/refused.rs"]
+#[path = "../../src/crd/tests/refused.rs"]
 mod refused;
 
 /// Without the numbers of a list's items: servers name them or not.

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 
-use crate::crd::refused::{Refused, allowed, changed, refused};
+use crate::crd::tests::refused::{Refused, allowed, changed, refused};
 use crate::crd::validate::torrc;
 use crate::crd::{OnionBalancedService, custom_resource_definition, validate};
 

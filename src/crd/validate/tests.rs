@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::crd::refused::{EXTERNAL, Refused, allowed, changed, refused};
+use crate::crd::tests::refused::{EXTERNAL, Refused, allowed, changed, refused};
 
 fn object(spec: &Value) -> OnionBalancedService {
     serde_json::from_value(json!({

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use crate::shell::election::Decision;
+use crate::common::election::Decision;
 
 /// The annotation.
 pub(super) const ANNOTATION: &str = "onionbalance.dev/cut-off";

@@ -24,10 +24,10 @@ pub(super) use fitness::Fitness;
 use super::clock::Clock;
 use super::object::Object;
 use super::pods::is_ready;
+use crate::common::complaint::{Complaint, cause};
+use crate::common::election::{self, Decision, Election, Record};
 use crate::crd::names::{self, Component};
 use crate::crd::{OnionBalancedService, PUBLISHER_MANAGER};
-use crate::shell::complaint::{Complaint, cause};
-use crate::shell::election::{self, Decision, Election, Record};
 
 /// How often the holder renews.
 pub(super) const RENEWAL: Duration = Duration::from_secs(5);

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use crate::common::secret_file;
 use crate::config::{Config, Service};
 use crate::frontend::Failure;
 use crate::onion::{KeyFile, MasterKey, OnionAddress};
-use crate::shell::secret_file;
 
 /// All that the daemon is told.
 pub(super) struct Loaded {

@@ -32,10 +32,10 @@ use super::Failure;
 use super::clock::{self, Clock};
 use super::external::External;
 use super::tor::{Registry, Tor};
+use crate::common::secret_file;
 use crate::control::{Connector, Password, Place};
 use crate::merge::MergeEngine;
 use crate::onion::{Discovery, OnionAddress};
-use crate::shell::secret_file;
 
 /// No flag: a command line is for all to see.
 const PASSWORD_VARIABLE: &str = "ONIONBALANCE_TOR_CONTROL_PASSWORD";

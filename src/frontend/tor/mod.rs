@@ -40,11 +40,11 @@ pub(super) use self::services::Registry;
 use self::services::Services;
 use self::session::Session;
 use super::clock::{self, Clock};
+use crate::common::complaint::Complaint;
 use crate::consensus::{Fingerprint, Network};
 use crate::control::{Backoff, Connector, ControlError, Update, supervise};
 use crate::merge::Now;
 use crate::onion::OnionAddress;
-use crate::shell::complaint::Complaint;
 
 /// Before a tor that refuses what this needs is connected to again.
 const RECONNECT: Duration = Duration::from_secs(1);

@@ -3,7 +3,7 @@
 mod content;
 mod discovery;
 mod distinct;
-mod external;
+mod fetch_schedule;
 mod hsdirs;
 mod network;
 mod properties;

@@ -16,10 +16,6 @@ mod link_specifiers;
 mod outer;
 
 #[cfg(test)]
-mod client_auth_tests;
-#[cfg(test)]
-mod layer_tests;
-#[cfg(test)]
 mod tests;
 
 pub use build::DescriptorKeys;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::testing::{healthy, now};
 use super::{Failure, Observed, plan, status};
 use crate::crd::validate;
-use crate::operator::build::testing::settings;
+use crate::operator::children::testing::settings;
 
 /// What people write, what breaks things, and anything.
 fn text() -> impl Strategy<Value = String> {

@@ -11,7 +11,7 @@ use super::KeySecret;
 use crate::crd::names::{self, SERVICE_LABEL};
 use crate::crd::{DeletionPolicy, OnionBalancedService};
 use crate::onion::{MasterKey, OnionAddress};
-use crate::operator::build::{GENERATED_ANNOTATION, SECRET_KEY_FILE, owner};
+use crate::operator::children::{GENERATED_ANNOTATION, SECRET_KEY_FILE, owner};
 use crate::operator::conditions::Verdict;
 
 pub(super) enum Decision {

@@ -19,7 +19,7 @@ pub use key::{address, shares_key};
 pub use status::{Failure, forbidden, next_look, status, unreadable};
 pub use targets::resolve;
 
-use super::build::{Child, ChildId, Inputs, children};
+use super::children::{Child, ChildId, Inputs, children};
 use super::conditions::Verdict;
 use super::pods::Trouble;
 use super::settings::Settings;

@@ -9,7 +9,7 @@ use kube::ResourceExt as _;
 use super::{Observed, Plan, clients};
 use crate::crd::names::{self, Component, pod_selector};
 use crate::crd::{BackendState, BackendStatus, OnionBalancedService, OnionBalancedServiceStatus};
-use crate::operator::build::{ChildId, Kind};
+use crate::operator::children::{ChildId, Kind};
 use crate::operator::conditions::{Status, Type, Verdict, merge};
 
 /// A child that the API server did not take.

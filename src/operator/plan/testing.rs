@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{KeySecret, Observed, Plan, plan, status};
 use crate::crd::{OnionBalancedService, OnionBalancedServiceStatus};
 use crate::onion::MasterKey;
-use crate::operator::build::testing::{Fixture, object, settings};
+use crate::operator::children::testing::{Fixture, object, settings};
 
 pub const NOW: i64 = 1_767_225_600;
 

@@ -6,8 +6,8 @@ use crate::crd::OnionBalancedServiceStatus;
 use crate::crd::names::Component;
 use crate::link::ForwardedPort;
 use crate::onion::MasterKey;
-use crate::operator::build::Kind;
-use crate::operator::build::testing::{Fixture, settings};
+use crate::operator::children::Kind;
+use crate::operator::children::testing::{Fixture, settings};
 
 fn other_key() -> MasterKey {
     use rand::SeedableRng as _;

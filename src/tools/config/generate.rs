@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
+use crate::common::{secret_file, tor_directories};
 use crate::config;
 use crate::onion::{KeyFile, MasterKey, OnionAddress, Seed};
-use crate::shell::{secret_file, tor_directories};
 use crate::tools::key::write_tor_directory;
 use crate::tools::{Failure, generator};
 

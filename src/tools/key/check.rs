@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::input::{HOSTNAME, Input, PUBLIC_KEY};
-use crate::shell::secret_file;
+use crate::common::secret_file;
 use crate::tools::Failure;
 
 /// A line on `out` for each good key and for each fault; an error when there was one.

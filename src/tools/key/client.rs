@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::path::Path;
 
+use crate::common::{secret_file, tor_directories};
 use crate::onion::{ClientSecretKey, OnionAddress};
-use crate::shell::{secret_file, tor_directories};
 use crate::tools::{Failure, generator};
 
 /// Writes `<name>.auth` (for the service) and `<name>.auth_private` (for the client) into `directory`, by default the

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::Secret;
 use zeroize::Zeroizing;
 
+use crate::common::secret_file;
 use crate::onion::key_file::KeyFileError;
 use crate::onion::{KeyFile, MasterKey};
-use crate::shell::secret_file;
 use crate::tools::Failure;
 
 pub(super) const SECRET_KEY: &str = "hs_ed25519_secret_key";

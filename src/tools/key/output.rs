@@ -10,8 +10,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use zeroize::Zeroizing;
 
 use super::input::{HOSTNAME, PUBLIC_KEY, SECRET_KEY};
+use crate::common::{secret_file, tor_directories};
 use crate::onion::{MasterKey, OnionAddress, Seed};
-use crate::shell::{secret_file, tor_directories};
 use crate::tools::Failure;
 
 /// What is written; the form of a file follows from it.

@@ -163,7 +163,7 @@ fn reads_secrets_of_this_operator_and_of_others() {
 
 /// Overwrites a file that nobody else may read.
 fn secret_file_with(path: &str, text: &str) {
-    crate::shell::secret_file::write(path.as_ref(), text.as_bytes(), true).unwrap();
+    crate::common::secret_file::write(path.as_ref(), text.as_bytes(), true).unwrap();
 }
 
 #[test]

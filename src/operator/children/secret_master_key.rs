@@ -52,7 +52,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::operator::build::testing::Fixture;
+    use crate::operator::children::testing::Fixture;
 
     #[test]
     fn it_holds_tors_three_files_and_cannot_be_changed() {

@@ -48,7 +48,7 @@ fn ingress(port: u16, from: &[Value]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operator::build::testing::Fixture;
+    use crate::operator::children::testing::Fixture;
 
     #[test]
     fn an_agents_api_is_for_the_publishers_of_its_service() {

@@ -46,7 +46,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::operator::build::testing::Fixture;
+    use crate::operator::children::testing::Fixture;
 
     #[test]
     fn an_agent_reads_what_is_written_for_it() {

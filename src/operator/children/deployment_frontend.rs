@@ -104,8 +104,8 @@ fn api_access() -> Volume {
 mod tests {
     use serde_json::json;
 
-    use crate::operator::build::testing::Fixture;
-    use crate::operator::build::{Inputs, children};
+    use crate::operator::children::testing::Fixture;
+    use crate::operator::children::{Inputs, children};
 
     #[test]
     fn only_the_publisher_holds_the_master_key_and_an_api_token() {

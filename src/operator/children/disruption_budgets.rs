@@ -33,8 +33,8 @@ pub(super) fn budget(inputs: &Inputs<'_>, component: Component) -> Result<Value,
 mod tests {
     use serde_json::json;
 
-    use crate::operator::build::PolicyVersion;
-    use crate::operator::build::testing::Fixture;
+    use crate::operator::children::PolicyVersion;
+    use crate::operator::children::testing::Fixture;
 
     #[test]
     fn of_the_served_version_and_never_none() {

@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime};
 use ed25519_dalek::SigningKey;
 use proptest::prelude::*;
 
-use super::tests::{at, content, layers};
-use super::{DescriptorError, MAX_INTRODUCTION_POINTS, ServiceContent, layer1, layer2};
+use super::{at, content, layers};
 use crate::onion::cert::CertError;
+use crate::onion::descriptor::{DescriptorError, MAX_INTRODUCTION_POINTS, ServiceContent, layer1, layer2};
 use crate::onion::document::DocumentError;
 
-const TOR_TEXT: &str = include_str!("testdata/c-tor-0.4.9.11.txt");
+const TOR_TEXT: &str = include_str!("../testdata/c-tor-0.4.9.11.txt");
 const HOUR: u64 = 3600;
 
 fn signing_key() -> SigningKey {

@@ -82,7 +82,7 @@ pub(super) fn file(secret: String, key: &str) -> SecretVolumeSource {
 mod tests {
     use serde_json::json;
 
-    use crate::operator::build::testing::Fixture;
+    use crate::operator::children::testing::Fixture;
     use crate::operator::settings::Settings;
 
     #[test]

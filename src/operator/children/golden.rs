@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::children;
 use super::testing::Fixture;
 
-const FILE: &str = "src/operator/build/golden.json";
+const FILE: &str = "src/operator/children/golden.json";
 
 /// The pod templates, and the files that the pods read (the templates have only a hash of them), for a plain object and for one
 /// with every field that reaches a pod.

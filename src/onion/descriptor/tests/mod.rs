@@ -10,11 +10,14 @@ use rand::rngs::StdRng;
 
 use super::*;
 use crate::onion::document::Items;
+
+mod client_auth;
+mod layers;
 use crate::onion::{MasterKey, OnionAddress, TimePeriod};
 
 /// What `GETINFO hs/service/desc/id/…` of a C tor 0.4.9.11 answered on a private network, under
 /// `PublishHidServDescriptors 0`; its service key was thrown away with the network.
-const TOR_TEXT: &str = include_str!("testdata/c-tor-0.4.9.11.txt");
+const TOR_TEXT: &str = include_str!("../testdata/c-tor-0.4.9.11.txt");
 const TOR_ADDRESS: &str = "nhw5ynlrxjpmx2d7rq7naakduxzagtwb74xs42l3mevcgegyitfvojyd.onion";
 const TOR_SECRET_KEY: &str = "f0f1981cd440a8406d580243592bfb4c097791ccd99ccd393e3e1d979968b351\
                               6c32f0431b7377370c350d9759fb07c2b4ded3782a08e87125803eb97f8f4dde";

@@ -280,7 +280,7 @@ fn requirements(resources: Option<&Resources>, (cpu, memory): (&str, &str)) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operator::build::testing::Fixture;
+    use crate::operator::children::testing::Fixture;
 
     fn pods(fixture: &Fixture) -> [Value; 2] {
         ["Deployment web-backend", "Deployment web-frontend"].map(|id| fixture.child(id)["spec"]["template"].clone())

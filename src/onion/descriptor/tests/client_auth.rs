@@ -6,9 +6,9 @@ use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use super::layer1::Layer1;
-use super::tests::{at, content};
-use super::*;
+use super::{at, content};
+use crate::onion::descriptor::layer1::Layer1;
+use crate::onion::descriptor::*;
 use crate::onion::{BlindedKeypair, ClientPublicKey, ClientSecretKey, Discovery, MasterKey, OnionAddress, TimePeriod};
 
 const PERIOD: TimePeriod = TimePeriod { number: 20_500, length_minutes: 1440 };

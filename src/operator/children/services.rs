@@ -32,7 +32,7 @@ pub(super) fn service(inputs: &Inputs<'_>, component: Component) -> Service {
 mod tests {
     use serde_json::json;
 
-    use crate::operator::build::testing::Fixture;
+    use crate::operator::children::testing::Fixture;
 
     #[test]
     fn headless_metrics_of_the_pods() {

@@ -15,7 +15,7 @@ pub(super) fn service_account(inputs: &Inputs<'_>, component: Component) -> Serv
 
 #[cfg(test)]
 mod tests {
-    use crate::operator::build::testing::Fixture;
+    use crate::operator::children::testing::Fixture;
 
     #[test]
     fn no_token_by_default() {

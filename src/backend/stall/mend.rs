@@ -5,10 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::housekeeping::{Housekeeping, PointsSight, Sight, Stall, Step};
-use super::points::Points;
-use super::system::wall_clock;
-use super::watchdog::{Lost, Watchdog};
+use super::rule::{Housekeeping, PointsSight, Sight, Stall, Step};
+use crate::backend::points::Points;
+use crate::backend::system::wall_clock;
+use crate::backend::watchdog::{Lost, Watchdog};
 use crate::consensus::{NetworkKind, parse_time, service_period};
 use crate::control::{Client, ControlError};
 use crate::onion::{BlindedPublicKey, OnionAddress, TimePeriod};

@@ -21,7 +21,7 @@ pub(super) fn secret(inputs: &Inputs<'_>) -> Secret {
 mod tests {
     use super::*;
     use crate::link::AgentToken;
-    use crate::operator::build::testing::Fixture;
+    use crate::operator::children::testing::Fixture;
 
     #[test]
     fn the_same_key_gives_the_same_token() {

@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use super::RELAYS;
 use super::network::{HOUR, backend, network, start};
 use crate::consensus::{Fingerprint, Network};
-use crate::merge::external::{FETCHES_AT_A_TIME, RENEWAL, interval};
+use crate::merge::fetch_schedule::{FETCHES_AT_A_TIME, RENEWAL, interval};
 use crate::merge::{Answer, ExternalInput, ExternalOutput, ExternalState, Externals, Now, Sighting};
 use crate::onion::{OnionAddress, ServiceContent};
 

@@ -57,7 +57,7 @@ pub(super) fn role_binding(inputs: &Inputs<'_>) -> RoleBinding {
 mod tests {
     use serde_json::json;
 
-    use crate::operator::build::testing::Fixture;
+    use crate::operator::children::testing::Fixture;
 
     #[test]
     fn exactly_these_rights() {

@@ -1,0 +1,3 @@
+//! Test data that several test modules share.
+
+pub mod refused;
