@@ -1,4 +1,6 @@
-//! Who may find a service with restricted discovery: what operator and publisher both read out of a spec and a Secret.
+//! The authorized clients of a service with restricted discovery.
+//!
+//! Operator and publisher both read them from the spec and from a Secret.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,36 +10,37 @@ use super::AuthorizedClient;
 use crate::onion::descriptor::MAX_AUTHORIZED_CLIENTS;
 use crate::onion::{ClientPublicKey, Discovery};
 
-/// The ending of an entry of the Secret, as of a file in C tor's `authorized_clients`.
+/// The suffix of the Secret's entries, like that of the files in C tor's `authorized_clients`.
 const ENDING: &str = ".auth";
 
-/// Clients of one source, in its order.
+/// The authorized clients from one source, in the order of that source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientList {
-    /// Name and key of each.
+    /// The name and the public key of each valid client.
     pub clients: Vec<(String, ClientPublicKey)>,
-    /// What is wrong with each entry that is left out. It never repeats what the entry holds.
+    /// A message for each invalid entry. A message never repeats the content of its entry, which
+    /// could be a private key.
     pub problems: Vec<String>,
 }
 
-/// The clients of all sources.
+/// The authorized clients from all sources.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authorized {
-    /// Their keys: as many as a descriptor holds.
+    /// The public keys of the clients, at most [`MAX_AUTHORIZED_CLIENTS`].
     pub keys: BTreeSet<ClientPublicKey>,
-    /// The names of those beyond that.
+    /// The names of the clients that exceed the limit.
     pub left_out: Vec<String>,
 }
 
 impl Authorized {
-    /// Restricted to them: also where there are none.
+    /// Restricts discovery to these clients. Without any client, nobody can connect.
     pub fn discovery(self) -> Discovery {
         Discovery::Restricted(self.keys)
     }
 }
 
 impl ClientList {
-    /// `spec.restrictedDiscovery.clients`.
+    /// Reads the clients in `spec.restrictedDiscovery.clients`.
     pub fn of_spec<'a>(clients: impl IntoIterator<Item = &'a AuthorizedClient>) -> Self {
         let mut list = Self::default();
         for (index, AuthorizedClient { name, public_key }) in clients.into_iter().enumerate() {
@@ -51,8 +54,8 @@ impl ClientList {
         list
     }
 
-    /// The data of `spec.restrictedDiscovery.secretName`: an entry `<name>.auth` for each client, as in C tor's
-    /// `authorized_clients`.
+    /// Reads the clients in the Secret that `spec.restrictedDiscovery.secretName` names. It has an
+    /// entry `<name>.auth` for each client, like C tor's `authorized_clients` directory.
     pub fn of_secret(data: &BTreeMap<String, ByteString>) -> Self {
         let mut list = Self::default();
         let mut others = 0;
@@ -67,13 +70,16 @@ impl ClientList {
             }
         }
         if others > 0 {
-            list.problems.push(format!("the names of {others} entries do not end in {ENDING}"));
+            list.problems.push(format!("{others} entries have names that do not end in {ENDING}"));
         }
         list
     }
 }
 
-/// The clients of the lists together, as far as they fit: the first ones, so that who is revoked is out whoever else is in.
+/// Combines the lists and keeps the first [`MAX_AUTHORIZED_CLIENTS`] clients.
+///
+/// Because the order is fixed, removing a client revokes its access no matter how many others there
+/// are.
 pub fn authorize<'a>(lists: impl IntoIterator<Item = &'a ClientList>) -> Authorized {
     let mut authorized = Authorized { keys: BTreeSet::new(), left_out: Vec::new() };
     for (name, key) in lists.into_iter().flat_map(|list| &list.clients) {
@@ -101,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_as_c_tors_folder() {
+    fn a_secret_has_the_format_of_authorized_clients() {
         let data: BTreeMap<String, ByteString> = [
             ("alice.auth", format!("{}\n", key(1)).into_bytes()),
             ("bob.auth", b"descriptor:x25519:tooshort".to_vec()),
@@ -117,19 +123,19 @@ mod tests {
         let expected = [
             format!("bob.auth: {form}"),
             format!("carol.auth: {form}"),
-            "the names of 1 entries do not end in .auth".into(),
+            "1 entries have names that do not end in .auth".into(),
         ];
         assert_eq!(read.problems, expected);
     }
 
     #[test]
-    fn both_sources_count_and_a_key_counts_once() {
+    fn both_sources_are_combined_and_a_key_counts_once() {
         assert_eq!(authorize([&list([1, 2]), &list([2, 3])]).keys, [key(1), key(2), key(3)].into());
         assert_eq!(authorize([]).discovery(), Discovery::Restricted(BTreeSet::new()));
     }
 
     #[test]
-    fn the_first_ones_fit() {
+    fn only_the_first_clients_are_admitted() {
         let authorized = authorize([&list(1..=100), &list(90..=130)]);
         assert_eq!((authorized.keys.len(), authorized.left_out.join(" ")), (128, "client-129 client-130".to_owned()));
         let fewer = authorize([&list(2..=100), &list(90..=130)]);

@@ -1,4 +1,5 @@
-//! The `OnionBalancedService` custom resource: types, names and validation. No IO.
+//! The `OnionBalancedService` custom resource: its types, the names of owned objects, and
+//! validation. This layer does no IO.
 
 pub mod clients;
 pub mod names;
@@ -17,7 +18,7 @@ pub use schema::{custom_resource_definition, without_rules};
 pub use spec::*;
 pub use status::*;
 
-/// The `CustomResourceDefinition` as YAML: with its rules, what `crds/` holds.
+/// Returns the `CustomResourceDefinition` as YAML. With its rules, this is the file in `crds/`.
 pub fn manifest(with_rules: bool) -> Result<String, serde_saphyr::ser::Error> {
     let crd = custom_resource_definition();
     let yaml = serde_saphyr::to_string(&if with_rules { crd } else { without_rules(crd) })?;

@@ -1,4 +1,4 @@
-//! Names and labels of an object's children: what operator and publisher must agree on.
+//! The names and labels of an object's owned objects, on which operator and publisher agree.
 
 use std::collections::BTreeMap;
 
@@ -6,35 +6,37 @@ use kube::ResourceExt as _;
 
 use super::OnionBalancedService;
 
-/// Label: the object that a child belongs to.
+/// The label that names the `OnionBalancedService` to which an owned object belongs.
 pub const SERVICE_LABEL: &str = "onionbalance.dev/service";
-/// Label: backend or frontend.
+/// The label that holds the component of an owned object: `backend` or `frontend`.
 pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
-/// Label: the object that a child belongs to, as tools know it.
+/// The recommended Kubernetes label that names the `OnionBalancedService` of an owned object.
 pub const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
-/// Label: who made it.
+/// The recommended Kubernetes label that names the tool that manages an owned object.
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 /// The value of [`MANAGED_BY_LABEL`].
 pub const MANAGED_BY: &str = "onionbalance-operator";
-/// Label and annotation keys with this prefix are ours.
+/// The prefix of the label and annotation keys that are reserved for the operator.
 pub const OUR_PREFIX: &str = "onionbalance.dev/";
-/// The recommended labels are ours too: selectors and queries of the whole cluster rely on them.
+/// The prefix of the recommended Kubernetes labels. They are reserved as well, because selectors and
+/// cluster-wide queries rely on them.
 pub const RECOMMENDED_PREFIX: &str = "app.kubernetes.io/";
 
-/// The longest name an object may have: `<name>-frontend` must be a DNS label of at most 63 characters.
+/// The maximum length of an object's name in characters. `<name>-frontend` must be a DNS label of at
+/// most 63 characters.
 pub const MAX_NAME_LENGTH: usize = 63 - "-frontend".len();
 
-/// One of the two kinds of pod.
+/// One of the two kinds of pods of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Component {
-    /// tor and the agent.
+    /// A pod with tor and the agent.
     Backend,
-    /// tor and the publisher.
+    /// A pod with tor and the publisher.
     Frontend,
 }
 
 impl Component {
-    /// Its name, as in labels and in children's names.
+    /// Returns the component's name as used in labels and in the names of owned objects.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Backend => "backend",
@@ -42,30 +44,31 @@ impl Component {
         }
     }
 
-    /// `<service>-backend`, `<service>-frontend`: the name of most children, and of the frontend's Lease.
+    /// Returns `<service>-backend` or `<service>-frontend`, the name of most owned objects and of the
+    /// publishers' Lease.
     pub fn child_name(self, service: &str) -> String {
         format!("{service}-{}", self.as_str())
     }
 }
 
-/// The Secret of the agent token.
+/// Returns the name of the Secret that holds the agent token.
 pub fn agent_token_secret(service: &str) -> String {
     format!("{service}-agent-token")
 }
 
 const MASTER_KEY_SUFFIX: &str = "-master-key";
 
-/// The Secret of the master key where `spec.masterKey.secretName` is unset.
+/// Returns the name of the Secret that holds the master key if `spec.masterKey.secretName` is absent.
 pub fn default_master_key_secret(service: &str) -> String {
     format!("{service}{MASTER_KEY_SUFFIX}")
 }
 
-/// The Secret of the master key.
+/// Returns the name of the Secret that holds the master key of `object`.
 pub fn master_key_secret(object: &OnionBalancedService) -> String {
     object.spec.master_key.secret_name.clone().unwrap_or_else(|| default_master_key_secret(&object.name_any()))
 }
 
-/// Whether it names this Secret as that of its master key.
+/// Returns true if `object` keeps its master key in this Secret.
 pub fn is_master_key_secret(object: &OnionBalancedService, secret: &str) -> bool {
     match &object.spec.master_key.secret_name {
         Some(name) => name == secret,
@@ -73,7 +76,9 @@ pub fn is_master_key_secret(object: &OnionBalancedService, secret: &str) -> bool
     }
 }
 
-/// Whether both name one Secret as that of their master key. Asked of each two of all objects.
+/// Returns true if both objects keep their master key in the same Secret.
+///
+/// The operator calls this function for every pair of objects, so it must not allocate.
 pub fn same_master_key_secret(one: &OnionBalancedService, other: &OnionBalancedService) -> bool {
     let same = || match (&one.spec.master_key.secret_name, &other.spec.master_key.secret_name) {
         (None, None) => one.metadata.name == other.metadata.name,
@@ -83,12 +88,12 @@ pub fn same_master_key_secret(one: &OnionBalancedService, other: &OnionBalancedS
     one.metadata.namespace == other.metadata.namespace && same()
 }
 
-/// The Secret of the authorized clients, if one is named.
+/// Returns the name of the Secret that holds the authorized clients, if the spec names one.
 pub fn clients_secret(object: &OnionBalancedService) -> Option<&str> {
     object.spec.restricted_discovery.as_ref()?.secret_name.as_deref()
 }
 
-/// The labels of everything that belongs to `service`; those of a component where it belongs to one.
+/// Returns the labels of an object that belongs to `service`, including the component if there is one.
 pub fn labels(service: &str, component: Option<Component>) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::from([
         ("app.kubernetes.io/name".to_owned(), "onionbalance".to_owned()),
@@ -102,13 +107,14 @@ pub fn labels(service: &str, component: Option<Component>) -> BTreeMap<String, S
     labels
 }
 
-/// Whether labels say that it was made for `service`.
+/// Returns true if the labels mark an object as created for `service`.
 pub fn is_labelled(labels: Option<&BTreeMap<String, String>>, service: &str) -> bool {
     let label = |key: &str| labels.and_then(|labels| labels.get(key)).map(String::as_str);
     label(MANAGED_BY_LABEL) == Some(MANAGED_BY) && label(SERVICE_LABEL) == Some(service)
 }
 
-/// What selects the pods of a component. Immutable in a Deployment, so never to be changed.
+/// Returns the labels that select the pods of a component. A Deployment's selector is immutable, so
+/// these labels must never change.
 pub fn pod_labels(service: &str, component: Component) -> BTreeMap<String, String> {
     BTreeMap::from([
         (COMPONENT_LABEL.to_owned(), component.as_str().to_owned()),
@@ -116,7 +122,7 @@ pub fn pod_labels(service: &str, component: Component) -> BTreeMap<String, Strin
     ])
 }
 
-/// [`pod_labels`] as a selector: for a watch, and for `status.selector`.
+/// Returns [`pod_labels`] as a label selector for watches and for `status.selector`.
 pub fn pod_selector(service: &str, component: Component) -> String {
     let labels = pod_labels(service, component);
     labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
@@ -127,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_selector_of_the_architecture_page() {
+    fn the_selector_matches_the_documentation() {
         assert_eq!(
             pod_selector("web", Component::Backend),
             "app.kubernetes.io/component=backend,onionbalance.dev/service=web"

@@ -1,56 +1,59 @@
-//! The schema's CEL rules (`x-kubernetes-validations`): what its types and limits cannot say, with messages that name the fix.
+//! The CEL rules of the schema (`x-kubernetes-validations`).
 //!
-//! Kubernetes 1.25 and newer keep them; an older server drops them without a word. So `validate` checks all of it too, and
-//! more. What is used of CEL is what Kubernetes 1.28 has.
+//! The rules express constraints that types and limits cannot, and their messages name the fix.
+//! They use the CEL features of Kubernetes 1.28. An API server before 1.25 silently drops the
+//! rules, so `validate` checks the same constraints and more.
 //!
-//! An API server estimates what a rule costs at worst, and refuses the whole CRD where that is too much: each list, map
-//! and string that a rule walks has a limit, and a test looks for it.
+//! An API server estimates the worst-case cost of each rule and refuses a CRD that is too
+//! expensive. Therefore every list, map and string that a rule iterates over has a limit. A test
+//! checks that.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::ValidationRule;
 
 use super::names::{MAX_NAME_LENGTH, OUR_PREFIX, RECOMMENDED_PREFIX};
 use super::validate::torrc::{CIRCUIT_ID, DENIED, Place};
 
-/// Messages that the rules and `validate` share.
+/// The messages that the rules and `validate` share.
 pub(super) mod says {
-    pub const NAME_FORM: &str =
-        "use lower-case letters, digits and \"-\", with a letter first: Services are named after it";
-    pub const PORT_NAME: &str = "use at most 63 lower-case letters, digits and \"-\"";
-    pub const SECRET_NAME: &str = "is no name that a Secret can have";
-    pub const SERVICE_NAME: &str = "is no name that a Service can have";
-    pub const BOTH_TARGETS: &str = "has both service and address; keep one";
+    pub const NAME_FORM: &str = "must consist of lower-case letters, digits and \"-\" and begin with a letter, because Services are named after it";
+    pub const PORT_NAME: &str = "must consist of at most 63 lower-case letters, digits and \"-\"";
+    pub const SECRET_NAME: &str = "is not a valid Secret name; use lower-case letters, digits, \"-\" and \".\"";
+    pub const SERVICE_NAME: &str = "is not a valid Service name; use lower-case letters, digits and \"-\"";
+    pub const BOTH_TARGETS: &str = "sets both service and address; keep one of them";
     pub const NO_TARGET: &str = "is empty; set service {name, port} or address \"host:port\"";
     pub const BURST: &str = "must not be less than ratePerSecond";
-    pub const OWN_ADDRESS: &str = "is this service's own address; name the backend's, which its tor wrote to hostname";
+    pub const OWN_ADDRESS: &str =
+        "is the address of this service; use the backend's own address, which its tor wrote to hostname";
     pub const ONION_ADDRESS: &str = "a v3 onion address has 56 base32 characters, with or without \".onion\"";
     pub const CLIENT_KEY: &str = "is not of the form descriptor:x25519:<52 base32 characters>";
 }
 
-/// DNS label of RFC 1123, for CEL and for the schema's patterns.
+/// The pattern of an RFC 1123 label, in the syntax of both CEL and the schema.
 pub(super) const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 
-/// Refuses with this message what the rule is false of.
+/// Returns a rule that refuses a value with `message` if the expression `rule` is false.
 fn refuse(rule: impl Into<String>, message: impl Into<String>) -> ValidationRule {
     ValidationRule { rule: rule.into(), message: Some(message.into()), ..ValidationRule::default() }
 }
 
-/// Names a field below the one that the rule is of.
+/// Makes the rule report `field`, a field below the one to which the rule is attached.
 fn at(field: &str, rule: ValidationRule) -> ValidationRule {
     ValidationRule { field_path: Some(field.to_owned()), ..rule }
 }
 
-/// The text is like this (RE2 syntax, without a `'`).
+/// Returns a rule that requires a string to match `pattern` (RE2 syntax, without `'`).
 fn like(pattern: &str, message: &str) -> Vec<ValidationRule> {
     vec![refuse(format!("self.matches(r'{pattern}')"), message)]
 }
 
-/// Of the whole object. The schema knows `metadata` by no field, so the messages name it.
+/// Returns the rules of the whole object. The schema has no field for `metadata`, so the messages
+/// name the field themselves.
 pub(super) fn object() -> Vec<ValidationRule> {
     vec![
         refuse(
             format!("self.metadata.name.size() <= {MAX_NAME_LENGTH}"),
             format!(
-                "metadata.name: use at most {MAX_NAME_LENGTH} characters, so that the children's names fit into 63"
+                "metadata.name: use at most {MAX_NAME_LENGTH} characters, so that the names of the owned objects fit into 63"
             ),
         ),
         refuse(
@@ -60,26 +63,27 @@ pub(super) fn object() -> Vec<ValidationRule> {
     ]
 }
 
-/// Of `spec`.
+/// Returns the rules of `spec`.
 pub(super) fn spec() -> Vec<ValidationRule> {
     let rule = "!has(self.masterKey) || !has(self.masterKey.onionAddress) || !has(self.externalBackends) || \
         self.externalBackends.all(backend, backend.onionAddress != self.masterKey.onionAddress)";
     vec![at(".externalBackends", refuse(rule, says::OWN_ADDRESS))]
 }
 
-/// Of `spec.ports`.
+/// Returns the rules of `spec.ports`.
 pub(super) fn ports() -> Vec<ValidationRule> {
     vec![refuse(
         "self.all(a, !has(a.name) || self.exists_one(b, has(b.name) && b.name == a.name))",
-        "two ports have one name; give each port its own",
+        "two ports have the same name; give each port a different name",
     )]
 }
 
+/// Returns the rules of a port's name.
 pub(super) fn port_name() -> Vec<ValidationRule> {
     like(LABEL, says::PORT_NAME)
 }
 
-/// Of a port's target.
+/// Returns the rules of a port's target.
 pub(super) fn target() -> Vec<ValidationRule> {
     vec![
         refuse("!has(self.service) || !has(self.address)", says::BOTH_TARGETS),
@@ -87,83 +91,86 @@ pub(super) fn target() -> Vec<ValidationRule> {
     ]
 }
 
+/// Returns the rules of a Service's name.
 pub(super) fn service_name() -> Vec<ValidationRule> {
     like(LABEL, says::SERVICE_NAME)
 }
 
+/// Returns the rules of a `host:port` pair.
 pub(super) fn host_and_port() -> Vec<ValidationRule> {
     like(
         r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?):0*[1-9][0-9]{0,4}$",
-        "is not of the form host:port, as in \"web.example.org:8080\" or \"[2001:db8::1]:80\"",
+        "does not have the form host:port, for example \"web.example.org:8080\" or \"[2001:db8::1]:80\"",
     )
 }
 
+/// Returns the rules of a Secret's name.
 pub(super) fn secret_name() -> Vec<ValidationRule> {
     like(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$", says::SECRET_NAME)
 }
 
-/// The last character is the version, 3.
+/// Returns the rules of an onion address. The last character encodes the version, 3.
 pub(super) fn onion_address() -> Vec<ValidationRule> {
     like(r"^[A-Za-z2-7]{55}[Dd](\.[Oo][Nn][Ii][Oo][Nn])?$", says::ONION_ADDRESS)
 }
 
-/// Of `spec.backends.introDosDefense`.
+/// Returns the rules of `spec.backends.introDosDefense`.
 pub(super) fn intro_dos_defense() -> Vec<ValidationRule> {
     vec![at(".burstPerSecond", refuse("self.burstPerSecond >= self.ratePerSecond", says::BURST))]
 }
 
-/// Of labels and annotations.
+/// Returns the rules of additional labels and annotations.
 pub(super) fn own_keys() -> Vec<ValidationRule> {
     vec![refuse(
         format!("self.all(key, !key.startsWith('{OUR_PREFIX}') && !key.startsWith('{RECOMMENDED_PREFIX}'))"),
         format!(
-            "keys that begin with \"{OUR_PREFIX}\" or \"{RECOMMENDED_PREFIX}\" belong to the operator; use keys of your own"
+            "keys that begin with \"{OUR_PREFIX}\" or \"{RECOMMENDED_PREFIX}\" are reserved for the operator; use other keys"
         ),
     )]
 }
 
-/// Of `spec.restrictedDiscovery.clients`.
+/// Returns the rules of `spec.restrictedDiscovery.clients`.
 pub(super) fn clients() -> Vec<ValidationRule> {
     vec![refuse(
         "self.all(a, self.exists_one(b, b.publicKey == a.publicKey))",
-        "two clients have one key; remove one of the two",
+        "two clients have the same key; remove one of them",
     )]
 }
 
-/// With space where C tor takes it.
+/// Returns the rules of a client's public key. White space is allowed where C tor allows it.
 pub(super) fn client_key() -> Vec<ValidationRule> {
     like(r"^\s*descriptor\s*:\s*x25519\s*:\s*[A-Za-z2-7]{52}\s*$", says::CLIENT_KEY)
 }
 
-/// Of `extraTorrc`: options that are refused by name, and lines that reach beyond themselves.
+/// Returns the rules of `extraTorrc`.
 ///
-/// Abbreviated options, which tor takes with a warning, are left to `validate`.
+/// The rules refuse options by name, and lines that affect other lines. Tor also accepts abbreviated
+/// options, with a warning; only `validate` refuses those.
 pub(super) fn extra_torrc(place: Place) -> Vec<ValidationRule> {
     let names = DENIED.iter().copied().filter(|name| *name != CIRCUIT_ID).collect::<Vec<_>>().join("|");
     let option = |name: &str| format!(r"(?im)^\s*[+/]*({name})(\s|#|$)");
     let denied = option(&format!(r"{names}|_[^\s#]*"));
-    let names_it =
-        format!(r#"'the operator sets or needs "' + self.find(r'{denied}').trim() + '" itself; remove the line'"#);
+    let names_it = format!(r#"'the operator controls "' + self.find(r'{denied}').trim() + '"; remove the line'"#);
     let mut rules = vec![
         ValidationRule {
             message_expression: Some(names_it),
-            ..refuse(
-                format!("!self.matches(r'{denied}')"),
-                "has an option that the operator sets or needs itself; remove the line",
-            )
+            ..refuse(format!("!self.matches(r'{denied}')"), "has an option that the operator controls; remove the line")
         },
         refuse(
             format!("!self.matches(r'{}')", option(CIRCUIT_ID)),
-            format!("instead of \"{CIRCUIT_ID}\" set proxyProtocol: v1 on the ports that want it"),
+            format!("\"{CIRCUIT_ID}\" is not allowed; set proxyProtocol: v1 on the port instead"),
         ),
-        refuse(r"!self.matches(r'(?m)^\s*[+/]*%')", "\"%include\" is not allowed; write the lines themselves"),
+        refuse(r"!self.matches(r'(?m)^\s*[+/]*%')", "\"%include\" is not allowed; write the included lines here"),
         refuse(r"!self.matches(r'(?m)\\\s*$')", "a line ends with \"\\\"; write the option on one line"),
-        refuse(r"!self.matches(r'[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r[^\n]')", "has a control character; remove it"),
+        refuse(
+            r"!self.matches(r'[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r[^\n]')",
+            "contains a control character; remove it",
+        ),
     ];
     if place == Place::Frontend {
         rules.push(refuse(
             r"!self.matches(r'(?im)^\s*[+/]*HiddenService')",
-            "an option of an onion service, which a frontend has none of; use spec.backends.extraTorrc",
+            "has an option of an onion service, but a frontend runs none; use spec.backends.extraTorrc",
         ));
     }
     rules

@@ -1,4 +1,4 @@
-//! The `CustomResourceDefinition`, and the parts of its schema that a derive cannot know.
+//! The `CustomResourceDefinition` and the parts of its schema that no derive macro can generate.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
@@ -9,7 +9,10 @@ use serde_json::json;
 
 use super::{OnionBalancedService, rules};
 
-/// The `CustomResourceDefinition`, with a structural schema that every API server since 1.25 takes without a warning.
+/// Returns the `CustomResourceDefinition` with a structural schema and validation rules.
+///
+/// API servers since Kubernetes 1.28 accept it without a warning. Older ones lack `fieldPath`
+/// (before 1.28) and `messageExpression` (before 1.27) in validation rules.
 pub fn custom_resource_definition() -> CustomResourceDefinition {
     let mut crd = OnionBalancedService::crd();
     for version in &mut crd.spec.versions {
@@ -24,8 +27,10 @@ pub fn custom_resource_definition() -> CustomResourceDefinition {
     crd
 }
 
-/// The same without its rules, which an older server does not know: it refuses a server-side apply with them, and `kubectl`
-/// and Helm refuse them for it.
+/// Returns the `CustomResourceDefinition` without its validation rules.
+///
+/// An older API server does not know the rules and rejects a server-side apply that contains them.
+/// `kubectl` and Helm then refuse the manifest as well.
 pub fn without_rules(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     for version in &mut crd.spec.versions {
         if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
@@ -35,16 +40,18 @@ pub fn without_rules(mut crd: CustomResourceDefinition) -> CustomResourceDefinit
     crd
 }
 
-/// The status of an object that no operator has looked at yet: without a condition, what follows kstatus would take it for
-/// done.
+/// Returns the default status of an object that no operator has reconciled yet.
+///
+/// Tools that follow kstatus would consider an object without conditions ready.
 fn unseen() -> serde_json::Value {
     json!({"conditions": [{
-        "type": "Ready", "status": "Unknown", "reason": "Pending", "message": "The operator has not looked at it yet.",
+        "type": "Ready", "status": "Unknown", "reason": "Pending", "message": "The operator has not reconciled the object yet.",
         "lastTransitionTime": "1970-01-01T00:00:00Z",
     }]})
 }
 
-/// Rust's unsigned formats are unknown to an API server, which warns of each; their bounds are in `minimum`, `maximum`.
+/// Replaces Rust's unsigned formats, which an API server does not know and warns about. `minimum`
+/// and `maximum` carry their bounds.
 fn use_known_formats(node: &mut JSONSchemaProps) {
     node.format = match node.format.as_deref() {
         Some("uint8" | "uint16") => Some("int32".to_owned()),
@@ -53,7 +60,7 @@ fn use_known_formats(node: &mut JSONSchemaProps) {
     };
 }
 
-/// A schema and all within it.
+/// Visits a schema and every schema nested in it.
 fn walk(schema: &mut JSONSchemaProps, visit: &mut impl FnMut(&mut JSONSchemaProps)) {
     visit(schema);
     for field in schema.properties.iter_mut().flat_map(|properties| properties.values_mut()) {
@@ -67,34 +74,37 @@ fn walk(schema: &mut JSONSchemaProps, visit: &mut impl FnMut(&mut JSONSchemaProp
     }
 }
 
-/// A Kubernetes type that the API server checks when the pod is applied: repeating its schema here would tie it to one
-/// Kubernetes version, and take much of the size that `kubectl apply` allows.
+/// Returns the schema of a Kubernetes type that the API server checks when the pod is applied.
+///
+/// Repeating the type's schema would tie the CRD to one Kubernetes version, and would use up much of
+/// the size that `kubectl apply` allows.
 pub(super) fn any_object(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "object", "nullable": true, "x-kubernetes-preserve-unknown-fields": true })
 }
 
-/// A list of such.
+/// Returns the schema of a list of Kubernetes objects; see [`any_object`].
 pub(super) fn any_objects(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "array", "items": { "type": "object", "x-kubernetes-preserve-unknown-fields": true } })
 }
 
-/// The name or number of a port.
+/// Returns the schema of a port reference by name or by number.
 pub(super) fn port_reference(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "x-kubernetes-int-or-string": true, "minimum": 1, "maximum": 65535, "maxLength": 63, "pattern": rules::LABEL,
     })
 }
 
-/// `resource.Quantity`, without a sign.
+/// The pattern of a `resource.Quantity` without a sign.
 const QUANTITY: &str = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$";
 
-/// Resource quantities by name; YAML authors write `cpu: 1` as readily as `cpu: "1"`.
+/// Returns the schema of a map from resource names to quantities. Both `cpu: 1` and `cpu: "1"` are
+/// valid, because people write both.
 pub(super) fn quantities(_: &mut SchemaGenerator) -> Schema {
     let quantity = json!({ "x-kubernetes-int-or-string": true, "minimum": 0, "maxLength": 64, "pattern": QUANTITY });
     json_schema!({ "type": "object", "maxProperties": 16, "additionalProperties": quantity })
 }
 
-/// `metav1.Condition`.
+/// Returns the schema of a list of `metav1.Condition`.
 pub(super) fn conditions(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
@@ -104,29 +114,33 @@ pub(super) fn conditions(_: &mut SchemaGenerator) -> Schema {
             "type": "object",
             "required": ["lastTransitionTime", "message", "reason", "status", "type"],
             "properties": {
-                "type": { "description": "Its name.", "type": "string", "maxLength": 316 },
+                "type": { "description": "The type of the condition, for example `Ready`.", "type": "string", "maxLength": 316 },
                 "status": {
-                    "description": "Whether it holds.", "type": "string", "enum": ["True", "False", "Unknown"],
+                    "description": "The status of the condition: `True`, `False` or `Unknown`.",
+                    "type": "string", "enum": ["True", "False", "Unknown"],
                 },
                 "reason": {
-                    "description": "Why not, or why, in one word.", "type": "string", "minLength": 1, "maxLength": 1024,
+                    "description": "The reason for the status in one CamelCase word.",
+                    "type": "string", "minLength": 1, "maxLength": 1024,
                 },
                 "message": {
-                    "description": "What is wrong and what to do, for people.", "type": "string", "maxLength": 32768,
+                    "description": "An explanation for people: the problem and how to solve it.",
+                    "type": "string", "maxLength": 32768,
                 },
                 "observedGeneration": {
-                    "description": "The generation of the object that it is of.",
+                    "description": "The generation of the object that the condition describes.",
                     "type": "integer", "format": "int64", "minimum": 0,
                 },
                 "lastTransitionTime": {
-                    "description": "When `status` last changed.", "type": "string", "format": "date-time",
+                    "description": "The time at which the status of the condition last changed.",
+                    "type": "string", "format": "date-time",
                 },
             }
         }
     })
 }
 
-/// A point in time.
+/// Returns the schema of a point in time.
 pub(super) fn time(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "format": "date-time" })
 }
@@ -166,13 +180,13 @@ mod tests {
     }
 
     #[test]
-    fn it_fits_the_annotation_of_kubectl_apply() {
+    fn the_crd_fits_into_the_annotation_of_kubectl_apply() {
         let size = serde_json::to_vec(&custom_resource_definition()).unwrap().len();
         assert!(size < 64 * 1024, "{size} bytes");
     }
 
     #[test]
-    fn a_bare_spec_can_be_scaled() {
+    fn a_minimal_spec_can_be_scaled() {
         assert_eq!(spec("backends")["default"]["replicas"], json!(2));
         assert_eq!(spec("backends")["properties"]["replicas"]["default"], json!(2));
         assert_eq!(schema()["properties"]["spec"]["required"], json!(["ports"]));
@@ -188,14 +202,14 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_has_looked_at_says_so() {
+    fn an_object_that_was_never_reconciled_is_not_ready() {
         let status = schema()["properties"]["status"]["default"].clone();
         let status: crate::crd::OnionBalancedServiceStatus = serde_json::from_value(status).unwrap();
         assert_eq!((status.conditions[0].type_.as_str(), status.conditions[0].status.as_str()), ("Ready", "Unknown"));
     }
 
     #[test]
-    fn lists_with_keys_say_so() {
+    fn lists_declare_their_map_keys() {
         assert_eq!(spec("ports")["x-kubernetes-list-map-keys"], json!(["port"]));
         let status = &schema()["properties"]["status"]["properties"];
         assert_eq!(status["conditions"]["x-kubernetes-list-map-keys"], json!(["type"]));
@@ -204,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_server_is_spared_the_rules_alone() {
+    fn the_crd_for_old_servers_lacks_only_the_rules() {
         let with = serde_json::to_string(&custom_resource_definition()).unwrap();
         let without = serde_json::to_value(without_rules(custom_resource_definition())).unwrap();
         assert!(with.contains("x-kubernetes-validations") && !without.to_string().contains("x-kubernetes-validations"));
@@ -225,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_structural_and_free_of_warnings() {
+    fn the_schema_is_structural_and_free_of_warnings() {
         walk_json(&schema(), &mut |node| {
             assert!(!(node.contains_key("properties") && node.contains_key("additionalProperties")), "{node:?}");
             if let Some(Value::String(format)) = node.get("format") {

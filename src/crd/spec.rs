@@ -1,4 +1,4 @@
-//! `spec` of an `OnionBalancedService`.
+//! The `spec` of an `OnionBalancedService`.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::validate::torrc::Place;
 use super::{OnionBalancedServiceStatus, rules, schema};
 
-/// What is wanted.
+/// The desired state of an onion service: its ports, its key, its backends and its publisher.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "onionbalance.dev",
@@ -49,7 +49,7 @@ use super::{OnionBalancedServiceStatus, rules, schema};
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = rules::spec()))]
 pub struct OnionBalancedServiceSpec {
-    /// The ports of the onion address, and what each leads to.
+    /// The ports of the onion address and the target of each port. At least one port is required.
     #[schemars(
         length(min = 1, max = 64),
         extend(
@@ -59,134 +59,146 @@ pub struct OnionBalancedServiceSpec {
         )
     )]
     pub ports: Vec<Port>,
-    /// The key that the onion address is made of, and where it is kept.
+    /// The master key that determines the onion address, and the Secret that holds the key.
     #[serde(default)]
     pub master_key: MasterKeySpec,
-    /// What happens to a generated master key when this object is deleted: with `Retain` its Secret stays, and an object of the
-    /// same name has the same address again. A Secret of your own always stays.
+    /// The fate of a generated master key when this object is deleted. `Retain` keeps the Secret,
+    /// so an object with the same name gets the same address again. `Delete` removes the Secret
+    /// and gives up the address for ever. A Secret that you supplied is never deleted.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
-    /// Scales frontend and backends to 0 and publishes nothing: the service is away, its objects, key and address stay.
+    /// Takes the service offline: scales the frontend and the backends to 0 and publishes nothing.
+    /// The owned objects, the key and the address are kept.
     #[serde(default)]
     pub suspend: bool,
-    /// The backends in this cluster.
+    /// The backends that run in this cluster.
     #[serde(default)]
     pub backends: Backends,
-    /// Backends elsewhere: other clusters, plain servers. They count as those in the cluster do.
+    /// Backends that run elsewhere, for example in other clusters or on plain servers. The
+    /// publisher treats them like the backends in this cluster. At most 128.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 128),
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["onionAddress"])
     )]
     pub external_backends: Vec<ExternalBackend>,
-    /// The publisher: it merges the backends' descriptors and holds the master key. No client's stream passes it.
+    /// The publisher, which holds the master key and merges the backends' descriptors. Client
+    /// traffic does not pass through the publisher.
     #[serde(default)]
     pub frontend: Frontend,
-    /// Only clients with one of these keys may connect. Without any key, nobody may.
+    /// Client authorization. If set, only clients with one of the listed keys can connect; with
+    /// no valid key in the list, no client can connect. If absent, every client can connect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restricted_discovery: Option<RestrictedDiscovery>,
 }
 
-/// A port of the onion address.
+/// One port of the onion address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Port {
-    /// A name for metrics and messages; each port's own.
+    /// The name of the port in metrics and messages. Each port needs a different name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63), extend("x-kubernetes-validations" = rules::port_name()))]
     pub name: Option<String>,
-    /// The port that clients connect to, as in `http://<address>.onion:<port>/`. Each is there once.
+    /// The port that clients connect to, as in `http://<address>.onion:<port>/`. Each port number
+    /// may appear once.
     #[schemars(range(min = 1))]
     pub port: u16,
-    /// Where its streams go.
+    /// The destination of the streams that clients open to this port.
     pub target: Target,
-    /// How streams to the target begin. `v1`: with a header of the PROXY protocol, version 1, whose source address names the
-    /// client's circuit; the target must expect it. Absent: without a header.
+    /// The PROXY protocol version that the agent speaks to the target. With `v1`, each stream
+    /// begins with a version 1 header whose source address identifies the client's circuit; the
+    /// target must expect the header. If absent, streams carry no header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocol>,
 }
 
-/// `v1`: each stream to the target begins with a header of the PROXY protocol, version 1, whose source address names the
-/// client's circuit. The target must expect it.
+/// A version of the PROXY protocol. With `v1`, each stream to the target begins with a version 1
+/// header whose source address identifies the client's circuit. The target must expect the header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ProxyProtocol {
-    /// The text form.
+    /// The human-readable header format, version 1.
     V1,
 }
 
-/// Exactly one of its fields is set.
+/// The destination of a port's streams. Exactly one field must be set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(extend("x-kubernetes-validations" = rules::target()))]
 pub struct Target {
-    /// A Service of the same namespace. Its name is resolved for each connection, so it may be deleted and made again.
+    /// A Service in the same namespace. The agent resolves its name for each connection, so the
+    /// Service can be deleted and created again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceTarget>,
-    /// `host:port`, as in `web.example.org:8080` or `[2001:db8::1]:80`; the name is resolved for each connection.
+    /// A `host:port` pair, for example `web.example.org:8080` or `[2001:db8::1]:80`. The agent
+    /// resolves the host name for each connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 300), extend("x-kubernetes-validations" = rules::host_and_port()))]
     pub address: Option<String>,
 }
 
-/// A Service and one of its ports.
+/// A reference to one port of a Service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceTarget {
-    /// The Service's name.
+    /// The name of the Service.
     #[schemars(length(max = 63), extend("x-kubernetes-validations" = rules::service_name()))]
     pub name: String,
-    /// The Service's port, by name or number (its `port`, not its `targetPort`).
+    /// The name or number of the Service's port. A number refers to `port`, not to `targetPort`.
     #[schemars(schema_with = "schema::port_reference")]
     pub port: IntOrString,
 }
 
-/// The key that the onion address is made of, and where it is kept.
+/// The master key that determines the onion address, and the Secret that holds the key.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MasterKeySpec {
-    /// A Secret of the same namespace with an entry `hs_ed25519_secret_key`, in tor's format. Unset: generated once, as
+    /// The name of a Secret in the same namespace with an entry `hs_ed25519_secret_key` in tor's
+    /// format. If absent, the operator generates a key once and stores it in the Secret
     /// `<name>-master-key`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253), extend("x-kubernetes-validations" = rules::secret_name()))]
     pub secret_name: Option<String>,
-    /// The address that the key must have: another key in the Secret is refused. To change the address on purpose, change the
-    /// Secret and this.
+    /// The onion address that the key must produce. The operator refuses a Secret with a different
+    /// key. To change the address on purpose, change the Secret and this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 62), extend("x-kubernetes-validations" = rules::onion_address()))]
     pub onion_address: Option<String>,
 }
 
-/// What happens to a generated master key when its object is deleted.
+/// The fate of a generated master key when its `OnionBalancedService` is deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DeletionPolicy {
-    /// It stays.
+    /// Keeps the Secret.
     #[default]
     Retain,
-    /// It goes, and the address with it.
+    /// Deletes the Secret, and with it the address.
     Delete,
 }
 
-/// The backends in this cluster.
+/// The settings of the backends that run in this cluster.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Backends {
-    /// How many pods. `kubectl scale` and autoscalers set it.
+    /// The number of backend pods. `kubectl scale` and autoscalers set this field.
     #[schemars(range(min = 0))]
     pub replicas: i32,
-    /// Introduction points of each. All backends' points are published; a descriptor holds 20.
+    /// The number of introduction points that each backend establishes. The publisher publishes the
+    /// points of all backends; one descriptor holds at most 20.
     #[schemars(range(min = 3, max = 20))]
     pub introduction_points: u8,
-    /// How many seconds open streams may go on when a backend is scaled away or replaced.
+    /// The time in seconds that open streams may continue after a backend is scaled down or
+    /// replaced. At most 86400 (one day).
     #[schemars(range(max = 86400))]
     pub drain_timeout_seconds: u32,
-    /// Tor's introduction-point denial-of-service defence; absent: off.
+    /// Tor's denial-of-service defence at the introduction points. If absent, the defence is off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub intro_dos_defense: Option<IntroDosDefense>,
-    /// More torrc lines for the backends' tors and their onion service, one option on a line. Options that the operator sets or
-    /// needs itself are refused.
+    /// Additional torrc lines for the tor of each backend and its onion service, one option per
+    /// line. Options that the operator sets or relies on are refused.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 16384), extend("x-kubernetes-validations" = rules::extra_torrc(Place::Backend)))]
     pub extra_torrc: String,
-    /// Pod settings, above the operator's defaults.
+    /// Settings of the backend pods. They take precedence over the operator's defaults.
     pub template: PodSettings,
 }
 
@@ -203,17 +215,19 @@ impl Default for Backends {
     }
 }
 
-/// `HiddenServiceEnableIntroDoSRatePerSec` and `…BurstPerSec`. Their bounds are those of the cell extension that carries them
-/// (rend-spec-v3, "Denial-of-Service defense extension").
+/// Tor's introduction-point defence: the options `HiddenServiceEnableIntroDoSRatePerSec` and
+/// `HiddenServiceEnableIntroDoSBurstPerSec`. Their bounds are those of the cell extension that
+/// carries them (rend-spec-v3, "Denial-of-Service defense extension").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = rules::intro_dos_defense()))]
 pub struct IntroDosDefense {
-    /// Introductions a second that a relay passes on.
+    /// The number of introductions per second that an introduction point passes on. Default 25.
     #[serde(default = "default_dos_rate")]
     #[schemars(range(max = 0x7fff_ffff))]
     pub rate_per_second: u32,
-    /// Introductions that it passes on at once.
+    /// The number of introductions that an introduction point passes on in one burst. Must be at
+    /// least `ratePerSecond`. Default 200.
     #[serde(default = "default_dos_burst")]
     #[schemars(range(max = 0x7fff_ffff))]
     pub burst_per_second: u32,
@@ -227,33 +241,36 @@ fn default_dos_burst() -> u32 {
     200
 }
 
-/// A backend elsewhere: a stock tor that publishes its own onion service, with `HiddenServiceOnionBalanceInstance 1` and, in
-/// its `HiddenServiceDir`, a file `ob_config` with the line `MasterOnionAddress` and this service's address.
+/// A backend outside the cluster: a stock tor that publishes an onion service of its own. The tor
+/// needs `HiddenServiceOnionBalanceInstance 1` in its torrc, and a file `ob_config` in its
+/// `HiddenServiceDir` with a line `MasterOnionAddress` that names the address of this service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ExternalBackend {
-    /// Its own onion address, which its tor wrote to `hostname`.
+    /// The onion address of the external backend itself, as its tor wrote it to the file `hostname`.
     #[schemars(length(max = 62), extend("x-kubernetes-validations" = rules::onion_address()))]
     pub onion_address: String,
 }
 
-/// The publisher.
+/// The settings of the publisher.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Frontend {
-    /// How many; one leads, the others stand by.
+    /// The number of frontend pods. One publisher leads and the others stand by.
     #[schemars(range(min = 0))]
     pub replicas: i32,
-    /// Whether different HSDirs may hold different descriptors: a descriptor holds at most 20 introduction points, and clients fetch
-    /// from six HSDirs. `Auto`: when one descriptor cannot hold all points. `Always`: also when one could, so that no HSDir's
-    /// descriptor tells all. `Never`: of more points than one descriptor holds, different ones take turns.
+    /// Controls if the HSDirs may hold different descriptors. A descriptor holds at most 20
+    /// introduction points, and clients fetch from six HSDirs. `Auto` publishes different
+    /// descriptors only if one descriptor cannot hold all points. `Always` does so even if one
+    /// descriptor suffices, so that no HSDir's descriptor reveals all points. `Never` publishes the
+    /// same descriptor everywhere; if there are too many points, they take turns.
     pub distinct_descriptors: DistinctDescriptors,
-    /// More torrc lines for the frontend's tor, one option on a line. Options that the operator sets or needs itself are refused,
-    /// and those of an onion service.
+    /// Additional torrc lines for the tor of the frontend, one option per line. Options that the
+    /// operator sets or relies on are refused, and so are the options of an onion service.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 16384), extend("x-kubernetes-validations" = rules::extra_torrc(Place::Frontend)))]
     pub extra_torrc: String,
-    /// Pod settings, above the operator's defaults.
+    /// Settings of the frontend pods. They take precedence over the operator's defaults.
     pub template: PodSettings,
 }
 
@@ -268,102 +285,110 @@ impl Default for Frontend {
     }
 }
 
-/// Whether different HSDirs may hold different descriptors.
+/// The choice between one descriptor for all HSDirs and different descriptors.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DistinctDescriptors {
-    /// When one descriptor cannot hold all points: there are more than 20, or two at one relay.
+    /// Publishes different descriptors if one descriptor cannot hold all points: if there are more
+    /// than 20 points, or if two points are at the same relay.
     #[default]
     Auto,
-    /// Also when one could: each then holds about half of the points, but at least three.
+    /// Always publishes different descriptors. Each holds about half of the points, but at least
+    /// three.
     Always,
-    /// Never: of more points than one descriptor holds, different ones take turns.
+    /// Publishes the same descriptor to all HSDirs. If there are more points than a descriptor
+    /// holds, the points take turns.
     Never,
 }
 
-/// The allow-list of pod fields. No containers or volumes: who may write this object must not be able to mount any Secret.
+/// The pod fields that a user may set. Containers and volumes are not among them, because the
+/// right to write this object must not become the right to mount any Secret of the namespace.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PodSettings {
-    /// More labels of the pods.
+    /// Additional labels for the pods. Keys that begin with `onionbalance.dev/` or
+    /// `app.kubernetes.io/` are refused.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 128, "x-kubernetes-validations" = rules::own_keys()))]
     pub labels: BTreeMap<String, String>,
-    /// More annotations of the pods.
+    /// Additional annotations for the pods. Keys that begin with `onionbalance.dev/` or
+    /// `app.kubernetes.io/` are refused.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 128, "x-kubernetes-validations" = rules::own_keys()))]
     pub annotations: BTreeMap<String, String>,
-    /// Resources of the containers.
+    /// The resource requests and limits of the pod's two containers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<ContainerResources>,
-    /// Labels that a node must have.
+    /// The labels that a node must have to run the pods, as in a pod's `spec.nodeSelector`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 128))]
     pub node_selector: BTreeMap<String, String>,
-    /// Affinity, as in a pod's `spec.affinity`.
+    /// The affinity of the pods, as in a pod's `spec.affinity`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::any_object")]
     pub affinity: Option<Value>,
-    /// Tolerations, as in a pod's `spec.tolerations`.
+    /// The tolerations of the pods, as in a pod's `spec.tolerations`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::any_objects")]
     pub tolerations: Vec<Value>,
-    /// Topology spread, as in a pod's `spec.topologySpreadConstraints`. Empty: over the nodes, where that can be.
+    /// The topology spread constraints of the pods, as in a pod's
+    /// `spec.topologySpreadConstraints`. If empty, the pods spread over the nodes where possible.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::any_objects")]
     pub topology_spread_constraints: Vec<Value>,
-    /// Name of the priority class.
+    /// The name of the pods' priority class.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub priority_class_name: Option<String>,
-    /// Name of the runtime class.
+    /// The name of the pods' runtime class.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub runtime_class_name: Option<String>,
-    /// Secrets with which the images are pulled.
+    /// The Secrets with the credentials for pulling the images.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub image_pull_secrets: Vec<SecretReference>,
 }
 
-/// A Secret of the same namespace.
+/// A reference to a Secret in the same namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SecretReference {
-    /// Its name.
+    /// The name of the Secret.
     #[schemars(length(max = 253))]
     pub name: String,
 }
 
-/// Resources of a pod's two containers; each field that is absent has our default.
+/// The resources of a pod's two containers. An absent field keeps the operator's default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ContainerResources {
-    /// Of tor.
+    /// The resources of the `tor` container.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tor: Option<Resources>,
-    /// Of the agent, or the publisher.
+    /// The resources of the `agent` container, or of the `publisher` container in a frontend.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<Resources>,
 }
 
-/// Resources of a container.
+/// The resources of one container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Resources {
-    /// What is set aside for it.
+    /// The resources that the scheduler reserves for the container, for example `cpu: 100m`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::quantities")]
     pub requests: BTreeMap<String, IntOrString>,
-    /// What it may use at most.
+    /// The most resources that the container may use, for example `memory: 128Mi`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::quantities")]
     pub limits: BTreeMap<String, IntOrString>,
 }
 
-/// Client authorization at the master address: the clients of both fields, at most 128.
+/// Client authorization for the address of this service. The clients of both fields are
+/// authorized, at most 128 in total.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RestrictedDiscovery {
-    /// Who may connect.
+    /// The authorized clients.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 128),
@@ -374,20 +399,23 @@ pub struct RestrictedDiscovery {
         )
     )]
     pub clients: Vec<AuthorizedClient>,
-    /// A Secret of the same namespace with an entry `<name>.auth` for each client, as in C tor's `authorized_clients`.
+    /// The name of a Secret in the same namespace with an entry `<name>.auth` for each client, in
+    /// the format of C tor's `authorized_clients` directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253), extend("x-kubernetes-validations" = rules::secret_name()))]
     pub secret_name: Option<String>,
 }
 
-/// A client that may connect.
+/// One authorized client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AuthorizedClient {
-    /// A name for people; each client's own.
+    /// The name of the client in messages. Each client needs a different name.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// `descriptor:x25519:<52 base32 characters>`, as `onionbalance-operator key client` makes it. Never the private key.
+    /// The client's public key in the form `descriptor:x25519:<52 base32 characters>`, as
+    /// `onionbalance-operator key generate --client NAME` writes it to `NAME.auth`. Never put the
+    /// private key here.
     #[schemars(length(max = 128), extend("x-kubernetes-validations" = rules::client_key()))]
     pub public_key: String,
 }

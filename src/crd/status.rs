@@ -1,4 +1,6 @@
-//! `status` of an `OnionBalancedService`. The operator owns all but `backends` and `published`, which the publisher applies.
+//! The `status` of an `OnionBalancedService`.
+//!
+//! The publisher applies `backends` and `published`. The operator owns every other field.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
@@ -6,104 +8,112 @@ use serde::{Deserialize, Serialize};
 
 use super::schema;
 
-/// The field manager of the operator.
+/// The name of the operator's field manager in server-side apply.
 pub const OPERATOR_MANAGER: &str = "onionbalance-operator";
-/// The field manager of the publisher.
+/// The name of the publisher's field manager in server-side apply.
 pub const PUBLISHER_MANAGER: &str = "onionbalance-publisher";
 
-/// What is.
+/// The observed state of an onion service.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct OnionBalancedServiceStatus {
-    /// The public address.
+    /// The public onion address, for example `abc….onion`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub onion_address: Option<String>,
-    /// The generation that this status is of.
+    /// The generation of the object that the operator last reconciled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Backend pods.
+    /// The number of backend pods.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
-    /// Backend pods that are Ready.
+    /// The number of backend pods that are Ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready_replicas: Option<i32>,
-    /// Ready and wanted backends, "2/3": for people.
+    /// The numbers of ready and of desired backends for display, for example "2/3".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready: Option<String>,
     /// The label selector of the backend pods, for the scale subresource.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
-    /// Each backend.
+    /// The state of each backend as the leading publisher sees it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub backends: Vec<BackendStatus>,
-    /// Each time period that is published for.
+    /// The published descriptors, one entry per time period.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["timePeriod"]))]
     pub published: Vec<PublishedStatus>,
-    /// `Accepted`, `MasterKeyReady`, `ClientsReady` (with restricted discovery), `BackendsReady`, `Published`, and `Ready`, which
-    /// sums them up; `Stalled` only while waiting does not help.
+    /// The conditions of the service: `Accepted`, `MasterKeyReady`, `ClientsReady` (only with
+    /// restricted discovery), `BackendsReady`, `Published`, and the summary `Ready`. `Stalled` is
+    /// present only while the object cannot become ready without a change by a user.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
 }
 
-/// A backend as the publisher sees it.
+/// The state of one backend as the leading publisher sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendStatus {
-    /// The pod's name; of an external backend its onion address.
+    /// The name of the pod, or the onion address of an external backend.
     pub name: String,
-    /// Its own onion address.
+    /// The onion address of the backend itself, not of the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub onion_address: Option<String>,
-    /// Its points in the published descriptors; each counts once, in however many of them it is.
+    /// The number of the backend's introduction points in the published descriptors. A point
+    /// counts once, even if several descriptors contain it.
     pub introduction_points: u32,
-    /// What it is doing. `Starting`: it has no introduction points yet. `Ready`: its points are published. `Waiting`: there are more
-    /// points than the descriptors hold, and it is the turn of others. `Draining`: it is terminating, its points are withdrawn.
-    /// `Lost`: it does not answer, or lost its points.
+    /// The state of the backend. `Starting`: the backend has no introduction points yet. `Ready`:
+    /// its points are published. `Waiting`: there are more points than the descriptors hold, and
+    /// other backends have their turn. `Draining`: the pod is terminating and its points are
+    /// withdrawn. `Lost`: the backend does not answer or has lost its points.
     pub state: BackendState,
-    /// What its descriptor says that the published one does not; why it waits; of an external backend also why it has none.
+    /// A remark for people: which features of the backend's own descriptor the published one had
+    /// to leave out, why the backend is waiting, or why an external backend has no points.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Since when it is doing so.
+    /// The time at which the backend entered this state.
     #[schemars(schema_with = "schema::time")]
     pub since: Time,
 }
 
-/// What a backend is doing.
+/// The state of a backend in the eyes of the publisher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum BackendState {
-    /// It has no introduction points yet.
+    /// The backend has no introduction points yet.
     Starting,
-    /// Its points are published.
+    /// The backend's introduction points are published.
     Ready,
-    /// It has points, and others' are published: there are more than the descriptors hold, and they take turns.
+    /// The backend has introduction points, but other backends have their turn: there are more
+    /// points than the descriptors hold.
     Waiting,
-    /// It is terminating; its points are withdrawn.
+    /// The pod is terminating and its introduction points are withdrawn.
     Draining,
-    /// It does not answer, or lost its points.
+    /// The backend does not answer, or it has lost its introduction points.
     Lost,
 }
 
-/// A time period's published descriptors.
+/// The published descriptors of one time period.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PublishedStatus {
-    /// The period's number.
+    /// The number of the time period (rend-spec-v3, section 2.2.1).
     pub time_period: u64,
-    /// The newest descriptors' counter. HSDirs may hold different descriptors; those made together have the same counter.
+    /// The revision counter of the newest descriptors. HSDirs may hold different descriptors, but
+    /// all descriptors of one round have the same counter.
     pub revision_counter: u64,
-    /// The points in the newest descriptors; each counts once, in however many of them it is.
+    /// The number of introduction points in the newest descriptors. A point counts once, even if
+    /// several descriptors contain it.
     pub introduction_points: u32,
-    /// HSDirs that accepted theirs.
+    /// The number of HSDirs that accepted the newest descriptor.
     pub hsdirs_accepted: u32,
-    /// Responsible HSDirs.
+    /// The number of HSDirs that are responsible for this time period.
     pub hsdirs_total: u32,
-    /// When they were made.
+    /// The time at which the publisher built the newest descriptors.
     #[schemars(schema_with = "schema::time")]
     pub last_published: Time,
-    /// How many clients can open it; absent: everybody can.
+    /// The number of authorized clients that can decrypt the descriptors. If absent, every client
+    /// can decrypt them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authorized_clients: Option<u32>,
 }

@@ -1,4 +1,4 @@
-//! What the schema cannot check. One pure function; each problem names the field and what to do.
+//! Checks that go beyond the schema. Every problem names the field and the fix.
 
 pub(in crate::crd) mod torrc;
 
@@ -15,12 +15,12 @@ use super::{
 };
 use crate::onion::{ClientPublicKey, OnionAddress};
 
-/// A field that cannot be used as it is.
+/// An invalid field of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Where: `spec.ports[0].target`.
+    /// The path of the field, for example `spec.ports[0].target`.
     pub field: String,
-    /// What is wrong, and what to do.
+    /// A description of the problem and of its fix.
     pub message: String,
 }
 
@@ -30,13 +30,13 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Why an object's name cannot be used, if it cannot.
+/// Checks an object's name and returns the problem, if there is one.
 pub fn name(object: &OnionBalancedService) -> Option<Problem> {
     let name = object.name_any();
     let problem = |message| Some(Problem { field: "metadata.name".to_owned(), message });
     if name.len() > MAX_NAME_LENGTH {
         return problem(format!(
-            "it has {} characters; use at most {MAX_NAME_LENGTH}, so that the children's names fit into 63",
+            "has {} characters; use at most {MAX_NAME_LENGTH}, so that the names of the owned objects fit into 63",
             name.len()
         ));
     }
@@ -46,7 +46,7 @@ pub fn name(object: &OnionBalancedService) -> Option<Problem> {
     None
 }
 
-/// All that is wrong with the spec.
+/// Checks an object's spec and returns every problem.
 pub fn spec(object: &OnionBalancedService) -> Vec<Problem> {
     let spec = &object.spec;
     let mut problems = Problems::default();
@@ -96,7 +96,7 @@ fn external_backends(problems: &mut Problems, object: &OnionBalancedService) {
             Ok(address) if own.contains(&address) => {
                 problems.add(field, says::OWN_ADDRESS);
             }
-            Ok(address) if !seen.insert(address) => problems.add(field, "is there twice; name each backend once"),
+            Ok(address) if !seen.insert(address) => problems.add(field, "is listed twice; list each backend once"),
             Ok(_) => {}
         }
     }
@@ -104,7 +104,7 @@ fn external_backends(problems: &mut Problems, object: &OnionBalancedService) {
 
 fn ports(problems: &mut Problems, ports: &[Port]) {
     if ports.is_empty() {
-        problems.add("spec.ports", "name at least one port");
+        problems.add("spec.ports", "must list at least one port");
     }
     let (mut numbers, mut names) = (BTreeSet::new(), BTreeSet::new());
     for (index, port) in ports.iter().enumerate() {
@@ -113,14 +113,15 @@ fn ports(problems: &mut Problems, ports: &[Port]) {
             problems.add(format!("{field}.port"), "must be from 1 to 65535");
         }
         if !numbers.insert(port.port) {
-            problems.add(format!("{field}.port"), format!("{} is there twice; name each port once", port.port));
+            problems.add(format!("{field}.port"), format!("{} is listed twice; list each port once", port.port));
         }
         if let Some(name) = &port.name {
             if !is_dns_1123_label(name) {
                 problems.add(format!("{field}.name"), says::PORT_NAME);
             }
             if !names.insert(name) {
-                problems.add(format!("{field}.name"), format!("\"{name}\" is there twice; give each port its own"));
+                problems
+                    .add(format!("{field}.name"), format!("\"{name}\" is used twice; give each port a different name"));
             }
         }
         target(problems, &format!("{field}.target"), &port.target);
@@ -145,7 +146,10 @@ fn target(problems: &mut Problems, field: &str, target: &Target) {
                     problems.add(format!("{field}.service.port"), "is empty; set the port's name or number");
                 }
                 IntOrString::String(name) if !is_dns_1123_label(name) => {
-                    problems.add(format!("{field}.service.port"), "is no name that a Service's port can have");
+                    problems.add(
+                        format!("{field}.service.port"),
+                        "is not a valid port name; use lower-case letters, digits and \"-\"",
+                    );
                 }
                 IntOrString::Int(_) | IntOrString::String(_) => {}
             }
@@ -154,7 +158,7 @@ fn target(problems: &mut Problems, field: &str, target: &Target) {
             if !is_host_and_port(address) {
                 problems.add(
                     format!("{field}.address"),
-                    format!("\"{address}\" is not of the form host:port, as in \"web.example.org:8080\" or \"[2001:db8::1]:80\""),
+                    format!("\"{address}\" does not have the form host:port, for example \"web.example.org:8080\" or \"[2001:db8::1]:80\""),
                 );
             }
         }
@@ -172,7 +176,8 @@ fn backends(problems: &mut Problems, backends: &Backends) {
         problems.add("spec.backends.drainTimeoutSeconds", "must be at most 86400, one day");
     }
     if let Some(IntroDosDefense { rate_per_second, burst_per_second }) = backends.intro_dos_defense {
-        // The bounds of the cell extension that carries them (rend-spec-v3, "Denial-of-Service defense extension").
+        // These are the bounds of the cell extension that carries both values (rend-spec-v3,
+        // "Denial-of-Service defense extension").
         if rate_per_second > 0x7fff_ffff || burst_per_second > 0x7fff_ffff {
             problems.add("spec.backends.introDosDefense", "each number must be at most 2147483647");
         }
@@ -183,7 +188,8 @@ fn backends(problems: &mut Problems, backends: &Backends) {
     extra_torrc(problems, "spec.backends.extraTorrc", &backends.extra_torrc, torrc::Place::Backend);
 }
 
-/// Who is in the Secret is not the spec's matter; nor is it wrong to let nobody in.
+/// Checks the clients in the spec. The content of the Secret is checked elsewhere, and an empty list
+/// of clients is valid.
 fn restricted_discovery(problems: &mut Problems, restricted: &RestrictedDiscovery) {
     const FIELD: &str = "spec.restrictedDiscovery";
     if let Some(name) = &restricted.secret_name
@@ -197,13 +203,15 @@ fn restricted_discovery(problems: &mut Problems, restricted: &RestrictedDiscover
         if client.name.is_empty() {
             problems.add(format!("{field}.name"), "is empty; give each client a name");
         } else if !names.insert(&client.name) {
-            problems
-                .add(format!("{field}.name"), format!("\"{}\" is there twice; give each client its own", client.name));
+            problems.add(
+                format!("{field}.name"),
+                format!("\"{}\" is used twice; give each client a different name", client.name),
+            );
         }
         let field = format!("{field}.publicKey");
         match client.public_key.parse::<ClientPublicKey>().map(|key| keys.insert(key, &client.name)) {
             Ok(None) => {}
-            Ok(Some(other)) => problems.add(field, format!("is the key of \"{other}\" too; remove one of the two")),
+            Ok(Some(other)) => problems.add(field, format!("is also the key of \"{other}\"; remove one of them")),
             Err(error) => problems.add(field, error.to_string()),
         }
     }
@@ -215,7 +223,7 @@ fn extra_torrc(problems: &mut Problems, field: &str, lines: &str, place: torrc::
         .extend(torrc::check(lines, place).into_iter().map(|message| Problem { field: field.to_owned(), message }));
 }
 
-/// What is wrong with a template that stands at `field`.
+/// Checks the pod settings found at the path `field` and returns every problem.
 pub fn template(field: &str, settings: &PodSettings) -> Vec<Problem> {
     let mut problems = Problems::default();
     pod_settings(&mut problems, field, settings);
@@ -233,7 +241,7 @@ fn pod_settings(problems: &mut Problems, field: &str, settings: &PodSettings) {
 
 fn our_keys(problems: &mut Problems, field: &str, map: &BTreeMap<String, String>) {
     for key in map.keys().filter(|key| key.starts_with(OUR_PREFIX) || key.starts_with(RECOMMENDED_PREFIX)) {
-        problems.add(field, format!("\"{key}\" belongs to the operator; use a key of your own"));
+        problems.add(field, format!("\"{key}\" is reserved for the operator; use another key"));
     }
 }
 
@@ -246,13 +254,13 @@ fn quantities(problems: &mut Problems, field: &str, resources: Option<&Resources
                 IntOrString::String(text) => is_quantity(text),
             };
             if !fine {
-                problems.add(format!("{field}.{list}.{name}"), "is no quantity, as in \"100m\", \"64Mi\" or 1");
+                problems.add(format!("{field}.{list}.{name}"), "is not a quantity such as \"100m\", \"64Mi\" or 1");
             }
         }
     }
 }
 
-/// A suffix of either kind, or an exponent: `64Mi`, `100m`, `128e6`.
+/// Returns true if the text is a Kubernetes quantity, for example `64Mi`, `100m` or `128e6`.
 fn is_quantity(text: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let number = text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
@@ -272,7 +280,8 @@ fn is_host_and_port(text: &str) -> bool {
     port_fits && host_fits
 }
 
-/// A DNS name or an IPv4 address; also names with "_", which some resolvers serve.
+/// Returns true for a DNS name or an IPv4 address. Names with `_` are valid as well, because some
+/// resolvers serve them.
 fn is_host_name(text: &str) -> bool {
     let text = text.strip_suffix('.').unwrap_or(text);
     text.len() <= 253
@@ -295,7 +304,8 @@ fn is_dns_1035_label(text: &str) -> bool {
     is_dns_1123_label(text) && text.starts_with(|c: char| c.is_ascii_lowercase())
 }
 
-/// Its labels may be longer than those that DNS serves: Kubernetes only limits the whole.
+/// Returns true for an RFC 1123 subdomain. Its labels may exceed the 63 characters that DNS allows,
+/// because Kubernetes limits only the whole name.
 fn is_dns_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(has_form_of_label)
 }

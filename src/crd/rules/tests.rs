@@ -1,7 +1,8 @@
-//! The rules of the generated schema, evaluated as an API server evaluates them: by `kube-cel`, which compares itself with one.
+//! Tests that evaluate the rules of the generated schema with `kube-cel`.
 //!
-//! No API server that enforces rules runs here (Debian's is of 1.20). What one estimates of their cost is not shown by these
-//! tests, only that all that a rule walks is bounded, and a coarse estimate.
+//! `kube-cel` is tested against a real API server. The API server in these tests, Kubernetes 1.20,
+//! does not evaluate CEL. The tests check that everything a rule iterates over is bounded, and
+//! they check a coarse cost estimate, but they do not compute the cost estimate of an API server.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +20,8 @@ fn schema() -> Value {
     crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
 }
 
-/// Field and message of each rule that refuses the object, and which rule of which field (without indices) it is.
+/// Returns the refusals of an object: the field with the message, and the field (without indices)
+/// with the rule.
 fn refusals(schema: &CompiledSchema, object: &Value) -> Vec<(String, String)> {
     let mut object = object.clone();
     drop_nulls(&mut object);
@@ -28,7 +30,8 @@ fn refusals(schema: &CompiledSchema, object: &Value) -> Vec<(String, String)> {
     errors.map(|error| (error.to_string(), format!("{} {}", without_indices(&error.field_path), error.rule))).collect()
 }
 
-/// To a rule of an API server a null is absent, and a rule of the null itself is not asked; `kube-cel` knows neither.
+/// Removes nulls from an object, because `kube-cel` does not treat a null as an absent field. An API
+/// server does, and evaluates no rule attached to a null.
 fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(map) => {
@@ -44,7 +47,7 @@ fn without_indices(path: &str) -> String {
     path.split('[').map(|part| part.split_once(']').map_or(part, |(_, rest)| rest)).collect()
 }
 
-/// Each node of a schema that has rules, with its path.
+/// Visits every node of a schema that has rules.
 fn with_rules(schema: &Value, path: &str, visit: &mut impl FnMut(&str, &Value)) {
     if schema.get("x-kubernetes-validations").is_some() {
         visit(path, schema);
@@ -63,7 +66,7 @@ fn rules_of(node: &Value) -> impl Iterator<Item = &Value> {
 }
 
 #[test]
-fn each_rule_refuses_what_it_should_and_nothing_else() {
+fn each_rule_refuses_its_rows_and_nothing_else() {
     let schema = schema();
     let compiled = compile_schema(&schema);
     assert!(!compiled.has_errors(), "{:?}", compiled.compilation_errors());
@@ -79,7 +82,7 @@ fn each_rule_refuses_what_it_should_and_nothing_else() {
         let found = refusals(&compiled, &changed(&change));
         match rule {
             Some(rule) => assert!(found.iter().any(|(said, _)| *said == rule), "{change}: {rule}, not {found:#?}"),
-            // What types and limits refuse, a rule may refuse, too.
+            // A rule may also refuse an object that types and limits refuse.
             None => assert!(found.is_empty() || schema.is_some(), "{change}: {found:#?}"),
         }
         tried.extend(found.into_iter().map(|(_, rule)| rule));
@@ -90,7 +93,7 @@ fn each_rule_refuses_what_it_should_and_nothing_else() {
 }
 
 #[test]
-fn what_is_good_passes() {
+fn valid_objects_pass() {
     let compiled = compile_schema(&schema());
     for change in allowed() {
         assert_eq!(refusals(&compiled, &changed(&change)), [], "{change}");
@@ -107,7 +110,7 @@ fn every_rule_has_a_message_of_one_line() {
     });
 }
 
-/// Of the fields below a rule's node, those that it names.
+/// Collects the unbounded fields below a rule's node among the fields that the rule names.
 fn unbounded(node: &Value, path: &str, named: &BTreeSet<&str>, found: &mut Vec<String>) {
     let limit = match node["type"].as_str() {
         Some("string") if node.get("enum").is_none() => "maxLength",
@@ -123,14 +126,14 @@ fn unbounded(node: &Value, path: &str, named: &BTreeSet<&str>, found: &mut Vec<S
             unbounded(inner, &format!("{path}.{name}"), named, found);
         }
     }
-    // Of maps, rules here walk the keys alone.
+    // The rules iterate over the keys of maps, never over their values.
     if node["items"].is_object() {
         unbounded(&node["items"], path, named, found);
     }
 }
 
 #[test]
-fn all_that_a_rule_walks_is_bounded() {
+fn everything_a_rule_iterates_over_is_bounded() {
     with_rules(&schema(), "", &mut |path, node| {
         let compiled = compile_schema(node);
         for rule in rules_of(node) {
@@ -146,17 +149,18 @@ fn all_that_a_rule_walks_is_bounded() {
     });
 }
 
-/// What the operator alone must refuse, it may; what it takes must be let in, or old and new servers differ.
+/// Checks that no rule refuses an object that the operator accepts, since old and new API servers
+/// would otherwise differ. The operator may refuse more than the rules.
 fn agrees(compiled: &CompiledSchema, change: &Value) -> Result<(), TestCaseError> {
     let whole = changed(change);
     let Ok(object) = serde_json::from_value::<OnionBalancedService>(whole.clone()) else { return Ok(()) };
     let problems: Vec<_> = validate::name(&object).into_iter().chain(validate::spec(&object)).collect();
     let refusals = refusals(compiled, &whole);
-    prop_assert!(refusals.is_empty() || !problems.is_empty(), "the operator takes what is refused: {refusals:?}");
+    prop_assert!(refusals.is_empty() || !problems.is_empty(), "the operator accepts a refused object: {refusals:?}");
     Ok(())
 }
 
-/// Lines of a torrc, with what tor takes in places.
+/// Returns a strategy for torrc lines with white space and prefixes wherever tor allows them.
 fn torrc_text() -> impl Strategy<Value = String> {
     let option =
         prop::sample::select([torrc::DENIED, &["NumCPUs", "HiddenServiceMaxStreams", "%include", "__X"]].concat());

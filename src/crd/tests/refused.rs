@@ -1,18 +1,21 @@
-//! Each reason for which an object is refused: a change to a good object, and what the operator, the schema's rules and an
-//! API server without rules say of it. `validate/tests.rs` asks the first two, the tests beside a real API server the third.
+//! A table with one row for each reason to refuse an object.
+//!
+//! A row holds a change to a valid object and the responses of the operator, of the CEL rules and
+//! of an API server without CEL. `validate/tests.rs` checks the operator, `rules/tests.rs` checks the
+//! rules, and `tests/operator_api_server` checks a real API server.
 
 use serde_json::{Value, json};
 
-/// What is refused.
+/// One invalid object and the expected refusals.
 pub struct Refused {
-    /// Merged into [`good`]; lists are replaced.
+    /// The change that is merged into [`good`]. Lists are replaced.
     pub change: Value,
-    /// All that the operator says; nothing where no server lets such an object in.
+    /// Every message of the operator. None if no API server accepts the object.
     pub operator: Option<String>,
-    /// The field and the message of the rule that refuses it, where one does.
+    /// The field and the message of the CEL rule that refuses the object, if one does.
     pub rule: Option<String>,
-    /// The field, without indices, that an API server names which knows types and limits, but no rules. Nothing: it takes
-    /// the object.
+    /// The field, without indices, that an API server without CEL names in its refusal. None if such
+    /// a server accepts the object.
     pub schema: Option<String>,
 }
 
@@ -38,14 +41,14 @@ impl Refused {
         Self { schema: Some(says.into()), ..self }
     }
 
-    /// Operator and rule say the same.
+    /// Expects the same message from the operator and from a CEL rule.
     fn both(self, says: impl Into<String>) -> Self {
         let says = says.into();
         self.operator(says.clone()).rule(says)
     }
 }
 
-/// The least that is good.
+/// Returns the smallest valid object.
 pub fn good() -> Value {
     json!({
         "apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService", "metadata": {"name": "web"},
@@ -53,7 +56,7 @@ pub fn good() -> Value {
     })
 }
 
-/// The good object with a change.
+/// Returns the smallest valid object with `change` merged in.
 pub fn changed(change: &Value) -> Value {
     let mut whole = good();
     merge(&mut whole, change);
@@ -69,15 +72,15 @@ fn merge(into: &mut Value, change: &Value) {
     }
 }
 
-/// Of a service that is not ours.
+/// The onion address of a different service.
 pub const EXTERNAL: &str = "pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd.onion";
-/// Two clients' public keys.
+/// The public keys of two clients.
 pub const KEYS: [&str; 2] = [
     "descriptor:x25519:KQCEIKSPVMA57VY3WDDMT667LLS67BBB2OSQIEXGKI4GOTL3AOMQ",
     "descriptor:x25519:FRGUVMBGM555KMQ3XZAPB4OXSMXIMX7C7537PG7SHYJLMVXIZXKQ",
 ];
 
-/// Specs at the limits of what is good.
+/// Returns changes that lead to valid objects at the limits of what the schema allows.
 pub fn allowed() -> Vec<Value> {
     let spec = |change: Value| json!({ "spec": change });
     let target = |target: Value| spec(json!({"ports": [{"port": 80, "target": target}]}));
@@ -110,7 +113,7 @@ pub fn allowed() -> Vec<Value> {
     ]
 }
 
-/// Everything that is refused.
+/// Returns every row of the table.
 pub fn refused() -> Vec<Refused> {
     let mut all = names_and_ports();
     all.extend(targets());
@@ -123,18 +126,19 @@ pub fn refused() -> Vec<Refused> {
 }
 
 fn names_and_ports() -> Vec<Refused> {
-    let form =
-        "metadata.name: use lower-case letters, digits and \"-\", with a letter first: Services are named after it";
+    let form = "metadata.name: must consist of lower-case letters, digits and \"-\" and begin with a letter, because Services are named after it";
     let ports = |ports: Value| Refused::spec(json!({ "ports": ports }));
     let target = json!({"address": "a:1"});
     let many: Vec<_> = (1..=65).map(|port| json!({"port": port, "target": target})).collect();
     vec![
         Refused::object(json!({"metadata": {"name": "a".repeat(55)}}))
-            .operator("metadata.name: it has 55 characters; use at most 54, so that the children's names fit into 63")
-            .rule("metadata.name: use at most 54 characters, so that the children's names fit into 63"),
+            .operator(
+                "metadata.name: has 55 characters; use at most 54, so that the names of the owned objects fit into 63",
+            )
+            .rule("metadata.name: use at most 54 characters, so that the names of the owned objects fit into 63"),
         Refused::object(json!({"metadata": {"name": "1web"}})).both(form),
         Refused::object(json!({"metadata": {"name": "web.example"}})).both(form),
-        ports(json!([])).operator("spec.ports: name at least one port").schema("spec.ports"),
+        ports(json!([])).operator("spec.ports: must list at least one port").schema("spec.ports"),
         ports(many.into()).schema("spec.ports"),
         ports(json!([{"port": 0, "target": target}]))
             .operator("spec.ports[0].port: must be from 1 to 65535")
@@ -143,16 +147,16 @@ fn names_and_ports() -> Vec<Refused> {
         ports(json!([{"port": 80}])).schema("spec.ports.target"),
         ports(json!([{"port": 80, "target": target, "proxyProtocol": "v2"}])).schema("spec.ports.proxyProtocol"),
         ports(json!([{"port": 80, "target": target}, {"port": 80, "target": target}]))
-            .operator("spec.ports[1].port: 80 is there twice; name each port once")
+            .operator("spec.ports[1].port: 80 is listed twice; list each port once")
             .schema("spec.ports"),
         ports(json!([{"name": "A", "port": 80, "target": target}]))
-            .both("spec.ports[0].name: use at most 63 lower-case letters, digits and \"-\""),
+            .both("spec.ports[0].name: must consist of at most 63 lower-case letters, digits and \"-\""),
         ports(json!([{"name": "a".repeat(64), "port": 80, "target": target}]))
-            .operator("spec.ports[0].name: use at most 63 lower-case letters, digits and \"-\"")
+            .operator("spec.ports[0].name: must consist of at most 63 lower-case letters, digits and \"-\"")
             .schema("spec.ports.name"),
         ports(json!([{"name": "a", "port": 80, "target": target}, {"name": "a", "port": 81, "target": target}]))
-            .operator("spec.ports[1].name: \"a\" is there twice; give each port its own")
-            .rule("spec.ports: two ports have one name; give each port its own"),
+            .operator("spec.ports[1].name: \"a\" is used twice; give each port a different name")
+            .rule("spec.ports: two ports have the same name; give each port a different name"),
     ]
 }
 
@@ -162,10 +166,10 @@ fn targets() -> Vec<Refused> {
     let mut all = vec![
         target(json!({})).both("spec.ports[0].target: is empty; set service {name, port} or address \"host:port\""),
         target(json!({"service": {"name": "web", "port": 80}, "address": "a:1"}))
-            .both("spec.ports[0].target: has both service and address; keep one"),
-        service("Web", json!(80)).both("spec.ports[0].target.service.name: is no name that a Service can have"),
+            .both("spec.ports[0].target: sets both service and address; keep one of them"),
+        service("Web", json!(80)).both("spec.ports[0].target.service.name: is not a valid Service name; use lower-case letters, digits and \"-\""),
         service(&"a".repeat(64), json!(80))
-            .operator("spec.ports[0].target.service.name: is no name that a Service can have")
+            .operator("spec.ports[0].target.service.name: is not a valid Service name; use lower-case letters, digits and \"-\"")
             .schema("spec.ports.target.service.name"),
         service("web", json!(65536))
             .operator("spec.ports[0].target.service.port: must be from 1 to 65535, or a port's name")
@@ -177,12 +181,12 @@ fn targets() -> Vec<Refused> {
             .operator("spec.ports[0].target.service.port: is empty; set the port's name or number")
             .schema("spec.ports.target.service.port"),
         service("web", json!("HTTP"))
-            .operator("spec.ports[0].target.service.port: is no name that a Service's port can have")
+            .operator("spec.ports[0].target.service.port: is not a valid port name; use lower-case letters, digits and \"-\"")
             .schema("spec.ports.target.service.port"),
         target(json!({"address": format!("{}:80", "a.".repeat(150))}))
             .operator(not_host_and_port(&format!("{}:80", "a.".repeat(150))))
             .schema("spec.ports.target.address"),
-        // What no regular expression says.
+        // A regular expression cannot express the following constraints.
         target(json!({"address": "a:65536"})).operator(not_host_and_port("a:65536")),
         target(json!({"address": "[a]:1"})).operator(not_host_and_port("[a]:1")),
     ];
@@ -192,7 +196,7 @@ fn targets() -> Vec<Refused> {
         all.push(
             target(json!({ "address": address }))
                 .operator(not_host_and_port(address))
-                .rule("spec.ports[0].target.address: is not of the form host:port, as in \"web.example.org:8080\" or \"[2001:db8::1]:80\""),
+                .rule("spec.ports[0].target.address: does not have the form host:port, for example \"web.example.org:8080\" or \"[2001:db8::1]:80\""),
         );
     }
     all
@@ -200,7 +204,7 @@ fn targets() -> Vec<Refused> {
 
 fn not_host_and_port(address: &str) -> String {
     format!(
-        "spec.ports[0].target.address: \"{address}\" is not of the form host:port, as in \"web.example.org:8080\" or \
+        "spec.ports[0].target.address: \"{address}\" does not have the form host:port, for example \"web.example.org:8080\" or \
          \"[2001:db8::1]:80\""
     )
 }
@@ -215,10 +219,10 @@ fn keys() -> Vec<Refused> {
     let many: Vec<_> = (0..129).map(|_| EXTERNAL).collect();
     let mistyped = EXTERNAL.replace("pg6", "pg7");
     vec![
-        of_key("secretName", json!("a/b")).both("spec.masterKey.secretName: is no name that a Secret can have"),
-        of_key("secretName", json!("")).both("spec.masterKey.secretName: is no name that a Secret can have"),
+        of_key("secretName", json!("a/b")).both("spec.masterKey.secretName: is not a valid Secret name; use lower-case letters, digits, \"-\" and \".\""),
+        of_key("secretName", json!("")).both("spec.masterKey.secretName: is not a valid Secret name; use lower-case letters, digits, \"-\" and \".\""),
         of_key("secretName", json!("a".repeat(254)))
-            .operator("spec.masterKey.secretName: is no name that a Secret can have")
+            .operator("spec.masterKey.secretName: is not a valid Secret name; use lower-case letters, digits, \"-\" and \".\"")
             .schema("spec.masterKey.secretName"),
         of_key("onionAddress", json!("x.onion")).both(format!("spec.masterKey.onionAddress: {form}")),
         of_key("onionAddress", json!(format!("{EXTERNAL}.")))
@@ -238,16 +242,16 @@ fn keys() -> Vec<Refused> {
             "spec.externalBackends[0].onionAddress: the onion address has a wrong checksum: is it mistyped?",
         ),
         external(&[EXTERNAL, EXTERNAL])
-            .operator("spec.externalBackends[1].onionAddress: is there twice; name each backend once")
+            .operator("spec.externalBackends[1].onionAddress: is listed twice; list each backend once")
             .schema("spec.externalBackends"),
         external(&[EXTERNAL, &EXTERNAL.to_uppercase()])
-            .operator("spec.externalBackends[1].onionAddress: is there twice; name each backend once"),
+            .operator("spec.externalBackends[1].onionAddress: is listed twice; list each backend once"),
         external(&many).schema("spec.externalBackends"),
         Refused::spec(json!({"masterKey": {"onionAddress": EXTERNAL}, "externalBackends": [{"onionAddress": EXTERNAL}]}))
             .operator(
-                "spec.externalBackends[0].onionAddress: is this service's own address; name the backend's, which its tor wrote to hostname",
+                "spec.externalBackends[0].onionAddress: is the address of this service; use the backend's own address, which its tor wrote to hostname",
             )
-            .rule("spec.externalBackends: is this service's own address; name the backend's, which its tor wrote to hostname"),
+            .rule("spec.externalBackends: is the address of this service; use the backend's own address, which its tor wrote to hostname"),
     ]
 }
 
@@ -291,10 +295,8 @@ fn torrcs() -> Vec<Refused> {
         let field = format!("spec.{part}.extraTorrc");
         let by_name = |lines: &str, line: usize, option: &str| {
             torrc(lines)
-                .operator(format!(
-                    "{field}: line {line}: the operator sets or needs \"{option}\" itself; remove the line"
-                ))
-                .rule(format!("{field}: the operator sets or needs \"{option}\" itself; remove the line"))
+                .operator(format!("{field}: line {line}: the operator controls \"{option}\"; remove the line"))
+                .rule(format!("{field}: the operator controls \"{option}\"; remove the line"))
         };
         all.extend([
             by_name("ControlPort 9051", 1, "ControlPort"),
@@ -303,27 +305,27 @@ fn torrcs() -> Vec<Refused> {
             by_name("User", 1, "User"),
             by_name("__OwningControllerProcess 1", 1, "__OwningControllerProcess"),
             torrc("+DataDirectory /x")
-                .operator(format!("{field}: line 1: the operator sets or needs \"DataDirectory\" itself; remove the line"))
-                .rule(format!("{field}: the operator sets or needs \"+DataDirectory\" itself; remove the line")),
-            // Abbreviations are left to the operator.
+                .operator(format!("{field}: line 1: the operator controls \"DataDirectory\"; remove the line"))
+                .rule(format!("{field}: the operator controls \"+DataDirectory\"; remove the line")),
+            // Only the operator refuses abbreviated options.
             torrc("DataDir /x")
-                .operator(format!("{field}: line 1: the operator sets or needs \"DataDir\" itself; remove the line")),
+                .operator(format!("{field}: line 1: the operator controls \"DataDir\"; remove the line")),
             torrc("HiddenServiceExportCircuitID haproxy")
                 .operator(format!(
-                    "{field}: line 1: instead of \"HiddenServiceExportCircuitID\" set proxyProtocol: v1 on the ports that want it"
+                    "{field}: line 1: \"HiddenServiceExportCircuitID\" is not allowed; set proxyProtocol: v1 on the port instead"
                 ))
                 .rule(format!(
-                    "{field}: instead of \"HiddenServiceExportCircuitID\" set proxyProtocol: v1 on the ports that want it"
+                    "{field}: \"HiddenServiceExportCircuitID\" is not allowed; set proxyProtocol: v1 on the port instead"
                 )),
             torrc("%include /x")
-                .operator(format!("{field}: line 1: \"%include\" is not allowed; write the lines themselves"))
-                .rule(format!("{field}: \"%include\" is not allowed; write the lines themselves")),
+                .operator(format!("{field}: line 1: \"%include\" is not allowed; write the included lines here"))
+                .rule(format!("{field}: \"%include\" is not allowed; write the included lines here")),
             torrc("Log info \\")
                 .operator(format!("{field}: line 1: ends with \"\\\"; write the option on one line"))
                 .rule(format!("{field}: a line ends with \"\\\"; write the option on one line")),
             torrc("NumCPUs \u{1} 1")
-                .operator(format!("{field}: line 1: has a control character; remove it"))
-                .rule(format!("{field}: has a control character; remove it")),
+                .operator(format!("{field}: line 1: contains a control character; remove it"))
+                .rule(format!("{field}: contains a control character; remove it")),
             torrc(&"# 345678\n".repeat(2000)).schema(&field),
         ]);
     }
@@ -335,7 +337,7 @@ fn torrcs() -> Vec<Refused> {
                  use spec.backends.extraTorrc",
             )
             .rule(
-                "spec.frontend.extraTorrc: an option of an onion service, which a frontend has none of; use spec.backends.extraTorrc",
+                "spec.frontend.extraTorrc: has an option of an onion service, but a frontend runs none; use spec.backends.extraTorrc",
             ),
     );
     all
@@ -343,7 +345,7 @@ fn torrcs() -> Vec<Refused> {
 
 fn templates() -> Vec<Refused> {
     let mut all = Vec::new();
-    let rule = "keys that begin with \"onionbalance.dev/\" or \"app.kubernetes.io/\" belong to the operator; use keys of your own";
+    let rule = "keys that begin with \"onionbalance.dev/\" or \"app.kubernetes.io/\" are reserved for the operator; use other keys";
     for part in ["backends", "frontend"] {
         let template = |change: Value| Refused::spec(json!({part: {"template": change}}));
         for (map, key) in [("labels", "app.kubernetes.io/component"), ("annotations", "onionbalance.dev/config-hash")] {
@@ -351,7 +353,7 @@ fn templates() -> Vec<Refused> {
             let many: serde_json::Map<_, _> = (0..129).map(|number| (format!("a{number}"), json!(""))).collect();
             all.push(
                 template(json!({map: {"a": "b", key: "x"}}))
-                    .operator(format!("{field}: \"{key}\" belongs to the operator; use a key of your own"))
+                    .operator(format!("{field}: \"{key}\" is reserved for the operator; use another key"))
                     .rule(format!("{field}: {rule}")),
             );
             all.push(template(json!({ map: many })).schema(field));
@@ -365,7 +367,7 @@ fn templates() -> Vec<Refused> {
             all.push(
                 template(json!({"resources": {container: {list: {name: quantity}}}}))
                     .operator(format!(
-                        "spec.{part}.template.resources.{container}.{list}.{name}: is no quantity, as in \"100m\", \"64Mi\" or 1"
+                        "spec.{part}.template.resources.{container}.{list}.{name}: is not a quantity such as \"100m\", \"64Mi\" or 1"
                     ))
                     .schema(format!("spec.{part}.template.resources.{container}.{list}.{name}")),
             );
@@ -402,9 +404,9 @@ fn clients() -> Vec<Refused> {
     let many: Vec<_> = (0..129).map(|number| json!({"name": format!("a{number}"), "publicKey": KEYS[0]})).collect();
     vec![
         restricted(json!({"secretName": "a/b"}))
-            .both("spec.restrictedDiscovery.secretName: is no name that a Secret can have"),
+            .both("spec.restrictedDiscovery.secretName: is not a valid Secret name; use lower-case letters, digits, \"-\" and \".\""),
         restricted(json!({"secretName": "a".repeat(254)}))
-            .operator("spec.restrictedDiscovery.secretName: is no name that a Secret can have")
+            .operator("spec.restrictedDiscovery.secretName: is not a valid Secret name; use lower-case letters, digits, \"-\" and \".\"")
             .schema("spec.restrictedDiscovery.secretName"),
         restricted(json!({ "clients": many })).schema("spec.restrictedDiscovery.clients"),
         clients(&[("", KEYS[0])])
@@ -412,11 +414,11 @@ fn clients() -> Vec<Refused> {
             .schema("spec.restrictedDiscovery.clients.name"),
         clients(&[(&"a".repeat(254), KEYS[0])]).schema("spec.restrictedDiscovery.clients.name"),
         clients(&[("a", KEYS[0]), ("a", KEYS[1])])
-            .operator("spec.restrictedDiscovery.clients[1].name: \"a\" is there twice; give each client its own")
+            .operator("spec.restrictedDiscovery.clients[1].name: \"a\" is used twice; give each client a different name")
             .schema("spec.restrictedDiscovery.clients"),
         clients(&[("a", KEYS[0]), ("b", KEYS[0])])
-            .operator("spec.restrictedDiscovery.clients[1].publicKey: is the key of \"a\" too; remove one of the two")
-            .rule("spec.restrictedDiscovery.clients: two clients have one key; remove one of the two"),
+            .operator("spec.restrictedDiscovery.clients[1].publicKey: is the key of \"a\" too; remove one of them")
+            .rule("spec.restrictedDiscovery.clients: two clients have the same key; remove one of them"),
         clients(&[("a", "descriptor:x25519:AAAA")]).both(form),
         clients(&[("a", &private)])
             .operator(

@@ -10,9 +10,9 @@ fn object(spec: &Value) -> OnionBalancedService {
     .unwrap()
 }
 
-/// The problems of a good spec with `change` merged in.
+/// Returns the problems of a valid spec with `change` merged in.
 fn problems(change: &Value) -> Vec<String> {
-    said_of(&json!({ "spec": change })).unwrap()
+    messages_about(&json!({ "spec": change })).unwrap()
 }
 
 fn client(name: &str, number: u8) -> Value {
@@ -21,13 +21,13 @@ fn client(name: &str, number: u8) -> Value {
 }
 
 #[test]
-fn external_backends_may_stand_alone() {
+fn a_service_may_have_only_external_backends() {
     let change = json!({"backends": {"replicas": 0}, "externalBackends": [{"onionAddress": EXTERNAL}]});
     assert_eq!(problems(&change), Vec::<String>::new());
 }
 
 #[test]
-fn the_smallest_spec_is_fine() {
+fn the_smallest_spec_is_valid() {
     assert_eq!(problems(&json!({})), [] as [String; 0]);
 }
 
@@ -42,8 +42,8 @@ fn restricted_discovery_may_name_clients_a_secret_both_or_none() {
     }
 }
 
-/// Whatever of a kind an API server lets in; nothing where it lets in nothing of the kind.
-fn said_of(change: &Value) -> Option<Vec<String>> {
+/// Returns the operator's messages about an object, or None if the object does not even deserialize.
+fn messages_about(change: &Value) -> Option<Vec<String>> {
     let object: OnionBalancedService = serde_json::from_value(changed(change)).ok()?;
     Some(name(&object).into_iter().chain(spec(&object)).map(|problem| problem.to_string()).collect())
 }
@@ -52,26 +52,26 @@ fn said_of(change: &Value) -> Option<Vec<String>> {
 fn each_refusal_names_the_field_and_the_fix() {
     for Refused { change, operator, schema, .. } in refused() {
         match operator {
-            Some(operator) => assert_eq!(said_of(&change), Some(vec![operator]), "{change}"),
+            Some(operator) => assert_eq!(messages_about(&change), Some(vec![operator]), "{change}"),
             None => assert!(schema.is_some(), "nobody refuses {change}"),
         }
     }
 }
 
 #[test]
-fn what_is_good_passes() {
+fn valid_objects_pass() {
     for change in allowed() {
-        assert_eq!(said_of(&change), Some(Vec::new()), "{change}");
+        assert_eq!(messages_about(&change), Some(Vec::new()), "{change}");
     }
 }
 
 #[test]
-fn all_problems_are_told_at_once() {
+fn all_problems_are_reported_at_once() {
     assert_eq!(problems(&json!({"backends": {"replicas": -1, "introductionPoints": 2}})).len(), 2);
 }
 
 #[test]
-fn hosts_and_ports() {
+fn hosts_and_ports_are_recognised() {
     for good in ["a:1", "web.example.org:65535", "web.example.org.:80", "192.0.2.1:80", "[2001:db8::1]:443", "a_b:1"] {
         assert!(is_host_and_port(good), "{good}");
     }
@@ -82,7 +82,7 @@ fn hosts_and_ports() {
 }
 
 #[test]
-fn quantities_as_people_write_them() {
+fn quantities_are_accepted_in_every_common_form() {
     for good in ["1", "0.5", "100m", "64Mi", "1Gi", ".5", "128e6", "1E", "1E-3"] {
         assert!(is_quantity(good), "{good}");
     }
@@ -92,7 +92,7 @@ fn quantities_as_people_write_them() {
 }
 
 #[test]
-fn names_that_children_can_bear() {
+fn names_must_suit_the_owned_objects() {
     let named = |text: &str| {
         let mut object = object(&json!({"ports": []}));
         object.metadata.name = Some(text.to_owned());
@@ -102,9 +102,9 @@ fn names_that_children_can_bear() {
     assert_eq!(named(&"a".repeat(54)), None);
     assert_eq!(
         named(&"a".repeat(55)).unwrap(),
-        "metadata.name: it has 55 characters; use at most 54, so that the children's names fit into 63"
+        "metadata.name: has 55 characters; use at most 54, so that the names of the owned objects fit into 63"
     );
     for bad in ["1web", "web.example"] {
-        assert!(named(bad).unwrap().starts_with("metadata.name: use lower-case letters"), "{bad}");
+        assert!(named(bad).unwrap().starts_with("metadata.name: must consist of lower-case letters"), "{bad}");
     }
 }

@@ -1,18 +1,21 @@
-//! `extraTorrc`: which lines a user may add to a torrc of ours.
+//! Checks `extraTorrc`, the lines that a user may add to a generated torrc.
 
-/// Which tor.
+/// The kind of pod whose torrc receives the additional lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::crd) enum Place {
     Backend,
     Frontend,
 }
 
-/// Refused with a hint of its own: the agent must know, since it reads the line that tor then writes.
+/// An option that is refused with a message of its own. With this option tor writes a PROXY header,
+/// which the agent has to expect; `proxyProtocol` configures both.
 pub(in crate::crd) const CIRCUIT_ID: &str = "HiddenServiceExportCircuitID";
 
-/// Options that would break the design: where tor keeps its data and how it is controlled, what it publishes, which ports
-/// it opens, whether it goes to sleep, the kind of descriptors that the publisher reads, and programs that it starts (they
-/// would run beside the master key).
+/// The options that would break the design.
+///
+/// They control tor's data directories, its control connection, the descriptors it publishes and
+/// uses, the ports it opens and its dormant mode. Options that make tor start programs are among
+/// them, because such a program would run next to the master key.
 pub(in crate::crd) const DENIED: &[&str] = &[
     "CacheDirectory",
     "ClientTransportPlugin",
@@ -65,7 +68,7 @@ pub(in crate::crd) const DENIED: &[&str] = &[
     "User",
 ];
 
-/// What is wrong with each line that cannot stay.
+/// Checks every line and returns a message for each line that is refused.
 pub(super) fn check(text: &str, place: Place) -> Vec<String> {
     text.lines()
         .enumerate()
@@ -75,30 +78,32 @@ pub(super) fn check(text: &str, place: Place) -> Vec<String> {
 
 fn refusal(line: &str, place: Place) -> Option<String> {
     if line.chars().any(|c| c.is_control() && c != '\t') {
-        return Some("has a control character; remove it".to_owned());
+        return Some("contains a control character; remove it".to_owned());
     }
     let line = line.trim();
-    // Would take in our own next line.
+    // A trailing backslash would swallow the next line, which may be one of the operator's.
     if line.ends_with('\\') {
         return Some("ends with \"\\\"; write the option on one line".to_owned());
     }
     let key = line.split(|c: char| c.is_whitespace() || c == '#').next().unwrap_or_default();
     let option = key.trim_start_matches(['+', '/']);
     if option.starts_with('%') {
-        return Some(format!("\"{key}\" is not allowed; write the lines themselves"));
+        return Some(format!("\"{key}\" is not allowed; write the included lines here"));
     }
     if option.len() > "HiddenServiceE".len() && abbreviates(option, CIRCUIT_ID) {
-        return Some(format!("instead of \"{option}\" set proxyProtocol: v1 on the ports that want it"));
+        return Some(format!("\"{option}\" is not allowed; set proxyProtocol: v1 on the port instead"));
     }
     if option.starts_with('_') || DENIED.iter().any(|denied| abbreviates(option, denied)) {
-        return Some(format!("the operator sets or needs \"{option}\" itself; remove the line"));
+        return Some(format!("the operator controls \"{option}\"; remove the line"));
     }
     let of_a_service = option.get(..13).is_some_and(|start| start.eq_ignore_ascii_case("HiddenService"));
-    (of_a_service && place == Place::Frontend)
-        .then(|| format!("\"{option}\" belongs to an onion service, a frontend has none; use spec.backends.extraTorrc"))
+    (of_a_service && place == Place::Frontend).then(|| {
+        format!("\"{option}\" configures an onion service, but a frontend runs none; use spec.backends.extraTorrc")
+    })
 }
 
-/// tor takes option names in any case, and a unique beginning for the whole name.
+/// Returns true if tor could read `option` as the denied option. Tor ignores case and accepts any
+/// unambiguous prefix of an option's name.
 fn abbreviates(option: &str, denied: &str) -> bool {
     !option.is_empty() && denied.get(..option.len()).is_some_and(|start| start.eq_ignore_ascii_case(option))
 }
@@ -115,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn each_denied_option_is_refused_in_every_spelling_that_tor_takes() {
+    fn each_denied_option_is_refused_in_every_spelling_that_tor_accepts() {
         for denied in DENIED {
             let abbreviated = denied.get(..denied.len() - 1).unwrap();
             for spelling in [
@@ -133,28 +138,28 @@ mod tests {
     }
 
     #[test]
-    fn whoever_wants_circuit_ids_is_told_how() {
+    fn the_circuit_id_option_is_refused_with_the_alternative() {
         assert_eq!(
             check("HiddenServiceExportCircuitID haproxy", Place::Backend),
-            ["line 1: instead of \"HiddenServiceExportCircuitID\" set proxyProtocol: v1 on the ports that want it"]
+            ["line 1: \"HiddenServiceExportCircuitID\" is not allowed; set proxyProtocol: v1 on the port instead"]
         );
     }
 
     #[test]
-    fn lines_that_reach_beyond_themselves_are_refused() {
+    fn lines_that_affect_other_lines_are_refused() {
         assert_eq!(
             check("Log info \\\n%include /etc/passwd\n__ControlPort 1\nNumCPUs \u{0} 1", Place::Backend),
             [
                 "line 1: ends with \"\\\"; write the option on one line",
-                "line 2: \"%include\" is not allowed; write the lines themselves",
-                "line 3: the operator sets or needs \"__ControlPort\" itself; remove the line",
-                "line 4: has a control character; remove it",
+                "line 2: \"%include\" is not allowed; write the included lines here",
+                "line 3: the operator controls \"__ControlPort\"; remove the line",
+                "line 4: contains a control character; remove it",
             ]
         );
     }
 
     #[test]
-    fn a_frontend_has_no_onion_service() {
+    fn a_frontend_refuses_options_of_an_onion_service() {
         let line = "hiddenserviceMaxStreams 10";
         assert_eq!(check(line, Place::Backend), [] as [String; 0]);
         assert_eq!(check(line, Place::Frontend).len(), 1);
