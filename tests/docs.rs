@@ -136,20 +136,20 @@ fn pairs(rows: Vec<(Vec<String>, Vec<String>)>) -> BTreeSet<(String, String)> {
     pairs.collect()
 }
 
-/// The reasons in the architecture page's table.
-fn of_the_architecture() -> BTreeSet<(String, String)> {
+/// Returns the pairs of condition and reason in the table of `docs/internals.md`.
+fn in_internals() -> BTreeSet<(String, String)> {
     let kinds = ["Accepted", "MasterKeyReady", "ClientsReady", "BackendsReady", "Published", "Ready"];
-    let rows = reasons("architecture.md", 0).into_iter().filter(|(names, _)| kinds.contains(&names[0].as_str()));
+    let rows = reasons("internals.md", 0).into_iter().filter(|(names, _)| kinds.contains(&names[0].as_str()));
     pairs(rows.map(|(names, reasons)| (names[..1].to_vec(), reasons)).collect())
 }
 
 #[test]
 fn the_operations_guide_tells_what_to_do_about_every_reason() {
-    let (known, told) = (of_the_architecture(), pairs(reasons("operations.md", 1)));
+    let (known, told) = (in_internals(), pairs(reasons("operations.md", 1)));
     assert!(known.len() > 30, "{known:?}");
     let missing: Vec<_> = known.difference(&told).collect();
     let unknown: Vec<_> = told.difference(&known).collect();
-    assert!(missing.is_empty() && unknown.is_empty(), "not told: {missing:?}; not in the architecture: {unknown:?}");
+    assert!(missing.is_empty() && unknown.is_empty(), "not told: {missing:?}; not in internals.md: {unknown:?}");
 }
 
 /// The reasons in the operator's source: of conditions that do not hold.
@@ -175,8 +175,8 @@ fn in_the_source() -> BTreeSet<String> {
 }
 
 #[test]
-fn the_architecture_page_has_every_reason_of_the_source() {
-    let told: BTreeSet<_> = of_the_architecture().into_iter().map(|(_, reason)| reason).collect();
+fn internals_lists_every_reason_in_the_source() {
+    let told: BTreeSet<_> = in_internals().into_iter().map(|(_, reason)| reason).collect();
     let found = in_the_source();
     let missing: Vec<_> = found.difference(&told).collect();
     let unknown: Vec<_> = told.difference(&found).collect();

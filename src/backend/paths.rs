@@ -1,4 +1,4 @@
-//! The files that agent and tor share, by the names of `docs/architecture.md`.
+//! The files that agent and tor share, by the names of `docs/internals.md`.
 
 use std::path::{Path, PathBuf};
 

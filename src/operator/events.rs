@@ -258,8 +258,8 @@ mod tests {
 
     /// All reasons of the page are told by somebody, or are known to be no news.
     #[test]
-    fn every_reason_of_the_architecture_page_is_told_or_quiet() {
-        let page = include_str!("../../docs/architecture.md");
+    fn every_documented_reason_is_told_or_quiet() {
+        let page = include_str!("../../docs/internals.md");
         let (_, table) = page.split_once("| condition | reasons when it is not True |").unwrap();
         let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
         let mut count = 0;

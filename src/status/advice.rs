@@ -67,8 +67,8 @@ mod tests {
 
     /// Each reason that stands in the table of conditions has its action: the page is the list of all.
     #[test]
-    fn every_reason_of_the_architecture_page_has_one() {
-        let page = include_str!("../../docs/architecture.md");
+    fn every_documented_reason_has_one() {
+        let page = include_str!("../../docs/internals.md");
         let (_, table) = page.split_once("| condition | reasons when it is not True |").unwrap();
         let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
         let cells: Vec<_> = rows.filter_map(|row| row.split('|').nth(2)).collect();
