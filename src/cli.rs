@@ -1,10 +1,11 @@
-//! The command line: one program, a subcommand per part.
+//! The command line: one program with a subcommand for each part of the product.
 
 use std::error::Error;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use crate::common::{hidden, log};
 use crate::{backend, crd, frontend, operator, status, tools};
@@ -13,10 +14,10 @@ use crate::{backend, crd, frontend, operator, status, tools};
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true)]
 pub struct Cli {
-    /// How log lines look
+    /// The format of log lines
     #[arg(long, global = true, env = "LOG_FORMAT", value_enum, default_value_t = log::Format::Text)]
     log_format: log::Format,
-    /// How onion addresses look in log lines
+    /// The length of onion addresses in log lines
     #[arg(long, global = true, env = "LOG_ADDRESSES", value_enum, default_value_t = log::Addresses::Short)]
     log_addresses: log::Addresses,
     #[command(subcommand)]
@@ -27,7 +28,7 @@ pub struct Cli {
 enum CrdFormat {
     /// The manifest: `onionbalance-operator crd | kubectl apply --server-side -f -`
     Yaml,
-    /// Each field with its type, default and limits, and what is refused
+    /// A reference of all fields with their types, defaults, limits and validation rules
     Markdown,
 }
 
@@ -35,40 +36,59 @@ enum CrdFormat {
 enum Command {
     /// Reconcile `OnionBalancedService` objects
     Operator(Box<operator::Args>),
-    /// Publish merged descriptors: one service's in a pod (the publisher), or those of a config.yaml (the stand-alone daemon)
+    /// Publish merged descriptors: the publisher of one service in a pod, or, with --config, the stand-alone daemon
     Frontend(frontend::Args),
-    /// Serve one backend's descriptor and forward its streams (the agent; runs beside a tor)
+    /// Serve a backend's descriptor and forward its streams: the agent, which runs next to a tor
     Backend(backend::Args),
-    /// Show services at the terminal: backends, points, HSDirs, what is wrong and what to do
+    /// Show the state of services: backends, introduction points, HSDirs, and a remedy for each problem
     ///
-    /// Exit code 0: all that was shown is Ready. 1: nothing could be shown. 2: wrong usage. 3: something is not Ready.
+    /// Exit codes: 0 if all shown services are Ready, 1 if the command failed, 2 if the usage was
+    /// wrong, 3 if a service is not Ready.
     Status(status::Args),
     /// Print the `CustomResourceDefinition` as YAML, or the reference of its fields
     Crd {
         /// What to print
         #[arg(long, value_enum, default_value_t = CrdFormat::Yaml)]
         format: CrdFormat,
-        /// Leave out the validation rules (CEL): for API servers older than Kubernetes 1.25, which refuse what they do not know
+        /// Leave out the validation rules (CEL), which API servers before Kubernetes 1.28 refuse
         #[arg(long)]
         without_rules: bool,
     },
     /// Generate, convert, show and check keys
     Key(tools::key::Args),
-    /// Make a configuration of the stand-alone daemon (`frontend --config`)
+    /// Generate a configuration for the stand-alone daemon (`frontend --config`)
     Config(tools::config::Args),
 }
 
-/// What runs until it is told to stop.
+/// A subcommand that runs until it receives SIGTERM or SIGINT.
 enum Program {
     Operator(Box<operator::Args>),
     Frontend(frontend::Args),
     Backend(backend::Args),
 }
 
+/// Parses the command line and runs the subcommand. Returns the exit code of the process.
+pub fn main() -> ExitCode {
+    let matches = Cli::command().get_matches();
+    let has_options = has_options(&matches);
+    match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli.run(has_options),
+        Err(error) => error.exit(),
+    }
+}
+
+/// Returns true if the innermost subcommand was given any option or argument.
+fn has_options(matches: &ArgMatches) -> bool {
+    if let Some((_, inner)) = matches.subcommand() {
+        return has_options(inner);
+    }
+    matches.ids().any(|id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine))
+}
+
 impl Cli {
-    /// Runs the subcommand: exit code 0 when it ended as it should, 1 with the error on standard error when not; `status` has
-    /// more.
-    pub fn run(self) -> ExitCode {
+    /// Runs the subcommand. Returns exit code 0 on success, or 1 after printing the error to standard
+    /// error. `status` has additional exit codes.
+    fn run(self, has_options: bool) -> ExitCode {
         let mut out = std::io::stdout().lock();
         let program = match self.command {
             Command::Crd { format: CrdFormat::Yaml, without_rules } => {
@@ -78,13 +98,13 @@ impl Cli {
                 return finish(print(&crd::reference()));
             }
             Command::Crd { format: CrdFormat::Markdown, without_rules: true } => {
-                return finish(Err("--without-rules is for --format yaml: the reference tells all rules".into()));
+                return finish(
+                    Err("--without-rules applies only to --format yaml; remove one of the two flags".into()),
+                );
             }
             Command::Key(args) => return finish(tools::key::run(args, &mut out)),
-            // `onionbalance-operator config generate`, and nothing more, asks.
             Command::Config(args) => {
-                let (asks, mut input) = (std::env::args_os().len() <= 3, std::io::stdin().lock());
-                return finish(tools::config::run(args, asks, &mut input, &mut out));
+                return finish(tools::config::run(args, !has_options, &mut std::io::stdin().lock(), &mut out));
             }
             Command::Status(args) => {
                 drop(out);
@@ -103,7 +123,7 @@ impl Cli {
         if let Err(error) = hidden::hide() {
             return finish(Err(error.into()));
         }
-        // The daemon has little to do at a time, and threads cost memory.
+        // The daemon has little work at any time, and threads cost memory.
         let mut runtime = match standalone {
             Some(_) => tokio::runtime::Builder::new_current_thread(),
             None => tokio::runtime::Builder::new_multi_thread(),
@@ -129,7 +149,7 @@ fn show_status(args: status::Args) -> ExitCode {
     };
     match runtime.block_on(status::run(args)) {
         Ok(code) => code,
-        // Whoever read it has read enough.
+        // The reader of the pipe has read enough.
         Err(status::Error::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => finish(Err(error.into())),
     }
@@ -149,4 +169,22 @@ fn finish(result: Result<(), Box<dyn Error + Send + Sync>>) -> ExitCode {
     }
     eprintln!();
     ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_the_innermost_subcommand_are_recognised() {
+        let has = |line: &str| has_options(&Cli::command().get_matches_from(line.split(' ')));
+        assert!(!has("onionbalance-operator config generate"));
+        assert!(has("onionbalance-operator config generate -n 2"));
+        assert!(has("onionbalance-operator config generate --no-interactive"));
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
 }

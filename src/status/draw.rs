@@ -1,4 +1,4 @@
-//! The drawing: objects in, text out. Pure.
+//! Renders services as text. Pure.
 
 use std::fmt::Write as _;
 
@@ -15,17 +15,17 @@ const UNSURE: Style = AnsiColor::Yellow.on_default().bold();
 const STRONG: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
 
-/// Where it is drawn: the time, and the terminal's width in columns, if there is one.
+/// The context of a rendering: the current time and the width of the terminal.
 #[derive(Debug, Clone, Copy)]
 pub struct Canvas {
-    /// Ages are told from it.
+    /// The current time, from which ages are computed.
     pub now: Timestamp,
-    /// None: as wide as it is.
+    /// The width of the terminal in columns. None means unlimited.
     pub width: Option<u16>,
 }
 
 impl Canvas {
-    /// One service: the whole of it. The text has escape sequences for colours.
+    /// Renders one service in full. The text contains escape sequences for colours.
     pub fn service(&self, view: &View) -> String {
         let mut text = headline(view);
         if let Some(status) = view.status() {
@@ -44,10 +44,10 @@ impl Canvas {
         text
     }
 
-    /// Several services: a line each, and below what is wrong.
+    /// Renders several services: one line for each, followed by their problems.
     pub fn list(&self, views: &[View]) -> String {
         if views.is_empty() {
-            return "No OnionBalancedServices here.\n".to_owned();
+            return "No OnionBalancedServices found.\n".to_owned();
         }
         let mut table =
             self.table(&["NAMESPACE", "NAME", "STATE", "READY", "POINTS", "HSDIRS", "PUBLISHED", "ADDRESS"]);
@@ -123,7 +123,7 @@ impl Canvas {
         table
     }
 
-    /// As kubectl does: two units below ten of the greater one.
+    /// Formats an age like kubectl: with two units if there are fewer than ten of the larger one.
     fn age(&self, since: Timestamp) -> String {
         let seconds = self.now.duration_since(since).as_secs().max(0);
         let (days, hours, minutes) = (seconds / 86400, seconds / 3600, seconds / 60);
@@ -179,7 +179,7 @@ fn backends_in_a_word(status: &OnionBalancedServiceStatus) -> String {
     text
 }
 
-/// Of the period that clients use now, or of the next one, whichever has fewer.
+/// Returns the number of published introduction points in the time period that has fewer.
 fn points(status: &OnionBalancedServiceStatus) -> Option<u32> {
     status.published.iter().map(|period| period.introduction_points).min()
 }

@@ -1,4 +1,5 @@
-//! `onionbalance-operator status`: what the objects say, for people at a terminal. Reads the API and writes nothing.
+//! The command `status`: shows the state of services at a terminal. It only reads from the API
+//! server.
 
 mod advice;
 mod draw;
@@ -16,29 +17,30 @@ use self::read::Selection;
 use self::screen::Screen;
 use self::view::View;
 
-/// Arguments of `onionbalance-operator status`.
+/// The arguments of `onionbalance-operator status`.
 ///
-/// Exit code 0: all that was shown is Ready. 1: it could not be shown. 2: wrong usage. 3: something is not Ready.
+/// Exit codes: 0 if all shown services are Ready, 1 if the command failed, 2 if the usage was wrong,
+/// 3 if a service is not Ready.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// One service; by default all of the namespace
+    /// The name of a service [default: all services of the namespace]
     name: Option<String>,
-    /// The namespace; by default that of the kubeconfig's context
+    /// The namespace [default: the namespace of the kubeconfig's context]
     #[arg(short, long, value_name = "NAMESPACE")]
     namespace: Option<String>,
-    /// The services of all namespaces
+    /// Show the services of all namespaces
     #[arg(short = 'A', long, conflicts_with_all = ["name", "namespace"])]
     all_namespaces: bool,
-    /// The kubeconfig's context to use
+    /// The context of the kubeconfig to use
     #[arg(long, value_name = "CONTEXT")]
     context: Option<String>,
-    /// Go on showing: the default on a terminal
+    /// Keep showing changes; the default on a terminal
     #[arg(short, long, conflicts_with = "output")]
     watch: bool,
-    /// Show it once: the default where the output is no terminal
+    /// Print once and exit; the default if the output is not a terminal
     #[arg(long, conflicts_with = "watch")]
     once: bool,
-    /// `json`: for programs
+    /// The output format; `json` is for programs
     #[arg(short, long, value_enum)]
     output: Option<Output>,
 }
@@ -48,44 +50,44 @@ enum Output {
     Json,
 }
 
-/// Some service is not Ready.
+/// The exit code if a service is not Ready.
 const NOT_READY: u8 = 3;
 
-/// Why nothing can be shown.
+/// The reason why `status` cannot show the services.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No kubeconfig, or one that cannot be used.
-    #[error("no cluster is known: {0}; set KUBECONFIG to the file that `kubectl` uses")]
+    /// There is no usable kubeconfig.
+    #[error("cannot find a cluster: {0}; set KUBECONFIG to the file that `kubectl` uses")]
     NoConfig(String),
-    /// The cluster does not answer.
+    /// The API server does not answer.
     #[error("the cluster at {url} does not answer: {cause}")]
     Unreachable {
-        /// Where.
+        /// The URL of the API server.
         url: String,
-        /// Why.
+        /// The cause of the failure.
         cause: String,
     },
-    /// The CRD is not there.
+    /// The cluster has no `CustomResourceDefinition` for `OnionBalancedService`.
     #[error(
-        "the cluster at {0} knows no OnionBalancedServices; install the operator, or only their definition: \
+        "the cluster at {0} has no CustomResourceDefinition for OnionBalancedService; install the operator, or only the CRD: \
          onionbalance-operator crd | kubectl apply --server-side -f -"
     )]
     NoDefinition(String),
-    /// No such object.
-    #[error("OnionBalancedService {namespace}/{name} is not there; `kubectl get obs -A` lists all")]
+    /// The named service does not exist.
+    #[error("OnionBalancedService {namespace}/{name} does not exist; `kubectl get obs -A` lists all services")]
     NotFound {
-        /// Where.
+        /// The namespace of the service.
         namespace: String,
-        /// Which.
+        /// The name of the service.
         name: String,
     },
-    /// Not allowed, and whatever else the API server says.
+    /// The API server refuses the request.
     #[error("{0}")]
     Refused(String),
-    /// Standard output.
+    /// Standard output cannot be written.
     #[error("{0}")]
     Output(#[from] std::io::Error),
-    /// No JSON.
+    /// The services cannot be serialized as JSON.
     #[error("{0}")]
     Json(#[from] serde_json::Error),
 }

@@ -1,4 +1,4 @@
-//! Reads the objects: once, or as they change.
+//! Reads the services from the API server, once or continuously.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,17 +13,17 @@ use super::Error;
 use super::view::View;
 use crate::crd::OnionBalancedService;
 
-/// Ages are shown to the second.
+/// The interval at which the display is refreshed, because ages are shown to the second.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Which objects.
+/// The services that a user asked for.
 #[derive(Debug, Clone)]
 pub struct Selection {
-    /// The API server, for messages.
+    /// The URL of the API server, for error messages.
     pub url: String,
-    /// Of one namespace; None: of all.
+    /// The namespace of the services. None means all namespaces.
     pub namespace: Option<String>,
-    /// One of them; None: all.
+    /// The name of a single service. None means all services.
     pub name: Option<String>,
 }
 
@@ -42,9 +42,11 @@ impl Selection {
 
     fn explain(&self, error: kube::Error) -> Error {
         match error {
-            // A path that no CRD serves; an object that is missing is asked for otherwise.
+            // The path is not served, so the CRD is missing. A missing object leads to an empty list.
             kube::Error::Api(status) if status.is_not_found() => Error::NoDefinition(self.url.clone()),
-            kube::Error::Api(status) => Error::Refused(format!("the API server refuses: {}", status.message)),
+            kube::Error::Api(status) => {
+                Error::Refused(format!("the API server refuses the request: {}", status.message))
+            }
             error => {
                 let mut cause: &dyn std::error::Error = &error;
                 while let Some(inner) = cause.source() {
@@ -56,7 +58,7 @@ impl Selection {
     }
 }
 
-/// The objects as they are, by namespace and name.
+/// Reads the services once and returns them sorted by namespace and name.
 pub async fn once(client: Client, selection: &Selection) -> Result<Vec<View>, Error> {
     let api = selection.api(client);
     let mut parameters = ListParams::default();
@@ -72,13 +74,13 @@ pub async fn once(client: Client, selection: &Selection) -> Result<Vec<View>, Er
     }
 }
 
-/// Shows them, again at every change and every second, until interrupted or `show` fails.
+/// Calls `show` at every change and every second, until Ctrl-C or until `show` fails.
 pub async fn watch(
     client: Client,
     selection: &Selection,
     mut show: impl FnMut(&[View]) -> std::io::Result<()>,
 ) -> Result<(), Error> {
-    // What is wrong from the beginning is told once, instead of being tried for ever.
+    // An initial error is reported immediately instead of being retried for ever.
     let mut objects: BTreeMap<(String, String), View> = BTreeMap::new();
     for view in once(client.clone(), selection).await? {
         objects.insert((view.namespace.clone(), view.name.clone()), view);
@@ -103,7 +105,7 @@ pub async fn watch(
                     objects.remove(&(object.namespace().unwrap_or_default(), object.name_any()));
                 }
                 Ok(Some(watcher::Event::Init)) => objects.clear(),
-                // The watch begins again by itself; what was seen last stays meanwhile.
+                // The watch restarts by itself. The last known state stays on the screen meanwhile.
                 Ok(Some(watcher::Event::InitDone) | None) | Err(_) => {}
             },
         }

@@ -1,4 +1,4 @@
-//! Standard output: plain, or a terminal that is drawn anew.
+//! Writes to standard output: plain text, or a terminal screen that is redrawn.
 
 use std::io::{self, Write};
 
@@ -10,22 +10,26 @@ use super::draw::Canvas;
 use super::read::Selection;
 use super::view::View;
 
-/// Another screen, without a cursor; and back.
+/// The escape sequence that switches to the alternate screen and hides the cursor.
 const OPEN: &str = "\x1b[?1049h\x1b[?25l";
+/// The escape sequence that shows the cursor and returns to the normal screen.
 const CLOSE: &str = "\x1b[?25h\x1b[?1049l";
-/// To the upper left; then what is left of a line, and of the screen, is cleared.
+/// The escape sequence that moves the cursor to the upper left corner.
 const HOME: &str = "\x1b[H";
+/// The escape sequence that clears the rest of the line.
 const CLEAR_LINE: &str = "\x1b[K";
+/// The escape sequence that clears the screen below the cursor.
 const CLEAR_BELOW: &str = "\x1b[J";
 
-/// Where the services are shown again and again. A terminal is as it was when this is dropped, with the last drawing on it.
+/// The display of `status --watch`. Dropping it restores the terminal and leaves the last state of
+/// the services printed there.
 pub struct Screen {
     is_terminal: bool,
     last: String,
 }
 
 impl Screen {
-    /// Takes the terminal, if it is one.
+    /// Opens the display. If standard output is a terminal, the alternate screen is used.
     pub fn open(is_terminal: bool) -> io::Result<Self> {
         if is_terminal {
             io::stdout().write_all(OPEN.as_bytes())?;
@@ -33,7 +37,8 @@ impl Screen {
         Ok(Self { is_terminal, last: String::new() })
     }
 
-    /// Draws. Where there is no terminal, only what differs from the last drawing by more than ages is written, below it.
+    /// Shows the services. Without a terminal, prints them only if more than ages changed since the
+    /// last time.
     pub fn show(&mut self, selection: &Selection, views: &[View]) -> io::Result<()> {
         let text = draw(selection, views);
         if self.is_terminal {
@@ -43,7 +48,7 @@ impl Screen {
             for line in text.lines().take(rows.saturating_sub(1)) {
                 write!(out, "{line}{CLEAR_LINE}\r\n")?;
             }
-            write!(out, "Ctrl-C ends{CLEAR_LINE}{CLEAR_BELOW}")?;
+            write!(out, "Press Ctrl-C to exit{CLEAR_LINE}{CLEAR_BELOW}")?;
             out.flush()?;
             self.last = text;
             return Ok(());
@@ -60,19 +65,19 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         if self.is_terminal {
-            // Nothing is left to do for a terminal that is gone.
+            // If the terminal is gone, there is nothing to restore.
             let _ = write!(io::stdout(), "{CLOSE}{}", self.last);
             let _ = io::stdout().flush();
         }
     }
 }
 
-/// Writes it once.
+/// Prints the services once.
 pub fn print(selection: &Selection, views: &[View]) -> io::Result<()> {
     write!(io::stdout(), "{}", draw(selection, views))
 }
 
-#[allow(clippy::disallowed_methods, reason = "ages are told from the clock")]
+#[allow(clippy::disallowed_methods, reason = "ages are relative to the current time")]
 fn draw(selection: &Selection, views: &[View]) -> String {
     draw_at(selection, views, Timestamp::now())
 }
@@ -81,17 +86,17 @@ fn draw_at(selection: &Selection, views: &[View], now: Timestamp) -> String {
     let canvas = Canvas { now, width: size().map(|(columns, _)| columns) };
     let text = match (&selection.name, views) {
         (Some(_), [view]) => canvas.service(view),
-        (Some(name), _) => format!("{name} is gone.\n"),
+        (Some(name), _) => format!("OnionBalancedService {name} was deleted.\n"),
         (None, views) => canvas.list(views),
     };
-    // No terminal, NO_COLOR, TERM=dumb.
+    // Colours are off without a terminal, and with NO_COLOR or TERM=dumb.
     match AutoStream::choice(&io::stdout()) {
         ColorChoice::Never => strip_str(&text).to_string(),
         _ => text,
     }
 }
 
-/// Columns and rows, where standard output is a terminal.
+/// Returns the numbers of columns and rows if standard output is a terminal.
 fn size() -> Option<(u16, u16)> {
     terminal_size::terminal_size_of(io::stdout()).map(|(columns, rows)| (columns.0, rows.0))
 }

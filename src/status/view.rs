@@ -1,4 +1,4 @@
-//! What is shown of an object, apart from how.
+//! The content that `status` shows of a service, independent of its presentation.
 
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 use super::advice;
 use crate::crd::{OnionBalancedService, OnionBalancedServiceStatus};
 
-/// An object, as far as it can be read.
+/// A service, as far as it can be deserialized.
 #[derive(Debug, Clone)]
 pub struct View {
-    /// Its namespace.
+    /// The namespace of the service.
     pub namespace: String,
-    /// Its name.
+    /// The name of the service.
     pub name: String,
-    /// It, or why it cannot be read.
+    /// The object, or the reason why it cannot be deserialized.
     pub object: Result<Box<OnionBalancedService>, String>,
 }
 
@@ -25,34 +25,35 @@ pub struct Problem {
     pub kind: String,
     /// `False` or `Unknown`.
     pub status: String,
-    /// Why, in one word.
+    /// The reason of the condition.
     pub reason: String,
-    /// Why.
+    /// The message of the condition.
     pub message: String,
-    /// What to do about it, where we know more than the message says.
+    /// The next step for the user, if there is one that the message does not mention.
     pub action: Option<String>,
 }
 
 impl View {
-    /// Of an object as the API server gives it: one that is not of our type is shown too.
+    /// Creates a view of an object from the API server. An object that does not deserialize is shown
+    /// as well.
     pub fn new(object: DynamicObject) -> Self {
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
         let read = serde_json::to_value(object).and_then(serde_json::from_value);
         Self { namespace, name, object: read.map(Box::new).map_err(|error| error.to_string()) }
     }
 
-    /// Its status, where it has one.
+    /// Returns the status of the service, if it has one.
     pub fn status(&self) -> Option<&OnionBalancedServiceStatus> {
         self.object.as_ref().ok()?.status.as_ref()
     }
 
-    /// Whether the status is of the present spec.
+    /// Returns true if the status describes the current spec.
     pub fn is_current(&self) -> bool {
         let generation = self.object.as_ref().ok().and_then(|object| object.metadata.generation);
         self.status().is_some_and(|status| status.observed_generation == generation)
     }
 
-    /// Whether all is well.
+    /// Returns true if the service is Ready and its status is current.
     pub fn is_ready(&self) -> bool {
         let ready = |status: &OnionBalancedServiceStatus| {
             status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
@@ -60,7 +61,7 @@ impl View {
         self.is_current() && self.status().is_some_and(ready)
     }
 
-    /// The word for all of it: the reason of the condition `Ready`.
+    /// Returns the state of the service in one word: the reason of the condition `Ready`.
     pub fn state(&self) -> &str {
         match &self.object {
             Err(_) => "Unreadable",
@@ -73,7 +74,7 @@ impl View {
         }
     }
 
-    /// All conditions that are not True, but for `Ready`, which repeats one of them.
+    /// Returns all conditions that are not True except `Ready`, which repeats one of the others.
     pub fn problems(&self) -> Vec<Problem> {
         if let Err(error) = &self.object {
             return vec![Problem {
@@ -85,7 +86,7 @@ impl View {
             }];
         }
         if !self.is_current() {
-            let message = "The operator has not looked at the present spec yet.".to_owned();
+            let message = "The operator has not reconciled the current spec yet.".to_owned();
             return vec![Problem {
                 kind: "Ready".to_owned(),
                 status: "Unknown".to_owned(),
@@ -108,7 +109,7 @@ impl View {
     }
 }
 
-/// For programs: fields are added, never renamed.
+/// Returns the services as JSON for programs. Fields may be added but are never renamed.
 pub fn summary(views: &[View]) -> Value {
     let problem = |problem: Problem| {
         json!({

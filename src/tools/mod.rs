@@ -1,4 +1,4 @@
-//! The commands for people: `key` and `config`. They run beside nothing and end.
+//! The commands for people, `key` and `config`. They work on local files only.
 
 pub mod config;
 pub mod key;
@@ -10,8 +10,8 @@ use rand::rngs::StdRng;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
-/// A generator seeded by the system's.
-#[allow(clippy::disallowed_methods, reason = "the commands' shell makes the generator, here alone")]
+/// Returns a random number generator seeded by the operating system.
+#[allow(clippy::disallowed_methods, reason = "the only place where the commands create a generator")]
 fn generator() -> StdRng {
     StdRng::from_rng(&mut rand::rng())
 }

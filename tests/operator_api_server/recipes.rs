@@ -156,11 +156,11 @@ async fn a_key_is_backed_up_and_restored() {
     let address = scene.address("web").await;
     scene.wait_for("web-master-key", |secret: &Secret| secret.metadata.owner_references.is_some()).await;
     let said = person.run("Back up a key", 0).await;
-    assert_eq!(said, format!("{address}\nweb-master-key.yaml: good, {address}\n"));
+    assert_eq!(said, format!("{address}\nweb-master-key.yaml: ok, {address}\n"));
     person.run("Back up a key", 1).await;
     let whole = "umask 077; kubectl get secret web-master-key -o yaml >whole.yaml; ! onionbalance-operator key check whole.yaml";
     let faults = person.shell(whole).await;
-    assert!(faults.contains("goes with its owner") && faults.contains("OnionBalancedService web"), "{faults}");
+    assert!(faults.contains("together with its owner") && faults.contains("OnionBalancedService web"), "{faults}");
 
     // The Secret is lost, and comes back under the object.
     delete_secret(&scene, "web-master-key").await;
@@ -253,7 +253,7 @@ async fn a_plain_tors_key_is_taken() {
     let directory = person.path("hidden_service");
     have_tor_make_a_key(&directory).await;
     let said = person.run("From a plain tor", 0).await;
-    assert!(said.contains("hidden_service: good, "), "{said}");
+    assert!(said.contains("hidden_service: ok, "), "{said}");
     let file = std::fs::read(directory.join("hs_ed25519_secret_key")).unwrap();
     let key = MasterKey::from_tor_secret_key_file(&file).unwrap();
     let hostname = std::fs::read_to_string(directory.join("hostname")).unwrap();

@@ -28,7 +28,7 @@ async fn it_tells_what_is_wrong_and_then_that_all_is_well() {
     let scene = Scene::set("status-command").await;
     let (kubeconfig, namespace) = (kubeconfig(""), scene.namespace.as_str());
     let (code, text, _) = run(&kubeconfig, &["-n", namespace]).await;
-    assert_eq!((code, text.as_str()), (Some(0), "No OnionBalancedServices here.\n"));
+    assert_eq!((code, text.as_str()), (Some(0), "No OnionBalancedServices found.\n"));
 
     scene.create("web", json!({})).await;
     scene.wait_condition("web", "Published", "False NotPublished").await;
@@ -94,11 +94,15 @@ async fn errors_say_what_to_do() {
     std::fs::write(&nobody, text.replace(server, "https://127.0.0.1:9")).unwrap();
     let namespace = scene.namespace.as_str();
     for (kubeconfig, arguments, expected) in [
-        (folder.path().join("none"), vec!["web"], "error: no cluster is known: "),
+        (folder.path().join("none"), vec!["web"], "error: cannot find a cluster: "),
         (nobody, vec!["web"], "error: the cluster at https://127.0.0.1:9/ does not answer: "),
         // Below this path the real API server knows nothing, as one without the CRD.
-        (kubeconfig("/apis/apps"), vec!["web"], "knows no OnionBalancedServices; install the operator"),
-        (kubeconfig(""), vec!["-n", namespace, "none"], "OnionBalancedService test-status-errors/none is not there"),
+        (
+            kubeconfig("/apis/apps"),
+            vec!["web"],
+            "has no CustomResourceDefinition for OnionBalancedService; install the operator",
+        ),
+        (kubeconfig(""), vec!["-n", namespace, "none"], "OnionBalancedService test-status-errors/none does not exist"),
     ] {
         let (code, out, error) = run(&kubeconfig, &arguments).await;
         assert_eq!((code, out.as_str()), (Some(1), ""), "{error}");

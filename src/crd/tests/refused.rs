@@ -333,7 +333,7 @@ fn torrcs() -> Vec<Refused> {
     all.push(
         Refused::spec(json!({"frontend": {"extraTorrc": line}}))
             .operator(
-                "spec.frontend.extraTorrc: line 1: \"hiddenServiceMaxStreams\" belongs to an onion service, a frontend has none; \
+                "spec.frontend.extraTorrc: line 1: \"hiddenServiceMaxStreams\" configures an onion service, but a frontend runs none; \
                  use spec.backends.extraTorrc",
             )
             .rule(

@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(
             said(&status(json!({"secretName": "clients"}), Some(secret)), "ClientsReady"),
             "False ClientsInvalid: Secret clients: b.auth: is not of the form descriptor:x25519:<52 base32 characters>; \
-             Secret clients: the names of 1 entries do not end in .auth. 1 client may connect."
+             Secret clients: 1 entries have names that do not end in .auth. 1 client may connect."
         );
     }
 

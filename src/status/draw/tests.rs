@@ -74,14 +74,14 @@ fn canvas(width: Option<u16>) -> Canvas {
     Canvas { now: "2026-01-01T12:00:00Z".parse().unwrap(), width }
 }
 
-/// Without colours, and without blanks at the ends of lines.
+/// Removes colours and trailing blanks.
 fn plain(text: &str) -> String {
     let text = anstream::adapter::strip_str(text).to_string();
     text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
 #[test]
-fn a_service_that_is_ready() {
+fn a_ready_service_is_shown_in_full() {
     let expected = format!(
         "shop/web  Ready
   address   {ADDRESS}
@@ -101,7 +101,7 @@ TIME PERIOD  POINTS  HSDIRS  PUBLISHED  REVISION  OPEN TO
 }
 
 #[test]
-fn a_service_that_is_not_says_what_to_do() {
+fn a_service_with_problems_shows_the_remedies() {
     let expected = "shop/mail  SecretNotFound
   address   none yet
   backends  0/2 ready
@@ -119,7 +119,7 @@ Published: PublisherSilent
 }
 
 #[test]
-fn several_services_are_a_line_each() {
+fn several_services_take_one_line_each() {
     let text = plain(&canvas(None).list(&[broken(), ready()]));
     let lines: Vec<_> =
         text.lines().take(5).map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
@@ -134,7 +134,7 @@ fn several_services_are_a_line_each() {
         ]
     );
     assert!(!text.contains("shop/web"), "{text}");
-    assert_eq!(plain(&canvas(None).list(&[])), "No OnionBalancedServices here.");
+    assert_eq!(plain(&canvas(None).list(&[])), "No OnionBalancedServices found.");
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn tables_fit_a_narrow_terminal() {
 }
 
 #[test]
-fn a_spec_that_nobody_looked_at_and_an_object_that_cannot_be_read() {
+fn outdated_and_unreadable_objects_are_not_ready() {
     let old = view("web", &json!({"observedGeneration": 1, "conditions": [condition("Ready", "True", "Ready", "")]}));
     assert_eq!((old.is_ready(), old.state(), old.problems()[0].reason.as_str()), (false, "Pending", "Pending"));
     let unreadable = view("web", &json!({"replicas": "many"}));
@@ -154,7 +154,7 @@ fn a_spec_that_nobody_looked_at_and_an_object_that_cannot_be_read() {
 }
 
 #[test]
-fn ages_as_kubectl_tells_them() {
+fn ages_are_formatted_like_kubectl() {
     let canvas = canvas(None);
     let age = |seconds: i64| canvas.age(canvas.now - jiff::SignedDuration::from_secs(seconds));
     let ages = [-5, 59, 61, 600, 3600, 36_000, 86_400, 864_000].map(age);
@@ -162,7 +162,7 @@ fn ages_as_kubectl_tells_them() {
 }
 
 #[test]
-fn programs_get_the_same_as_json() {
+fn the_json_output_has_the_same_content() {
     let summary = summary(&[broken(), ready()]);
     let [mail, web] = [&summary["services"][0], &summary["services"][1]];
     assert_eq!((&mail["ready"], &mail["state"]), (&json!(false), &json!("SecretNotFound")));

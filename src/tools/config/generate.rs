@@ -1,4 +1,4 @@
-//! Writes the files.
+//! Writes the files of a generated configuration.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::onion::{KeyFile, MasterKey, OnionAddress, Seed};
 use crate::tools::key::write_tor_directory;
 use crate::tools::{Failure, generator};
 
-/// What to make.
+/// The configuration to generate.
 pub(super) struct Plan {
     pub(super) output: PathBuf,
     pub(super) services: Vec<PlannedService>,
@@ -19,33 +19,44 @@ pub(super) struct Plan {
 }
 
 pub(super) struct PlannedService {
-    /// A key that is there; None makes one.
+    /// The file of an existing key. None generates a key.
     pub(super) key: Option<PathBuf>,
     pub(super) instances: u32,
-    /// The instances' addresses, where they are known.
+    /// The addresses of the instances. Empty if they are not known yet.
     pub(super) addresses: Vec<OnionAddress>,
     pub(super) tag: String,
     pub(super) port: u16,
     pub(super) target: String,
 }
 
-/// A master key, and the bytes of its file.
+/// The address of a master key and the content of its file.
 struct Key {
     address: OnionAddress,
     file: Zeroizing<Vec<u8>>,
 }
 
 impl Plan {
-    /// Nothing is written before all keys are read, and `config.yaml` comes last: a run that failed can be repeated.
+    /// Writes all files.
+    ///
+    /// All keys are read before anything is written, and `config.yaml` is written last. A failed run
+    /// can therefore be repeated.
     pub(super) fn carry_out(self, out: &mut impl Write) -> Result<(), Failure> {
         let config_file = self.output.join("config.yaml");
         if config_file.exists() {
-            return Err(format!("{} is there: remove it, or give another --output", config_file.display()).into());
+            return Err(format!(
+                "{} already exists; remove the file or choose another --output",
+                config_file.display()
+            )
+            .into());
         }
         let keys = self.services.iter().map(PlannedService::master_key).collect::<Result<Vec<_>, _>>()?;
         for (index, key) in keys.iter().enumerate() {
             if keys.iter().take(index).any(|other| other.address == key.address) {
-                return Err(format!("two services cannot have one key: both would be {}", key.address).into());
+                return Err(format!(
+                    "two services cannot have the same key: both would have the address {}; give each service its own --key",
+                    key.address
+                )
+                .into());
             }
         }
         if !self.output.is_dir() {
@@ -63,24 +74,24 @@ impl Plan {
             services.push((name, instances));
         }
         secret_file::write(&config_file, config::write(&services)?.as_bytes(), false)?;
-        self.say_what_to_do(&config_file, out)
+        self.print_next_steps(&config_file, out)
     }
 
-    fn say_what_to_do(&self, config_file: &Path, out: &mut impl Write) -> Result<(), Failure> {
+    fn print_next_steps(&self, config_file: &Path, out: &mut impl Write) -> Result<(), Failure> {
         let config_file = config_file.display();
         writeln!(out, "Wrote {config_file}.")?;
         if self.instance_keys {
             writeln!(
                 out,
-                "Move each instance's directory to its machine, and set up its tor by the torrc that lies in it."
+                "Move each instance's directory to its machine, and configure its tor with the torrc in the directory."
             )?;
         } else {
             writeln!(
                 out,
-                "Set up the instances by the torrc and ob_config that lie beside it, in the service's directory."
+                "Configure the instances' tors with the torrc and the ob_config in the service's directory."
             )?;
             if self.services.iter().any(|service| service.addresses.is_empty()) {
-                writeln!(out, "Then put their addresses into {config_file}.")?;
+                writeln!(out, "Then enter the instances' addresses in {config_file}.")?;
             }
         }
         Ok(writeln!(out, "Run: onionbalance-operator frontend --config {config_file}")?)
@@ -98,7 +109,8 @@ impl PlannedService {
         Ok(Key { address: key.address(), file })
     }
 
-    /// Each instance's address (or the placeholder) and name.
+    /// Writes the files of the instances. Returns the address (or the placeholder) and the name of each
+    /// instance.
     fn write_instances(
         &self,
         directory: &Path,
@@ -124,7 +136,8 @@ impl PlannedService {
         (1..=self.instances).map(make).collect()
     }
 
-    /// `ob_config`, which belongs into the HiddenServiceDir, and `torrc`, whose lines belong into the instance's.
+    /// Writes `ob_config`, which belongs into the HiddenServiceDir, and `torrc`, whose lines belong into
+    /// the torrc of the instance.
     fn write_torrc(&self, directory: &Path, master: &OnionAddress) -> Result<(), Failure> {
         let torrc = format!(
             "# An instance of {master}.\n\

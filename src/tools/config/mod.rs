@@ -1,4 +1,5 @@
-//! `onionbalance-operator config`: makes a configuration of the stand-alone daemon, as `onionbalance-config` does.
+//! The command `config`: generates a configuration for the stand-alone daemon, like
+//! `onionbalance-config` of Python Onionbalance.
 
 mod generate;
 mod questions;
@@ -13,7 +14,7 @@ use self::questions::Questions;
 use super::Failure;
 use crate::onion::OnionAddress;
 
-/// Arguments of `onionbalance-operator config`.
+/// The arguments of `onionbalance-operator config`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -22,52 +23,53 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Write config.yaml, the master key, and what the instances' tors need
+    /// Write config.yaml, the master keys, and the files that the instances' tors need
     ///
-    /// Without options it asks. It writes config.yaml and, for each service, ADDRESS.key and a directory ADDRESS with
-    /// `ob_config` and lines for the instances' torrc. It never overwrites a config.yaml or a key.
+    /// Without options, the command asks questions. It writes config.yaml and, for each service,
+    /// ADDRESS.key and a directory ADDRESS with `ob_config` and lines for the instances' torrc. It
+    /// never overwrites a config.yaml or a key.
     Generate(Generate),
 }
 
-/// The flags of `onionbalance-config`, where v3 services have a use for them.
+/// The flags of `onionbalance-config` that apply to v3 services.
 #[derive(Debug, clap::Args)]
 struct Generate {
-    /// Directory to write into; it is made if need be
+    /// The output directory, created if it does not exist
     #[arg(long, default_value = "config/")]
     output: PathBuf,
-    /// Instances per service
+    /// The number of instances per service
     #[arg(short = 'n', default_value_t = 2, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1000))]
     instances: u32,
-    /// Services
+    /// The number of services
     #[arg(short = 's', default_value_t = 1, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=100))]
     services: u32,
-    /// What the instances' names begin with
+    /// The prefix of the instances' names
     #[arg(short, long, default_value = "node")]
     tag: String,
-    /// File of a master key to use, PEM or Tor's `hs_ed25519_secret_key`; repeat it for the next service [default: new keys]
+    /// A file with an existing master key, PEM or tor's `hs_ed25519_secret_key`; repeat the flag for the next service [default: new keys]
     #[arg(long)]
     key: Vec<PathBuf>,
-    /// Address of an instance that is there (repeatable; counts instead of -n; with one service only)
+    /// The address of an existing instance; repeatable, replaces -n, and works with a single service only
     #[arg(long, value_name = "ADDRESS")]
     instance: Vec<OnionAddress>,
-    /// Make the instances' keys, too: a HiddenServiceDir for each, ready to be moved to its machine
+    /// Also generate a HiddenServiceDir with a key for each instance, ready to be moved to its machine
     #[arg(long, conflicts_with = "instance")]
     instance_keys: bool,
-    /// Port of the service that clients connect to
+    /// The port of the service that clients connect to
     #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u16).range(1..))]
     service_virtual_port: u16,
-    /// Where the instances' tors find the service [default: 127.0.0.1 and the virtual port]
+    /// The host and port at which the instances' tors reach the service [default: 127.0.0.1 and the virtual port]
     #[arg(long)]
     service_target: Option<String>,
-    /// Ask nothing, also without other options
+    /// Ask no questions, even without other options
     #[arg(long)]
     no_interactive: bool,
-    /// Onion service version; there is no other
+    /// The onion service version; only v3 exists
     #[arg(long, default_value = "v3", value_parser = ["v3"], hide = true)]
     hs_version: String,
 }
 
-/// Runs the command. `asks`: it was given no options, so the answers are read from `input`.
+/// Runs the command. With `asks`, the user gave no options and the answers come from `input`.
 pub fn run(args: Args, asks: bool, input: &mut impl BufRead, out: &mut impl Write) -> Result<(), Failure> {
     let Command::Generate(generate) = args.command;
     let plan =
@@ -77,7 +79,9 @@ pub fn run(args: Args, asks: bool, input: &mut impl BufRead, out: &mut impl Writ
 
 fn plan(args: Generate) -> Result<Plan, Failure> {
     if !args.instance.is_empty() && args.services > 1 {
-        return Err("--instance: whose instance is it? Use it with one service (-s 1)".into());
+        return Err(
+            "--instance does not say to which service the instance belongs; use it with a single service (-s 1)".into(),
+        );
     }
     let services = usize::try_from(args.services)?.max(args.key.len());
     let target = args.service_target.unwrap_or_else(|| format!("127.0.0.1:{}", args.service_virtual_port));

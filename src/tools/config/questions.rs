@@ -1,4 +1,4 @@
-//! The questions that `onionbalance-config` asks.
+//! Asks the questions that `onionbalance-config` of Python Onionbalance asks.
 
 use std::io::{BufRead, Write};
 use std::str::FromStr;
@@ -13,7 +13,7 @@ pub(super) struct Questions<'a, R, W> {
 }
 
 impl<R: BufRead, W: Write> Questions<'_, R, W> {
-    /// An empty answer takes the default.
+    /// Asks all questions. An empty answer selects the default.
     pub(super) fn ask(&mut self, defaults: &Generate) -> Result<Plan, Failure> {
         let output =
             self.answer("Directory to write the configuration into", &defaults.output.display().to_string())?;
@@ -26,10 +26,10 @@ impl<R: BufRead, W: Write> Questions<'_, R, W> {
         let of = |question: &str| format!("Service {index}: {question}");
         let key = self.answer(&of("file of its master key (leave empty for a new key)"), "")?;
         let instances = self.number(&of("number of instances"), &defaults.instances.to_string(), 1..=1000)?;
-        let tag = self.answer(&of("what its instances' names begin with"), &defaults.tag)?;
+        let tag = self.answer(&of("prefix of the instances' names"), &defaults.tag)?;
         let port = &defaults.service_virtual_port.to_string();
         let port: u16 = self.number(&of("port that clients connect to"), port, 1..=u16::MAX)?;
-        let target = self.answer(&of("where the instances find it"), &format!("127.0.0.1:{port}"))?;
+        let target = self.answer(&of("host and port at which the instances reach it"), &format!("127.0.0.1:{port}"))?;
         let key = Some(key).filter(|key| !key.is_empty()).map(Into::into);
         Ok(PlannedService { key, instances, addresses: Vec::new(), tag, port, target })
     }
@@ -41,7 +41,7 @@ impl<R: BufRead, W: Write> Questions<'_, R, W> {
         loop {
             match self.answer(question, default)?.parse() {
                 Ok(number) if range.contains(&number) => return Ok(number),
-                _ => writeln!(self.out, "A number from {} to {}, please.", range.start(), range.end())?,
+                _ => writeln!(self.out, "Please enter a number from {} to {}.", range.start(), range.end())?,
             }
         }
     }
@@ -54,7 +54,7 @@ impl<R: BufRead, W: Write> Questions<'_, R, W> {
         self.out.flush()?;
         let mut line = String::new();
         if self.input.read_line(&mut line)? == 0 {
-            return Err("the answers ended; give options, or --no-interactive to take the defaults".into());
+            return Err("standard input ended before all questions were answered; give options, or use --no-interactive to accept the defaults".into());
         }
         let answer = line.trim();
         Ok(if answer.is_empty() { default } else { answer }.to_owned())

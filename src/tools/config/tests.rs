@@ -1,4 +1,4 @@
-//! The generator, on files.
+//! Tests that run `config generate` on files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ fn address(out: &str) -> OnionAddress {
 }
 
 #[test]
-fn writes_what_pythons_does() {
+fn writes_the_same_files_as_python_onionbalance() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("config");
     let out = generate(&["--output", output.to_str().unwrap(), "-n", "3"], None).unwrap();
@@ -50,12 +50,12 @@ fn writes_what_pythons_does() {
     assert!(torrc.contains("HiddenServicePort 80 127.0.0.1:80\nHiddenServiceOnionBalanceInstance 1\n"), "{torrc}");
 
     let again = generate(&["--output", output.to_str().unwrap()], None).unwrap_err();
-    assert!(again.contains("config.yaml is there"), "{again}");
+    assert!(again.contains("config.yaml already exists"), "{again}");
     assert_eq!(read(&output), text);
 }
 
 #[test]
-fn takes_keys_and_addresses_that_are_there() {
+fn accepts_existing_keys_and_addresses() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let key = MasterKey::generate(&mut crate::tools::generator());
@@ -74,16 +74,16 @@ fn takes_keys_and_addresses_that_are_there() {
 
     let twice =
         generate(&["--output", &path("b"), "--key", &path("secret"), "--key", &path("secret")], None).unwrap_err();
-    assert!(twice.starts_with("two services cannot have one key"), "{twice}");
+    assert!(twice.starts_with("two services cannot have the same key"), "{twice}");
     assert!(!Path::new(&path("b")).exists());
     let missing = generate(&["--output", &path("b"), "--key", &path("none")], None).unwrap_err();
     assert!(missing.contains("none: No such file"), "{missing}");
     let whose = generate(&["-s", "2", "--instance", &instance.to_string()], None).unwrap_err();
-    assert!(whose.starts_with("--instance: whose"), "{whose}");
+    assert!(whose.starts_with("--instance does not say"), "{whose}");
 }
 
 #[test]
-fn makes_the_instances_keys() {
+fn generates_the_keys_of_the_instances() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("c");
     let words = [
@@ -109,17 +109,17 @@ fn makes_the_instances_keys() {
 }
 
 #[test]
-fn asks_when_it_is_told_nothing() {
+fn asks_questions_without_options() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("asked");
     let answers = format!("{}\nmany\n1\n\n3\nweb\n8080\n10.0.0.1:80\n", output.display());
     let out = generate(&[], Some(&answers)).unwrap();
-    assert!(out.contains("Number of services [1]: A number from 1 to 100, please."), "{out}");
-    assert!(out.contains("where the instances find it [127.0.0.1:8080]: "), "{out}");
+    assert!(out.contains("Number of services [1]: Please enter a number from 1 to 100."), "{out}");
+    assert!(out.contains("host and port at which the instances reach it [127.0.0.1:8080]: "), "{out}");
     let text = read(&output);
     assert!(text.contains("name: web3"), "{text}");
     let ended = generate(&[], Some("x\n")).unwrap_err();
-    assert!(ended.starts_with("the answers ended"), "{ended}");
+    assert!(ended.starts_with("standard input ended"), "{ended}");
     let not_asked = folder.path().join("not-asked");
     generate(&["--no-interactive", "--output", not_asked.to_str().unwrap()], Some("")).unwrap();
     assert!(not_asked.join("config.yaml").exists());

@@ -1,4 +1,4 @@
-//! Is a key whole, does it fit together, can others read it.
+//! Checks keys for damage, for files that do not belong together, and for loose permissions.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -7,12 +7,13 @@ use super::input::{HOSTNAME, Input, PUBLIC_KEY};
 use crate::common::secret_file;
 use crate::tools::Failure;
 
-/// A line on `out` for each good key and for each fault; an error when there was one.
+/// Prints one line to `out` for each valid key and for each problem. Returns an error if there was a
+/// problem.
 pub(super) fn run(inputs: &[PathBuf], out: &mut impl Write) -> Result<(), Failure> {
     let mut bad = 0_usize;
     for path in inputs {
         match check(path) {
-            Ok(address) => writeln!(out, "{}: good, {address}", path.display())?,
+            Ok(address) => writeln!(out, "{}: ok, {address}", path.display())?,
             Err(faults) => {
                 bad += 1;
                 faults.iter().try_for_each(|fault| writeln!(out, "{fault}"))?;
@@ -21,8 +22,8 @@ pub(super) fn run(inputs: &[PathBuf], out: &mut impl Write) -> Result<(), Failur
     }
     match bad {
         0 => Ok(()),
-        1 => Err("a key is not as it should be".into()),
-        _ => Err(format!("{bad} keys are not as they should be").into()),
+        1 => Err("the key check failed".into()),
+        _ => Err(format!("the check of {bad} keys failed").into()),
     }
 }
 
@@ -42,7 +43,8 @@ fn check(path: &Path) -> Result<String, Vec<String>> {
     if let Some(path) = &path {
         note(path, private(path, 0o600));
         if !owners.is_empty() {
-            let problem = "a Secret with these ownerReferences goes with its owner, also when it was restored: use key convert --secret";
+            let problem = "Kubernetes deletes a Secret with these ownerReferences together with its owner, even after a restore; \
+                           use key convert --secret";
             note(path, Err(format!("{problem} ({})", owners.join(", "))));
         }
     }
@@ -61,12 +63,12 @@ fn check(path: &Path) -> Result<String, Vec<String>> {
 fn private(path: &Path, wanted: u32) -> Result<(), String> {
     match secret_file::too_open(path) {
         Ok(None) => Ok(()),
-        Ok(Some(mode)) => Err(format!("others may use it (mode {mode:04o}): chmod {wanted:04o} it")),
+        Ok(Some(mode)) => Err(format!("mode {mode:04o} gives other users access; run chmod {wanted:04o}")),
         Err(error) => Err(error.to_string()),
     }
 }
 
-/// A file that tor makes anew where it is missing, but that must not be another key's.
+/// Checks a file that tor recreates if it is missing, but that must not belong to a different key.
 fn beside(path: &Path, fits: impl Fn(&[u8]) -> Result<(), String>) -> Result<(), String> {
     match std::fs::read(path) {
         Ok(bytes) => fits(&bytes),

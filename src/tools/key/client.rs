@@ -1,4 +1,4 @@
-//! Key pairs of authorized clients.
+//! Generates the key pairs of authorized clients.
 
 use std::io::Write;
 use std::path::Path;
@@ -7,8 +7,8 @@ use crate::common::{secret_file, tor_directories};
 use crate::onion::{ClientSecretKey, OnionAddress};
 use crate::tools::{Failure, generator};
 
-/// Writes `<name>.auth` (for the service) and `<name>.auth_private` (for the client) into `directory`, by default the
-/// current one, and says the public key on `out`.
+/// Writes `<name>.auth` for the service and `<name>.auth_private` for the client, and prints the
+/// public key to `out`. The default directory is the current one.
 pub(super) fn generate(
     name: &str,
     address: &OnionAddress,
@@ -18,7 +18,7 @@ pub(super) fn generate(
 ) -> Result<(), Failure> {
     if name.is_empty() || name.starts_with('.') || name.contains('/') {
         return Err(format!(
-            "--client {name:?}: the name becomes that of two files; give one without '/' and leading '.'"
+            "--client {name:?}: the name is used for two files; choose a name without '/' and without a leading '.'"
         )
         .into());
     }
@@ -28,7 +28,7 @@ pub(super) fn generate(
     if !directory.is_dir() {
         tor_directories::make_private(directory)?;
     }
-    // The private file first: where it is there, nothing is touched.
+    // The private file comes first: if it exists, the command changes nothing.
     let private = key.to_auth_private(address);
     secret_file::write(&directory.join(format!("{name}.auth_private")), format_line(&private).as_bytes(), force)?;
     secret_file::write(&directory.join(format!("{name}.auth")), format!("{public}\n").as_bytes(), true)?;

@@ -1,4 +1,5 @@
-//! A key that is read: from a file of either form, from a HiddenServiceDir, or from a Secret's manifest.
+//! Reads a key from a file in either format, from a HiddenServiceDir, or from the manifest of a
+//! Secret.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,27 +16,28 @@ pub(super) const SECRET_KEY: &str = "hs_ed25519_secret_key";
 pub(super) const PUBLIC_KEY: &str = "hs_ed25519_public_key";
 pub(super) const HOSTNAME: &str = "hostname";
 
-/// Under which names a Secret holds tor's files `hs_ed25519_secret_key`, `hs_ed25519_public_key` and `hostname`: ours, which
-/// are tor-operator's too, and tor-controller's.
+/// The entry names under which a Secret holds tor's files `hs_ed25519_secret_key`,
+/// `hs_ed25519_public_key` and `hostname`: first those of this operator and tor-operator, then those
+/// of tor-controller.
 const NAMES_IN_SECRETS: [[&str; 3]; 2] =
     [[SECRET_KEY, PUBLIC_KEY, HOSTNAME], ["privateKeyFile", "publicKeyFile", "onionAddress"]];
 
-/// The path that means standard input.
+/// The path that stands for standard input.
 const STANDARD_INPUT: &str = "-";
 
-/// What a path holds.
+/// A key and its origin.
 pub(super) struct Input {
-    /// The secret key's file; nothing where it came from standard input.
+    /// The path of the file with the secret key. None if the key came from standard input.
     pub(super) path: Option<PathBuf>,
-    /// The directory, where one was named.
+    /// The HiddenServiceDir, if the path named one.
     pub(super) directory: Option<PathBuf>,
-    /// Of whom a Secret is, where it was one: such a Secret goes with its owners.
+    /// The owners of the Secret, if the input was a Secret. Deleting an owner deletes the Secret.
     pub(super) owners: Vec<String>,
     pub(super) file: KeyFile,
 }
 
 impl Input {
-    /// An error names the file and what is wrong with it.
+    /// Reads a key. An error names the file and the problem.
     pub(super) fn read(path: &Path) -> Result<Self, Failure> {
         if path == Path::new(STANDARD_INPUT) {
             let bytes = secret_file::read_standard_input()?;
@@ -50,7 +52,7 @@ impl Input {
     }
 }
 
-/// As people see it.
+/// Formats the origin of the key for messages.
 impl fmt::Display for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.path {
@@ -62,7 +64,7 @@ impl fmt::Display for Input {
 
 fn parse(bytes: &[u8]) -> Result<(KeyFile, Vec<String>), Failure> {
     if bytes.trim_ascii().is_empty() {
-        return Err("it is empty".into());
+        return Err("the file is empty".into());
     }
     match KeyFile::read(bytes) {
         Ok(file) => Ok((file, Vec::new())),
@@ -74,12 +76,13 @@ fn parse(bytes: &[u8]) -> Result<(KeyFile, Vec<String>), Failure> {
     }
 }
 
-/// A Secret's manifest, as `kubectl get -o yaml` and `-o json` write it.
+/// Parses the manifest of a Secret, as `kubectl get -o yaml` and `-o json` print it.
 fn secret(bytes: &[u8]) -> Option<Secret> {
     serde_saphyr::from_str(str::from_utf8(bytes).ok()?).ok()
 }
 
-/// The key, and its Secret's owners. What else is in it must belong to the key.
+/// Returns the key in a Secret and the owners of the Secret. A public key and a hostname in the
+/// Secret must belong to the key.
 fn from_secret(secret: Secret) -> Result<(KeyFile, Vec<String>), Failure> {
     let data: Vec<_> =
         secret.data.unwrap_or_default().into_iter().map(|(name, value)| (name, Zeroizing::new(value.0))).collect();
@@ -89,7 +92,7 @@ fn from_secret(secret: Secret) -> Result<(KeyFile, Vec<String>), Failure> {
         .find_map(|[key, public, hostname]| Some((*key, entry(key)?, entry(public), entry(hostname))));
     let Some((name, key, public, hostname)) = found else {
         let names: Vec<_> = NAMES_IN_SECRETS.iter().map(|[key, ..]| *key).collect();
-        return Err(format!("the Secret has no entry {}", names.join(" and none ")).into());
+        return Err(format!("the Secret has no entry {}", names.join(" or ")).into());
     };
     let key = MasterKey::from_tor_secret_key_file(key).map_err(|error| format!("entry {name}: {error}"))?;
     public.map_or(Ok(()), |public| key.check_tor_public_key_file(public))?;

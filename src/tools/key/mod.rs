@@ -1,4 +1,4 @@
-//! `onionbalance-operator key`: generates, converts, shows and checks keys.
+//! The command `key`: generates, converts, shows and checks keys.
 
 mod check;
 mod client;
@@ -19,7 +19,7 @@ use self::output::{Destination, Material};
 use super::{Failure, generator};
 use crate::onion::{KeyFile, KeyFormat, MasterKey, OnionAddress, Seed};
 
-/// Arguments of `onionbalance-operator key`.
+/// The arguments of `onionbalance-operator key`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -28,29 +28,31 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Make a new master key, or a key pair for an authorized client
+    /// Generate a master key, or a key pair for an authorized client
     ///
-    /// The key's file is readable by its owner alone, and nothing is overwritten without --force.
+    /// Only the owner can read the key file. Existing files are not overwritten without --force.
     #[command(after_help = GENERATE_EXAMPLES)]
     Generate(Generate),
-    /// Write a key in another form: Tor's directory, PEM, or a Kubernetes Secret
+    /// Convert a key to tor's directory, a PEM file, or a Kubernetes Secret
     ///
-    /// The key is read from a HiddenServiceDir, a key file, or a Secret's manifest: this operator's, tor-controller's or
-    /// tor-operator's. What else the Secret has is left out. PEM becomes either form. Tor's form cannot become PEM: PEM holds the seed, and Tor's file only what the seed expands
-    /// to. Nothing is lost by that, since the daemon and Python Onionbalance read Tor's form, too.
+    /// The input is a HiddenServiceDir, a key file, or the manifest of a Secret from this operator,
+    /// tor-controller or tor-operator. Other entries of the Secret are ignored. A PEM file can be
+    /// converted to either form. A key in tor's format cannot be converted to PEM, because PEM holds
+    /// the seed and tor's file only its expansion. The daemon and Python Onionbalance also read
+    /// tor's format.
     #[command(after_help = CONVERT_EXAMPLES)]
     Convert(Convert),
-    /// Print a key's address and public key, never the secret
+    /// Print the address and the public key of a key, never the secret key
     Show(Show),
-    /// Check a HiddenServiceDir, a key file or a Secret's manifest: is it whole, does it fit together, can others read it
+    /// Check a HiddenServiceDir, a key file or the manifest of a Secret for damage, mismatches and loose permissions
     ///
-    /// Exit code 0 when all is well; 1 with a line for each fault when not.
+    /// Exit codes: 0 if there are no problems, 1 with one line for each problem otherwise.
     Check(Check),
 }
 
 const GENERATE_EXAMPLES: &str = "Examples:
-  key generate                                   the directory <address>, as tor has it
-  key generate --to pem --output frontend.key    as Python Onionbalance has it
+  key generate                                   the directory <address> in tor's format
+  key generate --to pem --output frontend.key    a PEM file as Python Onionbalance uses it
   key generate --secret web-master-key | kubectl create -f -
   key generate --client alice --address <ADDRESS> --output clients";
 const CONVERT_EXAMPLES: &str = "Examples:
@@ -62,17 +64,17 @@ const CONVERT_EXAMPLES: &str = "Examples:
 struct Generate {
     #[command(flatten)]
     target: Target,
-    /// Make a client's key pair instead: `<CLIENT>.auth` for the service, `<CLIENT>.auth_private` for the client
+    /// Generate a key pair for a client instead: `<CLIENT>.auth` for the service and `<CLIENT>.auth_private` for the client
     #[arg(long, requires = "address", conflicts_with_all = ["to", "secret"])]
     client: Option<String>,
-    /// The service that the client may connect to
+    /// The address of the service that the client may connect to
     #[arg(long, requires = "client")]
     address: Option<OnionAddress>,
 }
 
 #[derive(Debug, clap::Args)]
 struct Convert {
-    /// A HiddenServiceDir, a key file or a Secret's manifest; `-` is standard input
+    /// A HiddenServiceDir, a key file or the manifest of a Secret; `-` reads standard input
     input: PathBuf,
     #[command(flatten)]
     target: Target,
@@ -80,34 +82,34 @@ struct Convert {
 
 #[derive(Debug, clap::Args)]
 struct Show {
-    /// HiddenServiceDirs, key files or Secrets' manifests; `-` is standard input
+    /// HiddenServiceDirs, key files or manifests of Secrets; `-` reads standard input
     #[arg(required = true)]
     input: Vec<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
 struct Check {
-    /// HiddenServiceDirs, key files or Secrets' manifests; `-` is standard input
+    /// HiddenServiceDirs, key files or manifests of Secrets; `-` reads standard input
     #[arg(required = true)]
     input: Vec<PathBuf>,
 }
 
-/// Where a key goes, and how.
+/// The destination and the format of a key.
 #[derive(Debug, clap::Args)]
 struct Target {
-    /// The form: Tor's directory of `hs_ed25519_secret_key`, `hs_ed25519_public_key` and hostname, or a PEM file
+    /// The format: tor's directory with `hs_ed25519_secret_key`, `hs_ed25519_public_key` and hostname, or a PEM file
     #[arg(long, value_enum, default_value_t = Form::Tor)]
     to: Form,
-    /// The directory (Tor) or file (PEM, Secret) to write [default: ADDRESS, ADDRESS.key; a Secret: standard output]
+    /// The directory (tor) or file (PEM, Secret) to write [default: ADDRESS, ADDRESS.key, or standard output for a Secret]
     #[arg(long, short)]
     output: Option<PathBuf>,
-    /// Write a Kubernetes Secret of this name instead, for kubectl create; spec.masterKey.secretName names it
+    /// Write the manifest of a Secret with this name instead, for kubectl create and spec.masterKey.secretName
     #[arg(long, value_name = "NAME", conflicts_with = "to", value_parser = output::secret_name)]
     secret: Option<String>,
-    /// The Secret's namespace
+    /// The namespace of the Secret
     #[arg(long, requires = "secret", value_parser = output::secret_name)]
     namespace: Option<String>,
-    /// Replace what is there
+    /// Overwrite existing files
     #[arg(long)]
     force: bool,
 }
@@ -118,7 +120,7 @@ enum Form {
     Pem,
 }
 
-/// Runs the command. What was asked for goes to `out`, which is standard output.
+/// Runs the command and writes its result to `out`, which is standard output.
 pub fn run(args: Args, out: &mut impl Write) -> Result<(), Failure> {
     match args.command {
         Command::Generate(Generate { target, client: Some(name), address: Some(address) }) => {
@@ -148,8 +150,8 @@ fn convert(input: Input, target: Target, out: &mut impl Write) -> Result<(), Fai
         (Form::Tor, file) => Material::Expanded(file.into_key()?),
         (Form::Pem, KeyFile::Tor(_)) => {
             return Err(format!(
-                "{source}: a key in Tor's form cannot become PEM: PEM holds the seed, and this file only what the seed expanded to. \
-                 Use it as it is: `key:` in config.yaml takes Tor's form, too"
+                "{source}: cannot convert a key in tor's format to PEM, because PEM holds the seed and this file only its expansion; \
+                 use the file as it is, since `key:` in config.yaml also accepts tor's format"
             )
             .into());
         }
@@ -160,13 +162,13 @@ fn convert(input: Input, target: Target, out: &mut impl Write) -> Result<(), Fai
 fn describe(input: &Input, out: &mut impl Write) -> Result<(), Failure> {
     let address = input.file.address();
     let form = match input.file.format() {
-        KeyFormat::Pem => "PEM (the seed)",
-        KeyFormat::Tor => "Tor's (the expanded key)",
+        KeyFormat::Pem => "PEM (seed)",
+        KeyFormat::Tor => "tor (expanded key)",
     };
     writeln!(out, "file        {input}")?;
     writeln!(out, "address     {address}")?;
     writeln!(out, "public key  {}", BASE64.encode(address.public_key()))?;
-    writeln!(out, "form        {form}")?;
+    writeln!(out, "format      {form}")?;
     Ok(())
 }
 

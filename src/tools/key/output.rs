@@ -1,4 +1,4 @@
-//! A key that is written: Tor's directory, a PEM file, or a Secret.
+//! Writes a key as tor's directory, as a PEM file, or as a Secret.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -14,19 +14,19 @@ use crate::common::{secret_file, tor_directories};
 use crate::onion::{MasterKey, OnionAddress, Seed};
 use crate::tools::Failure;
 
-/// What is written; the form of a file follows from it.
+/// The key material to write, which determines the format.
 pub(in crate::tools) enum Material {
-    /// A PEM file.
+    /// A seed, written as a PEM file.
     Pem(Seed),
-    /// Tor's files, or a Secret of them.
+    /// An expanded key, written as tor's files or as a Secret with tor's files.
     Expanded(MasterKey),
 }
 
-/// Where to.
+/// The place where a key is written.
 pub(super) enum Destination {
-    /// A directory (Tor) or a file (PEM), by default named after the address.
+    /// A directory (tor) or a file (PEM). The default name is the address.
     Files { path: Option<PathBuf>, force: bool },
-    /// A Secret's manifest: in a file, or on standard output.
+    /// The manifest of a Secret, in a file or on standard output.
     Secret { name: String, namespace: Option<String>, file: Option<PathBuf>, force: bool },
 }
 
@@ -39,7 +39,7 @@ impl Material {
     }
 }
 
-/// Says the address on `out`, unless the manifest goes there.
+/// Writes the key and prints its address to `out`, unless the manifest is printed there.
 pub(super) fn write(material: &Material, destination: &Destination, out: &mut impl Write) -> Result<(), Failure> {
     let address = material.address();
     match destination {
@@ -65,10 +65,10 @@ pub(super) fn write(material: &Material, destination: &Destination, out: &mut im
     Ok(writeln!(out, "{address}")?)
 }
 
-/// A HiddenServiceDir's three files; the directory has mode 0700, as tor wants it.
+/// Writes the three files of a HiddenServiceDir. The directory gets mode 0700, which tor requires.
 pub(in crate::tools) fn write_tor_directory(path: &Path, key: &MasterKey, force: bool) -> Result<(), Failure> {
     tor_directories::make_private(path)?;
-    // The secret first: where it is there, nothing is touched.
+    // The secret key comes first: if it exists, the command changes nothing.
     secret_file::write(&path.join(SECRET_KEY), &key.to_tor_secret_key_file(), force)?;
     secret_file::write(&path.join(PUBLIC_KEY), &key.to_tor_public_key_file(), true)?;
     secret_file::write(&path.join(HOSTNAME), key.to_tor_hostname_file().as_bytes(), true)?;
@@ -83,7 +83,8 @@ fn default_path(material: &Material) -> PathBuf {
     }
 }
 
-/// The Secret that `spec.masterKey.secretName` wants. It is the user's: the operator only reads it.
+/// Returns the manifest of a Secret for `spec.masterKey.secretName`. The Secret belongs to the user,
+/// and the operator only reads it.
 fn manifest(key: &MasterKey, name: &str, namespace: Option<&str>) -> Result<Zeroizing<String>, Failure> {
     let secret = Secret {
         metadata: ObjectMeta {
@@ -102,7 +103,7 @@ fn manifest(key: &MasterKey, name: &str, namespace: Option<&str>) -> Result<Zero
     Ok(Zeroizing::new(serde_saphyr::to_string(&secret)?))
 }
 
-/// A Secret's or a namespace's name: a DNS subdomain.
+/// Parses the name of a Secret or a namespace, which must be a DNS subdomain.
 pub(super) fn secret_name(text: &str) -> Result<String, String> {
     let label = |label: &str| {
         let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
@@ -111,7 +112,7 @@ pub(super) fn secret_name(text: &str) -> Result<String, String> {
     if text.len() <= 253 && text.split('.').all(label) {
         Ok(text.to_owned())
     } else {
-        Err("a Kubernetes name has lower-case letters, digits, '-' and '.', and begins and ends with a letter or digit"
+        Err("a Kubernetes name consists of lower-case letters, digits, '-' and '.', and begins and ends with a letter or digit"
             .to_owned())
     }
 }

@@ -1,4 +1,4 @@
-//! The commands, on files.
+//! Tests that run the `key` commands on files.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -16,7 +16,7 @@ struct Program {
     args: Args,
 }
 
-/// Standard output, or the error.
+/// Runs `key` with these arguments. Returns standard output or the error.
 fn key(words: &[&str]) -> Result<String, String> {
     let program = Program::try_parse_from([&["key"], words].concat()).map_err(|error| error.to_string())?;
     let mut out = Vec::new();
@@ -42,14 +42,14 @@ impl Folder {
 }
 
 #[test]
-fn generates_tors_directory() {
+fn generates_a_directory_in_tors_format() {
     let folder = Folder::new();
     let directory = folder.path("hs");
     let address = key(&["generate", "--output", &directory]).unwrap();
     assert_eq!(fs::read_to_string(folder.path("hs/hostname")).unwrap(), address);
     assert_eq!(mode(directory.as_ref()), 0o700);
     assert_eq!(mode(folder.path("hs/hs_ed25519_secret_key").as_ref()), 0o600);
-    assert_eq!(key(&["check", &directory]).unwrap(), format!("{directory}: good, {address}"));
+    assert_eq!(key(&["check", &directory]).unwrap(), format!("{directory}: ok, {address}"));
 
     assert!(key(&["generate", "--output", &directory]).unwrap_err().contains("hs_ed25519_secret_key: File exists"));
     assert_eq!(fs::read_to_string(folder.path("hs/hostname")).unwrap(), address);
@@ -58,7 +58,7 @@ fn generates_tors_directory() {
 }
 
 #[test]
-fn converts_pem_and_shows_it() {
+fn converts_and_shows_a_pem_file() {
     let folder = Folder::new();
     let (pem, directory) = (folder.path("x.key"), folder.path("hs"));
     let address = key(&["generate", "--to", "pem", "--output", &pem]).unwrap();
@@ -75,7 +75,7 @@ fn converts_pem_and_shows_it() {
     assert_eq!(key(&["convert", &pem, "--to", "pem", "--output", &copy]).unwrap(), address);
     assert_eq!(fs::read_to_string(copy).unwrap(), secret);
     let impossible = key(&["convert", &directory, "--to", "pem", "--output", &folder.path("no")]).unwrap_err();
-    assert!(impossible.contains("Tor's form cannot become PEM"), "{impossible}");
+    assert!(impossible.contains("cannot convert a key in tor's format to PEM"), "{impossible}");
     assert!(!Path::new(&folder.path("no")).exists());
 }
 
@@ -99,7 +99,7 @@ fn writes_a_secret() {
     assert!(key(&["convert", &pem, "--secret", "Web"]).unwrap_err().contains("Kubernetes name"));
 }
 
-/// A Secret's manifest as `kubectl get -o json` writes it, with these entries and these fields of its metadata.
+/// Returns the manifest of a Secret, as `kubectl get -o json` prints it, with this data and metadata.
 fn secret(data: &[(&str, &[u8])], metadata: &serde_json::Value) -> String {
     let data: serde_json::Map<_, _> =
         data.iter().map(|(name, bytes)| ((*name).to_owned(), BASE64.encode(bytes).into())).collect();
@@ -107,7 +107,7 @@ fn secret(data: &[(&str, &[u8])], metadata: &serde_json::Value) -> String {
 }
 
 #[test]
-fn reads_secrets_of_this_operator_and_of_others() {
+fn reads_secrets_of_this_and_other_operators() {
     let folder = Folder::new();
     let directory = folder.path("hs");
     let address = key(&["generate", "--output", &directory]).unwrap();
@@ -129,12 +129,12 @@ fn reads_secrets_of_this_operator_and_of_others() {
     ];
     for data in [ours.as_slice(), controllers.as_slice(), &ours[..1], &controllers[2..3]] {
         write(secret(data, &metadata));
-        assert_eq!(key(&["check", &file]).unwrap(), format!("{file}: good, {address}"));
+        assert_eq!(key(&["check", &file]).unwrap(), format!("{file}: ok, {address}"));
         let manifest = key(&["convert", &file, "--secret", "web-master-key"]).unwrap();
         assert!(!manifest.contains("resourceVersion"), "{manifest}");
         let made: Secret = serde_saphyr::from_str(&manifest).unwrap();
         assert_eq!(made.data.unwrap()["hs_ed25519_secret_key"].0, secret_key);
-        // The manifest that it writes can be read in turn.
+        // The command can read the manifest that it wrote.
         write(manifest);
         assert!(key(&["show", &file]).unwrap().contains(&format!("address     {address}")));
     }
@@ -148,26 +148,26 @@ fn reads_secrets_of_this_operator_and_of_others() {
     );
     write(secret(&[("token", b"x")], &metadata));
     let none = key(&["convert", &file, "--secret", "web"]).unwrap_err();
-    assert!(none.ends_with("the Secret has no entry hs_ed25519_secret_key and none privateKeyFile"), "{none}");
+    assert!(none.ends_with("the Secret has no entry hs_ed25519_secret_key or privateKeyFile"), "{none}");
     write("\n".to_owned());
-    assert!(key(&["convert", &file, "--secret", "web"]).unwrap_err().ends_with("secret.json: it is empty"));
-    // What is no Secret is told as what it should have been.
+    assert!(key(&["convert", &file, "--secret", "web"]).unwrap_err().ends_with("secret.json: the file is empty"));
+    // A manifest of another kind leads to the error for unknown files.
     write("kind: ConfigMap\n".to_owned());
     assert!(key(&["show", &file]).unwrap_err().contains("it holds no onion-service key"));
 
     let owner = serde_json::json!({"apiVersion": "v1", "kind": "OnionKey", "name": "mine", "uid": "1"});
     write(secret(&ours, &serde_json::json!({"name": "x", "ownerReferences": [owner]})));
     let faults = key(&["check", &file]).unwrap_err();
-    assert!(faults.contains("goes with its owner") && faults.contains("(OnionKey mine)"), "{faults}");
+    assert!(faults.contains("together with its owner") && faults.contains("(OnionKey mine)"), "{faults}");
 }
 
-/// Overwrites a file that nobody else may read.
+/// Overwrites a file that only its owner can read.
 fn secret_file_with(path: &str, text: &str) {
     crate::common::secret_file::write(path.as_ref(), text.as_bytes(), true).unwrap();
 }
 
 #[test]
-fn check_finds_each_fault() {
+fn check_finds_every_problem() {
     let folder = Folder::new();
     let (directory, other) = (folder.path("hs"), folder.path("other"));
     key(&["generate", "--output", &directory]).unwrap();
@@ -177,17 +177,17 @@ fn check_finds_each_fault() {
     fs::copy(folder.path("other/hostname"), folder.path("hs/hostname")).unwrap();
     fs::copy(folder.path("other/hs_ed25519_public_key"), folder.path("hs/hs_ed25519_public_key")).unwrap();
     let faults = key(&["check", &directory, &other]).unwrap_err();
-    assert!(faults.contains("hs_ed25519_secret_key: others may use it (mode 0640): chmod 0600 it"), "{faults}");
-    assert!(faults.contains("hs: others may use it (mode 0755): chmod 0700 it"), "{faults}");
+    assert!(faults.contains("hs_ed25519_secret_key: mode 0640 gives other users access; run chmod 0600"), "{faults}");
+    assert!(faults.contains("hs: mode 0755 gives other users access; run chmod 0700"), "{faults}");
     assert!(faults.contains("hostname: hostname does not belong to"), "{faults}");
     assert!(faults.contains("hs_ed25519_public_key: hs_ed25519_public_key does not belong to"), "{faults}");
-    assert!(faults.contains("other: good, "), "{faults}");
-    assert!(faults.ends_with("a key is not as it should be"), "{faults}");
+    assert!(faults.contains("other: ok, "), "{faults}");
+    assert!(faults.ends_with("the key check failed"), "{faults}");
     assert!(key(&["check", &folder.path("none")]).unwrap_err().contains("none: No such file"));
 }
 
 #[test]
-fn makes_client_pairs() {
+fn generates_key_pairs_for_clients() {
     let folder = Folder::new();
     let address = key(&["generate", "--output", &folder.path("hs")]).unwrap();
     let address = address.trim_end();
