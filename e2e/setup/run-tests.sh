@@ -25,7 +25,7 @@ count() { sed -nE "s/^test result: .* ([0-9]+) $1;.*/\1/p" "$log" | awk '{ n += 
 failures() { count failed; }
 
 # All with --workspace: for a package alone, dependencies have other features and are built once more.
-unit() { cargo test --locked --workspace --no-fail-fast --lib --bins --test layers --test docs; }
+unit() { cargo test --locked --workspace --no-fail-fast --lib --bins --test layers --test cycles --test style --test docs; }
 chart() { cargo test --locked --workspace --no-fail-fast --test chart; }
 api() {
     local programs

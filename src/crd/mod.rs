@@ -2,6 +2,7 @@
 //! validation. This layer does no IO.
 
 pub mod clients;
+mod messages;
 pub mod names;
 mod reference;
 mod rules;

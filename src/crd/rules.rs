@@ -10,23 +10,9 @@
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::ValidationRule;
 
+use super::messages;
 use super::names::{MAX_NAME_LENGTH, OUR_PREFIX, RECOMMENDED_PREFIX};
 use super::validate::torrc::{CIRCUIT_ID, DENIED, Place};
-
-/// The messages that the rules and `validate` share.
-pub(super) mod says {
-    pub const NAME_FORM: &str = "must consist of lower-case letters, digits and \"-\" and begin with a letter, because Services are named after it";
-    pub const PORT_NAME: &str = "must consist of at most 63 lower-case letters, digits and \"-\"";
-    pub const SECRET_NAME: &str = "is not a valid Secret name; use lower-case letters, digits, \"-\" and \".\"";
-    pub const SERVICE_NAME: &str = "is not a valid Service name; use lower-case letters, digits and \"-\"";
-    pub const BOTH_TARGETS: &str = "sets both service and address; keep one of them";
-    pub const NO_TARGET: &str = "is empty; set service {name, port} or address \"host:port\"";
-    pub const BURST: &str = "must not be less than ratePerSecond";
-    pub const OWN_ADDRESS: &str =
-        "is the address of this service; use the backend's own address, which its tor wrote to hostname";
-    pub const ONION_ADDRESS: &str = "a v3 onion address has 56 base32 characters, with or without \".onion\"";
-    pub const CLIENT_KEY: &str = "is not of the form descriptor:x25519:<52 base32 characters>";
-}
 
 /// The pattern of an RFC 1123 label, in the syntax of both CEL and the schema.
 pub(super) const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
@@ -58,7 +44,7 @@ pub(super) fn object() -> Vec<ValidationRule> {
         ),
         refuse(
             "self.metadata.name.matches(r'^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-            format!("metadata.name: {}", says::NAME_FORM),
+            format!("metadata.name: {}", messages::NAME_FORM),
         ),
     ]
 }
@@ -67,7 +53,7 @@ pub(super) fn object() -> Vec<ValidationRule> {
 pub(super) fn spec() -> Vec<ValidationRule> {
     let rule = "!has(self.masterKey) || !has(self.masterKey.onionAddress) || !has(self.externalBackends) || \
         self.externalBackends.all(backend, backend.onionAddress != self.masterKey.onionAddress)";
-    vec![at(".externalBackends", refuse(rule, says::OWN_ADDRESS))]
+    vec![at(".externalBackends", refuse(rule, messages::OWN_ADDRESS))]
 }
 
 /// Returns the rules of `spec.ports`.
@@ -80,20 +66,20 @@ pub(super) fn ports() -> Vec<ValidationRule> {
 
 /// Returns the rules of a port's name.
 pub(super) fn port_name() -> Vec<ValidationRule> {
-    like(LABEL, says::PORT_NAME)
+    like(LABEL, messages::PORT_NAME)
 }
 
 /// Returns the rules of a port's target.
 pub(super) fn target() -> Vec<ValidationRule> {
     vec![
-        refuse("!has(self.service) || !has(self.address)", says::BOTH_TARGETS),
-        refuse("has(self.service) || has(self.address)", says::NO_TARGET),
+        refuse("!has(self.service) || !has(self.address)", messages::BOTH_TARGETS),
+        refuse("has(self.service) || has(self.address)", messages::NO_TARGET),
     ]
 }
 
 /// Returns the rules of a Service's name.
 pub(super) fn service_name() -> Vec<ValidationRule> {
-    like(LABEL, says::SERVICE_NAME)
+    like(LABEL, messages::SERVICE_NAME)
 }
 
 /// Returns the rules of a `host:port` pair.
@@ -106,17 +92,17 @@ pub(super) fn host_and_port() -> Vec<ValidationRule> {
 
 /// Returns the rules of a Secret's name.
 pub(super) fn secret_name() -> Vec<ValidationRule> {
-    like(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$", says::SECRET_NAME)
+    like(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$", messages::SECRET_NAME)
 }
 
 /// Returns the rules of an onion address. The last character encodes the version, 3.
 pub(super) fn onion_address() -> Vec<ValidationRule> {
-    like(r"^[A-Za-z2-7]{55}[Dd](\.[Oo][Nn][Ii][Oo][Nn])?$", says::ONION_ADDRESS)
+    like(r"^[A-Za-z2-7]{55}[Dd](\.[Oo][Nn][Ii][Oo][Nn])?$", messages::ONION_ADDRESS)
 }
 
 /// Returns the rules of `spec.backends.introDosDefense`.
 pub(super) fn intro_dos_defense() -> Vec<ValidationRule> {
-    vec![at(".burstPerSecond", refuse("self.burstPerSecond >= self.ratePerSecond", says::BURST))]
+    vec![at(".burstPerSecond", refuse("self.burstPerSecond >= self.ratePerSecond", messages::BURST))]
 }
 
 /// Returns the rules of additional labels and annotations.
@@ -139,7 +125,7 @@ pub(super) fn clients() -> Vec<ValidationRule> {
 
 /// Returns the rules of a client's public key. White space is allowed where C tor allows it.
 pub(super) fn client_key() -> Vec<ValidationRule> {
-    like(r"^\s*descriptor\s*:\s*x25519\s*:\s*[A-Za-z2-7]{52}\s*$", says::CLIENT_KEY)
+    like(r"^\s*descriptor\s*:\s*x25519\s*:\s*[A-Za-z2-7]{52}\s*$", messages::CLIENT_KEY)
 }
 
 /// Returns the rules of `extraTorrc`.

@@ -8,8 +8,8 @@ use std::fmt;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
 
+use super::messages;
 use super::names::{MAX_NAME_LENGTH, OUR_PREFIX, RECOMMENDED_PREFIX};
-use super::rules::says;
 use super::{
     Backends, IntroDosDefense, OnionBalancedService, PodSettings, Port, Resources, RestrictedDiscovery, Target,
 };
@@ -41,7 +41,7 @@ pub fn name(object: &OnionBalancedService) -> Option<Problem> {
         ));
     }
     if !is_dns_1035_label(&name) {
-        return problem(says::NAME_FORM.to_owned());
+        return problem(messages::NAME_FORM.to_owned());
     }
     None
 }
@@ -54,7 +54,7 @@ pub fn spec(object: &OnionBalancedService) -> Vec<Problem> {
     if let Some(name) = &spec.master_key.secret_name
         && !is_dns_subdomain(name)
     {
-        problems.add("spec.masterKey.secretName", says::SECRET_NAME);
+        problems.add("spec.masterKey.secretName", messages::SECRET_NAME);
     }
     if let Some(address) = &spec.master_key.onion_address
         && let Err(error) = address.parse::<OnionAddress>()
@@ -94,7 +94,7 @@ fn external_backends(problems: &mut Problems, object: &OnionBalancedService) {
         match backend.onion_address.parse::<OnionAddress>() {
             Err(error) => problems.add(field, error.to_string()),
             Ok(address) if own.contains(&address) => {
-                problems.add(field, says::OWN_ADDRESS);
+                problems.add(field, messages::OWN_ADDRESS);
             }
             Ok(address) if !seen.insert(address) => problems.add(field, "is listed twice; list each backend once"),
             Ok(_) => {}
@@ -117,7 +117,7 @@ fn ports(problems: &mut Problems, ports: &[Port]) {
         }
         if let Some(name) = &port.name {
             if !is_dns_1123_label(name) {
-                problems.add(format!("{field}.name"), says::PORT_NAME);
+                problems.add(format!("{field}.name"), messages::PORT_NAME);
             }
             if !names.insert(name) {
                 problems
@@ -130,13 +130,13 @@ fn ports(problems: &mut Problems, ports: &[Port]) {
 
 fn target(problems: &mut Problems, field: &str, target: &Target) {
     match (&target.service, &target.address) {
-        (Some(_), Some(_)) => problems.add(field, says::BOTH_TARGETS),
+        (Some(_), Some(_)) => problems.add(field, messages::BOTH_TARGETS),
         (None, None) => {
-            problems.add(field, says::NO_TARGET);
+            problems.add(field, messages::NO_TARGET);
         }
         (Some(service), None) => {
             if !is_dns_1123_label(&service.name) {
-                problems.add(format!("{field}.service.name"), says::SERVICE_NAME);
+                problems.add(format!("{field}.service.name"), messages::SERVICE_NAME);
             }
             match &service.port {
                 IntOrString::Int(number) if !(1..=65535).contains(number) => {
@@ -182,7 +182,7 @@ fn backends(problems: &mut Problems, backends: &Backends) {
             problems.add("spec.backends.introDosDefense", "each number must be at most 2147483647");
         }
         if burst_per_second < rate_per_second {
-            problems.add("spec.backends.introDosDefense.burstPerSecond", says::BURST);
+            problems.add("spec.backends.introDosDefense.burstPerSecond", messages::BURST);
         }
     }
     extra_torrc(problems, "spec.backends.extraTorrc", &backends.extra_torrc, torrc::Place::Backend);
@@ -195,7 +195,7 @@ fn restricted_discovery(problems: &mut Problems, restricted: &RestrictedDiscover
     if let Some(name) = &restricted.secret_name
         && !is_dns_subdomain(name)
     {
-        problems.add(format!("{FIELD}.secretName"), says::SECRET_NAME);
+        problems.add(format!("{FIELD}.secretName"), messages::SECRET_NAME);
     }
     let (mut names, mut keys) = (BTreeSet::new(), BTreeMap::new());
     for (index, client) in restricted.clients.iter().enumerate() {
