@@ -28,7 +28,7 @@ pub async fn output_with_input(command: &mut Command, input: &str) -> Result<Str
         .kill_on_drop(true)
         .spawn()
         .with_context(|| format!("could not run {shown}"))?;
-    let mut stdin = child.stdin.take().context("standard input is a pipe")?;
+    let mut stdin = child.stdin.take().context("the child process has no standard input")?;
     let feed = async move {
         // A program that does not read its input closes the pipe. Its exit code shows whether that
         // was an error.
@@ -38,8 +38,8 @@ pub async fn output_with_input(command: &mut Command, input: &str) -> Result<Str
     let ((), done) = tokio::join!(feed, child.wait_with_output());
     let done = done?;
     if !done.status.success() {
-        let said = [String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr)].concat();
-        bail!("{shown}: {}\n{}", done.status, said.trim());
+        let printed = [String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr)].concat();
+        bail!("{shown}: {}\n{}", done.status, printed.trim());
     }
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }

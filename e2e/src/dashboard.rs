@@ -10,7 +10,7 @@ use crate::state::source_tree;
 pub struct Query {
     /// The panel's title.
     pub panel: String,
-    /// The PromQL expression, with the dashboard's variables replaced.
+    /// The query expression, with the dashboard's variables replaced.
     pub text: String,
 }
 

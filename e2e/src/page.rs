@@ -90,7 +90,7 @@ mod tests {
         assert!(page.of_language("yaml").count() > 5);
         for block in page.of_language("yaml") {
             let documents = serde_saphyr::from_multiple::<serde_json::Value>(block).unwrap();
-            assert!(documents.iter().all(serde_json::Value::is_object), "{block}");
+            assert!(documents.iter().all(serde_json::Value::is_object), "not a YAML mapping: {block}");
         }
     }
 }

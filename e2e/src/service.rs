@@ -87,8 +87,8 @@ impl Service {
     ) -> Result<()> {
         until(&format!("{} is {kind}={status} {reason}: {message}", self.name), limit, async || {
             let condition = self.wait_condition(kind, status, limit).await?;
-            let is_said = condition.reason == reason && condition.message.starts_with(message);
-            Ok(if is_said { Seen::Yes(()) } else { Seen::NotYet(format!("{condition:?}")) })
+            let matches = condition.reason == reason && condition.message.starts_with(message);
+            Ok(if matches { Seen::Yes(()) } else { Seen::NotYet(format!("{condition:?}")) })
         })
         .await
     }

@@ -63,7 +63,7 @@ impl TorClient {
     /// HSDir.
     pub async fn forget(&self, onion: &str) -> Result<()> {
         let control = async || Control::open(&self.tor.control_socket(), &self.tor.cookie()).await;
-        ensure!(control().await?.command("SIGNAL NEWNYM").await?, "tor refuses NEWNYM");
+        ensure!(control().await?.command("SIGNAL NEWNYM").await?, "tor rejected NEWNYM");
         let cached = format!("GETINFO hs/client/desc/id/{}", onion.trim_end_matches(".onion"));
         until("the client has dropped the descriptor", Duration::from_secs(30), async || {
             let is_there = control().await?.command(&cached).await?;

@@ -85,7 +85,7 @@ impl Judge {
 }
 
 async fn read(mut child: Child, answers: Arc<Mutex<Vec<HsDirAnswer>>>) -> Result<()> {
-    let output = child.stdout.take().context("standard output is a pipe")?;
+    let output = child.stdout.take().context("descriptor.py has no standard output")?;
     let mut lines = BufReader::new(output).lines();
     while let Some(line) = lines.next_line().await? {
         let at = Instant::now();
@@ -137,16 +137,16 @@ pub fn of_responsible(answers: &[HsDirAnswer], before: &BTreeMap<String, HeldDes
 }
 
 /// Returns the time from `since` until every HSDir's answers satisfy the condition for good.
-/// Returns `None` if any HSDir's last answer does not, or if there is no answer.
+/// Returns `None` if any HSDir's last answer does not satisfy it, or if there is no answer.
 pub fn settled(
     answers: &[HsDirAnswer],
     since: Instant,
-    is_so: impl Fn(Option<&HeldDescriptor>) -> bool,
+    is_settled: impl Fn(Option<&HeldDescriptor>) -> bool,
 ) -> Option<Duration> {
     let mut first_good: BTreeMap<&str, Option<Instant>> = BTreeMap::new();
     for answer in answers.iter().filter(|answer| answer.at >= since) {
         let first = first_good.entry(&answer.hsdir).or_default();
-        if is_so(answer.descriptor.as_ref()) {
+        if is_settled(answer.descriptor.as_ref()) {
             first.get_or_insert(answer.at);
         } else {
             *first = None;

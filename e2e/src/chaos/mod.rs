@@ -66,11 +66,11 @@ pub async fn run(state: &State, faults: &[Box<dyn Fault>], namespace: &str) -> R
     let kubectl = Cluster::open(state)?.kubectl();
     make_namespace(&kubectl, namespace).await?;
     let needs = faults.first().map_or_else(Needs::default, |fault| fault.needs());
-    let stage = Stage::set_up(state, namespace, needs, Effort::FULL.fresh_clients).await?;
+    let scene = Stage::set_up(state, namespace, needs, Effort::FULL.fresh_clients).await?;
     let (mut figures, mut broken) = (Vec::new(), Vec::new());
     for (number, fault) in faults.iter().enumerate() {
         let title = format!("{}/{} {}: {}", number + 1, faults.len(), fault.name(), fault.about());
-        match step(&title, run::run(&stage, fault.as_ref(), Effort::FULL)).await {
+        match step(&title, run::run(&scene, fault.as_ref(), Effort::FULL)).await {
             Ok(measured) => {
                 for figure in &measured {
                     println!("{figure}");
@@ -85,7 +85,7 @@ pub async fn run(state: &State, faults: &[Box<dyn Fault>], namespace: &str) -> R
         }
     }
     println!("\n{}\n", table(&figures));
-    stage.tear_down().await?;
+    scene.tear_down().await?;
     remove_namespace(&kubectl, namespace).await?;
     verdict(&figures, &broken)
 }

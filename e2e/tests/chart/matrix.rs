@@ -17,7 +17,11 @@ fn checked(values: Value) -> Vec<Value> {
     let ids: BTreeSet<_> = objects.iter().map(id).collect();
     assert_eq!(ids.len(), objects.len(), "two objects have the same name: {ids:?}");
     for object in &objects {
-        assert!(object["metadata"]["labels"]["app.kubernetes.io/instance"].is_string(), "{}", id(object));
+        assert!(
+            object["metadata"]["labels"]["app.kubernetes.io/instance"].is_string(),
+            "{} has no instance label",
+            id(object)
+        );
     }
     let operator = &the(&objects, "Deployment")["spec"];
     let labels = operator["template"]["metadata"]["labels"].as_object().unwrap();
@@ -209,7 +213,7 @@ fn every_variable_is_one_that_the_operator_reads() {
     assert_eq!(variables.len(), 12);
     for variable in variables {
         let name = variable["name"].as_str().unwrap();
-        assert!(source.contains(&format!("env = \"{name}\"")), "{name}");
+        assert!(source.contains(&format!("env = \"{name}\"")), "the operator does not read {name}");
     }
 }
 

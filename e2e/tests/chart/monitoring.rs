@@ -194,12 +194,12 @@ fn the_dashboard_is_rendered_verbatim() {
 #[test]
 fn alerts_and_dashboard_name_existing_metrics() {
     let known = metrics(&sources(&source_tree().join("src")));
-    assert!(known.len() >= 18, "{known:?}");
+    assert!(known.len() >= 18, "too few metrics in the sources: {known:?}");
     for file in ["alerts.yaml", "dashboard.json"] {
         let named = metrics(&read(&format!("charts/onionbalance-operator/files/{file}")));
-        assert!(named.len() >= 9, "{file}: {named:?}");
+        assert!(named.len() >= 9, "{file} names too few metrics: {named:?}");
         let unknown: Vec<_> = named.difference(&known).collect();
-        assert!(unknown.is_empty(), "{file}: {unknown:?}");
+        assert!(unknown.is_empty(), "{file} names metrics that do not exist: {unknown:?}");
     }
 }
 

@@ -34,7 +34,7 @@ fn promtool_accepts_the_alerts() {
 #[test]
 fn the_dashboards_queries_are_valid_promql() {
     let queries = dashboard::queries("shop|other", ".*").unwrap();
-    assert!(queries.len() > 15, "{queries:?}");
+    assert!(queries.len() > 15, "too few queries: {queries:?}");
     let rules: Vec<_> = queries.iter().map(|query| json!({"record": "a:b", "expr": query.text})).collect();
     // All rules have the same name here, so promtool's warning about duplicates is irrelevant.
     promtool_on(&["check", "rules", "--lint=none"], &json!({"groups": [{"name": "dashboard", "rules": rules}]}));
@@ -108,8 +108,8 @@ fn healthy() -> Series {
 
 /// A fault, the only alert that it triggers, and the times at which the alert is silent and firing.
 struct AlertCase {
-    /// The changed series: those whose names contain all these parts get these values, or are
-    /// removed if there are none.
+    /// The changed series. A series with all these parts in its name gets these values; `None`
+    /// removes the series.
     changes: &'static [(&'static [&'static str], Option<&'static str>)],
     alert: &'static str,
     labels: &'static str,
@@ -189,7 +189,7 @@ fn each_alert_fires_exactly_when_it_should() {
         for (parts, values) in *changes {
             let named: Vec<_> =
                 series.keys().copied().filter(|name| parts.iter().all(|part| name.contains(part))).collect();
-            assert!(!named.is_empty(), "{alert}: {parts:?}");
+            assert!(!named.is_empty(), "{alert}: no series has all of {parts:?} in its name");
             for name in named {
                 match values {
                     Some(values) => series.insert(name, values),

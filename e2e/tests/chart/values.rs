@@ -104,7 +104,7 @@ fn the_schema_lists_exactly_the_values_of_the_chart() {
 
 fn compare(values: &Value, schema: &Value, path: &str) {
     let Some(properties) = schema["properties"].as_object() else { return };
-    assert_eq!(schema["additionalProperties"], false, "{path}");
+    assert_eq!(schema["additionalProperties"], false, "{path} must not allow additional properties");
     let values = values.as_object().unwrap_or_else(|| panic!("{path} is not a map"));
     for (key, value) in values {
         let schema = properties.get(key).unwrap_or_else(|| panic!("{path}.{key} is not in the schema"));

@@ -76,9 +76,12 @@ async fn only_publishers_have_credentials(scene: &Scene) -> Result<()> {
         }
     }
     let of = |path: &str| holders.get(path).cloned().unwrap_or_default();
-    ensure!(of("/run/onionbalance") == ["agent", "publisher", "tor"].into(), "{holders:?}");
+    ensure!(
+        of("/run/onionbalance") == ["agent", "publisher", "tor"].into(),
+        "unexpected mounts of the run folder: {holders:?}"
+    );
     for secret in ["/var/run/secrets/kubernetes.io/serviceaccount", "/etc/onionbalance/master-key"] {
-        ensure!(of(secret) == ["publisher"].into(), "{secret}: {holders:?}");
+        ensure!(of(secret) == ["publisher"].into(), "only the publisher may mount {secret}: {holders:?}");
     }
     Ok(())
 }

@@ -31,7 +31,7 @@ async fn a_new_object_with_a_mistake_reports_the_mistake() -> Result<()> {
         }
         for (name, _, kind, reason) in &cases {
             let condition = scene.service(name).wait_condition(kind, "False", SOON).await?;
-            ensure!(condition.reason == *reason, "{name}: {condition:?}");
+            ensure!(condition.reason == *reason, "{name}: unexpected condition {condition:?}");
             ensure!(!condition.message.is_empty(), "{name} has no message");
             let ready = scene.service(name).wait_condition("Ready", "False", SOON).await?;
             ensure!(ready.reason == *reason, "{name}: Ready must have the same reason, but is {ready:?}");
@@ -63,21 +63,24 @@ async fn a_mistake_in_a_healthy_object_interrupts_nothing() -> Result<()> {
 
         scene.run("delete service web").await?;
         let condition = web.wait_condition("BackendsReady", "False", SOON).await?;
-        ensure!(condition.reason == "TargetNotFound", "{condition:?}");
+        ensure!(condition.reason == "TargetNotFound", "unexpected condition {condition:?}");
         ensure!(self::running(scene).await? == running, "a missing target restarted or removed pods");
         scene.apply_target().await?;
         web.wait_condition("BackendsReady", "True", SOON).await?;
 
         put_key(scene, "bm9uc2Vuc2U=").await?;
         let condition = web.wait_condition("MasterKeyReady", "False", SOON).await?;
-        ensure!(condition.reason == "KeyInvalid", "{condition:?}");
+        ensure!(condition.reason == "KeyInvalid", "unexpected condition {condition:?}");
         ensure!(self::running(scene).await? == running, "a malformed key restarted or removed pods");
         a_new_publisher_waits_for_a_good_key(scene, &web, &key).await?;
         let running = self::running(scene).await?;
 
         let rival = scene.apply("rival", HEALTHY).await?;
         let condition = rival.wait_condition("MasterKeyReady", "False", SOON).await?;
-        ensure!(condition.reason == "KeyConflict" && condition.message.contains("/web"), "{condition:?}");
+        ensure!(
+            condition.reason == "KeyConflict" && condition.message.contains("/web"),
+            "unexpected condition {condition:?}"
+        );
         web.wait_condition("MasterKeyReady", "True", SOON).await?;
         ensure!(self::running(scene).await? == running, "a second object with the same key restarted or removed pods");
         no_crash_loop(scene).await
@@ -160,6 +163,6 @@ async fn no_crash_loop(scene: &Scene) -> Result<()> {
     let ours = scene.run(&format!("get pods -o {path}")).await?;
     let operator = scene.kubectl.run(&format!("--namespace {} get pods -o {path}", install::NAMESPACE)).await?;
     let all = format!("{ours} {operator}");
-    ensure!(all.split_whitespace().all(|count| count == "0"), "restarts: {all}");
+    ensure!(all.split_whitespace().all(|count| count == "0"), "a container has restarted: {all}");
     Ok(())
 }

@@ -77,7 +77,10 @@ impl GitOps<'_> {
         let labelled = scene.run("get pods --selector tier=onion -o name").await?;
         let mut pods = web.backends().await?;
         pods.retain(|pod| !labelled.contains(&pod.name));
-        ensure!(pods.is_empty() && labelled.lines().count() == 3, "{labelled}, and without the label {pods:?}");
+        ensure!(
+            pods.is_empty() && labelled.lines().count() == 3,
+            "pods with the label: {labelled}; pods without the label: {pods:?}"
+        );
         web.wait_published(3, PUBLISHED).await.map(drop)
     }
 
@@ -86,9 +89,9 @@ impl GitOps<'_> {
         let before = self.written().await?;
         self.pipeline.applies(4).await?;
         let after = self.written().await?;
-        ensure!(before == after, "before:\n{before:#?}\nafter:\n{after:#?}");
+        ensure!(before == after, "repeated applies wrote something; before:\n{before:#?}\nafter:\n{after:#?}");
         let diff = self.pipeline.script_here("diff.sh").await?;
-        ensure!(diff.is_empty(), "{diff}");
+        ensure!(diff.is_empty(), "repeated applies must produce no diff: {diff}");
         Ok(())
     }
 
@@ -104,7 +107,10 @@ impl GitOps<'_> {
         // else has changed the object in between.
         let is_scaled = |object: &Value| object["spec"]["backends"]["replicas"] == 4;
         let object = self.wait_applied(is_scaled).await?;
-        ensure!(object["metadata"]["generation"] == generation + 1, "{object}");
+        ensure!(
+            object["metadata"]["generation"] == generation + 1,
+            "the handover must change the object once: {object}"
+        );
         pipeline.change("autoscaler.yaml", "minReplicas: 4", "minReplicas: 1")?;
         pipeline.change("autoscaler.yaml", "maxReplicas: 8", "maxReplicas: 2")?;
         pipeline.commit("bounds").await?;
@@ -138,7 +144,10 @@ impl GitOps<'_> {
             })
             .await?;
         let printed = pipeline.printed()?;
-        ensure!(printed.contains("onionbalancedservice.onionbalance.dev/web pruned"), "{printed}");
+        ensure!(
+            printed.contains("onionbalancedservice.onionbalance.dev/web pruned"),
+            "the pipeline did not print that it pruned the object: {printed}"
+        );
         pipeline.git("revert --no-edit HEAD").await?;
         pipeline.git("push --quiet").await?;
         self.scene
@@ -181,7 +190,7 @@ impl GitOps<'_> {
         for child in children["items"].as_array().context("kubectl printed no list")? {
             written.insert(format!("{} {}", child["kind"], child["metadata"]["name"]), by_others(child, &OTHERS[..1]));
         }
-        ensure!(written.len() == 16, "{:?}", written.keys());
+        ensure!(written.len() == 16, "unexpected children: {:?}", written.keys());
         written.insert("the object".to_owned(), by_others(&self.object().await?, &OTHERS));
         Ok(written)
     }

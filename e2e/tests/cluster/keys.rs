@@ -27,7 +27,7 @@ async fn a_users_own_key_is_used_and_can_be_changed_deliberately() -> Result<()>
         web.wait_published(1, PUBLISHED).await?;
         let client = scene.tor_client().await?;
         let page = client.fetch(&onion, "one").await?;
-        ensure!(page.starts_with("Hello"), "{page:?}");
+        ensure!(page.starts_with("Hello"), "unexpected page {page:?}");
 
         // The other key is written in the form that tor-operator uses.
         let other = tempfile::tempdir()?;
@@ -85,7 +85,7 @@ async fn the_operator_waits_for_a_deleted_key() -> Result<()> {
         let backup = scene.run("get secret web-master-key -o json").await?;
         scene.run("delete secret web-master-key").await?;
         let condition = web.wait_condition("MasterKeyReady", "False", SOON).await?;
-        ensure!(condition.reason == "SecretNotFound", "{condition:?}");
+        ensure!(condition.reason == "SecretNotFound", "unexpected condition {condition:?}");
         ensure!(web.status().await?.onion_address == Some(onion.clone()), "the status must keep the address");
         ensure!(self::deployment(scene).await? == deployment, "the Deployment must not change");
 

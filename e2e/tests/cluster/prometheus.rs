@@ -84,7 +84,7 @@ async fn everything_is_scraped(scene: &Scene, prometheus: &Prometheus) -> Result
         ("sum(tor_hs_intro_established_count{onion_service=\"web\"})", 3.0),
     ] {
         let number = prometheus.number(query).await?;
-        ensure!(number >= at_least, "{query}: {number}");
+        ensure!(number >= at_least, "{query} is {number}, but must be at least {at_least}");
     }
     // Both count the same bytes: those that tor received from clients are those that our agent
     // received from tor.
@@ -129,10 +129,13 @@ async fn no_alert_fires(scene: &Scene, prometheus: &Prometheus) -> Result<()> {
         .filter_map(|group| group["rules"].as_array())
         .flatten()
         .collect();
-    ensure!(rules.len() > 10, "{groups}");
+    ensure!(rules.len() > 10, "too few alerts: {groups}");
     for rule in rules {
         let alerts = rule["alerts"].as_array().context("the rule has no alerts")?;
-        ensure!(rule["health"] == "ok" && alerts.iter().all(is_elsewhere), "{rule}");
+        ensure!(
+            rule["health"] == "ok" && alerts.iter().all(is_elsewhere),
+            "an alert fires or could not be evaluated: {rule}"
+        );
     }
     Ok(())
 }

@@ -122,7 +122,7 @@ async fn patch(scene: &Scene, patch: &str) -> Result<()> {
 
 async fn connects(client: &TorClient, onion: &str) -> Result<()> {
     let page = client.fetch(onion, "admitted").await.context("an authorized client could not connect")?;
-    ensure!(page.starts_with("Hello"), "{page:?}");
+    ensure!(page.starts_with("Hello"), "unexpected page {page:?}");
     Ok(())
 }
 

@@ -45,7 +45,7 @@ async fn all_serve_their_shares(scene: &Scene, web: &Service) -> Result<()> {
         },
     )
     .await?;
-    ensure!(spread.is_fair(), "{spread:?}");
+    ensure!(spread.is_fair(), "the fetches are not spread fairly: {spread:?}");
     Ok(())
 }
 
@@ -54,7 +54,7 @@ async fn all_serve_their_shares(scene: &Scene, web: &Service) -> Result<()> {
 async fn all_serve(scene: &Scene, web: &Service, backends: usize) -> Result<()> {
     let onion = web.onion_address().await?;
     let expected: BTreeSet<String> = web.backends().await?.into_iter().map(|pod| pod.address).collect();
-    ensure!(expected.len() == backends, "{} backend pods", expected.len());
+    ensure!(expected.len() == backends, "there are {} backend pods instead of {backends}", expected.len());
     let mut seen = BTreeSet::new();
     // The chance that 100 fetches miss one of five backends with an eighth of the points is 2 in a
     // million.

@@ -88,7 +88,7 @@ async fn an_arti_client_connects(plane: &DataPlane, backends: &BTreeSet<usize>) 
     let client = plane.arti_client().await?;
     for number in 0..5 {
         let page = client.fetch(plane.onion(), &number.to_string()).await.context("arti's fetch failed")?;
-        let backend = page.trim().parse().with_context(|| format!("not a backend's number: {page:?}"))?;
+        let backend = page.trim().parse().with_context(|| format!("the page is not a backend's number: {page:?}"))?;
         ensure!(backends.contains(&backend), "no backend has the number {backend}");
     }
     client.remove().await
@@ -128,7 +128,7 @@ async fn serving_backends(plane: &DataPlane, expected: &BTreeSet<usize>) -> Resu
         let client = plane.client().await?;
         for number in 0..FETCHES_PER_CLIENT {
             let page = client.fetch(plane.onion(), &number.to_string()).await.context("a fetch failed")?;
-            seen.insert(page.trim().parse().with_context(|| format!("not a backend's number: {page:?}"))?);
+            seen.insert(page.trim().parse().with_context(|| format!("the page is not a backend's number: {page:?}"))?);
         }
         client.remove().await?;
         if expected.is_subset(&seen) {

@@ -164,8 +164,9 @@ async fn fetches(client: &TorClient, onion: &str, few: &Semaphore) -> Result<Vec
                 "the client must cache the descriptor, or the check that it was dropped proves nothing"
             );
         }
-        let page =
-            page.ok().map(|page| page.trim().parse().with_context(|| format!("not a backend's number: {page:?}")));
+        let page = page
+            .ok()
+            .map(|page| page.trim().parse().with_context(|| format!("the page is not a backend's number: {page:?}")));
         pages.push(page.transpose()?);
     }
     Ok(pages)

@@ -85,7 +85,10 @@ async fn scenario(processes: &Processes, dir: &Path) -> Result<()> {
     // chosen the same relays.
     let counts: Vec<usize> =
         merged.iter().map(|merged| Ok(points(merged, None)?.introduction_points.len())).collect::<Result<_>>()?;
-    ensure!(counts.iter().is_sorted() && counts[0] == 3 && counts[BACKENDS - 1] > 6, "{counts:?}");
+    ensure!(
+        counts.iter().is_sorted() && counts[0] == 3 && counts[BACKENDS - 1] > 6,
+        "unexpected numbers of points: {counts:?}"
+    );
     let stock = Services::start("stock", processes, dir, &torrc, &counts, None).await?;
     for (number, (merged, count)) in merged.iter().zip(&counts).enumerate() {
         stock.content(number, *count).await?;

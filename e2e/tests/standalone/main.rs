@@ -58,7 +58,10 @@ async fn scenario(setup: &Setup) -> Result<()> {
     wait_serves(setup, &pythons.master, &OF_PYTHONS).await?;
     wait_serves(setup, &ours.master, &OF_OURS).await?;
     let status = status_when_complete(setup).await?;
-    ensure!(status["services"][1]["instances"].as_array().is_some_and(|list| list.len() == 2), "{status}");
+    ensure!(
+        status["services"][1]["instances"].as_array().is_some_and(|list| list.len() == 2),
+        "the second service must have two instances: {status}"
+    );
 
     // A broken configuration changes nothing. A valid one adds an instance without losing any
     // state.
@@ -72,7 +75,10 @@ async fn scenario(setup: &Setup) -> Result<()> {
     wait_serves(setup, &ours.master, &all).await?;
     wait_serves(setup, &pythons.master, &OF_PYTHONS).await?;
     let after = setup.status().await?;
-    ensure!(!before[0].is_empty() && published(&after)[0] >= before[0], "{before:?} {after}");
+    ensure!(
+        !before[0].is_empty() && published(&after)[0] >= before[0],
+        "the reload lost the state of the first service: {before:?}, then {after}"
+    );
     setup.stop_daemon().await?;
 
     // The last daemon uses the control socket, and its tor restarts meanwhile.
@@ -141,7 +147,10 @@ async fn wait_serves(setup: &Setup, onion: &str, instances: &[usize]) -> Result<
         let mut failed = 0;
         for number in 0..10 {
             match client.fetch(onion, &number.to_string()).await {
-                Ok(page) => _ = seen.insert(page.trim().parse().with_context(|| format!("{page:?}"))?),
+                Ok(page) => {
+                    let number = page.trim().parse();
+                    seen.insert(number.with_context(|| format!("the page is not an instance's number: {page:?}"))?);
+                }
                 Err(error) if seen.is_empty() => {
                     client.remove().await?;
                     return Ok(Seen::not_yet(format!("{error:#}")));
