@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""Decodes a v3 onion service's descriptor with stem, and so without any code of ours. Prints JSON.
+"""Decodes a v3 onion service's descriptor with stem instead of our own code, and prints JSON.
 
-    descriptor.py fetch CONTROL_SOCKET COOKIE_FILE ONION_ADDRESS   asks the HSDirs, through that tor's HSFETCH
-    descriptor.py fetch-each CONTROL_SOCKET COOKIE_FILE ONION_ADDRESS FINGERPRINT...   asks these HSDirs, each for what it has
-    descriptor.py watch CONTROL_SOCKET COOKIE_FILE ONION_ADDRESS FINGERPRINT...        asks these HSDirs again and again, until it is
-                                                                   ended: a line of JSON for each answer
-    descriptor.py decode ONION_ADDRESS                             reads the descriptor from standard input
+    descriptor.py fetch CONTROL_SOCKET COOKIE_FILE ONION_ADDRESS
+        Fetches the descriptor from the HSDirs through HSFETCH of this tor.
+    descriptor.py fetch-each CONTROL_SOCKET COOKIE_FILE ONION_ADDRESS FINGERPRINT...
+        Fetches the descriptor that each of these HSDirs holds.
+    descriptor.py watch CONTROL_SOCKET COOKIE_FILE ONION_ADDRESS FINGERPRINT...
+        Asks these HSDirs repeatedly until the process is stopped. Prints a line of JSON for each answer.
+    descriptor.py decode ONION_ADDRESS
+        Reads the descriptor from standard input.
 """
 import base64
 import json
@@ -18,7 +21,7 @@ import time
 from stem.descriptor.hidden_service import HiddenServiceDescriptorV3
 
 TIMEOUT_SECONDS = 60
-# Between an HSDir's answer and the next question: to one that has the descriptor, and to one that has none.
+# The pause between an HSDir's answer and the next question, if it has the descriptor and if it has none.
 WATCH_SECONDS, WATCH_IDLE_SECONDS = 1, 10
 LEGACY_IDENTITY, ED25519_IDENTITY = 2, 3
 
@@ -63,7 +66,7 @@ def point(p):
 
 
 class Control:
-    """A control connection on which nothing but descriptors is fetched."""
+    """A control connection that only fetches descriptors."""
 
     def __init__(self, control_socket, cookie):
         connection = socket.socket(socket.AF_UNIX)
@@ -81,7 +84,7 @@ class Control:
         return text.rstrip("\r\n")
 
     def command(self, text, refusal=None):
-        """Whether tor does it; `refusal` is the code by which it may say that it does not."""
+        """Returns True if tor accepts the command, and False if it answers with the status code `refusal`."""
         self.connection.sendall(text.encode() + b"\r\n")
         answer = self.line()
         while answer.startswith("650"):
@@ -92,7 +95,7 @@ class Control:
         return answer == "250 OK"
 
     def event(self, first):
-        """An event's first line, and its body."""
+        """Returns an event's first line and its body."""
         body = []
         if first.startswith("650+"):
             while (text := self.line()) != ".":
@@ -101,7 +104,7 @@ class Control:
         return first, body
 
     def descriptors(self, address, failures):
-        """The HSDir's fingerprint (or UNKNOWN) and the text of each answer; the text is empty where there is none."""
+        """Yields the HSDir's fingerprint (or UNKNOWN) and the descriptor of each answer, or an empty text if it has none."""
         while True:
             event, body = self.events.pop(0) if self.events else self.event(self.line())
             if event.startswith("650 HS_DESC FAILED " + address):
@@ -118,13 +121,13 @@ def fetch(control_socket, cookie, address):
     for _, text in control.descriptors(address, failures):
         if text:
             return text
-        # An empty body ends the search: no HSDir was left to ask.
+        # An empty body ends the search, because tor has asked all HSDirs.
         sys.exit("no HSDir has the descriptor: " + ", ".join(failures))
 
 
 def fetch_each(control_socket, cookie, address, hsdirs):
     control = Control(control_socket, cookie)
-    # 552: it is not in that tor's consensus.
+    # 552: this tor's consensus does not contain the HSDir.
     asked = [hsdir for hsdir in hsdirs if control.command(f"HSFETCH {address} SERVER=${hsdir}", refusal="552")]
     found, open_ones = {}, set(asked)
     if not asked:
@@ -138,14 +141,14 @@ def fetch_each(control_socket, cookie, address, hsdirs):
 
 
 def watch(control_socket, cookie, address, hsdirs):
-    """Asks each HSDir in its own time: a silent one holds no other up. Ends when tor does."""
+    """Asks each HSDir independently, so that a silent one does not delay the others. Returns when tor ends."""
     control = Control(control_socket, cookie)
     control.connection.settimeout(None)
     events = queue.Queue()
 
     def read():
         while text := control.lines.readline().decode():
-            # The replies to HSFETCH say nothing but that it was understood.
+            # The replies to HSFETCH only confirm that tor has read the command.
             if text.startswith("650"):
                 events.put(control.event(text.rstrip("\r\n")))
         events.put(None)

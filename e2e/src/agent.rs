@@ -1,4 +1,5 @@
-//! Asks a backend pod's agent for its descriptor, as the publisher does: which introduction points are whose.
+//! Requests a backend pod's descriptor from its agent, as the publisher does, to learn which
+//! introduction points belong to the backend.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,32 +15,40 @@ use tokio::time::timeout;
 
 use crate::descriptor::Descriptor;
 
-/// The names (authentication keys) of the points that the agent's tor holds now.
+/// Returns the names (authentication keys) of the introduction points that the tor of the agent at
+/// this pod address currently holds.
 pub async fn points(address: &str, pod_uid: &str, token: &AgentToken) -> Result<BTreeSet<String>> {
     points_at(&format!("{address}:{AGENT_API_PORT}"), pod_uid, token).await
 }
 
-/// The same, at a socket address.
+/// Returns the names (authentication keys) of the introduction points that the tor of the agent at
+/// this socket address currently holds.
 pub async fn points_at(socket: &str, pod_uid: &str, token: &AgentToken) -> Result<BTreeSet<String>> {
     let points = descriptor_at(socket, pod_uid, token).await?.map(|descriptor| descriptor.points).unwrap_or_default();
     Ok(points.into_iter().map(|point| point.auth_key).collect())
 }
 
-/// The descriptor that tells them; None while there is none.
+/// Returns the decoded descriptor of the agent at this socket address, or `None` if its tor has
+/// none yet.
 pub async fn descriptor_at(socket: &str, pod_uid: &str, token: &AgentToken) -> Result<Option<Descriptor>> {
-    let answer =
-        timeout(Duration::from_secs(10), sync(socket, pod_uid, token)).await.context("the agent is silent")??;
+    let answer = timeout(Duration::from_secs(10), sync(socket, pod_uid, token))
+        .await
+        .context("the agent did not answer within 10 s")??;
     let Some(text) = answer.descriptor else { return Ok(None) };
     Descriptor::decode(&text, &answer.onion_address.to_string()).await.map(Some)
 }
 
-/// Names the points that the agent's tor holds now: changes when they do.
+/// Returns the revision of the agent's descriptor, which changes whenever its introduction points
+/// do.
 pub async fn revision(address: &str, pod_uid: &str, token: &AgentToken) -> Result<Revision> {
     let socket = format!("{address}:{AGENT_API_PORT}");
-    Ok(timeout(Duration::from_secs(10), sync(&socket, pod_uid, token)).await.context("the agent is silent")??.revision)
+    Ok(timeout(Duration::from_secs(10), sync(&socket, pod_uid, token))
+        .await
+        .context("the agent did not answer within 10 s")??
+        .revision)
 }
 
-/// Not leading: the agent takes no word of ours on its pod's fate.
+/// Sends one sync request. `leading` is false, so the agent does not act on the pod phase in it.
 async fn sync(socket: &str, pod_uid: &str, token: &AgentToken) -> Result<SyncResponse> {
     static SEQUENCE: AtomicU64 = AtomicU64::new(1);
     let request = SyncRequest {
@@ -50,7 +59,7 @@ async fn sync(socket: &str, pod_uid: &str, token: &AgentToken) -> Result<SyncRes
         known_revision: None,
     };
     let body = serde_json::to_string(&request)?;
-    // A nonce need not be random where nobody could gain from a replay.
+    // Nobody gains anything from a replay here, so the nonce need not be random.
     let nonce = "00000000000000000000000000000000";
     let mac = token.request_mac(pod_uid, "POST", SYNC_PATH, nonce, body.as_bytes());
     let request = format!(

@@ -1,4 +1,5 @@
-//! The arti client: Tor in Rust, which shares no code with C tor, nor with us.
+//! The arti client: a Tor implementation in Rust that shares no code with C tor or with this
+//! project.
 
 use std::fs;
 use std::net::TcpListener;
@@ -17,7 +18,7 @@ use crate::torclient::fetch;
 use crate::tornet::{TorNetwork, make_private_dir};
 use crate::wait::{Seen, until};
 
-/// An arti that proxies, without any state from before.
+/// An arti process that started without any state and offers a SOCKS proxy.
 #[derive(Debug)]
 pub struct ArtiClient {
     name: String,
@@ -27,27 +28,29 @@ pub struct ArtiClient {
 }
 
 impl ArtiClient {
-    /// Starts it in a private network that is up, and waits until it has bootstrapped. The first call may have to build arti.
+    /// Starts arti in a private network that is up and waits until it has bootstrapped. The first
+    /// call may have to build arti.
     pub async fn fresh(processes: &Processes, name: &str, dir: &Path, network: &TorNetwork) -> Result<Self> {
         make_private_dir(dir)?;
         let socks = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
         let file = dir.join("arti.toml");
         fs::write(&file, configuration(dir, &socks) + &network.arti_lines()?)?;
-        // However this process ends, what it started ends too.
+        // arti must end together with this process, however this process ends.
         let mut arti = Command::new("setpriv");
         arti.args(["--pdeathsig", "KILL", "--"]).arg(program().await?).arg("--config").arg(&file).arg("proxy");
         processes.start(name, &mut arti)?;
         let client = Self { name: name.to_owned(), dir: dir.to_owned(), processes: processes.clone(), socks };
-        until(&format!("{name} bootstraps"), Duration::from_secs(120), async || client.bootstrapped()).await?;
+        until(&format!("{name} has bootstrapped"), Duration::from_secs(120), async || client.bootstrapped()).await?;
         Ok(client)
     }
 
-    /// `GET /` at port 80 of an onion address, on circuits of its own for each `isolation`.
+    /// Sends `GET /` to port 80 of an onion address. Requests with different `isolation` share no
+    /// circuit.
     pub async fn fetch(&self, onion: &str, isolation: &str) -> Result<String> {
         fetch(&self.socks, onion, isolation).await
     }
 
-    /// Ends it and removes its state.
+    /// Stops the client and removes its state.
     pub async fn remove(self) -> Result<()> {
         self.processes.stop(&self.name).await?;
         remove_dir(&self.dir).await
@@ -61,7 +64,8 @@ impl ArtiClient {
     }
 }
 
-/// What arti is told of this machine; that it is root's is no danger in a network of its own.
+/// Returns arti's configuration for this machine. Running as root is harmless because the network
+/// is private.
 fn configuration(dir: &Path, socks: &str) -> String {
     let dir = dir.display();
     format!(

@@ -1,4 +1,4 @@
-//! Everything up, everything down.
+//! Brings the node, the cluster and the Tor network up and down together.
 
 use std::fs;
 
@@ -12,13 +12,14 @@ use crate::state::State;
 use crate::steps::{say, step};
 use crate::tornet::{Place, TorNetwork};
 
-/// The Tor network of a bring-up, in reach of the node's pods.
+/// Opens the environment's Tor network, which the node's pods can reach.
 pub fn tor_network(state: &State) -> Result<TorNetwork> {
     let node = Node::open(state)?;
     Ok(TorNetwork::open(&state.tornet(), Place::Node(node), &Processes::open(state.dir())?))
 }
 
-/// Brings up what is not up. What runs already is kept; a node that died is made anew, and its cluster with it.
+/// Starts everything that is not running yet. Whatever is running already is kept. If the node has
+/// died, it is created again together with its cluster.
 pub async fn up(state: &State) -> Result<()> {
     machine::check_cluster().await?;
     let _lock = lock(state)?;
@@ -35,7 +36,7 @@ pub async fn up(state: &State) -> Result<()> {
     Ok(())
 }
 
-/// Ends every process of the bring-up and removes what it made on this machine.
+/// Stops every process of the environment and removes everything that it created on this machine.
 pub async fn down(state: &State) -> Result<()> {
     if !state.dir().exists() {
         say("nothing is up");
@@ -49,7 +50,7 @@ pub async fn down(state: &State) -> Result<()> {
     .await
 }
 
-/// Prints what is up; fails when something is not.
+/// Prints which processes are running. Returns an error if one is not.
 pub fn status(state: &State) -> Result<()> {
     if !state.dir().exists() {
         bail!("nothing is up");
@@ -67,21 +68,26 @@ pub fn status(state: &State) -> Result<()> {
     let (bootstrapped, other) = tor_network(state)?.status();
     println!("Tor network: {bootstrapped} of {} relays and authorities bootstrapped", bootstrapped + other);
     println!("KUBECONFIG={}", state.kubeconfig().display());
-    if dead.is_empty() { Ok(()) } else { bail!("dead: {}; run `e2e up`", dead.join(", ")) }
+    if dead.is_empty() {
+        Ok(())
+    } else {
+        bail!("these processes are dead: {}; run `e2e up` to restart them", dead.join(", "))
+    }
 }
 
-/// A dead node's cluster and Tor processes ended with their network: begin anew, but keep the Tor network's keys and documents.
+/// Removes what is left of a dead node and its cluster. The Tor network's processes ended with the
+/// node, but its keys and documents are kept.
 async fn remove_node(state: &State) -> Result<()> {
     Node::open(state)?.down().await?;
     remove_dir(&state.kubernetes()).await
 }
 
-/// Two bring-ups at once would start everything twice.
+/// Locks the state folder, because two concurrent runs of `e2e up` would start everything twice.
 fn lock(state: &State) -> Result<fs::File> {
     fs::create_dir_all(state.dir())?;
     let file = fs::File::create(state.dir().join("lock"))?;
     if file.try_lock().is_err() {
-        bail!("another `e2e` works on {} at this moment", state.dir().display());
+        bail!("another `e2e` process is using {}; wait until it has finished", state.dir().display());
     }
     Ok(file)
 }

@@ -1,4 +1,4 @@
-//! Short commands: run to the end, with what they said in the error when they fail.
+//! Runs short commands to completion. The error of a failed command contains its output.
 
 use std::process::Stdio;
 
@@ -6,19 +6,19 @@ use anyhow::{Context as _, Result, bail};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-/// A command with its arguments.
+/// Returns a command with its arguments.
 pub fn command<S: AsRef<std::ffi::OsStr>>(program: &str, arguments: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(program);
     command.args(arguments);
     command
 }
 
-/// Runs it and gives its standard output.
+/// Runs a command and returns its standard output.
 pub async fn output(command: &mut Command) -> Result<String> {
     output_with_input(command, "").await
 }
 
-/// Runs it with this standard input and gives its standard output.
+/// Runs a command with the given standard input and returns its standard output.
 pub async fn output_with_input(command: &mut Command, input: &str) -> Result<String> {
     let shown = format!("{:?}", command.as_std());
     let mut child = command
@@ -27,18 +27,19 @@ pub async fn output_with_input(command: &mut Command, input: &str) -> Result<Str
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .with_context(|| format!("run {shown}"))?;
-    let mut stdin = child.stdin.take().context("standard input is a pipe")?;
+        .with_context(|| format!("could not run {shown}"))?;
+    let mut stdin = child.stdin.take().context("the child process has no standard input")?;
     let feed = async move {
-        // A program that does not read its input closes the pipe: its exit code tells whether that is wrong.
+        // A program that does not read its input closes the pipe. Its exit code shows whether that
+        // was an error.
         let _ = stdin.write_all(input.as_bytes()).await;
         drop(stdin);
     };
     let ((), done) = tokio::join!(feed, child.wait_with_output());
     let done = done?;
     if !done.status.success() {
-        let said = [String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr)].concat();
-        bail!("{shown}: {}\n{}", done.status, said.trim());
+        let printed = [String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr)].concat();
+        bail!("{shown}: {}\n{}", done.status, printed.trim());
     }
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }

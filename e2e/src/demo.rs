@@ -1,4 +1,5 @@
-//! The demo: a service with three backends, and fetches through real Tor clients that show how they share the work.
+//! The demo: a service with three backends, and fetches through real Tor clients that show how the
+//! backends share the load.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
@@ -20,7 +21,8 @@ use crate::torclient::TorClient;
 
 const LASTING_SOCKS_PORT: u16 = 15_900;
 
-/// Applies the sample on a cluster that has the operator, and shows 60 fetches.
+/// Applies the sample service on a cluster that runs the operator, then makes 60 fetches and prints
+/// how the backends shared them.
 pub async fn run(state: &State) -> Result<()> {
     let cluster = Cluster::open(state)?;
     let kubectl = cluster.kubectl();
@@ -39,11 +41,11 @@ pub async fn run(state: &State) -> Result<()> {
         say("every backend served its share, and no fetch failed");
         Ok(())
     } else {
-        bail!("{} fetches failed, or a backend's count is out of bounds (see the table)", spread.failures())
+        bail!("{} fetches failed, or the count of a backend is out of bounds; see the table above", spread.failures())
     }
 }
 
-/// Says each change of the status until everything asked for is served.
+/// Waits until the service is published, and prints every change of its status.
 async fn wait_published(service: &Service) -> Result<()> {
     const LIMIT: Duration = Duration::from_secs(180);
     let replicas = usize::try_from(service.api().get("web").await?.spec.backends.replicas)?;
@@ -75,7 +77,7 @@ async fn fresh_client(state: &State, number: usize) -> Result<TorClient> {
         .await
 }
 
-/// A client that stays for the user.
+/// Starts a client that keeps running for the user.
 async fn leave_client(state: &State) -> Result<()> {
     let torrc = tor_network(state)?.torrc_lines()?;
     let dir = state.dir().join("clients/lasting");
@@ -84,7 +86,8 @@ async fn leave_client(state: &State) -> Result<()> {
     Ok(())
 }
 
-/// The counts, drawn over again on a terminal; elsewhere a line for each fetch and the table at the end.
+/// A table of the counts. It is redrawn in place on a terminal; elsewhere, each fetch prints a line
+/// and the table follows at the end.
 struct Table {
     is_live: bool,
     lines: usize,
@@ -116,7 +119,7 @@ impl Table {
     }
 
     fn draw(&self, spread: &Spread) -> Result<String> {
-        let all: u32 = spread.backends().values().map(|tally| tally.points).sum();
+        let all: u32 = spread.backends().values().map(|count| count.points).sum();
         let mut text = format!(
             "{}/{FETCHES} fetches, {} failed\n{:<40} {:>8} {:>7} {:>18}\n",
             self.fetches,
@@ -126,11 +129,11 @@ impl Table {
             "SERVED",
             "EXPECTED ±3σ"
         );
-        for (name, tally) in spread.backends() {
-            let points = format!("{} of {all}", tally.points);
-            let expected = format!("{:.1} ±{:.1}", tally.expected, tally.tolerance());
-            let mark = if tally.is_fair() { "" } else { "  out of bounds" };
-            writeln!(text, "{name:<40} {points:>8} {:>7} {expected:>18}{mark}", tally.served)?;
+        for (name, count) in spread.backends() {
+            let points = format!("{} of {all}", count.points);
+            let expected = format!("{:.1} ±{:.1}", count.expected, count.tolerance());
+            let mark = if count.is_fair() { "" } else { "  out of bounds" };
+            writeln!(text, "{name:<40} {points:>8} {:>7} {expected:>18}{mark}", count.served)?;
         }
         Ok(text)
     }

@@ -1,4 +1,5 @@
-//! Descriptors as an independent program sees them: fetched from the HSDirs and decoded with Python's stem.
+//! Descriptors as an independent program reads them: fetched from the HSDirs and decoded with
+//! Python's stem.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -15,42 +16,44 @@ use crate::tornet::Tor;
 /// A decoded descriptor.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Descriptor {
-    /// The service's key of one time period, in hexadecimal.
+    /// The service's blinded key for one time period, in hexadecimal.
     pub blinded_key: String,
-    /// Rises with each version.
+    /// The revision counter, which increases with every version of the descriptor.
     pub revision_counter: u64,
-    /// How long HSDirs keep it.
+    /// The time in minutes for which HSDirs keep the descriptor.
     pub lifetime_minutes: u64,
-    /// The length of its text.
+    /// The length of the descriptor's text in bytes.
     pub bytes: usize,
-    /// Its introduction points, in its order.
+    /// The introduction points in the order of the descriptor.
     pub points: Vec<Point>,
 }
 
-/// An introduction point; all but `onion_key` in hexadecimal.
+/// An introduction point. All fields except `onion_key` are hexadecimal.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Point {
     /// The relay's RSA fingerprint.
     pub relay: String,
     /// The relay's ed25519 identity.
     pub relay_ed25519: Option<String>,
-    /// The relay's ntor key, base64.
+    /// The relay's ntor key in base64.
     pub onion_key: String,
-    /// Names the point: the backend made it, and a merge keeps it.
+    /// The authentication key, which identifies the introduction point. The backend generates it,
+    /// and the merge keeps it.
     pub auth_key: String,
-    /// The point's x25519 key.
+    /// The introduction point's x25519 encryption key.
     pub enc_key: String,
 }
 
 impl Descriptor {
-    /// What the HSDirs hold now, asked through a client's tor.
+    /// Fetches the descriptor that the HSDirs currently hold, through a client's tor.
     pub async fn fetch(tor: &Tor, onion: &str) -> Result<Self> {
         let mut fetch = python().await?;
         fetch.arg("fetch").arg(tor.control_socket()).arg(tor.cookie()).arg(onion);
         Self::from_json(&output(&mut fetch).await?)
     }
 
-    /// What each of these HSDirs holds now, by fingerprint, asked through a client's tor; without those that hold none.
+    /// Fetches the descriptor that each of these HSDirs currently holds, through a client's tor.
+    /// The result is keyed by fingerprint and omits the HSDirs that hold none.
     pub async fn fetch_each(
         tor: &Tor,
         onion: &str,
@@ -59,30 +62,31 @@ impl Descriptor {
         let mut fetch = python().await?;
         fetch.arg("fetch-each").arg(tor.control_socket()).arg(tor.cookie()).arg(onion).args(hsdirs);
         let json = output(&mut fetch).await?;
-        serde_json::from_str(&json).with_context(|| format!("descriptor.py said {json:?}"))
+        serde_json::from_str(&json).with_context(|| format!("descriptor.py printed {json:?}"))
     }
 
-    /// The command that asks these HSDirs again and again through a client's tor, and prints each answer as a line of JSON.
+    /// Returns a command that asks these HSDirs repeatedly through a client's tor and prints each
+    /// answer as a line of JSON.
     pub async fn watch(tor: &Tor, onion: &str, hsdirs: impl IntoIterator<Item = &String>) -> Result<Command> {
         let mut watch = python().await?;
         watch.arg("watch").arg(tor.control_socket()).arg(tor.cookie()).arg(onion).args(hsdirs);
         Ok(watch)
     }
 
-    /// A descriptor that is at hand.
+    /// Decodes a descriptor's text.
     pub async fn decode(text: &str, onion: &str) -> Result<Self> {
         let mut decode = python().await?;
         decode.args(["decode", onion]);
         Self::from_json(&output_with_input(&mut decode, text).await?)
     }
 
-    /// The points' names.
+    /// Returns the introduction points' authentication keys.
     pub fn auth_keys(&self) -> BTreeSet<&str> {
         self.points.iter().map(|point| point.auth_key.as_str()).collect()
     }
 
     fn from_json(json: &str) -> Result<Self> {
-        serde_json::from_str(json).with_context(|| format!("descriptor.py said {json:?}"))
+        serde_json::from_str(json).with_context(|| format!("descriptor.py printed {json:?}"))
     }
 }
 

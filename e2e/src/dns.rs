@@ -1,4 +1,5 @@
-//! The cluster's DNS: answers `NAME.NAMESPACE.svc.cluster.local` with a Service's address, or with its pods' for a headless one.
+//! The cluster's DNS server. It resolves `NAME.NAMESPACE.svc.cluster.local` to the Service's
+//! address, or to the pods' addresses if the Service is headless.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -12,7 +13,7 @@ use tokio::net::UdpSocket;
 
 use crate::cluster::DOMAIN;
 
-/// Answers on this address, port 53, until the process ends.
+/// Answers queries on this address, port 53, until the process ends.
 pub async fn serve(client: Client, address: &str) -> Result<()> {
     let socket = UdpSocket::bind((address, 53)).await?;
     let (services, services_writer) = reflector::store::<Service>();
@@ -67,7 +68,8 @@ const TYPE_A: [u8; 2] = [0, 1];
 const CLASS_IN: [u8; 2] = [0, 1];
 const NXDOMAIN: u8 = 3;
 
-/// The reply to a query (RFC 1035, section 4) of one question; None for what is not one.
+/// Returns the reply to a query (RFC 1035, section 4) with one question, or `None` if the message
+/// is not one.
 fn reply(query: &[u8], names: &Names) -> Option<Vec<u8>> {
     let header = query.get(..HEADER)?;
     let is_query = header[2] & 0x80 == 0;
@@ -82,11 +84,12 @@ fn reply(query: &[u8], names: &Names) -> Option<Vec<u8>> {
     let addresses = known.filter(|_| kind == [TYPE_A, CLASS_IN].concat()).map(Vec::as_slice).unwrap_or_default();
     let mut reply = Vec::with_capacity(512);
     reply.extend(&header[..2]);
-    // Response, authoritative; recursion desired as asked, and available.
+    // The flags are: response, authoritative, recursion desired as in the query, recursion
+    // available.
     reply.push(0x84 | (header[2] & 0x79));
     reply.push(0x80 | if known.is_some() { 0 } else { NXDOMAIN });
     reply.extend([0, 1]);
-    // 15 answers of 16 bytes fit into 512 bytes beside the longest name (255 bytes).
+    // 15 answers of 16 bytes fit into 512 bytes together with the longest name (255 bytes).
     let addresses = &addresses[..addresses.len().min(15)];
     reply.extend(u16::try_from(addresses.len()).ok()?.to_be_bytes());
     reply.extend([0, 0, 0, 0]);
@@ -103,7 +106,7 @@ fn reply(query: &[u8], names: &Names) -> Option<Vec<u8>> {
     Some(reply)
 }
 
-/// The name that a question begins with, and its length in bytes.
+/// Returns the name at the beginning of a question and its encoded length in bytes.
 fn question_name(mut rest: &[u8]) -> Option<(String, usize)> {
     let start = rest.len();
     let mut labels = Vec::new();
@@ -137,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_known_name_has_its_address() {
+    fn a_known_name_resolves_to_its_address() {
         let query = query("Web.default.svc.cluster.local", 1);
         let reply = reply(&query, &known()).unwrap();
         assert_eq!(reply[..8], [0xab, 0xcd, 0x85, 0x80, 0, 1, 0, 1]);
@@ -146,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn another_type_of_a_known_name_is_empty_and_an_unknown_name_does_not_exist() {
+    fn a_known_name_has_no_ipv6_address_and_an_unknown_name_does_not_exist() {
         let ipv6 = reply(&query("web.default.svc.cluster.local", 28), &known()).unwrap();
         assert_eq!(ipv6[3..8], [0x80, 0, 1, 0, 0]);
         let unknown = reply(&query("web.default.svc", 1), &known()).unwrap();
@@ -154,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn no_truncated_query_is_answered() {
+    fn a_truncated_query_gets_no_answer() {
         let whole = query("web.default.svc.cluster.local", 1);
         for length in 0..whole.len() {
             assert_eq!(reply(&whole[..length], &known()), None, "{length} bytes");

@@ -1,4 +1,5 @@
-//! Fetches of a service through clients without any state, counted against the backends' shares of the points.
+//! Fetches from a service through clients without state, counted and compared with each backend's
+//! share of the introduction points.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,13 +15,14 @@ use crate::spread::Spread;
 use crate::torclient::TorClient;
 use crate::wait::{Seen, until};
 
-/// How many [`fetch_all`] makes.
+/// The number of fetches that [`fetch_all`] makes.
 pub const FETCHES: usize = 60;
-/// Fetches by a client, which keeps its descriptor, before the next one begins.
+/// The number of fetches by one client, which keeps its descriptor, before the next client takes
+/// over.
 pub const FETCHES_PER_CLIENT: usize = 6;
 
-/// Fetches from a published service. `fresh_client` starts a client; `show` is told the counts after each fetch, and what became
-/// of it.
+/// Makes all fetches from a published service. `fresh_client` starts a client. `show` receives the
+/// counts and the outcome after each fetch.
 pub async fn fetch_all(
     service: &Service,
     fresh_client: impl AsyncFn() -> Result<TorClient>,
@@ -30,7 +32,7 @@ pub async fn fetch_all(
     let mut spread = Spread::default();
     let mut next = Some(fresh_client().await?);
     for batch in 1..=FETCHES / FETCHES_PER_CLIENT {
-        let client = next.take().context("a client for each batch")?;
+        let client = next.take().context("no client was started for this batch")?;
         let is_last = batch == FETCHES / FETCHES_PER_CLIENT;
         let prepare = async { if is_last { Ok(None) } else { fresh_client().await.map(Some) } };
         let (fetched, prepared) = tokio::join!(fetch_batch(&client, service, &onion, &mut spread, &mut show), prepare);
@@ -52,7 +54,7 @@ async fn fetch_batch(
     for number in 0..FETCHES_PER_CLIENT {
         spread.expect(&points);
         let start = Instant::now();
-        let said = match client.fetch(onion, &format!("fetch {number}")).await {
+        let outcome = match client.fetch(onion, &format!("fetch {number}")).await {
             Ok(body) => {
                 let caller = caller(&body);
                 let pod = pods.iter().find(|pod| Some(pod.address.as_str()) == caller);
@@ -65,20 +67,22 @@ async fn fetch_batch(
                 format!("failed: {error:#}")
             }
         };
-        show(spread, &format!("{said} after {:.1} s", start.elapsed().as_secs_f64()))?;
+        show(spread, &format!("{outcome} after {:.1} s", start.elapsed().as_secs_f64()))?;
     }
     Ok(())
 }
 
-/// The backends, and by their names how many of the descriptor's points are theirs: what their own tors hold, compared with what
-/// an independent decoder finds in what the HSDirs hold. A point that is nobody's is waited out: a tor may just have replaced it.
+/// Returns the backends, and for each backend's name the number of its introduction points in the
+/// descriptor. The backends' own tors report their points; an independent decoder reads the points
+/// that the HSDirs hold. A point that belongs to no backend is waited out, because a tor may just
+/// have replaced it.
 async fn shares(
     client: &TorClient,
     service: &Service,
     onion: &str,
 ) -> Result<(Vec<BackendPod>, BTreeMap<String, u32>)> {
     const LIMIT: Duration = Duration::from_secs(60);
-    until("each point of the descriptor is a backend's", LIMIT, async || {
+    until("each introduction point in the descriptor belongs to a backend", LIMIT, async || {
         let (pods, own) = own_points(service).await?;
         let descriptor = Descriptor::fetch(client.tor(), onion).await?;
         let published = descriptor.auth_keys();
@@ -89,13 +93,14 @@ async fn shares(
         }
         let sum: u32 = points.values().sum();
         let is_whole = sum > 0 && descriptor.points.len() == usize::try_from(sum)?;
-        let why = format!("{} points are published, of which {points:?}", descriptor.points.len());
+        let why = format!("{} points are published; the backends hold {points:?} of them", descriptor.points.len());
         Ok(if is_whole { Seen::Yes((pods, points)) } else { Seen::NotYet(why) })
     })
     .await
 }
 
-/// The backends, and in their order the names of the points that each one's tor holds.
+/// Returns the backends and, in the same order, the names of the introduction points that their
+/// tors hold.
 pub async fn own_points(service: &Service) -> Result<(Vec<BackendPod>, Vec<BTreeSet<String>>)> {
     let token = service.agent_token().await?;
     let pods = service.backends().await?;
@@ -103,7 +108,8 @@ pub async fn own_points(service: &Service) -> Result<(Vec<BackendPod>, Vec<BTree
     Ok((pods, own))
 }
 
-/// The address at the end of the sample app's page: a backend's pod.
+/// Returns the address at the end of the sample app's page, which is the address of the pod that
+/// made the request.
 pub fn caller(page: &str) -> Option<&str> {
     page.trim().rsplit(' ').next()
 }

@@ -1,4 +1,4 @@
-//! Helm, as `setup/helm.sh` installs it, at work on the cluster.
+//! Runs the Helm that `setup/helm.sh` installs.
 
 use std::path::{Path, PathBuf};
 
@@ -13,12 +13,12 @@ use crate::state::{State, source_tree};
 pub struct Helm {
     program: PathBuf,
     kubeconfig: PathBuf,
-    /// Its own home: what it caches goes with the cluster.
+    /// A home folder for Helm, so that its cache is removed together with the cluster.
     home: PathBuf,
 }
 
 impl Helm {
-    /// For the cluster of this folder; installs Helm if need be.
+    /// Returns a Helm for the cluster in this state folder. Installs Helm if necessary.
     pub async fn open(state: &State) -> Result<Self> {
         let script = source_tree().join("e2e/setup/helm.sh").display().to_string();
         let program = output(&mut command(&script, [] as [&str; 0])).await?;
@@ -26,17 +26,17 @@ impl Helm {
         Ok(Self { program: program.trim().into(), kubeconfig: state.kubeconfig(), home })
     }
 
-    /// Where its program is.
+    /// Returns the folder of the Helm program.
     pub fn folder(&self) -> Result<&Path> {
-        self.program.parent().context("a program is in a folder")
+        self.program.parent().context("the path of the Helm program has no folder")
     }
 
-    /// The chart of the source tree.
+    /// Returns the path of the chart in the source tree.
     pub fn chart() -> String {
         source_tree().join("charts/onionbalance-operator").display().to_string()
     }
 
-    /// Runs it in the operator's namespace. Gives its standard output.
+    /// Runs Helm in the operator's namespace and returns its standard output.
     pub async fn run(&self, arguments: &[&str]) -> Result<String> {
         let mut helm = command(&self.program.display().to_string(), arguments);
         helm.args(["--namespace", NAMESPACE]).env("KUBECONFIG", &self.kubeconfig).env("HOME", &self.home);

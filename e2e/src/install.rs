@@ -1,4 +1,4 @@
-//! The operator on the cluster, told of the private Tor network.
+//! Installs the operator on the cluster, configured for the private Tor network.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,19 +12,21 @@ use crate::images::make_image;
 use crate::state::{State, source_tree};
 use crate::steps::step;
 
-/// Where `deploy/` puts the operator.
+/// The namespace in which `deploy/` installs the operator.
 pub const NAMESPACE: &str = "onionbalance-system";
-/// The operator's Deployment.
+/// The name of the operator's Deployment.
 pub const DEPLOYMENT: &str = "onionbalance-operator";
 
-/// Loads the images, with `operator` (the program) in the operator's, and installs `deploy/` on a cluster that is up.
+/// Loads the images and installs `deploy/` on a cluster that is up. `operator` is the path of the
+/// program that goes into the operator's image.
 pub async fn install(state: &State, operator: &Path) -> Result<()> {
     let cluster = Cluster::open(state)?;
     let images = step("images", load_images(state, operator)).await?;
     step("operator", apply(state, &cluster, &images)).await
 }
 
-/// Loads the images alone. Gives the names of what was loaded: they change with the content.
+/// Loads the images without installing the operator. Returns the loaded images' names, which change
+/// with their content.
 pub async fn load_images(state: &State, operator: &Path) -> Result<String> {
     let cluster = Cluster::open(state)?;
     let operator = operator.to_str().context("the operator's path is not UTF-8")?;
@@ -39,13 +41,15 @@ pub async fn load_images(state: &State, operator: &Path) -> Result<String> {
 async fn apply(state: &State, cluster: &Cluster, images: &str) -> Result<()> {
     let kubectl = cluster.kubectl();
     let overlay = write_overlay(state, images)?;
-    // For this old server, kubectl refuses the CRD's rules; the server drops them.
+    // kubectl rejects the CRD's validation rules for this old API server. The server itself drops
+    // them.
     kubectl.run(&format!("apply --validate=false -k {}", overlay.display())).await?;
     kubectl.run(&format!("rollout status --namespace {NAMESPACE} deployment/{DEPLOYMENT} --timeout=120s")).await?;
     Ok(())
 }
 
-/// `deploy/` as a user would adapt it: the Tor network's lines, and a pod that changes when an image does under the same tag.
+/// Writes an overlay on `deploy/` as a user would write one. It adds the Tor network's torrc lines,
+/// and an annotation that replaces the pod when an image changes under the same tag.
 fn write_overlay(state: &State, images: &str) -> Result<PathBuf> {
     let dir = state.dir().join("overlay");
     fs::create_dir_all(&dir)?;
@@ -62,14 +66,15 @@ fn write_overlay(state: &State, images: &str) -> Result<PathBuf> {
         }},
     });
     fs::write(dir.join("operator.yaml"), serde_json::to_vec_pretty(&patch)?)?;
-    // kustomize takes only relative paths, and kubectl 1.20 only these two fields.
+    // kustomize accepts only relative paths, and kubectl 1.20 accepts only these two fields.
     let deploy = relative(&dir.canonicalize()?, &source_tree().join("deploy").canonicalize()?);
     let overlay = json!({"bases": [deploy], "patchesStrategicMerge": ["operator.yaml"]});
     fs::write(dir.join("kustomization.yaml"), serde_json::to_vec_pretty(&overlay)?)?;
     Ok(dir)
 }
 
-/// The way from one folder to another, by way of the root; both are absolute and without links.
+/// Returns the relative path from one folder to another. Both must be absolute and free of symbolic
+/// links.
 fn relative(from: &Path, to: &Path) -> PathBuf {
     let up: PathBuf = from.components().skip(1).map(|_| "..").collect();
     to.components().skip(1).fold(up, |path, component| path.join(component))
@@ -80,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_relative_path_leads_there() {
+    fn a_relative_path_goes_through_the_root() {
         assert_eq!(relative(Path::new("/a/b"), Path::new("/c/d")), Path::new("../../c/d"));
     }
 }

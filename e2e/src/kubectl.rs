@@ -1,4 +1,4 @@
-//! kubectl, the machine's own.
+//! Runs the kubectl that is installed on this machine.
 
 use std::path::PathBuf;
 
@@ -15,17 +15,17 @@ pub struct Kubectl {
 }
 
 impl Kubectl {
-    /// For the cluster of this folder.
+    /// Returns a kubectl for the cluster in this state folder.
     pub fn new(state: &State) -> Self {
         Self { kubeconfig: state.kubeconfig() }
     }
 
-    /// Runs it; the arguments are separated by single blanks. Gives its standard output.
+    /// Runs kubectl and returns its standard output. Single spaces separate the arguments.
     pub async fn run(&self, arguments: &str) -> Result<String> {
         output(&mut self.command(&arguments.split(' ').collect::<Vec<_>>())).await
     }
 
-    /// Runs it with this standard input.
+    /// Runs kubectl with the given standard input and returns its standard output.
     pub async fn run_with_input(&self, arguments: &[&str], input: &str) -> Result<String> {
         output_with_input(&mut self.command(arguments), input).await
     }

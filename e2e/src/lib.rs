@@ -1,8 +1,10 @@
-//! What the end-to-end tests and the demo stand on: a one-node Kubernetes, a private Tor network, real Tor clients.
+//! The foundation of the end-to-end tests and the demo: a one-node Kubernetes cluster, a private
+//! Tor network and real Tor clients.
 //!
-//! The node is a set of namespaces (network, mounts, process ids, host name) of this machine, held by one process: everything
-//! in it, with its bridge, firewall rules and mounts, goes when that process ends. Everything that is written stands in one
-//! folder, [`state::State`].
+//! The node is a set of namespaces (network, mounts, process ids, host name) on this machine. One
+//! process holds them. When that process ends, the kernel removes everything in them, including the
+//! bridge, the firewall rules and the mounts. All files are written to one folder,
+//! [`state::State`].
 
 pub mod agent;
 pub mod articlient;

@@ -1,4 +1,5 @@
-//! Whether this machine can do what is asked, and what to do when it cannot.
+//! Checks that this machine can run the cluster or a private Tor network, and explains how to fix
+//! what is missing.
 
 use std::fs;
 use std::path::Path;
@@ -7,10 +8,10 @@ use anyhow::{Result, bail};
 
 use crate::command::{command, output};
 
-/// Programs that a private Tor network takes.
+/// The programs that a private Tor network needs.
 pub const TOR_PROGRAMS: [&str; 2] = ["tor", "tor-gencert"];
 
-/// Programs that the node takes, and its folder of network plugins.
+/// The programs that the node needs, besides the network plugins in [`CNI_PLUGINS`].
 pub const CLUSTER_PROGRAMS: [&str; 13] = [
     "etcd",
     "containerd",
@@ -27,26 +28,27 @@ pub const CLUSTER_PROGRAMS: [&str; 13] = [
     "find",
 ];
 
-/// The container network plugins of Debian's package.
+/// The folder into which Debian's package installs the container network plugins.
 pub const CNI_PLUGINS: &str = "/usr/lib/cni";
 
-/// Fails, with every reason at once and its remedy, when this machine cannot hold the node.
+/// Checks that this machine can run the node. The error lists every problem together with its
+/// remedy.
 pub async fn check_cluster() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
-        bail!("containers, namespaces and routes need root: run this as root, or under sudo");
+        bail!("containers, namespaces and routes need root privileges; run this as root or with sudo");
     }
     let mut missing = missing_programs(&[&TOR_PROGRAMS[..], &CLUSTER_PROGRAMS[..]].concat());
     if !Path::new(CNI_PLUGINS).join("bridge").exists() {
         missing.push("the container network plugins".to_owned());
     }
     if !missing.is_empty() {
-        bail!("not installed: {}; run e2e/setup/packages.sh cluster", missing.join(", "));
+        bail!("not installed: {}; run e2e/setup/packages.sh cluster to install them", missing.join(", "));
     }
     let mut faults = Vec::new();
     let namespaces = ["--mount", "--net", "--pid", "--uts", "--fork", "--mount-proc", "true"];
     if let Err(error) = output(&mut command("unshare", namespaces)).await {
         faults.push(format!(
-            "no new namespaces ({}); in a container: start it with --privileged",
+            "could not create namespaces ({}); if this is a container, start it with --privileged",
             error.to_string().lines().last().unwrap_or_default()
         ));
     }
@@ -59,11 +61,14 @@ pub async fn check_cluster() -> Result<()> {
         }
         let bridge = ["--net", "ip", "link", "add", "pods", "type", "bridge"];
         if let Err(error) = output(&mut command("unshare", bridge)).await {
-            faults.push(format!("no network bridge ({}); load the kernel's bridge module", last_line(&error)));
+            faults.push(format!(
+                "could not create a network bridge ({}); load the kernel's bridge module",
+                last_line(&error)
+            ));
         }
         let cable = ["--net", "ip", "link", "add", "here", "type", "veth", "peer", "name", "there"];
         if let Err(error) = output(&mut command("unshare", cable)).await {
-            faults.push(format!("no veth pair ({}); load the kernel's veth module", last_line(&error)));
+            faults.push(format!("could not create a veth pair ({}); load the kernel's veth module", last_line(&error)));
         }
     }
     faults.extend(cgroup_fault());
@@ -74,13 +79,13 @@ pub async fn check_cluster() -> Result<()> {
     }
 }
 
-/// Fails when this machine cannot run a private Tor network.
+/// Checks that this machine can run a private Tor network.
 pub fn check_tor() -> Result<()> {
     let missing = missing_programs(&TOR_PROGRAMS);
     if missing.is_empty() {
         Ok(())
     } else {
-        bail!("not installed: {}; run e2e/setup/packages.sh tor", missing.join(", "))
+        bail!("not installed: {}; run e2e/setup/packages.sh tor to install them", missing.join(", "))
     }
 }
 
@@ -100,13 +105,13 @@ fn cgroup_fault() -> Option<String> {
     let missing: Vec<_> = ["cpu", "memory", "pids"].into_iter().filter(|name| !available(name)).collect();
     if !missing.is_empty() {
         return Some(format!(
-            "no cgroup controllers {} under /sys/fs/cgroup; mount them (or start the container with --privileged)",
+            "the cgroup controllers {} are missing under /sys/fs/cgroup; mount them, or start the container with --privileged",
             missing.join(", ")
         ));
     }
     let probe = root.join(if unified.is_some() { "" } else { "memory" });
     let read_only = rustix::fs::access(&probe, rustix::fs::Access::WRITE_OK).err()?;
-    Some(format!("{} cannot be written ({read_only}); start the container with --privileged", probe.display()))
+    Some(format!("{} is not writable ({read_only}); start the container with --privileged", probe.display()))
 }
 
 fn last_line(error: &anyhow::Error) -> String {

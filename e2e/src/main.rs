@@ -1,4 +1,4 @@
-//! `e2e`: brings up, checks and takes down a one-node Kubernetes beside a private Tor network.
+//! `e2e` starts, checks and stops a one-node Kubernetes cluster and a private Tor network.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,10 +9,11 @@ use onionbalance_e2e::cluster::Cluster;
 use onionbalance_e2e::state::State;
 use onionbalance_e2e::{bringup, chaos, demo, dns, node};
 
-/// A one-node Kubernetes and a private Tor network on this machine, for the demo and the end-to-end tests.
+/// Runs a one-node Kubernetes cluster and a private Tor network on this machine, for the demo and
+/// the end-to-end tests
 #[derive(Debug, Parser)]
 struct Cli {
-    /// Where everything is kept [default: $`XDG_STATE_HOME`/onionbalance-operator/e2e]
+    /// The folder for all state [default: $`XDG_STATE_HOME`/onionbalance-operator/e2e]
     #[arg(long, global = true, env = "OB_E2E_DIR")]
     dir: Option<PathBuf>,
     #[command(subcommand)]
@@ -21,47 +22,50 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Bring up what is not up: node, Kubernetes, Tor network, images
+    /// Start whatever is not running: node, Kubernetes, Tor network
     Up,
-    /// Bring up, and install the operator
+    /// Run `up`, then install the operator
     Install {
-        /// The operator's program [default: the one beside this program]
+        /// The operator's program [default: the one next to this program]
         #[arg(long)]
         operator: Option<PathBuf>,
     },
-    /// Bring up, and load the images
+    /// Run `up`, then load the images
     Images {
-        /// The operator's program [default: the one beside this program]
+        /// The operator's program [default: the one next to this program]
         #[arg(long)]
         operator: Option<PathBuf>,
     },
-    /// Bring up, install, and show a service with three backends
+    /// Run `install`, then show a service with three backends
     Demo,
-    /// Bring up, install, and make one fault after another under load; fails when a figure misses its limit
+    /// Run `install`, then cause faults under load, one after another; fails if a figure misses its
+    /// limit
     ///
-    /// Real tor clients ask a service with three backends and a plain onion service beside it, by the clock: four requests a second to
-    /// each, one of three by a client that has no descriptor yet. Python's stem looks at what each HSDir holds. Each fault takes two to
-    /// four minutes and prints lines of `figure <fault>_<what> <value> <unit>`; failed counts are less the plain service's. What is
-    /// up stays up: `e2e down` ends it.
+    /// Real tor clients send requests to a service with three backends and to a plain onion
+    /// service. The rate is fixed: four requests a second to each service, one in three from a
+    /// client that has no descriptor yet. Python's stem reads the descriptors that each HSDir
+    /// holds. Each fault takes two to four minutes and prints lines of `figure <fault>_<what>
+    /// <value> <unit>`. Counts of failures have the plain service's failures subtracted. Everything
+    /// stays up afterwards; `e2e down` stops it.
     Chaos {
-        /// Only these faults, separated by commas
+        /// Cause only these faults, separated by commas
         #[arg(long, value_delimiter = ',', value_name = "FAULT")]
         only: Vec<String>,
-        /// Name the faults, and do nothing
+        /// List the faults and exit
         #[arg(long)]
         list: bool,
-        /// Where the service is; with a namespace for each, two can go on side by side on one cluster
-        #[arg(long, default_value = chaos::NAMESPACE)]
+        /// The service's namespace; two runs can share one cluster if each has its own namespace
+        #[arg(long, default_value = chaos::DEFAULT_NAMESPACE)]
         namespace: String,
-        /// The operator's program [default: the one beside this program]
+        /// The operator's program [default: the one next to this program]
         #[arg(long)]
         operator: Option<PathBuf>,
     },
-    /// End and remove all of it
+    /// Stop and remove everything
     Down,
-    /// Tell what is up
+    /// Show which processes are running
     Status,
-    /// Answer as the cluster's DNS (`up` starts this inside the node)
+    /// Serve the cluster's DNS (`up` starts this inside the node)
     #[command(hide = true)]
     Dns,
 }
@@ -106,13 +110,15 @@ async fn run(cli: Cli) -> Result<()> {
     }
 }
 
-/// The operator's program: the one that is given, or the one beside this program.
+/// Returns the path of the operator's program. The default is the one next to this program.
 fn program(operator: Option<PathBuf>) -> Result<PathBuf> {
     let operator = match operator {
         Some(operator) => operator,
         None => std::env::current_exe()?.with_file_name("onionbalance-operator"),
     };
-    operator.canonicalize().with_context(|| format!("{}: build it first", operator.display()))
+    operator
+        .canonicalize()
+        .with_context(|| format!("could not find the operator's program at {}; build it first", operator.display()))
 }
 
 async fn install(state: &State, operator: Option<PathBuf>) -> Result<()> {

@@ -1,5 +1,6 @@
-//! The node: a network namespace, with mounts, process ids and a host name of its own, joined to this machine by a cable (a veth
-//! pair). Its pods and Services can be reached from this machine by routes through that cable.
+//! The node: a network namespace with its own mounts, process ids and host name. A veth pair
+//! connects it to this machine, which reaches the node's pods and Services by routes through that
+//! link.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,29 +14,31 @@ use crate::process::Processes;
 use crate::state::State;
 use crate::wait::{Seen, until};
 
-/// This machine's end of the cable.
+/// This machine's address on the veth link to the node.
 pub const HOST_ADDRESS: &str = "10.245.0.1";
-/// The node's end of the cable.
+/// The node's address on the veth link to this machine.
 pub const NODE_ADDRESS: &str = "10.245.0.2";
-/// The node's address on the pods' bridge: the pods' gateway, cluster DNS, and where the Tor network listens.
+/// The node's address on the pod bridge. It is the pods' gateway and DNS server, and the Tor
+/// network listens on it.
 pub const BRIDGE_ADDRESS: &str = "10.244.0.1";
-/// The pods' addresses.
+/// The address range of the pods.
 pub const POD_NETWORK: &str = "10.244.0.0/24";
-/// The Services' addresses.
+/// The address range of the Services.
 pub const SERVICE_NETWORK: &str = "10.96.0.0/16";
-/// The pods' bridge.
+/// The name of the pod bridge.
 pub const BRIDGE: &str = "pods";
-/// The node's name.
+/// The node's name in Kubernetes.
 pub const NAME: &str = "node1";
-/// The cable's end on this machine.
+/// The name of this machine's end of the veth link.
 pub const CABLE: &str = "onionbalance0";
-/// The parent of all pods' cgroups.
+/// The name of the parent cgroup of all pods.
 pub const CGROUP: &str = "onionbalance-e2e";
 
-/// Ends with the namespaces in place; everything in them ends with it.
+/// The name of the process that holds the node's namespaces. When that process ends, everything in
+/// them ends.
 const HOLDER: &str = "node";
 
-/// What the kubelet sets for the whole machine: put back on the way down.
+/// Machine-wide settings that the kubelet changes. The node restores them when it goes down.
 const SYSCTLS: [&str; 6] = [
     "vm/overcommit_memory",
     "vm/panic_on_oom",
@@ -45,7 +48,8 @@ const SYSCTLS: [&str; 6] = [
     "kernel/keys/root_maxbytes",
 ];
 
-/// Runs inside: private mounts for what Kubernetes keeps in fixed places.
+/// The script that the node's first process runs. It mounts private folders over the fixed paths
+/// that Kubernetes uses.
 const ENTER: &str = r#"
 set -e
 mount --make-rshared /
@@ -60,7 +64,7 @@ touch "$2/entered"
 exec sleep infinity
 "#;
 
-/// The node of a bring-up.
+/// The node of an environment, which holds the cluster and the Tor network.
 #[derive(Debug, Clone)]
 pub struct Node {
     dir: PathBuf,
@@ -68,47 +72,54 @@ pub struct Node {
 }
 
 impl Node {
-    /// The node that belongs to this folder, up or not.
+    /// Returns the node that belongs to this state folder, whether it is up or not.
     pub fn open(state: &State) -> Result<Self> {
         Ok(Self { dir: state.node(), processes: Processes::open(state.dir())? })
     }
 
-    /// Whether its namespaces are there.
+    /// Returns true if the node's namespaces exist and are connected.
     pub fn is_up(&self) -> bool {
         self.processes.is_alive(HOLDER) && self.dir.join("connected").exists()
     }
 
-    /// Fails when another node is up, or this machine uses the node's addresses for something else.
+    /// Returns an error if another node is up or this machine already routes the node's addresses.
     pub async fn check_addresses(&self) -> Result<()> {
         if let Some(owner) = cable_owner() {
             let (dir, program) = (owner.parent().unwrap_or(&owner).display(), std::env::current_exe()?);
             bail!(
-                "the node of {dir} is up on this machine; take it down first: {} --dir {dir} down",
+                "the node of {dir} is up on this machine; stop it first with: {} --dir {dir} down",
                 program.display()
             );
         }
         for address in [HOST_ADDRESS, BRIDGE_ADDRESS, "10.96.0.1"] {
             let route = output(&mut command("ip", ["-o", "route", "show", "match", address])).await?;
             if let Some(taken) = route.lines().find(|line| !line.starts_with("default")) {
-                bail!("this machine already routes {address} ({}): the node needs that network", taken.trim());
+                bail!(
+                    "this machine already routes {address} ({}), which the node needs; remove that route",
+                    taken.trim()
+                );
             }
         }
         Ok(())
     }
 
-    /// Makes the namespaces and the cable.
+    /// Creates the namespaces and the veth link.
     pub async fn up(&self) -> Result<()> {
         fs::create_dir_all(&self.dir)?;
         self.remember_sysctls()?;
         make_cgroup()?;
         let mut holder = Command::new("unshare");
         holder.args(["--mount", "--net", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc", "--"]);
-        // tini waits for the orphans that containerd's shims leave behind.
+        // tini reaps the orphans that containerd's shims leave behind.
         holder.args(["tini", "--", "sh", "-c", ENTER, "node", NAME]).arg(&self.dir);
         self.processes.start(HOLDER, &mut holder)?;
-        until("the node's namespaces", Duration::from_secs(10), async || {
+        until("the node's namespaces exist", Duration::from_secs(10), async || {
             self.processes.check(HOLDER)?;
-            Ok(if self.dir.join("entered").exists() { Seen::Yes(()) } else { Seen::not_yet("not entered") })
+            Ok(if self.dir.join("entered").exists() {
+                Seen::Yes(())
+            } else {
+                Seen::not_yet("the first process has not entered them")
+            })
         })
         .await?;
         self.connect().await?;
@@ -116,16 +127,19 @@ impl Node {
         Ok(())
     }
 
-    /// Ends the node with everything in it, and every other process of the bring-up, since they use its network.
+    /// Stops the node and everything in it, and every other process of the environment, because
+    /// those use the node's network.
     pub async fn down(&self) -> Result<()> {
-        // unshare is deaf to SIGTERM; with it goes its one child, and with that process 1 every other process of the node.
+        // unshare ignores SIGTERM. Killing it also kills its only child, which is the node's
+        // process 1, and with that all the node's processes.
         self.processes.kill(HOLDER).await?;
         self.processes.stop_all().await?;
-        // The kernel keeps the namespace, and the cable with it, until its last half-closed connection has timed out.
+        // The kernel keeps the namespace and the link until the last half-closed connection has
+        // timed out.
         let is_ours = || cable_owner().is_some_and(|owner| owner == self.dir);
         if is_ours() {
             let cut = output(&mut command("ip", ["link", "delete", CABLE])).await;
-            ensure!(!is_ours(), "cut the cable: {cut:?}");
+            ensure!(!is_ours(), "could not delete the link {CABLE}: {cut:?}");
         }
         self.restore_sysctls()?;
         if cable_owner().is_none() {
@@ -134,12 +148,12 @@ impl Node {
         remove_dir(&self.dir).await
     }
 
-    /// A command that runs inside all of the node's namespaces.
+    /// Returns a command that runs in all of the node's namespaces.
     pub fn inside(&self, program: impl AsRef<Path>) -> Result<Command> {
         self.enter(&["--mount", "--net", "--pid", "--uts"], program.as_ref())
     }
 
-    /// A command that runs in the node's network only: a process of this machine otherwise.
+    /// Returns a command that runs in the node's network namespace but otherwise on this machine.
     pub fn on_network(&self, program: impl AsRef<Path>) -> Result<Command> {
         self.enter(&["--net"], program.as_ref())
     }
@@ -150,11 +164,12 @@ impl Node {
         Ok(command)
     }
 
-    /// The id on this machine of the node's process 1: the one child of the holder.
+    /// Returns the process id on this machine of the node's process 1, which is the holder's only
+    /// child.
     fn init(&self) -> Result<i32> {
-        let holder = self.processes.pid(HOLDER).context("the node is not up: run `e2e up`")?;
+        let holder = self.processes.pid(HOLDER).context("the node is not up; run `e2e up`")?;
         let children = fs::read_to_string(format!("/proc/{holder}/task/{holder}/children"))?;
-        children.trim().parse().with_context(|| format!("process {holder} has the children {children:?}, not one"))
+        children.trim().parse().with_context(|| format!("process {holder} should have one child but has {children:?}"))
     }
 
     async fn connect(&self) -> Result<()> {
@@ -171,7 +186,7 @@ impl Node {
             format!("address add {NODE_ADDRESS}/24 dev eth0"),
             "link set eth0 up".to_owned(),
             format!("route add default via {HOST_ADDRESS}"),
-            // The Tor network listens here before the first pod makes the bridge.
+            // The Tor network listens on the bridge before the first pod would create it.
             format!("link add {BRIDGE} type bridge"),
             format!("address add {BRIDGE_ADDRESS}/24 dev {BRIDGE}"),
             format!("link set {BRIDGE} up"),
@@ -203,16 +218,17 @@ impl Node {
         for (name, value) in SYSCTLS.iter().zip(values) {
             let file = sysctl(name);
             if let Some(value) = value.filter(|value| fs::read_to_string(&file).is_ok_and(|now| now != *value)) {
-                fs::write(&file, value).with_context(|| format!("put back {}", file.display()))?;
+                fs::write(&file, value).with_context(|| format!("could not restore {}", file.display()))?;
             }
         }
         Ok(())
     }
 }
 
-/// Removes a folder, if it is there; what it holds may be busy for a moment after its processes ended.
+/// Removes a folder if it exists. Retries for a while, because its files may stay busy for a moment
+/// after their processes ended.
 pub async fn remove_dir(dir: &Path) -> Result<()> {
-    until(&format!("remove {}", dir.display()), Duration::from_secs(10), async || {
+    until(&format!("{} is removed", dir.display()), Duration::from_secs(10), async || {
         Ok(match fs::remove_dir_all(dir) {
             Ok(()) => Seen::Yes(()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Seen::Yes(()),
@@ -222,7 +238,8 @@ pub async fn remove_dir(dir: &Path) -> Result<()> {
     .await
 }
 
-/// The folder of the node that is up, if one is: the cable carries its name.
+/// Returns the folder of the node that is up, if there is one. The veth link's alias holds its
+/// path.
 fn cable_owner() -> Option<PathBuf> {
     let alias = fs::read_to_string(Path::new("/sys/class/net").join(CABLE).join("ifalias")).ok()?;
     Some(PathBuf::from(alias.trim_end()))
@@ -232,7 +249,8 @@ fn sysctl(name: &str) -> PathBuf {
     Path::new("/proc/sys").join(name)
 }
 
-/// The folders of the pods' cgroup: one per hierarchy in cgroup v1, one in v2.
+/// Returns the folders of the pods' parent cgroup: one per hierarchy in cgroup v1, a single one in
+/// v2.
 fn cgroups() -> Result<Vec<PathBuf>> {
     let root = Path::new("/sys/fs/cgroup");
     if root.join("cgroup.controllers").exists() {
@@ -241,7 +259,7 @@ fn cgroups() -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for hierarchy in fs::read_dir(root)? {
         let hierarchy = hierarchy?.path();
-        // Links such as `cpu` for `cpu,cpuacct` would name a hierarchy twice.
+        // Symbolic links like `cpu` for `cpu,cpuacct` would list a hierarchy twice.
         if hierarchy.join("cgroup.procs").exists() && !hierarchy.is_symlink() {
             found.push(hierarchy.join(CGROUP));
         }
@@ -251,16 +269,17 @@ fn cgroups() -> Result<Vec<PathBuf>> {
 
 fn make_cgroup() -> Result<()> {
     for cgroup in cgroups()? {
-        fs::create_dir_all(&cgroup).with_context(|| format!("make the cgroup {}", cgroup.display()))?;
+        fs::create_dir_all(&cgroup).with_context(|| format!("could not create the cgroup {}", cgroup.display()))?;
         let control = Path::new("/sys/fs/cgroup/cgroup.subtree_control");
         if control.exists() {
             for controller in ["cpu", "cpuset", "memory", "pids", "io", "hugetlb"] {
-                // A controller that the kernel lacks: the kubelet says which one it cannot do without.
+                // The kernel may lack a controller. If the kubelet needs that one, it reports the
+                // problem.
                 let _ = fs::write(control, format!("+{controller}"));
                 let _ = fs::write(cgroup.join("cgroup.subtree_control"), format!("+{controller}"));
             }
         } else if cgroup.with_file_name("cpuset.cpus").exists() {
-            // A new cpuset is empty, and no process can enter it.
+            // A new cpuset is empty, so no process could enter it.
             for file in ["cpuset.cpus", "cpuset.mems"] {
                 fs::write(cgroup.join(file), fs::read(cgroup.with_file_name(file))?)?;
             }
@@ -273,7 +292,7 @@ async fn remove_cgroup() -> Result<()> {
     for cgroup in cgroups()? {
         if cgroup.exists() {
             let find = [cgroup.as_os_str(), "-depth".as_ref(), "-type".as_ref(), "d".as_ref(), "-delete".as_ref()];
-            until("remove the pods' cgroups", Duration::from_secs(10), async || {
+            until("the pods' cgroups are removed", Duration::from_secs(10), async || {
                 Ok(match output(&mut command("find", find)).await {
                     Ok(_) => Seen::Yes(()),
                     Err(error) => Seen::not_yet(error.to_string()),

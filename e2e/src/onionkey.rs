@@ -1,4 +1,4 @@
-//! Onion keys as a stock tor makes them.
+//! Onion service keys that a stock tor generates.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,23 +11,23 @@ use crate::process::Processes;
 use crate::tornet::Tor;
 use crate::wait::{Seen, until};
 
-/// A key's address, and the folder with its files in tor's form.
+/// An onion service's key in tor's file format, and its onion address.
 #[derive(Debug, Clone)]
 pub struct OnionKey {
-    /// `….onion`
+    /// The onion address, with its `.onion` suffix.
     pub address: String,
-    /// Holds `hs_ed25519_secret_key`, `hs_ed25519_public_key` and `hostname`.
+    /// The folder that holds `hs_ed25519_secret_key`, `hs_ed25519_public_key` and `hostname`.
     pub dir: PathBuf,
 }
 
-/// Has a tor make a key under `dir`. It never reaches any network.
+/// Generates a key under `dir` with a tor that never connects to a network.
 pub async fn make(processes: &Processes, dir: &Path) -> Result<OnionKey> {
     let tor = Tor::open(processes, "key-maker", &dir.join("tor"));
     let key = dir.join("key");
     let torrc = format!("DisableNetwork 1\nSocksPort 0\nHiddenServiceDir {}\nHiddenServicePort 80\n", key.display());
     tor.start(Command::new("tor"), &torrc)?;
     let hostname = key.join("hostname");
-    let address = until("tor makes an onion key", Duration::from_secs(60), async || {
+    let address = until("tor has generated an onion key", Duration::from_secs(60), async || {
         processes.check("key-maker")?;
         Ok(fs::read_to_string(&hostname).map_or_else(|error| Seen::NotYet(error.to_string()), Seen::Yes))
     })

@@ -1,4 +1,4 @@
-//! Pages of `docs/` whose files and commands are what a test applies and runs.
+//! Reads the manifests and commands in pages of `docs/`, so that tests can apply and run them.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 
 use crate::state::source_tree;
 
-/// The fenced blocks of a page.
+/// The fenced code blocks of a documentation page.
 #[derive(Debug, Clone)]
 pub struct Page {
     path: PathBuf,
@@ -27,32 +27,35 @@ impl Page {
         Ok(Self { path, blocks: blocks(&text) })
     }
 
-    /// A page of this text.
+    /// Parses the text of a page. `name` appears in errors.
     pub fn of(name: &str, text: &str) -> Self {
         Self { path: name.into(), blocks: blocks(text) }
     }
 
-    /// Each block's language and text, in their order.
+    /// Returns the language and text of each block in page order.
     pub fn blocks(&self) -> impl Iterator<Item = (&str, &str)> {
         self.blocks.iter().map(|block| (block.language.as_str(), block.text.as_str()))
     }
 
-    /// The block whose first line is a comment that begins with this file's name: `# web.yaml`, `# scale.sh REPLICAS`.
+    /// Returns the block whose first line is a comment that begins with this file name, for example
+    /// `# web.yaml` or `# scale.sh REPLICAS`.
     pub fn file(&self, name: &str) -> Result<&str> {
         let is_named = |block: &&Block| {
             block.text.strip_prefix("# ").and_then(|text| text.split_whitespace().next()) == Some(name)
         };
         let block = self.blocks.iter().find(is_named);
-        block.map(|block| block.text.as_str()).with_context(|| format!("{}: no block {name}", self.path.display()))
+        block
+            .map(|block| block.text.as_str())
+            .with_context(|| format!("{} has no block named {name}", self.path.display()))
     }
 
-    /// All blocks of a language, in their order.
+    /// Returns all blocks of a language in page order.
     pub fn of_language(&self, language: &str) -> impl Iterator<Item = &str> {
         self.blocks().filter(move |block| block.0 == language).map(|block| block.1)
     }
 }
 
-/// Fences stand at the beginning of a line.
+/// Splits a page into its fenced blocks. Fences must begin at the start of a line.
 fn blocks(page: &str) -> Vec<Block> {
     let mut blocks = Vec::new();
     let mut open: Option<Block> = None;
@@ -72,22 +75,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_by_name_and_language() {
+    fn blocks_are_found_by_file_name_and_by_language() {
         let text = "Text\n```yaml\n# a.yaml\na: 1\n```\n\n```sh\n# b.sh X\necho $1\n```\n```yaml\nc: 2\n```\n";
         let page = Page::of("page", text);
         assert_eq!(page.file("a.yaml").unwrap(), "# a.yaml\na: 1\n");
         assert_eq!(page.file("b.sh").unwrap(), "# b.sh X\necho $1\n");
         assert_eq!(page.of_language("yaml").collect::<Vec<_>>(), ["# a.yaml\na: 1\n", "c: 2\n"]);
-        assert_eq!(page.file("b").unwrap_err().to_string(), "page: no block b");
+        assert_eq!(page.file("b").unwrap_err().to_string(), "page has no block named b");
     }
 
     #[test]
-    fn what_says_yaml_is_yaml() {
+    fn every_yaml_block_of_the_gitops_page_parses_as_yaml() {
         let page = Page::open("gitops.md").unwrap();
         assert!(page.of_language("yaml").count() > 5);
         for block in page.of_language("yaml") {
             let documents = serde_saphyr::from_multiple::<serde_json::Value>(block).unwrap();
-            assert!(documents.iter().all(serde_json::Value::is_object), "{block}");
+            assert!(documents.iter().all(serde_json::Value::is_object), "not a YAML mapping: {block}");
         }
     }
 }

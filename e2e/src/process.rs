@@ -1,5 +1,5 @@
-//! Long-running processes that outlive this program: each is recorded by process id and start time, and only recorded ones
-//! are ever ended.
+//! Long-running processes that outlive this program. Each is recorded by process id and start time,
+//! and only recorded processes are ever stopped.
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
@@ -13,13 +13,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::wait::{Seen, until};
 
-/// The processes of one folder: records in `processes/`, output in `logs/`.
+/// The processes of one folder, with their records in `processes/` and their output in `logs/`.
 #[derive(Debug, Clone)]
 pub struct Processes {
     dir: PathBuf,
 }
 
-/// A process, told apart from a later one with the same id by its start time (clock ticks since boot).
+/// A process record. The start time (in clock ticks since boot) distinguishes the process from a
+/// later one with the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     pid: i32,
@@ -27,15 +28,17 @@ struct Record {
 }
 
 impl Processes {
-    /// Opens the folder, making it if need be.
+    /// Opens the folder and creates its subfolders if necessary.
     pub fn open(dir: &Path) -> Result<Self> {
         for sub in ["processes", "logs"] {
-            fs::create_dir_all(dir.join(sub)).with_context(|| format!("make {}", dir.join(sub).display()))?;
+            fs::create_dir_all(dir.join(sub))
+                .with_context(|| format!("could not create {}", dir.join(sub).display()))?;
         }
         Ok(Self { dir: dir.to_owned() })
     }
 
-    /// Starts a process in a process group of its own, its output appended to `logs/NAME.log`; one that runs already is left alone.
+    /// Starts a process in its own process group and appends its output to `logs/NAME.log`. Does
+    /// nothing if the process is running already.
     pub fn start(&self, name: &str, command: &mut Command) -> Result<()> {
         if self.is_alive(name) {
             return Ok(());
@@ -47,28 +50,28 @@ impl Processes {
             .stderr(log)
             .process_group(0)
             .spawn()
-            .with_context(|| format!("start {}", command.get_program().display()))?;
+            .with_context(|| format!("could not start {}", command.get_program().display()))?;
         let pid = i32::try_from(child.id())?;
-        let record = Record { pid, started: stat(pid).context("it ended at once")?.started };
+        let record = Record { pid, started: stat(pid).context("the process ended immediately")?.started };
         fs::write(self.record(name), serde_json::to_vec(&record)?)?;
-        // Without a parent that waits, an ended child would stay as a zombie.
+        // The thread reaps the process. Otherwise it would become a zombie when it ends.
         std::thread::spawn(move || child.wait());
         Ok(())
     }
 
-    /// The process id, while it runs.
+    /// Returns the process id if the process is running.
     pub fn pid(&self, name: &str) -> Option<i32> {
         let record: Record = serde_json::from_slice(&fs::read(self.record(name)).ok()?).ok()?;
         let now = stat(record.pid)?;
         (now.started == record.started && !now.zombie).then_some(record.pid)
     }
 
-    /// Whether it runs.
+    /// Returns true if the process is running.
     pub fn is_alive(&self, name: &str) -> bool {
         self.pid(name).is_some()
     }
 
-    /// Fails with the end of its log when it does not run.
+    /// Returns an error with the end of the process's log if the process is not running.
     pub fn check(&self, name: &str) -> Result<()> {
         if self.is_alive(name) {
             return Ok(());
@@ -76,18 +79,22 @@ impl Processes {
         let log = self.log(name);
         let text = fs::read(&log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
-        bail!("{name} ended; the end of {}:\n{}", log.display(), lines[lines.len().saturating_sub(15)..].join("\n"))
+        bail!(
+            "{name} is not running; its log {} ends with:\n{}",
+            log.display(),
+            lines[lines.len().saturating_sub(15)..].join("\n")
+        )
     }
 
-    /// Sends a signal, when it runs.
+    /// Sends a signal to the process if it is running.
     pub fn signal(&self, name: &str, signal: Signal) -> Result<()> {
         if let Some(pid) = self.pid(name).and_then(Pid::from_raw) {
-            kill_process(pid, signal).with_context(|| format!("send a signal to {name}"))?;
+            kill_process(pid, signal).with_context(|| format!("could not send a signal to {name}"))?;
         }
         Ok(())
     }
 
-    /// Ends it: SIGTERM, and SIGKILL when it has not gone within some seconds.
+    /// Stops the process with SIGTERM, followed by SIGKILL if it is still running after 5 seconds.
     pub async fn stop(&self, name: &str) -> Result<()> {
         self.signal(name, Signal::TERM)?;
         if self.gone(name, Duration::from_secs(5)).await.is_err() {
@@ -96,7 +103,7 @@ impl Processes {
         self.forget(name)
     }
 
-    /// Ends it with SIGKILL.
+    /// Stops the process with SIGKILL.
     pub async fn kill(&self, name: &str) -> Result<()> {
         self.signal(name, Signal::KILL)?;
         self.gone(name, Duration::from_secs(10)).await?;
@@ -110,7 +117,7 @@ impl Processes {
         }
     }
 
-    /// The names of all processes that are recorded, running or not.
+    /// Returns the names of all recorded processes, whether they are running or not.
     pub fn names(&self) -> Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(self.dir.join("processes"))? {
@@ -122,22 +129,23 @@ impl Processes {
         Ok(names)
     }
 
-    /// Ends all of them, side by side.
+    /// Stops all recorded processes concurrently.
     pub async fn stop_all(&self) -> Result<()> {
         let names = self.names()?;
         futures::future::try_join_all(names.iter().map(|name| self.stop(name))).await?;
         Ok(())
     }
 
-    /// Sends SIGKILL to all of them and does not wait: for when nothing can be awaited any more.
+    /// Sends SIGKILL to all recorded processes without waiting for them to end. This is for code
+    /// that cannot await.
     pub fn kill_all(&self) {
         for name in self.names().unwrap_or_default() {
-            // Nothing is left to do for one that cannot be ended.
+            // Nothing more can be done about a process that cannot be killed.
             let _ = self.signal(&name, Signal::KILL);
         }
     }
 
-    /// Where its output goes.
+    /// Returns the path of the process's log.
     pub fn log(&self, name: &str) -> PathBuf {
         self.dir.join("logs").join(format!("{name}.log"))
     }
@@ -147,8 +155,8 @@ impl Processes {
     }
 
     async fn gone(&self, name: &str, limit: Duration) -> Result<()> {
-        until(&format!("{name} ends"), limit, async || {
-            Ok(if self.is_alive(name) { Seen::not_yet("it runs") } else { Seen::Yes(()) })
+        until(&format!("{name} has ended"), limit, async || {
+            Ok(if self.is_alive(name) { Seen::not_yet("it is still running") } else { Seen::Yes(()) })
         })
         .await
     }
@@ -159,7 +167,8 @@ struct Stat {
     zombie: bool,
 }
 
-/// From `/proc/PID/stat`: the fields after the program's name, which may itself hold blanks and parentheses.
+/// Reads `/proc/PID/stat`. The fields follow the program's name, which may contain spaces and
+/// parentheses.
 fn stat(pid: i32) -> Option<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = text.rsplit_once(") ")?;
@@ -178,7 +187,7 @@ mod tests {
         processes.start("sleeper", Command::new("sleep").arg("1000")).unwrap();
         let pid = processes.pid("sleeper").unwrap();
 
-        // The same id with another start time is somebody else's process.
+        // The same id with another start time belongs to a process that is not ours.
         let forged = Record { pid, started: 1 };
         let honest = fs::read(processes.record("sleeper")).unwrap();
         fs::write(processes.record("sleeper"), serde_json::to_vec(&forged).unwrap()).unwrap();

@@ -1,5 +1,6 @@
-//! A real Prometheus (Debian's) as a process of this machine, and what it is told to scrape: the chart's monitors, translated as the
-//! Prometheus operator translates them. That operator itself does not run here.
+//! Debian's Prometheus as a process on this machine, and its scrape configuration. The
+//! configuration is translated from the chart's monitors in the same way as the Prometheus operator
+//! does it, which does not run here.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -26,14 +27,15 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts it with this configuration, its data in a folder of that name in `dir`.
+    /// Starts Prometheus with this configuration. Its data goes into the folder `prometheus` in
+    /// `dir`.
     pub async fn start(dir: &Path, configuration: &Value) -> Result<Self> {
         let processes = Processes::open(dir)?;
         processes.stop(NAME).await?;
         let dir = dir.join(NAME);
         crate::node::remove_dir(&dir).await?;
         std::fs::create_dir_all(&dir)?;
-        // JSON is YAML.
+        // JSON is also valid YAML.
         let file = dir.join("prometheus.yaml");
         std::fs::write(&file, configuration.to_string())?;
         output(&mut command("promtool", ["check".as_ref(), "config".as_ref(), file.as_os_str()])).await?;
@@ -54,31 +56,35 @@ impl Prometheus {
         Ok(prometheus)
     }
 
-    /// Ends it, and removes what it has stored.
+    /// Stops Prometheus and removes its data.
     pub async fn remove(self) -> Result<()> {
         self.processes.stop(NAME).await?;
         crate::node::remove_dir(&self.dir).await
     }
 
-    /// The present samples that a query gives.
+    /// Returns the current samples of a query.
     pub async fn query(&self, text: &str) -> Result<Vec<Value>> {
         let data = self.api("query", &["--get", "--data-urlencode", &format!("query={text}")]).await?;
         match &data["result"] {
             Value::Array(samples) => Ok(samples.clone()),
-            other => bail!("{text}: {other}"),
+            other => bail!("the query {text} has no list of results: {other}"),
         }
     }
 
-    /// The one number that a query gives; 0 where it gives none.
+    /// Returns the single number of a query, or 0 if the query has no result.
     pub async fn number(&self, text: &str) -> Result<f64> {
         match &self.query(text).await?[..] {
             [] => Ok(0.0),
-            [sample] => sample["value"][1].as_str().context("a value")?.parse().context("a number"),
-            several => bail!("{text}: {several:?}"),
+            [sample] => sample["value"][1]
+                .as_str()
+                .context("the sample has no value")?
+                .parse()
+                .context("the sample is not a number"),
+            several => bail!("the query {text} has several results: {several:?}"),
         }
     }
 
-    /// The data of its API (`/api/v1/…`).
+    /// Requests `/api/v1/<path>` and returns the data of the answer.
     pub async fn api(&self, path: &str, arguments: &[&str]) -> Result<Value> {
         let answer: Value = serde_json::from_str(&self.get(&format!("/api/v1/{path}"), arguments).await?)?;
         Ok(answer["data"].clone())
@@ -89,19 +95,20 @@ impl Prometheus {
     }
 }
 
-/// The body of a successful answer.
+/// Requests a URL and returns the body of a successful answer.
 pub async fn http_get(url: &str, arguments: &[&str]) -> Result<String> {
     let mut curl = command("curl", ["--silent", "--show-error", "--fail-with-body", "--max-time", "10"]);
     output(curl.args(arguments).arg(url)).await
 }
 
-/// What Prometheus is to scrape for a monitor: one job an endpoint, of those of these pods that it selects.
+/// Returns the scrape jobs for a `PodMonitor`, one per endpoint, limited to those of `pods` that
+/// the monitor selects.
 pub fn scrape_configs(monitor: &Value, pods: &[Pod]) -> Result<Vec<Value>> {
-    let (name, spec) = (monitor["metadata"]["name"].as_str().context("a name")?, &monitor["spec"]);
+    let (name, spec) = (monitor["metadata"]["name"].as_str().context("the monitor has no name")?, &monitor["spec"]);
     let mut jobs = Vec::new();
-    for endpoint in spec["podMetricsEndpoints"].as_array().context("endpoints")? {
+    for endpoint in spec["podMetricsEndpoints"].as_array().context("the monitor has no endpoints")? {
         let mut relabel = Vec::new();
-        for (label, value) in spec["selector"]["matchLabels"].as_object().context("labels")? {
+        for (label, value) in spec["selector"]["matchLabels"].as_object().context("the monitor selects no labels")? {
             relabel.push(json!({"action": "keep", "source_labels": [pod_label(label)], "regex": value}));
         }
         relabel.push(json!({
@@ -123,7 +130,8 @@ pub fn scrape_configs(monitor: &Value, pods: &[Pod]) -> Result<Vec<Value>> {
     Ok(jobs)
 }
 
-/// A pod's ports with what Prometheus' discovery in Kubernetes says of them. Debian's Prometheus is built without that discovery.
+/// Returns a pod's ports with the labels that Prometheus' Kubernetes discovery would attach.
+/// Debian's Prometheus is built without that discovery.
 fn targets(pod: &Pod) -> Vec<Value> {
     let Some(address) = pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()) else { return Vec::new() };
     let mut labels = BTreeMap::from([
@@ -143,21 +151,21 @@ fn targets(pod: &Pod) -> Vec<Value> {
     found
 }
 
-/// What that discovery calls a pod's label.
+/// Returns the name that Prometheus' Kubernetes discovery gives a pod label.
 fn pod_label(label: &str) -> String {
     let name: String = label.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' }).collect();
     format!("__meta_kubernetes_pod_label_{name}")
 }
 
-/// The Prometheus operator writes fields in its own way.
+/// Translates the Prometheus operator's field names to those of Prometheus.
 fn relabelings(list: &Value) -> Result<Vec<Value>> {
     let translated = |one: &Value| {
-        let fields = one.as_object().context("a relabeling")?.iter().map(|(field, value)| {
+        let fields = one.as_object().context("a relabeling is not an object")?.iter().map(|(field, value)| {
             let field = match field.as_str() {
                 "sourceLabels" => "source_labels",
                 "targetLabel" => "target_label",
                 known @ ("regex" | "action") => known,
-                other => bail!("a field of relabelings that is not known here: {other}"),
+                other => bail!("a relabeling has a field that this test does not translate: {other}"),
             };
             Ok((field.to_owned(), value.clone()))
         });

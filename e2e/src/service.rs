@@ -1,4 +1,4 @@
-//! An `OnionBalancedService` on the cluster, as a test or the demo looks at it.
+//! An `OnionBalancedService` on the cluster, as the tests and the demo observe it.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use onionbalance_operator::link::AgentToken;
 
 use crate::wait::{Seen, until};
 
-/// One object, there or not.
+/// A handle to one object, which may or may not exist.
 #[derive(Clone)]
 pub struct Service {
     client: Client,
@@ -35,31 +35,32 @@ pub struct BackendPod {
 }
 
 impl Service {
-    /// The object of this name.
+    /// Returns a handle to the object with this name.
     pub fn new(client: &Client, namespace: &str, name: &str) -> Self {
         Self { client: client.clone(), namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
-    /// The API of its kind in its namespace.
+    /// Returns the API for objects of this kind in the object's namespace.
     pub fn api(&self) -> Api<OnionBalancedService> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// Its status, empty while it has none.
+    /// Returns the object's status, which is empty until the operator has written one.
     pub async fn status(&self) -> Result<OnionBalancedServiceStatus> {
         Ok(self.api().get(&self.name).await?.status.unwrap_or_default())
     }
 
-    /// Its address, once it has one.
+    /// Waits until the object has an onion address, and returns the address.
     pub async fn onion_address(&self) -> Result<String> {
         until(&format!("{} has an onion address", self.name), Duration::from_secs(60), async || {
             let status = self.status().await?;
-            Ok(status.onion_address.clone().map_or_else(|| Seen::NotYet(told(&status)), Seen::Yes))
+            Ok(status.onion_address.clone().map_or_else(|| Seen::NotYet(summary(&status)), Seen::Yes))
         })
         .await
     }
 
-    /// Waits until a condition has this status, for the present generation; gives the condition.
+    /// Waits until a condition has this status for the current generation, and returns the
+    /// condition.
     pub async fn wait_condition(&self, kind: &str, status: &str, limit: Duration) -> Result<Condition> {
         until(&format!("{} is {kind}={status}", self.name), limit, async || {
             let object = self.api().get(&self.name).await?;
@@ -69,13 +70,14 @@ impl Service {
                     && condition.status == status
                     && condition.observed_generation.is_none_or(|seen| Some(seen) == object.metadata.generation)
             });
-            Ok(condition.cloned().map_or_else(|| Seen::NotYet(told(&seen)), Seen::Yes))
+            Ok(condition.cloned().map_or_else(|| Seen::NotYet(summary(&seen)), Seen::Yes))
         })
         .await
     }
 
-    /// Waits until a condition says just this, for the present generation; of its message, the beginning.
-    pub async fn wait_told(
+    /// Waits until a condition has this status and reason for the current generation, and a message
+    /// that begins with `message`.
+    pub async fn wait_condition_message(
         &self,
         kind: &str,
         status: &str,
@@ -85,13 +87,14 @@ impl Service {
     ) -> Result<()> {
         until(&format!("{} is {kind}={status} {reason}: {message}", self.name), limit, async || {
             let condition = self.wait_condition(kind, status, limit).await?;
-            let is_said = condition.reason == reason && condition.message.starts_with(message);
-            Ok(if is_said { Seen::Yes(()) } else { Seen::NotYet(format!("{condition:?}")) })
+            let matches = condition.reason == reason && condition.message.starts_with(message);
+            Ok(if matches { Seen::Yes(()) } else { Seen::NotYet(format!("{condition:?}")) })
         })
         .await
     }
 
-    /// Waits until every one of so many backends has points in what the HSDirs accepted, and no other backend has.
+    /// Waits until the service is published with exactly this many backends: each has introduction
+    /// points, and the HSDirs have accepted the descriptors.
     pub async fn wait_published(&self, backends: usize, limit: Duration) -> Result<OnionBalancedServiceStatus> {
         until(&format!("{} is published with {backends} backends", self.name), limit, async || {
             let status = self.status().await?;
@@ -104,23 +107,23 @@ impl Service {
                 && serving.clone().all(|backend| pods.iter().any(|pod| pod.name == backend.name))
                 && accepted
                 && !status.published.is_empty();
-            Ok(if done { Seen::Yes(status) } else { Seen::NotYet(told(&status)) })
+            Ok(if done { Seen::Yes(status) } else { Seen::NotYet(summary(&status)) })
         })
         .await
     }
 
-    /// Its pods, backends and frontends, whatever their state.
+    /// Returns the object's pods, both backends and frontends, in any state.
     pub async fn pods(&self) -> Result<Vec<Pod>> {
         self.list(&format!("onionbalance.dev/service={}", self.name)).await
     }
 
-    /// Its backend pods, without those that are terminating or have no address yet.
+    /// Returns the object's backend pods, except those that are terminating or have no address yet.
     pub async fn backends(&self) -> Result<Vec<BackendPod>> {
         let lives = |pod: &Pod| pod.metadata.deletion_timestamp.is_none();
         Ok(self.backend_pods().await?.into_iter().filter(lives).filter_map(backend_pod).collect())
     }
 
-    /// The UIDs of the backend pods that are Ready.
+    /// Returns the UIDs of the backend pods that are Ready.
     pub async fn ready_backends(&self) -> Result<Vec<String>> {
         let is_ready = |pod: &Pod| {
             let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
@@ -138,11 +141,12 @@ impl Service {
         Ok(pods.list(&ListParams::default().labels(selector)).await?.items)
     }
 
-    /// What its agents and its publisher know each other by.
+    /// Returns the token that authenticates the service's agents and publishers to each other.
     pub async fn agent_token(&self) -> Result<AgentToken> {
         let secrets = Api::<Secret>::namespaced(self.client.clone(), &self.namespace);
         let secret = secrets.get(&agent_token_secret(&self.name)).await?;
-        let token = secret.data.as_ref().and_then(|data| data.get("token")).context("the Secret has no token")?;
+        let token =
+            secret.data.as_ref().and_then(|data| data.get("token")).context("the agent Secret has no key `token`")?;
         Ok(AgentToken::from_hex(&token.0)?)
     }
 }
@@ -152,7 +156,7 @@ fn backend_pod(pod: Pod) -> Option<BackendPod> {
     Some(BackendPod { name, uid, address: pod.status?.pod_ip? })
 }
 
-/// A status, one thing a line.
+/// Returns the status as lines of text: one per condition, backend and published time period.
 pub fn lines(status: &OnionBalancedServiceStatus) -> Vec<String> {
     let condition = |c: &Condition| format!("{}={} {} ({})", c.type_, c.status, c.reason, c.message);
     let backend = |b: &BackendStatus| format!("{} {:?}, {} points", b.name, b.state, b.introduction_points);
@@ -164,7 +168,7 @@ pub fn lines(status: &OnionBalancedServiceStatus) -> Vec<String> {
     lines
 }
 
-/// What keeps a wait from ending.
-fn told(status: &OnionBalancedServiceStatus) -> String {
+/// Describes the status in one line, for the error of a wait that timed out.
+fn summary(status: &OnionBalancedServiceStatus) -> String {
     format!("status: {}", lines(status).join("; "))
 }

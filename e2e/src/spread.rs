@@ -1,74 +1,78 @@
-//! How fetches spread over the backends, against their shares of the descriptor's points.
+//! The distribution of fetches over the backends, compared with the backends' shares of the
+//! introduction points.
 
 use std::collections::BTreeMap;
 
-/// Counts and expectations per backend.
+/// The counts and expected counts of all backends.
 #[derive(Debug, Clone, Default)]
 pub struct Spread {
-    backends: BTreeMap<String, Tally>,
+    backends: BTreeMap<String, BackendCount>,
     failed: usize,
 }
 
-/// One backend's.
+/// The fetches that one backend served and was expected to serve.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Tally {
-    /// Its points in the descriptor, when last looked at.
+pub struct BackendCount {
+    /// The number of the backend's introduction points in the descriptor when it was last read.
     pub points: u32,
-    /// Fetches that it served.
+    /// The number of fetches that the backend served.
     pub served: u32,
-    /// Fetches that it should serve by its points' share.
+    /// The number of fetches that the backend should serve according to its share of the
+    /// introduction points.
     pub expected: f64,
     variance: f64,
 }
 
-impl Tally {
-    /// Three standard deviations of the count.
+impl BackendCount {
+    /// Returns three standard deviations of the count.
     pub fn tolerance(&self) -> f64 {
         3.0 * self.variance.sqrt()
     }
 
-    /// Whether the count is within them.
+    /// Returns true if the count is within three standard deviations of the expected count.
     pub fn is_fair(&self) -> bool {
         (f64::from(self.served) - self.expected).abs() <= self.tolerance()
     }
 }
 
 impl Spread {
-    /// The next fetch goes out while the descriptor has these points (by backend): a fetch picks one of them, evenly.
+    /// Records that a fetch is about to start while the descriptor has these introduction points
+    /// (by backend). The fetch picks one of them with equal probability.
     pub fn expect(&mut self, points: &BTreeMap<String, u32>) {
         let all: u32 = points.values().sum();
         for (backend, &points) in points {
             let share = f64::from(points) / f64::from(all.max(1));
-            let tally = self.backends.entry(backend.clone()).or_default();
-            tally.points = points;
-            tally.expected += share;
-            tally.variance += share * (1.0 - share);
+            let count = self.backends.entry(backend.clone()).or_default();
+            count.points = points;
+            count.expected += share;
+            count.variance += share * (1.0 - share);
         }
     }
 
-    /// This backend served it.
+    /// Records a fetch that this backend served.
     pub fn served(&mut self, backend: &str) {
         self.backends.entry(backend.to_owned()).or_default().served += 1;
     }
 
-    /// It failed.
+    /// Records a fetch that failed.
     pub fn failed(&mut self) {
         self.failed += 1;
     }
 
-    /// How many failed.
+    /// Returns the number of failed fetches.
     pub fn failures(&self) -> usize {
         self.failed
     }
 
-    /// By backend.
-    pub fn backends(&self) -> &BTreeMap<String, Tally> {
+    /// Returns the counts by backend name.
+    pub fn backends(&self) -> &BTreeMap<String, BackendCount> {
         &self.backends
     }
 
-    /// Whether none failed, and each backend's count is within three standard deviations.
+    /// Returns true if no fetch failed and each backend's count is within three standard
+    /// deviations.
     pub fn is_fair(&self) -> bool {
-        self.failed == 0 && self.backends.values().all(Tally::is_fair)
+        self.failed == 0 && self.backends.values().all(BackendCount::is_fair)
     }
 }
 
@@ -87,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_count_is_compared_with_the_points_share() {
+    fn a_count_is_fair_within_three_standard_deviations() {
         // Binomial with n = 60, p = 2/3: mean 40, standard deviation 3.65.
         let fair = spread(50, 10);
         assert!((fair.backends()["first"].expected - 40.0).abs() < 1e-9);
@@ -98,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_or_a_stranger_is_not_fair() {
+    fn a_failed_fetch_or_an_unknown_backend_is_not_fair() {
         let mut failed = spread(40, 20);
         failed.failed();
         assert!(!failed.is_fair());

@@ -1,17 +1,19 @@
-//! Where a bring-up keeps what it writes.
+//! The folders in which an environment keeps its files. An environment is the node, the cluster and
+//! the Tor network that `e2e up` starts.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
-/// The folder of one bring-up, outside the source tree.
+/// The folder of one environment, outside the source tree.
 #[derive(Debug, Clone)]
 pub struct State {
     dir: PathBuf,
 }
 
 impl State {
-    /// `dir`, or `$XDG_STATE_HOME/onionbalance-operator/e2e` (`~/.local/state/…`).
+    /// Uses `dir`, or `$XDG_STATE_HOME/onionbalance-operator/e2e` (`~/.local/state/…`) if it is
+    /// `None`.
     pub fn new(dir: Option<PathBuf>) -> Result<Self> {
         let dir = match dir {
             Some(dir) => std::path::absolute(dir)?,
@@ -19,44 +21,45 @@ impl State {
         };
         ensure!(
             !dir.starts_with("/run") && !dir.starts_with("/var/log"),
-            "{} is hidden inside the node",
+            "{} is not visible inside the node; choose a folder outside /run and /var/log",
             dir.display()
         );
         Ok(Self { dir })
     }
 
-    /// The folder.
+    /// Returns the state folder.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The administrator's kubeconfig.
+    /// Returns the path of the administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
         self.kubernetes().join("admin.conf")
     }
 
-    /// Of the node: namespaces, containerd.
+    /// Returns the folder of the node, which holds the files of its namespaces and of containerd.
     pub fn node(&self) -> PathBuf {
         self.dir.join("node")
     }
 
-    /// Of Kubernetes' own programs.
+    /// Returns the folder of Kubernetes' own programs.
     pub fn kubernetes(&self) -> PathBuf {
         self.dir.join("kubernetes")
     }
 
-    /// Of the private Tor network.
+    /// Returns the folder of the private Tor network.
     pub fn tornet(&self) -> PathBuf {
         self.dir.join("tor")
     }
 }
 
-/// The source tree's root: the set-up scripts, manifests and images are found from here.
+/// Returns the root of the source tree, which contains the setup scripts, manifests and images.
 pub fn source_tree() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
 }
 
-/// Where the set-up scripts keep what outlives a bring-up: `$OB_CACHE`, or `$XDG_CACHE_HOME/onionbalance-operator`.
+/// Returns the folder in which the setup scripts keep files that outlive an environment:
+/// `$OB_CACHE`, or `$XDG_CACHE_HOME/onionbalance-operator`.
 pub fn cache() -> PathBuf {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("OB_CACHE").unwrap_or_else(|| {
@@ -68,6 +71,6 @@ pub fn cache() -> PathBuf {
 fn state_home() -> Result<PathBuf> {
     match std::env::var_os("XDG_STATE_HOME") {
         Some(dir) if !dir.is_empty() => Ok(dir.into()),
-        _ => Ok(std::env::home_dir().context("no home folder: give --dir")?.join(".local/state")),
+        _ => Ok(std::env::home_dir().context("there is no home folder; pass --dir")?.join(".local/state")),
     }
 }

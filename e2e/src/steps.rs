@@ -1,11 +1,11 @@
-//! Tells what is being done and how long it took.
+//! Prints progress: the current step and how long it took.
 
 use std::io::IsTerminal as _;
 
 use anyhow::{Context as _, Result};
 use tokio::time::Instant;
 
-/// Says one line on standard error.
+/// Prints one line to standard error.
 pub fn say(text: &str) {
     if std::io::stderr().is_terminal() {
         eprintln!("\x1b[1m==>\x1b[0m {text}");
@@ -14,7 +14,7 @@ pub fn say(text: &str) {
     }
 }
 
-/// Announces a step, runs it, and says how many seconds it took.
+/// Announces a step, runs it, and prints how many seconds it took.
 pub async fn step<T>(name: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
     say(&format!("{name} …"));
     let start = Instant::now();

@@ -17,7 +17,7 @@ use crate::torcontrol::Control;
 use crate::tornet::{Tor, make_private_dir};
 use crate::wait::{Seen, until};
 
-/// A tor that is a client and nothing else.
+/// A tor process that is only a client.
 #[derive(Debug)]
 pub struct TorClient {
     tor: Tor,
@@ -25,8 +25,8 @@ pub struct TorClient {
 }
 
 impl TorClient {
-    /// Starts a client of the network that `torrc_lines` tell of, with fresh state, and waits until it has bootstrapped.
-    /// `port` is its SOCKS port; None: any.
+    /// Starts a client with empty state in the network that `torrc_lines` describe, and waits until
+    /// it has bootstrapped. Its SOCKS port is `port`, or any free port if that is `None`.
     pub async fn fresh(
         processes: &Processes,
         name: &str,
@@ -43,55 +43,59 @@ impl TorClient {
         Ok(Self { tor, socks })
     }
 
-    /// The client's process: its control socket answers HSFETCH.
+    /// Returns the client's tor process, whose control socket accepts HSFETCH.
     pub fn tor(&self) -> &Tor {
         &self.tor
     }
 
-    /// The address of its SOCKS port, for [`connect`].
+    /// Returns the address of the client's SOCKS port, for [`connect`].
     pub fn socks(&self) -> &str {
         &self.socks
     }
 
-    /// `GET /` at port 80 of an onion address. Fetches with different `isolation` share no circuit, so each picks an introduction
-    /// point for itself.
+    /// Sends `GET /` to port 80 of an onion address. Fetches with different `isolation` share no
+    /// circuit, so each picks its own introduction point.
     pub async fn fetch(&self, onion: &str, isolation: &str) -> Result<String> {
         fetch(&self.socks, onion, isolation).await
     }
 
-    /// Has it drop the descriptor that it has of an onion address: the next fetch asks an HSDir.
+    /// Makes the client drop its descriptor of an onion address, so that the next fetch asks an
+    /// HSDir.
     pub async fn forget(&self, onion: &str) -> Result<()> {
         let control = async || Control::open(&self.tor.control_socket(), &self.tor.cookie()).await;
-        ensure!(control().await?.command("SIGNAL NEWNYM").await?, "tor refuses NEWNYM");
+        ensure!(control().await?.command("SIGNAL NEWNYM").await?, "tor rejected NEWNYM");
         let cached = format!("GETINFO hs/client/desc/id/{}", onion.trim_end_matches(".onion"));
-        until("the client forgets the descriptor", Duration::from_secs(30), async || {
+        until("the client has dropped the descriptor", Duration::from_secs(30), async || {
             let is_there = control().await?.command(&cached).await?;
-            Ok(if is_there { Seen::not_yet("it is in its cache") } else { Seen::Yes(()) })
+            Ok(if is_there { Seen::not_yet("it is still in the cache") } else { Seen::Yes(()) })
         })
         .await
     }
 
-    /// A stream to a port of an onion address, by the circuit of this `isolation`.
+    /// Opens a stream to a port of an onion address. Streams with different `isolation` share no
+    /// circuit.
     pub async fn connect(&self, onion: &str, port: u16, isolation: &str) -> Result<TcpStream> {
         let mut stream = TcpStream::connect(&self.socks).await?;
         socks5(&mut stream, onion, port, isolation).await?;
         Ok(stream)
     }
 
-    /// Ends it and removes its state.
+    /// Stops the client and removes its state.
     pub async fn remove(self) -> Result<()> {
         self.tor.remove().await
     }
 }
 
-/// Writes a client's key for an onion address into this folder; gives the line by which a client has it.
+/// Writes a client's key for an onion address to `dir` and returns the torrc line that makes a
+/// client use it.
 pub fn key_line(dir: &Path, key: &ClientSecretKey, onion: &str) -> Result<String> {
     make_private_dir(dir)?;
     fs::write(dir.join("key.auth_private"), &*key.to_auth_private(&onion.parse()?))?;
     Ok(format!("ClientOnionAuthDir {}\n", dir.display()))
 }
 
-/// `GET /` at port 80 of an onion address, through a SOCKS port that isolates by user name.
+/// Sends `GET /` to port 80 of an onion address through a SOCKS port that isolates streams by user
+/// name.
 pub(crate) async fn fetch(socks: &str, onion: &str, isolation: &str) -> Result<String> {
     const LIMIT: Duration = Duration::from_secs(60);
     let fetch = async {
@@ -101,22 +105,24 @@ pub(crate) async fn fetch(socks: &str, onion: &str, isolation: &str) -> Result<S
     timeout(LIMIT, fetch).await.with_context(|| format!("no answer within {} s", LIMIT.as_secs()))?
 }
 
-/// A stream to port 80 of an onion address, through a SOCKS port that isolates by user name.
+/// Opens a stream to port 80 of an onion address through a SOCKS port that isolates streams by user
+/// name.
 pub async fn connect(socks: &str, onion: &str, isolation: &str) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(socks).await?;
     socks5(&mut stream, onion, 80, isolation).await?;
     Ok(stream)
 }
 
-/// SOCKS 5 (RFC 1928) with a user name (RFC 1929), which tor isolates streams by.
+/// Performs the SOCKS 5 handshake (RFC 1928) with a user name (RFC 1929), by which tor isolates
+/// streams.
 async fn socks5(stream: &mut TcpStream, host: &str, port: u16, user: &str) -> Result<()> {
     let one_byte_long = |text: &str| -> Result<Vec<u8>> {
-        let mut bytes = vec![u8::try_from(text.len()).context("at most 255 bytes")?];
+        let mut bytes = vec![u8::try_from(text.len()).context("SOCKS allows at most 255 bytes")?];
         bytes.extend(text.as_bytes());
         Ok(bytes)
     };
     stream.write_all(&[5, 1, 2]).await?;
-    ensure!(read_array(stream).await? == [5, 2], "the SOCKS port takes no user names");
+    ensure!(read_array(stream).await? == [5, 2], "the SOCKS port does not accept user names");
     stream.write_all(&[&[1], &*one_byte_long(user)?, &*one_byte_long("x")?].concat()).await?;
     ensure!(read_array(stream).await? == [1, 0], "the SOCKS port refused the user name");
     stream.write_all(&[&[5, 1, 0, 3], &*one_byte_long(host)?, &port.to_be_bytes()].concat()).await?;
@@ -127,7 +133,7 @@ async fn socks5(stream: &mut TcpStream, host: &str, port: u16, user: &str) -> Re
         0xf0 => bail!("the onion service's descriptor was not found"),
         0xf2 => bail!("introduction failed"),
         0xf3 => bail!("rendezvous failed"),
-        0xf4 => bail!("the onion service wants a client's key"),
+        0xf4 => bail!("the onion service requires a client key"),
         0xf5 => bail!("the onion service does not know this client's key"),
         0xf6 => bail!("not a valid onion address"),
         0xf7 => bail!("introduction timed out"),
@@ -147,7 +153,7 @@ async fn read_array<const N: usize>(stream: &mut TcpStream) -> Result<[u8; N]> {
     Ok(bytes)
 }
 
-/// The body of an HTTP/1.0 answer with status 200.
+/// Sends an HTTP/1.0 request and returns the body of the answer. Any status except 200 is an error.
 pub async fn get(stream: &mut TcpStream, host: &str, path: &str) -> Result<String> {
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n").as_bytes()).await?;
     let mut answer = Vec::new();

@@ -1,4 +1,4 @@
-//! Single commands to a tor's control socket, without any code of the product's.
+//! Sends single commands to a tor's control socket without using any code of the product.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
-/// A control connection.
+/// A connection to a tor's control socket.
 #[derive(Debug)]
 pub struct Control {
     lines: Lines<BufReader<OwnedReadHalf>>,
@@ -16,32 +16,35 @@ pub struct Control {
 }
 
 impl Control {
-    /// Connects, with the cookie in this file.
+    /// Connects to the control socket and authenticates with the cookie in this file.
     pub async fn open(socket: &Path, cookie: &Path) -> Result<Self> {
-        let stream = UnixStream::connect(socket).await.with_context(|| format!("connect to {}", socket.display()))?;
+        let stream =
+            UnixStream::connect(socket).await.with_context(|| format!("could not connect to {}", socket.display()))?;
         let (replies, commands) = stream.into_split();
         let mut control = Self { lines: BufReader::new(replies).lines(), commands };
         let mut authenticate = "AUTHENTICATE ".to_owned();
         for byte in std::fs::read(cookie)? {
             write!(authenticate, "{byte:02x}")?;
         }
-        ensure!(control.command(&authenticate).await?, "tor refuses its own cookie");
+        ensure!(control.command(&authenticate).await?, "tor rejected its own cookie");
         Ok(control)
     }
 
-    /// Whether tor does what it is told; what else it replies is passed over.
+    /// Sends a command and returns true if tor accepts it. The text of the reply is discarded.
     pub async fn command(&mut self, command: &str) -> Result<bool> {
         Ok(self.ask(command).await?.is_some())
     }
 
-    /// What tor replies: its lines without their status, and those of data. None when it refuses.
+    /// Sends a command and returns the lines of tor's reply without their status codes, including
+    /// data lines. Returns `None` if tor rejects the command.
     pub async fn ask(&mut self, command: &str) -> Result<Option<Vec<String>>> {
         self.commands.write_all(format!("{command}\r\n").as_bytes()).await?;
         let mut reply = Vec::new();
         loop {
             let line = self.line().await?;
-            let (code, rest) = line.split_at_checked(3).context("a reply begins with a code")?;
-            let (separator, text) = rest.split_at_checked(1).context("a code is followed by a separator")?;
+            let (code, rest) = line.split_at_checked(3).context("tor's reply does not begin with a status code")?;
+            let (separator, text) =
+                rest.split_at_checked(1).context("tor's reply has no separator after its status code")?;
             reply.push(text.to_owned());
             if separator == "+" {
                 loop {

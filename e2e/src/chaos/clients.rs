@@ -1,4 +1,5 @@
-//! The clients: real tors, some that keep their descriptors, and some that forget theirs before each request.
+//! The clients: real tors, of which some keep their descriptors and others drop theirs before each
+//! request.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -14,35 +15,37 @@ use crate::torclient::TorClient;
 use crate::torcontrol::Control;
 use crate::wait::{Seen, until};
 
-/// tor takes one NEWNYM in 10 seconds, and puts the next one off.
+/// The shortest interval between two NEWNYM signals. tor accepts one NEWNYM in 10 seconds and
+/// delays the next.
 const NEWNYM_EVERY: Duration = Duration::from_millis(10_500);
-/// How many tors start at a time.
+/// The number of tors that start concurrently.
 const AT_A_TIME: usize = 8;
-/// Clients that keep their descriptors.
+/// The number of clients that keep their descriptors.
 const CACHED: usize = 4;
 
-/// A client that can be made to forget every descriptor (and all it knows of introduction points), by NEWNYM.
+/// A client that NEWNYM can reset, which drops all its descriptors and everything that it knows
+/// about introduction points.
 #[derive(Debug)]
-pub struct Forgetful {
+pub struct ResettableClient {
     client: TorClient,
     control: Control,
     forgot: Option<Instant>,
 }
 
-impl Forgetful {
+impl ResettableClient {
     async fn of(client: TorClient) -> Result<Self> {
         let control = Control::open(&client.tor().control_socket(), &client.tor().cookie()).await?;
         Ok(Self { client, control, forgot: None })
     }
 
-    /// Forgets.
+    /// Drops all descriptors.
     pub async fn forget(&mut self) -> Result<()> {
         self.forgot = Some(Instant::now());
-        ensure!(self.control.command("SIGNAL NEWNYM").await?, "tor refuses NEWNYM");
+        ensure!(self.control.command("SIGNAL NEWNYM").await?, "tor rejected NEWNYM");
         Ok(())
     }
 
-    /// Where it listens.
+    /// Returns the address of the client's SOCKS port.
     pub fn socks(&self) -> &str {
         self.client.socks()
     }
@@ -52,17 +55,18 @@ impl Forgetful {
     }
 }
 
-/// All clients.
+/// All clients of a run.
 #[derive(Debug)]
 pub struct Clients {
-    /// Those that are not at work; the one that has waited longest comes first.
-    idle: Mutex<VecDeque<Forgetful>>,
-    cached: tokio::sync::Mutex<Vec<Forgetful>>,
+    /// The clients that are not in use. The one that has been idle for longest comes first.
+    idle: Mutex<VecDeque<ResettableClient>>,
+    cached: tokio::sync::Mutex<Vec<ResettableClient>>,
     cached_socks: Vec<String>,
 }
 
 impl Clients {
-    /// Starts so many that forget, and some that do not, with folders in `dir`; their names begin with `prefix`.
+    /// Starts `fresh` clients that drop their descriptors and a few that keep them. Their folders
+    /// are in `dir`, and their process names begin with `prefix`.
     pub async fn start(
         processes: &Processes,
         prefix: &str,
@@ -75,7 +79,7 @@ impl Clients {
         for names in names.chunks(AT_A_TIME) {
             let start = async |name: &String| {
                 let (process, dir) = (format!("{prefix}-{name}"), dir.join(name));
-                Forgetful::of(TorClient::fresh(processes, &process, &dir, torrc_lines, None).await?).await
+                ResettableClient::of(TorClient::fresh(processes, &process, &dir, torrc_lines, None).await?).await
             };
             started.extend(try_join_all(names.iter().map(start)).await?);
         }
@@ -84,29 +88,32 @@ impl Clients {
         Ok(Self { idle: Mutex::new(idle), cached: tokio::sync::Mutex::new(started), cached_socks })
     }
 
-    /// One that forgets, to be given back; None when all are at work or forgot a moment ago.
-    pub fn take(&self) -> Option<Forgetful> {
+    /// Takes an idle client that may be reset, to be returned with [`Self::give_back`]. Returns
+    /// `None` if all clients are in use or were reset a moment ago.
+    pub fn take(&self) -> Option<ResettableClient> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = idle.iter().position(Forgetful::may_forget)?;
+        let at = idle.iter().position(ResettableClient::may_forget)?;
         idle.remove(at)
     }
 
-    /// Gives one back.
-    pub fn give_back(&self, client: Forgetful) {
+    /// Returns a client to the idle ones.
+    pub fn give_back(&self, client: ResettableClient) {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push_back(client);
     }
 
-    /// The SOCKS port of one that keeps its descriptors, by turns.
+    /// Returns the SOCKS port of one of the clients that keep their descriptors, chosen in turn by
+    /// `number`.
     pub fn cached(&self, number: usize) -> &str {
         &self.cached_socks[number % self.cached_socks.len()]
     }
 
-    /// Has those that keep their descriptors fetch the ones of now. Both services are reachable when it returns.
+    /// Makes the clients that keep their descriptors fetch the current ones. Both services are
+    /// reachable when this returns.
     pub async fn refresh(&self, onions: [&str; 2]) -> Result<()> {
         let mut cached = self.cached.lock().await;
-        let refresh = async |client: &mut Forgetful| {
-            until("a client may forget", NEWNYM_EVERY * 2, async || {
-                Ok(if client.may_forget() { Seen::Yes(()) } else { Seen::not_yet("it forgot a moment ago") })
+        let refresh = async |client: &mut ResettableClient| {
+            until("a client may be reset", NEWNYM_EVERY * 2, async || {
+                Ok(if client.may_forget() { Seen::Yes(()) } else { Seen::not_yet("it was reset a moment ago") })
             })
             .await?;
             client.forget().await?;
@@ -119,7 +126,7 @@ impl Clients {
         Ok(())
     }
 
-    /// Ends them all.
+    /// Stops all clients and removes their state.
     pub async fn remove(&self) -> Result<()> {
         let idle: Vec<_> = self.idle.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect();
         let cached: Vec<_> = self.cached.lock().await.drain(..).collect();
@@ -128,13 +135,14 @@ impl Clients {
     }
 }
 
-/// A new service's descriptor may not be there yet, and tor asks an HSDir again only after a while.
-async fn reach(client: &Forgetful, onion: &str) -> Result<()> {
+/// Connects repeatedly until the service is reachable. A new service's descriptor may not be
+/// published yet, and tor asks an HSDir again only after a while.
+async fn reach(client: &ResettableClient, onion: &str) -> Result<()> {
     let mut attempt = 0;
     until(&format!("{onion} answers"), Duration::from_secs(120), async || {
         attempt += 1;
         let answer = crate::torclient::connect(client.socks(), onion, &format!("reach {attempt}")).await;
-        Ok(match answer.context("connect") {
+        Ok(match answer.context("could not connect") {
             Ok(_) => Seen::Yes(()),
             Err(error) => Seen::NotYet(format!("{error:#}")),
         })

@@ -1,49 +1,49 @@
-//! Figures, and what they must be.
+//! The figures of a run and their limits.
 
 use std::fmt;
 
-/// What a figure must be.
+/// The limit that a figure must keep.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Limit {
-    /// At most this.
+    /// The figure must be at most this value.
     AtMost(f64),
-    /// Less than this.
+    /// The figure must be less than this value.
     Below(f64),
-    /// At least this.
+    /// The figure must be at least this value.
     AtLeast(f64),
 }
 
-/// One result.
+/// A measured result of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Figure {
-    /// `<fault>_<what>`
+    /// The name in the form `<fault>_<what>`.
     pub name: String,
-    /// Infinite when what was awaited never came.
+    /// The measured value. It is infinite if the awaited event never occurred.
     pub value: f64,
-    /// Its unit.
+    /// The unit of the value.
     pub unit: &'static str,
-    /// What it must be; None: it is only told.
+    /// The limit of the value. A figure with `None` is only reported.
     pub limit: Option<Limit>,
 }
 
 impl Figure {
-    /// One that is only told.
-    pub fn told(name: String, value: f64, unit: &'static str) -> Self {
+    /// Returns a figure without a limit.
+    pub fn new(name: String, value: f64, unit: &'static str) -> Self {
         Self { name, value, unit, limit: None }
     }
 
-    /// A count that is only told.
-    #[allow(clippy::cast_precision_loss, reason = "counts of some hundreds")]
+    /// Returns a count without a limit.
+    #[allow(clippy::cast_precision_loss, reason = "the counts are a few hundred")]
     pub fn count(name: String, value: usize, unit: &'static str) -> Self {
-        Self::told(name, value as f64, unit)
+        Self::new(name, value as f64, unit)
     }
 
-    /// The same, to be held against a limit.
+    /// Returns the figure with a limit.
     pub fn with(self, limit: Limit) -> Self {
         Self { limit: Some(limit), ..self }
     }
 
-    /// Whether it is as it must be.
+    /// Returns true if the value keeps the limit, or if there is none.
     pub fn holds(&self) -> bool {
         match self.limit {
             None => true,
@@ -54,7 +54,7 @@ impl Figure {
     }
 }
 
-/// `figure <name> <value> <unit>`
+/// Formats the figure as `figure <name> <value> <unit>`.
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "figure {} {} {}", self.name, self.shown(), self.unit)
@@ -66,7 +66,7 @@ impl Figure {
         if self.value.fract() == 0.0 { self.value.to_string() } else { format!("{:.1}", self.value) }
     }
 
-    /// A line of the table at the end.
+    /// Returns the figure's line in the final table.
     pub fn row(&self) -> String {
         let must = match self.limit {
             None => String::new(),
@@ -85,8 +85,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_figure_is_printed_with_its_unit_and_held_against_its_limit() {
-        let gone = Figure::told("backend_tor_kill_gone_s".to_owned(), 4.26, "s").with(Limit::AtMost(10.0));
+    fn a_figure_is_printed_with_its_unit_and_compared_with_its_limit() {
+        let gone = Figure::new("backend_tor_kill_gone_s".to_owned(), 4.26, "s").with(Limit::AtMost(10.0));
         assert_eq!(gone.to_string(), "figure backend_tor_kill_gone_s 4.3 s");
         assert!(gone.holds());
         let never = Figure { value: f64::INFINITY, ..gone };
@@ -95,6 +95,6 @@ mod tests {
         let few = Figure::count("scale_down_requests".to_owned(), 299, "requests").with(Limit::AtLeast(300.0));
         assert_eq!(few.to_string(), "figure scale_down_requests 299 requests");
         assert!(!few.holds());
-        assert!(!Figure::told(String::new(), 10.0, "%").with(Limit::Below(10.0)).holds());
+        assert!(!Figure::new(String::new(), 10.0, "%").with(Limit::Below(10.0)).holds());
     }
 }

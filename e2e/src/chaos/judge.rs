@@ -1,4 +1,5 @@
-//! The judge: what each HSDir holds, seen through HSFETCH and Python's stem, without any code of the product's.
+//! The judge records the descriptors that each HSDir holds. It uses HSFETCH and Python's stem, but
+//! no code of the product.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
@@ -15,33 +16,33 @@ use tokio::time::Instant;
 use crate::descriptor::Descriptor;
 use crate::torclient::TorClient;
 
-/// What an HSDir answered.
+/// An HSDir's answer to the judge.
 #[derive(Debug, Clone)]
-pub struct Sighting {
-    /// Its fingerprint.
+pub struct HsDirAnswer {
+    /// The HSDir's fingerprint.
     pub hsdir: String,
-    /// When the answer came.
+    /// The time at which the answer arrived.
     pub at: Instant,
-    /// What it holds; None: it says that it has none.
-    pub descriptor: Option<Seen>,
+    /// The descriptor that the HSDir holds, or `None` if it answered that it has none.
+    pub descriptor: Option<HeldDescriptor>,
 }
 
-/// What counts of a descriptor.
+/// The parts of a descriptor that the judge compares.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
-    /// The service's key of one time period.
+pub struct HeldDescriptor {
+    /// The service's blinded key for one time period.
     pub blinded_key: String,
-    /// Rises with each version, in one time period.
+    /// The revision counter, which increases with every version within a time period.
     pub revision_counter: u64,
-    /// The points' names.
+    /// The names of the introduction points.
     pub points: BTreeSet<String>,
 }
 
-/// Asks every HSDir about once a second, as long as it lives.
+/// A process that asks every HSDir about once a second until it is removed.
 #[derive(Debug)]
 pub struct Judge {
     client: TorClient,
-    sightings: Arc<Mutex<Vec<Sighting>>>,
+    answers: Arc<Mutex<Vec<HsDirAnswer>>>,
     asking: JoinHandle<Result<()>>,
 }
 
@@ -54,91 +55,99 @@ struct Line {
 }
 
 impl Judge {
-    /// Begins to ask all of these HSDirs, through a client of its own.
+    /// Starts to ask all of these HSDirs through a dedicated client.
     pub async fn start(client: TorClient, onion: &str, hsdirs: impl IntoIterator<Item = &String>) -> Result<Self> {
         let mut watch = Descriptor::watch(client.tor(), onion, hsdirs).await?;
         let child = watch.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
-        let sightings = Arc::default();
-        let asking = tokio::spawn(read(child, Arc::clone(&sightings)));
-        Ok(Self { client, sightings, asking })
+        let answers = Arc::default();
+        let asking = tokio::spawn(read(child, Arc::clone(&answers)));
+        Ok(Self { client, answers, asking })
     }
 
-    /// All that was seen until now.
-    pub fn sightings(&self) -> Result<Vec<Sighting>> {
+    /// Returns all answers so far.
+    pub fn answers(&self) -> Result<Vec<HsDirAnswer>> {
         if self.asking.is_finished() {
-            bail!("the judge has ended");
+            bail!("the judge's descriptor.py has ended");
         }
-        Ok(self.sightings.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        Ok(self.answers.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
-    /// What the HSDirs held when each was last seen.
-    pub fn held(&self) -> Result<BTreeMap<String, Seen>> {
-        Ok(held(&self.sightings()?))
+    /// Returns the descriptor that each HSDir last held, by fingerprint.
+    pub fn held(&self) -> Result<BTreeMap<String, HeldDescriptor>> {
+        Ok(held(&self.answers()?))
     }
 
-    /// Ends it.
+    /// Stops the judge and its client.
     pub async fn remove(self) -> Result<()> {
         self.asking.abort();
         self.client.remove().await
     }
 }
 
-async fn read(mut child: Child, sightings: Arc<Mutex<Vec<Sighting>>>) -> Result<()> {
-    let output = child.stdout.take().context("standard output is a pipe")?;
+async fn read(mut child: Child, answers: Arc<Mutex<Vec<HsDirAnswer>>>) -> Result<()> {
+    let output = child.stdout.take().context("descriptor.py has no standard output")?;
     let mut lines = BufReader::new(output).lines();
     while let Some(line) = lines.next_line().await? {
         let at = Instant::now();
-        let line: Line = serde_json::from_str(&line).with_context(|| format!("descriptor.py said {line:?}"))?;
+        let line: Line = serde_json::from_str(&line).with_context(|| format!("descriptor.py printed {line:?}"))?;
         let holds_none = line.failure.as_deref() == Some("NOT_FOUND");
-        let descriptor = line.descriptor.map(|found| Seen {
+        let descriptor = line.descriptor.map(|found| HeldDescriptor {
             blinded_key: found.blinded_key,
             revision_counter: found.revision_counter,
             points: found.points.into_iter().map(|point| point.auth_key).collect(),
         });
-        // A fetch that failed on its way says nothing; an answer that took long may be of before.
+        // A fetch that failed on its way says nothing about the HSDir. A slow answer may describe
+        // an earlier state.
         let is_fresh = Duration::from_secs_f64(line.asked_seconds_ago) < Duration::from_secs(10);
         if is_fresh && (descriptor.is_some() || holds_none) {
-            let seen = Sighting { hsdir: line.hsdir, at, descriptor };
-            sightings.lock().unwrap_or_else(PoisonError::into_inner).push(seen);
+            let seen = HsDirAnswer { hsdir: line.hsdir, at, descriptor };
+            answers.lock().unwrap_or_else(PoisonError::into_inner).push(seen);
         }
     }
     bail!("descriptor.py ended: {}", child.wait().await?)
 }
 
-/// The last that was seen of each HSDir that holds something.
-pub fn held(sightings: &[Sighting]) -> BTreeMap<String, Seen> {
+/// Returns the descriptor that each HSDir last held, without HSDirs that hold none.
+pub fn held(answers: &[HsDirAnswer]) -> BTreeMap<String, HeldDescriptor> {
     let mut held = BTreeMap::new();
-    for sighting in sightings {
-        match &sighting.descriptor {
-            Some(seen) => held.insert(sighting.hsdir.clone(), seen.clone()),
-            None => held.remove(&sighting.hsdir),
+    for answer in answers {
+        match &answer.descriptor {
+            Some(seen) => held.insert(answer.hsdir.clone(), seen.clone()),
+            None => held.remove(&answer.hsdir),
         };
     }
     held
 }
 
-/// Without those of HSDirs that are no longer asked: a change of the shared random value leaves them an old descriptor of this period.
-/// Before the fault all responsible ones held the newest; one that held an older one, and was sent nothing since, is none of them.
-pub fn of_responsible(sightings: &[Sighting], before: &BTreeMap<String, Seen>) -> Vec<Sighting> {
+/// Removes the answers of HSDirs that are no longer responsible. A change of the shared random
+/// value leaves an old descriptor of this period on them. Before the fault, all responsible HSDirs
+/// held the newest descriptor. An HSDir that held an older one and received nothing since is
+/// therefore not responsible.
+pub fn of_responsible(answers: &[HsDirAnswer], before: &BTreeMap<String, HeldDescriptor>) -> Vec<HsDirAnswer> {
     let newest = before.values().map(|seen| seen.revision_counter).max().unwrap_or_default();
     let is_left_over = |hsdir: &String| {
         before.get(hsdir).is_some_and(|old| {
-            let mut later = sightings.iter().filter(|sighting| sighting.hsdir == *hsdir);
-            let same = |sighting: &Sighting| sighting.descriptor.as_ref().is_none_or(|seen| seen == old);
+            let mut later = answers.iter().filter(|answer| answer.hsdir == *hsdir);
+            let same = |answer: &HsDirAnswer| answer.descriptor.as_ref().is_none_or(|seen| seen == old);
             old.revision_counter < newest && later.all(same)
         })
     };
     let left_over: BTreeSet<&String> = before.keys().filter(|hsdir| is_left_over(hsdir)).collect();
-    sightings.iter().filter(|sighting| !left_over.contains(&sighting.hsdir)).cloned().collect()
+    answers.iter().filter(|answer| !left_over.contains(&answer.hsdir)).cloned().collect()
 }
 
-/// How long after `since` until every HSDir's answer is so, for good; None when one's last answer is not, or when nobody answered.
-pub fn settled(sightings: &[Sighting], since: Instant, is_so: impl Fn(Option<&Seen>) -> bool) -> Option<Duration> {
+/// Returns the time from `since` until every HSDir's answers satisfy the condition for good.
+/// Returns `None` if any HSDir's last answer does not satisfy it, or if there is no answer.
+pub fn settled(
+    answers: &[HsDirAnswer],
+    since: Instant,
+    is_settled: impl Fn(Option<&HeldDescriptor>) -> bool,
+) -> Option<Duration> {
     let mut first_good: BTreeMap<&str, Option<Instant>> = BTreeMap::new();
-    for sighting in sightings.iter().filter(|sighting| sighting.at >= since) {
-        let first = first_good.entry(&sighting.hsdir).or_default();
-        if is_so(sighting.descriptor.as_ref()) {
-            first.get_or_insert(sighting.at);
+    for answer in answers.iter().filter(|answer| answer.at >= since) {
+        let first = first_good.entry(&answer.hsdir).or_default();
+        if is_settled(answer.descriptor.as_ref()) {
+            first.get_or_insert(answer.at);
         } else {
             *first = None;
         }
@@ -151,18 +160,18 @@ pub fn settled(sightings: &[Sighting], since: Instant, is_so: impl Fn(Option<&Se
 mod tests {
     use super::*;
 
-    fn at(start: Instant, seconds: u64, hsdir: &str, points: &[&str]) -> Sighting {
+    fn at(start: Instant, seconds: u64, hsdir: &str, points: &[&str]) -> HsDirAnswer {
         let points = points.iter().map(|point| (*point).to_owned()).collect();
-        let descriptor = Some(Seen { blinded_key: "key".to_owned(), revision_counter: seconds, points });
-        Sighting { hsdir: hsdir.to_owned(), at: start + Duration::from_secs(seconds), descriptor }
+        let descriptor = Some(HeldDescriptor { blinded_key: "key".to_owned(), revision_counter: seconds, points });
+        HsDirAnswer { hsdir: hsdir.to_owned(), at: start + Duration::from_secs(seconds), descriptor }
     }
 
-    fn without_dead(seen: Option<&Seen>) -> bool {
+    fn without_dead(seen: Option<&HeldDescriptor>) -> bool {
         seen.is_none_or(|seen| !seen.points.contains("dead"))
     }
 
     #[test]
-    fn the_slowest_hsdir_counts_and_a_relapse_too() {
+    fn settling_takes_as_long_as_the_slowest_hsdir_and_a_relapse_restarts_it() {
         let start = Instant::now();
         let mut seen = vec![
             at(start, 1, "a", &["dead", "alive"]),
@@ -179,24 +188,24 @@ mod tests {
     }
 
     #[test]
-    fn an_hsdir_with_a_left_over_does_not_count_unless_it_is_sent_something() {
+    fn an_hsdir_with_an_old_descriptor_counts_only_if_it_receives_a_new_one() {
         let start = Instant::now();
         let before =
             held(&[at(start, 1, "old", &["dead"]), at(start, 2, "a", &["dead"]), at(start, 1, "late", &["dead"])]);
-        let left_over = Sighting { at: start + Duration::from_secs(4), ..at(start, 1, "old", &["dead"]) };
+        let left_over = HsDirAnswer { at: start + Duration::from_secs(4), ..at(start, 1, "old", &["dead"]) };
         let seen = [left_over, at(start, 5, "a", &["alive"]), at(start, 6, "late", &["dead"])];
         let counted = of_responsible(&seen, &before);
-        let hsdirs: Vec<_> = counted.iter().map(|sighting| sighting.hsdir.as_str()).collect();
+        let hsdirs: Vec<_> = counted.iter().map(|answer| answer.hsdir.as_str()).collect();
         assert_eq!(hsdirs, ["a", "late"]);
     }
 
     #[test]
-    fn what_was_seen_before_does_not_count_and_an_hsdir_without_a_descriptor_holds_nothing() {
+    fn earlier_answers_do_not_count_and_an_hsdir_without_a_descriptor_holds_nothing() {
         let start = Instant::now();
         let since = start + Duration::from_secs(4);
         let mut seen = vec![at(start, 1, "a", &["dead"]), at(start, 3, "a", &["alive"])];
         assert_eq!(settled(&seen, since, without_dead), None);
-        seen.push(Sighting { hsdir: "a".to_owned(), at: start + Duration::from_secs(6), descriptor: None });
+        seen.push(HsDirAnswer { hsdir: "a".to_owned(), at: start + Duration::from_secs(6), descriptor: None });
         assert_eq!(settled(&seen, since, without_dead), Some(Duration::from_secs(2)));
         assert!(held(&seen).is_empty());
     }

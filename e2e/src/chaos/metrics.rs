@@ -1,4 +1,4 @@
-//! What our programs in a pod tell Prometheus.
+//! Reads the Prometheus metrics of our programs in a pod.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::torclient::get;
 
-/// The page of the pod with this address.
+/// Returns the metrics page of the pod with this address.
 pub async fn page(address: &str) -> Result<String> {
     let page = async {
         let mut stream = TcpStream::connect(format!("{address}:{METRICS_PORT}")).await?;
@@ -18,7 +18,7 @@ pub async fn page(address: &str) -> Result<String> {
     timeout(Duration::from_secs(2), page).await?
 }
 
-/// A sample's value; 0 when there is none.
+/// Returns a sample's value, or 0 if the page has no such sample.
 pub fn value(page: &str, sample: &str) -> f64 {
     let line = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
     line.and_then(|value| value.trim().parse().ok()).unwrap_or_default()
@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sample_is_found_by_its_whole_name() {
+    fn a_sample_is_found_by_its_full_name() {
         let page = "x_total 1\nx 2\nx{result=\"accepted\"} 3\n";
         assert_eq!(value(page, "x").to_string(), "2");
         assert_eq!(value(page, "x{result=\"accepted\"}").to_string(), "3");

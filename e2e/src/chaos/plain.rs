@@ -1,4 +1,5 @@
-//! The plain onion service beside ours: one stock tor that leads straight to the same target and publishes by itself.
+//! The plain onion service, with which ours is compared: one stock tor that forwards to the same
+//! web server and publishes by itself.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +18,7 @@ pub struct PlainService {
 }
 
 impl PlainService {
-    /// Starts it. Its descriptor is on the HSDirs some seconds later.
+    /// Starts the tor. The HSDirs hold its descriptor a few seconds later.
     pub async fn start(processes: &Processes, name: &str, dir: &Path, torrc_lines: &str, target: &str) -> Result<Self> {
         let tor = Tor::open(processes, name, dir);
         tor.remove().await?;
@@ -32,12 +33,12 @@ impl PlainService {
         Ok(Self { tor, onion })
     }
 
-    /// `….onion`
+    /// Returns the onion address, with its `.onion` suffix.
     pub fn onion(&self) -> &str {
         &self.onion
     }
 
-    /// Ends it and removes its key.
+    /// Stops the tor and removes its key.
     pub async fn remove(&self) -> Result<()> {
         self.tor.remove().await
     }

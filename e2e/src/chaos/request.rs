@@ -1,4 +1,4 @@
-//! One request of a client, and what became of it.
+//! A client's request and its outcome.
 
 use std::time::Duration;
 
@@ -9,58 +9,66 @@ use tokio::time::{Instant, timeout};
 use super::target::{END, path};
 use crate::torclient::connect;
 
-/// How long a client waits for an answer to begin; then the request has failed.
+/// The time for which a client waits for an answer to begin. After that, the request has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Which of the two services.
+/// One of the two services that clients request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Whose {
-    /// The product's.
+pub enum ServiceKind {
+    /// The product's service.
     Ours,
-    /// The plain onion service beside it.
+    /// The plain onion service.
     Plain,
 }
 
-/// What the client knew of the service.
+/// The client's knowledge of the service when a request begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Client {
-    /// Nothing: it fetches the descriptor first.
+pub enum ClientKind {
+    /// The client has no descriptor and must fetch it first.
     Fresh,
-    /// A descriptor from before.
+    /// The client has an earlier descriptor.
     Cached,
 }
 
-/// How it ended.
+/// The outcome of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The whole answer came.
+    /// The whole answer arrived.
     Done,
     /// No answer began.
     Failed(String),
-    /// An answer began, and did not end as it should.
+    /// An answer began but was cut off.
     Cut(String),
 }
 
-/// A request that is over.
+/// A finished request.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Where to.
-    pub whose: Whose,
-    /// By whom.
-    pub client: Client,
-    /// How many seconds the answer was to take; 0: a page.
+    /// The requested service.
+    pub service: ServiceKind,
+    /// The kind of client that made the request.
+    pub client: ClientKind,
+    /// The requested duration of the answer in seconds, or 0 for a short page.
     pub seconds: u64,
-    /// When it began.
+    /// The time at which the request began.
     pub started: Instant,
-    /// How long until the answer began, or was given up.
+    /// The time until the answer began or was given up.
     pub waited: Duration,
-    /// How it ended.
+    /// The outcome of the request.
     pub outcome: Outcome,
 }
 
 impl Request {
-    /// Asks a service for an answer of so many seconds, on circuits of its own for each `isolation`.
-    pub async fn make(whose: Whose, client: Client, socks: &str, onion: &str, isolation: &str, seconds: u64) -> Self {
+    /// Requests an answer that takes `seconds` from a service. Requests with different `isolation`
+    /// share no circuit.
+    pub async fn make(
+        service: ServiceKind,
+        client: ClientKind,
+        socks: &str,
+        onion: &str,
+        isolation: &str,
+        seconds: u64,
+    ) -> Self {
         let started = Instant::now();
         let answer = timeout(PATIENCE, begin(socks, onion, isolation, seconds)).await;
         let waited = started.elapsed();
@@ -68,13 +76,13 @@ impl Request {
             Err(error) => Outcome::Failed(format!("{error:#}")),
             Ok(answer) => {
                 let rest = timeout(PATIENCE + Duration::from_secs(seconds), finish(answer)).await;
-                match rest.context("the rest did not come").and_then(|rest| rest) {
+                match rest.context("the rest of the answer did not arrive in time").and_then(|rest| rest) {
                     Ok(()) => Outcome::Done,
                     Err(error) => Outcome::Cut(format!("{error:#}")),
                 }
             }
         };
-        Self { whose, client, seconds, started, waited, outcome }
+        Self { service, client, seconds, started, waited, outcome }
     }
 }
 
@@ -96,6 +104,6 @@ async fn finish(mut answer: Answer) -> Result<()> {
     let mut rest = String::new();
     answer.read_to_string(&mut rest).await?;
     let last = rest.lines().last().unwrap_or_default();
-    ensure!(last == END, "it ended after {last:?}");
+    ensure!(last == END, "the answer was cut off after {last:?}");
     Ok(())
 }

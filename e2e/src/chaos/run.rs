@@ -1,4 +1,4 @@
-//! One run: a fault under load.
+//! Runs one fault under load.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -6,10 +6,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::fault::{Fault, Observed, Told};
+use super::fault::{Fault, Findings};
 use super::figure::Figure;
-use super::judge::{self, of_responsible};
-use super::request::Whose;
+use super::judge::{HeldDescriptor, of_responsible};
+use super::observed::Observed;
+use super::request::ServiceKind;
 use super::stage::Stage;
 use super::tally::Requests;
 use super::traffic::Traffic;
@@ -17,48 +18,51 @@ use crate::steps::say;
 use crate::tornet::torrc::PERIOD_MINUTES;
 use crate::wait::{Seen, until};
 
-/// How much is measured.
+/// The amount of load and observation in a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Effort {
-    /// Requests to our service, at least.
+    /// The minimum number of requests to our service.
     pub requests: usize,
-    /// The load goes on for so long after the fault, at least.
+    /// The minimum time for which the load continues after the fault.
     pub after: Duration,
-    /// And for so long after its end.
+    /// The minimum time for which the load continues after the fault has ended.
     pub after_end: Duration,
-    /// Clients that forget.
+    /// The number of clients that drop their descriptors before each request.
     pub fresh_clients: usize,
 }
 
 impl Effort {
-    /// What `make chaos` does.
+    /// The effort of `make chaos`.
     pub const FULL: Self =
         Self { requests: 300, after: Duration::from_secs(65), after_end: Duration::from_secs(15), fresh_clients: 24 };
-    /// Just enough to see that dead points go.
+    /// Just enough effort to see that dead introduction points disappear from the descriptors.
     pub const SHORT: Self =
         Self { requests: 60, after: Duration::from_secs(20), after_end: Duration::ZERO, fresh_clients: 8 };
 }
 
-/// Requests at each service before the fault comes.
+/// The number of requests to each service before the fault occurs.
 const WARM_UP: usize = 20;
-/// The time that they take, and before them that clients fetch descriptors.
+/// The time for the requests before the fault, including the clients' descriptor fetches before
+/// them.
 const WARM_UP_TIME: Duration = Duration::from_secs(25);
 
-/// Since the Unix epoch, as tors know it.
+/// Returns the time since the Unix epoch, which the tors' time periods follow.
 #[allow(clippy::disallowed_methods, reason = "periods of the Tor network follow the wall clock")]
 fn wall_clock() -> Result<Duration> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH)?)
 }
 
-/// How long to wait until, for the time of a run, neither clients nor services change over to another time period; `now` is since the
-/// Unix epoch. What such a change costs is measured apart. As many halves of a period as fit have begun since then (rend-spec-v3, section
-/// 2.2.1: periods begin half a period after the shared random values that they use), and tors learn of it with a later consensus.
+/// Returns the time to wait until neither clients nor services will move to another time period
+/// during a run; `now` is the time since the Unix epoch. The cost of such a change is measured
+/// separately. Every half period something changes, because periods begin half a period after the
+/// shared random values that they use (rend-spec-v3, section 2.2.1). The tors learn of the change
+/// from a later consensus.
 fn until_quiet(now: Duration, run: Duration) -> Duration {
     const HALF: Duration = Duration::from_secs(30 * PERIOD_MINUTES as u64);
-    // Within an interval's fetch times, 2 to 36 seconds, and the fetch itself.
+    // Covers the fetch times within a consensus interval (2 to 36 seconds) and the fetch itself.
     const LEARNT: Duration = Duration::from_secs(45);
     let phase = Duration::from_secs(now.as_secs() % HALF.as_secs());
-    // A run that is longer than the quiet begins with it.
+    // A run that is longer than the quiet time begins at its start.
     let latest = HALF.saturating_sub(run).max(LEARNT);
     if (LEARNT..=latest).contains(&phase) {
         return Duration::ZERO;
@@ -67,7 +71,7 @@ fn until_quiet(now: Duration, run: Duration) -> Duration {
     next.saturating_sub(phase)
 }
 
-/// Has a fault happen, and tells what was seen of it.
+/// Causes a fault under load and returns the figures of the run.
 pub async fn run(stage: &Stage, fault: &dyn Fault, effort: Effort) -> Result<Vec<Figure>> {
     stage.prepare(fault.needs()).await?;
     if let Some(longer) = fault.needs().quiet {
@@ -77,63 +81,69 @@ pub async fn run(stage: &Stage, fault: &dyn Fault, effort: Effort) -> Result<Vec
     stage.refresh_clients().await?;
     let since = Instant::now();
     let traffic = Traffic::start(stage.clients.clone(), stage.onions.clone(), fault.needs());
-    let outcome = story(stage, fault, effort, &traffic, since).await;
-    // Also after an error: no request outlives the run.
+    let outcome = run_fault(stage, fault, effort, &traffic, since).await;
+    // Wait for the requests even after an error, so that none outlives the run.
     let requests = traffic.finish().await?;
-    let Story { at, dead, ended, told, mut before } = outcome?;
-    let mut sightings = stage.judge().sightings()?;
-    sightings.retain(|sighting| sighting.at >= at);
-    let sightings = of_responsible(&sightings, &before);
-    before.retain(|hsdir, _| sightings.iter().any(|sighting| sighting.hsdir == *hsdir));
+    let Timeline { at, dead, ended, findings, mut before } = outcome?;
+    let mut answers = stage.judge().answers()?;
+    answers.retain(|answer| answer.at >= at);
+    let answers = of_responsible(&answers, &before);
+    before.retain(|hsdir, _| answers.iter().any(|answer| answer.hsdir == *hsdir));
     let requests = Requests::new(requests, at);
-    tell_troubles(&requests);
-    let moments = told.moments;
-    let seen = Observed { name: fault.name(), at, ended, dead, before, sightings, moments, requests };
+    print_problems(&requests);
+    let moments = findings.moments;
+    let seen = Observed { name: fault.name(), at, ended, dead, before, answers, moments, requests };
     let mut figures = fault.figures(&seen);
-    figures.extend(told.figures);
+    figures.extend(findings.figures);
     figures.extend(seen.counts(effort.requests, fault.needs().silent_hsdirs));
     Ok(figures)
 }
 
-/// A fault that came and went.
-struct Story {
+/// The timeline of a fault that has occurred and ended.
+struct Timeline {
     at: Instant,
     dead: BTreeSet<String>,
     ended: Instant,
-    told: Told,
-    /// What the HSDirs held before.
-    before: BTreeMap<String, judge::Seen>,
+    findings: Findings,
+    /// The descriptors that the HSDirs held before the fault, by fingerprint.
+    before: BTreeMap<String, HeldDescriptor>,
 }
 
-async fn story(stage: &Stage, fault: &dyn Fault, effort: Effort, traffic: &Traffic, since: Instant) -> Result<Story> {
-    begun(traffic, WARM_UP).await?;
+async fn run_fault(
+    stage: &Stage,
+    fault: &dyn Fault,
+    effort: Effort,
+    traffic: &Traffic,
+    since: Instant,
+) -> Result<Timeline> {
+    wait_begun(traffic, WARM_UP).await?;
     let before = stage.held()?;
-    let struck = fault.strike(stage).await.context("the fault could not be made")?;
-    say(&format!("{}: it happened {:.0} s into the run", fault.name(), (struck.at - since).as_secs_f64()));
-    sleep_until(struck.at + struck.lasts).await;
-    let told = struck.end.await.context("the fault could not be ended")?;
+    let active = fault.strike(stage).await.context("could not cause the fault")?;
+    say(&format!("{}: caused the fault {:.0} s into the run", fault.name(), (active.at - since).as_secs_f64()));
+    sleep_until(active.at + active.lasts).await;
+    let findings = active.end.await.context("could not end the fault")?;
     let ended = Instant::now();
-    let last = (struck.at + effort.after).max(ended + effort.after_end);
+    let last = (active.at + effort.after).max(ended + effort.after_end);
     sleep_until(last).await;
-    begun(traffic, effort.requests).await?;
-    Ok(Story { at: struck.at, dead: struck.dead, ended, told, before })
+    wait_begun(traffic, effort.requests).await?;
+    Ok(Timeline { at: active.at, dead: active.dead, ended, findings, before })
 }
 
-async fn begun(traffic: &Traffic, wanted: usize) -> Result<()> {
-    until(&format!("{wanted} requests"), Duration::from_secs(300), async || {
+async fn wait_begun(traffic: &Traffic, wanted: usize) -> Result<()> {
+    until(&format!("{wanted} requests have begun"), Duration::from_secs(300), async || {
         let begun = traffic.begun();
-        Ok(if begun >= wanted { Seen::Yes(()) } else { Seen::NotYet(format!("{begun} began")) })
+        Ok(if begun >= wanted { Seen::Yes(()) } else { Seen::NotYet(format!("{begun} have begun")) })
     })
     .await
 }
 
-fn tell_troubles(requests: &Requests) {
+fn print_problems(requests: &Requests) {
     for (reason, count) in requests.reasons() {
         eprintln!("    {count} × {reason}");
     }
-    for whose in [Whose::Ours, Whose::Plain] {
-        for (after, waited, client) in requests.troubles(whose) {
-            eprintln!("    {whose:?}, {client:?} client: began {after:+.1} s after the fault, waited {waited:.1} s");
+    for service in [ServiceKind::Ours, ServiceKind::Plain] {
+        for (after, waited, client) in requests.problems(service) {
+            eprintln!("    {service:?}, {client:?} client: began {after:+.1} s after the fault, waited {waited:.1} s");
         }
     }
 }
@@ -143,13 +153,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_begins_when_no_change_of_the_period_is_due() {
+    fn a_run_starts_when_no_change_of_the_time_period_is_due() {
         let wait = |phase: u64, run: u64| {
             until_quiet(Duration::from_secs(240 * 1000 + phase), Duration::from_secs(run)).as_secs()
         };
         assert_eq!([0, 44, 45, 165].map(|phase| wait(phase, 75)), [45, 1, 0, 0]);
         assert_eq!(wait(166, 75), 240 - 166 + 45);
-        assert_eq!(wait(45, 900), 0, "longer than any quiet");
+        assert_eq!(wait(45, 900), 0, "a run that is longer than the quiet time starts at its beginning");
         assert_eq!(wait(46, 900), 239);
     }
 }

@@ -1,4 +1,5 @@
-//! Where the faults happen: a service on the cluster, a plain one beside it, clients of both, and the judge.
+//! The setting of the faults: a service on the cluster, a plain onion service, clients of both, and
+//! the judge.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,8 +9,8 @@ use anyhow::{Context as _, Result};
 use onionbalance_operator::link::{AgentToken, Revision};
 
 use super::clients::Clients;
-use super::fault::Needs;
-use super::judge::{Judge, Seen as Held};
+use super::judge::{HeldDescriptor, Judge};
+use super::needs::Needs;
 use super::plain::PlainService;
 use super::target::Target;
 use super::traffic::Onions;
@@ -26,30 +27,30 @@ use crate::torclient::TorClient;
 use crate::tornet::TorNetwork;
 use crate::wait::{Seen, until};
 
-/// The object's name.
+/// The name of the service's object.
 const NAME: &str = "web";
-/// Time for pods to start, bootstrap and be published.
+/// The time limit for pods to start, bootstrap and be published.
 const PUBLISHED: Duration = Duration::from_secs(240);
 
-/// All of it.
+/// Everything that a fault acts on and that observes it.
 pub struct Stage {
-    /// kubectl of the cluster's administrator.
+    /// kubectl with the administrator's credentials.
     pub kubectl: Kubectl,
-    /// The cluster.
+    /// The cluster on which the service runs.
     pub cluster: Cluster,
-    /// The node.
+    /// The node of the cluster.
     pub node: Node,
-    /// The programs of the bring-up, and our tors on this machine.
+    /// The processes of the environment, and our tors on this machine.
     pub processes: Processes,
     /// The private Tor network.
     pub network: TorNetwork,
-    /// The namespace.
+    /// The namespace of the service.
     pub namespace: String,
     /// Our service.
     pub service: Service,
-    /// Both services' addresses.
+    /// The onion addresses of both services.
     pub onions: Onions,
-    /// The clients.
+    /// The clients of both services.
     pub clients: Arc<Clients>,
     token: AgentToken,
     plain: PlainService,
@@ -58,8 +59,9 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Sets it in a namespace that is there, on a cluster that has the operator, with so many clients that forget.
-    pub async fn set(state: &State, namespace: &str, needs: Needs, fresh_clients: usize) -> Result<Self> {
+    /// Sets up everything in an existing namespace on a cluster that runs the operator.
+    /// `fresh_clients` is the number of clients that drop their descriptors before each request.
+    pub async fn set_up(state: &State, namespace: &str, needs: Needs, fresh_clients: usize) -> Result<Self> {
         let (cluster, processes) = (Cluster::open(state)?, Processes::open(state.dir())?);
         let (kubectl, network) = (cluster.kubectl(), tor_network(state)?);
         let (torrc, dir) = (network.torrc_lines()?, state.dir().join(namespace));
@@ -76,7 +78,7 @@ impl Stage {
         let service = Service::new(&cluster.client().await?, namespace, NAME);
 
         let ours = async { step("our service is published", service.wait_published(needs.backends, PUBLISHED)).await };
-        let beside = async {
+        let others = async {
             let (name, folder) = (format!("{namespace}-plain"), dir.join("plain"));
             let plain = PlainService::start(&processes, &name, &folder, &torrc, target.address());
             let plain = step("the plain onion service", plain).await?;
@@ -85,7 +87,7 @@ impl Stage {
             let judge = TorClient::fresh(&processes, &name, &dir.join("judge"), &torrc, None).await?;
             anyhow::Ok((plain, clients, judge))
         };
-        let (_, (plain, clients, judge)) = tokio::try_join!(ours, beside)?;
+        let (_, (plain, clients, judge)) = tokio::try_join!(ours, others)?;
         let onions = Onions { ours: service.onion_address().await?, plain: plain.onion().to_owned() };
         let judge = Judge::start(judge, &onions.ours, network.fingerprints()?.keys()).await?;
         Ok(Self {
@@ -105,29 +107,31 @@ impl Stage {
         })
     }
 
-    /// Ends clients, judge and plain service; the object is the namespace's affair.
-    pub async fn clear(self) -> Result<()> {
+    /// Stops the clients, the judge and the plain service. The caller deletes the object together
+    /// with its namespace.
+    pub async fn tear_down(self) -> Result<()> {
         self.judge.remove().await?;
         self.clients.remove().await?;
         self.plain.remove().await
     }
 
-    /// kubectl in the namespace; the arguments are separated by single blanks.
+    /// Runs kubectl in the namespace. Single spaces separate the arguments.
     pub async fn run(&self, arguments: &str) -> Result<String> {
         self.kubectl.run(&format!("--namespace {} {arguments}", self.namespace)).await
     }
 
-    /// Where both services lead: `address:port`.
+    /// Returns the `address:port` of the web server behind both services.
     pub fn target(&self) -> &str {
         self.target.address()
     }
 
-    /// The judge.
+    /// Returns the judge.
     pub fn judge(&self) -> &Judge {
         &self.judge
     }
 
-    /// Everything is as a fault needs it: so many backends, all in the descriptors, so many frontends.
+    /// Brings the service into the state that a fault needs: the number of backends, all of them in
+    /// the descriptors, and the number of frontends.
     pub async fn prepare(&self, needs: Needs) -> Result<()> {
         self.run(&format!("scale obs/{NAME} --replicas={}", needs.backends)).await?;
         let patch = format!(r#"{{"spec":{{"frontend":{{"replicas":{}}}}}}}"#, needs.frontends);
@@ -139,7 +143,11 @@ impl Stage {
             let held = self.held_points()?;
             for backend in self.service.backends().await? {
                 if self.points_of(&backend).await?.is_disjoint(&held) {
-                    return Ok(Seen::NotYet(format!("{} has none of {}", backend.name, held.len())));
+                    return Ok(Seen::NotYet(format!(
+                        "none of the {} published points belongs to {}",
+                        held.len(),
+                        backend.name
+                    )));
                 }
             }
             Ok(Seen::Yes(()))
@@ -147,7 +155,7 @@ impl Stage {
         .await
     }
 
-    /// Clients fetch the present descriptors.
+    /// Makes the clients fetch the current descriptors.
     pub async fn refresh_clients(&self) -> Result<()> {
         self.clients.refresh([&self.onions.ours, &self.onions.plain]).await
     }
@@ -162,17 +170,19 @@ impl Stage {
         .await
     }
 
-    /// The points that a backend's tor has now.
+    /// Returns the names of the introduction points that a backend's tor currently has.
     pub async fn points_of(&self, backend: &BackendPod) -> Result<BTreeSet<String>> {
         agent::points(&backend.address, &backend.uid, &self.token).await
     }
 
-    /// Names the points that a backend's tor has now.
+    /// Returns the revision of a backend's descriptor, which changes whenever its introduction
+    /// points do.
     pub async fn revision_of(&self, backend: &BackendPod) -> Result<Revision> {
         agent::revision(&backend.address, &backend.uid, &self.token).await
     }
 
-    /// A backend that has points in the descriptors, and those.
+    /// Returns a backend that has introduction points in the descriptors, and the names of these
+    /// points.
     pub async fn victim(&self) -> Result<(BackendPod, BTreeSet<String>)> {
         let held = self.held_points()?;
         for backend in self.service.backends().await? {
@@ -184,24 +194,25 @@ impl Stage {
         anyhow::bail!("no backend has a point in the descriptors")
     }
 
-    /// The frontend pod that holds the Lease: its name and UID.
+    /// Returns the name and UID of the frontend pod that holds the Lease.
     pub async fn leader(&self) -> Result<(String, String)> {
         let holder = self.run(&format!("get lease/{NAME}-frontend -o jsonpath={{.spec.holderIdentity}}")).await?;
-        let (name, uid) = holder.split_once('_').with_context(|| format!("the Lease is held by {holder:?}"))?;
+        let (name, uid) =
+            holder.split_once('_').with_context(|| format!("the Lease has an unexpected holder {holder:?}"))?;
         Ok((name.to_owned(), uid.to_owned()))
     }
 
-    /// What each HSDir holds.
-    pub fn held(&self) -> Result<BTreeMap<String, Held>> {
+    /// Returns the descriptor that each HSDir holds, by fingerprint.
+    pub fn held(&self) -> Result<BTreeMap<String, HeldDescriptor>> {
         self.judge.held()
     }
 
-    /// The greatest revision counter that an HSDir holds.
+    /// Returns the highest revision counter that an HSDir holds.
     pub fn newest(&self) -> Result<u64> {
         Ok(self.held()?.values().map(|held| held.revision_counter).max().unwrap_or_default())
     }
 
-    /// The names of the points that HSDirs hold.
+    /// Returns the names of the introduction points in the HSDirs' descriptors.
     pub fn held_points(&self) -> Result<BTreeSet<String>> {
         Ok(self.held()?.into_values().flat_map(|held| held.points).collect())
     }

@@ -1,4 +1,5 @@
-//! What both services lead to: a web server on this machine, whose answers may take as long as is asked for.
+//! The web server on this machine behind both services. Its answers take as long as the request
+//! asks for.
 
 use std::time::Duration;
 
@@ -10,10 +11,10 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::node::HOST_ADDRESS;
 
-/// The last line of every whole answer.
+/// The last line of every complete answer.
 pub const END: &str = "end";
 
-/// The server: it ends with this value.
+/// The web server, which stops when this value is dropped.
 #[derive(Debug)]
 pub struct Target {
     address: String,
@@ -21,12 +22,14 @@ pub struct Target {
 }
 
 impl Target {
-    /// Listens at this machine's end of the cable to the node, where pods reach it.
+    /// Listens on this machine's end of the link to the node, where pods can reach it.
     pub async fn listen() -> Result<Self> {
-        let listener = TcpListener::bind((HOST_ADDRESS, 0)).await.context("the node's cable is not there")?;
+        let listener = TcpListener::bind((HOST_ADDRESS, 0))
+            .await
+            .context("could not listen on the link to the node; run `e2e up`")?;
         let address = listener.local_addr()?.to_string();
         let serving = tokio::spawn(async move {
-            // What becomes of a stream is the client's to judge.
+            // The client evaluates the outcome of a stream.
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(answer(stream));
             }
@@ -34,7 +37,7 @@ impl Target {
         Ok(Self { address, serving })
     }
 
-    /// `address:port`
+    /// Returns the server's address as `address:port`.
     pub fn address(&self) -> &str {
         &self.address
     }
@@ -46,7 +49,8 @@ impl Drop for Target {
     }
 }
 
-/// The path of an answer that takes so many seconds: a line for each, and [`END`].
+/// Returns the path of an answer that takes this many seconds. It consists of one line per second,
+/// followed by [`END`].
 pub fn path(seconds: u64) -> String {
     format!("/{seconds}")
 }
@@ -57,12 +61,12 @@ async fn answer(stream: TcpStream) -> Result<()> {
     stream.read_line(&mut request).await?;
     loop {
         let mut header = String::new();
-        ensure!(stream.read_line(&mut header).await? > 0, "the request ends in its header");
+        ensure!(stream.read_line(&mut header).await? > 0, "the request ended within its header");
         if header.trim().is_empty() {
             break;
         }
     }
-    let path = request.split(' ').nth(1).context("a request names a path")?;
+    let path = request.split(' ').nth(1).context("the request has no path")?;
     let seconds: u64 = path.trim_start_matches('/').parse()?;
     let start = Instant::now();
     stream.write_all(b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\n").await?;

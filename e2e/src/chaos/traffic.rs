@@ -1,9 +1,8 @@
-//! Open-loop traffic: requests begin by the clock, whatever became of those before. Each goes to our service and, by the same client at
-//! the same moment, to the plain one.
+//! Open-loop traffic: requests begin at a fixed rate, whatever the outcome of earlier ones. Each
+//! request goes to our service and, from the same client at the same time, to the plain one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use tokio::sync::oneshot;
@@ -11,28 +10,26 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::interval;
 
 use super::clients::Clients;
-use super::fault::Needs;
-use super::request::{Client, Request, Whose};
+use super::needs::Needs;
+use super::request::{ClientKind, Request, ServiceKind};
 
-/// How often a request begins, where nothing else is needed.
-pub const EVERY: Duration = Duration::from_millis(250);
-/// One request of so many is by a fresh client.
+/// One in this many requests is made by a fresh client.
 const FRESH_ONE_OF: usize = 3;
-/// One request of so many is a long stream, where streams are asked for.
+/// One in this many requests is for a stream, if the fault needs streams.
 const STREAM_ONE_OF: usize = 5;
-/// Their lengths in seconds, by turns.
+/// The durations of the streams in seconds, used in turn.
 const STREAM_SECONDS: [u64; 5] = [60, 20, 45, 5, 30];
 
-/// The two services' addresses.
+/// The onion addresses of the two services.
 #[derive(Debug, Clone)]
 pub struct Onions {
-    /// The product's.
+    /// The address of our service.
     pub ours: String,
-    /// The plain one's.
+    /// The address of the plain onion service.
     pub plain: String,
 }
 
-/// Traffic that goes on.
+/// Traffic that is in progress.
 #[derive(Debug)]
 pub struct Traffic {
     stop: oneshot::Sender<()>,
@@ -41,7 +38,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Begins, at the pace and with the long answers that are needed.
+    /// Starts the traffic at the rate, and with the streams, that the fault needs.
     pub fn start(clients: Arc<Clients>, onions: Onions, needs: Needs) -> Self {
         let (stop, stopped) = oneshot::channel();
         let begun = Arc::new(AtomicUsize::new(0));
@@ -49,14 +46,14 @@ impl Traffic {
         Self { stop, begun, work }
     }
 
-    /// How many requests have begun at each service.
+    /// Returns the number of requests to each service that have begun.
     pub fn begun(&self) -> usize {
         self.begun.load(Ordering::Relaxed)
     }
 
-    /// Begins no more, and waits for those under way.
+    /// Stops starting requests, and waits for those in progress.
     pub async fn finish(self) -> Result<Vec<Request>> {
-        ensure!(self.stop.send(()).is_ok() || self.work.is_finished(), "the traffic ended by itself");
+        ensure!(self.stop.send(()).is_ok() || self.work.is_finished(), "the traffic task ended unexpectedly");
         self.work.await?
     }
 }
@@ -68,7 +65,7 @@ async fn work(
     begun: Arc<AtomicUsize>,
     mut stopped: oneshot::Receiver<()>,
 ) -> Result<Vec<Request>> {
-    // A tick that comes late is made up for: it is the default, and what open-loop means.
+    // Late ticks are made up for. That is tokio's default, and open-loop traffic requires it.
     let mut clock = interval(needs.every);
     let mut under_way = JoinSet::new();
     loop {
@@ -87,28 +84,30 @@ async fn work(
     Ok(requests)
 }
 
-/// The same request to both services.
+/// Makes the same request to both services.
 async fn pair(clients: Arc<Clients>, onions: Onions, number: usize, seconds: u64) -> Result<[Request; 2]> {
-    let both = async |client: Client, socks: &str| {
+    let both = async |client: ClientKind, socks: &str| {
         let isolation = format!("request {number}");
         let (ours, plain) = tokio::join!(
-            Request::make(Whose::Ours, client, socks, &onions.ours, &isolation, seconds),
-            Request::make(Whose::Plain, client, socks, &onions.plain, &isolation, seconds),
+            Request::make(ServiceKind::Ours, client, socks, &onions.ours, &isolation, seconds),
+            Request::make(ServiceKind::Plain, client, socks, &onions.plain, &isolation, seconds),
         );
         [ours, plain]
     };
     let fresh = if number.is_multiple_of(FRESH_ONE_OF) { clients.take() } else { None };
     let Some(mut fresh) = fresh else {
-        // Also when no client is free to forget: it is counted as what it is.
-        return Ok(both(Client::Cached, clients.cached(number)).await);
+        // If no client can be reset at the moment, the request is made by a cached client and
+        // counted as one.
+        return Ok(both(ClientKind::Cached, clients.cached(number)).await);
     };
     fresh.forget().await?;
-    let requests = both(Client::Fresh, fresh.socks()).await;
+    let requests = both(ClientKind::Fresh, fresh.socks()).await;
     clients.give_back(fresh);
     Ok(requests)
 }
 
-/// Neither fresh nor cached clients get all of the long ones.
+/// Returns the duration in seconds of the stream that request `number` asks for, or 0 for a short
+/// page. Both fresh and cached clients get streams of all durations.
 fn stream_seconds(number: usize) -> u64 {
     if number.is_multiple_of(STREAM_ONE_OF) { STREAM_SECONDS[number / STREAM_ONE_OF % STREAM_SECONDS.len()] } else { 0 }
 }
@@ -118,11 +117,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fresh_and_cached_clients_ask_for_streams_of_all_lengths() {
+    fn fresh_and_cached_clients_request_streams_of_all_durations() {
         for remainder in 0..FRESH_ONE_OF {
             for seconds in STREAM_SECONDS {
                 let found = (0..1000).any(|n| n % FRESH_ONE_OF == remainder && stream_seconds(n) == seconds);
-                assert!(found, "no stream of {seconds} s among every third from {remainder}");
+                assert!(found, "no stream of {seconds} s among the requests with remainder {remainder}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The cluster's certificates and kubeconfigs, made by openssl.
+//! The cluster's certificates and kubeconfigs, generated with openssl.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::command::{command, output};
 use crate::node;
 
-/// Name of the files, subject, alternative names.
+/// The certificates to generate: file name, subject, and alternative names.
 const IDENTITIES: [(&str, &str, &str); 6] = [
     ("apiserver", "/CN=kube-apiserver", SERVER_NAMES),
     ("admin", "/O=system:masters/CN=admin", "DNS:admin"),
@@ -22,7 +22,8 @@ const IDENTITIES: [(&str, &str, &str); 6] = [
 const SERVER_NAMES: &str = "DNS:localhost,DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc,\
     DNS:kubernetes.default.svc.cluster.local,IP:127.0.0.1,IP:10.96.0.1,IP:10.245.0.2";
 
-/// Makes, where they are not there yet: `ca.crt`, `ca.key`, `service-account.key`, and for each identity `.crt`, `.key`, `.conf`.
+/// Generates `ca.crt`, `ca.key`, `service-account.key`, and a `.crt`, `.key` and `.conf` for each
+/// identity. Does nothing if they exist already.
 pub async fn make(dir: &Path) -> Result<()> {
     let done = dir.join("certificates");
     if done.exists() {
@@ -51,7 +52,7 @@ async fn openssl(dir: &Path, arguments: &str) -> Result<()> {
     Ok(())
 }
 
-/// A kubeconfig as JSON, which is YAML too.
+/// Returns a kubeconfig as JSON, which is also valid YAML.
 fn kubeconfig(dir: &Path, name: &str) -> Result<String> {
     let file = |suffix: &str| -> PathBuf { dir.join(format!("{name}.{suffix}")) };
     Ok(serde_json::to_string_pretty(&json!({

@@ -1,4 +1,5 @@
-//! A one-node Kubernetes on the node: etcd, API server, controller manager, scheduler, kube-proxy, containerd, kubelet, DNS.
+//! A one-node Kubernetes cluster: etcd, API server, controller manager, scheduler, kube-proxy,
+//! containerd, kubelet and DNS.
 
 mod certs;
 mod programs;
@@ -21,15 +22,15 @@ use crate::state::{State, source_tree};
 use crate::steps::step;
 use crate::wait::{Seen, until};
 
-/// Where the API server listens.
+/// The port on which the API server listens.
 pub const API_PORT: u16 = 6443;
 /// The cluster's DNS domain.
 pub const DOMAIN: &str = "cluster.local";
-/// What holds a pod's namespaces.
+/// The image of the container that holds a pod's namespaces.
 pub const PAUSE_IMAGE: &str = "localhost/pause:1";
 const DNS: &str = "dns";
 
-/// The cluster of a bring-up.
+/// The Kubernetes cluster of an environment.
 #[derive(Debug, Clone)]
 pub struct Cluster {
     state: State,
@@ -38,12 +39,12 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The cluster that belongs to this folder, up or not.
+    /// Returns the cluster that belongs to this state folder, whether it is up or not.
     pub fn open(state: &State) -> Result<Self> {
         Ok(Self { state: state.clone(), node: Node::open(state)?, processes: Processes::open(state.dir())? })
     }
 
-    /// Brings it up on a node that is up; what runs already is kept.
+    /// Starts the cluster on a node that is up. Programs that are running already are kept.
     pub async fn up(&self) -> Result<()> {
         let programs = kubernetes_programs().await?;
         let (kubernetes, node) = (self.state.kubernetes(), self.state.node());
@@ -55,33 +56,33 @@ impl Cluster {
         step("kubelet, kube-proxy and DNS: the node is Ready", self.kubelet(&places)).await
     }
 
-    /// A client for the administrator.
+    /// Returns an API client with the administrator's credentials.
     pub async fn client(&self) -> Result<Client> {
         let kubeconfig =
-            Kubeconfig::read_from(self.state.kubeconfig()).context("the cluster is not up: run `e2e up`")?;
+            Kubeconfig::read_from(self.state.kubeconfig()).context("the cluster is not up; run `e2e up`")?;
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
         Ok(Client::try_from(config)?)
     }
 
-    /// kubectl for the administrator.
+    /// Returns kubectl with the administrator's credentials.
     pub fn kubectl(&self) -> Kubectl {
         Kubectl::new(&self.state)
     }
 
-    /// Gives containerd an image archive; what it says names the content.
+    /// Imports an image archive into containerd. The returned output identifies the content.
     pub async fn load_image(&self, archive: &Path) -> Result<String> {
         let mut ctr = self.node.inside("ctr")?;
         ctr.arg("--address").arg(self.state.node().join("containerd.sock"));
         ctr.args(["--namespace", "k8s.io", "images", "import"]).arg(archive);
-        output(&mut ctr.into()).await.with_context(|| format!("load {}", archive.display()))
+        output(&mut ctr.into()).await.with_context(|| format!("could not load {}", archive.display()))
     }
 
-    /// Gives an image that is loaded another name beside its own.
+    /// Gives a loaded image an additional name.
     pub async fn tag_image(&self, image: &str, name: &str) -> Result<()> {
         let mut ctr = self.node.inside("ctr")?;
         ctr.arg("--address").arg(self.state.node().join("containerd.sock"));
         ctr.args(["--namespace", "k8s.io", "images", "tag", "--force", image, name]);
-        output(&mut ctr.into()).await.with_context(|| format!("tag {image}"))?;
+        output(&mut ctr.into()).await.with_context(|| format!("could not tag {image}"))?;
         Ok(())
     }
 
@@ -109,7 +110,7 @@ impl Cluster {
 
     async fn containerd(&self, places: &Places<'_>) -> Result<()> {
         self.start(&places.containerd()?)?;
-        until("containerd answers", Duration::from_secs(30), async || {
+        until("containerd is ready", Duration::from_secs(30), async || {
             self.processes.check("containerd")?;
             let mut ctr = self.node.inside("ctr")?;
             ctr.args(["--address", &places.containerd_socket(), "version"]);
@@ -127,7 +128,9 @@ impl Cluster {
         let version =
             output(&mut command(&places.programs.join("kubelet").display().to_string(), ["--version"])).await?;
         let minor = version.split('.').nth(1).and_then(|minor| minor.parse().ok());
-        self.start(&places.kubelet(minor.with_context(|| format!("the kubelet calls itself {version:?}"))?)?)?;
+        self.start(
+            &places.kubelet(minor.with_context(|| format!("could not parse the kubelet's version {version:?}"))?)?,
+        )?;
         self.start(&places.proxy())?;
         self.start(&self.dns()?)?;
         let client = self.client().await?;
@@ -145,11 +148,11 @@ impl Cluster {
             })
         })
         .await?;
-        // Pods are refused until it exists.
+        // The API server rejects pods until this account exists.
         let accounts = Api::<ServiceAccount>::namespaced(client, "default");
-        until("the default ServiceAccount", Duration::from_secs(60), async || {
+        until("the default ServiceAccount exists", Duration::from_secs(60), async || {
             let token = accounts.get_opt("default").await?;
-            Ok(if token.is_some() { Seen::Yes(()) } else { Seen::not_yet("not there") })
+            Ok(if token.is_some() { Seen::Yes(()) } else { Seen::not_yet("it is missing") })
         })
         .await
     }

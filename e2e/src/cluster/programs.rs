@@ -1,4 +1,5 @@
-//! The cluster's programs: what each is started with. All run inside the node.
+//! The command lines and configurations of the cluster's programs, all of which run inside the
+//! node.
 
 use std::fs;
 use std::path::Path;
@@ -11,31 +12,31 @@ use crate::node::{BRIDGE, BRIDGE_ADDRESS, CGROUP, NAME, NODE_ADDRESS, POD_NETWOR
 
 /// A program and its arguments.
 pub struct Program {
-    /// Its name among the processes.
+    /// The process name, unique within the environment.
     pub name: &'static str,
-    /// Where it is, or a name to be found in `PATH`.
+    /// The program's path, or a name to look up in `PATH`.
     pub path: String,
-    /// Its arguments.
+    /// The program's arguments.
     pub arguments: Vec<String>,
 }
 
-/// Folders that the programs are told of.
+/// The folders that the programs use.
 pub struct Places<'a> {
-    /// Kubernetes' programs.
+    /// The folder of Kubernetes' programs.
     pub programs: &'a Path,
-    /// Certificates, kubeconfigs, etcd's data.
+    /// The folder of certificates, kubeconfigs and etcd's data.
     pub kubernetes: &'a Path,
-    /// What containerd and the kubelet write.
+    /// The folder into which containerd and the kubelet write.
     pub node: &'a Path,
 }
 
 impl Places<'_> {
-    /// containerd's socket.
+    /// Returns the path of containerd's socket.
     pub fn containerd_socket(&self) -> String {
         self.node.join("containerd.sock").display().to_string()
     }
 
-    /// Where the data is.
+    /// Returns the command line of etcd, which stores the cluster's data.
     pub fn etcd(&self) -> Program {
         let listen = "http://127.0.0.1:2379";
         let data = self.kubernetes.join("etcd");
@@ -52,7 +53,7 @@ impl Places<'_> {
         )
     }
 
-    /// The API server.
+    /// Returns the command line of the API server.
     pub fn api_server(&self) -> Program {
         self.kubernetes_program(
             "kube-apiserver",
@@ -69,7 +70,8 @@ impl Places<'_> {
                 format!("--service-cluster-ip-range={SERVICE_NETWORK}"),
                 "--authorization-mode=Node,RBAC".to_owned(),
                 "--allow-privileged=true".to_owned(),
-                // Without it `kubectl logs` and `exec` look for the node by name, which no DNS knows.
+                // Without this, `kubectl logs` and `exec` resolve the node's name, which no DNS
+                // server knows.
                 "--kubelet-preferred-address-types=InternalIP".to_owned(),
                 self.file("kubelet-client-certificate", "admin.crt"),
                 self.file("kubelet-client-key", "admin.key"),
@@ -77,7 +79,8 @@ impl Places<'_> {
         )
     }
 
-    /// What makes pods of Deployments, and collects garbage.
+    /// Returns the command line of the controller manager, which creates the pods of Deployments
+    /// and collects garbage.
     pub fn controller_manager(&self) -> Program {
         self.kubernetes_program(
             "kube-controller-manager",
@@ -92,7 +95,7 @@ impl Places<'_> {
         )
     }
 
-    /// The scheduler.
+    /// Returns the command line of the scheduler.
     pub fn scheduler(&self) -> Program {
         self.kubernetes_program(
             "kube-scheduler",
@@ -100,7 +103,7 @@ impl Places<'_> {
         )
     }
 
-    /// Services.
+    /// Returns the command line of kube-proxy, which routes Services.
     pub fn proxy(&self) -> Program {
         self.kubernetes_program(
             "kube-proxy",
@@ -108,7 +111,7 @@ impl Places<'_> {
                 self.file("kubeconfig", "proxy.conf"),
                 format!("--hostname-override={NAME}"),
                 format!("--cluster-cidr={POD_NETWORK}"),
-                // These limits are the whole machine's; a network namespace cannot set them.
+                // These limits apply to the whole machine, and a network namespace cannot set them.
                 "--conntrack-max-per-core=0".to_owned(),
                 "--conntrack-tcp-timeout-established=0".to_owned(),
                 "--conntrack-tcp-timeout-close-wait=0".to_owned(),
@@ -116,7 +119,7 @@ impl Places<'_> {
         )
     }
 
-    /// Containers. Writes its configuration.
+    /// Writes containerd's configuration and returns its command line.
     pub fn containerd(&self) -> Result<Program> {
         let node = self.node.display();
         let config = self.node.join("containerd.toml");
@@ -130,7 +133,7 @@ state = "/run/containerd"
   address = "{socket}"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{pause}"
-  # Without CAP_SYS_RESOURCE no process can lower its score, and every sandbox would die of it.
+  # Without CAP_SYS_RESOURCE no process can lower its OOM score, and no sandbox would start.
   restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "{snapshotter}"
@@ -155,7 +158,8 @@ state = "/run/containerd"
         Ok(program("containerd", "containerd", [format!("--config={}", config.display())]))
     }
 
-    /// The kubelet. Writes its configuration; `minor` is Kubernetes' minor version.
+    /// Writes the kubelet's configuration and returns its command line. `minor` is Kubernetes'
+    /// minor version.
     pub fn kubelet(&self, minor: u32) -> Result<Program> {
         let socket = format!("unix://{}", self.containerd_socket());
         fs::write(self.node.join("resolv.conf"), format!("nameserver {BRIDGE_ADDRESS}\n"))?;
@@ -177,13 +181,14 @@ state = "/run/containerd"
             "tlsCertFile": self.kubernetes.join("node.crt"),
             "tlsPrivateKeyFile": self.kubernetes.join("node.key"),
             "volumePluginDir": self.kubernetes.join("volume-plugins"),
-            // Ready is told at once, not ten seconds later.
+            // Report a pod's readiness immediately instead of ten seconds later.
             "nodeStatusUpdateFrequency": "1s",
-            // As is the default since Kubernetes 1.27. The 5 calls a second of before are used up by a few pods that start at the same
-            // time: the API server, and all that wait for a pod's address, learn of it seconds later.
+            // These are the defaults since Kubernetes 1.27. The earlier limit of 5 calls a second
+            // is used up by a few pods that start at the same time. The API server, and everything
+            // that waits for a pod's address, would then learn of it seconds later.
             "kubeAPIQPS": 50, "kubeAPIBurst": 100, "eventRecordQPS": 50, "eventBurst": 100,
             "imageGCHighThresholdPercent": 100,
-            // The disk's fullness is the machine's affair: no pod is evicted for it.
+            // How full the disk is does not concern this cluster, so no pod is evicted for it.
             "evictionHard": {"memory.available": "100Mi"},
         });
         let mut arguments = vec![
@@ -215,7 +220,8 @@ state = "/run/containerd"
         format!("--{flag}={}", self.kubernetes.join(name).display())
     }
 
-    /// An overlay cannot stand on an overlay, as the root of a container is.
+    /// Returns containerd's snapshotter. overlayfs cannot be stacked on an overlay, which is the
+    /// root of a container.
     fn snapshotter(&self) -> Result<&'static str> {
         const OVERLAYFS_MAGIC: i64 = 0x794c_7630;
         let kind = rustix::fs::statfs(self.node)?.f_type;

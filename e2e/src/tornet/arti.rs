@@ -1,4 +1,4 @@
-//! A private network as arti's configuration has it.
+//! The configuration with which arti joins a private network.
 
 use std::fs;
 
@@ -7,22 +7,25 @@ use anyhow::{Context as _, Result, ensure};
 use super::TorNetwork;
 use super::torrc::{self, Role};
 
-/// Before the key in `ed25519_master_id_public_key`.
+/// The header that precedes the key in `ed25519_master_id_public_key`.
 const PUBLIC_KEY_TAG: &[u8] = b"== ed25519v1-public: type0 ==\0\0\0";
 
 impl TorNetwork {
-    /// The lines by which an arti uses this network, once it has been up.
+    /// Returns the configuration lines with which arti uses this network. The network must have
+    /// been up before.
     pub fn arti_lines(&self) -> Result<String> {
         let mut v3idents = Vec::new();
         let mut fallbacks = Vec::new();
         for line in self.directory_authorities()? {
             let words: Vec<&str> = line.split(' ').collect();
             let ident = words.iter().find_map(|word| word.strip_prefix("v3ident="));
-            v3idents.push(format!("{:?}", ident.context("a DirAuthority line has a v3ident")?));
-            let (name, fingerprint) = words.get(1).zip(words.last()).context("a DirAuthority line has names")?;
+            v3idents.push(format!("{:?}", ident.context("a DirAuthority line has no v3ident")?));
+            let (name, fingerprint) = words.get(1).zip(words.last()).context("a DirAuthority line has no nickname")?;
             let authorities = self.nodes.iter().filter(|node| node.role == Role::Authority);
-            let node =
-                authorities.into_iter().find(|node| node.name == **name).context("an authority of this network")?;
+            let node = authorities
+                .into_iter()
+                .find(|node| node.name == **name)
+                .context("a DirAuthority line names no authority of this network")?;
             fallbacks.push(self.fallback(node, fingerprint)?);
         }
         Ok(format!(
@@ -34,9 +37,9 @@ impl TorNetwork {
         ))
     }
 
-    fn fallback(&self, node: &torrc::Node, fingerprint: &str) -> Result<String> {
+    fn fallback(&self, node: &torrc::TorNode, fingerprint: &str) -> Result<String> {
         let file = self.dir.join(&node.name).join("data/keys/ed25519_master_id_public_key");
-        let bytes = fs::read(&file).with_context(|| format!("read {}", file.display()))?;
+        let bytes = fs::read(&file).with_context(|| format!("could not read {}", file.display()))?;
         let key = bytes.strip_prefix(PUBLIC_KEY_TAG).with_context(|| format!("{} holds no key", file.display()))?;
         ensure!(key.len() == 32, "{} holds no ed25519 key", file.display());
         let ed25519 = data_encoding::BASE64_NOPAD.encode(key);

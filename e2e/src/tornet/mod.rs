@@ -1,4 +1,5 @@
-//! A private Tor network: directory authorities and relays on one address, with a consensus every 20 seconds.
+//! A private Tor network: directory authorities and relays on one address, with a new consensus
+//! every 20 seconds.
 
 mod arti;
 mod tor;
@@ -23,17 +24,19 @@ use crate::process::Processes;
 use crate::torcontrol::Control;
 use crate::wait::Seen;
 
-/// Relays of a network, beside its three authorities (which are relays too).
+/// The default number of relays in a network, in addition to its three authorities (which are
+/// relays too).
 pub const RELAYS: u16 = 8;
-/// Where its ports begin.
+/// The lowest port number of a network.
 pub const BASE_PORT: u16 = 15_000;
 
-/// Where a network runs.
+/// The place where a network runs.
 #[derive(Debug, Clone)]
 pub enum Place {
-    /// On this machine's loopback address, for as long as this process lives: its tors, and those that use it, end with it.
+    /// This machine's loopback address. The network's tors, and those that use it, end together
+    /// with this process.
     Loopback,
-    /// On the node's bridge: in reach of its pods, and of this machine.
+    /// The node's bridge, which the node's pods and this machine can reach.
     Node(Node),
 }
 
@@ -42,23 +45,24 @@ pub enum Place {
 pub struct TorNetwork {
     dir: PathBuf,
     place: Place,
-    nodes: Vec<torrc::Node>,
+    nodes: Vec<torrc::TorNode>,
     processes: Processes,
 }
 
 impl TorNetwork {
-    /// The network with its files in `dir`, up or not.
+    /// Returns the network with its files in `dir`, whether it is up or not.
     pub fn open(dir: &Path, place: Place, processes: &Processes) -> Self {
         Self::of(RELAYS, dir, place, processes)
     }
 
-    /// One of this many relays beside its authorities.
+    /// Returns a network with this many relays in addition to its authorities.
     pub fn of(relays: u16, dir: &Path, place: Place, processes: &Processes) -> Self {
         let nodes = torrc::nodes(BASE_PORT, relays);
         Self { dir: dir.to_owned(), place, nodes, processes: processes.clone() }
     }
 
-    /// Starts what does not run, and waits until every tor has bootstrapped. Keys that are there are kept.
+    /// Starts every tor that is not running and waits until all have bootstrapped. Existing keys
+    /// are kept.
     pub async fn up(&self) -> Result<()> {
         let authorities = self.authorities().await?;
         let common = self.common(&authorities);
@@ -69,42 +73,45 @@ impl TorNetwork {
         self.wait_bootstrapped().await
     }
 
-    /// The torrc lines by which any other tor uses this network.
+    /// Returns the torrc lines with which any other tor joins this network.
     pub fn torrc_lines(&self) -> Result<String> {
         Ok(self.common(&self.directory_authorities()?))
     }
 
-    /// The `DirAuthority` lines of a network that has been up.
+    /// Returns the `DirAuthority` lines of a network that has been up.
     fn directory_authorities(&self) -> Result<Vec<String>> {
         let file = self.authorities_file();
-        let text = fs::read_to_string(&file).context("the Tor network is not up: run `e2e up`")?;
+        let text = fs::read_to_string(&file).context("the Tor network is not up; run `e2e up`")?;
         Ok(serde_json::from_str(&text)?)
     }
 
-    /// The relays, authorities included, that run and that do not.
+    /// Returns the number of relays (authorities included) that have bootstrapped and the number
+    /// that have not.
     pub fn status(&self) -> (usize, usize) {
         let up = self.nodes.iter().filter(|node| matches!(self.tor(node).bootstrapped(), Ok(Seen::Yes(())))).count();
         (up, self.nodes.len() - up)
     }
 
-    /// The fingerprints of all relays, authorities included, each with the name of its process.
+    /// Maps the fingerprint of each relay, authorities included, to the name of its process.
     pub fn fingerprints(&self) -> Result<BTreeMap<String, String>> {
         let mut fingerprints = BTreeMap::new();
         for node in &self.nodes {
             let file = self.dir.join(&node.name).join("data/fingerprint");
-            let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
-            let fingerprint = text.split_whitespace().nth(1).context("a nickname and a fingerprint")?;
+            let text = fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))?;
+            let fingerprint =
+                text.split_whitespace().nth(1).context("the file does not hold a nickname and a fingerprint")?;
             fingerprints.insert(fingerprint.to_owned(), process_name(node));
         }
         Ok(fingerprints)
     }
 
-    /// The names of the authorities' processes.
+    /// Returns the names of the authorities' processes.
     pub fn authority_processes(&self) -> Vec<String> {
         self.nodes.iter().filter(|node| node.role == Role::Authority).map(process_name).collect()
     }
 
-    /// Until when the newest consensus is, or was, valid that a relay has. Those that do not answer are left out.
+    /// Returns the time until which the newest consensus of any relay is (or was) valid. Relays
+    /// that do not answer are ignored.
     pub async fn consensus_valid_until(&self) -> Result<Timestamp> {
         const KEY: &str = "consensus/valid-until";
         let mut newest = None;
@@ -113,17 +120,19 @@ impl TorNetwork {
             let Ok(mut control) = Control::open(&tor.control_socket(), &tor.cookie()).await else { continue };
             let reply = control.ask(&format!("GETINFO {KEY}")).await?.unwrap_or_default();
             let Some(time) = reply.first().and_then(|line| line.strip_prefix(KEY)?.strip_prefix('=')) else { continue };
-            newest = newest.max(Some(format!("{time}Z").parse().with_context(|| format!("the time {time:?}"))?));
+            newest = newest.max(Some(
+                format!("{time}Z").parse().with_context(|| format!("tor reported an invalid time {time:?}"))?,
+            ));
         }
         newest.context("no relay has a consensus")
     }
 
-    /// Gives a command to every relay, authorities included, by its control socket.
+    /// Sends a command to the control socket of every relay, authorities included.
     pub async fn command_all(&self, command: &str) -> Result<()> {
         for node in &self.nodes {
             let tor = self.tor(node);
             let mut control = Control::open(&tor.control_socket(), &tor.cookie()).await?;
-            anyhow::ensure!(control.command(command).await?, "{} refuses {command}", node.name);
+            anyhow::ensure!(control.command(command).await?, "{} rejected {command}", node.name);
         }
         Ok(())
     }
@@ -136,8 +145,9 @@ impl TorNetwork {
         torrc::network(authorities) + &owner
     }
 
-    /// For how many intervals a consensus lives. On a node clients must fare as on the public network; elsewhere tests need not wait as long
-    /// until tors know of a change.
+    /// Returns the number of voting intervals for which a consensus is valid. On a node, clients
+    /// must behave as on the public network. On loopback, the lower number lets tors learn of
+    /// changes sooner.
     fn intervals(&self) -> u8 {
         match self.place {
             Place::Loopback => 2,
@@ -159,7 +169,7 @@ impl TorNetwork {
         }
     }
 
-    fn tor(&self, node: &torrc::Node) -> Tor {
+    fn tor(&self, node: &torrc::TorNode) -> Tor {
         Tor::open(&self.processes, &process_name(node), &self.dir.join(&node.name))
     }
 
@@ -167,7 +177,7 @@ impl TorNetwork {
         self.dir.join("authorities.json")
     }
 
-    /// The `DirAuthority` lines; makes the authorities' keys when there are none.
+    /// Returns the `DirAuthority` lines. Generates the authorities' keys if there are none.
     async fn authorities(&self) -> Result<Vec<String>> {
         let file = self.authorities_file();
         if let Ok(text) = fs::read(&file) {
@@ -180,7 +190,7 @@ impl TorNetwork {
         Ok(lines)
     }
 
-    async fn authority(&self, node: &torrc::Node) -> Result<String> {
+    async fn authority(&self, node: &torrc::TorNode) -> Result<String> {
         let dir = self.dir.join(&node.name);
         let keys = dir.join("data/keys");
         make_private_dir(&keys)?;
@@ -193,8 +203,10 @@ impl TorNetwork {
         generate.arg("-c").arg(&certificate);
         output_with_input(&mut generate, "no secret\n").await?;
         let text = fs::read_to_string(&certificate)?;
-        let identity =
-            text.lines().find_map(|line| line.strip_prefix("fingerprint ")).context("a certificate names its key")?;
+        let identity = text
+            .lines()
+            .find_map(|line| line.strip_prefix("fingerprint "))
+            .context("the certificate names no key fingerprint")?;
 
         let fingerprint = self.fingerprint(node, &dir).await?;
         Ok(format!(
@@ -203,22 +215,24 @@ impl TorNetwork {
         ))
     }
 
-    /// Makes the relay's keys.
-    async fn fingerprint(&self, node: &torrc::Node, dir: &Path) -> Result<String> {
+    /// Generates the relay's keys and returns its fingerprint.
+    async fn fingerprint(&self, node: &torrc::TorNode, dir: &Path) -> Result<String> {
         let empty = dir.join("empty");
         fs::write(&empty, "")?;
         let mut list = command("tor", ["--list-fingerprint", "--hush", "--SocksPort", "0", "--Nickname", &node.name]);
         list.arg("-f").arg(&empty).arg("--defaults-torrc").arg(&empty).arg("--DataDirectory").arg(dir.join("data"));
         list.args(["--Address", self.address(), "--ORPort", &format!("{}:{}", self.address(), node.or_port)]);
-        // Else it would count as a relay of the public network, which checks its address.
+        // Without an authority line, tor would act as a relay of the public network, which verifies
+        // its address.
         list.args(["--DirAuthority", "x 127.0.0.1:1 ffffffffffffffffffffffffffffffffffffffff"]);
-        let said = output(&mut list).await?;
+        let printed = output(&mut list).await?;
         let fingerprint =
-            said.lines().last().and_then(|line| line.split_once(' ')).map(|(_, hex)| hex.replace(' ', ""));
-        fingerprint.filter(|hex| hex.len() == 40).with_context(|| format!("tor --list-fingerprint said {said:?}"))
+            printed.lines().last().and_then(|line| line.split_once(' ')).map(|(_, hex)| hex.replace(' ', ""));
+        fingerprint.filter(|hex| hex.len() == 40).with_context(|| format!("tor --list-fingerprint printed {printed:?}"))
     }
 
-    /// A relay that was refused the first consensus pauses for minutes; a reload ends the pause.
+    /// Waits until all tors have bootstrapped. A relay that could not get the first consensus
+    /// pauses for minutes; a reload ends its pause.
     async fn wait_bootstrapped(&self) -> Result<()> {
         const RELOAD_EVERY: Duration = Duration::from_secs(5);
         let start = Instant::now();
@@ -231,7 +245,10 @@ impl TorNetwork {
                 }
             }
             let Some((_, why)) = late.first() else { return Ok(()) };
-            anyhow::ensure!(start.elapsed() < Duration::from_secs(180), "the Tor network does not bootstrap: {why}");
+            anyhow::ensure!(
+                start.elapsed() < Duration::from_secs(180),
+                "the Tor network did not bootstrap within 180 s: {why}"
+            );
             if late.len() < self.nodes.len() && reloaded.elapsed() >= RELOAD_EVERY {
                 reloaded = Instant::now();
                 for (node, _) in &late {
@@ -243,6 +260,6 @@ impl TorNetwork {
     }
 }
 
-fn process_name(node: &torrc::Node) -> String {
+fn process_name(node: &torrc::TorNode) -> String {
     format!("tor-{}", node.name)
 }

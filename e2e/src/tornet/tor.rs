@@ -1,4 +1,4 @@
-//! One tor process on this machine, with a folder of its own.
+//! A tor process on this machine with its own folder.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::node::remove_dir;
 use crate::process::Processes;
 use crate::wait::{Seen, until};
 
-/// A tor; `name` is unique among the processes.
+/// A tor process. Its `name` is unique among the processes of the environment.
 #[derive(Debug, Clone)]
 pub struct Tor {
     name: String,
@@ -22,27 +22,27 @@ pub struct Tor {
 }
 
 impl Tor {
-    /// The tor of this name, with its files in `dir`, running or not.
+    /// Returns the tor with this name and its files in `dir`, whether it is running or not.
     pub fn open(processes: &Processes, name: &str, dir: &Path) -> Self {
         Self { name: name.to_owned(), dir: dir.to_owned(), processes: processes.clone() }
     }
 
-    /// Its folder.
+    /// Returns the folder that holds tor's files.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Its control socket.
+    /// Returns the path of tor's control socket.
     pub fn control_socket(&self) -> PathBuf {
         self.dir.join("control")
     }
 
-    /// Its authentication cookie.
+    /// Returns the path of tor's control authentication cookie.
     pub fn cookie(&self) -> PathBuf {
         self.dir.join("cookie")
     }
 
-    /// Starts it, unless it runs. `program` is `tor`, or a command that ends in it.
+    /// Starts tor unless it is running. `program` is `tor`, or a command that ends in it.
     pub fn start(&self, program: Command, configuration: &str) -> Result<()> {
         if self.processes.is_alive(&self.name) {
             return Ok(());
@@ -53,7 +53,7 @@ impl Tor {
         let empty = self.dir.join("empty");
         fs::write(&empty, "")?;
         fs::write(&torrc, torrc::local(&self.dir) + configuration)?;
-        // The log tells what this run of it has reached.
+        // An old log would report how far an earlier process had bootstrapped.
         if let Err(error) = fs::remove_file(self.log())
             && error.kind() != std::io::ErrorKind::NotFound
         {
@@ -64,7 +64,8 @@ impl Tor {
         self.processes.start(&self.name, &mut program)
     }
 
-    /// Whether it has reached 100 %; if not, its last words.
+    /// Reports whether tor has bootstrapped to 100 %. If not, the result contains the last
+    /// bootstrap line of its log.
     pub fn bootstrapped(&self) -> Result<Seen<()>> {
         self.processes.check(&self.name)?;
         let log = fs::read_to_string(self.log()).unwrap_or_default();
@@ -76,30 +77,30 @@ impl Tor {
         Ok(Seen::not_yet(format!("{}: {last}", self.name)))
     }
 
-    /// Waits until it has.
+    /// Waits until tor has bootstrapped.
     pub async fn wait_bootstrapped(&self) -> Result<()> {
-        until(&format!("{} bootstraps", self.name), Duration::from_secs(120), async || self.bootstrapped()).await
+        until(&format!("{} has bootstrapped", self.name), Duration::from_secs(120), async || self.bootstrapped()).await
     }
 
-    /// The address of its SOCKS port, which it may have chosen itself.
+    /// Returns the address of the SOCKS port, which tor may have chosen itself.
     pub fn socks_address(&self) -> Result<String> {
         let log = fs::read_to_string(self.log())?;
         let line = log.lines().rfind(|line| line.contains("Opened Socks listener connection"));
         let address = line.and_then(|line| line.rsplit(' ').next());
-        Ok(address.with_context(|| format!("{} has no SOCKS port", self.name))?.to_owned())
+        Ok(address.with_context(|| format!("the log of {} names no SOCKS port", self.name))?.to_owned())
     }
 
-    /// Reads its configuration again, which also ends the pauses between failed downloads.
+    /// Makes tor read its configuration again, which also ends its pauses between failed downloads.
     pub fn reload(&self) -> Result<()> {
         self.processes.signal(&self.name, Signal::HUP)
     }
 
-    /// Ends it; its files stay.
+    /// Stops tor and keeps its files.
     pub async fn stop(&self) -> Result<()> {
         self.processes.stop(&self.name).await
     }
 
-    /// Ends it and removes its files.
+    /// Stops tor and removes its files.
     pub async fn remove(&self) -> Result<()> {
         self.stop().await?;
         remove_dir(&self.dir).await
@@ -110,8 +111,12 @@ impl Tor {
     }
 }
 
-/// tor wants its folders closed to others.
+/// Creates a folder that only its owner can access, as tor requires.
 pub fn make_private_dir(dir: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| format!("make {}", dir.display()))
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("could not create {}", dir.display()))
 }

@@ -1,57 +1,63 @@
-//! Configurations of a private network's tors.
+//! Configurations of the tors in a private network.
 
 use std::path::Path;
 
-/// A node's place in the network.
+/// The role of a tor in the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// A directory authority.
     Authority,
-    /// A relay: guard, middle, HSDir, introduction and rendezvous point.
+    /// A relay, which serves as guard, middle, HSDir, introduction point and rendezvous point.
     Relay,
 }
 
-/// An authority or relay.
+/// A directory authority or relay of the network.
 #[derive(Debug, Clone)]
-pub struct Node {
-    /// Its nickname.
+pub struct TorNode {
+    /// The nickname.
     pub name: String,
-    /// Its place.
+    /// The role in the network.
     pub role: Role,
-    /// Where it takes circuits.
+    /// The port on which the tor accepts circuits.
     pub or_port: u16,
-    /// Where an authority serves its documents (unused by a relay).
+    /// The port on which an authority serves directory documents. Relays do not use it.
     pub dir_port: u16,
 }
 
-/// Three authorities and this many relays.
+/// The number of directory authorities in a network.
 pub const AUTHORITIES: u16 = 3;
 
-/// The nodes of a network whose ports begin at `base`.
-pub fn nodes(base: u16, relays: u16) -> Vec<Node> {
-    let authority =
-        |i| Node { name: format!("authority{i}"), role: Role::Authority, or_port: base + i, dir_port: base + 100 + i };
-    let relay = |i| Node { name: format!("relay{i}"), role: Role::Relay, or_port: base + 10 + i, dir_port: 0 };
+/// Returns three authorities and `relays` relays, with ports counted from `base`.
+pub fn nodes(base: u16, relays: u16) -> Vec<TorNode> {
+    let authority = |i| TorNode {
+        name: format!("authority{i}"),
+        role: Role::Authority,
+        or_port: base + i,
+        dir_port: base + 100 + i,
+    };
+    let relay = |i| TorNode { name: format!("relay{i}"), role: Role::Relay, or_port: base + 10 + i, dir_port: 0 };
     (0..AUTHORITIES).map(authority).chain((0..relays).map(relay)).collect()
 }
 
-/// What every tor of the network is told: also clients, backends and frontends, wherever they run.
+/// Returns the torrc lines for every tor of the network, including clients, backends and frontends.
 pub fn network(authorities: &[String]) -> String {
     format!("TestingTorNetwork 1\nPathsNeededToBuildCircuits 0.67\n{EDGE}{}\n", authorities.join("\n"))
 }
 
-/// A learned circuit timeout becomes some ten milliseconds between neighbours, and then fails under load.
+/// A fixed circuit timeout. Between neighbours tor would learn a timeout of about ten milliseconds,
+/// which fails under load.
 const EDGE: &str = "LearnCircuitBuildTimeout 0\nCircuitBuildTimeout 10\n";
 
-/// Has a tor end some 15 seconds after the process with this id, however that ended.
+/// Returns the torrc line that makes tor exit within about 15 seconds after the process with this
+/// id has ended for whatever reason.
 pub fn owner(pid: u32) -> String {
     format!("__OwningControllerProcess {pid}\n")
 }
 
-/// What every tor on this machine is told: its folder, its control socket, its log.
+/// Returns the torrc lines for every tor on this machine: its folder, control socket and log.
 pub fn local(dir: &Path) -> String {
     let dir = dir.display();
-    // The real country tables cost 30 MiB of memory a process.
+    // tor's own country tables would cost 30 MiB of memory per process.
     format!(
         "DataDirectory {dir}/data
 ShutdownWaitLength 0
@@ -68,10 +74,11 @@ GeoIPv6File {dir}/empty
     )
 }
 
-/// What an authority or relay is told beyond [`network`] and [`local`]. A consensus lives for so many intervals: with three, as on the
-/// public network, clients and services fetch the next one at random moments of about an interval, with two within 4 seconds (C tor's
-/// `update_consensus_networkstatus_fetch_time_impl`).
-pub fn node(node: &Node, address: &str, intervals: u8) -> String {
+/// Returns the torrc lines of an authority or relay, besides [`network`] and [`local`]. A consensus
+/// is valid for `intervals` voting intervals. With three, as on the public network, clients and
+/// services fetch the next consensus at random times spread over about one interval. With two, they
+/// fetch it within 4 seconds (C tor's `update_consensus_networkstatus_fetch_time_impl`).
+pub fn node(node: &TorNode, address: &str, intervals: u8) -> String {
     let (name, or_port, dir_port) = (&node.name, node.or_port, node.dir_port);
     let authority = match node.role {
         Role::Authority => format!("DirPort {address}:{dir_port}\n{AUTHORITY}V3AuthNIntervalsValid {intervals}\n"),
@@ -91,10 +98,12 @@ ServerDNSTestAddresses
     )
 }
 
-/// How long a time period is in such a network: 24 voting rounds. C tor knows that by itself.
+/// The length of a time period in a private network, in minutes. It is 24 voting intervals, which C
+/// tor derives by itself.
 pub const PERIOD_MINUTES: u16 = 8;
 
-/// A consensus every 20 seconds; every relay may be anything.
+/// The authorities' settings: a consensus every 20 seconds, and any relay may serve in any
+/// position.
 const AUTHORITY: &str = "AuthoritativeDirectory 1
 V3AuthoritativeDirectory 1
 TestingDirAuthVoteExit *

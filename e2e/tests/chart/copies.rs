@@ -1,4 +1,5 @@
-//! What the chart has copies of: Helm reads no file outside a chart.
+//! Checks the chart's copies of files in the source tree. The chart needs copies because Helm reads
+//! no file outside a chart.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use onionbalance_operator::crd::without_rules;
@@ -7,30 +8,30 @@ use serde_json::json;
 use crate::helm::{RELEASE, documents, helm, read, render, the, with_integers};
 
 #[test]
-fn lint_finds_nothing() {
+fn helm_lint_finds_no_problem() {
     let output = helm(&["lint", "--strict"], &json!({}));
-    let said = [output.stdout, output.stderr].concat();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+    let printed = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&printed));
 }
 
 #[test]
 fn the_copies_are_up_to_date() {
     let crd = read("charts/onionbalance-operator/files/crd.yaml");
-    assert!(crd == read("crds/onionbalancedservices.yaml"), "files/crd.yaml is stale: run `make generate`");
+    assert!(crd == read("crds/onionbalancedservices.yaml"), "files/crd.yaml is out of date; run `make generate`");
     let rules = documents(&read("charts/onionbalance-operator/files/rules.yaml"));
     let deploy = documents(&read("deploy/rbac.yaml"));
     let role = the(&deploy, "ClusterRole");
-    assert_eq!(rules, [role["rules"].clone()], "files/rules.yaml is stale: run `make generate`");
+    assert_eq!(rules, [role["rules"].clone()], "files/rules.yaml is out of date; run `make generate`");
 }
 
 #[test]
-fn chart_and_operator_have_one_version() {
+fn chart_and_operator_have_the_same_version() {
     let chart = &documents(&read("charts/onionbalance-operator/Chart.yaml"))[0];
     assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
 }
 
 #[test]
-fn the_crd_is_rendered_whole_and_kept() {
+fn the_crd_is_rendered_completely_and_kept_on_uninstall() {
     let rendered = render(json!({"crds": {"annotations": {"example.org/prune": "never"}}}));
     let mut crd = the(&rendered, "CustomResourceDefinition").clone();
     assert_eq!(
@@ -39,11 +40,11 @@ fn the_crd_is_rendered_whole_and_kept() {
     );
     let original = &documents(&read("crds/onionbalancedservices.yaml"))[0];
     crd["metadata"] = original["metadata"].clone();
-    assert!(&crd == original, "the CRD is not the one of crds/");
+    assert!(&crd == original, "the rendered CRD differs from the one in crds/");
 }
 
 #[test]
-fn a_server_that_knows_no_rules_gets_the_crd_without() {
+fn an_old_server_gets_the_crd_without_validation_rules() {
     let schema = |version: &str| {
         let output = helm(&["template", RELEASE, "--kube-version", version], &json!({}));
         let rendered = documents(&String::from_utf8(output.stdout).unwrap());

@@ -1,4 +1,4 @@
-//! The chart with its default values is what `deploy/` is.
+//! Checks that the chart with its default values installs the same objects as `deploy/`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 use crate::helm::{all, documents, id, read, render, the};
 use crate::typed::find_lost;
 
-/// Labels that Helm's users expect and kustomize's do not.
+/// The labels that Helm users expect and kustomize users do not.
 const HELM_LABELS: [&str; 4] =
     ["app.kubernetes.io/instance", "app.kubernetes.io/managed-by", "app.kubernetes.io/version", "helm.sh/chart"];
 
 #[test]
-fn the_chart_and_kustomize_install_the_same() {
+fn the_chart_and_kustomize_install_the_same_objects() {
     let chart: BTreeMap<String, Value> = render(json!({}))
         .into_iter()
         .filter(|object| object["metadata"]["annotations"].get("helm.sh/hook").is_none())
@@ -29,7 +29,7 @@ fn the_chart_and_kustomize_install_the_same() {
         .collect();
     let deploy: BTreeMap<String, Value> = deploy
         .into_iter()
-        // Helm makes the release's namespace (--create-namespace), and no chart can label it.
+        // Helm creates the release's namespace (--create-namespace), and a chart cannot label it.
         .filter(|object| !["ConfigMap", "Namespace"].contains(&object["kind"].as_str().unwrap()))
         .map(|object| with_environment(object, &config_maps))
         .map(|object| (id(&object), object))
@@ -45,7 +45,7 @@ fn the_chart_and_kustomize_install_the_same() {
 }
 
 #[test]
-fn rights_are_the_same_rule_for_rule_in_both_scopes() {
+fn cluster_and_namespace_roles_have_the_same_rules() {
     let deploy = documents(&read("deploy/rbac.yaml"));
     let rules = &the(&deploy, "ClusterRole")["rules"];
     let cluster = render(json!({"rbac": {"aggregate": false}}));
@@ -61,12 +61,13 @@ fn rights_are_the_same_rule_for_rule_in_both_scopes() {
 
 fn kustomized() -> Vec<Value> {
     let deploy = source_tree().join("deploy");
-    let output = Command::new("kubectl").arg("kustomize").arg(deploy).output().expect("kubectl");
+    let output = Command::new("kubectl").arg("kustomize").arg(deploy).output().expect("kubectl is installed");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     documents(&String::from_utf8(output.stdout).unwrap())
 }
 
-/// Without what is Helm's own: its labels, also where they select, and what it says to itself in annotations.
+/// Removes everything that only Helm adds: its labels, also from selectors, and its own
+/// annotations.
 fn without_helm(mut object: Value) -> Value {
     remove(&mut object, &HELM_LABELS);
     remove(&mut object, &["helm.sh/resource-policy"]);
@@ -89,7 +90,7 @@ fn remove(value: &mut Value, keys: &[&str]) {
     }
 }
 
-/// With the variables of its `ConfigMap`s where the chart has them: in the container itself.
+/// Moves the variables of the object's `ConfigMap`s into the container, where the chart has them.
 fn with_environment(mut object: Value, config_maps: &BTreeMap<String, Value>) -> Value {
     let Some(containers) = object.pointer_mut("/spec/template/spec/containers") else { return object };
     for container in containers.as_array_mut().unwrap() {
@@ -107,7 +108,7 @@ fn with_environment(mut object: Value, config_maps: &BTreeMap<String, Value>) ->
     object
 }
 
-/// With its environment in the order of names: no variable refers to another.
+/// Sorts the environment by name. The order is irrelevant because no variable refers to another.
 fn sorted(object: &Value) -> Value {
     let mut object = object.clone();
     if let Some(Value::Array(containers)) = object.pointer_mut("/spec/template/spec/containers") {

@@ -1,4 +1,4 @@
-//! Helm, as the set-up script installs it, at work on the chart.
+//! Runs Helm, as the setup script installs it, on the chart.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -11,23 +11,24 @@ use serde_json::Value;
 pub const RELEASE: &str = "onionbalance-operator";
 pub const NAMESPACE: &str = "onionbalance-system";
 
-/// The chart's folder.
+/// Returns the path of the chart's folder.
 pub fn chart() -> PathBuf {
     source_tree().join("charts/onionbalance-operator")
 }
 
-/// A file of the source tree.
+/// Reads a file of the source tree.
 pub fn read(path: &str) -> String {
     std::fs::read_to_string(source_tree().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The documents of a YAML text.
+/// Parses the documents of a YAML text.
 pub fn documents(yaml: &str) -> Vec<Value> {
     let documents: Vec<Value> = serde_saphyr::from_multiple(yaml).unwrap_or_else(|error| panic!("{error}\n{yaml}"));
     documents.into_iter().filter(|document| !document.is_null()).map(with_integers).collect()
 }
 
-/// 20.0 is 20: Helm and our own CRD write the same number in two ways.
+/// Replaces numbers like 20.0 by 20, because Helm and our own CRD write the same number
+/// differently.
 pub fn with_integers(value: Value) -> Value {
     match value {
         Value::Object(map) => map.into_iter().map(|(key, value)| (key, with_integers(value))).collect(),
@@ -53,7 +54,7 @@ pub fn helm(arguments: &[&str], values: &Value) -> Output {
         .args(arguments)
         .arg(chart())
         .args(["--namespace", NAMESPACE, "--values", "-"])
-        // No cluster is asked, wherever the tests run.
+        // No cluster is contacted, wherever the tests run.
         .env("KUBECONFIG", "/dev/null")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -64,45 +65,45 @@ pub fn helm(arguments: &[&str], values: &Value) -> Output {
     helm.wait_with_output().unwrap()
 }
 
-/// What the chart makes of these values, its test pod among it.
+/// Returns the objects that the chart renders from these values, including its test pod.
 pub fn render(values: Value) -> Vec<Value> {
     let output = helm(&["template", RELEASE], &values);
     assert!(output.status.success(), "{values}: {}", String::from_utf8_lossy(&output.stderr));
     documents(&String::from_utf8(output.stdout).unwrap())
 }
 
-/// Why the chart refuses these values.
+/// Returns the error with which the chart rejects these values.
 pub fn refusal(values: Value) -> String {
     let output = helm(&["template", RELEASE], &values);
-    assert!(!output.status.success(), "{values} is taken");
+    assert!(!output.status.success(), "the chart accepts {values}");
     String::from_utf8(output.stderr).unwrap()
 }
 
-/// The one object of this kind.
+/// Returns the only object of this kind.
 pub fn the<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
     let found: Vec<_> = all(objects, kind).collect();
-    assert_eq!(found.len(), 1, "{kind}: {found:?}");
+    assert_eq!(found.len(), 1, "there should be one {kind}: {found:?}");
     found[0]
 }
 
-/// All objects of this kind.
+/// Returns all objects of this kind.
 pub fn all<'a>(objects: &'a [Value], kind: &str) -> impl Iterator<Item = &'a Value> {
     objects.iter().filter(move |object| object["kind"] == kind)
 }
 
-/// Kind, namespace and name.
+/// Returns the object's kind, namespace and name.
 pub fn id(object: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let metadata = &object["metadata"];
     format!("{} {}/{}", text(&object["kind"]), text(&metadata["namespace"]), text(&metadata["name"]))
 }
 
-/// The operator's container.
+/// Returns the operator's container.
 pub fn container(objects: &[Value]) -> &Value {
     &the(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
 }
 
-/// The value of a variable of the operator's environment.
+/// Returns the value of a variable in the operator's environment.
 pub fn variable<'a>(objects: &'a [Value], name: &str) -> Option<&'a str> {
     container(objects)["env"].as_array()?.iter().find(|variable| variable["name"] == name)?["value"].as_str()
 }

@@ -1,4 +1,5 @@
-//! The Helm chart, with real Helm and without a cluster: what it renders, which values it refuses, that it is what `deploy/` is.
+//! Tests the Helm chart with real Helm and without a cluster: the objects that it renders, the
+//! values that it rejects, and its equivalence with `deploy/`.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail like tests")]
 #![allow(clippy::needless_pass_by_value, reason = "json! makes values")]

@@ -1,4 +1,4 @@
-//! What the values do.
+//! Checks the effects of the chart's values.
 
 use std::collections::BTreeSet;
 
@@ -10,14 +10,18 @@ use crate::typed;
 
 const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
-/// What is rendered, after checks that hold for all values.
+/// Renders these values, after checks that hold for all values.
 fn checked(values: Value) -> Vec<Value> {
     let objects = render(values);
     typed::check(&objects);
     let ids: BTreeSet<_> = objects.iter().map(id).collect();
-    assert_eq!(ids.len(), objects.len(), "two objects have one name: {ids:?}");
+    assert_eq!(ids.len(), objects.len(), "two objects have the same name: {ids:?}");
     for object in &objects {
-        assert!(object["metadata"]["labels"]["app.kubernetes.io/instance"].is_string(), "{}", id(object));
+        assert!(
+            object["metadata"]["labels"]["app.kubernetes.io/instance"].is_string(),
+            "{} has no instance label",
+            id(object)
+        );
     }
     let operator = &the(&objects, "Deployment")["spec"];
     let labels = operator["template"]["metadata"]["labels"].as_object().unwrap();
@@ -33,13 +37,13 @@ fn kinds(objects: &[Value]) -> Vec<&str> {
     kinds
 }
 
-/// The operator's pod.
+/// Returns the template of the operator's pod.
 fn pod(objects: &[Value]) -> &Value {
     &the(objects, "Deployment")["spec"]["template"]
 }
 
 #[test]
-fn by_default() {
+fn the_default_values_render_these_objects() {
     let objects = checked(json!({}));
     assert_eq!(
         kinds(&objects),
@@ -83,7 +87,7 @@ fn user_ids_can_be_left_to_the_cluster() {
 }
 
 #[test]
-fn named_namespaces_take_roles_in_them_and_nothing_of_the_clusters() {
+fn watching_namespaces_needs_roles_in_them_and_no_cluster_scoped_object() {
     let objects = checked(json!({"watchNamespaces": ["shop", "42"], "crds": {"install": false}}));
     assert_eq!(
         kinds(&objects),
@@ -114,7 +118,7 @@ fn named_namespaces_take_roles_in_them_and_nothing_of_the_clusters() {
 }
 
 #[test]
-fn images() {
+fn images_can_be_set_by_tag_and_digest() {
     let images = |values: Value| {
         let objects = checked(values);
         let own = container(&objects)["image"].as_str().unwrap().to_owned();
@@ -143,7 +147,7 @@ fn images() {
 }
 
 #[test]
-fn settings_reach_the_operator() {
+fn settings_reach_the_operators_environment() {
     let objects = checked(json!({
         "torExtraConfig": "UseBridges 1\nBridge 192.0.2.1:443\n",
         "dataPlane": {
@@ -169,9 +173,10 @@ fn settings_reach_the_operator() {
     assert_eq!(the(&objects, "Deployment")["spec"]["replicas"], 0);
 }
 
-/// The schema takes every field that the operator takes, and the operator reads what the chart makes of them.
+/// The schema accepts every field that the operator accepts, and the operator can parse the
+/// rendered result.
 #[test]
-fn default_templates_reach_the_operator_whole() {
+fn default_templates_reach_the_operator_completely() {
     let template = json!({
         "labels": {"team": "a"}, "annotations": {"note": "b"}, "nodeSelector": {"disk": "ssd"},
         "resources": {
@@ -184,16 +189,16 @@ fn default_templates_reach_the_operator_whole() {
     });
     let templates = json!({"backend": template, "frontend": template});
     let objects = checked(json!({"dataPlane": {"defaultTemplates": templates}}));
-    let said = variable(&objects, "DEFAULT_TEMPLATES").unwrap();
-    assert_eq!(serde_json::from_str::<Value>(said).unwrap(), templates);
-    let read = DefaultTemplates::parse(said).unwrap();
+    let rendered = variable(&objects, "DEFAULT_TEMPLATES").unwrap();
+    assert_eq!(serde_json::from_str::<Value>(rendered).unwrap(), templates);
+    let read = DefaultTemplates::parse(rendered).unwrap();
     assert_eq!(read.frontend, read.backend);
     assert_eq!(serde_json::to_value(read.backend).unwrap(), template);
     assert_eq!(variable(&checked(json!({})), "DEFAULT_TEMPLATES"), None);
 }
 
 #[test]
-fn each_variable_is_one_of_the_operators_flags() {
+fn every_variable_is_one_that_the_operator_reads() {
     let source = ["src/operator/settings.rs", "src/cli.rs"].map(crate::helm::read).concat();
     let objects = checked(json!({
         "torExtraConfig": "a", "watchNamespaces": ["a"],
@@ -208,12 +213,12 @@ fn each_variable_is_one_of_the_operators_flags() {
     assert_eq!(variables.len(), 12);
     for variable in variables {
         let name = variable["name"].as_str().unwrap();
-        assert!(source.contains(&format!("env = \"{name}\"")), "{name}");
+        assert!(source.contains(&format!("env = \"{name}\"")), "the operator does not read {name}");
     }
 }
 
 #[test]
-fn replicas_elect_their_leader_by_a_lease_that_is_the_releases() {
+fn replicas_elect_a_leader_with_the_releases_own_lease() {
     let objects = checked(json!({"replicas": 3, "fullnameOverride": "tor", "watchNamespaces": [NAMESPACE]}));
     assert_eq!(the(&objects, "Deployment")["spec"]["replicas"], 3);
     let lease = variable(&objects, "LEASE_NAME").unwrap();
@@ -233,7 +238,7 @@ fn replicas_elect_their_leader_by_a_lease_that_is_the_releases() {
 }
 
 #[test]
-fn placement_and_labels() {
+fn placement_and_labels_reach_the_pods() {
     let placement = json!({
         "nodeSelector": {"disk": "ssd"},
         "tolerations": [{"key": "tor", "operator": "Exists"}],
@@ -276,7 +281,7 @@ fn placement_and_labels() {
 }
 
 #[test]
-fn names() {
+fn names_can_be_overridden() {
     let name = |values: Value| the(&checked(values), "Deployment")["metadata"]["name"].clone();
     assert_eq!(name(json!({"nameOverride": "proxy"})), "onionbalance-operator-proxy");
     assert_eq!(name(json!({"fullnameOverride": "tor"})), "tor");
@@ -293,7 +298,7 @@ fn names() {
 }
 
 #[test]
-fn what_is_switched_off_is_not_there() {
+fn disabled_objects_are_not_rendered() {
     let objects = checked(json!({"crds": {"install": false}, "rbac": {"create": false}}));
     assert_eq!(kinds(&objects), ["Deployment", "Pod", "Service", "ServiceAccount"]);
     let kept = checked(json!({"crds": {"keep": false}}));
@@ -301,7 +306,7 @@ fn what_is_switched_off_is_not_there() {
 }
 
 #[test]
-fn a_network_policy_lets_in_the_kubelet_prometheus_and_the_test() {
+fn the_network_policy_admits_the_kubelet_prometheus_and_the_test_pod() {
     let policy = |settings: Value| {
         let mut settings = settings;
         settings["enabled"] = true.into();
@@ -310,7 +315,7 @@ fn a_network_policy_lets_in_the_kubelet_prometheus_and_the_test() {
         let labels = &pod(&objects)["metadata"]["labels"];
         assert_eq!(&policy["podSelector"]["matchLabels"], labels);
         let test = &the(&objects, "Pod")["metadata"]["labels"];
-        assert_ne!(test, labels, "the test's pod is not the operator");
+        assert_ne!(test, labels, "the test pod must not have the operator's labels");
         (policy, test.clone())
     };
     let (open, _) = policy(json!({}));
@@ -328,7 +333,7 @@ fn a_network_policy_lets_in_the_kubelet_prometheus_and_the_test() {
 }
 
 #[test]
-fn the_test_asks_the_service() {
+fn the_test_pod_requests_the_operators_service() {
     let objects = checked(json!({}));
     let test = &the(&objects, "Pod")["spec"];
     let service = the(&objects, "Service");

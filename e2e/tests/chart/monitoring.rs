@@ -1,4 +1,4 @@
-//! Monitors, alerts and dashboard: they name metrics that there are.
+//! Checks that monitors, alerts and the dashboard are well-formed and name only metrics that exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use crate::helm::{all, documents, id, read, render, the};
 use crate::typed;
 
-/// The fields that we use of the Prometheus operator's types, and no other.
+/// The fields of a `PodMonitor` or `ServiceMonitor` that the chart uses. Any other field is an
+/// error.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-#[allow(dead_code, reason = "that they parse is the test")]
+#[allow(dead_code, reason = "parsing the fields is the test")]
 struct Monitor {
     selector: Selector,
     namespace_selector: Option<Namespaces>,
@@ -23,14 +24,14 @@ struct Monitor {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-#[allow(dead_code, reason = "that they parse is the test")]
+#[allow(dead_code, reason = "parsing the fields is the test")]
 struct Selector {
     match_labels: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-#[allow(dead_code, reason = "that they parse is the test")]
+#[allow(dead_code, reason = "parsing the fields is the test")]
 struct Namespaces {
     any: Option<bool>,
     match_names: Option<Vec<String>>,
@@ -38,7 +39,7 @@ struct Namespaces {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-#[allow(dead_code, reason = "that they parse is the test")]
+#[allow(dead_code, reason = "parsing the fields is the test")]
 struct Endpoint {
     port: String,
     path: String,
@@ -50,7 +51,7 @@ struct Endpoint {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-#[allow(dead_code, reason = "that they parse is the test")]
+#[allow(dead_code, reason = "parsing the fields is the test")]
 struct Relabeling {
     source_labels: Vec<String>,
     target_label: Option<String>,
@@ -66,7 +67,7 @@ struct Rules {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "that they parse is the test")]
+#[allow(dead_code, reason = "parsing the fields is the test")]
 struct Group {
     name: String,
     rules: Vec<Alert>,
@@ -74,7 +75,7 @@ struct Group {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "that they parse is the test")]
+#[allow(dead_code, reason = "parsing the fields is the test")]
 struct Alert {
     #[serde(rename = "alert")]
     name: String,
@@ -84,13 +85,13 @@ struct Alert {
     annotations: BTreeMap<String, String>,
 }
 
-/// Panics when an object of the Prometheus operator has a field that it does not know.
+/// Panics if an object of the Prometheus operator has a field that its type does not have.
 pub fn parse(object: &Value) {
     let spec = object["spec"].clone();
     let parsed = match object["kind"].as_str().unwrap() {
         "PrometheusRule" => serde_json::from_value::<Rules>(spec).map(drop),
         "PodMonitor" | "ServiceMonitor" => serde_json::from_value::<Monitor>(spec).map(drop),
-        other => panic!("no test knows {other}"),
+        other => panic!("the test has no type for {other}"),
     };
     parsed.unwrap_or_else(|error| panic!("{}: {error}", id(object)));
 }
@@ -121,7 +122,7 @@ fn one_monitor_for_the_operator_and_one_for_all_services() {
 }
 
 #[test]
-fn tors_own_metrics_are_scraped_unless_switched_off() {
+fn tor_metrics_are_scraped_unless_disabled() {
     for (tor, expected) in [(true, vec!["/metrics", "/tor/metrics"]), (false, vec!["/metrics"])] {
         let objects = render(json!({"monitor": {"enabled": true, "interval": "30s", "tor": tor}}));
         typed::check(&objects);
@@ -139,9 +140,9 @@ fn tors_own_metrics_are_scraped_unless_switched_off() {
     }
 }
 
-/// The label is one that the operator sets.
+/// The monitors use the label that the operator sets.
 #[test]
-fn a_service_is_known_by_its_label() {
+fn monitors_identify_a_service_by_its_label() {
     let label = onionbalance_operator::crd::names::SERVICE_LABEL.replace(['.', '/'], "_");
     let monitor = read("charts/onionbalance-operator/templates/monitor.yaml");
     assert!(monitor.contains(&format!("[__meta_kubernetes_pod_label_{label}]")));
@@ -149,7 +150,7 @@ fn a_service_is_known_by_its_label() {
 }
 
 #[test]
-fn alerts_can_be_left_out() {
+fn alerts_can_be_disabled() {
     let alerts = |disabled: &[&str]| {
         let objects =
             render(json!({"prometheusRule": {"enabled": true, "disabled": disabled, "labels": {"role": "alert"}}}));
@@ -165,16 +166,16 @@ fn alerts_can_be_left_out() {
     assert!(some.is_subset(&all) && !some.contains("OnionbalanceOperatorAbsent"));
 }
 
-/// Prometheus' own templates are not Helm's.
+/// Helm must not interpret Prometheus' own templates.
 #[test]
-fn alerts_are_rendered_as_they_stand() {
+fn alerts_are_rendered_verbatim() {
     let file = &documents(&read("charts/onionbalance-operator/files/alerts.yaml"))[0];
     let objects = render(json!({"prometheusRule": {"enabled": true}}));
     assert_eq!(the(&objects, "PrometheusRule")["spec"]["groups"], file["groups"]);
 }
 
 #[test]
-fn the_dashboard_is_rendered_as_it_stands() {
+fn the_dashboard_is_rendered_verbatim() {
     let objects = render(json!({"dashboard": {"enabled": true, "annotations": {"grafana_folder": "Tor"}}}));
     typed::check(&objects);
     let config_map = the(&objects, "ConfigMap");
@@ -188,20 +189,21 @@ fn the_dashboard_is_rendered_as_it_stands() {
     assert_eq!(ids.len(), ids.iter().collect::<BTreeSet<_>>().len());
 }
 
-/// Each program's own tests hold the whole text of its metrics: what is named nowhere there, no program has.
+/// The programs' own tests contain the full text of their metrics, so a name that occurs nowhere in
+/// the sources belongs to no program.
 #[test]
-fn alerts_and_dashboard_name_metrics_that_there_are() {
+fn alerts_and_dashboard_name_existing_metrics() {
     let known = metrics(&sources(&source_tree().join("src")));
-    assert!(known.len() >= 18, "{known:?}");
+    assert!(known.len() >= 18, "too few metrics in the sources: {known:?}");
     for file in ["alerts.yaml", "dashboard.json"] {
         let named = metrics(&read(&format!("charts/onionbalance-operator/files/{file}")));
-        assert!(named.len() >= 9, "{file}: {named:?}");
+        assert!(named.len() >= 9, "{file} names too few metrics: {named:?}");
         let unknown: Vec<_> = named.difference(&known).collect();
-        assert!(unknown.is_empty(), "{file}: {unknown:?}");
+        assert!(unknown.is_empty(), "{file} names metrics that do not exist: {unknown:?}");
     }
 }
 
-/// The names of our metrics in a text.
+/// Returns the names of our metrics in a text.
 fn metrics(text: &str) -> BTreeSet<String> {
     let prefixes = ["onionbalance_operator_", "onionbalance_publisher_", "onionbalance_agent_"];
     text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')

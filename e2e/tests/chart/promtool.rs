@@ -1,4 +1,5 @@
-//! Alerts and dashboard, judged by Prometheus' own promtool: they parse, and each alert fires when it should, and only then.
+//! Checks alerts and dashboard with Prometheus' own promtool: they parse, and each alert fires
+//! exactly when it should.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -12,12 +13,13 @@ use crate::helm::{documents, read};
 const ALERTS: &str = "charts/onionbalance-operator/files/alerts.yaml";
 
 fn promtool(arguments: &[&str]) {
-    let run = Command::new("promtool").args(arguments).output().expect("promtool: apt-get install prometheus");
-    let said = [run.stdout, run.stderr].concat();
-    assert!(run.status.success(), "promtool {arguments:?}: {}", String::from_utf8_lossy(&said));
+    let run =
+        Command::new("promtool").args(arguments).output().expect("promtool is missing; run apt-get install prometheus");
+    let printed = [run.stdout, run.stderr].concat();
+    assert!(run.status.success(), "promtool {arguments:?}: {}", String::from_utf8_lossy(&printed));
 }
 
-/// Runs promtool on a file of this content. (JSON is YAML.)
+/// Runs promtool on a file with this content. JSON is also valid YAML.
 fn promtool_on(arguments: &[&str], content: &Value) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), content.to_string()).unwrap();
@@ -25,22 +27,23 @@ fn promtool_on(arguments: &[&str], content: &Value) {
 }
 
 #[test]
-fn the_alerts_are_rules() {
+fn promtool_accepts_the_alerts() {
     promtool(&["check", "rules", "--lint-fatal", source_tree().join(ALERTS).to_str().unwrap()]);
 }
 
 #[test]
-fn the_dashboards_queries_are_promql() {
+fn the_dashboards_queries_are_valid_promql() {
     let queries = dashboard::queries("shop|other", ".*").unwrap();
-    assert!(queries.len() > 15, "{queries:?}");
+    assert!(queries.len() > 15, "too few queries: {queries:?}");
     let rules: Vec<_> = queries.iter().map(|query| json!({"record": "a:b", "expr": query.text})).collect();
-    // One name for all: what it warns of is no fault here.
+    // All rules have the same name here, so promtool's warning about duplicates is irrelevant.
     promtool_on(&["check", "rules", "--lint=none"], &json!({"groups": [{"name": "dashboard", "rules": rules}]}));
 }
 
 type Series = BTreeMap<&'static str, &'static str>;
 
-/// Two hours of a service with two publishers and one backend, of which nothing is wrong: a value a minute.
+/// Returns the metrics of two hours, one value per minute, of a healthy service with two publishers
+/// and one backend.
 fn healthy() -> Series {
     BTreeMap::from([
         (r#"onionbalance_operator_writes_total{namespace="ob",pod="o1"}"#, "5x120"),
@@ -52,7 +55,7 @@ fn healthy() -> Series {
             r#"onionbalance_operator_service_ready{onion_namespace="shop",onion_service="web",reason="Ready",namespace="ob",pod="o1"}"#,
             "1x120",
         ),
-        // As it began, and as it went on for a while.
+        // The service was Progressing in the beginning, and the series ended a while later.
         (
             r#"onionbalance_operator_service_ready{onion_namespace="shop",onion_service="web",reason="Progressing",namespace="ob",pod="o1"}"#,
             "0x4 stale",
@@ -71,7 +74,7 @@ fn healthy() -> Series {
         (r#"onionbalance_publisher_tor_up{namespace="shop",onion_service="web",pod="f2"}"#, "1x120"),
         (r#"onionbalance_publisher_backends{state="Ready",namespace="shop",onion_service="web",pod="f1"}"#, "1x120"),
         (r#"onionbalance_publisher_backends{state="Lost",namespace="shop",onion_service="web",pod="f1"}"#, "0x120"),
-        // A standby sees less, and that is no fault.
+        // A standby sees fewer backends, which is normal.
         (r#"onionbalance_publisher_backends{state="Ready",namespace="shop",onion_service="web",pod="f2"}"#, "0x120"),
         (r#"onionbalance_publisher_backends{state="Lost",namespace="shop",onion_service="web",pod="f2"}"#, "1x120"),
         (
@@ -103,9 +106,10 @@ fn healthy() -> Series {
     ])
 }
 
-/// What is wrong, the one alert that tells it, and when (minutes from the beginning, with room for what it looks back on).
-struct Fault {
-    /// Series whose names have all these parts get these values; none: they are gone.
+/// A fault, the only alert that it triggers, and the times at which the alert is silent and firing.
+struct AlertCase {
+    /// The changed series. A series with all these parts in its name gets these values; `None`
+    /// removes the series.
     changes: &'static [(&'static [&'static str], Option<&'static str>)],
     alert: &'static str,
     labels: &'static str,
@@ -116,45 +120,45 @@ struct Fault {
 const SERVICE: &str = r#"namespace="shop",onion_service="web""#;
 
 #[rustfmt::skip]
-const FAULTS: &[Fault] = &[
-    Fault { changes: &[(&["operator_writes_total"], None)],
+const CASES: &[AlertCase] = &[
+    AlertCase { changes: &[(&["operator_writes_total"], None)],
         alert: "OnionbalanceOperatorAbsent", labels: r#"severity="warning""#, quiet_at: "9m", fires_at: "11m" },
-    Fault { changes: &[(&["operator_leader", "o1"], Some("0x120"))],
+    AlertCase { changes: &[(&["operator_leader", "o1"], Some("0x120"))],
         alert: "OnionbalanceNoOperatorLeads", labels: r#"severity="warning""#, quiet_at: "9m", fires_at: "11m" },
-    Fault { changes: &[(&["result=\"error\""], Some("0+1x120"))],
+    AlertCase { changes: &[(&["result=\"error\""], Some("0+1x120"))],
         alert: "OnionbalanceReconciliationsFail", labels: r#"severity="warning",namespace="ob",pod="o1""#, quiet_at: "15m", fires_at: "18m" },
-    Fault { changes: &[(&["reason=\"Ready\""], None), (&["reason=\"Progressing\""], Some("0x120"))],
+    AlertCase { changes: &[(&["reason=\"Ready\""], None), (&["reason=\"Progressing\""], Some("0x120"))],
         alert: "OnionbalanceServiceNotReady", labels: r#"onion_namespace="shop",onion_service="web""#, quiet_at: "14m", fires_at: "16m" },
-    Fault { changes: &[(&["reason=\"Ready\""], None), (&["reason=\"KeyInvalid\""], Some("0x120"))],
+    AlertCase { changes: &[(&["reason=\"Ready\""], None), (&["reason=\"KeyInvalid\""], Some("0x120"))],
         alert: "OnionbalanceKeyAlarm", labels: r#"onion_namespace="shop",onion_service="web",reason="KeyInvalid""#, quiet_at: "0m", fires_at: "2m" },
-    Fault { changes: &[(&["publisher_leading", "f1"], Some("0x120"))],
+    AlertCase { changes: &[(&["publisher_leading", "f1"], Some("0x120"))],
         alert: "OnionbalanceNobodyPublishes", labels: SERVICE, quiet_at: "4m", fires_at: "6m" },
-    // Its frontends are gone.
-    Fault { changes: &[(&["onionbalance_publisher"], None)],
+    // All of the service's frontends are gone.
+    AlertCase { changes: &[(&["onionbalance_publisher"], None)],
         alert: "OnionbalanceNobodyPublishes", labels: SERVICE, quiet_at: "4m", fires_at: "6m" },
-    Fault { changes: &[(&["publisher_leading", "f2"], Some("1x120")), (&["backends", "Lost", "f2"], Some("0x120")), (&["hsdirs_accepted", "f2"], Some("8x120"))],
+    AlertCase { changes: &[(&["publisher_leading", "f2"], Some("1x120")), (&["backends", "Lost", "f2"], Some("0x120")), (&["hsdirs_accepted", "f2"], Some("8x120"))],
         alert: "OnionbalanceSeveralPublish", labels: SERVICE, quiet_at: "4m", fires_at: "6m" },
-    Fault { changes: &[(&["backends", "Ready", "f1"], Some("0x120"))],
+    AlertCase { changes: &[(&["backends", "Ready", "f1"], Some("0x120"))],
         alert: "OnionbalanceNoBackendReady", labels: SERVICE, quiet_at: "4m", fires_at: "6m" },
-    Fault { changes: &[(&["backends", "Lost", "f1"], Some("1x120"))],
+    AlertCase { changes: &[(&["backends", "Lost", "f1"], Some("1x120"))],
         alert: "OnionbalanceBackendsLost", labels: SERVICE, quiet_at: "9m", fires_at: "11m" },
-    Fault { changes: &[(&["hsdirs_accepted", "f1"], Some("0x120"))],
+    AlertCase { changes: &[(&["hsdirs_accepted", "f1"], Some("0x120"))],
         alert: "OnionbalanceNotOnHSDirs", labels: r#"namespace="shop",onion_service="web",pod="f1",period="7""#, quiet_at: "14m", fires_at: "16m" },
-    Fault { changes: &[(&["hsdirs_accepted", "f1"], Some("3x120"))],
+    AlertCase { changes: &[(&["hsdirs_accepted", "f1"], Some("3x120"))],
         alert: "OnionbalanceFewHSDirs", labels: r#"namespace="shop",onion_service="web",pod="f1",period="7""#, quiet_at: "29m", fires_at: "31m" },
-    Fault { changes: &[(&["uploads_total", "rejected"], Some("0+1x120"))],
+    AlertCase { changes: &[(&["uploads_total", "rejected"], Some("0+1x120"))],
         alert: "OnionbalanceUploadsRejected", labels: SERVICE, quiet_at: "29m", fires_at: "33m" },
-    Fault { changes: &[(&["publisher_tor_up", "f2"], Some("0x120"))],
+    AlertCase { changes: &[(&["publisher_tor_up", "f2"], Some("0x120"))],
         alert: "OnionbalancePublisherTorDown", labels: r#"namespace="shop",onion_service="web",pod="f2""#, quiet_at: "9m", fires_at: "11m" },
-    Fault { changes: &[(&["agent_introduction_points"], Some("0x120"))],
+    AlertCase { changes: &[(&["agent_introduction_points"], Some("0x120"))],
         alert: "OnionbalanceBackendWithoutPoints", labels: r#"namespace="shop",onion_service="web",pod="b1""#, quiet_at: "14m", fires_at: "16m" },
-    Fault { changes: &[(&["agent_tor_kills_total"], Some("0x60 1x10 2x50"))],
+    AlertCase { changes: &[(&["agent_tor_kills_total"], Some("0x60 1x10 2x50"))],
         alert: "OnionbalanceTorFreezes", labels: r#"namespace="shop",onion_service="web",pod="b1""#, quiet_at: "65m", fires_at: "80m" },
-    Fault { changes: &[(&["connect_failures"], Some("0+30x120"))],
+    AlertCase { changes: &[(&["connect_failures"], Some("0+30x120"))],
         alert: "OnionbalanceTargetUnreachable", labels: r#"namespace="shop",onion_service="web",port="80""#, quiet_at: "9m", fires_at: "13m" },
 ];
 
-/// The alerts that fire then, and no others, are these.
+/// Expects exactly these alerts to fire at this time.
 fn fires(at: &str, alerts: &[String]) -> Value {
     let samples: Vec<_> = alerts.iter().map(|labels| json!({"labels": labels, "value": 1})).collect();
     json!({"expr": "ALERTS{alertstate=\"firing\"}", "eval_time": at, "exp_samples": samples})
@@ -166,7 +170,7 @@ fn test(name: &str, series: &Series, expected: Vec<Value>) -> Value {
 }
 
 #[test]
-fn each_alert_fires_when_it_should_and_only_then() {
+fn each_alert_fires_exactly_when_it_should() {
     let severities: BTreeMap<String, String> = documents(&read(ALERTS))[0]["groups"]
         .as_array()
         .unwrap()
@@ -176,16 +180,16 @@ fn each_alert_fires_when_it_should_and_only_then() {
             (rule["alert"].as_str().unwrap().to_owned(), rule["labels"]["severity"].as_str().unwrap().to_owned())
         })
         .collect();
-    let tested: BTreeSet<_> = FAULTS.iter().map(|fault| fault.alert.to_owned()).collect();
-    assert_eq!(tested, severities.keys().cloned().collect(), "every alert has its fault here");
+    let tested: BTreeSet<_> = CASES.iter().map(|case| case.alert.to_owned()).collect();
+    assert_eq!(tested, severities.keys().cloned().collect(), "every alert needs a fault in this table");
 
     let mut tests = vec![test("healthy", &healthy(), vec![fires("60m", &[]), fires("2h", &[])])];
-    for Fault { changes, alert, labels, quiet_at, fires_at } in FAULTS {
+    for AlertCase { changes, alert, labels, quiet_at, fires_at } in CASES {
         let mut series = healthy();
         for (parts, values) in *changes {
             let named: Vec<_> =
                 series.keys().copied().filter(|name| parts.iter().all(|part| name.contains(part))).collect();
-            assert!(!named.is_empty(), "{alert}: {parts:?}");
+            assert!(!named.is_empty(), "{alert}: no series has all of {parts:?} in its name");
             for name in named {
                 match values {
                     Some(values) => series.insert(name, values),
@@ -206,7 +210,7 @@ fn each_alert_fires_when_it_should_and_only_then() {
     promtool_on(&["test", "rules"], &json!({"rule_files": [rules], "evaluation_interval": "1m", "tests": tests}));
 }
 
-/// What it says is filled in.
+/// The service's name is filled into the alert's texts.
 #[test]
 fn an_alert_names_the_service() {
     let mut series = healthy();

@@ -1,4 +1,4 @@
-//! The table of values in the chart's README is that of `values.yaml`.
+//! Checks that the table of values in the chart's README matches `values.yaml`.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::helm::{documents, read};
 
 #[test]
-fn the_table_has_every_value_with_its_default() {
+fn the_readme_lists_every_value_with_its_default() {
     let values = &documents(&read("charts/onionbalance-operator/values.yaml"))[0];
     let readme = read("charts/onionbalance-operator/README.md");
     let table: BTreeMap<&str, Value> = readme.lines().filter_map(row).collect();
@@ -17,10 +17,10 @@ fn the_table_has_every_value_with_its_default() {
     }
     let mut missing = Vec::new();
     find_missing(values, "", &table, &mut missing);
-    assert!(missing.is_empty(), "not in the README's table: {missing:?}");
+    assert!(missing.is_empty(), "these values are missing from the README's table: {missing:?}");
 }
 
-/// Path and default of a line of the table.
+/// Returns the path and default value of a line of the table.
 fn row(line: &str) -> Option<(&str, Value)> {
     let mut cells = line.strip_prefix("| `")?.splitn(3, " | ");
     let path = cells.next()?.strip_suffix('`')?;

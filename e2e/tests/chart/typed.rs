@@ -1,4 +1,4 @@
-//! Every object is of its Kubernetes type, to the last field.
+//! Checks that every object conforms to its Kubernetes type, down to the last field.
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use crate::helm::id;
 
-/// Panics when an object is not of its type, or has a field that the type does not know: those parse, and go unseen.
+/// Panics if an object does not conform to its type or has a field that the type does not know.
+/// Parsing alone would silently ignore an unknown field.
 pub fn check(objects: &[Value]) {
     for object in objects {
         let version_and_kind = (object["apiVersion"].as_str().unwrap(), object["kind"].as_str().unwrap());
@@ -28,7 +29,7 @@ pub fn check(objects: &[Value]) {
             ("rbac.authorization.k8s.io/v1", "RoleBinding") => parse::<RoleBinding>(object),
             ("apiextensions.k8s.io/v1", "CustomResourceDefinition") => parse::<CustomResourceDefinition>(object),
             ("monitoring.coreos.com/v1", _) => crate::monitoring::parse(object),
-            other => panic!("no test knows {other:?}"),
+            other => panic!("the test has no type for {other:?}"),
         }
     }
 }
@@ -38,10 +39,10 @@ fn parse<T: DeserializeOwned + Serialize>(object: &Value) {
     let known = serde_json::to_value(typed).unwrap();
     let mut lost = Vec::new();
     find_lost(object, &known, "", &mut lost);
-    assert!(lost.is_empty(), "{}: unknown to its type: {lost:?}", id(object));
+    assert!(lost.is_empty(), "{}: its type does not have these fields: {lost:?}", id(object));
 }
 
-/// Finds what of `before` is not so in `after`.
+/// Collects the fields of `before` that are missing from `after` or have another value there.
 pub fn find_lost(before: &Value, after: &Value, path: &str, lost: &mut Vec<String>) {
     match (before, after) {
         (Value::Object(before), Value::Object(after)) => {
@@ -58,7 +59,7 @@ pub fn find_lost(before: &Value, after: &Value, path: &str, lost: &mut Vec<Strin
                 find_lost(before, after, &format!("{path}[{index}]"), lost);
             }
         }
-        // The type of a CRD's limits.
+        // The types of a CRD's limits are floating-point numbers.
         (Value::Number(before), Value::Number(after)) if before.as_f64() == after.as_f64() => {}
         _ if before == after => {}
         _ => lost.push(format!("{path}: {before} became {after}")),
@@ -66,7 +67,7 @@ pub fn find_lost(before: &Value, after: &Value, path: &str, lost: &mut Vec<Strin
 }
 
 #[test]
-fn an_unknown_field_is_found() {
+fn a_field_that_the_type_does_not_have_is_found() {
     let object = serde_json::json!({"kind": "Service", "spec": {"ports": [{"port": 1, "prot": "TCP"}]}});
     let known = serde_json::to_value(serde_json::from_value::<Service>(object.clone()).unwrap()).unwrap();
     let mut lost = Vec::new();

@@ -1,12 +1,12 @@
-//! Values that are refused, and what is said.
+//! Checks that the chart rejects invalid values with a clear error.
 
 use serde_json::{Value, json};
 
 use crate::helm::{documents, read, refusal, render};
 
 #[test]
-fn bad_values_are_refused_by_name() {
-    let cases: &[(Value, &str)] = &[
+fn invalid_values_are_rejected_by_name() {
+    check_rejected(&[
         (json!({"replica": 1}), "(root): Additional property replica is not allowed"),
         (json!({"image": {"registry": "a"}}), "image: Additional property registry is not allowed"),
         (json!({"replicas": -1}), "replicas: Must be greater than or equal to 0"),
@@ -47,6 +47,12 @@ fn bad_values_are_refused_by_name() {
             json!({"prometheusRule": {"enabled": true, "disabled": ["OnionbalanceTypo"]}}),
             "prometheusRule.disabled: there is no alert OnionbalanceTypo",
         ),
+    ]);
+}
+
+#[test]
+fn invalid_network_policies_and_templates_are_rejected_by_name() {
+    check_rejected(&[
         (
             json!({"networkPolicy": {"metricsFrom": [{"cidr": "10.0.0.0/8"}]}}),
             "networkPolicy.metricsFrom.0: Additional property cidr is not allowed",
@@ -71,22 +77,26 @@ fn bad_values_are_refused_by_name() {
             json!({"networkPolicy": {"metricsFrom": [{}]}}),
             "networkPolicy.metricsFrom.0: Must have at least 1 properties",
         ),
-    ];
-    for (values, said) in cases {
+    ]);
+}
+
+/// Checks that the chart rejects each of these values with an error that contains the given text.
+fn check_rejected(cases: &[(Value, &str)]) {
+    for (values, expected) in cases {
         let refusal = refusal(values.clone());
-        assert!(refusal.contains(said), "{values}: expected {said:?} in:\n{refusal}");
+        assert!(refusal.contains(expected), "{values}: expected {expected:?} in:\n{refusal}");
     }
 }
 
-/// A parent chart passes its `global` values.
+/// A parent chart passes its `global` values to this chart.
 #[test]
-fn global_values_are_taken() {
+fn global_values_are_accepted() {
     assert_eq!(render(json!({"global": {"storageClass": "a"}})), render(json!({})));
 }
 
-/// Every value has a place in the schema, at every depth: a name that is mistyped is refused wherever it stands.
+/// The schema must list every value at every depth, so that it rejects a mistyped name anywhere.
 #[test]
-fn the_schema_knows_every_value_and_no_other() {
+fn the_schema_lists_exactly_the_values_of_the_chart() {
     let values = &documents(&read("charts/onionbalance-operator/values.yaml"))[0];
     let schema: Value = serde_json::from_str(&read("charts/onionbalance-operator/values.schema.json")).unwrap();
     compare(values, &schema, "");
@@ -94,13 +104,13 @@ fn the_schema_knows_every_value_and_no_other() {
 
 fn compare(values: &Value, schema: &Value, path: &str) {
     let Some(properties) = schema["properties"].as_object() else { return };
-    assert_eq!(schema["additionalProperties"], false, "{path}");
-    let values = values.as_object().unwrap_or_else(|| panic!("{path} is no map"));
+    assert_eq!(schema["additionalProperties"], false, "{path} must not allow additional properties");
+    let values = values.as_object().unwrap_or_else(|| panic!("{path} is not a map"));
     for (key, value) in values {
         let schema = properties.get(key).unwrap_or_else(|| panic!("{path}.{key} is not in the schema"));
         compare(value, schema, &format!("{path}.{key}"));
     }
-    // Kubernetes knows limits, too; we set none.
+    // Kubernetes also has limits, which the chart does not set.
     let optional = ["global", "limits"];
     for key in properties.keys().filter(|key| !optional.contains(&key.as_str())) {
         assert!(values.contains_key(key), "{path}.{key} is not in values.yaml");

@@ -1,8 +1,9 @@
-//! The short part of `make chaos`: a backend's tor that is dead, or there and silent, is out of every HSDir's descriptor within seconds.
+//! The short part of `make chaos`: when a backend's tor is killed or hangs, its points leave every
+//! HSDir's descriptor within seconds.
 
 use anyhow::Result;
-use onionbalance_e2e::chaos::fault::Needs;
 use onionbalance_e2e::chaos::figure::Limit;
+use onionbalance_e2e::chaos::needs::Needs;
 use onionbalance_e2e::chaos::run::{Effort, run};
 use onionbalance_e2e::chaos::{select, table, verdict};
 
@@ -17,10 +18,12 @@ async fn a_backend_whose_tor_is_killed_or_frozen_is_withdrawn() -> Result<()> {
             figures.extend(run(&stage, fault.as_ref(), Effort::SHORT).await?);
         }
         eprintln!("{}", table(&figures));
-        stage.clear().await?;
-        // Shares of failed or slow requests take more of them: the one that was under way at the killed tor is 1% of these.
+        stage.tear_down().await?;
+        // The shares of failed or slow requests need more requests: a single one that was in
+        // progress at the killed tor is 1% of these.
         figures.retain(|figure| figure.name.ends_with("_gone_s") || figure.name.ends_with("_hsdirs"));
-        // Other tests' pods start meanwhile on the same processors: twice the time. `make chaos` has the machine for itself.
+        // The pods of other tests start meanwhile on the same processors, so the time limits are
+        // doubled. `make chaos` has the machine for itself.
         for figure in &mut figures {
             if let Some(Limit::AtMost(most)) = &mut figure.limit {
                 *most *= 2.0;

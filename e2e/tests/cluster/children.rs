@@ -1,4 +1,5 @@
-//! What the operator made comes back when it is deleted, and goes with the object; the master key stays.
+//! Checks that the operator restores a deleted child, and that children are deleted with the object
+//! while the master key stays.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,7 +33,7 @@ const SPEC: &str = "  ports:
 ";
 
 #[tokio::test]
-async fn a_deleted_child_comes_back() -> Result<()> {
+async fn a_deleted_child_is_created_again() -> Result<()> {
     scene("children", async |scene| {
         let web = scene.apply("web", SPEC).await?;
         web.wait_published(1, PUBLISHED).await?;
@@ -40,10 +41,10 @@ async fn a_deleted_child_comes_back() -> Result<()> {
         let token = scene.run("get secret/web-agent-token -o jsonpath={.data.token}").await?;
         for child in CHILDREN.into_iter().chain(["lease/web-frontend"]) {
             let before = uid(scene, child).await?;
-            ensure!(!before.is_empty(), "{child} is not there");
+            ensure!(!before.is_empty(), "{child} does not exist");
             scene.run(&format!("delete {child} --wait=false")).await?;
             scene
-                .wait(&format!("{child} comes back"), SOON, async || {
+                .wait(&format!("{child} is created again"), SOON, async || {
                     let now = uid(scene, child).await?;
                     let back = !now.is_empty() && now != before;
                     Ok(if back { Ok(()) } else { Err(format!("uid {now:?}")) })
@@ -51,7 +52,7 @@ async fn a_deleted_child_comes_back() -> Result<()> {
                 .await?;
         }
         let again = scene.run("get secret/web-agent-token -o jsonpath={.data.token}").await?;
-        ensure!(again == token, "the token that came back is another one");
+        ensure!(again == token, "the restored agent token differs from the deleted one");
         web.wait_published(1, PUBLISHED).await?;
         web.wait_condition("Ready", "True", SOON).await?;
         Ok(())
@@ -59,7 +60,8 @@ async fn a_deleted_child_comes_back() -> Result<()> {
     .await
 }
 
-/// Of the pods as they run, after all that admission does to them: a token for the API, and the master key.
+/// Checks the running pods, after all admission plugins, for an API token and the master key. Only
+/// publishers may have them.
 async fn only_publishers_have_credentials(scene: &Scene) -> Result<()> {
     let pods = scene.run("get pods -l onionbalance.dev/service=web -o json").await?;
     let pods: Value = serde_json::from_str(&pods)?;
@@ -74,15 +76,18 @@ async fn only_publishers_have_credentials(scene: &Scene) -> Result<()> {
         }
     }
     let of = |path: &str| holders.get(path).cloned().unwrap_or_default();
-    ensure!(of("/run/onionbalance") == ["agent", "publisher", "tor"].into(), "{holders:?}");
+    ensure!(
+        of("/run/onionbalance") == ["agent", "publisher", "tor"].into(),
+        "unexpected mounts of the run folder: {holders:?}"
+    );
     for secret in ["/var/run/secrets/kubernetes.io/serviceaccount", "/etc/onionbalance/master-key"] {
-        ensure!(of(secret) == ["publisher"].into(), "{secret}: {holders:?}");
+        ensure!(of(secret) == ["publisher"].into(), "only the publisher may mount {secret}: {holders:?}");
     }
     Ok(())
 }
 
 #[tokio::test]
-async fn the_key_outlives_the_object() -> Result<()> {
+async fn the_master_key_outlives_the_object() -> Result<()> {
     scene("deletion", async |scene| {
         let web = scene.apply("web", SPEC).await?;
         let onion = web.onion_address().await?;
@@ -91,36 +96,36 @@ async fn the_key_outlives_the_object() -> Result<()> {
         scene.run("delete obs web").await?;
         for child in CHILDREN.into_iter().chain(["lease/web-frontend"]) {
             scene
-                .wait(&format!("{child} goes with the object"), PUBLISHED, async || {
-                    Ok(if uid(scene, child).await?.is_empty() { Ok(()) } else { Err("it is there".to_owned()) })
+                .wait(&format!("{child} is deleted with the object"), PUBLISHED, async || {
+                    Ok(if uid(scene, child).await?.is_empty() { Ok(()) } else { Err("it still exists".to_owned()) })
                 })
                 .await?;
         }
-        ensure!(uid(scene, KEY).await? == key, "the master key went with the object");
+        ensure!(uid(scene, KEY).await? == key, "the master key was deleted with the object");
 
         let web = scene.apply("web", SPEC).await?;
         ensure!(web.onion_address().await? == onion, "the address changed");
-        ensure!(uid(scene, KEY).await? == key, "the master key was made anew");
+        ensure!(uid(scene, KEY).await? == key, "the master key was generated again");
 
-        // Unless the object says otherwise.
+        // With `deletionPolicy: Delete`, the master key is deleted with the object.
         scene.run(r#"patch obs web --type=merge --patch={"spec":{"deletionPolicy":"Delete"}}"#).await?;
         scene
             .wait("the object owns the master key", SOON, async || {
                 let owner = scene.run(&format!("get {KEY} -o jsonpath={{.metadata.ownerReferences[*].name}}")).await?;
-                Ok(if owner == "web" { Ok(()) } else { Err(format!("{owner:?} does")) })
+                Ok(if owner == "web" { Ok(()) } else { Err(format!("its owner is {owner:?}")) })
             })
             .await?;
         scene.run("delete obs web").await?;
         scene
-            .wait("the master key goes with the object", SOON, async || {
-                Ok(if uid(scene, KEY).await?.is_empty() { Ok(()) } else { Err("it is there".to_owned()) })
+            .wait("the master key is deleted with the object", SOON, async || {
+                Ok(if uid(scene, KEY).await?.is_empty() { Ok(()) } else { Err("it still exists".to_owned()) })
             })
             .await
     })
     .await
 }
 
-/// Empty when it is not there.
+/// Returns the object's UID, or an empty text if the object does not exist.
 async fn uid(scene: &Scene, object: &str) -> Result<String> {
     scene.run(&format!("get {object} --ignore-not-found -o jsonpath={{.metadata.uid}}")).await
 }

@@ -1,4 +1,5 @@
-//! Backends outside the cluster, named in the object: a stock tor alone, beside a pod, and taken out again.
+//! Checks external backends, which the object lists: a stock tor alone, together with a pod, and
+//! after its removal from the list.
 
 use std::collections::BTreeSet;
 
@@ -11,38 +12,42 @@ use onionbalance_operator::crd::{BackendState, BackendStatus};
 use crate::scene::{PUBLISHED, SOON, Scene, scene};
 use crate::target;
 
-/// What the web server outside answers with: no pod's page.
+/// The page of the external backend's web server, which differs from every pod's page.
 const OUTSIDE: usize = 7;
 
 #[tokio::test]
-async fn a_tor_outside_serves_alone_beside_a_pod_and_not_once_it_is_taken_out() -> Result<()> {
+async fn an_external_tor_serves_alone_and_with_a_pod_until_it_is_removed() -> Result<()> {
     scene("external", async |scene| {
         let web = scene.apply("web", &spec("backends: {replicas: 0}")).await?;
         let onion = web.onion_address().await?;
         let (tor, address) = scene.tor_outside(&onion, &target::serve(OUTSIDE).await?).await?;
         let outside = format!("externalBackends: [{{onionAddress: {address}}}]");
         scene.apply("web", &spec(&format!("backends: {{replicas: 0}}\n  {outside}"))).await?;
-        web.wait_told("BackendsReady", "True", "OnlyExternal", "spec.backends.replicas is 0;", SOON).await?;
-        is_published_with(scene, &web, Some(&address), 0).await?;
+        web.wait_condition_message("BackendsReady", "True", "OnlyExternal", "spec.backends.replicas is 0;", SOON)
+            .await?;
+        wait_published_with(scene, &web, Some(&address), 0).await?;
         web.wait_condition("Ready", "True", SOON).await?;
         let alone = BTreeSet::from([OUTSIDE.to_string()]);
-        ensure!(who_serves(scene, &onion, &alone).await? == alone);
+        ensure!(serving_backends(scene, &onion, &alone).await? == alone);
 
         scene.apply("web", &spec(&format!("backends: {{replicas: 1, drainTimeoutSeconds: 5}}\n  {outside}"))).await?;
-        is_published_with(scene, &web, Some(&address), 1).await?;
+        wait_published_with(scene, &web, Some(&address), 1).await?;
         let pods: BTreeSet<_> = web.backends().await?.into_iter().map(|pod| pod.address).collect();
         let both: BTreeSet<_> = alone.union(&pods).cloned().collect();
-        ensure!(who_serves(scene, &onion, &both).await? == both);
+        ensure!(serving_backends(scene, &onion, &both).await? == both);
 
-        // Taken out of the list, it goes on as a service of its own; at the common address none of its points is left.
+        // After its removal from the list, the tor continues as a service of its own, but none of
+        // its points is left at the common address.
         scene.apply("web", &spec("backends: {replicas: 1, drainTimeoutSeconds: 5}")).await?;
-        is_published_with(scene, &web, None, 1).await?;
+        wait_published_with(scene, &web, None, 1).await?;
         let client = scene.tor_client().await?;
-        let own = Descriptor::fetch(client.tor(), &address).await.context("its own descriptor")?;
+        let own = Descriptor::fetch(client.tor(), &address)
+            .await
+            .context("could not fetch the external backend's own descriptor")?;
         let merged = Descriptor::fetch(client.tor(), &onion).await?;
         client.remove().await?;
-        ensure!(own.auth_keys().is_disjoint(&merged.auth_keys()), "its points are still published");
-        ensure!(who_serves(scene, &onion, &pods).await? == pods);
+        ensure!(own.auth_keys().is_disjoint(&merged.auth_keys()), "the external backend's points are still published");
+        ensure!(serving_backends(scene, &onion, &pods).await? == pods);
         tor.remove().await
     })
     .await
@@ -52,10 +57,11 @@ fn spec(backends: &str) -> String {
     format!("  ports: [{{port: 80, target: {{service: {{name: web, port: http}}}}}}]\n  {backends}\n")
 }
 
-/// Waits until status names the tor outside, or no such one, and so many pods, all of them Ready with points that add up to what
-/// all responsible HSDirs have.
-async fn is_published_with(scene: &Scene, web: &Service, outside: Option<&String>, pods: usize) -> Result<()> {
-    let what = format!("published with {outside:?} outside and {pods} pods");
+/// Waits until the status lists the external backend (or none) and this many pods. All of them must
+/// be Ready, with introduction points that add up to those of the descriptors that all responsible
+/// HSDirs have accepted.
+async fn wait_published_with(scene: &Scene, web: &Service, outside: Option<&String>, pods: usize) -> Result<()> {
+    let what = format!("the service is published with the external backend {outside:?} and {pods} pods");
     scene
         .wait(&what, PUBLISHED, async || {
             let status = web.status().await?;
@@ -69,7 +75,7 @@ async fn is_published_with(scene: &Scene, web: &Service, outside: Option<&String
                 backend.state == BackendState::Ready && backend.introduction_points > 0 && own_address
             };
             let points: u32 = status.backends.iter().map(|backend| backend.introduction_points).sum();
-            // In each period's descriptor; the two begin alike.
+            // Each period's descriptor has all of them, because both start with the same points.
             let on_hsdirs = status
                 .published
                 .iter()
@@ -84,9 +90,11 @@ async fn is_published_with(scene: &Scene, web: &Service, outside: Option<&String
         .await
 }
 
-/// Fetches through clients without any state, all of which must succeed, until these have served, by their pages or pods.
-async fn who_serves(scene: &Scene, onion: &str, expected: &BTreeSet<String>) -> Result<BTreeSet<String>> {
-    // One of two is missed by all with a chance of 1 in 16 million, if they have as many points; one alone needs no more than a few.
+/// Fetches through clients without state until all expected backends have served. Every fetch must
+/// succeed. Returns the addresses or pages of the backends that served.
+async fn serving_backends(scene: &Scene, onion: &str, expected: &BTreeSet<String>) -> Result<BTreeSet<String>> {
+    // If two backends have equally many points, the chance that all fetches miss one of them is 1
+    // in 16 million. A single backend needs only a few fetches.
     const CLIENTS: usize = 4;
     const FETCHES_PER_CLIENT: usize = 6;
     let mut seen = BTreeSet::new();
@@ -94,7 +102,7 @@ async fn who_serves(scene: &Scene, onion: &str, expected: &BTreeSet<String>) -> 
         let client = scene.tor_client().await?;
         for number in 0..FETCHES_PER_CLIENT {
             let page = client.fetch(onion, &number.to_string()).await.context("a fetch failed")?;
-            seen.insert(caller(&page).context("a page says who served")?.to_owned());
+            seen.insert(caller(&page).context("the page does not name the backend that served it")?.to_owned());
         }
         client.remove().await?;
         if expected.is_subset(&seen) {

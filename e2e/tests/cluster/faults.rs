@@ -1,4 +1,4 @@
-//! A user's mistakes are said clearly, and take nothing down.
+//! Checks that a user's mistakes are reported clearly and do not interrupt a service.
 
 use anyhow::{Result, ensure};
 use onionbalance_e2e::descriptor::Descriptor;
@@ -17,7 +17,7 @@ const HEALTHY: &str = "  ports:
 const FRONTEND: &str = "onionbalance.dev/service=web,app.kubernetes.io/component=frontend";
 
 #[tokio::test]
-async fn a_new_object_with_a_mistake_says_which() -> Result<()> {
+async fn a_new_object_with_a_mistake_reports_the_mistake() -> Result<()> {
     scene("mistakes", async |scene| {
         scene.run("create secret generic bad-key --from-literal=hs_ed25519_secret_key=nonsense").await?;
         let cases = [
@@ -31,21 +31,24 @@ async fn a_new_object_with_a_mistake_says_which() -> Result<()> {
         }
         for (name, _, kind, reason) in &cases {
             let condition = scene.service(name).wait_condition(kind, "False", SOON).await?;
-            ensure!(condition.reason == *reason, "{name}: {condition:?}");
+            ensure!(condition.reason == *reason, "{name}: unexpected condition {condition:?}");
             ensure!(!condition.message.is_empty(), "{name} has no message");
             let ready = scene.service(name).wait_condition("Ready", "False", SOON).await?;
-            ensure!(ready.reason == *reason, "{name}: Ready tells the same reason, not {ready:?}");
+            ensure!(ready.reason == *reason, "{name}: Ready must have the same reason, but is {ready:?}");
         }
-        let refused = scene.apply("typo", &(spec("web", "http", "") + "  backend: {replicas: 3}\n")).await.err();
-        let text = refused.map(|error| format!("{error:#}")).unwrap_or_default();
-        ensure!(text.contains("backend") && text.contains("unknown field"), "an unknown field is refused: {text:?}");
+        let rejected = scene.apply("typo", &(spec("web", "http", "") + "  backend: {replicas: 3}\n")).await.err();
+        let text = rejected.map(|error| format!("{error:#}")).unwrap_or_default();
+        ensure!(
+            text.contains("backend") && text.contains("unknown field"),
+            "the API server must reject the unknown field: {text:?}"
+        );
         no_crash_loop(scene).await
     })
     .await
 }
 
 #[tokio::test]
-async fn a_mistake_in_a_healthy_object_takes_nothing_down() -> Result<()> {
+async fn a_mistake_in_a_healthy_object_interrupts_nothing() -> Result<()> {
     scene("healthy", async |scene| {
         scene.apply("donor", &spec("web", "http", "")).await?;
         scene.service("donor").onion_address().await?;
@@ -54,29 +57,32 @@ async fn a_mistake_in_a_healthy_object_takes_nothing_down() -> Result<()> {
         put_key(scene, &key).await?;
         let web = scene.apply("web", HEALTHY).await?;
         web.wait_published(1, PUBLISHED).await?;
-        // The publisher knows of a backend before its Deployment does.
+        // The publisher sees a backend before its Deployment's status does.
         web.wait_condition("Ready", "True", SOON).await?;
         let running = running(scene).await?;
 
         scene.run("delete service web").await?;
         let condition = web.wait_condition("BackendsReady", "False", SOON).await?;
-        ensure!(condition.reason == "TargetNotFound", "{condition:?}");
-        ensure!(self::running(scene).await? == running, "a missing target took pods down");
+        ensure!(condition.reason == "TargetNotFound", "unexpected condition {condition:?}");
+        ensure!(self::running(scene).await? == running, "a missing target restarted or removed pods");
         scene.apply_target().await?;
         web.wait_condition("BackendsReady", "True", SOON).await?;
 
         put_key(scene, "bm9uc2Vuc2U=").await?;
         let condition = web.wait_condition("MasterKeyReady", "False", SOON).await?;
-        ensure!(condition.reason == "KeyInvalid", "{condition:?}");
-        ensure!(self::running(scene).await? == running, "a malformed key took pods down");
+        ensure!(condition.reason == "KeyInvalid", "unexpected condition {condition:?}");
+        ensure!(self::running(scene).await? == running, "a malformed key restarted or removed pods");
         a_new_publisher_waits_for_a_good_key(scene, &web, &key).await?;
         let running = self::running(scene).await?;
 
         let rival = scene.apply("rival", HEALTHY).await?;
         let condition = rival.wait_condition("MasterKeyReady", "False", SOON).await?;
-        ensure!(condition.reason == "KeyConflict" && condition.message.contains("/web"), "{condition:?}");
+        ensure!(
+            condition.reason == "KeyConflict" && condition.message.contains("/web"),
+            "unexpected condition {condition:?}"
+        );
         web.wait_condition("MasterKeyReady", "True", SOON).await?;
-        ensure!(self::running(scene).await? == running, "a rival took pods down");
+        ensure!(self::running(scene).await? == running, "a second object with the same key restarted or removed pods");
         no_crash_loop(scene).await
     })
     .await
@@ -97,14 +103,15 @@ async fn put_key(scene: &Scene, base64: &str) -> Result<()> {
     Ok(())
 }
 
-/// The identities of the pods of `web`, and whether any was started again.
+/// Returns the UIDs, restart counts and deletion timestamps of the pods of `web`.
 async fn running(scene: &Scene) -> Result<String> {
     let path =
         "{range.items[*]}{.metadata.uid}{.status.containerStatuses[*].restartCount}{.metadata.deletionTimestamp};{end}";
     scene.run(&format!("get pods -l onionbalance.dev/service=web -o jsonpath={path}")).await
 }
 
-/// A publisher that starts with the malformed key says so, and neither exits nor is ready; with the good one it publishes.
+/// A publisher that starts with a malformed key reports the problem. It neither exits nor becomes
+/// ready, and publishes once the key is good.
 async fn a_new_publisher_waits_for_a_good_key(scene: &Scene, web: &Service, key: &str) -> Result<()> {
     scene.run(&format!("delete pods -l {FRONTEND}")).await?;
     scene
@@ -122,14 +129,14 @@ async fn a_new_publisher_waits_for_a_good_key(scene: &Scene, web: &Service, key:
 
     let onion = web.onion_address().await?;
     let client = scene.tor_client().await?;
-    // None where the HSDirs have none for a time period that has just begun.
+    // `None` if the HSDirs have no descriptor yet for a time period that has just begun.
     let revision = async || Descriptor::fetch(client.tor(), &onion).await.ok().map(|found| found.revision_counter);
     let before = revision().await;
     put_key(scene, key).await?;
     web.wait_condition("MasterKeyReady", "True", SOON).await?;
-    // The kubelet looks at the Secrets that it has mounted about once a minute.
+    // The kubelet refreshes mounted Secrets about once a minute.
     scene
-        .wait("the good key is taken, and published with", PUBLISHED, async || {
+        .wait("the publisher has read the good key and published with it", PUBLISHED, async || {
             let publisher = publisher(scene).await?;
             let now = revision().await;
             let done = publisher["ready"] == true && now.is_some() && now != before;
@@ -143,19 +150,19 @@ async fn a_new_publisher_waits_for_a_good_key(scene: &Scene, web: &Service, key:
     Ok(())
 }
 
-/// The status of the publisher's container; null while it has none.
+/// Returns the status of the publisher's container, or null if it has none yet.
 async fn publisher(scene: &Scene) -> Result<Value> {
     let pods: Value = serde_json::from_str(&scene.run(&format!("get pods -l {FRONTEND} -o json")).await?)?;
     let containers = pods["items"][0]["status"]["containerStatuses"].as_array();
     Ok(containers.into_iter().flatten().find(|status| status["name"] == "publisher").cloned().unwrap_or_default())
 }
 
-/// No container was started again.
+/// Checks that no container has restarted.
 async fn no_crash_loop(scene: &Scene) -> Result<()> {
     let path = "jsonpath={..restartCount}";
     let ours = scene.run(&format!("get pods -o {path}")).await?;
     let operator = scene.kubectl.run(&format!("--namespace {} get pods -o {path}", install::NAMESPACE)).await?;
     let all = format!("{ours} {operator}");
-    ensure!(all.split_whitespace().all(|count| count == "0"), "restarts: {all}");
+    ensure!(all.split_whitespace().all(|count| count == "0"), "a container has restarted: {all}");
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! A pipeline that applies what a git repository holds, again and again, and an autoscaler: as docs/gitops.md has them.
+//! Runs the pipeline of docs/gitops.md, which repeatedly applies the content of a git repository,
+//! together with an autoscaler.
 
 use std::collections::BTreeMap;
 
@@ -10,19 +11,19 @@ use crate::pipeline::Pipeline;
 use crate::scene::{PUBLISHED, SOON, Scene, empty_scene};
 
 #[tokio::test]
-async fn what_is_committed_becomes_so() -> Result<()> {
+async fn committed_changes_are_applied_and_stay_applied() -> Result<()> {
     empty_scene("gitops", async |scene| {
         let pipeline = Pipeline::set(scene).await?;
         let web = scene.service("web");
-        let stage = Stage { scene, pipeline: &pipeline, web: &web };
-        stage.first_commit().await?;
+        let gitops = GitOps { scene, pipeline: &pipeline, web: &web };
+        gitops.first_commit().await?;
         let onion = web.onion_address().await?;
-        stage.commits_scale().await?;
-        stage.the_template_changes().await?;
-        stage.rest().await?;
-        stage.an_autoscaler_takes_over().await?;
-        stage.rest().await?;
-        stage.pruned_and_brought_back(&onion).await?;
+        gitops.commits_scale_the_backends().await?;
+        gitops.a_template_change_replaces_all_pods().await?;
+        gitops.repeated_applies_write_nothing().await?;
+        gitops.an_autoscaler_takes_over().await?;
+        gitops.repeated_applies_write_nothing().await?;
+        gitops.the_object_is_pruned_and_restored(&onion).await?;
         let client = scene.tor_client().await?;
         let page = client.fetch(&onion, "gitops").await?;
         eprintln!("through {onion}: {page}");
@@ -32,13 +33,13 @@ async fn what_is_committed_becomes_so() -> Result<()> {
     .await
 }
 
-struct Stage<'a> {
+struct GitOps<'a> {
     scene: &'a Scene,
     pipeline: &'a Pipeline,
     web: &'a Service,
 }
 
-impl Stage<'_> {
+impl GitOps<'_> {
     async fn first_commit(&self) -> Result<()> {
         let Self { pipeline, web, .. } = self;
         let image = "docker.io/nginxinc/nginx-unprivileged:stable";
@@ -49,16 +50,16 @@ impl Stage<'_> {
         pipeline.start()?;
         pipeline.applies(1).await?;
         let health = async || pipeline.health(&self.object().await?).await;
-        ensure!(health().await? == "Progressing", "the health check takes it for done");
+        ensure!(health().await? == "Progressing", "the health check reports the service as healthy too early");
         pipeline.script_here("wait.sh").await?;
-        ensure!(health().await? == "Healthy", "the health check does not take it for done");
+        ensure!(health().await? == "Healthy", "the health check does not report the service as healthy");
         web.wait_published(2, PUBLISHED).await.map(drop)
     }
 
-    async fn commits_scale(&self) -> Result<()> {
+    async fn commits_scale_the_backends(&self) -> Result<()> {
         for backends in [6, 3] {
             self.pipeline.script("scale.sh", &backends.to_string()).await?;
-            self.taken(|object| object["spec"]["backends"]["replicas"] == backends).await?;
+            self.wait_applied(|object| object["spec"]["backends"]["replicas"] == backends).await?;
             self.pipeline.script_here("wait.sh").await?;
             eprintln!("{}", self.scene.run("get obs,pods").await?);
             self.web.wait_published(backends, PUBLISHED).await?;
@@ -66,53 +67,61 @@ impl Stage<'_> {
         Ok(())
     }
 
-    async fn the_template_changes(&self) -> Result<()> {
+    async fn a_template_change_replaces_all_pods(&self) -> Result<()> {
         let Self { pipeline, web, scene } = self;
         pipeline.change("onion.yaml", "  backends:\n", "  backends:\n    template: {labels: {tier: onion}}\n")?;
         pipeline.commit("template").await?;
-        self.taken(|object| object["spec"]["backends"]["template"]["labels"]["tier"] == "onion").await?;
+        self.wait_applied(|object| object["spec"]["backends"]["template"]["labels"]["tier"] == "onion").await?;
         pipeline.script_here("wait.sh").await?;
-        // Ready is not said while one of the old ones is there.
+        // The object is not Ready while an old pod is still running.
         let labelled = scene.run("get pods --selector tier=onion -o name").await?;
         let mut pods = web.backends().await?;
         pods.retain(|pod| !labelled.contains(&pod.name));
-        ensure!(pods.is_empty() && labelled.lines().count() == 3, "{labelled}, and without the label {pods:?}");
+        ensure!(
+            pods.is_empty() && labelled.lines().count() == 3,
+            "pods with the label: {labelled}; pods without the label: {pods:?}"
+        );
         web.wait_published(3, PUBLISHED).await.map(drop)
     }
 
-    /// Applied again and again, nothing is written, and there is nothing to be said.
-    async fn rest(&self) -> Result<()> {
+    /// Checks that repeated applies write nothing and produce no diff.
+    async fn repeated_applies_write_nothing(&self) -> Result<()> {
         let before = self.written().await?;
         self.pipeline.applies(4).await?;
         let after = self.written().await?;
-        ensure!(before == after, "before:\n{before:#?}\nafter:\n{after:#?}");
+        ensure!(before == after, "repeated applies wrote something; before:\n{before:#?}\nafter:\n{after:#?}");
         let diff = self.pipeline.script_here("diff.sh").await?;
-        ensure!(diff.is_empty(), "{diff}");
+        ensure!(diff.is_empty(), "repeated applies must produce no diff: {diff}");
         Ok(())
     }
 
     async fn an_autoscaler_takes_over(&self) -> Result<()> {
         let Self { pipeline, web, .. } = self;
-        let generation = self.object().await?["metadata"]["generation"].as_i64().context("a generation")?;
+        let generation =
+            self.object().await?["metadata"]["generation"].as_i64().context("the object has no generation")?;
         pipeline.script_here("handover.sh").await?;
         pipeline.change("onion.yaml", "    replicas: 3\n", "")?;
         pipeline.write("autoscaler.yaml", pipeline.file("autoscaler.yaml")?)?;
         pipeline.commit("autoscaler").await?;
-        // The autoscaler's bounds are all that acts: there is no metrics server. Nothing else came in between.
+        // Only the autoscaler's bounds take effect, because there is no metrics server. Nothing
+        // else has changed the object in between.
         let is_scaled = |object: &Value| object["spec"]["backends"]["replicas"] == 4;
-        let object = self.taken(is_scaled).await?;
-        ensure!(object["metadata"]["generation"] == generation + 1, "{object}");
+        let object = self.wait_applied(is_scaled).await?;
+        ensure!(
+            object["metadata"]["generation"] == generation + 1,
+            "the handover must change the object once: {object}"
+        );
         pipeline.change("autoscaler.yaml", "minReplicas: 4", "minReplicas: 1")?;
         pipeline.change("autoscaler.yaml", "maxReplicas: 8", "maxReplicas: 2")?;
         pipeline.commit("bounds").await?;
-        self.taken(|object| object["spec"]["backends"]["replicas"] == 2).await?;
+        self.wait_applied(|object| object["spec"]["backends"]["replicas"] == 2).await?;
         pipeline.script_here("wait.sh").await?;
         web.wait_published(2, PUBLISHED).await?;
-        self.a_server_takes_the_autoscaler_of_streams().await
+        self.the_server_accepts_the_autoscaler_of_streams().await
     }
 
-    /// The fields of `autoscaling/v2` are those of `v2beta2`, which old servers have in its place.
-    async fn a_server_takes_the_autoscaler_of_streams(&self) -> Result<()> {
+    /// Old servers have `autoscaling/v2beta2` instead of `autoscaling/v2`, with the same fields.
+    async fn the_server_accepts_the_autoscaler_of_streams(&self) -> Result<()> {
         let versions = self.scene.run("api-versions").await?;
         let manifest = self.pipeline.file("streams.yaml")?;
         let is_served = versions.lines().any(|version| version == "autoscaling/v2");
@@ -123,25 +132,28 @@ impl Stage<'_> {
         self.scene.kubectl(&arguments, &manifest).await.map(drop)
     }
 
-    async fn pruned_and_brought_back(&self, onion: &str) -> Result<()> {
+    async fn the_object_is_pruned_and_restored(&self, onion: &str) -> Result<()> {
         let Self { pipeline, web, scene } = self;
         pipeline.git("rm --quiet onion.yaml autoscaler.yaml").await?;
         pipeline.commit("gone").await?;
         let left = "get obs,hpa,deployments,configmaps,serviceaccounts,leases -l onionbalance.dev/service=web -o name";
         scene
-            .wait("the object is pruned, with all that was made for it", PUBLISHED, async || {
+            .wait("the object and everything that belongs to it is pruned", PUBLISHED, async || {
                 let left = scene.run("get obs,hpa -o name").await? + &scene.run(left).await?;
                 Ok(if left.is_empty() { Ok(()) } else { Err(left) })
             })
             .await?;
         let printed = pipeline.printed()?;
-        ensure!(printed.contains("onionbalancedservice.onionbalance.dev/web pruned"), "{printed}");
+        ensure!(
+            printed.contains("onionbalancedservice.onionbalance.dev/web pruned"),
+            "the pipeline did not print that it pruned the object: {printed}"
+        );
         pipeline.git("revert --no-edit HEAD").await?;
         pipeline.git("push --quiet").await?;
         self.scene
-            .wait("the object is there again", SOON, async || {
+            .wait("the object exists again", SOON, async || {
                 let there = scene.run("get obs -o name").await?;
-                Ok(if there.is_empty() { Err("it is not".to_owned()) } else { Ok(()) })
+                Ok(if there.is_empty() { Err("it is missing".to_owned()) } else { Ok(()) })
             })
             .await?;
         ensure!(web.onion_address().await? == onion, "the address changed");
@@ -153,20 +165,21 @@ impl Stage<'_> {
         Ok(serde_json::from_str(&self.pipeline.kubectl("get obs/web --show-managed-fields -o json").await?)?)
     }
 
-    /// Waits until the object is so.
-    async fn taken(&self, is_so: impl Fn(&Value) -> bool) -> Result<Value> {
+    /// Waits until the object satisfies the condition.
+    async fn wait_applied(&self, condition: impl Fn(&Value) -> bool) -> Result<Value> {
         self.scene
-            .wait("what was committed is applied", SOON, async || {
+            .wait("the commit has been applied", SOON, async || {
                 self.pipeline.printed()?;
                 let object = self.object().await?;
-                Ok(if is_so(&object) { Ok(()) } else { Err(object["spec"].to_string()) })
+                Ok(if condition(&object) { Ok(()) } else { Err(object["spec"].to_string()) })
             })
             .await?;
         self.object().await
     }
 
-    /// What the pipeline and the operator write: generation and book-keeping, times and all. Of the object, what the
-    /// pipeline applies: its status goes on.
+    /// Returns the generation, labels and managed fields (with their times) that the pipeline and
+    /// the operator write. For the object itself, only the pipeline's fields count, because the
+    /// status keeps changing.
     async fn written(&self) -> Result<BTreeMap<String, Value>> {
         const OTHERS: [&str; 3] = ["kube-controller-manager", "onionbalance-operator", "onionbalance-publisher"];
         let kinds = "deployments,configmaps,services,serviceaccounts,secrets,roles,rolebindings,networkpolicies,\
@@ -174,16 +187,17 @@ impl Stage<'_> {
         let children = format!("get {kinds} -l onionbalance.dev/service=web --show-managed-fields -o json");
         let children: Value = serde_json::from_str(&self.pipeline.kubectl(&children).await?)?;
         let mut written = BTreeMap::new();
-        for child in children["items"].as_array().context("a list")? {
+        for child in children["items"].as_array().context("kubectl printed no list")? {
             written.insert(format!("{} {}", child["kind"], child["metadata"]["name"]), by_others(child, &OTHERS[..1]));
         }
-        ensure!(written.len() == 16, "{:?}", written.keys());
+        ensure!(written.len() == 16, "unexpected children: {:?}", written.keys());
         written.insert("the object".to_owned(), by_others(&self.object().await?, &OTHERS));
         Ok(written)
     }
 }
 
-/// Generation and book-keeping of an object, but for what these wrote.
+/// Returns an object's generation, labels and managed fields, without those of the managers in
+/// `these`.
 fn by_others(object: &Value, these: &[&str]) -> Value {
     let metadata = &object["metadata"];
     let entries = metadata["managedFields"].as_array().cloned().unwrap_or_default();

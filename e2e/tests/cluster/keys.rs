@@ -1,4 +1,4 @@
-//! The user's own key, another one on purpose, and a key that is gone.
+//! Checks a user's own master key, a deliberate change of the key, and the loss of a key.
 
 use anyhow::{Context as _, Result, ensure};
 use onionbalance_e2e::onionkey;
@@ -7,7 +7,7 @@ use onionbalance_e2e::process::Processes;
 use crate::scene::{PUBLISHED, SOON, Scene, scene};
 
 #[tokio::test]
-async fn the_users_own_key_is_used_and_another_on_purpose() -> Result<()> {
+async fn a_users_own_key_is_used_and_can_be_changed_deliberately() -> Result<()> {
     scene("own-key", async |scene| {
         let dir = tempfile::tempdir()?;
         let made = onionkey::make(&Processes::open(dir.path())?, dir.path()).await?;
@@ -23,13 +23,13 @@ async fn the_users_own_key_is_used_and_another_on_purpose() -> Result<()> {
 ",
             )
             .await?;
-        ensure!(web.onion_address().await? == onion, "{onion} is the key's address");
+        ensure!(web.onion_address().await? == onion, "the object must have the key's address {onion}");
         web.wait_published(1, PUBLISHED).await?;
         let client = scene.tor_client().await?;
         let page = client.fetch(&onion, "one").await?;
-        ensure!(page.starts_with("Hello"), "{page:?}");
+        ensure!(page.starts_with("Hello"), "unexpected page {page:?}");
 
-        // The other key is as tor-operator writes keys.
+        // The other key is written in the form that tor-operator uses.
         let other = tempfile::tempdir()?;
         let made = onionkey::make(&Processes::open(other.path())?, other.path()).await?;
         let (new, key) = (made.address, made.dir.join("hs_ed25519_secret_key"));
@@ -39,20 +39,21 @@ async fn the_users_own_key_is_used_and_another_on_purpose() -> Result<()> {
             format!("{{\"spec\":{{\"masterKey\":{{\"secretName\":\"my-key-2\",\"onionAddress\":\"{new}\"}}}}}}");
         scene.run(&format!("patch obs/web --type=merge --patch={patch}")).await?;
         scene
-            .wait("a page comes from the new address", PUBLISHED, async || {
+            .wait("the new address serves a page", PUBLISHED, async || {
                 let page = client.fetch(&new, "two").await;
                 Ok(page.map_or_else(|error| Err(format!("{error:#}")), |_| Ok(())))
             })
             .await?;
-        ensure!(web.onion_address().await? == new, "{new} is the object's address");
+        ensure!(web.onion_address().await? == new, "the object must have the new address {new}");
         client.remove().await
     })
     .await
 }
 
-/// A key in tor's form whose scalar is reduced modulo the group's order: what is left when the order was taken off as often as can be.
+/// Returns a key in tor's format whose scalar is reduced modulo the group order, by repeated
+/// subtraction of the order.
 fn reduced(file: &[u8]) -> Vec<u8> {
-    /// `2^252 + 27742317777372353535851937790883648493`, the least byte first.
+    /// The group order `2^252 + 27742317777372353535851937790883648493` in little-endian bytes.
     const ORDER: [u8; 32] = [
         0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0, 0,
         0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
@@ -71,7 +72,7 @@ fn reduced(file: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_key_that_is_gone_is_waited_for() -> Result<()> {
+async fn the_operator_waits_for_a_deleted_key() -> Result<()> {
     scene("lost-key", async |scene| {
         let web = scene
             .apply(
@@ -84,27 +85,27 @@ async fn a_key_that_is_gone_is_waited_for() -> Result<()> {
         let backup = scene.run("get secret web-master-key -o json").await?;
         scene.run("delete secret web-master-key").await?;
         let condition = web.wait_condition("MasterKeyReady", "False", SOON).await?;
-        ensure!(condition.reason == "SecretNotFound", "{condition:?}");
-        ensure!(web.status().await?.onion_address == Some(onion.clone()), "the address is remembered");
-        ensure!(self::deployment(scene).await? == deployment, "the pods stay");
+        ensure!(condition.reason == "SecretNotFound", "unexpected condition {condition:?}");
+        ensure!(web.status().await?.onion_address == Some(onion.clone()), "the status must keep the address");
+        ensure!(self::deployment(scene).await? == deployment, "the Deployment must not change");
 
         scene.kubectl(&["create", "-f", "-"], &restorable(&backup)?).await?;
         web.wait_condition("MasterKeyReady", "True", SOON).await?;
-        ensure!(web.onion_address().await? == onion, "the restored key has the same address");
+        ensure!(web.onion_address().await? == onion, "the restored key must have the same address");
         Ok(())
     })
     .await
 }
 
-/// The Deployment's identity and version.
+/// Returns the Deployment's UID and generation.
 async fn deployment(scene: &Scene) -> Result<String> {
     scene.run("get deployment web-backend -o jsonpath={.metadata.uid}/{.metadata.generation}").await
 }
 
-/// A backup without what the API server sets.
+/// Removes the fields that the API server sets from a backup.
 fn restorable(backup: &str) -> Result<String> {
     let mut object: serde_json::Value = serde_json::from_str(backup)?;
-    let metadata = object["metadata"].as_object_mut().context("a Secret has metadata")?;
+    let metadata = object["metadata"].as_object_mut().context("the Secret has no metadata")?;
     metadata.retain(|field, _| ["name", "labels", "annotations"].contains(&field.as_str()));
     Ok(object.to_string())
 }

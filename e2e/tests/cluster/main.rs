@@ -1,4 +1,5 @@
-//! The whole path on a real cluster and a real, private Tor network: `make test-e2e`.
+//! Tests the whole path on a real cluster and a real, private Tor network. `make test-e2e` runs
+//! them.
 
 mod chaos;
 mod children;

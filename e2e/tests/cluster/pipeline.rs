@@ -1,4 +1,5 @@
-//! The pipeline of docs/gitops.md: its scripts, a git repository, and the loop that applies what the repository holds.
+//! The pipeline of docs/gitops.md: its scripts, a git repository, and the loop that applies the
+//! content of the repository.
 
 use std::cell::RefCell;
 use std::fs::{self, File};
@@ -15,27 +16,28 @@ use tokio::process::{Child, Command};
 
 use crate::scene::{SOON, Scene};
 
-/// Between two applies.
+/// The interval between two applies.
 const INTERVAL: Duration = Duration::from_secs(3);
 
-/// A repository, somebody's clone of it, and the loop.
+/// A git repository, a user's clone of it, and the loop that applies it.
 pub struct Pipeline {
     page: Page,
     dir: PathBuf,
     namespace: String,
-    /// For every script: a current kubectl before the machine's own, and who commits.
+    /// The environment of every script. It puts a current kubectl before this machine's own in
+    /// `PATH`, and names the author of commits.
     environment: Vec<(&'static str, String)>,
     applier: RefCell<Option<Child>>,
 }
 
 impl Pipeline {
-    /// An empty repository.
+    /// Creates an empty repository and clones it.
     pub async fn set(scene: &Scene) -> Result<Self> {
         let page = Page::open("gitops.md")?;
         let dir = scene.fresh_folder()?;
         let kubectl = source_tree().join("e2e/setup/kubectl.sh").display().to_string();
         let kubectl = PathBuf::from(output(&mut command::<&str>(&kubectl, [])).await?.trim());
-        let programs = kubectl.parent().context("kubectl is in a folder")?;
+        let programs = kubectl.parent().context("the path of kubectl has no folder")?;
         let path = format!("{}:{}", programs.display(), std::env::var("PATH")?);
         let mut environment = vec![
             ("PATH", path),
@@ -53,12 +55,12 @@ impl Pipeline {
         Ok(pipeline)
     }
 
-    /// A block of the page.
+    /// Returns a named block of the page.
     pub fn file(&self, name: &str) -> Result<&str> {
         self.page.file(name)
     }
 
-    /// Runs one of the page's scripts in the clone; gives what it prints.
+    /// Runs one of the page's scripts in the clone and returns its output.
     pub async fn script(&self, name: &str, argument: &str) -> Result<String> {
         let mut script = self.command("sh", &self.checkout());
         script.arg(self.write_script(name)?).arg(argument);
@@ -67,35 +69,35 @@ impl Pipeline {
         Ok(printed)
     }
 
-    /// The same with the namespace as its argument.
+    /// Runs one of the page's scripts with the namespace as its argument and returns its output.
     pub async fn script_here(&self, name: &str) -> Result<String> {
         self.script(name, &self.namespace).await
     }
 
-    /// The current kubectl in the namespace; the arguments are separated by single blanks.
+    /// Runs the current kubectl in the namespace. Single spaces separate the arguments.
     pub async fn kubectl(&self, arguments: &str) -> Result<String> {
         let mut kubectl = self.command("kubectl", &self.dir);
         output(kubectl.args(["--namespace", &self.namespace]).args(arguments.split(' '))).await
     }
 
-    /// Writes a file of the clone.
+    /// Writes a file in the clone.
     pub fn write(&self, name: &str, text: &str) -> Result<()> {
         Ok(fs::write(self.checkout().join(name), text)?)
     }
 
-    /// Changes a file of the clone.
+    /// Replaces a text that must occur exactly once in a file of the clone.
     pub fn change(&self, name: &str, from: &str, to: &str) -> Result<()> {
         let text = fs::read_to_string(self.checkout().join(name))?;
-        ensure!(text.matches(from).count() == 1, "{name} has not one {from:?}:\n{text}");
+        ensure!(text.matches(from).count() == 1, "{name} must contain {from:?} exactly once:\n{text}");
         self.write(name, &text.replace(from, to))
     }
 
-    /// git in the clone; the arguments are separated by single blanks.
+    /// Runs git in the clone. Single spaces separate the arguments.
     pub async fn git(&self, arguments: &str) -> Result<()> {
         self.run(&format!("git {arguments}"), &self.checkout()).await
     }
 
-    /// Commits all there is and pushes it.
+    /// Commits and pushes all changes.
     pub async fn commit(&self, message: &str) -> Result<()> {
         self.git("add --all").await?;
         self.git(&format!("commit --quiet --message {message}")).await?;
@@ -112,24 +114,34 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Waits until the loop has applied all there is so many times more; it must not have failed.
+    /// Waits until the loop has applied everything this many more times. The loop must not have
+    /// failed.
     pub async fn applies(&self, times: usize) -> Result<()> {
-        // One may be under way.
+        // One apply may be in progress already.
         let wanted = self.applied()? + times + 1;
-        until(&format!("{times} more applies"), SOON + INTERVAL * u32::try_from(times)?, async || {
-            let applied = self.applied()?;
-            Ok(if applied >= wanted { Seen::Yes(()) } else { Seen::NotYet(format!("{applied} of {wanted}")) })
-        })
+        until(
+            &format!("the pipeline has applied {times} more times"),
+            SOON + INTERVAL * u32::try_from(times)?,
+            async || {
+                let applied = self.applied()?;
+                Ok(if applied >= wanted {
+                    Seen::Yes(())
+                } else {
+                    Seen::NotYet(format!("{applied} of {wanted} applies are done"))
+                })
+            },
+        )
         .await
     }
 
-    /// How often the web app, which is always there, was applied.
+    /// Returns the number of times that the web app, which is always in the repository, was
+    /// applied.
     fn applied(&self) -> Result<usize> {
         let log = self.printed()?;
         Ok(log.matches("deployment.apps/web serverside-applied").count())
     }
 
-    /// What the loop has printed. It must be alive: it ends at the first apply that fails.
+    /// Returns the loop's output so far. The loop must be running; it exits when an apply fails.
     pub fn printed(&self) -> Result<String> {
         let log = fs::read_to_string(self.log())?;
         let ended = self.applier.borrow_mut().as_mut().context("the pipeline was not started")?.try_wait()?;
@@ -137,7 +149,7 @@ impl Pipeline {
         Ok(log)
     }
 
-    /// The status that the page's health check for Argo CD gives an object.
+    /// Returns the health status that the page's Argo CD health check gives an object.
     pub async fn health(&self, object: &serde_json::Value) -> Result<String> {
         let config: serde_json::Value = serde_saphyr::from_str(self.file("argocd-cm.yaml")?)?;
         let check = config["data"]["resource.customizations.health.onionbalance.dev_OnionBalancedService"].as_str();
@@ -175,7 +187,8 @@ impl Pipeline {
     }
 }
 
-/// A value as Lua 5.1 writes it: all but letters and digits of a text by their numbers.
+/// Returns a value as a Lua 5.1 literal. In strings, all bytes except letters and digits are
+/// escaped as numbers.
 fn lua_literal(value: &serde_json::Value) -> String {
     use serde_json::Value;
     let text = |text: &str| {

@@ -1,5 +1,5 @@
-//! A real Prometheus reads operator, publisher, agent and their tors: what the chart's monitors, alerts and dashboard say holds of the
-//! running programs.
+//! Lets a real Prometheus scrape the operator, a publisher, an agent and their tors, and checks
+//! that the chart's monitors, alerts and dashboard match the running programs.
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
@@ -21,7 +21,7 @@ const SPEC: &str = "  ports:
 const ALERTS: &str = "charts/onionbalance-operator/files/alerts.yaml";
 
 #[tokio::test]
-async fn a_real_prometheus_reads_everything() -> Result<()> {
+async fn prometheus_scrapes_everything_and_no_alert_fires() -> Result<()> {
     scene("prometheus", async |scene| {
         let web = scene.apply("web", SPEC).await?;
         let onion = web.onion_address().await?;
@@ -30,17 +30,18 @@ async fn a_real_prometheus_reads_everything() -> Result<()> {
         let client = scene.tor_client().await?;
         client.fetch(&onion, "counted").await?;
         client.remove().await?;
-        promtool_takes_what_they_say(scene).await?;
+        promtool_accepts_the_programs_metrics(scene).await?;
 
         let prometheus = Prometheus::start(scene.state().dir(), &configuration(scene).await?).await?;
-        let read = everything_is_read(scene, &prometheus).await;
+        let read = everything_is_scraped(scene, &prometheus).await;
         prometheus.remove().await?;
         read
     })
     .await
 }
 
-/// Scraped every second, so that a rate over a minute has its samples soon.
+/// Returns a configuration that scrapes every second, so that a rate over a minute has enough
+/// samples soon.
 async fn configuration(scene: &Scene) -> Result<Value> {
     let helm = output(&mut command(&source_tree().join("e2e/setup/helm.sh").display().to_string(), [""; 0])).await?;
     let chart = source_tree().join("charts/onionbalance-operator");
@@ -48,10 +49,12 @@ async fn configuration(scene: &Scene) -> Result<Value> {
     render.arg(chart).args(["--show-only", "templates/monitor.yaml", "--set", "monitor.enabled=true"]);
     let mut monitors: Vec<Value> = serde_saphyr::from_multiple(&output(render.env("KUBECONFIG", "/dev/null")).await?)?;
     monitors.retain(|document| !document.is_null());
-    let [mut operator, services] = <[Value; 2]>::try_from(monitors).ok().context("two monitors")?;
-    // What is installed here is deploy/, whose pods do not bear a Helm release's name.
-    let labels = operator["spec"]["selector"]["matchLabels"].as_object_mut().context("labels")?;
-    labels.remove("app.kubernetes.io/instance").context("the release's label")?;
+    let [mut operator, services] =
+        <[Value; 2]>::try_from(monitors).ok().context("the chart should render two monitors")?;
+    // This cluster runs deploy/, whose pods do not have the label with the Helm release's name.
+    let labels =
+        operator["spec"]["selector"]["matchLabels"].as_object_mut().context("the monitor selects no labels")?;
+    labels.remove("app.kubernetes.io/instance").context("the monitor does not select the release's label")?;
     let mut jobs = scrape_configs(&operator, &pods(scene, install::NAMESPACE, "").await?)?;
     jobs.extend(scrape_configs(&services, &pods(scene, scene.namespace(), "").await?)?);
     Ok(json!({
@@ -61,8 +64,8 @@ async fn configuration(scene: &Scene) -> Result<Value> {
     }))
 }
 
-async fn everything_is_read(scene: &Scene, prometheus: &Prometheus) -> Result<()> {
-    // The operator's; a backend's and a frontend's, each with its tor's.
+async fn everything_is_scraped(scene: &Scene, prometheus: &Prometheus) -> Result<()> {
+    // The targets are the operator, and a backend and a frontend with a tor each.
     scene
         .wait("all targets are up", SOON, async || {
             let targets = prometheus.api("targets?state=active", &[]).await?;
@@ -81,20 +84,24 @@ async fn everything_is_read(scene: &Scene, prometheus: &Prometheus) -> Result<()
         ("sum(tor_hs_intro_established_count{onion_service=\"web\"})", 3.0),
     ] {
         let number = prometheus.number(query).await?;
-        ensure!(number >= at_least, "{query}: {number}");
+        ensure!(number >= at_least, "{query} is {number}, but must be at least {at_least}");
     }
-    // Both count the same bytes: what our agent took from clients is what their tor gave it.
+    // Both count the same bytes: those that tor received from clients are those that our agent
+    // received from tor.
     let taken = prometheus.number("sum(onionbalance_agent_bytes_total{direction=\"in\"})").await?;
     let given = prometheus.number("sum(tor_hs_app_write_bytes_total)").await?;
-    ensure!(taken > 0.0 && (taken - given).abs() < f64::EPSILON, "agent: {taken} bytes, tor: {given}");
+    ensure!(
+        taken > 0.0 && (taken - given).abs() < f64::EPSILON,
+        "the agent received {taken} bytes, but tor passed on {given}"
+    );
     let relays = prometheus.query("{__name__=~\"tor_relay_.*\"}").await?;
-    ensure!(relays.is_empty(), "{relays:?}");
+    ensure!(relays.is_empty(), "tor's relay metrics must be dropped: {relays:?}");
 
     scene
-        .wait("the dashboard's queries have answers", SOON, async || {
+        .wait("the dashboard's queries have results", SOON, async || {
             let mut silent = Vec::new();
             for query in dashboard::queries(scene.namespace(), "web")? {
-                // What is asked for here is what is wrong: nothing.
+                // A query that ends in `== 0` looks for something wrong, so it must have no result.
                 let expected = !query.text.ends_with("== 0");
                 if prometheus.query(&query.text).await?.is_empty() == expected {
                     silent.push(query);
@@ -103,11 +110,12 @@ async fn everything_is_read(scene: &Scene, prometheus: &Prometheus) -> Result<()
             Ok(if silent.is_empty() { Ok(()) } else { Err(format!("{silent:?}")) })
         })
         .await?;
-    no_alarm(scene, prometheus).await
+    no_alert_fires(scene, prometheus).await
 }
 
-/// Every alert was looked at without an error, and none sees anything wrong: not here. (Other tests have services that are not Ready.)
-async fn no_alarm(scene: &Scene, prometheus: &Prometheus) -> Result<()> {
+/// Checks that every alert was evaluated without an error and that none fires for this namespace or
+/// the operator. Other tests have services that are not Ready.
+async fn no_alert_fires(scene: &Scene, prometheus: &Prometheus) -> Result<()> {
     let is_elsewhere = |alert: &Value| {
         let namespace = |label: &str| alert["labels"][label].as_str().map(ToOwned::to_owned);
         let found = namespace("onion_namespace").or_else(|| namespace("namespace"));
@@ -116,29 +124,33 @@ async fn no_alarm(scene: &Scene, prometheus: &Prometheus) -> Result<()> {
     let groups = prometheus.api("rules", &[]).await?;
     let rules: Vec<&Value> = groups["groups"]
         .as_array()
-        .context("groups")?
+        .context("Prometheus has no rule groups")?
         .iter()
         .filter_map(|group| group["rules"].as_array())
         .flatten()
         .collect();
-    ensure!(rules.len() > 10, "{groups}");
+    ensure!(rules.len() > 10, "too few alerts: {groups}");
     for rule in rules {
-        let alerts = rule["alerts"].as_array().context("alerts")?;
-        ensure!(rule["health"] == "ok" && alerts.iter().all(is_elsewhere), "{rule}");
+        let alerts = rule["alerts"].as_array().context("the rule has no alerts")?;
+        ensure!(
+            rule["health"] == "ok" && alerts.iter().all(is_elsewhere),
+            "an alert fires or could not be evaluated: {rule}"
+        );
     }
     Ok(())
 }
 
-/// Without a complaint. (tor names some of its own in another way than Prometheus advises.)
-async fn promtool_takes_what_they_say(scene: &Scene) -> Result<()> {
+/// Checks that promtool accepts the metrics of our programs without a complaint. tor's own metrics
+/// are excluded, because some of their names differ from what Prometheus advises.
+async fn promtool_accepts_the_programs_metrics(scene: &Scene) -> Result<()> {
     for (namespace, labels) in [
         (install::NAMESPACE, "app.kubernetes.io/name=onionbalance-operator"),
         (scene.namespace(), "app.kubernetes.io/component=frontend"),
         (scene.namespace(), "app.kubernetes.io/component=backend"),
     ] {
         let pods = pods(scene, namespace, labels).await?;
-        let pod = pods.first().context("a pod")?;
-        let address = pod.status.as_ref().and_then(|status| status.pod_ip.clone()).context("its address")?;
+        let pod = pods.first().context("no pod has these labels")?;
+        let address = pod.status.as_ref().and_then(|status| status.pod_ip.clone()).context("the pod has no address")?;
         let text = http_get(&format!("http://{address}:9402/metrics"), &[]).await?;
         output_with_input(&mut command("promtool", ["check", "metrics"]), &text)
             .await
@@ -147,7 +159,7 @@ async fn promtool_takes_what_they_say(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// Those that are not terminating.
+/// Returns the pods that are not terminating.
 async fn pods(scene: &Scene, namespace: &str, labels: &str) -> Result<Vec<Pod>> {
     let pods: Api<Pod> = Api::namespaced(scene.client(), namespace);
     let mut found = pods.list(&ListParams::default().labels(labels)).await?.items;

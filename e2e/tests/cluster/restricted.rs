@@ -1,4 +1,5 @@
-//! Restricted discovery as a person sets it with kubectl: who has a key connects, and nobody else.
+//! Checks restricted discovery as a user sets it up with kubectl: only clients with a key can
+//! connect.
 
 use anyhow::{Context as _, Result, ensure};
 use data_encoding::BASE64;
@@ -12,12 +13,13 @@ const SPEC: &str = "  ports: [{port: 80, target: {service: {name: web, port: htt
   backends: {replicas: 1, drainTimeoutSeconds: 5}
   restrictedDiscovery:";
 
-/// What a client is told that has no key, and one whose key does not count.
-const NO_KEY: &str = "wants a client's key";
+/// The SOCKS error of a client without a key.
+const NO_KEY: &str = "requires a client key";
+/// The SOCKS error of a client whose key is not authorized.
 const NOT_ADMITTED: &str = "does not know this client's key";
 
 #[tokio::test]
-async fn who_has_a_key_connects_until_it_is_revoked() -> Result<()> {
+async fn a_client_with_a_key_connects_until_the_key_is_revoked() -> Result<()> {
     scene("restricted", async |scene| {
         let [alice_key, bob_key] = [[1; 32], [2; 32]].map(ClientSecretKey::from_bytes);
         let web = scene.apply("web", &format!("{SPEC} {{}}\n")).await?;
@@ -28,19 +30,19 @@ async fn who_has_a_key_connects_until_it_is_revoked() -> Result<()> {
             scene.tor_client()
         )?;
 
-        // Without any valid key nobody connects.
-        clients_are(&web, "False", "NoClients", "Nobody may connect;").await?;
+        // Without any valid key, no client can connect.
+        wait_clients_ready(&web, "False", "NoClients", "Nobody may connect;").await?;
         web.wait_published(1, PUBLISHED).await?;
-        admits(scene, &web, Some(0)).await?;
+        wait_authorized_clients(scene, &web, Some(0)).await?;
         refused(&alice, &onion, NOT_ADMITTED).await?;
         refused(&stranger, &onion, NO_KEY).await?;
 
-        // One key in a Secret, one in the object.
+        // One key is in a Secret, the other in the object.
         put_keys(scene, &[("alice.auth", alice_key.public())]).await?;
         let clients = format!("[{{name: bob, publicKey: {:?}}}]", bob_key.public().to_string());
         scene.apply("web", &format!("{SPEC} {{secretName: clients, clients: {clients}}}\n")).await?;
-        clients_are(&web, "True", "Restricted", "2 clients may connect.").await?;
-        admits(scene, &web, Some(2)).await?;
+        wait_clients_ready(&web, "True", "Restricted", "2 clients may connect.").await?;
+        wait_authorized_clients(scene, &web, Some(2)).await?;
         for client in [&alice, &bob] {
             client.forget(&onion).await?;
             connects(client, &onion).await?;
@@ -48,26 +50,26 @@ async fn who_has_a_key_connects_until_it_is_revoked() -> Result<()> {
         stranger.forget(&onion).await?;
         refused(&stranger, &onion, NO_KEY).await?;
 
-        // The one in the object is revoked; the one in the Secret stays.
+        // The key in the object is revoked; the one in the Secret stays.
         patch(scene, r#"{"spec":{"restrictedDiscovery":{"clients":[]}}}"#).await?;
-        clients_are(&web, "True", "Restricted", "1 client may connect.").await?;
-        admits(scene, &web, Some(1)).await?;
+        wait_clients_ready(&web, "True", "Restricted", "1 client may connect.").await?;
+        wait_authorized_clients(scene, &web, Some(1)).await?;
         for client in [&alice, &bob] {
             client.forget(&onion).await?;
         }
         refused(&bob, &onion, NOT_ADMITTED).await?;
         connects(&alice, &onion).await?;
 
-        // So is the last one: nobody is left, which admits nobody.
+        // The last key is removed too, so no client can connect.
         put_keys(scene, &[]).await?;
-        clients_are(&web, "False", "NoClients", "Nobody may connect;").await?;
-        admits(scene, &web, Some(0)).await?;
+        wait_clients_ready(&web, "False", "NoClients", "Nobody may connect;").await?;
+        wait_authorized_clients(scene, &web, Some(0)).await?;
         alice.forget(&onion).await?;
         refused(&alice, &onion, NOT_ADMITTED).await?;
 
-        // It was the keys alone that kept them out.
+        // Once discovery is unrestricted, every client can connect, so only the keys kept them out.
         patch(scene, r#"{"spec":{"restrictedDiscovery":null}}"#).await?;
-        admits(scene, &web, None).await?;
+        wait_authorized_clients(scene, &web, None).await?;
         ensure!(web.status().await?.conditions.iter().all(|condition| condition.type_ != "ClientsReady"));
         stranger.forget(&onion).await?;
         connects(&stranger, &onion).await?;
@@ -79,18 +81,19 @@ async fn who_has_a_key_connects_until_it_is_revoked() -> Result<()> {
     .await
 }
 
-/// The condition `ClientsReady`, and `Ready` with it when it is not true.
-async fn clients_are(web: &Service, status: &str, reason: &str, message: &str) -> Result<()> {
-    web.wait_told("ClientsReady", status, reason, message, SOON).await?;
+/// Waits for the condition `ClientsReady`, and if it is False, for `Ready` with the same reason.
+async fn wait_clients_ready(web: &Service, status: &str, reason: &str, message: &str) -> Result<()> {
+    web.wait_condition_message("ClientsReady", status, reason, message, SOON).await?;
     if status == "False" {
-        web.wait_told("Ready", status, reason, message, SOON).await?;
+        web.wait_condition_message("Ready", status, reason, message, SOON).await?;
     }
     Ok(())
 }
 
-/// Waits until all responsible HSDirs have descriptors that so many clients can open; None: everybody.
-async fn admits(scene: &Scene, web: &Service, clients: Option<u32>) -> Result<()> {
-    let what = format!("the HSDirs have descriptors for {clients:?}");
+/// Waits until all responsible HSDirs hold descriptors that this many clients can decrypt. `None`
+/// means every client.
+async fn wait_authorized_clients(scene: &Scene, web: &Service, clients: Option<u32>) -> Result<()> {
+    let what = format!("the HSDirs have descriptors for {clients:?} clients");
     scene
         .wait(&what, SOON, async || {
             let published = web.status().await?.published;
@@ -118,13 +121,13 @@ async fn patch(scene: &Scene, patch: &str) -> Result<()> {
 }
 
 async fn connects(client: &TorClient, onion: &str) -> Result<()> {
-    let page = client.fetch(onion, "admitted").await.context("a client that is admitted")?;
-    ensure!(page.starts_with("Hello"), "{page:?}");
+    let page = client.fetch(onion, "admitted").await.context("an authorized client could not connect")?;
+    ensure!(page.starts_with("Hello"), "unexpected page {page:?}");
     Ok(())
 }
 
 async fn refused(client: &TorClient, onion: &str, why: &str) -> Result<()> {
-    let error = client.fetch(onion, "refused").await.err().context("a client that is not admitted connected")?;
+    let error = client.fetch(onion, "refused").await.err().context("an unauthorized client connected")?;
     ensure!(format!("{error:#}").contains(why), "{error:#}");
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Every backend serves, as many as there are; only those that are there are in the descriptor.
+//! Checks that every backend serves at any scale, and that the descriptor contains only the points
+//! of existing backends.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +11,7 @@ use onionbalance_e2e::service::Service;
 use crate::scene::{PUBLISHED, SOON, Scene, scene};
 
 #[tokio::test]
-async fn three_backends_serve_then_five_then_two() -> Result<()> {
+async fn three_backends_serve_and_then_five_and_then_two() -> Result<()> {
     scene("scale", async |scene| {
         let web = scene.apply("web", SPEC).await?;
         web.wait_published(3, PUBLISHED).await?;
@@ -32,7 +33,8 @@ const SPEC: &str = "  ports:
   backends: {replicas: 3, drainTimeoutSeconds: 5}
 ";
 
-/// No fetch fails, and each backend's count is within three standard deviations of its share of the points.
+/// Checks that no fetch fails and that each backend's count is within three standard deviations of
+/// its share of the points.
 async fn all_serve_their_shares(scene: &Scene, web: &Service) -> Result<()> {
     let spread = fetch_all(
         web,
@@ -43,24 +45,26 @@ async fn all_serve_their_shares(scene: &Scene, web: &Service) -> Result<()> {
         },
     )
     .await?;
-    ensure!(spread.is_fair(), "{spread:?}");
+    ensure!(spread.is_fair(), "the fetches are not spread fairly: {spread:?}");
     Ok(())
 }
 
-/// Fetches until each backend has answered; a client keeps its descriptor, so there is a new one every few fetches.
+/// Fetches until each backend has answered. A client keeps its descriptor, so a new client takes
+/// over every few fetches.
 async fn all_serve(scene: &Scene, web: &Service, backends: usize) -> Result<()> {
     let onion = web.onion_address().await?;
     let expected: BTreeSet<String> = web.backends().await?.into_iter().map(|pod| pod.address).collect();
-    ensure!(expected.len() == backends, "{} backend pods", expected.len());
+    ensure!(expected.len() == backends, "there are {} backend pods instead of {backends}", expected.len());
     let mut seen = BTreeSet::new();
-    // The chance that one of five backends with an eighth of the points is missed by 100 fetches is 2 in a million.
+    // The chance that 100 fetches miss one of five backends with an eighth of the points is 2 in a
+    // million.
     let clients = (20 * backends).div_ceil(FETCHES_PER_CLIENT);
     for _ in 0..clients {
         let client = scene.tor_client().await?;
         for number in 0..FETCHES_PER_CLIENT {
             let page = client.fetch(&onion, &number.to_string()).await.context("a fetch failed")?;
-            let address = caller(&page).context("the page names its caller")?;
-            ensure!(expected.contains(address), "{address} answered, which is none of {expected:?}");
+            let address = caller(&page).context("the page does not name its caller")?;
+            ensure!(expected.contains(address), "{address} answered, but is not one of {expected:?}");
             seen.insert(address.to_owned());
         }
         client.remove().await?;
@@ -71,14 +75,15 @@ async fn all_serve(scene: &Scene, web: &Service, backends: usize) -> Result<()> 
     anyhow::bail!("only {seen:?} of {expected:?} answered")
 }
 
-/// Judged by stem alone: each point of the merged descriptor is one of these backends' own, and each backend has one.
+/// Waits until stem finds only these backends' points in the merged descriptor, and at least one of
+/// each.
 async fn only_these_are_in_the_descriptor(scene: &Scene, web: &Service, backends: usize) -> Result<()> {
     let onion = web.onion_address().await?;
     scene
-        .wait(&format!("the descriptor has {backends} backends' points"), SOON, async || {
+        .wait(&format!("the descriptor has the points of {backends} backends"), SOON, async || {
             let (pods, of_each) = own_points(web).await?;
             if pods.len() != backends {
-                return Ok(Err(format!("{} pods", pods.len())));
+                return Ok(Err(format!("there are {} pods", pods.len())));
             }
             let client = scene.tor_client().await?;
             let descriptor = Descriptor::fetch(client.tor(), &onion).await?;
@@ -88,7 +93,9 @@ async fn only_these_are_in_the_descriptor(scene: &Scene, web: &Service, backends
             let absent = of_each.iter().filter(|own| !own.iter().any(|key| merged.contains(key.as_str()))).count();
             Ok(match (strangers, absent) {
                 (0, 0) => Ok(()),
-                _ => Err(format!("{strangers} points are not of these backends, {absent} backends have none")),
+                _ => Err(format!(
+                    "{strangers} points belong to none of these backends, and {absent} backends have no point"
+                )),
             })
         })
         .await

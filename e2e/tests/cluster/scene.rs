@@ -1,4 +1,5 @@
-//! A namespace of its own for each test, on one cluster for all; what can be seen of it is kept when the test fails.
+//! Gives each test its own namespace on a shared cluster, and keeps the state of the namespace when
+//! the test fails.
 
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, resume_unwind};
@@ -13,7 +14,7 @@ use futures::FutureExt as _;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
 use onionbalance_e2e::bringup::tor_network;
-use onionbalance_e2e::chaos::fault::Needs;
+use onionbalance_e2e::chaos::needs::Needs;
 use onionbalance_e2e::chaos::run::Effort;
 use onionbalance_e2e::chaos::stage::Stage;
 use onionbalance_e2e::cluster::Cluster;
@@ -28,14 +29,15 @@ use onionbalance_e2e::tornet::{Tor, make_private_dir};
 use onionbalance_e2e::wait::{Seen, until};
 use onionbalance_operator::onion::ClientSecretKey;
 
-/// Time for anything that should happen within seconds, on a machine that does much else.
+/// The time limit for anything that should happen within seconds, on a machine that is busy with
+/// other work.
 pub const SOON: Duration = Duration::from_secs(60);
-/// Time for pods to start, bootstrap and be published.
+/// The time limit for pods to start, bootstrap and be published.
 pub const PUBLISHED: Duration = Duration::from_secs(180);
 
-/// A test's namespace.
+/// A test's namespace on the cluster.
 pub struct Scene {
-    /// kubectl of the cluster's administrator.
+    /// kubectl with the administrator's credentials.
     pub kubectl: Kubectl,
     client: Client,
     state: State,
@@ -43,7 +45,7 @@ pub struct Scene {
     clients: AtomicU32,
 }
 
-/// Runs a test in a namespace of this name, with the sample web app behind the Service `web`.
+/// Runs a test in a namespace with the sample web app behind the Service `web`.
 pub async fn scene(name: &str, test: impl AsyncFnOnce(&Scene) -> Result<()>) -> Result<()> {
     empty_scene(name, async |scene| {
         scene.apply_target().await?;
@@ -52,19 +54,20 @@ pub async fn scene(name: &str, test: impl AsyncFnOnce(&Scene) -> Result<()>) -> 
     .await
 }
 
-/// Runs a test in a namespace of this name, with nothing in it.
+/// Runs a test in an empty namespace.
 pub async fn empty_scene(name: &str, test: impl AsyncFnOnce(&Scene) -> Result<()>) -> Result<()> {
     empty_scene_after("install", name, test).await
 }
 
-/// The same on a cluster as a command of `e2e` leaves it; all tests of a program want one command.
+/// Runs a test in an empty namespace on a cluster that an `e2e` command has prepared. All tests of
+/// a program must use the same command.
 pub async fn empty_scene_after(command: &str, name: &str, test: impl AsyncFnOnce(&Scene) -> Result<()>) -> Result<()> {
     let scene = Scene::set(command, name).await?;
     let outcome = AssertUnwindSafe(test(&scene)).catch_unwind().await;
     if matches!(outcome, Ok(Ok(()))) {
         return scene.clear().await;
     }
-    eprintln!("what could be seen of {name}: {}", scene.dump()?.display());
+    eprintln!("the state of the failed test {name} is in {}", scene.dump()?.display());
     match outcome {
         Ok(result) => result,
         Err(panic) => resume_unwind(panic),
@@ -88,35 +91,36 @@ impl Scene {
         Ok(scene)
     }
 
-    /// Removes the namespace, if it is there, and does not wait for it to go; no pod of it needs to drain.
+    /// Deletes the namespace if it exists, without waiting for its removal. Its pods get a grace
+    /// period of one second, because none needs to drain.
     async fn clear(&self) -> Result<()> {
         self.kubectl.run(&format!("delete namespace {} --ignore-not-found --wait=false", self.namespace)).await?;
         self.run("delete pods --all --grace-period=1 --wait=false").await?;
         Ok(())
     }
 
-    /// The sample web app behind the Service `web`.
+    /// Applies the sample web app and the Service `web`.
     pub async fn apply_target(&self) -> Result<()> {
         self.kubectl(&["apply", "-f", "-"], TARGET).await?;
         Ok(())
     }
 
-    /// The namespace.
+    /// Returns the namespace's name.
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
-    /// A client for the cluster's administrator.
+    /// Returns an API client with the administrator's credentials.
     pub fn client(&self) -> Client {
         self.client.clone()
     }
 
-    /// The bring-up.
+    /// Returns the state folder of the environment.
     pub fn state(&self) -> &State {
         &self.state
     }
 
-    /// A folder for the test's own files, empty.
+    /// Creates an empty folder for the test's own files.
     pub fn fresh_folder(&self) -> Result<PathBuf> {
         let dir = self.state.dir().join("files").join(&self.namespace);
         if dir.exists() {
@@ -126,39 +130,40 @@ impl Scene {
         Ok(dir)
     }
 
-    /// The administrator's kubeconfig.
+    /// Returns the path of the administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
         self.state.kubeconfig()
     }
 
-    /// The service of this name in the namespace.
+    /// Returns a handle to the service with this name in the namespace.
     pub fn service(&self, name: &str) -> Service {
         Service::new(&self.client, &self.namespace, name)
     }
 
-    /// kubectl in the namespace; the arguments are separated by single blanks.
+    /// Runs kubectl in the namespace. Single spaces separate the arguments.
     pub async fn run(&self, arguments: &str) -> Result<String> {
         self.kubectl.run(&format!("--namespace {} {arguments}", self.namespace)).await
     }
 
-    /// kubectl in the namespace, with this standard input.
+    /// Runs kubectl in the namespace with the given standard input.
     pub async fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String> {
         self.kubectl.run_with_input(&[&["--namespace", &self.namespace], arguments].concat(), input).await
     }
 
-    /// `kubectl apply` of an `OnionBalancedService`; `spec` is YAML indented by two blanks.
+    /// Applies an `OnionBalancedService` with kubectl. `spec` is YAML that is indented by two
+    /// spaces.
     pub async fn apply(&self, name: &str, spec: &str) -> Result<Service> {
         let header = "apiVersion: onionbalance.dev/v1alpha1\nkind: OnionBalancedService\nmetadata:\n  name:";
         self.kubectl(&["apply", "-f", "-"], &format!("{header} {name}\nspec:\n{spec}")).await?;
         Ok(self.service(name))
     }
 
-    /// A real Tor client without any state.
+    /// Starts a real Tor client without any state.
     pub async fn tor_client(&self) -> Result<TorClient> {
         self.tor_client_with("").await
     }
 
-    /// One that has a key for an onion address.
+    /// Starts a Tor client that has a client key for an onion address.
     pub async fn tor_client_with_key(&self, key: &ClientSecretKey, onion: &str) -> Result<TorClient> {
         let number = self.clients.load(Ordering::Relaxed);
         let dir = self.state.dir().join("clients").join(format!("keys-{}-{number}", self.namespace));
@@ -172,8 +177,9 @@ impl Scene {
         TorClient::fresh(&Processes::open(self.state.dir())?, &name, &dir, &torrc, None).await
     }
 
-    /// A stock tor outside the cluster with an onion service of its own, which leads to `target` and answers for the address
-    /// `master` too; gives its own address. As a person sets it up: the key first, then `ob_config`, then the option.
+    /// Starts a stock tor outside the cluster with an onion service that forwards to `target` and
+    /// also answers for the address `master`. Sets it up as a user would: first the key, then
+    /// `ob_config`, then the option. Returns the tor and its own address.
     pub async fn tor_outside(&self, master: &str, target: &str) -> Result<(Tor, String)> {
         let name = format!("outside-{}", self.namespace);
         let dir = self.state.dir().join("outside").join(&name);
@@ -195,12 +201,12 @@ HiddenServicePort 80 {target}
         Ok((tor, key.address))
     }
 
-    /// A stage for faults under load.
+    /// Sets up a stage for faults under load.
     pub async fn stage(&self, needs: Needs, effort: Effort) -> Result<Stage> {
-        Stage::set(&self.state, &self.namespace, needs, effort.fresh_clients).await
+        Stage::set_up(&self.state, &self.namespace, needs, effort.fresh_clients).await
     }
 
-    /// Waits until something is so, looking at text.
+    /// Waits until `look` succeeds. The text of its last failure goes into the error.
     pub async fn wait(
         &self,
         what: &str,
@@ -210,7 +216,7 @@ HiddenServicePort 80 {target}
         until(what, limit, async || Ok(look().await?.map_or_else(Seen::NotYet, Seen::Yes))).await
     }
 
-    /// Objects, logs and events, as text files in a folder.
+    /// Writes objects, logs and events of the namespace to text files in a folder.
     fn dump(&self) -> Result<PathBuf> {
         let dir = self.state.dir().with_file_name("e2e-failures").join(&self.namespace);
         std::fs::create_dir_all(&dir)?;
@@ -244,7 +250,7 @@ HiddenServicePort 80 {target}
     }
 }
 
-/// One bring-up for all tests, in a folder of its own.
+/// Brings the cluster up once for all tests, in a separate folder.
 fn brought_up(command: &str) -> Result<State> {
     static STATE: OnceLock<Result<State, String>> = OnceLock::new();
     STATE
@@ -262,12 +268,12 @@ fn bring_up(command: &str) -> Result<State> {
         .arg(state.dir())
         .arg(command)
         .status()
-        .with_context(|| format!("run {}", program.display()))?;
+        .with_context(|| format!("could not run {}", program.display()))?;
     anyhow::ensure!(status.success(), "e2e {command} failed: {status}");
     Ok(state)
 }
 
-/// The sample web app, two of it, behind the Service `web`, whose port has the name `http`.
+/// Two replicas of the sample web app behind the Service `web`, whose port is named `http`.
 const TARGET: &str = "
 apiVersion: apps/v1
 kind: Deployment

@@ -1,4 +1,4 @@
-//! Left alone, three services write nothing but the renewals of their Leases.
+//! Checks that three idle services write nothing except the renewals of their Leases.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,11 +9,12 @@ use serde_json::Value;
 use crate::scene::{PUBLISHED, Scene, scene};
 
 const WINDOW: Duration = Duration::from_secs(60);
-/// A new time period or shared random value is published for; in the test network that comes every four minutes.
+/// The number of attempts. In the test network a new time period or shared random value makes
+/// publishers publish every four minutes.
 const TRIES: usize = 3;
 
 #[tokio::test]
-async fn a_steady_state_writes_only_leases() -> Result<()> {
+async fn idle_services_write_only_leases() -> Result<()> {
     scene("steady", async |scene| {
         for name in ["a", "b", "c"] {
             scene
@@ -32,28 +33,32 @@ async fn a_steady_state_writes_only_leases() -> Result<()> {
         let kinds = kinds(scene).await?;
         let mut changes: Vec<String> = Vec::new();
         for _ in 0..TRIES {
-            calm(scene, &kinds).await?;
+            wait_settled(scene, &kinds).await?;
             let (published, before) = (published(scene).await?, versions(scene, &kinds).await?);
-            // The one wait for time to pass: nothing may happen in it.
+            // This waits for time to pass, because nothing may happen meanwhile.
             tokio::time::sleep(WINDOW).await;
             let after = versions(scene, &kinds).await?;
             let all: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
             changes = all.into_iter().filter(|id| before.get(*id) != after.get(*id)).cloned().collect();
             let renewed = changes.iter().filter(|id| id.starts_with("Lease ")).count();
-            ensure!(renewed == 3, "three Leases are renewed: {changes:?}");
+            ensure!(renewed == 3, "exactly three Leases must be renewed: {changes:?}");
             changes.retain(|id| !id.starts_with("Lease "));
             if changes.is_empty() {
                 return Ok(());
             }
-            ensure!(published != self::published(scene).await?, "written without anything new to publish: {changes:?}");
+            ensure!(
+                published != self::published(scene).await?,
+                "these objects were written although nothing new was published: {changes:?}"
+            );
         }
-        anyhow::bail!("never {} s without a write: {changes:?}", WINDOW.as_secs())
+        anyhow::bail!("no {} s passed without a write: {changes:?}", WINDOW.as_secs())
     })
     .await
 }
 
-/// Kubernetes' own controllers write on for a moment after the last pod became ready: `EndpointSlice`s, above all.
-async fn calm(scene: &Scene, kinds: &str) -> Result<()> {
+/// Waits until nothing is written for a moment. Kubernetes' own controllers still write after the
+/// last pod became ready, above all `EndpointSlice`s.
+async fn wait_settled(scene: &Scene, kinds: &str) -> Result<()> {
     const QUIET: Duration = Duration::from_secs(5);
     let seen = async || versions(scene, kinds).await.map(without_leases);
     scene
@@ -71,18 +76,19 @@ fn without_leases(mut versions: BTreeMap<String, String>) -> BTreeMap<String, St
     versions
 }
 
-/// Every kind that can be listed in a namespace. Events tell of writes and are none; metrics are no objects.
+/// Returns every kind that can be listed in a namespace. Events only report writes, so they are
+/// excluded, and metrics are not objects.
 async fn kinds(scene: &Scene) -> Result<String> {
     let all = scene.kubectl.run("api-resources --namespaced --verbs=list --output=name").await?;
     let kept: Vec<_> = all.lines().filter(|kind| !kind.starts_with("events")).collect();
     Ok(kept.join(","))
 }
 
-/// Each object's resource version, by kind and name.
+/// Returns each object's resource version by kind and name.
 async fn versions(scene: &Scene, kinds: &str) -> Result<BTreeMap<String, String>> {
     let list: Value = serde_json::from_str(&scene.run(&format!("get {kinds} -o json")).await?)?;
     let mut versions = BTreeMap::new();
-    for object in list["items"].as_array().context("a list")? {
+    for object in list["items"].as_array().context("kubectl printed no list")? {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let id = format!("{} {}", text(&object["kind"]), text(&object["metadata"]["name"]));
         versions.insert(id, text(&object["metadata"]["resourceVersion"]));
@@ -90,7 +96,7 @@ async fn versions(scene: &Scene, kinds: &str) -> Result<BTreeMap<String, String>
     Ok(versions)
 }
 
-/// What the publishers say they have published.
+/// Returns the published descriptors according to the objects' status.
 async fn published(scene: &Scene) -> Result<String> {
     scene.run("get obs -o jsonpath={.items[*].status.published}").await
 }

@@ -1,4 +1,5 @@
-//! Install from an earlier chart, upgrade, roll back, upgrade with the data plane, uninstall, install again: one address all the way.
+//! Checks that a service keeps its address while the operator is installed from an earlier chart,
+//! upgraded, rolled back, upgraded together with the data plane, uninstalled, and installed again.
 
 use std::collections::BTreeSet;
 
@@ -14,22 +15,22 @@ use tokio::sync::watch;
 use crate::scene::{PUBLISHED, SOON, Scene};
 use crate::{alone, tor_network_file};
 
-/// An earlier chart: fixtures/README.md.
+/// An earlier version of the chart, described in fixtures/README.md.
 const EARLIER: &str = "e2e/tests/helm/fixtures/chart-3e7ad80.tgz";
 const IMAGE: &str = "localhost/onionbalance-operator";
 const BACKENDS: usize = 2;
 const SPEC: &str = "  ports: [{port: 80, target: {service: {name: web, port: http}}}]
   backends: {replicas: 2, drainTimeoutSeconds: 5}
 ";
-/// A default template for the backends.
+/// A value that sets a default template for the backends.
 const TEAM: &str = "dataPlane.defaultTemplates.backend.labels.team=onions";
 const CRD: &str = "crd/onionbalancedservices.onionbalance.dev";
 
 #[tokio::test]
-async fn from_an_earlier_chart_to_this_one_and_back_nothing_is_lost() -> Result<()> {
+async fn an_upgrade_from_an_earlier_chart_and_a_rollback_lose_nothing() -> Result<()> {
     alone("helm", async |scene| {
-        // The same program by another name stands for the next version of it: other pod templates would roll pods by themselves
-        // (src/operator/build/golden.rs keeps them the same).
+        // The same image under another tag serves as the next version. Other pod templates would
+        // roll the pods by themselves (the golden pods in src/operator keep the templates equal).
         Cluster::open(scene.state())?.tag_image(&format!("{IMAGE}:dev"), &format!("{IMAGE}:next")).await?;
         scene.apply_target().await?;
         let helm = Helm::open(scene.state()).await?;
@@ -39,81 +40,133 @@ async fn from_an_earlier_chart_to_this_one_and_back_nothing_is_lost() -> Result<
         let web = scene.apply("web", SPEC).await?;
         web.wait_published(BACKENDS, PUBLISHED).await?;
         web.wait_condition("Ready", "True", SOON).await?;
-        let identity = identity(scene).await?;
-        let onion = web.onion_address().await?;
-        let (before, pods_before) = (data_plane(scene).await?, pods(scene).await?);
+        let life = Life { scene, helm, identity: identity(scene).await?, onion: web.onion_address().await?, web };
+        let pods_before = pods(scene).await?;
 
-        // The operator alone: no pod of the data plane is replaced or started again, nor is there a reason to.
-        let pinned = ["--set", "image.tag=next", "--set", "dataPlane.image.tag=dev"];
-        release(scene, &helm, "upgrade", &Helm::chart(), &pinned).await?;
-        let upgraded_crd = crd(scene).await?;
-        ensure!(upgraded_crd != earlier_crd, "the CRD is the earlier chart's");
-        works(scene, "next").await?;
-        ensure!(data_plane(scene).await? == before, "the upgrade of the operator alone took pods: {before:?}");
-
-        // A data plane that cannot be had is told, and what runs goes on.
-        let missing = ["--set", "image.tag=next", "--set", "dataPlane.image.tag=missing"];
-        release(scene, &helm, "upgrade", &Helm::chart(), &missing).await?;
-        scene
-            .wait("the missing image is told", SOON, async || {
-                let told = web.wait_condition("BackendsReady", "False", SOON).await?;
-                let is_told = told.reason == "ImagePullFailed" && told.message.contains(":missing");
-                Ok(if is_told { Ok(()) } else { Err(format!("{told:?}")) })
-            })
-            .await?;
-        let client = scene.tor_client().await?;
-        client.fetch(&onion, "with a missing image").await?;
-        client.remove().await?;
-
-        helm.run(&["rollback", DEPLOYMENT, "1", "--wait", "--timeout", "2m"]).await?;
-        works(scene, "dev").await?;
-        ensure!(crd(scene).await? == earlier_crd, "the CRD is not the earlier chart's again");
-        web.wait_condition("Ready", "True", SOON).await?;
-        scene
-            .wait("the pods are those before", SOON, async || {
-                let now = pods(scene).await?;
-                Ok(if now == pods_before { Ok(()) } else { Err(format!("{now:?}, before {pods_before:?}")) })
-            })
-            .await?;
-        ensure!(self::identity(scene).await? == identity, "{identity}");
-
-        // Not pinned: every pod is replaced, and no client notices.
-        let (done, rolled) = watch::channel(false);
-        let roll = async {
-            release(scene, &helm, "upgrade", &Helm::chart(), &["--set", "image.tag=next", "--set", TEAM]).await?;
-            rolled_out(scene, &web).await?;
-            done.send_replace(true);
-            Ok::<_, anyhow::Error>(())
-        };
-        let ((), fetches) = tokio::try_join!(roll, fetch_until(scene, &onion, rolled))?;
-        eprintln!("{fetches} fetches during the roll, none failed");
-        ensure!(crd(scene).await? == upgraded_crd, "the CRD is not this chart's");
-        let rolled = pods(scene).await?;
-        let all_new = rolled.is_disjoint(&pods_before) && rolled.len() == pods_before.len();
-        ensure!(all_new, "{pods_before:?}, then {rolled:?}");
-        let of_team = scene.run("get pods -l team=onions,onionbalance.dev/service=web -o name").await?;
-        ensure!(of_team.lines().count() >= BACKENDS, "with the label of the default template: {of_team}");
-
-        // Without the operator all goes on.
-        helm.run(&["uninstall", DEPLOYMENT, "--wait", "--timeout", "2m"]).await?;
-        scene.kubectl.run(&format!("--namespace {NAMESPACE} wait --for=delete pods --all --timeout=60s")).await?;
-        ensure!(self::identity(scene).await? == identity, "{identity}");
-        let client = scene.tor_client().await?;
-        client.fetch(&onion, "without an operator").await?;
-        client.remove().await?;
-
-        release(scene, &helm, "install", &Helm::chart(), &["--set", "image.tag=next", "--set", TEAM]).await?;
-        helm.run(&["test", DEPLOYMENT, "--timeout", "2m"]).await?;
-        works(scene, "next").await?;
-        ensure!(self::identity(scene).await? == identity, "{identity}");
-        ensure!(pods(scene).await? == rolled, "the new release took pods: {rolled:?}");
-        web.wait_condition("Ready", "True", SOON).await?;
-        Ok(())
+        let upgraded_crd = life.upgrade_only_the_operator(&earlier_crd).await?;
+        life.upgrade_to_a_missing_image().await?;
+        life.roll_back(&earlier_crd, &pods_before).await?;
+        let rolled = life.upgrade_with_the_data_plane(&upgraded_crd, &pods_before).await?;
+        life.uninstall().await?;
+        life.install_again(&rolled).await
     })
     .await
 }
 
-/// `helm install` or `helm upgrade` of a chart, with the test's Tor network.
+/// A release of the chart, and a service that must survive all changes of the release.
+struct Life<'a> {
+    scene: &'a Scene,
+    helm: Helm,
+    web: Service,
+    onion: String,
+    identity: String,
+}
+
+impl Life<'_> {
+    /// Upgrades only the operator, which must neither replace nor restart a pod of the data plane.
+    /// Returns the new CRD.
+    async fn upgrade_only_the_operator(&self, earlier_crd: &Value) -> Result<Value> {
+        let before = data_plane(self.scene).await?;
+        self.release("upgrade", &["--set", "image.tag=next", "--set", "dataPlane.image.tag=dev"]).await?;
+        let upgraded_crd = crd(self.scene).await?;
+        ensure!(upgraded_crd != *earlier_crd, "the upgrade did not replace the CRD");
+        wait_operator_works(self.scene, "next").await?;
+        let after = data_plane(self.scene).await?;
+        ensure!(after == before, "the upgrade changed pods or Deployments: {before:?}, then {after:?}");
+        Ok(upgraded_crd)
+    }
+
+    /// Upgrades to a data plane image that does not exist. A condition must report it, and the
+    /// running pods must continue to work.
+    async fn upgrade_to_a_missing_image(&self) -> Result<()> {
+        self.release("upgrade", &["--set", "image.tag=next", "--set", "dataPlane.image.tag=missing"]).await?;
+        self.scene
+            .wait("BackendsReady reports the missing image", SOON, async || {
+                let condition = self.web.wait_condition("BackendsReady", "False", SOON).await?;
+                let is_reported = condition.reason == "ImagePullFailed" && condition.message.contains(":missing");
+                Ok(if is_reported { Ok(()) } else { Err(format!("{condition:?}")) })
+            })
+            .await?;
+        self.fetch("with a missing image").await
+    }
+
+    /// Rolls back to the earlier chart, which must restore the earlier CRD and the earlier pods.
+    async fn roll_back(&self, earlier_crd: &Value, pods_before: &BTreeSet<String>) -> Result<()> {
+        self.helm.run(&["rollback", DEPLOYMENT, "1", "--wait", "--timeout", "2m"]).await?;
+        wait_operator_works(self.scene, "dev").await?;
+        ensure!(crd(self.scene).await? == *earlier_crd, "the rollback did not restore the earlier CRD");
+        self.web.wait_condition("Ready", "True", SOON).await?;
+        self.scene
+            .wait("the pods are the same as before", SOON, async || {
+                let now = pods(self.scene).await?;
+                Ok(if now == *pods_before { Ok(()) } else { Err(format!("{now:?}, before {pods_before:?}")) })
+            })
+            .await?;
+        self.check_identity().await
+    }
+
+    /// Upgrades without a pinned data plane image, which must replace every pod without any client
+    /// noticing. Returns the new pods.
+    async fn upgrade_with_the_data_plane(
+        &self,
+        upgraded_crd: &Value,
+        pods_before: &BTreeSet<String>,
+    ) -> Result<BTreeSet<String>> {
+        let (done, rolled) = watch::channel(false);
+        let roll = async {
+            self.release("upgrade", &["--set", "image.tag=next", "--set", TEAM]).await?;
+            rolled_out(self.scene, &self.web).await?;
+            done.send_replace(true);
+            Ok::<_, anyhow::Error>(())
+        };
+        let ((), fetches) = tokio::try_join!(roll, fetch_until(self.scene, &self.onion, rolled))?;
+        eprintln!("{fetches} fetches during the roll, none failed");
+        ensure!(crd(self.scene).await? == *upgraded_crd, "the upgrade did not replace the CRD");
+        let rolled = pods(self.scene).await?;
+        let all_new = rolled.is_disjoint(pods_before) && rolled.len() == pods_before.len();
+        ensure!(all_new, "the upgrade must replace all pods: {pods_before:?}, then {rolled:?}");
+        let of_team = self.scene.run("get pods -l team=onions,onionbalance.dev/service=web -o name").await?;
+        ensure!(of_team.lines().count() >= BACKENDS, "too few pods have the label of the default template: {of_team}");
+        Ok(rolled)
+    }
+
+    /// Uninstalls the operator. The service must continue to work without it.
+    async fn uninstall(&self) -> Result<()> {
+        self.helm.run(&["uninstall", DEPLOYMENT, "--wait", "--timeout", "2m"]).await?;
+        self.scene.kubectl.run(&format!("--namespace {NAMESPACE} wait --for=delete pods --all --timeout=60s")).await?;
+        self.check_identity().await?;
+        self.fetch("without an operator").await
+    }
+
+    /// Installs the operator again, which must keep the running pods.
+    async fn install_again(&self, rolled: &BTreeSet<String>) -> Result<()> {
+        self.release("install", &["--set", "image.tag=next", "--set", TEAM]).await?;
+        self.helm.run(&["test", DEPLOYMENT, "--timeout", "2m"]).await?;
+        wait_operator_works(self.scene, "next").await?;
+        self.check_identity().await?;
+        ensure!(pods(self.scene).await? == *rolled, "the new release replaced pods; before: {rolled:?}");
+        self.web.wait_condition("Ready", "True", SOON).await?;
+        Ok(())
+    }
+
+    async fn release(&self, verb: &str, more: &[&str]) -> Result<()> {
+        release(self.scene, &self.helm, verb, &Helm::chart(), more).await
+    }
+
+    async fn fetch(&self, isolation: &str) -> Result<()> {
+        let client = self.scene.tor_client().await?;
+        client.fetch(&self.onion, isolation).await?;
+        client.remove().await
+    }
+
+    async fn check_identity(&self) -> Result<()> {
+        let (before, now) = (&self.identity, identity(self.scene).await?);
+        ensure!(now == *before, "the object, address or key changed: {before}, then {now}");
+        Ok(())
+    }
+}
+
+/// Runs `helm install` or `helm upgrade` with a chart, configured for the test's Tor network.
 async fn release(scene: &Scene, helm: &Helm, verb: &str, chart: &str, more: &[&str]) -> Result<()> {
     let network = format!("torExtraConfig={}", tor_network_file(scene)?.display());
     let mut arguments = vec![verb, DEPLOYMENT, chart, "--wait", "--timeout", "2m", "--set-file", &network];
@@ -124,28 +177,29 @@ async fn release(scene: &Scene, helm: &Helm, verb: &str, chart: &str, more: &[&s
     Ok(())
 }
 
-/// What must outlive everything: object, address and key. (A generated key's Secret is immutable: the same one has the same key.)
+/// Returns the UID of the object, its address, and the UID of the key's Secret, which must survive
+/// everything. The Secret of a generated key is immutable, so the same Secret holds the same key.
 async fn identity(scene: &Scene) -> Result<String> {
     let object = scene.run("get obs/web -o jsonpath={.metadata.uid},{.status.onionAddress}").await?;
     let key = scene.run("get secret/web-master-key -o jsonpath={.metadata.uid}").await?;
     Ok(format!("{object},{key}"))
 }
 
-/// The service's Deployments with their generations, and its pods that are not terminating, by UID and with how often their
-/// containers were started again.
+/// Returns the service's Deployments with their generations, and its pods that are not terminating
+/// with their UIDs and restart counts.
 async fn data_plane(scene: &Scene) -> Result<BTreeSet<String>> {
-    living(scene, "deployments,pods").await
+    not_terminating(scene, "deployments,pods").await
 }
 
-/// Of these, the pods alone.
+/// Returns the service's pods that are not terminating, with their UIDs and restart counts.
 async fn pods(scene: &Scene) -> Result<BTreeSet<String>> {
-    living(scene, "pods").await
+    not_terminating(scene, "pods").await
 }
 
-async fn living(scene: &Scene, kinds: &str) -> Result<BTreeSet<String>> {
+async fn not_terminating(scene: &Scene, kinds: &str) -> Result<BTreeSet<String>> {
     let list = scene.run(&format!("get {kinds} -l onionbalance.dev/service=web -o json")).await?;
     let list: Value = serde_json::from_str(&list)?;
-    let objects = list["items"].as_array().context("a list")?;
+    let objects = list["items"].as_array().context("kubectl printed no list")?;
     let there = objects.iter().filter(|object| object["metadata"].get("deletionTimestamp").is_none());
     Ok(there
         .map(|object| {
@@ -157,8 +211,9 @@ async fn living(scene: &Scene, kinds: &str) -> Result<BTreeSet<String>> {
         .collect())
 }
 
-/// Waits until an operator of this tag is there alone and has done something: it puts back a child that is deleted.
-async fn works(scene: &Scene, tag: &str) -> Result<()> {
+/// Waits until the only running operator has the image with this tag, and has restored a deleted
+/// child twice.
+async fn wait_operator_works(scene: &Scene, tag: &str) -> Result<()> {
     let expected = format!("{IMAGE}:{tag}");
     scene
         .wait(&format!("the only operator runs {expected}"), SOON, async || {
@@ -171,12 +226,13 @@ async fn works(scene: &Scene, tag: &str) -> Result<()> {
         })
         .await?;
     let uid = async || scene.run("get service/web-backend --ignore-not-found -o jsonpath={.metadata.uid}").await;
-    // Before the second look the first has come to its end, Deployments included.
+    // When the second deletion is noticed, the reconcile after the first has finished, including
+    // the Deployments.
     for _ in 0..2 {
         let before = uid().await?;
         scene.run("delete service/web-backend --wait=false").await?;
         scene
-            .wait("the operator puts a Service back", SOON, async || {
+            .wait("the operator has restored a deleted Service", SOON, async || {
                 let now = uid().await?;
                 Ok(if now.is_empty() || now == before { Err(now) } else { Ok(()) })
             })
@@ -185,12 +241,13 @@ async fn works(scene: &Scene, tag: &str) -> Result<()> {
     Ok(())
 }
 
-/// Waits until every pod of the service runs the image `next`, and is published.
+/// Waits until every pod of the service runs the image with the tag `next` and the service is
+/// published.
 async fn rolled_out(scene: &Scene, web: &Service) -> Result<()> {
     for (component, container) in [("backend", "agent"), ("frontend", "publisher")] {
         let path = format!("jsonpath={{.spec.template.spec.containers[?(@.name==\"{container}\")].image}}");
         scene
-            .wait(&format!("{component}s get the next image"), SOON, async || {
+            .wait(&format!("the {component} Deployment has the next image"), SOON, async || {
                 let image = scene.run(&format!("get deployment/web-{component} -o {path}")).await?;
                 Ok(if image == format!("{IMAGE}:next") { Ok(()) } else { Err(image) })
             })
@@ -202,7 +259,8 @@ async fn rolled_out(scene: &Scene, web: &Service) -> Result<()> {
     Ok(())
 }
 
-/// Fetches one after another until told to stop, every third time with a descriptor that is fresh from an HSDir; gives their number.
+/// Fetches repeatedly until `stop` becomes true, every third time with a descriptor that was
+/// freshly fetched from an HSDir. Returns the number of fetches.
 async fn fetch_until(scene: &Scene, onion: &str, mut stop: watch::Receiver<bool>) -> Result<usize> {
     let client = scene.tor_client().await?;
     let mut fetches = 0;
@@ -218,7 +276,7 @@ async fn fetch_until(scene: &Scene, onion: &str, mut stop: watch::Receiver<bool>
     Ok(fetches)
 }
 
-/// The schema of the CRD that the cluster has.
+/// Returns the versions, with their schemas, of the CRD on the cluster.
 async fn crd(scene: &Scene) -> Result<Value> {
     let crd: Value = serde_json::from_str(&scene.kubectl.run(&format!("get {CRD} -o json")).await?)?;
     Ok(crd["spec"]["versions"].clone())

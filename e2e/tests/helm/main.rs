@@ -1,10 +1,10 @@
-//! The operator as Helm installs it, on a real cluster that the test has for itself: its life cycle, and the quick start as a reader
-//! would do it. Part of `make test-e2e`.
+//! Tests the operator as Helm installs it, on a real cluster without other tests: its life cycle,
+//! and the quick start as a reader would follow it. Part of `make test-e2e`.
 
 mod lifecycle;
 mod page;
 mod quick_start;
-#[allow(dead_code, reason = "the other tests on the cluster need more of it")]
+#[allow(dead_code, reason = "only the cluster tests use all of it")]
 #[path = "../cluster/scene.rs"]
 mod scene;
 
@@ -17,8 +17,8 @@ use tokio::sync::Mutex;
 
 use crate::scene::{Scene, empty_scene_after};
 
-/// Runs a test on a cluster with our images and without an operator, one test at a time, in an
-/// empty namespace; so it is left, too.
+/// Runs a test in an empty namespace on a cluster that has our images but no operator, one test at
+/// a time. The operator is removed again afterwards.
 async fn alone(name: &str, test: impl AsyncFnOnce(&Scene) -> Result<()>) -> Result<()> {
     static CLUSTER: Mutex<()> = Mutex::const_new(());
     let _guard = CLUSTER.lock().await;
@@ -30,14 +30,15 @@ async fn alone(name: &str, test: impl AsyncFnOnce(&Scene) -> Result<()>) -> Resu
     .await
 }
 
-/// Whoever installed it: the objects of `deploy/` are those of the chart. With the CRD all objects go.
+/// Removes the operator however it was installed, because `deploy/` and the chart have the same
+/// objects. Deleting the CRD also deletes all services.
 async fn remove_operator(scene: &Scene) -> Result<()> {
     let deploy = source_tree().join("deploy");
     scene.kubectl.run(&format!("delete --ignore-not-found --kustomize {}", deploy.display())).await?;
     Ok(())
 }
 
-/// The test's Tor network, as a file for the value `torExtraConfig`.
+/// Writes the test's Tor network to a file for the value `torExtraConfig`.
 fn tor_network_file(scene: &Scene) -> Result<PathBuf> {
     let file = scene.state().dir().join("tor-network.torrc");
     std::fs::write(&file, tor_network(scene.state())?.torrc_lines()?)?;

@@ -1,33 +1,35 @@
-//! A page's commands, and what it says of their output.
+//! Reads the commands of a documentation page together with the output that the page shows for
+//! them.
 
 use anyhow::{Result, bail, ensure};
 use onionbalance_e2e::page::Page;
 
-/// A block of commands, and the output that the page shows below it.
+/// A block of commands, and the output that the page shows for them.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Step {
+pub struct DocumentedStep {
     pub commands: String,
     pub shown: String,
 }
 
-/// The `sh` blocks of a page, in order, each with the `text` block that follows it.
-pub fn steps(page: &Page) -> Result<Vec<Step>> {
-    let mut steps: Vec<Step> = Vec::new();
+/// Returns the `sh` blocks of a page in order, each with the `text` block that follows it.
+pub fn steps(page: &Page) -> Result<Vec<DocumentedStep>> {
+    let mut steps: Vec<DocumentedStep> = Vec::new();
     for (language, text) in page.blocks() {
         match (language, steps.last_mut()) {
-            ("sh", _) => steps.push(Step { commands: text.to_owned(), shown: String::new() }),
+            ("sh", _) => steps.push(DocumentedStep { commands: text.to_owned(), shown: String::new() }),
             ("text", Some(step)) if step.shown.is_empty() => text.clone_into(&mut step.shown),
-            _ => bail!("a block that is neither commands (sh) nor what they print (text): {language}\n{text}"),
+            _ => bail!("a block is neither commands (sh) nor their output (text): {language}\n{text}"),
         }
     }
     Ok(steps)
 }
 
-/// Whether an output is as it is shown: the shown lines are there in their order, word for word; in them, "…" stands for anything.
+/// Checks that the output contains all shown lines in the same order and with the same words. "…"
+/// in a shown line stands for any text.
 pub fn compare(shown: &str, output: &str) -> Result<()> {
     let mut lines = output.lines();
     for expected in shown.lines().filter(|line| !["", "…"].contains(&line.trim())) {
-        ensure!(lines.any(|line| is_like(expected, line)), "not printed: {expected}");
+        ensure!(lines.any(|line| is_like(expected, line)), "the commands did not print this line: {expected}");
     }
     Ok(())
 }
@@ -46,10 +48,10 @@ fn is_word_like(expected: &str, word: &str) -> bool {
 }
 
 #[test]
-fn a_page_is_read_and_its_outputs_are_compared() {
+fn commands_are_read_from_a_page_and_their_output_is_compared() {
     let page = "# A\n```sh\na \\\n  b\n```\nor\n```text\nNAME  AGE\nweb…  …\n```\n```sh\nc\n```\n";
     let read = steps(&Page::of("page", page)).unwrap();
-    let step = |commands: &str, shown: &str| Step { commands: commands.to_owned(), shown: shown.to_owned() };
+    let step = |commands: &str, shown: &str| DocumentedStep { commands: commands.to_owned(), shown: shown.to_owned() };
     assert_eq!(read, [step("a \\\n  b\n", "NAME  AGE\nweb…  …\n"), step("c\n", "")]);
     steps(&Page::of("page", "```yaml\na: b\n```\n")).unwrap_err();
     assert!(compare(&read[0].shown, "hello\nNAME   AGE\nweb-1 5s\n").is_ok());

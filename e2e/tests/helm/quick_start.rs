@@ -1,4 +1,5 @@
-//! `docs/quick-start.md` as a reader would do it: its commands, in its order, and what it says they print.
+//! Runs the commands of `docs/quick-start.md` in order, as a reader would, and compares their
+//! output with the page.
 
 use std::os::unix::fs::symlink;
 use std::time::Duration;
@@ -17,13 +18,14 @@ use crate::{alone, tor_network_file};
 const STEP: Duration = Duration::from_secs(360);
 
 #[tokio::test]
-async fn the_quick_start_does_what_it_says() -> Result<()> {
+async fn the_quick_start_commands_work_as_documented() -> Result<()> {
     alone("quick-start", async |scene| {
         let helm = Helm::open(scene.state()).await?;
         let client = scene.tor_client().await?;
         let page = std::fs::read_to_string(source_tree().join("docs/quick-start.md"))?;
         let page = Page::of("quick-start.md", &on_this_cluster(&page, scene, client.socks())?);
-        // The page begins in the source tree; what it writes is not to stay there.
+        // The page assumes that it starts in the source tree, but the files that it writes must not
+        // stay there.
         let folder = tempfile::tempdir()?;
         symlink(source_tree().join("charts"), folder.path().join("charts"))?;
         let kubeconfig = folder.path().join("kubeconfig");
@@ -36,7 +38,9 @@ async fn the_quick_start_does_what_it_says() -> Result<()> {
                 .env("KUBECONFIG", &kubeconfig)
                 .env("HOME", folder.path())
                 .env("PATH", &path);
-            timeout(STEP, output(&mut bash)).await.with_context(|| format!("no end of {commands}"))?
+            timeout(STEP, output(&mut bash))
+                .await
+                .with_context(|| format!("these commands did not finish in time: {commands}"))?
         };
         run(&namespace).await?;
         for step in steps(&page)? {
@@ -54,19 +58,20 @@ async fn the_quick_start_does_what_it_says() -> Result<()> {
     .await
 }
 
-/// All that is another on this cluster than the page says: where images are, which Tor network, which client, which web app.
+/// Replaces everything in the page that differs on this cluster: the image registry, the Tor
+/// network, the Tor client, and the web app.
 fn on_this_cluster(page: &str, scene: &Scene, socks: &str) -> Result<String> {
     let network = format!("--create-namespace --set-file torExtraConfig={}", tor_network_file(scene)?.display());
     let mut page = page.to_owned();
-    for (said, here) in [
+    for (documented, here) in [
         ("registry.example.org/", "localhost/"),
         ("--create-namespace", &network),
         ("docker.io/nginxinc/nginx-unprivileged", "localhost/onionbalance-sample:dev"),
         ("127.0.0.1:9050", socks),
         ("<title>Welcome to nginx!</title>", "Hello from web-…, called by …"),
     ] {
-        anyhow::ensure!(page.contains(said), "the page does not say {said} any more");
-        page = page.replace(said, here);
+        anyhow::ensure!(page.contains(documented), "the page does not contain {documented} any more");
+        page = page.replace(documented, here);
     }
     Ok(page)
 }

@@ -1,4 +1,5 @@
-//! A service as plain processes on a private network, and what can be seen of it and done to it.
+//! A service that consists of plain processes on a private network, with ways to observe and
+//! disturb it.
 
 mod start;
 
@@ -25,18 +26,18 @@ use tokio::net::TcpStream;
 pub use self::start::backend_address;
 use crate::needles::{find, forms, of_a_token};
 
-/// A private network and a service on it. Everything ends when it is dropped.
+/// A private network and a service on it. Dropping this value ends all its processes.
 pub struct DataPlane {
     processes: Processes,
     network_torrc: String,
     key: OnionKey,
     token: AgentToken,
     backends: Vec<Backend>,
-    /// Addresses of the tors that publish by themselves.
+    /// The onion addresses of the tors that publish by themselves.
     external: Vec<String>,
-    /// The processes of the network's relays, by fingerprint.
+    /// The process names of the network's relays, by fingerprint.
     relays: BTreeMap<String, String>,
-    /// Where the publisher shows its metrics.
+    /// The address of the publisher's metrics.
     metrics: String,
     clients: AtomicU32,
     frontends: AtomicU32,
@@ -44,9 +45,9 @@ pub struct DataPlane {
 }
 
 struct Backend {
-    /// What would be its pod's UID.
+    /// The UID that the backend's pod would have.
     uid: String,
-    /// Where its agent listens.
+    /// The socket address of the backend's agent.
     api: String,
 }
 
@@ -57,17 +58,18 @@ impl Drop for DataPlane {
 }
 
 impl DataPlane {
-    /// Brings up the usual network, this many backends, and the publisher.
+    /// Starts the default network, this many backends, and a frontend.
     pub async fn start(backends: usize) -> Result<Self> {
         Self::start_on(RELAYS, backends).await
     }
 
-    /// The same on a network of this many relays beside its authorities.
+    /// Starts a network with this many relays besides its authorities, this many backends, and a
+    /// frontend.
     pub async fn start_on(relays: u16, backends: usize) -> Result<Self> {
         Self::bring_up(relays, backends, 0).await
     }
 
-    /// The usual network, and backends whose pods have these UIDs; no frontend.
+    /// Starts the default network and backends whose pods have these UIDs, but no frontend.
     pub async fn start_for(uids: Vec<String>) -> Result<Self> {
         let mut plane = Self::network(RELAYS).await?;
         for (number, uid) in uids.into_iter().enumerate() {
@@ -77,7 +79,8 @@ impl DataPlane {
         Ok(plane)
     }
 
-    /// The usual network, some backends with agents, and then some plain tors that publish by themselves.
+    /// Starts the default network, backends with agents, plain tors that publish by themselves, and
+    /// a frontend.
     pub async fn start_with_external(backends: usize, external: usize) -> Result<Self> {
         Self::bring_up(RELAYS, backends, external).await
     }
@@ -123,12 +126,12 @@ impl DataPlane {
         Ok(plane)
     }
 
-    /// The public address.
+    /// Returns the service's public onion address.
     pub fn onion(&self) -> &str {
         &self.key.address
     }
 
-    /// Fails when a process of the service has ended.
+    /// Returns an error if a process of the service has ended.
     pub fn check(&self) -> Result<()> {
         self.processes
             .names()?
@@ -137,7 +140,8 @@ impl DataPlane {
             .try_for_each(|name| self.processes.check(name))
     }
 
-    /// Fails where a log of our programs, or of a tor, has a part of the master key or the agents' token.
+    /// Returns an error if a log of our programs or of a tor contains part of the master key or the
+    /// agents' token.
     pub fn no_secret_is_in_a_log(&self) -> Result<()> {
         let key = fs::read(self.key.dir.join("hs_ed25519_secret_key"))?;
         let needles = BTreeMap::from([
@@ -152,16 +156,16 @@ impl DataPlane {
             ensure!(found.is_empty(), "{found:?} in the log of {name}");
             lines += log.lines().filter(|line| line.contains("DEBUG") || line.contains("TRACE")).count();
         }
-        ensure!(lines > 10, "the programs log what they do: {lines} lines");
+        ensure!(lines > 10, "the programs must log at debug level, but there are only {lines} lines");
         Ok(())
     }
 
-    /// A Tor client without any state.
+    /// Starts a Tor client without any state.
     pub async fn client(&self) -> Result<TorClient> {
         self.client_with("").await
     }
 
-    /// One that has a key for the public address.
+    /// Starts a Tor client that has a client key for the public address.
     pub async fn client_with_key(&self, key: &ClientSecretKey) -> Result<TorClient> {
         let dir = self.path(&format!("keys-of-client{}", self.clients.load(Ordering::Relaxed)));
         self.client_with(&key_line(&dir, key, self.onion())?).await
@@ -173,13 +177,13 @@ impl DataPlane {
         TorClient::fresh(&self.processes, &name, &self.path(&name), &torrc, None).await
     }
 
-    /// An arti client without any state.
+    /// Starts an arti client without any state.
     pub async fn arti_client(&self) -> Result<ArtiClient> {
         let network = TorNetwork::open(&self.path("network"), Place::Loopback, &self.processes);
         ArtiClient::fresh(&self.processes, "arti", &self.path("arti"), &network).await
     }
 
-    /// The public descriptor, as stem reads it.
+    /// Returns the public descriptor as decoded by stem.
     pub async fn descriptor(&self) -> Result<Descriptor> {
         let client = self.client().await?;
         let descriptor = Descriptor::fetch(client.tor(), self.onion()).await?;
@@ -187,13 +191,14 @@ impl DataPlane {
         Ok(descriptor)
     }
 
-    /// What every relay of the network holds of the service now, by fingerprint, as stem reads it. Those that hold nothing are not in
-    /// it, nor those that hold something older than others.
+    /// Returns the newest descriptor as decoded by stem, by fingerprint of each relay that holds
+    /// it. Relays that hold nothing or an older descriptor are left out.
     pub async fn newest_descriptors(&self, client: &TorClient) -> Result<BTreeMap<String, Descriptor>> {
         self.newest_descriptors_but(client, &[]).await
     }
 
-    /// The same, without asking some.
+    /// Returns the newest descriptor of each relay that holds it, without asking the relays in
+    /// `without`.
     pub async fn newest_descriptors_but(
         &self,
         client: &TorClient,
@@ -208,27 +213,28 @@ impl DataPlane {
 
     /// Sends a signal to a relay.
     pub fn signal_relay(&self, fingerprint: &str, signal: Signal) -> Result<()> {
-        self.processes.signal(self.relays.get(fingerprint).context("a relay of the network")?, signal)
+        self.processes
+            .signal(self.relays.get(fingerprint).context("the network has no relay with this fingerprint")?, signal)
     }
 
-    /// A connection to the control socket of the frontend's tor.
+    /// Opens a connection to the control socket of the frontend's tor.
     pub async fn frontend_control(&self) -> Result<Control> {
         let control = self.path("frontend/run/control");
         Control::open(&control.join("socket"), &control.join("cookie")).await
     }
 
-    /// A figure of the publisher's metrics, by label.
+    /// Returns the values of one of the publisher's metrics, by label.
     pub async fn metric(&self, name: &str) -> Result<BTreeMap<String, u64>> {
         figure(&self.metrics, &format!("onionbalance_publisher_{name}")).await
     }
 
-    /// A figure of the metrics of a backend's agent, by label.
+    /// Returns the values of a metric of a backend's agent, by label.
     pub async fn agents_metric(&self, backend: usize, name: &str) -> Result<BTreeMap<String, u64>> {
         let address = format!("{}:{METRICS_PORT}", backend_address(backend));
         figure(&address, &format!("onionbalance_agent_{name}")).await
     }
 
-    /// A connection to the control socket of a backend's tor.
+    /// Opens a connection to the control socket of a backend's tor.
     pub async fn backend_control(&self, number: usize) -> Result<Control> {
         let control = self.path(&format!("backend{number}/run/control"));
         Control::open(&control.join("socket"), &control.join("cookie")).await
@@ -239,52 +245,53 @@ impl DataPlane {
         self.processes.signal(&format!("backend{number}-agent"), signal)
     }
 
-    /// Gives every relay of the network another microdescriptor: a tor must have most of those of its consensus to build circuits.
+    /// Gives every relay of the network a new microdescriptor. A tor needs most of the
+    /// microdescriptors in its consensus to build circuits.
     pub async fn replace_microdescriptors(&self) -> Result<()> {
         let network = TorNetwork::open(&self.path("network"), Place::Loopback, &self.processes);
-        let family = self.relays.keys().next().context("a relay of the network")?;
+        let family = self.relays.keys().next().context("the network has no relay")?;
         network.command_all(&format!("SETCONF MyFamily=${family}")).await
     }
 
-    /// The names of the points that a backend's tor holds.
+    /// Returns the names of the introduction points that a backend's tor has.
     pub async fn points(&self, backend: usize) -> Result<BTreeSet<String>> {
         let Backend { uid, api } = &self.backends[backend];
         agent::points_at(api, uid, &self.token).await
     }
 
-    /// What a backend's agent tells of it; None while it has no descriptor.
+    /// Returns the descriptor that a backend's agent reports, or `None` if it has none yet.
     pub async fn backends_descriptor(&self, backend: usize) -> Result<Option<Descriptor>> {
         let Backend { uid, api } = &self.backends[backend];
         agent::descriptor_at(api, uid, &self.token).await
     }
 
-    /// Ends a backend without any warning.
+    /// Kills a backend's agent and tor.
     pub fn kill_backend(&self, number: usize) -> Result<()> {
         self.processes.signal(&format!("backend{number}-agent"), Signal::KILL)?;
         self.processes.signal(&format!("backend{number}-tor"), Signal::KILL)
     }
 
-    /// Ends a backend's tor; its agent sees it.
+    /// Kills a backend's tor. Its agent notices that.
     pub fn kill_backends_tor(&self, number: usize) -> Result<()> {
         self.processes.signal(&format!("backend{number}-tor"), Signal::KILL)
     }
 
-    /// Ends a backend's tor; its files stay.
+    /// Stops a backend's tor but keeps its files.
     pub async fn stop_backends_tor(&self, number: usize) -> Result<()> {
         self.processes.stop(&format!("backend{number}-tor")).await
     }
 
-    /// Starts it again, with all that it had.
+    /// Starts a backend's tor again with its existing files.
     pub fn restart_backends_tor(&self, number: usize) -> Result<()> {
         self.run_tor(&format!("backend{number}-tor"), &self.path(&format!("backend{number}")))
     }
 
-    /// The own addresses of the external backends.
+    /// Returns the own addresses of the external backends.
     pub fn external(&self) -> &[String] {
         &self.external
     }
 
-    /// What an external backend itself has published, as stem reads it.
+    /// Returns the descriptor that an external backend published itself, as decoded by stem.
     pub async fn descriptor_of(&self, address: &str) -> Result<Descriptor> {
         let client = self.client().await?;
         let descriptor = Descriptor::fetch(client.tor(), address).await?;
@@ -292,43 +299,45 @@ impl DataPlane {
         Ok(descriptor)
     }
 
-    /// Ends an external backend's tor without any warning. Its number follows those with agents.
+    /// Kills an external backend's tor. The numbers of external backends follow those of backends
+    /// with agents.
     pub fn kill_external(&self, number: usize) -> Result<()> {
         self.processes.signal(&format!("external{number}"), Signal::KILL)
     }
 
-    /// Starts an external backend's tor again, with the key that it had.
+    /// Starts an external backend's tor again with its existing key.
     pub fn restart_external(&self, number: usize) -> Result<()> {
         let dir = self.path(&format!("external{number}"));
         self.run_tor(&format!("external{number}"), &dir)
     }
 
-    /// Ends a story: after a failure the files stay for a look at them.
+    /// Ends a scenario. If it failed, the files are kept for inspection.
     pub fn end(mut self, outcome: Result<()>) -> Result<()> {
         if outcome.is_err() {
             let dir = self.dir.take().map(TempDir::keep).unwrap_or_default();
-            eprintln!("what could be seen: {}", dir.display());
+            eprintln!("the files of the failed test are in {}", dir.display());
         }
         outcome
     }
 
-    /// The backends with agents, as a publisher without Kubernetes is told of them.
+    /// Returns the backends with agents in the form in which a publisher without Kubernetes accepts
+    /// them.
     pub fn static_backends(&self) -> Vec<String> {
         self.backends.iter().map(|Backend { uid, api }| format!("{uid}@{api}")).collect()
     }
 
-    /// The processes of the network and of the service.
+    /// Returns the processes of the network and the service.
     pub fn processes(&self) -> Processes {
         self.processes.clone()
     }
 
-    /// A file or folder of the service's.
+    /// Returns the path of a file or folder of the service.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.as_ref().map(|dir| dir.path().join(name)).unwrap_or_default()
     }
 }
 
-/// A figure of the metrics that are shown at this address, by label.
+/// Returns the values of a metric at this address, by label.
 async fn figure(address: &str, name: &str) -> Result<BTreeMap<String, u64>> {
     let mut stream = TcpStream::connect(address).await?;
     let text = get(&mut stream, "metrics", "/metrics").await?;

@@ -1,5 +1,5 @@
-//! Frontends beside a real API server: what would be their pods, each with a tor and a publisher. What the kubelet would write of the
-//! pods, the tests write.
+//! Frontends that use a real API server. Each has a tor and a publisher, as its pod would. The
+//! tests write the pod status that the kubelet would write.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,13 +23,13 @@ use tokio::net::TcpStream;
 use crate::data_plane::{DataPlane, backend_address};
 use crate::server;
 
-/// The annotation of the Lease that names who is cut off.
+/// The annotation of the Lease that names the frontend that is cut off from the network.
 pub const CUT_OFF: &str = "onionbalance.dev/cut-off";
 const SERVICE: &str = "web";
 const LEASE: &str = "web-frontend";
 const ACCOUNT: &str = "web-frontend";
 
-/// A service of which Kubernetes knows, and its backends.
+/// A service that exists in Kubernetes, and its backends.
 pub struct Pods {
     pub plane: DataPlane,
     processes: Processes,
@@ -37,20 +37,20 @@ pub struct Pods {
     namespace: String,
 }
 
-/// A frontend's processes.
+/// The processes of a frontend.
 pub struct Frontend {
-    /// Its tor's name among the processes.
+    /// The process name of the frontend's tor.
     pub tor: String,
-    /// Its publisher's.
+    /// The process name of the frontend's publisher.
     pub publisher: String,
-    /// What it is called in the Lease.
+    /// The frontend's identity in the Lease.
     pub identity: String,
     pod: String,
     address: String,
 }
 
 impl Pods {
-    /// A network, and this many backends with their pods.
+    /// Starts a network and this many backends with their pods.
     pub async fn start(backends: usize) -> Result<Self> {
         let client = server::administrator().await;
         let namespace = "frontends".to_owned();
@@ -77,7 +77,7 @@ impl Pods {
         Ok(pods)
     }
 
-    /// A frontend whose publisher is in reach of the API server; its pod is not Ready yet.
+    /// Starts a frontend whose publisher can reach the API server. Its pod is not Ready yet.
     pub async fn frontend(&self, name: &str) -> Result<Frontend> {
         let pod = format!("{LEASE}-{name}");
         let uid = create_pod(&self.client, &self.namespace, &pod, Component::Frontend).await?;
@@ -89,7 +89,7 @@ impl Pods {
         Ok(frontend(name, &pod, &uid, address))
     }
 
-    /// One that cannot see the API server and holds that it leads.
+    /// Starts a frontend that cannot reach the API server and believes that it leads.
     pub async fn frontend_without_lease(&self, name: &str) -> Result<Frontend> {
         let backends = self.plane.static_backends();
         let arguments: Vec<&str> = backends.iter().flat_map(|backend| ["--static-backend", backend]).collect();
@@ -97,13 +97,13 @@ impl Pods {
         Ok(frontend(name, name, name, address))
     }
 
-    /// Ends a frontend's processes.
+    /// Stops a frontend's processes.
     pub async fn stop(&self, frontend: &Frontend) -> Result<()> {
         self.processes.stop(&frontend.publisher).await?;
         self.processes.stop(&frontend.tor).await
     }
 
-    /// Waits until the publisher says that it is ready, and tells Kubernetes so.
+    /// Waits until the publisher is ready, and sets its pod's Ready condition.
     pub async fn set_ready(&self, frontend: &Frontend) -> Result<()> {
         until("the publisher is ready", Duration::from_secs(60), async || {
             let answer = frontend.ask(9401, "/readyz").await;
@@ -113,7 +113,7 @@ impl Pods {
         self.set_status(&frontend.pod, json!({"conditions": [{"type": "Ready", "status": "True"}]})).await
     }
 
-    /// Takes a backend's pod away.
+    /// Deletes a backend's pod.
     pub async fn delete_backend(&self, number: usize) -> Result<()> {
         let pods: Api<Pod> = self.api();
         pods.delete(&backend(number), &DeleteParams::default().grace_period(0)).await?;
@@ -125,7 +125,7 @@ impl Pods {
         self.processes.signal(process, signal)
     }
 
-    /// A connection to the control socket of a frontend's tor.
+    /// Opens a connection to the control socket of a frontend's tor.
     pub async fn control(&self, frontend: &Frontend) -> Result<Control> {
         let folder = frontend.tor.trim_end_matches("-tor");
         let control = self.plane.path(folder).join("run/control");
@@ -137,7 +137,7 @@ impl Pods {
         Ok(lease.spec.and_then(|spec| spec.holder_identity).unwrap_or_default())
     }
 
-    /// An annotation of the Lease.
+    /// Returns the value of an annotation of the Lease.
     pub async fn annotation(&self, name: &str) -> Result<Option<String>> {
         Ok(self.api::<Lease>().get(LEASE).await?.annotations().get(name).cloned())
     }
@@ -157,27 +157,28 @@ impl Pods {
 }
 
 impl Frontend {
-    /// What its metrics say, without their prefix.
+    /// Returns the frontend's metrics, without their prefix.
     pub async fn figures(&self) -> Result<BTreeMap<String, u64>> {
         let text = self.ask(9402, "/metrics").await?;
         let samples = text.lines().filter_map(|line| line.strip_prefix("onionbalance_publisher_")?.rsplit_once(' '));
         samples.map(|(name, value)| Ok((name.to_owned(), value.parse()?))).collect()
     }
 
-    /// A figure of each time period, by label.
+    /// Returns the values of a metric for each time period, by label.
     pub async fn periods(&self, figure: &str) -> Result<BTreeMap<String, u64>> {
         let figures = self.figures().await?.into_iter();
         let of_period = figures.filter_map(|(name, value)| Some((name.strip_prefix(figure)?.to_owned(), value)));
         Ok(of_period.filter(|(label, _)| label.starts_with('{')).collect())
     }
 
-    /// How many HSDirs are responsible in a time period.
+    /// Returns the number of responsible HSDirs in a time period.
     pub async fn responsible(&self) -> Result<usize> {
-        let number = self.periods("hsdirs").await?.into_values().min().context("something is published")?;
+        let number =
+            self.periods("hsdirs").await?.into_values().min().context("the publisher has published nothing")?;
         Ok(usize::try_from(number)?)
     }
 
-    /// Waits until its figures are so.
+    /// Waits until the frontend's metrics satisfy a condition.
     pub async fn until(&self, what: &str, limit: Duration, is: impl Fn(&BTreeMap<String, u64>) -> bool) -> Result<()> {
         until(&format!("{}: {what}", self.publisher), limit, async || {
             let figures = match self.figures().await {
@@ -189,7 +190,7 @@ impl Frontend {
         .await
     }
 
-    /// Waits until points of this many backends are on all HSDirs of both time periods.
+    /// Waits until all HSDirs of both time periods hold the points of this many backends.
     pub async fn until_published(&self, backends: usize) -> Result<()> {
         self.until("it has published", Duration::from_secs(120), |figures| {
             let all = |name: &str| -> Vec<u64> {
@@ -203,7 +204,7 @@ impl Frontend {
         .await
     }
 
-    /// What the kubelet is told of its tor.
+    /// Returns true if the liveness probe of the frontend's tor succeeds.
     pub async fn tor_is_alive(&self) -> Result<bool> {
         match self.ask(9401, "/tor/livez").await {
             Ok(_) => Ok(true),
@@ -234,7 +235,7 @@ fn backend(number: usize) -> String {
     format!("web-backend-{number}")
 }
 
-/// Gives its UID.
+/// Creates a pod and returns its UID.
 async fn create_pod(client: &Client, namespace: &str, name: &str, component: Component) -> Result<String> {
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {"name": name, "labels": labels(SERVICE, Some(component))},
@@ -244,5 +245,5 @@ async fn create_pod(client: &Client, namespace: &str, name: &str, component: Com
         },
     }))?;
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    pods.create(&PostParams::default(), &pod).await?.uid().context("a UID")
+    pods.create(&PostParams::default(), &pod).await?.uid().context("the new pod has no UID")
 }

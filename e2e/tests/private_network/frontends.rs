@@ -1,5 +1,6 @@
-//! Several publishers of one service with a Lease on a real API server: who leads when one dies, freezes, or is cut off, and that
-//! HSDirs end with one descriptor also where two lead.
+//! Checks the leadership of several publishers of one service, with a Lease on a real API server: a
+//! standby takes over when the leader freezes or is cut off, and the HSDirs end up with one
+//! descriptor even if two publishers lead.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,34 +15,36 @@ use crate::frontend_pods::{CUT_OFF, Frontend, Pods};
 
 const BACKENDS: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(120);
-/// From the leader's end to the standby's descriptor on all HSDirs.
+/// The maximum time from the leader's failure until all HSDirs hold the standby's descriptor.
 const TAKEN_OVER: Duration = Duration::from_secs(25);
-/// From the change that a leader cannot publish to another's descriptor on all HSDirs: 60 s to notice, then a renewal.
-const GIVEN_WAY: Duration = Duration::from_secs(85);
+/// The maximum time from a change that the leader cannot publish until all HSDirs hold another
+/// frontend's descriptor: 60 s to notice, then a renewal.
+const GAVE_WAY: Duration = Duration::from_secs(85);
 
 #[tokio::test]
-async fn one_publisher_leads_whatever_becomes_of_the_others() -> Result<()> {
+async fn one_publisher_leads_when_others_fail() -> Result<()> {
     let _network = NETWORK.lock().await;
     let mut pods = Pods::start(BACKENDS).await?;
-    let outcome = story(&mut pods).await;
+    let outcome = scenario(&mut pods).await;
     pods.plane.end(outcome)
 }
 
-async fn story(pods: &mut Pods) -> Result<()> {
+async fn scenario(pods: &mut Pods) -> Result<()> {
     let first = pods.frontend("a").await?;
     first.until_published(BACKENDS).await?;
     let second = pods.frontend("b").await?;
     pods.set_ready(&first).await?;
     pods.set_ready(&second).await?;
-    // Which backends it asks; those of a standby are all called Starting, since it publishes none of them.
+    // A standby already polls its backends, but reports all of them as Starting because it
+    // publishes none.
     let of_standby = |figures: &BTreeMap<String, u64>| {
         (figures.get("leading"), figures.get("backends{state=\"Starting\"}")) == (Some(&0), Some(&(BACKENDS as u64)))
     };
-    second.until("it stands by, and knows the backends", PATIENCE, of_standby).await?;
+    second.until("it is a standby and knows the backends", PATIENCE, of_standby).await?;
 
     a_frozen_leader_is_replaced_and_posts_nothing_when_it_thaws(pods, &first, &second).await?;
     a_frozen_tor_fails_its_probe(pods, &first).await?;
-    two_that_lead_come_to_rest(pods, &second).await?;
+    two_leaders_converge_on_one_descriptor(pods, &second).await?;
     a_leader_that_is_cut_off_gives_way(pods, &second, &first).await
 }
 
@@ -59,28 +62,36 @@ async fn a_frozen_leader_is_replaced_and_posts_nothing_when_it_thaws(
     let taken_over = frozen.elapsed();
     println!("figure frontend_frozen_republished_s {:.1} s", taken_over.as_secs_f64());
     println!("figure standby_leads_to_published_s {:.1} s", led.elapsed().as_secs_f64());
-    ensure!(taken_over < TAKEN_OVER, "taken over after {taken_over:?}");
+    ensure!(taken_over < TAKEN_OVER, "the standby took over after {taken_over:?}");
     for (figure, counter) in standby.periods("revision").await? {
         let known = before.get(&format!("revision{figure}"));
-        ensure!(known.is_none_or(|known| *known < counter), "the counter of {figure} rises from {known:?}: {counter}");
+        ensure!(
+            known.is_none_or(|known| *known < counter),
+            "the counter of {figure} must rise from {known:?}, but is {counter}"
+        );
     }
     stored_counters(pods, standby).await?;
 
     pods.signal(&leader.publisher, Signal::CONT)?;
-    leader.until("it has noticed", PATIENCE, |figures| figures.get("leading") == Some(&0)).await?;
-    // What is awaited is that nothing happens: an upload that it took up would end within this time.
+    leader
+        .until("it has noticed that it lost the Lease", PATIENCE, |figures| figures.get("leading") == Some(&0))
+        .await?;
+    // Nothing may happen in this time. An upload that the old leader resumed would end within it.
     sleep(Duration::from_secs(20)).await;
     let after = leader.figures().await?;
     let uploads = |figures: &BTreeMap<String, u64>| -> Vec<_> {
         let uploads = figures.iter().filter(|(figure, _)| figure.starts_with("uploads_total"));
         uploads.map(|(figure, count)| (figure.clone(), *count)).collect()
     };
-    ensure!(uploads(&before) == uploads(&after), "it posted: {before:?}, then {after:?}");
-    ensure!(pods.holder().await? == standby.identity, "the Lease stays");
+    ensure!(
+        uploads(&before) == uploads(&after),
+        "the old leader uploaded after it resumed; before: {before:?}, after: {after:?}"
+    );
+    ensure!(pods.holder().await? == standby.identity, "the standby must keep the Lease");
     Ok(())
 }
 
-/// The Lease has the counters of the descriptors that are published now.
+/// Waits until the Lease has the counters of the descriptors that are published now.
 async fn stored_counters(pods: &Pods, leader: &Frontend) -> Result<()> {
     until("the counters are stored", Duration::from_secs(10), async || {
         let stored = pods.annotation("onionbalance.dev/revision-counters").await?.unwrap_or_default();
@@ -93,34 +104,38 @@ async fn stored_counters(pods: &Pods, leader: &Frontend) -> Result<()> {
 }
 
 async fn a_frozen_tor_fails_its_probe(pods: &Pods, frontend: &Frontend) -> Result<()> {
-    ensure!(frontend.tor_is_alive().await?, "it answers");
+    ensure!(frontend.tor_is_alive().await?, "the tor must be alive before it is frozen");
     let frozen = Instant::now();
     pods.signal(&frontend.tor, Signal::STOP)?;
     until("/tor/livez fails", Duration::from_secs(60), async || {
-        Ok(if frontend.tor_is_alive().await? { Seen::not_yet("it says ok") } else { Seen::Yes(()) })
+        Ok(if frontend.tor_is_alive().await? { Seen::not_yet("it still succeeds") } else { Seen::Yes(()) })
     })
     .await?;
     let noticed = frozen.elapsed();
     println!("figure frontend_tor_freeze_noticed_s {:.1} s", noticed.as_secs_f64());
-    ensure!((Duration::from_secs(19)..Duration::from_secs(35)).contains(&noticed), "noticed after {noticed:?}");
+    ensure!(
+        (Duration::from_secs(19)..Duration::from_secs(35)).contains(&noticed),
+        "the frozen tor was noticed after {noticed:?}"
+    );
     pods.signal(&frontend.tor, Signal::CONT)?;
-    until("/tor/livez is well again", PATIENCE, async || {
-        Ok(if frontend.tor_is_alive().await? { Seen::Yes(()) } else { Seen::not_yet("it fails") })
+    until("/tor/livez succeeds again", PATIENCE, async || {
+        Ok(if frontend.tor_is_alive().await? { Seen::Yes(()) } else { Seen::not_yet("it still fails") })
     })
     .await?;
-    frontend.until("it has a tor", PATIENCE, |figures| figures.get("tor_up") == Some(&1)).await
+    frontend.until("its tor is up again", PATIENCE, |figures| figures.get("tor_up") == Some(&1)).await
 }
 
-/// In a split, one that does not see the Lease goes on beside the other.
-async fn two_that_lead_come_to_rest(pods: &Pods, leader: &Frontend) -> Result<()> {
+/// Simulates a split in which a publisher that cannot see the Lease leads along with the holder.
+async fn two_leaders_converge_on_one_descriptor(pods: &Pods, leader: &Frontend) -> Result<()> {
     let other = pods.frontend_without_lease("split").await?;
     other.until_published(BACKENDS).await?;
     pods.plane.kill_backend(0)?;
     pods.delete_backend(0).await?;
     let backends = BACKENDS - 1;
-    until("one descriptor is left, and neither publisher outdoes the other any more", PATIENCE, async || {
+    until("one descriptor is left, and neither publisher supersedes the other any more", PATIENCE, async || {
         let before = greatest_counters(leader, &other).await?;
-        // What is awaited is that nothing happens: whoever is rejected publishes again at once.
+        // Nothing may happen in this time. A publisher whose upload is rejected publishes again
+        // immediately.
         sleep(Duration::from_secs(10)).await;
         let counters = greatest_counters(leader, &other).await?;
         let client = pods.plane.client().await?;
@@ -138,7 +153,7 @@ async fn two_that_lead_come_to_rest(pods: &Pods, leader: &Frontend) -> Result<()
     pods.stop(&other).await
 }
 
-/// The greater counter that either has used, by time period.
+/// Returns the higher revision counter of the two frontends for each time period.
 async fn greatest_counters(one: &Frontend, other: &Frontend) -> Result<BTreeMap<String, u64>> {
     let mut greatest = one.periods("revision").await?;
     for (period, counter) in other.periods("revision").await? {
@@ -151,29 +166,33 @@ async fn greatest_counters(one: &Frontend, other: &Frontend) -> Result<BTreeMap<
 async fn a_leader_that_is_cut_off_gives_way(pods: &Pods, leader: &Frontend, standby: &Frontend) -> Result<()> {
     leader.until_published(BACKENDS - 1).await?;
     let mut control = pods.control(leader).await?;
-    ensure!(control.command("SETCONF DisableNetwork=1").await?, "tor refuses to be cut off");
+    ensure!(control.command("SETCONF DisableNetwork=1").await?, "tor refused to disable its network");
     let changed = Instant::now();
     pods.plane.kill_backend(1)?;
     pods.delete_backend(1).await?;
-    standby.until("it leads", GIVEN_WAY, |figures| figures.get("leading") == Some(&1)).await?;
-    ensure!(changed.elapsed() > Duration::from_secs(55), "it was not waited for");
+    standby.until("it leads", GAVE_WAY, |figures| figures.get("leading") == Some(&1)).await?;
+    ensure!(changed.elapsed() > Duration::from_secs(55), "the leader lost the Lease too early");
     let named = pods.annotation(CUT_OFF).await?;
     standby.until_published(BACKENDS - 2).await?;
-    let given_way = changed.elapsed();
-    println!("figure frontend_cut_off_republished_s {:.1} s", given_way.as_secs_f64());
-    ensure!(given_way < GIVEN_WAY, "given way after {given_way:?}");
-    ensure!(named.as_deref() == Some(&leader.identity) || named.is_none(), "named: {named:?}");
-    // It works: nobody need be named any more. The other one does not take it back.
-    until("nobody is named", Duration::from_secs(15), async || {
+    let gave_way = changed.elapsed();
+    println!("figure frontend_cut_off_republished_s {:.1} s", gave_way.as_secs_f64());
+    ensure!(gave_way < GAVE_WAY, "the new leader published after {gave_way:?}");
+    ensure!(
+        named.as_deref() == Some(&leader.identity) || named.is_none(),
+        "the Lease names another frontend as cut off: {named:?}"
+    );
+    // Once the new leader works, the annotation is removed, and the old leader does not take the
+    // Lease back.
+    until("the Lease names no frontend as cut off", Duration::from_secs(15), async || {
         let named = pods.annotation(CUT_OFF).await?;
         Ok(named.map_or(Seen::Yes(()), Seen::NotYet))
     })
     .await?;
-    ensure!(leader.tor_is_alive().await?, "a tor that waits for the network is not silent");
-    ensure!(pods.holder().await? == standby.identity, "the Lease stays");
-    ensure!(control.command("SETCONF DisableNetwork=0").await?, "tor refuses to be connected");
+    ensure!(leader.tor_is_alive().await?, "a tor without a network must still pass its liveness probe");
+    ensure!(pods.holder().await? == standby.identity, "the standby must keep the Lease");
+    ensure!(control.command("SETCONF DisableNetwork=0").await?, "tor refused to enable its network");
     let onion = pods.plane.onion().to_owned();
     let client = pods.plane.client().await?;
-    client.fetch(&onion, "last").await.context("the service answers")?;
+    client.fetch(&onion, "last").await.context("the service does not answer")?;
     client.remove().await
 }

@@ -1,5 +1,6 @@
-//! Tors lose their directory information while their circuits stand, and get it back, as when the authorities come back after an
-//! outage. From then on C tor does nothing for its onion service until it happens to build a circuit: agents have it build one.
+//! Checks tors that lose their directory information while their circuits are open and then get it
+//! back, as after an outage of the authorities. From then on, C tor does nothing for its onion
+//! service until it happens to build a circuit. The agent makes it build one.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,26 +14,27 @@ use crate::NETWORK;
 use crate::data_plane::DataPlane;
 
 const POINTS: usize = 3;
-/// Its agent stands still: nobody helps this tor.
+/// The backend whose agent is frozen, so that nothing mends its tor.
 const ALONE: usize = 0;
+/// The backend whose agent works.
 const HELPED: usize = 1;
 const BACKENDS: usize = 2;
-/// New microdescriptors take some voting rounds of 20 s.
+/// New microdescriptors take a few voting intervals of 20 s.
 const LOST: Duration = Duration::from_secs(120);
-/// In the first moments tor still builds what it had begun.
+/// In the first moments, tor still finishes the circuits that it had begun.
 const STILL: Duration = Duration::from_secs(10);
-/// 30 s to notice, then a circuit; tried again every 30 s.
-const GOES_ON: Duration = Duration::from_secs(120);
+/// The agent needs 30 s to notice and then builds a circuit. It retries every 30 s.
+const RECOVERED: Duration = Duration::from_secs(120);
 
 #[tokio::test]
-async fn a_service_that_stands_still_is_set_going_again() -> Result<()> {
+async fn an_agent_mends_a_stalled_onion_service() -> Result<()> {
     let _network = NETWORK.lock().await;
     let plane = DataPlane::start(BACKENDS).await?;
-    let outcome = story(&plane).await;
+    let outcome = scenario(&plane).await;
     plane.end(outcome)
 }
 
-async fn story(plane: &DataPlane) -> Result<()> {
+async fn scenario(plane: &DataPlane) -> Result<()> {
     for backend in [ALONE, HELPED] {
         until_it_has_points(plane, backend).await?;
     }
@@ -41,69 +43,78 @@ async fn story(plane: &DataPlane) -> Result<()> {
     plane.replace_microdescriptors().await?;
     let mut since = None;
     until("both backends lost their directory information and got it back", LOST, async || {
-        let standing = stands_still(plane, HELPED).await? && stands_still(plane, ALONE).await?;
+        let stalled = is_stalled(plane, HELPED).await? && is_stalled(plane, ALONE).await?;
         let for_long = *since.get_or_insert_with(Instant::now);
-        if !standing {
+        if !stalled {
             since = None;
         }
-        let is_still = standing && for_long.elapsed() >= STILL;
-        Ok(if is_still { Seen::Yes(()) } else { Seen::not_yet("a service goes on") })
+        let is_still = stalled && for_long.elapsed() >= STILL;
+        Ok(if is_still { Seen::Yes(()) } else { Seen::not_yet("a service is still active") })
     })
     .await?;
-    // A tor that looks after its service replaces them within seconds.
+    // A tor that maintains its service replaces these circuits within seconds.
     for backend in [HELPED, ALONE] {
         close_introduction_circuits(plane, backend).await?;
     }
     let closed = Instant::now();
-    // (Its descriptor names the closed ones until it looks after its service again.)
+    // The descriptor still names the closed circuits' points until tor maintains its service again.
     until_it_has_circuits(plane, HELPED).await?;
-    let goes_on = closed.elapsed();
-    println!("figure stalled_service_goes_on_s {:.1} s", goes_on.as_secs_f64());
-    ensure!(asked_circuits(plane, HELPED).await? > 0, "its agent did nothing for it");
-    ensure!(stands_still(plane, ALONE).await?, "the other one goes on by itself: nothing is shown");
-    ensure!(introduction_circuits(plane, ALONE).await?.is_empty(), "it makes circuits");
+    let recovered = closed.elapsed();
+    println!("figure stalled_service_goes_on_s {:.1} s", recovered.as_secs_f64());
+    ensure!(asked_circuits(plane, HELPED).await? > 0, "the agent did not build a circuit");
+    ensure!(
+        is_stalled(plane, ALONE).await?,
+        "the tor without an agent recovered by itself, so this test proves nothing"
+    );
+    ensure!(introduction_circuits(plane, ALONE).await?.is_empty(), "the stalled tor builds introduction circuits");
 
     plane.signal_agent(ALONE, Signal::CONT)?;
     until_it_has_circuits(plane, ALONE).await?;
     for backend in [HELPED, ALONE] {
         until_it_has_points(plane, backend).await?;
     }
-    ensure!(!stands_still(plane, ALONE).await?);
-    // Nobody was ended, and the frontend's tor, which lost as much, publishes what is new.
+    ensure!(!is_stalled(plane, ALONE).await?);
+    // No process has ended, and the frontend's tor, which also lost its directory information,
+    // publishes the changes.
     plane.check()?;
     until_published(plane).await?;
     let client = plane.client().await?;
-    client.fetch(plane.onion(), "after").await.context("the service answers")?;
+    client.fetch(plane.onion(), "after").await.context("the service does not answer")?;
     client.remove().await?;
     a_tor_that_restarts_keeps_its_guards(plane, HELPED).await
 }
 
-/// As one does that its agent ended.
+/// Restarts a tor, as its agent might, and checks that it keeps its guards.
 async fn a_tor_that_restarts_keeps_its_guards(plane: &DataPlane, backend: usize) -> Result<()> {
     let before = guards(plane, backend).await?;
-    ensure!(!before.is_empty(), "it has a guard");
+    ensure!(!before.is_empty(), "the tor has no guard");
     plane.stop_backends_tor(backend).await?;
-    until("its agent sees that it is gone", GOES_ON, async || {
+    until("the agent has noticed that its tor ended", RECOVERED, async || {
         let held = plane.points(backend).await?.len();
-        Ok(if held == 0 { Seen::Yes(()) } else { Seen::not_yet(format!("it has {held} points")) })
+        Ok(if held == 0 { Seen::Yes(()) } else { Seen::not_yet(format!("it still reports {held} points")) })
     })
     .await?;
     plane.restart_backends_tor(backend)?;
     until_it_has_points(plane, backend).await?;
     let after = guards(plane, backend).await?;
-    ensure!(before.iter().all(|guard| after.contains(guard)), "its guards were {before:?} and are {after:?}");
+    ensure!(before.iter().all(|guard| after.contains(guard)), "the guards changed from {before:?} to {after:?}");
     Ok(())
 }
 
-/// The relays that its circuits begin at.
+/// Returns the first relays of the tor's onion service circuits.
 async fn guards(plane: &DataPlane, backend: usize) -> Result<BTreeSet<String>> {
-    let reply = plane.backend_control(backend).await?.ask("GETINFO circuit-status").await?.context("tor knows")?;
+    let reply = plane
+        .backend_control(backend)
+        .await?
+        .ask("GETINFO circuit-status")
+        .await?
+        .context("tor rejected GETINFO circuit-status")?;
     let paths = reply.iter().filter(|line| line.contains("PURPOSE=HS_")).filter_map(|line| line.split(' ').nth(2));
     Ok(paths.filter_map(|path| path.split(',').next()).map(str::to_owned).collect())
 }
 
 async fn until_it_has_points(plane: &DataPlane, backend: usize) -> Result<()> {
-    until(&format!("backend {backend} has its points"), GOES_ON, async || {
+    until(&format!("backend {backend} has its points"), RECOVERED, async || {
         let held = plane.points(backend).await.map(|points| points.len()).unwrap_or_default();
         Ok(if held >= POINTS { Seen::Yes(()) } else { Seen::not_yet(format!("it has {held}")) })
     })
@@ -111,17 +122,17 @@ async fn until_it_has_points(plane: &DataPlane, backend: usize) -> Result<()> {
 }
 
 async fn until_it_has_circuits(plane: &DataPlane, backend: usize) -> Result<()> {
-    until(&format!("backend {backend} has circuits to its points"), GOES_ON, async || {
+    until(&format!("backend {backend} has circuits to its points"), RECOVERED, async || {
         let held = introduction_circuits(plane, backend).await?.len();
         Ok(if held >= POINTS { Seen::Yes(()) } else { Seen::not_yet(format!("it has {held}")) })
     })
     .await
 }
 
-/// Waits until the newest descriptors, which all HSDirs took, have more points than one backend has. (A relay that both chose is in it
-/// once.)
+/// Waits until the newest descriptors, which all HSDirs have accepted, have more points than one
+/// backend has. A relay that both backends chose occurs only once.
 async fn until_published(plane: &DataPlane) -> Result<()> {
-    until("all points are published", GOES_ON, async || {
+    until("all points are published", RECOVERED, async || {
         let points = plane.metric("introduction_points").await?;
         let (accepted, hsdirs) = (plane.metric("hsdirs_accepted").await?, plane.metric("hsdirs").await?);
         let enough = points.values().all(|points| *points > POINTS as u64);
@@ -131,24 +142,35 @@ async fn until_published(plane: &DataPlane) -> Result<()> {
     .await
 }
 
-/// It could build circuits, and waits for one that somebody builds.
-async fn stands_still(plane: &DataPlane, backend: usize) -> Result<bool> {
+/// Returns true if the tor has enough directory information to build circuits but waits until
+/// something builds one.
+async fn is_stalled(plane: &DataPlane, backend: usize) -> Result<bool> {
     let mut control = plane.backend_control(backend).await?;
     let mut says = async |what: &str| -> Result<bool> {
         let key = format!("status/{what}");
-        let reply = control.ask(&format!("GETINFO {key}")).await?.context("tor knows")?;
+        let reply = control.ask(&format!("GETINFO {key}")).await?.context("tor rejected GETINFO")?;
         Ok(reply.first() == Some(&format!("{key}=1")))
     };
     Ok(says("enough-dir-info").await? && !says("circuit-established").await?)
 }
 
 async fn asked_circuits(plane: &DataPlane, backend: usize) -> Result<u64> {
-    plane.agents_metric(backend, "circuits_total").await?.into_values().next().context("the agent counts them")
+    plane
+        .agents_metric(backend, "circuits_total")
+        .await?
+        .into_values()
+        .next()
+        .context("the agent does not count circuits")
 }
 
-/// The ids of the circuits to its introduction points.
+/// Returns the ids of the circuits to the tor's introduction points.
 async fn introduction_circuits(plane: &DataPlane, backend: usize) -> Result<Vec<String>> {
-    let reply = plane.backend_control(backend).await?.ask("GETINFO circuit-status").await?.context("tor knows")?;
+    let reply = plane
+        .backend_control(backend)
+        .await?
+        .ask("GETINFO circuit-status")
+        .await?
+        .context("tor rejected GETINFO circuit-status")?;
     let circuits = reply.iter().filter(|line| line.contains("PURPOSE=HS_SERVICE_INTRO"));
     Ok(circuits.filter_map(|line| line.split(' ').next()).map(str::to_owned).collect())
 }
@@ -156,7 +178,7 @@ async fn introduction_circuits(plane: &DataPlane, backend: usize) -> Result<Vec<
 async fn close_introduction_circuits(plane: &DataPlane, backend: usize) -> Result<()> {
     let mut control = plane.backend_control(backend).await?;
     for id in introduction_circuits(plane, backend).await? {
-        ensure!(control.command(&format!("CLOSECIRCUIT {id}")).await?, "tor refuses to close a circuit");
+        ensure!(control.command(&format!("CLOSECIRCUIT {id}")).await?, "tor refused to close a circuit");
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! The data plane as plain processes on a private Tor network: stock tors, agents and a publisher, without Kubernetes.
+//! Tests the data plane as plain processes on a private Tor network: stock tors, agents and a
+//! publisher, without Kubernetes.
 
 mod data_plane;
 mod external_backends;
@@ -10,7 +11,11 @@ mod many_backends;
 mod needles;
 mod restricted;
 #[path = "../../../tests/operator_api_server/server.rs"]
-#[allow(dead_code, clippy::expect_used, reason = "of it only the bring-up is used; it fails like a test")]
+#[allow(
+    dead_code,
+    clippy::expect_used,
+    reason = "only the functions that start the server are used, and they fail like a test"
+)]
 mod server;
 mod silent_hsdirs;
 mod stock;
@@ -32,36 +37,36 @@ use crate::data_plane::DataPlane;
 
 const BACKENDS: usize = 3;
 
-/// Private networks use the same ports: one at a time.
+/// Private networks use the same ports, so only one can run at a time.
 static NETWORK: Mutex<()> = Mutex::const_new(());
 
 #[tokio::test]
-async fn all_backends_serve_and_a_dead_one_leaves_the_descriptor() -> Result<()> {
+async fn all_backends_serve_and_a_dead_one_is_withdrawn() -> Result<()> {
     let _network = NETWORK.lock().await;
     let mut plane = DataPlane::start(BACKENDS).await?;
-    let outcome = story(&mut plane).await;
+    let outcome = scenario(&mut plane).await;
     plane.end(outcome)
 }
 
-async fn story(plane: &mut DataPlane) -> Result<()> {
+async fn scenario(plane: &mut DataPlane) -> Result<()> {
     first_page(plane).await?;
     let all: BTreeSet<usize> = (0..BACKENDS).collect();
     all_points_are_published(plane, &all).await?;
-    ensure!(who_serves(plane, &all).await? == all);
+    ensure!(serving_backends(plane, &all).await? == all);
     an_arti_client_connects(plane, &all).await?;
 
     let dead = 0;
     let points = plane.points(dead).await?;
     plane.kill_backend(dead)?;
-    until("a dead backend's points leave the descriptor", Duration::from_secs(45), async || {
+    until("the dead backend's points have left the descriptor", Duration::from_secs(45), async || {
         let merged = plane.descriptor().await?;
         let left = merged.auth_keys().iter().filter(|key| points.contains(**key)).count();
-        Ok(if left == 0 { Seen::Yes(()) } else { Seen::not_yet(format!("{left} are in it")) })
+        Ok(if left == 0 { Seen::Yes(()) } else { Seen::not_yet(format!("{left} of them are still in it")) })
     })
     .await?;
     let alive: BTreeSet<usize> = (1..BACKENDS).collect();
     all_points_are_published(plane, &alive).await?;
-    ensure!(who_serves(plane, &alive).await? == alive, "the others go on");
+    ensure!(serving_backends(plane, &alive).await? == alive, "the other backends must continue to serve");
     plane.no_secret_is_in_a_log()
 }
 
@@ -78,24 +83,25 @@ async fn first_page(plane: &DataPlane) -> Result<()> {
     client.remove().await
 }
 
-/// A client that shares no code with C tor finds, opens and uses the descriptor.
+/// Checks that a client which shares no code with C tor can fetch, decrypt and use the descriptor.
 async fn an_arti_client_connects(plane: &DataPlane, backends: &BTreeSet<usize>) -> Result<()> {
     let client = plane.arti_client().await?;
     for number in 0..5 {
         let page = client.fetch(plane.onion(), &number.to_string()).await.context("arti's fetch failed")?;
-        let backend = page.trim().parse().with_context(|| format!("not a backend's number: {page:?}"))?;
-        ensure!(backends.contains(&backend), "{backend} is no backend's number");
+        let backend = page.trim().parse().with_context(|| format!("the page is not a backend's number: {page:?}"))?;
+        ensure!(backends.contains(&backend), "no backend has the number {backend}");
     }
     client.remove().await
 }
 
-/// Every point of the merged descriptor is one that these backends' tors have, and each of them has one in it. No relay is in
-/// it twice: a client would never use the second.
+/// Waits until every point of the merged descriptor belongs to one of these backends' tors and each
+/// backend has a point in it. No relay may occur twice, because a client would never use the second
+/// point.
 async fn all_points_are_published(plane: &DataPlane, backends: &BTreeSet<usize>) -> Result<()> {
     until("the descriptor has points of every backend", Duration::from_secs(60), async || {
         let merged: Descriptor = plane.descriptor().await?;
         let relays: BTreeSet<_> = merged.points.iter().map(|point| &point.relay).collect();
-        ensure!(relays.len() == merged.points.len(), "a relay is in the descriptor twice: {merged:?}");
+        ensure!(relays.len() == merged.points.len(), "a relay occurs twice in the descriptor: {merged:?}");
         let mut strangers = merged.auth_keys();
         let mut absent = Vec::new();
         for &backend in backends {
@@ -106,14 +112,15 @@ async fn all_points_are_published(plane: &DataPlane, backends: &BTreeSet<usize>)
             strangers.retain(|key| !own.contains(*key));
         }
         let done = absent.is_empty() && strangers.is_empty();
-        let why = format!("none of the backends {absent:?}; {} unknown points", strangers.len());
+        let why = format!("the backends {absent:?} have no point; {} points are unknown", strangers.len());
         Ok(if done { Seen::Yes(()) } else { Seen::NotYet(why) })
     })
     .await
 }
 
-/// Fetches, all of which must succeed, until these backends have served.
-async fn who_serves(plane: &DataPlane, expected: &BTreeSet<usize>) -> Result<BTreeSet<usize>> {
+/// Fetches until these backends have served, and returns the backends that did. Every fetch must
+/// succeed.
+async fn serving_backends(plane: &DataPlane, expected: &BTreeSet<usize>) -> Result<BTreeSet<usize>> {
     const CLIENTS: usize = 10;
     const FETCHES_PER_CLIENT: usize = 6;
     let mut seen = BTreeSet::new();
@@ -121,7 +128,7 @@ async fn who_serves(plane: &DataPlane, expected: &BTreeSet<usize>) -> Result<BTr
         let client = plane.client().await?;
         for number in 0..FETCHES_PER_CLIENT {
             let page = client.fetch(plane.onion(), &number.to_string()).await.context("a fetch failed")?;
-            seen.insert(page.trim().parse().with_context(|| format!("not a backend's number: {page:?}"))?);
+            seen.insert(page.trim().parse().with_context(|| format!("the page is not a backend's number: {page:?}"))?);
         }
         client.remove().await?;
         if expected.is_subset(&seen) {

@@ -1,4 +1,4 @@
-//! More points than one descriptor holds.
+//! Checks a service with more introduction points than fit into one descriptor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,44 +17,46 @@ use tokio::time::Instant;
 use crate::NETWORK;
 use crate::data_plane::DataPlane;
 
-/// Only relays that the authorities call Stable, about half of them, become introduction points: about as many as a descriptor holds.
+/// The number of relays. Only those that the authorities call Stable, about half of them, become
+/// introduction points, which is about as many as a descriptor holds.
 const RELAYS: u16 = 38;
-/// What a descriptor holds.
+/// The maximum number of points in a descriptor.
 const POINTS: usize = 20;
 const BACKENDS: usize = 60;
-/// HSDirs that clients ask: three of each replica.
+/// The number of HSDirs that clients ask: three of each replica.
 const ASKED: usize = 6;
 const FETCHES: usize = 300;
 const CLIENTS: usize = 30;
-/// A machine has few processors, and the whole network is on it.
+/// The number of concurrent clients. The whole network shares the few processors of this machine.
 const AT_ONCE: usize = 6;
 const REACHED: usize = 55;
-/// Lost to a time period that begins meanwhile, when every backend gets new points.
+/// The number of fetches that may fail, because a new time period may begin meanwhile in which
+/// every backend gets new points.
 const FAILED: usize = FETCHES / 20;
 
 #[tokio::test]
-async fn sixty_backends_are_all_in_reach() -> Result<()> {
+async fn clients_can_reach_all_of_sixty_backends() -> Result<()> {
     let _network = NETWORK.lock().await;
     let start = Instant::now();
     let plane = DataPlane::start_on(RELAYS, BACKENDS).await?;
-    eprintln!("{BACKENDS} backends run after {:.0} s", start.elapsed().as_secs_f64());
-    let outcome = story(&plane, start).await;
+    eprintln!("{BACKENDS} backends are running after {:.0} s", start.elapsed().as_secs_f64());
+    let outcome = scenario(&plane, start).await;
     plane.end(outcome)
 }
 
-async fn story(plane: &DataPlane, start: Instant) -> Result<()> {
+async fn scenario(plane: &DataPlane, start: Instant) -> Result<()> {
     let asker = plane.client().await?;
-    until("the HSDirs show all backends", Duration::from_secs(240), async || {
+    until("the HSDirs' descriptors contain all backends", Duration::from_secs(240), async || {
         plane.check()?;
         let held = plane.newest_descriptors(&asker).await?;
         let seen = distinct(&held)?;
         if let Seen::NotYet(_) = seen { Ok(seen) } else { all_backends_are_shown(plane, &held).await }
     })
     .await?;
-    eprintln!("all are shown after {:.0} s", start.elapsed().as_secs_f64());
+    eprintln!("the descriptors contain all backends after {:.0} s", start.elapsed().as_secs_f64());
 
     let clients = clients(plane).await?;
-    eprintln!("{CLIENTS} clients run after {:.0} s", start.elapsed().as_secs_f64());
+    eprintln!("{CLIENTS} clients are running after {:.0} s", start.elapsed().as_secs_f64());
     let few = Semaphore::new(AT_ONCE);
     let pages = try_join_all(clients.iter().map(|client| fetches(client, plane.onion(), &few))).await?.concat();
     let served: Vec<usize> = pages.iter().flatten().copied().collect();
@@ -62,30 +64,37 @@ async fn story(plane: &DataPlane, start: Instant) -> Result<()> {
     println!("figure distinct_fetches {} fetches", pages.len());
     println!("figure distinct_fetches_failed {} fetches", pages.len() - served.len());
     println!("figure distinct_backends_reached {reached} backends");
-    eprintln!("fetched after {:.0} s", start.elapsed().as_secs_f64());
+    eprintln!("finished all fetches after {:.0} s", start.elapsed().as_secs_f64());
     ensure!(reached >= REACHED, "only {reached} of {BACKENDS} backends were reached");
     ensure!(pages.len() - served.len() <= FAILED, "{} fetches failed", pages.len() - served.len());
     Ok(())
 }
 
-/// Whether the HSDirs hold different descriptors, all with as many points.
+/// Reports whether the HSDirs hold different descriptors with equally many points.
 fn distinct(held: &BTreeMap<String, Descriptor>) -> Result<Seen<()>> {
     let sets: BTreeSet<BTreeSet<&str>> = held.values().map(Descriptor::auth_keys).collect();
     for descriptor in held.values() {
         let relays: BTreeSet<_> = descriptor.points.iter().map(|point| &point.relay).collect();
-        ensure!(relays.len() == descriptor.points.len(), "a relay is in a descriptor twice: {descriptor:?}");
-        ensure!(relays.len() <= POINTS && descriptor.bytes < 50_000, "a client refuses this: {descriptor:?}");
+        ensure!(relays.len() == descriptor.points.len(), "a relay occurs twice in a descriptor: {descriptor:?}");
+        ensure!(
+            relays.len() <= POINTS && descriptor.bytes < 50_000,
+            "clients would reject this descriptor: {descriptor:?}"
+        );
     }
     let sizes: BTreeSet<usize> = held.values().map(|descriptor| descriptor.points.len()).collect();
     let done = sets.len() == ASKED && sizes.len() == 1 && held.len() > ASKED;
-    let why =
-        format!("{} HSDirs hold {} different descriptors of one counter, of {sizes:?} points", held.len(), sets.len());
+    let why = format!(
+        "{} HSDirs hold {} different descriptors with the same counter and {sizes:?} points",
+        held.len(),
+        sets.len()
+    );
     Ok(if done { Seen::Yes(()) } else { Seen::NotYet(why) })
 }
 
-/// Every point is one that a backend has now. A descriptor is full: it has 20 points, or one at each relay at which there is one. Each
-/// HSDir's descriptor counts once, and no two backends' points in them differ by more than two: a descriptor names a relay once, so that
-/// who shares its relays with many may have one place fewer than others, or one more.
+/// Checks the HSDirs' descriptors. Every point currently belongs to a backend. Each descriptor is
+/// full: it has 20 points, or one at each relay that has a point. Counting the descriptors of all
+/// HSDirs, the backends' numbers of points differ by at most two. A descriptor names a relay only
+/// once, so a backend that shares its relays with many others may get one place fewer, or one more.
 async fn all_backends_are_shown(plane: &DataPlane, held: &BTreeMap<String, Descriptor>) -> Result<Seen<()>> {
     let sets: BTreeSet<BTreeSet<&str>> = held.values().map(Descriptor::auth_keys).collect();
     let own: Vec<Descriptor> = stream::iter(0..BACKENDS)
@@ -114,13 +123,13 @@ async fn all_backends_are_shown(plane: &DataPlane, held: &BTreeMap<String, Descr
         return Ok(Seen::Yes(()));
     }
     Ok(Seen::not_yet(format!(
-        "{shown} of {BACKENDS} backends are shown, {least} to {most} times; all points are current: {all}; there are points at {} \
-         relays, and each descriptor has one at as many, or 20: {full}",
+        "{shown} of {BACKENDS} backends are in the descriptors, {least} to {most} times; all points are current: {all}; \
+         there are points at {} relays; all descriptors are full: {full}",
         relays.len()
     )))
 }
 
-/// Clients with their control connections.
+/// Starts the clients, a few at a time.
 async fn clients(plane: &DataPlane) -> Result<Vec<TorClient>> {
     let mut clients = Vec::new();
     while clients.len() < CLIENTS {
@@ -129,18 +138,20 @@ async fn clients(plane: &DataPlane) -> Result<Vec<TorClient>> {
     Ok(clients)
 }
 
-/// Each fetch with a descriptor that the client fetched for it: who served; None: it failed.
+/// Fetches several times, each with a newly fetched descriptor. Returns the number of the backend
+/// that served each fetch, or `None` if the fetch failed.
 async fn fetches(client: &TorClient, onion: &str, few: &Semaphore) -> Result<Vec<Option<usize>>> {
     let mut control = Control::open(&client.tor().control_socket(), &client.tor().cookie()).await?;
     let cached = format!("GETINFO hs/client/desc/id/{}", onion.trim_end_matches(".onion"));
     let mut pages = Vec::new();
     for number in 0..FETCHES / CLIENTS {
-        // Tor forgets circuits and descriptors with it, but at most once in ten seconds: it says OK and does so later.
-        ensure!(control.command("SIGNAL NEWNYM").await?, "tor refuses NEWNYM");
-        until("the client forgets the descriptor", Duration::from_secs(30), async || {
+        // NEWNYM makes tor drop its circuits and descriptors, but at most once in ten seconds. tor
+        // replies OK and does it later.
+        ensure!(control.command("SIGNAL NEWNYM").await?, "tor rejected NEWNYM");
+        until("the client has dropped the descriptor", Duration::from_secs(30), async || {
             let is_there =
                 Control::open(&client.tor().control_socket(), &client.tor().cookie()).await?.command(&cached).await?;
-            Ok(if is_there { Seen::not_yet("it is in its cache") } else { Seen::Yes(()) })
+            Ok(if is_there { Seen::not_yet("it is still in the cache") } else { Seen::Yes(()) })
         })
         .await?;
         let _turn = few.acquire().await?;
@@ -150,11 +161,12 @@ async fn fetches(client: &TorClient, onion: &str, few: &Semaphore) -> Result<Vec
         } else {
             ensure!(
                 control.command(&cached).await?,
-                "the client keeps what it fetched: else nothing shows that it forgets"
+                "the client must cache the descriptor, or the check that it was dropped proves nothing"
             );
         }
-        let page =
-            page.ok().map(|page| page.trim().parse().with_context(|| format!("not a backend's number: {page:?}")));
+        let page = page
+            .ok()
+            .map(|page| page.trim().parse().with_context(|| format!("the page is not a backend's number: {page:?}")));
         pages.push(page.transpose()?);
     }
     Ok(pages)

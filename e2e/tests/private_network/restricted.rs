@@ -1,4 +1,4 @@
-//! Restricted discovery, as real Tor clients meet it.
+//! Checks restricted discovery with real Tor clients.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use crate::NETWORK;
 use crate::data_plane::DataPlane;
 
 #[tokio::test]
-async fn who_has_a_key_connects_and_who_is_revoked_no_longer_does() -> Result<()> {
+async fn a_client_with_a_key_connects_and_a_revoked_client_does_not() -> Result<()> {
     let _network = NETWORK.lock().await;
     let mut plane = DataPlane::start(2).await?;
-    let outcome = story(&mut plane).await;
+    let outcome = scenario(&mut plane).await;
     plane.end(outcome)
 }
 
-async fn story(plane: &mut DataPlane) -> Result<()> {
+async fn scenario(plane: &mut DataPlane) -> Result<()> {
     let [alice_key, bob_key] = [[1; 32], [2; 32]].map(ClientSecretKey::from_bytes);
     plane.restrict(&[alice_key.public(), bob_key.public()]).await?;
     is_published(plane).await?;
@@ -26,9 +26,9 @@ async fn story(plane: &mut DataPlane) -> Result<()> {
     let bob = plane.client_with_key(&bob_key).await?;
     let stranger = plane.client().await?;
     for client in [&alice, &bob] {
-        client.fetch(plane.onion(), "first").await.context("an authorized client")?;
+        client.fetch(plane.onion(), "first").await.context("an authorized client could not connect")?;
     }
-    refused(&stranger, plane, "wants a client's key").await?;
+    refused(&stranger, plane, "requires a client key").await?;
 
     plane.restrict(&[alice_key.public()]).await?;
     is_published(plane).await?;
@@ -36,19 +36,25 @@ async fn story(plane: &mut DataPlane) -> Result<()> {
         client.forget(plane.onion()).await?;
     }
     refused(&bob, plane, "does not know this client's key").await?;
-    alice.fetch(plane.onion(), "second").await.context("a client that stays authorized")?;
+    alice.fetch(plane.onion(), "second").await.context("a client that is still authorized could not connect")?;
 
     plane.restrict(&[]).await?;
     is_published(plane).await?;
-    plane.client().await?.fetch(plane.onion(), "open").await.context("an open service")?;
+    plane
+        .client()
+        .await?
+        .fetch(plane.onion(), "open")
+        .await
+        .context("a client could not connect to the open service")?;
     Ok(())
 }
 
-/// All responsible HSDirs have the descriptors of the publisher that runs now, with points of both backends.
+/// Waits until all responsible HSDirs hold the descriptors of the running publisher, with points of
+/// both backends.
 async fn is_published(plane: &DataPlane) -> Result<()> {
     until("the HSDirs have the newest descriptors", Duration::from_secs(120), async || {
         plane.check()?;
-        // The publisher may only be about to listen.
+        // The publisher may not be listening yet.
         let Ok(points) = plane.metric("introduction_points").await else { return Ok(Seen::not_yet("no metrics")) };
         let (accepted, total) = (plane.metric("hsdirs_accepted").await?, plane.metric("hsdirs").await?);
         let done = points.len() == 2 && points.values().all(|points| *points > 3) && accepted == total;
@@ -59,7 +65,7 @@ async fn is_published(plane: &DataPlane) -> Result<()> {
 
 async fn refused(client: &TorClient, plane: &DataPlane, why: &str) -> Result<()> {
     let outcome = client.fetch(plane.onion(), "refused").await;
-    let error = outcome.err().context("a client that is not authorized connected")?;
+    let error = outcome.err().context("an unauthorized client connected")?;
     ensure!(format!("{error:#}").contains(why), "{error:#}");
     Ok(())
 }

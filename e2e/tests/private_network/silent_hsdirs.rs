@@ -1,4 +1,4 @@
-//! HSDirs that take everything and answer nothing.
+//! Checks HSDirs that accept connections and data but never answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,76 +14,86 @@ use tokio::time::{Instant, sleep};
 use crate::NETWORK;
 use crate::data_plane::DataPlane;
 
-/// Enough that most circuits can do without two of them.
+/// The number of relays, high enough that most circuits avoid two of them.
 const RELAYS: u16 = 24;
 const BACKENDS: usize = 3;
 const FROZEN: usize = 2;
 const UP_TO_DATE: Duration = Duration::from_secs(5);
 const CAUGHT_UP: Duration = Duration::from_secs(30);
-/// Longer than an upload's deadline, shorter than it takes the authorities to notice.
+/// The time for which the HSDirs are frozen. It is longer than an upload's deadline, and shorter
+/// than the authorities need to notice.
 const SILENCE: Duration = Duration::from_secs(25);
 
 #[tokio::test]
-async fn two_frozen_hsdirs_hold_nobody_up_and_are_caught_up() -> Result<()> {
+async fn two_frozen_hsdirs_do_not_delay_the_others_and_catch_up_later() -> Result<()> {
     let _network = NETWORK.lock().await;
     let plane = DataPlane::start_on(RELAYS, BACKENDS).await?;
-    let outcome = story(&plane).await;
+    let outcome = scenario(&plane).await;
     plane.end(outcome)
 }
 
-async fn story(plane: &DataPlane) -> Result<()> {
+async fn scenario(plane: &DataPlane) -> Result<()> {
     let client = plane.client().await?;
     let dead = BACKENDS - 1;
-    let held = calm(plane, &client, dead).await?;
+    let held = wait_settled(plane, &client, dead).await?;
     let frozen: Vec<String> = held.keys().take(FROZEN).cloned().collect();
-    // On a small network every few circuits would lead through one of the two, and what is measured is not that. A tor that has
-    // but four relays for its second hops could be left without any.
+    // On a small network, every few circuits would lead through one of the two relays, which is not
+    // the subject of this test. A tor that has only four relays for its second hops could be left
+    // without any.
     let exclude = format!("SETCONF VanguardsLiteEnabled=0 ExcludeNodes={}", frozen.join(","));
     let mut clients_tor = Control::open(&client.tor().control_socket(), &client.tor().cookie()).await?;
     for tor in [&mut plane.frontend_control().await?, &mut clients_tor] {
-        ensure!(tor.command(&exclude).await?, "tor refuses {exclude}");
+        ensure!(tor.command(&exclude).await?, "tor rejected {exclude}");
     }
-    calm(plane, &client, dead).await?;
+    wait_settled(plane, &client, dead).await?;
     let points = plane.points(dead).await?;
     let before = plane.metric("revision").await?;
-    ensure!(before.len() == 2, "both periods are published: {before:?}");
+    ensure!(before.len() == 2, "both time periods must be published: {before:?}");
     for hsdir in &frozen {
         plane.signal_relay(hsdir, Signal::STOP)?;
     }
 
     let change = Instant::now();
     plane.kill_backends_tor(dead)?;
-    until("the other HSDirs accept what is new", UP_TO_DATE, async || {
+    until("the other HSDirs have accepted the new descriptor", UP_TO_DATE, async || {
         let counters = plane.metric("revision").await?;
         let newer = counters.iter().all(|(period, counter)| before.get(period).is_none_or(|before| counter > before));
         let accepted = plane.metric("hsdirs_accepted").await?;
         let done = newer && all_accepted(plane, FROZEN).await?;
-        Ok(if done { Seen::Yes(()) } else { Seen::not_yet(format!("newer: {newer}; accepted by {accepted:?}")) })
+        Ok(if done {
+            Seen::Yes(())
+        } else {
+            Seen::not_yet(format!("descriptors are newer: {newer}; HSDirs that accepted them: {accepted:?}"))
+        })
     })
     .await?;
     println!("figure hsdirs_up_to_date_s {:.1} s", change.elapsed().as_secs_f64());
-    show_nothing_of(plane, &client, &points, &frozen).await?;
+    wait_withdrawn(plane, &client, &points, &frozen).await?;
 
     sleep(SILENCE.saturating_sub(change.elapsed())).await;
-    ensure!(!all_accepted(plane, 0).await?, "the frozen HSDirs hold nothing new");
+    ensure!(!all_accepted(plane, 0).await?, "the frozen HSDirs must not have accepted the new descriptor");
     let back = Instant::now();
     for hsdir in &frozen {
         plane.signal_relay(hsdir, Signal::CONT)?;
     }
-    until("the frozen HSDirs are caught up", CAUGHT_UP, async || {
+    until("the frozen HSDirs have caught up", CAUGHT_UP, async || {
         let accepted = plane.metric("hsdirs_accepted").await?;
         let done = all_accepted(plane, 0).await?;
-        Ok(if done { Seen::Yes(()) } else { Seen::not_yet(format!("accepted by {accepted:?}")) })
+        Ok(if done {
+            Seen::Yes(())
+        } else {
+            Seen::not_yet(format!("HSDirs that accepted the new descriptor: {accepted:?}"))
+        })
     })
     .await?;
     println!("figure hsdirs_caught_up_s {:.1} s", back.elapsed().as_secs_f64());
-    ensure!(clients_tor.command("RESETCONF ExcludeNodes").await?, "tor refuses RESETCONF");
-    show_nothing_of(plane, &client, &points, &[]).await
+    ensure!(clients_tor.command("RESETCONF ExcludeNodes").await?, "tor rejected RESETCONF");
+    wait_withdrawn(plane, &client, &points, &[]).await
 }
 
-/// Waits until all responsible HSDirs have accepted the newest, and show points of this backend. What those of the clients' time
-/// period hold, by fingerprint.
-async fn calm(plane: &DataPlane, client: &TorClient, backend: usize) -> Result<BTreeMap<String, Descriptor>> {
+/// Waits until all responsible HSDirs have accepted the newest descriptors, which contain points of
+/// this backend. Returns the descriptors of the clients' time period by the HSDirs' fingerprints.
+async fn wait_settled(plane: &DataPlane, client: &TorClient, backend: usize) -> Result<BTreeMap<String, Descriptor>> {
     until("all HSDirs hold points of all backends", Duration::from_secs(120), async || {
         plane.check()?;
         let before = plane.metric("revision").await?;
@@ -93,37 +103,47 @@ async fn calm(plane: &DataPlane, client: &TorClient, backend: usize) -> Result<B
         let is_shown = held.values().any(|held| held.auth_keys().iter().any(|key| points.contains(*key)));
         let calm = accepted && before == plane.metric("revision").await?;
         let done = calm && is_shown && held.len() == responsible(plane).await?;
-        Ok(if done { Seen::Yes(held) } else { Seen::not_yet(format!("{} HSDirs hold it", held.len())) })
+        Ok(if done {
+            Seen::Yes(held)
+        } else {
+            Seen::not_yet(format!("{} HSDirs hold the newest descriptor", held.len()))
+        })
     })
     .await
 }
 
-/// As stem sees it, all responsible HSDirs (but some) hold the newest, and it has none of these points.
-async fn show_nothing_of(
+/// Waits until stem reads the newest descriptor from all responsible HSDirs except those in `but`.
+/// It must not contain any of these points.
+async fn wait_withdrawn(
     plane: &DataPlane,
     client: &TorClient,
     points: &BTreeSet<String>,
     but: &[String],
 ) -> Result<()> {
-    // A fetch may fail on its way: it is tried again.
+    // A fetch may fail on its way, so it is retried.
     until("the HSDirs answer", Duration::from_secs(60), async || {
         let held = plane.newest_descriptors_but(client, but).await?;
         let left = held.values().flat_map(|held| held.auth_keys()).filter(|key| points.contains(*key)).count();
         ensure!(left == 0, "{left} points of the dead backend are still there");
         let done = held.len() == responsible(plane).await? - but.len();
-        Ok(if done { Seen::Yes(()) } else { Seen::not_yet(format!("{} HSDirs hold the newest", held.len())) })
+        Ok(if done {
+            Seen::Yes(())
+        } else {
+            Seen::not_yet(format!("{} HSDirs hold the newest descriptor", held.len()))
+        })
     })
     .await
 }
 
-/// How many HSDirs are responsible in a time period.
+/// Returns the number of responsible HSDirs in a time period.
 async fn responsible(plane: &DataPlane) -> Result<usize> {
     let hsdirs = plane.metric("hsdirs").await?;
-    let number = hsdirs.into_values().min().context("something is published")?;
+    let number = hsdirs.into_values().min().context("the publisher has published nothing")?;
     Ok(usize::try_from(number)?)
 }
 
-/// In each time period, all HSDirs but so many have accepted the newest descriptor.
+/// Returns true if, in each time period, all HSDirs except `but` of them have accepted the newest
+/// descriptor.
 async fn all_accepted(plane: &DataPlane, but: usize) -> Result<bool> {
     let (accepted, all) = (plane.metric("hsdirs_accepted").await?, plane.metric("hsdirs").await?);
     let enough =

@@ -1,5 +1,5 @@
-//! Merged descriptors beside those of a stock C tor with as many introduction points: layer by layer, line by line, length by
-//! length they are the same.
+//! Compares merged descriptors with those of a stock C tor that has equally many introduction
+//! points. They must match in every layer, line and length.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -24,40 +24,41 @@ use onionbalance_operator::onion::{
 use crate::NETWORK;
 
 const RELAYS: u16 = 42;
-/// Only relays that the authorities call Stable, about half of them, become introduction points; a stock tor needs as many as it is to
-/// have points.
+/// The number of Stable relays to wait for. Only relays that the authorities call Stable, about
+/// half of them, become introduction points, and a stock tor needs as many of them as it has
+/// points.
 const STABLE: usize = 20;
 const BACKENDS: usize = 6;
-/// More than one group of sixteen.
+/// The number of authorized clients, which is more than one group of sixteen.
 const CLIENTS: u8 = 17;
 
-/// A descriptor, and what it takes to open it.
+/// A descriptor and the address that is needed to decrypt it.
 struct Sample {
     text: String,
     address: OnionAddress,
 }
 
 #[tokio::test]
-async fn a_merged_descriptor_is_laid_out_as_a_stock_tors() -> Result<()> {
+async fn a_merged_descriptor_has_the_layout_of_a_stock_tors_descriptor() -> Result<()> {
     let _network = NETWORK.lock().await;
     let dir = tempfile::tempdir()?;
     let processes = Processes::open(dir.path())?;
-    let outcome = story(&processes, dir.path()).await;
+    let outcome = scenario(&processes, dir.path()).await;
     processes.kill_all();
     if outcome.is_err() {
-        eprintln!("what could be seen: {}", dir.keep().display());
+        eprintln!("the files of the failed test are in {}", dir.keep().display());
     }
     outcome
 }
 
-async fn story(processes: &Processes, dir: &Path) -> Result<()> {
+async fn scenario(processes: &Processes, dir: &Path) -> Result<()> {
     let network = TorNetwork::of(RELAYS, &dir.join("network"), Place::Loopback, processes);
     network.up().await?;
     let consensus = dir.join("network/authority0/data/cached-microdesc-consensus");
-    until("there are relays enough for introduction points", Duration::from_secs(180), async || {
+    until("enough relays are Stable", Duration::from_secs(180), async || {
         let text = fs::read_to_string(&consensus).unwrap_or_default();
         let stable = text.lines().filter(|line| line.starts_with("s ") && line.contains(" Stable ")).count();
-        Ok(if stable < STABLE { Seen::NotYet(format!("{stable} are Stable")) } else { Seen::Yes(()) })
+        Ok(if stable < STABLE { Seen::NotYet(format!("{stable} relays are Stable")) } else { Seen::Yes(()) })
     })
     .await?;
     let torrc = network.torrc_lines()?;
@@ -80,10 +81,14 @@ async fn story(processes: &Processes, dir: &Path) -> Result<()> {
     }
     let closed = merge(&key, &consensus, &offers[..1], restricted)?;
 
-    // As many points each as the merged ones have, whose backends may have chosen the same relays.
+    // The stock services have as many points as the merged descriptors, whose backends may have
+    // chosen the same relays.
     let counts: Vec<usize> =
         merged.iter().map(|merged| Ok(points(merged, None)?.introduction_points.len())).collect::<Result<_>>()?;
-    ensure!(counts.iter().is_sorted() && counts[0] == 3 && counts[BACKENDS - 1] > 6, "{counts:?}");
+    ensure!(
+        counts.iter().is_sorted() && counts[0] == 3 && counts[BACKENDS - 1] > 6,
+        "unexpected numbers of points: {counts:?}"
+    );
     let stock = Services::start("stock", processes, dir, &torrc, &counts, None).await?;
     for (number, (merged, count)) in merged.iter().zip(&counts).enumerate() {
         stock.content(number, *count).await?;
@@ -93,21 +98,21 @@ async fn story(processes: &Processes, dir: &Path) -> Result<()> {
     let stock = Services::start("closed", processes, dir, &torrc, &[3], Some(&clients)).await?;
     let sample = stock.opened(0, 3, clients.first()).await?;
     compare(&closed, &sample, clients.last()).context("with authorized clients")?;
-    for (whose, sample) in [("the merged", &closed), ("tor's", &sample)] {
+    for (owner, sample) in [("the merged", &closed), ("tor's", &sample)] {
         for client in &clients {
-            let content = points(sample, Some(client)).with_context(|| format!("{whose} restricted descriptor"))?;
-            ensure!(content.introduction_points.len() == 3, "{whose}: {content:?}");
+            let content = points(sample, Some(client)).with_context(|| format!("{owner} restricted descriptor"))?;
+            ensure!(content.introduction_points.len() == 3, "{owner} descriptor must have three points: {content:?}");
         }
         let stranger = ClientSecretKey::from_bytes([99; 32]);
         ensure!(
             points(sample, Some(&stranger)).is_err() && points(sample, None).is_err(),
-            "{whose} opens to strangers"
+            "{owner} descriptor can be decrypted without an authorized key"
         );
     }
     Ok(())
 }
 
-/// A tor with services of so many points each; its control connection.
+/// A tor with several onion services, and its control connection.
 struct Services {
     control: Client,
     addresses: Vec<OnionAddress>,
@@ -149,7 +154,7 @@ impl Services {
         Ok(Network::parse(&consensus, &microdescriptors, NetworkKind::Testing)?)
     }
 
-    /// What a service's descriptor says once it has so many points.
+    /// Returns the content of a service's descriptor once it has this many points.
     async fn content(&self, number: usize, count: usize) -> Result<ServiceContent> {
         points(&self.opened(number, count, None).await?, None)
     }
@@ -161,7 +166,8 @@ impl Services {
         Ok(Sample { text: self.control.get_info(&key).await?, address })
     }
 
-    /// A service's descriptor once it has so many points, as this client reads it.
+    /// Returns a service's descriptor once it has this many points, decrypted with this client's
+    /// key.
     async fn opened(&self, number: usize, count: usize, client: Option<&ClientSecretKey>) -> Result<Sample> {
         until(&format!("service {number} has {count} points"), Duration::from_secs(180), async || {
             let sample = match self.sample(number).await {
@@ -169,25 +175,25 @@ impl Services {
                 Err(error) => return Ok(Seen::NotYet(format!("{error:#}"))),
             };
             let found = points(&sample, client)?.introduction_points.len();
-            Ok(if found == count { Seen::Yes(sample) } else { Seen::NotYet(format!("it has {found}")) })
+            Ok(if found == count { Seen::Yes(sample) } else { Seen::NotYet(format!("it has {found} points")) })
         })
         .await
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "the tors that it is compared with live in the present")]
+#[allow(clippy::disallowed_methods, reason = "the stock tors use the real time")]
 fn now() -> SystemTime {
     SystemTime::now()
 }
 
-/// What a descriptor of the present says to this client.
+/// Decrypts a current descriptor with this client's key and returns its content.
 fn points(sample: &Sample, client: Option<&ClientSecretKey>) -> Result<ServiceContent> {
     let unchecked = UncheckedDescriptor::parse(&sample.text)?;
     let blinded = unchecked.blinded_key();
     Ok(unchecked.check_as(client, &sample.address, &blinded, now())?.content)
 }
 
-/// What the engine would upload for the current time period.
+/// Returns the descriptor that the merge engine would upload for the current time period.
 fn merge(
     key: &Arc<MasterKey>,
     network: &Arc<Network>,
@@ -203,16 +209,17 @@ fn merge(
     }
     now.elapsed = Duration::from_secs(10);
     engine.handle(Input::Tick, now);
-    let current = network.service_periods().first().context("a time period")?.period;
+    let current = network.service_periods().first().context("the network has no time period")?.period;
     let mut outputs = std::iter::from_fn(|| engine.poll_output());
     let text = outputs.find_map(|output| match output {
         Output::Upload { period, descriptor, .. } if period == current => Some(descriptor.to_string()),
         _ => None,
     });
-    Ok(Sample { text: text.context("the engine uploads nothing")?, address: key.address() })
+    Ok(Sample { text: text.context("the engine did not upload a descriptor")?, address: key.address() })
 }
 
-/// Both have the same lines with the same lengths in every layer, but for the digits of the revision counter.
+/// Checks that both descriptors have the same lines with the same lengths in every layer, except
+/// for the digits of the revision counter.
 fn compare(merged: &Sample, stock: &Sample, client: Option<&ClientSecretKey>) -> Result<()> {
     let open = |sample: &Sample| -> Result<[String; 3]> {
         let (layer1, layer2) = UncheckedDescriptor::parse(&sample.text)?.open_layers(client, &sample.address)?;
@@ -222,27 +229,36 @@ fn compare(merged: &Sample, stock: &Sample, client: Option<&ClientSecretKey>) ->
     for (layer, (merged, stock)) in ["the outer layer", "layer 1", "layer 2"].iter().zip(merged.iter().zip(&stock)) {
         let (ours, tors) = (masked(merged), masked(stock));
         for (number, (ours, tors)) in ours.lines().zip(tors.lines()).enumerate() {
-            ensure!(ours == tors, "{layer}, line {}: {ours:?}, and stock tor's {tors:?}", number + 1);
+            ensure!(ours == tors, "{layer}, line {}: ours is {ours:?}, the stock tor's is {tors:?}", number + 1);
         }
-        ensure!(ours == tors, "{layer}: {} bytes, and stock tor's {}", ours.len(), tors.len());
+        ensure!(ours == tors, "{layer}: ours has {} bytes, the stock tor's has {}", ours.len(), tors.len());
         let (ours, tors) = (certificates(merged)?, certificates(stock)?);
-        ensure!(ours.len() == tors.len(), "{layer}: {} certificates, and stock tor's {}", ours.len(), tors.len());
+        ensure!(
+            ours.len() == tors.len(),
+            "{layer}: ours has {} certificates, the stock tor's has {}",
+            ours.len(),
+            tors.len()
+        );
         for ((ours, ours_expire), (tors, tors_expire)) in ours.iter().zip(&tors) {
-            ensure!(ours == tors, "{layer}: a certificate begins with {ours:?}, and stock tor's with {tors:?}");
-            ensure!(ours_expire.abs_diff(*tors_expire) <= 1, "{layer}: a certificate expires at another time");
+            ensure!(ours == tors, "{layer}: our certificate begins with {ours:?}, the stock tor's with {tors:?}");
+            ensure!(
+                ours_expire.abs_diff(*tors_expire) <= 1,
+                "{layer}: our certificate expires at another time than the stock tor's"
+            );
         }
     }
     Ok(())
 }
 
-/// The text with each character of what must differ replaced: keys, certificates, what is encrypted, signatures.
+/// Masks each character of the parts that must differ: keys, certificates, encrypted data and
+/// signatures.
 fn masked(text: &str) -> String {
     let mut in_object = false;
     let mut masked = String::new();
     for line in text.split_inclusive('\n') {
         let words = |count: usize| line.match_indices(' ').nth(count - 1).map_or(line.len(), |(at, _)| at);
         let keep = match line.split([' ', '\n']).next().unwrap_or_default() {
-            // It has as many digits as the time since the shared random value came gives it.
+            // The number of digits depends on the time since the shared random value appeared.
             "revision-counter" => {
                 masked.push_str("revision-counter\n");
                 continue;
@@ -267,14 +283,15 @@ fn masked(text: &str) -> String {
     masked
 }
 
-/// Version, type, kind of key, number of extensions, and the head of the first one, of each certificate; and when it expires, in hours.
+/// Returns, for each certificate, its version, type, key type, number of extensions, the head of
+/// the first extension and its length, and its expiry time in hours.
 fn certificates(text: &str) -> Result<Vec<(Vec<u8>, u32)>> {
     let objects = text.split("-----BEGIN ED25519 CERT-----\n").skip(1);
     let read = |object: &str| {
         let base64: String = object.lines().take_while(|line| !line.starts_with("-----END")).collect();
         let bytes = BASE64.decode(base64.as_bytes())?;
-        let hours = bytes.get(2..6).context("a short certificate")?.try_into().map(u32::from_be_bytes)?;
-        let head = [&bytes[..2], &bytes[6..7], bytes.get(39..44).context("a short certificate")?].concat();
+        let hours = bytes.get(2..6).context("a certificate is too short")?.try_into().map(u32::from_be_bytes)?;
+        let head = [&bytes[..2], &bytes[6..7], bytes.get(39..44).context("a certificate is too short")?].concat();
         Ok(([head, vec![u8::try_from(bytes.len())?]].concat(), hours))
     };
     objects.map(read).collect()

@@ -1,10 +1,10 @@
-//! What a backend forwards to: a web server that answers with the backend's number.
+//! The web server behind a backend, which answers with the backend's number.
 
 use anyhow::Result;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Serves until the test ends; gives the address.
+/// Starts a server that runs until the test ends, and returns its address.
 pub async fn serve(number: usize) -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?.to_string();
@@ -18,7 +18,7 @@ pub async fn serve(number: usize) -> Result<String> {
 
 async fn answer(mut stream: TcpStream, number: usize) -> Result<()> {
     let mut request = [0; 1024];
-    // One read is the whole request of our own client.
+    // Our own client sends its whole request in one write.
     let _ = stream.read(&mut request).await?;
     stream.write_all(format!("HTTP/1.0 200 OK\r\n\r\n{number}\n").as_bytes()).await?;
     Ok(stream.shutdown().await?)

@@ -1,7 +1,8 @@
-//! The stand-alone daemon on a private Tor network: a Python Onionbalance's configuration and one of ours, plain tors as
-//! instances, real clients; and Python Onionbalance itself for comparison.
+//! Tests the stand-alone daemon on a private Tor network, with plain tors as instances and real
+//! clients. It runs with a configuration of Python Onionbalance and with one of ours, and is
+//! compared with Python Onionbalance itself.
 
-mod scene;
+mod setup;
 #[path = "../private_network/target.rs"]
 mod target;
 
@@ -13,74 +14,89 @@ use onionbalance_e2e::wait::{Seen, until};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::scene::{By, DAEMON, Scene};
+use crate::setup::{ControlAuth, DAEMON, Setup};
 
-/// Instances of Python's service, and of ours; and one that a reload adds to ours.
+/// The instances of the service that Python's generator configured.
 const OF_PYTHONS: [usize; 2] = [0, 1];
+/// The instances of the service that our generator configured.
 const OF_OURS: [usize; 2] = [2, 3];
+/// The instance that a reload adds to our service.
 const LATE: usize = 4;
 
 #[tokio::test]
-async fn a_drop_in_for_python_onionbalance() -> Result<()> {
-    let scene = Scene::start().await?;
-    let outcome = story(&scene).await;
-    scene.end(outcome)
+async fn the_daemon_is_a_drop_in_replacement_for_python_onionbalance() -> Result<()> {
+    let setup = Setup::start().await?;
+    let outcome = scenario(&setup).await;
+    setup.end(outcome)
 }
 
-async fn story(scene: &Scene) -> Result<()> {
-    let [pythons, ours] = [&scene.pythons, &scene.ours];
+async fn scenario(setup: &Setup) -> Result<()> {
+    let [pythons, ours] = [&setup.pythons, &setup.ours];
 
-    // Python's configuration, as it is: control port over TCP with a password, of a tor that sleeps.
-    scene.start_daemon(&scene.python_config(), By::Password)?;
-    serves(scene, &pythons.master, &OF_PYTHONS).await?;
-    let of_ours = status_when_complete(scene).await?;
-    scene.stop_daemon().await?;
-    ensure!(!scene.status_socket().exists(), "SIGTERM leaves no socket behind");
+    // Python's configuration works unchanged. The daemon uses a control port over TCP with a
+    // password, of a tor that is dormant.
+    setup.start_daemon(&setup.python_config(), ControlAuth::Password)?;
+    wait_serves(setup, &pythons.master, &OF_PYTHONS).await?;
+    let of_ours = status_when_complete(setup).await?;
+    setup.stop_daemon().await?;
+    ensure!(!setup.status_socket().exists(), "the daemon left its status socket behind after SIGTERM");
 
-    // What Python Onionbalance says of the same configuration on the same network.
-    scene.start_python()?;
-    let of_python = status_when_complete(scene).await?;
-    scene.stop_python().await?;
-    ensure!(form(&of_ours) == form(&of_python), "ours: {of_ours}\nPython's: {of_python}");
+    // Python Onionbalance must report the same status for the same configuration on the same
+    // network.
+    setup.start_python()?;
+    let of_python = status_when_complete(setup).await?;
+    setup.stop_python().await?;
+    ensure!(
+        normalized(&of_ours) == normalized(&of_python),
+        "the status differs; ours: {of_ours}\nPython's: {of_python}"
+    );
 
-    // Two services, keys of both forms; a socket that Python leaves, or not, is in nobody's way. By cookie.
-    let config = scene.write_config(&[(pythons, &OF_PYTHONS), (ours, &OF_OURS)])?;
-    scene.start_daemon(&config, By::Cookie)?;
-    serves(scene, &pythons.master, &OF_PYTHONS).await?;
-    serves(scene, &ours.master, &OF_OURS).await?;
-    let status = status_when_complete(scene).await?;
-    ensure!(status["services"][1]["instances"].as_array().is_some_and(|list| list.len() == 2), "{status}");
+    // The next daemon runs two services with keys in both formats and authenticates by cookie. It
+    // must work whether or not Python has left its status socket behind.
+    let config = setup.write_config(&[(pythons, &OF_PYTHONS), (ours, &OF_OURS)])?;
+    setup.start_daemon(&config, ControlAuth::Cookie)?;
+    wait_serves(setup, &pythons.master, &OF_PYTHONS).await?;
+    wait_serves(setup, &ours.master, &OF_OURS).await?;
+    let status = status_when_complete(setup).await?;
+    ensure!(
+        status["services"][1]["instances"].as_array().is_some_and(|list| list.len() == 2),
+        "the second service must have two instances: {status}"
+    );
 
-    // A broken file changes nothing; a good one adds an instance, and nothing is lost.
+    // A broken configuration changes nothing. A valid one adds an instance without losing any
+    // state.
     let before = published(&status);
     std::fs::write(&config, "services: []\n")?;
-    scene.signal_daemon(Signal::HUP)?;
-    scene.daemon_says("the new configuration is refused").await?;
+    setup.signal_daemon(Signal::HUP)?;
+    setup.wait_daemon_logs("the new configuration is refused").await?;
     let all = [OF_OURS[0], OF_OURS[1], LATE];
-    scene.write_config(&[(pythons, &OF_PYTHONS), (ours, &all)])?;
-    scene.signal_daemon(Signal::HUP)?;
-    serves(scene, &ours.master, &all).await?;
-    serves(scene, &pythons.master, &OF_PYTHONS).await?;
-    let after = scene.status().await?;
-    ensure!(!before[0].is_empty() && published(&after)[0] >= before[0], "{before:?} {after}");
-    scene.stop_daemon().await?;
+    setup.write_config(&[(pythons, &OF_PYTHONS), (ours, &all)])?;
+    setup.signal_daemon(Signal::HUP)?;
+    wait_serves(setup, &ours.master, &all).await?;
+    wait_serves(setup, &pythons.master, &OF_PYTHONS).await?;
+    let after = setup.status().await?;
+    ensure!(
+        !before[0].is_empty() && published(&after)[0] >= before[0],
+        "the reload lost the state of the first service: {before:?}, then {after}"
+    );
+    setup.stop_daemon().await?;
 
-    // By control socket; and its tor restarts under it.
-    scene.start_daemon(&config, By::Socket)?;
-    let before = published(&status_when_complete(scene).await?);
-    scene.restart_tor().await?;
-    until("all is published again through the new tor", Duration::from_secs(120), async || {
-        scene.check(DAEMON)?;
-        let now = published(&scene.status().await?);
+    // The last daemon uses the control socket, and its tor restarts meanwhile.
+    setup.start_daemon(&config, ControlAuth::Socket)?;
+    let before = published(&status_when_complete(setup).await?);
+    setup.restart_tor().await?;
+    until("everything is published again through the new tor", Duration::from_secs(120), async || {
+        setup.check(DAEMON)?;
+        let now = published(&setup.status().await?);
         let done = now.iter().zip(&before).all(|(now, before)| now > before);
         Ok(if done { Seen::Yes(()) } else { Seen::not_yet(format!("{before:?}, now {now:?}")) })
     })
     .await?;
-    serves(scene, &ours.master, &all).await?;
-    scene.stop_daemon().await
+    wait_serves(setup, &ours.master, &all).await?;
+    setup.stop_daemon().await
 }
 
-/// When each service's first descriptor was published.
+/// Returns the time at which each service's first descriptor was published.
 fn published(status: &Value) -> Vec<String> {
     let services = status["services"].as_array().cloned().unwrap_or_default();
     services
@@ -89,11 +105,12 @@ fn published(status: &Value) -> Vec<String> {
         .collect()
 }
 
-/// Until both descriptors are published, and every instance's was received.
-async fn status_when_complete(scene: &Scene) -> Result<Value> {
+/// Waits until both descriptors are published and those of all instances were received, and returns
+/// the status.
+async fn status_when_complete(setup: &Setup) -> Result<Value> {
     until("the status is complete", Duration::from_secs(240), async || {
-        let Ok(status) = scene.status().await else { return Ok(Seen::not_yet("no status socket")) };
-        let services = status["services"].as_array().context("services")?;
+        let Ok(status) = setup.status().await else { return Ok(Seen::not_yet("no status socket")) };
+        let services = status["services"].as_array().context("the status has no services")?;
         let is_complete = |service: &Value| {
             let attempts = ["publishAttemptFirstDescriptor", "publishAttemptSecondDescriptor"];
             let received = |instance: &Value| instance["descriptorReceived"].is_string();
@@ -106,11 +123,11 @@ async fn status_when_complete(scene: &Scene) -> Result<Value> {
     .await
 }
 
-/// A document with its times and numbers replaced by their kind; addresses stay.
-fn form(value: &Value) -> Value {
+/// Replaces the times and numbers in a document by placeholders and keeps the onion addresses.
+fn normalized(value: &Value) -> Value {
     match value {
-        Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), form(value))).collect(),
-        Value::Array(list) => list.iter().map(form).collect(),
+        Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), normalized(value))).collect(),
+        Value::Array(list) => list.iter().map(normalized).collect(),
         Value::Number(_) => "number".into(),
         Value::String(text) if text.strip_suffix(".onion").is_some() => text.clone().into(),
         Value::String(text) => {
@@ -120,17 +137,20 @@ fn form(value: &Value) -> Value {
     }
 }
 
-/// Fresh clients fetch, until each of the instances has answered and nobody else.
-async fn serves(scene: &Scene, onion: &str, instances: &[usize]) -> Result<()> {
+/// Fetches with fresh clients until each of the instances, and no other, has answered.
+async fn wait_serves(setup: &Setup, onion: &str, instances: &[usize]) -> Result<()> {
     let expected: BTreeSet<usize> = instances.iter().copied().collect();
-    until(&format!("{expected:?} serve"), Duration::from_secs(240), async || {
-        scene.check(DAEMON)?;
-        let client = scene.client().await?;
+    until(&format!("the instances {expected:?} serve"), Duration::from_secs(240), async || {
+        setup.check(DAEMON)?;
+        let client = setup.client().await?;
         let mut seen = BTreeSet::new();
         let mut failed = 0;
         for number in 0..10 {
             match client.fetch(onion, &number.to_string()).await {
-                Ok(page) => _ = seen.insert(page.trim().parse().with_context(|| format!("{page:?}"))?),
+                Ok(page) => {
+                    let number = page.trim().parse();
+                    seen.insert(number.with_context(|| format!("the page is not an instance's number: {page:?}"))?);
+                }
                 Err(error) if seen.is_empty() => {
                     client.remove().await?;
                     return Ok(Seen::not_yet(format!("{error:#}")));
@@ -139,7 +159,7 @@ async fn serves(scene: &Scene, onion: &str, instances: &[usize]) -> Result<()> {
             }
         }
         client.remove().await?;
-        ensure!(seen.is_subset(&expected), "{seen:?} answered, of {expected:?}");
+        ensure!(seen.is_subset(&expected), "{seen:?} answered instead of {expected:?}");
         let done = seen == expected && failed == 0;
         Ok(if done { Seen::Yes(()) } else { Seen::not_yet(format!("{seen:?}, {failed} failed")) })
     })

@@ -1,4 +1,4 @@
-//! The directory authorities are away.
+//! An outage of the directory authorities.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,25 +8,29 @@ use futures::future::{LocalBoxFuture, try_join_all};
 use k8s_openapi::jiff::Timestamp;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::chaos::fault::{Fault, Needs, Observed, Struck, Told};
+use crate::chaos::fault::{ActiveFault, Fault, Findings};
 use crate::chaos::figure::{Figure, Limit};
 use crate::chaos::metrics;
+use crate::chaos::needs::Needs;
+use crate::chaos::observed::Observed;
 use crate::chaos::stage::Stage;
 use crate::wait::{Seen, until};
 
-/// They are killed, and back when every consensus has expired.
+/// The directory authorities are killed, and return when every consensus has expired.
 #[derive(Debug)]
 pub struct AuthoritiesDown;
 
-/// Longer than half a time period, so that one change is missed.
+/// The duration of the outage. It is longer than half a time period, so that the network misses one
+/// change.
 const AWAY: Duration = Duration::from_secs(5 * 60);
-/// Until a relay has a new consensus.
+/// The time limit for a relay to have a new consensus.
 const VOTED: Duration = Duration::from_secs(180);
-/// After that, a change more and the time in which tors take up the consensus: the pauses between their requests grow with an outage.
+/// The time of observation after the new consensus. It covers one more change and the time in which
+/// tors fetch the consensus, because the pauses between their requests grow during an outage.
 const WATCHED: Duration = Duration::from_secs(6 * 60);
-/// So that a run of 12 minutes has 700 requests.
+/// One request per second, so that a run of 12 minutes has 700 requests.
 const EVERY: Duration = Duration::from_secs(1);
-/// What agents did for tors that stood still.
+/// The ways in which agents mend a stalled tor, with the metric of each.
 const HELP: [(&str, &str); 3] = [
     ("circuits", "onionbalance_agent_circuits_total"),
     ("tor_restarts", "onionbalance_agent_tor_restarts_total"),
@@ -39,38 +43,43 @@ impl Fault for AuthoritiesDown {
     }
 
     fn about(&self) -> &'static str {
-        "all authorities are killed, and back when every consensus has long expired (about 13 minutes)"
+        "all authorities are killed, and restarted long after every consensus has expired (about 13 minutes)"
     }
 
     fn needs(&self) -> Needs {
         Needs { every: EVERY, quiet: None, ..Needs::default() }
     }
 
-    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<Struck<'a>>> {
+    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<ActiveFault<'a>>> {
         Box::pin(async move {
             let authorities = stage.network.authority_processes();
             let helped_before = help(stage).await?;
             let at = Instant::now();
             try_join_all(authorities.iter().map(|authority| stage.processes.kill(authority))).await?;
-            Ok(Struck::at(at, BTreeSet::new()).telling(async move {
+            Ok(ActiveFault::new(at, BTreeSet::new()).with_findings(async move {
                 sleep_until(at + AWAY).await;
                 let (last, ended) = (stage.network.consensus_valid_until().await, now());
-                // First of all, for the faults after this one.
+                // Restart the authorities before any check, for the sake of the faults after this
+                // one.
                 stage.network.up().await?;
                 let last = last?;
-                ensure!(last < ended, "a consensus is valid until {last}, and it was {ended}");
-                until("there is a new consensus", VOTED, async || {
+                ensure!(last < ended, "a consensus was valid until {last}, but the outage ended at {ended}");
+                until("a relay has a new consensus", VOTED, async || {
                     let newest = stage.network.consensus_valid_until().await?;
-                    Ok(if newest > now() { Seen::Yes(()) } else { Seen::not_yet(format!("valid until {newest}")) })
+                    Ok(if newest > now() {
+                        Seen::Yes(())
+                    } else {
+                        Seen::not_yet(format!("the newest one is valid until {newest}"))
+                    })
                 })
                 .await?;
                 let back = Instant::now();
                 let whole = last_gap(stage, back).await?;
-                let mut figures = vec![Figure::told(format!("{}_whole_s", self.name()), whole.as_secs_f64(), "s")];
+                let mut figures = vec![Figure::new(format!("{}_whole_s", self.name()), whole.as_secs_f64(), "s")];
                 for (((what, _), before), after) in HELP.iter().zip(helped_before).zip(help(stage).await?) {
-                    figures.push(Figure::told(format!("{}_{what}", self.name()), after - before, ""));
+                    figures.push(Figure::new(format!("{}_{what}", self.name()), after - before, ""));
                 }
-                Ok(Told { figures, ..Told::default() })
+                Ok(Findings { figures, ..Findings::default() })
             }))
         })
     }
@@ -81,7 +90,8 @@ impl Fault for AuthoritiesDown {
     }
 }
 
-/// For how long after `since` there still was a moment at which HSDirs held no point of a backend's.
+/// Returns the time from `since` to the last moment at which the HSDirs held no introduction point
+/// of some backend.
 async fn last_gap(stage: &Stage, since: Instant) -> Result<Duration> {
     let backends = stage.service.backends().await?;
     let (mut gap, mut is_whole) = (Duration::ZERO, false);
@@ -89,7 +99,7 @@ async fn last_gap(stage: &Stage, since: Instant) -> Result<Duration> {
         let held = stage.held_points()?;
         is_whole = true;
         for backend in &backends {
-            // One that does not answer in time has none.
+            // A backend that does not answer in time counts as one without points.
             is_whole &= stage.points_of(backend).await.is_ok_and(|points| !points.is_disjoint(&held));
         }
         if !is_whole {
@@ -97,11 +107,11 @@ async fn last_gap(stage: &Stage, since: Instant) -> Result<Duration> {
         }
         sleep(Duration::from_secs(1)).await;
     }
-    ensure!(is_whole, "a backend has no point in the descriptors");
+    ensure!(is_whole, "at the end, a backend had no point in the descriptors");
     Ok(gap)
 }
 
-/// How often agents helped until now.
+/// Returns how often agents have mended a tor so far, in the order of [`HELP`].
 async fn help(stage: &Stage) -> Result<[f64; 3]> {
     let mut sums = [0.0; 3];
     for backend in stage.service.backends().await? {
@@ -113,7 +123,7 @@ async fn help(stage: &Stage) -> Result<[f64; 3]> {
     Ok(sums)
 }
 
-#[allow(clippy::disallowed_methods, reason = "a consensus is valid by the wall clock")]
+#[allow(clippy::disallowed_methods, reason = "the validity of a consensus follows the wall clock")]
 fn now() -> Timestamp {
     Timestamp::now()
 }

@@ -1,4 +1,4 @@
-//! One of three backends dies, or is there and does nothing.
+//! One of three backends fails or hangs.
 
 use std::time::Duration;
 
@@ -7,105 +7,103 @@ use futures::future::LocalBoxFuture;
 use rustix::process::Signal;
 use tokio::time::Instant;
 
-use crate::chaos::fault::{Fault, Observed, Struck};
+use crate::chaos::fault::{ActiveFault, Fault};
 use crate::chaos::figure::{Figure, Limit};
-use crate::chaos::pods::{Link, Program, signal, thaw};
+use crate::chaos::observed::Observed;
+use crate::chaos::pods::{Link, PodProgram, resume, signal};
 use crate::chaos::stage::Stage;
 
-/// What is done to it.
+/// A fault of one backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
-    /// SIGKILL to its tor.
+pub enum BackendFault {
+    /// The backend's tor gets SIGKILL.
     TorKill,
-    /// SIGSTOP to its tor.
+    /// The backend's tor gets SIGSTOP.
     TorFreeze,
-    /// SIGKILL to its agent.
+    /// The backend's agent gets SIGKILL.
     AgentKill,
-    /// SIGSTOP to its agent.
+    /// The backend's agent gets SIGSTOP.
     AgentFreeze,
-    /// Its pod is deleted without a grace period.
+    /// The backend's pod is deleted without a grace period.
     PodDelete,
-    /// Its pod's link is down.
+    /// The link of the backend's pod is down.
     LinkCut,
 }
 
-/// A fault of one backend.
-#[derive(Debug)]
-pub struct Backend(pub How);
-
-/// For as long a frozen agent or a cut link stays so: the minute in which clients are watched.
+/// The time for which an agent is frozen or a link is cut, which is the minute in which clients are
+/// observed.
 const LASTS: Duration = Duration::from_secs(60);
 
-impl Fault for Backend {
+impl Fault for BackendFault {
     fn name(&self) -> &'static str {
-        match self.0 {
-            How::TorKill => "backend_tor_kill",
-            How::TorFreeze => "backend_tor_freeze",
-            How::AgentKill => "backend_agent_kill",
-            How::AgentFreeze => "backend_agent_freeze",
-            How::PodDelete => "backend_pod_delete",
-            How::LinkCut => "backend_link_cut",
+        match self {
+            Self::TorKill => "backend_tor_kill",
+            Self::TorFreeze => "backend_tor_freeze",
+            Self::AgentKill => "backend_agent_kill",
+            Self::AgentFreeze => "backend_agent_freeze",
+            Self::PodDelete => "backend_pod_delete",
+            Self::LinkCut => "backend_link_cut",
         }
     }
 
     fn about(&self) -> &'static str {
-        match self.0 {
-            How::TorKill => "kill -9 of a backend's tor",
-            How::TorFreeze => "SIGSTOP of a backend's tor",
-            How::AgentKill => "kill -9 of a backend's agent",
-            How::AgentFreeze => "SIGSTOP of a backend's agent",
-            How::PodDelete => "a backend's pod is deleted with no grace period",
-            How::LinkCut => "the link of a backend's pod is down for a minute",
+        match self {
+            Self::TorKill => "kill -9 of a backend's tor",
+            Self::TorFreeze => "SIGSTOP of a backend's tor",
+            Self::AgentKill => "kill -9 of a backend's agent",
+            Self::AgentFreeze => "SIGSTOP of a backend's agent",
+            Self::PodDelete => "a backend's pod is deleted without a grace period",
+            Self::LinkCut => "the link of a backend's pod is down for a minute",
         }
     }
 
-    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<Struck<'a>>> {
+    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<ActiveFault<'a>>> {
         Box::pin(async move {
             let (victim, dead) = stage.victim().await?;
             let link = Link::of(&stage.node, &victim.uid).await?;
             let uid = victim.uid.clone();
-            let struck = Struck::at(Instant::now(), dead);
-            Ok(match self.0 {
-                How::TorKill => {
-                    signal(&uid, &[Program::Tor], Signal::KILL)?;
-                    struck
+            let active = ActiveFault::new(Instant::now(), dead);
+            Ok(match self {
+                Self::TorKill => {
+                    signal(&uid, &[PodProgram::Tor], Signal::KILL)?;
+                    active
                 }
-                How::TorFreeze => {
-                    signal(&uid, &[Program::Tor], Signal::STOP)?;
-                    struck
+                Self::TorFreeze => {
+                    signal(&uid, &[PodProgram::Tor], Signal::STOP)?;
+                    active
                 }
-                How::AgentKill => {
-                    signal(&uid, &[Program::Ours], Signal::KILL)?;
-                    // Its tor lives on, and so do its points, once the agent is back.
-                    Struck { dead: [].into(), ..struck }
+                Self::AgentKill => {
+                    signal(&uid, &[PodProgram::Ours], Signal::KILL)?;
+                    // The tor keeps running, and its points are still valid once the agent is back.
+                    ActiveFault { dead: [].into(), ..active }
                 }
-                How::AgentFreeze => {
-                    signal(&uid, &[Program::Ours], Signal::STOP)?;
-                    struck.ending(LASTS, async move { thaw(&uid, &[Program::Ours]) })
+                Self::AgentFreeze => {
+                    signal(&uid, &[PodProgram::Ours], Signal::STOP)?;
+                    active.ending(LASTS, async move { resume(&uid, &[PodProgram::Ours]) })
                 }
-                How::PodDelete => {
+                Self::PodDelete => {
                     stage.run(&format!("delete pod {} --grace-period=0 --force --wait=false", victim.name)).await?;
-                    struck
+                    active
                 }
-                How::LinkCut => {
+                Self::LinkCut => {
                     link.cut().await?;
-                    struck.ending(LASTS, async move { link.mend().await })
+                    active.ending(LASTS, async move { link.mend().await })
                 }
             })
         })
     }
 
     fn figures(&self, seen: &Observed) -> Vec<Figure> {
-        match self.0 {
-            How::TorKill | How::PodDelete => {
+        match self {
+            Self::TorKill | Self::PodDelete => {
                 let mut figures =
                     vec![seen.gone().with(Limit::AtMost(10.0)), seen.failed().with(seen.half_a_percent())];
                 figures.extend(seen.slow_fresh());
                 figures
             }
-            How::TorFreeze | How::AgentFreeze | How::LinkCut => {
+            Self::TorFreeze | Self::AgentFreeze | Self::LinkCut => {
                 let [percent, late] = seen.slow_fresh();
-                let gone = if self.0 == How::TorFreeze { seen.gone() } else { seen.gone_while_it_lasts() };
+                let gone = if *self == Self::TorFreeze { seen.gone() } else { seen.gone_while_it_lasts() };
                 vec![
                     gone.with(Limit::AtMost(15.0)),
                     percent.with(Limit::Below(10.0)),
@@ -113,7 +111,7 @@ impl Fault for Backend {
                     seen.failed(),
                 ]
             }
-            How::AgentKill => {
+            Self::AgentKill => {
                 let mut figures = vec![seen.failed()];
                 figures.extend(seen.slow_fresh());
                 figures

@@ -1,4 +1,5 @@
-//! What the data plane should do without: the operator, the API server, some of the HSDirs.
+//! Outages that the data plane should survive: of the operator, the API server, and some of the
+//! HSDirs.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,37 +11,35 @@ use onionbalance_operator::crd::OnionBalancedServiceStatus;
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::chaos::fault::{Fault, Needs, Observed, Struck, Told};
+use crate::chaos::fault::{ActiveFault, Fault, Findings};
 use crate::chaos::figure::{Figure, Limit};
+use crate::chaos::needs::Needs;
+use crate::chaos::observed::Observed;
 use crate::chaos::stage::Stage;
 use crate::install;
 use crate::steps::say;
 
-/// The operator is scaled to 0, and then a backend's pod dies.
+/// The operator is scaled down to 0, and then a backend's pod is deleted.
 #[derive(Debug)]
 pub struct OperatorDown;
 
-/// What is away of the control plane.
+/// An outage of the control plane for two minutes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Programs {
-    /// Its store alone.
+pub enum ControlPlaneDown {
+    /// Only etcd, which stores the cluster's data, is killed.
     Etcd,
-    /// Store and API server.
+    /// Both etcd and the API server are killed.
     ApiServerAndEtcd,
 }
 
-/// They are away for two minutes.
-#[derive(Debug)]
-pub struct ControlPlane(pub Programs);
-
-/// Two of the HSDirs that hold the descriptor stand still for a minute.
+/// Two of the HSDirs that hold the descriptor are frozen for a minute.
 #[derive(Debug)]
 pub struct HsDirsDown;
 
 const NONE_FAILS: Limit = Limit::AtMost(0.0);
 const PUBLISHED: Duration = Duration::from_secs(120);
 const AWAY: Duration = Duration::from_secs(120);
-/// For so long after the API server is back its statuses are looked at.
+/// The time after the API server's return during which the status is watched.
 const WATCHED: Duration = Duration::from_secs(30);
 
 impl Fault for OperatorDown {
@@ -49,10 +48,10 @@ impl Fault for OperatorDown {
     }
 
     fn about(&self) -> &'static str {
-        "the operator is stopped, then a backend's pod is deleted with no grace period"
+        "the operator is stopped, then a backend's pod is deleted without a grace period"
     }
 
-    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<Struck<'a>>> {
+    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<ActiveFault<'a>>> {
         Box::pin(async move {
             let operator = format!("--namespace {} ", install::NAMESPACE);
             let scale = format!("{operator}scale deployment/{} --replicas=", install::DEPLOYMENT);
@@ -64,8 +63,8 @@ impl Fault for OperatorDown {
             let at = Instant::now();
             stage.run(&format!("delete pod {} --grace-period=0 --force --wait=false", victim.name)).await?;
             let service = stage.service.clone();
-            Ok(Struck::at(at, dead).ending(Duration::ZERO, async move {
-                // The publisher says what it publishes, with or without the operator.
+            Ok(ActiveFault::new(at, dead).ending(Duration::ZERO, async move {
+                // The publisher writes its part of the status with or without the operator.
                 let added = service.wait_published(backends, PUBLISHED).await;
                 kubectl.run(&format!("{scale}1")).await?;
                 added.map(drop)
@@ -77,24 +76,24 @@ impl Fault for OperatorDown {
         let added = (seen.ended - seen.at).as_secs_f64();
         vec![
             seen.gone().with(Limit::AtMost(10.0)),
-            Figure::told(seen.name("added_s"), added, "s"),
+            Figure::new(seen.name("added_s"), added, "s"),
             seen.failed().with(seen.half_a_percent()),
         ]
     }
 }
 
-impl Fault for ControlPlane {
+impl Fault for ControlPlaneDown {
     fn name(&self) -> &'static str {
-        match self.0 {
-            Programs::Etcd => "etcd_down",
-            Programs::ApiServerAndEtcd => "api_server_down",
+        match self {
+            Self::Etcd => "etcd_down",
+            Self::ApiServerAndEtcd => "api_server_down",
         }
     }
 
     fn about(&self) -> &'static str {
-        match self.0 {
-            Programs::Etcd => "etcd is killed, and back after two minutes",
-            Programs::ApiServerAndEtcd => "API server and etcd are killed, and back after two minutes",
+        match self {
+            Self::Etcd => "etcd is killed, and restarted after two minutes",
+            Self::ApiServerAndEtcd => "the API server and etcd are killed, and restarted after two minutes",
         }
     }
 
@@ -102,18 +101,18 @@ impl Fault for ControlPlane {
         Needs { quiet: Some(AWAY), ..Needs::default() }
     }
 
-    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<Struck<'a>>> {
+    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<ActiveFault<'a>>> {
         Box::pin(async move {
             let clean = conditions(&stage.service.status().await?);
             let at = Instant::now();
-            let programs: &[&str] = match self.0 {
-                Programs::Etcd => &["etcd"],
-                Programs::ApiServerAndEtcd => &["kube-apiserver", "etcd"],
+            let programs: &[&str] = match self {
+                Self::Etcd => &["etcd"],
+                Self::ApiServerAndEtcd => &["kube-apiserver", "etcd"],
             };
             for program in programs {
                 stage.processes.kill(program).await?;
             }
-            Ok(Struck::at(at, BTreeSet::new()).telling(async move {
+            Ok(ActiveFault::new(at, BTreeSet::new()).with_findings(async move {
                 sleep_until(at + AWAY).await;
                 stage.cluster.up().await?;
                 let others = other_statuses(stage, &clean).await?;
@@ -121,40 +120,42 @@ impl Fault for ControlPlane {
                 let name = format!("{}_other_statuses", self.name());
                 let figure = Figure::count(name, others.len(), "statuses").with(NONE_FAILS);
                 for other in others {
-                    say(&format!("back, and the status was {other:?}"));
+                    say(&format!("after the restart, the status differed by {other:?}"));
                 }
-                Ok(Told { figures: vec![figure], ..Told::default() })
+                Ok(Findings { figures: vec![figure], ..Findings::default() })
             }))
         })
     }
 
     fn figures(&self, seen: &Observed) -> Vec<Figure> {
-        // Each of the three backends has three points: with one of them withdrawn, six would be left.
+        // Each of the three backends has three points, so withdrawing one backend would leave six.
         vec![seen.failed().with(NONE_FAILS), seen.fewest_points().with(Limit::AtLeast(7.0))]
     }
 }
 
-/// Each condition's kind, status, reason and the time of its last change: what must be the same when the API server is back.
+/// Returns the type, status, reason and last transition time of each condition, which must be
+/// unchanged when the API server is back.
 fn conditions(status: &OnionBalancedServiceStatus) -> BTreeSet<String> {
-    let told = |c: &Condition| format!("{}={} {} since {}", c.type_, c.status, c.reason, c.last_transition_time.0);
-    status.conditions.iter().map(told).collect()
+    let text = |c: &Condition| format!("{}={} {} since {}", c.type_, c.status, c.reason, c.last_transition_time.0);
+    status.conditions.iter().map(text).collect()
 }
 
-/// What was told in the time after the API server came back beside what was told before.
+/// Returns the condition sets that appear after the API server is back and differ from `clean`,
+/// each reduced to its new conditions.
 async fn other_statuses(stage: &Stage, clean: &BTreeSet<String>) -> Result<BTreeSet<BTreeSet<String>>> {
     let mut others = BTreeSet::new();
     let end = Instant::now() + WATCHED;
     while Instant::now() < end {
-        let told = conditions(&stage.service.status().await?);
-        if told != *clean {
-            others.insert(told.difference(clean).cloned().collect());
+        let current = conditions(&stage.service.status().await?);
+        if current != *clean {
+            others.insert(current.difference(clean).cloned().collect());
         }
         sleep(Duration::from_millis(200)).await;
     }
     Ok(others)
 }
 
-/// HSDirs that stand still.
+/// The number of frozen HSDirs.
 const FROZEN: u8 = 2;
 
 impl Fault for HsDirsDown {
@@ -163,21 +164,21 @@ impl Fault for HsDirsDown {
     }
 
     fn about(&self) -> &'static str {
-        "two of the HSDirs stand still for a minute, and a backend's pod is deleted with no grace period"
+        "two of the HSDirs are frozen for a minute, and a backend's pod is deleted without a grace period"
     }
 
     fn needs(&self) -> Needs {
         Needs { silent_hsdirs: FROZEN, ..Needs::default() }
     }
 
-    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<Struck<'a>>> {
+    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<ActiveFault<'a>>> {
         Box::pin(async move {
             let names = stage.network.fingerprints()?;
             let held = stage.held()?;
-            // An authority that stands still would hold up the consensus, which is another fault.
+            // A frozen authority would delay the consensus, which is another fault.
             let relays = held.keys().filter_map(|hsdir| names.get(hsdir)).filter(|name| name.contains("relay"));
             let frozen: Vec<String> = relays.take(FROZEN.into()).cloned().collect();
-            ensure!(frozen.len() == usize::from(FROZEN), "only {frozen:?} hold the descriptor");
+            ensure!(frozen.len() == usize::from(FROZEN), "too few relays hold the descriptor: {frozen:?}");
             let (victim, dead) = stage.victim().await?;
             let at = Instant::now();
             for relay in &frozen {
@@ -185,7 +186,7 @@ impl Fault for HsDirsDown {
             }
             stage.run(&format!("delete pod {} --grace-period=0 --force --wait=false", victim.name)).await?;
             let processes = stage.processes.clone();
-            Ok(Struck::at(at, dead).ending(Duration::from_secs(60), async move {
+            Ok(ActiveFault::new(at, dead).ending(Duration::from_secs(60), async move {
                 try_join_all(frozen.iter().map(async |relay| processes.signal(relay, Signal::CONT))).await?;
                 Ok(())
             }))
@@ -193,8 +194,9 @@ impl Fault for HsDirsDown {
     }
 
     fn figures(&self, seen: &Observed) -> Vec<Figure> {
-        // Of the HSDirs that answer. No limit: two relays of eleven are in many circuits, also in those to other HSDirs, and each that
-        // is begun through them costs its time.
+        // The first figure covers the HSDirs that answer and has no limit. Two relays of eleven are
+        // part of many circuits, also of those to other HSDirs, and each circuit that is attempted
+        // through them costs time.
         vec![seen.gone_while_it_lasts(), seen.failed().with(Limit::AtMost(0.0))]
     }
 }

@@ -1,4 +1,5 @@
-//! Nothing breaks, and yet backends go: scaled away, or replaced one by one.
+//! Planned changes that remove backends without breaking anything: scaling down, and replacing pods
+//! one by one.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -7,15 +8,17 @@ use anyhow::Result;
 use futures::future::LocalBoxFuture;
 use tokio::time::Instant;
 
-use crate::chaos::fault::{Fault, Needs, Observed, Struck};
+use crate::chaos::fault::{ActiveFault, Fault};
 use crate::chaos::figure::{Figure, Limit};
+use crate::chaos::needs::Needs;
+use crate::chaos::observed::Observed;
 use crate::chaos::stage::Stage;
 
-/// Five backends become two, while streams of up to a minute are open.
+/// Five backends are scaled down to two while streams of up to a minute are open.
 #[derive(Debug)]
 pub struct ScaleDown;
 
-/// A backend's pod is deleted as one does, with its grace period.
+/// A backend's pod is deleted with its usual grace period.
 #[derive(Debug)]
 pub struct PodRestart;
 
@@ -31,14 +34,14 @@ impl Fault for ScaleDown {
     }
 
     fn about(&self) -> &'static str {
-        "5 backends become 2, with streams of up to a minute open"
+        "five backends are scaled down to two while streams of up to a minute are open"
     }
 
     fn needs(&self) -> Needs {
         Needs { backends: 5, streams: true, ..Needs::default() }
     }
 
-    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<Struck<'a>>> {
+    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<ActiveFault<'a>>> {
         Box::pin(async move {
             let before = stage.service.backends().await?;
             let mut points = Vec::new();
@@ -50,7 +53,7 @@ impl Fault for ScaleDown {
             stage.service.wait_published(2, Duration::from_secs(60)).await?;
             let left: BTreeSet<String> = stage.service.backends().await?.into_iter().map(|pod| pod.uid).collect();
             let gone = points.into_iter().filter(|(uid, _)| !left.contains(uid)).flat_map(|(_, points)| points);
-            Ok(Struck::at(at, gone.collect()))
+            Ok(ActiveFault::new(at, gone.collect()))
         })
     }
 
@@ -65,19 +68,19 @@ impl Fault for PodRestart {
     }
 
     fn about(&self) -> &'static str {
-        "a backend's pod is deleted with its grace period, with streams of up to a minute open"
+        "a backend's pod is deleted with its grace period while streams of up to a minute are open"
     }
 
     fn needs(&self) -> Needs {
         Needs { streams: true, ..Needs::default() }
     }
 
-    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<Struck<'a>>> {
+    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<ActiveFault<'a>>> {
         Box::pin(async move {
             let (victim, dead) = stage.victim().await?;
             let at = Instant::now();
             stage.run(&format!("delete pod {} --wait=false", victim.name)).await?;
-            Ok(Struck::at(at, dead))
+            Ok(ActiveFault::new(at, dead))
         })
     }
 
@@ -92,14 +95,14 @@ impl Fault for RollingRestart {
     }
 
     fn about(&self) -> &'static str {
-        "all backends are replaced, as for a new image, with streams of up to a minute open"
+        "all backends are replaced, as for a new image, while streams of up to a minute are open"
     }
 
     fn needs(&self) -> Needs {
         Needs { streams: true, ..Needs::default() }
     }
 
-    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<Struck<'a>>> {
+    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<ActiveFault<'a>>> {
         Box::pin(async move {
             let before: BTreeSet<String> =
                 stage.service.backends().await?.into_iter().map(|backend| backend.uid).collect();
@@ -110,7 +113,7 @@ impl Fault for RollingRestart {
             let at = Instant::now();
             stage.run(&format!("patch obs/web --type=merge --patch={patch}")).await?;
             let service = stage.service.clone();
-            Ok(Struck::at(at, BTreeSet::new()).ending(Duration::ZERO, async move {
+            Ok(ActiveFault::new(at, BTreeSet::new()).ending(Duration::ZERO, async move {
                 const LIMIT: Duration = Duration::from_secs(240);
                 let replaced = async || {
                     let now = service.backends().await?;
@@ -118,7 +121,7 @@ impl Fault for RollingRestart {
                     Ok(if new == before.len() && now.len() == new {
                         crate::wait::Seen::Yes(())
                     } else {
-                        crate::wait::Seen::NotYet(format!("{new} of {} are new", now.len()))
+                        crate::wait::Seen::NotYet(format!("{new} of {} backends are new", now.len()))
                     })
                 };
                 crate::wait::until("all backends are new", LIMIT, replaced).await?;
@@ -130,6 +133,6 @@ impl Fault for RollingRestart {
 
     fn figures(&self, seen: &Observed) -> Vec<Figure> {
         let took = (seen.ended - seen.at).as_secs_f64();
-        vec![seen.failed().with(NONE_LOST), seen.cut().with(NONE_LOST), Figure::told(seen.name("took_s"), took, "s")]
+        vec![seen.failed().with(NONE_LOST), seen.cut().with(NONE_LOST), Figure::new(seen.name("took_s"), took, "s")]
     }
 }

@@ -1,9 +1,12 @@
-//! Nothing breaks, and yet every introduction point is replaced at once: the time period changes, twice.
+//! Two changes of the time period, at which every introduction point is replaced although nothing
+//! breaks.
 //!
-//! A tor that publishes by itself has a descriptor, with points of its own, for each of two time periods. When the second of them has
-//! become the older, it closes the points of the first, which clients asked for until half a period ago. A backend's tor tells of the
-//! points of the first only, so ours are in use until it closes them. On the public network each tor learns of a new consensus at a time
-//! of its own within about an hour; here within about 20 seconds, which is an interval between consensuses, too.
+//! A tor that publishes by itself has one descriptor for each of two time periods, with separate
+//! introduction points. When the second period has become the older one, tor closes the first
+//! period's points, which clients used until half a period ago. A backend's tor reports only the
+//! points of the first period, so our descriptors use them until tor closes them. On the public
+//! network, each tor learns of a new consensus at its own time within about an hour. In the test
+//! network it is within about 20 seconds, which is one consensus interval, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,27 +16,31 @@ use futures::future::LocalBoxFuture;
 use onionbalance_operator::link::Revision;
 use tokio::time::{Instant, sleep_until};
 
-use crate::chaos::fault::{Fault, Moment, Needs, Observed, Struck, Told};
+use crate::chaos::fault::{ActiveFault, Fault, Findings};
 use crate::chaos::figure::{Figure, Limit};
 use crate::chaos::judge::{held, of_responsible, settled};
-use crate::chaos::request::Whose;
+use crate::chaos::needs::Needs;
+use crate::chaos::observed::{Moment, Observed};
+use crate::chaos::request::ServiceKind;
 use crate::chaos::stage::Stage;
 use crate::wait::{Seen, until};
 
-/// Two changes of the time period.
+/// The time period changes twice.
 #[derive(Debug)]
 pub struct Rotations;
 
-/// A second, so that a run of 20 minutes has a thousand requests.
+/// One request per second, so that a run of 20 minutes has about a thousand requests.
 const EVERY: Duration = Duration::from_secs(1);
-/// Two periods of the test network, and a minute.
+/// Two time periods of the test network, and one minute.
 const LASTS: Duration = Duration::from_secs(17 * 60);
 const LONGEST: Duration = Duration::from_secs(22 * 60);
-/// How many changes must be seen.
+/// The number of changes that must be observed.
 const CHANGES: u8 = 2;
-/// Requests that began so long before the first backend's points were replaced
+/// The time before the first backend's replacement of its points from which requests count as made
+/// at the change.
 const BEFORE: Duration = Duration::from_secs(30);
-/// and so long after are told apart.
+/// The time after the first backend's replacement of its points until which requests count as made
+/// at the change.
 const AFTER: Duration = Duration::from_secs(60);
 
 impl Fault for Rotations {
@@ -42,20 +49,20 @@ impl Fault for Rotations {
     }
 
     fn about(&self) -> &'static str {
-        "the time period changes twice, and every backend's tor replaces all its introduction points (about 18 minutes)"
+        "the time period changes twice, and each backend's tor replaces all its introduction points (about 18 minutes)"
     }
 
     fn needs(&self) -> Needs {
         Needs { every: EVERY, quiet: None, ..Needs::default() }
     }
 
-    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<Struck<'a>>> {
+    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<ActiveFault<'a>>> {
         Box::pin(async move {
             let at = Instant::now();
-            Ok(Struck::at(at, BTreeSet::new()).telling(async move {
+            Ok(ActiveFault::new(at, BTreeSet::new()).with_findings(async move {
                 let moments = changes(stage, at).await?;
                 sleep_until(moments.last().map_or(at, |last| last.at) + AFTER).await;
-                Ok(Told { moments, ..Told::default() })
+                Ok(Findings { moments, ..Findings::default() })
             }))
         })
     }
@@ -66,49 +73,50 @@ impl Fault for Rotations {
             seen.failed().with(Limit::AtMost(0.0)),
             seen.cut().with(Limit::AtMost(0.0)),
         ];
-        for (whose, word) in [(Whose::Ours, "ours"), (Whose::Plain, "plain")] {
+        for (service, word) in [(ServiceKind::Ours, "ours"), (ServiceKind::Plain, "plain")] {
             let name = |what: &str| seen.name(&format!("{word}_{what}"));
-            figures.push(Figure::count(name("slow"), seen.requests.of(whose).slow, "requests"));
+            figures.push(Figure::count(name("slow"), seen.requests.of(service).slow, "requests"));
             let mut at_change = Vec::new();
             for moment in &seen.moments {
-                at_change.push(seen.requests.began(whose, moment.at - BEFORE, moment.at + AFTER));
+                at_change.push(seen.requests.began(service, moment.at - BEFORE, moment.at + AFTER));
             }
-            let sum = |count: fn(&crate::chaos::tally::Tally) -> usize| at_change.iter().map(count).sum();
+            let sum = |count: fn(&crate::chaos::tally::RequestCounts) -> usize| at_change.iter().map(count).sum();
             figures.push(Figure::count(name("at_change_requests"), sum(|tally| tally.requests), "requests"));
             figures.push(Figure::count(name("at_change_failed"), sum(|tally| tally.failed + tally.cut), "requests"));
             figures.push(Figure::count(name("at_change_slow"), sum(|tally| tally.slow), "requests"));
             let longest = seen
                 .moments
                 .iter()
-                .map(|moment| seen.requests.longest(whose, moment.at - BEFORE, moment.at + AFTER).as_secs_f64());
-            figures.push(Figure::told(name("at_change_longest_s"), longest.fold(0.0, f64::max), "s"));
+                .map(|moment| seen.requests.longest(service, moment.at - BEFORE, moment.at + AFTER).as_secs_f64());
+            figures.push(Figure::new(name("at_change_longest_s"), longest.fold(0.0, f64::max), "s"));
         }
         let renewed =
             seen.moments.iter().map(|moment| renewed(seen, moment).map_or(f64::INFINITY, |it| it.as_secs_f64()));
-        figures.push(Figure::told(seen.name("old_points_gone_s"), renewed.fold(0.0, f64::max), "s"));
+        figures.push(Figure::new(seen.name("old_points_gone_s"), renewed.fold(0.0, f64::max), "s"));
         figures
     }
 }
 
-/// From the first backend's change until no HSDir that clients ask held one of the old points.
+/// Returns the time from the first backend's change until no HSDir that clients ask held any of the
+/// old points.
 fn renewed(seen: &Observed, moment: &Moment) -> Option<Duration> {
-    let (earlier, later): (Vec<_>, Vec<_>) =
-        seen.sightings.iter().cloned().partition(|sighting| sighting.at < moment.at);
-    let soon: Vec<_> = later.into_iter().filter(|sighting| sighting.at < moment.at + AFTER).collect();
+    let (earlier, later): (Vec<_>, Vec<_>) = seen.answers.iter().cloned().partition(|answer| answer.at < moment.at);
+    let soon: Vec<_> = later.into_iter().filter(|answer| answer.at < moment.at + AFTER).collect();
     let soon = of_responsible(&soon, &held(&earlier));
     settled(&soon, moment.at, |held| held.is_none_or(|held| held.points.is_disjoint(&moment.points)))
 }
 
-/// Watches the backends until all have replaced all their points, twice, and the time is over. A change's moment is its first backend's;
-/// its points are the old ones of all.
+/// Watches the backends until all have replaced all their points twice and the observation time is
+/// over. A change's moment is that of its first backend; its points are the old ones of all
+/// backends.
 async fn changes(stage: &Stage, since: Instant) -> Result<Vec<Moment>> {
     let backends = stage.service.backends().await?;
     let mut known: BTreeMap<String, (Revision, BTreeSet<String>)> = BTreeMap::new();
     let mut moments: Vec<Moment> = Vec::new();
     let mut replaced = 0;
-    until("two changes of the time period", LONGEST, async || {
+    until("the time period has changed twice", LONGEST, async || {
         for backend in &backends {
-            // One that does not answer in time is asked again.
+            // A backend that does not answer in time is asked again in the next round.
             let Ok(revision) = stage.revision_of(backend).await else { continue };
             if known.get(&backend.uid).is_some_and(|(old, _)| *old == revision) {
                 continue;
@@ -126,7 +134,7 @@ async fn changes(stage: &Stage, since: Instant) -> Result<Vec<Moment>> {
             }
         }
         let all = replaced >= backends.len() * usize::from(CHANGES) && since.elapsed() >= LASTS;
-        Ok(if all { Seen::Yes(()) } else { Seen::NotYet(format!("{replaced} times a backend's points were replaced")) })
+        Ok(if all { Seen::Yes(()) } else { Seen::NotYet(format!("backends replaced their points {replaced} times")) })
     })
     .await?;
     Ok(moments)

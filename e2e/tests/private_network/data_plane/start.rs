@@ -1,4 +1,4 @@
-//! Starting them: what a pod's containers would do, with folders and ports of their own.
+//! Starts the processes that would run in a pod's containers, each with its own folders and ports.
 
 use std::fs;
 use std::net::TcpListener;
@@ -56,7 +56,7 @@ HiddenServicePort 80 unix:{run}/forward/80.sock
         Ok(Backend { uid, api: format!("{}:{AGENT_API_PORT}", backend_address(number)) })
     }
 
-    /// A plain tor with a service of its own, as somebody's server has it.
+    /// Starts a plain tor with its own onion service, as a user would run it on a server.
     pub(super) async fn start_external(&self, number: usize) -> Result<String> {
         let dir = self.path(&format!("external{number}"));
         make_private_dir(&dir.join("run/control"))?;
@@ -83,7 +83,8 @@ HiddenServicePort 80 {target}
         self.start_publisher(&[])
     }
 
-    /// One more frontend, with a tor of its own, whose publisher gets these arguments besides. Gives its address.
+    /// Starts another frontend with its own tor. Its publisher gets these additional arguments and
+    /// variables. Returns the publisher's address.
     pub async fn start_leased_frontend(
         &self,
         name: &str,
@@ -105,7 +106,7 @@ HiddenServicePort 80 {target}
         Ok(address)
     }
 
-    /// Starts the publisher anew, for these clients alone.
+    /// Restarts the publisher for these clients only.
     pub async fn restrict(&mut self, clients: &[ClientPublicKey]) -> Result<()> {
         self.processes.stop("frontend-publisher").await?;
         self.metrics = self.start_publisher(clients)?;
@@ -158,16 +159,19 @@ SafeLogging 0
     }
 }
 
-/// Where a backend's agent listens: each has a loopback address of its own, as pods have.
+/// Returns the listen address of a backend's agent. Each agent has its own loopback address, as
+/// pods do.
 pub fn backend_address(number: usize) -> String {
     format!("127.0.77.{}", number + 1)
 }
 
-/// Our program with its folders under `dir`.
+/// Returns the command for our program with its folders under `dir`.
 fn program(subcommand: &[&str], dir: &Path) -> Result<Command> {
     let program = Path::new(env!("CARGO_BIN_EXE_e2e")).with_file_name("onionbalance-operator");
-    let program = program.canonicalize().with_context(|| format!("{}: cargo build makes it", program.display()))?;
-    // However this process ends, what it started ends too.
+    let program = program
+        .canonicalize()
+        .with_context(|| format!("could not find {}; run cargo build first", program.display()))?;
+    // The program must end together with this process, however this process ends.
     let mut command = Command::new("setpriv");
     command
         .args(["--pdeathsig", "KILL", "--"])
@@ -177,7 +181,7 @@ fn program(subcommand: &[&str], dir: &Path) -> Result<Command> {
         .arg(dir.join("run"))
         .arg("--tor-data-dir")
         .arg(dir.join("data"));
-    // All that our own code ever says: no secret may be in it.
+    // Log at the most verbose level of our own code, because no secret may appear in any of it.
     command.env("RUST_LOG", "debug,onionbalance_operator=trace,hyper=info");
     Ok(command)
 }

@@ -1,4 +1,4 @@
-//! The processes and files.
+//! The processes and files of the stand-alone test.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -28,47 +28,47 @@ pub const DAEMON: &str = "daemon";
 const PYTHON: &str = "python";
 const PASSWORD: &str = "a password with \"quotes\"";
 
-/// A service: its master address, and the file of its key.
-pub struct Service {
+/// An onion service: its master address and the file of its key.
+pub struct OnionService {
     pub master: String,
     key: PathBuf,
 }
 
-/// How the daemon comes to its tor.
+/// The way in which the daemon connects to its tor and authenticates.
 #[derive(Clone, Copy)]
-pub enum By {
-    /// The first tor's control port.
+pub enum ControlAuth {
+    /// The first tor's control port, with a password.
     Password,
-    /// The second tor's control port.
+    /// The second tor's control port, with the cookie.
     Cookie,
-    /// The second tor's control socket, which goes before a port.
+    /// The second tor's control socket, which takes precedence over a port.
     Socket,
 }
 
-pub struct Scene {
-    /// Made by Python's generator: a PEM key.
-    pub pythons: Service,
-    /// Made by ours of a key in Tor's form.
-    pub ours: Service,
+pub struct Setup {
+    /// The service from Python's generator, with a PEM key.
+    pub pythons: OnionService,
+    /// The service from our generator, with a key in Tor's format.
+    pub ours: OnionService,
     instances: Vec<String>,
     processes: Processes,
     network_torrc: String,
     clients: AtomicU32,
-    /// The control port that wants a password, and the one that wants the cookie.
+    /// The control port with password authentication, and the one with cookie authentication.
     ports: [String; 2],
     python: PathBuf,
     dir: Option<TempDir>,
     root: PathBuf,
 }
 
-impl Drop for Scene {
+impl Drop for Setup {
     fn drop(&mut self) {
         self.processes.kill_all();
     }
 }
 
-impl Scene {
-    /// Network, keys, instances, and the frontend's two tors.
+impl Setup {
+    /// Starts the network, the instances and the frontend's two tors, and generates the keys.
     pub async fn start() -> Result<Self> {
         machine::check_tor()?;
         let script = source_tree().join("e2e/setup/python-onionbalance.sh");
@@ -78,8 +78,8 @@ impl Scene {
         let processes = Processes::open(&root)?;
         let network = TorNetwork::open(&root.join("network"), Place::Loopback, &processes);
         network.up().await?;
-        let none = || Service { master: String::new(), key: PathBuf::new() };
-        let mut scene = Self {
+        let none = || OnionService { master: String::new(), key: PathBuf::new() };
+        let mut setup = Self {
             pythons: none(),
             ours: none(),
             instances: Vec::new(),
@@ -91,28 +91,28 @@ impl Scene {
             dir: Some(dir),
             root,
         };
-        scene.pythons = scene.python_service().await?;
-        scene.ours = scene.our_service().await?;
+        setup.pythons = setup.python_service().await?;
+        setup.ours = setup.our_service().await?;
         for number in 0..=LATE {
-            let master = if OF_PYTHONS.contains(&number) { &scene.pythons.master } else { &scene.ours.master };
-            let address = scene.start_instance(number, master).await?;
-            scene.instances.push(address);
+            let master = if OF_PYTHONS.contains(&number) { &setup.pythons.master } else { &setup.ours.master };
+            let address = setup.start_instance(number, master).await?;
+            setup.instances.push(address);
         }
-        scene.fill_in_pythons_config()?;
-        scene.start_frontend_tors().await?;
-        Ok(scene)
+        setup.fill_in_pythons_config()?;
+        setup.start_frontend_tors().await?;
+        Ok(setup)
     }
 
-    /// `onionbalance-config`, as its users call it.
-    async fn python_service(&self) -> Result<Service> {
+    /// Runs `onionbalance-config` in the way its users do.
+    async fn python_service(&self) -> Result<OnionService> {
         let mut generate = Command::new(self.python.with_file_name("onionbalance-config"));
         generate.args(["-n", "2", "--output"]).arg(self.root.join("python"));
         output(&mut generate.into()).await?;
         service_in(&self.root.join("python"))
     }
 
-    /// `config generate` with a key in Tor's form.
-    async fn our_service(&self) -> Result<Service> {
+    /// Runs `config generate` with a key in Tor's format.
+    async fn our_service(&self) -> Result<OnionService> {
         let hidden_service = self.root.join("hidden_service");
         let mut key = Command::new(program()?);
         key.args(["key", "generate", "--output"]).arg(&hidden_service);
@@ -122,11 +122,11 @@ impl Scene {
         generate.arg("--output").arg(self.root.join("ours"));
         output(&mut generate.into()).await?;
         let service = service_in(&self.root.join("ours"))?;
-        ensure!(fs::read(&service.key)?.starts_with(b"== ed25519v1-secret"), "the key stays in Tor's form");
+        ensure!(fs::read(&service.key)?.starts_with(b"== ed25519v1-secret"), "the key must stay in Tor's format");
         Ok(service)
     }
 
-    /// A plain tor, set up as both generators' users are told to.
+    /// Starts a plain tor that is set up according to the instructions of both generators.
     async fn start_instance(&self, number: usize, master: &str) -> Result<String> {
         let dir = self.root.join(format!("instance{number}"));
         let service = dir.join("hs");
@@ -143,7 +143,8 @@ impl Scene {
         Ok(fs::read_to_string(service.join("hostname"))?.trim().to_owned())
     }
 
-    /// What Python's generator leaves to an editor; nothing else is changed.
+    /// Fills in the instance addresses that Python's generator leaves to the user. Everything else
+    /// stays unchanged.
     fn fill_in_pythons_config(&self) -> Result<()> {
         let mut text = fs::read_to_string(self.python_config())?;
         for number in OF_PYTHONS {
@@ -153,10 +154,11 @@ impl Scene {
         Ok(fs::write(self.python_config(), text)?)
     }
 
-    /// The first starts dormant, as one does that nobody has used for a day: the daemon has to wake it.
+    /// Starts the frontend's tors. The first starts dormant, like a tor that has not been used for
+    /// a day, so the daemon must wake it.
     async fn start_frontend_tors(&self) -> Result<()> {
         let hash = output(&mut command("tor", ["--quiet", "--hash-password", PASSWORD])).await?;
-        let hash = hash.lines().last().context("a hash")?;
+        let hash = hash.lines().last().context("tor printed no password hash")?;
         let [password, cookie] = &self.ports;
         self.start_frontend_tor(
             0,
@@ -175,7 +177,7 @@ impl Scene {
         Ok(tor)
     }
 
-    /// The second one, under a daemon that goes on.
+    /// Restarts the second tor while the daemon is running.
     pub async fn restart_tor(&self) -> Result<()> {
         Tor::open(&self.processes, "frontend1", &self.root.join("frontend1")).stop().await?;
         self.start_frontend_tor(1, "")?;
@@ -186,8 +188,8 @@ impl Scene {
         self.root.join("python/config.yaml")
     }
 
-    /// A configuration of these services and their instances, beside Python's.
-    pub fn write_config(&self, services: &[(&Service, &[usize])]) -> Result<PathBuf> {
+    /// Writes a configuration with these services and their instances next to Python's.
+    pub fn write_config(&self, services: &[(&OnionService, &[usize])]) -> Result<PathBuf> {
         let services: Vec<Value> = services
             .iter()
             .map(|(service, instances)| {
@@ -205,29 +207,29 @@ impl Scene {
         self.root.join("status")
     }
 
-    pub fn start_daemon(&self, config: &Path, by: By) -> Result<()> {
-        let mut daemon = lead(&program()?);
+    pub fn start_daemon(&self, config: &Path, auth: ControlAuth) -> Result<()> {
+        let mut daemon = bound_command(&program()?);
         daemon.arg("frontend").arg("--config").arg(config).args(["--is-testnet", "-i", "127.0.0.1"]);
         let [with_password, with_cookie] = &self.ports;
-        let (socket, port) = match by {
-            By::Password => ("no-such-socket", with_password),
-            By::Cookie => ("no-such-socket", with_cookie),
-            // The port's tor would refuse.
-            By::Socket => ("frontend1/control", with_password),
+        let (socket, port) = match auth {
+            ControlAuth::Password => ("no-such-socket", with_password),
+            ControlAuth::Cookie => ("no-such-socket", with_cookie),
+            // The tor at this port would reject the daemon, so the socket must take precedence.
+            ControlAuth::Socket => ("frontend1/control", with_password),
         };
         daemon.arg("-s").arg(self.root.join(socket)).args(["-p", port]);
         daemon.env("RUST_LOG", "debug");
-        if matches!(by, By::Password) {
+        if matches!(auth, ControlAuth::Password) {
             daemon.env("ONIONBALANCE_TOR_CONTROL_PASSWORD", PASSWORD);
         }
         self.processes.start(DAEMON, &mut daemon)
     }
 
-    /// Must end by itself when it is told to.
+    /// Sends SIGTERM and waits until the daemon has ended by itself.
     pub async fn stop_daemon(&self) -> Result<()> {
         self.signal_daemon(Signal::TERM)?;
-        until("the daemon ends", Duration::from_secs(4), async || {
-            Ok(if self.processes.is_alive(DAEMON) { Seen::not_yet("it runs") } else { Seen::Yes(()) })
+        until("the daemon has ended", Duration::from_secs(4), async || {
+            Ok(if self.processes.is_alive(DAEMON) { Seen::not_yet("it is still running") } else { Seen::Yes(()) })
         })
         .await
     }
@@ -237,18 +239,18 @@ impl Scene {
         self.processes.signal(DAEMON, signal)
     }
 
-    pub async fn daemon_says(&self, words: &str) -> Result<()> {
-        until(&format!("the daemon says {words:?}"), Duration::from_secs(10), async || {
+    pub async fn wait_daemon_logs(&self, words: &str) -> Result<()> {
+        until(&format!("the daemon logs {words:?}"), Duration::from_secs(10), async || {
             self.processes.check(DAEMON)?;
             let log = fs::read_to_string(self.processes.log(DAEMON))?;
-            Ok(if log.contains(words) { Seen::Yes(()) } else { Seen::not_yet("not yet") })
+            Ok(if log.contains(words) { Seen::Yes(()) } else { Seen::not_yet("it has not logged them yet") })
         })
         .await
     }
 
-    /// Python Onionbalance takes no password.
+    /// Starts Python Onionbalance, which does not support passwords.
     pub fn start_python(&self) -> Result<()> {
-        let mut python = lead(&self.python.with_file_name("onionbalance"));
+        let mut python = bound_command(&self.python.with_file_name("onionbalance"));
         python.arg("--config").arg(self.python_config()).args(["--is-testnet", "-v", "debug"]);
         python.arg("-s").arg(self.root.join("frontend1/control"));
         self.processes.start(PYTHON, &mut python)
@@ -273,32 +275,32 @@ impl Scene {
         self.processes.check(name)
     }
 
-    /// Ends a story: after a failure the files stay for a look at them.
+    /// Ends a scenario. If it failed, the files are kept for inspection.
     pub fn end(mut self, outcome: Result<()>) -> Result<()> {
         if outcome.is_err() {
             let dir = self.dir.take().map(TempDir::keep).unwrap_or_default();
-            eprintln!("what could be seen: {}", dir.display());
+            eprintln!("the files of the failed test are in {}", dir.display());
         }
         outcome
     }
 }
 
-/// The one key beside a generated configuration.
-fn service_in(dir: &Path) -> Result<Service> {
+/// Returns the service whose only key is in the folder of a generated configuration.
+fn service_in(dir: &Path) -> Result<OnionService> {
     let files = fs::read_dir(dir)?.collect::<Result<Vec<_>, _>>()?;
     let mut keys = files.iter().map(fs::DirEntry::path).filter(|path| path.extension().is_some_and(|end| end == "key"));
-    let key = keys.next().context("a generator writes <address>.key")?;
-    let name = key.file_stem().context("a name")?.to_string_lossy().into_owned();
-    Ok(Service { master: format!("{name}.onion"), key })
+    let key = keys.next().context("the folder has no <address>.key")?;
+    let name = key.file_stem().context("the key file has no name")?.to_string_lossy().into_owned();
+    Ok(OnionService { master: format!("{name}.onion"), key })
 }
 
 fn program() -> Result<PathBuf> {
     let program = Path::new(env!("CARGO_BIN_EXE_e2e")).with_file_name("onionbalance-operator");
-    program.canonicalize().with_context(|| format!("{}: cargo build makes it", program.display()))
+    program.canonicalize().with_context(|| format!("could not find {}; run cargo build first", program.display()))
 }
 
-/// However this process ends, what it started ends too.
-fn lead(program: &Path) -> Command {
+/// Returns a command that ends together with this process, however this process ends.
+fn bound_command(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program);
     command

@@ -1,7 +1,9 @@
-//! A service from `kubectl apply` to the first page, and what took how long.
+//! Measures a service's path from `kubectl apply` to the first page that a client gets, and the
+//! duration of each step.
 //!
-//! What happened in the pods is taken from their logs, by the times at which the container runtime read the lines: the API server
-//! tells of a container that runs only after the kubelet's next look at all of them, when its tor has long begun to bootstrap.
+//! Events in the pods are taken from their logs, with the times at which the container runtime read
+//! the lines. The API server would report a running container only after the kubelet's next status
+//! sync, long after the container's tor has started to bootstrap.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,56 +19,59 @@ use super::stage::Stage;
 use crate::service::Service;
 use crate::wait::{Seen, until};
 
-/// What must come, of the backend that had introduction points first, and of the frontend.
+/// The steps until the first page. Those of a backend refer to the backend that had introduction
+/// points first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
-    /// The operator has made it: a backend's pod is there.
+    /// The operator has created a backend's pod.
     Made,
-    /// The backend's tor has said its first word: all that comes before it has been done.
+    /// The backend's tor has logged its first line, so the pod has started.
     BackendStarted,
     /// The backend's tor has bootstrapped.
     BackendUp,
-    /// The backend's agent sees an introduction point.
+    /// The backend's agent has seen an introduction point.
     Introduced,
-    /// The frontend's tor has said its first word.
+    /// The frontend's tor has logged its first line.
     FrontendStarted,
     /// The frontend's tor has bootstrapped.
     FrontendUp,
-    /// The publisher has made a descriptor.
+    /// The publisher has created a descriptor.
     Described,
-    /// An HSDir has accepted it.
+    /// An HSDir has accepted the descriptor.
     Accepted,
-    /// A client got a page.
+    /// A client has fetched a page.
     Fetched,
 }
 
-/// How long after `kubectl apply` was begun each step came.
+/// The time from the start of `kubectl apply` to each step.
 #[derive(Debug, Default)]
-pub struct Newcomer(BTreeMap<Step, Duration>);
+pub struct FirstFetch(BTreeMap<Step, Duration>);
 
 const LIMIT: Duration = Duration::from_secs(180);
 
-impl Newcomer {
-    /// Applies a service of this name with three backends, and removes it once a client was there.
-    pub async fn comes(stage: &Stage, name: &str) -> Result<Self> {
+impl FirstFetch {
+    /// Applies a service with this name and three backends, measures the steps, and deletes the
+    /// service.
+    pub async fn measure(stage: &Stage, name: &str) -> Result<Self> {
         let object = format!(
             "apiVersion: onionbalance.dev/v1alpha1\nkind: OnionBalancedService\nmetadata: {{name: {name}}}\nspec:\n  \
              deletionPolicy: Delete\n  ports: [{{port: 80, target: {{address: \"{}\"}}}}]\n  backends: {{replicas: 3}}\n",
             stage.target()
         );
         let service = Service::new(&stage.cluster.client().await?, &stage.namespace, name);
-        let (applied, by_the_wall) = (Instant::now(), wall_clock()?);
+        let (applied, applied_since_epoch) = (Instant::now(), wall_clock()?);
         stage.kubectl.run_with_input(&["--namespace", &stage.namespace, "apply", "-f", "-"], &object).await?;
-        let mut newcomer = Self::default();
-        let ((), onion) = tokio::try_join!(newcomer.look(&service, applied), service.onion_address())?;
-        newcomer.0.insert(Step::Fetched, fetch(stage, &onion).await? - applied);
-        newcomer.read_logs(stage, &service, by_the_wall).await?;
+        let mut times = Self::default();
+        let ((), onion) = tokio::try_join!(times.watch_status(&service, applied), service.onion_address())?;
+        times.0.insert(Step::Fetched, fetch(stage, &onion).await? - applied);
+        times.read_logs(stage, &service, applied_since_epoch).await?;
         remove(stage, &service, name).await?;
-        Ok(newcomer)
+        Ok(times)
     }
 
-    /// The parts, by name, which together are the total: one after another along what was last, the backend's tor or the frontend's.
-    /// `own` is all but what tors do: bootstrap, introduce, upload, fetch.
+    /// Returns the parts by name. All but `total` and `own` add up to `total`: they follow each
+    /// other along the slower path, either the backend's tor or the frontend's. `own` excludes the
+    /// work of tors, which is to bootstrap, introduce, upload and fetch.
     pub fn parts(&self) -> Vec<(&'static str, Duration)> {
         let at = |step| self.0.get(&step).copied().unwrap_or_default();
         let between = |from, to| at(to).saturating_sub(at(from));
@@ -89,8 +94,8 @@ impl Newcomer {
         ]
     }
 
-    /// Sees a backend's pod come, and the first descriptor be accepted.
-    async fn look(&mut self, service: &Service, applied: Instant) -> Result<()> {
+    /// Records when a backend's pod exists and when an HSDir has accepted the first descriptor.
+    async fn watch_status(&mut self, service: &Service, applied: Instant) -> Result<()> {
         until("a descriptor is accepted", LIMIT, async || {
             for pod in &service.pods().await? {
                 if is_backend(pod) {
@@ -105,7 +110,8 @@ impl Newcomer {
         .await
     }
 
-    /// `applied` is since the Unix epoch, as the times of logs are.
+    /// Records the steps that the pods' logs contain. `applied` is the time since the Unix epoch,
+    /// like the times in logs.
     async fn read_logs(&mut self, stage: &Stage, service: &Service, applied: Duration) -> Result<()> {
         const UP: &str = "Bootstrapped 100%";
         let mut backends = Vec::new();
@@ -115,7 +121,7 @@ impl Newcomer {
             let tor = log("tor").await?;
             let after = |log: &str, words| first(log, words).map(|at| at.saturating_sub(applied));
             if is_backend(pod) {
-                // One whose points came when all was over has no say.
+                // A backend that got its points after the measurement does not count.
                 if let Some(introduced) = after(&log("agent").await?, "introduction points changed") {
                     backends.push([Some(introduced), after(&tor, ""), after(&tor, UP)]);
                 }
@@ -133,7 +139,7 @@ impl Newcomer {
     }
 
     fn note(&mut self, step: Step, after: Option<Duration>) -> Result<()> {
-        self.0.insert(step, after.with_context(|| format!("no log tells of {step:?}"))?);
+        self.0.insert(step, after.with_context(|| format!("no log contains the step {step:?}"))?);
         Ok(())
     }
 }
@@ -142,29 +148,32 @@ fn is_backend(pod: &Pod) -> bool {
     pod.metadata.labels.iter().flatten().any(|(_, value)| value == "backend")
 }
 
-/// Since the Unix epoch.
-#[allow(clippy::disallowed_methods, reason = "the times of logs are by the wall clock")]
+/// Returns the time since the Unix epoch.
+#[allow(clippy::disallowed_methods, reason = "log times follow the wall clock")]
 fn wall_clock() -> Result<Duration> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH)?)
 }
 
-/// When, since the Unix epoch, the first line with these words was logged; each begins with its time.
+/// Returns the time since the Unix epoch at which the first line with these words was logged. Each
+/// line begins with its time.
 fn first(log: &str, words: &str) -> Option<Duration> {
     let line = log.lines().find(|line| line.contains(words))?;
     let time: Timestamp = line.split(' ').next()?.parse().ok()?;
     time.as_duration().try_into().ok()
 }
 
-/// Whether a frontend's publisher has seen an upload accepted; one that does not answer yet has not.
+/// Returns true if a frontend's publisher has had an upload accepted. A publisher that does not
+/// answer yet has not.
 async fn has_accepted(pod: &Pod) -> bool {
     let Some(address) = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref()) else { return false };
     let page = metrics::page(address).await.unwrap_or_default();
     metrics::value(&page, "onionbalance_publisher_uploads_total{result=\"accepted\"}") > 0.0
 }
 
-/// Clients that know nothing of the service try, one after another; gives when one got there.
+/// Tries with one client after another, none of which knows the service, and returns the time of
+/// the first success.
 async fn fetch(stage: &Stage, onion: &str) -> Result<Instant> {
-    until("a client gets there", LIMIT, async || {
+    until("a client reaches the service", LIMIT, async || {
         let Some(mut client) = stage.clients.take() else { return Ok(Seen::not_yet("no client is free")) };
         client.forget().await?;
         let answer = timeout(Duration::from_secs(30), crate::torclient::connect(client.socks(), onion, onion)).await;
@@ -177,14 +186,15 @@ async fn fetch(stage: &Stage, onion: &str) -> Result<Instant> {
     .await
 }
 
-/// Until its pods are gone: their end takes the kubelet's time, and the next service needs it.
+/// Deletes the service and waits until its pods are gone, because their removal takes the kubelet's
+/// time, which the next service needs.
 async fn remove(stage: &Stage, service: &Service, name: &str) -> Result<()> {
     stage.run(&format!("delete obs/{name} --wait=false")).await?;
     let label = format!("onionbalance.dev/service={name}");
     until("the service's pods are gone", LIMIT, async || {
         stage.run(&format!("delete pods --selector={label} --grace-period=1 --wait=false")).await?;
         let left = service.pods().await?.len();
-        Ok(if left == 0 { Seen::Yes(()) } else { Seen::NotYet(format!("{left} are there")) })
+        Ok(if left == 0 { Seen::Yes(()) } else { Seen::NotYet(format!("{left} pods are left")) })
     })
     .await
 }
@@ -193,7 +203,7 @@ async fn remove(stage: &Stage, service: &Service, name: &str) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn newcomer(frontend_up: u64) -> Newcomer {
+    fn times(frontend_up: u64) -> FirstFetch {
         let steps = [
             (Step::Made, 1),
             (Step::BackendStarted, 3),
@@ -205,14 +215,14 @@ mod tests {
             (Step::Accepted, 11),
             (Step::Fetched, 14),
         ];
-        Newcomer(steps.map(|(step, seconds)| (step, Duration::from_secs(seconds))).into())
+        FirstFetch(steps.map(|(step, seconds)| (step, Duration::from_secs(seconds))).into())
     }
 
     #[test]
-    fn the_parts_lead_along_what_was_last() {
+    fn the_parts_follow_the_slower_path() {
         let names = ["operator", "pod_start", "bootstrap", "introduction", "merge", "upload", "fetch"];
         for (frontend_up, expected, own) in [(7, [1, 2, 3, 2, 2, 1, 3], 5), (9, [1, 4, 4, 0, 1, 1, 3], 6)] {
-            let parts: BTreeMap<_, _> = newcomer(frontend_up).parts().into_iter().collect();
+            let parts: BTreeMap<_, _> = times(frontend_up).parts().into_iter().collect();
             assert_eq!(names.map(|part| parts[part].as_secs()), expected);
             assert_eq!(parts["own"].as_secs(), own);
             assert_eq!(names.iter().map(|part| parts[part]).sum::<Duration>(), parts["total"]);
@@ -220,12 +230,12 @@ mod tests {
     }
 
     #[test]
-    fn the_first_line_with_the_words_counts() {
+    fn the_first_log_line_with_the_words_is_used() {
         let log = "2026-11-26T04:05:02.126000001Z Nov 26 04:05:02.126 [notice] Tor 0.4.9.11 running\n\
                    2026-11-26T04:05:03.5Z Nov 26 04:05:03.000 [notice] Bootstrapped 100% (done): Done\n\
                    2026-11-26T04:05:04.5Z Nov 26 04:05:04.000 [notice] Bootstrapped 100% (done): Done\n";
         let start = first(log, "").unwrap();
-        assert_eq!(start.subsec_nanos(), 126_000_001, "to the nanosecond");
+        assert_eq!(start.subsec_nanos(), 126_000_001, "the time keeps its nanoseconds");
         assert_eq!(first(log, "Bootstrapped 100%"), Some(start + Duration::from_nanos(1_373_999_999)));
         assert_eq!(first(log, "introduction points changed"), None);
         assert_eq!(first("error: container not found", ""), None);

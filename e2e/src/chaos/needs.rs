@@ -1,0 +1,30 @@
+//! The state and the load under which a fault is caused.
+
+use std::time::Duration;
+
+/// The default interval between requests to each of the two services.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// The conditions under which a fault is caused.
+#[derive(Debug, Clone, Copy)]
+pub struct Needs {
+    /// The number of published backends.
+    pub backends: usize,
+    /// The number of Ready frontends.
+    pub frontends: usize,
+    /// True if some requests are for streams of up to a minute.
+    pub streams: bool,
+    /// The interval between requests to each of the two services.
+    pub every: Duration,
+    /// The additional time without a change of the time period, on top of the length of a run.
+    /// `None` allows changes during the run.
+    pub quiet: Option<Duration>,
+    /// The number of HSDirs that do not answer the judge.
+    pub silent_hsdirs: u8,
+}
+
+impl Default for Needs {
+    fn default() -> Self {
+        Self { backends: 3, frontends: 1, streams: false, every: EVERY, quiet: Some(Duration::ZERO), silent_hsdirs: 0 }
+    }
+}
