@@ -43,15 +43,15 @@ fn the_crd_is_rendered_whole_and_kept() {
 }
 
 #[test]
-fn a_server_that_knows_no_rules_gets_the_crd_without() {
+fn a_server_older_than_1_28_gets_the_crd_without_rules() {
     let schema = |version: &str| {
         let output = helm(&["template", RELEASE, "--kube-version", version], &json!({}));
         let rendered = documents(&String::from_utf8(output.stdout).unwrap());
         the(&rendered, "CustomResourceDefinition")["spec"].clone()
     };
     let with: CustomResourceDefinition =
-        serde_json::from_value(json!({"metadata": {}, "spec": schema("1.25.0")})).unwrap();
+        serde_json::from_value(json!({"metadata": {}, "spec": schema("1.28.0")})).unwrap();
     let expected = serde_json::to_value(without_rules(with)).unwrap();
-    assert!(schema("1.24.17-eks-1") == with_integers(expected["spec"].clone()));
-    assert!(schema("1.25.0") != schema("1.24.0"));
+    assert!(schema("1.27.16-eks-1") == with_integers(expected["spec"].clone()));
+    assert!(schema("1.28.0") != schema("1.27.0"));
 }
