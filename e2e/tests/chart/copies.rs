@@ -43,7 +43,7 @@ fn the_crd_is_rendered_whole_and_kept() {
 }
 
 #[test]
-fn a_server_older_than_1_28_gets_the_crd_without_rules() {
+fn a_server_that_knows_no_rules_gets_the_crd_without() {
     let schema = |version: &str| {
         let output = helm(&["template", RELEASE, "--kube-version", version], &json!({}));
         let rendered = documents(&String::from_utf8(output.stdout).unwrap());
