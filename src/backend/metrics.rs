@@ -35,13 +35,9 @@ fn render(tor: &TorState, ports: &[Arc<Port>]) -> String {
     text.sample("introduction_points", "", tor.points.count() as u64);
     text.family("tor_kills_total", "counter", "Frozen tor processes that the agent killed");
     text.sample("tor_kills_total", "", tor.kills);
-    text.family("circuits_total", "counter", "Circuits that the agent requested from a tor with a stalled onion service");
+    text.family("circuits_total", "counter", "Circuits requested from a tor whose onion service had stalled");
     text.sample("circuits_total", "", tor.mended.circuits);
-    text.family(
-        "tor_restarts_total",
-        "counter",
-        "Tor processes that the agent ended because their onion service had stalled",
-    );
+    text.family("tor_restarts_total", "counter", "Tor processes ended because their onion service had stalled");
     text.sample("tor_restarts_total", "", tor.mended.restarts);
     let per_port: [([&str; 3], Counter); 3] = [
         (["streams", "gauge", "Open streams"], |port| &port.open),
@@ -50,7 +46,7 @@ fn render(tor: &TorState, ports: &[Arc<Port>]) -> String {
             [
                 "connect_failures_total",
                 "counter",
-                "Streams refused because the target was unreachable or too many were open",
+                "Streams refused because the target did not accept the connection or too many streams were open",
             ],
             |port| &port.connect_failures,
         ),
@@ -61,7 +57,7 @@ fn render(tor: &TorState, ports: &[Arc<Port>]) -> String {
             text.sample(name, &format!("{{{}}}", labels(port)), counter(port).load(Ordering::Relaxed));
         }
     }
-    text.family("bytes_total", "counter", "Bytes forwarded (in: from clients, out: to clients)");
+    text.family("bytes_total", "counter", "Bytes forwarded from clients (in) and to clients (out)");
     for port in ports {
         for (direction, bytes) in [("in", &port.bytes_in), ("out", &port.bytes_out)] {
             let labels = format!("{{{},direction=\"{direction}\"}}", labels(port));
@@ -110,10 +106,10 @@ onionbalance_agent_introduction_points 3
 # HELP onionbalance_agent_tor_kills_total Frozen tor processes that the agent killed
 # TYPE onionbalance_agent_tor_kills_total counter
 onionbalance_agent_tor_kills_total 2
-# HELP onionbalance_agent_circuits_total Circuits that the agent requested from a tor with a stalled onion service
+# HELP onionbalance_agent_circuits_total Circuits requested from a tor whose onion service had stalled
 # TYPE onionbalance_agent_circuits_total counter
 onionbalance_agent_circuits_total 7
-# HELP onionbalance_agent_tor_restarts_total Tor processes that the agent ended because their onion service had stalled
+# HELP onionbalance_agent_tor_restarts_total Tor processes ended because their onion service had stalled
 # TYPE onionbalance_agent_tor_restarts_total counter
 onionbalance_agent_tor_restarts_total 1
 # HELP onionbalance_agent_streams Open streams
@@ -122,10 +118,10 @@ onionbalance_agent_streams{port=\"80\"} 4
 # HELP onionbalance_agent_streams_total Streams accepted
 # TYPE onionbalance_agent_streams_total counter
 onionbalance_agent_streams_total{port=\"80\"} 0
-# HELP onionbalance_agent_connect_failures_total Streams refused because the target was unreachable or too many were open
+# HELP onionbalance_agent_connect_failures_total Streams refused because the target did not accept the connection or too many streams were open
 # TYPE onionbalance_agent_connect_failures_total counter
 onionbalance_agent_connect_failures_total{port=\"80\"} 0
-# HELP onionbalance_agent_bytes_total Bytes forwarded (in: from clients, out: to clients)
+# HELP onionbalance_agent_bytes_total Bytes forwarded from clients (in) and to clients (out)
 # TYPE onionbalance_agent_bytes_total counter
 onionbalance_agent_bytes_total{port=\"80\",direction=\"in\"} 0
 onionbalance_agent_bytes_total{port=\"80\",direction=\"out\"} 5

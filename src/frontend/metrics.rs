@@ -86,7 +86,11 @@ pub(super) fn render(figures: &Figures) -> String {
         }
     }
 
-    text.family("descriptors_total", "counter", "Descriptors built, counting the distinct descriptors of one time period as one");
+    text.family(
+        "descriptors_total",
+        "counter",
+        "Descriptors built, counting the distinct descriptors of one time period as one",
+    );
     text.sample("descriptors_total", "", figures.counts.rounds);
     text.family("uploads_total", "counter", "Uploads to individual HSDirs, by result");
     let Counts { accepted, rejected, failed, .. } = figures.counts;

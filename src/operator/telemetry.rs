@@ -103,7 +103,7 @@ impl Telemetry {
         }
         text.family("leader", "gauge", "1 if this operator is the leader");
         text.sample("leader", "", u64::from(self.leading.load(Ordering::Relaxed)));
-        text.family("watch_failing", "gauge", "1 for each resource kind that cannot be watched at present");
+        text.family("watch_failing", "gauge", "1 for each kind that cannot be watched at present");
         for (resource, namespace) in self.watches.failing().keys() {
             let namespace = namespace.as_deref().unwrap_or_default();
             text.sample("watch_failing", &format!("{{resource=\"{resource}\",namespace=\"{namespace}\"}}"), 1);
