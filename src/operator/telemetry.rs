@@ -111,7 +111,7 @@ impl Telemetry {
         text.family(
             "service_ready",
             "gauge",
-            "1 if the object is Ready, otherwise 0, with the reason; exported by the leader only",
+            "1 if the object is Ready, 0 with the reason if not; only from the leader",
         );
         let leads = self.leading.load(Ordering::Relaxed);
         for Standing { namespace, name, ready, reason } in leads.then(|| self.objects.standings()).into_iter().flatten()
