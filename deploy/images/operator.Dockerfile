@@ -9,7 +9,7 @@ FROM docker.io/library/debian:bookworm-slim
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/*
-# Who may run a program but not read it gets a process that nobody of the same user can look into, from its first moment.
+# A user that may run the program but not read it cannot inspect the process, not even right after its start.
 COPY --from=build --chmod=0711 /onionbalance-operator /usr/local/bin/
 USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/onionbalance-operator"]

@@ -27,30 +27,26 @@ async fn metrics(State((tor, traffic)): State<Sources>) -> impl IntoResponse {
 
 fn render(tor: &TorState, ports: &[Arc<Port>]) -> String {
     let mut text = Exposition::new("onionbalance_agent");
-    text.family("tor_up", "gauge", "Whether tor answers its control socket");
+    text.family("tor_up", "gauge", "1 if tor answers on its control socket");
     text.sample("tor_up", "", u64::from(tor.answering));
-    text.family("bootstrapped", "gauge", "Whether tor is bootstrapped");
+    text.family("bootstrapped", "gauge", "1 if tor has bootstrapped");
     text.sample("bootstrapped", "", u64::from(tor.bootstrapped >= 100));
     text.family("introduction_points", "gauge", "Established introduction points");
     text.sample("introduction_points", "", tor.points.count() as u64);
-    text.family("tor_kills_total", "counter", "Frozen tor processes that were ended");
+    text.family("tor_kills_total", "counter", "Frozen tor processes that the agent killed");
     text.sample("tor_kills_total", "", tor.kills);
-    text.family("circuits_total", "counter", "Circuits asked of a tor whose onion service stood still");
+    text.family("circuits_total", "counter", "Circuits requested from a tor whose onion service had stalled");
     text.sample("circuits_total", "", tor.mended.circuits);
-    text.family(
-        "tor_restarts_total",
-        "counter",
-        "Tor processes that were ended because their onion service stood still",
-    );
+    text.family("tor_restarts_total", "counter", "Tor processes ended because their onion service had stalled");
     text.sample("tor_restarts_total", "", tor.mended.restarts);
     let per_port: [([&str; 3], Counter); 3] = [
         (["streams", "gauge", "Open streams"], |port| &port.open),
-        (["streams_total", "counter", "Streams taken"], |port| &port.opened),
+        (["streams_total", "counter", "Streams accepted"], |port| &port.opened),
         (
             [
                 "connect_failures_total",
                 "counter",
-                "Streams refused: the target could not be connected to, or too many were open",
+                "Streams refused because the target did not accept the connection or too many streams were open",
             ],
             |port| &port.connect_failures,
         ),
@@ -61,7 +57,7 @@ fn render(tor: &TorState, ports: &[Arc<Port>]) -> String {
             text.sample(name, &format!("{{{}}}", labels(port)), counter(port).load(Ordering::Relaxed));
         }
     }
-    text.family("bytes_total", "counter", "Bytes forwarded; in: from clients, out: to clients");
+    text.family("bytes_total", "counter", "Bytes forwarded from clients (in) and to clients (out)");
     for port in ports {
         for (direction, bytes) in [("in", &port.bytes_in), ("out", &port.bytes_out)] {
             let labels = format!("{{{},direction=\"{direction}\"}}", labels(port));
@@ -98,34 +94,34 @@ mod tests {
         let text = render(&tor, &[Arc::new(port)]);
         assert_eq!(page::families(&text), page::documented("onionbalance_agent"), "see docs/metrics.md");
         let expected = "\
-# HELP onionbalance_agent_tor_up Whether tor answers its control socket
+# HELP onionbalance_agent_tor_up 1 if tor answers on its control socket
 # TYPE onionbalance_agent_tor_up gauge
 onionbalance_agent_tor_up 1
-# HELP onionbalance_agent_bootstrapped Whether tor is bootstrapped
+# HELP onionbalance_agent_bootstrapped 1 if tor has bootstrapped
 # TYPE onionbalance_agent_bootstrapped gauge
 onionbalance_agent_bootstrapped 1
 # HELP onionbalance_agent_introduction_points Established introduction points
 # TYPE onionbalance_agent_introduction_points gauge
 onionbalance_agent_introduction_points 3
-# HELP onionbalance_agent_tor_kills_total Frozen tor processes that were ended
+# HELP onionbalance_agent_tor_kills_total Frozen tor processes that the agent killed
 # TYPE onionbalance_agent_tor_kills_total counter
 onionbalance_agent_tor_kills_total 2
-# HELP onionbalance_agent_circuits_total Circuits asked of a tor whose onion service stood still
+# HELP onionbalance_agent_circuits_total Circuits requested from a tor whose onion service had stalled
 # TYPE onionbalance_agent_circuits_total counter
 onionbalance_agent_circuits_total 7
-# HELP onionbalance_agent_tor_restarts_total Tor processes that were ended because their onion service stood still
+# HELP onionbalance_agent_tor_restarts_total Tor processes ended because their onion service had stalled
 # TYPE onionbalance_agent_tor_restarts_total counter
 onionbalance_agent_tor_restarts_total 1
 # HELP onionbalance_agent_streams Open streams
 # TYPE onionbalance_agent_streams gauge
 onionbalance_agent_streams{port=\"80\"} 4
-# HELP onionbalance_agent_streams_total Streams taken
+# HELP onionbalance_agent_streams_total Streams accepted
 # TYPE onionbalance_agent_streams_total counter
 onionbalance_agent_streams_total{port=\"80\"} 0
-# HELP onionbalance_agent_connect_failures_total Streams refused: the target could not be connected to, or too many were open
+# HELP onionbalance_agent_connect_failures_total Streams refused because the target did not accept the connection or too many streams were open
 # TYPE onionbalance_agent_connect_failures_total counter
 onionbalance_agent_connect_failures_total{port=\"80\"} 0
-# HELP onionbalance_agent_bytes_total Bytes forwarded; in: from clients, out: to clients
+# HELP onionbalance_agent_bytes_total Bytes forwarded from clients (in) and to clients (out)
 # TYPE onionbalance_agent_bytes_total counter
 onionbalance_agent_bytes_total{port=\"80\",direction=\"in\"} 0
 onionbalance_agent_bytes_total{port=\"80\",direction=\"out\"} 5

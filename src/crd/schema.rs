@@ -45,7 +45,7 @@ pub fn without_rules(mut crd: CustomResourceDefinition) -> CustomResourceDefinit
 /// Tools that follow kstatus would consider an object without conditions ready.
 fn unseen() -> serde_json::Value {
     json!({"conditions": [{
-        "type": "Ready", "status": "Unknown", "reason": "Pending", "message": "The operator has not reconciled the object yet.",
+        "type": "Ready", "status": "Unknown", "reason": "Pending", "message": "The operator has not reconciled this object yet.",
         "lastTransitionTime": "1970-01-01T00:00:00Z",
     }]})
 }

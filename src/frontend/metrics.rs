@@ -46,9 +46,9 @@ type PeriodFigure = fn(&PeriodStatus) -> u64;
 /// The figures as text.
 pub(super) fn render(figures: &Figures) -> String {
     let mut text = Exposition::new("onionbalance_publisher");
-    text.family("tor_up", "gauge", "Whether there is a control connection to a bootstrapped tor");
+    text.family("tor_up", "gauge", "1 if the publisher has a control connection to a bootstrapped tor");
     text.sample("tor_up", "", figures.tor_up.into());
-    text.family("leading", "gauge", "Whether this publisher is the one that publishes");
+    text.family("leading", "gauge", "1 if this publisher is the leader, which alone publishes");
     text.sample("leading", "", figures.leading.into());
 
     text.family("backends", "gauge", "Backends by state");
@@ -64,7 +64,7 @@ pub(super) fn render(figures: &Figures) -> String {
         text.sample("backends", &format!("{{state=\"{state:?}\"}}"), count as u64);
     }
 
-    text.family("backends_curtailed", "gauge", "Backends of whose descriptor something cannot be published");
+    text.family("backends_curtailed", "gauge", "Backends with something in their descriptor that cannot be published");
     let curtailed = figures.backends.iter().filter(|backend| backend.message.is_some()).count();
     text.sample("backends_curtailed", "", curtailed as u64);
 
@@ -73,7 +73,7 @@ pub(super) fn render(figures: &Figures) -> String {
         ("introduction_points", "Introduction points in the newest descriptors", |period| {
             period.introduction_points as u64
         }),
-        ("distinct_descriptors", "Different descriptors that HSDirs are to hold now", |period| {
+        ("distinct_descriptors", "Distinct descriptors that the HSDirs should hold now", |period| {
             period.descriptors as u64
         }),
         ("hsdirs_accepted", "HSDirs that accepted the newest descriptor", |period| period.hsdirs_accepted as u64),
@@ -86,9 +86,13 @@ pub(super) fn render(figures: &Figures) -> String {
         }
     }
 
-    text.family("descriptors_total", "counter", "Descriptors made, the distinct ones of a time period together");
+    text.family(
+        "descriptors_total",
+        "counter",
+        "Descriptors built, counting the distinct descriptors of one time period as one",
+    );
     text.sample("descriptors_total", "", figures.counts.rounds);
-    text.family("uploads_total", "counter", "Uploads to single HSDirs by result");
+    text.family("uploads_total", "counter", "Uploads to individual HSDirs, by result");
     let Counts { accepted, rejected, failed, .. } = figures.counts;
     for (result, count) in [("accepted", accepted), ("rejected", rejected), ("failed", failed)] {
         text.sample("uploads_total", &format!("{{result=\"{result}\"}}"), count);
@@ -96,7 +100,7 @@ pub(super) fn render(figures: &Figures) -> String {
     text.family(
         "external_fetches_total",
         "counter",
-        "Descriptors of external backends asked of single HSDirs by result",
+        "Requests to individual HSDirs for descriptors of external backends, by result",
     );
     let Fetches { found, failed } = figures.counts.fetches;
     for (result, count) in [("found", found), ("failed", failed)] {
@@ -148,10 +152,10 @@ mod tests {
         });
         assert_eq!(page::families(&text), page::documented("onionbalance_publisher"), "see docs/metrics.md");
         let expected = "\
-# HELP onionbalance_publisher_tor_up Whether there is a control connection to a bootstrapped tor
+# HELP onionbalance_publisher_tor_up 1 if the publisher has a control connection to a bootstrapped tor
 # TYPE onionbalance_publisher_tor_up gauge
 onionbalance_publisher_tor_up 1
-# HELP onionbalance_publisher_leading Whether this publisher is the one that publishes
+# HELP onionbalance_publisher_leading 1 if this publisher is the leader, which alone publishes
 # TYPE onionbalance_publisher_leading gauge
 onionbalance_publisher_leading 0
 # HELP onionbalance_publisher_backends Backends by state
@@ -161,7 +165,7 @@ onionbalance_publisher_backends{state=\"Ready\"} 2
 onionbalance_publisher_backends{state=\"Waiting\"} 1
 onionbalance_publisher_backends{state=\"Draining\"} 0
 onionbalance_publisher_backends{state=\"Lost\"} 1
-# HELP onionbalance_publisher_backends_curtailed Backends of whose descriptor something cannot be published
+# HELP onionbalance_publisher_backends_curtailed Backends with something in their descriptor that cannot be published
 # TYPE onionbalance_publisher_backends_curtailed gauge
 onionbalance_publisher_backends_curtailed 1
 # HELP onionbalance_publisher_revision Revision counter of the newest descriptors
@@ -170,7 +174,7 @@ onionbalance_publisher_revision{period=\"20500\"} 1
 # HELP onionbalance_publisher_introduction_points Introduction points in the newest descriptors
 # TYPE onionbalance_publisher_introduction_points gauge
 onionbalance_publisher_introduction_points{period=\"20500\"} 6
-# HELP onionbalance_publisher_distinct_descriptors Different descriptors that HSDirs are to hold now
+# HELP onionbalance_publisher_distinct_descriptors Distinct descriptors that the HSDirs should hold now
 # TYPE onionbalance_publisher_distinct_descriptors gauge
 onionbalance_publisher_distinct_descriptors{period=\"20500\"} 1
 # HELP onionbalance_publisher_hsdirs_accepted HSDirs that accepted the newest descriptor
@@ -179,15 +183,15 @@ onionbalance_publisher_hsdirs_accepted{period=\"20500\"} 7
 # HELP onionbalance_publisher_hsdirs Responsible HSDirs
 # TYPE onionbalance_publisher_hsdirs gauge
 onionbalance_publisher_hsdirs{period=\"20500\"} 8
-# HELP onionbalance_publisher_descriptors_total Descriptors made, the distinct ones of a time period together
+# HELP onionbalance_publisher_descriptors_total Descriptors built, counting the distinct descriptors of one time period as one
 # TYPE onionbalance_publisher_descriptors_total counter
 onionbalance_publisher_descriptors_total 2
-# HELP onionbalance_publisher_uploads_total Uploads to single HSDirs by result
+# HELP onionbalance_publisher_uploads_total Uploads to individual HSDirs, by result
 # TYPE onionbalance_publisher_uploads_total counter
 onionbalance_publisher_uploads_total{result=\"accepted\"} 2
 onionbalance_publisher_uploads_total{result=\"rejected\"} 1
 onionbalance_publisher_uploads_total{result=\"failed\"} 1
-# HELP onionbalance_publisher_external_fetches_total Descriptors of external backends asked of single HSDirs by result
+# HELP onionbalance_publisher_external_fetches_total Requests to individual HSDirs for descriptors of external backends, by result
 # TYPE onionbalance_publisher_external_fetches_total counter
 onionbalance_publisher_external_fetches_total{result=\"found\"} 5
 onionbalance_publisher_external_fetches_total{result=\"failed\"} 2

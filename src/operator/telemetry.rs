@@ -101,9 +101,9 @@ impl Telemetry {
         for (result, count) in [("success", &self.reconciled), ("error", &self.failed)] {
             text.sample("reconciliations_total", &format!("{{result=\"{result}\"}}"), count.load(Ordering::Relaxed));
         }
-        text.family("leader", "gauge", "Whether this operator is the one that works");
+        text.family("leader", "gauge", "1 if this operator is the leader");
         text.sample("leader", "", u64::from(self.leading.load(Ordering::Relaxed)));
-        text.family("watch_failing", "gauge", "Kinds that cannot be watched at present; absent: none");
+        text.family("watch_failing", "gauge", "1 for each kind that cannot be watched at present");
         for (resource, namespace) in self.watches.failing().keys() {
             let namespace = namespace.as_deref().unwrap_or_default();
             text.sample("watch_failing", &format!("{{resource=\"{resource}\",namespace=\"{namespace}\"}}"), 1);
@@ -111,7 +111,7 @@ impl Telemetry {
         text.family(
             "service_ready",
             "gauge",
-            "Whether an object is Ready, and the reason; only from the operator that works",
+            "1 if the object is Ready, 0 with the reason if not; only from the leader",
         );
         let leads = self.leading.load(Ordering::Relaxed);
         for Standing { namespace, name, ready, reason } in leads.then(|| self.objects.standings()).into_iter().flatten()
@@ -120,7 +120,7 @@ impl Telemetry {
             let labels = format!("{{onion_namespace=\"{namespace}\",onion_service=\"{name}\",reason=\"{reason}\"}}");
             text.sample("service_ready", &labels, u64::from(ready));
         }
-        text.family("writes_total", "counter", "Requests that write to the API server");
+        text.family("writes_total", "counter", "Write requests sent to the API server");
         text.sample("writes_total", "", self.writes.load(Ordering::Relaxed));
         text.finish()
     }

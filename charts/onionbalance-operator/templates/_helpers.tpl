@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
-{{/* The name of most objects. At most 52 characters, so that a suffix and a pod's hash find room. */}}
+{{/* The name of most objects. It has at most 52 characters, to leave room for a suffix and a pod's hash. */}}
 {{- define "onionbalance-operator.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride }}
 {{- if .Values.fullnameOverride }}
@@ -14,13 +14,13 @@
 {{- end }}
 {{- end }}
 
-{{/* Immutable in a Deployment, so never to be changed. */}}
+{{/* The labels that select the operator's pods. Never change them: a Deployment's selector is immutable. */}}
 {{- define "onionbalance-operator.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "onionbalance-operator.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
-{{/* Labels of the user's cannot take the place of ours. */}}
+{{/* The labels of all objects. The user's labels cannot override ours. */}}
 {{- define "onionbalance-operator.labels" -}}
 {{- $labels := include "onionbalance-operator.selectorLabels" . | fromYaml }}
 {{- $_ := set $labels "app.kubernetes.io/version" .Chart.AppVersion }}
@@ -29,7 +29,8 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- merge $labels .Values.commonLabels | toYaml }}
 {{- end }}
 
-{{/* Without the versions: an upgrade that changes nothing else does not restart the pod. */}}
+{{/* The labels of the operator's pod. They contain no versions, so that an upgrade that changes nothing else does not
+     restart the pod. */}}
 {{- define "onionbalance-operator.podLabels" -}}
 {{- $labels := include "onionbalance-operator.selectorLabels" . | fromYaml }}
 {{- merge $labels .Values.podLabels .Values.commonLabels | toYaml }}
@@ -48,7 +49,7 @@ app.kubernetes.io/instance: {{ printf "%s-test" .Release.Name | trunc 63 | quote
 {{- end }}
 {{- end }}
 
-{{/* An image's reference: list of (repository, tag, digest). */}}
+{{/* An image reference, built from a list of repository, tag and digest. */}}
 {{- define "onionbalance-operator.reference" -}}
 {{- $repository := index . 0 }}{{ $tag := index . 1 }}{{ $digest := index . 2 }}
 {{- if $digest }}{{ printf "%s@%s" $repository $digest }}{{ else }}{{ printf "%s:%s" $repository $tag }}{{ end }}
@@ -62,12 +63,13 @@ app.kubernetes.io/instance: {{ printf "%s-test" .Release.Name | trunc 63 | quote
 
 {{- define "onionbalance-operator.torImage" -}}
 {{- with .Values.tor.image }}
-{{- if not (or .tag .digest) }}{{ fail "tor.image: set the tag, or the digest" }}{{ end }}
+{{- if not (or .tag .digest) }}{{ fail "tor.image: set the tag or the digest" }}{{ end }}
 {{- include "onionbalance-operator.reference" (list .repository .tag .digest) }}
 {{- end }}
 {{- end }}
 
-{{/* Empty where it is the operator's. A tag of its own also goes before the operator's digest. */}}
+{{/* The data plane's image; empty if it is the operator's image. A tag in dataPlane.image also takes precedence over the
+     operator's digest. */}}
 {{- define "onionbalance-operator.dataPlaneImage" -}}
 {{- $own := .Values.image }}
 {{- with .Values.dataPlane.image }}
@@ -80,7 +82,9 @@ app.kubernetes.io/instance: {{ printf "%s-test" .Release.Name | trunc 63 | quote
 {{- end }}
 {{- end }}
 
-{{/* Drops the CRD's validation rules from what it is given: servers before 1.25 do not know them, and Helm refuses them there. */}}
+{{/* Removes the CRD's validation rules from the given map. Before Kubernetes 1.28, servers do not know the rules' field
+     `fieldPath` (before 1.27 `messageExpression`, before 1.25 any rules), and Helm rejects fields that the server does not
+     know. */}}
 {{- define "onionbalance-operator.withoutRules" -}}
 {{- $_ := unset . "x-kubernetes-validations" }}
 {{- range $inner := . }}

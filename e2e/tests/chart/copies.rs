@@ -51,8 +51,8 @@ fn an_old_server_gets_the_crd_without_validation_rules() {
         the(&rendered, "CustomResourceDefinition")["spec"].clone()
     };
     let with: CustomResourceDefinition =
-        serde_json::from_value(json!({"metadata": {}, "spec": schema("1.25.0")})).unwrap();
+        serde_json::from_value(json!({"metadata": {}, "spec": schema("1.28.0")})).unwrap();
     let expected = serde_json::to_value(without_rules(with)).unwrap();
-    assert!(schema("1.24.17-eks-1") == with_integers(expected["spec"].clone()));
-    assert!(schema("1.25.0") != schema("1.24.0"));
+    assert!(schema("1.27.16-eks-1") == with_integers(expected["spec"].clone()));
+    assert!(schema("1.28.0") != schema("1.27.0"));
 }

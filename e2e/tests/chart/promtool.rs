@@ -221,9 +221,9 @@ fn an_alert_names_the_service() {
         "exp_alerts": [{
             "exp_labels": {"severity": "critical", "namespace": "shop", "onion_service": "web"},
             "exp_annotations": {
-                "summary": "shop/web: nobody publishes its descriptor",
-                "description": "The descriptor on the HSDirs goes stale, and changes of the backends do not reach clients. Look at the \
-                    Deployment web-frontend, its publisher's log, and the object's condition Published.",
+                "summary": "shop/web: no publisher publishes its descriptor",
+                "description": "The descriptor on the HSDirs becomes stale, and changes of the backends do not reach clients. Check \
+                    the Deployment web-frontend, the log of its publisher, and the object's condition Published.",
             },
         }],
     }]);

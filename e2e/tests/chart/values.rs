@@ -21,7 +21,7 @@ fn invalid_values_are_rejected_by_name() {
         (json!({"image": {"repository": "a/b:dev"}}), "image.repository: Does not match pattern"),
         (json!({"image": {"tag": "a b"}}), "image.tag: Does not match pattern"),
         (json!({"tor": {"image": {"digest": "sha256:1"}}}), "tor.image.digest: Does not match pattern"),
-        (json!({"tor": {"image": {"tag": ""}}}), "tor.image: set the tag, or the digest"),
+        (json!({"tor": {"image": {"tag": ""}}}), "tor.image: set the tag or the digest"),
         (json!({"torExtraConfig": ["UseBridges 1"]}), "torExtraConfig: Invalid type. Expected: string, given: array"),
         (json!({"watchNamespaces": "shop"}), "watchNamespaces: Invalid type. Expected: array, given: string"),
         (json!({"watchNamespaces": ["Shop"]}), "watchNamespaces.0: Does not match pattern"),
@@ -30,7 +30,7 @@ fn invalid_values_are_rejected_by_name() {
         (json!({"imagePullSecrets": ["pull"]}), "imagePullSecrets.0: Invalid type. Expected: object, given: string"),
         (json!({"imagePullSecrets": [{}]}), "imagePullSecrets.0: name is required"),
         (json!({"extraEnv": [{"value": "a"}]}), "extraEnv.0: name is required"),
-        (json!({"extraEnv": [{"name": "TOR_IMAGE", "value": "a"}]}), "extraEnv: TOR_IMAGE is not for here"),
+        (json!({"extraEnv": [{"name": "TOR_IMAGE", "value": "a"}]}), "extraEnv: TOR_IMAGE cannot be set here"),
         (json!({"resources": {"request": {}}}), "resources: Additional property request is not allowed"),
         (json!({"resources": {"limits": {"cpu": true}}}), "resources.limits.cpu: Invalid type."),
         (json!({"nodeSelector": {"a": 1}}), "nodeSelector.a: Invalid type. Expected: string, given: integer"),
@@ -45,7 +45,7 @@ fn invalid_values_are_rejected_by_name() {
         (json!({"monitor": {"interval": "soon"}}), "monitor.interval: Does not match pattern"),
         (
             json!({"prometheusRule": {"enabled": true, "disabled": ["OnionbalanceTypo"]}}),
-            "prometheusRule.disabled: there is no alert OnionbalanceTypo",
+            "prometheusRule.disabled: no alert is called OnionbalanceTypo",
         ),
     ]);
 }
