@@ -5,81 +5,81 @@ SETUP := e2e/setup
 CHART := charts/onionbalance-operator
 
 .PHONY: help
-help: ## This list
+help: ## List the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 .PHONY: demo
-demo: packages ## Everything from nothing: a cluster and a Tor network on this machine, and a service with three backends
+demo: packages ## Start a local cluster and Tor network, and a service with three backends
 	@$(MAKE) --no-print-directory -j2 kubernetes release
 	@$(SETUP)/images.sh all $(TARGET)/release/onionbalance-operator >/dev/null
 	@$(TARGET)/release/e2e demo
 
 .PHONY: demo-down
-demo-down: ## Take down what `make demo` brought up
+demo-down: ## Remove everything that `make demo` created
 	@cargo build --release --locked --quiet --package onionbalance-e2e && $(TARGET)/release/e2e down
 
 .PHONY: images
-images: packages release ## Container images without Docker: target/images/*.tar
+images: packages release ## Build the container images without Docker into target/images/*.tar
 	@$(SETUP)/images.sh all $(TARGET)/release/onionbalance-operator
 
 .PHONY: test
-test: no-demo packages ## All tests; ends with "N passed, N failed"
+test: no-demo packages ## Run all tests; the last line reads "N passed, N failed"
 	@$(MAKE) --no-print-directory -j2 kubernetes test-build
 	@$(SETUP)/run-tests.sh unit chart api tor oracle e2e fuzz
 
 .PHONY: test-unit
-test-unit: ## Tests that need neither root nor a cluster
+test-unit: ## Run the tests that need neither root nor a cluster
 	@$(SETUP)/run-tests.sh unit
 
 .PHONY: test-chart
-test-chart: ## The Helm chart: values, what it renders, that it is deploy/
+test-chart: ## Test the Helm chart: its values, its output, and that it matches deploy/
 	@$(SETUP)/packages.sh chart
 	@$(SETUP)/run-tests.sh chart
 
 .PHONY: test-api
-test-api: packages ## The operator against a real API server
+test-api: packages ## Test the operator against a real API server
 	@$(MAKE) --no-print-directory -j2 kubernetes test-build
 	@$(SETUP)/run-tests.sh api
 
 .PHONY: test-tor
-test-tor: ## Our programs beside real tors; publisher and agents on a private Tor network
+test-tor: ## Test against real tors, including a private Tor network
 	@$(SETUP)/packages.sh tor
 	@$(SETUP)/run-tests.sh tor
 
 .PHONY: test-oracle
-test-oracle: ## Descriptors, keys and the HSDir ring beside arti's crates and Python's stem
+test-oracle: ## Compare descriptors, keys and the HSDir ring with arti and stem
 	@$(SETUP)/packages.sh tor
 	@$(SETUP)/run-tests.sh oracle
 
 .PHONY: test-e2e
-test-e2e: no-demo packages ## The whole path on a one-node Kubernetes and a private Tor network
+test-e2e: no-demo packages ## Run the end-to-end tests on a one-node Kubernetes and a private Tor network
 	@$(MAKE) --no-print-directory -j2 kubernetes test-build
 	@$(SETUP)/run-tests.sh e2e
 
 .PHONY: chaos
-chaos: no-demo packages ## Faults under load, and what they cost; FAULTS=backend_tor_kill,scale_down for some (docs/reliability.md)
+chaos: no-demo packages ## Inject faults under load (docs/reliability.md); limit with FAULTS=backend_tor_kill,scale_down
 	@$(MAKE) --no-print-directory -j2 kubernetes release
 	@$(SETUP)/stem.sh >/dev/null
 	@code=0; $(TARGET)/release/e2e chaos $(if $(FAULTS),--only $(FAULTS)) || code=$$?; $(TARGET)/release/e2e down && exit $$code
 
 .PHONY: fuzz
-fuzz: packages ## Fuzz every parser of peers' texts; SECONDS_EACH=3600 for longer than a minute each
+fuzz: packages ## Fuzz every parser of untrusted input for a minute each; set SECONDS_EACH=3600 for an hour
 	@$(SETUP)/run-tests.sh fuzz
 
 .PHONY: bench
-bench: packages ## How fast and how small: criterion, then figures beside Python Onionbalance (docs/performance.md)
+bench: packages ## Benchmark speed and memory against Python Onionbalance (docs/performance.md)
 	@$(MAKE) --no-print-directory release
 	@cargo bench --locked --quiet --package onionbalance-bench
 	@$(TARGET)/release/onionbalance-bench forwarder
 	@$(TARGET)/release/onionbalance-bench figures --python "$$($(SETUP)/python-onionbalance.sh)"
 
 .PHONY: scale-test
-scale-test: packages ## The operator with 500 objects on a real API server, beside a bare client; fails where a figure misses its mark
+scale-test: packages ## Benchmark the operator with 500 objects on a real API server; fails if a target is missed
 	@$(MAKE) --no-print-directory -j2 kubernetes release
 	@$(TARGET)/release/onionbalance-bench scale --programs "$$($(SETUP)/kubernetes.sh)"
 
 .PHONY: generate
-generate: ## Write the files that are made from others: crds/, its reference in docs/, and the chart's copies of the CRD and the operator's rights
+generate: ## Regenerate crds/, docs/reference.md and the chart's copies of CRD and permissions
 	cargo run --locked --quiet -- crd >crds/onionbalancedservices.yaml.new
 	mv crds/onionbalancedservices.yaml.new crds/onionbalancedservices.yaml
 	cargo run --locked --quiet -- crd --format markdown >docs/reference.md.new
@@ -87,11 +87,11 @@ generate: ## Write the files that are made from others: crds/, its reference in 
 	cp crds/onionbalancedservices.yaml $(CHART)/files/crd.yaml
 	sed -n '/^kind: ClusterRole$$/,/^---$$/{ /^rules:$$/,/^---$$/{ /^rules:$$/d; /^---$$/d; p } }' deploy/rbac.yaml >$(CHART)/files/rules.yaml
 
-# What the targets above stand on.
+# Prerequisites of the targets above.
 .PHONY: no-demo packages kubernetes release test-build
 STATE := $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/onionbalance-operator
 no-demo:
-	@! test -e $(STATE)/e2e/node/connected || { echo "the demo is up, and a machine has room for one node: make demo-down" >&2; exit 1; }
+	@! test -e $(STATE)/e2e/node/connected || { echo "the demo is running, and a machine can host only one node: run 'make demo-down' first" >&2; exit 1; }
 packages:
 	@$(SETUP)/packages.sh cluster
 kubernetes:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Writes the seeds: a well-formed input or two for each target. More come from the testdata of src/ (see e2e/setup/fuzz.sh).
-# src/lib.rs tells what %C, %A, %E, %L, %K and %M stand for.
+# Writes the seeds: a few well-formed inputs for each target. e2e/setup/fuzz.sh adds the testdata of
+# src/. The comment of `expand` in src/lib.rs explains %C, %A, %E, %L, %K and %M.
 set -euo pipefail
 cd "$(dirname "$0")"
 rm -rf seeds
@@ -61,7 +61,8 @@ legacy-key-cert
 AAAA
 -----END CROSSCERT-----
 END
-# VERSION CERT_TYPE EXPIRATION KEY_TYPE, the key, one extension: the signing key of src/lib.rs.
+# Certificates: VERSION, CERT_TYPE, EXPIRATION, KEY_TYPE, the key, and in one of them an extension
+# with a signing key.
 { printf '\x01\x09\x00\x0f\x00\x00\x01'; zeros 32; printf '\x01\x00\x20\x04\x00'; zeros 32; } | seed certificate extension
 { printf '\x01\x0b\x00\x0f\x00\x00\x01'; zeros 32; printf '\x00'; } | seed certificate no-extension
 printf '\x03250-version=0.4.9.11\r\n250+md/all=\r\nonion-key\r\n..\r\n.\r\n250 OK\r\n' | seed control reply

@@ -1,6 +1,6 @@
-//! The control client against a real tor of its own, without network. Needs the program `tor`.
+//! Tests of the control client against a real tor without a network. They need the program `tor`.
 
-#![allow(clippy::expect_used, clippy::panic, reason = "helpers of tests fail like tests")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a panic reports the failure of a test")]
 
 use std::fs::{self, Permissions};
 use std::io::ErrorKind;
@@ -21,25 +21,26 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-/// Long enough for a busy machine; nothing here waits for it to pass.
+/// The longest time to wait for tor on a busy machine. Tests that pass never wait this long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A tor that is killed when it goes out of scope.
-struct Tor {
+/// A tor process that is killed when this value is dropped.
+struct RealTor {
     directory: TempDir,
     process: Child,
 }
 
-impl Tor {
+impl RealTor {
     fn start() -> Self {
         Self::start_with("CookieAuthentication 1")
     }
 
-    /// With these lines of torrc for authentication, and also a TCP port.
+    /// Starts a tor with these torrc lines for authentication, and with a TCP control port.
     fn start_with(authentication: &str) -> Self {
-        let directory = TempDir::with_prefix("control-real-tor").expect("a temporary directory");
-        // Tor refuses to put its socket where others may look.
-        fs::set_permissions(directory.path(), Permissions::from_mode(0o700)).expect("our own directory");
+        let directory = TempDir::with_prefix("control-real-tor").expect("could not create a temporary directory");
+        // Tor refuses to create its control socket in a directory that other users can access.
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o700))
+            .expect("could not change the directory's mode");
         let path = directory.path().display();
         let torrc = format!(
             "DisableNetwork 1\nSocksPort 0\nDataDirectory {path}/data\nControlSocket unix:{path}/control\n\
@@ -47,8 +48,8 @@ impl Tor {
              Log notice file {path}/notice.log\nContactInfo .a \"quoted\" one\n__OwningControllerProcess {}\n",
             std::process::id()
         );
-        fs::write(directory.path().join("torrc"), torrc).expect("torrc");
-        fs::write(directory.path().join("empty"), "").expect("an empty file");
+        fs::write(directory.path().join("torrc"), torrc).expect("could not write the torrc");
+        fs::write(directory.path().join("empty"), "").expect("could not write an empty file");
         let process = Self::launch(directory.path());
         Self { directory, process }
     }
@@ -65,9 +66,9 @@ impl Tor {
         match started {
             Ok(process) => process,
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                panic!("this test needs the program tor: apt-get install tor")
+                panic!("this test needs the program tor; run apt-get install tor")
             }
-            Err(error) => panic!("cannot start tor: {error}"),
+            Err(error) => panic!("could not start tor: {error}"),
         }
     }
 
@@ -76,19 +77,19 @@ impl Tor {
     }
 
     fn kill(&mut self) {
-        self.process.kill().expect("tor was running");
-        self.process.wait().expect("tor was our child");
+        self.process.kill().expect("could not kill tor");
+        self.process.wait().expect("could not wait for tor");
     }
 
     fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.process), signal).expect("tor runs");
+        kill_process(Pid::from_child(&self.process), signal).expect("could not signal tor");
     }
 
     fn socket(&self) -> PathBuf {
         self.directory.path().join("control")
     }
 
-    /// A supervisor of the control socket.
+    /// Starts a supervisor of the connection to the control socket.
     fn supervise(&self, command_timeout: Duration) -> mpsc::Receiver<Update> {
         Self::supervise_by(Connector { command_timeout, ..Connector::unix(self.socket()) })
     }
@@ -98,7 +99,7 @@ impl Tor {
         supervise(connector, backoff, StdRng::seed_from_u64(1))
     }
 
-    /// A connection, as soon as tor is up.
+    /// Connects to the control socket as soon as tor listens.
     async fn connect(&self) -> (Client, mpsc::Receiver<Event>, mpsc::Receiver<Update>) {
         let mut updates = self.supervise(PATIENCE);
         let (client, events) = connected(&mut updates).await;
@@ -106,44 +107,46 @@ impl Tor {
     }
 }
 
-/// Connects to the unix socket as soon as tor is up, then to the TCP port.
-async fn connect_both_ways(tor: &Tor, unix: Connector) -> (Connector, Connector) {
-    let (client, _events) = connected(&mut Tor::supervise_by(unix.clone())).await;
-    let listeners = client.get_info("net/listeners/control").await.expect("an authenticated connection");
+/// Connects to the unix socket as soon as tor listens, and then to the TCP port. Returns the
+/// connectors of both.
+async fn connect_both_ways(tor: &RealTor, unix: Connector) -> (Connector, Connector) {
+    let (client, _events) = connected(&mut RealTor::supervise_by(unix.clone())).await;
+    let listeners = client.get_info("net/listeners/control").await.expect("could not query the listeners");
     let listeners: Vec<_> = listeners.split(' ').map(|place| place.trim_matches('"').to_owned()).collect();
-    let place = listeners.iter().find(|place| place.starts_with("127.0.0.1:")).expect("a TCP port");
+    let place = listeners.iter().find(|place| place.starts_with("127.0.0.1:")).expect("tor has no TCP control port");
     assert!(listeners.contains(&Place::Unix(tor.socket()).to_string()), "{listeners:?}");
-    let tcp = Connector { place: place.parse().expect("HOST:PORT"), ..unix.clone() };
+    let tcp = Connector { place: place.parse().expect("could not parse the TCP port"), ..unix.clone() };
     for connector in [&unix, &tcp] {
-        let (client, _events) = connector.connect().await.expect("both ways in");
-        assert!(client.get_info("version").await.expect("we may").starts_with("0.4."));
+        let (client, _events) = connector.connect().await.expect("could not connect");
+        assert!(client.get_info("version").await.expect("could not query the version").starts_with("0.4."));
     }
     (unix, tcp)
 }
 
-/// The torrc line for a password, as tor makes it.
+/// Has tor hash a password and returns the torrc line for it.
 fn hashed(password: &str) -> String {
     let output = Command::new("tor")
         .args(["--quiet", "--defaults-torrc", "/dev/null", "-f", "/dev/null", "--hash-password", password])
         .output()
-        .expect("this test needs the program tor: apt-get install tor");
-    let text = String::from_utf8(output.stdout).expect("hexadecimal");
-    let hash = text.lines().find(|line| line.starts_with("16:")).expect("a hash");
+        .expect("this test needs the program tor; run apt-get install tor");
+    let text = String::from_utf8(output.stdout).expect("the output of tor is not UTF-8");
+    let hash = text.lines().find(|line| line.starts_with("16:")).expect("tor printed no hash");
     format!("HashedControlPassword {hash}")
 }
 
 fn password(text: &str) -> Password {
-    Password::new(Zeroizing::new(text.to_owned())).expect("one line")
+    Password::new(Zeroizing::new(text.to_owned())).expect("the password is invalid")
 }
 
-async fn why_not(connector: &Connector) -> String {
+/// Returns the error message of a failed authentication.
+async fn authentication_error(connector: &Connector) -> String {
     match connector.connect().await {
         Err(ControlError::Authentication(message)) => message,
-        other => panic!("{other:?}"),
+        other => panic!("expected an authentication error, got {other:?}"),
     }
 }
 
-impl Drop for Tor {
+impl Drop for RealTor {
     fn drop(&mut self) {
         _ = self.process.kill();
         _ = self.process.wait();
@@ -151,41 +154,41 @@ impl Drop for Tor {
 }
 
 async fn next<T>(receiver: &mut mpsc::Receiver<T>) -> T {
-    timeout(PATIENCE, receiver.recv()).await.expect("in time").expect("not closed")
+    timeout(PATIENCE, receiver.recv()).await.expect("timed out").expect("the channel is closed")
 }
 
 async fn connected(updates: &mut mpsc::Receiver<Update>) -> (Client, mpsc::Receiver<Event>) {
     let mut last = None;
     let attempts = async {
         loop {
-            match updates.recv().await.expect("the supervisor runs") {
+            match updates.recv().await.expect("the supervisor has ended") {
                 Update::Connected(client, events) => return (client, events),
                 Update::Lost(why) => last = Some(why),
             }
         }
     };
     let connection = timeout(PATIENCE, attempts).await.ok();
-    connection.unwrap_or_else(|| panic!("no connection within {PATIENCE:?}; last: {last:?}"))
+    connection.unwrap_or_else(|| panic!("no connection within {PATIENCE:?}; last error: {last:?}"))
 }
 
 async fn lost(updates: &mut mpsc::Receiver<Update>) -> ControlError {
     match next(updates).await {
         Update::Lost(why) => why,
-        Update::Connected(..) => panic!("connected, where the connection should be lost"),
+        Update::Connected(..) => panic!("connected instead of losing the connection"),
     }
 }
 
 fn refusal<T>(result: Result<T, ControlError>) -> (u16, String) {
     match result {
         Err(ControlError::Refused { code, message }) => (code, message),
-        Err(other) => panic!("not refused, but: {other}"),
-        Ok(_) => panic!("not refused"),
+        Err(other) => panic!("expected a refusal, got: {other}"),
+        Ok(_) => panic!("the command succeeded instead of being refused"),
     }
 }
 
 #[tokio::test]
-async fn asks_and_is_answered() {
-    let tor = Tor::start();
+async fn queries_info_and_configuration() {
+    let tor = RealTor::start();
     let (client, _events, _updates) = tor.connect().await;
 
     assert!(client.get_info("version").await.unwrap().starts_with("0.4."));
@@ -205,7 +208,7 @@ async fn asks_and_is_answered() {
 
 #[tokio::test]
 async fn a_refused_command_leaves_the_connection_usable() {
-    let tor = Tor::start();
+    let tor = RealTor::start();
     let (client, _events, _updates) = tor.connect().await;
     let address = OnionAddress::from_public_key(ed25519_base_point()).unwrap();
 
@@ -214,7 +217,7 @@ async fn a_refused_command_leaves_the_connection_usable() {
     assert_eq!(refusal(client.set_events(&["NONSENSE"]).await).0, 552);
     assert_eq!(refusal(client.signal("NONSENSE").await).0, 552);
     assert_eq!(refusal(client.get_info(&format!("hs/service/desc/id/{}", address.identifier())).await).0, 551);
-    // The body looks like commands: were it not stuffed, tor would answer more than once.
+    // The body looks like commands. Without escaping, tor would answer more than once.
     let body = ".\r\nSIGNAL HALT\r\n.\nGETINFO version\n";
     let (code, message) = refusal(client.hs_post(&[[0xAB; 20]], &address, body).await);
     assert_eq!((code, message), (552, format!("Server \"{}\" not found", "AB".repeat(20))));
@@ -228,8 +231,8 @@ async fn a_refused_command_leaves_the_connection_usable() {
 }
 
 #[tokio::test]
-async fn events_come_between_replies() {
-    let tor = Tor::start();
+async fn events_arrive_between_replies() {
+    let tor = RealTor::start();
     let (client, mut events, _updates) = tor.connect().await;
 
     client
@@ -242,8 +245,8 @@ async fn events_come_between_replies() {
 }
 
 #[tokio::test]
-async fn an_explicit_cookie_is_used_and_a_wrong_one_refused() {
-    let tor = Tor::start();
+async fn uses_the_given_cookie_and_rejects_a_wrong_one() {
+    let tor = RealTor::start();
     drop(tor.connect().await);
     let wrong = tor.directory.path().join("wrong");
     fs::write(&wrong, [7; 32]).unwrap();
@@ -256,46 +259,48 @@ async fn an_explicit_cookie_is_used_and_a_wrong_one_refused() {
 }
 
 #[tokio::test]
-async fn by_safe_cookie_and_only_to_the_cookies_own_tor() {
-    let tor = Tor::start();
+async fn authenticates_by_safe_cookie_only_to_the_matching_tor() {
+    let tor = RealTor::start();
     let connector = Connector { command_timeout: PATIENCE, ..Connector::unix(tor.socket()) };
     let (unix, tcp) = connect_both_ways(&tor, connector).await;
     let wrong = tor.directory.path().join("wrong");
     fs::write(&wrong, [7; 32]).unwrap();
     for connector in [unix, tcp] {
-        let message = why_not(&Connector { cookie: Some(wrong.clone()), ..connector.clone() }).await;
-        // Ours notices it, before tor does: that is SAFECOOKIE.
+        let message = authentication_error(&Connector { cookie: Some(wrong.clone()), ..connector.clone() }).await;
+        // With SAFECOOKIE, our side notices a wrong cookie before tor does.
         assert!(message.contains("wrong is not that of the tor at"), "{message}");
-        // A password does not help where tor takes none.
+        // A password does not help if tor does not offer password authentication.
         let both = Connector { cookie: Some(wrong.clone()), password: Some(password("secret")), ..connector.clone() };
-        assert!(why_not(&both).await.contains("is it another tor's file?"));
-        // A directory cannot be read, whoever we are.
+        assert!(authentication_error(&both).await.contains("is it another tor's file?"));
+        // A directory is not a readable file for any user, not even for root.
         let directory = tor.directory.path().to_owned();
-        let message = why_not(&Connector { cookie: Some(directory.clone()), ..connector }).await;
+        let message = authentication_error(&Connector { cookie: Some(directory.clone()), ..connector }).await;
         assert!(message.contains(&format!("cookie file {} cannot be read", directory.display())), "{message}");
         assert!(message.contains("CookieAuthFileGroupReadable 1"), "{message}");
     }
 }
 
 #[tokio::test]
-async fn by_password() {
-    // What a shell's user may well have: quotes, backslashes that look like escapes, spaces, other letters.
+async fn authenticates_by_password() {
+    // Passwords may contain quotes, backslashes that look like escapes, spaces and non-ASCII
+    // letters.
     for text in ["secret", "", " a \"b\" \\ \\n\\101\\x41 'c' \té €", "\\", "\""] {
-        let tor = Tor::start_with(&hashed(text));
+        let tor = RealTor::start_with(&hashed(text));
         let connector = Connector { password: Some(password(text)), ..Connector::unix(tor.socket()) };
         let (unix, tcp) = connect_both_ways(&tor, connector).await;
         for connector in [unix, tcp] {
-            let message = why_not(&Connector { password: Some(password("wrong")), ..connector.clone() }).await;
+            let message =
+                authentication_error(&Connector { password: Some(password("wrong")), ..connector.clone() }).await;
             assert!(message.starts_with("tor refuses the password: "), "{message}");
-            let message = why_not(&Connector { password: None, ..connector.clone() }).await;
+            let message = authentication_error(&Connector { password: None, ..connector.clone() }).await;
             assert!(message.ends_with("offers HASHEDPASSWORD; give the control port's password"), "{message}");
         }
     }
 }
 
 #[tokio::test]
-async fn by_password_where_the_cookie_does_not_serve() {
-    let tor = Tor::start_with(&format!("CookieAuthentication 1\n{}", hashed("secret")));
+async fn falls_back_to_the_password_if_the_cookie_fails() {
+    let tor = RealTor::start_with(&format!("CookieAuthentication 1\n{}", hashed("secret")));
     let (unix, tcp) = connect_both_ways(&tor, Connector::unix(tor.socket())).await;
     let wrong = tor.directory.path().join("wrong");
     fs::write(&wrong, [7; 32]).unwrap();
@@ -304,23 +309,23 @@ async fn by_password_where_the_cookie_does_not_serve() {
             let connector = Connector { cookie: Some(cookie), password: Some(password("secret")), ..connector.clone() };
             let (client, _events) = connector.connect().await.unwrap();
             client.get_info("version").await.unwrap();
-            let message = why_not(&Connector { password: Some(password("wrong")), ..connector }).await;
+            let message = authentication_error(&Connector { password: Some(password("wrong")), ..connector }).await;
             assert!(message.starts_with("tor refuses the password: "), "{message}");
         }
     }
 }
 
 #[tokio::test]
-async fn by_nothing_where_tor_asks_for_nothing() {
-    let tor = Tor::start_with("");
+async fn connects_if_tor_requires_no_authentication() {
+    let tor = RealTor::start_with("");
     let (unix, _tcp) = connect_both_ways(&tor, Connector::unix(tor.socket())).await;
     let needless = Connector { password: Some(password("secret")), cookie: Some("/nowhere".into()), ..unix };
     needless.connect().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_frozen_tor_is_noticed_and_a_thawed_one_reconnected() {
-    let tor = Tor::start();
+async fn reconnects_to_a_tor_that_was_frozen() {
+    let tor = RealTor::start();
     let deadline = Duration::from_secs(1);
     let mut updates = tor.supervise(deadline);
     let (client, _events) = connected(&mut updates).await;
@@ -329,7 +334,8 @@ async fn a_frozen_tor_is_noticed_and_a_thawed_one_reconnected() {
     let asked = timeout(PATIENCE, client.get_info("version")).await.unwrap();
     assert!(matches!(asked, Err(ControlError::Timeout(after)) if after == deadline), "{asked:?}");
     timeout(PATIENCE, client.closed()).await.unwrap();
-    // The connection; then an attempt at another, which the kernel accepts in tor's name.
+    // First the connection is lost, and then a new attempt times out: the kernel accepts the new
+    // connection on behalf of the frozen tor.
     for _ in 0..2 {
         let why = lost(&mut updates).await;
         assert!(matches!(why, ControlError::Timeout(_)), "{why}");
@@ -342,8 +348,8 @@ async fn a_frozen_tor_is_noticed_and_a_thawed_one_reconnected() {
 }
 
 #[tokio::test]
-async fn a_killed_tor_is_noticed_and_its_successor_reconnected() {
-    let mut tor = Tor::start();
+async fn connects_to_the_successor_of_a_killed_tor() {
+    let mut tor = RealTor::start();
     let mut updates = tor.supervise(PATIENCE);
     let (client, _events) = connected(&mut updates).await;
 
@@ -352,13 +358,13 @@ async fn a_killed_tor_is_noticed_and_its_successor_reconnected() {
     let why = lost(&mut updates).await;
     assert!(matches!(why, ControlError::Closed), "{why}");
 
-    // Its old cookie file is still there while it starts.
+    // The old cookie file still exists while the new tor starts.
     tor.restart();
     let (client, _events) = connected(&mut updates).await;
     assert!(client.get_info("version").await.unwrap().starts_with("0.4."));
 }
 
-/// A valid key that nobody owns a service for: the curve's base point.
+/// Returns a valid key that belongs to no onion service: the base point of the curve.
 fn ed25519_base_point() -> [u8; 32] {
     let mut point = [0x66; 32];
     if let Some(first) = point.first_mut() {

@@ -1,6 +1,7 @@
-//! The list of refused torrc options beside the real tor: its options, and the spellings that it takes for them.
+//! Checks the list of refused torrc options against the options of a real tor, and against the
+//! abbreviations that tor accepts for them.
 
-#![allow(clippy::expect_used, reason = "helpers of tests fail like tests")]
+#![allow(clippy::expect_used, reason = "a panic reports the failure of a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,27 +11,31 @@ use kube_cel::{CompiledSchema, Validator, compile_schema};
 use onionbalance_operator::crd::{OnionBalancedService, custom_resource_definition, validate};
 use serde_json::{Value, json};
 
-/// All options that tor lists.
+/// Returns all options that tor lists.
 fn options() -> BTreeSet<String> {
-    let output =
-        Command::new("tor").arg("--list-torrc-options").output().expect("the program tor: apt-get install tor");
-    let text = String::from_utf8(output.stdout).expect("text");
+    let output = Command::new("tor")
+        .arg("--list-torrc-options")
+        .output()
+        .expect("this test needs the program tor; run apt-get install tor");
+    let text = String::from_utf8(output.stdout).expect("the output of tor is not UTF-8");
     text.lines().map(|line| line.trim().to_owned()).collect()
 }
 
-/// For which option tor takes each of these spellings, where it says so.
+/// Returns the option that tor understands for each of these spellings. Spellings that tor does not
+/// accept as an abbreviation are left out.
 fn meant_by(spellings: &BTreeSet<String>) -> BTreeMap<String, String> {
-    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = tempfile::tempdir().expect("could not create a temporary folder");
     let file = folder.path().join("torrc");
-    // An option without a value is taken and reset. The last line ends the run, after all spellings were looked at.
+    // tor accepts an option without a value and resets it. The unknown option in the last line
+    // makes tor exit after it has parsed all spellings.
     let lines: Vec<_> = spellings.iter().map(String::as_str).chain(["NoSuchOption 1\n"]).collect();
-    fs::write(&file, lines.join("\n")).expect("a file");
+    fs::write(&file, lines.join("\n")).expect("could not write the torrc");
     let output = Command::new("tor")
         .args(["--verify-config", "--defaults-torrc", "/dev/null", "-f"])
         .arg(&file)
         .output()
-        .expect("the program tor");
-    let log = String::from_utf8(output.stdout).expect("text");
+        .expect("could not run tor");
+    let log = String::from_utf8(output.stdout).expect("the output of tor is not UTF-8");
     assert!(log.contains("Unknown option 'NoSuchOption'"), "{log}");
     let words = log.lines().filter_map(|line| {
         let (spelling, rest) = line.split_once("The abbreviation '")?.1.split_once('\'')?;
@@ -47,7 +52,8 @@ fn with_torrc(part: &str, lines: &str) -> Value {
 }
 
 fn operator_refuses(part: &str, lines: &str) -> bool {
-    let object: OnionBalancedService = serde_json::from_value(with_torrc(part, lines)).expect("an object");
+    let object: OnionBalancedService =
+        serde_json::from_value(with_torrc(part, lines)).expect("could not deserialize the object");
     !validate::spec(&object).is_empty()
 }
 
@@ -56,33 +62,36 @@ fn rules_refuse(schema: &CompiledSchema, part: &str, lines: &str) -> bool {
 }
 
 #[test]
-fn no_spelling_that_tor_takes_gets_past() {
+fn refuses_every_spelling_of_a_refused_option() {
     let options = options();
     let beginnings = |option: &String| (1..option.len()).map(|end| option[..end].to_owned()).collect::<Vec<_>>();
     let spellings: BTreeSet<String> =
         options.iter().flat_map(beginnings).filter(|spelling| !options.contains(spelling)).collect();
     let meant = meant_by(&spellings);
-    assert!(meant.len() > 3000, "{} spellings", meant.len());
+    assert!(meant.len() > 3000, "tor accepts only {} spellings", meant.len());
     for (spelling, option) in &meant {
         for part in ["backends", "frontend"] {
             if operator_refuses(part, option) {
-                assert!(operator_refuses(part, spelling), "tor takes {spelling} for {option}");
-                assert!(operator_refuses(part, &spelling.to_uppercase()), "tor takes {spelling} for {option}");
+                assert!(operator_refuses(part, spelling), "{spelling} is accepted, but tor understands {option}");
+                assert!(
+                    operator_refuses(part, &spelling.to_uppercase()),
+                    "{spelling} is accepted, but tor understands {option}"
+                );
             }
         }
     }
 }
 
 #[test]
-fn no_option_that_opens_a_port_gets_past() {
+fn refuses_every_option_that_opens_a_port() {
     for option in options().iter().filter(|option| option.ends_with("Port") && !option.starts_with("ClientPrefer")) {
         assert!(operator_refuses("backends", option) && operator_refuses("frontend", option), "{option}");
     }
 }
 
 #[test]
-fn the_schemas_rules_refuse_the_options_that_the_operator_refuses() {
-    let crd = serde_json::to_value(custom_resource_definition()).expect("JSON");
+fn the_schema_refuses_the_same_options_as_the_operator() {
+    let crd = serde_json::to_value(custom_resource_definition()).expect("could not serialize the CRD");
     let schema = compile_schema(&crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]);
     for option in options() {
         for part in ["backends", "frontend"] {

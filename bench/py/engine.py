@@ -1,9 +1,15 @@
 #!/usr/bin/env python3
-"""Times Python Onionbalance's own code. A command a line on standard input, an answer a line; times are seconds.
+"""Times the code of Python Onionbalance.
 
-    service KEY DESCRIPTOR_FILE ADDRESS   the master key (tor's file, hexadecimal), and a descriptor whose points it publishes
-    descriptor SECONDS                    builds that service's descriptor, SECONDS after the start of the shared random value
-    network CONSENSUS_FILE MICRODESCRIPTORS_FILE    reads a network, and finds the HSDirs of that service's two descriptors
+Reads one command per line from standard input and writes one answer per line. Times are in seconds.
+
+    service KEY DESCRIPTOR_FILE ADDRESS
+        Loads the master key (tor's key file in hexadecimal) and the introduction points of a
+        descriptor. Answers with the number of points.
+    descriptor SECONDS
+        Builds the service's descriptor SECONDS after the start of the shared random value.
+    network CONSENSUS_FILE MICRODESCRIPTORS_FILE
+        Parses a network and finds the HSDirs of the service's two descriptors.
 """
 import io
 import logging
@@ -31,7 +37,7 @@ class Timer:
 
 
 class Control:
-    """Stands in for the control connection; what it gives is already here."""
+    """A replacement for the control connection, with the answers already in memory."""
 
     def __init__(self, consensus, microdescriptors):
         with open(consensus) as file:
@@ -44,14 +50,14 @@ class Control:
         return self.consensus
 
     def get_microdescriptors(self):
-        # As stem does with the answer to GETINFO md/all.
+        # stem parses the answer to GETINFO md/all in the same way.
         yield from stem.descriptor.microdescriptor._parse_file(io.BytesIO(self.microdescriptors))
 
 
 class Worker:
     def service(self, key, descriptor, address):
         self.key = tor_ed25519.load_tor_key_from_disk(bytes.fromhex(key))
-        # As OnionbalanceService does for a key in tor's format.
+        # OnionbalanceService does the same for a key in tor's format.
         stem.descriptor.hidden_service._blinded_sign = tor_ed25519._blinded_sign_with_tor_key
         self.address = address
         with open(descriptor, "rb") as file:
@@ -61,7 +67,7 @@ class Worker:
 
     def descriptor(self, seconds):
         my_onionbalance.consensus = ob_consensus.Consensus(do_refresh_consensus=False)
-        # All that the clock and the network would tell.
+        # Replace the only input that depends on the clock and the network.
         start = time.time() - int(seconds)
         my_onionbalance.consensus.get_start_time_of_previous_srv_run = lambda: start
         with Timer() as timer:

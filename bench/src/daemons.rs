@@ -1,4 +1,4 @@
-//! The publishers as they run: how soon they publish, and how much memory they take.
+//! Measures the publishers as running processes: the time until the first upload, and memory use.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,21 +12,24 @@ use tokio::time::{Instant, sleep};
 use crate::memory::{Resident, resident};
 use crate::network::{RELAYS, Texts};
 use crate::plane::Plane;
-use crate::publisher::Place;
+use crate::publisher::PublisherDir;
 use crate::replay::Replay;
 use crate::rounds::figure;
 
-/// After so long, memory is looked at.
+/// The time between the first upload of the last daemon and the measurement of memory use.
 const SETTLED: Duration = Duration::from_secs(60);
-/// How many consensuses are read, the same each time, and the time between them.
+/// The number of times that each publisher reads the network. The consensus is the same each time.
 const CONSENSUSES: usize = 4;
+/// The time between reading one consensus and announcing the next.
 const BETWEEN: Duration = Duration::from_secs(8);
+/// The longest time to wait for a publisher to read the network.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// No HSDir has its descriptor.
+/// The address of an instance whose descriptor no HSDir has.
 const NO_INSTANCE: &str = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion";
 
-/// Both on one private network, with the same three backends. Ours first, as in a frontend pod, whose publisher asks the
-/// agents; then as a daemon, beside Python's.
+/// Measures our publisher and Python Onionbalance on one private network with the same three
+/// backends. Our publisher runs first as in a frontend pod, where it queries the agents, and then
+/// as a stand-alone daemon at the same time as Python Onionbalance.
 pub async fn private_network(python: &Path, dir: &Path) -> Result<()> {
     let processes = Processes::open(dir)?;
     let plane = Plane::start(&processes, dir).await?;
@@ -57,11 +60,13 @@ pub async fn private_network(python: &Path, dir: &Path) -> Result<()> {
     processes.stop("python").await
 }
 
-/// Each beside a control port that plays a tor with 9,000 relays, over some consensuses. No backend's descriptor is to be had.
+/// Measures the memory use of both daemons over several consensuses with 9,000 relays. Each daemon
+/// uses a simulated control port, which has no descriptor of any backend.
 pub async fn large_network(python: &Path, dir: &Path) -> Result<()> {
     let processes = Processes::open(dir)?;
     let key = onionkey::make(&processes, dir).await?;
-    let (ours, theirs) = (Place::make(dir.join("ours"), key.dir.clone())?, Place::make(dir.join("python"), key.dir)?);
+    let (ours, theirs) =
+        (PublisherDir::make(dir.join("ours"), key.dir.clone())?, PublisherDir::make(dir.join("python"), key.dir)?);
     let texts = Texts::generate(RELAYS)?;
     let (our_tor, python_tor) = (Replay::new(texts.clone()), Replay::new(texts));
     our_tor.listen(&ours.control_socket())?;

@@ -1,4 +1,4 @@
-//! A service's descriptor of twenty points, and its signatures alone.
+//! Builds a descriptor with twenty introduction points, or only its signatures.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,26 +14,28 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use sha2::Sha512;
 
-/// Some period of the public network.
+/// A time period of the public network.
 const PERIOD: TimePeriod = TimePeriod { number: 20_000, length_minutes: 1440 };
 const NOW: Duration = Duration::from_secs(20_000 * 86_400);
-/// What a certificate's signature is over: 76 bytes.
+/// A stand-in for the 76 bytes of a certificate that its signature covers.
 const CERTIFICATE: [u8; 76] = [1; 76];
-/// An authentication key's and an encryption key's.
+/// The number of certificates of an introduction point: for its authentication key and its
+/// encryption key.
 const CERTIFICATES_PER_POINT: usize = 2;
 
-/// A service and what its descriptor says.
+/// A sample onion service with the content of its descriptor.
 #[derive(Debug)]
-pub struct Service {
+pub struct SampleService {
     key: MasterKey,
     keys: DescriptorKeys,
     content: ServiceContent,
     rng: StdRng,
 }
 
-impl Service {
-    /// Twenty points on as many relays, each with IPv4 address, RSA and ed25519 identity.
-    pub fn of_twenty_points() -> Self {
+impl SampleService {
+    /// Creates a service with introduction points at twenty relays. Each point has an IPv4 address,
+    /// an RSA identity and an ed25519 identity.
+    pub fn with_twenty_points() -> Self {
         let mut rng = StdRng::from_seed([1; 32]);
         let content = ServiceContent {
             create2_formats: vec![2],
@@ -46,7 +48,8 @@ impl Service {
         Self { key: MasterKey::generate(&mut rng), keys: DescriptorKeys::generate(&mut rng), content, rng }
     }
 
-    /// What a publisher does for each descriptor: revision counter, certificates, encryption, signature.
+    /// Builds a descriptor as a publisher does: revision counter, certificates, encryption and
+    /// signature.
     pub fn build(&mut self, since_srv_start: Duration) -> Result<String> {
         let blinded = self.key.blind(PERIOD);
         let counter = blinded.revision_counter(since_srv_start.as_secs());
@@ -54,17 +57,17 @@ impl Service {
         Ok(self.keys.build(&blinded, &self.key.address(), &self.content, counter, now, &mut self.rng)?)
     }
 
-    /// The revision counter alone.
+    /// Computes only the revision counter.
     pub fn revision_counter(&self, since_srv_start: Duration) -> u64 {
         self.key.blind(PERIOD).revision_counter(since_srv_start.as_secs())
     }
 
-    /// The key as Python reads it (Tor's file, hexadecimal).
+    /// Returns tor's secret key file in hexadecimal, as `py/engine.py` expects it.
     pub fn secret_key_file(&self) -> String {
         HEXLOWER.encode(&self.key.to_tor_secret_key_file())
     }
 
-    /// Its address.
+    /// Returns the service's onion address.
     pub fn address(&self) -> OnionAddress {
         self.key.address()
     }
@@ -86,8 +89,9 @@ fn point(index: usize) -> Option<IntroductionPoint> {
     })
 }
 
-/// The ed25519 signatures of that descriptor and nothing else: each point's certificates and the descriptor's own by the
-/// descriptor signing key, and that key's certificate by the blinded key.
+/// The input of a descriptor's ed25519 signatures. The descriptor signing key signs the
+/// certificates of each introduction point and the descriptor itself. The blinded key signs the
+/// certificate of the descriptor signing key.
 #[derive(Debug)]
 pub struct Signatures {
     signing_key: SigningKey,
@@ -96,15 +100,15 @@ pub struct Signatures {
 }
 
 impl Signatures {
-    /// Those of a descriptor of this text.
+    /// Prepares the signatures of a descriptor with this text.
     pub fn of(descriptor: String) -> Self {
         Self { signing_key: SigningKey::from_bytes(&[7; 32]), blinded: SigningKey::from_bytes(&[8; 32]), descriptor }
     }
 
-    /// Makes them all.
+    /// Creates all signatures.
     pub fn sign(&self) -> Result<Vec<Signature>> {
         let expanded = ExpandedSecretKey::from(self.blinded.as_bytes());
-        let text = self.descriptor.rsplit_once("signature ").context("a descriptor is signed")?.0;
+        let text = self.descriptor.rsplit_once("signature ").context("the descriptor has no signature")?.0;
         let certificates = MAX_INTRODUCTION_POINTS * CERTIFICATES_PER_POINT;
         let mut signatures = Vec::with_capacity(certificates + 2);
         signatures.extend((0..certificates).map(|_| self.signing_key.sign(&CERTIFICATE)));

@@ -1,4 +1,4 @@
-//! The agent's forwarder: what it costs that streams pass it on their way from tor to the target.
+//! Measures the cost of the agent's forwarder, which relays streams from tor to the target.
 
 use std::fs;
 use std::net::TcpListener as StdListener;
@@ -12,7 +12,7 @@ use onionbalance_e2e::machine;
 use onionbalance_e2e::onionkey;
 use onionbalance_e2e::process::Processes;
 use onionbalance_e2e::torclient::TorClient;
-use onionbalance_e2e::tornet::{Place as Where, Tor, TorNetwork, make_private_dir};
+use onionbalance_e2e::tornet::{Place, Tor, TorNetwork, make_private_dir};
 use onionbalance_e2e::wait::{Seen, until};
 use onionbalance_operator::link::{AgentConfig, ForwardedPort};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
@@ -24,19 +24,24 @@ use crate::publisher::program;
 use crate::rounds::{figure, median};
 
 const MIB: u32 = 1 << 20;
-/// What a stream brings: through sockets alone, and through six relays on one machine.
+/// The number of bytes of each stream that does not pass through tor.
 const ALONE: u32 = 256 * MIB;
+/// The number of bytes of each stream through six relays on one machine.
 const THROUGH_TOR: u32 = 8 * MIB;
-/// Streams that are open at once and held up.
+/// The number of stalled streams that are open at the same time.
 const STREAMS: u32 = 400;
+/// The longest time to wait for the service or for a stream through tor.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// The onion address's ports: through the agent, straight to the target, and through the agent to nobody.
+/// The port of the onion address that leads to the target through the agent.
 const FORWARDED: u16 = 80;
+/// The port of the onion address that leads directly to the target.
 const DIRECT: u16 = 81;
+/// The port of the onion address that leads through the agent to a target that refuses connections.
 const REFUSED: u16 = 82;
 
-/// Measures, in turn: a target through the agent's unix socket and the same target by itself; then both at the end of a tor's
-/// circuits, the same tor's, on a private network. The median of the rounds counts.
+/// Compares streams through the agent with streams that go directly to the target, first through
+/// sockets only and then through the circuits of one tor on a private network. Prints the median of
+/// the rounds.
 pub async fn measure(rounds: usize, dir: &Path) -> Result<()> {
     machine::check_tor()?;
     let processes = Processes::open(dir)?;
@@ -51,7 +56,7 @@ async fn measure_with(processes: &Processes, rounds: usize, dir: &Path) -> Resul
     let agent = Agent::start(processes, dir, &key.address, &target).await?;
     alone(processes, &agent, rounds, &target).await?;
 
-    let network = TorNetwork::open(&dir.join("network"), Where::Loopback, processes);
+    let network = TorNetwork::open(&dir.join("network"), Place::Loopback, processes);
     network.up().await?;
     let torrc = network.torrc_lines()?;
     let tor = Tor::open(processes, "service-tor", &dir.join("service-tor"));
@@ -76,8 +81,8 @@ async fn alone(processes: &Processes, agent: &Agent, rounds: usize, target: &str
     figure("forwarder_alone_mib_per_s", median(forwarded), "MiB/s");
     figure("plain_mib_per_s", median(plain), "MiB/s");
 
-    // A reader that does not read: all buffers on the way fill up.
-    let pid = u32::try_from(processes.pid("agent").context("the agent runs")?)?;
+    // The client does not read, so that all buffers along the stream fill up.
+    let pid = u32::try_from(processes.pid("agent").context("the agent is not running")?)?;
     let before = resident(pid)?.now;
     let mut held_up = Vec::new();
     for _ in 0..STREAMS {
@@ -100,7 +105,7 @@ async fn through_tor(client: &TorClient, rounds: usize, onion: &str) -> Result<(
     .await?;
     let (mut forwarded, mut direct, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds {
-        // Both by the same circuit, a new one each round; each goes first as often as the other.
+        // Both ports use the same circuit, a new one in each round, and take turns going first.
         let mut ports = [(FORWARDED, &mut forwarded), (DIRECT, &mut direct)];
         if round % 2 == 1 {
             ports.reverse();
@@ -108,11 +113,11 @@ async fn through_tor(client: &TorClient, rounds: usize, onion: &str) -> Result<(
         let isolation = round.to_string();
         for (port, rates) in ports {
             let stream = client.connect(onion, port, &isolation).await?;
-            rates.push(timeout(PATIENCE, rate(stream, THROUGH_TOR)).await.context("a stream stands still")??);
+            rates.push(timeout(PATIENCE, rate(stream, THROUGH_TOR)).await.context("a stream stalled")??);
         }
         let start = Instant::now();
         let mut stream = client.connect(onion, REFUSED, &isolation).await?;
-        ensure!(timeout(PATIENCE, stream.read(&mut [0])).await?.unwrap_or(0) == 0, "nobody listens there");
+        ensure!(timeout(PATIENCE, stream.read(&mut [0])).await?.unwrap_or(0) == 0, "the refused port sent data");
         refused.push(start.elapsed().as_secs_f64() * 1000.0);
     }
     figure("forwarder_mib_per_s", median(forwarded), "MiB/s");
@@ -121,7 +126,7 @@ async fn through_tor(client: &TorClient, rounds: usize, onion: &str) -> Result<(
     Ok(())
 }
 
-/// Asks the target for so many bytes; MiB in a second.
+/// Requests this number of bytes from the target and returns the rate in MiB/s.
 async fn rate(mut stream: impl AsyncRead + tokio::io::AsyncWrite + Unpin, bytes: u32) -> Result<f64> {
     let start = Instant::now();
     stream.write_all(&bytes.to_be_bytes()).await?;
@@ -135,7 +140,8 @@ async fn rate(mut stream: impl AsyncRead + tokio::io::AsyncWrite + Unpin, bytes:
     Ok(f64::from(bytes) / f64::from(MIB) / start.elapsed().as_secs_f64())
 }
 
-/// A target that sends as many bytes as the first four bytes of a stream say. Gives its address.
+/// Starts a target that sends the number of bytes that the first four bytes of a stream request.
+/// Returns its address.
 async fn serve() -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?.to_string();
@@ -155,12 +161,12 @@ async fn answer(mut stream: TcpStream) -> Result<()> {
         stream.write_all(&piece[..next]).await?;
         left -= next;
     }
-    // The one who asked closes.
+    // Wait for the client to close the stream.
     let _ = stream.read(&mut [0]).await?;
     Ok(())
 }
 
-/// The agent as in a backend pod, with no tor beside it.
+/// The agent as it runs in a backend pod, but without a tor.
 struct Agent {
     run: PathBuf,
 }

@@ -1,4 +1,4 @@
-//! What the benchmarks have in common: inputs, and Python Onionbalance as a process that measures itself.
+//! Benchmark inputs and measurements, including Python Onionbalance as a process that times itself.
 
 pub mod daemons;
 pub mod descriptor;

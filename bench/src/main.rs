@@ -1,4 +1,4 @@
-//! Measures the publisher beside Python Onionbalance and prints `figure <name> <value> <unit>` lines.
+//! Benchmarks the Onionbalance operator and prints `figure <name> <value> <unit>` lines.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,38 +7,38 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::Parser as _;
 use onionbalance_bench::daemons;
-use onionbalance_bench::descriptor::{Service, Signatures};
+use onionbalance_bench::descriptor::{SampleService, Signatures};
 use onionbalance_bench::forwarder;
 use onionbalance_bench::network::{RELAYS, Texts};
 use onionbalance_bench::python::Python;
 use onionbalance_bench::replay::Replay;
 use onionbalance_bench::rounds::{figure_ms, median, time};
 
-/// Measures the publisher beside Python Onionbalance.
+/// Benchmarks the Onionbalance operator
 #[derive(Debug, clap::Parser)]
 enum Args {
-    /// Print all figures
+    /// Compare the publisher with Python Onionbalance
     Figures(Figures),
-    /// Print the figures of the operator with many objects on a real API server
+    /// Measure the operator with many objects on a real API server
     Scale {
-        /// The folder of kube-apiserver (`e2e/setup/kubernetes.sh` makes it)
+        /// Folder of kube-apiserver, as printed by e2e/setup/kubernetes.sh
         #[arg(long)]
         programs: PathBuf,
-        /// Objects
+        /// Number of objects
         #[arg(long, default_value_t = 500)]
         objects: usize,
     },
-    /// Measure the agent's forwarder beside streams that go straight to the target
+    /// Compare the agent's forwarder with streams that go directly to the target
     Forwarder {
-        /// Rounds; the median counts
+        /// Number of rounds, whose median is reported
         #[arg(long, default_value_t = 11)]
         rounds: usize,
     },
-    /// Play a tor with a large network, until interrupted
+    /// Simulate a tor with a large network until interrupted
     Replay {
-        /// Where to listen
+        /// Unix socket to listen on
         socket: PathBuf,
-        /// Relays in its consensus
+        /// Number of relays in the consensus
         #[arg(long, default_value_t = RELAYS)]
         relays: usize,
     },
@@ -46,16 +46,18 @@ enum Args {
 
 #[derive(Debug, clap::Args)]
 struct Figures {
-    /// An interpreter that has `onionbalance` (e2e/setup/python-onionbalance.sh makes it)
+    /// Python interpreter with onionbalance, as printed by e2e/setup/python-onionbalance.sh
     #[arg(long)]
     python: PathBuf,
-    /// Rounds; the median counts
+    /// Number of rounds, whose median is reported
     #[arg(long, default_value_t = 51)]
     rounds: usize,
 }
 
-/// Since the start of the period's shared random value: half a day, and others of which the revision counter's cost is told.
+/// The time since the start of the period's shared random value in the descriptor benchmarks.
 const AGE: Duration = Duration::from_secs(12 * 3600);
+/// The times since the start of the shared random value for which the cost of the revision counter
+/// is measured, with their names in the figures.
 const AGES: [(&str, Duration); 4] = [
     ("15min", Duration::from_secs(15 * 60)),
     ("12h", AGE),
@@ -95,7 +97,7 @@ fn run(args: &Args) -> Result<()> {
 fn figures(args: &Figures) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let mut python = Python::start(&args.python)?;
-    let mut service = Service::of_twenty_points();
+    let mut service = SampleService::with_twenty_points();
     descriptors(args.rounds, &mut service, &mut python, dir.path())?;
     networks(args.rounds.div_ceil(5), &service, &mut python, dir.path())?;
     drop(python);
@@ -106,13 +108,13 @@ fn figures(args: &Figures) -> Result<()> {
     })
 }
 
-fn descriptors(rounds: usize, service: &mut Service, python: &mut Python, dir: &Path) -> Result<()> {
+fn descriptors(rounds: usize, service: &mut SampleService, python: &mut Python, dir: &Path) -> Result<()> {
     let text = service.build(AGE)?;
     let file = dir.join("descriptor");
     std::fs::write(&file, &text)?;
     let points =
         python.ask(&format!("service {} {} {}", service.secret_key_file(), file.display(), service.address()))?;
-    ensure!(points == "20", "Python finds {points} points in the descriptor");
+    ensure!(points == "20", "Python Onionbalance found {points} introduction points in the descriptor, expected 20");
     let signatures = Signatures::of(text);
 
     let (mut ours, mut floor, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
@@ -132,12 +134,12 @@ fn descriptors(rounds: usize, service: &mut Service, python: &mut Python, dir: &
     Ok(())
 }
 
-fn networks(rounds: usize, service: &Service, python: &mut Python, dir: &Path) -> Result<()> {
+fn networks(rounds: usize, service: &SampleService, python: &mut Python, dir: &Path) -> Result<()> {
     let texts = Texts::generate(RELAYS)?;
     texts.write(dir)?;
     let (dir, address) = (dir.display(), service.address());
     let ask = format!("network {dir}/consensus {dir}/microdescriptors");
-    ensure!(texts.place(&address)?.len() == 16, "two periods have eight HSDirs each");
+    ensure!(texts.place(&address)?.len() == 16, "expected eight HSDirs for each of the two periods");
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         ours.push(time(|| texts.place(&address)));

@@ -1,4 +1,4 @@
-//! A network as large as one wants.
+//! Generates the texts of a Tor network of any size.
 
 use std::fs;
 use std::path::Path;
@@ -9,21 +9,22 @@ use onionbalance_operator::consensus::{Network, NetworkKind, Placement};
 use onionbalance_operator::onion::OnionAddress;
 use onionbalance_testnet::Plan;
 
-/// As many relays as the public network has, and some more.
+/// The number of relays in the benchmarks, somewhat more than the public network has.
 pub const RELAYS: usize = 9_000;
 const HOUR: u64 = 3600;
 
-/// The texts that a tor would give.
+/// The texts that describe a network, as tor's control port returns them.
 #[derive(Debug, Clone)]
 pub struct Texts {
-    /// `GETINFO dir/status-vote/current/consensus-microdesc`
+    /// The answer to `GETINFO dir/status-vote/current/consensus-microdesc`.
     pub consensus: String,
-    /// `GETINFO md/all`
+    /// The answer to `GETINFO md/all`.
     pub microdescriptors: String,
 }
 
 impl Texts {
-    /// Makes them; the consensus is of this hour, since Python takes no other.
+    /// Generates the texts. The consensus is of the current hour, because Python Onionbalance
+    /// accepts no other.
     pub fn generate(relays: usize) -> Result<Self> {
         #[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
@@ -31,7 +32,7 @@ impl Texts {
         Ok(Self { microdescriptors: network.all_microdescriptors(), consensus: network.consensus })
     }
 
-    /// Reads both and finds the HSDirs of a service's two periods.
+    /// Parses both texts and returns the HSDirs of a service's two time periods.
     pub fn place(&self, address: &OnionAddress) -> Result<Vec<Placement>> {
         let network = Network::parse(&self.consensus, &self.microdescriptors, NetworkKind::Public)?;
         let periods = network.service_periods();
@@ -41,9 +42,9 @@ impl Texts {
             .collect())
     }
 
-    /// Writes them to `consensus` and `microdescriptors` in a folder.
+    /// Writes the texts to the files `consensus` and `microdescriptors` in a folder.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        fs::write(dir.join("consensus"), &self.consensus).context("write the consensus")?;
-        fs::write(dir.join("microdescriptors"), &self.microdescriptors).context("write the microdescriptors")
+        fs::write(dir.join("consensus"), &self.consensus).context("could not write the consensus")?;
+        fs::write(dir.join("microdescriptors"), &self.microdescriptors).context("could not write the microdescriptors")
     }
 }

@@ -1,4 +1,4 @@
-//! A private Tor network with backends, and beside each publisher a tor.
+//! Runs a private Tor network with backends, and a tor for each publisher.
 
 use std::fs;
 use std::net::TcpListener;
@@ -12,7 +12,7 @@ use onionbalance_e2e::descriptor::Descriptor;
 use onionbalance_e2e::onionkey::{self, OnionKey};
 use onionbalance_e2e::process::Processes;
 use onionbalance_e2e::torclient::TorClient;
-use onionbalance_e2e::tornet::{Place as Where, Tor, TorNetwork, make_private_dir};
+use onionbalance_e2e::tornet::{Place, Tor, TorNetwork, make_private_dir};
 use onionbalance_e2e::wait::{Seen, until};
 use onionbalance_e2e::{agent, machine};
 use onionbalance_operator::control::{Client, Event, HsDescAction};
@@ -21,28 +21,30 @@ use onionbalance_operator::onion::MasterKey;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::publisher::{Place, program};
+use crate::publisher::{PublisherDir, program};
 
 const BACKENDS: usize = 3;
-/// A tor that has been seen to work takes no longer for a first upload.
+/// The longest time to wait for a backend's descriptor or for a first upload.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// The network and the backends. All ends when it is dropped.
+/// A private network with backends. Dropping this value ends all of its processes.
 #[derive(Debug)]
 pub struct Plane {
     processes: Processes,
     dir: PathBuf,
     torrc: String,
-    /// The backends' own addresses.
+    /// The onion addresses of the backends themselves.
     pub addresses: Vec<String>,
-    /// Their agents, as `--static-backend` wants them.
+    /// The agents of the backends, in the form that `--static-backend` expects.
     pub agents: Vec<String>,
-    /// The public address of ours.
-    pub ours: Place,
-    /// The same for the daemon, with a tor of its own: the publisher's still tells of its uploads when it has ended.
-    pub daemon: Place,
-    /// The public address of Python's.
-    pub python: Place,
+    /// The folder of our publisher.
+    pub ours: PublisherDir,
+    /// The folder of our stand-alone daemon, which serves the same address as the publisher. The
+    /// daemon needs its own tor, because the publisher's still reports the publisher's uploads
+    /// after the publisher has ended.
+    pub daemon: PublisherDir,
+    /// The folder of Python Onionbalance, which serves an address of its own.
+    pub python: PublisherDir,
 }
 
 impl Drop for Plane {
@@ -52,7 +54,8 @@ impl Drop for Plane {
 }
 
 impl Plane {
-    /// Brings it up, and waits until every HSDir and every agent has what a publisher needs.
+    /// Starts the network and the backends, and waits until the HSDirs and the agents have the
+    /// descriptor of every backend.
     pub async fn start(processes: &Processes, dir: &Path) -> Result<Self> {
         machine::check_tor()?;
         let mut keys = Vec::new();
@@ -61,8 +64,8 @@ impl Plane {
             make_private_dir(&dir)?;
             keys.push(onionkey::make(processes, &dir).await?);
         }
-        let [our_key, python_key] = <[OnionKey; 2]>::try_from(keys).ok().context("two keys")?;
-        let network = TorNetwork::open(&dir.join("network"), Where::Loopback, processes);
+        let [our_key, python_key] = <[OnionKey; 2]>::try_from(keys).ok().context("expected two keys")?;
+        let network = TorNetwork::open(&dir.join("network"), Place::Loopback, processes);
         network.up().await?;
         let mut plane = Self {
             processes: processes.clone(),
@@ -70,9 +73,9 @@ impl Plane {
             torrc: network.torrc_lines()?,
             addresses: Vec::new(),
             agents: Vec::new(),
-            ours: Place::make(dir.join("ours"), our_key.dir.clone())?,
-            daemon: Place::make(dir.join("daemon"), our_key.dir.clone())?,
-            python: Place::make(dir.join("python"), python_key.dir)?,
+            ours: PublisherDir::make(dir.join("ours"), our_key.dir.clone())?,
+            daemon: PublisherDir::make(dir.join("daemon"), our_key.dir.clone())?,
+            python: PublisherDir::make(dir.join("python"), python_key.dir)?,
         };
         let secret = fs::read(our_key.dir.join("hs_ed25519_secret_key"))?;
         let token = AgentToken::derive(&MasterKey::from_tor_secret_key_file(&secret)?);
@@ -83,8 +86,8 @@ impl Plane {
         Ok(plane)
     }
 
-    /// A publisher's tor, bootstrapped; and the events of its uploads.
-    pub async fn start_tor(&self, name: &str, place: &Place) -> Result<Uploads> {
+    /// Starts a publisher's tor, waits until it has bootstrapped, and returns its upload events.
+    pub async fn start_tor(&self, name: &str, place: &PublisherDir) -> Result<UploadEvents> {
         let tor = Tor::open(&self.processes, &format!("{name}-tor"), &self.dir.join(format!("{name}-tor")));
         let socket = place.control_socket();
         let torrc = format!("{}SocksPort 0\nControlSocket unix:{}\n", self.torrc, socket.display());
@@ -92,7 +95,7 @@ impl Plane {
         tor.wait_bootstrapped().await?;
         let (client, events) = Client::connect_unix(&socket, None).await?;
         client.set_events(&["HS_DESC"]).await?;
-        Ok(Uploads { events, _client: client })
+        Ok(UploadEvents { events, _client: client })
     }
 
     async fn start_backend(&mut self, number: usize, master: &str, token: &AgentToken) -> Result<()> {
@@ -115,7 +118,7 @@ impl Plane {
         output(&mut init.into()).await?;
 
         let tor = Tor::open(&self.processes, &format!("backend{number}-tor"), &dir.join("tor"));
-        // It publishes its own descriptor, where Python looks for it.
+        // The backend publishes its own descriptor, because Python Onionbalance fetches it.
         let torrc = format!(
             "{}SocksPort 0\nControlSocket unix:{run}/control/socket\nHiddenServiceDir {run}/hs\n\
              HiddenServiceOnionBalanceInstance 1\nHiddenServicePort 80 unix:{run}/forward/80.sock\n",
@@ -151,8 +154,9 @@ impl Plane {
         let client = TorClient::fresh(&self.processes, "client", &dir, &self.torrc, None).await?;
         for number in 0..BACKENDS {
             let hostname = self.dir.join(format!("backend{number}/run/hs/hostname"));
-            let agent = self.agents.get(number).and_then(|agent| agent.split_once('@')).context("it has an agent")?;
-            let address = until("a backend's descriptor is there", PATIENCE, async || {
+            let agent =
+                self.agents.get(number).and_then(|agent| agent.split_once('@')).context("the backend has no agent")?;
+            let address = until("a backend's descriptor is available", PATIENCE, async || {
                 let Ok(address) = fs::read_to_string(&hostname) else { return Ok(Seen::not_yet("no key yet")) };
                 let address = address.trim().to_owned();
                 let published = match Descriptor::fetch(client.tor(), &address).await {
@@ -170,16 +174,16 @@ impl Plane {
     }
 }
 
-/// What a tor tells of uploads.
+/// The stream of upload events of a tor.
 #[derive(Debug)]
-pub struct Uploads {
+pub struct UploadEvents {
     events: mpsc::Receiver<Event>,
-    /// The connection ends with it.
+    /// The client that keeps the control connection open.
     _client: Client,
 }
 
-impl Uploads {
-    /// Waits until an HSDir has taken a descriptor.
+impl UploadEvents {
+    /// Waits until an HSDir has accepted a descriptor.
     pub async fn first(&mut self) -> Result<()> {
         let first = async {
             while let Some(event) = self.events.recv().await {
@@ -191,6 +195,6 @@ impl Uploads {
             }
             anyhow::bail!("the control connection ended")
         };
-        timeout(PATIENCE, first).await.context("no upload was accepted")?
+        timeout(PATIENCE, first).await.context("no HSDir accepted an upload")?
     }
 }

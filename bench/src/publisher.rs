@@ -1,4 +1,4 @@
-//! The publishers as processes, each beside a control socket of its own.
+//! Starts the publishers as processes, each with its own control socket.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,28 +8,28 @@ use anyhow::{Context as _, Result};
 use onionbalance_e2e::process::Processes;
 use onionbalance_e2e::tornet::make_private_dir;
 
-/// Where a publisher's files are.
+/// The folders of a publisher.
 #[derive(Debug, Clone)]
-pub struct Place {
-    /// Its folder.
+pub struct PublisherDir {
+    /// The folder for sockets, data and configuration.
     pub dir: PathBuf,
-    /// The folder with its master key in tor's form.
+    /// The folder that holds the master key in tor's format.
     pub key: PathBuf,
 }
 
-impl Place {
-    /// Makes the folder.
+impl PublisherDir {
+    /// Creates the folder of a publisher.
     pub fn make(dir: PathBuf, key: PathBuf) -> Result<Self> {
         make_private_dir(&dir.join("run/control"))?;
         Ok(Self { dir, key })
     }
 
-    /// Where its tor listens.
+    /// Returns the path of the control socket of the publisher's tor.
     pub fn control_socket(&self) -> PathBuf {
         self.dir.join("run/control/socket")
     }
 
-    /// Python Onionbalance with these instances.
+    /// Starts Python Onionbalance with these instances and returns its process ID.
     pub fn start_python(
         &self,
         processes: &Processes,
@@ -47,7 +47,7 @@ impl Place {
         pid(processes, "python")
     }
 
-    /// Our stand-alone daemon with these instances.
+    /// Starts our stand-alone daemon with these instances and returns its process ID.
     pub fn start_daemon(&self, processes: &Processes, instances: &[String]) -> Result<u32> {
         let mut command = program()?;
         command.args(["frontend", "--config"]).arg(self.config(instances)?);
@@ -56,7 +56,8 @@ impl Place {
         pid(processes, "daemon")
     }
 
-    /// Our publisher as in a frontend pod, with these agents (`uid@host:port`).
+    /// Starts our publisher as in a frontend pod with these agents (`uid@host:port`), and returns
+    /// its process ID.
     pub fn start_publisher(&self, processes: &Processes, agents: &[String]) -> Result<u32> {
         let mut command = program()?;
         command.args(["frontend", "--pod-uid", "bench", "--listen-address", "127.0.0.1"]);
@@ -70,7 +71,7 @@ impl Place {
         pid(processes, "publisher")
     }
 
-    /// What both daemons read.
+    /// Writes the configuration file, whose format both daemons share.
     fn config(&self, instances: &[String]) -> Result<PathBuf> {
         let addresses: Vec<String> = instances.iter().map(|address| format!("  - address: {address}\n")).collect();
         let key = self.key.join("hs_ed25519_secret_key");
@@ -80,17 +81,18 @@ impl Place {
     }
 }
 
-/// Our program, as it was built beside this one.
+/// Returns a command for our program, which is expected in the folder of the current program.
 pub fn program() -> Result<Command> {
     let program = std::env::current_exe()?.with_file_name("onionbalance-operator");
-    let program = program.canonicalize().with_context(|| format!("{} is built first", program.display()))?;
-    // However this process ends, what it started ends too.
+    let program =
+        program.canonicalize().with_context(|| format!("{} does not exist; build it first", program.display()))?;
+    // The kernel kills the program when this process ends for any reason.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program);
     Ok(command)
 }
 
 fn pid(processes: &Processes, name: &str) -> Result<u32> {
-    let pid = processes.pid(name).with_context(|| format!("{name} ended at once"))?;
+    let pid = processes.pid(name).with_context(|| format!("{name} ended immediately"))?;
     Ok(u32::try_from(pid)?)
 }

@@ -1,4 +1,4 @@
-//! Python Onionbalance as a process that measures itself.
+//! Runs Python Onionbalance in a process that times its own work.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-/// `bench/py/engine.py`: a line in, a line out.
+/// A running `bench/py/engine.py`, which answers each line of input with a line of output.
 #[derive(Debug)]
 pub struct Python {
     child: Child,
@@ -16,7 +16,7 @@ pub struct Python {
 }
 
 impl Python {
-    /// Starts it under an interpreter that has `onionbalance`.
+    /// Starts the script with an interpreter that has the package `onionbalance`.
     pub fn start(interpreter: &Path) -> Result<Self> {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/py/engine.py");
         let mut child = Command::new(interpreter)
@@ -24,13 +24,13 @@ impl Python {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .with_context(|| format!("{} does not start", interpreter.display()))?;
-        let input = child.stdin.take().context("it has a standard input")?;
-        let output = BufReader::new(child.stdout.take().context("it has a standard output")?);
+            .with_context(|| format!("could not start {}", interpreter.display()))?;
+        let input = child.stdin.take().context("the process has no standard input")?;
+        let output = BufReader::new(child.stdout.take().context("the process has no standard output")?);
         Ok(Self { child, input, output })
     }
 
-    /// Has it do something; returns what it answers.
+    /// Sends a command and returns the answer.
     pub fn ask(&mut self, line: &str) -> Result<String> {
         writeln!(self.input, "{line}")?;
         self.input.flush()?;
@@ -41,17 +41,17 @@ impl Python {
         Ok(answer.trim_end().to_owned())
     }
 
-    /// Has it do something; returns how long that took by its own clock.
+    /// Sends a command and returns the time that the command took by Python's clock.
     pub fn time(&mut self, line: &str) -> Result<Duration> {
         let answer = self.ask(line)?;
-        let seconds = answer.parse().with_context(|| format!("{line}: {answer}"))?;
+        let seconds = answer.parse().with_context(|| format!("unexpected answer to {line:?}: {answer:?}"))?;
         Ok(Duration::from_secs_f64(seconds))
     }
 }
 
 impl Drop for Python {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended already.
         _ = self.child.kill();
         _ = self.child.wait();
     }

@@ -1,4 +1,5 @@
-//! A control port that plays a tor with a network of any size: what both publishers ask of theirs, and no network.
+//! Simulates the control port of a tor with a network of any size. It answers the queries that both
+//! publishers make.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -11,31 +12,31 @@ use anyhow::{Context as _, Result};
 
 use crate::network::Texts;
 
-/// What it plays.
+/// A simulated control port.
 #[derive(Debug)]
 pub struct Replay {
-    /// The network.
+    /// The texts of the simulated network.
     pub texts: Texts,
-    /// How often the network has been read.
+    /// The number of times that the microdescriptors have been read.
     read: AtomicUsize,
-    /// Who listens to events, and to which.
+    /// The connections that have subscribed to events, with their `SETEVENTS` lines.
     listeners: Mutex<Vec<(Writer, String)>>,
 }
 
 type Writer = Arc<Mutex<UnixStream>>;
 
 impl Replay {
-    /// A tor of this network, whose HSDirs hold nothing.
+    /// Creates a control port for this network, whose HSDirs have no descriptors.
     pub fn new(texts: Texts) -> Arc<Self> {
         Arc::new(Self { texts, read: AtomicUsize::new(0), listeners: Mutex::default() })
     }
 
-    /// How often consensus and microdescriptors have been read.
+    /// Returns the number of times that the network has been read.
     pub fn times_read(&self) -> usize {
         self.read.load(Ordering::Relaxed)
     }
 
-    /// Tells everybody of a new consensus; it says what the old one did.
+    /// Announces a new consensus to all subscribers. Its content is the same as before.
     pub fn new_consensus(&self) -> Result<()> {
         for (writer, events) in self.listeners.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             if events.contains("NEWCONSENSUS") {
@@ -47,14 +48,15 @@ impl Replay {
         Ok(())
     }
 
-    /// Listens until this process ends.
+    /// Listens on a unix socket until this process ends.
     pub fn listen(self: &Arc<Self>, socket: &Path) -> Result<()> {
-        let listener = UnixListener::bind(socket).with_context(|| format!("listen on {}", socket.display()))?;
+        let listener =
+            UnixListener::bind(socket).with_context(|| format!("could not listen on {}", socket.display()))?;
         let replay = Arc::clone(self);
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let replay = Arc::clone(&replay);
-                // Whoever hangs up has seen enough.
+                // An error only means that the client has disconnected.
                 thread::spawn(move || _ = replay.serve(stream));
             }
         });
@@ -109,7 +111,7 @@ fn write(writer: &Writer, text: &str) -> Result<()> {
     Ok(writer.lock().unwrap_or_else(PoisonError::into_inner).write_all(text.as_bytes())?)
 }
 
-/// The end of a fetch, from the HSDir that it names, or from any.
+/// Returns the answer to `HSFETCH`: the fetch fails at the named HSDir, or at an arbitrary one.
 fn not_found(address: &str, server: Option<&str>) -> String {
     let hsdir = server.and_then(|server| server.strip_prefix("SERVER=")).map_or_else(|| "A".repeat(40), str::to_owned);
     let (hsdir, id) = (format!("${hsdir}~replay"), "A".repeat(43));

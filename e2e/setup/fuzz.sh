@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Fuzzes every target of fuzz/, two at a time, each for SECONDS (60 unless told otherwise), beginning from the checked-in
-# seeds and the testdata of src/. Ends with a "test result" line. What it finds is in fuzz/artifacts.
+# Fuzzes the targets of fuzz/, two at a time, each for SECONDS_EACH seconds (default 60). The
+# initial corpus is the checked-in seeds and the testdata of src/. Findings are written to
+# fuzz/artifacts. The last line is a "test result" line.
 #   fuzz.sh [TARGET…]
 . "$(dirname "$0")/lib.sh"
 cd "$(dirname "$0")/../.."
@@ -9,21 +10,22 @@ CARGO_FUZZ=0.13.2
 SECONDS_EACH=${SECONDS_EACH:-60}
 TOOLS=$OB_CACHE/tools
 export PATH=$TOOLS/bin:$PATH
-# Of its own: instrumented objects are of no use to any other build.
+# A separate directory, because no other build can reuse instrumented objects.
 export CARGO_TARGET_DIR=${OB_FUZZ_TARGET_DIR:-$PWD/fuzz/target}
 
 install_fuzz() {
     cargo install --locked --root "$TOOLS" --target-dir "$OB_CACHE/cargo-fuzz-target" "cargo-fuzz@$CARGO_FUZZ"
     rm -rf "$OB_CACHE/cargo-fuzz-target"
 }
-# A sanitizer needs a nightly compiler, and would look for faults of unsafe code, of which there is none here.
+# Sanitizers need a nightly compiler and find faults in unsafe code, which this project does not
+# have.
 build() { cargo fuzz build --sanitizer none; }
 
 cargo-fuzz --version 2>/dev/null | grep -qF "$CARGO_FUZZ" || step "install cargo-fuzz $CARGO_FUZZ" install_fuzz
 step "build the fuzz targets" build
 programs=$CARGO_TARGET_DIR/$(rustc -vV | sed -n 's/^host: //p')/release
 
-# The testdata of src/ that a target reads as it is.
+# Lists the files of src/ that are valid inputs of a target.
 testdata() {
     case $1 in
     descriptor_outer) ls src/onion/descriptor/testdata/*.txt ;;
@@ -32,7 +34,8 @@ testdata() {
     esac
 }
 
-# one TARGET: runs it. libFuzzer ends with an error at the first input that panics, hangs or takes too much memory.
+# one TARGET: runs one target. libFuzzer exits with an error at the first input that panics, hangs
+# or uses too much memory.
 one() {
     local target=$1 code=0 corpus log
     corpus=$(mktemp -d)

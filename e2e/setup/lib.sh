@@ -1,8 +1,8 @@
-# Sourced by the set-up scripts: where things are cached, and how a step is announced.
+# The cache folder and the progress output of the setup scripts, which source this file.
 # shellcheck shell=bash
 set -euo pipefail
 
-# Everything that outlives a run stands here, outside the source tree.
+# The folder for everything that outlives a run. It is outside the source tree.
 OB_CACHE="${OB_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/onionbalance-operator}"
 mkdir -p "$OB_CACHE"
 
@@ -13,16 +13,17 @@ fail() {
     exit 1
 }
 
-# step NAME COMMAND…: runs the command with its output in a log; prints how long it took, or the log's end when it fails.
+# step NAME COMMAND…: runs the command and writes its output to a log. Prints the time that the
+# command took, or the end of the log if the command fails.
 step() {
     local name=$1 log start
     shift
     mkdir -p "$OB_CACHE/logs"
-    # A file's name has at most 255 bytes.
+    # A file name has at most 255 bytes.
     log="$OB_CACHE/logs/$(tr -c 'a-zA-Z0-9\n' '-' <<<"${name:0:80}").log"
     start=$SECONDS
     say "$name …"
-    # Apart from any `if` or `||`, which would switch `set -e` off inside the command.
+    # Not within an `if` or `||`, which would disable `set -e` inside the command.
     local code=0
     set +e
     (
@@ -35,10 +36,10 @@ step() {
         say "$name: $((SECONDS - start)) s"
     else
         tail -n 30 "$log" >&2
-        fail "$name failed (exit $code); the whole log: $log"
+        fail "$name failed (exit code $code); see the full log: $log"
     fi
 }
 
 need_root() {
-    [ "$(id -u)" = 0 ] || fail "this needs root: it installs packages, and makes namespaces and containers"
+    [ "$(id -u)" = 0 ] || fail "run this as root: it installs packages and creates namespaces and containers"
 }

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that the build, the tests and the demo need, and nothing that is there already.
-#   packages.sh tor        tor, tor-gencert and Python's stem: the integration tests on a private Tor network
-#   packages.sh chart      kubectl, promtool, and what Helm's environment takes
-#   packages.sh cluster    what a one-node Kubernetes and its images take, with the tools to build them
+# Installs those Debian packages for the build, the tests and the demo that are still missing.
+#   packages.sh tor        tor and Python, for the integration tests on a private Tor network
+#   packages.sh chart      kubectl, promtool and Python, for the tests of the Helm chart
+#   packages.sh cluster    all that a one-node Kubernetes and its images need, and build tools
 . "$(dirname "$0")/lib.sh"
 
 TOR="tor tor-geoipdb python3 python3-venv"
@@ -25,20 +25,20 @@ for p in $wanted; do
 done
 [ ${#missing[@]} -gt 0 ] || exit 0
 
-command -v apt-get >/dev/null || fail "this needs Debian (or a relative with apt); missing: ${missing[*]}"
+command -v apt-get >/dev/null || fail "this needs Debian or a derivative with apt-get; missing packages: ${missing[*]}"
 need_root
-# A package's own service must not start here: the demo and the tests run their own daemons.
+# Prevents the packages from starting their services: the demo and the tests run their own daemons.
 install_them() {
     local policy=/usr/sbin/policy-rc.d mark="# made by packages.sh of the Onionbalance operator"
-    # One that is left over from an aborted run bears our mark.
+    # A file left over from an aborted run contains our mark.
     if [ ! -e $policy ] || grep -qF "$mark" $policy; then
         trap 'rm -f /usr/sbin/policy-rc.d' EXIT
         printf '#!/bin/sh\n%s\nexit 101\n' "$mark" >$policy
         chmod 0755 $policy
     fi
     apt-get update
-    # Never at the cost of what is there: containerd and runc conflict with those of Docker's own packages.
+    # Remove nothing: containerd and runc conflict with the versions in Docker's own packages.
     DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends --no-remove "${missing[@]}"
 }
-say "not installed yet: ${missing[*]}"
+say "missing packages: ${missing[*]}"
 step "install ${#missing[@]} Debian packages" install_them

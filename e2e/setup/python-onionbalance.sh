@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes a Python environment with Onionbalance, which the benchmarks compare with. Prints its python.
+# Creates a Python environment with Python Onionbalance, the baseline of the benchmarks. Prints the
+# path of its interpreter.
 . "$(dirname "$0")/lib.sh"
 
 ONIONBALANCE=0.2.4
@@ -15,5 +16,5 @@ make_environment() {
     "$DIR/bin/pip" install "onionbalance==$ONIONBALANCE" "stem==$STEM" "cryptography==$CRYPTOGRAPHY"
     touch "$DIR/complete"
 }
-[ -e "$DIR/complete" ] || step "Python environment with Onionbalance $ONIONBALANCE" make_environment
+[ -e "$DIR/complete" ] || step "install Python Onionbalance $ONIONBALANCE" make_environment
 echo "$DIR/bin/python"

@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Runs groups of tests and ends with one line, "N passed, N failed", over all of them.
+# Runs groups of tests. The last line counts the tests of all groups: "N passed, N failed".
 #   run-tests.sh unit|chart|api|tor|oracle|e2e|fuzz…
 . "$(dirname "$0")/lib.sh"
 cd "$(dirname "$0")/../.."
 
-# An error's chain of causes tells more than where it was made.
+# The chain of causes of an error is more informative than its backtrace.
 export RUST_LIB_BACKTRACE=0
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 broken=()
 
-# A group whose runner fails without a failed test (it does not compile, it was killed) counts as one failed.
+# group NAME COMMAND…: runs one group. A group whose runner fails without a failed test, for
+# example because the code does not compile, counts as one failed test.
 group() {
     local name=$1 before after code=0
     shift
@@ -24,7 +25,8 @@ group() {
 count() { sed -nE "s/^test result: .* ([0-9]+) $1;.*/\1/p" "$log" | awk '{ n += $1 } END { print n + 0 }'; }
 failures() { count failed; }
 
-# All with --workspace: for a package alone, dependencies have other features and are built once more.
+# Every group uses --workspace: a single package enables other features of its dependencies, which
+# would then be built again.
 unit() { cargo test --locked --workspace --no-fail-fast --lib --bins --test layers --test cycles --test style --test docs; }
 chart() { cargo test --locked --workspace --no-fail-fast --test chart; }
 api() {
@@ -39,7 +41,7 @@ tor() {
     return $code
 }
 e2e() {
-    # A folder of its own, apart from the demo's.
+    # A folder separate from the demo's.
     export OB_E2E_DIR="${OB_E2E_DIR:-${XDG_STATE_HOME:-$HOME/.local/state}/onionbalance-operator/e2e-test}"
     trap 'down; exit 130' INT TERM
     local code=0
@@ -54,19 +56,19 @@ oracle() {
     cargo test --locked --manifest-path tests/oracle/Cargo.toml --target-dir "$target" --no-fail-fast
 }
 down() { cargo run --locked --quiet --package onionbalance-e2e -- down; }
-# These tests run the programs themselves: cargo builds those of the test's own package only.
+# Builds all programs first: cargo builds only those of a test's own package.
 with_programs() { cargo build --locked --workspace --bins && cargo test --locked --workspace --no-fail-fast "$@"; }
 
 [ $# -gt 0 ] || fail "usage: run-tests.sh unit|chart|api|tor|oracle|e2e|fuzz…"
 for name in "$@"; do
     case $name in
     unit | chart | api | tor | oracle | e2e | fuzz) group "$name" "$name" ;;
-    *) fail "no tests are called $name" ;;
+    *) fail "unknown group of tests: $name" ;;
     esac
 done
 
 passed=$(count passed)
 failed=$(($(failures) + ${#broken[@]}))
-[ ${#broken[@]} = 0 ] || say "did not run to the end: ${broken[*]}"
+[ ${#broken[@]} = 0 ] || say "groups that did not finish: ${broken[*]}"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ] && [ "$passed" -gt 0 ]

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes a Python environment with stem, which decodes descriptors without any code of ours. Prints its python.
+# Creates a Python environment with stem, which decodes descriptors independently of our code.
+# Prints the path of its interpreter.
 . "$(dirname "$0")/lib.sh"
 
 STEM=1.8.2
@@ -14,5 +15,5 @@ make_environment() {
     "$DIR/bin/pip" install "stem==$STEM" "cryptography==$CRYPTOGRAPHY"
     touch "$DIR/complete"
 }
-[ -e "$DIR/complete" ] || step "Python environment with stem $STEM" make_environment
+[ -e "$DIR/complete" ] || step "install Python's stem $STEM" make_environment
 echo "$DIR/bin/python"

@@ -1,4 +1,4 @@
-//! What publisher and agent say to each other, and the agent's configuration.
+//! Fuzzes the messages between publisher and agent, and the agent's configuration and token.
 
 #![no_main]
 

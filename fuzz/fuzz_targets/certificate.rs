@@ -1,4 +1,4 @@
-//! Certificates: as they are, and with a signature that fits.
+//! Fuzzes certificates, both unmodified and with a valid signature appended.
 
 #![no_main]
 

@@ -1,4 +1,5 @@
-//! The stand-alone daemon's configuration; what is read of it can be written and read again.
+//! Fuzzes the configuration of the stand-alone daemon. An accepted file must survive being written
+//! and read again.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! The microdescriptor consensus, joined with the microdescriptors of a private network.
+//! Fuzzes the microdescriptor consensus, together with the microdescriptors of a private network.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! The control protocol: replies and events mean the same however the bytes are cut, and their texts are read.
+//! Fuzzes the control protocol. The decoded messages must not depend on how the bytes are split.
 
 #![no_main]
 
@@ -33,7 +33,7 @@ fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Message>, Result<(
     (messages, result)
 }
 
-/// What a command's data block holds is what a reader of the protocol gets.
+/// Checks that encoding and decoding a data block preserves its lines.
 fn round_trip(data: &str) {
     let mut bytes = b"250+x=\r\n".to_vec();
     push_data(data, &mut bytes);

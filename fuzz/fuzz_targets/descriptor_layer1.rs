@@ -1,13 +1,13 @@
-//! Layer 1 as a backend could write it.
+//! Fuzzes layer 1 of a descriptor, which a backend controls.
 
 #![no_main]
 
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use onionbalance_fuzz::Service;
+use onionbalance_fuzz::FuzzService;
 
-static SERVICE: LazyLock<Service> = LazyLock::new(Service::new);
+static SERVICE: LazyLock<FuzzService> = LazyLock::new(FuzzService::new);
 
 fuzz_target!(|plaintext: &[u8]| {
     let _ = SERVICE.check(&SERVICE.with_layer1(plaintext));

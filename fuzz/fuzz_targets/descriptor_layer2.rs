@@ -1,17 +1,18 @@
-//! Layer 2 as a backend could write it; and what is read of it can be written and read again.
+//! Fuzzes layer 2 of a descriptor, which a backend controls. Accepted content must survive being
+//! written and read again.
 
 #![no_main]
 
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use onionbalance_fuzz::{Service, now};
+use onionbalance_fuzz::{FuzzService, now};
 use onionbalance_operator::onion::descriptor::{DescriptorError, DescriptorKeys, MAX_INTRODUCTION_POINTS};
 use onionbalance_operator::onion::{BlindedKeypair, MasterKey, ServiceContent, TimePeriod, UncheckedDescriptor};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
-static SERVICE: LazyLock<Service> = LazyLock::new(Service::new);
+static SERVICE: LazyLock<FuzzService> = LazyLock::new(FuzzService::new);
 static MERGER: LazyLock<(MasterKey, BlindedKeypair, DescriptorKeys)> = LazyLock::new(|| {
     let mut rng = StdRng::from_seed([1; 32]);
     let key = MasterKey::generate(&mut rng);
@@ -39,6 +40,6 @@ fn write_and_read_again(content: ServiceContent) {
         }
         Err(DescriptorError::LegacyPoint) if legacy => {}
         Err(DescriptorError::TooLong) => {}
-        Err(error) => panic!("what was read cannot be written: {error}"),
+        Err(error) => panic!("accepted content cannot be written: {error}"),
     }
 }

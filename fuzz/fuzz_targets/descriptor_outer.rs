@@ -1,14 +1,15 @@
-//! The outer layer as anybody on the network could write it, with and without a signature that fits.
+//! Fuzzes the outer layer of a descriptor, which anybody on the network can write, both with and
+//! without a valid signature.
 
 #![no_main]
 
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use onionbalance_fuzz::{Service, now};
+use onionbalance_fuzz::{FuzzService, now};
 use onionbalance_operator::onion::UncheckedDescriptor;
 
-static SERVICE: LazyLock<Service> = LazyLock::new(Service::new);
+static SERVICE: LazyLock<FuzzService> = LazyLock::new(FuzzService::new);
 
 fuzz_target!(|text: &str| {
     let text = SERVICE.expand(text);

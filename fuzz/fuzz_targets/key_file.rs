@@ -1,4 +1,5 @@
-//! Key files: what is read is written again as it was, and the address goes with it.
+//! Fuzzes key files and addresses. A key must survive being written and read again, and must keep
+//! its address.
 
 #![no_main]
 
@@ -24,7 +25,7 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!(key.blind(period).public(), key.address().blind(period));
         let _ = (key.check_tor_public_key_file(bytes), key.check_tor_hostname_file(bytes));
     }
-    // As a file, and as the DER inside a PEM block.
+    // Try the input as a file, and as the DER inside a PEM block.
     let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", BASE64.encode(bytes));
     for file in [bytes, pem.as_bytes()] {
         let Ok(read) = KeyFile::read(file) else { continue };

@@ -1,4 +1,4 @@
-//! Microdescriptors, joined with the consensus of a private network.
+//! Fuzzes microdescriptors, together with the consensus of a private network.
 
 #![no_main]
 

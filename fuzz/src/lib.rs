@@ -1,6 +1,8 @@
-//! Descriptors whose cryptography is right, around what a fuzzer makes up, so that it comes past MACs and signatures.
+//! Wraps a fuzzer's input in validly encrypted and signed descriptors, so that it gets past MACs
+//! and signatures.
 //!
-//! Written from rend-spec-v3 (sections 2.4 and 2.5) and cert-spec, without the product's own encoding.
+//! This code follows rend-spec-v3 (sections 2.4 and 2.5) and cert-spec, and does not use the
+//! product's own encoder.
 
 use std::time::{Duration, SystemTime};
 
@@ -18,17 +20,18 @@ use shake::digest::{ExtendableOutput as _, Update as _, XofReader as _};
 
 const REVISION: u64 = 7;
 
-/// A service whose keys are always the same.
-pub struct Service {
+/// An onion service with fixed keys.
+pub struct FuzzService {
     pub address: OnionAddress,
-    /// Plays the blinded key: that it belongs to the address is for the caller of `check` to know.
+    /// A stand-in for the blinded key. This key need not belong to the address, because only the
+    /// callers of `check` verify that.
     blinded: SigningKey,
     signing_key: SigningKey,
     auth_key: SigningKey,
     enc_key: SigningKey,
 }
 
-impl Service {
+impl FuzzService {
     pub fn new() -> Self {
         let key = |byte| SigningKey::from_bytes(&[byte; 32]);
         Self {
@@ -44,11 +47,12 @@ impl Service {
         BlindedPublicKey(self.blinded.verifying_key().to_bytes())
     }
 
-    /// Replaces what a fuzzer cannot guess:
+    /// Replaces placeholders with values that a fuzzer cannot guess:
     ///
     /// ```text
-    /// %C  the object of descriptor-signing-key-cert    %A  that of auth-key     %E  that of enc-key-cert
-    /// %L  an introduction point's link specifiers      %K  the key of enc-key   %M  an encrypted layer 1 or 2
+    /// %C  the object of descriptor-signing-key-cert   %A  the object of auth-key
+    /// %L  the link specifiers of a point              %E  the object of enc-key-cert
+    /// %M  an encrypted layer 1 or 2                   %K  the key of enc-key
     /// ```
     pub fn expand(&self, text: &str) -> String {
         let mut out = String::new();
@@ -70,20 +74,20 @@ impl Service {
         out
     }
 
-    /// A descriptor of this text, which is signed.
+    /// Appends a valid signature to a descriptor's text.
     pub fn signed(&self, text: &str) -> String {
         let message = [b"Tor onion service descriptor sig v3", text.as_bytes()].concat();
         format!("{text}signature {}\n", BASE64_NOPAD.encode(&self.signing_key.sign(&message).to_bytes()))
     }
 
-    /// A descriptor with this plaintext as layer 1.
+    /// Builds a signed descriptor with this plaintext as layer 1.
     pub fn with_layer1(&self, plaintext: &[u8]) -> String {
         let layer1 = object("MESSAGE", &self.encrypt(1, plaintext));
         let head = self.expand("hs-descriptor 3\ndescriptor-lifetime 180\ndescriptor-signing-key-cert\n%C");
         self.signed(&format!("{head}revision-counter {REVISION}\nsuperencrypted\n{layer1}"))
     }
 
-    /// A descriptor with this plaintext as layer 2.
+    /// Builds a signed descriptor with this plaintext as layer 2.
     pub fn with_layer2(&self, plaintext: &[u8]) -> String {
         let layer2 = object("MESSAGE", &self.encrypt(2, plaintext));
         let (key, client) = ("A".repeat(43), format!("{} {} {}", "A".repeat(11), "A".repeat(22), "A".repeat(22)));
@@ -111,7 +115,7 @@ impl Service {
         object("ED25519 CERT", &sign_certificate(signer, &body))
     }
 
-    /// `SALT | ENCRYPTED | MAC` of layer 1 or 2.
+    /// Encrypts the plaintext of layer 1 or 2 and returns `SALT | ENCRYPTED | MAC`.
     fn encrypt(&self, layer: u8, plaintext: &[u8]) -> Vec<u8> {
         let (salt, blinded) = ([layer; 16], self.blinded());
         let constant: &[u8] = if layer == 1 { b"hsdir-superencrypted-data" } else { b"hsdir-encrypted-data" };
@@ -137,7 +141,7 @@ impl Service {
     }
 }
 
-impl Default for Service {
+impl Default for FuzzService {
     fn default() -> Self {
         Self::new()
     }
@@ -145,17 +149,17 @@ impl Default for Service {
 
 const NOW_SECONDS: u64 = 20_000 * 86_400;
 
-/// When everything happens.
+/// Returns the fixed time at which all descriptors and certificates are checked.
 pub fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(NOW_SECONDS)
 }
 
-/// The key that certificates are signed with.
+/// Returns the fixed key that signs certificates.
 pub fn certificate_signer() -> SigningKey {
     SigningKey::from_bytes(&[5; 32])
 }
 
-/// A certificate's body with its signature.
+/// Appends a signature to a certificate's body.
 pub fn sign_certificate(signer: &SigningKey, body: &[u8]) -> Vec<u8> {
     [body, &signer.sign(body).to_bytes()].concat()
 }

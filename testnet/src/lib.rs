@@ -1,8 +1,9 @@
-//! Makes the text of a microdescriptor consensus and its microdescriptors, of any size, from a seed.
+//! Generates a microdescriptor consensus and its microdescriptors, of any size, from a seed.
 //!
-//! The texts have every item that those of the public network have, in their order and about their length, so that other
-//! implementations parse them too and that benchmarks read what they would there. Keys, digests and signatures are random
-//! bytes: nobody can connect to these relays, and no signature verifies.
+//! The texts have the same items as those of the public network, in the same order and of about the
+//! same length. Other implementations can therefore parse them, and benchmarks get realistic input.
+//! Keys, digests and signatures are random bytes: nobody can connect to these relays, and no
+//! signature verifies.
 //!
 //! ```
 //! let network = onionbalance_testnet::Plan { relays: 30, ..Default::default() }.generate();
@@ -18,43 +19,48 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use sha2::{Digest as _, Sha256};
 
-/// Authorities on the public network.
+/// The number of directory authorities on the public network.
 const AUTHORITIES: usize = 9;
 const PROTOCOLS: &str = "Conflux=1 Cons=1-2 Desc=1-2 DirCache=2 FlowCtrl=1-2 HSDir=2 HSIntro=4-5 HSRend=1-2 Link=1-5 LinkAuth=1,3 \
                          Microdesc=1-2 Padding=2 Relay=1-4";
 
-/// What network to make. The same plan makes the same text.
+/// The parameters of a network. The same plan always generates the same texts.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// How many relays the consensus lists. Three of four have the flag `HSDir`, a half `Guard`, a quarter `Exit`.
+    /// The number of relays in the consensus. Three quarters have the flag `HSDir`, half have
+    /// `Guard` and a quarter has `Exit`.
     pub relays: usize,
-    /// Determines all that is random.
+    /// The seed of all random values.
     pub seed: u64,
-    /// `valid-after`, seconds since the epoch.
+    /// The time `valid-after`, in seconds since the Unix epoch.
     pub valid_after: u64,
-    /// Seconds in a voting round: `fresh-until` is one after `valid-after`, `valid-until` three.
+    /// The length of a voting round in seconds. `fresh-until` is one round after `valid-after`, and
+    /// `valid-until` is three rounds after it.
     pub round_seconds: u64,
-    /// `shared-rand-previous-value` is there.
+    /// True if the consensus has a `shared-rand-previous-value`.
     pub shared_random_previous: bool,
-    /// `shared-rand-current-value` is there.
+    /// True if the consensus has a `shared-rand-current-value`.
     pub shared_random_current: bool,
-    /// More consensus parameters, as in `hsdir_spread_store=5`.
+    /// Additional consensus parameters, for example `hsdir_spread_store=5`.
     pub params: Vec<String>,
-    /// Of so many relays one has no microdescriptor; 0: all have one.
+    /// The interval at which relays lack a microdescriptor: with 7, every seventh relay lacks one.
+    /// With 0, all relays have one.
     pub one_microdescriptor_missing_in: usize,
 }
 
-/// The texts, as tor's control port gives them.
+/// The texts of a network, as tor's control port returns them.
 #[derive(Debug, Clone)]
 pub struct TestNetwork {
-    /// `GETINFO dir/status-vote/current/consensus-microdesc`
+    /// The answer to `GETINFO dir/status-vote/current/consensus-microdesc`.
     pub consensus: String,
-    /// One for each relay, in the order of the consensus, except for those that the plan leaves out.
+    /// The microdescriptor of each relay, in the order of the consensus. Relays for which the plan
+    /// omits it are skipped.
     pub microdescriptors: Vec<String>,
 }
 
 impl Default for Plan {
-    /// A hundred relays of the public network at 2026-11-01 03:00.
+    /// Plans a network of a hundred relays with the timing of the public network, at 2026-11-01
+    /// 03:00 UTC.
     fn default() -> Self {
         Self {
             relays: 100,
@@ -70,17 +76,17 @@ impl Default for Plan {
 }
 
 impl TestNetwork {
-    /// `GETINFO md/all`
+    /// Returns the answer to `GETINFO md/all`.
     pub fn all_microdescriptors(&self) -> String {
         self.microdescriptors.concat()
     }
 }
 
 impl Plan {
-    /// Makes the network.
+    /// Generates the network.
     pub fn generate(&self) -> TestNetwork {
         let mut rng = StdRng::seed_from_u64(self.seed);
-        // A consensus lists its relays by ascending identity; two alike would not be a consensus.
+        // A consensus lists relays by ascending identity and has no duplicates.
         let mut identities: Vec<[u8; 20]> = (0..self.relays).map(|_| bytes(&mut rng)).collect();
         identities.sort_unstable();
         identities.dedup();
@@ -104,7 +110,7 @@ impl Plan {
         let params = ["CircuitPriorityHalflifeMsec=30000", "DoSCircuitCreationEnabled=1", "bwweightscale=10000"];
         let mut params: Vec<&str> = params.into_iter().chain(self.params.iter().map(String::as_str)).collect();
         params.sort_unstable();
-        // Both are drawn in any case, so that one that is left out changes nothing else.
+        // Always draw both, so that leaving one out does not change anything else.
         let (previous, current) = (bytes::<32>(rng), bytes::<32>(rng));
         let shared_random = |which, there: bool, value| {
             if there { format!("shared-rand-{which}-value 9 {}\n", BASE64.encode(value)) } else { String::new() }
@@ -134,7 +140,7 @@ impl Plan {
 }
 
 fn microdescriptor(number: usize, identities: &[[u8; 20]], rng: &mut StdRng) -> String {
-    // SEQUENCE { INTEGER modulus of 1024 bits, INTEGER 65537 }
+    // SEQUENCE { INTEGER (a modulus of 1024 bits), INTEGER 65537 }
     let mut modulus = bytes::<128>(rng);
     modulus[0] |= 0x80;
     modulus[127] |= 1;
@@ -212,7 +218,7 @@ fn bytes<const N: usize>(rng: &mut StdRng) -> [u8; N] {
     bytes
 }
 
-/// `YYYY-MM-DD HH:MM:SS`; the epoch when the number is beyond the years that have four digits.
+/// Formats a time as `YYYY-MM-DD HH:MM:SS`. Times beyond the supported range become the Unix epoch.
 fn time(seconds: u64) -> String {
     let timestamp = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
     timestamp.unwrap_or_default().strftime("%Y-%m-%d %H:%M:%S").to_string()
@@ -235,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn relays_ascend_by_identity() {
+    fn relays_are_sorted_by_identity() {
         let network = Plan { relays: 500, ..Plan::default() }.generate();
         let relays = lines(&network.consensus, "r ");
         let identities: Vec<_> = relays
@@ -246,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn the_plan_is_kept() {
+    fn the_network_follows_the_plan() {
         let plan = Plan {
             relays: 40,
             shared_random_previous: false,

@@ -1,4 +1,5 @@
-//! A backend's files and processes, and its agent as kubelet, Prometheus and publisher see it.
+//! Runs a backend's processes, and sends its agent the requests of the kubelet, Prometheus and the
+//! publisher.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -22,19 +23,19 @@ pub const MASTER: &str = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53w
 pub const POD_UID: &str = "6c0e3a0e-0000-4000-8000-000000000001";
 pub const TOKEN: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 
-/// The files of one backend, and an address of its own on the loopback.
+/// The files of one backend, and its own loopback address.
 pub struct Backend {
     pub dir: tempfile::TempDir,
     address: Ipv4Addr,
 }
 
 impl Backend {
-    /// A backend that `init` has prepared, whose port 80 leads to `target`.
+    /// Creates a backend with `backend init` whose port 80 leads to `target`.
     pub async fn new(target: &str) -> Self {
         Self::with_ports(&[(80, target)]).await
     }
 
-    /// One with these ports and targets.
+    /// Creates a backend with `backend init` that has these ports and targets.
     pub async fn with_ports(ports: &[(u16, &str)]) -> Self {
         static NEXT: AtomicU8 = AtomicU8::new(1);
         let [.., high, low] = std::process::id().to_be_bytes();
@@ -51,7 +52,7 @@ impl Backend {
         std::fs::write(backend.dir.path().join("agent.yaml"), config).unwrap();
         std::fs::write(backend.dir.path().join("token"), TOKEN).unwrap();
         let status = backend.program().arg("init").status().await.unwrap();
-        assert!(status.success(), "init: {status}");
+        assert!(status.success(), "backend init failed: {status}");
         backend
     }
 
@@ -88,7 +89,7 @@ impl Backend {
         self.tor_with("DisableNetwork 1\n")
     }
 
-    /// One with these lines of its own.
+    /// Starts a tor with these additional lines in its torrc.
     pub fn tor_with(&self, lines: &str) -> Child {
         let (run, data) = (self.run(""), self.dir.path().join("data"));
         let (run, data) = (run.display(), data.display());
@@ -104,7 +105,7 @@ impl Backend {
         let mut tor = Command::new("tor");
         tor.arg("-f").arg(path).arg("--defaults-torrc").arg(self.run("empty"));
         tor.stdout(Stdio::null()).kill_on_drop(true);
-        tor.spawn().expect("tor cannot be started: apt-get install tor")
+        tor.spawn().expect("could not start tor; run apt-get install tor")
     }
 
     pub async fn open_stream(&self) -> UnixStream {
@@ -120,7 +121,7 @@ impl Backend {
     }
 
     pub async fn request(&self, port: u16, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
-        self.try_request(port, method, path, headers, body).await.expect("the agent does not answer")
+        self.try_request(port, method, path, headers, body).await.expect("the agent did not answer")
     }
 
     async fn try_request(
@@ -143,7 +144,7 @@ impl Backend {
         Ok(Reply::parse(&reply))
     }
 
-    /// A publisher's call. Also tells whether the answer is authentic.
+    /// Sends a publisher's request. Returns the answer and the result of its authentication.
     pub async fn sync(
         &self,
         token: &str,
@@ -164,7 +165,7 @@ impl Backend {
         (reply, verdict)
     }
 
-    pub async fn until_ready_says(&self, text: &str) {
+    pub async fn wait_for_readiness(&self, text: &str) {
         self.until(text, || async {
             let reply = self.try_request(PROBE_PORT, "GET", "/readyz", &[], b"").await;
             reply.map_or_else(|error| error.to_string(), |reply| reply.text().to_owned())
@@ -172,7 +173,7 @@ impl Backend {
         .await;
     }
 
-    pub async fn until_draining(&self) {
+    pub async fn wait_until_draining(&self) {
         let mut sequence = 0;
         self.until("draining", || {
             sequence += 1;
@@ -185,7 +186,7 @@ impl Backend {
         .await;
     }
 
-    /// Asks until the answer is as wanted.
+    /// Repeats a query for up to 30 s until it returns the wanted answer.
     pub async fn until<F: Future<Output = String>>(&self, wanted: &str, mut ask: impl FnMut() -> F) {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
@@ -193,7 +194,7 @@ impl Backend {
             if answer == wanted {
                 return;
             }
-            assert!(Instant::now() < deadline, "wanted {wanted:?}, the last answer is {answer:?}");
+            assert!(Instant::now() < deadline, "expected {wanted:?}, but the last answer was {answer:?}");
             sleep(Duration::from_millis(50)).await;
         }
     }
@@ -201,7 +202,7 @@ impl Backend {
     pub async fn metric(&self, name: &str) -> u64 {
         let reply = self.get(METRICS_PORT, "/metrics").await;
         let value = reply.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).map(str::parse);
-        value.unwrap_or_else(|| panic!("no {name} in {}", reply.text())).unwrap()
+        value.unwrap_or_else(|| panic!("the metrics have no {name}: {}", reply.text())).unwrap()
     }
 }
 
@@ -214,7 +215,7 @@ pub struct Reply {
 
 impl Reply {
     fn parse(bytes: &[u8]) -> Self {
-        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("a whole answer");
+        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("the answer has no complete head");
         let head = std::str::from_utf8(&bytes[..end]).unwrap();
         let mut lines = head.lines();
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
@@ -228,6 +229,6 @@ impl Reply {
 }
 
 pub fn signal(process: &Child, signal: Signal) {
-    let pid = process.id().and_then(|id| Pid::from_raw(id.try_into().unwrap())).expect("the process has ended");
+    let pid = process.id().and_then(|id| Pid::from_raw(id.try_into().unwrap())).expect("the process has already ended");
     kill_process(pid, signal).unwrap();
 }

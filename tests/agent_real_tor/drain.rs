@@ -1,4 +1,4 @@
-//! `/drain`, as preStop calls it.
+//! Tests of `/drain`, which the preStop hook calls.
 
 use std::time::Duration;
 
@@ -15,12 +15,13 @@ async fn a_drain_ends_after_withdrawal_linger_time_and_streams() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let backend = Backend::new(&listener.local_addr().unwrap().to_string()).await;
     let _agent = backend.agent();
-    backend.until_ready_says(NO_TOR).await;
+    backend.wait_for_readiness(NO_TOR).await;
     let stream = backend.open_stream().await;
     let (mut target, _) = listener.accept().await.unwrap();
     let target = tokio::spawn(async move { target.read_to_end(&mut Vec::new()).await.unwrap() });
 
-    // Both containers' preStop at once, one as Kubernetes 1.20 asks.
+    // The preStop hooks of both containers call at once, one with the path that Kubernetes 1.20
+    // uses.
     let (mut one, mut two) =
         (Box::pin(backend.get(PROBE_PORT, "/drain")), Box::pin(backend.get(PROBE_PORT, "//drain")));
     let publisher = async {
@@ -36,8 +37,8 @@ async fn a_drain_ends_after_withdrawal_linger_time_and_streams() {
     };
     tokio::select! {
         () = publisher => {}
-        _ = &mut one => panic!("the linger time is 1 s, but a stream is open"),
-        _ = &mut two => panic!("the linger time is 1 s, but a stream is open"),
+        _ = &mut one => panic!("the drain ended while a stream was open"),
+        _ = &mut two => panic!("the drain ended while a stream was open"),
     }
     drop(stream);
     for reply in [one.await, two.await] {
@@ -46,36 +47,38 @@ async fn a_drain_ends_after_withdrawal_linger_time_and_streams() {
     target.await.unwrap();
 }
 
-/// Nobody withdraws the points: clients go on to come for a while, and are served.
+/// Without a publisher, nobody withdraws the introduction points. Clients keep coming for a while
+/// and must be served.
 #[tokio::test]
-async fn a_drain_without_a_publisher_lingers_and_takes_new_streams() {
+async fn a_drain_without_a_publisher_lingers_and_accepts_new_streams() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let backend = Backend::new(&listener.local_addr().unwrap().to_string()).await;
     let _agent = backend.agent();
-    backend.until_ready_says(NO_TOR).await;
+    backend.wait_for_readiness(NO_TOR).await;
 
     let began = Instant::now();
     let mut call = Box::pin(backend.get(PROBE_PORT, "/drain"));
-    // Five seconds until publishers count as away, and the linger time of 1 s.
-    assert!(timeout(Duration::from_secs(3), &mut call).await.is_err(), "it did not wait");
+    // Publishers count as absent after 5 s, and the linger time of 1 s follows.
+    assert!(timeout(Duration::from_secs(3), &mut call).await.is_err(), "the drain ended without lingering");
     let stream = backend.open_stream().await;
     let (mut target, _) = listener.accept().await.unwrap();
-    assert!(timeout(Duration::from_secs(5), &mut call).await.is_err(), "a stream is open");
+    assert!(timeout(Duration::from_secs(5), &mut call).await.is_err(), "the drain ended while a stream was open");
     drop(stream);
     target.read_to_end(&mut Vec::new()).await.unwrap();
     drop(target);
     let reply = call.await;
     assert_eq!((reply.status, reply.text()), (200, "no stream is open\n"));
-    assert!(began.elapsed() >= Duration::from_secs(6), "after {:?}", began.elapsed());
+    assert!(began.elapsed() >= Duration::from_secs(6), "the drain ended after {:?}", began.elapsed());
 }
 
-/// The kubelet calls preStop also before it restarts a container that fails its liveness probe: the pod stays, with its points.
+/// The kubelet also calls preStop before it restarts a container that fails its liveness probe. The
+/// pod then keeps its introduction points and must not drain.
 #[tokio::test]
 async fn a_liveness_kill_does_not_wait_for_a_drain() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let backend = Backend::new(&listener.local_addr().unwrap().to_string()).await;
     let _agent = backend.agent();
-    backend.until_ready_says(NO_TOR).await;
+    backend.wait_for_readiness(NO_TOR).await;
     let _stream = backend.open_stream().await;
     let _target = listener.accept().await.unwrap();
 
@@ -88,11 +91,12 @@ async fn a_liveness_kill_does_not_wait_for_a_drain() {
         }
     };
     let reply = tokio::select! {
-        () = publisher => panic!("sequence numbers do not end"),
+        () = publisher => panic!("the publisher ended before the drain"),
         reply = backend.get(PROBE_PORT, "/drain") => reply,
     };
     assert_eq!((reply.status, reply.text()), (200, "the pod is not terminating\n"));
-    // Its word counts from 2 s after the drain began, since it may be older than a deletion.
+    // For the first 2 s of a drain, the publisher's reports are ignored, because they may predate
+    // a deletion.
     let after = began.elapsed();
-    assert!((Duration::from_secs(2)..Duration::from_secs(15)).contains(&after), "after {after:?}");
+    assert!((Duration::from_secs(2)..Duration::from_secs(15)).contains(&after), "the drain ended after {after:?}");
 }

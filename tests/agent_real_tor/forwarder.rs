@@ -1,4 +1,4 @@
-//! The agent's forwarder as a process: what its metrics say of each port, names that change, memory.
+//! Tests of the forwarder in a running agent: the metrics of each port, name resolution and memory.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ async fn each_port_counts_its_own_streams_and_bytes() {
     let target = listener.local_addr().unwrap().to_string();
     let backend = Backend::with_ports(&[(80, &target), (443, &target), (6667, &nobody)]).await;
     let _agent = backend.agent();
-    backend.until_ready_says(NO_TOR).await;
+    backend.wait_for_readiness(NO_TOR).await;
 
     let mut open = Vec::new();
     for (port, request, answer) in [(80, "12345", "123"), (443, "1", ""), (443, "12", "12345678")] {
@@ -29,11 +29,11 @@ async fn each_port_counts_its_own_streams_and_bytes() {
         stream.read_exact(&mut vec![0; answer.len()]).await.unwrap();
         open.push((stream, target));
     }
-    // Nobody listens there: the client is told at once.
+    // The target of this port refuses connections, so the stream ends at once.
     let refused = timeout(Duration::from_secs(5), async {
         backend.open_stream_to(6667).await.read(&mut [0]).await.unwrap_or_default()
     });
-    assert_eq!(refused.await.expect("the end of a stream that is refused"), 0);
+    assert_eq!(refused.await.expect("the refused stream did not end"), 0);
     drop(open.pop());
 
     let expected = [("80", [1, 1, 0, 5, 3]), ("443", [1, 2, 0, 3, 8]), ("6667", [0, 1, 1, 0, 0])];
@@ -58,11 +58,11 @@ async fn each_port_counts_its_own_streams_and_bytes() {
     }
 }
 
-/// A Service that is made anew has another address: the next stream goes there, and those that are open go on.
+/// A recreated Service has a new address. New streams must use it, and open streams must continue.
 #[tokio::test]
 async fn a_name_is_resolved_for_each_stream() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("not tested: an /etc/hosts of one process's own takes root");
+        eprintln!("skipped: replacing /etc/hosts for one process needs root");
         return;
     }
     let first = TcpListener::bind("127.0.0.2:0").await.unwrap();
@@ -72,7 +72,7 @@ async fn a_name_is_resolved_for_each_stream() {
     let hosts = backend.dir.path().join("hosts");
     std::fs::write(&hosts, "127.0.0.2 web.shop.example\n").unwrap();
     let _agent = agent_with_hosts(&backend);
-    backend.until_ready_says(NO_TOR).await;
+    backend.wait_for_readiness(NO_TOR).await;
 
     let mut old = backend.open_stream().await;
     let (mut at_first, _) = first.accept().await.unwrap();
@@ -84,7 +84,7 @@ async fn a_name_is_resolved_for_each_stream() {
         assert_eq!(target.read_u8().await.unwrap(), b'x');
     }
 
-    // Gone, and there again.
+    // The name disappears and comes back.
     std::fs::write(&hosts, "").unwrap();
     assert_eq!(backend.open_stream().await.read(&mut [0]).await.unwrap_or_default(), 0);
     std::fs::write(&hosts, "127.0.0.2 web.shop.example\n").unwrap();
@@ -92,7 +92,7 @@ async fn a_name_is_resolved_for_each_stream() {
     first.accept().await.unwrap();
 }
 
-/// The agent in a mount namespace of its own.
+/// Starts the agent in its own mount namespace, with an `/etc/hosts` that the test controls.
 fn agent_with_hosts(backend: &Backend) -> Child {
     let mut unshare = Command::new("unshare");
     unshare.args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]);
@@ -100,39 +100,40 @@ fn agent_with_hosts(backend: &Backend) -> Child {
     backend.serving(backend.with_files(unshare)).spawn().unwrap()
 }
 
-/// Streams whose readers do not read hold what the sockets and two small buffers hold, however much there is to come.
+/// A stalled stream must use no more memory than its sockets and two small buffers, however much
+/// data is waiting.
 #[tokio::test]
-async fn held_up_streams_take_little_memory() {
+async fn stalled_streams_use_little_memory() {
     const STREAMS: usize = 100;
-    /// KiB for each: buffers of both directions, a task, both sockets.
+    /// The KiB for each stream: buffers for both directions, a task, and both sockets.
     const EACH: usize = 40;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let backend = Backend::new(&listener.local_addr().unwrap().to_string()).await;
     let agent = backend.agent();
-    backend.until_ready_says(NO_TOR).await;
+    backend.wait_for_readiness(NO_TOR).await;
     let before = resident_kib(&agent);
 
     let mut open = Vec::new();
     for _ in 0..STREAMS {
         let mut stream = backend.open_stream().await;
         let (mut target, _) = listener.accept().await.unwrap();
-        for held_up in [fill(&mut stream).await, fill(&mut target).await] {
-            assert!(held_up > EACH << 10, "{held_up} bytes could all be in the agent");
+        for written in [fill(&mut stream).await, fill(&mut target).await] {
+            assert!(written > EACH << 10, "the agent alone could hold the {written} bytes written");
         }
         open.push((stream, target));
     }
     let grown = resident_kib(&agent).saturating_sub(before);
-    assert!(grown < STREAMS * EACH, "{grown} KiB for {STREAMS} streams");
+    assert!(grown < STREAMS * EACH, "{STREAMS} streams use {grown} KiB");
     println!("figure forwarder_held_up_stream_kib {} KiB", grown / STREAMS);
 }
 
-/// Writes until nothing more is taken; gives how much was.
+/// Writes until the other side accepts no more data. Returns the number of bytes written.
 async fn fill(end: &mut (impl AsyncWrite + Unpin)) -> usize {
     let piece = vec![b'x'; 1 << 20];
     let mut written = 0;
     while let Ok(taken) = timeout(Duration::from_millis(50), end.write(&piece)).await {
         written += taken.unwrap();
-        assert!(written < 64 << 20, "nothing holds up the writer");
+        assert!(written < 64 << 20, "the stream does not stall");
     }
     written
 }

@@ -1,7 +1,7 @@
-//! The agent beside a real tor, both as plain processes. No network is needed: tor runs with `DisableNetwork 1`, so it
-//! has a control socket and an onion service, but no introduction points.
+//! Tests of the agent with a real tor, both as plain processes. They need no network: tor runs with
+//! `DisableNetwork 1`, so it has a control socket and an onion service, but no introduction points.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test they are the report")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic reports the failure of a test")]
 
 mod backend;
 mod drain;
@@ -28,12 +28,12 @@ const NOT_BOOTSTRAPPED: &str = "tor is bootstrapped to 0%\n";
 const NO_TOR: &str = "tor does not answer on its control socket\n";
 
 #[tokio::test]
-async fn tor_takes_what_init_made_and_the_agent_finds_tor() {
+async fn tor_accepts_the_init_files_and_the_agent_connects() {
     let backend = Backend::new("127.0.0.1:1").await;
     let agent = backend.agent();
-    backend.until_ready_says(NO_TOR).await;
+    backend.wait_for_readiness(NO_TOR).await;
     let tor = backend.tor();
-    backend.until_ready_says(NOT_BOOTSTRAPPED).await;
+    backend.wait_for_readiness(NOT_BOOTSTRAPPED).await;
     assert_eq!(backend.get(PROBE_PORT, "/startupz").await.status, 200);
     assert_eq!(backend.get(PROBE_PORT, "/livez").await.status, 200);
     assert_eq!(backend.get(PROBE_PORT, "/readyz").await.status, 503);
@@ -41,18 +41,18 @@ async fn tor_takes_what_init_made_and_the_agent_finds_tor() {
     assert_eq!(backend.metric("onionbalance_agent_bootstrapped").await, 0);
 
     drop(tor);
-    backend.until_ready_says(NO_TOR).await;
-    assert_eq!(backend.get(PROBE_PORT, "/livez").await.status, 200, "the agent is none the worse");
+    backend.wait_for_readiness(NO_TOR).await;
+    assert_eq!(backend.get(PROBE_PORT, "/livez").await.status, 200, "the agent must stay alive without tor");
     assert_eq!(backend.metric("onionbalance_agent_tor_kills_total").await, 0);
     drop(agent);
 }
 
 #[tokio::test]
-async fn a_frozen_tor_is_killed_and_the_next_one_is_found() {
+async fn kills_a_frozen_tor_and_connects_to_its_successor() {
     let backend = Backend::new("127.0.0.1:1").await;
     let _agent = backend.agent();
     let mut tor = backend.tor();
-    backend.until_ready_says(NOT_BOOTSTRAPPED).await;
+    backend.wait_for_readiness(NOT_BOOTSTRAPPED).await;
 
     let frozen = Instant::now();
     signal(&tor, Signal::STOP);
@@ -60,22 +60,23 @@ async fn a_frozen_tor_is_killed_and_the_next_one_is_found() {
     let after = frozen.elapsed();
     assert_eq!(status.signal(), Some(Signal::KILL.as_raw()));
     assert!((Duration::from_secs(4)..Duration::from_secs(9)).contains(&after), "killed after {after:?}");
-    backend.until_ready_says(NO_TOR).await;
+    backend.wait_for_readiness(NO_TOR).await;
     assert_eq!(backend.metric("onionbalance_agent_tor_kills_total").await, 1);
 
     let _tor = backend.tor();
-    backend.until_ready_says(NOT_BOOTSTRAPPED).await;
+    backend.wait_for_readiness(NOT_BOOTSTRAPPED).await;
     assert_eq!(backend.get(PROBE_PORT, "/livez").await.status, 200);
 }
 
-/// tor opens no port while its network is disabled: this one looks for a network where nobody is.
+/// tor opens no metrics port while its network is disabled, so this tor gets a network without any
+/// reachable authority.
 #[tokio::test]
-async fn tors_own_metrics_are_passed_on_and_ours_do_not_depend_on_them() {
+async fn forwards_the_metrics_of_tor_separately_from_its_own() {
     let backend = Backend::new("127.0.0.1:1").await;
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let mut agent = backend.serving(backend.program());
     let _agent = agent.arg("--tor-metrics-port").arg(port.to_string()).spawn().unwrap();
-    backend.until_ready_says(NO_TOR).await;
+    backend.wait_for_readiness(NO_TOR).await;
     let absent = backend.get(METRICS_PORT, "/tor/metrics").await;
     assert_eq!(absent.status, 503, "{}", absent.text());
     assert_eq!(backend.metric("onionbalance_agent_tor_up").await, 0);
@@ -84,15 +85,15 @@ async fn tors_own_metrics_are_passed_on_and_ours_do_not_depend_on_them() {
                    0000000000000000000000000000000000000000";
     let _tor =
         backend.tor_with(&format!("{nowhere}\nMetricsPort 127.0.0.1:{port}\nMetricsPortPolicy accept 127.0.0.1\n"));
-    backend.until_ready_says(NOT_BOOTSTRAPPED).await;
+    backend.wait_for_readiness(NOT_BOOTSTRAPPED).await;
     let address = std::fs::read_to_string(backend.run("hs/hostname")).unwrap();
     let onion = address.trim_end().trim_end_matches(".onion");
     let line = format!("tor_hs_intro_num_total{{onion=\"{onion}\"}} 0");
     backend
-        .until("passed on", || async {
+        .until("forwarded", || async {
             let reply = backend.get(METRICS_PORT, "/tor/metrics").await;
             let text = reply.text();
-            if reply.status == 200 && text.lines().any(|found| found == line) { "passed on" } else { text }.to_owned()
+            if reply.status == 200 && text.lines().any(|found| found == line) { "forwarded" } else { text }.to_owned()
         })
         .await;
     assert_eq!(backend.metric("onionbalance_agent_tor_up").await, 1);
@@ -100,10 +101,10 @@ async fn tors_own_metrics_are_passed_on_and_ours_do_not_depend_on_them() {
 }
 
 #[tokio::test]
-async fn only_the_publisher_of_this_service_is_answered_and_only_once() {
+async fn answers_each_authentic_request_only_once() {
     let backend = Backend::new("127.0.0.1:1").await;
     let _agent = backend.agent();
-    backend.until_ready_says(NO_TOR).await;
+    backend.wait_for_readiness(NO_TOR).await;
 
     let (reply, verdict) = backend.sync(TOKEN, POD_UID, 7, PodPhase::Active).await;
     assert_eq!((reply.status, verdict), (200, Ok(())));
@@ -121,7 +122,7 @@ async fn only_the_publisher_of_this_service_is_answered_and_only_once() {
     assert_eq!(backend.request(AGENT_API_PORT, "POST", SYNC_PATH, &[], &[b'x'; 5000]).await.status, 413);
     assert_eq!(backend.get(AGENT_API_PORT, SYNC_PATH).await.status, 405);
 
-    // The Secret was replaced: the next call sees it.
+    // The Secret is replaced, and the agent uses the new token for the next request.
     let other = "11".repeat(32);
     std::fs::write(backend.dir.path().join("token"), format!("{other}\n")).unwrap();
     assert_eq!(backend.sync(TOKEN, POD_UID, 9, PodPhase::Active).await.0.status, 401);
@@ -129,16 +130,16 @@ async fn only_the_publisher_of_this_service_is_answered_and_only_once() {
 }
 
 #[tokio::test]
-async fn a_stopped_agent_ends_at_once_and_a_killed_ones_sockets_are_replaced() {
+async fn stops_at_once_on_sigterm_and_replaces_stale_sockets() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let backend = Backend::new(&format!("localhost:{}", listener.local_addr().unwrap().port())).await;
     let mut agent = backend.agent();
-    backend.until_ready_says(NO_TOR).await;
+    backend.wait_for_readiness(NO_TOR).await;
     signal(&agent, Signal::KILL);
     agent.wait().await.unwrap();
 
     let mut agent = backend.agent();
-    backend.until_ready_says(NO_TOR).await;
+    backend.wait_for_readiness(NO_TOR).await;
     let mut stream = backend.open_stream().await;
     let (mut target, _) = listener.accept().await.unwrap();
     stream.write_all(b"ping").await.unwrap();
@@ -154,69 +155,72 @@ async fn a_stopped_agent_ends_at_once_and_a_killed_ones_sockets_are_replaced() {
 
     let mut waiting = Box::pin(backend.get(PROBE_PORT, "/drain"));
     tokio::select! {
-        _ = &mut waiting => panic!("/drain returned"),
-        () = backend.until_draining() => {}
+        _ = &mut waiting => panic!("/drain returned before the drain started"),
+        () = backend.wait_until_draining() => {}
     }
     signal(&agent, Signal::TERM);
-    let status = timeout(Duration::from_secs(5), agent.wait()).await.expect("SIGTERM was not heeded").unwrap();
+    let status = timeout(Duration::from_secs(5), agent.wait()).await.expect("the agent ignored SIGTERM").unwrap();
     assert!(status.success(), "{status}");
 }
 
-/// tor runs with the agent's user ID and sees its processes: nothing of the agent's may be in its reach. As root, which may
-/// look into everything, this test runs all of it as another user.
+/// tor runs as the same user as the agent and in the same process namespace, but must not be able
+/// to inspect the agent. Root may inspect everything, so as root this test runs everything as
+/// another user.
 #[tokio::test]
-async fn a_process_of_the_same_user_cannot_look_into_the_agent() {
+async fn the_agent_is_hidden_from_processes_of_the_same_user() {
     let backend = Backend::new("127.0.0.1:1").await;
     let user = User::of(&backend);
-    let looks = |pid: u32, what: &str| {
-        let mut look = user.run("sh");
-        look.arg("-c").arg(format!("{what} >/dev/null 2>&1").replace("PID", &pid.to_string()));
-        async move { look.status().await.unwrap().success() }
+    let can_inspect = |pid: u32, command: &str| {
+        let mut shell = user.run("sh");
+        shell.arg("-c").arg(format!("{command} >/dev/null 2>&1").replace("PID", &pid.to_string()));
+        async move { shell.status().await.unwrap().success() }
     };
     let secrets = ["cat /proc/PID/environ", "ls /proc/PID/root/", "ls /proc/PID/fd/", "cat /proc/PID/maps"];
 
-    // That it can look into a process that does not hide.
+    // The same commands can inspect a process that does not hide itself.
     let mut sleeper = user.run("sleep").arg("1000").spawn().unwrap();
     let pid = sleeper.id().unwrap();
     backend.until("sleep", || async move { name_of(pid) }).await;
     for secret in secrets {
-        assert!(looks(pid, secret).await, "{secret}");
+        assert!(can_inspect(pid, secret).await, "{secret}");
     }
     sleeper.kill().await.unwrap();
 
     let agent = backend.with_files(user.run(user.program.to_str().unwrap()));
     let running = backend.serving(agent).spawn().unwrap();
-    backend.until_ready_says(NO_TOR).await;
+    backend.wait_for_readiness(NO_TOR).await;
     let agent = running.id().unwrap();
     for secret in secrets.into_iter().chain([": </proc/PID/mem", "cat /proc/PID/root/etc/hostname"]) {
-        assert!(!looks(agent, secret).await, "{secret}");
+        assert!(!can_inspect(agent, secret).await, "{secret}");
     }
-    assert!(looks(agent, "cat /proc/PID/stat").await, "it is there");
+    assert!(can_inspect(agent, "cat /proc/PID/stat").await, "the agent must be running");
 }
 
-/// What the image relies on: who may not read a program cannot look into its process, even before it hides itself.
+/// A process whose program the user cannot read is hidden even before the process hides itself. Our
+/// image relies on this.
 #[tokio::test]
-async fn a_program_that_cannot_be_read_is_hidden_from_its_first_moment() {
+async fn a_process_of_an_unreadable_program_is_hidden_from_its_start() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("not tested: a file that its user cannot read takes root to make");
+        eprintln!("skipped: creating a file that its user cannot read needs root");
         return;
     }
     let backend = Backend::new("127.0.0.1:1").await;
     let user = User::of(&backend);
-    for (mode, can_look) in [(0o755, true), (0o711, false)] {
+    for (mode, is_readable) in [(0o755, true), (0o711, false)] {
         let program = backend.dir.path().join(format!("sleep-{mode:o}"));
         std::fs::copy("/bin/sleep", &program).unwrap();
         std::fs::set_permissions(&program, Permissions::from_mode(mode)).unwrap();
-        // setpriv itself still has capabilities when it starts a program; the one after has none, as in a pod.
+        // setpriv still has capabilities when it starts a program. The program that env starts has
+        // none, as in a pod.
         let sleeper = user.run("env").arg(&program).arg("1000").spawn().unwrap();
         let pid = sleeper.id().unwrap();
         backend.until(&format!("sleep-{mode:o}"), || async move { name_of(pid) }).await;
-        let looked = user.run("cat").arg(format!("/proc/{pid}/environ")).output().await.unwrap();
-        assert_eq!(looked.status.success(), can_look, "{mode:o}");
+        let inspection = user.run("cat").arg(format!("/proc/{pid}/environ")).output().await.unwrap();
+        assert_eq!(inspection.status.success(), is_readable, "mode {mode:o}");
     }
 }
 
-/// The name of a process's program.
+/// Returns the name of a process's program.
 fn name_of(pid: u32) -> String {
     std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
 }
@@ -224,12 +228,12 @@ fn name_of(pid: u32) -> String {
 /// The user that tor and the agent share.
 struct User {
     id: Option<u32>,
-    /// Our program where this user can run it.
+    /// The path of our program, in a place where this user can run it.
     program: PathBuf,
 }
 
 impl User {
-    /// As root, another one, who gets the backend's files.
+    /// Returns the current user, or, as root, another user who is given the backend's files.
     fn of(backend: &Backend) -> Self {
         let program = PathBuf::from(env!("CARGO_BIN_EXE_onionbalance-operator"));
         if !rustix::process::geteuid().is_root() {

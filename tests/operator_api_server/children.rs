@@ -1,4 +1,4 @@
-//! Children: made, kept, and left alone when they are someone else's.
+//! Tests that the operator creates and maintains owned objects, and leaves foreign objects alone.
 
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -13,8 +13,8 @@ use crate::scene::{PATIENCE, Scene, kinds_of_children};
 use crate::wait::until;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_child_that_is_deleted_comes_back() {
-    let scene = Scene::set("deleted").await;
+async fn recreates_deleted_children() {
+    let scene = Scene::start("deleted").await;
     scene.create("web", json!({"backends": {"replicas": 3}})).await;
     let before = scene.wait_children("web").await;
     scene.collect_garbage("web").await;
@@ -25,8 +25,8 @@ async fn a_child_that_is_deleted_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_child_that_is_changed_is_put_right() {
-    let scene = Scene::set("changed").await;
+async fn reverts_changes_to_children() {
+    let scene = Scene::start("changed").await;
     scene.create("web", json!({"backends": {"replicas": 3}})).await;
     scene.wait_children("web").await;
     let deployments: Api<Deployment> = scene.api();
@@ -42,14 +42,14 @@ async fn a_child_that_is_changed_is_put_right() {
     let has_torrc = |config: &ConfigMap| config.data.as_ref().unwrap()["torrc"].contains("SocksPort 0\n");
     scene.wait_for::<ConfigMap>("web-backend", has_torrc).await;
 
-    // The label by which it is watched, too.
+    // The label that the watch selects by is restored, too.
     let unlabelled = json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": null}}});
     config_maps.patch("web-frontend", &merge, &Patch::Merge(unlabelled)).await.unwrap();
     let is_labelled =
         |config: &ConfigMap| config.metadata.labels.as_ref().unwrap().get("app.kubernetes.io/managed-by").is_some();
     scene.wait_for::<ConfigMap>("web-frontend", is_labelled).await;
 
-    // What others add is theirs.
+    // Fields that others add are preserved.
     let annotated = json!({"metadata": {"annotations": {"example.org/note": "x"}}});
     deployments.patch("web-frontend", &merge, &Patch::Merge(annotated)).await.unwrap();
     scene.change("web", json!({"spec": {"frontend": {"replicas": 2}}})).await;
@@ -59,8 +59,8 @@ async fn a_child_that_is_changed_is_put_right() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_child_that_is_being_deleted_is_waited_for() {
-    let scene = Scene::set("leaving").await;
+async fn waits_for_a_child_that_is_being_deleted() {
+    let scene = Scene::start("leaving").await;
     scene.create("web", json!({})).await;
     scene.wait_children("web").await;
     let config_maps: Api<ConfigMap> = scene.api();
@@ -68,7 +68,7 @@ async fn a_child_that_is_being_deleted_is_waited_for() {
     let held = json!({"metadata": {"finalizers": ["example.org/held"]}});
     config_maps.patch("web-backend", &merge, &Patch::Merge(held)).await.unwrap();
     config_maps.delete("web-backend", &DeleteParams::default()).await.unwrap();
-    // Without our label it is in no cache, and seems not to be there.
+    // Without our label the child is in no watch cache, so it appears to be missing.
     let unlabelled = json!({"metadata": {"labels": null}});
     let leaving = config_maps.patch("web-backend", &merge, &Patch::Merge(unlabelled)).await.unwrap();
 
@@ -79,8 +79,8 @@ async fn a_child_that_is_being_deleted_is_waited_for() {
         object.status.as_ref().and_then(|status| status.observed_generation) == object.metadata.generation
     };
     let object = scene.wait_for::<OnionBalancedService>("web", is_observed).await;
-    let told = object.status.unwrap().conditions;
-    assert!(!told.iter().any(|condition| condition.reason == "ApplyFailed"), "{told:?}");
+    let conditions = object.status.unwrap().conditions;
+    assert!(!conditions.iter().any(|condition| condition.reason == "ApplyFailed"), "{conditions:?}");
     assert_eq!(config_maps.get("web-backend").await.unwrap(), leaving);
 
     let released = json!({"metadata": {"finalizers": null}});
@@ -91,8 +91,8 @@ async fn a_child_that_is_being_deleted_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_field_that_is_wanted_no_more_goes() {
-    let scene = Scene::set("field-gone").await;
+async fn removes_a_field_that_the_spec_no_longer_sets() {
+    let scene = Scene::start("field-gone").await;
     scene.create("web", json!({"backends": {"template": {"nodeSelector": {"disk": "ssd"}}}})).await;
     scene.wait_children("web").await;
     scene.change("web", json!({"spec": {"backends": {"template": {"nodeSelector": null}}}})).await;
@@ -105,8 +105,8 @@ async fn a_field_that_is_wanted_no_more_goes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_scale_subresource_scales() {
-    let scene = Scene::set("scale").await;
+async fn scales_through_the_scale_subresource() {
+    let scene = Scene::start("scale").await;
     scene.create("web", json!({})).await;
     scene.wait_children("web").await;
     let objects: Api<OnionBalancedService> = scene.api();
@@ -116,7 +116,7 @@ async fn the_scale_subresource_scales() {
     let replicas = |deployment: &Deployment| deployment.spec.as_ref().unwrap().replicas;
     scene.wait_for::<Deployment>("web-backend", |deployment| replicas(deployment) == Some(5)).await;
     scene.report_backends("web", 5).await;
-    until("the scale tells of 5", PATIENCE, async || {
+    until("the scale subresource reports 5 replicas", PATIENCE, async || {
         let scale = objects.get_scale("web").await.map_err(|error| error.to_string())?;
         let status = scale.status.ok_or("no status")?;
         let selector = "app.kubernetes.io/component=backend,onionbalance.dev/service=web";
@@ -136,13 +136,13 @@ async fn the_scale_subresource_scales() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_belongs_to_someone_else_is_left_alone() {
-    let scene = Scene::set("taken").await;
-    join_all(kinds_of_children().iter().map(|resource| someone_else_has_a_name(&scene, resource))).await;
+async fn leaves_foreign_objects_alone() {
+    let scene = Scene::start("taken").await;
+    join_all(kinds_of_children().iter().map(|resource| leaves_a_foreign_object_alone(&scene, resource))).await;
     scene.end().await;
 }
 
-async fn someone_else_has_a_name(scene: &Scene, resource: &ApiResource) {
+async fn leaves_a_foreign_object_alone(scene: &Scene, resource: &ApiResource) {
     let service = format!("web-{}", resource.plural);
     let name = match resource.kind.as_str() {
         "Secret" => agent_token_secret(&service),
@@ -150,23 +150,23 @@ async fn someone_else_has_a_name(scene: &Scene, resource: &ApiResource) {
         _ => Component::Backend.child_name(&service),
     };
     let mut foreign = DynamicObject::new(&name, resource);
-    foreign.data = someone_elses(&resource.kind);
+    foreign.data = foreign_content(&resource.kind);
     let api: Api<DynamicObject> = Api::namespaced_with(scene.client.clone(), &scene.namespace, resource);
     let made = api.create(&PostParams::default(), &foreign).await.unwrap();
     scene.create(&service, json!({})).await;
     let message = scene.wait_condition(&service, "Accepted", "False NameTaken").await;
-    let told = format!("{} {name} is there and does not belong to this object", resource.kind);
-    assert!(message.starts_with(&told), "{message}");
+    let expected = format!("{} {name} is there and does not belong to this object", resource.kind);
+    assert!(message.starts_with(&expected), "{message}");
     assert_eq!(api.get(&name).await.unwrap(), made);
     let children = scene.children(&service).await;
-    assert!(!children.keys().any(|child| child.starts_with("Deployment ")), "pods are made: {children:?}");
+    assert!(!children.keys().any(|child| child.starts_with("Deployment ")), "a Deployment was created: {children:?}");
 
     api.delete(&name, &DeleteParams::default()).await.unwrap();
     scene.wait_children(&service).await;
 }
 
-/// What one of this kind has at the least.
-fn someone_elses(kind: &str) -> Value {
+/// Returns the minimal content of a foreign object of this kind.
+fn foreign_content(kind: &str) -> Value {
     let selector = json!({"matchLabels": {"app": "mine"}});
     match kind {
         "RoleBinding" => {
@@ -183,8 +183,8 @@ fn someone_elses(kind: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_setting_that_the_api_server_refuses_is_told_and_takes_nothing_down() {
-    let scene = Scene::set("refused-pod-setting").await;
+async fn reports_a_rejected_pod_setting_and_keeps_the_children() {
+    let scene = Scene::start("refused-pod-setting").await;
     scene.create("web", json!({})).await;
     let before = scene.wait_children("web").await;
     scene.change("web", json!({"spec": {"backends": {"template": {"affinity": {"nodeAffinty": {}}}}}})).await;
@@ -196,10 +196,10 @@ async fn a_pod_setting_that_the_api_server_refuses_is_told_and_takes_nothing_dow
     scene.end().await;
 }
 
-/// As the chart installs it with `watchNamespaces`.
+/// The chart installs the operator with a Role in each namespace if `watchNamespaces` is set.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_in_its_namespace_is_enough() {
-    let scene = Scene::set_as_installed_for_a_namespace("role").await;
+async fn works_with_a_role_in_the_watched_namespace() {
+    let scene = Scene::start_as_installed_for_a_namespace("role").await;
     scene.create("web", json!({})).await;
     scene.wait_children("web").await;
     scene.address("web").await;

@@ -1,4 +1,4 @@
-//! Events: what happens to an object is told once, where `kubectl describe` shows it.
+//! Tests that each change of an object is reported in one Event, which `kubectl describe` shows.
 
 use std::sync::atomic::Ordering;
 
@@ -15,8 +15,8 @@ use crate::scene::{PATIENCE, Scene, settings};
 use crate::server::kubectl;
 use crate::wait::until;
 
-/// As `Warning SecretNotFound x2`, in the order in which they came.
-async fn told(scene: &Scene) -> Vec<String> {
+/// Returns the Events in chronological order, formatted like `Warning SecretNotFound x2`.
+async fn reported_events(scene: &Scene) -> Vec<String> {
     let events: Api<Event> = scene.api();
     let mut events = events.list(&ListParams::default()).await.unwrap().items;
     events.sort_by_key(|event| event.event_time.clone().unwrap().0);
@@ -28,8 +28,8 @@ async fn told(scene: &Scene) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_happens_is_told_once() {
-    let mut scene = Scene::set("events").await;
+async fn reports_each_change_in_one_event() {
+    let mut scene = Scene::start("events").await;
     scene.create("web", json!({"backends": {"replicas": 3}})).await;
     scene.wait_children("web").await;
     let address = scene.address("web").await;
@@ -56,7 +56,32 @@ async fn what_happens_is_told_once() {
     scene.change("web", json!({"spec": {"backends": {"extraTorrc": null}}})).await;
     scene.wait_event("web", "Valid").await;
 
-    // The key's alarms. Nothing of the key is in them, as the test of secrecy sees.
+    lose_and_restore_the_key(&scene).await;
+    assert_eq!(scene.address("web").await, address);
+
+    let described = kubectl().args(["describe", "obs", "web", "-n", &scene.namespace]).output().unwrap();
+    let described = String::from_utf8(described.stdout).unwrap();
+    let (_, events) = described.split_once("\nEvents:").unwrap();
+    for expected in ["Warning  KeyInvalid", "Normal   KeyGenerated", "onionbalance-operator"] {
+        assert!(events.contains(expected), "{expected} is missing in {events}");
+    }
+
+    // A restarted operator finds the same state and reports nothing again.
+    let before = reported_events(&scene).await;
+    scene.stop_operator().await;
+    scene.start_operator(settings());
+    until("the operator has reconciled", PATIENCE, async || {
+        let count = scene.telemetry.reconciled.load(Ordering::Relaxed);
+        if count > 0 { Ok(()) } else { Err("no reconcile yet".to_owned()) }
+    })
+    .await;
+    assert_eq!(reported_events(&scene).await, before);
+    scene.end().await;
+}
+
+/// Deletes, restores and replaces the key, and waits for the alarm after each step. The test of
+/// secrecy checks that the alarms contain no part of the key.
+async fn lose_and_restore_the_key(scene: &Scene) {
     let secrets: Api<Secret> = scene.api();
     let backup = secrets.get("web-master-key").await.unwrap().data.unwrap()["hs_ed25519_secret_key"].0.clone();
     let another = MasterKey::generate(&mut StdRng::seed_from_u64(9)).to_tor_secret_key_file().to_vec();
@@ -74,31 +99,11 @@ async fn what_happens_is_told_once() {
             scene.wait_event("web", "KeyLoaded").await;
         }
     }
-    assert_eq!(scene.address("web").await, address);
-
-    let described = kubectl().args(["describe", "obs", "web", "-n", &scene.namespace]).output().unwrap();
-    let described = String::from_utf8(described.stdout).unwrap();
-    let (_, events) = described.split_once("\nEvents:").unwrap();
-    for expected in ["Warning  KeyInvalid", "Normal   KeyGenerated", "onionbalance-operator"] {
-        assert!(events.contains(expected), "{expected} in {events}");
-    }
-
-    // Who begins anew finds what stands, and says it to nobody again.
-    let before = told(&scene).await;
-    scene.stop_operator().await;
-    scene.start_operator(settings());
-    until("it has looked", PATIENCE, async || {
-        let looks = scene.telemetry.reconciled.load(Ordering::Relaxed);
-        if looks > 0 { Ok(()) } else { Err("no look yet".to_owned()) }
-    })
-    .await;
-    assert_eq!(told(&scene).await, before);
-    scene.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_happens_again_is_counted() {
-    let scene = Scene::set("events-again").await;
+async fn counts_repeated_changes_in_an_event_series() {
+    let scene = Scene::start("events-again").await;
     scene.create("web", json!({})).await;
     scene.wait_event("web", "KeyGenerated").await;
     for _ in 0..3 {
@@ -108,18 +113,18 @@ async fn what_happens_again_is_counted() {
         scene.wait_condition("web", "Accepted", "True Valid").await;
     }
     let expected = ["Normal KeyGenerated", "Warning InvalidSpec x3", "Normal Valid x3"];
-    until("each is told", PATIENCE, async || {
-        let told = told(&scene).await;
-        if told == expected { Ok(()) } else { Err(format!("{told:?}")) }
+    until("all Events are reported", PATIENCE, async || {
+        let events = reported_events(&scene).await;
+        if events == expected { Ok(()) } else { Err(format!("{events:?}")) }
     })
     .await;
     scene.end().await;
 }
 
-/// An older set of rights has no Events.
+/// Permissions that were installed with an older version do not include Events.
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_right_to_tell_all_else_works() {
-    let mut scene = Scene::set_with_role("no-events").await;
+async fn works_without_the_permission_to_create_events() {
+    let mut scene = Scene::start_with_role("no-events").await;
     scene.stop_operator().await;
     let roles: Api<Role> = scene.api();
     let mut rights = roles.get("onionbalance-operator").await.unwrap().rules.unwrap();
@@ -132,6 +137,6 @@ async fn without_the_right_to_tell_all_else_works() {
     scene.create("web", json!({})).await;
     scene.wait_children("web").await;
     scene.wait_condition("web", "MasterKeyReady", "True KeyLoaded").await;
-    assert_eq!(told(&scene).await, [""; 0]);
+    assert_eq!(reported_events(&scene).await, [""; 0]);
     scene.end().await;
 }

@@ -1,4 +1,5 @@
-//! Pipelines and autoscalers beside the operator: each has fields of its own, and nobody fights.
+//! Tests that pipelines, autoscalers and the operator each manage their own fields without
+//! conflicts.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::scene::{OPERATOR_LEASE, Scene, settings};
 
-/// What a pipeline applies again and again.
+/// Applies a manifest as a pipeline does.
 async fn apply(scene: &Scene, manager: &str, backends: Value) -> Result<DynamicObject, kube::Error> {
     let manifest = json!({
         "apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService", "metadata": {"name": "web"},
@@ -26,7 +27,7 @@ async fn apply(scene: &Scene, manager: &str, backends: Value) -> Result<DynamicO
     scene.untyped().patch("web", &PatchParams::apply(manager), &Patch::Apply(manifest)).await
 }
 
-/// As an autoscaler does.
+/// Sets the number of replicas as an autoscaler does.
 async fn scale(scene: &Scene, replicas: i32) {
     let parameters = PatchParams { field_manager: Some("autoscaler".to_owned()), ..PatchParams::default() };
     let scale = Patch::Merge(json!({"spec": {"replicas": replicas}}));
@@ -46,8 +47,8 @@ async fn ready(scene: &Scene, backends: i32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn applying_again_and_again_changes_nothing() {
-    let scene = Scene::set("pipeline").await;
+async fn repeated_applies_change_nothing() {
+    let scene = Scene::start("pipeline").await;
     let manifest = json!({"replicas": 3, "template": {"resources": {"tor": {"requests": {"cpu": "0.50"}}}}});
     apply(&scene, "pipeline", manifest.clone()).await.unwrap();
     scene.wait_children("web").await;
@@ -63,7 +64,7 @@ async fn applying_again_and_again_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_autoscaler_owns_the_replicas_that_a_manifest_leaves_out() {
-    let scene = Scene::set("autoscaler").await;
+    let scene = Scene::start("autoscaler").await;
     let manifest = json!({"drainTimeoutSeconds": 5});
     assert_eq!(replicas(&apply(&scene, "pipeline", manifest.clone()).await.unwrap()), 2);
     for wanted in [5, 3] {
@@ -73,10 +74,11 @@ async fn an_autoscaler_owns_the_replicas_that_a_manifest_leaves_out() {
     scene.end().await;
 }
 
-/// As docs/gitops.md has it: another manager keeps the number while the manifest lets go of it.
+/// Follows docs/gitops.md: another field manager keeps the number of replicas while the manifest
+/// gives it up.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_replicas_are_handed_over_without_a_change() {
-    let scene = Scene::set("handover").await;
+async fn hands_over_the_replicas_without_changing_them() {
+    let scene = Scene::start("handover").await;
     apply(&scene, "pipeline", json!({"replicas": 6})).await.unwrap();
     apply(&scene, "handover", json!({"replicas": 6})).await.unwrap();
     let applied = apply(&scene, "pipeline", json!({})).await.unwrap();
@@ -93,8 +95,8 @@ fn managers(metadata: &ObjectMeta) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_writer_has_a_name_of_its_own() {
-    let scene = Scene::set("managers").await;
+async fn each_writer_has_its_own_field_manager() {
+    let scene = Scene::start("managers").await;
     apply(&scene, "pipeline", json!({})).await.unwrap();
     scene.wait_children("web").await;
     scene.address("web").await;
@@ -110,10 +112,11 @@ async fn each_writer_has_a_name_of_its_own() {
     scene.end().await;
 }
 
-/// `kubectl wait --for=condition=Ready` and what follows kstatus look at the condition's `observedGeneration`.
+/// `kubectl wait --for=condition=Ready` and tools that follow kstatus rely on the condition's
+/// `observedGeneration`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_generation_is_ready_only_once_it_is_rolled_out() {
-    let scene = Scene::set("generation").await;
+    let scene = Scene::start("generation").await;
     apply(&scene, "pipeline", json!({"replicas": 3})).await.unwrap();
     scene.wait_children("web").await;
     ready(&scene, 3).await;
@@ -122,14 +125,14 @@ async fn a_new_generation_is_ready_only_once_it_is_rolled_out() {
     let after = apply(&scene, "pipeline", changed).await.unwrap();
     scene.wait_condition("web", "Ready", "False RollingOut").await;
     ready(&scene, 3).await;
-    // All that was ever said of the new generation.
+    // Collect every reason that was reported for the new generation.
     let version = before.resource_version().unwrap();
     let parameters = WatchParams::default().fields("metadata.name=web").timeout(10);
     let objects: Api<DynamicObject> = scene.untyped();
     let mut events = objects.watch(&parameters, &version).await.unwrap().boxed();
     let mut reasons: Vec<String> = Vec::new();
     while reasons.last().is_none_or(|reason| reason != "Ready") {
-        let event = events.try_next().await.unwrap().expect("it became Ready");
+        let event = events.try_next().await.unwrap().expect("the watch ended before the object was Ready");
         let WatchEvent::Modified(object) = event else { continue };
         let conditions = object.data["status"]["conditions"].as_array().cloned().unwrap_or_default();
         let ready = conditions.iter().find(|condition| condition["type"] == "Ready").unwrap();
@@ -142,10 +145,10 @@ async fn a_new_generation_is_ready_only_once_it_is_rolled_out() {
     scene.end().await;
 }
 
-/// An object that no operator has looked at is not taken for one that is done.
+/// An object that no operator has reconciled yet must not appear to be ready.
 #[tokio::test(flavor = "multi_thread")]
-async fn until_it_is_looked_at_an_object_is_not_ready() {
-    let mut scene = Scene::set_without_operator("pending").await;
+async fn an_unreconciled_object_is_not_ready() {
+    let mut scene = Scene::without_operator("pending").await;
     apply(&scene, "pipeline", json!({})).await.unwrap();
     let found = scene.untyped().get("web").await.unwrap();
     let ready = &found.data["status"]["conditions"][0];

@@ -1,4 +1,4 @@
-//! Disruption budgets and network policies: in the version that the API server serves, and switched off.
+//! Tests of disruption budgets and network policies: the served API version, and disabling them.
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{Api, DynamicObject, ListParams};
@@ -16,9 +16,9 @@ async fn budgets(scene: &Scene) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn budgets_are_of_the_version_that_is_served() {
-    let scene = Scene::set("budgets").await;
-    // No v1: an operator that took it for granted would never be ready here.
+async fn uses_the_served_version_of_disruption_budgets() {
+    let scene = Scene::start("budgets").await;
+    // The server has no v1. An operator that relied on v1 would never become ready here.
     let groups = scene.client.list_api_groups().await.unwrap();
     let policy = groups.groups.iter().find(|group| group.name == "policy").unwrap();
     assert_eq!(policy.versions.iter().map(|version| version.version.as_str()).collect::<Vec<_>>(), ["v1beta1"]);
@@ -36,15 +36,15 @@ async fn budgets_are_of_the_version_that_is_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_switched_off_goes_and_comes_back() {
-    let mut scene = Scene::set("guards-off").await;
+async fn deletes_disabled_guards_and_recreates_enabled_ones() {
+    let mut scene = Scene::start("guards-off").await;
     scene.create("web", json!({})).await;
     let before = scene.wait_children("web").await;
     let off = Settings { network_policies: None, wants_disruption_budgets: false, ..settings() };
     scene.stop_operator().await;
     scene.start_operator(off);
     let without = scene.wait_number_of_children("web", 11).await;
-    assert!(without.iter().all(|(name, child)| before[name] == *child), "the others are as they were");
+    assert!(without.iter().all(|(name, child)| before[name] == *child), "the other children must not change");
 
     let prometheus = json!({"podSelector": {"matchLabels": {"app": "prometheus"}}});
     scene.stop_operator().await;

@@ -1,4 +1,4 @@
-//! The master key: used, generated once, kept, never replaced.
+//! Tests that the master key is generated at most once and never replaced.
 
 use data_encoding::BASE64;
 use k8s_openapi::api::core::v1::Secret;
@@ -17,8 +17,8 @@ fn key(seed: u64) -> MasterKey {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deleting_and_adding_again_gives_the_same_address() {
-    let scene = Scene::set("again").await;
+async fn a_recreated_object_keeps_its_address() {
+    let scene = Scene::start("again").await;
     scene.create("web", json!({})).await;
     let address = scene.address("web").await;
     scene.wait_children("web").await;
@@ -28,7 +28,7 @@ async fn deleting_and_adding_again_gives_the_same_address() {
 
     scene.api::<OnionBalancedService>().delete("web", &DeleteParams::background()).await.unwrap();
     scene.create("web", json!({})).await;
-    // The old children are still there: they are not taken over.
+    // The old children still exist and are not adopted.
     scene.wait_condition("web", "Accepted", "False NameTaken").await;
     scene.collect_garbage("web").await;
     scene.wait_condition("web", "Accepted", "True Valid").await;
@@ -38,8 +38,8 @@ async fn deleting_and_adding_again_gives_the_same_address() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_users_own_key_is_used_and_not_touched() {
-    let scene = Scene::set("own-key").await;
+async fn uses_a_provided_key_without_modifying_it() {
+    let scene = Scene::start("own-key").await;
     scene.create_key("web-master-key", &key(1).to_tor_secret_key_file()).await;
     scene.create_key("mine", &key(2).to_tor_secret_key_file()).await;
     let secrets: Api<Secret> = scene.api();
@@ -55,8 +55,8 @@ async fn a_users_own_key_is_used_and_not_touched() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_secret_that_is_named_is_waited_for() {
-    let scene = Scene::set("missing-key").await;
+async fn waits_for_a_missing_secret_that_the_spec_names() {
+    let scene = Scene::start("missing-key").await;
     scene.create("web", json!({"masterKey": {"secretName": "mine"}})).await;
     let message = scene.wait_condition("web", "Ready", "False SecretNotFound").await;
     assert!(message.contains("Secret mine"), "{message}");
@@ -68,8 +68,8 @@ async fn a_missing_secret_that_is_named_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_malformed_key_is_told() {
-    let scene = Scene::set("bad-key").await;
+async fn reports_a_malformed_key() {
+    let scene = Scene::start("bad-key").await;
     scene.create_key("web-master-key", b"not a key").await;
     scene.create("web", json!({})).await;
     let message = scene.wait_condition("web", "MasterKeyReady", "False KeyInvalid").await;
@@ -79,8 +79,8 @@ async fn a_malformed_key_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_is_gone_is_an_alarm_and_never_a_new_key() {
-    let scene = Scene::set("lost-key").await;
+async fn a_deleted_key_raises_an_alarm_and_is_not_regenerated() {
+    let scene = Scene::start("lost-key").await;
     scene.create("web", json!({})).await;
     let address = scene.address("web").await;
     let before = scene.wait_children("web").await;
@@ -92,7 +92,7 @@ async fn a_key_that_is_gone_is_an_alarm_and_never_a_new_key() {
     assert!(secrets.get_opt("web-master-key").await.unwrap().is_none());
     assert!(before.keys().eq(scene.children("web").await.keys()));
 
-    // Another key is refused as well; the old one is taken back.
+    // A different key is refused, and the old key is accepted again.
     scene.create_key("web-master-key", &key(4).to_tor_secret_key_file()).await;
     scene.wait_condition("web", "MasterKeyReady", "False AddressMismatch").await;
     secrets.delete("web-master-key", &DeleteParams::default()).await.unwrap();
@@ -103,8 +103,8 @@ async fn a_key_that_is_gone_is_an_alarm_and_never_a_new_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_is_edited_is_an_alarm_and_changes_nothing_that_runs() {
-    let scene = Scene::set("edited-key").await;
+async fn an_edited_key_raises_an_alarm_and_leaves_the_children_alone() {
+    let scene = Scene::start("edited-key").await;
     scene.create_key("mine", &key(5).to_tor_secret_key_file()).await;
     scene.create("web", json!({"masterKey": {"secretName": "mine"}})).await;
     let address = scene.address("web").await;
@@ -127,8 +127,8 @@ async fn a_key_that_is_edited_is_an_alarm_and_changes_nothing_that_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_objects_on_one_key_the_older_goes_on() {
-    let scene = Scene::set("two").await;
+async fn the_older_of_two_objects_keeps_a_shared_key() {
+    let scene = Scene::start("two").await;
     scene.create("web", json!({})).await;
     let address = scene.address("web").await;
     scene.wait_children("web").await;
@@ -145,11 +145,12 @@ async fn of_two_objects_on_one_key_the_older_goes_on() {
     scene.end().await;
 }
 
-/// The same key in Secrets of two namespaces: who has the address goes on, and the other is told whose it is.
+/// Secrets in two namespaces hold the same key. The object that already has the address keeps it,
+/// and the condition of the other object names the owner.
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_namespaces_on_one_key_one_goes_on() {
-    let mut scene = Scene::set_without_operator("one-key").await;
-    let other = Scene::set_without_operator("one-key-elsewhere").await;
+async fn only_one_of_two_namespaces_serves_a_shared_key() {
+    let mut scene = Scene::without_operator("one-key").await;
+    let other = Scene::without_operator("one-key-elsewhere").await;
     let own = scene.namespace.clone();
     scene.start_operator_for(settings(), &[own.as_str(), other.namespace.as_str()]);
     for place in [&scene, &other] {
@@ -168,7 +169,7 @@ async fn of_two_namespaces_on_one_key_one_goes_on() {
     scene.wait_condition("web", "MasterKeyReady", "True KeyLoaded").await;
     assert!(before.keys().eq(scene.children("web").await.keys()));
 
-    // It is the other's turn when the first is gone.
+    // The other object takes over when the first one is deleted.
     scene.api::<OnionBalancedService>().delete("web", &DeleteParams::background()).await.unwrap();
     other.wait_condition("shop", "MasterKeyReady", "True KeyLoaded").await;
     other.wait_children("shop").await;
@@ -176,8 +177,8 @@ async fn of_two_namespaces_on_one_key_one_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_generated_key_goes_with_the_object_only_when_asked() {
-    let scene = Scene::set("owned-key").await;
+async fn a_generated_key_is_owned_only_if_the_policy_says_so() {
+    let scene = Scene::start("owned-key").await;
     scene.create("web", json!({})).await;
     scene.wait_children("web").await;
     let secrets: Api<Secret> = scene.api();

@@ -1,4 +1,4 @@
-//! Two operators, as two programs: one works, the other takes its place.
+//! Tests leader election between operators that run as separate programs.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::program::Program;
 use crate::scene::{OPERATOR_LEASE, PATIENCE, Scene};
 use crate::wait::until;
 
-/// The Lease, once this operator holds it.
+/// Waits until this operator holds the Lease and returns the Lease's spec.
 async fn held_by(scene: &Scene, name: &str) -> LeaseSpec {
     let leases: Api<Lease> = scene.api();
     until(&format!("{name} leads"), PATIENCE, async || {
@@ -24,7 +24,7 @@ async fn held_by(scene: &Scene, name: &str) -> LeaseSpec {
     .await
 }
 
-/// From the last word of the one before to the first of the one after.
+/// Returns the time from the last renewal of the old holder to the acquisition by the new one.
 fn gap(before: &LeaseSpec, after: &LeaseSpec) -> Duration {
     let (renewed, acquired) = (before.renew_time.as_ref().unwrap().0, after.acquire_time.as_ref().unwrap().0);
     Duration::try_from(acquired.duration_since(renewed)).unwrap()
@@ -37,14 +37,14 @@ async fn scale(scene: &Scene, replicas: i32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_works_and_the_other_takes_its_place() {
-    let scene = Scene::set_without_operator("leader").await;
+async fn a_standby_takes_over_from_the_leader() {
+    let scene = Scene::without_operator("leader").await;
     let start = |name| Program::start(name, &scene.namespace, "info,kube_client=off,kube_runtime=off");
     let first = start("first");
     held_by(&scene, "first").await;
     let mut second = start("second");
     second.wait_log("another operator leads; standing by").await;
-    // Ready: it has listed all that it watches, and only waits.
+    // The standby is ready: it has filled its watch caches and waits for the Lease.
     second.wait_log("ready").await;
     scene.create("web", json!({})).await;
     scene.wait_children("web").await;
@@ -65,7 +65,7 @@ async fn one_works_and_the_other_takes_its_place() {
     assert!(second.log().contains("gave the Lease back"), "{}", second.log());
     let ended = Instant::now();
     held_by(&scene, "third").await;
-    assert!(ended.elapsed() < Duration::from_secs(10), "the Lease was free");
+    assert!(ended.elapsed() < Duration::from_secs(10), "the standby did not acquire the released Lease in time");
     scale(&scene, 3).await;
     third.wait_log("updated").await;
 }

@@ -1,5 +1,6 @@
-//! Publishers and their Lease: our program as it runs in a frontend pod, with the rights that the operator gave its account, beside
-//! no tor. What the kubelet would write of their pods, the tests write.
+//! Tests of the publishers' Lease. Each publisher runs as in a frontend pod, with the permissions
+//! that the operator granted its account, but without a tor. The tests write the pod statuses that
+//! the kubelet would write.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -24,13 +25,13 @@ use crate::server::kubeconfig_as;
 use crate::wait::until;
 
 const NAME: &str = "web-frontend";
-/// How long a holder's silence is waited out.
+/// The time after which an unrenewed Lease expires.
 const EXPIRY: Duration = Duration::from_secs(15);
 const COUNTERS: &str = "onionbalance.dev/revision-counters";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopped_publisher_gives_the_lease_back_and_the_next_one_need_not_wait() {
-    let stage = Stage::set("lease-stop").await;
+async fn a_stopped_publisher_releases_the_lease_to_its_successor() {
+    let stage = Stage::start("lease-stop").await;
     let mut first = stage.publisher("a").await;
     let lease = stage.held_by(&first).await;
     assert!(
@@ -38,37 +39,37 @@ async fn a_stopped_publisher_gives_the_lease_back_and_the_next_one_need_not_wait
         "{lease:?}"
     );
     let second = stage.publisher("b").await;
-    second.says("leading", 0).await;
+    second.wait_metric("leading", 0).await;
     let counters = json!({"metadata": {"annotations": {COUNTERS: "20500=17,20501=4294967296123"}}});
     stage.leases().patch(NAME, &PatchParams::default(), &Patch::Merge(counters)).await.unwrap();
 
     let stopped = Instant::now();
     first.signal(Signal::TERM);
-    let status = timeout(PATIENCE, first.process.wait()).await.expect("SIGTERM was not heeded").unwrap();
+    let status = timeout(PATIENCE, first.process.wait()).await.expect("the publisher ignored SIGTERM").unwrap();
     assert!(status.success(), "{status}");
     let lease = stage.held_by(&second).await;
-    assert!(stopped.elapsed() < EXPIRY / 2, "after {:?}", stopped.elapsed());
-    second.says("leading", 1).await;
+    assert!(stopped.elapsed() < EXPIRY / 2, "took over after {:?}", stopped.elapsed());
+    second.wait_metric("leading", 1).await;
     assert_eq!(lease.spec.as_ref().unwrap().lease_transitions, Some(1));
-    assert_eq!(lease.annotations()[COUNTERS], "20500=17,20501=4294967296123", "the counters stay");
+    assert_eq!(lease.annotations()[COUNTERS], "20500=17,20501=4294967296123", "the revision counters must be kept");
     stage.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_leader_is_waited_out_and_a_thawed_one_does_not_lead() {
-    let stage = Stage::set("lease-dead").await;
+async fn a_standby_replaces_a_dead_leader_and_a_resumed_leader_stays_standby() {
+    let stage = Stage::start("lease-dead").await;
     let first = stage.publisher("a").await;
     stage.held_by(&first).await;
     let mut second = stage.publisher("b").await;
-    second.says("leading", 0).await;
+    second.wait_metric("leading", 0).await;
 
     let frozen = Instant::now();
     first.signal(Signal::STOP);
     stage.held_by(&second).await;
     let after = frozen.elapsed();
-    assert!(is_expiry(after), "after {after:?}");
+    assert!(is_expiry(after), "took over after {after:?}");
     first.signal(Signal::CONT);
-    first.says("leading", 0).await;
+    first.wait_metric("leading", 0).await;
     stage.held_by(&second).await;
 
     second.process.start_kill().unwrap();
@@ -76,30 +77,30 @@ async fn a_dead_leader_is_waited_out_and_a_thawed_one_does_not_lead() {
     let killed = Instant::now();
     let lease = stage.held_by(&first).await;
     let after = killed.elapsed();
-    assert!(is_expiry(after), "after {after:?}");
+    assert!(is_expiry(after), "took over after {after:?}");
     assert_eq!(lease.spec.as_ref().unwrap().lease_transitions, Some(2));
     stage.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_publisher_without_tor_leads_alone_and_gives_way_to_one_that_is_ready() {
-    let stage = Stage::set("lease-unfit").await;
+async fn a_publisher_without_tor_yields_only_to_a_ready_publisher() {
+    let stage = Stage::start("lease-unfit").await;
     let first = stage.publisher("a").await;
     let lease = stage.held_by(&first).await;
     let second = stage.publisher("b").await;
-    second.says("leading", 0).await;
+    second.wait_metric("leading", 0).await;
     stage.set_ready(&second, false).await;
-    // Long enough that it gave the Lease up if it could; each renewal takes 5 s.
+    // Renewals are 5 s apart. In this time the holder would have released the Lease to another pod.
     let renewed = |lease: &Lease| lease.spec.as_ref().unwrap().renew_time.clone().unwrap().0;
     let later = renewed(&lease) + Duration::from_secs(20);
     stage.scene.wait_for::<Lease>(NAME, |lease| renewed(lease) > later).await;
     assert_eq!(stage.holder().await, first.identity);
 
-    // The kubelet says so of one with a bootstrapped tor.
+    // The kubelet reports a frontend pod with a bootstrapped tor as Ready.
     stage.set_ready(&second, true).await;
     stage.held_by(&second).await;
-    first.says("leading", 0).await;
-    // Neither has a tor: who is Ready gets it, and nobody else is.
+    first.wait_metric("leading", 0).await;
+    // Neither publisher has a tor, and no other pod is Ready, so the holder keeps the Lease.
     let before = renewed(&stage.leases().get(NAME).await.unwrap());
     stage.scene.wait_for::<Lease>(NAME, |lease| renewed(lease) > before + Duration::from_secs(15)).await;
     assert_eq!(stage.holder().await, second.identity);
@@ -107,9 +108,9 @@ async fn a_publisher_without_tor_leads_alone_and_gives_way_to_one_that_is_ready(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lease_of_somebody_elses_is_left_alone() {
-    let stage = Stage::set("lease-foreign").await;
-    // Free, so that it could be taken at once.
+async fn leaves_a_foreign_lease_alone() {
+    let stage = Stage::start("lease-foreign").await;
+    // The Lease has no holder, so a publisher could acquire it at once.
     let foreign = json!({
         "metadata": {"name": NAME, "labels": {"app": "another"}},
         "spec": {"holderIdentity": "", "leaseDurationSeconds": 1},
@@ -117,8 +118,8 @@ async fn a_lease_of_somebody_elses_is_left_alone() {
     let foreign: Lease = serde_json::from_value(foreign).unwrap();
     let before = stage.leases().create(&PostParams::default(), &foreign).await.unwrap();
     let mut publisher = stage.publisher("a").await;
-    publisher.logs("web-frontend is there and does not belong to this service").await;
-    publisher.says("leading", 0).await;
+    publisher.wait_log("web-frontend is there and does not belong to this service").await;
+    publisher.wait_metric("leading", 0).await;
     let touch = json!({"metadata": {"annotations": {"example.org/touch": "1"}}});
     stage.scene.change("web", touch).await;
     let message = stage.scene.wait_condition("web", "Accepted", "False NameTaken").await;
@@ -127,32 +128,33 @@ async fn a_lease_of_somebody_elses_is_left_alone() {
     let after = stage.leases().get(NAME).await.unwrap();
     assert_eq!(after.resource_version(), before.resource_version());
 
-    // One that held it, and whose Lease was replaced, stops.
+    // A holder stops leading when its Lease is replaced by a foreign one.
     stage.leases().delete(NAME, &DeleteParams::default()).await.unwrap();
     stage.held_by(&publisher).await;
-    publisher.says("leading", 1).await;
+    publisher.wait_metric("leading", 1).await;
     stage.scene.wait_condition("web", "Accepted", "True Valid").await;
     let others = json!({"metadata": {"labels": labels("other", Some(Component::Frontend))}});
     stage.leases().patch(NAME, &PatchParams::default(), &Patch::Merge(others)).await.unwrap();
-    publisher.says("leading", 0).await;
+    publisher.wait_metric("leading", 0).await;
     stage.end().await;
 }
 
-/// It may have been renewed 5 s before; who waits it out looks every 2 s.
+/// Returns true if the time is close to [`EXPIRY`]. The last renewal may be up to 5 s old, and a
+/// standby checks every 2 s.
 fn is_expiry(after: Duration) -> bool {
     after.abs_diff(EXPIRY) < Duration::from_secs(6)
 }
 
-/// A service whose frontend pods run nowhere but here.
+/// A service whose frontend pods are run by the test.
 struct Stage {
     scene: Scene,
-    /// The master key, the kubeconfig.
+    /// The folder that holds the master key and the kubeconfig.
     dir: tempfile::TempDir,
 }
 
 impl Stage {
-    async fn set(name: &str) -> Self {
-        let scene = Scene::set(name).await;
+    async fn start(name: &str) -> Self {
+        let scene = Scene::start(name).await;
         scene.create("web", json!({"frontend": {"replicas": 2}})).await;
         scene.wait_children("web").await;
         let dir = tempfile::tempdir().unwrap();
@@ -181,7 +183,7 @@ impl Stage {
         self.scene.wait_for::<Lease>(NAME, holds).await
     }
 
-    /// A pod of the frontend's, which is not Ready, and its publisher.
+    /// Creates a frontend pod that is not Ready and starts its publisher.
     async fn publisher(&self, suffix: &str) -> Publisher {
         let name = format!("{NAME}-{suffix}");
         let pod = json!({
@@ -217,24 +219,25 @@ impl Stage {
     }
 }
 
-/// A running publisher; it ends when it is dropped.
+/// A running publisher, which is killed when this value is dropped.
 struct Publisher {
     process: Child,
     log: Lines<BufReader<ChildStderr>>,
     metrics: std::net::SocketAddr,
     name: String,
-    /// What it is called in the Lease.
+    /// The holder identity of this publisher in the Lease.
     identity: String,
 }
 
 impl Publisher {
     fn signal(&self, signal: Signal) {
-        let pid = self.process.id().and_then(|id| Pid::from_raw(id.try_into().unwrap())).expect("it has ended");
+        let pid =
+            self.process.id().and_then(|id| Pid::from_raw(id.try_into().unwrap())).expect("the publisher has ended");
         kill_process(pid, signal).unwrap();
     }
 
-    /// Waits until a figure of its metrics is so.
-    async fn says(&self, figure: &str, value: u64) {
+    /// Waits until a metric has this value.
+    async fn wait_metric(&self, figure: &str, value: u64) {
         let line = format!("onionbalance_publisher_{figure} {value}\n");
         until(&format!("{}: {line}", self.name), PATIENCE, async || {
             let mut text = String::new();
@@ -246,16 +249,16 @@ impl Publisher {
         .await;
     }
 
-    /// Waits until a line of its log has these words.
-    async fn logs(&mut self, words: &str) {
+    /// Waits until a line of the log contains these words.
+    async fn wait_log(&mut self, words: &str) {
         let found = timeout(PATIENCE, async {
             while let Some(line) = self.log.next_line().await.unwrap() {
                 if line.contains(words) {
                     return;
                 }
             }
-            panic!("the publisher ended without {words:?}");
+            panic!("the publisher ended without logging {words:?}");
         });
-        found.await.unwrap_or_else(|_| panic!("not in the log: {words:?}"));
+        found.await.unwrap_or_else(|_| panic!("the publisher did not log {words:?} in time"));
     }
 }

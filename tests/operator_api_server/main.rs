@@ -1,8 +1,9 @@
-//! The operator against a real API server and etcd, with exactly the rights that `deploy/` gives it. No controllers run
-//! there: what the Deployment controller, the garbage collector and the publisher would write, the tests write.
+//! Tests of the operator against a real API server and etcd, with exactly the permissions that
+//! `deploy/` grants. No controllers run. The tests themselves write what the Deployment controller,
+//! the garbage collector and the publisher would write.
 
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail like tests")]
-#![allow(clippy::needless_pass_by_value, reason = "json! makes values")]
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a panic reports the failure of a test")]
+#![allow(clippy::needless_pass_by_value, reason = "json! creates owned values")]
 
 mod children;
 mod events;

@@ -1,13 +1,14 @@
-//! Secrets, as they could be found in a text.
+//! Searches texts for secrets in any encoding.
 
 use std::collections::BTreeMap;
 
 use data_encoding::{BASE32_NOPAD, BASE64, BASE64_NOPAD, HEXLOWER};
 
-/// What a part of a secret could look like in a text.
+/// Returns the forms in which a part of a secret could appear in a text.
 pub fn forms(secret: &[u8]) -> Vec<String> {
     let decimal: Vec<_> = secret.iter().map(ToString::to_string).collect();
-    // Base64 of a part depends on where in the whole it begins; the ends depend on what is beside it.
+    // The base64 form of a part depends on its offset in the whole, and its ends depend on the
+    // neighboring bytes.
     let shifted = (0..3).map(|shift| {
         let text = BASE64.encode(&[&vec![0; shift], secret].concat());
         text[4..text.len() - 4].to_owned()
@@ -25,13 +26,13 @@ pub fn forms(secret: &[u8]) -> Vec<String> {
         .collect()
 }
 
-/// The same of a token, which is written in hexadecimal digits, and of the bytes that these stand for.
+/// Returns the forms of a token, both of its hexadecimal digits and of the bytes that they encode.
 pub fn of_a_token(digits: &[u8]) -> Vec<String> {
     let bytes = HEXLOWER.decode(digits).map(|bytes| forms(&bytes)).unwrap_or_default();
     [bytes, forms(digits), vec![String::from_utf8_lossy(digits).into_owned()]].concat()
 }
 
-/// Names and forms of the secrets that are in a text.
+/// Returns the names and forms of the secrets that a text contains.
 pub fn find<'a>(text: &str, needles: &'a BTreeMap<&'static str, Vec<String>>) -> Vec<(&'a str, &'a str)> {
     let lower = text.to_lowercase();
     let found = needles.iter().flat_map(|(name, forms)| forms.iter().map(|form| (*name, form.as_str())));

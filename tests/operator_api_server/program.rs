@@ -1,4 +1,5 @@
-//! The operator as a program of its own, as in its pod: flags from the environment, a kubeconfig, signals.
+//! Runs the operator as a separate program, as in its pod: with flags from the environment, a
+//! kubeconfig and signals.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -11,7 +12,8 @@ use crate::scene::PATIENCE;
 use crate::server::write_kubeconfig;
 use crate::wait::until;
 
-/// A running `onionbalance-operator operator` that looks after one namespace, with the rights of `deploy/`.
+/// A running `onionbalance-operator operator` that watches one namespace with the permissions of
+/// `deploy/`.
 pub struct Program {
     pub name: String,
     process: Child,
@@ -19,7 +21,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// `name` is what its pod would be called; the namespace is also its own.
+    /// Starts the operator. `name` is its pod name, and `namespace` is both the namespace that it
+    /// watches and its own.
     pub fn start(name: &str, namespace: &str, log_filter: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let kubeconfig = folder.path().join("kubeconfig");
@@ -31,7 +34,7 @@ impl Program {
             .env("HOSTNAME", name)
             .env("RUST_LOG", log_filter)
             .envs([("TOR_IMAGE", "tor:1"), ("OPERATOR_IMAGE", "operator:1"), ("WATCH_NAMESPACE", namespace)])
-            // Any free ones.
+            // Use any free ports.
             .envs([("PROBE_PORT", "0"), ("METRICS_PORT", "0")])
             .stdin(Stdio::null())
             .stderr(File::create(folder.path().join("log")).unwrap())
@@ -44,12 +47,12 @@ impl Program {
         self.folder.path().join("log")
     }
 
-    /// All that it has logged.
+    /// Returns the complete log.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(self.log_file()).unwrap()).into_owned()
     }
 
-    /// Waits until it has logged this.
+    /// Waits until the log contains this text.
     pub async fn wait_log(&self, text: &str) {
         until(&format!("{} logs {text:?}", self.name), PATIENCE, async || {
             let log = self.log();
@@ -58,17 +61,17 @@ impl Program {
         .await;
     }
 
-    /// SIGKILL.
+    /// Kills the operator with SIGKILL.
     pub fn kill(mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
 
-    /// SIGTERM, and waits for the end.
+    /// Sends SIGTERM and waits until the operator has ended.
     pub async fn terminate(&mut self) -> ExitStatus {
         kill_process(Pid::from_child(&self.process), Signal::TERM).unwrap();
         until(&format!("{} ends", self.name), PATIENCE, async || {
-            // Waiting for a child of ours takes its exclusive use; asking whether it is there does not.
+            // `Child::wait` would block. NOWAIT leaves the exit status for the call after the loop.
             let gone = rustix::process::waitid(
                 rustix::process::WaitId::Pid(Pid::from_child(&self.process)),
                 rustix::process::WaitIdOptions::EXITED

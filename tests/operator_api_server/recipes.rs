@@ -1,5 +1,5 @@
-//! The shell blocks of `docs/operations.md`, as they stand: each section's in a folder of its own, with a kubeconfig of the test's
-//! namespace, kubectl, and our program.
+//! Runs the shell blocks of `docs/operations.md` verbatim. The blocks of each section run in their
+//! own folder, with kubectl, our program, and a kubeconfig for the test's namespace.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -22,7 +22,8 @@ use crate::scene::{PATIENCE, Scene};
 use crate::server::{kubeconfig_as, source_tree};
 use crate::wait::until;
 
-/// The sections with shell blocks, in their order, with how many. Each is run by a test below.
+/// The sections that have shell blocks, in order, and their numbers of blocks. A test below runs
+/// each.
 const SECTIONS: [(&str, usize); 10] = [
     ("Back up a key", 2),
     ("Restore a key", 3),
@@ -36,7 +37,7 @@ const SECTIONS: [(&str, usize); 10] = [
     ("What is wrong", 1),
 ];
 
-/// The shell blocks by section.
+/// Returns the shell blocks by section.
 fn blocks() -> Vec<(String, Vec<String>)> {
     let page = std::fs::read_to_string(source_tree().join("docs/operations.md")).unwrap();
     let mut sections: Vec<(String, Vec<String>)> = Vec::new();
@@ -45,7 +46,7 @@ fn blocks() -> Vec<(String, Vec<String>)> {
         match (&mut block, line) {
             (None, "```sh") => block = Some(String::new()),
             (Some(text), "```") => {
-                sections.last_mut().expect("a heading").1.push(std::mem::take(text));
+                sections.last_mut().expect("a shell block precedes the first heading").1.push(std::mem::take(text));
                 block = None;
             }
             (Some(text), line) => {
@@ -63,17 +64,17 @@ fn blocks() -> Vec<(String, Vec<String>)> {
 }
 
 #[test]
-fn every_section_with_commands_is_run() {
+fn every_section_with_commands_has_a_test() {
     let found: Vec<_> = blocks().into_iter().map(|(heading, blocks)| (heading, blocks.len())).collect();
     assert_eq!(found, SECTIONS.map(|(heading, count)| (heading.to_owned(), count)));
 }
 
-/// Somebody at a terminal, in a folder of their own.
-struct Person {
+/// A user's shell in its own folder.
+struct UserShell {
     folder: TempDir,
 }
 
-impl Person {
+impl UserShell {
     fn new(namespace: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let programs = folder.path().join("programs");
@@ -89,9 +90,11 @@ impl Person {
         self.folder.path().join("here").join(name)
     }
 
-    /// Runs the block of this number (from 0) of a section; each line must succeed. Gives what it prints.
+    /// Runs one shell block of a section, counted from 0. Every line must succeed. Returns the
+    /// output.
     async fn run(&self, section: &str, number: usize) -> String {
-        let (_, blocks) = blocks().into_iter().find(|(heading, _)| heading == section).expect("the section");
+        let (_, blocks) =
+            blocks().into_iter().find(|(heading, _)| heading == section).expect("the page has no such section");
         self.shell(&blocks[number]).await
     }
 
@@ -120,14 +123,16 @@ async fn create_secret(scene: &Scene, metadata: ObjectMeta, kind: Option<&str>, 
     scene.api().create(&PostParams::default(), &secret).await.unwrap();
 }
 
-/// As another operator's Secret is: its own object's, with which it goes.
+/// Returns the metadata of a Secret that another operator has created. The Secret belongs to an
+/// object of that operator and is deleted with it.
 fn metadata(name: &str, api_version: &str, kind: &str, labels: Value) -> ObjectMeta {
     let owner = json!({"apiVersion": api_version, "kind": kind, "name": "example", "uid": "b6a2", "controller": true,
         "blockOwnerDeletion": true});
     serde_json::from_value(json!({"name": name, "labels": labels, "ownerReferences": [owner]})).unwrap()
 }
 
-/// The Secret `web-master-key` has this key and no owner; an object `web` serves the address.
+/// Checks that the Secret `web-master-key` holds this key and has no owner, and that an object
+/// `web` serves the key's address.
 async fn serves(scene: &Scene, key: &MasterKey) {
     let secret = scene.api::<Secret>().get("web-master-key").await.unwrap();
     assert_eq!(secret.metadata.owner_references, None);
@@ -141,64 +146,70 @@ async fn delete_secret(scene: &Scene, name: &str) {
     scene.api::<Secret>().delete(name, &DeleteParams::default()).await.unwrap();
 }
 
-/// Deletes the object, as the garbage collector does its children.
+/// Deletes the object, and its children as the garbage collector would.
 async fn delete_service(scene: &Scene) {
     scene.api::<OnionBalancedService>().delete("web", &DeleteParams::background()).await.unwrap();
     scene.collect_garbage("web").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_is_backed_up_and_restored() {
-    let scene = Scene::set("backup").await;
-    let person = Person::new(&scene.namespace);
-    // The policy makes the Secret the object's: restored as it was, Kubernetes would delete it again.
+async fn backs_up_and_restores_a_key() {
+    let scene = Scene::start("backup").await;
+    let user = UserShell::new(&scene.namespace);
+    // With this policy the object owns the Secret. Kubernetes would delete a Secret that was
+    // restored with its old owner reference.
     scene.create("web", json!({"deletionPolicy": "Delete"})).await;
     let address = scene.address("web").await;
     scene.wait_for("web-master-key", |secret: &Secret| secret.metadata.owner_references.is_some()).await;
-    let said = person.run("Back up a key", 0).await;
-    assert_eq!(said, format!("{address}\nweb-master-key.yaml: ok, {address}\n"));
-    person.run("Back up a key", 1).await;
+    let output = user.run("Back up a key", 0).await;
+    assert_eq!(output, format!("{address}\nweb-master-key.yaml: ok, {address}\n"));
+    user.run("Back up a key", 1).await;
     let whole = "umask 077; kubectl get secret web-master-key -o yaml >whole.yaml; ! onionbalance-operator key check whole.yaml";
-    let faults = person.shell(whole).await;
+    let faults = user.shell(whole).await;
     assert!(faults.contains("together with its owner") && faults.contains("OnionBalancedService web"), "{faults}");
 
-    // The Secret is lost, and comes back under the object.
+    // Case 1: the Secret is lost and restored while the object exists.
     delete_secret(&scene, "web-master-key").await;
     scene.wait_condition("web", "MasterKeyReady", "False SecretNotFound").await;
-    person.run("Restore a key", 0).await;
-    let said = person.run("Restore a key", 2).await;
-    assert!(said.ends_with(&address), "{said}");
+    user.run("Restore a key", 0).await;
+    let output = user.run("Restore a key", 2).await;
+    assert!(output.ends_with(&address), "{output}");
 
-    // All is lost; the Secret is there before the object, from the other form of the backup.
+    // Case 2: everything is lost. The Secret is restored from the other form of the backup, before
+    // the object is created.
     delete_service(&scene).await;
     delete_secret(&scene, "web-master-key").await;
-    person.run("Restore a key", 1).await;
+    user.run("Restore a key", 1).await;
     scene.create("web", json!({"deletionPolicy": "Delete"})).await;
-    let said = person.run("Restore a key", 2).await;
-    assert!(said.ends_with(&address), "{said}");
+    let output = user.run("Restore a key", 2).await;
+    assert!(output.ends_with(&address), "{output}");
     scene.wait_children("web").await;
     let secret = scene.api::<Secret>().get("web-master-key").await.unwrap();
-    assert_eq!((secret.immutable, secret.metadata.owner_references), (None, None), "it is the user's");
+    assert_eq!(
+        (secret.immutable, secret.metadata.owner_references),
+        (None, None),
+        "a restored Secret belongs to the user"
+    );
 
-    // What Retain leaves can be restored from a plain copy, with kubectl alone.
+    // Case 3: a Secret under the Retain policy is restored from a plain copy with kubectl alone.
     delete_service(&scene).await;
     delete_secret(&scene, "web-master-key").await;
     scene.create("web", json!({})).await;
     let address = scene.address("web").await;
     scene.wait_children("web").await;
-    person.shell("kubectl get secret web-master-key -o yaml >plain.yaml").await;
+    user.shell("kubectl get secret web-master-key -o yaml >plain.yaml").await;
     delete_service(&scene).await;
     delete_secret(&scene, "web-master-key").await;
-    person.shell("kubectl create -f plain.yaml").await;
+    user.shell("kubectl create -f plain.yaml").await;
     scene.create("web", json!({})).await;
     assert_eq!(scene.address("web").await, address);
     scene.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_changes_on_purpose_only() {
-    let scene = Scene::set("rotation").await;
-    let person = Person::new(&scene.namespace);
+async fn changes_an_address_on_purpose() {
+    let scene = Scene::start("rotation").await;
+    let user = UserShell::new(&scene.namespace);
     scene.create("web", json!({})).await;
     let old = scene.address("web").await;
     scene.wait_children("web").await;
@@ -213,10 +224,10 @@ async fn an_address_changes_on_purpose_only() {
     };
     let before = hashes().await;
 
-    let said = person.run("Change the address on purpose", 0).await;
-    let new = said.lines().next().unwrap().to_owned();
+    let output = user.run("Change the address on purpose", 0).await;
+    let new = output.lines().next().unwrap().to_owned();
     assert_ne!(new, old);
-    until("the new address", PATIENCE, async || {
+    until("the status has the new address", PATIENCE, async || {
         let status = scene.status("web").await;
         if status.onion_address.as_ref() == Some(&new) { Ok(()) } else { Err(format!("{status:?}")) }
     })
@@ -226,34 +237,34 @@ async fn an_address_changes_on_purpose_only() {
     scene.wait_for("web-backend", |deployment| hash(deployment) != before[1]).await;
     let template = serde_json::to_string(&frontend.spec.unwrap().template).unwrap();
     assert!(template.contains("web-key-2") && template.contains(&new) && !template.contains(&old), "{template}");
-    scene.api::<Secret>().get("web-master-key").await.expect("the old key stays");
+    scene.api::<Secret>().get("web-master-key").await.expect("the old key is gone");
 
-    // The way back.
+    // Switch back to the old address.
     let back = json!({"spec": {"masterKey": {"secretName": null, "onionAddress": old}}});
     scene.change("web", back).await;
-    until("the old address", PATIENCE, async || {
+    until("the status has the old address again", PATIENCE, async || {
         let status = scene.status("web").await;
         if status.onion_address.as_ref() == Some(&old) { Ok(()) } else { Err(format!("{status:?}")) }
     })
     .await;
 
-    // And the end of both.
-    person.run("Give an address up", 0).await;
+    // Give the address up for good.
+    user.run("Give an address up", 0).await;
     scene.wait_for("web-master-key", |secret: &Secret| secret.metadata.owner_references.is_some()).await;
-    person.run("Give an address up", 1).await;
+    user.run("Give an address up", 1).await;
     let left = scene.api::<Secret>().list(&ListParams::default()).await.unwrap();
     assert!(left.items.iter().all(|secret| secret.metadata.name.as_deref() != Some("web-master-key")));
     scene.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plain_tors_key_is_taken() {
-    let scene = Scene::set("from-tor").await;
-    let person = Person::new(&scene.namespace);
-    let directory = person.path("hidden_service");
-    have_tor_make_a_key(&directory).await;
-    let said = person.run("From a plain tor", 0).await;
-    assert!(said.contains("hidden_service: ok, "), "{said}");
+async fn imports_a_key_from_a_plain_tor() {
+    let scene = Scene::start("from-tor").await;
+    let user = UserShell::new(&scene.namespace);
+    let directory = user.path("hidden_service");
+    generate_key_with_tor(&directory).await;
+    let output = user.run("From a plain tor", 0).await;
+    assert!(output.contains("hidden_service: ok, "), "{output}");
     let file = std::fs::read(directory.join("hs_ed25519_secret_key")).unwrap();
     let key = MasterKey::from_tor_secret_key_file(&file).unwrap();
     let hostname = std::fs::read_to_string(directory.join("hostname")).unwrap();
@@ -262,8 +273,8 @@ async fn a_plain_tors_key_is_taken() {
     scene.end().await;
 }
 
-/// A real tor makes it, without any network.
-async fn have_tor_make_a_key(directory: &Path) {
+/// Starts a real tor without a network to generate an onion service key.
+async fn generate_key_with_tor(directory: &Path) {
     let parent = directory.parent().unwrap();
     let empty = parent.join("torrc");
     std::fs::write(&empty, "").unwrap();
@@ -271,7 +282,7 @@ async fn have_tor_make_a_key(directory: &Path) {
     tor.arg("-f").arg(&empty).arg("--defaults-torrc").arg(&empty).args(["--DisableNetwork", "1", "--SocksPort", "0"]);
     tor.arg("--DataDirectory").arg(parent.join("data")).arg("--HiddenServiceDir").arg(directory);
     let mut tor = tor.args(["--HiddenServicePort", "80"]).stdout(Stdio::null()).spawn().unwrap();
-    until("tor makes an onion key", PATIENCE, async || {
+    until("tor has generated a key", PATIENCE, async || {
         std::fs::read_to_string(directory.join("hostname")).map_err(|error| error.to_string())
     })
     .await;
@@ -280,27 +291,27 @@ async fn have_tor_make_a_key(directory: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn python_onionbalances_key_is_taken() {
-    let scene = Scene::set("from-python").await;
-    let person = Person::new(&scene.namespace);
+async fn imports_a_key_from_python_onionbalance() {
+    let scene = Scene::start("from-python").await;
+    let user = UserShell::new(&scene.namespace);
     let script = source_tree().join("e2e/setup/python-onionbalance.sh");
-    let python = person.shell(&script.display().to_string()).await;
+    let python = user.shell(&script.display().to_string()).await;
     let generate = Path::new(python.trim()).with_file_name("onionbalance-config");
-    person.shell(&format!("{} -n 1 --output config", generate.display())).await;
+    user.shell(&format!("{} -n 1 --output config", generate.display())).await;
 
-    person.run("From Python Onionbalance", 0).await;
-    let mut files = std::fs::read_dir(person.path("config")).unwrap().map(|entry| entry.unwrap().file_name());
+    user.run("From Python Onionbalance", 0).await;
+    let mut files = std::fs::read_dir(user.path("config")).unwrap().map(|entry| entry.unwrap().file_name());
     let address = files.find_map(|name| Some(name.to_str()?.strip_suffix(".key")?.to_owned())).unwrap();
     scene.create("web", json!({})).await;
     assert_eq!(scene.address("web").await, format!("{address}.onion"));
     scene.end().await;
 }
 
-/// Every field of the Secret that tor-controller makes (v0.10): its type, its entries, its owner.
+/// The Secret has every field that tor-controller v0.10 sets: type, entries and owner.
 #[tokio::test(flavor = "multi_thread")]
-async fn tor_controllers_key_is_taken() {
-    let scene = Scene::set("from-controller").await;
-    let person = Person::new(&scene.namespace);
+async fn imports_a_key_from_tor_controller() {
+    let scene = Scene::start("from-controller").await;
+    let user = UserShell::new(&scene.namespace);
     let key = key(1);
     let (address, secret_key, public_key) =
         (key.address().to_string(), key.to_tor_secret_key_file(), key.to_tor_public_key_file());
@@ -315,20 +326,24 @@ async fn tor_controllers_key_is_taken() {
     create_secret(&scene, owned, Some("tor.k8s.torproject.org/onion-v3"), &data).await;
     let before = scene.api::<Secret>().get("example-tor-secret").await.unwrap();
 
-    person.run("From tor-controller", 0).await;
+    user.run("From tor-controller", 0).await;
     delete_secret(&scene, "web-master-key").await;
-    person.run("From tor-controller", 1).await;
+    user.run("From tor-controller", 1).await;
     serves(&scene, &key).await;
-    assert_eq!(scene.api::<Secret>().get("example-tor-secret").await.unwrap(), before, "it is copied, not moved");
+    assert_eq!(
+        scene.api::<Secret>().get("example-tor-secret").await.unwrap(),
+        before,
+        "the original Secret must not change"
+    );
     scene.end().await;
 }
 
-/// Every field of the Secret that tor-operator makes. Its library keeps the scalar reduced modulo the group's order, not clamped as
-/// tor writes it.
+/// The Secret has every field that tor-operator sets. The library of tor-operator reduces the scalar
+/// modulo the group's order, whereas tor clamps it.
 #[tokio::test(flavor = "multi_thread")]
-async fn tor_operators_key_is_taken() {
-    let scene = Scene::set("from-operator").await;
-    let person = Person::new(&scene.namespace);
+async fn imports_a_key_from_tor_operator() {
+    let scene = Scene::start("from-operator").await;
+    let user = UserShell::new(&scene.namespace);
     let mut secret_key = key(2).to_tor_secret_key_file().to_vec();
     let scalar: [u8; 32] = secret_key[32..64].try_into().unwrap();
     secret_key[32..64].copy_from_slice(Scalar::from_bytes_mod_order(scalar).as_bytes());
@@ -346,39 +361,43 @@ async fn tor_operators_key_is_taken() {
     create_secret(&scene, owned, None, &data).await;
     let before = scene.api::<Secret>().get("tor-ingress-example").await.unwrap();
 
-    person.run("From tor-operator", 0).await;
+    user.run("From tor-operator", 0).await;
     delete_secret(&scene, "web-master-key").await;
-    person.run("From tor-operator", 1).await;
+    user.run("From tor-operator", 1).await;
     serves(&scene, &reduced).await;
     delete_service(&scene).await;
-    // As the page says, it could be used as it is.
+    // The page says that the Secret can also be used directly.
     scene.create("web", json!({"masterKey": {"secretName": "tor-ingress-example"}})).await;
     assert_eq!(scene.address("web").await, address);
     scene.wait_condition("web", "MasterKeyReady", "True KeyLoaded").await;
-    assert_eq!(scene.api::<Secret>().get("tor-ingress-example").await.unwrap(), before, "it is copied, not moved");
+    assert_eq!(
+        scene.api::<Secret>().get("tor-ingress-example").await.unwrap(),
+        before,
+        "the original Secret must not change"
+    );
     scene.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_is_scaled_suspended_and_looked_at() {
-    let scene = Scene::set("day").await;
-    let person = Person::new(&scene.namespace);
+async fn scales_suspends_and_inspects_a_service() {
+    let scene = Scene::start("day").await;
+    let user = UserShell::new(&scene.namespace);
     scene.create("web", json!({})).await;
     scene.wait_children("web").await;
     let replicas = |wanted: i32| {
         move |deployment: &Deployment| deployment.spec.as_ref().and_then(|spec| spec.replicas) == Some(wanted)
     };
-    person.run("Scale, suspend, upgrade", 0).await;
+    user.run("Scale, suspend, upgrade", 0).await;
     scene.wait_for("web-backend", replicas(5)).await;
-    person.run("Scale, suspend, upgrade", 1).await;
+    user.run("Scale, suspend, upgrade", 1).await;
     scene.wait_for("web-backend", replicas(0)).await;
     scene.wait_condition("web", "Published", "False Suspended").await;
 
-    let said = person.run("What is wrong", 0).await;
-    let kinds: BTreeSet<_> = said.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
+    let output = user.run("What is wrong", 0).await;
+    let kinds: BTreeSet<_> = output.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
     for kind in ["Accepted", "MasterKeyReady", "BackendsReady", "Published", "Ready"] {
-        assert!(kinds.contains(kind), "{kind}: {said}");
+        assert!(kinds.contains(kind), "{kind} is missing in {output}");
     }
-    assert!(said.contains("Published=False Suspended: spec.suspend is true."), "{said}");
+    assert!(output.contains("Published=False Suspended: spec.suspend is true."), "{output}");
     scene.end().await;
 }

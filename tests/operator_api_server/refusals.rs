@@ -1,4 +1,4 @@
-//! What the API server, a quota or a registry refuses is told in the conditions.
+//! Tests that conditions report refusals by the API server, a quota or an image registry.
 
 use std::collections::BTreeMap;
 
@@ -12,13 +12,14 @@ use crate::scene::{PATIENCE, Scene, settings};
 use crate::wait::until;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_that_cannot_be_pulled_is_told() {
-    let scene = Scene::set("image").await;
+async fn reports_an_image_that_cannot_be_pulled() {
+    let scene = Scene::start("image").await;
     scene.create("web", json!({})).await;
     scene.wait_children("web").await;
     for (component, kind) in [("backend", "BackendsReady"), ("frontend", "Published")] {
         let name = format!("web-{component}-x");
-        // As the Deployment controller makes it, and the kubelet tells of it.
+        // Create a pod as the Deployment controller would, and report its status as the kubelet
+        // would.
         let deployment: Deployment = scene.wait_for(&format!("web-{component}"), |_| true).await;
         let template = serde_json::to_value(deployment.spec.unwrap().template).unwrap();
         let labels = &template["metadata"]["labels"];
@@ -42,13 +43,13 @@ async fn an_image_that_cannot_be_pulled_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_quota_that_refuses_a_child_is_told() {
-    let scene = Scene::set("quota").await;
+async fn reports_a_quota_that_rejects_a_child() {
+    let scene = Scene::start("quota").await;
     let quotas: Api<ResourceQuota> = scene.api();
     let none = json!({"hard": {"count/deployments.apps": "0"}, "used": {"count/deployments.apps": "0"}});
     let quota = json!({"metadata": {"name": "none"}, "spec": {"hard": none["hard"]}});
     quotas.create(&PostParams::default(), &serde_json::from_value(quota).unwrap()).await.unwrap();
-    // What the quota controller writes.
+    // Write the status as the quota controller would.
     quotas.patch_status("none", &PatchParams::default(), &Patch::Merge(json!({ "status": none }))).await.unwrap();
     scene.create("web", json!({})).await;
     let message = scene.wait_condition("web", "BackendsReady", "False ApplyFailed").await;
@@ -60,8 +61,8 @@ async fn a_quota_that_refuses_a_child_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_right_that_is_missing_is_told() {
-    let scene = Scene::set_with_role("no-get").await;
+async fn reports_a_missing_permission() {
+    let scene = Scene::start_with_role("no-get").await;
     scene.create("web", json!({})).await;
     scene.wait_children("web").await;
     let roles: Api<Role> = scene.api();
@@ -90,9 +91,9 @@ async fn a_right_that_is_missing_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kind_that_may_not_be_watched_is_told_where_no_status_can() {
-    let mut scene = Scene::set_with_role("no-list").await;
-    until("all is listed", PATIENCE, async || {
+async fn reports_a_forbidden_watch_through_the_readiness_probe() {
+    let mut scene = Scene::start_with_role("no-list").await;
+    until("the watch caches are filled", PATIENCE, async || {
         if scene.telemetry.is_ready() { Ok(()) } else { Err(scene.telemetry.not_ready()) }
     })
     .await;
@@ -106,7 +107,7 @@ async fn a_kind_that_may_not_be_watched_is_told_where_no_status_can() {
     scene.start_operator(settings());
     let refused = until("a watch fails", PATIENCE, async || {
         let failing = scene.telemetry.watches.failing();
-        if failing.is_empty() { Err("none fails".to_owned()) } else { Ok(failing) }
+        if failing.is_empty() { Err("no watch fails".to_owned()) } else { Ok(failing) }
     })
     .await;
     let name = ("poddisruptionbudgets".to_owned(), Some(scene.namespace.clone()));

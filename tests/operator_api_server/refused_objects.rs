@@ -1,7 +1,10 @@
-//! What the API server refuses by the schema's types and limits, and what it leaves to the operator: each row of the table that
-//! the schema's rules and the operator's checks are tested with. Servers before Kubernetes 1.25 know no rules; a newer one is
-//! asked for the rules' messages too. (None runs here: Debian has 1.20 alone. So how dear a server thinks the rules are is not
-//! shown by a test.)
+//! Tests that the API server rejects each object of the table of refused objects that violates the
+//! schema's types and limits, and leaves the others to the operator. The tests of the schema's
+//! rules and of the operator's checks use the same table.
+//!
+//! API servers before Kubernetes 1.25 do not support rules. On newer servers this test also checks
+//! the messages of the rules. Debian only has Kubernetes 1.20, so no test covers the cost that a
+//! server estimates for the rules.
 
 use kube::api::{Api, DynamicObject, PostParams};
 use kube::core::ApiResource;
@@ -10,11 +13,11 @@ use serde_json::Value;
 
 use crate::scene::Scene;
 
-#[allow(dead_code, reason = "what the operator says is looked at elsewhere")]
+#[allow(dead_code, reason = "other tests check the operator's messages")]
 #[path = "../../src/crd/tests/refused.rs"]
 mod refused;
 
-/// Without the numbers of a list's items: servers name them or not.
+/// Removes the indices of list items, which only some servers include in messages.
 fn without_indices(text: &str) -> String {
     let mut parts = text.split('[');
     let first = parts.next().unwrap_or_default().to_owned();
@@ -24,7 +27,8 @@ fn without_indices(text: &str) -> String {
     })
 }
 
-/// Why the server refuses the good object with a change; nothing where it would take it.
+/// Applies a change to the valid object and returns the reason for which the server refuses it, or
+/// `None` if the server accepts it.
 async fn refusal(scene: &Scene, change: &Value) -> Option<String> {
     let resource = ApiResource::erase::<OnionBalancedService>(&());
     let objects: Api<DynamicObject> = Api::namespaced_with(scene.client.clone(), &scene.namespace, &resource);
@@ -37,24 +41,24 @@ async fn refusal(scene: &Scene, change: &Value) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_schema_refuses_what_it_should_and_nothing_else() {
-    let scene = Scene::set_without_operator("refused").await;
+async fn the_schema_refuses_exactly_the_objects_that_violate_it() {
+    let scene = Scene::without_operator("refused").await;
     let version = scene.client.apiserver_version().await.unwrap();
     let knows_rules = version.minor.trim_end_matches('+').parse::<u32>().unwrap() >= 25;
     for row in refused::refused() {
-        let said = refusal(&scene, &row.change).await;
+        let message = refusal(&scene, &row.change).await;
         let by_rule = row.rule.filter(|_| knows_rules);
         match (&row.schema, by_rule) {
             (Some(field), _) => {
-                let said = said.map(|said| without_indices(&said)).unwrap_or_default();
-                assert!(said.contains(field), "{}: {said:?}", row.change);
+                let message = message.map(|message| without_indices(&message)).unwrap_or_default();
+                assert!(message.contains(field), "{}: {message:?}", row.change);
             }
             (None, Some(rule)) => {
-                let said = said.unwrap_or_default();
+                let refusal = message.unwrap_or_default();
                 let (field, message) = rule.split_once(": ").unwrap();
-                assert!(said.contains(field) && said.contains(message), "{}: {said:?}", row.change);
+                assert!(refusal.contains(field) && refusal.contains(message), "{}: {refusal:?}", row.change);
             }
-            (None, None) => assert_eq!(said, None, "{}", row.change),
+            (None, None) => assert_eq!(message, None, "{}", row.change),
         }
     }
     for change in refused::allowed() {

@@ -1,4 +1,5 @@
-//! Restricted discovery: what the publisher may read, and what the status says of the clients.
+//! Tests of restricted discovery: the Secrets that the publisher may read, and the status of
+//! clients.
 
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::rbac::v1::Role;
@@ -12,7 +13,7 @@ fn key(number: u8) -> String {
     ClientSecretKey::from_bytes([number; 32]).public().to_string()
 }
 
-/// The Secrets that a Role lets be read, with its verbs.
+/// Returns the names of the Secrets that a Role grants access to, with the verbs.
 fn secrets(role: &Role) -> Vec<(Vec<String>, Vec<String>)> {
     let rules = role.rules.iter().flatten();
     let of_secrets = rules.filter(|rule| rule.resources.iter().flatten().any(|resource| resource == "secrets"));
@@ -26,8 +27,8 @@ async fn write_secret(scene: &Scene, entries: Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_clients_secret_is_read_told_and_followed() {
-    let scene = Scene::set("clients").await;
+async fn follows_and_reports_the_clients_secret() {
+    let scene = Scene::start("clients").await;
     let restricted = json!({"clients": [{"name": "alice", "publicKey": key(1)}], "secretName": "clients"});
     scene.create("web", json!({ "restrictedDiscovery": restricted })).await;
     scene.wait_condition("web", "Accepted", "True Valid").await;
@@ -60,8 +61,8 @@ async fn the_clients_secret_is_read_told_and_followed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_malformed_key_in_the_spec_is_refused_and_a_name_is_there_once() {
-    let scene = Scene::set("bad-client").await;
+async fn refuses_malformed_keys_and_duplicate_names() {
+    let scene = Scene::start("bad-client").await;
     let clients = |clients: Value| json!({"restrictedDiscovery": {"clients": clients}});
     scene.create("web", clients(json!([{"name": "alice", "publicKey": "descriptor:x25519:AAAA"}]))).await;
     let message = scene.wait_condition("web", "Accepted", "False InvalidSpec").await;

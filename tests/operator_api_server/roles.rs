@@ -1,4 +1,5 @@
-//! What the cluster's own roles let people do with our objects. The one controller that matters here runs: the one that aggregates.
+//! Tests the access to our objects through the cluster's built-in roles. The controller that
+//! aggregates cluster roles runs during this test.
 
 use std::process::{Child, Command, Stdio};
 
@@ -11,6 +12,7 @@ use crate::scene::{PATIENCE, Scene};
 use crate::server::{client_as, programs, write_administrators_kubeconfig};
 use crate::wait::until;
 
+/// A running kube-controller-manager with only the controller that aggregates cluster roles.
 struct Controller(Child);
 
 impl Controller {
@@ -39,8 +41,8 @@ impl Drop for Controller {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn view_edit_and_admin_know_the_objects() {
-    let scene = Scene::set("people").await;
+async fn view_edit_and_admin_cover_our_objects() {
+    let scene = Scene::start("people").await;
     scene.create("web", json!({})).await;
     let folder = tempfile::tempdir().unwrap();
     let _controller = Controller::start(folder.path());
@@ -54,7 +56,7 @@ async fn view_edit_and_admin_know_the_objects() {
         let bindings: Api<RoleBinding> = scene.api();
         bindings.create(&PostParams::default(), &serde_json::from_value(binding).unwrap()).await.unwrap();
         let objects: Api<OnionBalancedService> = Api::namespaced(client_as(&user), &scene.namespace);
-        until(&format!("{user} may read"), PATIENCE, async || {
+        until(&format!("{user} can read"), PATIENCE, async || {
             let read = objects.get_status("web").await.map(|_| ()).map_err(|error| error.to_string());
             read.map_err(|error| format!("{error}: {}", std::fs::read_to_string(folder.path().join("log")).unwrap()))
         })
@@ -62,8 +64,9 @@ async fn view_edit_and_admin_know_the_objects() {
         assert!(objects.get_scale("web").await.is_ok());
         let scaled = kube::api::Patch::Merge(json!({"spec": {"replicas": 3}}));
         if may_write {
-            // Its rules are others than those to read: they may come a moment later.
-            until(&format!("{user} may scale"), PATIENCE, async || {
+            // The rules for writing are separate from those for reading and may be aggregated
+            // later.
+            until(&format!("{user} can scale"), PATIENCE, async || {
                 let scaled = objects.patch_scale("web", &kube::api::PatchParams::default(), &scaled).await;
                 scaled.map(|_| ()).map_err(|error| error.to_string())
             })
@@ -75,7 +78,7 @@ async fn view_edit_and_admin_know_the_objects() {
         let status = kube::api::Patch::Merge(json!({"status": {"onionAddress": "x"}}));
         let refused = objects.patch_status("web", &kube::api::PatchParams::default(), &status).await.unwrap_err();
         assert!(matches!(&refused, kube::Error::Api(status) if status.code == 403), "{refused}");
-        // Nothing but the objects was added.
+        // The roles gained no access to anything but our objects.
         let roles: Api<Role> = Api::namespaced(client_as(&user), &scene.namespace);
         assert_eq!(roles.list(&kube::api::ListParams::default()).await.is_ok(), role == "admin");
     }

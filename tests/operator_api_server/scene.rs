@@ -1,4 +1,4 @@
-//! A namespace of its own with an operator that looks after it.
+//! Sets up a namespace for each test, with an operator that watches only this namespace.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,13 +23,13 @@ use tokio::sync::oneshot;
 use crate::server::{OWN_NAMESPACE, administrator, operator, operator_with_role};
 use crate::wait::until;
 
-/// Long enough for a busy machine; nothing here waits for it to pass.
+/// The longest time to wait on a busy machine. Tests that pass never wait this long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// By which the scene's operator leads.
+/// The name of the Lease for the leader election of the operators.
 pub const OPERATOR_LEASE: &str = "onionbalance-operator-leader";
 
-/// What the operator is told by default.
+/// Returns the operator's default settings.
 pub fn settings() -> Settings {
     Settings {
         tor_image: "tor:1".to_owned(),
@@ -43,7 +43,8 @@ pub fn settings() -> Settings {
     }
 }
 
-/// As the API server of the tests (Kubernetes 1.20) serves them.
+/// Returns the kinds of all children, in the versions that the tests' API server (Kubernetes 1.20)
+/// serves.
 pub fn kinds_of_children() -> Vec<ApiResource> {
     let budgets = ApiResource::from_gvk(&GroupVersionKind::gvk("policy", "v1beta1", "PodDisruptionBudget"));
     vec![
@@ -59,45 +60,48 @@ pub fn kinds_of_children() -> Vec<ApiResource> {
     ]
 }
 
-/// A namespace of its own with an operator that looks after it.
+/// A namespace for a single test, with its own operator.
 pub struct Scene {
     pub client: Client,
     pub namespace: String,
     pub telemetry: Arc<Telemetry>,
-    /// What the operator may do,
+    /// The client of the operator, which determines its permissions.
     rights: Client,
-    /// and the namespace in which it elects its leader.
+    /// The namespace in which the operator elects its leader.
     seat: String,
     operator: Option<(oneshot::Sender<()>, tokio::task::JoinHandle<()>)>,
 }
 
 impl Scene {
-    /// With the Service `web`, whose port 80 has the name `http`.
-    pub async fn set(name: &str) -> Self {
-        let mut scene = Self::set_without_operator(name).await;
+    /// Creates a namespace that contains the Service `web`, whose port 80 is named `http`, and
+    /// starts an operator.
+    pub async fn start(name: &str) -> Self {
+        let mut scene = Self::without_operator(name).await;
         scene.start_operator(settings());
         scene
     }
 
-    /// With an operator that has a Role in the namespace, and no rights of the cluster's.
-    pub async fn set_with_role(name: &str) -> Self {
-        let mut scene = Self::set_without_operator(name).await;
+    /// Starts an operator that has a Role in the namespace and no cluster-wide permissions.
+    pub async fn start_with_role(name: &str) -> Self {
+        let mut scene = Self::without_operator(name).await;
         scene.rights = operator_with_role(&scene.namespace).await;
         scene.start_operator(settings());
         scene
     }
 
-    /// With one that moreover elects its leader in its own namespace. Two of these would wait for each other.
-    pub async fn set_as_installed_for_a_namespace(name: &str) -> Self {
-        let mut scene = Self::set_without_operator(name).await;
+    /// Starts an operator that has a Role in the namespace and elects its leader in
+    /// [`OWN_NAMESPACE`]. Only one test may do so at a time, since a second operator would wait for
+    /// the Lease.
+    pub async fn start_as_installed_for_a_namespace(name: &str) -> Self {
+        let mut scene = Self::without_operator(name).await;
         scene.rights = operator_with_role(&scene.namespace).await;
         scene.seat = OWN_NAMESPACE.into();
         scene.start_operator(settings());
         scene
     }
 
-    /// With a namespace that nobody looks after.
-    pub async fn set_without_operator(name: &str) -> Self {
+    /// Creates a namespace that contains the Service `web`, without starting an operator.
+    pub async fn without_operator(name: &str) -> Self {
         let client = administrator().await;
         let namespace = format!("test-{name}");
         let object = serde_json::from_value(json!({"metadata": {"name": namespace}})).unwrap();
@@ -108,13 +112,13 @@ impl Scene {
         scene
     }
 
-    /// Starts an operator with these settings.
+    /// Starts an operator with these settings, which watches the test's namespace.
     pub fn start_operator(&mut self, settings: Settings) {
         let own = self.namespace.clone();
         self.start_operator_for(settings, &[own.as_str()]);
     }
 
-    /// Starts one that looks after these namespaces.
+    /// Starts an operator with these settings, which watches these namespaces.
     pub fn start_operator_for(&mut self, settings: Settings, namespaces: &[&str]) {
         self.telemetry = Arc::default();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -132,15 +136,19 @@ impl Scene {
         self.operator = Some((stop, operator));
     }
 
-    /// Stops the operator; it must end by itself.
+    /// Ends the test by stopping the operator.
     pub async fn end(mut self) {
         self.stop_operator().await;
     }
 
+    /// Stops the operator and waits for it to end by itself.
     pub async fn stop_operator(&mut self) {
-        let (stop, operator) = self.operator.take().expect("stopped once");
+        let (stop, operator) = self.operator.take().expect("no operator is running");
         let _ = stop.send(());
-        tokio::time::timeout(PATIENCE, operator).await.expect("the operator stops").expect("without a panic");
+        tokio::time::timeout(PATIENCE, operator)
+            .await
+            .expect("the operator did not stop")
+            .expect("the operator panicked");
     }
 
     pub fn api<K>(&self) -> Api<K>
@@ -165,7 +173,7 @@ impl Scene {
         self.api().create(&PostParams::default(), &secret).await.unwrap();
     }
 
-    /// An object whose port 80 leads to `web`, with these fields of the spec besides.
+    /// Creates an object whose port 80 leads to `web`, with these additional fields in its spec.
     pub async fn create(&self, name: &str, spec: Value) -> OnionBalancedService {
         self.try_create(name, spec).await.unwrap()
     }
@@ -187,7 +195,8 @@ impl Scene {
         self.untyped().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
     }
 
-    /// The objects, not of our types: those would refuse what the API server is to judge.
+    /// Returns an untyped API for our objects. Our types would refuse some objects that the API
+    /// server should check.
     pub fn untyped(&self) -> Api<DynamicObject> {
         let resource = ApiResource::erase::<OnionBalancedService>(&());
         Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
@@ -197,12 +206,14 @@ impl Scene {
         self.api::<OnionBalancedService>().get_status(name).await.unwrap().status.unwrap_or_default()
     }
 
-    /// Waits until a condition says so (`False InvalidSpec`) of the present generation; gives its message.
+    /// Waits until a condition of the current generation has this status and reason, for example
+    /// `False InvalidSpec`. Returns the condition's message.
     pub async fn wait_condition(&self, name: &str, kind: &str, expected: &str) -> String {
         self.wait_message(name, kind, expected, "").await
     }
 
-    /// Waits until it says so with a message that begins like this.
+    /// Waits for a condition as [`Self::wait_condition`] does, and until its message begins with
+    /// this text. Returns the message.
     pub async fn wait_message(&self, name: &str, kind: &str, expected: &str, begins: &str) -> String {
         until(&format!("{name}: {kind} {expected}"), PATIENCE, async || {
             let object = self.untyped().get(name).await.map_err(|error| error.to_string())?;
@@ -211,14 +222,14 @@ impl Scene {
             let condition = condition.ok_or_else(|| format!("{:?}", object.data["status"]))?;
             let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
             let current = condition["observedGeneration"].as_i64() == object.metadata.generation;
-            let said = format!("{} {}", text("status"), text("reason"));
-            let fits = current && said == expected && text("message").starts_with(begins);
-            if fits { Ok(text("message")) } else { Err(format!("{said}: {}", text("message"))) }
+            let state = format!("{} {}", text("status"), text("reason"));
+            let fits = current && state == expected && text("message").starts_with(begins);
+            if fits { Ok(text("message")) } else { Err(format!("{state}: {}", text("message"))) }
         })
         .await
     }
 
-    /// Waits for an Event about the object of this name; gives the newest.
+    /// Waits for an Event about the object with this name and returns the newest.
     pub async fn wait_event(&self, name: &str, reason: &str) -> Event {
         let events: Api<Event> = self.api();
         until(&format!("{name}: Event {reason}"), PATIENCE, async || {
@@ -233,7 +244,7 @@ impl Scene {
         .await
     }
 
-    /// Waits for the address.
+    /// Waits until the status has the onion address, and returns it.
     pub async fn address(&self, name: &str) -> String {
         until(&format!("{name} has an address"), PATIENCE, async || {
             let status = self.status(name).await;
@@ -242,7 +253,7 @@ impl Scene {
         .await
     }
 
-    /// Waits until the object exists, and satisfies `good`.
+    /// Waits until an object exists and satisfies `good`, and returns the object.
     pub async fn wait_for<K>(&self, name: &str, good: impl Fn(&K) -> bool) -> K
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -255,13 +266,14 @@ impl Scene {
         until(&format!("{kind} {name}"), PATIENCE, async || match self.api::<K>().get_opt(name).await {
             Ok(Some(object)) if good(&object) => Ok(object),
             Ok(Some(object)) => Err(serde_json::to_string(&object).unwrap_or_default()),
-            Ok(None) => Err("not there".to_owned()),
+            Ok(None) => Err("does not exist".to_owned()),
             Err(error) => Err(error.to_string()),
         })
         .await
     }
 
-    /// All that the operator makes for an object, but for the master key: kind and name, with UID and resource version.
+    /// Returns the UID and the resource version of each child of an object, by kind and name. The
+    /// master key is left out.
     pub async fn children(&self, service: &str) -> BTreeMap<String, (String, String)> {
         let found = self.metadata_of_children(service).await.into_iter();
         found
@@ -269,7 +281,8 @@ impl Scene {
             .collect()
     }
 
-    /// The same children's metadata.
+    /// Returns the metadata of each child of an object, by kind and name. The master key is left
+    /// out.
     pub async fn metadata_of_children(&self, service: &str) -> BTreeMap<String, ObjectMeta> {
         let mut found = BTreeMap::new();
         let selector = ListParams::default().labels(&format!("onionbalance.dev/service={service}"));
@@ -283,12 +296,12 @@ impl Scene {
         found
     }
 
-    /// Waits until all 15 children are there.
+    /// Waits until all 15 children exist.
     pub async fn wait_children(&self, service: &str) -> BTreeMap<String, (String, String)> {
         self.wait_number_of_children(service, 15).await
     }
 
-    /// Waits until there are so many.
+    /// Waits until this number of children exist.
     pub async fn wait_number_of_children(&self, service: &str, number: usize) -> BTreeMap<String, (String, String)> {
         until(&format!("{number} children of {service}"), PATIENCE, async || {
             let children = self.children(service).await;
@@ -297,7 +310,7 @@ impl Scene {
         .await
     }
 
-    /// Removes all children, as the garbage collector would.
+    /// Deletes all children, as the garbage collector would.
     pub async fn collect_garbage(&self, service: &str) {
         for child in self.children(service).await.into_keys() {
             let (kind, name) = child.split_once(' ').unwrap();
@@ -307,7 +320,7 @@ impl Scene {
         }
     }
 
-    /// Plays the Deployment controller: so many backends are ready.
+    /// Reports this number of ready backends, as the Deployment controller would.
     pub async fn report_backends(&self, service: &str, ready: i32) {
         let name = format!("{service}-backend");
         let deployment = self.wait_for::<Deployment>(&name, |_| true).await;
@@ -319,7 +332,7 @@ impl Scene {
         api.patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
     }
 
-    /// Plays the publisher: it holds the Lease and has published.
+    /// Reports a held Lease and a published descriptor, as the publisher would.
     pub async fn report_published(&self, service: &str) {
         let name = format!("{service}-frontend");
         let now = jiff::Timestamp::now();

@@ -1,5 +1,5 @@
-//! The master key and the agents' token are in their Secrets, and nowhere else: not in the operator's log, however much it is told
-//! to log, nor in any other object.
+//! Tests that the master key and the agents' token appear only in their Secrets, neither in any
+//! other object nor in the operator's log at any log level.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::needles::{find, forms, of_a_token};
 use crate::program::Program;
 use crate::scene::Scene;
 
-/// Every object of the namespace, by kind and name.
+/// Returns every object of the namespace in JSON, by kind and name.
 async fn all_objects(scene: &Scene) -> BTreeMap<String, String> {
     let discovery = Discovery::new(scene.client.clone()).run().await.unwrap();
     let mut found = BTreeMap::new();
@@ -30,13 +30,14 @@ async fn all_objects(scene: &Scene) -> BTreeMap<String, String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_secret_is_in_the_log_or_in_another_object() {
-    let scene = Scene::set_without_operator("secrecy").await;
+async fn secrets_appear_in_no_log_and_no_other_object() {
+    let scene = Scene::without_operator("secrecy").await;
     let mut program = Program::start("operator", &scene.namespace, "trace");
     scene.create("web", json!({})).await;
     scene.wait_children("web").await;
     scene.address("web").await;
-    // A key that is not whole is refused, in words of ours; it is secret all the same.
+    // The operator refuses an incomplete key with a message of its own. The key is secret all the
+    // same.
     let half: Vec<u8> = (100..148).collect();
     scene.create_key("half", &half).await;
     scene.create("other", json!({"masterKey": {"secretName": "half"}})).await;
@@ -50,27 +51,27 @@ async fn no_secret_is_in_the_log_or_in_another_object() {
     let token = data("web-agent-token", "token").await;
     let needles = BTreeMap::from([
         ("the master key's scalar", forms(&key[32..64])),
-        ("the master key's other half", forms(&key[64..96])),
+        ("the master key's hash prefix", forms(&key[64..96])),
         ("the agents' token", of_a_token(&token)),
-        ("a key that is not whole", forms(&half)),
+        ("an incomplete key", forms(&half)),
     ]);
 
     let objects = all_objects(&scene).await;
-    // That it can be found is shown where it must be.
+    // The search finds each secret in its own Secret.
     let master_key = find(&objects["Secret web-master-key"], &needles);
     assert_eq!(master_key.iter().map(|(name, _)| *name).collect::<std::collections::BTreeSet<_>>().len(), 2);
     assert!(find(&objects["Secret web-agent-token"], &needles).iter().any(|(name, _)| *name == "the agents' token"));
-    assert!(find(&objects["Secret half"], &needles).iter().any(|(name, _)| *name == "a key that is not whole"));
+    assert!(find(&objects["Secret half"], &needles).iter().any(|(name, _)| *name == "an incomplete key"));
     for kind in ["ConfigMap web-backend", "Deployment web-frontend", "OnionBalancedService web", "Lease", "Event web."]
     {
-        assert!(objects.keys().any(|object| object.starts_with(kind)), "{kind} is not among {:?}", objects.keys());
+        assert!(objects.keys().any(|object| object.starts_with(kind)), "{kind} is missing in {:?}", objects.keys());
     }
     for (object, text) in objects.iter().filter(|(object, _)| !object.starts_with("Secret ")) {
-        assert_eq!(find(text, &needles), [], "in {object}");
+        assert_eq!(find(text, &needles), [], "a secret is in {object}");
     }
 
     assert!(program.terminate().await.success());
     let log = program.log();
     assert!(log.contains("TRACE") && log.contains("generated a master key"), "{log}");
-    assert_eq!(find(&log, &needles), [], "in the log");
+    assert_eq!(find(&log, &needles), [], "a secret is in the log");
 }

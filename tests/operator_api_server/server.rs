@@ -1,4 +1,4 @@
-//! A real API server with its etcd, on loopback, for as long as this process lives.
+//! A real API server and etcd on loopback, which run as long as the test process.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
@@ -17,7 +17,8 @@ use serde_json::json;
 
 use crate::wait::until;
 
-/// Runs both programs until its standard input ends, as it does when this process is gone, however it went.
+/// A shell script that runs both programs until its standard input ends. That happens when the test
+/// process ends for any reason.
 const KEEPER: &str = r#"
 cd "$1" || exit 1
 openssl genrsa -out key.pem 2048 2>/dev/null || exit 1
@@ -38,28 +39,32 @@ wait
 rm -rf "$1"
 "#;
 
-/// The account of `deploy/`: the operator has its rights and no others.
+/// The operator's account in `deploy/`. The operator under test has only its permissions.
 const ACCOUNT: &str = "system:serviceaccount:onionbalance-system:onionbalance-operator";
 const TOKEN: &str = "admin-token";
 /// The operator's own namespace.
 pub const OWN_NAMESPACE: &str = "onionbalance-system";
 
-/// Where it listens.
-struct Server {
+/// The running API server.
+struct TestApiServer {
     url: String,
     folder: PathBuf,
-    /// Its standard input ends with this process.
+    /// The process of [`KEEPER`], whose standard input ends with this process.
     _keeper: Child,
 }
 
-#[allow(clippy::zombie_processes, reason = "it outlives this process, to clean up after it")]
-fn server() -> &'static Server {
-    static SERVER: OnceLock<Server> = OnceLock::new();
+#[allow(clippy::zombie_processes, reason = "the keeper outlives this process to clean up")]
+fn server() -> &'static TestApiServer {
+    static SERVER: OnceLock<TestApiServer> = OnceLock::new();
     SERVER.get_or_init(|| {
-        let folder =
-            tempfile::Builder::new().prefix("operator-api-server").tempdir().expect("a temporary folder").keep();
-        let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-        let port = |listener: &TcpListener| listener.local_addr().expect("its address").port().to_string();
+        let folder = tempfile::Builder::new()
+            .prefix("operator-api-server")
+            .tempdir()
+            .expect("could not create a temporary folder")
+            .keep();
+        let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").expect("found no free port")).collect();
+        let port =
+            |listener: &TcpListener| listener.local_addr().expect("the listener has no address").port().to_string();
         let ports: Vec<_> = listeners.iter().map(port).collect();
         drop(listeners);
         let mut keeper = Command::new("sh")
@@ -70,58 +75,64 @@ fn server() -> &'static Server {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("sh");
+            .expect("could not run sh");
         let mut line = String::new();
-        BufReader::new(keeper.stdout.take().expect("its output")).read_line(&mut line).expect("its first line");
-        assert_eq!(line.trim(), "started", "the API server's files are in {}", folder.display());
-        Server { url: format!("https://127.0.0.1:{}", ports[0]), folder, _keeper: keeper }
+        BufReader::new(keeper.stdout.take().expect("the output is not piped"))
+            .read_line(&mut line)
+            .expect("could not read the output");
+        assert_eq!(line.trim(), "started", "could not start the API server; its files are in {}", folder.display());
+        TestApiServer { url: format!("https://127.0.0.1:{}", ports[0]), folder, _keeper: keeper }
     })
 }
 
-/// The folder of `kube-apiserver`: `KUBEBUILDER_ASSETS`, or where the set-up script has put what it built.
+/// Returns the folder of `kube-apiserver`: `KUBEBUILDER_ASSETS` if that is set, or the output
+/// folder of the setup script.
 pub fn programs() -> PathBuf {
     if let Some(folder) = std::env::var_os("KUBEBUILDER_ASSETS") {
         return folder.into();
     }
     let script = source_tree().join("e2e/setup/kubernetes.sh");
-    let output = Command::new(script).stderr(Stdio::inherit()).output().expect("the set-up script");
+    let output = Command::new(script).stderr(Stdio::inherit()).output().expect("could not run e2e/setup/kubernetes.sh");
     assert!(output.status.success(), "e2e/setup/kubernetes.sh failed");
-    String::from_utf8(output.stdout).expect("a path").trim().into()
+    String::from_utf8(output.stdout).expect("the path is not UTF-8").trim().into()
 }
 
-/// Other packages' tests use this file, too.
+/// Returns the root of the source tree. Tests of other packages use this file, too, so the
+/// manifest's folder need not be the root.
 pub fn source_tree() -> &'static Path {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors().find(|folder| folder.join("deploy/rbac.yaml").exists()).expect("the source tree")
+    here.ancestors().find(|folder| folder.join("deploy/rbac.yaml").exists()).expect("found no source tree")
 }
 
 fn config(impersonate: Option<&str>) -> Config {
-    let mut config = Config::new(server().url.parse().expect("a URL"));
-    // Its certificate is its own, made at this start.
+    let mut config = Config::new(server().url.parse().expect("the URL is invalid"));
+    // The server creates a self-signed certificate at startup.
     config.accept_invalid_certs = true;
     config.auth_info.token = Some(TOKEN.to_owned().into());
     config.auth_info.impersonate = impersonate.map(ToOwned::to_owned);
     config
 }
 
-/// A client that may do all; the server has our CRD and our role.
+/// Returns a client with all permissions, after the CRD and the operator's role have been
+/// installed.
 pub async fn administrator() -> Client {
     static READY: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
-    let client = Client::try_from(config(None)).expect("a client");
+    let client = Client::try_from(config(None)).expect("could not create a client");
     READY.get_or_init(|| prepare(client.clone())).await;
     client
 }
 
-/// A client that may do what `deploy/` allows the operator.
+/// Returns a client with the permissions that `deploy/` grants the operator.
 pub fn operator() -> Client {
-    Client::try_from(config(Some(ACCOUNT))).expect("a client")
+    Client::try_from(config(Some(ACCOUNT))).expect("could not create a client")
 }
 
-/// A client that may do in this namespace what `deploy/` allows the operator in all: by a Role, and nothing outside it.
+/// Returns a client that has the operator's permissions in this namespace only, granted by a Role.
 pub async fn operator_with_role(namespace: &str) -> Client {
     let administrator = administrator().await;
     let name = "onionbalance-operator";
-    let role: ClusterRole = Api::all(administrator.clone()).get(name).await.expect("the role of deploy/");
+    let role: ClusterRole =
+        Api::all(administrator.clone()).get(name).await.expect("the operator's ClusterRole is missing");
     let role = json!({"metadata": {"name": name}, "rules": role.rules});
     let binding = json!({
         "metadata": {"name": name},
@@ -129,49 +140,50 @@ pub async fn operator_with_role(namespace: &str) -> Client {
         "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": namespace}],
     });
     let roles: Api<Role> = Api::namespaced(administrator.clone(), namespace);
-    let role = serde_json::from_value(role).expect("a Role");
-    roles.create(&PostParams::default(), &role).await.expect("the API server takes the Role");
+    let role = serde_json::from_value(role).expect("could not deserialize the Role");
+    roles.create(&PostParams::default(), &role).await.expect("could not create the Role");
     let bindings: Api<RoleBinding> = Api::namespaced(administrator.clone(), namespace);
-    let binding_in_it = serde_json::from_value(binding.clone()).expect("a RoleBinding");
-    bindings.create(&PostParams::default(), &binding_in_it).await.expect("the API server takes the RoleBinding");
-    // And in the operator's own namespace the Role by which leaders are elected.
+    let binding_in_it = serde_json::from_value(binding.clone()).expect("could not deserialize the RoleBinding");
+    bindings.create(&PostParams::default(), &binding_in_it).await.expect("could not create the RoleBinding");
+    // In the operator's own namespace, bind the Role for leader election.
     let mut elects = binding;
     elects["metadata"]["name"] = namespace.into();
     elects["roleRef"]["name"] = format!("{name}-leader-election").into();
     let bindings: Api<RoleBinding> = Api::namespaced(administrator, OWN_NAMESPACE);
-    let elects = serde_json::from_value(elects).expect("a RoleBinding");
-    bindings.create(&PostParams::default(), &elects).await.expect("the API server takes the RoleBinding");
-    Client::try_from(config(Some(namespace))).expect("a client")
+    let elects = serde_json::from_value(elects).expect("could not deserialize the RoleBinding");
+    bindings.create(&PostParams::default(), &elects).await.expect("could not create the RoleBinding");
+    Client::try_from(config(Some(namespace))).expect("could not create a client")
 }
 
-/// A client that may do what this user may.
+/// Returns a client with the permissions of this user.
 pub fn client_as(user: &str) -> Client {
-    Client::try_from(config(Some(user))).expect("a client")
+    Client::try_from(config(Some(user))).expect("could not create a client")
 }
 
-/// A kubeconfig for a program that runs as this account; as the administrator where there is none.
+/// Returns a kubeconfig for this account, or for the administrator if no account is given.
 pub fn kubeconfig_as(account: Option<&str>, namespace: &str) -> serde_json::Value {
     kubeconfig_of("", account, namespace)
 }
 
-/// Writes a kubeconfig with the rights that `deploy/` gives the operator, in this namespace.
+/// Writes a kubeconfig for this namespace with the permissions that `deploy/` grants the operator.
 pub fn write_kubeconfig(file: &Path, namespace: &str) {
-    std::fs::write(file, kubeconfig_as(Some(ACCOUNT), namespace).to_string()).expect("a file");
+    std::fs::write(file, kubeconfig_as(Some(ACCOUNT), namespace).to_string()).expect("could not write the kubeconfig");
 }
 
-/// Writes a kubeconfig with all rights.
+/// Writes a kubeconfig with all permissions.
 pub fn write_administrators_kubeconfig(file: &Path) {
-    std::fs::write(file, kubeconfig_as(None, "default").to_string()).expect("a file");
+    std::fs::write(file, kubeconfig_as(None, "default").to_string()).expect("could not write the kubeconfig");
 }
 
-/// A kubeconfig with the administrator's rights, for the API server below this path.
+/// Writes a kubeconfig with the administrator's permissions whose server URL ends with this path,
+/// and returns the file's path.
 pub fn kubeconfig(path: &str) -> PathBuf {
     let file = server().folder.join(format!("kubeconfig{}", path.replace('/', "-")));
-    std::fs::write(&file, kubeconfig_of(path, None, "default").to_string()).expect("a writable folder");
+    std::fs::write(&file, kubeconfig_of(path, None, "default").to_string()).expect("could not write the kubeconfig");
     file
 }
 
-/// JSON is YAML.
+/// Returns a kubeconfig in JSON, which is valid YAML.
 fn kubeconfig_of(path: &str, account: Option<&str>, namespace: &str) -> serde_json::Value {
     let address = format!("{}{path}", server().url);
     json!({
@@ -182,7 +194,7 @@ fn kubeconfig_of(path: &str, account: Option<&str>, namespace: &str) -> serde_js
     })
 }
 
-/// kubectl with the administrator's rights.
+/// Returns a kubectl command with the administrator's permissions.
 pub fn kubectl() -> Command {
     let mut kubectl = Command::new("kubectl");
     kubectl.env("KUBECONFIG", "/dev/null").args(["--server", &server().url, "--token", TOKEN]);
@@ -197,8 +209,8 @@ async fn prepare(client: Client) {
     .await;
     let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
     let crd = without_rules(custom_resource_definition());
-    let name = crd.metadata.name.clone().expect("a name");
-    crds.patch(&name, &PatchParams::apply("test"), &Patch::Apply(&crd)).await.expect("the API server takes the CRD");
+    let name = crd.metadata.name.clone().expect("the object has no name");
+    crds.patch(&name, &PatchParams::apply("test"), &Patch::Apply(&crd)).await.expect("could not apply the CRD");
     for file in ["namespace.yaml", "rbac.yaml", "roles.yaml"] {
         apply_file(&client, &source_tree().join("deploy").join(file)).await;
     }
@@ -213,10 +225,10 @@ async fn prepare(client: Client) {
 }
 
 async fn apply_file(client: &Client, file: &Path) {
-    let text = std::fs::read_to_string(file).expect("a manifest");
+    let text = std::fs::read_to_string(file).expect("could not read the manifest");
     for document in text.split("\n---\n") {
-        let mut object: DynamicObject = serde_saphyr::from_str(document).expect("a manifest");
-        let TypeMeta { api_version, kind } = object.types.clone().expect("a kind");
+        let mut object: DynamicObject = serde_saphyr::from_str(document).expect("could not parse the manifest");
+        let TypeMeta { api_version, kind } = object.types.clone().expect("the manifest has no kind");
         let (group, version) = api_version.rsplit_once('/').unwrap_or(("", &api_version));
         let resource = ApiResource::from_gvk(&kube::core::GroupVersionKind::gvk(group, version, &kind));
         let api: Api<DynamicObject> = if ["ServiceAccount", "Role", "RoleBinding"].contains(&kind.as_str()) {
@@ -225,8 +237,8 @@ async fn apply_file(client: &Client, file: &Path) {
         } else {
             Api::all_with(client.clone(), &resource)
         };
-        let name = object.metadata.name.clone().expect("a name");
+        let name = object.metadata.name.clone().expect("the object has no name");
         let parameters = PatchParams::apply("test").force();
-        api.patch(&name, &parameters, &Patch::Apply(&object)).await.expect("the API server takes the manifest");
+        api.patch(&name, &parameters, &Patch::Apply(&object)).await.expect("could not apply the manifest");
     }
 }

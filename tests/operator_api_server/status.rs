@@ -1,4 +1,4 @@
-//! The status, what the API server refuses, and rest.
+//! Tests of the status, of rejected objects, and of the operator at rest.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -19,8 +19,8 @@ use crate::server::{administrator, kubectl};
 use crate::wait::until;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ready_when_all_is_well_beside_the_publishers_words() {
-    let scene = Scene::set("ready").await;
+async fn becomes_ready_and_keeps_the_status_of_the_publisher() {
+    let scene = Scene::start("ready").await;
     scene.create("web", json!({"backends": {"replicas": 3}})).await;
     scene.wait_children("web").await;
     scene.wait_condition("web", "Published", "False NotPublished").await;
@@ -36,15 +36,15 @@ async fn ready_when_all_is_well_beside_the_publishers_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_spec_is_told_and_a_good_one_taken_again() {
-    let scene = Scene::set("bad-spec").await;
+async fn reports_an_invalid_spec_until_it_is_corrected() {
+    let scene = Scene::start("bad-spec").await;
     scene.create("web", json!({"backends": {"extraTorrc": "ControlPort 9051"}})).await;
     let message = scene.wait_condition("web", "Accepted", "False InvalidSpec").await;
     assert!(message.starts_with("spec.backends.extraTorrc: line 1: "), "{message}");
     scene.wait_condition("web", "MasterKeyReady", "Unknown NotAccepted").await;
     scene.change("web", json!({"spec": {"backends": {"extraTorrc": null}}})).await;
     let before = scene.wait_children("web").await;
-    // Bad again: what runs stays as it is.
+    // An object that becomes invalid keeps its children unchanged.
     scene.change("web", json!({"spec": {"backends": {"extraTorrc": "ControlPort 9051", "replicas": 9}}})).await;
     scene.wait_condition("web", "Accepted", "False InvalidSpec").await;
     assert_eq!(before, scene.children("web").await);
@@ -55,11 +55,11 @@ async fn a_bad_spec_is_told_and_a_good_one_taken_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_object_that_cannot_be_read_does_not_blind_the_operator() {
-    let scene = Scene::set("unreadable").await;
+async fn an_object_that_cannot_be_decoded_does_not_affect_others() {
+    let scene = Scene::start("unreadable").await;
     scene.create("good", json!({})).await;
     let address = scene.address("good").await;
-    // The API server's schema has no such bound; our type has.
+    // The schema accepts this quantity, but our type cannot decode it.
     let limits = |memory: Value| json!({"spec": {"backends": {"template": {"resources": {"tor": {"limits": {"memory": memory}}}}}}});
     let unreadable = limits(json!(5_000_000_000_u64));
     scene.change("good", unreadable).await;
@@ -74,8 +74,8 @@ async fn one_object_that_cannot_be_read_does_not_blind_the_operator() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_schema_refuses_what_it_can() {
-    let scene = Scene::set("schema").await;
+async fn the_schema_refuses_invalid_values() {
+    let scene = Scene::start("schema").await;
     let port = json!({"port": 80, "target": {"address": "a:1"}});
     for (spec, field) in [
         (json!({"backends": {"replicas": -1}}), "spec.backends.replicas"),
@@ -93,14 +93,15 @@ async fn the_schema_refuses_what_it_can() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kubectl_refuses_an_unknown_field_by_name() {
+async fn kubectl_names_an_unknown_field() {
     let client = administrator().await;
-    // Old servers leave the check to kubectl, which takes the schema from here; it is there soon after the CRD.
-    until("the schema is published", PATIENCE, async || {
+    // Old servers leave this check to kubectl, which reads the schema from here. The server
+    // publishes the schema shortly after the CRD is created.
+    until("the OpenAPI schema is published", PATIENCE, async || {
         let request = kube::core::Request::new("/openapi").get("v2", &GetParams::default()).unwrap();
         let document = client.request_text(request).await.map_err(|error| error.to_string())?;
         let published = document.contains("dev.onionbalance.v1alpha1.OnionBalancedService");
-        published.then_some(()).ok_or_else(|| format!("{} bytes without it", document.len()))
+        published.then_some(()).ok_or_else(|| format!("the OpenAPI document ({} bytes) lacks our type", document.len()))
     })
     .await;
     let object = json!({
@@ -111,7 +112,7 @@ async fn kubectl_refuses_an_unknown_field_by_name() {
         let mut kubectl = kubectl();
         let kubectl =
             kubectl.args(["apply", "-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped()).stdout(Stdio::null());
-        let mut process = kubectl.spawn().expect("kubectl");
+        let mut process = kubectl.spawn().expect("could not run kubectl");
         process.stdin.take().unwrap().write_all(object.to_string().as_bytes()).unwrap();
         let output = process.wait_with_output().unwrap();
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
@@ -124,12 +125,13 @@ async fn kubectl_refuses_an_unknown_field_by_name() {
     assert!(applied, "{error}");
 }
 
-/// What is at rest, and how long we look: the end-to-end test looks longer, with everything running.
+/// The duration of the observation at rest. The end-to-end test observes for longer, with
+/// everything running.
 const REST: Duration = Duration::from_secs(15);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn at_rest_nothing_is_written() {
-    let scene = Scene::set("rest").await;
+async fn writes_nothing_at_rest() {
+    let scene = Scene::start("rest").await;
     let template = json!({
         "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
             {"weight": 1, "podAffinityTerm": {"topologyKey": "zone", "labelSelector": {"matchLabels": {"a": "b"}}}},
@@ -151,7 +153,7 @@ async fn at_rest_nothing_is_written() {
         scene.report_backends(name, 2).await;
         scene.report_published(name).await;
         scene.wait_condition(name, "Ready", "True Ready").await;
-        // Told after the status is written.
+        // Events are reported after the status is written.
         for reason in ["KeyGenerated", "AllReady", "Published"] {
             scene.wait_event(name, reason).await;
         }
@@ -160,20 +162,21 @@ async fn at_rest_nothing_is_written() {
     let writes = scene.telemetry.writes.load(Ordering::Relaxed);
     let targets: Api<Service> = scene.api();
     for round in 0..3 {
-        let looks = scene.telemetry.reconciled.load(Ordering::Relaxed);
-        // Makes the operator look at all three again.
+        let reconciles = scene.telemetry.reconciled.load(Ordering::Relaxed);
+        // Changing the target makes the operator reconcile all three objects.
         let touch = json!({"metadata": {"annotations": {"round": round.to_string()}}});
         targets.patch("web", &PatchParams::default(), &Patch::Merge(touch)).await.unwrap();
-        // What is awaited is that nothing happens.
+        // Nothing is expected to happen, so there is no event to wait for.
         tokio::time::sleep(REST / 3).await;
-        assert!(scene.telemetry.reconciled.load(Ordering::Relaxed) >= looks + 3);
-        assert_eq!(scene.telemetry.writes.load(Ordering::Relaxed), writes, "in round {round}");
-        assert_eq!(versions(&scene).await, before, "in round {round}");
+        assert!(scene.telemetry.reconciled.load(Ordering::Relaxed) >= reconciles + 3);
+        assert_eq!(scene.telemetry.writes.load(Ordering::Relaxed), writes, "something was written in round {round}");
+        assert_eq!(versions(&scene).await, before, "something was written in round {round}");
     }
     scene.end().await;
 }
 
-/// The resource versions of all objects, children, keys, Leases and Events.
+/// Returns the resource versions of all objects, children, keys, Leases and Events, except for the
+/// operator's Lease.
 async fn versions(scene: &Scene) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for name in ["one", "two", "three"] {

@@ -1,4 +1,4 @@
-//! `onionbalance-operator status` as people run it: the program, with a kubeconfig.
+//! Tests of `onionbalance-operator status`, run as a program with a kubeconfig.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
@@ -24,8 +24,8 @@ async fn run(kubeconfig: &Path, arguments: &[&str]) -> (Option<i32>, String, Str
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_tells_what_is_wrong_and_then_that_all_is_well() {
-    let scene = Scene::set("status-command").await;
+async fn reports_problems_and_then_readiness() {
+    let scene = Scene::start("status-command").await;
     let (kubeconfig, namespace) = (kubeconfig(""), scene.namespace.as_str());
     let (code, text, _) = run(&kubeconfig, &["-n", namespace]).await;
     assert_eq!((code, text.as_str()), (Some(0), "No OnionBalancedServices found.\n"));
@@ -38,9 +38,9 @@ async fn it_tells_what_is_wrong_and_then_that_all_is_well() {
     for part in
         [&*format!("{namespace}/web  Progressing\n"), &address, "0/2 ready", "Published: NotPublished", "→ kubectl"]
     {
-        assert!(text.contains(part), "{part} in {text}");
+        assert!(text.contains(part), "{part} is missing in {text}");
     }
-    assert!(!text.contains('\u{1b}'), "no colours where there is no terminal: {text:?}");
+    assert!(!text.contains('\u{1b}'), "the output is not a terminal, but has colours: {text:?}");
 
     scene.report_backends("web", 2).await;
     scene.report_published("web").await;
@@ -58,8 +58,8 @@ async fn it_tells_what_is_wrong_and_then_that_all_is_well() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_goes_on_showing_until_interrupted() {
-    let scene = Scene::set("status-watch").await;
+async fn watches_until_interrupted() {
+    let scene = Scene::start("status-watch").await;
     scene.create("web", json!({})).await;
     scene.wait_condition("web", "Ready", "False Progressing").await;
     let mut command = status(&kubeconfig(""), &["-n", &scene.namespace, "web", "--watch"]);
@@ -68,7 +68,7 @@ async fn it_goes_on_showing_until_interrupted() {
     let mut wait_for = |part: &str| {
         let mut text = String::new();
         while !text.contains(part) {
-            assert!(lines.read_line(&mut text).unwrap() > 0, "it ended: {text}");
+            assert!(lines.read_line(&mut text).unwrap() > 0, "the program ended early: {text}");
         }
     };
     wait_for("web  Progressing");
@@ -83,20 +83,20 @@ async fn it_goes_on_showing_until_interrupted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn errors_say_what_to_do() {
-    let scene = Scene::set("status-errors").await;
+async fn errors_explain_what_to_do() {
+    let scene = Scene::start("status-errors").await;
     let folder = tempfile::tempdir().unwrap();
     let nobody = folder.path().join("nobody");
     let text = std::fs::read_to_string(kubeconfig("")).unwrap();
     let config: Value = serde_json::from_str(&text).unwrap();
     let server = config["clusters"][0]["cluster"]["server"].as_str().unwrap();
-    // Port 9 is for discarding; nobody listens there.
+    // Nothing listens on port 9 (discard).
     std::fs::write(&nobody, text.replace(server, "https://127.0.0.1:9")).unwrap();
     let namespace = scene.namespace.as_str();
     for (kubeconfig, arguments, expected) in [
         (folder.path().join("none"), vec!["web"], "error: cannot find a cluster: "),
         (nobody, vec!["web"], "error: the cluster at https://127.0.0.1:9/ does not answer: "),
-        // Below this path the real API server knows nothing, as one without the CRD.
+        // Below this path the API server serves nothing, like a server without the CRD.
         (
             kubeconfig("/apis/apps"),
             vec!["web"],

@@ -1,4 +1,4 @@
-//! Target Services: missing, wrong, coming and going.
+//! Tests of target Services that are missing, wrong, deleted or changed.
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
@@ -8,8 +8,8 @@ use serde_json::json;
 use crate::scene::Scene;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_target_is_told_and_waited_for() {
-    let scene = Scene::set("no-target").await;
+async fn reports_a_missing_target_and_waits_for_it() {
+    let scene = Scene::start("no-target").await;
     scene.create("web", json!({"ports": [{"port": 80, "target": {"service": {"name": "shop", "port": 80}}}]})).await;
     let message = scene.wait_condition("web", "Ready", "False TargetNotFound").await;
     assert_eq!(
@@ -24,8 +24,8 @@ async fn a_missing_target_is_told_and_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_port_is_told() {
-    let scene = Scene::set("wrong-port").await;
+async fn reports_a_wrong_port() {
+    let scene = Scene::start("wrong-port").await;
     scene
         .create("web", json!({"ports": [{"port": 80, "target": {"service": {"name": "web", "port": "https"}}}]}))
         .await;
@@ -38,13 +38,13 @@ async fn a_wrong_port_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_target_that_goes_takes_nothing_down_and_its_new_port_is_followed() {
-    let scene = Scene::set("target-goes").await;
+async fn keeps_running_without_its_target_and_follows_a_new_port() {
+    let scene = Scene::start("target-goes").await;
     scene.create("web", json!({})).await;
     let before = scene.wait_children("web").await;
     scene.api::<Service>().delete("web", &DeleteParams::default()).await.unwrap();
     scene.wait_condition("web", "BackendsReady", "False TargetNotFound").await;
-    // Scaling goes on with the target that was.
+    // Scaling still works, with the last known target.
     scene.change("web", json!({"spec": {"backends": {"replicas": 4}}})).await;
     let replicas = |deployment: &Deployment| deployment.spec.as_ref().unwrap().replicas;
     scene.wait_for::<Deployment>("web-backend", |deployment| replicas(deployment) == Some(4)).await;

@@ -1,4 +1,5 @@
-//! No child has a field that the oldest API server does not know: it would refuse the whole apply. Every field of the spec is used.
+//! Tests that no child has a field that the oldest supported API server does not know, which would
+//! make the server reject the whole apply. The specs use every field.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::scene::Scene;
 
-/// Specs that use every field between them.
+/// Returns specs that together use every field.
 fn variants() -> Vec<(&'static str, Value)> {
     let onion = MasterKey::generate(&mut StdRng::seed_from_u64(9)).address().to_string();
     let mine = MasterKey::generate(&mut StdRng::seed_from_u64(8)).address().to_string();
@@ -63,7 +64,7 @@ fn variants() -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// The fields of a schema, as paths; those of a map's or list's items too.
+/// Collects the paths of a schema's fields, including the fields of list items.
 fn fields(schema: &Value, path: &str, found: &mut BTreeSet<String>) {
     for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
         let path = format!("{path}.{name}");
@@ -75,6 +76,7 @@ fn fields(schema: &Value, path: &str, found: &mut BTreeSet<String>) {
     }
 }
 
+/// Collects the paths of the fields that a value sets.
 fn used(value: &Value, path: &str, found: &mut BTreeSet<String>) {
     match value {
         Value::Object(map) => {
@@ -100,19 +102,19 @@ fn the_variants_use_every_field_of_the_spec() {
     }
     assert!(known.len() > 50, "{known:?}");
     let untried: Vec<_> = known.difference(&tried).collect();
-    assert!(untried.is_empty(), "in no variant: {untried:?}");
+    assert!(untried.is_empty(), "no variant uses {untried:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_api_server_takes_every_child_of_every_spec() {
-    let scene = Scene::set("variants").await;
+async fn an_old_api_server_accepts_every_child_of_every_spec() {
+    let scene = Scene::start("variants").await;
     let version = scene.client.apiserver_version().await.unwrap();
     let mine = MasterKey::generate(&mut StdRng::seed_from_u64(8));
     scene.create_key("mine", &mine.to_tor_secret_key_file()).await;
     for (name, spec) in variants() {
         let suspended = spec["suspend"] == true;
         scene.create(name, spec).await;
-        // All of them: none was refused.
+        // All children exist, so the server has rejected none.
         scene.wait_children(name).await;
         let expected = if suspended { "False Suspended" } else { "False Progressing" };
         scene.wait_condition(name, "BackendsReady", expected).await;

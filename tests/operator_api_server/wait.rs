@@ -1,18 +1,19 @@
-//! Waiting for what is to come.
+//! Waits for conditions by polling.
 
 use std::time::Duration;
 
-/// Looks again and again until it is so; panics with what was seen last when it takes too long.
-pub async fn until<T>(what: &str, limit: Duration, look: impl AsyncFn() -> Result<T, String>) -> T {
+/// Calls `poll` every 50 ms until it succeeds, and returns its value. Panics with the last error if
+/// the time limit passes first.
+pub async fn until<T>(what: &str, limit: Duration, poll: impl AsyncFn() -> Result<T, String>) -> T {
     let deadline = tokio::time::sleep(limit);
     tokio::pin!(deadline);
     loop {
-        let seen = match look().await {
+        let seen = match poll().await {
             Ok(value) => return value,
             Err(seen) => seen,
         };
         tokio::select! {
-            () = &mut deadline => panic!("not within {limit:?}: {what}; last seen: {seen}"),
+            () = &mut deadline => panic!("timed out after {limit:?}: {what}; last seen: {seen}"),
             () = tokio::time::sleep(Duration::from_millis(50)) => {}
         }
     }

@@ -1,4 +1,4 @@
-//! Waits for what the operator makes of the objects.
+//! Waits until the operator has created the children of the objects.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,48 +16,50 @@ use tokio::time::timeout;
 
 use super::OPERATOR;
 
-/// For all that are waited for.
+/// The longest time to wait for all objects.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-enum Seen {
+/// A change that a watch has reported.
+enum Observation {
     Object(Box<OnionBalancedService>),
     Deployment(String),
 }
 
-/// How far the operator has come.
+/// The progress of the operator, as seen by watches.
 pub struct Convergence {
-    seen: BoxStream<'static, Result<Seen, watcher::Error>>,
-    /// The objects whose status says that all their children are there.
-    told: BTreeSet<String>,
-    /// The Deployments. A frontend's is applied last of all children.
-    made: BTreeSet<String>,
+    seen: BoxStream<'static, Result<Observation, watcher::Error>>,
+    /// The objects whose status says that all of their children exist.
+    reported: BTreeSet<String>,
+    /// The existing Deployments. The operator applies the frontend's Deployment last of all
+    /// children.
+    deployments: BTreeSet<String>,
 }
 
 impl Convergence {
-    /// Begins to watch.
+    /// Starts the watches.
     pub fn watch(client: &Client, namespace: &str) -> Self {
         let objects: Api<OnionBalancedService> = Api::namespaced(client.clone(), namespace);
         let objects = watcher(objects, watcher::Config::default()).applied_objects();
         let deployments: Api<PartialObjectMeta<Deployment>> = Api::namespaced(client.clone(), namespace);
         let deployments = watcher(deployments, watcher::Config::default()).applied_objects();
         let seen = stream::select(
-            objects.map_ok(|object| Seen::Object(Box::new(object))),
-            deployments.map_ok(|deployment| Seen::Deployment(deployment.name_any())),
+            objects.map_ok(|object| Observation::Object(Box::new(object))),
+            deployments.map_ok(|deployment| Observation::Deployment(deployment.name_any())),
         );
-        Self { seen: seen.boxed(), told: BTreeSet::new(), made: BTreeSet::new() }
+        Self { seen: seen.boxed(), reported: BTreeSet::new(), deployments: BTreeSet::new() }
     }
 
-    /// Waits until so many objects have all their children, and a status that says so.
+    /// Waits until this number of objects have all of their children, and a status that says so.
     pub async fn reached(&mut self, processes: &Processes, count: usize) -> Result<()> {
         let done = timeout(PATIENCE, async {
-            while self.told.len() < count || self.made.len() < 2 * count {
+            while self.reported.len() < count || self.deployments.len() < 2 * count {
                 match self.seen.next().await.context("the watch ended")?? {
-                    Seen::Object(object) if reason(&object, "BackendsReady") == Some("Progressing") => {
-                        self.told.insert(object.name_any());
+                    Observation::Object(object) if reason(&object, "BackendsReady") == Some("Progressing") => {
+                        self.reported.insert(object.name_any());
                     }
-                    Seen::Object(_) => {}
-                    Seen::Deployment(name) => {
-                        self.made.insert(name);
+                    Observation::Object(_) => {}
+                    Observation::Deployment(name) => {
+                        self.deployments.insert(name);
                     }
                 }
             }
@@ -66,12 +68,16 @@ impl Convergence {
         .await;
         processes.check(OPERATOR)?;
         done.with_context(|| {
-            format!("{} objects have a status, {} Deployments are there", self.told.len(), self.made.len())
+            format!(
+                "timed out: {} objects have reported progress and {} Deployments exist",
+                self.reported.len(),
+                self.deployments.len()
+            )
         })?
     }
 }
 
-/// Waits until so many objects are Ready.
+/// Waits until this number of objects are Ready.
 pub async fn all_ready(processes: &Processes, client: &Client, namespace: &str, count: usize) -> Result<()> {
     let objects: Api<OnionBalancedService> = Api::namespaced(client.clone(), namespace);
     let seen = watcher(objects, watcher::Config::default()).applied_objects();
@@ -91,7 +97,7 @@ pub async fn all_ready(processes: &Processes, client: &Client, namespace: &str, 
     };
     let done = timeout(PATIENCE, wait).await;
     processes.check(OPERATOR)?;
-    done.with_context(|| format!("{} objects are Ready", ready.len()))?
+    done.with_context(|| format!("timed out: {} of {count} objects are Ready", ready.len()))?
 }
 
 fn reason<'a>(object: &'a OnionBalancedService, kind: &str) -> Option<&'a str> {

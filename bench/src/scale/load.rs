@@ -1,4 +1,5 @@
-//! What is applied: the objects for the operator, and for the bare client the children that the operator would make.
+//! Creates the objects for the operator and, with a bare client, the children that the operator
+//! would create for such objects.
 
 use std::ops::Range;
 
@@ -17,16 +18,16 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
-/// As many as the operator looks at at once.
+/// The number of objects that are processed concurrently. The operator uses the same number.
 const AT_ONCE: usize = 16;
-/// The images that both name.
+/// The tor image of both the operator and the bare client.
 pub const TOR_IMAGE: &str = "tor:1";
-/// Likewise.
+/// The operator image of both the operator and the bare client.
 pub const OPERATOR_IMAGE: &str = "operator:1";
-/// The Service that every object leads to.
+/// The name of the Service that is the target of every object.
 const TARGET: &str = "web";
 
-/// Makes what all objects lead to.
+/// Creates the target Service of all objects.
 pub async fn create_target(client: &Client, namespace: &str) -> Result<()> {
     let service = serde_json::from_value(
         json!({"metadata": {"name": TARGET}, "spec": {"ports": [{"name": "http", "port": 80}]}}),
@@ -35,7 +36,7 @@ pub async fn create_target(client: &Client, namespace: &str) -> Result<()> {
     Ok(())
 }
 
-/// Makes these objects.
+/// Creates the objects with these numbers.
 pub async fn create_objects(client: &Client, namespace: &str, which: Range<usize>) -> Result<()> {
     let api: Api<OnionBalancedService> = Api::namespaced(client.clone(), namespace);
     stream::iter(which)
@@ -58,13 +59,13 @@ fn object(namespace: &str, index: usize) -> Result<OnionBalancedService> {
     Ok(serde_json::from_value(object)?)
 }
 
-/// The children of these objects, for each object what [`apply_bare`] applies.
-pub fn bare(namespace: &str, which: Range<usize>) -> Result<Vec<Vec<Value>>> {
+/// Returns the manifests that [`apply_bare`] applies for each of these objects.
+pub fn bare_manifests(namespace: &str, which: Range<usize>) -> Result<Vec<Vec<Value>>> {
     which.map(|index| children(namespace, index)).collect()
 }
 
-/// Makes children without any operator: a client with the operator's rights applies each object's manifests in turn, and works
-/// at as many objects at once as the operator.
+/// Applies children without the operator. A client with the operator's permissions applies the
+/// manifests of each object in sequence, with the same concurrency as the operator.
 pub async fn apply_bare(client: &Client, namespace: &str, objects: Vec<Vec<Value>>) -> Result<()> {
     stream::iter(objects)
         .map(Ok::<_, anyhow::Error>)
@@ -77,7 +78,8 @@ pub async fn apply_bare(client: &Client, namespace: &str, objects: Vec<Vec<Value
         .await
 }
 
-/// The manifests that the operator applies, but for the label by which it would take them for its own.
+/// Returns the manifests that the operator would apply, except that the managed-by label differs.
+/// With its own label, the operator would treat the children as owned objects.
 fn children(namespace: &str, index: usize) -> Result<Vec<Value>> {
     let mut object = object(namespace, index)?;
     object.metadata.uid = Some(format!("00000000-0000-4000-8000-{index:012}"));
@@ -90,7 +92,7 @@ fn children(namespace: &str, index: usize) -> Result<Vec<Value>> {
         default_templates: DefaultTemplates::default(),
         network_policies: Some(Vec::new()),
         wants_disruption_budgets: true,
-        // What the API server here serves.
+        // The version that this API server serves.
         policy: Some(PolicyVersion::V1Beta1),
     };
     let ports =

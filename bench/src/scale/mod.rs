@@ -1,5 +1,6 @@
-//! The operator with many objects on a real API server: how fast, beside a bare client that applies the same children; how
-//! many requests; how much memory; and that it writes nothing at rest. No pods run.
+//! Benchmarks the operator with many objects on a real API server, without running any pods. It
+//! compares the speed with that of a bare client that applies the same children, measures requests
+//! and memory, and checks that the operator writes nothing at rest.
 
 mod convergence;
 mod load;
@@ -18,7 +19,7 @@ use tokio::time::{Instant, sleep};
 
 use self::convergence::{Convergence, all_ready};
 use self::requests::Requests;
-use self::server::{Server, create_namespace};
+use self::server::{ApiServer, create_namespace};
 use crate::memory::{processor_time, resident};
 use crate::publisher::program;
 use crate::rounds::{figure, median};
@@ -26,21 +27,25 @@ use crate::rounds::{figure, median};
 const NAMESPACE: &str = "scale";
 const BARE: &str = "bare";
 const OPERATOR: &str = "operator";
-/// The operator and the bare client work in turn, now the one first, now the other; medians count.
+/// The number of rounds. The operator and the bare client take turns going first, and the medians
+/// count.
 const ROUNDS: usize = 9;
-/// A look repeats itself after 60 s, which rest includes.
+/// The duration of the measurement at rest. It includes the periodic reconcile of every object,
+/// which happens after 60 s.
 const REST: Duration = Duration::from_secs(75);
-/// A publisher's own interval is shorter; the operator minds only what is older than a minute.
+/// The interval between simulated Lease renewals. Real publishers renew more often, but the
+/// operator only reacts to a Lease that is older than a minute.
 const RENEWAL: Duration = Duration::from_secs(15);
 
-/// Prints the figures, with the API server of this folder, and fails where one misses its mark.
+/// Runs the benchmark with the API server in this folder and prints the figures. Returns an error
+/// if a figure misses its target.
 pub async fn run(programs: &Path, count: usize) -> Result<()> {
     let dir = tempfile::Builder::new().prefix("onionbalance-scale").tempdir()?;
     let processes = Processes::open(dir.path())?;
     let run = measure(&processes, dir.path(), programs, count).await;
     if run.is_err() {
         for name in processes.names()? {
-            eprintln!("the log of {name}: {}", processes.log(&name).display());
+            eprintln!("log of {name}: {}", processes.log(&name).display());
         }
         let _ = dir.keep();
     }
@@ -49,14 +54,14 @@ pub async fn run(programs: &Path, count: usize) -> Result<()> {
 }
 
 async fn measure(processes: &Processes, dir: &Path, programs: &Path, count: usize) -> Result<()> {
-    ensure!(count >= ROUNDS, "at least {ROUNDS} objects");
-    let server = Server::start(processes, &dir.join("server"), programs).await?;
+    ensure!(count >= ROUNDS, "--objects must be at least {ROUNDS}");
+    let server = ApiServer::start(processes, &dir.join("server"), programs).await?;
     let administrator = server.administrator()?;
     for namespace in [NAMESPACE, BARE] {
         create_namespace(&administrator, namespace).await?;
     }
     load::create_target(&administrator, NAMESPACE).await?;
-    let mut scene = Scene {
+    let mut scene = ScaleTest {
         processes,
         convergence: Convergence::watch(&administrator, NAMESPACE),
         with_rights: server.operator()?,
@@ -65,12 +70,12 @@ async fn measure(processes: &Processes, dir: &Path, programs: &Path, count: usiz
         converging: Requests::default(),
     };
     let (ours, bare) = scene.race(count).await?;
-    play::all_run(&scene.administrator, NAMESPACE, count).await?;
+    play::report_all_running(&scene.administrator, NAMESPACE, count).await?;
     all_ready(processes, &scene.administrator, NAMESPACE, count).await?;
     scene.settle().await?;
     let most = resident(scene.operator)?.most;
 
-    eprintln!("the operator starts anew, and rests");
+    eprintln!("restarting the operator and measuring it at rest");
     processes.stop(OPERATOR).await?;
     scene.operator = start_operator(processes, &server)?;
     scene.settle().await?;
@@ -79,7 +84,7 @@ async fn measure(processes: &Processes, dir: &Path, programs: &Path, count: usiz
     let rss = resident(scene.operator)?;
 
     eprintln!(
-        "requests while {count} objects converged:\n{}at rest:\n{}",
+        "requests during the convergence of {count} objects:\n{}requests at rest:\n{}",
         scene.converging.describe(),
         rest.describe()
     );
@@ -88,39 +93,41 @@ async fn measure(processes: &Processes, dir: &Path, programs: &Path, count: usiz
     figure("operator_rss_mib", rss.now, "MiB");
     figure("operator_rss_peak_mib", peak, "MiB");
     figure("requests_per_object", as_f64(scene.converging.on_resources()) / as_f64(count), "");
-    let writes = rest.writes_but_leases();
+    let writes = rest.writes_except_leases();
     figure("writes_at_rest", as_f64(writes), "");
-    ensure!(writes == 0, "something was written at rest");
-    ensure!(peak < 100.0, "the operator takes more than 100 MiB");
-    ensure!(ratio >= 0.7, "the operator is slower than 0.7 times the bare client");
+    ensure!(writes == 0, "the operator wrote to the API server {writes} times at rest");
+    ensure!(peak < 100.0, "the operator used {peak:.1} MiB, more than 100 MiB");
+    ensure!(ratio >= 0.7, "the operator reached {ratio:.2} times the speed of the bare client, less than 0.7 times");
     Ok(())
 }
 
-/// One half of a round.
+/// The result of one half of a round, in which either the operator or the bare client works.
 struct Half {
     objects: usize,
-    /// Until the last child was there, and the status that says so.
+    /// The time until the last child existed and, for the operator, until the status said so.
     took: Duration,
-    /// The processors' time that the operator took, or this process as the bare client, until it rested.
+    /// The processor time that the operator, or this process as the bare client, used until it was
+    /// idle again.
     client: Duration,
-    /// That of the API server and etcd meanwhile.
+    /// The processor time that the API server and etcd used meanwhile.
     server: Duration,
 }
 
-struct Scene<'a> {
+/// The state of a running benchmark.
+struct ScaleTest<'a> {
     processes: &'a Processes,
     convergence: Convergence,
     administrator: Client,
-    /// With the operator's rights.
+    /// A client with the operator's permissions.
     with_rights: Client,
-    /// Its process id.
+    /// The process ID of the operator.
     operator: u32,
-    /// What the operator asked for in its halves.
+    /// The requests that the operator made in its halves of the rounds.
     converging: Requests,
 }
 
-impl Scene<'_> {
-    /// All rounds: the operator's halves, and the bare client's.
+impl ScaleTest<'_> {
+    /// Runs all rounds and returns the operator's halves and the bare client's halves.
     async fn race(&mut self, count: usize) -> Result<(Vec<Half>, Vec<Half>)> {
         let (mut ours, mut bare) = (Vec::new(), Vec::new());
         for round in 0..ROUNDS {
@@ -134,7 +141,7 @@ impl Scene<'_> {
             }
             if let (Some(ours), Some(bare)) = (ours.last(), bare.last()) {
                 eprintln!(
-                    "round {} of {ROUNDS}: {} objects; the operator {:.2} s, the bare client {:.2} s",
+                    "round {} of {ROUNDS}: {} objects, operator {:.2} s, bare client {:.2} s",
                     round + 1,
                     ours.objects,
                     ours.took.as_secs_f64(),
@@ -145,7 +152,7 @@ impl Scene<'_> {
         Ok((ours, bare))
     }
 
-    /// The operator's half, which begins with the making of the objects.
+    /// Runs the operator's half of a round, which begins with the creation of the objects.
     async fn ours(&mut self, which: Range<usize>) -> Result<Half> {
         self.settle().await?;
         let (objects, end) = (which.len(), which.end);
@@ -160,13 +167,14 @@ impl Scene<'_> {
             (processor_time(self.operator)?.saturating_sub(client), self.server_time()?.saturating_sub(server));
         let asked = Requests::count(&self.administrator).await?.since(&asked);
         self.converging =
-            std::mem::take(&mut self.converging).and(asked.but_creating(objects, "onionbalancedservices"));
+            std::mem::take(&mut self.converging).and(asked.without_creations(objects, "onionbalancedservices"));
         Ok(Half { objects, took, client, server })
     }
 
+    /// Runs the bare client's half of a round.
     async fn bare(&mut self, which: Range<usize>) -> Result<Half> {
         self.settle().await?;
-        let manifests = load::bare(BARE, which)?;
+        let manifests = load::bare_manifests(BARE, which)?;
         let objects = manifests.len();
         let us = std::process::id();
         let (client, server) = (processor_time(us)?, self.server_time()?);
@@ -181,11 +189,14 @@ impl Scene<'_> {
     }
 
     fn server_time(&self) -> Result<Duration> {
-        let time = |name| processor_time(u32::try_from(self.processes.pid(name).context("the API server runs")?)?);
+        let time = |name| {
+            processor_time(u32::try_from(self.processes.pid(name).with_context(|| format!("{name} is not running"))?)?)
+        };
         Ok(time("kube-apiserver")? + time("etcd")?)
     }
 
-    /// Waits until the operator has nothing to do: hardly any of a processor's time in a second.
+    /// Waits until the operator is idle, that is, until it uses hardly any processor time within a
+    /// second.
     async fn settle(&self) -> Result<()> {
         const HARDLY: Duration = Duration::from_millis(20);
         loop {
@@ -198,7 +209,8 @@ impl Scene<'_> {
         }
     }
 
-    /// What is asked for while nothing happens but that publishers renew their Leases.
+    /// Returns the requests that are made while publishers renew their Leases and nothing else
+    /// happens.
     async fn rest(&self, count: usize) -> Result<Requests> {
         let start = Requests::count(&self.administrator).await?;
         let end = Instant::now() + REST;
@@ -210,7 +222,8 @@ impl Scene<'_> {
     }
 }
 
-/// Prints what the halves were like, and gives the ratio of their rates.
+/// Prints the figures of both sides and returns the ratio of the operator's rate to the bare
+/// client's.
 fn compare(ours: &[Half], bare: &[Half]) -> f64 {
     let rate = |half: &Half| as_f64(half.objects) / half.took.as_secs_f64();
     let each = |time: Duration, half: &Half| time.as_secs_f64() * 1000.0 / as_f64(half.objects);
@@ -228,12 +241,12 @@ fn compare(ours: &[Half], bare: &[Half]) -> f64 {
     ratio
 }
 
-fn start_operator(processes: &Processes, server: &Server) -> Result<u32> {
+fn start_operator(processes: &Processes, server: &ApiServer) -> Result<u32> {
     let mut command = program()?;
     command.args(["operator", "--tor-image", load::TOR_IMAGE, "--operator-image", load::OPERATOR_IMAGE]);
     command.args(["--probe-port", "0", "--metrics-port", "0"]).env("KUBECONFIG", server.operator_kubeconfig()?);
     processes.start(OPERATOR, &mut command)?;
-    u32::try_from(processes.pid(OPERATOR).context("the operator ended at once")?).map_err(Into::into)
+    u32::try_from(processes.pid(OPERATOR).context("the operator ended immediately")?).map_err(Into::into)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a count")]

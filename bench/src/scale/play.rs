@@ -1,4 +1,4 @@
-//! What the pods would say: there is no kubelet, so the Deployment controller's and the publishers' words are played.
+//! Simulates the Deployment controller and the publishers, because no pods run in this benchmark.
 
 use anyhow::Result;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -13,8 +13,8 @@ use serde_json::json;
 
 const AT_ONCE: usize = 16;
 
-/// Every backend is ready, and every service published.
-pub async fn all_run(client: &Client, namespace: &str, count: usize) -> Result<()> {
+/// Reports that every backend is ready and every service is published.
+pub async fn report_all_running(client: &Client, namespace: &str, count: usize) -> Result<()> {
     each(count, |index| async move {
         let service = format!("service-{index}");
         backends_are_ready(client, namespace, &service).await?;
@@ -24,7 +24,7 @@ pub async fn all_run(client: &Client, namespace: &str, count: usize) -> Result<(
     .await
 }
 
-/// Every publisher renews its Lease.
+/// Renews the Lease of every publisher.
 pub async fn renew_leases(client: &Client, namespace: &str, count: usize) -> Result<()> {
     each(count, |index| async move { renew(client, namespace, &format!("service-{index}")).await }).await
 }
@@ -74,7 +74,7 @@ async fn publish(client: &Client, namespace: &str, service: &str) -> Result<()> 
     Ok(())
 }
 
-/// The time as Kubernetes writes it, with so many digits of the second's fraction.
+/// Formats the current time for Kubernetes with this number of fractional digits.
 fn now(digits: usize) -> String {
     format!("{:.digits$}", Timestamp::now())
 }

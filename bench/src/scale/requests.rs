@@ -1,4 +1,4 @@
-//! The API server's own count of requests.
+//! Reads the request counters of the API server.
 
 use std::collections::BTreeMap;
 
@@ -7,15 +7,15 @@ use kube::Client;
 use kube::api::GetParams;
 use kube::core::Request;
 
-/// Verbs that write, as the API server names them.
+/// The verbs of write requests in the API server's metrics.
 const WRITES: [&str; 6] = ["APPLY", "DELETE", "DELETECOLLECTION", "PATCH", "POST", "PUT"];
 
-/// Requests by verb and resource.
+/// The number of requests by verb and resource.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Requests(BTreeMap<(String, String), usize>);
 
 impl Requests {
-    /// Asks the API server (`apiserver_request_total`).
+    /// Reads `apiserver_request_total` from the API server's metrics.
     pub async fn count(client: &Client) -> Result<Self> {
         let request = Request::new("").get("metrics", &GetParams::default())?;
         Self::parse(&client.request_text(request).await?)
@@ -33,17 +33,18 @@ impl Requests {
                 let (_, rest) = labels.split_once(&format!("{name}=\""))?;
                 rest.split_once('"').map(|(value, _)| value.to_owned())
             };
-            let value: f64 = value.parse().context("a number")?;
-            let (verb, resource) = (label("verb").context("a verb")?, label("resource").unwrap_or_default());
+            let value: f64 = value.parse().context("apiserver_request_total has a value that is not a number")?;
+            let (verb, resource) =
+                (label("verb").context("apiserver_request_total has no verb")?, label("resource").unwrap_or_default());
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
             let value = value as usize;
             *found.entry((verb, resource)).or_default() += value;
         }
-        anyhow::ensure!(!found.is_empty(), "the API server counts no requests");
+        anyhow::ensure!(!found.is_empty(), "the API server's metrics have no apiserver_request_total");
         Ok(Self(found))
     }
 
-    /// What came since.
+    /// Returns the requests since an earlier count.
     pub fn since(&self, earlier: &Self) -> Self {
         let more = |(key, count): (&(String, String), &usize)| {
             let more = count - earlier.0.get(key).copied().unwrap_or(0).min(*count);
@@ -52,7 +53,7 @@ impl Requests {
         Self(self.0.iter().filter_map(more).collect())
     }
 
-    /// These and those.
+    /// Returns the sum of two counts.
     pub fn and(mut self, other: Self) -> Self {
         for (key, count) in other.0 {
             *self.0.entry(key).or_default() += count;
@@ -60,28 +61,28 @@ impl Requests {
         self
     }
 
-    /// Without so many that created objects of a resource.
-    pub fn but_creating(mut self, count: usize, resource: &str) -> Self {
+    /// Subtracts this number of requests that created objects of a resource.
+    pub fn without_creations(mut self, count: usize, resource: &str) -> Self {
         if let Some(found) = self.0.get_mut(&("POST".to_owned(), resource.to_owned())) {
             *found = found.saturating_sub(count);
         }
         self
     }
 
-    /// All on resources: not probes, not this count.
+    /// Returns the number of requests for resources, which excludes probes and metrics.
     pub fn on_resources(&self) -> usize {
         self.0.iter().filter(|((_, resource), _)| !resource.is_empty()).map(|(_, count)| count).sum()
     }
 
-    /// Those that write anything but Leases.
-    pub fn writes_but_leases(&self) -> usize {
+    /// Returns the number of requests that write anything other than Leases.
+    pub fn writes_except_leases(&self) -> usize {
         let counts = |(verb, resource): &(String, String)| {
             WRITES.contains(&verb.as_str()) && !resource.is_empty() && resource != "leases"
         };
         self.0.iter().filter(|(key, _)| counts(key)).map(|(_, count)| count).sum()
     }
 
-    /// One line each, for people.
+    /// Formats the counts for humans, with one line for each verb and resource.
     pub fn describe(&self) -> String {
         let lines = self.0.iter().map(|((verb, resource), count)| format!("  {count} {verb} {resource}\n"));
         lines.collect()
@@ -98,7 +99,7 @@ mod tests {
         apiserver_request_total{code=\"200\",resource=\"\",verb=\"GET\"} 1\n";
 
     #[test]
-    fn what_came_since_is_told_by_verb_and_resource() {
+    fn counts_requests_by_verb_and_resource() {
         let before = Requests::parse(BEFORE).unwrap();
         let after = format!(
             "{}{}",
@@ -108,7 +109,7 @@ mod tests {
              apiserver_request_total{code=\"200\",resource=\"\",verb=\"POST\"} 1\n"
         );
         let since = Requests::parse(&after).unwrap().since(&before);
-        assert_eq!((since.on_resources(), since.writes_but_leases()), (13, 2));
+        assert_eq!((since.on_resources(), since.writes_except_leases()), (13, 2));
         assert_eq!(since.clone().and(since.clone()).on_resources(), 26);
         assert_eq!(since.describe(), "  2 APPLY secrets\n  1 POST \n  10 PUT leases\n  1 WATCH pods\n");
         assert!(Requests::parse("").is_err());

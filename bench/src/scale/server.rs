@@ -1,4 +1,5 @@
-//! A real API server with its etcd on loopback, with the CRD and the operator's rights installed.
+//! Runs a real API server and etcd on loopback, and installs the CRD and the operator's
+//! permissions.
 
 use std::fs;
 use std::net::TcpListener;
@@ -18,28 +19,33 @@ use onionbalance_e2e::wait::{Seen, until};
 use onionbalance_operator::crd::{custom_resource_definition, without_rules};
 use serde_json::json;
 
-/// Where `deploy/` puts the operator.
+/// The namespace in which `deploy/` installs the operator.
 const OPERATOR_NAMESPACE: &str = "onionbalance-system";
 const OPERATOR_ACCOUNT: &str = "system:serviceaccount:onionbalance-system:onionbalance-operator";
 const ADMINISTRATOR: &str = "administrator-token";
 const OPERATOR: &str = "operator-token";
 
-/// The API server. It ends with its [`Processes`].
-pub struct Server {
+/// A running API server. It ends with its [`Processes`].
+pub struct ApiServer {
     url: String,
     dir: PathBuf,
 }
 
-impl Server {
-    /// Starts it from the folder of `kube-apiserver`, and waits until the CRD and the rights are there.
+impl ApiServer {
+    /// Starts the server from the folder that contains `kube-apiserver`, and waits until the CRD
+    /// and the permissions are installed.
     pub async fn start(processes: &Processes, dir: &Path, programs: &Path) -> Result<Self> {
         let [port, client, peer] = free_ports()?;
         let etcd = format!("http://127.0.0.1:{client}");
         fs::create_dir_all(dir)?;
         let key = dir.join("key.pem");
-        let made =
-            Command::new("openssl").args(["genrsa", "-out"]).arg(&key).arg("2048").output().context("openssl")?;
-        anyhow::ensure!(made.status.success(), "openssl makes no key");
+        let made = Command::new("openssl")
+            .args(["genrsa", "-out"])
+            .arg(&key)
+            .arg("2048")
+            .output()
+            .context("could not run openssl")?;
+        anyhow::ensure!(made.status.success(), "openssl could not generate a key");
         let groups = "\"system:serviceaccounts,system:authenticated\"";
         fs::write(
             dir.join("tokens.csv"),
@@ -54,7 +60,7 @@ impl Server {
         command.args(["--etcd-servers", &etcd, "--secure-port", &port.to_string(), "--bind-address", "127.0.0.1"]);
         command.arg("--cert-dir").arg(dir.join("certs")).arg("--token-auth-file").arg(dir.join("tokens.csv"));
         command.args(["--authorization-mode", "RBAC", "--service-cluster-ip-range", "10.96.0.0/16"]);
-        // Nobody asks there; without it a default route would be needed.
+        // Nothing connects to this address. Without it, the server would need a default route.
         command.args(["--advertise-address", "192.0.2.1"]);
         command.args(["--service-account-issuer", "https://kubernetes.default.svc"]);
         command.arg("--service-account-key-file").arg(&key).arg("--service-account-signing-key-file").arg(&key);
@@ -64,20 +70,20 @@ impl Server {
         Ok(server)
     }
 
-    /// A client that may do all.
+    /// Returns a client with all permissions.
     pub fn administrator(&self) -> Result<Client> {
         self.client(ADMINISTRATOR)
     }
 
-    /// A client with the rights that `deploy/` gives the operator.
+    /// Returns a client with the permissions that `deploy/` grants the operator.
     pub fn operator(&self) -> Result<Client> {
         self.client(OPERATOR)
     }
 
-    /// A kubeconfig with these rights.
+    /// Writes a kubeconfig with the operator's permissions and returns its path.
     pub fn operator_kubeconfig(&self) -> Result<PathBuf> {
         let file = self.dir.join("operator.conf");
-        // JSON is YAML.
+        // A kubeconfig may be JSON, which is valid YAML.
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "scale",
             "clusters": [{"name": "scale", "cluster": {"server": self.url, "insecure-skip-tls-verify": true}}],
@@ -92,7 +98,7 @@ impl Server {
 
     fn client(&self, token: &str) -> Result<Client> {
         let mut config = Config::new(self.url.parse()?);
-        // Its certificate is its own, made at this start.
+        // The server creates a self-signed certificate at startup.
         config.accept_invalid_certs = true;
         config.auth_info.token = Some(token.to_owned().into());
         Ok(Client::try_from(config)?)
@@ -109,7 +115,7 @@ impl Server {
         .await?;
         let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
         let crd = without_rules(custom_resource_definition());
-        let name = crd.metadata.name.clone().context("the CRD has a name")?;
+        let name = crd.metadata.name.clone().context("the CRD has no name")?;
         crds.patch(&name, &PatchParams::apply("scale-test"), &Patch::Apply(&crd)).await?;
         for file in ["namespace.yaml", "rbac.yaml"] {
             apply_file(&client, &source_tree().join("deploy").join(file)).await?;
@@ -123,7 +129,7 @@ impl Server {
     }
 }
 
-/// Makes a namespace.
+/// Creates a namespace.
 pub async fn create_namespace(client: &Client, name: &str) -> Result<()> {
     let namespace = serde_json::from_value(json!({"metadata": {"name": name}}))?;
     Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await?;
@@ -134,7 +140,7 @@ async fn apply_file(client: &Client, file: &Path) -> Result<()> {
     let text = fs::read_to_string(file)?;
     for document in text.split("\n---\n") {
         let mut object: DynamicObject = serde_saphyr::from_str(document)?;
-        let TypeMeta { api_version, kind } = object.types.clone().context("a kind")?;
+        let TypeMeta { api_version, kind } = object.types.clone().context("a manifest has no kind")?;
         let (group, version) = api_version.rsplit_once('/').unwrap_or(("", &api_version));
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &kind));
         let api: Api<DynamicObject> = if ["ServiceAccount", "Role", "RoleBinding"].contains(&kind.as_str()) {
@@ -143,10 +149,10 @@ async fn apply_file(client: &Client, file: &Path) -> Result<()> {
         } else {
             Api::all_with(client.clone(), &resource)
         };
-        let name = object.metadata.name.clone().context("a name")?;
+        let name = object.metadata.name.clone().context("a manifest has no name")?;
         api.patch(&name, &PatchParams::apply("scale-test").force(), &Patch::Apply(&object))
             .await
-            .with_context(|| format!("{}: {kind} {name}", file.display()))?;
+            .with_context(|| format!("could not apply {kind} {name} of {}", file.display()))?;
     }
     Ok(())
 }
@@ -155,13 +161,13 @@ fn free_ports() -> Result<[u16; 3]> {
     let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0"));
     let mut ports = [0; 3];
     for (port, listener) in ports.iter_mut().zip(&listeners) {
-        let listener = listener.as_ref().ok().context("a free port")?;
+        let listener = listener.as_ref().ok().context("found no free port")?;
         *port = listener.local_addr()?.port();
     }
     Ok(ports)
 }
 
-/// However this process ends, what it started ends too.
+/// Returns a command whose process the kernel kills when this process ends for any reason.
 fn ending_with_us(program: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--", program]);

@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""What stem makes of onion service keys and descriptors. A line of JSON in, a line of JSON out; bytes are hexadecimal."""
+"""Processes onion service keys and descriptors with stem.
+
+Reads one JSON request per line and writes one JSON answer per line. Bytes are hexadecimal.
+"""
 import base64
 import datetime
 import hashlib
@@ -37,7 +40,8 @@ def key(public_key, period_number, period_length):
     }
 
 
-# stem leaves the period to its caller (rend-spec-v3, appendix A.2).
+# stem leaves the derivation of the blinding nonce from the period to its callers (rend-spec-v3,
+# appendix A.2).
 def blinding_nonce(public_key, period_number, period_length):
     period = period_number.to_bytes(8, "big") + period_length.to_bytes(8, "big")
     return hashlib.sha3_256(b"Derive temporary signing key\0" + public_key + BASEPOINT + b"key-blind" + period).digest()
@@ -93,8 +97,8 @@ def stem_point(p, signing_key):
     )
 
 
-# IntroductionPointV3.create_for_link_specifiers lets `enc-key-cert` certify the authentication key; the key that belongs
-# there is the ed25519 equivalent of the encryption key.
+# IntroductionPointV3.create_for_link_specifiers puts the authentication key into `enc-key-cert`.
+# The correct key is the ed25519 equivalent of the encryption key.
 def certified_point(p, signing_key):
     enc_key = bytes.fromhex(p["enc_key"])
     return IntroductionPointV3(
@@ -118,7 +122,7 @@ def certificate(kind, certified, signing_key):
     return Ed25519CertificateV1(kind, expiration, 1, certified, extensions, signing_key=signing_key)
 
 
-# y = (u - 1) / (u + 1), and the sign is 0 (proposal 228, appendix A).
+# Computes y = (u - 1) / (u + 1) with the sign 0 (proposal 228, appendix A).
 def ed25519_equivalent(x25519):
     u = int.from_bytes(x25519, "little") % 2**255
     return ((u - 1) * pow(u + 1, -1, FIELD) % FIELD).to_bytes(32, "little")

@@ -1,7 +1,8 @@
-//! What the differential tests in `tests/` share: our samples, and the ways to the other implementations.
+//! Samples and bindings to other implementations, shared by the differential tests in `tests/`.
 //!
-//! Samples come from [`proptest`] with a fixed seed: each run tests the same. `PROPTEST_RNG_SEED` sets another,
-//! `PROPTEST_CASES` how many there are; what fails is made smaller and printed.
+//! [`proptest`] generates the samples with a fixed seed, so that each run tests the same cases.
+//! `PROPTEST_RNG_SEED` sets another seed and `PROPTEST_CASES` the number of cases. proptest shrinks
+//! and prints a case that fails.
 
 pub mod arti;
 pub mod sample;
@@ -9,7 +10,8 @@ pub mod stem;
 
 use proptest::test_runner::{Config, RngSeed};
 
-/// A test's settings: so many cases, unless the environment says otherwise.
+/// Returns proptest's settings with this number of cases and a fixed seed, unless the environment
+/// overrides them.
 pub fn config(cases: u32) -> Config {
     let default = Config::default();
     let seeded = matches!(default.rng_seed, RngSeed::Fixed(_));

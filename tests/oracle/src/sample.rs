@@ -1,4 +1,4 @@
-//! Samples: keys, periods and what a service's descriptor says.
+//! Generates sample keys, time periods and descriptor contents.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,33 +14,35 @@ use tor_llcrypto::pk::{curve25519, ed25519};
 
 use crate::arti;
 
-/// A service in a time period, and all that goes into a descriptor of it.
+/// The input of a descriptor: a service in a time period and the descriptor's content.
 #[derive(Debug, Clone)]
 pub struct Sample {
-    /// Determines every key.
+    /// The seed of all keys.
     pub seed: u64,
-    /// The period.
+    /// The time period of the descriptor.
     pub period: TimePeriod,
-    /// The counter.
+    /// The revision counter of the descriptor.
     pub revision_counter: u64,
-    /// Layer 2.
+    /// The content of layer 2.
     pub content: ServiceContent,
-    /// How many clients are authorized; none: discovery is open.
+    /// The number of authorized clients, or `None` for a service without client authorization.
     pub clients: Option<usize>,
 }
 
-/// An identity key.
+/// Generates a master key from a seed.
 pub fn master_key(seed: u64) -> MasterKey {
     MasterKey::generate(&mut StdRng::seed_from_u64(seed))
 }
 
-/// Time periods of all lengths that a consensus can set, and the private network's.
+/// Generates time periods of every length that a consensus can set, and of the length that the
+/// private network uses.
 pub fn period() -> impl Strategy<Value = TimePeriod> {
     (1..60_000_u64, prop_oneof![Just(1440_u64), Just(8), 30..14_401_u64])
         .prop_map(|(number, length_minutes)| TimePeriod { number, length_minutes })
 }
 
-/// Descriptors of 1 to 20 points, whose link specifiers are as long as 20 of them can be.
+/// Generates descriptors with 1 to 20 introduction points. The link specifiers can be as long as
+/// possible while 20 points fit.
 pub fn sample() -> impl Strategy<Value = Sample> {
     (any::<u64>(), period(), any::<u64>(), content(), option::weighted(0.3, 0..40_usize)).prop_map(
         |(seed, period, revision_counter, content, clients)| Sample {
@@ -53,14 +55,14 @@ pub fn sample() -> impl Strategy<Value = Sample> {
     )
 }
 
-/// What layer 2 says.
+/// Generates the content of layer 2.
 pub fn content() -> impl Strategy<Value = ServiceContent> {
     let flow_control = prop_oneof![Just("1-2 31"), Just("2 31"), Just("1 255"), Just("2,5-9,63 1")];
     let formats = prop_oneof![3 => Just(vec![2]), 1 => Just(vec![1, 2]), 1 => Just(vec![2, 3])];
     (formats, option::weighted(0.7, flow_control), any::<bool>(), any::<bool>(), vec(point(), 1..=20)).prop_map(
         |(create2_formats, flow_control, single_onion_service, auth, introduction_points)| ServiceContent {
             create2_formats,
-            flow_control: flow_control.map(|text| text.parse().expect("flow control")),
+            flow_control: flow_control.map(|text| text.parse().expect("could not parse the flow control")),
             single_onion_service,
             intro_auth_required: if auth { vec!["ed25519".to_owned()] } else { Vec::new() },
             pow_params: false,
@@ -69,7 +71,7 @@ pub fn content() -> impl Strategy<Value = ServiceContent> {
     )
 }
 
-/// A point of a service that does all as it should.
+/// Generates valid introduction points.
 pub fn point() -> impl Strategy<Value = IntroductionPoint> {
     let unknown = vec((4..=255_u8, vec(any::<u8>(), 0..120)), 0..3);
     let known = (option::of(any::<[u8; 6]>()), option::of(any::<[u8; 32]>()), option::of(any::<[u8; 18]>()));
@@ -80,7 +82,7 @@ pub fn point() -> impl Strategy<Value = IntroductionPoint> {
     })
 }
 
-/// A point with a relay's RSA identity, and these link specifiers beside it.
+/// Creates an introduction point with a relay's RSA identity and these additional link specifiers.
 pub fn make_point(seed: u64, others: &[(u8, Vec<u8>)]) -> IntroductionPoint {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut specifiers = others.to_vec();
@@ -96,9 +98,9 @@ pub fn make_point(seed: u64, others: &[(u8, Vec<u8>)]) -> IntroductionPoint {
     }
 }
 
-/// `NSPEC[1] { LSTYPE[1] LSLEN[1] LSPEC[LSLEN] }`
+/// Encodes link specifiers as `NSPEC[1] { LSTYPE[1] LSLEN[1] LSPEC[LSLEN] }`.
 pub fn link_specifiers(list: &[(u8, Vec<u8>)]) -> Vec<u8> {
-    let length = |length: usize| u8::try_from(length).expect("one byte holds it");
+    let length = |length: usize| u8::try_from(length).expect("the length exceeds one byte");
     let mut encoded = vec![length(list.len())];
     for (kind, data) in list {
         encoded.extend([*kind, length(data.len())]);
@@ -112,28 +114,28 @@ fn x25519(rng: &mut StdRng) -> curve25519::PublicKey {
 }
 
 impl Sample {
-    /// The identity key.
+    /// Returns the service's master key.
     pub fn key(&self) -> MasterKey {
         master_key(self.seed)
     }
 
-    /// The service's address.
+    /// Returns the service's onion address.
     pub fn address(&self) -> OnionAddress {
         self.key().address()
     }
 
-    /// The secret keys of the authorized clients.
+    /// Returns the secret keys of the authorized clients.
     pub fn client_secrets(&self) -> Vec<[u8; 32]> {
         let mut rng = StdRng::seed_from_u64(self.seed ^ 1);
         (0..self.clients.unwrap_or_default()).map(|_| rng.random()).collect()
     }
 
-    /// The secret key of a client that is not authorized.
+    /// Returns the secret key of a client that is not authorized.
     pub fn stranger(&self) -> [u8; 32] {
         StdRng::seed_from_u64(self.seed ^ 2).random()
     }
 
-    /// The descriptor as we build it.
+    /// Builds the descriptor with our implementation.
     pub fn build(&self, now: SystemTime) -> String {
         let (key, address) = (self.key().blind(self.period), self.address());
         let mut rng = StdRng::seed_from_u64(self.seed ^ 3);
@@ -143,11 +145,12 @@ impl Sample {
             let clients = clients.collect();
             keys.set_discovery(&key, &address, &Discovery::Restricted(clients), &mut rng);
         }
-        keys.build(&key, &address, &self.content, self.revision_counter, now, &mut rng).expect("the descriptor fits")
+        keys.build(&key, &address, &self.content, self.revision_counter, now, &mut rng)
+            .expect("could not build the descriptor")
     }
 }
 
-/// A moment on the public network.
+/// Returns the fixed time at which descriptors are built and checked.
 pub fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_793_502_345)
 }

@@ -1,4 +1,4 @@
-//! Python's stem, asked through `py/stem_oracle.py`.
+//! Calls Python's stem through `py/stem_oracle.py`.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -11,52 +11,52 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
-/// A Python that answers, until its input ends with the test.
+/// A running Python process, which ends when the test program closes the input.
 pub struct Stem {
     pipes: Mutex<(ChildStdin, BufReader<ChildStdout>)>,
 }
 
-/// Bytes that JSON has in hexadecimal.
+/// A wrapper for bytes that are hexadecimal in JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hex<T>(pub T);
 
-/// What an identity key comes to in a period.
+/// The keys that stem derives from an identity key for a time period.
 #[derive(Debug, Deserialize)]
-pub struct Key {
-    /// With `.onion`.
+pub struct StemKey {
+    /// The onion address, which ends in `.onion`.
     pub address: String,
-    /// The blinded key.
+    /// The public blinded key.
     pub blinded_key: Hex<[u8; 32]>,
-    /// The subcredential.
+    /// The subcredential of the service in the period.
     pub subcredential: Hex<[u8; 32]>,
 }
 
-/// A descriptor as stem reads it.
+/// A descriptor as decoded by stem.
 #[derive(Debug, Deserialize)]
-pub struct Descriptor {
-    /// The key that signed it.
+pub struct StemDescriptor {
+    /// The blinded key that signed the descriptor.
     pub blinded_key: Hex<[u8; 32]>,
-    /// `revision-counter`
+    /// The value of `revision-counter`.
     pub revision_counter: u64,
-    /// `descriptor-lifetime`
+    /// The value of `descriptor-lifetime` in minutes.
     pub lifetime_minutes: u32,
-    /// When the signing key's certificate expires, seconds since the epoch.
+    /// The expiry of the signing key's certificate, in seconds since the Unix epoch.
     pub expires: u64,
-    /// How many `auth-client` items there are.
+    /// The number of `auth-client` items.
     pub auth_clients: usize,
-    /// `create2-formats`
+    /// The values of `create2-formats`.
     pub create2_formats: Vec<u16>,
-    /// `intro-auth-required`
+    /// The values of `intro-auth-required`.
     pub intro_auth_required: Vec<String>,
-    /// `single-onion-service`
+    /// True if the descriptor has `single-onion-service`.
     pub single_onion_service: bool,
-    /// The points.
-    pub points: Vec<Point>,
+    /// The introduction points.
+    pub points: Vec<StemPoint>,
 }
 
-/// A point as stem reads and writes it.
+/// An introduction point in stem's JSON representation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Point {
+pub struct StemPoint {
     link_specifiers: Hex<Vec<u8>>,
     onion_key: Hex<[u8; 32]>,
     auth_key: Hex<[u8; 32]>,
@@ -64,22 +64,23 @@ pub struct Point {
     enc_key_ed25519: Hex<[u8; 32]>,
 }
 
-/// What stem is to make a descriptor of.
+/// A request to stem to create a descriptor.
 #[derive(Debug, Serialize)]
-pub struct Create {
-    /// The identity key's seed.
+pub struct CreateRequest {
+    /// The seed of the identity key.
     pub seed: Hex<[u8; 32]>,
-    /// The counter.
+    /// The revision counter.
     pub revision_counter: u64,
-    /// Lines of layer 2 before the points: keyword and arguments.
+    /// The lines of layer 2 before the introduction points, as keywords with arguments.
     pub header: serde_json::Map<String, Value>,
-    /// The points.
-    pub points: Vec<Point>,
-    /// Whether stem's own constructor makes the points' certificates (and their authentication keys).
+    /// The introduction points.
+    pub points: Vec<StemPoint>,
+    /// True if stem's own constructor creates the certificates and authentication keys of the
+    /// points.
     pub stem_certifies: bool,
 }
 
-impl From<&IntroductionPoint> for Point {
+impl From<&IntroductionPoint> for StemPoint {
     fn from(point: &IntroductionPoint) -> Self {
         Self {
             link_specifiers: Hex(point.link_specifiers.clone()),
@@ -92,14 +93,14 @@ impl From<&IntroductionPoint> for Point {
 }
 
 impl Stem {
-    /// The one of this test program; the first call starts it.
+    /// Returns the Python process of this test program. The first call starts the process.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Stem> = OnceLock::new();
         SHARED.get_or_init(Self::start)
     }
 
-    /// Starts Python, in the environment that `e2e/setup/stem.sh` makes.
-    #[expect(clippy::zombie_processes, reason = "it ends with the test program, when its input does")]
+    /// Starts Python in the environment that `e2e/setup/stem.sh` creates.
+    #[expect(clippy::zombie_processes, reason = "the process ends when the test program closes its input")]
     fn start() -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("py/stem_oracle.py");
         let mut child = Command::new(python())
@@ -108,39 +109,39 @@ impl Stem {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("Python starts");
-        let input = child.stdin.take().expect("it is piped");
-        let output = child.stdout.take().expect("it is piped");
+            .expect("could not start Python");
+        let input = child.stdin.take().expect("the stream is not piped");
+        let output = child.stdout.take().expect("the stream is not piped");
         Self { pipes: Mutex::new((input, BufReader::new(output))) }
     }
 
-    /// Address, blinded key and subcredential of a public identity key.
-    pub fn key(&self, public_key: &[u8; 32], period: TimePeriod) -> Key {
+    /// Returns the onion address, blinded key and subcredential of a public identity key.
+    pub fn key(&self, public_key: &[u8; 32], period: TimePeriod) -> StemKey {
         self.ask(&with_period(json!({ "command": "key", "public_key": Hex(*public_key) }), period))
     }
 
-    /// Checks the signatures of a descriptor without client authorization and opens its layers.
-    pub fn decode(&self, address: &str, text: &str) -> Descriptor {
+    /// Checks the signatures of a descriptor without client authorization and decrypts its layers.
+    pub fn decode(&self, address: &str, text: &str) -> StemDescriptor {
         self.ask(&json!({ "command": "decode", "address": address, "text": text }))
     }
 
-    /// Makes a descriptor; its certificates are good from now on.
-    pub fn create(&self, create: &Create, period: TimePeriod) -> String {
+    /// Creates a descriptor whose certificates are valid from now on.
+    pub fn create(&self, create: &CreateRequest, period: TimePeriod) -> String {
         #[derive(Deserialize)]
         struct Created {
             text: String,
         }
-        let mut request = serde_json::to_value(create).expect("it is plain data");
+        let mut request = serde_json::to_value(create).expect("could not serialize the request");
         request["command"] = json!("create");
         self.ask::<Created>(&with_period(request, period)).text
     }
 
     fn ask<T: DeserializeOwned>(&self, request: &Value) -> T {
-        let mut pipes = self.pipes.lock().expect("no other question failed");
-        writeln!(pipes.0, "{request}").expect("Python reads");
+        let mut pipes = self.pipes.lock().expect("an earlier request failed");
+        writeln!(pipes.0, "{request}").expect("could not send the request to Python");
         let mut answer = String::new();
-        pipes.1.read_line(&mut answer).expect("Python writes");
-        assert!(!answer.is_empty(), "stem does not take this (its reason is above): {request}");
+        pipes.1.read_line(&mut answer).expect("could not read the answer from Python");
+        assert!(!answer.is_empty(), "stem rejects this request, see the error above: {request}");
         serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer}"))
     }
 }
@@ -151,14 +152,15 @@ fn with_period(mut request: Value, period: TimePeriod) -> Value {
     request
 }
 
-/// The environment's Python; the first call may have to make the environment.
+/// Returns the interpreter of the Python environment. The first call may have to create the
+/// environment.
 fn python() -> &'static Path {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
     PYTHON.get_or_init(|| {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../e2e/setup/stem.sh");
-        let output = Command::new(&script).stderr(Stdio::inherit()).output().expect("the script runs");
+        let output = Command::new(&script).stderr(Stdio::inherit()).output().expect("could not run the script");
         assert!(output.status.success(), "{} failed", script.display());
-        String::from_utf8(output.stdout).expect("a path").trim().into()
+        String::from_utf8(output.stdout).expect("the path is not UTF-8").trim().into()
     })
 }
 
@@ -172,6 +174,6 @@ impl<'de, T: TryFrom<Vec<u8>>> Deserialize<'de> for Hex<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let bytes = HEXLOWER.decode(text.as_bytes()).map_err(serde::de::Error::custom)?;
-        T::try_from(bytes).map(Self).map_err(|_| serde::de::Error::custom("another length"))
+        T::try_from(bytes).map(Self).map_err(|_| serde::de::Error::custom("unexpected length"))
     }
 }

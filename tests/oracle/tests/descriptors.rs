@@ -1,4 +1,5 @@
-//! Descriptors: ours in `tor-netdoc`, and those of its builder in ours. Every field is compared.
+//! Compares our descriptors with those of arti's `tor-netdoc`. Each implementation reads the
+//! other's descriptors, and every field must match.
 
 use std::time::{Duration, SystemTime};
 
@@ -25,7 +26,7 @@ use tor_protover::Protocols;
 
 const HOUR: Duration = Duration::from_hours(1);
 
-/// arti reads, checks and opens it.
+/// Parses, checks and decrypts a descriptor with arti.
 fn open_in_arti(
     sample: &Sample,
     text: &str,
@@ -36,10 +37,11 @@ fn open_in_arti(
     let client = client.map(client_keypair);
     let descriptor =
         HsDesc::parse_decrypt_validate(text, &blinded.public.id(), &blinded.subcredential, client.as_ref())?;
-    // C tor's certificates last for 54 hours, in full hours: those of the points from the last full hour on.
+    // As in C tor, certificates are valid for 54 hours and expire on the hour. For those of
+    // introduction points, the 54 hours start at the last full hour.
     assert!(descriptor.check_valid_at(&(now + 53 * HOUR)).is_ok());
     assert!(descriptor.check_valid_at(&(now + 55 * HOUR)).is_err());
-    Ok(descriptor.if_valid_at(&now).expect("it is valid now"))
+    Ok(descriptor.if_valid_at(&now).expect("the descriptor is not valid now"))
 }
 
 fn open_in_ours(sample: &Sample, text: &str, client: Option<&[u8; 32]>) -> Option<Descriptor> {
@@ -58,7 +60,7 @@ fn flow_control(content: &ServiceContent) -> Option<String> {
     content.flow_control.map(|flow_control| flow_control.to_string())
 }
 
-/// The same in arti's words; `create2-formats` it reads but does not tell.
+/// Checks that a content equals what arti has read. arti does not expose `create2-formats`.
 fn assert_same(ours: &ServiceContent, revision_counter: u64, theirs: &HsDesc) {
     assert_eq!(u64::from(theirs.revision()), revision_counter);
     assert_eq!(theirs.is_single_onion_service(), ours.single_onion_service);
@@ -103,7 +105,8 @@ fn to_theirs(point: &IntroductionPoint) -> IntroPointDesc {
         .unwrap()
 }
 
-/// arti writes no versions of flow control but 1 and 2.
+/// Returns the content that arti writes for a given content. arti only writes flow control versions
+/// 1 and 2.
 fn written_by_arti(content: &ServiceContent) -> ServiceContent {
     let both = |flow_control: FlowControl| {
         let text = flow_control.to_string();
@@ -119,7 +122,7 @@ fn in_order(content: &ServiceContent) -> ServiceContent {
     content
 }
 
-/// The sample as arti's service would publish it.
+/// Builds the sample's descriptor with arti.
 fn build_in_arti(sample: &Sample, lifetime: u16, protocols: &Protocols) -> String {
     let mut rng = StdRng::seed_from_u64(sample.seed ^ 4);
     let blinded = arti::blind(&sample.key(), sample.period);
@@ -159,12 +162,12 @@ proptest! {
     #![proptest_config(config(60))]
 
     #[test]
-    fn arti_reads_ours(sample in sample()) {
+    fn arti_reads_our_descriptors(sample in sample()) {
         let text = sample.build(now());
         if sample.clients.is_none() {
             let descriptor = open_in_arti(&sample, &text, None, now()).unwrap();
             assert_same(&sample.content, sample.revision_counter, &descriptor);
-            // A key more than needed does no harm.
+            // An unnecessary client key does no harm.
             open_in_arti(&sample, &text, Some(&sample.stranger()), now()).unwrap();
         } else {
             for client in sample.client_secrets() {
@@ -178,17 +181,17 @@ proptest! {
         }
     }
 
-    /// arti may say more of itself in a `proto` line; we do not pass that on.
+    /// arti may add a `proto` line to its descriptors, which we ignore.
     #[test]
-    fn we_read_artis(sample in sample(), lifetime in 30..=720_u16, protocols in prop_oneof![Just(""), Just("Conflux=1 HSIntro=4-5")]) {
-        // Restricted discovery for nobody arti refuses to publish.
+    fn we_read_descriptors_from_arti(sample in sample(), lifetime in 30..=720_u16, protocols in prop_oneof![Just(""), Just("Conflux=1 HSIntro=4-5")]) {
+        // arti refuses to build a descriptor with client authorization but no clients.
         prop_assume!(sample.clients != Some(0));
         let text = build_in_arti(&sample, lifetime, &protocols.parse().unwrap());
         let clients = sample.client_secrets();
         let keys = if sample.clients.is_none() { vec![None] } else { clients.iter().map(Some).collect() };
         for key in keys {
             let descriptor = open_in_ours(&sample, &text, key).unwrap();
-            // arti puts the points into an order of its own.
+            // arti reorders the introduction points.
             prop_assert_eq!(in_order(&descriptor.content), in_order(&written_by_arti(&sample.content)));
             prop_assert_eq!(descriptor.revision_counter, sample.revision_counter);
             prop_assert_eq!(descriptor.lifetime_minutes, u32::from(lifetime));
@@ -202,7 +205,8 @@ proptest! {
         }
     }
 
-    /// What we would take from a backend, and pass on, never makes a descriptor that arti refuses.
+    /// Content that we accept from a backend and publish must never result in a descriptor that
+    /// arti refuses.
     #[test]
     fn arti_reads_what_we_accept(
         seed: u64, content in content(), odd in point(), auth_key: Option<[u8; 32]>, onion_key: [u8; 32], negative: bool,

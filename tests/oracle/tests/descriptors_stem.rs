@@ -1,4 +1,5 @@
-//! Descriptors: ours in stem, and those of its `HiddenServiceDescriptorV3.create` in ours. Every field is compared.
+//! Compares our descriptors with those of stem's `HiddenServiceDescriptorV3.create`. Each
+//! implementation reads the other's descriptors, and every field must match.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,7 +8,7 @@ use onionbalance_operator::onion::{
 };
 use onionbalance_oracle::config;
 use onionbalance_oracle::sample::{Sample, make_point, now, period, point, sample};
-use onionbalance_oracle::stem::{Create, Hex, Point, Stem};
+use onionbalance_oracle::stem::{CreateRequest, Hex, Stem, StemPoint};
 use proptest::prelude::*;
 use sha2::{Digest as _, Sha512};
 
@@ -18,7 +19,7 @@ fn clock() -> SystemTime {
     SystemTime::now()
 }
 
-/// The key whose seed stem is given, in tor's expanded form.
+/// Returns the master key, in tor's expanded form, of a seed that is given to stem.
 fn from_seed(seed: &[u8; 32]) -> MasterKey {
     let mut expanded: [u8; 64] = Sha512::digest(seed).into();
     expanded[0] &= 0xf8;
@@ -37,7 +38,7 @@ proptest! {
     #![proptest_config(config(40))]
 
     #[test]
-    fn stem_reads_ours(sample in sample()) {
+    fn stem_reads_our_descriptors(sample in sample()) {
         let sample = Sample { clients: None, ..sample };
         let theirs = Stem::shared().decode(&sample.address().to_string(), &sample.build(now()));
         prop_assert_eq!(theirs.blinded_key.0, sample.key().blind(sample.period).public().0);
@@ -51,25 +52,25 @@ proptest! {
         prop_assert_eq!(&theirs.create2_formats, &content.create2_formats);
         prop_assert_eq!(&theirs.intro_auth_required, &content.intro_auth_required);
         prop_assert_eq!(theirs.single_onion_service, content.single_onion_service);
-        let points: Vec<Point> = content.introduction_points.iter().map(Point::from).collect();
+        let points: Vec<StemPoint> = content.introduction_points.iter().map(StemPoint::from).collect();
         prop_assert_eq!(theirs.points, points);
     }
 
     #[test]
-    fn we_read_stems(
+    fn we_read_descriptors_from_stem(
         seed: [u8; 32], period in period(), revision_counter in 1..u64::MAX, single: bool, auth: bool, flow_control: bool,
         points in prop::collection::vec(point(), 1..=20),
     ) {
         let mut header = serde_json::Map::new();
-        for (keyword, arguments, there) in
+        for (keyword, arguments, present) in
             [("single-onion-service", "", single), ("intro-auth-required", "ed25519", auth), ("flow-control", "1-2 31", flow_control)]
         {
-            if there {
+            if present {
                 header.insert(keyword.to_owned(), arguments.into());
             }
         }
-        let create = Create {
-            seed: Hex(seed), revision_counter, header, points: points.iter().map(Point::from).collect(), stem_certifies: false,
+        let create = CreateRequest {
+            seed: Hex(seed), revision_counter, header, points: points.iter().map(StemPoint::from).collect(), stem_certifies: false,
         };
         let text = Stem::shared().create(&create, period);
         let key = from_seed(&seed);
@@ -90,17 +91,18 @@ proptest! {
     }
 }
 
-/// stem's own constructor of points certifies the wrong key in `enc-key-cert`. arti refuses that as we do, C tor does not look.
-/// No tor makes such descriptors; it is stem's fault.
+/// stem's constructor of introduction points certifies the wrong key in `enc-key-cert`. Both arti
+/// and our code refuse that, while C tor does not check the key. This is a bug in stem, and no tor
+/// creates descriptors like this.
 #[test]
-fn points_of_stems_own_making_are_refused_as_arti_does() {
+fn we_and_arti_refuse_points_that_stem_certifies() {
     let period = TimePeriod { number: 20_000, length_minutes: 1440 };
     let points: Vec<IntroductionPoint> = (0..3).map(|seed| make_point(seed, &[])).collect();
-    let create = Create {
+    let create = CreateRequest {
         seed: Hex([1; 32]),
         revision_counter: 1,
         header: serde_json::Map::new(),
-        points: points.iter().map(Point::from).collect(),
+        points: points.iter().map(StemPoint::from).collect(),
         stem_certifies: true,
     };
     let text = Stem::shared().create(&create, period);
@@ -108,7 +110,7 @@ fn points_of_stems_own_making_are_refused_as_arti_does() {
     let error = open(&text, &key, period).unwrap_err();
     assert_eq!(error, "enc-key-cert is malformed");
     let blinded = onionbalance_oracle::arti::blind(&key, period);
-    // stem leaves the last line's end out, at which arti would stop.
+    // stem omits the final line end, without which arti would not parse the descriptor.
     let text = text + "\n";
     let error = tor_netdoc::doc::hsdesc::HsDesc::parse_decrypt_validate(
         &text,

@@ -1,15 +1,16 @@
-//! Addresses, blinded keys, subcredentials and revision counters, against `tor-hscrypto` and stem.
+//! Compares addresses, blinded keys, subcredentials and revision counters with `tor-hscrypto` and
+//! stem.
 
 use onionbalance_operator::onion::OnionAddress;
 use onionbalance_oracle::sample::{master_key, period};
-use onionbalance_oracle::stem::{Key, Stem};
+use onionbalance_oracle::stem::{Stem, StemKey};
 use onionbalance_oracle::{arti, config};
 use proptest::prelude::*;
 use tor_hscrypto::ope::{AesOpeKey, SrvPeriodOffset};
 use tor_hscrypto::pk::HsId;
 use tor_llcrypto::pk::ed25519::ExpandedKeypair;
 
-/// The greatest plaintext of C tor's revision counters (`OPE_INPUT_MAX`).
+/// The largest plaintext of C tor's revision counters (`OPE_INPUT_MAX`).
 const OPE_INPUT_MAX: u32 = 1 << 18;
 
 proptest! {
@@ -23,7 +24,7 @@ proptest! {
         prop_assert_eq!(arti::address(&ours).id(), theirs);
     }
 
-    /// What is no address to one is none to the other: one character is another, or of another case.
+    /// Both implementations must agree on addresses in which one character or its case was changed.
     #[test]
     fn damaged_addresses_agree_with_arti(seed: u64, place in 0..56_usize, character in "[a-z2-7A-Z019=]") {
         let mut text = master_key(seed).address().identifier();
@@ -42,16 +43,17 @@ proptest! {
         prop_assert_eq!(ours.0, *theirs.public.id().as_ref());
         prop_assert_eq!(&key.address().subcredential(&ours).0, theirs.subcredential.as_ref());
 
-        // As clients compute it, who know the address only.
+        // Clients know only the address and derive the same values from it.
         let (public, subcredential) = arti::address(&key.address()).compute_blinded_key(arti::period(period)).unwrap();
         prop_assert_eq!(key.address().blind(period).0, *public.id().as_ref());
         prop_assert_eq!(&theirs.subcredential.as_ref(), &subcredential.as_ref());
     }
 
-    /// The key of the cipher is not the same: C tor hashes the prefix "rev-counter-generation" with the zero byte that ends a
-    /// string in C, arti without. Here arti gets that byte as the first one of the secret.
+    /// The implementations derive the cipher key differently: C tor hashes the prefix
+    /// "rev-counter-generation" including its terminating zero byte, and arti hashes it without
+    /// that byte. Here arti gets the zero byte as the first byte of the secret.
     #[test]
-    fn revision_counters_agree_with_arti(seed: u64, period in period(), seconds in vec_of_seconds()) {
+    fn revision_counters_agree_with_arti(seed: u64, period in period(), seconds in offsets()) {
         let key = master_key(seed);
         let ours = key.blind(period);
         let secret = ExpandedKeypair::from(arti::blind(&key, period).keypair).to_secret_key_bytes();
@@ -64,8 +66,9 @@ proptest! {
     }
 }
 
-/// Offsets of all sizes below the one from which C tor, and we with it, count no further.
-fn vec_of_seconds() -> impl Strategy<Value = Vec<u32>> {
+/// Generates offsets of all magnitudes below the maximum, at which C tor and our code stop
+/// counting.
+fn offsets() -> impl Strategy<Value = Vec<u32>> {
     prop::collection::vec(prop_oneof![0..10_u32, 0..90_000_u32, 0..OPE_INPUT_MAX], 1..8)
 }
 
@@ -77,7 +80,7 @@ proptest! {
         for (seed, period) in samples {
             let ours = master_key(seed);
             let blinded = ours.blind(period).public();
-            let theirs: Key = Stem::shared().key(ours.address().public_key(), period);
+            let theirs: StemKey = Stem::shared().key(ours.address().public_key(), period);
             prop_assert_eq!(theirs.address, ours.address().to_string());
             prop_assert_eq!(theirs.blinded_key.0, blinded.0);
             prop_assert_eq!(theirs.subcredential.0, ours.address().subcredential(&blinded).0);
