@@ -153,7 +153,7 @@ fn reads_secrets_of_this_operator_and_of_others() {
     assert!(key(&["convert", &file, "--secret", "web"]).unwrap_err().ends_with("secret.json: it is empty"));
     // What is no Secret is told as what it should have been.
     write("kind: ConfigMap\n".to_owned());
-    assert!(key(&["show", &file]).unwrap_err().contains("it holds no onion-service key"));
+    assert!(key(&["show", &file]).unwrap_err().contains("the file contains no onion service key"));
 
     let owner = serde_json::json!({"apiVersion": "v1", "kind": "OnionKey", "name": "mine", "uid": "1"});
     write(secret(&ours, &serde_json::json!({"name": "x", "ownerReferences": [owner]})));
