@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use onionbalance_operator::control::{
-    Backoff, Client, Connector, ControlError, Event, Password, Place, Update, bootstrap_percent, supervise,
+    Backoff, Client, Connector, ControlEndpoint, ControlError, Event, Password, Update, bootstrap_percent, supervise,
 };
 use onionbalance_operator::onion::OnionAddress;
 use rand::SeedableRng;
@@ -112,8 +112,8 @@ async fn connect_both_ways(tor: &Tor, unix: Connector) -> (Connector, Connector)
     let listeners = client.get_info("net/listeners/control").await.expect("an authenticated connection");
     let listeners: Vec<_> = listeners.split(' ').map(|place| place.trim_matches('"').to_owned()).collect();
     let place = listeners.iter().find(|place| place.starts_with("127.0.0.1:")).expect("a TCP port");
-    assert!(listeners.contains(&Place::Unix(tor.socket()).to_string()), "{listeners:?}");
-    let tcp = Connector { place: place.parse().expect("HOST:PORT"), ..unix.clone() };
+    assert!(listeners.contains(&ControlEndpoint::Unix(tor.socket()).to_string()), "{listeners:?}");
+    let tcp = Connector { endpoint: place.parse().expect("HOST:PORT"), ..unix.clone() };
     for connector in [&unix, &tcp] {
         let (client, _events) = connector.connect().await.expect("both ways in");
         assert!(client.get_info("version").await.expect("we may").starts_with("0.4."));
@@ -265,10 +265,10 @@ async fn by_safe_cookie_and_only_to_the_cookies_own_tor() {
     for connector in [unix, tcp] {
         let message = why_not(&Connector { cookie: Some(wrong.clone()), ..connector.clone() }).await;
         // Ours notices it, before tor does: that is SAFECOOKIE.
-        assert!(message.contains("wrong is not that of the tor at"), "{message}");
+        assert!(message.contains("wrong does not belong to the tor at"), "{message}");
         // A password does not help where tor takes none.
         let both = Connector { cookie: Some(wrong.clone()), password: Some(password("secret")), ..connector.clone() };
-        assert!(why_not(&both).await.contains("is it another tor's file?"));
+        assert!(why_not(&both).await.contains("check that it is this tor's file"));
         // A directory cannot be read, whoever we are.
         let directory = tor.directory.path().to_owned();
         let message = why_not(&Connector { cookie: Some(directory.clone()), ..connector }).await;
@@ -286,9 +286,9 @@ async fn by_password() {
         let (unix, tcp) = connect_both_ways(&tor, connector).await;
         for connector in [unix, tcp] {
             let message = why_not(&Connector { password: Some(password("wrong")), ..connector.clone() }).await;
-            assert!(message.starts_with("tor refuses the password: "), "{message}");
+            assert!(message.starts_with("tor rejected the password: "), "{message}");
             let message = why_not(&Connector { password: None, ..connector.clone() }).await;
-            assert!(message.ends_with("offers HASHEDPASSWORD; give the control port's password"), "{message}");
+            assert!(message.ends_with("offers HASHEDPASSWORD; provide the control port's password"), "{message}");
         }
     }
 }
@@ -305,7 +305,7 @@ async fn by_password_where_the_cookie_does_not_serve() {
             let (client, _events) = connector.connect().await.unwrap();
             client.get_info("version").await.unwrap();
             let message = why_not(&Connector { password: Some(password("wrong")), ..connector }).await;
-            assert!(message.starts_with("tor refuses the password: "), "{message}");
+            assert!(message.starts_with("tor rejected the password: "), "{message}");
         }
     }
 }
