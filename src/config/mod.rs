@@ -6,7 +6,7 @@
 //! - key: <file, relative to config.yaml>      # PEM, or Tor's hs_ed25519_secret_key
 //!   instances:
 //!   - address: <onion address>
-//!     name: <label for people>                # optional
+//!     name: <human-readable name>             # optional
 //! status-socket-location: <path>              # optional
 //! ```
 
@@ -47,7 +47,7 @@ pub struct ServiceConfig {
 pub struct Instance {
     /// The onion address of the instance itself.
     pub address: OnionAddress,
-    /// A label for people.
+    /// The human-readable name of the instance, if it has one.
     pub name: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Parsing of a `config.yaml`.
+//! Parses a `config.yaml`.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Formatting of a `config.yaml` in the layout of Python Onionbalance's generator.
+//! Formats a `config.yaml` in the layout of Python Onionbalance's generator.
 
 use serde::Serialize;
 

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::{Client, Event};
 
-/// A time limit that only a test that hangs exceeds.
+/// A timeout that only a hanging test exceeds.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Tor's end of a connection.

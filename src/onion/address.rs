@@ -1,4 +1,4 @@
-//! Parsing and formatting of v3 onion addresses (rend-spec-v3, section 6).
+//! Parses and formats v3 onion addresses (rend-spec-v3, section 6).
 
 use std::fmt;
 use std::str::FromStr;
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_with_and_without_suffix_in_any_case() {
+    fn parses_addresses_with_and_without_suffix_in_any_case() {
         let address = OnionAddress::from_public_key(key(TOR_KEY)).unwrap();
         for text in [TOR_ADDRESS.to_owned(), format!("{TOR_ADDRESS}.onion"), format!("{TOR_ADDRESS}.Onion")] {
             assert_eq!(text.parse(), Ok(address));

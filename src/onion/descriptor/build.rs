@@ -1,4 +1,4 @@
-//! Building of a descriptor: layer 2, layer 1, the outer layer and its signature.
+//! Builds descriptors: layer 2, layer 1, the outer layer and its signature.
 
 use std::fmt::{self, Write};
 use std::time::{Duration, SystemTime};

@@ -1,4 +1,5 @@
-//! Tests of whole descriptors: parsing one by C tor, and comparing our own with it.
+//! Tests of whole descriptors, which parse a descriptor of C tor and compare our own descriptors
+//! with it.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::onion::{MasterKey, OnionAddress, TimePeriod};
 mod client_auth;
 mod layers;
 
-/// The answer of a C tor 0.4.9.11 to `GETINFO hs/service/desc/id/…` on a private network, under
+/// The answer of C tor 0.4.9.11 to `GETINFO hs/service/desc/id/…` on a private network, under
 /// `PublishHidServDescriptors 0`. The service key was discarded together with the network.
 const TOR_TEXT: &str = include_str!("../testdata/c-tor-0.4.9.11.txt");
 const TOR_ADDRESS: &str = "nhw5ynlrxjpmx2d7rq7naakduxzagtwb74xs42l3mevcgegyitfvojyd.onion";
