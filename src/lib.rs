@@ -1,16 +1,17 @@
 //! Load-balanced Tor onion services on Kubernetes.
 //!
-//! One `.onion` address (v3) is served by many Tor backends: a publisher merges the backends' introduction points into
-//! one descriptor, signs it with the master key and uploads it to the responsible HSDirs. `docs/architecture.md` tells how
-//! the layers meet; an import goes down only:
+//! One v3 `.onion` address is served by many Tor backends. A publisher merges the introduction
+//! points of the backends into one descriptor, signs it with the master key, and uploads it to the
+//! responsible HSDirs. `docs/architecture.md` describes how the layers fit together. Imports point
+//! downwards only:
 //!
 //! ```text
-//! operator   frontend   backend   tools   status   IO: Kubernetes, HTTP, Tor's control port; the commands for people
-//! crd  link  config  control  common      types, the publisher-agent protocol, the daemon's file, the control protocol,
-//!                                         what the programs share
-//!            merge                     pure: what to publish when, where
-//!            consensus                 pure: the HSDir ring
-//!            onion                     pure: keys, descriptors
+//! operator  frontend  backend  tools  status   IO: Kubernetes, HTTP, Tor's control port; commands
+//! crd  link  config  control  common           types, the publisher-agent protocol, the daemon's
+//!                                              configuration, the control protocol, shared code
+//!            merge                             pure: which descriptors to publish, when and where
+//!            consensus                         pure: the HSDir ring
+//!            onion                             pure: keys and descriptors
 //! ```
 
 pub mod backend;
@@ -25,6 +26,5 @@ pub mod link;
 pub mod merge;
 pub mod onion;
 pub mod operator;
-
 pub mod status;
 pub mod tools;

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use onionbalance_operator::control::{
-    Backoff, Client, Connector, ControlError, Event, Password, Place, Update, bootstrap_percent, supervise,
+    Backoff, Client, Connector, ControlEndpoint, ControlError, Event, Password, Update, bootstrap_percent, supervise,
 };
 use onionbalance_operator::onion::OnionAddress;
 use rand::SeedableRng;
@@ -114,8 +114,8 @@ async fn connect_both_ways(tor: &RealTor, unix: Connector) -> (Connector, Connec
     let listeners = client.get_info("net/listeners/control").await.expect("could not query the listeners");
     let listeners: Vec<_> = listeners.split(' ').map(|place| place.trim_matches('"').to_owned()).collect();
     let place = listeners.iter().find(|place| place.starts_with("127.0.0.1:")).expect("tor has no TCP control port");
-    assert!(listeners.contains(&Place::Unix(tor.socket()).to_string()), "{listeners:?}");
-    let tcp = Connector { place: place.parse().expect("could not parse the TCP port"), ..unix.clone() };
+    assert!(listeners.contains(&ControlEndpoint::Unix(tor.socket()).to_string()), "{listeners:?}");
+    let tcp = Connector { endpoint: place.parse().expect("could not parse the TCP port"), ..unix.clone() };
     for connector in [&unix, &tcp] {
         let (client, _events) = connector.connect().await.expect("could not connect");
         assert!(client.get_info("version").await.expect("could not query the version").starts_with("0.4."));
@@ -268,10 +268,10 @@ async fn authenticates_by_safe_cookie_only_to_the_matching_tor() {
     for connector in [unix, tcp] {
         let message = authentication_error(&Connector { cookie: Some(wrong.clone()), ..connector.clone() }).await;
         // With SAFECOOKIE, our side notices a wrong cookie before tor does.
-        assert!(message.contains("wrong is not that of the tor at"), "{message}");
+        assert!(message.contains("wrong does not belong to the tor at"), "{message}");
         // A password does not help if tor does not offer password authentication.
         let both = Connector { cookie: Some(wrong.clone()), password: Some(password("secret")), ..connector.clone() };
-        assert!(authentication_error(&both).await.contains("is it another tor's file?"));
+        assert!(authentication_error(&both).await.contains("check that it is this tor's file"));
         // A directory is not a readable file for any user, not even for root.
         let directory = tor.directory.path().to_owned();
         let message = authentication_error(&Connector { cookie: Some(directory.clone()), ..connector }).await;
@@ -291,9 +291,9 @@ async fn authenticates_by_password() {
         for connector in [unix, tcp] {
             let message =
                 authentication_error(&Connector { password: Some(password("wrong")), ..connector.clone() }).await;
-            assert!(message.starts_with("tor refuses the password: "), "{message}");
+            assert!(message.starts_with("tor rejected the password: "), "{message}");
             let message = authentication_error(&Connector { password: None, ..connector.clone() }).await;
-            assert!(message.ends_with("offers HASHEDPASSWORD; give the control port's password"), "{message}");
+            assert!(message.ends_with("offers HASHEDPASSWORD; provide the control port's password"), "{message}");
         }
     }
 }
@@ -310,7 +310,7 @@ async fn falls_back_to_the_password_if_the_cookie_fails() {
             let (client, _events) = connector.connect().await.unwrap();
             client.get_info("version").await.unwrap();
             let message = authentication_error(&Connector { password: Some(password("wrong")), ..connector }).await;
-            assert!(message.starts_with("tor refuses the password: "), "{message}");
+            assert!(message.starts_with("tor rejected the password: "), "{message}");
         }
     }
 }

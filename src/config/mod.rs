@@ -1,11 +1,12 @@
-//! `config.yaml` of the stand-alone daemon: the file of Python Onionbalance, for v3 services. No IO.
+//! The `config.yaml` of the stand-alone daemon, which has the format of Python Onionbalance's file
+//! for v3 services. This module performs no IO.
 //!
 //! ```yaml
 //! services:
 //! - key: <file, relative to config.yaml>      # PEM, or Tor's hs_ed25519_secret_key
 //!   instances:
 //!   - address: <onion address>
-//!     name: <for people>                      # optional
+//!     name: <human-readable name>             # optional
 //! status-socket-location: <path>              # optional
 //! ```
 
@@ -20,53 +21,54 @@ use crate::onion::OnionAddress;
 
 pub use write::{PLACEHOLDER, write};
 
-/// What `config.yaml` says.
+/// The content of a `config.yaml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// One or more.
-    pub services: Vec<Service>,
-    /// Where the status socket is; None for no socket.
+    /// The services, at least one.
+    pub services: Vec<ServiceConfig>,
+    /// The path of the status socket, or None to run without one.
     pub status_socket: Option<PathBuf>,
-    /// What is ignored, for the log.
+    /// Warnings about ignored settings, to be logged.
     pub warnings: Vec<String>,
 }
 
-/// A service at one master address.
+/// A service with its master address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Service {
-    /// The master key's file, as written: relative to the configuration file's directory, or absolute.
+pub struct ServiceConfig {
+    /// The path of the master key file as it is written: absolute, or relative to the directory of
+    /// the configuration file.
     pub key: PathBuf,
-    /// One or more, each address once.
+    /// The instances, at least one. Each address appears once.
     pub instances: Vec<Instance>,
 }
 
-/// A backend: an onion service that runs with `HiddenServiceOnionBalanceInstance 1`.
+/// A backend, an onion service that runs with `HiddenServiceOnionBalanceInstance 1`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
-    /// Its own address.
+    /// The onion address of the instance itself.
     pub address: OnionAddress,
-    /// What people call it.
+    /// The human-readable name of the instance, if it has one.
     pub name: Option<String>,
 }
 
-/// What is wrong, and where.
+/// An error that explains why a `config.yaml` is rejected and where the problem is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// No YAML.
-    #[error("it is no YAML: {0}")]
+    /// The text is not valid YAML.
+    #[error("not valid YAML: {0}")]
     Yaml(String),
-    /// A field with a wrong value, or none.
+    /// A field is missing or has an invalid value.
     #[error("{field}: {problem}")]
     Field {
-        /// As in `services[0].instances[1].address`.
+        /// The path of the field, for example `services[0].instances[1].address`.
         field: String,
-        /// What is wrong, and what to do.
+        /// A description of the problem and its solution.
         problem: String,
     },
 }
 
 impl Config {
-    /// Reads the file's text.
+    /// Parses the text of a `config.yaml`.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         read::parse(text)
     }

@@ -1,14 +1,14 @@
-//! From YAML.
+//! Parses a `config.yaml`.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::{Config, ConfigError, Instance, PLACEHOLDER, Service};
+use super::{Config, ConfigError, Instance, PLACEHOLDER, ServiceConfig};
 
 const SERVICES: &str = "services";
 const STATUS_SOCKET: &str = "status-socket-location";
-const HOW_TO_START: &str = "`onionbalance-operator config generate` writes such a file";
+const HOW_TO_START: &str = "`onionbalance-operator config generate` creates a valid file";
 
 pub(super) fn parse(text: &str) -> Result<Config, ConfigError> {
     let root: Value = serde_saphyr::from_str(text).map_err(|error| ConfigError::Yaml(error.to_string()))?;
@@ -30,16 +30,18 @@ fn status_socket(root: &Map<String, Value>) -> Result<Option<std::path::PathBuf>
     match root.get(STATUS_SOCKET) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(path)) if !path.is_empty() => Ok(Some(path.into())),
-        Some(_) => Err(field(STATUS_SOCKET, "must be a path; leave it out for no status socket".to_owned())),
+        Some(_) => {
+            Err(field(STATUS_SOCKET, "must be a path; remove the setting to run without a status socket".to_owned()))
+        }
     }
 }
 
-fn service(value: &Value, at: &str, warnings: &mut Vec<String>) -> Result<Service, ConfigError> {
+fn service(value: &Value, at: &str, warnings: &mut Vec<String>) -> Result<ServiceConfig, ConfigError> {
     let service = mapping(value, at, "`key` and `instances`")?;
     ignore_others(service, &["key", "instances"], at, warnings);
     let key = match service.get("key") {
         Some(Value::String(key)) if !key.is_empty() => key.into(),
-        _ => return Err(field(&format!("{at}.key"), "must name the file of the master key".to_owned())),
+        _ => return Err(field(&format!("{at}.key"), "must be the path of the master key file".to_owned())),
     };
 
     let at = format!("{at}.instances");
@@ -51,10 +53,10 @@ fn service(value: &Value, at: &str, warnings: &mut Vec<String>) -> Result<Servic
         if seen.insert(instance.address) {
             instances.push(instance);
         } else {
-            warnings.push(format!("{at}: {} is listed before; it counts once", instance.address));
+            warnings.push(format!("{at}: {} is already listed; the duplicate is ignored", instance.address));
         }
     }
-    Ok(Service { key, instances })
+    Ok(ServiceConfig { key, instances })
 }
 
 fn instance(value: &Value, at: &str, warnings: &mut Vec<String>) -> Result<Instance, ConfigError> {
@@ -67,21 +69,21 @@ fn instance(value: &Value, at: &str, warnings: &mut Vec<String>) -> Result<Insta
     };
     let at = format!("{at}.address");
     let problem = match instance.get("address") {
-        None | Some(Value::Null) => "is missing; it is in the instance's `hostname` file".to_owned(),
+        None | Some(Value::Null) => "is missing; copy the address from the instance's `hostname` file".to_owned(),
         Some(Value::String(text)) if text == PLACEHOLDER => {
-            "still is what the generator left there; put the address in that the instance's `hostname` file holds"
+            "still holds the placeholder of the generator; replace it with the address in the instance's `hostname` file"
                 .to_owned()
         }
         Some(Value::String(text)) => match text.trim().parse() {
             Ok(address) => return Ok(Instance { address, name }),
-            Err(error) => format!("{text:?} is none: {error}"),
+            Err(error) => format!("{text:?} is not an onion address: {error}"),
         },
-        Some(other) => format!("{other} is no onion address"),
+        Some(other) => format!("{other} is not an onion address"),
     };
     Err(field(&at, problem))
 }
 
-/// A list with something in it.
+/// Returns the list at `key`, or an error if the list is missing or empty.
 fn list<'a>(map: &'a Map<String, Value>, key: &str, at: &str, what: &str) -> Result<&'a [Value], ConfigError> {
     match map.get(key) {
         Some(Value::Array(list)) if !list.is_empty() => Ok(list),
@@ -95,11 +97,12 @@ fn mapping<'a>(value: &'a Value, at: &str, what: &str) -> Result<&'a Map<String,
     value.as_object().ok_or_else(|| field(at, format!("must be a mapping with {what}")))
 }
 
-/// Python Onionbalance does not look at other keys; but a mistyped one should be seen.
+/// Adds a warning for each unknown key. Python Onionbalance ignores such keys silently, but a
+/// mistyped key should not go unnoticed.
 fn ignore_others(map: &Map<String, Value>, known: &[&str], at: &str, warnings: &mut Vec<String>) {
     for key in map.keys().filter(|key| !known.contains(&key.as_str())) {
         let at = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
-        warnings.push(format!("{at}: there is no such setting; it is ignored"));
+        warnings.push(format!("{at}: unknown setting, ignored"));
     }
 }
 

@@ -1,4 +1,4 @@
-//! Tests of reading and writing.
+//! Tests of parsing and formatting a `config.yaml`.
 
 use super::*;
 
@@ -9,9 +9,9 @@ fn error(text: &str) -> String {
     Config::parse(text).unwrap_err().to_string()
 }
 
-/// As the Python generator writes it.
+/// The file is laid out as the generator of Python Onionbalance writes it.
 #[test]
-fn reads_pythons_file() {
+fn parses_the_file_of_python_onionbalance() {
     let text = format!(
         "# Onionbalance Config File\nservices:\n- instances:\n  - address: {A}\n    name: node1\n  - address: {B}\n    \
          name: node2\n  key: x.key\n- instances:\n  - {{address: {B}}}\n  key: /etc/onionbalance/y.key\n\
@@ -29,7 +29,7 @@ fn reads_pythons_file() {
 }
 
 #[test]
-fn warns_of_what_it_ignores() {
+fn warns_about_ignored_settings() {
     let text = format!(
         "refresh: 5\nservices:\n- key: k\n  tags: 1\n  instances: [{{address: {A}, port: 1, name: 7}}, {{address: {A}}}]\n"
     );
@@ -38,14 +38,14 @@ fn warns_of_what_it_ignores() {
     assert_eq!(config.services[0].instances[0].name.as_deref(), Some("7"));
     let mut warnings = config.warnings;
     warnings.sort();
-    let no_such = |field: &str| format!("{field}: there is no such setting; it is ignored");
+    let unknown = |field: &str| format!("{field}: unknown setting, ignored");
     assert_eq!(
         warnings,
         [
-            no_such("refresh"),
-            no_such("services[0].instances[0].port"),
-            format!("services[0].instances[1]: {A}.onion is listed before; it counts once"),
-            no_such("services[0].tags"),
+            unknown("refresh"),
+            unknown("services[0].instances[0].port"),
+            format!("services[0].instances[1]: {A}.onion is already listed; the duplicate is ignored"),
+            unknown("services[0].tags"),
         ]
     );
 }
@@ -55,27 +55,31 @@ fn errors_name_the_field() {
     assert!(error("").starts_with("services: the file is empty"));
     assert!(error("# nothing\n").starts_with("services: the file is empty"));
     assert!(error("- 1").starts_with("services: the file must be a mapping"));
-    assert!(error("a: [").starts_with("it is no YAML: "));
+    assert!(error("a: [").starts_with("not valid YAML: "));
     assert!(error("a: 1").starts_with("services: is missing"));
     assert!(error("services: []").starts_with("services: is empty"));
     assert!(error("services: 1").starts_with("services: must be a list"));
     assert!(error("services: [1]").starts_with("services[0]: must be a mapping"));
-    assert!(error("services: [{instances: []}]").starts_with("services[0].key: must name the file"));
+    assert!(error("services: [{instances: []}]").starts_with("services[0].key: must be the path"));
     assert!(error("services: [{key: k}]").starts_with("services[0].instances: is missing"));
     assert!(error("services: [{key: k, instances: []}]").starts_with("services[0].instances: is empty"));
     let instance = |text: &str| error(&format!("services: [{{key: k, instances: [{text}]}}]"));
     assert!(instance("{name: x}").starts_with("services[0].instances[0].address: is missing"));
     assert!(instance("{address: }").starts_with("services[0].instances[0].address: is missing"));
-    assert!(instance("{address: 5}").starts_with("services[0].instances[0].address: 5 is no onion address"));
-    assert!(instance(&format!("{{address: '{PLACEHOLDER}'}}")).contains("address: still is what the generator left"));
+    assert!(instance("{address: 5}").starts_with("services[0].instances[0].address: 5 is not an onion address"));
+    assert!(instance(&format!("{{address: '{PLACEHOLDER}'}}")).contains("address: still holds the placeholder"));
     let mistyped = A.replacen('2', "3", 1);
-    assert!(instance(&format!("{{address: {mistyped}}}")).contains("is none: "), "{}", instance(&mistyped));
+    assert!(
+        instance(&format!("{{address: {mistyped}}}")).contains("is not an onion address: "),
+        "{}",
+        instance(&mistyped)
+    );
     let socket = format!("services: [{{key: k, instances: [{{address: {A}}}]}}]\nstatus-socket-location: 5");
     assert!(error(&socket).starts_with("status-socket-location: must be a path"));
 }
 
 #[test]
-fn what_is_written_can_be_read() {
+fn parses_the_file_that_it_writes() {
     let instances = vec![(A.to_owned(), "node: 1".to_owned()), (B.to_owned(), "#2".to_owned())];
     let text = write(&[("x y.key".to_owned(), instances)]).unwrap();
     assert!(text.starts_with("# Onionbalance Config File\nservices:\n"), "{text}");
@@ -85,5 +89,5 @@ fn what_is_written_can_be_read() {
     assert_eq!(names, ["node: 1", "#2"]);
 
     let open = write(&[("x.key".to_owned(), vec![(PLACEHOLDER.to_owned(), "node1".to_owned())])]).unwrap();
-    assert!(Config::parse(&open).unwrap_err().to_string().contains("services[0].instances[0].address: still is"));
+    assert!(Config::parse(&open).unwrap_err().to_string().contains("services[0].instances[0].address: still holds"));
 }

@@ -1,32 +1,36 @@
-//! To YAML, as Python Onionbalance's generator writes it.
+//! Formats a `config.yaml` in the layout of Python Onionbalance's generator.
 
 use serde::Serialize;
 
-/// Stands where an instance's address is not known yet.
+/// The placeholder for the address of an instance that is not known yet.
 pub const PLACEHOLDER: &str = "<Enter the instance onion address here>";
 
 #[derive(Serialize)]
-struct File<'a> {
-    services: Vec<Service<'a>>,
+struct FileContent<'a> {
+    services: Vec<ServiceEntry<'a>>,
 }
 
 #[derive(Serialize)]
-struct Service<'a> {
+struct ServiceEntry<'a> {
     key: &'a str,
-    instances: Vec<Instance<'a>>,
+    instances: Vec<InstanceEntry<'a>>,
 }
 
 #[derive(Serialize)]
-struct Instance<'a> {
+struct InstanceEntry<'a> {
     address: &'a str,
     name: &'a str,
 }
 
-/// The text of a `config.yaml`: for each service its key file, and (address or [`PLACEHOLDER`], name) of each instance.
+/// Returns the text of a `config.yaml`. Each service is its key file and its instances, and each
+/// instance is its address (or [`PLACEHOLDER`]) and its name.
 pub fn write(services: &[(String, Vec<(String, String)>)]) -> Result<String, serde_saphyr::ser::Error> {
     let services = services.iter().map(|(key, instances)| {
-        let instances = instances.iter().map(|(address, name)| Instance { address, name }).collect();
-        Service { key, instances }
+        let instances = instances.iter().map(|(address, name)| InstanceEntry { address, name }).collect();
+        ServiceEntry { key, instances }
     });
-    Ok(format!("# Onionbalance Config File\n{}", serde_saphyr::to_string(&File { services: services.collect() })?))
+    Ok(format!(
+        "# Onionbalance Config File\n{}",
+        serde_saphyr::to_string(&FileContent { services: services.collect() })?
+    ))
 }

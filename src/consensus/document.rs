@@ -1,4 +1,5 @@
-//! The microdescriptor consensus (dir-spec, sections 3.4.1 and 3.9.2): what onion services need of it.
+//! A parser for the microdescriptor consensus (dir-spec, sections 3.4.1 and 3.9.2), limited to the
+//! parts that onion services need.
 
 use std::str::SplitAsciiWhitespace;
 use std::time::SystemTime;
@@ -9,7 +10,7 @@ use jiff::tz::TimeZone;
 
 use super::{ConsensusError, Fingerprint, MAX_DOCUMENT_BYTES, base64_array};
 
-/// What onion services need of a consensus.
+/// The parts of a consensus that onion services need.
 #[derive(Debug)]
 pub(super) struct Document {
     pub(super) valid_after: SystemTime,
@@ -18,28 +19,28 @@ pub(super) struct Document {
     pub(super) shared_random_previous: Option<[u8; 32]>,
     pub(super) shared_random_current: Option<[u8; 32]>,
     pub(super) params: Params,
-    /// The v3 HSDirs, ascending by fingerprint.
+    /// The v3 HSDirs in ascending order of their fingerprints.
     pub(super) hsdirs: Vec<HsDirEntry>,
 }
 
-/// A relay that keeps v3 descriptors.
+/// The entry of a relay that stores v3 descriptors.
 #[derive(Debug)]
 pub(super) struct HsDirEntry {
     pub(super) fingerprint: Fingerprint,
-    /// SHA-256 of its microdescriptor.
+    /// The SHA-256 digest of the relay's microdescriptor.
     pub(super) microdescriptor: [u8; 32],
 }
 
-/// Consensus parameters (param-spec), within their limits.
+/// Consensus parameters (param-spec), clamped to their limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Params {
-    /// `hsdir_interval`: minutes in a time period.
+    /// `hsdir_interval`, the length of a time period in minutes.
     pub(super) interval: u64,
-    /// `hsdir_n_replicas`
+    /// `hsdir_n_replicas`, the number of replicas of a descriptor.
     pub(super) replicas: u8,
-    /// `hsdir_spread_store`
+    /// `hsdir_spread_store`, the number of HSDirs per replica that store a descriptor.
     pub(super) spread_store: u8,
-    /// `hsdir_spread_fetch`
+    /// `hsdir_spread_fetch`, the number of HSDirs per replica that clients ask.
     pub(super) spread_fetch: u8,
 }
 
@@ -64,7 +65,7 @@ impl Document {
         for line in lines {
             let mut words = line.split_ascii_whitespace();
             match words.next().unwrap_or_default() {
-                // Only signatures follow.
+                // Only the signatures follow after this line.
                 "directory-footer" => return header.finish(routers.finish()?),
                 "r" => routers.begin(words)?,
                 keyword if routers.current.is_some() => routers.item(keyword, words)?,
@@ -122,14 +123,14 @@ impl Header {
     }
 }
 
-/// The router entries.
+/// The router entries that have been read so far.
 #[derive(Default)]
 struct Routers {
     hsdirs: Vec<HsDirEntry>,
     current: Option<Router>,
 }
 
-/// The entry being read.
+/// The router entry that is being read.
 struct Router {
     fingerprint: Fingerprint,
     microdescriptor: Option<[u8; 32]>,
@@ -138,7 +139,8 @@ struct Router {
 }
 
 impl Routers {
-    /// `"r" SP nickname SP identity SP date SP time SP IP SP ORPort SP DirPort`: identity is 27 characters of base64.
+    /// Parses `"r" SP nickname SP identity SP date SP time SP IP SP ORPort SP DirPort` and starts a
+    /// new router entry. The identity has 27 characters of base64.
     fn begin(&mut self, mut words: SplitAsciiWhitespace<'_>) -> Result<(), ConsensusError> {
         let identity = words.nth(1).and_then(base64_array);
         let fingerprint = Fingerprint(identity.ok_or(ConsensusError::Malformed("r"))?);
@@ -160,8 +162,9 @@ impl Routers {
         }
     }
 
-    /// C tor puts on the ring what has the HSDir flag and lists the protocol HSDir=2. It asks for no other flag:
-    /// a consensus lists none but running and valid relays (dir-spec, section 3.8).
+    /// Adds the finished entry to the HSDirs if it belongs on the ring. Like C tor, this requires
+    /// the HSDir flag and the protocol version HSDir=2 but no other flag, because a consensus lists
+    /// only running and valid relays (dir-spec, section 3.8).
     fn end_current(&mut self) -> Result<(), ConsensusError> {
         let Some(router) = self.current.take() else { return Ok(()) };
         let microdescriptor = router.microdescriptor.ok_or(ConsensusError::Missing("m"))?;
@@ -177,7 +180,7 @@ impl Routers {
     }
 }
 
-/// Keeps an item that may be there once; `value` is `None` when its line is malformed.
+/// Stores the value of an item that may appear once. `value` is `None` if the line is malformed.
 fn once<T>(keyword: &'static str, slot: &mut Option<T>, value: Option<T>) -> Result<(), ConsensusError> {
     let value = value.ok_or(ConsensusError::Malformed(keyword))?;
     match slot.replace(value) {
@@ -186,7 +189,7 @@ fn once<T>(keyword: &'static str, slot: &mut Option<T>, value: Option<T>) -> Res
     }
 }
 
-/// `YYYY-MM-DD SP HH:MM:SS`, in UTC.
+/// Parses `YYYY-MM-DD SP HH:MM:SS` in UTC.
 pub(super) fn time(mut words: SplitAsciiWhitespace<'_>) -> Option<SystemTime> {
     let (date, clock) = (words.next()?, words.next()?);
     let has_form = |text: &str, separator: u8, separators: [usize; 2], length: usize| {
@@ -203,13 +206,15 @@ pub(super) fn time(mut words: SplitAsciiWhitespace<'_>) -> Option<SystemTime> {
     Some(civil.to_zoned(TimeZone::UTC).ok()?.timestamp().into())
 }
 
-/// `NumReveals SP Value`: 32 bytes in 44 characters of base64. Later words are for later versions.
+/// Parses `NumReveals SP Value`, where the value is 32 bytes in 44 characters of base64. Further
+/// words are ignored, because later versions may add them.
 fn shared_random(mut words: SplitAsciiWhitespace<'_>) -> Option<[u8; 32]> {
     words.next()?.parse::<u64>().ok()?;
     BASE64.decode(words.next()?.as_bytes()).ok()?.try_into().ok()
 }
 
-/// `Keyword=Int32 …`. A value outside its parameter's limits counts as the limit, as in C tor.
+/// Parses `Keyword=Int32 …`. A value outside the limits of its parameter counts as the limit, as in
+/// C tor.
 fn params(words: SplitAsciiWhitespace<'_>) -> Option<Params> {
     let mut params = Params::default();
     for word in words {
@@ -227,7 +232,8 @@ fn params(words: SplitAsciiWhitespace<'_>) -> Option<Params> {
     Some(params)
 }
 
-/// Whether one entry of a `pr` line, such as `HSDir=1-2`, holds version 2 of the HSDir protocol (v3 descriptors).
+/// Returns true if an entry of a `pr` line, such as `HSDir=1-2`, includes version 2 of the HSDir
+/// protocol, which serves v3 descriptors.
 fn supports_hsdir_v3(entry: &str) -> bool {
     let Some(versions) = entry.strip_prefix("HSDir=") else { return false };
     versions.split(',').any(|range| {

@@ -1,4 +1,4 @@
-//! Relay fingerprints.
+//! The fingerprints that identify relays.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,8 @@ use data_encoding::HEXUPPER_PERMISSIVE;
 
 use super::ConsensusError;
 
-/// A relay's RSA identity digest, 20 bytes; shown as 40 hexadecimal digits (as HSPOST's SERVER wants it).
+/// A relay's RSA identity digest of 20 bytes. It is displayed as 40 hexadecimal digits, the form
+/// that HSPOST's SERVER argument requires.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint(pub [u8; 20]);
 
@@ -26,7 +27,7 @@ impl fmt::Debug for Fingerprint {
 impl FromStr for Fingerprint {
     type Err = ConsensusError;
 
-    /// Forty hexadecimal digits, with or without a leading `$`.
+    /// Parses forty hexadecimal digits with or without a leading `$`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let digits = text.strip_prefix('$').unwrap_or(text).as_bytes();
         let mut bytes = [0; 20];
@@ -60,7 +61,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn round_trip(bytes: [u8; 20]) {
+        fn parses_every_fingerprint_that_it_formats(bytes: [u8; 20]) {
             let fingerprint = Fingerprint(bytes);
             prop_assert_eq!(fingerprint.to_string().parse(), Ok(fingerprint));
         }

@@ -1,16 +1,19 @@
-//! Microdescriptors (dir-spec, section 3.3), concatenated as C tor's `GETINFO md/all` gives them.
+//! A parser for concatenated microdescriptors (dir-spec, section 3.3), as C tor's `GETINFO md/all`
+//! returns them.
 //!
-//! The answer is the bare documents, one after the other, without annotations: those of the relays in tor's consensus
-//! that it has. A document begins at its `onion-key` line and is named by the SHA-256 of its text.
+//! The answer consists of the plain documents without annotations: one for each relay of tor's
+//! consensus whose microdescriptor tor has. A document begins at its `onion-key` line and is
+//! identified by the SHA-256 digest of its text.
 
 use sha2::{Digest, Sha256};
 
 use super::{ConsensusError, MAX_DOCUMENT_BYTES, base64_array};
 
-/// A microdescriptor's digest and the relay's ed25519 identity; `None` when it has none, or no single well-formed one.
+/// The digest of a microdescriptor and the relay's ed25519 identity. The identity is `None` if the
+/// document does not have exactly one well-formed identity.
 pub(super) type Identity = ([u8; 32], Option<[u8; 32]>);
 
-/// The identities that all microdescriptors in `text` tell, in their order.
+/// Returns the identities of all microdescriptors in `text`, in their order.
 pub(super) fn identities(text: &str) -> Result<Vec<Identity>, ConsensusError> {
     if text.len() > MAX_DOCUMENT_BYTES {
         return Err(ConsensusError::TooLong);
@@ -40,7 +43,8 @@ fn documents(mut text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// SHA-256 from `onion-key` to the last newline, which a data reply need not have at its very end.
+/// Returns the SHA-256 digest of the text from `onion-key` to the last newline. The newline may be
+/// missing at the end of a data reply.
 fn digest(document: &str) -> [u8; 32] {
     let mut hash = Sha256::new_with_prefix(document);
     if !document.ends_with('\n') {
@@ -49,7 +53,7 @@ fn digest(document: &str) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// `"id" SP "ed25519" SP identity`: 43 characters of base64.
+/// Parses `"id" SP "ed25519" SP identity`, where the identity has 43 characters of base64.
 fn identity(document: &str) -> Option<[u8; 32]> {
     let mut identities = document.lines().filter_map(|line| line.strip_prefix("id ed25519 "));
     let identity = base64_array(identities.next()?.split_ascii_whitespace().next()?)?;
@@ -65,7 +69,7 @@ mod tests {
     use crate::consensus::testdata;
 
     #[test]
-    fn tornet_each_document_has_its_digest_and_identity() {
+    fn finds_the_digests_and_identities_of_a_private_network() {
         let identities = identities(testdata::MICRODESCRIPTORS).unwrap();
         assert_eq!(identities.len(), 17);
         for (digest, identity) in identities {
@@ -82,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_no_microdescriptor() {
+    fn an_empty_text_contains_no_microdescriptor() {
         assert_eq!(identities(""), Ok(Vec::new()));
     }
 
@@ -94,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_without_one_well_formed_identity_has_none() {
+    fn a_document_without_exactly_one_well_formed_identity_has_no_identity() {
         let id = format!("id ed25519 {}\n", "A".repeat(43));
         for text in [
             String::from("onion-key\n"),
@@ -107,7 +111,7 @@ mod tests {
         assert_eq!(identities(&format!("onion-key\nid rsa1024 AAAA\n{id}")).unwrap()[0].1, Some([0; 32]));
     }
 
-    /// A microdescriptor as tor writes it, with and without what is optional.
+    /// Formats a microdescriptor as tor does, with or without the optional lines.
     fn write(onion_key: &str, identity: Option<[u8; 32]>, family: bool) -> String {
         let mut text = format!("onion-key\n{onion_key}ntor-onion-key {}\n", "A".repeat(43));
         if family {
@@ -119,7 +123,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(
+        fn parses_every_microdescriptor_that_the_test_writes(
             relays in prop::collection::vec((any::<bool>(), any::<Option<[u8; 32]>>(), any::<bool>()), 0..10),
         ) {
             let rsa = "-----BEGIN RSA PUBLIC KEY-----\nMIGJAoGBAMhPQtZPaxP3\n-----END RSA PUBLIC KEY-----\n";
@@ -133,7 +137,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_read_without_a_panic(text in "(onion-key[\n x]|id ed25519 |\n|A{43}|é){0,12}") {
+        fn parsing_never_panics(text in "(onion-key[\n x]|id ed25519 |\n|A{43}|é){0,12}") {
             let _ = identities(&text);
         }
     }

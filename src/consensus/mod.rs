@@ -1,7 +1,9 @@
-//! The network as a consensus and its microdescriptors tell it: time periods, shared random values, the HSDir ring. Pure.
+//! The network according to a consensus and its microdescriptors: time periods, shared random
+//! values and the HSDir ring. The code is pure.
 //!
-//! Sources: dir-spec (microdescriptor consensus, microdescriptors), rend-spec-v3 section 2.2 (HSDir ring, time periods),
-//! srv-spec (shared random values). Signatures are not checked here: the text comes from our own tor, which did.
+//! The sources are dir-spec (microdescriptor consensus, microdescriptors), section 2.2 of
+//! rend-spec-v3 (HSDir ring, time periods) and srv-spec (shared random values). Signatures are not
+//! checked, because the documents come from our own tor, which has checked them.
 
 mod document;
 mod fingerprint;
@@ -12,44 +14,47 @@ mod schedule;
 #[cfg(test)]
 mod testdata;
 mod times;
+mod types;
 
 pub use fingerprint::Fingerprint;
-pub use network::{Network, NetworkKind, Placement, ServicePeriod};
+pub use network::Network;
 pub use times::{parse_time, service_period};
+pub use types::{NetworkKind, Placement, ServicePeriod};
 
-/// Why a document is not accepted. The text names the keyword that is at fault.
+/// An error that explains why a document is rejected. The text names the keyword at fault.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ConsensusError {
-    /// More than [`MAX_DOCUMENT_BYTES`].
+    /// The document is longer than [`MAX_DOCUMENT_BYTES`].
     #[error("the document is longer than {MAX_DOCUMENT_BYTES} bytes")]
     TooLong,
-    /// It does not begin as a microdescriptor consensus does.
-    #[error("not a microdescriptor consensus, network status version 3")]
+    /// The document does not begin like a microdescriptor consensus.
+    #[error("the document is not a microdescriptor consensus of network status version 3")]
     NotMicrodescConsensus,
-    /// A line that we need is not there, or the document ends before it.
-    #[error("no \"{0}\" line where one must be")]
+    /// A mandatory line is missing, or the document ends before this line.
+    #[error("the \"{0}\" line is missing")]
     Missing(&'static str),
-    /// A line that may be there once is there again.
-    #[error("a second \"{0}\" line")]
+    /// A line that may appear once is repeated.
+    #[error("the \"{0}\" line is repeated")]
     Repeated(&'static str),
-    /// A line has not the form that it must have.
-    #[error("a \"{0}\" line is malformed")]
+    /// A line is malformed.
+    #[error("the \"{0}\" line is malformed")]
     Malformed(&'static str),
-    /// Router entries ascend strictly by identity digest; these do not.
-    #[error("the router entries are not in order")]
+    /// The router entries are not in strictly ascending order of their identity digests.
+    #[error("the router entries are not in ascending order")]
     RouterOrder,
-    /// The times do not ascend, or no time period can be computed from them.
-    #[error("the consensus's times make no schedule")]
+    /// The times are not in ascending order, or no time period can be computed from them.
+    #[error("no time period can be computed from the times of the consensus")]
     Schedule,
-    /// Not forty hexadecimal digits.
+    /// A fingerprint does not have forty hexadecimal digits.
     #[error("a relay fingerprint has forty hexadecimal digits")]
     Fingerprint,
 }
 
-/// The longest consensus, and the longest text of microdescriptors, that we read: several times today's network.
+/// The maximum length, in bytes, of a consensus and of the text of all microdescriptors. The limit
+/// is several times the size of today's network.
 pub const MAX_DOCUMENT_BYTES: usize = 64 << 20;
 
-/// Decodes base64 of exactly `N` bytes, without padding.
+/// Decodes unpadded base64 to exactly `N` bytes.
 fn base64_array<const N: usize>(text: &str) -> Option<[u8; N]> {
     let mut bytes = [0; N];
     let encoding = &data_encoding::BASE64_NOPAD;

@@ -1,9 +1,10 @@
-//! The HSDir hash ring (rend-spec-v3, section 2.2.3). H is SHA3-256, `INT_8` a big-endian 64-bit number.
+//! The HSDir hash ring (rend-spec-v3, section 2.2.3). H is SHA3-256, and `INT_8` is a big-endian
+//! 64-bit number.
 
 use sha3::{Digest, Sha3_256};
 
 use super::Fingerprint;
-use super::network::{Placement, ServicePeriod};
+use super::types::{Placement, ServicePeriod};
 use crate::onion::{BlindedPublicKey, TimePeriod};
 
 /// A relay that can be on the ring.
@@ -13,7 +14,7 @@ pub(super) struct HsDir {
     pub(super) ed25519: [u8; 32],
 }
 
-/// The relays in the order of a period's ring.
+/// The relays in the order of a time period's ring.
 pub(super) struct Ring<'a> {
     period: TimePeriod,
     places: Vec<([u8; 32], &'a HsDir)>,
@@ -27,7 +28,8 @@ impl<'a> Ring<'a> {
         Self { period: period.period, places }
     }
 
-    /// For each replica the `spread` relays that follow its place on the ring, passing over those already taken.
+    /// Returns, for each replica, the `spread` relays that follow the descriptor's index on the
+    /// ring. Relays that are already assigned are skipped.
     pub(super) fn responsible(&self, blinded: &BlindedPublicKey, replicas: u8, spread: u8) -> Vec<Placement> {
         let mut placements: Vec<Placement> = Vec::new();
         for replica in 1..=replicas {
@@ -47,9 +49,12 @@ impl<'a> Ring<'a> {
     }
 }
 
-/// A service's place for one replica.
+/// Computes the index of a service's descriptor for one replica:
 ///
-/// `hs_index(replicanum) = H("store-at-idx" | blinded_public_key | INT_8(replicanum) | INT_8(period_length) | INT_8(period_num))`
+/// ```text
+/// hs_index(replicanum) = H("store-at-idx" | blinded_public_key | INT_8(replicanum)
+///                          | INT_8(period_length) | INT_8(period_num))
+/// ```
 fn hs_index(blinded: &BlindedPublicKey, replica: u8, period: TimePeriod) -> [u8; 32] {
     Sha3_256::new()
         .chain_update("store-at-idx")
@@ -61,9 +66,12 @@ fn hs_index(blinded: &BlindedPublicKey, replica: u8, period: TimePeriod) -> [u8;
         .into()
 }
 
-/// A relay's place.
+/// Computes the index of a relay:
 ///
-/// `hsdir_index(node) = H("node-idx" | node_identity | shared_random_value | INT_8(period_num) | INT_8(period_length))`
+/// ```text
+/// hsdir_index(node) = H("node-idx" | node_identity | shared_random_value
+///                       | INT_8(period_num) | INT_8(period_length))
+/// ```
 pub(super) fn hsdir_index(hsdir: &HsDir, shared_random: &[u8; 32], period: TimePeriod) -> [u8; 32] {
     Sha3_256::new()
         .chain_update("node-idx")
@@ -75,7 +83,8 @@ pub(super) fn hsdir_index(hsdir: &HsDir, shared_random: &[u8; 32], period: TimeP
         .into()
 }
 
-/// What stands for a shared random value that the consensus has not.
+/// Computes the disaster value, which replaces a shared random value that is missing from the
+/// consensus:
 ///
 /// `disaster_srv = H("shared-random-disaster" | INT_8(period_length) | INT_8(period_num))`
 pub(super) fn disaster_shared_random(period: TimePeriod) -> [u8; 32] {
@@ -106,9 +115,9 @@ mod tests {
         Ring::new(hsdirs, &ServicePeriod { period: PERIOD, shared_random: [0x43; 32], srv_start: UNIX_EPOCH })
     }
 
-    /// C tor, `test_hs_common.c`, `test_hs_indexes`.
+    /// The test vectors of `test_hs_indexes` in C tor's `test_hs_common.c`.
     #[test]
-    fn c_tor_indexes() {
+    fn matches_the_indexes_of_c_tor() {
         assert_eq!(
             HEXLOWER.encode(&hs_index(&BlindedPublicKey([0x42; 32]), 1, PERIOD)),
             "37e5cbbd56a22823714f18f1623ece5983a0d64c78495a8cfab854245e5f9a8a"
@@ -119,9 +128,10 @@ mod tests {
         );
     }
 
-    /// C tor, `test_hs_service.c`, `test_disaster_srv` (the first), and Onionbalance, `test_v3_consensus.py`.
+    /// The first value is from `test_disaster_srv` in C tor's `test_hs_service.c`, the others from
+    /// Onionbalance's `test_v3_consensus.py`.
     #[test]
-    fn c_tor_and_onionbalance_disaster_values() {
+    fn matches_the_disaster_values_of_c_tor_and_onionbalance() {
         for (number, expected) in (1..).zip([
             "F8A4948707653837FA44ABB5BBC75A12F6F101E7F8FAF699B9715F4965D3507D",
             "C17966DF8B4834638E1B7BF38944C4995B92E89749D1623E417A44938D08FD67",
@@ -135,12 +145,12 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_ring_has_nobody() {
+    fn an_empty_ring_has_no_responsible_hsdirs() {
         assert_eq!(ring(&[]).responsible(&BlindedPublicKey([1; 32]), 2, 4), []);
     }
 
     #[test]
-    fn a_small_ring_gives_each_relay_once() {
+    fn a_small_ring_assigns_each_relay_once() {
         let hsdirs: Vec<_> = (1..=6).map(hsdir).collect();
         let placements = ring(&hsdirs).responsible(&BlindedPublicKey([1; 32]), 2, 4);
         let places: Vec<_> = placements.iter().map(|p| (p.replica, p.position)).collect();
@@ -148,9 +158,10 @@ mod tests {
     }
 
     proptest! {
-        /// Against the definition itself: walk the whole circle from the index on.
+        /// Compares the ring with its definition, which walks the whole circle from the index
+        /// onwards.
         #[test]
-        fn responsible_are_the_nearest_relays_not_yet_taken(
+        fn the_nearest_unassigned_relays_are_responsible(
             relays in 0..40_u8, blinded: [u8; 32], replicas in 1..5_u8, spread in 1..9_u8,
         ) {
             let hsdirs: Vec<_> = (0..relays).map(hsdir).collect();

@@ -1,40 +1,46 @@
-//! Time periods and runs of the shared random protocol (rend-spec-v3, section 2.2.1 and 2.2.4; srv-spec, section 3).
+//! Time periods and runs of the shared random protocol (rend-spec-v3, sections 2.2.1 and 2.2.4;
+//! srv-spec, section 3).
 //!
 //! ```text
 //! 00:00      12:00      00:00      12:00      00:00      public network, UTC
 //! SRV#1      TP#1       SRV#2      TP#2       SRV#3
-//!  |----------|==========|----------|==========|         ====  between a new period and the next shared random value
+//!  |----------|==========|----------|==========|
+//!             ==== from the start of a period to the next shared random value
 //! ```
 //!
-//! A run of the shared random protocol has 24 voting rounds and ends with a new value. Periods begin 12 rounds after
-//! runs. Everything counts from the consensus's `valid-after`: two parties with one consensus agree, whatever their clocks.
+//! A run of the shared random protocol has 24 voting rounds and ends with a new value. A time
+//! period begins 12 rounds after a run does. All times count from the consensus's `valid-after`, so
+//! two parties with the same consensus agree even if their clocks differ.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::ConsensusError;
-use super::network::NetworkKind;
+use super::types::NetworkKind;
 use crate::onion::TimePeriod;
 
-/// Voting rounds in a phase (commit, then reveal) of the shared random protocol.
+/// The number of voting rounds in a phase (commit, then reveal) of the shared random protocol.
 const PHASE_ROUNDS: u64 = 12;
-/// Voting rounds in a run of the protocol.
+/// The number of voting rounds in a run of the shared random protocol.
 const RUN_ROUNDS: u64 = 2 * PHASE_ROUNDS;
 
-/// Where a consensus stands in time periods and protocol runs.
+/// The time period and the protocol run that a consensus belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Schedule {
-    /// The period of the consensus; it has a predecessor.
+pub(super) struct PeriodSchedule {
+    /// The time period of the consensus. It always has a predecessor.
     pub(super) period: TimePeriod,
-    /// The period began after the current shared random value came.
+    /// True if the time period began after the current shared random value was published.
     pub(super) between_period_and_srv: bool,
-    /// When the previous shared random value came: the start of the run before the current one.
+    /// The time at which the previous shared random value was published, which is the start of the
+    /// run before the current one.
     pub(super) previous_srv_start: SystemTime,
-    /// When the current shared random value came: the start of the current run.
+    /// The time at which the current shared random value was published, which is the start of the
+    /// current run.
     pub(super) current_srv_start: SystemTime,
 }
 
-impl Schedule {
-    /// `hsdir_interval` is the consensus parameter, minutes.
+impl PeriodSchedule {
+    /// Computes the schedule of a consensus. `hsdir_interval` is the consensus parameter, in
+    /// minutes.
     pub(super) fn new(
         valid_after: SystemTime,
         fresh_until: SystemTime,
@@ -47,8 +53,9 @@ impl Schedule {
         times.ok_or(ConsensusError::Schedule)
     }
 
-    /// The first of the two periods that a service publishes for, which C tor calls its current one. It changes when a shared random
-    /// value comes, not when the period itself does (rend-spec-v3, section 2.2.4).
+    /// Returns the first of the two periods that a service publishes for, the one that C tor calls
+    /// current. It changes when a shared random value is published, not when the time period itself
+    /// changes (rend-spec-v3, section 2.2.4).
     pub(super) fn older_service_period(&self) -> TimePeriod {
         let number = self.period.number - u64::from(self.between_period_and_srv);
         TimePeriod { number, ..self.period }
@@ -92,14 +99,15 @@ mod tests {
         time.parse::<jiff::Timestamp>().unwrap().into()
     }
 
-    fn schedule(valid_after: &str, round: u64, kind: NetworkKind) -> Schedule {
+    fn schedule(valid_after: &str, round: u64, kind: NetworkKind) -> PeriodSchedule {
         let valid_after = at(valid_after);
-        Schedule::new(valid_after, valid_after + Duration::from_secs(round), 1440, kind).unwrap()
+        PeriodSchedule::new(valid_after, valid_after + Duration::from_secs(round), 1440, kind).unwrap()
     }
 
-    /// rend-spec-v3, section 2.2.1, and C tor, `test_hs_common.c`, `test_time_period`.
+    /// The example of rend-spec-v3, section 2.2.1, which C tor also uses in `test_time_period` of
+    /// `test_hs_common.c`.
     #[test]
-    fn spec_period_16903_begins_on_2016_04_13_at_12_00() {
+    fn time_period_16903_begins_on_2016_04_13_at_12_00() {
         for (time, number) in [
             ("2016-04-13T11:00:00Z", 16903),
             ("2016-04-13T11:59:59Z", 16903),
@@ -112,9 +120,9 @@ mod tests {
         }
     }
 
-    /// C tor, `test_hs_common.c`, `test_time_between_tp_and_srv`.
+    /// The times of `test_time_between_tp_and_srv` in C tor's `test_hs_common.c`.
     #[test]
-    fn c_tor_between_period_and_srv() {
+    fn matches_c_tor_between_a_period_and_the_next_shared_random_value() {
         for (time, between) in [
             ("1985-10-26T00:00:00Z", false),
             ("1985-10-26T11:00:00Z", false),
@@ -136,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn testing_networks_take_everything_from_the_voting_interval() {
+    fn testing_networks_derive_all_times_from_the_voting_interval() {
         let schedule = schedule("2026-03-04T10:04:00Z", 20, NetworkKind::Testing);
         assert_eq!(schedule.period.length_minutes, 8);
         assert_eq!(schedule.current_srv_start, at("2026-03-04T10:00:00Z"));
@@ -145,25 +153,27 @@ mod tests {
     }
 
     #[test]
-    fn times_without_a_schedule_are_rejected() {
+    fn rejects_times_that_allow_no_schedule() {
         let day = Duration::from_secs(86400);
         for (valid_after, fresh_until, kind) in [
             (UNIX_EPOCH, UNIX_EPOCH + day, NetworkKind::Public),
             (UNIX_EPOCH - day, UNIX_EPOCH + day, NetworkKind::Public),
             (UNIX_EPOCH + day * 9, UNIX_EPOCH + day * 9, NetworkKind::Public),
             (UNIX_EPOCH + day * 9, UNIX_EPOCH + day * 8, NetworkKind::Public),
-            // A run of less than a minute.
+            // The last case has a run of less than a minute.
             (UNIX_EPOCH + day * 9, UNIX_EPOCH + day * 9 + Duration::from_secs(2), NetworkKind::Testing),
         ] {
-            assert_eq!(Schedule::new(valid_after, fresh_until, 1440, kind), Err(ConsensusError::Schedule));
+            assert_eq!(PeriodSchedule::new(valid_after, fresh_until, 1440, kind), Err(ConsensusError::Schedule));
         }
     }
 
     proptest! {
         #[test]
-        fn no_times_panic(valid_after: u64, round in 1..u64::MAX, interval in 30..14400_u64, testing: bool) {
+        fn no_combination_of_times_panics(
+            valid_after: u64, round in 1..u64::MAX, interval in 30..14400_u64, testing: bool,
+        ) {
             let kind = if testing { NetworkKind::Testing } else { NetworkKind::Public };
-            let _ = Schedule::compute(valid_after, round, interval, kind);
+            let _ = PeriodSchedule::compute(valid_after, round, interval, kind);
         }
     }
 }

@@ -1,11 +1,16 @@
-//! What a private network of C tor 0.4.9.11 did (17 relays, a voting round of 20 s), captured at one node's control port.
+//! Captures of a private network of C tor 0.4.9.11 (17 relays, a voting round of 20 s), taken at
+//! the control port of one node.
 //!
-//! An `.observed` file tells what that tor did with that very consensus:
+//! An `.observed` file records what that tor did under that consensus. The parts that are not from
+//! `HS_DESC` events are from its log:
 //!
 //! ```text
-//! upload (current|next) ADDRESS BLINDED-KEY PERIOD-NUMBER SRV-START     events HS_DESC UPLOAD; the rest from its log
-//! fetch ADDRESS BLINDED-KEY                                             events HS_DESC REQUESTED: random ones of all
-//!   FINGERPRINT HSDIR-INDEX                                             one line for each HSDir, in the order of events
+//! upload (current|next) ADDRESS BLINDED-KEY PERIOD-NUMBER SRV-START    HS_DESC UPLOAD events
+//! fetch ADDRESS BLINDED-KEY                                            HS_DESC REQUESTED events,
+//!                                                                      for HSDirs tor picks
+//!                                                                      at random
+//!   FINGERPRINT HSDIR-INDEX                                            one line per HSDir, in
+//!                                                                      the order of the events
 //! ```
 
 use data_encoding::{BASE64_NOPAD, HEXUPPER};
@@ -13,17 +18,17 @@ use data_encoding::{BASE64_NOPAD, HEXUPPER};
 use super::Fingerprint;
 use crate::onion::BlindedPublicKey;
 
-/// A consensus, and what tor did with it. All captures have the same microdescriptors.
+/// A consensus and the behavior of tor under it. All captures share the same microdescriptors.
 pub(super) struct Capture {
     pub(super) name: String,
     pub(super) consensus: String,
     pub(super) microdescriptors: String,
-    pub(super) observed: Vec<Observed>,
+    pub(super) observed: Vec<ObservedDescriptor>,
 }
 
-/// The HSDirs of one descriptor, and their indexes.
+/// The HSDirs of one descriptor and their indexes, as observed.
 #[derive(Debug)]
-pub(super) struct Observed {
+pub(super) struct ObservedDescriptor {
     pub(super) action: Action,
     pub(super) address: String,
     pub(super) blinded: BlindedPublicKey,
@@ -32,7 +37,8 @@ pub(super) struct Observed {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
-    /// `descriptor`: 0 for C tor's current one, 1 for its next.
+    /// An upload of the descriptor with index `descriptor`: 0 is C tor's current descriptor and 1
+    /// its next one.
     Upload {
         descriptor: usize,
         period_number: u64,
@@ -45,7 +51,8 @@ pub(super) const MICRODESCRIPTORS: &str = include_str!("testdata/tornet.microdes
 
 macro_rules! captures {
     ($($name:literal),*) => {
-        /// One consensus of each half of a shared random value's life, and one of the network's first value.
+        /// Returns one consensus from each half of a shared random value's life, and one with the
+        /// network's first value.
         pub(super) fn captures() -> [Capture; 3] {
             [$(Capture::new(
                 $name,
@@ -60,16 +67,20 @@ captures!("tornet-before-period", "tornet-between-period-and-srv", "tornet-no-pr
 
 impl Capture {
     pub(super) fn new(name: &str, consensus: &str, microdescriptors: &str, observed: &str) -> Self {
-        let mut list: Vec<Observed> = Vec::new();
+        let mut list: Vec<ObservedDescriptor> = Vec::new();
         for line in observed.lines() {
             let words: Vec<_> = line.split_whitespace().collect();
             match words[..] {
                 ["upload", which, address, blinded, number, srv_start] => {
                     let descriptor = ["current", "next"].iter().position(|name| *name == which).unwrap();
                     let (period_number, srv_start) = (number.parse().unwrap(), srv_start.parse().unwrap());
-                    list.push(Observed::new(Action::Upload { descriptor, period_number, srv_start }, address, blinded));
+                    list.push(ObservedDescriptor::new(
+                        Action::Upload { descriptor, period_number, srv_start },
+                        address,
+                        blinded,
+                    ));
                 }
-                ["fetch", address, blinded] => list.push(Observed::new(Action::Fetch, address, blinded)),
+                ["fetch", address, blinded] => list.push(ObservedDescriptor::new(Action::Fetch, address, blinded)),
                 [relay, index] => {
                     let index = HEXUPPER.decode(index.as_bytes()).unwrap().try_into().unwrap();
                     list.last_mut().unwrap().hsdirs.push((relay.parse().unwrap(), index));
@@ -86,7 +97,7 @@ impl Capture {
     }
 }
 
-impl Observed {
+impl ObservedDescriptor {
     fn new(action: Action, address: &str, blinded: &str) -> Self {
         let blinded = BlindedPublicKey(BASE64_NOPAD.decode(blinded.as_bytes()).unwrap().try_into().unwrap());
         Self { action, address: address.to_owned(), blinded, hsdirs: Vec::new() }

@@ -1,26 +1,27 @@
-//! A consensus's times alone, as `GETINFO consensus/…` gives them: enough to tell the time period without reading it all.
+//! The times of a consensus as `GETINFO consensus/…` returns them. They are enough to determine the
+//! time period without reading the whole consensus.
 
 use std::time::SystemTime;
 
 use super::ConsensusError;
 use super::document::{Params, time};
-use super::network::NetworkKind;
-use super::schedule::Schedule;
+use super::schedule::PeriodSchedule;
+use super::types::NetworkKind;
 use crate::onion::TimePeriod;
 
-/// `YYYY-MM-DD HH:MM:SS`, in UTC.
+/// Parses `YYYY-MM-DD HH:MM:SS` in UTC.
 pub fn parse_time(keyword: &'static str, text: &str) -> Result<SystemTime, ConsensusError> {
     time(text.split_ascii_whitespace()).ok_or(ConsensusError::Malformed(keyword))
 }
 
-/// The period that C tor calls a service's current one. On the public network it takes `hsdir_interval` to be the default, which
-/// it has always been.
+/// Returns the period that C tor calls a service's current one. On the public network this assumes
+/// the default of `hsdir_interval`, which has never been changed.
 pub fn service_period(
     valid_after: SystemTime,
     fresh_until: SystemTime,
     kind: NetworkKind,
 ) -> Result<TimePeriod, ConsensusError> {
-    Ok(Schedule::new(valid_after, fresh_until, Params::default().interval, kind)?.older_service_period())
+    Ok(PeriodSchedule::new(valid_after, fresh_until, Params::default().interval, kind)?.older_service_period())
 }
 
 #[cfg(test)]
@@ -31,7 +32,8 @@ mod tests {
         parse_time("valid-after", text).unwrap()
     }
 
-    /// The example of rend-spec-v3, section 2.2.4: a service changes periods with the shared random value.
+    /// The example of rend-spec-v3, section 2.2.4, where a service's period changes together with
+    /// the shared random value.
     #[test]
     fn a_services_period_changes_at_midnight_on_the_public_network() {
         for (valid_after, fresh_until, number) in [
@@ -46,13 +48,13 @@ mod tests {
     }
 
     #[test]
-    fn a_testing_networks_periods_are_24_rounds() {
+    fn periods_of_a_testing_network_last_24_voting_rounds() {
         let period = service_period(at("2026-03-04 10:04:00"), at("2026-03-04 10:04:20"), NetworkKind::Testing);
         assert_eq!(period.unwrap().length_minutes, 8);
     }
 
     #[test]
-    fn what_is_no_time_is_refused() {
+    fn rejects_malformed_times() {
         for text in ["", "2026-03-04", "2026-03-04T10:04:00", "2026-13-04 10:04:00", "2026-03-04 10:04"] {
             assert_eq!(parse_time("valid-after", text), Err(ConsensusError::Malformed("valid-after")), "{text:?}");
         }

@@ -1,10 +1,10 @@
-//! Authentication (control-spec, sections 3.5, 3.21, 3.24 and 5.1).
+//! Authentication of a control connection (control-spec, sections 3.5, 3.21, 3.24 and 5.1).
 //!
 //! ```text
-//! SAFECOOKIE       both sides prove that they know the cookie, none tells it
-//! COOKIE           tells the cookie: only where nobody else can have asked for it
-//! HASHEDPASSWORD   tells the password: where no cookie serves
-//! NULL             tor asks for nothing
+//! SAFECOOKIE       both sides prove that they know the cookie, and neither reveals it
+//! COOKIE           reveals the cookie, so it is used only if nobody else can have asked for it
+//! HASHEDPASSWORD   reveals the password, so it is used only if no cookie works
+//! NULL             tor requires no authentication
 //! ```
 
 use std::ffi::OsString;
@@ -25,53 +25,68 @@ use zeroize::Zeroizing;
 
 use super::codec::Message;
 use super::text::{is_quotable, keywords};
-use super::{Client, Connector, ControlError, Place};
+use super::{Client, ControlEndpoint, ControlError};
 
-/// A cookie's bytes.
+/// The length of a cookie in bytes.
 const COOKIE_LENGTH: usize = 32;
-/// A nonce's bytes: tor's own number, and ours.
+/// The length of a nonce in bytes, for both tor's nonce and ours.
 const NONCE_LENGTH: usize = 32;
-/// How often a cookie file that is not there yet is looked for.
+/// The interval between two checks for a missing cookie file.
 const COOKIE_POLL: Duration = Duration::from_millis(50);
 const SERVER_LABEL: &[u8] = b"Tor safe cookie authentication server-to-controller hash";
 const CLIENT_LABEL: &[u8] = b"Tor safe cookie authentication controller-to-server hash";
 
-/// A control port's password. Zeroized with its last clone, never printed.
+/// The password of a control port. It is zeroized with its last clone and never printed.
 #[derive(Clone)]
 pub struct Password(Arc<Zeroizing<String>>);
 
-/// A text that cannot be a password: it holds a line end or a NUL, which the protocol has no form for.
+/// An error for a text that cannot be a password because it contains a line end or a NUL, which the
+/// control protocol cannot represent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a control password has no line ends and no NUL: choose another one (tor --hash-password)")]
+#[error("a control password must not contain a line end or a NUL; choose another one (tor --hash-password)")]
 pub struct PasswordError;
 
-/// Which methods are tried.
+/// The credentials and limits for an attempt to authenticate.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Authenticator<'a> {
+    /// The endpoint that was configured, which error messages name.
+    pub(super) endpoint: &'a ControlEndpoint,
+    /// The path of the cookie file, or None to use the file that PROTOCOLINFO names.
+    pub(super) cookie: Option<&'a Path>,
+    /// The password, if one is configured.
+    pub(super) password: Option<&'a Password>,
+    /// The longest wait for a missing cookie file.
+    pub(super) patience: Duration,
+}
+
+/// The authentication methods to try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Methods {
     All,
-    /// After the cookie failed.
+    /// The password only, after the cookie has failed.
     Password,
 }
 
-/// Why authentication failed.
+/// The reason why authentication failed.
 #[derive(Debug)]
-pub(super) enum Failure {
-    /// There is no other way.
+pub(super) enum AuthenticationFailure {
+    /// No other method is left.
     Final(ControlError),
-    /// The cookie is not this tor's, but there is a password that tor would take over another connection.
+    /// The cookie does not belong to this tor, but there is a password that tor would accept over a
+    /// new connection.
     CookieRefused(ControlError),
 }
 
-/// What PROTOCOLINFO tells about authentication.
+/// The authentication methods that PROTOCOLINFO announces.
 #[derive(Debug, PartialEq, Eq)]
-struct Offer {
-    /// Comma-separated.
+struct AuthOffer {
+    /// The names of the methods, separated by commas.
     methods: String,
     cookie_file: Option<PathBuf>,
 }
 
 impl Password {
-    /// Takes any text without line ends and NULs.
+    /// Accepts any text without line ends and NULs.
     pub fn new(password: Zeroizing<String>) -> Result<Self, PasswordError> {
         if is_quotable(&password) { Ok(Self(Arc::new(password))) } else { Err(PasswordError) }
     }
@@ -83,7 +98,7 @@ impl fmt::Debug for Password {
     }
 }
 
-impl Failure {
+impl AuthenticationFailure {
     pub(super) fn into_error(self) -> ControlError {
         match self {
             Self::Final(error) | Self::CookieRefused(error) => error,
@@ -91,49 +106,59 @@ impl Failure {
     }
 }
 
-impl From<ControlError> for Failure {
+impl From<ControlError> for AuthenticationFailure {
     fn from(error: ControlError) -> Self {
         Self::Final(error)
     }
 }
 
-impl Connector {
-    /// Chooses the method and proves that we may.
-    pub(super) async fn authenticate(&self, client: &Client, methods: Methods) -> Result<(), Failure> {
-        // A restarted tor opens its socket before it replaces an old cookie file, but it answers only afterwards: so the
-        // file is read after the answer, also where PROTOCOLINFO's path is not needed.
-        let offer = Offer::parse(&client.protocol_info().await?)?;
-        let password = self.password.as_ref().filter(|_| offer.has("HASHEDPASSWORD"));
+impl Authenticator<'_> {
+    /// Chooses a method and authenticates.
+    pub(super) async fn authenticate(&self, client: &Client, methods: Methods) -> Result<(), AuthenticationFailure> {
+        // A restarted tor opens its socket before it replaces an old cookie file, but answers only
+        // afterwards. The file is therefore read after the answer, even if the path from
+        // PROTOCOLINFO is not needed.
+        let offer = AuthOffer::parse(&client.protocol_info().await?)?;
+        let password = self.password.filter(|_| offer.has("HASHEDPASSWORD"));
         let fault = match self.cookie_file(&offer).filter(|_| methods == Methods::All) {
             None => None,
-            // Where a password would do, a cookie that is not there is not waited for.
-            Some(path) => match await_cookie(path, password.map_or(self.command_timeout, |_| Duration::ZERO)).await {
+            // If a password would work, a missing cookie file is not waited for.
+            Some(path) => match await_cookie(path, password.map_or(self.patience, |_| Duration::ZERO)).await {
                 Ok(cookie) => {
                     return self.by_cookie(client, &offer, path, &cookie).await.map_err(|error| match error {
-                        ControlError::Authentication(_) if password.is_some() => Failure::CookieRefused(error),
-                        other => Failure::Final(other),
+                        ControlError::Authentication(_) if password.is_some() => {
+                            AuthenticationFailure::CookieRefused(error)
+                        }
+                        other => AuthenticationFailure::Final(other),
                     });
                 }
                 Err(fault) => Some(fault),
             },
         };
-        let told = match password {
+        let result = match password {
             Some(password) => client.authenticate_by_password(&password.0).await,
             None if offer.has("NULL") => client.authenticate(&[]).await,
-            None => return Err(ControlError::Authentication(self.no_way(&offer, fault)).into()),
+            None => return Err(ControlError::Authentication(self.explain(&offer, fault)).into()),
         };
-        told.map_err(|error| refused("the password", error).into())
+        result.map_err(|error| refused("the password", error).into())
     }
 
-    /// The cookie file, if it is to be used at all.
-    fn cookie_file<'a>(&'a self, offer: &'a Offer) -> Option<&'a Path> {
-        // Over TCP anyone may answer and name any file of ours: it is told to nobody that cannot prove to know it.
-        let local = matches!(self.place, Place::Unix(_)) || self.cookie.is_some();
+    /// Returns the path of the cookie file, if a cookie may be used at all.
+    fn cookie_file<'a>(&'a self, offer: &'a AuthOffer) -> Option<&'a Path> {
+        // Over TCP anyone may answer and name any of our files, so the cookie is never revealed to
+        // a peer that cannot prove that it knows the cookie.
+        let local = matches!(self.endpoint, ControlEndpoint::Unix(_)) || self.cookie.is_some();
         let usable = offer.has("SAFECOOKIE") || (offer.has("COOKIE") && local);
-        self.cookie.as_deref().or(offer.cookie_file.as_deref()).filter(|_| usable)
+        self.cookie.or(offer.cookie_file.as_deref()).filter(|_| usable)
     }
 
-    async fn by_cookie(&self, client: &Client, offer: &Offer, path: &Path, cookie: &[u8]) -> Result<(), ControlError> {
+    async fn by_cookie(
+        &self,
+        client: &Client,
+        offer: &AuthOffer,
+        path: &Path,
+        cookie: &[u8],
+    ) -> Result<(), ControlError> {
         let what = || format!("the cookie in {}", path.display());
         if !offer.has("SAFECOOKIE") {
             return client.authenticate(cookie).await.map_err(|error| refused(&what(), error));
@@ -141,40 +166,43 @@ impl Connector {
         let ours = nonce();
         let challenge = client.auth_challenge(&ours).await.map_err(|error| refused(&what(), error))?;
         let answer = answer_challenge(cookie, &ours, &challenge)?.ok_or_else(|| {
-            let text = format!("{} is not that of the tor at {}: is it another tor's file?", what(), self.place);
+            let text =
+                format!("{} does not belong to the tor at {}; check that it is this tor's file", what(), self.endpoint);
             ControlError::Authentication(text)
         })?;
         client.authenticate(&answer).await.map_err(|error| refused(&what(), error))
     }
 
-    /// What tor offers, why that is of no use, and what would be.
-    fn no_way(&self, offer: &Offer, fault: Option<String>) -> String {
-        let offers = format!("tor at {} offers {}", self.place, offer.methods);
+    /// Describes which methods tor offers, why none of them works, and how to fix it.
+    fn explain(&self, offer: &AuthOffer, fault: Option<String>) -> String {
+        let offers = format!("tor at {} offers {}", self.endpoint, offer.methods);
         let cookies = offer.has("COOKIE") || offer.has("SAFECOOKIE");
         let help = match (offer.has("HASHEDPASSWORD"), cookies) {
-            (true, _) => "give the control port's password",
+            (true, _) => "provide the control port's password",
             (false, true) => {
-                "let this user read the cookie file (CookieAuthFileGroupReadable 1), or set HashedControlPassword and give the password"
+                "let this user read the cookie file (CookieAuthFileGroupReadable 1), or set HashedControlPassword and provide the password"
             }
             (false, false) => "set CookieAuthentication 1 or HashedControlPassword in torrc",
         };
         match fault {
             Some(fault) => format!("{offers}, but {fault}; {help}"),
             None if cookies && self.cookie.is_none() && offer.cookie_file.is_none() => {
-                format!("{offers}, but names no cookie file; name it, or {help}")
+                format!("{offers}, but names no cookie file; configure its path, or {help}")
             }
             None if cookies => {
-                format!("{offers}, but a cookie is not sent over TCP in the clear; name its file, or {help}")
+                format!(
+                    "{offers}, but the cookie is not sent over TCP in the clear; configure the path of its file, or {help}"
+                )
             }
             None => format!("{offers}; {help}"),
         }
     }
 }
 
-impl Offer {
-    /// Reads `AUTH METHODS=COOKIE,SAFECOOKIE COOKIEFILE="/path"` among the lines.
+impl AuthOffer {
+    /// Parses the line `AUTH METHODS=COOKIE,SAFECOOKIE COOKIEFILE="/path"` of a reply.
     fn parse(message: &Message) -> Result<Self, ControlError> {
-        let malformed = || ControlError::Protocol("PROTOCOLINFO has no readable AUTH line".to_owned());
+        let malformed = || ControlError::Protocol("the reply to PROTOCOLINFO has no valid AUTH line".to_owned());
         let line = message.lines.iter().find_map(|line| line.text.strip_prefix("AUTH ")).ok_or_else(malformed)?;
         let (mut methods, mut cookie_file) = (None, None);
         for (word, value) in keywords(line).ok_or_else(malformed)? {
@@ -194,26 +222,28 @@ impl Offer {
 
 fn refused(what: &str, error: ControlError) -> ControlError {
     match error {
-        ControlError::Refused { message, .. } => ControlError::Authentication(format!("tor refuses {what}: {message}")),
+        ControlError::Refused { message, .. } => {
+            ControlError::Authentication(format!("tor rejected {what}: {message}"))
+        }
         other => other,
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "the shell makes the generator")]
+#[allow(clippy::disallowed_methods, reason = "the IO layer provides the generator")]
 fn nonce() -> [u8; NONCE_LENGTH] {
     let mut nonce = [0; NONCE_LENGTH];
     rand::rng().fill_bytes(&mut nonce);
     nonce
 }
 
-/// Checks `AUTHCHALLENGE SERVERHASH=… SERVERNONCE=…`; gives what AUTHENTICATE is to tell. None where the other side does not
-/// know the cookie.
+/// Checks `AUTHCHALLENGE SERVERHASH=… SERVERNONCE=…` and returns the proof to send with
+/// AUTHENTICATE. Returns None if the other side does not know the cookie.
 ///
-/// `SERVERHASH = HMAC-SHA256(SERVER_LABEL, cookie | client nonce | server nonce)`, and the answer likewise under
-/// `CLIENT_LABEL`.
+/// `SERVERHASH = HMAC-SHA256(SERVER_LABEL, cookie | client nonce | server nonce)`, and the proof is
+/// the same HMAC under `CLIENT_LABEL`.
 fn answer_challenge(cookie: &[u8], ours: &[u8], challenge: &Message) -> Result<Option<[u8; 32]>, ControlError> {
     let malformed =
-        || ControlError::Protocol("AUTHCHALLENGE is not answered with SERVERHASH and SERVERNONCE".to_owned());
+        || ControlError::Protocol("the reply to AUTHCHALLENGE has no valid SERVERHASH and SERVERNONCE".to_owned());
     let line =
         challenge.lines.first().and_then(|line| line.text.strip_prefix("AUTHCHALLENGE ")).ok_or_else(malformed)?;
     let (mut hash, mut theirs) = (None, None);
@@ -227,31 +257,33 @@ fn answer_challenge(cookie: &[u8], ours: &[u8], challenge: &Message) -> Result<O
     }
     let (hash, theirs) = (hash.ok_or_else(malformed)?, theirs.ok_or_else(malformed)?);
     let mac = |label| keyed(label).chain_update(cookie).chain_update(ours).chain_update(&theirs);
-    // Compares in constant time.
+    // `verify_slice` compares in constant time.
     if mac(SERVER_LABEL).verify_slice(&hash).is_err() {
         return Ok(None);
     }
     Ok(Some(mac(CLIENT_LABEL).finalize().into_bytes().into()))
 }
 
-/// RFC 2104 pads a short key with zeros up to the hash's block: done here, the constructor cannot fail.
+/// Creates an HMAC with this label as its key. RFC 2104 pads a short key with zeros to the block
+/// size of the hash. Padding the key here leaves the constructor no way to fail.
 fn keyed(label: &[u8]) -> Hmac<Sha256> {
     let mut key = [0; 64];
-    for (byte, of_label) in key.iter_mut().zip(label) {
-        *byte = *of_label;
+    for (byte, label_byte) in key.iter_mut().zip(label) {
+        *byte = *label_byte;
     }
     Hmac::new(&key.into())
 }
 
-/// Reads the cookie; waits for a file that is not there, or not whole, for up to `patience`. Else tells what is wrong.
+/// Reads the cookie. Waits for a missing or incomplete file for up to `patience`, and returns a
+/// description of the problem if that time passes or the file cannot be read.
 async fn await_cookie(path: &Path, patience: Duration) -> Result<Zeroizing<Vec<u8>>, String> {
     let deadline = Instant::now() + patience;
     loop {
         let fault = match read_cookie(path).await {
             Ok(cookie) if cookie.len() == COOKIE_LENGTH => return Ok(cookie),
-            Ok(_) => format!("its cookie file {} does not hold {COOKIE_LENGTH} bytes", path.display()),
+            Ok(_) => format!("its cookie file {} does not have {COOKIE_LENGTH} bytes", path.display()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                format!("its cookie file {} is not there", path.display())
+                format!("its cookie file {} does not exist", path.display())
             }
             Err(error) => return Err(format!("its cookie file {} cannot be read ({error})", path.display())),
         };
@@ -263,7 +295,8 @@ async fn await_cookie(path: &Path, patience: Duration) -> Result<Zeroizing<Vec<u
 }
 
 async fn read_cookie(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    // One byte more than a cookie tells a longer file; the capacity is never exceeded, so no copy stays behind.
+    // Reading one byte more than a cookie detects a longer file. The capacity is never exceeded, so
+    // no copy of the secret is left behind.
     let mut cookie = Zeroizing::new(Vec::with_capacity(2 * COOKIE_LENGTH));
     File::open(path).await?.take(COOKIE_LENGTH as u64 + 1).read_to_end(&mut cookie).await?;
     Ok(cookie)

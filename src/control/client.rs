@@ -1,7 +1,6 @@
-//! A control connection: commands in, replies and events out.
+//! A handle that sends commands over a control connection.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use data_encoding::HEXUPPER;
@@ -10,32 +9,26 @@ use tokio::sync::{mpsc, oneshot, watch};
 use zeroize::Zeroizing;
 
 use super::codec::Message;
-use super::connection::{Command, Connection, EVENT_CAPACITY};
+use super::connection::{Connection, EVENT_CAPACITY, QueuedCommand};
 use super::text::{is_argument, push_data, push_quoted};
-use super::{Connector, ControlError, Event};
+use super::{ControlError, Event};
 use crate::onion::OnionAddress;
 
-/// Commands that may wait to be written.
+/// The number of commands that may wait to be written.
 const COMMAND_CAPACITY: usize = 32;
 
-/// A handle on a connection; clones share it, commands are answered in order. The connection ends with its last handle.
+/// A handle on a control connection. Clones share the connection, and commands are answered in
+/// order. The connection ends when its last handle is dropped.
 #[derive(Clone)]
 pub struct Client {
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<QueuedCommand>,
     closed: watch::Receiver<Option<ControlError>>,
 }
 
 impl Client {
-    /// [`Connector::connect`] to a unix control socket, with the cookie that PROTOCOLINFO names (or `cookie`).
-    pub async fn connect_unix(
-        socket: &Path,
-        cookie: Option<PathBuf>,
-    ) -> Result<(Self, mpsc::Receiver<Event>), ControlError> {
-        Connector { cookie, ..Connector::unix(socket) }.connect().await
-    }
-
-    /// Speaks over any unbuffered stream, not yet authenticated. A command that is unanswered after `command_timeout` ends
-    /// the connection. Needs a tokio runtime: a task owns the stream.
+    /// Starts a connection over any unbuffered stream, without authenticating. A command that is
+    /// unanswered after `command_timeout` ends the connection. The stream is owned by a task, so
+    /// this requires a tokio runtime.
     pub fn over<S>(stream: S, command_timeout: Duration) -> (Self, mpsc::Receiver<Event>)
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
@@ -47,51 +40,54 @@ impl Client {
         (Self { commands, closed }, events)
     }
 
-    /// GETINFO of one key; data replies come whole, dot-unstuffed, with `\n` line ends.
+    /// Sends GETINFO for one key and returns its value. A data reply is returned complete,
+    /// dot-unstuffed and with `\n` line ends.
     pub async fn get_info(&self, key: &str) -> Result<String, ControlError> {
         let message = self.command(line("GETINFO", &[key])?).await?;
         let line = message.lines.into_iter().next().unwrap_or_default();
         match line.text.strip_prefix(key).and_then(|rest| rest.strip_prefix('=')) {
             Some(value) => Ok(line.data.unwrap_or_else(|| value.to_owned())),
-            None => Err(ControlError::Protocol(format!("no value of {key} in the answer to GETINFO"))),
+            None => Err(ControlError::Protocol(format!("the reply to GETINFO has no value for {key}"))),
         }
     }
 
-    /// GETCONF of one option: all its values. An option that is not set gives its default value, or none if it has none.
-    /// Not for `HiddenServiceOptions`, which is answered under other names.
+    /// Sends GETCONF for one option and returns all its values. An option that is not set has its
+    /// default value, or no value if it has no default. This does not work for
+    /// `HiddenServiceOptions`, for which tor answers under other names.
     pub async fn get_conf(&self, option: &str) -> Result<Vec<String>, ControlError> {
         let message = self.command(line("GETCONF", &[option])?).await?;
         let mut values = Vec::new();
         for line in message.lines {
             let (name, value) = line.text.split_once('=').map_or((line.text.as_str(), None), |(n, v)| (n, Some(v)));
             if !name.eq_ignore_ascii_case(option) {
-                return Err(ControlError::Protocol(format!("GETCONF {option} is answered with another option")));
+                return Err(ControlError::Protocol(format!("the reply to GETCONF {option} is about another option")));
             }
             values.extend(value.map(str::to_owned));
         }
         Ok(values)
     }
 
-    /// SETEVENTS: these events and no others.
+    /// Sends SETEVENTS to subscribe to these events and no others.
     pub async fn set_events(&self, events: &[&str]) -> Result<(), ControlError> {
         self.command(line("SETEVENTS", events)?).await.map(drop)
     }
 
-    /// HSPOST to the given HSDirs, by fingerprint. Ok means tor accepted the command; each upload's fate comes as `HS_DESC`
-    /// events. Tor refuses with 552 if it knows one HSDir not (nothing is sent then), with 554 for a bad descriptor.
+    /// Sends HSPOST for the HSDirs with these fingerprints. Success means that tor accepted the
+    /// command; the result of each upload arrives as `HS_DESC` events. Tor answers 552 and sends
+    /// nothing if it does not know one of the HSDirs, and 554 if the descriptor is invalid.
     pub async fn hs_post(
         &self,
         servers: &[[u8; 20]],
         address: &OnionAddress,
         descriptor: &str,
     ) -> Result<(), ControlError> {
-        // Without a server tor would choose the HSDirs of the current period by itself.
+        // Without a server, tor would choose the HSDirs of the current period itself.
         if servers.is_empty() {
-            return Err(ControlError::Argument("no HSDir to post to".to_owned()));
+            return Err(ControlError::Argument("no HSDir to upload to".to_owned()));
         }
         let mut arguments: Vec<_> =
             servers.iter().map(|server| format!("SERVER={}", HEXUPPER.encode(server))).collect();
-        // Without an address tor 0.4.8 and 0.4.9 do not reply at all.
+        // Without an address, tor 0.4.8 and 0.4.9 do not reply at all.
         arguments.push(format!("HSADDRESS={}", address.identifier()));
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
         let mut bytes = line("+HSPOST", &arguments)?;
@@ -99,9 +95,10 @@ impl Client {
         self.command(bytes).await.map(drop)
     }
 
-    /// HSFETCH of a v3 descriptor from the given HSDirs, by fingerprint: that of the time period that clients use now. Ok means
-    /// tor accepted the command; each fetch's end comes as a `HS_DESC` FAILED or `HS_DESC_CONTENT` event, or not at all. Tor
-    /// refuses with 552 if it knows an HSDir not.
+    /// Sends HSFETCH for a v3 descriptor of the time period that clients use now, from the HSDirs
+    /// with these fingerprints. Success means that tor accepted the command; the result of each
+    /// fetch arrives as an `HS_DESC` FAILED or an `HS_DESC_CONTENT` event, or not at all. Tor
+    /// answers 552 if it does not know one of the HSDirs.
     pub async fn hs_fetch(&self, address: &OnionAddress, servers: &[[u8; 20]]) -> Result<(), ControlError> {
         let address = address.identifier();
         let servers: Vec<_> = servers.iter().map(|server| format!("SERVER={}", HEXUPPER.encode(server))).collect();
@@ -109,8 +106,9 @@ impl Client {
         self.command(line("HSFETCH", &arguments)?).await.map(drop)
     }
 
-    /// EXTENDCIRCUIT 0: has tor begin a circuit, through these relays or, without any, through relays and an exit of its choice;
-    /// gives its id. Tor refuses with 551 when it cannot begin one, with 552 when it does not know a relay.
+    /// Sends EXTENDCIRCUIT 0 and returns the id of the new circuit. Tor builds the circuit through
+    /// these relays or, if there are none, through relays and an exit of its choice. Tor answers
+    /// 551 if it cannot start a circuit and 552 if it does not know a relay.
     pub async fn build_circuit(&self, relays: &[&str]) -> Result<String, ControlError> {
         let path = relays.join(",");
         let arguments = ["0", &path];
@@ -119,37 +117,38 @@ impl Client {
         let text = message.lines.first().map_or("", |line| line.text.as_str());
         match text.strip_prefix("EXTENDED ") {
             Some(id) if is_argument(id) => Ok(id.to_owned()),
-            _ => Err(ControlError::Protocol("the answer to EXTENDCIRCUIT names no circuit".to_owned())),
+            _ => Err(ControlError::Protocol("the reply to EXTENDCIRCUIT names no circuit".to_owned())),
         }
     }
 
-    /// CLOSECIRCUIT, unless something uses it. Tor refuses with 552 when there is no such circuit any more.
+    /// Sends CLOSECIRCUIT with the condition that the circuit is unused. Tor answers 552 if the
+    /// circuit no longer exists.
     pub async fn close_circuit(&self, id: &str) -> Result<(), ControlError> {
         self.command(line("CLOSECIRCUIT", &[id, "IfUnused"])?).await.map(drop)
     }
 
-    /// SIGNAL.
+    /// Sends SIGNAL.
     pub async fn signal(&self, signal: &str) -> Result<(), ControlError> {
         self.command(line("SIGNAL", &[signal])?).await.map(drop)
     }
 
-    /// Resolves when the connection is gone.
+    /// Waits until the connection has ended.
     pub async fn closed(&self) {
-        // An error means that the task is gone, and the connection with it.
+        // An error means that the task has ended, and the connection with it.
         _ = self.closed.clone().wait_for(Option::is_some).await;
     }
 
-    /// Why the connection ended; None while it stands.
+    /// Returns the reason why the connection ended, or None while it is open.
     pub fn close_reason(&self) -> Option<ControlError> {
         self.closed.borrow().clone()
     }
 
-    /// PROTOCOLINFO, allowed before authentication.
+    /// Sends PROTOCOLINFO, which is allowed before authentication.
     pub(super) async fn protocol_info(&self) -> Result<Message, ControlError> {
         self.command(line("PROTOCOLINFO", &["1"])?).await
     }
 
-    /// AUTHENTICATE with a cookie's bytes, the answer to a challenge, or nothing.
+    /// Sends AUTHENTICATE with the bytes of a cookie, the answer to a challenge, or nothing.
     pub(super) async fn authenticate(&self, proof: &[u8]) -> Result<(), ControlError> {
         let digits = Zeroizing::new(HEXUPPER.encode(proof));
         let argument = [digits.as_str()];
@@ -157,9 +156,10 @@ impl Client {
         self.command(line("AUTHENTICATE", arguments)?).await.map(drop)
     }
 
-    /// AUTHENTICATE with a password.
+    /// Sends AUTHENTICATE with a password.
     pub(super) async fn authenticate_by_password(&self, password: &str) -> Result<(), ControlError> {
-        // One allocation, so that no copy is left behind: at most each byte is escaped.
+        // A single allocation leaves no copy of the secret behind. In the worst case every byte is
+        // escaped.
         let mut bytes = Vec::with_capacity("AUTHENTICATE \"\"\r\n".len() + 2 * password.len());
         bytes.extend_from_slice(b"AUTHENTICATE ");
         push_quoted(password, &mut bytes);
@@ -167,16 +167,16 @@ impl Client {
         self.command(bytes).await.map(drop)
     }
 
-    /// AUTHCHALLENGE SAFECOOKIE.
+    /// Sends AUTHCHALLENGE SAFECOOKIE.
     pub(super) async fn auth_challenge(&self, nonce: &[u8]) -> Result<Message, ControlError> {
         self.command(line("AUTHCHALLENGE", &["SAFECOOKIE", &HEXUPPER.encode(nonce)])?).await
     }
 
-    /// Sends a whole command; gives the reply of a success.
+    /// Sends a complete command and returns the reply if it reports success.
     async fn command(&self, bytes: Vec<u8>) -> Result<Message, ControlError> {
         let bytes = Zeroizing::new(bytes);
         let (answer, reply) = oneshot::channel();
-        self.commands.send(Command { bytes, answer }).await.map_err(|_| ControlError::Closed)?;
+        self.commands.send(QueuedCommand { bytes, answer }).await.map_err(|_| ControlError::Closed)?;
         let message = reply.await.map_err(|_| ControlError::Closed)??;
         match message.code {
             200..=299 => Ok(message),
@@ -184,7 +184,7 @@ impl Client {
                 let texts: Vec<_> = message.lines.into_iter().map(|line| line.text).collect();
                 Err(ControlError::Refused { code, message: texts.join("; ") })
             }
-            code => Err(ControlError::Protocol(format!("a reply with status {code}"))),
+            code => Err(ControlError::Protocol(format!("a reply has the unexpected status {code}"))),
         }
     }
 }
@@ -195,7 +195,8 @@ impl fmt::Debug for Client {
     }
 }
 
-/// A command's line. It is one allocation, so that a secret among the arguments leaves no copy behind.
+/// Returns the line of a command. It is a single allocation, so that a secret among the arguments
+/// leaves no copy behind.
 fn line(command: &str, arguments: &[&str]) -> Result<Vec<u8>, ControlError> {
     let length: usize = arguments.iter().map(|argument| argument.len() + 1).sum();
     let mut line = Vec::with_capacity(command.len() + length + 2);

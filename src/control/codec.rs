@@ -1,80 +1,88 @@
-//! The control protocol's lines, replies and events, decoded as they arrive (control-spec, sections 2.1, 2.3 and 4).
+//! An incremental decoder for the lines, replies and events of the control protocol (control-spec,
+//! sections 2.1, 2.3 and 4).
 //!
 //! ```text
 //! 250-version=0.4.9.11         mid line
-//! 250+config-text=             data line: the lines up to a lone `.` belong to it, a leading `.` is doubled
-//! 250 OK                       end line: the message is complete
+//! 250+config-text=             data line; its data is the lines up to a lone `.`, and a leading
+//!                              `.` is doubled
+//! 250 OK                       end line, which completes the message
 //! ```
 //!
-//! A code of 6yz marks an asynchronous event; anything else is part of the reply to the oldest unanswered command.
+//! A status code of 6yz marks an asynchronous event. Every other message is the reply to the
+//! oldest unanswered command.
 
 use std::mem;
 
-/// Events whose data nobody wants to keep: a list of all relays, megabytes on the public network.
+/// The events whose data is discarded. The data of these events is a list of all relays, several
+/// megabytes on the public network.
 const UNKEPT_DATA: [&str; 2] = ["NEWCONSENSUS", "NS"];
 
 /// A complete reply or event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// The status of its end line.
+    /// The status code of the end line.
     pub code: u16,
-    /// Its lines in order, the end line last; never empty.
+    /// The lines in order, with the end line last. The list is never empty.
     pub lines: Vec<Line>,
 }
 
-/// One line of a message, without its status.
+/// One line of a message, without its status code.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Line {
-    /// What follows the status and its separator. Bytes that are not UTF-8 come as U+FFFD.
+    /// The text after the status code and its separator. Bytes that are not UTF-8 are replaced with
+    /// U+FFFD.
     pub text: String,
-    /// A data line's data: dot-unstuffed, each line ending in `\n`. None also where the data are not kept.
+    /// The data of a data line, dot-unstuffed and with each line ending in `\n`. It is None if the
+    /// line has no data or the data is discarded.
     pub data: Option<String>,
 }
 
-/// How much a decoder holds, in bytes.
+/// The maximum number of bytes that a decoder buffers.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// One line, its end included.
+    /// The maximum length of one line, including its line end.
     pub line: usize,
-    /// One message, data included.
+    /// The maximum length of one message, including its data.
     pub message: usize,
 }
 
 impl Default for Limits {
-    /// Room for all microdescriptors of the public network (about 10 MB), and for the longest family line.
+    /// Leaves room for all microdescriptors of the public network (about 10 MB) and for the longest
+    /// family line.
     fn default() -> Self {
         Self { line: 256 << 10, message: 64 << 20 }
     }
 }
 
-/// Why the bytes are not the control protocol. The decoder is of no use afterwards.
+/// An error that explains why the bytes are not the control protocol. The decoder cannot be used
+/// after an error.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// Not `NNN`, a separator, and text.
-    #[error("a line does not begin with a status and a separator")]
+    /// A line does not consist of a status code, a separator and a text.
+    #[error("a line does not begin with a status code and a separator")]
     Malformed,
-    /// Beyond [`Limits::line`].
+    /// A line exceeds [`Limits::line`].
     #[error("a line is longer than {0} bytes")]
     LineTooLong(usize),
-    /// Beyond [`Limits::message`].
+    /// A message exceeds [`Limits::message`].
     #[error("a message is longer than {0} bytes")]
     MessageTooLong(usize),
 }
 
-/// Turns bytes, however they are cut, into messages.
+/// An incremental decoder that turns bytes, in chunks of any size, into messages.
 #[derive(Debug, Default)]
 pub struct Decoder {
     limits: Limits,
-    /// The line that has begun.
+    /// The beginning of an incomplete line.
     line: Vec<u8>,
-    /// The data block that has begun, and whose it is.
-    data: Option<(Kind, Data)>,
+    /// The data block that is being read, and the kind of message that it belongs to.
+    data: Option<(MessageKind, Data)>,
     reply: Partial,
     event: Partial,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum MessageKind {
     Reply,
     Event,
 }
@@ -85,7 +93,7 @@ enum Data {
     Skip,
 }
 
-/// The lines of a message that is not complete, and what they weigh.
+/// The lines of an incomplete message, and their total length.
 #[derive(Debug, Default)]
 struct Partial {
     lines: Vec<Line>,
@@ -93,12 +101,13 @@ struct Partial {
 }
 
 impl Decoder {
-    /// A decoder with its own limits.
+    /// Creates a decoder with its own limits.
     pub fn with_limits(limits: Limits) -> Self {
         Self { limits, ..Self::default() }
     }
 
-    /// Takes the next bytes; the messages that they complete are appended to `messages`, also those before an error.
+    /// Decodes the next bytes and appends the messages that they complete to `messages`. If an
+    /// error occurs, the messages before it are still appended.
     pub fn feed(&mut self, bytes: &[u8], messages: &mut Vec<Message>) -> Result<(), DecodeError> {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             if self.line.len().saturating_add(piece.len()) > self.limits.line {
@@ -122,7 +131,7 @@ impl Decoder {
         }
     }
 
-    fn take_data_line(&mut self, kind: Kind, data: Data, line: &[u8]) -> Result<(), DecodeError> {
+    fn take_data_line(&mut self, kind: MessageKind, data: Data, line: &[u8]) -> Result<(), DecodeError> {
         if line == b"." {
             if let (Data::Keep(text), Some(owner)) = (data, self.partial(kind).lines.last_mut()) {
                 owner.data = Some(text);
@@ -149,13 +158,14 @@ impl Decoder {
         if !tens.is_ascii_digit() || !ones.is_ascii_digit() {
             return Err(DecodeError::Malformed);
         }
-        let kind = if *hundreds == b'6' { Kind::Event } else { Kind::Reply };
+        let kind = if *hundreds == b'6' { MessageKind::Event } else { MessageKind::Reply };
         let text = String::from_utf8_lossy(text).into_owned();
         self.weigh(kind, text.len() + size_of::<Line>())?;
         match separator {
             b'-' | b' ' => {}
             b'+' => {
-                let unkept = kind == Kind::Event && UNKEPT_DATA.contains(&text.split(' ').next().unwrap_or_default());
+                let unkept =
+                    kind == MessageKind::Event && UNKEPT_DATA.contains(&text.split(' ').next().unwrap_or_default());
                 self.data = Some((kind, if unkept { Data::Skip } else { Data::Keep(String::new()) }));
             }
             _ => return Err(DecodeError::Malformed),
@@ -169,14 +179,14 @@ impl Decoder {
         Ok(Some(Message { code, lines: mem::take(partial).lines }))
     }
 
-    fn partial(&mut self, kind: Kind) -> &mut Partial {
+    fn partial(&mut self, kind: MessageKind) -> &mut Partial {
         match kind {
-            Kind::Reply => &mut self.reply,
-            Kind::Event => &mut self.event,
+            MessageKind::Reply => &mut self.reply,
+            MessageKind::Event => &mut self.event,
         }
     }
 
-    fn weigh(&mut self, kind: Kind, more: usize) -> Result<(), DecodeError> {
+    fn weigh(&mut self, kind: MessageKind, more: usize) -> Result<(), DecodeError> {
         let limit = self.limits.message;
         let partial = self.partial(kind);
         partial.size = partial.size.saturating_add(more);
@@ -185,13 +195,14 @@ impl Decoder {
 }
 
 impl Message {
-    /// Whether it is an asynchronous event rather than a reply.
+    /// Returns true if the message is an asynchronous event rather than a reply.
     pub fn is_event(&self) -> bool {
         self.code / 100 == 6
     }
 }
 
-/// Lines end in CRLF. A lone LF is taken too: tor writes one where a data value begins with a line end.
+/// Removes the CRLF at the end of a line. A lone LF is accepted too, because tor writes one if a
+/// data value begins with a line end.
 fn without_line_end(line: &[u8]) -> &[u8] {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     line.strip_suffix(b"\r").unwrap_or(line)

@@ -1,6 +1,6 @@
-//! How a connection is made: to the place, then authentication.
+//! Establishes control connections: connects to the endpoint and authenticates.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -8,63 +8,84 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::authenticate::{Failure, Methods, Password};
-use super::{Client, ControlError, Event, Place};
+use super::authenticate::{AuthenticationFailure, Authenticator, Methods, Password};
+use super::{Client, ControlEndpoint, ControlError, Event};
 
-/// How long tor may leave a command unanswered, unless told otherwise.
+/// The default time that tor may leave a command unanswered.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where tor's control port is, and how to use it.
+/// The location of tor's control port and the settings for using it.
 #[derive(Debug, Clone)]
 pub struct Connector {
-    /// Where it is.
-    pub place: Place,
-    /// Where it is when nobody listens there.
-    pub otherwise: Option<Place>,
-    /// The cookie file; None takes the one that PROTOCOLINFO names.
+    /// The endpoint to connect to.
+    pub endpoint: ControlEndpoint,
+    /// The endpoint to connect to if nothing listens at `endpoint`.
+    pub fallback: Option<ControlEndpoint>,
+    /// The path of the cookie file, or None to use the file that PROTOCOLINFO names.
     pub cookie: Option<PathBuf>,
-    /// The password of tor's `HashedControlPassword`. It is used where no cookie serves.
+    /// The password for tor's `HashedControlPassword`. It is used if no cookie works.
     pub password: Option<Password>,
-    /// A command that is unanswered for this long ends the connection. Also bounds the wait for the cookie file.
+    /// The time after which an unanswered command ends the connection. It also limits the wait for
+    /// the cookie file.
     pub command_timeout: Duration,
 }
 
 impl Connector {
-    /// The place with all else at its default.
-    pub fn new(place: Place) -> Self {
-        Self { place, otherwise: None, cookie: None, password: None, command_timeout: COMMAND_TIMEOUT }
+    /// Creates a connector for an endpoint, with the default for everything else.
+    pub fn new(endpoint: ControlEndpoint) -> Self {
+        Self { endpoint, fallback: None, cookie: None, password: None, command_timeout: COMMAND_TIMEOUT }
     }
 
-    /// A unix socket with all else at its default.
+    /// Creates a connector for a unix socket, with the default for everything else.
     pub fn unix(socket: impl Into<PathBuf>) -> Self {
-        Self::new(Place::Unix(socket.into()))
+        Self::new(ControlEndpoint::Unix(socket.into()))
     }
 
-    /// Connects and authenticates: by the cookie if tor offers that and it serves (without a proof that the other side is
-    /// the tor of this cookie nothing is told), else by password, else with nothing if tor asks for nothing.
-    /// Events that arrive go to the receiver; a slow reader never blocks replies (bounded; overflow closes the connection).
+    /// Connects and authenticates.
+    ///
+    /// Authentication tries the cookie first, if tor offers that method, and then the password. If
+    /// tor requires no authentication, neither is needed. The cookie is never revealed over TCP to
+    /// a peer that has not proved that it knows the cookie, unless `cookie` names its file.
+    ///
+    /// Events are sent to the returned receiver. The channel is bounded so that a slow reader never
+    /// blocks replies, and an overflow closes the connection.
     pub async fn connect(&self) -> Result<(Client, mpsc::Receiver<Event>), ControlError> {
         let (client, events) = self.reach().await?;
-        match self.authenticate(&client, Methods::All).await {
+        match self.authenticator().authenticate(&client, Methods::All).await {
             Ok(()) => return Ok((client, events)),
-            Err(Failure::Final(error)) => return Err(error),
-            Err(Failure::CookieRefused(error)) => {
-                tracing::debug!(%error, "the cookie does not serve, the password is tried");
+            Err(AuthenticationFailure::Final(error)) => return Err(error),
+            Err(AuthenticationFailure::CookieRefused(error)) => {
+                tracing::debug!(%error, "tor rejected the cookie; trying the password");
             }
         }
-        // Tor hangs up on who failed, and after AUTHCHALLENGE takes nothing but its answer: another connection.
+        // Tor closes the connection after a failure, and after AUTHCHALLENGE it accepts only the
+        // answer to the challenge. A second attempt needs a new connection.
         drop((client, events));
         let (client, events) = self.reach().await?;
-        self.authenticate(&client, Methods::Password).await.map_err(Failure::into_error)?;
+        self.authenticator()
+            .authenticate(&client, Methods::Password)
+            .await
+            .map_err(AuthenticationFailure::into_error)?;
         Ok((client, events))
     }
 
+    /// Returns the credentials and limits for an attempt to authenticate.
+    pub(super) fn authenticator(&self) -> Authenticator<'_> {
+        Authenticator {
+            endpoint: &self.endpoint,
+            cookie: self.cookie.as_deref(),
+            password: self.password.as_ref(),
+            patience: self.command_timeout,
+        }
+    }
+
     async fn reach(&self) -> Result<(Client, mpsc::Receiver<Event>), ControlError> {
-        match (self.reach_place(&self.place).await, &self.otherwise) {
-            (Err(error @ ControlError::Io { .. }), Some(otherwise)) => {
-                tracing::debug!(%error, "{otherwise} is tried");
-                // Who set up only one of the two must learn what is wrong with that one.
-                self.reach_place(otherwise).await.map_err(|other| match other {
+        match (self.reach_endpoint(&self.endpoint).await, &self.fallback) {
+            (Err(error @ ControlError::Io { .. }), Some(fallback)) => {
+                tracing::debug!(%error, endpoint = %fallback, "could not connect; trying the fallback endpoint");
+                // A user who set up only one of the two endpoints must learn why that endpoint
+                // failed.
+                self.reach_endpoint(fallback).await.map_err(|other| match other {
                     ControlError::Io { what, source } => ControlError::Io { what: format!("{error}; {what}"), source },
                     other => other,
                 })
@@ -73,23 +94,26 @@ impl Connector {
         }
     }
 
-    async fn reach_place(&self, place: &Place) -> Result<(Client, mpsc::Receiver<Event>), ControlError> {
-        match place {
-            Place::Unix(path) => self.reach_by(place, UnixStream::connect(path)).await,
-            Place::Tcp(host, port) => {
+    async fn reach_endpoint(
+        &self,
+        endpoint: &ControlEndpoint,
+    ) -> Result<(Client, mpsc::Receiver<Event>), ControlError> {
+        match endpoint {
+            ControlEndpoint::Unix(path) => self.reach_by(endpoint, UnixStream::connect(path)).await,
+            ControlEndpoint::Tcp(host, port) => {
                 let stream = async {
                     let stream = TcpStream::connect((host.as_str(), *port)).await?;
                     stream.set_nodelay(true)?;
                     Ok(stream)
                 };
-                self.reach_by(place, stream).await
+                self.reach_by(endpoint, stream).await
             }
         }
     }
 
     async fn reach_by<S>(
         &self,
-        place: &Place,
+        endpoint: &ControlEndpoint,
         stream: impl Future<Output = std::io::Result<S>>,
     ) -> Result<(Client, mpsc::Receiver<Event>), ControlError>
     where
@@ -98,7 +122,18 @@ impl Connector {
         let stream = timeout(self.command_timeout, stream)
             .await
             .map_err(|_| ControlError::Timeout(self.command_timeout))?
-            .map_err(|error| ControlError::io(format!("connecting to {place}"), error))?;
+            .map_err(|error| ControlError::io(format!("could not connect to {endpoint}"), error))?;
         Ok(Client::over(stream, self.command_timeout))
+    }
+}
+
+impl Client {
+    /// Connects to a unix control socket and authenticates, with the cookie in this file or, if the
+    /// file is None, in the file that PROTOCOLINFO names.
+    pub async fn connect_unix(
+        socket: &Path,
+        cookie: Option<PathBuf>,
+    ) -> Result<(Self, mpsc::Receiver<Event>), ControlError> {
+        Connector { cookie, ..Connector::unix(socket) }.connect().await
     }
 }

@@ -1,4 +1,5 @@
-//! The task that owns a connection's stream: it writes commands, hands replies to those who wait, and passes events on.
+//! The task that owns the stream of a connection. It writes commands, delivers replies to their
+//! callers, and passes events on.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -14,37 +15,38 @@ use zeroize::Zeroizing;
 use super::codec::{Decoder, Message};
 use super::{ControlError, Event};
 
-/// Events that may wait for their reader. All HSDirs of a large set of services answer at once; no more than that.
+/// The number of events that may wait for their reader. The limit covers all HSDirs of a large set
+/// of services answering at once.
 pub(super) const EVENT_CAPACITY: usize = 1024;
 const READ_SIZE: usize = 16 << 10;
 
-/// A command, and where its reply goes.
-pub(super) struct Command {
-    /// All of it, line ends included. AUTHENTICATE's holds a secret.
+/// A command and the channel for its reply.
+pub(super) struct QueuedCommand {
+    /// The complete command, including line ends. The bytes of AUTHENTICATE contain a secret.
     pub(super) bytes: Zeroizing<Vec<u8>>,
-    pub(super) answer: Answer,
+    pub(super) answer: ReplySender,
 }
 
-type Answer = oneshot::Sender<Result<Message, ControlError>>;
+type ReplySender = oneshot::Sender<Result<Message, ControlError>>;
 
-/// A connection's task.
+/// The state of a connection's task.
 pub(super) struct Connection<S> {
     reader: ReadHalf<S>,
     writer: WriteHalf<S>,
     decoder: Decoder,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<QueuedCommand>,
     events: mpsc::Sender<Event>,
     command_timeout: Duration,
-    /// The command that is being written, and how much of it has been.
+    /// The command that is being written, and the number of bytes that have been written.
     sending: Option<(Zeroizing<Vec<u8>>, usize)>,
-    /// Those who wait for a reply, oldest first, each until its deadline.
-    waiting: VecDeque<(Answer, Instant)>,
+    /// The callers that wait for a reply, oldest first, each with its deadline.
+    waiting: VecDeque<(ReplySender, Instant)>,
 }
 
 impl<S: AsyncRead + AsyncWrite> Connection<S> {
     pub(super) fn new(
         stream: S,
-        commands: mpsc::Receiver<Command>,
+        commands: mpsc::Receiver<QueuedCommand>,
         events: mpsc::Sender<Event>,
         command_timeout: Duration,
     ) -> Self {
@@ -61,10 +63,11 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         }
     }
 
-    /// Serves until the connection ends, tells `closed` why, and then everyone who still waits.
+    /// Serves the connection until it ends. Then reports the reason to `closed` and to every caller
+    /// that still waits.
     pub(super) async fn run(mut self, closed: watch::Sender<Option<ControlError>>) {
         let Err(why) = self.serve().await;
-        tracing::debug!(%why, "control connection ends");
+        tracing::debug!(%why, "control connection closed");
         let Self { reader, writer, mut commands, waiting, .. } = self;
         drop((reader, writer));
         closed.send_replace(Some(why.clone()));
@@ -83,23 +86,25 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         loop {
             let deadline = self.waiting.front().map(|(_, deadline)| *deadline);
             let unsent = self.sending.as_ref().and_then(|(bytes, sent)| bytes.get(*sent..));
-            // Reading comes first: an answer that is there wins over a deadline that passed while we did not run.
+            // Reading comes first: an answer that has arrived takes precedence over a deadline that
+            // passed while this task did not run.
             tokio::select! {
                 biased;
                 read = self.reader.read(&mut buffer) => {
-                    let length = read.map_err(|error| ControlError::io("reading from tor", error))?;
+                    let length = read.map_err(|error| ControlError::io("could not read from tor", error))?;
                     self.receive(buffer.get(..length).unwrap_or_default(), &mut messages)?;
                 }
                 written = write(&mut self.writer, unsent) => {
-                    self.written(written.map_err(|error| ControlError::io("writing to tor", error))?)?;
+                    self.written(written.map_err(|error| ControlError::io("could not write to tor", error))?)?;
                 }
-                // One at a time, so that a tor that does not read fills no memory here.
+                // Commands are taken one at a time, so that a tor that does not read cannot fill up
+                // the memory.
                 command = self.commands.recv(), if unsent.is_none() => {
-                    let Command { bytes, answer } = command.ok_or(ControlError::Closed)?;
+                    let QueuedCommand { bytes, answer } = command.ok_or(ControlError::Closed)?;
                     self.sending = Some((bytes, 0));
                     self.waiting.push_back((answer, Instant::now() + self.command_timeout));
                 }
-                () = reach(deadline) => return Err(ControlError::Timeout(self.command_timeout)),
+                () = wait_until(deadline) => return Err(ControlError::Timeout(self.command_timeout)),
             }
         }
     }
@@ -112,7 +117,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         for message in messages.drain(..) {
             if message.is_event() {
                 match self.events.try_send(Event::from_message(&message)) {
-                    // Who dropped the receiver wants no events.
+                    // A dropped receiver means that events are not wanted.
                     Ok(()) | Err(TrySendError::Closed(_)) => {}
                     Err(TrySendError::Full(_)) => return Err(ControlError::EventOverflow(EVENT_CAPACITY)),
                 }
@@ -120,8 +125,9 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 let (answer, _) = self
                     .waiting
                     .pop_front()
-                    .ok_or_else(|| ControlError::Protocol("a reply to no command".to_owned()))?;
-                // Who gave up waiting needs no reply, but its place in the queue was needed.
+                    .ok_or_else(|| ControlError::Protocol("a reply belongs to no command".to_owned()))?;
+                // A caller that stopped waiting needs no reply, but its place in the queue kept the
+                // order.
                 _ = answer.send(Ok(message));
             }
         }
@@ -142,7 +148,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     }
 }
 
-/// Writes some of `bytes`; with none never returns.
+/// Writes some of `bytes`, or waits forever if there are none.
 async fn write(writer: &mut (impl AsyncWrite + Unpin), bytes: Option<&[u8]>) -> std::io::Result<usize> {
     match bytes {
         Some(bytes) => writer.write(bytes).await,
@@ -150,8 +156,8 @@ async fn write(writer: &mut (impl AsyncWrite + Unpin), bytes: Option<&[u8]>) -> 
     }
 }
 
-/// Returns at `deadline`; without one never.
-async fn reach(deadline: Option<Instant>) {
+/// Waits until `deadline`, or forever if there is none.
+async fn wait_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => future::pending().await,

@@ -1,4 +1,4 @@
-//! What can go wrong on a control connection.
+//! The errors of control connections.
 
 use std::io;
 use std::sync::Arc;
@@ -6,48 +6,49 @@ use std::time::Duration;
 
 use super::codec::DecodeError;
 
-/// Why a command failed, or why a connection ended.
+/// The reason why a command failed or a connection ended.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ControlError {
-    /// Tor refused: status code and text.
+    /// Tor answered a command with an error.
     #[error("tor answered {code}: {message}")]
     Refused {
-        /// Three-digit status, 400 to 599.
+        /// The three-digit status code, 400 to 599.
         code: u16,
-        /// Its text; several lines are joined with `; `.
+        /// The text of the answer. Several lines are joined with `; `.
         message: String,
     },
-    /// The connection is gone: tor closed it, or this side dropped its last handle.
+    /// The connection has ended, because tor closed it or this side dropped its last handle.
     #[error("the control connection is closed")]
     Closed,
-    /// Tor left a command unanswered for this long: it is frozen. The connection is closed, since a late answer would be
-    /// taken for the next command's.
+    /// Tor left a command unanswered for this long and is considered frozen. The connection is
+    /// closed, because a late answer would be mistaken for the answer to the next command.
     #[error("tor did not answer within {0:?}")]
     Timeout(Duration),
-    /// What tor sent is not the control protocol, or no answer to the command.
-    #[error("tor does not speak the control protocol: {0}")]
+    /// Tor sent data that is not the control protocol or does not answer the command.
+    #[error("unexpected data on the control connection: {0}")]
     Protocol(String),
-    /// Tor does not let us in, or its cookie cannot be read.
+    /// Tor rejected the authentication, or the cookie could not be read.
     #[error("authentication failed: {0}")]
     Authentication(String),
-    /// An argument that would break the command's line; nothing was sent.
-    #[error("not an argument for a control command: {0:?}")]
+    /// An argument would break the line of the command. Nothing was sent.
+    #[error("invalid argument for a control command: {0:?}")]
     Argument(String),
-    /// Events came faster than they were read. The connection is closed, so that no event is missed unnoticed.
-    #[error("more than {0} events wait to be read")]
+    /// Events arrived faster than they were read. The connection is closed, so that no event is
+    /// lost unnoticed.
+    #[error("more than {0} events are waiting to be read")]
     EventOverflow(usize),
-    /// The operating system refused.
+    /// An operation of the operating system failed.
     #[error("{what}: {source}")]
     Io {
-        /// What was tried.
+        /// A description of the failed operation.
         what: String,
-        /// Its answer.
+        /// The error of the operating system.
         source: Arc<io::Error>,
     },
 }
 
 impl ControlError {
-    /// An input or output error, and what was tried.
+    /// Creates an input or output error with a description of the failed operation.
     pub(super) fn io(what: impl Into<String>, source: io::Error) -> Self {
         Self::Io { what: what.into(), source: Arc::new(source) }
     }

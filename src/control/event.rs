@@ -1,4 +1,4 @@
-//! Asynchronous events (control-spec, section 4.1).
+//! Asynchronous events of the control protocol (control-spec, section 4.1).
 
 use data_encoding::HEXUPPER_PERMISSIVE;
 
@@ -6,72 +6,74 @@ use super::codec::Message;
 use super::text::keywords;
 use crate::onion::OnionAddress;
 
-/// A longer descriptor than this is not kept, in bytes: HSDirs take 50,000.
+/// The maximum length, in bytes, of a descriptor that is kept. HSDirs accept 50,000 bytes.
 const MAX_DESCRIPTOR: usize = 64 << 10;
 
 /// An asynchronous event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// `HS_DESC`.
+    /// An `HS_DESC` event, which reports the progress of a descriptor's upload or fetch.
     HsDesc(HsDescEvent),
-    /// `HS_DESC_CONTENT`.
+    /// An `HS_DESC_CONTENT` event, which contains a fetched descriptor.
     HsDescContent(HsDescContent),
-    /// NEWCONSENSUS: a new consensus came (its body is left out: ask with GETINFO).
+    /// A NEWCONSENSUS event, which reports a new consensus. Its body is discarded and can be read
+    /// with GETINFO.
     NewConsensus,
-    /// NEWDESC: descriptors came.
+    /// A NEWDESC event, which reports new descriptors of relays.
     NewDescriptors,
-    /// `STATUS_CLIENT` BOOTSTRAP: percent.
+    /// A `STATUS_CLIENT` BOOTSTRAP event with the progress in percent.
     Bootstrap(u8),
-    /// Any other, also one of the above in an unknown form: its name and the rest of its first line.
+    /// Any other event, or an event of an unknown form: its name and the rest of its first line.
     Other(String, String),
 }
 
-/// What a `HS_DESC` event tells.
+/// The content of an `HS_DESC` event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HsDescEvent {
-    /// What happened.
+    /// The action that the event reports.
     pub action: HsDescAction,
-    /// The onion address; None for UNKNOWN.
+    /// The onion address, or None if tor reports UNKNOWN.
     pub address: Option<OnionAddress>,
-    /// The HSDir's fingerprint, 20 bytes, where the event names one.
+    /// The 20-byte fingerprint of the HSDir, if the event names one.
     pub hsdir: Option<[u8; 20]>,
-    /// The descriptor id (blinded key, base64), where told.
+    /// The descriptor id (the blinded key in base64), if the event has one.
     pub descriptor_id: Option<String>,
-    /// REASON=.
+    /// The value of `REASON=`, if the event has one.
     pub reason: Option<String>,
 }
 
-/// What a fetch brought (`HS_DESC_CONTENT`).
+/// The result of a fetch, the content of an `HS_DESC_CONTENT` event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HsDescContent {
-    /// Whose descriptor.
+    /// The onion address of the service.
     pub address: OnionAddress,
-    /// From which HSDir: its fingerprint, 20 bytes.
+    /// The 20-byte fingerprint of the HSDir.
     pub hsdir: [u8; 20],
-    /// Its text, unchecked, with `\n` line ends. Empty after a failure.
+    /// The unchecked text of the descriptor with `\n` line ends. It is empty after a failure.
     pub descriptor: String,
 }
 
-/// `HS_DESC`'s actions.
+/// The actions of `HS_DESC` events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HsDescAction {
     /// REQUESTED: a fetch begins.
     Requested,
-    /// UPLOAD: an upload of tor's own service begins. HSPOST gives none.
+    /// UPLOAD: an upload for one of tor's own services begins. HSPOST causes no such event.
     Upload,
     /// RECEIVED: a fetch succeeded.
     Received,
-    /// UPLOADED: the HSDir took the descriptor.
+    /// UPLOADED: an HSDir accepted the descriptor.
     Uploaded,
-    /// IGNORE: fetched, but a newer one is known.
+    /// IGNORE: a fetched descriptor is older than the known one.
     Ignore,
-    /// FAILED: a fetch or an upload, see `reason`.
+    /// FAILED: a fetch or an upload failed; see `reason`.
     Failed,
-    /// CREATED: tor made a descriptor of its own service.
+    /// CREATED: tor created a descriptor for one of its own services.
     Created,
 }
 
-/// The percentage in what follows a bootstrap's severity, or in the whole value of `GETINFO status/bootstrap-phase`:
+/// Returns the percentage of a bootstrap phase. The text is either the part of an event after the
+/// severity, or the whole value of `GETINFO status/bootstrap-phase`, for example
 /// `NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY="Done"`.
 pub fn bootstrap_percent(phase: &str) -> Option<u8> {
     let words = keywords(phase)?;
@@ -83,7 +85,7 @@ pub fn bootstrap_percent(phase: &str) -> Option<u8> {
 }
 
 impl Event {
-    /// Reads an event's message.
+    /// Converts an event's message into an event.
     pub fn from_message(message: &Message) -> Self {
         let first = message.lines.first().map_or("", |line| line.text.as_str());
         let (name, rest) = first.split_once(' ').unwrap_or((first, ""));
@@ -100,7 +102,8 @@ impl Event {
 }
 
 impl HsDescEvent {
-    /// Reads what follows `HS_DESC`: `Action HSAddress AuthType HsDir [DescriptorID] [KEYWORD=value…]`.
+    /// Parses the text after `HS_DESC`, which has the form
+    /// `Action HSAddress AuthType HsDir [DescriptorID] [KEYWORD=value…]`.
     fn parse(text: &str) -> Option<Self> {
         let mut words = text.split_ascii_whitespace().peekable();
         let action = HsDescAction::parse(words.next()?)?;
@@ -113,7 +116,7 @@ impl HsDescEvent {
             "UNKNOWN" => None,
             name => Some(fingerprint(name)?),
         };
-        // A blinded key comes without base64 padding, so only a keyword has an equals sign.
+        // A blinded key has no base64 padding, so only a keyword contains an equals sign.
         let descriptor_id = words.next_if(|word| !word.contains('=')).map(str::to_owned);
         let reason = words.find_map(|word| word.strip_prefix("REASON=")).map(str::to_owned);
         Some(Self { action, address, hsdir, descriptor_id, reason })
@@ -121,7 +124,8 @@ impl HsDescEvent {
 }
 
 impl HsDescContent {
-    /// Reads what follows `HS_DESC_CONTENT`: `HSAddress DescId HsDir`, and the data of that line.
+    /// Parses the text after `HS_DESC_CONTENT`, `HSAddress DescId HsDir`, and the data of that
+    /// line.
     fn parse(text: &str, message: &Message) -> Option<Self> {
         let mut words = text.split_ascii_whitespace();
         let (address, _descriptor_id, hsdir) = (words.next()?, words.next()?, words.next()?);
@@ -147,7 +151,7 @@ impl HsDescAction {
     }
 }
 
-/// Reads a relay's long name, `$FP`, `$FP~nickname` or `$FP=nickname`.
+/// Parses the long name of a relay: `$FP`, `$FP~nickname` or `$FP=nickname`.
 fn fingerprint(name: &str) -> Option<[u8; 20]> {
     let (digits, rest) = name.strip_prefix('$')?.split_at_checked(40)?;
     if !(rest.is_empty() || rest.starts_with(['~', '='])) {

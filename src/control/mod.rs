@@ -1,12 +1,13 @@
-//! Tor's control protocol (control-spec): a pure codec, and a client over any `AsyncRead + AsyncWrite`.
+//! Tor's control protocol (control-spec): a pure codec, and a client over any
+//! `AsyncRead + AsyncWrite`.
 //!
 //! ```text
-//! reconnect      keeps a connection up, hands out each new one
+//! reconnect      keeps a connection open and reports each new one
 //! connect        unix socket or TCP, then authentication → a Client
 //! authenticate   SAFECOOKIE, COOKIE, password, or nothing
-//! client         the handle: one method per command
-//! connection     the task that owns the stream: replies to those who wait, events to their reader, deadlines
-//! place          unix:/path, host:port        (pure)
+//! client         the handle, with one method per command
+//! connection     the task that owns the stream and delivers replies and events
+//! endpoint       unix:/path or host:port      (pure)
 //! event          typed events                 (pure)
 //! codec          lines → replies and events   (pure)
 //! text           arguments, quoting, data     (pure)
@@ -17,9 +18,9 @@ pub mod client;
 pub mod codec;
 pub mod connect;
 mod connection;
+pub mod endpoint;
 pub mod error;
 pub mod event;
-pub mod place;
 pub mod reconnect;
 #[cfg(test)]
 mod testing;
@@ -28,7 +29,7 @@ pub mod text;
 pub use authenticate::{Password, PasswordError};
 pub use client::Client;
 pub use connect::{COMMAND_TIMEOUT, Connector};
+pub use endpoint::{ControlEndpoint, EndpointError};
 pub use error::ControlError;
 pub use event::{Event, HsDescAction, HsDescContent, HsDescEvent, bootstrap_percent};
-pub use place::{Place, PlaceError};
 pub use reconnect::{Backoff, Update, supervise};

@@ -1,4 +1,4 @@
-//! Keeps a control connection up: connects, tells when it is lost, connects again.
+//! Keeps a control connection open: connects, reports a lost connection, and connects again.
 
 use std::time::Duration;
 
@@ -8,22 +8,25 @@ use tokio::time::sleep;
 
 use super::{Client, Connector, ControlError, Event};
 
-/// What became of the connection.
+/// A change of the connection's state.
 #[derive(Debug)]
 pub enum Update {
-    /// A new connection, authenticated; it knows no SETEVENTS of an earlier one.
+    /// A new, authenticated connection is open. It has none of the event subscriptions of an
+    /// earlier one.
     Connected(Client, mpsc::Receiver<Event>),
-    /// There is none: the last one ended, or another attempt failed, for this reason. The next attempt follows by itself.
+    /// There is no connection, because the last one ended or another attempt failed for this
+    /// reason. The next attempt follows automatically.
     Lost(ControlError),
 }
 
-/// The pause before an attempt: it doubles from `first` to `cap` with each failure in a row, and is drawn from the upper
-/// half of that, so that many clients do not knock together.
+/// The pause between attempts. The upper limit doubles from `first` to `cap` with each consecutive
+/// failure, and the pause is chosen at random from its upper half, so that many clients do not
+/// connect at the same moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
-    /// After the first failure.
+    /// The longest pause after the first failure.
     pub first: Duration,
-    /// Never more.
+    /// The longest pause after any failure.
     pub cap: Duration,
 }
 
@@ -33,8 +36,9 @@ impl Default for Backoff {
     }
 }
 
-/// Starts a supervisor: the first attempt is made at once. It ends, and its connection with it (unless someone else keeps a
-/// [`Client`]), when the receiver is dropped. Needs a tokio runtime.
+/// Starts a supervisor, which makes its first attempt at once. When the receiver is dropped, the
+/// supervisor ends and closes its connection, unless another [`Client`] handle keeps the connection
+/// open. Requires a tokio runtime.
 pub fn supervise<R>(connector: Connector, backoff: Backoff, rng: R) -> mpsc::Receiver<Update>
 where
     R: Rng + Send + 'static,
@@ -63,7 +67,7 @@ async fn run<R: Rng>(connector: &Connector, backoff: Backoff, mut rng: R, update
             }
             Err(why) => why,
         };
-        tracing::debug!(%why, "no control connection");
+        tracing::debug!(%why, "no control connection to tor");
         if updates.send(Update::Lost(why)).await.is_err() {
             return;
         }
@@ -73,7 +77,7 @@ async fn run<R: Rng>(connector: &Connector, backoff: Backoff, mut rng: R, update
 }
 
 impl Backoff {
-    /// The pause after `failures` earlier failures in a row.
+    /// Returns the pause after `failures` earlier consecutive failures.
     fn pause<R: Rng>(&self, failures: u32, rng: &mut R) -> Duration {
         let factor = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
         let longest = self.first.saturating_mul(factor).min(self.cap);
@@ -89,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_the_cap_and_are_drawn_from_the_upper_half() {
+    fn pauses_double_up_to_the_cap_and_are_chosen_from_the_upper_half() {
         let backoff = Backoff { first: Duration::from_millis(100), cap: Duration::from_secs(5) };
         let mut rng = StdRng::seed_from_u64(7);
         for (failures, longest) in [(0, 100), (1, 200), (5, 3200), (6, 5000), (31, 5000), (32, 5000), (u32::MAX, 5000)]
@@ -103,7 +107,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_failed_attempt_is_told() {
+    async fn every_failed_attempt_is_reported() {
         let directory = tempfile::tempdir().unwrap();
         let backoff = Backoff { first: Duration::from_millis(1), cap: Duration::from_millis(2) };
         let connector = Connector::unix(directory.path().join("no-socket"));

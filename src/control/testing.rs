@@ -1,4 +1,4 @@
-//! A scripted tor for tests: the other end of a connection.
+//! A scripted tor for tests, the other end of a control connection.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::{Client, Event};
 
-/// Longer than any test takes, unless it waits for ever.
+/// A timeout that only a hanging test exceeds.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Tor's end of a connection.

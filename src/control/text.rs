@@ -1,22 +1,25 @@
-//! The texts inside lines: arguments, quoted strings, keyword lists (control-spec, section 2.1), dot-stuffed data.
+//! Texts within lines: arguments, quoted strings, keyword lists (control-spec, section 2.1) and
+//! dot-stuffed data.
 
 /// A word, or a keyword and its value.
 pub type Word<'a> = (&'a str, Option<Vec<u8>>);
 
-/// Whether `text` can stand as one argument of a command: not empty, printable ASCII, no space. So it can neither end the
-/// line nor begin another argument.
+/// Returns true if `text` can be one argument of a command: it is not empty and consists of
+/// printable ASCII characters without spaces. An argument can thus neither end the line nor begin
+/// another argument.
 pub fn is_argument(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// Whether `text` can stand in a quoted string of a command: it holds no line end, and no NUL.
+/// Returns true if `text` can be part of a quoted string of a command, which must not contain a
+/// line end or a NUL.
 pub fn is_quotable(text: &str) -> bool {
     !text.contains(['\r', '\n', '\0'])
 }
 
-/// Appends `text`, which [`is_quotable`], as a quoted string of a command. To tor's reader of commands a backslash stands
-/// before the character that is meant, and nothing else is an escape (`\n` would be an `n`): so only quotes and backslashes
-/// get one.
+/// Appends `text` as a quoted string of a command. The text must satisfy [`is_quotable`]. Only
+/// quotes and backslashes are escaped, because tor's command parser takes the character after a
+/// backslash literally (`\n` would be an `n`).
 pub fn push_quoted(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     for byte in text.bytes() {
@@ -28,8 +31,8 @@ pub fn push_quoted(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// Appends `data` as a command's data block: lines end in CRLF, a leading `.` is doubled, a lone `.` ends it. Whatever
-/// `data` holds stays inside the block.
+/// Appends `data` as the data block of a command. Lines end in CRLF, a leading `.` is doubled, and
+/// a lone `.` ends the block, so no content of `data` can leave the block.
 pub fn push_data(data: &str, out: &mut Vec<u8>) {
     for line in data.lines() {
         if line.starts_with('.') {
@@ -41,8 +44,9 @@ pub fn push_data(data: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b".\r\n");
 }
 
-/// Splits a text like `A B=c D="e \"f\""` at its spaces, outside quotes, into words and the values of keywords. A value
-/// comes unquoted, as bytes. None where a quoted string is malformed.
+/// Splits a text such as `A B=c D="e \"f\""` at the spaces outside quotes into words and the values
+/// of keywords. A value is returned unquoted, as bytes. Returns None if a quoted string is
+/// malformed.
 pub fn keywords(text: &str) -> Option<Vec<Word<'_>>> {
     let mut found = Vec::new();
     let mut rest = text.trim_start_matches(' ');
@@ -74,8 +78,9 @@ pub fn keywords(text: &str) -> Option<Vec<Word<'_>>> {
     Some(found)
 }
 
-/// Reads the quoted string at the start of `text`: its bytes, and what follows the closing quote. Escapes are those of C:
-/// `\n`, `\r`, `\t`, one to three octal digits, and a backslash before any other character stands for that character.
+/// Reads the quoted string at the start of `text` and returns its bytes and the text after the
+/// closing quote. The escapes are those of C: `\n`, `\r`, `\t`, one to three octal digits, and a
+/// backslash before any other character, which yields that character.
 pub fn unquote(text: &str) -> Option<(Vec<u8>, &str)> {
     let mut bytes = Vec::new();
     let mut rest = text.strip_prefix('"')?;
@@ -90,7 +95,7 @@ pub fn unquote(text: &str) -> Option<(Vec<u8>, &str)> {
     }
 }
 
-/// Reads what follows a backslash.
+/// Reads the rest of an escape sequence after its backslash.
 fn unescape<'a>(text: &'a str, bytes: &mut Vec<u8>) -> Option<&'a str> {
     let octal = text.bytes().take(3).take_while(|byte| matches!(byte, b'0'..=b'7')).count();
     if octal > 0 {

@@ -1,4 +1,5 @@
-//! `agent.yaml`: written by the operator into the backend's `ConfigMap`, read by `backend init` and by the agent.
+//! The `agent.yaml`, which the operator writes into the backend's `ConfigMap`. Both `backend init`
+//! and the agent read it.
 
 use std::collections::BTreeSet;
 
@@ -6,94 +7,98 @@ use serde::{Deserialize, Serialize};
 
 use crate::onion::OnionAddress;
 
-/// Tor's limit for `HiddenServiceNumIntroductionPoints`.
+/// The greatest value that tor accepts for `HiddenServiceNumIntroductionPoints`.
 const MAX_INTRODUCTION_POINTS: u8 = 20;
-/// The longest name that DNS can carry (RFC 1035, section 2.3.4, in text form).
+/// The greatest length of a DNS name in text form (RFC 1035, section 2.3.4).
 const MAX_HOST_BYTES: usize = 253;
 
-/// What an agent is told.
+/// The configuration of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AgentConfig {
-    /// The public address: goes into `ob_config`.
+    /// The public onion address, which the agent writes into `ob_config`.
     pub master_onion_address: OnionAddress,
     /// The ports of the onion address.
     pub ports: Vec<ForwardedPort>,
-    /// How many points tor is asked for.
+    /// The number of introduction points that tor is configured to establish.
     pub introduction_points: u8,
-    /// How long open streams may go on after the points are withdrawn.
+    /// The time, in seconds, that open streams may continue after the introduction points are
+    /// withdrawn.
     pub drain_timeout_seconds: u32,
-    /// How long new streams are still taken after the points are withdrawn: clients hold cached descriptors.
+    /// The time, in seconds, that new streams are still accepted after the introduction points are
+    /// withdrawn, because clients hold cached descriptors.
     pub linger_seconds: u32,
 }
 
-/// A port of the onion address and where its streams go.
+/// A port of the onion address and the target of its streams.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ForwardedPort {
-    /// Its name, for metrics and messages.
+    /// The name of the port, for metrics and messages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The port that clients connect to; tor's unix socket is `forward/<port>.sock`.
+    /// The port that clients connect to. Tor forwards it to the unix socket `forward/<port>.sock`.
     pub port: u16,
-    /// `host:port`, resolved for each connection.
+    /// The target as `host:port`, which is resolved again for each connection.
     pub target: String,
-    /// Streams to the target begin with a header of the PROXY protocol, version 1, that names the client's circuit.
+    /// True if streams to the target begin with a header of the PROXY protocol, version 1, that
+    /// identifies the client's circuit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub proxy_header: bool,
 }
 
-/// Why a configuration is not accepted.
+/// An error that explains why a configuration is rejected.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// No YAML, or not of this shape; says where.
+pub enum AgentConfigError {
+    /// The text is not valid YAML, or its structure is wrong. The message includes the position.
     #[error("{0}")]
     Yaml(#[from] serde_saphyr::Error),
-    /// Cannot be written as YAML.
+    /// The configuration cannot be written as YAML.
     #[error("{0}")]
     Write(#[from] serde_saphyr::ser::Error),
-    /// A field's value is of no use.
+    /// The value of a field is invalid.
     #[error("{field}: {problem}")]
     Field {
-        /// The field's path, as in `ports[0].target`.
+        /// The path of the field, for example `ports[0].target`.
         field: String,
-        /// What is wrong with it.
+        /// A description of the problem.
         problem: String,
     },
 }
 
 impl AgentConfig {
-    /// Reads and validates `agent.yaml`.
-    pub fn from_yaml(text: &str) -> Result<Self, ConfigError> {
+    /// Parses and validates an `agent.yaml`.
+    pub fn from_yaml(text: &str) -> Result<Self, AgentConfigError> {
         let config: Self = serde_saphyr::from_str(text)?;
         config.validate()?;
         Ok(config)
     }
 
-    /// Validates, and writes `agent.yaml`.
-    pub fn to_yaml(&self) -> Result<String, ConfigError> {
+    /// Validates the configuration and formats it as `agent.yaml`.
+    pub fn to_yaml(&self) -> Result<String, AgentConfigError> {
         self.validate()?;
         Ok(serde_saphyr::to_string(self)?)
     }
 
-    /// Whether tor is to write a PROXY header at the start of each stream (`HiddenServiceExportCircuitID haproxy`). That is
-    /// an option of the whole onion service: the agent takes the header away where a port does not want it.
+    /// Returns true if tor must write a PROXY header at the start of each stream
+    /// (`HiddenServiceExportCircuitID haproxy`). This option applies to the whole onion service, so
+    /// the agent removes the header for ports that do not want it.
     pub fn exports_circuit_id(ports: &[ForwardedPort]) -> bool {
         ports.iter().any(|port| port.proxy_header)
     }
 
-    fn validate(&self) -> Result<(), ConfigError> {
+    fn validate(&self) -> Result<(), AgentConfigError> {
         if !(1..=MAX_INTRODUCTION_POINTS).contains(&self.introduction_points) {
             let problem = format!("{} is not between 1 and {MAX_INTRODUCTION_POINTS}", self.introduction_points);
             return Err(field("introductionPoints", problem));
         }
         if self.ports.is_empty() {
-            return Err(field("ports", "at least one is needed"));
+            return Err(field("ports", "must contain at least one port"));
         }
         let mut seen = BTreeSet::new();
         for (index, port) in self.ports.iter().enumerate() {
             if port.port == 0 {
-                return Err(field(format!("ports[{index}].port"), "0 is no port"));
+                return Err(field(format!("ports[{index}].port"), "0 is not a valid port"));
             }
             if !seen.insert(port.port) {
                 return Err(field(format!("ports[{index}].port"), format!("{} is listed twice", port.port)));
@@ -105,29 +110,29 @@ impl AgentConfig {
     }
 }
 
-/// `name:port`, `1.2.3.4:port` or `[2001:db8::1]:port`.
+/// Checks that a target has the form `name:port`, `1.2.3.4:port` or `[2001:db8::1]:port`.
 fn check_target(target: &str) -> Result<(), &'static str> {
-    let (host, port) = target.rsplit_once(':').ok_or("has no port: host:port is wanted")?;
-    // `u16::from_str` takes a leading plus sign.
+    let (host, port) = target.rsplit_once(':').ok_or("has no port; write host:port")?;
+    // `u16::from_str` also accepts a leading plus sign.
     if !port.bytes().all(|b| b.is_ascii_digit()) || !port.parse::<u16>().is_ok_and(|port| port > 0) {
         return Err("has no port between 1 and 65535");
     }
     if let Some(rest) = host.strip_prefix('[') {
-        let inner = rest.strip_suffix(']').ok_or("opens a bracket that it does not close")?;
+        let inner = rest.strip_suffix(']').ok_or("has an opening bracket without a closing one")?;
         return inner.parse::<core::net::Ipv6Addr>().map(drop).map_err(|_| "has no IPv6 address in its brackets");
     }
     if host.contains(':') {
-        return Err("is ambiguous: an IPv6 address needs brackets, as in [2001:db8::1]:80");
+        return Err("is ambiguous; put an IPv6 address in brackets, as in [2001:db8::1]:80");
     }
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
     if host.is_empty() || host.len() > MAX_HOST_BYTES || !host.bytes().all(allowed) {
-        return Err("has no host name or IP address before its port");
+        return Err("has no host name or IP address before the port");
     }
     Ok(())
 }
 
-fn field(field: impl Into<String>, problem: impl Into<String>) -> ConfigError {
-    ConfigError::Field { field: field.into(), problem: problem.into() }
+fn field(field: impl Into<String>, problem: impl Into<String>) -> AgentConfigError {
+    AgentConfigError::Field { field: field.into(), problem: problem.into() }
 }
 
 #[cfg(test)]
@@ -136,7 +141,7 @@ mod tests {
 
     use super::*;
 
-    /// The Tor Project's address.
+    /// The onion address of the Tor Project's website.
     const ADDRESS: &str = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion";
 
     fn yaml() -> String {
@@ -152,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_it_writes() {
+    fn parses_the_file_that_it_writes() {
         let config = AgentConfig::from_yaml(&yaml()).unwrap();
         assert_eq!(config.master_onion_address.to_string(), ADDRESS);
         assert_eq!(config.ports[0].name.as_deref(), Some("http"));
@@ -165,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn one_port_that_wants_it_makes_tor_export_circuits() {
+    fn one_port_with_a_proxy_header_makes_tor_export_circuit_ids() {
         let mut ports = AgentConfig::from_yaml(&yaml()).unwrap().ports;
         assert!(AgentConfig::exports_circuit_id(&ports));
         ports.pop();
@@ -173,12 +178,12 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_the_field() {
+    fn errors_name_the_field() {
         let wrong = [
             ("port: 443", "port: 80", "ports[1].port: 80 is listed twice"),
-            ("port: 443", "port: 0", "ports[1].port: 0 is no port"),
+            ("port: 443", "port: 0", "ports[1].port: 0 is not a valid port"),
             ("port: 443", "port: 65536", "port"),
-            ("web.shop.svc:8080", "web", "ports[0].target: \"web\" has no port: host:port is wanted"),
+            ("web.shop.svc:8080", "web", "ports[0].target: \"web\" has no port; write host:port"),
             ("introductionPoints: 3", "introductionPoints: 21", "introductionPoints: 21 is not between 1 and 20"),
             ("introductionPoints: 3", "introductionPoints: 0", "introductionPoints: 0 is not between 1 and 20"),
             ("lingerSeconds", "lingerSecond", "lingerSecond"),
@@ -191,7 +196,7 @@ mod tests {
         }
         let mut config = AgentConfig::from_yaml(&yaml()).unwrap();
         config.ports.clear();
-        assert_eq!(config.to_yaml().unwrap_err().to_string(), "ports: at least one is needed");
+        assert_eq!(config.to_yaml().unwrap_err().to_string(), "ports: must contain at least one port");
     }
 
     #[test]
@@ -209,11 +214,11 @@ mod tests {
     }
 
     #[test]
-    fn other_targets_are_refused_with_a_reason() {
+    fn rejects_other_targets_with_a_reason() {
         let long = format!("{}:80", "a".repeat(254));
         let refused = [
-            ("web", "no port: host:port"),
-            ("", "no port: host:port"),
+            ("web", "no port; write host:port"),
+            ("", "no port; write host:port"),
             ("web:", "between 1 and 65535"),
             ("web:0", "between 1 and 65535"),
             ("web:65536", "between 1 and 65535"),
@@ -221,11 +226,11 @@ mod tests {
             ("web:http", "between 1 and 65535"),
             (":80", "no host name"),
             ("a b:80", "no host name"),
-            ("http://web:80", "needs brackets"),
+            ("http://web:80", "in brackets"),
             ("web/x:80", "no host name"),
             (&long, "no host name"),
-            ("::1:80", "needs brackets"),
-            ("[::1:80", "does not close"),
+            ("::1:80", "in brackets"),
+            ("[::1:80", "without a closing one"),
             ("[web]:80", "no IPv6 address"),
             ("[fe80::1%eth0]:80", "no IPv6 address"),
         ];
@@ -237,7 +242,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(
+        fn parses_every_configuration_that_it_writes(
             ports in prop::collection::btree_map(
                 1_u16..,
                 (prop::option::of("\\PC{0,15}|true|[0-9]{1,4}|~|- |[a-z]+: x"), "[a-zA-Z0-9._-]{1,30}|[0-9]{1,3}", 1_u16.., any::<bool>()),
@@ -261,7 +266,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_panics(text in "(\\PC|\n){0,60}|masterOnionAddress: [a-z2-7]{56}\nports:\n- port: \\PC{0,8}\n") {
+        fn parsing_never_panics(text in "(\\PC|\n){0,60}|masterOnionAddress: [a-z2-7]{56}\nports:\n- port: \\PC{0,8}\n") {
             let _ = AgentConfig::from_yaml(&text);
         }
     }

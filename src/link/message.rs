@@ -1,60 +1,67 @@
-//! The bodies of the sync call, JSON both ways.
+//! The JSON bodies of the sync call.
 
 use serde::{Deserialize, Serialize};
 
 use crate::onion::OnionAddress;
 
-/// Publisher to agent.
+/// The request of a publisher to an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SyncRequest {
-    /// Names the publisher's process: its pod's UID, and what differs after a restart.
+    /// An identifier of the publisher process: the UID of its pod, and a part that changes with
+    /// every restart.
     pub publisher: String,
-    /// Rises with every request of a publisher.
+    /// A sequence number that rises with every request of a publisher.
     pub sequence: u64,
-    /// Whether this publisher leads: only a leader's word on `phase` counts.
+    /// True if this publisher leads. The agent trusts only the leader's value of `phase`.
     pub leading: bool,
-    /// What Kubernetes says of the agent's pod.
+    /// The state of the agent's pod in Kubernetes.
     pub phase: PodPhase,
-    /// The `revision` of the last answer taken in; its descriptor is not sent again.
+    /// The `revision` of the last answer that the publisher processed. The agent does not send the
+    /// descriptor of this revision again.
     pub known_revision: Option<Revision>,
 }
 
-/// What the publisher knows of the pod it speaks to.
+/// The state of the agent's pod, as the publisher knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PodPhase {
-    /// Not terminating: a `/drain` that runs returns at once (it is a liveness kill).
+    /// The pod is not terminating. A `/drain` call that is running returns at once, because its
+    /// cause is a liveness kill.
     Active,
-    /// Its deletionTimestamp is set; its points are being withdrawn.
+    /// The deletionTimestamp of the pod is set, and its introduction points are being withdrawn.
     Terminating,
-    /// Terminating, and no responsible, reachable HSDir holds its points any more: the linger time begins.
+    /// The pod is terminating, and no responsible, reachable HSDir holds its introduction points
+    /// any more. The linger time begins.
     Withdrawn,
 }
 
-/// Agent to publisher.
+/// The answer of an agent to a publisher.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SyncResponse {
     /// The backend's own onion address.
     pub onion_address: OnionAddress,
-    /// Names the current points.
+    /// The revision of the current introduction points.
     pub revision: Revision,
-    /// How many points its descriptor has; 0 while tor has none.
+    /// The number of introduction points in the backend's descriptor, 0 while tor has no
+    /// descriptor.
     pub introduction_points: usize,
-    /// The descriptor as tor gave it; None when `known_revision` is current or there is none.
+    /// The descriptor as tor returned it. It is None if `known_revision` is current or tor has no
+    /// descriptor.
     pub descriptor: Option<String>,
-    /// Open streams.
+    /// The number of open streams.
     pub streams: u64,
-    /// `/drain` is running.
+    /// True while `/drain` is running.
     pub draining: bool,
 }
 
-/// Names a set of introduction points: changes when the set does, and when the agent restarts.
+/// An identifier of a set of introduction points. It changes with the set and with every restart of
+/// the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revision {
-    /// Random per agent start.
+    /// A random number that is chosen when the agent starts.
     pub boot: u64,
-    /// Rises when the points change.
+    /// A number that rises whenever the introduction points change.
     pub number: u64,
 }
 
@@ -64,9 +71,10 @@ mod tests {
 
     use super::*;
 
-    /// The wire form is the contract between versions: a running agent may be older than its publisher.
+    /// This wire format is the contract between versions, because a running agent may be older than
+    /// its publisher.
     #[test]
-    fn a_request_has_this_wire_form() {
+    fn the_wire_format_of_a_request_is_stable() {
         let json = r#"{"publisher":"0f1e","sequence":7,"leading":true,"phase":"Withdrawn","knownRevision":{"boot":18446744073709551615,"number":3}}"#;
         let request = SyncRequest {
             publisher: "0f1e".to_owned(),
@@ -80,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_has_this_wire_form() {
+    fn the_wire_format_of_an_answer_is_stable() {
         let json = r#"{"onionAddress":"2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion","revision":{"boot":1,"number":2},"introductionPoints":3,"descriptor":"hs-descriptor 3\n","streams":4,"draining":false}"#;
         let answer: SyncResponse = serde_json::from_str(json).unwrap();
         assert_eq!(answer.descriptor.as_deref(), Some("hs-descriptor 3\n"));
@@ -89,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_peers_unknown_field_is_ignored_and_a_missing_field_is_not() {
+    fn an_unknown_field_is_ignored_but_a_missing_field_is_an_error() {
         let newer = r#"{"publisher":"a","sequence":1,"leading":false,"phase":"Active","knownRevision":null,"new":1}"#;
         assert_eq!(serde_json::from_str::<SyncRequest>(newer).unwrap().known_revision, None);
         let short = r#"{"publisher":"a","sequence":1,"leading":false,"knownRevision":null}"#;
@@ -100,13 +108,13 @@ mod tests {
         any::<(u64, u64)>().prop_map(|(boot, number)| Revision { boot, number })
     }
 
-    fn read_again<T: Serialize + serde::de::DeserializeOwned>(message: &T) -> T {
+    fn round_trip<T: Serialize + serde::de::DeserializeOwned>(message: &T) -> T {
         serde_json::from_str(&serde_json::to_string(message).unwrap()).unwrap()
     }
 
     proptest! {
         #[test]
-        fn any_request_is_read_as_it_was_written(
+        fn any_request_round_trips(
             publisher: String,
             sequence: u64,
             leading: bool,
@@ -114,11 +122,11 @@ mod tests {
             known_revision in prop::option::of(revision()),
         ) {
             let request = SyncRequest { publisher, sequence, leading, phase, known_revision };
-            prop_assert_eq!(read_again(&request), request);
+            prop_assert_eq!(round_trip(&request), request);
         }
 
         #[test]
-        fn any_answer_is_read_as_it_was_written(
+        fn any_answer_round_trips(
             seed: [u8; 32],
             revision in revision(),
             introduction_points: usize,
@@ -129,7 +137,7 @@ mod tests {
             let key = ed25519_dalek::SigningKey::from_bytes(&seed).verifying_key().to_bytes();
             let onion_address = OnionAddress::from_public_key(key).unwrap();
             let answer = SyncResponse { onion_address, revision, introduction_points, descriptor, streams, draining };
-            prop_assert_eq!(read_again(&answer), answer);
+            prop_assert_eq!(round_trip(&answer), answer);
         }
     }
 }

@@ -1,34 +1,41 @@
-//! What publisher and agent say to each other: the token, the mutual HMAC over HTTP, and the messages. Pure.
+//! The protocol between publisher and agent: the token, the mutual HMAC over HTTP, and the
+//! messages. The code is pure.
 //!
-//! The publisher polls every backend pod: `POST /v1/sync` with a [`SyncRequest`], answered with a [`SyncResponse`].
-//! Both directions carry `onionbalance-mac`, HMAC-SHA256 under the service's token: a request's covers
-//! ("request", pod UID, method, path, nonce, body), the answer's ("response", pod UID, method, path, the request's nonce,
-//! status, body), each field with its length. The nonce (`onionbalance-nonce`, 16 random bytes in hex) ties an answer to
-//! its request; the sequence number in the request's body, rising per publisher, makes a replayed request worthless.
+//! The publisher polls every backend pod with `POST /v1/sync` and a [`SyncRequest`], and the agent
+//! answers with a [`SyncResponse`]. Both messages carry an `onionbalance-mac` header, an
+//! HMAC-SHA256 under the service's token. The MAC of a request covers ("request", pod UID, method,
+//! path, nonce, body). The MAC of an answer covers ("response", pod UID, method, path, the
+//! request's nonce, status, body). Each field is preceded by its length. The nonce
+//! (`onionbalance-nonce`, 16 random bytes in hexadecimal) ties an answer to its request. The
+//! sequence number in the request's body rises per publisher, so that a replayed request is
+//! worthless.
 
 mod config;
 mod message;
 mod token;
 
-pub use config::{AgentConfig, ConfigError, ForwardedPort};
+pub use config::{AgentConfig, AgentConfigError, ForwardedPort};
 pub use message::{PodPhase, Revision, SyncRequest, SyncResponse};
 pub use token::{AgentToken, LinkError};
 
-/// The path of the one authenticated call.
+/// The path of the only authenticated call.
 pub const SYNC_PATH: &str = "/v1/sync";
-/// Header: the MAC, 64 hexadecimal digits.
+/// The header with the MAC, 64 hexadecimal digits.
 pub const MAC_HEADER: &str = "onionbalance-mac";
-/// Header: the nonce, 32 hexadecimal digits.
+/// The header with the nonce, 32 hexadecimal digits.
 pub const NONCE_HEADER: &str = "onionbalance-nonce";
-/// The longest body of a request that an agent reads, bytes.
+/// The maximum length, in bytes, of a request body that an agent reads.
 pub const MAX_REQUEST_BYTES: usize = 4 * 1024;
-/// The longest body of an answer that a publisher reads, bytes: a descriptor has at most 50,000.
+/// The maximum length, in bytes, of an answer body that a publisher reads. A descriptor has at most
+/// 50,000 bytes.
 pub const MAX_RESPONSE_BYTES: usize = 64 * 1024;
-/// The agent's authenticated API.
+/// The port of the agent's authenticated API.
 pub const AGENT_API_PORT: u16 = 9400;
-/// Probes (`/startupz`, `/livez`, `/readyz`) and, in a backend, `/drain`: publisher, agent and operator alike.
+/// The port for probes (`/startupz`, `/livez` and `/readyz`) of publisher, agent and operator. An
+/// agent also serves `/drain` on it.
 pub const PROBE_PORT: u16 = 9401;
-/// Metrics: publisher, agent and operator alike.
+/// The port for the metrics of publisher, agent and operator.
 pub const METRICS_PORT: u16 = 9402;
-/// tor's own metrics, on the pod's loopback: publisher and agent pass them on.
+/// The port for tor's own metrics on the pod's loopback interface. Publisher and agent pass these
+/// metrics on.
 pub const TOR_METRICS_PORT: u16 = 9403;

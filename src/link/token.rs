@@ -1,4 +1,4 @@
-//! The token that publisher and agent share, and the MACs under it.
+//! The token that publisher and agent share, and the MACs that are computed with it.
 
 use std::fmt;
 
@@ -12,31 +12,33 @@ use crate::onion::MasterKey;
 
 const DERIVATION_LABEL: &[u8] = b"onionbalance.dev/agent-token/v1";
 const TOKEN_BYTES: usize = 32;
-/// SHA-256's block.
+/// The block size of SHA-256 in bytes.
 const BLOCK_BYTES: usize = 64;
 
-/// A service's agent token: 32 bytes, derived from the master key. Zeroized on drop, never printed.
+/// The agent token of a service, 32 bytes derived from the master key. It is zeroized on drop and
+/// never printed.
 #[derive(Clone)]
 pub struct AgentToken(Zeroizing<[u8; TOKEN_BYTES]>);
 
-/// Why a message is not accepted.
+/// An error that explains why a message or a token is rejected.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum LinkError {
     /// The MAC is missing, malformed or wrong.
-    #[error("the message is not authentic (is the agent token of another service, or stale?)")]
+    #[error("the message is not authentic; check that the agent token is current and belongs to this service")]
     NotAuthentic,
-    /// The token file does not hold 32 bytes in hexadecimal.
-    #[error("an agent token is 64 hexadecimal digits")]
+    /// The token is not 32 bytes in hexadecimal.
+    #[error("an agent token must have 64 hexadecimal digits")]
     TokenForm,
 }
 
 impl AgentToken {
-    /// HKDF-SHA256 of the master key, label `onionbalance.dev/agent-token/v1`.
+    /// Derives the token with HKDF-SHA256 from the master key. The label is
+    /// `onionbalance.dev/agent-token/v1`.
     pub fn derive(key: &MasterKey) -> Self {
         Self(key.derive(DERIVATION_LABEL))
     }
 
-    /// From the Secret's `token`: 64 hexadecimal digits, a line end is allowed.
+    /// Parses the `token` entry of the Secret, 64 hexadecimal digits with an optional line end.
     pub fn from_hex(text: &[u8]) -> Result<Self, LinkError> {
         let digits = text.strip_suffix(b"\n").unwrap_or(text);
         let digits = digits.strip_suffix(b"\r").unwrap_or(digits);
@@ -48,17 +50,17 @@ impl AgentToken {
         Ok(Self(token))
     }
 
-    /// 64 hexadecimal digits.
+    /// Returns the token as 64 hexadecimal digits.
     pub fn to_hex(&self) -> Zeroizing<String> {
         Zeroizing::new(HEXLOWER.encode(self.0.as_slice()))
     }
 
-    /// A request's MAC, in hexadecimal.
+    /// Returns the MAC of a request in hexadecimal.
     pub fn request_mac(&self, pod_uid: &str, method: &str, path: &str, nonce: &str, body: &[u8]) -> String {
         self.mac(&[b"request", pod_uid.as_bytes(), method.as_bytes(), path.as_bytes(), nonce.as_bytes(), body])
     }
 
-    /// An answer's MAC, in hexadecimal.
+    /// Returns the MAC of an answer in hexadecimal.
     pub fn response_mac(
         &self,
         pod_uid: &str,
@@ -79,15 +81,17 @@ impl AgentToken {
         ])
     }
 
-    /// Compares in constant time.
+    /// Compares two MACs in constant time. A missing MAC is rejected.
     pub fn verify(expected: &str, got: Option<&str>) -> Result<(), LinkError> {
         let got = got.ok_or(LinkError::NotAuthentic)?;
         if bool::from(expected.as_bytes().ct_eq(got.as_bytes())) { Ok(()) } else { Err(LinkError::NotAuthentic) }
     }
 
-    /// HMAC-SHA256 over each field's length (8 bytes, big-endian) and bytes: no two lists of fields read the same.
+    /// Computes HMAC-SHA256 over the length (8 bytes, big-endian) and the bytes of each field, so
+    /// that different lists of fields never produce the same input.
     fn mac(&self, fields: &[&[u8]]) -> String {
-        // RFC 2104 pads a short key with zeros up to the hash's block: done here, the constructor cannot fail.
+        // RFC 2104 pads a short key with zeros to the block size of the hash. Padding it here
+        // leaves the constructor no way to fail.
         let mut key = Zeroizing::new([0; BLOCK_BYTES]);
         key[..TOKEN_BYTES].copy_from_slice(self.0.as_slice());
         let mut mac = Hmac::<Sha256>::new((&*key).into());
@@ -116,9 +120,9 @@ mod tests {
         AgentToken::from_hex(HEX.as_bytes()).unwrap()
     }
 
-    /// Made with Python's `hmac` from the module's description.
+    /// Computed with Python's `hmac` from the description in the module documentation.
     #[test]
-    fn macs_are_those_of_an_independent_implementation() {
+    fn matches_the_macs_of_an_independent_implementation() {
         let body = br#"{"a":1}"#;
         assert_eq!(
             token().request_mac("uid-1", "POST", "/v1/sync", NONCE, body),
@@ -131,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_and_every_boundary_counts() {
+    fn the_mac_covers_every_field_and_every_boundary() {
         let base = token().request_mac("ab", "POST", "/p", NONCE, b"body");
         let other_token = AgentToken::from_hex(&[b'0'; 64]).unwrap();
         let differing = [
@@ -153,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_whole_mac_passes() {
+    fn accepts_only_the_complete_mac() {
         let mac = token().request_mac("u", "POST", "/", NONCE, b"");
         assert_eq!(AgentToken::verify(&mac, Some(&mac.clone())), Ok(()));
         for wrong in [None, Some(""), Some(&mac[..63]), Some(&format!("{mac}0"))] {
@@ -162,14 +166,14 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_it_writes_and_what_an_editor_makes_of_it() {
+    fn parses_a_token_with_a_line_end_or_uppercase_digits() {
         for text in [HEX.to_owned(), format!("{HEX}\n"), format!("{HEX}\r\n"), HEX.to_uppercase()] {
             assert_eq!(*AgentToken::from_hex(text.as_bytes()).unwrap().to_hex(), HEX, "{text:?}");
         }
     }
 
     #[test]
-    fn refuses_other_forms() {
+    fn rejects_malformed_tokens() {
         let wrong =
             [String::new(), HEX[1..].to_owned(), format!("{HEX}00"), format!("{HEX}\n\n"), format!(" {}", &HEX[1..])];
         for text in wrong {
@@ -179,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_keeps_the_secret() {
+    fn debug_output_shows_no_secret() {
         assert_eq!(format!("{:?}", token()), "AgentToken(…)");
     }
 }

@@ -1,4 +1,4 @@
-//! v3 onion addresses (rend-spec-v3, section 6: encoding onion addresses).
+//! Parses and formats v3 onion addresses (rend-spec-v3, section 6).
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,41 +8,44 @@ use data_encoding::BASE32;
 use serde::{Deserialize, Serialize};
 use sha3::{Digest, Sha3_256};
 
-/// Base32 characters of an address.
+/// The number of base32 characters in an address, without the `.onion` suffix.
 const ENCODED_LEN: usize = 56;
 const SUFFIX: &str = ".onion";
 const VERSION: u8 = 3;
 
-/// A v3 onion address; it is the service's ed25519 identity key, checked to be a valid curve point.
+/// A v3 onion address. It wraps the service's ed25519 identity key, which is known to be a valid
+/// point of the curve.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct OnionAddress {
-    /// A point's canonical encoding; the point is of prime order.
+    /// The canonical encoding of the identity key, a point of prime order.
     public_key: [u8; 32],
 }
 
-/// Why a text is no v3 onion address.
+/// An error that explains why a text is not a v3 onion address.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum AddressError {
-    /// Not 56 base32 characters, with or without `.onion`.
+    /// The text does not consist of 56 base32 characters and an optional `.onion` suffix.
     #[error("a v3 onion address has 56 base32 characters, with or without \".onion\"")]
     Form,
-    /// The last character belongs to another version.
-    #[error("this onion address is of version {0}, not 3")]
+    /// The last character belongs to another version of onion addresses.
+    #[error("the onion address has version {0}; only version 3 is supported")]
     Version(u8),
-    /// Checksum and key do not match: most likely a typing error.
-    #[error("the onion address has a wrong checksum: is it mistyped?")]
+    /// The checksum does not match the key, most likely because of a typing error.
+    #[error("the checksum of the onion address is wrong; check the address for typing errors")]
     Checksum,
-    /// No point of the ed25519 curve, or one that is not of prime order.
-    #[error("the onion address holds no valid ed25519 key")]
+    /// The key is not a point of the ed25519 curve, or the point is not of prime order.
+    #[error("the onion address does not contain a valid ed25519 key")]
     Key,
 }
 
 impl OnionAddress {
-    /// The address of an identity key.
+    /// Returns the address of an identity key. Fails if the key is not a canonical point of prime
+    /// order.
     pub fn from_public_key(public_key: [u8; 32]) -> Result<Self, AddressError> {
         let point = CompressedEdwardsY(public_key).decompress().ok_or(AddressError::Key)?;
-        // Decompression also takes the few encodings that are not reduced; tor would hash such a key as it is written.
+        // Decompression also accepts a few non-canonical encodings, but tor hashes the key exactly
+        // as it is written.
         let canonical = point.compress().to_bytes() == public_key;
         if canonical && point.is_torsion_free() && !point.is_small_order() {
             Ok(Self { public_key })
@@ -51,18 +54,18 @@ impl OnionAddress {
         }
     }
 
-    /// The ed25519 identity key, 32 bytes.
+    /// Returns the 32 bytes of the ed25519 identity key.
     pub fn public_key(&self) -> &[u8; 32] {
         &self.public_key
     }
 
-    /// The identity key, ready for arithmetic.
+    /// Decompresses the identity key into a curve point for arithmetic.
     pub(super) fn point(&self) -> EdwardsPoint {
-        // Construction has decompressed it before: the default never comes up.
+        // The constructor has already decompressed this key, so the default is never used.
         CompressedEdwardsY(self.public_key).decompress().unwrap_or_default()
     }
 
-    /// The 56 characters before `.onion`, as the control protocol wants them.
+    /// Returns the 56 characters before `.onion`, the form that the control protocol uses.
     pub fn identifier(&self) -> String {
         let mut bytes = [0; 35];
         bytes[..32].copy_from_slice(&self.public_key);
@@ -72,14 +75,15 @@ impl OnionAddress {
     }
 }
 
-/// `CHECKSUM = H(".onion checksum" | PUBKEY | VERSION)[:2]`
+/// Computes `CHECKSUM = H(".onion checksum" | PUBKEY | VERSION)[:2]`.
 fn checksum(public_key: &[u8; 32]) -> [u8; 2] {
     let hash =
         Sha3_256::new().chain_update(b".onion checksum").chain_update(public_key).chain_update([VERSION]).finalize();
     [hash[0], hash[1]]
 }
 
-/// `onion_address = base32(PUBKEY | CHECKSUM | VERSION) + ".onion"`, in capitals or not.
+/// Parses `onion_address = base32(PUBKEY | CHECKSUM | VERSION) + ".onion"`. The `.onion` suffix is
+/// optional and the case of the letters does not matter.
 impl FromStr for OnionAddress {
     type Err = AddressError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -130,7 +134,7 @@ mod tests {
 
     use super::*;
 
-    /// C tor, `src/test/hs_build_address.py`.
+    /// A test vector from C tor's `src/test/hs_build_address.py`.
     const TOR_KEY: &str = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
     const TOR_ADDRESS: &str = "25njqamcweflpvkl73j4szahhihoc4xt3ktcgjnpaingr5yhkenl5sid";
 
@@ -138,7 +142,7 @@ mod tests {
         HEXLOWER.decode(hex.as_bytes()).unwrap().try_into().unwrap()
     }
 
-    /// The text form of any 32 bytes, valid or not.
+    /// Encodes any 32 bytes as an address, even if they are not a valid key.
     fn encode(public_key: [u8; 32], version: u8) -> String {
         let mut bytes = public_key.to_vec();
         bytes.extend(checksum(&public_key));
@@ -147,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn agrees_with_c_tor() {
+    fn matches_the_address_that_c_tor_builds() {
         let address = OnionAddress::from_public_key(key(TOR_KEY)).unwrap();
         assert_eq!(address.identifier(), TOR_ADDRESS);
         assert_eq!(address.to_string(), format!("{TOR_ADDRESS}.onion"));
@@ -155,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_with_and_without_suffix_in_any_case() {
+    fn parses_addresses_with_and_without_suffix_in_any_case() {
         let address = OnionAddress::from_public_key(key(TOR_KEY)).unwrap();
         for text in [TOR_ADDRESS.to_owned(), format!("{TOR_ADDRESS}.onion"), format!("{TOR_ADDRESS}.Onion")] {
             assert_eq!(text.parse(), Ok(address));
@@ -167,36 +171,37 @@ mod tests {
     }
 
     #[test]
-    fn refuses_other_forms() {
+    fn rejects_malformed_addresses() {
         let dotted = format!("{TOR_ADDRESS}.");
         let nested = format!("www.{TOR_ADDRESS}.onion");
         let spaced = format!(" {TOR_ADDRESS}");
         for text in ["", ".onion", &TOR_ADDRESS[1..], &dotted, &nested, &spaced, &TOR_ADDRESS.replace('5', "1")] {
             assert_eq!(text.parse::<OnionAddress>(), Err(AddressError::Form), "{text}");
         }
-        // A character of two bytes across the cut.
+        // The two bytes of the last character cross the length limit.
         assert_eq!(format!("{}é", &TOR_ADDRESS[1..]).parse::<OnionAddress>(), Err(AddressError::Form));
     }
 
     #[test]
-    fn refuses_wrong_checksum_and_version() {
+    fn rejects_a_wrong_checksum_or_version() {
         let mistyped = format!("3{}", &TOR_ADDRESS[1..]);
         assert_eq!(mistyped.parse::<OnionAddress>(), Err(AddressError::Checksum));
         assert_eq!(encode(key(TOR_KEY), 4).parse::<OnionAddress>(), Err(AddressError::Version(4)));
     }
 
     #[test]
-    fn refuses_keys_that_are_no_identity() {
+    fn rejects_keys_that_cannot_be_an_identity_key() {
         let identity = {
             let mut bytes = [0; 32];
             bytes[0] = 1;
             bytes
         };
-        // The identity's y = 1 written as p + 1.
+        // The identity point's y = 1, written as p + 1.
         let unreduced = key("eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f");
-        // C tor, test_crypto_ed25519_blinding_fail: no point of the curve.
+        // The key from C tor's `test_crypto_ed25519_blinding_fail`, which is not a point of the
+        // curve.
         let off_curve = key("e19c65de75c68cf3b7643ea732ba9eb1a3d20d6d57ba223c2ece1df66feb5af0");
-        // A point of prime order plus one of order two.
+        // The sum of a point of prime order and a point of order two.
         let mixed = (OnionAddress::from_public_key(key(TOR_KEY)).unwrap().point()
             + curve25519_dalek::constants::EIGHT_TORSION[4])
             .compress()
@@ -209,7 +214,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn round_trips(seed: [u8; 32]) {
+        fn parses_the_address_that_it_formats(seed: [u8; 32]) {
             let public_key = ed25519_dalek::SigningKey::from_bytes(&seed).verifying_key().to_bytes();
             let address = OnionAddress::from_public_key(public_key).unwrap();
             prop_assert_eq!(address.to_string().parse(), Ok(address));
@@ -217,7 +222,7 @@ mod tests {
         }
 
         #[test]
-        fn never_panics(text in "\\PC{50,70}") {
+        fn parsing_never_panics(text in "\\PC{50,70}") {
             let _ = text.parse::<OnionAddress>();
         }
     }

@@ -11,28 +11,35 @@ use zeroize::Zeroizing;
 
 use super::{OnionAddress, TimePeriod, ope};
 
-/// B of appendix A: the ed25519 base point as tor writes it.
+/// The ed25519 base point B of appendix A, written as tor writes it.
 const BASEPOINT: &str = "(15112221349535400772501151409588531511454012693041857206046113283949847762202, \
                          46316835694926478169428394003475163141307993866256225615783033603165251855960)";
 
-/// A blinded identity key: what HSDirs know of a service in one time period.
+/// A blinded identity key, the only key of a service that HSDirs see in a time period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlindedPublicKey(pub [u8; 32]);
 
-/// Secret and public half of a blinded key. Zeroized on drop, never printed.
+/// The key pair of a blinded key. It is zeroized on drop and never printed.
 pub struct BlindedKeypair {
     secret: ExpandedSecretKey,
     public: VerifyingKey,
 }
 
-/// `N_hs_subcred`: binds a descriptor's encryption to address and period.
+/// The subcredential `N_hs_subcred`, which binds the encryption of a descriptor to its address and
+/// time period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subcredential(pub [u8; 32]);
 
 impl BlindedKeypair {
-    /// `a' = h a mod l`, `RH' = SHA-512("Derive temporary signing key hash input" | RH)[:32]`
+    /// Derives the blinded key pair of a time period:
     ///
-    /// `scalar` is the identity key's secret scalar as it is stored (clamped or reduced), `prefix` its RH.
+    /// ```text
+    /// a' = h a mod l
+    /// RH' = SHA-512("Derive temporary signing key hash input" | RH)[:32]
+    /// ```
+    ///
+    /// `scalar` is the identity key's secret scalar as it is stored, clamped or reduced. `prefix`
+    /// is the identity key's RH.
     pub(super) fn derive(address: &OnionAddress, scalar: &[u8; 32], prefix: &[u8; 32], period: TimePeriod) -> Self {
         Self::with_factor(scalar, prefix, blinding_factor(address, period))
     }
@@ -52,22 +59,24 @@ impl BlindedKeypair {
         Self { secret, public }
     }
 
-    /// The public half.
+    /// Returns the public half of the key pair.
     pub fn public(&self) -> BlindedPublicKey {
         BlindedPublicKey(self.public.to_bytes())
     }
 
-    /// The OPE revision counter for `seconds_since_srv_start` (what C tor's `set_descriptor_revision_counter` computes).
+    /// Returns the order-preserving revision counter for `seconds_since_srv_start`, the same value
+    /// as C tor's `set_descriptor_revision_counter`.
     pub fn revision_counter(&self, seconds_since_srv_start: u64) -> u64 {
         ope::revision_counter(&self.ope_key(), seconds_since_srv_start)
     }
 
-    /// An ed25519 signature that the blinded public key verifies.
+    /// Signs `message` with an ed25519 signature that the blinded public key verifies.
     pub(super) fn sign(&self, message: &[u8]) -> Signature {
         raw_sign::<Sha512>(&self.secret, message, &self.public)
     }
 
-    /// `H("rev-counter-generation" | 0x00 | a' | RH')`: C tor hashes the string with its terminating zero.
+    /// Computes `H("rev-counter-generation" | 0x00 | a' | RH')`. C tor hashes the string together
+    /// with its terminating zero byte.
     fn ope_key(&self) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(
             Sha3_256::new()
@@ -87,13 +96,13 @@ impl fmt::Debug for BlindedKeypair {
 }
 
 impl OnionAddress {
-    /// The blinded public key of a period, as any client computes it: `A' = h A`.
+    /// Returns the blinded public key of a time period, `A' = h A`, which any client can compute.
     pub fn blind(&self, period: TimePeriod) -> BlindedPublicKey {
         let point = blinding_factor(self, period) * self.point();
         BlindedPublicKey(point.compress().to_bytes())
     }
 
-    /// The subcredential that goes with a blinded key.
+    /// Returns the subcredential for a blinded key.
     ///
     /// `N_hs_cred = H("credential" | A)`, `N_hs_subcred = H("subcredential" | N_hs_cred | A')`
     pub fn subcredential(&self, blinded: &BlindedPublicKey) -> Subcredential {
@@ -109,13 +118,13 @@ impl OnionAddress {
     }
 }
 
+/// Computes the blinding factor of a time period. The optional secret `s` is empty.
+///
 /// ```text
 /// h = clamp(H(BLIND_STRING | A | s | B | N))
 /// BLIND_STRING = "Derive temporary signing key" | INT_1(0)
 /// N = "key-blind" | INT_8(period-number) | INT_8(period-length)
 /// ```
-///
-/// The secret s is empty.
 fn blinding_factor(address: &OnionAddress, period: TimePeriod) -> Scalar {
     let hash = Sha3_256::new()
         .chain_update(b"Derive temporary signing key\0")

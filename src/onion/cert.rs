@@ -1,10 +1,11 @@
-//! Ed25519 certificates (cert-spec, section 2.1): one key signed by another, until a time.
+//! Ed25519 certificates (cert-spec, section 2.1), in which one key certifies another until an
+//! expiration time.
 
 use std::time::{Duration, SystemTime};
 
 use ed25519_dalek::{Signature, VerifyingKey};
 
-/// The tag of a certificate in a document.
+/// The tag of a certificate object in a document.
 pub(super) const OBJECT_TAG: &str = "ED25519 CERT";
 
 const VERSION: u8 = 1;
@@ -13,19 +14,20 @@ const EXTENSION_SIGNED_WITH_KEY: u8 = 4;
 const EXTENSION_FLAG_AFFECTS_VALIDATION: u8 = 1;
 const SECONDS_PER_HOUR: u64 = 3600;
 
-/// What a certificate is for.
+/// The purpose of a certificate, encoded as its certificate type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum CertType {
-    /// A descriptor signing key, signed by the blinded key.
+    /// Certifies a descriptor signing key, signed by the blinded key.
     DescriptorSigningKey = 0x08,
-    /// An introduction point's authentication key, signed by the descriptor signing key.
+    /// Certifies an introduction point's authentication key, signed by the descriptor signing key.
     IntroAuthKey = 0x09,
-    /// The ed25519 equivalent of an introduction point's encryption key, signed by the descriptor signing key.
+    /// Certifies the ed25519 equivalent of an introduction point's encryption key, signed by the
+    /// descriptor signing key.
     IntroEncKey = 0x0b,
 }
 
-/// A parsed certificate that nobody has checked.
+/// A parsed certificate whose signature and expiration time have not been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UncheckedCert {
     cert_type: u8,
@@ -37,39 +39,41 @@ pub struct UncheckedCert {
     signature: Signature,
 }
 
-/// What a checked certificate says.
+/// The content of a checked certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Certified {
     /// The certified ed25519 key.
     pub key: [u8; 32],
-    /// Until when.
+    /// The time at which the certificate expires.
     pub expires: SystemTime,
 }
 
-/// Why a certificate is not accepted.
+/// An error that explains why a certificate is rejected.
 #[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
 pub enum CertError {
-    /// Not the form of a version 1 certificate, or it has an unknown extension that must not be ignored.
-    #[error("malformed certificate")]
+    /// The bytes are not a version 1 certificate, or an unknown extension must not be ignored.
+    #[error("the certificate is malformed")]
     Form,
-    /// It is for something else.
-    #[error("certificate of type {0:#04x}, not the expected one")]
+    /// The certificate has another type than the caller expects.
+    #[error("the certificate has the unexpected type {0:#04x}")]
     Type(u8),
-    /// It certifies no ed25519 key.
-    #[error("certificate for a key of type {0:#04x}, not an ed25519 key")]
+    /// The certified key is not an ed25519 key.
+    #[error("the certificate certifies a key of type {0:#04x} instead of an ed25519 key")]
     KeyType(u8),
-    /// Another key signed it, or it does not tell which one did.
-    #[error("certificate by another key than the expected one")]
+    /// The certificate is signed by another key, or does not name the key that signed it.
+    #[error("the certificate is not signed by the expected key")]
     SigningKey,
-    /// The signature is wrong.
-    #[error("certificate with a wrong signature")]
+    /// The signature does not verify.
+    #[error("the signature of the certificate is wrong")]
     Signature,
-    /// Its time is over.
-    #[error("expired certificate")]
+    /// The certificate has expired.
+    #[error("the certificate has expired")]
     Expired,
 }
 
 impl UncheckedCert {
+    /// Parses a certificate of this form without checking it:
+    ///
     /// ```text
     /// VERSION[1] CERT_TYPE[1] EXPIRATION_DATE[4] CERT_KEY_TYPE[1] CERTIFIED_KEY[32]
     /// N_EXTENSIONS[1] { ExtLength[2] ExtType[1] ExtFlags[1] ExtData[ExtLength] } SIGNATURE[64]
@@ -97,12 +101,13 @@ impl UncheckedCert {
         })
     }
 
-    /// The key that it claims to be signed with, if it names one.
+    /// Returns the key that the certificate claims to be signed with, if it names one.
     pub fn signed_with(&self) -> Option<&[u8; 32]> {
         self.signed_with.as_ref()
     }
 
-    /// Checks type, signing key (which it must name), signature and time.
+    /// Checks the type, the signing key, the signature and the expiration time. A certificate that
+    /// does not name its signing key is rejected.
     pub fn check(&self, cert_type: CertType, signing_key: &[u8; 32], now: SystemTime) -> Result<Certified, CertError> {
         if self.cert_type != cert_type as u8 {
             return Err(CertError::Type(self.cert_type));
@@ -122,7 +127,7 @@ impl UncheckedCert {
     }
 }
 
-/// The key of the signed-with-ed25519-key extension, if it is there.
+/// Returns the key of the signed-with-ed25519-key extension, if the certificate has this extension.
 fn parse_extensions(count: u8, mut rest: &[u8]) -> Result<Option<[u8; 32]>, CertError> {
     let mut signed_with = None;
     for _ in 0..count {
@@ -142,8 +147,9 @@ fn parse_extensions(count: u8, mut rest: &[u8]) -> Result<Option<[u8; 32]>, Cert
     if rest.is_empty() { Ok(signed_with) } else { Err(CertError::Form) }
 }
 
-/// A certificate as C tor writes it: valid for at least `lifetime` after `from`, rounded up to the next full hour, with the
-/// signed-with-ed25519-key extension. `sign` signs with `signing_key`.
+/// Encodes a certificate as C tor writes it, with the signed-with-ed25519-key extension. The
+/// certificate is valid for at least `lifetime` after `from`, rounded up to the next full hour. The
+/// `sign` closure must sign with `signing_key`.
 pub(super) fn encode(
     cert_type: CertType,
     certified_key: &[u8; 32],
@@ -157,7 +163,7 @@ pub(super) fn encode(
     cert.extend(u32::try_from(hours).unwrap_or(u32::MAX).to_be_bytes());
     cert.push(KEY_TYPE_ED25519);
     cert.extend(certified_key);
-    // One extension, of 32 bytes, without flags.
+    // One extension with 32 bytes of data and no flags.
     cert.extend([1, 0, 32, EXTENSION_SIGNED_WITH_KEY, 0]);
     cert.extend(signing_key);
     let signature = sign(&cert);
@@ -189,13 +195,13 @@ mod tests {
         })
     }
 
-    /// Signs `body` (all before the signature) and parses it.
+    /// Signs `body`, which is everything before the signature, and parses the result.
     fn parse_signed(body: &[u8]) -> Result<UncheckedCert, CertError> {
         UncheckedCert::parse(&[body, &signer().sign(body).to_bytes()].concat())
     }
 
     #[test]
-    fn round_trips_and_rounds_up_to_the_hour() {
+    fn round_trips_and_rounds_the_expiration_up_to_the_hour() {
         let key = signer().verifying_key().to_bytes();
         for (from, lifetime, expires) in [(7200, DAY, 2 + 24), (7201, DAY, 3 + 24), (10_799, DAY, 3 + 24)] {
             let cert = UncheckedCert::parse(&make(at(from), lifetime)).unwrap();
@@ -210,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_as_expected() {
+    fn rejects_an_unexpected_type_key_signature_or_time() {
         let key = signer().verifying_key().to_bytes();
         let bytes = make(at(0), DAY);
         let cert = UncheckedCert::parse(&bytes).unwrap();
@@ -227,7 +233,8 @@ mod tests {
         assert_eq!(with(0, 1), Ok(()));
         assert_eq!(with(0, 2), Err(CertError::Form));
         assert_eq!(with(6, 3), Err(CertError::KeyType(3)));
-        // Extension type 5: unknown, so the signing key is not named; with the flag it must not be ignored either.
+        // Extension type 5 is unknown, so the signing key is not named. With the flag set, the
+        // extension must not be ignored either.
         assert_eq!(with(42, 5), Err(CertError::SigningKey));
         assert_eq!(with(43, 1), Ok(()));
         let mut flagged = body.to_vec();
@@ -236,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_malformed_extensions() {
+    fn rejects_malformed_extensions() {
         let bytes = make(at(0), DAY);
         let body = &bytes[..bytes.len() - 64];
         let extension = &body[40..];
@@ -252,7 +259,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(
+        fn parses_every_certificate_that_it_encodes(
             cert_type in prop::sample::select(
                 [CertType::DescriptorSigningKey, CertType::IntroAuthKey, CertType::IntroEncKey].as_slice(),
             ),
@@ -273,7 +280,7 @@ mod tests {
         }
 
         #[test]
-        fn any_change_is_noticed(index in 0_usize..140, change in 1_u8..) {
+        fn any_changed_byte_is_detected(index in 0_usize..140, change in 1_u8..) {
             let mut bytes = make(at(0), DAY);
             prop_assert_eq!(bytes.len(), 140);
             bytes[index] ^= change;
@@ -283,7 +290,7 @@ mod tests {
         }
 
         #[test]
-        fn never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn parsing_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = UncheckedCert::parse(&bytes);
         }
     }

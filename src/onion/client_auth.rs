@@ -1,4 +1,5 @@
-//! Client authorization (rend-spec-v3, appendix F): x25519 keys of clients, in the forms that tor reads.
+//! Client authorization (rend-spec-v3, appendix F): the x25519 keys of clients, in the formats that
+//! tor reads.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,50 +12,55 @@ use zeroize::Zeroizing;
 
 use super::OnionAddress;
 
-/// The kind of authorization and of key that there is.
+/// The only authorization type and key type that rend-spec-v3 defines.
 const PREFIX: [&str; 2] = ["descriptor", "x25519"];
 
-/// Who may find the introduction points of a service.
+/// The set of clients that can find the introduction points of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Discovery {
-    /// Who knows the address.
+    /// Anyone who knows the address can find the service.
     #[default]
     Open,
-    /// Of those, only the owners of these keys. Of none: nobody, and never everybody as with C tor.
+    /// Only clients that know the address and own one of these keys can find the service. With an
+    /// empty set nobody can, whereas C tor would admit everybody.
     Restricted(BTreeSet<ClientPublicKey>),
 }
 
-/// A client's public key, as in a line of C tor's `authorized_clients/<name>.auth`: `descriptor:x25519:<base32>`.
+/// A client's public key, as in a line of C tor's `authorized_clients/<name>.auth`:
+/// `descriptor:x25519:<base32>`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientPublicKey([u8; 32]);
 
-/// A client's secret key. Zeroized on drop, never printed.
+/// A client's secret key. It is zeroized on drop and never printed.
 #[derive(Clone)]
 pub struct ClientSecretKey(StaticSecret);
 
-/// Why a text is no client's public key. It does not repeat the text, which may be a secret in the wrong place.
+/// An error that explains why a text is not a client's public key. It never repeats the text, which
+/// may be a misplaced secret.
 #[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
 pub enum ClientKeyError {
-    /// Not of this form.
+    /// The text does not have the form `descriptor:x25519:<base32>`.
     #[error("is not of the form descriptor:x25519:<52 base32 characters>")]
     Form,
-    /// `<address>:descriptor:x25519:<key>`: what belongs into the client's `ClientOnionAuthDir`.
-    #[error("is a client's private key; give the public one, descriptor:x25519:<52 base32 characters>")]
+    /// The text is `<address>:descriptor:x25519:<key>`, the line for the client's own
+    /// `ClientOnionAuthDir`.
+    #[error("is a client's private key; use the public key instead, descriptor:x25519:<52 base32 characters>")]
     Private,
-    /// A point of low order: what is encrypted for it, anybody can read.
-    #[error("is a key that protects nothing; make a new one")]
+    /// The key is a point of low order, so anybody can decrypt data that is encrypted for it.
+    #[error("is a weak key that protects nothing; generate a new one")]
     LowOrder,
 }
 
 impl ClientPublicKey {
-    /// Checks a key's 32 bytes.
+    /// Checks the 32 bytes of a public key. Fails for a point of low order.
     pub fn from_bytes(bytes: [u8; 32]) -> Result<Self, ClientKeyError> {
-        // Any secret will do: with a point of low order, each comes to zero.
+        // Any secret works for this check: a point of low order multiplies to zero with each of
+        // them.
         let shared = StaticSecret::from([1; 32]).diffie_hellman(&PublicKey::from(bytes));
         if shared.was_contributory() { Ok(Self(bytes)) } else { Err(ClientKeyError::LowOrder) }
     }
 
-    /// The key's bytes.
+    /// Returns the 32 bytes of the key.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -63,7 +69,8 @@ impl ClientPublicKey {
 impl FromStr for ClientPublicKey {
     type Err = ClientKeyError;
 
-    /// Takes what C tor takes: space around the fields and either case.
+    /// Accepts everything that C tor accepts, including spaces around the fields and letters of
+    /// either case.
     fn from_str(text: &str) -> Result<Self, ClientKeyError> {
         let fields: Vec<&str> = text.split(':').map(str::trim).collect();
         match fields.as_slice() {
@@ -91,22 +98,23 @@ impl fmt::Debug for ClientPublicKey {
 }
 
 impl ClientSecretKey {
-    /// A new key.
+    /// Generates a new key.
     pub fn generate(rng: &mut impl CryptoRng) -> Self {
         Self(StaticSecret::random_from_rng(rng))
     }
 
-    /// A key of 32 bytes.
+    /// Creates a key from its 32 bytes.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(StaticSecret::from(bytes))
     }
 
-    /// What the service is told.
+    /// Returns the public key, which the service needs to authorize this client.
     pub fn public(&self) -> ClientPublicKey {
         ClientPublicKey(PublicKey::from(&self.0).to_bytes())
     }
 
-    /// The line of the client's `<name>.auth_private` in its `ClientOnionAuthDir`, without a line end.
+    /// Returns the line for the client's `<name>.auth_private` file in its `ClientOnionAuthDir`,
+    /// without a line end.
     pub fn to_auth_private(&self, address: &OnionAddress) -> Zeroizing<String> {
         let address = address.to_string();
         let address = address.trim_end_matches(".onion");
@@ -114,7 +122,7 @@ impl ClientSecretKey {
         Zeroizing::new(format!("{address}:{}:{}", PREFIX.join(":"), *key))
     }
 
-    /// `x25519(secret, key)`
+    /// Computes the shared secret `x25519(secret, key)`.
     pub(super) fn shared_with(&self, key: &[u8; 32]) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(self.0.diffie_hellman(&PublicKey::from(*key)).to_bytes())
     }
@@ -139,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_c_tor_reads() {
+    fn parses_every_form_that_c_tor_accepts() {
         let key = ClientSecretKey::generate(&mut StdRng::from_seed([1; 32])).public();
         let text = key.to_string();
         assert_eq!(text.len(), "descriptor:x25519:".len() + 52);
@@ -149,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_the_rest_without_repeating_it() {
+    fn rejects_other_texts_without_repeating_them() {
         let key = ClientSecretKey::generate(&mut StdRng::from_seed([1; 32]));
         let text = key.public().to_string();
         for bad in ["", "x", &text[1..], &text[..text.len() - 1], &format!("{text}===="), &format!("{text}A")] {
@@ -164,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_points_of_low_order() {
+    fn rejects_points_of_low_order() {
         let one = std::array::from_fn(|index| u8::from(index == 0));
         for bytes in [[0; 32], one] {
             assert_eq!(ClientPublicKey::from_bytes(bytes), Err(ClientKeyError::LowOrder));

@@ -1,57 +1,58 @@
-//! Tor's documents (dir-spec, section 1.2: the document meta-format): lines of a keyword and arguments, each perhaps
-//! followed by an object in the manner of PEM.
+//! A parser for Tor's document meta-format (dir-spec, section 1.2): lines of a keyword and
+//! arguments, each optionally followed by a PEM-like object.
 
 use data_encoding::{BASE64, BASE64_NOPAD};
 
-/// The items of a document, in order. After an error it ends.
+/// An iterator over the items of a document, in order. It ends after the first error.
 #[derive(Debug, Clone)]
 pub struct Items<'a> {
     text: &'a str,
     position: usize,
 }
 
-/// A keyword line and its object.
+/// A keyword line with its optional object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Item<'a> {
-    /// The first word.
+    /// The first word of the line.
     pub keyword: &'a str,
-    /// All after the keyword and its space, as it is written.
+    /// The unmodified rest of the line, after the keyword and the space that follows it.
     pub rest: &'a str,
-    /// The object that follows the line.
-    pub object: Option<Object<'a>>,
-    /// Where the keyword begins in the text, in bytes.
+    /// The object that follows the line, if any.
+    pub object: Option<DocumentObject<'a>>,
+    /// The offset of the keyword in the text, in bytes.
     pub start: usize,
-    /// Where the item ends (after its last line end), in bytes.
+    /// The offset of the item's end in the text, after its last line end, in bytes.
     pub end: usize,
 }
 
-/// `-----BEGIN tag-----`, base64 lines, `-----END tag-----`.
+/// An object: `-----BEGIN tag-----`, base64 lines, `-----END tag-----`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Object<'a> {
-    /// What it is, as in "ED25519 CERT".
+pub struct DocumentObject<'a> {
+    /// The tag that names the object's type, for example "ED25519 CERT".
     pub tag: &'a str,
-    /// The base64 text with its line ends.
+    /// The base64 text, including its line ends.
     pub body: &'a str,
 }
 
-/// Why a text is no document. Places are byte offsets.
+/// An error that explains why a text is not a document. Each error carries a byte offset.
 #[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
 pub enum DocumentError {
     /// A line does not begin with a keyword.
     #[error("no keyword at byte {0}")]
     Keyword(usize),
-    /// An object's begin line is malformed, or its end line is missing.
+    /// The begin line of an object is malformed, or the end line is missing.
     #[error("malformed object at byte {0}")]
     Object(usize),
 }
 
 impl<'a> Items<'a> {
-    /// Reads `text`; its last line may lack the line end.
+    /// Creates an iterator over the items of `text`. The last line need not have a line end.
     pub fn new(text: &'a str) -> Self {
         Self { text, position: 0 }
     }
 
-    /// The line at the current position, without its line end; None at the end of the text.
+    /// Returns the line at the current position without its line end, or None at the end of the
+    /// text.
     fn peek_line(&self) -> Option<&'a str> {
         let rest = self.text.get(self.position..).filter(|rest| !rest.is_empty())?;
         Some(rest.split_once('\n').map_or(rest, |(line, _)| line))
@@ -75,7 +76,7 @@ impl<'a> Items<'a> {
         Ok(Item { keyword, rest, object, start, end: self.position })
     }
 
-    fn read_object(&mut self, begin: &'a str) -> Result<Object<'a>, DocumentError> {
+    fn read_object(&mut self, begin: &'a str) -> Result<DocumentObject<'a>, DocumentError> {
         let error = DocumentError::Object(self.position);
         let tag = begin.strip_prefix("-----BEGIN ").and_then(|rest| rest.strip_suffix("-----")).ok_or(error)?;
         self.skip_line(begin);
@@ -87,7 +88,7 @@ impl<'a> Items<'a> {
             if line.starts_with("-----") {
                 let end_tag = line.strip_prefix("-----END ").and_then(|rest| rest.strip_suffix("-----"));
                 let body = self.text.get(body_start..body_end).ok_or(error)?;
-                return if end_tag == Some(tag) { Ok(Object { tag, body }) } else { Err(error) };
+                return if end_tag == Some(tag) { Ok(DocumentObject { tag, body }) } else { Err(error) };
             }
         }
     }
@@ -107,12 +108,13 @@ impl<'a> Iterator for Items<'a> {
 }
 
 impl<'a> Item<'a> {
-    /// The words after the keyword.
+    /// Returns the words after the keyword.
     pub fn arguments(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         self.rest.split([' ', '\t']).filter(|word| !word.is_empty())
     }
 
-    /// The object's bytes, if there is one with this tag and its base64 is right.
+    /// Returns the decoded bytes of the object. Returns None if there is no object with this tag or
+    /// its base64 is invalid.
     pub fn object_bytes(&self, tag: &str) -> Option<Vec<u8>> {
         let object = self.object.filter(|object| object.tag == tag)?;
         let joined: Vec<u8> = object.body.bytes().filter(|byte| *byte != b'\n').collect();
@@ -120,17 +122,19 @@ impl<'a> Item<'a> {
     }
 }
 
-/// Exactly `N` bytes from base64, padded or not.
+/// Decodes base64, padded or not, to exactly `N` bytes. Returns None if the text is invalid or has
+/// another length.
 pub fn base64_array<const N: usize>(text: &str) -> Option<[u8; N]> {
     base64_bytes(text)?.try_into().ok()
 }
 
-/// Bytes from base64 on one line, padded or not.
+/// Decodes a single line of base64, padded or not.
 pub fn base64_bytes(text: &str) -> Option<Vec<u8>> {
     BASE64_NOPAD.decode(text.trim_end_matches('=').as_bytes()).ok()
 }
 
-/// Writes an object as tor does: 64 base64 characters to a line, and a line end after the end line.
+/// Appends an object as tor writes it: 64 base64 characters per line and a line end after the end
+/// line.
 pub(super) fn push_object(out: &mut String, tag: &str, bytes: &[u8]) {
     out.push_str("-----BEGIN ");
     out.push_str(tag);
@@ -155,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_lines_and_objects() {
+    fn parses_lines_and_objects() {
         let text = "first a  b\tc\nsecond\n-----BEGIN A THING-----\nAQID\nBAUG\n-----END A THING-----\nlast x";
         let items = read(text).unwrap();
         assert_eq!(items.iter().map(|item| item.keyword).collect::<Vec<_>>(), ["first", "second", "last"]);
@@ -170,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_document() {
+    fn rejects_malformed_documents() {
         assert_eq!(read("a\n\nb\n"), Err(DocumentError::Keyword(2)));
         assert_eq!(read(" a\n"), Err(DocumentError::Keyword(0)));
         assert_eq!(read("-----BEGIN X-----\n-----END X-----\n"), Err(DocumentError::Keyword(0)));
@@ -186,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_after_an_error() {
+    fn iteration_ends_after_an_error() {
         let mut items = Items::new("a\n\nb\n");
         assert!(items.next().unwrap().is_ok());
         assert!(items.next().unwrap().is_err());
@@ -194,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_base64_words() {
+    fn decodes_base64_with_and_without_padding() {
         assert_eq!(base64_array("AQI="), Some([1, 2]));
         assert_eq!(base64_array("AQI"), Some([1, 2]));
         assert_eq!(base64_array::<3>("AQI"), None);
@@ -214,7 +218,7 @@ mod tests {
         }
 
         #[test]
-        fn never_panics(text in "(a|é|\n| |-----|BEGIN |END |X){0,40}") {
+        fn parsing_never_panics(text in "(a|é|\n| |-----|BEGIN |END |X){0,40}") {
             for item in Items::new(&text) {
                 let Ok(item) = item else { break };
                 prop_assert!(text.get(item.start..item.end).is_some());

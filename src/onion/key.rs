@@ -1,4 +1,5 @@
-//! The master identity key, and Tor's key files (`hs_ed25519_secret_key`, `hs_ed25519_public_key`, `hostname`).
+//! The master identity key, and Tor's key files (`hs_ed25519_secret_key`, `hs_ed25519_public_key`
+//! and `hostname`).
 
 use std::fmt;
 
@@ -17,59 +18,62 @@ const PUBLIC_KEY_TAG: &[u8; 32] = b"== ed25519v1-public: type0 ==\0\0\0";
 const SECRET_KEY_FILE_LEN: usize = 96;
 const PUBLIC_KEY_FILE_LEN: usize = 64;
 
-/// A service's long-term identity key in expanded form (scalar and prefix, 64 bytes). Zeroized on drop, never printed.
+/// The long-term identity key of a service in expanded form, a scalar and a prefix of 64 bytes in
+/// total. It is zeroized on drop and never printed.
 pub struct MasterKey {
     secret: Expanded,
     address: OnionAddress,
 }
 
-/// `SHA-512(seed)`, the first half clamped, or clamped and then reduced modulo the group's order.
+/// `SHA-512(seed)` with the first half clamped, or clamped and then reduced modulo the order of the
+/// group.
 #[derive(Zeroize, ZeroizeOnDrop)]
 struct Expanded {
     scalar: [u8; 32],
     prefix: [u8; 32],
 }
 
-/// Why bytes are no usable key.
+/// An error that explains why the bytes of a key file cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum KeyError {
-    /// Not the 96 bytes of a `hs_ed25519_secret_key` file.
-    #[error("hs_ed25519_secret_key must have 96 bytes, it has {0}")]
+    /// A `hs_ed25519_secret_key` file does not have 96 bytes.
+    #[error("hs_ed25519_secret_key must have 96 bytes but has {0}")]
     Length(usize),
-    /// The first 32 bytes are not Tor's tag.
+    /// The first 32 bytes of the secret key file are not Tor's tag.
     #[error("hs_ed25519_secret_key must begin with \"== ed25519v1-secret: type0 ==\"")]
     Tag,
-    /// The secret scalar cannot have been made by ed25519 key generation.
-    #[error("hs_ed25519_secret_key holds no valid ed25519 key: its scalar is neither clamped nor reduced")]
+    /// The secret scalar cannot be the result of ed25519 key generation.
+    #[error("hs_ed25519_secret_key does not contain a valid ed25519 key: its scalar is neither clamped nor reduced")]
     Scalar,
-    /// Not the 64 bytes of a `hs_ed25519_public_key` file.
-    #[error("hs_ed25519_public_key must have 64 bytes, it has {0}")]
+    /// A `hs_ed25519_public_key` file does not have 64 bytes.
+    #[error("hs_ed25519_public_key must have 64 bytes but has {0}")]
     PublicLength(usize),
-    /// The first 32 bytes are not Tor's tag.
+    /// The first 32 bytes of the public key file are not Tor's tag.
     #[error("hs_ed25519_public_key must begin with \"== ed25519v1-public: type0 ==\"")]
     PublicTag,
-    /// The public key file is of another key.
+    /// The public key file belongs to another key.
     #[error("hs_ed25519_public_key does not belong to hs_ed25519_secret_key")]
     PublicMismatch,
-    /// The `hostname` file is of another key.
+    /// The `hostname` file belongs to another key.
     #[error("hostname does not belong to hs_ed25519_secret_key, whose address is {0}")]
     HostnameMismatch(OnionAddress),
 }
 
 impl MasterKey {
-    /// A fresh key.
+    /// Generates a new key.
     pub fn generate(rng: &mut impl CryptoRng) -> Self {
         loop {
             let mut seed = Zeroizing::new([0; 32]);
             rng.fill_bytes(seed.as_mut());
-            // No clamped scalar gives an invalid point: the loop ends at once.
+            // Every clamped scalar gives a valid point, so the loop ends after one round.
             if let Ok(key) = Self::from_seed(&seed) {
                 return key;
             }
         }
     }
 
-    /// Expands a seed, the 32 secret bytes of RFC 8032: `SHA-512(seed)`, the first half clamped.
+    /// Expands a seed, the 32 secret bytes of RFC 8032, to `SHA-512(seed)` with the first half
+    /// clamped.
     pub(super) fn from_seed(seed: &[u8; 32]) -> Result<Self, KeyError> {
         let hash: Zeroizing<[u8; 64]> = Zeroizing::new(Sha512::digest(seed).into());
         let mut secret = Expanded { scalar: [0; 32], prefix: [0; 32] };
@@ -79,8 +83,9 @@ impl MasterKey {
         Self::new(secret)
     }
 
-    /// Tor writes a clamped scalar. Some programs write it reduced modulo the group's order (tor-operator does): the same key to
-    /// all that use it, tor too.
+    /// Checks an expanded key. Tor writes a clamped scalar, while some programs, for example
+    /// tor-operator, write it reduced modulo the order of the group. Both forms are the same key to
+    /// everything that uses it, including tor.
     fn new(secret: Expanded) -> Result<Self, KeyError> {
         let reduced = Zeroizing::new(Scalar::from_bytes_mod_order(secret.scalar));
         if clamp_integer(secret.scalar) != secret.scalar && *reduced.as_bytes() != secret.scalar {
@@ -91,7 +96,7 @@ impl MasterKey {
         Ok(Self { secret, address })
     }
 
-    /// Reads Tor's `hs_ed25519_secret_key` (96 bytes: a 32-byte tag, then the expanded key).
+    /// Reads Tor's `hs_ed25519_secret_key` file of 96 bytes: a 32-byte tag, then the expanded key.
     pub fn from_tor_secret_key_file(bytes: &[u8]) -> Result<Self, KeyError> {
         let bytes: &[u8; SECRET_KEY_FILE_LEN] = bytes.try_into().map_err(|_| KeyError::Length(bytes.len()))?;
         let ([tag, scalar, prefix], []) = bytes.as_chunks::<32>() else { return Err(KeyError::Length(bytes.len())) };
@@ -101,7 +106,7 @@ impl MasterKey {
         Self::new(Expanded { scalar: *scalar, prefix: *prefix })
     }
 
-    /// The `hs_ed25519_secret_key` file, 96 bytes.
+    /// Returns the content of the `hs_ed25519_secret_key` file, 96 bytes.
     pub fn to_tor_secret_key_file(&self) -> Zeroizing<Vec<u8>> {
         let mut file = Zeroizing::new(Vec::with_capacity(SECRET_KEY_FILE_LEN));
         for part in [SECRET_KEY_TAG, &self.secret.scalar, &self.secret.prefix] {
@@ -110,17 +115,18 @@ impl MasterKey {
         file
     }
 
-    /// The `hs_ed25519_public_key` file, 64 bytes.
+    /// Returns the content of the `hs_ed25519_public_key` file, 64 bytes.
     pub fn to_tor_public_key_file(&self) -> Vec<u8> {
         [*PUBLIC_KEY_TAG, *self.address.public_key()].concat()
     }
 
-    /// The `hostname` file: the address and a line end.
+    /// Returns the content of the `hostname` file, the address and a line end.
     pub fn to_tor_hostname_file(&self) -> String {
         format!("{}\n", self.address)
     }
 
-    /// Checks that Tor's `hs_ed25519_public_key` (64 bytes: a 32-byte tag, then the key) belongs to this key.
+    /// Checks that a `hs_ed25519_public_key` file (64 bytes: a 32-byte tag, then the key) belongs
+    /// to this key.
     pub fn check_tor_public_key_file(&self, bytes: &[u8]) -> Result<(), KeyError> {
         let bytes: &[u8; PUBLIC_KEY_FILE_LEN] = bytes.try_into().map_err(|_| KeyError::PublicLength(bytes.len()))?;
         match bytes.as_chunks::<32>() {
@@ -130,35 +136,35 @@ impl MasterKey {
         }
     }
 
-    /// Checks that Tor's `hostname` (the address and a line end) belongs to this key.
+    /// Checks that a `hostname` file (the address and a line end) belongs to this key.
     pub fn check_tor_hostname_file(&self, bytes: &[u8]) -> Result<(), KeyError> {
         let named = str::from_utf8(bytes).ok().and_then(|text| text.trim_ascii_end().parse().ok());
         if named == Some(self.address) { Ok(()) } else { Err(KeyError::HostnameMismatch(self.address)) }
     }
 
-    /// The service's address.
+    /// Returns the onion address of the service.
     pub fn address(&self) -> OnionAddress {
         self.address
     }
 
-    /// 32 bytes for another purpose: HKDF-SHA256 of the expanded key with `label` as info.
+    /// Derives 32 bytes for another purpose: HKDF-SHA256 of the expanded key with `label` as info.
     pub fn derive(&self, label: &[u8]) -> Zeroizing<[u8; 32]> {
         let mut input = Zeroizing::new([0; 64]);
         input[..32].copy_from_slice(&self.secret.scalar);
         input[32..].copy_from_slice(&self.secret.prefix);
         let mut output = Zeroizing::new([0; 32]);
         let expanded = Hkdf::<Sha256>::new(None, input.as_slice()).expand(label, output.as_mut_slice());
-        debug_assert!(expanded.is_ok(), "HKDF-SHA256 gives up to 255 * 32 bytes");
+        debug_assert!(expanded.is_ok(), "HKDF-SHA256 can output up to 255 * 32 bytes");
         output
     }
 
-    /// The signing keypair of a time period (rend-spec-v3, appendix A).
+    /// Derives the signing key pair of a time period (rend-spec-v3, appendix A).
     pub fn blind(&self, period: TimePeriod) -> BlindedKeypair {
         BlindedKeypair::derive(&self.address, &self.secret.scalar, &self.secret.prefix, period)
     }
 }
 
-/// Compares in constant time.
+/// Compares two keys in constant time.
 impl PartialEq for MasterKey {
     fn eq(&self, other: &Self) -> bool {
         let equal = self.secret.scalar.ct_eq(&other.secret.scalar) & self.secret.prefix.ct_eq(&other.secret.prefix);
@@ -183,7 +189,7 @@ mod tests {
 
     use super::*;
 
-    /// RFC 8032, section 7.1, test 1: SHA-512 of its secret key, clamped, and its public key.
+    /// Test 1 of RFC 8032, section 7.1: the clamped SHA-512 of its secret key, and its public key.
     const RFC_EXPANDED: &str = "307c83864f2833cb427a2ef1c00a013cfdff2768d980c0a3a520f006904de94f\
                                 9b4f0afe280b746a778684e75442502057b7473a03f08f96f5a38e9287e01f8f";
     const RFC_PUBLIC: &str = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
@@ -216,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_malformed_secret_key_files() {
+    fn rejects_malformed_secret_key_files() {
         let read = |bytes: &[u8]| MasterKey::from_tor_secret_key_file(bytes).err();
         assert_eq!(read(b""), Some(KeyError::Length(0)));
         assert_eq!(read(&rfc_file()[..95]), Some(KeyError::Length(95)));
@@ -224,7 +230,8 @@ mod tests {
         let mut tagged = rfc_file();
         tagged[31] = b' ';
         assert_eq!(read(&tagged), Some(KeyError::Tag));
-        // Neither clamped (bits 0 to 2 and 255 clear, bit 254 set) nor below the group's order.
+        // Scalars that are neither clamped (bits 0 to 2 and 255 clear, bit 254 set) nor below the
+        // order of the group.
         for (byte, bit) in [(32, 0x01), (32, 0x04), (63, 0x80)] {
             let mut unclamped = rfc_file();
             unclamped[byte] ^= bit;
@@ -234,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_a_reduced_scalar_for_the_same_key_and_keeps_it_as_it_is() {
+    fn a_reduced_scalar_is_the_same_key_and_is_written_unchanged() {
         let mut reduced = rfc_file();
         let scalar: [u8; 32] = reduced[32..64].try_into().unwrap();
         reduced[32..64].copy_from_slice(Scalar::from_bytes_mod_order(scalar).as_bytes());
@@ -249,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_public_files_of_other_keys() {
+    fn rejects_public_key_and_hostname_files_of_other_keys() {
         let key = rfc_key();
         let other = MasterKey::generate(&mut StdRng::from_seed([1; 32]));
         let check = |bytes: &[u8]| key.check_tor_public_key_file(bytes);
@@ -262,15 +269,16 @@ mod tests {
     }
 
     #[test]
-    fn derives_by_label() {
-        // Python cryptography: HKDF(SHA256(), 32, salt=None, info=b"label").derive(expanded key)
+    fn derived_bytes_depend_on_the_label() {
+        // Computed with Python cryptography: HKDF(SHA256(), 32, salt=None,
+        // info=b"label").derive(expanded key)
         let expected = "4feb0909d5e045f80456c1338e10b232fe73b616968ed479c84de833122b92c0";
         assert_eq!(HEXLOWER.encode(rfc_key().derive(b"label").as_slice()), expected);
         assert_ne!(rfc_key().derive(b"label"), rfc_key().derive(b"other"));
     }
 
     #[test]
-    fn debug_shows_no_secret() {
+    fn debug_output_shows_no_secret() {
         assert_eq!(
             format!("{:?}", rfc_key()),
             "MasterKey { address: 25njqamcweflpvkl73j4szahhihoc4xt3ktcgjnpaingr5yhkenl5sid.onion, .. }"
@@ -287,7 +295,7 @@ mod tests {
         }
 
         #[test]
-        fn never_panics(bytes in proptest::collection::vec(any::<u8>(), 90..100)) {
+        fn reading_key_files_never_panics(bytes in proptest::collection::vec(any::<u8>(), 90..100)) {
             let _ = MasterKey::from_tor_secret_key_file(&bytes);
             let _ = MasterKey::from_tor_secret_key_file(&secret_file(&bytes));
         }

@@ -1,6 +1,8 @@
-//! Key files of either form: Tor's `hs_ed25519_secret_key`, and the PEM files (PKCS#8, RFC 8410) of Onionbalance.
+//! Master key files in either format: Tor's `hs_ed25519_secret_key`, and the PEM files (PKCS#8, RFC
+//! 8410) of Onionbalance.
 //!
-//! A PEM file holds the seed, Tor's file the key that it expands to: the one gives the other, but never back.
+//! A PEM file contains the seed, and Tor's file contains the key that the seed expands to. The seed
+//! yields the expanded key, but the expanded key never yields the seed.
 
 use std::fmt;
 
@@ -18,25 +20,27 @@ const PEM_BEGIN: &str = "-----BEGIN ";
 const PEM_DASHES: &str = "-----";
 const PEM_LABEL: &str = "PRIVATE KEY";
 
-/// A key as it was read; what can be made of it depends on the form of its file.
+/// A key read from a file. The formats that it can be converted to depend on the format of that
+/// file.
 #[derive(Debug)]
 pub enum KeyFile {
-    /// PEM: the seed, hence either form.
+    /// A key read from a PEM file. It is the seed, which can be written in either format.
     Pem(Seed),
-    /// Tor's 96 bytes: the expanded key alone.
+    /// A key read from Tor's 96-byte file. It is the expanded key alone.
     Tor(MasterKey),
 }
 
-/// The form of a key file.
+/// The format of a key file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyFormat {
-    /// PKCS#8 in PEM, unencrypted: what Onionbalance's configuration generator writes.
+    /// Unencrypted PKCS#8 in PEM, the format that Onionbalance's configuration generator writes.
     Pem,
-    /// Tor's `hs_ed25519_secret_key`.
+    /// Tor's `hs_ed25519_secret_key` format.
     Tor,
 }
 
-/// The 32 secret bytes that a key is expanded from (RFC 8032). Zeroized on drop, never printed.
+/// The 32 secret bytes that a key is expanded from (RFC 8032). They are zeroized on drop and never
+/// printed.
 #[derive(ZeroizeOnDrop)]
 pub struct Seed {
     bytes: [u8; 32],
@@ -44,37 +48,39 @@ pub struct Seed {
     address: OnionAddress,
 }
 
-/// Why a file holds no usable master key.
+/// An error that explains why a file does not contain a usable master key.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum KeyFileError {
-    /// Neither form.
+    /// The file has neither of the two formats.
     #[error(
-        "it holds no onion-service key: neither Tor's form (hs_ed25519_secret_key, 96 bytes that begin with \"== ed25519v1-secret\") \
-         nor PEM (\"-----BEGIN PRIVATE KEY-----\")"
+        "the file contains no onion service key: expected Tor's hs_ed25519_secret_key (96 bytes that begin with \"== ed25519v1-secret\") \
+         or PEM (\"-----BEGIN PRIVATE KEY-----\")"
     )]
     Unknown,
-    /// A public key where the secret one belongs.
-    #[error("it holds a public key; give the secret one (Tor's is hs_ed25519_secret_key)")]
+    /// The file contains a public key instead of a secret key.
+    #[error("the file contains a public key; use the secret key instead (Tor's file is hs_ed25519_secret_key)")]
     Public,
-    /// Protected by a password.
-    #[error("its PEM key is encrypted; decrypt it: openssl pkey -in FILE -out NEW_FILE")]
+    /// The PEM key is protected by a password.
+    #[error("the PEM key is encrypted; decrypt it with openssl pkey -in FILE -out NEW_FILE")]
     Encrypted,
-    /// PEM, but of another kind.
-    #[error("its PEM block is a {0:?}; a v3 onion service's key is an ed25519 key in a \"PRIVATE KEY\" (PKCS#8) block")]
+    /// The PEM block has another label than `PRIVATE KEY`.
+    #[error(
+        "the PEM block has the label {0:?}; the key of a v3 onion service is an ed25519 key in a \"PRIVATE KEY\" (PKCS#8) block"
+    )]
     Label(String),
-    /// A private key of another algorithm.
-    #[error("its PEM key is no ed25519 key, as v3 onion services have")]
+    /// The private key belongs to another algorithm than ed25519.
+    #[error("the PEM key is not an ed25519 key; v3 onion services use ed25519 keys only")]
     Algorithm,
-    /// Not readable as PEM or PKCS#8.
-    #[error("its PEM block is damaged: {0}")]
+    /// The block is not valid PEM or PKCS#8.
+    #[error("the PEM block is damaged: {0}")]
     Pem(String),
-    /// Tor's form, but wrong.
+    /// The file has Tor's format, but its content is invalid.
     #[error(transparent)]
     Key(#[from] KeyError),
 }
 
 impl KeyFile {
-    /// Reads either form, told apart by the content.
+    /// Reads a file of either format, detected from its content.
     pub fn read(bytes: &[u8]) -> Result<Self, KeyFileError> {
         if bytes.starts_with(TOR_SECRET) {
             return Ok(Self::Tor(MasterKey::from_tor_secret_key_file(bytes)?));
@@ -86,7 +92,7 @@ impl KeyFile {
         Seed::from_pem(text).map(Self::Pem)
     }
 
-    /// The form that it was read in.
+    /// Returns the format that the key was read from.
     pub fn format(&self) -> KeyFormat {
         match self {
             Self::Pem(_) => KeyFormat::Pem,
@@ -94,7 +100,7 @@ impl KeyFile {
         }
     }
 
-    /// The service's address.
+    /// Returns the onion address of the service.
     pub fn address(&self) -> OnionAddress {
         match self {
             Self::Pem(seed) => seed.address,
@@ -102,7 +108,7 @@ impl KeyFile {
         }
     }
 
-    /// The key to sign with.
+    /// Returns the key for signing.
     pub fn into_key(self) -> Result<MasterKey, KeyError> {
         match self {
             Self::Pem(seed) => seed.expand(),
@@ -112,12 +118,12 @@ impl KeyFile {
 }
 
 impl Seed {
-    /// A fresh seed.
+    /// Generates a new seed.
     pub fn generate(rng: &mut impl CryptoRng) -> Self {
         loop {
             let mut bytes = Zeroizing::new([0; 32]);
             rng.fill_bytes(bytes.as_mut());
-            // Every seed expands to a valid key: the loop ends at once.
+            // Every seed expands to a valid key, so the loop ends after one round.
             if let Ok(seed) = Self::new(&bytes) {
                 return seed;
             }
@@ -139,8 +145,8 @@ impl Seed {
             _ => return Err(KeyFileError::Label(label.to_owned())),
         }
         let end = format!("{PEM_DASHES}END {PEM_LABEL}{PEM_DASHES}");
-        let unended = || KeyFileError::Pem(format!("its line {end:?} is missing"));
-        let (body, _) = rest.split_once(end.as_str()).ok_or_else(unended)?;
+        let without_end = || KeyFileError::Pem(format!("the line {end:?} is missing"));
+        let (body, _) = rest.split_once(end.as_str()).ok_or_else(without_end)?;
         let begin = text.len() - block.len() - PEM_BEGIN.len();
         let stop = text.len() - rest.len() + body.len() + end.len();
         let pair = KeypairBytes::from_pkcs8_pem(text.get(begin..stop).unwrap_or_default()).map_err(pem_error)?;
@@ -148,23 +154,24 @@ impl Seed {
         let seed = Self::new(&pair.secret_key)?;
         match &pair.public_key {
             Some(public) if public.0 != *seed.address.public_key() => {
-                Err(KeyFileError::Pem("its public key is another key's".to_owned()))
+                Err(KeyFileError::Pem("its public key does not match its private key".to_owned()))
             }
             _ => Ok(seed),
         }
     }
 
-    /// The PEM file. PKCS#8 version 1, without the public key: OpenSSL reads no other for ed25519.
+    /// Returns the PEM file. It is PKCS#8 version 1 without the public key, the only form of
+    /// ed25519 keys that OpenSSL reads.
     pub fn to_pem(&self) -> Result<Zeroizing<String>, KeyFileError> {
         KeypairBytes { secret_key: self.bytes, public_key: None }.to_pkcs8_pem(LineEnding::LF).map_err(pem_error)
     }
 
-    /// The key to sign with.
+    /// Expands the seed to the key for signing.
     pub fn expand(&self) -> Result<MasterKey, KeyError> {
         MasterKey::from_seed(&self.bytes)
     }
 
-    /// The service's address.
+    /// Returns the onion address of the service.
     pub fn address(&self) -> OnionAddress {
         self.address
     }
@@ -200,7 +207,8 @@ mod tests {
 
     use super::*;
 
-    /// RFC 8410, section 10.3: the same key without and with its public key, and its public key in hexadecimal.
+    /// The key of RFC 8410, section 10.3, without and with its public key, and the public key in
+    /// hexadecimal.
     const RFC_PEM: &str = "-----BEGIN PRIVATE KEY-----\n\
         MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n\
         -----END PRIVATE KEY-----\n";
@@ -210,7 +218,8 @@ mod tests {
         Z9w7lshQhqowtrbLDFw4rXAxZuE=\n\
         -----END PRIVATE KEY-----\n";
     const RFC_PUBLIC: &str = "19bf44096984cdfe8541bac167dc3b96c85086aa30b6b6cb0c5c38ad703166e1";
-    /// `openssl ecparam -name prime256v1 -genkey -noout | openssl pkcs8 -topk8 -nocrypt`
+    /// A P-256 key, the output of
+    /// `openssl ecparam -name prime256v1 -genkey -noout | openssl pkcs8 -topk8 -nocrypt`.
     const P256_PEM: &str = "-----BEGIN PRIVATE KEY-----\n\
         MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgYGsftfLryvWWKFS6\n\
         B2xJiQNxwCNTsB2QUZzNFxOj0g2hRANCAATey1ccTH0ynizk6q/3aConyXb5ltm0\n\
@@ -222,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_rfcs_keys() {
+    fn reads_the_keys_of_rfc_8410() {
         for text in [RFC_PEM, RFC_PEM_V2, &RFC_PEM.replace('\n', "\r\n"), &format!("a note\n{RFC_PEM}more")] {
             let file = read(text).unwrap();
             assert_eq!(file.format(), KeyFormat::Pem);
@@ -233,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn pem_gives_tors_form_with_the_same_address() {
+    fn a_pem_key_converts_to_tors_format_with_the_same_address() {
         let file = read(RFC_PEM).unwrap();
         let address = file.address();
         let tor = KeyFile::read(&file.into_key().unwrap().to_tor_secret_key_file()).unwrap();
@@ -242,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_else_a_file_holds() {
+    fn errors_explain_what_the_file_contains_instead() {
         let label = |label: &str| RFC_PEM.replace("PRIVATE KEY", label);
         let error = |text: &str| read(text).unwrap_err();
         assert_eq!(error(""), KeyFileError::Unknown);
@@ -257,11 +266,11 @@ mod tests {
         assert!(matches!(error(RFC_PEM.trim_end().strip_suffix("-----").unwrap()), KeyFileError::Pem(_)));
         assert!(matches!(error(&RFC_PEM.replace("MC4", "MC5")), KeyFileError::Pem(_)));
         let other_public = RFC_PEM_V2.replace("Z9w7lshQ", "Z9w7lshR");
-        assert_eq!(error(&other_public), KeyFileError::Pem("its public key is another key's".to_owned()));
+        assert_eq!(error(&other_public), KeyFileError::Pem("its public key does not match its private key".to_owned()));
     }
 
     #[test]
-    fn debug_shows_no_secret() {
+    fn debug_output_shows_no_secret() {
         let file = read(RFC_PEM).unwrap();
         assert_eq!(format!("{file:?}"), format!("Pem(Seed {{ address: {:?}, .. }})", file.address()));
     }
@@ -276,7 +285,7 @@ mod tests {
         }
 
         #[test]
-        fn never_panics(text in "(-----BEGIN (PRIVATE KEY|X)?(-----)?)?[A-Za-z0-9+/=\n]{0,80}(-----END PRIVATE KEY-----)?") {
+        fn parsing_never_panics(text in "(-----BEGIN (PRIVATE KEY|X)?(-----)?)?[A-Za-z0-9+/=\n]{0,80}(-----END PRIVATE KEY-----)?") {
             let _ = read(&text);
         }
     }

@@ -1,6 +1,8 @@
-//! v3 onion services without IO: keys, addresses, blinding, certificates, revision counters and the descriptor codec.
+//! The v3 onion service primitives: keys, addresses, blinding, certificates, revision counters and
+//! the descriptor codec.
 //!
-//! Source: rend-spec-v3 (Tor Rendezvous Specification, version 3). Time and randomness are arguments.
+//! The source is rend-spec-v3 (Tor Rendezvous Specification, version 3). The code performs no IO
+//! and receives time and randomness as arguments.
 
 pub mod address;
 pub mod blind;

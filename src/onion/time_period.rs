@@ -1,10 +1,11 @@
-//! Time periods (rend-spec-v3, section 2.2.1). Which period is current is the consensus's matter: see `consensus`.
+//! Time periods (rend-spec-v3, section 2.2.1). The `consensus` module determines which time period
+//! is current.
 
-/// A time period: its number since the epoch, and how long one is.
+/// A time period, identified by its number and its length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TimePeriod {
-    /// Periods since the Unix epoch, counted from the rotation offset.
+    /// The number of the period since the Unix epoch, counted from the rotation offset.
     pub number: u64,
-    /// Minutes in a period: 1440 on the public network.
+    /// The length of the period in minutes, 1440 on the public network.
     pub length_minutes: u64,
 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::consensus::testdata::captures;
 
-/// A consensus with two HSDirs, in the order that the protocol asks for.
+/// Returns a consensus with two HSDirs, in the order that the specification requires.
 fn sample() -> String {
     let router = |digit: &str| {
         let (identity, digest) = (digit.repeat(26) + "A", digit.repeat(42) + "A");
@@ -29,7 +29,7 @@ fn error(text: &str) -> ConsensusError {
     Document::parse(text).unwrap_err()
 }
 
-/// The error after one replacement in the sample.
+/// Returns the error for the sample after one replacement.
 fn error_with(from: &str, to: &str) -> ConsensusError {
     let sample = sample();
     assert!(sample.contains(from), "{from}");
@@ -37,7 +37,7 @@ fn error_with(from: &str, to: &str) -> ConsensusError {
 }
 
 #[test]
-fn reads_what_it_needs() {
+fn parses_the_parts_that_onion_services_need() {
     let document = Document::parse(&sample()).unwrap();
     assert_eq!(document.valid_after, "2026-01-02T03:00:00Z".parse::<jiff::Timestamp>().unwrap().into());
     assert_eq!(document.params, Params { spread_store: 5, ..Params::default() });
@@ -49,7 +49,7 @@ fn reads_what_it_needs() {
 }
 
 #[test]
-fn tornet_consensuses_are_read() {
+fn parses_the_consensuses_of_a_private_network() {
     for capture in captures() {
         let document = Document::parse(&capture.consensus).unwrap();
         assert_eq!(document.hsdirs.len(), 17, "{}", capture.name);
@@ -59,7 +59,7 @@ fn tornet_consensuses_are_read() {
 }
 
 #[test]
-fn other_documents_are_rejected() {
+fn rejects_other_documents() {
     for text in ["", "\n", "network-status-version 3\n", "network-status-version 4 microdesc\n"] {
         assert_eq!(error(text), ConsensusError::NotMicrodescConsensus, "{text:?}");
     }
@@ -68,7 +68,7 @@ fn other_documents_are_rejected() {
 }
 
 #[test]
-fn a_truncated_document_is_rejected() {
+fn rejects_a_truncated_document() {
     let sample = sample();
     let footer = sample.find("directory-footer").unwrap();
     for (end, _) in sample[..footer].match_indices('\n') {
@@ -78,7 +78,7 @@ fn a_truncated_document_is_rejected() {
 }
 
 #[test]
-fn each_needed_line_must_be_there_once() {
+fn every_mandatory_line_must_appear_exactly_once() {
     for keyword in ["vote-status", "valid-after", "fresh-until", "valid-until", "m", "s"] {
         let sample = sample();
         let line = sample.split_inclusive('\n').find(|line| line.split(' ').next() == Some(keyword)).unwrap();
@@ -94,7 +94,7 @@ fn each_needed_line_must_be_there_once() {
 }
 
 #[test]
-fn malformed_lines_are_rejected() {
+fn rejects_malformed_lines() {
     for (from, to, keyword) in [
         ("valid-after 2026-01-02 03:00:00", "valid-after 2026-01-02", "valid-after"),
         ("fresh-until 2026-01-02 04:00:00", "fresh-until 2026-1-02 04:00:00", "fresh-until"),
@@ -112,7 +112,7 @@ fn malformed_lines_are_rejected() {
 }
 
 #[test]
-fn later_words_and_unknown_lines_are_passed_over() {
+fn ignores_additional_words_and_unknown_lines() {
     let sample = sample();
     let changed = sample
         .replacen("valid-after 2026-01-02 03:00:00", "valid-after 2026-01-02 03:00:00 later", 1)
@@ -123,13 +123,13 @@ fn later_words_and_unknown_lines_are_passed_over() {
 }
 
 #[test]
-fn router_entries_ascend() {
+fn router_entries_must_be_in_ascending_order() {
     let identity = "B".repeat(26);
     assert_eq!(error_with(&identity, &"A".repeat(26)), ConsensusError::RouterOrder);
 }
 
 #[test]
-fn an_hsdir_has_flag_and_protocol() {
+fn an_hsdir_needs_the_flag_and_the_protocol_version() {
     for (from, to) in [("HSDir Running", "Running"), ("HSDir=2", "HSDir=1"), ("pr Cons=1-2 HSDir=2\n", "")] {
         let document = Document::parse(&sample().replacen(from, to, 1)).unwrap();
         assert_eq!(document.hsdirs.len(), 1, "{to}");
@@ -137,7 +137,7 @@ fn an_hsdir_has_flag_and_protocol() {
 }
 
 #[test]
-fn protocol_entries() {
+fn detects_version_2_of_the_hsdir_protocol() {
     for entry in ["HSDir=2", "HSDir=1-2", "HSDir=1,2", "HSDir=1-4", "HSDir=0,2-3"] {
         assert!(supports_hsdir_v3(entry), "{entry}");
     }
@@ -161,7 +161,7 @@ fn parameters_are_clamped_to_their_limits() {
 }
 
 #[test]
-fn times_have_one_form() {
+fn accepts_only_one_form_of_times() {
     let read = |text: &str| time(text.split_ascii_whitespace());
     assert_eq!(read("1970-01-01 00:00:00"), Some(UNIX_EPOCH));
     for text in ["1970-01-01", "1970-01-01T00:00:00", "1970-01-01 00:00", "+970-01-01 00:00:00", "1970-01-01 24:00:00"]
@@ -170,7 +170,8 @@ fn times_have_one_form() {
     }
 }
 
-/// A consensus of these relays: identity, microdescriptor digest, HSDir flag, `pr` line with version 2 of HSDir.
+/// Formats a consensus of these relays. A relay is its identity, microdescriptor digest, HSDir
+/// flag, and a flag for a `pr` line with version 2 of HSDir.
 fn consensus(times: [i64; 3], values: [Option<[u8; 32]>; 2], params: &Params, relays: &[Relay]) -> String {
     let time = |seconds| jiff::Timestamp::from_second(seconds).unwrap().strftime("%Y-%m-%d %H:%M:%S").to_string();
     let value = |name, value: Option<[u8; 32]>| {
@@ -199,7 +200,7 @@ type Relay = ([u8; 20], ([u8; 32], bool, bool));
 
 proptest! {
     #[test]
-    fn what_is_written_is_read(
+    fn parses_every_consensus_that_the_test_writes(
         times in [0_i64..4_000_000_000, 0..4_000_000_000, 0..4_000_000_000],
         values: [Option<[u8; 32]>; 2],
         (interval, replicas, spread_store, spread_fetch) in (30_u64..=14400, 1_u8..=16, 1_u8..=128, 1_u8..=128),
@@ -224,7 +225,9 @@ proptest! {
     }
 
     #[test]
-    fn any_change_of_bytes_is_read_without_a_panic(at: prop::sample::Index, with in "[ -~\n]{0,4}", length in 0..40_usize) {
+    fn parsing_a_changed_consensus_never_panics(
+        at: prop::sample::Index, with in "[ -~\n]{0,4}", length in 0..40_usize,
+    ) {
         let mut text = sample();
         let at = at.index(text.len());
         let end = text.len().min(at + length);

@@ -8,7 +8,8 @@ fn parse(capture: &Capture) -> Network {
     Network::parse(&capture.consensus, &capture.microdescriptors, NetworkKind::Testing).unwrap()
 }
 
-/// What the engine will do is what C tor did: periods, descriptor order, counters' start, HSDirs and their order.
+/// Checks that the periods, the order of the descriptors, the start of the revision counters, and
+/// the HSDirs and their order equal those of C tor.
 fn assert_agrees(capture: &Capture) {
     let network = parse(capture);
     let service_periods = network.service_periods();
@@ -39,7 +40,7 @@ fn assert_agrees(capture: &Capture) {
 }
 
 #[test]
-fn tornet_captures_agree_with_c_tor() {
+fn matches_the_uploads_and_fetches_of_c_tor() {
     for capture in captures() {
         let uploads = capture.observed.iter().filter(|observed| matches!(observed.action, Action::Upload { .. }));
         assert_eq!(uploads.map(|observed| observed.hsdirs.len()).collect::<Vec<_>>(), [8, 8], "{}", capture.name);
@@ -48,9 +49,9 @@ fn tornet_captures_agree_with_c_tor() {
     }
 }
 
-/// The address's blinded key is that of the period: number and length are those that C tor blinds with.
+/// The period's number and length must be those that C tor blinded the address with.
 #[test]
-fn tornet_captures_blind_as_c_tor_did() {
+fn matches_the_blinded_keys_of_c_tor() {
     for capture in captures() {
         let network = parse(&capture);
         for observed in &capture.observed {
@@ -73,7 +74,7 @@ fn clients_fetch_the_current_period_until_the_next_begins() {
 }
 
 #[test]
-fn a_missing_shared_random_value_is_a_disaster_value_of_its_period() {
+fn a_missing_shared_random_value_is_replaced_by_the_periods_disaster_value() {
     let [capture, ..] = captures();
     let without: Vec<_> =
         capture.consensus.split_inclusive('\n').filter(|line| !line.starts_with("shared-rand-")).collect();
@@ -84,7 +85,7 @@ fn a_missing_shared_random_value_is_a_disaster_value_of_its_period() {
 }
 
 #[test]
-fn the_public_network_takes_its_period_from_the_consensus() {
+fn the_public_network_uses_the_period_length_of_the_consensus() {
     let [capture, ..] = captures();
     let network = |consensus: &str| Network::parse(consensus, &capture.microdescriptors, NetworkKind::Public).unwrap();
     assert_eq!(network(&capture.consensus).client_period().period.length_minutes, 1440);
@@ -93,7 +94,7 @@ fn the_public_network_takes_its_period_from_the_consensus() {
 }
 
 #[test]
-fn an_hsdir_without_a_microdescriptor_is_counted_and_left_out() {
+fn an_hsdir_without_a_microdescriptor_is_counted_but_not_on_the_ring() {
     let [capture, ..] = captures();
     let (first, rest) = capture.microdescriptors.split_at(capture.microdescriptors.find("\nonion-key").unwrap() + 1);
     assert!(first.contains("id ed25519"));
@@ -113,7 +114,7 @@ fn an_hsdir_without_a_microdescriptor_is_counted_and_left_out() {
 }
 
 #[test]
-fn validity_is_the_consensus_lines() {
+fn validity_returns_the_times_of_the_consensus() {
     let [capture, ..] = captures();
     let times = parse(&capture).validity().map(|time| jiff::Timestamp::try_from(time).unwrap().to_string());
     for (keyword, time) in ["valid-after", "fresh-until", "valid-until"].into_iter().zip(times) {
@@ -123,7 +124,7 @@ fn validity_is_the_consensus_lines() {
 }
 
 #[test]
-fn times_that_do_not_ascend_are_rejected() {
+fn rejects_times_that_are_not_in_ascending_order() {
     let [capture, ..] = captures();
     let valid_until = capture.consensus.lines().find(|line| line.starts_with("valid-until")).unwrap();
     let early = capture.consensus.replacen(valid_until, "valid-until 2000-01-01 00:00:00", 1);
@@ -132,7 +133,7 @@ fn times_that_do_not_ascend_are_rejected() {
 }
 
 #[test]
-fn a_generated_network_of_the_public_ones_size_is_read() {
+fn parses_a_generated_network_of_the_public_networks_size() {
     let plan = onionbalance_testnet::Plan { relays: 9000, one_microdescriptor_missing_in: 100, ..Default::default() };
     let texts = plan.generate();
     let network = Network::parse(&texts.consensus, &texts.all_microdescriptors(), NetworkKind::Public).unwrap();

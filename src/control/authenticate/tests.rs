@@ -7,6 +7,7 @@ use tokio::time::sleep;
 use super::super::codec::Line;
 use super::super::testing::{PATIENCE, Peer, connect};
 use super::*;
+use crate::control::Connector;
 
 fn connector(place: &str, command_timeout: Duration) -> Connector {
     Connector { command_timeout, ..Connector::new(place.parse().unwrap()) }
@@ -16,30 +17,37 @@ fn password(text: &str) -> Password {
     Password::new(Zeroizing::new(text.to_owned())).unwrap()
 }
 
+async fn authenticate(connector: &Connector, client: &Client) -> Result<(), AuthenticationFailure> {
+    connector.authenticator().authenticate(client, Methods::All).await
+}
+
 async fn offer(peer: &mut Peer, auth: &str) {
     assert_eq!(peer.read_line().await, "PROTOCOLINFO 1\r\n");
     peer.write(format!("250-PROTOCOLINFO 1\r\n250-AUTH {auth}\r\n250 OK\r\n")).await;
 }
 
-/// What comes of an offer that leads to no further command.
+/// Returns the error for an offer after which no further command is sent.
 async fn refused_offer(connector: &Connector, auth: &str) -> String {
     let (client, _events, mut peer) = connect(PATIENCE);
-    let (result, ()) = tokio::join!(connector.authenticate(&client, Methods::All), offer(&mut peer, auth));
+    let (result, ()) = tokio::join!(authenticate(connector, &client), offer(&mut peer, auth));
     drop(client);
-    assert_eq!(peer.read_line().await, "", "nothing more is told");
-    let Err(Failure::Final(ControlError::Authentication(message))) = result else { panic!("{auth}: {result:?}") };
+    assert_eq!(peer.read_line().await, "", "nothing else is sent");
+    let Err(AuthenticationFailure::Final(ControlError::Authentication(message))) = result else {
+        panic!("{auth}: {result:?}")
+    };
     message
 }
 
 #[tokio::test(start_paused = true)]
-async fn authenticates_with_a_cookie_that_comes_late() {
+async fn waits_for_a_cookie_file_that_appears_late() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("cookie");
     let (client, _events, mut peer) = connect(PATIENCE);
     let connector = connector("/unused", PATIENCE);
-    let (result, ()) = tokio::join!(connector.authenticate(&client, Methods::All), async {
+    let (result, ()) = tokio::join!(authenticate(&connector, &client), async {
         offer(&mut peer, &format!("METHODS=COOKIE COOKIEFILE=\"{}\"", path.display())).await;
-        // The clock is paused: it goes on only when the client waits too, so it does look for the file in between.
+        // The clock is paused and advances only while the client waits too, so the client does look
+        // for the file in between.
         sleep(Duration::from_secs(1)).await;
         fs::write(&path, [0xAB; 16]).unwrap();
         sleep(Duration::from_secs(1)).await;
@@ -51,29 +59,30 @@ async fn authenticates_with_a_cookie_that_comes_late() {
 }
 
 #[tokio::test]
-async fn says_what_is_offered_and_what_would_help() {
+async fn errors_name_the_offered_methods_and_a_solution() {
     let local = connector("/unused", Duration::from_millis(100));
     let remote = connector("192.0.2.1:9051", Duration::from_millis(100));
     let with_cookie = Connector { cookie: Some("/nowhere/cookie".into()), ..remote.clone() };
     for (connector, auth, faults) in [
-        (&local, "METHODS=HASHEDPASSWORD", ["offers HASHEDPASSWORD", "give the control port's password"]),
+        (&local, "METHODS=HASHEDPASSWORD", ["offers HASHEDPASSWORD", "provide the control port's password"]),
         (&local, "METHODS=NOVEL", ["tor at unix:/unused offers NOVEL", "set CookieAuthentication 1"]),
         (&local, "METHODS=COOKIE", ["names no cookie file", "HashedControlPassword"]),
-        (&local, "METHODS=COOKIE COOKIEFILE=\"/nowhere/cookie\"", ["/nowhere/cookie is not there", "GroupReadable"]),
-        (&local, "METHODS=COOKIE COOKIEFILE=\"/dev/null\"", ["/dev/null does not hold 32 bytes", "let this user"]),
-        (&local, "METHODS=SAFECOOKIE COOKIEFILE=\"/dev/zero\"", ["/dev/zero does not hold 32 bytes", ""]),
+        (&local, "METHODS=COOKIE COOKIEFILE=\"/nowhere/cookie\"", ["/nowhere/cookie does not exist", "GroupReadable"]),
+        (&local, "METHODS=COOKIE COOKIEFILE=\"/dev/null\"", ["/dev/null does not have 32 bytes", "let this user"]),
+        (&local, "METHODS=SAFECOOKIE COOKIEFILE=\"/dev/zero\"", ["/dev/zero does not have 32 bytes", ""]),
         (&local, "METHODS=SAFECOOKIE COOKIEFILE=\"/\"", ["its cookie file / cannot be read", "let this user"]),
         (&remote, "METHODS=COOKIE COOKIEFILE=\"/dev/null\"", ["192.0.2.1:9051 offers COOKIE", "not sent over TCP"]),
-        (&with_cookie, "METHODS=COOKIE COOKIEFILE=\"/dev/null\"", ["/nowhere/cookie is not there", ""]),
+        (&with_cookie, "METHODS=COOKIE COOKIEFILE=\"/dev/null\"", ["/nowhere/cookie does not exist", ""]),
     ] {
         let message = refused_offer(connector, auth).await;
         assert!(faults.iter().all(|fault| message.contains(fault)), "{auth}: {message}");
     }
 }
 
-/// Over any stream, the order of the methods, as the commands show it.
+/// Checks the order of the methods by the commands that are sent. The kind of stream does not
+/// matter.
 #[tokio::test]
-async fn takes_the_best_method_that_serves() {
+async fn chooses_the_best_method_that_works() {
     let directory = tempfile::tempdir().unwrap();
     let cookie = directory.path().join("cookie");
     fs::write(&cookie, [0xAB; 32]).unwrap();
@@ -92,7 +101,7 @@ async fn takes_the_best_method_that_serves() {
         (&plain, "METHODS=NULL".into(), "AUTHENTICATE\r"),
     ] {
         let (client, _events, mut peer) = connect(PATIENCE);
-        let (_, line) = tokio::join!(connector.authenticate(&client, Methods::All), async {
+        let (_, line) = tokio::join!(authenticate(connector, &client), async {
             offer(&mut peer, &auth).await;
             let line = peer.read_line().await;
             peer.write("515 No\r\n").await;
@@ -103,7 +112,7 @@ async fn takes_the_best_method_that_serves() {
 }
 
 #[tokio::test]
-async fn an_impostor_learns_nothing_of_the_cookie() {
+async fn an_impostor_learns_nothing_about_the_cookie() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("cookie");
     fs::write(&path, [0xAB; 32]).unwrap();
@@ -111,7 +120,7 @@ async fn an_impostor_learns_nothing_of_the_cookie() {
         let mut connector = connector("127.0.0.1:9051", PATIENCE);
         connector.password = with_password.then(|| password("secret"));
         let (client, _events, mut peer) = connect(PATIENCE);
-        let (result, ()) = tokio::join!(connector.authenticate(&client, Methods::All), async {
+        let (result, ()) = tokio::join!(authenticate(&connector, &client), async {
             let file = path.display();
             offer(&mut peer, &format!("METHODS=COOKIE,SAFECOOKIE,HASHEDPASSWORD COOKIEFILE=\"{file}\"")).await;
             let challenge = peer.read_line().await;
@@ -122,11 +131,11 @@ async fn an_impostor_learns_nothing_of_the_cookie() {
         drop(client);
         assert_eq!(peer.read_line().await, "");
         let error = match result {
-            Err(Failure::Final(error)) if !with_password => error,
-            Err(Failure::CookieRefused(error)) if with_password => error,
+            Err(AuthenticationFailure::Final(error)) if !with_password => error,
+            Err(AuthenticationFailure::CookieRefused(error)) if with_password => error,
             other => panic!("{other:?}"),
         };
-        assert!(error.to_string().contains("is it another tor's file?"), "{error}");
+        assert!(error.to_string().contains("check that it is this tor's file"), "{error}");
     }
 }
 
@@ -137,17 +146,18 @@ fn challenge(text: &str) -> Message {
 const SERVER_HASH: &str = "3C8780AB52365C0D080750447E5F64DABC00428C6C434579C2043E18C1F85389";
 const CLIENT_HASH: &str = "B47642DF2D5ABB84F69E6D02D41BED6B44AEE33E69562528A82166FC98BC0B1E";
 
-/// Made with Python's `hmac` from control-spec 3.24: cookie 00…1f, client nonce 20…3f, server nonce 40…5f.
+/// Computed with Python's `hmac` from control-spec 3.24: cookie 00…1f, client nonce 20…3f, server
+/// nonce 40…5f.
 #[test]
-fn a_challenge_by_an_independent_implementation() {
+fn matches_the_challenge_of_an_independent_implementation() {
     let cookie: Vec<u8> = (0..32).collect();
     let ours: Vec<u8> = (32..64).collect();
     let theirs = HEXUPPER.encode(&(64..96).collect::<Vec<u8>>());
     let good = challenge(&format!("AUTHCHALLENGE SERVERHASH={SERVER_HASH} SERVERNONCE={theirs}"));
     let answer = answer_challenge(&cookie, &ours, &good).unwrap().unwrap();
     assert_eq!(HEXUPPER.encode(&answer), CLIENT_HASH);
-    assert_eq!(answer_challenge(&ours, &ours, &good).unwrap(), None, "another cookie");
-    assert_eq!(answer_challenge(&cookie, &cookie, &good).unwrap(), None, "an answer to another nonce");
+    assert_eq!(answer_challenge(&ours, &ours, &good).unwrap(), None, "a different cookie");
+    assert_eq!(answer_challenge(&cookie, &cookie, &good).unwrap(), None, "an answer to a different nonce");
     for bad in [
         format!("AUTHCHALLENGE SERVERHASH={SERVER_HASH}"),
         format!("AUTHCHALLENGE SERVERHASH={SERVER_HASH} SERVERNONCE=40"),
@@ -157,21 +167,23 @@ fn a_challenge_by_an_independent_implementation() {
     ] {
         assert!(answer_challenge(&cookie, &ours, &challenge(&bad)).is_err(), "{bad}");
     }
-    // A hash that is too short to be one is wrong, not malformed.
+    // A hash that is too short is wrong rather than malformed.
     let short = challenge(&format!("AUTHCHALLENGE SERVERHASH={} SERVERNONCE={theirs}", &SERVER_HASH[..32]));
     assert_eq!(answer_challenge(&cookie, &ours, &short).unwrap(), None);
 }
 
 proptest! {
     #[test]
-    fn no_challenge_panics(text in "(AUTHCHALLENGE )?(SERVERHASH=|SERVERNONCE=|[0-9A-F]{0,70}| |\"){0,8}") {
+    fn parsing_a_challenge_never_panics(
+        text in "(AUTHCHALLENGE )?(SERVERHASH=|SERVERNONCE=|[0-9A-F]{0,70}| |\"){0,8}",
+    ) {
         _ = answer_challenge(&[1; 32], &[2; 32], &challenge(&text));
-        _ = Offer::parse(&challenge(&text.replace("CHALLENGE", "")));
+        _ = AuthOffer::parse(&challenge(&text.replace("CHALLENGE", "")));
     }
 }
 
 #[test]
-fn passwords() {
+fn passwords_must_not_contain_line_ends_or_nul() {
     assert_eq!(format!("{:?}", password("secret")), "Password(…)");
     assert_eq!(Password::new(Zeroizing::new("a\nb".to_owned())).unwrap_err(), PasswordError);
 }

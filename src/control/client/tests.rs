@@ -1,4 +1,5 @@
-//! The client against scripted streams: what a real tor does only by accident.
+//! Tests of the client with scripted streams, which show behavior that a real tor shows only by
+//! accident.
 
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
@@ -6,7 +7,8 @@ use tokio::time::timeout;
 use super::super::testing::{PATIENCE, connect};
 use super::*;
 
-/// What the client makes of an answer to `GETINFO x`, and why the connection ended, if it did.
+/// Returns the client's result for this answer to `GETINFO x`, and the reason why the connection
+/// ended, if it did.
 async fn get_info_answered(answer: &[u8]) -> (Result<String, ControlError>, Option<ControlError>) {
     let (client, _events, mut peer) = connect(PATIENCE);
     let (result, ()) = tokio::join!(client.get_info("x"), async {
@@ -19,7 +21,7 @@ async fn get_info_answered(answer: &[u8]) -> (Result<String, ControlError>, Opti
 }
 
 #[tokio::test]
-async fn an_answer_byte_by_byte() {
+async fn an_answer_may_arrive_byte_by_byte() {
     let (client, _events, mut peer) = connect(PATIENCE);
     let (result, ()) = tokio::join!(client.get_info("x"), async {
         peer.read_line().await;
@@ -49,7 +51,7 @@ async fn commands_of_many_clones_are_answered_in_order() {
 }
 
 #[tokio::test]
-async fn a_cancelled_command_leaves_its_answer_to_nobody_else() {
+async fn the_answer_to_a_cancelled_command_is_discarded() {
     let (client, _events, mut peer) = connect(PATIENCE);
     {
         let cancelled = client.get_info("first");
@@ -71,7 +73,8 @@ async fn a_cancelled_command_leaves_its_answer_to_nobody_else() {
 async fn an_unanswered_command_ends_the_connection() {
     let deadline = Duration::from_millis(50);
     let (client, _events, _peer) = connect(deadline);
-    // The second is longer than the stream takes: a tor that does not even read is noticed too.
+    // The second command is longer than the stream's buffer, so that a tor that does not even read
+    // is detected too.
     let descriptor = "x".repeat(100_000);
     let address = OnionAddress::from_public_key(curve25519_dalek::constants::ED25519_BASEPOINT_COMPRESSED.0).unwrap();
     let both = async { tokio::join!(client.get_info("x"), client.hs_post(&[[1; 20]], &address, &descriptor)) };
@@ -83,19 +86,19 @@ async fn an_unanswered_command_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn the_end_in_the_middle_of_an_answer() {
+async fn a_connection_that_ends_within_an_answer_is_closed() {
     let (result, why) = get_info_answered(b"250+x=\r\nhalf a li").await;
     assert!(matches!(result, Err(ControlError::Closed)), "{result:?}");
     assert!(matches!(why, Some(ControlError::Closed)), "{why:?}");
 }
 
 #[tokio::test]
-async fn garbage_and_endless_lines_end_the_connection() {
+async fn invalid_data_and_endless_lines_end_the_connection() {
     for answer in [b"HTTP/1.1 400 Bad Request\r\n".to_vec(), vec![b'2'; 1 << 20]] {
         let (client, _events, mut peer) = connect(PATIENCE);
         let (result, _) = tokio::join!(client.get_info("x"), async {
             peer.read_line().await;
-            // The client hangs up before it has read all of it.
+            // The client closes the stream before it has read everything.
             timeout(PATIENCE, peer.stream.write_all(&answer)).await.unwrap()
         });
         assert!(matches!(result, Err(ControlError::Protocol(_))), "{result:?}");
@@ -103,14 +106,14 @@ async fn garbage_and_endless_lines_end_the_connection() {
 }
 
 #[tokio::test]
-async fn an_answer_before_garbage_counts() {
+async fn an_answer_before_invalid_data_is_delivered() {
     let (result, why) = get_info_answered(b"250-x=1\r\n250 OK\r\ngarbage\r\n").await;
     assert_eq!(result.unwrap(), "1");
     assert!(matches!(why, Some(ControlError::Protocol(_))), "{why:?}");
 }
 
 #[tokio::test]
-async fn an_answer_to_something_else_is_refused() {
+async fn rejects_an_answer_to_another_command() {
     for answer in ["250 OK\r\n", "250-xy=1\r\n250 OK\r\n", "250-y=x=1\r\n250 OK\r\n", "150 x=1\r\n", "350 x=1\r\n"] {
         let (result, _) = get_info_answered(answer.as_bytes()).await;
         assert!(matches!(result, Err(ControlError::Protocol(_))), "{answer}: {result:?}");
@@ -126,7 +129,7 @@ async fn a_reply_to_no_command_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn events_that_nobody_reads_end_the_connection_but_not_those_that_nobody_wants() {
+async fn unread_events_end_the_connection_unless_the_receiver_was_dropped() {
     for wanted in [true, false] {
         let (client, events, mut peer) = connect(PATIENCE);
         let events = wanted.then_some(events);
@@ -146,7 +149,7 @@ async fn events_that_nobody_reads_end_the_connection_but_not_those_that_nobody_w
 }
 
 #[tokio::test]
-async fn the_connection_ends_with_its_last_handle() {
+async fn dropping_the_last_handle_ends_the_connection() {
     let (client, _events, mut peer) = connect(PATIENCE);
     let clone = client.clone();
     drop(client);
@@ -156,7 +159,7 @@ async fn the_connection_ends_with_its_last_handle() {
 }
 
 #[tokio::test]
-async fn hs_post_is_one_command() {
+async fn hs_post_sends_one_command() {
     let (client, _events, mut peer) = connect(PATIENCE);
     let address = OnionAddress::from_public_key(curve25519_dalek::constants::ED25519_BASEPOINT_COMPRESSED.0).unwrap();
     let servers = [[0xAB; 20], [0x01; 20]];
@@ -190,7 +193,7 @@ async fn hs_fetch_names_the_hsdirs() {
 }
 
 #[tokio::test]
-async fn nothing_is_sent_of_a_command_with_a_bad_argument() {
+async fn a_command_with_an_invalid_argument_is_not_sent() {
     let (client, _events, mut peer) = connect(PATIENCE);
     for bad in ["", "a b", "a\r\nSIGNAL HALT", "a\nb"] {
         assert!(matches!(client.get_info(bad).await, Err(ControlError::Argument(_))));
@@ -203,7 +206,7 @@ async fn nothing_is_sent_of_a_command_with_a_bad_argument() {
 }
 
 #[tokio::test]
-async fn get_conf_gives_all_values() {
+async fn get_conf_returns_all_values() {
     for (answer, expected) in [
         ("250-Log=notice stdout\r\n250 Log=info file /x=y\r\n", Some(vec!["notice stdout", "info file /x=y"])),
         ("250 Log\r\n", Some(vec![])),

@@ -18,7 +18,8 @@ fn line(text: &str) -> Line {
     Line { text: text.to_owned(), data: None }
 }
 
-/// As tor writes it: each of the data's lines begins with its own `.` doubled, and ends in CRLF.
+/// Encodes a message as tor does: a leading `.` is doubled in each line of the data, and each line
+/// ends in CRLF.
 fn encode(message: &Message) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (index, line) in message.lines.iter().enumerate() {
@@ -49,7 +50,7 @@ fn messages() -> impl Strategy<Value = Vec<Message>> {
 
 proptest! {
     #[test]
-    fn what_tor_writes_is_read_however_it_is_cut(
+    fn decodes_messages_in_chunks_of_any_size(
         sent in messages(),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
     ) {
@@ -64,7 +65,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_panic_or_fill_the_memory(
+    fn no_bytes_cause_a_panic_or_exceed_the_limits(
         bytes in prop::collection::vec(prop_oneof![any::<u8>(), prop::sample::select(b"2650+- .\r\n".to_vec())], 0..400),
     ) {
         let limits = Limits { line: 30, message: 200 };
@@ -88,7 +89,7 @@ fn without_unkept_data(mut message: Message) -> Message {
 }
 
 #[test]
-fn replies_of_tor_0_4_9_11() {
+fn decodes_replies_of_tor_0_4_9_11() {
     let bytes = b"250-version=0.4.9.11\r\n250 OK\r\n552 Unrecognized key \"nonsense\"\r\n";
     let expected = [
         Message { code: 250, lines: vec![line("version=0.4.9.11"), line("OK")] },
@@ -116,7 +117,7 @@ fn a_lone_lf_ends_a_line() {
 }
 
 #[test]
-fn an_event_amid_a_reply_is_kept_apart() {
+fn an_event_within_a_reply_is_a_separate_message() {
     let messages = decode(b"250-a=1\r\n650-CONF_CHANGED\r\n250-b=2\r\n650 OK\r\n250 OK\r\n");
     let expected = [
         Message { code: 650, lines: vec![line("CONF_CHANGED"), line("OK")] },
@@ -126,14 +127,14 @@ fn an_event_amid_a_reply_is_kept_apart() {
 }
 
 #[test]
-fn an_event_with_data() {
+fn decodes_an_event_with_data() {
     let messages = decode(b"650+HS_DESC_CONTENT x y z\r\nhs-descriptor 3\r\n.\r\n650 OK\r\n");
     assert_eq!(messages[0].lines[0].text, "HS_DESC_CONTENT x y z");
     assert_eq!(messages[0].lines[0].data.as_deref(), Some("hs-descriptor 3\n"));
 }
 
 #[test]
-fn the_body_of_newconsensus_takes_no_memory() {
+fn the_body_of_newconsensus_is_discarded() {
     let limits = Limits { line: 100, message: 300 };
     let (mut decoder, mut received) = (Decoder::with_limits(limits), Vec::new());
     decoder.feed(b"650+NEWCONSENSUS\r\n", &mut received).unwrap();
@@ -151,12 +152,12 @@ fn a_reply_named_like_an_event_keeps_its_data() {
 }
 
 #[test]
-fn bytes_that_are_not_utf_8_spoil_only_themselves() {
+fn bytes_that_are_not_utf_8_are_replaced() {
     assert_eq!(decode(b"250 a\xFFb\r\n")[0].lines[0].text, "a\u{FFFD}b");
 }
 
 #[test]
-fn what_is_no_reply_line_is_refused() {
+fn rejects_malformed_reply_lines() {
     for bytes in
         [&b"HTTP/1.1 400 Bad Request\r\n"[..], b"\r\n", b"250\r\n", b"25O OK\r\n", b"250=OK\r\n", b"050 OK\r\n"]
     {
@@ -165,7 +166,7 @@ fn what_is_no_reply_line_is_refused() {
 }
 
 #[test]
-fn limits_hold_also_where_no_line_ends() {
+fn limits_apply_even_if_no_line_ends() {
     let limits = Limits { line: 10, message: 200 };
     assert_eq!(decode_error(limits, &[b'2'; 11]), DecodeError::LineTooLong(10));
     assert_eq!(decode_error(limits, &b"250-a\r\n".repeat(50)), DecodeError::MessageTooLong(200));
@@ -179,7 +180,7 @@ fn limits_hold_also_where_no_line_ends() {
 }
 
 #[test]
-fn messages_before_an_error_are_given() {
+fn messages_before_an_error_are_returned() {
     let mut received = Vec::new();
     Decoder::default().feed(b"250 OK\r\nrubbish\r\n", &mut received).unwrap_err();
     assert_eq!(received.len(), 1);

@@ -22,9 +22,9 @@ fn hs_desc(action: HsDescAction, hsdir: Option<[u8; 20]>, id: Option<&str>, reas
     })
 }
 
-/// Lines that tor 0.4.9.11 wrote on a private network.
+/// These lines were written by tor 0.4.9.11 on a private network.
 #[test]
-fn hs_desc_of_tor_0_4_9_11() {
+fn parses_hs_desc_of_tor_0_4_9_11() {
     use HsDescAction::{Created, Failed, Requested, Uploaded};
     let cases = [
         (format!("CREATED {ADDRESS} UNKNOWN UNKNOWN {BLINDED}"), hs_desc(Created, None, Some(BLINDED), None)),
@@ -43,9 +43,9 @@ fn hs_desc_of_tor_0_4_9_11() {
     }
 }
 
-/// Forms of control-spec, section 4.1.25, that were not seen.
+/// These forms of control-spec, section 4.1.25, have not been seen in practice.
 #[test]
-fn hs_desc_of_the_specification() {
+fn parses_hs_desc_of_the_specification() {
     use HsDescAction::{Failed, Ignore, Received, Upload};
     let bare = HSDIR_NAME.strip_suffix("~auth2").unwrap();
     let cases = [
@@ -73,7 +73,7 @@ fn content(first: &str, data: Option<&str>) -> Event {
 }
 
 #[test]
-fn what_a_fetch_brought() {
+fn parses_the_result_of_a_fetch() {
     let first = format!("HS_DESC_CONTENT {ADDRESS} {BLINDED} {HSDIR_NAME}");
     let expected = |descriptor: &str| {
         let (address, descriptor) = (ADDRESS.parse().unwrap(), descriptor.to_owned());
@@ -111,7 +111,7 @@ fn hs_desc_in_an_unknown_form_is_kept_as_text() {
 }
 
 #[test]
-fn the_other_events() {
+fn parses_the_other_events() {
     assert_eq!(event("NEWCONSENSUS"), Event::NewConsensus);
     assert_eq!(event("NEWDESC $389547AC56A08D213E2C0A468BFB0C92C8CC1F66~auth2"), Event::NewDescriptors);
     let bootstrap =
@@ -123,7 +123,7 @@ fn the_other_events() {
 }
 
 #[test]
-fn percentages() {
+fn parses_bootstrap_percentages() {
     let warning = "WARN BOOTSTRAP SUMMARY=\"not PROGRESS=90 \\\"yet\\\"\" PROGRESS=5 REASON=TIMEOUT";
     assert_eq!(bootstrap_percent(warning), Some(5));
     assert_eq!(bootstrap_percent("NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY=\"Done\""), Some(100));
@@ -132,7 +132,7 @@ fn percentages() {
     }
 }
 
-/// An event's line, as control-spec lays it out.
+/// Formats the line of an event as control-spec defines it.
 fn write(event: &HsDescEvent) -> String {
     let action = match event.action {
         HsDescAction::Requested => "REQUESTED",
@@ -153,7 +153,7 @@ fn write(event: &HsDescEvent) -> String {
 
 proptest! {
     #[test]
-    fn what_tor_writes_is_read(
+    fn parses_every_event_of_the_specification(
         action in prop::sample::select(
             [
                 HsDescAction::Requested,
@@ -180,7 +180,7 @@ proptest! {
     }
 
     #[test]
-    fn no_event_panics(name in "HS_DESC|HS_DESC_CONTENT|STATUS_CLIENT", rest in "(FAILED|UPLOADED|UNKNOWN|BOOTSTRAP|\\$[0-9A-F]{38,42}|.{0,9}|[ =~\"]){0,8}") {
+    fn parsing_an_event_never_panics(name in "HS_DESC|HS_DESC_CONTENT|STATUS_CLIENT", rest in "(FAILED|UPLOADED|UNKNOWN|BOOTSTRAP|\\$[0-9A-F]{38,42}|.{0,9}|[ =~\"]){0,8}") {
         _ = event(&format!("{name} {rest}"));
     }
 }

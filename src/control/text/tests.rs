@@ -15,17 +15,18 @@ fn quote(bytes: &[u8]) -> String {
 
 proptest! {
     #[test]
-    fn a_quoted_string_is_read_back(bytes in prop::collection::vec(any::<u8>(), 0..40), rest in ".{0,10}") {
+    fn a_quoted_reply_is_unquoted(bytes in prop::collection::vec(any::<u8>(), 0..40), rest in ".{0,10}") {
         let text = quote(&bytes) + &rest;
         prop_assert_eq!(unquote(&text), Some((bytes, rest.as_str())));
     }
 
     #[test]
-    fn tor_reads_a_quoted_string_back(text in "([ \"\\\\nrt0-7']|[^\r\n\0]){0,40}") {
+    fn tor_can_read_every_quoted_string(text in "([ \"\\\\nrt0-7']|[^\r\n\0]){0,40}") {
         let mut bytes = Vec::new();
         push_quoted(&text, &mut bytes);
         prop_assert!(bytes.len() <= 2 * text.len() + 2);
-        // As tor's reader of commands does: after a backslash any byte is itself; the first bare quote is the end.
+        // Like tor's command parser, this takes any byte after a backslash literally and ends at
+        // the first unescaped quote.
         let mut read = Vec::new();
         let mut inner = bytes[1..].iter();
         while let Some(byte) = inner.next().filter(|byte| **byte != b'"') {
@@ -33,19 +34,19 @@ proptest! {
         }
         prop_assert_eq!(inner.len(), 0, "nothing follows the closing quote");
         prop_assert_eq!(read, text.as_bytes());
-        // And so does our reader of replies, to which a backslash means more.
+        // Our parser of replies knows more escape sequences, but must return the same text.
         let quoted = String::from_utf8(bytes).unwrap();
         prop_assert_eq!(unquote(&quoted), Some((text.into_bytes(), "")));
     }
 
     #[test]
-    fn no_text_panics(text in "[ =\"\\\\0-9a-zé]{0,30}|.{0,30}") {
+    fn parsing_never_panics(text in "[ =\"\\\\0-9a-zé]{0,30}|.{0,30}") {
         _ = unquote(&text);
         _ = keywords(&text);
     }
 
     #[test]
-    fn data_never_leave_their_block(data in "([.\r\n]|.){0,40}") {
+    fn data_never_leave_the_block(data in "([.\r\n]|.){0,40}") {
         let mut bytes = b"250+x=\r\n".to_vec();
         push_data(&data, &mut bytes);
         bytes.extend_from_slice(b"250 OK\r\n");
@@ -66,27 +67,27 @@ fn arguments_are_one_printable_word() {
 }
 
 #[test]
-fn the_auth_line_of_tor_0_4_9_11() {
+fn parses_the_auth_line_of_tor_0_4_9_11() {
     let words = keywords("METHODS=COOKIE,SAFECOOKIE COOKIEFILE=\"/run/a \\\"b\\\" \\303\\251/cookie\"").unwrap();
     let path = "/run/a \"b\" é/cookie".as_bytes().to_vec();
     assert_eq!(words, [("METHODS", Some(b"COOKIE,SAFECOOKIE".to_vec())), ("COOKIEFILE", Some(path))]);
 }
 
 #[test]
-fn words_without_a_value() {
+fn parses_words_without_a_value() {
     assert_eq!(keywords(" A  B= ").unwrap(), [("A", None), ("B", Some(Vec::new()))]);
     assert_eq!(keywords("").unwrap(), []);
 }
 
 #[test]
-fn malformed_quotes_are_refused() {
+fn rejects_malformed_quotes() {
     for bad in ["A=\"b", "A=\"b\\", "A=\"b\"c", "A=\"\\777\""] {
         assert_eq!(keywords(bad), None, "{bad}");
     }
 }
 
 #[test]
-fn what_would_end_a_line_is_not_quoted() {
+fn a_text_that_would_end_the_line_is_not_quotable() {
     assert!(is_quotable("") && is_quotable("a \"b\" \\ é\t"));
     for bad in ["a\rb", "\n", "a\0"] {
         assert!(!is_quotable(bad), "{bad:?}");

@@ -229,17 +229,17 @@ fn keys() -> Vec<Refused> {
             .operator(format!("spec.masterKey.onionAddress: {form}"))
             .schema("spec.masterKey.onionAddress"),
         of_key("onionAddress", json!(mistyped))
-            .operator("spec.masterKey.onionAddress: the onion address has a wrong checksum: is it mistyped?"),
+            .operator("spec.masterKey.onionAddress: the checksum of the onion address is wrong; check the address for typing errors"),
         Refused::spec(json!({"deletionPolicy": "Keep"})).schema("spec.deletionPolicy"),
         external(&[EXTERNAL, "x"]).both(format!("spec.externalBackends[1].onionAddress: {form}")),
         external(&[&EXTERNAL.replace("ryd.", "rye.")])
-            .operator("spec.externalBackends[0].onionAddress: this onion address is of version 4, not 3")
+            .operator("spec.externalBackends[0].onionAddress: the onion address has version 4; only version 3 is supported")
             .rule(format!("spec.externalBackends[0].onionAddress: {form}")),
         external(&[&format!("{EXTERNAL}.")])
             .operator(format!("spec.externalBackends[0].onionAddress: {form}"))
             .schema("spec.externalBackends.onionAddress"),
         external(&[&mistyped]).operator(
-            "spec.externalBackends[0].onionAddress: the onion address has a wrong checksum: is it mistyped?",
+            "spec.externalBackends[0].onionAddress: the checksum of the onion address is wrong; check the address for typing errors",
         ),
         external(&[EXTERNAL, EXTERNAL])
             .operator("spec.externalBackends[1].onionAddress: is listed twice; list each backend once")
@@ -422,7 +422,7 @@ fn clients() -> Vec<Refused> {
         clients(&[("a", "descriptor:x25519:AAAA")]).both(form),
         clients(&[("a", &private)])
             .operator(
-                "spec.restrictedDiscovery.clients[0].publicKey: is a client's private key; give the public one, \
+                "spec.restrictedDiscovery.clients[0].publicKey: is a client's private key; use the public key instead, \
                  descriptor:x25519:<52 base32 characters>",
             )
             .rule(form),

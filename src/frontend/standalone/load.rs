@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::common::secret_file;
-use crate::config::{Config, Service};
+use crate::config::{Config, ServiceConfig};
 use crate::frontend::Failure;
 use crate::onion::{KeyFile, MasterKey, OnionAddress};
 
@@ -54,7 +54,7 @@ pub(super) fn load(path: &Path) -> Result<Loaded, Failure> {
     Ok(Loaded { services, status_socket: config.status_socket })
 }
 
-fn key(service: &Service, directory: &Path) -> Result<MasterKey, Failure> {
+fn key(service: &ServiceConfig, directory: &Path) -> Result<MasterKey, Failure> {
     let path = directory.join(&service.key);
     let bytes = secret_file::read(&path)?;
     let file = KeyFile::read(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;

@@ -33,7 +33,7 @@ use super::clock::{self, Clock};
 use super::external::External;
 use super::tor::{Registry, Tor};
 use crate::common::secret_file;
-use crate::control::{Connector, Password, Place};
+use crate::control::{Connector, ControlEndpoint, Password};
 use crate::merge::MergeEngine;
 use crate::onion::{Discovery, OnionAddress};
 
@@ -108,13 +108,13 @@ impl Options {
     }
 
     fn connector(&self) -> Result<Connector, Failure> {
-        let tcp = Place::Tcp(self.ip.clone(), self.port);
-        let (place, otherwise) = if self.socket.as_os_str().is_empty() {
+        let tcp = ControlEndpoint::Tcp(self.ip.clone(), self.port);
+        let (endpoint, fallback) = if self.socket.as_os_str().is_empty() {
             (tcp, None)
         } else {
-            (Place::Unix(self.socket.clone()), Some(tcp))
+            (ControlEndpoint::Unix(self.socket.clone()), Some(tcp))
         };
-        Ok(Connector { otherwise, password: self.password()?, ..Connector::new(place) })
+        Ok(Connector { fallback, password: self.password()?, ..Connector::new(endpoint) })
     }
 
     fn password(&self) -> Result<Option<Password>, Failure> {

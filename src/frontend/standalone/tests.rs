@@ -65,7 +65,7 @@ fn what_cannot_be_is_refused_by_name() {
     let error = |services: &[(&str, &[u8])]| load_from(folder(services, "").path()).err().unwrap();
     assert!(error(&[("none.key", &[11])]).contains("services[0].key: "));
     assert!(error(&[("none.key", &[11])]).contains("none.key: No such file"));
-    assert!(error(&[("config.yaml", &[11])]).contains("config.yaml: it holds no onion-service key"));
+    assert!(error(&[("config.yaml", &[11])]).contains("config.yaml: the file contains no onion service key"));
     assert!(error(&[("1.key", &[11]), ("1.key", &[12])]).contains("services[1].key: an earlier service has this key"));
     assert!(error(&[("2.key", &[2])]).contains("services[0].instances: "));
     let missing = load::load(Path::new("/none/config.yaml")).err().unwrap().to_string();
@@ -95,13 +95,13 @@ fn pythons_command_line() {
     assert_eq!(options.config_file(), Path::new("x.yaml"));
     assert_eq!(options.log_level(), "warn");
     let connector = options.connector().unwrap();
-    assert_eq!(connector.place, Place::Unix("/s".into()));
-    assert_eq!(connector.otherwise, Some(Place::Tcp("10.0.0.1".to_owned(), 9151)));
+    assert_eq!(connector.endpoint, ControlEndpoint::Unix("/s".into()));
+    assert_eq!(connector.fallback, Some(ControlEndpoint::Tcp("10.0.0.1".to_owned(), 9151)));
     let options = parse(&[]).unwrap();
     assert_eq!((options.config_file().as_path(), options.log_level()), (Path::new("config.yaml"), "info"));
     // As an environment variable that is set to nothing.
     let options = parse(&["--socket", "", "--status-socket-location", ""]).unwrap();
-    assert_eq!(options.connector().unwrap().place, Place::Tcp("127.0.0.1".to_owned(), 9051));
+    assert_eq!(options.connector().unwrap().endpoint, ControlEndpoint::Tcp("127.0.0.1".to_owned(), 9051));
     assert_eq!(options.status_location(), None);
     assert!(parse(&["-v", "loud"]).is_err());
     assert!(parse(&["--service", "web", "--config", "x"]).is_err());

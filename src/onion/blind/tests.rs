@@ -1,4 +1,4 @@
-//! Blinding against C tor's vectors.
+//! Tests of key blinding against the test vectors of C tor.
 
 use data_encoding::HEXLOWER_PERMISSIVE;
 use proptest::prelude::*;
@@ -19,7 +19,7 @@ fn secret_bytes(pair: &BlindedKeypair) -> [u8; 64] {
     bytes
 }
 
-/// C tor, `src/test/test_hs_common.c`, `test_blinding_basics`.
+/// The test vectors of `test_blinding_basics` in C tor's `src/test/test_hs_common.c`.
 mod tor_blinding_basics {
     use super::*;
 
@@ -34,7 +34,7 @@ mod tor_blinding_basics {
                                   4540FE1F80AA3F7E91306B7BF7A8E367293352B14A29FDCC8C19F3558075524B";
 
     #[test]
-    fn agrees() {
+    fn matches_the_blinded_keys_of_c_tor() {
         let address = OnionAddress::from_public_key(hex(PUBLIC)).unwrap();
         assert_eq!(blinding_factor(&address, PERIOD), clamped(hex(FACTOR)));
         assert_eq!(address.blind(PERIOD), BlindedPublicKey(hex(BLINDED)));
@@ -45,8 +45,9 @@ mod tor_blinding_basics {
     }
 }
 
-/// C tor, `src/test/ed25519_vectors.inc`: expanded secret key, blinding parameter, blinded secret key, blinded public key
-/// (of the ten, the first, a middle one, and the two with parameters that need clamping).
+/// Test vectors of C tor's `src/test/ed25519_vectors.inc`: expanded secret key, blinding parameter,
+/// blinded secret key, blinded public key. Of its ten vectors, these are the first, one from the
+/// middle, and the two whose parameters need clamping.
 const TOR_VECTORS: [[&str; 4]; 4] = [
     [
         "c0a4de23cc64392d85aa1da82b3defddbea946d13bb053bf8489fa9296281f495022f1f7ec0dcf52f07d4c7965c4eaed121d5d88d0a8ff546b06116a20e97755",
@@ -75,7 +76,7 @@ const TOR_VECTORS: [[&str; 4]; 4] = [
 ];
 
 #[test]
-fn agrees_with_c_tor_for_given_factors() {
+fn matches_c_tor_for_given_blinding_factors() {
     for [expanded, factor, secret, public] in TOR_VECTORS {
         let expanded: [u8; 64] = hex(expanded);
         let (scalar, prefix) = expanded.split_at(32);
@@ -87,7 +88,7 @@ fn agrees_with_c_tor_for_given_factors() {
 }
 
 #[test]
-fn debug_shows_no_secret() {
+fn debug_output_shows_no_secret() {
     let key = MasterKey::generate(&mut StdRng::from_seed([7; 32]));
     let shown = format!("{:?}", key.blind(TimePeriod { number: 1, length_minutes: 1440 }));
     assert!(shown.starts_with("BlindedKeypair { public: "), "{shown}");
@@ -96,7 +97,9 @@ fn debug_shows_no_secret() {
 
 proptest! {
     #[test]
-    fn both_halves_agree_and_sign(seed: [u8; 32], number: u64, length_minutes: u64, message: Vec<u8>) {
+    fn both_halves_of_a_blinded_key_match_and_its_signatures_verify(
+        seed: [u8; 32], number: u64, length_minutes: u64, message: Vec<u8>,
+    ) {
         let expanded = ExpandedSecretKey::from(&seed);
         let scalar = clamp_integer(sha512_head(&seed));
         let address = OnionAddress::from_public_key(VerifyingKey::from(&expanded).to_bytes()).unwrap();

@@ -1,4 +1,4 @@
-//! Building a descriptor: layer 2, layer 1, the outer layer and its signature.
+//! Builds descriptors: layer 2, layer 1, the outer layer and its signature.
 
 use std::fmt::{self, Write};
 use std::time::{Duration, SystemTime};
@@ -8,27 +8,28 @@ use ed25519_dalek::{Signer, SigningKey};
 use rand::CryptoRng;
 
 use super::client_auth::ClientAuth;
-use super::crypto::{Layer, LayerSecret, SALT_LEN};
-use super::outer::{self, LIFETIME, MESSAGE_TAG, REVISION_COUNTER, SIGNATURE, SIGNING_KEY_CERT, SUPERENCRYPTED};
+use super::crypto::{Layer, LayerSecret, MESSAGE_TAG, SALT_LEN};
+use super::outer::{self, LIFETIME, REVISION_COUNTER, SIGNATURE, SIGNING_KEY_CERT, SUPERENCRYPTED};
 use super::{DescriptorError, MAX_LEN, ServiceContent, layer1, layer2, random};
 use crate::onion::cert::{self, CertType};
 use crate::onion::document::push_object;
 use crate::onion::{BlindedKeypair, Discovery, OnionAddress};
 
 const LIFETIME_MINUTES: u32 = 180;
-/// C tor's `HS_DESC_CERT_LIFETIME`.
+/// The minimum lifetime of the certificates, C tor's `HS_DESC_CERT_LIFETIME`.
 const CERT_LIFETIME: Duration = Duration::from_secs(54 * 3600);
 const SECONDS_PER_HOUR: u64 = 3600;
 
-/// What is random in a service's descriptors but stays the same in all of one time period, as C tor keeps it: another
-/// descriptor signing key in every upload would tell the publisher from a stock tor. Zeroized on drop, never printed.
+/// The random parts of a service's descriptors that stay the same throughout a time period, as in C
+/// tor. A new descriptor signing key in every upload would distinguish the publisher from a stock
+/// tor. The keys are zeroized on drop and never printed.
 pub struct DescriptorKeys {
     signing_key: SigningKey,
     client_auth: ClientAuth,
 }
 
 impl DescriptorKeys {
-    /// Keys for one time period, of a service with open discovery.
+    /// Generates the keys for one time period of a service with open discovery.
     pub fn generate(rng: &mut impl CryptoRng) -> Self {
         let mut seed = zeroize::Zeroizing::new([0; 32]);
         rng.fill_bytes(seed.as_mut());
@@ -36,7 +37,8 @@ impl DescriptorKeys {
         Self { signing_key, client_auth: ClientAuth::generate(rng) }
     }
 
-    /// Changes who can open the descriptors that are built from now on. The same again changes nothing.
+    /// Changes which clients can open the descriptors that are built from now on. Setting the same
+    /// discovery again changes nothing.
     pub fn set_discovery(
         &mut self,
         key: &BlindedKeypair,
@@ -47,7 +49,8 @@ impl DescriptorKeys {
         self.client_auth.set(&address.subcredential(&key.public()), discovery, rng);
     }
 
-    /// Builds, encrypts and signs a descriptor exactly as a C tor would lay it out. `now` dates the certificates.
+    /// Builds, encrypts and signs a descriptor with exactly the layout that C tor uses. The
+    /// certificates are dated from `now`.
     pub fn build(
         &self,
         key: &BlindedKeypair,
@@ -88,7 +91,7 @@ impl fmt::Debug for DescriptorKeys {
     }
 }
 
-/// The last full hour: what C tor dates the introduction points' certificates from.
+/// Returns the last full hour, from which C tor dates the certificates of introduction points.
 fn full_hour(now: SystemTime) -> SystemTime {
     let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds - seconds % SECONDS_PER_HOUR)

@@ -1,5 +1,5 @@
-//! Client authorization in a descriptor (rend-spec-v3, section 2.5.1.2): what layer 1 holds for each client, and the
-//! descriptor cookie, without which layer 2 does not open.
+//! Client authorization in a descriptor (rend-spec-v3, section 2.5.1.2): the `auth-client` items of
+//! layer 1, and the descriptor cookie that layer 2 is encrypted with.
 
 use aes::Aes256;
 use ctr::Ctr128BE;
@@ -14,14 +14,16 @@ use super::random;
 use crate::onion::blind::Subcredential;
 use crate::onion::client_auth::{ClientSecretKey, Discovery};
 
-/// C tor fills up to a multiple of this many `auth-client` items with dummies; without authorization, it writes these only.
+/// C tor fills the `auth-client` items up to a multiple of this number with dummies. Without client
+/// authorization it writes dummies only.
 const MULTIPLE: usize = 16;
 const COOKIE_LEN: usize = 16;
 
-/// What authorized clients know, and layer 2 is encrypted with.
+/// The descriptor cookie, the secret of the authorized clients that layer 2 is encrypted with.
 pub(super) type Cookie = Zeroizing<[u8; COOKIE_LEN]>;
 
-/// What an `auth-client` item holds: a client's id, an IV and the encrypted descriptor cookie; or random bytes.
+/// The content of an `auth-client` item: a client's id, an IV and the encrypted descriptor cookie,
+/// or random bytes in a dummy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct AuthClient {
     pub id: [u8; 8],
@@ -29,17 +31,18 @@ pub(super) struct AuthClient {
     pub cookie: [u8; COOKIE_LEN],
 }
 
-/// What of client authorization stays the same in a time period's descriptors, for as long as the clients do.
+/// The client authorization of a time period's descriptors. It stays the same for as long as the
+/// set of clients does.
 pub(super) struct ClientAuth {
     ephemeral: ClientSecretKey,
     discovery: Discovery,
-    /// None while discovery is open.
+    /// The descriptor cookie, or None while discovery is open.
     cookie: Option<Cookie>,
     clients: Vec<AuthClient>,
 }
 
 impl ClientAuth {
-    /// For open discovery.
+    /// Generates the client authorization for open discovery.
     pub(super) fn generate(rng: &mut impl CryptoRng) -> Self {
         let ephemeral = ClientSecretKey::generate(rng);
         let mut clients = Vec::new();
@@ -47,8 +50,9 @@ impl ClientAuth {
         Self { ephemeral, discovery: Discovery::Open, cookie: None, clients }
     }
 
-    /// Changes who can open layer 2. As with C tor every `auth-client` item is then made anew and the ephemeral key stays.
-    /// C tor keeps the cookie too; here it is another, lest a client that is no longer authorized use the one it knows.
+    /// Changes which clients can open layer 2. As in C tor, every `auth-client` item is regenerated
+    /// and the ephemeral key is kept. Unlike C tor, the cookie is regenerated as well, so that a
+    /// client that is no longer authorized cannot use the cookie it knows.
     pub(super) fn set(&mut self, subcredential: &Subcredential, discovery: &Discovery, rng: &mut impl CryptoRng) {
         if self.discovery == *discovery {
             return;
@@ -70,7 +74,7 @@ impl ClientAuth {
             }
         };
         fill_up(&mut self.clients, rng);
-        // Places tell nothing about who came first.
+        // The order of the items must not reveal which client was added first.
         self.clients.shuffle(rng);
     }
 
@@ -87,13 +91,14 @@ impl ClientAuth {
     }
 }
 
-/// Adds dummies: to a multiple of 16, and 16 where there is nothing else.
+/// Adds dummies up to a multiple of 16 items. An empty list is filled with 16 dummies.
 fn fill_up(clients: &mut Vec<AuthClient>, rng: &mut impl CryptoRng) {
     let wanted = clients.len().max(1).next_multiple_of(MULTIPLE);
     clients.resize_with(wanted, || AuthClient { id: random(rng), iv: random(rng), cookie: random(rng) });
 }
 
-/// The cookie, for the owner of this key; None if there is no item for it.
+/// Returns the descriptor cookie for the owner of this client key, or None if no item is meant for
+/// this client.
 pub(super) fn find_cookie(
     subcredential: &Subcredential,
     client: &ClientSecretKey,
@@ -107,6 +112,8 @@ pub(super) fn find_cookie(
     Some(cookie)
 }
 
+/// The keys that a service and one of its clients share:
+///
 /// ```text
 /// SECRET_SEED = x25519(hs_y, client_X) = x25519(client_y, hs_X)
 /// CLIENT-ID | COOKIE-KEY = SHAKE-256(N_hs_subcred | SECRET_SEED)
@@ -127,7 +134,7 @@ impl ClientKeys {
         keys
     }
 
-    /// AES-256-CTR, both ways.
+    /// Encrypts or decrypts the cookie with AES-256-CTR.
     fn apply_cipher(&self, iv: [u8; 16], cookie: &mut [u8; COOKIE_LEN]) {
         Ctr128BE::<Aes256>::new(&self.cookie_key.into(), &iv.into()).apply_keystream(cookie);
     }

@@ -13,19 +13,23 @@ use super::client_auth::Cookie;
 use crate::onion::BlindedPublicKey;
 use crate::onion::blind::Subcredential;
 
+/// The tag of the object that contains an encrypted layer.
+pub(super) const MESSAGE_TAG: &str = "MESSAGE";
 pub(super) const SALT_LEN: usize = 16;
 const MAC_LEN: usize = 32;
 
-/// Which layer, so that one can never stand for the other.
+/// An encrypted layer of a descriptor. Each layer has its own keys, so that one layer is never
+/// accepted in place of the other.
 #[derive(Clone, Copy)]
 pub(super) enum Layer<'a> {
-    /// Layer 1, in the outer layer's `superencrypted`.
+    /// Layer 1, in the `superencrypted` object of the outer layer.
     One,
-    /// Layer 2, in layer 1's `encrypted`; under client authorization with the descriptor cookie.
+    /// Layer 2, in the `encrypted` object of layer 1. Under client authorization its keys include
+    /// the descriptor cookie.
     Two(Option<&'a Cookie>),
 }
 
-/// What the keys of both layers are made of.
+/// The inputs that the keys of both layers are derived from.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LayerSecret {
     pub blinded: BlindedPublicKey,
@@ -33,7 +37,7 @@ pub(super) struct LayerSecret {
     pub revision_counter: u64,
 }
 
-/// The keys of one layer under one salt.
+/// The keys of one layer for one salt.
 #[derive(Zeroize, ZeroizeOnDrop)]
 struct LayerKeys {
     secret_key: [u8; 32],
@@ -42,7 +46,7 @@ struct LayerKeys {
 }
 
 impl LayerSecret {
-    /// `SALT | ENCRYPTED | MAC`
+    /// Encrypts a layer and returns `SALT | ENCRYPTED | MAC`.
     pub(super) fn encrypt(&self, layer: Layer<'_>, plaintext: &[u8], salt: [u8; SALT_LEN]) -> Vec<u8> {
         let keys = self.keys(layer, &salt);
         let mut encrypted = plaintext.to_vec();
@@ -51,7 +55,7 @@ impl LayerSecret {
         [salt.as_slice(), &encrypted, &mac].concat()
     }
 
-    /// None if the MAC does not fit.
+    /// Decrypts a layer. Returns None if the MAC does not match.
     pub(super) fn decrypt(&self, layer: Layer<'_>, blob: &[u8]) -> Option<Vec<u8>> {
         let (salt, rest) = blob.split_first_chunk::<SALT_LEN>()?;
         let (encrypted, expected_mac) = rest.split_last_chunk::<MAC_LEN>()?;
@@ -64,8 +68,11 @@ impl LayerSecret {
         Some(plaintext)
     }
 
+    /// Derives the keys of a layer. Only layer 2 uses the descriptor cookie, and only under client
+    /// authorization.
+    ///
     /// ```text
-    /// SECRET_DATA = blinded-public-key | descriptor_cookie (that in layer 2 alone, and under client authorization)
+    /// SECRET_DATA = blinded-public-key | descriptor_cookie
     /// secret_input = SECRET_DATA | N_hs_subcred | INT_8(revision_counter)
     /// SECRET_KEY | SECRET_IV | MAC_KEY = SHAKE-256(secret_input | SALT | STRING_CONSTANT)
     /// ```
@@ -91,12 +98,12 @@ impl LayerSecret {
 }
 
 impl LayerKeys {
-    /// AES-256-CTR, both ways.
+    /// Encrypts or decrypts the data with AES-256-CTR.
     fn apply_cipher(&self, data: &mut [u8]) {
         Ctr128BE::<Aes256>::new(&self.secret_key.into(), &self.secret_iv.into()).apply_keystream(data);
     }
 
-    /// `H(INT_8(len(MAC_KEY)) | MAC_KEY | INT_8(len(SALT)) | SALT | ENCRYPTED)`
+    /// Computes `H(INT_8(len(MAC_KEY)) | MAC_KEY | INT_8(len(SALT)) | SALT | ENCRYPTED)`.
     fn mac(&self, salt: &[u8; SALT_LEN], encrypted: &[u8]) -> [u8; MAC_LEN] {
         <Sha3_256 as Digest>::new()
             .chain(32_u64.to_be_bytes())

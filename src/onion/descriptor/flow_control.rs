@@ -1,4 +1,5 @@
-//! `flow-control` (rend-spec-v3, section 2.5.2.1; proposal 324): which congestion control a service speaks.
+//! The `flow-control` item (rend-spec-v3, section 2.5.2.1; proposal 324), which describes the
+//! congestion control that a service supports.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,26 +8,28 @@ use super::DescriptorError;
 
 pub(super) const FLOW_CONTROL: &str = "flow-control";
 
-/// The greatest version of a protocol (dir-spec, "Subprotocol versions").
+/// The greatest version number of a protocol (dir-spec, "Subprotocol versions").
 const MAX_VERSION: u8 = 63;
 
-/// Versions of the `FlowCtrl` protocol, and after how many cells a SENDME is sent: "1-2 31".
+/// The supported versions of the `FlowCtrl` protocol and the SENDME increment, for example `1-2 31`.
+/// The increment is the number of cells after which a SENDME is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FlowControl {
-    /// Bit n: version n.
+    /// The supported versions as a bit set, with bit n set for version n.
     versions: u64,
     sendme_increment: u8,
 }
 
 impl FlowControl {
-    /// What is true of both. A client takes the increment from the descriptor, a service its own: with another one the two
-    /// would count differently, so there is no flow control that both would keep to.
+    /// Returns the flow control that both services support, if any. A client takes the increment
+    /// from the descriptor and a service uses its own, so with different increments the two would
+    /// count differently.
     pub fn agreed(self, other: Self) -> Option<Self> {
         let versions = self.versions & other.versions;
         (versions != 0 && self.sendme_increment == other.sendme_increment).then_some(Self { versions, ..self })
     }
 
-    /// Whether a version of the protocol is spoken.
+    /// Returns true if `version` of the protocol is supported.
     fn speaks(self, version: u8) -> bool {
         self.versions & (1 << version) != 0
     }
@@ -35,7 +38,8 @@ impl FlowControl {
 impl FromStr for FlowControl {
     type Err = DescriptorError;
 
-    /// More arguments may come one day and are left out. An increment of 0 makes clients refuse the whole descriptor.
+    /// Parses the arguments of the item. Arguments that a later version may add are ignored. An
+    /// increment of 0 is an error, because clients reject the whole descriptor for it.
     fn from_str(text: &str) -> Result<Self, DescriptorError> {
         let malformed = DescriptorError::Malformed(FLOW_CONTROL);
         let mut arguments = text.split_ascii_whitespace();
@@ -58,12 +62,12 @@ fn version(text: &str) -> Option<u8> {
     number(text).filter(|version| *version <= MAX_VERSION)
 }
 
-/// Digits only (`u8::from_str` takes a leading plus sign).
+/// Parses digits only, because `u8::from_str` also accepts a leading plus sign.
 fn number(text: &str) -> Option<u8> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
-/// As tor writes it: ranges in order, as long as they can be.
+/// Formats the versions as tor does, as ascending ranges that are as long as possible.
 impl fmt::Display for FlowControl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
@@ -97,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_and_writes_ranges() {
+    fn parses_and_formats_version_ranges() {
         for text in ["1-2 31", "2 31", "1,3-5,63 255", "0-63 1"] {
             assert_eq!(parse(text).to_string(), text);
         }
@@ -108,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn agrees_on_common_versions_of_one_increment() {
+    fn the_common_flow_control_needs_a_shared_version_and_an_equal_increment() {
         assert_eq!(parse("1-2 31").agreed(parse("2 31")), Some(parse("2 31")));
         assert_eq!(parse("1-2 31").agreed(parse("2-3 31")), Some(parse("2 31")));
         assert_eq!(parse("1 31").agreed(parse("2 31")), None);
@@ -117,7 +121,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn round_trips(versions in 1_u64.., sendme_increment in 1_u8..) {
+        fn parses_every_flow_control_that_it_formats(versions in 1_u64.., sendme_increment in 1_u8..) {
             let flow_control = FlowControl { versions, sendme_increment };
             prop_assert_eq!(parse(&flow_control.to_string()), flow_control);
             prop_assert_eq!(flow_control.agreed(flow_control), Some(flow_control));

@@ -1,11 +1,12 @@
-//! Layer 1 (rend-spec-v3, section 2.5.1): client authorization around layer 2.
+//! Layer 1 of a descriptor (rend-spec-v3, section 2.5.1), which wraps layer 2 in client
+//! authorization.
 
 use std::fmt::Write;
 
 use data_encoding::{BASE64, BASE64_NOPAD};
 
 use super::client_auth::AuthClient;
-use super::outer::MESSAGE_TAG;
+use super::crypto::MESSAGE_TAG;
 use super::{DescriptorError, set_once};
 use crate::onion::document::{Items, base64_array, push_object};
 
@@ -15,19 +16,19 @@ const AUTH_CLIENT: &str = "auth-client";
 pub(super) const ENCRYPTED: &str = "encrypted";
 
 const AUTH_TYPE_X25519: &str = "x25519";
-/// Layer 1 is padded with zeros to a multiple of this.
+/// Layer 1 is padded with zeros to a multiple of this number of bytes.
 const PADDING: usize = 10_000;
 
-/// What layer 1 says.
+/// The parsed content of layer 1.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Layer1 {
     pub(super) ephemeral_key: [u8; 32],
     pub(super) clients: Vec<AuthClient>,
-    /// Layer 2.
+    /// The encrypted layer 2.
     pub(super) encrypted: Vec<u8>,
 }
 
-/// Parses layer 1's text (without its padding).
+/// Parses the text of layer 1 without its padding.
 pub(super) fn parse(text: &str) -> Result<Layer1, DescriptorError> {
     let (mut auth_type, mut ephemeral_key, mut clients) = (None, None, Vec::new());
     for item in Items::new(text) {
@@ -65,7 +66,7 @@ pub(super) fn parse(text: &str) -> Result<Layer1, DescriptorError> {
     Err(DescriptorError::Missing(ENCRYPTED))
 }
 
-/// Layer 1 with its padding.
+/// Formats layer 1, including its padding.
 pub(super) fn write(ephemeral_key: &[u8; 32], clients: &[AuthClient], encrypted: &[u8]) -> Vec<u8> {
     let mut text = format!("{AUTH_TYPE} {AUTH_TYPE_X25519}\n{AUTH_EPHEMERAL_KEY} {}\n", BASE64.encode(ephemeral_key));
     for AuthClient { id, iv, cookie } in clients {
@@ -75,7 +76,7 @@ pub(super) fn write(ephemeral_key: &[u8; 32], clients: &[AuthClient], encrypted:
     text.push_str(ENCRYPTED);
     text.push('\n');
     push_object(&mut text, MESSAGE_TAG, encrypted);
-    // C tor ends layer 1 without a line end.
+    // C tor writes no line end after the last line of layer 1.
     text.pop();
     let mut padded = text.into_bytes();
     padded.resize(padded.len().next_multiple_of(PADDING), 0);

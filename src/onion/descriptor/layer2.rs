@@ -1,4 +1,5 @@
-//! Layer 2 (rend-spec-v3, section 2.5.2): the introduction points and how to use them.
+//! Layer 2 of a descriptor (rend-spec-v3, section 2.5.2): the introduction points and how to use
+//! them.
 
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
@@ -23,11 +24,11 @@ const ENC_KEY_CERT: &str = "enc-key-cert";
 const LEGACY_KEY: &str = "legacy-key";
 const LEGACY_KEY_CERT: &str = "legacy-key-cert";
 
-/// The handshake that every client needs.
+/// The handshake type that every client needs.
 const CREATE2_NTOR: u16 = 2;
 const NTOR: &str = "ntor";
 
-/// Parses layer 2; `signing_key` must have certified every introduction point.
+/// Parses layer 2. The certificates of every introduction point must be signed by `signing_key`.
 pub(super) fn parse(text: &str, signing_key: &[u8; 32], now: SystemTime) -> Result<ServiceContent, DescriptorError> {
     let mut items = Items::new(text).peekable();
     let formats = match items.next().transpose()? {
@@ -41,7 +42,8 @@ pub(super) fn parse(text: &str, signing_key: &[u8; 32], now: SystemTime) -> Resu
             CREATE2_FORMATS => return Err(DescriptorError::Repeated(CREATE2_FORMATS)),
             INTRO_AUTH_REQUIRED => {
                 let kinds: Vec<String> = item.arguments().map(str::to_owned).collect();
-                // What cannot be written again would keep every backend's points out of the merged descriptor.
+                // An argument that cannot be written again would keep the points of all backends
+                // out of the merged descriptor.
                 let usable = !kinds.is_empty() && kinds.iter().all(|kind| is_word(kind));
                 set_once(&mut auth_required, INTRO_AUTH_REQUIRED, usable.then_some(kinds))?;
             }
@@ -106,7 +108,7 @@ impl PointItems {
     fn add(&mut self, item: &Item<'_>) -> Result<(), DescriptorError> {
         let mut arguments = item.arguments();
         match item.keyword {
-            // There may be keys of other kinds beside the one that is known.
+            // Keys of unknown kinds may appear next to the ntor key.
             ONION_KEY | ENC_KEY if arguments.next() != Some(NTOR) => Ok(()),
             ONION_KEY => set_once(&mut self.onion_key, ONION_KEY, arguments.next().and_then(base64_array)),
             ENC_KEY => set_once(&mut self.enc_key, ENC_KEY, arguments.next().and_then(base64_array)),
@@ -129,7 +131,8 @@ impl PointItems {
                 .map_err(|error| DescriptorError::Certificate(name, error))
         };
         let auth_key = certified(AUTH_KEY, self.auth_key_cert, CertType::IntroAuthKey)?;
-        // Certified or not: arti refuses a descriptor with a key that is not on the curve, and with it all other points.
+        // The key must be on the curve even if its certificate is valid: arti rejects the whole
+        // descriptor, and with it every other point, for a key that is not.
         VerifyingKey::from_bytes(&auth_key).map_err(|_| DescriptorError::Malformed(AUTH_KEY))?;
         let mut enc_key_ed25519 = certified(ENC_KEY_CERT, self.enc_key_cert, CertType::IntroEncKey)?;
         let enc_key = self.enc_key.ok_or(DescriptorError::Missing(ENC_KEY))?;
@@ -137,7 +140,8 @@ impl PointItems {
         if equivalent.ok() != Some(enc_key) {
             return Err(DescriptorError::Malformed(ENC_KEY_CERT));
         }
-        // Of the two equivalents tor writes the one with sign 0, and arti refuses a descriptor that has the other.
+        // Tor writes the equivalent with sign bit 0, and arti rejects a descriptor that contains
+        // the other one.
         enc_key_ed25519[31] &= 0x7f;
         Ok(IntroductionPoint {
             link_specifiers: self.link_specifiers,
@@ -150,7 +154,8 @@ impl PointItems {
     }
 }
 
-/// Layer 2's text; certificates are by `signing_key` and last for `validity` (from, lifetime).
+/// Formats layer 2. The certificates are signed by `signing_key` and cover `validity`, a start time
+/// and a lifetime.
 pub(super) fn write(
     content: &ServiceContent,
     signing_key: &SigningKey,

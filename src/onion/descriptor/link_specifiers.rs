@@ -1,14 +1,17 @@
-//! Link specifiers: how a client reaches an introduction point's relay (tor-spec, section 5.1.2).
+//! Link specifiers, which describe how a client reaches the relay of an introduction point
+//! (tor-spec, section 5.1.2).
 
 const IPV4: u8 = 0;
 const IPV6: u8 = 1;
 const RSA_IDENTITY: u8 = 2;
 const ED25519_IDENTITY: u8 = 3;
 
-/// The RSA identity digest in encoded link specifiers: `NSPEC[1] { LSTYPE[1] LSLEN[1] LSPEC[LSLEN] }`.
+/// Returns the RSA identity digest of encoded link specifiers, which have the form
+/// `NSPEC[1] { LSTYPE[1] LSLEN[1] LSPEC[LSLEN] }`.
 ///
-/// None if they are not well-formed: data is left over or missing, a known type has a wrong length, or there is not
-/// exactly one RSA identity (a client needs it, and two would make the relay ambiguous).
+/// Returns None if the specifiers are malformed: data is left over or missing, a known type has a
+/// wrong length, or the number of RSA identities is not exactly one. A client needs this identity,
+/// and two of them would make the relay ambiguous.
 pub(super) fn rsa_identity(encoded: &[u8]) -> Option<[u8; 20]> {
     let ([count], mut rest) = encoded.split_first_chunk()?;
     let mut identity = None;
@@ -46,12 +49,12 @@ mod tests {
     }
 
     #[test]
-    fn finds_the_identity() {
+    fn finds_the_rsa_identity() {
         assert_eq!(rsa_identity(&encode(&usual())), Some([2; 20]));
     }
 
     #[test]
-    fn refuses_malformed_ones() {
+    fn rejects_malformed_link_specifiers() {
         let without = encode(&usual()[..1]);
         let twice = encode(&[usual(), usual()].concat());
         let left_over = [encode(&usual()), vec![0]].concat();
@@ -71,7 +74,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_identity_is_found_among_any_others(
+        fn finds_the_rsa_identity_among_any_other_specifiers(
             identity: [u8; 20],
             mut others in proptest::collection::vec((4_u8.., proptest::collection::vec(any::<u8>(), 0..=255)), 0..10),
             place: prop::sample::Index,
@@ -83,7 +86,7 @@ mod tests {
         }
 
         #[test]
-        fn never_panics(encoded in proptest::collection::vec(0_u8..40, 0..100)) {
+        fn parsing_never_panics(encoded in proptest::collection::vec(0_u8..40, 0..100)) {
             let _ = rsa_identity(&encoded);
         }
     }

@@ -1,9 +1,10 @@
 //! The three-layer v3 descriptor (rend-spec-v3, sections 2.4 and 2.5).
 //!
 //! ```text
-//! outer:   plain; signed by the descriptor signing key, which the blinded key certifies
-//! layer 1: encrypted for who knows the address: client authorization, or 16 dummies in its place
-//! layer 2: encrypted for authorized clients (without authorization: for the same as layer 1): the introduction points
+//! outer:   plain text, signed by the descriptor signing key, which the blinded key certifies
+//! layer 1: client authorization, or 16 dummies; encrypted for clients that know the address
+//! layer 2: the introduction points; encrypted for authorized clients, or for the same clients
+//!          as layer 1 if there is no client authorization
 //! ```
 
 mod build;
@@ -30,70 +31,81 @@ use super::BlindedPublicKey;
 use super::cert::CertError;
 use super::document::DocumentError;
 
-/// A descriptor's greatest length in bytes, exclusive (the default of the consensus parameter `HSV3MaxDescriptorSize`).
+/// The exclusive maximum length of a descriptor in bytes, the default of the consensus parameter
+/// `HSV3MaxDescriptorSize`.
 pub const MAX_LEN: usize = 50_000;
-/// The most introduction points in a descriptor: clients reject one with more.
+/// The maximum number of introduction points in a descriptor. Clients reject a descriptor with
+/// more.
 pub const MAX_INTRODUCTION_POINTS: usize = 20;
-/// The most authorized clients of a service. With fewer points more would fit, but whom a service admits must not hang on
-/// how large it is at the moment.
+/// The maximum number of authorized clients of a service. With fewer introduction points more
+/// clients would fit, but the set of admitted clients must not depend on the current number of
+/// points.
 pub const MAX_AUTHORIZED_CLIENTS: usize = 128;
 
-/// How many points always fit beside this many authorized clients, of up to [`MAX_AUTHORIZED_CLIENTS`]. Layer 1 is padded to a
-/// multiple of 10,000 bytes, and the fourth would make a descriptor too long. Each point may have 96 bytes of link specifiers
-/// (all that tor writes have 85); beside them there is room for some 400 bytes of layer 2.
+/// Returns the number of introduction points that always fit next to this many authorized clients,
+/// up to [`MAX_AUTHORIZED_CLIENTS`].
+///
+/// Layer 1 is padded to a multiple of 10,000 bytes, and with 40,000 bytes the descriptor would be
+/// too long. The result allows each point 96 bytes of link specifiers (tor writes at most 85) and
+/// leaves about 400 bytes of layer 2 for everything else.
 pub fn max_points_beside(clients: usize) -> usize {
     if clients > 112 { MAX_INTRODUCTION_POINTS - 1 } else { MAX_INTRODUCTION_POINTS }
 }
 
-/// One introduction point, as its service made it (the certificates of the descriptor that it came in are left out:
-/// they are made anew for each descriptor's signing key).
+/// One introduction point as its service published it. The certificates of the original descriptor
+/// are left out, because they are reissued with the signing key of each new descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct IntroductionPoint {
-    /// The encoded link specifiers (count, then type, length and data of each), checked to be well-formed.
+    /// The encoded link specifiers (count, then type, length and data of each), known to be
+    /// well-formed.
     pub link_specifiers: Vec<u8>,
-    /// The relay's ntor onion key.
+    /// The ntor onion key of the relay.
     pub onion_key: [u8; 32],
     /// The ed25519 introduction authentication key.
     pub auth_key: [u8; 32],
     /// The x25519 encryption key.
     pub enc_key: [u8; 32],
-    /// The certified key of `enc-key-cert`: the ed25519 equivalent of `enc_key`.
+    /// The certified key of `enc-key-cert`, the ed25519 equivalent of `enc_key`.
     pub enc_key_ed25519: [u8; 32],
-    /// Has a `legacy-key` (long gone from the network): such a point is not merged.
+    /// True if the point has a `legacy-key`, which the network no longer uses. Such a point is not
+    /// merged.
     pub legacy: bool,
 }
 
-/// Who a relay is, as far as link specifiers tell: what a client matches an opened introduction circuit by.
+/// The identity of a relay according to its link specifiers, by which a client recognizes its open
+/// introduction circuits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RelayIdentity(pub [u8; 20]);
 
 impl IntroductionPoint {
-    /// The relay's RSA identity digest, from its link specifiers; zeros if these are not well-formed.
+    /// Returns the RSA identity digest of the relay from the link specifiers, or zeros if these are
+    /// malformed.
     pub fn relay(&self) -> RelayIdentity {
         RelayIdentity(link_specifiers::rsa_identity(&self.link_specifiers).unwrap_or_default())
     }
 }
 
-/// What layer 2 of a descriptor says.
+/// The content of layer 2 of a descriptor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceContent {
-    /// `create2-formats`.
+    /// The handshake types of `create2-formats`.
     pub create2_formats: Vec<u16>,
-    /// `flow-control`.
+    /// The `flow-control` item, if present.
     pub flow_control: Option<FlowControl>,
-    /// `single-onion-service` is there.
+    /// True if `single-onion-service` is present.
     pub single_onion_service: bool,
-    /// `intro-auth-required`'s arguments.
+    /// The arguments of `intro-auth-required`.
     pub intro_auth_required: Vec<String>,
-    /// `pow-params` is there. It is never written: a merged descriptor cannot carry it.
+    /// True if `pow-params` is present. The item is never written, because a merged descriptor
+    /// cannot carry it.
     pub pow_params: bool,
-    /// The points, in order.
+    /// The introduction points, in their original order.
     pub introduction_points: Vec<IntroductionPoint>,
 }
 
 #[cfg(test)]
 impl ServiceContent {
-    /// These points, and of everything else the least that there can be.
+    /// Returns service content with these introduction points and the minimum of everything else.
     pub(crate) fn plain(introduction_points: Vec<IntroductionPoint>) -> Self {
         Self {
             create2_formats: vec![2],
@@ -106,60 +118,61 @@ impl ServiceContent {
     }
 }
 
-/// A descriptor whose signatures are checked and whose layers are open.
+/// A descriptor whose signatures are checked and whose layers are decrypted.
 #[derive(Debug, Clone)]
 pub struct Descriptor {
-    /// The blinded key that signed it.
+    /// The blinded key that signed the descriptor.
     pub blinded_key: BlindedPublicKey,
-    /// `revision-counter`.
+    /// The `revision-counter` item.
     pub revision_counter: u64,
-    /// `descriptor-lifetime`, minutes.
+    /// The `descriptor-lifetime` item, in minutes.
     pub lifetime_minutes: u32,
-    /// When its signing-key certificate expires.
+    /// The time at which the signing-key certificate expires.
     pub expires: SystemTime,
-    /// Layer 2.
+    /// The content of layer 2.
     pub content: ServiceContent,
 }
 
-/// Why a descriptor is not accepted, or cannot be built. Texts name the item of the descriptor that is at fault.
+/// An error that explains why a descriptor is rejected or cannot be built. The text names the item
+/// at fault.
 #[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
 pub enum DescriptorError {
-    /// 50,000 bytes or more.
+    /// The descriptor has 50,000 bytes or more.
     #[error("a descriptor must be shorter than {MAX_LEN} bytes")]
     TooLong,
-    /// A layer is no document of Tor's.
+    /// A layer does not follow Tor's document format.
     #[error("not a descriptor: {0}")]
     Document(#[from] DocumentError),
-    /// An item that must be there is not.
+    /// A mandatory item is missing.
     #[error("{0} is missing")]
     Missing(&'static str),
-    /// An item that may be there once is there twice.
+    /// An item that may appear once appears twice.
     #[error("{0} is repeated")]
     Repeated(&'static str),
-    /// An item's arguments or object are not of the right form.
+    /// The arguments or the object of an item are malformed.
     #[error("{0} is malformed")]
     Malformed(&'static str),
-    /// Something follows the item that must be the last.
+    /// Data follows the item that must be the last.
     #[error("{0} must be the last item")]
     Trailing(&'static str),
-    /// A certificate is not accepted.
+    /// The certificate of this item is rejected.
     #[error("{0}: {1}")]
     Certificate(&'static str, CertError),
-    /// It is signed for another blinded key: of another service, or another period.
-    #[error("the descriptor is of another blinded key than the expected one")]
+    /// The descriptor belongs to another blinded key, and hence to another service or time period.
+    #[error("the descriptor does not belong to the expected blinded key")]
     BlindedKey,
-    /// The descriptor signing key did not sign this.
-    #[error("the descriptor has a wrong signature")]
+    /// The signature is not a valid signature of the descriptor signing key.
+    #[error("the signature of the descriptor is wrong")]
     Signature,
-    /// An encrypted layer does not open: it is of another address, or damaged; `encrypted` also when it is not for
-    /// this client.
+    /// An encrypted layer cannot be decrypted, because it belongs to another address or is damaged.
+    /// For the `encrypted` layer, the client may also be unauthorized.
     #[error("{0} cannot be decrypted")]
     Decryption(&'static str),
-    /// More than 20 introduction points.
-    #[error("a descriptor has at most {MAX_INTRODUCTION_POINTS} introduction points")]
+    /// The descriptor has more than 20 introduction points.
+    #[error("a descriptor can have at most {MAX_INTRODUCTION_POINTS} introduction points")]
     TooManyPoints,
-    /// An introduction point with a legacy key cannot be certified anew.
-    #[error("an introduction point with a legacy key cannot go into a descriptor")]
+    /// An introduction point has a legacy key and cannot be certified again.
+    #[error("an introduction point with a legacy key cannot be put into a descriptor")]
     LegacyPoint,
 }
 
@@ -169,7 +182,7 @@ fn random<const N: usize>(rng: &mut impl CryptoRng) -> [u8; N] {
     bytes
 }
 
-/// Puts an item that may come once into its place.
+/// Stores the value of an item that may appear once. Fails if the item is repeated or malformed.
 fn set_once<T>(place: &mut Option<T>, name: &'static str, value: Option<T>) -> Result<(), DescriptorError> {
     if place.is_some() {
         return Err(DescriptorError::Repeated(name));

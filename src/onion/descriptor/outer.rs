@@ -1,4 +1,5 @@
-//! The outer layer (rend-spec-v3, section 2.4): parsing, and checking a whole descriptor.
+//! The outer layer of a descriptor (rend-spec-v3, section 2.4), and the verification of a whole
+//! descriptor.
 
 use std::time::SystemTime;
 
@@ -6,7 +7,7 @@ use data_encoding::BASE64_NOPAD;
 use ed25519_dalek::{Signature, VerifyingKey};
 
 use super::client_auth::find_cookie;
-use super::crypto::{Layer, LayerSecret};
+use super::crypto::{Layer, LayerSecret, MESSAGE_TAG};
 use super::layer1::{self, Layer1};
 use super::{Descriptor, DescriptorError, MAX_LEN, layer2, set_once};
 use crate::onion::cert::{self, CertType, UncheckedCert};
@@ -19,16 +20,15 @@ pub(super) const SIGNING_KEY_CERT: &str = "descriptor-signing-key-cert";
 pub(super) const REVISION_COUNTER: &str = "revision-counter";
 pub(super) const SUPERENCRYPTED: &str = "superencrypted";
 pub(super) const SIGNATURE: &str = "signature";
-/// The tag of encrypted layers.
-pub(super) const MESSAGE_TAG: &str = "MESSAGE";
-/// What the descriptor signing key signs is this, and the descriptor up to its `signature` item.
+/// The prefix of the signed data. The descriptor signing key signs this prefix and everything
+/// before the `signature` item.
 pub(super) const SIGNATURE_PREFIX: &[u8] = b"Tor onion service descriptor sig v3";
 
 const VERSION: &str = "3";
-/// Twelve hours: what C tor takes at most.
+/// The longest lifetime that C tor accepts, twelve hours.
 const MAX_LIFETIME_MINUTES: u32 = 12 * 60;
 
-/// A descriptor's outer layer, parsed but trusted in nothing.
+/// A parsed outer layer whose signatures have not been checked.
 #[derive(Debug, Clone)]
 pub struct UncheckedDescriptor {
     lifetime_minutes: u32,
@@ -36,13 +36,13 @@ pub struct UncheckedDescriptor {
     blinded_key: BlindedPublicKey,
     revision_counter: u64,
     superencrypted: Vec<u8>,
-    /// The prefix and all before the `signature` item.
+    /// The signed data: the prefix and everything before the `signature` item.
     signed: Vec<u8>,
     signature: Signature,
 }
 
 impl UncheckedDescriptor {
-    /// Parses the outer layer; trailing data is an error.
+    /// Parses the outer layer. Data after the `signature` item is an error.
     pub fn parse(text: &str) -> Result<Self, DescriptorError> {
         if text.len() >= MAX_LEN {
             return Err(DescriptorError::TooLong);
@@ -89,13 +89,14 @@ impl UncheckedDescriptor {
         Err(DescriptorError::Missing(SIGNATURE))
     }
 
-    /// The blinded key it claims to be signed with.
+    /// Returns the blinded key that the descriptor claims to be signed with.
     pub fn blinded_key(&self) -> BlindedPublicKey {
         self.blinded_key
     }
 
-    /// Checks every signature and certificate and opens both encrypted layers (no client authorization).
-    /// `blinded` is the key that the caller expects for this address and period.
+    /// Checks every signature and certificate, and decrypts both layers as a client without
+    /// authorization. `blinded` is the key that the caller expects for this address and time
+    /// period.
     pub fn check(
         self,
         address: &OnionAddress,
@@ -105,7 +106,9 @@ impl UncheckedDescriptor {
         self.check_as(None, address, blinded, now)
     }
 
-    /// The same as a client with this key; where the service wants none, or there is nothing for this client, as one without.
+    /// Checks the descriptor as [`check`](Self::check) does, but as a client with this key. Falls
+    /// back to opening it without the key if the service requires none or has no entry for this
+    /// client.
     pub fn check_as(
         self,
         client: Option<&ClientSecretKey>,
@@ -136,7 +139,8 @@ impl UncheckedDescriptor {
 }
 
 impl UncheckedDescriptor {
-    /// The texts of layers 1 and 2, trusted in nothing: to see how a descriptor is laid out.
+    /// Decrypts layers 1 and 2 and returns their unchecked texts, for inspecting the layout of a
+    /// descriptor.
     pub fn open_layers(
         &self,
         client: Option<&ClientSecretKey>,
@@ -149,7 +153,7 @@ impl UncheckedDescriptor {
         Ok((layer1, layer2))
     }
 
-    /// Layer 1: its text, and what it says.
+    /// Decrypts layer 1 and returns its text and its parsed content.
     pub(super) fn open_layer1(&self, address: &OnionAddress) -> Result<(String, Layer1), DescriptorError> {
         let text = open(&self.secret(address), Layer::One, &self.superencrypted)?;
         let layer1 = layer1::parse(&text)?;
@@ -165,12 +169,12 @@ impl UncheckedDescriptor {
     }
 }
 
-/// What the descriptor signing key signs.
+/// Returns the data that the descriptor signing key signs.
 pub(super) fn signed_part(text: &str) -> Vec<u8> {
     [SIGNATURE_PREFIX, text.as_bytes()].concat()
 }
 
-/// Decrypts a layer; its text may be padded with zeros, and with nothing else.
+/// Decrypts a layer and strips its padding, which may consist of zeros only.
 fn open(secret: &LayerSecret, layer: Layer<'_>, blob: &[u8]) -> Result<String, DescriptorError> {
     let name = match layer {
         Layer::One => SUPERENCRYPTED,
@@ -199,7 +203,8 @@ fn parse_signature(item: &Item<'_>, text: &str) -> Result<Signature, DescriptorE
         .ok_or(DescriptorError::Malformed(SIGNATURE))
 }
 
-/// A number of decimal digits only (`u64::from_str` takes a leading plus sign).
+/// Parses a number of decimal digits only, because `u64::from_str` also accepts a leading plus
+/// sign.
 fn decimal(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }

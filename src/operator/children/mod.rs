@@ -32,7 +32,7 @@ use super::drift::stamped;
 use super::settings::Settings;
 use crate::crd::OnionBalancedService;
 use crate::crd::names::{self, Component};
-use crate::link::{AgentToken, ConfigError, ForwardedPort};
+use crate::link::{AgentConfigError, AgentToken, ForwardedPort};
 use crate::onion::{MasterKey, OnionAddress};
 
 /// A version of `PodDisruptionBudget`: `v1` came with Kubernetes 1.21, `v1beta1` went with 1.25. What we use of them is the same.
@@ -217,7 +217,7 @@ pub fn ids(service: &str, settings: &Settings) -> Vec<ChildId> {
 pub enum BuildError {
     /// The agent's configuration.
     #[error("the agent's configuration: {0}")]
-    AgentConfig(#[from] ConfigError),
+    AgentConfig(#[from] AgentConfigError),
     /// An object that is no JSON.
     #[error("{0}")]
     Json(#[from] serde_json::Error),

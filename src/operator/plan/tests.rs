@@ -67,7 +67,7 @@ const SCENARIOS: &[Scenario] = &[
     ("key gone", |o| o.key_secret = None,
         "MasterKeyReady", "False SecretNotFound: Secret web-master-key with the key of ", false),
     ("key cut", |o| o.key_secret = Some(secret_of(b"abc")),
-        "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key must have 96 bytes, it has 3", false),
+        "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key must have 96 bytes but has 3", false),
     ("key absent", |o| o.key_secret.as_mut().unwrap().data.clear(),
         "MasterKeyReady", "False KeyInvalid: Secret web-master-key: it has no hs_ed25519_secret_key", false),
     ("public key of another", |o| {

@@ -153,7 +153,7 @@ fn reads_secrets_of_this_and_other_operators() {
     assert!(key(&["convert", &file, "--secret", "web"]).unwrap_err().ends_with("secret.json: the file is empty"));
     // A manifest of another kind leads to the error for unknown files.
     write("kind: ConfigMap\n".to_owned());
-    assert!(key(&["show", &file]).unwrap_err().contains("it holds no onion-service key"));
+    assert!(key(&["show", &file]).unwrap_err().contains("the file contains no onion service key"));
 
     let owner = serde_json::json!({"apiVersion": "v1", "kind": "OnionKey", "name": "mine", "uid": "1"});
     write(secret(&ours, &serde_json::json!({"name": "x", "ownerReferences": [owner]})));

@@ -1,4 +1,5 @@
-//! Restricted discovery: who opens a descriptor, and what stays the same for as long as the clients do.
+//! Tests of restricted discovery: which clients can open a descriptor, and which parts stay the
+//! same while the set of clients does.
 
 use std::collections::BTreeSet;
 
@@ -14,8 +15,8 @@ use crate::onion::{BlindedKeypair, ClientPublicKey, ClientSecretKey, Discovery, 
 const PERIOD: TimePeriod = TimePeriod { number: 20_500, length_minutes: 1440 };
 const NOW: u64 = 1_771_200_000;
 
-/// A service in one time period.
-struct Service {
+/// A test service in one time period.
+struct TestService {
     address: OnionAddress,
     key: BlindedKeypair,
     keys: DescriptorKeys,
@@ -23,7 +24,7 @@ struct Service {
     rng: StdRng,
 }
 
-impl Service {
+impl TestService {
     fn new(seed: [u8; 32]) -> Self {
         let mut rng = StdRng::from_seed(seed);
         let master = MasterKey::generate(&mut rng);
@@ -62,14 +63,14 @@ fn restricted(clients: &[ClientSecretKey]) -> Discovery {
 const CLOSED: Result<ServiceContent, DescriptorError> = Err(DescriptorError::Decryption("encrypted"));
 
 #[test]
-fn restricted_to_nobody_is_open_to_nobody() {
-    let mut service = Service::new([1; 32]);
+fn discovery_restricted_to_no_client_admits_nobody() {
+    let mut service = TestService::new([1; 32]);
     service.set(&Discovery::Restricted(BTreeSet::new()));
     let text = service.build(&content(3)).unwrap();
     assert_eq!(service.open(&text, None), CLOSED);
     assert_eq!(service.open(&text, clients(2, 1).first()), CLOSED);
     assert_eq!(service.layer1(&text).clients.len(), 16);
-    // From outside it looks like any other.
+    // An observer cannot distinguish the descriptor from one with open discovery.
     service.set(&Discovery::Open);
     let open = service.build(&content(3)).unwrap();
     assert_eq!(open.len(), text.len());
@@ -77,15 +78,15 @@ fn restricted_to_nobody_is_open_to_nobody() {
 }
 
 #[test]
-fn a_client_with_a_key_that_nobody_asked_for_reads_an_open_descriptor() {
-    let mut service = Service::new([1; 32]);
+fn a_client_with_an_unneeded_key_reads_an_open_descriptor() {
+    let mut service = TestService::new([1; 32]);
     let text = service.build(&content(3)).unwrap();
     assert_eq!(service.open(&text, clients(2, 1).first()), Ok(content(3)));
 }
 
 #[test]
-fn keeps_its_clients_within_a_period() {
-    let mut service = Service::new([1; 32]);
+fn keeps_the_auth_client_items_within_a_period() {
+    let mut service = TestService::new([1; 32]);
     let all = clients(2, 20);
     service.set(&restricted(&all));
     let first = service.build(&content(3)).unwrap();
@@ -97,12 +98,12 @@ fn keeps_its_clients_within_a_period() {
 }
 
 #[test]
-fn a_revoked_client_is_shut_out_even_with_the_cookie_it_knew() {
-    let mut service = Service::new([1; 32]);
+fn a_revoked_client_cannot_use_the_cookie_it_knew() {
+    let mut service = TestService::new([1; 32]);
     let all = clients(2, 3);
     service.set(&restricted(&all));
     let before = service.build(&content(3)).unwrap();
-    let cookie = |service: &Service, text: &str, client: &ClientSecretKey| {
+    let cookie = |service: &TestService, text: &str, client: &ClientSecretKey| {
         let layer1 = service.layer1(text);
         let subcredential = service.address.subcredential(&service.key.public());
         client_auth::find_cookie(&subcredential, client, &layer1.ephemeral_key, &layer1.clients)
@@ -118,7 +119,8 @@ fn a_revoked_client_is_shut_out_even_with_the_cookie_it_knew() {
     for client in &all[1..] {
         assert_eq!(service.open(&after, Some(client)), Ok(content(3)));
     }
-    // C tor keeps the ephemeral key, and so the ids of those who stay; all else is made anew.
+    // C tor keeps the ephemeral key, and so the ids of the remaining clients. Everything else is
+    // regenerated.
     let [before, after] = [before, after].map(|text| service.layer1(&text));
     assert_eq!(before.ephemeral_key, after.ephemeral_key);
     let ids = |layer1: &Layer1| layer1.clients.iter().map(|item| item.id).collect::<BTreeSet<_>>();
@@ -127,7 +129,7 @@ fn a_revoked_client_is_shut_out_even_with_the_cookie_it_knew() {
     assert_eq!(ivs(&before).intersection(&ivs(&after)).count(), 0);
 }
 
-/// Points as long as they may be.
+/// Introduction points with the longest permitted link specifiers.
 fn longest_points(count: usize) -> ServiceContent {
     let mut content = content(20);
     content.introduction_points.truncate(count);
@@ -141,8 +143,8 @@ fn longest_points(count: usize) -> ServiceContent {
 }
 
 #[test]
-fn so_many_points_fit_beside_so_many_clients() {
-    let mut service = Service::new([1; 32]);
+fn the_promised_number_of_points_fits_next_to_the_clients() {
+    let mut service = TestService::new([1; 32]);
     let all = clients(2, MAX_AUTHORIZED_CLIENTS + 1);
     for count in [0, 16, 112, 113, MAX_AUTHORIZED_CLIENTS] {
         service.set(&restricted(&all[..count]));
@@ -172,8 +174,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
-    fn opens_for_its_clients_alone(points in 0_u8..=20, count in 0_usize..=MAX_AUTHORIZED_CLIENTS, seed: [u8; 32]) {
-        let mut service = Service::new(seed);
+    fn only_authorized_clients_open_the_descriptor(
+        points in 0_u8..=20, count in 0_usize..=MAX_AUTHORIZED_CLIENTS, seed: [u8; 32],
+    ) {
+        let mut service = TestService::new(seed);
         let all = clients(seed[0], count + 1);
         let (stranger, authorized) = all.split_last().unwrap();
         service.set(&restricted(authorized));

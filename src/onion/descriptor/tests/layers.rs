@@ -1,4 +1,5 @@
-//! What the encrypted layers refuse: who knows the address can write them.
+//! Tests of the texts that the parsers of the encrypted layers reject. Anyone who knows the address
+//! can encrypt these layers.
 
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
@@ -26,14 +27,14 @@ fn parse_layer2(text: &str, now: SystemTime) -> Result<ServiceContent, Descripto
     layer2::parse(text, signing_key().verifying_key().as_bytes(), now)
 }
 
-/// Replaces the first `from`, which must be there.
+/// Replaces the first occurrence of `from`, which must exist.
 fn swap(text: &str, from: &str, to: &str) -> String {
     assert!(text.contains(from), "{from}");
     text.replacen(from, to, 1)
 }
 
 #[test]
-fn layer1_refuses_other_forms() {
+fn layer1_rejects_malformed_texts() {
     let text = layers(TOR_TEXT).0;
     let parse = |from, to| layer1::parse(&swap(&text, from, to)).map(|_| ());
     assert_eq!(parse("desc-auth-type", "desc-auth-type"), Ok(()));
@@ -52,7 +53,7 @@ fn layer1_refuses_other_forms() {
 }
 
 #[test]
-fn layer2_takes_what_may_come() {
+fn layer2_accepts_optional_and_unknown_items() {
     let text = layer2_text(1);
     let parse = |from, to| parse_layer2(&swap(&text, from, to), at(0));
     assert_eq!(parse("formats 2", "formats 2"), Ok(content(1)));
@@ -68,7 +69,7 @@ fn layer2_takes_what_may_come() {
 }
 
 #[test]
-fn layer2_refuses_other_forms() {
+fn layer2_rejects_malformed_texts() {
     let text = layer2_text(1);
     let parse = |from, to| parse_layer2(&swap(&text, from, to), at(0)).map(|_| ());
     let malformed = |name| Err(DescriptorError::Malformed(name));
@@ -81,7 +82,7 @@ fn layer2_refuses_other_forms() {
         assert_eq!(parse("1-2 31", flow_control), malformed("flow-control"), "{flow_control}");
     }
     assert_eq!(parse("flow", "intro-auth-required\nflow"), malformed("intro-auth-required"));
-    // Found by fuzzing: it was read, but could not be written.
+    // Found by fuzzing: this argument could be read but not written.
     assert_eq!(parse("flow", "intro-auth-required ed25519\u{13}\nflow"), malformed("intro-auth-required"));
     assert_eq!(parse("introduction-point ", "introduction-point AQ"), malformed("introduction-point"));
     assert_eq!(parse("onion-key ntor ", "onion-key ntor AA"), malformed("onion-key"));
@@ -96,7 +97,7 @@ fn layer2_refuses_other_forms() {
 #[test]
 fn layer2_checks_every_certificate() {
     let text = layer2_text(1);
-    // The certificates of another point's keys, and of another signing key.
+    // Certificates for the keys of another point, and by another signing key.
     let certificate = |text: &str, keyword: &str| {
         let (_, after) = text.split_once(&format!("\n{keyword}\n")).unwrap();
         after[..=after.find("-----END").unwrap()].to_owned()
@@ -116,7 +117,7 @@ fn layer2_checks_every_certificate() {
 }
 
 #[test]
-fn layer2_limits_the_points() {
+fn layer2_limits_the_number_of_points() {
     let text = layer2_text(1);
     let point = &text[text.find("introduction-point").unwrap()..];
     let repeated = |times: usize| parse_layer2(&format!("create2-formats 2\n{}", point.repeat(times)), at(0));
@@ -129,7 +130,7 @@ static LAYER2: LazyLock<String> = LazyLock::new(|| layer2_text(2));
 
 proptest! {
     #[test]
-    fn no_layer_panics(start in 0_usize..2000, length in 0_usize..40, insert in "(\\PC|\n|-----BEGIN |-----|introduction-point ){0,6}") {
+    fn parsing_a_layer_never_panics(start in 0_usize..2000, length in 0_usize..40, insert in "(\\PC|\n|-----BEGIN |-----|introduction-point ){0,6}") {
         for (mut text, is_layer1) in [(LAYER1.clone(), true), (LAYER2.clone(), false)] {
             let start = start % text.len();
             let end = (start + length).min(text.len());

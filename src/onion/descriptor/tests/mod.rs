@@ -1,4 +1,5 @@
-//! Whole descriptors: one of C tor's, and our own against it.
+//! Tests of whole descriptors, which parse a descriptor of C tor and compare our own descriptors
+//! with it.
 
 use std::time::Duration;
 
@@ -10,21 +11,23 @@ use rand::rngs::StdRng;
 
 use super::*;
 use crate::onion::document::Items;
+use crate::onion::{MasterKey, OnionAddress, TimePeriod};
 
 mod client_auth;
 mod layers;
-use crate::onion::{MasterKey, OnionAddress, TimePeriod};
 
-/// What `GETINFO hs/service/desc/id/…` of a C tor 0.4.9.11 answered on a private network, under
-/// `PublishHidServDescriptors 0`; its service key was thrown away with the network.
+/// The answer of C tor 0.4.9.11 to `GETINFO hs/service/desc/id/…` on a private network, under
+/// `PublishHidServDescriptors 0`. The service key was discarded together with the network.
 const TOR_TEXT: &str = include_str!("../testdata/c-tor-0.4.9.11.txt");
 const TOR_ADDRESS: &str = "nhw5ynlrxjpmx2d7rq7naakduxzagtwb74xs42l3mevcgegyitfvojyd.onion";
 const TOR_SECRET_KEY: &str = "f0f1981cd440a8406d580243592bfb4c097791ccd99ccd393e3e1d979968b351\
                               6c32f0431b7377370c350d9759fb07c2b4ded3782a08e87125803eb97f8f4dde";
 const TOR_NOW: u64 = 1_795_378_362;
-/// From its log: "Setting rev counter for TP #3740370: SRV started at 1795377600, now 1795378347 (current)".
+/// The time period according to that tor's log: "Setting rev counter for TP #3740370: SRV started
+/// at 1795377600, now 1795378347 (current)".
 const TOR_PERIOD: TimePeriod = TimePeriod { number: 3_740_370, length_minutes: 8 };
-/// Layer 2 as Python stem 1.8.2 decodes it: link specifiers, onion key, enc key, key of auth-key, key of enc-key-cert.
+/// The introduction points of layer 2 as Python stem 1.8.2 decodes them: link specifiers, onion
+/// key, enc key, key of auth-key, key of enc-key-cert.
 const TOR_POINTS: [[&str; 5]; 3] = [
     [
         "AwAGfwAAAVIIAhRoeQBDCo5BkJk5MLS47VaeQAwgUwMgFSgVgMzPi5RWjKivdsrtEyQi9RaLU0NXgm8RCcJ3rhw=",
@@ -48,7 +51,7 @@ const TOR_POINTS: [[&str; 5]; 3] = [
         "a7b3e78e2c5dcf54c83ac8cf9ecbdaa6d0d47f1688c3bfe6e15dc8f0cb974a50",
     ],
 ];
-/// Plaintext lengths of layers 1 (without padding) and 2, as stem gives them.
+/// The plaintext lengths of layer 1 (without padding) and layer 2, according to stem.
 const TOR_LAYER_LENGTHS: (usize, usize) = (4399, 2264);
 
 pub(super) fn at(seconds: u64) -> SystemTime {
@@ -84,7 +87,7 @@ fn tor_content() -> ServiceContent {
     ServiceContent { flow_control: "1-2 31".parse().ok(), ..ServiceContent::plain(introduction_points) }
 }
 
-/// A content with the given number of points, all different.
+/// Returns service content with the given number of introduction points, all different.
 pub(super) fn content(points: u8) -> ServiceContent {
     let point = |index: u8| {
         let key = SigningKey::from_bytes(&[index; 32]).verifying_key();
@@ -120,7 +123,7 @@ pub(super) fn layers(text: &str) -> (String, String) {
 }
 
 #[test]
-fn reads_c_tors_descriptor() {
+fn parses_a_descriptor_of_c_tor() {
     let address: OnionAddress = TOR_ADDRESS.parse().unwrap();
     let blinded = address.blind(TOR_PERIOD);
     let unchecked = UncheckedDescriptor::parse(TOR_TEXT).unwrap();
@@ -128,7 +131,7 @@ fn reads_c_tors_descriptor() {
     let descriptor = unchecked.check(&address, &blinded, at(TOR_NOW)).unwrap();
     assert_eq!(descriptor.blinded_key, blinded);
     assert_eq!(descriptor.lifetime_minutes, 180);
-    // 2026-11-25 03:00:00, says stem.
+    // Stem decodes this time as 2026-11-25 03:00:00.
     assert_eq!(descriptor.expires, at(1_795_575_600));
     assert_eq!(descriptor.content, tor_content());
     assert_eq!(
@@ -138,22 +141,24 @@ fn reads_c_tors_descriptor() {
 }
 
 #[test]
-fn agrees_with_c_tor_on_keys_and_revision_counters() {
+fn derives_the_same_keys_and_revision_counters_as_c_tor() {
     let key = tor_key();
     assert_eq!(key.address().to_string(), TOR_ADDRESS);
     assert_eq!(key.blind(TOR_PERIOD).public(), key.address().blind(TOR_PERIOD));
-    // "Encrypted revision counter 748 to 24530761": what the descriptor has.
+    // The log says "Encrypted revision counter 748 to 24530761", and the descriptor has this
+    // counter.
     assert_eq!(key.blind(TOR_PERIOD).revision_counter(1_795_378_347 - 1_795_377_600), 24_530_761);
     assert_eq!(check(TOR_TEXT).unwrap().revision_counter, 24_530_761);
-    // "Setting rev counter for TP #3740371: SRV started at 1795378080, now 1795378347 (next)";
-    // "Encrypted revision counter 268 to 8962435".
+    // From the log: "Setting rev counter for TP #3740371: SRV started at 1795378080, now 1795378347
+    // (next)", "Encrypted revision counter 268 to 8962435".
     let next = TimePeriod { number: TOR_PERIOD.number + 1, ..TOR_PERIOD };
     assert_eq!(key.blind(next).revision_counter(1_795_378_347 - 1_795_378_080), 8_962_435);
 }
 
-/// Certificates, salts and all that they encrypt differ; every other line and every length is the same.
+/// Only certificates, salts and encrypted data may differ. Every other line and every length must
+/// be the same.
 #[test]
-fn is_laid_out_as_c_tors_descriptor() {
+fn builds_descriptors_with_the_layout_of_c_tor() {
     let built = build_tor(&tor_content()).unwrap();
     assert_eq!(built.len(), TOR_TEXT.len());
     assert_eq!(without_random_parts(&built), without_random_parts(TOR_TEXT));
@@ -172,7 +177,8 @@ fn is_laid_out_as_c_tors_descriptor() {
     assert_eq!(certificate_heads(&built), certificate_heads(TOR_TEXT));
 }
 
-/// The text with base64 replaced where it must differ: characters stand, so that lengths count.
+/// Masks the base64 that must differ between two descriptors. Each character is replaced with a
+/// single character, so that the lengths are still compared.
 fn without_random_parts(text: &str) -> String {
     let mut in_object = false;
     let mut masked = String::new();
@@ -195,14 +201,14 @@ fn without_random_parts(text: &str) -> String {
     masked
 }
 
-/// Version, type, expiration and key type of each certificate.
+/// Returns the version, type, expiration and key type of each certificate.
 fn certificate_heads(text: &str) -> Vec<Vec<u8>> {
     let objects = Items::new(text).filter_map(|item| item.unwrap().object_bytes("ED25519 CERT"));
     objects.map(|bytes| bytes[..7].to_vec()).collect()
 }
 
 #[test]
-fn keeps_its_keys_within_a_period() {
+fn keeps_the_keys_within_a_period() {
     let key = tor_key();
     let keys = DescriptorKeys::generate(&mut rng(1));
     let mut rng = rng(2);
@@ -220,7 +226,7 @@ fn keeps_its_keys_within_a_period() {
 }
 
 #[test]
-fn holds_up_to_twenty_points() {
+fn a_descriptor_holds_up_to_twenty_points() {
     for points in [0, 1, 20] {
         let built = build_tor(&content(points)).unwrap();
         assert_eq!(check(&built).unwrap().content, content(points));
@@ -229,7 +235,7 @@ fn holds_up_to_twenty_points() {
 }
 
 #[test]
-fn refuses_to_write_what_it_would_not_read() {
+fn refuses_to_build_a_descriptor_that_it_would_not_parse() {
     let with = |change: fn(&mut ServiceContent)| {
         let mut content = content(1);
         change(&mut content);
@@ -248,9 +254,10 @@ fn refuses_to_write_what_it_would_not_read() {
     );
 }
 
-/// arti refuses a whole descriptor for one point with the other sign, or with an authentication key off the curve.
+/// arti rejects a whole descriptor if one point has the other sign bit, or an authentication key
+/// that is not on the curve.
 #[test]
-fn takes_no_point_that_would_cost_all_others() {
+fn rejects_or_repairs_points_that_would_invalidate_the_descriptor() {
     let mut negative = content(3);
     negative.introduction_points[1].enc_key_ed25519[31] |= 0x80;
     assert_eq!(check(&build_tor(&negative).unwrap()).unwrap().content, content(3));
@@ -261,7 +268,7 @@ fn takes_no_point_that_would_cost_all_others() {
 }
 
 #[test]
-fn refuses_what_is_not_expected() {
+fn rejects_an_unexpected_address_blinded_key_or_time() {
     let text = build_tor(&content(1)).unwrap();
     let key = tor_key();
     let blinded = key.blind(TOR_PERIOD).public();
@@ -280,7 +287,7 @@ fn refuses_what_is_not_expected() {
 }
 
 #[test]
-fn refuses_other_forms_of_the_outer_layer() {
+fn rejects_malformed_outer_layers() {
     let text = build_tor(&content(1)).unwrap();
     let parse = |text: &str| UncheckedDescriptor::parse(text).map(|_| ());
     assert_eq!(parse(&text), Ok(()));
@@ -313,7 +320,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn round_trips(
+    fn parses_every_descriptor_that_it_builds(
         points in 0_u8..=20,
         flow_control in proptest::option::of("[0-4]-[5-9] [1-9]"),
         single_onion_service: bool,
@@ -339,7 +346,7 @@ proptest! {
     }
 
     #[test]
-    fn any_change_is_noticed(index in 0..TOR_TEXT.len() - 1, byte in 0_u8..128) {
+    fn any_changed_byte_is_detected(index in 0..TOR_TEXT.len() - 1, byte in 0_u8..128) {
         let mut bytes = TOR_TEXT.as_bytes().to_vec();
         prop_assume!(bytes[index] != byte);
         bytes[index] = byte;

@@ -1,29 +1,30 @@
-//! Where a control port is.
+//! Endpoints of control connections.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Where tor listens for controllers.
+/// The endpoint at which tor listens for control connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
-    /// tor's `ControlSocket`.
+pub enum ControlEndpoint {
+    /// The unix socket of tor's `ControlSocket`.
     Unix(PathBuf),
-    /// tor's `ControlPort`: a name or an IP address (IPv6 without brackets), and the port.
+    /// The host and port of tor's `ControlPort`. The host is a name or an IP address, and an IPv6
+    /// address has no brackets.
     Tcp(String, u16),
 }
 
-/// Why a text is no [`Place`].
+/// An error for a text that is not a [`ControlEndpoint`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no control port: write unix:/path, HOST:PORT or [IPv6]:PORT")]
-pub struct PlaceError(String);
+#[error("{0:?} is not a control port; write unix:/path, HOST:PORT or [IPv6]:PORT")]
+pub struct EndpointError(String);
 
-impl FromStr for Place {
-    type Err = PlaceError;
+impl FromStr for ControlEndpoint {
+    type Err = EndpointError;
 
-    /// `unix:/path`, `/path`, `host:port`, `[ipv6]:port`.
-    fn from_str(text: &str) -> Result<Self, PlaceError> {
-        let error = || PlaceError(text.to_owned());
+    /// Parses `unix:/path`, `/path`, `host:port` or `[ipv6]:port`.
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        let error = || EndpointError(text.to_owned());
         let path = text.strip_prefix("unix:").unwrap_or(text);
         if path.starts_with('/') {
             return Ok(Self::Unix(path.into()));
@@ -31,7 +32,7 @@ impl FromStr for Place {
         let (host, port) = text.rsplit_once(':').ok_or_else(error)?;
         let host = match host.strip_prefix('[') {
             Some(host) => host.strip_suffix(']').ok_or_else(error)?,
-            // A bare IPv6 address: which of its colons is the port's?
+            // In an unbracketed IPv6 address, the colon of the port would be ambiguous.
             None if host.contains(':') => return Err(error()),
             None => host,
         };
@@ -40,7 +41,7 @@ impl FromStr for Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ControlEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
@@ -55,21 +56,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_read_and_written() {
-        let tcp = |host: &str| Place::Tcp(host.to_owned(), 9051);
-        for (text, place, written) in [
-            ("unix:/run/tor/control", Place::Unix("/run/tor/control".into()), "unix:/run/tor/control"),
-            ("/run/tor/a:b", Place::Unix("/run/tor/a:b".into()), "unix:/run/tor/a:b"),
+    fn parses_and_formats_endpoints() {
+        let tcp = |host: &str| ControlEndpoint::Tcp(host.to_owned(), 9051);
+        for (text, endpoint, written) in [
+            ("unix:/run/tor/control", ControlEndpoint::Unix("/run/tor/control".into()), "unix:/run/tor/control"),
+            ("/run/tor/a:b", ControlEndpoint::Unix("/run/tor/a:b".into()), "unix:/run/tor/a:b"),
             ("127.0.0.1:9051", tcp("127.0.0.1"), "127.0.0.1:9051"),
             ("tor.example:9051", tcp("tor.example"), "tor.example:9051"),
             ("[::1]:9051", tcp("::1"), "[::1]:9051"),
         ] {
-            assert_eq!(text.parse(), Ok(place.clone()), "{text}");
-            assert_eq!(place.to_string(), written);
+            assert_eq!(text.parse(), Ok(endpoint.clone()), "{text}");
+            assert_eq!(endpoint.to_string(), written);
         }
         for text in ["", ":9051", "[]:9051", "host", "host:", "host:0", "host:65536", "::1:9051", "[::1:9051", "unix:x"]
         {
-            assert!(text.parse::<Place>().is_err(), "{text}");
+            assert!(text.parse::<ControlEndpoint>().is_err(), "{text}");
         }
     }
 }

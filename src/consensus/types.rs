@@ -1,0 +1,48 @@
+//! The types that the schedule, the ring and the network share.
+
+use std::time::SystemTime;
+
+use super::fingerprint::Fingerprint;
+use crate::onion::TimePeriod;
+
+/// The kind of a Tor network, which determines the length of its time periods. The public network
+/// takes the length from the consensus, a testing network derives it from the voting interval.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NetworkKind {
+    /// The public Tor network.
+    Public,
+    /// A network with `TestingTorNetwork 1`, where a time period lasts 24 voting rounds. The option
+    /// can be read from tor with GETCONF.
+    Testing,
+}
+
+impl NetworkKind {
+    /// Returns the kind of network for the values of tor's option `TestingTorNetwork`.
+    pub fn from_option(values: &[String]) -> Self {
+        if values.iter().any(|value| value == "1") { Self::Testing } else { Self::Public }
+    }
+}
+
+/// A time period that a service publishes for, with the inputs of its HSDir ring.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePeriod {
+    /// The time period.
+    pub period: TimePeriod,
+    /// The shared random value of the ring, or the disaster value if the consensus has none.
+    pub shared_random: [u8; 32],
+    /// The time at which the shared random value was published, which is the start of a run of the
+    /// shared random protocol. Revision counters count from this time.
+    pub srv_start: SystemTime,
+}
+
+/// A place on the ring where a descriptor is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Placement {
+    /// The fingerprint of the HSDir.
+    pub relay: Fingerprint,
+    /// The number of the replica, counted from 1.
+    pub replica: u8,
+    /// The position among the HSDirs of the replica, counted from 0. Clients fetch from the first
+    /// `hsdir_spread_fetch` positions.
+    pub position: u8,
+}
