@@ -1,4 +1,4 @@
-//! `/metrics` in the Prometheus text format (version 0.0.4).
+//! The agent's `/metrics` in the Prometheus text format (version 0.0.4).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,14 +9,15 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::sync::watch;
 
-use super::forward::{Port, Traffic};
+use super::forward::{ForwarderPort, Traffic};
 use super::observer::TorState;
 use crate::common::exposition::{Exposition, escaped};
 use crate::common::http;
 
-type Counter = fn(&Port) -> &AtomicU64;
+type Counter = fn(&ForwarderPort) -> &AtomicU64;
 type Sources = (watch::Receiver<TorState>, Arc<Traffic>);
 
+/// Returns the router of the metrics server.
 pub fn router(tor: watch::Receiver<TorState>, traffic: Arc<Traffic>) -> Router {
     Router::new().route("/metrics", get(metrics)).with_state((tor, traffic))
 }
@@ -25,7 +26,7 @@ async fn metrics(State((tor, traffic)): State<Sources>) -> impl IntoResponse {
     http::metrics(render(&tor.borrow(), traffic.ports()))
 }
 
-fn render(tor: &TorState, ports: &[Arc<Port>]) -> String {
+fn render(tor: &TorState, ports: &[Arc<ForwarderPort>]) -> String {
     let mut text = Exposition::new("onionbalance_agent");
     text.family("tor_up", "gauge", "Whether tor answers its control socket");
     text.sample("tor_up", "", u64::from(tor.answering));
@@ -33,24 +34,20 @@ fn render(tor: &TorState, ports: &[Arc<Port>]) -> String {
     text.sample("bootstrapped", "", u64::from(tor.bootstrapped >= 100));
     text.family("introduction_points", "gauge", "Established introduction points");
     text.sample("introduction_points", "", tor.points.count() as u64);
-    text.family("tor_kills_total", "counter", "Frozen tor processes that were ended");
+    text.family("tor_kills_total", "counter", "Frozen tor processes that the agent killed");
     text.sample("tor_kills_total", "", tor.kills);
-    text.family("circuits_total", "counter", "Circuits asked of a tor whose onion service stood still");
+    text.family("circuits_total", "counter", "Circuits requested from a tor whose onion service had stalled");
     text.sample("circuits_total", "", tor.mended.circuits);
-    text.family(
-        "tor_restarts_total",
-        "counter",
-        "Tor processes that were ended because their onion service stood still",
-    );
+    text.family("tor_restarts_total", "counter", "Tor processes ended because their onion service had stalled");
     text.sample("tor_restarts_total", "", tor.mended.restarts);
     let per_port: [([&str; 3], Counter); 3] = [
         (["streams", "gauge", "Open streams"], |port| &port.open),
-        (["streams_total", "counter", "Streams taken"], |port| &port.opened),
+        (["streams_total", "counter", "Streams accepted"], |port| &port.opened),
         (
             [
                 "connect_failures_total",
                 "counter",
-                "Streams refused: the target could not be connected to, or too many were open",
+                "Streams refused because the target did not accept the connection or too many streams were open",
             ],
             |port| &port.connect_failures,
         ),
@@ -61,7 +58,7 @@ fn render(tor: &TorState, ports: &[Arc<Port>]) -> String {
             text.sample(name, &format!("{{{}}}", labels(port)), counter(port).load(Ordering::Relaxed));
         }
     }
-    text.family("bytes_total", "counter", "Bytes forwarded; in: from clients, out: to clients");
+    text.family("bytes_total", "counter", "Bytes forwarded from clients (in) and to clients (out)");
     for port in ports {
         for (direction, bytes) in [("in", &port.bytes_in), ("out", &port.bytes_out)] {
             let labels = format!("{{{},direction=\"{direction}\"}}", labels(port));
@@ -71,7 +68,7 @@ fn render(tor: &TorState, ports: &[Arc<Port>]) -> String {
     text.finish()
 }
 
-fn labels(port: &Port) -> String {
+fn labels(port: &ForwarderPort) -> String {
     let name = port.name.as_ref().map(|name| format!(",name=\"{}\"", escaped(name))).unwrap_or_default();
     format!("port=\"{}\"{name}", port.number)
 }
@@ -84,7 +81,7 @@ mod tests {
     use crate::common::exposition::page;
 
     #[test]
-    fn the_text_is_what_prometheus_reads() {
+    fn the_text_is_in_the_prometheus_format_and_matches_the_docs() {
         let tor = TorState {
             answering: true,
             bootstrapped: 100,
@@ -92,7 +89,7 @@ mod tests {
             kills: 2,
             mended: Mended { circuits: 7, restarts: 1 },
         };
-        let port = Port::for_tests(80, "web:80");
+        let port = ForwarderPort::for_tests(80, "web:80");
         port.open.store(4, Ordering::Relaxed);
         port.bytes_out.store(5, Ordering::Relaxed);
         let text = render(&tor, &[Arc::new(port)]);
@@ -107,25 +104,25 @@ onionbalance_agent_bootstrapped 1
 # HELP onionbalance_agent_introduction_points Established introduction points
 # TYPE onionbalance_agent_introduction_points gauge
 onionbalance_agent_introduction_points 3
-# HELP onionbalance_agent_tor_kills_total Frozen tor processes that were ended
+# HELP onionbalance_agent_tor_kills_total Frozen tor processes that the agent killed
 # TYPE onionbalance_agent_tor_kills_total counter
 onionbalance_agent_tor_kills_total 2
-# HELP onionbalance_agent_circuits_total Circuits asked of a tor whose onion service stood still
+# HELP onionbalance_agent_circuits_total Circuits requested from a tor whose onion service had stalled
 # TYPE onionbalance_agent_circuits_total counter
 onionbalance_agent_circuits_total 7
-# HELP onionbalance_agent_tor_restarts_total Tor processes that were ended because their onion service stood still
+# HELP onionbalance_agent_tor_restarts_total Tor processes ended because their onion service had stalled
 # TYPE onionbalance_agent_tor_restarts_total counter
 onionbalance_agent_tor_restarts_total 1
 # HELP onionbalance_agent_streams Open streams
 # TYPE onionbalance_agent_streams gauge
 onionbalance_agent_streams{port=\"80\"} 4
-# HELP onionbalance_agent_streams_total Streams taken
+# HELP onionbalance_agent_streams_total Streams accepted
 # TYPE onionbalance_agent_streams_total counter
 onionbalance_agent_streams_total{port=\"80\"} 0
-# HELP onionbalance_agent_connect_failures_total Streams refused: the target could not be connected to, or too many were open
+# HELP onionbalance_agent_connect_failures_total Streams refused because the target did not accept the connection or too many streams were open
 # TYPE onionbalance_agent_connect_failures_total counter
 onionbalance_agent_connect_failures_total{port=\"80\"} 0
-# HELP onionbalance_agent_bytes_total Bytes forwarded; in: from clients, out: to clients
+# HELP onionbalance_agent_bytes_total Bytes forwarded from clients (in) and to clients (out)
 # TYPE onionbalance_agent_bytes_total counter
 onionbalance_agent_bytes_total{port=\"80\",direction=\"in\"} 0
 onionbalance_agent_bytes_total{port=\"80\",direction=\"out\"} 5
@@ -134,8 +131,8 @@ onionbalance_agent_bytes_total{port=\"80\",direction=\"out\"} 5
     }
 
     #[test]
-    fn a_port_with_a_name_shows_it() {
-        let mut port = Port::for_tests(443, "web:443");
+    fn the_name_of_a_port_is_a_label() {
+        let mut port = ForwarderPort::for_tests(443, "web:443");
         port.name = Some("https".to_owned());
         let text = render(
             &TorState {
@@ -149,7 +146,7 @@ onionbalance_agent_bytes_total{port=\"80\",direction=\"out\"} 5
         );
         assert!(text.contains("\nonionbalance_agent_streams_total{port=\"443\",name=\"https\"} 0\n"), "{text}");
         assert!(text.contains("_bytes_total{port=\"443\",name=\"https\",direction=\"in\"} 0\n"), "{text}");
-        let mut port = Port::for_tests(443, "web:443");
+        let mut port = ForwarderPort::for_tests(443, "web:443");
         port.name = Some("a\"\\\nb".to_owned());
         assert_eq!(labels(&port), r#"port="443",name="a\"\\\nb""#);
     }
