@@ -68,7 +68,8 @@ impl Api {
     /// Reads the token. Each call reads the file again, because the kubelet replaces it when the
     /// Secret changes.
     fn read_token(&self) -> Result<AgentToken, AgentError> {
-        let with_path = |error: &dyn std::fmt::Display| format!("{}: {error}", self.token_file.display());
+        let path = self.token_file.display();
+        let with_path = |error: &dyn std::fmt::Display| format!("cannot read the agent token {path}: {error}");
         let text = std::fs::read(&self.token_file).map(zeroize::Zeroizing::new).map_err(|error| with_path(&error))?;
         Ok(AgentToken::from_hex(&text).map_err(|error| with_path(&error))?)
     }
@@ -92,7 +93,7 @@ async fn sync(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> R
     let token = match api.read_token() {
         Ok(token) => token,
         Err(error) => {
-            tracing::error!(%error, "could not read the agent token");
+            tracing::error!("could not authenticate an API request: {error}");
             return (StatusCode::SERVICE_UNAVAILABLE, "the agent has no token\n").into_response();
         }
     };

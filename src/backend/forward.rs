@@ -106,7 +106,8 @@ impl Forwarder {
         let exported = AgentConfig::exports_circuit_id(&config.ports);
         let listeners = config.ports.iter().map(|port| {
             let path = run_dir.forward_socket(port.port);
-            let listener = bind_fresh(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+            let listener = bind_fresh(&path)
+                .map_err(|error| format!("cannot create the forwarding socket {}: {error}", path.display()))?;
             let header = match (exported, port.proxy_header) {
                 (false, _) => HeaderUse::Absent,
                 (true, false) => HeaderUse::Removed,

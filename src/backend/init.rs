@@ -1,6 +1,7 @@
 //! Creation of the files and directories that tor needs before it starts. The agent runs it at its
 //! start, and `backend init` runs it on its own.
 
+use std::fmt::Display;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -43,24 +44,26 @@ pub fn init(
 
 fn read_or_create_key(path: &Path, rng: &mut impl CryptoRng) -> Result<MasterKey, AgentError> {
     match fs::read(path).map(zeroize::Zeroizing::new) {
-        Ok(bytes) => {
-            MasterKey::from_tor_secret_key_file(&bytes).map_err(|error| format!("{}: {error}", path.display()).into())
-        }
+        Ok(bytes) => MasterKey::from_tor_secret_key_file(&bytes).map_err(|error| failed_to("read", path, &error)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let key = MasterKey::generate(rng);
             match place(path, &key.to_tor_secret_key_file(), |new| fs::hard_link(new, path)) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => read_or_create_key(path, rng),
-                placed => placed.map(|()| key).map_err(|error| format!("{}: {error}", path.display()).into()),
+                placed => placed.map(|()| key).map_err(|error| failed_to("create", path, &error)),
             }
         }
-        Err(error) => Err(format!("{}: {error}", path.display()).into()),
+        Err(error) => Err(failed_to("read", path, &error)),
     }
 }
 
 /// Writes a file with mode 0600 atomically, so that a container that is killed midway leaves no
 /// partial file.
 fn write_private(path: &Path, bytes: &[u8]) -> Result<(), AgentError> {
-    place(path, bytes, |new| fs::rename(new, path)).map_err(|error| format!("{}: {error}", path.display()).into())
+    place(path, bytes, |new| fs::rename(new, path)).map_err(|error| failed_to("write", path, &error))
+}
+
+fn failed_to(action: &str, path: &Path, error: &dyn Display) -> AgentError {
+    format!("cannot {action} {}: {error}", path.display()).into()
 }
 
 /// Writes a file with mode 0600 next to `path`, under a name that no other writer uses, and calls

@@ -26,6 +26,7 @@ mod system;
 mod watchdog;
 
 use std::error::Error;
+use std::fmt::Display;
 use std::future::IntoFuture as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -120,8 +121,9 @@ pub async fn run(args: Args) -> Result<(), AgentError> {
 }
 
 fn read_config(path: &Path) -> Result<AgentConfig, AgentError> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    AgentConfig::from_yaml(&text).map_err(|error| format!("{}: {error}", path.display()).into())
+    let with_path = |error: &dyn Display| format!("cannot read the agent's configuration {}: {error}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|error| with_path(&error))?;
+    AgentConfig::from_yaml(&text).map_err(|error| with_path(&error).into())
 }
 
 async fn serve(args: Serve, run_dir: &RunDir, tor_data_dir: &Path, config: AgentConfig) -> Result<(), AgentError> {

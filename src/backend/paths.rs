@@ -48,7 +48,8 @@ impl RunDir {
     /// Reads the backend's own address, which `init` wrote.
     pub fn read_hostname(&self) -> Result<OnionAddress, AgentError> {
         let path = self.hostname();
-        let with_path = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let with_path =
+            |error: &dyn std::fmt::Display| format!("cannot read the backend's address {}: {error}", path.display());
         let text = std::fs::read_to_string(&path).map_err(|error| with_path(&error))?;
         Ok(text.trim_end().parse().map_err(|error| with_path(&error))?)
     }

@@ -22,7 +22,7 @@ const MAX_FORMATS: usize = 8;
 /// writes none.
 const MAX_AUTH_REQUIRED: usize = 128;
 
-/// The effect of a change of the backends on clients.
+/// The effect on clients when the set of backends changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BackendChange {
     /// Nothing has changed.
@@ -41,8 +41,8 @@ pub enum Remark {
     /// The backend asks for a proof of work, which tor checks against the backend's own blinded key
     /// and seed.
     ProofOfWork,
-    /// This number of the backend's points have a legacy key, or link specifiers that take up too
-    /// much room.
+    /// The given number of points are unusable, because they have a legacy key or their link
+    /// specifiers take up too much room.
     UnusablePoints(usize),
     /// The backend lacks the ntor handshake, or its fields take up too much room. None of its
     /// points is merged.

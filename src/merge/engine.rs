@@ -21,8 +21,8 @@ const DEBOUNCE: Duration = Duration::from_millis(300);
 /// The time that the engine waits for further changes after the loss of a backend. A scale-down
 /// removes several backends at once, in separate events.
 const DEBOUNCE_GONE: Duration = Duration::from_millis(50);
-/// C tor's `REASONABLY_LIVE_TIME`, the time before and after its validity during which a consensus
-/// is still used.
+/// The time for which a consensus is used before and after its validity, as in C tor
+/// (`REASONABLY_LIVE_TIME`).
 const REASONABLY_LIVE: Duration = Duration::from_secs(24 * 3600);
 /// The greatest revision counter that is accepted from others. No clock and no number of rejections
 /// leads to a greater one, and the engine's own counter could hardly rise above it.

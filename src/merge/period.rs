@@ -18,8 +18,8 @@ use crate::onion::{BlindedKeypair, Discovery, MasterKey, OnionAddress};
 /// The time for which HSDirs keep a descriptor (`descriptor-lifetime 180`). Its certificates are
 /// valid for longer.
 pub(super) const DESCRIPTOR_LIFETIME: Duration = Duration::from_secs(3 * 3600);
-/// The difference between the wall clock and the monotonic clock above which the wall clock has
-/// been set. Certificates count in hours.
+/// The largest normal drift between the wall clock and the monotonic clock. A larger one means that
+/// the wall clock was set. Certificates count in hours.
 const CLOCK_SET: Duration = Duration::from_secs(30 * 60);
 /// The lead of the revision counter over the clock after a first rejection. Each further rejection
 /// makes the lead four times as long.
@@ -132,7 +132,7 @@ impl Period {
         merged.contents.iter().map(build).map(|text| text.map(Arc::from)).collect()
     }
 
-    /// Makes these descriptors the newest.
+    /// Records a round of descriptors as the newest one.
     pub(super) fn published(&mut self, round: (u64, Vec<Arc<str>>), merged: Merged, now: Now, rng: &mut StdRng) {
         let (counter, descriptors) = round;
         self.schedule.published(now.elapsed, rng);

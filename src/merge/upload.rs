@@ -196,7 +196,8 @@ impl HsdirUploads {
         jobs.filter(|job| job.accepted == job.newest).count()
     }
 
-    /// Returns the greatest counter of the descriptors that an HSDir accepted or failed to accept.
+    /// Returns the greatest counter of the descriptors that an HSDir has accepted or failed to
+    /// accept.
     pub(super) fn tried(&self, fingerprint: &Fingerprint, period: TimePeriod) -> u64 {
         let job = self.hsdirs.get(fingerprint).and_then(|hsdir| hsdir.jobs.get(&period));
         job.map_or(0, |job| job.accepted.max(job.failed))
