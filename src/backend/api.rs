@@ -1,5 +1,7 @@
-//! The publisher's call, `POST /v1/sync`: authenticated both ways, it takes in what the publisher knows and gives the
-//! descriptor when that is new.
+//! The publisher's call `POST /v1/sync`, authenticated in both directions.
+//!
+//! The request carries the publisher's view of the pod. The answer carries the backend's state, and
+//! its descriptor if the publisher does not have the newest revision.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +15,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use tokio::sync::watch;
 
-use super::Failure;
+use super::AgentError;
 use super::drain::Drain;
 use super::forward::Traffic;
 use super::observer::TorState;
@@ -23,10 +25,11 @@ use crate::link::{
 use crate::onion::OnionAddress;
 
 const METHOD: &str = "POST";
-/// Publishers whose sequence numbers are kept: a service has a few, and each rollout brings new ones.
+/// The number of publishers for which sequence numbers are kept. A service has a few publishers,
+/// and each rollout brings new ones.
 const MAX_PUBLISHERS: usize = 32;
 
-/// What the call answers from.
+/// The state behind the call.
 #[derive(Debug)]
 pub struct Api {
     pod_uid: String,
@@ -39,7 +42,8 @@ pub struct Api {
 }
 
 impl Api {
-    /// Fails when there is no good token.
+    /// Creates the API of the pod `pod_uid`. Returns an error if the token file is missing or
+    /// invalid.
     pub fn new(
         pod_uid: String,
         token_file: PathBuf,
@@ -47,12 +51,13 @@ impl Api {
         tor: watch::Receiver<TorState>,
         drain: Arc<Drain>,
         traffic: Arc<Traffic>,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, AgentError> {
         let api = Self { pod_uid, token_file, address, tor, drain, traffic, sequences: Mutex::default() };
         api.read_token()?;
         Ok(api)
     }
 
+    /// Returns the router that serves the call.
     pub fn router(self) -> Router {
         Router::new()
             .route(SYNC_PATH, post(sync))
@@ -60,11 +65,13 @@ impl Api {
             .with_state(Arc::new(self))
     }
 
-    /// Read for each call: the kubelet replaces the file when the Secret changes.
-    fn read_token(&self) -> Result<AgentToken, Failure> {
-        let complain = |error: &dyn std::fmt::Display| format!("{}: {error}", self.token_file.display());
-        let text = std::fs::read(&self.token_file).map(zeroize::Zeroizing::new).map_err(|error| complain(&error))?;
-        Ok(AgentToken::from_hex(&text).map_err(|error| complain(&error))?)
+    /// Reads the token. Each call reads the file again, because the kubelet replaces it when the
+    /// Secret changes.
+    fn read_token(&self) -> Result<AgentToken, AgentError> {
+        let path = self.token_file.display();
+        let with_path = |error: &dyn std::fmt::Display| format!("cannot read the agent token {path}: {error}");
+        let text = std::fs::read(&self.token_file).map(zeroize::Zeroizing::new).map_err(|error| with_path(&error))?;
+        Ok(AgentToken::from_hex(&text).map_err(|error| with_path(&error))?)
     }
 
     fn answer(&self, request: &SyncRequest) -> SyncResponse {
@@ -86,15 +93,15 @@ async fn sync(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> R
     let token = match api.read_token() {
         Ok(token) => token,
         Err(error) => {
-            tracing::error!("no agent token: {error}");
+            tracing::error!("could not authenticate an API request: {error}");
             return (StatusCode::SERVICE_UNAVAILABLE, "the agent has no token\n").into_response();
         }
     };
     let caller = match authenticate(&token, &api.pod_uid, &headers, &body) {
         Ok(nonce) => Caller { token: &token, pod_uid: &api.pod_uid, nonce },
         Err(error) => {
-            // Anybody in the cluster can cause these lines; the publisher reports its refusals itself.
-            tracing::debug!("a call to the API was refused: {error}");
+            // Anyone in the cluster can cause this line, and publishers log their own refusals.
+            tracing::debug!(%error, "refused an API request");
             return (StatusCode::UNAUTHORIZED, format!("{error}\n")).into_response();
         }
     };
@@ -103,7 +110,7 @@ async fn sync(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> R
         Err(error) => return caller.reply(StatusCode::BAD_REQUEST, "text/plain", format!("{error}\n")),
     };
     if let Err(last) = api.sequences.lock().unwrap_or_else(PoisonError::into_inner).advance(&request) {
-        let problem = format!("the sequence must rise: {} after {last}\n", request.sequence);
+        let problem = format!("sequence number {} is not greater than the previous one, {last}\n", request.sequence);
         return caller.reply(StatusCode::CONFLICT, "text/plain", problem);
     }
     api.drain.heard(request.leading, request.phase);
@@ -113,7 +120,7 @@ async fn sync(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> R
     }
 }
 
-/// Gives the request's nonce.
+/// Checks the MAC of a request and returns its nonce.
 fn authenticate<'a>(
     token: &AgentToken,
     pod_uid: &str,
@@ -126,7 +133,7 @@ fn authenticate<'a>(
     Ok(nonce)
 }
 
-/// An authenticated request's answers.
+/// The author of an authenticated request, who gets authenticated answers.
 struct Caller<'a> {
     token: &'a AgentToken,
     pod_uid: &'a str,
@@ -141,12 +148,13 @@ impl Caller<'_> {
     }
 }
 
-/// The last sequence number of each publisher, the one that was heard last at the end.
+/// The latest sequence number of each publisher, ordered by the time of the latest request.
 #[derive(Debug, Default)]
 struct Sequences(Vec<(String, u64)>);
 
 impl Sequences {
-    /// Takes a request's number in; Err with the last one when it did not rise.
+    /// Records the sequence number of a request. Returns the previous number as an error if the new
+    /// one is not greater.
     fn advance(&mut self, request: &SyncRequest) -> Result<(), u64> {
         if let Some(index) = self.0.iter().position(|(publisher, _)| *publisher == request.publisher) {
             let (_, last) = self.0[index];
@@ -163,81 +171,4 @@ impl Sequences {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::backend::drain::DrainTimes;
-    use crate::backend::points::Points;
-    use crate::backend::stall::Mended;
-    use crate::link::{PodPhase, Revision};
-
-    fn request(publisher: &str, sequence: u64) -> SyncRequest {
-        SyncRequest {
-            publisher: publisher.to_owned(),
-            sequence,
-            leading: false,
-            phase: PodPhase::Active,
-            known_revision: None,
-        }
-    }
-
-    #[test]
-    fn a_descriptor_is_sent_until_its_revision_is_known() {
-        let dir = tempfile::tempdir().unwrap();
-        let token = dir.path().join("token");
-        std::fs::write(&token, "00".repeat(32)).unwrap();
-        let tor = TorState {
-            answering: true,
-            bootstrapped: 100,
-            points: Points::with_count(3),
-            kills: 0,
-            mended: Mended::default(),
-        };
-        let revision = tor.points.revision();
-        let (tor, _) = watch::channel(tor);
-        let traffic = Arc::new(Traffic::default());
-        let times = DrainTimes { linger: Duration::ZERO, timeout: Duration::ZERO };
-        let drain = Arc::new(Drain::new(times, traffic.watch_open()));
-        let address = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion".parse().unwrap();
-        let api = Api::new("uid".to_owned(), token, address, tor.subscribe(), drain, traffic).unwrap();
-
-        let other_boot = Revision { boot: revision.boot + 1, ..revision };
-        let other_points = Revision { number: revision.number + 1, ..revision };
-        for known in [None, Some(other_boot), Some(other_points)] {
-            let answer = api.answer(&SyncRequest { known_revision: known, ..request("p", 1) });
-            assert_eq!((answer.revision, answer.descriptor.as_deref()), (revision, Some("text")), "{known:?}");
-        }
-        let answer = api.answer(&SyncRequest { known_revision: Some(revision), ..request("p", 1) });
-        assert_eq!((answer.revision, answer.introduction_points, answer.descriptor), (revision, 3, None));
-
-        tor.send_modify(|tor| _ = tor.points.clear());
-        let answer = api.answer(&SyncRequest { known_revision: Some(revision), ..request("p", 1) });
-        assert_eq!((answer.introduction_points, answer.descriptor), (0, None));
-        assert_ne!(answer.revision, revision);
-    }
-
-    #[test]
-    fn each_publishers_sequence_must_rise() {
-        let mut sequences = Sequences::default();
-        assert_eq!(sequences.advance(&request("a", 5)), Ok(()));
-        assert_eq!(sequences.advance(&request("a", 5)), Err(5));
-        assert_eq!(sequences.advance(&request("a", 4)), Err(5));
-        assert_eq!(sequences.advance(&request("b", 1)), Ok(()));
-        assert_eq!(sequences.advance(&request("a", 9)), Ok(()));
-        assert_eq!(sequences.advance(&request("a", 8)), Err(9));
-    }
-
-    #[test]
-    fn the_publisher_not_heard_for_longest_is_forgotten_first() {
-        let mut sequences = Sequences::default();
-        for number in 0..MAX_PUBLISHERS {
-            sequences.advance(&request(&number.to_string(), 10)).unwrap();
-        }
-        sequences.advance(&request("0", 11)).unwrap();
-        sequences.advance(&request("new", 1)).unwrap();
-        assert_eq!(sequences.0.len(), MAX_PUBLISHERS);
-        assert_eq!(sequences.advance(&request("0", 11)), Err(11), "heard since");
-        assert_eq!(sequences.advance(&request("1", 1)), Ok(()), "forgotten");
-    }
-}
+mod tests;

@@ -1,7 +1,9 @@
-//! When a pod that is told to stop may stop: `preStop` calls `/drain`, which only waits.
+//! The drain rule, which decides when a terminating pod may stop. The `preStop` hook calls
+//! `/drain`, which only waits.
 //!
-//! A rule over facts: what publishers said, how many streams are open, what time it is. Nothing is counted down, so a
-//! call that is cut off, a second call, or a new fact needs no special care: the rule is applied afresh.
+//! The rule is a function of facts: the publishers' reports, the number of open streams, and the
+//! time. There are no countdowns, so an aborted call, a second call and a new fact need no special
+//! handling; the rule is simply applied again.
 
 use std::time::Duration;
 
@@ -10,78 +12,84 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::link::PodPhase;
 
-/// A publisher that has not been heard for so long is out of reach.
+/// The silence after which the publishers count as unreachable.
 const PUBLISHER_SILENCE: Duration = Duration::from_secs(5);
-/// Kubernetes tells the kubelet and the publisher of a deletion at the same time: for so long the publisher's "active"
-/// may be older than the drain.
+/// The time after the start of a drain during which a publisher's "active" may be outdated, because
+/// the kubelet and the publisher learn of a deletion at the same time.
 const ACTIVE_SETTLES: Duration = Duration::from_secs(2);
-/// How long the points' withdrawal may take. The grace period has 15 s for it; the rest is left for shutting down.
+/// The longest time that the withdrawal of the points may take. The grace period reserves 15 s; the
+/// remaining 5 s are for shutting down.
 const WITHDRAWAL: Duration = Duration::from_secs(10);
 
-/// The two times of the configuration.
+/// The drain times of the agent's configuration.
 #[derive(Debug, Clone, Copy)]
 pub struct DrainTimes {
-    /// From the points' withdrawal, new streams are still taken: clients hold cached descriptors.
+    /// The time after the withdrawal of the points during which new streams are still accepted,
+    /// because clients hold cached descriptors.
     pub linger: Duration,
-    /// After that, open streams may go on.
+    /// The time after the linger time that open streams have to finish.
     pub timeout: Duration,
 }
 
-/// What is known of this pod's draining. Shared by the probes' server, where `/drain` waits, and the API, which hears
-/// the publishers.
+/// The state of this pod's draining. The probe server, where `/drain` waits, and the API, which
+/// receives the publishers' reports, share it.
 #[derive(Debug)]
 pub struct Drain {
     times: DrainTimes,
-    facts: watch::Sender<Facts>,
+    facts: watch::Sender<DrainFacts>,
     streams: watch::Receiver<u64>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Facts {
-    /// `/drain` calls that wait now: both containers' preStop come at the same time.
+struct DrainFacts {
+    /// The number of waiting `/drain` calls. The `preStop` hooks of both containers call at the
+    /// same time.
     calls: usize,
-    /// When the first of them came.
+    /// The start of the first waiting call.
     began: Option<Instant>,
-    /// When any publisher was heard last.
+    /// The time of the latest report of any publisher.
     heard: Option<Instant>,
-    /// When a leading publisher last said that the pod is not terminating, unless it took that back.
+    /// The time at which a leading publisher last reported that the pod is not terminating, unless
+    /// a later report contradicts it.
     active: Option<Instant>,
-    /// When a leading publisher first said that the points are withdrawn.
+    /// The time at which a leading publisher first reported that the points are withdrawn.
     withdrawn: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    /// The pod may stop, for this reason.
-    Over(&'static str),
-    /// Not before this time, unless a fact changes.
-    Until(Instant),
+enum DrainDecision {
+    /// The pod may stop, for the given reason.
+    Stop(&'static str),
+    /// The pod must not stop before this time, unless a fact changes.
+    WaitUntil(Instant),
 }
 
 impl Drain {
+    /// Creates the drain rule. `streams` is the number of open streams.
     pub fn new(times: DrainTimes, streams: watch::Receiver<u64>) -> Self {
         Self { times, facts: watch::Sender::default(), streams }
     }
 
-    /// A publisher spoke.
+    /// Takes in a publisher's report.
     pub fn heard(&self, leading: bool, phase: PodPhase) {
         let now = Instant::now();
         self.facts.send_modify(|facts| facts.hear(leading, phase, now));
     }
 
+    /// Returns true while a `/drain` call waits.
     pub fn is_running(&self) -> bool {
         self.facts.borrow().calls > 0
     }
 
-    /// Waits until the pod may stop; tells why.
+    /// Waits until the pod may stop, and returns the reason.
     pub async fn wait(&self) -> &'static str {
         let call = Call::new(&self.facts);
         let (mut facts, mut streams) = (self.facts.subscribe(), self.streams.clone());
         loop {
             let (known, open) = (*facts.borrow_and_update(), *streams.borrow_and_update());
-            match judge(self.times, &known, call.began, open, Instant::now()) {
-                Verdict::Over(reason) => return reason,
-                Verdict::Until(time) => tokio::select! {
+            match decide(self.times, &known, call.began, open, Instant::now()) {
+                DrainDecision::Stop(reason) => return reason,
+                DrainDecision::WaitUntil(time) => tokio::select! {
                     () = sleep_until(time) => {}
                     Ok(()) = facts.changed() => {}
                     Ok(()) = streams.changed() => {}
@@ -91,14 +99,14 @@ impl Drain {
     }
 }
 
-/// A waiting `/drain`; dropping it, also by a broken connection, ends it.
+/// A waiting `/drain` call. It ends when it is dropped, which a broken connection also causes.
 struct Call<'a> {
-    facts: &'a watch::Sender<Facts>,
+    facts: &'a watch::Sender<DrainFacts>,
     began: Instant,
 }
 
 impl<'a> Call<'a> {
-    fn new(facts: &'a watch::Sender<Facts>) -> Self {
+    fn new(facts: &'a watch::Sender<DrainFacts>) -> Self {
         let mut began = Instant::now();
         facts.send_modify(|facts| {
             facts.calls += 1;
@@ -119,7 +127,7 @@ impl Drop for Call<'_> {
     }
 }
 
-impl Facts {
+impl DrainFacts {
     fn hear(&mut self, leading: bool, phase: PodPhase, now: Instant) {
         self.heard = Some(now);
         match phase {
@@ -128,7 +136,8 @@ impl Facts {
                 self.active = Some(now);
                 self.withdrawn = None;
             }
-            // A new leader may not know yet that its predecessor withdrew the points: it never puts them back.
+            // A new leader may not know yet that its predecessor withdrew the points. It never
+            // publishes them again, so the withdrawal remains valid.
             PodPhase::Terminating => self.active = None,
             PodPhase::Withdrawn => {
                 self.active = None;
@@ -138,29 +147,33 @@ impl Facts {
     }
 }
 
-fn judge(times: DrainTimes, facts: &Facts, began: Instant, streams: u64, now: Instant) -> Verdict {
+fn decide(times: DrainTimes, facts: &DrainFacts, began: Instant, streams: u64, now: Instant) -> DrainDecision {
     if facts.active.is_some_and(|at| at >= began + ACTIVE_SETTLES) {
-        return Verdict::Over("the pod is not terminating");
+        return DrainDecision::Stop("the pod is not terminating");
     }
     let limit = began + WITHDRAWAL + times.linger + times.timeout;
     if now >= limit {
-        return Verdict::Over("the time is up");
+        return DrainDecision::Stop("the time limit is reached");
     }
     let silent = facts.heard.map_or(began, |at| at.max(began)) + PUBLISHER_SILENCE;
     let withdrawn = match facts.withdrawn {
         Some(at) => at,
         None if now >= silent => silent,
-        None => return Verdict::Until(silent.min(limit)),
+        None => return DrainDecision::WaitUntil(silent.min(limit)),
     };
     let lingered = withdrawn + times.linger;
     if now < lingered {
-        return Verdict::Until(lingered.min(limit));
+        return DrainDecision::WaitUntil(lingered.min(limit));
     }
     if streams == 0 {
-        return Verdict::Over("no stream is open");
+        return DrainDecision::Stop("no stream is open");
     }
     let timed_out = lingered + times.timeout;
-    if now >= timed_out { Verdict::Over("the streams' time is up") } else { Verdict::Until(timed_out.min(limit)) }
+    if now >= timed_out {
+        DrainDecision::Stop("the drain timeout is over")
+    } else {
+        DrainDecision::WaitUntil(timed_out.min(limit))
+    }
 }
 
 #[cfg(test)]

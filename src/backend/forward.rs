@@ -1,9 +1,10 @@
-//! The forwarder: from tor's unix sockets to the targets.
+//! The forwarder, which connects tor's unix sockets to the targets.
 //!
-//! tor resolves the name in a `HiddenServicePort` once, when it reads its configuration; so tor is given a unix socket,
-//! and the name is resolved here, for each stream.
+//! Tor resolves the name in a `HiddenServicePort` only once, when it reads its configuration.
+//! Therefore tor connects to a unix socket, and the forwarder resolves the name for each stream.
 //!
-//! A target that refuses is passed on by closing tor's socket: tor tells the client at once that the stream has ended.
+//! If a target refuses the connection, the forwarder closes tor's socket, and tor ends the client's
+//! stream immediately.
 
 use std::convert::Infallible;
 use std::io;
@@ -20,114 +21,129 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::io::InspectReader;
 
-use super::Failure;
+use super::AgentError;
 use super::paths::RunDir;
 use super::proxy_header;
 use crate::link::{AgentConfig, ForwardedPort};
 use crate::onion::OnionAddress;
 
-/// A target that does not answer: tor clients give up on a stream after about as long.
+/// The longest time that a connection attempt to a target may take. Tor clients give up on a stream
+/// after about the same time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// tor writes its header as soon as it has connected.
+/// The longest time that the forwarder waits for the PROXY header, which tor writes as soon as it
+/// has connected.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a stream with one end closed may be quiet. tor closes both directions at once, so mostly nobody waits for
-/// what a target might still say; a target that never closes must not hold up a drain.
+/// The longest time that a half-closed stream may be idle. Tor closes both directions at once, so
+/// usually nobody waits for the rest of the target's data, and a target that never closes must not
+/// delay a drain.
 const HALF_CLOSED_IDLE: Duration = Duration::from_secs(15);
-/// How long to wait after an accept that failed, for want of file descriptors say.
+/// The pause after a failed accept, for example when no file descriptor is free.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// Streams at once, where the limit on open files allows.
+/// The largest number of concurrent streams, if the limit on open files allows it.
 const MAX_STREAMS: usize = 16_384;
-/// Open files that are not streams': sockets of tor's and publishers' connections, name lookups.
+/// The number of open files reserved for everything but streams: control and API connections, and
+/// name lookups.
 const OTHER_FILES: u64 = 128;
 
-/// Listens for tor, a socket for each port.
+/// The listening sockets for tor, one for each port of the onion address.
 #[derive(Debug)]
 pub struct Forwarder {
-    listeners: Vec<(UnixListener, Arc<Port>)>,
+    listeners: Vec<(UnixListener, Arc<ForwarderPort>)>,
     traffic: Arc<Traffic>,
     permits: Arc<Semaphore>,
 }
 
-/// What went through.
+/// The forwarded traffic of all ports.
 #[derive(Debug, Default)]
 pub struct Traffic {
-    ports: Vec<Arc<Port>>,
+    ports: Vec<Arc<ForwarderPort>>,
     open: watch::Sender<u64>,
 }
 
-/// A port of the onion address, with its counters.
+/// A forwarded port of the onion address, with its counters.
 #[derive(Debug)]
-pub struct Port {
+pub struct ForwarderPort {
+    /// The port number that clients connect to.
     pub number: u16,
+    /// The optional name of the port, from the object's spec.
     pub name: Option<String>,
     target: String,
     header: HeaderUse,
-    /// The last stream failed: further failures are not worth a warning each.
-    troubled: AtomicBool,
+    /// True if the latest stream failed. Further failures in a row are not logged as warnings.
+    failing: AtomicBool,
+    /// The number of open streams.
     pub open: AtomicU64,
+    /// The number of streams accepted since the start.
     pub opened: AtomicU64,
+    /// The number of streams refused since the start.
     pub connect_failures: AtomicU64,
+    /// The number of bytes forwarded from clients to the target.
     pub bytes_in: AtomicU64,
+    /// The number of bytes forwarded from the target to clients.
     pub bytes_out: AtomicU64,
 }
 
-/// What becomes of the PROXY header at the start of a stream.
+/// The treatment of the PROXY header at the start of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum HeaderUse {
-    /// tor writes none.
+    /// Tor writes no header.
     Absent,
-    /// It is taken away.
-    TakenAway,
-    /// The target gets it, with this backend's mark.
+    /// The forwarder removes the header.
+    Removed,
+    /// The forwarder passes the header on to the target, with the mark of this backend.
     PassedOn(OnionAddress),
 }
 
 impl Forwarder {
-    /// Makes the sockets. What an earlier agent left in their place is removed. `backend` is this backend's own address.
+    /// Creates the sockets and replaces those of an earlier agent. `backend` is this backend's own
+    /// address.
     pub fn bind(
         run_dir: &RunDir,
         config: &AgentConfig,
         backend: &OnionAddress,
         max_streams: usize,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, AgentError> {
         let exported = AgentConfig::exports_circuit_id(&config.ports);
         let listeners = config.ports.iter().map(|port| {
             let path = run_dir.forward_socket(port.port);
-            let listener = bind_fresh(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+            let listener = bind_fresh(&path)
+                .map_err(|error| format!("cannot create the forwarding socket {}: {error}", path.display()))?;
             let header = match (exported, port.proxy_header) {
                 (false, _) => HeaderUse::Absent,
-                (true, false) => HeaderUse::TakenAway,
+                (true, false) => HeaderUse::Removed,
                 (true, true) => HeaderUse::PassedOn(*backend),
             };
-            Ok((listener, Arc::new(Port::new(port, header))))
+            Ok((listener, Arc::new(ForwarderPort::new(port, header))))
         });
-        let listeners: Vec<_> = listeners.collect::<Result<_, Failure>>()?;
+        let listeners: Vec<_> = listeners.collect::<Result<_, AgentError>>()?;
         let ports = listeners.iter().map(|(_, port)| port.clone()).collect();
         let traffic = Arc::new(Traffic { ports, ..Traffic::default() });
         Ok(Self { listeners, traffic, permits: Arc::new(Semaphore::new(max_streams)) })
     }
 
+    /// Returns the counters of the forwarded traffic.
     pub fn traffic(&self) -> Arc<Traffic> {
         self.traffic.clone()
     }
 
+    /// Forwards streams forever.
     pub async fn run(self) -> Infallible {
         let accepting = self.listeners.iter().map(|(listener, port)| Box::pin(self.accept(listener, port)));
         select_all(accepting).await.0
     }
 
-    async fn accept(&self, listener: &UnixListener, port: &Arc<Port>) -> Infallible {
+    async fn accept(&self, listener: &UnixListener, port: &Arc<ForwarderPort>) -> Infallible {
         loop {
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    tracing::warn!(port = port.number, %error, "cannot take a stream");
+                    tracing::warn!(port = port.number, %error, "could not accept a stream");
                     sleep(ACCEPT_RETRY).await;
                     continue;
                 }
             };
             let Ok(permit) = self.permits.clone().try_acquire_owned() else {
-                port.failed("a stream is refused", &"too many are open");
+                port.failed("refused a stream", &"too many streams are open");
                 continue;
             };
             let open = OpenStream::new(self.traffic.clone(), port.clone(), permit);
@@ -143,21 +159,21 @@ fn bind_fresh(path: &std::path::Path) -> io::Result<UnixListener> {
     }
 }
 
-/// Dropping `stream` is what tells tor that the target refused.
-async fn forward(mut stream: UnixStream, port: &Port) {
+/// Forwards one stream. On a failure it drops `stream`, which makes tor end the client's stream.
+async fn forward(mut stream: UnixStream, port: &ForwarderPort) {
     let opening = match within(HEADER_TIMEOUT, port.take_header(&mut stream)).await {
         Ok(opening) => opening,
-        Err(error) => return port.failed("a stream is refused", &error),
+        Err(error) => return port.failed("refused a stream without a PROXY header", &error),
     };
     let target = match within(CONNECT_TIMEOUT, TcpStream::connect(&port.target)).await {
         Ok(target) => target,
-        Err(error) => return port.failed("cannot connect to the target", &error),
+        Err(error) => return port.failed("could not connect to the target", &error),
     };
-    port.troubled.store(false, Ordering::Relaxed);
-    // tor has small cells of its own: waiting for more would only delay.
+    port.failing.store(false, Ordering::Relaxed);
+    // Tor sends small cells, so waiting for more data would only add delay.
     let _ = target.set_nodelay(true);
     if let Err(error) = copy_both_ways(stream, &opening, target, port).await {
-        tracing::debug!(port = port.number, %error, "a stream broke");
+        tracing::debug!(port = port.number, %error, "a stream ended with an error");
     }
 }
 
@@ -165,8 +181,13 @@ async fn within<T>(limit: Duration, attempt: impl Future<Output = io::Result<T>>
     timeout(limit, attempt).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// `opening` is what the target gets before all else.
-async fn copy_both_ways(mut stream: UnixStream, opening: &[u8], mut target: TcpStream, port: &Port) -> io::Result<()> {
+/// Copies data in both directions until both have ended. `opening` is sent to the target first.
+async fn copy_both_ways(
+    mut stream: UnixStream,
+    opening: &[u8],
+    mut target: TcpStream,
+    port: &ForwarderPort,
+) -> io::Result<()> {
     let moved = AtomicU64::default();
     let count = |counter: &AtomicU64, bytes: &[u8]| {
         add(counter, bytes);
@@ -183,13 +204,13 @@ async fn copy_both_ways(mut stream: UnixStream, opening: &[u8], mut target: TcpS
     }
 }
 
-/// One direction; passes the end on.
+/// Copies one direction, then closes the writing side.
 async fn copy_then_close(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
     copy(&mut from, &mut to).await?;
     to.shutdown().await
 }
 
-/// One direction ended: the other may go on as long as something moves.
+/// Continues the other direction after one has ended, for as long as data moves.
 async fn finish(
     ended: io::Result<()>,
     mut other: impl Future<Output = io::Result<()>> + Unpin,
@@ -210,15 +231,15 @@ fn add(counter: &AtomicU64, bytes: &[u8]) {
     counter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
 }
 
-/// Counts a stream while it lives.
+/// A guard that counts a stream while it is open.
 struct OpenStream {
     traffic: Arc<Traffic>,
-    port: Arc<Port>,
+    port: Arc<ForwarderPort>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl OpenStream {
-    fn new(traffic: Arc<Traffic>, port: Arc<Port>, permit: OwnedSemaphorePermit) -> Self {
+    fn new(traffic: Arc<Traffic>, port: Arc<ForwarderPort>, permit: OwnedSemaphorePermit) -> Self {
         port.open.fetch_add(1, Ordering::Relaxed);
         port.opened.fetch_add(1, Ordering::Relaxed);
         traffic.open.send_modify(|open| *open += 1);
@@ -234,28 +255,30 @@ impl Drop for OpenStream {
 }
 
 impl Traffic {
-    pub fn ports(&self) -> &[Arc<Port>] {
+    /// Returns the forwarded ports.
+    pub fn ports(&self) -> &[Arc<ForwarderPort>] {
         &self.ports
     }
 
-    /// Open streams of all ports.
+    /// Returns the number of open streams of all ports.
     pub fn open(&self) -> u64 {
         *self.open.borrow()
     }
 
+    /// Returns a receiver of the number of open streams of all ports.
     pub fn watch_open(&self) -> watch::Receiver<u64> {
         self.open.subscribe()
     }
 }
 
-impl Port {
+impl ForwarderPort {
     fn new(port: &ForwardedPort, header: HeaderUse) -> Self {
         Self {
             number: port.port,
             name: port.name.clone(),
             target: port.target.clone(),
             header,
-            troubled: AtomicBool::default(),
+            failing: AtomicBool::default(),
             open: AtomicU64::default(),
             opened: AtomicU64::default(),
             connect_failures: AtomicU64::default(),
@@ -264,7 +287,7 @@ impl Port {
         }
     }
 
-    /// Takes tor's header off a stream; gives what the target gets first.
+    /// Reads tor's header from a stream and returns the bytes to send to the target first.
     async fn take_header(&self, stream: &mut UnixStream) -> io::Result<Vec<u8>> {
         if self.header == HeaderUse::Absent {
             return Ok(Vec::new());
@@ -273,15 +296,16 @@ impl Port {
         add(&self.bytes_in, &rest);
         Ok(match self.header {
             HeaderUse::PassedOn(backend) => [header.marked(&backend).to_string().as_bytes(), &rest].concat(),
-            HeaderUse::TakenAway | HeaderUse::Absent => rest,
+            HeaderUse::Removed | HeaderUse::Absent => rest,
         })
     }
 
-    /// Counts a stream that came to nothing. Clients can cause any number of them: only the first in a row is a warning.
+    /// Counts a failed stream. Clients can cause any number of failures, so only the first in a row
+    /// is logged as a warning.
     fn failed(&self, what: &str, reason: &dyn std::fmt::Display) {
         self.connect_failures.fetch_add(1, Ordering::Relaxed);
         let (port, target) = (self.number, &self.target);
-        if self.troubled.swap(true, Ordering::Relaxed) {
+        if self.failing.swap(true, Ordering::Relaxed) {
             tracing::debug!(port, target, "{what}: {reason}");
         } else {
             tracing::warn!(port, target, "{what}: {reason}");
@@ -289,12 +313,13 @@ impl Port {
     }
 }
 
-/// How many streams at once: raises the soft limit on open files as far as allowed (container runtimes give 1024 of many
-/// more), and leaves each stream its two files.
+/// Returns the largest number of concurrent streams, at two open files for each. Raises the soft
+/// limit on open files to the hard limit first, because container runtimes start with a soft limit
+/// of 1024.
 pub fn stream_limit() -> usize {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        tracing::warn!(%error, "cannot raise the limit on open files");
+        tracing::warn!(%error, "could not raise the limit on open files");
     }
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     usize::try_from(files.saturating_sub(OTHER_FILES) / 2).unwrap_or(usize::MAX).clamp(1, MAX_STREAMS)

@@ -1,5 +1,7 @@
-//! What must be there before tor starts: made by the agent when it starts, and by `backend init`.
+//! Creation of the files and directories that tor needs before it starts. The agent runs it at its
+//! start, and `backend init` runs it on its own.
 
+use std::fmt::Display;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -8,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rand::CryptoRng;
 
-use super::Failure;
+use super::AgentError;
 use super::paths::RunDir;
 use crate::common::tor_directories;
 use crate::link::AgentConfig;
@@ -18,56 +20,61 @@ const SECRET_KEY: &str = "hs_ed25519_secret_key";
 const PUBLIC_KEY: &str = "hs_ed25519_public_key";
 const OB_CONFIG: &str = "ob_config";
 
-/// Makes the directories, the onion key and the files beside it. A key that is there stays, also one that another process has just made.
+/// Creates the directories, the onion key and the files next to the key. An existing key is kept,
+/// even if another process has only just created it.
 pub fn init(
     run_dir: &RunDir,
     tor_data_dir: &Path,
     config: &AgentConfig,
     rng: &mut impl CryptoRng,
-) -> Result<(), Failure> {
+) -> Result<(), AgentError> {
     let service = run_dir.onion_service();
     tor_directories::make(run_dir.path(), tor_data_dir)?;
     tor_directories::make_private(&run_dir.forward())?;
     tor_directories::make_private(&service)?;
-    let key = read_or_make_key(&service.join(SECRET_KEY), rng)?;
+    let key = read_or_create_key(&service.join(SECRET_KEY), rng)?;
     let address = key.address();
     write_private(&service.join(PUBLIC_KEY), &key.to_tor_public_key_file())?;
     write_private(&run_dir.hostname(), format!("{address}\n").as_bytes())?;
     let instance_of = format!("MasterOnionAddress {}\n", config.master_onion_address);
     write_private(&service.join(OB_CONFIG), instance_of.as_bytes())?;
-    tracing::info!(%address, master = %config.master_onion_address, "ready for tor");
+    tracing::info!(%address, master = %config.master_onion_address, "prepared the files for tor");
     Ok(())
 }
 
-fn read_or_make_key(path: &Path, rng: &mut impl CryptoRng) -> Result<MasterKey, Failure> {
+fn read_or_create_key(path: &Path, rng: &mut impl CryptoRng) -> Result<MasterKey, AgentError> {
     match fs::read(path).map(zeroize::Zeroizing::new) {
-        Ok(bytes) => {
-            MasterKey::from_tor_secret_key_file(&bytes).map_err(|error| format!("{}: {error}", path.display()).into())
-        }
+        Ok(bytes) => MasterKey::from_tor_secret_key_file(&bytes).map_err(|error| failed_to("read", path, &error)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let key = MasterKey::generate(rng);
             match place(path, &key.to_tor_secret_key_file(), |new| fs::hard_link(new, path)) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => read_or_make_key(path, rng),
-                placed => placed.map(|()| key).map_err(|error| format!("{}: {error}", path.display()).into()),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => read_or_create_key(path, rng),
+                placed => placed.map(|()| key).map_err(|error| failed_to("create", path, &error)),
             }
         }
-        Err(error) => Err(format!("{}: {error}", path.display()).into()),
+        Err(error) => Err(failed_to("read", path, &error)),
     }
 }
 
-/// Writes a file of mode 0600 whole or not at all: a container that is killed half way leaves no half key.
-fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    place(path, bytes, |new| fs::rename(new, path)).map_err(|error| format!("{}: {error}", path.display()).into())
+/// Writes a file with mode 0600 atomically, so that a container that is killed midway leaves no
+/// partial file.
+fn write_private(path: &Path, bytes: &[u8]) -> Result<(), AgentError> {
+    place(path, bytes, |new| fs::rename(new, path)).map_err(|error| failed_to("write", path, &error))
 }
 
-/// Writes a file of mode 0600 beside `path` under a name that no other writer uses, and lets it be put there.
+fn failed_to(action: &str, path: &Path, error: &dyn Display) -> AgentError {
+    format!("cannot {action} {}: {error}", path.display()).into()
+}
+
+/// Writes a file with mode 0600 next to `path`, under a name that no other writer uses, and calls
+/// `put` to move or link it into place.
 fn place(path: &Path, bytes: &[u8], put: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let new = path.with_extension(format!("{}.{count}.new", std::process::id()));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
     let placed = file.write_all(bytes).and_then(|()| put(&new));
-    // After a rename it is gone.
+    // After a rename the temporary file no longer exists.
     let _ = fs::remove_file(&new);
     placed
 }
@@ -95,9 +102,9 @@ mod tests {
     }
 
     #[test]
-    fn makes_what_tor_needs_and_keeps_a_key_that_is_there() {
+    fn init_creates_the_files_for_tor_and_keeps_an_existing_key() {
         let dir = tempfile::tempdir().unwrap();
-        // As a volume with an fsGroup comes.
+        // A volume with an fsGroup has this mode.
         fs::set_permissions(dir.path(), Permissions::from_mode(0o2777)).unwrap();
         let (run_dir, data) = (RunDir::new(dir.path().join("run")), dir.path().join("tor/data"));
         fs::create_dir(dir.path().join("run")).unwrap();
@@ -124,13 +131,13 @@ mod tests {
     }
 
     #[test]
-    fn of_two_that_make_it_at_once_both_use_one_key() {
+    fn two_processes_that_create_the_key_at_once_use_the_same_key() {
         for _ in 0..50 {
             let dir = tempfile::tempdir().unwrap();
             fs::create_dir(dir.path().join("hs")).unwrap();
             let path = &dir.path().join("hs").join(SECRET_KEY);
             let keys = std::thread::scope(|scope| {
-                let makers = [(); 2].map(|()| scope.spawn(|| read_or_make_key(path, &mut rng()).unwrap().address()));
+                let makers = [(); 2].map(|()| scope.spawn(|| read_or_create_key(path, &mut rng()).unwrap().address()));
                 makers.map(|maker| maker.join().unwrap())
             });
             assert_eq!(keys[0], keys[1]);
@@ -138,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_file_that_is_none_is_not_overwritten() {
+    fn an_invalid_key_file_is_not_overwritten() {
         let dir = tempfile::tempdir().unwrap();
         let run_dir = RunDir::new(dir.path().to_owned());
         fs::create_dir(run_dir.onion_service()).unwrap();

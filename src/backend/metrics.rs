@@ -1,4 +1,4 @@
-//! `/metrics` in the Prometheus text format (version 0.0.4).
+//! The agent's `/metrics` in the Prometheus text format (version 0.0.4).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,14 +9,15 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::sync::watch;
 
-use super::forward::{Port, Traffic};
+use super::forward::{ForwarderPort, Traffic};
 use super::observer::TorState;
 use crate::common::exposition::{Exposition, escaped};
 use crate::common::http;
 
-type Counter = fn(&Port) -> &AtomicU64;
+type Counter = fn(&ForwarderPort) -> &AtomicU64;
 type Sources = (watch::Receiver<TorState>, Arc<Traffic>);
 
+/// Returns the router of the metrics server.
 pub fn router(tor: watch::Receiver<TorState>, traffic: Arc<Traffic>) -> Router {
     Router::new().route("/metrics", get(metrics)).with_state((tor, traffic))
 }
@@ -25,7 +26,7 @@ async fn metrics(State((tor, traffic)): State<Sources>) -> impl IntoResponse {
     http::metrics(render(&tor.borrow(), traffic.ports()))
 }
 
-fn render(tor: &TorState, ports: &[Arc<Port>]) -> String {
+fn render(tor: &TorState, ports: &[Arc<ForwarderPort>]) -> String {
     let mut text = Exposition::new("onionbalance_agent");
     text.family("tor_up", "gauge", "1 if tor answers on its control socket");
     text.sample("tor_up", "", u64::from(tor.answering));
@@ -67,7 +68,7 @@ fn render(tor: &TorState, ports: &[Arc<Port>]) -> String {
     text.finish()
 }
 
-fn labels(port: &Port) -> String {
+fn labels(port: &ForwarderPort) -> String {
     let name = port.name.as_ref().map(|name| format!(",name=\"{}\"", escaped(name))).unwrap_or_default();
     format!("port=\"{}\"{name}", port.number)
 }
@@ -80,7 +81,7 @@ mod tests {
     use crate::common::exposition::page;
 
     #[test]
-    fn the_text_is_what_prometheus_reads() {
+    fn the_text_is_in_the_prometheus_format_and_matches_the_docs() {
         let tor = TorState {
             answering: true,
             bootstrapped: 100,
@@ -88,7 +89,7 @@ mod tests {
             kills: 2,
             mended: Mended { circuits: 7, restarts: 1 },
         };
-        let port = Port::for_tests(80, "web:80");
+        let port = ForwarderPort::for_tests(80, "web:80");
         port.open.store(4, Ordering::Relaxed);
         port.bytes_out.store(5, Ordering::Relaxed);
         let text = render(&tor, &[Arc::new(port)]);
@@ -130,8 +131,8 @@ onionbalance_agent_bytes_total{port=\"80\",direction=\"out\"} 5
     }
 
     #[test]
-    fn a_port_with_a_name_shows_it() {
-        let mut port = Port::for_tests(443, "web:443");
+    fn the_name_of_a_port_is_a_label() {
+        let mut port = ForwarderPort::for_tests(443, "web:443");
         port.name = Some("https".to_owned());
         let text = render(
             &TorState {
@@ -145,7 +146,7 @@ onionbalance_agent_bytes_total{port=\"80\",direction=\"out\"} 5
         );
         assert!(text.contains("\nonionbalance_agent_streams_total{port=\"443\",name=\"https\"} 0\n"), "{text}");
         assert!(text.contains("_bytes_total{port=\"443\",name=\"https\",direction=\"in\"} 0\n"), "{text}");
-        let mut port = Port::for_tests(443, "web:443");
+        let mut port = ForwarderPort::for_tests(443, "web:443");
         port.name = Some("a\"\\\nb".to_owned());
         assert_eq!(labels(&port), r#"port="443",name="a\"\\\nb""#);
     }

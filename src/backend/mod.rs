@@ -1,4 +1,4 @@
-//! The agent: runs beside a stock tor in a backend pod.
+//! The agent, which runs next to a stock tor in every backend pod.
 //!
 //! ```text
 //! tor ◄─control socket─ observer ──watch──► api      the publisher's sync call
@@ -6,8 +6,9 @@
 //!                                           metrics
 //! ```
 //!
-//! The observer keeps what tor holds (ends a frozen tor, and helps one whose onion service stands still), the forwarder keeps the streams, the drain rule keeps what
-//! publishers said; the three HTTP servers only read these.
+//! The observer tracks tor's state, kills a frozen tor and repairs a stalled onion service. The
+//! forwarder carries the streams. The drain rule keeps the publishers' reports. The three HTTP
+//! servers only read from these.
 
 mod api;
 mod drain;
@@ -19,11 +20,13 @@ mod paths;
 mod points;
 mod probes;
 mod proxy_header;
+mod pulse;
 mod stall;
 mod system;
 mod watchdog;
 
 use std::error::Error;
+use std::fmt::Display;
 use std::future::IntoFuture as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -42,10 +45,10 @@ use forward::Forwarder;
 use observer::Observer;
 use paths::RunDir;
 
-/// How long requests in flight may take to end after SIGTERM; a pod that terminates has drained before.
+/// The time that open requests have to finish after SIGTERM. A terminating pod has already drained.
 const SHUTDOWN: Duration = Duration::from_secs(1);
 
-/// Flags of `onionbalance-operator backend`.
+/// The flags of `onionbalance-operator backend`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -58,17 +61,18 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Make the directories, the onion key and the files that tor needs before it starts; keeps a key that is there
+    /// Create the directories, the onion key and the files that tor needs; an existing key is kept
     Init,
 }
 
-/// Where things are; the agent and `init` agree on it.
+/// The paths that the agent and `init` share.
 #[derive(Debug, clap::Args)]
 struct Files {
-    /// The agent's configuration
+    /// The agent's configuration file
     #[arg(long, global = true, default_value = "/etc/onionbalance/config/agent.yaml")]
     config: PathBuf,
-    /// Control socket, onion key and forwarding sockets; a memory volume shared with tor
+    /// Directory of the control socket, the onion key and the forwarding sockets: a memory volume
+    /// shared with tor
     #[arg(long, global = true, default_value = "/run/onionbalance")]
     run_dir: PathBuf,
     /// Tor's `DataDirectory`
@@ -76,14 +80,14 @@ struct Files {
     tor_data_dir: PathBuf,
 }
 
-/// What the agent listens on, and whom it believes. Only the pod's UID comes from the environment: Kubernetes sets
-/// variables such as `API_PORT` for a Service that is named `api`.
+/// The agent's ports and credentials. Only the pod's UID can come from the environment, because
+/// Kubernetes sets variables such as `API_PORT` for a Service named `api`.
 #[derive(Debug, clap::Args)]
 struct Serve {
-    /// The token that the publisher has too
+    /// File with the token that the agent shares with the publisher
     #[arg(long, default_value = "/etc/onionbalance/token/token")]
     token: PathBuf,
-    /// This pod's UID: the publisher's requests must be made for it
+    /// UID of this pod; requests for another pod are refused
     #[arg(long, env = "POD_UID")]
     pod_uid: Option<String>,
     /// Address to listen on [default: all, IPv6 and IPv4]
@@ -98,15 +102,16 @@ struct Serve {
     /// Port of the metrics
     #[arg(long, default_value_t = METRICS_PORT)]
     metrics_port: u16,
-    /// Port of tor's own metrics on the loopback, which are passed on at `/tor/metrics`
+    /// Loopback port of tor's own metrics, which the agent serves at `/tor/metrics`
     #[arg(long, default_value_t = TOR_METRICS_PORT)]
     tor_metrics_port: u16,
 }
 
-type Failure = Box<dyn Error + Send + Sync>;
+/// The error that ends the agent or `init`.
+type AgentError = Box<dyn Error + Send + Sync>;
 
-/// Runs until it is told to stop (SIGTERM, SIGINT); `init` until it is done.
-pub async fn run(args: Args) -> Result<(), Failure> {
+/// Runs the agent until SIGTERM or SIGINT, or runs `init` to its end.
+pub async fn run(args: Args) -> Result<(), AgentError> {
     let config = read_config(&args.files.config)?;
     let run_dir = RunDir::new(args.files.run_dir);
     match args.command {
@@ -115,16 +120,17 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     }
 }
 
-fn read_config(path: &Path) -> Result<AgentConfig, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    AgentConfig::from_yaml(&text).map_err(|error| format!("{}: {error}", path.display()).into())
+fn read_config(path: &Path) -> Result<AgentConfig, AgentError> {
+    let with_path = |error: &dyn Display| format!("cannot read the agent's configuration {}: {error}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|error| with_path(&error))?;
+    AgentConfig::from_yaml(&text).map_err(|error| with_path(&error).into())
 }
 
-async fn serve(args: Serve, run_dir: &RunDir, tor_data_dir: &Path, config: AgentConfig) -> Result<(), Failure> {
-    // Before anything that takes long: a SIGTERM must find its handler.
+async fn serve(args: Serve, run_dir: &RunDir, tor_data_dir: &Path, config: AgentConfig) -> Result<(), AgentError> {
+    // The handlers come first, so that an early SIGTERM is not missed.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let pod_uid = args.pod_uid.ok_or("--pod-uid (or POD_UID in the environment) is needed")?;
-    // Also here: a kubelet that was restarted in between never runs the hook that calls `init`.
+    let pod_uid = args.pod_uid.ok_or("--pod-uid (or POD_UID in the environment) is required")?;
+    // A kubelet that restarted in between never runs the hook that calls `init`.
     init::init(run_dir, tor_data_dir, &config, &mut system::rng())?;
     let address = run_dir.read_hostname()?;
 
@@ -151,19 +157,19 @@ async fn serve(args: Serve, run_dir: &RunDir, tor_data_dir: &Path, config: Agent
     let mut workers = JoinSet::new();
     workers.spawn(observer.run());
     workers.spawn(forwarder.run());
-    tracing::info!(%address, master = %config.master_onion_address, "the agent runs");
+    tracing::info!(%address, master = %config.master_onion_address, "agent started");
 
     tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM"),
-        _ = interrupt.recv() => tracing::info!("SIGINT"),
+        _ = terminate.recv() => tracing::info!("received SIGTERM"),
+        _ = interrupt.recv() => tracing::info!("received SIGINT"),
         Some(ended) = servers.join_next() => {
             ended??;
-            return Err("a server stopped".into());
+            return Err("an HTTP server stopped unexpectedly".into());
         }
         Some(Err(panic)) = workers.join_next() => return Err(panic.into()),
     }
     stop.cancel();
-    // A `/drain` call that still waits must not hold the process.
+    // A waiting `/drain` call must not keep the process alive.
     let _ = tokio::time::timeout(SHUTDOWN, servers.join_all()).await;
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The observer: asks tor once a second what it holds, and at once when tor made a descriptor. Has a tor helped whose onion
-//! service stands still.
+//! The observer asks tor once a second for its state, and immediately after tor created a
+//! descriptor. It also runs the repair of a tor whose onion service has stalled.
 
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -7,60 +7,46 @@ use std::pin::pin;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::paths::RunDir;
 use super::points::{Points, open};
+use super::pulse::Pulse;
 use super::stall::{Mended, Mender};
 use super::system::wall_clock;
-use super::watchdog::{Lost, Watchdog};
+use super::watchdog::{Unanswered, Watchdog, WatchedClient};
+use crate::common::complaint::Complaint;
 use crate::consensus::NetworkKind;
 use crate::control::{Client, Connector, ControlError, Event, HsDescAction, bootstrap_percent};
 use crate::onion::OnionAddress;
 
-/// How often tor is asked.
+/// The interval at which tor is polled.
 const POLL: Duration = Duration::from_secs(1);
-/// How often while it has no introduction points: their coming is no event, and readiness waits for them.
+/// The polling interval while tor has no introduction points. Tor sends no event when it
+/// establishes them, and readiness depends on them.
 const POLL_AT_START: Duration = Duration::from_millis(250);
-/// Longer than the watchdog's patience with a tor that once answered: it is the watchdog who counts tor's silence.
+/// The timeout of one control command. It exceeds the watchdog's patience with a tor that has
+/// answered before, because the watchdog is what counts tor's silence.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
-/// How soon a lost connection is tried again.
+/// The delay before the observer reconnects to tor.
 const RECONNECT: Duration = Duration::from_millis(250);
 
-/// What the agent knows of its tor.
+/// The agent's knowledge of its tor.
 #[derive(Debug, Clone)]
 pub struct TorState {
-    /// There is a control connection, and the last question was answered.
+    /// True if the control connection is open and tor answered the last question.
     pub answering: bool,
-    /// Percent.
+    /// Tor's bootstrap progress in percent.
     pub bootstrapped: u8,
-    /// Its introduction points.
+    /// The introduction points that tor holds.
     pub points: Points,
-    /// How often a frozen tor was ended.
+    /// The number of frozen tor processes that the agent has killed.
     pub kills: u64,
-    /// How often one was helped whose onion service stood still.
+    /// The repairs of stalled onion services since the agent started.
     pub mended: Mended,
 }
 
-/// Says that the observer's loop turns.
-#[derive(Debug, Clone)]
-pub struct Pulse(watch::Sender<Instant>);
-
-impl Pulse {
-    pub fn new() -> Self {
-        Self(watch::Sender::new(Instant::now()))
-    }
-
-    pub fn beat(&self) {
-        self.0.send_replace(Instant::now());
-    }
-
-    pub fn last_beat(&self) -> Instant {
-        *self.0.borrow()
-    }
-}
-
-/// The task that keeps [`TorState`].
+/// The task that keeps [`TorState`] up to date.
 #[derive(Debug)]
 pub struct Observer {
     socket: PathBuf,
@@ -69,12 +55,12 @@ pub struct Observer {
     state: watch::Sender<TorState>,
     pulse: Pulse,
     watchdog: Watchdog,
-    /// The last thing that went wrong, so that it is logged once.
-    complaint: Option<String>,
+    /// Logs a problem once, although it is retried several times a second.
+    complaint: Complaint,
 }
 
 impl Observer {
-    /// `boot` is random per agent start.
+    /// Creates an observer for the tor of `run_dir`. `boot` is random for each start of the agent.
     pub fn new(run_dir: &RunDir, address: OnionAddress, boot: u64) -> Self {
         let points = Points::new(boot);
         let state = TorState { answering: false, bootstrapped: 0, points, kills: 0, mended: Mended::default() };
@@ -86,52 +72,55 @@ impl Observer {
             state: watch::Sender::new(state),
             watchdog: Watchdog::new(pulse.clone()),
             pulse,
-            complaint: None,
+            complaint: Complaint::default(),
         }
     }
 
+    /// Returns a receiver of the observed state.
     pub fn watch(&self) -> watch::Receiver<TorState> {
         self.state.subscribe()
     }
 
+    /// Returns the heartbeat of the observer's loop.
     pub fn pulse(&self) -> Pulse {
         self.pulse.clone()
     }
 
+    /// Observes tor forever, and reconnects whenever the connection is lost.
     pub async fn run(mut self) -> Infallible {
         loop {
-            let Err(lost) = self.connection().await;
-            self.lost(lost);
+            let Err(reason) = self.observe_connection().await;
+            self.connection_lost(reason);
             sleep(RECONNECT).await;
             self.pulse.beat();
         }
     }
 
-    /// One connection, from connecting to losing it.
-    async fn connection(&mut self) -> Result<Infallible, Lost> {
+    /// Connects to tor and observes it until the connection is lost.
+    async fn observe_connection(&mut self) -> Result<Infallible, Unanswered> {
         self.watchdog.meet(&self.socket).await?;
         let (client, mut events) = self.watchdog.answer(self.connector.connect()).await?;
         self.watchdog.answer(client.set_events(&["HS_DESC"])).await?;
         let testing = self.watchdog.answer(client.get_conf("TestingTorNetwork")).await?;
         let mut mender = Mender::new(self.address, NetworkKind::from_option(&testing));
-        self.complaint = None;
+        self.complaint.settle();
         tracing::info!("connected to tor");
         loop {
-            self.look(&client).await?;
+            self.poll(&client).await?;
             self.mend(&client, &mut mender).await?;
-            self.next_occasion(&mut events).await?;
+            self.wait_for_next_poll(&mut events).await?;
         }
     }
 
-    /// Waits until it is time to ask tor again.
-    async fn next_occasion(&self, events: &mut mpsc::Receiver<Event>) -> Result<(), Lost> {
+    /// Waits for the end of the polling interval or for the event of a new descriptor.
+    async fn wait_for_next_poll(&self, events: &mut mpsc::Receiver<Event>) -> Result<(), Unanswered> {
         let starting = self.state.borrow().points.count() == 0;
         let mut pause = pin!(sleep(if starting { POLL_AT_START } else { POLL }));
         loop {
             tokio::select! {
                 () = &mut pause => return Ok(()),
                 event = events.recv() => match event {
-                    None => return Err(Lost::Broken(ControlError::Closed)),
+                    None => return Err(Unanswered::Broken(ControlError::Closed)),
                     Some(Event::HsDesc(event))
                         if event.action == HsDescAction::Created && event.address == Some(self.address) =>
                     {
@@ -143,27 +132,23 @@ impl Observer {
         }
     }
 
-    async fn look(&mut self, client: &Client) -> Result<(), Lost> {
+    /// Reads tor's bootstrap progress and descriptor into the state.
+    async fn poll(&mut self, client: &Client) -> Result<(), Unanswered> {
+        let mut tor = WatchedClient::new(client, &mut self.watchdog);
         let mut bootstrapped = self.state.borrow().bootstrapped;
         if bootstrapped < 100 {
-            let phase = self.get_info(client, "status/bootstrap-phase").await?;
+            let phase = tor.get_info("status/bootstrap-phase").await?;
             bootstrapped = phase.as_deref().and_then(bootstrap_percent).unwrap_or(0);
         }
-        let key = format!("hs/service/desc/id/{}", self.address.identifier());
-        let opened = match self.get_info(client, &key).await? {
-            // Tor has no descriptor yet.
-            None => None,
-            Some(text) => match open(text, &self.address, wall_clock()) {
-                Ok(opened) => Some(opened),
-                Err(error) => {
-                    let complaint = format!("tor's own descriptor is of no use: {error}");
-                    if self.is_news(&complaint) {
-                        tracing::warn!("{complaint}");
-                    }
-                    None
-                }
-            },
-        };
+        // Tor refuses this question while it has no descriptor.
+        let text = tor.get_info(&format!("hs/service/desc/id/{}", self.address.identifier())).await?;
+        let opened = text.and_then(|text| match open(text, &self.address, wall_clock()) {
+            Ok(opened) => Some(opened),
+            Err(error) => {
+                self.complaint.utter("tor's own descriptor is invalid", &error);
+                None
+            }
+        });
         self.state.send_modify(|state| {
             (state.answering, state.bootstrapped) = (true, bootstrapped);
             let changed = match opened {
@@ -177,59 +162,37 @@ impl Observer {
         Ok(())
     }
 
-    /// One that is not bootstrapped yet waits for the network.
-    async fn mend(&mut self, client: &Client, mender: &mut Mender) -> Result<(), Lost> {
+    /// Repairs a stalled onion service. A tor that has not bootstrapped yet is left alone, because
+    /// it is waiting for the network.
+    async fn mend(&mut self, client: &Client, mender: &mut Mender) -> Result<(), Unanswered> {
         let state = self.state.borrow().clone();
         if state.bootstrapped < 100 {
             return Ok(());
         }
-        let done = mender.look(client, &mut self.watchdog, &state.points).await?;
+        let mut tor = WatchedClient::new(client, &mut self.watchdog);
+        let done = mender.check(&mut tor, &state.points).await?;
         if done != Mended::default() {
             self.state.send_modify(|state| state.mended += done);
         }
         Ok(())
     }
 
-    /// GETINFO; None when tor refuses the question.
-    async fn get_info(&mut self, client: &Client, key: &str) -> Result<Option<String>, Lost> {
-        match self.watchdog.answer(client.get_info(key)).await {
-            Ok(value) => Ok(Some(value)),
-            Err(Lost::Broken(ControlError::Refused { .. })) => Ok(None),
-            Err(lost) => Err(lost),
-        }
-    }
-
-    /// Without tor there are no points: nobody must be sent here.
-    fn lost(&mut self, lost: Lost) {
+    /// Clears the state after the connection was lost: without tor there are no introduction
+    /// points, and clients must not be sent to this backend.
+    fn connection_lost(&mut self, reason: Unanswered) {
         let mut killed = false;
-        match lost {
-            Lost::Absent(error) => {
-                let complaint = format!("tor is not there: {}: {error}", self.socket.display());
-                if self.is_news(&complaint) {
-                    tracing::info!("{complaint}");
-                }
+        match reason {
+            // Tor may not have started yet.
+            Unanswered::Absent(error) => {
+                self.complaint.mention("tor is not listening", &format!("{}: {error}", self.socket.display()));
             }
-            Lost::Broken(error) => {
-                let complaint = format!("no connection to tor: {error}");
-                if self.is_news(&complaint) {
-                    tracing::warn!("{complaint}");
-                }
-            }
-            Lost::Frozen => killed = self.watchdog.kill(),
+            Unanswered::Broken(error) => self.complaint.utter("no connection to tor", &error),
+            Unanswered::Frozen => killed = self.watchdog.kill(),
         }
         self.state.send_modify(|state| {
             (state.answering, state.bootstrapped) = (false, 0);
             state.points.clear();
             state.kills += u64::from(killed);
         });
-    }
-
-    /// What goes wrong is tried again several times a second; it is logged once.
-    fn is_news(&mut self, complaint: &str) -> bool {
-        let new = self.complaint.as_deref() != Some(complaint);
-        if new {
-            self.complaint = Some(complaint.to_owned());
-        }
-        new
     }
 }

@@ -1,4 +1,4 @@
-//! The introduction points that tor holds, and when they count as changed.
+//! The introduction points that tor holds, and the detection of their changes.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -7,60 +7,66 @@ use crate::link::Revision;
 use crate::onion::descriptor::DescriptorError;
 use crate::onion::{BlindedPublicKey, OnionAddress, ServiceContent, UncheckedDescriptor};
 
-/// Tor's newest descriptor with a revision that rises when its content changes. Tor signs and encrypts afresh for each
-/// question, so the text always differs: the opened content is compared.
+/// Tor's newest descriptor, with a revision that rises when the descriptor's content changes.
+///
+/// Tor signs and encrypts the descriptor again for each question, so the text always differs. The
+/// revision therefore follows the decrypted content.
 #[derive(Debug, Clone)]
 pub struct Points {
     revision: Revision,
-    held: Option<Held>,
+    held: Option<OwnDescriptor>,
 }
 
 #[derive(Debug, Clone)]
-struct Held {
+struct OwnDescriptor {
     text: Arc<str>,
-    /// Of the period that the descriptor is for.
+    /// The blinded key of the descriptor's time period.
     blinded_key: BlindedPublicKey,
     content: Arc<ServiceContent>,
 }
 
 impl Points {
-    /// None yet. `boot` tells this agent's revisions from those of the agent before a restart.
+    /// Creates an empty state. `boot` distinguishes this agent's revisions from those before a
+    /// restart.
     pub fn new(boot: u64) -> Self {
         Self { revision: Revision { boot, number: 0 }, held: None }
     }
 
+    /// Returns the current revision.
     pub fn revision(&self) -> Revision {
         self.revision
     }
 
+    /// Returns the number of introduction points.
     pub fn count(&self) -> usize {
         self.held.as_ref().map_or(0, |held| held.content.introduction_points.len())
     }
 
-    /// Of the period that its descriptor is for; None without introduction points.
+    /// Returns the blinded key of the descriptor's time period, or None without introduction
+    /// points.
     pub fn blinded_key(&self) -> Option<&BlindedPublicKey> {
         self.held.as_ref().map(|held| &held.blinded_key)
     }
 
-    /// As tor gave it last; None without introduction points.
+    /// Returns the text of tor's newest descriptor, or None without introduction points.
     pub fn descriptor(&self) -> Option<Arc<str>> {
         self.held.as_ref().map(|held| held.text.clone())
     }
 
-    /// Takes in tor's newest answer, opened: whether the points changed. The text is always replaced, so that it never
-    /// gets old.
+    /// Takes in tor's newest descriptor. Returns true if the points changed. The text is replaced
+    /// in any case, so that it is never outdated.
     pub fn observe(&mut self, opened: Opened) -> bool {
         let Opened { text, blinded_key, content } = opened;
         if content.introduction_points.is_empty() {
             return self.clear();
         }
-        let new = Held { text, blinded_key, content: Arc::new(content) };
+        let new = OwnDescriptor { text, blinded_key, content: Arc::new(content) };
         let changed = !self.held.as_ref().is_some_and(|old| old.same_points(&new));
         self.held = Some(new);
         self.count_change(changed)
     }
 
-    /// Tor holds no points, or is gone.
+    /// Records that tor has no points or is gone. Returns true if there were points before.
     pub fn clear(&mut self) -> bool {
         let changed = self.held.take().is_some();
         self.count_change(changed)
@@ -72,13 +78,13 @@ impl Points {
     }
 }
 
-impl Held {
+impl OwnDescriptor {
     fn same_points(&self, other: &Self) -> bool {
         self.blinded_key == other.blinded_key && self.content == other.content
     }
 }
 
-/// A descriptor's text with what it says.
+/// A descriptor's text with its decrypted content.
 #[derive(Debug)]
 pub struct Opened {
     text: Arc<str>,
@@ -86,8 +92,8 @@ pub struct Opened {
     content: ServiceContent,
 }
 
-/// Opens a descriptor of the agent's own tor. Which period it should be for is the publisher's matter, who knows the
-/// consensus.
+/// Decrypts and checks a descriptor of the agent's own tor. The time period is not checked: only
+/// the publisher knows the consensus.
 pub fn open(text: String, address: &OnionAddress, now: SystemTime) -> Result<Opened, DescriptorError> {
     let unchecked = UncheckedDescriptor::parse(&text)?;
     let blinded_key = unchecked.blinded_key();
@@ -101,7 +107,7 @@ mod tests {
     use crate::onion::IntroductionPoint;
 
     impl Points {
-        /// With so many points that differ.
+        /// Returns a state with the given number of different points.
         pub fn with_count(count: u8) -> Self {
             let mut points = Self::new(7);
             points.observe(opened("text", 1, &(0..count).collect::<Vec<_>>()));
@@ -123,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_revision_rises_with_the_points_and_the_text_is_always_the_newest() {
+    fn the_revision_follows_the_points_and_the_text_is_always_the_newest() {
         let mut points = Points::new(7);
         let mut step = |answer: Option<Opened>| {
             let changed = match answer {

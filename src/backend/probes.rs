@@ -1,4 +1,5 @@
-//! `/startupz`, `/livez`, `/readyz`, and `/drain` for preStop. Each answers with a line that says why.
+//! The probes `/startupz`, `/livez` and `/readyz`, and `/drain` for the `preStop` hook. Each
+//! answers with one line that gives the reason.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +11,16 @@ use axum::routing::get;
 use tokio::sync::watch;
 
 use super::drain::Drain;
-use super::observer::{Pulse, TorState};
+use super::observer::TorState;
+use super::pulse::Pulse;
 
-/// The observer's loop turns at least once a second; after so long without a turn it hangs.
+/// The time after which the observer's loop counts as hung. The loop normally turns at least once a
+/// second.
 const HANGS_AFTER: Duration = Duration::from_secs(30);
 
-type Answer = (StatusCode, String);
+type ProbeAnswer = (StatusCode, String);
 
+/// Returns the router of the probe server.
 pub fn router(tor: watch::Receiver<TorState>, pulse: Pulse, drain: Arc<Drain>) -> Router {
     let drains = get(wait_for_drain).with_state(drain);
     Router::new()
@@ -24,26 +28,28 @@ pub fn router(tor: watch::Receiver<TorState>, pulse: Pulse, drain: Arc<Drain>) -
         .route("/livez", get(live).with_state(pulse))
         .route("/readyz", get(ready).with_state(tor))
         .route("/drain", drains.clone())
-        // Kubernetes before 1.21 asks so where the manifest says `/drain`.
+        // Kubernetes before 1.21 requests this path if the manifest says `/drain`.
         .route("//drain", drains)
 }
 
-/// The forwarding sockets and the other servers stood before this one answered.
-async fn startup() -> Answer {
+/// Reports the start as complete: the forwarding sockets are bound before this server answers.
+async fn startup() -> ProbeAnswer {
     (StatusCode::OK, line("started"))
 }
 
-/// Speaks of the agent alone: a tor that waits for the network is none of its faults, and a restart would not help.
-async fn live(State(pulse): State<Pulse>) -> Answer {
+/// Reports the liveness of the agent alone. A tor that is waiting for the network is not the
+/// agent's fault, and restarting the agent would not help.
+async fn live(State(pulse): State<Pulse>) -> ProbeAnswer {
     let quiet = pulse.last_beat().elapsed();
     if quiet < HANGS_AFTER {
         (StatusCode::OK, line("alive"))
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, line(&format!("the agent's loop has hung for {} s", quiet.as_secs())))
+        let problem = format!("the agent's main loop has been hanging for {} s", quiet.as_secs());
+        (StatusCode::SERVICE_UNAVAILABLE, line(&problem))
     }
 }
 
-async fn ready(State(tor): State<watch::Receiver<TorState>>) -> Answer {
+async fn ready(State(tor): State<watch::Receiver<TorState>>) -> ProbeAnswer {
     let (ready, reason) = readiness(&tor.borrow());
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, line(&reason))
 }
@@ -59,10 +65,10 @@ fn readiness(tor: &TorState) -> (bool, String) {
     }
 }
 
-async fn wait_for_drain(State(drain): State<Arc<Drain>>) -> Answer {
-    tracing::info!("draining");
+async fn wait_for_drain(State(drain): State<Arc<Drain>>) -> ProbeAnswer {
+    tracing::info!("drain started");
     let reason = drain.wait().await;
-    tracing::info!(reason, "drained");
+    tracing::info!(reason, "drain finished");
     (StatusCode::OK, line(reason))
 }
 
@@ -79,7 +85,7 @@ mod tests {
     use crate::backend::stall::Mended;
 
     #[test]
-    fn ready_means_bootstrapped_with_a_point() {
+    fn the_agent_is_ready_if_tor_is_bootstrapped_and_has_a_point() {
         let state = |answering, bootstrapped, points| TorState {
             answering,
             bootstrapped,
@@ -94,7 +100,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn live_means_that_the_loop_turns() {
+    async fn the_agent_is_live_while_its_loop_turns() {
         pause();
         let pulse = Pulse::new();
         advance(Duration::from_secs(29)).await;

@@ -1,13 +1,15 @@
-//! The line that tor writes before each stream under `HiddenServiceExportCircuitID haproxy`: a header of the PROXY
-//! protocol, version 1. Its source address names the client's circuit, so that an app can limit what one circuit does.
+//! The PROXY protocol header, version 1, that tor writes before each stream under
+//! `HiddenServiceExportCircuitID haproxy`. Its source address identifies the client's circuit, so
+//! that an application can limit what one circuit does.
 //!
 //! ```text
 //! PROXY TCP6 fc00:dead:beef:4dad::0:2a ::1 42 80\r\n
 //! ```
 //!
-//! The last 32 bits of the source are tor's number of the circuit, the last port is the onion address's. Every tor counts
-//! its circuits from 1, and a target serves several backends: the agent puts the beginning of its backend's onion key into
-//! the 32 bits before, so that no two backends' circuits look the same.
+//! The last 32 bits of the source address are tor's circuit number, and the last port is the port
+//! of the onion address. Every tor numbers its circuits from 1, but a target serves several
+//! backends. The agent therefore writes the beginning of its backend's onion key into the preceding
+//! 32 bits, so that circuits of different backends have different addresses.
 
 use std::fmt;
 use std::io;
@@ -17,10 +19,11 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use crate::onion::OnionAddress;
 
-/// The longest header of version 1, line end included (PROXY protocol, section 2.1).
+/// The length of the longest header of version 1 in bytes, including the line end (PROXY protocol,
+/// section 2.1).
 pub const MAX_BYTES: usize = 107;
 
-/// What such a line says.
+/// A parsed PROXY header over IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProxyHeader {
     source: Ipv6Addr,
@@ -29,13 +32,13 @@ pub struct ProxyHeader {
     destination_port: u16,
 }
 
-/// Not a line that tor writes.
+/// The error for a stream that does not begin with a header in tor's format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("tor did not begin the stream with a PROXY header")]
+#[error("the stream does not begin with a PROXY header of tor")]
 pub struct NoHeader;
 
 impl ProxyHeader {
-    /// Reads a line without its line end.
+    /// Parses a header line without its line end.
     pub fn parse(line: &[u8]) -> Result<Self, NoHeader> {
         let line = str::from_utf8(line).map_err(|_| NoHeader)?;
         let mut fields = line.strip_prefix("PROXY TCP6 ").ok_or(NoHeader)?.split(' ');
@@ -49,7 +52,7 @@ impl ProxyHeader {
         if fields.next().is_some() { Err(NoHeader) } else { Ok(header) }
     }
 
-    /// The same, with the backend's mark in the source address.
+    /// Returns the header with the backend's mark in the source address.
     pub fn marked(self, backend: &OnionAddress) -> Self {
         let [prefix @ .., _, _, _, _, c0, c1, c2, c3] = self.source.octets();
         let [m0, m1, m2, m3, ..] = *backend.public_key();
@@ -59,7 +62,7 @@ impl ProxyHeader {
     }
 }
 
-/// With its line end.
+/// Writes the header with its line end.
 impl fmt::Display for ProxyHeader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { source, destination, source_port, destination_port } = self;
@@ -72,11 +75,12 @@ fn address(text: &str) -> Result<Ipv6Addr, NoHeader> {
 }
 
 fn port(text: &str) -> Result<u16, NoHeader> {
-    // `u16::from_str` takes a plus sign.
+    // `u16::from_str` would accept a plus sign.
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().map_err(|_| NoHeader) } else { Err(NoHeader) }
 }
 
-/// Reads the header off a stream; also gives what was read beyond it, the client's first bytes.
+/// Reads the header from a stream. Returns it with the client's first bytes, which were read beyond
+/// the header.
 pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<(ProxyHeader, Vec<u8>)> {
     let mut bytes = Vec::with_capacity(MAX_BYTES);
     let mut limited = stream.take(MAX_BYTES as u64);
@@ -98,7 +102,7 @@ mod tests {
 
     use super::*;
 
-    /// As `export_hs_client_circuit_id` of tor 0.4.9 writes it.
+    /// Returns the header as `export_hs_client_circuit_id` of tor 0.4.9 writes it.
     fn line_of_tor(circuit: u32, port: u16) -> String {
         let (high, low) = (circuit >> 16, circuit & 0xffff);
         format!("PROXY TCP6 fc00:dead:beef:4dad::{high:x}:{low:x} ::1 {low} {port}\r\n")
@@ -109,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn tors_line_with_the_backends_mark() {
+    fn the_mark_of_the_backend_precedes_the_circuit_number() {
         let line = line_of_tor(0x0001_002a, 80);
         let header = ProxyHeader::parse(line.trim_end().as_bytes()).unwrap();
         assert_eq!(header.to_string(), "PROXY TCP6 fc00:dead:beef:4dad::1:2a ::1 42 80\r\n");
@@ -149,13 +153,14 @@ mod tests {
         assert!(header.to_string().len() <= MAX_BYTES, "{}", header.to_string().len());
     }
 
-    /// Reads from a stream that gives its bytes in pieces of these sizes (and then byte by byte).
+    /// Reads from a stream that returns its bytes in pieces of the given sizes, and then byte by
+    /// byte.
     fn read_in_pieces(bytes: &[u8], sizes: &[usize]) -> io::Result<(ProxyHeader, Vec<u8>)> {
-        let mut stream = tokio_test_pieces(bytes, sizes);
+        let mut stream = in_pieces(bytes, sizes);
         futures::executor::block_on(read(&mut stream))
     }
 
-    fn tokio_test_pieces(bytes: &[u8], sizes: &[usize]) -> Pieces {
+    fn in_pieces(bytes: &[u8], sizes: &[usize]) -> Pieces {
         Pieces { bytes: bytes.to_vec(), sizes: sizes.iter().rev().copied().collect(), given: 0 }
     }
 
@@ -182,12 +187,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_tor_writes_is_read_and_the_clients_bytes_are_kept(
+        fn every_header_of_tor_is_read_and_the_clients_bytes_are_kept(
             circuit: u32, port: u16, payload in prop::collection::vec(any::<u8>(), 0..300),
             sizes in prop::collection::vec(1..120_usize, 0..20),
         ) {
             let line = line_of_tor(circuit, port);
-            let mut stream = tokio_test_pieces(&[line.as_bytes(), &payload].concat(), &sizes);
+            let mut stream = in_pieces(&[line.as_bytes(), &payload].concat(), &sizes);
             let (header, mut rest) = futures::executor::block_on(read(&mut stream)).unwrap();
             prop_assert_eq!(header.source.octets()[12..].to_vec(), circuit.to_be_bytes());
             prop_assert_eq!(header.destination_port, port);
@@ -199,10 +204,10 @@ mod tests {
         }
 
         #[test]
-        fn any_stream_is_read_for_the_headers_length_at_most(
+        fn no_stream_is_read_beyond_the_longest_header(
             bytes in prop::collection::vec(any::<u8>(), 0..400), sizes in prop::collection::vec(1..120_usize, 0..20),
         ) {
-            let mut stream = tokio_test_pieces(&bytes, &sizes);
+            let mut stream = in_pieces(&bytes, &sizes);
             let result = futures::executor::block_on(read(&mut stream));
             prop_assert!(stream.given <= MAX_BYTES);
             if let Ok((header, rest)) = result {
@@ -212,7 +217,7 @@ mod tests {
         }
 
         #[test]
-        fn almost_a_header(line in "PROXY TCP6 [0-9a-f:]{0,40} [0-9a-f:]{0,40} [0-9+-]{0,6} [0-9]{0,6}(\r\n)?.{0,9}") {
+        fn a_header_that_parses_is_written_unchanged(line in "PROXY TCP6 [0-9a-f:]{0,40} [0-9a-f:]{0,40} [0-9+-]{0,6} [0-9]{0,6}(\r\n)?.{0,9}") {
             if let Ok((header, _)) = read_in_pieces(line.as_bytes(), &[]) {
                 prop_assert_eq!(ProxyHeader::parse(header.to_string().trim_end().as_bytes()), Ok(header));
             }

@@ -1,5 +1,7 @@
-//! The frozen-tor rule: relays go on acknowledging introductions for a tor that is frozen, so it is worse than a dead
-//! one. A tor that does not answer its control socket is ended; the kubelet starts it again.
+//! The rule for a frozen tor: the agent kills a tor that does not answer its control socket, and
+//! the kubelet starts it again.
+//!
+//! A frozen tor is worse than a dead one, because relays keep acknowledging introductions for it.
 
 use std::io;
 use std::path::Path;
@@ -10,30 +12,31 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::observer::Pulse;
-use crate::control::ControlError;
+use super::pulse::Pulse;
+use crate::control::{Client, ControlError};
 
-/// Silence is counted in such steps of the agent's own running time: when the whole machine was paused, at most one step
-/// is over before tor had a chance to answer.
+/// The step in which silence is counted, in the agent's own running time. After a pause of the
+/// whole machine, at most one step passes before tor has had a chance to answer.
 const STEP: Duration = Duration::from_secs(1);
-/// How many silent steps a tor has that once answered.
+/// The number of silent steps after which a tor that has answered before counts as frozen.
 const PATIENCE: u32 = 5;
-/// How many one has that has not answered yet: it may be starting (it listens before its main loop runs), and without
-/// introduction points it does no harm.
+/// The number of silent steps after which a tor that has never answered counts as frozen. A
+/// starting tor listens before its main loop runs, and does no harm while it has no introduction
+/// points.
 const PATIENCE_AT_START: u32 = 60;
 
-/// Why a question to tor has no answer.
+/// The reason why tor did not answer a question.
 #[derive(Debug)]
-pub enum Lost {
-    /// Nobody listens.
+pub enum Unanswered {
+    /// Nothing listens on the control socket.
     Absent(io::Error),
-    /// Tor refuses, or the connection broke.
+    /// Tor refused the question, or the connection broke.
     Broken(ControlError),
-    /// Tor is there and has been silent for too long.
+    /// Tor listens but has been silent for too long.
     Frozen,
 }
 
-/// Which tor listens, and how long it has been silent.
+/// The process that listens on the control socket, and the length of its silence.
 #[derive(Debug)]
 pub struct Watchdog {
     pulse: Pulse,
@@ -43,13 +46,14 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
+    /// Creates a watchdog that beats `pulse` while it waits for an answer.
     pub fn new(pulse: Pulse) -> Self {
         Self { pulse, tor: None, has_answered: false, silent_steps: 0 }
     }
 
-    /// Learns which process listens on `socket`.
-    pub async fn meet(&mut self, socket: &Path) -> Result<(), Lost> {
-        let listener = async { UnixStream::connect(socket).await?.peer_cred() }.await.map_err(Lost::Absent)?;
+    /// Finds out which process listens on `socket`. A new process starts with full patience.
+    pub async fn meet(&mut self, socket: &Path) -> Result<(), Unanswered> {
+        let listener = async { UnixStream::connect(socket).await?.peer_cred() }.await.map_err(Unanswered::Absent)?;
         let listener = listener.pid().and_then(Pid::from_raw);
         if listener != self.tor {
             *self = Self { tor: listener, ..Self::new(self.pulse.clone()) };
@@ -57,42 +61,80 @@ impl Watchdog {
         Ok(())
     }
 
-    /// Waits for tor's answer.
-    pub async fn answer<T>(&mut self, question: impl Future<Output = Result<T, ControlError>>) -> Result<T, Lost> {
+    /// Waits for tor's answer, and counts its silence.
+    pub async fn answer<T>(
+        &mut self,
+        question: impl Future<Output = Result<T, ControlError>>,
+    ) -> Result<T, Unanswered> {
         let mut question = pin!(question);
         while self.silent_steps < self.patience() {
             self.pulse.beat();
             match timeout(STEP, &mut question).await {
                 Err(_) => self.silent_steps += 1,
-                // The connection gave up before us: still no answer.
-                Ok(Err(error @ ControlError::Timeout(_))) => return Err(Lost::Broken(error)),
+                // The connection's own timeout ended the wait, so tor still has not answered.
+                Ok(Err(error @ ControlError::Timeout(_))) => return Err(Unanswered::Broken(error)),
                 Ok(answer) => {
                     self.silent_steps = 0;
                     self.has_answered |= matches!(answer, Ok(_) | Err(ControlError::Refused { .. }));
-                    return answer.map_err(Lost::Broken);
+                    return answer.map_err(Unanswered::Broken);
                 }
             }
         }
-        Err(Lost::Frozen)
+        Err(Unanswered::Frozen)
     }
 
-    /// Ends the silent tor; whether it could be done.
+    /// Kills the frozen tor. Returns true if the signal was sent.
     pub fn kill(&mut self) -> bool {
         self.silent_steps = 0;
         let Some(tor) = self.tor.filter(|pid| !pid.is_init()) else {
-            tracing::error!("tor is frozen and its process is not visible: the pod must share its process namespace");
+            tracing::error!("tor is frozen, but its process is not visible: the pod must share its process namespace");
             return false;
         };
         let killed = kill_process(tor, Signal::KILL);
         match killed {
-            Ok(()) => tracing::warn!(pid = tor.as_raw_nonzero(), "tor did not answer its control socket: killed"),
-            Err(error) => tracing::error!(pid = tor.as_raw_nonzero(), %error, "tor is frozen and cannot be killed"),
+            Ok(()) => tracing::warn!(pid = tor.as_raw_nonzero(), "killed a frozen tor"),
+            Err(error) => tracing::error!(pid = tor.as_raw_nonzero(), %error, "could not kill a frozen tor"),
         }
         killed.is_ok()
     }
 
     fn patience(&self) -> u32 {
         if self.has_answered { PATIENCE } else { PATIENCE_AT_START }
+    }
+}
+
+/// A control connection on which the watchdog watches every question.
+pub struct WatchedClient<'a> {
+    client: &'a Client,
+    watchdog: &'a mut Watchdog,
+}
+
+impl<'a> WatchedClient<'a> {
+    /// Joins a connection with the watchdog of its tor.
+    pub fn new(client: &'a Client, watchdog: &'a mut Watchdog) -> Self {
+        Self { client, watchdog }
+    }
+
+    /// Returns the connection, for the questions that [`Self::answer`] takes.
+    pub fn client(&self) -> &'a Client {
+        self.client
+    }
+
+    /// Waits for tor's answer. Returns None if tor refuses the question.
+    pub async fn answer<T>(
+        &mut self,
+        question: impl Future<Output = Result<T, ControlError>>,
+    ) -> Result<Option<T>, Unanswered> {
+        match self.watchdog.answer(question).await {
+            Ok(value) => Ok(Some(value)),
+            Err(Unanswered::Broken(ControlError::Refused { .. })) => Ok(None),
+            Err(reason) => Err(reason),
+        }
+    }
+
+    /// Asks tor with GETINFO. Returns None if tor refuses the question.
+    pub async fn get_info(&mut self, key: &str) -> Result<Option<String>, Unanswered> {
+        self.answer(self.client.get_info(key)).await
     }
 }
 
@@ -108,12 +150,12 @@ mod tests {
 
     async fn freezes_after(dog: &mut Watchdog) -> Duration {
         let start = Instant::now();
-        assert!(matches!(dog.answer(pending::<Answer>()).await, Err(Lost::Frozen)));
+        assert!(matches!(dog.answer(pending::<Answer>()).await, Err(Unanswered::Frozen)));
         start.elapsed()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_tor_that_starts_has_more_time_than_one_that_froze() {
+    async fn a_starting_tor_gets_more_time_than_a_tor_that_has_answered() {
         let mut dog = Watchdog::new(Pulse::new());
         assert_eq!(freezes_after(&mut dog).await, Duration::from_secs(60));
 
@@ -123,7 +165,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_answer_is_an_answer() {
+    async fn a_slow_answer_resets_the_silence() {
         let mut dog = Watchdog::new(Pulse::new());
         dog.answer(ready(Ok(1))).await.unwrap();
         for _ in 0..3 {
@@ -131,44 +173,44 @@ mod tests {
                 sleep(Duration::from_millis(4500)).await;
                 Answer::Err(ControlError::Refused { code: 551, message: "no".to_owned() })
             };
-            assert!(matches!(dog.answer(slow).await, Err(Lost::Broken(ControlError::Refused { code: 551, .. }))));
+            assert!(matches!(dog.answer(slow).await, Err(Unanswered::Broken(ControlError::Refused { code: 551, .. }))));
         }
         assert_eq!(freezes_after(&mut dog).await, Duration::from_secs(5));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silence_adds_up_over_connections() {
+    async fn silence_adds_up_across_connections() {
         let mut dog = Watchdog::new(Pulse::new());
         dog.answer(ready(Ok(1))).await.unwrap();
         let given_up = async {
             sleep(Duration::from_millis(3500)).await;
             Answer::Err(ControlError::Timeout(Duration::from_millis(3500)))
         };
-        assert!(matches!(dog.answer(given_up).await, Err(Lost::Broken(ControlError::Timeout(_)))));
+        assert!(matches!(dog.answer(given_up).await, Err(Unanswered::Broken(ControlError::Timeout(_)))));
         assert_eq!(freezes_after(&mut dog).await, Duration::from_secs(2));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_tor_that_does_not_let_us_in_is_not_frozen() {
+    async fn a_tor_that_rejects_authentication_is_not_frozen() {
         let mut dog = Watchdog::new(Pulse::new());
         for _ in 0..100 {
             let refused = async {
                 sleep(Duration::from_secs(2)).await;
                 Answer::Err(ControlError::Authentication("no cookie".to_owned()))
             };
-            assert!(matches!(dog.answer(refused).await, Err(Lost::Broken(ControlError::Authentication(_)))));
+            assert!(matches!(dog.answer(refused).await, Err(Unanswered::Broken(ControlError::Authentication(_)))));
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn waiting_for_a_silent_tor_is_a_sign_of_life() {
+    async fn the_pulse_beats_while_the_agent_waits_for_a_silent_tor() {
         let pulse = Pulse::new();
         freezes_after(&mut Watchdog::new(pulse.clone())).await;
         assert_eq!(pulse.last_beat().elapsed(), Duration::from_secs(1));
     }
 
     #[tokio::test]
-    async fn a_new_listener_is_a_new_tor() {
+    async fn a_new_listening_process_is_a_new_tor() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("socket");
         let mut dog = Watchdog::new(Pulse::new());

@@ -1,7 +1,9 @@
-//! Who leads, by a Lease: a pure function of what was seen of it, and when. Publishers elect so, and operators.
+//! Leader election over a Lease, for publishers and operators. The rule is a pure function of the
+//! observed records and the times of observation.
 //!
-//! As client-go's leader election does it, a Lease has expired when it was *not seen to change* for as long as its holder
-//! promised to renew it in, by our own clock: the times that a holder writes into it are compared with each other only.
+//! A Lease has expired if the candidate has not *observed a change* for the Lease's duration by its
+//! own clock, as in client-go's leader election. The times that a holder writes are only compared
+//! with each other.
 
 use std::time::Duration;
 
@@ -9,22 +11,22 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 
-/// How long a holder's silence is waited out.
+/// The lease duration: a candidate takes a Lease over after the holder was silent for this time.
 pub const DURATION: Duration = Duration::from_secs(15);
 
-/// What a Lease says of its holder.
+/// The holder's record in a Lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Empty when it was released.
+    /// The holder's identity, or an empty string if the Lease was released.
     pub holder: String,
-    /// By its own clock.
+    /// The time of the last renewal, by the holder's own clock.
     pub renewed: Option<Timestamp>,
-    /// How long the holder's silence is to be waited out.
+    /// The silence of this holder after which other candidates may take the Lease.
     pub duration: Duration,
 }
 
 impl Record {
-    /// What this Lease says.
+    /// Reads the record of a Lease. The duration defaults to [`DURATION`].
     pub fn of(lease: &Lease) -> Self {
         let spec = lease.spec.as_ref();
         let seconds = spec.and_then(|spec| spec.lease_duration_seconds).and_then(|seconds| u64::try_from(seconds).ok());
@@ -36,37 +38,38 @@ impl Record {
     }
 }
 
-/// What to do about the Lease.
+/// A candidate's next action on the Lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// It is ours: renew it.
+    /// Renew the Lease, which this candidate holds.
     Renew,
-    /// It is nobody's, or its holder fell silent: take it.
+    /// Take the Lease, which is free or expired.
     Acquire,
-    /// It is another's.
+    /// Wait, because another candidate holds the Lease.
     StandBy,
 }
 
-/// One candidate's view.
+/// The election as one candidate observes it.
 #[derive(Debug)]
 pub struct Election {
     identity: String,
-    /// Another holder's record, and when (monotonic clock) it was first seen so.
+    /// The record of another holder, and the time (monotonic clock) at which it was first observed.
     seen: Option<(Record, Duration)>,
 }
 
 impl Election {
-    /// Of the candidate of this name.
+    /// Creates the election of the candidate with this identity.
     pub fn new(identity: String) -> Self {
         Self { identity, seen: None }
     }
 
-    /// Its name.
+    /// Returns the candidate's identity.
     pub fn identity(&self) -> &str {
         &self.identity
     }
 
-    /// Takes in what was just read (None: there is no Lease).
+    /// Takes in the record that was just read, or None if the Lease does not exist, and decides on
+    /// the next action. `elapsed` is the monotonic time.
     pub fn decide(&mut self, record: Option<Record>, elapsed: Duration) -> Decision {
         let Some(record) = record.filter(|record| !record.holder.is_empty()) else {
             self.seen = None;
@@ -91,7 +94,7 @@ impl Election {
         }
     }
 
-    /// Writes the candidate into a Lease that it takes or renews.
+    /// Writes the candidate into the spec of a Lease that it takes or renews.
     pub fn claim(&self, spec: &mut LeaseSpec, decision: Decision, now: Timestamp) {
         let now = Some(MicroTime(now));
         if decision == Decision::Acquire {
@@ -104,7 +107,7 @@ impl Election {
     }
 }
 
-/// Gives a Lease back: the next candidate need not wait.
+/// Releases a Lease, so that the next candidate does not have to wait.
 pub fn vacate(spec: &mut LeaseSpec, now: Timestamp) {
     spec.holder_identity = Some(String::new());
     spec.renew_time = Some(MicroTime(now));
@@ -126,14 +129,14 @@ mod tests {
     }
 
     #[test]
-    fn a_free_lease_is_taken_at_once() {
+    fn a_free_lease_is_acquired_at_once() {
         let mut election = Election::new(US.into());
         assert_eq!(election.decide(None, at(0)), Decision::Acquire);
         assert_eq!(election.decide(Some(held_by("", 5)), at(0)), Decision::Acquire, "released");
     }
 
     #[test]
-    fn what_is_written_is_what_is_read() {
+    fn a_claimed_lease_is_read_back_and_a_vacated_one_is_free() {
         let election = Election::new(US.into());
         let now = Timestamp::from_second(7).unwrap();
         let mut lease = Lease::default();
@@ -148,14 +151,14 @@ mod tests {
     }
 
     #[test]
-    fn ours_is_renewed_however_old() {
+    fn the_candidates_own_lease_is_renewed_at_any_age() {
         let mut election = Election::new(US.into());
         assert_eq!(election.decide(Some(held_by(US, 5)), at(0)), Decision::Renew);
         assert_eq!(election.decide(Some(held_by(US, 5)), at(1000)), Decision::Renew);
     }
 
     #[test]
-    fn anothers_is_left_alone_while_it_is_renewed_whatever_its_clock_says() {
+    fn a_lease_that_another_candidate_renews_is_left_alone_whatever_its_clock() {
         let mut election = Election::new(US.into());
         for (seconds, remote) in [(0, 500), (10, 400), (20, 4_000_000), (30, 1)] {
             assert_eq!(election.decide(Some(held_by("b", remote)), at(seconds)), Decision::StandBy);
@@ -163,28 +166,24 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_holder_is_waited_out_from_our_first_sight_of_its_last_word() {
+    fn a_silent_holders_lease_expires_after_the_duration_since_the_last_observed_change() {
         let mut election = Election::new(US.into());
         assert_eq!(election.decide(Some(held_by("b", 0)), at(100)), Decision::StandBy);
         assert_eq!(election.decide(Some(held_by("b", 0)), at(115)), Decision::StandBy);
-        assert_eq!(
-            election.decide(Some(held_by("b", 1)), at(116)),
-            Decision::StandBy,
-            "it spoke: the wait starts anew"
-        );
+        assert_eq!(election.decide(Some(held_by("b", 1)), at(116)), Decision::StandBy, "a renewal restarts the wait");
         assert_eq!(election.decide(Some(held_by("b", 1)), at(131)), Decision::StandBy);
         assert_eq!(election.decide(Some(held_by("b", 1)), at(132)), Decision::Acquire);
     }
 
     #[test]
-    fn a_new_holder_is_waited_out_anew() {
+    fn a_new_holder_restarts_the_wait() {
         let mut election = Election::new(US.into());
         election.decide(Some(held_by("b", 0)), at(0));
         assert_eq!(election.decide(Some(held_by("c", 0)), at(60)), Decision::StandBy);
     }
 
     #[test]
-    fn a_lost_lease_is_not_taken_back_without_waiting() {
+    fn a_lost_lease_is_not_acquired_again_without_waiting() {
         let mut election = Election::new(US.into());
         assert_eq!(election.decide(Some(held_by("b", 7)), at(0)), Decision::StandBy);
         assert_eq!(election.decide(Some(held_by(US, 8)), at(20)), Decision::Renew);
@@ -192,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_holder_says_how_long_it_may_be_silent() {
+    fn the_duration_in_the_lease_determines_the_wait() {
         let mut election = Election::new(US.into());
         let long = |renewed| Some(Record { duration: at(60), ..held_by("b", renewed) });
         election.decide(long(0), at(0));

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-/// A text in the making. Every name gets the part's prefix.
+/// A builder of the metrics text, which prefixes every metric name.
 #[derive(Debug)]
 pub struct Exposition {
     prefix: &'static str,
@@ -10,7 +10,7 @@ pub struct Exposition {
 }
 
 impl Exposition {
-    /// `prefix` is for example `onionbalance_agent`.
+    /// Creates an empty text. `prefix` is for example `onionbalance_agent`.
     pub fn new(prefix: &'static str) -> Self {
         Self { prefix, text: String::new() }
     }
@@ -22,13 +22,13 @@ impl Exposition {
         self.line(format_args!("# TYPE {prefix}_{name} {kind}"));
     }
 
-    /// A value of the metric begun last; `labels` is empty or `{name="value"}`.
+    /// Adds a value of the metric that was begun last. `labels` is empty or `{name="value"}`.
     pub fn sample(&mut self, name: &str, labels: &str, value: u64) {
         let prefix = self.prefix;
         self.line(format_args!("{prefix}_{name}{labels} {value}"));
     }
 
-    /// The whole text.
+    /// Returns the complete text.
     pub fn finish(self) -> String {
         self.text
     }
@@ -39,15 +39,15 @@ impl Exposition {
     }
 }
 
-/// A label's value, as it stands between quotes.
+/// Escapes a label value for use between quotes.
 pub fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
-/// `docs/metrics.md` beside what a part says, for the parts' tests.
+/// Helpers for the tests that compare the programs' metrics with `docs/metrics.md`.
 #[cfg(test)]
 pub(crate) mod page {
-    /// Name, kind and meaning of each metric in a part's text.
+    /// Returns the name, kind and help of each metric in a text.
     pub(crate) fn families(text: &str) -> Vec<String> {
         let lines: Vec<_> = text.lines().filter(|line| line.starts_with('#')).collect();
         let family = |pair: &[&str]| {
@@ -58,7 +58,7 @@ pub(crate) mod page {
         lines.chunks(2).map(family).collect()
     }
 
-    /// Those of the page whose names begin with this.
+    /// Returns the name, kind and meaning of each documented metric with the given prefix.
     pub(crate) fn documented(prefix: &str) -> Vec<String> {
         let rows = include_str!("../../docs/metrics.md").lines().filter_map(|line| line.strip_prefix("| `"));
         let ours = rows.filter(|row| row.starts_with(prefix));

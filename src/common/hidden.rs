@@ -1,11 +1,12 @@
-//! A process that others of its user cannot look into.
+//! Protection of a process against inspection by other processes of the same user.
 
 use std::io;
 
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
-/// Takes this process's memory, environment and files (`/proc/<pid>/mem`, `environ`, `root`, `fd`, …) away from other processes
-/// of the same user, and leaves no core dump. tor runs beside the agent with its user ID and sees its process ID.
+/// Hides this process's memory, environment and files (`/proc/<pid>/mem`, `environ`, `root`, `fd`,
+/// …) from other processes of the same user, and disables core dumps. Tor runs next to the agent
+/// with the same user ID and can see its process ID.
 pub fn hide() -> io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }

@@ -1,4 +1,4 @@
-//! HTTP servers.
+//! Helpers for the programs' HTTP servers.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -8,27 +8,29 @@ use axum::response::IntoResponse;
 use rustix::io::Errno;
 use tokio::net::TcpListener;
 
-/// Listens on `address`; without one, on all addresses of both families where the machine has both. An error names the
-/// address and the port.
+/// Listens on `address`, or on all IPv6 and IPv4 addresses of the machine if it is None. An error
+/// names the address and the port.
 pub async fn bind(address: Option<IpAddr>, port: u16) -> io::Result<TcpListener> {
     let named =
         |address: IpAddr| async move { TcpListener::bind((address, port)).await.map_err(|error| (address, error)) };
     let bound = match address {
         Some(address) => named(address).await,
-        // On Linux, the unspecified IPv6 address takes IPv4 connections too.
+        // On Linux, a socket on the unspecified IPv6 address also accepts IPv4 connections.
         None => match named(Ipv6Addr::UNSPECIFIED.into()).await {
             Err((_, error)) if has_no_ipv6(&error) => named(Ipv4Addr::UNSPECIFIED.into()).await,
             other => other,
         },
     };
-    bound.map_err(|(address, error)| io::Error::new(error.kind(), format!("listen on {address} port {port}: {error}")))
+    bound.map_err(|(address, error)| {
+        io::Error::new(error.kind(), format!("cannot listen on {address} port {port}: {error}"))
+    })
 }
 
 fn has_no_ipv6(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
 }
 
-/// The answer to `/metrics`.
+/// Returns the response to `/metrics` with this text.
 pub fn metrics(text: String) -> impl IntoResponse {
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
@@ -38,16 +40,16 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_error_names_what_is_taken() {
+    async fn an_error_names_the_address_and_port_in_use() {
         let taken = bind(Some(Ipv4Addr::LOCALHOST.into()), 0).await.unwrap();
         let port = taken.local_addr().unwrap().port();
         let error = bind(Some(Ipv4Addr::LOCALHOST.into()), port).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-        assert!(error.to_string().starts_with(&format!("listen on 127.0.0.1 port {port}: ")), "{error}");
+        assert!(error.to_string().starts_with(&format!("cannot listen on 127.0.0.1 port {port}: ")), "{error}");
     }
 
     #[tokio::test]
-    async fn without_an_address_ipv4_is_heard() {
+    async fn without_an_address_ipv4_connections_are_accepted() {
         let listener = bind(None, 0).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();

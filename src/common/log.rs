@@ -1,35 +1,37 @@
-//! The log: text or JSON on standard error, onion addresses shortened unless they are wanted whole.
+//! Logging to standard error, as text or JSON, with onion addresses shortened by default.
 //!
-//! A log is read by more people, and kept in more places, than the cluster's objects. That is why addresses are shortened in one
-//! place, where lines are written, whatever they come from: a field of ours, a condition's message, or a library's words.
+//! More people read a log, and it is kept in more places, than the cluster's objects. Addresses are
+//! therefore shortened where lines are written, regardless of their source: a field, a condition's
+//! message, or a library's text.
 
 use std::io::{self, IsTerminal as _, Stderr, Write};
 
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
-/// The Kubernetes client calls every failed request an error; what matters of them the parts say themselves, once.
+/// The default filter for the Kubernetes client, which logs every failed request as an error. The
+/// programs log the relevant failures themselves, once.
 const QUIET: &str = "kube_client=off,kube_runtime=off";
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people.
+    /// Human-readable text.
     Text,
-    /// For programs: an object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// How onion addresses look in them.
+/// The form of onion addresses in log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Addresses {
-    /// Their beginning.
+    /// Only the first characters of an address.
     Short,
-    /// Whole.
+    /// Complete addresses.
     Full,
 }
 
-/// Begins to log from this level on; `RUST_LOG` counts instead where it is set.
+/// Starts logging at `level`, unless `RUST_LOG` sets another filter.
 pub fn start(format: Format, addresses: Addresses, level: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{level},{QUIET}")));
     let log =
@@ -40,7 +42,7 @@ pub fn start(format: Format, addresses: Addresses, level: &str) {
     }
 }
 
-/// Takes whole lines, as the log's library writes them.
+/// A writer of complete log lines, which it receives from `tracing_subscriber` in one write each.
 struct Lines {
     out: Stderr,
     addresses: Addresses,
@@ -60,20 +62,23 @@ impl Write for Lines {
     }
 }
 
-/// Characters of an onion address before `.onion`, and how many of them tell one from another.
+/// The number of characters of an onion address before `.onion`.
 const LENGTH: usize = 56;
+/// The number of characters that are kept of a shortened address, enough to identify it.
 const KEPT: usize = 8;
 
-/// The text with each v3 onion address cut to `abcdefgh….onion`; one without `.onion` too, where it stands alone.
+/// Shortens each v3 onion address in the text to `abcdefgh….onion`. An address without `.onion` is
+/// shortened too if no letter or digit adjoins it.
 fn shortened(text: &str) -> String {
     let is_base32 = |byte: &u8| byte.is_ascii_alphabetic() || (b'2'..=b'7').contains(byte);
     let (mut out, mut rest) = (String::with_capacity(text.len()), text);
     while let Some(start) = rest.bytes().position(|byte| is_base32(&byte)) {
         let length = rest.bytes().skip(start).take_while(is_base32).count();
         let (before, run, after) = (&rest[..start], &rest[start..start + length], &rest[start + length..]);
-        // What precedes may be a colour's end: only the last characters are the address.
+        // The end of an ANSI colour code may precede the address, so only the last characters
+        // count.
         let named = length >= LENGTH && starts_with(after, ".onion");
-        // The last character holds the version, 3.
+        // The last character encodes the version, 3.
         let alone = length == LENGTH
             && run.ends_with(['d', 'D'])
             && !before.ends_with(|before: char| before.is_ascii_alphanumeric())
@@ -100,7 +105,7 @@ mod tests {
     const ADDRESS: &str = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid";
 
     #[test]
-    fn an_address_is_shortened_wherever_it_stands() {
+    fn an_address_is_shortened_anywhere_in_a_line() {
         for (text, expected) in [
             ("A.onion", "2gzyxa5i….onion"),
             ("address=A.onion master=A.onion\n", "address=2gzyxa5i….onion master=2gzyxa5i….onion\n"),
@@ -119,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn all_else_stays() {
+    fn other_text_is_unchanged() {
         let digest = "e".repeat(64);
         let key = format!("descriptor:x25519:{}", "a".repeat(52));
         for text in ["", "\n", "web.onion", &digest, &key, &ADDRESS[1..], &format!("9{ADDRESS}"), "grüße … 56"] {

@@ -1,5 +1,5 @@
-//! What the programs share: the log, hiding from others of the same user, HTTP servers for probes and metrics, the text of metrics, files that hold secrets,
-//! the directories that tor wants and its metrics, the election of a leader, and troubles that are logged once.
+//! Code that the programs share: logging, process hiding, HTTP servers for probes and metrics, the
+//! metrics text format, secret files, tor's directories and own metrics, and leader election.
 
 pub mod complaint;
 pub mod election;

@@ -1,4 +1,4 @@
-//! Files that hold secrets: nobody else may read them, and none is overwritten by mistake.
+//! Files with secrets. Only their owner may read them, and none is overwritten by mistake.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-/// More than any key file has; what is longer was named by mistake.
+/// The largest size of a key file in bytes. A longer file was specified by mistake.
 const MAX_LEN: u64 = 64 * 1024;
 
-/// Reads a file of at most 64 KiB. An error names it.
+/// Reads a file of at most 64 KiB. An error names the file.
 pub fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     let read = || {
         let file = File::open(path)?;
@@ -18,15 +18,15 @@ pub fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
         if length > MAX_LEN {
             return Err(io::Error::new(
                 io::ErrorKind::FileTooLarge,
-                format!("a key file is shorter than {length} bytes"),
+                format!("{length} bytes are too long for a key file (at most {MAX_LEN})"),
             ));
         }
-        // With room for all at once no copy stays behind.
+        // The buffer never grows, so no unerased copy of the secret is left behind.
         let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(MAX_LEN).unwrap_or_default()));
         file.take(MAX_LEN).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    read().map_err(|error| name(path, &error))
+    read().map_err(|error| with_path(path, &error))
 }
 
 /// Reads standard input to its end, at most 64 KiB.
@@ -36,25 +36,26 @@ pub fn read_standard_input() -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(bytes)
 }
 
-/// Writes a file with mode 0600; one that is there is an error, or replaced in one step where `force`d. An error names it.
+/// Writes a file with mode 0600. An existing file is an error, or is replaced atomically if `force`
+/// is true. An error names the file.
 pub fn write(path: &Path, bytes: &[u8], force: bool) -> io::Result<()> {
     let write = || {
         if !force {
             return fill(path, bytes);
         }
-        let new = beside(path);
+        let new = temporary_name(path);
         let written = fill(&new, bytes).and_then(|()| std::fs::rename(&new, path));
         if written.is_err() {
             let _ = std::fs::remove_file(&new);
         }
         written
     };
-    write().map_err(|error| name(path, &error))
+    write().map_err(|error| with_path(path, &error))
 }
 
-/// The permission bits that let others in, where there are any.
+/// Returns the file's mode if it grants access to the group or to others, and None otherwise.
 pub fn too_open(path: &Path) -> io::Result<Option<u32>> {
-    let metadata = std::fs::metadata(path).map_err(|error| name(path, &error))?;
+    let metadata = std::fs::metadata(path).map_err(|error| with_path(path, &error))?;
     let mode = metadata.permissions().mode() & 0o777;
     Ok(Some(mode).filter(|mode| mode & 0o077 != 0))
 }
@@ -65,13 +66,13 @@ fn fill(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-fn beside(path: &Path) -> PathBuf {
+fn temporary_name(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.new", std::process::id()));
     path.with_file_name(name)
 }
 
-fn name(path: &Path, error: &io::Error) -> io::Error {
+fn with_path(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
@@ -84,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_overwritten_unless_forced() {
+    fn an_existing_file_is_overwritten_only_by_force() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
         write(&path, b"one", false).unwrap();
@@ -98,7 +99,7 @@ mod tests {
         assert_eq!(too_open(&path).unwrap(), Some(0o644));
         write(&path, b"two", true).unwrap();
         assert_eq!((read(&path).unwrap().as_slice(), mode(&path)), (b"two".as_slice(), 0o600));
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
     }
 
     #[test]
@@ -107,6 +108,7 @@ mod tests {
         let path = folder.path().join("long");
         assert!(read(&path).unwrap_err().to_string().contains("long: No such file"));
         std::fs::write(&path, vec![0; 70_000]).unwrap();
-        assert!(read(&path).unwrap_err().to_string().ends_with("long: a key file is shorter than 70000 bytes"));
+        let error = read(&path).unwrap_err().to_string();
+        assert!(error.ends_with("long: 70000 bytes are too long for a key file (at most 65536)"), "{error}");
     }
 }

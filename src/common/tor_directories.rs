@@ -1,20 +1,22 @@
-//! What is made for tor before it starts, in both kinds of pod.
+//! The directories and files that tor needs before it starts, in frontend and backend pods.
 
 use std::fs::{DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 
-/// The control socket's directory, the `DataDirectory` and the empty file for `--defaults-torrc`: tor refuses directories
-/// that others may enter, and `/dev/null` as a configuration file.
+/// Creates the control socket's directory, the `DataDirectory`, and the empty file for
+/// `--defaults-torrc`. Tor refuses directories that others can access, and refuses `/dev/null` as a
+/// configuration file.
 pub fn make(run_dir: &Path, data_dir: &Path) -> io::Result<()> {
     make_private(&run_dir.join("control"))?;
     make_private(data_dir)?;
     File::create(run_dir.join("empty")).map(drop)
 }
 
-/// A directory with mode 0700, also when it is there with another mode. A volume with an `fsGroup` hands its setgid bit
-/// down to new directories: the mode is set again. An error names the directory.
+/// Creates a directory with mode 0700, or sets the mode of an existing one. The mode is set even
+/// after creation, because directories in a volume with an `fsGroup` inherit its setgid bit. An
+/// error names the directory.
 pub fn make_private(path: &Path) -> io::Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(0o700)))
@@ -26,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn makes_what_tor_wants_and_can_be_repeated() {
+    fn tors_directories_are_created_and_a_second_run_keeps_their_files() {
         let root = tempfile::tempdir().unwrap();
         let (run_dir, data_dir) = (root.path().join("run"), root.path().join("tor/data"));
         make(&run_dir, &data_dir).unwrap();

@@ -1,4 +1,5 @@
-//! tor's own metrics, passed on beside ours: its `MetricsPort` asks nobody who he is, so it listens inside the pod only.
+//! A proxy for tor's own metrics. Tor's `MetricsPort` has no authentication, so it listens inside
+//! the pod only, and the agent and the publisher serve its metrics at `/tor/metrics`.
 
 use std::time::Duration;
 
@@ -14,53 +15,57 @@ use tokio::time::timeout;
 
 use super::http;
 
-/// tor's time to answer, connecting included: shorter than Prometheus waits by default (10 s).
+/// The longest time that tor may take to answer, including the connection. It is shorter than the
+/// default timeout of Prometheus (10 s).
 const DEADLINE: Duration = Duration::from_secs(5);
-/// Many times what tor says of one onion service (26 kB).
+/// The largest accepted answer in bytes, many times tor's metrics of one onion service (26 kB).
 const BODY_LIMIT: usize = 1024 * 1024;
 
-/// Why there are none.
+/// The reason why tor's metrics are unavailable.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+enum TorMetricsError {
     #[error("no answer within {} s", DEADLINE.as_secs())]
     Timeout,
-    #[error("not an address")]
+    #[error("invalid URL")]
     Address(#[from] hyper::http::Error),
-    #[error("it does not answer: {0}")]
+    #[error("tor does not answer: {0}")]
     Send(#[from] hyper_util::client::legacy::Error),
-    #[error("the answer broke off or is too long: {0}")]
+    #[error("the answer is incomplete or too long: {0}")]
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("it answered {0}")]
+    #[error("tor answered {0}")]
     Status(StatusCode),
-    #[error("the answer is not of tor's metrics")]
+    #[error("the answer does not contain tor's metrics")]
     Foreign,
 }
 
-/// `/tor/metrics`, from the tor whose `MetricsPort` is 127.0.0.1 with this port.
+/// Returns the router of `/tor/metrics`, for the tor whose `MetricsPort` is `port` on 127.0.0.1.
 pub fn router<S: Clone + Send + Sync + 'static>(port: u16) -> Router<S> {
     Router::new().route("/tor/metrics", get(move || answer(port)))
 }
 
 async fn answer(port: u16) -> Response {
-    match timeout(DEADLINE, ask(port)).await.unwrap_or(Err(Error::Timeout)) {
+    match timeout(DEADLINE, ask(port)).await.unwrap_or(Err(TorMetricsError::Timeout)) {
         Ok(text) => http::metrics(text).into_response(),
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("tor's metrics: {error}\n")).into_response(),
+        Err(error) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("cannot read tor's metrics: {error}\n")).into_response()
+        }
     }
 }
 
-async fn ask(port: u16) -> Result<String, Error> {
+async fn ask(port: u16) -> Result<String, TorMetricsError> {
     let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http::<Empty<Bytes>>();
     let request = hyper::Request::get(format!("http://127.0.0.1:{port}/metrics")).body(Empty::new())?;
     let (head, body) = client.request(request).await?.into_parts();
     if head.status != StatusCode::OK {
-        return Err(Error::Status(head.status));
+        return Err(TorMetricsError::Status(head.status));
     }
-    let body = Limited::new(body, BODY_LIMIT).collect().await.map_err(Error::Body)?.to_bytes();
-    let text = String::from_utf8(body.into()).map_err(|_| Error::Foreign)?;
-    if is_tors(&text) { Ok(text) } else { Err(Error::Foreign) }
+    let body = Limited::new(body, BODY_LIMIT).collect().await.map_err(TorMetricsError::Body)?.to_bytes();
+    let text = String::from_utf8(body.into()).map_err(|_| TorMetricsError::Foreign)?;
+    if is_tors(&text) { Ok(text) } else { Err(TorMetricsError::Foreign) }
 }
 
-/// What else listens there must not speak as the agent or the publisher.
+/// Returns true if the text contains nothing but tor's metrics. A taken-over tor must not be able
+/// to report metrics in the name of the agent or the publisher.
 fn is_tors(text: &str) -> bool {
     text.lines().all(|line| line.is_empty() || line.starts_with('#') || line.starts_with("tor_"))
 }
@@ -74,14 +79,14 @@ mod tests {
 
     use super::*;
 
-    /// What comes of a port that answers like this.
+    /// Returns the status and body for a metrics port that gives this reply.
     async fn from(reply: Vec<u8>) -> (StatusCode, String) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let serve = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
-            // Who has read enough closes.
+            // The reader closes the connection when it has read enough.
             let _ = stream.write_all(&reply).await;
         });
         let (head, body) = answer(port).await.into_parts();
@@ -94,25 +99,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_tor_says_is_passed_on() {
+    async fn tors_metrics_are_passed_on() {
         let text = "# HELP tor_x Said\n# TYPE tor_x counter\ntor_x{a=\"b\"} 1\n";
         assert_eq!(from(reply("200 OK", text)).await, (StatusCode::OK, text.to_owned()));
     }
 
     #[tokio::test]
-    async fn what_is_not_tors_metrics_is_not() {
+    async fn an_answer_without_tors_metrics_is_an_error() {
         let endless = "tor_x 1\n".repeat(BODY_LIMIT / 8 + 1);
         let mut cut_off = reply("200 OK", "tor_x 1\n");
         cut_off.pop();
         for (reply, said) in [
             (
                 reply("200 OK", "tor_x 1\nonionbalance_agent_streams 5\n"),
-                "tor's metrics: the answer is not of tor's metrics\n",
+                "cannot read tor's metrics: the answer does not contain tor's metrics\n",
             ),
-            (reply("404 Not Found", ""), "tor's metrics: it answered 404 Not Found\n"),
-            (reply("200 OK", &endless), "tor's metrics: the answer broke off or is too long: "),
-            (cut_off, "tor's metrics: the answer broke off or is too long: "),
-            (b"nonsense\r\n\r\n".to_vec(), "tor's metrics: it does not answer: "),
+            (reply("404 Not Found", ""), "cannot read tor's metrics: tor answered 404 Not Found\n"),
+            (reply("200 OK", &endless), "cannot read tor's metrics: the answer is incomplete or too long: "),
+            (cut_off, "cannot read tor's metrics: the answer is incomplete or too long: "),
+            (b"nonsense\r\n\r\n".to_vec(), "cannot read tor's metrics: tor does not answer: "),
         ] {
             let (status, text) = from(reply).await;
             assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
@@ -121,13 +126,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_does_not_answer_is_not_waited_for() {
+    async fn a_tor_that_does_not_answer_is_an_error() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::time::pause();
         let silent = answer(port).await;
         assert_eq!(silent.status(), StatusCode::SERVICE_UNAVAILABLE);
         drop(listener);
-        assert_eq!(answer(port).await.status(), StatusCode::SERVICE_UNAVAILABLE, "nobody is there");
+        assert_eq!(answer(port).await.status(), StatusCode::SERVICE_UNAVAILABLE, "nothing listens");
     }
 }

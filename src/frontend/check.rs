@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::consensus::Network;
-use crate::merge::Sighting;
+use crate::merge::FetchedDescriptor;
 use crate::onion::descriptor::DescriptorError;
 use crate::onion::{OnionAddress, TimePeriod, UncheckedDescriptor};
 
@@ -27,13 +27,13 @@ pub(super) fn open(
     address: &OnionAddress,
     network: &Network,
     now: SystemTime,
-) -> Result<Sighting, Refused> {
+) -> Result<FetchedDescriptor, Refused> {
     let descriptor = UncheckedDescriptor::parse(text)?;
     let claimed = descriptor.blinded_key();
     let keys = periods(network).into_iter().map(|period| (period, address.blind(period)));
     let (period, blinded) = keys.into_iter().find(|(_, key)| *key == claimed).ok_or(Refused::Period)?;
     let descriptor = descriptor.check(address, &blinded, now)?;
-    Ok(Sighting {
+    Ok(FetchedDescriptor {
         period,
         revision_counter: descriptor.revision_counter,
         lifetime: Duration::from_secs(u64::from(descriptor.lifetime_minutes) * 60),

@@ -11,7 +11,7 @@ use super::tor::{Fetch, Orders};
 use crate::consensus::{Fingerprint, Network};
 use crate::crd::BackendState;
 use crate::merge::{
-    Answer, BackendId, ExternalInput, ExternalOutput, ExternalState, Externals, Input, Now, Status, remarks,
+    BackendId, ExternalState, FetchAnswer, FetchInput, FetchOutput, FetchSchedule, Input, Now, Status, remarks,
 };
 use crate::onion::{OnionAddress, ServiceContent};
 
@@ -22,7 +22,7 @@ const NOT_FOUND: &str = "NOT_FOUND";
 pub(super) struct External {
     /// A service is no backend of its own.
     own: OnionAddress,
-    scheduler: Externals,
+    scheduler: FetchSchedule,
     network: Option<Arc<Network>>,
     tor: Option<Orders>,
     /// Each one's state, and since when it is in it.
@@ -43,7 +43,7 @@ impl External {
     pub(super) fn new(own: OnionAddress, seed: [u8; 32]) -> Self {
         Self {
             own,
-            scheduler: Externals::new(seed),
+            scheduler: FetchSchedule::new(seed),
             network: None,
             tor: None,
             states: BTreeMap::new(),
@@ -57,19 +57,19 @@ impl External {
         let backends: BTreeSet<_> = backends.iter().copied().filter(|address| *address != self.own).collect();
         self.states.retain(|address, _| backends.contains(address));
         self.messages.retain(|address, _| backends.contains(address));
-        self.scheduler.handle(ExternalInput::Backends(backends), now);
-        self.scheduler.handle(ExternalInput::Active(active), now);
+        self.scheduler.handle(FetchInput::Backends(backends), now);
+        self.scheduler.handle(FetchInput::Active(active), now);
     }
 
     /// The connection to tor came, or went.
     pub(super) fn set_tor(&mut self, tor: Option<Orders>, now: Now) {
-        self.scheduler.handle(ExternalInput::Tor(tor.is_some()), now);
+        self.scheduler.handle(FetchInput::Tor(tor.is_some()), now);
         self.tor = tor;
     }
 
     pub(super) fn set_network(&mut self, network: Arc<Network>, now: Now) {
         self.network = Some(network.clone());
-        self.scheduler.handle(ExternalInput::Network(network), now);
+        self.scheduler.handle(FetchInput::Network(network), now);
     }
 
     /// A fetch ended; gives what was in the descriptor, if it is one of this backend's.
@@ -92,7 +92,7 @@ impl External {
                 tracing::debug!(%address, %hsdir, period, counter, "found an external backend's descriptor");
                 let remarks: Vec<_> = remarks(&found.content).iter().map(ToString::to_string).collect();
                 self.note(address, remarks.join("; "));
-                Answer::Has(found)
+                FetchAnswer::Has(found)
             }
             Err(reason) => {
                 self.fetches.failed += 1;
@@ -103,14 +103,14 @@ impl External {
                         format!("no HSDir has a descriptor that can be used; the last one asked: {reason}"),
                     );
                 }
-                if has_none { Answer::HasNone } else { Answer::Useless }
+                if has_none { FetchAnswer::HasNone } else { FetchAnswer::Useless }
             }
         };
         let content = match &answer {
-            Answer::Has(found) => Some(found.content.clone()),
+            FetchAnswer::Has(found) => Some(found.content.clone()),
             _ => None,
         };
-        self.scheduler.handle(ExternalInput::Fetched { address, hsdir, answer }, now);
+        self.scheduler.handle(FetchInput::Fetched { address, hsdir, answer }, now);
         content
     }
 
@@ -132,22 +132,22 @@ impl External {
     /// Orders the fetches that are due; gives what the engine is to know.
     pub(super) fn carry_out(&mut self, now: Now) -> Vec<Input> {
         let mut inputs = Vec::new();
-        self.scheduler.handle(ExternalInput::Tick, now);
+        self.scheduler.handle(FetchInput::Tick, now);
         while let Some(output) = self.scheduler.poll_output() {
             match output {
-                ExternalOutput::Fetch(address, hsdir) => {
+                FetchOutput::Fetch(address, hsdir) => {
                     if !self.tor.as_ref().is_some_and(|tor| tor.fetch(Fetch { address, hsdir })) {
                         // It has no end, so it gets one here.
-                        let answer = Answer::Useless;
-                        self.scheduler.handle(ExternalInput::Fetched { address, hsdir, answer }, now);
+                        let answer = FetchAnswer::Useless;
+                        self.scheduler.handle(FetchInput::Fetched { address, hsdir, answer }, now);
                     }
                 }
-                ExternalOutput::Backend(address, content) => {
+                FetchOutput::Backend(address, content) => {
                     let points = content.introduction_points.len();
                     tracing::info!(%address, points, "an external backend's introduction points");
                     inputs.push(Input::Backend(id(&address), content));
                 }
-                ExternalOutput::Lost(address) => {
+                FetchOutput::Lost(address) => {
                     tracing::warn!(%address, "an external backend counts no more");
                     inputs.push(Input::BackendLost(id(&address)));
                 }
@@ -197,7 +197,7 @@ mod tests {
     use ed25519_dalek::SigningKey;
 
     use super::*;
-    use crate::merge::Sighting;
+    use crate::merge::FetchedDescriptor;
     use crate::onion::TimePeriod;
 
     fn address(number: u8) -> OnionAddress {
@@ -236,14 +236,15 @@ mod tests {
         let content = ServiceContent::plain(Vec::new());
         let period = TimePeriod { number: 20_500, length_minutes: 1440 };
         let lifetime = Duration::from_secs(3 * 3600);
-        let answer = Answer::Has(Sighting { period, revision_counter: 1, lifetime, content: Arc::new(content) });
-        let fetched = ExternalInput::Fetched { address: address(1), hsdir: Fingerprint([1; 20]), answer };
+        let answer =
+            FetchAnswer::Has(FetchedDescriptor { period, revision_counter: 1, lifetime, content: Arc::new(content) });
+        let fetched = FetchInput::Fetched { address: address(1), hsdir: Fingerprint([1; 20]), answer };
         external.scheduler.handle(fetched, at(2));
 
         let mut state = |points, waits: bool, seconds| {
             let waiting = waits.then(|| id(&address(1))).into_iter().collect();
             let status = Status { points: vec![(id(&address(1)), points)], waiting, ..Status::default() };
-            external.scheduler.handle(ExternalInput::Tick, at(seconds));
+            external.scheduler.handle(FetchInput::Tick, at(seconds));
             external.views(&status, at(seconds).wall).remove(0).state
         };
         assert_eq!(state(0, false, 3), BackendState::Starting, "before the engine selected");

@@ -1,4 +1,4 @@
-//! Inputs to decisions.
+//! The merge engine of one onion service, which turns inputs into uploads.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -7,54 +7,59 @@ use std::time::{Duration, SystemTime};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use super::backends::{Backends, Change};
+use super::backends::{BackendChange, Backends};
 use super::period::Period;
 use super::schedule::Request;
 use super::subsets::Policy;
-use super::upload::{Rejected, Uploads};
+use super::upload::{HsdirUploads, Rejected};
 use super::{BackendId, Distinct, Input, Now, Output, Status};
 use crate::consensus::Network;
 use crate::onion::{Discovery, MasterKey, OnionAddress, TimePeriod};
 
-/// After a first change, others are waited for as long as this.
+/// The time that the engine waits for further changes after a first change.
 const DEBOUNCE: Duration = Duration::from_millis(300);
-/// When a backend is gone: a scale-down takes several at once, and each is an event of its own.
+/// The time that the engine waits for further changes after the loss of a backend. A scale-down
+/// removes several backends at once, in separate events.
 const DEBOUNCE_GONE: Duration = Duration::from_millis(50);
-/// C tor's `REASONABLY_LIVE_TIME`: it works with a consensus that is not valid any more, or not yet, by this time.
+/// The time for which a consensus is used before and after its validity, as in C tor
+/// (`REASONABLY_LIVE_TIME`).
 const REASONABLY_LIVE: Duration = Duration::from_secs(24 * 3600);
-/// A greater counter is nonsense: no clock, and no number of rejections, leads there. Ours could hardly rise above it.
+/// The greatest revision counter that is accepted from others. No clock and no number of rejections
+/// leads to a greater one, and the engine's own counter could hardly rise above it.
 const MAX_FLOOR: u64 = 1 << 62;
-/// When what keeps us from publishing is looked at again.
+/// The interval at which the engine checks again whether an obstacle to publishing is gone.
 const RETRY: Duration = Duration::from_secs(60);
 
-/// The engine of one onion service.
+/// The merge engine of one onion service.
 ///
-/// It publishes while it leads, knows who may find the points, knows a network whose consensus C tor would still call reasonably live (24 h beyond its
-/// validity), and has at least one point. When the last backend is lost, the HSDirs keep what they have until it ends; nothing
-/// is published for new HSDirs or periods then.
+/// The engine publishes if it leads, knows the authorized clients, has at least one introduction
+/// point, and knows a network whose consensus C tor would still call reasonably live (24 h beyond
+/// its validity). After the last backend is lost, the HSDirs keep their descriptors until these
+/// expire, and nothing is published to new HSDirs or for new time periods.
 pub struct MergeEngine {
     key: Arc<MasterKey>,
     address: OnionAddress,
     rng: StdRng,
     now: Now,
     leading: bool,
-    /// Of the network's consensus: from when it is valid, and until when.
+    /// The start and end of the consensus's validity.
     validity: Option<(SystemTime, SystemTime)>,
     backends: Backends,
     distinct: Distinct,
-    /// None: not known yet.
+    /// The clients that may read the points, or None before that is known.
     discovery: Option<Arc<Discovery>>,
-    /// The greatest counter that anybody used, by period.
+    /// The greatest revision counter that any publisher has used, by time period.
     floors: BTreeMap<TimePeriod, u64>,
-    /// In the network's order: the current one first.
+    /// The network's time periods, beginning with the current one.
     periods: Vec<Period>,
-    uploads: Uploads,
+    uploads: HsdirUploads,
     outputs: VecDeque<Output>,
 }
 
 impl MergeEngine {
-    /// An engine that knows no network and no backends yet. Without `discovery` it publishes nothing before it is told by
-    /// [`Input::Discovery`]. `seed` feeds its generator (keys, padding, jitter).
+    /// Creates an engine without a network and backends. If `discovery` is None, the engine
+    /// publishes nothing before it receives [`Input::Discovery`]. `seed` initialises its random
+    /// generator, which creates keys, padding and jitter.
     pub fn new(key: Arc<MasterKey>, discovery: Option<Discovery>, seed: [u8; 32], now: Now) -> Self {
         Self {
             address: key.address(),
@@ -68,12 +73,12 @@ impl MergeEngine {
             discovery: discovery.map(Arc::new),
             floors: BTreeMap::new(),
             periods: Vec::new(),
-            uploads: Uploads::default(),
+            uploads: HsdirUploads::default(),
             outputs: VecDeque::new(),
         }
     }
 
-    /// Takes an input in.
+    /// Processes an input.
     pub fn handle(&mut self, input: Input, now: Now) {
         self.now = now;
         match input {
@@ -83,7 +88,8 @@ impl MergeEngine {
                 let change = self.backends.set(id, &content);
                 self.backends_changed(change);
                 if first {
-                    // The others are about to come: what has waited for the first one waits for them, too.
+                    // The other backends are about to follow, so an open request waits for them
+                    // too.
                     let at = now.elapsed.saturating_add(DEBOUNCE);
                     self.periods.iter_mut().for_each(|period| period.schedule.put_off(at));
                 }
@@ -113,12 +119,12 @@ impl MergeEngine {
         self.advance();
     }
 
-    /// The next thing to do, until None.
+    /// Returns the next instruction, or None if there is none left.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// When (on the monotonic clock) to call `handle(Tick)` at the latest.
+    /// Returns the monotonic time by which `handle(Tick)` must be called.
     pub fn poll_timeout(&self) -> Option<Duration> {
         if !self.leading || self.discovery.is_none() {
             return None;
@@ -133,7 +139,7 @@ impl MergeEngine {
         work.into_iter().chain([self.uploads.next_deadline(), ends]).flatten().min()
     }
 
-    /// The state, for status and metrics.
+    /// Returns the state of the engine, for the object's status and for metrics.
     pub fn status(&self) -> Status {
         let current = self.periods.first().and_then(|period| Some((period, period.round.as_ref()?)));
         let share =
@@ -147,12 +153,15 @@ impl MergeEngine {
         }
     }
 
-    /// Whether clients can no longer get a point of this backend: every responsible HSDir, of all periods, has accepted a
-    /// descriptor without it that is newer than the last one with it, or has failed to at least once. Never true of a
-    /// backend that counts, of the last backend that was lost (its points stay published), or while not leading.
+    /// Returns true if clients can no longer get a point of this backend.
+    ///
+    /// This requires that every responsible HSDir of all time periods has accepted a descriptor
+    /// that is newer than the last one with the backend, or has failed to at least once. The result
+    /// is always false for a usable backend, for the last backend that was lost (its points stay
+    /// published), and while the publisher is not leading.
     pub fn withdrawn(&self, id: &BackendId) -> bool {
         self.leading
-            && !self.backends.counts(id)
+            && !self.backends.contains(id)
             && !self.periods.is_empty()
             && self.periods.iter().all(|period| period.is_withdrawn(id, &self.uploads))
     }
@@ -174,7 +183,8 @@ impl MergeEngine {
             }
             self.uploads.retain(period.service.period, &period.hsdirs);
             if new_hsdirs && self.leading {
-                // Not to the new ones alone: with an equal counter a client could not tell which descriptor is newer.
+                // The new descriptor goes to all HSDirs. With equal counters, a client could not
+                // determine which of two descriptors is newer.
                 period.schedule.request(Request { at: self.now.elapsed, urgent: false, forced: true });
             }
             self.periods.push(period);
@@ -187,12 +197,12 @@ impl MergeEngine {
         }
     }
 
-    fn backends_changed(&mut self, change: Change) {
+    fn backends_changed(&mut self, change: BackendChange) {
         let (wait, urgent) = match change {
-            Change::Nothing => return,
-            Change::More => (DEBOUNCE, false),
-            Change::PointsGone => (DEBOUNCE, true),
-            Change::BackendGone => (DEBOUNCE_GONE, true),
+            BackendChange::Nothing => return,
+            BackendChange::More => (DEBOUNCE, false),
+            BackendChange::PointsGone => (DEBOUNCE, true),
+            BackendChange::BackendGone => (DEBOUNCE_GONE, true),
         };
         self.request_all(Request { at: self.now.elapsed.saturating_add(wait), urgent, forced: false });
     }
@@ -235,7 +245,7 @@ impl MergeEngine {
         let period = self.periods.iter_mut().find(|period| period.service.period == rejected.period);
         if let Some(period) = period {
             period.rejections = period.rejections.max(rejected.times);
-            // The other HSDirs' answers come about now.
+            // The answers of the other HSDirs arrive at about the same time.
             let at = self.now.elapsed.saturating_add(DEBOUNCE);
             period.schedule.request(Request { at, urgent: true, forced: true });
         }
@@ -247,7 +257,7 @@ impl MergeEngine {
         }
     }
 
-    /// Does all that is due. Doing it again at the same time changes nothing.
+    /// Does everything that is due. A second call at the same time changes nothing.
     fn advance(&mut self) {
         self.uploads.expire(self.now.elapsed, &mut self.rng);
         self.drop_expired();
@@ -265,7 +275,7 @@ impl MergeEngine {
         self.start_uploads();
     }
 
-    /// C tor's notion of a consensus that still, or already, does.
+    /// Returns true if C tor would still, or already, use the consensus.
     fn network_is_usable(&self) -> bool {
         self.validity.is_some_and(|(valid_after, valid_until)| {
             let early = valid_after.duration_since(self.now.wall).unwrap_or_default();
@@ -290,7 +300,8 @@ impl MergeEngine {
         let Some(merged) = period.subsets.merge(&self.backends, &policy, self.now.elapsed, &mut self.rng) else {
             return;
         };
-        // Also where that changes nothing for clients: one that is new and has no place waits like the others.
+        // This is updated even if clients see no change, because a new backend without a place
+        // waits like the others.
         period.waiting = self.backends.ids().filter(|id| !merged.points.contains_key(*id)).cloned().collect();
         if !forced && period.round.as_ref().is_some_and(|round| round.merged == merged) {
             period.schedule.satisfied();
@@ -300,7 +311,7 @@ impl MergeEngine {
         let floor = self.floors.get(&name).copied().unwrap_or_default();
         let counter = period.next_counter(floor, self.now);
         let Ok(descriptors) = period.build(&self.address, &merged, counter, self.now, &mut self.rng) else {
-            // What backends may offer is limited such that this cannot be.
+            // The limits on the backends' descriptors rule this out.
             period.schedule.failed(self.now.elapsed.saturating_add(RETRY));
             return;
         };

@@ -1,25 +1,34 @@
-//! Backends that publish by themselves: when to fetch whose descriptor from which HSDir, and for how long to believe it.
+//! The schedule for fetching the descriptors of external backends, which publish by themselves, and
+//! the rule for how long a fetched descriptor is trusted.
 //!
-//! **Whom to ask.** Of the HSDirs that clients ask (six), the two that this backend's descriptor was asked of longest ago, and
-//! the others in turn where these have none: one HSDir may have missed an upload, or keep an old descriptor, and the greatest
-//! revision counter tells. All six come up within three rounds; asking all each time would be three times the circuits for
-//! a change that a stock tor uploads to all of them within seconds.
+//! **HSDirs.** Clients ask six HSDirs. Each round asks the two of them whose last request for this
+//! backend is oldest, and then the others in turn if those two have no descriptor. One HSDir may
+//! have missed an upload or keep an old descriptor; the greatest revision counter decides. Three
+//! rounds cover all six HSDirs. Asking all six each time would triple the circuits, although a
+//! stock tor uploads a change to all of them within seconds.
 //!
-//! **When.** A round about every 144th of a time period (10 minutes on the Tor network), at random within a fifth of it; five
-//! times as often once the descriptor is near its end; at once when clients move on to the next time period, whose
-//! descriptor has other introduction points; soon, and then ever later, when no HSDir has it. Few fetches are under way at a
-//! time; those who have waited longest come first.
+//! **Times.** A round begins about every 144th of a time period (10 minutes on the Tor network),
+//! with a jitter of a fifth. Rounds are five times as frequent when the descriptor is about to
+//! expire. A round begins at once when clients move to the next time period, because its descriptor
+//! has other introduction points. If no HSDir has the descriptor, the next round begins soon, with
+//! growing pauses. Only a few fetches run at a time, and the backend that has waited longest is
+//! served first.
 //!
-//! **For how long.** What an HSDir repeats proves nothing: a dead backend's descriptor is served for hours. Only a descriptor with
-//! a greater revision counter does, from an HSDir that had a lesser one, or none, when it was asked before in this time period: that
-//! was uploaded since. So a backend counts for the descriptor's own lifetime (3 hours) since then; a living tor uploads a greater
-//! one after one to two hours. What an HSDir has that was not asked before may be older than what is known already, though it
-//! is of a new time period, or another HSDir missed it: it adds at most [`RENEWAL`], and nothing for a backend that had aged out. And when a time period is over for services, too, its introduction points are
-//! closed by any living tor: then a descriptor of it counts no more.
+//! **Trust.** A descriptor that an HSDir repeats proves nothing, because HSDirs serve the
+//! descriptor of a dead backend for hours. The only proof of life is a greater revision counter
+//! from an HSDir that had a lower counter, or no descriptor, when it was asked before in the same
+//! time period: that descriptor was uploaded in between. The backend then counts for the
+//! descriptor's lifetime (3 hours); a living tor uploads a new descriptor after one to two hours. A
+//! descriptor from an HSDir that was not asked before may be older than the known one, even if it
+//! belongs to a new time period or if another HSDir missed it. It extends the trust by at most
+//! [`RENEWAL`], and does not bring back a backend that has aged out. When a time period is over for
+//! services too, every living tor has closed its introduction points, so its descriptor no longer
+//! counts.
 //!
-//! **What can be seen.** A service keeps one descriptor for each of two time periods, each with introduction points of its own;
-//! HSFETCH shows only the one that clients use now. Its points go into both merged descriptors: they stay open until half a
-//! period after clients have moved on, and by then the other's have long been fetched.
+//! **Visibility.** A service keeps one descriptor for each of two time periods, each with its own
+//! introduction points, and HSFETCH returns only the one that clients use now. Its points go into
+//! both merged descriptors: they stay open for half a period after clients have moved on, and by
+//! then the points of the other descriptor have long been fetched.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -32,142 +41,151 @@ use super::Now;
 use crate::consensus::{Fingerprint, Network};
 use crate::onion::{OnionAddress, ServiceContent, TimePeriod};
 
-/// Fetches under way at a time.
+/// The largest number of concurrent fetches.
 pub const FETCHES_AT_A_TIME: usize = 8;
-/// HSDirs that must answer in a round, if so many have it.
+/// The number of HSDirs that must return the descriptor before a round ends early.
 const ANSWERS: usize = 2;
-/// Rounds in a time period,
+/// The number of rounds in a time period.
 const ROUNDS_PER_PERIOD: u32 = 144;
-/// which on a testing network is some minutes: never more often than this, and never more rarely than on the Tor network.
+/// The shortest and the longest interval between two rounds. Time periods on a testing network last
+/// only a few minutes; the longest interval is that of the Tor network.
 const INTERVALS: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(600)];
-/// So many times as often, for the last so many intervals of a descriptor's time.
+/// The factor by which rounds are more frequent near the end of a descriptor's lifetime, and the
+/// number of intervals before that end at which the hurry begins.
 const HURRY: u32 = 5;
-/// After a first round in which no HSDir had it; doubled with each further one, up to the interval.
+/// The pause after a first round in which no HSDir had the descriptor. The pause doubles with each
+/// further failed round, up to the normal interval.
 const RETRY: Duration = Duration::from_secs(5);
-/// Within this time all are asked when clients move on to another time period.
+/// The time over which the rounds of all backends are spread when clients move to another time
+/// period.
 const SPREAD: Duration = Duration::from_secs(10);
-/// C tor uploads each descriptor anew after 60 to 120 minutes; and we must see it.
+/// The longest extension of trust by a descriptor that is not a proof of life. C tor uploads each
+/// descriptor again after 60 to 120 minutes, and fetching the new one takes a few minutes more.
 pub const RENEWAL: Duration = Duration::from_secs(135 * 60);
 
-/// What happened.
+/// An input of the fetch schedule.
 #[derive(Debug, Clone)]
-pub enum ExternalInput {
-    /// All external backends there are now.
+pub enum FetchInput {
+    /// The complete set of external backends.
     Backends(BTreeSet<OnionAddress>),
-    /// A consensus came.
+    /// A new consensus.
     Network(Arc<Network>),
-    /// Whether there is a bootstrapped tor. Fetches that were under way before have no end.
+    /// True if a bootstrapped tor is connected. Fetches that were started before never end.
     Tor(bool),
-    /// Whether anything is to be fetched at all. A service that is suspended has no use for it. True at first.
+    /// True if descriptors are to be fetched, which is the default. A suspended service sets false.
     Active(bool),
-    /// A fetch's end.
+    /// The end of a fetch.
     Fetched {
-        /// Whose.
+        /// The backend whose descriptor was fetched.
         address: OnionAddress,
-        /// From where.
+        /// The HSDir that was asked.
         hsdir: Fingerprint,
-        /// What came back.
-        answer: Answer,
+        /// The result of the fetch.
+        answer: FetchAnswer,
     },
-    /// Time passed.
+    /// The passage of time alone.
     Tick,
 }
 
-/// What an HSDir says when it is asked.
+/// The result of asking an HSDir for a descriptor.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// It has this (checked by the shell).
-    Has(Sighting),
-    /// It has none.
+pub enum FetchAnswer {
+    /// The HSDir returned this descriptor, which the IO layer has checked.
+    Has(FetchedDescriptor),
+    /// The HSDir has no descriptor.
     HasNone,
-    /// Nothing, or nothing that can be used.
+    /// The HSDir did not answer, or returned an invalid descriptor.
     Useless,
 }
 
-/// A descriptor as an HSDir has it.
+/// A descriptor that was fetched from an HSDir.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sighting {
-    /// The time period whose key signed it.
+pub struct FetchedDescriptor {
+    /// The time period whose blinded key signed the descriptor.
     pub period: TimePeriod,
-    /// `revision-counter`. It rises within a period, and says nothing across periods.
+    /// The `revision-counter`, which rises within a time period. Counters of different periods are
+    /// not comparable.
     pub revision_counter: u64,
-    /// `descriptor-lifetime`.
+    /// The `descriptor-lifetime`.
     pub lifetime: Duration,
-    /// Layer 2.
+    /// The decrypted content of the descriptor's second layer.
     pub content: Arc<ServiceContent>,
 }
 
-/// What the shell is to do.
+/// An instruction of the fetch schedule to the IO layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ExternalOutput {
-    /// Fetch the descriptor of this address from this HSDir; then tell [`ExternalInput::Fetched`].
+pub enum FetchOutput {
+    /// Fetch the descriptor of this address from this HSDir, then report [`FetchInput::Fetched`].
     Fetch(OnionAddress, Fingerprint),
-    /// The backend's points are these.
+    /// Use these introduction points of the backend.
     Backend(OnionAddress, Arc<ServiceContent>),
-    /// The backend does not count any more.
+    /// Stop using the backend.
     Lost(OnionAddress),
 }
 
-/// What is known of a backend.
+/// The state of an external backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExternalState {
-    /// Nothing yet.
+    /// No descriptor of the backend has been found yet.
     Unseen,
-    /// Its descriptor counts.
+    /// The backend's descriptor is trusted.
     Counts,
-    /// It has aged out.
+    /// The backend has aged out.
     Lost,
 }
 
-/// The external backends of one service.
+/// The fetch schedule for the external backends of one service. It is sans-io, like the merge
+/// engine.
 #[derive(Debug)]
-pub struct Externals {
+pub struct FetchSchedule {
     rng: StdRng,
-    backends: BTreeMap<OnionAddress, External>,
+    backends: BTreeMap<OnionAddress, ExternalBackend>,
     network: Option<Arc<Network>>,
     tor: bool,
     active: bool,
-    /// Fetches under way, also those of backends and rounds that are no more.
+    /// All running fetches, including those of removed backends and ended rounds.
     under_way: BTreeSet<(OnionAddress, Fingerprint)>,
-    outputs: VecDeque<ExternalOutput>,
+    outputs: VecDeque<FetchOutput>,
 }
 
 #[derive(Debug)]
-struct External {
-    /// The newest that was seen, also of one that is lost: it does not come back with what it had.
-    newest: Option<Sighting>,
-    /// Until when it counts. None: it does not.
+struct ExternalBackend {
+    /// The newest descriptor. It is kept when the backend is lost, so that the same descriptor does
+    /// not bring the backend back.
+    newest: Option<FetchedDescriptor>,
+    /// The end of the trust, or None if the backend does not count.
     until: Option<Duration>,
-    /// When the next round begins; during a round, when this one was to begin.
+    /// The start of the next round, or the planned start of the current one.
     due: Duration,
-    /// Rounds in a row that found nothing.
+    /// The number of rounds in a row without a descriptor.
     failures: u32,
-    words: Words,
-    round: Option<Round>,
-    /// When each HSDir was asked last.
+    counters: KnownCounters,
+    round: Option<FetchRound>,
+    /// The time of the latest request to each HSDir.
     asked: BTreeMap<Fingerprint, Duration>,
 }
 
-/// What HSDirs said in the newest time period.
+/// The answers of the HSDirs in the newest time period.
 #[derive(Debug, Default)]
-struct Words {
+struct KnownCounters {
     period: u64,
-    /// The greatest revision counter that each has had; None: it had nothing.
-    said: BTreeMap<Fingerprint, Option<u64>>,
+    /// The greatest revision counter of each HSDir, or None for an HSDir without a descriptor.
+    by_hsdir: BTreeMap<Fingerprint, Option<u64>>,
 }
 
 #[derive(Debug)]
-struct Round {
-    /// The one that clients use.
+struct FetchRound {
+    /// The time period that clients use.
     period: TimePeriod,
-    /// Those that can still be asked, the next one last.
+    /// The HSDirs that can still be asked, in reverse order.
     waiting: Vec<Fingerprint>,
     under_way: BTreeSet<Fingerprint>,
     answers: usize,
 }
 
-impl Externals {
-    /// Knows of no backend yet. `seed` feeds its generator (jitter, choice of HSDirs).
+impl FetchSchedule {
+    /// Creates a schedule without backends. `seed` initialises its random generator, which decides
+    /// on jitter and the choice of HSDirs.
     pub fn new(seed: [u8; 32]) -> Self {
         Self {
             rng: StdRng::from_seed(seed),
@@ -180,39 +198,39 @@ impl Externals {
         }
     }
 
-    /// Takes an input in.
-    pub fn handle(&mut self, input: ExternalInput, now: Now) {
+    /// Processes an input.
+    pub fn handle(&mut self, input: FetchInput, now: Now) {
         let at = now.elapsed;
         match input {
-            ExternalInput::Backends(addresses) => self.set_backends(&addresses, at),
-            ExternalInput::Network(network) => self.set_network(network, at),
-            ExternalInput::Tor(up) => {
+            FetchInput::Backends(addresses) => self.set_backends(&addresses, at),
+            FetchInput::Network(network) => self.set_network(network, at),
+            FetchInput::Tor(up) => {
                 self.tor = up;
                 self.under_way.clear();
                 self.backends.values_mut().for_each(|backend| backend.round = None);
             }
-            ExternalInput::Active(active) => self.active = active,
-            ExternalInput::Fetched { address, hsdir, answer } => self.fetched(address, hsdir, answer, at),
-            ExternalInput::Tick => {}
+            FetchInput::Active(active) => self.active = active,
+            FetchInput::Fetched { address, hsdir, answer } => self.fetched(address, hsdir, answer, at),
+            FetchInput::Tick => {}
         }
         self.advance(at);
     }
 
-    /// The next thing to do, until None.
-    pub fn poll_output(&mut self) -> Option<ExternalOutput> {
+    /// Returns the next instruction, or None if there is none left.
+    pub fn poll_output(&mut self) -> Option<FetchOutput> {
         self.outputs.pop_front()
     }
 
-    /// When (on the monotonic clock) to call `handle(Tick)` at the latest.
+    /// Returns the monotonic time by which `handle(Tick)` must be called.
     pub fn poll_timeout(&self) -> Option<Duration> {
         let ends = self.backends.values().filter_map(|backend| backend.until);
-        // While as many fetches are under way as may be, it is their ends that go on.
+        // While the limit on concurrent fetches is reached, the next step is the end of a fetch.
         let room = self.can_fetch() && self.under_way.len() < FETCHES_AT_A_TIME;
         let rounds = self.backends.values().filter(|backend| room && backend.round.is_none());
         ends.chain(rounds.map(|backend| backend.due)).min()
     }
 
-    /// All backends, by address.
+    /// Returns the state of all backends, ordered by address.
     pub fn states(&self) -> impl Iterator<Item = (OnionAddress, ExternalState)> {
         self.backends.iter().map(|(address, backend)| (*address, backend.state()))
     }
@@ -226,12 +244,12 @@ impl Externals {
         self.backends.retain(|address, backend| {
             let stays = addresses.contains(address);
             if !stays && backend.until.is_some() {
-                outputs.push_back(ExternalOutput::Lost(*address));
+                outputs.push_back(FetchOutput::Lost(*address));
             }
             stays
         });
         for address in addresses {
-            self.backends.entry(*address).or_insert_with(|| External::new(now));
+            self.backends.entry(*address).or_insert_with(|| ExternalBackend::new(now));
         }
     }
 
@@ -245,27 +263,28 @@ impl Externals {
             let soon = now + SPREAD.mul_f64(self.rng.random());
             backend.due = backend.due.min(soon);
             backend.failures = 0;
-            // It asks for what nobody needs any more.
+            // The current round asks for a descriptor that is no longer needed.
             backend.round = None;
         }
     }
 
-    fn fetched(&mut self, address: OnionAddress, hsdir: Fingerprint, answer: Answer, now: Duration) {
+    fn fetched(&mut self, address: OnionAddress, hsdir: Fingerprint, answer: FetchAnswer, now: Duration) {
         self.under_way.remove(&(address, hsdir));
         let Some(backend) = self.backends.get_mut(&address) else { return };
-        let (answered, has_none) = (matches!(answer, Answer::Has(_)), answer == Answer::HasNone);
-        if let Answer::Has(sighting) = answer
+        let (answered, has_none) = (matches!(answer, FetchAnswer::Has(_)), answer == FetchAnswer::HasNone);
+        if let FetchAnswer::Has(sighting) = answer
             && let Some(content) = backend.see(sighting, hsdir, now)
         {
-            self.outputs.push_back(ExternalOutput::Backend(address, content));
+            self.outputs.push_back(FetchOutput::Backend(address, content));
         }
-        // Not every fetch belongs to a round still, nor is of the time period that it would be of now.
+        // The round of this fetch may have ended, and a later round may ask for another time
+        // period.
         let Some(round) = &mut backend.round else { return };
         if !round.under_way.remove(&hsdir) {
             return;
         }
         if has_none {
-            backend.words.take(hsdir, round.period, None);
+            backend.counters.record(hsdir, round.period, None);
         }
         round.answers += usize::from(answered);
         let enough = round.answers >= ANSWERS || round.waiting.is_empty();
@@ -281,7 +300,7 @@ impl Externals {
         }
     }
 
-    /// Does all that is due. Doing it again at the same time changes nothing.
+    /// Does everything that is due. A second call at the same time changes nothing.
     fn advance(&mut self, now: Duration) {
         self.age(now);
         if !self.can_fetch() {
@@ -297,16 +316,17 @@ impl Externals {
             if backend.round.is_none() {
                 backend.begin(address, &network, &self.under_way, &mut self.rng);
             }
-            let External { round: Some(round), asked, .. } = backend else { continue };
+            let ExternalBackend { round: Some(round), asked, .. } = backend else { continue };
             while self.under_way.len() < FETCHES_AT_A_TIME && round.answers + round.under_way.len() < ANSWERS {
                 let Some(hsdir) = round.waiting.pop() else { break };
                 round.under_way.insert(hsdir);
                 asked.insert(hsdir, now);
                 self.under_way.insert((*address, hsdir));
-                self.outputs.push_back(ExternalOutput::Fetch(*address, hsdir));
+                self.outputs.push_back(FetchOutput::Fetch(*address, hsdir));
             }
             if round.under_way.is_empty() {
-                // The consensus has no HSDirs, or all of them are still being asked in an older round's name.
+                // The consensus has no HSDirs, or fetches of an older round from all of them still
+                // run.
                 backend.round = None;
                 backend.due = now.saturating_add(RETRY);
             }
@@ -322,20 +342,20 @@ impl Externals {
             let is_over = newest.zip(oldest).is_some_and(|(newest, oldest)| newest < oldest);
             if backend.until.is_some_and(|until| until <= now || is_over) {
                 backend.until = None;
-                self.outputs.push_back(ExternalOutput::Lost(*address));
+                self.outputs.push_back(FetchOutput::Lost(*address));
             }
         }
     }
 }
 
-impl External {
+impl ExternalBackend {
     fn new(now: Duration) -> Self {
         Self {
             newest: None,
             until: None,
             due: now,
             failures: 0,
-            words: Words::default(),
+            counters: KnownCounters::default(),
             round: None,
             asked: BTreeMap::new(),
         }
@@ -349,17 +369,18 @@ impl External {
         }
     }
 
-    /// Takes in what was found; gives the content if it is news.
-    fn see(&mut self, sighting: Sighting, hsdir: Fingerprint, now: Duration) -> Option<Arc<ServiceContent>> {
-        let was_uploaded_since = self.words.take(hsdir, sighting.period, Some(sighting.revision_counter));
-        let age = |sighting: &Sighting| (sighting.period.number, sighting.revision_counter);
+    /// Takes in a fetched descriptor, and returns its content if the service must use it.
+    fn see(&mut self, sighting: FetchedDescriptor, hsdir: Fingerprint, now: Duration) -> Option<Arc<ServiceContent>> {
+        let was_uploaded_since = self.counters.record(hsdir, sighting.period, Some(sighting.revision_counter));
+        let age = |sighting: &FetchedDescriptor| (sighting.period.number, sighting.revision_counter);
         let whole = now.saturating_add(sighting.lifetime);
-        // None: no sign of life.
+        // The new end of the trust, or None without any proof of life.
         let until = match &self.newest {
             None => Some(whole),
             Some(newest) if age(&sighting) <= age(newest) => return None,
             Some(_) if was_uploaded_since => Some(whole),
-            // It may have been made, and the backend have died, before what is known already was first seen.
+            // The backend may have made this descriptor, and died, before the known one was first
+            // seen.
             Some(_) => self.until.map(|until| until.max(now.saturating_add(RENEWAL)).min(whole)),
         };
         let counted = self.until.is_some();
@@ -370,7 +391,7 @@ impl External {
         content.filter(|content| !counted || before.is_none_or(|before| before.content != *content))
     }
 
-    /// Before the next round.
+    /// Returns the pause before the next round.
     fn pause(&self, interval: Duration, now: Duration) -> Duration {
         if self.failures > 0 {
             return RETRY.saturating_mul(1_u32.checked_shl(self.failures - 1).unwrap_or(u32::MAX)).min(interval);
@@ -379,6 +400,7 @@ impl External {
         if near { interval / HURRY } else { interval }
     }
 
+    /// Begins a round over the HSDirs that no fetch of this backend is using.
     fn begin(
         &mut self,
         address: &OnionAddress,
@@ -395,26 +417,27 @@ impl External {
             free.map(|hsdir| (self.asked.get(&hsdir).copied(), rng.random::<u64>(), hsdir)).collect();
         waiting.sort_unstable();
         let waiting = waiting.into_iter().rev().map(|(_, _, hsdir)| hsdir).collect();
-        self.round = Some(Round { period: service.period, waiting, under_way: BTreeSet::new(), answers: 0 });
+        self.round = Some(FetchRound { period: service.period, waiting, under_way: BTreeSet::new(), answers: 0 });
     }
 }
 
-impl Words {
-    /// Takes in what an HSDir has (a revision counter, or None: nothing); gives whether it was uploaded after the HSDir's last word.
-    fn take(&mut self, hsdir: Fingerprint, period: TimePeriod, has: Option<u64>) -> bool {
+impl KnownCounters {
+    /// Records an HSDir's revision counter, or None if it has no descriptor. Returns true if the
+    /// descriptor was uploaded after the HSDir's previous answer.
+    fn record(&mut self, hsdir: Fingerprint, period: TimePeriod, has: Option<u64>) -> bool {
         if period.number > self.period {
-            *self = Self { period: period.number, said: BTreeMap::new() };
+            *self = Self { period: period.number, by_hsdir: BTreeMap::new() };
         }
         if period.number < self.period {
             return false;
         }
-        let had = self.said.get(&hsdir).copied();
-        self.said.insert(hsdir, had.flatten().max(has));
+        let had = self.by_hsdir.get(&hsdir).copied();
+        self.by_hsdir.insert(hsdir, had.flatten().max(has));
         had.is_some_and(|had| had < has)
     }
 }
 
-/// Between two rounds of a backend.
+/// Returns the normal interval between two rounds of a backend.
 pub fn interval(network: Option<&Network>) -> Duration {
     let [least, most] = INTERVALS;
     let Some(network) = network else { return most };

@@ -1,10 +1,10 @@
-//! Which HSDir gets which subset.
+//! The assignment of subsets to HSDirs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::consensus::{Fingerprint, Placement};
 
-/// The HSDirs of a period, each with the number of its subset.
+/// The HSDirs of a time period, each with the number of its subset.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Layout {
     subset_of: BTreeMap<Fingerprint, usize>,
@@ -12,9 +12,10 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Each HSDir that clients ask (`fetched`) has a subset of its own; each of the others that are responsible repeats the one of
-    /// an HSDir of its replica, so that little is lost for a client whose consensus puts it forward. HSDirs keep their subset
-    /// while they can.
+    /// Assigns the subsets. Each HSDir that clients ask (`fetched`) gets its own subset. Every
+    /// other responsible HSDir repeats the subset of an HSDir of the same replica, so that a client
+    /// loses little if its consensus makes it ask this HSDir. HSDirs keep their subset of `before`
+    /// if possible.
     pub(super) fn new(responsible: &[Placement], fetched: &[Placement], before: &Self) -> Self {
         let is_responsible: BTreeSet<Fingerprint> = responsible.iter().map(|placement| placement.relay).collect();
         let fetched: Vec<&Placement> = fetched.iter().filter(|to| is_responsible.contains(&to.relay)).collect();
@@ -49,17 +50,17 @@ impl Layout {
         Self { subset_of, subsets }
     }
 
-    /// How many subsets there are.
+    /// Returns the number of subsets.
     pub(super) fn subsets(&self) -> usize {
         self.subsets
     }
 
-    /// The HSDirs.
+    /// Returns all HSDirs of the layout.
     pub(super) fn hsdirs(&self) -> BTreeSet<Fingerprint> {
         self.subset_of.keys().copied().collect()
     }
 
-    /// The subset of an HSDir.
+    /// Returns the number of an HSDir's subset.
     pub(super) fn subset(&self, hsdir: &Fingerprint) -> Option<usize> {
         self.subset_of.get(hsdir).copied()
     }
@@ -87,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_asked_has_a_subset_of_its_own_and_the_others_repeat_two() {
+    fn each_hsdir_that_clients_ask_has_its_own_subset_and_the_others_repeat_one() {
         let responsible = placements([&[1, 2, 3, 4], &[5, 6, 7, 8]]);
         let layout = Layout::new(&responsible, &placements([&[1, 2, 3], &[5, 6, 7]]), &Layout::default());
         assert_eq!((layout.subsets(), layout.hsdirs().len()), (6, 8));
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_replicas_fourth_may_be_asked_in_the_second() {
+    fn the_fourth_hsdir_of_one_replica_may_be_asked_in_the_other() {
         let responsible = placements([&[1, 2, 3, 4], &[5, 6, 7, 8]]);
         let layout = Layout::new(&responsible, &placements([&[1, 2, 3], &[4, 5, 6]]), &Layout::default());
         assert_eq!(of(&layout, [1, 2, 3, 4, 5, 6]), [0, 1, 2, 3, 4, 5]);
@@ -107,18 +108,18 @@ mod tests {
     fn hsdirs_keep_their_subsets() {
         let before = placements([&[1, 2, 3, 4], &[5, 6, 7, 8]]);
         let before = Layout::new(&before, &placements([&[1, 2, 3], &[5, 6, 7]]), &Layout::default());
-        // 1 and 5 are gone; 4 and 9 are asked now.
+        // HSDirs 1 and 5 are gone, and clients now ask 4 and 9.
         let after = placements([&[2, 3, 4, 10], &[9, 6, 7, 8]]);
         let after = Layout::new(&after, &placements([&[2, 3, 4], &[9, 6, 7]]), &before);
         assert_eq!(of(&after, [2, 3, 4, 9, 6, 7]), [1, 2, 0, 3, 4, 5]);
     }
 
     #[test]
-    fn a_small_network_has_fewer() {
+    fn a_small_network_has_fewer_subsets() {
         let layout = Layout::new(&placements([&[1, 2], &[]]), &placements([&[1, 2], &[]]), &Layout::default());
         assert_eq!((layout.subsets(), of(&layout, [1, 2])), (2, vec![0, 1]));
         assert_eq!(Layout::new(&[], &[], &layout), Layout::default());
-        // A network whose clients ask more than are responsible.
+        // In this network, clients ask more HSDirs than are responsible.
         let layout = Layout::new(&placements([&[1], &[2]]), &placements([&[1, 3], &[2, 4]]), &layout);
         assert_eq!((layout.subsets(), of(&layout, [1, 2])), (2, vec![0, 1]));
     }

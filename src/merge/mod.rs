@@ -1,7 +1,8 @@
-//! The merge engine: which backends count, which introduction points go in, when to publish what to which HSDir.
+//! The merge engine, which decides which introduction points are published, when, and to which
+//! HSDirs.
 //!
-//! Pure and sans-io: `handle(input, now)`, then `poll_output()` until it gives nothing, then wait for the next input or
-//! for `poll_timeout()`. Time and randomness are arguments.
+//! The engine is pure and sans-io. Call `handle(input, now)`, then `poll_output()` until it returns
+//! None, then wait for the next input or for `poll_timeout()`. Time and randomness are arguments.
 
 mod backends;
 mod engine;
@@ -25,100 +26,107 @@ use crate::onion::{Discovery, ServiceContent, TimePeriod};
 
 pub use backends::{Remark, remarks};
 pub use engine::MergeEngine;
-pub use fetch_schedule::{Answer, ExternalInput, ExternalOutput, ExternalState, Externals, Sighting};
+pub use fetch_schedule::{ExternalState, FetchAnswer, FetchInput, FetchOutput, FetchSchedule, FetchedDescriptor};
 pub use subsets::Distinct;
 
-/// The two clocks, read by the shell.
+/// One reading of the two clocks by the IO layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
-    /// Wall clock: dates certificates and revision counters.
+    /// The wall clock, which dates certificates and revision counters.
     pub wall: SystemTime,
-    /// Monotonic time since the shell started: drives deadlines.
+    /// The monotonic time since the start of the process, which drives deadlines.
     pub elapsed: Duration,
 }
 
-/// A backend: a pod's UID, or an external backend's address.
+/// The identity of a backend: the UID of a pod, or the onion address of an external backend.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackendId(pub String);
 
-/// What happened.
+/// An input of the merge engine.
 #[derive(Debug, Clone)]
 pub enum Input {
-    /// A consensus came.
+    /// A new consensus.
     Network(Arc<Network>),
-    /// A backend's introduction points, as its own descriptor has them (checked by the shell). No points: it counts as lost.
+    /// The content of a backend's own descriptor, which the IO layer has checked. A backend without
+    /// introduction points counts as lost.
     Backend(BackendId, Arc<ServiceContent>),
-    /// A backend is terminating, gone or silent: its points leave at once.
+    /// The loss of a backend that is terminating, gone or silent. Its points are withdrawn at once.
     BackendLost(BackendId),
-    /// Who may find the points. A change is published at once.
+    /// The clients that may read the introduction points. A change is published at once.
     Discovery(Arc<Discovery>),
-    /// Whether different HSDirs may hold different descriptors; [`Distinct::Auto`] until this is told.
+    /// The mode for different descriptors on different HSDirs. The default is [`Distinct::Auto`].
     Distinct(Distinct),
-    /// Whether this publisher holds the Lease. A publisher starts without.
+    /// True if this publisher holds the Lease. The default is false.
     Leading(bool),
-    /// A revision counter that some publisher of this service used: ours must be greater.
+    /// A revision counter that another publisher of this service has used. Later counters are
+    /// greater.
     CounterFloor(TimePeriod, u64),
-    /// An upload's fate.
+    /// The result of an upload.
     Uploaded {
-        /// The HSDir.
+        /// The HSDir of the upload.
         hsdir: Fingerprint,
         /// Accepted, or why not (`UPLOAD_REJECTED` makes the counter rise).
         result: Result<(), String>,
     },
-    /// Tor lost its state or the connection to it came back: uploads in flight have no fate; publish anew.
+    /// A restart of tor or a new connection to it. Uploads in flight get no result, and all
+    /// descriptors are published again.
     TorRestarted,
-    /// Time passed.
+    /// The passage of time alone.
     Tick,
 }
 
-/// What the shell is to do.
+/// An instruction of the merge engine to the IO layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
-    /// Post this descriptor to this HSDir. At most one is in flight per HSDir.
+    /// Upload a descriptor to an HSDir. At most one upload per HSDir is in flight.
     Upload {
-        /// The HSDir.
+        /// The HSDir that is to hold the descriptor.
         hsdir: Fingerprint,
-        /// The period it is for.
+        /// The time period of the descriptor.
         period: TimePeriod,
-        /// The whole descriptor.
+        /// The complete text of the descriptor.
         descriptor: Arc<str>,
     },
-    /// Keep this counter where the next publisher finds it; the uploads need not wait for it.
+    /// Store this revision counter for the next publisher. The uploads do not have to wait for it.
     StoreCounter(TimePeriod, u64),
 }
 
-/// Where a period's publishing stands.
+/// The publishing state of one time period.
 ///
-/// A round makes one descriptor for all of the period's HSDirs, or different ones; all of a round have the same counter.
+/// A round consists of one descriptor for all HSDirs of the period, or of different descriptors
+/// with the same revision counter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeriodStatus {
-    /// The period.
+    /// The time period itself.
     pub period: TimePeriod,
-    /// The newest round's counter.
+    /// The revision counter of the newest round.
     pub revision_counter: u64,
-    /// The newest round's points, each counted once.
+    /// The number of distinct introduction points in the newest round.
     pub introduction_points: usize,
-    /// How many different descriptors the newest round has.
+    /// The number of different descriptors in the newest round.
     pub descriptors: usize,
-    /// HSDirs that accepted the newest round's descriptor.
+    /// The number of HSDirs that accepted a descriptor of the newest round.
     pub hsdirs_accepted: usize,
-    /// Responsible HSDirs.
+    /// The number of responsible HSDirs.
     pub hsdirs_total: usize,
-    /// When the newest round was made.
+    /// The time at which the newest round was made.
     pub last_published: SystemTime,
-    /// How many clients can open it; None: everybody can.
+    /// The number of clients that can decrypt the newest round, or None if every client can.
     pub authorized_clients: Option<usize>,
 }
 
-/// What the engine would tell a person.
+/// The state of the merge engine, for the object's status and for metrics.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Status {
-    /// One per time period that is published for.
+    /// The state of every time period with a published descriptor.
     pub periods: Vec<PeriodStatus>,
-    /// How many points each counted backend has in the newest round of the current period, each counted once.
+    /// The number of distinct points that each usable backend has in the newest round of the
+    /// current period.
     pub points: Vec<(BackendId, usize)>,
-    /// Of these, the ones that counted when its points were selected, and have none in it: all of theirs wait for their turn.
+    /// The usable backends that were left out when the points of the newest round were selected.
+    /// All their points wait for their turn.
     pub waiting: BTreeSet<BackendId>,
-    /// No backend has a point: the last descriptor stays, nothing new is published.
+    /// True if no backend has a usable point. The last descriptor stays, and nothing new is
+    /// published.
     pub no_backends: bool,
 }

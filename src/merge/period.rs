@@ -1,4 +1,4 @@
-//! A time period that is published for: its keys, its HSDirs, its newest descriptors.
+//! The publishing state of one time period: its keys, its HSDirs and its newest descriptors.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,52 +9,57 @@ use rand::rngs::StdRng;
 use super::layout::Layout;
 use super::schedule::Schedule;
 use super::subsets::{Merged, Subsets};
-use super::upload::Uploads;
+use super::upload::HsdirUploads;
 use super::{BackendId, Now, PeriodStatus};
 use crate::consensus::{Fingerprint, Network, ServicePeriod};
 use crate::onion::descriptor::{DescriptorError, DescriptorKeys};
 use crate::onion::{BlindedKeypair, Discovery, MasterKey, OnionAddress};
 
-/// How long HSDirs keep a descriptor (`descriptor-lifetime 180`); its certificates live longer.
+/// The time for which HSDirs keep a descriptor (`descriptor-lifetime 180`). Its certificates are
+/// valid for longer.
 pub(super) const DESCRIPTOR_LIFETIME: Duration = Duration::from_secs(3 * 3600);
-/// A clock that moved by more than this against the monotonic one was set. Certificates count in hours.
+/// The largest normal drift between the wall clock and the monotonic clock. A larger one means that
+/// the wall clock was set. Certificates count in hours.
 const CLOCK_SET: Duration = Duration::from_secs(30 * 60);
-/// How far ahead of our clock the counter goes at the first rejection; four times as far at each further one.
+/// The lead of the revision counter over the clock after a first rejection. Each further rejection
+/// makes the lead four times as long.
 const FIRST_LEAD: Duration = Duration::from_secs(16);
 
-/// What is published in one period.
+/// The publishing state of one time period.
 pub(super) struct Period {
     pub(super) service: ServicePeriod,
     pub(super) hsdirs: BTreeSet<Fingerprint>,
     pub(super) layout: Layout,
     pub(super) subsets: Subsets,
     pub(super) schedule: Schedule,
-    /// The newest descriptors.
-    pub(super) round: Option<Round>,
-    /// How often in a row that was rejected.
+    /// The newest descriptors, or None if nothing is published.
+    pub(super) round: Option<PublishRound>,
+    /// The number of rejections of the newest descriptors in a row.
     pub(super) rejections: u32,
-    /// Backends that counted when points were selected last, and had none selected.
+    /// The usable backends of which no point was selected last.
     pub(super) waiting: BTreeSet<BackendId>,
     key: BlindedKeypair,
     descriptor_keys: DescriptorKeys,
-    /// The greatest counter of ours under which a backend had points.
+    /// The greatest revision counter of a round with points of each backend.
     last_with: BTreeMap<BackendId, u64>,
 }
 
-/// What all HSDirs of a period are to hold: the same descriptor, or each its own, but of the same counter. A client that has cached
-/// one drops another with a lower counter, so whatever changes, all are published again.
-pub(super) struct Round {
+/// The descriptors that the HSDirs of a time period should hold: one for all of them, or different
+/// ones with the same revision counter. Any change publishes all of them again, because a client
+/// drops a descriptor with a lower counter than the cached one.
+pub(super) struct PublishRound {
     pub(super) counter: u64,
     pub(super) merged: Merged,
-    /// By subset.
+    /// The descriptors, ordered by subset.
     descriptors: Vec<Arc<str>>,
-    /// As it was for this round: what an HSDir is sent under one counter never changes.
+    /// The layout at the time of this round. Under one counter, an HSDir is always sent the same
+    /// descriptor.
     layout: Layout,
     made: Now,
 }
 
-impl Round {
-    /// The descriptor of one of the HSDirs that this round was made for.
+impl PublishRound {
+    /// Returns the descriptor for an HSDir of this round.
     pub(super) fn descriptor(&self, hsdir: &Fingerprint) -> Option<Arc<str>> {
         let subset = self.layout.subset(hsdir)?;
         match self.descriptors.as_slice() {
@@ -65,6 +70,7 @@ impl Round {
 }
 
 impl Period {
+    /// Creates the state of a time period without HSDirs and descriptors.
     pub(super) fn new(service: ServicePeriod, key: &MasterKey, rng: &mut StdRng) -> Self {
         Self {
             key: key.blind(service.period),
@@ -81,7 +87,8 @@ impl Period {
         }
     }
 
-    /// Takes the period's ring over from a network. True when its HSDirs, or whom of them clients ask, ask for a new round.
+    /// Takes over the HSDirs from a network. Returns true if a new round is required, because there
+    /// are new HSDirs or because the subsets are assigned differently.
     pub(super) fn set_network(&mut self, service: ServicePeriod, network: &Network) -> bool {
         let blinded = self.key.public();
         let responsible = network.responsible_hsdirs(&blinded, &service);
@@ -94,8 +101,10 @@ impl Period {
         new_hsdirs || rearranged
     }
 
-    /// The counter of the next round: as time has it, greater than `floor`, and after rejections ahead of time. Another
-    /// publisher's clock may be ahead, so the lead grows fast; it stays a value that the clock would come to as long as there is one.
+    /// Returns the revision counter of the next round. The counter follows the clock and is greater
+    /// than `floor`. After rejections it runs ahead of the clock: another publisher's clock may be
+    /// ahead, so the lead grows fast. As long as possible, the counter is a value that the clock
+    /// would reach.
     pub(super) fn next_counter(&self, floor: u64, now: Now) -> u64 {
         let since_srv = now.wall.duration_since(self.service.srv_start).unwrap_or_default();
         let (lead, step) = match self.rejections {
@@ -109,7 +118,7 @@ impl Period {
         by_time.max(floor.saturating_add(step))
     }
 
-    /// Builds the descriptors of a round, one for each content, for those who may read it.
+    /// Builds the descriptors of a round, one for each content, for the authorized clients.
     pub(super) fn build(
         &mut self,
         address: &OnionAddress,
@@ -123,16 +132,16 @@ impl Period {
         merged.contents.iter().map(build).map(|text| text.map(Arc::from)).collect()
     }
 
-    /// Makes these descriptors the newest.
+    /// Records a round of descriptors as the newest one.
     pub(super) fn published(&mut self, round: (u64, Vec<Arc<str>>), merged: Merged, now: Now, rng: &mut StdRng) {
         let (counter, descriptors) = round;
         self.schedule.published(now.elapsed, rng);
         self.rejections = 0;
         self.last_with.extend(merged.points.keys().map(|backend| (backend.clone(), counter)));
-        self.round = Some(Round { counter, descriptors, merged, layout: self.layout.clone(), made: now });
+        self.round = Some(PublishRound { counter, descriptors, merged, layout: self.layout.clone(), made: now });
     }
 
-    /// What was published is not ours to know any more.
+    /// Forgets everything about the published descriptors, because another publisher may lead now.
     pub(super) fn stop(&mut self) {
         self.schedule.clear();
         self.round = None;
@@ -141,12 +150,12 @@ impl Period {
         self.last_with.clear();
     }
 
-    /// When the newest descriptors end on the HSDirs.
+    /// Returns the time at which the newest descriptors expire on the HSDirs.
     pub(super) fn expires_at(&self) -> Option<Duration> {
         self.round.as_ref().map(|round| round.made.elapsed.saturating_add(DESCRIPTOR_LIFETIME))
     }
 
-    /// The wall clock was set since the newest descriptors were dated.
+    /// Returns true if the wall clock was set after the newest descriptors were dated.
     pub(super) fn is_misdated(&self, now: Now) -> bool {
         self.round.as_ref().is_some_and(|round| {
             let passed = now.elapsed.saturating_sub(round.made.elapsed);
@@ -158,15 +167,16 @@ impl Period {
         })
     }
 
-    /// No HSDir that answers can hold a descriptor of ours with a point of this backend.
-    pub(super) fn is_withdrawn(&self, backend: &BackendId, uploads: &Uploads) -> bool {
+    /// Returns true if no answering HSDir can hold a descriptor of this publisher with a point of
+    /// the backend.
+    pub(super) fn is_withdrawn(&self, backend: &BackendId, uploads: &HsdirUploads) -> bool {
         let last_with = self.last_with.get(backend).copied().unwrap_or_default();
         self.round.as_ref().is_some_and(|round| round.counter > last_with)
             && self.hsdirs.iter().all(|hsdir| uploads.tried(hsdir, self.service.period) > last_with)
     }
 
-    /// None when nothing is published.
-    pub(super) fn status(&self, uploads: &Uploads) -> Option<PeriodStatus> {
+    /// Returns the period's state, or None if nothing is published.
+    pub(super) fn status(&self, uploads: &HsdirUploads) -> Option<PeriodStatus> {
         let round = self.round.as_ref()?;
         Some(PeriodStatus {
             period: self.service.period,

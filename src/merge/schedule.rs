@@ -1,45 +1,50 @@
-//! When a period is published for: soon after a change, again after one to two hours, and never too often.
+//! The publishing schedule of a time period: soon after a change, again after one to two hours, and
+//! never too often.
 
 use std::time::Duration;
 
 use rand::{Rng, RngExt};
 
-/// C tor re-uploads after a random time between these (`HS_SERVICE_NEXT_UPLOAD_TIME_MIN` and `_MAX`).
+/// The shortest time after which an unchanged descriptor is published again, as in C tor
+/// (`HS_SERVICE_NEXT_UPLOAD_TIME_MIN`). The actual time is random.
 const REPUBLISH_MIN: Duration = Duration::from_secs(60 * 60);
+/// The longest time after which an unchanged descriptor is published again, as in C tor
+/// (`HS_SERVICE_NEXT_UPLOAD_TIME_MAX`).
 const REPUBLISH_MAX: Duration = Duration::from_secs(120 * 60);
-/// At least this long lies between two publishes.
+/// The shortest time between two publishes.
 const MIN_GAP: Duration = Duration::from_secs(1);
-/// In the long run, one publish in this time;
+/// The average time between two publishes that the rate limit allows in the long run.
 const REFILL: Duration = Duration::from_secs(15);
-/// so many at once after a calm time,
+/// The number of publishes that the rate limit allows in a row after a quiet time.
 const BURST: u32 = 8;
-/// of which so many are only for what is urgent. So a backend that comes and goes is soon left out until it has calmed
-/// down, while the points of one that goes can still be withdrawn.
+/// The part of [`BURST`] that is reserved for urgent requests. A backend that flaps is soon left
+/// out until it has settled, while the points of a lost backend can still be withdrawn.
 const RESERVE: u32 = 4;
 
-/// A wish to publish.
+/// A request to publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Request {
-    /// Not before this time.
+    /// The earliest time to publish.
     pub(super) at: Duration,
-    /// Clients suffer until it is done.
+    /// True if clients fail to connect until the request is carried out.
     pub(super) urgent: bool,
-    /// Also when the content is what was published last.
+    /// True if the descriptor is published even if its content has not changed.
     pub(super) forced: bool,
 }
 
-/// The schedule of one period. All times are monotonic.
+/// The publishing schedule of one time period. All times are monotonic.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
     request: Option<Request>,
     republish_at: Option<Duration>,
     published: Option<Duration>,
-    /// When all publishes that were made are paid for, at one per `REFILL` (the generic cell rate algorithm).
+    /// The time at which all past publishes are paid for, at one per [`REFILL`] (the generic cell
+    /// rate algorithm).
     paid_at: Duration,
 }
 
 impl Schedule {
-    /// Adds a wish to those that are open.
+    /// Merges a request into the open one.
     pub(super) fn request(&mut self, new: Request) {
         let open = self.request.unwrap_or(new);
         self.request = Some(Request {
@@ -49,44 +54,45 @@ impl Schedule {
         });
     }
 
-    /// Puts an open wish off until `at`.
+    /// Postpones the open request until `at`.
     pub(super) fn put_off(&mut self, at: Duration) {
         if let Some(request) = &mut self.request {
             request.at = request.at.max(at);
         }
     }
 
-    /// Drops all wishes. How often was published lately is not forgotten.
+    /// Drops the open request and the next republish. The rate limit keeps its state.
     pub(super) fn clear(&mut self) {
         self.request = None;
         self.republish_at = None;
     }
 
-    /// When to publish.
+    /// Returns the next time to publish.
     pub(super) fn ready_at(&self) -> Option<Duration> {
         let request = self.request.map(|request| (request.at, request.urgent));
         let republish = self.republish_at.map(|at| (at, false));
         [request, republish].into_iter().flatten().map(|(at, urgent)| at.max(self.allowed_at(urgent))).min()
     }
 
-    /// Whether what is ready now is to be done even if the content did not change. None when nothing is ready.
+    /// Returns None if it is not time to publish, or else true if the descriptor is to be published
+    /// even if its content has not changed.
     pub(super) fn ready(&self, now: Duration) -> Option<bool> {
         self.ready_at().filter(|at| *at <= now)?;
         Some(self.request.is_some_and(|request| request.forced) || self.republish_at.is_some_and(|at| at <= now))
     }
 
-    /// It could not be done: again at `at`.
+    /// Records that publishing failed, and tries again at `at`.
     pub(super) fn failed(&mut self, at: Duration) {
         self.republish_at = None;
         self.request = Some(Request { at, urgent: true, forced: true });
     }
 
-    /// The request turned out to change nothing.
+    /// Drops the open request, which would not change the descriptor.
     pub(super) fn satisfied(&mut self) {
         self.request = None;
     }
 
-    /// It is published now.
+    /// Records that a descriptor is published now, and schedules the next republish.
     pub(super) fn published(&mut self, now: Duration, rng: &mut impl Rng) {
         self.request = None;
         self.published = Some(now);
@@ -94,6 +100,7 @@ impl Schedule {
         self.republish_at = Some(now.saturating_add(rng.random_range(REPUBLISH_MIN..=REPUBLISH_MAX)));
     }
 
+    /// Returns the time from which the rate limit allows a publish.
     fn allowed_at(&self, urgent: bool) -> Duration {
         let ahead = if urgent { BURST - 1 } else { BURST - RESERVE - 1 };
         let gap_over = self.published.map_or(Duration::ZERO, |at| at.saturating_add(MIN_GAP));
@@ -116,7 +123,8 @@ mod tests {
         Request { at: seconds(at), urgent, forced: false }
     }
 
-    /// How many publishes there are in `duration` when something is always wanted.
+    /// Returns the times (in seconds) of all publishes within `duration` if there is always a
+    /// request.
     fn publishes(urgent: bool, duration: u64) -> Vec<u64> {
         let mut rng = StdRng::from_seed([0; 32]);
         let mut schedule = Schedule::default();
@@ -134,13 +142,13 @@ mod tests {
     }
 
     #[test]
-    fn bursts_are_allowed_and_hammering_is_not() {
+    fn the_rate_limit_allows_bursts_but_no_steady_stream() {
         assert_eq!(publishes(true, 40), [0, 1, 2, 3, 4, 5, 6, 7, 15, 30]);
         assert_eq!(publishes(false, 40), [0, 1, 2, 3, 15, 30]);
     }
 
     #[test]
-    fn what_is_urgent_has_a_reserve() {
+    fn urgent_requests_have_a_reserve() {
         let mut rng = StdRng::from_seed([0; 32]);
         let mut schedule = Schedule::default();
         for at in 0..4 {
@@ -153,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn wishes_join() {
+    fn open_requests_are_merged() {
         let mut schedule = Schedule::default();
         schedule.request(Request { at: seconds(7), urgent: false, forced: true });
         schedule.request(wish(3, false));
@@ -166,18 +174,18 @@ mod tests {
     }
 
     #[test]
-    fn it_is_published_again_after_one_to_two_hours() {
+    fn a_descriptor_is_published_again_after_one_to_two_hours() {
         let mut rng = StdRng::from_seed([0; 32]);
         let mut times = Vec::new();
         for _ in 0..200 {
             let mut schedule = Schedule::default();
             schedule.published(seconds(100), &mut rng);
             let again = schedule.ready_at().unwrap().abs_diff(seconds(100));
-            assert!((REPUBLISH_MIN..=REPUBLISH_MAX).contains(&again));
+            assert!((seconds(60 * 60)..=seconds(120 * 60)).contains(&again), "{again:?}");
             assert_eq!(schedule.ready(seconds(100) + again), Some(true));
             times.push(again);
         }
         times.sort_unstable();
-        assert!(times[0] < seconds(65 * 60) && times[199] > seconds(115 * 60), "spread over the hour");
+        assert!(times[0] < seconds(65 * 60) && times[199] > seconds(115 * 60), "the times are spread over the hour");
     }
 }

@@ -1,45 +1,53 @@
-//! Which points go into which subset: a fair and stable matching of backends and relays.
+//! The selection of introduction points for each subset: a fair and stable matching of backends and
+//! relays.
 //!
-//! The HSDirs of a period hold subsets of all points: one and the same, or one for each HSDir that clients ask.
+//! The HSDirs of a time period all hold the same subset of the points, or each HSDir that clients
+//! ask holds its own.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::onion::descriptor::RelayIdentity;
 
-/// A point that a backend offers.
+/// An introduction point that a backend offers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Offer {
-    /// Where the point is. A client maps an opened circuit to the first point with that relay: one relay, one point.
+    /// The relay of the point. A client maps an open circuit to the first point at its relay, so a
+    /// subset may use each relay only once.
     pub(super) relay: RelayIdentity,
-    /// How often it had its turn before: among equal ones, those that had fewer come first.
+    /// The number of earlier turns of the point. Among equal points, those with fewer turns come
+    /// first.
     pub(super) turns: u64,
 }
 
-/// A point in a subset.
+/// A point that is selected for a subset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Pick {
-    /// Index among the backends.
+    /// The index of the backend.
     pub(super) backend: usize,
-    /// Index among the backend's offers.
+    /// The index of the point among the backend's offers.
     pub(super) offer: usize,
 }
 
-/// How many subsets there are, and how many points are in each at most.
+/// The number of subsets and their size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shape {
+    /// The number of subsets.
     pub(super) subsets: usize,
+    /// The largest number of points in a subset.
     pub(super) points: usize,
 }
 
-/// Chooses the subsets.
+/// Selects the points of all subsets.
 ///
-/// No relay is twice in a subset. A backend's share is the number of its picks in all subsets: the smallest share is as great as it
-/// can be, then the second smallest, and so on: shares differ by more than one only where the relays (or a lack of points) leave
-/// no other way. So every subset is as full as it can be, and points repeat. Within a subset, too, backends have as much of it as
-/// others, give or take one. Among equals the earlier backend comes first.
+/// No relay occurs twice in a subset. The share of a backend is the number of its picks in all
+/// subsets. The smallest share is as large as possible, then the second smallest, and so on; shares
+/// differ by more than one only if the relays or a lack of points require it. Every subset is
+/// therefore as full as possible, and points repeat. Within a subset, too, the numbers of the
+/// backends' points differ by at most one. Among equal backends, the earlier one comes first.
 ///
-/// `before` (by subset) stays wherever that is as fair; a choice that was fair is the same again.
+/// The picks of `before` (ordered by subset) are kept wherever that is equally fair, so a fair
+/// selection is reproduced unchanged.
 pub(super) fn choose(offers: &[Vec<Offer>], before: &[Vec<Pick>], shape: Shape) -> Vec<Vec<Pick>> {
     let mut table = Table::new(offers, shape);
     for (subset, picks) in before.iter().enumerate().take(shape.subsets) {
@@ -47,14 +55,15 @@ pub(super) fn choose(offers: &[Vec<Offer>], before: &[Vec<Pick>], shape: Shape) 
             table.keep(subset, *pick);
         }
     }
-    // The poorest first. One that cannot be helped now never can be: the others only come to hold more.
+    // The backend with the smallest share comes first. If it cannot gain a place now, it never can,
+    // because the other backends only gain more places.
     let mut open: BTreeSet<(usize, usize)> =
         (0..table.offers.len()).map(|backend| (table.share(backend), backend)).collect();
     while let Some((_, backend)) = open.pop_first() {
-        match table.help(backend) {
-            Help::None => continue,
-            Help::Room => {}
-            Help::From(loser) => {
+        match table.gain_place(backend) {
+            Gain::None => continue,
+            Gain::FreePlace => {}
+            Gain::PlaceOf(loser) => {
                 if open.remove(&(table.share(loser) + 1, loser)) {
                     open.insert((table.share(loser), loser));
                 }
@@ -66,20 +75,20 @@ pub(super) fn choose(offers: &[Vec<Offer>], before: &[Vec<Pick>], shape: Shape) 
     table.subsets.into_iter().map(|subset| subset.into_values().collect()).collect()
 }
 
-/// Who holds which relay in which subset.
+/// The assignment of relays to backends in all subsets.
 struct Table<'a> {
     offers: &'a [Vec<Offer>],
     points: usize,
     subsets: Vec<BTreeMap<&'a RelayIdentity, Pick>>,
-    /// Of each backend, in all subsets.
+    /// The number of places of each backend in all subsets.
     shares: BTreeMap<usize, usize>,
-    /// The same by subset and backend.
+    /// The number of places by subset and backend.
     shares_in: BTreeMap<(usize, usize), usize>,
-    /// In how many subsets a point is.
+    /// The number of subsets that contain each point.
     uses: BTreeMap<Pick, usize>,
 }
 
-/// A relay in a subset: room for one point.
+/// A relay in a subset, which has room for one point.
 type Place<'a> = (usize, &'a RelayIdentity);
 
 /// A place that a backend could take, with one of its offers.
@@ -90,20 +99,21 @@ struct Candidate<'a> {
     holder: Option<Pick>,
 }
 
-/// Where one more place came from.
-enum Help {
-    /// There is none.
+/// The origin of a place that a backend gains.
+enum Gain {
+    /// No place can be gained.
     None,
-    /// There was room.
-    Room,
-    /// This backend has one fewer; it had at least two more than the other.
-    From(usize),
+    /// The place was free.
+    FreePlace,
+    /// The place was taken from this backend, which had at least two more than the other.
+    PlaceOf(usize),
 }
 
-/// A backend that needs one more place, and why.
-struct Step<'a> {
+/// A backend in the search that needs one more place, and the reason.
+struct SearchStep<'a> {
     backend: usize,
-    /// The step whose backend takes `candidate`, for which this backend leaves `left`.
+    /// The index of the step whose backend takes the candidate, and the place that this backend
+    /// leaves for it.
     after: Option<(usize, Candidate<'a>, Place<'a>)>,
 }
 
@@ -122,7 +132,7 @@ impl<'a> Table<'a> {
         self.subsets.get(subset).is_none_or(|held| held.len() >= self.points)
     }
 
-    /// Takes over a pick from before, if it has room.
+    /// Takes over a pick of the previous selection if there is room for it.
     fn keep(&mut self, subset: usize, pick: Pick) {
         let offer = self.offers.get(pick.backend).and_then(|offers| offers.get(pick.offer));
         let Some(offer) = offer.filter(|_| !self.is_full(subset)) else { return };
@@ -152,14 +162,14 @@ impl<'a> Table<'a> {
         ]
     }
 
-    /// Gives `poor` one more place, moving as few others as possible.
-    fn help(&mut self, poor: usize) -> Help {
+    /// Gives `poor` one more place and moves as few other backends as possible.
+    fn gain_place(&mut self, poor: usize) -> Gain {
         let rich = self.share(poor) + 2;
         let no_room = (0..self.subsets.len()).all(|subset| self.is_full(subset));
         if no_room && self.shares.values().all(|share| *share < rich) {
-            return Help::None;
+            return Gain::None;
         }
-        let mut steps = vec![Step { backend: poor, after: None }];
+        let mut steps = vec![SearchStep { backend: poor, after: None }];
         let (mut backends, mut places, mut full) = (BTreeSet::from([poor]), BTreeSet::new(), BTreeSet::new());
         let mut next = 0;
         while let Some(step) = steps.get(next) {
@@ -167,17 +177,17 @@ impl<'a> Table<'a> {
             let free = |candidate: &&Candidate| candidate.holder.is_none() && !self.is_full(candidate.place.0);
             if let Some(candidate) = candidates.iter().find(free) {
                 self.carry_out(&steps, next, *candidate, None);
-                return Help::Room;
+                return Gain::FreePlace;
             }
             let richest =
                 candidates.iter().flat_map(|candidate| self.in_the_way(candidate).map(move |way| (*candidate, way)));
             let richest =
                 richest.map(|(candidate, (left, pick))| (self.share(pick.backend), candidate, left, pick.backend));
-            // The first of several equally rich ones.
+            // Of several backends with the same share, the first is chosen.
             let richest = richest.min_by_key(|(share, ..)| Reverse(*share)).filter(|(share, ..)| *share >= rich);
             if let Some((_, candidate, left, loser)) = richest {
                 self.carry_out(&steps, next, candidate, Some(left));
-                return Help::From(loser);
+                return Gain::PlaceOf(loser);
             }
             for candidate in candidates {
                 if !places.insert(candidate.place) || (candidate.holder.is_none() && !full.insert(candidate.place.0)) {
@@ -185,17 +195,18 @@ impl<'a> Table<'a> {
                 }
                 for (left, pick) in self.in_the_way(&candidate) {
                     if backends.insert(pick.backend) {
-                        steps.push(Step { backend: pick.backend, after: Some((next, candidate, left)) });
+                        steps.push(SearchStep { backend: pick.backend, after: Some((next, candidate, left)) });
                     }
                 }
             }
             next += 1;
         }
-        Help::None
+        Gain::None
     }
 
-    /// The places that a backend could take, the best first: where it has the least, where there is the most room, with the point
-    /// that had the fewest turns, then the one that is in the fewest subsets.
+    /// Returns the places that a backend could take, the best first. The best place is in the
+    /// subset with the fewest points of the backend, then in the emptiest subset, then for the
+    /// point with the fewest turns, then for the point in the fewest subsets.
     fn candidates(&self, backend: usize) -> Vec<Candidate<'a>> {
         let offers: &'a [Offer] = self.offers.get(backend).map_or(&[], Vec::as_slice);
         let uses: Vec<usize> = (0..offers.len()).map(|offer| self.uses(Pick { backend, offer })).collect();
@@ -214,7 +225,8 @@ impl<'a> Table<'a> {
         candidates.into_iter().map(|(_, candidate)| candidate).collect()
     }
 
-    /// The places of which one must be left for a candidate to be taken: its own, or any of a full subset.
+    /// Returns the places of which one must become free before a candidate can be taken: the
+    /// candidate's own place, or any place of a full subset.
     fn in_the_way(&self, candidate: &Candidate<'a>) -> impl Iterator<Item = (Place<'a>, Pick)> {
         let (index, _) = candidate.place;
         let backend = candidate.pick.backend;
@@ -224,7 +236,8 @@ impl<'a> Table<'a> {
         own.into_iter().chain(others.filter(move |(_, pick)| pick.backend != backend))
     }
 
-    /// Two backends exchange places in two subsets, where that brings their numbers in each closer. False: there are no such two.
+    /// Lets two backends exchange places in two subsets if that evens out their numbers in each.
+    /// Returns false if there is no such pair.
     fn even_out(&mut self) -> bool {
         for here in 0..self.subsets.len() {
             let most = (0..self.offers.len()).map(|backend| self.share_in(here, backend)).max().unwrap_or_default();
@@ -246,7 +259,8 @@ impl<'a> Table<'a> {
         false
     }
 
-    /// Each of two backends gives up a place in its subset and takes one in the other's.
+    /// Lets each of two backends give up a place in its subset for one in the other's. Returns
+    /// false if that is impossible.
     fn exchange(&mut self, (here, much): (usize, usize), (there, little): (usize, usize)) -> bool {
         for (gives, given) in self.held(here, much) {
             for (takes, taken) in self.held(there, little) {
@@ -265,7 +279,8 @@ impl<'a> Table<'a> {
         false
     }
 
-    /// Puts a point that is in no subset where its backend has one that is in several. False: there is no such point.
+    /// Puts an unused point into the place of another point of its backend that is in several
+    /// subsets. Returns false if there is no such point.
     fn show_all(&mut self) -> bool {
         let offers: &'a [Vec<Offer>] = self.offers;
         for (backend, of_backend) in offers.iter().enumerate() {
@@ -295,7 +310,8 @@ impl<'a> Table<'a> {
         self.uses.get(&pick).copied().unwrap_or_default()
     }
 
-    /// What a backend holds in a subset, what is in the most subsets first.
+    /// Returns the places of a backend in a subset, beginning with the point that is in the most
+    /// subsets.
     fn held(&self, subset: usize, backend: usize) -> Vec<(&'a RelayIdentity, Pick)> {
         let held = self.subsets.get(subset).into_iter().flatten().filter(|(_, pick)| pick.backend == backend);
         let mut held: Vec<(&'a RelayIdentity, Pick)> = held.map(|(relay, pick)| (*relay, *pick)).collect();
@@ -303,7 +319,7 @@ impl<'a> Table<'a> {
         held
     }
 
-    /// The best free place for a backend in a subset.
+    /// Returns the best free place for a backend in a subset.
     fn place_for(&self, subset: usize, backend: usize) -> Option<(Place<'a>, Pick)> {
         let offers: &'a [Offer] = self.offers.get(backend)?;
         let held = self.subsets.get(subset)?;
@@ -312,8 +328,9 @@ impl<'a> Table<'a> {
         picks.min_by_key(|(_, turns, pick)| (*turns, self.uses(*pick))).map(|(place, _, pick)| (place, pick))
     }
 
-    /// The backend of step `last` takes `candidate`, for which somebody leaves `left`; the ones before it take what it leaves.
-    fn carry_out(&mut self, steps: &[Step<'a>], last: usize, candidate: Candidate<'a>, left: Option<Place<'a>>) {
+    /// Gives `candidate` to the backend of step `last`, for which another backend leaves `left`.
+    /// The backends of the steps before it each take the place that is left for them.
+    fn carry_out(&mut self, steps: &[SearchStep<'a>], last: usize, candidate: Candidate<'a>, left: Option<Place<'a>>) {
         let (mut index, mut candidate, mut left) = (last, candidate, left);
         loop {
             if let Some(left) = left {

@@ -1,4 +1,5 @@
-//! What the descriptors of a period say: the subsets of the points, and what is true of all backends.
+//! The contents of a time period's descriptors: subsets of the introduction points, with the fields
+//! on which all backends agree.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,34 +14,36 @@ use super::selection::{self, Offer, Pick, Shape};
 use crate::onion::descriptor::max_points_beside;
 use crate::onion::{Discovery, IntroductionPoint, ServiceContent};
 
-/// Where there are more points than places, the least time that those have which were chosen: as C tor's re-upload at the soonest.
+/// The shortest time for which selected points are kept if there are more points than places. It
+/// equals the shortest re-upload interval of C tor.
 const TURN: Duration = Duration::from_secs(60 * 60);
-/// C tor's number of points unless it is told otherwise: with as few, a client still has a choice.
+/// The default number of introduction points of C tor. This number still gives a client a choice.
 const USUAL_POINTS: usize = 3;
 
-/// Whether the HSDirs of a period may hold different descriptors.
+/// The mode for different descriptors on the HSDirs of a time period.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Distinct {
-    /// When one cannot hold all points.
+    /// The descriptors differ if one descriptor cannot hold all points.
     #[default]
     Auto,
-    /// Also when one can: then each holds about half of the points, three at the least, so that no HSDir's descriptor tells all.
+    /// The descriptors always differ. If one could hold all points, each holds about half of them,
+    /// but at least three, so that no HSDir's descriptor reveals all points.
     Always,
-    /// All are the same.
+    /// All HSDirs hold the same descriptor.
     Never,
 }
 
-/// What a merge is for.
+/// The parameters of a merge.
 #[derive(Debug, Clone)]
 pub(super) struct Policy {
     pub(super) distinct: Distinct,
     pub(super) discovery: Arc<Discovery>,
-    /// How many different descriptors clients can be shown.
+    /// The number of different descriptors that clients can get.
     pub(super) subsets: usize,
 }
 
 impl Policy {
-    /// What a descriptor holds at most.
+    /// Returns the largest number of points in one descriptor.
     fn max_points(&self) -> usize {
         match &*self.discovery {
             Discovery::Open => max_points_beside(0),
@@ -49,12 +52,12 @@ impl Policy {
     }
 }
 
-/// The subsets of one period, as they were chosen last. They outlive the backends, so that one that comes back finds its points
-/// where they were.
+/// The latest subsets of one time period. They outlive the backends, so that the points of a
+/// backend that comes back return to their places.
 #[derive(Debug, Default)]
 pub(super) struct Subsets {
     chosen: Vec<Vec<Chosen>>,
-    /// Since when they are chosen afresh.
+    /// The time at which the current turn began.
     since: Duration,
     turns: Turns,
 }
@@ -63,35 +66,37 @@ pub(super) struct Subsets {
 struct Chosen {
     backend: BackendId,
     point: IntroductionPoint,
-    /// Its place in the descriptor. Random, so that neighbours tell nothing about who belongs together, and fixed while
-    /// the point is chosen: tor too keeps an unchanged set in its order.
+    /// The point's rank in the descriptor. The rank is random, so that the order does not reveal
+    /// which points belong to the same backend. It is fixed while the point is chosen, because tor
+    /// also keeps an unchanged set in its order.
     rank: u64,
 }
 
-/// How often the backends and the points had their turn, counted in places, while there were more points than places.
+/// The number of places that the backends and the points have had while there were more points than
+/// places.
 #[derive(Debug, Default)]
 struct Turns {
     backends: BTreeMap<BackendId, u64>,
     points: BTreeMap<Point, u64>,
 }
 
-/// Names a point: its backend and its authentication key.
+/// The identity of a point: its backend and its authentication key.
 type Point = (BackendId, [u8; 32]);
 
-/// The contents of a round's descriptors, who may read them, and whose points are in them.
+/// The contents of a round's descriptors, with the authorized clients and the backends' shares.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Merged {
-    /// By subset; one if all HSDirs hold the same.
+    /// The contents ordered by subset, or a single content if all HSDirs hold the same.
     pub(super) contents: Vec<ServiceContent>,
     pub(super) discovery: Arc<Discovery>,
-    /// Points by backend, each counted once; none with zero.
+    /// The number of distinct points of each backend. Backends without points are left out.
     pub(super) points: BTreeMap<BackendId, usize>,
 }
 
 type Usable<'a> = Vec<(&'a BackendId, Vec<&'a IntroductionPoint>)>;
 
 impl Subsets {
-    /// Selects points, and merges them. None when there is none to select.
+    /// Selects points and merges them. Returns None if there are no points.
     pub(super) fn merge(
         &mut self,
         backends: &Backends,
@@ -101,7 +106,7 @@ impl Subsets {
     ) -> Option<Merged> {
         let agreed = backends.agreed()?;
         let mut usable: Usable = backends.usable().map(|(id, points)| (id, points.collect())).collect();
-        // Who comes first among equals is not for names to say.
+        // The order of the names must not decide between equal backends.
         usable.shuffle(rng);
         self.choose(&mut usable, policy, now, rng);
 
@@ -178,7 +183,8 @@ impl Chosen {
 }
 
 impl Turns {
-    /// What was chosen has had its turn. Who is new begins with as many as those who had the fewest.
+    /// Counts a turn for all chosen points. A new backend or point starts with the lowest count of
+    /// the others.
     fn count(&mut self, chosen: &[Vec<Chosen>], usable: &Usable) {
         let before = std::mem::take(self);
         let least = usable.iter().filter_map(|(id, _)| before.backends.get(*id)).min().copied().unwrap_or_default();
@@ -198,7 +204,7 @@ impl Turns {
     }
 }
 
-/// How many subsets, of how many points.
+/// Returns the number and size of the subsets.
 fn shape(usable: &Usable, policy: &Policy) -> Shape {
     let max_points = policy.max_points();
     let several = Shape { subsets: policy.subsets.max(1), points: max_points };

@@ -1,7 +1,8 @@
-//! What each HSDir holds and is being sent.
+//! The upload state of each HSDir.
 //!
-//! A descriptor is named by its period and its revision counter. Fates come by HSDir alone, so there is at most one upload in
-//! flight per HSDir, over all periods; a dead HSDir gives no fate at all, so each upload has its own deadline.
+//! A descriptor is identified by its time period and its revision counter. Upload results name only
+//! the HSDir, so at most one upload per HSDir is in flight across all periods. A dead HSDir causes
+//! no result at all, so each upload has its own deadline.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,76 +12,90 @@ use rand::{Rng, RngExt};
 use crate::consensus::Fingerprint;
 use crate::onion::TimePeriod;
 
-/// An upload without a fate has failed after this time. With `BACKOFF_SILENT_MAX`: an HSDir that comes back is caught up
-/// within 30 s.
+/// The time after which an upload without a result has failed. Together with
+/// [`BACKOFF_SILENT_MAX`], it ensures that an HSDir that comes back is up to date within 30 s.
 pub(super) const DEADLINE: Duration = Duration::from_secs(15);
+/// The shortest base of the pause between two attempts at an HSDir. The base doubles with each
+/// failure.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
-/// Between two tries at an HSDir that does not answer; its deadlines space them already.
+/// The longest pause between two attempts at an HSDir that does not answer. The deadlines of the
+/// uploads come on top of it.
 const BACKOFF_SILENT_MAX: Duration = Duration::from_secs(8);
-/// Between two tries at an HSDir that answers, and refuses.
+/// The longest pause between two attempts at an HSDir that answers with a refusal.
 const BACKOFF_REFUSED_MAX: Duration = Duration::from_secs(60);
-/// When the fate that came may belong to an earlier upload, the upload is repeated after this time.
+/// The time after which an upload is repeated if its result may belong to an earlier upload.
 const CONFIRM_AFTER: Duration = Duration::from_secs(2);
-/// So many rejections in a row by one HSDir make the counter rise. Enough to get past any clock; then the HSDir is at fault.
+/// The number of rejections in a row by one HSDir that raise the revision counter. This many rises
+/// overtake any clock; after that, the HSDir is at fault.
 const MAX_RISES: u32 = 12;
 
-/// A descriptor: its period and its revision counter.
-type Name = (TimePeriod, u64);
+/// The identity of a descriptor: its time period and its revision counter.
+type DescriptorName = (TimePeriod, u64);
 
-/// All HSDirs that are responsible in some period.
+/// The upload state of all HSDirs that are responsible in any time period.
 #[derive(Debug, Default)]
-pub(super) struct Uploads {
+pub(super) struct HsdirUploads {
     hsdirs: BTreeMap<Fingerprint, Hsdir>,
 }
 
 #[derive(Debug, Default)]
 struct Hsdir {
     in_flight: Option<InFlight>,
-    /// Uploads that were given up and whose fate may still come.
-    strays: BTreeSet<Name>,
+    /// The uploads that were given up and whose results may still arrive.
+    strays: BTreeSet<DescriptorName>,
     jobs: BTreeMap<TimePeriod, Job>,
 }
 
 #[derive(Debug)]
 struct InFlight {
-    name: Name,
+    name: DescriptorName,
     deadline: Duration,
 }
 
-/// What an HSDir is to hold for a period. Counters are 0 for none.
+/// The state of one HSDir in one time period. A counter of 0 means that there is no descriptor.
 #[derive(Debug, Default)]
 struct Job {
+    /// The counter of the newest descriptor, which the HSDir should hold.
     newest: u64,
+    /// The counter of the last descriptor that the HSDir accepted.
     accepted: u64,
+    /// The greatest counter of a failed upload.
     failed: u64,
-    /// The newest may have arrived unseen: a rejection then means that it has.
+    /// True if the newest descriptor may have arrived without a known result. A rejection then
+    /// means that the HSDir already holds it.
     may_have_arrived: bool,
+    /// The earliest time of the next attempt.
     not_before: Duration,
-    /// Failures since it last accepted something.
+    /// The number of failures since the HSDir last accepted a descriptor.
     failures: u32,
-    /// Rejections since it last accepted something.
+    /// The number of rejections since the HSDir last accepted a descriptor.
     rejections: u32,
 }
 
-/// The newest descriptor of a period was rejected: an HSDir holds one with an equal or greater counter.
+/// The rejection of a period's newest descriptor by an HSDir that holds an equal or greater
+/// counter.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Rejected {
+    /// The time period of the descriptor.
     pub(super) period: TimePeriod,
-    /// How often in a row that HSDir did so, from 1.
+    /// The number of rejections by this HSDir in a row, starting from 1.
     pub(super) times: u32,
 }
 
-/// How an HSDir failed.
+/// The kind of a failed upload.
 #[derive(Clone, Copy)]
-enum Failure {
+enum UploadFailure {
+    /// The HSDir did not answer before the deadline.
     Silent,
+    /// The HSDir answered with an error.
     Refused,
-    /// The same descriptor will not do any better.
+    /// The HSDir rejected the descriptor. Another attempt with the same descriptor would fail too.
     Rejected,
 }
 
-impl Uploads {
-    /// A new descriptor for all these HSDirs, which are the responsible ones. What waits of older ones is dropped; what is in flight comes to its end first.
+impl HsdirUploads {
+    /// Queues a new descriptor for all these HSDirs, the responsible ones of the period. It
+    /// replaces older descriptors that still wait. An upload in flight is finished first.
     pub(super) fn publish(&mut self, period: TimePeriod, counter: u64, hsdirs: &BTreeSet<Fingerprint>, now: Duration) {
         for hsdir in hsdirs {
             let job = self.hsdirs.entry(*hsdir).or_default().jobs.entry(period).or_default();
@@ -90,7 +105,7 @@ impl Uploads {
         }
     }
 
-    /// Only these HSDirs are responsible in the period any more.
+    /// Forgets the HSDirs that are no longer responsible in the period.
     pub(super) fn retain(&mut self, period: TimePeriod, hsdirs: &BTreeSet<Fingerprint>) {
         for (fingerprint, hsdir) in &mut self.hsdirs {
             if !hsdirs.contains(fingerprint) {
@@ -100,18 +115,19 @@ impl Uploads {
         self.hsdirs.retain(|_, hsdir| hsdir.in_flight.is_some() || !hsdir.jobs.is_empty());
     }
 
-    /// The period is over, or its descriptor is.
+    /// Forgets a time period that is over or whose descriptor has expired.
     pub(super) fn forget(&mut self, period: TimePeriod) {
         self.retain(period, &BTreeSet::new());
     }
 
-    /// Nothing is to be uploaded any more, and what HSDirs hold is no longer ours to know.
+    /// Stops all uploads and forgets the descriptors that the HSDirs hold.
     pub(super) fn stop(&mut self) {
         self.lose_sight();
         self.hsdirs.values_mut().for_each(|hsdir| hsdir.jobs.clear());
     }
 
-    /// What is in flight may arrive or not: nobody will tell. Nor was it the HSDirs' fault if something failed before.
+    /// Gives up the uploads in flight, whose results will never arrive. Earlier failures are
+    /// forgotten too, because they may not have been the HSDirs' fault.
     pub(super) fn lose_sight(&mut self) {
         for hsdir in self.hsdirs.values_mut() {
             if let Some(upload) = hsdir.in_flight.take() {
@@ -121,19 +137,19 @@ impl Uploads {
         }
     }
 
-    /// Ends the uploads whose deadline is over.
+    /// Fails the uploads whose deadline is over.
     pub(super) fn expire(&mut self, now: Duration, rng: &mut impl Rng) {
         for hsdir in self.hsdirs.values_mut() {
             if let Some(upload) = hsdir.in_flight.take_if(|upload| upload.deadline <= now) {
                 hsdir.give_up(upload.name);
-                hsdir.fail(upload.name, Failure::Silent, now, rng);
-                // An HSDir that does not answer fails what waits, too.
+                hsdir.fail(upload.name, UploadFailure::Silent, now, rng);
+                // An HSDir that does not answer also fails the uploads that wait for it.
                 hsdir.jobs.values_mut().for_each(|job| job.failed = job.newest);
             }
         }
     }
 
-    /// An upload's fate. Returns what the counter must rise for.
+    /// Takes in the result of an upload. Returns the rejection if the revision counter must rise.
     pub(super) fn fate(
         &mut self,
         fingerprint: &Fingerprint,
@@ -147,12 +163,12 @@ impl Uploads {
             Ok(()) => hsdir.accept(name, now),
             Err(reason) if is_rejection(reason) && hsdir.may_hold(name) => hsdir.hold(name),
             Err(reason) if is_rejection(reason) => return hsdir.reject(name, now, rng),
-            Err(_) => hsdir.fail(name, Failure::Refused, now, rng),
+            Err(_) => hsdir.fail(name, UploadFailure::Refused, now, rng),
         }
         None
     }
 
-    /// What to send now, and to whom; it is then in flight.
+    /// Starts the uploads that are due, and returns their HSDirs and time periods.
     pub(super) fn start(&mut self, now: Duration) -> Vec<(Fingerprint, TimePeriod)> {
         let mut started = Vec::new();
         for (fingerprint, hsdir) in &mut self.hsdirs {
@@ -164,23 +180,24 @@ impl Uploads {
         started
     }
 
-    /// When the next deadline is over.
+    /// Returns the earliest deadline of the uploads in flight.
     pub(super) fn next_deadline(&self) -> Option<Duration> {
         self.hsdirs.values().filter_map(|hsdir| hsdir.in_flight.as_ref()).map(|upload| upload.deadline).min()
     }
 
-    /// When there is something to send next.
+    /// Returns the time at which the next upload can start.
     pub(super) fn next_start(&self) -> Option<Duration> {
         self.hsdirs.values().filter_map(Hsdir::next).map(|(at, _)| at).min()
     }
 
-    /// How many HSDirs accepted the newest descriptor of a period.
+    /// Returns the number of HSDirs that accepted the newest descriptor of a period.
     pub(super) fn accepted(&self, period: TimePeriod) -> usize {
         let jobs = self.hsdirs.values().filter_map(|hsdir| hsdir.jobs.get(&period));
         jobs.filter(|job| job.accepted == job.newest).count()
     }
 
-    /// The counter of the newest descriptor that an HSDir accepted, or failed to.
+    /// Returns the greatest counter of the descriptors that an HSDir has accepted or failed to
+    /// accept.
     pub(super) fn tried(&self, fingerprint: &Fingerprint, period: TimePeriod) -> u64 {
         let job = self.hsdirs.get(fingerprint).and_then(|hsdir| hsdir.jobs.get(&period));
         job.map_or(0, |job| job.accepted.max(job.failed))
@@ -188,17 +205,18 @@ impl Uploads {
 }
 
 impl Hsdir {
-    /// The next job: which may start when, unless something is in flight.
+    /// Returns the start and the time period of the next upload, or None while one is in flight.
     fn next(&self) -> Option<(Duration, TimePeriod)> {
         let open = self.jobs.iter().filter(|(_, job)| self.in_flight.is_none() && job.accepted < job.newest);
         open.map(|(period, job)| (job.not_before, *period)).min()
     }
 
-    fn accept(&mut self, name: Name, now: Duration) {
+    fn accept(&mut self, name: DescriptorName, now: Duration) {
         if self.strays.iter().all(|stray| *stray == name) {
             return self.hold(name);
         }
-        // It may be a stray's late fate. Send it again: then an acceptance, or a rejection, tells.
+        // This may be the late result of a stray upload. The next attempt settles the question,
+        // because an acceptance and a rejection both prove that the HSDir holds the descriptor.
         self.strays.clear();
         if let Some(job) = self.newest(name) {
             job.may_have_arrived = true;
@@ -206,7 +224,7 @@ impl Hsdir {
         }
     }
 
-    fn hold(&mut self, (period, counter): Name) {
+    fn hold(&mut self, (period, counter): DescriptorName) {
         self.strays.clear();
         if let Some(job) = self.jobs.get_mut(&period) {
             job.accepted = counter;
@@ -215,28 +233,28 @@ impl Hsdir {
         }
     }
 
-    fn give_up(&mut self, name: Name) {
+    fn give_up(&mut self, name: DescriptorName) {
         self.strays.insert(name);
         if let Some(job) = self.newest(name) {
             job.may_have_arrived = true;
         }
     }
 
-    fn may_hold(&mut self, name: Name) -> bool {
+    fn may_hold(&mut self, name: DescriptorName) -> bool {
         self.newest(name).is_some_and(|job| job.may_have_arrived)
     }
 
-    /// The job of a descriptor that is still the newest.
-    fn newest(&mut self, (period, counter): Name) -> Option<&mut Job> {
+    /// Returns the job of a descriptor if that is still the newest of its period.
+    fn newest(&mut self, (period, counter): DescriptorName) -> Option<&mut Job> {
         self.jobs.get_mut(&period).filter(|job| job.newest == counter)
     }
 
-    fn reject(&mut self, name: Name, now: Duration, rng: &mut impl Rng) -> Option<Rejected> {
-        self.fail(name, Failure::Rejected, now, rng);
+    fn reject(&mut self, name: DescriptorName, now: Duration, rng: &mut impl Rng) -> Option<Rejected> {
+        self.fail(name, UploadFailure::Rejected, now, rng);
         let (period, counter) = name;
         let job = self.jobs.get_mut(&period)?;
         if counter < job.newest {
-            // The newer one has a greater counter already.
+            // The newest descriptor already has a greater counter.
             job.not_before = now;
             return None;
         }
@@ -244,15 +262,15 @@ impl Hsdir {
         (job.rejections <= MAX_RISES).then_some(Rejected { period, times: job.rejections })
     }
 
-    fn fail(&mut self, (period, counter): Name, failure: Failure, now: Duration, rng: &mut impl Rng) {
+    fn fail(&mut self, (period, counter): DescriptorName, failure: UploadFailure, now: Duration, rng: &mut impl Rng) {
         let Some(job) = self.jobs.get_mut(&period) else { return };
         job.failed = job.failed.max(counter);
         job.failures = job.failures.saturating_add(1);
         let doubled = BACKOFF_MIN.saturating_mul(2_u32.saturating_pow(job.failures));
         let longest = match failure {
-            Failure::Silent => doubled.min(BACKOFF_SILENT_MAX),
-            Failure::Refused => doubled.min(BACKOFF_REFUSED_MAX),
-            Failure::Rejected => BACKOFF_REFUSED_MAX,
+            UploadFailure::Silent => doubled.min(BACKOFF_SILENT_MAX),
+            UploadFailure::Refused => doubled.min(BACKOFF_REFUSED_MAX),
+            UploadFailure::Rejected => BACKOFF_REFUSED_MAX,
         };
         job.not_before = now.saturating_add(longest.mul_f64(rng.random_range(0.5..=1.0)));
     }

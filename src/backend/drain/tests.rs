@@ -1,4 +1,4 @@
-//! All on paused time: tokio advances it to the next timer when every task waits.
+//! These tests run in paused time, which tokio advances to the next timer when every task waits.
 
 use std::sync::Arc;
 
@@ -21,13 +21,14 @@ impl Bench {
         Self { drain: Arc::new(Drain::new(TIMES, open)), streams, start: Instant::now() }
     }
 
-    /// A `/drain` call from now on; gives its reason and when it ended, in seconds since the bench began.
+    /// Starts a `/drain` call. The task returns its reason, and its end in seconds since the start
+    /// of the bench.
     fn call(&self) -> JoinHandle<(&'static str, u64)> {
         let (drain, start) = (self.drain.clone(), self.start);
         tokio::spawn(async move { (drain.wait().await, start.elapsed().as_secs()) })
     }
 
-    /// A publisher that says the same thing four times a second, `seconds` long.
+    /// Reports the same phase four times a second for the given number of seconds.
     async fn hear(&self, leading: bool, phase: PodPhase, seconds: u64) {
         for _ in 0..seconds * 4 {
             self.drain.heard(leading, phase);
@@ -61,11 +62,11 @@ async fn lingers_even_when_no_stream_is_open() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn streams_time_out() {
+async fn open_streams_do_not_outlast_the_drain_timeout() {
     let bench = Bench::new(1);
     let call = bench.call();
     bench.hear(true, PodPhase::Withdrawn, 200).await;
-    assert_eq!(call.await.unwrap(), ("the streams' time is up", 130));
+    assert_eq!(call.await.unwrap(), ("the drain timeout is over", 130));
 }
 
 #[tokio::test(start_paused = true)]
@@ -73,11 +74,11 @@ async fn a_withdrawal_that_never_comes_leaves_time_to_shut_down() {
     let bench = Bench::new(0);
     let call = bench.call();
     bench.hear(true, PodPhase::Terminating, 200).await;
-    assert_eq!(call.await.unwrap(), ("the time is up", 140), "the grace period is 145 s");
+    assert_eq!(call.await.unwrap(), ("the time limit is reached", 140), "the grace period is 145 s");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_liveness_kill_is_not_held_up() {
+async fn a_liveness_kill_is_not_delayed() {
     let bench = Bench::new(5);
     bench.hear(true, PodPhase::Active, 60).await;
     let call = bench.call();
@@ -86,7 +87,7 @@ async fn a_liveness_kill_is_not_held_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_active_that_is_older_than_the_deletion_does_not_end_the_drain() {
+async fn an_active_report_from_before_the_deletion_does_not_end_the_drain() {
     let bench = Bench::new(5);
     let call = bench.call();
     bench.hear(true, PodPhase::Active, 1).await;
@@ -95,7 +96,7 @@ async fn an_active_that_is_older_than_the_deletion_does_not_end_the_drain() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_a_leaders_word_on_the_phase_counts() {
+async fn only_the_leaders_report_of_the_phase_counts() {
     let bench = Bench::new(0);
     let call = bench.call();
     for phase in [PodPhase::Active, PodPhase::Withdrawn] {
@@ -107,7 +108,7 @@ async fn only_a_leaders_word_on_the_phase_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_leader_that_still_says_terminating_does_not_restart_the_linger_time() {
+async fn a_new_leader_that_still_reports_terminating_does_not_restart_the_linger_time() {
     let bench = Bench::new(0);
     let call = bench.call();
     bench.hear(true, PodPhase::Withdrawn, 5).await;
@@ -116,24 +117,24 @@ async fn a_new_leader_that_still_says_terminating_does_not_restart_the_linger_ti
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_publisher_it_lingers_the_fixed_time() {
+async fn without_a_publisher_the_drain_lingers_for_the_fixed_time() {
     let bench = Bench::new(0);
     assert_eq!(bench.call().await.unwrap(), ("no stream is open", 15));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_publisher_that_comes_back_is_waited_for_again() {
+async fn the_drain_waits_again_for_a_publisher_that_comes_back() {
     let bench = Bench::new(0);
     let call = bench.call();
     sleep(Duration::from_secs(12)).await;
     bench.hear(true, PodPhase::Terminating, 8).await;
-    assert!(!call.is_finished(), "the silence's linger time was over at 15 s");
+    assert!(!call.is_finished(), "without the publisher the linger time would have ended at 15 s");
     bench.drain.heard(true, PodPhase::Withdrawn);
     assert_eq!(call.await.unwrap(), ("no stream is open", 30));
 }
 
 #[tokio::test(start_paused = true)]
-async fn both_containers_calls_end_together() {
+async fn the_calls_of_both_containers_end_together() {
     let bench = Bench::new(0);
     let (tor, agent) = (bench.call(), bench.call());
     bench.hear(true, PodPhase::Withdrawn, 8).await;
@@ -144,7 +145,7 @@ async fn both_containers_calls_end_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_is_cut_off_leaves_nothing_behind() {
+async fn an_aborted_call_does_not_affect_a_later_one() {
     let bench = Bench::new(0);
     let call = bench.call();
     bench.hear(true, PodPhase::Terminating, 4).await;

@@ -3,7 +3,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 
-impl Port {
+impl ForwarderPort {
     pub fn for_tests(number: u16, target: &str) -> Self {
         Self::new(&forwarded(number, target), HeaderUse::Absent)
     }
@@ -15,7 +15,7 @@ fn forwarded(port: u16, target: &str) -> ForwardedPort {
 
 const BACKEND: &str = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion";
 
-/// A forwarder in a directory of its own.
+/// A running forwarder in its own temporary directory.
 struct Bench {
     dir: tempfile::TempDir,
     traffic: Arc<Traffic>,
@@ -56,7 +56,7 @@ impl Bench {
         self.traffic.watch_open().wait_for(|open| *open == count).await.unwrap();
     }
 
-    fn counter(&self, which: fn(&Port) -> &AtomicU64) -> u64 {
+    fn counter(&self, which: fn(&ForwarderPort) -> &AtomicU64) -> u64 {
         which(&self.traffic.ports()[0]).load(Ordering::Relaxed)
     }
 }
@@ -87,7 +87,7 @@ async fn a_request_that_ends_by_half_close_gets_its_whole_answer() {
 }
 
 #[tokio::test]
-async fn a_target_that_speaks_first_and_closes_first() {
+async fn a_target_may_send_first_and_close_first() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let bench = Bench::new(&listener.local_addr().unwrap().to_string(), 8);
     let mut stream = bench.open().await;
@@ -103,7 +103,7 @@ async fn a_target_that_speaks_first_and_closes_first() {
 }
 
 #[tokio::test]
-async fn a_target_that_does_not_notice_the_end_is_given_up_once_it_is_quiet() {
+async fn a_half_closed_stream_ends_once_the_target_is_idle() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let bench = Bench::new(&listener.local_addr().unwrap().to_string(), 8);
     let mut stream = bench.open().await;
@@ -111,7 +111,7 @@ async fn a_target_that_does_not_notice_the_end_is_given_up_once_it_is_quiet() {
     stream.shutdown().await.unwrap();
     assert_eq!(target.read(&mut [0]).await.unwrap(), 0);
 
-    // From here the clock goes on whenever everybody waits.
+    // From here on, the clock advances whenever every task waits.
     tokio::time::pause();
     let start = tokio::time::Instant::now();
     for _ in 0..5 {
@@ -126,7 +126,7 @@ async fn a_target_that_does_not_notice_the_end_is_given_up_once_it_is_quiet() {
 }
 
 #[tokio::test]
-async fn a_refusing_target_closes_the_stream_at_once_and_a_later_one_is_found() {
+async fn a_refusing_target_closes_the_stream_at_once_and_can_come_back() {
     let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let bench = Bench::new(&address.to_string(), 8);
     assert_eq!(bench.open().await.read(&mut [0]).await.unwrap(), 0);
@@ -141,7 +141,7 @@ async fn a_refusing_target_closes_the_stream_at_once_and_a_later_one_is_found() 
 
 #[tokio::test]
 async fn a_name_that_does_not_resolve_closes_the_stream() {
-    // RFC 6761, section 6.4: never resolves.
+    // A name under `.invalid` never resolves (RFC 6761, section 6.4).
     let bench = Bench::new("web.invalid:80", 8);
     assert_eq!(bench.open().await.read(&mut [0]).await.unwrap(), 0);
     bench.until_open_streams_are(0).await;
@@ -149,7 +149,7 @@ async fn a_name_that_does_not_resolve_closes_the_stream() {
 }
 
 #[tokio::test]
-async fn one_stream_too_many_is_refused_and_the_others_go_on() {
+async fn a_stream_over_the_limit_is_refused_and_the_others_continue() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let bench = Bench::new(&listener.local_addr().unwrap().to_string(), 1);
     let mut first = bench.open().await;
@@ -164,25 +164,26 @@ async fn one_stream_too_many_is_refused_and_the_others_go_on() {
 }
 
 #[tokio::test]
-async fn a_reader_that_does_not_read_holds_up_the_writer() {
+async fn a_slow_reader_stops_the_writer() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let bench = Bench::new(&listener.local_addr().unwrap().to_string(), 8);
     let (from_tor, to_tor) = bench.open().await.into_split();
     let (from_target, to_target) = listener.accept().await.unwrap().0.into_split();
-    let inward = is_held_up(to_tor, from_target).await;
+    let inward = fill_until_blocked(to_tor, from_target).await;
     assert_eq!(bench.counter(|port| &port.bytes_in), inward);
-    let outward = is_held_up(to_target, from_tor).await;
+    let outward = fill_until_blocked(to_target, from_tor).await;
     assert_eq!(bench.counter(|port| &port.bytes_out), outward);
 }
 
-/// Writes until no more is taken; then all of it comes out. Gives how much it was.
-async fn is_held_up(mut from: impl AsyncWrite + Unpin, mut to: impl AsyncRead + Unpin) -> u64 {
+/// Writes until the stream accepts no more data, then reads everything back. Returns the number of
+/// bytes.
+async fn fill_until_blocked(mut from: impl AsyncWrite + Unpin, mut to: impl AsyncRead + Unpin) -> u64 {
     let piece: Vec<u8> = (0..=250).cycle().take(251 * 256).collect();
     let mut written = 0;
     while let Ok(taken) = timeout(Duration::from_millis(500), from.write(&piece[written % 251..])).await {
         written += taken.unwrap();
-        // Linux lets a socket hold some megabytes, and there are four on the way.
-        assert!(written < 64 << 20, "nothing holds up the writer");
+        // Linux buffers a few megabytes per socket, and there are four sockets on the way.
+        assert!(written < 64 << 20, "the writer is never blocked");
     }
     let mut read = vec![0; written];
     to.read_exact(&mut read).await.unwrap();
@@ -190,16 +191,16 @@ async fn is_held_up(mut from: impl AsyncWrite + Unpin, mut to: impl AsyncRead + 
     written as u64
 }
 
-/// What tor writes before the client's bytes for its circuit 42.
+/// The header that tor writes before the client's bytes for its circuit 42.
 const HEADER: &str = "PROXY TCP6 fc00:dead:beef:4dad::0:2a ::1 42 80\r\n";
 
 #[tokio::test]
-async fn tors_header_reaches_the_ports_that_want_it_and_no_other() {
+async fn only_ports_with_the_option_pass_tors_header_on() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = listener.local_addr().unwrap().to_string();
     let wants = ForwardedPort { proxy_header: true, ..forwarded(80, &target) };
     let bench = Bench::of(vec![wants, forwarded(81, &target)], 8);
-    // The backend's mark is its key's beginning.
+    // The mark of the backend is the beginning of its public key.
     let marked = "PROXY TCP6 fc00:dead:beef:4dad:d1b3:8b83:0:2a ::1 42 80\r\n";
     for (port, begins) in [(80, marked), (81, "")] {
         let mut stream = bench.open_port(port).await;
@@ -216,7 +217,7 @@ async fn tors_header_reaches_the_ports_that_want_it_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_target_that_speaks_first_is_not_kept_waiting_by_the_header() {
+async fn a_target_that_sends_first_does_not_have_to_wait_for_the_client() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let wants = ForwardedPort { proxy_header: true, ..forwarded(80, &listener.local_addr().unwrap().to_string()) };
     let bench = Bench::of(vec![wants], 8);
@@ -229,7 +230,7 @@ async fn a_target_that_speaks_first_is_not_kept_waiting_by_the_header() {
     assert_eq!(&greeting, b"220 hello");
 }
 
-/// A client must not be able to say in tor's stead who it is.
+/// A client must not be able to forge the header that identifies its circuit.
 #[tokio::test]
 async fn a_stream_without_tors_header_never_reaches_the_target() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -239,7 +240,7 @@ async fn a_stream_without_tors_header_never_reaches_the_target() {
     for port in [80, 81] {
         let mut stream = bench.open_port(port).await;
         stream.write_all(&[b'x'; 500]).await.unwrap();
-        // Unread bytes make the kernel tell the end as a reset.
+        // Unread bytes make the kernel report the end as a reset.
         let end = stream.read(&mut [0]).await;
         assert!(end.is_err() || end.is_ok_and(|length| length == 0));
         let mut silent = bench.open_port(port).await;
@@ -252,7 +253,7 @@ async fn a_stream_without_tors_header_never_reaches_the_target() {
 }
 
 #[tokio::test]
-async fn an_earlier_agents_socket_is_replaced_and_another_file_too() {
+async fn the_socket_of_an_earlier_agent_is_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("80.sock");
     drop(UnixListener::bind(&path).unwrap());

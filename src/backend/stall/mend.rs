@@ -1,33 +1,34 @@
-//! Looks after tor's onion service, and does what the stalled-service rule says.
+//! Checks tor's onion service and carries out the decisions of the stalled-service rule.
 
 use std::ops::{AddAssign, RangeInclusive};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::rule::{Housekeeping, PointsSight, Sight, Stall, Step};
+use super::rule::{Observation, PointsState, Remedy, Stall, StallRule};
 use crate::backend::points::Points;
 use crate::backend::system::wall_clock;
-use crate::backend::watchdog::{Lost, Watchdog};
+use crate::backend::watchdog::{Unanswered, WatchedClient};
 use crate::consensus::{NetworkKind, parse_time, service_period};
-use crate::control::{Client, ControlError};
 use crate::onion::{BlindedPublicKey, OnionAddress, TimePeriod};
 
-/// How often it looks.
+/// The interval between two checks.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// How many periods back an old descriptor's is looked for: from the second, to a month on the public network. After an outage over
-/// several changes C tor goes but one period on, and its points are taken as long as they are one period late.
+/// The distances, in time periods, at which a descriptor counts as old: from two periods back to
+/// about a month on the public network. After an outage over several period changes, C tor advances
+/// by one period only, and publishers accept points that are one period late.
 const BACK: RangeInclusive<u64> = 2..=32;
 
-/// Relays of a circuit: one that only fetches from a directory has fewer, and does not count to tor.
+/// The number of relays in a full circuit. Directory circuits are shorter and do not make tor
+/// report `circuit-established`.
 const HOPS: usize = 3;
 
-/// How often it had to do something.
+/// The number of repairs that the agent has attempted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Mended {
-    /// Circuits asked for.
+    /// Circuits requested from tor.
     pub circuits: u64,
-    /// Tors ended.
+    /// Tor processes ended.
     pub restarts: u64,
 }
 
@@ -38,83 +39,86 @@ impl AddAssign for Mended {
     }
 }
 
-/// For one connection to tor.
+/// Repairs the onion service of one tor, over one control connection.
 #[derive(Debug)]
 pub struct Mender {
     address: OnionAddress,
     kind: NetworkKind,
-    rule: Housekeeping,
-    looked: Option<Instant>,
-    /// A circuit whose fate is not known yet.
+    rule: StallRule,
+    last_check: Option<Instant>,
+    /// The requested circuit that is still being built.
     circuit: Option<String>,
-    /// The last comparison of a descriptor's key with a period: it costs some milliseconds.
+    /// The latest comparison of a descriptor's key with a period. A comparison takes a few
+    /// milliseconds.
     compared: Option<(BlindedPublicKey, TimePeriod, bool)>,
-    /// What was logged last.
-    told: Option<Stall>,
+    /// The stall that was logged last.
+    logged: Option<Stall>,
 }
 
 impl Mender {
+    /// Creates a mender for the onion service `address` on a network of this kind.
     pub fn new(address: OnionAddress, kind: NetworkKind) -> Self {
-        let rule = Housekeeping::default();
-        Self { address, kind, rule, looked: None, circuit: None, compared: None, told: None }
+        let rule = StallRule::default();
+        Self { address, kind, rule, last_check: None, circuit: None, compared: None, logged: None }
     }
 
-    /// When it is time, looks at a bootstrapped tor that holds these points, and helps it.
-    pub async fn look(&mut self, client: &Client, watchdog: &mut Watchdog, points: &Points) -> Result<Mended, Lost> {
+    /// Checks a bootstrapped tor that holds these points, at most once per interval, and repairs
+    /// its onion service if it has stalled.
+    pub async fn check(&mut self, tor: &mut WatchedClient<'_>, points: &Points) -> Result<Mended, Unanswered> {
         let now = Instant::now();
-        if self.looked.is_some_and(|looked| now < looked + INTERVAL) {
+        if self.last_check.is_some_and(|last| now < last + INTERVAL) {
             return Ok(Mended::default());
         }
-        self.looked = Some(now);
-        let mut tor = Asked { client, watchdog };
-        self.follow_circuit(&mut tor).await?;
-        let sight = self.sight(&mut tor, points).await?;
-        if sight.is_well() && self.told.take().is_some() {
-            tracing::info!("tor's onion service goes on");
+        self.last_check = Some(now);
+        self.follow_circuit(tor).await?;
+        let observation = self.observe(tor, points).await?;
+        if observation.is_well() && self.logged.take().is_some() {
+            tracing::info!("tor's onion service recovered");
         }
-        let step = self.rule.look(sight, now);
-        self.carry_out(step, &mut tor).await
+        let remedy = self.rule.decide(observation, now);
+        self.carry_out(remedy, tor).await
     }
 
-    async fn carry_out(&mut self, step: Step, tor: &mut Asked<'_>) -> Result<Mended, Lost> {
-        match step {
-            Step::Nothing => Ok(Mended::default()),
-            Step::BuildCircuit(stall) => {
-                if self.told != Some(stall) {
-                    self.told = Some(stall);
-                    tracing::warn!("tor's onion service stands still: {stall}; tor is asked for a circuit");
+    async fn carry_out(&mut self, remedy: Remedy, tor: &mut WatchedClient<'_>) -> Result<Mended, Unanswered> {
+        match remedy {
+            Remedy::Nothing => Ok(Mended::default()),
+            Remedy::BuildCircuit(stall) => {
+                if self.logged != Some(stall) {
+                    self.logged = Some(stall);
+                    tracing::warn!("tor's onion service has stalled: {stall}; asking tor to build circuits");
                 }
                 self.give_up_circuit(tor).await?;
                 let circuits = tor.get_info("circuit-status").await?.unwrap_or_default();
-                match tor.answer(tor.client.build_circuit(&path_to_repeat(&circuits))).await? {
+                match tor.answer(tor.client().build_circuit(&path_to_repeat(&circuits))).await? {
                     Some(id) => self.circuit = Some(id),
-                    None => self.rule.circuit(false),
+                    None => self.rule.circuit_ended(false),
                 }
                 Ok(Mended { circuits: 1, restarts: 0 })
             }
-            Step::End(stall) => {
-                tracing::warn!("tor's onion service stands still, and circuits do not help: {stall}; tor is ended");
-                let ended = tor.answer(tor.client.signal("HALT")).await?.is_some();
+            Remedy::EndTor(stall) => {
+                tracing::warn!("tor's onion service is still stalled although circuits are built: {stall}; ending tor");
+                let ended = tor.answer(tor.client().signal("HALT")).await?.is_some();
                 Ok(Mended { circuits: 0, restarts: ended.into() })
             }
         }
     }
 
-    async fn sight(&mut self, tor: &mut Asked<'_>, points: &Points) -> Result<Sight, Lost> {
+    async fn observe(&mut self, tor: &mut WatchedClient<'_>, points: &Points) -> Result<Observation, Unanswered> {
         let directory = tor.get_info("status/enough-dir-info").await?.as_deref() == Some("1");
         let circuit = tor.get_info("status/circuit-established").await?.as_deref() != Some("0");
         let points = match points.blinded_key() {
-            None => PointsSight::None,
+            None => PointsState::None,
             Some(key) => match self.period(tor).await? {
-                Some(period) if self.is_old(key, period) => PointsSight::Old,
-                _ => PointsSight::Current,
+                Some(period) if self.is_old(key, period) => PointsState::Old,
+                _ => PointsState::Current,
             },
         };
-        Ok(Sight { directory, circuit, points })
+        Ok(Observation { directory, circuit, points })
     }
 
-    /// The period that tor's consensus tells; None when it is not valid now: tor waits for the next one then.
-    async fn period(&self, tor: &mut Asked<'_>) -> Result<Option<TimePeriod>, Lost> {
+    /// Returns the time period of tor's consensus. Returns None if the consensus is not valid now,
+    /// because tor is then waiting for the next one.
+    async fn period(&self, tor: &mut WatchedClient<'_>) -> Result<Option<TimePeriod>, Unanswered> {
         let mut times = [SystemTime::UNIX_EPOCH; 3];
         for (time, keyword) in times.iter_mut().zip(["valid-after", "fresh-until", "valid-until"]) {
             let Some(text) = tor.get_info(&format!("consensus/{keyword}")).await? else { return Ok(None) };
@@ -126,7 +130,7 @@ impl Mender {
         Ok(service_period(valid_after, fresh_until, self.kind).ok().filter(|_| is_valid))
     }
 
-    /// Whether a descriptor with this key is of a period long before this one.
+    /// Returns true if a descriptor with this key belongs to a period long before `period`.
     fn is_old(&mut self, key: &BlindedPublicKey, period: TimePeriod) -> bool {
         match self.compared {
             Some((compared, to, is_old)) if (compared, to) == (*key, period) => is_old,
@@ -138,57 +142,37 @@ impl Mender {
         }
     }
 
-    /// Learns what became of the circuit.
-    async fn follow_circuit(&mut self, tor: &mut Asked<'_>) -> Result<(), Lost> {
+    /// Reports to the rule whether the requested circuit has been built.
+    async fn follow_circuit(&mut self, tor: &mut WatchedClient<'_>) -> Result<(), Unanswered> {
         let Some(id) = &self.circuit else { return Ok(()) };
         let circuits = tor.get_info("circuit-status").await?.unwrap_or_default();
-        if let Some(built) = fate(&circuits, id) {
-            self.rule.circuit(built);
+        if let Some(built) = circuit_result(&circuits, id) {
+            self.rule.circuit_ended(built);
             self.close_circuit(tor).await?;
         }
         Ok(())
     }
 
-    /// One that still is not built, is not going to be.
-    async fn give_up_circuit(&mut self, tor: &mut Asked<'_>) -> Result<(), Lost> {
+    /// Counts a circuit that is still being built as failed, and closes it.
+    async fn give_up_circuit(&mut self, tor: &mut WatchedClient<'_>) -> Result<(), Unanswered> {
         if self.circuit.is_some() {
-            self.rule.circuit(false);
+            self.rule.circuit_ended(false);
             self.close_circuit(tor).await?;
         }
         Ok(())
     }
 
-    async fn close_circuit(&mut self, tor: &mut Asked<'_>) -> Result<(), Lost> {
+    async fn close_circuit(&mut self, tor: &mut WatchedClient<'_>) -> Result<(), Unanswered> {
         if let Some(id) = self.circuit.take() {
-            // Refused when it is gone by itself.
-            tor.answer(tor.client.close_circuit(&id)).await?;
+            // Tor refuses if the circuit is already gone.
+            tor.answer(tor.client().close_circuit(&id)).await?;
         }
         Ok(())
     }
 }
 
-/// Questions that the watchdog watches.
-struct Asked<'a> {
-    client: &'a Client,
-    watchdog: &'a mut Watchdog,
-}
-
-impl Asked<'_> {
-    /// None when tor refuses.
-    async fn answer<T>(&mut self, question: impl Future<Output = Result<T, ControlError>>) -> Result<Option<T>, Lost> {
-        match self.watchdog.answer(question).await {
-            Ok(value) => Ok(Some(value)),
-            Err(Lost::Broken(ControlError::Refused { .. })) => Ok(None),
-            Err(lost) => Err(lost),
-        }
-    }
-
-    async fn get_info(&mut self, key: &str) -> Result<Option<String>, Lost> {
-        self.answer(self.client.get_info(key)).await
-    }
-}
-
-/// A line of `GETINFO circuit-status`: id, state, path (relays, comma-separated) and more.
+/// Parses `GETINFO circuit-status` into the id, state and path (comma-separated relays) of each
+/// circuit.
 fn circuits(status: &str) -> impl Iterator<Item = (&str, &str, &str)> {
     status.lines().filter_map(|line| {
         let mut words = line.split_ascii_whitespace();
@@ -196,8 +180,9 @@ fn circuits(status: &str) -> impl Iterator<Item = (&str, &str, &str)> {
     })
 }
 
-/// Whether a circuit is built. None while it is being built.
-fn fate(status: &str, id: &str) -> Option<bool> {
+/// Returns true if a circuit is built, and false if it failed. Returns None while it is being
+/// built.
+fn circuit_result(status: &str, id: &str) -> Option<bool> {
     match circuits(status).find(|circuit| circuit.0 == id) {
         Some((_, "BUILT", _)) => Some(true),
         None | Some((_, "FAILED" | "CLOSED", _)) => Some(false),
@@ -205,14 +190,18 @@ fn fate(status: &str, id: &str) -> Option<bool> {
     }
 }
 
-/// The path of a circuit that stands: tor chose these relays, its own guard among them, and a second circuit there shows nobody
-/// anything new. A tor without one builds circuits by itself, and may be asked for one through an exit.
+/// Returns the path of a built circuit, or an empty path if there is none.
+///
+/// Tor chose these relays itself, including its own guard, so a second circuit over them reveals
+/// nothing new. A tor without a built circuit builds circuits by itself, and may be asked for a
+/// circuit through an exit.
 fn path_to_repeat(status: &str) -> Vec<&str> {
     let paths = circuits(status).filter(|(_, state, _)| *state == "BUILT");
     let paths = paths.map(|(_, _, path)| path.split(',').filter_map(|relay| relay.split(['~', '=']).next()).collect());
     paths.into_iter().find(|path: &Vec<&str>| path.len() >= HOPS).unwrap_or_default()
 }
 
+/// Returns true if the key belongs to a period at one of the distances of [`BACK`].
 fn is_of_a_past_period(address: &OnionAddress, key: &BlindedPublicKey, period: TimePeriod) -> bool {
     let of = |number| address.blind(TimePeriod { number, ..period });
     of(period.number) != *key && BACK.into_iter().any(|back| of(period.number.saturating_sub(back)) == *key)
@@ -223,20 +212,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_fate_of_a_circuit() {
+    fn the_result_of_a_circuit_follows_its_state() {
         let circuits =
             "3 BUILT $AA~a,$BB~b PURPOSE=GENERAL\n14 EXTENDED $AA~a PURPOSE=GENERAL\n4 LAUNCHED\n5 GUARD_WAIT $AA\n";
-        assert_eq!(fate(circuits, "3"), Some(true));
-        assert_eq!(fate(circuits, "1"), Some(false), "gone");
-        assert_eq!(fate(circuits, "BUILT"), Some(false));
+        assert_eq!(circuit_result(circuits, "3"), Some(true));
+        assert_eq!(circuit_result(circuits, "1"), Some(false), "gone");
+        assert_eq!(circuit_result(circuits, "BUILT"), Some(false));
         for id in ["14", "4", "5"] {
-            assert_eq!(fate(circuits, id), None, "{id}");
+            assert_eq!(circuit_result(circuits, id), None, "{id}");
         }
-        assert_eq!(fate("", "3"), Some(false));
+        assert_eq!(circuit_result("", "3"), Some(false));
     }
 
     #[test]
-    fn a_path_that_stands_is_repeated() {
+    fn the_path_of_a_built_circuit_is_repeated() {
         let status = "7 BUILT $AA~a BUILD_FLAGS=ONEHOP_TUNNEL PURPOSE=GENERAL\n8 EXTENDED $BB~b,$CC~c PURPOSE=GENERAL\n\
                       9 LAUNCHED\n10 BUILT $DD~d,$EE=e,$FF PURPOSE=HS_VANGUARDS\n";
         assert_eq!(path_to_repeat(status), ["$DD", "$EE", "$FF"]);
@@ -245,13 +234,16 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_earlier_periods_are_old_and_no_others() {
+    fn only_keys_of_periods_well_in_the_past_are_old() {
         let address: OnionAddress = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion".parse().unwrap();
         let period = |number| TimePeriod { number, length_minutes: 1440 };
         let is_old = |number| is_of_a_past_period(&address, &address.blind(period(number)), period(20_000));
         assert!([19_998, 19_997, 19_968].map(is_old).into_iter().all(|old| old));
         assert!([20_001, 20_000, 19_999, 19_967].map(is_old).into_iter().all(|old| !old));
         let other_length = address.blind(TimePeriod { number: 20_000, length_minutes: 8 });
-        assert!(!is_of_a_past_period(&address, &other_length, period(20_000)), "nothing is known of it");
+        assert!(
+            !is_of_a_past_period(&address, &other_length, period(20_000)),
+            "a period of another length is not comparable"
+        );
     }
 }

@@ -1,7 +1,7 @@
-//! Help for a tor whose onion service has stalled.
+//! Detection and repair of stalled onion services.
 //!
-//! `rule` decides, as a pure function of what was seen; `mend` reads tor's state and carries the
-//! decision out.
+//! `rule` decides as a pure function of the observations. `mend` reads tor's state and carries out
+//! the decision.
 
 mod mend;
 mod rule;

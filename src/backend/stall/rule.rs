@@ -1,111 +1,126 @@
-//! The stalled-service rule. C tor does nothing for its onion service, neither renews points nor changes the time period,
-//! until it has built a circuit since it last doubted that it can (`hs_service_callback` asks `have_completed_a_circuit`). It doubts
-//! when its directory information is not enough for a moment: the consensus is too old, or names microdescriptors that it does not have
-//! yet. A tor whose other circuits still stand then builds none by itself, so the agent asks it for one. A service that stands still
-//! although circuits are built takes a new tor, and the old one is ended: after an outage over several changes of the time period C tor
-//! goes but one on.
+//! The stalled-service rule.
 //!
-//! A tor that waits for the network is left alone: without directory information nothing is asked of it, and where circuits
-//! cannot be built it is never ended.
+//! C tor does nothing for its onion service, neither renewing introduction points nor changing the
+//! time period, until it has built a circuit since it last doubted its ability to build one
+//! (`hs_service_callback` checks `have_completed_a_circuit`). It doubts when its directory
+//! information is momentarily insufficient: the consensus is too old, or lists microdescriptors
+//! that tor has not fetched yet. A tor whose other circuits are still open then builds none by
+//! itself, so the agent asks it for one. If the service stays stalled although circuits are built,
+//! the agent ends tor so that the kubelet starts a new one: after an outage over several period
+//! changes, C tor advances by one period only.
+//!
+//! A tor that is waiting for the network is left alone. Without directory information the agent
+//! asks for nothing, and while circuits cannot be built it never ends tor.
 
 use std::fmt;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Whatever is wrong may pass by itself: a tor that starts has no points yet.
+/// The time that a stall must last before the agent acts. Most stalls pass by themselves: a
+/// starting tor has no points yet.
 const NOTICED: Duration = Duration::from_secs(30);
-/// How often tor is asked for a circuit. One that is not built by then is taken for one that cannot be.
+/// The interval at which the agent asks tor for a circuit. A circuit that is not built by then
+/// counts as failed.
 const AGAIN: Duration = Duration::from_secs(30);
-/// After so many circuits in a row a new tor is tried: tor pauses for five minutes when its introduction circuits failed too often.
+/// The number of circuits built in a row after which the agent ends tor. Tor itself pauses for five
+/// minutes after its introduction circuits failed too often.
 const PATIENCE: u32 = 20;
-/// And where tor has nothing to wait for.
+/// The number of circuits built in a row after which the agent ends a tor with old points, which
+/// has nothing to wait for.
 const PATIENCE_WITH_OLD_POINTS: u32 = 4;
 
-/// What one look showed.
+/// The state of a tor and its onion service at one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sight {
-    /// Tor says that its directory information is enough to build circuits.
+pub struct Observation {
+    /// True if tor reports enough directory information to build circuits.
     pub directory: bool,
-    /// Tor has built a circuit since it last doubted that it can.
+    /// True if tor has built a circuit since it last doubted that it can.
     pub circuit: bool,
-    pub points: PointsSight,
+    /// The introduction points that tor holds.
+    pub points: PointsState,
 }
 
-/// Which points tor holds.
+/// The time period of the introduction points that tor holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PointsSight {
-    /// Of the time period that its consensus tells or one near it, or of one that cannot be told.
+pub enum PointsState {
+    /// The points belong to the consensus's time period or one near it, or their period is unknown.
     Current,
-    /// Of one that is long over, while the consensus is valid: publishers no longer take them.
+    /// The points belong to a period that ended long ago, while the consensus is valid. Publishers
+    /// no longer accept them.
     Old,
+    /// Tor has no introduction points.
     None,
 }
 
-/// How an onion service stands still.
+/// The kind of stall of an onion service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stall {
+    /// Tor has not built a circuit since it recovered its directory information.
     NoCircuit,
+    /// Tor has no introduction points.
     NoPoints,
+    /// Tor's introduction points belong to a time period that is over.
     OldPoints,
 }
 
-/// What is to be done.
+/// The next action against a stall.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum Remedy {
+    /// Do nothing.
     Nothing,
-    /// Ask tor for a circuit, and tell [`Housekeeping::circuit`] what became of it.
+    /// Ask tor for a circuit, and report the result to [`StallRule::circuit_ended`].
     BuildCircuit(Stall),
-    /// End tor.
-    End(Stall),
+    /// End tor, so that the kubelet starts a new one.
+    EndTor(Stall),
 }
 
-/// What the rule remembers of one tor.
+/// The stalled-service rule for one tor, with the current stall if there is one.
 #[derive(Debug, Default)]
-pub struct Housekeeping(Option<Trouble>);
+pub struct StallRule(Option<StallEpisode>);
 
 #[derive(Debug)]
-struct Trouble {
+struct StallEpisode {
     stall: Stall,
     since: Instant,
     asked: Option<Instant>,
-    /// Circuits that were built since, without a failure among them.
+    /// The number of circuits built in a row since the episode began.
     built: u32,
 }
 
-impl Housekeeping {
-    /// Takes in a look.
-    pub fn look(&mut self, sight: Sight, now: Instant) -> Step {
-        let Some(stall) = sight.stall() else {
+impl StallRule {
+    /// Takes in an observation and returns the action that is now due.
+    pub fn decide(&mut self, observation: Observation, now: Instant) -> Remedy {
+        let Some(stall) = observation.stall() else {
             self.0 = None;
-            return Step::Nothing;
+            return Remedy::Nothing;
         };
-        let trouble = self.0.get_or_insert(Trouble { stall, since: now, asked: None, built: 0 });
-        if trouble.stall != stall {
-            // Something moved.
-            (trouble.stall, trouble.built) = (stall, 0);
+        let episode = self.0.get_or_insert(StallEpisode { stall, since: now, asked: None, built: 0 });
+        if episode.stall != stall {
+            // The service has made progress, so it gets more time.
+            (episode.stall, episode.built) = (stall, 0);
         }
-        if now < trouble.since + NOTICED || trouble.asked.is_some_and(|asked| now < asked + AGAIN) {
-            return Step::Nothing;
+        if now < episode.since + NOTICED || episode.asked.is_some_and(|asked| now < asked + AGAIN) {
+            return Remedy::Nothing;
         }
-        if trouble.built >= stall.patience() {
+        if episode.built >= stall.patience() {
             self.0 = None;
-            return Step::End(stall);
+            return Remedy::EndTor(stall);
         }
-        trouble.asked = Some(now);
-        Step::BuildCircuit(stall)
+        episode.asked = Some(now);
+        Remedy::BuildCircuit(stall)
     }
 
-    /// What became of the circuit that was asked for.
-    pub fn circuit(&mut self, built: bool) {
-        if let Some(trouble) = &mut self.0 {
-            trouble.built = if built { trouble.built + 1 } else { 0 };
+    /// Takes in the result of a requested circuit.
+    pub fn circuit_ended(&mut self, built: bool) {
+        if let Some(episode) = &mut self.0 {
+            episode.built = if built { episode.built + 1 } else { 0 };
         }
     }
 }
 
-impl Sight {
-    /// Tor has what it needs, and does what it should.
+impl Observation {
+    /// Returns true if tor has its directory information and the onion service has not stalled.
     pub fn is_well(self) -> bool {
         self.directory && self.stall().is_none()
     }
@@ -113,8 +128,8 @@ impl Sight {
     fn stall(self) -> Option<Stall> {
         match self {
             Self { directory: false, .. } => None,
-            Self { points: PointsSight::None, .. } => Some(Stall::NoPoints),
-            Self { points: PointsSight::Old, .. } => Some(Stall::OldPoints),
+            Self { points: PointsState::None, .. } => Some(Stall::NoPoints),
+            Self { points: PointsState::Old, .. } => Some(Stall::OldPoints),
             Self { circuit: false, .. } => Some(Stall::NoCircuit),
             Self { .. } => None,
         }
@@ -133,9 +148,9 @@ impl Stall {
 impl fmt::Display for Stall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NoCircuit => "it has built no circuit since it got its directory information back",
-            Self::NoPoints => "it has no introduction points",
-            Self::OldPoints => "its introduction points are of a time period that is over",
+            Self::NoCircuit => "tor has built no circuit since it recovered its directory information",
+            Self::NoPoints => "tor has no introduction points",
+            Self::OldPoints => "tor's introduction points belong to a time period that is over",
         })
     }
 }
@@ -144,32 +159,33 @@ impl fmt::Display for Stall {
 mod tests {
     use super::*;
 
-    const WELL: Sight = Sight { directory: true, circuit: true, points: PointsSight::Current };
-    const NO_CIRCUIT: Sight = Sight { circuit: false, ..WELL };
-    const NO_POINTS: Sight = Sight { points: PointsSight::None, ..WELL };
-    const OLD_POINTS: Sight = Sight { points: PointsSight::Old, ..WELL };
+    const WELL: Observation = Observation { directory: true, circuit: true, points: PointsState::Current };
+    const NO_CIRCUIT: Observation = Observation { circuit: false, ..WELL };
+    const NO_POINTS: Observation = Observation { points: PointsState::None, ..WELL };
+    const OLD_POINTS: Observation = Observation { points: PointsState::Old, ..WELL };
 
-    /// Looks every five seconds, and tells the steps with their times in seconds. Each circuit that is asked for is built, or none is.
+    /// Feeds the rule with an observation every five seconds and collects the remedies with their
+    /// times in seconds. Either all requested circuits are built, or none.
     struct Bench {
-        rule: Housekeeping,
+        rule: StallRule,
         start: Instant,
         seconds: u64,
     }
 
     impl Bench {
         fn new() -> Self {
-            Self { rule: Housekeeping::default(), start: Instant::now(), seconds: 0 }
+            Self { rule: StallRule::default(), start: Instant::now(), seconds: 0 }
         }
 
-        fn see(&mut self, sight: Sight, for_seconds: u64, built: bool) -> Vec<(u64, Step)> {
+        fn see(&mut self, observation: Observation, for_seconds: u64, built: bool) -> Vec<(u64, Remedy)> {
             let mut steps = Vec::new();
             let end = self.seconds + for_seconds;
             while self.seconds < end {
-                let step = self.rule.look(sight, self.start + Duration::from_secs(self.seconds));
-                if let Step::BuildCircuit(_) = step {
-                    self.rule.circuit(built);
+                let step = self.rule.decide(observation, self.start + Duration::from_secs(self.seconds));
+                if let Remedy::BuildCircuit(_) = step {
+                    self.rule.circuit_ended(built);
                 }
-                if step != Step::Nothing {
+                if step != Remedy::Nothing {
                     steps.push((self.seconds, step));
                 }
                 self.seconds += 5;
@@ -179,77 +195,77 @@ mod tests {
     }
 
     #[test]
-    fn a_tor_that_is_well_is_left_alone() {
+    fn a_healthy_tor_is_left_alone() {
         assert_eq!(Bench::new().see(WELL, 3600, true), []);
     }
 
     #[test]
-    fn a_tor_that_waits_for_the_network_is_left_alone() {
-        for points in [PointsSight::None, PointsSight::Old, PointsSight::Current] {
-            let waiting = Sight { directory: false, circuit: false, points };
+    fn a_tor_that_is_waiting_for_the_network_is_left_alone() {
+        for points in [PointsState::None, PointsState::Old, PointsState::Current] {
+            let waiting = Observation { directory: false, circuit: false, points };
             assert_eq!(Bench::new().see(waiting, 86400, true), []);
         }
     }
 
     #[test]
-    fn a_tor_that_starts_is_given_time() {
+    fn a_starting_tor_gets_time() {
         let mut bench = Bench::new();
         assert_eq!(bench.see(NO_POINTS, 30, true), []);
         assert_eq!(bench.see(WELL, 5, true), []);
-        assert_eq!(bench.see(NO_POINTS, 30, true), [], "another trouble");
+        assert_eq!(bench.see(NO_POINTS, 30, true), [], "a new stall");
     }
 
     #[test]
-    fn a_circuit_is_asked_for_until_the_trouble_is_over() {
+    fn circuits_are_requested_until_the_stall_is_over() {
         let mut bench = Bench::new();
-        let asked = |at| (at, Step::BuildCircuit(Stall::NoCircuit));
+        let asked = |at| (at, Remedy::BuildCircuit(Stall::NoCircuit));
         assert_eq!(bench.see(NO_CIRCUIT, 100, true), [asked(30), asked(60), asked(90)]);
         assert_eq!(bench.see(WELL, 3600, true), []);
     }
 
     #[test]
-    fn a_service_that_stands_still_although_circuits_are_built_takes_a_new_tor() {
-        for (sight, stall, end) in [
+    fn tor_is_ended_if_the_stall_outlasts_the_built_circuits() {
+        for (observation, stall, end) in [
             (OLD_POINTS, Stall::OldPoints, 150),
             (NO_CIRCUIT, Stall::NoCircuit, 630),
             (NO_POINTS, Stall::NoPoints, 630),
         ] {
-            let mut steps = Bench::new().see(sight, end + 5, true);
-            assert_eq!(steps.pop(), Some((end, Step::End(stall))));
-            let circuits: Vec<_> = (30..end).step_by(30).map(|at| (at, Step::BuildCircuit(stall))).collect();
+            let mut steps = Bench::new().see(observation, end + 5, true);
+            assert_eq!(steps.pop(), Some((end, Remedy::EndTor(stall))));
+            let circuits: Vec<_> = (30..end).step_by(30).map(|at| (at, Remedy::BuildCircuit(stall))).collect();
             assert_eq!(steps, circuits);
         }
     }
 
     #[test]
-    fn where_no_circuit_can_be_built_tor_is_never_ended() {
+    fn tor_is_never_ended_while_circuits_fail() {
         let mut bench = Bench::new();
-        for sight in [NO_POINTS, OLD_POINTS, NO_CIRCUIT] {
-            let steps = bench.see(sight, 86400, false);
-            assert!(steps.iter().all(|(_, step)| matches!(step, Step::BuildCircuit(_))));
+        for observation in [NO_POINTS, OLD_POINTS, NO_CIRCUIT] {
+            let steps = bench.see(observation, 86400, false);
+            assert!(steps.iter().all(|(_, step)| matches!(step, Remedy::BuildCircuit(_))));
         }
-        // One failure among many: those before it do not count.
+        // A failure resets the count of circuits built in a row.
         bench.see(OLD_POINTS, 30, false);
         bench.see(OLD_POINTS, 90, true);
         bench.see(OLD_POINTS, 30, false);
         let steps = bench.see(OLD_POINTS, 120, true);
-        assert!(steps.iter().all(|(_, step)| matches!(step, Step::BuildCircuit(_))), "{steps:?}");
-        assert_eq!(bench.see(OLD_POINTS, 5, true), [(bench.seconds - 5, Step::End(Stall::OldPoints))]);
+        assert!(steps.iter().all(|(_, step)| matches!(step, Remedy::BuildCircuit(_))), "{steps:?}");
+        assert_eq!(bench.see(OLD_POINTS, 5, true), [(bench.seconds - 5, Remedy::EndTor(Stall::OldPoints))]);
     }
 
     #[test]
-    fn what_moves_is_given_more_time() {
+    fn a_stall_that_changes_its_kind_gets_more_time() {
         let mut bench = Bench::new();
         bench.see(OLD_POINTS, 150, true);
         let steps = bench.see(NO_POINTS, 300, true);
-        assert!(steps.iter().all(|(_, step)| *step == Step::BuildCircuit(Stall::NoPoints)), "{steps:?}");
+        assert!(steps.iter().all(|(_, step)| *step == Remedy::BuildCircuit(Stall::NoPoints)), "{steps:?}");
     }
 
     #[test]
-    fn the_directory_lost_again_begins_anew() {
+    fn losing_the_directory_information_ends_the_episode() {
         let mut bench = Bench::new();
         bench.see(OLD_POINTS, 150, true);
-        assert_eq!(bench.see(Sight { directory: false, ..OLD_POINTS }, 5, true), []);
+        assert_eq!(bench.see(Observation { directory: false, ..OLD_POINTS }, 5, true), []);
         assert_eq!(bench.see(OLD_POINTS, 30, true), []);
     }
 }

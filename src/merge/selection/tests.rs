@@ -9,7 +9,7 @@ fn offers(relays: &[&[u8]]) -> Vec<Vec<Offer>> {
     relays.iter().map(|of_backend| of_backend.iter().map(offer).collect()).collect()
 }
 
-/// So many backends with three points at relays of their own.
+/// Returns the offers of `backends` backends with three points each, all at different relays.
 fn threes(backends: u16) -> Vec<Vec<Offer>> {
     let offer = |number: u16| {
         let mut relay = [0; 20];
@@ -23,22 +23,22 @@ fn one(points: usize) -> Shape {
     Shape { subsets: 1, points }
 }
 
-/// A subset's shares by backend.
+/// Returns the number of points of each backend in one subset.
 fn shares_in(backends: usize, subset: &[Pick]) -> Vec<usize> {
     (0..backends).map(|backend| subset.iter().filter(|pick| pick.backend == backend).count()).collect()
 }
 
-/// The shares in all subsets.
+/// Returns the number of points of each backend in all subsets.
 fn shares(backends: usize, subsets: &[Vec<Pick>]) -> Vec<usize> {
     shares_in(backends, &subsets.concat())
 }
 
-/// The same picks, in whatever order.
+/// Returns the picks of each subset as a set.
 fn sorted(subsets: &[Vec<Pick>]) -> Vec<BTreeSet<Pick>> {
     subsets.iter().map(|subset| subset.iter().copied().collect()).collect()
 }
 
-/// How many picks of `after` are new.
+/// Returns the number of picks of `after` that `before` does not contain.
 fn moved(before: &[Vec<Pick>], after: &[Vec<Pick>]) -> usize {
     let before = sorted(before);
     sorted(after).iter().enumerate().map(|(index, after)| after.difference(&before[index]).count()).sum()
@@ -49,7 +49,7 @@ fn spread(shares: &[usize]) -> usize {
 }
 
 #[test]
-fn without_clashes_everything_goes_in() {
+fn without_clashes_all_points_are_selected() {
     let chosen = choose(&offers(&[&[1, 2, 3], &[4, 5], &[]]), &[], ONE);
     assert_eq!(shares(3, &chosen), [3, 2, 0]);
 }
@@ -62,8 +62,8 @@ fn the_limit_is_shared_evenly() {
 }
 
 #[test]
-fn a_clash_starves_nobody() {
-    // The first backend must leave relay 1 to the second, and the second relay 2 to the third.
+fn a_clash_leaves_no_backend_without_a_point() {
+    // The first backend must leave relay 1 to the second, which must leave relay 2 to the third.
     let chosen = choose(&offers(&[&[1, 3], &[1, 2], &[2]]), &[], ONE);
     assert_eq!(shares(3, &chosen), [1, 1, 1]);
 }
@@ -81,7 +81,7 @@ fn a_backend_uses_a_relay_once() {
 }
 
 #[test]
-fn who_got_the_odd_point_keeps_it() {
+fn the_backend_with_the_odd_point_keeps_it() {
     let pick = |backend, offer| Pick { backend, offer };
     let before = vec![vec![pick(2, 0), pick(2, 1), pick(0, 1), pick(1, 1)]];
     let after = choose(&offers(&[&[1, 2], &[3, 4], &[5, 6]]), &before, one(4));
@@ -89,7 +89,7 @@ fn who_got_the_odd_point_keeps_it() {
 }
 
 #[test]
-fn who_had_fewer_turns_comes_first() {
+fn the_point_with_the_fewest_turns_comes_first() {
     let mut all = offers(&[&[1, 2, 3]]);
     for (offer, turns) in all[0].iter_mut().zip([2, 1, 3]) {
         offer.turns = turns;
@@ -97,7 +97,8 @@ fn who_had_fewer_turns_comes_first() {
     assert_eq!(choose(&all, &[], one(1)), [[Pick { backend: 0, offer: 1 }]]);
 }
 
-/// 24 points, of which a descriptor holds 20: every HSDir shows every backend, and every point is somewhere.
+/// With more points than fit into one descriptor, each subset contains every backend and each point
+/// is in at least one subset.
 #[test]
 fn a_few_points_too_many_are_repeated_evenly() {
     for backends in 7..=40 {
@@ -130,15 +131,16 @@ fn sixty_backends_have_two_places_each() {
 }
 
 #[test]
-fn who_comes_or_goes_moves_few_others() {
+fn a_new_or_lost_backend_moves_few_other_points() {
     for backends in [7, 8, 13, 20, 40, 60, 100, 119] {
         let before = choose(&threes(backends), &[], SIX);
         let each = 120_usize.div_ceil(backends.into());
-        // One comes: it takes its share from as many others. Those may have to make room for each other, once in a while.
+        // A new backend takes its share from other backends, which sometimes have to move for each
+        // other.
         let few = |number: usize| number + number.div_ceil(4);
         let after = choose(&threes(backends + 1), &before, SIX);
         assert!(moved(&before, &after) <= few(each), "{} of {each} moved with {backends}", moved(&before, &after));
-        // The last one goes again: those that gave get back as much.
+        // When that backend is lost again, the other backends regain as many places.
         let left: Vec<Vec<Pick>> = after
             .iter()
             .map(|subset| subset.iter().copied().filter(|p| p.backend < backends.into()).collect())
@@ -150,9 +152,9 @@ fn who_comes_or_goes_moves_few_others() {
     }
 }
 
-/// Every way to choose one subset, as sorted shares.
+/// Returns the shares of all possible subsets of at most `limit` points, without duplicates.
 fn all_shares(offers: &[Vec<Offer>], limit: usize) -> Vec<Vec<usize>> {
-    fn go(
+    fn extend(
         flat: &[(usize, &RelayIdentity)],
         used: &mut Vec<RelayIdentity>,
         shares: &mut Vec<usize>,
@@ -163,11 +165,11 @@ fn all_shares(offers: &[Vec<Offer>], limit: usize) -> Vec<Vec<usize>> {
             found.push(shares.clone());
             return;
         };
-        go(rest, used, shares, limit, found);
+        extend(rest, used, shares, limit, found);
         if used.len() < limit && !used.contains(relay) {
             used.push((*relay).clone());
             shares[*backend] += 1;
-            go(rest, used, shares, limit, found);
+            extend(rest, used, shares, limit, found);
             shares[*backend] -= 1;
             used.pop();
         }
@@ -175,13 +177,13 @@ fn all_shares(offers: &[Vec<Offer>], limit: usize) -> Vec<Vec<usize>> {
     let flat: Vec<_> =
         offers.iter().enumerate().flat_map(|(backend, all)| all.iter().map(move |o| (backend, &o.relay))).collect();
     let mut found = Vec::new();
-    go(&flat, &mut Vec::new(), &mut vec![0; offers.len()], limit, &mut found);
+    extend(&flat, &mut Vec::new(), &mut vec![0; offers.len()], limit, &mut found);
     found.sort();
     found.dedup();
     found
 }
 
-/// The fairest sorted shares in so many subsets.
+/// Returns the fairest possible shares for a shape, in ascending order.
 fn fairest(offers: &[Vec<Offer>], shape: Shape) -> Vec<usize> {
     let one = all_shares(offers, shape.points);
     let mut sums: BTreeSet<Vec<usize>> = BTreeSet::from([vec![0; offers.len()]]);
@@ -212,14 +214,14 @@ fn any_shape() -> impl Strategy<Value = Shape> {
 
 proptest! {
     #[test]
-    fn the_choice_is_the_fairest(all in any_offers(4, 5), before in any_picks(4), shape in any_shape()) {
+    fn the_selection_is_the_fairest_possible(all in any_offers(4, 5), before in any_picks(4), shape in any_shape()) {
         let mut found = shares(all.len(), &choose(&all, &before, shape));
         found.sort_unstable();
         prop_assert_eq!(found, fairest(&all, shape));
     }
 
     #[test]
-    fn the_choice_is_within_limits_and_stable(all in any_offers(60, 40), before in any_picks(60), subsets in 1..9_usize) {
+    fn the_selection_is_within_limits_and_stable(all in any_offers(60, 40), before in any_picks(60), subsets in 1..9_usize) {
         let shape = Shape { subsets, points: 20 };
         let chosen = choose(&all, &before, shape);
         prop_assert_eq!(chosen.len(), subsets);

@@ -1,4 +1,4 @@
-//! What is in the descriptors.
+//! Tests of the contents of merged descriptors.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use super::*;
 use crate::merge::{Remark, remarks};
 use crate::onion::ServiceContent;
 
-/// What the newest descriptor of the current period says.
+/// Returns the content of the newest descriptor of the current period.
 fn newest(world: &World) -> Arc<ServiceContent> {
     let current = world.publishers[0].engine.status().periods[0].period;
     let mut published = world.publishers[0].published.iter().rev();
@@ -33,12 +33,12 @@ fn all_points_of_all_backends_reach_all_hsdirs_of_both_periods() {
 }
 
 #[test]
-fn neighbours_in_the_descriptor_do_not_belong_together() {
+fn points_of_one_backend_are_not_grouped_in_the_descriptor() {
     let world = running(&[0, 1, 2, 3, 4, 5]);
     let relays: Vec<u8> = newest(&world).introduction_points.iter().map(|point| point.relay().0[1] / 3).collect();
     assert_eq!(relays.len(), 18);
     let neighbours = relays.windows(2).filter(|pair| pair[0] == pair[1]).count();
-    assert!(neighbours < 6, "grouped, it would be 12: {relays:?}");
+    assert!(neighbours < 6, "there would be 12 if points were grouped: {relays:?}");
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn an_unchanged_set_keeps_its_order_when_it_is_published_again() {
 }
 
 #[test]
-fn the_descriptor_says_what_all_backends_agree_on() {
+fn the_descriptor_contains_the_fields_on_which_all_backends_agree() {
     let mut world = running(&[0]);
     let stock = content([point(9, 900)]);
     assert_eq!(newest(&world).flow_control, stock.flow_control);
@@ -80,7 +80,7 @@ fn the_descriptor_says_what_all_backends_agree_on() {
 }
 
 #[test]
-fn what_cannot_be_merged_does_not_count() {
+fn points_and_backends_that_cannot_be_merged_are_left_out() {
     let mut world = running(&[0]);
     let mut legacy = point(20, 2000);
     legacy.legacy = true;
@@ -105,7 +105,7 @@ fn what_cannot_be_merged_does_not_count() {
 }
 
 #[test]
-fn points_that_a_backend_replaces_are_replaced() {
+fn a_backends_new_points_replace_its_old_ones() {
     let mut world = running(&[0, 1]);
     world.backend(backend(0, 1));
     world.run(seconds(5));
@@ -126,7 +126,7 @@ fn the_last_descriptor_stays_when_no_backend_is_left() {
     assert!(status.no_backends && status.points.is_empty());
     assert_eq!((world.publishes().len(), status.periods[0].introduction_points), (2, 3));
     assert!(!world.publishers[0].engine.withdrawn(&backend_id(0)));
-    // The same points again: nothing to do. Others: published.
+    // A backend that comes back with the same points changes nothing; new points are published.
     world.backend(backend(0, 0));
     world.run(seconds(30));
     assert_eq!((world.publishes().len(), world.shares()), (2, vec![3]));

@@ -1,4 +1,5 @@
-//! Restricted discovery: who can open what is published, and when.
+//! Tests of restricted discovery: the clients that can decrypt a descriptor, and the time from
+//! which they can.
 
 use std::sync::Arc;
 
@@ -16,14 +17,15 @@ fn strangers(count: usize) -> Vec<ClientSecretKey> {
     (0..count).map(|_| ClientSecretKey::generate(&mut rng)).collect()
 }
 
-/// The world's own client, and these.
+/// Returns the input that authorizes the world's own client and these others.
 fn restricted(world: &World, others: &[ClientSecretKey]) -> Input {
     let all = others.iter().chain([&world.client]).map(ClientSecretKey::public);
     Input::Discovery(Arc::new(Discovery::Restricted(all.collect())))
 }
 
 impl World {
-    /// Whether a client with this key, or without one, can open the newest descriptors. It is the same in all periods.
+    /// Returns true if a client with this key, or without a key, can decrypt the newest
+    /// descriptors. Asserts that the answer is the same for all periods.
     fn opens_to(&self, client: Option<&ClientSecretKey>) -> bool {
         let opened = self.open_newest(client);
         assert!(opened.len() == 2 && opened[0] == opened[1], "{opened:?}");
@@ -62,7 +64,7 @@ fn a_change_is_published_at_once_to_all_hsdirs() {
 }
 
 #[test]
-fn a_new_period_is_restricted_from_its_first_descriptor_on() {
+fn the_first_descriptor_of_a_new_period_is_restricted() {
     let mut world = running(&[0, 1]);
     let change = restricted(&world, &[]);
     world.all(&change);
@@ -78,7 +80,7 @@ fn a_new_period_is_restricted_from_its_first_descriptor_on() {
 }
 
 #[test]
-fn nothing_is_published_before_it_is_known_who_may_read_it() {
+fn nothing_is_published_before_the_authorized_clients_are_known() {
     let key = Arc::new(MasterKey::generate(&mut StdRng::from_seed([9; 32])));
     let now = Now { wall: start(), elapsed: Duration::ZERO };
     let mut engine = MergeEngine::new(key, None, [1; 32], now);
@@ -94,7 +96,7 @@ fn nothing_is_published_before_it_is_known_who_may_read_it() {
 }
 
 #[test]
-fn points_fit_at_their_longest_beside_any_number_of_clients() {
+fn the_longest_points_fit_with_any_number_of_clients() {
     let longest = |relay| {
         let mut point = point(relay, relay);
         let more = u8::try_from(96 - point.link_specifiers.len() - 2).unwrap();
@@ -112,7 +114,7 @@ fn points_fit_at_their_longest_beside_any_number_of_clients() {
         ..content((0..20).map(longest))
     };
     let mut world = running(&[]);
-    // Else what one descriptor does not hold would be in another.
+    // With another mode, points that do not fit into one descriptor would be in another.
     world.all(&Input::Distinct(Distinct::Never));
     world.backend((id("a"), Arc::new(content)));
     world.run(seconds(30));

@@ -1,4 +1,4 @@
-//! Different descriptors for different HSDirs.
+//! Tests of different descriptors for different HSDirs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use super::world::{Health, Held};
 use super::*;
 use crate::merge::{Distinct, PeriodStatus};
 
-/// One publisher with this mode and these backends, all published.
+/// Returns a world with one publisher, which has published these backends in this mode.
 fn with(distinct: Distinct, backends: impl IntoIterator<Item = u8>) -> World {
     let mut world = running(&[]);
     world.all(&Input::Distinct(distinct));
@@ -18,11 +18,12 @@ fn with(distinct: Distinct, backends: impl IntoIterator<Item = u8>) -> World {
     world
 }
 
-/// The current period's newest round.
+/// Returns the status of the current period.
 fn round(world: &World) -> PeriodStatus {
     world.publishers[0].engine.status().periods.remove(0)
 }
 
+/// Returns the descriptors that clients can get in the current period.
 fn shown(world: &mut World) -> Vec<Held> {
     let period = round(world).period;
     world.shown(&network(RELAYS, 0), period)
@@ -34,7 +35,8 @@ fn keys(held: &Held) -> Keys {
     held.content.introduction_points.iter().map(|point| point.auth_key).collect()
 }
 
-/// By backend, its points in these descriptors; a repeated one counts each time.
+/// Returns the number of points of each backend in these descriptors. A repeated point counts each
+/// time.
 pub(super) fn shares<'a>(shown: impl IntoIterator<Item = &'a Held>) -> BTreeMap<u16, usize> {
     let mut shares = BTreeMap::new();
     for point in shown.into_iter().flat_map(|held| &held.content.introduction_points) {
@@ -44,12 +46,13 @@ pub(super) fn shares<'a>(shown: impl IntoIterator<Item = &'a Held>) -> BTreeMap<
     shares
 }
 
+/// Returns the difference between the largest and the smallest share.
 pub(super) fn spread(shares: &BTreeMap<u16, usize>) -> usize {
     shares.values().max().unwrap() - shares.values().min().unwrap()
 }
 
 #[test]
-fn eight_backends_are_equally_in_reach_from_every_hsdir() {
+fn every_hsdir_shows_all_of_eight_backends_equally() {
     let mut world = with(Distinct::Auto, 0..8);
     let network = network(RELAYS, 0);
     world.assert_converged(&network);
@@ -57,13 +60,13 @@ fn eight_backends_are_equally_in_reach_from_every_hsdir() {
     assert_eq!(world.shares(), [3; 8]);
     for period in network.service_periods() {
         let shown = world.shown(&network, period.period);
-        assert_eq!(shown.iter().map(keys).collect::<BTreeSet<_>>().len(), 6, "each HSDir its own");
+        assert_eq!(shown.iter().map(keys).collect::<BTreeSet<_>>().len(), 6, "each HSDir has its own descriptor");
         for held in &shown {
             let shares = shares([held]);
             assert_eq!((shares.len(), shares.values().sum::<usize>(), spread(&shares)), (8, 20, 1));
         }
         assert!(shares(&shown).values().all(|share| *share == 15), "{:?}", shares(&shown));
-        // The others repeat what clients are shown.
+        // The HSDirs that clients do not ask repeat the descriptors of the others.
         let held = world.held(&network).into_iter().filter(|(of, ..)| *of == period.period);
         let held: BTreeSet<Keys> = held.map(|(_, _, held)| keys(&held.unwrap())).collect();
         assert_eq!(held.len(), 6);
@@ -71,7 +74,7 @@ fn eight_backends_are_equally_in_reach_from_every_hsdir() {
 }
 
 #[test]
-fn forty_backends_fill_all_that_clients_can_be_shown() {
+fn forty_backends_fill_all_places() {
     let mut world = with(Distinct::Auto, 0..40);
     let shown = shown(&mut world);
     assert_eq!(shown.iter().flat_map(keys).collect::<Keys>().len(), 120);
@@ -80,7 +83,7 @@ fn forty_backends_fill_all_that_clients_can_be_shown() {
 }
 
 #[test]
-fn twenty_points_are_in_one_descriptor() {
+fn twenty_points_are_in_one_descriptor_and_one_more_makes_six() {
     let mut world = with(Distinct::Auto, 0..6);
     world.backend((id("small"), std::sync::Arc::new(content([point(900, 900), point(901, 901)]))));
     world.run(seconds(30));
@@ -95,7 +98,7 @@ fn twenty_points_are_in_one_descriptor() {
 fn points_at_one_relay_are_in_different_descriptors() {
     let mut world = with(Distinct::Auto, []);
     for (name, keys) in [("a", [1, 2]), ("b", [3, 4])] {
-        // The first of each at the same relay.
+        // The first points of both backends are at the same relay.
         let points = content([point(0, keys[0]), point(keys[1], keys[1])]);
         world.backend((id(name), std::sync::Arc::new(points)));
     }
@@ -120,19 +123,19 @@ fn never_means_one_descriptor() {
 }
 
 #[test]
-fn always_means_half_of_the_points_in_each() {
+fn always_means_half_of_the_points_in_each_descriptor() {
     let mut world = with(Distinct::Always, 0..4);
     let shown_of = shown(&mut world);
     assert!(shown_of.iter().all(|held| keys(held).len() == 6 && shares([held]).len() == 4), "{:?}", shares(&shown_of));
     assert_eq!(spread(&shares(&shown_of)), 0);
     assert_eq!((round(&world).introduction_points, round(&world).descriptors), (12, 6));
-    // What cannot be halved sensibly stays whole.
+    // Three points are too few to be divided.
     let world = with(Distinct::Always, [0]);
     assert_eq!((round(&world).introduction_points, round(&world).descriptors), (3, 1));
 }
 
 #[test]
-fn another_mode_is_taken_up_at_once() {
+fn a_change_of_the_mode_takes_effect_at_once() {
     let mut world = with(Distinct::Auto, 0..4);
     let rounds = world.publishes().len();
     world.all(&Input::Distinct(Distinct::Never));
@@ -145,7 +148,7 @@ fn another_mode_is_taken_up_at_once() {
 }
 
 #[test]
-fn a_change_is_published_to_all_and_moves_few() {
+fn a_lost_backend_is_withdrawn_from_all_hsdirs_and_few_points_move() {
     let mut world = with(Distinct::Auto, 0..30);
     let before: Vec<Keys> = shown(&mut world).iter().map(keys).collect();
     world.lose(3);
@@ -155,8 +158,8 @@ fn a_change_is_published_to_all_and_moves_few() {
     let after = shown(&mut world);
     assert!(!shares(&after).contains_key(&3) && spread(&shares(&after)) <= 1);
     let new: usize = after.iter().zip(&before).map(|(after, before)| keys(after).difference(before).count()).sum();
-    assert!((4..=8).contains(&new), "{new}; the lost one leaves 4 places");
-    // Nothing changes: each keeps its own.
+    assert!((4..=8).contains(&new), "{new}; the lost backend leaves 4 places");
+    // Without a change, each HSDir keeps its own descriptor.
     world.all(&Input::TorRestarted);
     world.run(seconds(30));
     assert_eq!(shown(&mut world).iter().map(keys).collect::<Vec<_>>(), after.iter().map(keys).collect::<Vec<_>>());
@@ -167,7 +170,7 @@ fn a_backend_is_withdrawn_when_every_hsdir_has_a_newer_descriptor() {
     let mut world = with(Distinct::Auto, 0..30);
     let period = round(&world).period;
     let held = world.held(&network(RELAYS, 0));
-    // An HSDir that does not show it.
+    // This HSDir's descriptor does not contain the backend.
     let without = held.iter().find(|(of, _, held)| *of == period && !shares(held).contains_key(&3)).unwrap().1;
     world.set_health(without, Health::Answers(seconds(8)));
     world.lose(3);
@@ -191,12 +194,12 @@ fn hsdirs_that_failed_are_sent_their_own_descriptor_again() {
     world.heal_all();
     world.run(seconds(30));
     world.assert_converged(&network);
-    assert_eq!(world.publishes().len(), rounds, "of the same counter: `World` checks that it is the same text");
+    assert_eq!(world.publishes().len(), rounds, "`World` checks that a retry under one counter repeats the same text");
     assert_eq!(spread(&shares(&shown(&mut world))), 1);
 }
 
 #[test]
-fn whom_clients_ask_after_the_ring_changed_shows_everything() {
+fn all_points_are_shown_after_every_change_of_the_hsdirs() {
     let mut world = with(Distinct::Auto, 0..40);
     for first in 1..10 {
         let network = network(first..first + 30, 0);
@@ -211,7 +214,7 @@ fn whom_clients_ask_after_the_ring_changed_shows_everything() {
 }
 
 #[test]
-fn who_has_no_place_waits_and_still_counts() {
+fn a_backend_without_a_place_waits_and_still_counts() {
     let mut world = with(Distinct::Never, 0..30);
     let status = |world: &World| world.publishers[0].engine.status();
     let without = |world: &World| -> BTreeSet<_> {
@@ -221,7 +224,8 @@ fn who_has_no_place_waits_and_still_counts() {
     assert_eq!((status(&world).points.len(), status(&world).waiting.len()), (30, 10));
     assert_eq!(status(&world).waiting, without(&world));
 
-    // One that comes changes nothing for clients, and waits; but not before points were selected with it there.
+    // A new backend changes nothing for clients. It counts as waiting once points were selected
+    // again.
     let rounds = world.publishes().len();
     world.backend(backend(30, 0));
     assert!(without(&world).contains(&backend_id(30)) && !status(&world).waiting.contains(&backend_id(30)));
@@ -229,7 +233,7 @@ fn who_has_no_place_waits_and_still_counts() {
     assert_eq!((world.publishes().len(), status(&world).waiting.len()), (rounds, 11));
     assert!(status(&world).waiting.contains(&backend_id(30)));
 
-    // One that is lost waits for nothing, and leaves its place to another.
+    // A lost backend no longer waits, and leaves its place to another.
     let lost = (0..30).find(|number| !without(&world).contains(&backend_id(*number))).unwrap();
     world.lose(lost);
     world.run(seconds(30));
@@ -252,7 +256,8 @@ fn who_has_no_place_waits_and_still_counts() {
     assert!(status(&world).waiting.is_empty());
 }
 
-/// Days, in which the period does not end as far as the consensus is concerned.
+/// Returns the descriptors that clients can get in each round of the given hours. The consensus,
+/// and with it the time period, stays the same.
 fn over_rounds(distinct: Distinct, backends: u8, hours: u32) -> Vec<Vec<Held>> {
     let mut world = with(distinct, 0..backends);
     let mut rounds = vec![shown(&mut world)];
@@ -267,14 +272,14 @@ fn over_rounds(distinct: Distinct, backends: u8, hours: u32) -> Vec<Vec<Held>> {
 }
 
 #[test]
-fn beyond_what_can_be_shown_all_have_their_turn() {
+fn backends_and_points_take_turns_if_there_are_too_few_places() {
     for (distinct, backends, places) in [(Distinct::Never, 10, 20), (Distinct::Auto, 60, 120)] {
         let rounds = over_rounds(distinct, backends, 9);
         assert!(rounds.len() >= 5, "{}", rounds.len());
         let mut all = BTreeMap::new();
         let mut points = BTreeMap::<_, usize>::new();
         for shown in &rounds {
-            // One descriptor is the same everywhere.
+            // In this mode, all HSDirs hold the same descriptor.
             let shown = if distinct == Distinct::Never { &shown[..1] } else { shown };
             let of_round = shares(shown);
             assert_eq!(of_round.values().sum::<usize>(), places);
@@ -292,7 +297,7 @@ fn beyond_what_can_be_shown_all_have_their_turn() {
 }
 
 #[test]
-fn who_comes_while_others_take_turns_is_not_put_first_for_long() {
+fn a_new_backend_gets_no_lasting_priority_over_those_that_take_turns() {
     let mut world = with(Distinct::Never, 0..30);
     world.run(HOUR * 8);
     world.backend(backend(30, 0));
@@ -305,7 +310,7 @@ fn who_comes_while_others_take_turns_is_not_put_first_for_long() {
 }
 
 #[test]
-fn a_change_between_turns_moves_few() {
+fn a_change_between_turns_moves_few_points() {
     let mut world = with(Distinct::Auto, 0..60);
     let before: Vec<Keys> = shown(&mut world).iter().map(keys).collect();
     world.run(seconds(600));
@@ -313,5 +318,5 @@ fn a_change_between_turns_moves_few() {
     world.run(seconds(5));
     let after = shown(&mut world);
     let new: usize = after.iter().zip(&before).map(|(after, before)| keys(after).difference(before).count()).sum();
-    assert!((2..=4).contains(&new) && spread(&shares(&after)) == 1, "{new}; the lost one leaves 2 places");
+    assert!((2..=4).contains(&new) && spread(&shares(&after)) == 1, "{new}; the lost backend leaves 2 places");
 }

@@ -1,5 +1,5 @@
-//! External backends, in simulated time: stock tors that upload as C tor does, HSDirs that miss uploads or answer slowly, or that
-//! repeat for ever what they have.
+//! Tests of the fetch schedule in simulated time. Stock tors upload as C tor does, and HSDirs miss
+//! uploads, answer slowly, or repeat a descriptor forever.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::RELAYS;
 use super::network::{HOUR, backend, network, start};
 use crate::consensus::{Fingerprint, Network};
 use crate::merge::fetch_schedule::{FETCHES_AT_A_TIME, RENEWAL, interval};
-use crate::merge::{Answer, ExternalInput, ExternalOutput, ExternalState, Externals, Now, Sighting};
+use crate::merge::{ExternalState, FetchAnswer, FetchInput, FetchOutput, FetchSchedule, FetchedDescriptor, Now};
 use crate::onion::{OnionAddress, ServiceContent};
 
 const LIFETIME: Duration = Duration::from_hours(3);
@@ -24,42 +24,44 @@ fn address(number: u8) -> OnionAddress {
     OnionAddress::from_public_key(SigningKey::from_bytes(&[number; 32]).verifying_key().to_bytes()).unwrap()
 }
 
-/// How the network behaves.
+/// The behaviour of the network.
 #[derive(Debug, Clone, Copy)]
 struct Weather {
-    /// Of a hundred uploads to single HSDirs; but never by all that clients ask: such a backend is in nobody's reach.
+    /// The percentage of uploads that an HSDir misses. At least one HSDir that clients ask gets
+    /// each upload, because otherwise no client could reach the backend.
     missed: u32,
-    /// Of a hundred fetches.
+    /// The percentage of failed fetches.
     failed: u32,
-    /// The longest fetch, seconds.
+    /// The duration of the slowest fetch in seconds.
     slowest: u64,
-    /// HSDirs keep descriptors for ever.
-    for_ever: bool,
+    /// True if HSDirs keep descriptors forever.
+    forever: bool,
 }
 
-const FAIR: Weather = Weather { missed: 0, failed: 0, slowest: 5, for_ever: false };
+const FAIR: Weather = Weather { missed: 0, failed: 0, slowest: 5, forever: false };
 
 struct World {
     rng: StdRng,
     weather: Weather,
     now: Duration,
-    externals: Externals,
+    schedule: FetchSchedule,
     network: Arc<Network>,
     hour: u32,
     tors: BTreeMap<OnionAddress, Tor>,
-    /// By HSDir, address and period number: what it holds, and since when.
-    held: BTreeMap<(Fingerprint, OnionAddress, u64), (Sighting, Duration)>,
-    /// Fetches under way, by their end.
+    /// The descriptors that HSDirs hold and the times of their uploads, by HSDir, address and
+    /// period number.
+    held: BTreeMap<(Fingerprint, OnionAddress, u64), (FetchedDescriptor, Duration)>,
+    /// The running fetches, ordered by their end.
     fetches: BTreeSet<(Duration, OnionAddress, Fingerprint)>,
-    /// When each address was asked for.
+    /// The times of all fetches of each address.
     asked: BTreeMap<OnionAddress, Vec<Duration>>,
-    /// What the scheduler says of each.
+    /// The backends that the schedule counts, with their contents.
     counts: BTreeMap<OnionAddress, Arc<ServiceContent>>,
-    /// What it said, and when.
-    said: Vec<(Duration, OnionAddress, bool)>,
+    /// The history of reports: the time, the backend, and true if it counts from then on.
+    reports: Vec<(Duration, OnionAddress, bool)>,
 }
 
-/// A stock tor: for each period a counter and the time of its next upload.
+/// A stock tor, with a revision counter and the time of the next upload for each period.
 struct Tor {
     number: u8,
     generation: u16,
@@ -72,7 +74,7 @@ impl World {
             rng: StdRng::seed_from_u64(seed),
             weather,
             now: Duration::ZERO,
-            externals: Externals::new([7; 32]),
+            schedule: FetchSchedule::new([7; 32]),
             network: network(RELAYS, hour),
             hour,
             tors: BTreeMap::new(),
@@ -80,14 +82,14 @@ impl World {
             fetches: BTreeSet::new(),
             asked: BTreeMap::new(),
             counts: BTreeMap::new(),
-            said: Vec::new(),
+            reports: Vec::new(),
         };
         for number in 0..backends {
             world.start_tor(number, 0);
         }
-        world.tell(ExternalInput::Network(world.network.clone()));
-        world.tell(ExternalInput::Backends((0..backends).map(address).collect()));
-        world.tell(ExternalInput::Tor(true));
+        world.handle(FetchInput::Network(world.network.clone()));
+        world.handle(FetchInput::Backends((0..backends).map(address).collect()));
+        world.handle(FetchInput::Tor(true));
         world
     }
 
@@ -96,34 +98,34 @@ impl World {
         self.upload();
     }
 
-    fn tell(&mut self, input: ExternalInput) {
+    fn handle(&mut self, input: FetchInput) {
         let now = Now { wall: start() + self.now, elapsed: self.now };
-        self.externals.handle(input, now);
-        while let Some(output) = self.externals.poll_output() {
+        self.schedule.handle(input, now);
+        while let Some(output) = self.schedule.poll_output() {
             match output {
-                ExternalOutput::Fetch(address, hsdir) => {
+                FetchOutput::Fetch(address, hsdir) => {
                     let end = self.now + Duration::from_secs(self.rng.random_range(1..=self.weather.slowest));
                     let twice = self.fetches.iter().any(|(_, of, at)| (*of, *at) == (address, hsdir));
-                    assert!(!twice, "a fetch beside the same one");
+                    assert!(!twice, "the same fetch is already running");
                     self.fetches.insert((end, address, hsdir));
                     self.asked.entry(address).or_default().push(self.now);
                     assert!(self.fetches.len() <= FETCHES_AT_A_TIME);
                 }
-                ExternalOutput::Backend(address, content) => {
+                FetchOutput::Backend(address, content) => {
                     let before = self.counts.insert(address, content.clone());
-                    assert_ne!(before, Some(content), "no news");
-                    self.said.push((self.now, address, true));
+                    assert_ne!(before, Some(content), "the same content was reported twice");
+                    self.reports.push((self.now, address, true));
                 }
-                ExternalOutput::Lost(address) => {
+                FetchOutput::Lost(address) => {
                     assert!(self.counts.remove(&address).is_some(), "lost twice");
-                    self.said.push((self.now, address, false));
+                    self.reports.push((self.now, address, false));
                 }
             }
         }
-        assert!(self.externals.poll_timeout().is_none_or(|at| at > self.now), "all that is due is done");
+        assert!(self.schedule.poll_timeout().is_none_or(|at| at > self.now), "something due was not done");
     }
 
-    /// What C tor does: each period's descriptor anew after 60 to 120 minutes.
+    /// Uploads as C tor does: the descriptor of each period again after 60 to 120 minutes.
     fn upload(&mut self) {
         let periods = self.network.service_periods();
         for (address, tor) in &mut self.tors {
@@ -135,13 +137,17 @@ impl World {
                     continue;
                 }
                 *due = self.now + MINUTE * self.rng.random_range(60..=120);
-                // Counters rise with time, also over restarts.
+                // Counters follow the clock, so they also rise across restarts.
                 *counter = u64::try_from(self.now.as_millis()).unwrap() + 1;
-                // Each period has points of its own.
+                // Each period has its own points.
                 let generation = 2 * tor.generation + u16::from(number % 2 == 1);
                 let content = backend(tor.number, generation).1;
-                let sighting =
-                    Sighting { period: service.period, revision_counter: *counter, lifetime: LIFETIME, content };
+                let sighting = FetchedDescriptor {
+                    period: service.period,
+                    revision_counter: *counter,
+                    lifetime: LIFETIME,
+                    content,
+                };
                 let blinded = address.blind(service.period);
                 let responsible = self.network.responsible_hsdirs(&blinded, service);
                 let takes = |_: &Fingerprint| self.rng.random_range(0..100) >= self.weather.missed;
@@ -160,31 +166,31 @@ impl World {
 
     fn answer(&mut self, address: OnionAddress, hsdir: Fingerprint) {
         let key = (hsdir, address, self.network.client_period().period.number);
-        let held = self.held.get(&key).filter(|(_, since)| self.weather.for_ever || self.now < *since + LIFETIME);
-        let answer = held.map_or(Answer::HasNone, |(sighting, _)| Answer::Has(sighting.clone()));
+        let held = self.held.get(&key).filter(|(_, since)| self.weather.forever || self.now < *since + LIFETIME);
+        let answer = held.map_or(FetchAnswer::HasNone, |(sighting, _)| FetchAnswer::Has(sighting.clone()));
         let comes = self.rng.random_range(0..100) >= self.weather.failed;
-        self.tell(ExternalInput::Fetched { address, hsdir, answer: if comes { answer } else { Answer::Useless } });
+        self.handle(FetchInput::Fetched { address, hsdir, answer: if comes { answer } else { FetchAnswer::Useless } });
     }
 
-    /// Goes on until `end`.
+    /// Lets time pass until `end`.
     fn run(&mut self, end: Duration) {
         while self.now < end {
             let uploads = self.tors.values().flat_map(|tor| tor.descriptors.values().map(|(_, due)| *due)).min();
             let consensus = HOUR * (self.hour_since_start() + 1);
             let fetch = self.fetches.first().map(|(end, ..)| *end);
-            let next = [uploads, Some(consensus), fetch, self.externals.poll_timeout(), Some(end)];
+            let next = [uploads, Some(consensus), fetch, self.schedule.poll_timeout(), Some(end)];
             self.now = next.into_iter().flatten().min().unwrap_or(end).max(self.now);
             if self.now == consensus {
                 self.hour += 1;
                 self.network = network(RELAYS, self.hour);
-                self.tell(ExternalInput::Network(self.network.clone()));
+                self.handle(FetchInput::Network(self.network.clone()));
             }
             self.upload();
             while let Some((at, address, hsdir)) = self.fetches.first().copied().filter(|(at, ..)| *at <= self.now) {
                 self.fetches.remove(&(at, address, hsdir));
                 self.answer(address, hsdir);
             }
-            self.tell(ExternalInput::Tick);
+            self.handle(FetchInput::Tick);
         }
     }
 
@@ -193,16 +199,16 @@ impl World {
     }
 
     fn state(&self, number: u8) -> ExternalState {
-        self.externals.states().find(|(of, _)| *of == address(number)).unwrap().1
+        self.schedule.states().find(|(of, _)| *of == address(number)).unwrap().1
     }
 
-    /// When the last word on a backend was said, and whether it counts.
-    fn last_word(&self, number: u8) -> (Duration, bool) {
-        let (at, _, counts) = self.said.iter().rfind(|(_, of, _)| *of == address(number)).unwrap();
+    /// Returns the time of the last report on a backend, and true if the backend counts.
+    fn last_report(&self, number: u8) -> (Duration, bool) {
+        let (at, _, counts) = self.reports.iter().rfind(|(_, of, _)| *of == address(number)).unwrap();
         (*at, *counts)
     }
 
-    /// The longest time between two fetches of an address from `from` on.
+    /// Returns the longest time between two fetches of an address after `from`.
     fn longest_gap(&self, number: u8, from: Duration) -> Duration {
         let asked: Vec<_> = self.asked[&address(number)].iter().filter(|at| **at >= from).chain([&self.now]).collect();
         asked.windows(2).map(|pair| pair[1].saturating_sub(*pair[0])).max().unwrap()
@@ -210,24 +216,24 @@ impl World {
 }
 
 #[test]
-fn a_dead_one_counts_for_its_descriptors_lifetime_and_no_longer_whatever_hsdirs_repeat() {
-    for for_ever in [false, true] {
-        let mut world = World::new(1, Weather { for_ever, ..FAIR }, 2, 1);
+fn a_dead_backend_counts_for_its_descriptors_lifetime_even_if_hsdirs_repeat_it_forever() {
+    for forever in [false, true] {
+        let mut world = World::new(1, Weather { forever, ..FAIR }, 2, 1);
         world.run(MINUTE);
         assert_eq!(world.counts.len(), 2);
         world.tors.remove(&address(0));
         world.run(HOUR * 8);
-        let (at, counts) = world.last_word(0);
+        let (at, counts) = world.last_report(0);
         assert!(!counts && at <= MINUTE + LIFETIME && at + MINUTE > LIFETIME, "{at:?}");
         assert_eq!((world.state(0), world.state(1)), (ExternalState::Lost, ExternalState::Counts));
-        // It is still being looked for.
+        // The schedule keeps asking for the dead backend.
         let gap = world.longest_gap(0, HOUR * 4);
         assert!(gap <= interval(None).mul_f64(1.2) + MINUTE, "{gap:?}");
     }
 }
 
 #[test]
-fn one_that_comes_back_counts_at_once_with_its_new_points() {
+fn a_backend_that_comes_back_counts_at_once_with_its_new_points() {
     let mut world = World::new(2, FAIR, 1, 1);
     world.run(MINUTE);
     let before = world.counts[&address(0)].clone();
@@ -241,8 +247,8 @@ fn one_that_comes_back_counts_at_once_with_its_new_points() {
 }
 
 #[test]
-fn a_new_time_period_is_looked_at_at_once() {
-    // An hour before the periods change.
+fn the_descriptors_of_a_new_time_period_are_fetched_at_once() {
+    // The time periods change after an hour.
     let mut world = World::new(3, FAIR, 3, 11);
     world.run(MINUTE * 59);
     let before = world.counts.clone();
@@ -251,33 +257,36 @@ fn a_new_time_period_is_looked_at_at_once() {
 }
 
 #[test]
-fn the_first_descriptor_of_a_period_proves_little() {
-    // It dies just before the periods change; its next period's descriptor is repeated for ever.
-    let mut world = World::new(4, Weather { for_ever: true, ..FAIR }, 1, 10);
+fn the_first_descriptor_of_a_period_extends_the_trust_by_the_renewal_time_only() {
+    // The backend dies just before the periods change. HSDirs repeat its next descriptor forever.
+    let mut world = World::new(4, Weather { forever: true, ..FAIR }, 1, 10);
     world.run(MINUTE * 119);
     world.tors.clear();
     world.run(HOUR * 12);
-    let (at, counts) = world.last_word(0);
+    let (at, counts) = world.last_report(0);
     let changed = HOUR * 2;
     assert!(!counts && at <= changed + RENEWAL.max(LIFETIME) + MINUTE, "{at:?}");
 }
 
 #[test]
-fn one_that_aged_out_comes_back_in_a_new_period_by_what_was_uploaded_since() {
-    // Its descriptor of the next period is on the HSDirs, for ever; it dies, and ages out before clients move on.
-    let mut world = World::new(10, Weather { for_ever: true, ..FAIR }, 1, 7);
+fn in_a_new_period_only_an_upload_brings_back_a_backend_that_aged_out() {
+    // The backend dies and ages out before clients move on. HSDirs repeat its next descriptor
+    // forever.
+    let mut world = World::new(10, Weather { forever: true, ..FAIR }, 1, 7);
     world.run(MINUTE);
     world.tors.clear();
-    // In the first hour of the new period nothing comes from any HSDir, then what they have had all the time.
+    // In the first hour of the new period all fetches fail; then HSDirs return the descriptor that
+    // they have had all the time.
     world.run(HOUR * 5);
     world.weather.failed = 100;
     world.run(HOUR * 6);
     world.weather.failed = 0;
     world.run(HOUR * 10);
     assert_eq!(world.state(0), ExternalState::Lost);
-    assert_eq!(world.said.len(), 2, "{:?}", world.said);
+    assert_eq!(world.reports.len(), 2, "{:?}", world.reports);
 
-    // Those of the period after that have none, and say so: then one that was uploaded since is a sign of life.
+    // In the period after that, the HSDirs report that they have no descriptor, so an upload proves
+    // that the backend is alive.
     world.run(HOUR * 30);
     assert_eq!(world.state(0), ExternalState::Lost);
     world.start_tor(0, 1);
@@ -286,30 +295,30 @@ fn one_that_aged_out_comes_back_in_a_new_period_by_what_was_uploaded_since() {
 }
 
 #[test]
-fn a_period_that_is_over_for_services_counts_no_more() {
+fn a_descriptor_of_a_period_that_is_over_for_services_no_longer_counts() {
     let mut world = World::new(5, FAIR, 1, 11);
     world.run(MINUTE);
     assert_eq!(world.state(0), ExternalState::Counts);
-    // Its tor makes nothing more, as one that is frozen; we see no HSDir, but the consensuses of two days later.
-    world.tell(ExternalInput::Tor(false));
+    // Nothing more is fetched, and only new consensuses arrive.
+    world.handle(FetchInput::Tor(false));
     world.fetches.clear();
     for hour in 12..=24 {
         assert_eq!(world.state(0), ExternalState::Counts, "{hour}");
-        world.tell(ExternalInput::Network(network(RELAYS, hour)));
+        world.handle(FetchInput::Network(network(RELAYS, hour)));
     }
-    world.tell(ExternalInput::Network(network(RELAYS, 36)));
+    world.handle(FetchInput::Network(network(RELAYS, 36)));
     assert_eq!(world.state(0), ExternalState::Lost);
 }
 
 #[test]
-fn what_is_repeated_or_older_changes_nothing() {
+fn a_repeated_or_older_descriptor_changes_nothing() {
     let mut world = World::new(6, FAIR, 1, 1);
     world.run(MINUTE);
     let known = world.counts[&address(0)].clone();
     let period = world.network.client_period().period;
     let sighting = world.held.values().find(|(held, _)| held.period == period).unwrap().0.clone();
-    let older = Sighting { revision_counter: 0, content: backend(9, 9).1, ..sighting.clone() };
-    let other_day = Sighting {
+    let older = FetchedDescriptor { revision_counter: 0, content: backend(9, 9).1, ..sighting.clone() };
+    let other_day = FetchedDescriptor {
         period: crate::onion::TimePeriod { number: sighting.period.number - 1, ..sighting.period },
         revision_counter: u64::MAX,
         content: backend(8, 8).1,
@@ -318,30 +327,30 @@ fn what_is_repeated_or_older_changes_nothing() {
     world.now += HOUR;
     for found in [sighting, older, other_day] {
         let hsdir = Fingerprint([9; 20]);
-        world.tell(ExternalInput::Fetched { address: address(0), hsdir, answer: Answer::Has(found) });
+        world.handle(FetchInput::Fetched { address: address(0), hsdir, answer: FetchAnswer::Has(found) });
     }
     assert_eq!(world.counts[&address(0)], known);
     world.tors.clear();
-    world.tell(ExternalInput::Tor(false));
+    world.handle(FetchInput::Tor(false));
     world.fetches.clear();
     world.run(LIFETIME + MINUTE);
-    assert_eq!(world.state(0), ExternalState::Lost, "nor did it count as a sign of life");
+    assert_eq!(world.state(0), ExternalState::Lost, "the descriptors did not count as proof of life");
 }
 
 #[test]
-fn backends_come_and_go_and_a_suspended_service_asks_nobody() {
+fn backends_can_be_added_and_removed_and_a_suspended_service_fetches_nothing() {
     let mut world = World::new(7, FAIR, 2, 1);
     world.run(MINUTE);
-    world.tell(ExternalInput::Backends([address(1), address(2)].into()));
+    world.handle(FetchInput::Backends([address(1), address(2)].into()));
     assert_eq!(world.counts.keys().collect::<Vec<_>>(), [&address(1)]);
     assert_eq!(world.state(2), ExternalState::Unseen);
-    world.tell(ExternalInput::Active(false));
+    world.handle(FetchInput::Active(false));
     world.run(MINUTE * 5);
     let asked = world.asked[&address(1)].len();
     world.start_tor(2, 0);
     world.run(HOUR);
     assert_eq!(world.asked[&address(1)].len(), asked);
-    world.tell(ExternalInput::Active(true));
+    world.handle(FetchInput::Active(true));
     world.run(HOUR + MINUTE);
     assert_eq!(world.state(2), ExternalState::Counts);
 }
@@ -362,36 +371,37 @@ fn every_hsdir_that_clients_ask_is_asked_within_three_rounds() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// A day and a half, in which two time periods begin. Living backends count throughout, are asked for often enough and not
-    /// too often; a dead one ages out in time, also where HSDirs repeat it for ever.
+    /// Over a day and a half, in which two time periods begin, living backends always count and are
+    /// fetched often enough but not too often. A dead backend ages out in time, even if HSDirs
+    /// repeat its descriptor forever.
     #[test]
-    fn living_ones_count_and_dead_ones_age_out(
+    fn living_backends_count_and_dead_backends_age_out(
         seed: u64,
         backends in 1..5_u8,
         missed in 0..30_u32,
         failed in 0..20_u32,
         slowest in 1..45_u64,
-        for_ever: bool,
+        forever: bool,
         first_hour in 0..24_u32,
         death in 1..30_u32,
     ) {
-        let mut world = World::new(seed, Weather { missed, failed, slowest, for_ever }, backends, first_hour);
+        let mut world = World::new(seed, Weather { missed, failed, slowest, forever }, backends, first_hour);
         let settled = HOUR / 2;
         world.run(settled);
         prop_assert_eq!(world.counts.len(), usize::from(backends));
         let death = settled + HOUR * death + MINUTE * 7;
         world.run(death);
-        prop_assert!(world.said.iter().all(|(_, _, counts)| *counts), "a living one was lost: {:?}", world.said);
+        prop_assert!(world.reports.iter().all(|(_, _, counts)| *counts), "a living backend was lost: {:?}", world.reports);
         world.tors.remove(&address(0));
         world.run(HOUR * 40);
-        let (at, counts) = world.last_word(0);
-        prop_assert!(!counts, "it still counts");
+        let (at, counts) = world.last_report(0);
+        prop_assert!(!counts, "the dead backend still counts");
         prop_assert!(at <= death + LIFETIME + RENEWAL + MINUTE, "{at:?}, dead since {death:?}");
         for number in 1..backends {
             prop_assert_eq!(world.state(number), ExternalState::Counts);
             let gap = world.longest_gap(number, settled);
             prop_assert!(gap <= interval(None).mul_f64(1.2) + Duration::from_secs(slowest) * 12, "{gap:?}");
-            // Six rounds an hour of at most six fetches, and more only where there is a reason to hurry.
+            // Six rounds an hour ask at most six HSDirs each; hurried rounds add a few.
             let often = world.asked[&address(number)].len() / 40;
             prop_assert!(often <= 60, "{often} an hour");
         }
@@ -405,10 +415,10 @@ fn the_interval_follows_the_network() {
 }
 
 #[test]
-fn many_are_asked_for_in_turn() {
+fn many_backends_are_fetched_in_turn() {
     let mut world = World::new(9, Weather { slowest: 20, ..FAIR }, 60, 1);
     world.run(MINUTE * 10);
-    assert_eq!(world.counts.len(), 60, "within ten minutes all are known");
+    assert_eq!(world.counts.len(), 60, "all backends are known within ten minutes");
     world.run(HOUR * 2);
     for number in 0..60 {
         let gap = world.longest_gap(number, MINUTE * 10);

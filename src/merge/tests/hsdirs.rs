@@ -1,17 +1,18 @@
-//! HSDirs that die, freeze, are slow, or know greater counters.
+//! Tests with HSDirs that are dead, frozen or slow, or that hold greater revision counters.
 
 use super::network::{backend, network};
 use super::world::{HEALTHY, Health};
 use super::*;
 use crate::consensus::Fingerprint;
 
-/// Two HSDirs of the current period.
+/// Returns two HSDirs of the current period.
 fn two(world: &mut World) -> [Fingerprint; 2] {
     let held = world.held(&network(RELAYS, 0));
     [held[0].1, held[1].1]
 }
 
-/// The live HSDirs are up to date 5 s after a change, the two others 30 s after their return.
+/// Asserts that the healthy HSDirs are up to date 5 s after a change, and two unhealthy ones 30 s
+/// after their return.
 fn with_two(health: Health) {
     let mut world = running(&[0, 1]);
     let two = two(&mut world);
@@ -27,30 +28,30 @@ fn with_two(health: Health) {
         assert_eq!(held.unwrap().counter == counter, !two.contains(&relay), "{relay}");
     }
     assert_eq!(newest[0].hsdirs_accepted, newest[0].hsdirs_total - 2);
-    assert!(!world.publishers[0].engine.withdrawn(&backend_id(1)), "the two may come back");
+    assert!(!world.publishers[0].engine.withdrawn(&backend_id(1)), "the two HSDirs may come back");
     world.run(seconds(15));
-    assert!(world.publishers[0].engine.withdrawn(&backend_id(1)), "they do not answer");
+    assert!(world.publishers[0].engine.withdrawn(&backend_id(1)), "the two HSDirs do not answer");
     world.run(seconds(1000));
     for hsdir in two {
         world.set_health(hsdir, HEALTHY);
     }
     world.run(seconds(30));
     world.assert_converged(&network(RELAYS, 0));
-    assert_eq!(world.publishes().len(), 2, "alone, with the same descriptor");
+    assert_eq!(world.publishes().len(), 2, "the two HSDirs get the same descriptor, and the others get nothing");
 }
 
 #[test]
-fn dead_hsdirs_hold_nobody_up_and_are_caught_up() {
+fn dead_hsdirs_delay_no_others_and_are_updated_after_their_return() {
     with_two(Health::Dead);
 }
 
 #[test]
-fn frozen_hsdirs_hold_nobody_up_and_are_caught_up() {
+fn frozen_hsdirs_delay_no_others_and_are_updated_after_their_return() {
     with_two(Health::Frozen);
 }
 
 #[test]
-fn an_hsdir_slower_than_the_deadline_gets_the_newest_all_the_same() {
+fn an_hsdir_slower_than_the_deadline_still_gets_the_newest_descriptor() {
     let mut world = running(&[0]);
     let [slow, other] = two(&mut world);
     world.set_health(slow, Health::Answers(seconds(20)));
@@ -65,7 +66,7 @@ fn an_hsdir_slower_than_the_deadline_gets_the_newest_all_the_same() {
 }
 
 #[test]
-fn an_hsdir_that_always_rejects_cannot_make_us_publish_for_ever() {
+fn an_hsdir_that_always_rejects_cannot_cause_endless_publishing() {
     for health in [Health::Rejects, Health::Fails] {
         let mut world = running(&[0]);
         let [bad, _] = two(&mut world);
@@ -80,7 +81,7 @@ fn an_hsdir_that_always_rejects_cannot_make_us_publish_for_ever() {
 }
 
 #[test]
-fn a_greater_counter_is_overtaken_in_few_steps() {
+fn a_foreign_greater_counter_is_overtaken_in_a_few_steps() {
     let mut world = running(&[0]);
     let period = world.publishers[0].engine.status().periods[0].period;
     let foreign = world.counter_ahead(&network(RELAYS, 0), period, seconds(86_400));
@@ -94,7 +95,7 @@ fn a_greater_counter_is_overtaken_in_few_steps() {
     let fourfold = world.counter_ahead(&network(RELAYS, 0), period, seconds(4 * 86_400));
     assert!(counter > foreign && counter <= fourfold);
 
-    // Beyond all that a clock could come to.
+    // This counter is greater than any that a clock could reach.
     let foreign = (1 << 33) + (1 << 40);
     world.run(seconds(200));
     world.plant(period, foreign);
@@ -102,7 +103,7 @@ fn a_greater_counter_is_overtaken_in_few_steps() {
     world.run(seconds(600));
     let published = world.publishes();
     world.run(seconds(600));
-    assert_eq!(world.publishes(), published, "it gives up");
+    assert_eq!(world.publishes(), published, "the engine has given up");
     world.all(&Input::CounterFloor(period, foreign));
     world.run(seconds(120));
     world.assert_converged(&network(RELAYS, 0));
@@ -110,7 +111,7 @@ fn a_greater_counter_is_overtaken_in_few_steps() {
 }
 
 #[test]
-fn counters_start_above_what_others_used() {
+fn counters_start_above_those_of_other_publishers() {
     let mut world = World::new(&[Duration::ZERO]);
     let network = network(RELAYS, 0);
     let [current, next] = network.service_periods();
@@ -125,7 +126,8 @@ fn counters_start_above_what_others_used() {
     assert_eq!(world.publishers[0].stored[&current.period], (1 << 40) + 1);
     let by_time = world.publishers[0].stored[&next.period];
     assert!((1..1 << 30).contains(&by_time), "{by_time}");
-    // What we used ourselves is no reason to publish; what somebody else used since is.
+    // The publisher's own counter is no reason to publish again, but a greater one of another
+    // publisher is.
     world.all(&Input::CounterFloor(next.period, by_time));
     world.run(seconds(30));
     assert_eq!(world.publishers[0].stored[&next.period], by_time);
@@ -136,7 +138,7 @@ fn counters_start_above_what_others_used() {
 }
 
 #[test]
-fn a_restarted_tor_gets_everything_again() {
+fn all_descriptors_are_uploaded_again_after_a_restart_of_tor() {
     let mut world = running(&[0]);
     world.backend(backend(1, 0));
     world.run(Duration::from_millis(500));
@@ -147,7 +149,7 @@ fn a_restarted_tor_gets_everything_again() {
 }
 
 #[test]
-fn a_tor_that_is_gone_withdraws_nothing() {
+fn a_backend_is_not_withdrawn_while_tor_is_gone() {
     let mut world = running(&[0, 1]);
     let all: Vec<Fingerprint> = world.held(&network(RELAYS, 0)).into_iter().map(|(_, hsdir, _)| hsdir).collect();
     for hsdir in &all {
@@ -163,7 +165,7 @@ fn a_tor_that_is_gone_withdraws_nothing() {
 }
 
 #[test]
-fn two_publishers_with_clocks_apart_come_to_rest() {
+fn two_publishers_with_different_clocks_stop_overtaking_each_other() {
     for skew in [seconds(5), seconds(4000)] {
         let mut world = World::new(&[Duration::ZERO, skew]);
         let network = network(RELAYS, 0);
@@ -191,9 +193,10 @@ fn two_publishers_with_clocks_apart_come_to_rest() {
     }
 }
 
-/// A leader that does not see the Lease goes on beside the one that has taken its place, and the counters that it stored.
+/// A leader that cannot read the Lease keeps publishing, while its successor starts with the
+/// counters that the old leader stored.
 #[test]
-fn an_overlap_ends_with_the_greater_counter_everywhere() {
+fn an_overlap_of_two_leaders_ends_with_the_greater_counter_on_all_hsdirs() {
     for skews in [[seconds(0), seconds(5)], [seconds(5), seconds(0)]] {
         let mut world = World::new(&skews);
         let network = network(RELAYS, 0);
@@ -213,13 +216,13 @@ fn an_overlap_ends_with_the_greater_counter_everywhere() {
         for (period, _, held) in world.held(&network) {
             let held = held.unwrap();
             let used = world.publishers.iter().map(|publisher| publisher.stored[&period]);
-            assert_eq!(Some(held.counter), used.max(), "the greater one wins: {skews:?}");
-            assert!(held.counter > stored[&period], "it rises");
-            assert_eq!(held.content.introduction_points.len(), left, "what both know is gone");
+            assert_eq!(Some(held.counter), used.max(), "the greater counter wins: {skews:?}");
+            assert!(held.counter > stored[&period], "the counter rises");
+            assert_eq!(held.content.introduction_points.len(), left, "the lost backend is withdrawn");
             greatest.insert(period, held.counter);
         }
 
-        // The split is over: one of them sees the other's Lease.
+        // The overlap ends when the old leader reads the Lease of its successor.
         world.input(0, Input::Leading(false));
         world.take_over(1, &greatest);
         world.backend(backend(2, 0));

@@ -1,4 +1,5 @@
-//! The whole engine, with real descriptors on a generated network, in simulated time.
+//! Tests of the whole merge engine with real descriptors, on a generated network and in simulated
+//! time.
 
 mod content;
 mod discovery;
@@ -16,14 +17,14 @@ use self::network::{backend, id, network};
 use self::world::World;
 use super::{BackendId, Input};
 
-/// The relays of the usual network.
+/// The relays of the default network.
 const RELAYS: std::ops::Range<u8> = 0..30;
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// One publisher, leading, with these backends, all published.
+/// Returns a world with one leading publisher, which has published these backends.
 fn running(backends: &[u8]) -> World {
     let mut world = World::new(&[Duration::ZERO]);
     world.network(&network(RELAYS, 0));
@@ -36,11 +37,12 @@ fn running(backends: &[u8]) -> World {
 }
 
 impl World {
+    /// Reports the loss of a backend to all publishers.
     fn lose(&mut self, number: u8) {
         self.all(&Input::BackendLost(backend_id(number)));
     }
 
-    /// A publisher leads, with the counters that it finds in the Lease.
+    /// Makes a publisher the leader, with the revision counters that it finds in the Lease.
     fn take_over(&mut self, publisher: usize, stored: &std::collections::BTreeMap<crate::onion::TimePeriod, u64>) {
         for (period, counter) in stored {
             self.input(publisher, Input::CounterFloor(*period, *counter));
@@ -48,19 +50,20 @@ impl World {
         self.input(publisher, Input::Leading(true));
     }
 
-    /// The points of each counted backend in the first publisher's newest descriptor.
+    /// Returns the number of points of each usable backend in the first publisher's newest round.
     fn shares(&self) -> Vec<usize> {
         self.publishers[0].engine.status().points.into_iter().map(|(_, points)| points).collect()
     }
 
-    /// When the first publisher published for its current period.
+    /// Returns the times at which the first publisher published for its current period.
     fn publishes(&self) -> Vec<Duration> {
         let current = self.publishers[0].engine.status().periods[0].period;
         let published = self.publishers[0].published.iter();
         published.filter(|(_, period, _)| *period == current).map(|(at, _, _)| *at).collect()
     }
 
-    /// Every responsible HSDir holds the first publisher's newest descriptor, and it knows.
+    /// Asserts that every responsible HSDir holds the first publisher's newest descriptor, and that
+    /// the publisher knows it.
     fn assert_converged(&mut self, network: &crate::consensus::Network) {
         let status = self.publishers[0].engine.status();
         assert_eq!(status.periods.len(), 2);

@@ -1,4 +1,4 @@
-//! Generated networks and backends.
+//! Generated networks and backends for the tests of the merge engine.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -12,14 +12,16 @@ use crate::consensus::{Network, NetworkKind};
 use crate::merge::BackendId;
 use crate::onion::{IntroductionPoint, ServiceContent};
 
-/// 2026-01-01 00:00:00 UTC: a shared random value comes; the time period changes twelve hours later.
+/// Returns 2026-01-01 00:00:00 UTC, at which a new shared random value begins. The time period
+/// changes twelve hours later.
 pub(super) fn start() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_767_225_600)
 }
 
 pub(super) const HOUR: Duration = Duration::from_hours(1);
 
-/// The public network of `relays` HSDirs as its consensus of this hour after `start` tells it.
+/// Returns the public network of `relays` HSDirs, by the consensus of the given hour after
+/// [`start`].
 pub(super) fn network(relays: impl IntoIterator<Item = u8>, hour: u32) -> Arc<Network> {
     let valid_after = start() + HOUR * hour;
     let run = u8::try_from(100 + hour / 24).unwrap();
@@ -57,7 +59,7 @@ pub(super) fn id(name: &str) -> BackendId {
     BackendId(name.to_owned())
 }
 
-/// A point at `relay`, of which there is one for each `key`.
+/// Returns the introduction point at `relay` with the given key.
 pub(super) fn point(relay: u16, key: u16) -> IntroductionPoint {
     let mut seed = [0; 32];
     seed[..2].copy_from_slice(&key.to_be_bytes());
@@ -74,12 +76,12 @@ pub(super) fn point(relay: u16, key: u16) -> IntroductionPoint {
     }
 }
 
-/// What a stock tor says, with these points.
+/// Returns the content of a stock tor's descriptor with these points.
 pub(super) fn content(points: impl IntoIterator<Item = IntroductionPoint>) -> ServiceContent {
     ServiceContent { flow_control: "1-2 31".parse().ok(), ..ServiceContent::plain(points.into_iter().collect()) }
 }
 
-/// Three points at relays of their own; `generation` makes other keys.
+/// Returns a backend with three points at its own relays. Each `generation` has other keys.
 pub(super) fn backend(number: u8, generation: u16) -> (BackendId, Arc<ServiceContent>) {
     let points = (0..3).map(|index| {
         let relay = 3 * u16::from(number) + index;

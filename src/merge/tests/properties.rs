@@ -1,4 +1,5 @@
-//! Whatever happens, in whatever order: the world ends well. (`World` checks every output by itself.)
+//! Property tests: after any events in any order, the world converges. (`World` itself checks every
+//! output.)
 
 use proptest::prelude::*;
 
@@ -9,18 +10,18 @@ use crate::merge::Distinct;
 
 #[derive(Debug, Clone)]
 enum Event {
-    /// So many more come at once.
+    /// This number of additional backends appears at once.
     Many(u8),
     Distinct(Distinct),
     Backend(u8, u16),
     Lost(u8),
     Leading(bool),
     TorRestarted,
-    /// How the HSDir at this place (of those known) is from now on.
+    /// The HSDir with this index changes its health.
     Health(prop::sample::Index, Health),
-    /// So many hours pass as far as the consensus is concerned; its relays shift by one.
+    /// Six hours pass, and the relays of the new consensus shift by one.
     Network,
-    /// Somebody with a clock that is ahead by so many seconds published.
+    /// Another publisher, with a clock that is ahead by this number of seconds, has published.
     Foreign(u64),
     ClockSet(u64),
     Wait(u64),
@@ -53,7 +54,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// Plays the events, then lets things calm down.
+/// Plays the events, then heals all HSDirs and lets the world converge.
 fn play(events: Vec<Event>) -> (World, std::sync::Arc<crate::consensus::Network>, Distinct) {
     let mut world = World::new(&[Duration::ZERO]);
     let mut hour = 0;
@@ -101,11 +102,12 @@ fn play(events: Vec<Event>) -> (World, std::sync::Arc<crate::consensus::Network>
 }
 
 proptest! {
-    // 8, unless PROPTEST_CASES says otherwise: a case is hours of publishing.
+    // These are 8 cases by default (see PROPTEST_CASES), because one case simulates hours of
+    // publishing.
     #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 32, ..ProptestConfig::default() })]
 
     #[test]
-    fn all_hsdirs_end_with_the_newest_descriptor_and_none_is_hammered(events in prop::collection::vec(event(), 0..40)) {
+    fn all_hsdirs_end_with_the_newest_descriptor_and_none_is_flooded(events in prop::collection::vec(event(), 0..40)) {
         let (mut world, network, mode) = play(events);
         world.assert_converged(&network);
         for period in network.service_periods() {

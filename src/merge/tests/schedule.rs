@@ -1,11 +1,13 @@
-//! When is published.
+//! Tests of the times at which descriptors are published.
+
+use std::collections::BTreeMap;
 
 use super::network::{HOUR, backend, network};
 use super::*;
 use crate::merge::Output;
 
 #[test]
-fn nothing_happens_before_there_is_all_that_it_needs() {
+fn nothing_is_published_before_the_network_the_lease_and_a_backend_are_there() {
     let mut world = World::new(&[Duration::ZERO]);
     world.network(&network(RELAYS, 0));
     world.backend(backend(0, 0));
@@ -24,7 +26,7 @@ fn nothing_happens_before_there_is_all_that_it_needs() {
 }
 
 #[test]
-fn backends_that_come_together_go_out_together() {
+fn backends_that_appear_together_are_published_together() {
     let mut world = World::new(&[Duration::ZERO]);
     world.all(&Input::Leading(true));
     world.network(&network(RELAYS, 0));
@@ -39,7 +41,7 @@ fn backends_that_come_together_go_out_together() {
 }
 
 #[test]
-fn lost_backends_leave_at_once() {
+fn lost_backends_are_withdrawn_at_once() {
     let mut world = running(&[0, 1, 2, 3]);
     let before = world.elapsed();
     world.lose(0);
@@ -55,7 +57,7 @@ fn lost_backends_leave_at_once() {
 }
 
 #[test]
-fn a_flapping_backend_does_not_hammer_the_hsdirs() {
+fn a_flapping_backend_does_not_flood_the_hsdirs() {
     let mut world = running(&[0, 1]);
     for _ in 0..150 {
         world.lose(1);
@@ -79,8 +81,8 @@ fn both_periods_are_published_again_every_one_to_two_hours() {
     }
     world.run(seconds(60));
     world.assert_converged(&network(RELAYS, 48));
-    // Each of the three middle periods was published for over more than a day.
-    let mut by_period = std::collections::BTreeMap::<_, Vec<Duration>>::new();
+    // Descriptors of the two middle periods were published for more than a day each.
+    let mut by_period = BTreeMap::<_, Vec<Duration>>::new();
     for (at, period, _) in &world.publishers[0].published {
         by_period.entry(*period).or_default().push(*at);
     }
@@ -91,12 +93,40 @@ fn both_periods_are_published_again_every_one_to_two_hours() {
     }
 }
 
+/// The times are literals, so that a change of the schedule's constants fails this test.
+#[test]
+fn an_undisturbed_hsdir_gets_a_new_descriptor_60_to_120_minutes_after_the_last() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let mut world = running(&[0, 1]);
+    let network = network(RELAYS, 0);
+    // The time since which each HSDir has held its descriptor, and the times between two of them.
+    let mut held = BTreeMap::new();
+    let mut gaps = Vec::new();
+    let start = world.elapsed();
+    while world.elapsed() < start + HOUR * 12 {
+        world.run(MINUTE);
+        let now = world.elapsed();
+        for (period, hsdir, descriptor) in world.held(&network) {
+            let counter = descriptor.unwrap().counter;
+            let (known, since) = held.entry((period, hsdir)).or_insert((counter, start));
+            if *known != counter {
+                gaps.push(now.abs_diff(*since));
+                (*known, *since) = (counter, now);
+            }
+            assert!(now.abs_diff(*since) <= MINUTE * 122, "no new descriptor for {:?}", now.abs_diff(*since));
+        }
+    }
+    assert!(gaps.len() >= 5 * held.len(), "{} new descriptors on {} HSDirs", gaps.len(), held.len());
+    // Sampling and the HSDirs' answers shift a gap by at most a minute, and the first one by two.
+    assert!(gaps.iter().all(|gap| (MINUTE * 58..=MINUTE * 122).contains(gap)), "{gaps:?}");
+}
+
 #[test]
 fn a_period_that_becomes_the_current_one_keeps_its_descriptor() {
     let mut world = running(&[0]);
     let before = world.publishers[0].engine.status().periods;
     let uploads = world.publishers[0].uploads;
-    // The shared random value changes with the day, and with it the service's current period.
+    // The shared random value changes every day, and the service's current period changes with it.
     world.network(&network(RELAYS, 24));
     let after = world.publishers[0].engine.status().periods;
     assert_eq!(after[0], before[1]);
@@ -105,11 +135,11 @@ fn a_period_that_becomes_the_current_one_keeps_its_descriptor() {
     world.assert_converged(&network(RELAYS, 24));
     let new = world.publishers[0].published.last().unwrap().1;
     assert_eq!(new.number, before[1].period.number + 1);
-    assert_eq!(world.publishes().len(), 1, "the one from before");
+    assert_eq!(world.publishes().len(), 1, "the descriptor was published before the change");
 }
 
 #[test]
-fn new_hsdirs_make_a_new_descriptor_for_all() {
+fn new_hsdirs_cause_a_new_descriptor_for_all_hsdirs() {
     let mut world = running(&[0]);
     let unchanged = network(RELAYS, 1);
     world.network(&unchanged);
@@ -123,13 +153,13 @@ fn new_hsdirs_make_a_new_descriptor_for_all() {
 }
 
 #[test]
-fn a_period_that_comes_without_backends_gets_nothing_until_there_is_one() {
+fn nothing_is_published_for_a_new_period_until_there_is_a_backend() {
     let mut world = running(&[0]);
     world.lose(0);
     world.network(&network(RELAYS, 24));
     world.run(HOUR);
     assert_eq!(world.publishers[0].engine.status().periods.len(), 1);
-    // What the HSDirs drop is no longer reported.
+    // A descriptor that has expired on the HSDirs is no longer reported.
     world.run(HOUR * 2);
     assert_eq!(world.publishers[0].engine.status().periods.len(), 0);
     world.backend(backend(0, 0));
@@ -154,14 +184,14 @@ fn a_stale_consensus_is_used_for_a_day() {
 }
 
 #[test]
-fn a_clock_that_is_set_dates_the_descriptors_anew() {
+fn the_descriptors_are_dated_again_after_the_clock_was_set() {
     let mut world = running(&[0]);
     world.wall_jump = HOUR * 5;
     world.all(&Input::Tick);
     world.run(seconds(30));
     assert_eq!(world.publishes().len(), 2);
     let ahead = world.publishers[0].engine.status().periods[0].revision_counter;
-    // Back again: dated anew, with a greater counter all the same.
+    // The clock is set back. The descriptors are dated again, and still with a greater counter.
     world.wall_jump = Duration::ZERO;
     world.all(&Input::Tick);
     world.run(seconds(30));
@@ -173,7 +203,7 @@ fn a_clock_that_is_set_dates_the_descriptors_anew() {
 }
 
 #[test]
-fn who_no_longer_leads_is_silent_and_begins_anew() {
+fn a_publisher_is_silent_while_it_does_not_lead_and_then_publishes_everything_again() {
     let mut world = running(&[0]);
     world.backend(backend(1, 0));
     world.run(Duration::from_millis(400));
@@ -190,7 +220,7 @@ fn who_no_longer_leads_is_silent_and_begins_anew() {
 }
 
 #[test]
-fn outputs_that_nobody_took_end_with_the_lead() {
+fn pending_outputs_are_dropped_when_the_publisher_stops_leading() {
     let mut world = running(&[0]);
     let now = world.now(0);
     let engine = &mut world.publishers[0].engine;

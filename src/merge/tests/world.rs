@@ -1,4 +1,5 @@
-//! A simulated world: publishers with clocks of their own, and HSDirs that accept and reject, answer late, or never.
+//! A simulated world of publishers with their own clocks, and HSDirs that accept or reject uploads,
+//! answer late, or never answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,24 +15,24 @@ use crate::onion::{
     ClientSecretKey, Discovery, IntroductionPoint, MasterKey, ServiceContent, TimePeriod, UncheckedDescriptor,
 };
 
-/// How an HSDir is.
+/// The behaviour of an HSDir.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Health {
-    /// It answers after this time.
+    /// The HSDir answers after this time.
     Answers(Duration),
-    /// It takes nothing and says nothing.
+    /// The HSDir neither receives uploads nor answers.
     Dead,
-    /// It takes everything and works on it once it answers again.
+    /// The HSDir receives uploads, and processes them once it answers again.
     Frozen,
-    /// It rejects all.
+    /// The HSDir rejects all uploads.
     Rejects,
-    /// It fails in another way than rejecting.
+    /// The HSDir answers all uploads with another error than a rejection.
     Fails,
 }
 
 pub(super) const HEALTHY: Health = Health::Answers(Duration::from_millis(800));
 
-/// What an HSDir holds of a period.
+/// The descriptor that an HSDir holds for a time period.
 #[derive(Debug, Clone)]
 pub(super) struct Held {
     pub(super) counter: u64,
@@ -44,7 +45,7 @@ struct Hsdir {
     held: BTreeMap<TimePeriod, Held>,
 }
 
-/// An upload on its way. Where nobody waits for its fate any more, it arrives all the same.
+/// An upload on its way. It arrives even if the publisher no longer waits for its result.
 struct Delivery {
     at: Duration,
     publisher: usize,
@@ -54,7 +55,7 @@ struct Delivery {
     awaited: bool,
 }
 
-/// The newest descriptors of a period.
+/// The newest descriptors of a time period.
 struct Newest {
     counter: u64,
     texts: BTreeMap<Arc<str>, Held>,
@@ -64,9 +65,9 @@ struct Newest {
 pub(super) struct Publisher {
     pub(super) engine: MergeEngine,
     pub(super) skew: Duration,
-    /// When what is in flight was sent.
+    /// The start of the upload in flight to each HSDir.
     in_flight: BTreeMap<Fingerprint, Duration>,
-    /// Every round: when it was first sent, period, what the first of its descriptors says.
+    /// Every round: the time of its first upload, its time period, and its first descriptor.
     pub(super) published: Vec<(Duration, TimePeriod, Held)>,
     newest: BTreeMap<TimePeriod, Newest>,
     pub(super) stored: BTreeMap<TimePeriod, u64>,
@@ -75,7 +76,7 @@ pub(super) struct Publisher {
 
 pub(super) struct World {
     key: Arc<MasterKey>,
-    /// Whom restricted descriptors are to admit: what is published is read with this key.
+    /// The authorized client in restricted worlds. The world decrypts descriptors with its key.
     pub(super) client: ClientSecretKey,
     elapsed: Duration,
     pub(super) wall_jump: Duration,
@@ -85,7 +86,7 @@ pub(super) struct World {
 }
 
 impl World {
-    /// Publishers whose clocks are ahead by these times.
+    /// Creates a world of publishers whose clocks are ahead by these times.
     pub(super) fn new(skews: &[Duration]) -> Self {
         let key = Arc::new(MasterKey::generate(&mut StdRng::from_seed([9; 32])));
         let mut world = Self {
@@ -153,7 +154,7 @@ impl World {
     pub(super) fn set_health(&mut self, hsdir: Fingerprint, health: Health) {
         self.hsdir(hsdir).health = health;
         if let Health::Answers(after) = health {
-            // What a frozen one took comes all at once.
+            // A frozen HSDir processes all received uploads at once.
             let at = self.elapsed + after;
             let taken = self.deliveries.iter_mut().filter(|delivery| delivery.hsdir == hsdir);
             taken.for_each(|delivery| delivery.at = at.min(delivery.at));
@@ -167,7 +168,7 @@ impl World {
         }
     }
 
-    /// What a responsible HSDir of this publisher's network holds, by period.
+    /// Returns the descriptor of every responsible HSDir of the network, for each time period.
     pub(super) fn held(&mut self, network: &Network) -> Vec<(TimePeriod, Fingerprint, Option<Held>)> {
         let mut held = Vec::new();
         for service in network.service_periods() {
@@ -180,7 +181,8 @@ impl World {
         held
     }
 
-    /// Whether a client with this key, or without one, can open the first publisher's newest descriptors, by period.
+    /// Returns for each time period whether a client with this key, or without a key, can decrypt
+    /// the first publisher's newest descriptor.
     pub(super) fn open_newest(&self, client: Option<&ClientSecretKey>) -> Vec<bool> {
         let address = self.key.address();
         let now = self.now(0).wall;
@@ -194,28 +196,29 @@ impl World {
         newest.map(opens).collect()
     }
 
-    /// What the HSDirs hold that clients ask in a period.
+    /// Returns the descriptors of the HSDirs that clients ask in a time period.
     pub(super) fn shown(&mut self, network: &Network, period: TimePeriod) -> Vec<Held> {
         let service = network.service_periods().into_iter().find(|service| service.period == period).unwrap();
         let asked = network.fetch_hsdirs(&self.key.blind(period).public(), &service);
         asked.iter().map(|placement| self.hsdir(placement.relay).held[&period].clone()).collect()
     }
 
-    /// What a publisher whose clock is ahead by this time would count.
+    /// Returns the revision counter of a publisher whose clock is ahead by this time.
     pub(super) fn counter_ahead(&self, network: &Network, period: TimePeriod, ahead: Duration) -> u64 {
         let service = network.service_periods().into_iter().find(|service| service.period == period).unwrap();
         let since_srv = (self.now(0).wall + ahead).duration_since(service.srv_start).unwrap();
         self.key.blind(period).revision_counter(since_srv.as_secs())
     }
 
-    /// Puts a descriptor of somebody else's with this counter onto all HSDirs that hold one of the period.
+    /// Raises the counter on all HSDirs with a descriptor of the period, as an upload of another
+    /// publisher would.
     pub(super) fn plant(&mut self, period: TimePeriod, counter: u64) {
         for held in self.hsdirs.values_mut().filter_map(|hsdir| hsdir.held.get_mut(&period)) {
             held.counter = counter.max(held.counter);
         }
     }
 
-    /// Lets time pass.
+    /// Lets this time pass.
     pub(super) fn run(&mut self, duration: Duration) {
         let end = self.elapsed + duration;
         loop {
@@ -289,7 +292,8 @@ impl World {
         }
     }
 
-    /// Checks a descriptor as a client would, and that it is what it must be after what was sent before.
+    /// Checks a descriptor as a client would, and checks that it is consistent with earlier
+    /// uploads.
     fn read(&mut self, index: usize, hsdir: Fingerprint, period: TimePeriod, text: &Arc<str>) -> Held {
         let now = self.now(index);
         let publisher = &mut self.publishers[index];
@@ -305,7 +309,7 @@ impl World {
             let points = &descriptor.content.introduction_points;
             assert!((1..=20).contains(&points.len()), "{} points", points.len());
             let relays: BTreeSet<_> = points.iter().map(IntroductionPoint::relay).collect();
-            assert_eq!(relays.len(), points.len(), "a relay twice");
+            assert_eq!(relays.len(), points.len(), "two points at one relay");
             Held { counter: descriptor.revision_counter, content: Arc::new(descriptor.content) }
         });
         let counter = held.counter;

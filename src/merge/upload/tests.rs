@@ -9,7 +9,7 @@ const CURRENT: TimePeriod = TimePeriod { number: 7, length_minutes: 1440 };
 const NEXT: TimePeriod = TimePeriod { number: 8, length_minutes: 1440 };
 
 struct Bench {
-    uploads: Uploads,
+    uploads: HsdirUploads,
     rng: StdRng,
 }
 
@@ -19,7 +19,7 @@ fn ms(ms: u64) -> Duration {
 
 impl Bench {
     fn new() -> Self {
-        Self { uploads: Uploads::default(), rng: StdRng::from_seed([1; 32]) }
+        Self { uploads: HsdirUploads::default(), rng: StdRng::from_seed([1; 32]) }
     }
     fn publish(&mut self, period: TimePeriod, counter: u64, hsdirs: &[Fingerprint], at: u64) {
         self.uploads.publish(period, counter, &hsdirs.iter().copied().collect(), ms(at));
@@ -33,7 +33,7 @@ impl Bench {
     fn fail(&mut self, hsdir: Fingerprint, reason: &str, at: u64) -> Option<Rejected> {
         self.uploads.fate(&hsdir, &Err(reason.into()), ms(at), &mut self.rng)
     }
-    /// Lets the upload in flight run out, and waits for the retry. Returns how long that took.
+    /// Lets the upload in flight time out and starts the retry. Returns the pause between the two.
     fn time_out(&mut self) -> Duration {
         let deadline = self.uploads.next_deadline().unwrap();
         self.uploads.expire(deadline, &mut self.rng);
@@ -45,7 +45,7 @@ impl Bench {
 }
 
 #[test]
-fn one_upload_at_a_time_over_all_periods() {
+fn an_hsdir_gets_one_upload_at_a_time_across_all_periods() {
     let mut bench = Bench::new();
     bench.publish(CURRENT, 1, &[A, B], 0);
     bench.publish(NEXT, 1, &[A], 0);
@@ -62,7 +62,7 @@ fn one_upload_at_a_time_over_all_periods() {
 }
 
 #[test]
-fn a_newer_descriptor_waits_for_the_upload_in_flight_only() {
+fn a_newer_descriptor_replaces_waiting_ones_and_follows_the_upload_in_flight() {
     let mut bench = Bench::new();
     bench.publish(CURRENT, 1, &[A], 0);
     bench.start(0);
@@ -77,7 +77,7 @@ fn a_newer_descriptor_waits_for_the_upload_in_flight_only() {
 }
 
 #[test]
-fn a_silent_hsdir_is_tried_again_alone_and_caught_up_soon_after_its_return() {
+fn a_silent_hsdir_is_retried_often_enough_to_be_up_to_date_soon_after_its_return() {
     let mut bench = Bench::new();
     bench.publish(CURRENT, 1, &[A, B], 0);
     bench.start(0);
@@ -91,7 +91,7 @@ fn a_silent_hsdir_is_tried_again_alone_and_caught_up_soon_after_its_return() {
 }
 
 #[test]
-fn a_refusing_hsdir_is_tried_less_and_less() {
+fn a_refusing_hsdir_is_retried_with_growing_pauses() {
     let mut bench = Bench::new();
     bench.publish(CURRENT, 1, &[A], 0);
     let mut now = Duration::ZERO;
@@ -107,7 +107,7 @@ fn a_refusing_hsdir_is_tried_less_and_less() {
 }
 
 #[test]
-fn rejections_of_the_newest_count_and_end() {
+fn rejections_of_the_newest_descriptor_raise_the_counter_a_limited_number_of_times() {
     let mut bench = Bench::new();
     for counter in 1..=MAX_RISES {
         bench.publish(CURRENT, counter.into(), &[A], 0);
@@ -122,7 +122,7 @@ fn rejections_of_the_newest_count_and_end() {
 }
 
 #[test]
-fn a_rejected_old_descriptor_makes_way_for_the_newer() {
+fn the_newest_descriptor_follows_at_once_after_the_rejection_of_an_older_one() {
     let mut bench = Bench::new();
     bench.publish(CURRENT, 1, &[A], 0);
     bench.start(0);
@@ -132,27 +132,27 @@ fn a_rejected_old_descriptor_makes_way_for_the_newer() {
 }
 
 #[test]
-fn a_rejected_repetition_has_arrived_before() {
+fn a_rejected_retry_means_that_the_first_upload_arrived() {
     let mut bench = Bench::new();
     bench.publish(CURRENT, 1, &[A], 0);
     bench.start(0);
     bench.time_out();
     assert_eq!(bench.fail(A, "UPLOAD_REJECTED", 30_000), None);
     assert_eq!(bench.uploads.accepted(CURRENT), 1);
-    // Not so when something else was in flight then.
+    // A rejection of a first upload has its usual meaning.
     bench.publish(CURRENT, 2, &[A], 30_000);
     bench.start(30_000);
     assert_eq!(bench.fail(A, "UPLOAD_REJECTED", 30_001), Some(Rejected { period: CURRENT, times: 1 }));
 }
 
 #[test]
-fn a_late_fate_of_another_upload_is_not_believed() {
+fn the_late_result_of_another_upload_is_not_trusted() {
     let mut bench = Bench::new();
     bench.publish(CURRENT, 1, &[A], 0);
     bench.start(0);
     bench.publish(CURRENT, 2, &[A], 1);
     bench.time_out();
-    // Whose is this? The first one's, in truth.
+    // This result actually belongs to the first upload.
     bench.accept(A, 20_000);
     assert_eq!(bench.uploads.accepted(CURRENT), 0);
     let again = bench.uploads.next_start().unwrap();
@@ -162,7 +162,7 @@ fn a_late_fate_of_another_upload_is_not_believed() {
 }
 
 #[test]
-fn a_doubted_acceptance_does_not_make_the_other_period_doubtful() {
+fn a_doubtful_acceptance_in_one_period_does_not_affect_the_other() {
     let mut bench = Bench::new();
     bench.publish(CURRENT, 1, &[A], 0);
     bench.start(0);
@@ -179,7 +179,7 @@ fn a_doubted_acceptance_does_not_make_the_other_period_doubtful() {
 }
 
 #[test]
-fn what_is_no_longer_responsible_is_forgotten() {
+fn hsdirs_that_are_no_longer_responsible_are_forgotten() {
     let mut bench = Bench::new();
     bench.publish(CURRENT, 1, &[A, B], 0);
     bench.publish(NEXT, 1, &[A], 0);

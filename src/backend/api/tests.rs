@@ -1,0 +1,177 @@
+use std::time::Duration;
+
+use http_body_util::BodyExt as _;
+
+use super::*;
+use crate::backend::drain::DrainTimes;
+use crate::backend::points::Points;
+use crate::backend::stall::Mended;
+use crate::link::{PodPhase, Revision};
+
+const POD_UID: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
+const ADDRESS: &str = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion";
+/// The descriptor that the agent of these tests serves.
+const DESCRIPTOR: &str = "text";
+const NONCE: &str = "00112233445566778899aabbccddeeff";
+
+/// An agent with three introduction points.
+struct Bench {
+    api: Arc<Api>,
+    tor: watch::Sender<TorState>,
+    _dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let token_file = dir.path().join("token");
+        std::fs::write(&token_file, token(0).to_hex().as_bytes()).unwrap();
+        let points = Points::with_count(3);
+        let tor = TorState { answering: true, bootstrapped: 100, points, kills: 0, mended: Mended::default() };
+        let (tor, _) = watch::channel(tor);
+        let traffic = Arc::new(Traffic::default());
+        let times = DrainTimes { linger: Duration::ZERO, timeout: Duration::ZERO };
+        let drain = Arc::new(Drain::new(times, traffic.watch_open()));
+        let (address, pod_uid) = (ADDRESS.parse().unwrap(), POD_UID.to_owned());
+        let api = Api::new(pod_uid, token_file, address, tor.subscribe(), drain, traffic).unwrap();
+        Self { api: Arc::new(api), tor, _dir: dir }
+    }
+
+    /// Sends a request and returns the answer's status, MAC and body.
+    async fn send(&self, request: &Signed) -> (StatusCode, Option<String>, String) {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [(NONCE_HEADER, &request.nonce), (MAC_HEADER, &request.mac)] {
+            if let Some(value) = value {
+                headers.insert(name, value.parse().unwrap());
+            }
+        }
+        let (head, body) = sync(State(self.api.clone()), headers, request.body.clone().into()).await.into_parts();
+        let mac = head.headers.get(MAC_HEADER).map(|mac| mac.to_str().unwrap().to_owned());
+        (head.status, mac, String::from_utf8(body.collect().await.unwrap().to_bytes().into()).unwrap())
+    }
+}
+
+/// A request with its authentication headers.
+#[derive(Debug, Clone)]
+struct Signed {
+    nonce: Option<String>,
+    mac: Option<String>,
+    body: String,
+}
+
+impl Signed {
+    /// Signs a request of a leading publisher for a pod.
+    fn new(token: &AgentToken, pod_uid: &str, sequence: u64) -> Self {
+        let body = serde_json::to_string(&SyncRequest { leading: true, ..request("p", sequence) }).unwrap();
+        let mac = token.request_mac(pod_uid, METHOD, SYNC_PATH, NONCE, body.as_bytes());
+        Self { nonce: Some(NONCE.to_owned()), mac: Some(mac), body }
+    }
+}
+
+fn token(byte: u8) -> AgentToken {
+    AgentToken::from_hex(format!("{byte:02x}").repeat(32).as_bytes()).unwrap()
+}
+
+fn request(publisher: &str, sequence: u64) -> SyncRequest {
+    SyncRequest {
+        publisher: publisher.to_owned(),
+        sequence,
+        leading: false,
+        phase: PodPhase::Active,
+        known_revision: None,
+    }
+}
+
+#[tokio::test]
+async fn an_authenticated_request_gets_an_authenticated_answer_with_the_descriptor() {
+    let bench = Bench::new();
+    let (status, mac, body) = bench.send(&Signed::new(&token(0), POD_UID, 1)).await;
+    assert_eq!(status, StatusCode::OK);
+    let answer: SyncResponse = serde_json::from_str(&body).unwrap();
+    assert_eq!((answer.introduction_points, answer.descriptor.as_deref()), (3, Some(DESCRIPTOR)));
+    let expected = token(0).response_mac(POD_UID, METHOD, SYNC_PATH, NONCE, 200, body.as_bytes());
+    assert_eq!(mac, Some(expected));
+}
+
+#[tokio::test]
+async fn an_unauthenticated_request_is_refused_and_learns_and_changes_nothing() {
+    let bench = Bench::new();
+    let heard = Signed::new(&token(0), POD_UID, 1);
+    assert_eq!(bench.send(&heard).await.0, StatusCode::OK);
+
+    let next = Signed::new(&token(0), POD_UID, 2);
+    let altered = next.body.replace("\"sequence\":2", "\"sequence\":3");
+    assert_ne!(altered, next.body);
+    let other_nonce = Some(NONCE.replace('0', "1"));
+    for (case, request) in [
+        ("unsigned", Signed { nonce: None, mac: None, ..next.clone() }),
+        ("without a MAC", Signed { mac: None, ..next.clone() }),
+        ("without a nonce", Signed { nonce: None, ..next.clone() }),
+        ("with an empty MAC", Signed { mac: Some(String::new()), ..next.clone() }),
+        ("with a truncated MAC", Signed { mac: next.mac.as_ref().map(|mac| mac[..63].to_owned()), ..next.clone() }),
+        ("signed with another token", Signed::new(&token(1), POD_UID, 2)),
+        ("signed for another pod", Signed::new(&token(0), "another-uid", 2)),
+        ("with another nonce", Signed { nonce: other_nonce, ..next.clone() }),
+        ("with an altered body", Signed { body: altered, ..next.clone() }),
+        ("with the nonce and MAC of an earlier request", Signed { body: next.body.clone(), ..heard.clone() }),
+        ("not even JSON", Signed { body: "{".to_owned(), ..next.clone() }),
+    ] {
+        let (status, mac, body) = bench.send(&request).await;
+        assert_eq!((status, mac), (StatusCode::UNAUTHORIZED, None), "{case}");
+        assert_eq!(body, format!("{}\n", LinkError::NotAuthentic), "{case}");
+    }
+    assert_eq!(bench.send(&next).await.0, StatusCode::OK, "a refused request advanced the sequence");
+}
+
+#[tokio::test]
+async fn a_replayed_request_is_refused_and_reveals_nothing() {
+    let bench = Bench::new();
+    let first = Signed::new(&token(0), POD_UID, 1);
+    assert_eq!(bench.send(&first).await.0, StatusCode::OK);
+    let (status, _, body) = bench.send(&first).await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    assert_eq!(body, "sequence number 1 is not greater than the previous one, 1\n");
+}
+
+#[test]
+fn a_descriptor_is_sent_until_its_revision_is_known() {
+    let Bench { api, tor, .. } = &Bench::new();
+    let revision = tor.borrow().points.revision();
+    let other_boot = Revision { boot: revision.boot + 1, ..revision };
+    let other_points = Revision { number: revision.number + 1, ..revision };
+    for known in [None, Some(other_boot), Some(other_points)] {
+        let answer = api.answer(&SyncRequest { known_revision: known, ..request("p", 1) });
+        assert_eq!((answer.revision, answer.descriptor.as_deref()), (revision, Some(DESCRIPTOR)), "{known:?}");
+    }
+    let answer = api.answer(&SyncRequest { known_revision: Some(revision), ..request("p", 1) });
+    assert_eq!((answer.revision, answer.introduction_points, answer.descriptor), (revision, 3, None));
+
+    tor.send_modify(|tor| _ = tor.points.clear());
+    let answer = api.answer(&SyncRequest { known_revision: Some(revision), ..request("p", 1) });
+    assert_eq!((answer.introduction_points, answer.descriptor), (0, None));
+    assert_ne!(answer.revision, revision);
+}
+
+#[test]
+fn the_sequence_numbers_of_each_publisher_must_rise() {
+    let mut sequences = Sequences::default();
+    assert_eq!(sequences.advance(&request("a", 5)), Ok(()));
+    assert_eq!(sequences.advance(&request("a", 5)), Err(5));
+    assert_eq!(sequences.advance(&request("a", 4)), Err(5));
+    assert_eq!(sequences.advance(&request("b", 1)), Ok(()));
+    assert_eq!(sequences.advance(&request("a", 9)), Ok(()));
+    assert_eq!(sequences.advance(&request("a", 8)), Err(9));
+}
+
+#[test]
+fn the_publisher_with_the_oldest_request_is_forgotten_first() {
+    let mut sequences = Sequences::default();
+    for number in 0..MAX_PUBLISHERS {
+        sequences.advance(&request(&number.to_string(), 10)).unwrap();
+    }
+    sequences.advance(&request("0", 11)).unwrap();
+    sequences.advance(&request("new", 1)).unwrap();
+    assert_eq!(sequences.0.len(), MAX_PUBLISHERS);
+    assert_eq!(sequences.advance(&request("0", 11)), Err(11), "it sent a request since");
+    assert_eq!(sequences.advance(&request("1", 1)), Ok(()), "its number is forgotten");
+}
