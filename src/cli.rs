@@ -36,11 +36,13 @@ enum CrdFormat {
 enum Command {
     /// Reconcile `OnionBalancedService` objects
     Operator(Box<operator::Args>),
-    /// Publish merged descriptors: the publisher of one service in a pod, or, with --config, the stand-alone daemon
+    /// Publish merged descriptors: the publisher of one service in a pod, or, with --config, the
+    /// stand-alone daemon
     Frontend(frontend::Args),
     /// Serve a backend's descriptor and forward its streams: the agent, which runs next to a tor
     Backend(backend::Args),
-    /// Show the state of services: backends, introduction points, HSDirs, and a remedy for each problem
+    /// Show the state of services: backends, introduction points, HSDirs, and a remedy for each
+    /// problem
     ///
     /// Exit codes: 0 if all shown services are Ready, 1 if the command failed, 2 if the usage was
     /// wrong, 3 if a service is not Ready.
@@ -86,8 +88,8 @@ fn has_options(matches: &ArgMatches) -> bool {
 }
 
 impl Cli {
-    /// Runs the subcommand. Returns exit code 0 on success, or 1 after printing the error to standard
-    /// error. `status` has additional exit codes.
+    /// Runs the subcommand. Returns exit code 0 on success, or 1 after printing the error to
+    /// standard error. `status` has additional exit codes.
     fn run(self, has_options: bool) -> ExitCode {
         let mut out = std::io::stdout().lock();
         let program = match self.command {

@@ -18,12 +18,12 @@ pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 pub const MANAGED_BY: &str = "onionbalance-operator";
 /// The prefix of the label and annotation keys that are reserved for the operator.
 pub const OUR_PREFIX: &str = "onionbalance.dev/";
-/// The prefix of the recommended Kubernetes labels. They are reserved as well, because selectors and
-/// cluster-wide queries rely on them.
+/// The prefix of the recommended Kubernetes labels. They are reserved as well, because selectors
+/// and cluster-wide queries rely on them.
 pub const RECOMMENDED_PREFIX: &str = "app.kubernetes.io/";
 
-/// The maximum length of an object's name in characters. `<name>-frontend` must be a DNS label of at
-/// most 63 characters.
+/// The maximum length of an object's name in characters. `<name>-frontend` must be a DNS label of
+/// at most 63 characters.
 pub const MAX_NAME_LENGTH: usize = 63 - "-frontend".len();
 
 /// One of the two kinds of pods of a service.
@@ -44,8 +44,8 @@ impl Component {
         }
     }
 
-    /// Returns `<service>-backend` or `<service>-frontend`, the name of most owned objects and of the
-    /// publishers' Lease.
+    /// Returns `<service>-backend` or `<service>-frontend`, the name of most owned objects and of
+    /// the publishers' Lease.
     pub fn child_name(self, service: &str) -> String {
         format!("{service}-{}", self.as_str())
     }
@@ -58,7 +58,8 @@ pub fn agent_token_secret(service: &str) -> String {
 
 const MASTER_KEY_SUFFIX: &str = "-master-key";
 
-/// Returns the name of the Secret that holds the master key if `spec.masterKey.secretName` is absent.
+/// Returns the name of the Secret that holds the master key if `spec.masterKey.secretName` is
+/// absent.
 pub fn default_master_key_secret(service: &str) -> String {
     format!("{service}{MASTER_KEY_SUFFIX}")
 }
@@ -93,7 +94,8 @@ pub fn clients_secret(object: &OnionBalancedService) -> Option<&str> {
     object.spec.restricted_discovery.as_ref()?.secret_name.as_deref()
 }
 
-/// Returns the labels of an object that belongs to `service`, including the component if there is one.
+/// Returns the labels of an object that belongs to `service`, including the component if there is
+/// one.
 pub fn labels(service: &str, component: Option<Component>) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::from([
         ("app.kubernetes.io/name".to_owned(), "onionbalance".to_owned()),

@@ -130,8 +130,8 @@ pub(super) fn client_key() -> Vec<ValidationRule> {
 
 /// Returns the rules of `extraTorrc`.
 ///
-/// The rules refuse options by name, and lines that affect other lines. Tor also accepts abbreviated
-/// options, with a warning; only `validate` refuses those.
+/// The rules refuse options by name, and lines that affect other lines. Tor also accepts
+/// abbreviated options, with a warning; only `validate` refuses those.
 pub(super) fn extra_torrc(place: Place) -> Vec<ValidationRule> {
     let names = DENIED.iter().copied().filter(|name| *name != CIRCUIT_ID).collect::<Vec<_>>().join("|");
     let option = |name: &str| format!(r"(?im)^\s*[+/]*({name})(\s|#|$)");

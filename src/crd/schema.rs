@@ -76,8 +76,8 @@ fn walk(schema: &mut JSONSchemaProps, visit: &mut impl FnMut(&mut JSONSchemaProp
 
 /// Returns the schema of a Kubernetes type that the API server checks when the pod is applied.
 ///
-/// Repeating the type's schema would tie the CRD to one Kubernetes version, and would use up much of
-/// the size that `kubectl apply` allows.
+/// Repeating the type's schema would tie the CRD to one Kubernetes version, and would use up much
+/// of the size that `kubectl apply` allows.
 pub(super) fn any_object(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "object", "nullable": true, "x-kubernetes-preserve-unknown-fields": true })
 }

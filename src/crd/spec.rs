@@ -247,7 +247,8 @@ fn default_dos_burst() -> u32 {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ExternalBackend {
-    /// The onion address of the external backend itself, as its tor wrote it to the file `hostname`.
+    /// The onion address of the external backend itself, as its tor wrote it to the file
+    /// `hostname`.
     #[schemars(length(max = 62), extend("x-kubernetes-validations" = rules::onion_address()))]
     pub onion_address: String,
 }

@@ -188,8 +188,8 @@ fn backends(problems: &mut Problems, backends: &Backends) {
     extra_torrc(problems, "spec.backends.extraTorrc", &backends.extra_torrc, torrc::Place::Backend);
 }
 
-/// Checks the clients in the spec. The content of the Secret is checked elsewhere, and an empty list
-/// of clients is valid.
+/// Checks the clients in the spec. The content of the Secret is checked elsewhere, and an empty
+/// list of clients is valid.
 fn restricted_discovery(problems: &mut Problems, restricted: &RestrictedDiscovery) {
     const FIELD: &str = "spec.restrictedDiscovery";
     if let Some(name) = &restricted.secret_name

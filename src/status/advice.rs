@@ -1,4 +1,5 @@
-//! What to do about a condition, by its reason. The messages say what is wrong; this says where to look, with commands.
+//! What to do about a condition, by its reason. The messages say what is wrong; this says where to
+//! look, with commands.
 
 /// The next step, where one is known. Reasons are never renamed, and a test keeps them all here.
 pub fn action(reason: &str, namespace: &str, name: &str) -> Option<String> {
@@ -65,7 +66,8 @@ pub fn action(reason: &str, namespace: &str, name: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// Each reason that stands in the table of conditions has its action: the page is the list of all.
+    /// Each reason that stands in the table of conditions has its action: the page is the list of
+    /// all.
     #[test]
     fn every_documented_reason_has_one() {
         let page = include_str!("../../docs/internals.md");

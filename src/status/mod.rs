@@ -19,8 +19,8 @@ use self::view::View;
 
 /// The arguments of `onionbalance-operator status`.
 ///
-/// Exit codes: 0 if all shown services are Ready, 1 if the command failed, 2 if the usage was wrong,
-/// 3 if a service is not Ready.
+/// Exit codes: 0 if all shown services are Ready, 1 if the command failed, 2 if the usage was
+/// wrong, 3 if a service is not Ready.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The name of a service [default: all services of the namespace]

@@ -42,7 +42,8 @@ impl Selection {
 
     fn explain(&self, error: kube::Error) -> Error {
         match error {
-            // The path is not served, so the CRD is missing. A missing object leads to an empty list.
+            // The path is not served, so the CRD is missing. A missing object leads to an empty
+            // list.
             kube::Error::Api(status) if status.is_not_found() => Error::NoDefinition(self.url.clone()),
             kube::Error::Api(status) => {
                 Error::Refused(format!("the API server refuses the request: {}", status.message))

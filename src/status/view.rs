@@ -34,8 +34,8 @@ pub struct Problem {
 }
 
 impl View {
-    /// Creates a view of an object from the API server. An object that does not deserialize is shown
-    /// as well.
+    /// Creates a view of an object from the API server. An object that does not deserialize is
+    /// shown as well.
     pub fn new(object: DynamicObject) -> Self {
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
         let read = serde_json::to_value(object).and_then(serde_json::from_value);

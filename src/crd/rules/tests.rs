@@ -30,8 +30,8 @@ fn refusals(schema: &CompiledSchema, object: &Value) -> Vec<(String, String)> {
     errors.map(|error| (error.to_string(), format!("{} {}", without_indices(&error.field_path), error.rule))).collect()
 }
 
-/// Removes nulls from an object, because `kube-cel` does not treat a null as an absent field. An API
-/// server does, and evaluates no rule attached to a null.
+/// Removes nulls from an object, because `kube-cel` does not treat a null as an absent field. An
+/// API server does, and evaluates no rule attached to a null.
 fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(map) => {

@@ -1,8 +1,8 @@
 //! A table with one row for each reason to refuse an object.
 //!
 //! A row holds a change to a valid object and the responses of the operator, of the CEL rules and
-//! of an API server without CEL. `validate/tests.rs` checks the operator, `rules/tests.rs` checks the
-//! rules, and `tests/operator_api_server` checks a real API server.
+//! of an API server without CEL. `validate/tests.rs` checks the operator, `rules/tests.rs` checks
+//! the rules, and `tests/operator_api_server` checks a real API server.
 
 use serde_json::{Value, json};
 
@@ -14,8 +14,8 @@ pub struct Refused {
     pub operator: Option<String>,
     /// The field and the message of the CEL rule that refuses the object, if one does.
     pub rule: Option<String>,
-    /// The field, without indices, that an API server without CEL names in its refusal. None if such
-    /// a server accepts the object.
+    /// The field, without indices, that an API server without CEL names in its refusal. None if
+    /// such a server accepts the object.
     pub schema: Option<String>,
 }
 

@@ -42,7 +42,8 @@ fn restricted_discovery_may_name_clients_a_secret_both_or_none() {
     }
 }
 
-/// Returns the operator's messages about an object, or None if the object does not even deserialize.
+/// Returns the operator's messages about an object, or None if the object does not even
+/// deserialize.
 fn messages_about(change: &Value) -> Option<Vec<String>> {
     let object: OnionBalancedService = serde_json::from_value(changed(change)).ok()?;
     Some(name(&object).into_iter().chain(spec(&object)).map(|problem| problem.to_string()).collect())

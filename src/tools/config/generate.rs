@@ -38,8 +38,8 @@ struct Key {
 impl Plan {
     /// Writes all files.
     ///
-    /// All keys are read before anything is written, and `config.yaml` is written last. A failed run
-    /// can therefore be repeated.
+    /// All keys are read before anything is written, and `config.yaml` is written last. A failed
+    /// run can therefore be repeated.
     pub(super) fn carry_out(self, out: &mut impl Write) -> Result<(), Failure> {
         let config_file = self.output.join("config.yaml");
         if config_file.exists() {
@@ -109,8 +109,8 @@ impl PlannedService {
         Ok(Key { address: key.address(), file })
     }
 
-    /// Writes the files of the instances. Returns the address (or the placeholder) and the name of each
-    /// instance.
+    /// Writes the files of the instances. Returns the address (or the placeholder) and the name of
+    /// each instance.
     fn write_instances(
         &self,
         directory: &Path,
@@ -136,8 +136,8 @@ impl PlannedService {
         (1..=self.instances).map(make).collect()
     }
 
-    /// Writes `ob_config`, which belongs into the HiddenServiceDir, and `torrc`, whose lines belong into
-    /// the torrc of the instance.
+    /// Writes `ob_config`, which belongs into the HiddenServiceDir, and `torrc`, whose lines belong
+    /// into the torrc of the instance.
     fn write_torrc(&self, directory: &Path, master: &OnionAddress) -> Result<(), Failure> {
         let torrc = format!(
             "# An instance of {master}.\n\

@@ -46,19 +46,23 @@ struct Generate {
     /// The prefix of the instances' names
     #[arg(short, long, default_value = "node")]
     tag: String,
-    /// A file with an existing master key, PEM or tor's `hs_ed25519_secret_key`; repeat the flag for the next service [default: new keys]
+    /// A file with an existing master key, PEM or tor's `hs_ed25519_secret_key`; repeat the flag
+    /// for the next service [default: new keys]
     #[arg(long)]
     key: Vec<PathBuf>,
-    /// The address of an existing instance; repeatable, replaces -n, and works with a single service only
+    /// The address of an existing instance; repeatable, replaces -n, and works with a single
+    /// service only
     #[arg(long, value_name = "ADDRESS")]
     instance: Vec<OnionAddress>,
-    /// Also generate a HiddenServiceDir with a key for each instance, ready to be moved to its machine
+    /// Also generate a HiddenServiceDir with a key for each instance, ready to be moved to its
+    /// machine
     #[arg(long, conflicts_with = "instance")]
     instance_keys: bool,
     /// The port of the service that clients connect to
     #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u16).range(1..))]
     service_virtual_port: u16,
-    /// The host and port at which the instances' tors reach the service [default: 127.0.0.1 and the virtual port]
+    /// The host and port at which the instances' tors reach the service [default: 127.0.0.1 and the
+    /// virtual port]
     #[arg(long)]
     service_target: Option<String>,
     /// Ask no questions, even without other options

@@ -7,8 +7,8 @@ use super::input::{HOSTNAME, Input, PUBLIC_KEY};
 use crate::common::secret_file;
 use crate::tools::Failure;
 
-/// Prints one line to `out` for each valid key and for each problem. Returns an error if there was a
-/// problem.
+/// Prints one line to `out` for each valid key and for each problem. Returns an error if there was
+/// a problem.
 pub(super) fn run(inputs: &[PathBuf], out: &mut impl Write) -> Result<(), Failure> {
     let mut bad = 0_usize;
     for path in inputs {

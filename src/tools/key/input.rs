@@ -17,8 +17,8 @@ pub(super) const PUBLIC_KEY: &str = "hs_ed25519_public_key";
 pub(super) const HOSTNAME: &str = "hostname";
 
 /// The entry names under which a Secret holds tor's files `hs_ed25519_secret_key`,
-/// `hs_ed25519_public_key` and `hostname`: first those of this operator and tor-operator, then those
-/// of tor-controller.
+/// `hs_ed25519_public_key` and `hostname`: first those of this operator and tor-operator, then
+/// those of tor-controller.
 const NAMES_IN_SECRETS: [[&str; 3]; 2] =
     [[SECRET_KEY, PUBLIC_KEY, HOSTNAME], ["privateKeyFile", "publicKeyFile", "onionAddress"]];
 

@@ -37,14 +37,15 @@ enum Command {
     ///
     /// The input is a HiddenServiceDir, a key file, or the manifest of a Secret from this operator,
     /// tor-controller or tor-operator. Other entries of the Secret are ignored. A PEM file can be
-    /// converted to either form. A key in tor's format cannot be converted to PEM, because PEM holds
-    /// the seed and tor's file only its expansion. The daemon and Python Onionbalance also read
-    /// tor's format.
+    /// converted to either form. A key in tor's format cannot be converted to PEM, because PEM
+    /// holds the seed and tor's file only its expansion. The daemon and Python Onionbalance also
+    /// read tor's format.
     #[command(after_help = CONVERT_EXAMPLES)]
     Convert(Convert),
     /// Print the address and the public key of a key, never the secret key
     Show(Show),
-    /// Check a HiddenServiceDir, a key file or the manifest of a Secret for damage, mismatches and loose permissions
+    /// Check a HiddenServiceDir, a key file or the manifest of a Secret for damage, mismatches and
+    /// loose permissions
     ///
     /// Exit codes: 0 if there are no problems, 1 with one line for each problem otherwise.
     Check(Check),
@@ -64,7 +65,8 @@ const CONVERT_EXAMPLES: &str = "Examples:
 struct Generate {
     #[command(flatten)]
     target: Target,
-    /// Generate a key pair for a client instead: `<CLIENT>.auth` for the service and `<CLIENT>.auth_private` for the client
+    /// Generate a key pair for a client instead: `<CLIENT>.auth` for the service and
+    /// `<CLIENT>.auth_private` for the client
     #[arg(long, requires = "address", conflicts_with_all = ["to", "secret"])]
     client: Option<String>,
     /// The address of the service that the client may connect to
@@ -97,13 +99,16 @@ struct Check {
 /// The destination and the format of a key.
 #[derive(Debug, clap::Args)]
 struct Target {
-    /// The format: tor's directory with `hs_ed25519_secret_key`, `hs_ed25519_public_key` and hostname, or a PEM file
+    /// The format: tor's directory with `hs_ed25519_secret_key`, `hs_ed25519_public_key` and
+    /// hostname, or a PEM file
     #[arg(long, value_enum, default_value_t = Form::Tor)]
     to: Form,
-    /// The directory (tor) or file (PEM, Secret) to write [default: ADDRESS, ADDRESS.key, or standard output for a Secret]
+    /// The directory (tor) or file (PEM, Secret) to write [default: ADDRESS, ADDRESS.key, or
+    /// standard output for a Secret]
     #[arg(long, short)]
     output: Option<PathBuf>,
-    /// Write the manifest of a Secret with this name instead, for kubectl create and spec.masterKey.secretName
+    /// Write the manifest of a Secret with this name instead, for kubectl create and
+    /// spec.masterKey.secretName
     #[arg(long, value_name = "NAME", conflicts_with = "to", value_parser = output::secret_name)]
     secret: Option<String>,
     /// The namespace of the Secret

@@ -83,8 +83,8 @@ fn default_path(material: &Material) -> PathBuf {
     }
 }
 
-/// Returns the manifest of a Secret for `spec.masterKey.secretName`. The Secret belongs to the user,
-/// and the operator only reads it.
+/// Returns the manifest of a Secret for `spec.masterKey.secretName`. The Secret belongs to the
+/// user, and the operator only reads it.
 fn manifest(key: &MasterKey, name: &str, namespace: Option<&str>) -> Result<Zeroizing<String>, Failure> {
     let secret = Secret {
         metadata: ObjectMeta {

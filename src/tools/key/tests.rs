@@ -99,7 +99,8 @@ fn writes_a_secret() {
     assert!(key(&["convert", &pem, "--secret", "Web"]).unwrap_err().contains("Kubernetes name"));
 }
 
-/// Returns the manifest of a Secret, as `kubectl get -o json` prints it, with this data and metadata.
+/// Returns the manifest of a Secret, as `kubectl get -o json` prints it, with this data and
+/// metadata.
 fn secret(data: &[(&str, &[u8])], metadata: &serde_json::Value) -> String {
     let data: serde_json::Map<_, _> =
         data.iter().map(|(name, bytes)| ((*name).to_owned(), BASE64.encode(bytes).into())).collect();
