@@ -8,15 +8,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use crate::link::PodPhase;
+use crate::link::{PodPhase, longest_drain};
 
 /// A publisher that has not been heard for so long is out of reach.
 const PUBLISHER_SILENCE: Duration = Duration::from_secs(5);
 /// Kubernetes tells the kubelet and the publisher of a deletion at the same time: for so long the publisher's "active"
 /// may be older than the drain.
 const ACTIVE_SETTLES: Duration = Duration::from_secs(2);
-/// How long the points' withdrawal may take. The grace period has 15 s for it; the rest is left for shutting down.
-const WITHDRAWAL: Duration = Duration::from_secs(10);
 
 /// The two times of the configuration.
 #[derive(Debug, Clone, Copy)]
@@ -142,7 +140,7 @@ fn judge(times: DrainTimes, facts: &Facts, began: Instant, streams: u64, now: In
     if facts.active.is_some_and(|at| at >= began + ACTIVE_SETTLES) {
         return Verdict::Over("the pod is not terminating");
     }
-    let limit = began + WITHDRAWAL + times.linger + times.timeout;
+    let limit = began + longest_drain(times.linger, times.timeout);
     if now >= limit {
         return Verdict::Over("the time is up");
     }

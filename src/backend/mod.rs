@@ -35,7 +35,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::common::{http, tor_metrics};
-use crate::link::{AGENT_API_PORT, AgentConfig, METRICS_PORT, PROBE_PORT, TOR_METRICS_PORT};
+use crate::link::{self, AGENT_API_PORT, AgentConfig, METRICS_PORT, PROBE_PORT, TOR_METRICS_PORT};
 use api::Api;
 use drain::{Drain, DrainTimes};
 use forward::Forwarder;
@@ -66,13 +66,13 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct Files {
     /// The agent's configuration
-    #[arg(long, global = true, default_value = "/etc/onionbalance/config/agent.yaml")]
+    #[arg(long, global = true, default_value = link::paths::AGENT_CONFIG)]
     config: PathBuf,
     /// Control socket, onion key and forwarding sockets; a memory volume shared with tor
-    #[arg(long, global = true, default_value = "/run/onionbalance")]
+    #[arg(long, global = true, default_value = link::paths::RUN_DIR)]
     run_dir: PathBuf,
     /// Tor's `DataDirectory`
-    #[arg(long, global = true, default_value = "/var/lib/tor/data")]
+    #[arg(long, global = true, default_value = link::paths::TOR_DATA_DIR)]
     tor_data_dir: PathBuf,
 }
 
@@ -81,7 +81,7 @@ struct Files {
 #[derive(Debug, clap::Args)]
 struct Serve {
     /// The token that the publisher has too
-    #[arg(long, default_value = "/etc/onionbalance/token/token")]
+    #[arg(long, default_value = link::paths::TOKEN)]
     token: PathBuf,
     /// This pod's UID: the publisher's requests must be made for it
     #[arg(long, env = "POD_UID")]

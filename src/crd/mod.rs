@@ -2,6 +2,7 @@
 
 pub mod clients;
 pub mod names;
+mod reason;
 mod reference;
 mod rules;
 mod schema;
@@ -12,6 +13,7 @@ mod status;
 mod tests;
 pub mod validate;
 
+pub use reason::{ConditionType, Reason};
 pub use reference::reference;
 pub use schema::{custom_resource_definition, without_rules};
 pub use spec::*;

@@ -155,7 +155,7 @@ async fn someone_else_has_a_name(scene: &Scene, resource: &ApiResource) {
     let made = api.create(&PostParams::default(), &foreign).await.unwrap();
     scene.create(&service, json!({})).await;
     let message = scene.wait_condition(&service, "Accepted", "False NameTaken").await;
-    let told = format!("{} {name} is there and does not belong to this object", resource.kind);
+    let told = format!("{} {name} exists and does not belong to this object", resource.kind);
     assert!(message.starts_with(&told), "{message}");
     assert_eq!(api.get(&name).await.unwrap(), made);
     let children = scene.children(&service).await;

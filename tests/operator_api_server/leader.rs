@@ -62,7 +62,7 @@ async fn one_works_and_the_other_takes_its_place() {
     let third = start("third");
     third.wait_log("another operator leads; standing by").await;
     assert!(second.terminate().await.success(), "{}", second.log());
-    assert!(second.log().contains("gave the Lease back"), "{}", second.log());
+    assert!(second.log().contains("released the Lease"), "{}", second.log());
     let ended = Instant::now();
     held_by(&scene, "third").await;
     assert!(ended.elapsed() < Duration::from_secs(10), "the Lease was free");

@@ -149,8 +149,8 @@ fn a_spec_that_nobody_looked_at_and_an_object_that_cannot_be_read() {
     let old = view("web", &json!({"observedGeneration": 1, "conditions": [condition("Ready", "True", "Ready", "")]}));
     assert_eq!((old.is_ready(), old.state(), old.problems()[0].reason.as_str()), (false, "Pending", "Pending"));
     let unreadable = view("web", &json!({"replicas": "many"}));
-    assert_eq!((unreadable.is_ready(), unreadable.state()), (false, "Unreadable"));
-    assert!(plain(&canvas(None).service(&unreadable)).contains("Accepted: Unreadable\n  invalid type: string"));
+    assert_eq!((unreadable.is_ready(), unreadable.state()), (false, "InvalidSpec"));
+    assert!(plain(&canvas(None).service(&unreadable)).contains("Accepted: InvalidSpec\n  invalid type: string"));
 }
 
 #[test]
