@@ -10,16 +10,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use crate::link::PodPhase;
+use crate::link::{PodPhase, longest_drain};
 
 /// The silence after which the publishers count as unreachable.
 const PUBLISHER_SILENCE: Duration = Duration::from_secs(5);
 /// The time after the start of a drain during which a publisher's "active" may be outdated, because
 /// the kubelet and the publisher learn of a deletion at the same time.
 const ACTIVE_SETTLES: Duration = Duration::from_secs(2);
-/// The longest time that the withdrawal of the points may take. The grace period reserves 15 s; the
-/// remaining 5 s are for shutting down.
-const WITHDRAWAL: Duration = Duration::from_secs(10);
 
 /// The drain times of the agent's configuration.
 #[derive(Debug, Clone, Copy)]
@@ -151,7 +148,7 @@ fn decide(times: DrainTimes, facts: &DrainFacts, began: Instant, streams: u64, n
     if facts.active.is_some_and(|at| at >= began + ACTIVE_SETTLES) {
         return DrainDecision::Stop("the pod is not terminating");
     }
-    let limit = began + WITHDRAWAL + times.linger + times.timeout;
+    let limit = began + longest_drain(times.linger, times.timeout);
     if now >= limit {
         return DrainDecision::Stop("the time limit is reached");
     }

@@ -38,7 +38,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::common::{http, tor_metrics};
-use crate::link::{AGENT_API_PORT, AgentConfig, METRICS_PORT, PROBE_PORT, TOR_METRICS_PORT};
+use crate::link::{self, AGENT_API_PORT, AgentConfig, METRICS_PORT, PROBE_PORT, TOR_METRICS_PORT};
 use api::Api;
 use drain::{Drain, DrainTimes};
 use forward::Forwarder;
@@ -69,14 +69,14 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct Files {
     /// The agent's configuration file
-    #[arg(long, global = true, default_value = "/etc/onionbalance/config/agent.yaml")]
+    #[arg(long, global = true, default_value = link::paths::AGENT_CONFIG)]
     config: PathBuf,
     /// Directory of the control socket, the onion key and the forwarding sockets: a memory volume
     /// shared with tor
-    #[arg(long, global = true, default_value = "/run/onionbalance")]
+    #[arg(long, global = true, default_value = link::paths::RUN_DIR)]
     run_dir: PathBuf,
     /// Tor's `DataDirectory`
-    #[arg(long, global = true, default_value = "/var/lib/tor/data")]
+    #[arg(long, global = true, default_value = link::paths::TOR_DATA_DIR)]
     tor_data_dir: PathBuf,
 }
 
@@ -85,7 +85,7 @@ struct Files {
 #[derive(Debug, clap::Args)]
 struct Serve {
     /// File with the token that the agent shares with the publisher
-    #[arg(long, default_value = "/etc/onionbalance/token/token")]
+    #[arg(long, default_value = link::paths::TOKEN)]
     token: PathBuf,
     /// UID of this pod; requests for another pod are refused
     #[arg(long, env = "POD_UID")]

@@ -4,6 +4,7 @@
 pub mod clients;
 mod messages;
 pub mod names;
+mod reason;
 mod reference;
 mod rules;
 mod schema;
@@ -14,6 +15,7 @@ mod status;
 mod tests;
 pub mod validate;
 
+pub use reason::{ConditionType, Reason};
 pub use reference::reference;
 pub use schema::{custom_resource_definition, without_rules};
 pub use spec::*;

@@ -11,10 +11,13 @@
 //! worthless.
 
 mod config;
+mod drain;
 mod message;
+pub mod paths;
 mod token;
 
 pub use config::{AgentConfig, AgentConfigError, ForwardedPort};
+pub use drain::{grace_period, longest_drain};
 pub use message::{PodPhase, Revision, SyncRequest, SyncResponse};
 pub use token::{AgentToken, LinkError};
 
@@ -26,8 +29,8 @@ pub const MAC_HEADER: &str = "onionbalance-mac";
 pub const NONCE_HEADER: &str = "onionbalance-nonce";
 /// The maximum length, in bytes, of a request body that an agent reads.
 pub const MAX_REQUEST_BYTES: usize = 4 * 1024;
-/// The maximum length, in bytes, of an answer body that a publisher reads. A descriptor has at most
-/// 50,000 bytes.
+/// The maximum length, in bytes, of a response body that a publisher reads. A descriptor is at
+/// most 50,000 bytes long.
 pub const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 /// The port of the agent's authenticated API.
 pub const AGENT_API_PORT: u16 = 9400;

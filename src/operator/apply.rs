@@ -1,6 +1,6 @@
-//! Writes: children by server-side apply, and only where they are not as applied last; the generated key; the status.
+//! The operator's writes: server-side applies of owned objects that differ from what was applied
+//! last, the generated master key, and the status.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -14,18 +14,15 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use super::children::{Child, ChildId, Kind, ids, secret_master_key};
-use super::drift::{is_applied, stamped};
+use super::children::{ChildId, Kind, secret_master_key};
 use super::echoes::Echoes;
-use super::holder::{Holder, holder};
-use super::observe::taken;
-use super::plan::{Failure, KeySecret, Taken};
-use super::settings::Settings;
+use super::plan::{Applied, Due, KeySecret, Orphan, RefusedWrite, taken};
 use super::telemetry::Telemetry;
 use crate::crd::{OPERATOR_MANAGER, OnionBalancedService};
 use crate::onion::MasterKey;
 
-/// The API, a count of what is written through it, and what will come back through the watches.
+/// The API for writing. Every write is counted, and its result is expected to come back through a
+/// watch.
 #[derive(Clone)]
 pub struct Writer {
     client: Client,
@@ -34,185 +31,142 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Counts into `telemetry`.
+    /// Creates a writer that counts in `telemetry` and announces its writes to `echoes`.
     pub fn new(client: Client, telemetry: Arc<Telemetry>, echoes: Echoes) -> Self {
         Self { client, telemetry, echoes }
     }
 
-    /// What is expected to come back.
-    pub fn echoes(&self) -> &Echoes {
-        &self.echoes
-    }
-
-    /// For one request.
+    /// Returns the client for one writing request, and counts the request.
     fn counted(&self) -> Client {
         self.telemetry.writes.fetch_add(1, Ordering::Relaxed);
         self.client.clone()
     }
 }
 
-/// Children that are applied at once: each has a connection of its own. Not Deployments: after a name that is somebody else's no pods
-/// are made.
-fn at_once(kind: Kind) -> usize {
+/// Returns the number of objects of a kind that are applied concurrently. Each needs a connection
+/// of its own. Deployments are applied one at a time, so that none follows one with a taken name.
+fn concurrency(kind: Kind) -> usize {
     if kind == Kind::Deployment { 1 } else { 4 }
 }
 
-/// What became of the children that were not as they should be, but for those that are so now.
-#[derive(Debug, Default)]
-pub struct Applied {
-    /// Those that the API server does not take.
-    pub failures: Vec<Failure>,
-    /// The one whose name turned out to be somebody else's.
-    pub taken: Option<Taken>,
-}
-
-/// Applies each child that is not as it should be, and keeps in `live` what the API server makes of it. One that it does not
-/// take is told, and the others go on, but not after one whose name is taken.
-pub async fn children<'a>(
+/// Applies the due objects of a stage. A refused object does not stop the others, but a taken name
+/// does.
+pub async fn children(
     writer: &Writer,
     object: &OnionBalancedService,
-    live: &mut BTreeMap<ChildId, ObjectMeta>,
-    children: impl Iterator<Item = &'a Child>,
-) -> Result<Applied, kube::Error> {
-    let mut due = Vec::new();
-    for child in children {
-        let manifest = stamped(&child.manifest);
-        let present = live.get(&child.id);
-        // What is being deleted cannot be kept; its end brings us back.
-        if !present.is_some_and(|live| live.deletion_timestamp.is_some() || is_applied(live, &manifest)) {
-            due.push((child.id.clone(), manifest, present.is_some()));
-        }
-    }
-    let at_once = due.iter().map(|(id, ..)| at_once(id.kind)).min().unwrap_or(1);
-    let outcomes = stream::iter(due).map(|(id, manifest, present)| async move {
-        let outcome = if present {
-            update(writer, object, &id, &manifest).await?
-        } else {
-            create(writer, object, &id, &manifest).await?
-        };
-        Ok::<_, kube::Error>((id, outcome))
+    due: Vec<Due>,
+) -> Result<Vec<(ChildId, Applied)>, kube::Error> {
+    let concurrency = due.iter().map(|due| concurrency(due.id.kind)).min().unwrap_or(1);
+    let outcomes = stream::iter(due).map(|due| async move {
+        let outcome =
+            if due.exists { update(writer, object, &due).await? } else { create(writer, object, &due).await? };
+        Ok::<_, kube::Error>((due.id, outcome))
     });
-    let mut outcomes = outcomes.buffered(at_once);
-    let mut applied = Applied::default();
+    let mut outcomes = outcomes.buffered(concurrency);
+    let mut results = Vec::new();
     while let Some((id, outcome)) = outcomes.try_next().await? {
-        match outcome {
-            Outcome::Applied(metadata) => _ = live.insert(id, *metadata),
-            Outcome::Refused(status) => {
-                warn!(child = %id, error = %status.message, "the API server refuses a child");
-                applied.failures.push(Failure { child: id, message: status.message });
+        let result = match outcome {
+            Ok(result) => result,
+            Err(status) => {
+                let (namespace, name) = (object.namespace(), object.name_any());
+                warn!(namespace, name, child = %id, error = status.message, "the API server refused an owned object");
+                Applied::Refused(status.message)
             }
-            Outcome::Taken(taken) => {
-                applied.taken = Some(taken);
-                break;
-            }
-            Outcome::IsLeaving => {}
+        };
+        let is_taken = matches!(result, Applied::Taken(_));
+        results.push((id, result));
+        if is_taken {
+            break;
         }
     }
-    Ok(applied)
+    Ok(results)
 }
 
-enum Outcome {
-    Applied(Box<ObjectMeta>),
-    Refused(Box<Status>),
-    Taken(Taken),
-    /// It is being deleted, which cannot be undone; its end brings us back, if it bears our label, or else the next look.
-    IsLeaving,
-}
+/// The result of an apply, or the API server's refusal.
+type Attempt = Result<Applied, Box<Status>>;
 
-/// Applies a child that is there.
-async fn update(
-    writer: &Writer,
-    object: &OnionBalancedService,
-    id: &ChildId,
-    manifest: &Value,
-) -> Result<Outcome, kube::Error> {
-    let outcome = apply(writer, object, id, manifest).await?;
-    if let Outcome::Applied(applied) = &outcome {
-        info!(child = %id, "updated");
-        // Where nothing had to be changed, the version is that of the last change of a Deployment's status, which is still to be told.
-        if id.kind != Kind::Deployment {
-            writer.echoes.expect(applied);
+/// Applies an object that exists.
+async fn update(writer: &Writer, object: &OnionBalancedService, due: &Due) -> Result<Attempt, kube::Error> {
+    let attempt = apply(writer, object, &due.id, &due.manifest).await?;
+    if let Ok(metadata) = &attempt {
+        info!(namespace = object.namespace(), name = object.name_any(), child = %due.id, "updated an owned object");
+        // If an apply changes nothing, it returns the version of the last change. For a Deployment,
+        // that can be a change of its status which has yet to come through the watch.
+        if due.id.kind != Kind::Deployment {
+            writer.echoes.expect(metadata);
         }
     }
-    Ok(outcome)
+    Ok(attempt.map(written))
 }
 
-/// The version of no object: etcd counts its writes, and begins with this before the first.
+/// The resource version of no object. etcd counts its writes and starts with this version.
 const VERSION_OF_NONE: &str = "1";
 
-/// Applies a child that is in no cache, hence most likely nowhere: so that one that is there all the same, somebody else's, is not
-/// changed. An apply that asks for a version creates what is not there, and is refused where another version is. Where it is
-/// refused, but not for what the child is, we look.
-async fn create(
-    writer: &Writer,
-    object: &OnionBalancedService,
-    id: &ChildId,
-    manifest: &Value,
-) -> Result<Outcome, kube::Error> {
-    // Older API servers take no version of a new Service: there only the look tells.
+/// Applies an object that is not in the cache, and so most likely does not exist. If it does exist,
+/// it belongs to somebody else and must not be changed. An apply with a resource version creates a
+/// missing object, but is refused if an object with another version exists. After a refusal that is
+/// not about the manifest itself, the existing object is looked up.
+async fn create(writer: &Writer, object: &OnionBalancedService, due: &Due) -> Result<Attempt, kube::Error> {
+    let Due { id, manifest, .. } = due;
+    // Older API servers refuse a resource version for a new Service, so a Service is always looked
+    // up.
     if id.kind != Kind::Service {
         let mut only_new = manifest.clone();
         only_new["metadata"]["resourceVersion"] = VERSION_OF_NONE.into();
-        let outcome = apply(writer, object, id, &only_new).await?;
-        match &outcome {
-            Outcome::Applied(created) => {
-                info!(child = %id, "created");
-                writer.echoes.expect(created);
-                return Ok(outcome);
-            }
-            Outcome::Refused(status) if status.is_forbidden() || status.is_invalid() => return Ok(outcome),
-            _ => {}
+        match apply(writer, object, id, &only_new).await? {
+            Ok(created) => return Ok(Ok(announce(writer, object, id, created))),
+            Err(status) if status.is_forbidden() || status.is_invalid() => return Ok(Err(status)),
+            Err(_) => {}
         }
     }
     let found = api(writer.client.clone(), object, id.kind).get_metadata_opt(&id.name).await?;
     if let Some(found) = found {
         return match taken(id, &found.metadata, object) {
-            Some(taken) => Ok(Outcome::Taken(taken)),
-            None if found.metadata.deletion_timestamp.is_some() => Ok(Outcome::IsLeaving),
-            // Ours, and the cache is behind.
-            None => update(writer, object, id, manifest).await,
+            Some(taken) => Ok(Ok(Applied::Taken(taken))),
+            None if found.metadata.deletion_timestamp.is_some() => Ok(Ok(Applied::Leaving)),
+            // The object is ours and the cache is stale.
+            None => update(writer, object, due).await,
         };
     }
-    let outcome = apply(writer, object, id, manifest).await?;
-    if let Outcome::Applied(created) = &outcome {
-        info!(child = %id, "created");
-        writer.echoes.expect(created);
-    }
-    Ok(outcome)
+    let attempt = apply(writer, object, id, manifest).await?;
+    Ok(attempt.map(|created| announce(writer, object, id, created)))
 }
 
-/// One request.
+/// Logs the creation of an object, and expects it to come back through the watch.
+fn announce(writer: &Writer, object: &OnionBalancedService, id: &ChildId, created: ObjectMeta) -> Applied {
+    info!(namespace = object.namespace(), name = object.name_any(), child = %id, "created an owned object");
+    writer.echoes.expect(&created);
+    written(created)
+}
+
+fn written(metadata: ObjectMeta) -> Applied {
+    Applied::Written(Box::new(metadata))
+}
+
+/// Sends a single apply.
 async fn apply(
     writer: &Writer,
     object: &OnionBalancedService,
     id: &ChildId,
     manifest: &Value,
-) -> Result<Outcome, kube::Error> {
+) -> Result<Result<ObjectMeta, Box<Status>>, kube::Error> {
     match api(writer.counted(), object, id.kind).patch_metadata(&id.name, &force(), &Patch::Apply(manifest)).await {
-        Ok(applied) => Ok(Outcome::Applied(Box::new(applied.metadata))),
-        Err(kube::Error::Api(status)) => Ok(Outcome::Refused(status)),
+        Ok(applied) => Ok(Ok(applied.metadata)),
+        Err(kube::Error::Api(status)) => Ok(Err(status)),
         Err(error) => Err(error),
     }
 }
 
-/// Deletes what we made for this object under names that are no longer used. Never a Secret.
-pub async fn prune(
-    writer: &Writer,
-    object: &OnionBalancedService,
-    settings: &Settings,
-    labelled: Vec<(Kind, ObjectMeta)>,
-) -> Result<(), kube::Error> {
-    let current = ids(&object.name_any(), settings);
-    for (kind, metadata) in labelled {
-        let id = ChildId { kind, name: metadata.name.clone().unwrap_or_default() };
-        let controlled = metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true));
-        if kind == Kind::Secret || current.contains(&id) || !controlled || holder(&metadata, object) != Holder::Us {
-            continue;
-        }
-        let only_this = Preconditions { uid: metadata.uid, resource_version: None };
+/// Deletes objects that are no longer used.
+pub async fn prune(writer: &Writer, object: &OnionBalancedService, orphans: Vec<Orphan>) -> Result<(), kube::Error> {
+    for Orphan { id, uid } in orphans {
+        let only_this = Preconditions { uid, resource_version: None };
         let parameters = DeleteParams { preconditions: Some(only_this), ..DeleteParams::background() };
-        match api(writer.counted(), object, kind).delete(&id.name, &parameters).await {
-            Ok(_) => info!(child = %id, "removed: no longer used"),
+        match api(writer.counted(), object, id.kind).delete(&id.name, &parameters).await {
+            Ok(_) => {
+                let (namespace, name) = (object.namespace(), object.name_any());
+                info!(namespace, name, child = %id, "deleted an owned object that is no longer used");
+            }
             Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
             Err(error) => return Err(error),
         }
@@ -220,19 +174,19 @@ pub async fn prune(
     Ok(())
 }
 
-/// What became of a key's Secret.
-pub enum Generated {
-    /// It was created.
+/// The result of an attempt to create the Secret of a generated key.
+pub enum KeyCreation {
+    /// The Secret was created.
     Created(Box<KeySecret>),
-    /// One is there: that one is to be used.
-    AlreadyThere,
-    /// The API server does not take it.
-    Refused(Failure),
+    /// A Secret of this name exists, and its key is to be used.
+    Exists,
+    /// The API server refused the Secret.
+    Refused(RefusedWrite),
 }
 
-/// Creates the Secret with a fresh key, unless one is there.
-pub async fn generate_key(writer: &Writer, object: &OnionBalancedService) -> Result<Generated, kube::Error> {
-    #[allow(clippy::disallowed_methods, reason = "the one place where the operator makes a key")]
+/// Generates a master key and creates its Secret, unless a Secret of this name exists.
+pub async fn generate_key(writer: &Writer, object: &OnionBalancedService) -> Result<KeyCreation, kube::Error> {
+    #[allow(clippy::disallowed_methods, reason = "the one place where the operator generates a key")]
     let key = MasterKey::generate(&mut rand::rng());
     let mut secret = secret_master_key(object, &key);
     let parameters = PostParams { field_manager: Some(OPERATOR_MANAGER.to_owned()), ..PostParams::default() };
@@ -240,14 +194,15 @@ pub async fn generate_key(writer: &Writer, object: &OnionBalancedService) -> Res
     wipe(&mut secret);
     match created {
         Ok(created) => {
-            info!(address = %key.address(), "generated a master key");
+            let (namespace, name) = (object.namespace(), object.name_any());
+            info!(namespace, name, address = %key.address(), "generated a master key");
             writer.echoes.expect(&created.metadata);
-            Ok(Generated::Created(Box::new(KeySecret::new(created.metadata, created.data))))
+            Ok(KeyCreation::Created(Box::new(KeySecret::new(created.metadata, created.data))))
         }
-        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(Generated::AlreadyThere),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(KeyCreation::Exists),
         Err(kube::Error::Api(status)) => {
             let child = ChildId { kind: Kind::Secret, name: secret.name_any() };
-            Ok(Generated::Refused(Failure { child, message: status.message }))
+            Ok(KeyCreation::Refused(RefusedWrite { child, message: status.message }))
         }
         Err(error) => Err(error),
     }
@@ -259,23 +214,31 @@ fn wipe(secret: &mut Secret) {
     }
 }
 
-/// Sets the owners of the generated Secret; its data is immutable, its metadata is not.
+/// Sets the owners of the generated key's Secret. Its data is immutable, but its metadata is not.
 pub async fn set_key_owners(
     writer: &Writer,
     object: &OnionBalancedService,
-    secret: &KeySecret,
+    secret: &ObjectMeta,
     owners: &[OwnerReference],
 ) -> Result<(), kube::Error> {
-    let name = secret.metadata.name.clone().unwrap_or_default();
-    let metadata = json!({"resourceVersion": secret.metadata.resource_version, "ownerReferences": owners});
+    let secret_name = secret.name.clone().unwrap_or_default();
+    let metadata = json!({"resourceVersion": secret.resource_version, "ownerReferences": owners});
     let patch = Patch::Merge(json!({ "metadata": metadata }));
     let parameters = PatchParams { field_manager: Some(OPERATOR_MANAGER.to_owned()), ..PatchParams::default() };
-    secrets(writer.counted(), object).patch_metadata(&name, &parameters, &patch).await?;
-    info!(secret = name, policy = ?object.spec.deletion_policy, "set the owner of the master key");
+    secrets(writer.counted(), object).patch_metadata(&secret_name, &parameters, &patch).await?;
+    let (namespace, name) = (object.namespace(), object.name_any());
+    info!(
+        namespace,
+        name,
+        secret = secret_name,
+        policy = ?object.spec.deletion_policy,
+        "set the owners of the master key's Secret"
+    );
     Ok(())
 }
 
-/// Applies the operator's part of a status to the object of this UID and, where one is given, this version; false when it is gone.
+/// Applies the operator's part of the status to the object of this UID and, if one is given, this
+/// version. Returns false if there is no such object.
 pub async fn status(
     writer: &Writer,
     metadata: &ObjectMeta,
@@ -297,7 +260,7 @@ pub async fn status(
     }
     match api.patch_status(&name, &force(), &Patch::Apply(&body)).await {
         Ok(written) => {
-            // Another spec is yet to be looked at.
+            // A newer generation has a spec that has not been reconciled yet.
             if written.metadata.generation == metadata.generation {
                 writer.echoes.expect(&written.metadata);
             }

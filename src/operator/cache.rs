@@ -1,8 +1,13 @@
-//! What is watched: the objects, their children, and what they refer to. Each change names the objects to look at again.
+//! The watch cache: the services, their owned objects, and the objects that they refer to. Each
+//! change names the services to reconcile.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures::channel::mpsc::UnboundedSender;
 use futures::stream::{self, BoxStream, SelectAll};
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::NamespaceResourceScope;
@@ -16,89 +21,97 @@ use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, Resource, ResourceExt as _};
 
-use super::children::{Kind, PolicyVersion};
+use super::children::Kind;
 use super::drift;
-use super::echoes::Echoes;
-use super::pods::{self, News, Trouble, trouble};
+use super::echoes::{Echoes, Reconciliation};
+use super::guarded::Guarded;
+use super::pods::{self, KnownProblems, PodProblem, problem};
+use super::served::Served;
 use super::watches::Watches;
 use crate::crd::OnionBalancedService;
 use crate::crd::names::{self, MANAGED_BY, MANAGED_BY_LABEL, SERVICE_LABEL};
 
-/// An object that may not be of our types: one such must not blind us to the others.
-pub type Guarded = DeserializeGuard<OnionBalancedService>;
 type Metadata = PartialObjectMeta<DynamicObject>;
 
-/// The watched objects of one namespace, or of all.
+/// The watched objects of one namespace, or of all namespaces.
 pub struct Cache {
     objects: Store<Guarded>,
     deployments: Store<Deployment>,
     pods: Store<Pod>,
     metadata: BTreeMap<Kind, (ApiResource, Store<Metadata>)>,
+    echoes: Echoes,
 }
 
-/// How many objects are listed at once: while they are read they take many times the memory that is kept of them, and all kinds are
-/// listed at the same time.
+/// The page size of a list request, in objects. While it is read, an object takes many times the
+/// memory that is kept of it, and all kinds are listed at the same time.
 const PAGE: u32 = 100;
 
-/// Changes: each names an object to look at.
+/// The stream of the services to reconcile.
 pub type Changes = SelectAll<BoxStream<'static, ObjectRef<Guarded>>>;
 
 impl Cache {
-    /// Begins to watch. The cache fills as the stream is read; what keeps a watch from its work is told to `watches`, and what of it
-    /// are `echoes` is no change.
-    pub fn watch(
-        client: &Client,
-        namespace: Option<&str>,
-        policy: Option<PolicyVersion>,
-        watches: &Watches,
-        echoes: &Echoes,
-    ) -> (Self, Changes) {
+    /// Begins to watch. The cache fills while the returned stream is read. Failing watches are
+    /// reported to `watches`.
+    pub fn watch(client: &Client, namespace: Option<&str>, served: Served, watches: &Watches) -> (Self, Changes) {
+        let echoes = Echoes::default();
         let mut changes = SelectAll::new();
         let (objects, writer) = reflector::store();
-        let told = |kind: &str| watches.of(kind, namespace);
+        let monitor = |kind: &str| watches.of(kind, namespace);
         let all = watcher::Config::default().page_size(PAGE);
         let ours = all.clone().labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY}"));
         let events = watcher(typed::<Guarded>(client, namespace), all.clone());
-        let events = told(&OnionBalancedService::plural(&())).listen(events.default_backoff());
+        let events = monitor(&OnionBalancedService::plural(&())).monitor(events.default_backoff());
         let events = events.modify(|object: &mut Guarded| object.meta_mut().managed_fields = None).reflect(writer);
         let itself = |object: &Guarded| Some(ObjectRef::from_obj(object));
-        changes.push(to_objects(events, echoes, itself, same_key(objects.clone())));
+        changes.push(to_objects(events, &echoes, itself, same_key(objects.clone())));
 
         let (deployments, writer) = reflector::store();
         let events = watcher(typed::<Deployment>(client, namespace), ours.clone());
-        let events = told("deployments").listen(events.default_backoff()).modify(shrink_deployment).reflect(writer);
-        changes.push(to_objects(events, echoes, |deployment: &Deployment| owner(deployment.meta()), |_| Vec::new()));
+        let events = monitor("deployments").monitor(events.default_backoff()).modify(shrink_deployment).reflect(writer);
+        changes.push(to_objects(events, &echoes, |deployment: &Deployment| owner(deployment.meta()), |_| Vec::new()));
 
         let (pods, writer) = reflector::store();
         let events = watcher(typed::<Pod>(client, namespace), ours.clone());
-        let events = told("pods").listen(events.default_backoff()).modify(pods::shrink).reflect(writer);
-        let mut news = News::default();
-        let concerned = events.try_filter_map(move |event| std::future::ready(Ok(news.of(&event))));
-        let object = |(namespace, service): (String, String)| ObjectRef::new(&service).within(&namespace);
-        changes.push(concerned.filter_map(move |found| std::future::ready(found.ok().map(object))).boxed());
+        let events = monitor("pods").monitor(events.default_backoff()).modify(pods::shrink).reflect(writer);
+        changes.push(to_services(events));
 
         let mut metadata = BTreeMap::new();
-        for kind in Kind::all(policy).into_iter().filter(|kind| *kind != Kind::Deployment) {
+        for kind in Kind::all(served).into_iter().filter(|kind| *kind != Kind::Deployment) {
             let resource = kind.resource();
             let writer = reflector::store::Writer::new(resource.clone());
             metadata.insert(kind, (resource.clone(), writer.as_reader()));
-            // Master keys and targets belong to the user, and bear no label of ours.
+            // Master keys and target Services belong to the user and do not have our labels.
             let config = if refers_to(kind) { &all } else { &ours };
             let events = watcher(metadata_of(client, namespace, &resource), config.clone());
-            let events = told(&resource.plural).listen(events.default_backoff()).modify(shrink).reflect(writer);
+            let events = monitor(&resource.plural).monitor(events.default_backoff()).modify(shrink).reflect(writer);
             let objects = objects.clone();
             let referring = move |touched: &Metadata| referring(&objects, kind, touched.meta());
-            changes.push(to_objects(events, echoes, |touched: &Metadata| owner(touched.meta()), referring));
+            changes.push(to_objects(events, &echoes, |touched: &Metadata| owner(touched.meta()), referring));
         }
-        (Self { objects, deployments, pods, metadata }, changes)
+        (Self { objects, deployments, pods, metadata, echoes }, changes)
     }
 
-    /// The objects' store.
+    /// Returns the record of our own writes, the echoes of which are not changes.
+    pub fn echoes(&self) -> Echoes {
+        self.echoes.clone()
+    }
+
+    /// Marks the beginning of a reconciliation, which ends when the returned guard is dropped. If
+    /// the object has changed by then, it is sent to `again`.
+    pub fn begin_reconciliation(
+        &self,
+        object: ObjectRef<Guarded>,
+        again: UnboundedSender<ObjectRef<Guarded>>,
+    ) -> Reconciliation {
+        self.echoes.begin(object, again)
+    }
+
+    /// Returns the store of the services.
     pub fn objects(&self) -> Store<Guarded> {
         self.objects.clone()
     }
 
-    /// Waits until everything was listed once.
+    /// Waits until every kind has been listed once.
     pub async fn wait_until_ready(&self) -> Result<(), reflector::store::WriterDropped> {
         self.objects.wait_until_ready().await?;
         self.deployments.wait_until_ready().await?;
@@ -109,7 +122,7 @@ impl Cache {
         Ok(())
     }
 
-    /// The metadata of a labelled child, as last seen.
+    /// Returns the cached metadata of a labelled object.
     pub fn child(&self, kind: Kind, namespace: &str, name: &str) -> Option<ObjectMeta> {
         if kind == Kind::Deployment {
             return self.deployment(namespace, name).map(|deployment| deployment.metadata.clone());
@@ -120,23 +133,24 @@ impl Cache {
         is_labelled(&found.metadata).then(|| found.metadata.clone())
     }
 
-    /// A labelled Deployment, as last seen.
+    /// Returns a cached Deployment with our labels.
     pub fn deployment(&self, namespace: &str, name: &str) -> Option<Arc<Deployment>> {
         self.deployments.get(&ObjectRef::new(name).within(namespace))
     }
 
-    /// What keeps pods of a service from starting, in the order of their names.
-    pub fn troubles(&self, namespace: &str, service: &str) -> Vec<Trouble> {
+    /// Returns the problems that keep pods of a service from starting, sorted by the pods' names.
+    pub fn pod_problems(&self, namespace: &str, service: &str) -> Vec<PodProblem> {
         let belongs = |pod: &Pod| {
             pod.metadata.namespace.as_deref() == Some(namespace)
                 && pod.labels().get(SERVICE_LABEL).is_some_and(|name| name == service)
         };
-        let mut found: Vec<_> = self.pods.state_filter(belongs).iter().filter_map(|pod| trouble(pod)).collect();
+        let mut found: Vec<_> = self.pods.state_filter(belongs).iter().filter_map(|pod| problem(pod)).collect();
         found.sort();
         found
     }
 
-    /// The labelled children of a service, as last seen: all whose names begin with its.
+    /// Returns the cached objects with the labels of a service and a name that begins with the
+    /// service's name.
     pub fn children(&self, namespace: &str, service: &str) -> Vec<(Kind, ObjectMeta)> {
         let belongs = |metadata: &ObjectMeta| {
             metadata.name.as_ref().is_some_and(|name| name.starts_with(service))
@@ -159,7 +173,8 @@ impl Cache {
     }
 }
 
-/// What is touched, turned into the objects to look at: the one that it belongs to, unless that one's look wrote it, and others.
+/// Turns watch events into the services to reconcile: the service that the object belongs to,
+/// unless the event is an echo of a write for that service, and others.
 fn to_objects<K: Resource + Send + 'static>(
     events: impl Stream<Item = Result<Event<K>, watcher::Error>> + Send + 'static,
     echoes: &Echoes,
@@ -174,15 +189,26 @@ fn to_objects<K: Resource + Send + 'static>(
         let its_object = its_object(touched);
         let mut concerned = others(touched);
         concerned.retain(|other| Some(other) != its_object.as_ref());
-        concerned.extend(its_object.filter(|object| echoes.is_news(&event, object)));
+        concerned.extend(its_object.filter(|object| echoes.is_change(&event, object)));
         concerned
     };
-    // Failures are told by `Watches`.
+    // `Watches` reports the failures.
     let events = events.filter_map(|event| std::future::ready(event.ok()));
     events.flat_map(move |event| stream::iter(concerned(event))).boxed()
 }
 
-/// Those that use an object's key: what becomes of it decides which of them may.
+/// Turns watch events of pods into the services for which the problem of a pod has changed.
+fn to_services(
+    events: impl Stream<Item = Result<Event<Pod>, watcher::Error>> + Send + 'static,
+) -> BoxStream<'static, ObjectRef<Guarded>> {
+    let mut known = KnownProblems::default();
+    let concerned = events.try_filter_map(move |event| std::future::ready(Ok(known.update(&event))));
+    let object = |(namespace, service): (String, String)| ObjectRef::new(&service).within(&namespace);
+    concerned.filter_map(move |found| std::future::ready(found.ok().map(object))).boxed()
+}
+
+/// Finds the other services with the key of a service. A change of the service decides which of
+/// them may use the key.
 fn same_key(objects: Store<Guarded>) -> impl Fn(&Guarded) -> Vec<ObjectRef<Guarded>> {
     move |touched| {
         let DeserializeGuard(Ok(touched)) = touched else { return Vec::new() };
@@ -198,7 +224,7 @@ fn share_key(one: &OnionBalancedService, other: &OnionBalancedService) -> bool {
     (same_address || names::same_master_key_secret(one, other)) && one.metadata.uid != other.metadata.uid
 }
 
-/// The object that a child belongs to.
+/// Returns the service that an object belongs to, by its owner reference or its label.
 fn owner(child: &ObjectMeta) -> Option<ObjectRef<Guarded>> {
     let namespace = child.namespace.as_deref()?;
     let by_reference = child.owner_references.iter().flatten().find(|owner| {
@@ -212,7 +238,7 @@ fn refers_to(kind: Kind) -> bool {
     matches!(kind, Kind::Secret | Kind::Service)
 }
 
-/// The objects that name a Secret or a Service of the user.
+/// Returns the services that refer to a Secret or a Service of the user.
 fn referring(objects: &Store<Guarded>, kind: Kind, named: &ObjectMeta) -> Vec<ObjectRef<Guarded>> {
     let Some(name) = named.name.as_deref().filter(|_| refers_to(kind)) else { return Vec::new() };
     let refers = |object: &OnionBalancedService| match kind {
@@ -229,7 +255,8 @@ fn referring(objects: &Store<Guarded>, kind: Kind, named: &ObjectMeta) -> Vec<Ob
     found.iter().map(|object| ObjectRef::from_obj(&**object)).collect()
 }
 
-/// Of what is not ours only the name is kept; of what is ours, what a look needs: see [`drift::compact`].
+/// Keeps only the name of an unlabelled object. A labelled one keeps the fields that a
+/// reconciliation needs; see [`drift::compact`].
 fn shrink(found: &mut Metadata) {
     let metadata = &mut found.metadata;
     if is_labelled(metadata) {
@@ -239,7 +266,8 @@ fn shrink(found: &mut Metadata) {
     }
 }
 
-/// What a Deployment is to be, the look makes anew; what counts is what has become of it.
+/// Drops the spec of a Deployment, of which a reconciliation needs only the status and the
+/// metadata.
 fn shrink_deployment(deployment: &mut Deployment) {
     deployment.spec = None;
     drift::compact(&mut deployment.metadata);
@@ -263,57 +291,5 @@ fn metadata_of(client: &Client, namespace: Option<&str>, resource: &ApiResource)
     match namespace {
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, resource),
         None => Api::all_with(client.clone(), resource),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn metadata(value: serde_json::Value) -> ObjectMeta {
-        serde_json::from_value(value).unwrap()
-    }
-
-    #[test]
-    fn a_child_leads_to_its_object_by_reference_and_by_label() {
-        let referenced = metadata(json!({"namespace": "shop", "ownerReferences": [
-            {"apiVersion": "apps/v1", "kind": "Deployment", "name": "other", "uid": "1"},
-            {"apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService", "name": "web", "uid": "2"},
-        ]}));
-        let labelled = metadata(json!({"namespace": "shop", "labels": {"onionbalance.dev/service": "web"}}));
-        for child in [referenced, labelled] {
-            assert_eq!(owner(&child), Some(ObjectRef::new("web").within("shop")));
-        }
-        assert_eq!(owner(&metadata(json!({"namespace": "shop", "name": "web"}))), None);
-    }
-
-    #[test]
-    fn of_what_is_not_ours_only_the_name_is_kept() {
-        let whole = json!({"name": "a", "annotations": {"big": "x"}, "labels": {"app": "y"}});
-        let mut found: Metadata = serde_json::from_value(json!({ "metadata": whole })).unwrap();
-        shrink(&mut found);
-        assert_eq!(found.metadata, metadata(json!({"name": "a"})));
-    }
-
-    #[test]
-    fn objects_share_a_key_by_secret_or_by_address() {
-        let object =
-            |name: &str, namespace: &str, secret: Option<&str>, address: Option<&str>| -> OnionBalancedService {
-                serde_json::from_value(json!({
-                    "apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService",
-                    "metadata": {"name": name, "namespace": namespace, "uid": format!("{namespace}/{name}")},
-                    "spec": {"ports": [], "masterKey": {"secretName": secret}},
-                    "status": {"onionAddress": address},
-                }))
-                .unwrap()
-            };
-        let web = object("web", "shop", None, Some("a.onion"));
-        assert!(!share_key(&web, &web));
-        assert!(share_key(&web, &object("b", "shop", Some("web-master-key"), None)));
-        assert!(!share_key(&web, &object("b", "other", Some("web-master-key"), None)));
-        assert!(share_key(&web, &object("b", "other", None, Some("a.onion"))));
-        assert!(!share_key(&object("a", "shop", None, None), &object("b", "shop", None, None)));
     }
 }

@@ -1,4 +1,5 @@
-//! What the API server serves: asked at the start, and again from time to time, since a cluster is upgraded under us.
+//! Discovery of the API server's optional APIs, at the start and then periodically, because a
+//! cluster can be upgraded while the operator runs.
 
 use std::time::Duration;
 
@@ -6,46 +7,46 @@ use kube::Client;
 use tokio::time::sleep;
 use tracing::info;
 
-use super::children::PolicyVersion;
+use super::served::{PolicyVersion, Served};
 use crate::common::complaint::{Complaint, cause};
 
-/// The pause after a failure.
+/// The pause after a failed request.
 const RETRY: Duration = Duration::from_secs(2);
-/// How often it is asked again.
-const AGAIN: Duration = Duration::from_secs(300);
+/// The interval between two requests.
+const INTERVAL: Duration = Duration::from_secs(300);
 
-/// The newest version of `PodDisruptionBudget` that it serves and we know. Asks until there is an answer.
-pub async fn policy(client: &Client) -> Option<PolicyVersion> {
+/// Asks the API server which optional APIs it serves, until it answers.
+pub async fn served(client: &Client) -> Served {
     let mut complaint = Complaint::default();
     loop {
         match ask(client).await {
-            Ok(version) => {
-                if version.is_none() {
-                    info!("the API server has no PodDisruptionBudgets that we know: none are made");
+            Ok(served) => {
+                if served.disruption_budgets.is_none() {
+                    info!("the API server serves no known version of PodDisruptionBudget; none are created");
                 }
-                return version;
+                return served;
             }
             Err(error) => {
-                complaint.utter("cannot ask the API server what it serves", &cause(&error));
+                complaint.utter("cannot ask the API server which APIs it serves", &cause(&error));
                 sleep(RETRY).await;
             }
         }
     }
 }
 
-/// Ends when the answer is no longer this one.
-pub async fn another_policy(client: &Client, known: Option<PolicyVersion>) {
+/// Returns once the API server serves other optional APIs than the known ones.
+pub async fn change(client: &Client, known: Served) {
     loop {
-        sleep(AGAIN).await;
-        // No answer is no news.
-        if ask(client).await.is_ok_and(|version| version != known) {
-            info!("the API server serves other versions than before");
+        sleep(INTERVAL).await;
+        // A failure to answer is not a change.
+        if ask(client).await.is_ok_and(|served| served != known) {
+            info!("the API server serves other versions of PodDisruptionBudget than before");
             return;
         }
     }
 }
 
-async fn ask(client: &Client) -> kube::Result<Option<PolicyVersion>> {
+async fn ask(client: &Client) -> kube::Result<Served> {
     let groups = client.list_api_groups().await?;
     let versions = groups.groups.iter().find(|group| group.name == "policy").map(|group| &group.versions);
     for (name, version) in [("v1", PolicyVersion::V1), ("v1beta1", PolicyVersion::V1Beta1)] {
@@ -54,8 +55,8 @@ async fn ask(client: &Client) -> kube::Result<Option<PolicyVersion>> {
         }
         let resources = client.list_api_group_resources(&format!("policy/{name}")).await?;
         if resources.resources.iter().any(|resource| resource.name == "poddisruptionbudgets") {
-            return Ok(Some(version));
+            return Ok(Served { disruption_budgets: Some(version) });
         }
     }
-    Ok(None)
+    Ok(Served { disruption_budgets: None })
 }

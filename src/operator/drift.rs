@@ -1,30 +1,23 @@
-//! Whether a child is as we applied it last.
+//! Drift detection: is an owned object still as the operator applied it last?
 //!
-//! Comparing the wanted with the live object would see the API server's defaults as differences, and could not see a field
-//! that is wanted no more. So each child carries the hash of what we applied, and the API server's own book-keeping tells
-//! the rest: whoever changes or removes a field that we applied takes it from our entry in `managedFields`. The child is as
-//! it should be when the hash is that of the wanted object and every wanted field is still in our entry. Metadata is enough
-//! to know, so no Secret's content is watched.
+//! Comparing the wanted object with the live one would report the API server's defaults as
+//! differences, and would miss a field that is no longer wanted. So each owned object carries the
+//! hash of the applied manifest, and the API server's own bookkeeping shows the rest: anyone who
+//! changes or removes a field that we applied takes the field out of our entry in `managedFields`.
+//! An object has not drifted if its hash is that of the wanted manifest and every wanted field is
+//! still in our entry. The metadata is enough for this check, so the content of Secrets is not
+//! watched.
 
 use std::borrow::Cow;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use serde_json::{Map, Value};
 
-use super::children::hash;
+use super::stamp::APPLIED_ANNOTATION;
 use crate::crd::OPERATOR_MANAGER;
 
-/// Annotation of a child: the hash of what was applied.
-pub const APPLIED_ANNOTATION: &str = "onionbalance.dev/applied";
-
-/// The manifest with its hash.
-pub fn stamped(manifest: &Value) -> Value {
-    let mut stamped = manifest.clone();
-    stamped["metadata"]["annotations"][APPLIED_ANNOTATION] = hash(&manifest.to_string()).into();
-    stamped
-}
-
-/// Leaves of the book-keeping only our entry, and that as text: a tree of JSON takes ten times the memory, for each child.
+/// Removes all entries from `managedFields` but ours, and converts ours to text. A tree of JSON
+/// values would take ten times the memory, for each owned object.
 pub fn compact(live: &mut ObjectMeta) {
     let Some(entries) = &mut live.managed_fields else { return };
     entries.retain(is_ours);
@@ -34,7 +27,7 @@ pub fn compact(live: &mut ObjectMeta) {
     entries.shrink_to_fit();
 }
 
-/// Whether the live object is as `stamped` has it.
+/// Returns true if the live object has not drifted from the stamped manifest.
 pub fn is_applied(live: &ObjectMeta, stamped: &Value) -> bool {
     let wanted = stamped["metadata"]["annotations"][APPLIED_ANNOTATION].as_str();
     let present = live.annotations.as_ref().and_then(|annotations| annotations.get(APPLIED_ANNOTATION));
@@ -42,7 +35,7 @@ pub fn is_applied(live: &ObjectMeta, stamped: &Value) -> bool {
         && owned_fields(live).is_some_and(|fields| covers(&fields, stamped, Level::Root))
 }
 
-/// Also of a compact one.
+/// Returns our fields in `managedFields`, also of metadata that [`compact`] has changed.
 fn owned_fields(live: &ObjectMeta) -> Option<Cow<'_, Value>> {
     let ours = live.managed_fields.iter().flatten().find(|entry| is_ours(entry))?;
     match &ours.fields_v1.as_ref()?.0 {
@@ -57,7 +50,7 @@ fn is_ours(entry: &ManagedFieldsEntry) -> bool {
         && entry.subresource.as_deref().unwrap_or_default().is_empty()
 }
 
-/// Where in an object: what identifies it is no field of anyone.
+/// The position in an object. The fields that identify an object belong to no field manager.
 #[derive(Clone, Copy, PartialEq)]
 enum Level {
     Root,
@@ -79,8 +72,9 @@ impl Level {
     }
 }
 
-/// Whether a set of fields (`FieldsV1`: `f:` a field, `k:` a list item by its key, `v:` one by its value, empty: the whole
-/// of what is there) has every field of a value.
+/// Returns true if a set of fields includes every field of a value. In the format `FieldsV1`, `f:`
+/// is a field, `k:` a list item by its key, `v:` a list item by its value, and an empty set the
+/// whole value.
 fn covers(fields: &Value, value: &Value, level: Level) -> bool {
     let Some(fields) = fields.as_object() else { return false };
     if fields.is_empty() {
@@ -112,12 +106,13 @@ fn covers_item(fields: &Map<String, Value>, item: &Value) -> bool {
     })
 }
 
-/// A part of the key that the item lacks was defaulted by the API server.
+/// Returns true if an item has a key. The API server has set the parts of the key that the item
+/// lacks to their defaults.
 fn has_key(item: &Value, key: &Map<String, Value>) -> bool {
     key.iter().all(|(field, value)| item.get(field).is_none_or(|own| own == value))
 }
 
-/// The API server may drop a field that is set to nothing.
+/// Returns true if a value is a zero value. The API server may drop a field with such a value.
 fn is_zero(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -134,6 +129,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::operator::stamp::stamped;
 
     fn wanted() -> Value {
         stamped(&json!({
@@ -148,7 +144,8 @@ mod tests {
         }))
     }
 
-    /// As the API server keeps it: `protocol` was defaulted, the empty list dropped, the selector is atomic.
+    /// Returns the metadata that the API server stores: it has set `protocol` to its default and
+    /// dropped the empty list, and the selector is atomic.
     fn live(wanted: &Value) -> ObjectMeta {
         serde_json::from_value(json!({
             "name": "web", "namespace": "shop",
@@ -178,26 +175,26 @@ mod tests {
     }
 
     #[test]
-    fn defaults_of_the_server_are_no_drift() {
+    fn defaults_of_the_server_are_not_drift() {
         assert!(is_applied(&live(&wanted()), &wanted()));
     }
 
     #[test]
-    fn a_compact_one_tells_the_same_in_less_room() {
+    fn compact_metadata_gives_the_same_answer() {
         let mut live = live(&wanted());
         compact(&mut live);
         assert_eq!(live.managed_fields.as_ref().map(Vec::len), Some(1));
         assert!(is_applied(&live, &wanted()));
         let mut other = wanted();
         other["spec"]["type"] = "ExternalName".into();
-        assert!(!is_applied(&live, &other), "a field that is not in our entry");
+        assert!(!is_applied(&live, &other), "the field is not in our entry");
         let text = live.managed_fields.as_mut().unwrap()[0].fields_v1.as_mut().unwrap();
         text.0 = Value::String(text.0.as_str().unwrap().replace("f:clusterIP", "f:other"));
         assert!(!is_applied(&live, &wanted()));
     }
 
     #[test]
-    fn another_wanted_object_is() {
+    fn another_wanted_object_is_drift() {
         let mut other = wanted();
         other["spec"]["clusterIP"] = "10.0.0.1".into();
         other["metadata"]["annotations"] = json!({});
@@ -205,20 +202,20 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_someone_changed_or_removed_is() {
+    fn a_field_that_someone_changed_or_removed_is_drift() {
         for path in ["/f:spec", "/f:metadata/f:labels", "/f:spec/f:ports", "/f:metadata/f:annotations"] {
             let mut live = live(&wanted());
             let owned = fields(&mut live).pointer_mut(path).unwrap().as_object_mut().unwrap();
             let field = owned.keys().next().unwrap().clone();
             owned.remove(&field);
-            // An emptied set would mean that all of it is ours.
+            // An empty set would mean that the whole value is ours.
             owned.insert("f:other".to_owned(), json!({}));
             assert!(!is_applied(&live, &wanted()), "{path} without {field}");
         }
     }
 
     #[test]
-    fn an_object_of_another_manager_is() {
+    fn an_object_of_another_manager_is_drift() {
         let mut live = live(&wanted());
         live.managed_fields.as_mut().unwrap()[1].manager = Some("kubectl".to_owned());
         assert!(!is_applied(&live, &wanted()));
@@ -227,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_wrote_by_other_means_does_not_count() {
+    fn fields_that_we_wrote_without_an_apply_do_not_count() {
         let mut live = live(&wanted());
         live.managed_fields.as_mut().unwrap()[1].operation = Some("Update".to_owned());
         assert!(!is_applied(&live, &wanted()));

@@ -1,5 +1,6 @@
-//! What we wrote comes back to us through the watches. It tells nothing that the look that wrote it did not know, so it leads to
-//! no other look: of a new object's children alone there are more than a dozen.
+//! Echoes: our own writes, as they come back through the watches. An echo is known to the
+//! reconciliation that caused it, so it does not trigger another one. A new service alone causes
+//! more than a dozen.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,61 +11,68 @@ use kube::Resource;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::Event;
 
-use super::cache::Guarded;
+use super::guarded::Guarded;
 
-/// Tells what is news from what is an echo. What comes while its object is looked at waits for the end of that look, which would
-/// have to end before another begins anyway: it often comes before the API server's answer to the write that it is an echo of.
+/// The record of our own writes, to tell echoes from changes. An event that arrives while its
+/// service is being reconciled waits for the end of that reconciliation, because an echo often
+/// arrives before the API server's answer to the write. The next reconciliation could not begin
+/// earlier anyway.
 #[derive(Debug, Clone, Default)]
 pub struct Echoes(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// What was written and did not come back yet: UIDs, with the resource version of the last write. What never comes back (it changed
-    /// nothing, or the watch began anew meanwhile) stays until the next write of that object, or its end.
+    /// The writes that have not come back yet: the objects' UIDs with the resource version of the
+    /// last write. A write that never comes back (it changed nothing, or the watch has restarted
+    /// meanwhile) stays until the object is written again or deleted.
     expected: HashMap<String, String>,
-    /// What came for the objects that are being looked at.
-    waiting: HashMap<ObjectRef<Guarded>, Vec<Sighting>>,
+    /// The changes that arrived for the services that are being reconciled.
+    waiting: HashMap<ObjectRef<Guarded>, Vec<SeenChange>>,
 }
 
-/// What an event says of something.
+/// A change of an object, as a watch event reports it.
 #[derive(Debug)]
-struct Sighting {
+struct SeenChange {
     uid: Option<String>,
     version: Option<String>,
-    change: Change,
+    kind: ChangeKind,
 }
 
+/// The kind of a change.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Change {
+enum ChangeKind {
     Written,
-    /// Changes before ours may be in it, which were not seen one by one: never an echo.
-    ListedAnew,
+    /// A new listing. It can include changes before ours that were not seen one by one, so it is
+    /// never an echo.
+    Listed,
     Deleted,
 }
 
 impl Echoes {
-    /// This was written, and is as the API server answered.
+    /// Expects the echo of a write, given the API server's answer.
     pub fn expect(&self, written: &ObjectMeta) {
         if let (Some(uid), Some(version)) = (&written.uid, &written.resource_version) {
             self.state().expected.insert(uid.clone(), version.clone());
         }
     }
 
-    /// A look at an object begins. At its end the object is sent to `again`, if there was news meanwhile.
-    pub fn look(&self, object: ObjectRef<Guarded>, again: UnboundedSender<ObjectRef<Guarded>>) -> Look {
+    /// Marks the beginning of a service's reconciliation. At its end, the service is sent to
+    /// `again` if it has changed meanwhile.
+    pub fn begin(&self, object: ObjectRef<Guarded>, again: UnboundedSender<ObjectRef<Guarded>>) -> Reconciliation {
         self.state().waiting.insert(object.clone(), Vec::new());
-        Look { object, again, echoes: self.clone() }
+        Reconciliation { object, again, echoes: self.clone() }
     }
 
-    /// Whether an event of an object or its child is known to be news.
-    pub fn is_news<K: Resource>(&self, event: &Event<K>, object: &ObjectRef<Guarded>) -> bool {
-        let (metadata, change) = match event {
-            Event::Apply(touched) => (touched.meta(), Change::Written),
-            Event::InitApply(touched) => (touched.meta(), Change::ListedAnew),
-            Event::Delete(touched) => (touched.meta(), Change::Deleted),
+    /// Returns true if an event of a service or one of its objects is known to be a change and not
+    /// an echo.
+    pub fn is_change<K: Resource>(&self, event: &Event<K>, object: &ObjectRef<Guarded>) -> bool {
+        let (metadata, kind) = match event {
+            Event::Apply(touched) => (touched.meta(), ChangeKind::Written),
+            Event::InitApply(touched) => (touched.meta(), ChangeKind::Listed),
+            Event::Delete(touched) => (touched.meta(), ChangeKind::Deleted),
             Event::Init | Event::InitDone => return false,
         };
-        let found = Sighting { uid: metadata.uid.clone(), version: metadata.resource_version.clone(), change };
+        let found = SeenChange { uid: metadata.uid.clone(), version: metadata.resource_version.clone(), kind };
         let mut state = self.state();
         if let Some(waiting) = state.waiting.get_mut(object) {
             waiting.push(found);
@@ -79,33 +87,33 @@ impl Echoes {
 }
 
 impl State {
-    /// An echo is expected but once.
-    fn is_echo(&mut self, found: &Sighting) -> bool {
+    /// Returns true if a change is an expected echo. An echo is expected only once.
+    fn is_echo(&mut self, found: &SeenChange) -> bool {
         let Some(uid) = &found.uid else { return false };
         let is_expected = self.expected.get(uid).is_some_and(|version| found.version.as_ref() == Some(version));
-        let is_echo = is_expected && found.change == Change::Written;
-        if is_expected || found.change == Change::Deleted {
+        let is_echo = is_expected && found.kind == ChangeKind::Written;
+        if is_expected || found.kind == ChangeKind::Deleted {
             self.expected.remove(uid);
         }
         is_echo
     }
 }
 
-/// A look that goes on, until it is dropped.
+/// A running reconciliation, which ends when this guard is dropped.
 #[derive(Debug)]
-pub struct Look {
+pub struct Reconciliation {
     object: ObjectRef<Guarded>,
     again: UnboundedSender<ObjectRef<Guarded>>,
     echoes: Echoes,
 }
 
-impl Drop for Look {
+impl Drop for Reconciliation {
     fn drop(&mut self) {
         let mut state = self.echoes.state();
         let waiting = state.waiting.remove(&self.object).unwrap_or_default();
-        // Each, for echoes are expected but once.
+        // Each change must be checked, because an echo is expected only once.
         if waiting.iter().filter(|found| !state.is_echo(found)).count() > 0 {
-            // Fails only when we are stopping.
+            // Sending fails only if the operator is stopping.
             let _ = self.again.unbounded_send(self.object.clone());
         }
     }
@@ -132,46 +140,46 @@ mod tests {
     }
 
     #[test]
-    fn only_the_very_version_that_we_wrote_is_an_echo_and_only_once() {
+    fn only_the_version_that_we_wrote_is_an_echo_and_only_once() {
         let echoes = Echoes::default();
-        let is_news = |event| echoes.is_news(&event, &web());
+        let is_change = |event| echoes.is_change(&event, &web());
         echoes.expect(&secret("a", "7").metadata);
-        assert!(is_news(Event::Apply(secret("b", "7"))));
-        assert!(is_news(Event::Apply(secret("a", "6"))), "a change before ours");
-        assert!(!is_news(Event::Apply(secret("a", "7"))));
-        assert!(is_news(Event::Apply(secret("a", "7"))));
+        assert!(is_change(Event::Apply(secret("b", "7"))));
+        assert!(is_change(Event::Apply(secret("a", "6"))), "a change before our write");
+        assert!(!is_change(Event::Apply(secret("a", "7"))));
+        assert!(is_change(Event::Apply(secret("a", "7"))));
         echoes.expect(&secret("a", "8").metadata);
-        assert!(is_news(Event::InitApply(secret("a", "8"))), "listed anew");
+        assert!(is_change(Event::InitApply(secret("a", "8"))), "a new listing");
         assert!(echoes.state().expected.is_empty());
     }
 
     #[test]
-    fn what_is_deleted_is_forgotten() {
+    fn a_deleted_object_is_forgotten() {
         let echoes = Echoes::default();
         echoes.expect(&secret("a", "7").metadata);
-        assert!(echoes.is_news(&Event::Delete(secret("a", "7")), &web()), "its end brings us back");
+        assert!(echoes.is_change(&Event::Delete(secret("a", "7")), &web()), "a deletion is a change");
         assert!(echoes.state().expected.is_empty());
     }
 
     #[test]
-    fn what_comes_before_the_answer_is_an_echo_too() {
+    fn an_event_before_the_answer_to_a_write_is_an_echo_too() {
         let echoes = Echoes::default();
-        let (again, mut looks) = mpsc::unbounded();
-        let look = echoes.look(web(), again.clone());
-        assert!(!echoes.is_news(&Event::Apply(secret("a", "7")), &web()));
-        assert!(echoes.is_news(&Event::Apply(secret("b", "1")), &ObjectRef::new("other").within("shop")));
+        let (again, mut queue) = mpsc::unbounded();
+        let reconciliation = echoes.begin(web(), again.clone());
+        assert!(!echoes.is_change(&Event::Apply(secret("a", "7")), &web()));
+        assert!(echoes.is_change(&Event::Apply(secret("b", "1")), &ObjectRef::new("other").within("shop")));
         echoes.expect(&secret("a", "7").metadata);
-        drop(look);
-        assert!(looks.try_recv().is_err(), "nothing new");
+        drop(reconciliation);
+        assert!(queue.try_recv().is_err(), "only an echo");
         assert!(echoes.state().expected.is_empty() && echoes.state().waiting.is_empty());
 
-        let look = echoes.look(web(), again);
+        let reconciliation = echoes.begin(web(), again);
         echoes.expect(&secret("a", "8").metadata);
         for version in ["8", "9"] {
-            assert!(!echoes.is_news(&Event::Apply(secret("a", version)), &web()));
+            assert!(!echoes.is_change(&Event::Apply(secret("a", version)), &web()));
         }
-        drop(look);
-        assert_eq!(looks.try_recv().unwrap(), web(), "somebody changed what we wrote");
-        assert!(looks.try_recv().is_err(), "once");
+        drop(reconciliation);
+        assert_eq!(queue.try_recv().unwrap(), web(), "somebody changed our object");
+        assert!(queue.try_recv().is_err(), "once");
     }
 }

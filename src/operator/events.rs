@@ -1,4 +1,8 @@
-//! Kubernetes Events of an object: what a person would want to know, told when it begins or ends, and not while it lasts.
+//! Kubernetes Events about a service. A problem causes an Event when it begins and when it ends,
+//! but not while it lasts.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
@@ -12,94 +16,112 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource as _};
 use tokio::time::timeout;
 
-use super::conditions::Type;
 use super::telemetry::Telemetry;
 use crate::common::complaint::{Complaint, cause};
-use crate::crd::{OPERATOR_MANAGER, OnionBalancedService};
+use crate::crd::{ConditionType, OPERATOR_MANAGER, OnionBalancedService, Reason};
 
-/// What passes by itself, or follows from another condition: no news.
-const QUIET: [&str; 6] = ["Generating", "NotAccepted", "Progressing", "RollingOut", "Waiting", "NotPublished"];
-/// What is not True because somebody wants it so.
-const WANTED: [&str; 2] = ["Suspended", "ScaledToZero"];
+/// The reasons that cause no Event, because they pass by themselves or follow from another
+/// condition.
+const QUIET: [Reason; 6] = [
+    Reason::Generating,
+    Reason::NotAccepted,
+    Reason::Progressing,
+    Reason::RollingOut,
+    Reason::Waiting,
+    Reason::NotPublished,
+];
+/// The reasons that cause an Event of type Normal, because somebody wants the condition not to be
+/// True.
+const WANTED: [Reason; 2] = [Reason::Suspended, Reason::ScaledToZero];
 
-/// An Event to be.
+/// An Event that is to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
-    /// Whether somebody should act.
+    /// The Event's type. Warning means that somebody should act.
     pub kind: EventType,
-    /// The condition that changed.
+    /// The type of the condition that changed.
     pub condition: String,
-    /// The condition's reason, or one of `KeyGenerated`, `Resumed`.
+    /// The condition's reason, or `KeyGenerated` or `Resumed`.
     pub reason: String,
     /// The condition's message.
     pub note: String,
 }
 
-/// What changed from one status to the next. `generated` is the name of the Secret with a key that was made meanwhile.
+/// Returns the Events about the changes from one status to the next. `generated` is the name of the
+/// Secret if a key was generated in between.
 pub fn notices(before: &[Condition], after: &[Condition], generated: Option<&str>) -> Vec<Notice> {
     let mut found = Vec::new();
     for now in after {
         let old = before.iter().find(|old| old.type_ == now.type_);
-        let is_published = now.type_ == Type::Published.as_str();
-        if is_published && now.reason != "Suspended" && old.is_some_and(|old| old.reason == "Suspended") {
+        let is_published = now.type_ == ConditionType::Published.as_str();
+        let suspended = Reason::Suspended.as_str();
+        if is_published && now.reason != suspended && old.is_some_and(|old| old.reason == suspended) {
             found.push(notice(EventType::Normal, now, "Resumed", "spec.suspend is no longer true.".to_owned()));
         }
-        if is_news(old, now) {
-            found.extend(tell(old, now, generated));
+        if has_changed(old, now) {
+            found.extend(notice_of(old, now, generated));
         }
     }
     found
 }
 
-/// What is said of a spec, a key or clients stands until somebody changes them; what is said of pods counts them.
-fn is_news(old: Option<&Condition>, now: &Condition) -> bool {
-    let words_count = [Type::Accepted, Type::MasterKeyReady, Type::ClientsReady].map(Type::as_str);
+/// Returns true if a condition differs from the old one in a way that may cause an Event. The
+/// message counts only for conditions about the spec, the key and the clients, because the messages
+/// about pods contain their number.
+fn has_changed(old: Option<&Condition>, now: &Condition) -> bool {
+    let message_counts = [ConditionType::Accepted, ConditionType::MasterKeyReady, ConditionType::ClientsReady]
+        .map(ConditionType::as_str);
     let same = |old: &Condition| {
         (&old.status, &old.reason) == (&now.status, &now.reason)
-            && (old.message == now.message || !words_count.contains(&now.type_.as_str()))
+            && (old.message == now.message || !message_counts.contains(&now.type_.as_str()))
     };
     !old.is_some_and(same)
 }
 
-fn tell(old: Option<&Condition>, now: &Condition, generated: Option<&str>) -> Option<Notice> {
-    let is = |kind: Type| now.type_ == kind.as_str();
+/// Returns the Event about a condition that has changed, if it should cause one.
+fn notice_of(old: Option<&Condition>, now: &Condition, generated: Option<&str>) -> Option<Notice> {
+    let is = |kind: ConditionType| now.type_ == kind.as_str();
     let was_true = old.is_some_and(|old| old.status == "True");
-    let reason = now.reason.as_str();
     if now.status == "True" {
         return match generated {
-            Some(secret) if is(Type::MasterKeyReady) => {
-                let note = format!("Made a new master key, in Secret {secret}; keep a copy of it. {}", now.message);
+            Some(secret) if is(ConditionType::MasterKeyReady) => {
+                let note = format!("Generated a new master key in Secret {secret}; make a backup. {}", now.message);
                 Some(notice(EventType::Normal, now, "KeyGenerated", note))
             }
-            // That a new object is valid is no news, and the summaries repeat the others.
-            _ if is(Type::Ready) || is(Type::Stalled) || (is(Type::Accepted) && (old.is_none() || was_true)) => None,
-            _ => Some(notice(EventType::Normal, now, reason, now.message.clone())),
+            // Ready and Stalled repeat other conditions.
+            _ if is(ConditionType::Ready) || is(ConditionType::Stalled) => None,
+            // A new object that is valid is the normal case.
+            _ if is(ConditionType::Accepted) && (old.is_none() || was_true) => None,
+            _ => Some(notice(EventType::Normal, now, &now.reason, now.message.clone())),
         };
     }
-    let told_elsewhere = match reason {
-        "InvalidSpec" => !is(Type::Accepted),
-        "Suspended" => !is(Type::Published),
-        // Also true of a first descriptor that is on its way.
-        "NotOnHSDirs" if !was_true => true,
-        _ => is(Type::Ready) && reason != "Forbidden",
+    let reason = Reason::parse(&now.reason);
+    let reported_elsewhere = match reason {
+        Some(Reason::InvalidSpec) => !is(ConditionType::Accepted),
+        Some(Reason::Suspended) => !is(ConditionType::Published),
+        // Until HSDirs have accepted it, this also applies to a first descriptor.
+        Some(Reason::NotOnHSDirs) if !was_true => true,
+        _ => is(ConditionType::Ready) && reason != Some(Reason::Forbidden),
     };
-    if told_elsewhere || QUIET.contains(&reason) {
+    if reported_elsewhere || reason.is_some_and(|reason| QUIET.contains(&reason)) {
         return None;
     }
-    let kind = if WANTED.contains(&reason) { EventType::Normal } else { EventType::Warning };
-    Some(notice(kind, now, reason, now.message.clone()))
+    let is_wanted = reason.is_some_and(|reason| WANTED.contains(&reason));
+    let kind = if is_wanted { EventType::Normal } else { EventType::Warning };
+    Some(notice(kind, now, &now.reason, now.message.clone()))
 }
 
 fn notice(kind: EventType, condition: &Condition, reason: &str, note: String) -> Notice {
     Notice { kind, condition: condition.type_.clone(), reason: reason.to_owned(), note }
 }
 
-/// The API server refuses a longer note, in bytes.
+/// The longest note in bytes. The API server refuses notes of more than 1024 bytes.
 const MAX_NOTE: usize = 1000;
-/// The API server's time to take one. Events are good to have; nothing waits for them longer.
+/// The time limit for writing an Event. A reconciliation does not wait longer for it, because
+/// Events are not essential.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Writes Events.
+/// The writer of Events.
 pub struct Events {
     recorder: Recorder,
     telemetry: Arc<Telemetry>,
@@ -107,30 +129,32 @@ pub struct Events {
 }
 
 impl Events {
-    /// Counts what it writes into `telemetry`.
+    /// Creates a writer that counts its requests in `telemetry`.
     pub fn new(client: Client, telemetry: Arc<Telemetry>) -> Self {
-        // The pod's name.
+        // HOSTNAME is the pod's name.
         let reporter = Reporter { controller: OPERATOR_MANAGER.to_owned(), instance: std::env::var("HOSTNAME").ok() };
         Self { recorder: Recorder::new(client, reporter), telemetry, complaint: Mutex::default() }
     }
 
-    /// Writes them about the object of this metadata. One that cannot be written is lost: the status says the same.
-    pub async fn tell(&self, object: &ObjectMeta, notices: Vec<Notice>) {
+    /// Writes Events about the object with this metadata. An Event that cannot be written is
+    /// dropped, because the status contains the same information.
+    pub async fn publish(&self, object: &ObjectMeta, notices: Vec<Notice>) {
         let about = reference(object);
         for notice in notices {
             self.telemetry.writes.fetch_add(1, Ordering::Relaxed);
-            let told = timeout(DEADLINE, self.recorder.publish(&event(notice), &about)).await;
-            let problem = match told {
+            let written = timeout(DEADLINE, self.recorder.publish(&event(notice), &about)).await;
+            let problem = match written {
                 Ok(Ok(())) => continue,
                 Ok(Err(error)) => cause(&error),
                 Err(elapsed) => elapsed.to_string(),
             };
-            self.complaint.lock().unwrap_or_else(PoisonError::into_inner).utter("cannot write an Event", &problem);
+            self.complaint.lock().unwrap_or_else(PoisonError::into_inner).utter("could not write an Event", &problem);
         }
     }
 }
 
-/// Without the resource version: with it, no two Events would be about the same object.
+/// Returns a reference to the object without its resource version. With the version, the recorder
+/// would not count equal Events together.
 fn reference(object: &ObjectMeta) -> ObjectReference {
     ObjectReference {
         api_version: Some(OnionBalancedService::api_version(&()).into_owned()),
@@ -144,7 +168,8 @@ fn reference(object: &ObjectMeta) -> ObjectReference {
 
 fn event(notice: Notice) -> Event {
     let Notice { kind, condition, reason, note } = notice;
-    // The recorder counts Events of one action and reason together, in the words of the first: other words, another action.
+    // The recorder counts Events with the same action and reason together and keeps the first note.
+    // So Events with different notes need different actions.
     let mut hasher = DefaultHasher::new();
     note.hash(&mut hasher);
     let action = format!("{condition}-{:016x}", hasher.finish());
@@ -158,139 +183,4 @@ fn cut(mut note: String) -> String {
         note.push('…');
     }
     note
-}
-
-#[cfg(test)]
-mod tests {
-    use jiff::Timestamp;
-
-    use super::*;
-    use crate::operator::conditions::{Verdict, merge};
-
-    fn conditions(found: &[(Type, Verdict)]) -> Vec<Condition> {
-        merge(&[], found, Some(1), Timestamp::UNIX_EPOCH)
-    }
-
-    /// Each as `W Reason: note` or `N Reason: note`.
-    fn told(before: &[(Type, Verdict)], after: &[(Type, Verdict)]) -> Vec<String> {
-        let line = |notice: Notice| {
-            let kind = if notice.kind == EventType::Warning { 'W' } else { 'N' };
-            format!("{kind} {}: {}", notice.reason, notice.note)
-        };
-        notices(&conditions(before), &conditions(after), None).into_iter().map(line).collect()
-    }
-
-    fn no(kind: Type, reason: &'static str) -> [(Type, Verdict); 1] {
-        [(kind, Verdict::no(reason, "why"))]
-    }
-
-    fn yes(kind: Type, reason: &'static str) -> [(Type, Verdict); 1] {
-        [(kind, Verdict::yes(reason, "so"))]
-    }
-
-    #[test]
-    fn what_lasts_is_told_once() {
-        for kind in [Type::Accepted, Type::MasterKeyReady, Type::BackendsReady, Type::Published, Type::Ready] {
-            for reason in ["InvalidSpec", "SecretNotFound", "Suspended", "Forbidden", "Published"] {
-                assert_eq!(told(&no(kind, reason), &no(kind, reason)), [""; 0]);
-                assert_eq!(told(&yes(kind, reason), &yes(kind, reason)), [""; 0]);
-            }
-        }
-    }
-
-    #[test]
-    fn every_alarm_about_a_key_is_a_warning() {
-        for reason in ["SecretNotFound", "KeyInvalid", "KeyConflict", "AddressMismatch", "ApplyFailed"] {
-            let before = yes(Type::MasterKeyReady, "KeyLoaded");
-            let alarm = no(Type::MasterKeyReady, reason);
-            assert_eq!(told(&before, &alarm), [format!("W {reason}: why")]);
-            assert_eq!(told(&[], &alarm), [format!("W {reason}: why")], "of a new object");
-            assert_eq!(told(&alarm, &before), ["N KeyLoaded: so"]);
-        }
-    }
-
-    #[test]
-    fn other_words_about_a_spec_or_a_key_are_news() {
-        let refused = |words: &str| [(Type::Accepted, Verdict::no("InvalidSpec", words))];
-        assert_eq!(told(&refused("a"), &refused("b")), ["W InvalidSpec: b"]);
-        let pods = |words: &str| [(Type::BackendsReady, Verdict::no("ImagePullFailed", words))];
-        assert_eq!(told(&pods("1 of 3"), &pods("2 of 3")), [""; 0]);
-    }
-
-    #[test]
-    fn a_new_object_on_its_way_says_little() {
-        let begins = [
-            (Type::Accepted, Verdict::yes("Valid", "The spec is valid.")),
-            (Type::MasterKeyReady, Verdict::yes("KeyLoaded", "The key of a.onion is used.")),
-            (Type::BackendsReady, Verdict::no("Progressing", "0 of 2")),
-            (Type::Published, Verdict::no("NotPublished", "not yet")),
-            (Type::Ready, Verdict::no("Progressing", "0 of 2")),
-        ];
-        let made = notices(&[], &conditions(&begins), Some("web-master-key"));
-        let [made] = &made[..] else { panic!("{made:?}") };
-        assert_eq!((made.kind, made.reason.as_str()), (EventType::Normal, "KeyGenerated"));
-        assert_eq!(
-            made.note,
-            "Made a new master key, in Secret web-master-key; keep a copy of it. The key of a.onion is used."
-        );
-        // A first descriptor, before an HSDir has said yes.
-        assert_eq!(told(&begins, &no(Type::Published, "NotOnHSDirs")), [""; 0]);
-        let published = yes(Type::Published, "Published");
-        assert_eq!(told(&no(Type::Published, "NotOnHSDirs"), &published), ["N Published: so"]);
-        assert_eq!(told(&published, &no(Type::Published, "NotOnHSDirs")), ["W NotOnHSDirs: why"]);
-    }
-
-    #[test]
-    fn one_cause_is_told_once() {
-        let unreadable = [Type::Accepted, Type::MasterKeyReady, Type::BackendsReady, Type::Published, Type::Ready]
-            .map(|kind| (kind, Verdict::no("InvalidSpec", "why")));
-        let all = [&unreadable[..], &yes(Type::Stalled, "InvalidSpec")].concat();
-        assert_eq!(told(&[], &all), ["W InvalidSpec: why"]);
-        let suspended =
-            [Type::BackendsReady, Type::Published, Type::Ready].map(|kind| (kind, Verdict::no("Suspended", "why")));
-        assert_eq!(told(&yes(Type::Published, "Published"), &suspended), ["N Suspended: why"]);
-        assert_eq!(
-            told(&suspended, &yes(Type::Published, "Published")),
-            ["N Resumed: spec.suspend is no longer true.", "N Published: so"]
-        );
-        assert_eq!(told(&[], &no(Type::Ready, "Forbidden")), ["W Forbidden: why"]);
-    }
-
-    /// All reasons of the page are told by somebody, or are known to be no news.
-    #[test]
-    fn every_documented_reason_is_told_or_quiet() {
-        let page = include_str!("../../docs/internals.md");
-        let (_, table) = page.split_once("| condition | reasons when it is not True |").unwrap();
-        let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
-        let mut count = 0;
-        for cells in rows.map(|row| row.split('|').collect::<Vec<_>>()) {
-            let kind = cells[1].split('`').nth(1).unwrap();
-            for reason in cells[2].split('`').skip(1).step_by(2) {
-                let mut now = conditions(&no(Type::Accepted, "x")).remove(0);
-                (now.type_, now.reason) = (kind.to_owned(), reason.to_owned());
-                let before = Condition { status: "True".to_owned(), ..now.clone() };
-                let told = !notices(&[before], &[now], None).is_empty();
-                let elsewhere = QUIET.contains(&reason) || (kind == "BackendsReady" && reason == "Suspended");
-                assert_eq!(told, !elsewhere, "{kind} {reason}");
-                count += 1;
-            }
-        }
-        assert!(count > 30, "{count}");
-    }
-
-    #[test]
-    fn equal_events_are_counted_together_and_others_are_not() {
-        let notice =
-            |note: &str| notice(EventType::Warning, &conditions(&no(Type::Accepted, "x"))[0], "x", note.into());
-        let action = |note: &str| event(notice(note)).action;
-        assert_eq!(action("a"), action("a"));
-        assert_ne!(action("a"), action("b"));
-        assert!(action("a").len() <= 128);
-    }
-
-    #[test]
-    fn an_endless_note_is_cut() {
-        let cut = cut("ä".repeat(3000));
-        assert!(cut.len() <= 1024 && cut.ends_with("ä…"), "{}", cut.len());
-    }
 }

@@ -1,4 +1,4 @@
-//! Whose an object is that bears the name of a child of ours.
+//! The holder of an object that has the name of an owned object.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource as _, ResourceExt as _};
@@ -6,18 +6,19 @@ use kube::{Resource as _, ResourceExt as _};
 use crate::crd::OnionBalancedService;
 use crate::crd::names;
 
-/// Who holds it.
+/// The holder of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holder {
-    /// The object controls it, or it was made for one of this name and is left without a controller: ours to change.
+    /// The service controls the object, or the object has the labels of the service and no
+    /// controller. We may change it.
     Us,
-    /// A former object of the same name controls it; the garbage collector removes it.
+    /// A deleted service of the same name controls the object. The garbage collector removes it.
     Predecessor,
-    /// Someone else: not to be touched.
+    /// Someone else holds the object. We must not change it.
     Another,
 }
 
-/// Who holds a child.
+/// Returns the holder of an object.
 pub fn holder(child: &ObjectMeta, object: &OnionBalancedService) -> Holder {
     match child.owner_references.iter().flatten().find(|owner| owner.controller == Some(true)) {
         Some(owner) if Some(&owner.uid) == object.metadata.uid.as_ref() => Holder::Us,
@@ -35,7 +36,7 @@ mod tests {
 
     use super::*;
     use crate::crd::names::{MANAGED_BY, MANAGED_BY_LABEL, SERVICE_LABEL};
-    use crate::operator::children::testing::object;
+    use crate::operator::children::tests::support::object;
 
     fn held_by(metadata: &Value) -> Holder {
         holder(&serde_json::from_value(metadata.clone()).unwrap(), &object(&json!({})))
@@ -46,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn by_controller_then_by_label() {
+    fn the_controller_decides_then_the_labels() {
         assert_eq!(held_by(&owned("OnionBalancedService", "web", "uid-of-web")), Holder::Us);
         assert_eq!(held_by(&owned("OnionBalancedService", "web", "uid-of-old")), Holder::Predecessor);
         assert_eq!(held_by(&owned("OnionBalancedService", "other", "uid-of-other")), Holder::Another);

@@ -1,4 +1,5 @@
-//! Of several operators one works: who holds the Lease in their own namespace. The others watch what it watches, and wait.
+//! Leader election among operators by a Lease in their own namespace. Only the leader reconciles;
+//! the others keep their caches filled and stand by.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,63 +19,65 @@ use crate::common::complaint::{Complaint, cause};
 use crate::common::election::{Decision, Election, Record, vacate};
 use crate::crd::OPERATOR_MANAGER;
 
-/// How often the leader renews.
+/// The interval at which the leader renews the Lease.
 const RENEWAL: Duration = Duration::from_secs(5);
-/// How often the others look, and a failed call is tried again.
+/// The interval at which a standby reads the Lease, and the pause after a failed request.
 const RETRY: Duration = Duration::from_secs(2);
-/// The API server's time to answer.
+/// The time limit for reading and writing the Lease.
 const DEADLINE: Duration = Duration::from_secs(4);
-/// From its last renewal on, a leader counts itself as one for so long: less than the 15 s after which another takes over.
+/// The time after its last renewal for which a leader considers itself the leader. It is shorter
+/// than the 15 s after which a standby takes over.
 const TERM: Duration = Duration::from_secs(10);
 
-/// Where operators elect their leader.
+/// The Lease for the election and this operator's identity in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seat {
-    /// The namespace of the Lease: the operator's own.
+    /// The namespace of the Lease, which is the operator's own.
     pub namespace: String,
     /// The Lease's name.
     pub lease: String,
-    /// What this operator is called in it; no other may be called so, nor the same one after a restart.
+    /// This operator's identity. It must differ from that of any other operator, and from this
+    /// operator's own after a restart.
     pub identity: String,
 }
 
 impl Seat {
-    /// For this process, in the namespace that it runs in.
+    /// Creates the seat of this process, with the Lease in the namespace that it runs in.
     pub fn of_this_process(client: &Client, lease: String) -> Self {
-        // The pod's name.
+        // HOSTNAME is the pod's name.
         let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "operator".to_owned());
         let mut random = [0; 8];
-        #[allow(clippy::disallowed_methods, reason = "the shell makes the generator")]
+        #[allow(clippy::disallowed_methods, reason = "an IO shell creates the generator")]
         rand::rng().fill_bytes(&mut random);
         let identity = format!("{host}_{}", data_encoding::HEXLOWER.encode(&random));
         Self { namespace: client.default_namespace().to_owned(), lease, identity }
     }
 }
 
-/// Holds the Lease, or waits for it.
+/// A candidate that holds the Lease or waits for it.
 pub struct Candidate {
     api: Api<Lease>,
     name: String,
     election: Election,
-    begun: Instant,
-    /// When the last renewal was begun.
+    started: Instant,
+    /// The time at which the last successful renewal started.
     renewed: Instant,
     leading: watch::Sender<bool>,
     telemetry: Arc<Telemetry>,
     complaint: Complaint,
-    /// Who was last said to lead.
+    /// The leader that was logged last.
     leader: Option<String>,
 }
 
 impl Candidate {
-    /// Tells through `leading`.
+    /// Creates a candidate that reports through `leading` if it is the leader.
     pub fn new(client: Client, seat: Seat, leading: watch::Sender<bool>, telemetry: Arc<Telemetry>) -> Self {
         let now = Instant::now();
         Self {
             api: Api::namespaced(client, &seat.namespace),
             name: seat.lease,
             election: Election::new(seat.identity),
-            begun: now,
+            started: now,
             renewed: now,
             leading,
             telemetry,
@@ -83,7 +86,7 @@ impl Candidate {
         }
     }
 
-    /// Runs until `stop`, and gives the Lease back.
+    /// Runs until `stop`, then releases the Lease.
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         tokio::pin!(stop);
         loop {
@@ -95,43 +98,45 @@ impl Candidate {
         self.release().await;
     }
 
-    /// One look at the Lease, and the pause after it.
+    /// Checks the Lease once, then pauses.
     async fn turn(&mut self) {
-        let begun = Instant::now();
-        let trouble = match timeout(DEADLINE.min(self.left()), self.step()).await {
+        let started = Instant::now();
+        let problem = match timeout(DEADLINE.min(self.left()), self.step()).await {
             Ok(Ok(leads)) => {
                 self.complaint.settle();
                 if leads {
-                    self.renewed = begun;
+                    self.renewed = started;
                 }
-                self.tell(leads);
+                self.set_leading(leads);
                 None
             }
             Ok(Err(error)) => Some(cause(&error)),
             Err(elapsed) => Some(elapsed.to_string()),
         };
-        if let Some(trouble) = trouble {
-            self.complaint.utter(&format!("cannot read or write the Lease {}", self.name), &trouble);
+        if let Some(problem) = problem {
+            self.complaint.utter(&format!("could not read or write the Lease {}", self.name), &problem);
             if self.left().is_zero() {
-                self.tell(false);
+                self.set_leading(false);
             }
             return sleep(RETRY.min(self.left())).await;
         }
         sleep(if *self.leading.borrow() { RENEWAL } else { RETRY }).await;
     }
 
-    /// For how long we still lead without another renewal; for ever when we do not.
+    /// Returns the time for which this operator remains the leader without a renewal, or the
+    /// longest duration if it is not the leader.
     fn left(&self) -> Duration {
         if *self.leading.borrow() { TERM.saturating_sub(self.renewed.elapsed()) } else { Duration::MAX }
     }
 
-    /// Reads the Lease, and takes or renews it when that is ours to do; whether we lead.
+    /// Reads the Lease and acquires or renews it if possible. Returns true if this operator is the
+    /// leader.
     async fn step(&mut self) -> kube::Result<bool> {
         loop {
             let lease = self.api.get_opt(&self.name).await?;
             let record = lease.as_ref().map(Record::of);
             let holder = record.as_ref().map(|record| record.holder.clone());
-            let decision = self.election.decide(record, self.begun.elapsed());
+            let decision = self.election.decide(record, self.started.elapsed());
             if decision == Decision::StandBy {
                 if self.leader != holder {
                     info!(leader = holder, "another operator leads; standing by");
@@ -144,14 +149,14 @@ impl Candidate {
                     self.leader = None;
                     return Ok(true);
                 }
-                // Another wrote meanwhile: look again.
+                // Another operator has written the Lease meanwhile, so it is read again.
                 Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Writes the Lease as ours, with the resource version that was read.
+    /// Writes the Lease with this operator as its holder, based on the version that was read.
     async fn write(&self, lease: Option<Lease>, decision: Decision) -> kube::Result<Lease> {
         let exists = lease.is_some();
         let mut lease = lease.unwrap_or_default();
@@ -164,23 +169,23 @@ impl Candidate {
         self.api.create(&as_operator(), &lease).await
     }
 
-    fn tell(&mut self, leads: bool) {
+    fn set_leading(&mut self, leads: bool) {
         self.telemetry.leading.store(leads, Ordering::Relaxed);
         self.leading.send_if_modified(|leading| {
             let changed = *leading != leads;
             match (changed, leads) {
                 (false, _) => {}
-                (true, true) => info!(identity = self.election.identity(), "leading"),
-                (true, false) => warn!(identity = self.election.identity(), "leading no more"),
+                (true, true) => info!(identity = self.election.identity(), "started leading"),
+                (true, false) => info!(identity = self.election.identity(), "stopped leading"),
             }
             *leading = leads;
             changed
         });
     }
 
-    /// Gives the Lease back, so that the next one need not wait.
+    /// Releases the Lease, so that the next leader need not wait until it expires.
     async fn release(mut self) {
-        self.tell(false);
+        self.set_leading(false);
         let identity = self.election.identity();
         let released = timeout(DEADLINE, async {
             let Some(mut lease) = self.api.get_opt(&self.name).await? else { return Ok(false) };
@@ -191,10 +196,10 @@ impl Candidate {
             self.api.replace(&self.name, &as_operator(), &lease).await.map(|_| true)
         });
         match released.await {
-            Ok(Ok(true)) => info!("gave the Lease back"),
+            Ok(Ok(true)) => info!("released the Lease"),
             Ok(Ok(false)) => {}
-            Ok(Err(error)) => warn!(error = cause(&error), "could not give the Lease back; it expires"),
-            Err(_) => warn!("the API server did not answer; the Lease expires"),
+            Ok(Err(error)) => warn!(error = cause(&error), "could not release the Lease; it will expire"),
+            Err(_) => warn!("could not release the Lease: the API server did not answer; it will expire"),
         }
     }
 }
@@ -203,7 +208,7 @@ fn as_operator() -> PostParams {
     PostParams { field_manager: Some(OPERATOR_MANAGER.to_owned()), ..PostParams::default() }
 }
 
-#[allow(clippy::disallowed_methods, reason = "the Lease tells people when it was renewed")]
+#[allow(clippy::disallowed_methods, reason = "the renewal time in the Lease, for people")]
 fn now() -> Timestamp {
     Timestamp::now()
 }

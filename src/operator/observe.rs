@@ -1,6 +1,6 @@
-//! Reads what a plan rests on.
+//! Reads the facts that a plan depends on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::future::{try_join_all, try_join4};
@@ -14,18 +14,20 @@ use kube::{Client, ResourceExt as _};
 use super::cache::Cache;
 use super::children::{ChildId, Kind, ids};
 use super::holder::{Holder, holder};
-use super::plan::{KeySecret, Observed, Taken, resolve};
-use super::settings::Settings;
+use super::plan::{KeyPermit, KeySecret, Observed, Taken, resolve};
+use super::settings::Environment;
 use crate::crd::OnionBalancedService;
 use crate::crd::clients::ClientList;
 use crate::crd::names::{self, Component};
 use crate::link::AgentConfig;
 
-/// Reads all but [`Observed::rivals`], [`Observed::frontend_account`] and who holds the children's names, which matter only where
-/// children are to be applied. A Lease that is not ours is seen here: no publisher would take it.
+/// Reads the facts of a new reconciliation, except for [`Observed::rivals`] and the outcomes of
+/// steps. A Lease that belongs to another object counts as a taken name, because no publisher would
+/// use it.
 pub async fn observe(
     client: &Client,
     cache: &Cache,
+    environment: &Arc<Environment>,
     object: Arc<OnionBalancedService>,
 ) -> Result<Observed, kube::Error> {
     let namespace = object.namespace().unwrap_or_default();
@@ -45,7 +47,7 @@ pub async fn observe(
         cache.deployment(&namespace, name).filter(|deployment| holder(&deployment.metadata, &object) == Holder::Us)
     };
     let (backends, frontends) = (ours(&backends), ours(&Component::Frontend.child_name(&object.name_any())));
-    let troubles = cache.troubles(&namespace, &object.name_any());
+    let pod_problems = cache.pod_problems(&namespace, &object.name_any());
     let (lease, taken) = match lease {
         Some(lease) if holder(&lease.metadata, &object) != Holder::Us => {
             let child = ChildId { kind: Kind::Lease, name: lease.name_any() };
@@ -55,34 +57,49 @@ pub async fn observe(
     };
     Ok(Observed {
         object,
+        environment: Arc::clone(environment),
         rivals: Vec::new(),
         key_secret,
         clients_secret,
         services,
         last_config,
         taken,
-        frontend_account: None,
         backends,
         frontends,
-        troubles,
+        pod_problems,
         lease,
+        key_permit: KeyPermit::Unknown,
+        generated_key: false,
+        tried_key_owners: false,
+        owned: None,
+        refused: Vec::new(),
     })
 }
 
-/// The master key's Secret. Read each time: no key is kept in memory.
+/// Reads the Secret of the master key. It is read each time, so that no key stays in memory.
 pub async fn key_secret(client: &Client, object: &OnionBalancedService) -> Result<Option<KeySecret>, kube::Error> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
     let secret = get_named(&secrets, &names::master_key_secret(object)).await?;
     Ok(secret.map(|secret| KeySecret::new(secret.metadata, secret.data)))
 }
 
-/// The publishers' Lease, or somebody else's of its name.
+/// Reads the object itself from the API server.
+pub async fn object(
+    client: &Client,
+    object: &OnionBalancedService,
+) -> Result<Option<OnionBalancedService>, kube::Error> {
+    let objects: Api<OnionBalancedService> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
+    objects.get_opt(&object.name_any()).await
+}
+
+/// Reads the Lease with the name of the publishers' Lease. It can belong to another object.
 async fn lease(client: &Client, namespace: &str, object: &OnionBalancedService) -> Result<Option<Lease>, kube::Error> {
     let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
     leases.get_opt(&Component::Frontend.child_name(&object.name_any())).await
 }
 
-/// The authorized clients' Secret, if one is named. Read each time, as the key's is.
+/// Reads the Secret of the authorized clients, if the spec names one. It is read each time, so that
+/// no key stays in memory.
 async fn clients_secret(
     client: &Client,
     namespace: &str,
@@ -101,7 +118,7 @@ async fn services(
 ) -> Result<BTreeMap<String, Service>, kube::Error> {
     let services: Api<Service> = Api::namespaced(client.clone(), namespace);
     let targets = object.spec.ports.iter().filter_map(|port| port.target.service.as_ref());
-    let names: std::collections::BTreeSet<_> = targets.map(|service| service.name.clone()).collect();
+    let names: BTreeSet<_> = targets.map(|service| service.name.clone()).collect();
     let found = try_join_all(names.iter().map(|name| get_named(&services, name))).await?;
     Ok(names.into_iter().zip(found).filter_map(|(name, service)| Some((name, service?))).collect())
 }
@@ -113,7 +130,8 @@ async fn last_config(client: &Client, namespace: &str, name: &str) -> Result<Opt
     Ok(text.and_then(|text| AgentConfig::from_yaml(&text).ok()))
 }
 
-/// A name from the spec: one that no object can have is one that is not there. (In a path it could name something else.)
+/// Reads the object of a name that a spec gives. A name that no object can have counts as missing,
+/// because it could name something else as part of a URL path.
 async fn get_named<K>(api: &Api<K>, name: &str) -> Result<Option<K>, kube::Error>
 where
     K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
@@ -122,55 +140,40 @@ where
     if possible { api.get_opt(name).await } else { Ok(None) }
 }
 
-/// Children that are looked up at once: each look-up has a connection of its own.
-const LOOK_UPS: usize = 4;
+/// The number of concurrent lookups of owned objects. Each needs a connection of its own.
+const LOOKUPS: usize = 4;
 
-/// What bears the names of the children and is labelled as ours, as the cache has it: it may be behind.
+/// Returns the cached objects that have our labels and the name of an owned object. The cache can
+/// be stale.
 pub fn cached_children(
     cache: &Cache,
     object: &OnionBalancedService,
-    settings: &Settings,
+    environment: &Environment,
 ) -> BTreeMap<ChildId, ObjectMeta> {
     let namespace = object.namespace().unwrap_or_default();
-    let ids = ids(&object.name_any(), settings).into_iter();
+    let ids = ids(&object.name_any(), environment).into_iter();
     ids.filter_map(|id| Some((cache.child(id.kind, &namespace, &id.name)?, id)))
         .map(|(found, id)| (id, found))
         .collect()
 }
 
-/// What bears the names of the children: from the cache, or, where it is not labelled as ours, from the API server.
+/// Returns all objects that have the name of an owned object: from the cache or, if an object is
+/// not labelled as ours, from the API server.
 pub async fn live_children(
     client: &Client,
     cache: &Cache,
     object: &OnionBalancedService,
-    settings: &Settings,
+    environment: &Environment,
 ) -> Result<BTreeMap<ChildId, ObjectMeta>, kube::Error> {
     let namespace = object.namespace().unwrap_or_default();
-    let mut live = cached_children(cache, object, settings);
-    let others = ids(&object.name_any(), settings).into_iter().filter(|id| !live.contains_key(id));
-    let look_ups = stream::iter(others.collect::<Vec<_>>()).map(async |id| {
+    let mut live = cached_children(cache, object, environment);
+    let others = ids(&object.name_any(), environment).into_iter().filter(|id| !live.contains_key(id));
+    let lookups = stream::iter(others.collect::<Vec<_>>()).map(async |id| {
         let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &id.kind.resource());
         let found = api.get_metadata_opt(&id.name).await?;
         Ok::<_, kube::Error>(found.map(|found| (id, found.metadata)))
     });
-    let found: Vec<_> = look_ups.buffer_unordered(LOOK_UPS).try_collect().await?;
+    let found: Vec<_> = lookups.buffer_unordered(LOOKUPS).try_collect().await?;
     live.extend(found.into_iter().flatten());
     Ok(live)
-}
-
-/// The UID of the frontends' `ServiceAccount` among them, unless it is about to go.
-pub fn frontend_account(live: &BTreeMap<ChildId, ObjectMeta>, object: &OnionBalancedService) -> Option<String> {
-    let name = Component::Frontend.child_name(&object.name_any());
-    let account = live.get(&ChildId { kind: Kind::ServiceAccount, name })?;
-    account.uid.clone().filter(|_| account.deletion_timestamp.is_none())
-}
-
-/// Whether a child that is there is not ours.
-pub fn taken(child: &ChildId, metadata: &ObjectMeta, object: &OnionBalancedService) -> Option<Taken> {
-    let by_predecessor = match holder(metadata, object) {
-        Holder::Us => return None,
-        Holder::Predecessor => true,
-        Holder::Another => false,
-    };
-    Some(Taken { child: child.clone(), by_predecessor })
 }

@@ -1,4 +1,5 @@
-//! What keeps pods from starting, as the kubelet says: images that cannot be pulled, above all.
+//! Problems that keep pods from starting, as the kubelet reports them, for example an image that
+//! cannot be pulled.
 
 use std::collections::HashMap;
 
@@ -6,23 +7,25 @@ use k8s_openapi::api::core::v1::{ContainerStateWaiting, ContainerStatus, Pod};
 use kube::ResourceExt as _;
 use kube::runtime::watcher::Event;
 
+use crate::crd::Reason;
 use crate::crd::names::{COMPONENT_LABEL, Component, SERVICE_LABEL};
 
-/// A pod that cannot start.
+/// A problem that keeps a pod from starting.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Trouble {
+pub struct PodProblem {
     /// The pod's name.
     pub pod: String,
-    /// Which of our pods.
+    /// The component that the pod belongs to.
     pub component: Component,
-    /// The condition's reason.
-    pub reason: &'static str,
-    /// What is wrong with which container.
+    /// The reason for a condition.
+    pub reason: Reason,
+    /// The message for a condition: the pod, the container and its problem.
     pub message: String,
 }
 
-/// What is wrong with the image: what the kubelet says, and what we say for it. It goes to and fro between failing and waiting
-/// to try again, and a status that repeated that would be written every time.
+/// The kubelet's reasons for an image problem, each with the one that a condition shows. The
+/// kubelet alternates between failing and waiting for the next attempt; a status that followed it
+/// would be written each time.
 const IMAGE: [(&str, &str); 6] = [
     ("ErrImagePull", "ImagePullBackOff"),
     ("ImagePullBackOff", "ImagePullBackOff"),
@@ -31,7 +34,8 @@ const IMAGE: [(&str, &str); 6] = [
     ("ImageInspectError", "ImageInspectError"),
     ("RegistryUnavailable", "RegistryUnavailable"),
 ];
-/// What else keeps a container from running, likewise.
+/// The kubelet's reasons for any other problem of a container, each with the one that a condition
+/// shows.
 const CONTAINER: [(&str, &str); 5] = [
     ("CreateContainerConfigError", "CreateContainerConfigError"),
     ("CreateContainerError", "CreateContainerError"),
@@ -40,8 +44,8 @@ const CONTAINER: [(&str, &str); 5] = [
     ("CrashLoopBackOff", "CrashLoopBackOff"),
 ];
 
-/// What is wrong with a pod of ours, if anything that does not pass by itself.
-pub fn trouble(pod: &Pod) -> Option<Trouble> {
+/// Returns the problem of one of our pods, if it has one that does not pass by itself.
+pub fn problem(pod: &Pod) -> Option<PodProblem> {
     let component = match pod.labels().get(COMPONENT_LABEL)?.as_str() {
         "backend" => Component::Backend,
         "frontend" => Component::Frontend,
@@ -52,16 +56,19 @@ pub fn trouble(pod: &Pod) -> Option<Trouble> {
     }
     let name = pod.name_any();
     waiting(pod).find_map(|(container, waiting)| {
-        let reason = waiting.reason.as_deref()?;
-        let say = |known: &[(&str, &'static str)]| known.iter().find(|(from, _)| *from == reason).map(|(_, say)| *say);
-        let (condition, message) = if let Some(say) = say(&IMAGE) {
+        let given = waiting.reason.as_deref()?;
+        let shown = |known: &[(&str, &'static str)]| {
+            known.iter().find(|(kubelets, _)| *kubelets == given).map(|(_, shown)| *shown)
+        };
+        let (reason, message) = if let Some(shown) = shown(&IMAGE) {
             let image = &container.image;
-            ("ImagePullFailed", format!("container {}: {say}: image {image:?} cannot be had", container.name))
+            let message = format!("container {}: {shown}: could not pull image {image:?}", container.name);
+            (Reason::ImagePullFailed, message)
         } else {
-            ("PodsFailing", format!("container {}: {}", container.name, say(&CONTAINER)?))
+            (Reason::PodsFailing, format!("container {}: {}", container.name, shown(&CONTAINER)?))
         };
         let message = format!("Pod {name}: {message}; see `kubectl describe pod {name}`.");
-        Some(Trouble { pod: name.clone(), component, reason: condition, message })
+        Some(PodProblem { pod: name.clone(), component, reason, message })
     })
 }
 
@@ -72,7 +79,7 @@ fn waiting(pod: &Pod) -> impl Iterator<Item = (&ContainerStatus, &ContainerState
     containers.filter_map(|container| Some((container, container.state.as_ref()?.waiting.as_ref()?)))
 }
 
-/// Keeps only what is looked at here: a cluster has many pods.
+/// Removes everything that this module does not read, because a cluster has many pods.
 pub fn shrink(pod: &mut Pod) {
     pod.metadata.managed_fields = None;
     pod.metadata.annotations = None;
@@ -95,15 +102,16 @@ pub fn shrink(pod: &mut Pod) {
     }
 }
 
-/// Which events of a watch tell something new.
+/// The problems of all watched pods by UID, to find the watch events that change one.
 #[derive(Debug, Default)]
-pub struct News(HashMap<String, Trouble>);
+pub struct KnownProblems(HashMap<String, PodProblem>);
 
-impl News {
-    /// Namespace and name of the service whose pod began or ceased to be in trouble.
-    pub fn of(&mut self, event: &Event<Pod>) -> Option<(String, String)> {
+impl KnownProblems {
+    /// Takes note of a watch event. Returns the namespace and name of the pod's service if the
+    /// pod's problem has changed, began or ended.
+    pub fn update(&mut self, event: &Event<Pod>) -> Option<(String, String)> {
         let (pod, now) = match event {
-            Event::Apply(pod) | Event::InitApply(pod) => (pod, trouble(pod)),
+            Event::Apply(pod) | Event::InitApply(pod) => (pod, problem(pod)),
             Event::Delete(pod) => (pod, None),
             Event::Init | Event::InitDone => return None,
         };
@@ -146,29 +154,29 @@ mod tests {
 
     #[test]
     fn an_image_that_cannot_be_pulled_is_named_with_its_pod() {
-        let message = "Pod web-backend-x: container tor: ImagePullBackOff: image \"tor:1\" cannot be had; \
+        let message = "Pod web-backend-x: container tor: ImagePullBackOff: could not pull image \"tor:1\"; \
                        see `kubectl describe pod web-backend-x`.";
         for reason in ["ErrImagePull", "ImagePullBackOff"] {
             let mut pod = waits(reason);
             shrink(&mut pod);
             assert!(pod.spec.is_none() && pod.labels().len() == 2);
-            let found = trouble(&pod).unwrap();
-            assert_eq!((found.reason, found.message.as_str()), ("ImagePullFailed", message));
+            let found = problem(&pod).unwrap();
+            assert_eq!((found.reason, found.message.as_str()), (Reason::ImagePullFailed, message));
             assert_eq!(found.component, Component::Backend);
         }
-        assert_eq!(trouble(&waits("CrashLoopBackOff")).unwrap().reason, "PodsFailing");
-        assert_eq!(trouble(&waits("ContainerCreating")), None);
-        assert_eq!(trouble(&pod(&json!([]))), None);
+        assert_eq!(problem(&waits("CrashLoopBackOff")).unwrap().reason, Reason::PodsFailing);
+        assert_eq!(problem(&waits("ContainerCreating")), None);
+        assert_eq!(problem(&pod(&json!([]))), None);
     }
 
     #[test]
-    fn only_beginnings_and_ends_of_trouble_are_news() {
-        let mut news = News::default();
+    fn only_the_beginning_and_the_end_of_a_problem_concern_the_service() {
+        let mut known = KnownProblems::default();
         let web = Some(("shop".to_owned(), "web".to_owned()));
-        assert_eq!(news.of(&Event::Apply(pod(&json!([])))), None);
-        assert_eq!(news.of(&Event::Apply(waits("ErrImagePull"))), web);
-        assert_eq!(news.of(&Event::Apply(waits("ImagePullBackOff"))), None);
-        assert_eq!(news.of(&Event::Delete(waits("ImagePullBackOff"))), web);
-        assert_eq!(news.of(&Event::Delete(waits("ImagePullBackOff"))), None);
+        assert_eq!(known.update(&Event::Apply(pod(&json!([])))), None);
+        assert_eq!(known.update(&Event::Apply(waits("ErrImagePull"))), web);
+        assert_eq!(known.update(&Event::Apply(waits("ImagePullBackOff"))), None);
+        assert_eq!(known.update(&Event::Delete(waits("ImagePullBackOff"))), web);
+        assert_eq!(known.update(&Event::Delete(waits("ImagePullBackOff"))), None);
     }
 }

@@ -1,11 +1,11 @@
-//! One look at one object: observe, plan, apply, and say so in the status, whatever happened.
+//! The reconciliation of one object: observe, then plan and execute one step after another, then
+//! write the status, which is written whatever happened.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, OwnerReference};
 use kube::api::{Api, DynamicObject};
 use kube::core::{ApiResource, DeserializeGuard};
 use kube::runtime::reflector::Store;
@@ -13,166 +13,173 @@ use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 use tracing::info;
 
-use super::apply::{Generated, Writer};
-use super::cache::{Cache, Guarded};
-use super::children::{ChildId, Kind};
-use super::conditions::Type;
+use super::apply::{KeyCreation, Writer};
+use super::cache::Cache;
 use super::events::{Events, notices};
-use super::plan::{self, Failure, KeyStep, Observed, Plan, plan};
-use super::settings::Settings;
+use super::guarded::Guarded;
+use super::plan::{self, Conclusion, KeySecret, Next, Observed, Outcome, plan};
+use super::settings::Environment;
 use super::{apply, observe};
-use crate::crd::names::Component;
-use crate::crd::{OnionBalancedService, OnionBalancedServiceStatus};
+use crate::crd::{ConditionType, OnionBalancedService, OnionBalancedServiceStatus, names};
 
-/// What a look needs, of one namespace or of all.
+/// Everything that the reconciliations of one watch cache share.
 pub struct Context {
-    /// The API, to read.
+    /// The API for reading.
     pub client: Client,
-    /// The API, to write.
+    /// The API for writing.
     pub writer: Writer,
-    /// Where people are told.
+    /// The writer of Kubernetes Events.
     pub events: Arc<Events>,
-    /// Images and the like.
-    pub settings: Settings,
-    /// What is watched here.
+    /// The operator's settings and the optional APIs of the API server.
+    pub environment: Arc<Environment>,
+    /// The watch cache of the object's namespace, or of all namespaces.
     pub cache: Cache,
-    /// The objects of all namespaces that are watched: a key may be used twice across them.
+    /// The services of all watched namespaces. Two services can use the same key across namespaces.
     pub objects: Arc<Vec<Store<Guarded>>>,
 }
 
-/// Why a look is repeated soon.
+/// An error after which the object is reconciled again soon.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The API did not answer as it should.
-    #[error("{0}")]
+    /// A request to the API server failed.
+    #[error("could not read or write an object: {0}")]
     Api(#[from] kube::Error),
-    /// Children were refused; the status says which.
-    #[error("{0} children were refused")]
+    /// The API server refused owned objects. The status names one.
+    #[error("the API server refused {0} owned objects")]
     Refused(usize),
-    /// The API did not take what is put right after the status was written.
-    #[error("{0}")]
+    /// A step failed that nothing else depends on: pruning, or setting the owners of the key's
+    /// Secret.
+    #[error("could not prune objects or set the owners of the master key's Secret: {0}")]
     Untidy(kube::Error),
-    /// A status that is no JSON.
-    #[error("{0}")]
+    /// The status could not be converted to JSON.
+    #[error("could not convert the status to JSON: {0}")]
     Json(#[from] serde_json::Error),
-    /// A bug: the look itself crashed.
-    #[error("{0}")]
+    /// The reconciliation panicked, which is a bug.
+    #[error("the reconciliation crashed: {0}")]
     Crashed(#[from] tokio::task::JoinError),
 }
 
-/// Looks at an object, and says when to look again.
+/// Reconciles an object. Returns the time after which it should be reconciled again.
 pub async fn reconcile(object: &Guarded, context: &Context) -> Result<Duration, Error> {
     match object {
         DeserializeGuard(Ok(object)) => {
-            let looked = look(Arc::new(object.clone()), context).await;
-            if let Err(Error::Api(kube::Error::Api(status))) = &looked
+            let reconciled = reconcile_readable(Arc::new(object.clone()), context).await;
+            if let Err(Error::Api(kube::Error::Api(status))) = &reconciled
                 && status.is_forbidden()
             {
                 let conditions =
                     |previous: &[Condition], generation| plan::forbidden(&status.message, previous, generation, now());
-                report(&object.metadata, conditions, context).await?;
+                write_conditions(&object.metadata, conditions, context).await?;
             }
-            looked
+            reconciled
         }
         DeserializeGuard(Err(invalid)) => {
             let conditions =
                 |previous: &[Condition], generation| plan::unreadable(&invalid.error, previous, generation, now());
-            report(&invalid.metadata, conditions, context).await?;
+            write_conditions(&invalid.metadata, conditions, context).await?;
             Ok(Duration::from_secs(300))
         }
     }
 }
 
-async fn look(object: Arc<OnionBalancedService>, context: &Context) -> Result<Duration, Error> {
-    let Context { client, writer, settings, cache, .. } = context;
-    // The children go by the garbage collector; there is nothing else to clean up.
+async fn reconcile_readable(object: Arc<OnionBalancedService>, context: &Context) -> Result<Duration, Error> {
+    // The garbage collector deletes the owned objects; there is nothing else to clean up.
     if object.metadata.deletion_timestamp.is_some() {
         return Ok(Duration::from_secs(300));
     }
-    let mut observed = observe::observe(client, cache, object.clone()).await?;
-    observed.rivals = rivals(context, &observed);
-    let mut plan = plan(&observed, settings);
-    let (mut failures, mut generated) = (Vec::new(), None);
-    if let KeyStep::Generate = plan.key_step
-        && never_had_a_key(client, &object).await?
-    {
-        match apply::generate_key(writer, &object).await? {
-            Generated::Created(secret) => {
-                generated.clone_from(&secret.metadata.name);
-                observed.key_secret = Some(*secret);
+    let mut observed = observe::observe(&context.client, &context.cache, &context.environment, object).await?;
+    observed.rivals = rivals(context, &observed.object, observed.key_secret.as_ref());
+    let mut executor = Executor { context, untidy: None };
+    let conclusion = loop {
+        match plan(&observed) {
+            Next::Done(conclusion) => break conclusion,
+            step => {
+                let outcome = executor.execute(step, &observed).await?;
+                observed.learn(outcome);
             }
-            Generated::AlreadyThere => observed.key_secret = observe::key_secret(client, &object).await?,
-            Generated::Refused(failure) => failures.push(failure),
         }
-        observed.rivals = rivals(context, &observed);
-        plan = self::plan(&observed, settings);
+    };
+    write_status(context, &observed, &conclusion).await?;
+    match executor.untidy {
+        Some(error) => Err(Error::Untidy(error)),
+        None if !observed.refused.is_empty() => Err(Error::Refused(observed.refused.len())),
+        None => Ok(plan::requeue_after(&observed, &conclusion)),
     }
-    // What is refused here is repeated, and takes nothing from what the status has to say.
-    let mut untidy = Ok(());
-    if let (KeyStep::SetOwners(owners), Some(secret)) = (&plan.key_step, &observed.key_secret) {
-        untidy = apply::set_key_owners(writer, &object, secret, owners).await;
+}
+
+/// Executes the steps of a plan.
+struct Executor<'a> {
+    context: &'a Context,
+    /// The first error of a step that nothing else depends on. The object is reconciled again
+    /// because of it, but the status is written first.
+    untidy: Option<kube::Error>,
+}
+
+impl Executor<'_> {
+    async fn execute(&mut self, step: Next, observed: &Observed) -> Result<Outcome, kube::Error> {
+        let Context { client, writer, .. } = self.context;
+        let object = &*observed.object;
+        Ok(match step {
+            Next::ReadObject => Outcome::ObjectRead(observe::object(client, object).await?.map(Box::new)),
+            Next::GenerateKey => self.generate_key(object).await?,
+            Next::SetKeyOwners(owners) => self.set_key_owners(observed, &owners).await,
+            Next::FindChildren { ask_server } => self.find_children(observed, ask_server).await?,
+            Next::Apply(stage, due) => Outcome::Applied(stage, apply::children(writer, object, due).await?),
+            Next::Prune(orphans) => {
+                self.tolerate(apply::prune(writer, object, orphans).await);
+                Outcome::Pruned
+            }
+            Next::Done(_) => unreachable!("the loop ends with this step"),
+        })
     }
-    if plan.children.is_some() {
-        // Names are hardly ever taken, which is also seen when the children are applied.
-        let mut live = if plan::name_was_taken(&object) {
-            observe::live_children(client, cache, &object, settings).await?
+
+    async fn generate_key(&self, object: &OnionBalancedService) -> Result<Outcome, kube::Error> {
+        let rivals = |secret: Option<&KeySecret>| rivals(self.context, object, secret);
+        Ok(match apply::generate_key(&self.context.writer, object).await? {
+            KeyCreation::Created(secret) => Outcome::KeyGenerated { rivals: rivals(Some(&secret)), secret },
+            KeyCreation::Exists => {
+                let secret = observe::key_secret(&self.context.client, object).await?;
+                Outcome::KeyExisted { rivals: rivals(secret.as_ref()), secret: secret.map(Box::new) }
+            }
+            KeyCreation::Refused(refused) => Outcome::KeyRefused(refused),
+        })
+    }
+
+    async fn set_key_owners(&mut self, observed: &Observed, owners: &[OwnerReference]) -> Outcome {
+        if let Some(secret) = &observed.key_secret {
+            let writer = &self.context.writer;
+            self.tolerate(apply::set_key_owners(writer, &observed.object, &secret.metadata, owners).await);
+        }
+        Outcome::KeyOwnersTried
+    }
+
+    async fn find_children(&self, observed: &Observed, ask_server: bool) -> Result<Outcome, kube::Error> {
+        let Context { client, cache, environment, .. } = self.context;
+        let object = &*observed.object;
+        let existing = if ask_server {
+            observe::live_children(client, cache, object, environment).await?
         } else {
-            observe::cached_children(cache, &object, settings)
+            observe::cached_children(cache, object, environment)
         };
-        observed.taken = live.iter().filter_map(|(id, found)| observe::taken(id, found, &object)).collect();
-        observed.frontend_account = observe::frontend_account(&live, &object);
-        if !observed.taken.is_empty() || observed.frontend_account.is_some() {
-            plan = self::plan(&observed, settings);
-        }
-        if plan.children.is_some() {
-            failures = apply_children(context, &mut observed, &mut plan, &mut live).await?;
-            let labelled = cache.children(&object.namespace().unwrap_or_default(), &object.name_any());
-            untidy = untidy.and(apply::prune(writer, &object, settings, labelled).await);
+        let labelled = cache.children(&object.namespace().unwrap_or_default(), &object.name_any());
+        Ok(Outcome::ChildrenFound { existing, labelled })
+    }
+
+    fn tolerate(&mut self, result: Result<(), kube::Error>) {
+        if let Err(error) = result {
+            self.untidy.get_or_insert(error);
         }
     }
-    write_status(context, &observed, &plan, &failures, generated.as_deref()).await?;
-    untidy.map_err(Error::Untidy)?;
-    if failures.is_empty() { Ok(plan::next_look(&observed, &plan)) } else { Err(Error::Refused(failures.len())) }
 }
 
-/// Applies the children step by step: the frontends' Deployment waits for their account, which may have just been made. Where a name
-/// turns out to be taken, nothing more is applied, no pods are made, and `plan` says so.
-async fn apply_children(
+/// Returns the watched services that may use the same key. There is rarely one, so only the
+/// matching services are copied.
+fn rivals(
     context: &Context,
-    observed: &mut Observed,
-    plan: &mut Plan,
-    live: &mut BTreeMap<ChildId, ObjectMeta>,
-) -> Result<Vec<Failure>, Error> {
-    let mut failures = Vec::new();
-    for step in 0..Kind::STEPS {
-        let these = plan.children.iter().flatten().filter(|child| child.id.kind.step() == step);
-        let applied = apply::children(&context.writer, &observed.object, live, these).await?;
-        failures.extend(applied.failures);
-        let account = observe::frontend_account(live, &observed.object);
-        if applied.taken.is_some() || account != observed.frontend_account {
-            observed.taken.extend(applied.taken);
-            observed.frontend_account = account;
-            *plan = self::plan(observed, &context.settings);
-        }
-    }
-    expect_rollout(observed, live);
-    Ok(failures)
-}
-
-/// What was observed of a Deployment that was applied after that is of its older generation: it has yet to be rolled out.
-fn expect_rollout(observed: &mut Observed, live: &BTreeMap<ChildId, ObjectMeta>) {
-    let name = Component::Backend.child_name(&observed.object.name_any());
-    let Some(applied) = live.get(&ChildId { kind: Kind::Deployment, name }) else { return };
-    let deployment = observed.backends.get_or_insert_default();
-    if applied.generation > deployment.metadata.generation {
-        Arc::make_mut(deployment).metadata.generation = applied.generation;
-    }
-}
-
-/// The objects that may use the same key: hardly ever one, so that of many objects few are copied.
-fn rivals(context: &Context, observed: &Observed) -> Vec<Arc<OnionBalancedService>> {
-    let object = &observed.object;
-    let address = observed.key_secret.as_ref().and_then(plan::address).map(|address| address.to_string());
+    object: &OnionBalancedService,
+    secret: Option<&KeySecret>,
+) -> Vec<Arc<OnionBalancedService>> {
+    let address = secret.and_then(plan::address).map(|address| address.to_string());
     let is_rival = |other: &OnionBalancedService| {
         plan::shares_key(object, other, address.as_deref()) && other.metadata.uid != object.metadata.uid
     };
@@ -182,115 +189,106 @@ fn rivals(context: &Context, observed: &Observed) -> Vec<Arc<OnionBalancedServic
     found.filter_map(|found| found.0.as_ref().ok().cloned().map(Arc::new)).collect()
 }
 
-/// Asks the API server itself: a cache may be behind, and a second key would be a second address.
-async fn never_had_a_key(client: &Client, object: &OnionBalancedService) -> Result<bool, kube::Error> {
-    let objects: Api<OnionBalancedService> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
-    let Some(current) = objects.get_opt(&object.name_any()).await? else { return Ok(false) };
-    let had_a_key = current.status.is_some_and(|status| status.onion_address.is_some());
-    Ok(current.metadata.uid == object.metadata.uid
-        && current.metadata.generation == object.metadata.generation
-        && !had_a_key)
-}
-
-/// Writes only what differs from what stands. A transition time is never taken from a cache that is behind: what is made of the
-/// cache's is for its version alone, and where another one stands, that is read afresh. What changes is told in Events, too.
-async fn write_status(
-    context: &Context,
-    observed: &Observed,
-    plan: &Plan,
-    failures: &[Failure],
-    generated: Option<&str>,
-) -> Result<(), Error> {
+/// Writes the status if it differs from the present one. A status that is computed from the cached
+/// object is written only to that version of the object: a stale cache must not bring back an old
+/// transition time. If another version exists, the status is computed again from that version.
+/// Changes are also reported as Events.
+async fn write_status(context: &Context, observed: &Observed, conclusion: &Conclusion) -> Result<(), Error> {
     let object = &observed.object;
     let cached = object.status.clone().unwrap_or_default();
     let version = object.metadata.resource_version.as_deref();
-    let wanted = |present: &OnionBalancedServiceStatus| plan::status(observed, plan, failures, present, now());
-    if write_over(context, object, &cached, version, &wanted(&cached), generated).await? {
+    let wanted = |present: &OnionBalancedServiceStatus| plan::status(observed, conclusion, present, now());
+    if write_over(context, observed, &cached, version, &wanted(&cached)).await? {
         return Ok(());
     }
-    let objects: Api<OnionBalancedService> =
-        Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
-    let current = objects.get_opt(&object.name_any()).await?;
+    let current = observe::object(&context.client, object).await?;
     if let Some(current) = current.filter(|current| current.metadata.uid == object.metadata.uid) {
         let present = current.status.unwrap_or_default();
-        write_over(context, object, &present, None, &wanted(&present), generated).await?;
+        write_over(context, observed, &present, None, &wanted(&present)).await?;
     }
     Ok(())
 }
 
-/// Writes a status where another is present, if the object has this version or none is given; false when it has not.
+/// Replaces the present status, if the object has this version or no version is given. Returns
+/// false if the object has another version.
 async fn write_over(
     context: &Context,
-    object: &OnionBalancedService,
+    observed: &Observed,
     present: &OnionBalancedServiceStatus,
     version: Option<&str>,
     wanted: &OnionBalancedServiceStatus,
-    generated: Option<&str>,
 ) -> Result<bool, Error> {
     if is_written(wanted, present) {
         return Ok(true);
     }
+    let object = &observed.object;
     if !apply::status(&context.writer, &object.metadata, version, wanted).await? {
         return Ok(false);
     }
     log_transitions(object, &present.conditions, &wanted.conditions);
-    let news = notices(&present.conditions, &wanted.conditions, generated);
-    context.events.tell(&object.metadata, news).await;
+    let generated = observed.generated_key.then(|| names::master_key_secret(object));
+    let notices = notices(&present.conditions, &wanted.conditions, generated.as_deref());
+    context.events.publish(&object.metadata, notices).await;
     Ok(true)
 }
 
-/// Whether the operator's part of the present status is as wanted.
+/// Returns true if the operator's part of the present status is as wanted.
 fn is_written(wanted: &OnionBalancedServiceStatus, present: &OnionBalancedServiceStatus) -> bool {
     let present = OnionBalancedServiceStatus { backends: Vec::new(), published: Vec::new(), ..present.clone() };
     *wanted == present
 }
 
 fn log_transitions(object: &OnionBalancedService, before: &[Condition], after: &[Condition]) {
-    for condition in after.iter().filter(|condition| condition.type_ == Type::Ready.as_str()) {
+    for condition in after.iter().filter(|condition| condition.type_ == ConditionType::Ready.as_str()) {
         let same = |old: &&Condition| {
             (&old.type_, &old.status, &old.reason) == (&condition.type_, &condition.status, &condition.reason)
         };
         if !before.iter().any(|old| same(&old)) {
             info!(
-                object = %object.name_any(), namespace = object.namespace(), condition = condition.type_,
-                status = condition.status, reason = condition.reason, "{}", condition.message
+                namespace = object.namespace(),
+                name = object.name_any(),
+                status = condition.status,
+                reason = condition.reason,
+                detail = condition.message,
+                "the condition Ready changed"
             );
         }
     }
 }
 
-/// Writes conditions, made of those that stand and the generation, where there is nothing else to say. The rest of the status is
-/// handed back as it stands: what an apply leaves out is removed, and the address must not be forgotten.
-async fn report(
-    metadata: &kube::core::ObjectMeta,
+/// Writes conditions that depend only on the present ones and the generation. The rest of the
+/// operator's status is applied as it is, because an apply removes the fields that it leaves out,
+/// and the address must be kept.
+async fn write_conditions(
+    metadata: &ObjectMeta,
     conditions: impl FnOnce(&[Condition], Option<i64>) -> Vec<Condition>,
     context: &Context,
 ) -> Result<(), Error> {
     let resource = ApiResource::erase::<OnionBalancedService>(&());
     let namespace = metadata.namespace.as_deref().unwrap_or_default();
     let objects: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &resource);
-    if let Some(current) = objects.get_opt(metadata.name.as_deref().unwrap_or_default()).await? {
-        let present = current.data.get("status").cloned().unwrap_or_else(|| json!({}));
-        let before = present.get("conditions").cloned().unwrap_or_default();
-        let before: Vec<Condition> = serde_json::from_value(before).unwrap_or_default();
-        let generation = current.metadata.generation;
-        let after = conditions(&before, generation);
-        let mut wanted = present.clone();
-        wanted["conditions"] = serde_json::to_value(&after)?;
-        wanted["observedGeneration"] = generation.into();
-        if wanted != present {
-            if let Value::Object(fields) = &mut wanted {
-                fields.retain(|field, _| field != "backends" && field != "published");
-            }
-            if apply::status(&context.writer, &current.metadata, None, &wanted).await? {
-                context.events.tell(&current.metadata, notices(&before, &after, None)).await;
-            }
-        }
+    let Some(current) = objects.get_opt(metadata.name.as_deref().unwrap_or_default()).await? else { return Ok(()) };
+    let present = current.data.get("status").cloned().unwrap_or_else(|| json!({}));
+    let before = present.get("conditions").cloned().unwrap_or_default();
+    let before: Vec<Condition> = serde_json::from_value(before).unwrap_or_default();
+    let generation = current.metadata.generation;
+    let after = conditions(&before, generation);
+    let mut wanted = present.clone();
+    wanted["conditions"] = serde_json::to_value(&after)?;
+    wanted["observedGeneration"] = generation.into();
+    if wanted == present {
+        return Ok(());
+    }
+    if let Value::Object(fields) = &mut wanted {
+        fields.retain(|field, _| field != "backends" && field != "published");
+    }
+    if apply::status(&context.writer, &current.metadata, None, &wanted).await? {
+        context.events.publish(&current.metadata, notices(&before, &after, None)).await;
     }
     Ok(())
 }
 
-#[allow(clippy::disallowed_methods, reason = "the operator's one look at the clock")]
+#[allow(clippy::disallowed_methods, reason = "the only place where a reconciliation reads the clock")]
 fn now() -> Timestamp {
     Timestamp::now()
 }

@@ -1,60 +1,62 @@
-//! Flags, and what they amount to.
+//! The operator's flags and settings.
 
 use serde_json::Value;
 
-use super::children::PolicyVersion;
+use super::served::{PolicyVersion, Served};
 use super::templates::DefaultTemplates;
 
-/// Flags of `onionbalance-operator operator`.
+/// The flags of `onionbalance-operator operator`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The image whose `tor` the pods run
+    /// Image with the `tor` that the pods run
     #[arg(long, env = "TOR_IMAGE", value_name = "IMAGE")]
     tor_image: String,
-    /// The image of agents and publishers; by default the operator's own
+    /// Image of agents and publishers [default: the operator's own]
     #[arg(long, env = "DATA_PLANE_IMAGE", value_name = "IMAGE")]
     data_plane_image: Option<String>,
-    /// The operator's own image
+    /// Image of the operator itself
     #[arg(long, env = "OPERATOR_IMAGE", value_name = "IMAGE")]
     operator_image: Option<String>,
-    /// When the pods' images are pulled
+    /// Pull policy of the pods' images
     #[arg(long, env = "IMAGE_PULL_POLICY", value_name = "POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]
     image_pull_policy: String,
-    /// torrc lines for every tor pod: bridges, a test network
+    /// torrc lines for every tor, for example for bridges or a test network
     #[arg(long, env = "TOR_EXTRA_CONFIG", value_name = "LINES", default_value = "", hide_default_value = true)]
     tor_extra_config: String,
-    /// What pods get where an object's template leaves it out, as YAML or JSON: a map with `backend`, `frontend` or both, each with
+    /// Default pod templates in YAML or JSON: a map with `backend`, `frontend` or both, each with
     /// the fields of `spec.backends.template`
     #[arg(long, env = "DEFAULT_TEMPLATES", value_name = "TEMPLATES", default_value = "", hide_default_value = true, value_parser = DefaultTemplates::parse)]
     default_templates: DefaultTemplates,
-    /// A namespace to look after; repeatable, by default all
+    /// Namespace to watch; repeatable [default: all]
     #[arg(long, env = "WATCH_NAMESPACE", value_name = "NAMESPACE", value_delimiter = ',')]
     watch_namespace: Vec<String>,
-    /// Whether service pods get a `NetworkPolicy`
+    /// Create a `NetworkPolicy` for the pods of a service
     #[arg(long, env = "NETWORK_POLICIES", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     network_policies: bool,
-    /// Who may then read the pods' metrics, as JSON: `NetworkPolicy` peers, `[{"namespaceSelector": {…}}]`; `[]`: everyone
+    /// `NetworkPolicy` peers that may read the pods' metrics, in JSON, such as
+    /// `[{"namespaceSelector": {…}}]`; `[]` admits everyone
     #[arg(long, env = "METRICS_FROM", value_name = "PEERS", default_value = "[]", value_parser = peers)]
     metrics_from: Peers,
-    /// Whether service pods get a `PodDisruptionBudget`
+    /// Create a `PodDisruptionBudget` for the pods of a service
     #[arg(long, env = "DISRUPTION_BUDGETS", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     disruption_budgets: bool,
-    /// The Lease, in the operator's own namespace, by which several operators elect the one that works; empty: none, for one alone
+    /// Lease in the operator's own namespace, for the leader election among several operators;
+    /// empty for a single operator without an election
     #[arg(long, env = "LEASE_NAME", value_name = "NAME", default_value = "onionbalance-operator-leader")]
     lease_name: String,
-    /// The port of /livez and /readyz
+    /// Port of /livez and /readyz
     #[arg(long, env = "PROBE_PORT", default_value_t = crate::link::PROBE_PORT)]
     pub(super) probe_port: u16,
-    /// The port of /metrics
+    /// Port of /metrics
     #[arg(long, env = "METRICS_PORT", default_value_t = crate::link::METRICS_PORT)]
     pub(super) metrics_port: u16,
 }
 
-/// A `NetworkPolicy`'s peers.
+/// The peers of a `NetworkPolicy`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Peers(Vec<Value>);
 
-/// The fields of a peer; what is in them, the API server checks.
+/// The fields that a peer can have. The API server validates their values.
 const PEER_FIELDS: [&str; 3] = ["podSelector", "namespaceSelector", "ipBlock"];
 
 fn peers(text: &str) -> Result<Peers, String> {
@@ -62,50 +64,58 @@ fn peers(text: &str) -> Result<Peers, String> {
         serde_json::from_str(text).map_err(|error| format!("not a JSON list of NetworkPolicy peers: {error}"))?;
     for (index, peer) in peers.iter().enumerate() {
         if peer.is_empty() {
-            return Err(format!("[{index}] is empty: it needs one of {}", PEER_FIELDS.join(", ")));
+            return Err(format!("[{index}] is empty; it needs one of {}", PEER_FIELDS.join(", ")));
         }
         if let Some(field) = peer.keys().find(|field| !PEER_FIELDS.contains(&field.as_str())) {
-            return Err(format!("[{index}].{field} is unknown: a peer has {}", PEER_FIELDS.join(", ")));
+            return Err(format!("[{index}].{field} is unknown; a peer can have {}", PEER_FIELDS.join(", ")));
         }
     }
     Ok(Peers(peers.into_iter().map(Value::Object).collect()))
 }
 
-/// What every service's pods have in common.
+/// The settings that apply to the pods of all services.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// The image of the `tor` containers.
     pub tor_image: String,
     /// The image of the other containers.
     pub data_plane_image: String,
-    /// `Always`, `IfNotPresent` or `Never`.
+    /// The pull policy of the images: `Always`, `IfNotPresent` or `Never`.
     pub image_pull_policy: String,
-    /// torrc lines for every tor.
+    /// The torrc lines for every tor.
     pub tor_extra_config: String,
-    /// What pods get where an object's template leaves it out.
+    /// The default pod templates.
     pub default_templates: DefaultTemplates,
-    /// Whether the pods get a `NetworkPolicy`, and the peers that may read their metrics (none: everyone).
+    /// The peers that may read the pods' metrics, where an empty list admits everyone. `None` means
+    /// that the pods have no `NetworkPolicy`.
     pub network_policies: Option<Vec<Value>>,
-    /// Whether the pods get a `PodDisruptionBudget`.
+    /// True if the pods should have a `PodDisruptionBudget`.
     pub wants_disruption_budgets: bool,
-    /// In which version the API server has them; None: in none that we know, or it was not asked yet.
-    pub policy: Option<PolicyVersion>,
 }
 
-impl Settings {
-    /// The version of the `PodDisruptionBudget`s to be made.
+/// The settings together with the optional APIs of the API server: the same for all services.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Environment {
+    /// The operator's settings.
+    pub settings: Settings,
+    /// The optional APIs that the API server serves.
+    pub served: Served,
+}
+
+impl Environment {
+    /// Returns the version of the `PodDisruptionBudget`s to create, if any are wanted and served.
     pub fn disruption_budgets(&self) -> Option<PolicyVersion> {
-        self.policy.filter(|_| self.wants_disruption_budgets)
+        self.served.disruption_budgets.filter(|_| self.settings.wants_disruption_budgets)
     }
 }
 
-/// Neither the data plane's image nor the operator's is known.
+/// The error that neither the data plane's image nor the operator's is known.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("set --data-plane-image, or OPERATOR_IMAGE to the operator's own image")]
 pub struct NoImage;
 
 impl Args {
-    /// The settings of the pods.
+    /// Returns the settings of the pods.
     pub fn settings(&self) -> Result<Settings, NoImage> {
         Ok(Settings {
             tor_image: self.tor_image.clone(),
@@ -115,16 +125,15 @@ impl Args {
             default_templates: self.default_templates.clone(),
             network_policies: self.network_policies.then(|| self.metrics_from.0.clone()),
             wants_disruption_budgets: self.disruption_budgets,
-            policy: None,
         })
     }
 
-    /// The name of the Lease, if leaders are elected.
+    /// Returns the name of the Lease for the leader election, or `None` for no election.
     pub(super) fn lease(&self) -> Option<String> {
         Some(self.lease_name.clone()).filter(|name| !name.is_empty())
     }
 
-    /// The namespaces to look after: each, or None for all.
+    /// Returns the namespaces to watch, or a single `None` for all.
     pub fn namespaces(&self) -> Vec<Option<String>> {
         let named: Vec<_> = self.watch_namespace.iter().filter(|name| !name.is_empty()).cloned().map(Some).collect();
         if named.is_empty() { vec![None] } else { named }
@@ -148,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_data_plane_runs_the_operators_image_unless_told_otherwise() {
+    fn the_data_plane_runs_the_operators_image_by_default() {
         let image = |flags: &[&str]| parse(flags).settings().map(|settings| settings.data_plane_image);
         assert_eq!(image(&["--operator-image", "op:2"]).as_deref(), Ok("op:2"));
         assert_eq!(image(&["--operator-image", "op:2", "--data-plane-image", "op:1"]).as_deref(), Ok("op:1"));
@@ -156,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn policies_and_budgets_are_made_unless_switched_off() {
+    fn policies_and_budgets_can_be_switched_off() {
         let settings = |flags: &[&str]| {
             let settings = parse(&[&["--operator-image", "op:1"], flags].concat()).settings().unwrap();
             (settings.network_policies, settings.wants_disruption_budgets)
@@ -169,21 +178,21 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_peer_is_named() {
-        for (text, said) in [
+    fn an_error_names_the_bad_peer() {
+        for (text, message) in [
             ("monitoring", "not a JSON list of NetworkPolicy peers: expected value at line 1 column 1"),
-            ("[{}]", "[0] is empty: it needs one of podSelector, namespaceSelector, ipBlock"),
+            ("[{}]", "[0] is empty; it needs one of podSelector, namespaceSelector, ipBlock"),
             (
                 r#"[{"podSelecter": {}}]"#,
-                "[0].podSelecter is unknown: a peer has podSelector, namespaceSelector, ipBlock",
+                "[0].podSelecter is unknown; a peer can have podSelector, namespaceSelector, ipBlock",
             ),
         ] {
-            assert_eq!(peers(text).unwrap_err(), said);
+            assert_eq!(peers(text).unwrap_err(), message);
         }
     }
 
     #[test]
-    fn default_templates_are_read_or_refused_by_name() {
+    fn an_error_names_the_bad_field_of_a_default_template() {
         let given = |text| Program::try_parse_from(["operator", "--tor-image", "tor:1", "--default-templates", text]);
         assert_eq!(parse(&["--operator-image", "op:1"]).default_templates, DefaultTemplates::default());
         let templates =
@@ -191,13 +200,13 @@ mod tests {
         assert_eq!(templates.backend.priority_class_name.as_deref(), Some("high"));
         let refusal = given("backend: {priority: high}").err().map(|error| error.to_string()).unwrap_or_default();
         assert!(
-            refusal.contains("--default-templates <TEMPLATES>': backend.priority is unknown: a template has"),
+            refusal.contains("--default-templates <TEMPLATES>': backend.priority is unknown; a template can have"),
             "{refusal}"
         );
     }
 
     #[test]
-    fn all_namespaces_unless_some_are_named() {
+    fn all_namespaces_are_watched_by_default() {
         assert_eq!(parse(&[]).namespaces(), [None]);
         assert_eq!(parse(&["--watch-namespace", ""]).namespaces(), [None]);
         let two = [Some("a".to_owned()), Some("b".to_owned())];

@@ -1,4 +1,4 @@
-//! Probes and metrics.
+//! The operator's probes and metrics.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,42 +11,42 @@ use kube::ResourceExt as _;
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::Store;
 
-use super::cache::Guarded;
-use super::conditions::Type;
+use super::guarded::Guarded;
 use super::watches::Watches;
 use crate::common::exposition::{Exposition, escaped};
 use crate::common::http;
+use crate::crd::{ConditionType, Reason};
 
-/// Counters, and whether the caches are filled.
+/// The state that the probes and metrics show.
 #[derive(Debug, Default)]
 pub struct Telemetry {
-    /// Every watched kind was listed once.
+    /// True once every watched kind has been listed.
     pub ready: AtomicBool,
-    /// This operator is the one that works.
+    /// True while this operator is the leader.
     pub leading: AtomicBool,
-    /// What fails to be watched.
+    /// The failing watches.
     pub watches: Watches,
-    /// What is looked after.
+    /// The watched services.
     pub objects: Objects,
-    /// Looks that ended well.
+    /// The number of successful reconciliations.
     pub reconciled: AtomicU64,
-    /// Looks that are repeated.
+    /// The number of failed reconciliations, which are repeated.
     pub failed: AtomicU64,
-    /// Requests that wrote, or were refused to: none at rest.
+    /// The number of writing requests, including refused ones. At rest, there are none.
     pub writes: AtomicU64,
 }
 
-/// The watched objects, for their conditions.
+/// The stores of the watched services, for their conditions.
 #[derive(Default)]
 pub struct Objects(Mutex<Arc<Vec<Store<Guarded>>>>);
 
 impl fmt::Debug for Objects {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} standings", self.standings().len())
+        write!(formatter, "{} services", self.standings().len())
     }
 }
 
-/// An object, and what its condition Ready says.
+/// The condition `Ready` of a service.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Standing {
     namespace: String,
@@ -56,7 +56,7 @@ struct Standing {
 }
 
 impl Objects {
-    /// They are these now.
+    /// Replaces the stores.
     pub(super) fn set(&self, objects: Arc<Vec<Store<Guarded>>>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = objects;
     }
@@ -73,26 +73,27 @@ fn standing(object: &Guarded) -> Standing {
     let (ready, reason) = match object {
         DeserializeGuard(Ok(object)) => {
             let conditions = object.status.as_ref().map(|status| &status.conditions);
-            let ready = conditions.into_iter().flatten().find(|condition| condition.type_ == Type::Ready.as_str());
-            ready.map_or((false, "Pending"), |ready| (ready.status == "True", ready.reason.as_str()))
+            let ready =
+                conditions.into_iter().flatten().find(|condition| condition.type_ == ConditionType::Ready.as_str());
+            ready.map_or((false, Reason::Pending.as_str()), |ready| (ready.status == "True", ready.reason.as_str()))
         }
-        DeserializeGuard(Err(_)) => (false, "InvalidSpec"),
+        DeserializeGuard(Err(_)) => (false, Reason::InvalidSpec.as_str()),
     };
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     Standing { namespace, name, ready, reason: reason.to_owned() }
 }
 
 impl Telemetry {
-    /// Whether all that is watched was listed once.
+    /// Returns true once every watched kind has been listed.
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Relaxed)
     }
 
-    /// What is said while it was not, and why.
+    /// Returns the answer of the readiness probe until then, with the failing watches.
     pub fn not_ready(&self) -> String {
         let failing = self.watches.failing();
         let failing = failing.into_iter().map(|((resource, _), cause)| format!("cannot watch {resource}: {cause}\n"));
-        ["not everything is listed yet\n".to_owned()].into_iter().chain(failing).collect()
+        ["not all kinds are listed yet\n".to_owned()].into_iter().chain(failing).collect()
     }
 
     fn exposition(&self) -> String {
@@ -126,7 +127,7 @@ impl Telemetry {
     }
 }
 
-/// `/livez` and `/readyz`.
+/// Returns the router of `/livez` and `/readyz`.
 pub fn probes(telemetry: Arc<Telemetry>) -> Router {
     let readiness = move || {
         let ready = telemetry.is_ready();
@@ -139,7 +140,7 @@ pub fn probes(telemetry: Arc<Telemetry>) -> Router {
     Router::new().route("/livez", get(|| std::future::ready("ok\n"))).route("/readyz", get(readiness))
 }
 
-/// `/metrics`.
+/// Returns the router of `/metrics`.
 pub fn metrics(telemetry: Arc<Telemetry>) -> Router {
     Router::new().route("/metrics", get(move || std::future::ready(http::metrics(telemetry.exposition()))))
 }
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn each_object_says_whether_it_is_ready() {
+    fn metrics_show_each_service_with_its_readiness() {
         let (store, mut writer) = reflector::store();
         let condition = |status: &str, reason: &str| {
             json!([{
@@ -185,7 +186,7 @@ mod tests {
                 .map(ToOwned::to_owned)
                 .collect()
         };
-        assert_eq!(ready(), [""; 0], "a standby's word would be a second one");
+        assert_eq!(ready(), [""; 0], "a standby shows no services");
         telemetry.leading.store(true, Ordering::Relaxed);
         assert_eq!(
             ready(),
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_as_prometheus_reads_them() {
+    fn metrics_have_the_documented_families() {
         let telemetry = Telemetry { reconciled: AtomicU64::new(3), writes: AtomicU64::new(5), ..Telemetry::default() };
         let text = telemetry.exposition();
         assert_eq!(page::families(&text), page::documented("onionbalance_operator"), "see docs/metrics.md");

@@ -1,4 +1,4 @@
-//! Pod settings for all services: what an object's own template leaves out.
+//! Default pod settings, which fill the gaps in the pod templates of all services.
 
 use std::collections::BTreeMap;
 
@@ -10,16 +10,16 @@ use serde_json::{Map, Value, json};
 use crate::crd::names::{self, Component};
 use crate::crd::{ContainerResources, PodSettings, Resources, validate};
 
-/// The default of `spec.backends.template`, and of `spec.frontend.template`.
+/// The defaults of `spec.backends.template` and `spec.frontend.template`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DefaultTemplates {
-    /// Of backends.
+    /// The default template of backends.
     pub backend: PodSettings,
-    /// Of frontends.
+    /// The default template of frontends.
     pub frontend: PodSettings,
 }
 
-/// The fields of a template.
+/// The fields that a template can have.
 const FIELDS: [&str; 10] = [
     "labels",
     "annotations",
@@ -34,24 +34,24 @@ const FIELDS: [&str; 10] = [
 ];
 
 impl DefaultTemplates {
-    /// YAML or JSON: a map with `backend`, `frontend` or both. The error names the field.
+    /// Parses YAML or JSON: a map with `backend`, `frontend` or both. The error names the field.
     pub fn parse(text: &str) -> Result<Self, String> {
         let whole: Option<Map<String, Value>> = serde_saphyr::from_str(text)
-            .map_err(|error| format!("not a map with backend and frontend, in YAML or JSON: {error}"))?;
+            .map_err(|error| format!("not a map with backend and frontend in YAML or JSON: {error}"))?;
         let mut templates = Self::default();
         for (component, value) in whole.into_iter().flatten() {
             let template = match component.as_str() {
                 "backend" => &mut templates.backend,
                 "frontend" => &mut templates.frontend,
-                _ => return Err(format!("{component} is unknown: there are backend and frontend")),
+                _ => return Err(format!("{component} is unknown; use backend or frontend")),
             };
             *template = read(&component, &value)?;
         }
         Ok(templates)
     }
 
-    /// An object's template, with the defaults where it says nothing: maps are merged, lists and the rest are the object's where
-    /// it has any.
+    /// Returns a service's own template with its gaps filled by the defaults. Maps are merged. Any
+    /// other field, including a list, is the service's own if it is set.
     pub fn under(&self, own: &PodSettings, service: &str, component: Component) -> PodSettings {
         let defaults = match component {
             Component::Backend => &self.backend,
@@ -79,18 +79,19 @@ fn read(path: &str, value: &Value) -> Result<PodSettings, String> {
     let fields = match value {
         Value::Object(fields) => fields.clone(),
         Value::Null => Map::new(),
-        _ => return Err(format!("{path} is no map")),
+        _ => return Err(format!("{path} is not a map")),
     };
     for (field, value) in &fields {
         if !FIELDS.contains(&field.as_str()) {
-            return Err(format!("{path}.{field} is unknown: a template has {}", FIELDS.join(", ")));
+            return Err(format!("{path}.{field} is unknown; a template can have {}", FIELDS.join(", ")));
         }
         let path = format!("{path}.{field}");
-        // Each by itself, so that the error can name it.
+        // Each field is read separately, so that the error can name it.
         let alone: PodSettings = typed(&path, json!({ field: value }))?;
         match field.as_str() {
             "resources" => no_other(&path, value, &serde_json::to_value(alone.resources).unwrap_or_default())?,
-            // Objects may have what our types do not know; what they know must be right.
+            // These values may have fields that our types do not know, but the known fields must be
+            // valid.
             "affinity" => drop::<Option<Affinity>>(typed(&path, value.clone())?),
             "tolerations" => drop::<Vec<Toleration>>(typed(&path, value.clone())?),
             "topologySpreadConstraints" => drop::<Vec<TopologySpreadConstraint>>(typed(&path, value.clone())?),
@@ -108,7 +109,7 @@ fn typed<T: DeserializeOwned>(path: &str, value: Value) -> Result<T, String> {
     serde_json::from_value(value).map_err(|error| format!("{path}: {error}"))
 }
 
-/// Refuses what is given and did not come through.
+/// Refuses a given field that is not among the known ones.
 fn no_other(path: &str, given: &Value, known: &Value) -> Result<(), String> {
     for (field, value) in given.as_object().into_iter().flatten() {
         let path = format!("{path}.{field}");
@@ -116,7 +117,7 @@ fn no_other(path: &str, given: &Value, known: &Value) -> Result<(), String> {
         match known.get(field) {
             Some(known) => no_other(&path, value, known)?,
             None if is_empty => {}
-            None => return Err(format!("{path} is unknown: resources are tor's and agent's requests and limits")),
+            None => return Err(format!("{path} is unknown; give requests and limits of tor and agent")),
         }
     }
     Ok(())
@@ -140,7 +141,9 @@ fn containers(own: Option<&ContainerResources>, defaults: Option<&ContainerResou
     })
 }
 
-/// Who gives a request or a limit of CPU gives both: an object's limit below a default's request would be refused.
+/// Merges requests and limits. The defaults of a resource (such as CPU) apply only if the service
+/// gives neither a request nor a limit for it, because the API server refuses a limit below a
+/// request.
 fn resources(own: Option<&Resources>, defaults: Option<&Resources>) -> Option<Resources> {
     let (Some(own), Some(defaults)) = (own, defaults) else { return own.or(defaults).cloned() };
     let both = |own_map: &BTreeMap<String, IntOrString>, default_map: &BTreeMap<String, IntOrString>| {
@@ -152,7 +155,8 @@ fn resources(own: Option<&Resources>, defaults: Option<&Resources>) -> Option<Re
     Some(Resources { requests: both(&own.requests, &defaults.requests), limits: both(&own.limits, &defaults.limits) })
 }
 
-/// One that selects nothing would spread nothing, and a default cannot name the service: the pods that it is for.
+/// Adds a label selector for the service's pods to constraints that have none. A default cannot
+/// name the service, and without a selector it would not spread any pods.
 fn selecting(constraints: &[Value], service: &str, component: Component) -> Vec<Value> {
     let with_selector = |constraint: &Value| {
         let mut constraint = constraint.clone();
@@ -172,7 +176,7 @@ mod tests {
         serde_json::from_value(value).unwrap()
     }
 
-    /// What becomes of an object's backend template above these defaults.
+    /// Returns a service's own backend template with these defaults.
     #[allow(clippy::needless_pass_by_value, reason = "json! makes values")]
     fn under(defaults: Value, own: Value) -> Value {
         let defaults = DefaultTemplates::parse(&json!({ "backend": defaults }).to_string()).unwrap();
@@ -180,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn yaml_json_and_nothing() {
+    fn yaml_json_and_empty_text_are_accepted() {
         let yaml = "backend:\n  resources:\n    tor: {limits: {memory: 1Gi}, requests: {cpu: 1}}\nfrontend:\n";
         let json = r#"{"backend": {"resources": {"tor": {"limits": {"memory": "1Gi"}, "requests": {"cpu": 1}}}}}"#;
         let parse = DefaultTemplates::parse;
@@ -192,16 +196,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn an_error_names_the_field() {
         for (text, said) in [
-            ("[]", "not a map with backend and frontend, in YAML or JSON: "),
-            ("backends: {}", "backends is unknown: there are backend and frontend"),
-            ("backend: [a]", "backend is no map"),
+            ("[]", "not a map with backend and frontend in YAML or JSON: "),
+            ("backends: {}", "backends is unknown; use backend or frontend"),
+            ("backend: [a]", "backend is not a map"),
             (
                 "backend: {nodeSelectors: {a: b}}",
-                "backend.nodeSelectors is unknown: a template has labels, annotations, ",
+                "backend.nodeSelectors is unknown; a template can have labels, annotations, ",
             ),
-            ("frontend: {volumes: []}", "frontend.volumes is unknown: a template has "),
+            ("frontend: {volumes: []}", "frontend.volumes is unknown; a template can have "),
             ("backend: {nodeSelector: {a: 1}}", "backend.nodeSelector: invalid type: integer `1`, expected a string"),
             ("backend: {tolerations: {key: a}}", "backend.tolerations: invalid type: map, expected a sequence"),
             (
@@ -215,7 +219,7 @@ mod tests {
             ),
             (
                 "backend: {resources: {limits: {cpu: 1}}}",
-                "backend.resources.limits is unknown: resources are tor's and agent's requests and limits",
+                "backend.resources.limits is unknown; give requests and limits of tor and agent",
             ),
             ("backend: {resources: {tor: {limit: {cpu: 1}}}}", "backend.resources.tor.limit is unknown: "),
             (
@@ -233,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_is_known_and_has_a_default() {
+    fn every_field_is_known_and_can_have_a_default() {
         let whole = json!({
             "labels": {"a": "b"}, "annotations": {"a": "b"}, "resources": {"tor": {"limits": {"cpu": 1}}},
             "nodeSelector": {"a": "b"}, "affinity": {"nodeAffinity": {}}, "tolerations": [{"operator": "Exists"}],
@@ -247,7 +251,7 @@ mod tests {
             fields
         });
         assert_eq!(under(whole.clone(), json!({})), whole);
-        // Of the object's, nothing is lost to defaults.
+        // The defaults do not replace any field of the service.
         assert_eq!(under(json!({}), whole.clone()), whole);
         let other = json!({
             "affinity": {"podAffinity": {}}, "tolerations": [{"key": "a"}], "priorityClassName": "low",
@@ -261,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn maps_are_merged_and_the_objects_win() {
+    fn maps_are_merged_and_the_service_takes_precedence() {
         let defaults = json!({"labels": {"team": "a", "tier": "1"}, "nodeSelector": {"disk": "ssd"}});
         let seen = under(defaults, json!({"labels": {"team": "b"}, "nodeSelector": {"zone": "x"}}));
         assert_eq!(seen["labels"], json!({"team": "b", "tier": "1"}));
@@ -269,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_and_its_limit_come_from_one_place() {
+    fn a_request_and_its_limit_come_from_the_same_template() {
         let defaults = json!({"resources": {
             "tor": {"requests": {"cpu": "500m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}},
             "agent": {"limits": {"memory": "64Mi"}},
@@ -285,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_default_constraint_selects_the_pods_that_it_is_for() {
+    fn a_default_constraint_selects_the_pods_of_the_service() {
         let constraint = json!({"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"});
         let seen = under(json!({"topologySpreadConstraints": [constraint]}), json!({}));
         let labels = json!({"app.kubernetes.io/component": "backend", "onionbalance.dev/service": "web"});

@@ -5,7 +5,7 @@ use kube::api::DynamicObject;
 use serde_json::{Value, json};
 
 use super::advice;
-use crate::crd::{OnionBalancedService, OnionBalancedServiceStatus};
+use crate::crd::{OnionBalancedService, OnionBalancedServiceStatus, Reason};
 
 /// A service, as far as it can be deserialized.
 #[derive(Debug, Clone)]
@@ -64,12 +64,12 @@ impl View {
     /// Returns the state of the service in one word: the reason of the condition `Ready`.
     pub fn state(&self) -> &str {
         match &self.object {
-            Err(_) => "Unreadable",
-            Ok(_) if !self.is_current() => "Pending",
+            Err(_) => Reason::InvalidSpec.as_str(),
+            Ok(_) if !self.is_current() => Reason::Pending.as_str(),
             Ok(_) => {
                 let conditions = self.status().map(|status| status.conditions.as_slice()).unwrap_or_default();
                 let ready = conditions.iter().find(|condition| condition.type_ == "Ready");
-                ready.map_or("Pending", |condition| condition.reason.as_str())
+                ready.map_or(Reason::Pending.as_str(), |condition| condition.reason.as_str())
             }
         }
     }
@@ -80,9 +80,9 @@ impl View {
             return vec![Problem {
                 kind: "Accepted".to_owned(),
                 status: "Unknown".to_owned(),
-                reason: "Unreadable".to_owned(),
+                reason: Reason::InvalidSpec.as_str().to_owned(),
                 message: error.clone(),
-                action: advice::action("Unreadable", &self.namespace, &self.name),
+                action: advice::action(Reason::InvalidSpec.as_str(), &self.namespace, &self.name),
             }];
         }
         if !self.is_current() {
@@ -90,9 +90,9 @@ impl View {
             return vec![Problem {
                 kind: "Ready".to_owned(),
                 status: "Unknown".to_owned(),
-                reason: "Pending".to_owned(),
+                reason: Reason::Pending.as_str().to_owned(),
                 message,
-                action: advice::action("Pending", &self.namespace, &self.name),
+                action: advice::action(Reason::Pending.as_str(), &self.namespace, &self.name),
             }];
         }
         let conditions = self.status().map(|status| status.conditions.as_slice()).unwrap_or_default();

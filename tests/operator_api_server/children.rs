@@ -155,8 +155,8 @@ async fn leaves_a_foreign_object_alone(scene: &Scene, resource: &ApiResource) {
     let made = api.create(&PostParams::default(), &foreign).await.unwrap();
     scene.create(&service, json!({})).await;
     let message = scene.wait_condition(&service, "Accepted", "False NameTaken").await;
-    let expected = format!("{} {name} is there and does not belong to this object", resource.kind);
-    assert!(message.starts_with(&expected), "{message}");
+    let told = format!("{} {name} exists and does not belong to this object", resource.kind);
+    assert!(message.starts_with(&told), "{message}");
     assert_eq!(api.get(&name).await.unwrap(), made);
     let children = scene.children(&service).await;
     assert!(!children.keys().any(|child| child.starts_with("Deployment ")), "a Deployment was created: {children:?}");

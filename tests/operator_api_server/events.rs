@@ -37,7 +37,7 @@ async fn reports_each_change_in_one_event() {
     assert_eq!(
         made.note.as_deref(),
         Some(&*format!(
-            "Made a new master key, in Secret web-master-key; keep a copy of it. The key of {address} is used."
+            "Generated a new master key in Secret web-master-key; make a backup. Using the key of {address}."
         ))
     );
     assert_eq!(made.reporting_controller.as_deref(), Some("onionbalance-operator"));

@@ -62,7 +62,7 @@ async fn a_standby_takes_over_from_the_leader() {
     let third = start("third");
     third.wait_log("another operator leads; standing by").await;
     assert!(second.terminate().await.success(), "{}", second.log());
-    assert!(second.log().contains("gave the Lease back"), "{}", second.log());
+    assert!(second.log().contains("released the Lease"), "{}", second.log());
     let ended = Instant::now();
     held_by(&scene, "third").await;
     assert!(ended.elapsed() < Duration::from_secs(10), "the standby did not acquire the released Lease in time");

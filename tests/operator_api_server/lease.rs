@@ -123,7 +123,7 @@ async fn leaves_a_foreign_lease_alone() {
     let touch = json!({"metadata": {"annotations": {"example.org/touch": "1"}}});
     stage.scene.change("web", touch).await;
     let message = stage.scene.wait_condition("web", "Accepted", "False NameTaken").await;
-    assert!(message.starts_with("Lease web-frontend is there and does not belong to this object"), "{message}");
+    assert!(message.starts_with("Lease web-frontend exists and does not belong to this object"), "{message}");
     stage.scene.wait_condition("web", "Ready", "False NameTaken").await;
     let after = stage.leases().get(NAME).await.unwrap();
     assert_eq!(after.resource_version(), before.resource_version());

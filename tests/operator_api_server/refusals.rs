@@ -32,7 +32,7 @@ async fn reports_an_image_that_cannot_be_pulled() {
             let patch = Patch::Strategic(json!({"status": {"containerStatuses": [status]}}));
             pods.patch_status(&name, &PatchParams::default(), &patch).await.unwrap();
             let message = scene.wait_condition("web", kind, "False ImagePullFailed").await;
-            let expected = format!("Pod {name}: container tor: ImagePullBackOff: image \"tor:1\" cannot be had");
+            let expected = format!("Pod {name}: container tor: ImagePullBackOff: could not pull image \"tor:1\"");
             assert!(message.contains(&expected), "{message}");
         }
         pods.delete(&name, &DeleteParams::default().grace_period(0)).await.unwrap();
@@ -79,10 +79,7 @@ async fn reports_a_missing_permission() {
     give(&without).await;
     scene.change("web", json!({"spec": {"backends": {"replicas": 3}}})).await;
     let message = scene.wait_condition("web", "Ready", "Unknown Forbidden").await;
-    assert!(
-        message.starts_with("The operator may not do its work: secrets \"web-master-key\" is forbidden"),
-        "{message}"
-    );
+    assert!(message.starts_with("The operator lacks a right: secrets \"web-master-key\" is forbidden"), "{message}");
     let address = scene.address("web").await;
     give(&complete).await;
     scene.wait_condition("web", "Ready", "False Progressing").await;

@@ -39,7 +39,6 @@ pub fn settings() -> Settings {
         default_templates: DefaultTemplates::default(),
         network_policies: Some(Vec::new()),
         wants_disruption_budgets: true,
-        policy: None,
     }
 }
 

@@ -13,7 +13,9 @@ use onionbalance_operator::crd::OnionBalancedService;
 use onionbalance_operator::crd::names::MANAGED_BY_LABEL;
 use onionbalance_operator::link::{AgentToken, ForwardedPort};
 use onionbalance_operator::onion::MasterKey;
-use onionbalance_operator::operator::{DefaultTemplates, Inputs, PolicyVersion, Settings, manifests};
+use onionbalance_operator::operator::{
+    DefaultTemplates, Environment, Inputs, PolicyVersion, Served, Settings, manifests,
+};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
@@ -92,14 +94,15 @@ fn children(namespace: &str, index: usize) -> Result<Vec<Value>> {
         default_templates: DefaultTemplates::default(),
         network_policies: Some(Vec::new()),
         wants_disruption_budgets: true,
-        // The version that this API server serves.
-        policy: Some(PolicyVersion::V1Beta1),
     };
+    // What the API server here serves.
+    let served = Served { disruption_budgets: Some(PolicyVersion::V1Beta1) };
+    let environment = Environment { settings, served };
     let ports =
         [ForwardedPort { name: None, port: 80, target: format!("{TARGET}.{namespace}.svc:80"), proxy_header: false }];
     let inputs = Inputs {
         object: &object,
-        settings: &settings,
+        environment: &environment,
         address: key.address(),
         token: &AgentToken::derive(&key),
         ports: &ports,

@@ -1,16 +1,19 @@
-//! What the pods are told: `torrc`, and in a backend `agent.yaml`.
+//! The `ConfigMap` that the pods mount: `torrc` and, in a backend, `agent.yaml`.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 
-use super::{BuildError, Inputs, hash, torrc};
+use super::{BuildError, Inputs, torrc};
 use crate::crd::names::Component;
 use crate::link::AgentConfig;
+use crate::operator::stamp::hash;
 
-/// How long a draining backend takes new streams after its points are withdrawn: clients hold cached descriptors.
+/// The time in seconds for which a draining backend accepts new streams after its introduction
+/// points have been withdrawn. Clients use cached descriptors.
 pub const LINGER_SECONDS: u32 = 30;
 
+/// Builds the `ConfigMap` of the backends.
 pub(super) fn backend(inputs: &Inputs<'_>) -> Result<ConfigMap, BuildError> {
     let backends = &inputs.object.spec.backends;
     let agent = AgentConfig {
@@ -20,13 +23,14 @@ pub(super) fn backend(inputs: &Inputs<'_>) -> Result<ConfigMap, BuildError> {
         drain_timeout_seconds: backends.drain_timeout_seconds,
         linger_seconds: LINGER_SECONDS,
     };
-    let torrc = torrc::backend(&inputs.settings.tor_extra_config, backends, inputs.ports);
+    let torrc = torrc::backend(&inputs.settings().tor_extra_config, backends, inputs.ports);
     let data = [("agent.yaml".to_owned(), agent.to_yaml()?), ("torrc".to_owned(), torrc)];
     Ok(config_map(inputs, Component::Backend, BTreeMap::from(data)))
 }
 
+/// Builds the `ConfigMap` of the frontends.
 pub(super) fn frontend(inputs: &Inputs<'_>) -> ConfigMap {
-    let torrc = torrc::frontend(&inputs.settings.tor_extra_config, &inputs.object.spec.frontend.extra_torrc);
+    let torrc = torrc::frontend(&inputs.settings().tor_extra_config, &inputs.object.spec.frontend.extra_torrc);
     config_map(inputs, Component::Frontend, BTreeMap::from([("torrc".to_owned(), torrc)]))
 }
 
@@ -34,8 +38,9 @@ fn config_map(inputs: &Inputs<'_>, component: Component, data: BTreeMap<String, 
     ConfigMap { metadata: inputs.component_metadata(component), data: Some(data), ..ConfigMap::default() }
 }
 
-/// Names what a pod read at its start: an annotation of the pod template, so that a change rolls the pods. The address is
-/// part of it: a publisher reads the master key only once.
+/// Returns a hash of everything that a pod reads at its start. It is an annotation of the pod
+/// template, so that a change starts a rollout. The hash includes the address, because a publisher
+/// reads the master key only once.
 pub(super) fn config_hash(inputs: &Inputs<'_>, config: &ConfigMap) -> String {
     let parts = config.data.iter().flatten().flat_map(|(key, value)| [key.as_str(), "\0", value, "\0"]);
     hash(&parts.chain([inputs.address.to_string().as_str()]).collect::<String>())
@@ -46,10 +51,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::operator::children::testing::Fixture;
+    use crate::operator::children::tests::support::Fixture;
 
     #[test]
-    fn an_agent_reads_what_is_written_for_it() {
+    fn an_agent_can_read_its_configuration() {
         let fixture = Fixture::of(&json!({"backends": {"introductionPoints": 4, "drainTimeoutSeconds": 7}}));
         let config = fixture.child("ConfigMap web-backend");
         let agent = AgentConfig::from_yaml(config["data"]["agent.yaml"].as_str().unwrap()).unwrap();
@@ -66,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cluster_wide_lines_are_in_every_torrc() {
+    fn every_torrc_has_the_cluster_wide_lines() {
         let fixture = Fixture::new();
         for id in ["ConfigMap web-backend", "ConfigMap web-frontend"] {
             assert!(fixture.child(id)["data"]["torrc"].as_str().unwrap().contains("\nUseBridges 1\n"), "{id}");
@@ -74,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_moves_with_the_content_and_the_address() {
+    fn the_hash_changes_with_the_content_but_not_with_the_scale() {
         let hash = |fixture: &Fixture| config_hash(&fixture.inputs(), &backend(&fixture.inputs()).unwrap());
         let first = Fixture::new();
         let mut other_port = Fixture::new();

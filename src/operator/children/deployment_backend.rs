@@ -1,4 +1,6 @@
-//! The backends: tor and the agent.
+//! The Deployment of the backends: pods with tor and the agent.
+
+use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{ConfigMap, KeyToPath, SecretVolumeSource, Volume};
@@ -9,15 +11,14 @@ use serde_json::Value;
 use super::config_map::{LINGER_SECONDS, config_hash};
 use super::{BuildError, Inputs, pod};
 use crate::crd::names::{self, Component};
-use crate::link::AGENT_API_PORT;
+use crate::link::paths::TOKEN_DIR;
+use crate::link::{AGENT_API_PORT, grace_period};
 
-/// From the end of draining to SIGKILL: `/drain`'s answer, tor's own shutdown.
-const SHUTDOWN_SECONDS: i64 = 15;
-
+/// Builds the Deployment of the backends, with the `ConfigMap` that their pods mount.
 pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Value, BuildError> {
     let service = inputs.name();
     let backends = &inputs.object.spec.backends;
-    let settings = inputs.settings.default_templates.under(&backends.template, &service, Component::Backend);
+    let settings = inputs.settings().default_templates.under(&backends.template, &service, Component::Backend);
     let token = Volume {
         name: "token".to_owned(),
         secret: Some(file(names::agent_token_secret(&service), "token")),
@@ -29,13 +30,16 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Valu
         init_arguments: ["backend", "init"],
         variables: Vec::new(),
         ports: vec![pod::port("agent", AGENT_API_PORT)],
-        secrets: vec![(token, pod::read_only("token", "/etc/onionbalance/token"))],
+        secrets: vec![(token, pod::read_only("token", TOKEN_DIR))],
         pre_stop: Some("/drain"),
-        // The agent ends a frozen tor itself, and sooner.
+        // The agent itself kills a frozen tor, and does so sooner than the kubelet.
         tor_liveness: None,
-        // The agent ends a frozen tor.
+        // The agent must see tor's process to kill it.
         shares_processes: true,
-        grace_seconds: i64::from(LINGER_SECONDS) + i64::from(backends.drain_timeout_seconds) + SHUTDOWN_SECONDS,
+        grace_period: grace_period(
+            Duration::from_secs(LINGER_SECONDS.into()),
+            Duration::from_secs(backends.drain_timeout_seconds.into()),
+        ),
     };
     let hash = config_hash(inputs, config);
     let deployment = Deployment {
@@ -57,7 +61,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Valu
     Ok(deployment)
 }
 
-/// A pod goes only when its successor is Ready.
+/// Returns the strategy of a rollout: a pod is terminated only once its successor is ready.
 pub(super) fn rolling() -> DeploymentStrategy {
     DeploymentStrategy {
         type_: Some("RollingUpdate".to_owned()),
@@ -68,7 +72,7 @@ pub(super) fn rolling() -> DeploymentStrategy {
     }
 }
 
-/// One key of a Secret, readable by the pod's group alone.
+/// Returns a volume source with one key of a Secret, which only the pod's group can read.
 pub(super) fn file(secret: String, key: &str) -> SecretVolumeSource {
     SecretVolumeSource {
         secret_name: Some(secret),
@@ -82,18 +86,18 @@ pub(super) fn file(secret: String, key: &str) -> SecretVolumeSource {
 mod tests {
     use serde_json::json;
 
-    use crate::operator::children::testing::Fixture;
+    use crate::operator::children::tests::support::Fixture;
     use crate::operator::settings::Settings;
 
     #[test]
-    fn replicas_unless_suspended() {
+    fn a_suspended_service_has_no_backends() {
         let replicas = |spec| Fixture::of(&spec).child("Deployment web-backend")["spec"]["replicas"].clone();
         assert_eq!(replicas(json!({"backends": {"replicas": 5}})), 5);
         assert_eq!(replicas(json!({"backends": {"replicas": 5}, "suspend": true})), 0);
     }
 
     #[test]
-    fn both_containers_wait_for_the_drain_and_are_given_the_time() {
+    fn both_containers_wait_for_the_drain_within_the_grace_period() {
         let fixture = Fixture::of(&json!({"backends": {"drainTimeoutSeconds": 100}}));
         let pod = &fixture.child("Deployment web-backend")["spec"]["template"]["spec"];
         assert_eq!(pod["terminationGracePeriodSeconds"], 145);
@@ -103,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_agent_holds_the_token_and_no_one_a_kubernetes_credential() {
+    fn only_the_agent_has_the_token_and_no_container_has_kubernetes_credentials() {
         let pod = &Fixture::new().child("Deployment web-backend")["spec"]["template"]["spec"];
         let holders: Vec<_> = pod["containers"]
             .as_array()
@@ -120,16 +124,16 @@ mod tests {
     }
 
     #[test]
-    fn a_rollout_never_takes_a_pod_before_its_successor_is_ready() {
+    fn a_rollout_terminates_a_pod_only_once_its_successor_is_ready() {
         let strategy = &Fixture::new().child("Deployment web-backend")["spec"]["strategy"];
         assert_eq!(strategy["rollingUpdate"]["maxUnavailable"], 0);
     }
 
     #[test]
-    fn images_torrc_and_template_take_new_pods_and_the_number_of_backends_does_not() {
+    fn a_new_image_torrc_or_template_starts_a_rollout_but_scaling_does_not() {
         let pods = |spec, change: fn(&mut Settings)| {
             let mut fixture = Fixture::of(&spec);
-            change(&mut fixture.settings);
+            change(&mut fixture.environment.settings);
             fixture.child("Deployment web-backend")["spec"]["template"].clone()
         };
         let before = pods(json!({}), |_| {});
@@ -153,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_agents_probes_and_ports() {
+    fn the_agent_has_three_probes_and_three_ports() {
         let agent = &Fixture::new().child("Deployment web-backend")["spec"]["template"]["spec"]["containers"][0];
         assert_eq!(agent["args"], json!(["backend"]));
         for (probe, path) in [("startupProbe", "/startupz"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")]

@@ -1,4 +1,6 @@
-//! The frontends: tor and the publisher.
+//! The Deployment of the frontends: pods with tor and the publisher.
+
+use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
 use k8s_openapi::api::core::v1::{
@@ -10,18 +12,22 @@ use serde_json::Value;
 
 use super::config_map::config_hash;
 use super::deployment_backend::{file, rolling};
-use super::{BuildError, Inputs, SECRET_KEY_FILE, hash, pod};
+use super::{BuildError, Inputs, SECRET_KEY_FILE, pod};
 use crate::crd::names::{self, Component};
+use crate::link::paths::MASTER_KEY_DIR;
+use crate::operator::stamp::hash;
 
-/// For releasing the Lease.
-const GRACE_SECONDS: i64 = 30;
+/// The termination grace period, in which the publisher releases the Lease.
+const GRACE_PERIOD: Duration = Duration::from_secs(30);
 
-/// `account` is the UID of their `ServiceAccount`. A pod's token is bound to it: when the account was deleted and made anew,
-/// the API server refuses the old pods, and only new ones get a token that is good.
+/// Builds the Deployment of the frontends, with the `ConfigMap` that their pods mount. `account` is
+/// the UID of their `ServiceAccount`, to which the token of a pod is bound. If the account is
+/// deleted and created again, the API server refuses the tokens of the old pods, so they must be
+/// replaced.
 pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str) -> Result<Value, BuildError> {
     let service = inputs.name();
     let frontend = &inputs.object.spec.frontend;
-    let settings = inputs.settings.default_templates.under(&frontend.template, &service, Component::Frontend);
+    let settings = inputs.settings().default_templates.under(&frontend.template, &service, Component::Frontend);
     let key = Volume {
         name: "master-key".to_owned(),
         secret: Some(file(names::master_key_secret(inputs.object), SECRET_KEY_FILE)),
@@ -31,18 +37,18 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
         name: "publisher",
         arguments: ["frontend", "--service", &service].map(ToOwned::to_owned).to_vec(),
         init_arguments: ["frontend", "init"],
-        // Another key that somebody puts into the Secret is not taken up.
+        // The publisher refuses any other key that somebody puts into the Secret.
         variables: vec![("ONION_ADDRESS", inputs.address.to_string())],
         ports: Vec::new(),
         secrets: vec![
-            (key, pod::read_only("master-key", "/etc/onionbalance/master-key")),
+            (key, pod::read_only("master-key", MASTER_KEY_DIR)),
             (api_access(), pod::read_only("api-access", "/var/run/secrets/kubernetes.io/serviceaccount")),
         ],
         pre_stop: None,
         tor_liveness: Some("/tor/livez"),
-        // Through it, tor could read the publisher's key and token under /proc.
+        // In a shared namespace, tor could read the publisher's key and token under /proc.
         shares_processes: false,
-        grace_seconds: GRACE_SECONDS,
+        grace_period: GRACE_PERIOD,
     };
     let hash = hash(&format!("{} {account}", config_hash(inputs, config)));
     let deployment = Deployment {
@@ -64,7 +70,8 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
     Ok(deployment)
 }
 
-/// What Kubernetes would mount into every container, for the publisher alone: tor, which speaks to the world, has none.
+/// Returns the volume with the credentials for the Kubernetes API, which only the publisher mounts.
+/// By default, Kubernetes would also mount it for tor, which is exposed to the network.
 fn api_access() -> Volume {
     let token = ServiceAccountTokenProjection {
         path: "token".to_owned(),
@@ -104,11 +111,11 @@ fn api_access() -> Volume {
 mod tests {
     use serde_json::json;
 
-    use crate::operator::children::testing::Fixture;
-    use crate::operator::children::{Inputs, children};
+    use crate::operator::children::tests::support::Fixture;
+    use crate::operator::children::{Inputs, Stage, children};
 
     #[test]
-    fn only_the_publisher_holds_the_master_key_and_an_api_token() {
+    fn only_the_publisher_has_the_master_key_and_an_api_token() {
         let pod = &Fixture::new().child("Deployment web-frontend")["spec"]["template"]["spec"];
         for volume in ["master-key", "api-access"] {
             let holders: Vec<_> = pod["containers"]
@@ -120,11 +127,11 @@ mod tests {
                 .collect();
             assert_eq!(holders, ["publisher"], "{volume}");
         }
-        assert!(pod.get("shareProcessNamespace").is_none(), "/proc would show tor what the publisher holds");
+        assert!(pod.get("shareProcessNamespace").is_none(), "tor could read the publisher's secrets under /proc");
     }
 
     #[test]
-    fn the_publisher_knows_which_key_to_expect() {
+    fn the_publisher_gets_the_address_of_the_expected_key() {
         let fixture = Fixture::new();
         let pod = &fixture.child("Deployment web-frontend")["spec"]["template"]["spec"];
         let publisher = pod["containers"].as_array().unwrap().iter().find(|c| c["name"] == "publisher").unwrap();
@@ -133,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn the_secret_is_the_one_that_the_object_names() {
+    fn the_pods_mount_the_secret_that_the_object_names() {
         let volume = |spec| {
             let deployment = Fixture::of(&spec).child("Deployment web-frontend");
             deployment["spec"]["template"]["spec"]["volumes"][3]["secret"].clone()
@@ -145,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn the_publisher_is_told_its_service() {
+    fn the_publisher_gets_the_name_of_its_service() {
         let publisher = &Fixture::new().child("Deployment web-frontend")["spec"]["template"]["spec"]["containers"][0];
         assert_eq!(publisher["args"], json!(["frontend", "--service", "web"]));
         assert_eq!(publisher["env"][2]["valueFrom"]["fieldRef"]["fieldPath"], "metadata.uid");
@@ -153,12 +160,12 @@ mod tests {
     }
 
     #[test]
-    fn a_new_account_takes_new_pods_and_without_one_there_are_none() {
+    fn a_new_account_starts_a_rollout_and_without_one_there_are_no_pods() {
         let fixture = Fixture::new();
         let template = |account| {
             let inputs = Inputs { frontend_account: account, ..fixture.inputs() };
-            let frontend =
-                children(&inputs).unwrap().into_iter().find(|child| child.id.to_string() == "Deployment web-frontend");
+            let deployments = children(&inputs, Stage::Deployments).unwrap();
+            let frontend = deployments.into_iter().find(|child| child.id.to_string() == "Deployment web-frontend");
             frontend.map(|child| child.manifest["spec"]["template"].clone())
         };
         assert_eq!(template(Some("a")), template(Some("a")));
@@ -167,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn the_publisher_answers_for_tors_liveness() {
+    fn the_publisher_answers_the_probes_of_tor() {
         let tor = &Fixture::new().child("Deployment web-frontend")["spec"]["template"]["spec"]["containers"][1];
         for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
             assert_eq!(tor[probe]["httpGet"], json!({"path": "/tor/livez", "port": 9401}));
@@ -175,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn suspended_means_none() {
+    fn a_suspended_service_has_no_frontends() {
         let replicas = |spec| Fixture::of(&spec).child("Deployment web-frontend")["spec"]["replicas"].clone();
         assert_eq!(replicas(json!({"frontend": {"replicas": 2}})), 2);
         assert_eq!(replicas(json!({"frontend": {"replicas": 2}, "suspend": true})), 0);

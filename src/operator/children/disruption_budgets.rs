@@ -1,4 +1,5 @@
-//! How many pods of a kind an eviction (a node that is drained) may take at a time.
+//! The `PodDisruptionBudget`s, which limit the pods that may be evicted at the same time, for
+//! example when a node is drained.
 
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -8,8 +9,9 @@ use serde_json::Value;
 use super::Inputs;
 use crate::crd::names::{self, Component};
 
-/// One frontend, a quarter of the backends (rounded up): never none, so that no single pod keeps a node from being drained. (What
-/// to do with pods that are not Ready, `unhealthyPodEvictionPolicy`, is a field that older API servers refuse.)
+/// Builds the budget of a component: one frontend, or a quarter of the backends (rounded up). It
+/// never forbids all evictions, so that a single pod cannot keep a node from being drained. (Older
+/// API servers refuse the field `unhealthyPodEvictionPolicy`.)
 pub(super) fn budget(inputs: &Inputs<'_>, component: Component) -> Result<Value, serde_json::Error> {
     let max_unavailable = match component {
         Component::Backend => IntOrString::String("25%".to_owned()),
@@ -33,14 +35,14 @@ pub(super) fn budget(inputs: &Inputs<'_>, component: Component) -> Result<Value,
 mod tests {
     use serde_json::json;
 
-    use crate::operator::children::PolicyVersion;
-    use crate::operator::children::testing::Fixture;
+    use crate::operator::children::tests::support::Fixture;
+    use crate::operator::served::PolicyVersion;
 
     #[test]
-    fn of_the_served_version_and_never_none() {
+    fn a_budget_has_the_served_version_and_allows_an_eviction() {
         let mut fixture = Fixture::new();
         for (version, name) in [(PolicyVersion::V1, "policy/v1"), (PolicyVersion::V1Beta1, "policy/v1beta1")] {
-            fixture.settings.policy = Some(version);
+            fixture.environment.served.disruption_budgets = Some(version);
             for (component, most) in [("backend", json!("25%")), ("frontend", json!(1))] {
                 let budget = fixture.child(&format!("PodDisruptionBudget web-{component}"));
                 assert_eq!(budget["apiVersion"], name);

@@ -1,5 +1,6 @@
-//! Who may connect to the pods: a service's publishers to its agents, the kubelet to the probes, Prometheus to the metrics. tor
-//! itself listens on no port, and may connect to whatever it likes.
+//! The `NetworkPolicy` of each component. Only the publishers of a service may connect to its
+//! agents. Everyone may connect to the probes, and the configured peers to the metrics. Tor listens
+//! on no port, and its outgoing connections are not restricted.
 
 use serde_json::{Value, json};
 
@@ -7,12 +8,15 @@ use super::Inputs;
 use crate::crd::names::{self, Component};
 use crate::link::{AGENT_API_PORT, METRICS_PORT, PROBE_PORT};
 
-/// `metrics_from` holds the peers that may read the metrics; none: everyone.
+/// Builds the policy of the backends. `metrics_from` holds the peers that may read the metrics; an
+/// empty list admits everyone.
 pub(super) fn backend(inputs: &Inputs<'_>, metrics_from: &[Value]) -> Result<Value, serde_json::Error> {
     let frontends = json!({"podSelector": {"matchLabels": names::pod_labels(&inputs.name(), Component::Frontend)}});
     policy(inputs, Component::Backend, metrics_from, Some(ingress(AGENT_API_PORT, &[frontends])))
 }
 
+/// Builds the policy of the frontends. `metrics_from` holds the peers that may read the metrics; an
+/// empty list admits everyone.
 pub(super) fn frontend(inputs: &Inputs<'_>, metrics_from: &[Value]) -> Result<Value, serde_json::Error> {
     policy(inputs, Component::Frontend, metrics_from, None)
 }
@@ -23,7 +27,7 @@ fn policy(
     metrics_from: &[Value],
     own: Option<Value>,
 ) -> Result<Value, serde_json::Error> {
-    // The kubelet probes from the node's address, which no policy can name.
+    // The kubelet probes from the address of the node, which a policy cannot select.
     let common = [ingress(PROBE_PORT, &[]), ingress(METRICS_PORT, metrics_from)];
     Ok(json!({
         "kind": "NetworkPolicy",
@@ -36,7 +40,7 @@ fn policy(
     }))
 }
 
-/// From nowhere in particular where there are no peers.
+/// Returns a rule that admits the peers to a port, or everyone if there are no peers.
 fn ingress(port: u16, from: &[Value]) -> Value {
     let mut rule = json!({"ports": [{"port": port, "protocol": "TCP"}]});
     if !from.is_empty() {
@@ -48,10 +52,10 @@ fn ingress(port: u16, from: &[Value]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operator::children::testing::Fixture;
+    use crate::operator::children::tests::support::Fixture;
 
     #[test]
-    fn an_agents_api_is_for_the_publishers_of_its_service() {
+    fn only_the_publishers_of_the_service_may_connect_to_its_agents() {
         let fixture = Fixture::new();
         let policy = fixture.child("NetworkPolicy web-backend");
         assert_eq!(policy["apiVersion"], "networking.k8s.io/v1");
@@ -77,10 +81,10 @@ mod tests {
     }
 
     #[test]
-    fn metrics_are_for_whom_the_settings_name() {
+    fn only_the_configured_peers_may_read_the_metrics() {
         let mut fixture = Fixture::new();
         let prometheus = json!({"namespaceSelector": {"matchLabels": {"team": "monitoring"}}});
-        fixture.settings.network_policies = Some(vec![prometheus.clone()]);
+        fixture.environment.settings.network_policies = Some(vec![prometheus.clone()]);
         for (component, rules) in [("backend", 3), ("frontend", 2)] {
             let policy = fixture.child(&format!("NetworkPolicy web-{component}"));
             let ingress = policy["spec"]["ingress"].as_array().unwrap();

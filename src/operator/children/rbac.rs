@@ -1,5 +1,5 @@
-//! What the publisher may do: see its pods, its object and the Secret of its authorized clients, write its object's status,
-//! hold its Lease. Nothing else.
+//! The rights of the publisher. It may read its pods, its object and the Secret of the authorized
+//! clients, write the status of its object, and hold its Lease, and nothing else.
 
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use kube::{Resource as _, ResourceExt as _};
@@ -8,6 +8,7 @@ use super::Inputs;
 use crate::crd::OnionBalancedService;
 use crate::crd::names::{self, Component};
 
+/// Builds the Role of the publisher.
 pub(super) fn role(inputs: &Inputs<'_>) -> Role {
     let service = inputs.name();
     let lease = Component::Frontend.child_name(&service);
@@ -16,11 +17,13 @@ pub(super) fn role(inputs: &Inputs<'_>) -> Role {
         rule("", "pods", &["list", "watch"], None),
         rule(&group, "onionbalancedservices", &["get", "list", "watch"], Some(&service)),
         rule(&group, "onionbalancedservices/status", &["patch"], Some(&service)),
-        // A name cannot restrict creation: it is in the body, which the authorizer does not see.
+        // A name cannot restrict creation, because the authorizer does not see the body of the
+        // request.
         rule("coordination.k8s.io", "leases", &["create"], None),
         rule("coordination.k8s.io", "leases", &["get", "update"], Some(&lease)),
     ];
-    // Watched, not mounted: so a change takes effect at once, and a Secret that is not there does not keep the pod from starting.
+    // The Secret is watched and not mounted, so that a change takes effect at once and a missing
+    // Secret does not keep the pod from starting.
     rules.extend(names::clients_secret(inputs.object).map(|name| rule("", "secrets", &["list", "watch"], Some(name))));
     Role { metadata: inputs.component_metadata(Component::Frontend), rules: Some(rules) }
 }
@@ -35,6 +38,7 @@ fn rule(group: &str, resource: &str, verbs: &[&str], name: Option<&str>) -> Poli
     }
 }
 
+/// Builds the `RoleBinding` of the publisher.
 pub(super) fn role_binding(inputs: &Inputs<'_>) -> RoleBinding {
     let name = Component::Frontend.child_name(&inputs.name());
     RoleBinding {
@@ -57,10 +61,10 @@ pub(super) fn role_binding(inputs: &Inputs<'_>) -> RoleBinding {
 mod tests {
     use serde_json::json;
 
-    use crate::operator::children::testing::Fixture;
+    use crate::operator::children::tests::support::Fixture;
 
     #[test]
-    fn exactly_these_rights() {
+    fn the_role_has_exactly_these_rights() {
         let obs = "onionbalance.dev";
         assert_eq!(
             Fixture::new().child("Role web-frontend")["rules"],
@@ -78,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn of_secrets_only_the_authorized_clients() {
+    fn the_only_readable_secret_is_that_of_the_authorized_clients() {
         let role = Fixture::of(&json!({"restrictedDiscovery": {"secretName": "clients"}})).child("Role web-frontend");
         let secrets: Vec<_> =
             role["rules"].as_array().unwrap().iter().filter(|rule| rule["resources"] == json!(["secrets"])).collect();
@@ -87,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_frontend_has_them_and_no_one_else() {
+    fn only_the_frontends_account_has_the_role() {
         let binding = Fixture::new().child("RoleBinding web-frontend");
         assert_eq!(binding["roleRef"]["name"], "web-frontend");
         assert_eq!(

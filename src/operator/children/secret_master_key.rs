@@ -1,4 +1,4 @@
-//! The generated master key's Secret.
+//! The Secret of a generated master key.
 
 use std::collections::BTreeMap;
 
@@ -11,14 +11,17 @@ use super::owner;
 use crate::crd::{DeletionPolicy, OnionBalancedService, names};
 use crate::onion::MasterKey;
 
-/// The Secret's key that is needed: Tor's file of the same name.
+/// The Secret's entry with the master key, in the format of Tor's file of the same name.
 pub const SECRET_KEY_FILE: &str = "hs_ed25519_secret_key";
-/// Marks a Secret whose key the operator generated. Only such may be changed (owner) or made immutable.
+/// The annotation of a Secret with a key that the operator generated. The operator changes the
+/// owners of no other Secret.
 pub const GENERATED_ANNOTATION: &str = "onionbalance.dev/generated";
 
-/// Immutable, so that no slip of the hand changes the address; owned only where the key shall go with the object, and
-/// never as by a controller: what prunes controlled children must not find it. Nor may Argo CD, which by default before version 3
-/// takes what nothing owns and whose label `app.kubernetes.io/instance` is an application's name for a part of it, not found in git.
+/// Builds the Secret of a generated key. It is immutable, so that nobody changes the address by
+/// mistake. The service owns it only if the deletion policy says so, and never as its controller,
+/// so that pruning does not delete it. It lacks the label `app.kubernetes.io/instance`: by default
+/// before version 3, Argo CD takes an object without owners for a part of the application that this
+/// label names, and prunes it because it is not in git.
 pub fn secret_master_key(object: &OnionBalancedService, key: &MasterKey) -> Secret {
     let name = object.name_any();
     let mut labels = names::labels(&name, None);
@@ -52,10 +55,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::operator::children::testing::Fixture;
+    use crate::operator::children::tests::support::Fixture;
 
     #[test]
-    fn it_holds_tors_three_files_and_cannot_be_changed() {
+    fn the_secret_holds_tors_three_files_and_is_immutable() {
         let fixture = Fixture::new();
         let secret = secret_master_key(&fixture.object, &fixture.key);
         let data = secret.data.unwrap();
@@ -69,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn no_application_of_its_services_name_takes_it_for_its_own() {
+    fn the_secret_lacks_the_label_by_which_argo_cd_would_prune_it() {
         let fixture = Fixture::new();
         let labels = secret_master_key(&fixture.object, &fixture.key).metadata.labels.unwrap();
         assert!(names::is_labelled(Some(&labels), "web"));
@@ -77,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_with_the_object_only_when_asked() {
+    fn the_service_owns_the_secret_only_if_the_policy_says_so() {
         let fixture = Fixture::of(&json!({"deletionPolicy": "Delete"}));
         let owners = secret_master_key(&fixture.object, &fixture.key).metadata.owner_references.unwrap();
         assert_eq!(owners.len(), 1);

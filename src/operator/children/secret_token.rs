@@ -1,4 +1,4 @@
-//! The agent token's Secret.
+//! The Secret of the agent token.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Secret;
 use super::Inputs;
 use crate::crd::names;
 
+/// Builds the Secret with the token that publishers and agents share.
 pub(super) fn secret(inputs: &Inputs<'_>) -> Secret {
     Secret {
         metadata: inputs.metadata(names::agent_token_secret(&inputs.name()), None),
@@ -21,10 +22,10 @@ pub(super) fn secret(inputs: &Inputs<'_>) -> Secret {
 mod tests {
     use super::*;
     use crate::link::AgentToken;
-    use crate::operator::children::testing::Fixture;
+    use crate::operator::children::tests::support::Fixture;
 
     #[test]
-    fn the_same_key_gives_the_same_token() {
+    fn the_token_is_derived_from_the_master_key() {
         let fixture = Fixture::new();
         let token = secret(&fixture.inputs()).data.unwrap()["token"].0.clone();
         assert_eq!(token, AgentToken::derive(&fixture.key).to_hex().as_bytes());

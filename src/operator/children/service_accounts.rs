@@ -1,10 +1,12 @@
-//! A `ServiceAccount` for each kind of pod. Neither mounts a token by itself: the publisher has a volume of its own.
+//! The `ServiceAccount` of each component. Its token is not mounted automatically; the publisher
+//! has a volume of its own.
 
 use k8s_openapi::api::core::v1::ServiceAccount;
 
 use super::Inputs;
 use crate::crd::names::Component;
 
+/// Builds the `ServiceAccount` of a component.
 pub(super) fn service_account(inputs: &Inputs<'_>, component: Component) -> ServiceAccount {
     ServiceAccount {
         metadata: inputs.component_metadata(component),
@@ -15,10 +17,10 @@ pub(super) fn service_account(inputs: &Inputs<'_>, component: Component) -> Serv
 
 #[cfg(test)]
 mod tests {
-    use crate::operator::children::testing::Fixture;
+    use crate::operator::children::tests::support::Fixture;
 
     #[test]
-    fn no_token_by_default() {
+    fn no_token_is_mounted_automatically() {
         for id in ["ServiceAccount web-backend", "ServiceAccount web-frontend"] {
             assert_eq!(Fixture::new().child(id)["automountServiceAccountToken"], false);
         }

@@ -1,4 +1,4 @@
-//! A headless Service for each kind of pod: where its metrics are.
+//! The headless Service of each component, through which its metrics can be found.
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -7,12 +7,13 @@ use super::Inputs;
 use crate::crd::names::{self, Component};
 use crate::link::METRICS_PORT;
 
+/// Builds the headless Service of a component.
 pub(super) fn service(inputs: &Inputs<'_>, component: Component) -> Service {
     Service {
         metadata: inputs.component_metadata(component),
         spec: Some(ServiceSpec {
             cluster_ip: Some("None".to_owned()),
-            // What is not Ready is what one wants to see in the metrics.
+            // The metrics of pods that are not ready are the most interesting.
             publish_not_ready_addresses: Some(true),
             selector: Some(names::pod_labels(&inputs.name(), component)),
             ports: Some(vec![ServicePort {
@@ -32,10 +33,10 @@ pub(super) fn service(inputs: &Inputs<'_>, component: Component) -> Service {
 mod tests {
     use serde_json::json;
 
-    use crate::operator::children::testing::Fixture;
+    use crate::operator::children::tests::support::Fixture;
 
     #[test]
-    fn headless_metrics_of_the_pods() {
+    fn the_service_is_headless_and_has_the_metrics_port() {
         let spec = &Fixture::new().child("Service web-backend")["spec"];
         assert_eq!(spec["clusterIP"], "None");
         assert_eq!(spec["ports"][0]["port"], 9402);

@@ -1,42 +1,45 @@
-//! The torrc of a backend and of a frontend.
+//! The torrc of backends and frontends.
 
 use std::fmt::Write as _;
 
 use crate::crd::Backends;
-use crate::link::{AgentConfig, ForwardedPort};
+use crate::link::paths::{CONTROL_COOKIE, CONTROL_SOCKET, EMPTY_FILE, FORWARD_DIR, ONION_SERVICE_DIR, TOR_DATA_DIR};
+use crate::link::{AgentConfig, ForwardedPort, TOR_METRICS_PORT};
 
-/// Both: `SocksPort 0` since no one connects through them; an empty `GeoIP` file since nothing here chooses relays by
-/// country, and tables cost 30 MiB of memory; never dormant, since a frontend's tor makes circuits only when it publishes; metrics
-/// on the loopback, where nobody but the pod's own containers is.
-const COMMON: &str = "\
-DataDirectory /var/lib/tor/data
-ControlSocket unix:/run/onionbalance/control/socket
+/// Returns the options that both components have in common. `SocksPort 0`, because nobody uses tor
+/// as a proxy. An empty `GeoIP` file, because nothing here chooses relays by country and the tables
+/// cost 30 MiB of memory. Never dormant, because a frontend's tor builds circuits only when it
+/// publishes. Metrics on the loopback interface, where only the pod's own containers can read them.
+fn common() -> String {
+    format!(
+        "\
+DataDirectory {TOR_DATA_DIR}
+ControlSocket unix:{CONTROL_SOCKET}
 CookieAuthentication 1
-CookieAuthFile /run/onionbalance/control/cookie
+CookieAuthFile {CONTROL_COOKIE}
 SocksPort 0
 DormantTimeoutEnabled 0
-GeoIPFile /run/onionbalance/empty
-GeoIPv6File /run/onionbalance/empty
-MetricsPort 127.0.0.1:9403
+GeoIPFile {EMPTY_FILE}
+GeoIPv6File {EMPTY_FILE}
+MetricsPort 127.0.0.1:{TOR_METRICS_PORT}
 MetricsPortPolicy accept 127.0.0.1
 Log notice stdout
-";
+"
+    )
+}
 
-/// An instance that publishes nothing itself: the agent hands its descriptor to the publisher.
-const BACKEND: &str = "\
-PublishHidServDescriptors 0
-HiddenServiceDir /run/onionbalance/hs
-HiddenServiceVersion 3
-HiddenServiceOnionBalanceInstance 1
-";
-
-/// `global` holds lines for every tor of the cluster. Options of an onion service belong to the `HiddenServiceDir` before
-/// them, so the user's lines come last.
+/// Returns the torrc of a backend, whose tor publishes nothing itself: the agent hands the
+/// descriptor to the publisher. `global` holds lines for every tor of the cluster. Options of an
+/// onion service apply to the `HiddenServiceDir` before them, so the user's lines come last.
 pub(super) fn backend(global: &str, backends: &Backends, ports: &[ForwardedPort]) -> String {
-    let mut text = format!("{COMMON}{}{BACKEND}", lines(global));
+    let mut text = common() + &lines(global);
+    line(&mut text, format_args!("PublishHidServDescriptors 0"));
+    line(&mut text, format_args!("HiddenServiceDir {ONION_SERVICE_DIR}"));
+    line(&mut text, format_args!("HiddenServiceVersion 3"));
+    line(&mut text, format_args!("HiddenServiceOnionBalanceInstance 1"));
     line(&mut text, format_args!("HiddenServiceNumIntroductionPoints {}", backends.introduction_points));
     for ForwardedPort { port, .. } in ports {
-        line(&mut text, format_args!("HiddenServicePort {port} unix:/run/onionbalance/forward/{port}.sock"));
+        line(&mut text, format_args!("HiddenServicePort {port} unix:{FORWARD_DIR}/{port}.sock"));
     }
     if AgentConfig::exports_circuit_id(ports) {
         line(&mut text, format_args!("HiddenServiceExportCircuitID haproxy"));
@@ -49,11 +52,13 @@ pub(super) fn backend(global: &str, backends: &Backends, ports: &[ForwardedPort]
     text + &lines(&backends.extra_torrc)
 }
 
+/// Returns the torrc of a frontend. `global` holds lines for every tor of the cluster.
 pub(super) fn frontend(global: &str, extra: &str) -> String {
-    format!("{COMMON}{}{}", lines(global), lines(extra))
+    format!("{}{}{}", common(), lines(global), lines(extra))
 }
 
-/// Each line trimmed and ended, empty ones left out: a block literal of YAML brings both.
+/// Trims each line, ends it with a line feed, and removes empty lines. A block literal of YAML can
+/// contain both indentation and empty lines.
 fn lines(text: &str) -> String {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).flat_map(|line| [line, "\n"]).collect()
 }
@@ -73,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backends_torrc() {
+    fn a_backend_has_an_onion_service_with_the_users_lines_last() {
         let backends = Backends {
             introduction_points: 5,
             intro_dos_defense: Some(IntroDosDefense { rate_per_second: 25, burst_per_second: 200 }),
@@ -112,12 +117,12 @@ HiddenServiceMaxStreams 100
     }
 
     #[test]
-    fn tors_metrics_are_where_they_are_looked_for() {
-        assert!(COMMON.contains(&format!("\nMetricsPort 127.0.0.1:{}\n", crate::link::TOR_METRICS_PORT)));
+    fn tors_metrics_are_on_the_port_that_our_programs_read() {
+        assert!(common().contains(&format!("\nMetricsPort 127.0.0.1:{}\n", crate::link::TOR_METRICS_PORT)));
     }
 
     #[test]
-    fn tor_exports_circuits_where_a_port_wants_it() {
+    fn tor_exports_circuits_if_a_port_has_the_proxy_protocol() {
         let text = |ports: &[ForwardedPort]| backend("", &Backends::default(), ports);
         let wants = ForwardedPort { proxy_header: true, ..port(443) };
         assert!(text(&[port(80), wants]).ends_with("443.sock\nHiddenServiceExportCircuitID haproxy\n"));
@@ -127,7 +132,7 @@ HiddenServiceMaxStreams 100
     #[test]
     fn a_frontends_torrc_has_no_onion_service() {
         let text = frontend("UseBridges 1", "NumCPUs 1");
-        assert_eq!(text, format!("{COMMON}UseBridges 1\nNumCPUs 1\n"));
+        assert_eq!(text, common() + "UseBridges 1\nNumCPUs 1\n");
         assert!(!text.contains("HiddenService"));
     }
 }

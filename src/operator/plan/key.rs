@@ -1,5 +1,6 @@
-//! The master key: which is used, and when one may be made. A new key is a new address, so it is made only where there
-//! never was one; everything else is said and waited for.
+//! The master key: which key a service uses, and when the operator may generate one. A new key is a
+//! new address, so the operator generates a key only if there never was one. Any other problem is
+//! reported in the status and left to people.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -9,17 +10,22 @@ use kube::{Resource as _, ResourceExt as _};
 
 use super::KeySecret;
 use crate::crd::names::{self, SERVICE_LABEL};
-use crate::crd::{DeletionPolicy, OnionBalancedService};
+use crate::crd::{DeletionPolicy, OnionBalancedService, Reason};
 use crate::onion::{MasterKey, OnionAddress};
 use crate::operator::children::{GENERATED_ANNOTATION, SECRET_KEY_FILE, owner};
-use crate::operator::conditions::Verdict;
+use crate::operator::conditions::Finding;
 
+/// The decision about the master key.
 pub(super) enum Decision {
+    /// Use this key.
     Use(MasterKey),
+    /// Generate a key, because there never was one.
     Generate,
-    Refuse(Verdict),
+    /// Use no key, for the reason that the finding gives.
+    Refuse(Finding),
 }
 
+/// Decides about the master key of a service.
 pub(super) fn decide(
     object: &OnionBalancedService,
     rivals: &[Arc<OnionBalancedService>],
@@ -29,18 +35,18 @@ pub(super) fn decide(
     let Some(secret) = secret else { return missing(object, &name) };
     let key = match read(secret) {
         Ok(key) => key,
-        Err(problem) => return refuse("KeyInvalid", format!("Secret {name}: {problem}")),
+        Err(problem) => return refuse(Reason::KeyInvalid, format!("Secret {name}: {problem}")),
     };
-    if let Some(verdict) = unexpected(object, &name, key.address()) {
-        return Decision::Refuse(verdict);
+    if let Some(finding) = unexpected(object, &name, key.address()) {
+        return Decision::Refuse(finding);
     }
     if let Some(rival) = winner(object, rivals, key.address()) {
         let (rival_namespace, rival_name) = (rival.namespace().unwrap_or_default(), rival.name_any());
         return refuse(
-            "KeyConflict",
+            Reason::KeyConflict,
             format!(
-                "{} is already served by {rival_namespace}/{rival_name}; name another Secret in spec.masterKey.secretName, \
-                 or delete one of the two",
+                "{} is already served by {rival_namespace}/{rival_name}; name another Secret in \
+                 spec.masterKey.secretName, or delete one of the two objects",
                 key.address()
             ),
         );
@@ -48,8 +54,8 @@ pub(super) fn decide(
     Decision::Use(key)
 }
 
-fn refuse(reason: &'static str, message: String) -> Decision {
-    Decision::Refuse(Verdict::no(reason, message))
+fn refuse(reason: Reason, message: String) -> Decision {
+    Decision::Refuse(Finding::no(reason, message))
 }
 
 fn missing(object: &OnionBalancedService, secret: &str) -> Decision {
@@ -57,24 +63,27 @@ fn missing(object: &OnionBalancedService, secret: &str) -> Decision {
     let was = object.status.as_ref().and_then(|status| status.onion_address.as_ref());
     let message = match (was, &spec.onion_address, &spec.secret_name) {
         (Some(address), _, _) => {
-            format!("Secret {secret} with the key of {address} is gone; restore it: a new key would be a new address")
+            format!(
+                "Secret {secret} with the key of {address} is missing; restore it, because a new key would be a new address"
+            )
         }
         (None, Some(address), _) => format!(
-            "Secret {secret} is not there; create it with the {SECRET_KEY_FILE} of {address}, which spec.masterKey.onionAddress wants"
+            "Secret {secret} is missing; create it with the {SECRET_KEY_FILE} of {address}, which \
+             spec.masterKey.onionAddress requires"
         ),
         (None, None, Some(_)) => format!(
-            "Secret {secret}, named by spec.masterKey.secretName, is not there; create it with the key {SECRET_KEY_FILE}"
+            "Secret {secret}, named by spec.masterKey.secretName, is missing; create it with the key {SECRET_KEY_FILE}"
         ),
         (None, None, None) => return Decision::Generate,
     };
-    refuse("SecretNotFound", message)
+    refuse(Reason::SecretNotFound, message)
 }
 
 fn read(secret: &KeySecret) -> Result<MasterKey, String> {
     let file = secret
         .data
         .get(SECRET_KEY_FILE)
-        .ok_or_else(|| format!("it has no {SECRET_KEY_FILE}; put Tor's file of that name into it"))?;
+        .ok_or_else(|| format!("it has no {SECRET_KEY_FILE}; add Tor's file of that name"))?;
     let key = MasterKey::from_tor_secret_key_file(file).map_err(|error| error.to_string())?;
     if let Some(file) = secret.data.get("hs_ed25519_public_key") {
         key.check_tor_public_key_file(file).map_err(|error| error.to_string())?;
@@ -85,33 +94,36 @@ fn read(secret: &KeySecret) -> Result<MasterKey, String> {
     Ok(key)
 }
 
-/// The address changes only on purpose: when the spec says so.
-fn unexpected(object: &OnionBalancedService, secret: &str, address: OnionAddress) -> Option<Verdict> {
+/// Returns the finding about a key that changes the service's address. The address may change only
+/// on purpose, if the spec says so.
+fn unexpected(object: &OnionBalancedService, secret: &str, address: OnionAddress) -> Option<Finding> {
     let wanted = object.spec.master_key.onion_address.as_deref().and_then(|text| text.parse::<OnionAddress>().ok());
     if let Some(wanted) = wanted {
         let message = || {
             format!(
-                "Secret {secret} holds the key of {address}, but spec.masterKey.onionAddress wants {wanted}; correct one of them"
+                "Secret {secret} holds the key of {address}, but spec.masterKey.onionAddress requires {wanted}; \
+                 correct one of them"
             )
         };
-        return (wanted != address).then(|| Verdict::no("AddressMismatch", message()));
+        return (wanted != address).then(|| Finding::no(Reason::AddressMismatch, message()));
     }
     let was = object.status.as_ref()?.onion_address.as_deref()?.parse::<OnionAddress>().ok()?;
     (was != address).then(|| {
         let message = format!(
-            "Secret {secret} holds the key of {address}, but this object's address is {was}; put the old key back, or, to \
+            "Secret {secret} holds the key of {address}, but this object's address is {was}; restore the old key or, to \
              change the address on purpose, set spec.masterKey.onionAddress to {address}"
         );
-        Verdict::no("AddressMismatch", message)
+        Finding::no(Reason::AddressMismatch, message)
     })
 }
 
-/// The address of the key in a Secret, if it holds one.
+/// Returns the address of the key in a Secret, if the Secret holds a valid key.
 pub fn address(secret: &KeySecret) -> Option<OnionAddress> {
     Some(MasterKey::from_tor_secret_key_file(secret.data.get(SECRET_KEY_FILE)?).ok()?.address())
 }
 
-/// Whether another object may use the same key, which is that of `address`: it names the same Secret, or has the address.
+/// Returns true if another service may use the same key, because it names the same Secret or its
+/// status has the key's address.
 pub fn shares_key(object: &OnionBalancedService, other: &OnionBalancedService, address: Option<&str>) -> bool {
     names::same_master_key_secret(object, other) || address.is_some_and(|address| has_address(other, address))
 }
@@ -120,7 +132,8 @@ fn has_address(object: &OnionBalancedService, address: &str) -> bool {
     object.status.as_ref().is_some_and(|status| status.onion_address.as_deref() == Some(address))
 }
 
-/// Another object with the same key that goes first, if there is one: who already has the address, then the older.
+/// Returns another service that has precedence over this one for the same key, if there is one. A
+/// service that already has the address comes first, then the older one.
 fn winner<'a>(
     object: &OnionBalancedService,
     rivals: &'a [Arc<OnionBalancedService>],
@@ -139,8 +152,9 @@ fn winner<'a>(
         .min_by_key(|other| rank(other))
 }
 
-/// The owners that the Secret should have, where they are others. Only what the operator generated is owned, and only where
-/// it shall go with the object; whether its key can be used does not matter.
+/// Returns the owners that the key's Secret should have, if they differ from the present ones. The
+/// service owns only a Secret that the operator generated, and only if the deletion policy says
+/// that the key is deleted with the service. The owners do not depend on the validity of the key.
 pub(super) fn wanted_owners(object: &OnionBalancedService, secret: &KeySecret) -> Option<Vec<OwnerReference>> {
     let named = secret.metadata.name.as_ref() == Some(&names::default_master_key_secret(&object.name_any()));
     let annotated =

@@ -1,182 +1,223 @@
-//! What to do: a pure function of what was observed.
+//! The next step of a reconciliation: a pure function of what has been observed so far.
+//!
+//! A reconciliation observes, plans one step, executes it, records its outcome with
+//! [`Observed::learn`], and plans again until nothing is left to do. The order of the steps follows
+//! from the facts alone:
+//!
+//! 1. Read the object itself and generate the master key, if there never was one.
+//! 2. Set the owners of the generated key's Secret.
+//! 3. Find the existing owned objects and apply those that differ, stage by stage. The frontends'
+//!    Deployment needs the UID of their `ServiceAccount`, which an earlier stage may have created.
+//! 4. Prune the owned objects that are no longer used.
+//!
+//! An object that is not accepted, or has no usable key, keeps its owned objects as they are.
 
 mod clients;
 mod key;
+mod observed;
 mod status;
 mod targets;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
-use k8s_openapi::ByteString;
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt as _;
+use serde_json::Value;
 
 pub use key::{address, shares_key};
-pub use status::{Failure, forbidden, next_look, status, unreadable};
+pub use observed::{
+    Applied, KeyPermit, KeySecret, Labelled, Observed, Outcome, OwnedObjects, RefusedWrite, Taken, taken,
+};
+pub use status::{forbidden, requeue_after, status, unreadable};
 pub use targets::resolve;
 
-use super::children::{Child, ChildId, Inputs, children};
-use super::conditions::Verdict;
-use super::pods::Trouble;
-use super::settings::Settings;
-use crate::crd::clients::ClientList;
-use crate::crd::{OnionBalancedService, validate};
-use crate::link::{AgentConfig, AgentToken};
+use super::children::{BuildError, ChildId, Inputs, Kind, Stage, children, ids};
+use super::conditions::Finding;
+use super::drift::is_applied;
+use super::holder::{Holder, holder};
+use super::stamp::stamped;
+use crate::crd::{OnionBalancedService, Reason, validate};
+use crate::link::AgentToken;
 use crate::onion::OnionAddress;
 
-/// All that a decision rests on.
-pub struct Observed {
-    /// The object.
-    pub object: Arc<OnionBalancedService>,
-    /// The other objects that we look after and that may use the same key.
-    pub rivals: Vec<Arc<OnionBalancedService>>,
-    /// The master key's Secret.
-    pub key_secret: Option<KeySecret>,
-    /// What is in the Secret that `spec.restrictedDiscovery` names.
-    pub clients_secret: Option<ClientList>,
-    /// The target Services that are there, by name.
-    pub services: BTreeMap<String, Service>,
-    /// What the backends were told last; read only where a target is not to be found.
-    pub last_config: Option<AgentConfig>,
-    /// Children whose name is taken by an object that is not ours.
-    pub taken: Vec<Taken>,
-    /// The UID of the frontends' `ServiceAccount`.
-    pub frontend_account: Option<String>,
-    /// The backends' Deployment.
-    pub backends: Option<Arc<Deployment>>,
-    /// The frontends' Deployment.
-    pub frontends: Option<Arc<Deployment>>,
-    /// What keeps pods from starting.
-    pub troubles: Vec<Trouble>,
-    /// The frontend's Lease, if it is ours.
-    pub lease: Option<Lease>,
+/// The next step of a reconciliation.
+pub enum Next {
+    /// Read the object from the API server. The cache can be stale, and a second key would be a
+    /// second address.
+    ReadObject,
+    /// Generate the master key and create its Secret.
+    GenerateKey,
+    /// Set the owners of the generated key's Secret.
+    SetKeyOwners(Vec<OwnerReference>),
+    /// Find the existing objects with the names of the owned objects.
+    FindChildren {
+        /// True if the API server must be asked for the names that are not in the cache. The cache
+        /// contains only labelled objects.
+        ask_server: bool,
+    },
+    /// Apply the owned objects of a stage that are missing or differ.
+    Apply(Stage, Vec<Due>),
+    /// Delete the owned objects that are no longer used.
+    Prune(Vec<Orphan>),
+    /// Write the status: nothing else is left to do.
+    Done(Conclusion),
 }
 
-/// The master key's Secret. Its data is taken out of the API object, so that it is wiped when no longer needed.
-pub struct KeySecret {
-    /// Its metadata.
-    pub metadata: ObjectMeta,
-    /// Its data.
-    pub data: BTreeMap<String, zeroize::Zeroizing<Vec<u8>>>,
+/// An owned object that must be applied. The manifest can contain a secret, so this type does not
+/// implement `Debug`.
+pub struct Due {
+    /// The object's kind and name.
+    pub id: ChildId,
+    /// The manifest, with its hash as an annotation.
+    pub manifest: Value,
+    /// True if an object of this kind and name is known to exist.
+    pub exists: bool,
 }
 
-impl KeySecret {
-    /// Takes the data out of an API object.
-    pub fn new(metadata: ObjectMeta, data: Option<BTreeMap<String, ByteString>>) -> Self {
-        let data = data.unwrap_or_default().into_iter().map(|(name, bytes)| (name, zeroize::Zeroizing::new(bytes.0)));
-        Self { metadata, data: data.collect() }
-    }
-}
-
-/// A child's name is taken.
+/// An owned object that is no longer used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Taken {
-    /// Which child.
-    pub child: ChildId,
-    /// By a child of a former object of the same name, which the garbage collector is about to remove.
-    pub by_predecessor: bool,
+pub struct Orphan {
+    /// The object's kind and name.
+    pub id: ChildId,
+    /// The object's UID.
+    pub uid: Option<String>,
 }
 
-/// What to do about the master key.
-pub enum KeyStep {
-    /// Nothing.
-    Keep,
-    /// Make one, and plan again: nothing else is done without a key.
-    Generate,
-    /// Set the owners of the generated Secret.
-    SetOwners(Vec<OwnerReference>),
-}
-
-/// What to do, and what to say.
-pub struct Plan {
-    /// About the master key.
-    pub key_step: KeyStep,
-    /// The children as they should be; None: what is there stays as it is.
-    pub children: Option<Vec<Child>>,
-    accepted: Verdict,
-    master_key: Verdict,
-    /// What is wrong with a target, if anything.
-    target_problem: Option<Verdict>,
+/// The findings of a reconciliation, for the status.
+pub struct Conclusion {
+    accepted: Finding,
+    master_key: Finding,
+    /// The first problem with a target, if any.
+    target_problem: Option<Finding>,
+    /// The address of the usable key, if there is one.
     address: Option<OnionAddress>,
+    /// True if the owned objects are kept as the spec wants them. False if they stay as they are.
+    applies_children: bool,
 }
 
-/// Decides.
-pub fn plan(observed: &Observed, settings: &Settings) -> Plan {
+/// Plans the next step.
+pub fn plan(observed: &Observed) -> Next {
     let object = &*observed.object;
     let mut accepted = accept(object, &observed.taken);
-    let key = key::decide(object, &observed.rivals, observed.key_secret.as_ref());
-    let targets = resolve(object, &observed.services, observed.last_config.as_ref());
-    let owners = observed.key_secret.as_ref().and_then(|secret| key::wanted_owners(object, secret));
-    let mut key_step = owners.map_or(KeyStep::Keep, KeyStep::SetOwners);
-    let (master_key, usable_key) = match key {
+    let (master_key, key) = match key::decide(object, &observed.rivals, observed.key_secret.as_ref()) {
         key::Decision::Use(key) => {
-            (Verdict::yes("KeyLoaded", format!("The key of {} is used.", key.address())), Some(key))
+            let finding = Finding::yes(Reason::KeyLoaded, format!("Using the key of {}.", key.address()));
+            (finding, Some(key))
         }
         key::Decision::Generate if accepted.holds() => {
-            key_step = KeyStep::Generate;
-            (Verdict::unknown("Generating", "A key is being generated."), None)
+            match observed.key_permit {
+                KeyPermit::Unknown => return Next::ReadObject,
+                KeyPermit::Granted => return Next::GenerateKey,
+                KeyPermit::Denied | KeyPermit::Used => {}
+            }
+            (Finding::unknown(Reason::Generating, "A key is being generated."), None)
         }
         key::Decision::Generate => {
-            (Verdict::unknown("NotAccepted", "A key is generated once the object is accepted."), None)
+            let message = "A key is generated once the object is accepted.";
+            (Finding::unknown(Reason::NotAccepted, message), None)
         }
-        key::Decision::Refuse(verdict) => (verdict, None),
+        key::Decision::Refuse(finding) => (finding, None),
     };
-    let children = match (&usable_key, &targets.ports) {
-        (Some(key), Some(ports)) if accepted.holds() => {
-            let token = AgentToken::derive(key);
-            let frontend_account = observed.frontend_account.as_deref();
-            let inputs = Inputs { object, settings, address: key.address(), token: &token, ports, frontend_account };
-            match children(&inputs) {
-                Ok(children) => Some(children),
-                Err(error) => {
-                    accepted = Verdict::no("InvalidSpec", error.to_string());
-                    None
-                }
-            }
+    if let Some(secret) = observed.key_secret.as_ref().filter(|_| !observed.tried_key_owners)
+        && let Some(owners) = key::wanted_owners(object, secret)
+    {
+        return Next::SetKeyOwners(owners);
+    }
+    let targets = resolve(object, &observed.services, observed.last_config.as_ref());
+    let mut applies_children = false;
+    if let (Some(key), Some(ports), true) = (&key, &targets.ports, accepted.holds()) {
+        let inputs = Inputs {
+            object,
+            environment: &observed.environment,
+            address: key.address(),
+            token: &AgentToken::derive(key),
+            ports,
+            frontend_account: observed.frontend_account(),
+        };
+        match next_for_children(observed, &inputs) {
+            Ok(Some(next)) => return next,
+            Ok(None) => applies_children = true,
+            Err(error) => accepted = Finding::no(Reason::InvalidSpec, error.to_string()),
         }
-        _ => None,
-    };
-    let address = usable_key.map(|key| key.address());
-    Plan { key_step, children, accepted, master_key, target_problem: targets.problem, address }
+    }
+    let address = key.map(|key| key.address());
+    Next::Done(Conclusion { accepted, master_key, target_problem: targets.problem, address, applies_children })
 }
 
-/// Whether the status says that the name of a child is taken.
-pub fn name_was_taken(object: &OnionBalancedService) -> bool {
-    object.status.iter().flat_map(|status| &status.conditions).any(|condition| condition.reason == "NameTaken")
+/// Plans the next step for the owned objects, if one is left. Each stage is built only when it is
+/// reached, and is not built again after it was applied.
+fn next_for_children(observed: &Observed, inputs: &Inputs<'_>) -> Result<Option<Next>, BuildError> {
+    let Some(owned) = &observed.owned else {
+        // A taken name is rare, and applying also notices it. So the API server is asked only if
+        // the status says that a name was taken.
+        return Ok(Some(Next::FindChildren { ask_server: name_was_taken(inputs.object) }));
+    };
+    for stage in Stage::ALL.into_iter().filter(|stage| owned.applied < Some(*stage)) {
+        let due = due(children(inputs, stage)?, owned);
+        if !due.is_empty() {
+            return Ok(Some(Next::Apply(stage, due)));
+        }
+    }
+    let orphans = orphans(observed, &owned.labelled);
+    Ok((!owned.pruned && !orphans.is_empty()).then_some(Next::Prune(orphans)))
 }
 
-fn accept(object: &OnionBalancedService, taken: &[Taken]) -> Verdict {
+/// Selects the objects that must be applied.
+fn due(children: Vec<super::children::Child>, owned: &OwnedObjects) -> Vec<Due> {
+    let due = children.into_iter().filter_map(|child| {
+        let manifest = stamped(&child.manifest);
+        let existing = owned.existing.get(&child.id);
+        // An object that is being deleted cannot be kept. Its end triggers another reconciliation.
+        let is_settled =
+            existing.is_some_and(|existing| existing.deletion_timestamp.is_some() || is_applied(existing, &manifest));
+        (!is_settled).then_some(Due { id: child.id, manifest, exists: existing.is_some() })
+    });
+    due.collect()
+}
+
+/// Selects the objects that the operator created for this service under names that are no longer
+/// used. A Secret is never among them.
+fn orphans(observed: &Observed, labelled: &[Labelled]) -> Vec<Orphan> {
+    let object = &*observed.object;
+    let current = ids(&object.name_any(), &observed.environment);
+    let orphans = labelled.iter().filter_map(|(kind, metadata)| {
+        let id = ChildId { kind: *kind, name: metadata.name.clone().unwrap_or_default() };
+        let controlled = metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true));
+        let is_orphan =
+            *kind != Kind::Secret && controlled && !current.contains(&id) && holder(metadata, object) == Holder::Us;
+        is_orphan.then(|| Orphan { id, uid: metadata.uid.clone() })
+    });
+    orphans.collect()
+}
+
+/// Returns true if the status says that the name of an owned object is taken.
+fn name_was_taken(object: &OnionBalancedService) -> bool {
+    let mut conditions = object.status.iter().flat_map(|status| &status.conditions);
+    conditions.any(|condition| condition.reason == Reason::NameTaken.as_str())
+}
+
+fn accept(object: &OnionBalancedService, taken: &[Taken]) -> Finding {
     if let Some(problem) = validate::name(object) {
-        return Verdict::no("InvalidName", problem.to_string());
+        return Finding::no(Reason::InvalidName, problem.to_string());
     }
     let problems = validate::spec(object);
     if !problems.is_empty() {
         let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        return Verdict::no("InvalidSpec", lines.join("; "));
+        return Finding::no(Reason::InvalidSpec, lines.join("; "));
     }
     match taken.first() {
-        None => Verdict::yes("Valid", "The spec is valid."),
-        Some(Taken { child, by_predecessor: true }) => Verdict::no(
-            "NameTaken",
+        None => Finding::yes(Reason::Valid, "The spec is valid."),
+        Some(Taken { child, by_predecessor: true }) => Finding::no(
+            Reason::NameTaken,
             format!(
-                "{child} still belongs to a deleted {} of the same name; it will be replaced once it is gone",
+                "{child} still belongs to a deleted {} of the same name; it will be replaced once Kubernetes has \
+                 removed it",
                 object.name_any()
             ),
         ),
-        Some(Taken { child, by_predecessor: false }) => Verdict::no(
-            "NameTaken",
-            format!("{child} is there and does not belong to this object; remove it, or give this object another name"),
+        Some(Taken { child, by_predecessor: false }) => Finding::no(
+            Reason::NameTaken,
+            format!("{child} exists and does not belong to this object; remove it, or give this object another name"),
         ),
     }
 }
-
-#[cfg(test)]
-mod fuzzed;
-#[cfg(test)]
-mod testing;
-#[cfg(test)]
-mod tests;

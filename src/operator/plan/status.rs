@@ -1,4 +1,6 @@
-//! What to say: the status, as far as it is the operator's.
+//! The operator's part of the status.
+
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -6,36 +8,30 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
 use kube::ResourceExt as _;
 
-use super::{Observed, Plan, clients};
+use super::{Conclusion, Observed, RefusedWrite, clients};
 use crate::crd::names::{self, Component, pod_selector};
-use crate::crd::{BackendState, BackendStatus, OnionBalancedService, OnionBalancedServiceStatus};
-use crate::operator::children::{ChildId, Kind};
-use crate::operator::conditions::{Status, Type, Verdict, merge};
+use crate::crd::{
+    BackendState, BackendStatus, ConditionType, OnionBalancedService, OnionBalancedServiceStatus, Reason,
+};
+use crate::operator::children::Kind;
+use crate::operator::conditions::{Finding, Truth, merge};
 
-/// A child that the API server did not take.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// Which.
-    pub child: ChildId,
-    /// The API server's words.
-    pub message: String,
-}
-
-/// How long a Lease may go without renewal before we say so. Much longer than its duration: a publisher that has lost the
-/// API server goes on, and so does one whose clock differs from ours.
+/// The shortest time without a renewal after which a Lease counts as silent. It is much longer than
+/// the Lease's duration, because a publisher keeps publishing when it cannot reach the API server,
+/// or when its clock differs from the operator's.
 const SILENCE: SignedDuration = SignedDuration::from_secs(60);
 
-/// How long HSDirs keep a descriptor.
+/// The time for which HSDirs keep a descriptor.
 const DESCRIPTOR_LIFETIME: SignedDuration = SignedDuration::from_hours(3);
-/// A new descriptor begins with no HSDir, and a new publisher with no backend: what was published stands meanwhile.
+/// The time for which `Published` stays True while a new descriptor has no HSDir yet, or a new
+/// publisher knows no backend yet.
 const SETTLING: SignedDuration = SignedDuration::from_secs(60);
 
-/// The operator's part of the status. `backends` and `published` are left empty, hence not applied: they are the
-/// publisher's. `previous` is the status as it stands.
+/// Returns the operator's part of the status. `backends` and `published` belong to the publisher,
+/// so they are left empty and are not applied. `previous` is the present status.
 pub fn status(
     observed: &Observed,
-    plan: &Plan,
-    failures: &[Failure],
+    conclusion: &Conclusion,
     previous: &OnionBalancedServiceStatus,
     now: Timestamp,
 ) -> OnionBalancedServiceStatus {
@@ -43,22 +39,21 @@ pub fn status(
     let deployment = observed.backends.as_deref().and_then(|deployment| deployment.status.as_ref());
     let ready_replicas = deployment.and_then(|status| status.ready_replicas).unwrap_or(0);
     let wanted = if object.spec.suspend { 0 } else { object.spec.backends.replicas };
-    let backends = backends(observed, plan, failures, ready_replicas, wanted);
     let published = explained(published(object, previous, observed.lease.as_ref(), now), observed);
-    let key_secret = names::master_key_secret(object);
-    let refused = |failure: &&Failure| failure.child.kind == Kind::Secret && failure.child.name == key_secret;
-    let master_key = match failures.iter().find(refused) {
-        Some(Failure { child, message }) => Verdict::no("ApplyFailed", format!("{child}: {message}")),
-        None => plan.master_key.clone(),
-    };
-    let clients = clients::verdict(object.spec.restricted_discovery.as_ref(), observed.clients_secret.as_ref());
-    let mut found = vec![(Type::Accepted, plan.accepted.clone()), (Type::MasterKeyReady, master_key)];
-    found.extend(clients.map(|clients| (Type::ClientsReady, clients)));
-    found.extend([(Type::BackendsReady, backends), (Type::Published, published)]);
-    // Never forgotten: an address that once was is what forbids a new key.
-    let onion_address = plan.address.map(|address| address.to_string()).or_else(|| previous.onion_address.clone());
+    let clients = clients::finding(object.spec.restricted_discovery.as_ref(), observed.clients_secret.as_ref());
+    let mut found = vec![
+        (ConditionType::Accepted, conclusion.accepted.clone()),
+        (ConditionType::MasterKeyReady, master_key(observed, conclusion)),
+    ];
+    found.extend(clients.map(|clients| (ConditionType::ClientsReady, clients)));
+    found.push((ConditionType::BackendsReady, backends(observed, conclusion, ready_replicas, wanted)));
+    found.push((ConditionType::Published, published));
+    // The address is never removed: a former address is what forbids the operator to generate a
+    // key.
+    let onion_address =
+        conclusion.address.map(|address| address.to_string()).or_else(|| previous.onion_address.clone());
     let ready = summary(&found, onion_address.as_deref());
-    found.push((Type::Ready, ready));
+    found.push((ConditionType::Ready, ready));
     found.extend(stalled(&found));
     OnionBalancedServiceStatus {
         onion_address,
@@ -73,83 +68,99 @@ pub fn status(
     }
 }
 
-/// The conditions of an object that cannot be read: its spec is not even of our types.
+/// Returns the conditions of an object that cannot be read because it does not match our types.
 pub fn unreadable(error: &str, previous: &[Condition], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
-    let accepted = Verdict::no("InvalidSpec", format!("The object cannot be read: {error}"));
-    let unknown = Verdict::unknown("InvalidSpec", "The object cannot be read; see Accepted.");
+    let accepted = Finding::no(Reason::InvalidSpec, format!("The object cannot be read: {error}"));
+    let unknown = Finding::unknown(Reason::InvalidSpec, "The object cannot be read; see Accepted.");
     let found = [
-        (Type::Accepted, accepted.clone()),
-        (Type::MasterKeyReady, unknown.clone()),
-        (Type::BackendsReady, unknown.clone()),
-        (Type::Published, unknown),
-        (Type::Ready, accepted.clone()),
-        (Type::Stalled, Verdict { status: Status::True, ..accepted }),
+        (ConditionType::Accepted, accepted.clone()),
+        (ConditionType::MasterKeyReady, unknown.clone()),
+        (ConditionType::BackendsReady, unknown.clone()),
+        (ConditionType::Published, unknown),
+        (ConditionType::Ready, accepted.clone()),
+        (ConditionType::Stalled, Finding { truth: Truth::True, ..accepted }),
     ];
     merge(previous, &found, generation, now)
 }
 
-/// The conditions of an object for which the operator lacks a right: what was found before stands, but that all is well.
+/// Returns the conditions of an object for which the operator lacks a right. All previous
+/// conditions stay, except for `Ready`.
 pub fn forbidden(error: &str, previous: &[Condition], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
-    let message = format!("The operator may not do its work: {error}; give it the rights of deploy/rbac.yaml.");
-    let others = previous.iter().filter(|condition| condition.type_ != Type::Ready.as_str()).cloned();
-    let ready = merge(previous, &[(Type::Ready, Verdict::unknown("Forbidden", message))], generation, now);
-    others.chain(ready).collect()
+    let message = format!("The operator lacks a right: {error}; grant it the rights of deploy/rbac.yaml.");
+    let ready = Finding::unknown(Reason::Forbidden, message);
+    let others = previous.iter().filter(|condition| condition.type_ != ConditionType::Ready.as_str()).cloned();
+    others.chain(merge(previous, &[(ConditionType::Ready, ready)], generation, now)).collect()
 }
 
-/// When to look again though nothing was seen to change: what bears the name of a child but no label of ours is not watched,
-/// an object that held our key can drop it without a word of us, and a Lease goes stale by itself.
-pub fn next_look(observed: &Observed, plan: &Plan) -> std::time::Duration {
-    let seconds = if !observed.taken.is_empty() || !plan.master_key.holds() {
+/// Returns the time after which the object is reconciled again although no watch reported a change.
+/// An object with the name of an owned object but without our label is not watched, another object
+/// can give up our key without an event that concerns us, and a Lease expires without an event.
+pub fn requeue_after(observed: &Observed, conclusion: &Conclusion) -> Duration {
+    let seconds = if !observed.taken.is_empty() || !conclusion.master_key.holds() {
         10
     } else if observed.lease.is_some() {
         60
     } else {
         300
     };
-    std::time::Duration::from_secs(seconds)
+    Duration::from_secs(seconds)
 }
 
-fn backends(observed: &Observed, plan: &Plan, failures: &[Failure], ready: i32, wanted: i32) -> Verdict {
-    if let Some(problem) = &plan.target_problem {
+/// Returns the finding about the master key. A refusal of its Secret by the API server takes
+/// precedence.
+fn master_key(observed: &Observed, conclusion: &Conclusion) -> Finding {
+    let key_secret = names::master_key_secret(&observed.object);
+    let is_key = |refused: &&RefusedWrite| refused.child.kind == Kind::Secret && refused.child.name == key_secret;
+    observed.refused.iter().find(is_key).map_or_else(|| conclusion.master_key.clone(), apply_failed)
+}
+
+fn apply_failed(RefusedWrite { child, message }: &RefusedWrite) -> Finding {
+    Finding::no(Reason::ApplyFailed, format!("{child}: {message}"))
+}
+
+fn backends(observed: &Observed, conclusion: &Conclusion, ready: i32, wanted: i32) -> Finding {
+    if let Some(problem) = &conclusion.target_problem {
         return problem.clone();
     }
-    if let Some(Failure { child, message }) = failures.first() {
-        return Verdict::no("ApplyFailed", format!("{child}: {message}"));
+    if let Some(refused) = observed.refused.first() {
+        return apply_failed(refused);
     }
     if observed.object.spec.suspend {
-        return Verdict::no("Suspended", "spec.suspend is true.");
+        return Finding::no(Reason::Suspended, "spec.suspend is true.");
     }
     let Some(deployment) = observed.backends.as_deref() else {
-        return if plan.children.is_some() {
-            Verdict::no("Progressing", format!("0 of {wanted} backends are ready."))
+        return if conclusion.applies_children {
+            Finding::no(Reason::Progressing, format!("0 of {wanted} backends are ready."))
         } else {
-            Verdict::no("Waiting", "The pods are made once Accepted and MasterKeyReady are True.")
+            Finding::no(Reason::Waiting, "The pods are created once Accepted and MasterKeyReady are True.")
         };
     };
     let external = observed.object.spec.external_backends.len();
     if wanted == 0 && external > 0 {
-        return Verdict::yes("OnlyExternal", format!("spec.backends.replicas is 0; external backends: {external}."));
+        let message = format!("spec.backends.replicas is 0; external backends: {external}.");
+        return Finding::yes(Reason::OnlyExternal, message);
     }
     if wanted == 0 {
-        return Verdict::no("ScaledToZero", "spec.backends.replicas is 0.");
+        return Finding::no(Reason::ScaledToZero, "spec.backends.replicas is 0.");
     }
-    if let Some(message) = cannot_make_pods(deployment) {
-        return Verdict::no("PodsRefused", message);
+    if let Some(message) = refused_pods(deployment) {
+        return Finding::no(Reason::PodsRefused, message);
     }
-    let trouble = observed.troubles.iter().find(|trouble| trouble.component == Component::Backend);
-    if let Some(trouble) = trouble.filter(|_| ready < wanted || !rolled_out(deployment, wanted)) {
-        return Verdict::no(trouble.reason, format!("{ready} of {wanted} backends are ready. {}", trouble.message));
+    let problem = observed.pod_problems.iter().find(|problem| problem.component == Component::Backend);
+    if let Some(problem) = problem.filter(|_| ready < wanted || !rolled_out(deployment, wanted)) {
+        return Finding::no(problem.reason, format!("{ready} of {wanted} backends are ready. {}", problem.message));
     }
     if ready < wanted {
-        return Verdict::no("Progressing", format!("{ready} of {wanted} backends are ready."));
+        return Finding::no(Reason::Progressing, format!("{ready} of {wanted} backends are ready."));
     }
     if !rolled_out(deployment, wanted) {
-        return Verdict::no("RollingOut", "A new version of the backends is being rolled out.");
+        return Finding::no(Reason::RollingOut, "A new version of the backends is being rolled out.");
     }
-    Verdict::yes("AllReady", format!("All {wanted} backends are ready."))
+    Finding::yes(Reason::AllReady, format!("All {wanted} backends are ready."))
 }
 
-/// All pods are of the newest version. One of an older version that is still there may be what makes enough of them ready.
+/// Returns true if all pods have the newest version. Otherwise, the ready pods may include one of
+/// an older version.
 fn rolled_out(deployment: &Deployment, wanted: i32) -> bool {
     let status = deployment.status.as_ref();
     let seen = status.and_then(|status| status.observed_generation) >= deployment.metadata.generation;
@@ -157,12 +168,13 @@ fn rolled_out(deployment: &Deployment, wanted: i32) -> bool {
     seen && updated >= wanted && updated >= status.and_then(|status| status.replicas).unwrap_or(0)
 }
 
-/// A quota or an admission rule, in the words of the Deployment.
-fn cannot_make_pods(deployment: &Deployment) -> Option<String> {
+/// Returns why the API server refuses pods (a quota or an admission rule), as the Deployment
+/// reports it.
+fn refused_pods(deployment: &Deployment) -> Option<String> {
     let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
     let failure =
         conditions.iter().find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")?;
-    Some(format!("Pods cannot be made: {}", failure.message.as_deref().unwrap_or("no reason is given")))
+    Some(format!("Pods cannot be created: {}", failure.message.as_deref().unwrap_or("no reason is given")))
 }
 
 fn published(
@@ -170,79 +182,80 @@ fn published(
     status: &OnionBalancedServiceStatus,
     lease: Option<&Lease>,
     now: Timestamp,
-) -> Verdict {
+) -> Finding {
     if object.spec.suspend {
-        return Verdict::no("Suspended", "spec.suspend is true.");
+        return Finding::no(Reason::Suspended, "spec.suspend is true.");
     }
     if status.published.is_empty() {
-        return Verdict::no("NotPublished", "No descriptor has been published yet.");
+        return Finding::no(Reason::NotPublished, "No descriptor has been published yet.");
     }
     let is_open = status.published.iter().any(|period| period.authorized_clients.is_none());
     if object.spec.restricted_discovery.is_some() && is_open {
-        return Verdict::no("NotRestricted", "The published descriptor is open to everybody; see the frontend's pods.");
+        let message = "The published descriptor is open to everyone; see the frontend's pods.";
+        return Finding::no(Reason::NotRestricted, message);
     }
     let spec = lease.and_then(|lease| lease.spec.as_ref());
     let Some(MicroTime(renewed)) = spec.and_then(|spec| spec.renew_time.clone()) else {
-        return Verdict::unknown("PublisherSilent", "No publisher holds the Lease; see the frontend's pods.");
+        let message = "No publisher holds the Lease; see the frontend's pods.";
+        return Finding::unknown(Reason::PublisherSilent, message);
     };
     let duration = spec.and_then(|spec| spec.lease_duration_seconds).unwrap_or(0);
     if now.duration_since(renewed) > SILENCE.max(SignedDuration::from_secs(i64::from(duration) * 3)) {
-        return Verdict::unknown(
-            "PublisherSilent",
-            format!("The publisher has not renewed its Lease since {renewed:.0}; see the frontend's pods."),
-        );
+        let message = format!("The publisher has not renewed its Lease since {renewed:.0}; see the frontend's pods.");
+        return Finding::unknown(Reason::PublisherSilent, message);
     }
     let newest = status.published.iter().map(|period| period.last_published.0).max().unwrap_or(renewed);
     if now.duration_since(newest) > DESCRIPTOR_LIFETIME {
-        return Verdict::no("Expired", format!("The newest descriptor is of {newest:.0}: HSDirs have dropped it."));
+        let message = format!("The newest descriptor was published at {newest:.0}; the HSDirs have dropped it.");
+        return Finding::no(Reason::Expired, message);
     }
     let was_published =
-        status.conditions.iter().any(|old| old.type_ == Type::Published.as_str() && old.status == "True");
+        status.conditions.iter().any(|old| old.type_ == ConditionType::Published.as_str() && old.status == "True");
     let settles = was_published && now.duration_since(newest) < SETTLING;
     if !settles && status.published.iter().all(|period| period.hsdirs_accepted == 0) {
-        return Verdict::no("NotOnHSDirs", "No HSDir has accepted the descriptor.");
+        return Finding::no(Reason::NotOnHSDirs, "No HSDir has accepted the descriptor.");
     }
     let idle = |backend: &BackendStatus| {
-        // One that waits for its turn could serve.
+        // A backend that waits for its turn is able to serve.
         let is_idle = !matches!(backend.state, BackendState::Ready | BackendState::Waiting);
         is_idle && now.duration_since(backend.since.0) >= SETTLING
     };
     if !status.backends.is_empty() && status.backends.iter().all(idle) {
-        return Verdict::no(
-            "NoBackends",
-            "No backend has introduction points; the last descriptor stays until it expires.",
-        );
+        let message = "No backend has introduction points; the last descriptor remains until it expires.";
+        return Finding::no(Reason::NoBackends, message);
     }
-    Verdict::yes("Published", "The descriptor is published.")
+    Finding::yes(Reason::Published, "The descriptor is published.")
 }
 
-/// Why there is no publisher, where that is known.
-fn explained(published: Verdict, observed: &Observed) -> Verdict {
-    if !["NotPublished", "PublisherSilent", "Expired"].contains(&published.reason) {
+/// Replaces the finding that nothing is published with its cause, if the frontends' pods have a
+/// known problem.
+fn explained(published: Finding, observed: &Observed) -> Finding {
+    if ![Reason::NotPublished, Reason::PublisherSilent, Reason::Expired].contains(&published.reason) {
         return published;
     }
-    if let Some(message) = observed.frontends.as_deref().and_then(cannot_make_pods) {
-        return Verdict::no("PodsRefused", format!("Frontend: {message}"));
+    if let Some(message) = observed.frontends.as_deref().and_then(refused_pods) {
+        return Finding::no(Reason::PodsRefused, format!("Frontend: {message}"));
     }
-    match observed.troubles.iter().find(|trouble| trouble.component == Component::Frontend) {
-        Some(trouble) => Verdict::no(trouble.reason, trouble.message.clone()),
+    match observed.pod_problems.iter().find(|problem| problem.component == Component::Frontend) {
+        Some(problem) => Finding::no(problem.reason, problem.message.clone()),
         None => published,
     }
 }
 
-/// What waiting does not help against: the object or its key must be changed. Not what another object that comes or goes can end,
-/// for a pipeline may just be about to see to that.
-fn stalled(found: &[(Type, Verdict)]) -> Option<(Type, Verdict)> {
-    const REASONS: [&str; 4] = ["InvalidSpec", "InvalidName", "KeyInvalid", "AddressMismatch"];
-    let (_, Verdict { reason, message, .. }) = found.iter().find(|(_, verdict)| REASONS.contains(&verdict.reason))?;
-    Some((Type::Stalled, Verdict::yes(reason, message.clone())))
+/// Returns the condition `Stalled` if only a change of the object or its key can help. A problem
+/// that the creation or deletion of another object can end does not count, because a pipeline may
+/// be about to do just that.
+fn stalled(found: &[(ConditionType, Finding)]) -> Option<(ConditionType, Finding)> {
+    const REASONS: [Reason; 4] =
+        [Reason::InvalidSpec, Reason::InvalidName, Reason::KeyInvalid, Reason::AddressMismatch];
+    let (_, finding) = found.iter().find(|(_, finding)| REASONS.contains(&finding.reason))?;
+    Some((ConditionType::Stalled, Finding { truth: Truth::True, ..finding.clone() }))
 }
 
-/// True when all hold; otherwise the first that does not.
-fn summary(found: &[(Type, Verdict)], address: Option<&str>) -> Verdict {
-    match found.iter().find(|(_, verdict)| !verdict.holds()) {
-        None => Verdict::yes("Ready", format!("Reachable at {}.", address.unwrap_or_default())),
-        Some((_, Verdict { status: Status::Unknown, reason, message })) => Verdict::unknown(reason, message.clone()),
-        Some((_, Verdict { reason, message, .. })) => Verdict::no(reason, message.clone()),
+/// Returns the finding about `Ready`, which repeats the first of the others that is not True.
+fn summary(found: &[(ConditionType, Finding)], address: Option<&str>) -> Finding {
+    match found.iter().find(|(_, finding)| !finding.holds()) {
+        None => Finding::yes(Reason::Ready, format!("Reachable at {}.", address.unwrap_or_default())),
+        Some((_, finding)) => finding.clone(),
     }
 }

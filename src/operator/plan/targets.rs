@@ -1,4 +1,5 @@
-//! Where each port leads: agents have no access to the API, so names of ports become numbers here.
+//! The targets of a service's ports. Agents have no access to the Kubernetes API, so the operator
+//! resolves names of ports to numbers.
 
 use std::collections::BTreeMap;
 
@@ -6,19 +7,21 @@ use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
 
-use crate::crd::{OnionBalancedService, ServiceTarget};
+use crate::crd::{OnionBalancedService, Reason, ServiceTarget};
 use crate::link::{AgentConfig, ForwardedPort};
-use crate::operator::conditions::Verdict;
+use crate::operator::conditions::Finding;
 
-/// The resolved ports, and what is wrong.
+/// The resolved ports, and the problem that was found on the way.
 pub struct Targets {
-    /// None where a port has no target, not even a former one: then nothing can be configured.
+    /// The ports, or `None` if a port has no target, not even a former one. Without them, nothing
+    /// can be configured.
     pub ports: Option<Vec<ForwardedPort>>,
-    /// The first problem.
-    pub problem: Option<Verdict>,
+    /// The first problem with a target, if any.
+    pub problem: Option<Finding>,
 }
 
-/// Resolves every port. A Service that is gone for a while takes nothing down: its port keeps the target it had.
+/// Resolves every port. A Service that is missing for a while does not interrupt anything, because
+/// its port keeps the former target.
 pub fn resolve(
     object: &OnionBalancedService,
     services: &BTreeMap<String, Service>,
@@ -35,13 +38,13 @@ pub fn resolve(
                     Ok(number) => Some(format!("{host}:{number}")),
                     Err((reason, message)) => {
                         problem.get_or_insert_with(|| {
-                            Verdict::no(reason, format!("spec.ports[{index}].target.service: {message}"))
+                            Finding::no(reason, format!("spec.ports[{index}].target.service: {message}"))
                         });
                         former(last, port.port, &host)
                     }
                 }
             }
-            // Refused by validation.
+            // Validation refuses such a port.
             (None, None) => None,
         };
         let forwarded = target.map(|target| ForwardedPort {
@@ -63,14 +66,15 @@ fn former(last: Option<&AgentConfig>, port: u16, host: &str) -> Option<String> {
     former.target.strip_prefix(host).is_some_and(|rest| rest.starts_with(':')).then(|| former.target.clone())
 }
 
-type Problem = (&'static str, String);
+type Problem = (Reason, String);
 
 fn port_number(target: &ServiceTarget, namespace: &str, service: Option<&Service>) -> Result<i32, Problem> {
     let name = &target.name;
     let spec = service.and_then(|service| service.spec.as_ref()).ok_or_else(|| {
-        ("TargetNotFound", format!("Service {name} is not in namespace {namespace}; create it, or correct the name"))
+        let message = format!("Service {name} does not exist in namespace {namespace}; create it, or correct the name");
+        (Reason::TargetNotFound, message)
     })?;
-    // Nothing in the cluster knows the ports of an external name.
+    // The ports of an external name are unknown in the cluster.
     if spec.type_.as_deref() == Some("ExternalName")
         && let IntOrString::Int(number) = target.port
     {
@@ -89,21 +93,22 @@ fn port_number(target: &ServiceTarget, namespace: &str, service: Option<&Service
         let present: Vec<_> = ports.iter().map(|port| describe(port)).collect();
         let present = if present.is_empty() { "none".to_owned() } else { present.join(", ") };
         return Err((
-            "TargetPortNotFound",
+            Reason::TargetPortNotFound,
             format!("Service {name} has no TCP port {wanted}; its TCP ports: {present}"),
         ));
     };
     if spec.cluster_ip.as_deref() != Some("None") {
         return Ok(port.port);
     }
-    // A headless Service's name leads to the pods themselves, where its own port means nothing.
+    // The name of a headless Service resolves to the pods themselves, which know only the target
+    // port.
     match &port.target_port {
         None => Ok(port.port),
         Some(IntOrString::Int(number)) => Ok(*number),
         Some(IntOrString::String(text)) => Err((
-            "TargetPortNotFound",
+            Reason::TargetPortNotFound,
             format!(
-                "Service {name} is headless, and the targetPort of its port {} is the name \"{text}\"; make it a number, or \
+                "Service {name} is headless, and the targetPort of its port {} is the name \"{text}\"; use a number, or \
                  give the Service a cluster IP",
                 port.port
             ),
@@ -127,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_keeps_its_name_and_its_wish_for_the_proxy_protocol() {
+    fn a_port_keeps_its_name_and_its_proxy_protocol() {
         let object = serde_json::from_value(serde_json::json!({
             "apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService", "metadata": {"name": "web"},
             "spec": {"ports": [

@@ -149,8 +149,8 @@ fn outdated_and_unreadable_objects_are_not_ready() {
     let old = view("web", &json!({"observedGeneration": 1, "conditions": [condition("Ready", "True", "Ready", "")]}));
     assert_eq!((old.is_ready(), old.state(), old.problems()[0].reason.as_str()), (false, "Pending", "Pending"));
     let unreadable = view("web", &json!({"replicas": "many"}));
-    assert_eq!((unreadable.is_ready(), unreadable.state()), (false, "Unreadable"));
-    assert!(plain(&canvas(None).service(&unreadable)).contains("Accepted: Unreadable\n  invalid type: string"));
+    assert_eq!((unreadable.is_ready(), unreadable.state()), (false, "InvalidSpec"));
+    assert!(plain(&canvas(None).service(&unreadable)).contains("Accepted: InvalidSpec\n  invalid type: string"));
 }
 
 #[test]

@@ -1,18 +1,17 @@
-//! What pods are made from, as it was: a new operator must not change it by accident, since an upgrade then rolls every pod of
-//! every service.
+//! Golden pod templates: a new operator must not change them by accident, because an upgrade would
+//! then replace every pod of every service.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::children;
-use super::testing::Fixture;
+use super::support::{Fixture, all_children};
 
 const FILE: &str = "src/operator/children/golden.json";
 
-/// The pod templates, and the files that the pods read (the templates have only a hash of them), for a plain object and for one
-/// with every field that reaches a pod.
-fn made() -> Value {
+/// Builds the pod templates and the files that the pods read (the templates contain only a hash of
+/// them): for a plain service, and for one with every field that affects a pod.
+fn built() -> Value {
     let template = json!({
         "labels": {"team": "a"}, "annotations": {"note": "b"}, "nodeSelector": {"disk": "ssd"},
         "resources": {"tor": {"limits": {"memory": "1Gi"}}, "agent": {"requests": {"cpu": 1}}},
@@ -29,7 +28,7 @@ fn made() -> Value {
         "frontend": {"replicas": 2, "extraTorrc": "NumCPUs 1", "template": template},
     });
     let of = |spec: &Value| {
-        let children = children(&Fixture::of(spec).inputs()).unwrap();
+        let children = all_children(&Fixture::of(spec).inputs());
         let parts = children.into_iter().filter_map(|child| {
             let part = ["/spec/template", "/data"].into_iter().find_map(|path| child.manifest.pointer(path))?;
             (child.id.to_string() != "Secret web-agent-token").then(|| (child.id.to_string(), part.clone()))
@@ -40,45 +39,45 @@ fn made() -> Value {
 }
 
 #[test]
-fn an_upgrade_of_the_operator_rolls_no_pods_unless_that_is_meant() {
+fn an_upgrade_of_the_operator_replaces_no_pods_by_accident() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(FILE);
-    let made = made();
+    let built = built();
     if std::env::var_os("GOLDEN").is_some_and(|value| value == "write") {
-        std::fs::write(&file, format!("{made:#}\n")).unwrap();
+        std::fs::write(&file, format!("{built:#}\n")).unwrap();
     }
     let text = std::fs::read_to_string(&file).unwrap();
     let kept: Value = serde_json::from_str(&text).unwrap();
     let mut differences = Vec::new();
-    compare("", &kept, &made, &mut differences);
+    compare("", &kept, &built, &mut differences);
     assert!(
         differences.is_empty(),
-        "pods are made otherwise than {FILE} says:\n{}\nAn upgrade to this will replace every pod of every service. If that must \
-         be, write the file anew (GOLDEN=write, for this test), and tell users.",
+        "the pods differ from {FILE}:\n{}\nAn upgrade to this version will replace every pod of every service. If \
+         that is intended, write the file again (run this test with GOLDEN=write) and mention it in the changelog.",
         differences.join("\n")
     );
 }
 
-fn compare(path: &str, kept: &Value, made: &Value, differences: &mut Vec<String>) {
-    match (kept, made) {
-        (Value::Object(kept), Value::Object(made)) => {
-            let keys: std::collections::BTreeSet<_> = kept.keys().chain(made.keys()).collect();
+fn compare(path: &str, kept: &Value, built: &Value, differences: &mut Vec<String>) {
+    match (kept, built) {
+        (Value::Object(kept), Value::Object(built)) => {
+            let keys: std::collections::BTreeSet<_> = kept.keys().chain(built.keys()).collect();
             for key in keys {
                 let of = |map: &serde_json::Map<String, Value>| map.get(key).cloned().unwrap_or_default();
-                compare(&format!("{path}/{key}"), &of(kept), &of(made), differences);
+                compare(&format!("{path}/{key}"), &of(kept), &of(built), differences);
             }
         }
-        (Value::Array(kept), Value::Array(made)) if kept.len() == made.len() => {
-            for (index, (kept, made)) in kept.iter().zip(made).enumerate() {
-                compare(&format!("{path}/{index}"), kept, made, differences);
+        (Value::Array(kept), Value::Array(built)) if kept.len() == built.len() => {
+            for (index, (kept, built)) in kept.iter().zip(built).enumerate() {
+                compare(&format!("{path}/{index}"), kept, built, differences);
             }
         }
-        _ if kept == made => {}
-        _ => differences.push(format!("{path}: {kept} became {made}")),
+        _ if kept == built => {}
+        _ => differences.push(format!("{path}: {kept} became {built}")),
     }
 }
 
 #[test]
-fn what_scales_or_switches_off_rolls_nothing() {
+fn scaling_or_suspending_a_service_replaces_no_pods() {
     let template = |spec: Value, id: &str| Fixture::of(&spec).child(id)["spec"]["template"].clone();
     for id in ["Deployment web-backend", "Deployment web-frontend"] {
         for spec in [

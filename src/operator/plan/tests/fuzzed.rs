@@ -1,4 +1,4 @@
-//! No spec makes planning panic: whatever the types can hold is refused or built.
+//! Planning never panics: any spec that our types can hold is either refused or built.
 
 use std::sync::Arc;
 
@@ -7,12 +7,11 @@ use proptest::option;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::testing::{healthy, now};
-use super::{Failure, Observed, plan, status};
+use super::support::{Server, healthy};
 use crate::crd::validate;
-use crate::operator::children::testing::settings;
+use crate::operator::plan::Observed;
 
-/// What people write, what breaks things, and anything.
+/// Returns typical, harmful and arbitrary texts.
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![
         Just(String::new()),
@@ -36,7 +35,7 @@ fn map_of(value: impl Strategy<Value = Value>) -> impl Strategy<Value = Value> {
     btree_map(text(), value, 0..3).prop_map(|map| json!(map))
 }
 
-/// Anything that JSON can hold, for the fields that the API server judges.
+/// Returns any JSON, for the fields that only the API server validates.
 fn anything() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from), int_or_text()];
     leaf.prop_recursive(2, 8, 3, |inner| {
@@ -117,9 +116,10 @@ fn spec() -> impl Strategy<Value = Value> {
         })
 }
 
-/// Also with a name that no one gave it, and without what a healthy object has.
+/// Returns the facts about a service with this name and spec, before the first step. A bare service
+/// has no key, backends or Lease yet.
 fn observed(name: &str, spec: Value, bare: bool) -> Option<Observed> {
-    let mut observed = healthy();
+    let mut observed = Observed { owned: None, ..healthy() };
     let mut whole = serde_json::to_value(&*observed.object).ok()?;
     whole["spec"] = spec;
     whole["metadata"]["name"] = name.into();
@@ -136,26 +136,28 @@ proptest! {
     fn no_spec_makes_planning_panic(name in text(), spec in spec(), bare in any::<bool>()) {
         let Some(observed) = observed(&name, spec, bare) else { return Err(TestCaseError::reject("not of our types")) };
         let refused = validate::name(&observed.object).is_some() || !validate::spec(&observed.object).is_empty();
-        let plan = plan(&observed, &settings());
-        // What validation refuses is never built.
-        prop_assert!(!(refused && plan.children.is_some()));
-        let failures: Vec<Failure> = Vec::new();
-        let status = status(&observed, &plan, &failures, &observed.object.status.clone().unwrap_or_default(), now());
-        let accepted = status.conditions.iter().find(|condition| condition.type_ == "Accepted").map(|found| &*found.status);
+        let mut server = Server { object: Some((*observed.object).clone()), ..Server::default() };
+        let (_, status) = server.run(observed);
+        // A spec that validation refuses is never built.
+        prop_assert!(!(refused && !server.applied.is_empty()));
+        let accepted = status.conditions.iter().find(|condition| condition.type_ == "Accepted");
+        let accepted = accepted.map(|found| &*found.status);
         prop_assert_eq!(accepted == Some("True"), !refused);
     }
 
-    /// Also one that validation passes, so that the builders are reached.
+    /// Most templates of the other property are refused. These pass validation and reach the
+    /// builders.
     #[test]
-    fn every_template_can_be_built(template in template(), replicas in 0..i32::MAX) {
+    fn every_valid_template_can_be_built(template in template(), replicas in 0..i32::MAX) {
         let spec = json!({
             "ports": [{"port": 80, "target": {"address": "web:80"}}],
             "backends": {"replicas": replicas, "template": template}, "frontend": {"template": template},
         });
         let Some(observed) = observed("web", spec, false) else { return Err(TestCaseError::reject("not of our types")) };
         if validate::spec(&observed.object).is_empty() {
-            let children = |observed: &Observed| plan(observed, &settings()).children.map(|children| children.len());
-            prop_assert_eq!(children(&observed), children(&healthy()));
+            let mut server = Server::default();
+            server.run(observed);
+            prop_assert_eq!(server.applied.len(), 15);
         }
     }
 }

@@ -1,24 +1,27 @@
-//! An object and what its children are made from, for the builders' tests.
+//! A service and the inputs of its owned objects, for tests.
 
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
-use super::{Inputs, PolicyVersion, children};
+use super::super::{Child, Inputs, Stage, children};
 use crate::crd::OnionBalancedService;
 use crate::link::{AgentToken, ForwardedPort};
 use crate::onion::MasterKey;
-use crate::operator::settings::Settings;
+use crate::operator::served::{PolicyVersion, Served};
+use crate::operator::settings::{Environment, Settings};
 use crate::operator::templates::DefaultTemplates;
 
+/// The service `web` in namespace `shop`, and everything that its children depend on.
 pub struct Fixture {
     pub object: OnionBalancedService,
-    pub settings: Settings,
+    pub environment: Environment,
     pub key: MasterKey,
     pub token: AgentToken,
     pub ports: Vec<ForwardedPort>,
 }
 
+/// Returns the service `web` with the given fields in its spec.
 pub fn object(spec: &Value) -> OnionBalancedService {
     let mut whole =
         json!({"ports": [{"name": "http", "port": 80, "target": {"service": {"name": "web", "port": "http"}}}]});
@@ -37,8 +40,9 @@ pub fn object(spec: &Value) -> OnionBalancedService {
     .unwrap()
 }
 
-pub fn settings() -> Settings {
-    Settings {
+/// Returns an environment in which every kind of child is wanted and served.
+pub fn environment() -> Environment {
+    let settings = Settings {
         tor_image: "tor:1".to_owned(),
         data_plane_image: "operator:1".to_owned(),
         image_pull_policy: "IfNotPresent".to_owned(),
@@ -46,8 +50,13 @@ pub fn settings() -> Settings {
         default_templates: DefaultTemplates::default(),
         network_policies: Some(Vec::new()),
         wants_disruption_budgets: true,
-        policy: Some(PolicyVersion::V1),
-    }
+    };
+    Environment { settings, served: Served { disruption_budgets: Some(PolicyVersion::V1) } }
+}
+
+/// Builds the children of all stages.
+pub fn all_children(inputs: &Inputs<'_>) -> Vec<Child> {
+    Stage::ALL.into_iter().flat_map(|stage| children(inputs, stage).unwrap()).collect()
 }
 
 impl Fixture {
@@ -55,6 +64,7 @@ impl Fixture {
         Self::of(&json!({}))
     }
 
+    /// Returns the fixture with the given fields in the service's spec.
     pub fn of(spec: &Value) -> Self {
         let key = MasterKey::generate(&mut StdRng::seed_from_u64(1));
         let token = AgentToken::derive(&key);
@@ -64,13 +74,13 @@ impl Fixture {
             target: "web.shop.svc:8080".to_owned(),
             proxy_header: false,
         }];
-        Self { object: object(spec), settings: settings(), key, token, ports }
+        Self { object: object(spec), environment: environment(), key, token, ports }
     }
 
     pub fn inputs(&self) -> Inputs<'_> {
         Inputs {
             object: &self.object,
-            settings: &self.settings,
+            environment: &self.environment,
             address: self.key.address(),
             token: &self.token,
             ports: &self.ports,
@@ -78,9 +88,9 @@ impl Fixture {
         }
     }
 
-    /// The manifest of a child, by its kind and name.
+    /// Returns the manifest of a child, given its kind and name such as `Role web-frontend`.
     pub fn child(&self, id: &str) -> Value {
-        let children = children(&self.inputs()).unwrap();
+        let children = all_children(&self.inputs());
         children.into_iter().find(|child| child.id.to_string() == id).unwrap().manifest
     }
 }

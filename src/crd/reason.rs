@@ -1,0 +1,191 @@
+//! The types and reasons of an object's conditions. Programs compare them, so no string changes.
+
+use std::fmt;
+
+/// The type of a condition. The variants are in order of dependency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ConditionType {
+    /// The object's name and spec can be used.
+    Accepted,
+    /// The master key exists and this object may use it.
+    MasterKeyReady,
+    /// The clients of a service with restricted discovery are known, and all of them may connect.
+    ClientsReady,
+    /// All backends are ready and the targets of their ports are known.
+    BackendsReady,
+    /// A descriptor is on the HSDirs and a publisher keeps it there.
+    Published,
+    /// All the other conditions are True.
+    Ready,
+    /// Waiting does not help. Following kstatus, this condition exists only while it is True.
+    Stalled,
+}
+
+impl ConditionType {
+    /// Returns the type as the status names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "Accepted",
+            Self::MasterKeyReady => "MasterKeyReady",
+            Self::ClientsReady => "ClientsReady",
+            Self::BackendsReady => "BackendsReady",
+            Self::Published => "Published",
+            Self::Ready => "Ready",
+            Self::Stalled => "Stalled",
+        }
+    }
+}
+
+/// Defines [`Reason`] with the conditions that a reason keeps from being True, if any.
+macro_rules! reasons {
+    ($($(#[doc = $text:literal])+ $name:ident [$($condition:ident)*];)+) => {
+        /// The reason of a condition, for programs. The condition's message explains it to people.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason {
+            $($(#[doc = $text])+ $name,)+
+        }
+
+        impl Reason {
+            /// All reasons.
+            pub const ALL: &'static [Self] = &[$(Self::$name),+];
+
+            /// Returns the reason as the status names it.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)+
+                }
+            }
+
+            /// Returns the conditions that this reason keeps from being True. `Ready`, which
+            /// repeats the first of the others that is not True, counts only for reasons of its
+            /// own.
+            pub fn conditions(self) -> &'static [ConditionType] {
+                match self {
+                    $(Self::$name => &[$(ConditionType::$condition),*],)+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The spec is valid.
+    Valid [];
+    /// The spec is invalid or, if it does not match the types of the CRD, cannot be read.
+    InvalidSpec [Accepted];
+    /// The object's name cannot be part of the names of its owned objects.
+    InvalidName [Accepted];
+    /// The name of an owned object belongs to another object.
+    NameTaken [Accepted];
+
+    /// The master key is in use.
+    KeyLoaded [];
+    /// The Secret of the master key is missing.
+    SecretNotFound [MasterKeyReady];
+    /// The Secret does not hold a valid master key.
+    KeyInvalid [MasterKeyReady];
+    /// Another object serves the address of this master key.
+    KeyConflict [MasterKeyReady];
+    /// The master key belongs to another address than the object's.
+    AddressMismatch [MasterKeyReady];
+    /// The operator is generating a master key.
+    Generating [MasterKeyReady];
+    /// The operator generates a master key only once the object is accepted.
+    NotAccepted [MasterKeyReady];
+
+    /// Only the listed clients may connect.
+    Restricted [];
+    /// The Secret of the authorized clients is missing.
+    ClientsSecretNotFound [ClientsReady];
+    /// A descriptor cannot hold all of the clients.
+    TooManyClients [ClientsReady];
+    /// Some entries do not name a valid client.
+    ClientsInvalid [ClientsReady];
+    /// Discovery is restricted, but no client is listed.
+    NoClients [ClientsReady];
+
+    /// All backends are ready.
+    AllReady [];
+    /// The service has external backends and no pods of its own.
+    OnlyExternal [];
+    /// A target Service is missing.
+    TargetNotFound [BackendsReady];
+    /// A target Service does not have the port.
+    TargetPortNotFound [BackendsReady];
+    /// The API server refused an owned object.
+    ApplyFailed [MasterKeyReady BackendsReady];
+    /// The API server refused pods, for example because of a quota.
+    PodsRefused [BackendsReady Published];
+    /// A node could not pull an image.
+    ImagePullFailed [BackendsReady Published];
+    /// A container does not start, or crashes repeatedly.
+    PodsFailing [BackendsReady Published];
+    /// Not all backends are ready yet.
+    Progressing [BackendsReady];
+    /// A new version of the backends is being rolled out.
+    RollingOut [BackendsReady];
+    /// `spec.suspend` is true.
+    Suspended [BackendsReady Published];
+    /// `spec.backends.replicas` is 0 and there are no external backends.
+    ScaledToZero [BackendsReady];
+    /// The pods are created once `Accepted` and `MasterKeyReady` are True.
+    Waiting [BackendsReady];
+
+    /// The descriptor is published.
+    Published [];
+    /// No descriptor has been published yet.
+    NotPublished [Published];
+    /// Discovery is restricted, but the published descriptor is open to everyone.
+    NotRestricted [Published];
+    /// No HSDir has accepted the descriptor.
+    NotOnHSDirs [Published];
+    /// No backend has introduction points.
+    NoBackends [Published];
+    /// The HSDirs have dropped the descriptor.
+    Expired [Published];
+    /// No publisher holds or renews the Lease.
+    PublisherSilent [Published];
+
+    /// All the other conditions are True.
+    Ready [];
+    /// The operator lacks a right.
+    Forbidden [Ready];
+    /// The operator has not reconciled the object yet: the default of the schema.
+    Pending [Ready];
+}
+
+impl Reason {
+    /// Returns the reason of this name, if it is known.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|reason| reason.as_str() == name)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crd::custom_resource_definition;
+
+    #[test]
+    fn parse_finds_every_reason() {
+        for &reason in Reason::ALL {
+            assert_eq!(Reason::parse(reason.as_str()), Some(reason));
+        }
+        assert_eq!(Reason::parse("Unreadable"), None);
+    }
+
+    #[test]
+    fn the_schema_sets_pending_by_default() {
+        let version = custom_resource_definition().spec.versions.remove(0);
+        let schema = version.schema.and_then(|schema| schema.open_api_v3_schema).unwrap();
+        let default = schema.properties.unwrap()["status"].default.clone().unwrap().0;
+        assert_eq!(default["conditions"][0]["type"], ConditionType::Ready.as_str());
+        assert_eq!(default["conditions"][0]["reason"], Reason::Pending.as_str());
+    }
+}

@@ -1,0 +1,115 @@
+//! The kinds of owned objects, and the order in which they are applied.
+
+use std::fmt;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::core::ApiResource;
+
+use crate::operator::served::{PolicyVersion, Served};
+
+/// A kind of owned object. The variants are in the order of applying.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// `v1` `ServiceAccount`.
+    ServiceAccount,
+    /// `rbac.authorization.k8s.io/v1` `Role`.
+    Role,
+    /// `v1` `Secret`.
+    Secret,
+    /// `v1` `ConfigMap`.
+    ConfigMap,
+    /// `v1` `Service`.
+    Service,
+    /// `networking.k8s.io/v1` `NetworkPolicy`.
+    NetworkPolicy,
+    /// `policy` `PodDisruptionBudget`.
+    PodDisruptionBudget(PolicyVersion),
+    /// `rbac.authorization.k8s.io/v1` `RoleBinding`.
+    RoleBinding,
+    /// `apps/v1` `Deployment`.
+    Deployment,
+    /// `coordination.k8s.io/v1` `Lease`. The publishers create it; the operator never applies it.
+    Lease,
+}
+
+/// A stage of applying. All objects of a stage can be applied at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// The objects that need no other.
+    Prerequisites,
+    /// The `RoleBinding`: the API server refuses it before it knows the `Role`.
+    RoleBindings,
+    /// The Deployments, whose pods need all of the others.
+    Deployments,
+}
+
+impl Stage {
+    /// All stages in order.
+    pub const ALL: [Self; 3] = [Self::Prerequisites, Self::RoleBindings, Self::Deployments];
+}
+
+impl Kind {
+    /// Returns the kinds that the operator applies on an API server with these optional APIs, in
+    /// the order of applying.
+    pub fn all(served: Served) -> Vec<Self> {
+        let before =
+            [Self::ServiceAccount, Self::Role, Self::Secret, Self::ConfigMap, Self::Service, Self::NetworkPolicy];
+        before
+            .into_iter()
+            .chain(served.disruption_budgets.map(Self::PodDisruptionBudget))
+            .chain([Self::RoleBinding, Self::Deployment])
+            .collect()
+    }
+
+    /// Returns the group, version and plural name under which the API server serves this kind.
+    pub fn resource(self) -> ApiResource {
+        match self {
+            Self::ServiceAccount => ApiResource::erase::<ServiceAccount>(&()),
+            Self::Role => ApiResource::erase::<Role>(&()),
+            Self::RoleBinding => ApiResource::erase::<RoleBinding>(&()),
+            Self::Secret => ApiResource::erase::<Secret>(&()),
+            Self::ConfigMap => ApiResource::erase::<ConfigMap>(&()),
+            Self::Service => ApiResource::erase::<Service>(&()),
+            Self::NetworkPolicy => ApiResource::erase::<NetworkPolicy>(&()),
+            Self::PodDisruptionBudget(version) => {
+                let current = ApiResource::erase::<PodDisruptionBudget>(&());
+                match version {
+                    PolicyVersion::V1 => current,
+                    PolicyVersion::V1Beta1 => ApiResource {
+                        version: "v1beta1".to_owned(),
+                        api_version: "policy/v1beta1".to_owned(),
+                        ..current
+                    },
+                }
+            }
+            Self::Deployment => ApiResource::erase::<Deployment>(&()),
+            Self::Lease => ApiResource::erase::<Lease>(&()),
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.resource().kind)
+    }
+}
+
+/// The kind and name of an owned object.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChildId {
+    /// The object's kind.
+    pub kind: Kind,
+    /// The object's name.
+    pub name: String,
+}
+
+impl fmt::Display for ChildId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.name)
+    }
+}

@@ -1,0 +1,56 @@
+//! Tests of the owned objects as a whole, and the fixture of the builders' own tests.
+
+mod golden;
+pub mod support;
+
+use super::*;
+use crate::operator::served::{PolicyVersion, Served};
+use support::{Fixture, all_children};
+
+#[test]
+fn ids_lists_exactly_the_children_in_the_order_of_applying() {
+    let fixture = Fixture::new();
+    let built: Vec<_> = all_children(&fixture.inputs()).into_iter().map(|child| child.id).collect();
+    assert_eq!(built, ids("web", &fixture.environment));
+    assert_eq!(built.len(), 15);
+    let kinds = |stage| children(&fixture.inputs(), stage).unwrap().into_iter().map(|child| child.id.kind);
+    assert!(kinds(Stage::Prerequisites).all(|kind| kind < Kind::RoleBinding));
+    assert!(kinds(Stage::RoleBindings).all(|kind| kind == Kind::RoleBinding));
+    assert!(kinds(Stage::Deployments).all(|kind| kind == Kind::Deployment));
+}
+
+#[test]
+fn a_kind_that_is_switched_off_or_not_served_is_not_built() {
+    let mut fixture = Fixture::new();
+    fixture.environment.settings.network_policies = None;
+    fixture.environment.served.disruption_budgets = None;
+    let built: Vec<_> = all_children(&fixture.inputs()).into_iter().map(|child| child.id).collect();
+    assert_eq!(built, ids("web", &fixture.environment));
+    assert_eq!(built.len(), 11);
+    let kinds = Kind::all(Served { disruption_budgets: None });
+    assert!(!kinds.contains(&Kind::PodDisruptionBudget(PolicyVersion::V1)));
+}
+
+#[test]
+fn each_child_has_the_labels_owner_and_namespace_of_its_service() {
+    for child in all_children(&Fixture::new().inputs()) {
+        let metadata = &child.manifest["metadata"];
+        assert_eq!(metadata["namespace"], "shop", "{}", child.id);
+        assert_eq!(metadata["labels"]["onionbalance.dev/service"], "web", "{}", child.id);
+        assert_eq!(metadata["labels"]["app.kubernetes.io/managed-by"], "onionbalance-operator", "{}", child.id);
+        assert_eq!(metadata["ownerReferences"][0]["uid"], "uid-of-web", "{}", child.id);
+        assert_eq!(metadata["ownerReferences"][0]["controller"], true, "{}", child.id);
+    }
+}
+
+#[test]
+fn no_child_contains_the_master_key() {
+    let fixture = Fixture::new();
+    let file = fixture.key.to_tor_secret_key_file();
+    let base64 = data_encoding::BASE64.encode(&file);
+    let hexadecimal = data_encoding::HEXLOWER.encode(&file[32..64]);
+    for child in all_children(&fixture.inputs()) {
+        let text = child.manifest.to_string();
+        assert!(!text.contains(&base64[50..100]) && !text.contains(&hexadecimal), "{}", child.id);
+    }
+}

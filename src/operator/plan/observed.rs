@@ -1,0 +1,261 @@
+//! The facts that a plan depends on, and how the outcomes of steps add to them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt as _;
+
+use crate::crd::OnionBalancedService;
+use crate::crd::clients::ClientList;
+use crate::crd::names::Component;
+use crate::link::AgentConfig;
+use crate::operator::children::{ChildId, Kind, Stage};
+use crate::operator::holder::{Holder, holder};
+use crate::operator::pods::PodProblem;
+use crate::operator::settings::Environment;
+
+/// Everything that is known in a reconciliation, and everything that it has tried.
+pub struct Observed {
+    /// The service.
+    pub object: Arc<OnionBalancedService>,
+    /// The operator's settings and the optional APIs of the API server.
+    pub environment: Arc<Environment>,
+    /// The other watched services that may use the same key.
+    pub rivals: Vec<Arc<OnionBalancedService>>,
+    /// The Secret of the master key.
+    pub key_secret: Option<KeySecret>,
+    /// The content of the Secret that `spec.restrictedDiscovery` names.
+    pub clients_secret: Option<ClientList>,
+    /// The existing target Services by name.
+    pub services: BTreeMap<String, Service>,
+    /// The current configuration of the backends. It is read only if a target cannot be found.
+    pub last_config: Option<AgentConfig>,
+    /// The owned objects with names that belong to other objects.
+    pub taken: Vec<Taken>,
+    /// The backends' Deployment.
+    pub backends: Option<Arc<Deployment>>,
+    /// The frontends' Deployment.
+    pub frontends: Option<Arc<Deployment>>,
+    /// The problems that keep pods from starting.
+    pub pod_problems: Vec<PodProblem>,
+    /// The publishers' Lease, if it belongs to this service.
+    pub lease: Option<Lease>,
+    /// The state of the question if a key may be generated.
+    pub key_permit: KeyPermit,
+    /// True if this reconciliation generated the key.
+    pub generated_key: bool,
+    /// True if this reconciliation has tried to set the owners of the key's Secret.
+    pub tried_key_owners: bool,
+    /// The existing owned objects, once they have been looked up.
+    pub owned: Option<OwnedObjects>,
+    /// The owned objects that the API server refused in this reconciliation.
+    pub refused: Vec<RefusedWrite>,
+}
+
+/// The Secret of the master key. Its data is moved out of the API object, so that it is wiped from
+/// memory when it is dropped.
+pub struct KeySecret {
+    /// The Secret's metadata.
+    pub metadata: ObjectMeta,
+    /// The Secret's data.
+    pub data: BTreeMap<String, zeroize::Zeroizing<Vec<u8>>>,
+}
+
+impl KeySecret {
+    /// Creates the Secret from the parts of an API object.
+    pub fn new(metadata: ObjectMeta, data: Option<BTreeMap<String, ByteString>>) -> Self {
+        let data = data.unwrap_or_default().into_iter().map(|(name, bytes)| (name, zeroize::Zeroizing::new(bytes.0)));
+        Self { metadata, data: data.collect() }
+    }
+}
+
+/// The answer to the question if a key may be generated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyPermit {
+    /// The API server has not been asked for the object yet.
+    Unknown,
+    /// The API server knows the object in the same version and without an address.
+    Granted,
+    /// The object has changed, or it already had an address.
+    Denied,
+    /// A key was generated, or the attempt failed.
+    Used,
+}
+
+/// An owned object with a name that belongs to another object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// The owned object that cannot be created.
+    pub child: ChildId,
+    /// True if the name belongs to a deleted service of the same name, the objects of which the
+    /// garbage collector is about to remove.
+    pub by_predecessor: bool,
+}
+
+/// Returns the conflict over the name of an owned object, if an existing object of this name
+/// belongs to another.
+pub fn taken(child: &ChildId, metadata: &ObjectMeta, object: &OnionBalancedService) -> Option<Taken> {
+    let by_predecessor = match holder(metadata, object) {
+        Holder::Us => return None,
+        Holder::Predecessor => true,
+        Holder::Another => false,
+    };
+    Some(Taken { child: child.clone(), by_predecessor })
+}
+
+/// An owned object that the API server refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedWrite {
+    /// The refused object.
+    pub child: ChildId,
+    /// The API server's message.
+    pub message: String,
+}
+
+/// A labelled object of a service: its kind and metadata.
+pub type Labelled = (Kind, ObjectMeta);
+
+/// The existing owned objects, and what this reconciliation has done about them.
+#[derive(Debug, Clone, Default)]
+pub struct OwnedObjects {
+    /// The objects with the names of the owned objects.
+    pub existing: BTreeMap<ChildId, ObjectMeta>,
+    /// All objects with the labels of the service.
+    pub labelled: Vec<Labelled>,
+    /// The last stage that was applied.
+    pub applied: Option<Stage>,
+    /// True if the unused objects were pruned.
+    pub pruned: bool,
+}
+
+/// The result of an executed step.
+pub enum Outcome {
+    /// The object was read. It is `None` if it no longer exists.
+    ObjectRead(Option<Box<OnionBalancedService>>),
+    /// The master key was generated.
+    KeyGenerated {
+        /// The created Secret.
+        secret: Box<KeySecret>,
+        /// The services that may use the same key.
+        rivals: Vec<Arc<OnionBalancedService>>,
+    },
+    /// A Secret of this name existed already, so no key was generated.
+    KeyExisted {
+        /// The existing Secret. It is `None` if it no longer exists.
+        secret: Option<Box<KeySecret>>,
+        /// The services that may use the same key.
+        rivals: Vec<Arc<OnionBalancedService>>,
+    },
+    /// The API server refused the Secret with the generated key.
+    KeyRefused(RefusedWrite),
+    /// The owners of the key's Secret were set, or the API server refused the change.
+    KeyOwnersTried,
+    /// The existing objects were found.
+    ChildrenFound {
+        /// The objects with the names of the owned objects.
+        existing: BTreeMap<ChildId, ObjectMeta>,
+        /// All objects with the labels of the service.
+        labelled: Vec<Labelled>,
+    },
+    /// The due objects of a stage were applied. A taken name stops the stage early.
+    Applied(Stage, Vec<(ChildId, Applied)>),
+    /// The unused objects were deleted, or the API server refused to.
+    Pruned,
+}
+
+/// The result of applying one object.
+pub enum Applied {
+    /// The object exists as wanted.
+    Written(Box<ObjectMeta>),
+    /// The API server refused the object with this message.
+    Refused(String),
+    /// The name belongs to another object.
+    Taken(Taken),
+    /// The object is being deleted, which cannot be undone. If it is labelled as ours, its end
+    /// triggers another reconciliation.
+    Leaving,
+}
+
+impl Observed {
+    /// Adds the outcome of a step.
+    pub fn learn(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::ObjectRead(current) => {
+                let granted = current.is_some_and(|current| never_had_a_key(&self.object, &current));
+                self.key_permit = if granted { KeyPermit::Granted } else { KeyPermit::Denied };
+            }
+            Outcome::KeyGenerated { secret, rivals } => {
+                self.key_permit = KeyPermit::Used;
+                self.generated_key = true;
+                (self.key_secret, self.rivals) = (Some(*secret), rivals);
+            }
+            Outcome::KeyExisted { secret, rivals } => {
+                self.key_permit = KeyPermit::Used;
+                (self.key_secret, self.rivals) = (secret.map(|secret| *secret), rivals);
+            }
+            Outcome::KeyRefused(refused) => {
+                self.key_permit = KeyPermit::Used;
+                self.refused.push(refused);
+            }
+            Outcome::KeyOwnersTried => self.tried_key_owners = true,
+            Outcome::ChildrenFound { existing, labelled } => {
+                self.taken.extend(existing.iter().filter_map(|(id, found)| taken(id, found, &self.object)));
+                self.owned = Some(OwnedObjects { existing, labelled, applied: None, pruned: false });
+            }
+            Outcome::Applied(stage, results) => {
+                self.owned.get_or_insert_default().applied = Some(stage);
+                for (id, result) in results {
+                    self.learn_applied(id, result);
+                }
+            }
+            Outcome::Pruned => self.owned.get_or_insert_default().pruned = true,
+        }
+    }
+
+    fn learn_applied(&mut self, child: ChildId, result: Applied) {
+        match result {
+            Applied::Written(metadata) => {
+                if child == self.backends_id() {
+                    self.expect_rollout(&metadata);
+                }
+                self.owned.get_or_insert_default().existing.insert(child, *metadata);
+            }
+            Applied::Refused(message) => self.refused.push(RefusedWrite { child, message }),
+            Applied::Taken(taken) => self.taken.push(taken),
+            Applied::Leaving => {}
+        }
+    }
+
+    /// Raises the known generation of the backends' Deployment to that of an apply. The observed
+    /// status belongs to the older generation, so the backends count as rolling out.
+    fn expect_rollout(&mut self, applied: &ObjectMeta) {
+        let deployment = self.backends.get_or_insert_default();
+        if applied.generation > deployment.metadata.generation {
+            Arc::make_mut(deployment).metadata.generation = applied.generation;
+        }
+    }
+
+    fn backends_id(&self) -> ChildId {
+        ChildId { kind: Kind::Deployment, name: Component::Backend.child_name(&self.object.name_any()) }
+    }
+
+    /// Returns the UID of the frontends' `ServiceAccount`, unless it is missing or being deleted.
+    pub fn frontend_account(&self) -> Option<&str> {
+        let name = Component::Frontend.child_name(&self.object.name_any());
+        let account = self.owned.as_ref()?.existing.get(&ChildId { kind: Kind::ServiceAccount, name })?;
+        account.uid.as_deref().filter(|_| account.deletion_timestamp.is_none())
+    }
+}
+
+/// Returns true if the object is still the one that was observed, and never had a key.
+fn never_had_a_key(object: &OnionBalancedService, current: &OnionBalancedService) -> bool {
+    let had_a_key = current.status.as_ref().is_some_and(|status| status.onion_address.is_some());
+    current.metadata.uid == object.metadata.uid
+        && current.metadata.generation == object.metadata.generation
+        && !had_a_key
+}

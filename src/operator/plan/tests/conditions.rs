@@ -1,0 +1,262 @@
+//! Tests of the conditions.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use serde_json::{Value, json};
+
+use super::support::{
+    address, concluded, condition, from, healthy, key_secret, now, other_key, secret_of, service, with,
+};
+use crate::crd::Reason;
+use crate::crd::names::Component;
+use crate::link::{AgentConfig, ForwardedPort};
+use crate::operator::children::tests::support::Fixture;
+use crate::operator::children::{ChildId, Kind};
+use crate::operator::plan::{Observed, RefusedWrite, Taken, requeue_after, status, unreadable};
+use crate::operator::pods::PodProblem;
+
+#[test]
+fn a_healthy_service_is_ready() {
+    let (conclusion, status) = concluded(&healthy());
+    for kind in ["Accepted", "MasterKeyReady", "BackendsReady", "Published"] {
+        assert!(condition(&status, kind).starts_with("True "), "{}", condition(&status, kind));
+    }
+    assert_eq!(condition(&status, "Ready"), format!("True Ready: Reachable at {}.", address()));
+    assert!(conclusion.applies_children);
+    assert_eq!((status.ready.as_deref(), status.replicas, status.ready_replicas), (Some("3/3"), Some(3), Some(3)));
+    assert_eq!(status.observed_generation, Some(4));
+    assert_eq!(status.selector.as_deref(), Some("app.kubernetes.io/component=backend,onionbalance.dev/service=web"));
+}
+
+#[test]
+fn the_operator_does_not_write_the_publishers_part_of_the_status() {
+    let (_, status) = concluded(&healthy());
+    let written = serde_json::to_value(&status).unwrap();
+    assert!(written.get("backends").is_none() && written.get("published").is_none());
+}
+
+#[test]
+fn an_unchanged_status_keeps_its_transition_times() {
+    let mut observed = healthy();
+    let (conclusion, first) = concluded(&observed);
+    observed.object = with(&observed.object, "status/conditions", serde_json::to_value(&first.conditions).unwrap());
+    let later = now() + jiff::SignedDuration::from_secs(5);
+    let second = status(&observed, &conclusion, observed.object.status.as_ref().unwrap(), later);
+    assert_eq!(second, first);
+}
+
+/// A change of the healthy service, the type and the beginning of the condition that reports it,
+/// and true if the owned objects are still applied.
+type Scenario = (&'static str, fn(&mut Observed), &'static str, &'static str, bool);
+
+#[rustfmt::skip]
+const SCENARIOS: &[Scenario] = &[
+    ("name", |o| o.object = with(&o.object, "metadata/name", json!("web.example")),
+        "Accepted", "False InvalidName: metadata.name: use lower-case letters, digits and \"-\"", false),
+    ("spec", |o| o.object = with(&o.object, "spec/backends/introductionPoints", json!(2)),
+        "Accepted", "False InvalidSpec: spec.backends.introductionPoints: must be from 3 to 20", false),
+    ("name taken", |o| o.taken = vec![taken(false)],
+        "Accepted", "False NameTaken: Deployment web-backend exists and does not belong to this object; remove it", false),
+    ("predecessor", |o| o.taken = vec![taken(true)],
+        "Accepted", "False NameTaken: Deployment web-backend still belongs to a deleted web", false),
+    ("key gone", |o| o.key_secret = None,
+        "MasterKeyReady", "False SecretNotFound: Secret web-master-key with the key of ", false),
+    ("key cut", |o| o.key_secret = Some(secret_of(b"abc")),
+        "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key must have 96 bytes but has 3", false),
+    ("key absent", |o| o.key_secret.as_mut().unwrap().data.clear(),
+        "MasterKeyReady", "False KeyInvalid: Secret web-master-key: it has no hs_ed25519_secret_key", false),
+    ("public key of another", |o| {
+        let file = zeroize::Zeroizing::new(other_key().to_tor_public_key_file());
+        o.key_secret.as_mut().unwrap().data.insert("hs_ed25519_public_key".to_owned(), file);
+    }, "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_public_key does not belong to", false),
+    ("key replaced", |o| o.key_secret = Some(key_secret(&other_key())),
+        "MasterKeyReady", "False AddressMismatch: Secret web-master-key holds the key of ", false),
+    ("pin", |o| o.object = with(&o.object, "spec/masterKey/onionAddress", json!(other_key().address().to_string())),
+        "MasterKeyReady", "False AddressMismatch: Secret web-master-key holds the key of ", false),
+    ("older rival", |o| rival(o, "a", "2025-01-01T00:00:00Z", true),
+        "MasterKeyReady", "False KeyConflict: ", false),
+    ("younger rival", |o| rival(o, "a", "2026-02-01T00:00:00Z", true),
+        "MasterKeyReady", "True KeyLoaded: ", true),
+    ("older rival without the address", |o| rival(o, "a", "2025-01-01T00:00:00Z", false),
+        "MasterKeyReady", "True KeyLoaded: ", true),
+    ("target gone", |o| o.services.clear(),
+        "BackendsReady", "False TargetNotFound: spec.ports[0].target.service: Service web does not exist in namespace shop", false),
+    ("target port", |o| o.services = service(&json!([{"name": "web", "port": 80}, {"port": 53, "protocol": "UDP"}]), "10.0.0.1"),
+        "BackendsReady", "False TargetPortNotFound: spec.ports[0].target.service: Service web has no TCP port \"http\"; \
+         its TCP ports: web (80)", false),
+    ("target gone, but once known", |o| { o.services.clear(); o.last_config = Some(config("web.shop.svc:80")); },
+        "BackendsReady", "False TargetNotFound: ", true),
+    ("target gone, another once known", |o| { o.services.clear(); o.last_config = Some(config("web2.shop.svc:80")); },
+        "BackendsReady", "False TargetNotFound: ", false),
+    ("suspended", |o| o.object = with(&o.object, "spec/suspend", json!(true)),
+        "BackendsReady", "False Suspended: spec.suspend is true.", true),
+    ("no replicas", |o| o.object = with(&o.object, "spec/backends/replicas", json!(0)),
+        "BackendsReady", "False ScaledToZero: spec.backends.replicas is 0.", true),
+    ("no replicas, backends elsewhere", |o| {
+        o.object = with(&o.object, "spec/backends/replicas", json!(0));
+        o.object = with(&o.object, "spec/externalBackends", json!([{"onionAddress": EXTERNAL}]));
+    }, "BackendsReady", "True OnlyExternal: spec.backends.replicas is 0; external backends: 1.", true),
+    ("more wanted", |o| o.object = with(&o.object, "spec/backends/replicas", json!(5)),
+        "BackendsReady", "False Progressing: 3 of 5 backends are ready.", true),
+    ("no deployment yet", |o| o.backends = None,
+        "BackendsReady", "False Progressing: 0 of 3 backends are ready.", true),
+    ("rollout", |o| deployment(o, &json!({"observedGeneration": 3, "readyReplicas": 3, "updatedReplicas": 1})),
+        "BackendsReady", "False RollingOut: A new version of the backends is being rolled out.", true),
+    ("rollout's last pod",
+        |o| deployment(o, &json!({"observedGeneration": 3, "replicas": 4, "readyReplicas": 3, "updatedReplicas": 3})),
+        "BackendsReady", "False RollingOut: A new version of the backends is being rolled out.", true),
+    ("quota", |o| deployment(o, &json!({"observedGeneration": 3, "conditions": [
+        {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}]})),
+        "BackendsReady", "False PodsRefused: Pods cannot be created: exceeded quota", true),
+    ("image", |o| {
+        deployment(o, &json!({"observedGeneration": 3, "readyReplicas": 2, "updatedReplicas": 3}));
+        pod_problem(o, Component::Backend);
+    }, "BackendsReady", "False ImagePullFailed: 2 of 3 backends are ready. Pod x: no image", true),
+    ("image of a pod that is not needed", |o| pod_problem(o, Component::Backend),
+        "BackendsReady", "True AllReady: All 3 backends are ready.", true),
+    ("frontend's image", |o| {
+        o.object = with(&o.object, "status/published", json!([]));
+        pod_problem(o, Component::Frontend);
+    }, "Published", "False ImagePullFailed: Pod x: no image", true),
+    ("frontend's image, while another publishes", |o| pod_problem(o, Component::Frontend),
+        "Published", "True Published: The descriptor is published.", true),
+    ("frontend's quota", |o| {
+        o.object = with(&o.object, "status/published", json!([]));
+        o.frontends = Some(Arc::new(from(json!({"status": {"conditions": [
+            {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}]}}))));
+    }, "Published", "False PodsRefused: Frontend: Pods cannot be created: exceeded quota", true),
+    ("never published", |o| o.object = with(&o.object, "status/published", json!([])),
+        "Published", "False NotPublished: No descriptor has been published yet.", true),
+    ("refused by all", |o| o.object = with(&o.object, "status/published", json!([
+        {"timePeriod": 1, "revisionCounter": 2, "introductionPoints": 9, "hsdirsAccepted": 0, "hsdirsTotal": 8,
+         "lastPublished": "2025-12-31T23:58:00Z"}])),
+        "Published", "False NotOnHSDirs: No HSDir has accepted the descriptor.", true),
+    ("expired", |o| o.object = with(&o.object, "status/published/0/lastPublished", json!("2025-12-31T20:59:59Z")),
+        "Published", "False Expired: The newest descriptor was published at 2025-12-31T20:59:59Z; the HSDirs have dropped it.", true),
+    ("no backends", |o| {
+        o.object = with(&o.object, "status/backends/0/state", json!("Lost"));
+    }, "Published", "False NoBackends: No backend has introduction points", true),
+    ("a backend waits for its turn", |o| {
+        o.object = with(&o.object, "status/backends/0/state", json!("Waiting"));
+    }, "Published", "True Published: ", true),
+    ("no backends yet", |o| {
+        let starting = json!([{"name": "web-backend-1", "introductionPoints": 0, "state": "Starting",
+            "since": "2025-12-31T23:59:30Z"}]);
+        o.object = with(&o.object, "status/backends", starting);
+    }, "Published", "True Published: ", true),
+    ("lease gone", |o| o.lease = None,
+        "Published", "Unknown PublisherSilent: No publisher holds the Lease", true),
+    ("lease stale", |o| o.lease = Some(lease("2025-12-31T23:58:59.000000Z", 15)),
+        "Published", "Unknown PublisherSilent: The publisher has not renewed its Lease since 2025-12-31T23:58:59Z", true),
+    ("lease in time", |o| o.lease = Some(lease("2025-12-31T23:59:00.000000Z", 15)),
+        "Published", "True Published: ", true),
+    ("long lease in time", |o| o.lease = Some(lease("2025-12-31T23:57:00.000000Z", 60)),
+        "Published", "True Published: ", true),
+];
+
+const EXTERNAL: &str = "pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd.onion";
+
+#[test]
+fn each_problem_has_its_condition_and_stops_nothing_that_runs() {
+    for (name, change, kind, expected, applied) in SCENARIOS {
+        let mut observed = healthy();
+        change(&mut observed);
+        let (conclusion, status) = concluded(&observed);
+        let found = condition(&status, kind);
+        assert!(found.starts_with(expected), "{name}: {found}");
+        assert_eq!(conclusion.applies_children, *applied, "{name}");
+        // Ready repeats the first problem, and the address is never removed.
+        let summary = condition(&status, "Ready");
+        assert!(summary == found || found.starts_with("True "), "{name}: {summary}");
+        assert_eq!(status.onion_address, Some(address()), "{name}");
+        let is_for_good = ["InvalidSpec", "InvalidName", "KeyInvalid", "AddressMismatch"]
+            .iter()
+            .any(|reason| found.starts_with(&format!("False {reason}: ")));
+        let is_stalled = status.conditions.iter().any(|condition| condition.type_ == "Stalled");
+        assert_eq!(is_stalled, is_for_good, "{name}");
+    }
+}
+
+#[test]
+fn a_new_descriptor_has_time_to_settle_if_one_was_published_before() {
+    let mut observed = healthy();
+    observed.object = with(&observed.object, "status/published/0/hsdirsAccepted", json!(0));
+    observed.object = with(&observed.object, "status/published/0/lastPublished", json!("2025-12-31T23:59:30Z"));
+    assert!(
+        condition(&concluded(&observed).1, "Published").starts_with("False NotOnHSDirs: "),
+        "never published before"
+    );
+
+    let (_, published) = concluded(&healthy());
+    observed.object = with(&observed.object, "status/conditions", serde_json::to_value(&published.conditions).unwrap());
+    assert!(condition(&concluded(&observed).1, "Published").starts_with("True Published: "));
+    observed.object = with(&observed.object, "status/published/0/lastPublished", json!("2025-12-31T23:58:30Z"));
+    assert!(condition(&concluded(&observed).1, "Published").starts_with("False NotOnHSDirs: "), "for too long");
+}
+
+#[test]
+fn a_refused_object_is_named_with_the_servers_message() {
+    let backend = ChildId { kind: Kind::Deployment, name: "web-backend".to_owned() };
+    let mut observed = healthy();
+    observed.refused = vec![RefusedWrite { child: backend, message: "denied by the webhook".to_owned() }];
+    assert_eq!(
+        condition(&concluded(&observed).1, "BackendsReady"),
+        "False ApplyFailed: Deployment web-backend: denied by the webhook"
+    );
+}
+
+#[test]
+fn an_object_is_reconciled_again_after_a_time_that_depends_on_what_can_change_unseen() {
+    let seconds = |observed: &Observed| requeue_after(observed, &concluded(observed).0).as_secs();
+    assert_eq!(seconds(&healthy()), 60);
+    assert_eq!(seconds(&Observed { lease: None, ..healthy() }), 300);
+    assert_eq!(seconds(&Observed { taken: vec![taken(false)], ..healthy() }), 10);
+    assert_eq!(seconds(&Observed { key_secret: None, ..healthy() }), 10);
+}
+
+#[test]
+fn an_object_that_cannot_be_read_says_so() {
+    let conditions = unreadable("invalid type", &[], Some(3), now());
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
+    assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "InvalidSpec"));
+    assert_eq!(ready.message, "The object cannot be read: invalid type");
+    assert!(conditions.iter().any(|condition| condition.type_ == "Stalled" && condition.status == "True"));
+}
+
+fn taken(by_predecessor: bool) -> Taken {
+    Taken { child: ChildId { kind: Kind::Deployment, name: "web-backend".to_owned() }, by_predecessor }
+}
+
+fn rival(observed: &mut Observed, name: &str, created: &str, has_address: bool) {
+    let rival = with(
+        &observed.object,
+        "metadata",
+        json!({
+            "name": name, "namespace": "shop", "uid": format!("uid-of-{name}"), "creationTimestamp": created,
+        }),
+    );
+    let rival = with(&rival, "spec/masterKey/secretName", json!("web-master-key"));
+    let address = has_address.then(address);
+    observed.rivals.push(with(&rival, "status", json!({ "onionAddress": address })));
+}
+
+fn config(target: &str) -> AgentConfig {
+    let ports = vec![ForwardedPort { name: None, port: 80, target: target.to_owned(), proxy_header: false }];
+    let master_onion_address = Fixture::new().key.address();
+    AgentConfig { master_onion_address, ports, introduction_points: 3, drain_timeout_seconds: 1, linger_seconds: 1 }
+}
+
+fn pod_problem(observed: &mut Observed, component: Component) {
+    let (pod, message) = ("x".to_owned(), "Pod x: no image".to_owned());
+    let reason = Reason::ImagePullFailed;
+    observed.pod_problems = vec![PodProblem { pod, component, reason, message }];
+}
+
+fn deployment(observed: &mut Observed, status: &Value) {
+    observed.backends = Some(Arc::new(from(json!({"metadata": {"generation": 3}, "status": status}))));
+}
+
+fn lease(renewed: &str, seconds: i32) -> Lease {
+    from(json!({"metadata": {}, "spec": {"renewTime": renewed, "leaseDurationSeconds": seconds}}))
+}

@@ -1,0 +1,343 @@
+//! Tests of the steps: their order, and that there is an end to them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::support::{
+    KeyCreation, Server, as_applied, concluded, condition, describe, fresh, from, healthy, key_secret, other_key,
+    secret_of, with,
+};
+use crate::crd::OnionBalancedService;
+use crate::operator::children::tests::support::Fixture;
+use crate::operator::children::{ChildId, Kind, Stage};
+use crate::operator::plan::{
+    Applied, KeyPermit, KeySecret, Labelled, Next, Observed, Outcome, RefusedWrite, Taken, plan,
+};
+
+/// Returns a server that knows the service exactly as it was observed.
+fn server(observed: &Observed) -> Server {
+    Server { object: Some((*observed.object).clone()), ..Server::default() }
+}
+
+const APPLY_ALL: [&str; 4] = ["find children", "apply 12 Prerequisites", "apply 1 RoleBindings", "apply 2 Deployments"];
+
+#[test]
+fn a_new_service_gets_its_key_before_anything_else() {
+    let observed = fresh();
+    let mut server = server(&observed);
+    let (observed, status) = server.run(observed);
+    assert_eq!(server.steps, [&["read object", "generate key"][..], &APPLY_ALL].concat());
+    assert!(observed.generated_key);
+    assert_eq!(status.onion_address, Some(Fixture::new().key.address().to_string()));
+    assert_eq!(condition(&status, "BackendsReady"), "False Progressing: 0 of 3 backends are ready.");
+}
+
+#[test]
+fn no_second_key_is_generated_for_an_object_that_had_an_address() {
+    let observed = fresh;
+    let known = |change: fn(&mut OnionBalancedService)| {
+        let mut object = (*observed().object).clone();
+        change(&mut object);
+        object
+    };
+    let with_address = |object: &mut OnionBalancedService| {
+        object.status.get_or_insert_default().onion_address = Some("a.onion".to_owned());
+    };
+    for object in [
+        None,
+        Some(known(with_address)),
+        Some(known(|object| object.metadata.uid = Some("another".to_owned()))),
+        Some(known(|object| object.metadata.generation = Some(5))),
+    ] {
+        let mut server = Server { object, ..Server::default() };
+        let (_, status) = server.run(observed());
+        assert_eq!(server.steps, ["read object"]);
+        assert_eq!(condition(&status, "MasterKeyReady"), "Unknown Generating: A key is being generated.");
+    }
+}
+
+#[test]
+fn a_refused_key_is_not_tried_again_and_stops_everything() {
+    let observed = fresh();
+    let mut server = Server { refuses: &["Secret web-master-key"], ..server(&observed) };
+    let (observed, status) = server.run(observed);
+    assert_eq!(server.steps, ["read object", "generate key"]);
+    assert_eq!(observed.refused.len(), 1);
+    for kind in ["MasterKeyReady", "Ready"] {
+        assert_eq!(condition(&status, kind), "False ApplyFailed: Secret web-master-key: exceeded quota");
+    }
+}
+
+#[test]
+fn a_key_that_exists_already_is_used_instead_of_a_generated_one() {
+    let observed = fresh();
+    let mut server = Server { key_creation: KeyCreation::Exists(key_secret(&other_key())), ..server(&observed) };
+    let (observed, status) = server.run(observed);
+    assert_eq!(status.onion_address, Some(other_key().address().to_string()));
+    assert!(!observed.generated_key);
+
+    let observed = fresh();
+    let mut server = Server { key_creation: KeyCreation::Vanished, ..self::server(&observed) };
+    server.run(observed);
+    assert_eq!(server.steps, ["read object", "generate key"], "the existing Secret was deleted again");
+}
+
+#[test]
+fn the_owners_of_the_key_are_set_once_and_before_the_owned_objects() {
+    let mut observed = Observed { owned: None, ..healthy() };
+    observed.object = with(&observed.object, "spec/deletionPolicy", json!("Delete"));
+    observed.key_secret.as_mut().unwrap().metadata = from(json!({
+        "name": "web-master-key", "labels": {"onionbalance.dev/service": "web"},
+        "annotations": {"onionbalance.dev/generated": "true"},
+    }));
+    let mut server = Server::default();
+    server.run(observed);
+    assert_eq!(server.steps, [&["set 1 key owners"][..], &APPLY_ALL].concat());
+}
+
+#[test]
+fn the_frontends_deployment_waits_for_the_uid_of_their_account() {
+    let template = |existing: BTreeMap<ChildId, _>| {
+        let mut server = Server { existing, ..Server::default() };
+        server.run(Observed { owned: None, ..healthy() });
+        let names: Vec<_> = server.applied.iter().map(|(name, _)| name.clone()).collect();
+        let at = |name: &str| names.iter().position(|applied| applied == name);
+        assert!(at("ServiceAccount web-frontend") < at("Deployment web-frontend"), "{names:?}");
+        server.applied.pop().unwrap().1["spec"]["template"].clone()
+    };
+    let other = ChildId { kind: Kind::ServiceAccount, name: "web-frontend".to_owned() };
+    let leaving = json!({"uid": "old", "deletionTimestamp": "2026-01-01T00:00:00Z", "labels": {
+        "app.kubernetes.io/managed-by": "onionbalance-operator", "onionbalance.dev/service": "web",
+    }});
+    let created = template(BTreeMap::new());
+    assert_eq!(created, template(BTreeMap::new()));
+
+    // The account is being deleted, so there is none that the pods could use.
+    let mut server = Server { existing: BTreeMap::from([(other, from(leaving))]), ..Server::default() };
+    server.run(Observed { owned: None, ..healthy() });
+    let deployments: Vec<_> = server.applied.iter().filter(|(name, _)| name.starts_with("Deployment")).collect();
+    assert_eq!(deployments.len(), 1);
+    assert_eq!(deployments[0].0, "Deployment web-backend");
+}
+
+#[test]
+fn nothing_is_applied_after_a_name_that_is_taken() {
+    let labelled = vec![orphan()];
+    for (taken, steps) in [(&["ConfigMap web-backend"], &APPLY_ALL[..2]), (&["Deployment web-backend"], &APPLY_ALL)] {
+        let mut server = Server { taken, labelled: labelled.clone(), ..Server::default() };
+        let (observed, status) = server.run(Observed { owned: None, ..healthy() });
+        assert_eq!(server.steps, steps, "nothing is pruned either");
+        let expected = format!("False NameTaken: {} exists and does not belong to this object", taken[0]);
+        assert!(condition(&status, "Accepted").starts_with(&expected), "{}", condition(&status, "Accepted"));
+        assert!(server.applied.iter().all(|(name, _)| !name.starts_with("Deployment")));
+        assert!(!concluded(&observed).0.applies_children);
+    }
+}
+
+#[test]
+fn a_name_that_is_known_to_be_taken_is_found_before_anything_is_applied() {
+    let id = ChildId { kind: Kind::Deployment, name: "web-backend".to_owned() };
+    let mut observed = Observed { owned: None, ..healthy() };
+    let was_taken = json!([{
+        "type": "Accepted", "status": "False", "reason": "NameTaken", "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }]);
+    observed.object = with(&observed.object, "status/conditions", was_taken);
+    let mut server = Server { existing: BTreeMap::from([(id, from(json!({})))]), ..Server::default() };
+    let (_, status) = server.run(observed);
+    assert_eq!(server.steps, ["find children on the server"]);
+    assert!(condition(&status, "Accepted").starts_with("False NameTaken: Deployment web-backend"));
+}
+
+#[test]
+fn a_refused_object_does_not_stop_the_others() {
+    let mut server = Server { refuses: &["ConfigMap web-backend", "RoleBinding web-frontend"], ..Server::default() };
+    let (observed, status) = server.run(Observed { owned: None, ..healthy() });
+    assert_eq!(server.steps, APPLY_ALL);
+    assert_eq!(server.applied.len(), 13);
+    assert_eq!(observed.refused.len(), 2);
+    let found = condition(&status, "BackendsReady");
+    assert_eq!(found, "False ApplyFailed: ConfigMap web-backend: exceeded quota");
+}
+
+#[test]
+fn only_controlled_objects_that_are_no_longer_used_are_pruned_and_last() {
+    let owned = |kind, name: &str| -> Labelled {
+        let owner = json!({"kind": "OnionBalancedService", "name": "web", "uid": "uid-of-web", "controller": true});
+        (kind, from(json!({"name": name, "uid": "u", "ownerReferences": [owner]})))
+    };
+    let mut uncontrolled = owned(Kind::ConfigMap, "web-copy");
+    uncontrolled.1.owner_references = None;
+    let mut foreign = owned(Kind::ConfigMap, "web-foreign");
+    foreign.1.owner_references.as_mut().unwrap()[0].uid = "another".to_owned();
+    let labelled = vec![
+        orphan(),
+        owned(Kind::Secret, "web-old-token"),
+        owned(Kind::ConfigMap, "web-backend"),
+        uncontrolled,
+        foreign,
+    ];
+    let mut server = Server { labelled: labelled.clone(), ..Server::default() };
+    server.run(Observed { owned: None, ..healthy() });
+    assert_eq!(server.steps, [&APPLY_ALL[..], &["prune ConfigMap web-old"]].concat());
+
+    // Without a usable key nothing is known about the owned objects, so none is deleted.
+    let mut server = Server { labelled, ..Server::default() };
+    server.run(Observed { owned: None, key_secret: None, ..healthy() });
+    assert_eq!(server.steps, [""; 0]);
+}
+
+fn orphan() -> Labelled {
+    let owner = json!({"kind": "OnionBalancedService", "name": "web", "uid": "uid-of-web", "controller": true});
+    (Kind::ConfigMap, from(json!({"name": "web-old", "uid": "u", "ownerReferences": [owner]})))
+}
+
+#[test]
+fn a_second_reconciliation_writes_nothing() {
+    let mut server = Server::default();
+    server.run(Observed { owned: None, ..healthy() });
+    server.steps.clear();
+    let (observed, _) = server.run(Observed { owned: None, ..healthy() });
+    assert_eq!(server.steps, ["find children"]);
+    assert!(concluded(&observed).0.applies_children);
+}
+
+#[test]
+fn an_applied_deployment_counts_as_rolling_out() {
+    let mut observed = Observed { owned: None, ..healthy() };
+    Arc::make_mut(observed.backends.as_mut().unwrap()).metadata.generation = Some(0);
+    let (_, status) = Server::default().run(observed);
+    assert!(condition(&status, "BackendsReady").starts_with("True "), "the status is of generation 3");
+    let mut observed = Observed { owned: None, ..healthy() };
+    let backends = Arc::make_mut(observed.backends.as_mut().unwrap());
+    backends.metadata.generation = Some(0);
+    backends.status.as_mut().unwrap().observed_generation = Some(0);
+    let (_, status) = Server::default().run(observed);
+    assert!(condition(&status, "BackendsReady").starts_with("False RollingOut: "));
+}
+
+/// The position of a step in the order that all reconciliations follow.
+fn rank(step: &Next) -> usize {
+    match step {
+        Next::ReadObject => 0,
+        Next::GenerateKey => 1,
+        Next::SetKeyOwners(_) => 2,
+        Next::FindChildren { .. } => 3,
+        Next::Apply(Stage::Prerequisites, _) => 4,
+        Next::Apply(Stage::RoleBindings, _) => 5,
+        Next::Apply(Stage::Deployments, _) => 6,
+        Next::Prune(_) => 7,
+        Next::Done(_) => 8,
+    }
+}
+
+/// Decides the outcome of steps at random.
+struct Chance(std::vec::IntoIter<u8>);
+
+impl Chance {
+    /// Returns a number below `options`.
+    fn of(&mut self, options: u8) -> u8 {
+        self.0.next().unwrap_or_default() % options
+    }
+
+    fn key(&mut self) -> Option<KeySecret> {
+        let mut secret = match self.of(4) {
+            0 => return None,
+            1 => key_secret(&Fixture::new().key),
+            2 => key_secret(&other_key()),
+            _ => secret_of(b"abc"),
+        };
+        if self.of(2) == 0 {
+            secret.metadata.labels = from(json!({"onionbalance.dev/service": "web"}));
+            secret.metadata.annotations = from(json!({"onionbalance.dev/generated": "true"}));
+        }
+        Some(secret)
+    }
+
+    fn metadata(&mut self) -> k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
+        let owner = |uid| json!([{"kind": "OnionBalancedService", "name": "web", "uid": uid, "controller": true}]);
+        from(match self.of(4) {
+            0 => json!({"name": "web-x", "ownerReferences": owner("uid-of-web"), "uid": "u"}),
+            1 => json!({"name": "web-x", "ownerReferences": owner("old")}),
+            2 => json!({"ownerReferences": owner("uid-of-web"), "deletionTimestamp": "2026-01-01T00:00:00Z"}),
+            _ => json!({"name": "web-backend", "ownerReferences": owner("uid-of-web"), "uid": "u"}),
+        })
+    }
+
+    fn outcome(&mut self, step: Next, observed: &Observed) -> Outcome {
+        match step {
+            Next::ReadObject => {
+                let object = (*observed.object).clone();
+                Outcome::ObjectRead((self.of(3) > 0).then(|| Box::new(object)))
+            }
+            Next::GenerateKey => match self.of(3) {
+                0 => Outcome::KeyExisted { secret: self.key().map(Box::new), rivals: Vec::new() },
+                1 => Outcome::KeyRefused(RefusedWrite {
+                    child: ChildId { kind: Kind::Secret, name: "web-master-key".to_owned() },
+                    message: String::new(),
+                }),
+                _ => Outcome::KeyGenerated { secret: Box::new(key_secret(&Fixture::new().key)), rivals: Vec::new() },
+            },
+            Next::SetKeyOwners(_) => Outcome::KeyOwnersTried,
+            Next::FindChildren { .. } => Outcome::ChildrenFound {
+                existing: (0..self.of(3))
+                    .map(|_| (ChildId { kind: Kind::ConfigMap, name: "web-backend".to_owned() }, self.metadata()))
+                    .collect(),
+                labelled: (0..self.of(3)).map(|_| (Kind::ConfigMap, self.metadata())).collect(),
+            },
+            Next::Apply(stage, due) => {
+                let results = due.into_iter().map(|due| {
+                    let result = match self.of(8) {
+                        0 => Applied::Refused("no".to_owned()),
+                        1 => Applied::Taken(Taken { child: due.id.clone(), by_predecessor: false }),
+                        2 => Applied::Leaving,
+                        3 => Applied::Written(Box::new(self.metadata())),
+                        _ => Applied::Written(Box::new(as_applied(&due))),
+                    };
+                    (due.id, result)
+                });
+                Outcome::Applied(stage, results.collect())
+            }
+            Next::Prune(_) => Outcome::Pruned,
+            Next::Done(_) => unreachable!(),
+        }
+    }
+}
+
+proptest! {
+    /// Each step is of a higher rank than the one before, so there are at most eight, and no step
+    /// is executed twice. In particular, at most one key is generated.
+    #[test]
+    fn the_steps_follow_one_order_and_end(choices in vec(any::<u8>(), 0..64), is_new: bool, keeps_key: bool) {
+        let mut chance = Chance(choices.into_iter());
+        let mut observed = if is_new { fresh() } else { Observed { owned: None, ..healthy() } };
+        let policy = if keeps_key { "Retain" } else { "Delete" };
+        observed.object = with(&observed.object, "spec/deletionPolicy", json!(policy));
+        if !is_new {
+            observed.key_secret = chance.key();
+        }
+        let mut steps: Vec<String> = Vec::new();
+        let mut last = None;
+        loop {
+            let step = plan(&observed);
+            prop_assert!(last < Some(rank(&step)), "{} after {steps:?}", describe(&step));
+            last = Some(rank(&step));
+            steps.push(describe(&step));
+            match &step {
+                Next::Done(_) => break,
+                Next::GenerateKey => prop_assert!(is_new && observed.key_permit == KeyPermit::Granted),
+                Next::Apply(..) | Next::Prune(_) => {
+                    prop_assert!(observed.key_secret.is_some() && observed.taken.is_empty(), "{steps:?}");
+                }
+                _ => {}
+            }
+            let outcome = chance.outcome(step, &observed);
+            observed.learn(outcome);
+        }
+        concluded(&observed);
+    }
+}

@@ -1,0 +1,274 @@
+//! Facts for the tests of the plan: a healthy service with three backends, which a test changes,
+//! and a fake API server that executes steps.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::super::{
+    Applied, Conclusion, Due, KeyPermit, KeySecret, Labelled, Next, Observed, Outcome, OwnedObjects, RefusedWrite,
+    Taken, plan, status,
+};
+use crate::crd::{OnionBalancedService, OnionBalancedServiceStatus};
+use crate::onion::MasterKey;
+use crate::operator::children::tests::support::{Fixture, environment, object};
+use crate::operator::children::{ChildId, Kind, Stage};
+
+pub const NOW: i64 = 1_767_225_600;
+
+pub fn from<T: DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+pub fn now() -> Timestamp {
+    Timestamp::from_second(NOW).unwrap()
+}
+
+/// Returns the object with another value at a path such as `spec/ports/0/port`.
+pub fn with(object: &OnionBalancedService, path: &str, value: Value) -> Arc<OnionBalancedService> {
+    let mut whole = serde_json::to_value(object).unwrap();
+    let mut place = &mut whole;
+    for step in path.split('/') {
+        place = match step.parse::<usize>() {
+            Ok(index) => &mut place[index],
+            Err(_) => &mut place[step],
+        };
+    }
+    *place = value;
+    Arc::new(from(whole))
+}
+
+pub fn key_secret(key: &MasterKey) -> KeySecret {
+    secret_of(&key.to_tor_secret_key_file())
+}
+
+pub fn secret_of(file: &[u8]) -> KeySecret {
+    let metadata = from(json!({"name": "web-master-key", "namespace": "shop", "resourceVersion": "7"}));
+    KeySecret::new(
+        metadata,
+        Some(BTreeMap::from([("hs_ed25519_secret_key".to_owned(), k8s_openapi::ByteString(file.to_vec()))])),
+    )
+}
+
+pub fn service(ports: &Value, cluster_ip: &str) -> BTreeMap<String, Service> {
+    let service = json!({"metadata": {"name": "web"}, "spec": {"clusterIP": cluster_ip, "ports": ports}});
+    BTreeMap::from([("web".to_owned(), from(service))])
+}
+
+pub fn address() -> String {
+    Fixture::new().key.address().to_string()
+}
+
+/// Returns a key that is not the service's.
+pub fn other_key() -> MasterKey {
+    MasterKey::generate(&mut StdRng::seed_from_u64(2))
+}
+
+/// Returns the facts about a healthy service, all steps of which have been executed.
+pub fn healthy() -> Observed {
+    let deployment = json!({
+        "metadata": {"name": "web-backend", "generation": 3},
+        "status": {"observedGeneration": 3, "replicas": 3, "readyReplicas": 3, "updatedReplicas": 3},
+    });
+    let lease = json!({
+        "metadata": {"name": "web-frontend"},
+        "spec": {"renewTime": "2025-12-31T23:59:50.000000Z", "leaseDurationSeconds": 15},
+    });
+    let object = with(
+        &object(&json!({"backends": {"replicas": 3}})),
+        "status",
+        json!({
+            "onionAddress": address(),
+            "backends": [{"name": "web-backend-1", "introductionPoints": 3, "state": "Ready", "since": "2025-12-31T00:00:00Z"}],
+            "published": [{
+                "timePeriod": 1, "revisionCounter": 2, "introductionPoints": 9, "hsdirsAccepted": 8, "hsdirsTotal": 8,
+                "lastPublished": "2025-12-31T23:00:00Z",
+            }],
+        }),
+    );
+    let account = ChildId { kind: Kind::ServiceAccount, name: "web-frontend".to_owned() };
+    let account = (account, from(json!({"uid": "uid-of-account"})));
+    Observed {
+        rivals: Vec::new(),
+        object,
+        environment: Arc::new(environment()),
+        clients_secret: None,
+        key_secret: Some(key_secret(&Fixture::new().key)),
+        services: service(&json!([{"name": "http", "port": 80}]), "10.0.0.1"),
+        last_config: None,
+        taken: Vec::new(),
+        backends: Some(Arc::new(from(deployment))),
+        frontends: None,
+        pod_problems: Vec::new(),
+        lease: Some(from(lease)),
+        key_permit: KeyPermit::Unknown,
+        generated_key: false,
+        tried_key_owners: false,
+        owned: Some(OwnedObjects {
+            existing: BTreeMap::from([account]),
+            labelled: Vec::new(),
+            applied: Some(Stage::Deployments),
+            pruned: true,
+        }),
+        refused: Vec::new(),
+    }
+}
+
+/// Returns the facts about a new service, before the first step.
+pub fn fresh() -> Observed {
+    let observed = healthy();
+    let object = with(&observed.object, "status", Value::Null);
+    Observed { object, key_secret: None, backends: None, lease: None, owned: None, ..observed }
+}
+
+/// Returns the conclusion and the status of a reconciliation that has no step left.
+pub fn concluded(observed: &Observed) -> (Conclusion, OnionBalancedServiceStatus) {
+    let Next::Done(conclusion) = plan(observed) else { panic!("a step is left") };
+    let previous = observed.object.status.clone().unwrap_or_default();
+    let status = status(observed, &conclusion, &previous, now());
+    (conclusion, status)
+}
+
+/// Returns a condition as `status reason: message`.
+pub fn condition(status: &OnionBalancedServiceStatus, kind: &str) -> String {
+    let condition = status.conditions.iter().find(|condition| condition.type_ == kind).unwrap();
+    format!("{} {}: {}", condition.status, condition.reason, condition.message)
+}
+
+/// The answer of the fake API server to the creation of the key's Secret.
+#[derive(Default)]
+pub enum KeyCreation {
+    /// The Secret is created.
+    #[default]
+    Created,
+    /// This Secret exists already.
+    Exists(KeySecret),
+    /// A Secret existed, but was deleted before it could be read.
+    Vanished,
+}
+
+/// A fake API server. It accepts every write by default.
+#[derive(Default)]
+pub struct Server {
+    /// The service as the API server knows it.
+    pub object: Option<OnionBalancedService>,
+    /// The answer to the creation of the key's Secret.
+    pub key_creation: KeyCreation,
+    /// The objects that the API server refuses, such as `ConfigMap web-backend`.
+    pub refuses: &'static [&'static str],
+    /// The objects with names that belong to others.
+    pub taken: &'static [&'static str],
+    /// The existing objects with names of owned objects. Applied objects are added.
+    pub existing: BTreeMap<ChildId, ObjectMeta>,
+    /// The objects with the labels of the service.
+    pub labelled: Vec<Labelled>,
+    /// The executed steps.
+    pub steps: Vec<String>,
+    /// The applied objects with their manifests.
+    pub applied: Vec<(String, Value)>,
+}
+
+impl Server {
+    /// Plans and executes steps until nothing is left to do. Returns the facts and the status.
+    pub fn run(&mut self, mut observed: Observed) -> (Observed, OnionBalancedServiceStatus) {
+        loop {
+            match plan(&observed) {
+                Next::Done(_) => {
+                    let (_, status) = concluded(&observed);
+                    return (observed, status);
+                }
+                step => {
+                    let outcome = self.execute(step);
+                    observed.learn(outcome);
+                }
+            }
+        }
+    }
+
+    fn execute(&mut self, step: Next) -> Outcome {
+        self.steps.push(describe(&step));
+        match step {
+            Next::ReadObject => Outcome::ObjectRead(self.object.clone().map(Box::new)),
+            Next::GenerateKey => self.generate_key(),
+            Next::SetKeyOwners(_) => Outcome::KeyOwnersTried,
+            Next::FindChildren { .. } => {
+                Outcome::ChildrenFound { existing: self.existing.clone(), labelled: self.labelled.clone() }
+            }
+            Next::Apply(stage, due) => {
+                let mut results = Vec::new();
+                for due in due {
+                    let (id, result) = self.apply(due);
+                    let is_taken = matches!(result, Applied::Taken(_));
+                    results.push((id, result));
+                    if is_taken {
+                        break;
+                    }
+                }
+                Outcome::Applied(stage, results)
+            }
+            Next::Prune(_) => Outcome::Pruned,
+            Next::Done(_) => unreachable!(),
+        }
+    }
+
+    fn generate_key(&mut self) -> Outcome {
+        let child = ChildId { kind: Kind::Secret, name: "web-master-key".to_owned() };
+        if self.refuses.contains(&"Secret web-master-key") {
+            return Outcome::KeyRefused(RefusedWrite { child, message: "exceeded quota".to_owned() });
+        }
+        let rivals = Vec::new();
+        match std::mem::take(&mut self.key_creation) {
+            KeyCreation::Created => Outcome::KeyGenerated { secret: Box::new(key_secret(&Fixture::new().key)), rivals },
+            KeyCreation::Exists(secret) => Outcome::KeyExisted { secret: Some(Box::new(secret)), rivals },
+            KeyCreation::Vanished => Outcome::KeyExisted { secret: None, rivals },
+        }
+    }
+
+    fn apply(&mut self, due: Due) -> (ChildId, Applied) {
+        let name = due.id.to_string();
+        if self.taken.contains(&&*name) {
+            return (due.id.clone(), Applied::Taken(Taken { child: due.id, by_predecessor: false }));
+        }
+        if self.refuses.contains(&&*name) {
+            return (due.id, Applied::Refused("exceeded quota".to_owned()));
+        }
+        let metadata = as_applied(&due);
+        self.existing.insert(due.id.clone(), metadata.clone());
+        self.applied.push((name, due.manifest));
+        (due.id, Applied::Written(Box::new(metadata)))
+    }
+}
+
+/// Returns the metadata of an object after it was applied.
+pub fn as_applied(due: &Due) -> ObjectMeta {
+    let mut metadata = due.manifest["metadata"].clone();
+    metadata["uid"] = format!("uid-of-{}", due.id).into();
+    metadata["generation"] = 1.into();
+    // An empty set of fields means that all fields are ours.
+    metadata["managedFields"] = json!([{"manager": "onionbalance-operator", "operation": "Apply", "fieldsV1": {}}]);
+    from(metadata)
+}
+
+/// Describes a step in a few words.
+pub fn describe(step: &Next) -> String {
+    match step {
+        Next::ReadObject => "read object".to_owned(),
+        Next::GenerateKey => "generate key".to_owned(),
+        Next::SetKeyOwners(owners) => format!("set {} key owners", owners.len()),
+        Next::FindChildren { ask_server: false } => "find children".to_owned(),
+        Next::FindChildren { ask_server: true } => "find children on the server".to_owned(),
+        Next::Apply(stage, due) => format!("apply {} {stage:?}", due.len()),
+        Next::Prune(orphans) => {
+            let names: Vec<_> = orphans.iter().map(|orphan| orphan.id.to_string()).collect();
+            format!("prune {}", names.join(", "))
+        }
+        Next::Done(_) => "done".to_owned(),
+    }
+}

@@ -1,0 +1,320 @@
+//! The wiring of the operator: signals, servers, the election, and a controller for each watch
+//! cache.
+
+use std::collections::HashMap;
+use std::error::Error as StdError;
+use std::future::Future;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
+use futures::future::try_join_all;
+use futures::{FutureExt as _, StreamExt as _};
+use kube::Client;
+use kube::runtime::controller::{self, Action};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::{applier, watcher};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::apply::Writer;
+use super::cache::{Cache, Changes};
+use super::discover;
+use super::events::Events;
+use super::guarded::Guarded;
+use super::leader::{Candidate, Seat};
+use super::reconcile::{Context, Error, reconcile};
+use super::settings::{Args, Environment, Settings};
+use super::telemetry::{self, Telemetry};
+use crate::common::http;
+
+/// The number of objects that a controller reconciles at the same time.
+const CONCURRENCY: u16 = 16;
+/// The time within which several changes of one object, mostly of its owned objects, cause a single
+/// reconciliation.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// The longest pause after repeated failures.
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
+
+/// Runs the operator until SIGTERM or SIGINT.
+pub async fn run(args: Args) -> Result<(), Box<dyn StdError + Send + Sync>> {
+    let settings = args.settings()?;
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let client = Client::try_default().await?;
+    let telemetry = Arc::new(Telemetry::default());
+    let probes = http::bind(None, args.probe_port).await?;
+    let metrics = http::bind(None, args.metrics_port).await?;
+    let seat = args.lease().map(|lease| Seat::of_this_process(&client, lease));
+    let http = futures::future::try_join(
+        axum::serve(probes, telemetry::probes(telemetry.clone())).into_future(),
+        axum::serve(metrics, telemetry::metrics(telemetry.clone())).into_future(),
+    );
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    tokio::select! {
+        served = http => { served?; }
+        () = operate(client, settings, args.namespaces(), seat, telemetry, stop) => {}
+    }
+    Ok(())
+}
+
+/// Reconciles the objects of the namespaces (`None` for all) until `stop`. Reconciliations that
+/// have begun are finished. With a seat, only the elected leader reconciles; without one, this
+/// operator always does.
+pub async fn operate(
+    client: Client,
+    settings: Settings,
+    namespaces: Vec<Option<String>>,
+    seat: Option<Seat>,
+    telemetry: Arc<Telemetry>,
+    stop: impl Future<Output = ()>,
+) {
+    let stop = stop.shared();
+    let leading = watch::Sender::new(seat.is_none());
+    let (mut election, resign) = (JoinSet::new(), CancellationToken::new());
+    if let Some(seat) = seat {
+        let candidate = Candidate::new(client.clone(), seat, leading.clone(), Arc::clone(&telemetry));
+        election.spawn(candidate.run(resign.clone().cancelled_owned()));
+    } else {
+        telemetry.leading.store(true, Ordering::Relaxed);
+    }
+    // Each round has new caches, because the API server then serves other kinds than before.
+    loop {
+        let served = tokio::select! {
+            () = stop.clone() => break,
+            served = discover::served(&client) => served,
+        };
+        let environment = Arc::new(Environment { settings: settings.clone(), served });
+        let controllers = Controllers::start(&client, &environment, &namespaces, &leading, &telemetry);
+        let is_over = tokio::select! {
+            () = stop.clone() => true,
+            () = discover::change(&client, served) => false,
+        };
+        info!("stopping");
+        controllers.stop().await;
+        if is_over {
+            break;
+        }
+    }
+    // The Lease is released last, because the next leader starts at once.
+    resign.cancel();
+    while election.join_next().await.is_some() {}
+}
+
+/// The running controllers, one for each watch cache.
+struct Controllers {
+    tasks: JoinSet<()>,
+    stopping: CancellationToken,
+}
+
+impl Controllers {
+    fn start(
+        client: &Client,
+        environment: &Arc<Environment>,
+        namespaces: &[Option<String>],
+        leading: &watch::Sender<bool>,
+        telemetry: &Arc<Telemetry>,
+    ) -> Self {
+        let watch =
+            |name: &Option<String>| Cache::watch(client, name.as_deref(), environment.served, &telemetry.watches);
+        let watched: Vec<_> = namespaces.iter().map(watch).collect();
+        let objects = Arc::new(watched.iter().map(|(cache, _)| cache.objects()).collect::<Vec<_>>());
+        telemetry.objects.set(Arc::clone(&objects));
+        let events = Arc::new(Events::new(client.clone(), telemetry.clone()));
+        let (mut tasks, stopping) = (JoinSet::new(), CancellationToken::new());
+        let mut contexts = Vec::new();
+        for (cache, changes) in watched {
+            let context = Arc::new(Context {
+                client: client.clone(),
+                writer: Writer::new(client.clone(), telemetry.clone(), cache.echoes()),
+                events: Arc::clone(&events),
+                environment: Arc::clone(environment),
+                cache,
+                objects: Arc::clone(&objects),
+            });
+            contexts.push(Arc::clone(&context));
+            let controller = Controller { context, telemetry: Arc::clone(telemetry), leading: leading.subscribe() };
+            tasks.spawn(controller.run(changes, stopping.clone()));
+        }
+        info!(?namespaces, "watching");
+        tasks.spawn(report_ready(contexts, Arc::clone(telemetry), stopping.clone()));
+        Self { tasks, stopping }
+    }
+
+    /// Stops the controllers once they have finished their current reconciliations.
+    async fn stop(mut self) {
+        self.stopping.cancel();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// Reports that the operator is ready once all caches are filled.
+async fn report_ready(contexts: Vec<Arc<Context>>, telemetry: Arc<Telemetry>, stopping: CancellationToken) {
+    let filled = try_join_all(contexts.iter().map(|context| context.cache.wait_until_ready()));
+    tokio::select! {
+        () = stopping.cancelled() => {}
+        filled = filled => if filled.is_ok() {
+            telemetry.ready.store(true, Ordering::Relaxed);
+            info!("ready");
+        }
+    }
+}
+
+/// The controller of one watch cache.
+struct Controller {
+    context: Arc<Context>,
+    telemetry: Arc<Telemetry>,
+    leading: watch::Receiver<bool>,
+}
+
+impl Controller {
+    /// Reconciles objects as they change, until `stopping`.
+    async fn run(self, changes: Changes, stopping: CancellationToken) {
+        let Self { context, telemetry, leading } = self;
+        let (sender, queue) = unbounded();
+        // The cache is filled by a task of its own, so that it does not fall behind while all
+        // reconciliations are busy, and does not wait for the first of them.
+        let fill = fill(changes, context.cache.objects(), leading.clone(), sender.clone());
+        let filler = tokio::spawn(fill);
+        tokio::select! {
+            () = stopping.cancelled() => {}
+            // Waiting fails only if the filler has ended.
+            _ = context.cache.wait_until_ready() => {
+                reconcile_all(context, telemetry, leading, (sender, queue), stopping.clone()).await;
+            }
+        }
+        filler.abort();
+    }
+}
+
+type Queue = (UnboundedSender<ObjectRef<Guarded>>, UnboundedReceiver<ObjectRef<Guarded>>);
+
+/// Reconciles the queued objects until `stopping`. Failed ones are repeated with a growing delay.
+async fn reconcile_all(
+    context: Arc<Context>,
+    telemetry: Arc<Telemetry>,
+    leading: watch::Receiver<bool>,
+    (sender, queue): Queue,
+    stopping: CancellationToken,
+) {
+    let (store, backoff) = (context.cache.objects(), Backoff::default());
+    let reconcile = move |object: Arc<Guarded>, context: Arc<Context>| {
+        let (is_leading, again) = (*leading.borrow(), sender.clone());
+        async move {
+            if !is_leading {
+                return Ok(Action::await_change());
+            }
+            // A reconciliation in a task of its own is finished even if the controller stops.
+            let reconciliation = tokio::spawn(async move {
+                let _reconciliation = context.cache.begin_reconciliation(ObjectRef::from_obj(&*object), again);
+                reconcile(&object, &context).await
+            });
+            Ok::<_, Error>(Action::requeue(reconciliation.await??))
+        }
+        .boxed()
+    };
+    let on_error = {
+        let backoff = backoff.clone();
+        move |object: Arc<Guarded>, _: &Error, _: Arc<Context>| {
+            Action::requeue(backoff.delay_after_failure(ObjectRef::from_obj(&*object)))
+        }
+    };
+    let config = controller::Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE);
+    let queue = queue.map(Ok::<_, watcher::Error>).take_until(stopping.cancelled_owned());
+    let mut results = applier(reconcile, on_error, context, store, queue, config).boxed();
+    while let Some(result) = results.next().await {
+        match result {
+            Ok((object, _)) => {
+                backoff.reset(&object);
+                telemetry.reconciled.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(controller::Error::ObjectNotFound(object)) => {
+                debug!(namespace = object.namespace, name = object.name, "the object no longer exists");
+            }
+            Err(controller::Error::ReconcilerFailed(error, object)) => {
+                telemetry.failed.fetch_add(1, Ordering::Relaxed);
+                warn!(namespace = object.namespace, name = object.name, %error, "reconciliation failed; retrying");
+            }
+            Err(error) => {
+                telemetry.failed.fetch_add(1, Ordering::Relaxed);
+                warn!(%error, "could not run a reconciliation");
+            }
+        }
+    }
+}
+
+/// Reads the watches, which fills the cache, for as long as the queue exists. A standby drops the
+/// changes; when it becomes the leader, it begins with all objects.
+async fn fill(
+    mut changes: Changes,
+    objects: Store<Guarded>,
+    mut leading: watch::Receiver<bool>,
+    queue: UnboundedSender<ObjectRef<Guarded>>,
+) {
+    loop {
+        let due = tokio::select! {
+            elected = leading.changed() => match elected {
+                Ok(()) if *leading.borrow_and_update() => {
+                    objects.state().iter().map(|object| ObjectRef::from_obj(&**object)).collect()
+                }
+                Ok(()) => Vec::new(),
+                Err(_) => return,
+            },
+            change = changes.next() => match change {
+                None => return,
+                Some(object) => Vec::from_iter(leading.borrow().then_some(object)),
+            },
+        };
+        for object in due {
+            if queue.unbounded_send(object).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// The number of successive failures of each object.
+#[derive(Clone, Default)]
+struct Backoff(Arc<Mutex<HashMap<ObjectRef<Guarded>, u32>>>);
+
+impl Backoff {
+    /// Counts a failure of the object. Returns the delay of the next attempt.
+    fn delay_after_failure(&self, object: ObjectRef<Guarded>) -> Duration {
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = failures.entry(object).or_default();
+        *count = count.saturating_add(1);
+        delay(*count)
+    }
+
+    /// Forgets the failures of the object.
+    fn reset(&self, object: &ObjectRef<Guarded>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(object);
+    }
+}
+
+/// Returns the delay after a number of successive failures: 1, 2, 4 … seconds.
+fn delay(failures: u32) -> Duration {
+    let seconds = 1_u64.checked_shl(failures.saturating_sub(1)).unwrap_or(u64::MAX);
+    Duration::from_secs(seconds).min(MAX_BACKOFF)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_delay_doubles_with_each_failure_up_to_a_minute() {
+        assert_eq!(
+            [1, 2, 6, 7, 63, 64, 65, u32::MAX].map(|count| delay(count).as_secs()),
+            [1, 2, 32, 60, 60, 60, 60, 60]
+        );
+    }
+}
