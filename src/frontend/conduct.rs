@@ -54,7 +54,7 @@ const TOR_AWAY: Duration = Duration::from_secs(10);
 /// The reason why an attempt to hold the Lease failed.
 #[derive(Debug, thiserror::Error)]
 enum LeaseError {
-    #[error("cannot read or write it: {0}")]
+    #[error("{0}")]
     Call(CallError),
     #[error("the API server does not answer")]
     Silent,
@@ -457,7 +457,8 @@ impl Conduct {
         if self.stopping == Stopping::Releasing {
             tracing::warn!("could not release the Lease, which will expire: {error}");
         } else {
-            let what = if self.held_since.is_some() { "could not renew the Lease" } else { "could not read the Lease" };
+            let what =
+                if self.held_since.is_some() { "could not renew the Lease" } else { "could not acquire the Lease" };
             self.complaint.utter(what, error);
         }
         self.schedule(RETRY);

@@ -60,8 +60,8 @@ fn play(faults: Vec<Fault>, skews: &[u64], seed: u64) -> World {
 }
 
 proptest! {
-    // 32, unless PROPTEST_CASES says otherwise: a case takes minutes of simulated publishing.
-    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 8, ..ProptestConfig::default() })]
+    // 16, unless PROPTEST_CASES says otherwise: a case takes minutes of simulated publishing.
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 16, ..ProptestConfig::default() })]
 
     #[test]
     fn publishers_under_faults_keep_the_invariants_and_end_with_one_leader(

@@ -26,6 +26,8 @@ use crate::merge::tests::network::start;
 use crate::merge::{BackendId, MergeEngine, Output as EngineOutput, UploadError};
 use crate::onion::{MasterKey, ServiceContent, TimePeriod};
 
+/// The length of a pause after which the Lease must be read before anything is published.
+const LONG_PAUSE: Duration = Duration::from_secs(5);
 /// The time that an HSDir takes to answer.
 const HSDIR_ANSWERS: Duration = Duration::from_millis(800);
 
@@ -70,7 +72,7 @@ pub(super) struct Publisher {
     /// The time since when it has a link, if it has one.
     linked: Duration,
     paused_until: Duration,
-    /// The time at which its last pause ended that was longer than a renewal interval.
+    /// The time at which its last long pause ended.
     resumed: Duration,
     running: Duration,
     tor: bool,
@@ -360,7 +362,7 @@ impl World {
         let publisher = &mut self.publishers[index];
         if publisher.paused_until > publisher.running {
             let before = publisher.conduct.now.elapsed + publisher.started;
-            if elapsed - before > RENEWAL {
+            if elapsed - before > LONG_PAUSE {
                 publisher.resumed = elapsed;
             }
             publisher.running = elapsed;
