@@ -96,12 +96,9 @@ pub(super) struct Conduct {
     suspended: bool,
     discovery: Option<Arc<Discovery>>,
     network: Option<Arc<Network>>,
-    /// True once the Lease was read.
-    known: bool,
+    knowledge: Knowledge,
     /// When (monotonic clock) this publisher acquired the Lease. None while it does not hold it.
     held_since: Option<Duration>,
-    /// True if the Lease was read since the last pause of the process.
-    confirmed: bool,
     /// The revision counters in the Lease.
     stored: Counters,
     /// The revision counters that this publisher used.
@@ -118,6 +115,17 @@ pub(super) struct Conduct {
     stopping: Stopping,
     outputs: VecDeque<Output>,
     complaint: Complaint,
+}
+
+/// The knowledge of a publisher about the Lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Knowledge {
+    /// The Lease was never read.
+    None,
+    /// The Lease was read, but not since the last long pause of the process.
+    Outdated,
+    /// The Lease was read since the last long pause of the process.
+    Current,
 }
 
 /// The progress of an orderly end.
@@ -142,9 +150,8 @@ impl Conduct {
             suspended: false,
             discovery: None,
             network: None,
-            known: false,
+            knowledge: Knowledge::None,
             held_since: None,
-            confirmed: true,
             stored: Counters::default(),
             used: Counters::default(),
             attempt: None,
@@ -207,12 +214,12 @@ impl Conduct {
 
     /// Returns true if the Lease was read at least once.
     pub(super) fn knows_lease(&self) -> bool {
-        self.known
+        self.knowledge != Knowledge::None
     }
 
     /// Returns true if this publisher holds the Lease and may rely on it.
     pub(super) fn holds_lease(&self) -> bool {
-        self.held_since.is_some() && self.confirmed && self.stopping == Stopping::No
+        self.held_since.is_some() && self.knowledge == Knowledge::Current && self.stopping == Stopping::No
     }
 
     /// Returns true if this publisher publishes.
@@ -231,7 +238,9 @@ impl Conduct {
         self.now = now;
         if pause > RENEWAL {
             tracing::warn!(?pause, "the process was paused; reading the Lease before publishing anything");
-            self.confirmed = false;
+            if self.knowledge == Knowledge::Current {
+                self.knowledge = Knowledge::Outdated;
+            }
             // An answer that was on its way may be as old as the pause.
             self.attempt = None;
             self.next_attempt = now.elapsed;
@@ -320,12 +329,16 @@ impl Conduct {
             self.reach.leads();
             tracing::info!("started leading");
         } else {
-            let reason = match () {
-                () if self.stopping != Stopping::No => "the publisher is stopping",
-                () if self.held_since.is_none() => "another publisher holds the Lease, or may take it",
-                () if !self.confirmed => "the Lease must be read after a pause",
-                () if self.suspended => "the service is suspended",
-                () => "the clients that may discover the service are unknown",
+            let reason = if self.stopping != Stopping::No {
+                "the publisher is stopping"
+            } else if self.held_since.is_none() {
+                "this publisher does not hold the Lease"
+            } else if self.knowledge == Knowledge::Outdated {
+                "the Lease must be read after a pause"
+            } else if self.suspended {
+                "the service is suspended"
+            } else {
+                "the clients that may discover the service are unknown"
             };
             tracing::info!(reason, "stopped leading");
         }
@@ -472,7 +485,7 @@ impl Conduct {
 
     /// Takes in what the Lease says.
     fn learn(&mut self, held: bool, lease: Option<&Lease>) {
-        if self.held_since.is_some() != held || !self.known {
+        if self.held_since.is_some() != held || !self.knows_lease() {
             let holder = lease.map(|lease| Record::of(lease).holder).unwrap_or_default();
             match (held, holder.as_str()) {
                 (true, _) => tracing::info!("acquired the Lease"),
@@ -480,8 +493,7 @@ impl Conduct {
                 (false, holder) => tracing::info!(holder, "standing by for the Lease"),
             }
         }
-        self.known = true;
-        self.confirmed = true;
+        self.knowledge = Knowledge::Current;
         self.held_since = self.held_since.or(Some(self.now.elapsed)).filter(|_| held);
         let stored = lease.map(lease_object::counters).unwrap_or_default();
         if self.stored != stored {

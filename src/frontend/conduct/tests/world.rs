@@ -60,6 +60,7 @@ enum Message {
     Answer(CallId, Duration, Result<Answer, CallError>),
 }
 
+#[allow(clippy::struct_excessive_bools, reason = "each is a fault of its own")]
 pub(super) struct Publisher {
     pub(super) conduct: Conduct,
     pub(super) engine: MergeEngine,
