@@ -171,7 +171,6 @@ impl Conduct {
     pub(super) fn handle(&mut self, event: Event, now: Now) {
         self.notice_pause(now);
         match event {
-            Event::Tick => {}
             Event::Object { uid, suspended, discovery } => {
                 self.uid = Some(uid);
                 self.suspended = suspended;
@@ -186,14 +185,13 @@ impl Conduct {
             Event::NetworkReached => self.reach.shown(),
             Event::Uploaded(result) => self.reach.uploaded(&result),
             Event::Progress(periods) if self.leading => self.reach.publishes(&periods, now.elapsed),
-            Event::Progress(_) => {}
             Event::CounterUsed(period, counter) => {
                 self.used.raise(period.number, counter);
                 self.next_attempt = now.elapsed;
             }
             Event::Answered(call, answer) => self.answered(call, answer),
             Event::Stop if self.stopping == Stopping::No => self.stopping = Stopping::Requested,
-            Event::Stop => {}
+            Event::Tick | Event::Progress(_) | Event::Stop => {}
         }
         self.advance();
     }

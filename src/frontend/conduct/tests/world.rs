@@ -184,7 +184,7 @@ impl World {
 
     fn now(&self, index: usize) -> Now {
         let publisher = &self.publishers[index];
-        Now { wall: start() + self.elapsed + publisher.skew, elapsed: self.elapsed - publisher.started }
+        Now { wall: start() + self.elapsed + publisher.skew, elapsed: self.elapsed.saturating_sub(publisher.started) }
     }
 
     pub(super) fn is_running(&self, index: usize) -> bool {
@@ -363,7 +363,7 @@ impl World {
         let publisher = &mut self.publishers[index];
         if publisher.paused_until > publisher.running {
             let before = publisher.conduct.now.elapsed + publisher.started;
-            if elapsed - before > LONG_PAUSE {
+            if elapsed.saturating_sub(before) > LONG_PAUSE {
                 publisher.resumed = elapsed;
             }
             publisher.running = elapsed;

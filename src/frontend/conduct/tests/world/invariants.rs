@@ -51,8 +51,8 @@ impl World {
             self.without_leader = self.elapsed;
         }
         let eligible = self.publishers.iter().filter_map(|publisher| publisher.eligible).min();
-        let could_lead = eligible.is_some_and(|since| self.elapsed - since > LEADERLESS);
-        let without = self.elapsed - self.without_leader;
+        let could_lead = eligible.is_some_and(|since| self.elapsed.saturating_sub(since) > LEADERLESS);
+        let without = self.elapsed.saturating_sub(self.without_leader);
         assert!(!could_lead || without <= LEADERLESS, "no leader for {without:?} at {:?}", self.elapsed);
     }
 }
