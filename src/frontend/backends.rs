@@ -18,7 +18,7 @@ pub(super) struct Backends {
     reports: BTreeMap<BackendId, AgentReport>,
     /// The features of each backend's descriptor that are not published.
     remarks: BTreeMap<BackendId, Vec<Remark>>,
-    /// The backends of which points were published, or waited to be published.
+    /// The backends with points that were published, or that waited to be published.
     counted: BTreeSet<BackendId>,
     states: StateHistory<BackendId>,
 }
@@ -62,7 +62,7 @@ impl Backends {
         input
     }
 
-    /// Returns the backends of which the pods are terminating.
+    /// Returns the backends with terminating pods.
     pub(super) fn terminating(&self) -> impl Iterator<Item = &BackendId> {
         self.pods.iter().filter(|(_, pod)| pod.terminating).map(|(id, _)| id)
     }

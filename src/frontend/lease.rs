@@ -70,8 +70,8 @@ impl LeaseKeeper {
         })
     }
 
-    /// Lists the publishers of the service of which the pods are Ready, which requires a
-    /// bootstrapped tor.
+    /// Lists the publishers of the service with Ready pods. A pod is Ready only with a bootstrapped
+    /// tor.
     async fn list_ready(&self) -> kube::Result<BTreeSet<String>> {
         let frontends = ListParams::default().labels(&names::pod_selector(&self.service, Component::Frontend));
         let pods = self.pods.list(&frontends).await?.items;

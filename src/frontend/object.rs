@@ -38,7 +38,7 @@ pub(super) struct Object {
     pub(super) published: Vec<PublishedStatus>,
 }
 
-/// `spec.restrictedDiscovery`.
+/// The object's `spec.restrictedDiscovery`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Restriction {
     /// The clients that the spec lists.

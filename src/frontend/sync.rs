@@ -166,7 +166,7 @@ mod tests {
         let body = match agent {
             Agent::SendsTooMuch => "x".repeat(BODY_LIMIT + 1),
             Agent::SendsNoJson => "{".to_owned(),
-            // The fields that are no text of the request come back, so that the test sees them.
+            // The answer repeats fields of the request, so that the test sees them.
             _ => serde_json::json!({
                 "onionAddress": "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion",
                 "revision": { "boot": 1, "number": request.sequence }, "introductionPoints": 3,

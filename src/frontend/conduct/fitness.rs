@@ -47,7 +47,7 @@ impl Fitness {
 
     /// Returns true if the Lease is left to another publisher.
     ///
-    /// `ready` are the other publishers of which the pods are Ready, which requires a bootstrapped
+    /// `ready` are the other publishers with pods that are Ready, which requires a bootstrapped
     /// tor. `held` is the time since this publisher acquired the Lease. Among publishers without
     /// network, one always takes a free Lease: only a listed publisher leaves it, and only to one
     /// that is not listed.

@@ -68,7 +68,7 @@ pub(in crate::frontend) enum Request {
     ReadLease,
     /// Creates the Lease if it has no resource version, and replaces that version otherwise.
     WriteLease(Box<Lease>),
-    /// Lists the service's publishers of which the pods are Ready.
+    /// Lists the service's publishers with pods that are Ready.
     ListReady,
 }
 

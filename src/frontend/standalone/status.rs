@@ -44,7 +44,7 @@ impl View {
     }
 }
 
-/// The answer: `services` in the configuration's order; times are UTC.
+/// Returns the JSON document: `services` in the configuration's order, with times in UTC.
 pub(super) fn document(views: &[View]) -> Value {
     let instance = |instance: &InstanceView| match instance.seen {
         None => json!({"onionAddress": instance.address.to_string(), "received": null}),
@@ -71,10 +71,10 @@ fn time(time: SystemTime) -> String {
     Timestamp::try_from(time).map(|time| time.strftime("%Y-%m-%d %H:%M:%S").to_string()).unwrap_or_default()
 }
 
-/// Listens until it is dropped; then its file goes, too.
+/// The status socket, which listens until it is dropped. Its file is removed then.
 pub(super) struct StatusSocket {
     path: PathBuf,
-    /// Device and inode of the socket's file.
+    /// The device and the inode of the socket's file.
     file: Option<(u64, u64)>,
     task: JoinHandle<()>,
 }

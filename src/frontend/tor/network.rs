@@ -1,4 +1,4 @@
-//! Reading the network: consensus and microdescriptors, once for all services.
+//! The reading of the network (consensus and microdescriptors), once for all services.
 
 use std::time::Duration;
 
