@@ -35,7 +35,7 @@ pub struct Plane {
     torrc: String,
     /// The onion addresses of the backends themselves.
     pub addresses: Vec<String>,
-    /// The agents of the backends, in the form that `--static-backend` expects.
+    /// Their agents, as arguments of `--static-backend`.
     pub agents: Vec<String>,
     /// The folder of our publisher.
     pub ours: PublisherDir,

@@ -56,11 +56,11 @@ impl PublisherDir {
         pid(processes, "daemon")
     }
 
-    /// Starts our publisher as in a frontend pod with these agents (`uid@host:port`), and returns
-    /// its process ID.
+    /// Starts our publisher without Kubernetes, with these agents (`uid@host:port`), and returns its
+    /// process ID.
     pub fn start_publisher(&self, processes: &Processes, agents: &[String]) -> Result<u32> {
-        let mut command = program()?;
-        command.args(["frontend", "--pod-uid", "bench", "--listen-address", "127.0.0.1"]);
+        let mut command = built("fixed-publisher")?;
+        command.args(["--pod-uid", "bench", "--listen-address", "127.0.0.1"]);
         command.args(["--probe-port", "0", "--metrics-port", "0"]);
         command.arg("--run-dir").arg(self.dir.join("run")).arg("--tor-data-dir").arg(self.dir.join("data"));
         command.arg("--master-key-dir").arg(&self.key);
@@ -83,9 +83,14 @@ impl PublisherDir {
 
 /// Returns a command for our program, which is expected in the folder of the current program.
 pub fn program() -> Result<Command> {
-    let program = std::env::current_exe()?.with_file_name("onionbalance-operator");
-    let program =
-        program.canonicalize().with_context(|| format!("{} does not exist; build it first", program.display()))?;
+    built("onionbalance-operator")
+}
+
+fn built(name: &str) -> Result<Command> {
+    let program = std::env::current_exe()?.with_file_name(name);
+    let program = program
+        .canonicalize()
+        .with_context(|| format!("{}: run cargo build --release --workspace --bins", program.display()))?;
     // The kernel kills the program when this process ends for any reason.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program);

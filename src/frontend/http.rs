@@ -16,36 +16,42 @@ use super::clock::Clock;
 use super::metrics::{self, Figures};
 use crate::common;
 
-/// A publisher whose loop has not turned for so long hangs: it turns each second whatever the network does.
+/// The time without a turn of the publisher's loop after which it counts as hanging. It turns every
+/// second, independent of the network.
 const HANGS: Duration = Duration::from_secs(30);
 
-/// What the probes tell.
+/// The state that the probes and the metrics report.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Health {
-    /// When the loop last turned, on the monotonic clock.
+    /// The last turn of the loop (monotonic clock).
     pub(super) turned: Duration,
-    /// Why it cannot begin.
+    /// The reason why the publisher cannot start.
     pub(super) problem: Option<String>,
+    /// The publisher's role.
     pub(super) role: Role,
+    /// The values of the metrics.
     pub(super) figures: Figures,
 }
 
-/// Whether this publisher publishes.
+/// The role of a publisher.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Role {
-    /// The Lease was not read yet.
+    /// The Lease was not read yet, so that the role is unknown.
     #[default]
     Unknown,
+    /// The publisher holds the Lease.
     Leading,
+    /// Another publisher holds the Lease.
     StandingBy,
 }
 
 impl Health {
     fn alive(&self, elapsed: Duration) -> Result<(), &'static str> {
-        if elapsed.saturating_sub(self.turned) > HANGS { Err("the publisher hangs") } else { Ok(()) }
+        if elapsed.saturating_sub(self.turned) > HANGS { Err("the publisher does not respond") } else { Ok(()) }
     }
 
-    /// A standby is ready: it can take over. A slow network makes nobody unready.
+    /// Returns the reason why the publisher is not ready. A standby is ready, because it can take
+    /// over, and a slow network does not matter.
     pub(super) fn ready(&self) -> Result<(), &str> {
         if let Some(problem) = &self.problem {
             return Err(problem);
@@ -57,24 +63,28 @@ impl Health {
     }
 }
 
-/// The liveness of the tor beside, which cannot be asked from its own container: this one answers for it. True: silent.
+/// Answers the liveness probe of the tor container, which has no probe of its own. The state is
+/// true if tor is silent.
 async fn tor_alive(State(silent): State<watch::Receiver<bool>>) -> (StatusCode, String) {
     answer(if *silent.borrow() {
-        Err("tor takes connections to its control socket and does not answer")
+        Err("tor accepts connections to its control socket and does not answer")
     } else {
         Ok(())
     })
 }
 
-/// Where the probes and the metrics are served, and tor's own metrics are had.
+/// The ports of the probes, of the metrics, and of tor's own metrics.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ports {
+    /// The port of the probes.
     pub(super) probes: u16,
+    /// The port of the metrics.
     pub(super) metrics: u16,
+    /// The port of tor's own metrics on the loopback.
     pub(super) tor_metrics: u16,
 }
 
-/// Serves both, until dropped.
+/// Serves the probes and the metrics until it is dropped.
 pub(super) async fn serve(
     address: Option<IpAddr>,
     ports: Ports,
@@ -85,7 +95,7 @@ pub(super) async fn serve(
     let alive =
         |State((health, clock)): State<Source>| async move { answer(health.borrow().alive(clock.now().elapsed)) };
     let ready = |State((health, _)): State<Source>| async move { answer(health.borrow().ready()) };
-    // Who waits for the master key has started: a restart would not mend the key.
+    // A publisher that waits for the master key counts as started: a restart would not help.
     let probes = Router::new().route("/startupz", get(alive)).route("/livez", get(alive)).route("/readyz", get(ready));
     let probes = probes.route("/tor/livez", get(tor_alive).with_state(tor_silent));
     let metrics = Router::new().route("/metrics", get(metrics)).merge(common::tor_metrics::router(ports.tor_metrics));

@@ -11,34 +11,36 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::backends::BackendView;
 use super::object::Object;
+use super::view::BackendView;
 use crate::common::complaint::{Complaint, cause};
 use crate::crd::{BackendState, BackendStatus, OnionBalancedService, PUBLISHER_MANAGER, PublishedStatus};
 use crate::merge::PeriodStatus;
 
-/// The least time between two writes, and before a failed one is tried again.
+/// The shortest time between two writes, and the pause before a failed write is repeated.
 const PAUSE: Duration = Duration::from_secs(5);
-/// The API server's time to answer.
+/// The time in which the API server must answer.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// What the status is made of.
+/// The facts that the status reports.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Facts {
-    /// Only the leader writes.
+    /// True if this publisher holds the Lease. Only the holder writes.
     pub(super) leading: bool,
+    /// The backends.
     pub(super) backends: Vec<BackendView>,
+    /// The published descriptors, by time period.
     pub(super) periods: Vec<PeriodStatus>,
 }
 
-/// The publisher's fields.
+/// The fields of the status that the publisher owns.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 struct Part {
     backends: Vec<BackendStatus>,
     published: Vec<PublishedStatus>,
 }
 
-/// Keeps the object's status true, as long as there are facts.
+/// Keeps the object's status up to date until the sender of the facts is dropped.
 pub(super) async fn run(
     client: Client,
     namespace: &str,
@@ -56,7 +58,7 @@ pub(super) async fn run(
                 last = None;
                 break;
             };
-            // An object that was made anew has no status.
+            // An object that was deleted and created again has no status.
             let before = last.take().filter(|last| last.uid == object.uid);
             let before = before.unwrap_or_else(|| Last::publishers(&object));
             let wanted = part(&now, &before.part);
@@ -67,11 +69,11 @@ pub(super) async fn run(
             let written = match timeout(DEADLINE, apply(&api, service, &wanted)).await {
                 Ok(Ok(())) => true,
                 Ok(Err(error)) => {
-                    complaint.utter("cannot write the status", &cause(&error));
+                    complaint.utter("could not write the status", &cause(&error));
                     false
                 }
                 Err(elapsed) => {
-                    complaint.utter("cannot write the status", &elapsed);
+                    complaint.utter("could not write the status", &elapsed);
                     false
                 }
             };
@@ -84,16 +86,16 @@ pub(super) async fn run(
     }
 }
 
-/// The last word on an object's status.
+/// The status that was written last.
 struct Last {
-    /// The object's.
+    /// The UID of the object.
     uid: String,
     part: Part,
     written: bool,
 }
 
 impl Last {
-    /// What the publisher before this one wrote.
+    /// Returns the status that the publisher before this one wrote.
     fn publishers(object: &Object) -> Self {
         let part = Part { backends: object.backends.clone(), published: object.published.clone() };
         Self { uid: object.uid.clone(), part, written: false }
@@ -107,15 +109,16 @@ async fn apply(api: &Api<OnionBalancedService>, service: &str, part: &Part) -> k
         "metadata": { "name": service },
         "status": part,
     });
-    // The answer is read as metadata alone: a newer operator's object may have fields that this version refuses.
+    // Only the metadata of the answer is parsed: the object of a newer operator may have fields
+    // that this version refuses.
     let api: Api<kube::core::PartialObjectMeta<OnionBalancedService>> =
         Api::namespaced(api.clone().into_client(), api.namespace().unwrap_or_default());
     let params = PatchParams::apply(PUBLISHER_MANAGER).force();
     api.patch_status(service, &params, &Patch::Apply(&patch)).await.map(drop)
 }
 
-/// The fields as the facts have them. A backend's `since` stays while its state does, also over a change of the leader; until
-/// this publisher has published, the last one's word on `published` stays.
+/// Returns the fields for these facts. A backend's `since` stays while its state stays, even if the
+/// leader changes. Until this publisher has published, `published` stays as the last one wrote it.
 fn part(facts: &Facts, before: &Part) -> Part {
     let since = |view: &BackendView| {
         let known = before.backends.iter().find(|known| known.name == view.name && known.state == view.state);
@@ -142,20 +145,21 @@ fn part(facts: &Facts, before: &Part) -> Part {
     Part { backends: backends.collect(), published }
 }
 
-/// Why it waits, beside what its descriptor says that the published one does not.
+/// Returns the features of the backend's descriptor that are not published, and the reason why the
+/// backend waits.
 fn message(view: &BackendView) -> Option<String> {
     const WAITS: &str =
         "its introduction points wait: there are more than the descriptors hold, and turns change once an hour at most";
     let waits = (view.state == BackendState::Waiting).then_some(WAITS);
-    let told: Vec<&str> = view.message.as_deref().into_iter().chain(waits).collect();
-    (!told.is_empty()).then(|| told.join("; "))
+    let messages: Vec<&str> = view.message.as_deref().into_iter().chain(waits).collect();
+    (!messages.is_empty()).then(|| messages.join("; "))
 }
 
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-/// Whole seconds, as the API server keeps them.
+/// Rounds a time to whole seconds, which is what the API server stores.
 fn time(time: SystemTime) -> Time {
     let time = Timestamp::try_from(time).and_then(|time| time.round(Unit::Second));
     Time(time.unwrap_or(Timestamp::UNIX_EPOCH))
@@ -190,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn since_moves_with_the_state_alone() {
+    fn since_changes_only_with_the_state() {
         let first = part(&facts(BackendState::Starting, 0, 10), &Part::default());
         assert_eq!(first.backends[0].since, time(at(10)));
         let same = part(&facts(BackendState::Starting, 0, 20), &first);
@@ -203,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_leader_changes_nothing_that_is_true() {
+    fn a_new_leader_keeps_what_is_still_true() {
         let before = part(&Facts { periods: vec![period(8)], ..facts(BackendState::Ready, 3, 10) }, &Part::default());
         let object =
             Object { backends: before.backends.clone(), published: before.published.clone(), ..Object::default() };
@@ -213,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn why_a_backend_waits_is_told_while_it_does() {
+    fn the_message_says_why_a_backend_waits() {
         let message = |state, own: Option<&str>| {
             let mut facts = facts(state, 0, 10);
             facts.backends[0].message = own.map(ToOwned::to_owned);
@@ -227,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn has_the_form_of_the_custom_resource() {
+    fn the_fields_match_the_custom_resource() {
         let part = part(&Facts { periods: vec![period(8)], ..facts(BackendState::Ready, 3, 10) }, &Part::default());
         assert_eq!(
             serde_json::to_value(part).unwrap(),

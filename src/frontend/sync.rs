@@ -1,4 +1,4 @@
-//! One call to an agent: `POST /v1/sync`, authenticated both ways.
+//! The call to an agent: `POST /v1/sync`, with which both sides authenticate each other.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,50 +17,55 @@ use tokio::time::timeout;
 use super::clock::{self, Clock};
 use crate::link::{AgentToken, MAC_HEADER, NONCE_HEADER, PodPhase, Revision, SYNC_PATH, SyncRequest, SyncResponse};
 
-/// An agent's time to answer, connecting included.
+/// The longest time that an agent may take to answer, including the connection.
 pub(super) const DEADLINE: Duration = Duration::from_secs(3);
-/// A client accepts no descriptor above 50,000 bytes; JSON escapes its line ends.
+/// The largest accepted answer. Tor clients accept no descriptor above 50,000 bytes, and JSON
+/// escapes its line ends.
 const BODY_LIMIT: usize = 128 * 1024;
 
-/// Why an agent's answer does not count.
+/// The reason why a call to an agent failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SyncError {
     #[error("no answer within {0:?}")]
     Timeout(Duration),
-    #[error("not an agent's address")]
+    #[error("the agent's address is invalid")]
     Address(#[from] hyper::http::Error),
-    #[error("cannot connect or send")]
+    #[error("cannot connect to the agent or send the request")]
     Send(#[from] hyper_util::client::legacy::Error),
-    #[error("the answer broke off or is too long")]
+    #[error("the answer ended early or is too long")]
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error(transparent)]
     NotAuthentic(#[from] crate::link::LinkError),
-    #[error("it answered {0}")]
+    #[error("the agent answered {0}")]
     Status(StatusCode),
-    #[error("the message is malformed")]
+    #[error("the answer is malformed")]
     Json(#[from] serde_json::Error),
 }
 
-/// What an agent is told and asked.
+/// The contents of a call to an agent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Question {
+    /// True if this publisher holds the Lease.
     pub(super) leading: bool,
+    /// The phase of the agent's pod.
     pub(super) phase: PodPhase,
+    /// The revision of the descriptor that the publisher has, which the agent need not send again.
     pub(super) known_revision: Option<Revision>,
 }
 
-/// The publisher's side of the link; clones share connections and the sequence.
+/// The publisher's side of the link. Clones share connections and the sequence number.
 #[derive(Clone)]
 pub(super) struct SyncClient {
     http: Client<HttpConnector, Full<Bytes>>,
     token: AgentToken,
-    /// The publisher's pod UID.
+    /// The name of the publisher's process.
     publisher: Arc<str>,
     sequence: Arc<AtomicU64>,
     clock: Clock,
 }
 
 impl SyncClient {
+    /// Creates a client that authenticates with this token.
     pub(super) fn new(token: AgentToken, publisher: &str, clock: Clock) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
@@ -73,7 +78,7 @@ impl SyncClient {
         Self { http, token, publisher: publisher.into(), sequence: Arc::default(), clock }
     }
 
-    /// Asks the agent of a pod at `authority` (`host:port`), and waits for so long at most.
+    /// Calls the agent of a pod at `authority` (`host:port`), and waits at most `patience`.
     pub(super) async fn ask(
         &self,
         pod_uid: &str,
@@ -104,7 +109,8 @@ impl SyncClient {
             self.token.response_mac(pod_uid, Method::POST.as_str(), SYNC_PATH, &nonce, head.status.as_u16(), &body);
         let mac = head.headers.get(MAC_HEADER).and_then(|mac| mac.to_str().ok());
         let authentic = AgentToken::verify(&expected, mac);
-        // An agent that could not authenticate the request cannot authenticate its refusal either: the status tells more.
+        // An agent that could not authenticate the request cannot authenticate its refusal either,
+        // so that the status says more.
         if head.status != StatusCode::OK {
             return Err(SyncError::Status(head.status));
         }
@@ -112,7 +118,8 @@ impl SyncClient {
         Ok(serde_json::from_slice(&body)?)
     }
 
-    /// Rises with every request: the wall clock in microseconds, or the next number.
+    /// Returns the sequence number of the next request: the wall clock in microseconds, or the
+    /// number after the last one if that is greater.
     fn next_sequence(&self) -> u64 {
         let wall = self.clock.now().wall.duration_since(UNIX_EPOCH).unwrap_or_default();
         let wall = u64::try_from(wall.as_micros()).unwrap_or(u64::MAX);
@@ -138,7 +145,7 @@ mod tests {
         AgentToken::from_hex(digit.to_string().repeat(64).as_bytes()).unwrap()
     }
 
-    /// How the agent under test misbehaves.
+    /// The behaviour of the agent under test.
     #[derive(Clone, Copy, PartialEq)]
     enum Agent {
         Honest,
@@ -159,7 +166,7 @@ mod tests {
         let body = match agent {
             Agent::SendsTooMuch => "x".repeat(BODY_LIMIT + 1),
             Agent::SendsNoJson => "{".to_owned(),
-            // The fields that are no text of the request come back, so that the test sees them.
+            // The answer repeats fields of the request, so that the test sees them.
             _ => serde_json::json!({
                 "onionAddress": "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion",
                 "revision": { "boot": 1, "number": request.sequence }, "introductionPoints": 3,

@@ -15,7 +15,7 @@ mod subsets;
 mod upload;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,6 +28,7 @@ pub use backends::{Remark, remarks};
 pub use engine::MergeEngine;
 pub use fetch_schedule::{ExternalState, FetchAnswer, FetchInput, FetchOutput, FetchSchedule, FetchedDescriptor};
 pub use subsets::Distinct;
+pub use upload::UploadError;
 
 /// One reading of the two clocks by the IO layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,8 +66,8 @@ pub enum Input {
     Uploaded {
         /// The HSDir of the upload.
         hsdir: Fingerprint,
-        /// Accepted, or why not (`UPLOAD_REJECTED` makes the counter rise).
-        result: Result<(), String>,
+        /// Ok if the HSDir accepted the descriptor.
+        result: Result<(), UploadError>,
     },
     /// A restart of tor or a new connection to it. Uploads in flight get no result, and all
     /// descriptors are published again.

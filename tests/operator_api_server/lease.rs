@@ -118,7 +118,7 @@ async fn leaves_a_foreign_lease_alone() {
     let foreign: Lease = serde_json::from_value(foreign).unwrap();
     let before = stage.leases().create(&PostParams::default(), &foreign).await.unwrap();
     let mut publisher = stage.publisher("a").await;
-    publisher.wait_log("web-frontend is there and does not belong to this service").await;
+    publisher.wait_log("web-frontend exists and does not belong to this service").await;
     publisher.wait_metric("leading", 0).await;
     let touch = json!({"metadata": {"annotations": {"example.org/touch": "1"}}});
     stage.scene.change("web", touch).await;

@@ -1,4 +1,5 @@
-//! The status socket: who connects is told the state as JSON, as by Python Onionbalance, and the connection ends.
+//! The status socket. It sends the state as JSON to each client, as Python Onionbalance does, and
+//! closes the connection.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -15,14 +16,15 @@ use tokio::time::{Duration, sleep, timeout};
 
 use crate::onion::OnionAddress;
 
-/// For a peer that does not read.
+/// The time after which a client that does not read is dropped.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A service as the status shows it.
+/// A service as the status socket shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct View {
+    /// The service's onion address.
     pub(super) address: OnionAddress,
-    /// When the newest descriptor of each time period was published: the first descriptor's, the second's.
+    /// The times at which the first and the second descriptor were last published.
     pub(super) attempts: [Option<SystemTime>; 2],
     pub(super) instances: Vec<InstanceView>,
 }
@@ -30,18 +32,19 @@ pub(super) struct View {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct InstanceView {
     pub(super) address: OnionAddress,
-    /// When its descriptor was fetched last, when its points changed last, and how many it has.
+    /// The time of the last fetch of its descriptor, the time at which its introduction points last
+    /// changed, and their number.
     pub(super) seen: Option<(SystemTime, SystemTime, usize)>,
 }
 
 impl View {
-    /// Nothing is known yet.
+    /// Returns the view of a service of which nothing is known yet.
     pub(super) fn of(address: OnionAddress) -> Self {
         Self { address, attempts: [None, None], instances: Vec::new() }
     }
 }
 
-/// The answer: `services` in the configuration's order; times are UTC.
+/// Returns the JSON document: `services` in the configuration's order, with times in UTC.
 pub(super) fn document(views: &[View]) -> Value {
     let instance = |instance: &InstanceView| match instance.seen {
         None => json!({"onionAddress": instance.address.to_string(), "received": null}),
@@ -68,27 +71,33 @@ fn time(time: SystemTime) -> String {
     Timestamp::try_from(time).map(|time| time.strftime("%Y-%m-%d %H:%M:%S").to_string()).unwrap_or_default()
 }
 
-/// Listens until it is dropped; then its file goes, too.
+/// The status socket, which listens until it is dropped. Its file is removed then.
 pub(super) struct StatusSocket {
     path: PathBuf,
-    /// Device and inode of the socket's file.
+    /// The device and the inode of the socket's file.
     file: Option<(u64, u64)>,
     task: JoinHandle<()>,
 }
 
 impl StatusSocket {
-    /// A socket's file that is left over is removed; any other file is an error. An error names the path.
+    /// Opens the socket. A socket file that is left over is removed; any other file is an error.
+    /// Errors name the path.
     pub(super) fn open(path: PathBuf, views: watch::Receiver<Vec<watch::Receiver<View>>>) -> io::Result<Self> {
         let bind = || {
             match std::fs::symlink_metadata(&path) {
                 Ok(metadata) if metadata.file_type().is_socket() => std::fs::remove_file(&path)?,
-                Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket")),
+                Ok(_) => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::AlreadyExists,
+                        "a file exists that is not a socket; remove it or choose another path",
+                    ));
+                }
                 Err(_) => {}
             }
             UnixListener::bind(&path)
         };
         let listener = bind().map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
-        tracing::info!("the status socket is {}", path.display());
+        tracing::info!("opened the status socket {}", path.display());
         let file = identity(&path);
         Ok(Self { path, file, task: tokio::spawn(serve(listener, views)) })
     }
@@ -101,7 +110,7 @@ impl StatusSocket {
 impl Drop for StatusSocket {
     fn drop(&mut self) {
         self.task.abort();
-        // Another daemon may have put its own there meanwhile.
+        // Another daemon may have replaced the file.
         if self.file.is_some() && identity(&self.path) == self.file {
             let _ = std::fs::remove_file(&self.path);
         }
@@ -120,14 +129,14 @@ async fn serve(listener: UnixListener, views: watch::Receiver<Vec<watch::Receive
                 tokio::spawn(timeout(PATIENCE, answer(stream, document(&views).to_string())));
             }
             Err(error) => {
-                tracing::debug!(%error, "the status socket");
+                tracing::debug!(%error, "could not accept a connection to the status socket");
                 sleep(Duration::from_secs(1)).await;
             }
         }
     }
 }
 
-/// A peer that hangs up is its own business.
+/// Sends the state. Errors are ignored: the client has closed the connection.
 async fn answer(mut stream: UnixStream, text: String) {
     let _ = stream.write_all(text.as_bytes()).await;
     let _ = stream.shutdown().await;

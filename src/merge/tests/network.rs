@@ -14,7 +14,7 @@ use crate::onion::{IntroductionPoint, ServiceContent};
 
 /// Returns 2026-01-01 00:00:00 UTC, at which a new shared random value begins. The time period
 /// changes twelve hours later.
-pub(super) fn start() -> SystemTime {
+pub(crate) fn start() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_767_225_600)
 }
 
@@ -22,7 +22,7 @@ pub(super) const HOUR: Duration = Duration::from_hours(1);
 
 /// Returns the public network of `relays` HSDirs, by the consensus of the given hour after
 /// [`start`].
-pub(super) fn network(relays: impl IntoIterator<Item = u8>, hour: u32) -> Arc<Network> {
+pub(crate) fn network(relays: impl IntoIterator<Item = u8>, hour: u32) -> Arc<Network> {
     let valid_after = start() + HOUR * hour;
     let run = u8::try_from(100 + hour / 24).unwrap();
     let value = |run| BASE64.encode(&[run; 32]);
@@ -82,7 +82,7 @@ pub(super) fn content(points: impl IntoIterator<Item = IntroductionPoint>) -> Se
 }
 
 /// Returns a backend with three points at its own relays. Each `generation` has other keys.
-pub(super) fn backend(number: u8, generation: u16) -> (BackendId, Arc<ServiceContent>) {
+pub(crate) fn backend(number: u8, generation: u16) -> (BackendId, Arc<ServiceContent>) {
     let points = (0..3).map(|index| {
         let relay = 3 * u16::from(number) + index;
         point(relay, 1000 * generation + relay)

@@ -179,7 +179,7 @@ async fn published_by(stage: &Stage, pod: &str, seconds: u64) -> Result<usize> {
     if restarts > 0 {
         log += &stage.run(&format!("logs {pod} -c publisher --since={seconds}s --previous")).await?;
     }
-    Ok(log.lines().filter(|line| line.contains("publishing") && line.contains("counter=")).count())
+    Ok(log.lines().filter(|line| line.contains("publishing a new descriptor")).count())
 }
 
 /// Waits until an HSDir holds a descriptor with a higher revision counter than `newest`.
