@@ -1,4 +1,5 @@
-//! The mounted master key, which is waited for: who writes the Secret may mend it while the pod runs.
+//! Reads the mounted master key, and waits until it is valid: the Secret can be repaired while the
+//! pod runs.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,18 +13,19 @@ use super::http::Health;
 use crate::common::complaint::Complaint;
 use crate::onion::{MasterKey, OnionAddress};
 
-/// The pause between two readings; far below what the liveness probe takes for a hang.
+/// The pause between two attempts to read the key. It is far below the time after which the
+/// liveness probe considers the publisher stuck.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Reads the key (tor's `hs_ed25519_secret_key`) until it is valid, and that of the address where one is expected. Meanwhile the log
-/// and the readiness probe say what is wrong with it.
+/// Reads the key (tor's `hs_ed25519_secret_key`) repeatedly until it is valid and, if an address is
+/// expected, belongs to that address. Meanwhile the log and the readiness probe report the problem.
 pub(super) async fn wait_for(
     directory: &Path,
     expected: Option<OnionAddress>,
     health: &watch::Sender<Health>,
     clock: Clock,
 ) -> MasterKey {
-    const PROBLEM: &str = "the master key is of no use";
+    const PROBLEM: &str = "the master key cannot be used";
     let mut complaint = Complaint::default();
     loop {
         let read = read(directory, expected);
@@ -42,9 +44,10 @@ fn read(directory: &Path, expected: Option<OnionAddress>) -> Result<MasterKey, S
     let bytes = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let key = MasterKey::from_tor_secret_key_file(&Zeroizing::new(bytes)).map_err(|error| error.to_string())?;
     match expected {
-        Some(expected) if expected != key.address() => {
-            Err(format!("it is the key of {}, and this service's address is {expected}", key.address()))
-        }
+        Some(expected) if expected != key.address() => Err(format!(
+            "the key belongs to {}, but the service has the address {expected}; restore its key",
+            key.address()
+        )),
         _ => Ok(key),
     }
 }
@@ -57,7 +60,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_missing_key_then_a_bad_one_then_anothers_then_the_good_one() {
+    async fn waits_through_a_missing_a_malformed_and_a_foreign_key() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("hs_ed25519_secret_key");
         let [good, others] = [1, 2].map(|seed| MasterKey::generate(&mut StdRng::from_seed([seed; 32])));
@@ -65,17 +68,17 @@ mod tests {
 
         let mend = async {
             probes.changed().await.unwrap();
-            let missing = format!("the master key is of no use: {}: No such file", file.display());
+            let missing = format!("the master key cannot be used: {}: No such file", file.display());
             assert!(probes.borrow_and_update().ready().unwrap_err().starts_with(&missing));
             std::fs::write(&file, b"key").unwrap();
 
             probes.changed().await.unwrap();
-            let bad = "the master key is of no use: hs_ed25519_secret_key must have 96 bytes, it has 3";
+            let bad = "the master key cannot be used: hs_ed25519_secret_key must have 96 bytes, it has 3";
             assert_eq!(probes.borrow_and_update().ready(), Err(bad));
             std::fs::write(&file, others.to_tor_secret_key_file()).unwrap();
 
             probes.changed().await.unwrap();
-            let others = format!("the master key is of no use: it is the key of {}, and this", others.address());
+            let others = format!("the master key cannot be used: the key belongs to {}, but", others.address());
             assert!(probes.borrow_and_update().ready().unwrap_err().starts_with(&others));
             std::fs::write(&file, good.to_tor_secret_key_file()).unwrap();
         };

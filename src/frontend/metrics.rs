@@ -9,9 +9,13 @@ use crate::merge::PeriodStatus;
 /// What the metrics show.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Figures {
+    /// True if the publisher has a control connection to a bootstrapped tor.
     pub(super) tor_up: bool,
+    /// True if this publisher leads.
     pub(super) leading: bool,
+    /// The state of each backend.
     pub(super) backends: Vec<BackendView>,
+    /// The published descriptors of each time period.
     pub(super) periods: Vec<PeriodStatus>,
     pub(super) counts: Counts,
 }

@@ -1,4 +1,4 @@
-//! The publisher's part of its object's status: `backends` and `published`.
+//! Writes the publisher's part of the object's status: `backends` and `published`.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -17,28 +17,30 @@ use crate::common::complaint::{Complaint, cause};
 use crate::crd::{BackendState, BackendStatus, OnionBalancedService, PUBLISHER_MANAGER, PublishedStatus};
 use crate::merge::PeriodStatus;
 
-/// The least time between two writes, and before a failed one is tried again.
+/// The shortest time between two writes, and the pause before a failed write is repeated.
 const PAUSE: Duration = Duration::from_secs(5);
-/// The API server's time to answer.
+/// The longest time that the API server may take to answer.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// What the status is made of.
+/// The facts from which the status is computed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Facts {
-    /// Only the leader writes.
+    /// True if this publisher leads. Only the leader writes the status.
     pub(super) leading: bool,
+    /// The state of each backend.
     pub(super) backends: Vec<BackendView>,
+    /// The published descriptors of each time period.
     pub(super) periods: Vec<PeriodStatus>,
 }
 
-/// The publisher's fields.
+/// The fields of the status that the publisher owns.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 struct Part {
     backends: Vec<BackendStatus>,
     published: Vec<PublishedStatus>,
 }
 
-/// Keeps the object's status true, as long as there are facts.
+/// Keeps the object's status up to date until the sender of `facts` is dropped.
 pub(super) async fn run(
     client: Client,
     namespace: &str,
@@ -56,7 +58,7 @@ pub(super) async fn run(
                 last = None;
                 break;
             };
-            // An object that was made anew has no status.
+            // An object that was deleted and created again has no status.
             let before = last.take().filter(|last| last.uid == object.uid);
             let before = before.unwrap_or_else(|| Last::publishers(&object));
             let wanted = part(&now, &before.part);
@@ -67,11 +69,11 @@ pub(super) async fn run(
             let written = match timeout(DEADLINE, apply(&api, service, &wanted)).await {
                 Ok(Ok(())) => true,
                 Ok(Err(error)) => {
-                    complaint.utter("cannot write the status", &cause(&error));
+                    complaint.utter("could not write the status", &cause(&error));
                     false
                 }
                 Err(elapsed) => {
-                    complaint.utter("cannot write the status", &elapsed);
+                    complaint.utter("could not write the status", &elapsed);
                     false
                 }
             };
@@ -84,16 +86,17 @@ pub(super) async fn run(
     }
 }
 
-/// The last word on an object's status.
+/// The publisher's part of an object's status, as last written or read.
 struct Last {
-    /// The object's.
+    /// The UID of the object.
     uid: String,
     part: Part,
+    /// True if this publisher wrote `part` to the API server.
     written: bool,
 }
 
 impl Last {
-    /// What the publisher before this one wrote.
+    /// Returns the part that the previous publisher left in the object.
     fn publishers(object: &Object) -> Self {
         let part = Part { backends: object.backends.clone(), published: object.published.clone() };
         Self { uid: object.uid.clone(), part, written: false }
@@ -107,15 +110,18 @@ async fn apply(api: &Api<OnionBalancedService>, service: &str, part: &Part) -> k
         "metadata": { "name": service },
         "status": part,
     });
-    // The answer is read as metadata alone: a newer operator's object may have fields that this version refuses.
+    // Only the metadata of the answer is parsed: an object of a newer operator may have fields that
+    // this version refuses.
     let api: Api<kube::core::PartialObjectMeta<OnionBalancedService>> =
         Api::namespaced(api.clone().into_client(), api.namespace().unwrap_or_default());
     let params = PatchParams::apply(PUBLISHER_MANAGER).force();
     api.patch_status(service, &params, &Patch::Apply(&patch)).await.map(drop)
 }
 
-/// The fields as the facts have them. A backend's `since` stays while its state does, also over a change of the leader; until
-/// this publisher has published, the last one's word on `published` stays.
+/// Computes the publisher's part of the status from the facts and the part before.
+///
+/// A backend keeps its `since` while its state is the same, even if the leader changes. `published`
+/// keeps the entries of the previous publisher until this one has published.
 fn part(facts: &Facts, before: &Part) -> Part {
     let since = |view: &BackendView| {
         let known = before.backends.iter().find(|known| known.name == view.name && known.state == view.state);
@@ -142,10 +148,10 @@ fn part(facts: &Facts, before: &Part) -> Part {
     Part { backends: backends.collect(), published }
 }
 
-/// Why it waits, beside what its descriptor says that the published one does not.
+/// Returns the `message` of a backend: the remarks on its descriptor, and the reason why it waits.
 fn message(view: &BackendView) -> Option<String> {
-    const WAITS: &str =
-        "its introduction points wait: there are more than the descriptors hold, and turns change once an hour at most";
+    const WAITS: &str = "its introduction points wait for their turn: there are more points than the descriptors hold, \
+         and the turns change at most once an hour";
     let waits = (view.state == BackendState::Waiting).then_some(WAITS);
     let told: Vec<&str> = view.message.as_deref().into_iter().chain(waits).collect();
     (!told.is_empty()).then(|| told.join("; "))
@@ -155,7 +161,7 @@ fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-/// Whole seconds, as the API server keeps them.
+/// Rounds a time to whole seconds, which is the API server's precision.
 fn time(time: SystemTime) -> Time {
     let time = Timestamp::try_from(time).and_then(|time| time.round(Unit::Second));
     Time(time.unwrap_or(Timestamp::UNIX_EPOCH))
@@ -190,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn since_moves_with_the_state_alone() {
+    fn since_changes_only_with_the_state() {
         let first = part(&facts(BackendState::Starting, 0, 10), &Part::default());
         assert_eq!(first.backends[0].since, time(at(10)));
         let same = part(&facts(BackendState::Starting, 0, 20), &first);
@@ -203,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_leader_changes_nothing_that_is_true() {
+    fn a_new_leader_keeps_entries_that_are_still_true() {
         let before = part(&Facts { periods: vec![period(8)], ..facts(BackendState::Ready, 3, 10) }, &Part::default());
         let object =
             Object { backends: before.backends.clone(), published: before.published.clone(), ..Object::default() };
@@ -213,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn why_a_backend_waits_is_told_while_it_does() {
+    fn the_message_explains_why_a_backend_waits() {
         let message = |state, own: Option<&str>| {
             let mut facts = facts(state, 0, 10);
             facts.backends[0].message = own.map(ToOwned::to_owned);
@@ -222,12 +228,12 @@ mod tests {
         assert_eq!(message(BackendState::Ready, None), None);
         assert_eq!(message(BackendState::Ready, Some("its own")), Some("its own".to_owned()));
         let waits = message(BackendState::Waiting, None).unwrap();
-        assert!(waits.starts_with("its introduction points wait: "), "{waits}");
+        assert!(waits.starts_with("its introduction points wait for their turn: "), "{waits}");
         assert_eq!(message(BackendState::Waiting, Some("its own")), Some(format!("its own; {waits}")));
     }
 
     #[test]
-    fn has_the_form_of_the_custom_resource() {
+    fn matches_the_schema_of_the_custom_resource() {
         let part = part(&Facts { periods: vec![period(8)], ..facts(BackendState::Ready, 3, 10) }, &Part::default());
         assert_eq!(
             serde_json::to_value(part).unwrap(),

@@ -114,7 +114,7 @@ async fn a_new_publisher_waits_for_a_good_key(scene: &Scene, web: &Service, key:
                 return Ok(Err(publisher.to_string()));
             }
             let log = scene.run(&format!("logs -l {FRONTEND} -c publisher --tail=20")).await?;
-            let waits = log.contains("the master key is of no use") && publisher["ready"] == false;
+            let waits = log.contains("the master key cannot be used") && publisher["ready"] == false;
             Ok(if waits { Ok(()) } else { Err(format!("{publisher}\n{log}")) })
         })
         .await?;

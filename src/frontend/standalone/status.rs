@@ -1,4 +1,5 @@
-//! The status socket: who connects is told the state as JSON, as by Python Onionbalance, and the connection ends.
+//! The status socket. The daemon writes its state to each connection as JSON, in the format of
+//! Python Onionbalance, and closes the connection.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -15,33 +16,39 @@ use tokio::time::{Duration, sleep, timeout};
 
 use crate::onion::OnionAddress;
 
-/// For a peer that does not read.
+/// The longest time that writing an answer may take. It ends connections whose peer does not read.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A service as the status shows it.
+/// The state of a service in the status document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct View {
+    /// The onion address of the service.
     pub(super) address: OnionAddress,
-    /// When the newest descriptor of each time period was published: the first descriptor's, the second's.
+    /// The times at which the newest descriptors of the first and of the second time period were
+    /// published.
     pub(super) attempts: [Option<SystemTime>; 2],
+    /// The instances of the service.
     pub(super) instances: Vec<InstanceView>,
 }
 
+/// The state of an instance in the status document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct InstanceView {
+    /// The instance's own onion address.
     pub(super) address: OnionAddress,
-    /// When its descriptor was fetched last, when its points changed last, and how many it has.
+    /// The time of the last successful fetch of the instance's descriptor, the time of the last
+    /// change of its introduction points, and their number. None before the first fetch.
     pub(super) seen: Option<(SystemTime, SystemTime, usize)>,
 }
 
 impl View {
-    /// Nothing is known yet.
+    /// Creates the view of a service without any data.
     pub(super) fn of(address: OnionAddress) -> Self {
         Self { address, attempts: [None, None], instances: Vec::new() }
     }
 }
 
-/// The answer: `services` in the configuration's order; times are UTC.
+/// Builds the status document. `services` has the order of the configuration, and times are in UTC.
 pub(super) fn document(views: &[View]) -> Value {
     let instance = |instance: &InstanceView| match instance.seen {
         None => json!({"onionAddress": instance.address.to_string(), "received": null}),
@@ -68,31 +75,42 @@ fn time(time: SystemTime) -> String {
     Timestamp::try_from(time).map(|time| time.strftime("%Y-%m-%d %H:%M:%S").to_string()).unwrap_or_default()
 }
 
-/// Listens until it is dropped; then its file goes, too.
+/// A listening status socket. Dropping it closes the socket and removes its file.
 pub(super) struct StatusSocket {
     path: PathBuf,
-    /// Device and inode of the socket's file.
+    /// The device and the inode of the socket's file.
     file: Option<(u64, u64)>,
     task: JoinHandle<()>,
 }
 
 impl StatusSocket {
-    /// A socket's file that is left over is removed; any other file is an error. An error names the path.
+    /// Listens on a socket at `path`, and replaces a socket that another process left there.
+    ///
+    /// # Errors
+    ///
+    /// Fails if `path` is a file of another kind, or if the socket cannot be created. The error
+    /// names the path.
     pub(super) fn open(path: PathBuf, views: watch::Receiver<Vec<watch::Receiver<View>>>) -> io::Result<Self> {
         let bind = || {
             match std::fs::symlink_metadata(&path) {
                 Ok(metadata) if metadata.file_type().is_socket() => std::fs::remove_file(&path)?,
-                Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket")),
+                Ok(_) => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::AlreadyExists,
+                        "the file exists and is not a socket; choose another path",
+                    ));
+                }
                 Err(_) => {}
             }
             UnixListener::bind(&path)
         };
         let listener = bind().map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
-        tracing::info!("the status socket is {}", path.display());
+        tracing::info!("listening on the status socket {}", path.display());
         let file = identity(&path);
         Ok(Self { path, file, task: tokio::spawn(serve(listener, views)) })
     }
 
+    /// Returns the path of the socket.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -101,7 +119,7 @@ impl StatusSocket {
 impl Drop for StatusSocket {
     fn drop(&mut self) {
         self.task.abort();
-        // Another daemon may have put its own there meanwhile.
+        // Another daemon may have replaced the file with its own socket.
         if self.file.is_some() && identity(&self.path) == self.file {
             let _ = std::fs::remove_file(&self.path);
         }
@@ -120,14 +138,14 @@ async fn serve(listener: UnixListener, views: watch::Receiver<Vec<watch::Receive
                 tokio::spawn(timeout(PATIENCE, answer(stream, document(&views).to_string())));
             }
             Err(error) => {
-                tracing::debug!(%error, "the status socket");
+                tracing::debug!(%error, "could not accept a connection to the status socket");
                 sleep(Duration::from_secs(1)).await;
             }
         }
     }
 }
 
-/// A peer that hangs up is its own business.
+/// Writes the status document to a connection. Errors are ignored, because the peer may hang up.
 async fn answer(mut stream: UnixStream, text: String) {
     let _ = stream.write_all(text.as_bytes()).await;
     let _ = stream.shutdown().await;

@@ -1,4 +1,4 @@
-//! Reading the network: consensus and microdescriptors, once for all services.
+//! Reads the consensus and the microdescriptors from tor, once for all services.
 
 use std::time::Duration;
 
@@ -119,7 +119,7 @@ mod tests {
         reread.started();
         reread.soon(now);
         reread.done(true, now);
-        assert_eq!(reread.due(), Some(now), "a consensus that came during the reading is read at once");
+        assert_eq!(reread.due(), Some(now), "a consensus that arrives during a reading is read at once");
         reread.started();
         reread.done(false, now);
         assert_eq!(reread.due(), None);
