@@ -35,7 +35,7 @@ pub struct Plane {
     torrc: String,
     /// The backends' own addresses.
     pub addresses: Vec<String>,
-    /// Their agents, as `--static-backend` wants them.
+    /// Their agents, as arguments of `--static-backend`.
     pub agents: Vec<String>,
     /// The public address of ours.
     pub ours: Place,

@@ -56,10 +56,10 @@ impl Place {
         pid(processes, "daemon")
     }
 
-    /// Our publisher as in a frontend pod, with these agents (`uid@host:port`).
+    /// Starts our publisher, without Kubernetes, with these agents (`uid@host:port`).
     pub fn start_publisher(&self, processes: &Processes, agents: &[String]) -> Result<u32> {
-        let mut command = program()?;
-        command.args(["frontend", "--pod-uid", "bench", "--listen-address", "127.0.0.1"]);
+        let mut command = built("fixed-publisher")?;
+        command.args(["--pod-uid", "bench", "--listen-address", "127.0.0.1"]);
         command.args(["--probe-port", "0", "--metrics-port", "0"]);
         command.arg("--run-dir").arg(self.dir.join("run")).arg("--tor-data-dir").arg(self.dir.join("data"));
         command.arg("--master-key-dir").arg(&self.key);
@@ -80,10 +80,16 @@ impl Place {
     }
 }
 
-/// Our program, as it was built beside this one.
+/// Returns the command that runs our program, which must be in the folder of this one.
 pub fn program() -> Result<Command> {
-    let program = std::env::current_exe()?.with_file_name("onionbalance-operator");
-    let program = program.canonicalize().with_context(|| format!("{} is built first", program.display()))?;
+    built("onionbalance-operator")
+}
+
+fn built(name: &str) -> Result<Command> {
+    let program = std::env::current_exe()?.with_file_name(name);
+    let program = program
+        .canonicalize()
+        .with_context(|| format!("{}: run cargo build --release --workspace --bins", program.display()))?;
     // However this process ends, what it started ends too.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program);

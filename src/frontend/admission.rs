@@ -1,4 +1,5 @@
-//! Who may find the service, by what is known of its object and of the Secret that this may name.
+//! The clients that may discover the service, given its object and the Secret that the object
+//! names.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -9,50 +10,31 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
-use serde_json::Value;
 use tokio::sync::watch;
 
-use super::object::Object;
-use super::trouble::Trouble;
-use crate::crd::AuthorizedClient;
+use super::object::{Object, secret_name};
+use super::watch_backoff::WatchBackoff;
 use crate::crd::clients::{ClientList, authorize};
 use crate::onion::Discovery;
 
-/// `spec.restrictedDiscovery`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Restriction {
-    pub(super) clients: ClientList,
-    pub(super) secret_name: Option<String>,
-}
-
-impl Restriction {
-    /// Read leniently as the object is, and never as less than a restriction.
-    pub(super) fn of(restricted: &Value) -> Self {
-        let entries = restricted.get("clients").and_then(Value::as_array);
-        let entries = entries.into_iter().flatten().map(|entry| serde_json::from_value(entry.clone()));
-        let clients: Vec<AuthorizedClient> = entries.filter_map(Result::ok).collect();
-        let secret_name = restricted.get("secretName").and_then(Value::as_str).map(ToOwned::to_owned);
-        Self { clients: ClientList::of_spec(&clients), secret_name }
-    }
-}
-
-/// What is known of a Secret.
+/// A Secret as it was last seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SeenSecret {
     name: String,
-    /// None: it is not there.
+    /// None if the Secret does not exist.
     clients: Option<ClientList>,
 }
 
-/// Decides who may find the service.
+/// The rule that decides which clients may discover the service.
 #[derive(Debug, Default)]
 pub(super) struct Admission {
-    /// What was last read of the named Secret. It stays when that is gone: a Secret may be made anew.
+    /// The clients of the named Secret as last read. They stay when the Secret is deleted, because
+    /// it may be created again.
     from_secret: Option<ClientList>,
 }
 
 impl Admission {
-    /// None: that is not known yet, and nothing may be published.
+    /// Returns the clients. None while they are unknown, so that nothing may be published.
     pub(super) fn decide(&mut self, object: Option<&Object>, secret: Option<&SeenSecret>) -> Option<Discovery> {
         let Some(restriction) = object?.restriction.as_ref() else {
             self.from_secret = None;
@@ -70,7 +52,8 @@ impl Admission {
     }
 }
 
-/// Keeps `seen` as the API server tells of the Secret that the object names, for ever.
+/// Watches the Secret that the object names and keeps `seen` up to date, until the object's sender
+/// is dropped.
 pub(super) async fn watch(
     client: Client,
     namespace: &str,
@@ -84,27 +67,23 @@ pub(super) async fn watch(
             let changed = object.wait_for(|object| secret_name(object.as_deref()) != name).await;
             changed.is_ok()
         };
-        let goes_on = match &name {
+        let continues = match &name {
             None => renamed.await,
             Some(name) => tokio::select! {
                 renamed = renamed => renamed,
                 () = watch_one(&api, name, &seen) => true,
             },
         };
-        if !goes_on {
+        if !continues {
             return;
         }
     }
 }
 
-fn secret_name(object: Option<&Object>) -> Option<String> {
-    object?.restriction.as_ref()?.secret_name.clone()
-}
-
 async fn watch_one(api: &Api<Secret>, name: &str, seen: &watch::Sender<Option<SeenSecret>>) {
     let config = watcher::Config::default().fields(&format!("metadata.name={name}")).timeout(60);
     let mut events = pin!(watcher::watcher(api.clone(), config));
-    let mut trouble = Trouble::new("cannot watch the Secret of the authorized clients");
+    let mut backoff = WatchBackoff::new("cannot watch the Secret of the authorized clients");
     let mut listed = None;
     while let Some(event) = events.next().await {
         let clients = match event {
@@ -120,11 +99,11 @@ async fn watch_one(api: &Api<Secret>, name: &str, seen: &watch::Sender<Option<Se
             Ok(Event::Apply(secret)) => Some(read(secret)),
             Ok(Event::Delete(_)) => None,
             Err(error) => {
-                trouble.wait_out(&error).await;
+                backoff.wait(&error).await;
                 continue;
             }
         };
-        trouble.over();
+        backoff.reset();
         let now = Some(SeenSecret { name: name.to_owned(), clients });
         seen.send_if_modified(|known| {
             let changed = *known != now;
@@ -146,13 +125,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::frontend::object::Restriction;
     use crate::onion::{ClientPublicKey, ClientSecretKey};
 
     fn key(number: u8) -> ClientPublicKey {
         ClientSecretKey::from_bytes([number; 32]).public()
     }
 
-    /// An object with these clients, and this Secret named.
+    /// Returns an object with these clients that names this Secret.
     fn object(clients: &[u8], secret_name: Option<&str>) -> Object {
         let clients: Vec<_> = clients
             .iter()
@@ -173,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn open_only_where_nothing_restricts_it() {
+    fn discovery_is_open_only_without_a_restriction() {
         let mut admission = Admission::default();
         assert_eq!(admission.decide(None, None), None, "the object is not known");
         assert_eq!(admission.decide(Some(&Object::default()), None), Some(Discovery::Open));
@@ -182,16 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restriction_of_another_version_is_one() {
-        for restricted in [json!({}), json!("yes"), json!({"clients": "all"}), json!({"clients": [{"key": "x"}, 1]})] {
-            assert_eq!(Restriction::of(&restricted), Restriction::default());
-        }
-        let newer = json!({"clients": [{"name": "a", "publicKey": key(1).to_string(), "until": "x"}]});
-        assert_eq!(Restriction::of(&newer).clients.clients, [("a".to_owned(), key(1))]);
-    }
-
-    #[test]
-    fn a_secret_is_waited_for_and_its_last_clients_stay() {
+    fn the_secret_is_awaited_and_its_last_clients_stay() {
         let mut admission = Admission::default();
         let both = object(&[1], Some("clients"));
         assert_eq!(admission.decide(Some(&both), None), None, "not read yet");
@@ -210,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_never_was_admits_nobody() {
+    fn a_secret_that_never_existed_admits_no_client() {
         let named = object(&[1], Some("clients"));
         assert_eq!(Admission::default().decide(Some(&named), Some(&secret("clients", None))), Some(only(&[1])));
     }

@@ -1,4 +1,7 @@
-//! The agents of the backend pods: each is asked about once a second for its introduction points, and told its pod's phase.
+//! The conversations with the agents of the backend pods. Each agent is asked about once a second
+//! for its introduction points, and learns its pod's phase.
+
+pub(super) mod polling;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,31 +11,31 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::check::{Refused, open};
+use self::polling::{Outcome, Polling};
+use super::check::{DescriptorRefused, open};
 use super::clock::Clock;
 use super::pods::{Pod, Pods};
-use super::sync::{DEADLINE, Question, SyncClient};
+use super::sync::{Question, SyncClient};
 use crate::consensus::Network;
 use crate::link::{PodPhase, Revision, SyncResponse};
 use crate::merge::BackendId;
 use crate::onion::{OnionAddress, ServiceContent};
 
-/// How often an agent is asked.
-const INTERVAL: Duration = Duration::from_secs(1);
-/// How often one is asked that has yet to answer, until it is told to be silent, or to have points: its pod or its tor is starting.
-const EAGER: Duration = Duration::from_millis(250);
-
-/// What the publisher knows that the conversations need.
+/// The facts that the conversations need.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Orders {
+pub(super) struct AgentOrders {
+    /// The backend pods.
     pub(super) pods: Arc<Pods>,
-    /// Backends whose points no HSDir holds any more.
+    /// The backends of which no HSDir holds the introduction points any more.
     pub(super) withdrawn: BTreeSet<BackendId>,
+    /// True if this publisher holds the Lease.
     pub(super) leading: bool,
+    /// The network, which is needed to check descriptors.
     pub(super) network: Option<Arc<Network>>,
 }
 
-impl Orders {
+impl AgentOrders {
+    /// Returns true if `other` contains the same facts. Shared values are compared by pointer.
     pub(super) fn same(&self, other: &Self) -> bool {
         let network = |orders: &Self| orders.network.as_ref().map(Arc::as_ptr);
         Arc::ptr_eq(&self.pods, &other.pods)
@@ -42,24 +45,24 @@ impl Orders {
     }
 }
 
-/// What a backend says, told when it changes.
+/// The state of a backend, reported when it changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Report {
-    /// It has points.
+pub(super) enum AgentReport {
+    /// The backend has these introduction points.
     Points(OnionAddress, Arc<ServiceContent>),
-    /// It answers, and has no points.
+    /// The backend answers and has no introduction points.
     NoPoints(OnionAddress),
-    /// It has not answered for too long.
+    /// The backend has not answered for longer than the threshold.
     Silent,
 }
 
-/// Speaks with every pod of the orders, until the publisher is gone.
+/// Runs a conversation with each pod of the orders, until the publisher ends.
 pub(super) async fn run(
     client: SyncClient,
     clock: Clock,
     silence: Duration,
-    mut orders: watch::Receiver<Orders>,
-    reports: mpsc::Sender<(BackendId, Report)>,
+    mut orders: watch::Receiver<AgentOrders>,
+    reports: mpsc::Sender<(BackendId, AgentReport)>,
 ) {
     let mut conversations = Conversations::default();
     loop {
@@ -71,12 +74,11 @@ pub(super) async fn run(
                     id: id.clone(),
                     client: client.clone(),
                     clock,
-                    silence,
                     orders: orders.clone(),
                     reports: reports.clone(),
                     known: None,
-                    told: None,
-                    quiet: Quiet { since: clock.now().elapsed, total: Duration::ZERO },
+                    reported: None,
+                    polling: Polling::new(silence, clock.now().elapsed),
                 };
                 AbortOnDrop(tokio::spawn(conversation.run()).abort_handle())
             });
@@ -98,136 +100,107 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// With one agent, for as long as its pod is there.
+/// The conversation with one agent, which lasts as long as its pod exists.
 struct Conversation {
     id: BackendId,
     client: SyncClient,
     clock: Clock,
-    silence: Duration,
-    orders: watch::Receiver<Orders>,
-    reports: mpsc::Sender<(BackendId, Report)>,
-    /// The last points taken in.
+    orders: watch::Receiver<AgentOrders>,
+    reports: mpsc::Sender<(BackendId, AgentReport)>,
+    /// The newest points that were accepted.
     known: Option<(Revision, Arc<ServiceContent>)>,
-    told: Option<Report>,
-    quiet: Quiet,
+    reported: Option<AgentReport>,
+    polling: Polling,
 }
 
 impl Conversation {
     async fn run(mut self) {
-        while let Some(matter) = self.matter() {
+        while let Some(topic) = self.topic() {
             let asked = Instant::now();
-            let report = match self.ask(&matter).await {
-                Some(report) => Some(report),
-                None => (self.quiet.count(self.clock.now().elapsed) >= self.silence).then_some(Report::Silent),
+            let answer = self.ask(&topic).await;
+            let outcome = match &answer {
+                Some(AgentReport::Points(..)) => Outcome::Points,
+                Some(AgentReport::NoPoints(_)) => Outcome::NoPoints,
+                Some(AgentReport::Silent) | None => Outcome::NoAnswer,
             };
-            let starts = match &report {
-                Some(report) => matches!(report, Report::NoPoints(_)),
-                None => self.told.is_none(),
-            };
-            let interval = if starts { EAGER } else { INTERVAL };
-            if let Some(report) = report.filter(|report| self.told.as_ref() != Some(report)) {
-                self.told = Some(report.clone());
+            let next = self.polling.ended(outcome, self.clock.now().elapsed);
+            let report = answer.or(next.silent.then_some(AgentReport::Silent));
+            if let Some(report) = report.filter(|report| self.reported.as_ref() != Some(report)) {
+                self.reported = Some(report.clone());
                 if self.reports.send((self.id.clone(), report)).await.is_err() {
                     return;
                 }
             }
             tokio::select! {
-                () = sleep_until(asked + interval) => {}
-                () = news(&mut self.orders, &self.id, &matter) => {}
+                () = sleep_until(asked + next.interval) => {}
+                () = changed(&mut self.orders, &self.id, &topic) => {}
             }
         }
     }
 
-    fn matter(&self) -> Option<Matter> {
-        Matter::of(&self.orders.borrow(), &self.id)
+    fn topic(&self) -> Option<Topic> {
+        Topic::of(&self.orders.borrow(), &self.id)
     }
 
-    /// One question. None: no answer that counts.
-    async fn ask(&mut self, matter: &Matter) -> Option<Report> {
-        let authority = matter.pod.agent.as_deref()?;
+    /// Asks the agent once. Returns None if no valid answer came.
+    async fn ask(&mut self, topic: &Topic) -> Option<AgentReport> {
+        let authority = topic.pod.agent.as_deref()?;
         let question = Question {
-            leading: matter.leading,
-            phase: matter.phase,
+            leading: topic.leading,
+            phase: topic.phase,
             known_revision: self.known.as_ref().map(|(revision, _)| *revision),
         };
-        let patience = self.quiet.patience(self.clock.now().elapsed, self.silence);
+        let patience = self.polling.patience(self.clock.now().elapsed);
         let answer = match self.client.ask(&self.id.0, authority, question, patience).await {
             Ok(answer) => answer,
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::debug!(pod = matter.pod.name, %error, cause, "an agent does not answer");
+                tracing::debug!(pod = topic.pod.name, %error, cause, "an agent sent no valid answer");
                 return None;
             }
         };
         let network = self.orders.borrow().network.clone();
         match self.take_in(answer, network.as_deref()) {
-            Ok(report) => {
-                self.quiet = Quiet { since: self.clock.now().elapsed, total: Duration::ZERO };
-                Some(report)
-            }
+            Ok(report) => Some(report),
             Err(error) => {
-                tracing::warn!(pod = matter.pod.name, %error, "an agent's descriptor is not accepted");
+                tracing::warn!(pod = topic.pod.name, %error, "rejected the descriptor of an agent");
                 None
             }
         }
     }
 
-    fn take_in(&mut self, answer: SyncResponse, network: Option<&Network>) -> Result<Report, Refused> {
+    fn take_in(&mut self, answer: SyncResponse, network: Option<&Network>) -> Result<AgentReport, DescriptorRefused> {
         let address = answer.onion_address;
         if answer.introduction_points == 0 {
-            return Ok(Report::NoPoints(address));
+            return Ok(AgentReport::NoPoints(address));
         }
         if let Some((revision, content)) = &self.known
             && *revision == answer.revision
         {
-            return Ok(Report::Points(address, content.clone()));
+            return Ok(AgentReport::Points(address, content.clone()));
         }
-        // Which keys are current cannot be told before the first consensus.
-        let Some(network) = network else { return Ok(Report::NoPoints(address)) };
-        let text = answer.descriptor.ok_or(Refused::Missing)?;
+        // Without a consensus the current time periods, and so the valid keys, are unknown.
+        let Some(network) = network else { return Ok(AgentReport::NoPoints(address)) };
+        let text = answer.descriptor.ok_or(DescriptorRefused::Missing)?;
         let content = open(&text, &address, network, self.clock.now().wall)?.content;
         if content.introduction_points.is_empty() {
-            return Ok(Report::NoPoints(address));
+            return Ok(AgentReport::NoPoints(address));
         }
         let (_, content) = self.known.insert((answer.revision, content));
-        Ok(Report::Points(address, content.clone()))
+        Ok(AgentReport::Points(address, content.clone()))
     }
 }
 
-/// How long an agent has not answered. Time in which this process itself stood still does not count: else it would take all
-/// backends for dead when it wakes.
-#[derive(Debug)]
-struct Quiet {
-    /// When it was last counted, on the monotonic clock.
-    since: Duration,
-    total: Duration,
-}
-
-impl Quiet {
-    /// One more question without an answer.
-    fn count(&mut self, elapsed: Duration) -> Duration {
-        self.total += elapsed.saturating_sub(self.since).min(INTERVAL + DEADLINE);
-        self.since = elapsed;
-        self.total
-    }
-
-    /// How long the next answer is waited for: no longer than until the agent counts as silent.
-    fn patience(&self, elapsed: Duration, silence: Duration) -> Duration {
-        let left = silence.saturating_sub(self.total + elapsed.saturating_sub(self.since));
-        if left.is_zero() { DEADLINE } else { left.min(DEADLINE) }
-    }
-}
-
-/// What a conversation is about; when it changes, the agent is asked at once.
+/// The facts that a question depends on. When they change, the agent is asked at once.
 #[derive(Debug, PartialEq, Eq)]
-struct Matter {
+struct Topic {
     pod: Pod,
     phase: PodPhase,
     leading: bool,
 }
 
-impl Matter {
-    fn of(orders: &Orders, id: &BackendId) -> Option<Self> {
+impl Topic {
+    fn of(orders: &AgentOrders, id: &BackendId) -> Option<Self> {
         let pod = orders.pods.get(id)?.clone();
         let phase = phase(pod.terminating, orders.withdrawn.contains(id));
         Some(Self { pod, phase, leading: orders.leading })
@@ -242,10 +215,10 @@ fn phase(terminating: bool, withdrawn: bool) -> PodPhase {
     }
 }
 
-/// Waits until the orders for this backend are other ones.
-async fn news(orders: &mut watch::Receiver<Orders>, id: &BackendId, before: &Matter) {
-    // An error means that the publisher is gone, and then this task, too, is soon.
-    let _ = orders.wait_for(|orders| Matter::of(orders, id).as_ref() != Some(before)).await;
+/// Waits until the facts about this backend change.
+async fn changed(orders: &mut watch::Receiver<AgentOrders>, id: &BackendId, before: &Topic) {
+    // An error means that the publisher has ended, which also ends this task.
+    let _ = orders.wait_for(|orders| Topic::of(orders, id).as_ref() != Some(before)).await;
 }
 
 #[cfg(test)]
@@ -253,51 +226,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn phases() {
+    fn phases_of_a_pod() {
         assert_eq!(phase(false, false), PodPhase::Active);
         assert_eq!(phase(true, false), PodPhase::Terminating);
         assert_eq!(phase(true, true), PodPhase::Withdrawn);
-        assert_eq!(phase(false, true), PodPhase::Active, "a pod that is not terminating is never told to drain");
+        assert_eq!(phase(false, true), PodPhase::Active, "a pod that is not terminating never has to drain");
     }
 
     #[test]
-    fn silence_adds_up_but_not_over_a_pause_of_our_own() {
-        let seconds = Duration::from_secs;
-        let mut quiet = Quiet { since: seconds(100), total: Duration::ZERO };
-        assert_eq!(quiet.count(seconds(103)), seconds(3));
-        assert_eq!(quiet.count(seconds(107)), seconds(7));
-        assert_eq!(quiet.count(seconds(500)), seconds(11), "this process was stopped");
-    }
-
-    #[test]
-    fn an_agent_is_silent_on_time() {
-        let seconds = Duration::from_secs;
-        let silence = seconds(8);
-        let mut quiet = Quiet { since: seconds(100), total: Duration::ZERO };
-        assert_eq!(quiet.patience(seconds(101), silence), DEADLINE);
-        quiet.count(seconds(104));
-        assert_eq!(quiet.patience(seconds(104), silence), DEADLINE);
-        quiet.count(seconds(107));
-        assert_eq!(quiet.patience(seconds(107), silence), seconds(1));
-        assert_eq!(quiet.count(seconds(108)), silence);
-        assert_eq!(quiet.patience(seconds(108), silence), DEADLINE, "it is asked on");
-    }
-
-    #[test]
-    fn what_makes_an_agent_be_asked_at_once() {
+    fn changes_that_are_passed_on_at_once() {
         let id = BackendId("u".into());
         let pod = Pod { name: "a".into(), agent: Some("10.0.0.1:9400".into()), ready: true, terminating: false };
-        let orders =
-            |pod: &Pod| Orders { pods: Arc::new(Pods::from([(id.clone(), pod.clone())])), ..Orders::default() };
-        let before = Matter::of(&orders(&pod), &id).unwrap();
+        let orders = |pod: &Pod| AgentOrders {
+            pods: Arc::new(Pods::from([(id.clone(), pod.clone())])),
+            ..AgentOrders::default()
+        };
+        let before = Topic::of(&orders(&pod), &id).unwrap();
         let not_ready = Pod { ready: false, ..pod.clone() };
         let terminating = Pod { terminating: true, ..pod.clone() };
-        assert_eq!(Matter::of(&orders(&pod), &id), Some(before));
+        assert_eq!(Topic::of(&orders(&pod), &id), Some(before));
         for changed in [not_ready, terminating.clone()] {
-            assert_ne!(Matter::of(&orders(&changed), &id), Matter::of(&orders(&pod), &id));
+            assert_ne!(Topic::of(&orders(&changed), &id), Topic::of(&orders(&pod), &id));
         }
-        let withdrawn = Orders { withdrawn: BTreeSet::from([id.clone()]), ..orders(&terminating) };
-        assert_eq!(Matter::of(&withdrawn, &id).unwrap().phase, PodPhase::Withdrawn);
-        assert_eq!(Matter::of(&Orders::default(), &id), None, "gone");
+        let withdrawn = AgentOrders { withdrawn: BTreeSet::from([id.clone()]), ..orders(&terminating) };
+        assert_eq!(Topic::of(&withdrawn, &id).unwrap().phase, PodPhase::Withdrawn);
+        assert_eq!(Topic::of(&AgentOrders::default(), &id), None, "gone");
     }
 }

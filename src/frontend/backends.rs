@@ -1,11 +1,13 @@
-//! What is known of each backend: its pod (Kubernetes), its points (its agent), and what of them is published (the engine).
+//! The knowledge about each backend: its pod (from Kubernetes), its introduction points (from its
+//! agent), and the points that are published (from the engine).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::agents::Report;
+use super::agents::AgentReport;
 use super::pods::{Pod, Pods};
+use super::view::{BackendView, StateHistory};
 use crate::crd::BackendState;
 use crate::merge::{BackendId, Input, Remark, Status, remarks};
 
@@ -13,54 +15,41 @@ use crate::merge::{BackendId, Input, Remark, Status, remarks};
 #[derive(Debug, Default)]
 pub(super) struct Backends {
     pods: Arc<Pods>,
-    reports: BTreeMap<BackendId, Report>,
-    /// What of each is not published.
+    reports: BTreeMap<BackendId, AgentReport>,
+    /// The features of each backend's descriptor that are not published.
     remarks: BTreeMap<BackendId, Vec<Remark>>,
-    /// Those whose points were published once, or waited for that.
+    /// The backends of which points were published, or waited to be published.
     counted: BTreeSet<BackendId>,
-    /// Each one's state, and since when it is in it.
-    states: BTreeMap<BackendId, (BackendState, SystemTime)>,
-}
-
-/// A backend as status and metrics show it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct BackendView {
-    pub(super) name: String,
-    pub(super) onion_address: Option<String>,
-    pub(super) points: usize,
-    pub(super) state: BackendState,
-    pub(super) since: SystemTime,
-    /// What its descriptor says that the published one does not.
-    pub(super) message: Option<String>,
+    states: StateHistory<BackendId>,
 }
 
 impl Backends {
-    /// Takes in the pods that are there now. Those that are terminating or gone lose their points at once.
+    /// Takes in the current pods. Pods that terminate or vanish lose their points at once.
     pub(super) fn pods(&mut self, pods: Arc<Pods>) -> Vec<Input> {
         let before = std::mem::replace(&mut self.pods, pods);
         self.reports.retain(|id, _| self.pods.contains_key(id));
         self.remarks.retain(|id, _| self.pods.contains_key(id));
         self.counted.retain(|id| self.pods.contains_key(id));
-        self.states.retain(|id, _| self.pods.contains_key(id));
+        self.states.retain(|id| self.pods.contains_key(id));
         let stays = |id: &BackendId| self.pods.get(id).is_some_and(|pod| !pod.terminating);
         let left = before.iter().filter(|(id, pod)| !pod.terminating && !stays(id));
         left.map(|(id, _)| Input::BackendLost(id.clone())).collect()
     }
 
-    /// The pods that were taken in last.
+    /// Returns the pods that were taken in last.
     pub(super) fn known_pods(&self) -> Arc<Pods> {
         self.pods.clone()
     }
 
-    /// Takes in what an agent said. Points of a pod that is terminating or gone do not count.
-    pub(super) fn report(&mut self, id: BackendId, report: Report) -> Option<Input> {
+    /// Takes in the report of an agent. The points of a terminating or missing pod do not count.
+    pub(super) fn report(&mut self, id: BackendId, report: AgentReport) -> Option<Input> {
         let pod = self.pods.get(&id)?;
         let input = match &report {
             _ if pod.terminating => None,
-            Report::Points(_, content) => Some(Input::Backend(id.clone(), content.clone())),
-            Report::NoPoints(_) | Report::Silent => Some(Input::BackendLost(id.clone())),
+            AgentReport::Points(_, content) => Some(Input::Backend(id.clone(), content.clone())),
+            AgentReport::NoPoints(_) | AgentReport::Silent => Some(Input::BackendLost(id.clone())),
         };
-        if let Report::Points(_, content) = &report {
+        if let AgentReport::Points(_, content) = &report {
             let remarks = remarks(content);
             if self.remarks.get(&id).map(Vec::as_slice).unwrap_or_default() != remarks {
                 for remark in &remarks {
@@ -73,12 +62,12 @@ impl Backends {
         input
     }
 
-    /// The backends whose pods are terminating.
+    /// Returns the backends of which the pods are terminating.
     pub(super) fn terminating(&self) -> impl Iterator<Item = &BackendId> {
         self.pods.iter().filter(|(_, pod)| pod.terminating).map(|(id, _)| id)
     }
 
-    /// All backends by name, given what the engine says of them.
+    /// Returns all backends by name, given the engine's state.
     pub(super) fn views(&mut self, status: &Status, now: SystemTime) -> Vec<BackendView> {
         let points: BTreeMap<&BackendId, usize> = status.points.iter().map(|(id, count)| (id, *count)).collect();
         let mut views = Vec::with_capacity(self.pods.len());
@@ -90,13 +79,11 @@ impl Backends {
             }
             let report = self.reports.get(id);
             let onion_address = match report {
-                Some(Report::Points(address, _) | Report::NoPoints(address)) => Some(address.to_string()),
-                Some(Report::Silent) | None => None,
+                Some(AgentReport::Points(address, _) | AgentReport::NoPoints(address)) => Some(address.to_string()),
+                Some(AgentReport::Silent) | None => None,
             };
             let state = state(pod, report, points, waits, self.counted.contains(id));
-            let known = self.states.get(id).filter(|(known, _)| *known == state);
-            let since = known.map_or(now, |(_, since)| *since);
-            self.states.insert(id.clone(), (state, since));
+            let since = self.states.enter(id.clone(), state, now);
             let remarks = self.remarks.get(id).into_iter().flatten().map(ToString::to_string);
             let message = Some(remarks.collect::<Vec<_>>().join("; ")).filter(|message| !message.is_empty());
             views.push(BackendView { name: pod.name.clone(), onion_address, points, state, since, message });
@@ -106,11 +93,11 @@ impl Backends {
     }
 }
 
-fn state(pod: &Pod, report: Option<&Report>, points: usize, waits: bool, has_counted: bool) -> BackendState {
+fn state(pod: &Pod, report: Option<&AgentReport>, points: usize, waits: bool, has_counted: bool) -> BackendState {
     match report {
         _ if pod.terminating => BackendState::Draining,
-        Some(Report::Points(..)) if points > 0 => BackendState::Ready,
-        Some(Report::Points(..)) if waits => BackendState::Waiting,
+        Some(AgentReport::Points(..)) if points > 0 => BackendState::Ready,
+        Some(AgentReport::Points(..)) if waits => BackendState::Waiting,
         _ if has_counted => BackendState::Lost,
         _ => BackendState::Starting,
     }
@@ -148,12 +135,12 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_loss_unless_the_pod_is_terminating_or_gone() {
+    fn a_silent_backend_is_lost_unless_its_pod_terminates_or_vanished() {
         let mut backends = Backends::default();
         backends.pods(pods(&[("a", false), ("b", true)]));
-        assert_eq!(lost(backends.report(id("a"), Report::Silent)), [id("a")]);
-        assert_eq!(lost(backends.report(id("b"), Report::Silent)), []);
-        assert_eq!(lost(backends.report(id("gone"), Report::Silent)), []);
+        assert_eq!(lost(backends.report(id("a"), AgentReport::Silent)), [id("a")]);
+        assert_eq!(lost(backends.report(id("b"), AgentReport::Silent)), []);
+        assert_eq!(lost(backends.report(id("gone"), AgentReport::Silent)), []);
         assert_eq!(backends.terminating().collect::<Vec<_>>(), [&id("b")]);
     }
 
@@ -176,21 +163,21 @@ mod tests {
     fn states() {
         let pod = |terminating| Pod { name: "a".into(), agent: None, ready: true, terminating };
         let address = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion".parse().unwrap();
-        let none = Report::NoPoints(address);
+        let none = AgentReport::NoPoints(address);
         let lost = BackendState::Lost;
         assert_eq!(state(&pod(false), None, 0, false, false), BackendState::Starting);
         assert_eq!(state(&pod(false), Some(&none), 0, false, false), BackendState::Starting);
         assert_eq!(state(&pod(false), Some(&none), 0, false, true), lost);
-        assert_eq!(state(&pod(false), Some(&Report::Silent), 3, false, true), lost, "the last descriptor stays");
-        assert_eq!(state(&pod(false), Some(&Report::Silent), 0, true, true), lost, "the engine is about to be told");
+        assert_eq!(state(&pod(false), Some(&AgentReport::Silent), 3, false, true), lost, "the last descriptor stays");
+        assert_eq!(state(&pod(false), Some(&AgentReport::Silent), 0, true, true), lost, "the engine will be informed");
         assert_eq!(state(&pod(true), Some(&none), 3, false, true), BackendState::Draining);
     }
 
     #[test]
-    fn one_that_waits_for_its_turn_is_not_lost() {
+    fn a_backend_that_waits_for_its_turn_is_not_lost() {
         let mut backends = Backends::default();
         backends.pods(pods(&[("a", false)]));
-        let mut state = |report: Option<Report>, points, waits: bool| {
+        let mut state = |report: Option<AgentReport>, points, waits: bool| {
             if let Some(report) = report {
                 backends.report(id("a"), report);
             }
@@ -202,17 +189,17 @@ mod tests {
         assert_eq!(state(None, 0, true), BackendState::Waiting);
         assert_eq!(state(None, 3, false), BackendState::Ready);
         assert_eq!(state(None, 0, true), BackendState::Waiting);
-        assert_eq!(state(Some(Report::Silent), 0, false), BackendState::Lost);
+        assert_eq!(state(Some(AgentReport::Silent), 0, false), BackendState::Lost);
     }
 
-    fn points(pow_params: bool) -> Report {
+    fn points(pow_params: bool) -> AgentReport {
         let address = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion".parse().unwrap();
         let content = ServiceContent { pow_params, ..ServiceContent::plain(Vec::new()) };
-        Report::Points(address, Arc::new(content))
+        AgentReport::Points(address, Arc::new(content))
     }
 
     #[test]
-    fn what_is_left_out_is_told_until_it_is_gone() {
+    fn the_message_names_unpublished_features_while_they_last() {
         let mut backends = Backends::default();
         backends.pods(pods(&[("a", false)]));
         let mut report = |pow_params| {

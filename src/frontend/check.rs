@@ -1,4 +1,4 @@
-//! Opening backends' descriptors: from an agent, or from an HSDir.
+//! The check of backends' descriptors, which come from agents or from HSDirs.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,29 +9,30 @@ use crate::merge::Sighting;
 use crate::onion::descriptor::DescriptorError;
 use crate::onion::{OnionAddress, TimePeriod, UncheckedDescriptor};
 
-/// Why a descriptor is not taken in.
+/// The reason why a backend's descriptor is refused.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Refused {
-    #[error("the agent sent none, though its points are new")]
+pub(super) enum DescriptorRefused {
+    #[error("the agent sent no descriptor, although its introduction points changed")]
     Missing,
-    #[error("it is of no time period that is near")]
+    #[error("the descriptor belongs to neither the previous, the current nor the next time period")]
     Period,
     #[error(transparent)]
     Descriptor(#[from] DescriptorError),
 }
 
-/// Opens a backend's descriptor, if it is signed for a time period that is near and everything in it checks. Whatever came over
-/// whichever way, only the backend's own key can have signed it.
+/// Decrypts a backend's descriptor and checks its signatures and its time period.
+///
+/// Only the backend's own key can have signed it, whichever way it came.
 pub(super) fn open(
     text: &str,
     address: &OnionAddress,
     network: &Network,
     now: SystemTime,
-) -> Result<Sighting, Refused> {
+) -> Result<Sighting, DescriptorRefused> {
     let descriptor = UncheckedDescriptor::parse(text)?;
     let claimed = descriptor.blinded_key();
     let keys = periods(network).into_iter().map(|period| (period, address.blind(period)));
-    let (period, blinded) = keys.into_iter().find(|(_, key)| *key == claimed).ok_or(Refused::Period)?;
+    let (period, blinded) = keys.into_iter().find(|(_, key)| *key == claimed).ok_or(DescriptorRefused::Period)?;
     let descriptor = descriptor.check(address, &blinded, now)?;
     Ok(Sighting {
         period,
@@ -41,7 +42,7 @@ pub(super) fn open(
     })
 }
 
-/// The periods that a backend may be in: it goes by its own clock and consensus.
+/// Returns the time periods that a backend may use, given its own clock and consensus.
 fn periods(network: &Network) -> Vec<TimePeriod> {
     let [first, second] = network.service_periods().map(|service| service.period);
     let mut numbers = BTreeSet::new();

@@ -1,61 +1,39 @@
-//! The one place of the publisher that reads the clock and draws randomness.
+//! The only place in the publisher that reads the clocks and the system's random number generator.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use rand::Rng as _;
 
 use crate::merge::Now;
 
-/// Reads both clocks; monotonic time counts from its making.
+/// The two clocks of this process. Monotonic time counts from [`Clock::start`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clock {
     start: Instant,
 }
 
 impl Clock {
+    /// Starts the monotonic clock at zero.
     pub(super) fn start() -> Self {
         Self { start: read().1 }
     }
 
+    /// Reads both clocks.
     pub(super) fn now(self) -> Now {
         let (wall, monotonic) = read();
         Now { wall, elapsed: monotonic.saturating_duration_since(self.start) }
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "the shell reads the clock, here alone")]
+#[allow(clippy::disallowed_methods, reason = "the IO shell reads the clocks only here")]
 fn read() -> (SystemTime, Instant) {
     (SystemTime::now(), Instant::now())
 }
 
-/// Bytes of the system's generator: seeds and nonces.
-#[allow(clippy::disallowed_methods, reason = "the shell makes the generator, here alone")]
+/// Returns bytes of the system's random number generator, for seeds and nonces.
+#[allow(clippy::disallowed_methods, reason = "the IO shell creates the generator only here")]
 pub(super) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     rand::rng().fill_bytes(&mut bytes);
     bytes
-}
-
-/// How long a process slept between two readings: the longer of what its two clocks say. The monotonic clock stands still
-/// while the machine is suspended, the wall clock can be set back.
-pub(super) fn gap(before: Now, after: Now) -> Duration {
-    let wall = after.wall.duration_since(before.wall).unwrap_or_default();
-    after.elapsed.saturating_sub(before.elapsed).max(wall)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(wall: u64, elapsed: u64) -> Now {
-        Now { wall: SystemTime::UNIX_EPOCH + Duration::from_secs(wall), elapsed: Duration::from_secs(elapsed) }
-    }
-
-    #[test]
-    fn a_gap_is_what_either_clock_saw() {
-        assert_eq!(gap(at(100, 5), at(101, 6)), Duration::from_secs(1));
-        assert_eq!(gap(at(100, 5), at(160, 6)), Duration::from_secs(60), "suspended");
-        assert_eq!(gap(at(100, 5), at(101, 40)), Duration::from_secs(35), "stopped, and the wall clock set back");
-        assert_eq!(gap(at(100, 5), at(40, 6)), Duration::from_secs(1), "set back");
-    }
 }

@@ -1,13 +1,15 @@
-//! Backends outside (all those of the stand-alone daemon): asked for at the HSDirs, as the scheduler says; what is found is
-//! checked here and told to the engine.
+//! The external backends of a service, and all backends of the stand-alone daemon.
+//!
+//! Their descriptors are fetched from HSDirs as the schedule in `merge` decides, checked here, and
+//! passed to the engine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::backends::BackendView;
 use super::check;
-use super::tor::{Fetch, Orders};
+use super::tor::{Fetch, FetchError, TorOrders};
+use super::view::{BackendView, StateHistory};
 use crate::consensus::{Fingerprint, Network};
 use crate::crd::BackendState;
 use crate::merge::{
@@ -15,54 +17,52 @@ use crate::merge::{
 };
 use crate::onion::{OnionAddress, ServiceContent};
 
-/// Tor's `REASON=` for an HSDir's word that it has no such descriptor.
-const NOT_FOUND: &str = "NOT_FOUND";
-
 /// The external backends of one service.
-pub(super) struct External {
-    /// A service is no backend of its own.
+pub(super) struct ExternalBackends {
+    /// The service's own address, which cannot be its backend.
     own: OnionAddress,
     scheduler: Externals,
     network: Option<Arc<Network>>,
-    tor: Option<Orders>,
-    /// Each one's state, and since when it is in it.
-    states: BTreeMap<OnionAddress, (BackendState, SystemTime)>,
-    /// What of each is not published, or why nothing is.
+    tor: Option<TorOrders>,
+    states: StateHistory<OnionAddress>,
+    /// The features of each descriptor that are not published, or the reason why nothing is.
     messages: BTreeMap<OnionAddress, String>,
-    fetches: Fetches,
+    fetches: FetchCounts,
 }
 
-/// Fetches by their end.
+/// The numbers of fetches by result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Fetches {
+pub(super) struct FetchCounts {
+    /// Fetches that brought a valid descriptor.
     pub(super) found: u64,
+    /// Fetches that failed, or brought an invalid descriptor.
     pub(super) failed: u64,
 }
 
-impl External {
+impl ExternalBackends {
     pub(super) fn new(own: OnionAddress, seed: [u8; 32]) -> Self {
         Self {
             own,
             scheduler: Externals::new(seed),
             network: None,
             tor: None,
-            states: BTreeMap::new(),
+            states: StateHistory::default(),
             messages: BTreeMap::new(),
-            fetches: Fetches::default(),
+            fetches: FetchCounts::default(),
         }
     }
 
-    /// Which there are, and whether they are of any use.
+    /// Sets the backends. While not `active`, none is fetched, because nothing is published.
     pub(super) fn set(&mut self, backends: &BTreeSet<OnionAddress>, active: bool, now: Now) {
         let backends: BTreeSet<_> = backends.iter().copied().filter(|address| *address != self.own).collect();
-        self.states.retain(|address, _| backends.contains(address));
+        self.states.retain(|address| backends.contains(address));
         self.messages.retain(|address, _| backends.contains(address));
         self.scheduler.handle(ExternalInput::Backends(backends), now);
         self.scheduler.handle(ExternalInput::Active(active), now);
     }
 
-    /// The connection to tor came, or went.
-    pub(super) fn set_tor(&mut self, tor: Option<Orders>, now: Now) {
+    /// Notes that the connection to tor was established or lost.
+    pub(super) fn set_tor(&mut self, tor: Option<TorOrders>, now: Now) {
         self.scheduler.handle(ExternalInput::Tor(tor.is_some()), now);
         self.tor = tor;
     }
@@ -72,17 +72,17 @@ impl External {
         self.scheduler.handle(ExternalInput::Network(network), now);
     }
 
-    /// A fetch ended; gives what was in the descriptor, if it is one of this backend's.
+    /// Takes in the result of a fetch. Returns the content of the descriptor if it is valid.
     pub(super) fn fetched(
         &mut self,
         address: OnionAddress,
         hsdir: Fingerprint,
-        result: Result<Arc<str>, String>,
+        result: Result<Arc<str>, FetchError>,
         now: Now,
     ) -> Option<Arc<ServiceContent>> {
-        let has_none = result.as_ref().is_err_and(|reason| reason == NOT_FOUND);
-        let opened = result.and_then(|text| {
-            let network = self.network.as_ref().ok_or("there is no consensus")?;
+        let has_none = matches!(result, Err(FetchError::NotFound));
+        let opened = result.map_err(|error| error.to_string()).and_then(|text| {
+            let network = self.network.as_ref().ok_or("tor has no consensus yet")?;
             check::open(&text, &address, network, now.wall).map_err(|error| error.to_string())
         });
         let answer = match opened {
@@ -96,12 +96,9 @@ impl External {
             }
             Err(reason) => {
                 self.fetches.failed += 1;
-                tracing::debug!(%address, %hsdir, reason, "an HSDir has no descriptor of an external backend");
+                tracing::debug!(%address, %hsdir, reason, "an HSDir sent no usable descriptor of an external backend");
                 if !self.counts(address) {
-                    self.note(
-                        address,
-                        format!("no HSDir has a descriptor that can be used; the last one asked: {reason}"),
-                    );
+                    self.note(address, format!("no HSDir has a usable descriptor; the last one asked: {reason}"));
                 }
                 if has_none { Answer::HasNone } else { Answer::Useless }
             }
@@ -124,12 +121,12 @@ impl External {
         } else if self.scheduler.states().any(|(known, _)| known == address)
             && self.messages.get(&address) != Some(&message)
         {
-            tracing::warn!(%address, message, "an external backend");
+            tracing::warn!(%address, message, "an external backend cannot be published completely");
             self.messages.insert(address, message);
         }
     }
 
-    /// Orders the fetches that are due; gives what the engine is to know.
+    /// Orders the fetches that are due. Returns the resulting inputs of the engine.
     pub(super) fn carry_out(&mut self, now: Now) -> Vec<Input> {
         let mut inputs = Vec::new();
         self.scheduler.handle(ExternalInput::Tick, now);
@@ -137,18 +134,18 @@ impl External {
             match output {
                 ExternalOutput::Fetch(address, hsdir) => {
                     if !self.tor.as_ref().is_some_and(|tor| tor.fetch(Fetch { address, hsdir })) {
-                        // It has no end, so it gets one here.
+                        // A fetch that was not ordered has no result; it fails here.
                         let answer = Answer::Useless;
                         self.scheduler.handle(ExternalInput::Fetched { address, hsdir, answer }, now);
                     }
                 }
                 ExternalOutput::Backend(address, content) => {
                     let points = content.introduction_points.len();
-                    tracing::info!(%address, points, "an external backend's introduction points");
+                    tracing::info!(%address, points, "an external backend has new introduction points");
                     inputs.push(Input::Backend(id(&address), content));
                 }
                 ExternalOutput::Lost(address) => {
-                    tracing::warn!(%address, "an external backend counts no more");
+                    tracing::warn!(%address, "an external backend is lost");
                     inputs.push(Input::BackendLost(id(&address)));
                 }
             }
@@ -156,16 +153,16 @@ impl External {
         inputs
     }
 
-    /// When (on the monotonic clock) to call [`Self::carry_out`] at the latest.
+    /// Returns the time (monotonic clock) at which [`Self::carry_out`] is due.
     pub(super) fn poll_timeout(&self) -> Option<Duration> {
         self.scheduler.poll_timeout()
     }
 
-    pub(super) fn fetches(&self) -> Fetches {
+    pub(super) fn fetches(&self) -> FetchCounts {
         self.fetches
     }
 
-    /// All of them by address, given what the engine says of them.
+    /// Returns all external backends by address, given the engine's state.
     pub(super) fn views(&mut self, status: &Status, now: SystemTime) -> Vec<BackendView> {
         let points: BTreeMap<&BackendId, usize> = status.points.iter().map(|(id, count)| (id, *count)).collect();
         let view = |(address, state)| {
@@ -177,9 +174,7 @@ impl External {
                 ExternalState::Lost => BackendState::Lost,
                 ExternalState::Counts | ExternalState::Unseen => BackendState::Starting,
             };
-            let known = self.states.get(&address).filter(|(known, _)| *known == state);
-            let since = known.map_or(now, |(_, since)| *since);
-            self.states.insert(address, (state, since));
+            let since = self.states.enter(address, state, now);
             let name = address.to_string();
             let message = self.messages.get(&address).cloned();
             BackendView { onion_address: Some(name.clone()), name, points, state, since, message }
@@ -210,10 +205,10 @@ mod tests {
     }
 
     #[test]
-    fn all_but_the_service_itself_are_shown_since_they_are_known() {
-        let mut external = External::new(address(0), [1; 32]);
+    fn all_backends_but_the_service_itself_are_shown() {
+        let mut external = ExternalBackends::new(address(0), [1; 32]);
         external.set(&[address(0), address(1), address(2)].into(), true, at(1));
-        let shown = |external: &mut External, seconds| -> Vec<_> {
+        let shown = |external: &mut ExternalBackends, seconds| -> Vec<_> {
             let views = external.views(&Status::default(), at(seconds).wall);
             views.into_iter().map(|view| (view.name, view.state, view.since)).collect()
         };
@@ -230,8 +225,8 @@ mod tests {
     }
 
     #[test]
-    fn one_that_waits_for_its_turn_is_neither_lost_nor_starting() {
-        let mut external = External::new(address(0), [1; 32]);
+    fn a_backend_that_waits_for_its_turn_is_neither_lost_nor_starting() {
+        let mut external = ExternalBackends::new(address(0), [1; 32]);
         external.set(&[address(1)].into(), true, at(1));
         let content = ServiceContent::plain(Vec::new());
         let period = TimePeriod { number: 20_500, length_minutes: 1440 };
@@ -254,12 +249,12 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_opened_is_nothing() {
-        let mut external = External::new(address(0), [1; 32]);
+    fn an_unusable_descriptor_counts_as_a_failed_fetch() {
+        let mut external = ExternalBackends::new(address(0), [1; 32]);
         external.set(&[address(1)].into(), true, at(1));
         external.fetched(address(1), Fingerprint([1; 20]), Ok("garbage".into()), at(2));
-        external.fetched(address(1), Fingerprint([1; 20]), Err(NOT_FOUND.to_owned()), at(3));
-        assert_eq!(external.fetches(), Fetches { found: 0, failed: 2 });
+        external.fetched(address(1), Fingerprint([1; 20]), Err(FetchError::NotFound), at(3));
+        assert_eq!(external.fetches(), FetchCounts { found: 0, failed: 2 });
         let view = external.views(&Status::default(), at(4).wall).remove(0);
         assert_eq!(view.state, BackendState::Starting);
         assert!(view.message.unwrap().ends_with("the last one asked: NOT_FOUND"));

@@ -1,12 +1,12 @@
-//! `/metrics` in the Prometheus text format (version 0.0.4).
+//! The publisher's `/metrics` page, in the Prometheus text format (version 0.0.4).
 
-use super::backends::BackendView;
-use super::external::Fetches;
+use super::external::FetchCounts;
+use super::view::BackendView;
 use crate::common::exposition::Exposition;
 use crate::crd::BackendState;
-use crate::merge::PeriodStatus;
+use crate::merge::{PeriodStatus, UploadError};
 
-/// What the metrics show.
+/// The values that the metrics show.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Figures {
     /// True if the publisher has a control connection to a bootstrapped tor.
@@ -20,25 +20,27 @@ pub(super) struct Figures {
     pub(super) counts: Counts,
 }
 
-/// What only rises.
+/// The counters, which only rise.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Counts {
-    /// Descriptors made, those of a period's HSDirs together.
+    /// Rounds of descriptors, each for all HSDirs of one time period.
     pub(super) rounds: u64,
+    /// Uploads that an HSDir accepted.
     pub(super) accepted: u64,
-    /// By the HSDir, for their revision counter or their form.
+    /// Uploads that an HSDir rejected for their revision counter or their form.
     pub(super) rejected: u64,
+    /// Uploads that failed for another reason.
     pub(super) failed: u64,
-    /// Of external backends' descriptors.
-    pub(super) fetches: Fetches,
+    /// Fetches of external backends' descriptors.
+    pub(super) fetches: FetchCounts,
 }
 
 impl Counts {
-    /// Counts an upload by its fate.
-    pub(super) fn uploaded(&mut self, result: &Result<(), String>) {
+    /// Counts an upload by its result.
+    pub(super) fn uploaded(&mut self, result: &Result<(), UploadError>) {
         let count = match result {
             Ok(()) => &mut self.accepted,
-            Err(reason) if reason == "UPLOAD_REJECTED" => &mut self.rejected,
+            Err(UploadError::Rejected) => &mut self.rejected,
             Err(_) => &mut self.failed,
         };
         *count += 1;
@@ -47,7 +49,7 @@ impl Counts {
 
 type PeriodFigure = fn(&PeriodStatus) -> u64;
 
-/// The figures as text.
+/// Renders the metrics page.
 pub(super) fn render(figures: &Figures) -> String {
     let mut text = Exposition::new("onionbalance_publisher");
     text.family("tor_up", "gauge", "Whether there is a control connection to a bootstrapped tor");
@@ -102,7 +104,7 @@ pub(super) fn render(figures: &Figures) -> String {
         "counter",
         "Descriptors of external backends asked of single HSDirs by result",
     );
-    let Fetches { found, failed } = figures.counts.fetches;
+    let FetchCounts { found, failed } = figures.counts.fetches;
     for (result, count) in [("found", found), ("failed", failed)] {
         text.sample("external_fetches_total", &format!("{{result=\"{result}\"}}"), count);
     }
@@ -118,7 +120,7 @@ mod tests {
     use crate::onion::TimePeriod;
 
     #[test]
-    fn the_text_is_what_prometheus_reads() {
+    fn the_page_has_the_documented_metrics() {
         let backend = |state| BackendView {
             name: "a".into(),
             onion_address: None,
@@ -137,8 +139,8 @@ mod tests {
             last_published: SystemTime::UNIX_EPOCH,
             authorized_clients: None,
         };
-        let mut counts = Counts { rounds: 2, fetches: Fetches { found: 5, failed: 2 }, ..Counts::default() };
-        for result in [Ok(()), Ok(()), Err("UPLOAD_REJECTED".to_owned()), Err("552 no".to_owned())] {
+        let mut counts = Counts { rounds: 2, fetches: FetchCounts { found: 5, failed: 2 }, ..Counts::default() };
+        for result in [Ok(()), Ok(()), Err(UploadError::Rejected), Err(UploadError::Refused("552 no".to_owned()))] {
             counts.uploaded(&result);
         }
         let text = render(&Figures {

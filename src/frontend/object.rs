@@ -1,7 +1,7 @@
 //! The publisher's own `OnionBalancedService`.
 //!
-//! Read leniently, field by field: an operator may be newer than this publisher, and its objects may hold fields that the
-//! types of this version refuse.
+//! The object is read leniently, field by field: the operator may be newer than this publisher, and
+//! its objects may have fields that the types of this version refuse.
 
 use std::collections::BTreeSet;
 use std::pin::pin;
@@ -11,42 +11,70 @@ use futures::StreamExt as _;
 use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::watcher;
 use kube::{Api, Client};
+use serde_json::Value;
 use tokio::sync::watch;
 
-use super::admission::Restriction;
-use super::trouble::Trouble;
-use crate::crd::{BackendStatus, DistinctDescriptors, OnionBalancedService, PublishedStatus};
+use super::watch_backoff::WatchBackoff;
+use crate::crd::clients::ClientList;
+use crate::crd::{AuthorizedClient, BackendStatus, DistinctDescriptors, OnionBalancedService, PublishedStatus};
 use crate::onion::OnionAddress;
 
-/// What the publisher takes from its object.
+/// The fields of the object that the publisher uses.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Object {
+    /// The object's UID.
     pub(super) uid: String,
-    /// Publish nothing.
+    /// True if nothing may be published.
     pub(super) suspend: bool,
-    /// Whether HSDirs may hold different descriptors. A mode of another version counts as the usual one.
+    /// The rule by which HSDirs get different descriptors. An unknown mode counts as the default.
     pub(super) distinct_descriptors: DistinctDescriptors,
-    /// Who may find it; None: everybody.
+    /// The restriction of discovery. None if every client may discover the service.
     pub(super) restriction: Option<Restriction>,
-    /// Backends elsewhere. What is no address is left out: the operator says so.
+    /// The external backends. Invalid addresses are left out, and the operator reports them.
     pub(super) external_backends: BTreeSet<OnionAddress>,
-    /// What the last publisher wrote.
+    /// The status of backends as the last publisher wrote it.
     pub(super) backends: Vec<BackendStatus>,
-    /// What the last publisher wrote.
+    /// The published descriptors as the last publisher wrote them.
     pub(super) published: Vec<PublishedStatus>,
 }
 
-/// Keeps `object` as the API server tells, for ever. An object that is gone stays as it was: Kubernetes ends this pod then.
+/// `spec.restrictedDiscovery`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Restriction {
+    /// The clients that the spec lists.
+    pub(super) clients: ClientList,
+    /// The name of the Secret with further clients.
+    pub(super) secret_name: Option<String>,
+}
+
+impl Restriction {
+    /// Reads the field leniently. Any value restricts discovery, even an unknown one.
+    pub(super) fn of(restricted: &Value) -> Self {
+        let entries = restricted.get("clients").and_then(Value::as_array);
+        let entries = entries.into_iter().flatten().map(|entry| serde_json::from_value(entry.clone()));
+        let clients: Vec<AuthorizedClient> = entries.filter_map(Result::ok).collect();
+        let secret_name = restricted.get("secretName").and_then(Value::as_str).map(ToOwned::to_owned);
+        Self { clients: ClientList::of_spec(&clients), secret_name }
+    }
+}
+
+/// Returns the name of the Secret with the authorized clients, if the object names one.
+pub(super) fn secret_name(object: Option<&Object>) -> Option<String> {
+    object?.restriction.as_ref()?.secret_name.clone()
+}
+
+/// Watches the object and keeps `object` up to date, forever. A deleted object stays as it was,
+/// because Kubernetes then ends this pod.
 pub(super) async fn watch(client: Client, namespace: &str, service: &str, object: watch::Sender<Option<Arc<Object>>>) {
     let api: Api<DynamicObject> =
         Api::namespaced_with(client, namespace, &ApiResource::erase::<OnionBalancedService>(&()));
     let config = watcher::Config::default().fields(&format!("metadata.name={service}")).timeout(60);
     let mut events = pin!(watcher(api, config));
-    let mut trouble = Trouble::new("cannot watch the OnionBalancedService");
+    let mut backoff = WatchBackoff::new("cannot watch the OnionBalancedService");
     while let Some(event) = events.next().await {
         match event {
             Ok(watcher::Event::Apply(seen) | watcher::Event::InitApply(seen)) => {
-                trouble.over();
+                backoff.reset();
                 let now = view(&seen);
                 object.send_if_modified(|known| {
                     let changed = known.as_deref() != Some(&now);
@@ -56,20 +84,20 @@ pub(super) async fn watch(client: Client, namespace: &str, service: &str, object
             }
             Ok(watcher::Event::Delete(_)) => tracing::warn!("the OnionBalancedService was deleted"),
             Ok(watcher::Event::Init | watcher::Event::InitDone) => {}
-            Err(error) => trouble.wait_out(&error).await,
+            Err(error) => backoff.wait(&error).await,
         }
     }
 }
 
 fn view(seen: &DynamicObject) -> Object {
-    let external = seen.data.pointer("/spec/externalBackends").and_then(serde_json::Value::as_array);
+    let external = seen.data.pointer("/spec/externalBackends").and_then(Value::as_array);
     let external =
         external.into_iter().flatten().filter_map(|backend| backend.get("onionAddress")?.as_str()?.parse().ok());
     let mode = seen.data.pointer("/spec/frontend/distinctDescriptors").cloned();
     let status = |field: &str| seen.data.get("status").and_then(|status| status.get(field)).cloned();
     Object {
         uid: seen.metadata.uid.clone().unwrap_or_default(),
-        suspend: seen.data.pointer("/spec/suspend").and_then(serde_json::Value::as_bool).unwrap_or_default(),
+        suspend: seen.data.pointer("/spec/suspend").and_then(Value::as_bool).unwrap_or_default(),
         distinct_descriptors: mode.and_then(|mode| serde_json::from_value(mode).ok()).unwrap_or_default(),
         restriction: seen
             .data
@@ -84,8 +112,11 @@ fn view(seen: &DynamicObject) -> Object {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::crd::BackendState;
+    use crate::onion::ClientSecretKey;
 
     const EXTERNAL: &str = "pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd.onion";
 
@@ -94,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_what_it_needs() {
+    fn reads_the_fields_that_it_needs() {
         let object = read(serde_json::json!({
             "apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService",
             "metadata": { "name": "web", "uid": "u-1" },
@@ -113,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn any_restriction_counts() {
+    fn an_unknown_restriction_is_a_restriction() {
         for restricted in [serde_json::json!({}), serde_json::json!({ "unheard": 1 })] {
             let object = read(serde_json::json!({
                 "apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService",
@@ -124,12 +155,22 @@ mod tests {
     }
 
     #[test]
-    fn a_status_of_another_version_counts_as_none() {
+    fn a_status_of_another_version_is_ignored() {
         let object = read(serde_json::json!({
             "apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService",
             "metadata": { "name": "web", "uid": "u-1" }, "spec": { "frontend": { "distinctDescriptors": "Unheard" } },
             "status": { "backends": [{ "name": "a", "state": "Unheard" }] },
         }));
         assert_eq!(object, Object { uid: "u-1".into(), ..Object::default() });
+    }
+
+    #[test]
+    fn a_restriction_of_another_version_is_a_restriction() {
+        let key = ClientSecretKey::from_bytes([1; 32]).public();
+        for restricted in [json!({}), json!("yes"), json!({"clients": "all"}), json!({"clients": [{"key": "x"}, 1]})] {
+            assert_eq!(Restriction::of(&restricted), Restriction::default());
+        }
+        let newer = json!({"clients": [{"name": "a", "publicKey": key.to_string(), "until": "x"}]});
+        assert_eq!(Restriction::of(&newer).clients.clients, [("a".to_owned(), key)]);
     }
 }

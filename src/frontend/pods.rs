@@ -1,4 +1,4 @@
-//! The backend pods, as Kubernetes tells.
+//! The watch of the backend pods.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,40 +12,45 @@ use kube::runtime::{WatchStreamExt as _, reflector, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::watch;
 
-use super::trouble::Trouble;
+use super::watch_backoff::WatchBackoff;
 use crate::crd::names::{self, Component};
 use crate::link::AGENT_API_PORT;
 use crate::merge::BackendId;
 
-/// A backend pod, as far as the publisher cares.
+/// The fields of a backend pod that the publisher uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pod {
+    /// The pod's name.
     pub(super) name: String,
-    /// `host:port` of its agent; None while it has no address.
+    /// The `host:port` of its agent. None while the pod has no IP address.
     pub(super) agent: Option<String>,
+    /// True if the pod's condition `Ready` is True.
     pub(super) ready: bool,
+    /// True if the pod has a deletion timestamp.
     pub(super) terminating: bool,
 }
 
-/// The pods that are there, by UID. One that ended (evicted, out of its node's resources) is not.
+/// The existing pods by UID, without those that have ended (evicted, for instance).
 pub(super) type Pods = BTreeMap<BackendId, Pod>;
 
-/// Keeps `pods` as the API server tells, for ever. While it cannot be reached, what is known stays: losing the API server is
-/// not losing backends. A list replaces everything: pods that vanished meanwhile are gone.
+/// Watches the backend pods and keeps `pods` up to date, forever.
+///
+/// While the API server cannot be reached, the known pods stay: losing the API server does not mean
+/// losing backends. A list replaces all pods, and so removes those that vanished meanwhile.
 pub(super) async fn watch(client: Client, namespace: &str, service: &str, pods: watch::Sender<Arc<Pods>>) {
     let selector = names::pod_selector(service, Component::Backend);
-    // Sixty seconds bound how long a connection that died without a word keeps the news away.
+    // The timeout limits how long a dead connection can hide changes.
     let config = watcher::Config::default().labels(&selector).timeout(60);
     let (store, writer) = reflector::store();
     let events = watcher(Api::<KubernetesPod>::namespaced(client, namespace), config)
         .modify(|pod| pod.managed_fields_mut().clear());
     let mut events = pin!(reflector(writer, events));
-    let mut trouble = Trouble::new("cannot watch the backend pods");
+    let mut backoff = WatchBackoff::new("cannot watch the backend pods");
     while let Some(event) = events.next().await {
         match event {
             Ok(Event::Init | Event::InitApply(_)) => {}
             Ok(Event::InitDone | Event::Apply(_) | Event::Delete(_)) => {
-                trouble.over();
+                backoff.reset();
                 let now: Pods = store.state().iter().filter_map(|pod| view(pod)).collect();
                 pods.send_if_modified(|known| {
                     let changed = **known != now;
@@ -53,7 +58,7 @@ pub(super) async fn watch(client: Client, namespace: &str, service: &str, pods: 
                     changed
                 });
             }
-            Err(error) => trouble.wait_out(&error).await,
+            Err(error) => backoff.wait(&error).await,
         }
     }
 }
@@ -70,6 +75,7 @@ fn view(pod: &KubernetesPod) -> Option<(BackendId, Pod)> {
     Some((BackendId(uid), Pod { name: pod.name_any(), agent, ready, terminating }))
 }
 
+/// Returns true if the pod's condition `Ready` is True.
 pub(super) fn is_ready(pod: &KubernetesPod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref());
     conditions.is_some_and(|conditions| conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
@@ -96,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_runs() {
+    fn a_running_pod() {
         let status = serde_json::json!({
             "phase": "Running", "podIP": "10.244.0.7",
             "conditions": [{ "type": "Initialized", "status": "True" }, { "type": "Ready", "status": "True" }],
@@ -108,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_goes_or_has_not_come() {
+    fn a_terminating_or_pending_pod() {
         let status = serde_json::json!({
             "podIP": "fd00::7", "conditions": [{ "type": "Ready", "status": "False" }],
         });
@@ -120,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_ended_is_none() {
+    fn an_ended_pod_is_left_out() {
         for phase in ["Failed", "Succeeded"] {
             assert_eq!(view(&pod(&serde_json::json!({ "phase": phase, "podIP": "10.0.0.1" }), false)), None);
         }

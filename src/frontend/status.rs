@@ -11,8 +11,8 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::backends::BackendView;
 use super::object::Object;
+use super::view::BackendView;
 use crate::common::complaint::{Complaint, cause};
 use crate::crd::{BackendState, BackendStatus, OnionBalancedService, PUBLISHER_MANAGER, PublishedStatus};
 use crate::merge::PeriodStatus;
@@ -153,8 +153,8 @@ fn message(view: &BackendView) -> Option<String> {
     const WAITS: &str = "its introduction points wait for their turn: there are more points than the descriptors hold, \
          and the turns change at most once an hour";
     let waits = (view.state == BackendState::Waiting).then_some(WAITS);
-    let told: Vec<&str> = view.message.as_deref().into_iter().chain(waits).collect();
-    (!told.is_empty()).then(|| told.join("; "))
+    let messages: Vec<&str> = view.message.as_deref().into_iter().chain(waits).collect();
+    (!messages.is_empty()).then(|| messages.join("; "))
 }
 
 fn count(number: usize) -> u32 {

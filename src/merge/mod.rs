@@ -14,7 +14,7 @@ mod subsets;
 mod upload;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,6 +27,7 @@ pub use backends::{Remark, remarks};
 pub use engine::MergeEngine;
 pub use fetch_schedule::{Answer, ExternalInput, ExternalOutput, ExternalState, Externals, Sighting};
 pub use subsets::Distinct;
+pub use upload::UploadError;
 
 /// The two clocks, read by the shell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,8 +63,8 @@ pub enum Input {
     Uploaded {
         /// The HSDir.
         hsdir: Fingerprint,
-        /// Accepted, or why not (`UPLOAD_REJECTED` makes the counter rise).
-        result: Result<(), String>,
+        /// Ok if the HSDir accepted the descriptor.
+        result: Result<(), UploadError>,
     },
     /// Tor lost its state or the connection to it came back: uploads in flight have no fate; publish anew.
     TorRestarted,

@@ -27,6 +27,29 @@ const MAX_RISES: u32 = 12;
 /// A descriptor: its period and its revision counter.
 type Name = (TimePeriod, u64);
 
+/// The reason why an HSDir did not accept a descriptor.
+///
+/// An upload that gets no answer has no such reason: the engine gives it up after its deadline.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UploadError {
+    /// The HSDir holds a descriptor with an equal or greater revision counter, or the descriptor is
+    /// malformed. A rejection makes the revision counter rise.
+    #[error("UPLOAD_REJECTED")]
+    Rejected,
+    /// The HSDir sent an answer that tor does not know.
+    #[error("UNEXPECTED")]
+    Unexpected,
+    /// Tor did not reach the HSDir, for this reason.
+    #[error("{0}")]
+    Other(String),
+    /// Tor refused the command, with this code and message.
+    #[error("{0}")]
+    Refused(String),
+    /// The upload waited for so long that another publisher may lead by now; it was not sent.
+    #[error("the order is stale")]
+    Stale,
+}
+
 /// All HSDirs that are responsible in some period.
 #[derive(Debug, Default)]
 pub(super) struct Uploads {
@@ -137,7 +160,7 @@ impl Uploads {
     pub(super) fn fate(
         &mut self,
         fingerprint: &Fingerprint,
-        result: &Result<(), String>,
+        result: &Result<(), UploadError>,
         now: Duration,
         rng: &mut impl Rng,
     ) -> Option<Rejected> {
@@ -145,8 +168,8 @@ impl Uploads {
         let name = hsdir.in_flight.take()?.name;
         match result {
             Ok(()) => hsdir.accept(name, now),
-            Err(reason) if is_rejection(reason) && hsdir.may_hold(name) => hsdir.hold(name),
-            Err(reason) if is_rejection(reason) => return hsdir.reject(name, now, rng),
+            Err(UploadError::Rejected) if hsdir.may_hold(name) => hsdir.hold(name),
+            Err(UploadError::Rejected) => return hsdir.reject(name, now, rng),
             Err(_) => hsdir.fail(name, Failure::Refused, now, rng),
         }
         None
@@ -256,10 +279,6 @@ impl Hsdir {
         };
         job.not_before = now.saturating_add(longest.mul_f64(rng.random_range(0.5..=1.0)));
     }
-}
-
-fn is_rejection(reason: &str) -> bool {
-    reason.contains("UPLOAD_REJECTED")
 }
 
 #[cfg(test)]

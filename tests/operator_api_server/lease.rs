@@ -117,7 +117,7 @@ async fn a_lease_of_somebody_elses_is_left_alone() {
     let foreign: Lease = serde_json::from_value(foreign).unwrap();
     let before = stage.leases().create(&PostParams::default(), &foreign).await.unwrap();
     let mut publisher = stage.publisher("a").await;
-    publisher.logs("web-frontend is there and does not belong to this service").await;
+    publisher.logs("web-frontend exists and does not belong to this service").await;
     publisher.says("leading", 0).await;
     let touch = json!({"metadata": {"annotations": {"example.org/touch": "1"}}});
     stage.scene.change("web", touch).await;

@@ -120,7 +120,7 @@ impl Newcomer {
                     backends.push([Some(introduced), after(&tor, ""), after(&tor, UP)]);
                 }
             } else {
-                let described = after(&log("publisher").await?, "publishing period=");
+                let described = after(&log("publisher").await?, "publishing a new descriptor period=");
                 self.note(Step::FrontendStarted, after(&tor, ""))?;
                 self.note(Step::FrontendUp, after(&tor, UP))?;
                 self.note(Step::Described, described)?;

@@ -312,7 +312,7 @@ impl DataPlane {
         outcome
     }
 
-    /// The backends with agents, as a publisher without Kubernetes is told of them.
+    /// The backends with agents, as arguments of a publisher without Kubernetes.
     pub fn static_backends(&self) -> Vec<String> {
         self.backends.iter().map(|Backend { uid, api }| format!("{uid}@{api}")).collect()
     }

@@ -91,9 +91,7 @@ impl Pods {
 
     /// One that cannot see the API server and holds that it leads.
     pub async fn frontend_without_lease(&self, name: &str) -> Result<Frontend> {
-        let backends = self.plane.static_backends();
-        let arguments: Vec<&str> = backends.iter().flat_map(|backend| ["--static-backend", backend]).collect();
-        let address = self.plane.start_leased_frontend(name, name, &arguments, &[]).await?;
+        let address = self.plane.start_frontend_without_lease(name).await?;
         Ok(frontend(name, name, name, address))
     }
 

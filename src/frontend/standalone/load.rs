@@ -5,26 +5,28 @@ use std::path::{Path, PathBuf};
 
 use crate::common::secret_file;
 use crate::config::{Config, Service};
-use crate::frontend::Failure;
+use crate::frontend::RunError;
 use crate::onion::{KeyFile, MasterKey, OnionAddress};
 
-/// All that the daemon is told.
+/// The configuration, with the keys that it names.
 pub(super) struct Loaded {
     pub(super) services: Vec<LoadedService>,
     pub(super) status_socket: Option<PathBuf>,
 }
 
+/// A service of the configuration.
 pub(super) struct LoadedService {
     pub(super) key: MasterKey,
     pub(super) instances: Vec<OnionAddress>,
 }
 
-/// Reads the file, and the keys relative to its directory. An error names the file, the field and what to do.
-pub(super) fn load(path: &Path) -> Result<Loaded, Failure> {
+/// Reads the configuration, and the keys relative to its directory. An error names the file, the
+/// field, and what to do.
+pub(super) fn load(path: &Path) -> Result<Loaded, RunError> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         let hint = match error.kind() {
             std::io::ErrorKind::NotFound => {
-                "; name the configuration by --config (`config generate` makes one), or, in a pod, the service by --service"
+                "; name the configuration with --config (`config generate` creates one), or, in a pod, the service with --service"
             }
             _ => "",
         };
@@ -42,11 +44,13 @@ pub(super) fn load(path: &Path) -> Result<Loaded, Failure> {
         let key = key(service, directory).map_err(|error| refused("key", &error.to_string()))?;
         let address = key.address();
         if !seen.insert(address) {
-            return Err(refused("key", &format!("an earlier service has this key, too: {address}")).into());
+            return Err(
+                refused("key", &format!("an earlier service has this key ({address}); remove one of the two")).into()
+            );
         }
         let instances: Vec<_> = service.instances.iter().map(|instance| instance.address).collect();
         if instances.contains(&address) {
-            let problem = format!("{address} is the master address itself; name the instances' own addresses");
+            let problem = format!("{address} is the master address; list the instances' own addresses");
             return Err(refused("instances", &problem).into());
         }
         services.push(LoadedService { key, instances });
@@ -54,12 +58,12 @@ pub(super) fn load(path: &Path) -> Result<Loaded, Failure> {
     Ok(Loaded { services, status_socket: config.status_socket })
 }
 
-fn key(service: &Service, directory: &Path) -> Result<MasterKey, Failure> {
+fn key(service: &Service, directory: &Path) -> Result<MasterKey, RunError> {
     let path = directory.join(&service.key);
     let bytes = secret_file::read(&path)?;
     let file = KeyFile::read(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
     if let Some(mode) = secret_file::too_open(&path)? {
-        tracing::warn!("{}: others may use this key (mode {mode:04o}): chmod 0600 it", path.display());
+        tracing::warn!("{}: other users can read this key (mode {mode:04o}); run chmod 0600 on it", path.display());
     }
     tracing::info!(address = %file.address(), form = %file.format(), "read {}", path.display());
     Ok(file.into_key()?)

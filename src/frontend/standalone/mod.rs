@@ -1,13 +1,14 @@
 //! The stand-alone daemon: a drop-in for Python Onionbalance on a plain server, without Kubernetes.
 //!
 //! ```text
-//! config.yaml ──► service ┐                     (one loop per service: merge engine and polling of its instances)
+//! config.yaml ──► service ┐                     (one loop with a driver per service)
 //!                 service ┼──► tor ──► HSFETCH, HSPOST      (one connection for all)
 //! status socket ◄─ views ─┘
 //! ```
 //!
-//! Nothing is kept on disk: revision counters follow the clock (OPE), so a restart's are greater; where one is not, within
-//! a second or after the clock was set back, the HSDirs reject it and it rises.
+//! The daemon stores nothing on disk. Revision counters follow the clock (OPE), so that they rise
+//! with every restart. After a restart within a second, or after the clock was set back, the HSDirs
+//! reject the counter, and it rises.
 
 mod load;
 mod service;
@@ -28,28 +29,30 @@ use zeroize::Zeroizing;
 use self::load::{Loaded, LoadedService};
 use self::service::Service;
 use self::status::{StatusSocket, View};
-use super::Failure;
+use super::RunError;
 use super::clock::{self, Clock};
-use super::external::External;
+use super::driver::Driver;
+use super::external::ExternalBackends;
 use super::tor::{Registry, Tor};
 use crate::common::secret_file;
 use crate::control::{Connector, Password, Place};
 use crate::merge::MergeEngine;
 use crate::onion::{Discovery, OnionAddress};
 
-/// No flag: a command line is for all to see.
+/// The environment variable with the control port's password. There is no flag for it, because
+/// other users can read a command line.
 const PASSWORD_VARIABLE: &str = "ONIONBALANCE_TOR_CONTROL_PASSWORD";
-/// Messages that wait for a service's loop.
+/// The largest number of messages that wait for a service's loop.
 const QUEUE: usize = 64;
 
 /// The options of Python Onionbalance's daemon, with its environment variables.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Stand-alone, without Kubernetes (instead of --service)")]
 pub(super) struct Options {
-    /// Configuration file, as Python Onionbalance has it [default: config.yaml]
+    /// Configuration file in the format of Python Onionbalance [default: config.yaml]
     #[arg(short, long, env = "ONIONBALANCE_CONFIG", value_name = "FILE", conflicts_with = "service")]
     config: Option<PathBuf>,
-    /// Address of tor's control port; used where the control socket does not answer
+    /// Address of tor's control port, which is used if the control socket does not answer
     #[arg(short, long, default_value = "127.0.0.1", value_name = "ADDRESS")]
     ip: String,
     /// Tor's control port
@@ -65,31 +68,32 @@ pub(super) struct Options {
         value_parser = path_or_none()
     )]
     socket: PathBuf,
-    /// File with the control port's password, where no cookie serves; or set `ONIONBALANCE_TOR_CONTROL_PASSWORD`
+    /// File with the control port's password, if tor uses no cookie; or set
+    /// `ONIONBALANCE_TOR_CONTROL_PASSWORD`
     #[arg(long, value_name = "FILE")]
     control_password_file: Option<PathBuf>,
-    /// Where the status socket is; counts instead of the configuration's status-socket-location
+    /// Path of the status socket, instead of the configuration's status-socket-location
     #[arg(long, env = "ONIONBALANCE_STATUS_SOCKET_LOCATION", value_name = "FILE", value_parser = path_or_none())]
     status_socket_location: Option<PathBuf>,
-    /// What is logged; `RUST_LOG` counts instead
+    /// Log level, unless `RUST_LOG` is set
     #[arg(short, long, env = "ONIONBALANCE_LOG_LEVEL", default_value = "info", ignore_case = true,
         value_parser = ["debug", "info", "warning", "error", "critical"])]
     verbosity: String,
-    /// Accepted, and not needed: tor tells when its network is a testing one
+    /// Accepted and ignored: tor reports whether its network is a testing network
     #[arg(long)]
     is_testnet: bool,
-    /// Onion service version; there is no other
+    /// Onion service version; only v3 exists
     #[arg(long, default_value = "v3", value_parser = ["v3"], hide = true)]
     hs_version: String,
 }
 
-/// A path; empty, as an environment variable may be set, for none.
+/// Parses a path. An empty path, which an environment variable may hold, stands for none.
 fn path_or_none() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
 }
 
 impl Options {
-    /// The log's least level, as `tracing` names it.
+    /// Returns the lowest level that is logged, by its name in `tracing`.
     pub(super) fn log_level(&self) -> &'static str {
         match self.verbosity.to_ascii_lowercase().as_str() {
             "debug" => "debug",
@@ -107,7 +111,7 @@ impl Options {
         self.status_socket_location.clone().filter(|path| !path.as_os_str().is_empty())
     }
 
-    fn connector(&self) -> Result<Connector, Failure> {
+    fn connector(&self) -> Result<Connector, RunError> {
         let tcp = Place::Tcp(self.ip.clone(), self.port);
         let (place, otherwise) = if self.socket.as_os_str().is_empty() {
             (tcp, None)
@@ -117,11 +121,12 @@ impl Options {
         Ok(Connector { otherwise, password: self.password()?, ..Connector::new(place) })
     }
 
-    fn password(&self) -> Result<Option<Password>, Failure> {
+    fn password(&self) -> Result<Option<Password>, RunError> {
         let text = match &self.control_password_file {
             Some(file) => {
                 let bytes = secret_file::read(file)?;
-                let text = str::from_utf8(&bytes).map_err(|_| format!("{}: it is no text", file.display()))?;
+                let text = str::from_utf8(&bytes)
+                    .map_err(|_| format!("{}: the password is not valid UTF-8", file.display()))?;
                 Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned())
             }
             None => Zeroizing::new(std::env::var(PASSWORD_VARIABLE).unwrap_or_default()),
@@ -130,12 +135,12 @@ impl Options {
     }
 }
 
-/// Runs until it is told to stop (SIGTERM, SIGINT); SIGHUP reads the configuration again.
-pub(super) async fn run(options: Options) -> Result<(), Failure> {
+/// Runs until SIGTERM or SIGINT. SIGHUP reads the configuration again.
+pub(super) async fn run(options: Options) -> Result<(), RunError> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hangup = signal(SignalKind::hangup())?;
     if options.is_testnet {
-        tracing::debug!("--is-testnet is not needed: tor tells when its network is a testing one");
+        tracing::debug!("--is-testnet has no effect: tor reports whether its network is a testing network");
     }
     let loaded = load::load(&options.config_file())?;
     let clock = Clock::start();
@@ -146,29 +151,29 @@ pub(super) async fn run(options: Options) -> Result<(), Failure> {
     daemon.apply(loaded);
     loop {
         tokio::select! {
-            _ = terminate.recv() => { tracing::info!("SIGTERM"); return Ok(()) }
-            _ = interrupt.recv() => { tracing::info!("SIGINT"); return Ok(()) }
+            _ = terminate.recv() => { tracing::info!("received SIGTERM"); return Ok(()) }
+            _ = interrupt.recv() => { tracing::info!("received SIGINT"); return Ok(()) }
             _ = hangup.recv() => match load::load(&options.config_file()) {
                 Ok(loaded) => {
-                    tracing::info!("SIGHUP: the new configuration counts");
+                    tracing::info!("SIGHUP: applying the new configuration");
                     daemon.apply(loaded);
                 }
-                Err(error) => tracing::error!("SIGHUP: the new configuration is refused, the old one goes on: {error}"),
+                Err(error) => tracing::error!("SIGHUP: the new configuration is refused, the old one stays in effect: {error}"),
             },
-            ended = &mut tor => { ended?; return Err("the connection to tor ended for good".into()) }
-            ended = daemon.a_service_ended() => { ended?; return Err("a service's loop ended".into()) }
+            ended = &mut tor => { ended?; return Err("the connection to tor ended unexpectedly".into()) }
+            ended = daemon.a_service_ended() => { ended?; return Err("the loop of a service ended unexpectedly".into()) }
         }
     }
 }
 
-/// What runs, as the configuration wants it.
+/// The running services and the status socket.
 struct Daemon {
     clock: Clock,
     registry: Registry,
     running: BTreeMap<OnionAddress, Running>,
-    /// In the configuration's order.
+    /// The views of the services, in the configuration's order.
     views: watch::Sender<Vec<watch::Receiver<View>>>,
-    /// Wins over the configuration.
+    /// The path of the status socket on the command line, which overrides the configuration.
     status_location: Option<PathBuf>,
     status_socket: Option<StatusSocket>,
 }
@@ -179,7 +184,7 @@ struct Running {
     task: JoinHandle<()>,
 }
 
-/// Whatever ends the daemon, a service that it dropped posts nothing any more.
+/// Ends the loop of a dropped service, so that it uploads nothing any more.
 impl Drop for Running {
     fn drop(&mut self) {
         self.task.abort();
@@ -192,13 +197,13 @@ impl Daemon {
         Self { clock, registry, running, views, status_location, status_socket: None }
     }
 
-    /// Makes what runs equal to what is wanted. A service that stays keeps all it knows.
+    /// Starts and ends services as the configuration demands. A service that stays keeps its state.
     fn apply(&mut self, loaded: Loaded) {
         let wanted: Vec<_> = loaded.services.iter().map(|service| service.key.address()).collect();
         self.running.retain(|address, _| {
             let stays = wanted.contains(address);
             if !stays {
-                tracing::info!(%address, "the service is not published any more");
+                tracing::info!(%address, "stopped publishing a service that the configuration does not contain any more");
             }
             stays
         });
@@ -212,14 +217,14 @@ impl Daemon {
                 });
                 continue;
             }
-            tracing::info!(%address, instances = instances.len(), "the service is published as soon as can be");
+            tracing::info!(%address, instances = instances.len(), "started a service");
             let (news_in, news) = mpsc::channel(QUEUE);
             let now = self.clock.now();
             let engine = MergeEngine::new(Arc::new(key), Some(Discovery::Open), clock::random(), now);
             let (view_in, view) = watch::channel(View::of(address));
             let (instances_in, instances) = watch::channel(instances);
-            let external = External::new(address, clock::random());
-            let service = Service::new(engine, external, self.clock, news, instances, view_in);
+            let driver = Driver::new(engine, ExternalBackends::new(address, clock::random()));
+            let service = Service::new(driver, self.clock, news, instances, view_in);
             self.registry.register(address, news_in);
             self.running.insert(address, Running { instances: instances_in, view, task: tokio::spawn(service.run()) });
         }
@@ -233,13 +238,13 @@ impl Daemon {
         if self.status_socket.as_ref().map(StatusSocket::path) == wanted.as_deref() {
             return;
         }
-        // The old one's file goes before a new one may take its place.
+        // The old socket's file is removed before a new one may take its place.
         self.status_socket = None;
         self.status_socket = wanted.and_then(|path| match StatusSocket::open(path, self.views.subscribe()) {
             Ok(socket) => Some(socket),
-            // As with Python Onionbalance, no reason not to serve.
+            // As in Python Onionbalance, the daemon runs without it.
             Err(error) => {
-                tracing::error!("no status socket: {error}");
+                tracing::error!("could not open the status socket: {error}");
                 None
             }
         });

@@ -1,24 +1,25 @@
-//! One connection to tor, for all the services of this process: what tor knows of the network, uploads, and fetches.
+//! The connection to tor that all services of this process share: the network, uploads and fetches.
 //!
 //! ```text
 //! let (tor, registry) = Tor::new(connector, clock);
-//! spawn(tor.run());                                   // until nobody is left: no service, and no Registry
-//! registry.register(address, news);                   // one for each service; any time, also again with another channel
+//! spawn(tor.run());                  // ends when every service and every Registry is dropped
+//! registry.register(address, news);  // for each service; a new channel replaces the old one
 //!
-//! news ──► Up(orders)        tor is there and bootstrapped: orders.upload(…), orders.fetch(…)
-//!      ──► Network(network)  read once, shared by all; told anew with each consensus
-//!      ──► Uploaded(…)       the fate of one upload: each that was handed over has one, unless the connection ends
-//!      ──► Fetched {…}       the end of one fetch, likewise
-//!      ──► Down              the connection ended: orders and their fates are void, and `Up` follows
+//! news ──► Up(orders)        tor is bootstrapped: orders.upload(…), orders.fetch(…)
+//!      ──► Network(network)  a consensus, read once and shared by all services
+//!      ──► Uploaded(…)       the result of one upload, unless the connection ends before
+//!      ──► Fetched {…}       the result of one fetch, unless the connection ends before
+//!      ──► Down              the connection ended: all orders are void, and `Up` follows later
 //! ```
 //!
-//! In a frontend pod there is one service; the stand-alone daemon registers each of its own, keeps the `Registry` to add
-//! others on a reload, and drops a service's receiver to take it away. A service must read its news: one that does not holds
-//! up the others (they are loops that never block; channels hold what comes meanwhile).
+//! A frontend pod has one service. The stand-alone daemon registers each of its services, keeps the
+//! `Registry` to add others on a reload, and drops a service's receiver to remove it. A service
+//! must read its news, because a full channel holds up the other services.
 //!
-//! A fetch asks one HSDir (`HSFETCH … SERVER=`). Without `SERVER` tor would choose one, and refuse to ask all of them again for
-//! 15 minutes. Tor asks for the descriptor of the time period that clients use now, and for no other. Uploads are ordered by
-//! the engine's schedule and go out at once; fetches wait in a queue (`fetches`).
+//! A fetch asks one HSDir (`HSFETCH … SERVER=`). Without `SERVER` tor would choose one, and would
+//! refuse to ask any HSDir again for 15 minutes. Tor asks only for the descriptor of the time
+//! period that clients use now. Uploads follow the engine's schedule and start at once. Fetches
+//! wait in a queue (`fetches`).
 
 mod fetches;
 mod network;
@@ -43,45 +44,66 @@ use super::clock::{self, Clock};
 use crate::common::complaint::Complaint;
 use crate::consensus::{Fingerprint, Network};
 use crate::control::{Backoff, Connector, ControlError, Update, supervise};
-use crate::merge::Now;
+use crate::merge::{Now, UploadError};
 use crate::onion::OnionAddress;
 
-/// Before a tor that refuses what this needs is connected to again.
+/// The pause before connecting again to a tor that refuses a command that the publisher needs.
 const RECONNECT: Duration = Duration::from_secs(1);
-/// Tor's time to answer: on the Tor network all microdescriptors are some megabytes.
+/// The time in which tor must answer. All microdescriptors of the Tor network are a few megabytes.
 const ANSWER: Duration = Duration::from_secs(20);
-/// A pod's tor is started after the publisher: one that is not there so early is no trouble.
+/// The time in which a missing tor is not reported, because a pod starts its tor after the
+/// publisher.
 const STARTS: Duration = Duration::from_secs(3);
-/// How often a silent connection is tried.
+/// The silence on a connection after which the publisher checks that tor still answers.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// An upload that waited longer than this is not carried out: this process stood still meanwhile, and may lead no more.
+/// The age at which an upload is dropped: the process was paused, and another publisher may lead.
 const STALE: Duration = Duration::from_secs(5);
 
-/// What tor tells a service.
+/// The news that a service receives from the connection to tor.
 #[derive(Debug)]
-pub(super) enum News {
-    /// There is a connection, and tor is bootstrapped. Orders go here, as long as the connection lasts.
-    Up(Orders),
-    /// There is no connection.
+pub(super) enum TorNews {
+    /// Tor is connected and bootstrapped. It takes these orders until the connection ends.
+    Up(TorOrders),
+    /// The connection ended.
     Down,
-    /// A consensus, or microdescriptors of its HSDirs, came.
+    /// Tor has a consensus, with the microdescriptors of its HSDirs that tor knows.
     Network(Arc<Network>),
-    /// An upload's fate.
-    Uploaded(Fingerprint, Result<(), String>),
-    /// What a fetch brought: the descriptor's text, unchecked, at most 64 KiB.
+    /// An upload to this HSDir ended.
+    Uploaded(Fingerprint, Result<(), UploadError>),
+    /// A fetch ended.
     Fetched {
-        /// Whose descriptor.
+        /// The onion address of the descriptor.
         address: OnionAddress,
-        /// From where.
+        /// The HSDir that was asked.
         hsdir: Fingerprint,
-        /// The text, or why there is none: tor's `REASON=`, a refusal, or no answer in time.
-        result: Result<Arc<str>, String>,
+        /// The descriptor's text, unchecked, of at most 64 KiB.
+        result: Result<Arc<str>, FetchError>,
     },
 }
 
-/// Where a service's orders go.
+/// The reason why a fetch brought no descriptor.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum FetchError {
+    /// The HSDir has no descriptor of this address.
+    #[error("NOT_FOUND")]
+    NotFound,
+    /// Tor's other reasons.
+    #[error("{0}")]
+    Other(String),
+    /// Tor refused the command, with this code and message.
+    #[error("{0}")]
+    Refused(String),
+    /// The HSDir sent an empty descriptor.
+    #[error("an empty descriptor")]
+    Empty,
+    /// The fetch took too long.
+    #[error("no answer")]
+    NoAnswer,
+}
+
+/// A service's access to tor, valid until the connection ends.
 #[derive(Debug, Clone)]
-pub(super) struct Orders {
+pub(super) struct TorOrders {
     service: OnionAddress,
     orders: mpsc::Sender<(OnionAddress, Order)>,
 }
@@ -92,45 +114,47 @@ enum Order {
     Fetch(Fetch),
 }
 
-/// A descriptor of the service on its way.
+/// A descriptor of the service to send to an HSDir.
 #[derive(Debug)]
 pub(super) struct Upload {
     pub(super) hsdir: Fingerprint,
     pub(super) descriptor: Arc<str>,
-    /// When it was handed over.
+    /// The time of the order.
     pub(super) ordered: Now,
 }
 
-/// A descriptor of any service to ask an HSDir for.
+/// A descriptor, of any onion service, to fetch from an HSDir.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fetch {
-    /// Whose.
+    /// The onion address of the descriptor.
     pub(super) address: OnionAddress,
     pub(super) hsdir: Fingerprint,
 }
 
-impl Orders {
-    /// Hands an upload over; false where the connection is gone, or too many orders wait. Then it has no fate.
+impl TorOrders {
+    /// Orders an upload. Returns false if the connection is lost or too many orders wait; then
+    /// there will be no result.
     pub(super) fn upload(&self, upload: Upload) -> bool {
         self.orders.try_send((self.service, Order::Upload(upload))).is_ok()
     }
 
-    /// Hands a fetch over, likewise.
+    /// Orders a fetch. Returns false if the connection is lost or too many orders wait; then there
+    /// will be no result.
     pub(super) fn fetch(&self, fetch: Fetch) -> bool {
         self.orders.try_send((self.service, Order::Fetch(fetch))).is_ok()
     }
 }
 
-/// Why a connection ended.
+/// The reason why a connection ended.
 #[derive(Debug, thiserror::Error)]
 enum Lost {
     #[error(transparent)]
     Control(#[from] ControlError),
-    #[error("no service is left")]
+    #[error("no service is left to serve")]
     Idle,
 }
 
-/// The connection, kept up.
+/// The connection to tor, which is established again whenever it is lost.
 pub(super) struct Tor {
     connector: Connector,
     clock: Clock,
@@ -139,20 +163,20 @@ pub(super) struct Tor {
 }
 
 impl Tor {
-    /// By this connector, which is given the time that tor needs for long answers.
+    /// Creates the connection and the registry of its services.
     pub(super) fn new(connector: Connector, clock: Clock) -> (Self, Registry) {
         let (services, registry) = Services::new();
         let connector = Connector { command_timeout: ANSWER, ..connector };
         (Self { connector, clock, services, silent: watch::Sender::new(false) }, registry)
     }
 
-    /// Tells here whether tor takes connections and does not answer: frozen, or dead-locked. One that is not there, or waits for
-    /// the network, is not silent.
-    pub(super) fn telling_silence(self, silent: watch::Sender<bool>) -> Self {
+    /// Reports through `silent` whether tor accepts connections without answering, because it is
+    /// frozen or deadlocked. A tor that is missing, or waits for the network, is not silent.
+    pub(super) fn reporting_silence(self, silent: watch::Sender<bool>) -> Self {
         Self { silent, ..self }
     }
 
-    /// Keeps a connection until nobody is left to serve.
+    /// Serves until every service and every [`Registry`] is dropped.
     pub(super) async fn run(mut self) {
         let mut complaint = Complaint::default();
         let (begun, mut met) = (Instant::now(), false);
@@ -173,15 +197,15 @@ impl Tor {
                 if let Some(silent) = silence(&lost) {
                     self.silent.send_replace(silent);
                 }
-                self.services.tell_all(|_| News::Down).await;
-                if self.services.nobody_is_left() {
+                self.services.send_all(|_| TorNews::Down).await;
+                if self.services.is_idle() {
                     return;
                 }
                 if met || begun.elapsed() > STARTS || !is_absent(&lost) {
                     complaint.utter("no connection to tor", &lost);
                 }
                 if connected {
-                    // Tor is there, but refuses what this needs: the supervisor goes, and its connection with it.
+                    // Tor refused a command: dropping the supervisor closes the connection.
                     sleep(RECONNECT).await;
                     break;
                 }
@@ -194,7 +218,8 @@ fn is_absent(lost: &Lost) -> bool {
     matches!(lost, Lost::Control(ControlError::Io { .. }))
 }
 
-/// What a lost connection tells; one that just broke off tells nothing.
+/// Returns whether tor is silent, given the reason for which the connection was lost. None if the
+/// reason says nothing about that.
 fn silence(lost: &Lost) -> Option<bool> {
     match lost {
         Lost::Control(ControlError::Timeout(_)) => Some(true),

@@ -8,39 +8,43 @@ use tokio::time::Instant;
 use crate::consensus::{Network, NetworkKind};
 use crate::control::{Client, ControlError};
 
-/// While microdescriptors are missing (or there is no consensus) tor is asked again after so long, then ever later,
+/// The first pause before an incomplete network is read again: the consensus or microdescriptors
+/// are missing. Each further pause is twice as long.
 const REREAD: Duration = Duration::from_secs(1);
-/// but at the latest after so long.
+/// The longest pause before an incomplete network is read again.
 const REREAD_MAX: Duration = Duration::from_secs(60);
 
-/// When consensus and microdescriptors are to be read again.
+/// The schedule by which the consensus and the microdescriptors are read again.
 #[derive(Debug, Default)]
 pub(super) struct Reread {
     due: Option<Instant>,
-    /// After the next incomplete reading.
+    /// The pause after the next incomplete reading.
     pause: Duration,
 }
 
 impl Reread {
+    /// Returns the time of the next reading. None if none is planned.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// There is a new consensus.
+    /// Plans a reading at once, because there is a new consensus.
     pub(super) fn soon(&mut self, now: Instant) {
         (self.due, self.pause) = (Some(now), REREAD);
     }
 
-    /// Descriptors came: they may be among the missing ones.
+    /// Plans the next reading soon, because microdescriptors arrived and may be the missing ones.
     pub(super) fn sooner(&mut self, now: Instant) {
         self.due = self.due.map(|due| due.min(now + REREAD));
     }
 
+    /// Notes that a reading started.
     pub(super) fn started(&mut self) {
         self.due = None;
     }
 
-    /// Tor tells nobody that microdescriptors came: while some are missing it is asked again and again, ever more rarely.
+    /// Plans the next reading after an incomplete one, because tor has no event for
+    /// microdescriptors.
     pub(super) fn done(&mut self, incomplete: bool, now: Instant) {
         if incomplete && self.due.is_none() {
             self.due = Some(now + self.pause);
@@ -49,27 +53,31 @@ impl Reread {
     }
 }
 
-/// Why there is no network.
+/// The reason why a reading brought no network.
 #[derive(Debug)]
 pub(super) enum ReadError {
+    /// The connection was lost.
     Lost(ControlError),
+    /// Tor's answer contains no usable consensus.
     Useless(String),
 }
 
-/// A reading that goes on, if one does.
+/// The reading that is under way, if any.
 #[derive(Debug, Default)]
 pub(super) struct Reading(Option<JoinHandle<Result<Network, ReadError>>>);
 
 impl Reading {
-    pub(super) fn goes_on(&self) -> bool {
+    /// Returns true while a reading is under way.
+    pub(super) fn is_under_way(&self) -> bool {
         self.0.is_some()
     }
 
+    /// Starts a reading.
     pub(super) fn start(&mut self, client: Client, kind: NetworkKind) {
         self.0 = Some(tokio::spawn(read(client, kind)));
     }
 
-    /// Waits for the end of the reading; without one for ever.
+    /// Waits for the end of the reading, and forever if none is under way.
     pub(super) async fn end(&mut self) -> Result<Network, ReadError> {
         let Some(task) = &mut self.0 else { return std::future::pending().await };
         let result = task.await.unwrap_or_else(|error| Err(ReadError::Useless(error.to_string())));
@@ -102,7 +110,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn reading_again() {
+    async fn an_incomplete_network_is_read_again_ever_more_rarely() {
         let now = Instant::now();
         let mut reread = Reread::default();
         reread.sooner(now);

@@ -1,81 +1,84 @@
-//! Those that the connection serves.
+//! The services that share the connection.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::News;
+use super::{FetchError, TorNews};
 use crate::consensus::{Fingerprint, Network};
 use crate::onion::OnionAddress;
 
-type Voice = mpsc::Sender<News>;
+type NewsSender = mpsc::Sender<TorNews>;
 
-/// Registers services; clones share the connection.
+/// The handle that registers services. Clones share the connection.
 #[derive(Debug, Clone)]
-pub(in crate::frontend) struct Registry(mpsc::UnboundedSender<(OnionAddress, Voice)>);
+pub(in crate::frontend) struct Registry(mpsc::UnboundedSender<(OnionAddress, NewsSender)>);
 
 impl Registry {
-    /// From now on `news` is told what concerns the service; until its receiver is dropped, or the same address is registered
-    /// anew.
-    pub(in crate::frontend) fn register(&self, service: OnionAddress, news: Voice) {
-        // A connection's task that is gone ends the program; nobody needs to learn it here.
+    /// Sends all news of the service to `news`, until its receiver is dropped or the same address
+    /// is registered again.
+    pub(in crate::frontend) fn register(&self, service: OnionAddress, news: NewsSender) {
+        // An error means that the connection's task has ended, which ends the program.
         _ = self.0.send((service, news));
     }
 }
 
-/// The registered services, and what newcomers must be told.
+/// The registered services.
 #[derive(Debug)]
 pub(super) struct Services {
-    new: mpsc::UnboundedReceiver<(OnionAddress, Voice)>,
-    known: BTreeMap<OnionAddress, Voice>,
-    /// The newest. It outlives a connection.
+    new: mpsc::UnboundedReceiver<(OnionAddress, NewsSender)>,
+    known: BTreeMap<OnionAddress, NewsSender>,
+    /// The newest network, for services that are registered later. It outlives a connection.
     pub(super) network: Option<Arc<Network>>,
 }
 
 impl Services {
+    /// Creates an empty set of services, and the handle that registers them.
     pub(super) fn new() -> (Self, Registry) {
         let (registry, new) = mpsc::unbounded_channel();
         (Self { new, known: BTreeMap::new(), network: None }, Registry(registry))
     }
 
-    /// Waits for a registration, and takes it in.
+    /// Waits for the next registration and returns its address.
     pub(super) async fn next(&mut self) -> OnionAddress {
-        let Some((service, voice)) = self.new.recv().await else { return std::future::pending().await };
-        self.known.insert(service, voice);
+        let Some((service, news)) = self.new.recv().await else { return std::future::pending().await };
+        self.known.insert(service, news);
         service
     }
 
-    /// Nobody listens, and nobody can come.
-    pub(super) fn nobody_is_left(&mut self) -> bool {
-        self.known.retain(|_, voice| !voice.is_closed());
+    /// Returns true if no service is left and none can be registered.
+    pub(super) fn is_idle(&mut self) -> bool {
+        self.known.retain(|_, news| !news.is_closed());
         self.known.is_empty() && self.new.is_closed() && self.new.is_empty()
     }
 
-    /// Who listens no more is told nothing.
-    pub(super) async fn tell(&mut self, service: OnionAddress, news: News) {
-        if let Some(voice) = self.known.get(&service)
-            && voice.send(news).await.is_err()
+    /// Sends news to one service, and removes the service if its receiver is dropped.
+    pub(super) async fn send(&mut self, service: OnionAddress, news: TorNews) {
+        if let Some(sender) = self.known.get(&service)
+            && sender.send(news).await.is_err()
         {
             self.known.remove(&service);
         }
     }
 
-    pub(super) async fn tell_all(&mut self, news: impl Fn(OnionAddress) -> News) {
+    /// Sends news to all services.
+    pub(super) async fn send_all(&mut self, news: impl Fn(OnionAddress) -> TorNews) {
         for service in self.known.keys().copied().collect::<Vec<_>>() {
-            self.tell(service, news(service)).await;
+            self.send(service, news(service)).await;
         }
     }
 
-    pub(super) async fn tell_fetched(
+    /// Sends the result of a fetch to the services that ordered it.
+    pub(super) async fn send_fetched(
         &mut self,
-        askers: BTreeSet<OnionAddress>,
+        services: BTreeSet<OnionAddress>,
         address: OnionAddress,
         hsdir: Fingerprint,
-        result: &Result<Arc<str>, String>,
+        result: &Result<Arc<str>, FetchError>,
     ) {
-        for service in askers {
-            self.tell(service, News::Fetched { address, hsdir, result: result.clone() }).await;
+        for service in services {
+            self.send(service, TorNews::Fetched { address, hsdir, result: result.clone() }).await;
         }
     }
 }

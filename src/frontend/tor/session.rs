@@ -1,4 +1,4 @@
-//! One connection: from authentication to its end.
+//! One connection to tor, from its authentication to its end.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -7,47 +7,54 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::fetches::{Fetches, Matter};
+use super::fetches::{FetchQueue, Target};
 use super::network::{ReadError, Reading, Reread};
 use super::services::Services;
-use super::uploads::{Uploads, is_rejection};
-use super::{Fetch, HEARTBEAT, Lost, News, Order, Orders, STALE, Upload};
+use super::uploads::{PendingUploads, is_rejection};
+use super::{Fetch, FetchError, HEARTBEAT, Lost, Order, STALE, TorNews, TorOrders, Upload};
 use crate::consensus::{Fingerprint, Network, NetworkKind};
 use crate::control::{Client, ControlError, Event, HsDescAction, HsDescEvent, bootstrap_percent};
-use crate::frontend::clock::{self, Clock};
+use crate::frontend::clock::Clock;
+use crate::frontend::pause;
+use crate::merge::UploadError;
 use crate::onion::OnionAddress;
 
-/// Orders that wait: all uploads of a large set of services are ordered at once.
+/// The largest number of waiting orders. A daemon with many services orders all uploads at once.
 const ORDERS: usize = 1024;
 
-/// How often tor is told that it is in use: it goes dormant after 24 hours without a client (`DormantClientTimeout`, ten minutes at
-/// least), and what the control port asks of it is no use. A dormant one downloads no consensus.
+/// The interval of `SIGNAL ACTIVE`. Without a client, tor becomes dormant after 24 hours
+/// (`DormantClientTimeout`, ten minutes at least); commands on the control port do not count. A
+/// dormant tor downloads no consensus.
 const ACTIVE: Duration = Duration::from_secs(5 * 60);
 
+/// Tor's `REASON=` if an HSDir has no descriptor of the address.
+const NOT_FOUND: &str = "NOT_FOUND";
+
+/// A connection that is authenticated.
 pub(super) struct Session<'a> {
     services: &'a mut Services,
     clock: Clock,
     client: Client,
     events: mpsc::Receiver<Event>,
     kind: NetworkKind,
-    /// None until tor is bootstrapped: what is posted earlier fails.
+    /// None until tor is bootstrapped, because earlier uploads fail.
     orders: Option<Channel>,
-    uploads: Uploads,
-    fetches: Fetches,
+    uploads: PendingUploads,
+    fetches: FetchQueue,
     reading: Reading,
     reread: Reread,
-    /// When to tell tor again that it is in use.
+    /// The time of the next `SIGNAL ACTIVE`.
     active: Instant,
 }
 
-/// Both ends, so that services that come later get one, too.
+/// The channel of orders, with both ends, so that services that are registered later get a sender.
 struct Channel {
     sender: mpsc::Sender<(OnionAddress, Order)>,
     receiver: mpsc::Receiver<(OnionAddress, Order)>,
 }
 
 impl<'a> Session<'a> {
-    /// Runs until the connection is lost, or nobody is left to serve.
+    /// Runs until the connection is lost, or no service is left.
     pub(super) async fn run(
         services: &'a mut Services,
         clock: Clock,
@@ -65,15 +72,15 @@ impl<'a> Session<'a> {
             events,
             kind,
             orders: None,
-            uploads: Uploads::default(),
-            fetches: Fetches::default(),
+            uploads: PendingUploads::default(),
+            fetches: FetchQueue::default(),
             reading: Reading::default(),
             reread: Reread::default(),
             active: Instant::now(),
         };
-        // One that starts dormant does not even bootstrap.
+        // A tor that starts dormant does not bootstrap.
         session.keep_active().await?;
-        session.look_at_bootstrap().await?;
+        session.read_bootstrap().await?;
         loop {
             session.turn().await?;
         }
@@ -85,25 +92,26 @@ impl<'a> Session<'a> {
             Some((service, order)) = next(&mut self.orders) => self.order(service, order).await?,
             service = self.services.next() => self.welcome(service).await,
             () = until(self.fetches.due(Instant::now())) => self.fetch().await?,
-            () = until(self.reread.due()), if !self.reading.goes_on() => {
+            () = until(self.reread.due()), if !self.reading.is_under_way() => {
                 self.reread.started();
                 self.reading.start(self.client.clone(), self.kind);
             }
             result = self.reading.end() => self.read(result).await?,
             () = sleep_until(self.active) => self.keep_active().await?,
-            () = sleep(HEARTBEAT) => self.look_at_bootstrap().await?,
+            () = sleep(HEARTBEAT) => self.read_bootstrap().await?,
         }
-        if self.services.nobody_is_left() { Err(Lost::Idle) } else { Ok(()) }
+        if self.services.is_idle() { Err(Lost::Idle) } else { Ok(()) }
     }
 
+    /// Keeps tor from becoming dormant.
     async fn keep_active(&mut self) -> Result<(), Lost> {
         self.client.signal("ACTIVE").await?;
         self.active = Instant::now() + ACTIVE;
         Ok(())
     }
 
-    /// Also finds out whether tor still answers.
-    async fn look_at_bootstrap(&mut self) -> Result<(), Lost> {
+    /// Reads the bootstrap phase, which also checks that tor still answers.
+    async fn read_bootstrap(&mut self) -> Result<(), Lost> {
         let phase = self.client.get_info("status/bootstrap-phase").await?;
         if bootstrap_percent(&phase) == Some(100) {
             self.bootstrapped().await;
@@ -118,17 +126,17 @@ impl<'a> Session<'a> {
         tracing::info!("tor is bootstrapped");
         let (sender, receiver) = mpsc::channel(ORDERS);
         self.reread.soon(Instant::now());
-        self.services.tell_all(|service| News::Up(Orders { service, orders: sender.clone() })).await;
+        self.services.send_all(|service| TorNews::Up(TorOrders { service, orders: sender.clone() })).await;
         self.orders = Some(Channel { sender, receiver });
     }
 
-    /// A service that came later learns what the others know.
+    /// Sends a new service what the others know already.
     async fn welcome(&mut self, service: OnionAddress) {
         if let Some(Channel { sender, .. }) = &self.orders {
-            self.services.tell(service, News::Up(Orders { service, orders: sender.clone() })).await;
+            self.services.send(service, TorNews::Up(TorOrders { service, orders: sender.clone() })).await;
         }
         if let Some(network) = self.services.network.clone() {
-            self.services.tell(service, News::Network(network)).await;
+            self.services.send(service, TorNews::Network(network)).await;
         }
     }
 
@@ -136,12 +144,9 @@ impl<'a> Session<'a> {
         match event {
             Event::HsDesc(event) => self.hs_desc(event).await,
             Event::HsDescContent(content) => {
-                // After a failure comes a content that is empty.
-                let descriptor = if content.descriptor.is_empty() {
-                    Err("an empty descriptor".to_owned())
-                } else {
-                    Ok(content.descriptor.into())
-                };
+                // An empty content follows each failure.
+                let descriptor =
+                    if content.descriptor.is_empty() { Err(FetchError::Empty) } else { Ok(content.descriptor.into()) };
                 self.fetched((content.address, Fingerprint(content.hsdir)), descriptor).await;
             }
             Event::NewConsensus if self.orders.is_some() => self.reread.soon(Instant::now()),
@@ -153,14 +158,15 @@ impl<'a> Session<'a> {
     }
 
     async fn hs_desc(&mut self, event: HsDescEvent) {
-        // What a fetch brings, HS_DESC_CONTENT tells; only its failure is told here.
+        // HS_DESC_CONTENT brings the result of a successful fetch; HS_DESC reports only its
+        // failure.
         let fetch = self.fetches.failed(&event).filter(|_| !is_rejection(&event));
-        if let Some(matter) = fetch {
-            self.fetched(matter, Err(event.reason.unwrap_or_else(|| "FAILED".to_owned()))).await;
+        if let Some(target) = fetch {
+            self.fetched(target, Err(fetch_error(event.reason))).await;
         } else if let Some((service, hsdir, result)) = self.uploads.event(&event) {
-            self.services.tell(service, News::Uploaded(hsdir, result)).await;
+            self.services.send(service, TorNews::Uploaded(hsdir, result)).await;
         } else if event.action == HsDescAction::Failed {
-            tracing::debug!(?event, "a failure of nothing that is on its way");
+            tracing::debug!(?event, "tor reports a failure that belongs to no upload or fetch");
         }
     }
 
@@ -176,17 +182,17 @@ impl<'a> Session<'a> {
 
     async fn post(&mut self, service: OnionAddress, upload: Upload) -> Result<(), Lost> {
         let Upload { hsdir, descriptor, ordered } = upload;
-        let failed = |reason| News::Uploaded(hsdir, Err(reason));
-        if clock::gap(ordered, self.clock.now()) > STALE {
-            self.services.tell(service, failed("the order is stale".to_owned())).await;
+        let failed = |error| TorNews::Uploaded(hsdir, Err(error));
+        if pause::length(ordered, self.clock.now()) > STALE {
+            self.services.send(service, failed(UploadError::Stale)).await;
             return Ok(());
         }
         self.uploads.started(service, hsdir);
         match self.client.hs_post(&[hsdir.0], &service, &descriptor).await {
-            // 552: tor does not know the HSDir; 554: it cannot read the descriptor.
+            // 552: tor does not know the HSDir; 554: tor cannot parse the descriptor.
             Err(ControlError::Refused { code, message }) => {
                 self.uploads.ended(service, hsdir);
-                self.services.tell(service, failed(format!("{code} {message}"))).await;
+                self.services.send(service, failed(UploadError::Refused(format!("{code} {message}")))).await;
                 Ok(())
             }
             other => Ok(other?),
@@ -197,22 +203,22 @@ impl<'a> Session<'a> {
     async fn fetch(&mut self) -> Result<(), Lost> {
         let now = Instant::now();
         while let Some(((address, hsdir), askers)) = self.fetches.expired(now) {
-            self.services.tell_fetched(askers, address, hsdir, &Err("no answer".to_owned())).await;
+            self.services.send_fetched(askers, address, hsdir, &Err(FetchError::NoAnswer)).await;
         }
-        let Some(matter @ (address, hsdir)) = self.fetches.start(now) else { return Ok(()) };
+        let Some(target @ (address, hsdir)) = self.fetches.start(now) else { return Ok(()) };
         match self.client.hs_fetch(&address, &[hsdir.0]).await {
             // 552: tor does not know the HSDir.
             Err(ControlError::Refused { code, message }) => {
-                self.fetched(matter, Err(format!("{code} {message}"))).await;
+                self.fetched(target, Err(FetchError::Refused(format!("{code} {message}")))).await;
                 Ok(())
             }
             other => Ok(other?),
         }
     }
 
-    async fn fetched(&mut self, matter: Matter, result: Result<Arc<str>, String>) {
-        let askers = self.fetches.ended(matter);
-        self.services.tell_fetched(askers, matter.0, matter.1, &result).await;
+    async fn fetched(&mut self, target: Target, result: Result<Arc<str>, FetchError>) {
+        let askers = self.fetches.ended(target);
+        self.services.send_fetched(askers, target.0, target.1, &result).await;
     }
 
     async fn read(&mut self, result: Result<Network, ReadError>) -> Result<(), Lost> {
@@ -223,16 +229,24 @@ impl<'a> Session<'a> {
                 self.reread.done(missing > 0, Instant::now());
                 let network = Arc::new(network);
                 self.services.network = Some(network.clone());
-                self.services.tell_all(|_| News::Network(network.clone())).await;
+                self.services.send_all(|_| TorNews::Network(network.clone())).await;
                 Ok(())
             }
             Err(ReadError::Lost(error)) => Err(error.into()),
             Err(ReadError::Useless(error)) => {
-                tracing::warn!(error, "tor has no consensus that can be used");
+                tracing::warn!(error, "tor has no usable consensus");
                 self.reread.done(true, Instant::now());
                 Ok(())
             }
         }
+    }
+}
+
+/// Parses tor's `REASON=`.
+fn fetch_error(reason: Option<String>) -> FetchError {
+    match reason {
+        Some(reason) if reason == NOT_FOUND => FetchError::NotFound,
+        other => FetchError::Other(other.unwrap_or_else(|| "FAILED".to_owned())),
     }
 }
 

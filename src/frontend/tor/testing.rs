@@ -1,10 +1,10 @@
-//! What tests of this folder share.
+//! Helpers that the tests of this folder share.
 
 use crate::consensus::Fingerprint;
 use crate::control::{HsDescAction, HsDescEvent};
 use crate::onion::OnionAddress;
 
-/// One of three addresses.
+/// Returns one of three onion addresses.
 pub(super) fn address(index: usize) -> OnionAddress {
     let addresses = [
         "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid",
@@ -14,6 +14,7 @@ pub(super) fn address(index: usize) -> OnionAddress {
     addresses[index].parse().unwrap()
 }
 
+/// Returns an `HS_DESC` event.
 pub(super) fn event(
     action: HsDescAction,
     address: Option<OnionAddress>,

@@ -1,5 +1,5 @@
-//! Several services over one connection, to a scripted tor: what of it a real one does only over minutes, the private network's
-//! tests show.
+//! Several services that share one connection to a scripted tor. The tests of the private network
+//! cover what a real tor does over minutes.
 
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, duplex};
 use tokio::task::JoinHandle;
@@ -9,23 +9,23 @@ use super::testing::address;
 use super::*;
 use crate::control::Client;
 
-/// Longer than any of these tests takes, unless it waits for ever.
+/// The longest time that a test waits. Only a test that would hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(120);
 const HSDIR: Fingerprint = Fingerprint([7; 20]);
 
-/// A bootstrapped tor that takes all commands, and says what it is told to say.
+/// A bootstrapped tor that accepts all commands and sends the events that a test scripts.
 struct Scene {
     clock: Clock,
     registry: Option<Registry>,
     session: JoinHandle<Lost>,
-    /// What tor was asked to send or to fetch.
+    /// The uploads and fetches that tor was asked for.
     asked: mpsc::UnboundedReceiver<String>,
-    /// What it was signalled.
+    /// The signals that tor received.
     signals: mpsc::UnboundedReceiver<String>,
     say: mpsc::UnboundedSender<String>,
 }
 
-struct Service(mpsc::Receiver<News>);
+struct Service(mpsc::Receiver<TorNews>);
 
 impl Scene {
     fn begin() -> Self {
@@ -64,27 +64,27 @@ impl Scene {
 }
 
 impl Service {
-    async fn hears(&mut self) -> News {
+    async fn hears(&mut self) -> TorNews {
         timeout(PATIENCE, self.0.recv()).await.unwrap().unwrap()
     }
 
-    async fn is_up(&mut self) -> Orders {
+    async fn is_up(&mut self) -> TorOrders {
         match self.hears().await {
-            News::Up(orders) => orders,
+            TorNews::Up(orders) => orders,
             other => panic!("{other:?}"),
         }
     }
 
-    async fn uploaded(&mut self) -> Result<(), String> {
+    async fn uploaded(&mut self) -> Result<(), UploadError> {
         match self.hears().await {
-            News::Uploaded(HSDIR, result) => result,
+            TorNews::Uploaded(HSDIR, result) => result,
             other => panic!("{other:?}"),
         }
     }
 
-    async fn fetched(&mut self, index: usize) -> Result<Arc<str>, String> {
+    async fn fetched(&mut self, index: usize) -> Result<Arc<str>, FetchError> {
         match self.hears().await {
-            News::Fetched { address: whose, hsdir: HSDIR, result } if whose == address(index) => result,
+            TorNews::Fetched { address: whose, hsdir: HSDIR, result } if whose == address(index) => result,
             other => panic!("{other:?}"),
         }
     }
@@ -138,12 +138,12 @@ fn name(index: usize) -> String {
 }
 
 #[tokio::test]
-async fn fates_come_to_the_service_whose_they_are() {
+async fn results_are_sent_to_the_service_that_ordered_the_upload() {
     let mut scene = Scene::begin();
     let (mut one, mut two) = (scene.register(0), scene.register(1));
     let hsdir = format!("${}~x", "07".repeat(20));
     let orders = [one.is_up().await, two.is_up().await];
-    // Both to one HSDir, at a time.
+    // Both upload to one HSDir at the same time.
     for (index, orders) in orders.iter().enumerate() {
         assert!(orders.upload(scene.upload()));
         assert_eq!(scene.asked().await, format!("+HSPOST SERVER={} HSADDRESS={}", "07".repeat(20), name(index)));
@@ -151,9 +151,9 @@ async fn fates_come_to_the_service_whose_they_are() {
     scene.event(&format!("UPLOADED {} UNKNOWN {hsdir}", name(1)));
     scene.event(&format!("FAILED {} NO_AUTH {hsdir} x REASON=UPLOAD_REJECTED", name(0)));
     assert_eq!(two.uploaded().await, Ok(()));
-    assert_eq!(one.uploaded().await, Err("UPLOAD_REJECTED".to_owned()));
+    assert_eq!(one.uploaded().await, Err(UploadError::Rejected));
 
-    // One that comes later, and one that goes.
+    // One service is registered later, and one is removed.
     let mut three = scene.register(2);
     let orders = three.is_up().await;
     drop(two);
@@ -165,14 +165,14 @@ async fn fates_come_to_the_service_whose_they_are() {
 }
 
 #[tokio::test]
-async fn a_fetch_is_shared_and_told_from_an_upload() {
+async fn a_fetch_is_shared_and_distinguished_from_an_upload() {
     let mut scene = Scene::begin();
     let (mut one, mut two) = (scene.register(0), scene.register(1));
     let hsdir = format!("${}~x", "07".repeat(20));
     let orders = [one.is_up().await, two.is_up().await];
     assert!(orders[0].fetch(fetch(2)) && orders[1].fetch(fetch(2)));
     assert_eq!(scene.asked().await, format!("HSFETCH {} SERVER={}", name(2), "07".repeat(20)));
-    // Nothing of these is its end.
+    // None of these events ends the fetch.
     scene.event(&format!("REQUESTED {} NO_AUTH {hsdir} x HSDIR_INDEX=00", name(2)));
     scene.event(&format!("FAILED {} NO_AUTH {hsdir} x REASON=NOT_FOUND", name(0)));
     scene.event(&format!("RECEIVED {} NO_AUTH {hsdir} x", name(2)));
@@ -181,7 +181,7 @@ async fn a_fetch_is_shared_and_told_from_an_upload() {
         assert_eq!(service.fetched(2).await.unwrap().as_ref(), "line\n");
     }
 
-    // A service that is also somebody's backend: its upload and a fetch of it go to one HSDir.
+    // A service that is also another service's backend: its upload and its fetch use one HSDir.
     assert!(orders[1].fetch(fetch(0)) && orders[0].upload(scene.upload()));
     scene.asked().await;
     scene.asked().await;
@@ -189,43 +189,43 @@ async fn a_fetch_is_shared_and_told_from_an_upload() {
     assert!(one.uploaded().await.is_err());
     scene.event(&format!("FAILED {} NO_AUTH {hsdir} x REASON=NOT_FOUND", name(0)));
     scene.say.send(format!("650+HS_DESC_CONTENT {} x {hsdir}\r\n\r\n.\r\n650 OK\r\n", name(0))).unwrap();
-    assert_eq!(two.fetched(0).await, Err("NOT_FOUND".to_owned()));
+    assert_eq!(two.fetched(0).await, Err(FetchError::NotFound));
 }
 
 #[tokio::test]
-async fn ends_when_nobody_is_left() {
+async fn ends_when_no_service_is_left() {
     let mut scene = Scene::begin();
     let mut one = scene.register(0);
     let orders = one.is_up().await;
     scene.registry = None;
     drop(one);
-    // Any turn finds it out.
+    // The next event notices it.
     assert!(orders.upload(scene.upload()));
     let lost = timeout(PATIENCE, scene.session).await.unwrap().unwrap();
     assert!(matches!(lost, Lost::Idle), "{lost}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upload_that_waited_is_not_carried_out() {
+async fn a_stale_upload_is_not_sent() {
     let mut scene = Scene::begin();
     let mut one = scene.register(0);
     let orders = one.is_up().await;
     let upload = scene.upload();
     let ordered = Now { wall: upload.ordered.wall - 2 * STALE, ..upload.ordered };
     assert!(orders.upload(Upload { ordered, ..upload }));
-    assert_eq!(one.uploaded().await, Err("the order is stale".to_owned()));
+    assert_eq!(one.uploaded().await, Err(UploadError::Stale));
     assert!(scene.asked.try_recv().is_err());
-    // And a fetch that nobody answers has its end.
+    // A fetch without an answer also ends.
     assert!(orders.fetch(fetch(2)));
     scene.asked().await;
-    assert_eq!(one.fetched(2).await, Err("no answer".to_owned()));
+    assert_eq!(one.fetched(2).await, Err(FetchError::NoAnswer));
 }
 
 #[tokio::test(start_paused = true)]
-async fn tor_is_kept_from_going_dormant() {
+async fn tor_is_kept_from_becoming_dormant() {
     let mut scene = Scene::begin();
     let _one = scene.register(0);
-    // The shortest time after which a tor may go dormant.
+    // The shortest time after which a tor may become dormant.
     let patience = Duration::from_secs(10 * 60);
     for _ in 0..3 {
         let signal = timeout(patience, scene.signals.recv()).await.unwrap();

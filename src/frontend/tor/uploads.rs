@@ -1,36 +1,45 @@
-//! Which uploads are on their way, and what became of them.
+//! The uploads in flight, and their results.
 
 use std::collections::BTreeSet;
 
 use crate::consensus::Fingerprint;
 use crate::control::{HsDescAction, HsDescEvent};
+use crate::merge::UploadError;
 use crate::onion::OnionAddress;
 
-/// What tor says where an HSDir took a descriptor for no newer one, or for malformed. It fails no fetch with this.
+/// Tor's `REASON=` if an HSDir rejects a descriptor because it is malformed, or not newer than the
+/// one that the HSDir holds. Tor never gives this reason for a fetch.
 const REJECTED: &str = "UPLOAD_REJECTED";
+/// Tor's `REASON=` if an HSDir sends an answer that tor does not know.
+const UNEXPECTED: &str = "UNEXPECTED";
+/// The reason of a failure for which tor gives no `REASON=`.
+const NO_REASON: &str = "FAILED";
 
-/// Uploads on their way: at most one for each HSDir and service, since events do not tell two of them apart.
+/// The uploads in flight: at most one per HSDir and service, because tor's events do not
+/// distinguish two of them.
 #[derive(Debug, Default)]
-pub(super) struct Uploads(BTreeSet<(Fingerprint, OnionAddress)>);
+pub(super) struct PendingUploads(BTreeSet<(Fingerprint, OnionAddress)>);
 
-/// What became of an upload.
-pub(super) type Fate = (OnionAddress, Fingerprint, Result<(), String>);
+/// The result of an upload: the service, the HSDir, and Ok if the HSDir accepted the descriptor.
+pub(super) type UploadResult = (OnionAddress, Fingerprint, Result<(), UploadError>);
 
-impl Uploads {
+impl PendingUploads {
+    /// Notes that an upload was sent.
     pub(super) fn started(&mut self, service: OnionAddress, hsdir: Fingerprint) {
         self.0.insert((hsdir, service));
     }
 
+    /// Notes that an upload ended without an event.
     pub(super) fn ended(&mut self, service: OnionAddress, hsdir: Fingerprint) {
         self.0.remove(&(hsdir, service));
     }
 
-    /// What an event says of an upload of ours, which is over then. Fetches fail with FAILED, too: the caller asks for theirs
-    /// first.
-    pub(super) fn event(&mut self, event: &HsDescEvent) -> Option<Fate> {
+    /// Ends the upload that an event reports on, and returns its result. A FAILED event can also
+    /// belong to a fetch; the caller excludes that first.
+    pub(super) fn event(&mut self, event: &HsDescEvent) -> Option<UploadResult> {
         let result = match event.action {
             HsDescAction::Uploaded => Ok(()),
-            HsDescAction::Failed => Err(event.reason.clone().unwrap_or_else(|| "FAILED".to_owned())),
+            HsDescAction::Failed => Err(error(event.reason.as_deref())),
             _ => return None,
         };
         let hsdir = Fingerprint(event.hsdir?);
@@ -38,7 +47,8 @@ impl Uploads {
         self.0.remove(&(hsdir, service)).then_some((service, hsdir, result))
     }
 
-    /// Whose upload an event without an address speaks of, where that is certain.
+    /// Returns the service of an event without an address, if only one service uploads to the
+    /// HSDir.
     fn only_service(&self, hsdir: Fingerprint) -> Option<OnionAddress> {
         let mut services = self.0.iter().filter(|(at, _)| *at == hsdir);
         let (_, service) = services.next()?;
@@ -46,7 +56,16 @@ impl Uploads {
     }
 }
 
-/// Whether a FAILED event can only speak of an upload.
+/// Parses tor's `REASON=`.
+fn error(reason: Option<&str>) -> UploadError {
+    match reason {
+        Some(REJECTED) => UploadError::Rejected,
+        Some(UNEXPECTED) => UploadError::Unexpected,
+        other => UploadError::Other(other.unwrap_or(NO_REASON).to_owned()),
+    }
+}
+
+/// Returns true if a FAILED event can only belong to an upload.
 pub(super) fn is_rejection(event: &HsDescEvent) -> bool {
     event.reason.as_deref() == Some(REJECTED)
 }
@@ -58,28 +77,36 @@ mod tests {
 
     const HSDIR: Fingerprint = Fingerprint([7; 20]);
 
-    fn uploads() -> Uploads {
-        let mut uploads = Uploads::default();
+    fn uploads() -> PendingUploads {
+        let mut uploads = PendingUploads::default();
         uploads.started(address(0), HSDIR);
         uploads.started(address(1), HSDIR);
         uploads
     }
 
     #[test]
-    fn each_fate_comes_once_and_to_its_own_service() {
+    fn each_result_is_reported_once_to_its_own_service() {
         let mut uploads = uploads();
         let uploaded = event(HsDescAction::Uploaded, Some(address(1)), HSDIR, None);
         assert_eq!(uploads.event(&uploaded), Some((address(1), HSDIR, Ok(()))));
         assert_eq!(uploads.event(&uploaded), None);
         let rejected = event(HsDescAction::Failed, Some(address(0)), HSDIR, Some(REJECTED));
         assert!(is_rejection(&rejected));
-        assert_eq!(uploads.event(&rejected), Some((address(0), HSDIR, Err(REJECTED.to_owned()))));
+        assert_eq!(uploads.event(&rejected), Some((address(0), HSDIR, Err(UploadError::Rejected))));
         let nameless = event(HsDescAction::Failed, Some(address(0)), HSDIR, None);
         assert_eq!(uploads.event(&nameless), None);
     }
 
     #[test]
-    fn other_events_are_no_fate() {
+    fn the_reasons_of_tor_are_parsed() {
+        assert_eq!(error(Some("UPLOAD_REJECTED")), UploadError::Rejected);
+        assert_eq!(error(Some("UNEXPECTED")), UploadError::Unexpected);
+        assert_eq!(error(Some("CANT_CONNECT")), UploadError::Other("CANT_CONNECT".to_owned()));
+        assert_eq!(error(None).to_string(), "FAILED");
+    }
+
+    #[test]
+    fn other_events_end_no_upload() {
         let mut uploads = uploads();
         assert_eq!(uploads.event(&event(HsDescAction::Upload, Some(address(0)), HSDIR, None)), None);
         assert_eq!(uploads.event(&event(HsDescAction::Uploaded, Some(address(2)), HSDIR, None)), None);
@@ -89,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_without_address_counts_where_only_one_can_be_meant() {
+    fn an_event_without_address_ends_the_only_upload_to_its_hsdir() {
         let mut uploads = uploads();
         let nameless = event(HsDescAction::Uploaded, None, HSDIR, None);
         assert_eq!(uploads.event(&nameless), None);

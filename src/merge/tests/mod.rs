@@ -5,7 +5,7 @@ mod discovery;
 mod distinct;
 mod fetch_schedule;
 mod hsdirs;
-mod network;
+pub(crate) mod network;
 mod properties;
 mod schedule;
 mod world;

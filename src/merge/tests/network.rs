@@ -13,14 +13,14 @@ use crate::merge::BackendId;
 use crate::onion::{IntroductionPoint, ServiceContent};
 
 /// 2026-01-01 00:00:00 UTC: a shared random value comes; the time period changes twelve hours later.
-pub(super) fn start() -> SystemTime {
+pub(crate) fn start() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_767_225_600)
 }
 
 pub(super) const HOUR: Duration = Duration::from_hours(1);
 
 /// The public network of `relays` HSDirs as its consensus of this hour after `start` tells it.
-pub(super) fn network(relays: impl IntoIterator<Item = u8>, hour: u32) -> Arc<Network> {
+pub(crate) fn network(relays: impl IntoIterator<Item = u8>, hour: u32) -> Arc<Network> {
     let valid_after = start() + HOUR * hour;
     let run = u8::try_from(100 + hour / 24).unwrap();
     let value = |run| BASE64.encode(&[run; 32]);
@@ -80,7 +80,7 @@ pub(super) fn content(points: impl IntoIterator<Item = IntroductionPoint>) -> Se
 }
 
 /// Three points at relays of their own; `generation` makes other keys.
-pub(super) fn backend(number: u8, generation: u16) -> (BackendId, Arc<ServiceContent>) {
+pub(crate) fn backend(number: u8, generation: u16) -> (BackendId, Arc<ServiceContent>) {
     let points = (0..3).map(|index| {
         let relay = 3 * u16::from(number) + index;
         point(relay, 1000 * generation + relay)

@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 
 use super::network::start;
 use crate::consensus::{Fingerprint, Network};
-use crate::merge::{BackendId, Input, MergeEngine, Now, Output, PeriodStatus, upload};
+use crate::merge::{BackendId, Input, MergeEngine, Now, Output, PeriodStatus, UploadError, upload};
 use crate::onion::{
     ClientSecretKey, Discovery, IntroductionPoint, MasterKey, ServiceContent, TimePeriod, UncheckedDescriptor,
 };
@@ -249,12 +249,12 @@ impl World {
             let held = hsdir.held.get(&delivery.period);
             let result = match hsdir.health {
                 Health::Dead | Health::Frozen => continue,
-                Health::Fails => Err("UNEXPECTED".to_owned()),
+                Health::Fails => Err(UploadError::Unexpected),
                 Health::Answers(_) if held.is_none_or(|held| held.counter < delivery.held.counter) => {
                     hsdir.held.insert(delivery.period, delivery.held);
                     Ok(())
                 }
-                Health::Answers(_) | Health::Rejects => Err("UPLOAD_REJECTED".to_owned()),
+                Health::Answers(_) | Health::Rejects => Err(UploadError::Rejected),
             };
             if delivery.awaited {
                 self.publishers[delivery.publisher].in_flight.remove(&delivery.hsdir);

@@ -30,8 +30,8 @@ impl Bench {
     fn accept(&mut self, hsdir: Fingerprint, at: u64) {
         assert_eq!(self.uploads.fate(&hsdir, &Ok(()), ms(at), &mut self.rng), None);
     }
-    fn fail(&mut self, hsdir: Fingerprint, reason: &str, at: u64) -> Option<Rejected> {
-        self.uploads.fate(&hsdir, &Err(reason.into()), ms(at), &mut self.rng)
+    fn fail(&mut self, hsdir: Fingerprint, error: UploadError, at: u64) -> Option<Rejected> {
+        self.uploads.fate(&hsdir, &Err(error), ms(at), &mut self.rng)
     }
     /// Lets the upload in flight run out, and waits for the retry. Returns how long that took.
     fn time_out(&mut self) -> Duration {
@@ -98,7 +98,7 @@ fn a_refusing_hsdir_is_tried_less_and_less() {
     let mut wait = Duration::ZERO;
     for _ in 0..20 {
         assert_eq!(bench.uploads.start(now), [(A, CURRENT)]);
-        assert_eq!(bench.uploads.fate(&A, &Err("UNEXPECTED".into()), now, &mut bench.rng), None);
+        assert_eq!(bench.uploads.fate(&A, &Err(UploadError::Unexpected), now, &mut bench.rng), None);
         let next = bench.uploads.next_start().unwrap();
         wait = next.abs_diff(now);
         now = next;
@@ -112,12 +112,12 @@ fn rejections_of_the_newest_count_and_end() {
     for counter in 1..=MAX_RISES {
         bench.publish(CURRENT, counter.into(), &[A], 0);
         bench.start(0);
-        let rejected = bench.fail(A, "UPLOAD_REJECTED", 1);
+        let rejected = bench.fail(A, UploadError::Rejected, 1);
         assert_eq!(rejected, Some(Rejected { period: CURRENT, times: counter }));
     }
     bench.publish(CURRENT, 90, &[A], 0);
     bench.start(0);
-    assert_eq!(bench.fail(A, "UPLOAD_REJECTED", 1), None);
+    assert_eq!(bench.fail(A, UploadError::Rejected, 1), None);
     assert!(bench.uploads.next_start() > Some(ms(1)));
 }
 
@@ -127,7 +127,7 @@ fn a_rejected_old_descriptor_makes_way_for_the_newer() {
     bench.publish(CURRENT, 1, &[A], 0);
     bench.start(0);
     bench.publish(CURRENT, 2, &[A], 1);
-    assert_eq!(bench.fail(A, "UPLOAD_REJECTED", 2), None);
+    assert_eq!(bench.fail(A, UploadError::Rejected, 2), None);
     assert_eq!(bench.start(2), [(A, CURRENT)]);
 }
 
@@ -137,12 +137,12 @@ fn a_rejected_repetition_has_arrived_before() {
     bench.publish(CURRENT, 1, &[A], 0);
     bench.start(0);
     bench.time_out();
-    assert_eq!(bench.fail(A, "UPLOAD_REJECTED", 30_000), None);
+    assert_eq!(bench.fail(A, UploadError::Rejected, 30_000), None);
     assert_eq!(bench.uploads.accepted(CURRENT), 1);
     // Not so when something else was in flight then.
     bench.publish(CURRENT, 2, &[A], 30_000);
     bench.start(30_000);
-    assert_eq!(bench.fail(A, "UPLOAD_REJECTED", 30_001), Some(Rejected { period: CURRENT, times: 1 }));
+    assert_eq!(bench.fail(A, UploadError::Rejected, 30_001), Some(Rejected { period: CURRENT, times: 1 }));
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn a_late_fate_of_another_upload_is_not_believed() {
     assert_eq!(bench.uploads.accepted(CURRENT), 0);
     let again = bench.uploads.next_start().unwrap();
     assert_eq!(bench.uploads.start(again), [(A, CURRENT)]);
-    assert_eq!(bench.fail(A, "UPLOAD_REJECTED", 23_000), None, "the second had arrived");
+    assert_eq!(bench.fail(A, UploadError::Rejected, 23_000), None, "the second had arrived");
     assert_eq!(bench.uploads.accepted(CURRENT), 1);
 }
 
@@ -174,7 +174,7 @@ fn a_doubted_acceptance_does_not_make_the_other_period_doubtful() {
     bench.accept(A, 21_000);
     assert_eq!((bench.uploads.accepted(NEXT), bench.uploads.accepted(CURRENT)), (1, 0));
     assert_eq!(bench.start(22_000), [(A, CURRENT)]);
-    assert_eq!(bench.fail(A, "UPLOAD_REJECTED", 23_000), None, "the second had arrived");
+    assert_eq!(bench.fail(A, UploadError::Rejected, 23_000), None, "the second had arrived");
     assert_eq!(bench.uploads.accepted(CURRENT), 1);
 }
 

@@ -173,7 +173,7 @@ async fn published_by(stage: &Stage, pod: &str, seconds: u64) -> Result<usize> {
     if restarts > 0 {
         said += &stage.run(&format!("logs {pod} -c publisher --since={seconds}s --previous")).await?;
     }
-    Ok(said.lines().filter(|line| line.contains("publishing") && line.contains("counter=")).count())
+    Ok(said.lines().filter(|line| line.contains("publishing a new descriptor")).count())
 }
 
 /// Waits until an HSDir has a descriptor that is newer than this.

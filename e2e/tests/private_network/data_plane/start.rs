@@ -83,7 +83,7 @@ HiddenServicePort 80 {target}
         self.start_publisher(&[])
     }
 
-    /// One more frontend, with a tor of its own, whose publisher gets these arguments besides. Gives its address.
+    /// Starts another frontend with a tor of its own, whose publisher uses a Lease. Returns its address.
     pub async fn start_leased_frontend(
         &self,
         name: &str,
@@ -91,16 +91,34 @@ HiddenServicePort 80 {target}
         arguments: &[&str],
         environment: &[(&str, String)],
     ) -> Result<String> {
+        let mut publisher = program(&["frontend"], &self.path(&format!("frontend-{name}")))?;
+        publisher.envs(environment.iter().map(|(name, value)| (name, value)));
+        self.start_another_frontend(name, uid, publisher, arguments).await
+    }
+
+    /// Starts another frontend with a tor of its own, whose publisher always leads. Returns its address.
+    pub async fn start_frontend_without_lease(&self, name: &str) -> Result<String> {
+        let backends = self.static_backends();
+        let arguments: Vec<&str> = backends.iter().flat_map(|backend| ["--static-backend", backend]).collect();
+        let publisher = fixed_publisher(&self.path(&format!("frontend-{name}")));
+        self.start_another_frontend(name, name, publisher, &arguments).await
+    }
+
+    async fn start_another_frontend(
+        &self,
+        name: &str,
+        uid: &str,
+        mut publisher: Command,
+        arguments: &[&str],
+    ) -> Result<String> {
         let name = format!("frontend-{name}");
         let dir = self.path(&name);
         make_private_dir(&dir)?;
         output(&mut program(&["frontend", "init"], &dir)?.into()).await?;
         self.start_tor(&format!("{name}-tor"), &dir, "DormantTimeoutEnabled 0\n")?;
         let address = format!("127.0.78.{}", self.frontends.fetch_add(1, Ordering::Relaxed) + 1);
-        let mut publisher = program(&["frontend"], &dir)?;
         publisher.arg("--master-key-dir").arg(&self.key.dir);
         publisher.args(["--pod-uid", uid, "--listen-address", &address]).args(arguments);
-        publisher.envs(environment.iter().map(|(name, value)| (name, value)));
         self.processes.start(&format!("{name}-publisher"), &mut publisher)?;
         Ok(address)
     }
@@ -115,7 +133,7 @@ HiddenServicePort 80 {target}
     pub(super) fn start_publisher(&self, clients: &[ClientPublicKey]) -> Result<String> {
         let dir = self.path("frontend");
         let [probes, metrics, _] = free_ports()?;
-        let mut publisher = program(&["frontend"], &dir)?;
+        let mut publisher = fixed_publisher(&dir);
         publisher.arg("--master-key-dir").arg(&self.key.dir);
         publisher.args(["--pod-uid", "uid-of-frontend", "--listen-address", "127.0.0.1"]);
         publisher.args(["--probe-port", &probes, "--metrics-port", &metrics]);
@@ -163,10 +181,20 @@ pub fn backend_address(number: usize) -> String {
     format!("127.0.77.{}", number + 1)
 }
 
-/// Our program with its folders under `dir`.
+/// Returns the command that runs our program with its folders under `dir`.
 fn program(subcommand: &[&str], dir: &Path) -> Result<Command> {
     let program = Path::new(env!("CARGO_BIN_EXE_e2e")).with_file_name("onionbalance-operator");
-    let program = program.canonicalize().with_context(|| format!("{}: cargo build makes it", program.display()))?;
+    let program =
+        program.canonicalize().with_context(|| format!("{}: run cargo build --workspace --bins", program.display()))?;
+    Ok(in_folders(&program, subcommand, dir))
+}
+
+/// Returns the command that runs the publisher without Kubernetes, with its folders under `dir`.
+fn fixed_publisher(dir: &Path) -> Command {
+    in_folders(Path::new(env!("CARGO_BIN_EXE_fixed-publisher")), &[], dir)
+}
+
+fn in_folders(program: &Path, subcommand: &[&str], dir: &Path) -> Command {
     // However this process ends, what it started ends too.
     let mut command = Command::new("setpriv");
     command
@@ -177,9 +205,9 @@ fn program(subcommand: &[&str], dir: &Path) -> Result<Command> {
         .arg(dir.join("run"))
         .arg("--tor-data-dir")
         .arg(dir.join("data"));
-    // All that our own code ever says: no secret may be in it.
+    // Everything that our own code logs, because no secret may be in it.
     command.env("RUST_LOG", "debug,onionbalance_operator=trace,hyper=info");
-    Ok(command)
+    command
 }
 
 fn free_ports() -> Result<[String; 3]> {

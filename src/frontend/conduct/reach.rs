@@ -1,44 +1,45 @@
-//! Whether tor reaches the network, as far as HSDirs' answers tell.
+//! The rule that decides whether tor reaches the network, given the answers of HSDirs.
 //!
-//! A tor that was bootstrapped and is cut off from the network since still answers its control socket, and mostly says nothing
-//! of its uploads: what tells is that no HSDir of a time period takes the newest descriptor, and that none answers at all.
-//! While there is nothing to publish, nothing is noticed, and nothing is amiss.
+//! A tor that was bootstrapped and then lost the network still answers its control socket, and
+//! mostly reports nothing about its uploads. The sign is that no HSDir of a time period accepts the
+//! newest descriptor, and that none answers. While nothing is due, nothing is noticed.
 
 use std::time::Duration;
 
-use crate::merge::PeriodStatus;
+use crate::merge::{PeriodStatus, UploadError};
 
-/// HSDirs answer within seconds; each is tried about three times meanwhile.
+/// The time without any answer after which tor counts as cut off. HSDirs answer within seconds, and
+/// each is tried about three times in this time.
 const CUT_OFF: Duration = Duration::from_secs(60);
 
-/// What is known of it.
+/// The answers that came from the network.
 #[derive(Debug, Default)]
 pub(super) struct Reach {
     /// Since when (monotonic clock) answers are due and none came.
     unanswered: Option<Duration>,
-    /// HSDirs have answered since this publisher leads.
+    /// True if an HSDir has answered since this publisher leads.
     answered: bool,
 }
 
 impl Reach {
-    /// This publisher begins to lead: what was true long ago need not be now.
+    /// Starts again, because this publisher starts to lead and older answers say nothing.
     pub(super) fn leads(&mut self) {
         *self = Self::default();
     }
 
-    /// Something came from the network.
+    /// Notes that something came from the network.
     pub(super) fn shown(&mut self) {
         self.unanswered = None;
     }
 
-    /// An upload's fate.
-    pub(super) fn uploaded(&mut self, result: &Result<(), String>) {
+    /// Notes the result of an upload.
+    pub(super) fn uploaded(&mut self, result: &Result<(), UploadError>) {
         if is_answer(result) {
             *self = Self { unanswered: None, answered: true };
         }
     }
 
-    /// How the publishing stands, while it leads.
+    /// Notes the progress of publishing while this publisher leads.
     pub(super) fn publishes(&mut self, periods: &[PeriodStatus], now: Duration) {
         if periods.iter().any(|period| period.hsdirs_total > 0 && period.hsdirs_accepted == 0) {
             self.unanswered.get_or_insert(now);
@@ -47,24 +48,26 @@ impl Reach {
         }
     }
 
-    /// The process stood still: nobody could have answered.
+    /// Restarts the wait after a pause of the process, in which no answer could arrive.
     pub(super) fn stood_still(&mut self, now: Duration) {
         self.unanswered = self.unanswered.map(|_| now);
     }
 
+    /// Returns true if no HSDir has answered for [`CUT_OFF`].
     pub(super) fn is_cut_off(&self, now: Duration) -> bool {
         self.unanswered.is_some_and(|since| now.saturating_sub(since) >= CUT_OFF)
     }
 
-    /// HSDirs have answered since this publisher leads, and still do.
+    /// Returns true if HSDirs have answered since this publisher leads, and still do.
     pub(super) fn is_proven(&self, now: Duration) -> bool {
         self.answered && !self.is_cut_off(now)
     }
 }
 
-/// Also a refusal comes from the network, if an HSDir says it: tor tells of these two. All else tor says of itself.
-fn is_answer(result: &Result<(), String>) -> bool {
-    result.as_ref().err().is_none_or(|reason| ["UPLOAD_REJECTED", "UNEXPECTED"].contains(&reason.as_str()))
+/// Returns true if an HSDir answered. A refusal comes from the network too, if tor reports that an
+/// HSDir sent it; all other reasons are tor's own.
+fn is_answer(result: &Result<(), UploadError>) -> bool {
+    matches!(result, Ok(()) | Err(UploadError::Rejected | UploadError::Unexpected))
 }
 
 #[cfg(test)]
@@ -91,7 +94,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// Published at second 0 without any answer.
+    /// Returns the reach of a publisher that published at second 0 and got no answer.
     fn unanswered() -> Reach {
         let mut reach = Reach::default();
         reach.publishes(&[period(8), period(0)], at(0));
@@ -99,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minute_without_any_answer() {
+    fn a_minute_without_any_answer_means_cut_off() {
         let mut reach = unanswered();
         assert!(!reach.is_cut_off(at(59)) && !reach.is_proven(at(59)));
         reach.publishes(&[period(8), period(0)], at(59));
@@ -119,14 +122,14 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_from_the_network_and_what_does_not() {
-        let refused = |reason: &str| Err(reason.to_owned());
+    fn only_answers_of_hsdirs_show_that_the_network_is_reached() {
         for (result, is_answer) in [
             (Ok(()), true),
-            (refused("UPLOAD_REJECTED"), true),
-            (refused("UNEXPECTED"), true),
-            (refused("552 Unrecognized server"), false),
-            (refused("the order is stale"), false),
+            (Err(UploadError::Rejected), true),
+            (Err(UploadError::Unexpected), true),
+            (Err(UploadError::Other("CANT_CONNECT".to_owned())), false),
+            (Err(UploadError::Refused("552 Unrecognized server".to_owned())), false),
+            (Err(UploadError::Stale), false),
         ] {
             let mut reach = unanswered();
             reach.uploaded(&result);
@@ -138,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_of_our_own_and_a_new_lead_begin_the_wait_anew() {
+    fn a_pause_and_a_new_lead_restart_the_wait() {
         let mut reach = unanswered();
         reach.stood_still(at(500));
         assert!(!reach.is_cut_off(at(559)) && reach.is_cut_off(at(560)));

@@ -1,21 +1,22 @@
-//! Revision counters as the Lease's annotation holds them: `<period number>=<counter>`, comma-separated.
+//! The revision counters in the Lease's annotation: `<period number>=<counter>`, comma-separated.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// The annotation.
-pub(in crate::frontend) const ANNOTATION: &str = "onionbalance.dev/revision-counters";
+/// The annotation that holds the counters.
+pub(super) const ANNOTATION: &str = "onionbalance.dev/revision-counters";
 
-/// Two periods are published for at a time; one more on each side covers clocks and consensuses that differ.
+/// The number of time periods to keep. Two are published for at a time; one more on each side
+/// covers publishers with other clocks or consensuses.
 const KEPT: usize = 4;
 
-/// The greatest counter known of each of the newest time periods, by period number.
+/// The greatest known counter of each of the newest time periods, by period number.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(in crate::frontend) struct Counters(BTreeMap<u64, u64>);
+pub(super) struct Counters(BTreeMap<u64, u64>);
 
 impl Counters {
-    /// Reads the annotation. Entries that are no two numbers are passed over: people can edit annotations.
-    pub(in crate::frontend) fn parse(text: &str) -> Self {
+    /// Parses the annotation. Malformed entries are ignored, because people can edit annotations.
+    pub(super) fn parse(text: &str) -> Self {
         let mut counters = Self::default();
         for entry in text.split(',') {
             let numbers =
@@ -27,12 +28,13 @@ impl Counters {
         counters
     }
 
-    pub(in crate::frontend) fn get(&self, period: u64) -> Option<u64> {
+    /// Returns the counter of a period.
+    pub(super) fn get(&self, period: u64) -> Option<u64> {
         self.0.get(&period).copied()
     }
 
-    /// Takes a counter in; a smaller one than is known changes nothing.
-    pub(in crate::frontend) fn raise(&mut self, period: u64, counter: u64) {
+    /// Raises the counter of a period. A smaller counter than the known one changes nothing.
+    pub(super) fn raise(&mut self, period: u64, counter: u64) {
         let known = self.0.entry(period).or_default();
         *known = counter.max(*known);
         while self.0.len() > KEPT {
@@ -40,8 +42,8 @@ impl Counters {
         }
     }
 
-    /// Takes all of another's counters in.
-    pub(in crate::frontend) fn merge(&mut self, other: &Self) {
+    /// Raises the counters to all those of `other`.
+    pub(super) fn merge(&mut self, other: &Self) {
         for (&period, &counter) in &other.0 {
             self.raise(period, counter);
         }
@@ -65,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_and_writes() {
+    fn parses_what_it_writes() {
         let counters = Counters::parse("20500=17,20501=4294967296123");
         assert_eq!(counters.get(20501), Some(4_294_967_296_123));
         assert_eq!(counters.to_string(), "20500=17,20501=4294967296123");
@@ -74,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn passes_over_what_is_no_counter() {
+    fn ignores_malformed_entries() {
         let text = "x,1=2=3,7, 8 = 9 ,-1=5,5=99999999999999999999999,,=,6=";
         assert_eq!(Counters::parse(text).to_string(), "8=9");
     }
@@ -97,7 +99,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_read(text in ".{0,200}") {
+        fn accepts_any_text(text in ".{0,200}") {
             let counters = Counters::parse(&text);
             prop_assert_eq!(Counters::parse(&counters.to_string()), counters);
         }

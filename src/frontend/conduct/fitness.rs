@@ -1,8 +1,10 @@
-//! Who leaves the Lease to whom: a publisher that cannot publish, to one that can.
+//! The rules by which a publisher that cannot publish leaves the Lease to one that can.
 //!
-//! Of a publisher whose tor is cut off from the network nobody else can tell how it fares, and an outage may be everybody's. So
-//! the Lease's annotation names those that gave it up for that, and they are not given it again, until a publisher that holds
-//! it reaches HSDirs, or [`PATIENCE`] has passed. In an outage for all, each leads once, and then one every ten minutes.
+//! No publisher can know whether another publisher's tor reaches the network, and an outage may
+//! affect all of them. Therefore an annotation of the Lease lists the publishers that gave it up
+//! because they could not reach the network. They do not get it again until a holder reaches an
+//! HSDir, or until [`PATIENCE`] has passed. In an outage for all, each publisher leads once, and
+//! then the Lease moves every ten minutes at most.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,28 +12,31 @@ use std::time::Duration;
 
 use crate::common::election::Decision;
 
-/// The annotation.
+/// The annotation that lists the publishers that gave the Lease up.
 pub(super) const ANNOTATION: &str = "onionbalance.dev/cut-off";
 
-/// So long a publisher that is cut off keeps the Lease where all others gave it up before, for the same reason.
+/// The time for which a publisher without network keeps the Lease if all others gave it up for the
+/// same reason.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Whether a publisher could publish.
+/// The ability of a publisher to publish.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(in crate::frontend) enum Fitness {
-    /// There is a bootstrapped tor.
+pub(super) enum Fitness {
+    /// Tor is bootstrapped, and HSDirs answer or nothing is due.
     Fit,
-    /// There is none yet, or not for long: a free Lease is left to a standby that is fit.
+    /// Tor was never bootstrapped, or is away for a short time. The publisher leaves a free Lease
+    /// to a fit standby.
     #[default]
     Waiting,
-    /// There has been none for long: a Lease that is ours, too.
+    /// Tor is away for a long time. The publisher also gives up a Lease that it holds.
     Unfit,
-    /// There is one, and no HSDir has answered it for long: likewise, but not to those that fared the same.
+    /// Tor is bootstrapped, but no HSDir has answered for a long time. The publisher gives the
+    /// Lease up to publishers that have not given it up for the same reason.
     CutOff,
 }
 
 impl Fitness {
-    /// Whether it matters, for what is to be done about the Lease, if there are others.
+    /// Returns true if the decision depends on the other publishers.
     pub(super) fn yields(self, decision: Decision) -> bool {
         match decision {
             Decision::Renew => matches!(self, Self::Unfit | Self::CutOff),
@@ -40,9 +45,12 @@ impl Fitness {
         }
     }
 
-    /// Whether the Lease is left to one of the others. `ready`: those whose pods are Ready, which only a publisher with a
-    /// bootstrapped tor is; `held`: for how long it has been ours. Of those that are cut off one always takes a free Lease: only
-    /// who is named leaves it, and only to who is not.
+    /// Returns true if the Lease is left to another publisher.
+    ///
+    /// `ready` are the other publishers of which the pods are Ready, which requires a bootstrapped
+    /// tor. `held` is the time since this publisher acquired the Lease. Among publishers without
+    /// network, one always takes a free Lease: only a listed publisher leaves it, and only to one
+    /// that is not listed.
     pub(super) fn yields_to(
         self,
         decision: Decision,
@@ -61,16 +69,19 @@ impl Fitness {
     }
 }
 
-/// Who gave the Lease up for want of the network, as the annotation has it: identities, comma-separated.
+/// The publishers that gave the Lease up because they could not reach the network, as the
+/// annotation lists them: identities, comma-separated.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct CutOff(BTreeSet<String>);
 
 impl CutOff {
+    /// Parses the annotation.
     pub(super) fn parse(text: &str) -> Self {
         Self(text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect())
     }
 
-    /// One more gives it up, after this time. Whoever waited for `PATIENCE` begins anew with the others.
+    /// Adds a publisher that held the Lease for this time. After [`PATIENCE`] the list starts
+    /// again.
     pub(super) fn and(mut self, identity: &str, held: Duration) -> Self {
         if held >= PATIENCE {
             self.0.clear();
@@ -98,14 +109,14 @@ mod tests {
         names.iter().map(|&name| name.to_owned()).collect()
     }
 
-    /// What a publisher leaves to these, of what is to be done.
+    /// Returns whether a publisher leaves the Lease to these others, for each decision.
     fn left(fitness: Fitness, ready: &[&str], cut_off: &str, held: Duration) -> [bool; 3] {
         [Renew, Acquire, StandBy]
             .map(|decision| fitness.yields_to(decision, "a", &names(ready), &CutOff::parse(cut_off), held))
     }
 
     #[test]
-    fn who_has_no_tor_leaves_a_free_lease_at_once_and_its_own_in_time() {
+    fn without_tor_a_free_lease_is_left_at_once_and_a_held_one_later() {
         for cut_off in ["", "b"] {
             assert_eq!(left(Fit, &["b"], cut_off, SECOND), [false, false, false]);
             assert_eq!(left(Waiting, &["b"], cut_off, SECOND), [false, true, false]);
@@ -114,14 +125,14 @@ mod tests {
     }
 
     #[test]
-    fn alone_everybody_leads() {
+    fn a_publisher_without_others_always_leads() {
         for fitness in [Fit, Waiting, Unfit, Fitness::CutOff] {
             assert_eq!(left(fitness, &[], "", PATIENCE), [false, false, false]);
         }
     }
 
     #[test]
-    fn who_is_cut_off_leaves_it_to_those_that_are_not_known_to_be() {
+    fn without_network_the_lease_is_left_to_publishers_that_are_not_listed() {
         let left = |ready: &[&str], cut_off, held| left(Fitness::CutOff, ready, cut_off, held);
         assert_eq!(left(&["b"], "", SECOND), [true, false, false]);
         assert_eq!(left(&["b"], "a", SECOND), [true, true, false]);
@@ -132,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn the_annotation() {
+    fn the_annotation_is_parsed_as_it_is_written() {
         let one = CutOff::default().and("a_1", SECOND);
         assert_eq!(one.to_string(), "a_1");
         let two = one.and("b_2", SECOND).and("a_1", SECOND);
@@ -142,9 +153,9 @@ mod tests {
         assert_eq!(two.and("b_2", PATIENCE).to_string(), "b_2");
     }
 
-    /// An hour in which no publisher reaches the network; each finds out a minute after it took the Lease.
+    /// For an hour no publisher reaches the network. Each notices a minute after it took the Lease.
     #[test]
-    fn an_outage_for_all_does_not_pass_the_lease_to_and_fro() {
+    fn an_outage_for_all_does_not_move_the_lease_back_and_forth() {
         for publishers in [["a", "b"].as_slice(), &["a", "b", "c"]] {
             let (mut holder, mut cut_off, mut held, mut changes) = ("a", CutOff::default(), Duration::ZERO, 0);
             for _ in 0..3600 {
@@ -154,7 +165,7 @@ mod tests {
                 if found_out && Fitness::CutOff.yields_to(Renew, holder, &others(holder), &cut_off, held) {
                     cut_off = cut_off.and(holder, held);
                     let takes = |one: &&&str| !Fitness::CutOff.yields_to(Acquire, one, &others(one), &cut_off, held);
-                    holder = publishers.iter().rev().find(takes).expect("somebody takes it");
+                    holder = publishers.iter().rev().find(takes).expect("one of them takes it");
                     (held, changes) = (Duration::ZERO, changes + 1);
                 }
             }

@@ -1,0 +1,179 @@
+//! The rule by which an agent is polled, and by which it counts as silent.
+//!
+//! Pure: the conversation in `agents` asks when this rule says so, and reports the result here.
+
+use std::time::Duration;
+
+use crate::frontend::sync::DEADLINE;
+
+/// The interval at which an agent is asked.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// The interval while the agent's pod or tor is starting: until its first answer with points, or
+/// until it counts as silent.
+const EAGER: Duration = Duration::from_millis(250);
+
+/// The result of one question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The agent has introduction points.
+    Points,
+    /// The agent answered and has no introduction points.
+    NoPoints,
+    /// The agent sent no valid answer in time.
+    NoAnswer,
+}
+
+/// The consequences of a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Next {
+    /// True if the agent counts as silent.
+    pub(super) silent: bool,
+    /// The time from the start of this question to the start of the next one.
+    pub(super) interval: Duration,
+}
+
+/// The polling of one agent.
+///
+/// Time in which this process was paused does not count as silence. Otherwise the process would
+/// consider all backends dead when it wakes up.
+#[derive(Debug)]
+pub(super) struct Polling {
+    /// The time without an answer after which the agent counts as silent.
+    threshold: Duration,
+    /// When (monotonic clock) the silence was last counted.
+    counted: Duration,
+    /// The time without an answer so far.
+    silence: Duration,
+    /// True once the agent answered or counted as silent.
+    is_known: bool,
+}
+
+impl Polling {
+    /// Creates the polling of an agent that counts as silent after `threshold`.
+    pub(super) fn new(threshold: Duration, elapsed: Duration) -> Self {
+        Self { threshold, counted: elapsed, silence: Duration::ZERO, is_known: false }
+    }
+
+    /// Returns the time to wait for the next answer, which ends when the agent counts as silent.
+    pub(super) fn patience(&self, elapsed: Duration) -> Duration {
+        let left = self.threshold.saturating_sub(self.silence + elapsed.saturating_sub(self.counted));
+        if left.is_zero() { DEADLINE } else { left.min(DEADLINE) }
+    }
+
+    /// Takes in the result of a question that ended now.
+    pub(super) fn ended(&mut self, outcome: Outcome, elapsed: Duration) -> Next {
+        if outcome == Outcome::NoAnswer {
+            self.silence += elapsed.saturating_sub(self.counted).min(INTERVAL + DEADLINE);
+        } else {
+            self.silence = Duration::ZERO;
+        }
+        self.counted = elapsed;
+        let silent = outcome == Outcome::NoAnswer && self.silence >= self.threshold;
+        let starting = match outcome {
+            Outcome::Points => false,
+            Outcome::NoPoints => true,
+            Outcome::NoAnswer => !self.is_known && !silent,
+        };
+        self.is_known |= silent || outcome != Outcome::NoAnswer;
+        Next { silent, interval: if starting { EAGER } else { INTERVAL } }
+    }
+}
+
+#[cfg(test)]
+pub(in crate::frontend) mod tests {
+    use super::*;
+
+    /// The time that a simulated agent takes to answer.
+    const ANSWERS_IN: Duration = Duration::from_millis(50);
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    /// Polls a simulated agent for two minutes. Returns the start of each question, and true if the
+    /// agent counted as silent after it.
+    fn poll(threshold: Duration, answers_at: impl Fn(Duration) -> Outcome) -> Vec<(Duration, bool)> {
+        let (mut now, mut polling) = (Duration::ZERO, Polling::new(threshold, Duration::ZERO));
+        let mut questions = Vec::new();
+        while now < seconds(120) {
+            let outcome = answers_at(now);
+            let takes = if outcome == Outcome::NoAnswer { polling.patience(now) } else { ANSWERS_IN };
+            let next = polling.ended(outcome, now + takes);
+            questions.push((now, next.silent));
+            now += takes.max(next.interval);
+        }
+        questions
+    }
+
+    /// Returns the time from an agent's last answer to the moment when it counts as silent.
+    pub(in crate::frontend) fn silent_after(threshold: Duration) -> Duration {
+        let ends = seconds(30);
+        let answers_at = |now| if now < ends { Outcome::Points } else { Outcome::NoAnswer };
+        let questions = poll(threshold, answers_at);
+        let silent = questions.iter().position(|(_, silent)| *silent).expect("silent within two minutes");
+        // It counts as silent when the question ends, not later than the next one starts.
+        questions[silent + 1].0 - ends
+    }
+
+    #[test]
+    fn a_change_is_noticed_within_little_more_than_a_second() {
+        for starts in [Outcome::Points, Outcome::NoPoints] {
+            let questions = poll(seconds(8), |now| if now < seconds(10) { starts } else { Outcome::Points });
+            for change in (0..100_000).step_by(70).map(Duration::from_millis) {
+                let noticed = questions.iter().find(|(at, _)| *at >= change).expect("it is asked").0 + ANSWERS_IN;
+                assert!(noticed - change <= Duration::from_millis(1100), "{change:?} {noticed:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_agent_is_not_asked_more_than_once_a_second_in_the_long_run() {
+        let minute = poll(seconds(8), |_| Outcome::Points);
+        assert!(minute.len() <= 121, "{}", minute.len());
+    }
+
+    #[test]
+    fn a_starting_agent_is_asked_more_often() {
+        let asked = |outcome| {
+            let questions = poll(seconds(8), move |now| if now < seconds(5) { outcome } else { Outcome::Points });
+            questions.into_iter().filter(|(at, _)| *at < seconds(5)).count()
+        };
+        assert!(asked(Outcome::NoPoints) >= 15, "{}", asked(Outcome::NoPoints));
+        assert!(asked(Outcome::Points) <= 5, "{}", asked(Outcome::Points));
+    }
+
+    #[test]
+    fn an_agent_is_silent_as_soon_as_the_threshold_is_over() {
+        for threshold in [4, 8, 20].map(seconds) {
+            let silent = silent_after(threshold);
+            assert!(silent >= threshold - seconds(2) && silent <= threshold + seconds(1), "{threshold:?} {silent:?}");
+        }
+    }
+
+    #[test]
+    fn a_single_missing_answer_is_no_silence() {
+        let misses = |now| if (seconds(30)..seconds(31)).contains(&now) { Outcome::NoAnswer } else { Outcome::Points };
+        assert!(poll(seconds(8), misses).iter().all(|(_, silent)| !silent));
+    }
+
+    #[test]
+    fn silence_does_not_count_while_this_process_is_paused() {
+        let mut polling = Polling::new(seconds(12), seconds(100));
+        assert!(!polling.ended(Outcome::NoAnswer, seconds(103)).silent);
+        assert!(!polling.ended(Outcome::NoAnswer, seconds(107)).silent, "7 s");
+        assert!(!polling.ended(Outcome::NoAnswer, seconds(500)).silent, "11 s, and a pause");
+        assert!(polling.ended(Outcome::NoAnswer, seconds(501)).silent, "12 s");
+    }
+
+    #[test]
+    fn the_last_answer_is_awaited_until_the_threshold_is_over() {
+        let mut polling = Polling::new(seconds(8), seconds(100));
+        assert_eq!(polling.patience(seconds(101)), DEADLINE);
+        polling.ended(Outcome::NoAnswer, seconds(104));
+        assert_eq!(polling.patience(seconds(104)), DEADLINE);
+        polling.ended(Outcome::NoAnswer, seconds(107));
+        assert_eq!(polling.patience(seconds(107)), seconds(1));
+        assert!(polling.ended(Outcome::NoAnswer, seconds(108)).silent);
+        assert_eq!(polling.patience(seconds(108)), DEADLINE, "polling continues");
+    }
+}

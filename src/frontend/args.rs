@@ -1,0 +1,183 @@
+//! The command line of the publisher.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::http::Ports;
+use super::standalone::Options;
+use crate::common::tor_directories;
+use crate::link::{METRICS_PORT, PROBE_PORT, TOR_METRICS_PORT};
+use crate::onion::OnionAddress;
+
+/// Flags of `onionbalance-operator frontend`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    cluster: Box<ClusterArgs>,
+    #[command(flatten)]
+    standalone: Box<Options>,
+}
+
+/// The program that the command line selects.
+pub(super) enum Mode {
+    /// A subcommand.
+    Command(Command, Paths),
+    /// The stand-alone daemon.
+    Standalone(Options),
+    /// The publisher in a frontend pod.
+    Cluster(ClusterArgs),
+}
+
+impl Args {
+    /// The log level of the stand-alone daemon. None for a publisher in a pod and for `init`.
+    pub fn standalone_log_level(&self) -> Option<&'static str> {
+        self.is_standalone().then(|| self.standalone.log_level())
+    }
+
+    pub(super) fn mode(self) -> Mode {
+        let is_standalone = self.is_standalone();
+        match self.command {
+            Some(command) => Mode::Command(command, self.cluster.publisher.paths),
+            None if is_standalone => Mode::Standalone(*self.standalone),
+            None => Mode::Cluster(*self.cluster),
+        }
+    }
+
+    fn is_standalone(&self) -> bool {
+        self.command.is_none() && self.cluster.service.is_none()
+    }
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Create the directories and the empty file that tor needs before it starts
+    Init,
+}
+
+/// Directories that the publisher and `init` share with tor.
+#[derive(Debug, clap::Args)]
+pub(super) struct Paths {
+    /// Directory of tor's control socket: a memory volume that is shared with tor
+    #[arg(long, global = true, default_value = "/run/onionbalance")]
+    pub(super) run_dir: PathBuf,
+    /// Tor's `DataDirectory`
+    #[arg(long, global = true, default_value = "/var/lib/tor/data")]
+    tor_data_dir: PathBuf,
+}
+
+impl Paths {
+    /// Creates the directories that do not exist yet.
+    pub(super) fn make(&self) -> io::Result<()> {
+        tor_directories::make(&self.run_dir, &self.tor_data_dir)
+    }
+}
+
+/// Flags of a publisher in a frontend pod.
+///
+/// Kubernetes sets `METRICS_PORT` and the like in a pod for a Service that is named `metrics`. The
+/// names of our environment variables do not collide with those.
+#[derive(Debug, clap::Args)]
+pub(super) struct ClusterArgs {
+    /// Name of the `OnionBalancedService`
+    #[arg(long)]
+    pub(super) service: Option<String>,
+    /// Namespace of the `OnionBalancedService`
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub(super) namespace: Option<String>,
+    /// This pod's name
+    #[arg(long, env = "POD_NAME")]
+    pub(super) pod_name: Option<String>,
+    #[command(flatten)]
+    pub(super) publisher: PublisherArgs,
+}
+
+/// Flags of every publisher that asks agents, with or without Kubernetes.
+#[derive(Debug, clap::Args)]
+pub struct PublisherArgs {
+    #[command(flatten)]
+    pub(super) paths: Paths,
+    /// This pod's UID
+    #[arg(long, env = "POD_UID")]
+    pub(super) pod_uid: Option<String>,
+    /// Directory with the master key in tor's format (`hs_ed25519_secret_key`)
+    #[arg(long, default_value = "/etc/onionbalance/master-key")]
+    pub(super) master_key_dir: PathBuf,
+    /// Onion address that the master key must have; the publisher waits while it finds another key
+    #[arg(long, env = "ONION_ADDRESS")]
+    pub(super) onion_address: Option<OnionAddress>,
+    /// Seconds after which a backend is left out if its agent does not answer
+    #[arg(long, default_value_t = 8)]
+    backend_silence_seconds: u32,
+    /// Address to listen on [default: all, IPv6 and IPv4]
+    #[arg(long)]
+    pub(super) listen_address: Option<IpAddr>,
+    /// Port of the probes
+    #[arg(long, default_value_t = PROBE_PORT)]
+    probe_port: u16,
+    /// Port of the metrics
+    #[arg(long, default_value_t = METRICS_PORT)]
+    metrics_port: u16,
+    /// Port of tor's own metrics on the loopback, which are served at `/tor/metrics`
+    #[arg(long, default_value_t = TOR_METRICS_PORT)]
+    tor_metrics_port: u16,
+}
+
+impl PublisherArgs {
+    /// The time without an answer after which a backend is left out.
+    pub(super) fn backend_silence(&self) -> Duration {
+        Duration::from_secs(self.backend_silence_seconds.into())
+    }
+
+    /// The ports of the probes and of the metrics.
+    pub(super) fn ports(&self) -> Ports {
+        Ports { probes: self.probe_port, metrics: self.metrics_port, tor_metrics: self.tor_metrics_port }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::frontend::agents::polling;
+
+    #[derive(Debug, clap::Parser)]
+    struct Program {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(line: &[&str]) -> Mode {
+        Program::try_parse_from([&["frontend"], line].concat()).unwrap().args.mode()
+    }
+
+    #[test]
+    fn the_command_lines_of_a_pod() {
+        let Mode::Cluster(args) = parse(&["--service", "web"]) else { panic!("not the publisher of a pod") };
+        assert_eq!(args.service.as_deref(), Some("web"));
+        let Mode::Command(Command::Init, paths) = parse(&["init", "--run-dir", "/x"]) else { panic!("not init") };
+        assert_eq!(paths.run_dir, Path::new("/x"));
+    }
+
+    #[test]
+    fn without_a_service_it_is_the_stand_alone_daemon() {
+        assert!(matches!(parse(&["--config", "x.yaml"]), Mode::Standalone(_)));
+        assert!(matches!(parse(&[]), Mode::Standalone(_)));
+    }
+
+    /// Long enough for a hiccup, and short enough that clients find a working backend at the second
+    /// attempt.
+    #[test]
+    fn by_default_a_backend_is_left_out_after_five_to_ten_seconds_without_an_answer() {
+        let Mode::Cluster(args) = parse(&["--service", "web"]) else { panic!("not the publisher of a pod") };
+        let silent_after = polling::tests::silent_after(args.publisher.backend_silence());
+        let expected = Duration::from_secs(5)..=Duration::from_secs(10);
+        assert!(expected.contains(&silent_after), "{silent_after:?}");
+    }
+}

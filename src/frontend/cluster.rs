@@ -1,0 +1,192 @@
+//! The connections between the parts of a publisher, and its neighbours in Kubernetes.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
+
+use super::RunError;
+use super::admission::{self, SeenSecret};
+use super::agents::{self, AgentOrders};
+use super::args::{ClusterArgs, PublisherArgs};
+use super::clock::{self, Clock};
+use super::conduct::{Answer, CallError, CallId, Conduct, Request};
+use super::driver::Driver;
+use super::external::ExternalBackends;
+use super::http::{self, Health};
+use super::lease::{self, LeaseKeeper};
+use super::master_key;
+use super::object::{self, Object};
+use super::pods::{self, Pods};
+use super::publisher::{Inlets, Outlets, Publisher};
+use super::status::{self, Facts};
+use super::sync::SyncClient;
+use super::tor::Tor;
+use crate::control::Connector;
+use crate::link::AgentToken;
+use crate::merge::MergeEngine;
+use crate::onion::MasterKey;
+
+/// The largest number of messages that wait for the publisher's loop.
+const QUEUE: usize = 64;
+
+/// The channels between the publisher and Kubernetes.
+pub(super) struct Neighbours {
+    pub(super) service: String,
+    /// This publisher's identity in the Lease.
+    pub(super) identity: String,
+    pub(super) pods: watch::Receiver<Arc<Pods>>,
+    pub(super) object: watch::Receiver<Option<Arc<Object>>>,
+    pub(super) secret: watch::Receiver<Option<SeenSecret>>,
+    pub(super) calls: mpsc::UnboundedSender<(CallId, Request)>,
+    pub(super) answers: mpsc::Receiver<(CallId, Result<Answer, CallError>)>,
+    pub(super) status: watch::Sender<Facts>,
+}
+
+/// Runs the publisher of a frontend pod until SIGTERM or SIGINT.
+pub(super) async fn run(args: ClusterArgs) -> Result<(), RunError> {
+    let ClusterArgs { service, namespace, pod_name, publisher } = args;
+    let service = service.ok_or("--service is missing: name the OnionBalancedService")?;
+    let connect = async |pod_uid: &str, parts: &mut JoinSet<()>| {
+        let namespace = namespace.ok_or("--namespace is missing: set it, or POD_NAMESPACE in the environment")?;
+        let pod_name = pod_name.ok_or("--pod-name is missing: set it, or POD_NAME in the environment")?;
+        kubernetes(service, namespace, lease::identity(&pod_name, pod_uid), parts).await
+    };
+    serve(&publisher, connect).await
+}
+
+/// Runs a publisher until SIGTERM or SIGINT. `connect` starts its neighbours as tasks of the set.
+pub(super) async fn serve(
+    args: &PublisherArgs,
+    connect: impl AsyncFnOnce(&str, &mut JoinSet<()>) -> Result<Neighbours, RunError>,
+) -> Result<(), RunError> {
+    // Before anything that takes long, so that a SIGTERM finds its handler.
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("received SIGTERM"),
+            _ = interrupt.recv() => tracing::info!("received SIGINT"),
+        }
+    };
+    tokio::pin!(stop);
+    // Here as well as in `init`: a kubelet that was restarted in between never runs the hook.
+    args.paths.make()?;
+    let clock = Clock::start();
+    let pod_uid = args.pod_uid.as_deref().ok_or("--pod-uid is missing: set it, or POD_UID in the environment")?;
+
+    let (health, probes) = watch::channel(Health::default());
+    let (silent, tor_silent) = watch::channel(false);
+    let http = http::serve(args.listen_address, args.ports(), probes, tor_silent, clock);
+    let mut http = tokio::spawn(http);
+    // Before the other parts: a publisher without a key must not hold the Lease.
+    let key = tokio::select! {
+        key = master_key::wait_for(&args.master_key_dir, args.onion_address, &health, clock) => Arc::new(key),
+        () = &mut stop => return Ok(()),
+        ended = &mut http => return Err(http_ended(ended)),
+    };
+
+    let mut parts = JoinSet::new();
+    let neighbours = connect(pod_uid, &mut parts).await?;
+    let publisher = assemble(args, pod_uid, key, neighbours, (health, silent), clock, &mut parts);
+    tokio::select! {
+        () = publisher.run(stop) => Ok(()),
+        ended = http => Err(http_ended(ended)),
+        Some(ended) = parts.join_next() => {
+            ended?;
+            Err("a part of the publisher ended unexpectedly".into())
+        }
+    }
+}
+
+/// Starts the parts that talk to tor and to the agents, and creates the publisher.
+fn assemble(
+    args: &PublisherArgs,
+    pod_uid: &str,
+    key: Arc<MasterKey>,
+    neighbours: Neighbours,
+    (health, silent): (watch::Sender<Health>, watch::Sender<bool>),
+    clock: Clock,
+    parts: &mut JoinSet<()>,
+) -> Publisher {
+    let address = key.address();
+    let (news, tor) = mpsc::channel(QUEUE);
+    let (connection, registry) = Tor::new(Connector::unix(args.paths.run_dir.join("control/socket")), clock);
+    registry.register(address, news);
+    parts.spawn(connection.reporting_silence(silent).run());
+
+    let client = SyncClient::new(AgentToken::derive(&key), &process_name(pod_uid), clock);
+    let (agents, orders) = watch::channel(AgentOrders::default());
+    let (reports_in, reports) = mpsc::channel(QUEUE);
+    parts.spawn(agents::run(client, clock, args.backend_silence(), orders, reports_in));
+
+    let engine = MergeEngine::new(key, None, clock::random(), clock.now());
+    let driver = Driver::new(engine, ExternalBackends::new(address, clock::random()));
+    let Neighbours { service, identity, pods, object, secret, calls, answers, status } = neighbours;
+    let conduct = Conduct::new(&service, identity, clock.now());
+    let inlets = Inlets { pods, object, secret, answers, tor, reports };
+    let outlets = Outlets { agents, calls, status, health };
+    tracing::info!(%address, "the publisher is running");
+    Publisher::new(driver, conduct, clock, inlets, outlets)
+}
+
+fn http_ended(ended: Result<io::Result<()>, JoinError>) -> RunError {
+    match ended {
+        Ok(Ok(())) => "the HTTP server ended unexpectedly".into(),
+        Ok(Err(error)) => error.into(),
+        Err(error) => error.into(),
+    }
+}
+
+/// Returns the name by which agents know this process. It changes with every start of the
+/// container, so that requests do not look like replays after the clock was set back.
+fn process_name(pod_uid: &str) -> String {
+    format!("{pod_uid}/{:08x}", u32::from_be_bytes(clock::random()))
+}
+
+/// Starts the watches, the status writer and the executor of Lease calls.
+async fn kubernetes(
+    service: String,
+    namespace: String,
+    identity: String,
+    parts: &mut JoinSet<()>,
+) -> Result<Neighbours, RunError> {
+    let client = kubernetes_client().await?;
+    let (pods_in, pods) = watch::channel(Arc::default());
+    let (object_in, object) = watch::channel(None);
+    let (secret_in, secret) = watch::channel(None);
+    let (status, facts) = watch::channel(Facts::default());
+    let (calls, calls_out) = mpsc::unbounded_channel();
+    let (answers_in, answers) = mpsc::channel(QUEUE);
+
+    parts.spawn(LeaseKeeper::new(client.clone(), &namespace, &service).run(calls_out, answers_in));
+    parts.spawn({
+        let (client, namespace, service) = (client.clone(), namespace.clone(), service.clone());
+        async move { pods::watch(client, &namespace, &service, pods_in).await }
+    });
+    parts.spawn({
+        let (client, namespace, service) = (client.clone(), namespace.clone(), service.clone());
+        async move { object::watch(client, &namespace, &service, object_in).await }
+    });
+    parts.spawn({
+        let (client, namespace, object) = (client.clone(), namespace.clone(), object.clone());
+        async move { admission::watch(client, &namespace, object, secret_in).await }
+    });
+    parts.spawn({
+        let (service, object) = (service.clone(), object.clone());
+        async move { status::run(client, &namespace, &service, object, facts).await }
+    });
+    Ok(Neighbours { service, identity, pods, object, secret, calls, answers, status })
+}
+
+async fn kubernetes_client() -> Result<kube::Client, RunError> {
+    let mut config = kube::Config::infer()
+        .await
+        .map_err(|error| format!("cannot find a Kubernetes API server; run in a pod or set KUBECONFIG: {error}"))?;
+    config.connect_timeout = Some(Duration::from_secs(5));
+    // Longer than a watch call, so that only a server that hangs exceeds it.
+    config.read_timeout = Some(Duration::from_secs(90));
+    Ok(kube::Client::try_from(config)?)
+}

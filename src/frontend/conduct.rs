@@ -1,0 +1,500 @@
+//! The publisher's conduct: when it reads, renews and gives up the Lease, and when it leads.
+//!
+//! Sans-io, like quinn-proto: call [`Conduct::handle`] with an event and the time, carry out what
+//! [`Conduct::poll_output`] returns, and wait for the next event or for [`Conduct::poll_timeout`].
+//! The rules are decisions 10 and 14 of `docs/architecture.md`:
+//!
+//! - Only the holder of the Lease leads. While the API server cannot be reached, the holder
+//!   continues to lead. It stops when it sees another holder.
+//! - After a pause that is longer than a renewal interval, the publisher does not lead before it
+//!   has read the Lease again: another publisher may have taken over.
+//! - A publisher does not lead while the service is suspended, or before it knows which clients
+//!   may discover the service.
+//! - A publisher that cannot publish leaves the Lease to one that can ([`Fitness`]).
+
+mod counters;
+mod fitness;
+pub(super) mod lease_object;
+mod message;
+mod reach;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::jiff::Timestamp;
+
+use self::counters::Counters;
+use self::fitness::Fitness;
+pub(super) use self::message::{Answer, CallError, CallId, Event, Output, Request};
+use self::reach::Reach;
+use super::pause;
+use crate::common::complaint::Complaint;
+use crate::common::election::{self, Decision, Election, Record};
+use crate::consensus::Network;
+use crate::merge::{Input, Now};
+use crate::onion::Discovery;
+
+/// The time from one renewal of the Lease to the next. A longer pause of the process fences it.
+const RENEWAL: Duration = Duration::from_secs(5);
+/// The time after which a standby reads the Lease again, and a failed call is repeated.
+const RETRY: Duration = Duration::from_secs(2);
+/// The time in which a Lease must be read and written. After that the attempt has failed.
+const DEADLINE: Duration = Duration::from_secs(4);
+/// The number of times that an attempt may find that another publisher wrote the Lease first.
+const CONFLICTS: usize = 3;
+/// The longest time between two events, so that a pause of the process is noticed.
+const TURN: Duration = Duration::from_secs(1);
+/// A tor that is away for this time is not just restarting: another publisher should lead.
+const TOR_AWAY: Duration = Duration::from_secs(10);
+
+/// The reason why an attempt to hold the Lease failed.
+#[derive(Debug, thiserror::Error)]
+enum LeaseError {
+    #[error("{0}")]
+    Call(CallError),
+    #[error("the API server does not answer")]
+    Silent,
+    #[error(
+        "{name} exists and does not belong to this service (its labels say so; its holder is {holder:?}), so that \
+         nothing is published; delete it, or give the OnionBalancedService another name"
+    )]
+    Foreign { name: String, holder: String },
+}
+
+/// An attempt to hold the Lease: reading it, and writing it if necessary.
+#[derive(Debug)]
+struct Attempt {
+    call: CallId,
+    deadline: Duration,
+    conflicts: usize,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Reading,
+    /// Finds out whether another publisher could take the Lease.
+    Listing(Option<Box<Lease>>, Decision),
+    /// Takes or renews the Lease.
+    Claiming,
+    /// Leaves the Lease to another publisher.
+    Vacating,
+}
+
+/// The conduct of one publisher.
+#[derive(Debug)]
+pub(super) struct Conduct {
+    service: String,
+    election: Election,
+    now: Now,
+    /// The UID of the service's object. None before it was read.
+    uid: Option<String>,
+    suspended: bool,
+    discovery: Option<Arc<Discovery>>,
+    network: Option<Arc<Network>>,
+    /// True once the Lease was read.
+    known: bool,
+    /// When (monotonic clock) this publisher acquired the Lease. None while it does not hold it.
+    held_since: Option<Duration>,
+    /// True if the Lease was read since the last pause of the process.
+    confirmed: bool,
+    /// The revision counters in the Lease.
+    stored: Counters,
+    /// The revision counters that this publisher used.
+    used: Counters,
+    attempt: Option<Attempt>,
+    next_attempt: Duration,
+    last_call: CallId,
+    /// When (monotonic clock) the connection to tor was lost. None while it exists.
+    tor_lost: Option<Duration>,
+    reach: Reach,
+    /// The fitness, and whether HSDirs answer, as of the last event.
+    condition: (Fitness, bool),
+    leading: bool,
+    stopping: Stopping,
+    outputs: VecDeque<Output>,
+    complaint: Complaint,
+}
+
+/// The progress of an orderly end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stopping {
+    No,
+    /// The last attempt, if any, is still to end.
+    Requested,
+    /// The Lease is being released.
+    Releasing,
+    Ended,
+}
+
+impl Conduct {
+    /// Creates the conduct of a publisher that has this identity in the Lease of the service.
+    pub(super) fn new(service: &str, identity: String, now: Now) -> Self {
+        Self {
+            service: service.to_owned(),
+            election: Election::new(identity),
+            now,
+            uid: None,
+            suspended: false,
+            discovery: None,
+            network: None,
+            known: false,
+            held_since: None,
+            confirmed: true,
+            stored: Counters::default(),
+            used: Counters::default(),
+            attempt: None,
+            next_attempt: now.elapsed,
+            last_call: CallId::default(),
+            tor_lost: Some(now.elapsed),
+            reach: Reach::default(),
+            condition: (Fitness::default(), false),
+            leading: false,
+            stopping: Stopping::No,
+            outputs: VecDeque::new(),
+            complaint: Complaint::default(),
+        }
+    }
+
+    /// Takes in an event.
+    pub(super) fn handle(&mut self, event: Event, now: Now) {
+        self.notice_pause(now);
+        match event {
+            Event::Tick => {}
+            Event::Object { uid, suspended, discovery } => {
+                self.uid = Some(uid);
+                self.suspended = suspended;
+                self.set_discovery(discovery);
+            }
+            Event::Tor(true) => {
+                self.tor_lost = None;
+                self.reach.shown();
+            }
+            Event::Tor(false) => self.tor_lost = self.tor_lost.or(Some(now.elapsed)),
+            Event::Network(network) => self.set_network(network),
+            Event::NetworkReached => self.reach.shown(),
+            Event::Uploaded(result) => self.reach.uploaded(&result),
+            Event::Progress(periods) if self.leading => self.reach.publishes(&periods, now.elapsed),
+            Event::Progress(_) => {}
+            Event::CounterUsed(period, counter) => {
+                self.used.raise(period.number, counter);
+                self.next_attempt = now.elapsed;
+            }
+            Event::Answered(call, answer) => self.answered(call, answer),
+            Event::Stop if self.stopping == Stopping::No => self.stopping = Stopping::Requested,
+            Event::Stop => {}
+        }
+        self.advance();
+    }
+
+    /// Returns the next thing to do, and None when everything was returned.
+    pub(super) fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Returns the time (monotonic clock) at which [`Event::Tick`] is due.
+    pub(super) fn poll_timeout(&self) -> Duration {
+        let attempt = match &self.attempt {
+            Some(attempt) => Some(attempt.deadline),
+            None => self.uid.as_ref().map(|_| self.next_attempt),
+        };
+        attempt.into_iter().fold(self.now.elapsed.saturating_add(TURN), Duration::min)
+    }
+
+    /// Returns true if the Lease was read at least once.
+    pub(super) fn knows_lease(&self) -> bool {
+        self.known
+    }
+
+    /// Returns true if this publisher holds the Lease and may rely on it.
+    pub(super) fn holds_lease(&self) -> bool {
+        self.held_since.is_some() && self.confirmed && self.stopping == Stopping::No
+    }
+
+    /// Returns true if this publisher publishes.
+    pub(super) fn is_leading(&self) -> bool {
+        self.leading
+    }
+
+    /// Returns true after [`Event::Stop`], as soon as the Lease is released or cannot be.
+    pub(super) fn has_ended(&self) -> bool {
+        self.stopping == Stopping::Ended
+    }
+
+    /// Fences this publisher after a pause in which another one may have taken over.
+    fn notice_pause(&mut self, now: Now) {
+        let pause = pause::length(self.now, now);
+        self.now = now;
+        if pause > RENEWAL {
+            tracing::warn!(?pause, "the process was paused; reading the Lease before publishing anything");
+            self.confirmed = false;
+            // An answer that was on its way may be as old as the pause.
+            self.attempt = None;
+            self.next_attempt = now.elapsed;
+            self.reach.stood_still(now.elapsed);
+        }
+    }
+
+    fn set_discovery(&mut self, discovery: Option<Discovery>) {
+        let known = discovery.as_ref().is_none_or(|discovery| self.discovery.as_deref() == Some(discovery));
+        match &discovery {
+            Some(Discovery::Open) if !known => tracing::info!("discovery is open"),
+            Some(Discovery::Restricted(clients)) if !known => {
+                tracing::info!(clients = clients.len(), "discovery is restricted");
+            }
+            _ => {}
+        }
+        // Before leading: clients of another object, or of another Secret, must not be published
+        // for.
+        self.discovery = discovery.map(Arc::new);
+        if let Some(discovery) = self.discovery.clone().filter(|_| !known) {
+            self.outputs.push_back(Output::Engine(Input::Discovery(discovery)));
+        }
+    }
+
+    fn set_network(&mut self, network: Arc<Network>) {
+        // Tor's cache repeats a consensus; a newer one came from the network.
+        if self.network.as_ref().is_none_or(|known| known.validity() < network.validity()) {
+            self.reach.shown();
+        }
+        self.network = Some(network);
+        self.raise_floors();
+    }
+
+    /// Passes greater revision counters that another publisher stored in the Lease to the engine.
+    fn raise_floors(&mut self) {
+        let Some(network) = &self.network else { return };
+        for period in network.service_periods().map(|service| service.period) {
+            let stored = self.stored.get(period.number);
+            if let Some(counter) = stored.filter(|_| stored > self.used.get(period.number)) {
+                self.outputs.push_back(Output::Engine(Input::CounterFloor(period, counter)));
+            }
+        }
+    }
+
+    fn fitness(&self) -> Fitness {
+        match self.tor_lost.map(|lost| self.now.elapsed.saturating_sub(lost)) {
+            None if self.reach.is_cut_off(self.now.elapsed) => Fitness::CutOff,
+            None => Fitness::Fit,
+            Some(away) if away < TOR_AWAY => Fitness::Waiting,
+            Some(_) => Fitness::Unfit,
+        }
+    }
+
+    /// Does everything that is due. Calling it again at the same time changes nothing.
+    fn advance(&mut self) {
+        let condition = (self.fitness(), self.reach.is_proven(self.now.elapsed));
+        if self.condition != condition {
+            self.condition = condition;
+            self.next_attempt = self.now.elapsed;
+        }
+        if self.attempt.as_ref().is_some_and(|attempt| attempt.deadline <= self.now.elapsed) {
+            self.fail(&LeaseError::Silent);
+        }
+        self.set_leading();
+        if self.attempt.is_some() || self.stopping == Stopping::Ended {
+            return;
+        }
+        match self.stopping {
+            Stopping::No if self.uid.is_some() && self.next_attempt <= self.now.elapsed => self.begin_attempt(),
+            Stopping::No => {}
+            Stopping::Requested if self.held_since.is_some() => {
+                self.stopping = Stopping::Releasing;
+                self.begin_attempt();
+            }
+            _ => self.stopping = Stopping::Ended,
+        }
+    }
+
+    fn set_leading(&mut self) {
+        let leading = self.holds_lease() && !self.suspended && self.discovery.is_some();
+        if self.leading == leading {
+            return;
+        }
+        self.leading = leading;
+        if leading {
+            self.reach.leads();
+            tracing::info!("started leading");
+        } else {
+            let reason = match () {
+                () if self.stopping != Stopping::No => "the publisher is stopping",
+                () if self.held_since.is_none() => "another publisher holds the Lease, or may take it",
+                () if !self.confirmed => "the Lease must be read after a pause",
+                () if self.suspended => "the service is suspended",
+                () => "the clients that may discover the service are unknown",
+            };
+            tracing::info!(reason, "stopped leading");
+        }
+        self.outputs.push_back(Output::Engine(Input::Leading(leading)));
+    }
+}
+
+/// The attempts to hold the Lease.
+impl Conduct {
+    fn begin_attempt(&mut self) {
+        let deadline = self.now.elapsed.saturating_add(DEADLINE);
+        self.next_attempt = Duration::MAX;
+        self.attempt = Some(Attempt { call: self.last_call, deadline, conflicts: 0, phase: Phase::Reading });
+        self.call(Phase::Reading, Request::ReadLease);
+    }
+
+    fn call(&mut self, phase: Phase, request: Request) {
+        let Some(attempt) = &mut self.attempt else { return };
+        self.last_call = self.last_call.next();
+        (attempt.call, attempt.phase) = (self.last_call, phase);
+        self.outputs.push_back(Output::Call(self.last_call, request));
+    }
+
+    fn answered(&mut self, call: CallId, answer: Result<Answer, CallError>) {
+        let Some(attempt) = self.attempt.as_mut().filter(|attempt| attempt.call == call) else { return };
+        let phase = std::mem::replace(&mut attempt.phase, Phase::Reading);
+        match (phase, answer) {
+            (Phase::Reading, Ok(Answer::Read(lease))) => self.consider(lease),
+            (Phase::Listing(lease, decision), Ok(Answer::Ready(ready))) => self.choose(lease, decision, ready),
+            (Phase::Claiming, Ok(Answer::Written(lease))) => {
+                self.learn(true, Some(&lease));
+                self.end_attempt();
+            }
+            (Phase::Vacating, Ok(Answer::Written(lease))) => {
+                self.learn(false, Some(&lease));
+                self.report_vacated();
+                self.end_attempt();
+            }
+            (Phase::Claiming | Phase::Vacating, Err(CallError::Conflict)) if attempt.conflicts + 1 < CONFLICTS => {
+                attempt.conflicts += 1;
+                self.call(Phase::Reading, Request::ReadLease);
+            }
+            (Phase::Claiming, Err(CallError::Conflict)) => self.end_attempt(),
+            (_, Err(error)) => self.fail(&LeaseError::Call(error)),
+            (_, Ok(_)) => self.fail(&LeaseError::Call(CallError::Failed("unexpected answer".to_owned()))),
+        }
+    }
+
+    /// Decides what to do about the Lease that was read.
+    fn consider(&mut self, lease: Option<Box<Lease>>) {
+        if let Some(foreign) = lease.as_ref().filter(|lease| !lease_object::belongs_to(lease, &self.service)) {
+            let holder = Record::of(foreign).holder;
+            self.learn(false, None);
+            return self.fail(&LeaseError::Foreign { name: lease_object::name(&self.service), holder });
+        }
+        let decision = self.election.decide(lease.as_deref().map(Record::of), self.now.elapsed);
+        match (decision, lease) {
+            (Decision::Renew, Some(lease)) if self.stopping != Stopping::No => self.vacate(lease),
+            (_, lease) if decision == Decision::StandBy || self.stopping != Stopping::No => {
+                self.learn(false, lease.as_deref());
+                self.end_attempt();
+            }
+            (_, lease) if self.fitness().yields(decision) => {
+                self.call(Phase::Listing(lease, decision), Request::ListReady);
+            }
+            (_, lease) => self.claim(lease, decision),
+        }
+    }
+
+    /// Claims the Lease, or leaves it to one of the publishers that are ready.
+    fn choose(&mut self, lease: Option<Box<Lease>>, decision: Decision, mut ready: BTreeSet<String>) {
+        let fitness = self.fitness();
+        ready.remove(self.election.identity());
+        let (cut_off, held) = (lease_object::cut_off(lease.as_deref()), self.held_for());
+        if !fitness.yields_to(decision, self.election.identity(), &ready, &cut_off, held) {
+            return self.claim(lease, decision);
+        }
+        self.learn(false, lease.as_deref());
+        match lease.filter(|_| decision == Decision::Renew) {
+            Some(mut lease) => {
+                if fitness == Fitness::CutOff {
+                    lease_object::set_cut_off(&mut lease, &cut_off.and(self.election.identity(), held));
+                }
+                self.vacate(lease);
+            }
+            None => self.end_attempt(),
+        }
+    }
+
+    /// Writes the Lease as held by this publisher.
+    fn claim(&mut self, lease: Option<Box<Lease>>, decision: Decision) {
+        if decision == Decision::Renew {
+            self.learn(true, lease.as_deref());
+        }
+        let mut lease = lease.unwrap_or_else(|| Box::new(lease_object::create(&self.service)));
+        lease_object::set_owner(&mut lease, &self.service, self.uid.as_deref().unwrap_or_default());
+        lease_object::raise_counters(&mut lease, &self.used);
+        if self.reach.is_proven(self.now.elapsed) {
+            lease_object::clear_cut_off(&mut lease);
+        }
+        let now = self.timestamp();
+        self.election.claim(lease.spec.get_or_insert_default(), decision, now);
+        self.call(Phase::Claiming, Request::WriteLease(lease));
+    }
+
+    /// Writes the Lease as held by nobody, with the last counters.
+    fn vacate(&mut self, mut lease: Box<Lease>) {
+        lease_object::raise_counters(&mut lease, &self.used);
+        election::vacate(lease.spec.get_or_insert_default(), self.timestamp());
+        self.call(Phase::Vacating, Request::WriteLease(lease));
+    }
+
+    fn report_vacated(&self) {
+        let reason = match self.fitness() {
+            _ if self.stopping != Stopping::No => return tracing::info!("released the Lease"),
+            Fitness::CutOff => "no HSDir answers",
+            _ => "there is no working tor here",
+        };
+        tracing::warn!(reason, "gave the Lease up to another publisher, which is ready");
+    }
+
+    fn end_attempt(&mut self) {
+        self.complaint.settle();
+        let pause = if self.held_since.is_some() { RENEWAL } else { RETRY };
+        self.schedule(pause);
+    }
+
+    fn fail(&mut self, error: &LeaseError) {
+        if self.stopping == Stopping::Releasing {
+            tracing::warn!("could not release the Lease, which will expire: {error}");
+        } else {
+            let what =
+                if self.held_since.is_some() { "could not renew the Lease" } else { "could not acquire the Lease" };
+            self.complaint.utter(what, error);
+        }
+        self.schedule(RETRY);
+    }
+
+    /// Ends the attempt. The next one follows after the pause, or at once if something changed.
+    fn schedule(&mut self, pause: Duration) {
+        self.attempt = None;
+        self.next_attempt = self.next_attempt.min(self.now.elapsed.saturating_add(pause));
+    }
+
+    /// Takes in what the Lease says.
+    fn learn(&mut self, held: bool, lease: Option<&Lease>) {
+        if self.held_since.is_some() != held || !self.known {
+            let holder = lease.map(|lease| Record::of(lease).holder).unwrap_or_default();
+            match (held, holder.as_str()) {
+                (true, _) => tracing::info!("acquired the Lease"),
+                (false, "") => tracing::info!("the Lease is free"),
+                (false, holder) => tracing::info!(holder, "standing by for the Lease"),
+            }
+        }
+        self.known = true;
+        self.confirmed = true;
+        self.held_since = self.held_since.or(Some(self.now.elapsed)).filter(|_| held);
+        let stored = lease.map(lease_object::counters).unwrap_or_default();
+        if self.stored != stored {
+            self.stored = stored;
+            self.raise_floors();
+        }
+    }
+
+    fn held_for(&self) -> Duration {
+        self.held_since.map_or(Duration::ZERO, |since| self.now.elapsed.saturating_sub(since))
+    }
+
+    fn timestamp(&self) -> Timestamp {
+        Timestamp::try_from(self.now.wall).unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+}

@@ -1,0 +1,311 @@
+//! Scenarios of the conduct, alone and with several publishers in a simulated world.
+
+mod properties;
+mod world;
+
+use std::time::SystemTime;
+
+use self::world::{LEADERLESS, SETTLED, World};
+use super::*;
+use crate::merge::tests::network::{self as generated, backend};
+use crate::onion::TimePeriod;
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn network() -> Arc<Network> {
+    generated::network(0..30, 0)
+}
+
+/// Returns a world of publishers with the same clock, of which one leads.
+fn running(publishers: usize) -> (World, usize) {
+    let mut world = World::new(&vec![Duration::ZERO; publishers], network(), 7);
+    world.backend(backend(0, 0));
+    world.run(seconds(20));
+    let leaders = world.leaders();
+    assert_eq!(leaders.len(), 1);
+    (world, leaders[0])
+}
+
+/// Changes the backends, so that leaders publish.
+fn change(world: &mut World, generation: u16) {
+    world.backend(backend(1, generation));
+}
+
+#[test]
+fn one_of_three_leads_and_publishes() {
+    let (world, leader) = running(3);
+    for (index, publisher) in world.publishers.iter().enumerate() {
+        assert_eq!(!publisher.uploads.is_empty(), index == leader);
+    }
+}
+
+#[test]
+fn a_killed_leader_is_replaced_when_its_lease_has_expired() {
+    let (mut world, leader) = running(2);
+    let killed = world.elapsed;
+    world.kill(leader);
+    world.run(seconds(5));
+    assert!(world.leaders().is_empty(), "the Lease has not expired");
+    while world.leaders().is_empty() {
+        world.run(seconds(1));
+        assert!(world.elapsed - killed <= LEADERLESS);
+    }
+}
+
+#[test]
+fn a_stopped_leader_releases_the_lease_at_once() {
+    let (mut world, leader) = running(2);
+    world.stop(leader);
+    world.run(seconds(6));
+    assert_eq!(world.leaders().len(), 1);
+}
+
+#[test]
+fn a_leader_without_a_link_continues_to_publish_until_it_sees_another_holder() {
+    let (mut world, leader) = running(2);
+    world.set_link(leader, false);
+    world.run(seconds(60));
+    assert_eq!(world.leaders().len(), 2, "the Lease expired for the other one");
+    let uploads = world.publishers[leader].uploads.len();
+    change(&mut world, 1);
+    world.run(seconds(5));
+    assert!(world.publishers[leader].uploads.len() > uploads);
+
+    world.set_link(leader, true);
+    world.run(SETTLED);
+    assert_eq!(world.leaders(), [1 - leader]);
+}
+
+#[test]
+fn a_leader_survives_an_outage_of_the_api_server_that_all_share() {
+    let (mut world, leader) = running(2);
+    world.set_server(false);
+    world.run(seconds(300));
+    assert_eq!(world.leaders(), [leader]);
+    let uploads = world.publishers[leader].uploads.len();
+    change(&mut world, 1);
+    world.run(seconds(5));
+    assert!(world.publishers[leader].uploads.len() > uploads, "it still publishes");
+    world.set_server(true);
+    world.run(seconds(15));
+    assert_eq!(world.leaders().len(), 1);
+}
+
+/// The API server is unreachable for the leader for a few seconds, around a renewal.
+#[test]
+fn a_failed_renewal_does_not_cost_the_lease() {
+    for offset in (0..15).step_by(2) {
+        let (mut world, leader) = running(2);
+        let holder = world.holder();
+        world.run(seconds(offset));
+        world.set_link(leader, false);
+        world.run(seconds(5));
+        world.set_link(leader, true);
+        world.run(seconds(30));
+        assert_eq!(world.holder(), holder, "after {offset} s");
+    }
+}
+
+#[test]
+fn after_a_pause_nothing_is_published_before_the_lease_was_read() {
+    // Shorter than the duration of the Lease: the publisher still holds it.
+    let (mut world, leader) = running(2);
+    world.pause(leader, seconds(8));
+    world.run(seconds(7));
+    change(&mut world, 1);
+    world.run(seconds(2));
+    assert!(world.is_running(leader));
+    world.run(seconds(5));
+    assert_eq!(world.leaders(), [leader]);
+
+    // Longer: another publisher has taken over.
+    let uploads = world.publishers[leader].uploads.len();
+    world.pause(leader, seconds(60));
+    world.run(seconds(59));
+    change(&mut world, 2);
+    world.run(seconds(20));
+    assert_eq!(world.leaders(), [1 - leader]);
+    assert_eq!(world.publishers[leader].uploads.len(), uploads);
+}
+
+#[test]
+fn a_paused_publisher_without_a_link_publishes_nothing_until_it_has_read_the_lease() {
+    let (mut world, leader) = running(1);
+    world.pause(leader, seconds(30));
+    world.set_link(leader, false);
+    world.run(seconds(40));
+    let uploads = world.publishers[leader].uploads.len();
+    change(&mut world, 1);
+    world.run(seconds(300));
+    assert_eq!((world.leaders(), world.publishers[leader].uploads.len()), (vec![], uploads));
+    world.set_link(leader, true);
+    world.run(seconds(10));
+    assert!(world.publishers[leader].uploads.len() > uploads);
+}
+
+#[test]
+fn a_suspended_service_is_published_by_no_publisher() {
+    let (mut world, leader) = running(2);
+    world.set_suspended(true);
+    let uploads = |world: &World| world.publishers.iter().map(|publisher| publisher.uploads.len()).sum::<usize>();
+    let before = uploads(&world);
+    for generation in 1..5 {
+        change(&mut world, generation);
+        world.run(seconds(60));
+    }
+    assert_eq!((world.leaders(), uploads(&world)), (vec![], before));
+    assert!(world.publishers[leader].conduct.holds_lease(), "the Lease stays");
+    world.set_suspended(false);
+    world.run(seconds(10));
+    assert_eq!(world.leaders(), [leader]);
+    assert!(uploads(&world) > before);
+}
+
+#[test]
+fn a_leader_that_loses_tor_gives_the_lease_to_a_publisher_that_has_one() {
+    let (mut world, leader) = running(2);
+    world.set_tor(leader, false);
+    world.run(seconds(9));
+    assert_eq!(world.leaders(), [leader], "tor may only be restarting");
+    world.run(seconds(10));
+    assert_eq!(world.leaders(), [1 - leader]);
+}
+
+#[test]
+fn a_leader_that_loses_tor_keeps_the_lease_if_it_is_alone() {
+    let (mut world, leader) = running(1);
+    world.set_tor(leader, false);
+    world.run(seconds(120));
+    assert_eq!(world.leaders(), [leader]);
+}
+
+#[test]
+fn a_lease_without_our_labels_is_never_taken() {
+    let mut foreign = lease_object::create("web");
+    foreign.metadata.labels = None;
+    let mut conduct = started();
+    let call = read_call(&mut conduct);
+    conduct.handle(Event::Answered(call, Ok(Answer::Read(Some(Box::new(foreign))))), at(1));
+    assert!(conduct.poll_output().is_none());
+    assert!(conduct.knows_lease() && !conduct.holds_lease());
+    conduct.handle(Event::Tick, at(3));
+    read_call(&mut conduct);
+}
+
+fn at(seconds: u64) -> Now {
+    let elapsed = Duration::from_secs(seconds);
+    Now { wall: SystemTime::UNIX_EPOCH + elapsed, elapsed }
+}
+
+/// Returns the conduct of a publisher that knows the object and has a tor.
+fn started() -> Conduct {
+    let mut conduct = Conduct::new("web", "a".to_owned(), at(0));
+    conduct.handle(Event::Tor(true), at(0));
+    assert!(conduct.poll_output().is_none(), "the object is unknown");
+    let discovery = Some(Discovery::Open);
+    conduct.handle(Event::Object { uid: "u".to_owned(), suspended: false, discovery }, at(0));
+    assert!(matches!(conduct.poll_output(), Some(Output::Engine(Input::Discovery(_)))));
+    conduct
+}
+
+fn read_call(conduct: &mut Conduct) -> CallId {
+    match conduct.poll_output() {
+        Some(Output::Call(call, Request::ReadLease)) => call,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn write_call(conduct: &mut Conduct) -> (CallId, Box<Lease>) {
+    match conduct.poll_output() {
+        Some(Output::Call(call, Request::WriteLease(lease))) => (call, lease),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Returns the conduct of a publisher that acquired the Lease, and the Lease.
+fn leading() -> (Conduct, Box<Lease>) {
+    let mut conduct = started();
+    let call = read_call(&mut conduct);
+    conduct.handle(Event::Answered(call, Ok(Answer::Read(None))), at(0));
+    let (call, lease) = write_call(&mut conduct);
+    assert!(!conduct.is_leading(), "the Lease is not written yet");
+    conduct.handle(Event::Answered(call, Ok(Answer::Written(lease.clone()))), at(0));
+    assert!(matches!(conduct.poll_output(), Some(Output::Engine(Input::Leading(true)))));
+    (conduct, lease)
+}
+
+#[test]
+fn the_lease_belongs_to_the_object_and_holds_the_counters() {
+    let (mut conduct, lease) = leading();
+    assert_eq!(lease.metadata.owner_references.as_ref().unwrap()[0].uid, "u");
+    assert_eq!(Record::of(&lease).holder, "a");
+    let period = TimePeriod { number: 20_500, length_minutes: 1440 };
+    conduct.handle(Event::CounterUsed(period, 7), at(1));
+    let call = read_call(&mut conduct);
+    conduct.handle(Event::Answered(call, Ok(Answer::Read(Some(lease)))), at(1));
+    let (_, lease) = write_call(&mut conduct);
+    assert_eq!(lease_object::counters(&lease).get(20_500), Some(7), "stored at once");
+}
+
+#[test]
+fn an_answer_from_before_a_pause_does_not_count() {
+    let (mut conduct, lease) = leading();
+    conduct.handle(Event::Tick, at(5));
+    let old = read_call(&mut conduct);
+    conduct.handle(Event::Tick, at(60));
+    assert!(!conduct.is_leading());
+    assert!(matches!(conduct.poll_output(), Some(Output::Engine(Input::Leading(false)))));
+    let new = read_call(&mut conduct);
+    conduct.handle(Event::Answered(old, Ok(Answer::Read(Some(lease.clone())))), at(60));
+    assert!(!conduct.is_leading() && conduct.poll_output().is_none());
+    conduct.handle(Event::Answered(new, Ok(Answer::Read(Some(lease)))), at(60));
+    assert!(conduct.is_leading());
+}
+
+#[test]
+fn a_publisher_leads_only_while_it_knows_the_clients() {
+    let (mut conduct, _) = leading();
+    conduct.handle(Event::Object { uid: "u".to_owned(), suspended: false, discovery: None }, at(1));
+    assert!(matches!(conduct.poll_output(), Some(Output::Engine(Input::Leading(false)))));
+    let discovery = Some(Discovery::Restricted(BTreeSet::new()));
+    conduct.handle(Event::Object { uid: "u".to_owned(), suspended: false, discovery }, at(1));
+    assert!(matches!(conduct.poll_output(), Some(Output::Engine(Input::Discovery(_)))), "before it leads again");
+    assert!(matches!(conduct.poll_output(), Some(Output::Engine(Input::Leading(true)))));
+}
+
+#[test]
+fn a_call_that_is_not_answered_fails_and_is_repeated() {
+    let mut conduct = started();
+    let first = read_call(&mut conduct);
+    conduct.handle(Event::Tick, at(3));
+    assert!(conduct.poll_output().is_none());
+    conduct.handle(Event::Tick, at(4));
+    assert_eq!(conduct.poll_timeout(), seconds(5), "at the latest");
+    conduct.handle(Event::Tick, at(6));
+    let second = read_call(&mut conduct);
+    assert_ne!(first, second);
+    conduct.handle(Event::Answered(first, Ok(Answer::Read(None))), at(6));
+    assert!(conduct.poll_output().is_none(), "it is too late");
+}
+
+#[test]
+fn a_publisher_that_never_held_the_lease_ends_at_once() {
+    let mut conduct = Conduct::new("web", "a".to_owned(), at(0));
+    conduct.handle(Event::Stop, at(1));
+    assert!(conduct.has_ended() && conduct.poll_output().is_none());
+}
+
+#[test]
+fn a_stopping_publisher_ends_even_if_the_api_server_does_not_answer() {
+    let (mut conduct, _) = leading();
+    conduct.handle(Event::Stop, at(1));
+    assert!(!conduct.is_leading() && !conduct.has_ended());
+    for second in 2..5 {
+        conduct.handle(Event::Tick, at(second));
+        assert!(!conduct.has_ended());
+    }
+    conduct.handle(Event::Tick, at(5));
+    assert!(conduct.has_ended());
+}

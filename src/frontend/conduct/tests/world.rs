@@ -1,0 +1,437 @@
+//! A simulated world: publishers with clocks of their own, an API server with their Lease, and
+//! HSDirs. Every publisher has a conduct and a real merge engine.
+//!
+//! The world checks the invariants of the design at every step:
+//!
+//! - A publisher uploads nothing while the service is suspended, before it knows the service's
+//!   object, after it began to stop, or after a pause before it has read the Lease.
+//! - Two publishers that both reach the API server do not publish at the same time for longer than
+//!   [`SETTLED`]. A publisher without a link continues to publish by design.
+//! - Revision counters rise, both those that a publisher uses and those in the Lease.
+//! - A publisher leads within [`LEADERLESS`], if one could.
+
+mod invariants;
+mod server;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+
+pub(super) use self::invariants::{LEADERLESS, SETTLED};
+use super::*;
+use crate::consensus::Fingerprint;
+use crate::merge::tests::network::start;
+use crate::merge::{BackendId, MergeEngine, Output as EngineOutput, UploadError};
+use crate::onion::{MasterKey, ServiceContent, TimePeriod};
+
+/// The length of a pause after which the Lease must be read before anything is published.
+const LONG_PAUSE: Duration = Duration::from_secs(5);
+/// The time that an HSDir takes to answer.
+const HSDIR_ANSWERS: Duration = Duration::from_millis(800);
+
+/// A call that is under way, even if the publisher no longer waits for it.
+struct UnderWay {
+    publisher: usize,
+    call: CallId,
+    request: Request,
+    ordered: Duration,
+    arrives: Duration,
+    /// The answer, once the API server has carried the call out.
+    answer: Option<(Duration, Result<Answer, CallError>)>,
+}
+
+/// An upload on its way to an HSDir.
+struct Upload {
+    arrives: Duration,
+    publisher: usize,
+    process: u64,
+    hsdir: Fingerprint,
+    period: TimePeriod,
+    counter: u64,
+}
+
+/// An event that a process has not seen yet.
+enum Message {
+    Conduct(Event),
+    Engine(Input),
+    /// The answer to a call, and the time at which the call was ordered.
+    Answer(CallId, Duration, Result<Answer, CallError>),
+}
+
+pub(super) struct Publisher {
+    pub(super) conduct: Conduct,
+    pub(super) engine: MergeEngine,
+    /// The number of the process. A restarted publisher is another process.
+    process: u64,
+    started: Duration,
+    /// The lead of its wall clock.
+    skew: Duration,
+    link: bool,
+    /// The time since when it has a link, if it has one.
+    linked: Duration,
+    paused_until: Duration,
+    /// The time at which its last long pause ended.
+    resumed: Duration,
+    running: Duration,
+    tor: bool,
+    inbox: VecDeque<Message>,
+    last_call: Option<CallId>,
+    /// The time at which the newest reading of the Lease was ordered.
+    read: Option<Duration>,
+    suspended: bool,
+    knows_object: bool,
+    stopping: bool,
+    eligible: Option<Duration>,
+    counters: BTreeMap<TimePeriod, u64>,
+    /// The time of each upload.
+    pub(super) uploads: Vec<Duration>,
+}
+
+pub(super) struct World {
+    pub(super) elapsed: Duration,
+    key: Arc<MasterKey>,
+    network: Arc<Network>,
+    rng: StdRng,
+    pub(super) publishers: Vec<Publisher>,
+    processes: u64,
+    lease: Option<Lease>,
+    version: u64,
+    server: bool,
+    server_since: Duration,
+    calls: Vec<UnderWay>,
+    uploads: Vec<Upload>,
+    /// The greatest counter that each HSDir holds.
+    held: BTreeMap<(Fingerprint, TimePeriod), u64>,
+    rejecting: BTreeSet<Fingerprint>,
+    backends: BTreeMap<BackendId, Arc<ServiceContent>>,
+    suspended: bool,
+    without_leader: Duration,
+}
+
+impl World {
+    /// Creates one publisher for each of these times, by which its wall clock is ahead.
+    pub(super) fn new(skews: &[Duration], network: Arc<Network>, seed: u64) -> Self {
+        let mut world = Self {
+            elapsed: Duration::ZERO,
+            key: Arc::new(MasterKey::generate(&mut StdRng::from_seed([9; 32]))),
+            network,
+            rng: StdRng::seed_from_u64(seed),
+            publishers: Vec::new(),
+            processes: 0,
+            lease: None,
+            version: 0,
+            server: true,
+            server_since: Duration::ZERO,
+            calls: Vec::new(),
+            uploads: Vec::new(),
+            held: BTreeMap::new(),
+            rejecting: BTreeSet::new(),
+            backends: BTreeMap::new(),
+            suspended: false,
+            without_leader: Duration::ZERO,
+        };
+        for (index, skew) in skews.iter().enumerate() {
+            let publisher = world.process(*skew);
+            world.publishers.push(publisher);
+            world.boot(index);
+        }
+        world
+    }
+
+    fn process(&mut self, skew: Duration) -> Publisher {
+        self.processes += 1;
+        let now = Now { wall: start() + self.elapsed + skew, elapsed: Duration::ZERO };
+        let mut seed = [0; 32];
+        seed[..8].copy_from_slice(&self.processes.to_be_bytes());
+        Publisher {
+            conduct: Conduct::new("web", format!("process-{}", self.processes), now),
+            engine: MergeEngine::new(self.key.clone(), None, seed, now),
+            process: self.processes,
+            started: self.elapsed,
+            skew,
+            link: true,
+            linked: self.elapsed,
+            paused_until: self.elapsed,
+            resumed: self.elapsed,
+            running: self.elapsed,
+            tor: true,
+            inbox: VecDeque::new(),
+            last_call: None,
+            read: None,
+            suspended: false,
+            knows_object: false,
+            stopping: false,
+            eligible: None,
+            counters: BTreeMap::new(),
+            uploads: Vec::new(),
+        }
+    }
+
+    /// Starts a process: it connects to tor, sees the object, and asks its backends.
+    fn boot(&mut self, index: usize) {
+        self.send(index, Message::Conduct(Event::Tor(true)));
+        let network = self.network.clone();
+        self.send(index, Message::Conduct(Event::Network(network.clone())));
+        self.send(index, Message::Engine(Input::Network(network)));
+        self.show_object(index);
+        for (id, content) in self.backends.clone() {
+            self.send(index, Message::Engine(Input::Backend(id, content)));
+        }
+    }
+
+    fn now(&self, index: usize) -> Now {
+        let publisher = &self.publishers[index];
+        Now { wall: start() + self.elapsed + publisher.skew, elapsed: self.elapsed - publisher.started }
+    }
+
+    pub(super) fn is_running(&self, index: usize) -> bool {
+        self.publishers[index].paused_until <= self.elapsed
+    }
+
+    fn reaches_server(&self, index: usize) -> bool {
+        self.server && self.publishers[index].link
+    }
+
+    /// The running publishers that lead.
+    pub(super) fn leaders(&self) -> Vec<usize> {
+        let leads = |index: &usize| self.is_running(*index) && self.publishers[*index].conduct.is_leading();
+        (0..self.publishers.len()).filter(leads).collect()
+    }
+
+    pub(super) fn holder(&self) -> String {
+        self.lease.as_ref().map(|lease| Record::of(lease).holder).unwrap_or_default()
+    }
+}
+
+/// The faults and changes.
+impl World {
+    pub(super) fn pause(&mut self, index: usize, duration: Duration) {
+        let until = self.elapsed + duration;
+        self.publishers[index].paused_until = self.publishers[index].paused_until.max(until);
+    }
+
+    pub(super) fn set_link(&mut self, index: usize, link: bool) {
+        let elapsed = self.elapsed;
+        let publisher = &mut self.publishers[index];
+        if link && !publisher.link {
+            publisher.linked = elapsed;
+        }
+        publisher.link = link;
+        self.show_object(index);
+    }
+
+    pub(super) fn set_server(&mut self, server: bool) {
+        if server && !self.server {
+            self.server_since = self.elapsed;
+        }
+        self.server = server;
+        (0..self.publishers.len()).for_each(|index| self.show_object(index));
+    }
+
+    pub(super) fn set_suspended(&mut self, suspended: bool) {
+        self.suspended = suspended;
+        (0..self.publishers.len()).for_each(|index| self.show_object(index));
+    }
+
+    /// Shows the object to a publisher that can watch it.
+    fn show_object(&mut self, index: usize) {
+        if self.reaches_server(index) {
+            let (suspended, discovery) = (self.suspended, Some(Discovery::Open));
+            self.send(index, Message::Conduct(Event::Object { uid: "u".to_owned(), suspended, discovery }));
+        }
+    }
+
+    pub(super) fn set_tor(&mut self, index: usize, tor: bool) {
+        if self.publishers[index].tor == tor {
+            return;
+        }
+        self.publishers[index].tor = tor;
+        self.send(index, Message::Conduct(Event::Tor(tor)));
+        if tor {
+            self.send(index, Message::Engine(Input::TorRestarted));
+        }
+    }
+
+    pub(super) fn set_rejecting(&mut self, place: usize, rejects: bool) {
+        let known: BTreeSet<Fingerprint> = self.held.keys().map(|(hsdir, _)| *hsdir).collect();
+        let Some(hsdir) = known.iter().nth(place % known.len().max(1)) else { return };
+        if rejects {
+            self.rejecting.insert(*hsdir)
+        } else {
+            self.rejecting.remove(hsdir)
+        };
+    }
+
+    pub(super) fn backend(&mut self, (id, content): (BackendId, Arc<ServiceContent>)) {
+        self.backends.insert(id.clone(), content.clone());
+        for index in 0..self.publishers.len() {
+            self.send(index, Message::Engine(Input::Backend(id.clone(), content.clone())));
+        }
+    }
+
+    /// Kills a process. Another one starts in its place.
+    pub(super) fn kill(&mut self, index: usize) {
+        let skew = self.publishers[index].skew;
+        let link = self.publishers[index].link;
+        self.publishers[index] = self.process(skew);
+        self.publishers[index].link = link;
+        self.calls.retain(|call| call.publisher != index);
+        self.boot(index);
+    }
+
+    /// Stops a process in an orderly way. Another one starts when it has ended.
+    pub(super) fn stop(&mut self, index: usize) {
+        self.send(index, Message::Conduct(Event::Stop));
+    }
+
+    pub(super) fn heal(&mut self) {
+        self.rejecting.clear();
+        self.set_server(true);
+        self.set_suspended(false);
+        for index in 0..self.publishers.len() {
+            self.set_link(index, true);
+            self.set_tor(index, true);
+            self.publishers[index].paused_until = self.publishers[index].paused_until.min(self.elapsed);
+        }
+    }
+}
+
+/// The passage of time.
+impl World {
+    /// Lets time pass.
+    pub(super) fn run(&mut self, duration: Duration) {
+        let end = self.elapsed + duration;
+        while let Some(next) = self.next_step().filter(|next| *next <= end) {
+            self.elapsed = next.max(self.elapsed);
+            self.serve();
+            self.deliver_uploads();
+            for index in 0..self.publishers.len() {
+                self.turn(index);
+            }
+            self.check_leader();
+        }
+        self.elapsed = end;
+    }
+
+    fn next_step(&self) -> Option<Duration> {
+        let calls = self.calls.iter().map(|call| call.answer.as_ref().map_or(call.arrives, |(at, _)| *at));
+        let uploads = self.uploads.iter().map(|upload| upload.arrives);
+        let publishers = self.publishers.iter().map(|publisher| {
+            if publisher.paused_until > self.elapsed {
+                return publisher.paused_until;
+            }
+            let engine = publisher.engine.poll_timeout();
+            publisher.started + engine.into_iter().fold(publisher.conduct.poll_timeout(), Duration::min)
+        });
+        calls.chain(uploads).chain(publishers).min()
+    }
+
+    /// Wakes a process that is due and runs.
+    fn turn(&mut self, index: usize) {
+        if !self.is_running(index) {
+            return;
+        }
+        let now = self.now(index);
+        let publisher = &self.publishers[index];
+        let due = publisher.engine.poll_timeout().into_iter().fold(publisher.conduct.poll_timeout(), Duration::min);
+        if due <= now.elapsed || publisher.paused_until > publisher.running {
+            self.wake(index);
+            self.engine(index, Input::Tick);
+        }
+        while let Some(message) = self.publishers[index].inbox.pop_front() {
+            self.take(index, message);
+        }
+        let periods = self.publishers[index].engine.status().periods;
+        self.conduct(index, Event::Progress(periods));
+        if self.publishers[index].conduct.has_ended() {
+            self.kill(index);
+        }
+    }
+
+    /// Sends a message, which a paused process sees when it runs again.
+    fn send(&mut self, index: usize, message: Message) {
+        self.publishers[index].inbox.push_back(message);
+        self.turn(index);
+    }
+
+    /// Passes the time to the conduct before anything else, as the publisher's loop does.
+    fn wake(&mut self, index: usize) {
+        let elapsed = self.elapsed;
+        let publisher = &mut self.publishers[index];
+        if publisher.paused_until > publisher.running {
+            let before = publisher.conduct.now.elapsed + publisher.started;
+            if elapsed - before > LONG_PAUSE {
+                publisher.resumed = elapsed;
+            }
+            publisher.running = elapsed;
+        }
+        self.conduct(index, Event::Tick);
+    }
+
+    fn take(&mut self, index: usize, message: Message) {
+        self.wake(index);
+        match message {
+            Message::Engine(input) => self.engine(index, input),
+            Message::Answer(call, ordered, answer) => {
+                let publisher = &mut self.publishers[index];
+                if publisher.last_call == Some(call) && matches!(answer, Ok(Answer::Read(_))) {
+                    publisher.read = Some(ordered);
+                }
+                self.conduct(index, Event::Answered(call, answer));
+            }
+            Message::Conduct(event) => {
+                match &event {
+                    Event::Object { suspended, .. } => {
+                        self.publishers[index].suspended = *suspended;
+                        self.publishers[index].knows_object = true;
+                    }
+                    Event::Stop => self.publishers[index].stopping = true,
+                    _ => {}
+                }
+                self.conduct(index, event);
+            }
+        }
+    }
+
+    fn conduct(&mut self, index: usize, event: Event) {
+        let now = self.now(index);
+        self.publishers[index].conduct.handle(event, now);
+        while let Some(output) = self.publishers[index].conduct.poll_output() {
+            match output {
+                Output::Engine(input) => self.engine(index, input),
+                Output::Call(call, request) => self.call(index, call, request),
+            }
+        }
+    }
+
+    fn engine(&mut self, index: usize, input: Input) {
+        let now = self.now(index);
+        self.publishers[index].engine.handle(input, now);
+        while let Some(output) = self.publishers[index].engine.poll_output() {
+            match output {
+                EngineOutput::StoreCounter(period, counter) => {
+                    let before = self.publishers[index].counters.insert(period, counter);
+                    assert!(before.is_none_or(|before| before < counter), "{before:?} then {counter}");
+                    self.conduct(index, Event::CounterUsed(period, counter));
+                }
+                EngineOutput::Upload { hsdir, period, descriptor } => {
+                    self.check_upload(index);
+                    self.publishers[index].uploads.push(self.elapsed);
+                    if self.publishers[index].tor {
+                        let counter = revision_counter(&descriptor);
+                        let (arrives, process) = (self.elapsed + HSDIR_ANSWERS, self.publishers[index].process);
+                        self.uploads.push(Upload { arrives, publisher: index, process, hsdir, period, counter });
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Returns the revision counter in the readable part of a descriptor.
+fn revision_counter(descriptor: &str) -> u64 {
+    let line = descriptor.lines().find_map(|line| line.strip_prefix("revision-counter "));
+    line.and_then(|counter| counter.parse().ok()).expect("a revision counter")
+}

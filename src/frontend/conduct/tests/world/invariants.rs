@@ -1,0 +1,58 @@
+//! The invariants of the simulated world.
+
+use super::*;
+
+/// The time after which a publisher that reaches the API server has noticed another holder: the
+/// attempt that was under way, the pause before the next one, and its answer.
+pub(in super::super) const SETTLED: Duration = Duration::from_secs(4 + 2 + 1);
+/// The longest time without a leader while a publisher could lead: the attempt that was under way,
+/// the pause before the next one, which sees the last holder, the duration of the Lease, the pause
+/// before the reading that sees the Lease expired, and the answers to the calls.
+pub(in super::super) const LEADERLESS: Duration = Duration::from_secs(4 + 2 + 15 + 2 + 3);
+
+impl World {
+    pub(super) fn check_upload(&self, index: usize) {
+        let publisher = &self.publishers[index];
+        assert!(publisher.knows_object, "published before the object was known");
+        assert!(!publisher.suspended, "a suspended service was published");
+        assert!(!publisher.stopping, "published after the stop");
+        let read = publisher.read.expect("published before the Lease was read");
+        assert!(read >= publisher.resumed, "published after a pause without reading the Lease");
+        for other in self.leaders().into_iter().filter(|other| *other != index) {
+            assert!(
+                !(self.is_settled(index) && self.is_settled(other)),
+                "{index} and {other} publish at {:?}",
+                self.elapsed
+            );
+        }
+    }
+
+    /// Returns true if a publisher has run and reached the API server for so long that it has read
+    /// the Lease.
+    pub(super) fn is_settled(&self, index: usize) -> bool {
+        let publisher = &self.publishers[index];
+        let since = publisher.linked.max(self.server_since).max(publisher.paused_until).max(publisher.started);
+        self.reaches_server(index) && self.elapsed.saturating_sub(since) > SETTLED
+    }
+
+    pub(super) fn check_leader(&mut self) {
+        for index in 0..self.publishers.len() {
+            let publisher = &self.publishers[index];
+            let eligible = self.is_running(index)
+                && self.reaches_server(index)
+                && publisher.tor
+                && publisher.knows_object
+                && !publisher.suspended
+                && !publisher.stopping;
+            let since = publisher.eligible.filter(|_| eligible);
+            self.publishers[index].eligible = since.or(eligible.then_some(self.elapsed));
+        }
+        if !self.leaders().is_empty() {
+            self.without_leader = self.elapsed;
+        }
+        let eligible = self.publishers.iter().filter_map(|publisher| publisher.eligible).min();
+        let could_lead = eligible.is_some_and(|since| self.elapsed - since > LEADERLESS);
+        let without = self.elapsed - self.without_leader;
+        assert!(!could_lead || without <= LEADERLESS, "no leader for {without:?} at {:?}", self.elapsed);
+    }
+}

@@ -1,0 +1,134 @@
+//! The driver of one onion service: the merge engine, the fetches of external backends, and tor.
+//!
+//! The publisher in a frontend pod and each service of the stand-alone daemon own a driver. They
+//! pass it what they learn and call [`Driver::carry_out`] after that.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::external::ExternalBackends;
+use super::metrics::Counts;
+use super::tor::{TorNews, TorOrders, Upload};
+use crate::consensus::Network;
+use crate::merge::{BackendId, Input, MergeEngine, Now, Output, Status};
+use crate::onion::{OnionAddress, ServiceContent, TimePeriod};
+
+/// The driver of one onion service.
+pub(super) struct Driver {
+    engine: MergeEngine,
+    external: ExternalBackends,
+    network: Option<Arc<Network>>,
+    /// None while there is no connection to a bootstrapped tor.
+    tor: Option<TorOrders>,
+    counts: Counts,
+}
+
+/// The content of an external backend's descriptor that a fetch brought.
+pub(super) type Found = (OnionAddress, Arc<ServiceContent>);
+
+impl Driver {
+    /// Creates the driver of a new engine.
+    pub(super) fn new(engine: MergeEngine, external: ExternalBackends) -> Self {
+        Self { engine, external, network: None, tor: None, counts: Counts::default() }
+    }
+
+    /// Passes an input to the engine.
+    pub(super) fn handle(&mut self, input: Input, now: Now) {
+        self.engine.handle(input, now);
+    }
+
+    /// The external backends of the service.
+    pub(super) fn external(&mut self) -> &mut ExternalBackends {
+        &mut self.external
+    }
+
+    /// Takes in news of tor. Returns the descriptor of an external backend if a fetch brought one.
+    pub(super) fn take_news(&mut self, news: TorNews, now: Now) -> Option<Found> {
+        match news {
+            TorNews::Up(orders) => {
+                self.external.set_tor(Some(orders.clone()), now);
+                self.tor = Some(orders);
+                self.engine.handle(Input::TorRestarted, now);
+            }
+            TorNews::Down => {
+                self.external.set_tor(None, now);
+                self.tor = None;
+            }
+            TorNews::Network(network) => {
+                self.network = Some(network.clone());
+                self.external.set_network(network.clone(), now);
+                self.engine.handle(Input::Network(network), now);
+            }
+            TorNews::Uploaded(hsdir, result) => {
+                self.counts.uploaded(&result);
+                match &result {
+                    Ok(()) => tracing::debug!(%hsdir, "uploaded"),
+                    Err(error) => tracing::info!(%hsdir, reason = error.to_string(), "an upload failed"),
+                }
+                self.engine.handle(Input::Uploaded { hsdir, result }, now);
+            }
+            TorNews::Fetched { address, hsdir, result } => {
+                return self.external.fetched(address, hsdir, result, now).map(|content| (address, content));
+            }
+        }
+        None
+    }
+
+    /// Carries out everything that is due. Returns the revision counters of new descriptors, by
+    /// time period.
+    pub(super) fn carry_out(&mut self, now: Now) -> Vec<(TimePeriod, u64)> {
+        let mut counters = Vec::new();
+        for input in self.external.carry_out(now) {
+            self.engine.handle(input, now);
+        }
+        while let Some(output) = self.engine.poll_output() {
+            match output {
+                Output::Upload { hsdir, period, descriptor } => {
+                    tracing::debug!(%hsdir, period = period.number, bytes = descriptor.len(), "uploading");
+                    let upload = Upload { hsdir, descriptor, ordered: now };
+                    // Without a connection an order has no result, until `TorRestarted` voids it.
+                    if self.tor.as_ref().is_some_and(|tor| !tor.upload(upload)) {
+                        tracing::debug!(%hsdir, "could not order an upload");
+                    }
+                }
+                Output::StoreCounter(period, counter) => {
+                    self.counts.rounds += 1;
+                    tracing::info!(period = period.number, counter, "publishing a new descriptor");
+                    counters.push((period, counter));
+                }
+            }
+        }
+        counters
+    }
+
+    /// The time (monotonic clock) at which [`Input::Tick`] and [`Self::carry_out`] are due.
+    pub(super) fn poll_timeout(&self) -> Option<Duration> {
+        [self.engine.poll_timeout(), self.external.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// The engine's state.
+    pub(super) fn status(&self) -> Status {
+        self.engine.status()
+    }
+
+    /// The newest network. None before tor has read a consensus.
+    pub(super) fn network(&self) -> Option<&Arc<Network>> {
+        self.network.as_ref()
+    }
+
+    /// Returns true while there is a connection to a bootstrapped tor.
+    pub(super) fn has_tor(&self) -> bool {
+        self.tor.is_some()
+    }
+
+    /// Returns true if clients cannot find the backend's points any more. Without tor nothing is
+    /// uploaded, so that nothing is withdrawn, whatever deadlines pass.
+    pub(super) fn is_withdrawn(&self, id: &BackendId) -> bool {
+        self.has_tor() && self.engine.withdrawn(id)
+    }
+
+    /// The numbers of uploads, fetches and descriptors so far.
+    pub(super) fn counts(&self) -> Counts {
+        Counts { fetches: self.external.fetches(), ..self.counts }
+    }
+}

@@ -1,0 +1,112 @@
+//! A publisher without Kubernetes, which has a fixed set of backends. Tests and measurements use
+//! it.
+
+use std::collections::BTreeSet;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::RunError;
+use super::args::PublisherArgs;
+use super::cluster::{self, Neighbours};
+use super::conduct::{Answer, CallError, CallId, Request};
+use super::object::{Object, Restriction};
+use super::pods::Pod;
+use super::status::Facts;
+use crate::crd::clients::ClientList;
+use crate::merge::BackendId;
+use crate::onion::{ClientPublicKey, OnionAddress};
+
+/// The backends and clients of a publisher without Kubernetes.
+#[derive(Debug, Clone, Default)]
+pub struct FixedBackends {
+    /// The backends with agents.
+    pub backends: Vec<FixedBackend>,
+    /// The onion addresses of external backends.
+    pub external: BTreeSet<OnionAddress>,
+    /// The clients that may discover the service. If there are none, every client may.
+    pub clients: Vec<ClientPublicKey>,
+}
+
+/// A backend with an agent, written `POD_UID@HOST:PORT`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FixedBackend {
+    /// The pod UID that the agent was started with.
+    pub uid: String,
+    /// The `host:port` of the agent.
+    pub agent: String,
+}
+
+impl FromStr for FixedBackend {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (uid, agent) = text.split_once('@').ok_or("not of the form POD_UID@HOST:PORT")?;
+        Ok(Self { uid: uid.to_owned(), agent: agent.to_owned() })
+    }
+}
+
+/// Runs a publisher without Kubernetes until SIGTERM or SIGINT. It writes no status, and always
+/// holds a Lease of its own.
+pub async fn run_fixed(args: PublisherArgs, fixed: FixedBackends) -> Result<(), RunError> {
+    let connect = async |pod_uid: &str, parts: &mut JoinSet<()>| Ok(neighbours(pod_uid, fixed, parts));
+    cluster::serve(&args, connect).await
+}
+
+fn neighbours(pod_uid: &str, fixed: FixedBackends, parts: &mut JoinSet<()>) -> Neighbours {
+    let pods = fixed.backends.into_iter().map(|FixedBackend { uid, agent }| {
+        let pod = Pod { name: uid.clone(), agent: Some(agent), ready: true, terminating: false };
+        (BackendId(uid), pod)
+    });
+    let clients = fixed.clients.into_iter().map(|key| (key.to_string(), key)).collect::<Vec<_>>();
+    let restriction = (!clients.is_empty()).then(|| {
+        let clients = ClientList { clients, ..ClientList::default() };
+        Restriction { clients, secret_name: None }
+    });
+    let object = Object { restriction, external_backends: fixed.external, ..Object::default() };
+    let (calls, calls_out) = mpsc::unbounded_channel();
+    let (answers_in, answers) = mpsc::channel(1);
+    parts.spawn(answer(calls_out, answers_in));
+    Neighbours {
+        service: "fixed".to_owned(),
+        identity: pod_uid.to_owned(),
+        pods: watch::channel(Arc::new(pods.collect())).1,
+        object: watch::channel(Some(Arc::new(object))).1,
+        secret: watch::channel(None).1,
+        calls,
+        answers,
+        status: watch::channel(Facts::default()).0,
+    }
+}
+
+/// Answers the calls of the only publisher, with a Lease in memory.
+async fn answer(
+    mut calls: mpsc::UnboundedReceiver<(CallId, Request)>,
+    answers: mpsc::Sender<(CallId, Result<Answer, CallError>)>,
+) {
+    let mut stored = None;
+    while let Some((id, request)) = calls.recv().await {
+        let answer = match request {
+            Request::ReadLease => Answer::Read(stored.clone()),
+            Request::WriteLease(lease) => Answer::Written(stored.insert(lease).clone()),
+            Request::ListReady => Answer::Ready(BTreeSet::new()),
+        };
+        if answers.send((id, Ok(answer))).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_is_parsed() {
+        let backend: FixedBackend = "b@[::1]:1".parse().unwrap();
+        assert_eq!((backend.uid.as_str(), backend.agent.as_str()), ("b", "[::1]:1"));
+        assert!("no-address".parse::<FixedBackend>().is_err());
+    }
+}
