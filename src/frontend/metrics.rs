@@ -20,18 +20,18 @@ pub(super) struct Figures {
     pub(super) counts: Counts,
 }
 
-/// The counters, which only rise.
+/// The values of the counters since the start of the publisher.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Counts {
-    /// Rounds of descriptors, each for all HSDirs of one time period.
+    /// The number of rounds. A round builds the descriptors for all HSDirs of one time period.
     pub(super) rounds: u64,
-    /// Uploads that an HSDir accepted.
+    /// The number of uploads that HSDirs accepted.
     pub(super) accepted: u64,
-    /// Uploads that an HSDir rejected for their revision counter or their form.
+    /// The number of uploads that HSDirs rejected because of the revision counter or the format.
     pub(super) rejected: u64,
-    /// Uploads that failed for another reason.
+    /// The number of uploads that failed for another reason.
     pub(super) failed: u64,
-    /// Fetches of external backends' descriptors.
+    /// The number of fetches of external backends' descriptors, by result.
     pub(super) fetches: FetchCounts,
 }
 
