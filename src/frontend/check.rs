@@ -1,4 +1,4 @@
-//! The check of backends' descriptors, which come from agents or from HSDirs.
+//! Decrypts and checks the descriptors of backends, which come from agents or from HSDirs.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::merge::FetchedDescriptor;
 use crate::onion::descriptor::DescriptorError;
 use crate::onion::{OnionAddress, TimePeriod, UncheckedDescriptor};
 
-/// The reason why a backend's descriptor is refused.
+/// The reason why a backend's descriptor is rejected.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DescriptorRefused {
     #[error("the agent sent no descriptor, although its introduction points changed")]
@@ -22,7 +22,7 @@ pub(super) enum DescriptorRefused {
 
 /// Decrypts a backend's descriptor and checks its signatures and its time period.
 ///
-/// Only the backend's own key can have signed it, whichever way it came.
+/// Only the backend's own key can have signed the descriptor, whatever its source.
 pub(super) fn open(
     text: &str,
     address: &OnionAddress,

@@ -1,4 +1,4 @@
-//! The only place in the publisher that reads the clocks and the system's random number generator.
+//! The only place in the publisher that reads the clocks and the random number generator.
 
 use std::time::{Instant, SystemTime};
 
@@ -30,7 +30,7 @@ fn read() -> (SystemTime, Instant) {
     (SystemTime::now(), Instant::now())
 }
 
-/// Returns bytes of the system's random number generator, for seeds and nonces.
+/// Returns bytes from the random number generator, for seeds and nonces.
 #[allow(clippy::disallowed_methods, reason = "the IO shell creates the generator only here")]
 pub(super) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];

@@ -1,4 +1,4 @@
-//! The publisher's HTTP servers: probes and metrics.
+//! The publisher's HTTP servers for probes and metrics.
 
 use std::future::IntoFuture as _;
 use std::io;
@@ -16,42 +16,45 @@ use super::clock::Clock;
 use super::metrics::{self, Figures};
 use crate::common;
 
-/// The time without a turn of the publisher's loop after which it counts as hanging. It turns every
-/// second, independent of the network.
+/// The time without an iteration of the main loop after which the publisher counts as stuck. The
+/// loop runs once a second, regardless of the network.
 const HANGS: Duration = Duration::from_secs(30);
 
-/// The state that the probes and the metrics report.
+/// The publisher's state that the probes and the metrics report.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Health {
-    /// The last turn of the loop (monotonic clock).
+    /// The monotonic time of the main loop's last iteration.
     pub(super) turned: Duration,
-    /// The reason why the publisher cannot start.
+    /// The reason why the publisher cannot start. None if there is no problem.
     pub(super) problem: Option<String>,
-    /// The publisher's role.
+    /// The publisher's role according to the Lease.
     pub(super) role: Role,
     /// The values of the metrics.
     pub(super) figures: Figures,
 }
 
-/// The role of a publisher.
+/// The role of a publisher, which the Lease assigns.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Role {
-    /// The Lease was not read yet, so that the role is unknown.
+    /// The publisher has not read the Lease yet.
     #[default]
     Unknown,
-    /// The publisher holds the Lease.
+    /// The publisher holds the Lease and publishes.
     Leading,
-    /// Another publisher holds the Lease.
+    /// The publisher is a standby: another publisher holds the Lease, or nobody does.
     StandingBy,
 }
 
 impl Health {
+    /// Returns an error if the main loop is stuck.
     fn alive(&self, elapsed: Duration) -> Result<(), &'static str> {
-        if elapsed.saturating_sub(self.turned) > HANGS { Err("the publisher does not respond") } else { Ok(()) }
+        if elapsed.saturating_sub(self.turned) > HANGS { Err("the publisher's main loop is stuck") } else { Ok(()) }
     }
 
-    /// Returns the reason why the publisher is not ready. A standby is ready, because it can take
-    /// over, and a slow network does not matter.
+    /// Returns an error with the reason if the publisher is not ready.
+    ///
+    /// A standby is ready, because it can take over. A slow network does not make a publisher
+    /// unready.
     pub(super) fn ready(&self) -> Result<(), &str> {
         if let Some(problem) = &self.problem {
             return Err(problem);
@@ -59,32 +62,32 @@ impl Health {
         if !self.figures.tor_up {
             return Err("no control connection to a bootstrapped tor");
         }
-        if self.role == Role::Unknown { Err("the Lease was not read yet") } else { Ok(()) }
+        if self.role == Role::Unknown { Err("the publisher has not read the Lease yet") } else { Ok(()) }
     }
 }
 
-/// Answers the liveness probe of the tor container, which has no probe of its own. The state is
-/// true if tor is silent.
+/// Answers the liveness probe of the tor in the same pod, because nothing in tor's own container
+/// can answer it. `silent` is true if tor does not answer.
 async fn tor_alive(State(silent): State<watch::Receiver<bool>>) -> (StatusCode, String) {
     answer(if *silent.borrow() {
-        Err("tor accepts connections to its control socket and does not answer")
+        Err("tor accepts connections to its control socket but does not answer")
     } else {
         Ok(())
     })
 }
 
-/// The ports of the probes, of the metrics, and of tor's own metrics.
+/// The ports of the HTTP servers, and of tor's own metrics.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ports {
     /// The port of the probes.
     pub(super) probes: u16,
     /// The port of the metrics.
     pub(super) metrics: u16,
-    /// The port of tor's own metrics on the loopback.
+    /// The `MetricsPort` of the pod's tor on 127.0.0.1.
     pub(super) tor_metrics: u16,
 }
 
-/// Serves the probes and the metrics until it is dropped.
+/// Serves the probes and the metrics until the future is dropped.
 pub(super) async fn serve(
     address: Option<IpAddr>,
     ports: Ports,
@@ -95,7 +98,8 @@ pub(super) async fn serve(
     let alive =
         |State((health, clock)): State<Source>| async move { answer(health.borrow().alive(clock.now().elapsed)) };
     let ready = |State((health, _)): State<Source>| async move { answer(health.borrow().ready()) };
-    // A publisher that waits for the master key counts as started: a restart would not help.
+    // A publisher that waits for the master key counts as started: a restart would not repair the
+    // key.
     let probes = Router::new().route("/startupz", get(alive)).route("/livez", get(alive)).route("/readyz", get(ready));
     let probes = probes.route("/tor/livez", get(tor_alive).with_state(tor_silent));
     let metrics = Router::new().route("/metrics", get(metrics)).merge(common::tor_metrics::router(ports.tor_metrics));
@@ -123,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn alive_while_the_loop_turns() {
+    fn is_alive_while_the_main_loop_runs() {
         let health = Health { turned: Duration::from_secs(100), ..Health::default() };
         assert!(health.alive(Duration::from_secs(130)).is_ok());
         assert!(health.alive(Duration::from_secs(131)).is_err());
@@ -131,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn ready_with_tor_and_a_role() {
+    fn is_ready_with_a_bootstrapped_tor_and_a_role() {
         let health =
             |role, tor_up| Health { role, figures: Figures { tor_up, ..Figures::default() }, ..Health::default() };
         assert!(health(Role::Leading, true).ready().is_ok());

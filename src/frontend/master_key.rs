@@ -1,5 +1,5 @@
-//! The mounted master key. The publisher waits for a valid one, because the Secret may be corrected
-//! while the pod runs.
+//! Reads the mounted master key, and waits until it is valid: the Secret can be repaired while the
+//! pod runs.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,11 +13,12 @@ use super::http::Health;
 use crate::common::complaint::Complaint;
 use crate::onion::{MasterKey, OnionAddress};
 
-/// The pause between two readings, which is far shorter than a hang for the liveness probe.
+/// The pause between two attempts to read the key. It is far below the time after which the
+/// liveness probe considers the publisher stuck.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Reads the key (tor's `hs_ed25519_secret_key`) until it is valid and has the expected address.
-/// Meanwhile the log and the readiness probe report the reason.
+/// Reads the key (tor's `hs_ed25519_secret_key`) repeatedly until it is valid and, if an address is
+/// expected, belongs to that address. Meanwhile the log and the readiness probe report the problem.
 pub(super) async fn wait_for(
     directory: &Path,
     expected: Option<OnionAddress>,
@@ -43,9 +44,10 @@ fn read(directory: &Path, expected: Option<OnionAddress>) -> Result<MasterKey, S
     let bytes = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let key = MasterKey::from_tor_secret_key_file(&Zeroizing::new(bytes)).map_err(|error| error.to_string())?;
     match expected {
-        Some(expected) if expected != key.address() => {
-            Err(format!("it is the key of {}, but this service's address is {expected}", key.address()))
-        }
+        Some(expected) if expected != key.address() => Err(format!(
+            "the key belongs to {}, but the service has the address {expected}; restore its key",
+            key.address()
+        )),
         _ => Ok(key),
     }
 }
@@ -58,7 +60,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn waits_while_the_key_is_missing_or_malformed_or_belongs_to_another_address() {
+    async fn waits_through_a_missing_a_malformed_and_a_foreign_key() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("hs_ed25519_secret_key");
         let [good, others] = [1, 2].map(|seed| MasterKey::generate(&mut StdRng::from_seed([seed; 32])));
@@ -76,7 +78,7 @@ mod tests {
             std::fs::write(&file, others.to_tor_secret_key_file()).unwrap();
 
             probes.changed().await.unwrap();
-            let others = format!("the master key cannot be used: it is the key of {}, but this", others.address());
+            let others = format!("the master key cannot be used: the key belongs to {}, but", others.address());
             assert!(probes.borrow_and_update().ready().unwrap_err().starts_with(&others));
             std::fs::write(&file, good.to_tor_secret_key_file()).unwrap();
         };

@@ -9,25 +9,29 @@ use crate::merge::{PeriodStatus, UploadError};
 /// The values that the metrics show.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Figures {
+    /// True if the publisher has a control connection to a bootstrapped tor.
     pub(super) tor_up: bool,
+    /// True if this publisher leads.
     pub(super) leading: bool,
+    /// The state of each backend.
     pub(super) backends: Vec<BackendView>,
+    /// The published descriptors of each time period.
     pub(super) periods: Vec<PeriodStatus>,
     pub(super) counts: Counts,
 }
 
-/// The counters, which only rise.
+/// The values of the counters since the start of the publisher.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Counts {
-    /// Rounds of descriptors, each for all HSDirs of one time period.
+    /// The number of rounds. A round builds the descriptors for all HSDirs of one time period.
     pub(super) rounds: u64,
-    /// Uploads that an HSDir accepted.
+    /// The number of uploads that HSDirs accepted.
     pub(super) accepted: u64,
-    /// Uploads that an HSDir rejected for their revision counter or their form.
+    /// The number of uploads that HSDirs rejected because of the revision counter or the format.
     pub(super) rejected: u64,
-    /// Uploads that failed for another reason.
+    /// The number of uploads that failed for another reason.
     pub(super) failed: u64,
-    /// Fetches of external backends' descriptors.
+    /// The number of fetches of external backends' descriptors, by result.
     pub(super) fetches: FetchCounts,
 }
 

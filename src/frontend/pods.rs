@@ -1,4 +1,4 @@
-//! The watch of the backend pods.
+//! Watches the backend pods.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! The publisher's part of its object's status: `backends` and `published`.
+//! Writes the publisher's part of the object's status: `backends` and `published`.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,17 +19,17 @@ use crate::merge::PeriodStatus;
 
 /// The shortest time between two writes, and the pause before a failed write is repeated.
 const PAUSE: Duration = Duration::from_secs(5);
-/// The time in which the API server must answer.
+/// The longest time that the API server may take to answer.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// The facts that the status reports.
+/// The facts from which the status is computed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Facts {
-    /// True if this publisher holds the Lease. Only the holder writes.
+    /// True if this publisher leads. Only the leader writes the status.
     pub(super) leading: bool,
-    /// The backends.
+    /// The state of each backend.
     pub(super) backends: Vec<BackendView>,
-    /// The published descriptors, by time period.
+    /// The published descriptors of each time period.
     pub(super) periods: Vec<PeriodStatus>,
 }
 
@@ -40,7 +40,7 @@ struct Part {
     published: Vec<PublishedStatus>,
 }
 
-/// Keeps the object's status up to date until the sender of the facts is dropped.
+/// Keeps the object's status up to date until the sender of `facts` is dropped.
 pub(super) async fn run(
     client: Client,
     namespace: &str,
@@ -86,16 +86,17 @@ pub(super) async fn run(
     }
 }
 
-/// The status that was written last.
+/// The publisher's part of an object's status, as last written or read.
 struct Last {
     /// The UID of the object.
     uid: String,
     part: Part,
+    /// True if this publisher wrote `part` to the API server.
     written: bool,
 }
 
 impl Last {
-    /// Returns the status that the publisher before this one wrote.
+    /// Returns the part that the previous publisher left in the object.
     fn publishers(object: &Object) -> Self {
         let part = Part { backends: object.backends.clone(), published: object.published.clone() };
         Self { uid: object.uid.clone(), part, written: false }
@@ -109,16 +110,18 @@ async fn apply(api: &Api<OnionBalancedService>, service: &str, part: &Part) -> k
         "metadata": { "name": service },
         "status": part,
     });
-    // Only the metadata of the answer is parsed: the object of a newer operator may have fields
-    // that this version refuses.
+    // Only the metadata of the answer is parsed: an object of a newer operator may have fields that
+    // this version refuses.
     let api: Api<kube::core::PartialObjectMeta<OnionBalancedService>> =
         Api::namespaced(api.clone().into_client(), api.namespace().unwrap_or_default());
     let params = PatchParams::apply(PUBLISHER_MANAGER).force();
     api.patch_status(service, &params, &Patch::Apply(&patch)).await.map(drop)
 }
 
-/// Returns the fields for these facts. A backend's `since` stays while its state stays, even if the
-/// leader changes. Until this publisher has published, `published` stays as the last one wrote it.
+/// Computes the publisher's part of the status from the facts and the part before.
+///
+/// A backend keeps its `since` while its state is the same, even if the leader changes. `published`
+/// keeps the entries of the previous publisher until this one has published.
 fn part(facts: &Facts, before: &Part) -> Part {
     let since = |view: &BackendView| {
         let known = before.backends.iter().find(|known| known.name == view.name && known.state == view.state);
@@ -145,11 +148,10 @@ fn part(facts: &Facts, before: &Part) -> Part {
     Part { backends: backends.collect(), published }
 }
 
-/// Returns the features of the backend's descriptor that are not published, and the reason why the
-/// backend waits.
+/// Returns the `message` of a backend: the remarks on its descriptor, and the reason why it waits.
 fn message(view: &BackendView) -> Option<String> {
-    const WAITS: &str =
-        "its introduction points wait: there are more than the descriptors hold, and turns change once an hour at most";
+    const WAITS: &str = "its introduction points wait for their turn: there are more points than the descriptors hold, \
+         and the turns change at most once an hour";
     let waits = (view.state == BackendState::Waiting).then_some(WAITS);
     let messages: Vec<&str> = view.message.as_deref().into_iter().chain(waits).collect();
     (!messages.is_empty()).then(|| messages.join("; "))
@@ -159,7 +161,7 @@ fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-/// Rounds a time to whole seconds, which is what the API server stores.
+/// Rounds a time to whole seconds, which is the API server's precision.
 fn time(time: SystemTime) -> Time {
     let time = Timestamp::try_from(time).and_then(|time| time.round(Unit::Second));
     Time(time.unwrap_or(Timestamp::UNIX_EPOCH))
@@ -207,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_leader_keeps_what_is_still_true() {
+    fn a_new_leader_keeps_entries_that_are_still_true() {
         let before = part(&Facts { periods: vec![period(8)], ..facts(BackendState::Ready, 3, 10) }, &Part::default());
         let object =
             Object { backends: before.backends.clone(), published: before.published.clone(), ..Object::default() };
@@ -217,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn the_message_says_why_a_backend_waits() {
+    fn the_message_explains_why_a_backend_waits() {
         let message = |state, own: Option<&str>| {
             let mut facts = facts(state, 0, 10);
             facts.backends[0].message = own.map(ToOwned::to_owned);
@@ -226,12 +228,12 @@ mod tests {
         assert_eq!(message(BackendState::Ready, None), None);
         assert_eq!(message(BackendState::Ready, Some("its own")), Some("its own".to_owned()));
         let waits = message(BackendState::Waiting, None).unwrap();
-        assert!(waits.starts_with("its introduction points wait: "), "{waits}");
+        assert!(waits.starts_with("its introduction points wait for their turn: "), "{waits}");
         assert_eq!(message(BackendState::Waiting, Some("its own")), Some(format!("its own; {waits}")));
     }
 
     #[test]
-    fn the_fields_match_the_custom_resource() {
+    fn matches_the_schema_of_the_custom_resource() {
         let part = part(&Facts { periods: vec![period(8)], ..facts(BackendState::Ready, 3, 10) }, &Part::default());
         assert_eq!(
             serde_json::to_value(part).unwrap(),

@@ -1,4 +1,4 @@
-//! The call to an agent: `POST /v1/sync`, with which both sides authenticate each other.
+//! The client for an agent's `POST /v1/sync`. Both sides authenticate every message.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,55 +17,56 @@ use tokio::time::timeout;
 use super::clock::{self, Clock};
 use crate::link::{AgentToken, MAC_HEADER, NONCE_HEADER, PodPhase, Revision, SYNC_PATH, SyncRequest, SyncResponse};
 
-/// The longest time that an agent may take to answer, including the connection.
+/// The longest time that an agent may take to answer, including the time to connect.
 pub(super) const DEADLINE: Duration = Duration::from_secs(3);
-/// The largest accepted answer. Tor clients accept no descriptor above 50,000 bytes, and JSON
-/// escapes its line ends.
+/// The largest accepted body of an answer, in bytes. A Tor client accepts descriptors of at most
+/// 50,000 bytes, and JSON escapes their line ends.
 const BODY_LIMIT: usize = 128 * 1024;
 
-/// The reason why a call to an agent failed.
+/// The reason why an agent's answer is missing or rejected.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SyncError {
-    #[error("no answer within {0:?}")]
+    #[error("the agent did not answer within {0:?}")]
     Timeout(Duration),
     #[error("the agent's address is invalid")]
     Address(#[from] hyper::http::Error),
     #[error("cannot connect to the agent or send the request")]
     Send(#[from] hyper_util::client::legacy::Error),
-    #[error("the answer ended early or is too long")]
+    #[error("the agent's answer is incomplete or longer than {} bytes", BODY_LIMIT)]
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error(transparent)]
     NotAuthentic(#[from] crate::link::LinkError),
-    #[error("the agent answered {0}")]
+    #[error("the agent answered with HTTP status {0}")]
     Status(StatusCode),
-    #[error("the answer is malformed")]
+    #[error("the agent's answer is not a valid sync message")]
     Json(#[from] serde_json::Error),
 }
 
-/// The contents of a call to an agent.
+/// The content of one request to an agent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Question {
-    /// True if this publisher holds the Lease.
+    /// True if this publisher leads.
     pub(super) leading: bool,
     /// The phase of the agent's pod.
     pub(super) phase: PodPhase,
-    /// The revision of the descriptor that the publisher has, which the agent need not send again.
+    /// The revision of the last answer, whose descriptor the agent need not send again.
     pub(super) known_revision: Option<Revision>,
 }
 
-/// The publisher's side of the link. Clones share connections and the sequence number.
+/// The publisher's side of the link to the agents. Clones share the connections and the sequence
+/// number.
 #[derive(Clone)]
 pub(super) struct SyncClient {
     http: Client<HttpConnector, Full<Bytes>>,
     token: AgentToken,
-    /// The name of the publisher's process.
+    /// The name of the publisher's process, which contains the UID of its pod.
     publisher: Arc<str>,
     sequence: Arc<AtomicU64>,
     clock: Clock,
 }
 
 impl SyncClient {
-    /// Creates a client that authenticates with this token.
+    /// Creates a client that sends `publisher` to the agents as the name of this process.
     pub(super) fn new(token: AgentToken, publisher: &str, clock: Clock) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
@@ -78,7 +79,8 @@ impl SyncClient {
         Self { http, token, publisher: publisher.into(), sequence: Arc::default(), clock }
     }
 
-    /// Calls the agent of a pod at `authority` (`host:port`), and waits at most `patience`.
+    /// Sends a request to the agent of a pod at `authority` (`host:port`), and waits at most
+    /// `patience` for the answer.
     pub(super) async fn ask(
         &self,
         pod_uid: &str,
@@ -110,7 +112,7 @@ impl SyncClient {
         let mac = head.headers.get(MAC_HEADER).and_then(|mac| mac.to_str().ok());
         let authentic = AgentToken::verify(&expected, mac);
         // An agent that could not authenticate the request cannot authenticate its refusal either,
-        // so that the status says more.
+        // so the status is checked first: it is the more useful error.
         if head.status != StatusCode::OK {
             return Err(SyncError::Status(head.status));
         }
@@ -118,8 +120,8 @@ impl SyncClient {
         Ok(serde_json::from_slice(&body)?)
     }
 
-    /// Returns the sequence number of the next request: the wall clock in microseconds, or the
-    /// number after the last one if that is greater.
+    /// Returns the sequence number of the next request: the wall clock in microseconds, or the last
+    /// number plus one if that is greater.
     fn next_sequence(&self) -> u64 {
         let wall = self.clock.now().wall.duration_since(UNIX_EPOCH).unwrap_or_default();
         let wall = u64::try_from(wall.as_micros()).unwrap_or(u64::MAX);
@@ -145,7 +147,7 @@ mod tests {
         AgentToken::from_hex(digit.to_string().repeat(64).as_bytes()).unwrap()
     }
 
-    /// The behaviour of the agent under test.
+    /// The behavior of the agent under test.
     #[derive(Clone, Copy, PartialEq)]
     enum Agent {
         Honest,
@@ -166,7 +168,7 @@ mod tests {
         let body = match agent {
             Agent::SendsTooMuch => "x".repeat(BODY_LIMIT + 1),
             Agent::SendsNoJson => "{".to_owned(),
-            // The answer repeats fields of the request, so that the test sees them.
+            // The answer repeats fields of the request so that the test can check them.
             _ => serde_json::json!({
                 "onionAddress": "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion",
                 "revision": { "boot": 1, "number": request.sequence }, "introductionPoints": 3,
@@ -196,14 +198,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_honest_agents_answer_counts() {
+    async fn an_honest_agents_answer_is_accepted() {
         let answer = ask(Agent::Honest, token('a')).await.unwrap();
         assert_eq!(answer.descriptor.as_deref(), Some("publisher-1"));
         assert!(answer.draining);
     }
 
     #[tokio::test]
-    async fn any_other_answer_does_not() {
+    async fn any_other_answer_is_rejected() {
         let refused = ask(Agent::Honest, token('b')).await.unwrap_err();
         assert!(matches!(refused, SyncError::Status(StatusCode::UNAUTHORIZED)), "{refused:?}");
         let forged = ask(Agent::SignsForAnotherPod, token('a')).await.unwrap_err();
@@ -217,7 +219,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_there() {
+    async fn a_missing_agent_is_a_send_error() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let authority = listener.local_addr().unwrap().to_string();
         drop(listener);

@@ -1,4 +1,4 @@
-//! The handling of errors of a watch: each is logged once, and waited out.
+//! Handles the errors of a watch: logs each error once, and waits before the next attempt.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ impl WatchBackoff {
         Self { message, complaint: Complaint::default(), pause: FIRST }
     }
 
-    /// Notes that the watch works.
+    /// Resets the pause after a success.
     pub(super) fn reset(&mut self) {
         self.complaint.settle();
         self.pause = FIRST;

@@ -1,4 +1,4 @@
-//! The configuration and the keys that it names.
+//! Loads the daemon's configuration and the keys that it names.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

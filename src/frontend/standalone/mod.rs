@@ -87,7 +87,7 @@ pub(super) struct Options {
     hs_version: String,
 }
 
-/// Parses a path. An empty path, which an environment variable may hold, stands for none.
+/// Parses a path. An empty path, which an environment variable may contain, means no path.
 fn path_or_none() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
 }
@@ -184,7 +184,7 @@ struct Running {
     task: JoinHandle<()>,
 }
 
-/// Ends the loop of a dropped service, so that it uploads nothing any more.
+/// Stops the loop of a removed service, so that the service uploads nothing more.
 impl Drop for Running {
     fn drop(&mut self) {
         self.task.abort();
@@ -197,13 +197,14 @@ impl Daemon {
         Self { clock, registry, running, views, status_location, status_socket: None }
     }
 
-    /// Starts and ends services as the configuration demands. A service that stays keeps its state.
+    /// Starts and stops services to match the configuration. A service that remains keeps its
+    /// state.
     fn apply(&mut self, loaded: Loaded) {
         let wanted: Vec<_> = loaded.services.iter().map(|service| service.key.address()).collect();
         self.running.retain(|address, _| {
             let stays = wanted.contains(address);
             if !stays {
-                tracing::info!(%address, "stopped publishing a service that the configuration does not contain any more");
+                tracing::info!(%address, "stopped a service that is no longer in the configuration");
             }
             stays
         });

@@ -1,5 +1,5 @@
-//! The status socket. It sends the state as JSON to each client, as Python Onionbalance does, and
-//! closes the connection.
+//! The status socket. The daemon writes its state to each connection as JSON, in the format of
+//! Python Onionbalance, and closes the connection.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -16,35 +16,39 @@ use tokio::time::{Duration, sleep, timeout};
 
 use crate::onion::OnionAddress;
 
-/// The time after which a client that does not read is dropped.
+/// The longest time that writing an answer may take. It ends connections whose peer does not read.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A service as the status socket shows it.
+/// The state of a service in the status document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct View {
-    /// The service's onion address.
+    /// The onion address of the service.
     pub(super) address: OnionAddress,
-    /// The times at which the first and the second descriptor were last published.
+    /// The times at which the newest descriptors of the first and of the second time period were
+    /// published.
     pub(super) attempts: [Option<SystemTime>; 2],
+    /// The instances of the service.
     pub(super) instances: Vec<InstanceView>,
 }
 
+/// The state of an instance in the status document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct InstanceView {
+    /// The instance's own onion address.
     pub(super) address: OnionAddress,
-    /// The time of the last fetch of its descriptor, the time at which its introduction points last
-    /// changed, and their number.
+    /// The time of the last successful fetch of the instance's descriptor, the time of the last
+    /// change of its introduction points, and their number. None before the first fetch.
     pub(super) seen: Option<(SystemTime, SystemTime, usize)>,
 }
 
 impl View {
-    /// Returns the view of a service of which nothing is known yet.
+    /// Creates the view of a service without any data.
     pub(super) fn of(address: OnionAddress) -> Self {
         Self { address, attempts: [None, None], instances: Vec::new() }
     }
 }
 
-/// Returns the JSON document: `services` in the configuration's order, with times in UTC.
+/// Builds the status document. `services` has the order of the configuration, and times are in UTC.
 pub(super) fn document(views: &[View]) -> Value {
     let instance = |instance: &InstanceView| match instance.seen {
         None => json!({"onionAddress": instance.address.to_string(), "received": null}),
@@ -71,7 +75,7 @@ fn time(time: SystemTime) -> String {
     Timestamp::try_from(time).map(|time| time.strftime("%Y-%m-%d %H:%M:%S").to_string()).unwrap_or_default()
 }
 
-/// The status socket, which listens until it is dropped. Its file is removed then.
+/// A listening status socket. Dropping it closes the socket and removes its file.
 pub(super) struct StatusSocket {
     path: PathBuf,
     /// The device and the inode of the socket's file.
@@ -80,8 +84,12 @@ pub(super) struct StatusSocket {
 }
 
 impl StatusSocket {
-    /// Opens the socket. A socket file that is left over is removed; any other file is an error.
-    /// Errors name the path.
+    /// Listens on a socket at `path`, and replaces a socket that another process left there.
+    ///
+    /// # Errors
+    ///
+    /// Fails if `path` is a file of another kind, or if the socket cannot be created. The error
+    /// names the path.
     pub(super) fn open(path: PathBuf, views: watch::Receiver<Vec<watch::Receiver<View>>>) -> io::Result<Self> {
         let bind = || {
             match std::fs::symlink_metadata(&path) {
@@ -89,7 +97,7 @@ impl StatusSocket {
                 Ok(_) => {
                     return Err(io::Error::new(
                         io::ErrorKind::AlreadyExists,
-                        "a file exists that is not a socket; remove it or choose another path",
+                        "the file exists and is not a socket; choose another path",
                     ));
                 }
                 Err(_) => {}
@@ -97,11 +105,12 @@ impl StatusSocket {
             UnixListener::bind(&path)
         };
         let listener = bind().map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
-        tracing::info!("opened the status socket {}", path.display());
+        tracing::info!("listening on the status socket {}", path.display());
         let file = identity(&path);
         Ok(Self { path, file, task: tokio::spawn(serve(listener, views)) })
     }
 
+    /// Returns the path of the socket.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -110,7 +119,7 @@ impl StatusSocket {
 impl Drop for StatusSocket {
     fn drop(&mut self) {
         self.task.abort();
-        // Another daemon may have replaced the file.
+        // Another daemon may have replaced the file with its own socket.
         if self.file.is_some() && identity(&self.path) == self.file {
             let _ = std::fs::remove_file(&self.path);
         }
@@ -136,7 +145,7 @@ async fn serve(listener: UnixListener, views: watch::Receiver<Vec<watch::Receive
     }
 }
 
-/// Sends the state. Errors are ignored: the client has closed the connection.
+/// Writes the status document to a connection. Errors are ignored, because the peer may hang up.
 async fn answer(mut stream: UnixStream, text: String) {
     let _ = stream.write_all(text.as_bytes()).await;
     let _ = stream.shutdown().await;

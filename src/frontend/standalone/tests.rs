@@ -1,4 +1,4 @@
-//! The daemon on a configuration, without a tor.
+//! Tests of the daemon's configuration, its reload and its status socket, without a tor.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -27,8 +27,8 @@ fn address(seed: u8) -> OnionAddress {
     MasterKey::generate(&mut StdRng::from_seed([seed; 32])).address()
 }
 
-/// Creates a folder with a PEM key (1.key), a key in tor's format (2.key), and a configuration with
-/// these services (key and instances).
+/// Creates a directory with a PEM key (`1.key`), a key in tor's format (`2.key`), and a
+/// configuration. Each service is given by its key file and the seeds of its instances.
 fn folder(services: &[(&str, &[u8])], more: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let pem = Seed::generate(&mut StdRng::from_seed([1; 32])).to_pem().unwrap();
@@ -53,7 +53,7 @@ fn load_from(folder: &Path) -> Result<Loaded, String> {
 }
 
 #[test]
-fn keys_of_both_formats_are_found_next_to_the_configuration() {
+fn loads_keys_of_both_formats_from_the_directory_of_the_configuration() {
     let folder = folder(&[("1.key", &[11]), ("2.key", &[12, 13])], "");
     let loaded = load_from(folder.path()).unwrap();
     assert_eq!(loaded.services[0].key.address(), address(1));
@@ -62,7 +62,7 @@ fn keys_of_both_formats_are_found_next_to_the_configuration() {
 }
 
 #[test]
-fn errors_name_the_file_and_the_field() {
+fn an_error_names_the_field_and_the_file() {
     let error = |services: &[(&str, &[u8])]| load_from(folder(services, "").path()).err().unwrap();
     assert!(error(&[("none.key", &[11])]).contains("services[0].key: "));
     assert!(error(&[("none.key", &[11])]).contains("none.key: No such file"));
@@ -100,7 +100,7 @@ fn accepts_the_command_line_of_python_onionbalance() {
     assert_eq!(connector.fallback, Some(ControlEndpoint::Tcp("10.0.0.1".to_owned(), 9151)));
     let options = parse(&[]).unwrap();
     assert_eq!((options.config_file().as_path(), options.log_level()), (Path::new("config.yaml"), "info"));
-    // An environment variable may be set to an empty text.
+    // An environment variable that is set but empty yields an empty option.
     let options = parse(&["--socket", "", "--status-socket-location", ""]).unwrap();
     assert_eq!(options.connector().unwrap().endpoint, ControlEndpoint::Tcp("127.0.0.1".to_owned(), 9051));
     assert_eq!(options.status_location(), None);
@@ -108,9 +108,9 @@ fn accepts_the_command_line_of_python_onionbalance() {
     assert!(parse(&["--service", "web", "--config", "x"]).is_err());
 }
 
-/// The field names and formats come from onionbalance 0.2.4 on a private network.
+/// Names and formats of the fields were taken from onionbalance 0.2.4 on a private network.
 #[test]
-fn the_status_document_is_that_of_python_onionbalance() {
+fn the_status_document_has_the_format_of_python_onionbalance() {
     let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
     let seen = |address| InstanceView { address, seen: Some((at(3600), at(60), 3)) };
     let unseen = |address| InstanceView { address, seen: None };
@@ -145,7 +145,7 @@ fn instances(status: &Value, service: usize) -> Vec<OnionAddress> {
 }
 
 #[tokio::test]
-async fn a_reload_keeps_unchanged_services_and_moves_the_socket() {
+async fn a_reload_keeps_the_remaining_services_and_moves_the_socket() {
     let folder = folder(&[("1.key", &[11]), ("2.key", &[12])], "");
     let path = |name: &str| folder.path().join(name);
     let clock = Clock::start();
@@ -153,7 +153,7 @@ async fn a_reload_keeps_unchanged_services_and_moves_the_socket() {
     let mut daemon = Daemon::new(clock, registry, None);
     let socket = |name: &str| format!("status-socket-location: {}\n", path(name).display());
 
-    // A socket file that is left over is replaced.
+    // A socket left by an earlier process is replaced.
     drop(std::os::unix::net::UnixListener::bind(path("a")).unwrap());
     write(folder.path(), &[("1.key", &[11]), ("2.key", &[12])], &socket("a"));
     daemon.apply(load_from(folder.path()).unwrap());
@@ -162,7 +162,7 @@ async fn a_reload_keeps_unchanged_services_and_moves_the_socket() {
 
     write(folder.path(), &[("1.key", &[11, 13])], &socket("b"));
     daemon.apply(load_from(folder.path()).unwrap());
-    assert_eq!(daemon.running[&address(1)].task.id(), first, "the unchanged service continues");
+    assert_eq!(daemon.running[&address(1)].task.id(), first, "the remaining service keeps its task");
     assert_eq!(daemon.running.len(), 1);
     assert!(!path("a").exists());
     let mut view = daemon.running[&address(1)].view.clone();
@@ -173,11 +173,11 @@ async fn a_reload_keeps_unchanged_services_and_moves_the_socket() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_not_a_socket_is_not_removed() {
+async fn does_not_remove_a_file_that_is_not_a_socket() {
     let folder = folder(&[], "");
     let (_views, views) = watch::channel(Vec::new());
     let path = folder.path().join("1.key");
     let error = StatusSocket::open(path.clone(), views).err().unwrap().to_string();
-    assert!(error.ends_with("1.key: a file exists that is not a socket; remove it or choose another path"), "{error}");
+    assert!(error.ends_with("1.key: the file exists and is not a socket; choose another path"), "{error}");
     assert!(path.exists());
 }

@@ -1,5 +1,5 @@
-//! The queue of fetches. Only a few run at a time, spaced, so that tor's guard sees no burst of
-//! circuits.
+//! The queue of fetches. Only a few fetches run at a time, and their starts are spaced, so that
+//! tor's guard sees no burst of circuits.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -14,8 +14,8 @@ use crate::onion::OnionAddress;
 const AT_A_TIME: usize = 6;
 /// The shortest time between the starts of two fetches.
 const SPACING: Duration = Duration::from_millis(200);
-/// The time after which a fetch has failed. Tor may never report on a dead HSDir; a circuit to a
-/// slow one takes tor a minute at most.
+/// The time after which a fetch counts as failed. Tor may never report on a dead HSDir; a circuit
+/// to a slow one takes tor a minute at most.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A descriptor to fetch: its onion address, and the HSDir to ask.
@@ -25,7 +25,7 @@ pub(super) type Target = (OnionAddress, Fingerprint);
 /// its result.
 #[derive(Debug, Default)]
 pub(super) struct FetchQueue {
-    /// The services that ordered each fetch, waiting or under way.
+    /// The services that ordered each fetch, whether it waits or is under way.
     askers: BTreeMap<Target, BTreeSet<OnionAddress>>,
     waiting: VecDeque<Target>,
     /// The deadline of each fetch under way.
@@ -128,7 +128,8 @@ mod tests {
     }
 
     proptest! {
-        /// For any orders and any results, few fetches run at a time, spaced, and each one ends.
+        /// For any orders and results, the queue limits and spaces the fetches, and each fetch
+        /// ends.
         #[test]
         fn the_guard_is_not_flooded(steps in prop::collection::vec((0..SERVICES, 0..SERVICES, 0..20_u8, 0..3_u8, 0..1_000_u64), 1..200)) {
             let mut now = Instant::now();

@@ -7,8 +7,8 @@
 //!
 //! news ──► Up(orders)        tor is bootstrapped: orders.upload(…), orders.fetch(…)
 //!      ──► Network(network)  a consensus, read once and shared by all services
-//!      ──► Uploaded(…)       the result of one upload, unless the connection ends before
-//!      ──► Fetched {…}       the result of one fetch, unless the connection ends before
+//!      ──► Uploaded(…)       the result of one upload, unless the connection ends first
+//!      ──► Fetched {…}       the result of one fetch, unless the connection ends first
 //!      ──► Down              the connection ended: all orders are void, and `Up` follows later
 //! ```
 //!
@@ -49,24 +49,26 @@ use crate::onion::OnionAddress;
 
 /// The pause before connecting again to a tor that refuses a command that the publisher needs.
 const RECONNECT: Duration = Duration::from_secs(1);
-/// The time in which tor must answer. All microdescriptors of the Tor network are a few megabytes.
+/// The longest time that tor may take to answer. The microdescriptors of the whole Tor network are
+/// a few megabytes.
 const ANSWER: Duration = Duration::from_secs(20);
-/// The time in which a missing tor is not reported, because a pod starts its tor after the
-/// publisher.
+/// The time after the start during which a missing tor is not reported, because a pod starts its
+/// tor after the publisher.
 const STARTS: Duration = Duration::from_secs(3);
 /// The silence on a connection after which the publisher checks that tor still answers.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// The age at which an upload is dropped: the process was paused, and another publisher may lead.
+/// The age from which an ordered upload is dropped: this process was suspended in the meantime, and
+/// another publisher may lead now.
 const STALE: Duration = Duration::from_secs(5);
 
-/// The news that a service receives from the connection to tor.
+/// A message from the connection to a service.
 #[derive(Debug)]
 pub(super) enum TorNews {
-    /// Tor is connected and bootstrapped. It takes these orders until the connection ends.
+    /// Tor is connected and bootstrapped. The orders are valid until the connection ends.
     Up(TorOrders),
     /// The connection ended.
     Down,
-    /// Tor has a consensus, with the microdescriptors of its HSDirs that tor knows.
+    /// Tor has a new consensus, or new microdescriptors of its HSDirs.
     Network(Arc<Network>),
     /// An upload to this HSDir ended.
     Uploaded(Fingerprint, Result<(), UploadError>),
@@ -81,13 +83,13 @@ pub(super) enum TorNews {
     },
 }
 
-/// The reason why a fetch brought no descriptor.
+/// The reason why a fetch returned no descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum FetchError {
     /// The HSDir has no descriptor of this address.
     #[error("NOT_FOUND")]
     NotFound,
-    /// Tor's other reasons.
+    /// Tor reported another reason.
     #[error("{0}")]
     Other(String),
     /// Tor refused the command, with this code and message.
@@ -218,8 +220,8 @@ fn is_absent(lost: &Lost) -> bool {
     matches!(lost, Lost::Control(ControlError::Io { .. }))
 }
 
-/// Returns whether tor is silent, given the reason for which the connection was lost. None if the
-/// reason says nothing about that.
+/// Returns true if the reason for the loss of a connection shows that tor is silent, false if it
+/// shows that tor is not, and None if it shows neither.
 fn silence(lost: &Lost) -> Option<bool> {
     match lost {
         Lost::Control(ControlError::Timeout(_)) => Some(true),

@@ -1,4 +1,4 @@
-//! The reading of the network (consensus and microdescriptors), once for all services.
+//! Reads the consensus and the microdescriptors from tor, once for all services.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::consensus::{Network, NetworkKind};
 use crate::control::{Client, ControlError};
 
-/// The first pause before an incomplete network is read again: the consensus or microdescriptors
+/// The first pause before the network is read again because the consensus or microdescriptors
 /// are missing. Each further pause is twice as long.
 const REREAD: Duration = Duration::from_secs(1);
 /// The longest pause before an incomplete network is read again.
@@ -23,7 +23,7 @@ pub(super) struct Reread {
 }
 
 impl Reread {
-    /// Returns the time of the next reading. None if none is planned.
+    /// Returns the time of the next reading, or None if none is planned.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }
@@ -53,7 +53,7 @@ impl Reread {
     }
 }
 
-/// The reason why a reading brought no network.
+/// The reason why the network could not be read.
 #[derive(Debug)]
 pub(super) enum ReadError {
     /// The connection was lost.
@@ -127,7 +127,7 @@ mod tests {
         reread.started();
         reread.soon(now);
         reread.done(true, now);
-        assert_eq!(reread.due(), Some(now), "a consensus that came during the reading is read at once");
+        assert_eq!(reread.due(), Some(now), "a consensus that arrives during a reading is read at once");
         reread.started();
         reread.done(false, now);
         assert_eq!(reread.due(), None);

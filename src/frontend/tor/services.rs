@@ -40,7 +40,7 @@ impl Services {
         (Self { new, known: BTreeMap::new(), network: None }, Registry(registry))
     }
 
-    /// Waits for the next registration and returns its address.
+    /// Waits for the next registration and returns the address of the service.
     pub(super) async fn next(&mut self) -> OnionAddress {
         let Some((service, news)) = self.new.recv().await else { return std::future::pending().await };
         self.known.insert(service, news);

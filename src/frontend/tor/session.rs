@@ -30,7 +30,7 @@ const ACTIVE: Duration = Duration::from_secs(5 * 60);
 /// Tor's `REASON=` if an HSDir has no descriptor of the address.
 const NOT_FOUND: &str = "NOT_FOUND";
 
-/// A connection that is authenticated.
+/// An authenticated connection to tor.
 pub(super) struct Session<'a> {
     services: &'a mut Services,
     clock: Clock,
@@ -130,7 +130,7 @@ impl<'a> Session<'a> {
         self.orders = Some(Channel { sender, receiver });
     }
 
-    /// Sends a new service what the others know already.
+    /// Sends a new service the news that the other services have already received.
     async fn welcome(&mut self, service: OnionAddress) {
         if let Some(Channel { sender, .. }) = &self.orders {
             self.services.send(service, TorNews::Up(TorOrders { service, orders: sender.clone() })).await;
@@ -242,7 +242,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Parses tor's `REASON=`.
+/// Converts tor's `REASON=` to an error.
 fn fetch_error(reason: Option<String>) -> FetchError {
     match reason {
         Some(reason) if reason == NOT_FOUND => FetchError::NotFound,
