@@ -8,69 +8,104 @@ pub fn action(reason: &str, namespace: &str, name: &str) -> Option<String> {
     advice(Reason::parse(reason)?, namespace, name)
 }
 
-fn advice(reason: Reason, namespace: &str, name: &str) -> Option<String> {
-    let edit = format!("kubectl edit obs {name} -n {namespace}");
-    let logs = |component: &str, container: &str| {
-        format!("kubectl logs -n {namespace} deploy/{name}-{component} -c {container}")
-    };
-    let pods = |component: &str| {
+/// The service that a piece of advice is about.
+struct Subject<'a> {
+    namespace: &'a str,
+    name: &'a str,
+}
+
+impl Subject<'_> {
+    fn edit(&self) -> String {
+        format!("kubectl edit obs {} -n {}", self.name, self.namespace)
+    }
+
+    fn logs(&self, component: &str, container: &str) -> String {
+        format!("kubectl logs -n {} deploy/{}-{component} -c {container}", self.namespace, self.name)
+    }
+
+    fn pods(&self, component: &str) -> String {
         format!(
-            "kubectl get pods -n {namespace} -l onionbalance.dev/service={name},app.kubernetes.io/component={component}"
+            "kubectl get pods -n {} -l onionbalance.dev/service={},app.kubernetes.io/component={component}",
+            self.namespace, self.name
         )
-    };
+    }
+}
+
+fn advice(reason: Reason, namespace: &str, name: &str) -> Option<String> {
+    let subject = Subject { namespace, name };
+    let edit = subject.edit();
     Some(match reason {
         Reason::InvalidSpec => format!("correct the named field: {edit}"),
-        Reason::InvalidName => {
-            "make it anew under another name; the key's Secret can be named in spec.masterKey.secretName".to_owned()
-        }
-        Reason::NameTaken => format!("rename or remove the named object, or give {name} another name"),
+        Reason::InvalidName => "create the object again under another name; spec.masterKey.secretName can name the \
+                                existing Secret of the key"
+            .to_owned(),
+        Reason::NameTaken => format!("rename or delete the named object, or give {name} another name"),
         Reason::SecretNotFound => {
-            format!("restore the key's Secret from your backup: kubectl apply -n {namespace} -f BACKUP")
+            format!("restore the Secret of the key from your backup: kubectl create -n {namespace} -f BACKUP")
         }
-        Reason::KeyInvalid => "look at the key: onionbalance-operator key check --help".to_owned(),
-        Reason::KeyConflict => format!("two objects use one key: give one of them another Secret: {edit}"),
-        Reason::AddressMismatch => format!("put the old key back, or set spec.masterKey.onionAddress on purpose: {edit}"),
-        Reason::Generating | Reason::NotAccepted | Reason::Waiting => "wait: it follows from the conditions above".to_owned(),
-        Reason::ClientsSecretNotFound => format!("create the Secret that spec.restrictedDiscovery.secretName names: {edit}"),
-        Reason::TooManyClients => "a descriptor holds 128 clients: remove some, or split them over two services".to_owned(),
-        Reason::ClientsInvalid => "correct the named entries; the other clients are let in meanwhile".to_owned(),
-        Reason::NoClients => format!("nobody can connect: add a client, or remove spec.restrictedDiscovery: {edit}"),
+        Reason::KeyInvalid => "check the key: onionbalance-operator key check --help".to_owned(),
+        Reason::KeyConflict => format!("two objects use the same key; give one of them another Secret: {edit}"),
+        Reason::AddressMismatch => {
+            format!("restore the previous key, or set spec.masterKey.onionAddress to the new address: {edit}")
+        }
+        Reason::Generating | Reason::NotAccepted | Reason::Waiting => {
+            "wait; this condition depends on the conditions above".to_owned()
+        }
+        Reason::ClientsSecretNotFound => {
+            format!("create the Secret that spec.restrictedDiscovery.secretName names: {edit}")
+        }
+        Reason::TooManyClients => {
+            "remove clients, or divide them between two services; a descriptor holds 128 clients".to_owned()
+        }
+        Reason::ClientsInvalid => "correct the named entries; the other clients can connect meanwhile".to_owned(),
+        Reason::NoClients => {
+            format!("add a client or remove spec.restrictedDiscovery; nobody can connect now: {edit}")
+        }
+        _ => return pods_or_publishing(reason, &subject),
+    })
+}
+
+/// Returns the advice for the reasons that concern pods, targets and publishing.
+fn pods_or_publishing(reason: Reason, subject: &Subject<'_>) -> Option<String> {
+    let Subject { namespace, name } = subject;
+    Some(match reason {
         Reason::TargetNotFound | Reason::TargetPortNotFound => format!("kubectl get services -n {namespace}"),
         Reason::ApplyFailed => {
-            format!("the API server refused a child: correct what it names, or the operator's rights: {edit}")
+            format!("correct the field that the API server names, or the rights of the operator: {}", subject.edit())
         }
         Reason::PodsRefused => format!(
-            "a quota or an admission rule: kubectl describe replicasets -n {namespace} -l onionbalance.dev/service={name}"
+            "check quotas and admission rules: kubectl describe replicasets -n {namespace} -l \
+             onionbalance.dev/service={name}"
         ),
         Reason::ImagePullFailed => format!(
-            "is the image's name right, and may the nodes pull it? kubectl get events -n {namespace} --field-selector reason=Failed"
+            "check the name of the image, and that the nodes may pull it: kubectl get events -n {namespace} \
+             --field-selector reason=Failed"
         ),
         Reason::PodsFailing => {
             format!("kubectl describe pods -n {namespace} -l onionbalance.dev/service={name}")
         }
-        Reason::Forbidden => {
-            "give the operator's account the named right: kubectl get clusterroles -l app.kubernetes.io/name=onionbalance-operator"
-                .to_owned()
-        }
-        Reason::Progressing | Reason::RollingOut => pods("backend"),
+        Reason::Forbidden => "grant the named right to the operator's account: kubectl get clusterroles -l \
+                              app.kubernetes.io/name=onionbalance-operator"
+            .to_owned(),
+        Reason::Progressing | Reason::RollingOut => subject.pods("backend"),
         Reason::Suspended => {
             format!("kubectl patch obs {name} -n {namespace} --type merge -p '{{\"spec\":{{\"suspend\":false}}}}'")
         }
         Reason::ScaledToZero => format!("kubectl scale obs/{name} -n {namespace} --replicas=2"),
-        Reason::NotPublished | Reason::PublisherSilent => format!("{}; {}", pods("frontend"), logs("frontend", "publisher")),
-        Reason::NotRestricted | Reason::Expired => logs("frontend", "publisher"),
-        Reason::NotOnHSDirs => format!("is the cluster's way to the Tor network open? {}", logs("frontend", "tor")),
-        Reason::NoBackends => format!("are the backends' tors connected? {}", logs("backend", "tor")),
-        Reason::Pending => {
-            "is the operator running? kubectl get pods -A -l app.kubernetes.io/name=onionbalance-operator".to_owned()
+        Reason::NotPublished | Reason::PublisherSilent => {
+            format!("{}; {}", subject.pods("frontend"), subject.logs("frontend", "publisher"))
         }
-        Reason::Valid
-        | Reason::KeyLoaded
-        | Reason::Restricted
-        | Reason::AllReady
-        | Reason::OnlyExternal
-        | Reason::Published
-        | Reason::Ready => return None,
+        Reason::NotRestricted | Reason::Expired => subject.logs("frontend", "publisher"),
+        Reason::NotOnHSDirs => {
+            format!("check that the cluster can reach the Tor network: {}", subject.logs("frontend", "tor"))
+        }
+        Reason::NoBackends => {
+            format!("check that the tors of the backends are connected: {}", subject.logs("backend", "tor"))
+        }
+        Reason::Pending => "check that the operator is running: kubectl get pods -A -l \
+                            app.kubernetes.io/name=onionbalance-operator"
+            .to_owned(),
+        _ => return None,
     })
 }
 
