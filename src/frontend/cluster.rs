@@ -13,7 +13,7 @@ use super::admission::{self, SeenSecret};
 use super::agents::{self, AgentOrders};
 use super::args::{ClusterArgs, PublisherArgs};
 use super::clock::{self, Clock};
-use super::conduct::{Answer, CallError, CallId, Conduct, Request};
+use super::conduct::{CallError, CallId, Conduct, LeaseAnswer, LeaseRequest};
 use super::driver::Driver;
 use super::external::ExternalBackends;
 use super::http::{self, Health};
@@ -41,8 +41,8 @@ pub(super) struct Neighbours {
     pub(super) pods: watch::Receiver<Arc<Pods>>,
     pub(super) object: watch::Receiver<Option<Arc<Object>>>,
     pub(super) secret: watch::Receiver<Option<SeenSecret>>,
-    pub(super) calls: mpsc::UnboundedSender<(CallId, Request)>,
-    pub(super) answers: mpsc::Receiver<(CallId, Result<Answer, CallError>)>,
+    pub(super) calls: mpsc::UnboundedSender<(CallId, LeaseRequest)>,
+    pub(super) answers: mpsc::Receiver<(CallId, Result<LeaseAnswer, CallError>)>,
     pub(super) status: watch::Sender<Facts>,
 }
 

@@ -29,7 +29,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use self::counters::Counters;
 use self::fitness::Fitness;
-pub(super) use self::message::{Answer, CallError, CallId, Event, Output, Request};
+pub(super) use self::message::{CallError, CallId, Event, LeaseAnswer, LeaseRequest, Output};
 use self::reach::Reach;
 use super::pause;
 use crate::common::complaint::Complaint;
@@ -350,34 +350,34 @@ impl Conduct {
         let deadline = self.now.elapsed.saturating_add(DEADLINE);
         self.next_attempt = Duration::MAX;
         self.attempt = Some(Attempt { call: self.last_call, deadline, conflicts: 0, phase: Phase::Reading });
-        self.call(Phase::Reading, Request::ReadLease);
+        self.call(Phase::Reading, LeaseRequest::ReadLease);
     }
 
-    fn call(&mut self, phase: Phase, request: Request) {
+    fn call(&mut self, phase: Phase, request: LeaseRequest) {
         let Some(attempt) = &mut self.attempt else { return };
         self.last_call = self.last_call.next();
         (attempt.call, attempt.phase) = (self.last_call, phase);
         self.outputs.push_back(Output::Call(self.last_call, request));
     }
 
-    fn answered(&mut self, call: CallId, answer: Result<Answer, CallError>) {
+    fn answered(&mut self, call: CallId, answer: Result<LeaseAnswer, CallError>) {
         let Some(attempt) = self.attempt.as_mut().filter(|attempt| attempt.call == call) else { return };
         let phase = std::mem::replace(&mut attempt.phase, Phase::Reading);
         match (phase, answer) {
-            (Phase::Reading, Ok(Answer::Read(lease))) => self.consider(lease),
-            (Phase::Listing(lease, decision), Ok(Answer::Ready(ready))) => self.choose(lease, decision, ready),
-            (Phase::Claiming, Ok(Answer::Written(lease))) => {
+            (Phase::Reading, Ok(LeaseAnswer::Read(lease))) => self.consider(lease),
+            (Phase::Listing(lease, decision), Ok(LeaseAnswer::Ready(ready))) => self.choose(lease, decision, ready),
+            (Phase::Claiming, Ok(LeaseAnswer::Written(lease))) => {
                 self.learn(true, Some(&lease));
                 self.end_attempt();
             }
-            (Phase::Vacating, Ok(Answer::Written(lease))) => {
+            (Phase::Vacating, Ok(LeaseAnswer::Written(lease))) => {
                 self.learn(false, Some(&lease));
                 self.report_vacated();
                 self.end_attempt();
             }
             (Phase::Claiming | Phase::Vacating, Err(CallError::Conflict)) if attempt.conflicts + 1 < CONFLICTS => {
                 attempt.conflicts += 1;
-                self.call(Phase::Reading, Request::ReadLease);
+                self.call(Phase::Reading, LeaseRequest::ReadLease);
             }
             (Phase::Claiming, Err(CallError::Conflict)) => self.end_attempt(),
             (_, Err(error)) => self.fail(&LeaseError::Call(error)),
@@ -400,7 +400,7 @@ impl Conduct {
                 self.end_attempt();
             }
             (_, lease) if self.fitness().yields(decision) => {
-                self.call(Phase::Listing(lease, decision), Request::ListReady);
+                self.call(Phase::Listing(lease, decision), LeaseRequest::ListReady);
             }
             (_, lease) => self.claim(lease, decision),
         }
@@ -439,14 +439,14 @@ impl Conduct {
         }
         let now = self.timestamp();
         self.election.claim(lease.spec.get_or_insert_default(), decision, now);
-        self.call(Phase::Claiming, Request::WriteLease(lease));
+        self.call(Phase::Claiming, LeaseRequest::WriteLease(lease));
     }
 
     /// Writes the Lease as held by nobody, with the last counters.
     fn vacate(&mut self, mut lease: Box<Lease>) {
         lease_object::raise_counters(&mut lease, &self.used);
         election::vacate(lease.spec.get_or_insert_default(), self.timestamp());
-        self.call(Phase::Vacating, Request::WriteLease(lease));
+        self.call(Phase::Vacating, LeaseRequest::WriteLease(lease));
     }
 
     fn report_vacated(&self) {

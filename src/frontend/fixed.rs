@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::RunError;
 use super::args::PublisherArgs;
 use super::cluster::{self, Neighbours};
-use super::conduct::{Answer, CallError, CallId, Request};
+use super::conduct::{CallError, CallId, LeaseAnswer, LeaseRequest};
 use super::object::{Object, Restriction};
 use super::pods::Pod;
 use super::status::Facts;
@@ -83,15 +83,15 @@ fn neighbours(pod_uid: &str, fixed: FixedBackends, parts: &mut JoinSet<()>) -> N
 
 /// Answers the calls of the only publisher, with a Lease in memory.
 async fn answer(
-    mut calls: mpsc::UnboundedReceiver<(CallId, Request)>,
-    answers: mpsc::Sender<(CallId, Result<Answer, CallError>)>,
+    mut calls: mpsc::UnboundedReceiver<(CallId, LeaseRequest)>,
+    answers: mpsc::Sender<(CallId, Result<LeaseAnswer, CallError>)>,
 ) {
     let mut stored = None;
     while let Some((id, request)) = calls.recv().await {
         let answer = match request {
-            Request::ReadLease => Answer::Read(stored.clone()),
-            Request::WriteLease(lease) => Answer::Written(stored.insert(lease).clone()),
-            Request::ListReady => Answer::Ready(BTreeSet::new()),
+            LeaseRequest::ReadLease => LeaseAnswer::Read(stored.clone()),
+            LeaseRequest::WriteLease(lease) => LeaseAnswer::Written(stored.insert(lease).clone()),
+            LeaseRequest::ListReady => LeaseAnswer::Ready(BTreeSet::new()),
         };
         if answers.send((id, Ok(answer))).await.is_err() {
             return;

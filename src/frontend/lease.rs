@@ -9,7 +9,7 @@ use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::mpsc;
 
-use super::conduct::{Answer, CallError, CallId, Request, lease_object};
+use super::conduct::{CallError, CallId, LeaseAnswer, LeaseRequest, lease_object};
 use super::pods::is_ready;
 use crate::common::complaint::cause;
 use crate::crd::PUBLISHER_MANAGER;
@@ -35,8 +35,8 @@ impl LeaseKeeper {
     /// Executes calls until their sender is dropped. A new call replaces the one under way.
     pub(super) async fn run(
         self,
-        mut calls: mpsc::UnboundedReceiver<(CallId, Request)>,
-        answers: mpsc::Sender<(CallId, Result<Answer, CallError>)>,
+        mut calls: mpsc::UnboundedReceiver<(CallId, LeaseRequest)>,
+        answers: mpsc::Sender<(CallId, Result<LeaseAnswer, CallError>)>,
     ) {
         let mut next = calls.recv().await;
         while let Some((id, request)) = next {
@@ -52,17 +52,21 @@ impl LeaseKeeper {
         }
     }
 
-    async fn execute(&self, request: Request) -> Result<Answer, CallError> {
+    async fn execute(&self, request: LeaseRequest) -> Result<LeaseAnswer, CallError> {
         let name = lease_object::name(&self.service);
         let answer = match request {
-            Request::ReadLease => self.leases.get_opt(&name).await.map(|lease| Answer::Read(lease.map(Box::new))),
-            Request::WriteLease(lease) if lease.metadata.resource_version.is_none() => {
-                self.leases.create(&as_publisher(), &lease).await.map(|lease| Answer::Written(Box::new(lease)))
+            LeaseRequest::ReadLease => {
+                self.leases.get_opt(&name).await.map(|lease| LeaseAnswer::Read(lease.map(Box::new)))
             }
-            Request::WriteLease(lease) => {
-                self.leases.replace(&name, &as_publisher(), &lease).await.map(|lease| Answer::Written(Box::new(lease)))
+            LeaseRequest::WriteLease(lease) if lease.metadata.resource_version.is_none() => {
+                self.leases.create(&as_publisher(), &lease).await.map(|lease| LeaseAnswer::Written(Box::new(lease)))
             }
-            Request::ListReady => self.list_ready().await.map(Answer::Ready),
+            LeaseRequest::WriteLease(lease) => self
+                .leases
+                .replace(&name, &as_publisher(), &lease)
+                .await
+                .map(|lease| LeaseAnswer::Written(Box::new(lease))),
+            LeaseRequest::ListReady => self.list_ready().await.map(LeaseAnswer::Ready),
         };
         answer.map_err(|error| match error {
             kube::Error::Api(status) if status.is_conflict() || status.is_already_exists() => CallError::Conflict,

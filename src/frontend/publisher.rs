@@ -11,7 +11,7 @@ use super::admission::{Admission, SeenSecret};
 use super::agents::{AgentOrders, AgentReport};
 use super::backends::Backends;
 use super::clock::Clock;
-use super::conduct::{Answer, CallError, CallId, Conduct, Event, Output, Request};
+use super::conduct::{CallError, CallId, Conduct, Event, LeaseAnswer, LeaseRequest, Output};
 use super::driver::Driver;
 use super::http::{Health, Role};
 use super::metrics::Figures;
@@ -27,7 +27,7 @@ pub(super) struct Inlets {
     pub(super) pods: watch::Receiver<Arc<Pods>>,
     pub(super) object: watch::Receiver<Option<Arc<Object>>>,
     pub(super) secret: watch::Receiver<Option<SeenSecret>>,
-    pub(super) answers: mpsc::Receiver<(CallId, Result<Answer, CallError>)>,
+    pub(super) answers: mpsc::Receiver<(CallId, Result<LeaseAnswer, CallError>)>,
     pub(super) tor: mpsc::Receiver<TorNews>,
     pub(super) reports: mpsc::Receiver<(BackendId, AgentReport)>,
 }
@@ -35,7 +35,7 @@ pub(super) struct Inlets {
 /// The channels through which the publisher reports, and orders calls.
 pub(super) struct Outlets {
     pub(super) agents: watch::Sender<AgentOrders>,
-    pub(super) calls: mpsc::UnboundedSender<(CallId, Request)>,
+    pub(super) calls: mpsc::UnboundedSender<(CallId, LeaseRequest)>,
     pub(super) status: watch::Sender<Facts>,
     pub(super) health: watch::Sender<Health>,
 }
@@ -46,7 +46,7 @@ enum Wake {
     Pods,
     Object,
     Secret,
-    Answer((CallId, Result<Answer, CallError>)),
+    Answer((CallId, Result<LeaseAnswer, CallError>)),
     Tor(TorNews),
     Report((BackendId, AgentReport)),
 }

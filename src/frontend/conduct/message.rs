@@ -36,7 +36,7 @@ pub(in crate::frontend) enum Event {
     /// The engine used this revision counter.
     CounterUsed(TimePeriod, u64),
     /// A call to the API server ended.
-    Answered(CallId, Result<Answer, CallError>),
+    Answered(CallId, Result<LeaseAnswer, CallError>),
     /// The process is about to end.
     Stop,
 }
@@ -47,7 +47,7 @@ pub(in crate::frontend) enum Output {
     /// An input for the merge engine.
     Engine(Input),
     /// A call to the API server, which replaces the call that is under way.
-    Call(CallId, Request),
+    Call(CallId, LeaseRequest),
 }
 
 /// The number of a call. An answer to any call but the newest is ignored.
@@ -63,7 +63,7 @@ impl CallId {
 
 /// A request to the API server.
 #[derive(Debug, Clone)]
-pub(in crate::frontend) enum Request {
+pub(in crate::frontend) enum LeaseRequest {
     /// Reads the Lease.
     ReadLease,
     /// Creates the Lease if it has no resource version, and replaces that version otherwise.
@@ -72,9 +72,9 @@ pub(in crate::frontend) enum Request {
     ListReady,
 }
 
-/// The API server's answer to a [`Request`].
+/// The API server's answer to a [`LeaseRequest`].
 #[derive(Debug)]
-pub(in crate::frontend) enum Answer {
+pub(in crate::frontend) enum LeaseAnswer {
     /// The Lease. None if it does not exist.
     Read(Option<Box<Lease>>),
     /// The Lease as it was written.

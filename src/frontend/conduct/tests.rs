@@ -187,7 +187,7 @@ fn a_lease_without_our_labels_is_never_taken() {
     foreign.metadata.labels = None;
     let mut conduct = started();
     let call = read_call(&mut conduct);
-    conduct.handle(Event::Answered(call, Ok(Answer::Read(Some(Box::new(foreign))))), at(1));
+    conduct.handle(Event::Answered(call, Ok(LeaseAnswer::Read(Some(Box::new(foreign))))), at(1));
     assert!(conduct.poll_output().is_none());
     assert!(conduct.knows_lease() && !conduct.holds_lease());
     conduct.handle(Event::Tick, at(3));
@@ -212,14 +212,14 @@ fn started() -> Conduct {
 
 fn read_call(conduct: &mut Conduct) -> CallId {
     match conduct.poll_output() {
-        Some(Output::Call(call, Request::ReadLease)) => call,
+        Some(Output::Call(call, LeaseRequest::ReadLease)) => call,
         other => panic!("{other:?}"),
     }
 }
 
 fn write_call(conduct: &mut Conduct) -> (CallId, Box<Lease>) {
     match conduct.poll_output() {
-        Some(Output::Call(call, Request::WriteLease(lease))) => (call, lease),
+        Some(Output::Call(call, LeaseRequest::WriteLease(lease))) => (call, lease),
         other => panic!("{other:?}"),
     }
 }
@@ -228,10 +228,10 @@ fn write_call(conduct: &mut Conduct) -> (CallId, Box<Lease>) {
 fn leading() -> (Conduct, Box<Lease>) {
     let mut conduct = started();
     let call = read_call(&mut conduct);
-    conduct.handle(Event::Answered(call, Ok(Answer::Read(None))), at(0));
+    conduct.handle(Event::Answered(call, Ok(LeaseAnswer::Read(None))), at(0));
     let (call, lease) = write_call(&mut conduct);
     assert!(!conduct.is_leading(), "the Lease is not written yet");
-    conduct.handle(Event::Answered(call, Ok(Answer::Written(lease.clone()))), at(0));
+    conduct.handle(Event::Answered(call, Ok(LeaseAnswer::Written(lease.clone()))), at(0));
     assert!(matches!(conduct.poll_output(), Some(Output::Engine(Input::Leading(true)))));
     (conduct, lease)
 }
@@ -244,7 +244,7 @@ fn the_lease_belongs_to_the_object_and_holds_the_counters() {
     let period = TimePeriod { number: 20_500, length_minutes: 1440 };
     conduct.handle(Event::CounterUsed(period, 7), at(1));
     let call = read_call(&mut conduct);
-    conduct.handle(Event::Answered(call, Ok(Answer::Read(Some(lease)))), at(1));
+    conduct.handle(Event::Answered(call, Ok(LeaseAnswer::Read(Some(lease)))), at(1));
     let (_, lease) = write_call(&mut conduct);
     assert_eq!(lease_object::counters(&lease).get(20_500), Some(7), "stored at once");
 }
@@ -258,9 +258,9 @@ fn an_answer_from_before_a_pause_does_not_count() {
     assert!(!conduct.is_leading());
     assert!(matches!(conduct.poll_output(), Some(Output::Engine(Input::Leading(false)))));
     let new = read_call(&mut conduct);
-    conduct.handle(Event::Answered(old, Ok(Answer::Read(Some(lease.clone())))), at(60));
+    conduct.handle(Event::Answered(old, Ok(LeaseAnswer::Read(Some(lease.clone())))), at(60));
     assert!(!conduct.is_leading() && conduct.poll_output().is_none());
-    conduct.handle(Event::Answered(new, Ok(Answer::Read(Some(lease)))), at(60));
+    conduct.handle(Event::Answered(new, Ok(LeaseAnswer::Read(Some(lease)))), at(60));
     assert!(conduct.is_leading());
 }
 
@@ -286,7 +286,7 @@ fn a_call_that_is_not_answered_fails_and_is_repeated() {
     conduct.handle(Event::Tick, at(6));
     let second = read_call(&mut conduct);
     assert_ne!(first, second);
-    conduct.handle(Event::Answered(first, Ok(Answer::Read(None))), at(6));
+    conduct.handle(Event::Answered(first, Ok(LeaseAnswer::Read(None))), at(6));
     assert!(conduct.poll_output().is_none(), "it is too late");
 }
 

@@ -35,11 +35,11 @@ const HSDIR_ANSWERS: Duration = Duration::from_millis(800);
 struct UnderWay {
     publisher: usize,
     call: CallId,
-    request: Request,
+    request: LeaseRequest,
     ordered: Duration,
     arrives: Duration,
     /// The answer, once the API server has carried the call out.
-    answer: Option<(Duration, Result<Answer, CallError>)>,
+    answer: Option<(Duration, Result<LeaseAnswer, CallError>)>,
 }
 
 /// An upload on its way to an HSDir.
@@ -57,7 +57,7 @@ enum Message {
     Conduct(Event),
     Engine(Input),
     /// The answer to a call, and the time at which the call was ordered.
-    Answer(CallId, Duration, Result<Answer, CallError>),
+    Answer(CallId, Duration, Result<LeaseAnswer, CallError>),
 }
 
 #[allow(clippy::struct_excessive_bools, reason = "each is a fault of its own")]
@@ -377,7 +377,7 @@ impl World {
             Message::Engine(input) => self.engine(index, input),
             Message::Answer(call, ordered, answer) => {
                 let publisher = &mut self.publishers[index];
-                if publisher.last_call == Some(call) && matches!(answer, Ok(Answer::Read(_))) {
+                if publisher.last_call == Some(call) && matches!(answer, Ok(LeaseAnswer::Read(_))) {
                     publisher.read = Some(ordered);
                 }
                 self.conduct(index, Event::Answered(call, answer));

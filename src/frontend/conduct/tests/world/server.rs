@@ -8,7 +8,7 @@ use super::*;
 const SLOWEST: Duration = Duration::from_millis(900);
 
 impl World {
-    pub(super) fn call(&mut self, index: usize, call: CallId, request: Request) {
+    pub(super) fn call(&mut self, index: usize, call: CallId, request: LeaseRequest) {
         let arrives = self.elapsed + SLOWEST.mul_f64(self.rng.random_range(0.05..0.5));
         let ordered = self.elapsed;
         self.publishers[index].last_call = Some(call);
@@ -43,16 +43,18 @@ impl World {
         }
     }
 
-    pub(super) fn execute(&mut self, request: Request) -> Result<Answer, CallError> {
+    pub(super) fn execute(&mut self, request: LeaseRequest) -> Result<LeaseAnswer, CallError> {
         match request {
-            Request::ReadLease => Ok(Answer::Read(self.lease.clone().map(Box::new))),
-            Request::ListReady => {
+            LeaseRequest::ReadLease => Ok(LeaseAnswer::Read(self.lease.clone().map(Box::new))),
+            LeaseRequest::ListReady => {
                 let ready = (0..self.publishers.len()).filter(|index| {
                     self.is_running(*index) && self.publishers[*index].tor && self.reaches_server(*index)
                 });
-                Ok(Answer::Ready(ready.map(|index| format!("process-{}", self.publishers[index].process)).collect()))
+                Ok(LeaseAnswer::Ready(
+                    ready.map(|index| format!("process-{}", self.publishers[index].process)).collect(),
+                ))
             }
-            Request::WriteLease(mut lease) => {
+            LeaseRequest::WriteLease(mut lease) => {
                 let stored = self.lease.as_ref().and_then(|lease| lease.metadata.resource_version.clone());
                 if lease.metadata.resource_version != stored {
                     return Err(CallError::Conflict);
@@ -66,7 +68,7 @@ impl World {
                 self.version += 1;
                 lease.metadata.resource_version = Some(self.version.to_string());
                 self.lease = Some(*lease.clone());
-                Ok(Answer::Written(lease))
+                Ok(LeaseAnswer::Written(lease))
             }
         }
     }
