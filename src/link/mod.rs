@@ -1,13 +1,10 @@
-//! What publisher and agent say to each other: the token, the mutual HMAC over HTTP, and the
-//! messages. Pure.
+//! What publisher and agent say to each other: the token, the mutual HMAC over HTTP, and the messages. Pure.
 //!
-//! The publisher polls every backend pod: `POST /v1/sync` with a [`SyncRequest`], answered with a
-//! [`SyncResponse`]. Both directions carry `onionbalance-mac`, HMAC-SHA256 under the service's
-//! token: a request's covers ("request", pod UID, method, path, nonce, body), the answer's
-//! ("response", pod UID, method, path, the request's nonce, status, body), each field with its
-//! length. The nonce (`onionbalance-nonce`, 16 random bytes in hex) ties an answer to its request;
-//! the sequence number in the request's body, rising per publisher, makes a replayed request
-//! worthless.
+//! The publisher polls every backend pod: `POST /v1/sync` with a [`SyncRequest`], answered with a [`SyncResponse`].
+//! Both directions carry `onionbalance-mac`, HMAC-SHA256 under the service's token: a request's covers
+//! ("request", pod UID, method, path, nonce, body), the answer's ("response", pod UID, method, path, the request's nonce,
+//! status, body), each field with its length. The nonce (`onionbalance-nonce`, 16 random bytes in hex) ties an answer to
+//! its request; the sequence number in the request's body, rising per publisher, makes a replayed request worthless.
 
 mod config;
 mod drain;
@@ -32,8 +29,7 @@ pub const MAX_REQUEST_BYTES: usize = 4 * 1024;
 pub const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 /// The agent's authenticated API.
 pub const AGENT_API_PORT: u16 = 9400;
-/// Probes (`/startupz`, `/livez`, `/readyz`) and, in a backend, `/drain`: publisher, agent and
-/// operator alike.
+/// Probes (`/startupz`, `/livez`, `/readyz`) and, in a backend, `/drain`: publisher, agent and operator alike.
 pub const PROBE_PORT: u16 = 9401;
 /// Metrics: publisher, agent and operator alike.
 pub const METRICS_PORT: u16 = 9402;
