@@ -13,7 +13,7 @@ use kube::runtime::watcher::Event;
 
 use super::guarded::Guarded;
 
-/// The record of our own writes, to tell echoes from changes. An event that arrives while its
+/// The record of our own writes, to distinguish echoes from changes. An event that arrives while its
 /// service is being reconciled waits for the end of that reconciliation, because an echo often
 /// arrives before the API server's answer to the write. The next reconciliation could not begin
 /// earlier anyway.

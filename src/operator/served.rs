@@ -1,4 +1,4 @@
-//! The optional APIs that an API server serves. [`discover`](super::discover) asks for them.
+//! The optional APIs that an API server serves.
 
 /// A version of `PodDisruptionBudget`. Kubernetes 1.21 added `v1` and 1.25 removed `v1beta1`; the
 /// fields that the operator sets are the same in both.

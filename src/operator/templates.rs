@@ -221,7 +221,7 @@ mod tests {
                 "backend: {resources: {limits: {cpu: 1}}}",
                 "backend.resources.limits is unknown; give requests and limits of tor and agent",
             ),
-            ("backend: {resources: {tor: {limit: {cpu: 1}}}}", "backend.resources.tor.limit is unknown: "),
+            ("backend: {resources: {tor: {limit: {cpu: 1}}}}", "backend.resources.tor.limit is unknown; "),
             (
                 "backend: {resources: {agent: {limits: {memory: 64 MB}}}}",
                 "backend.resources.agent.limits.memory: is no quantity",

@@ -75,11 +75,11 @@ fn a_new_service_reports_only_its_key_until_it_is_published() {
         (ConditionType::Published, Finding::no(Reason::NotPublished, "not yet")),
         (ConditionType::Ready, Finding::no(Reason::Progressing, "0 of 2")),
     ];
-    let made = notices(&[], &conditions(&begins), Some("web-master-key"));
-    let [made] = &made[..] else { panic!("{made:?}") };
-    assert_eq!((made.kind, made.reason.as_str()), (EventType::Normal, "KeyGenerated"));
+    let notices = notices(&[], &conditions(&begins), Some("web-master-key"));
+    let [generated] = &notices[..] else { panic!("{notices:?}") };
+    assert_eq!((generated.kind, generated.reason.as_str()), (EventType::Normal, "KeyGenerated"));
     assert_eq!(
-        made.note,
+        generated.note,
         "Generated a new master key in Secret web-master-key; make a backup. Using the key of a.onion."
     );
     // No HSDir has accepted the first descriptor yet.
