@@ -417,7 +417,7 @@ fn clients() -> Vec<Refused> {
             .operator("spec.restrictedDiscovery.clients[1].name: \"a\" is used twice; give each client a different name")
             .schema("spec.restrictedDiscovery.clients"),
         clients(&[("a", KEYS[0]), ("b", KEYS[0])])
-            .operator("spec.restrictedDiscovery.clients[1].publicKey: is the key of \"a\" too; remove one of them")
+            .operator("spec.restrictedDiscovery.clients[1].publicKey: is also the key of \"a\"; remove one of them")
             .rule("spec.restrictedDiscovery.clients: two clients have the same key; remove one of them"),
         clients(&[("a", "descriptor:x25519:AAAA")]).both(form),
         clients(&[("a", &private)])
