@@ -179,8 +179,8 @@ impl Controller {
         tokio::select! {
             () = stopping.cancelled() => {}
             // Nothing else may wait for this cache: kube wakes only one of several waiters.
-            filled = context.cache.wait_until_ready() => {
-                if filled.is_ok() && unfilled.fetch_sub(1, Ordering::Relaxed) == 1 {
+            ready = context.cache.wait_until_ready() => {
+                if ready.is_ok() && unfilled.fetch_sub(1, Ordering::Relaxed) == 1 {
                     telemetry.ready.store(true, Ordering::Relaxed);
                     info!("ready");
                 }
