@@ -50,7 +50,7 @@ const PAGE: u32 = 100;
 pub type Changes = SelectAll<BoxStream<'static, ObjectRef<Guarded>>>;
 
 impl Cache {
-    /// Begins to watch. The cache fills while the returned stream is read. Failing watches are
+    /// Starts the watches. The cache fills while the returned stream is read. Failing watches are
     /// reported to `watches`.
     pub fn watch(client: &Client, namespace: Option<&str>, served: Served, watches: &Watches) -> (Self, Changes) {
         let echoes = Echoes::default();

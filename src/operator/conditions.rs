@@ -63,9 +63,9 @@ impl Finding {
 /// admission webhook can have any length.
 const MAX_MESSAGE: usize = 4096;
 
-/// Returns exactly the found conditions. A transition time changes only together with the
-/// condition's status. The schema's default, with a time in 1970, does not count as a previous
-/// condition.
+/// Merges findings into the previous conditions. Only the found conditions remain. A transition
+/// time changes only together with the condition's status. The schema's default, with a time in
+/// 1970, does not count as a previous condition.
 pub fn merge(
     previous: &[Condition],
     found: &[(ConditionType, Finding)],

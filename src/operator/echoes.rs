@@ -13,8 +13,8 @@ use kube::runtime::watcher::Event;
 
 use super::guarded::Guarded;
 
-/// The record of our own writes, to distinguish echoes from changes. An event that arrives while its
-/// service is being reconciled waits for the end of that reconciliation, because an echo often
+/// The record of our own writes, to distinguish echoes from changes. An event that arrives while
+/// its service is being reconciled waits for the end of that reconciliation, because an echo often
 /// arrives before the API server's answer to the write. The next reconciliation could not begin
 /// earlier anyway.
 #[derive(Debug, Clone, Default)]
@@ -30,7 +30,7 @@ struct State {
     waiting: HashMap<ObjectRef<Guarded>, Vec<SeenChange>>,
 }
 
-/// A change of an object, as a watch event reports it.
+/// A change to an object, as a watch event reports it.
 #[derive(Debug)]
 struct SeenChange {
     uid: Option<String>,

@@ -115,7 +115,7 @@ fn notice(kind: EventType, condition: &Condition, reason: &str, note: String) ->
     Notice { kind, condition: condition.type_.clone(), reason: reason.to_owned(), note }
 }
 
-/// The longest note in bytes. The API server refuses notes of more than 1024 bytes.
+/// The longest note, in bytes. The API server refuses notes of more than 1024 bytes.
 const MAX_NOTE: usize = 1000;
 /// The time limit for writing an Event. A reconciliation does not wait longer for it, because
 /// Events are not essential.

@@ -1,5 +1,5 @@
 //! The reconciliation of one object: observe, then plan and execute one step after another, then
-//! write the status, which is written whatever happened.
+//! write the status.
 
 use std::sync::Arc;
 use std::time::Duration;

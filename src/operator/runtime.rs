@@ -4,12 +4,11 @@
 use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::future::Future;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
-use futures::future::try_join_all;
 use futures::{FutureExt as _, StreamExt as _};
 use kube::Client;
 use kube::runtime::controller::{self, Action};
@@ -130,7 +129,7 @@ impl Controllers {
         telemetry.objects.set(Arc::clone(&objects));
         let events = Arc::new(Events::new(client.clone(), telemetry.clone()));
         let (mut tasks, stopping) = (JoinSet::new(), CancellationToken::new());
-        let mut contexts = Vec::new();
+        let unfilled = Arc::new(AtomicUsize::new(watched.len()));
         for (cache, changes) in watched {
             let context = Arc::new(Context {
                 client: client.clone(),
@@ -140,12 +139,15 @@ impl Controllers {
                 cache,
                 objects: Arc::clone(&objects),
             });
-            contexts.push(Arc::clone(&context));
-            let controller = Controller { context, telemetry: Arc::clone(telemetry), leading: leading.subscribe() };
+            let controller = Controller {
+                context,
+                telemetry: Arc::clone(telemetry),
+                leading: leading.subscribe(),
+                unfilled: Arc::clone(&unfilled),
+            };
             tasks.spawn(controller.run(changes, stopping.clone()));
         }
         info!(?namespaces, "watching");
-        tasks.spawn(report_ready(contexts, Arc::clone(telemetry), stopping.clone()));
         Self { tasks, stopping }
     }
 
@@ -156,29 +158,19 @@ impl Controllers {
     }
 }
 
-/// Reports that the operator is ready once all caches are filled.
-async fn report_ready(contexts: Vec<Arc<Context>>, telemetry: Arc<Telemetry>, stopping: CancellationToken) {
-    let filled = try_join_all(contexts.iter().map(|context| context.cache.wait_until_ready()));
-    tokio::select! {
-        () = stopping.cancelled() => {}
-        filled = filled => if filled.is_ok() {
-            telemetry.ready.store(true, Ordering::Relaxed);
-            info!("ready");
-        }
-    }
-}
-
 /// The controller of one watch cache.
 struct Controller {
     context: Arc<Context>,
     telemetry: Arc<Telemetry>,
     leading: watch::Receiver<bool>,
+    /// The number of caches of all controllers that are not filled yet.
+    unfilled: Arc<AtomicUsize>,
 }
 
 impl Controller {
     /// Reconciles objects as they change, until `stopping`.
     async fn run(self, changes: Changes, stopping: CancellationToken) {
-        let Self { context, telemetry, leading } = self;
+        let Self { context, telemetry, leading, unfilled } = self;
         let (sender, queue) = unbounded();
         // The cache is filled by a task of its own, so that it does not fall behind while all
         // reconciliations are busy, and does not wait for the first of them.
@@ -186,8 +178,12 @@ impl Controller {
         let filler = tokio::spawn(fill);
         tokio::select! {
             () = stopping.cancelled() => {}
-            // Waiting fails only if the filler has ended.
-            _ = context.cache.wait_until_ready() => {
+            // Nothing else may wait for this cache: kube wakes only one of several waiters.
+            ready = context.cache.wait_until_ready() => {
+                if ready.is_ok() && unfilled.fetch_sub(1, Ordering::Relaxed) == 1 {
+                    telemetry.ready.store(true, Ordering::Relaxed);
+                    info!("ready");
+                }
                 reconcile_all(context, telemetry, leading, (sender, queue), stopping.clone()).await;
             }
         }

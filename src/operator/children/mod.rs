@@ -174,7 +174,7 @@ pub fn manifests(inputs: &Inputs<'_>, key: &MasterKey) -> Result<Vec<Value>, Bui
     Ok(manifests)
 }
 
-/// Makes a child of a manifest, with the version of its kind that the API server serves.
+/// Creates a child from a manifest, with the version of its kind that the API server serves.
 fn untyped(kind: Kind, mut manifest: Value) -> Child {
     manifest["apiVersion"] = kind.resource().api_version.into();
     let name = manifest["metadata"]["name"].as_str().unwrap_or_default().to_owned();

@@ -5,7 +5,7 @@ use crate::crd::{Reason, RestrictedDiscovery};
 use crate::onion::descriptor::MAX_AUTHORIZED_CLIENTS;
 use crate::operator::conditions::Finding;
 
-/// The number of problems that a message names. It only counts the others.
+/// The largest number of problems that a message names individually. The rest are only counted.
 const NAMED: usize = 10;
 
 /// Returns the finding about the clients, or `None` if discovery is open. `secret` is the content

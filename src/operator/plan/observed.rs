@@ -45,7 +45,7 @@ pub struct Observed {
     pub pod_problems: Vec<PodProblem>,
     /// The publishers' Lease, if it belongs to this service.
     pub lease: Option<Lease>,
-    /// The state of the question if a key may be generated.
+    /// The permission to generate a master key.
     pub key_permit: KeyPermit,
     /// True if this reconciliation generated the key.
     pub generated_key: bool,
@@ -74,7 +74,7 @@ impl KeySecret {
     }
 }
 
-/// The answer to the question if a key may be generated.
+/// The permission to generate a master key, which depends on the API server's view of the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyPermit {
     /// The API server has not been asked for the object yet.

@@ -49,7 +49,7 @@ fn the_address_changes_if_the_spec_says_so() {
 }
 
 /// Returns a healthy service with a generated key, the Secret of which has these owners.
-fn generated(policy: &str, owners: Value) -> Observed {
+fn generated(policy: &str, owners: &Value) -> Observed {
     let mut observed = healthy();
     observed.object = with(&observed.object, "spec/deletionPolicy", json!(policy));
     let secret = observed.key_secret.as_mut().unwrap();
@@ -74,20 +74,20 @@ fn owner(uid: &str) -> Value {
 
 #[test]
 fn only_a_generated_secret_is_owned_and_only_if_the_policy_says_so() {
-    assert_eq!(new_owners(&generated("Retain", json!([]))), None);
-    assert_eq!(new_owners(&generated("Delete", json!([owner("uid-of-web")]))), None);
-    assert_eq!(new_owners(&generated("Delete", json!([]))), Some(vec!["uid-of-web".to_owned()]));
+    assert_eq!(new_owners(&generated("Retain", &json!([]))), None);
+    assert_eq!(new_owners(&generated("Delete", &json!([owner("uid-of-web")]))), None);
+    assert_eq!(new_owners(&generated("Delete", &json!([]))), Some(vec!["uid-of-web".to_owned()]));
     // The present owner is a deleted object of the same name.
-    assert_eq!(new_owners(&generated("Delete", json!([owner("old")]))), Some(vec!["uid-of-web".to_owned()]));
-    assert_eq!(new_owners(&generated("Retain", json!([owner("uid-of-web")]))), Some(vec![]));
-    let mut own = generated("Delete", json!([]));
+    assert_eq!(new_owners(&generated("Delete", &json!([owner("old")]))), Some(vec!["uid-of-web".to_owned()]));
+    assert_eq!(new_owners(&generated("Retain", &json!([owner("uid-of-web")]))), Some(vec![]));
+    let mut own = generated("Delete", &json!([]));
     own.key_secret.as_mut().unwrap().metadata.annotations = None;
     assert_eq!(new_owners(&own), None);
 }
 
 #[test]
 fn the_owner_of_a_retained_key_is_removed_even_if_the_key_cannot_be_used() {
-    let mut observed = generated("Retain", json!([owner("uid-of-web")]));
+    let mut observed = generated("Retain", &json!([owner("uid-of-web")]));
     observed.object = with(&observed.object, "spec/masterKey/onionAddress", json!(other_key().address().to_string()));
     assert_eq!(new_owners(&observed), Some(vec![]));
     observed.tried_key_owners = true;

@@ -75,7 +75,8 @@ fn a_refused_key_is_not_tried_again_and_stops_everything() {
 #[test]
 fn a_key_that_exists_already_is_used_instead_of_a_generated_one() {
     let observed = fresh();
-    let mut server = Server { key_creation: KeyCreation::Exists(key_secret(&other_key())), ..server(&observed) };
+    let mut server =
+        Server { key_creation: KeyCreation::Exists(Box::new(key_secret(&other_key()))), ..server(&observed) };
     let (observed, status) = server.run(observed);
     assert_eq!(status.onion_address, Some(other_key().address().to_string()));
     assert!(!observed.generated_key);

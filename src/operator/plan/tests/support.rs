@@ -149,7 +149,7 @@ pub enum KeyCreation {
     #[default]
     Created,
     /// This Secret exists already.
-    Exists(KeySecret),
+    Exists(Box<KeySecret>),
     /// A Secret existed, but was deleted before it could be read.
     Vanished,
 }
@@ -226,7 +226,7 @@ impl Server {
         let rivals = Vec::new();
         match std::mem::take(&mut self.key_creation) {
             KeyCreation::Created => Outcome::KeyGenerated { secret: Box::new(key_secret(&Fixture::new().key)), rivals },
-            KeyCreation::Exists(secret) => Outcome::KeyExisted { secret: Some(Box::new(secret)), rivals },
+            KeyCreation::Exists(secret) => Outcome::KeyExisted { secret: Some(secret), rivals },
             KeyCreation::Vanished => Outcome::KeyExisted { secret: None, rivals },
         }
     }
