@@ -123,8 +123,8 @@ mod tests {
     use crate::common::exposition::page;
     use crate::onion::TimePeriod;
 
-    #[test]
-    fn the_page_has_the_documented_metrics() {
+    /// Returns the figures of a publisher with backends in several states and one time period.
+    fn figures() -> Figures {
         let backend = |state| BackendView {
             name: "a".into(),
             onion_address: None,
@@ -147,7 +147,7 @@ mod tests {
         for result in [Ok(()), Ok(()), Err(UploadError::Rejected), Err(UploadError::Refused("552 no".to_owned()))] {
             counts.uploaded(&result);
         }
-        let text = render(&Figures {
+        Figures {
             tor_up: true,
             leading: false,
             backends: [BackendState::Ready, BackendState::Ready, BackendState::Waiting, BackendState::Lost]
@@ -155,7 +155,12 @@ mod tests {
                 .into(),
             periods: vec![period],
             counts,
-        });
+        }
+    }
+
+    #[test]
+    fn the_page_has_the_documented_metrics() {
+        let text = render(&figures());
         assert_eq!(page::families(&text), page::documented("onionbalance_publisher"), "see docs/metrics.md");
         let expected = "\
 # HELP onionbalance_publisher_tor_up 1 if the publisher has a control connection to a bootstrapped tor
