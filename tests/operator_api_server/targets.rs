@@ -14,7 +14,7 @@ async fn reports_a_missing_target_and_waits_for_it() {
     let message = scene.wait_condition("web", "Ready", "False TargetNotFound").await;
     assert_eq!(
         message,
-        "spec.ports[0].target.service: Service shop is not in namespace test-no-target; create it, or correct the name"
+        "spec.ports[0].target.service: Service shop does not exist in namespace test-no-target; create it, or correct the name"
     );
     assert_eq!(scene.children("web").await.len(), 0);
     scene.create_target("shop").await;
