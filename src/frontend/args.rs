@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::http::Ports;
 use super::standalone::Options;
 use crate::common::tor_directories;
-use crate::link::{METRICS_PORT, PROBE_PORT, TOR_METRICS_PORT};
+use crate::link::{self, METRICS_PORT, PROBE_PORT, TOR_METRICS_PORT};
 use crate::onion::OnionAddress;
 
 /// Flags of `onionbalance-operator frontend`.
@@ -62,10 +62,10 @@ pub(super) enum Command {
 #[derive(Debug, clap::Args)]
 pub(super) struct Paths {
     /// Directory of tor's control socket: a memory volume that is shared with tor
-    #[arg(long, global = true, default_value = "/run/onionbalance")]
+    #[arg(long, global = true, default_value = link::paths::RUN_DIR)]
     pub(super) run_dir: PathBuf,
     /// Tor's `DataDirectory`
-    #[arg(long, global = true, default_value = "/var/lib/tor/data")]
+    #[arg(long, global = true, default_value = link::paths::TOR_DATA_DIR)]
     tor_data_dir: PathBuf,
 }
 
@@ -104,7 +104,7 @@ pub struct PublisherArgs {
     #[arg(long, env = "POD_UID")]
     pub(super) pod_uid: Option<String>,
     /// Directory with the master key in tor's format (`hs_ed25519_secret_key`)
-    #[arg(long, default_value = "/etc/onionbalance/master-key")]
+    #[arg(long, default_value = link::paths::MASTER_KEY_DIR)]
     pub(super) master_key_dir: PathBuf,
     /// Onion address that the master key must have; the publisher waits while it finds another key
     #[arg(long, env = "ONION_ADDRESS")]
