@@ -222,7 +222,7 @@ fn an_alert_names_the_service() {
             "exp_labels": {"severity": "critical", "namespace": "shop", "onion_service": "web"},
             "exp_annotations": {
                 "summary": "shop/web: no publisher publishes its descriptor",
-                "description": "The descriptor on the HSDirs becomes stale, and changes of the backends do not reach clients. Check \
+                "description": "The descriptor on the HSDirs becomes stale, and changes to the backends do not reach clients. Check \
                     the Deployment web-frontend, the log of its publisher, and the object's condition Published.",
             },
         }],
