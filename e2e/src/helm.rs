@@ -13,12 +13,12 @@ use crate::state::{State, source_tree};
 pub struct Helm {
     program: PathBuf,
     kubeconfig: PathBuf,
-    /// A home folder for Helm, so that its cache is removed together with the cluster.
+    /// A home folder for Helm, so that its cache is removed along with the cluster.
     home: PathBuf,
 }
 
 impl Helm {
-    /// Returns a Helm for the cluster in this state folder. Installs Helm if necessary.
+    /// Opens Helm for the cluster in this state folder, and installs it if necessary.
     pub async fn open(state: &State) -> Result<Self> {
         let script = source_tree().join("e2e/setup/helm.sh").display().to_string();
         let program = output(&mut command(&script, [] as [&str; 0])).await?;
@@ -26,7 +26,7 @@ impl Helm {
         Ok(Self { program: program.trim().into(), kubeconfig: state.kubeconfig(), home })
     }
 
-    /// Returns the folder of the Helm program.
+    /// Returns the folder that contains the Helm program.
     pub fn folder(&self) -> Result<&Path> {
         self.program.parent().context("the path of the Helm program has no folder")
     }

@@ -1,5 +1,5 @@
-//! Checks that this machine can run the cluster or a private Tor network, and explains how to fix
-//! what is missing.
+//! Checks that this machine can run the cluster or a private Tor network, and reports how to fix
+//! any problem.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Reads the manifests and commands in pages of `docs/`, so that tests can apply and run them.
+//! Reads the manifests and commands in the pages of `docs/`, so that tests can apply and run them.
 
 use std::path::PathBuf;
 
@@ -27,7 +27,7 @@ impl Page {
         Ok(Self { path, blocks: blocks(&text) })
     }
 
-    /// Parses the text of a page. `name` appears in errors.
+    /// Parses the text of a page. `name` is used in error messages.
     pub fn of(name: &str, text: &str) -> Self {
         Self { path: name.into(), blocks: blocks(text) }
     }

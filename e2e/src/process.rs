@@ -13,14 +13,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::wait::{Seen, until};
 
-/// The processes of one folder, with their records in `processes/` and their output in `logs/`.
+/// The processes recorded in one folder. Their records are in `processes/`, and their output is in
+/// `logs/`.
 #[derive(Debug, Clone)]
 pub struct Processes {
     dir: PathBuf,
 }
 
-/// A process record. The start time (in clock ticks since boot) distinguishes the process from a
-/// later one with the same id.
+/// The record of a process. The start time (in clock ticks since boot) distinguishes the process
+/// from a later one with the same ID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     pid: i32,
@@ -54,7 +55,7 @@ impl Processes {
         let pid = i32::try_from(child.id())?;
         let record = Record { pid, started: stat(pid).context("the process ended immediately")?.started };
         fs::write(self.record(name), serde_json::to_vec(&record)?)?;
-        // The thread reaps the process. Otherwise it would become a zombie when it ends.
+        // This thread reaps the process, which would otherwise become a zombie when it ends.
         std::thread::spawn(move || child.wait());
         Ok(())
     }
@@ -136,7 +137,7 @@ impl Processes {
         Ok(())
     }
 
-    /// Sends SIGKILL to all recorded processes without waiting for them to end. This is for code
+    /// Sends SIGKILL to all recorded processes without waiting for them to end. Intended for code
     /// that cannot await.
     pub fn kill_all(&self) {
         for name in self.names().unwrap_or_default() {

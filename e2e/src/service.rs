@@ -1,4 +1,4 @@
-//! An `OnionBalancedService` on the cluster, as the tests and the demo observe it.
+//! An `OnionBalancedService` on the cluster, as observed by the tests and the demo.
 
 use std::time::Duration;
 
@@ -168,7 +168,7 @@ pub fn lines(status: &OnionBalancedServiceStatus) -> Vec<String> {
     lines
 }
 
-/// Describes the status in one line, for the error of a wait that timed out.
+/// Describes the status in one line, for the error message of a wait that timed out.
 fn summary(status: &OnionBalancedServiceStatus) -> String {
     format!("status: {}", lines(status).join("; "))
 }

@@ -1,4 +1,4 @@
-//! Sends single commands to a tor's control socket without using any code of the product.
+//! Sends single commands to a tor's control socket without using any of the product's code.
 
 use std::fmt::Write as _;
 use std::path::Path;

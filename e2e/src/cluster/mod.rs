@@ -39,12 +39,12 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Returns the cluster that belongs to this state folder, whether it is up or not.
+    /// Returns the cluster that belongs to this state folder, whether or not it is up.
     pub fn open(state: &State) -> Result<Self> {
         Ok(Self { state: state.clone(), node: Node::open(state)?, processes: Processes::open(state.dir())? })
     }
 
-    /// Starts the cluster on a node that is up. Programs that are running already are kept.
+    /// Starts the cluster on a node that is up. Leaves programs alone that are already running.
     pub async fn up(&self) -> Result<()> {
         let programs = kubernetes_programs().await?;
         let (kubernetes, node) = (self.state.kubernetes(), self.state.node());
@@ -69,7 +69,8 @@ impl Cluster {
         Kubectl::new(&self.state)
     }
 
-    /// Imports an image archive into containerd. The returned output identifies the content.
+    /// Imports an image archive into containerd. The returned output identifies the image's
+    /// content.
     pub async fn load_image(&self, archive: &Path) -> Result<String> {
         let mut ctr = self.node.inside("ctr")?;
         ctr.arg("--address").arg(self.state.node().join("containerd.sock"));

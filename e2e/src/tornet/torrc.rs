@@ -1,4 +1,4 @@
-//! Configurations of the tors in a private network.
+//! Generates the configurations of the tors in a private network.
 
 use std::path::Path;
 
@@ -27,7 +27,7 @@ pub struct TorNode {
 /// The number of directory authorities in a network.
 pub const AUTHORITIES: u16 = 3;
 
-/// Returns three authorities and `relays` relays, with ports counted from `base`.
+/// Returns three authorities and `relays` relays, with ports counted up from `base`.
 pub fn nodes(base: u16, relays: u16) -> Vec<TorNode> {
     let authority = |i| TorNode {
         name: format!("authority{i}"),
@@ -44,8 +44,8 @@ pub fn network(authorities: &[String]) -> String {
     format!("TestingTorNetwork 1\nPathsNeededToBuildCircuits 0.67\n{EDGE}{}\n", authorities.join("\n"))
 }
 
-/// A fixed circuit timeout. Between neighbours tor would learn a timeout of about ten milliseconds,
-/// which fails under load.
+/// The torrc lines that set a fixed circuit timeout. Between neighbours, tor would learn a timeout
+/// of about ten milliseconds, which is too short under load.
 const EDGE: &str = "LearnCircuitBuildTimeout 0\nCircuitBuildTimeout 10\n";
 
 /// Returns the torrc line that makes tor exit within about 15 seconds after the process with this
@@ -74,10 +74,11 @@ GeoIPv6File {dir}/empty
     )
 }
 
-/// Returns the torrc lines of an authority or relay, besides [`network`] and [`local`]. A consensus
-/// is valid for `intervals` voting intervals. With three, as on the public network, clients and
-/// services fetch the next consensus at random times spread over about one interval. With two, they
-/// fetch it within 4 seconds (C tor's `update_consensus_networkstatus_fetch_time_impl`).
+/// Returns the torrc lines of an authority or relay, in addition to those of [`network`] and
+/// [`local`]. A consensus is valid for `intervals` voting intervals. With three, as on the public
+/// network, clients and services fetch the next consensus at random times spread over about one
+/// interval. With two, they fetch it within 4 seconds (C tor's
+/// `update_consensus_networkstatus_fetch_time_impl`).
 pub fn node(node: &TorNode, address: &str, intervals: u8) -> String {
     let (name, or_port, dir_port) = (&node.name, node.or_port, node.dir_port);
     let authority = match node.role {
@@ -99,7 +100,7 @@ ServerDNSTestAddresses
 }
 
 /// The length of a time period in a private network, in minutes. It is 24 voting intervals, which C
-/// tor derives by itself.
+/// tor computes by itself.
 pub const PERIOD_MINUTES: u16 = 8;
 
 /// The authorities' settings: a consensus every 20 seconds, and any relay may serve in any
