@@ -1,5 +1,5 @@
 //! The pipeline of docs/gitops.md: its scripts, a git repository, and the loop that applies the
-//! content of the repository.
+//! repository's content.
 
 use std::cell::RefCell;
 use std::fs::{self, File};
@@ -19,13 +19,13 @@ use crate::scene::{SOON, Scene};
 /// The interval between two applies.
 const INTERVAL: Duration = Duration::from_secs(3);
 
-/// A git repository, a user's clone of it, and the loop that applies it.
+/// A git repository, a user's clone of it, and the loop that applies the repository's content.
 pub struct Pipeline {
     page: Page,
     dir: PathBuf,
     namespace: String,
-    /// The environment of every script. It puts a current kubectl before this machine's own in
-    /// `PATH`, and names the author of commits.
+    /// The environment variables of every script. They put a current kubectl before this machine's
+    /// own in `PATH`, and name the author of commits.
     environment: Vec<(&'static str, String)>,
     applier: RefCell<Option<Child>>,
 }
@@ -55,7 +55,7 @@ impl Pipeline {
         Ok(pipeline)
     }
 
-    /// Returns a named block of the page.
+    /// Returns the text of a named block of the page.
     pub fn file(&self, name: &str) -> Result<&str> {
         self.page.file(name)
     }
@@ -104,7 +104,7 @@ impl Pipeline {
         self.git("push --quiet --set-upstream origin HEAD").await
     }
 
-    /// Starts the loop.
+    /// Starts the loop that applies the repository's content.
     pub fn start(&self) -> Result<()> {
         let mut applier = self.command("sh", &self.dir);
         applier.arg(self.write_script("pipeline.sh")?).arg(self.dir.join("origin")).arg(&self.namespace);
@@ -114,8 +114,8 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Waits until the loop has applied everything this many more times. The loop must not have
-    /// failed.
+    /// Waits until the loop has applied everything this many more times. Returns an error if the
+    /// loop has failed.
     pub async fn applies(&self, times: usize) -> Result<()> {
         // One apply may be in progress already.
         let wanted = self.applied()? + times + 1;
@@ -134,14 +134,15 @@ impl Pipeline {
         .await
     }
 
-    /// Returns the number of times that the web app, which is always in the repository, was
+    /// Returns the number of times that the web app, which is always in the repository, has been
     /// applied.
     fn applied(&self) -> Result<usize> {
         let log = self.printed()?;
         Ok(log.matches("deployment.apps/web serverside-applied").count())
     }
 
-    /// Returns the loop's output so far. The loop must be running; it exits when an apply fails.
+    /// Returns the loop's output so far, or an error if the loop has exited. It exits when an apply
+    /// fails.
     pub fn printed(&self) -> Result<String> {
         let log = fs::read_to_string(self.log())?;
         let ended = self.applier.borrow_mut().as_mut().context("the pipeline was not started")?.try_wait()?;
@@ -149,7 +150,7 @@ impl Pipeline {
         Ok(log)
     }
 
-    /// Returns the health status that the page's Argo CD health check gives an object.
+    /// Returns the health status that the page's Argo CD health check assigns to an object.
     pub async fn health(&self, object: &serde_json::Value) -> Result<String> {
         let config: serde_json::Value = serde_saphyr::from_str(self.file("argocd-cm.yaml")?)?;
         let check = config["data"]["resource.customizations.health.onionbalance.dev_OnionBalancedService"].as_str();

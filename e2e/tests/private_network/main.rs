@@ -1,4 +1,4 @@
-//! Tests the data plane as plain processes on a private Tor network: stock tors, agents and a
+//! Tests the data plane as ordinary processes on a private Tor network: stock tors, agents and a
 //! publisher, without Kubernetes.
 
 mod data_plane;
@@ -37,7 +37,8 @@ use crate::data_plane::DataPlane;
 
 const BACKENDS: usize = 3;
 
-/// Private networks use the same ports, so only one can run at a time.
+/// The lock that lets only one private network run at a time, because all of them use the same
+/// ports.
 static NETWORK: Mutex<()> = Mutex::const_new(());
 
 #[tokio::test]
@@ -83,7 +84,7 @@ async fn first_page(plane: &DataPlane) -> Result<()> {
     client.remove().await
 }
 
-/// Checks that a client which shares no code with C tor can fetch, decrypt and use the descriptor.
+/// Checks that a client that shares no code with C tor can fetch, decrypt and use the descriptor.
 async fn an_arti_client_connects(plane: &DataPlane, backends: &BTreeSet<usize>) -> Result<()> {
     let client = plane.arti_client().await?;
     for number in 0..5 {

@@ -103,7 +103,7 @@ impl Setup {
         Ok(setup)
     }
 
-    /// Runs `onionbalance-config` in the way its users do.
+    /// Runs `onionbalance-config` as its users do.
     async fn python_service(&self) -> Result<OnionService> {
         let mut generate = Command::new(self.python.with_file_name("onionbalance-config"));
         generate.args(["-n", "2", "--output"]).arg(self.root.join("python"));
@@ -126,7 +126,7 @@ impl Setup {
         Ok(service)
     }
 
-    /// Starts a plain tor that is set up according to the instructions of both generators.
+    /// Starts a stock tor that is set up according to the instructions of both generators.
     async fn start_instance(&self, number: usize, master: &str) -> Result<String> {
         let dir = self.root.join(format!("instance{number}"));
         let service = dir.join("hs");
@@ -188,7 +188,7 @@ impl Setup {
         self.root.join("python/config.yaml")
     }
 
-    /// Writes a configuration with these services and their instances next to Python's.
+    /// Writes a configuration with these services and their instances to a file next to Python's.
     pub fn write_config(&self, services: &[(&OnionService, &[usize])]) -> Result<PathBuf> {
         let services: Vec<Value> = services
             .iter()
@@ -275,7 +275,7 @@ impl Setup {
         self.processes.check(name)
     }
 
-    /// Ends a scenario. If it failed, the files are kept for inspection.
+    /// Ends the scenario with this outcome. If it failed, its files are kept for inspection.
     pub fn end(mut self, outcome: Result<()>) -> Result<()> {
         if outcome.is_err() {
             let dir = self.dir.take().map(TempDir::keep).unwrap_or_default();
@@ -299,7 +299,7 @@ fn program() -> Result<PathBuf> {
     program.canonicalize().with_context(|| format!("could not find {}; run cargo build first", program.display()))
 }
 
-/// Returns a command that ends together with this process, however this process ends.
+/// Returns a command that ends when this process does, however that happens.
 fn bound_command(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program);
