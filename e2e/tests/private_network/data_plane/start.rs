@@ -97,7 +97,8 @@ HiddenServicePort 80 {target}
         self.start_another_frontend(name, uid, publisher, arguments).await
     }
 
-    /// Starts another frontend with a tor of its own, whose publisher always leads. Returns its address.
+    /// Starts another frontend with its own tor, whose publisher always leads. Returns the
+    /// publisher's address.
     pub async fn start_frontend_without_lease(&self, name: &str) -> Result<String> {
         let backends = self.static_backends();
         let arguments: Vec<&str> = backends.iter().flat_map(|backend| ["--static-backend", backend]).collect();
