@@ -73,9 +73,9 @@ async fn fetch_batch(
 }
 
 /// Returns the backends, and the number of introduction points in the descriptor by backend name.
-/// The backends' own tors report their points; an independent decoder reads the points that the
-/// HSDirs hold. If a published point belongs to no backend, the check is repeated, because a tor
-/// may just have replaced that point.
+/// The backends' own tor processes report their points; an independent decoder reads the points
+/// that the HSDirs hold. If a published point belongs to no backend, the check is repeated, because
+/// the backend's tor may just have replaced that point.
 async fn shares(
     client: &TorClient,
     service: &Service,
@@ -99,8 +99,8 @@ async fn shares(
     .await
 }
 
-/// Returns the backends and, in the same order, the names of the introduction points that their
-/// tors hold.
+/// Returns the backends and, in the same order, the names of the introduction points that each
+/// backend's tor holds.
 pub async fn own_points(service: &Service) -> Result<(Vec<BackendPod>, Vec<BTreeSet<String>>)> {
     let token = service.agent_token().await?;
     let pods = service.backends().await?;

@@ -11,7 +11,7 @@ use crate::command::{command, output};
 /// The programs that a private Tor network needs.
 pub const TOR_PROGRAMS: [&str; 2] = ["tor", "tor-gencert"];
 
-/// The programs that the node needs, besides the network plugins in [`CNI_PLUGINS`].
+/// The programs that the node needs, in addition to the network plugins in [`CNI_PLUGINS`].
 pub const CLUSTER_PROGRAMS: [&str; 13] = [
     "etcd",
     "containerd",

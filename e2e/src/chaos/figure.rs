@@ -66,7 +66,7 @@ impl Figure {
         if self.value.fract() == 0.0 { self.value.to_string() } else { format!("{:.1}", self.value) }
     }
 
-    /// Returns the figure's line in the final table.
+    /// Returns the figure's row in the final table.
     pub fn row(&self) -> String {
         let must = match self.limit {
             None => String::new(),

@@ -71,8 +71,8 @@ impl FirstFetch {
 
     /// Returns the named parts of the measured time. All parts except `total` and `own` add up to
     /// `total`, because they follow one another along the slower path, either that of the backend's
-    /// tor or that of the frontend's tor. `own` excludes the work of tors: bootstrapping,
-    /// introducing, uploading and fetching.
+    /// tor or that of the frontend's tor. `own` excludes what tor does: bootstrapping, introducing,
+    /// uploading and fetching.
     pub fn parts(&self) -> Vec<(&'static str, Duration)> {
         let at = |step| self.0.get(&step).copied().unwrap_or_default();
         let between = |from, to| at(to).saturating_sub(at(from));

@@ -121,9 +121,9 @@ pub fn held(answers: &[HsDirAnswer]) -> BTreeMap<String, HeldDescriptor> {
 }
 
 /// Removes the answers of HSDirs that are no longer responsible. When the shared random value
-/// changes, they keep an old descriptor of this period. Before the fault, all responsible HSDirs
-/// held the newest descriptor. An HSDir that held an older one and has received nothing since is
-/// therefore not responsible.
+/// changes, these HSDirs keep an old descriptor of the current period. Before the fault, all
+/// responsible HSDirs held the newest descriptor. An HSDir that held an older one and has received
+/// nothing since is therefore not responsible.
 pub fn of_responsible(answers: &[HsDirAnswer], before: &BTreeMap<String, HeldDescriptor>) -> Vec<HsDirAnswer> {
     let newest = before.values().map(|seen| seen.revision_counter).max().unwrap_or_default();
     let is_left_over = |hsdir: &String| {

@@ -16,8 +16,8 @@ pub struct Needs {
     pub streams: bool,
     /// The interval between requests to each of the two services.
     pub every: Duration,
-    /// The time without a change of the time period that is required in addition to the length of a
-    /// run. `None` allows changes during the run.
+    /// The time, in addition to the length of a run, in which the time period must not change.
+    /// `None` allows changes during the run.
     pub quiet: Option<Duration>,
     /// The number of HSDirs that do not answer the judge.
     pub silent_hsdirs: u8,

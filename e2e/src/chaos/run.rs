@@ -46,7 +46,7 @@ const WARM_UP: usize = 20;
 /// before those requests.
 const WARM_UP_TIME: Duration = Duration::from_secs(25);
 
-/// Returns the time since the Unix epoch, which determines the tors' time period.
+/// Returns the time since the Unix epoch, which determines the Tor network's time period.
 #[allow(clippy::disallowed_methods, reason = "periods of the Tor network follow the wall clock")]
 fn wall_clock() -> Result<Duration> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH)?)
@@ -55,11 +55,11 @@ fn wall_clock() -> Result<Duration> {
 /// Returns the time to wait until neither clients nor services will move to another time period
 /// during a run; `now` is the time since the Unix epoch. The cost of a change of the time period is
 /// measured separately. Something changes every half period, because a period begins half a period
-/// after the shared random value that it uses (rend-spec-v3, section 2.2.1). The tors learn of the
-/// change from a later consensus.
+/// after the shared random value that it uses (rend-spec-v3, section 2.2.1). Clients and services
+/// learn of the change from a later consensus.
 fn until_quiet(now: Duration, run: Duration) -> Duration {
     const HALF: Duration = Duration::from_secs(30 * PERIOD_MINUTES as u64);
-    // Covers the delay until a tor fetches the consensus (2 to 36 seconds) and the fetch itself.
+    // Covers the delay until tor fetches the consensus (2 to 36 seconds) and the fetch itself.
     const LEARNT: Duration = Duration::from_secs(45);
     let phase = Duration::from_secs(now.as_secs() % HALF.as_secs());
     // A run that is longer than the quiet time begins at the start of the quiet time.

@@ -40,7 +40,7 @@ pub struct Stage {
     pub cluster: Cluster,
     /// The node of the cluster.
     pub node: Node,
-    /// The processes of the environment and of our tors on this machine.
+    /// The processes of the environment, and the tor processes that this stage adds.
     pub processes: Processes,
     /// The private Tor network.
     pub network: TorNetwork,

@@ -28,7 +28,7 @@ pub struct RequestCounts {
     pub cut: usize,
     /// The number of requests that failed or waited longer than [`SLOW`] for the response to begin.
     pub slow: usize,
-    /// The number of requests for a stream, which is a response that takes a while.
+    /// The number of requests for a stream, which is a response that takes several seconds.
     pub streams: usize,
 }
 

@@ -44,7 +44,7 @@ impl Cluster {
         Ok(Self { state: state.clone(), node: Node::open(state)?, processes: Processes::open(state.dir())? })
     }
 
-    /// Starts the cluster on a node that is up. Leaves programs alone that are already running.
+    /// Starts the cluster on a node that is up. Programs that are already running are left alone.
     pub async fn up(&self) -> Result<()> {
         let programs = kubernetes_programs().await?;
         let (kubernetes, node) = (self.state.kubernetes(), self.state.node());

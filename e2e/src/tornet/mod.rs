@@ -33,8 +33,8 @@ pub const BASE_PORT: u16 = 15_000;
 /// The place where a network runs.
 #[derive(Debug, Clone)]
 pub enum Place {
-    /// This machine's loopback address. The network's tors, and the tors that use it, end together
-    /// with this process.
+    /// This machine's loopback address. The network's processes, and the tor processes that use the
+    /// network, end together with this process.
     Loopback,
     /// The node's bridge, which the node's pods and this machine can reach.
     Node(Node),
@@ -61,8 +61,8 @@ impl TorNetwork {
         Self { dir: dir.to_owned(), place, nodes, processes: processes.clone() }
     }
 
-    /// Starts every tor that is not running and waits until all have bootstrapped. Existing keys
-    /// are kept.
+    /// Starts every authority and relay that is not running, and waits until all have bootstrapped.
+    /// Existing keys are kept.
     pub async fn up(&self) -> Result<()> {
         let authorities = self.authorities().await?;
         let common = self.common(&authorities);
@@ -146,8 +146,8 @@ impl TorNetwork {
     }
 
     /// Returns the number of voting intervals for which a consensus is valid. On a node, clients
-    /// must behave as they do on the public network. On loopback, a lower number lets tors learn of
-    /// changes sooner.
+    /// must behave as they do on the public network. On loopback, a lower number lets clients and
+    /// services learn of changes sooner.
     fn intervals(&self) -> u8 {
         match self.place {
             Place::Loopback => 2,
@@ -231,8 +231,8 @@ impl TorNetwork {
         fingerprint.filter(|hex| hex.len() == 40).with_context(|| format!("tor --list-fingerprint printed {printed:?}"))
     }
 
-    /// Waits until all tors have bootstrapped. A relay that could not get the first consensus
-    /// pauses for minutes; reloading its configuration ends the pause.
+    /// Waits until all authorities and relays have bootstrapped. A relay that could not get the
+    /// first consensus pauses for minutes; reloading its configuration ends the pause.
     async fn wait_bootstrapped(&self) -> Result<()> {
         const RELOAD_EVERY: Duration = Duration::from_secs(5);
         let start = Instant::now();

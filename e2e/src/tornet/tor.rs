@@ -22,7 +22,8 @@ pub struct Tor {
 }
 
 impl Tor {
-    /// Returns the tor with this name, whose files are in `dir`, whether or not it is running.
+    /// Returns the tor process with this name, whose files are in `dir`, whether or not it is
+    /// running.
     pub fn open(processes: &Processes, name: &str, dir: &Path) -> Self {
         Self { name: name.to_owned(), dir: dir.to_owned(), processes: processes.clone() }
     }

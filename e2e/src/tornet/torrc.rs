@@ -1,8 +1,8 @@
-//! Generates the configurations of the tors in a private network.
+//! Generates the torrc files for a private network.
 
 use std::path::Path;
 
-/// The role of a tor in the network.
+/// The role of an authority or relay in the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// A directory authority.
@@ -18,7 +18,7 @@ pub struct TorNode {
     pub name: String,
     /// The role in the network.
     pub role: Role,
-    /// The port on which the tor accepts circuits.
+    /// The port on which the authority or relay accepts connections.
     pub or_port: u16,
     /// The port on which an authority serves directory documents. Relays do not use it.
     pub dir_port: u16,
@@ -39,7 +39,7 @@ pub fn nodes(base: u16, relays: u16) -> Vec<TorNode> {
     (0..AUTHORITIES).map(authority).chain((0..relays).map(relay)).collect()
 }
 
-/// Returns the torrc lines for every tor of the network, including clients, backends and frontends.
+/// Returns the torrc lines for every tor process that is part of the network or uses it.
 pub fn network(authorities: &[String]) -> String {
     format!("TestingTorNetwork 1\nPathsNeededToBuildCircuits 0.67\n{EDGE}{}\n", authorities.join("\n"))
 }
@@ -54,7 +54,8 @@ pub fn owner(pid: u32) -> String {
     format!("__OwningControllerProcess {pid}\n")
 }
 
-/// Returns the torrc lines for every tor on this machine: its folder, control socket and log.
+/// Returns the torrc lines for every tor process on this machine: its folder, control socket and
+/// log.
 pub fn local(dir: &Path) -> String {
     let dir = dir.display();
     // tor's own country tables would cost 30 MiB of memory per process.

@@ -65,7 +65,7 @@ fn the_default_values_render_these_objects() {
 }
 
 #[test]
-fn pods_meet_the_restricted_standard() {
+fn pods_meet_the_restricted_pod_security_standard() {
     let objects = checked(json!({}));
     for pod in [&pod(&objects)["spec"], &the(&objects, "Pod")["spec"]] {
         assert_eq!(pod["securityContext"]["runAsNonRoot"], true);

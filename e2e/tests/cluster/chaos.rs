@@ -19,8 +19,8 @@ async fn a_backend_whose_tor_is_killed_or_frozen_is_withdrawn() -> Result<()> {
         }
         eprintln!("{}", table(&figures));
         stage.tear_down().await?;
-        // The percentages of failed and slow requests would require more requests: a single one
-        // that was in progress at the killed tor is 1% of these.
+        // This run makes too few requests to judge the percentages of failed and slow requests: a
+        // single request that was in progress at the killed tor is 1% of them.
         figures.retain(|figure| figure.name.ends_with("_gone_s") || figure.name.ends_with("_hsdirs"));
         // Pods of other tests start on the same processors meanwhile, so the time limits are
         // doubled here. `make chaos` has the machine to itself.

@@ -1,5 +1,5 @@
-//! Checks external backends, which the object lists: a stock tor that serves alone, that serves
-//! together with a pod, and that is removed from the list.
+//! Checks external backends, which the object lists: a stock tor serves alone, then together with a
+//! pod, and is finally removed from the list.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,5 @@
-//! Runs a real Prometheus that scrapes the operator, a publisher, an agent and their tors, and
-//! checks that the chart's monitors, alerts and dashboard match the running programs.
+//! Runs a real Prometheus that scrapes the operator, a publisher, an agent and their tor processes,
+//! and checks that the chart's monitors, alerts and dashboard match the running programs.
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;

@@ -11,7 +11,7 @@ use onionbalance_e2e::service::Service;
 use crate::scene::{PUBLISHED, SOON, Scene, scene};
 
 #[tokio::test]
-async fn three_backends_serve_and_then_five_and_then_two() -> Result<()> {
+async fn every_backend_serves_when_scaled_from_three_to_five_to_two() -> Result<()> {
     scene("scale", async |scene| {
         let web = scene.apply("web", SPEC).await?;
         web.wait_published(3, PUBLISHED).await?;

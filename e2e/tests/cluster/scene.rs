@@ -157,7 +157,7 @@ impl Scene {
         Ok(self.service(name))
     }
 
-    /// Starts a real Tor client without any state.
+    /// Starts a real Tor client with empty state.
     pub async fn tor_client(&self) -> Result<TorClient> {
         self.tor_client_with("").await
     }

@@ -35,7 +35,7 @@ async fn idle_services_write_only_leases() -> Result<()> {
         for _ in 0..TRIES {
             wait_settled(scene, &kinds).await?;
             let (published, before) = (published(scene).await?, versions(scene, &kinds).await?);
-            // Waits for a fixed time, because nothing may happen meanwhile.
+            // Wait for a fixed time, in which nothing may happen.
             tokio::time::sleep(WINDOW).await;
             let after = versions(scene, &kinds).await?;
             let all: BTreeSet<&String> = before.keys().chain(after.keys()).collect();

@@ -24,7 +24,7 @@ async fn the_quick_start_commands_work_as_documented() -> Result<()> {
         let client = scene.tor_client().await?;
         let page = std::fs::read_to_string(source_tree().join("docs/quick-start.md"))?;
         let page = Page::of("quick-start.md", &on_this_cluster(&page, scene, client.socks())?);
-        // The page assumes that the commands run in the source tree, but the files that they write
+        // The page assumes that its commands run in the source tree, but the files that they write
         // must not stay there.
         let folder = tempfile::tempdir()?;
         symlink(source_tree().join("charts"), folder.path().join("charts"))?;

@@ -33,7 +33,7 @@ pub struct DataPlane {
     key: OnionKey,
     token: AgentToken,
     backends: Vec<Backend>,
-    /// The onion addresses of the tors that publish by themselves.
+    /// The onion addresses of the external backends.
     external: Vec<String>,
     /// The process names of the network's relays, by fingerprint.
     relays: BTreeMap<String, String>,
@@ -79,8 +79,8 @@ impl DataPlane {
         Ok(plane)
     }
 
-    /// Starts the default network, backends with agents, stock tors that publish by themselves, and
-    /// a frontend.
+    /// Starts the default network, backends with agents, external backends (stock tor processes
+    /// that publish by themselves), and a frontend.
     pub async fn start_with_external(backends: usize, external: usize) -> Result<Self> {
         Self::bring_up(RELAYS, backends, external).await
     }
@@ -140,7 +140,7 @@ impl DataPlane {
             .try_for_each(|name| self.processes.check(name))
     }
 
-    /// Returns an error if a log of our programs or of a tor contains part of the master key or of
+    /// Returns an error if a log of our programs or of tor contains part of the master key or of
     /// the agents' token.
     pub fn no_secret_is_in_a_log(&self) -> Result<()> {
         let key = fs::read(self.key.dir.join("hs_ed25519_secret_key"))?;
@@ -160,7 +160,7 @@ impl DataPlane {
         Ok(())
     }
 
-    /// Starts a Tor client without any state.
+    /// Starts a Tor client with empty state.
     pub async fn client(&self) -> Result<TorClient> {
         self.client_with("").await
     }
@@ -177,7 +177,7 @@ impl DataPlane {
         TorClient::fresh(&self.processes, &name, &self.path(&name), &torrc, None).await
     }
 
-    /// Starts an arti client without any state.
+    /// Starts an arti client with empty state.
     pub async fn arti_client(&self) -> Result<ArtiClient> {
         let network = TorNetwork::open(&self.path("network"), Place::Loopback, &self.processes);
         ArtiClient::fresh(&self.processes, "arti", &self.path("arti"), &network).await

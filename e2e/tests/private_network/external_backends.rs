@@ -1,5 +1,5 @@
-//! Checks external backends, which are stock tors that publish their own descriptors, both alone
-//! and together with a backend that has an agent.
+//! Checks external backends, which are stock tor processes that publish their own descriptors. They
+//! serve both alone and together with a backend that has an agent.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Frontends that use a real API server. Each has a tor and a publisher, as a frontend pod would.
-//! The tests write the pod status in place of the kubelet.
+//! Frontends that use a real API server. Each has its own tor and publisher, as a frontend pod
+//! would. The tests write the pod status in place of the kubelet.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

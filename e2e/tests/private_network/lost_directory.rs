@@ -1,6 +1,6 @@
-//! Checks tors that lose their directory information while their circuits are open and then get it
-//! back, as happens after an outage of the authorities. From then on, C tor does not maintain its
-//! onion service until it happens to build a circuit. The agent makes it build one.
+//! Checks backends whose tor loses its directory information while its circuits are open and then
+//! gets it back, as happens after an outage of the authorities. From then on, C tor does not
+//! maintain its onion service until it happens to build a circuit. The agent makes it build one.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,10 +19,10 @@ const ALONE: usize = 0;
 /// The number of the backend whose agent works.
 const HELPED: usize = 1;
 const BACKENDS: usize = 2;
-/// The time limit for tors to lose their directory information and get it back. New
+/// The time limit for both backends to lose their directory information and get it back. New
 /// microdescriptors take a few voting intervals of 20 s.
 const LOST: Duration = Duration::from_secs(120);
-/// The time for which both tors must be stalled. In the first moments, a tor still finishes the
+/// The time for which both backends must be stalled. In the first moments, tor still finishes the
 /// circuits that it had begun.
 const STILL: Duration = Duration::from_secs(10);
 /// The time limit for an agent to revive its tor. The agent needs 30 s to notice the problem, and
@@ -88,7 +88,7 @@ async fn scenario(plane: &DataPlane) -> Result<()> {
     a_tor_that_restarts_keeps_its_guards(plane, HELPED).await
 }
 
-/// Restarts a tor, as its agent might do, and checks that it keeps its guards.
+/// Restarts a backend's tor, as its agent might do, and checks that it keeps its guards.
 async fn a_tor_that_restarts_keeps_its_guards(plane: &DataPlane, backend: usize) -> Result<()> {
     let before = guards(plane, backend).await?;
     ensure!(!before.is_empty(), "the tor has no guard");
@@ -105,7 +105,7 @@ async fn a_tor_that_restarts_keeps_its_guards(plane: &DataPlane, backend: usize)
     Ok(())
 }
 
-/// Returns the first relays of the tor's onion service circuits.
+/// Returns the first relays of the onion service circuits of a backend's tor.
 async fn guards(plane: &DataPlane, backend: usize) -> Result<BTreeSet<String>> {
     let reply = plane
         .backend_control(backend)
@@ -146,8 +146,8 @@ async fn until_published(plane: &DataPlane) -> Result<()> {
     .await
 }
 
-/// Returns true if the tor has enough directory information to build circuits but waits until
-/// something builds one.
+/// Returns true if a backend's tor has enough directory information to build circuits but waits
+/// until something builds one.
 async fn is_stalled(plane: &DataPlane, backend: usize) -> Result<bool> {
     let mut control = plane.backend_control(backend).await?;
     let mut says = async |what: &str| -> Result<bool> {
@@ -167,7 +167,7 @@ async fn asked_circuits(plane: &DataPlane, backend: usize) -> Result<u64> {
         .context("the agent does not count circuits")
 }
 
-/// Returns the ids of the circuits to the tor's introduction points.
+/// Returns the IDs of the circuits to the introduction points of a backend's tor.
 async fn introduction_circuits(plane: &DataPlane, backend: usize) -> Result<Vec<String>> {
     let reply = plane
         .backend_control(backend)

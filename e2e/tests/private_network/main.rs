@@ -1,5 +1,5 @@
-//! Tests the data plane as ordinary processes on a private Tor network: stock tors, agents and a
-//! publisher, without Kubernetes.
+//! Tests the data plane without Kubernetes: stock tor, agents and a publisher run as ordinary
+//! processes on a private Tor network.
 
 mod data_plane;
 mod external_backends;
@@ -95,8 +95,8 @@ async fn an_arti_client_connects(plane: &DataPlane, backends: &BTreeSet<usize>) 
     client.remove().await
 }
 
-/// Waits until every point of the merged descriptor belongs to one of these backends' tors and each
-/// backend has a point in it. No relay may occur twice, because a client would never use the second
+/// Waits until every point of the merged descriptor belongs to one of these backends and each of
+/// them has a point in it. No relay may occur twice, because a client would never use the second
 /// point.
 async fn all_points_are_published(plane: &DataPlane, backends: &BTreeSet<usize>) -> Result<()> {
     until("the descriptor has points of every backend", Duration::from_secs(60), async || {

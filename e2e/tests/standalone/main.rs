@@ -1,6 +1,6 @@
-//! Tests the stand-alone daemon on a private Tor network with real clients and with stock tors as
-//! instances. The daemon runs with a configuration of Python Onionbalance and with one of ours, and
-//! is compared with Python Onionbalance itself.
+//! Tests the stand-alone daemon on a private Tor network with real clients. The instances are stock
+//! tor processes. The daemon runs with a configuration of Python Onionbalance and with one of ours,
+//! and is compared with Python Onionbalance itself.
 
 mod setup;
 #[path = "../private_network/target.rs"]
@@ -81,7 +81,8 @@ async fn scenario(setup: &Setup) -> Result<()> {
     );
     setup.stop_daemon().await?;
 
-    // The last daemon uses the control socket, and its tor restarts meanwhile.
+    // The last daemon uses the control socket, and its tor is restarted while the daemon is
+    // running.
     setup.start_daemon(&config, ControlAuth::Socket)?;
     let before = published(&status_when_complete(setup).await?);
     setup.restart_tor().await?;

@@ -68,7 +68,8 @@ impl Drop for Setup {
 }
 
 impl Setup {
-    /// Starts the network, the instances and the frontend's two tors, and generates the keys.
+    /// Starts the network, the instances and the frontend's two tor processes, and generates the
+    /// keys.
     pub async fn start() -> Result<Self> {
         machine::check_tor()?;
         let script = source_tree().join("e2e/setup/python-onionbalance.sh");
@@ -154,8 +155,8 @@ impl Setup {
         Ok(fs::write(self.python_config(), text)?)
     }
 
-    /// Starts the frontend's tors. The first starts dormant, like a tor that has not been used for
-    /// a day, so the daemon must wake it.
+    /// Starts the frontend's two tor processes. The first starts dormant, like a tor that has not
+    /// been used for a day, so the daemon must wake it.
     async fn start_frontend_tors(&self) -> Result<()> {
         let hash = output(&mut command("tor", ["--quiet", "--hash-password", PASSWORD])).await?;
         let hash = hash.lines().last().context("tor printed no password hash")?;

@@ -27,8 +27,8 @@ const AWAY: Duration = Duration::from_secs(5 * 60);
 /// The maximum time from the end of the outage until a relay has a new consensus.
 const VOTED: Duration = Duration::from_secs(180);
 /// The time of observation after the new consensus. It covers one more change, and the time until
-/// all tors have fetched the consensus: tors lengthen the pauses between their requests during an
-/// outage.
+/// every client and service has fetched the consensus: tor lengthens the pauses between its
+/// requests during an outage.
 const WATCHED: Duration = Duration::from_secs(6 * 60);
 /// The interval between requests. One request per second results in 700 requests in a run of 12
 /// minutes.
