@@ -36,7 +36,8 @@ pub async fn up(state: &State) -> Result<()> {
     Ok(())
 }
 
-/// Stops every process of the environment and removes everything that it created on this machine.
+/// Stops every process of the environment and removes everything that the environment created on
+/// this machine.
 pub async fn down(state: &State) -> Result<()> {
     if !state.dir().exists() {
         say("nothing is up");

@@ -13,7 +13,7 @@ use tokio::net::UdpSocket;
 
 use crate::cluster::DOMAIN;
 
-/// Answers queries on port 53 of this address until the process ends.
+/// Answers DNS queries on port 53 of an address until the process ends.
 pub async fn serve(client: Client, address: &str) -> Result<()> {
     let socket = UdpSocket::bind((address, 53)).await?;
     let (services, services_writer) = reflector::store::<Service>();

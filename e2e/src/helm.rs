@@ -1,4 +1,4 @@
-//! Runs the Helm that `setup/helm.sh` installs.
+//! Runs Helm, which `setup/helm.sh` installs.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use crate::command::{command, output};
 use crate::install::NAMESPACE;
 use crate::state::{State, source_tree};
 
-/// Helm with the administrator's kubeconfig.
+/// The `helm` command with the administrator's kubeconfig.
 #[derive(Debug, Clone)]
 pub struct Helm {
     program: PathBuf,
@@ -18,7 +18,7 @@ pub struct Helm {
 }
 
 impl Helm {
-    /// Opens Helm for the cluster in this state folder, and installs it if necessary.
+    /// Returns the `helm` command for the cluster in a state folder. Installs Helm if necessary.
     pub async fn open(state: &State) -> Result<Self> {
         let script = source_tree().join("e2e/setup/helm.sh").display().to_string();
         let program = output(&mut command(&script, [] as [&str; 0])).await?;

@@ -1,4 +1,4 @@
-//! Container images built by `setup/images.sh`.
+//! Builds container images with `setup/images.sh`.
 
 use std::path::PathBuf;
 

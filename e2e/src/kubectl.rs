@@ -15,7 +15,7 @@ pub struct Kubectl {
 }
 
 impl Kubectl {
-    /// Returns the `kubectl` command for the cluster in this state folder.
+    /// Returns the `kubectl` command for the cluster in a state folder.
     pub fn new(state: &State) -> Self {
         Self { kubeconfig: state.kubeconfig() }
     }

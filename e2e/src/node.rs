@@ -71,7 +71,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Returns the node that belongs to this state folder, whether or not it is up.
+    /// Returns the node that belongs to a state folder, whether or not it is up.
     pub fn open(state: &State) -> Result<Self> {
         Ok(Self { dir: state.node(), processes: Processes::open(state.dir())? })
     }

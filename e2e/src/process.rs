@@ -1,4 +1,4 @@
-//! Long-running processes that outlive this program. Each is recorded by process id and start time,
+//! Long-running processes that outlive this program. Each is recorded by process ID and start time,
 //! and only recorded processes are ever stopped.
 
 use std::fs;
@@ -29,7 +29,7 @@ struct Record {
 }
 
 impl Processes {
-    /// Opens the folder and creates its subfolders if necessary.
+    /// Opens the folder of the records, and creates its subfolders if necessary.
     pub fn open(dir: &Path) -> Result<Self> {
         for sub in ["processes", "logs"] {
             fs::create_dir_all(dir.join(sub))
@@ -60,7 +60,7 @@ impl Processes {
         Ok(())
     }
 
-    /// Returns the process id if the process is running.
+    /// Returns the process ID if the process is running.
     pub fn pid(&self, name: &str) -> Option<i32> {
         let record: Record = serde_json::from_slice(&fs::read(self.record(name)).ok()?).ok()?;
         let now = stat(record.pid)?;
@@ -188,7 +188,7 @@ mod tests {
         processes.start("sleeper", Command::new("sleep").arg("1000")).unwrap();
         let pid = processes.pid("sleeper").unwrap();
 
-        // The same id with another start time belongs to a process that is not ours.
+        // The same ID with a different start time belongs to a process that is not ours.
         let forged = Record { pid, started: 1 };
         let honest = fs::read(processes.record("sleeper")).unwrap();
         fs::write(processes.record("sleeper"), serde_json::to_vec(&forged).unwrap()).unwrap();

@@ -26,8 +26,8 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts Prometheus with this configuration. Its data is stored in the folder `prometheus` in
-    /// `dir`.
+    /// Starts Prometheus with the given configuration. Its data is stored in the folder
+    /// `prometheus` in `dir`.
     pub async fn start(dir: &Path, configuration: &Value) -> Result<Self> {
         let processes = Processes::open(dir)?;
         processes.stop(NAME).await?;

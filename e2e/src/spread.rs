@@ -36,8 +36,8 @@ impl BackendCount {
 }
 
 impl Spread {
-    /// Records that a fetch is about to start while the descriptor has these introduction points,
-    /// counted by backend. The client picks each of them with equal probability.
+    /// Records that a fetch is about to start. `points` is the number of introduction points in the
+    /// descriptor by backend. The client picks each point with equal probability.
     pub fn expect(&mut self, points: &BTreeMap<String, u32>) {
         let all: u32 = points.values().sum();
         for (backend, &points) in points {
@@ -49,7 +49,7 @@ impl Spread {
         }
     }
 
-    /// Records a fetch that this backend served.
+    /// Records that a backend served a fetch.
     pub fn served(&mut self, backend: &str) {
         self.backends.entry(backend.to_owned()).or_default().served += 1;
     }

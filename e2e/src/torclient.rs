@@ -1,4 +1,4 @@
-//! A real Tor client, and fetches through it.
+//! Real Tor clients, and fetches through them.
 
 use std::fs;
 use std::path::Path;

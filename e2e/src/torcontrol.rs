@@ -16,7 +16,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// Connects to the control socket and authenticates with the cookie in this file.
+    /// Connects to a control socket and authenticates with the cookie in the given file.
     pub async fn open(socket: &Path, cookie: &Path) -> Result<Self> {
         let stream =
             UnixStream::connect(socket).await.with_context(|| format!("could not connect to {}", socket.display()))?;

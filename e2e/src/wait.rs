@@ -15,7 +15,7 @@ pub enum Seen<T> {
 }
 
 impl<T> Seen<T> {
-    /// Returns [`Seen::NotYet`] with this reason.
+    /// Returns [`Seen::NotYet`] with the given reason.
     pub fn not_yet(why: impl Into<String>) -> Self {
         Self::NotYet(why.into())
     }

@@ -55,7 +55,7 @@ impl ResettableClient {
     }
 }
 
-/// All clients of a chaos run.
+/// All Tor clients of a chaos run.
 #[derive(Debug)]
 pub struct Clients {
     /// The clients that are not in use. The one that has been idle the longest comes first.
@@ -96,7 +96,7 @@ impl Clients {
         idle.remove(at)
     }
 
-    /// Returns a client to the pool of idle clients.
+    /// Returns a client, which was taken with [`Self::take`], to the pool of idle clients.
     pub fn give_back(&self, client: ResettableClient) {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push_back(client);
     }

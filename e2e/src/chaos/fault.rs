@@ -1,4 +1,4 @@
-//! The [`Fault`] trait, and [`ActiveFault`], a fault that is in effect.
+//! The [`Fault`] trait, and [`ActiveFault`], which is a fault in effect.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -49,7 +49,7 @@ pub struct ActiveFault<'a> {
 /// The measurements that a fault takes while it is in effect.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// The figures that the fault measured.
+    /// The figures that the fault measured itself.
     pub figures: Vec<Figure>,
     /// The moments around which requests or descriptors are evaluated separately.
     pub moments: Vec<Moment>,

@@ -16,13 +16,13 @@ pub enum Limit {
 /// A measured result of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Figure {
-    /// The name in the form `<fault>_<what>`.
+    /// The figure's name, in the form `<fault>_<what>`.
     pub name: String,
     /// The measured value. It is infinite if the awaited event never occurred.
     pub value: f64,
     /// The unit of the value.
     pub unit: &'static str,
-    /// The limit that the value must meet. A figure with `None` is only reported.
+    /// The limit that the value must meet. A figure without a limit is only reported.
     pub limit: Option<Limit>,
 }
 

@@ -19,8 +19,8 @@ use super::stage::Stage;
 use crate::service::Service;
 use crate::wait::{Seen, until};
 
-/// The steps until the first page. Steps of a backend refer to the first backend that had
-/// introduction points.
+/// The steps until a client gets the first page of a new service. Steps of a backend refer to the
+/// first backend that had introduction points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
     /// The operator has created a backend's pod.

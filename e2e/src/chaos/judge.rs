@@ -34,7 +34,7 @@ pub struct HeldDescriptor {
     pub blinded_key: String,
     /// The revision counter, which increases with every version within a time period.
     pub revision_counter: u64,
-    /// The names of the introduction points.
+    /// The names of the descriptor's introduction points.
     pub points: BTreeSet<String>,
 }
 
@@ -64,7 +64,7 @@ impl Judge {
         Ok(Self { client, answers, asking })
     }
 
-    /// Returns all answers of HSDirs so far.
+    /// Returns all answers that the judge has received so far.
     pub fn answers(&self) -> Result<Vec<HsDirAnswer>> {
         if self.asking.is_finished() {
             bail!("the judge's descriptor.py has ended");

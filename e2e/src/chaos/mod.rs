@@ -50,7 +50,7 @@ pub fn list() {
     }
 }
 
-/// Returns the faults with these names, or all faults if `names` is empty.
+/// Returns the faults with the given names, or all faults if `names` is empty.
 pub fn select(names: &[String]) -> Result<Vec<Box<dyn Fault>>> {
     let mut faults = all();
     if let Some(unknown) = names.iter().find(|name| !faults.iter().any(|fault| fault.name() == **name)) {
@@ -61,7 +61,7 @@ pub fn select(names: &[String]) -> Result<Vec<Box<dyn Fault>>> {
     Ok(faults)
 }
 
-/// Injects these faults on a cluster that runs the operator, and prints the figures. Returns an
+/// Injects the given faults on a cluster that runs the operator, and prints the figures. Returns an
 /// error if a figure misses its limit. The service's namespace is deleted and created again.
 pub async fn run(state: &State, faults: &[Box<dyn Fault>], namespace: &str) -> Result<()> {
     let kubectl = Cluster::open(state)?.kubectl();

@@ -36,7 +36,7 @@ pub struct Observed {
     pub answers: Vec<HsDirAnswer>,
     /// The moments around which requests or descriptors are evaluated separately.
     pub moments: Vec<Moment>,
-    /// The outcomes of the requests.
+    /// The requests made during the run, and their outcomes.
     pub requests: Requests,
 }
 
@@ -127,7 +127,7 @@ impl Observed {
         Figure::count(self.name("cut"), less, "requests")
     }
 
-    /// Returns a limit of half a percent of the number of requests.
+    /// Returns a limit of half a percent of the number of requests to our service.
     #[allow(clippy::cast_precision_loss, reason = "the counts are a few hundred")]
     pub fn half_a_percent(&self) -> Limit {
         Limit::AtMost(self.requests.of(ServiceKind::Ours).requests as f64 * 0.005)

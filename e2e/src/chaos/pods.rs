@@ -28,7 +28,7 @@ impl PodProgram {
     }
 }
 
-/// Sends a signal to the processes of these programs in a pod. Returns an error if one of the
+/// Sends a signal to the processes of the given programs in a pod. Returns an error if one of the
 /// programs is not running.
 pub fn signal(pod_uid: &str, programs: &[PodProgram], signal: Signal) -> Result<()> {
     for program in programs {
@@ -41,8 +41,8 @@ pub fn signal(pod_uid: &str, programs: &[PodProgram], signal: Signal) -> Result<
     Ok(())
 }
 
-/// Resumes the stopped processes of these programs in a pod. Skips processes that a liveness probe
-/// has killed in the meantime.
+/// Resumes the stopped processes of the given programs in a pod. Skips processes that a liveness
+/// probe has killed in the meantime.
 pub fn resume(pod_uid: &str, programs: &[PodProgram]) -> Result<()> {
     for program in programs {
         for process in processes(pod_uid, *program)? {
@@ -80,7 +80,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// Finds the link of the pod with this UID.
+    /// Finds the network link of the pod with the given UID.
     pub async fn of(node: &Node, pod_uid: &str) -> Result<Self> {
         let process =
             *processes(pod_uid, PodProgram::Ours)?.first().context("none of our programs is running in the pod")?;

@@ -1,4 +1,4 @@
-//! A client's request and its outcome.
+//! A request that a client sends to an onion service, and its outcome.
 
 use std::time::Duration;
 
@@ -24,9 +24,9 @@ pub enum ServiceKind {
 /// The client's knowledge of the service when a request begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientKind {
-    /// The client has no descriptor and must fetch it first.
+    /// The client has no descriptor of the service and must fetch it first.
     Fresh,
-    /// The client has an earlier descriptor.
+    /// The client has a descriptor of the service from an earlier request.
     Cached,
 }
 
@@ -59,8 +59,8 @@ pub struct Request {
 }
 
 impl Request {
-    /// Requests a response that takes `seconds` from a service. Requests with different `isolation`
-    /// values share no circuit.
+    /// Requests a response that takes the given number of seconds from a service. Requests with
+    /// different `isolation` values share no circuit.
     pub async fn make(
         service: ServiceKind,
         client: ClientKind,

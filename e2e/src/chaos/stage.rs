@@ -34,7 +34,7 @@ const PUBLISHED: Duration = Duration::from_secs(240);
 
 /// Everything that a fault acts on, and everything that observes the effect.
 pub struct Stage {
-    /// kubectl with the administrator's credentials.
+    /// The `kubectl` command with the administrator's credentials.
     pub kubectl: Kubectl,
     /// The cluster on which the service runs.
     pub cluster: Cluster,
@@ -46,7 +46,7 @@ pub struct Stage {
     pub network: TorNetwork,
     /// The namespace of the service.
     pub namespace: String,
-    /// Our service.
+    /// The service under test.
     pub service: Service,
     /// The onion addresses of both services.
     pub onions: Onions,
@@ -115,7 +115,7 @@ impl Stage {
         self.plain.remove().await
     }
 
-    /// Runs kubectl in the namespace. Single spaces separate the arguments.
+    /// Runs kubectl in the service's namespace. `arguments` are separated by single spaces.
     pub async fn run(&self, arguments: &str) -> Result<String> {
         self.kubectl.run(&format!("--namespace {} {arguments}", self.namespace)).await
     }

@@ -17,7 +17,7 @@ pub struct Requests {
     fault: Instant,
 }
 
-/// Counts for a set of requests.
+/// The number of requests in a set, in total and by outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RequestCounts {
     /// The number of requests.

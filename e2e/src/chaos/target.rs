@@ -49,8 +49,8 @@ impl Drop for Target {
     }
 }
 
-/// Returns the path of a response that takes this many seconds. The response consists of one line
-/// per second, followed by [`END`].
+/// Returns the path of a response that takes the given number of seconds. The response consists of
+/// one line per second, followed by [`END`].
 pub fn path(seconds: u64) -> String {
     format!("/{seconds}")
 }

@@ -65,7 +65,7 @@ async fn work(
     begun: Arc<AtomicUsize>,
     mut stopped: oneshot::Receiver<()>,
 ) -> Result<Vec<Request>> {
-    // Missed ticks are caught up on. That is tokio's default, and open-loop traffic requires it.
+    // tokio catches up on missed ticks by default, as open-loop traffic requires.
     let mut clock = interval(needs.every);
     let mut under_way = JoinSet::new();
     loop {

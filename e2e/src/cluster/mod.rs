@@ -39,7 +39,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Returns the cluster that belongs to this state folder, whether or not it is up.
+    /// Returns the cluster that belongs to a state folder, whether or not it is up.
     pub fn open(state: &State) -> Result<Self> {
         Ok(Self { state: state.clone(), node: Node::open(state)?, processes: Processes::open(state.dir())? })
     }
@@ -64,7 +64,7 @@ impl Cluster {
         Ok(Client::try_from(config)?)
     }
 
-    /// Returns kubectl with the administrator's credentials.
+    /// Returns the `kubectl` command with the administrator's credentials.
     pub fn kubectl(&self) -> Kubectl {
         Kubectl::new(&self.state)
     }

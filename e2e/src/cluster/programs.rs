@@ -26,7 +26,7 @@ pub struct Places<'a> {
     pub programs: &'a Path,
     /// The folder of the certificates, the kubeconfigs and etcd's data.
     pub kubernetes: &'a Path,
-    /// The folder into which containerd and the kubelet write.
+    /// The folder to which containerd and the kubelet write.
     pub node: &'a Path,
 }
 

@@ -55,7 +55,7 @@ impl TorNetwork {
         Self::of(RELAYS, dir, place, processes)
     }
 
-    /// Returns a network with this many relays in addition to its authorities.
+    /// Returns a network with the given number of relays in addition to its authorities.
     pub fn of(relays: u16, dir: &Path, place: Place, processes: &Processes) -> Self {
         let nodes = torrc::nodes(BASE_PORT, relays);
         Self { dir: dir.to_owned(), place, nodes, processes: processes.clone() }
@@ -206,7 +206,7 @@ impl TorNetwork {
         let identity = text
             .lines()
             .find_map(|line| line.strip_prefix("fingerprint "))
-            .context("the certificate names no key fingerprint")?;
+            .context("the certificate contains no key fingerprint")?;
 
         let fingerprint = self.fingerprint(node, &dir).await?;
         Ok(format!(

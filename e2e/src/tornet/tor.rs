@@ -22,7 +22,7 @@ pub struct Tor {
 }
 
 impl Tor {
-    /// Returns the tor process with this name, whose files are in `dir`, whether or not it is
+    /// Returns the tor process with the given name, whose files are in `dir`, whether or not it is
     /// running.
     pub fn open(processes: &Processes, name: &str, dir: &Path) -> Self {
         Self { name: name.to_owned(), dir: dir.to_owned(), processes: processes.clone() }
@@ -88,7 +88,7 @@ impl Tor {
         let log = fs::read_to_string(self.log())?;
         let line = log.lines().rfind(|line| line.contains("Opened Socks listener connection"));
         let address = line.and_then(|line| line.rsplit(' ').next());
-        Ok(address.with_context(|| format!("the log of {} names no SOCKS port", self.name))?.to_owned())
+        Ok(address.with_context(|| format!("the log of {} contains no SOCKS port", self.name))?.to_owned())
     }
 
     /// Makes tor read its configuration again, which also ends its pauses between failed downloads.

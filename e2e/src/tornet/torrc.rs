@@ -14,9 +14,9 @@ pub enum Role {
 /// A directory authority or relay of the network.
 #[derive(Debug, Clone)]
 pub struct TorNode {
-    /// The nickname.
+    /// The nickname of the authority or relay.
     pub name: String,
-    /// The role in the network.
+    /// The role of the authority or relay.
     pub role: Role,
     /// The port on which the authority or relay accepts connections.
     pub or_port: u16,
@@ -48,8 +48,8 @@ pub fn network(authorities: &[String]) -> String {
 /// of about ten milliseconds, which is too short under load.
 const EDGE: &str = "LearnCircuitBuildTimeout 0\nCircuitBuildTimeout 10\n";
 
-/// Returns the torrc line that makes tor exit within about 15 seconds after the process with this
-/// id has ended for whatever reason.
+/// Returns the torrc line that makes tor exit within about 15 seconds after the process with the
+/// given ID has ended for any reason.
 pub fn owner(pid: u32) -> String {
     format!("__OwningControllerProcess {pid}\n")
 }

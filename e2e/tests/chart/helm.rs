@@ -1,4 +1,4 @@
-//! Runs the Helm that the setup script installs on the chart.
+//! Runs Helm, which the setup script installs, on the chart.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -42,7 +42,7 @@ pub fn with_integers(value: Value) -> Value {
     }
 }
 
-/// Runs Helm with these arguments and with these values on its standard input.
+/// Runs Helm with the given arguments, and with the values on its standard input.
 pub fn helm(arguments: &[&str], values: &Value) -> Output {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     let program = PROGRAM.get_or_init(|| {
@@ -65,28 +65,28 @@ pub fn helm(arguments: &[&str], values: &Value) -> Output {
     helm.wait_with_output().unwrap()
 }
 
-/// Returns the objects that the chart renders from these values, including its test pod.
+/// Returns the objects that the chart renders from the given values, including its test pod.
 pub fn render(values: Value) -> Vec<Value> {
     let output = helm(&["template", RELEASE], &values);
     assert!(output.status.success(), "{values}: {}", String::from_utf8_lossy(&output.stderr));
     documents(&String::from_utf8(output.stdout).unwrap())
 }
 
-/// Returns the error message with which the chart rejects these values.
+/// Returns the error message with which the chart rejects the given values.
 pub fn refusal(values: Value) -> String {
     let output = helm(&["template", RELEASE], &values);
     assert!(!output.status.success(), "the chart accepted {values}");
     String::from_utf8(output.stderr).unwrap()
 }
 
-/// Returns the only object of this kind.
+/// Returns the only object of a kind.
 pub fn the<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
     let found: Vec<_> = all(objects, kind).collect();
     assert_eq!(found.len(), 1, "expected exactly one {kind}, but found {found:?}");
     found[0]
 }
 
-/// Returns all objects of this kind.
+/// Returns all objects of a kind.
 pub fn all<'a>(objects: &'a [Value], kind: &str) -> impl Iterator<Item = &'a Value> {
     objects.iter().filter(move |object| object["kind"] == kind)
 }
@@ -103,7 +103,7 @@ pub fn container(objects: &[Value]) -> &Value {
     &the(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
 }
 
-/// Returns the value of a variable in the operator's environment.
+/// Returns the value of an environment variable of the operator.
 pub fn variable<'a>(objects: &'a [Value], name: &str) -> Option<&'a str> {
     container(objects)["env"].as_array()?.iter().find(|variable| variable["name"] == name)?["value"].as_str()
 }

@@ -10,7 +10,7 @@ use crate::typed;
 
 const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
-/// Renders the chart with these values, and runs the checks that apply to all values.
+/// Renders the chart with the given values, and runs the checks that apply to all values.
 fn checked(values: Value) -> Vec<Value> {
     let objects = render(values);
     typed::check(&objects);

@@ -86,7 +86,7 @@ struct Alert {
     annotations: BTreeMap<String, String>,
 }
 
-/// Panics if an object of the Prometheus operator has a field that its type does not have.
+/// Panics if an object of the Prometheus operator has a field that its type does not define.
 pub fn parse(object: &Value) {
     let spec = object["spec"].clone();
     let parsed = match object["kind"].as_str().unwrap() {

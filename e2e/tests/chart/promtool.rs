@@ -19,7 +19,7 @@ fn promtool(arguments: &[&str]) {
     assert!(run.status.success(), "promtool {arguments:?}: {}", String::from_utf8_lossy(&printed));
 }
 
-/// Runs promtool on a file with this content. JSON is also valid YAML.
+/// Runs promtool on a file with the given content. JSON is also valid YAML.
 fn promtool_on(arguments: &[&str], content: &Value) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), content.to_string()).unwrap();
@@ -109,8 +109,8 @@ fn healthy() -> Series {
 /// A fault, the only alert that it triggers, and the times at which the alert is still silent and
 /// already firing.
 struct AlertCase {
-    /// The changed series. Every series whose name contains all of these parts gets these values;
-    /// `None` removes the series.
+    /// The changes to the healthy metrics. Every series whose name contains all of the given parts
+    /// gets the given values; `None` removes the series.
     changes: &'static [(&'static [&'static str], Option<&'static str>)],
     alert: &'static str,
     labels: &'static str,
@@ -159,7 +159,7 @@ const CASES: &[AlertCase] = &[
         alert: "OnionbalanceTargetUnreachable", labels: r#"namespace="shop",onion_service="web",port="80""#, quiet_at: "9m", fires_at: "13m" },
 ];
 
-/// Returns the expectation that exactly these alerts fire at this time.
+/// Returns the expectation that exactly the given alerts fire at a time.
 fn fires(at: &str, alerts: &[String]) -> Value {
     let samples: Vec<_> = alerts.iter().map(|labels| json!({"labels": labels, "value": 1})).collect();
     json!({"expr": "ALERTS{alertstate=\"firing\"}", "eval_time": at, "exp_samples": samples})

@@ -80,7 +80,8 @@ fn invalid_network_policies_and_templates_are_rejected_by_name() {
     ]);
 }
 
-/// Checks that the chart rejects each of these values with an error that contains the given text.
+/// Checks that the chart rejects each of the given values with an error that contains the given
+/// text.
 fn check_rejected(cases: &[(Value, &str)]) {
     for (values, expected) in cases {
         let refusal = refusal(values.clone());

@@ -57,9 +57,9 @@ fn spec(backends: &str) -> String {
     format!("  ports: [{{port: 80, target: {{service: {{name: web, port: http}}}}}}]\n  {backends}\n")
 }
 
-/// Waits until the status lists this many pods and, if given, the external backend. All of them
-/// must be Ready, and their introduction points must add up to those of the descriptors that all
-/// responsible HSDirs have accepted.
+/// Waits until the status lists the given number of pods and, if given, the external backend. All
+/// of them must be Ready, and their introduction points must add up to those of the descriptors
+/// that all responsible HSDirs have accepted.
 async fn wait_published_with(scene: &Scene, web: &Service, outside: Option<&String>, pods: usize) -> Result<()> {
     let what = format!("the service is published with the external backend {outside:?} and {pods} pods");
     scene

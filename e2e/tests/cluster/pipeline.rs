@@ -55,12 +55,12 @@ impl Pipeline {
         Ok(pipeline)
     }
 
-    /// Returns the text of a named block of the page.
+    /// Returns the text of a named block of docs/gitops.md.
     pub fn file(&self, name: &str) -> Result<&str> {
         self.page.file(name)
     }
 
-    /// Runs one of the page's scripts in the clone and returns its output.
+    /// Runs one of the scripts of docs/gitops.md in the clone and returns its output.
     pub async fn script(&self, name: &str, argument: &str) -> Result<String> {
         let mut script = self.command("sh", &self.checkout());
         script.arg(self.write_script(name)?).arg(argument);
@@ -69,12 +69,13 @@ impl Pipeline {
         Ok(printed)
     }
 
-    /// Runs one of the page's scripts with the namespace as its argument and returns its output.
+    /// Runs one of the scripts of docs/gitops.md with the namespace as its argument and returns its
+    /// output.
     pub async fn script_here(&self, name: &str) -> Result<String> {
         self.script(name, &self.namespace).await
     }
 
-    /// Runs the current kubectl in the namespace. Single spaces separate the arguments.
+    /// Runs the current kubectl in the namespace. `arguments` are separated by single spaces.
     pub async fn kubectl(&self, arguments: &str) -> Result<String> {
         let mut kubectl = self.command("kubectl", &self.dir);
         output(kubectl.args(["--namespace", &self.namespace]).args(arguments.split(' '))).await
@@ -92,7 +93,7 @@ impl Pipeline {
         self.write(name, &text.replace(from, to))
     }
 
-    /// Runs git in the clone. Single spaces separate the arguments.
+    /// Runs git in the clone. `arguments` are separated by single spaces.
     pub async fn git(&self, arguments: &str) -> Result<()> {
         self.run(&format!("git {arguments}"), &self.checkout()).await
     }
@@ -114,8 +115,8 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Waits until the loop has applied everything this many more times. Returns an error if the
-    /// loop has failed.
+    /// Waits until the loop has applied everything the given number of times. Returns an error if
+    /// the loop has failed.
     pub async fn applies(&self, times: usize) -> Result<()> {
         // One apply may be in progress already.
         let wanted = self.applied()? + times + 1;
@@ -150,7 +151,8 @@ impl Pipeline {
         Ok(log)
     }
 
-    /// Returns the health status that the page's Argo CD health check assigns to an object.
+    /// Returns the health status that the Argo CD health check of docs/gitops.md assigns to an
+    /// object.
     pub async fn health(&self, object: &serde_json::Value) -> Result<String> {
         let config: serde_json::Value = serde_saphyr::from_str(self.file("argocd-cm.yaml")?)?;
         let check = config["data"]["resource.customizations.health.onionbalance.dev_OnionBalancedService"].as_str();

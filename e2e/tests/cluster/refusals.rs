@@ -62,8 +62,8 @@ async fn conditions_report_pods_that_a_quota_or_limit_range_rejects() -> Result<
     .await
 }
 
-/// Waits until the API server answers an attempt to create a pod with this text. Admission plugins
-/// use watch caches, which may lag slightly behind.
+/// Waits until an attempt to create a pod is answered with the given text. Admission plugins use
+/// watch caches, which may lag slightly behind.
 async fn probe(scene: &crate::scene::Scene, answer: &str) -> Result<()> {
     let pod = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "probe"}, "spec": {"containers": [
         {"name": "a", "image": "none", "resources": {"requests": {"memory": "1Mi"}}}]}}"#;

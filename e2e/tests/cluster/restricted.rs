@@ -91,8 +91,8 @@ async fn wait_clients_ready(web: &Service, status: &str, reason: &str, message: 
     Ok(())
 }
 
-/// Waits until all responsible HSDirs hold descriptors that this many clients can decrypt; `None`
-/// means every client.
+/// Waits until all responsible HSDirs hold descriptors that the given number of clients can
+/// decrypt; `None` means every client.
 async fn wait_authorized_clients(scene: &Scene, web: &Service, clients: Option<u32>) -> Result<()> {
     let what = format!("the HSDirs have descriptors for {clients:?} clients");
     scene

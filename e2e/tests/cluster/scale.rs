@@ -75,8 +75,8 @@ async fn all_serve(scene: &Scene, web: &Service, backends: usize) -> Result<()> 
     anyhow::bail!("only {seen:?} of {expected:?} answered")
 }
 
-/// Waits until stem finds only these backends' points in the merged descriptor, with at least one
-/// point of each backend.
+/// Waits until stem finds only points of the existing backends in the merged descriptor, and at
+/// least one point of each of them.
 async fn only_these_are_in_the_descriptor(scene: &Scene, web: &Service, backends: usize) -> Result<()> {
     let onion = web.onion_address().await?;
     scene

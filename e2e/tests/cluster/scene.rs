@@ -37,7 +37,7 @@ pub const PUBLISHED: Duration = Duration::from_secs(180);
 
 /// A test's namespace on the cluster.
 pub struct Scene {
-    /// kubectl with the administrator's credentials.
+    /// The `kubectl` command with the administrator's credentials.
     pub kubectl: Kubectl,
     client: Client,
     state: State,
@@ -135,12 +135,12 @@ impl Scene {
         self.state.kubeconfig()
     }
 
-    /// Returns a handle to the service with this name in the namespace.
+    /// Returns a handle to the `OnionBalancedService` with the given name in the namespace.
     pub fn service(&self, name: &str) -> Service {
         Service::new(&self.client, &self.namespace, name)
     }
 
-    /// Runs kubectl in the namespace. Single spaces separate the arguments.
+    /// Runs kubectl in the namespace. `arguments` are separated by single spaces.
     pub async fn run(&self, arguments: &str) -> Result<String> {
         self.kubectl.run(&format!("--namespace {} {arguments}", self.namespace)).await
     }

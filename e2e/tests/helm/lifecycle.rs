@@ -212,8 +212,8 @@ async fn not_terminating(scene: &Scene, kinds: &str) -> Result<BTreeSet<String>>
         .collect())
 }
 
-/// Waits until the only running operator uses the image with this tag and has restored a deleted
-/// child twice.
+/// Waits until the only running operator uses the image with the given tag and has restored a
+/// deleted child twice.
 async fn wait_operator_works(scene: &Scene, tag: &str) -> Result<()> {
     let expected = format!("{IMAGE}:{tag}");
     scene

@@ -70,7 +70,7 @@ fn on_this_cluster(page: &str, scene: &Scene, socks: &str) -> Result<String> {
         ("127.0.0.1:9050", socks),
         ("<title>Welcome to nginx!</title>", "Hello from web-…, called by …"),
     ] {
-        anyhow::ensure!(page.contains(documented), "the page does not contain {documented} any more");
+        anyhow::ensure!(page.contains(documented), "the page no longer contains {documented}");
         page = page.replace(documented, here);
     }
     Ok(page)

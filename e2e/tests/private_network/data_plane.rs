@@ -58,18 +58,18 @@ impl Drop for DataPlane {
 }
 
 impl DataPlane {
-    /// Starts the default network, this many backends, and a frontend.
+    /// Starts the default network, the given number of backends, and a frontend.
     pub async fn start(backends: usize) -> Result<Self> {
         Self::start_on(RELAYS, backends).await
     }
 
-    /// Starts a network with this many relays in addition to its authorities, this many backends,
-    /// and a frontend.
+    /// Starts a network with the given number of relays in addition to its authorities, the given
+    /// number of backends, and a frontend.
     pub async fn start_on(relays: u16, backends: usize) -> Result<Self> {
         Self::bring_up(relays, backends, 0).await
     }
 
-    /// Starts the default network and backends whose pods have these UIDs, but no frontend.
+    /// Starts the default network and one backend for each of the given pod UIDs, but no frontend.
     pub async fn start_for(uids: Vec<String>) -> Result<Self> {
         let mut plane = Self::network(RELAYS).await?;
         for (number, uid) in uids.into_iter().enumerate() {
@@ -245,7 +245,7 @@ impl DataPlane {
         self.processes.signal(&format!("backend{number}-agent"), signal)
     }
 
-    /// Gives every relay of the network a new microdescriptor. A tor needs most of the
+    /// Gives every relay of the network a new microdescriptor. tor needs most of the
     /// microdescriptors in its consensus to build circuits.
     pub async fn replace_microdescriptors(&self) -> Result<()> {
         let network = TorNetwork::open(&self.path("network"), Place::Loopback, &self.processes);
@@ -311,7 +311,7 @@ impl DataPlane {
         self.run_tor(&format!("external{number}"), &dir)
     }
 
-    /// Ends the scenario with this outcome. If it failed, its files are kept for inspection.
+    /// Ends the scenario with the given outcome. If it failed, its files are kept for inspection.
     pub fn end(mut self, outcome: Result<()>) -> Result<()> {
         if outcome.is_err() {
             let dir = self.dir.take().map(TempDir::keep).unwrap_or_default();
@@ -336,7 +336,7 @@ impl DataPlane {
     }
 }
 
-/// Returns the values of a metric at this address, by label.
+/// Returns the values of a metric that is served at an address, by label.
 async fn figure(address: &str, name: &str) -> Result<BTreeMap<String, u64>> {
     let mut stream = TcpStream::connect(address).await?;
     let text = get(&mut stream, "metrics", "/metrics").await?;

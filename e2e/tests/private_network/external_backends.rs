@@ -36,7 +36,7 @@ async fn scenario(plane: &mut DataPlane) -> Result<()> {
     let old: BTreeSet<String> = old.auth_keys().into_iter().map(str::to_owned).collect();
     plane.kill_external(dead)?;
     let before = found(plane).await?;
-    until("its descriptor has been fetched eight more times", Duration::from_secs(90), async || {
+    until("the dead backend's descriptor has been fetched eight more times", Duration::from_secs(90), async || {
         let fetches = found(plane).await? - before;
         Ok(if fetches >= 8 { Seen::Yes(()) } else { Seen::NotYet(format!("{fetches} fetches")) })
     })
@@ -44,7 +44,7 @@ async fn scenario(plane: &mut DataPlane) -> Result<()> {
 
     // The tor comes back with new points, which replace the old ones.
     plane.restart_external(dead)?;
-    until("its new points have replaced the old ones", Duration::from_secs(120), async || {
+    until("the restarted backend's new points have replaced the old ones", Duration::from_secs(120), async || {
         let merged = plane.descriptor().await?;
         let left = merged.auth_keys().iter().filter(|key| old.contains(**key)).count();
         Ok(if left == 0 { Seen::Yes(()) } else { Seen::NotYet(format!("{left} old points are left")) })

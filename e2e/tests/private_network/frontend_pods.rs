@@ -50,7 +50,7 @@ pub struct Frontend {
 }
 
 impl Pods {
-    /// Starts a network and this many backends with their pods.
+    /// Starts a network and the given number of backends with their pods.
     pub async fn start(backends: usize) -> Result<Self> {
         let client = server::administrator().await;
         let namespace = "frontends".to_owned();
@@ -188,7 +188,7 @@ impl Frontend {
         .await
     }
 
-    /// Waits until all HSDirs of both time periods hold the points of this many backends.
+    /// Waits until all HSDirs of both time periods hold points of the given number of backends.
     pub async fn until_published(&self, backends: usize) -> Result<()> {
         self.until("it has published", Duration::from_secs(120), |figures| {
             let all = |name: &str| -> Vec<u64> {

@@ -132,7 +132,7 @@ async fn two_leaders_converge_on_one_descriptor(pods: &Pods, leader: &Frontend) 
     pods.plane.kill_backend(0)?;
     pods.delete_backend(0).await?;
     let backends = BACKENDS - 1;
-    until("one descriptor is left, and neither publisher supersedes the other any more", PATIENCE, async || {
+    until("one descriptor is left, and the publishers no longer supersede each other", PATIENCE, async || {
         let before = greatest_counters(leader, &other).await?;
         // Nothing may happen in this time. A publisher whose upload is rejected publishes again
         // immediately.
@@ -153,7 +153,7 @@ async fn two_leaders_converge_on_one_descriptor(pods: &Pods, leader: &Frontend) 
     pods.stop(&other).await
 }
 
-/// Returns, for each time period, the higher one of the two frontends' revision counters.
+/// Returns the higher of the two frontends' revision counters for each time period.
 async fn greatest_counters(one: &Frontend, other: &Frontend) -> Result<BTreeMap<String, u64>> {
     let mut greatest = one.periods("revision").await?;
     for (period, counter) in other.periods("revision").await? {

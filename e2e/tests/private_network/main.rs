@@ -95,8 +95,8 @@ async fn an_arti_client_connects(plane: &DataPlane, backends: &BTreeSet<usize>) 
     client.remove().await
 }
 
-/// Waits until every point of the merged descriptor belongs to one of these backends and each of
-/// them has a point in it. No relay may occur twice, because a client would never use the second
+/// Waits until every point of the merged descriptor belongs to one of the given backends and each
+/// of them has a point in it. No relay may occur twice, because a client would never use the second
 /// point.
 async fn all_points_are_published(plane: &DataPlane, backends: &BTreeSet<usize>) -> Result<()> {
     until("the descriptor has points of every backend", Duration::from_secs(60), async || {
@@ -119,8 +119,8 @@ async fn all_points_are_published(plane: &DataPlane, backends: &BTreeSet<usize>)
     .await
 }
 
-/// Fetches until these backends have served, and returns the backends that did. Every fetch must
-/// succeed.
+/// Fetches until all expected backends have served, and returns the backends that did. Every fetch
+/// must succeed.
 async fn serving_backends(plane: &DataPlane, expected: &BTreeSet<usize>) -> Result<BTreeSet<usize>> {
     const CLIENTS: usize = 10;
     const FETCHES_PER_CLIENT: usize = 6;

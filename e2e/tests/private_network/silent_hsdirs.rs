@@ -92,7 +92,8 @@ async fn scenario(plane: &DataPlane) -> Result<()> {
 }
 
 /// Waits until all responsible HSDirs have accepted the newest descriptors, which contain points of
-/// this backend. Returns the descriptors of the clients' time period by the HSDirs' fingerprints.
+/// the given backend. Returns the descriptors of the clients' time period by the HSDirs'
+/// fingerprints.
 async fn wait_settled(plane: &DataPlane, client: &TorClient, backend: usize) -> Result<BTreeMap<String, Descriptor>> {
     until("all HSDirs hold points of all backends", Duration::from_secs(120), async || {
         plane.check()?;
@@ -113,7 +114,7 @@ async fn wait_settled(plane: &DataPlane, client: &TorClient, backend: usize) -> 
 }
 
 /// Waits until stem reads the newest descriptor from all responsible HSDirs except those in `but`.
-/// The descriptor must not contain any of these points.
+/// The descriptor must not contain any of the given points.
 async fn wait_withdrawn(
     plane: &DataPlane,
     client: &TorClient,

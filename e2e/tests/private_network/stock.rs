@@ -154,7 +154,7 @@ impl Services {
         Ok(Network::parse(&consensus, &microdescriptors, NetworkKind::Testing)?)
     }
 
-    /// Waits until a service's descriptor has this many points, and returns its content.
+    /// Waits until a service's descriptor has the given number of points, and returns its content.
     async fn content(&self, number: usize, count: usize) -> Result<ServiceContent> {
         points(&self.opened(number, count, None).await?, None)
     }
@@ -166,8 +166,8 @@ impl Services {
         Ok(Sample { text: self.control.get_info(&key).await?, address })
     }
 
-    /// Waits until a service's descriptor has this many points, and returns it. Decrypts it with
-    /// this client's key to count them.
+    /// Waits until a service's descriptor has the given number of points, and returns it. Decrypts
+    /// it with the client's key, if given, to count the points.
     async fn opened(&self, number: usize, count: usize, client: Option<&ClientSecretKey>) -> Result<Sample> {
         until(&format!("service {number} has {count} points"), Duration::from_secs(180), async || {
             let sample = match self.sample(number).await {
@@ -186,7 +186,7 @@ fn now() -> SystemTime {
     SystemTime::now()
 }
 
-/// Decrypts a current descriptor with this client's key and returns its content.
+/// Decrypts a current descriptor with the client's key, if given, and returns its content.
 fn points(sample: &Sample, client: Option<&ClientSecretKey>) -> Result<ServiceContent> {
     let unchecked = UncheckedDescriptor::parse(&sample.text)?;
     let blinded = unchecked.blinded_key();

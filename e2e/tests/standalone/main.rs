@@ -139,7 +139,7 @@ fn normalized(value: &Value) -> Value {
     }
 }
 
-/// Fetches with fresh clients until each of these instances, and no other, has answered.
+/// Fetches with fresh clients until each of the given instances, and no other, has answered.
 async fn wait_serves(setup: &Setup, onion: &str, instances: &[usize]) -> Result<()> {
     let expected: BTreeSet<usize> = instances.iter().copied().collect();
     until(&format!("the instances {expected:?} serve"), Duration::from_secs(240), async || {

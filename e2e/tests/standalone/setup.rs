@@ -37,11 +37,11 @@ pub struct OnionService {
 /// The way in which the daemon connects to its tor and authenticates.
 #[derive(Clone, Copy)]
 pub enum ControlAuth {
-    /// The first tor's control port, with a password.
+    /// The control port of the first tor process, with a password.
     Password,
-    /// The second tor's control port, with the cookie.
+    /// The control port of the second tor process, with the cookie.
     Cookie,
-    /// The second tor's control socket, which takes precedence over a port.
+    /// The control socket of the second tor process, which takes precedence over a port.
     Socket,
 }
 
@@ -178,7 +178,7 @@ impl Setup {
         Ok(tor)
     }
 
-    /// Restarts the second tor while the daemon is running.
+    /// Restarts the second tor process while the daemon is running.
     pub async fn restart_tor(&self) -> Result<()> {
         Tor::open(&self.processes, "frontend1", &self.root.join("frontend1")).stop().await?;
         self.start_frontend_tor(1, "")?;
@@ -189,7 +189,8 @@ impl Setup {
         self.root.join("python/config.yaml")
     }
 
-    /// Writes a configuration with these services and their instances to a file next to Python's.
+    /// Writes a configuration with the given services and instances to a file next to Python's
+    /// configuration.
     pub fn write_config(&self, services: &[(&OnionService, &[usize])]) -> Result<PathBuf> {
         let services: Vec<Value> = services
             .iter()
@@ -276,7 +277,7 @@ impl Setup {
         self.processes.check(name)
     }
 
-    /// Ends the scenario with this outcome. If it failed, its files are kept for inspection.
+    /// Ends the scenario with the given outcome. If it failed, its files are kept for inspection.
     pub fn end(mut self, outcome: Result<()>) -> Result<()> {
         if outcome.is_err() {
             let dir = self.dir.take().map(TempDir::keep).unwrap_or_default();

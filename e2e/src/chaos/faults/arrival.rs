@@ -20,7 +20,7 @@ use crate::wait::{Seen, until};
 #[derive(Debug)]
 pub struct NewBackend;
 
-/// The creation of a service with three backends by `kubectl apply`, several times in succession.
+/// Several consecutive creations of a service with three backends by `kubectl apply`.
 #[derive(Debug)]
 pub struct ApplyToFetch;
 

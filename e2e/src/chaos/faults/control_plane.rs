@@ -1,5 +1,5 @@
-//! Outages that the data plane should survive: those of the operator, of the API server, and of
-//! some HSDirs.
+//! Outages that the data plane should survive: of the operator, of the API server, and of some
+//! HSDirs.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -22,7 +22,7 @@ pub struct ScaleDown;
 #[derive(Debug)]
 pub struct PodRestart;
 
-/// The replacement of all backends, as for a new image.
+/// A rollout that replaces all backends, as for a new image.
 #[derive(Debug)]
 pub struct RollingRestart;
 

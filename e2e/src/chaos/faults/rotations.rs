@@ -37,11 +37,11 @@ const LASTS: Duration = Duration::from_secs(17 * 60);
 const LONGEST: Duration = Duration::from_secs(22 * 60);
 /// The number of changes of the time period that must be observed.
 const CHANGES: u8 = 2;
-/// The time before a change from which requests count as made at the change. A change begins when
-/// the first backend replaces its points.
+/// The time before a change of the time period from which requests count as made at the change. A
+/// change begins when the first backend replaces its points.
 const BEFORE: Duration = Duration::from_secs(30);
-/// The time after a change until which requests count as made at the change. A change begins when
-/// the first backend replaces its points.
+/// The time after a change of the time period until which requests count as made at the change. A
+/// change begins when the first backend replaces its points.
 const AFTER: Duration = Duration::from_secs(60);
 
 impl Fault for Rotations {
@@ -98,8 +98,8 @@ impl Fault for Rotations {
     }
 }
 
-/// Returns the time from the first backend's replacement of its points until no HSDir that clients
-/// ask held any of the old points.
+/// Returns the time from the moment when the first backend replaced its points until none of the
+/// HSDirs that clients ask held any of the old points.
 fn renewed(seen: &Observed, moment: &Moment) -> Option<Duration> {
     let (earlier, later): (Vec<_>, Vec<_>) = seen.answers.iter().cloned().partition(|answer| answer.at < moment.at);
     let soon: Vec<_> = later.into_iter().filter(|answer| answer.at < moment.at + AFTER).collect();

@@ -83,8 +83,8 @@ HiddenServicePort 80 {target}
         self.start_publisher(&[])
     }
 
-    /// Starts another frontend with its own tor, whose publisher uses a Lease and gets these
-    /// additional arguments and variables. Returns the publisher's address.
+    /// Starts another frontend with its own tor. The publisher uses a Lease and gets the given
+    /// arguments and environment variables. Returns the publisher's address.
     pub async fn start_leased_frontend(
         &self,
         name: &str,
@@ -97,7 +97,7 @@ HiddenServicePort 80 {target}
         self.start_another_frontend(name, uid, publisher, arguments).await
     }
 
-    /// Starts another frontend with its own tor, whose publisher always leads. Returns the
+    /// Starts another frontend with its own tor. The publisher always leads. Returns the
     /// publisher's address.
     pub async fn start_frontend_without_lease(&self, name: &str) -> Result<String> {
         let backends = self.static_backends();
@@ -125,7 +125,7 @@ HiddenServicePort 80 {target}
         Ok(address)
     }
 
-    /// Restarts the publisher so that only these clients may discover the service.
+    /// Restarts the publisher so that only the given clients may discover the service.
     pub async fn restrict(&mut self, clients: &[ClientPublicKey]) -> Result<()> {
         self.processes.stop("frontend-publisher").await?;
         self.metrics = self.start_publisher(clients)?;
