@@ -271,7 +271,7 @@ impl DataPlane {
         self.processes.signal(&format!("backend{number}-tor"), Signal::KILL)
     }
 
-    /// Kills a backend's tor, but not its agent.
+    /// Kills a backend's tor. The backend's agent keeps running and notices that tor has ended.
     pub fn kill_backends_tor(&self, number: usize) -> Result<()> {
         self.processes.signal(&format!("backend{number}-tor"), Signal::KILL)
     }

@@ -147,8 +147,8 @@ async fn fetches(client: &TorClient, onion: &str, few: &Semaphore) -> Result<Vec
     let cached = format!("GETINFO hs/client/desc/id/{}", onion.trim_end_matches(".onion"));
     let mut pages = Vec::new();
     for number in 0..FETCHES / CLIENTS {
-        // NEWNYM makes tor drop its circuits and descriptors, but at most once in ten seconds.
-        // Before that, tor replies OK and does so later.
+        // NEWNYM makes tor drop its circuits and descriptors, but at most once in ten seconds. If
+        // it comes too early, tor replies OK and acts on it later.
         ensure!(control.command("SIGNAL NEWNYM").await?, "tor rejected NEWNYM");
         until("the client has dropped the descriptor", Duration::from_secs(30), async || {
             let is_there =

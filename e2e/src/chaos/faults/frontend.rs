@@ -142,8 +142,8 @@ impl Fault for FrontendFault {
 
 impl FrontendFault {
     /// Ends the fault when its time is over, and counts the descriptors that the old leader
-    /// publishes after it resumes. Another frontend leads by then, so the old leader should publish
-    /// none.
+    /// publishes after it resumes. Another frontend leads by then, so publishing any would be a
+    /// race.
     async fn old_leader(
         &self,
         stage: &Stage,
