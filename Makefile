@@ -42,7 +42,7 @@ test-api: packages ## Test the operator against a real API server
 	@$(SETUP)/run-tests.sh api
 
 .PHONY: test-tor
-test-tor: ## Test against real tors, including a private Tor network
+test-tor: ## Test against real tor processes and a private Tor network
 	@$(SETUP)/packages.sh tor
 	@$(SETUP)/run-tests.sh tor
 
@@ -52,7 +52,7 @@ test-oracle: ## Compare descriptors, keys and the HSDir ring with arti and stem
 	@$(SETUP)/run-tests.sh oracle
 
 .PHONY: test-e2e
-test-e2e: no-demo packages ## Run the end-to-end tests on a one-node Kubernetes and a private Tor network
+test-e2e: no-demo packages ## Run the end-to-end tests on a one-node Kubernetes cluster and a private Tor network
 	@$(MAKE) --no-print-directory -j2 kubernetes test-build
 	@$(SETUP)/run-tests.sh e2e
 
@@ -79,7 +79,7 @@ scale-test: packages ## Benchmark the operator with 500 objects on a real API se
 	@$(TARGET)/release/onionbalance-bench scale --programs "$$($(SETUP)/kubernetes.sh)"
 
 .PHONY: generate
-generate: ## Regenerate crds/, docs/reference.md and the chart's copies of CRD and permissions
+generate: ## Regenerate crds/, docs/reference.md and the chart's copies of the CRD and the permissions
 	cargo run --locked --quiet -- crd >crds/onionbalancedservices.yaml.new
 	mv crds/onionbalancedservices.yaml.new crds/onionbalancedservices.yaml
 	cargo run --locked --quiet -- crd --format markdown >docs/reference.md.new

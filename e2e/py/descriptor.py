@@ -2,7 +2,7 @@
 """Decodes a v3 onion service's descriptor with stem instead of our own code, and prints JSON.
 
     descriptor.py fetch CONTROL_SOCKET COOKIE_FILE ONION_ADDRESS
-        Fetches the descriptor from the HSDirs through HSFETCH of this tor.
+        Fetches the descriptor from the HSDirs by sending HSFETCH to this tor.
     descriptor.py fetch-each CONTROL_SOCKET COOKIE_FILE ONION_ADDRESS FINGERPRINT...
         Fetches the descriptor that each of these HSDirs holds.
     descriptor.py watch CONTROL_SOCKET COOKIE_FILE ONION_ADDRESS FINGERPRINT...
@@ -21,7 +21,7 @@ import time
 from stem.descriptor.hidden_service import HiddenServiceDescriptorV3
 
 TIMEOUT_SECONDS = 60
-# The pause between an HSDir's answer and the next question, if it has the descriptor and if it has none.
+# The pauses between an HSDir's answer and the next request: if it has the descriptor, and if it has none.
 WATCH_SECONDS, WATCH_IDLE_SECONDS = 1, 10
 LEGACY_IDENTITY, ED25519_IDENTITY = 2, 3
 
@@ -104,7 +104,7 @@ class Control:
         return first, body
 
     def descriptors(self, address, failures):
-        """Yields the HSDir's fingerprint (or UNKNOWN) and the descriptor of each answer, or an empty text if it has none."""
+        """Yields, for each answer, the HSDir's fingerprint (or UNKNOWN) and the descriptor (empty if it has none)."""
         while True:
             event, body = self.events.pop(0) if self.events else self.event(self.line())
             if event.startswith("650 HS_DESC FAILED " + address):
@@ -121,7 +121,7 @@ def fetch(control_socket, cookie, address):
     for _, text in control.descriptors(address, failures):
         if text:
             return text
-        # An empty body ends the search, because tor has asked all HSDirs.
+        # An empty body means that tor has asked all HSDirs, so the search is over.
         sys.exit("no HSDir has the descriptor: " + ", ".join(failures))
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fuzzes the targets of fuzz/, two at a time, each for SECONDS_EACH seconds (default 60). The
-# initial corpus is the checked-in seeds and the testdata of src/. Findings are written to
-# fuzz/artifacts. The last line is a "test result" line.
+# initial corpus consists of the checked-in seeds and the test data in src/. Findings are written to
+# fuzz/artifacts. The last line has the form of cargo's "test result" lines.
 #   fuzz.sh [TARGET…]
 . "$(dirname "$0")/lib.sh"
 cd "$(dirname "$0")/../.."
@@ -10,7 +10,7 @@ CARGO_FUZZ=0.13.2
 SECONDS_EACH=${SECONDS_EACH:-60}
 TOOLS=$OB_CACHE/tools
 export PATH=$TOOLS/bin:$PATH
-# A separate directory, because no other build can reuse instrumented objects.
+# Use a separate directory, because no other build can reuse instrumented objects.
 export CARGO_TARGET_DIR=${OB_FUZZ_TARGET_DIR:-$PWD/fuzz/target}
 
 install_fuzz() {
@@ -34,7 +34,7 @@ testdata() {
     esac
 }
 
-# one TARGET: runs one target. libFuzzer exits with an error at the first input that panics, hangs
+# one TARGET: fuzzes one target. libFuzzer exits with an error at the first input that panics, hangs
 # or uses too much memory.
 one() {
     local target=$1 code=0 corpus log

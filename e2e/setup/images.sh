@@ -6,8 +6,8 @@
 #   images.sh operator BIN   builds localhost/onionbalance-operator:dev with the program BIN
 #   images.sh sample         builds localhost/onionbalance-sample:dev
 #   images.sh all BIN        builds the tor, operator and sample images
-# The archives are target/images/{tor,onionbalance-operator,sample}.tar; that of pause is cached.
-# Prints the path of each archive. deploy/images/ has Dockerfiles of the same images.
+# Writes the archives target/images/{tor,onionbalance-operator,sample}.tar and prints their paths.
+# The archive of the pause image is in the cache. deploy/images/ has Dockerfiles of the same images.
 . "$(dirname "$0")/lib.sh"
 
 TREE=$(cd "$(dirname "$0")/../.." && pwd)
@@ -39,8 +39,8 @@ rootfs() {
     echo "$tar"
 }
 
-# image ARCHIVE NAME USER ENTRYPOINT (SOURCE TARGET)…: builds an image from these files. A source
-# that is an archive is unpacked.
+# image ARCHIVE NAME USER ENTRYPOINT (SOURCE TARGET)…: builds an image from these files.
+# Archives among the sources are unpacked.
 image() {
     local archive=$1 name=$2 user=$3 entrypoint=$4 container
     shift 4
@@ -63,7 +63,7 @@ pause() {
     image "$1" localhost/pause:1 65532:65532 /pause "$work/pause" /pause
 }
 
-# The web server of busybox runs cgi-bin/index.cgi for / if there is no index.html.
+# For the path /, busybox's web server runs cgi-bin/index.cgi if there is no index.html.
 sample() {
     image "$1" localhost/onionbalance-sample:dev 65532:65532 '/bin/busybox","httpd","-f","-p","8080","-h","/www' \
         "$(command -v busybox)" /bin/busybox "$2" /www/cgi-bin/index.cgi
@@ -87,8 +87,8 @@ operator)
     sum=$(cat "$program" <(echo "$base 0711") | sha256sum)
     if [ ! -e "$archive" ] || [ "$(cat "$archive.source" 2>/dev/null)" != "$sum" ]; then
         strip --strip-debug -o "$work/onionbalance-operator" "$program"
-        # Other processes of the same user cannot inspect a process whose program the user may run
-        # but not read. This protects the process from its start.
+        # If a user may run a program but not read it, other processes of that user cannot inspect
+        # its processes. This protects them from the start.
         chmod 0711 "$work/onionbalance-operator"
         step "operator image" image "$archive" localhost/onionbalance-operator:dev 65532:65532 /usr/local/bin/onionbalance-operator \
             "$base" / "$work/onionbalance-operator" /usr/local/bin/onionbalance-operator

@@ -28,8 +28,8 @@ if [ -e "$DIR/complete" ] && holds_all "$DIR"; then
     exit
 fi
 
-# The source package is part of bookworm, whichever release this machine runs, so this uses a source
-# list separate from the system's.
+# The source package comes from bookworm, whichever release this machine runs, so this function uses
+# a source list separate from the system's.
 fetch() {
     local site apt=$OB_CACHE/apt-src
     site=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Component: main' 'Origin: Debian' |

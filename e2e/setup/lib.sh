@@ -1,4 +1,4 @@
-# The cache folder and the progress output of the setup scripts, which source this file.
+# Defines the cache folder and the progress output of the setup scripts, which source this file.
 # shellcheck shell=bash
 set -euo pipefail
 
@@ -23,7 +23,7 @@ step() {
     log="$OB_CACHE/logs/$(tr -c 'a-zA-Z0-9\n' '-' <<<"${name:0:80}").log"
     start=$SECONDS
     say "$name …"
-    # Not within an `if` or `||`, which would disable `set -e` inside the command.
+    # Do not run this within an `if` or `||`, which would disable `set -e` inside the command.
     local code=0
     set +e
     (

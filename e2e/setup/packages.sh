@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Installs those Debian packages for the build, the tests and the demo that are still missing.
+# Installs the Debian packages that the build, the tests and the demo need, if any are missing.
 #   packages.sh tor        tor and Python, for the integration tests on a private Tor network
 #   packages.sh chart      kubectl, promtool and Python, for the tests of the Helm chart
-#   packages.sh cluster    all that a one-node Kubernetes and its images need, and build tools
+#   packages.sh cluster    build tools, and everything for a one-node Kubernetes cluster and its images
 . "$(dirname "$0")/lib.sh"
 
 TOR="tor tor-geoipdb python3 python3-venv"

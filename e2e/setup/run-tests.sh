@@ -10,8 +10,8 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 broken=()
 
-# group NAME COMMAND…: runs one group. A group whose runner fails without a failed test, for
-# example because the code does not compile, counts as one failed test.
+# group NAME COMMAND…: runs one group of tests. If the command fails although no test failed, for
+# example because the code does not compile, the group counts as one failed test.
 group() {
     local name=$1 before after code=0
     shift
@@ -25,8 +25,8 @@ group() {
 count() { sed -nE "s/^test result: .* ([0-9]+) $1;.*/\1/p" "$log" | awk '{ n += $1 } END { print n + 0 }'; }
 failures() { count failed; }
 
-# Every group uses --workspace: a single package enables other features of its dependencies, which
-# would then be built again.
+# Every group uses --workspace. Building a single package would enable other features of its
+# dependencies, which would then be built again.
 unit() { cargo test --locked --workspace --no-fail-fast --lib --bins --test layers --test cycles --test style --test docs; }
 chart() { cargo test --locked --workspace --no-fail-fast --test chart; }
 api() {
@@ -41,7 +41,7 @@ tor() {
     return $code
 }
 e2e() {
-    # A folder separate from the demo's.
+    # Use a folder separate from the demo's.
     export OB_E2E_DIR="${OB_E2E_DIR:-${XDG_STATE_HOME:-$HOME/.local/state}/onionbalance-operator/e2e-test}"
     trap 'down; exit 130' INT TERM
     local code=0
@@ -56,7 +56,7 @@ oracle() {
     cargo test --locked --manifest-path tests/oracle/Cargo.toml --target-dir "$target" --no-fail-fast
 }
 down() { cargo run --locked --quiet --package onionbalance-e2e -- down; }
-# Builds all programs first: cargo builds only those of a test's own package.
+# Builds all programs first, because cargo builds only those of a test's own package.
 with_programs() { cargo build --locked --workspace --bins && cargo test --locked --workspace --no-fail-fast "$@"; }
 
 [ $# -gt 0 ] || fail "usage: run-tests.sh unit|chart|api|tor|oracle|e2e|fuzz…"

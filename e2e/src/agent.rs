@@ -15,21 +15,21 @@ use tokio::time::timeout;
 
 use crate::descriptor::Descriptor;
 
-/// Returns the names (authentication keys) of the introduction points that the tor of the agent at
-/// this pod address currently holds.
+/// Asks the agent at a pod address for its tor's current introduction points, and returns their
+/// authentication keys, which serve as names.
 pub async fn points(address: &str, pod_uid: &str, token: &AgentToken) -> Result<BTreeSet<String>> {
     points_at(&format!("{address}:{AGENT_API_PORT}"), pod_uid, token).await
 }
 
-/// Returns the names (authentication keys) of the introduction points that the tor of the agent at
-/// this socket address currently holds.
+/// Asks the agent at a socket address for its tor's current introduction points, and returns their
+/// authentication keys, which serve as names.
 pub async fn points_at(socket: &str, pod_uid: &str, token: &AgentToken) -> Result<BTreeSet<String>> {
     let points = descriptor_at(socket, pod_uid, token).await?.map(|descriptor| descriptor.points).unwrap_or_default();
     Ok(points.into_iter().map(|point| point.auth_key).collect())
 }
 
-/// Returns the decoded descriptor of the agent at this socket address, or `None` if its tor has
-/// none yet.
+/// Fetches the descriptor from the agent at a socket address and decodes it. Returns `None` if the
+/// agent's tor has no descriptor yet.
 pub async fn descriptor_at(socket: &str, pod_uid: &str, token: &AgentToken) -> Result<Option<Descriptor>> {
     let answer = timeout(Duration::from_secs(10), sync(socket, pod_uid, token))
         .await
@@ -38,8 +38,8 @@ pub async fn descriptor_at(socket: &str, pod_uid: &str, token: &AgentToken) -> R
     Descriptor::decode(&text, &answer.onion_address.to_string()).await.map(Some)
 }
 
-/// Returns the revision of the agent's descriptor, which changes whenever its introduction points
-/// do.
+/// Asks the agent at a pod address for the revision of its descriptor, which changes whenever the
+/// introduction points do.
 pub async fn revision(address: &str, pod_uid: &str, token: &AgentToken) -> Result<Revision> {
     let socket = format!("{address}:{AGENT_API_PORT}");
     Ok(timeout(Duration::from_secs(10), sync(&socket, pod_uid, token))
@@ -48,7 +48,8 @@ pub async fn revision(address: &str, pod_uid: &str, token: &AgentToken) -> Resul
         .revision)
 }
 
-/// Sends one sync request. `leading` is false, so the agent does not act on the pod phase in it.
+/// Sends one sync request to an agent. Its field `leading` is false, so the agent ignores the pod
+/// phase in the request.
 async fn sync(socket: &str, pod_uid: &str, token: &AgentToken) -> Result<SyncResponse> {
     static SEQUENCE: AtomicU64 = AtomicU64::new(1);
     let request = SyncRequest {
@@ -59,7 +60,7 @@ async fn sync(socket: &str, pod_uid: &str, token: &AgentToken) -> Result<SyncRes
         known_revision: None,
     };
     let body = serde_json::to_string(&request)?;
-    // Nobody gains anything from a replay here, so the nonce need not be random.
+    // A replayed request does no harm here, so the nonce need not be random.
     let nonce = "00000000000000000000000000000000";
     let mac = token.request_mac(pod_uid, "POST", SYNC_PATH, nonce, body.as_bytes());
     let request = format!(
@@ -71,7 +72,7 @@ async fn sync(socket: &str, pod_uid: &str, token: &AgentToken) -> Result<SyncRes
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
-    let (head, body) = answer.split_once("\r\n\r\n").with_context(|| format!("not an HTTP answer: {answer:?}"))?;
+    let (head, body) = answer.split_once("\r\n\r\n").with_context(|| format!("not an HTTP response: {answer:?}"))?;
     ensure!(head.starts_with("HTTP/1.1 200 "), "the agent answered {head:?}");
     serde_json::from_str(body).with_context(|| format!("the agent answered {body:?}"))
 }

@@ -18,7 +18,7 @@ use crate::torclient::fetch;
 use crate::tornet::{TorNetwork, make_private_dir};
 use crate::wait::{Seen, until};
 
-/// An arti process that started without any state and offers a SOCKS proxy.
+/// An arti process that was started without any saved state and provides a SOCKS proxy.
 #[derive(Debug)]
 pub struct ArtiClient {
     name: String,
@@ -28,14 +28,14 @@ pub struct ArtiClient {
 }
 
 impl ArtiClient {
-    /// Starts arti in a private network that is up and waits until it has bootstrapped. The first
-    /// call may have to build arti.
+    /// Starts arti with empty state in a private network that is already up, and waits until it has
+    /// bootstrapped. The first call may have to build arti.
     pub async fn fresh(processes: &Processes, name: &str, dir: &Path, network: &TorNetwork) -> Result<Self> {
         make_private_dir(dir)?;
         let socks = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
         let file = dir.join("arti.toml");
         fs::write(&file, configuration(dir, &socks) + &network.arti_lines()?)?;
-        // arti must end together with this process, however this process ends.
+        // Make arti exit when this process does, however that happens.
         let mut arti = Command::new("setpriv");
         arti.args(["--pdeathsig", "KILL", "--"]).arg(program().await?).arg("--config").arg(&file).arg("proxy");
         processes.start(name, &mut arti)?;
@@ -44,8 +44,8 @@ impl ArtiClient {
         Ok(client)
     }
 
-    /// Sends `GET /` to port 80 of an onion address. Requests with different `isolation` share no
-    /// circuit.
+    /// Sends `GET /` to port 80 of an onion address. Requests with different `isolation` values
+    /// share no circuit.
     pub async fn fetch(&self, onion: &str, isolation: &str) -> Result<String> {
         fetch(&self.socks, onion, isolation).await
     }
@@ -64,8 +64,8 @@ impl ArtiClient {
     }
 }
 
-/// Returns arti's configuration for this machine. Running as root is harmless because the network
-/// is private.
+/// Returns arti's configuration for this machine. Running arti as root is harmless because the
+/// network is private.
 fn configuration(dir: &Path, socks: &str) -> String {
     let dir = dir.display();
     format!(

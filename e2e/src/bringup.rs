@@ -18,8 +18,8 @@ pub fn tor_network(state: &State) -> Result<TorNetwork> {
     Ok(TorNetwork::open(&state.tornet(), Place::Node(node), &Processes::open(state.dir())?))
 }
 
-/// Starts everything that is not running yet. Whatever is running already is kept. If the node has
-/// died, it is created again together with its cluster.
+/// Starts every part of the environment that is not running yet, and leaves the rest alone. A node
+/// that has died is created again together with its cluster.
 pub async fn up(state: &State) -> Result<()> {
     machine::check_cluster().await?;
     let _lock = lock(state)?;
@@ -36,7 +36,8 @@ pub async fn up(state: &State) -> Result<()> {
     Ok(())
 }
 
-/// Stops every process of the environment and removes everything that it created on this machine.
+/// Stops every process of the environment and removes everything that the environment created on
+/// this machine.
 pub async fn down(state: &State) -> Result<()> {
     if !state.dir().exists() {
         say("nothing is up");
@@ -50,7 +51,8 @@ pub async fn down(state: &State) -> Result<()> {
     .await
 }
 
-/// Prints which processes are running. Returns an error if one is not.
+/// Prints which of the environment's processes are running. Returns an error if any of them is
+/// dead.
 pub fn status(state: &State) -> Result<()> {
     if !state.dir().exists() {
         bail!("nothing is up");
@@ -75,8 +77,8 @@ pub fn status(state: &State) -> Result<()> {
     }
 }
 
-/// Removes what is left of a dead node and its cluster. The Tor network's processes ended with the
-/// node, but its keys and documents are kept.
+/// Removes the remains of a dead node and its cluster. Keeps the keys and documents of the Tor
+/// network, whose processes ended with the node.
 async fn remove_node(state: &State) -> Result<()> {
     Node::open(state)?.down().await?;
     remove_dir(&state.kubernetes()).await

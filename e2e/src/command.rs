@@ -1,4 +1,4 @@
-//! Runs short commands to completion. The error of a failed command contains its output.
+//! Runs short commands to completion. If a command fails, the error contains its output.
 
 use std::process::Stdio;
 
@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-/// Returns a command with its arguments.
+/// Creates a command from a program and its arguments.
 pub fn command<S: AsRef<std::ffi::OsStr>>(program: &str, arguments: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(program);
     command.args(arguments);
@@ -30,7 +30,7 @@ pub async fn output_with_input(command: &mut Command, input: &str) -> Result<Str
         .with_context(|| format!("could not run {shown}"))?;
     let mut stdin = child.stdin.take().context("the child process has no standard input")?;
     let feed = async move {
-        // A program that does not read its input closes the pipe. Its exit code shows whether that
+        // A program that does not read its input closes the pipe. Its exit code shows whether this
         // was an error.
         let _ = stdin.write_all(input.as_bytes()).await;
         drop(stdin);

@@ -21,8 +21,8 @@ use crate::torclient::TorClient;
 
 const LASTING_SOCKS_PORT: u16 = 15_900;
 
-/// Applies the sample service on a cluster that runs the operator, then makes 60 fetches and prints
-/// how the backends shared them.
+/// Applies the sample service on a cluster that runs the operator, makes 60 fetches, and prints how
+/// the backends shared them.
 pub async fn run(state: &State) -> Result<()> {
     let cluster = Cluster::open(state)?;
     let kubectl = cluster.kubectl();
@@ -41,11 +41,11 @@ pub async fn run(state: &State) -> Result<()> {
         say("every backend served its share, and no fetch failed");
         Ok(())
     } else {
-        bail!("{} fetches failed, or the count of a backend is out of bounds; see the table above", spread.failures())
+        bail!("{} fetches failed, or a backend's count is out of bounds; see the table above", spread.failures())
     }
 }
 
-/// Waits until the service is published, and prints every change of its status.
+/// Waits until the service is published, and prints every change to its status meanwhile.
 async fn wait_published(service: &Service) -> Result<()> {
     const LIMIT: Duration = Duration::from_secs(180);
     let replicas = usize::try_from(service.api().get("web").await?.spec.backends.replicas)?;
@@ -77,7 +77,7 @@ async fn fresh_client(state: &State, number: usize) -> Result<TorClient> {
         .await
 }
 
-/// Starts a client that keeps running for the user.
+/// Starts a client that keeps running so that the user can try the service.
 async fn leave_client(state: &State) -> Result<()> {
     let torrc = tor_network(state)?.torrc_lines()?;
     let dir = state.dir().join("clients/lasting");
@@ -86,8 +86,8 @@ async fn leave_client(state: &State) -> Result<()> {
     Ok(())
 }
 
-/// A table of the counts. It is redrawn in place on a terminal; elsewhere, each fetch prints a line
-/// and the table follows at the end.
+/// A table of the fetches that each backend served. On a terminal, it is redrawn in place;
+/// elsewhere, each fetch prints a line, and the table follows at the end.
 struct Table {
     is_live: bool,
     lines: usize,

@@ -1,4 +1,4 @@
-//! Descriptors as an independent program reads them: fetched from the HSDirs and decoded with
+//! Reads descriptors independently of our code: fetches them from the HSDirs and decodes them with
 //! Python's stem.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,36 +24,36 @@ pub struct Descriptor {
     pub lifetime_minutes: u64,
     /// The length of the descriptor's text in bytes.
     pub bytes: usize,
-    /// The introduction points in the order of the descriptor.
+    /// The introduction points in the order in which the descriptor lists them.
     pub points: Vec<Point>,
 }
 
 /// An introduction point. All fields except `onion_key` are hexadecimal.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Point {
-    /// The relay's RSA fingerprint.
+    /// The RSA fingerprint of the introduction point's relay.
     pub relay: String,
-    /// The relay's ed25519 identity.
+    /// The ed25519 identity of the introduction point's relay.
     pub relay_ed25519: Option<String>,
-    /// The relay's ntor key in base64.
+    /// The ntor key of the introduction point's relay, in base64.
     pub onion_key: String,
-    /// The authentication key, which identifies the introduction point. The backend generates it,
-    /// and the merge keeps it.
+    /// The authentication key, which identifies the introduction point. The backend's tor generates
+    /// this key, and the merged descriptor keeps it.
     pub auth_key: String,
     /// The introduction point's x25519 encryption key.
     pub enc_key: String,
 }
 
 impl Descriptor {
-    /// Fetches the descriptor that the HSDirs currently hold, through a client's tor.
+    /// Fetches the descriptor that the HSDirs currently hold, using a client's tor.
     pub async fn fetch(tor: &Tor, onion: &str) -> Result<Self> {
         let mut fetch = python().await?;
         fetch.arg("fetch").arg(tor.control_socket()).arg(tor.cookie()).arg(onion);
         Self::from_json(&output(&mut fetch).await?)
     }
 
-    /// Fetches the descriptor that each of these HSDirs currently holds, through a client's tor.
-    /// The result is keyed by fingerprint and omits the HSDirs that hold none.
+    /// Fetches the descriptor that each of the given HSDirs currently holds, using a client's tor.
+    /// The result is keyed by fingerprint and omits HSDirs that hold none.
     pub async fn fetch_each(
         tor: &Tor,
         onion: &str,
@@ -65,8 +65,8 @@ impl Descriptor {
         serde_json::from_str(&json).with_context(|| format!("descriptor.py printed {json:?}"))
     }
 
-    /// Returns a command that asks these HSDirs repeatedly through a client's tor and prints each
-    /// answer as a line of JSON.
+    /// Returns a command that uses a client's tor to request the descriptor from the given HSDirs
+    /// repeatedly, and that prints each answer as a line of JSON.
     pub async fn watch(tor: &Tor, onion: &str, hsdirs: impl IntoIterator<Item = &String>) -> Result<Command> {
         let mut watch = python().await?;
         watch.arg("watch").arg(tor.control_socket()).arg(tor.cookie()).arg(onion).args(hsdirs);

@@ -13,7 +13,7 @@ use tokio::net::UdpSocket;
 
 use crate::cluster::DOMAIN;
 
-/// Answers queries on this address, port 53, until the process ends.
+/// Answers DNS queries on port 53 of an address until the process ends.
 pub async fn serve(client: Client, address: &str) -> Result<()> {
     let socket = UdpSocket::bind((address, 53)).await?;
     let (services, services_writer) = reflector::store::<Service>();
@@ -68,8 +68,8 @@ const TYPE_A: [u8; 2] = [0, 1];
 const CLASS_IN: [u8; 2] = [0, 1];
 const NXDOMAIN: u8 = 3;
 
-/// Returns the reply to a query (RFC 1035, section 4) with one question, or `None` if the message
-/// is not one.
+/// Returns the reply to a DNS query (RFC 1035, section 4) with one question, or `None` for any
+/// other message.
 fn reply(query: &[u8], names: &Names) -> Option<Vec<u8>> {
     let header = query.get(..HEADER)?;
     let is_query = header[2] & 0x80 == 0;
@@ -84,7 +84,7 @@ fn reply(query: &[u8], names: &Names) -> Option<Vec<u8>> {
     let addresses = known.filter(|_| kind == [TYPE_A, CLASS_IN].concat()).map(Vec::as_slice).unwrap_or_default();
     let mut reply = Vec::with_capacity(512);
     reply.extend(&header[..2]);
-    // The flags are: response, authoritative, recursion desired as in the query, recursion
+    // The flags are: response, authoritative, recursion desired (copied from the query), recursion
     // available.
     reply.push(0x84 | (header[2] & 0x79));
     reply.push(0x80 | if known.is_some() { 0 } else { NXDOMAIN });

@@ -1,5 +1,5 @@
-//! Fetches from a service through clients without state, counted and compared with each backend's
-//! share of the introduction points.
+//! Fetches pages from a service through clients without saved state, counts which backend served
+//! each, and compares the counts with the backends' shares of the introduction points.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,12 +17,12 @@ use crate::wait::{Seen, until};
 
 /// The number of fetches that [`fetch_all`] makes.
 pub const FETCHES: usize = 60;
-/// The number of fetches by one client, which keeps its descriptor, before the next client takes
-/// over.
+/// The number of fetches that one client makes with the same descriptor before the next client
+/// takes over.
 pub const FETCHES_PER_CLIENT: usize = 6;
 
-/// Makes all fetches from a published service. `fresh_client` starts a client. `show` receives the
-/// counts and the outcome after each fetch.
+/// Makes [`FETCHES`] fetches from a published service. `fresh_client` starts a client. After each
+/// fetch, `show` receives the counts and the outcome.
 pub async fn fetch_all(
     service: &Service,
     fresh_client: impl AsyncFn() -> Result<TorClient>,
@@ -72,10 +72,10 @@ async fn fetch_batch(
     Ok(())
 }
 
-/// Returns the backends, and for each backend's name the number of its introduction points in the
-/// descriptor. The backends' own tors report their points; an independent decoder reads the points
-/// that the HSDirs hold. A point that belongs to no backend is waited out, because a tor may just
-/// have replaced it.
+/// Returns the backends, and the number of introduction points in the descriptor by backend name.
+/// The backends' own tor processes report their points; an independent decoder reads the points
+/// that the HSDirs hold. If a published point belongs to no backend, the check is repeated, because
+/// the backend's tor may just have replaced that point.
 async fn shares(
     client: &TorClient,
     service: &Service,
@@ -99,8 +99,8 @@ async fn shares(
     .await
 }
 
-/// Returns the backends and, in the same order, the names of the introduction points that their
-/// tors hold.
+/// Returns the backends and, in the same order, the names of the introduction points that each
+/// backend's tor holds.
 pub async fn own_points(service: &Service) -> Result<(Vec<BackendPod>, Vec<BTreeSet<String>>)> {
     let token = service.agent_token().await?;
     let pods = service.backends().await?;
@@ -108,8 +108,8 @@ pub async fn own_points(service: &Service) -> Result<(Vec<BackendPod>, Vec<BTree
     Ok((pods, own))
 }
 
-/// Returns the address at the end of the sample app's page, which is the address of the pod that
-/// made the request.
+/// Returns the address at the end of the sample app's page, which belongs to the pod that made the
+/// request.
 pub fn caller(page: &str) -> Option<&str> {
     page.trim().rsplit(' ').next()
 }

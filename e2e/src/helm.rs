@@ -1,4 +1,4 @@
-//! Runs the Helm that `setup/helm.sh` installs.
+//! Runs Helm, which `setup/helm.sh` installs.
 
 use std::path::{Path, PathBuf};
 
@@ -8,17 +8,17 @@ use crate::command::{command, output};
 use crate::install::NAMESPACE;
 use crate::state::{State, source_tree};
 
-/// Helm with the administrator's kubeconfig.
+/// The `helm` command with the administrator's kubeconfig.
 #[derive(Debug, Clone)]
 pub struct Helm {
     program: PathBuf,
     kubeconfig: PathBuf,
-    /// A home folder for Helm, so that its cache is removed together with the cluster.
+    /// A home folder for Helm, so that its cache is removed along with the cluster.
     home: PathBuf,
 }
 
 impl Helm {
-    /// Returns a Helm for the cluster in this state folder. Installs Helm if necessary.
+    /// Returns the `helm` command for the cluster in a state folder. Installs Helm if necessary.
     pub async fn open(state: &State) -> Result<Self> {
         let script = source_tree().join("e2e/setup/helm.sh").display().to_string();
         let program = output(&mut command(&script, [] as [&str; 0])).await?;
@@ -26,7 +26,7 @@ impl Helm {
         Ok(Self { program: program.trim().into(), kubeconfig: state.kubeconfig(), home })
     }
 
-    /// Returns the folder of the Helm program.
+    /// Returns the folder that contains the Helm program.
     pub fn folder(&self) -> Result<&Path> {
         self.program.parent().context("the path of the Helm program has no folder")
     }

@@ -41,14 +41,14 @@ pub async fn load_images(state: &State, operator: &Path) -> Result<String> {
 async fn apply(state: &State, cluster: &Cluster, images: &str) -> Result<()> {
     let kubectl = cluster.kubectl();
     let overlay = write_overlay(state, images)?;
-    // kubectl rejects the CRD's validation rules for this old API server. The server itself drops
-    // them.
+    // kubectl rejects the CRD's validation rules because this old API server does not know them.
+    // The server itself drops them.
     kubectl.run(&format!("apply --validate=false -k {}", overlay.display())).await?;
     kubectl.run(&format!("rollout status --namespace {NAMESPACE} deployment/{DEPLOYMENT} --timeout=120s")).await?;
     Ok(())
 }
 
-/// Writes an overlay on `deploy/` as a user would write one. It adds the Tor network's torrc lines,
+/// Writes a kustomize overlay on `deploy/`, as a user would. It adds the Tor network's torrc lines,
 /// and an annotation that replaces the pod when an image changes under the same tag.
 fn write_overlay(state: &State, images: &str) -> Result<PathBuf> {
     let dir = state.dir().join("overlay");

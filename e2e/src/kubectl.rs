@@ -8,19 +8,19 @@ use tokio::process::Command;
 use crate::command::{output, output_with_input};
 use crate::state::State;
 
-/// kubectl with the administrator's kubeconfig.
+/// The `kubectl` command with the administrator's kubeconfig.
 #[derive(Debug, Clone)]
 pub struct Kubectl {
     kubeconfig: PathBuf,
 }
 
 impl Kubectl {
-    /// Returns a kubectl for the cluster in this state folder.
+    /// Returns the `kubectl` command for the cluster in a state folder.
     pub fn new(state: &State) -> Self {
         Self { kubeconfig: state.kubeconfig() }
     }
 
-    /// Runs kubectl and returns its standard output. Single spaces separate the arguments.
+    /// Runs kubectl and returns its standard output. `arguments` are separated by single spaces.
     pub async fn run(&self, arguments: &str) -> Result<String> {
         output(&mut self.command(&arguments.split(' ').collect::<Vec<_>>())).await
     }

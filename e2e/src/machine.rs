@@ -1,5 +1,5 @@
-//! Checks that this machine can run the cluster or a private Tor network, and explains how to fix
-//! what is missing.
+//! Checks that this machine can run the cluster or a private Tor network, and reports how to fix
+//! any problem.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::command::{command, output};
 /// The programs that a private Tor network needs.
 pub const TOR_PROGRAMS: [&str; 2] = ["tor", "tor-gencert"];
 
-/// The programs that the node needs, besides the network plugins in [`CNI_PLUGINS`].
+/// The programs that the node needs, in addition to the network plugins in [`CNI_PLUGINS`].
 pub const CLUSTER_PROGRAMS: [&str; 13] = [
     "etcd",
     "containerd",

@@ -36,19 +36,19 @@ enum Command {
         #[arg(long)]
         operator: Option<PathBuf>,
     },
-    /// Run `install`, then show a service with three backends
+    /// Run `install`, then demonstrate a service with three backends
     Demo,
-    /// Run `install`, then cause faults under load, one after another; fails if a figure misses its
-    /// limit
+    /// Run `install`, then inject faults under load, one after another; fails if a figure misses
+    /// its limit
     ///
-    /// Real tor clients send requests to a service with three backends and to a plain onion
-    /// service. The rate is fixed: four requests a second to each service, one in three from a
-    /// client that has no descriptor yet. Python's stem reads the descriptors that each HSDir
-    /// holds. Each fault takes two to four minutes and prints lines of `figure <fault>_<what>
-    /// <value> <unit>`. Counts of failures have the plain service's failures subtracted. Everything
-    /// stays up afterwards; `e2e down` stops it.
+    /// Real tor clients send requests to a service with three backends and, for comparison, to a
+    /// plain onion service. The rate is fixed: four requests a second to each service, one in three
+    /// from a client that has no descriptor yet. Python's stem reads the descriptors that each
+    /// HSDir holds. Each fault takes two to four minutes and prints lines of `figure <fault>_<what>
+    /// <value> <unit>`. The failures of the plain onion service are subtracted from all counts of
+    /// failures. Everything stays up afterwards; `e2e down` stops it.
     Chaos {
-        /// Cause only these faults, separated by commas
+        /// Inject only these faults, separated by commas
         #[arg(long, value_delimiter = ',', value_name = "FAULT")]
         only: Vec<String>,
         /// List the faults and exit

@@ -1,6 +1,5 @@
-//! The node: a network namespace with its own mounts, process ids and host name. A veth pair
-//! connects it to this machine, which reaches the node's pods and Services by routes through that
-//! link.
+//! The node: a network namespace with its own mounts, process IDs and host name. A veth pair
+//! connects it to this machine, which has routes through that link to the node's pods and Services.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,8 +33,8 @@ pub const CABLE: &str = "onionbalance0";
 /// The name of the parent cgroup of all pods.
 pub const CGROUP: &str = "onionbalance-e2e";
 
-/// The name of the process that holds the node's namespaces. When that process ends, everything in
-/// them ends.
+/// The name of the process that holds the node's namespaces. When that process ends, so does
+/// everything in them.
 const HOLDER: &str = "node";
 
 /// Machine-wide settings that the kubelet changes. The node restores them when it goes down.
@@ -64,7 +63,7 @@ touch "$2/entered"
 exec sleep infinity
 "#;
 
-/// The node of an environment, which holds the cluster and the Tor network.
+/// The node of an environment, which runs the cluster and the Tor network.
 #[derive(Debug, Clone)]
 pub struct Node {
     dir: PathBuf,
@@ -72,7 +71,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Returns the node that belongs to this state folder, whether it is up or not.
+    /// Returns the node that belongs to a state folder, whether or not it is up.
     pub fn open(state: &State) -> Result<Self> {
         Ok(Self { dir: state.node(), processes: Processes::open(state.dir())? })
     }
@@ -127,11 +126,11 @@ impl Node {
         Ok(())
     }
 
-    /// Stops the node and everything in it, and every other process of the environment, because
-    /// those use the node's network.
+    /// Stops the node and everything in it. Also stops every other process of the environment,
+    /// because these processes use the node's network.
     pub async fn down(&self) -> Result<()> {
         // unshare ignores SIGTERM. Killing it also kills its only child, which is the node's
-        // process 1, and with that all the node's processes.
+        // process 1, and thus all processes of the node.
         self.processes.kill(HOLDER).await?;
         self.processes.stop_all().await?;
         // The kernel keeps the namespace and the link until the last half-closed connection has
@@ -164,7 +163,7 @@ impl Node {
         Ok(command)
     }
 
-    /// Returns the process id on this machine of the node's process 1, which is the holder's only
+    /// Returns the process ID on this machine of the node's process 1, which is the holder's only
     /// child.
     fn init(&self) -> Result<i32> {
         let holder = self.processes.pid(HOLDER).context("the node is not up; run `e2e up`")?;
@@ -186,7 +185,8 @@ impl Node {
             format!("address add {NODE_ADDRESS}/24 dev eth0"),
             "link set eth0 up".to_owned(),
             format!("route add default via {HOST_ADDRESS}"),
-            // The Tor network listens on the bridge before the first pod would create it.
+            // Without this, the bridge would exist only from the first pod on, too late for the Tor
+            // network.
             format!("link add {BRIDGE} type bridge"),
             format!("address add {BRIDGE_ADDRESS}/24 dev {BRIDGE}"),
             format!("link set {BRIDGE} up"),
@@ -226,7 +226,7 @@ impl Node {
 }
 
 /// Removes a folder if it exists. Retries for a while, because its files may stay busy for a moment
-/// after their processes ended.
+/// after the processes that use them have ended.
 pub async fn remove_dir(dir: &Path) -> Result<()> {
     until(&format!("{} is removed", dir.display()), Duration::from_secs(10), async || {
         Ok(match fs::remove_dir_all(dir) {
@@ -238,8 +238,7 @@ pub async fn remove_dir(dir: &Path) -> Result<()> {
     .await
 }
 
-/// Returns the folder of the node that is up, if there is one. The veth link's alias holds its
-/// path.
+/// Returns the folder of the node that is up, if any. The veth link's alias contains its path.
 fn cable_owner() -> Option<PathBuf> {
     let alias = fs::read_to_string(Path::new("/sys/class/net").join(CABLE).join("ifalias")).ok()?;
     Some(PathBuf::from(alias.trim_end()))
@@ -249,8 +248,8 @@ fn sysctl(name: &str) -> PathBuf {
     Path::new("/proc/sys").join(name)
 }
 
-/// Returns the folders of the pods' parent cgroup: one per hierarchy in cgroup v1, a single one in
-/// v2.
+/// Returns the folders of the pods' parent cgroup: one per hierarchy in cgroup v1, and a single one
+/// in cgroup v2.
 fn cgroups() -> Result<Vec<PathBuf>> {
     let root = Path::new("/sys/fs/cgroup");
     if root.join("cgroup.controllers").exists() {
@@ -273,8 +272,8 @@ fn make_cgroup() -> Result<()> {
         let control = Path::new("/sys/fs/cgroup/cgroup.subtree_control");
         if control.exists() {
             for controller in ["cpu", "cpuset", "memory", "pids", "io", "hugetlb"] {
-                // The kernel may lack a controller. If the kubelet needs that one, it reports the
-                // problem.
+                // The kernel may lack a controller. If the kubelet needs it, the kubelet reports
+                // the problem.
                 let _ = fs::write(control, format!("+{controller}"));
                 let _ = fs::write(cgroup.join("cgroup.subtree_control"), format!("+{controller}"));
             }

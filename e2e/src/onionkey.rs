@@ -1,4 +1,4 @@
-//! Onion service keys that a stock tor generates.
+//! Generates onion service keys with a stock tor.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ pub struct OnionKey {
     pub dir: PathBuf,
 }
 
-/// Generates a key under `dir` with a tor that never connects to a network.
+/// Generates a key under `dir` with a tor process that never connects to a network.
 pub async fn make(processes: &Processes, dir: &Path) -> Result<OnionKey> {
     let tor = Tor::open(processes, "key-maker", &dir.join("tor"));
     let key = dir.join("key");

@@ -1,4 +1,4 @@
-//! Reads the manifests and commands in pages of `docs/`, so that tests can apply and run them.
+//! Reads the manifests and commands in the pages of `docs/`, so that tests can apply and run them.
 
 use std::path::PathBuf;
 
@@ -27,18 +27,18 @@ impl Page {
         Ok(Self { path, blocks: blocks(&text) })
     }
 
-    /// Parses the text of a page. `name` appears in errors.
+    /// Parses the text of a page. `name` is used in error messages.
     pub fn of(name: &str, text: &str) -> Self {
         Self { path: name.into(), blocks: blocks(text) }
     }
 
-    /// Returns the language and text of each block in page order.
+    /// Returns the language and the text of each code block, in the order of the page.
     pub fn blocks(&self) -> impl Iterator<Item = (&str, &str)> {
         self.blocks.iter().map(|block| (block.language.as_str(), block.text.as_str()))
     }
 
-    /// Returns the block whose first line is a comment that begins with this file name, for example
-    /// `# web.yaml` or `# scale.sh REPLICAS`.
+    /// Returns the block whose first line is a comment that begins with the given file name, for
+    /// example `# web.yaml` or `# scale.sh REPLICAS`.
     pub fn file(&self, name: &str) -> Result<&str> {
         let is_named = |block: &&Block| {
             block.text.strip_prefix("# ").and_then(|text| text.split_whitespace().next()) == Some(name)
@@ -49,7 +49,7 @@ impl Page {
             .with_context(|| format!("{} has no block named {name}", self.path.display()))
     }
 
-    /// Returns all blocks of a language in page order.
+    /// Returns all code blocks in a language, in the order of the page.
     pub fn of_language(&self, language: &str) -> impl Iterator<Item = &str> {
         self.blocks().filter(move |block| block.0 == language).map(|block| block.1)
     }

@@ -1,4 +1,4 @@
-//! Long-running processes that outlive this program. Each is recorded by process id and start time,
+//! Long-running processes that outlive this program. Each is recorded by process ID and start time,
 //! and only recorded processes are ever stopped.
 
 use std::fs;
@@ -13,14 +13,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::wait::{Seen, until};
 
-/// The processes of one folder, with their records in `processes/` and their output in `logs/`.
+/// The processes recorded in one folder. Their records are in `processes/`, and their output is in
+/// `logs/`.
 #[derive(Debug, Clone)]
 pub struct Processes {
     dir: PathBuf,
 }
 
-/// A process record. The start time (in clock ticks since boot) distinguishes the process from a
-/// later one with the same id.
+/// The record of a process. The start time (in clock ticks since boot) distinguishes the process
+/// from a later one with the same ID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     pid: i32,
@@ -28,7 +29,7 @@ struct Record {
 }
 
 impl Processes {
-    /// Opens the folder and creates its subfolders if necessary.
+    /// Opens the folder of the records, and creates its subfolders if necessary.
     pub fn open(dir: &Path) -> Result<Self> {
         for sub in ["processes", "logs"] {
             fs::create_dir_all(dir.join(sub))
@@ -54,12 +55,12 @@ impl Processes {
         let pid = i32::try_from(child.id())?;
         let record = Record { pid, started: stat(pid).context("the process ended immediately")?.started };
         fs::write(self.record(name), serde_json::to_vec(&record)?)?;
-        // The thread reaps the process. Otherwise it would become a zombie when it ends.
+        // This thread reaps the process, which would otherwise become a zombie when it ends.
         std::thread::spawn(move || child.wait());
         Ok(())
     }
 
-    /// Returns the process id if the process is running.
+    /// Returns the process ID if the process is running.
     pub fn pid(&self, name: &str) -> Option<i32> {
         let record: Record = serde_json::from_slice(&fs::read(self.record(name)).ok()?).ok()?;
         let now = stat(record.pid)?;
@@ -136,7 +137,7 @@ impl Processes {
         Ok(())
     }
 
-    /// Sends SIGKILL to all recorded processes without waiting for them to end. This is for code
+    /// Sends SIGKILL to all recorded processes without waiting for them to end. Intended for code
     /// that cannot await.
     pub fn kill_all(&self) {
         for name in self.names().unwrap_or_default() {
@@ -187,7 +188,7 @@ mod tests {
         processes.start("sleeper", Command::new("sleep").arg("1000")).unwrap();
         let pid = processes.pid("sleeper").unwrap();
 
-        // The same id with another start time belongs to a process that is not ours.
+        // The same ID with a different start time belongs to a process that is not ours.
         let forged = Record { pid, started: 1 };
         let honest = fs::read(processes.record("sleeper")).unwrap();
         fs::write(processes.record("sleeper"), serde_json::to_vec(&forged).unwrap()).unwrap();

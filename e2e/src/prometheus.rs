@@ -1,6 +1,5 @@
-//! Debian's Prometheus as a process on this machine, and its scrape configuration. The
-//! configuration is translated from the chart's monitors in the same way as the Prometheus operator
-//! does it, which does not run here.
+//! Runs Debian's Prometheus as a process on this machine, and generates its scrape configuration
+//! from the chart's monitors in the same way as the Prometheus operator, which does not run here.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -27,8 +26,8 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts Prometheus with this configuration. Its data goes into the folder `prometheus` in
-    /// `dir`.
+    /// Starts Prometheus with the given configuration. Its data is stored in the folder
+    /// `prometheus` in `dir`.
     pub async fn start(dir: &Path, configuration: &Value) -> Result<Self> {
         let processes = Processes::open(dir)?;
         processes.stop(NAME).await?;
@@ -71,7 +70,7 @@ impl Prometheus {
         }
     }
 
-    /// Returns the single number of a query, or 0 if the query has no result.
+    /// Returns the single number that a query yields, or 0 if the query has no result.
     pub async fn number(&self, text: &str) -> Result<f64> {
         match &self.query(text).await?[..] {
             [] => Ok(0.0),
@@ -84,7 +83,7 @@ impl Prometheus {
         }
     }
 
-    /// Requests `/api/v1/<path>` and returns the data of the answer.
+    /// Requests `/api/v1/<path>` and returns the field `data` of the response.
     pub async fn api(&self, path: &str, arguments: &[&str]) -> Result<Value> {
         let answer: Value = serde_json::from_str(&self.get(&format!("/api/v1/{path}"), arguments).await?)?;
         Ok(answer["data"].clone())
@@ -95,14 +94,14 @@ impl Prometheus {
     }
 }
 
-/// Requests a URL and returns the body of a successful answer.
+/// Requests a URL and returns the body of a successful response.
 pub async fn http_get(url: &str, arguments: &[&str]) -> Result<String> {
     let mut curl = command("curl", ["--silent", "--show-error", "--fail-with-body", "--max-time", "10"]);
     output(curl.args(arguments).arg(url)).await
 }
 
-/// Returns the scrape jobs for a `PodMonitor`, one per endpoint, limited to those of `pods` that
-/// the monitor selects.
+/// Returns the scrape jobs for a `PodMonitor`, one per endpoint. The jobs scrape only those of
+/// `pods` that the monitor selects.
 pub fn scrape_configs(monitor: &Value, pods: &[Pod]) -> Result<Vec<Value>> {
     let (name, spec) = (monitor["metadata"]["name"].as_str().context("the monitor has no name")?, &monitor["spec"]);
     let mut jobs = Vec::new();
@@ -157,7 +156,7 @@ fn pod_label(label: &str) -> String {
     format!("__meta_kubernetes_pod_label_{name}")
 }
 
-/// Translates the Prometheus operator's field names to those of Prometheus.
+/// Translates relabelings from the Prometheus operator's field names to those of Prometheus.
 fn relabelings(list: &Value) -> Result<Vec<Value>> {
     let translated = |one: &Value| {
         let fields = one.as_object().context("a relabeling is not an object")?.iter().map(|(field, value)| {

@@ -1,4 +1,4 @@
-//! An `OnionBalancedService` on the cluster, as the tests and the demo observe it.
+//! An `OnionBalancedService` on the cluster, as observed by the tests and the demo.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use onionbalance_operator::link::AgentToken;
 
 use crate::wait::{Seen, until};
 
-/// A handle to one object, which may or may not exist.
+/// A handle to an `OnionBalancedService`, which may or may not exist.
 #[derive(Clone)]
 pub struct Service {
     client: Client,
@@ -35,12 +35,12 @@ pub struct BackendPod {
 }
 
 impl Service {
-    /// Returns a handle to the object with this name.
+    /// Returns a handle to the `OnionBalancedService` with the given name.
     pub fn new(client: &Client, namespace: &str, name: &str) -> Self {
         Self { client: client.clone(), namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
-    /// Returns the API for objects of this kind in the object's namespace.
+    /// Returns the API for `OnionBalancedService`s in the object's namespace.
     pub fn api(&self) -> Api<OnionBalancedService> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
@@ -59,7 +59,7 @@ impl Service {
         .await
     }
 
-    /// Waits until a condition has this status for the current generation, and returns the
+    /// Waits until a condition has the given status for the current generation, and returns the
     /// condition.
     pub async fn wait_condition(&self, kind: &str, status: &str, limit: Duration) -> Result<Condition> {
         until(&format!("{} is {kind}={status}", self.name), limit, async || {
@@ -75,8 +75,8 @@ impl Service {
         .await
     }
 
-    /// Waits until a condition has this status and reason for the current generation, and a message
-    /// that begins with `message`.
+    /// Waits until a condition has the given status and reason for the current generation, and a
+    /// message that begins with `message`.
     pub async fn wait_condition_message(
         &self,
         kind: &str,
@@ -168,7 +168,7 @@ pub fn lines(status: &OnionBalancedServiceStatus) -> Vec<String> {
     lines
 }
 
-/// Describes the status in one line, for the error of a wait that timed out.
+/// Describes the status in one line, for the error message of a wait that timed out.
 fn summary(status: &OnionBalancedServiceStatus) -> String {
     format!("status: {}", lines(status).join("; "))
 }

@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 
-/// The counts and expected counts of all backends.
+/// The actual and expected counts of all backends.
 #[derive(Debug, Clone, Default)]
 pub struct Spread {
     backends: BTreeMap<String, BackendCount>,
     failed: usize,
 }
 
-/// The fetches that one backend served and was expected to serve.
+/// The number of fetches that one backend served, and the number that it was expected to serve.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct BackendCount {
     /// The number of the backend's introduction points in the descriptor when it was last read.
@@ -24,7 +24,7 @@ pub struct BackendCount {
 }
 
 impl BackendCount {
-    /// Returns three standard deviations of the count.
+    /// Returns the allowed deviation, which is three standard deviations of the count.
     pub fn tolerance(&self) -> f64 {
         3.0 * self.variance.sqrt()
     }
@@ -36,8 +36,8 @@ impl BackendCount {
 }
 
 impl Spread {
-    /// Records that a fetch is about to start while the descriptor has these introduction points
-    /// (by backend). The fetch picks one of them with equal probability.
+    /// Records that a fetch is about to start. `points` is the number of introduction points in the
+    /// descriptor by backend. The client picks each point with equal probability.
     pub fn expect(&mut self, points: &BTreeMap<String, u32>) {
         let all: u32 = points.values().sum();
         for (backend, &points) in points {
@@ -49,7 +49,7 @@ impl Spread {
         }
     }
 
-    /// Records a fetch that this backend served.
+    /// Records that a backend served a fetch.
     pub fn served(&mut self, backend: &str) {
         self.backends.entry(backend.to_owned()).or_default().served += 1;
     }
@@ -69,8 +69,8 @@ impl Spread {
         &self.backends
     }
 
-    /// Returns true if no fetch failed and each backend's count is within three standard
-    /// deviations.
+    /// Returns true if no fetch failed and each backend's count is within three standard deviations
+    /// of its expected count.
     pub fn is_fair(&self) -> bool {
         self.failed == 0 && self.backends.values().all(BackendCount::is_fair)
     }

@@ -12,8 +12,8 @@ pub struct State {
 }
 
 impl State {
-    /// Uses `dir`, or `$XDG_STATE_HOME/onionbalance-operator/e2e` (`~/.local/state/…`) if it is
-    /// `None`.
+    /// Uses `dir` as the state folder. The default for `None` is
+    /// `$XDG_STATE_HOME/onionbalance-operator/e2e` (`~/.local/state/…`).
     pub fn new(dir: Option<PathBuf>) -> Result<Self> {
         let dir = match dir {
             Some(dir) => std::path::absolute(dir)?,
@@ -42,7 +42,7 @@ impl State {
         self.dir.join("node")
     }
 
-    /// Returns the folder of Kubernetes' own programs.
+    /// Returns the folder of the cluster's certificates, its kubeconfigs and etcd's data.
     pub fn kubernetes(&self) -> PathBuf {
         self.dir.join("kubernetes")
     }

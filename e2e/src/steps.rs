@@ -1,4 +1,4 @@
-//! Prints progress: the current step and how long it took.
+//! Prints progress: the current step, and the time that each step took.
 
 use std::io::IsTerminal as _;
 

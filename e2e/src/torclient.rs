@@ -1,4 +1,4 @@
-//! A real Tor client, and fetches through it.
+//! Real Tor clients, and fetches through them.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::torcontrol::Control;
 use crate::tornet::{Tor, make_private_dir};
 use crate::wait::{Seen, until};
 
-/// A tor process that is only a client.
+/// A tor process that acts only as a client.
 #[derive(Debug)]
 pub struct TorClient {
     tor: Tor,
@@ -25,8 +25,8 @@ pub struct TorClient {
 }
 
 impl TorClient {
-    /// Starts a client with empty state in the network that `torrc_lines` describe, and waits until
-    /// it has bootstrapped. Its SOCKS port is `port`, or any free port if that is `None`.
+    /// Starts a client with empty state in the network that `torrc_lines` describes, and waits
+    /// until it has bootstrapped. Its SOCKS port is `port`, or any free port if `port` is `None`.
     pub async fn fresh(
         processes: &Processes,
         name: &str,
@@ -53,13 +53,13 @@ impl TorClient {
         &self.socks
     }
 
-    /// Sends `GET /` to port 80 of an onion address. Fetches with different `isolation` share no
-    /// circuit, so each picks its own introduction point.
+    /// Sends `GET /` to port 80 of an onion address. Fetches with different `isolation` values
+    /// share no circuit, so each picks its own introduction point.
     pub async fn fetch(&self, onion: &str, isolation: &str) -> Result<String> {
         fetch(&self.socks, onion, isolation).await
     }
 
-    /// Makes the client drop its descriptor of an onion address, so that the next fetch asks an
+    /// Makes the client drop its descriptor of an onion address, so that the next fetch must ask an
     /// HSDir.
     pub async fn forget(&self, onion: &str) -> Result<()> {
         let control = async || Control::open(&self.tor.control_socket(), &self.tor.cookie()).await;
@@ -72,8 +72,8 @@ impl TorClient {
         .await
     }
 
-    /// Opens a stream to a port of an onion address. Streams with different `isolation` share no
-    /// circuit.
+    /// Opens a stream to a port of an onion address. Streams with different `isolation` values
+    /// share no circuit.
     pub async fn connect(&self, onion: &str, port: u16, isolation: &str) -> Result<TcpStream> {
         let mut stream = TcpStream::connect(&self.socks).await?;
         socks5(&mut stream, onion, port, isolation).await?;
@@ -113,8 +113,8 @@ pub async fn connect(socks: &str, onion: &str, isolation: &str) -> Result<TcpStr
     Ok(stream)
 }
 
-/// Performs the SOCKS 5 handshake (RFC 1928) with a user name (RFC 1929), by which tor isolates
-/// streams.
+/// Performs the SOCKS 5 handshake (RFC 1928) with a user name (RFC 1929). tor isolates streams by
+/// this user name.
 async fn socks5(stream: &mut TcpStream, host: &str, port: u16, user: &str) -> Result<()> {
     let one_byte_long = |text: &str| -> Result<Vec<u8>> {
         let mut bytes = vec![u8::try_from(text.len()).context("SOCKS allows at most 255 bytes")?];
@@ -153,13 +153,13 @@ async fn read_array<const N: usize>(stream: &mut TcpStream) -> Result<[u8; N]> {
     Ok(bytes)
 }
 
-/// Sends an HTTP/1.0 request and returns the body of the answer. Any status except 200 is an error.
+/// Sends an HTTP/1.0 request and returns the response body. Any status except 200 is an error.
 pub async fn get(stream: &mut TcpStream, host: &str, path: &str) -> Result<String> {
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n").as_bytes()).await?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
     let answer = String::from_utf8_lossy(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n").with_context(|| format!("not an HTTP answer: {answer:?}"))?;
+    let (head, body) = answer.split_once("\r\n\r\n").with_context(|| format!("not an HTTP response: {answer:?}"))?;
     let status = head.lines().next().unwrap_or_default();
     ensure!(status.split(' ').nth(1) == Some("200"), "the web server answered {status:?}");
     Ok(body.to_owned())

@@ -1,4 +1,4 @@
-//! Sends single commands to a tor's control socket without using any code of the product.
+//! Sends single commands to tor's control socket without using any of the product's code.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
-/// A connection to a tor's control socket.
+/// A connection to tor's control socket.
 #[derive(Debug)]
 pub struct Control {
     lines: Lines<BufReader<OwnedReadHalf>>,
@@ -16,7 +16,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// Connects to the control socket and authenticates with the cookie in this file.
+    /// Connects to a control socket and authenticates with the cookie in the given file.
     pub async fn open(socket: &Path, cookie: &Path) -> Result<Self> {
         let stream =
             UnixStream::connect(socket).await.with_context(|| format!("could not connect to {}", socket.display()))?;

@@ -1,4 +1,5 @@
-//! Waits for a condition with a deadline. The error reports what was still missing.
+//! Waits for a condition with a deadline. If the wait fails, the error reports what was still
+//! missing.
 
 use std::time::Duration;
 
@@ -9,19 +10,19 @@ use tokio::time::{Instant, sleep};
 pub enum Seen<T> {
     /// The condition holds.
     Yes(T),
-    /// The condition does not hold yet. The text goes into the error when time runs out.
+    /// The condition does not hold yet. If the wait times out, this text becomes part of the error.
     NotYet(String),
 }
 
 impl<T> Seen<T> {
-    /// Returns a result that says the condition does not hold yet.
+    /// Returns [`Seen::NotYet`] with the given reason.
     pub fn not_yet(why: impl Into<String>) -> Self {
         Self::NotYet(why.into())
     }
 }
 
-/// Checks every 200 ms until the condition holds. An error ends the wait immediately. At the
-/// deadline, the wait fails with the last check's text.
+/// Checks a condition every 200 ms until it holds. An error ends the wait immediately. At the
+/// deadline, the wait fails with the text of the last check.
 pub async fn until<T>(what: &str, limit: Duration, mut look: impl AsyncFnMut() -> Result<Seen<T>>) -> Result<T> {
     const INTERVAL: Duration = Duration::from_millis(200);
     let deadline = Instant::now() + limit;

@@ -9,7 +9,7 @@ use onionbalance_operator::common::{hidden, log};
 use onionbalance_operator::frontend::{FixedBackend, FixedBackends, PublisherArgs, RunError, run_fixed};
 use onionbalance_operator::onion::{ClientPublicKey, OnionAddress};
 
-/// The publisher without Kubernetes: it has no Lease and no status, and always leads.
+/// The publisher without Kubernetes: it uses no Lease, writes no status, and always leads.
 #[derive(Debug, Parser)]
 struct Cli {
     #[command(flatten)]
@@ -17,7 +17,7 @@ struct Cli {
     /// A backend with an agent (repeatable)
     #[arg(long, value_name = "POD_UID@HOST:PORT")]
     static_backend: Vec<FixedBackend>,
-    /// A client that may discover the service, so that no other client may (repeatable)
+    /// A client that may discover the service; without this option, every client may (repeatable)
     #[arg(long, value_name = "descriptor:x25519:BASE32")]
     static_client: Vec<ClientPublicKey>,
     /// The onion address of an external backend (repeatable)

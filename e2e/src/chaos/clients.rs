@@ -1,5 +1,5 @@
-//! The clients: real tors, of which some keep their descriptors and others drop theirs before each
-//! request.
+//! The Tor clients of a chaos run. Some keep the descriptors that they have fetched; the others
+//! drop theirs before each request.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -15,16 +15,16 @@ use crate::torclient::TorClient;
 use crate::torcontrol::Control;
 use crate::wait::{Seen, until};
 
-/// The shortest interval between two NEWNYM signals. tor accepts one NEWNYM in 10 seconds and
-/// delays the next.
+/// The shortest interval between two NEWNYM signals. tor acts on one NEWNYM every 10 seconds and
+/// delays any further one.
 const NEWNYM_EVERY: Duration = Duration::from_millis(10_500);
-/// The number of tors that start concurrently.
+/// The number of tor clients that are started concurrently.
 const AT_A_TIME: usize = 8;
 /// The number of clients that keep their descriptors.
 const CACHED: usize = 4;
 
-/// A client that NEWNYM can reset, which drops all its descriptors and everything that it knows
-/// about introduction points.
+/// A client that can be reset with NEWNYM, which makes it drop all descriptors and everything that
+/// it knows about introduction points.
 #[derive(Debug)]
 pub struct ResettableClient {
     client: TorClient,
@@ -38,7 +38,7 @@ impl ResettableClient {
         Ok(Self { client, control, forgot: None })
     }
 
-    /// Drops all descriptors.
+    /// Makes the client drop all its descriptors.
     pub async fn forget(&mut self) -> Result<()> {
         self.forgot = Some(Instant::now());
         ensure!(self.control.command("SIGNAL NEWNYM").await?, "tor rejected NEWNYM");
@@ -55,18 +55,18 @@ impl ResettableClient {
     }
 }
 
-/// All clients of a run.
+/// All Tor clients of a chaos run.
 #[derive(Debug)]
 pub struct Clients {
-    /// The clients that are not in use. The one that has been idle for longest comes first.
+    /// The clients that are not in use. The one that has been idle the longest comes first.
     idle: Mutex<VecDeque<ResettableClient>>,
     cached: tokio::sync::Mutex<Vec<ResettableClient>>,
     cached_socks: Vec<String>,
 }
 
 impl Clients {
-    /// Starts `fresh` clients that drop their descriptors and a few that keep them. Their folders
-    /// are in `dir`, and their process names begin with `prefix`.
+    /// Starts `fresh` clients that drop their descriptors before each request, and a few that keep
+    /// theirs. Their folders are created in `dir`, and their process names begin with `prefix`.
     pub async fn start(
         processes: &Processes,
         prefix: &str,
@@ -88,31 +88,31 @@ impl Clients {
         Ok(Self { idle: Mutex::new(idle), cached: tokio::sync::Mutex::new(started), cached_socks })
     }
 
-    /// Takes an idle client that may be reset, to be returned with [`Self::give_back`]. Returns
-    /// `None` if all clients are in use or were reset a moment ago.
+    /// Takes an idle client that can be reset now. The caller must return it with
+    /// [`Self::give_back`]. Returns `None` if every client is in use or was reset too recently.
     pub fn take(&self) -> Option<ResettableClient> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let at = idle.iter().position(ResettableClient::may_forget)?;
         idle.remove(at)
     }
 
-    /// Returns a client to the idle ones.
+    /// Returns a client, which was taken with [`Self::take`], to the pool of idle clients.
     pub fn give_back(&self, client: ResettableClient) {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push_back(client);
     }
 
-    /// Returns the SOCKS port of one of the clients that keep their descriptors, chosen in turn by
-    /// `number`.
+    /// Returns the address of the SOCKS port of a client that keeps its descriptors. `number`
+    /// selects these clients in turn.
     pub fn cached(&self, number: usize) -> &str {
         &self.cached_socks[number % self.cached_socks.len()]
     }
 
-    /// Makes the clients that keep their descriptors fetch the current ones. Both services are
-    /// reachable when this returns.
+    /// Makes the clients that keep their descriptors fetch the current ones. Returns once both
+    /// services are reachable.
     pub async fn refresh(&self, onions: [&str; 2]) -> Result<()> {
         let mut cached = self.cached.lock().await;
         let refresh = async |client: &mut ResettableClient| {
-            until("a client may be reset", NEWNYM_EVERY * 2, async || {
+            until("a client can be reset", NEWNYM_EVERY * 2, async || {
                 Ok(if client.may_forget() { Seen::Yes(()) } else { Seen::not_yet("it was reset a moment ago") })
             })
             .await?;
@@ -135,8 +135,8 @@ impl Clients {
     }
 }
 
-/// Connects repeatedly until the service is reachable. A new service's descriptor may not be
-/// published yet, and tor asks an HSDir again only after a while.
+/// Tries to connect until the service is reachable. The descriptor of a new service may not be
+/// published yet, and tor waits a while before it asks an HSDir again.
 async fn reach(client: &ResettableClient, onion: &str) -> Result<()> {
     let mut attempt = 0;
     until(&format!("{onion} answers"), Duration::from_secs(120), async || {

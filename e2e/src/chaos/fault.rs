@@ -1,4 +1,4 @@
-//! The [`Fault`] trait, and the course of a fault in a run.
+//! The [`Fault`] trait, and [`ActiveFault`], which is a fault in effect.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,43 +13,43 @@ use super::needs::Needs;
 use super::observed::{Moment, Observed};
 use super::stage::Stage;
 
-/// A fault that a run causes under load.
+/// A fault that `make chaos` injects under load.
 pub trait Fault {
-    /// Returns the fault's name, with which the names of its figures begin.
+    /// Returns the fault's name, which is the prefix of the names of its figures.
     fn name(&self) -> &'static str;
 
-    /// Returns the one-line description for `--list`.
+    /// Returns the one-line description that `chaos --list` prints.
     fn about(&self) -> &'static str;
 
-    /// Returns the state that the service must be in before the fault.
+    /// Returns the service state and the load that the fault requires.
     fn needs(&self) -> Needs {
         Needs::default()
     }
 
-    /// Causes the fault while the load continues.
+    /// Injects the fault while the load continues.
     fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<ActiveFault<'a>>>;
 
-    /// Returns the fault's figures, in addition to the request counts of every run.
+    /// Returns the fault's own figures, in addition to the request counts that every run reports.
     fn figures(&self, seen: &Observed) -> Vec<Figure>;
 }
 
-/// A fault that has occurred and may not have ended yet.
+/// A fault that has been injected and may still be in effect.
 pub struct ActiveFault<'a> {
     /// The time at which the fault occurred.
     pub at: Instant,
-    /// The names of the introduction points that have been dead since the fault.
+    /// The names of the introduction points that have been dead since the fault occurred.
     pub dead: BTreeSet<String>,
     /// The duration of the fault.
     pub lasts: Duration,
-    /// A future that ends the fault, or waits until it has ended by itself, and returns what it
-    /// measured meanwhile.
+    /// A future that ends the fault, or waits until it has ended by itself, and returns the
+    /// measurements taken meanwhile.
     pub end: LocalBoxFuture<'a, Result<Findings>>,
 }
 
-/// The measurements that a fault makes itself.
+/// The measurements that a fault takes while it is in effect.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// The figures that the fault measured.
+    /// The figures that the fault measured itself.
     pub figures: Vec<Figure>,
     /// The moments around which requests or descriptors are evaluated separately.
     pub moments: Vec<Moment>,
@@ -62,12 +62,12 @@ impl fmt::Debug for ActiveFault<'_> {
 }
 
 impl<'a> ActiveFault<'a> {
-    /// Returns a fault that needs no action to end.
+    /// Returns an active fault that needs no action to end.
     pub fn new(at: Instant, dead: BTreeSet<String>) -> Self {
         Self { at, dead, lasts: Duration::ZERO, end: Box::pin(async { Ok(Findings::default()) }) }
     }
 
-    /// Makes the fault last for `lasts` and then run `end`.
+    /// Makes the fault last for `lasts` and then end by running `end`.
     pub fn ending(self, lasts: Duration, end: impl Future<Output = Result<()>> + 'a) -> Self {
         let end = async {
             end.await?;
@@ -76,7 +76,7 @@ impl<'a> ActiveFault<'a> {
         Self { lasts, end: Box::pin(end), ..self }
     }
 
-    /// Makes the fault run `end`, which measures something before the fault is over.
+    /// Makes the fault end by running `end`, which also takes measurements.
     pub fn with_findings(self, end: impl Future<Output = Result<Findings>> + 'a) -> Self {
         Self { end: Box::pin(end), ..self }
     }

@@ -1,8 +1,8 @@
-//! The figures of a run and their limits.
+//! The figures that a run measures, and their limits.
 
 use std::fmt;
 
-/// The limit that a figure must keep.
+/// A limit that a figure must meet.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Limit {
     /// The figure must be at most this value.
@@ -16,34 +16,34 @@ pub enum Limit {
 /// A measured result of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Figure {
-    /// The name in the form `<fault>_<what>`.
+    /// The figure's name, in the form `<fault>_<what>`.
     pub name: String,
     /// The measured value. It is infinite if the awaited event never occurred.
     pub value: f64,
     /// The unit of the value.
     pub unit: &'static str,
-    /// The limit of the value. A figure with `None` is only reported.
+    /// The limit that the value must meet. A figure without a limit is only reported.
     pub limit: Option<Limit>,
 }
 
 impl Figure {
-    /// Returns a figure without a limit.
+    /// Creates a figure without a limit.
     pub fn new(name: String, value: f64, unit: &'static str) -> Self {
         Self { name, value, unit, limit: None }
     }
 
-    /// Returns a count without a limit.
+    /// Creates a figure without a limit from a count.
     #[allow(clippy::cast_precision_loss, reason = "the counts are a few hundred")]
     pub fn count(name: String, value: usize, unit: &'static str) -> Self {
         Self::new(name, value as f64, unit)
     }
 
-    /// Returns the figure with a limit.
+    /// Adds a limit to the figure.
     pub fn with(self, limit: Limit) -> Self {
         Self { limit: Some(limit), ..self }
     }
 
-    /// Returns true if the value keeps the limit, or if there is none.
+    /// Returns true if the value meets the limit, or if there is no limit.
     pub fn holds(&self) -> bool {
         match self.limit {
             None => true,
@@ -66,7 +66,7 @@ impl Figure {
         if self.value.fract() == 0.0 { self.value.to_string() } else { format!("{:.1}", self.value) }
     }
 
-    /// Returns the figure's line in the final table.
+    /// Returns the figure's row in the final table.
     pub fn row(&self) -> String {
         let must = match self.limit {
             None => String::new(),

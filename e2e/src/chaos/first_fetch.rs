@@ -1,8 +1,8 @@
-//! Measures a service's path from `kubectl apply` to the first page that a client gets, and the
-//! duration of each step.
+//! Measures the time from `kubectl apply` of a service to the first page that a client gets, step
+//! by step.
 //!
-//! Events in the pods are taken from their logs, with the times at which the container runtime read
-//! the lines. The API server would report a running container only after the kubelet's next status
+//! The times of events in pods are those at which the container runtime read the corresponding log
+//! lines. The API server would report a running container only after the kubelet's next status
 //! sync, long after the container's tor has started to bootstrap.
 
 use std::collections::BTreeMap;
@@ -19,8 +19,8 @@ use super::stage::Stage;
 use crate::service::Service;
 use crate::wait::{Seen, until};
 
-/// The steps until the first page. Those of a backend refer to the backend that had introduction
-/// points first.
+/// The steps until a client gets the first page of a new service. Steps of a backend refer to the
+/// first backend that had introduction points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
     /// The operator has created a backend's pod.
@@ -69,9 +69,10 @@ impl FirstFetch {
         Ok(times)
     }
 
-    /// Returns the parts by name. All but `total` and `own` add up to `total`: they follow each
-    /// other along the slower path, either the backend's tor or the frontend's. `own` excludes the
-    /// work of tors, which is to bootstrap, introduce, upload and fetch.
+    /// Returns the named parts of the measured time. All parts except `total` and `own` add up to
+    /// `total`, because they follow one another along the slower path, either that of the backend's
+    /// tor or that of the frontend's tor. `own` excludes what tor does: bootstrapping, introducing,
+    /// uploading and fetching.
     pub fn parts(&self) -> Vec<(&'static str, Duration)> {
         let at = |step| self.0.get(&step).copied().unwrap_or_default();
         let between = |from, to| at(to).saturating_sub(at(from));
@@ -110,8 +111,8 @@ impl FirstFetch {
         .await
     }
 
-    /// Records the steps that the pods' logs contain. `applied` is the time since the Unix epoch,
-    /// like the times in logs.
+    /// Records the steps that the pods' logs contain. `applied` is the time of `kubectl apply`
+    /// since the Unix epoch, like the times in the logs.
     async fn read_logs(&mut self, stage: &Stage, service: &Service, applied: Duration) -> Result<()> {
         const UP: &str = "Bootstrapped 100%";
         let mut backends = Vec::new();
@@ -154,24 +155,24 @@ fn wall_clock() -> Result<Duration> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH)?)
 }
 
-/// Returns the time since the Unix epoch at which the first line with these words was logged. Each
-/// line begins with its time.
+/// Returns the time since the Unix epoch of the first log line that contains `words`. Each line
+/// begins with its time.
 fn first(log: &str, words: &str) -> Option<Duration> {
     let line = log.lines().find(|line| line.contains(words))?;
     let time: Timestamp = line.split(' ').next()?.parse().ok()?;
     time.as_duration().try_into().ok()
 }
 
-/// Returns true if a frontend's publisher has had an upload accepted. A publisher that does not
-/// answer yet has not.
+/// Returns true if an HSDir has accepted an upload by the frontend's publisher, and false if the
+/// publisher does not answer yet.
 async fn has_accepted(pod: &Pod) -> bool {
     let Some(address) = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref()) else { return false };
     let page = metrics::page(address).await.unwrap_or_default();
     metrics::value(&page, "onionbalance_publisher_uploads_total{result=\"accepted\"}") > 0.0
 }
 
-/// Tries with one client after another, none of which knows the service, and returns the time of
-/// the first success.
+/// Tries to fetch with one client after another, none of which has the service's descriptor, and
+/// returns the time of the first success.
 async fn fetch(stage: &Stage, onion: &str) -> Result<Instant> {
     until("a client reaches the service", LIMIT, async || {
         let Some(mut client) = stage.clients.take() else { return Ok(Seen::not_yet("no client is free")) };
@@ -186,8 +187,8 @@ async fn fetch(stage: &Stage, onion: &str) -> Result<Instant> {
     .await
 }
 
-/// Deletes the service and waits until its pods are gone, because their removal takes the kubelet's
-/// time, which the next service needs.
+/// Deletes the service and waits until its pods are gone. The kubelet would otherwise still be busy
+/// removing them when the next service starts.
 async fn remove(stage: &Stage, service: &Service, name: &str) -> Result<()> {
     stage.run(&format!("delete obs/{name} --wait=false")).await?;
     let label = format!("onionbalance.dev/service={name}");

@@ -1,5 +1,5 @@
 //! The judge records the descriptors that each HSDir holds. It uses HSFETCH and Python's stem, but
-//! no code of the product.
+//! none of the product's code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
@@ -34,11 +34,11 @@ pub struct HeldDescriptor {
     pub blinded_key: String,
     /// The revision counter, which increases with every version within a time period.
     pub revision_counter: u64,
-    /// The names of the introduction points.
+    /// The names of the descriptor's introduction points.
     pub points: BTreeSet<String>,
 }
 
-/// A process that asks every HSDir about once a second until it is removed.
+/// A process that asks every HSDir for the descriptor about once a second until it is removed.
 #[derive(Debug)]
 pub struct Judge {
     client: TorClient,
@@ -55,7 +55,7 @@ struct Line {
 }
 
 impl Judge {
-    /// Starts to ask all of these HSDirs through a dedicated client.
+    /// Starts to ask all of these HSDirs for the descriptor through a dedicated client.
     pub async fn start(client: TorClient, onion: &str, hsdirs: impl IntoIterator<Item = &String>) -> Result<Self> {
         let mut watch = Descriptor::watch(client.tor(), onion, hsdirs).await?;
         let child = watch.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
@@ -64,7 +64,7 @@ impl Judge {
         Ok(Self { client, answers, asking })
     }
 
-    /// Returns all answers so far.
+    /// Returns all answers that the judge has received so far.
     pub fn answers(&self) -> Result<Vec<HsDirAnswer>> {
         if self.asking.is_finished() {
             bail!("the judge's descriptor.py has ended");
@@ -72,7 +72,7 @@ impl Judge {
         Ok(self.answers.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
-    /// Returns the descriptor that each HSDir last held, by fingerprint.
+    /// Returns the descriptor that each HSDir last held, by the HSDir's fingerprint.
     pub fn held(&self) -> Result<BTreeMap<String, HeldDescriptor>> {
         Ok(held(&self.answers()?))
     }
@@ -96,8 +96,8 @@ async fn read(mut child: Child, answers: Arc<Mutex<Vec<HsDirAnswer>>>) -> Result
             revision_counter: found.revision_counter,
             points: found.points.into_iter().map(|point| point.auth_key).collect(),
         });
-        // A fetch that failed on its way says nothing about the HSDir. A slow answer may describe
-        // an earlier state.
+        // A fetch that failed on the way to the HSDir says nothing about it, and a slow answer may
+        // describe an earlier state.
         let is_fresh = Duration::from_secs_f64(line.asked_seconds_ago) < Duration::from_secs(10);
         if is_fresh && (descriptor.is_some() || holds_none) {
             let seen = HsDirAnswer { hsdir: line.hsdir, at, descriptor };
@@ -107,7 +107,8 @@ async fn read(mut child: Child, answers: Arc<Mutex<Vec<HsDirAnswer>>>) -> Result
     bail!("descriptor.py ended: {}", child.wait().await?)
 }
 
-/// Returns the descriptor that each HSDir last held, without HSDirs that hold none.
+/// Returns the descriptor that each HSDir last held, by the HSDir's fingerprint. Omits HSDirs that
+/// hold none.
 pub fn held(answers: &[HsDirAnswer]) -> BTreeMap<String, HeldDescriptor> {
     let mut held = BTreeMap::new();
     for answer in answers {
@@ -119,10 +120,10 @@ pub fn held(answers: &[HsDirAnswer]) -> BTreeMap<String, HeldDescriptor> {
     held
 }
 
-/// Removes the answers of HSDirs that are no longer responsible. A change of the shared random
-/// value leaves an old descriptor of this period on them. Before the fault, all responsible HSDirs
-/// held the newest descriptor. An HSDir that held an older one and received nothing since is
-/// therefore not responsible.
+/// Removes the answers of HSDirs that are no longer responsible. When the shared random value
+/// changes, these HSDirs keep an old descriptor of the current period. Before the fault, all
+/// responsible HSDirs held the newest descriptor. An HSDir that held an older one and has received
+/// nothing since is therefore not responsible.
 pub fn of_responsible(answers: &[HsDirAnswer], before: &BTreeMap<String, HeldDescriptor>) -> Vec<HsDirAnswer> {
     let newest = before.values().map(|seen| seen.revision_counter).max().unwrap_or_default();
     let is_left_over = |hsdir: &String| {
@@ -136,7 +137,7 @@ pub fn of_responsible(answers: &[HsDirAnswer], before: &BTreeMap<String, HeldDes
     answers.iter().filter(|answer| !left_over.contains(&answer.hsdir)).cloned().collect()
 }
 
-/// Returns the time from `since` until every HSDir's answers satisfy the condition for good.
+/// Returns the time from `since` after which every HSDir's answers satisfy the condition for good.
 /// Returns `None` if any HSDir's last answer does not satisfy it, or if there is no answer.
 pub fn settled(
     answers: &[HsDirAnswer],

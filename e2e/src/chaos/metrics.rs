@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::torclient::get;
 
-/// Returns the metrics page of the pod with this address.
+/// Fetches the metrics page of the pod at an address.
 pub async fn page(address: &str) -> Result<String> {
     let page = async {
         let mut stream = TcpStream::connect(format!("{address}:{METRICS_PORT}")).await?;
@@ -18,7 +18,7 @@ pub async fn page(address: &str) -> Result<String> {
     timeout(Duration::from_secs(2), page).await?
 }
 
-/// Returns a sample's value, or 0 if the page has no such sample.
+/// Returns the value of a sample on a metrics page, or 0 if the page does not contain it.
 pub fn value(page: &str, sample: &str) -> f64 {
     let line = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
     line.and_then(|value| value.trim().parse().ok()).unwrap_or_default()

@@ -1,9 +1,10 @@
-//! Causes faults under load and measures what happens to requests and for how long descriptors
-//! contain dead introduction points.
+//! Injects faults under load, and measures the effect on requests and the time for which
+//! descriptors contain dead introduction points.
 //!
-//! Real tor clients send requests at a fixed rate to our service and to a plain onion service.
-//! Meanwhile a judge, which uses no code of the product, asks every HSDir about once a second for
-//! its descriptor. The faults are caused one after another. `docs/reliability.md` has the results.
+//! Real tor clients send requests at a fixed rate to our service and, for comparison, to a plain
+//! onion service. Meanwhile a judge, which uses none of the product's code, asks every HSDir for
+//! its descriptor about once a second. The faults are injected one after another.
+//! `docs/reliability.md` has the results.
 
 pub mod clients;
 pub mod fault;
@@ -39,7 +40,7 @@ use crate::state::State;
 use crate::steps::{say, step};
 use crate::wait::{Seen, until};
 
-/// The service's default namespace.
+/// The default namespace of the service under test.
 pub const DEFAULT_NAMESPACE: &str = "chaos";
 
 /// Prints the name and description of every fault.
@@ -49,7 +50,7 @@ pub fn list() {
     }
 }
 
-/// Returns the faults with these names, or all faults if `names` is empty.
+/// Returns the faults with the given names, or all faults if `names` is empty.
 pub fn select(names: &[String]) -> Result<Vec<Box<dyn Fault>>> {
     let mut faults = all();
     if let Some(unknown) = names.iter().find(|name| !faults.iter().any(|fault| fault.name() == **name)) {
@@ -60,7 +61,7 @@ pub fn select(names: &[String]) -> Result<Vec<Box<dyn Fault>>> {
     Ok(faults)
 }
 
-/// Causes these faults on a cluster that runs the operator, and prints the figures. Returns an
+/// Injects the given faults on a cluster that runs the operator, and prints the figures. Returns an
 /// error if a figure misses its limit. The service's namespace is deleted and created again.
 pub async fn run(state: &State, faults: &[Box<dyn Fault>], namespace: &str) -> Result<()> {
     let kubectl = Cluster::open(state)?.kubectl();
@@ -95,7 +96,7 @@ pub fn table(figures: &[Figure]) -> String {
     figures.iter().map(Figure::row).collect::<Vec<_>>().join("\n")
 }
 
-/// Returns an error if a figure misses its limit or a fault could not be caused.
+/// Returns an error if a figure misses its limit or a fault produced no figures.
 pub fn verdict(figures: &[Figure], broken: &[&str]) -> Result<()> {
     let missed: Vec<_> = figures.iter().filter(|figure| !figure.holds()).map(|figure| figure.name.as_str()).collect();
     match (missed.as_slice(), broken) {

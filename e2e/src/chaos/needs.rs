@@ -1,22 +1,22 @@
-//! The state and the load under which a fault is caused.
+//! The service state and the load that a fault requires.
 
 use std::time::Duration;
 
 /// The default interval between requests to each of the two services.
 const EVERY: Duration = Duration::from_millis(250);
 
-/// The conditions under which a fault is caused.
+/// The service state and the load under which a fault is injected.
 #[derive(Debug, Clone, Copy)]
 pub struct Needs {
     /// The number of published backends.
     pub backends: usize,
     /// The number of Ready frontends.
     pub frontends: usize,
-    /// True if some requests are for streams of up to a minute.
+    /// True if some requests open streams of up to a minute.
     pub streams: bool,
     /// The interval between requests to each of the two services.
     pub every: Duration,
-    /// The additional time without a change of the time period, on top of the length of a run.
+    /// The time, in addition to the length of a run, in which the time period must not change.
     /// `None` allows changes during the run.
     pub quiet: Option<Duration>,
     /// The number of HSDirs that do not answer the judge.

@@ -1,4 +1,4 @@
-//! The observations of a run, and the figures that are computed from them.
+//! The observations made during a run, and the figures that are computed from them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub struct Moment {
     pub points: BTreeSet<String>,
 }
 
-/// The observations of a run, from which its figures are computed.
+/// The observations made during a run, from which its figures are computed.
 #[derive(Debug)]
 pub struct Observed {
     /// The fault's name.
@@ -36,37 +36,38 @@ pub struct Observed {
     pub answers: Vec<HsDirAnswer>,
     /// The moments around which requests or descriptors are evaluated separately.
     pub moments: Vec<Moment>,
-    /// The outcomes of the requests.
+    /// The requests made during the run, and their outcomes.
     pub requests: Requests,
 }
 
-/// The value of a figure service event never occurred.
+/// The value of a figure if the event that it measures never occurred.
 const NEVER: f64 = f64::INFINITY;
-/// The number of responsible HSDirs in one time period, if the network has that many (rend-spec-v3,
-/// section 2.2.3: two replicas of four each).
+/// The number of responsible HSDirs in one time period if the network is large enough
+/// (rend-spec-v3, section 2.2.3: two replicas with four HSDirs each).
 const RESPONSIBLE: f64 = 8.0;
 
 impl Observed {
-    /// Returns the number of HSDirs that the descriptor figures cover. `silent` HSDirs do not
-    /// answer the judge.
+    /// Returns the number of HSDirs that the descriptor figures cover. `silent` is the number of
+    /// HSDirs that do not answer the judge.
     pub fn hsdirs(&self, silent: u8) -> Figure {
         let hold = self.answers.iter().filter(|answer| answer.descriptor.is_some());
         let hsdirs: BTreeSet<_> = hold.map(|answer| &answer.hsdir).collect();
         Figure::count(self.name("hsdirs"), hsdirs.len(), "HSDirs").with(Limit::AtLeast(RESPONSIBLE - f64::from(silent)))
     }
 
-    /// Returns the figure name `<fault>_<what>`.
+    /// Returns the name of a figure in the form `<fault>_<what>`.
     pub fn name(&self, what: &str) -> String {
         format!("{}_{what}", self.name)
     }
 
-    /// Returns the time from the fault until no HSDir held a dead introduction point any more.
+    /// Returns the time from the fault until no HSDir held a dead introduction point any longer.
     pub fn gone(&self) -> Figure {
         Figure::new(self.name("gone_s"), self.gone_of(&self.answers), "s")
     }
 
-    /// Returns the time from the fault until no HSDir held a dead point any more, considering only
-    /// answers from before the fault ended. Afterwards the points are valid again.
+    /// Returns the time from the fault until no HSDir held a dead introduction point any longer.
+    /// Considers only answers from before the fault ended, because the points are valid again
+    /// afterwards.
     pub fn gone_while_it_lasts(&self) -> Figure {
         let lasting: Vec<_> = self.answers.iter().filter(|answer| answer.at < self.ended).cloned().collect();
         Figure::new(self.name("gone_s"), self.gone_of(&lasting), "s")
@@ -77,8 +78,9 @@ impl Observed {
         gone.map_or(NEVER, |gone| gone.as_secs_f64())
     }
 
-    /// Returns the time from the fault until every HSDir held a newer descriptor than any before. A
-    /// descriptor of another time period, to which clients move in the meantime, counts as newer.
+    /// Returns the time from the fault until every HSDir held a newer descriptor than any before
+    /// the fault. A descriptor of another time period, to which clients move in the meantime,
+    /// counts as newer.
     pub fn republished(&self) -> Figure {
         let mut newest: BTreeMap<&str, u64> = BTreeMap::new();
         for seen in self.before.values() {
@@ -110,28 +112,30 @@ impl Observed {
         Figure::count(self.name("fewest_points"), fewest, "points")
     }
 
-    /// Returns the number of requests whose answer never began, minus those to the plain service.
+    /// Returns the number of our service's requests that got no response, minus the same number for
+    /// the plain onion service.
     pub fn failed(&self) -> Figure {
         let less =
             self.requests.of(ServiceKind::Ours).failed.saturating_sub(self.requests.of(ServiceKind::Plain).failed);
         Figure::count(self.name("failed"), less, "requests")
     }
 
-    /// Returns the number of answers that were cut off, minus those of the plain service.
+    /// Returns the number of our service's responses that were cut off, minus the same number for
+    /// the plain onion service.
     pub fn cut(&self) -> Figure {
         let less = self.requests.of(ServiceKind::Ours).cut.saturating_sub(self.requests.of(ServiceKind::Plain).cut);
         Figure::count(self.name("cut"), less, "requests")
     }
 
-    /// Returns a limit of half a percent of the requests.
+    /// Returns a limit of half a percent of the number of requests to our service.
     #[allow(clippy::cast_precision_loss, reason = "the counts are a few hundred")]
     pub fn half_a_percent(&self) -> Limit {
         Limit::AtMost(self.requests.of(ServiceKind::Ours).requests as f64 * 0.005)
     }
 
-    /// Returns two figures on the fresh clients' requests in the minute after the fault: the
-    /// percentage that was slow, and the number of slow requests that began more than 20 s after
-    /// the fault, minus those to the plain service.
+    /// Returns two figures about the fresh clients' requests in the minute after the fault: the
+    /// percentage of our service's requests that were slow, and the number of slow ones that began
+    /// more than 20 s after the fault, minus the same number for the plain onion service.
     pub fn slow_fresh(&self) -> [Figure; 2] {
         const MINUTE: Duration = Duration::from_secs(60);
         const LATE: Duration = Duration::from_secs(20);
@@ -147,8 +151,9 @@ impl Observed {
         ]
     }
 
-    /// Returns the figures of every run: the number of requests, which must be at least `least`,
-    /// and their outcomes by kind of client. `silent` HSDirs do not answer the judge.
+    /// Returns the figures that every run reports: the number of requests, which must be at least
+    /// `least`, and their outcomes by kind of client. `silent` is the number of HSDirs that do not
+    /// answer the judge.
     #[allow(clippy::cast_precision_loss, reason = "the counts are a few hundred")]
     pub fn counts(&self, least: usize, silent: u8) -> Vec<Figure> {
         let (ours, plain) = (self.requests.of(ServiceKind::Ours), self.requests.of(ServiceKind::Plain));

@@ -1,5 +1,5 @@
-//! The plain onion service, with which ours is compared: one stock tor that forwards to the same
-//! web server and publishes by itself.
+//! The plain onion service with which ours is compared: one stock tor that forwards to the same web
+//! server and publishes its own descriptor.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,7 @@ pub struct PlainService {
 }
 
 impl PlainService {
-    /// Starts the tor. The HSDirs hold its descriptor a few seconds later.
+    /// Starts the tor process. The HSDirs hold its onion service's descriptor a few seconds later.
     pub async fn start(processes: &Processes, name: &str, dir: &Path, torrc_lines: &str, target: &str) -> Result<Self> {
         let tor = Tor::open(processes, name, dir);
         tor.remove().await?;
@@ -38,7 +38,7 @@ impl PlainService {
         &self.onion
     }
 
-    /// Stops the tor and removes its key.
+    /// Stops the tor process and deletes the onion service's key.
     pub async fn remove(&self) -> Result<()> {
         self.tor.remove().await
     }

@@ -1,4 +1,4 @@
-//! The processes and network links of pods, as this machine sees them.
+//! Access to the processes and network links of pods from this machine.
 
 use std::fs;
 
@@ -28,8 +28,8 @@ impl PodProgram {
     }
 }
 
-/// Sends a signal to a pod's processes of these programs. Returns an error if one of the programs
-/// is not running.
+/// Sends a signal to the processes of the given programs in a pod. Returns an error if one of the
+/// programs is not running.
 pub fn signal(pod_uid: &str, programs: &[PodProgram], signal: Signal) -> Result<()> {
     for program in programs {
         let processes = processes(pod_uid, *program)?;
@@ -41,8 +41,8 @@ pub fn signal(pod_uid: &str, programs: &[PodProgram], signal: Signal) -> Result<
     Ok(())
 }
 
-/// Resumes a pod's stopped processes of these programs. Processes that a liveness probe has killed
-/// in the meantime are skipped.
+/// Resumes the stopped processes of the given programs in a pod. Skips processes that a liveness
+/// probe has killed in the meantime.
 pub fn resume(pod_uid: &str, programs: &[PodProgram]) -> Result<()> {
     for program in programs {
         for process in processes(pod_uid, *program)? {
@@ -55,7 +55,7 @@ pub fn resume(pod_uid: &str, programs: &[PodProgram]) -> Result<()> {
     Ok(())
 }
 
-/// Returns a pod's processes of one program. The kubelet names a pod's cgroup after the pod's UID.
+/// Returns the processes of one program in a pod. The kubelet names a pod's cgroup after its UID.
 fn processes(pod_uid: &str, program: PodProgram) -> Result<Vec<Pid>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
@@ -72,7 +72,7 @@ fn processes(pod_uid: &str, program: PodProgram) -> Result<Vec<Pid>> {
     Ok(found)
 }
 
-/// A pod's link to the node's bridge, identified by the name of the node's end.
+/// A pod's link to the node's bridge, identified by the name of its interface on the node.
 #[derive(Debug, Clone)]
 pub struct Link {
     node: Node,
@@ -80,13 +80,13 @@ pub struct Link {
 }
 
 impl Link {
-    /// Finds the link of the pod with this UID.
+    /// Finds the network link of the pod with the given UID.
     pub async fn of(node: &Node, pod_uid: &str) -> Result<Self> {
         let process =
             *processes(pod_uid, PodProgram::Ours)?.first().context("none of our programs is running in the pod")?;
         let target = format!("--target={}", process.as_raw_nonzero());
         let inside = output(&mut command("nsenter", [&target, "--net", "ip", "-o", "link", "show", "eth0"])).await?;
-        // In `2: eth0@if7: <…`, the other end has the number 7.
+        // In `2: eth0@if7: <…`, the other end of the link has the number 7.
         let number = inside.split("@if").nth(1).and_then(|rest| rest.split(':').next());
         let number = number.with_context(|| format!("the link has no other end: {inside:?}"))?;
         let mut ip = node.on_network("ip")?;
@@ -99,7 +99,7 @@ impl Link {
         Ok(Self { node: node.clone(), name: name.to_owned() })
     }
 
-    /// Takes the link down, so that packets in both directions are lost.
+    /// Takes the link down, so that packets are lost in both directions.
     pub async fn cut(&self) -> Result<()> {
         self.set("down").await
     }

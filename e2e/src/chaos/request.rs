@@ -1,4 +1,4 @@
-//! A client's request and its outcome.
+//! A request that a client sends to an onion service, and its outcome.
 
 use std::time::Duration;
 
@@ -9,35 +9,35 @@ use tokio::time::{Instant, timeout};
 use super::target::{END, path};
 use crate::torclient::connect;
 
-/// The time for which a client waits for an answer to begin. After that, the request has failed.
+/// The time that a client waits for a response to begin. After that, the request has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// One of the two services that clients request.
+/// One of the two services to which clients send requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServiceKind {
-    /// The product's service.
+    /// The service that the operator runs.
     Ours,
-    /// The plain onion service.
+    /// The plain onion service with which ours is compared.
     Plain,
 }
 
 /// The client's knowledge of the service when a request begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientKind {
-    /// The client has no descriptor and must fetch it first.
+    /// The client has no descriptor of the service and must fetch it first.
     Fresh,
-    /// The client has an earlier descriptor.
+    /// The client has a descriptor of the service from an earlier request.
     Cached,
 }
 
 /// The outcome of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The whole answer arrived.
+    /// The whole response arrived.
     Done,
-    /// No answer began.
+    /// The response never began.
     Failed(String),
-    /// An answer began but was cut off.
+    /// The response began but was cut off.
     Cut(String),
 }
 
@@ -48,19 +48,19 @@ pub struct Request {
     pub service: ServiceKind,
     /// The kind of client that made the request.
     pub client: ClientKind,
-    /// The requested duration of the answer in seconds, or 0 for a short page.
+    /// The requested duration of the response in seconds, or 0 for a short page.
     pub seconds: u64,
     /// The time at which the request began.
     pub started: Instant,
-    /// The time until the answer began or was given up.
+    /// The time until the response began or the client gave up.
     pub waited: Duration,
     /// The outcome of the request.
     pub outcome: Outcome,
 }
 
 impl Request {
-    /// Requests an answer that takes `seconds` from a service. Requests with different `isolation`
-    /// share no circuit.
+    /// Requests a response that takes the given number of seconds from a service. Requests with
+    /// different `isolation` values share no circuit.
     pub async fn make(
         service: ServiceKind,
         client: ClientKind,
@@ -76,7 +76,7 @@ impl Request {
             Err(error) => Outcome::Failed(format!("{error:#}")),
             Ok(answer) => {
                 let rest = timeout(PATIENCE + Duration::from_secs(seconds), finish(answer)).await;
-                match rest.context("the rest of the answer did not arrive in time").and_then(|rest| rest) {
+                match rest.context("the rest of the response did not arrive in time").and_then(|rest| rest) {
                     Ok(()) => Outcome::Done,
                     Err(error) => Outcome::Cut(format!("{error:#}")),
                 }
@@ -95,7 +95,7 @@ async fn begin(socks: &str, onion: &str, isolation: &str, seconds: u64) -> Resul
     let mut answer = BufReader::new(stream);
     let mut status = String::new();
     answer.read_line(&mut status).await?;
-    ensure!(!status.is_empty(), "the stream ended before an answer");
+    ensure!(!status.is_empty(), "the stream ended before the response began");
     ensure!(status.starts_with("HTTP/1.0 200 "), "the target answered {status:?}");
     Ok(answer)
 }
@@ -104,6 +104,6 @@ async fn finish(mut answer: Answer) -> Result<()> {
     let mut rest = String::new();
     answer.read_to_string(&mut rest).await?;
     let last = rest.lines().last().unwrap_or_default();
-    ensure!(last == END, "the answer was cut off after {last:?}");
+    ensure!(last == END, "the response was cut off after {last:?}");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Runs one fault under load.
+//! Injects one fault under load and computes the figures.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,7 +18,7 @@ use crate::steps::say;
 use crate::tornet::torrc::PERIOD_MINUTES;
 use crate::wait::{Seen, until};
 
-/// The amount of load and observation in a run.
+/// The amount of load and the time of observation in a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Effort {
     /// The minimum number of requests to our service.
@@ -32,37 +32,37 @@ pub struct Effort {
 }
 
 impl Effort {
-    /// The effort of `make chaos`.
+    /// The effort of a full `make chaos` run.
     pub const FULL: Self =
         Self { requests: 300, after: Duration::from_secs(65), after_end: Duration::from_secs(15), fresh_clients: 24 };
-    /// Just enough effort to see that dead introduction points disappear from the descriptors.
+    /// Just enough effort to see dead introduction points disappear from the descriptors.
     pub const SHORT: Self =
         Self { requests: 60, after: Duration::from_secs(20), after_end: Duration::ZERO, fresh_clients: 8 };
 }
 
 /// The number of requests to each service before the fault occurs.
 const WARM_UP: usize = 20;
-/// The time for the requests before the fault, including the clients' descriptor fetches before
-/// them.
+/// The time reserved for the requests before the fault, including the clients' descriptor fetches
+/// before those requests.
 const WARM_UP_TIME: Duration = Duration::from_secs(25);
 
-/// Returns the time since the Unix epoch, which the tors' time periods follow.
+/// Returns the time since the Unix epoch, which determines the Tor network's time period.
 #[allow(clippy::disallowed_methods, reason = "periods of the Tor network follow the wall clock")]
 fn wall_clock() -> Result<Duration> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH)?)
 }
 
 /// Returns the time to wait until neither clients nor services will move to another time period
-/// during a run; `now` is the time since the Unix epoch. The cost of such a change is measured
-/// separately. Every half period something changes, because periods begin half a period after the
-/// shared random values that they use (rend-spec-v3, section 2.2.1). The tors learn of the change
-/// from a later consensus.
+/// during a run; `now` is the time since the Unix epoch. The cost of a change of the time period is
+/// measured separately. Something changes every half period, because a period begins half a period
+/// after the shared random value that it uses (rend-spec-v3, section 2.2.1). Clients and services
+/// learn of the change from a later consensus.
 fn until_quiet(now: Duration, run: Duration) -> Duration {
     const HALF: Duration = Duration::from_secs(30 * PERIOD_MINUTES as u64);
-    // Covers the fetch times within a consensus interval (2 to 36 seconds) and the fetch itself.
+    // Covers the delay until tor fetches the consensus (2 to 36 seconds) and the fetch itself.
     const LEARNT: Duration = Duration::from_secs(45);
     let phase = Duration::from_secs(now.as_secs() % HALF.as_secs());
-    // A run that is longer than the quiet time begins at its start.
+    // A run that is longer than the quiet time begins at the start of the quiet time.
     let latest = HALF.saturating_sub(run).max(LEARNT);
     if (LEARNT..=latest).contains(&phase) {
         return Duration::ZERO;
@@ -71,7 +71,7 @@ fn until_quiet(now: Duration, run: Duration) -> Duration {
     next.saturating_sub(phase)
 }
 
-/// Causes a fault under load and returns the figures of the run.
+/// Injects a fault under load and returns the figures of the run.
 pub async fn run(stage: &Stage, fault: &dyn Fault, effort: Effort) -> Result<Vec<Figure>> {
     stage.prepare(fault.needs()).await?;
     if let Some(longer) = fault.needs().quiet {
@@ -118,8 +118,8 @@ async fn run_fault(
 ) -> Result<Timeline> {
     wait_begun(traffic, WARM_UP).await?;
     let before = stage.held()?;
-    let active = fault.strike(stage).await.context("could not cause the fault")?;
-    say(&format!("{}: caused the fault {:.0} s into the run", fault.name(), (active.at - since).as_secs_f64()));
+    let active = fault.strike(stage).await.context("could not inject the fault")?;
+    say(&format!("{}: injected the fault {:.0} s into the run", fault.name(), (active.at - since).as_secs_f64()));
     sleep_until(active.at + active.lasts).await;
     let findings = active.end.await.context("could not end the fault")?;
     let ended = Instant::now();

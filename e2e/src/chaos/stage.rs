@@ -1,5 +1,5 @@
-//! The setting of the faults: a service on the cluster, a plain onion service, clients of both, and
-//! the judge.
+//! The setting in which faults are injected: a service on the cluster, a plain onion service for
+//! comparison, clients of both, and the judge.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,26 +27,26 @@ use crate::torclient::TorClient;
 use crate::tornet::TorNetwork;
 use crate::wait::{Seen, until};
 
-/// The name of the service's object.
+/// The name of the `OnionBalancedService` under test.
 const NAME: &str = "web";
 /// The time limit for pods to start, bootstrap and be published.
 const PUBLISHED: Duration = Duration::from_secs(240);
 
-/// Everything that a fault acts on and that observes it.
+/// Everything that a fault acts on, and everything that observes the effect.
 pub struct Stage {
-    /// kubectl with the administrator's credentials.
+    /// The `kubectl` command with the administrator's credentials.
     pub kubectl: Kubectl,
     /// The cluster on which the service runs.
     pub cluster: Cluster,
     /// The node of the cluster.
     pub node: Node,
-    /// The processes of the environment, and our tors on this machine.
+    /// The processes of the environment, and the tor processes that this stage adds.
     pub processes: Processes,
     /// The private Tor network.
     pub network: TorNetwork,
     /// The namespace of the service.
     pub namespace: String,
-    /// Our service.
+    /// The service under test.
     pub service: Service,
     /// The onion addresses of both services.
     pub onions: Onions,
@@ -107,15 +107,15 @@ impl Stage {
         })
     }
 
-    /// Stops the clients, the judge and the plain service. The caller deletes the object together
-    /// with its namespace.
+    /// Stops the clients, the judge and the plain onion service. The caller deletes the
+    /// `OnionBalancedService` together with its namespace.
     pub async fn tear_down(self) -> Result<()> {
         self.judge.remove().await?;
         self.clients.remove().await?;
         self.plain.remove().await
     }
 
-    /// Runs kubectl in the namespace. Single spaces separate the arguments.
+    /// Runs kubectl in the service's namespace. `arguments` are separated by single spaces.
     pub async fn run(&self, arguments: &str) -> Result<String> {
         self.kubectl.run(&format!("--namespace {} {arguments}", self.namespace)).await
     }
@@ -130,8 +130,8 @@ impl Stage {
         &self.judge
     }
 
-    /// Brings the service into the state that a fault needs: the number of backends, all of them in
-    /// the descriptors, and the number of frontends.
+    /// Brings the service into the state that a fault needs: the number of frontends, and the
+    /// number of backends, with points of each backend in the descriptors.
     pub async fn prepare(&self, needs: Needs) -> Result<()> {
         self.run(&format!("scale obs/{NAME} --replicas={}", needs.backends)).await?;
         let patch = format!(r#"{{"spec":{{"frontend":{{"replicas":{}}}}}}}"#, needs.frontends);
@@ -202,12 +202,12 @@ impl Stage {
         Ok((name.to_owned(), uid.to_owned()))
     }
 
-    /// Returns the descriptor that each HSDir holds, by fingerprint.
+    /// Returns the descriptor that each HSDir holds, by the HSDir's fingerprint.
     pub fn held(&self) -> Result<BTreeMap<String, HeldDescriptor>> {
         self.judge.held()
     }
 
-    /// Returns the highest revision counter that an HSDir holds.
+    /// Returns the highest revision counter among the descriptors that the HSDirs hold.
     pub fn newest(&self) -> Result<u64> {
         Ok(self.held()?.values().map(|held| held.revision_counter).max().unwrap_or_default())
     }

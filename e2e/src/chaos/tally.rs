@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::request::{ClientKind, Outcome, Request, ServiceKind};
 
-/// A request that waits for longer than this is slow.
+/// The waiting time beyond which a request counts as slow.
 pub const SLOW: Duration = Duration::from_secs(10);
 
 /// The requests of a run, and the time of the run's fault.
@@ -17,19 +17,18 @@ pub struct Requests {
     fault: Instant,
 }
 
-/// The counts of a set of requests.
+/// The number of requests in a set, in total and by outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RequestCounts {
     /// The number of requests.
     pub requests: usize,
-    /// The number of requests whose answer never began.
+    /// The number of requests whose response never began.
     pub failed: usize,
-    /// The number of requests whose answer began but was cut off.
+    /// The number of requests whose response began but was cut off.
     pub cut: usize,
-    /// The number of requests that waited longer than [`SLOW`] for the answer to begin, or that
-    /// failed.
+    /// The number of requests that failed or waited longer than [`SLOW`] for the response to begin.
     pub slow: usize,
-    /// The number of requests for a stream, whose answer takes a while.
+    /// The number of requests for a stream, which is a response that takes several seconds.
     pub streams: usize,
 }
 
@@ -53,7 +52,7 @@ impl RequestCounts {
 }
 
 impl Requests {
-    /// Returns the requests of a run whose fault occurred at this time.
+    /// Creates the set of a run's requests. `fault` is the time at which the fault occurred.
     pub fn new(all: Vec<Request>, fault: Instant) -> Self {
         Self { all, fault }
     }
@@ -63,7 +62,7 @@ impl Requests {
         RequestCounts::of(self.all.iter().filter(|request| request.service == service))
     }
 
-    /// Counts the requests to a service by one kind of client that began within this range of time
+    /// Counts the requests to a service by one kind of client that began between `from` and `to`
     /// after the fault.
     pub fn within(&self, service: ServiceKind, client: ClientKind, from: Duration, to: Duration) -> RequestCounts {
         let range = self.fault + from..self.fault + to;
@@ -73,12 +72,12 @@ impl Requests {
         RequestCounts::of(self.all.iter().filter(of))
     }
 
-    /// Counts the requests to a service by all clients that began between these times.
+    /// Counts the requests to a service by all clients that began between `from` and `to`.
     pub fn began(&self, service: ServiceKind, from: Instant, to: Instant) -> RequestCounts {
         RequestCounts::of(self.between(service, from, to))
     }
 
-    /// Returns the longest wait of a request to a service that began between these times.
+    /// Returns the longest wait among the requests to a service that began between `from` and `to`.
     pub fn longest(&self, service: ServiceKind, from: Instant, to: Instant) -> Duration {
         self.between(service, from, to).map(|request| request.waited).max().unwrap_or_default()
     }
@@ -92,7 +91,7 @@ impl Requests {
         RequestCounts::of(self.all.iter().filter(|request| request.service == service && request.client == client))
     }
 
-    /// Returns the wait that `percent` percent of the requests did not exceed.
+    /// Returns the waiting time that `percent` percent of the requests did not exceed.
     pub fn percentile(&self, service: ServiceKind, client: ClientKind, percent: usize) -> Duration {
         let mine = self.all.iter().filter(|request| request.service == service && request.client == client);
         let mut waited: Vec<_> = mine.map(|request| request.waited).collect();
@@ -114,8 +113,9 @@ impl Requests {
         reasons
     }
 
-    /// Returns the requests to a service that failed, were cut off or were slow: when each began,
-    /// in seconds after the fault, how long it waited, and the kind of client.
+    /// Returns the requests to a service that failed, were cut off or were slow. Each is described
+    /// by the time at which it began (in seconds after the fault), the seconds that it waited, and
+    /// the kind of client.
     pub fn problems(&self, service: ServiceKind) -> Vec<(f64, f64, ClientKind)> {
         let has_problem =
             |request: &&Request| request.service == service && (request.outcome != Outcome::Done || is_slow(request));
@@ -131,7 +131,7 @@ fn is_slow(request: &Request) -> bool {
     request.waited > SLOW || matches!(request.outcome, Outcome::Failed(_))
 }
 
-/// Returns the percentage of `part` in `whole`, or 0 if `whole` is 0.
+/// Returns `part` as a percentage of `whole`, or 0 if `whole` is 0.
 #[allow(clippy::cast_precision_loss, reason = "the counts are a few hundred")]
 pub fn percent(part: usize, whole: usize) -> f64 {
     if whole == 0 { 0.0 } else { 100.0 * part as f64 / whole as f64 }

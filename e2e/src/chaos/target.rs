@@ -1,5 +1,5 @@
-//! The web server on this machine behind both services. Its answers take as long as the request
-//! asks for.
+//! The web server on this machine to which both services forward. Each request specifies how long
+//! its response takes.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::node::HOST_ADDRESS;
 
-/// The last line of every complete answer.
+/// The last line of every complete response.
 pub const END: &str = "end";
 
 /// The web server, which stops when this value is dropped.
@@ -29,7 +29,7 @@ impl Target {
             .context("could not listen on the link to the node; run `e2e up`")?;
         let address = listener.local_addr()?.to_string();
         let serving = tokio::spawn(async move {
-            // The client evaluates the outcome of a stream.
+            // The client evaluates the outcome of a stream, so the server ignores errors.
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(answer(stream));
             }
@@ -49,8 +49,8 @@ impl Drop for Target {
     }
 }
 
-/// Returns the path of an answer that takes this many seconds. It consists of one line per second,
-/// followed by [`END`].
+/// Returns the path of a response that takes the given number of seconds. The response consists of
+/// one line per second, followed by [`END`].
 pub fn path(seconds: u64) -> String {
     format!("/{seconds}")
 }
@@ -61,7 +61,7 @@ async fn answer(stream: TcpStream) -> Result<()> {
     stream.read_line(&mut request).await?;
     loop {
         let mut header = String::new();
-        ensure!(stream.read_line(&mut header).await? > 0, "the request ended within its header");
+        ensure!(stream.read_line(&mut header).await? > 0, "the request ended in the middle of its header");
         if header.trim().is_empty() {
             break;
         }

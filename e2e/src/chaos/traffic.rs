@@ -1,5 +1,5 @@
-//! Open-loop traffic: requests begin at a fixed rate, whatever the outcome of earlier ones. Each
-//! request goes to our service and, from the same client at the same time, to the plain one.
+//! Open-loop traffic: requests begin at a fixed rate, whatever the outcome of earlier ones. With
+//! each request to our service, the same client also sends one to the plain onion service.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -38,7 +38,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Starts the traffic at the rate, and with the streams, that the fault needs.
+    /// Starts the traffic at the rate and with the streams that the fault needs.
     pub fn start(clients: Arc<Clients>, onions: Onions, needs: Needs) -> Self {
         let (stop, stopped) = oneshot::channel();
         let begun = Arc::new(AtomicUsize::new(0));
@@ -51,7 +51,7 @@ impl Traffic {
         self.begun.load(Ordering::Relaxed)
     }
 
-    /// Stops starting requests, and waits for those in progress.
+    /// Stops sending new requests, and waits for those in progress.
     pub async fn finish(self) -> Result<Vec<Request>> {
         ensure!(self.stop.send(()).is_ok() || self.work.is_finished(), "the traffic task ended unexpectedly");
         self.work.await?
@@ -65,7 +65,7 @@ async fn work(
     begun: Arc<AtomicUsize>,
     mut stopped: oneshot::Receiver<()>,
 ) -> Result<Vec<Request>> {
-    // Late ticks are made up for. That is tokio's default, and open-loop traffic requires it.
+    // tokio catches up on missed ticks by default, as open-loop traffic requires.
     let mut clock = interval(needs.every);
     let mut under_way = JoinSet::new();
     loop {
@@ -84,7 +84,7 @@ async fn work(
     Ok(requests)
 }
 
-/// Makes the same request to both services.
+/// Sends the same request to both services.
 async fn pair(clients: Arc<Clients>, onions: Onions, number: usize, seconds: u64) -> Result<[Request; 2]> {
     let both = async |client: ClientKind, socks: &str| {
         let isolation = format!("request {number}");
@@ -106,7 +106,7 @@ async fn pair(clients: Arc<Clients>, onions: Onions, number: usize, seconds: u64
     Ok(requests)
 }
 
-/// Returns the duration in seconds of the stream that request `number` asks for, or 0 for a short
+/// Returns the duration in seconds of the stream that request `number` opens, or 0 for a short
 /// page. Both fresh and cached clients get streams of all durations.
 fn stream_seconds(number: usize) -> u64 {
     if number.is_multiple_of(STREAM_ONE_OF) { STREAM_SECONDS[number / STREAM_ONE_OF % STREAM_SECONDS.len()] } else { 0 }

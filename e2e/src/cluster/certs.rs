@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::command::{command, output};
 use crate::node;
 
-/// The certificates to generate: file name, subject, and alternative names.
+/// The certificates to generate, each as a file name, a subject and alternative names.
 const IDENTITIES: [(&str, &str, &str); 6] = [
     ("apiserver", "/CN=kube-apiserver", SERVER_NAMES),
     ("admin", "/O=system:masters/CN=admin", "DNS:admin"),
@@ -22,8 +22,8 @@ const IDENTITIES: [(&str, &str, &str); 6] = [
 const SERVER_NAMES: &str = "DNS:localhost,DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc,\
     DNS:kubernetes.default.svc.cluster.local,IP:127.0.0.1,IP:10.96.0.1,IP:10.245.0.2";
 
-/// Generates `ca.crt`, `ca.key`, `service-account.key`, and a `.crt`, `.key` and `.conf` for each
-/// identity. Does nothing if they exist already.
+/// Generates `ca.crt`, `ca.key`, `service-account.key`, and a `.crt`, `.key` and `.conf` file for
+/// each identity. Does nothing if the files already exist.
 pub async fn make(dir: &Path) -> Result<()> {
     let done = dir.join("certificates");
     if done.exists() {

@@ -39,12 +39,12 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Returns the cluster that belongs to this state folder, whether it is up or not.
+    /// Returns the cluster that belongs to a state folder, whether or not it is up.
     pub fn open(state: &State) -> Result<Self> {
         Ok(Self { state: state.clone(), node: Node::open(state)?, processes: Processes::open(state.dir())? })
     }
 
-    /// Starts the cluster on a node that is up. Programs that are running already are kept.
+    /// Starts the cluster on a node that is up. Programs that are already running are left alone.
     pub async fn up(&self) -> Result<()> {
         let programs = kubernetes_programs().await?;
         let (kubernetes, node) = (self.state.kubernetes(), self.state.node());
@@ -64,12 +64,13 @@ impl Cluster {
         Ok(Client::try_from(config)?)
     }
 
-    /// Returns kubectl with the administrator's credentials.
+    /// Returns the `kubectl` command with the administrator's credentials.
     pub fn kubectl(&self) -> Kubectl {
         Kubectl::new(&self.state)
     }
 
-    /// Imports an image archive into containerd. The returned output identifies the content.
+    /// Imports an image archive into containerd. The returned output identifies the image's
+    /// content.
     pub async fn load_image(&self, archive: &Path) -> Result<String> {
         let mut ctr = self.node.inside("ctr")?;
         ctr.arg("--address").arg(self.state.node().join("containerd.sock"));

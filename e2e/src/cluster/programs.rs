@@ -24,9 +24,9 @@ pub struct Program {
 pub struct Places<'a> {
     /// The folder of Kubernetes' programs.
     pub programs: &'a Path,
-    /// The folder of certificates, kubeconfigs and etcd's data.
+    /// The folder of the certificates, the kubeconfigs and etcd's data.
     pub kubernetes: &'a Path,
-    /// The folder into which containerd and the kubelet write.
+    /// The folder to which containerd and the kubelet write.
     pub node: &'a Path,
 }
 
@@ -70,8 +70,8 @@ impl Places<'_> {
                 format!("--service-cluster-ip-range={SERVICE_NETWORK}"),
                 "--authorization-mode=Node,RBAC".to_owned(),
                 "--allow-privileged=true".to_owned(),
-                // Without this, `kubectl logs` and `exec` resolve the node's name, which no DNS
-                // server knows.
+                // Without this, `kubectl logs` and `exec` would resolve the node's name, which no
+                // DNS server knows.
                 "--kubelet-preferred-address-types=InternalIP".to_owned(),
                 self.file("kubelet-client-certificate", "admin.crt"),
                 self.file("kubelet-client-key", "admin.key"),
@@ -111,7 +111,7 @@ impl Places<'_> {
                 self.file("kubeconfig", "proxy.conf"),
                 format!("--hostname-override={NAME}"),
                 format!("--cluster-cidr={POD_NETWORK}"),
-                // These limits apply to the whole machine, and a network namespace cannot set them.
+                // These limits apply to the whole machine and cannot be set in a network namespace.
                 "--conntrack-max-per-core=0".to_owned(),
                 "--conntrack-tcp-timeout-established=0".to_owned(),
                 "--conntrack-tcp-timeout-close-wait=0".to_owned(),
@@ -183,12 +183,12 @@ state = "/run/containerd"
             "volumePluginDir": self.kubernetes.join("volume-plugins"),
             // Report a pod's readiness immediately instead of ten seconds later.
             "nodeStatusUpdateFrequency": "1s",
-            // These are the defaults since Kubernetes 1.27. The earlier limit of 5 calls a second
-            // is used up by a few pods that start at the same time. The API server, and everything
+            // These have been the defaults since Kubernetes 1.27. A few pods that start at the same
+            // time exhaust the earlier limit of 5 calls a second. The API server, and everything
             // that waits for a pod's address, would then learn of it seconds later.
             "kubeAPIQPS": 50, "kubeAPIBurst": 100, "eventRecordQPS": 50, "eventBurst": 100,
             "imageGCHighThresholdPercent": 100,
-            // How full the disk is does not concern this cluster, so no pod is evicted for it.
+            // A full disk does not matter to this cluster, so no pod is evicted because of it.
             "evictionHard": {"memory.available": "100Mi"},
         });
         let mut arguments = vec![
@@ -220,8 +220,8 @@ state = "/run/containerd"
         format!("--{flag}={}", self.kubernetes.join(name).display())
     }
 
-    /// Returns containerd's snapshotter. overlayfs cannot be stacked on an overlay, which is the
-    /// root of a container.
+    /// Returns the name of the snapshotter for containerd. overlayfs cannot be stacked on another
+    /// overlay, and the root of a container is one.
     fn snapshotter(&self) -> Result<&'static str> {
         const OVERLAYFS_MAGIC: i64 = 0x794c_7630;
         let kind = rustix::fs::statfs(self.node)?.f_type;

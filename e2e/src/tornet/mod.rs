@@ -33,8 +33,8 @@ pub const BASE_PORT: u16 = 15_000;
 /// The place where a network runs.
 #[derive(Debug, Clone)]
 pub enum Place {
-    /// This machine's loopback address. The network's tors, and those that use it, end together
-    /// with this process.
+    /// This machine's loopback address. The network's processes, and the tor processes that use the
+    /// network, end together with this process.
     Loopback,
     /// The node's bridge, which the node's pods and this machine can reach.
     Node(Node),
@@ -50,19 +50,19 @@ pub struct TorNetwork {
 }
 
 impl TorNetwork {
-    /// Returns the network with its files in `dir`, whether it is up or not.
+    /// Returns the network whose files are in `dir`, whether or not it is up.
     pub fn open(dir: &Path, place: Place, processes: &Processes) -> Self {
         Self::of(RELAYS, dir, place, processes)
     }
 
-    /// Returns a network with this many relays in addition to its authorities.
+    /// Returns a network with the given number of relays in addition to its authorities.
     pub fn of(relays: u16, dir: &Path, place: Place, processes: &Processes) -> Self {
         let nodes = torrc::nodes(BASE_PORT, relays);
         Self { dir: dir.to_owned(), place, nodes, processes: processes.clone() }
     }
 
-    /// Starts every tor that is not running and waits until all have bootstrapped. Existing keys
-    /// are kept.
+    /// Starts every authority and relay that is not running, and waits until all have bootstrapped.
+    /// Existing keys are kept.
     pub async fn up(&self) -> Result<()> {
         let authorities = self.authorities().await?;
         let common = self.common(&authorities);
@@ -78,7 +78,7 @@ impl TorNetwork {
         Ok(self.common(&self.directory_authorities()?))
     }
 
-    /// Returns the `DirAuthority` lines of a network that has been up.
+    /// Returns the `DirAuthority` lines of a network that is or has been up.
     fn directory_authorities(&self) -> Result<Vec<String>> {
         let file = self.authorities_file();
         let text = fs::read_to_string(&file).context("the Tor network is not up; run `e2e up`")?;
@@ -146,8 +146,8 @@ impl TorNetwork {
     }
 
     /// Returns the number of voting intervals for which a consensus is valid. On a node, clients
-    /// must behave as on the public network. On loopback, the lower number lets tors learn of
-    /// changes sooner.
+    /// must behave as they do on the public network. On loopback, a lower number lets clients and
+    /// services learn of changes sooner.
     fn intervals(&self) -> u8 {
         match self.place {
             Place::Loopback => 2,
@@ -177,7 +177,7 @@ impl TorNetwork {
         self.dir.join("authorities.json")
     }
 
-    /// Returns the `DirAuthority` lines. Generates the authorities' keys if there are none.
+    /// Returns the `DirAuthority` lines. Generates the authorities' keys if they do not exist yet.
     async fn authorities(&self) -> Result<Vec<String>> {
         let file = self.authorities_file();
         if let Ok(text) = fs::read(&file) {
@@ -206,7 +206,7 @@ impl TorNetwork {
         let identity = text
             .lines()
             .find_map(|line| line.strip_prefix("fingerprint "))
-            .context("the certificate names no key fingerprint")?;
+            .context("the certificate contains no key fingerprint")?;
 
         let fingerprint = self.fingerprint(node, &dir).await?;
         Ok(format!(
@@ -222,8 +222,8 @@ impl TorNetwork {
         let mut list = command("tor", ["--list-fingerprint", "--hush", "--SocksPort", "0", "--Nickname", &node.name]);
         list.arg("-f").arg(&empty).arg("--defaults-torrc").arg(&empty).arg("--DataDirectory").arg(dir.join("data"));
         list.args(["--Address", self.address(), "--ORPort", &format!("{}:{}", self.address(), node.or_port)]);
-        // Without an authority line, tor would act as a relay of the public network, which verifies
-        // its address.
+        // Without an authority line, tor would act as a relay of the public network and verify its
+        // address.
         list.args(["--DirAuthority", "x 127.0.0.1:1 ffffffffffffffffffffffffffffffffffffffff"]);
         let printed = output(&mut list).await?;
         let fingerprint =
@@ -231,8 +231,8 @@ impl TorNetwork {
         fingerprint.filter(|hex| hex.len() == 40).with_context(|| format!("tor --list-fingerprint printed {printed:?}"))
     }
 
-    /// Waits until all tors have bootstrapped. A relay that could not get the first consensus
-    /// pauses for minutes; a reload ends its pause.
+    /// Waits until all authorities and relays have bootstrapped. A relay that could not get the
+    /// first consensus pauses for minutes; reloading its configuration ends the pause.
     async fn wait_bootstrapped(&self) -> Result<()> {
         const RELOAD_EVERY: Duration = Duration::from_secs(5);
         let start = Instant::now();

@@ -22,7 +22,8 @@ pub struct Tor {
 }
 
 impl Tor {
-    /// Returns the tor with this name and its files in `dir`, whether it is running or not.
+    /// Returns the tor process with the given name, whose files are in `dir`, whether or not it is
+    /// running.
     pub fn open(processes: &Processes, name: &str, dir: &Path) -> Self {
         Self { name: name.to_owned(), dir: dir.to_owned(), processes: processes.clone() }
     }
@@ -42,7 +43,7 @@ impl Tor {
         self.dir.join("cookie")
     }
 
-    /// Starts tor unless it is running. `program` is `tor`, or a command that ends in it.
+    /// Starts tor unless it is running. `program` is `tor`, possibly preceded by a wrapper command.
     pub fn start(&self, program: Command, configuration: &str) -> Result<()> {
         if self.processes.is_alive(&self.name) {
             return Ok(());
@@ -53,7 +54,7 @@ impl Tor {
         let empty = self.dir.join("empty");
         fs::write(&empty, "")?;
         fs::write(&torrc, torrc::local(&self.dir) + configuration)?;
-        // An old log would report how far an earlier process had bootstrapped.
+        // A log from an earlier process would report how far that process had bootstrapped.
         if let Err(error) = fs::remove_file(self.log())
             && error.kind() != std::io::ErrorKind::NotFound
         {
@@ -87,7 +88,7 @@ impl Tor {
         let log = fs::read_to_string(self.log())?;
         let line = log.lines().rfind(|line| line.contains("Opened Socks listener connection"));
         let address = line.and_then(|line| line.rsplit(' ').next());
-        Ok(address.with_context(|| format!("the log of {} names no SOCKS port", self.name))?.to_owned())
+        Ok(address.with_context(|| format!("the log of {} contains no SOCKS port", self.name))?.to_owned())
     }
 
     /// Makes tor read its configuration again, which also ends its pauses between failed downloads.

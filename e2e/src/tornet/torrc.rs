@@ -1,8 +1,8 @@
-//! Configurations of the tors in a private network.
+//! Generates the torrc files for a private network.
 
 use std::path::Path;
 
-/// The role of a tor in the network.
+/// The role of an authority or relay in the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// A directory authority.
@@ -14,11 +14,11 @@ pub enum Role {
 /// A directory authority or relay of the network.
 #[derive(Debug, Clone)]
 pub struct TorNode {
-    /// The nickname.
+    /// The nickname of the authority or relay.
     pub name: String,
-    /// The role in the network.
+    /// The role of the authority or relay.
     pub role: Role,
-    /// The port on which the tor accepts circuits.
+    /// The port on which the authority or relay accepts connections.
     pub or_port: u16,
     /// The port on which an authority serves directory documents. Relays do not use it.
     pub dir_port: u16,
@@ -27,7 +27,7 @@ pub struct TorNode {
 /// The number of directory authorities in a network.
 pub const AUTHORITIES: u16 = 3;
 
-/// Returns three authorities and `relays` relays, with ports counted from `base`.
+/// Returns three authorities and `relays` relays, with ports counted up from `base`.
 pub fn nodes(base: u16, relays: u16) -> Vec<TorNode> {
     let authority = |i| TorNode {
         name: format!("authority{i}"),
@@ -39,22 +39,23 @@ pub fn nodes(base: u16, relays: u16) -> Vec<TorNode> {
     (0..AUTHORITIES).map(authority).chain((0..relays).map(relay)).collect()
 }
 
-/// Returns the torrc lines for every tor of the network, including clients, backends and frontends.
+/// Returns the torrc lines for every tor process that is part of the network or uses it.
 pub fn network(authorities: &[String]) -> String {
     format!("TestingTorNetwork 1\nPathsNeededToBuildCircuits 0.67\n{EDGE}{}\n", authorities.join("\n"))
 }
 
-/// A fixed circuit timeout. Between neighbours tor would learn a timeout of about ten milliseconds,
-/// which fails under load.
+/// The torrc lines that set a fixed circuit timeout. Between neighbours, tor would learn a timeout
+/// of about ten milliseconds, which is too short under load.
 const EDGE: &str = "LearnCircuitBuildTimeout 0\nCircuitBuildTimeout 10\n";
 
-/// Returns the torrc line that makes tor exit within about 15 seconds after the process with this
-/// id has ended for whatever reason.
+/// Returns the torrc line that makes tor exit within about 15 seconds after the process with the
+/// given ID has ended for any reason.
 pub fn owner(pid: u32) -> String {
     format!("__OwningControllerProcess {pid}\n")
 }
 
-/// Returns the torrc lines for every tor on this machine: its folder, control socket and log.
+/// Returns the torrc lines for every tor process on this machine: its folder, control socket and
+/// log.
 pub fn local(dir: &Path) -> String {
     let dir = dir.display();
     // tor's own country tables would cost 30 MiB of memory per process.
@@ -74,10 +75,11 @@ GeoIPv6File {dir}/empty
     )
 }
 
-/// Returns the torrc lines of an authority or relay, besides [`network`] and [`local`]. A consensus
-/// is valid for `intervals` voting intervals. With three, as on the public network, clients and
-/// services fetch the next consensus at random times spread over about one interval. With two, they
-/// fetch it within 4 seconds (C tor's `update_consensus_networkstatus_fetch_time_impl`).
+/// Returns the torrc lines of an authority or relay, in addition to those of [`network`] and
+/// [`local`]. A consensus is valid for `intervals` voting intervals. With three, as on the public
+/// network, clients and services fetch the next consensus at random times spread over about one
+/// interval. With two, they fetch it within 4 seconds (C tor's
+/// `update_consensus_networkstatus_fetch_time_impl`).
 pub fn node(node: &TorNode, address: &str, intervals: u8) -> String {
     let (name, or_port, dir_port) = (&node.name, node.or_port, node.dir_port);
     let authority = match node.role {
@@ -99,7 +101,7 @@ ServerDNSTestAddresses
 }
 
 /// The length of a time period in a private network, in minutes. It is 24 voting intervals, which C
-/// tor derives by itself.
+/// tor computes by itself.
 pub const PERIOD_MINUTES: u16 = 8;
 
 /// The authorities' settings: a consensus every 20 seconds, and any relay may serve in any

@@ -1,5 +1,5 @@
-//! Checks the chart's copies of files in the source tree. The chart needs copies because Helm reads
-//! no file outside a chart.
+//! Checks the chart's copies of files in the source tree. The copies are necessary because Helm
+//! cannot read files outside a chart.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use onionbalance_operator::crd::without_rules;

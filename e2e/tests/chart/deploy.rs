@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::helm::{all, documents, id, read, render, the};
 use crate::typed::find_lost;
 
-/// The labels that Helm users expect and kustomize users do not.
+/// The labels that Helm charts have by convention and that `deploy/` does not have.
 const HELM_LABELS: [&str; 4] =
     ["app.kubernetes.io/instance", "app.kubernetes.io/managed-by", "app.kubernetes.io/version", "helm.sh/chart"];
 
@@ -66,8 +66,8 @@ fn kustomized() -> Vec<Value> {
     documents(&String::from_utf8(output.stdout).unwrap())
 }
 
-/// Removes everything that only Helm adds: its labels, also from selectors, and its own
-/// annotations.
+/// Removes everything that only Helm adds: its own annotations, and its labels, including those in
+/// selectors.
 fn without_helm(mut object: Value) -> Value {
     remove(&mut object, &HELM_LABELS);
     remove(&mut object, &["helm.sh/resource-policy"]);
@@ -90,7 +90,7 @@ fn remove(value: &mut Value, keys: &[&str]) {
     }
 }
 
-/// Moves the variables of the object's `ConfigMap`s into the container, where the chart has them.
+/// Moves the variables of the object's `ConfigMap`s into the container, where the chart puts them.
 fn with_environment(mut object: Value, config_maps: &BTreeMap<String, Value>) -> Value {
     let Some(containers) = object.pointer_mut("/spec/template/spec/containers") else { return object };
     for container in containers.as_array_mut().unwrap() {

@@ -1,4 +1,4 @@
-//! Runs Helm, as the setup script installs it, on the chart.
+//! Runs Helm, which the setup script installs, on the chart.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -27,14 +27,14 @@ pub fn documents(yaml: &str) -> Vec<Value> {
     documents.into_iter().filter(|document| !document.is_null()).map(with_integers).collect()
 }
 
-/// Replaces numbers like 20.0 by 20, because Helm and our own CRD write the same number
+/// Converts numbers like 20.0 to 20, because Helm and the CRD in `crds/` write the same number
 /// differently.
 pub fn with_integers(value: Value) -> Value {
     match value {
         Value::Object(map) => map.into_iter().map(|(key, value)| (key, with_integers(value))).collect(),
         Value::Array(items) => items.into_iter().map(with_integers).collect(),
         Value::Number(number) => match number.as_f64() {
-            #[allow(clippy::cast_possible_truncation, reason = "no such number is in a manifest")]
+            #[allow(clippy::cast_possible_truncation, reason = "the numbers in manifests are small")]
             Some(float) if number.is_f64() && float.fract() == 0.0 => (float as i64).into(),
             _ => Value::Number(number),
         },
@@ -42,7 +42,7 @@ pub fn with_integers(value: Value) -> Value {
     }
 }
 
-/// Runs Helm with these values on its standard input.
+/// Runs Helm with the given arguments, and with the values on its standard input.
 pub fn helm(arguments: &[&str], values: &Value) -> Output {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     let program = PROGRAM.get_or_init(|| {
@@ -54,7 +54,7 @@ pub fn helm(arguments: &[&str], values: &Value) -> Output {
         .args(arguments)
         .arg(chart())
         .args(["--namespace", NAMESPACE, "--values", "-"])
-        // No cluster is contacted, wherever the tests run.
+        // The tests must not contact a cluster, wherever they run.
         .env("KUBECONFIG", "/dev/null")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -65,28 +65,28 @@ pub fn helm(arguments: &[&str], values: &Value) -> Output {
     helm.wait_with_output().unwrap()
 }
 
-/// Returns the objects that the chart renders from these values, including its test pod.
+/// Returns the objects that the chart renders from the given values, including its test pod.
 pub fn render(values: Value) -> Vec<Value> {
     let output = helm(&["template", RELEASE], &values);
     assert!(output.status.success(), "{values}: {}", String::from_utf8_lossy(&output.stderr));
     documents(&String::from_utf8(output.stdout).unwrap())
 }
 
-/// Returns the error with which the chart rejects these values.
+/// Returns the error message with which the chart rejects the given values.
 pub fn refusal(values: Value) -> String {
     let output = helm(&["template", RELEASE], &values);
-    assert!(!output.status.success(), "the chart accepts {values}");
+    assert!(!output.status.success(), "the chart accepted {values}");
     String::from_utf8(output.stderr).unwrap()
 }
 
-/// Returns the only object of this kind.
+/// Returns the only object of a kind.
 pub fn the<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
     let found: Vec<_> = all(objects, kind).collect();
-    assert_eq!(found.len(), 1, "there should be one {kind}: {found:?}");
+    assert_eq!(found.len(), 1, "expected exactly one {kind}, but found {found:?}");
     found[0]
 }
 
-/// Returns all objects of this kind.
+/// Returns all objects of a kind.
 pub fn all<'a>(objects: &'a [Value], kind: &str) -> impl Iterator<Item = &'a Value> {
     objects.iter().filter(move |object| object["kind"] == kind)
 }
@@ -103,7 +103,7 @@ pub fn container(objects: &[Value]) -> &Value {
     &the(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
 }
 
-/// Returns the value of a variable in the operator's environment.
+/// Returns the value of an environment variable of the operator.
 pub fn variable<'a>(objects: &'a [Value], name: &str) -> Option<&'a str> {
     container(objects)["env"].as_array()?.iter().find(|variable| variable["name"] == name)?["value"].as_str()
 }

@@ -1,8 +1,8 @@
 //! Tests the Helm chart with real Helm and without a cluster: the objects that it renders, the
 //! values that it rejects, and its equivalence with `deploy/`.
 
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail like tests")]
-#![allow(clippy::needless_pass_by_value, reason = "json! makes values")]
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "test helpers fail like tests")]
+#![allow(clippy::needless_pass_by_value, reason = "json! creates owned values")]
 
 mod copies;
 mod deploy;

@@ -10,7 +10,7 @@ use crate::typed;
 
 const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
-/// Renders these values, after checks that hold for all values.
+/// Renders the chart with the given values, and runs the checks that apply to all values.
 fn checked(values: Value) -> Vec<Value> {
     let objects = render(values);
     typed::check(&objects);
@@ -65,7 +65,7 @@ fn the_default_values_render_these_objects() {
 }
 
 #[test]
-fn pods_meet_the_restricted_standard() {
+fn pods_meet_the_restricted_pod_security_standard() {
     let objects = checked(json!({}));
     for pod in [&pod(&objects)["spec"], &the(&objects, "Pod")["spec"]] {
         assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
@@ -87,7 +87,7 @@ fn user_ids_can_be_left_to_the_cluster() {
 }
 
 #[test]
-fn watching_namespaces_needs_roles_in_them_and_no_cluster_scoped_object() {
+fn watched_namespaces_get_roles_and_nothing_is_cluster_scoped() {
     let objects = checked(json!({"watchNamespaces": ["shop", "42"], "crds": {"install": false}}));
     assert_eq!(
         kinds(&objects),
@@ -173,8 +173,8 @@ fn settings_reach_the_operators_environment() {
     assert_eq!(the(&objects, "Deployment")["spec"]["replicas"], 0);
 }
 
-/// The schema accepts every field that the operator accepts, and the operator can parse the
-/// rendered result.
+/// Checks that the schema accepts every field that the operator accepts, and that the operator can
+/// parse the rendered result.
 #[test]
 fn default_templates_reach_the_operator_completely() {
     let template = json!({
@@ -198,7 +198,7 @@ fn default_templates_reach_the_operator_completely() {
 }
 
 #[test]
-fn every_variable_is_one_that_the_operator_reads() {
+fn the_operator_reads_every_variable() {
     let source = ["src/operator/settings.rs", "src/cli.rs"].map(crate::helm::read).concat();
     let objects = checked(json!({
         "torExtraConfig": "a", "watchNamespaces": ["a"],

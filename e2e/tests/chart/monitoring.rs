@@ -1,4 +1,5 @@
-//! Checks that monitors, alerts and the dashboard are well-formed and name only metrics that exist.
+//! Checks that the monitors, the alerts and the dashboard are well-formed and use only metrics that
+//! exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -85,7 +86,7 @@ struct Alert {
     annotations: BTreeMap<String, String>,
 }
 
-/// Panics if an object of the Prometheus operator has a field that its type does not have.
+/// Panics if an object of the Prometheus operator has a field that its type does not define.
 pub fn parse(object: &Value) {
     let spec = object["spec"].clone();
     let parsed = match object["kind"].as_str().unwrap() {
@@ -140,7 +141,7 @@ fn tor_metrics_are_scraped_unless_disabled() {
     }
 }
 
-/// The monitors use the label that the operator sets.
+/// Checks that the monitors use the label that the operator sets.
 #[test]
 fn monitors_identify_a_service_by_its_label() {
     let label = onionbalance_operator::crd::names::SERVICE_LABEL.replace(['.', '/'], "_");
@@ -166,7 +167,7 @@ fn alerts_can_be_disabled() {
     assert!(some.is_subset(&all) && !some.contains("OnionbalanceOperatorAbsent"));
 }
 
-/// Helm must not interpret Prometheus' own templates.
+/// Checks that Helm does not interpret Prometheus' own templates.
 #[test]
 fn alerts_are_rendered_verbatim() {
     let file = &documents(&read("charts/onionbalance-operator/files/alerts.yaml"))[0];
@@ -189,8 +190,9 @@ fn the_dashboard_is_rendered_verbatim() {
     assert_eq!(ids.len(), ids.iter().collect::<BTreeSet<_>>().len());
 }
 
-/// The programs' own tests contain the full text of their metrics, so a name that occurs nowhere in
-/// the sources belongs to no program.
+/// Checks that every metric in the alerts and the dashboard exists. The programs' own tests contain
+/// the full text of their metrics, so a metric whose name is missing from the sources does not
+/// exist.
 #[test]
 fn alerts_and_dashboard_name_existing_metrics() {
     let known = metrics(&sources(&source_tree().join("src")));

@@ -1,5 +1,5 @@
-//! Checks alerts and dashboard with Prometheus' own promtool: they parse, and each alert fires
-//! exactly when it should.
+//! Checks the alerts and the dashboard with Prometheus' own promtool: they parse, and each alert
+//! fires exactly when it should.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -19,7 +19,7 @@ fn promtool(arguments: &[&str]) {
     assert!(run.status.success(), "promtool {arguments:?}: {}", String::from_utf8_lossy(&printed));
 }
 
-/// Runs promtool on a file with this content. JSON is also valid YAML.
+/// Runs promtool on a file with the given content. JSON is also valid YAML.
 fn promtool_on(arguments: &[&str], content: &Value) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), content.to_string()).unwrap();
@@ -42,8 +42,8 @@ fn the_dashboards_queries_are_valid_promql() {
 
 type Series = BTreeMap<&'static str, &'static str>;
 
-/// Returns the metrics of two hours, one value per minute, of a healthy service with two publishers
-/// and one backend.
+/// Returns two hours of metrics, with one value per minute, of a healthy service that has two
+/// publishers and one backend.
 fn healthy() -> Series {
     BTreeMap::from([
         (r#"onionbalance_operator_writes_total{namespace="ob",pod="o1"}"#, "5x120"),
@@ -55,7 +55,7 @@ fn healthy() -> Series {
             r#"onionbalance_operator_service_ready{onion_namespace="shop",onion_service="web",reason="Ready",namespace="ob",pod="o1"}"#,
             "1x120",
         ),
-        // The service was Progressing in the beginning, and the series ended a while later.
+        // The service was Progressing at first, and that series ended a while later.
         (
             r#"onionbalance_operator_service_ready{onion_namespace="shop",onion_service="web",reason="Progressing",namespace="ob",pod="o1"}"#,
             "0x4 stale",
@@ -106,10 +106,11 @@ fn healthy() -> Series {
     ])
 }
 
-/// A fault, the only alert that it triggers, and the times at which the alert is silent and firing.
+/// A fault, the only alert that it triggers, and the times at which the alert is still silent and
+/// already firing.
 struct AlertCase {
-    /// The changed series. A series with all these parts in its name gets these values; `None`
-    /// removes the series.
+    /// The changes to the healthy metrics. Every series whose name contains all of the given parts
+    /// gets the given values; `None` removes the series.
     changes: &'static [(&'static [&'static str], Option<&'static str>)],
     alert: &'static str,
     labels: &'static str,
@@ -158,7 +159,7 @@ const CASES: &[AlertCase] = &[
         alert: "OnionbalanceTargetUnreachable", labels: r#"namespace="shop",onion_service="web",port="80""#, quiet_at: "9m", fires_at: "13m" },
 ];
 
-/// Expects exactly these alerts to fire at this time.
+/// Returns the expectation that exactly the given alerts fire at a time.
 fn fires(at: &str, alerts: &[String]) -> Value {
     let samples: Vec<_> = alerts.iter().map(|labels| json!({"labels": labels, "value": 1})).collect();
     json!({"expr": "ALERTS{alertstate=\"firing\"}", "eval_time": at, "exp_samples": samples})
@@ -210,7 +211,7 @@ fn each_alert_fires_exactly_when_it_should() {
     promtool_on(&["test", "rules"], &json!({"rule_files": [rules], "evaluation_interval": "1m", "tests": tests}));
 }
 
-/// The service's name is filled into the alert's texts.
+/// Checks that an alert's texts contain the name of the service.
 #[test]
 fn an_alert_names_the_service() {
     let mut series = healthy();

@@ -20,7 +20,7 @@ fn the_readme_lists_every_value_with_its_default() {
     assert!(missing.is_empty(), "these values are missing from the README's table: {missing:?}");
 }
 
-/// Returns the path and default value of a line of the table.
+/// Returns the path and the default value in a row of the table.
 fn row(line: &str) -> Option<(&str, Value)> {
     let mut cells = line.strip_prefix("| `")?.splitn(3, " | ");
     let path = cells.next()?.strip_suffix('`')?;

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::helm::id;
 
-/// Panics if an object does not conform to its type or has a field that the type does not know.
+/// Panics if an object does not conform to its type or has a field that the type does not define.
 /// Parsing alone would silently ignore an unknown field.
 pub fn check(objects: &[Value]) {
     for object in objects {
@@ -42,7 +42,7 @@ fn parse<T: DeserializeOwned + Serialize>(object: &Value) {
     assert!(lost.is_empty(), "{}: its type does not have these fields: {lost:?}", id(object));
 }
 
-/// Collects the fields of `before` that are missing from `after` or have another value there.
+/// Collects the fields of `before` that are missing from `after` or have a different value there.
 pub fn find_lost(before: &Value, after: &Value, path: &str, lost: &mut Vec<String>) {
     match (before, after) {
         (Value::Object(before), Value::Object(after)) => {
@@ -59,7 +59,7 @@ pub fn find_lost(before: &Value, after: &Value, path: &str, lost: &mut Vec<Strin
                 find_lost(before, after, &format!("{path}[{index}]"), lost);
             }
         }
-        // The types of a CRD's limits are floating-point numbers.
+        // The Rust type of a CRD's limits is a floating-point number.
         (Value::Number(before), Value::Number(after)) if before.as_f64() == after.as_f64() => {}
         _ if before == after => {}
         _ => lost.push(format!("{path}: {before} became {after}")),

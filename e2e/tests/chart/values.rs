@@ -80,7 +80,8 @@ fn invalid_network_policies_and_templates_are_rejected_by_name() {
     ]);
 }
 
-/// Checks that the chart rejects each of these values with an error that contains the given text.
+/// Checks that the chart rejects each of the given values with an error that contains the given
+/// text.
 fn check_rejected(cases: &[(Value, &str)]) {
     for (values, expected) in cases {
         let refusal = refusal(values.clone());
@@ -88,13 +89,14 @@ fn check_rejected(cases: &[(Value, &str)]) {
     }
 }
 
-/// A parent chart passes its `global` values to this chart.
+/// Checks that the chart accepts the `global` values that a parent chart passes to it.
 #[test]
 fn global_values_are_accepted() {
     assert_eq!(render(json!({"global": {"storageClass": "a"}})), render(json!({})));
 }
 
-/// The schema must list every value at every depth, so that it rejects a mistyped name anywhere.
+/// Checks that the schema lists every value at every depth, so that it rejects a mistyped name
+/// anywhere.
 #[test]
 fn the_schema_lists_exactly_the_values_of_the_chart() {
     let values = &documents(&read("charts/onionbalance-operator/values.yaml"))[0];
@@ -110,7 +112,7 @@ fn compare(values: &Value, schema: &Value, path: &str) {
         let schema = properties.get(key).unwrap_or_else(|| panic!("{path}.{key} is not in the schema"));
         compare(value, schema, &format!("{path}.{key}"));
     }
-    // Kubernetes also has limits, which the chart does not set.
+    // Kubernetes also supports limits, for which the chart has no default.
     let optional = ["global", "limits"];
     for key in properties.keys().filter(|key| !optional.contains(&key.as_str())) {
         assert!(values.contains_key(key), "{path}.{key} is not in values.yaml");

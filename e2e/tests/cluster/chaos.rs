@@ -1,5 +1,5 @@
-//! The short part of `make chaos`: when a backend's tor is killed or hangs, its points leave every
-//! HSDir's descriptor within seconds.
+//! A short version of `make chaos`: when a backend's tor is killed or hangs, its points disappear
+//! from every HSDir's descriptor within seconds.
 
 use anyhow::Result;
 use onionbalance_e2e::chaos::figure::Limit;
@@ -19,11 +19,11 @@ async fn a_backend_whose_tor_is_killed_or_frozen_is_withdrawn() -> Result<()> {
         }
         eprintln!("{}", table(&figures));
         stage.tear_down().await?;
-        // The shares of failed or slow requests need more requests: a single one that was in
-        // progress at the killed tor is 1% of these.
+        // This run makes too few requests to judge the percentages of failed and slow requests: a
+        // single request that was in progress at the killed tor is 1% of them.
         figures.retain(|figure| figure.name.ends_with("_gone_s") || figure.name.ends_with("_hsdirs"));
-        // The pods of other tests start meanwhile on the same processors, so the time limits are
-        // doubled. `make chaos` has the machine for itself.
+        // Pods of other tests start on the same processors meanwhile, so the time limits are
+        // doubled here. `make chaos` has the machine to itself.
         for figure in &mut figures {
             if let Some(Limit::AtMost(most)) = &mut figure.limit {
                 *most *= 2.0;

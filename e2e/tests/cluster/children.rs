@@ -1,5 +1,5 @@
-//! Checks that the operator restores a deleted child, and that children are deleted with the object
-//! while the master key stays.
+//! Checks that the operator restores a deleted child, and that the children are deleted with the
+//! object while the master key is kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -60,8 +60,8 @@ async fn a_deleted_child_is_created_again() -> Result<()> {
     .await
 }
 
-/// Checks the running pods, after all admission plugins, for an API token and the master key. Only
-/// publishers may have them.
+/// Checks that only publishers have an API token and the master key. Inspects the running pods,
+/// which include the changes made by admission plugins.
 async fn only_publishers_have_credentials(scene: &Scene) -> Result<()> {
     let pods = scene.run("get pods -l onionbalance.dev/service=web -o json").await?;
     let pods: Value = serde_json::from_str(&pods)?;
@@ -125,7 +125,7 @@ async fn the_master_key_outlives_the_object() -> Result<()> {
     .await
 }
 
-/// Returns the object's UID, or an empty text if the object does not exist.
+/// Returns the object's UID, or an empty string if the object does not exist.
 async fn uid(scene: &Scene, object: &str) -> Result<String> {
     scene.run(&format!("get {object} --ignore-not-found -o jsonpath={{.metadata.uid}}")).await
 }

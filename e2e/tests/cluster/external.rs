@@ -1,5 +1,5 @@
-//! Checks external backends, which the object lists: a stock tor alone, together with a pod, and
-//! after its removal from the list.
+//! Checks external backends, which the object lists: a stock tor serves alone, then together with a
+//! pod, and is finally removed from the list.
 
 use std::collections::BTreeSet;
 
@@ -37,7 +37,7 @@ async fn an_external_tor_serves_alone_and_with_a_pod_until_it_is_removed() -> Re
         ensure!(serving_backends(scene, &onion, &both).await? == both);
 
         // After its removal from the list, the tor continues as a service of its own, but none of
-        // its points is left at the common address.
+        // its points is left in the descriptor of the common address.
         scene.apply("web", &spec("backends: {replicas: 1, drainTimeoutSeconds: 5}")).await?;
         wait_published_with(scene, &web, None, 1).await?;
         let client = scene.tor_client().await?;
@@ -57,9 +57,9 @@ fn spec(backends: &str) -> String {
     format!("  ports: [{{port: 80, target: {{service: {{name: web, port: http}}}}}}]\n  {backends}\n")
 }
 
-/// Waits until the status lists the external backend (or none) and this many pods. All of them must
-/// be Ready, with introduction points that add up to those of the descriptors that all responsible
-/// HSDirs have accepted.
+/// Waits until the status lists the given number of pods and, if given, the external backend. All
+/// of them must be Ready, and their introduction points must add up to those of the descriptors
+/// that all responsible HSDirs have accepted.
 async fn wait_published_with(scene: &Scene, web: &Service, outside: Option<&String>, pods: usize) -> Result<()> {
     let what = format!("the service is published with the external backend {outside:?} and {pods} pods");
     scene
@@ -75,7 +75,8 @@ async fn wait_published_with(scene: &Scene, web: &Service, outside: Option<&Stri
                 backend.state == BackendState::Ready && backend.introduction_points > 0 && own_address
             };
             let points: u32 = status.backends.iter().map(|backend| backend.introduction_points).sum();
-            // Each period's descriptor has all of them, because both start with the same points.
+            // The descriptor of each time period contains all of these points, because both
+            // descriptors start with the same points.
             let on_hsdirs = status
                 .published
                 .iter()
@@ -90,11 +91,11 @@ async fn wait_published_with(scene: &Scene, web: &Service, outside: Option<&Stri
         .await
 }
 
-/// Fetches through clients without state until all expected backends have served. Every fetch must
-/// succeed. Returns the addresses or pages of the backends that served.
+/// Fetches through clients without saved state until all expected backends have served a page.
+/// Every fetch must succeed. Returns the addresses or pages of the backends that served.
 async fn serving_backends(scene: &Scene, onion: &str, expected: &BTreeSet<String>) -> Result<BTreeSet<String>> {
-    // If two backends have equally many points, the chance that all fetches miss one of them is 1
-    // in 16 million. A single backend needs only a few fetches.
+    // If two backends have the same number of points, the probability that all fetches miss one of
+    // them is 1 in 16 million. A single backend needs only a few fetches.
     const CLIENTS: usize = 4;
     const FETCHES_PER_CLIENT: usize = 6;
     let mut seen = BTreeSet::new();

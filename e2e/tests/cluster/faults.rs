@@ -57,7 +57,7 @@ async fn a_mistake_in_a_healthy_object_interrupts_nothing() -> Result<()> {
         put_key(scene, &key).await?;
         let web = scene.apply("web", HEALTHY).await?;
         web.wait_published(1, PUBLISHED).await?;
-        // The publisher sees a backend before its Deployment's status does.
+        // The publisher sees a backend before the status of the backend's Deployment does.
         web.wait_condition("Ready", "True", SOON).await?;
         let running = running(scene).await?;
 
@@ -110,8 +110,8 @@ async fn running(scene: &Scene) -> Result<String> {
     scene.run(&format!("get pods -l onionbalance.dev/service=web -o jsonpath={path}")).await
 }
 
-/// A publisher that starts with a malformed key reports the problem. It neither exits nor becomes
-/// ready, and publishes once the key is good.
+/// Checks that a publisher that starts with a malformed key reports the problem, neither exits nor
+/// becomes ready, and publishes once the key is valid.
 async fn a_new_publisher_waits_for_a_good_key(scene: &Scene, web: &Service, key: &str) -> Result<()> {
     scene.run(&format!("delete pods -l {FRONTEND}")).await?;
     scene

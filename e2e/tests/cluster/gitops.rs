@@ -1,5 +1,5 @@
 //! Runs the pipeline of docs/gitops.md, which repeatedly applies the content of a git repository,
-//! together with an autoscaler.
+//! along with an autoscaler.
 
 use std::collections::BTreeMap;
 
@@ -120,7 +120,8 @@ impl GitOps<'_> {
         self.the_server_accepts_the_autoscaler_of_streams().await
     }
 
-    /// Old servers have `autoscaling/v2beta2` instead of `autoscaling/v2`, with the same fields.
+    /// Old API servers have `autoscaling/v2beta2` instead of `autoscaling/v2`, with the same
+    /// fields.
     async fn the_server_accepts_the_autoscaler_of_streams(&self) -> Result<()> {
         let versions = self.scene.run("api-versions").await?;
         let manifest = self.pipeline.file("streams.yaml")?;
@@ -177,9 +178,9 @@ impl GitOps<'_> {
         self.object().await
     }
 
-    /// Returns the generation, labels and managed fields (with their times) that the pipeline and
-    /// the operator write. For the object itself, only the pipeline's fields count, because the
-    /// status keeps changing.
+    /// Returns the generation, the labels, and the managed fields (with their times) that the
+    /// pipeline and the operator have written. For the object itself, only the pipeline's fields
+    /// count, because the status keeps changing.
     async fn written(&self) -> Result<BTreeMap<String, Value>> {
         const OTHERS: [&str; 3] = ["kube-controller-manager", "onionbalance-operator", "onionbalance-publisher"];
         let kinds = "deployments,configmaps,services,serviceaccounts,secrets,roles,rolebindings,networkpolicies,\
@@ -196,7 +197,7 @@ impl GitOps<'_> {
     }
 }
 
-/// Returns an object's generation, labels and managed fields, without those of the managers in
+/// Returns an object's generation, labels and managed fields, except the fields of the managers in
 /// `these`.
 fn by_others(object: &Value, these: &[&str]) -> Value {
     let metadata = &object["metadata"];

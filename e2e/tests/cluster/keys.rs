@@ -29,7 +29,7 @@ async fn a_users_own_key_is_used_and_can_be_changed_deliberately() -> Result<()>
         let page = client.fetch(&onion, "one").await?;
         ensure!(page.starts_with("Hello"), "unexpected page {page:?}");
 
-        // The other key is written in the form that tor-operator uses.
+        // The other key is in the format that tor-operator uses.
         let other = tempfile::tempdir()?;
         let made = onionkey::make(&Processes::open(other.path())?, other.path()).await?;
         let (new, key) = (made.address, made.dir.join("hs_ed25519_secret_key"));
@@ -50,8 +50,8 @@ async fn a_users_own_key_is_used_and_can_be_changed_deliberately() -> Result<()>
     .await
 }
 
-/// Returns a key in tor's format whose scalar is reduced modulo the group order, by repeated
-/// subtraction of the order.
+/// Returns a key in tor's format whose scalar has been reduced modulo the group order by repeatedly
+/// subtracting the order.
 fn reduced(file: &[u8]) -> Vec<u8> {
     /// The group order `2^252 + 27742317777372353535851937790883648493` in little-endian bytes.
     const ORDER: [u8; 32] = [
@@ -102,7 +102,7 @@ async fn deployment(scene: &Scene) -> Result<String> {
     scene.run("get deployment web-backend -o jsonpath={.metadata.uid}/{.metadata.generation}").await
 }
 
-/// Removes the fields that the API server sets from a backup.
+/// Removes the fields that the API server sets from the backup of an object.
 fn restorable(backup: &str) -> Result<String> {
     let mut object: serde_json::Value = serde_json::from_str(backup)?;
     let metadata = object["metadata"].as_object_mut().context("the Secret has no metadata")?;

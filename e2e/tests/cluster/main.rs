@@ -1,5 +1,5 @@
-//! Tests the whole path on a real cluster and a real, private Tor network. `make test-e2e` runs
-//! them.
+//! Tests the whole path from `kubectl apply` to a page on a real cluster and a private Tor network.
+//! `make test-e2e` runs these tests.
 
 mod chaos;
 mod children;

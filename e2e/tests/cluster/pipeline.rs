@@ -1,5 +1,5 @@
 //! The pipeline of docs/gitops.md: its scripts, a git repository, and the loop that applies the
-//! content of the repository.
+//! repository's content.
 
 use std::cell::RefCell;
 use std::fs::{self, File};
@@ -19,13 +19,13 @@ use crate::scene::{SOON, Scene};
 /// The interval between two applies.
 const INTERVAL: Duration = Duration::from_secs(3);
 
-/// A git repository, a user's clone of it, and the loop that applies it.
+/// A git repository, a user's clone of it, and the loop that applies the repository's content.
 pub struct Pipeline {
     page: Page,
     dir: PathBuf,
     namespace: String,
-    /// The environment of every script. It puts a current kubectl before this machine's own in
-    /// `PATH`, and names the author of commits.
+    /// The environment variables of every script. They put a current kubectl before this machine's
+    /// own in `PATH`, and name the author of commits.
     environment: Vec<(&'static str, String)>,
     applier: RefCell<Option<Child>>,
 }
@@ -55,12 +55,12 @@ impl Pipeline {
         Ok(pipeline)
     }
 
-    /// Returns a named block of the page.
+    /// Returns the text of a named block of docs/gitops.md.
     pub fn file(&self, name: &str) -> Result<&str> {
         self.page.file(name)
     }
 
-    /// Runs one of the page's scripts in the clone and returns its output.
+    /// Runs one of the scripts of docs/gitops.md in the clone and returns its output.
     pub async fn script(&self, name: &str, argument: &str) -> Result<String> {
         let mut script = self.command("sh", &self.checkout());
         script.arg(self.write_script(name)?).arg(argument);
@@ -69,12 +69,13 @@ impl Pipeline {
         Ok(printed)
     }
 
-    /// Runs one of the page's scripts with the namespace as its argument and returns its output.
+    /// Runs one of the scripts of docs/gitops.md with the namespace as its argument and returns its
+    /// output.
     pub async fn script_here(&self, name: &str) -> Result<String> {
         self.script(name, &self.namespace).await
     }
 
-    /// Runs the current kubectl in the namespace. Single spaces separate the arguments.
+    /// Runs the current kubectl in the namespace. `arguments` are separated by single spaces.
     pub async fn kubectl(&self, arguments: &str) -> Result<String> {
         let mut kubectl = self.command("kubectl", &self.dir);
         output(kubectl.args(["--namespace", &self.namespace]).args(arguments.split(' '))).await
@@ -92,7 +93,7 @@ impl Pipeline {
         self.write(name, &text.replace(from, to))
     }
 
-    /// Runs git in the clone. Single spaces separate the arguments.
+    /// Runs git in the clone. `arguments` are separated by single spaces.
     pub async fn git(&self, arguments: &str) -> Result<()> {
         self.run(&format!("git {arguments}"), &self.checkout()).await
     }
@@ -104,7 +105,7 @@ impl Pipeline {
         self.git("push --quiet --set-upstream origin HEAD").await
     }
 
-    /// Starts the loop.
+    /// Starts the loop that applies the repository's content.
     pub fn start(&self) -> Result<()> {
         let mut applier = self.command("sh", &self.dir);
         applier.arg(self.write_script("pipeline.sh")?).arg(self.dir.join("origin")).arg(&self.namespace);
@@ -114,8 +115,8 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Waits until the loop has applied everything this many more times. The loop must not have
-    /// failed.
+    /// Waits until the loop has applied everything the given number of times. Returns an error if
+    /// the loop has failed.
     pub async fn applies(&self, times: usize) -> Result<()> {
         // One apply may be in progress already.
         let wanted = self.applied()? + times + 1;
@@ -134,14 +135,15 @@ impl Pipeline {
         .await
     }
 
-    /// Returns the number of times that the web app, which is always in the repository, was
+    /// Returns the number of times that the web app, which is always in the repository, has been
     /// applied.
     fn applied(&self) -> Result<usize> {
         let log = self.printed()?;
         Ok(log.matches("deployment.apps/web serverside-applied").count())
     }
 
-    /// Returns the loop's output so far. The loop must be running; it exits when an apply fails.
+    /// Returns the loop's output so far, or an error if the loop has exited. It exits when an apply
+    /// fails.
     pub fn printed(&self) -> Result<String> {
         let log = fs::read_to_string(self.log())?;
         let ended = self.applier.borrow_mut().as_mut().context("the pipeline was not started")?.try_wait()?;
@@ -149,7 +151,8 @@ impl Pipeline {
         Ok(log)
     }
 
-    /// Returns the health status that the page's Argo CD health check gives an object.
+    /// Returns the health status that the Argo CD health check of docs/gitops.md assigns to an
+    /// object.
     pub async fn health(&self, object: &serde_json::Value) -> Result<String> {
         let config: serde_json::Value = serde_saphyr::from_str(self.file("argocd-cm.yaml")?)?;
         let check = config["data"]["resource.customizations.health.onionbalance.dev_OnionBalancedService"].as_str();

@@ -1,5 +1,5 @@
-//! Lets a real Prometheus scrape the operator, a publisher, an agent and their tors, and checks
-//! that the chart's monitors, alerts and dashboard match the running programs.
+//! Runs a real Prometheus that scrapes the operator, a publisher, an agent and their tor processes,
+//! and checks that the chart's monitors, alerts and dashboard match the running programs.
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
@@ -40,8 +40,8 @@ async fn prometheus_scrapes_everything_and_no_alert_fires() -> Result<()> {
     .await
 }
 
-/// Returns a configuration that scrapes every second, so that a rate over a minute has enough
-/// samples soon.
+/// Returns a configuration that scrapes every second, so that a rate over a minute soon has enough
+/// samples.
 async fn configuration(scene: &Scene) -> Result<Value> {
     let helm = output(&mut command(&source_tree().join("e2e/setup/helm.sh").display().to_string(), [""; 0])).await?;
     let chart = source_tree().join("charts/onionbalance-operator");
@@ -65,7 +65,7 @@ async fn configuration(scene: &Scene) -> Result<Value> {
 }
 
 async fn everything_is_scraped(scene: &Scene, prometheus: &Prometheus) -> Result<()> {
-    // The targets are the operator, and a backend and a frontend with a tor each.
+    // The targets are the operator, a backend with its tor, and a frontend with its tor.
     scene
         .wait("all targets are up", SOON, async || {
             let targets = prometheus.api("targets?state=active", &[]).await?;
@@ -86,8 +86,8 @@ async fn everything_is_scraped(scene: &Scene, prometheus: &Prometheus) -> Result
         let number = prometheus.number(query).await?;
         ensure!(number >= at_least, "{query} is {number}, but must be at least {at_least}");
     }
-    // Both count the same bytes: those that tor received from clients are those that our agent
-    // received from tor.
+    // Both metrics count the same bytes: those that tor received from clients are those that our
+    // agent received from tor.
     let taken = prometheus.number("sum(onionbalance_agent_bytes_total{direction=\"in\"})").await?;
     let given = prometheus.number("sum(tor_hs_app_write_bytes_total)").await?;
     ensure!(
@@ -101,7 +101,7 @@ async fn everything_is_scraped(scene: &Scene, prometheus: &Prometheus) -> Result
         .wait("the dashboard's queries have results", SOON, async || {
             let mut silent = Vec::new();
             for query in dashboard::queries(scene.namespace(), "web")? {
-                // A query that ends in `== 0` looks for something wrong, so it must have no result.
+                // A query that ends in `== 0` detects a problem, so it must have no result.
                 let expected = !query.text.ends_with("== 0");
                 if prometheus.query(&query.text).await?.is_empty() == expected {
                     silent.push(query);
@@ -113,8 +113,8 @@ async fn everything_is_scraped(scene: &Scene, prometheus: &Prometheus) -> Result
     no_alert_fires(scene, prometheus).await
 }
 
-/// Checks that every alert was evaluated without an error and that none fires for this namespace or
-/// the operator. Other tests have services that are not Ready.
+/// Checks that every alert was evaluated without an error, and that none fires for this namespace
+/// or for the operator. Other tests have services that are not Ready, so their alerts are ignored.
 async fn no_alert_fires(scene: &Scene, prometheus: &Prometheus) -> Result<()> {
     let is_elsewhere = |alert: &Value| {
         let namespace = |label: &str| alert["labels"][label].as_str().map(ToOwned::to_owned);
@@ -140,8 +140,8 @@ async fn no_alert_fires(scene: &Scene, prometheus: &Prometheus) -> Result<()> {
     Ok(())
 }
 
-/// Checks that promtool accepts the metrics of our programs without a complaint. tor's own metrics
-/// are excluded, because some of their names differ from what Prometheus advises.
+/// Checks that promtool accepts our programs' metrics without complaint. tor's own metrics are
+/// excluded, because some of their names do not follow Prometheus' recommendations.
 async fn promtool_accepts_the_programs_metrics(scene: &Scene) -> Result<()> {
     for (namespace, labels) in [
         (install::NAMESPACE, "app.kubernetes.io/name=onionbalance-operator"),

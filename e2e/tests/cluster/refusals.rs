@@ -1,5 +1,5 @@
-//! Checks that conditions report the pods that a quota or an admission plugin rejects, with
-//! Kubernetes' own controllers running.
+//! Checks that conditions report pods that a quota or an admission plugin rejects. Kubernetes' own
+//! controllers are running.
 
 use anyhow::Result;
 
@@ -52,7 +52,7 @@ async fn conditions_report_pods_that_a_quota_or_limit_range_rejects() -> Result<
         scene.kubectl(&["apply", "-f", "-"], limits).await?;
         probe(scene, "minimum memory usage").await?;
         touch(scene, "b").await?;
-        // The published state stays as it is, because the old pods keep running.
+        // The condition Published stays as it is, because the old pods keep running.
         reports_rejection(&[BACKENDS], "minimum memory usage per Container is 1Gi").await?;
         scene.run("delete limitrange huge").await?;
         probe(scene, "created").await?;
@@ -62,13 +62,13 @@ async fn conditions_report_pods_that_a_quota_or_limit_range_rejects() -> Result<
     .await
 }
 
-/// Waits until the API server gives this answer to a new pod. Admission plugins use watch caches,
-/// which may be slightly behind.
+/// Waits until an attempt to create a pod is answered with the given text. Admission plugins use
+/// watch caches, which may lag slightly behind.
 async fn probe(scene: &crate::scene::Scene, answer: &str) -> Result<()> {
     let pod = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "probe"}, "spec": {"containers": [
         {"name": "a", "image": "none", "resources": {"requests": {"memory": "1Mi"}}}]}}"#;
     scene
-        .wait(&format!("the API server answers to a new pod: {answer}"), SOON, async || {
+        .wait(&format!("the API server responds to a new pod with: {answer}"), SOON, async || {
             let printed = scene.kubectl(&["create", "--dry-run=server", "-f", "-"], pod).await;
             let printed = printed.unwrap_or_else(|error| format!("{error:#}"));
             Ok(if printed.contains(answer) { Ok(()) } else { Err(printed) })

@@ -13,9 +13,9 @@ const SPEC: &str = "  ports: [{port: 80, target: {service: {name: web, port: htt
   backends: {replicas: 1, drainTimeoutSeconds: 5}
   restrictedDiscovery:";
 
-/// The SOCKS error of a client without a key.
+/// The SOCKS error for a client without a key.
 const NO_KEY: &str = "requires a client key";
-/// The SOCKS error of a client whose key is not authorized.
+/// The SOCKS error for a client whose key is not authorized.
 const NOT_ADMITTED: &str = "does not know this client's key";
 
 #[tokio::test]
@@ -37,7 +37,7 @@ async fn a_client_with_a_key_connects_until_the_key_is_revoked() -> Result<()> {
         refused(&alice, &onion, NOT_ADMITTED).await?;
         refused(&stranger, &onion, NO_KEY).await?;
 
-        // One key is in a Secret, the other in the object.
+        // One key is in the Secret, and the other is in the object itself.
         put_keys(scene, &[("alice.auth", alice_key.public())]).await?;
         let clients = format!("[{{name: bob, publicKey: {:?}}}]", bob_key.public().to_string());
         scene.apply("web", &format!("{SPEC} {{secretName: clients, clients: {clients}}}\n")).await?;
@@ -67,7 +67,7 @@ async fn a_client_with_a_key_connects_until_the_key_is_revoked() -> Result<()> {
         alice.forget(&onion).await?;
         refused(&alice, &onion, NOT_ADMITTED).await?;
 
-        // Once discovery is unrestricted, every client can connect, so only the keys kept them out.
+        // Every client can connect once discovery is unrestricted, so only the keys kept them out.
         patch(scene, r#"{"spec":{"restrictedDiscovery":null}}"#).await?;
         wait_authorized_clients(scene, &web, None).await?;
         ensure!(web.status().await?.conditions.iter().all(|condition| condition.type_ != "ClientsReady"));
@@ -81,7 +81,8 @@ async fn a_client_with_a_key_connects_until_the_key_is_revoked() -> Result<()> {
     .await
 }
 
-/// Waits for the condition `ClientsReady`, and if it is False, for `Ready` with the same reason.
+/// Waits for a state of the condition `ClientsReady`. If it is False, `Ready` must have the same
+/// reason.
 async fn wait_clients_ready(web: &Service, status: &str, reason: &str, message: &str) -> Result<()> {
     web.wait_condition_message("ClientsReady", status, reason, message, SOON).await?;
     if status == "False" {
@@ -90,8 +91,8 @@ async fn wait_clients_ready(web: &Service, status: &str, reason: &str, message: 
     Ok(())
 }
 
-/// Waits until all responsible HSDirs hold descriptors that this many clients can decrypt. `None`
-/// means every client.
+/// Waits until all responsible HSDirs hold descriptors that the given number of clients can
+/// decrypt; `None` means every client.
 async fn wait_authorized_clients(scene: &Scene, web: &Service, clients: Option<u32>) -> Result<()> {
     let what = format!("the HSDirs have descriptors for {clients:?} clients");
     scene

@@ -1,5 +1,5 @@
-//! Checks that every backend serves at any scale, and that the descriptor contains only the points
-//! of existing backends.
+//! Checks that every backend serves pages at any scale, and that the descriptor contains only
+//! points of existing backends.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use onionbalance_e2e::service::Service;
 use crate::scene::{PUBLISHED, SOON, Scene, scene};
 
 #[tokio::test]
-async fn three_backends_serve_and_then_five_and_then_two() -> Result<()> {
+async fn every_backend_serves_when_scaled_from_three_to_five_to_two() -> Result<()> {
     scene("scale", async |scene| {
         let web = scene.apply("web", SPEC).await?;
         web.wait_published(3, PUBLISHED).await?;
@@ -50,14 +50,14 @@ async fn all_serve_their_shares(scene: &Scene, web: &Service) -> Result<()> {
 }
 
 /// Fetches until each backend has answered. A client keeps its descriptor, so a new client takes
-/// over every few fetches.
+/// over after every few fetches.
 async fn all_serve(scene: &Scene, web: &Service, backends: usize) -> Result<()> {
     let onion = web.onion_address().await?;
     let expected: BTreeSet<String> = web.backends().await?.into_iter().map(|pod| pod.address).collect();
     ensure!(expected.len() == backends, "there are {} backend pods instead of {backends}", expected.len());
     let mut seen = BTreeSet::new();
-    // The chance that 100 fetches miss one of five backends with an eighth of the points is 2 in a
-    // million.
+    // With five backends, the probability that 100 fetches miss one that has an eighth of the
+    // points is 2 in a million.
     let clients = (20 * backends).div_ceil(FETCHES_PER_CLIENT);
     for _ in 0..clients {
         let client = scene.tor_client().await?;
@@ -75,8 +75,8 @@ async fn all_serve(scene: &Scene, web: &Service, backends: usize) -> Result<()> 
     anyhow::bail!("only {seen:?} of {expected:?} answered")
 }
 
-/// Waits until stem finds only these backends' points in the merged descriptor, and at least one of
-/// each.
+/// Waits until stem finds only points of the existing backends in the merged descriptor, and at
+/// least one point of each of them.
 async fn only_these_are_in_the_descriptor(scene: &Scene, web: &Service, backends: usize) -> Result<()> {
     let onion = web.onion_address().await?;
     scene

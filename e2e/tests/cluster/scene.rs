@@ -1,5 +1,5 @@
-//! Gives each test its own namespace on a shared cluster, and keeps the state of the namespace when
-//! the test fails.
+//! Gives each test its own namespace on a shared cluster, and saves the namespace's state if the
+//! test fails.
 
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, resume_unwind};
@@ -37,7 +37,7 @@ pub const PUBLISHED: Duration = Duration::from_secs(180);
 
 /// A test's namespace on the cluster.
 pub struct Scene {
-    /// kubectl with the administrator's credentials.
+    /// The `kubectl` command with the administrator's credentials.
     pub kubectl: Kubectl,
     client: Client,
     state: State,
@@ -60,7 +60,7 @@ pub async fn empty_scene(name: &str, test: impl AsyncFnOnce(&Scene) -> Result<()
 }
 
 /// Runs a test in an empty namespace on a cluster that an `e2e` command has prepared. All tests of
-/// a program must use the same command.
+/// one test program must use the same command.
 pub async fn empty_scene_after(command: &str, name: &str, test: impl AsyncFnOnce(&Scene) -> Result<()>) -> Result<()> {
     let scene = Scene::set(command, name).await?;
     let outcome = AssertUnwindSafe(test(&scene)).catch_unwind().await;
@@ -135,12 +135,12 @@ impl Scene {
         self.state.kubeconfig()
     }
 
-    /// Returns a handle to the service with this name in the namespace.
+    /// Returns a handle to the `OnionBalancedService` with the given name in the namespace.
     pub fn service(&self, name: &str) -> Service {
         Service::new(&self.client, &self.namespace, name)
     }
 
-    /// Runs kubectl in the namespace. Single spaces separate the arguments.
+    /// Runs kubectl in the namespace. `arguments` are separated by single spaces.
     pub async fn run(&self, arguments: &str) -> Result<String> {
         self.kubectl.run(&format!("--namespace {} {arguments}", self.namespace)).await
     }
@@ -150,15 +150,14 @@ impl Scene {
         self.kubectl.run_with_input(&[&["--namespace", &self.namespace], arguments].concat(), input).await
     }
 
-    /// Applies an `OnionBalancedService` with kubectl. `spec` is YAML that is indented by two
-    /// spaces.
+    /// Applies an `OnionBalancedService` with kubectl. `spec` is YAML, indented by two spaces.
     pub async fn apply(&self, name: &str, spec: &str) -> Result<Service> {
         let header = "apiVersion: onionbalance.dev/v1alpha1\nkind: OnionBalancedService\nmetadata:\n  name:";
         self.kubectl(&["apply", "-f", "-"], &format!("{header} {name}\nspec:\n{spec}")).await?;
         Ok(self.service(name))
     }
 
-    /// Starts a real Tor client without any state.
+    /// Starts a real Tor client with empty state.
     pub async fn tor_client(&self) -> Result<TorClient> {
         self.tor_client_with("").await
     }
@@ -177,7 +176,7 @@ impl Scene {
         TorClient::fresh(&Processes::open(self.state.dir())?, &name, &dir, &torrc, None).await
     }
 
-    /// Starts a stock tor outside the cluster with an onion service that forwards to `target` and
+    /// Starts a stock tor outside the cluster, with an onion service that forwards to `target` and
     /// also answers for the address `master`. Sets it up as a user would: first the key, then
     /// `ob_config`, then the option. Returns the tor and its own address.
     pub async fn tor_outside(&self, master: &str, target: &str) -> Result<(Tor, String)> {
@@ -201,7 +200,7 @@ HiddenServicePort 80 {target}
         Ok((tor, key.address))
     }
 
-    /// Sets up a stage for faults under load.
+    /// Sets up the stage on which faults are injected under load.
     pub async fn stage(&self, needs: Needs, effort: Effort) -> Result<Stage> {
         Stage::set_up(&self.state, &self.namespace, needs, effort.fresh_clients).await
     }
@@ -250,7 +249,7 @@ HiddenServicePort 80 {target}
     }
 }
 
-/// Brings the cluster up once for all tests, in a separate folder.
+/// Brings the cluster up once for all tests, with a state folder of its own.
 fn brought_up(command: &str) -> Result<State> {
     static STATE: OnceLock<Result<State, String>> = OnceLock::new();
     STATE

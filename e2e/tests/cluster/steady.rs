@@ -9,8 +9,8 @@ use serde_json::Value;
 use crate::scene::{PUBLISHED, Scene, scene};
 
 const WINDOW: Duration = Duration::from_secs(60);
-/// The number of attempts. In the test network a new time period or shared random value makes
-/// publishers publish every four minutes.
+/// The maximum number of attempts to find a window in which nothing is published. In the test
+/// network, a new time period or shared random value makes publishers publish every four minutes.
 const TRIES: usize = 3;
 
 #[tokio::test]
@@ -28,14 +28,14 @@ async fn idle_services_write_only_leases() -> Result<()> {
             scene.service(name).wait_published(1, PUBLISHED).await?;
             scene.service(name).wait_condition("Ready", "True", PUBLISHED).await?;
         }
-        // Ready does not wait for the frontends' pods.
+        // The condition Ready does not depend on the frontends' pods.
         scene.run("wait --for=condition=Ready pods --all --timeout=60s").await?;
         let kinds = kinds(scene).await?;
         let mut changes: Vec<String> = Vec::new();
         for _ in 0..TRIES {
             wait_settled(scene, &kinds).await?;
             let (published, before) = (published(scene).await?, versions(scene, &kinds).await?);
-            // This waits for time to pass, because nothing may happen meanwhile.
+            // Wait for a fixed time, in which nothing may happen.
             tokio::time::sleep(WINDOW).await;
             let after = versions(scene, &kinds).await?;
             let all: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
@@ -56,8 +56,8 @@ async fn idle_services_write_only_leases() -> Result<()> {
     .await
 }
 
-/// Waits until nothing is written for a moment. Kubernetes' own controllers still write after the
-/// last pod became ready, above all `EndpointSlice`s.
+/// Waits until nothing is written for a moment. Kubernetes' own controllers continue to write after
+/// the last pod becomes ready, above all `EndpointSlice`s.
 async fn wait_settled(scene: &Scene, kinds: &str) -> Result<()> {
     const QUIET: Duration = Duration::from_secs(5);
     let seen = async || versions(scene, kinds).await.map(without_leases);
@@ -76,8 +76,8 @@ fn without_leases(mut versions: BTreeMap<String, String>) -> BTreeMap<String, St
     versions
 }
 
-/// Returns every kind that can be listed in a namespace. Events only report writes, so they are
-/// excluded, and metrics are not objects.
+/// Returns every kind that can be listed in a namespace, except events, which only report writes,
+/// and metrics, which are not objects.
 async fn kinds(scene: &Scene) -> Result<String> {
     let all = scene.kubectl.run("api-resources --namespaced --verbs=list --output=name").await?;
     let kept: Vec<_> = all.lines().filter(|kind| !kind.starts_with("events")).collect();
@@ -96,7 +96,7 @@ async fn versions(scene: &Scene, kinds: &str) -> Result<BTreeMap<String, String>
     Ok(versions)
 }
 
-/// Returns the published descriptors according to the objects' status.
+/// Returns the published descriptors that the status of each object reports.
 async fn published(scene: &Scene) -> Result<String> {
     scene.run("get obs -o jsonpath={.items[*].status.published}").await
 }

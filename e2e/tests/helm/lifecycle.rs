@@ -22,15 +22,16 @@ const BACKENDS: usize = 2;
 const SPEC: &str = "  ports: [{port: 80, target: {service: {name: web, port: http}}}]
   backends: {replicas: 2, drainTimeoutSeconds: 5}
 ";
-/// A value that sets a default template for the backends.
+/// A Helm value that sets a default template for the backends.
 const TEAM: &str = "dataPlane.defaultTemplates.backend.labels.team=onions";
 const CRD: &str = "crd/onionbalancedservices.onionbalance.dev";
 
 #[tokio::test]
 async fn an_upgrade_from_an_earlier_chart_and_a_rollback_lose_nothing() -> Result<()> {
     alone("helm", async |scene| {
-        // The same image under another tag serves as the next version. Other pod templates would
-        // roll the pods by themselves (the golden pods in src/operator keep the templates equal).
+        // The same image under another tag serves as the next version. If the pod templates
+        // differed, the pods would be replaced for that reason alone (the golden pods in
+        // src/operator keep the templates equal).
         Cluster::open(scene.state())?.tag_image(&format!("{IMAGE}:dev"), &format!("{IMAGE}:next")).await?;
         scene.apply_target().await?;
         let helm = Helm::open(scene.state()).await?;
@@ -53,7 +54,7 @@ async fn an_upgrade_from_an_earlier_chart_and_a_rollback_lose_nothing() -> Resul
     .await
 }
 
-/// A release of the chart, and a service that must survive all changes of the release.
+/// A release of the chart, and a service that must survive all changes to the release.
 struct Life<'a> {
     scene: &'a Scene,
     helm: Helm,
@@ -177,8 +178,8 @@ async fn release(scene: &Scene, helm: &Helm, verb: &str, chart: &str, more: &[&s
     Ok(())
 }
 
-/// Returns the UID of the object, its address, and the UID of the key's Secret, which must survive
-/// everything. The Secret of a generated key is immutable, so the same Secret holds the same key.
+/// Returns the UID of the object, its address, and the UID of the key's Secret, none of which may
+/// ever change. The Secret of a generated key is immutable, so the same Secret holds the same key.
 async fn identity(scene: &Scene) -> Result<String> {
     let object = scene.run("get obs/web -o jsonpath={.metadata.uid},{.status.onionAddress}").await?;
     let key = scene.run("get secret/web-master-key -o jsonpath={.metadata.uid}").await?;
@@ -211,8 +212,8 @@ async fn not_terminating(scene: &Scene, kinds: &str) -> Result<BTreeSet<String>>
         .collect())
 }
 
-/// Waits until the only running operator has the image with this tag, and has restored a deleted
-/// child twice.
+/// Waits until the only running operator uses the image with the given tag and has restored a
+/// deleted child twice.
 async fn wait_operator_works(scene: &Scene, tag: &str) -> Result<()> {
     let expected = format!("{IMAGE}:{tag}");
     scene
@@ -226,8 +227,8 @@ async fn wait_operator_works(scene: &Scene, tag: &str) -> Result<()> {
         })
         .await?;
     let uid = async || scene.run("get service/web-backend --ignore-not-found -o jsonpath={.metadata.uid}").await;
-    // When the second deletion is noticed, the reconcile after the first has finished, including
-    // the Deployments.
+    // By the time the operator notices the second deletion, it has finished the reconcile after the
+    // first one, including the Deployments.
     for _ in 0..2 {
         let before = uid().await?;
         scene.run("delete service/web-backend --wait=false").await?;
@@ -259,7 +260,7 @@ async fn rolled_out(scene: &Scene, web: &Service) -> Result<()> {
     Ok(())
 }
 
-/// Fetches repeatedly until `stop` becomes true, every third time with a descriptor that was
+/// Fetches repeatedly until `stop` becomes true. Every third fetch uses a descriptor that was
 /// freshly fetched from an HSDir. Returns the number of fetches.
 async fn fetch_until(scene: &Scene, onion: &str, mut stop: watch::Receiver<bool>) -> Result<usize> {
     let client = scene.tor_client().await?;

@@ -17,8 +17,8 @@ use tokio::sync::Mutex;
 
 use crate::scene::{Scene, empty_scene_after};
 
-/// Runs a test in an empty namespace on a cluster that has our images but no operator, one test at
-/// a time. The operator is removed again afterwards.
+/// Runs a test in an empty namespace on a cluster that has our images but no operator. Only one
+/// test runs at a time, and the operator is removed afterwards.
 async fn alone(name: &str, test: impl AsyncFnOnce(&Scene) -> Result<()>) -> Result<()> {
     static CLUSTER: Mutex<()> = Mutex::const_new(());
     let _guard = CLUSTER.lock().await;
@@ -30,7 +30,7 @@ async fn alone(name: &str, test: impl AsyncFnOnce(&Scene) -> Result<()>) -> Resu
     .await
 }
 
-/// Removes the operator however it was installed, because `deploy/` and the chart have the same
+/// Removes the operator, whichever way it was installed: `deploy/` and the chart have the same
 /// objects. Deleting the CRD also deletes all services.
 async fn remove_operator(scene: &Scene) -> Result<()> {
     let deploy = source_tree().join("deploy");
@@ -38,7 +38,7 @@ async fn remove_operator(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// Writes the test's Tor network to a file for the value `torExtraConfig`.
+/// Writes the torrc lines of the test's Tor network to a file for the value `torExtraConfig`.
 fn tor_network_file(scene: &Scene) -> Result<PathBuf> {
     let file = scene.state().dir().join("tor-network.torrc");
     std::fs::write(&file, tor_network(scene.state())?.torrc_lines()?)?;

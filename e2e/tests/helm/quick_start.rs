@@ -24,8 +24,8 @@ async fn the_quick_start_commands_work_as_documented() -> Result<()> {
         let client = scene.tor_client().await?;
         let page = std::fs::read_to_string(source_tree().join("docs/quick-start.md"))?;
         let page = Page::of("quick-start.md", &on_this_cluster(&page, scene, client.socks())?);
-        // The page assumes that it starts in the source tree, but the files that it writes must not
-        // stay there.
+        // The page assumes that its commands run in the source tree, but the files that they write
+        // must not stay there.
         let folder = tempfile::tempdir()?;
         symlink(source_tree().join("charts"), folder.path().join("charts"))?;
         let kubeconfig = folder.path().join("kubeconfig");
@@ -70,7 +70,7 @@ fn on_this_cluster(page: &str, scene: &Scene, socks: &str) -> Result<String> {
         ("127.0.0.1:9050", socks),
         ("<title>Welcome to nginx!</title>", "Hello from web-…, called by …"),
     ] {
-        anyhow::ensure!(page.contains(documented), "the page does not contain {documented} any more");
+        anyhow::ensure!(page.contains(documented), "the page no longer contains {documented}");
         page = page.replace(documented, here);
     }
     Ok(page)

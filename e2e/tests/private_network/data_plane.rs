@@ -1,5 +1,5 @@
-//! A service that consists of plain processes on a private network, with ways to observe and
-//! disturb it.
+//! A service that consists of ordinary processes on a private network, and functions that observe
+//! and disturb it.
 
 mod start;
 
@@ -33,7 +33,7 @@ pub struct DataPlane {
     key: OnionKey,
     token: AgentToken,
     backends: Vec<Backend>,
-    /// The onion addresses of the tors that publish by themselves.
+    /// The onion addresses of the external backends.
     external: Vec<String>,
     /// The process names of the network's relays, by fingerprint.
     relays: BTreeMap<String, String>,
@@ -58,18 +58,18 @@ impl Drop for DataPlane {
 }
 
 impl DataPlane {
-    /// Starts the default network, this many backends, and a frontend.
+    /// Starts the default network, the given number of backends, and a frontend.
     pub async fn start(backends: usize) -> Result<Self> {
         Self::start_on(RELAYS, backends).await
     }
 
-    /// Starts a network with this many relays besides its authorities, this many backends, and a
-    /// frontend.
+    /// Starts a network with the given number of relays in addition to its authorities, the given
+    /// number of backends, and a frontend.
     pub async fn start_on(relays: u16, backends: usize) -> Result<Self> {
         Self::bring_up(relays, backends, 0).await
     }
 
-    /// Starts the default network and backends whose pods have these UIDs, but no frontend.
+    /// Starts the default network and one backend for each of the given pod UIDs, but no frontend.
     pub async fn start_for(uids: Vec<String>) -> Result<Self> {
         let mut plane = Self::network(RELAYS).await?;
         for (number, uid) in uids.into_iter().enumerate() {
@@ -79,8 +79,8 @@ impl DataPlane {
         Ok(plane)
     }
 
-    /// Starts the default network, backends with agents, plain tors that publish by themselves, and
-    /// a frontend.
+    /// Starts the default network, backends with agents, external backends (stock tor processes
+    /// that publish by themselves), and a frontend.
     pub async fn start_with_external(backends: usize, external: usize) -> Result<Self> {
         Self::bring_up(RELAYS, backends, external).await
     }
@@ -140,8 +140,8 @@ impl DataPlane {
             .try_for_each(|name| self.processes.check(name))
     }
 
-    /// Returns an error if a log of our programs or of a tor contains part of the master key or the
-    /// agents' token.
+    /// Returns an error if a log of our programs or of tor contains part of the master key or of
+    /// the agents' token.
     pub fn no_secret_is_in_a_log(&self) -> Result<()> {
         let key = fs::read(self.key.dir.join("hs_ed25519_secret_key"))?;
         let needles = BTreeMap::from([
@@ -160,7 +160,7 @@ impl DataPlane {
         Ok(())
     }
 
-    /// Starts a Tor client without any state.
+    /// Starts a Tor client with empty state.
     pub async fn client(&self) -> Result<TorClient> {
         self.client_with("").await
     }
@@ -177,7 +177,7 @@ impl DataPlane {
         TorClient::fresh(&self.processes, &name, &self.path(&name), &torrc, None).await
     }
 
-    /// Starts an arti client without any state.
+    /// Starts an arti client with empty state.
     pub async fn arti_client(&self) -> Result<ArtiClient> {
         let network = TorNetwork::open(&self.path("network"), Place::Loopback, &self.processes);
         ArtiClient::fresh(&self.processes, "arti", &self.path("arti"), &network).await
@@ -191,8 +191,8 @@ impl DataPlane {
         Ok(descriptor)
     }
 
-    /// Returns the newest descriptor as decoded by stem, by fingerprint of each relay that holds
-    /// it. Relays that hold nothing or an older descriptor are left out.
+    /// Returns the newest descriptor as decoded by stem, by the fingerprint of each relay that
+    /// holds it. Omits relays that hold no descriptor or an older one.
     pub async fn newest_descriptors(&self, client: &TorClient) -> Result<BTreeMap<String, Descriptor>> {
         self.newest_descriptors_but(client, &[]).await
     }
@@ -228,7 +228,7 @@ impl DataPlane {
         figure(&self.metrics, &format!("onionbalance_publisher_{name}")).await
     }
 
-    /// Returns the values of a metric of a backend's agent, by label.
+    /// Returns the values of a metric of one backend's agent, by label.
     pub async fn agents_metric(&self, backend: usize, name: &str) -> Result<BTreeMap<String, u64>> {
         let address = format!("{}:{METRICS_PORT}", backend_address(backend));
         figure(&address, &format!("onionbalance_agent_{name}")).await
@@ -245,7 +245,7 @@ impl DataPlane {
         self.processes.signal(&format!("backend{number}-agent"), signal)
     }
 
-    /// Gives every relay of the network a new microdescriptor. A tor needs most of the
+    /// Gives every relay of the network a new microdescriptor. tor needs most of the
     /// microdescriptors in its consensus to build circuits.
     pub async fn replace_microdescriptors(&self) -> Result<()> {
         let network = TorNetwork::open(&self.path("network"), Place::Loopback, &self.processes);
@@ -271,7 +271,7 @@ impl DataPlane {
         self.processes.signal(&format!("backend{number}-tor"), Signal::KILL)
     }
 
-    /// Kills a backend's tor. Its agent notices that.
+    /// Kills a backend's tor. The backend's agent keeps running and notices that tor has ended.
     pub fn kill_backends_tor(&self, number: usize) -> Result<()> {
         self.processes.signal(&format!("backend{number}-tor"), Signal::KILL)
     }
@@ -286,7 +286,7 @@ impl DataPlane {
         self.run_tor(&format!("backend{number}-tor"), &self.path(&format!("backend{number}")))
     }
 
-    /// Returns the own addresses of the external backends.
+    /// Returns the external backends' own onion addresses.
     pub fn external(&self) -> &[String] {
         &self.external
     }
@@ -299,8 +299,8 @@ impl DataPlane {
         Ok(descriptor)
     }
 
-    /// Kills an external backend's tor. The numbers of external backends follow those of backends
-    /// with agents.
+    /// Kills an external backend's tor. External backends are numbered after the backends with
+    /// agents.
     pub fn kill_external(&self, number: usize) -> Result<()> {
         self.processes.signal(&format!("external{number}"), Signal::KILL)
     }
@@ -311,7 +311,7 @@ impl DataPlane {
         self.run_tor(&format!("external{number}"), &dir)
     }
 
-    /// Ends a scenario. If it failed, the files are kept for inspection.
+    /// Ends the scenario with the given outcome. If it failed, its files are kept for inspection.
     pub fn end(mut self, outcome: Result<()>) -> Result<()> {
         if outcome.is_err() {
             let dir = self.dir.take().map(TempDir::keep).unwrap_or_default();
@@ -320,8 +320,7 @@ impl DataPlane {
         outcome
     }
 
-    /// Returns the backends with agents in the form in which a publisher without Kubernetes accepts
-    /// them.
+    /// Returns the backends with agents in the form that `fixed-publisher` accepts.
     pub fn static_backends(&self) -> Vec<String> {
         self.backends.iter().map(|Backend { uid, api }| format!("{uid}@{api}")).collect()
     }
@@ -337,7 +336,7 @@ impl DataPlane {
     }
 }
 
-/// Returns the values of a metric at this address, by label.
+/// Returns the values of a metric that is served at an address, by label.
 async fn figure(address: &str, name: &str) -> Result<BTreeMap<String, u64>> {
     let mut stream = TcpStream::connect(address).await?;
     let text = get(&mut stream, "metrics", "/metrics").await?;

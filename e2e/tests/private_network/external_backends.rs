@@ -1,5 +1,5 @@
-//! Checks external backends: plain tors that publish their own descriptors, both together with a
-//! backend that has an agent and alone.
+//! Checks external backends, which are stock tor processes that publish their own descriptors. They
+//! serve both alone and together with a backend that has an agent.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::{NETWORK, first_page, serving_backends};
 
 /// The number of the backend with an agent.
 const AGENT: usize = 0;
-/// The numbers of the plain tors.
+/// The numbers of the external backends.
 const EXTERNAL: [usize; 2] = [1, 2];
 
 #[tokio::test]
@@ -29,22 +29,22 @@ async fn scenario(plane: &mut DataPlane) -> Result<()> {
     let all = BTreeSet::from([AGENT, EXTERNAL[0], EXTERNAL[1]]);
     ensure!(serving_backends(plane, &all).await? == all);
 
-    // One external backend dies. Its HSDirs still return its old descriptor, which is fetched
-    // repeatedly.
+    // One external backend dies. Its HSDirs still return its old descriptor, which the publisher
+    // fetches repeatedly.
     let dead = EXTERNAL[1];
     let old = plane.descriptor_of(&plane.external()[1]).await?;
     let old: BTreeSet<String> = old.auth_keys().into_iter().map(str::to_owned).collect();
     plane.kill_external(dead)?;
     let before = found(plane).await?;
-    until("its descriptor has been fetched eight more times", Duration::from_secs(90), async || {
+    until("the dead backend's descriptor has been fetched eight more times", Duration::from_secs(90), async || {
         let fetches = found(plane).await? - before;
         Ok(if fetches >= 8 { Seen::Yes(()) } else { Seen::NotYet(format!("{fetches} fetches")) })
     })
     .await?;
 
-    // The tor returns with other points, which replace the old ones.
+    // The tor comes back with new points, which replace the old ones.
     plane.restart_external(dead)?;
-    until("its new points have replaced the old ones", Duration::from_secs(120), async || {
+    until("the restarted backend's new points have replaced the old ones", Duration::from_secs(120), async || {
         let merged = plane.descriptor().await?;
         let left = merged.auth_keys().iter().filter(|key| old.contains(**key)).count();
         Ok(if left == 0 { Seen::Yes(()) } else { Seen::NotYet(format!("{left} old points are left")) })
@@ -71,8 +71,8 @@ async fn found(plane: &DataPlane) -> Result<u64> {
     fetches.get("{result=\"found\"}").copied().context("the publisher counts no fetches")
 }
 
-/// Waits until the merged descriptor has points of each external backend, which the backend has
-/// also published itself.
+/// Waits until the merged descriptor has points of each external backend that the backend has also
+/// published itself.
 async fn points_of_external_ones_are_published(plane: &DataPlane) -> Result<()> {
     until("the descriptor has points of every external backend", Duration::from_secs(120), async || {
         let merged = plane.descriptor().await?;

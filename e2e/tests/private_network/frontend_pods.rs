@@ -1,5 +1,5 @@
-//! Frontends that use a real API server. Each has a tor and a publisher, as its pod would. The
-//! tests write the pod status that the kubelet would write.
+//! Frontends that use a real API server. Each has its own tor and publisher, as a frontend pod
+//! would. The tests write the pod status in place of the kubelet.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 use crate::data_plane::{DataPlane, backend_address};
 use crate::server;
 
-/// The annotation of the Lease that names the frontend that is cut off from the network.
+/// The annotation on the Lease that names the frontend that is cut off from the network.
 pub const CUT_OFF: &str = "onionbalance.dev/cut-off";
 const SERVICE: &str = "web";
 const LEASE: &str = "web-frontend";
@@ -50,7 +50,7 @@ pub struct Frontend {
 }
 
 impl Pods {
-    /// Starts a network and this many backends with their pods.
+    /// Starts a network and the given number of backends with their pods.
     pub async fn start(backends: usize) -> Result<Self> {
         let client = server::administrator().await;
         let namespace = "frontends".to_owned();
@@ -101,7 +101,7 @@ impl Pods {
         self.processes.stop(&frontend.tor).await
     }
 
-    /// Waits until the publisher is ready, and sets its pod's Ready condition.
+    /// Waits until the publisher is ready, and then sets the Ready condition of its pod.
     pub async fn set_ready(&self, frontend: &Frontend) -> Result<()> {
         until("the publisher is ready", Duration::from_secs(60), async || {
             let answer = frontend.ask(9401, "/readyz").await;
@@ -155,7 +155,7 @@ impl Pods {
 }
 
 impl Frontend {
-    /// Returns the frontend's metrics, without their prefix.
+    /// Returns the frontend's metrics by name, without the names' common prefix.
     pub async fn figures(&self) -> Result<BTreeMap<String, u64>> {
         let text = self.ask(9402, "/metrics").await?;
         let samples = text.lines().filter_map(|line| line.strip_prefix("onionbalance_publisher_")?.rsplit_once(' '));
@@ -188,7 +188,7 @@ impl Frontend {
         .await
     }
 
-    /// Waits until all HSDirs of both time periods hold the points of this many backends.
+    /// Waits until all HSDirs of both time periods hold points of the given number of backends.
     pub async fn until_published(&self, backends: usize) -> Result<()> {
         self.until("it has published", Duration::from_secs(120), |figures| {
             let all = |name: &str| -> Vec<u64> {

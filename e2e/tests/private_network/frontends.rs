@@ -1,6 +1,6 @@
-//! Checks the leadership of several publishers of one service, with a Lease on a real API server: a
-//! standby takes over when the leader freezes or is cut off, and the HSDirs end up with one
-//! descriptor even if two publishers lead.
+//! Checks the leadership among several publishers of one service, with a Lease on a real API
+//! server: a standby takes over when the leader freezes or is cut off, and the HSDirs end up with
+//! one descriptor even if two publishers lead.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -36,7 +36,7 @@ async fn scenario(pods: &mut Pods) -> Result<()> {
     pods.set_ready(&first).await?;
     pods.set_ready(&second).await?;
     // A standby already polls its backends, but reports all of them as Starting because it
-    // publishes none.
+    // publishes none of them.
     let of_standby = |figures: &BTreeMap<String, u64>| {
         (figures.get("leading"), figures.get("backends{state=\"Starting\"}")) == (Some(&0), Some(&(BACKENDS as u64)))
     };
@@ -132,7 +132,7 @@ async fn two_leaders_converge_on_one_descriptor(pods: &Pods, leader: &Frontend) 
     pods.plane.kill_backend(0)?;
     pods.delete_backend(0).await?;
     let backends = BACKENDS - 1;
-    until("one descriptor is left, and neither publisher supersedes the other any more", PATIENCE, async || {
+    until("one descriptor is left, and the publishers no longer supersede each other", PATIENCE, async || {
         let before = greatest_counters(leader, &other).await?;
         // Nothing may happen in this time. A publisher whose upload is rejected publishes again
         // immediately.
@@ -153,7 +153,7 @@ async fn two_leaders_converge_on_one_descriptor(pods: &Pods, leader: &Frontend) 
     pods.stop(&other).await
 }
 
-/// Returns the higher revision counter of the two frontends for each time period.
+/// Returns the higher of the two frontends' revision counters for each time period.
 async fn greatest_counters(one: &Frontend, other: &Frontend) -> Result<BTreeMap<String, u64>> {
     let mut greatest = one.periods("revision").await?;
     for (period, counter) in other.periods("revision").await? {
@@ -181,8 +181,8 @@ async fn a_leader_that_is_cut_off_gives_way(pods: &Pods, leader: &Frontend, stan
         named.as_deref() == Some(&leader.identity) || named.is_none(),
         "the Lease names another frontend as cut off: {named:?}"
     );
-    // Once the new leader works, the annotation is removed, and the old leader does not take the
-    // Lease back.
+    // Once the new leader works, the annotation is removed, and the old leader does not reclaim the
+    // Lease.
     until("the Lease names no frontend as cut off", Duration::from_secs(15), async || {
         let named = pods.annotation(CUT_OFF).await?;
         Ok(named.map_or(Seen::Yes(()), Seen::NotYet))

@@ -1,6 +1,6 @@
-//! Checks tors that lose their directory information while their circuits are open and then get it
-//! back, as after an outage of the authorities. From then on, C tor does nothing for its onion
-//! service until it happens to build a circuit. The agent makes it build one.
+//! Checks backends whose tor loses its directory information while its circuits are open and then
+//! gets it back, as happens after an outage of the authorities. From then on, C tor does not
+//! maintain its onion service until it happens to build a circuit. The agent makes it build one.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,20 +14,23 @@ use crate::NETWORK;
 use crate::data_plane::DataPlane;
 
 const POINTS: usize = 3;
-/// The backend whose agent is frozen, so that nothing mends its tor.
+/// The number of the backend whose agent is frozen, so that nothing revives its tor.
 const ALONE: usize = 0;
-/// The backend whose agent works.
+/// The number of the backend whose agent works.
 const HELPED: usize = 1;
 const BACKENDS: usize = 2;
-/// New microdescriptors take a few voting intervals of 20 s.
+/// The time limit for both backends to lose their directory information and get it back. New
+/// microdescriptors take a few voting intervals of 20 s.
 const LOST: Duration = Duration::from_secs(120);
-/// In the first moments, tor still finishes the circuits that it had begun.
+/// The time for which both backends must be stalled. In the first moments, tor still finishes the
+/// circuits that it had begun.
 const STILL: Duration = Duration::from_secs(10);
-/// The agent needs 30 s to notice and then builds a circuit. It retries every 30 s.
+/// The time limit for an agent to revive its tor. The agent needs 30 s to notice the problem, and
+/// then builds a circuit. It retries every 30 s.
 const RECOVERED: Duration = Duration::from_secs(120);
 
 #[tokio::test]
-async fn an_agent_mends_a_stalled_onion_service() -> Result<()> {
+async fn an_agent_revives_a_stalled_onion_service() -> Result<()> {
     let _network = NETWORK.lock().await;
     let plane = DataPlane::start(BACKENDS).await?;
     let outcome = scenario(&plane).await;
@@ -57,7 +60,8 @@ async fn scenario(plane: &DataPlane) -> Result<()> {
         close_introduction_circuits(plane, backend).await?;
     }
     let closed = Instant::now();
-    // The descriptor still names the closed circuits' points until tor maintains its service again.
+    // The descriptor still contains the closed circuits' points until tor maintains its service
+    // again.
     until_it_has_circuits(plane, HELPED).await?;
     let recovered = closed.elapsed();
     println!("figure stalled_service_goes_on_s {:.1} s", recovered.as_secs_f64());
@@ -84,7 +88,7 @@ async fn scenario(plane: &DataPlane) -> Result<()> {
     a_tor_that_restarts_keeps_its_guards(plane, HELPED).await
 }
 
-/// Restarts a tor, as its agent might, and checks that it keeps its guards.
+/// Restarts a backend's tor, as its agent might do, and checks that it keeps its guards.
 async fn a_tor_that_restarts_keeps_its_guards(plane: &DataPlane, backend: usize) -> Result<()> {
     let before = guards(plane, backend).await?;
     ensure!(!before.is_empty(), "the tor has no guard");
@@ -101,7 +105,7 @@ async fn a_tor_that_restarts_keeps_its_guards(plane: &DataPlane, backend: usize)
     Ok(())
 }
 
-/// Returns the first relays of the tor's onion service circuits.
+/// Returns the first relays of the onion service circuits of a backend's tor.
 async fn guards(plane: &DataPlane, backend: usize) -> Result<BTreeSet<String>> {
     let reply = plane
         .backend_control(backend)
@@ -129,8 +133,8 @@ async fn until_it_has_circuits(plane: &DataPlane, backend: usize) -> Result<()> 
     .await
 }
 
-/// Waits until the newest descriptors, which all HSDirs have accepted, have more points than one
-/// backend has. A relay that both backends chose occurs only once.
+/// Waits until the newest descriptors, which all HSDirs have accepted, have more points than a
+/// single backend. A relay that both backends chose occurs only once.
 async fn until_published(plane: &DataPlane) -> Result<()> {
     until("all points are published", RECOVERED, async || {
         let points = plane.metric("introduction_points").await?;
@@ -142,8 +146,8 @@ async fn until_published(plane: &DataPlane) -> Result<()> {
     .await
 }
 
-/// Returns true if the tor has enough directory information to build circuits but waits until
-/// something builds one.
+/// Returns true if a backend's tor has enough directory information to build circuits but waits
+/// until something builds one.
 async fn is_stalled(plane: &DataPlane, backend: usize) -> Result<bool> {
     let mut control = plane.backend_control(backend).await?;
     let mut says = async |what: &str| -> Result<bool> {
@@ -163,7 +167,7 @@ async fn asked_circuits(plane: &DataPlane, backend: usize) -> Result<u64> {
         .context("the agent does not count circuits")
 }
 
-/// Returns the ids of the circuits to the tor's introduction points.
+/// Returns the IDs of the circuits to the introduction points of a backend's tor.
 async fn introduction_circuits(plane: &DataPlane, backend: usize) -> Result<Vec<String>> {
     let reply = plane
         .backend_control(backend)

@@ -1,5 +1,5 @@
-//! Tests the data plane as plain processes on a private Tor network: stock tors, agents and a
-//! publisher, without Kubernetes.
+//! Tests the data plane without Kubernetes: stock tor, agents and a publisher run as ordinary
+//! processes on a private Tor network.
 
 mod data_plane;
 mod external_backends;
@@ -37,7 +37,8 @@ use crate::data_plane::DataPlane;
 
 const BACKENDS: usize = 3;
 
-/// Private networks use the same ports, so only one can run at a time.
+/// The lock that lets only one private network run at a time, because all of them use the same
+/// ports.
 static NETWORK: Mutex<()> = Mutex::const_new(());
 
 #[tokio::test]
@@ -83,7 +84,7 @@ async fn first_page(plane: &DataPlane) -> Result<()> {
     client.remove().await
 }
 
-/// Checks that a client which shares no code with C tor can fetch, decrypt and use the descriptor.
+/// Checks that a client that shares no code with C tor can fetch, decrypt and use the descriptor.
 async fn an_arti_client_connects(plane: &DataPlane, backends: &BTreeSet<usize>) -> Result<()> {
     let client = plane.arti_client().await?;
     for number in 0..5 {
@@ -94,8 +95,8 @@ async fn an_arti_client_connects(plane: &DataPlane, backends: &BTreeSet<usize>) 
     client.remove().await
 }
 
-/// Waits until every point of the merged descriptor belongs to one of these backends' tors and each
-/// backend has a point in it. No relay may occur twice, because a client would never use the second
+/// Waits until every point of the merged descriptor belongs to one of the given backends and each
+/// of them has a point in it. No relay may occur twice, because a client would never use the second
 /// point.
 async fn all_points_are_published(plane: &DataPlane, backends: &BTreeSet<usize>) -> Result<()> {
     until("the descriptor has points of every backend", Duration::from_secs(60), async || {
@@ -118,8 +119,8 @@ async fn all_points_are_published(plane: &DataPlane, backends: &BTreeSet<usize>)
     .await
 }
 
-/// Fetches until these backends have served, and returns the backends that did. Every fetch must
-/// succeed.
+/// Fetches until all expected backends have served, and returns the backends that did. Every fetch
+/// must succeed.
 async fn serving_backends(plane: &DataPlane, expected: &BTreeSet<usize>) -> Result<BTreeSet<usize>> {
     const CLIENTS: usize = 10;
     const FETCHES_PER_CLIENT: usize = 6;

@@ -17,21 +17,22 @@ use tokio::time::Instant;
 use crate::NETWORK;
 use crate::data_plane::DataPlane;
 
-/// The number of relays. Only those that the authorities call Stable, about half of them, become
+/// The number of relays. Only about half of them, those that the authorities call Stable, become
 /// introduction points, which is about as many as a descriptor holds.
 const RELAYS: u16 = 38;
 /// The maximum number of points in a descriptor.
 const POINTS: usize = 20;
 const BACKENDS: usize = 60;
-/// The number of HSDirs that clients ask: three of each replica.
+/// The number of HSDirs that clients ask: three for each replica.
 const ASKED: usize = 6;
 const FETCHES: usize = 300;
 const CLIENTS: usize = 30;
-/// The number of concurrent clients. The whole network shares the few processors of this machine.
+/// The number of clients that work concurrently. The whole network shares the few processors of
+/// this machine.
 const AT_ONCE: usize = 6;
 const REACHED: usize = 55;
-/// The number of fetches that may fail, because a new time period may begin meanwhile in which
-/// every backend gets new points.
+/// The number of fetches that may fail. A new time period may begin during the test, and every
+/// backend then gets new points.
 const FAILED: usize = FETCHES / 20;
 
 #[tokio::test]
@@ -91,10 +92,11 @@ fn distinct(held: &BTreeMap<String, Descriptor>) -> Result<Seen<()>> {
     Ok(if done { Seen::Yes(()) } else { Seen::NotYet(why) })
 }
 
-/// Checks the HSDirs' descriptors. Every point currently belongs to a backend. Each descriptor is
-/// full: it has 20 points, or one at each relay that has a point. Counting the descriptors of all
-/// HSDirs, the backends' numbers of points differ by at most two. A descriptor names a relay only
-/// once, so a backend that shares its relays with many others may get one place fewer, or one more.
+/// Checks the HSDirs' descriptors: every point currently belongs to a backend, and each descriptor
+/// is full, which means that it has 20 points or one at each relay that has a point. Over the
+/// descriptors of all HSDirs, the backends' numbers of points differ by at most two. A descriptor
+/// names a relay only once, so a backend that shares its relays with many others may get one point
+/// fewer, or one more.
 async fn all_backends_are_shown(plane: &DataPlane, held: &BTreeMap<String, Descriptor>) -> Result<Seen<()>> {
     let sets: BTreeSet<BTreeSet<&str>> = held.values().map(Descriptor::auth_keys).collect();
     let own: Vec<Descriptor> = stream::iter(0..BACKENDS)
@@ -145,8 +147,8 @@ async fn fetches(client: &TorClient, onion: &str, few: &Semaphore) -> Result<Vec
     let cached = format!("GETINFO hs/client/desc/id/{}", onion.trim_end_matches(".onion"));
     let mut pages = Vec::new();
     for number in 0..FETCHES / CLIENTS {
-        // NEWNYM makes tor drop its circuits and descriptors, but at most once in ten seconds. tor
-        // replies OK and does it later.
+        // NEWNYM makes tor drop its circuits and descriptors, but at most once in ten seconds. If
+        // it comes too early, tor replies OK and acts on it later.
         ensure!(control.command("SIGNAL NEWNYM").await?, "tor rejected NEWNYM");
         until("the client has dropped the descriptor", Duration::from_secs(30), async || {
             let is_there =

@@ -49,8 +49,8 @@ async fn scenario(plane: &mut DataPlane) -> Result<()> {
     Ok(())
 }
 
-/// Waits until all responsible HSDirs hold the descriptors of the running publisher, with points of
-/// both backends.
+/// Waits until all responsible HSDirs hold the running publisher's descriptors, with points of both
+/// backends.
 async fn is_published(plane: &DataPlane) -> Result<()> {
     until("the HSDirs have the newest descriptors", Duration::from_secs(120), async || {
         plane.check()?;

@@ -20,8 +20,8 @@ const BACKENDS: usize = 3;
 const FROZEN: usize = 2;
 const UP_TO_DATE: Duration = Duration::from_secs(5);
 const CAUGHT_UP: Duration = Duration::from_secs(30);
-/// The time for which the HSDirs are frozen. It is longer than an upload's deadline, and shorter
-/// than the authorities need to notice.
+/// The time for which the HSDirs are frozen. It exceeds an upload's deadline, but is too short for
+/// the authorities to notice.
 const SILENCE: Duration = Duration::from_secs(25);
 
 #[tokio::test]
@@ -37,8 +37,8 @@ async fn scenario(plane: &DataPlane) -> Result<()> {
     let dead = BACKENDS - 1;
     let held = wait_settled(plane, &client, dead).await?;
     let frozen: Vec<String> = held.keys().take(FROZEN).cloned().collect();
-    // On a small network, every few circuits would lead through one of the two relays, which is not
-    // the subject of this test. A tor that has only four relays for its second hops could be left
+    // On a small network, many circuits would pass through one of the two relays, which is not the
+    // subject of this test. A tor that has only four relays for its second hops could be left
     // without any.
     let exclude = format!("SETCONF VanguardsLiteEnabled=0 ExcludeNodes={}", frozen.join(","));
     let mut clients_tor = Control::open(&client.tor().control_socket(), &client.tor().cookie()).await?;
@@ -92,7 +92,8 @@ async fn scenario(plane: &DataPlane) -> Result<()> {
 }
 
 /// Waits until all responsible HSDirs have accepted the newest descriptors, which contain points of
-/// this backend. Returns the descriptors of the clients' time period by the HSDirs' fingerprints.
+/// the given backend. Returns the descriptors of the clients' time period by the HSDirs'
+/// fingerprints.
 async fn wait_settled(plane: &DataPlane, client: &TorClient, backend: usize) -> Result<BTreeMap<String, Descriptor>> {
     until("all HSDirs hold points of all backends", Duration::from_secs(120), async || {
         plane.check()?;
@@ -113,14 +114,14 @@ async fn wait_settled(plane: &DataPlane, client: &TorClient, backend: usize) -> 
 }
 
 /// Waits until stem reads the newest descriptor from all responsible HSDirs except those in `but`.
-/// It must not contain any of these points.
+/// The descriptor must not contain any of the given points.
 async fn wait_withdrawn(
     plane: &DataPlane,
     client: &TorClient,
     points: &BTreeSet<String>,
     but: &[String],
 ) -> Result<()> {
-    // A fetch may fail on its way, so it is retried.
+    // A fetch may fail on the way to the HSDir, so it is retried.
     until("the HSDirs answer", Duration::from_secs(60), async || {
         let held = plane.newest_descriptors_but(client, but).await?;
         let left = held.values().flat_map(|held| held.auth_keys()).filter(|key| points.contains(*key)).count();

@@ -1,5 +1,5 @@
-//! Compares merged descriptors with those of a stock C tor that has equally many introduction
-//! points. They must match in every layer, line and length.
+//! Compares merged descriptors with the descriptors of a stock C tor that has the same number of
+//! introduction points. They must match in every layer, down to the length of each line.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -81,8 +81,8 @@ async fn scenario(processes: &Processes, dir: &Path) -> Result<()> {
     }
     let closed = merge(&key, &consensus, &offers[..1], restricted)?;
 
-    // The stock services have as many points as the merged descriptors, whose backends may have
-    // chosen the same relays.
+    // The stock services have as many points as the merged descriptors. These may have fewer points
+    // than their backends together, because the backends may have chosen the same relays.
     let counts: Vec<usize> =
         merged.iter().map(|merged| Ok(points(merged, None)?.introduction_points.len())).collect::<Result<_>>()?;
     ensure!(
@@ -154,7 +154,7 @@ impl Services {
         Ok(Network::parse(&consensus, &microdescriptors, NetworkKind::Testing)?)
     }
 
-    /// Returns the content of a service's descriptor once it has this many points.
+    /// Waits until a service's descriptor has the given number of points, and returns its content.
     async fn content(&self, number: usize, count: usize) -> Result<ServiceContent> {
         points(&self.opened(number, count, None).await?, None)
     }
@@ -166,8 +166,8 @@ impl Services {
         Ok(Sample { text: self.control.get_info(&key).await?, address })
     }
 
-    /// Returns a service's descriptor once it has this many points, decrypted with this client's
-    /// key.
+    /// Waits until a service's descriptor has the given number of points, and returns it. Decrypts
+    /// it with the client's key, if given, to count the points.
     async fn opened(&self, number: usize, count: usize, client: Option<&ClientSecretKey>) -> Result<Sample> {
         until(&format!("service {number} has {count} points"), Duration::from_secs(180), async || {
             let sample = match self.sample(number).await {
@@ -181,12 +181,12 @@ impl Services {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "the stock tors use the real time")]
+#[allow(clippy::disallowed_methods, reason = "the stock tors use the wall clock")]
 fn now() -> SystemTime {
     SystemTime::now()
 }
 
-/// Decrypts a current descriptor with this client's key and returns its content.
+/// Decrypts a current descriptor with the client's key, if given, and returns its content.
 fn points(sample: &Sample, client: Option<&ClientSecretKey>) -> Result<ServiceContent> {
     let unchecked = UncheckedDescriptor::parse(&sample.text)?;
     let blinded = unchecked.blinded_key();
@@ -250,8 +250,8 @@ fn compare(merged: &Sample, stock: &Sample, client: Option<&ClientSecretKey>) ->
     Ok(())
 }
 
-/// Masks each character of the parts that must differ: keys, certificates, encrypted data and
-/// signatures.
+/// Masks each character of the parts that necessarily differ: keys, certificates, encrypted data
+/// and signatures.
 fn masked(text: &str) -> String {
     let mut in_object = false;
     let mut masked = String::new();
@@ -283,8 +283,9 @@ fn masked(text: &str) -> String {
     masked
 }
 
-/// Returns, for each certificate, its version, type, key type, number of extensions, the head of
-/// the first extension and its length, and its expiry time in hours.
+/// Returns the fields of each certificate that must match: its version, type, key type, number of
+/// extensions, the header of the first extension and the total length, followed by the expiry time
+/// in hours.
 fn certificates(text: &str) -> Result<Vec<(Vec<u8>, u32)>> {
     let objects = text.split("-----BEGIN ED25519 CERT-----\n").skip(1);
     let read = |object: &str| {

@@ -4,7 +4,7 @@ use anyhow::Result;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Starts a server that runs until the test ends, and returns its address.
+/// Starts a web server that runs until the test ends, and returns its address.
 pub async fn serve(number: usize) -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?.to_string();

@@ -1,6 +1,6 @@
-//! Tests the stand-alone daemon on a private Tor network, with plain tors as instances and real
-//! clients. It runs with a configuration of Python Onionbalance and with one of ours, and is
-//! compared with Python Onionbalance itself.
+//! Tests the stand-alone daemon on a private Tor network with real clients. The instances are stock
+//! tor processes. The daemon runs with a configuration of Python Onionbalance and with one of ours,
+//! and is compared with Python Onionbalance itself.
 
 mod setup;
 #[path = "../private_network/target.rs"]
@@ -33,8 +33,8 @@ async fn the_daemon_is_a_drop_in_replacement_for_python_onionbalance() -> Result
 async fn scenario(setup: &Setup) -> Result<()> {
     let [pythons, ours] = [&setup.pythons, &setup.ours];
 
-    // Python's configuration works unchanged. The daemon uses a control port over TCP with a
-    // password, of a tor that is dormant.
+    // Python's configuration works unchanged. The daemon connects to the TCP control port of a
+    // dormant tor and authenticates with a password.
     setup.start_daemon(&setup.python_config(), ControlAuth::Password)?;
     wait_serves(setup, &pythons.master, &OF_PYTHONS).await?;
     let of_ours = status_when_complete(setup).await?;
@@ -81,7 +81,8 @@ async fn scenario(setup: &Setup) -> Result<()> {
     );
     setup.stop_daemon().await?;
 
-    // The last daemon uses the control socket, and its tor restarts meanwhile.
+    // The last daemon uses the control socket, and its tor is restarted while the daemon is
+    // running.
     setup.start_daemon(&config, ControlAuth::Socket)?;
     let before = published(&status_when_complete(setup).await?);
     setup.restart_tor().await?;
@@ -105,8 +106,8 @@ fn published(status: &Value) -> Vec<String> {
         .collect()
 }
 
-/// Waits until both descriptors are published and those of all instances were received, and returns
-/// the status.
+/// Waits until each service has published both of its descriptors and the descriptors of all
+/// instances have been received. Returns the status.
 async fn status_when_complete(setup: &Setup) -> Result<Value> {
     until("the status is complete", Duration::from_secs(240), async || {
         let Ok(status) = setup.status().await else { return Ok(Seen::not_yet("no status socket")) };
@@ -123,7 +124,8 @@ async fn status_when_complete(setup: &Setup) -> Result<Value> {
     .await
 }
 
-/// Replaces the times and numbers in a document by placeholders and keeps the onion addresses.
+/// Replaces the times and numbers in a JSON document with placeholders, and keeps the onion
+/// addresses.
 fn normalized(value: &Value) -> Value {
     match value {
         Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), normalized(value))).collect(),
@@ -137,7 +139,7 @@ fn normalized(value: &Value) -> Value {
     }
 }
 
-/// Fetches with fresh clients until each of the instances, and no other, has answered.
+/// Fetches with fresh clients until each of the given instances, and no other, has answered.
 async fn wait_serves(setup: &Setup, onion: &str, instances: &[usize]) -> Result<()> {
     let expected: BTreeSet<usize> = instances.iter().copied().collect();
     until(&format!("the instances {expected:?} serve"), Duration::from_secs(240), async || {

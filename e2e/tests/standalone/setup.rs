@@ -37,11 +37,11 @@ pub struct OnionService {
 /// The way in which the daemon connects to its tor and authenticates.
 #[derive(Clone, Copy)]
 pub enum ControlAuth {
-    /// The first tor's control port, with a password.
+    /// The control port of the first tor process, with a password.
     Password,
-    /// The second tor's control port, with the cookie.
+    /// The control port of the second tor process, with the cookie.
     Cookie,
-    /// The second tor's control socket, which takes precedence over a port.
+    /// The control socket of the second tor process, which takes precedence over a port.
     Socket,
 }
 
@@ -68,7 +68,8 @@ impl Drop for Setup {
 }
 
 impl Setup {
-    /// Starts the network, the instances and the frontend's two tors, and generates the keys.
+    /// Starts the network, the instances and the frontend's two tor processes, and generates the
+    /// keys.
     pub async fn start() -> Result<Self> {
         machine::check_tor()?;
         let script = source_tree().join("e2e/setup/python-onionbalance.sh");
@@ -103,7 +104,7 @@ impl Setup {
         Ok(setup)
     }
 
-    /// Runs `onionbalance-config` in the way its users do.
+    /// Runs `onionbalance-config` as its users do.
     async fn python_service(&self) -> Result<OnionService> {
         let mut generate = Command::new(self.python.with_file_name("onionbalance-config"));
         generate.args(["-n", "2", "--output"]).arg(self.root.join("python"));
@@ -126,7 +127,7 @@ impl Setup {
         Ok(service)
     }
 
-    /// Starts a plain tor that is set up according to the instructions of both generators.
+    /// Starts a stock tor that is set up according to the instructions of both generators.
     async fn start_instance(&self, number: usize, master: &str) -> Result<String> {
         let dir = self.root.join(format!("instance{number}"));
         let service = dir.join("hs");
@@ -154,8 +155,8 @@ impl Setup {
         Ok(fs::write(self.python_config(), text)?)
     }
 
-    /// Starts the frontend's tors. The first starts dormant, like a tor that has not been used for
-    /// a day, so the daemon must wake it.
+    /// Starts the frontend's two tor processes. The first starts dormant, like a tor that has not
+    /// been used for a day, so the daemon must wake it.
     async fn start_frontend_tors(&self) -> Result<()> {
         let hash = output(&mut command("tor", ["--quiet", "--hash-password", PASSWORD])).await?;
         let hash = hash.lines().last().context("tor printed no password hash")?;
@@ -177,7 +178,7 @@ impl Setup {
         Ok(tor)
     }
 
-    /// Restarts the second tor while the daemon is running.
+    /// Restarts the second tor process while the daemon is running.
     pub async fn restart_tor(&self) -> Result<()> {
         Tor::open(&self.processes, "frontend1", &self.root.join("frontend1")).stop().await?;
         self.start_frontend_tor(1, "")?;
@@ -188,7 +189,8 @@ impl Setup {
         self.root.join("python/config.yaml")
     }
 
-    /// Writes a configuration with these services and their instances next to Python's.
+    /// Writes a configuration with the given services and instances to a file next to Python's
+    /// configuration.
     pub fn write_config(&self, services: &[(&OnionService, &[usize])]) -> Result<PathBuf> {
         let services: Vec<Value> = services
             .iter()
@@ -275,7 +277,7 @@ impl Setup {
         self.processes.check(name)
     }
 
-    /// Ends a scenario. If it failed, the files are kept for inspection.
+    /// Ends the scenario with the given outcome. If it failed, its files are kept for inspection.
     pub fn end(mut self, outcome: Result<()>) -> Result<()> {
         if outcome.is_err() {
             let dir = self.dir.take().map(TempDir::keep).unwrap_or_default();
@@ -299,7 +301,7 @@ fn program() -> Result<PathBuf> {
     program.canonicalize().with_context(|| format!("could not find {}; run cargo build first", program.display()))
 }
 
-/// Returns a command that ends together with this process, however this process ends.
+/// Returns a command that ends when this process does, however that happens.
 fn bound_command(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program);

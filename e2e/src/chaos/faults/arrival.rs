@@ -1,4 +1,4 @@
-//! A backend or a whole service is added. The figures are the times until clients can reach it.
+//! Adds backends or a whole service, and measures how soon clients can reach them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,11 +16,11 @@ use crate::chaos::observed::{Moment, Observed};
 use crate::chaos::stage::Stage;
 use crate::wait::{Seen, until};
 
-/// Two backends are added.
+/// A scale-up from three backends to five.
 #[derive(Debug)]
 pub struct NewBackend;
 
-/// A service with three backends is applied with `kubectl apply`, several times in succession.
+/// Several consecutive creations of a service with three backends by `kubectl apply`.
 #[derive(Debug)]
 pub struct ApplyToFetch;
 
@@ -33,7 +33,7 @@ impl Fault for NewBackend {
     }
 
     fn about(&self) -> &'static str {
-        "two backends are added to three: the time from when a new one is Ready until every HSDir's descriptor has its points"
+        "two backends are added to three; measures the time from Ready until every HSDir's descriptor has their points"
     }
 
     fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<ActiveFault<'a>>> {
@@ -70,8 +70,8 @@ impl Fault for NewBackend {
     }
 }
 
-/// Returns the time at which each of `wanted` new backends was first seen to be Ready, by UID. The
-/// UIDs in `old` are not new.
+/// Waits until `wanted` new backends are Ready, and returns the time at which each was first seen
+/// Ready, by UID. Backends whose UIDs are in `old` do not count as new.
 async fn ready(stage: &Stage, old: &BTreeSet<String>, wanted: usize) -> Result<BTreeMap<String, Instant>> {
     let mut seen = BTreeMap::new();
     until("the new backends are Ready", LIMIT, async || {
@@ -96,11 +96,11 @@ impl Fault for ApplyToFetch {
     }
 
     fn about(&self) -> &'static str {
-        "the time from kubectl apply of a service with three backends to the first page that a client gets; medians of three"
+        "a service with three backends is applied; measures the time until a client gets a page (medians of three runs)"
     }
 
     fn needs(&self) -> Needs {
-        // The existing service only shows that it is not affected.
+        // The load on the existing service only shows that adding a service does not affect it.
         Needs { every: Duration::from_millis(500), quiet: Some(Duration::from_secs(80)), ..Needs::default() }
     }
 

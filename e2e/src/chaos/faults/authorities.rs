@@ -16,21 +16,24 @@ use crate::chaos::observed::Observed;
 use crate::chaos::stage::Stage;
 use crate::wait::{Seen, until};
 
-/// The directory authorities are killed, and return when every consensus has expired.
+/// An outage in which the directory authorities are killed and return only after every consensus
+/// has expired.
 #[derive(Debug)]
 pub struct AuthoritiesDown;
 
-/// The duration of the outage. It is longer than half a time period, so that the network misses one
-/// change.
+/// The duration of the outage. It exceeds half a time period, so that the network misses one change
+/// of the time period or the shared random value.
 const AWAY: Duration = Duration::from_secs(5 * 60);
-/// The time limit for a relay to have a new consensus.
+/// The maximum time from the end of the outage until a relay has a new consensus.
 const VOTED: Duration = Duration::from_secs(180);
-/// The time of observation after the new consensus. It covers one more change and the time in which
-/// tors fetch the consensus, because the pauses between their requests grow during an outage.
+/// The time of observation after the new consensus. It covers one more change, and the time until
+/// every client and service has fetched the consensus: tor lengthens the pauses between its
+/// requests during an outage.
 const WATCHED: Duration = Duration::from_secs(6 * 60);
-/// One request per second, so that a run of 12 minutes has 700 requests.
+/// The interval between requests. One request per second results in 700 requests in a run of 12
+/// minutes.
 const EVERY: Duration = Duration::from_secs(1);
-/// The ways in which agents mend a stalled tor, with the metric of each.
+/// The measures that agents take to revive a stalled tor, each with the metric that counts it.
 const HELP: [(&str, &str); 3] = [
     ("circuits", "onionbalance_agent_circuits_total"),
     ("tor_restarts", "onionbalance_agent_tor_restarts_total"),
@@ -59,11 +62,11 @@ impl Fault for AuthoritiesDown {
             Ok(ActiveFault::new(at, BTreeSet::new()).with_findings(async move {
                 sleep_until(at + AWAY).await;
                 let (last, ended) = (stage.network.consensus_valid_until().await, now());
-                // Restart the authorities before any check, for the sake of the faults after this
-                // one.
+                // Restart the authorities before any check can fail, so that later faults find the
+                // network intact.
                 stage.network.up().await?;
                 let last = last?;
-                ensure!(last < ended, "a consensus was valid until {last}, but the outage ended at {ended}");
+                ensure!(last < ended, "a consensus was still valid (until {last}) when the outage ended at {ended}");
                 until("a relay has a new consensus", VOTED, async || {
                     let newest = stage.network.consensus_valid_until().await?;
                     Ok(if newest > now() {
@@ -99,7 +102,7 @@ async fn last_gap(stage: &Stage, since: Instant) -> Result<Duration> {
         let held = stage.held_points()?;
         is_whole = true;
         for backend in &backends {
-            // A backend that does not answer in time counts as one without points.
+            // A backend that does not answer in time is treated as having no points.
             is_whole &= stage.points_of(backend).await.is_ok_and(|points| !points.is_disjoint(&held));
         }
         if !is_whole {
@@ -107,11 +110,11 @@ async fn last_gap(stage: &Stage, since: Instant) -> Result<Duration> {
         }
         sleep(Duration::from_secs(1)).await;
     }
-    ensure!(is_whole, "at the end, a backend had no point in the descriptors");
+    ensure!(is_whole, "a backend still had no point in the descriptors at the end");
     Ok(gap)
 }
 
-/// Returns how often agents have mended a tor so far, in the order of [`HELP`].
+/// Returns the number of times that agents have taken each measure in [`HELP`] so far.
 async fn help(stage: &Stage) -> Result<[f64; 3]> {
     let mut sums = [0.0; 3];
     for backend in stage.service.backends().await? {

@@ -1,4 +1,4 @@
-//! One of three backends fails or hangs.
+//! Faults in which one of three backends fails or hangs.
 
 use std::time::Duration;
 
@@ -13,25 +13,25 @@ use crate::chaos::observed::Observed;
 use crate::chaos::pods::{Link, PodProgram, resume, signal};
 use crate::chaos::stage::Stage;
 
-/// A fault of one backend.
+/// A failure of a single backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BackendFault {
-    /// The backend's tor gets SIGKILL.
+    /// The backend's tor receives SIGKILL.
     TorKill,
-    /// The backend's tor gets SIGSTOP.
+    /// The backend's tor receives SIGSTOP.
     TorFreeze,
-    /// The backend's agent gets SIGKILL.
+    /// The backend's agent receives SIGKILL.
     AgentKill,
-    /// The backend's agent gets SIGSTOP.
+    /// The backend's agent receives SIGSTOP.
     AgentFreeze,
     /// The backend's pod is deleted without a grace period.
     PodDelete,
-    /// The link of the backend's pod is down.
+    /// The network link of the backend's pod is down.
     LinkCut,
 }
 
-/// The time for which an agent is frozen or a link is cut, which is the minute in which clients are
-/// observed.
+/// The duration for which an agent is frozen or a link is cut. Clients are observed for the same
+/// minute.
 const LASTS: Duration = Duration::from_secs(60);
 
 impl Fault for BackendFault {

@@ -1,4 +1,4 @@
-//! Outages that the data plane should survive: of the operator, the API server, and some of the
+//! Outages that the data plane should survive: of the operator, of the API server, and of some
 //! HSDirs.
 
 use std::collections::BTreeSet;
@@ -19,11 +19,11 @@ use crate::chaos::stage::Stage;
 use crate::install;
 use crate::steps::say;
 
-/// The operator is scaled down to 0, and then a backend's pod is deleted.
+/// An outage of the operator, which is scaled down to 0 before a backend's pod is deleted.
 #[derive(Debug)]
 pub struct OperatorDown;
 
-/// An outage of the control plane for two minutes.
+/// A two-minute outage of the control plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ControlPlaneDown {
     /// Only etcd, which stores the cluster's data, is killed.
@@ -32,14 +32,14 @@ pub enum ControlPlaneDown {
     ApiServerAndEtcd,
 }
 
-/// Two of the HSDirs that hold the descriptor are frozen for a minute.
+/// A one-minute freeze of two of the HSDirs that hold the descriptor.
 #[derive(Debug)]
 pub struct HsDirsDown;
 
 const NONE_FAILS: Limit = Limit::AtMost(0.0);
 const PUBLISHED: Duration = Duration::from_secs(120);
 const AWAY: Duration = Duration::from_secs(120);
-/// The time after the API server's return during which the status is watched.
+/// The time for which the status is watched after the API server returns.
 const WATCHED: Duration = Duration::from_secs(30);
 
 impl Fault for OperatorDown {
@@ -64,7 +64,7 @@ impl Fault for OperatorDown {
             stage.run(&format!("delete pod {} --grace-period=0 --force --wait=false", victim.name)).await?;
             let service = stage.service.clone();
             Ok(ActiveFault::new(at, dead).ending(Duration::ZERO, async move {
-                // The publisher writes its part of the status with or without the operator.
+                // The publisher writes its part of the status even while the operator is stopped.
                 let added = service.wait_published(backends, PUBLISHED).await;
                 kubectl.run(&format!("{scale}1")).await?;
                 added.map(drop)
@@ -120,7 +120,7 @@ impl Fault for ControlPlaneDown {
                 let name = format!("{}_other_statuses", self.name());
                 let figure = Figure::count(name, others.len(), "statuses").with(NONE_FAILS);
                 for other in others {
-                    say(&format!("after the restart, the status differed by {other:?}"));
+                    say(&format!("the status had other conditions after the restart: {other:?}"));
                 }
                 Ok(Findings { figures: vec![figure], ..Findings::default() })
             }))
@@ -133,15 +133,15 @@ impl Fault for ControlPlaneDown {
     }
 }
 
-/// Returns the type, status, reason and last transition time of each condition, which must be
-/// unchanged when the API server is back.
+/// Returns the type, status, reason and last transition time of each condition. These must be
+/// unchanged once the API server is back.
 fn conditions(status: &OnionBalancedServiceStatus) -> BTreeSet<String> {
     let text = |c: &Condition| format!("{}={} {} since {}", c.type_, c.status, c.reason, c.last_transition_time.0);
     status.conditions.iter().map(text).collect()
 }
 
-/// Returns the condition sets that appear after the API server is back and differ from `clean`,
-/// each reduced to its new conditions.
+/// Returns the sets of conditions that appear after the API server is back and differ from `clean`.
+/// Each set is reduced to the conditions that are not in `clean`.
 async fn other_statuses(stage: &Stage, clean: &BTreeSet<String>) -> Result<BTreeSet<BTreeSet<String>>> {
     let mut others = BTreeSet::new();
     let end = Instant::now() + WATCHED;
@@ -175,7 +175,7 @@ impl Fault for HsDirsDown {
         Box::pin(async move {
             let names = stage.network.fingerprints()?;
             let held = stage.held()?;
-            // A frozen authority would delay the consensus, which is another fault.
+            // A frozen authority would delay the consensus, which is a different fault.
             let relays = held.keys().filter_map(|hsdir| names.get(hsdir)).filter(|name| name.contains("relay"));
             let frozen: Vec<String> = relays.take(FROZEN.into()).cloned().collect();
             ensure!(frozen.len() == usize::from(FROZEN), "too few relays hold the descriptor: {frozen:?}");
@@ -194,9 +194,9 @@ impl Fault for HsDirsDown {
     }
 
     fn figures(&self, seen: &Observed) -> Vec<Figure> {
-        // The first figure covers the HSDirs that answer and has no limit. Two relays of eleven are
-        // part of many circuits, also of those to other HSDirs, and each circuit that is attempted
-        // through them costs time.
+        // The first figure covers only the HSDirs that still answer, and has no limit. Two of
+        // eleven relays are part of many circuits, including those to other HSDirs, and every
+        // circuit that is attempted through them costs time.
         vec![seen.gone_while_it_lasts(), seen.failed().with(Limit::AtMost(0.0))]
     }
 }

@@ -1,4 +1,4 @@
-//! The leading frontend fails, hangs for a minute or is cut off, or one of its two programs does.
+//! Faults of the leading frontend: it fails, hangs or is cut off, or one of its two programs fails.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::chaos::pods::{Link, PodProgram, resume, signal};
 use crate::chaos::stage::Stage;
 use crate::wait::{Seen, until};
 
-/// A fault of the leading frontend.
+/// A failure of the leading frontend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrontendFault {
     /// The leader's publisher and tor are killed and its pod is deleted. The standby takes over.
@@ -40,11 +40,11 @@ pub enum FrontendFault {
 
 const BOTH: [PodProgram; 2] = [PodProgram::Ours, PodProgram::Tor];
 const NONE: Limit = Limit::AtMost(0.0);
-/// The required time in seconds until all HSDirs hold the standby's descriptor.
+/// The limit, in seconds, of the time until all HSDirs hold the standby's descriptor.
 const TAKEN_OVER: Limit = Limit::AtMost(25.0);
-/// The time for which a leader is frozen or cut off.
+/// The duration for which a leader is frozen or cut off.
 const LASTS: Duration = Duration::from_secs(60);
-/// The time after the fault's end in which the old leader is watched for further publishing.
+/// The time for which the old leader is watched for further publishing after the fault ends.
 const WATCHED: Duration = Duration::from_secs(15);
 
 impl FrontendFault {
@@ -100,8 +100,8 @@ impl Fault for FrontendFault {
             let ours = &[PodProgram::Ours];
             Ok(match self {
                 Self::Kill => {
-                    // Kill the publisher before deleting its pod. A publisher that gets SIGTERM
-                    // would release its Lease.
+                    // Kill the publisher before deleting its pod: on SIGTERM, a publisher would
+                    // release its Lease.
                     signal(&uid, &BOTH, Signal::KILL)?;
                     stage.run(&format!("delete pod {name} --grace-period=0 --force --wait=false")).await?;
                     active
@@ -141,8 +141,9 @@ impl Fault for FrontendFault {
 }
 
 impl FrontendFault {
-    /// Ends the fault after its time, and counts what the old leader publishes after it resumes.
-    /// Another frontend leads by then, so any publishing would be a race.
+    /// Ends the fault when its time is over, and counts the descriptors that the old leader
+    /// publishes after it resumes. Another frontend leads by then, so publishing any would be a
+    /// race.
     async fn old_leader(
         &self,
         stage: &Stage,
@@ -170,7 +171,7 @@ impl FrontendFault {
     }
 }
 
-/// Counts the descriptors that a frontend's publisher logged as published, including those from
+/// Counts the descriptors that a frontend's publisher logged as published, including those logged
 /// before a restart of its container.
 async fn published_by(stage: &Stage, pod: &str, seconds: u64) -> Result<usize> {
     let restarts = "jsonpath={.status.containerStatuses[?(@.name==\"publisher\")].restartCount}";

@@ -1,4 +1,4 @@
-//! All faults that `make chaos` causes.
+//! All faults that `make chaos` injects.
 
 mod arrival;
 mod authorities;

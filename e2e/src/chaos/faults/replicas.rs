@@ -14,15 +14,15 @@ use crate::chaos::needs::Needs;
 use crate::chaos::observed::Observed;
 use crate::chaos::stage::Stage;
 
-/// Five backends are scaled down to two while streams of up to a minute are open.
+/// A scale-down from five backends to two while streams of up to a minute are open.
 #[derive(Debug)]
 pub struct ScaleDown;
 
-/// A backend's pod is deleted with its usual grace period.
+/// The deletion of a backend's pod with its usual grace period.
 #[derive(Debug)]
 pub struct PodRestart;
 
-/// All backends are replaced, as for a new image.
+/// A rollout that replaces all backends, as for a new image.
 #[derive(Debug)]
 pub struct RollingRestart;
 

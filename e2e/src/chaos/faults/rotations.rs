@@ -1,12 +1,12 @@
-//! Two changes of the time period, at which every introduction point is replaced although nothing
+//! Two changes of the time period. Each of them replaces every introduction point although nothing
 //! breaks.
 //!
 //! A tor that publishes by itself has one descriptor for each of two time periods, with separate
 //! introduction points. When the second period has become the older one, tor closes the first
 //! period's points, which clients used until half a period ago. A backend's tor reports only the
-//! points of the first period, so our descriptors use them until tor closes them. On the public
-//! network, each tor learns of a new consensus at its own time within about an hour. In the test
-//! network it is within about 20 seconds, which is one consensus interval, too.
+//! points of the first period, so our descriptors use them until tor closes them. Tors learn of a
+//! new consensus at different times within about one consensus interval, which is an hour on the
+//! public network and about 20 seconds in the test network.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -25,22 +25,23 @@ use crate::chaos::request::ServiceKind;
 use crate::chaos::stage::Stage;
 use crate::wait::{Seen, until};
 
-/// The time period changes twice.
+/// A run in which the time period changes twice.
 #[derive(Debug)]
 pub struct Rotations;
 
-/// One request per second, so that a run of 20 minutes has about a thousand requests.
+/// The interval between requests. One request per second results in about a thousand requests in a
+/// run of 20 minutes.
 const EVERY: Duration = Duration::from_secs(1);
-/// Two time periods of the test network, and one minute.
+/// The duration of the run: two time periods of the test network, plus one minute.
 const LASTS: Duration = Duration::from_secs(17 * 60);
 const LONGEST: Duration = Duration::from_secs(22 * 60);
-/// The number of changes that must be observed.
+/// The number of changes of the time period that must be observed.
 const CHANGES: u8 = 2;
-/// The time before the first backend's replacement of its points from which requests count as made
-/// at the change.
+/// The time before a change of the time period from which requests count as made at the change. A
+/// change begins when the first backend replaces its points.
 const BEFORE: Duration = Duration::from_secs(30);
-/// The time after the first backend's replacement of its points until which requests count as made
-/// at the change.
+/// The time after a change of the time period until which requests count as made at the change. A
+/// change begins when the first backend replaces its points.
 const AFTER: Duration = Duration::from_secs(60);
 
 impl Fault for Rotations {
@@ -97,8 +98,8 @@ impl Fault for Rotations {
     }
 }
 
-/// Returns the time from the first backend's change until no HSDir that clients ask held any of the
-/// old points.
+/// Returns the time from the moment when the first backend replaced its points until none of the
+/// HSDirs that clients ask held any of the old points.
 fn renewed(seen: &Observed, moment: &Moment) -> Option<Duration> {
     let (earlier, later): (Vec<_>, Vec<_>) = seen.answers.iter().cloned().partition(|answer| answer.at < moment.at);
     let soon: Vec<_> = later.into_iter().filter(|answer| answer.at < moment.at + AFTER).collect();
@@ -107,8 +108,8 @@ fn renewed(seen: &Observed, moment: &Moment) -> Option<Duration> {
 }
 
 /// Watches the backends until all have replaced all their points twice and the observation time is
-/// over. A change's moment is that of its first backend; its points are the old ones of all
-/// backends.
+/// over. Returns one moment per change: its time is that of the first backend's replacement, and
+/// its points are the old points of all backends.
 async fn changes(stage: &Stage, since: Instant) -> Result<Vec<Moment>> {
     let backends = stage.service.backends().await?;
     let mut known: BTreeMap<String, (Revision, BTreeSet<String>)> = BTreeMap::new();

@@ -56,7 +56,7 @@ HiddenServicePort 80 unix:{run}/forward/80.sock
         Ok(Backend { uid, api: format!("{}:{AGENT_API_PORT}", backend_address(number)) })
     }
 
-    /// Starts a plain tor with its own onion service, as a user would run it on a server.
+    /// Starts a stock tor with its own onion service, as a user would run it on a server.
     pub(super) async fn start_external(&self, number: usize) -> Result<String> {
         let dir = self.path(&format!("external{number}"));
         make_private_dir(&dir.join("run/control"))?;
@@ -83,8 +83,8 @@ HiddenServicePort 80 {target}
         self.start_publisher(&[])
     }
 
-    /// Starts another frontend with its own tor, whose publisher uses a Lease. Its publisher gets
-    /// these additional arguments and variables. Returns the publisher's address.
+    /// Starts another frontend with its own tor. The publisher uses a Lease and gets the given
+    /// arguments and environment variables. Returns the publisher's address.
     pub async fn start_leased_frontend(
         &self,
         name: &str,
@@ -97,7 +97,8 @@ HiddenServicePort 80 {target}
         self.start_another_frontend(name, uid, publisher, arguments).await
     }
 
-    /// Starts another frontend with a tor of its own, whose publisher always leads. Returns its address.
+    /// Starts another frontend with its own tor. The publisher always leads. Returns the
+    /// publisher's address.
     pub async fn start_frontend_without_lease(&self, name: &str) -> Result<String> {
         let backends = self.static_backends();
         let arguments: Vec<&str> = backends.iter().flat_map(|backend| ["--static-backend", backend]).collect();
@@ -124,7 +125,7 @@ HiddenServicePort 80 {target}
         Ok(address)
     }
 
-    /// Restarts the publisher for these clients only.
+    /// Restarts the publisher so that only the given clients may discover the service.
     pub async fn restrict(&mut self, clients: &[ClientPublicKey]) -> Result<()> {
         self.processes.stop("frontend-publisher").await?;
         self.metrics = self.start_publisher(clients)?;
@@ -197,7 +198,7 @@ fn fixed_publisher(dir: &Path) -> Command {
 }
 
 fn in_folders(program: &Path, subcommand: &[&str], dir: &Path) -> Command {
-    // The program must end together with this process, however this process ends.
+    // Make the program exit when this process does, however that happens.
     let mut command = Command::new("setpriv");
     command
         .args(["--pdeathsig", "KILL", "--"])
@@ -207,7 +208,7 @@ fn in_folders(program: &Path, subcommand: &[&str], dir: &Path) -> Command {
         .arg(dir.join("run"))
         .arg("--tor-data-dir")
         .arg(dir.join("data"));
-    // Log at the most verbose level of our own code, because no secret may appear in any of it.
+    // Log at the most verbose level of our own code, because no secret may appear at any level.
     command.env("RUST_LOG", "debug,onionbalance_operator=trace,hyper=info");
     command
 }
