@@ -1,5 +1,5 @@
-//! Keeps the pages together: links and anchors lead somewhere, every condition's reason is told,
-//! and commands are tested ones.
+//! Checks the documentation: every link leads to an existing page and heading, the tables of
+//! conditions match the source, and pages with commands name their tests.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test may stop at what cannot be")]
 
@@ -17,7 +17,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// All files below a folder with this ending; not what was built, nor what is hidden.
+/// Returns all files below a folder that have this extension, without build output and hidden files.
 fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).expect("a folder") {
@@ -33,7 +33,7 @@ fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
     found
 }
 
-/// A page's lines outside of code blocks.
+/// Returns the lines of a page outside of code blocks.
 fn prose(text: &str) -> impl Iterator<Item = &str> {
     let mut code = false;
     text.lines().filter(move |line| {
@@ -43,12 +43,12 @@ fn prose(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// What stands between single backquotes.
+/// Returns the texts between single backquotes in a line.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// Where the links of a page lead.
+/// Returns the targets of all links on a page.
 fn links(text: &str) -> Vec<String> {
     let prose: Vec<_> = prose(text).collect();
     let plain: String = prose.join("\n").split('`').step_by(2).collect();
@@ -56,7 +56,7 @@ fn links(text: &str) -> Vec<String> {
     ends.filter_map(|rest| Some(rest.split_once(')')?.0.to_owned())).collect()
 }
 
-/// The anchors that GitHub gives a page's headings.
+/// Returns the anchors that GitHub generates for the headings of a page.
 fn anchors(text: &str) -> BTreeSet<String> {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let headings =
@@ -93,7 +93,7 @@ fn links_lead_somewhere() {
     assert!(count > 30, "only {count} links were found");
 }
 
-/// A page with commands says which test runs them, or that `make test` does.
+/// A page with commands must name the test that runs the commands, or say that `make test` does.
 #[test]
 fn pages_with_commands_name_their_test() {
     let mut faults = Vec::new();
@@ -110,7 +110,8 @@ fn pages_with_commands_name_their_test() {
     assert!(faults.is_empty(), "no test is named in {faults:?}");
 }
 
-/// Condition and reason, of each row of a table in which the cell of this number names them.
+/// Returns the conditions and reasons in each row of a table. The cell with the given number holds
+/// them.
 fn reasons(page: &str, cell: usize) -> Vec<(Vec<String>, Vec<String>)> {
     let text = read(&source_tree().join("docs").join(page));
     let rows = text.lines().filter(|line| line.starts_with('|'));
@@ -164,7 +165,7 @@ fn the_operations_guide_explains_every_reason() {
     assert!(missing.is_empty() && unknown.is_empty(), "not explained: {missing:?}; unknown: {unknown:?}");
 }
 
-/// The section describes `Pending`, the default of the schema, in its text and not in the table.
+/// `Pending`, the default in the schema, is not in the table: the text of the section describes it.
 #[test]
 fn the_table_of_conditions_has_exactly_the_reasons_of_the_source() {
     let source: BTreeSet<_> = Reason::ALL
