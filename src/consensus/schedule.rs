@@ -18,7 +18,8 @@ use super::ConsensusError;
 use super::types::NetworkKind;
 use crate::onion::TimePeriod;
 
-/// The number of voting rounds in a phase (commit, then reveal) of the shared random protocol.
+/// The number of voting rounds in each of the two phases (commit and reveal) of the shared random
+/// protocol.
 const PHASE_ROUNDS: u64 = 12;
 /// The number of voting rounds in a run of the shared random protocol.
 const RUN_ROUNDS: u64 = 2 * PHASE_ROUNDS;
