@@ -46,7 +46,7 @@ proptest! {
     }
 
     #[test]
-    fn data_never_leave_the_block(data in "([.\r\n]|.){0,40}") {
+    fn data_never_breaks_out_of_the_block(data in "([.\r\n]|.){0,40}") {
         let mut bytes = b"250+x=\r\n".to_vec();
         push_data(&data, &mut bytes);
         bytes.extend_from_slice(b"250 OK\r\n");

@@ -11,8 +11,8 @@ pub(super) const FLOW_CONTROL: &str = "flow-control";
 /// The highest version number that a subprotocol can have (dir-spec, "Subprotocol versions").
 const MAX_VERSION: u8 = 63;
 
-/// The supported versions of the `FlowCtrl` protocol and the SENDME increment, for example `1-2 31`.
-/// The increment is the number of cells after which a SENDME is sent.
+/// The supported versions of the `FlowCtrl` protocol, and the SENDME increment, for example
+/// `1-2 31`. The increment is the number of cells after which a SENDME is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FlowControl {
     /// The supported versions as a bit set, in which bit n is set for version n.
