@@ -1,5 +1,5 @@
-//! The forwarder, which connects the unix sockets that tor uses to the targets of the onion
-//! service.
+//! The forwarder, which accepts streams from tor on unix sockets and connects them to the targets
+//! of the onion service.
 //!
 //! Tor resolves the name in a `HiddenServicePort` only once, when it reads its configuration.
 //! Therefore tor connects to a unix socket, and the forwarder resolves the name for each stream.

@@ -110,7 +110,7 @@ struct Serve {
 /// The error that ends the agent or `backend init`.
 type AgentError = Box<dyn Error + Send + Sync>;
 
-/// Runs the agent until SIGTERM or SIGINT, or runs `init` to its end.
+/// Runs the agent until SIGTERM or SIGINT, or runs `backend init` to completion.
 pub async fn run(args: Args) -> Result<(), AgentError> {
     let config = read_config(&args.files.config)?;
     let run_dir = RunDir::new(args.files.run_dir);

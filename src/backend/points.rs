@@ -26,8 +26,8 @@ struct OwnDescriptor {
 }
 
 impl Points {
-    /// Creates an empty state. `boot` distinguishes the revisions of this agent from those of an
-    /// agent before a restart.
+    /// Creates an empty state. `boot` distinguishes the revisions of this run of the agent from
+    /// those of earlier runs.
     pub fn new(boot: u64) -> Self {
         Self { revision: Revision { boot, number: 0 }, held: None }
     }

@@ -36,8 +36,7 @@ pub enum Unanswered {
     Frozen,
 }
 
-/// A watchdog for the process that listens on the control socket, which counts how long the process
-/// has been silent.
+/// A watchdog that counts how long the process that listens on the control socket has been silent.
 #[derive(Debug)]
 pub struct Watchdog {
     pulse: Pulse,

@@ -1,5 +1,5 @@
 //! A proxy for tor's own metrics. Tor's `MetricsPort` has no authentication, so it is reachable
-//! only inside the pod, and the agent and the publisher serve its metrics at `/tor/metrics`.
+//! only inside the pod. The agent and the publisher serve its metrics at `/tor/metrics`.
 
 use std::time::Duration;
 
@@ -67,7 +67,7 @@ async fn ask(port: u16) -> Result<String, TorMetricsError> {
 }
 
 /// Returns true if the text contains nothing but tor's metrics. A compromised tor must not be able
-/// to report metrics under the names of the agent's or the publisher's metrics.
+/// to report metrics on behalf of the agent or the publisher.
 fn is_tors(text: &str) -> bool {
     text.lines().all(|line| line.is_empty() || line.starts_with('#') || line.starts_with("tor_"))
 }

@@ -53,7 +53,7 @@ fn digest(document: &str) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// Parses `"id" SP "ed25519" SP identity`, where the identity has 43 characters of base64.
+/// Parses `"id" SP "ed25519" SP identity`, where the identity is 43 characters of base64.
 fn identity(document: &str) -> Option<[u8; 32]> {
     let mut identities = document.lines().filter_map(|line| line.strip_prefix("id ed25519 "));
     let identity = base64_array(identities.next()?.split_ascii_whitespace().next()?)?;

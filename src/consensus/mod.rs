@@ -42,7 +42,8 @@ pub enum ConsensusError {
     /// The router entries are not in strictly ascending order of their identity digests.
     #[error("the router entries are not in ascending order")]
     RouterOrder,
-    /// The times are not in ascending order, or no time period can be computed from them.
+    /// The times of the consensus are not in ascending order, or no time period can be computed
+    /// from them.
     #[error("no time period can be computed from the times of the consensus")]
     Schedule,
     /// A fingerprint does not have forty hexadecimal digits.

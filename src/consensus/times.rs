@@ -14,8 +14,8 @@ pub fn parse_time(keyword: &'static str, text: &str) -> Result<SystemTime, Conse
     time(text.split_ascii_whitespace()).ok_or(ConsensusError::Malformed(keyword))
 }
 
-/// Returns the time period that C tor calls a service's current one. On the public network this
-/// assumes the default of `hsdir_interval`, which has never been changed.
+/// Returns the time period that C tor calls a service's current one. On the public network, this
+/// function assumes the default of `hsdir_interval`, which has never been changed.
 pub fn service_period(
     valid_after: SystemTime,
     fresh_until: SystemTime,

@@ -12,8 +12,8 @@ use crate::onion::TimePeriod;
 pub enum NetworkKind {
     /// The public Tor network.
     Public,
-    /// A network with `TestingTorNetwork 1`, where a time period lasts 24 voting rounds. GETCONF
-    /// reads this option from tor.
+    /// A network with `TestingTorNetwork 1`, where a time period lasts 24 voting rounds. The option
+    /// can be read from tor with GETCONF.
     Testing,
 }
 
@@ -24,7 +24,7 @@ impl NetworkKind {
     }
 }
 
-/// A time period that a service publishes for, with the inputs of its HSDir ring.
+/// A time period that a service publishes for, with the inputs for its HSDir ring.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServicePeriod {
     /// The time period.

@@ -113,7 +113,7 @@ impl From<ControlError> for AuthenticationFailure {
 }
 
 impl Authenticator<'_> {
-    /// Chooses a method and authenticates.
+    /// Chooses an authentication method and authenticates the connection.
     pub(super) async fn authenticate(&self, client: &Client, methods: Methods) -> Result<(), AuthenticationFailure> {
         // A restarted tor opens its socket before it replaces an old cookie file, but replies only
         // afterwards. The file is therefore read after the reply, even if the path from
@@ -275,8 +275,8 @@ fn keyed(label: &[u8]) -> Hmac<Sha256> {
     Hmac::new(&key.into())
 }
 
-/// Reads the cookie. Waits for a missing or incomplete file for up to `patience`, and returns a
-/// description of the problem if that time passes or the file cannot be read.
+/// Reads the cookie file. If the file is missing or incomplete, waits for it for up to `patience`.
+/// Returns a description of the problem if this time passes or the file cannot be read.
 async fn await_cookie(path: &Path, patience: Duration) -> Result<Zeroizing<Vec<u8>>, String> {
     let deadline = Instant::now() + patience;
     loop {

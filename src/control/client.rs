@@ -168,7 +168,7 @@ impl Client {
         self.command(bytes).await.map(drop)
     }
 
-    /// Sends AUTHCHALLENGE SAFECOOKIE.
+    /// Sends AUTHCHALLENGE SAFECOOKIE with this nonce.
     pub(super) async fn auth_challenge(&self, nonce: &[u8]) -> Result<Message, ControlError> {
         self.command(line("AUTHCHALLENGE", &["SAFECOOKIE", &HEXUPPER.encode(nonce)])?).await
     }

@@ -40,7 +40,7 @@ pub struct Line {
 /// The limits on the number of bytes that a decoder buffers.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// The maximum length of one line, including its line end.
+    /// The maximum length of one line, including its line ending.
     pub line: usize,
     /// The maximum length of one message, including its data.
     pub message: usize,
@@ -106,7 +106,7 @@ impl Decoder {
         Self { limits, ..Self::default() }
     }
 
-    /// Decodes the next bytes and appends the messages that they complete to `messages`. If an
+    /// Decodes the next bytes and appends every message that is now complete to `messages`. If an
     /// error occurs, the messages that precede the error are still appended.
     pub fn feed(&mut self, bytes: &[u8], messages: &mut Vec<Message>) -> Result<(), DecodeError> {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
@@ -202,7 +202,7 @@ impl Message {
 }
 
 /// Removes the CRLF at the end of a line. A lone LF is accepted too, because tor writes one if a
-/// data value begins with a line end.
+/// data value begins with a newline.
 fn without_line_end(line: &[u8]) -> &[u8] {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     line.strip_suffix(b"\r").unwrap_or(line)

@@ -41,7 +41,7 @@ impl Connector {
         Self::new(ControlEndpoint::Unix(socket.into()))
     }
 
-    /// Connects and authenticates.
+    /// Connects to tor's control port and authenticates.
     ///
     /// Authentication tries the cookie first, if tor offers that method, and then the password.
     /// Neither is needed if tor requires no authentication. The cookie is never revealed over TCP

@@ -22,7 +22,7 @@ const READ_SIZE: usize = 16 << 10;
 
 /// A command and the channel for its reply.
 pub(super) struct QueuedCommand {
-    /// The complete command, including line ends. The bytes of AUTHENTICATE contain a secret.
+    /// The complete command, including line endings. The bytes of AUTHENTICATE contain a secret.
     pub(super) bytes: Zeroizing<Vec<u8>>,
     pub(super) answer: ReplySender,
 }

@@ -50,7 +50,7 @@ pub struct HsDescContent {
     pub address: OnionAddress,
     /// The 20-byte fingerprint of the HSDir.
     pub hsdir: [u8; 20],
-    /// The unchecked text of the descriptor with `\n` line ends. It is empty after a failure.
+    /// The unchecked text of the descriptor with `\n` line endings. It is empty after a failure.
     pub descriptor: String,
 }
 

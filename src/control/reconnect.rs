@@ -11,8 +11,8 @@ use super::{Client, Connector, ControlError, Event};
 /// A change of the connection's state.
 #[derive(Debug)]
 pub enum Update {
-    /// A new, authenticated connection is open. It has none of the event subscriptions of an
-    /// earlier one.
+    /// A new, authenticated connection is open. It does not inherit the event subscriptions of an
+    /// earlier connection.
     Connected(Client, mpsc::Receiver<Event>),
     /// There is no connection, because the last connection ended or a new attempt failed, for this
     /// reason. The supervisor tries again automatically.

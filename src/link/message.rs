@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::onion::OnionAddress;
 
-/// The request of a publisher to an agent.
+/// A request from a publisher to an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SyncRequest {
@@ -35,7 +35,7 @@ pub enum PodPhase {
     Withdrawn,
 }
 
-/// The response of an agent to a publisher.
+/// A response from an agent to a publisher.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SyncResponse {
@@ -43,7 +43,7 @@ pub struct SyncResponse {
     pub onion_address: OnionAddress,
     /// The revision of the current introduction points.
     pub revision: Revision,
-    /// The number of introduction points in the backend's descriptor, 0 while tor has no
+    /// The number of introduction points in the backend's descriptor, or 0 while tor has no
     /// descriptor.
     pub introduction_points: usize,
     /// The descriptor as tor returned it. It is None if `known_revision` is current or tor has no

@@ -108,7 +108,7 @@ impl UncheckedCert {
         self.signed_with.as_ref()
     }
 
-    /// Checks the type, the signing key, the signature and the expiration time. A certificate that
+    /// Checks a certificate's type, signing key, signature and expiration time. A certificate that
     /// does not name its signing key is rejected.
     pub fn check(&self, cert_type: CertType, signing_key: &[u8; 32], now: SystemTime) -> Result<Certified, CertError> {
         if self.cert_type != cert_type as u8 {

@@ -13,7 +13,7 @@ pub struct Items<'a> {
 /// A keyword line with its optional object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Item<'a> {
-    /// The first word of the line.
+    /// The keyword, which is the first word of the line.
     pub keyword: &'a str,
     /// The unmodified rest of the line, after the keyword and the space that follows it.
     pub rest: &'a str,
@@ -41,7 +41,7 @@ pub enum DocumentError {
     /// A line does not begin with a keyword.
     #[error("no keyword at byte {0}")]
     Keyword(usize),
-    /// The begin line of an object is malformed, or the end line is missing.
+    /// The `BEGIN` line of an object is malformed, or its `END` line is missing.
     #[error("malformed object at byte {0}")]
     Object(usize),
 }
@@ -109,7 +109,7 @@ impl<'a> Iterator for Items<'a> {
 }
 
 impl<'a> Item<'a> {
-    /// Returns the words after the keyword.
+    /// Returns the arguments, which are the words after the keyword.
     pub fn arguments(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         self.rest.split([' ', '\t']).filter(|word| !word.is_empty())
     }

@@ -166,7 +166,7 @@ impl MasterKey {
     }
 }
 
-/// Compares two keys in constant time.
+/// Compares two master keys in constant time.
 impl PartialEq for MasterKey {
     fn eq(&self, other: &Self) -> bool {
         let equal = self.secret.scalar.ct_eq(&other.secret.scalar) & self.secret.prefix.ct_eq(&other.secret.prefix);
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn derived_bytes_depend_on_the_label() {
-        // Computed with Python cryptography: HKDF(SHA256(), 32, salt=None,
+        // Computed with Python's cryptography package: HKDF(SHA256(), 32, salt=None,
         // info=b"label").derive(expanded key)
         let expected = "4feb0909d5e045f80456c1338e10b232fe73b616968ed479c84de833122b92c0";
         assert_eq!(HEXLOWER.encode(rfc_key().derive(b"label").as_slice()), expected);

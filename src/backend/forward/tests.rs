@@ -240,7 +240,7 @@ async fn a_stream_without_tors_header_never_reaches_the_target() {
     for port in [80, 81] {
         let mut stream = bench.open_port(port).await;
         stream.write_all(&[b'x'; 500]).await.unwrap();
-        // Unread bytes make the kernel report the end as a reset.
+        // Because of the unread bytes, the kernel reports the end of the stream as a reset.
         let end = stream.read(&mut [0]).await;
         assert!(end.is_err() || end.is_ok_and(|length| length == 0));
         let mut silent = bench.open_port(port).await;

@@ -117,8 +117,8 @@ impl Mender {
         Ok(Observation { directory, circuit, points })
     }
 
-    /// Returns the time period of tor's consensus, or None if the consensus is not currently valid,
-    /// because tor is then waiting for the next consensus.
+    /// Returns the time period of tor's consensus, or None if the consensus is not currently valid.
+    /// In that case, tor is waiting for the next consensus.
     async fn period(&self, tor: &mut WatchedClient<'_>) -> Result<Option<TimePeriod>, Unanswered> {
         let mut times = [SystemTime::UNIX_EPOCH; 3];
         for (time, keyword) in times.iter_mut().zip(["valid-after", "fresh-until", "valid-until"]) {
@@ -154,7 +154,7 @@ impl Mender {
         Ok(())
     }
 
-    /// Counts a circuit that is still being built as failed, and closes it.
+    /// Gives up a circuit that is still being built: counts it as failed, and closes it.
     async fn give_up_circuit(&mut self, tor: &mut WatchedClient<'_>) -> Result<(), Unanswered> {
         if self.circuit.is_some() {
             self.rule.circuit_ended(false);
@@ -202,7 +202,7 @@ fn path_to_repeat(status: &str) -> Vec<&str> {
     paths.into_iter().find(|path: &Vec<&str>| path.len() >= HOPS).unwrap_or_default()
 }
 
-/// Returns true if the key belongs to a period at one of the distances of [`BACK`].
+/// Returns true if the key belongs to a time period whose age is in the range [`BACK`].
 fn is_of_a_past_period(address: &OnionAddress, key: &BlindedPublicKey, period: TimePeriod) -> bool {
     let of = |number| address.blind(TimePeriod { number, ..period });
     of(period.number) != *key && BACK.into_iter().any(|back| of(period.number.saturating_sub(back)) == *key)

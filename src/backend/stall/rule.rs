@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The time that a stall must last before the agent acts. Most stalls end by themselves, for
-/// example the one while a starting tor has no introduction points yet.
+/// The time that a stall must last before the agent acts. Most stalls end by themselves: for
+/// example, a tor that has just started has no introduction points yet.
 const NOTICED: Duration = Duration::from_secs(30);
 /// The interval at which the agent asks tor for a circuit. A circuit that is not built within this
 /// time counts as failed.
@@ -30,7 +30,7 @@ const PATIENCE: u32 = 20;
 /// points, because waiting longer would not help.
 const PATIENCE_WITH_OLD_POINTS: u32 = 4;
 
-/// The state of a tor and its onion service at one check.
+/// The state of tor and its onion service at one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Observation {
     /// True if tor reports enough directory information to build circuits.
@@ -65,7 +65,7 @@ pub enum Stall {
     OldPoints,
 }
 
-/// The next action against a stall.
+/// The next action to take against a stall.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remedy {
     /// Do nothing.

@@ -26,8 +26,8 @@ async fn offer(peer: &mut Peer, auth: &str) {
     peer.write(format!("250-PROTOCOLINFO 1\r\n250-AUTH {auth}\r\n250 OK\r\n")).await;
 }
 
-/// Returns the client's error for a PROTOCOLINFO offer, after which the client must not send
-/// another command.
+/// Offers these authentication methods to the client and returns the client's error. The client
+/// must not send another command.
 async fn refused_offer(connector: &Connector, auth: &str) -> String {
     let (client, _events, mut peer) = connect(PATIENCE);
     let (result, ()) = tokio::join!(authenticate(connector, &client), offer(&mut peer, auth));

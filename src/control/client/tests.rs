@@ -73,8 +73,8 @@ async fn the_reply_to_a_cancelled_command_is_discarded() {
 async fn an_unanswered_command_ends_the_connection() {
     let deadline = Duration::from_millis(50);
     let (client, _events, _peer) = connect(deadline);
-    // The second command is longer than the stream's buffer, so that a tor that does not even read
-    // is detected too.
+    // The second command is longer than the stream's buffer, so that the test also covers a tor
+    // that does not read at all.
     let descriptor = "x".repeat(100_000);
     let address = OnionAddress::from_public_key(curve25519_dalek::constants::ED25519_BASEPOINT_COMPRESSED.0).unwrap();
     let both = async { tokio::join!(client.get_info("x"), client.hs_post(&[[1; 20]], &address, &descriptor)) };

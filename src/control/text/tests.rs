@@ -25,8 +25,8 @@ proptest! {
         let mut bytes = Vec::new();
         push_quoted(&text, &mut bytes);
         prop_assert!(bytes.len() <= 2 * text.len() + 2);
-        // Like tor's command parser, this takes any byte after a backslash literally and ends at
-        // the first unescaped quote.
+        // Like tor's command parser, this loop treats any byte after a backslash literally and ends
+        // at the first unescaped quote.
         let mut read = Vec::new();
         let mut inner = bytes[1..].iter();
         while let Some(byte) = inner.next().filter(|byte| **byte != b'"') {

@@ -91,8 +91,8 @@ impl fmt::Debug for DescriptorKeys {
     }
 }
 
-/// Rounds a time down to the full hour, from which C tor counts the lifetime of the certificates of
-/// introduction points.
+/// Rounds a time down to the full hour, from which C tor counts the lifetime of introduction point
+/// certificates.
 fn full_hour(now: SystemTime) -> SystemTime {
     let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds - seconds % SECONDS_PER_HOUR)

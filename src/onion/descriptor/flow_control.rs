@@ -21,9 +21,9 @@ pub struct FlowControl {
 }
 
 impl FlowControl {
-    /// Returns the flow control that both services support, if any. Both must have the same SENDME
-    /// increment: a client uses the increment from the descriptor and a service uses its own, so
-    /// with unequal increments the two would count differently.
+    /// Returns the flow control that both services support, if any. Both services must have the
+    /// same SENDME increment: a client uses the increment from the descriptor and a service uses
+    /// its own, so with unequal increments the two would count differently.
     pub fn agreed(self, other: Self) -> Option<Self> {
         let versions = self.versions & other.versions;
         (versions != 0 && self.sendme_increment == other.sendme_increment).then_some(Self { versions, ..self })
@@ -63,7 +63,8 @@ fn version(text: &str) -> Option<u8> {
     number(text).filter(|version| *version <= MAX_VERSION)
 }
 
-/// Parses digits only, because `u8::from_str` also accepts a leading plus sign.
+/// Parses a number that consists only of decimal digits. `u8::from_str` would also accept a leading
+/// plus sign.
 fn number(text: &str) -> Option<u8> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }

@@ -65,7 +65,7 @@ pub struct IntroductionPoint {
     pub auth_key: [u8; 32],
     /// The x25519 encryption key.
     pub enc_key: [u8; 32],
-    /// The certified key of `enc-key-cert`, the ed25519 equivalent of `enc_key`.
+    /// The key that `enc-key-cert` certifies, which is the ed25519 equivalent of `enc_key`.
     pub enc_key_ed25519: [u8; 32],
     /// True if the point has a `legacy-key`, which the network no longer uses. A point with a
     /// `legacy-key` is not merged.
@@ -138,7 +138,7 @@ pub struct Descriptor {
 /// faulty item.
 #[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
 pub enum DescriptorError {
-    /// The descriptor has 50,000 bytes or more.
+    /// The descriptor is at least 50,000 bytes long.
     #[error("a descriptor must be shorter than {MAX_LEN} bytes")]
     TooLong,
     /// A layer does not follow Tor's document format.

@@ -158,7 +158,7 @@ fn the_promised_number_of_points_fits_next_to_the_clients() {
     assert_eq!(service.build(&longest_points(20)), Err(DescriptorError::TooLong));
     service.set(&restricted(&all));
     assert_eq!(service.build(&longest_points(19)), Err(DescriptorError::TooLong));
-    // Without IPv6, tor's link specifiers have 65 bytes.
+    // Without IPv6, tor's link specifiers are 65 bytes long.
     service.set(&restricted(&all[1..]));
     let mut usual = content(20);
     usual.introduction_points.iter_mut().for_each(|point| {

@@ -1,5 +1,5 @@
-//! Tests of the parsers of the encrypted layers with malformed texts. Anyone who knows the address
-//! can encrypt these layers.
+//! Tests that give malformed texts to the parsers of the encrypted layers. Anyone who knows the
+//! address can encrypt these layers.
 
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};

@@ -1,5 +1,5 @@
-//! Tests of whole descriptors, which parse a descriptor of C tor and compare our own descriptors
-//! with it.
+//! Tests of whole descriptors. They parse a descriptor that C tor created, and compare our own
+//! descriptors with it.
 
 use std::time::Duration;
 
