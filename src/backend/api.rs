@@ -1,7 +1,8 @@
-//! The publisher's call `POST /v1/sync`, authenticated in both directions.
+//! The agent's API: `POST /v1/sync`, which the publisher calls. Requests and responses are both
+//! authenticated.
 //!
-//! The request carries the publisher's view of the pod. The answer carries the backend's state, and
-//! its descriptor if the publisher does not have the newest revision.
+//! The request carries the publisher's view of the pod. The response carries the backend's state,
+//! and its descriptor if the publisher does not have the newest revision.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,11 +26,11 @@ use crate::link::{
 use crate::onion::OnionAddress;
 
 const METHOD: &str = "POST";
-/// The number of publishers for which sequence numbers are kept. A service has a few publishers,
-/// and each rollout brings new ones.
+/// The maximum number of publishers for which sequence numbers are kept. A service has a few
+/// publishers, and each rollout brings new ones.
 const MAX_PUBLISHERS: usize = 32;
 
-/// The state behind the call.
+/// The state of the agent's API.
 #[derive(Debug)]
 pub struct Api {
     pod_uid: String,
@@ -57,7 +58,7 @@ impl Api {
         Ok(api)
     }
 
-    /// Returns the router that serves the call.
+    /// Returns the router that serves the API.
     pub fn router(self) -> Router {
         Router::new()
             .route(SYNC_PATH, post(sync))
@@ -65,8 +66,8 @@ impl Api {
             .with_state(Arc::new(self))
     }
 
-    /// Reads the token. Each call reads the file again, because the kubelet replaces it when the
-    /// Secret changes.
+    /// Reads the agent token. Each API request reads the file again, because the kubelet replaces
+    /// it when the Secret changes.
     fn read_token(&self) -> Result<AgentToken, AgentError> {
         let path = self.token_file.display();
         let with_path = |error: &dyn std::fmt::Display| format!("cannot read the agent token {path}: {error}");
@@ -100,8 +101,9 @@ async fn sync(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> R
     let caller = match authenticate(&token, &api.pod_uid, &headers, &body) {
         Ok(nonce) => Caller { token: &token, pod_uid: &api.pod_uid, nonce },
         Err(error) => {
-            // Anyone in the cluster can cause this line, and publishers log their own refusals.
-            tracing::debug!(%error, "refused an API request");
+            // Anyone in the cluster can trigger this message, and a publisher logs its own rejected
+            // requests.
+            tracing::debug!(%error, "rejected an API request");
             return (StatusCode::UNAUTHORIZED, format!("{error}\n")).into_response();
         }
     };
@@ -133,7 +135,7 @@ fn authenticate<'a>(
     Ok(nonce)
 }
 
-/// The author of an authenticated request, who gets authenticated answers.
+/// The sender of an authenticated request, to which the agent sends authenticated responses.
 struct Caller<'a> {
     token: &'a AgentToken,
     pod_uid: &'a str,

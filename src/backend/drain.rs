@@ -1,9 +1,9 @@
 //! The drain rule, which decides when a terminating pod may stop. The `preStop` hook calls
 //! `/drain`, which only waits.
 //!
-//! The rule is a function of facts: the publishers' reports, the number of open streams, and the
-//! time. There are no countdowns, so an aborted call, a second call and a new fact need no special
-//! handling; the rule is simply applied again.
+//! The rule depends only on the publishers' reports, the number of open streams, and the time. It
+//! uses no countdowns, so an aborted call, a second call or a new report needs no special handling;
+//! the rule is simply applied again.
 
 use std::time::Duration;
 
@@ -12,24 +12,24 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::link::{PodPhase, longest_drain};
 
-/// The silence after which the publishers count as unreachable.
+/// The time without a report after which the publishers count as unreachable.
 const PUBLISHER_SILENCE: Duration = Duration::from_secs(5);
-/// The time after the start of a drain during which a publisher's "active" may be outdated, because
-/// the kubelet and the publisher learn of a deletion at the same time.
+/// The time after the start of a drain during which a publisher's report of an active pod may be
+/// outdated, because the kubelet and the publisher learn of the deletion at the same time.
 const ACTIVE_SETTLES: Duration = Duration::from_secs(2);
 
-/// The drain times of the agent's configuration.
+/// The drain times from the agent's configuration.
 #[derive(Debug, Clone, Copy)]
 pub struct DrainTimes {
-    /// The time after the withdrawal of the points during which new streams are still accepted,
-    /// because clients hold cached descriptors.
+    /// The time after the withdrawal of the introduction points during which new streams are still
+    /// accepted, because clients hold cached descriptors.
     pub linger: Duration,
     /// The time after the linger time that open streams have to finish.
     pub timeout: Duration,
 }
 
-/// The state of this pod's draining. The probe server, where `/drain` waits, and the API, which
-/// receives the publishers' reports, share it.
+/// The drain state of this pod, which is shared by the probe server, where `/drain` waits, and the
+/// API, which receives the publishers' reports.
 #[derive(Debug)]
 pub struct Drain {
     times: DrainTimes,
@@ -39,35 +39,36 @@ pub struct Drain {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct DrainFacts {
-    /// The number of waiting `/drain` calls. The `preStop` hooks of both containers call at the
-    /// same time.
+    /// The number of waiting `/drain` calls. The `preStop` hooks of both containers call `/drain`
+    /// at the same time.
     calls: usize,
-    /// The start of the first waiting call.
+    /// The time at which the first waiting `/drain` call began.
     began: Option<Instant>,
-    /// The time of the latest report of any publisher.
+    /// The time of the latest report from any publisher.
     heard: Option<Instant>,
     /// The time at which a leading publisher last reported that the pod is not terminating, unless
     /// a later report contradicts it.
     active: Option<Instant>,
-    /// The time at which a leading publisher first reported that the points are withdrawn.
+    /// The time at which a leading publisher first reported that the introduction points are
+    /// withdrawn.
     withdrawn: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum DrainDecision {
-    /// The pod may stop, for the given reason.
+    /// The pod may stop now, for the given reason.
     Stop(&'static str),
-    /// The pod must not stop before this time, unless a fact changes.
+    /// The pod must not stop before this time, unless the reports or the number of streams change.
     WaitUntil(Instant),
 }
 
 impl Drain {
-    /// Creates the drain rule. `streams` is the number of open streams.
+    /// Creates the drain state. `streams` yields the number of open streams.
     pub fn new(times: DrainTimes, streams: watch::Receiver<u64>) -> Self {
         Self { times, facts: watch::Sender::default(), streams }
     }
 
-    /// Takes in a publisher's report.
+    /// Records a publisher's report.
     pub fn heard(&self, leading: bool, phase: PodPhase) {
         let now = Instant::now();
         self.facts.send_modify(|facts| facts.hear(leading, phase, now));
@@ -96,7 +97,8 @@ impl Drain {
     }
 }
 
-/// A waiting `/drain` call. It ends when it is dropped, which a broken connection also causes.
+/// A guard for a waiting `/drain` call. The call ends when the guard is dropped, for example
+/// because the connection broke.
 struct Call<'a> {
     facts: &'a watch::Sender<DrainFacts>,
     began: Instant,
@@ -133,8 +135,8 @@ impl DrainFacts {
                 self.active = Some(now);
                 self.withdrawn = None;
             }
-            // A new leader may not know yet that its predecessor withdrew the points. It never
-            // publishes them again, so the withdrawal remains valid.
+            // A new leader may not know yet that its predecessor withdrew the introduction points.
+            // It never publishes them again, so the withdrawal remains valid.
             PodPhase::Terminating => self.active = None,
             PodPhase::Withdrawn => {
                 self.active = None;
@@ -167,7 +169,7 @@ fn decide(times: DrainTimes, facts: &DrainFacts, began: Instant, streams: u64, n
     }
     let timed_out = lingered + times.timeout;
     if now >= timed_out {
-        DrainDecision::Stop("the drain timeout is over")
+        DrainDecision::Stop("the drain timeout has expired")
     } else {
         DrainDecision::WaitUntil(timed_out.min(limit))
     }

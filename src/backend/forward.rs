@@ -1,4 +1,5 @@
-//! The forwarder, which connects tor's unix sockets to the targets.
+//! The forwarder, which accepts streams from tor on unix sockets and connects them to the targets
+//! of the onion service.
 //!
 //! Tor resolves the name in a `HiddenServicePort` only once, when it reads its configuration.
 //! Therefore tor connects to a unix socket, and the forwarder resolves the name for each stream.
@@ -31,18 +32,18 @@ use crate::onion::OnionAddress;
 /// after about the same time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest time that the forwarder waits for the PROXY header, which tor writes as soon as it
-/// has connected.
+/// connects.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest time that a half-closed stream may be idle. Tor closes both directions at once, so
-/// usually nobody waits for the rest of the target's data, and a target that never closes must not
-/// delay a drain.
+/// usually no client is waiting for the rest of the target's data, and a target that never closes
+/// its side must not delay a drain.
 const HALF_CLOSED_IDLE: Duration = Duration::from_secs(15);
 /// The pause after a failed accept, for example when no file descriptor is free.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// The largest number of concurrent streams, if the limit on open files allows it.
+/// The maximum number of concurrent streams, if the limit on open files permits it.
 const MAX_STREAMS: usize = 16_384;
-/// The number of open files reserved for everything but streams: control and API connections, and
-/// name lookups.
+/// The number of open files reserved for purposes other than streams: control connections, API
+/// connections and name lookups.
 const OTHER_FILES: u64 = 128;
 
 /// The listening sockets for tor, one for each port of the onion address.
@@ -53,7 +54,7 @@ pub struct Forwarder {
     permits: Arc<Semaphore>,
 }
 
-/// The forwarded traffic of all ports.
+/// The traffic counters of all forwarded ports.
 #[derive(Debug, Default)]
 pub struct Traffic {
     ports: Vec<Arc<ForwarderPort>>,
@@ -69,13 +70,14 @@ pub struct ForwarderPort {
     pub name: Option<String>,
     target: String,
     header: HeaderUse,
-    /// True if the latest stream failed. Further failures in a row are not logged as warnings.
+    /// True if the latest stream failed. Consecutive failures after the first are not logged as
+    /// warnings.
     failing: AtomicBool,
     /// The number of open streams.
     pub open: AtomicU64,
-    /// The number of streams accepted since the start.
+    /// The number of streams accepted since the agent started.
     pub opened: AtomicU64,
-    /// The number of streams refused since the start.
+    /// The number of streams refused since the agent started.
     pub connect_failures: AtomicU64,
     /// The number of bytes forwarded from clients to the target.
     pub bytes_in: AtomicU64,
@@ -83,20 +85,20 @@ pub struct ForwarderPort {
     pub bytes_out: AtomicU64,
 }
 
-/// The treatment of the PROXY header at the start of a stream.
+/// The handling of the PROXY header at the start of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum HeaderUse {
     /// Tor writes no header.
     Absent,
     /// The forwarder removes the header.
     Removed,
-    /// The forwarder passes the header on to the target, with the mark of this backend.
+    /// The forwarder passes the header on to the target, with this backend's mark.
     PassedOn(OnionAddress),
 }
 
 impl Forwarder {
-    /// Creates the sockets and replaces those of an earlier agent. `backend` is this backend's own
-    /// address.
+    /// Creates the forwarding sockets, replacing those of an earlier agent. `backend` is this
+    /// backend's own address.
     pub fn bind(
         run_dir: &RunDir,
         config: &AgentConfig,
@@ -159,7 +161,7 @@ fn bind_fresh(path: &std::path::Path) -> io::Result<UnixListener> {
     }
 }
 
-/// Forwards one stream. On a failure it drops `stream`, which makes tor end the client's stream.
+/// Forwards one stream. On failure, `stream` is dropped, which makes tor end the client's stream.
 async fn forward(mut stream: UnixStream, port: &ForwarderPort) {
     let opening = match within(HEADER_TIMEOUT, port.take_header(&mut stream)).await {
         Ok(opening) => opening,
@@ -204,13 +206,14 @@ async fn copy_both_ways(
     }
 }
 
-/// Copies one direction, then closes the writing side.
+/// Copies data in one direction until it ends, then closes the writing side.
 async fn copy_then_close(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
     copy(&mut from, &mut to).await?;
     to.shutdown().await
 }
 
-/// Continues the other direction after one has ended, for as long as data moves.
+/// Continues to copy in the remaining direction after the other direction has ended, for as long as
+/// data arrives.
 async fn finish(
     ended: io::Result<()>,
     mut other: impl Future<Output = io::Result<()>> + Unpin,
@@ -260,12 +263,12 @@ impl Traffic {
         &self.ports
     }
 
-    /// Returns the number of open streams of all ports.
+    /// Returns the total number of open streams.
     pub fn open(&self) -> u64 {
         *self.open.borrow()
     }
 
-    /// Returns a receiver of the number of open streams of all ports.
+    /// Returns a receiver that yields the total number of open streams.
     pub fn watch_open(&self) -> watch::Receiver<u64> {
         self.open.subscribe()
     }
@@ -300,8 +303,8 @@ impl ForwarderPort {
         })
     }
 
-    /// Counts a failed stream. Clients can cause any number of failures, so only the first in a row
-    /// is logged as a warning.
+    /// Counts a failed stream. Clients can cause any number of failures, so only the first of
+    /// several consecutive failures is logged as a warning.
     fn failed(&self, what: &str, reason: &dyn std::fmt::Display) {
         self.connect_failures.fetch_add(1, Ordering::Relaxed);
         let (port, target) = (self.number, &self.target);
@@ -313,9 +316,9 @@ impl ForwarderPort {
     }
 }
 
-/// Returns the largest number of concurrent streams, at two open files for each. Raises the soft
-/// limit on open files to the hard limit first, because container runtimes start with a soft limit
-/// of 1024.
+/// Returns the maximum number of concurrent streams, each of which needs two open files. Raises the
+/// soft limit on open files to the hard limit first, because container runtimes start with a soft
+/// limit of 1024.
 pub fn stream_limit() -> usize {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {

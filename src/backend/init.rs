@@ -1,5 +1,5 @@
-//! Creation of the files and directories that tor needs before it starts. The agent runs it at its
-//! start, and `backend init` runs it on its own.
+//! Creates the files and directories that tor needs before it starts. The agent does this when it
+//! starts, and `backend init` does nothing else.
 
 use std::fmt::Display;
 use std::fs::{self, OpenOptions};
@@ -21,7 +21,7 @@ const PUBLIC_KEY: &str = "hs_ed25519_public_key";
 const OB_CONFIG: &str = "ob_config";
 
 /// Creates the directories, the onion key and the files next to the key. An existing key is kept,
-/// even if another process has only just created it.
+/// even if another process created it only a moment ago.
 pub fn init(
     run_dir: &RunDir,
     tor_data_dir: &Path,

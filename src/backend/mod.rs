@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The observer tracks tor's state, kills a frozen tor and repairs a stalled onion service. The
-//! forwarder carries the streams. The drain rule keeps the publishers' reports. The three HTTP
-//! servers only read from these.
+//! forwarder carries the streams. The drain rule evaluates the publishers' reports, which arrive
+//! through the API. Apart from these reports, the three HTTP servers only read state.
 
 mod api;
 mod drain;
@@ -65,7 +65,7 @@ enum Command {
     Init,
 }
 
-/// The paths that the agent and `init` share.
+/// The paths shared by the agent and `backend init`.
 #[derive(Debug, clap::Args)]
 struct Files {
     /// The agent's configuration file
@@ -107,10 +107,10 @@ struct Serve {
     tor_metrics_port: u16,
 }
 
-/// The error that ends the agent or `init`.
+/// The error that ends the agent or `backend init`.
 type AgentError = Box<dyn Error + Send + Sync>;
 
-/// Runs the agent until SIGTERM or SIGINT, or runs `init` to its end.
+/// Runs the agent until SIGTERM or SIGINT, or runs `backend init` to completion.
 pub async fn run(args: Args) -> Result<(), AgentError> {
     let config = read_config(&args.files.config)?;
     let run_dir = RunDir::new(args.files.run_dir);
@@ -127,10 +127,10 @@ fn read_config(path: &Path) -> Result<AgentConfig, AgentError> {
 }
 
 async fn serve(args: Serve, run_dir: &RunDir, tor_data_dir: &Path, config: AgentConfig) -> Result<(), AgentError> {
-    // The handlers come first, so that an early SIGTERM is not missed.
+    // The signal handlers come first, so that an early SIGTERM is not missed.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let pod_uid = args.pod_uid.ok_or("--pod-uid (or POD_UID in the environment) is required")?;
-    // A kubelet that restarted in between never runs the hook that calls `init`.
+    // A kubelet that restarted in the meantime never runs the hook that calls `backend init`.
     init::init(run_dir, tor_data_dir, &config, &mut system::rng())?;
     let address = run_dir.read_hostname()?;
 

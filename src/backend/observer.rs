@@ -1,5 +1,5 @@
-//! The observer asks tor once a second for its state, and immediately after tor created a
-//! descriptor. It also runs the repair of a tor whose onion service has stalled.
+//! The observer, which polls tor's state once a second, and immediately after tor has created a
+//! descriptor. It also repairs an onion service that has stalled.
 
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -25,16 +25,16 @@ const POLL: Duration = Duration::from_secs(1);
 /// The polling interval while tor has no introduction points. Tor sends no event when it
 /// establishes them, and readiness depends on them.
 const POLL_AT_START: Duration = Duration::from_millis(250);
-/// The timeout of one control command. It exceeds the watchdog's patience with a tor that has
-/// answered before, because the watchdog is what counts tor's silence.
+/// The timeout of one control command. It is longer than the time after which the watchdog
+/// considers a running tor frozen, because the watchdog must detect tor's silence first.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 /// The delay before the observer reconnects to tor.
 const RECONNECT: Duration = Duration::from_millis(250);
 
-/// The agent's knowledge of its tor.
+/// The state of the agent's tor as last observed.
 #[derive(Debug, Clone)]
 pub struct TorState {
-    /// True if the control connection is open and tor answered the last question.
+    /// True if the control connection is open and tor answered the last command.
     pub answering: bool,
     /// Tor's bootstrap progress in percent.
     pub bootstrapped: u8,
@@ -55,12 +55,14 @@ pub struct Observer {
     state: watch::Sender<TorState>,
     pulse: Pulse,
     watchdog: Watchdog,
-    /// Logs a problem once, although it is retried several times a second.
+    /// The log of problems, which reports each problem once although the observer retries several
+    /// times a second.
     complaint: Complaint,
 }
 
 impl Observer {
-    /// Creates an observer for the tor of `run_dir`. `boot` is random for each start of the agent.
+    /// Creates an observer for the tor whose control socket is in `run_dir`. `boot` is a random
+    /// number that is chosen whenever the agent starts.
     pub fn new(run_dir: &RunDir, address: OnionAddress, boot: u64) -> Self {
         let points = Points::new(boot);
         let state = TorState { answering: false, bootstrapped: 0, points, kills: 0, mended: Mended::default() };
@@ -76,7 +78,7 @@ impl Observer {
         }
     }
 
-    /// Returns a receiver of the observed state.
+    /// Returns a receiver that yields the observed state.
     pub fn watch(&self) -> watch::Receiver<TorState> {
         self.state.subscribe()
     }
@@ -112,7 +114,7 @@ impl Observer {
         }
     }
 
-    /// Waits for the end of the polling interval or for the event of a new descriptor.
+    /// Waits until the polling interval ends or tor reports a new descriptor.
     async fn wait_for_next_poll(&self, events: &mut mpsc::Receiver<Event>) -> Result<(), Unanswered> {
         let starting = self.state.borrow().points.count() == 0;
         let mut pause = pin!(sleep(if starting { POLL_AT_START } else { POLL }));
@@ -140,7 +142,7 @@ impl Observer {
             let phase = tor.get_info("status/bootstrap-phase").await?;
             bootstrapped = phase.as_deref().and_then(bootstrap_percent).unwrap_or(0);
         }
-        // Tor refuses this question while it has no descriptor.
+        // Tor rejects this command while it has no descriptor.
         let text = tor.get_info(&format!("hs/service/desc/id/{}", self.address.identifier())).await?;
         let opened = text.and_then(|text| match open(text, &self.address, wall_clock()) {
             Ok(opened) => Some(opened),
@@ -177,8 +179,8 @@ impl Observer {
         Ok(())
     }
 
-    /// Clears the state after the connection was lost: without tor there are no introduction
-    /// points, and clients must not be sent to this backend.
+    /// Clears the state after the connection was lost. Without tor there are no introduction
+    /// points, so clients must not be sent to this backend.
     fn connection_lost(&mut self, reason: Unanswered) {
         let mut killed = false;
         match reason {

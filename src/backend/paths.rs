@@ -40,7 +40,7 @@ impl RunDir {
         self.0.join("forward")
     }
 
-    /// Returns the path of the forwarding socket of a port of the onion address.
+    /// Returns the path of the forwarding socket for a port of the onion address.
     pub fn forward_socket(&self, port: u16) -> PathBuf {
         self.forward().join(format!("{port}.sock"))
     }

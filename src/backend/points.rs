@@ -1,4 +1,4 @@
-//! The introduction points that tor holds, and the detection of their changes.
+//! Tracks the introduction points that tor holds, and detects when they change.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -7,10 +7,10 @@ use crate::link::Revision;
 use crate::onion::descriptor::DescriptorError;
 use crate::onion::{BlindedPublicKey, OnionAddress, ServiceContent, UncheckedDescriptor};
 
-/// Tor's newest descriptor, with a revision that rises when the descriptor's content changes.
+/// Tor's newest descriptor, with a revision that increases when the descriptor's content changes.
 ///
-/// Tor signs and encrypts the descriptor again for each question, so the text always differs. The
-/// revision therefore follows the decrypted content.
+/// Tor signs and encrypts the descriptor again for each GETINFO command, so the text always
+/// differs. The revision therefore depends on the decrypted content.
 #[derive(Debug, Clone)]
 pub struct Points {
     revision: Revision,
@@ -26,8 +26,8 @@ struct OwnDescriptor {
 }
 
 impl Points {
-    /// Creates an empty state. `boot` distinguishes this agent's revisions from those before a
-    /// restart.
+    /// Creates an empty state. `boot` distinguishes the revisions of this run of the agent from
+    /// those of earlier runs.
     pub fn new(boot: u64) -> Self {
         Self { revision: Revision { boot, number: 0 }, held: None }
     }
@@ -53,8 +53,8 @@ impl Points {
         self.held.as_ref().map(|held| held.text.clone())
     }
 
-    /// Takes in tor's newest descriptor. Returns true if the points changed. The text is replaced
-    /// in any case, so that it is never outdated.
+    /// Records tor's newest descriptor. Returns true if the introduction points changed. The text
+    /// is always replaced, so that it is never outdated.
     pub fn observe(&mut self, opened: Opened) -> bool {
         let Opened { text, blinded_key, content } = opened;
         if content.introduction_points.is_empty() {
@@ -66,7 +66,8 @@ impl Points {
         self.count_change(changed)
     }
 
-    /// Records that tor has no points or is gone. Returns true if there were points before.
+    /// Records that tor has no introduction points or is not running. Returns true if there were
+    /// introduction points before.
     pub fn clear(&mut self) -> bool {
         let changed = self.held.take().is_some();
         self.count_change(changed)
@@ -92,8 +93,8 @@ pub struct Opened {
     content: ServiceContent,
 }
 
-/// Decrypts and checks a descriptor of the agent's own tor. The time period is not checked: only
-/// the publisher knows the consensus.
+/// Decrypts and checks a descriptor of the agent's own tor. The time period is not checked, because
+/// only the publisher knows the consensus.
 pub fn open(text: String, address: &OnionAddress, now: SystemTime) -> Result<Opened, DescriptorError> {
     let unchecked = UncheckedDescriptor::parse(&text)?;
     let blinded_key = unchecked.blinded_key();
@@ -107,7 +108,7 @@ mod tests {
     use crate::onion::IntroductionPoint;
 
     impl Points {
-        /// Returns a state with the given number of different points.
+        /// Returns a state with the given number of distinct introduction points.
         pub fn with_count(count: u8) -> Self {
             let mut points = Self::new(7);
             points.observe(opened("text", 1, &(0..count).collect::<Vec<_>>()));
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_revision_follows_the_points_and_the_text_is_always_the_newest() {
+    fn the_revision_changes_with_the_points_and_the_text_is_always_the_newest() {
         let mut points = Points::new(7);
         let mut step = |answer: Option<Opened>| {
             let changed = match answer {

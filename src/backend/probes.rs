@@ -1,5 +1,5 @@
-//! The probes `/startupz`, `/livez` and `/readyz`, and `/drain` for the `preStop` hook. Each
-//! answers with one line that gives the reason.
+//! The agent's probes (`/startupz`, `/livez` and `/readyz`), and `/drain` for the `preStop` hook.
+//! Each responds with one line that gives the reason for the result.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +14,8 @@ use super::drain::Drain;
 use super::observer::TorState;
 use super::pulse::Pulse;
 
-/// The time after which the observer's loop counts as hung. The loop normally turns at least once a
-/// second.
+/// The time after which the observer's loop counts as hung. The loop normally completes an
+/// iteration at least once a second.
 const HANGS_AFTER: Duration = Duration::from_secs(30);
 
 type ProbeAnswer = (StatusCode, String);
@@ -32,13 +32,14 @@ pub fn router(tor: watch::Receiver<TorState>, pulse: Pulse, drain: Arc<Drain>) -
         .route("//drain", drains)
 }
 
-/// Reports the start as complete: the forwarding sockets are bound before this server answers.
+/// Reports that the agent has started. The forwarding sockets are bound before this server
+/// responds.
 async fn startup() -> ProbeAnswer {
     (StatusCode::OK, line("started"))
 }
 
-/// Reports the liveness of the agent alone. A tor that is waiting for the network is not the
-/// agent's fault, and restarting the agent would not help.
+/// Reports the liveness of the agent alone. If tor is waiting for the network, restarting the agent
+/// would not help.
 async fn live(State(pulse): State<Pulse>) -> ProbeAnswer {
     let quiet = pulse.last_beat().elapsed();
     if quiet < HANGS_AFTER {
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_agent_is_live_while_its_loop_turns() {
+    async fn the_agent_is_live_while_its_loop_runs() {
         pause();
         let pulse = Pulse::new();
         advance(Duration::from_secs(29)).await;

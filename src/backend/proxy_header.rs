@@ -1,6 +1,6 @@
-//! The PROXY protocol header, version 1, that tor writes before each stream under
+//! The PROXY protocol version 1 header, which tor writes at the start of each stream with
 //! `HiddenServiceExportCircuitID haproxy`. Its source address identifies the client's circuit, so
-//! that an application can limit what one circuit does.
+//! that an application can limit the use of one circuit.
 //!
 //! ```text
 //! PROXY TCP6 fc00:dead:beef:4dad::0:2a ::1 42 80\r\n
@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use crate::onion::OnionAddress;
 
-/// The length of the longest header of version 1 in bytes, including the line end (PROXY protocol,
+/// The length of the longest version 1 header in bytes, including the line ending (PROXY protocol,
 /// section 2.1).
 pub const MAX_BYTES: usize = 107;
 
@@ -34,11 +34,11 @@ pub struct ProxyHeader {
 
 /// The error for a stream that does not begin with a header in tor's format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the stream does not begin with a PROXY header of tor")]
+#[error("the stream does not begin with tor's PROXY header")]
 pub struct NoHeader;
 
 impl ProxyHeader {
-    /// Parses a header line without its line end.
+    /// Parses a header without its line ending.
     pub fn parse(line: &[u8]) -> Result<Self, NoHeader> {
         let line = str::from_utf8(line).map_err(|_| NoHeader)?;
         let mut fields = line.strip_prefix("PROXY TCP6 ").ok_or(NoHeader)?.split(' ');
@@ -52,7 +52,8 @@ impl ProxyHeader {
         if fields.next().is_some() { Err(NoHeader) } else { Ok(header) }
     }
 
-    /// Returns the header with the backend's mark in the source address.
+    /// Returns the header with the backend's mark, the beginning of its onion key, in the source
+    /// address.
     pub fn marked(self, backend: &OnionAddress) -> Self {
         let [prefix @ .., _, _, _, _, c0, c1, c2, c3] = self.source.octets();
         let [m0, m1, m2, m3, ..] = *backend.public_key();
@@ -62,7 +63,7 @@ impl ProxyHeader {
     }
 }
 
-/// Writes the header with its line end.
+/// Formats the header with its line ending.
 impl fmt::Display for ProxyHeader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { source, destination, source_port, destination_port } = self;
@@ -79,8 +80,8 @@ fn port(text: &str) -> Result<u16, NoHeader> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().map_err(|_| NoHeader) } else { Err(NoHeader) }
 }
 
-/// Reads the header from a stream. Returns it with the client's first bytes, which were read beyond
-/// the header.
+/// Reads the header from a stream. Returns the header and the client's first bytes, which may have
+/// been read along with the header.
 pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<(ProxyHeader, Vec<u8>)> {
     let mut bytes = Vec::with_capacity(MAX_BYTES);
     let mut limited = stream.take(MAX_BYTES as u64);
@@ -102,7 +103,8 @@ mod tests {
 
     use super::*;
 
-    /// Returns the header as `export_hs_client_circuit_id` of tor 0.4.9 writes it.
+    /// Returns the header in the form in which `export_hs_client_circuit_id` of tor 0.4.9 writes
+    /// it.
     fn line_of_tor(circuit: u32, port: u16) -> String {
         let (high, low) = (circuit >> 16, circuit & 0xffff);
         format!("PROXY TCP6 fc00:dead:beef:4dad::{high:x}:{low:x} ::1 {low} {port}\r\n")
@@ -123,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn other_lines_are_refused() {
+    fn other_lines_are_rejected() {
         for line in [
             "",
             "GET / HTTP/1.1",
@@ -187,7 +189,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_header_of_tor_is_read_and_the_clients_bytes_are_kept(
+        fn every_header_that_tor_writes_is_read_and_the_clients_bytes_are_kept(
             circuit: u32, port: u16, payload in prop::collection::vec(any::<u8>(), 0..300),
             sizes in prop::collection::vec(1..120_usize, 0..20),
         ) {

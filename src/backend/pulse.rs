@@ -3,7 +3,7 @@
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// The time of the latest turn of the observer's loop. Clones share one value.
+/// The time of the latest iteration of the observer's loop. Clones share one value.
 #[derive(Debug, Clone)]
 pub struct Pulse(watch::Sender<Instant>);
 
@@ -13,7 +13,7 @@ impl Pulse {
         Self(watch::Sender::new(Instant::now()))
     }
 
-    /// Records that the loop has turned.
+    /// Records an iteration of the loop.
     pub fn beat(&self) {
         self.0.send_replace(Instant::now());
     }

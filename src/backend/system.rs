@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use rand::{CryptoRng, Rng as _};
 
-/// Returns the time of day.
+/// Returns the current wall-clock time.
 #[allow(clippy::disallowed_methods, reason = "the agent is an IO shell; this is its one clock")]
 pub fn wall_clock() -> SystemTime {
     SystemTime::now()

@@ -1,5 +1,5 @@
-//! The rule for a frozen tor: the agent kills a tor that does not answer its control socket, and
-//! the kubelet starts it again.
+//! The watchdog, which kills a frozen tor. A tor is frozen if it does not answer on its control
+//! socket. The kubelet starts tor again.
 //!
 //! A frozen tor is worse than a dead one, because relays keep acknowledging introductions for it.
 
@@ -15,28 +15,28 @@ use tokio::time::timeout;
 use super::pulse::Pulse;
 use crate::control::{Client, ControlError};
 
-/// The step in which silence is counted, in the agent's own running time. After a pause of the
-/// whole machine, at most one step passes before tor has had a chance to answer.
+/// The step in which tor's silence is counted while the agent itself is running. After the whole
+/// machine was paused, at most one step is counted before tor has had a chance to answer.
 const STEP: Duration = Duration::from_secs(1);
 /// The number of silent steps after which a tor that has answered before counts as frozen.
 const PATIENCE: u32 = 5;
-/// The number of silent steps after which a tor that has never answered counts as frozen. A
-/// starting tor listens before its main loop runs, and does no harm while it has no introduction
-/// points.
+/// The number of silent steps after which a tor that has never answered counts as frozen. A tor
+/// that is starting listens before its main loop runs, and does no harm while it has no
+/// introduction points.
 const PATIENCE_AT_START: u32 = 60;
 
-/// The reason why tor did not answer a question.
+/// The reason why tor did not answer a command.
 #[derive(Debug)]
 pub enum Unanswered {
     /// Nothing listens on the control socket.
     Absent(io::Error),
-    /// Tor refused the question, or the connection broke.
+    /// Tor rejected the command, or the connection broke.
     Broken(ControlError),
-    /// Tor listens but has been silent for too long.
+    /// Tor is listening but has been silent for too long.
     Frozen,
 }
 
-/// The process that listens on the control socket, and the length of its silence.
+/// A watchdog that counts how long the process that listens on the control socket has been silent.
 #[derive(Debug)]
 pub struct Watchdog {
     pulse: Pulse,
@@ -46,12 +46,13 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
-    /// Creates a watchdog that beats `pulse` while it waits for an answer.
+    /// Creates a watchdog that beats `pulse` while it waits for tor's answer.
     pub fn new(pulse: Pulse) -> Self {
         Self { pulse, tor: None, has_answered: false, silent_steps: 0 }
     }
 
-    /// Finds out which process listens on `socket`. A new process starts with full patience.
+    /// Identifies the process that listens on `socket`. If the process is new, its silence is
+    /// counted from zero.
     pub async fn meet(&mut self, socket: &Path) -> Result<(), Unanswered> {
         let listener = async { UnixStream::connect(socket).await?.peer_cred() }.await.map_err(Unanswered::Absent)?;
         let listener = listener.pid().and_then(Pid::from_raw);
@@ -61,7 +62,7 @@ impl Watchdog {
         Ok(())
     }
 
-    /// Waits for tor's answer, and counts its silence.
+    /// Waits for tor's answer, and counts the time that tor is silent.
     pub async fn answer<T>(
         &mut self,
         question: impl Future<Output = Result<T, ControlError>>,
@@ -103,24 +104,24 @@ impl Watchdog {
     }
 }
 
-/// A control connection on which the watchdog watches every question.
+/// A control connection on which the watchdog monitors every command.
 pub struct WatchedClient<'a> {
     client: &'a Client,
     watchdog: &'a mut Watchdog,
 }
 
 impl<'a> WatchedClient<'a> {
-    /// Joins a connection with the watchdog of its tor.
+    /// Combines a connection with the watchdog of its tor.
     pub fn new(client: &'a Client, watchdog: &'a mut Watchdog) -> Self {
         Self { client, watchdog }
     }
 
-    /// Returns the connection, for the questions that [`Self::answer`] takes.
+    /// Returns the connection, for commands whose answers are awaited with [`Self::answer`].
     pub fn client(&self) -> &'a Client {
         self.client
     }
 
-    /// Waits for tor's answer. Returns None if tor refuses the question.
+    /// Waits for tor's answer to a command. Returns None if tor rejects the command.
     pub async fn answer<T>(
         &mut self,
         question: impl Future<Output = Result<T, ControlError>>,
@@ -132,7 +133,7 @@ impl<'a> WatchedClient<'a> {
         }
     }
 
-    /// Asks tor with GETINFO. Returns None if tor refuses the question.
+    /// Sends GETINFO for one key. Returns None if tor rejects the command.
     pub async fn get_info(&mut self, key: &str) -> Result<Option<String>, Unanswered> {
         self.answer(self.client.get_info(key)).await
     }
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_answer_resets_the_silence() {
+    async fn a_slow_answer_resets_the_count_of_silence() {
         let mut dog = Watchdog::new(Pulse::new());
         dog.answer(ready(Ok(1))).await.unwrap();
         for _ in 0..3 {
@@ -210,11 +211,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_new_listening_process_is_a_new_tor() {
+    async fn a_new_listening_process_counts_as_a_new_tor() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("socket");
         let mut dog = Watchdog::new(Pulse::new());
-        assert!(dog.meet(&socket).await.is_err(), "nobody listens");
+        assert!(dog.meet(&socket).await.is_err(), "nothing listens");
         let _listener = tokio::net::UnixListener::bind(&socket).unwrap();
         dog.meet(&socket).await.unwrap();
         assert_eq!(dog.tor.unwrap(), rustix::process::getpid());

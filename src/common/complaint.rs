@@ -1,4 +1,4 @@
-//! Logging of repeated problems: the same problem is logged once, however often it recurs in a row.
+//! Logs recurring problems: a problem that recurs several times in a row is logged only once.
 
 use std::error::Error;
 use std::fmt::Display;
@@ -8,7 +8,7 @@ use std::fmt::Display;
 pub struct Complaint(Option<String>);
 
 impl Complaint {
-    /// Logs a warning, or a debug line if the previous problem had the same text.
+    /// Logs a problem as a warning, or at level DEBUG if the previous problem had the same text.
     pub fn utter(&mut self, what: &str, reason: &dyn Display) {
         match self.news(what, reason) {
             Ok(new) => tracing::warn!("{new}"),
@@ -16,7 +16,7 @@ impl Complaint {
         }
     }
 
-    /// Logs an expected problem at level INFO, or as a debug line if the previous problem had the
+    /// Logs an expected problem at level INFO, or at level DEBUG if the previous problem had the
     /// same text.
     pub fn mention(&mut self, what: &str, reason: &dyn Display) {
         match self.news(what, reason) {
@@ -25,12 +25,13 @@ impl Complaint {
         }
     }
 
-    /// Ends the problem, so that its next occurrence is logged again.
+    /// Marks the problem as resolved, so that its next occurrence is logged again.
     pub fn settle(&mut self) {
         self.0 = None;
     }
 
-    /// Remembers a problem and returns its text, as an error if it is the same as the previous one.
+    /// Records a problem and returns its text: as `Ok` if the problem is new, or as `Err` if it
+    /// repeats the previous one.
     fn news(&mut self, what: &str, reason: &dyn Display) -> Result<String, String> {
         let text = format!("{what}: {reason}");
         if self.0.as_ref() == Some(&text) {
@@ -41,8 +42,8 @@ impl Complaint {
     }
 }
 
-/// Returns the actual cause of a failed Kubernetes call: the API server's message if it refused the
-/// call, otherwise the innermost error.
+/// Returns the actual cause of a failed Kubernetes call: the API server's message if the server
+/// rejected the call, otherwise the innermost error.
 pub fn cause(error: &(dyn Error + 'static)) -> String {
     let mut cause = error;
     loop {
@@ -64,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_problem_is_news_once_until_it_is_settled() {
+    fn a_problem_is_new_only_once_until_it_is_settled() {
         let mut complaint = Complaint::default();
         assert!(complaint.news("cannot read", &"denied").is_ok());
         assert!(complaint.news("cannot read", &"denied").is_err());
@@ -74,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cause_of_a_refusal_is_the_api_servers_message() {
+    fn the_cause_of_a_rejected_call_is_the_api_servers_message() {
         let refusal = kube::Error::Api(Box::new(Status::failure("pods is forbidden", "Forbidden").with_code(403)));
         assert_eq!(cause(&watcher::Error::WatchStartFailed(refusal)), "pods is forbidden");
     }

@@ -1,9 +1,9 @@
-//! Leader election over a Lease, for publishers and operators. The rule is a pure function of the
-//! observed records and the times of observation.
+//! Leader election with a Lease, for publishers and operators. The decision is a pure function of
+//! the observed records and the times at which they were observed.
 //!
-//! A Lease has expired if the candidate has not *observed a change* for the Lease's duration by its
-//! own clock, as in client-go's leader election. The times that a holder writes are only compared
-//! with each other.
+//! As in client-go's leader election, a Lease has expired if the candidate has not *observed a
+//! change* for the Lease's duration, measured with its own clock. The times that a holder writes
+//! are only compared with each other.
 
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 
-/// The lease duration: a candidate takes a Lease over after the holder was silent for this time.
+/// The lease duration: a candidate takes over a Lease that its holder has not renewed for this
+/// time.
 pub const DURATION: Duration = Duration::from_secs(15);
 
 /// The holder's record in a Lease.
@@ -21,7 +22,7 @@ pub struct Record {
     pub holder: String,
     /// The time of the last renewal, by the holder's own clock.
     pub renewed: Option<Timestamp>,
-    /// The silence of this holder after which other candidates may take the Lease.
+    /// The time without a renewal after which other candidates may take over the Lease.
     pub duration: Duration,
 }
 
@@ -43,13 +44,13 @@ impl Record {
 pub enum Decision {
     /// Renew the Lease, which this candidate holds.
     Renew,
-    /// Take the Lease, which is free or expired.
+    /// Acquire the Lease, which is free or expired.
     Acquire,
     /// Wait, because another candidate holds the Lease.
     StandBy,
 }
 
-/// The election as one candidate observes it.
+/// The state of a leader election as one candidate observes it.
 #[derive(Debug)]
 pub struct Election {
     identity: String,
@@ -58,7 +59,7 @@ pub struct Election {
 }
 
 impl Election {
-    /// Creates the election of the candidate with this identity.
+    /// Creates the election state of the candidate with this identity.
     pub fn new(identity: String) -> Self {
         Self { identity, seen: None }
     }
@@ -68,8 +69,8 @@ impl Election {
         &self.identity
     }
 
-    /// Takes in the record that was just read, or None if the Lease does not exist, and decides on
-    /// the next action. `elapsed` is the monotonic time.
+    /// Decides on the candidate's next action. `record` is the record that was just read, or None
+    /// if the Lease does not exist, and `elapsed` is the monotonic time.
     pub fn decide(&mut self, record: Option<Record>, elapsed: Duration) -> Decision {
         let Some(record) = record.filter(|record| !record.holder.is_empty()) else {
             self.seen = None;
@@ -94,7 +95,7 @@ impl Election {
         }
     }
 
-    /// Writes the candidate into the spec of a Lease that it takes or renews.
+    /// Records the candidate as the holder in the spec of a Lease that it acquires or renews.
     pub fn claim(&self, spec: &mut LeaseSpec, decision: Decision, now: Timestamp) {
         let now = Some(MicroTime(now));
         if decision == Decision::Acquire {
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_another_candidate_renews_is_left_alone_whatever_its_clock() {
+    fn a_lease_that_another_candidate_renews_is_left_alone_regardless_of_its_clock() {
         let mut election = Election::new(US.into());
         for (seconds, remote) in [(0, 500), (10, 400), (20, 4_000_000), (30, 1)] {
             assert_eq!(election.decide(Some(held_by("b", remote)), at(seconds)), Decision::StandBy);

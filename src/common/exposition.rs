@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-/// A builder of the metrics text, which prefixes every metric name.
+/// A builder for the metrics text, which adds a prefix to every metric name.
 #[derive(Debug)]
 pub struct Exposition {
     prefix: &'static str,
@@ -10,25 +10,25 @@ pub struct Exposition {
 }
 
 impl Exposition {
-    /// Creates an empty text. `prefix` is for example `onionbalance_agent`.
+    /// Creates a builder with an empty text. `prefix` is, for example, `onionbalance_agent`.
     pub fn new(prefix: &'static str) -> Self {
         Self { prefix, text: String::new() }
     }
 
-    /// Begins a metric; `kind` is "gauge" or "counter".
+    /// Starts a new metric. `kind` is "gauge" or "counter".
     pub fn family(&mut self, name: &str, kind: &str, help: &str) {
         let prefix = self.prefix;
         self.line(format_args!("# HELP {prefix}_{name} {help}"));
         self.line(format_args!("# TYPE {prefix}_{name} {kind}"));
     }
 
-    /// Adds a value of the metric that was begun last. `labels` is empty or `{name="value"}`.
+    /// Adds a value to the metric that was started last. `labels` is empty or `{name="value"}`.
     pub fn sample(&mut self, name: &str, labels: &str, value: u64) {
         let prefix = self.prefix;
         self.line(format_args!("{prefix}_{name}{labels} {value}"));
     }
 
-    /// Returns the complete text.
+    /// Returns the complete metrics text.
     pub fn finish(self) -> String {
         self.text
     }
@@ -47,7 +47,7 @@ pub fn escaped(value: &str) -> String {
 /// Helpers for the tests that compare the programs' metrics with `docs/metrics.md`.
 #[cfg(test)]
 pub(crate) mod page {
-    /// Returns the name, kind and help of each metric in a text.
+    /// Returns the name, kind and help text of each metric in a metrics text.
     pub(crate) fn families(text: &str) -> Vec<String> {
         let lines: Vec<_> = text.lines().filter(|line| line.starts_with('#')).collect();
         let family = |pair: &[&str]| {
@@ -58,7 +58,8 @@ pub(crate) mod page {
         lines.chunks(2).map(family).collect()
     }
 
-    /// Returns the name, kind and meaning of each documented metric with the given prefix.
+    /// Returns the name, kind and meaning of each metric with the given prefix in
+    /// `docs/metrics.md`.
     pub(crate) fn documented(prefix: &str) -> Vec<String> {
         let rows = include_str!("../../docs/metrics.md").lines().filter_map(|line| line.strip_prefix("| `"));
         let ours = rows.filter(|row| row.starts_with(prefix));

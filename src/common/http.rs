@@ -8,8 +8,8 @@ use axum::response::IntoResponse;
 use rustix::io::Errno;
 use tokio::net::TcpListener;
 
-/// Listens on `address`, or on all IPv6 and IPv4 addresses of the machine if it is None. An error
-/// names the address and the port.
+/// Listens on `address`, or on all IPv6 and IPv4 addresses of the machine if `address` is None.
+/// Errors name the address and the port.
 pub async fn bind(address: Option<IpAddr>, port: u16) -> io::Result<TcpListener> {
     let named =
         |address: IpAddr| async move { TcpListener::bind((address, port)).await.map_err(|error| (address, error)) };
@@ -30,7 +30,7 @@ fn has_no_ipv6(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
 }
 
-/// Returns the response to `/metrics` with this text.
+/// Returns a response to `/metrics` with this text.
 pub fn metrics(text: String) -> impl IntoResponse {
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }

@@ -1,16 +1,16 @@
 //! Logging to standard error, as text or JSON, with onion addresses shortened by default.
 //!
-//! More people read a log, and it is kept in more places, than the cluster's objects. Addresses are
-//! therefore shortened where lines are written, regardless of their source: a field, a condition's
-//! message, or a library's text.
+//! Logs are read by more people, and kept in more places, than the cluster's objects. Addresses are
+//! therefore shortened when a line is written, whether they come from a field, a condition's
+//! message, or a library.
 
 use std::io::{self, IsTerminal as _, Stderr, Write};
 
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
-/// The default filter for the Kubernetes client, which logs every failed request as an error. The
-/// programs log the relevant failures themselves, once.
+/// The default log filter for the Kubernetes client, which would otherwise log every failed request
+/// as an error. The programs log the relevant failures themselves, and only once.
 const QUIET: &str = "kube_client=off,kube_runtime=off";
 
 /// The format of log lines.
@@ -42,7 +42,7 @@ pub fn start(format: Format, addresses: Addresses, level: &str) {
     }
 }
 
-/// A writer of complete log lines, which it receives from `tracing_subscriber` in one write each.
+/// A writer for log lines. `tracing_subscriber` passes each complete line in a single write.
 struct Lines {
     out: Stderr,
     addresses: Addresses,
@@ -64,19 +64,18 @@ impl Write for Lines {
 
 /// The number of characters of an onion address before `.onion`.
 const LENGTH: usize = 56;
-/// The number of characters that are kept of a shortened address, enough to identify it.
+/// The number of characters that remain in a shortened address, which are enough to identify it.
 const KEPT: usize = 8;
 
 /// Shortens each v3 onion address in the text to `abcdefgh….onion`. An address without `.onion` is
-/// shortened too if no letter or digit adjoins it.
+/// also shortened, unless a letter or digit directly precedes or follows it.
 fn shortened(text: &str) -> String {
     let is_base32 = |byte: &u8| byte.is_ascii_alphabetic() || (b'2'..=b'7').contains(byte);
     let (mut out, mut rest) = (String::with_capacity(text.len()), text);
     while let Some(start) = rest.bytes().position(|byte| is_base32(&byte)) {
         let length = rest.bytes().skip(start).take_while(is_base32).count();
         let (before, run, after) = (&rest[..start], &rest[start..start + length], &rest[start + length..]);
-        // The end of an ANSI colour code may precede the address, so only the last characters
-        // count.
+        // The end of an ANSI color code may precede the address, so only the last characters count.
         let named = length >= LENGTH && starts_with(after, ".onion");
         // The last character encodes the version, 3.
         let alone = length == LENGTH

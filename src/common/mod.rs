@@ -1,5 +1,5 @@
-//! Code that the programs share: logging, process hiding, HTTP servers for probes and metrics, the
-//! metrics text format, secret files, tor's directories and own metrics, and leader election.
+//! Code shared by the programs: logging, process hiding, HTTP servers for probes and metrics, the
+//! metrics text format, secret files, tor's directories, tor's own metrics, and leader election.
 
 pub mod complaint;
 pub mod election;

@@ -1,4 +1,5 @@
-//! Files with secrets. Only their owner may read them, and none is overwritten by mistake.
+//! Reads and writes files that contain secrets. Only their owner may read them, and no existing
+//! file is overwritten by mistake.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -7,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-/// The largest size of a key file in bytes. A longer file was specified by mistake.
+/// The maximum length of a key file in bytes. A longer file was probably specified by mistake.
 const MAX_LEN: u64 = 64 * 1024;
 
-/// Reads a file of at most 64 KiB. An error names the file.
+/// Reads a file of at most 64 KiB. Errors name the file.
 pub fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     let read = || {
         let file = File::open(path)?;
@@ -18,7 +19,7 @@ pub fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
         if length > MAX_LEN {
             return Err(io::Error::new(
                 io::ErrorKind::FileTooLarge,
-                format!("{length} bytes are too long for a key file (at most {MAX_LEN})"),
+                format!("{length} bytes are too many for a key file (at most {MAX_LEN})"),
             ));
         }
         // The buffer never grows, so no unerased copy of the secret is left behind.
@@ -36,8 +37,8 @@ pub fn read_standard_input() -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(bytes)
 }
 
-/// Writes a file with mode 0600. An existing file is an error, or is replaced atomically if `force`
-/// is true. An error names the file.
+/// Writes a file with mode 0600. An existing file is replaced atomically if `force` is true, and is
+/// an error otherwise. Errors name the file.
 pub fn write(path: &Path, bytes: &[u8], force: bool) -> io::Result<()> {
     let write = || {
         if !force {
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn an_existing_file_is_overwritten_only_by_force() {
+    fn an_existing_file_is_overwritten_only_with_force() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
         write(&path, b"one", false).unwrap();
@@ -109,6 +110,6 @@ mod tests {
         assert!(read(&path).unwrap_err().to_string().contains("long: No such file"));
         std::fs::write(&path, vec![0; 70_000]).unwrap();
         let error = read(&path).unwrap_err().to_string();
-        assert!(error.ends_with("long: 70000 bytes are too long for a key file (at most 65536)"), "{error}");
+        assert!(error.ends_with("long: 70000 bytes are too many for a key file (at most 65536)"), "{error}");
     }
 }

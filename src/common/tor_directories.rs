@@ -6,8 +6,8 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 
 /// Creates the control socket's directory, the `DataDirectory`, and the empty file for
-/// `--defaults-torrc`. Tor refuses directories that others can access, and refuses `/dev/null` as a
-/// configuration file.
+/// `--defaults-torrc`. Tor rejects directories that others can access, and does not accept
+/// `/dev/null` as a configuration file.
 pub fn make(run_dir: &Path, data_dir: &Path) -> io::Result<()> {
     make_private(&run_dir.join("control"))?;
     make_private(data_dir)?;
@@ -15,8 +15,8 @@ pub fn make(run_dir: &Path, data_dir: &Path) -> io::Result<()> {
 }
 
 /// Creates a directory with mode 0700, or sets the mode of an existing one. The mode is set even
-/// after creation, because directories in a volume with an `fsGroup` inherit its setgid bit. An
-/// error names the directory.
+/// after creation, because directories in a volume with an `fsGroup` inherit its setgid bit. Errors
+/// name the directory.
 pub fn make_private(path: &Path) -> io::Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(0o700)))

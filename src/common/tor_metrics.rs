@@ -1,5 +1,5 @@
-//! A proxy for tor's own metrics. Tor's `MetricsPort` has no authentication, so it listens inside
-//! the pod only, and the agent and the publisher serve its metrics at `/tor/metrics`.
+//! A proxy for tor's own metrics. Tor's `MetricsPort` has no authentication, so it is reachable
+//! only inside the pod. The agent and the publisher serve its metrics at `/tor/metrics`.
 
 use std::time::Duration;
 
@@ -15,30 +15,32 @@ use tokio::time::timeout;
 
 use super::http;
 
-/// The longest time that tor may take to answer, including the connection. It is shorter than the
-/// default timeout of Prometheus (10 s).
+/// The longest time that tor may take to connect and respond. It is shorter than Prometheus's
+/// default timeout (10 s).
 const DEADLINE: Duration = Duration::from_secs(5);
-/// The largest accepted answer in bytes, many times tor's metrics of one onion service (26 kB).
+/// The maximum length of tor's response in bytes, many times the length of tor's metrics for one
+/// onion service (26 kB).
 const BODY_LIMIT: usize = 1024 * 1024;
 
 /// The reason why tor's metrics are unavailable.
 #[derive(Debug, thiserror::Error)]
 enum TorMetricsError {
-    #[error("no answer within {} s", DEADLINE.as_secs())]
+    #[error("no response within {} s", DEADLINE.as_secs())]
     Timeout,
     #[error("invalid URL")]
     Address(#[from] hyper::http::Error),
-    #[error("tor does not answer: {0}")]
+    #[error("tor does not respond: {0}")]
     Send(#[from] hyper_util::client::legacy::Error),
-    #[error("the answer is incomplete or too long: {0}")]
+    #[error("the response is incomplete or too long: {0}")]
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("tor answered {0}")]
+    #[error("tor responded with {0}")]
     Status(StatusCode),
-    #[error("the answer does not contain tor's metrics")]
+    #[error("the response does not contain tor's metrics")]
     Foreign,
 }
 
-/// Returns the router of `/tor/metrics`, for the tor whose `MetricsPort` is `port` on 127.0.0.1.
+/// Returns the router that serves `/tor/metrics`, for a tor whose `MetricsPort` is `port` on
+/// 127.0.0.1.
 pub fn router<S: Clone + Send + Sync + 'static>(port: u16) -> Router<S> {
     Router::new().route("/tor/metrics", get(move || answer(port)))
 }
@@ -64,8 +66,8 @@ async fn ask(port: u16) -> Result<String, TorMetricsError> {
     if is_tors(&text) { Ok(text) } else { Err(TorMetricsError::Foreign) }
 }
 
-/// Returns true if the text contains nothing but tor's metrics. A taken-over tor must not be able
-/// to report metrics in the name of the agent or the publisher.
+/// Returns true if the text contains nothing but tor's metrics. A compromised tor must not be able
+/// to report metrics on behalf of the agent or the publisher.
 fn is_tors(text: &str) -> bool {
     text.lines().all(|line| line.is_empty() || line.starts_with('#') || line.starts_with("tor_"))
 }
@@ -79,7 +81,7 @@ mod tests {
 
     use super::*;
 
-    /// Returns the status and body for a metrics port that gives this reply.
+    /// Returns the status and body of `/tor/metrics` for a metrics port that sends this reply.
     async fn from(reply: Vec<u8>) -> (StatusCode, String) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -105,19 +107,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_without_tors_metrics_is_an_error() {
+    async fn a_response_without_tors_metrics_is_an_error() {
         let endless = "tor_x 1\n".repeat(BODY_LIMIT / 8 + 1);
         let mut cut_off = reply("200 OK", "tor_x 1\n");
         cut_off.pop();
         for (reply, said) in [
             (
                 reply("200 OK", "tor_x 1\nonionbalance_agent_streams 5\n"),
-                "cannot read tor's metrics: the answer does not contain tor's metrics\n",
+                "cannot read tor's metrics: the response does not contain tor's metrics\n",
             ),
-            (reply("404 Not Found", ""), "cannot read tor's metrics: tor answered 404 Not Found\n"),
-            (reply("200 OK", &endless), "cannot read tor's metrics: the answer is incomplete or too long: "),
-            (cut_off, "cannot read tor's metrics: the answer is incomplete or too long: "),
-            (b"nonsense\r\n\r\n".to_vec(), "cannot read tor's metrics: tor does not answer: "),
+            (reply("404 Not Found", ""), "cannot read tor's metrics: tor responded with 404 Not Found\n"),
+            (reply("200 OK", &endless), "cannot read tor's metrics: the response is incomplete or too long: "),
+            (cut_off, "cannot read tor's metrics: the response is incomplete or too long: "),
+            (b"nonsense\r\n\r\n".to_vec(), "cannot read tor's metrics: tor does not respond: "),
         ] {
             let (status, text) = from(reply).await;
             assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
@@ -126,7 +128,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_tor_that_does_not_answer_is_an_error() {
+    async fn a_tor_that_does_not_respond_is_an_error() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::time::pause();

@@ -24,21 +24,21 @@ pub use write::{PLACEHOLDER, write};
 /// The content of a `config.yaml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// The services, at least one.
+    /// The services. There is at least one.
     pub services: Vec<ServiceConfig>,
     /// The path of the status socket, or None to run without one.
     pub status_socket: Option<PathBuf>,
-    /// Warnings about ignored settings, to be logged.
+    /// Warnings about ignored settings, which the caller should log.
     pub warnings: Vec<String>,
 }
 
-/// A service with its master address.
+/// A service, which is identified by its master key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceConfig {
-    /// The path of the master key file as it is written: absolute, or relative to the directory of
-    /// the configuration file.
+    /// The path of the master key file as written in the configuration file. A relative path is
+    /// relative to the directory of that file.
     pub key: PathBuf,
-    /// The instances, at least one. Each address appears once.
+    /// The backends of the service. There is at least one, and each address appears once.
     pub instances: Vec<Instance>,
 }
 

@@ -71,7 +71,7 @@ fn instance(value: &Value, at: &str, warnings: &mut Vec<String>) -> Result<Insta
     let problem = match instance.get("address") {
         None | Some(Value::Null) => "is missing; copy the address from the instance's `hostname` file".to_owned(),
         Some(Value::String(text)) if text == PLACEHOLDER => {
-            "still holds the placeholder of the generator; replace it with the address in the instance's `hostname` file"
+            "still contains the generator's placeholder; replace it with the address in the instance's `hostname` file"
                 .to_owned()
         }
         Some(Value::String(text)) => match text.trim().parse() {
@@ -97,7 +97,7 @@ fn mapping<'a>(value: &'a Value, at: &str, what: &str) -> Result<&'a Map<String,
     value.as_object().ok_or_else(|| field(at, format!("must be a mapping with {what}")))
 }
 
-/// Adds a warning for each unknown key. Python Onionbalance ignores such keys silently, but a
+/// Adds a warning for each unknown key. Python Onionbalance ignores unknown keys silently, but a
 /// mistyped key should not go unnoticed.
 fn ignore_others(map: &Map<String, Value>, known: &[&str], at: &str, warnings: &mut Vec<String>) {
     for key in map.keys().filter(|key| !known.contains(&key.as_str())) {

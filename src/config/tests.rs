@@ -9,7 +9,7 @@ fn error(text: &str) -> String {
     Config::parse(text).unwrap_err().to_string()
 }
 
-/// The file is laid out as the generator of Python Onionbalance writes it.
+/// The file has the layout that Python Onionbalance's generator writes.
 #[test]
 fn parses_the_file_of_python_onionbalance() {
     let text = format!(
@@ -67,7 +67,10 @@ fn errors_name_the_field() {
     assert!(instance("{name: x}").starts_with("services[0].instances[0].address: is missing"));
     assert!(instance("{address: }").starts_with("services[0].instances[0].address: is missing"));
     assert!(instance("{address: 5}").starts_with("services[0].instances[0].address: 5 is not an onion address"));
-    assert!(instance(&format!("{{address: '{PLACEHOLDER}'}}")).contains("address: still holds the placeholder"));
+    assert!(
+        instance(&format!("{{address: '{PLACEHOLDER}'}}"))
+            .contains("address: still contains the generator's placeholder")
+    );
     let mistyped = A.replacen('2', "3", 1);
     assert!(
         instance(&format!("{{address: {mistyped}}}")).contains("is not an onion address: "),
@@ -89,5 +92,5 @@ fn parses_the_file_that_it_writes() {
     assert_eq!(names, ["node: 1", "#2"]);
 
     let open = write(&[("x.key".to_owned(), vec![(PLACEHOLDER.to_owned(), "node1".to_owned())])]).unwrap();
-    assert!(Config::parse(&open).unwrap_err().to_string().contains("services[0].instances[0].address: still holds"));
+    assert!(Config::parse(&open).unwrap_err().to_string().contains("services[0].instances[0].address: still contains"));
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// The placeholder for the address of an instance that is not known yet.
+/// The placeholder for an instance's address that is not yet known.
 pub const PLACEHOLDER: &str = "<Enter the instance onion address here>";
 
 #[derive(Serialize)]
@@ -22,8 +22,8 @@ struct InstanceEntry<'a> {
     name: &'a str,
 }
 
-/// Returns the text of a `config.yaml`. Each service is its key file and its instances, and each
-/// instance is its address (or [`PLACEHOLDER`]) and its name.
+/// Formats a `config.yaml`. Each service is a pair of its key file and its instances, and each
+/// instance is a pair of its address (or [`PLACEHOLDER`]) and its name.
 pub fn write(services: &[(String, Vec<(String, String)>)]) -> Result<String, serde_saphyr::ser::Error> {
     let services = services.iter().map(|(key, instances)| {
         let instances = instances.iter().map(|(address, name)| InstanceEntry { address, name }).collect();

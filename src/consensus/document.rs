@@ -23,7 +23,7 @@ pub(super) struct Document {
     pub(super) hsdirs: Vec<HsDirEntry>,
 }
 
-/// The entry of a relay that stores v3 descriptors.
+/// The consensus entry of a relay that stores v3 descriptors.
 #[derive(Debug)]
 pub(super) struct HsDirEntry {
     pub(super) fingerprint: Fingerprint,
@@ -65,7 +65,7 @@ impl Document {
         for line in lines {
             let mut words = line.split_ascii_whitespace();
             match words.next().unwrap_or_default() {
-                // Only the signatures follow after this line.
+                // Only the signatures follow this line.
                 "directory-footer" => return header.finish(routers.finish()?),
                 "r" => routers.begin(words)?,
                 keyword if routers.current.is_some() => routers.item(keyword, words)?,
@@ -140,7 +140,7 @@ struct Router {
 
 impl Routers {
     /// Parses `"r" SP nickname SP identity SP date SP time SP IP SP ORPort SP DirPort` and starts a
-    /// new router entry. The identity has 27 characters of base64.
+    /// new router entry. The identity is 27 characters of base64.
     fn begin(&mut self, mut words: SplitAsciiWhitespace<'_>) -> Result<(), ConsensusError> {
         let identity = words.nth(1).and_then(base64_array);
         let fingerprint = Fingerprint(identity.ok_or(ConsensusError::Malformed("r"))?);
@@ -162,9 +162,9 @@ impl Routers {
         }
     }
 
-    /// Adds the finished entry to the HSDirs if it belongs on the ring. Like C tor, this requires
-    /// the HSDir flag and the protocol version HSDir=2 but no other flag, because a consensus lists
-    /// only running and valid relays (dir-spec, section 3.8).
+    /// Adds the finished entry to the HSDirs if it belongs on the ring. Like C tor, this method
+    /// requires the HSDir flag and the protocol version HSDir=2, but no other flag, because a
+    /// consensus lists only running and valid relays (dir-spec, section 3.8).
     fn end_current(&mut self) -> Result<(), ConsensusError> {
         let Some(router) = self.current.take() else { return Ok(()) };
         let microdescriptor = router.microdescriptor.ok_or(ConsensusError::Missing("m"))?;
@@ -180,7 +180,8 @@ impl Routers {
     }
 }
 
-/// Stores the value of an item that may appear once. `value` is `None` if the line is malformed.
+/// Stores the value of an item that may appear only once. `value` is `None` if the line is
+/// malformed.
 fn once<T>(keyword: &'static str, slot: &mut Option<T>, value: Option<T>) -> Result<(), ConsensusError> {
     let value = value.ok_or(ConsensusError::Malformed(keyword))?;
     match slot.replace(value) {
@@ -206,15 +207,15 @@ pub(super) fn time(mut words: SplitAsciiWhitespace<'_>) -> Option<SystemTime> {
     Some(civil.to_zoned(TimeZone::UTC).ok()?.timestamp().into())
 }
 
-/// Parses `NumReveals SP Value`, where the value is 32 bytes in 44 characters of base64. Further
+/// Parses `NumReveals SP Value`, where the value is 32 bytes in 44 characters of base64. Additional
 /// words are ignored, because later versions may add them.
 fn shared_random(mut words: SplitAsciiWhitespace<'_>) -> Option<[u8; 32]> {
     words.next()?.parse::<u64>().ok()?;
     BASE64.decode(words.next()?.as_bytes()).ok()?.try_into().ok()
 }
 
-/// Parses `Keyword=Int32 …`. A value outside the limits of its parameter counts as the limit, as in
-/// C tor.
+/// Parses `Keyword=Int32 …`. A value outside the limits of its parameter is clamped to the nearest
+/// limit, as in C tor.
 fn params(words: SplitAsciiWhitespace<'_>) -> Option<Params> {
     let mut params = Params::default();
     for word in words {

@@ -1,9 +1,9 @@
 //! A parser for concatenated microdescriptors (dir-spec, section 3.3), as C tor's `GETINFO md/all`
 //! returns them.
 //!
-//! The answer consists of the plain documents without annotations: one for each relay of tor's
-//! consensus whose microdescriptor tor has. A document begins at its `onion-key` line and is
-//! identified by the SHA-256 digest of its text.
+//! The reply consists of the documents without annotations, one for each relay in tor's consensus
+//! whose microdescriptor tor has. A document begins with its `onion-key` line and is identified by
+//! the SHA-256 digest of its text.
 
 use sha2::{Digest, Sha256};
 
@@ -13,7 +13,7 @@ use super::{ConsensusError, MAX_DOCUMENT_BYTES, base64_array};
 /// document does not have exactly one well-formed identity.
 pub(super) type Identity = ([u8; 32], Option<[u8; 32]>);
 
-/// Returns the identities of all microdescriptors in `text`, in their order.
+/// Returns the identities of all microdescriptors in `text`, in order.
 pub(super) fn identities(text: &str) -> Result<Vec<Identity>, ConsensusError> {
     if text.len() > MAX_DOCUMENT_BYTES {
         return Err(ConsensusError::TooLong);
@@ -43,8 +43,8 @@ fn documents(mut text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Returns the SHA-256 digest of the text from `onion-key` to the last newline. The newline may be
-/// missing at the end of a data reply.
+/// Returns the SHA-256 digest of a microdescriptor, which covers the text from `onion-key` to the
+/// final newline. This newline may be missing at the end of a data reply.
 fn digest(document: &str) -> [u8; 32] {
     let mut hash = Sha256::new_with_prefix(document);
     if !document.ends_with('\n') {
@@ -53,7 +53,7 @@ fn digest(document: &str) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// Parses `"id" SP "ed25519" SP identity`, where the identity has 43 characters of base64.
+/// Parses `"id" SP "ed25519" SP identity`, where the identity is 43 characters of base64.
 fn identity(document: &str) -> Option<[u8; 32]> {
     let mut identities = document.lines().filter_map(|line| line.strip_prefix("id ed25519 "));
     let identity = base64_array(identities.next()?.split_ascii_whitespace().next()?)?;

@@ -1,9 +1,9 @@
-//! The network according to a consensus and its microdescriptors: time periods, shared random
-//! values and the HSDir ring. The code is pure.
+//! Parses a consensus and its microdescriptors, and derives the time periods, the shared random
+//! values and the HSDir ring from them. The code is pure.
 //!
-//! The sources are dir-spec (microdescriptor consensus, microdescriptors), section 2.2 of
+//! The specifications are dir-spec (microdescriptor consensus, microdescriptors), section 2.2 of
 //! rend-spec-v3 (HSDir ring, time periods) and srv-spec (shared random values). Signatures are not
-//! checked, because the documents come from our own tor, which has checked them.
+//! checked, because the documents come from our own tor, which has already checked them.
 
 mod document;
 mod fingerprint;
@@ -21,7 +21,7 @@ pub use network::Network;
 pub use times::{parse_time, service_period};
 pub use types::{NetworkKind, Placement, ServicePeriod};
 
-/// An error that explains why a document is rejected. The text names the keyword at fault.
+/// An error that explains why a document is rejected. The message names the faulty keyword.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ConsensusError {
     /// The document is longer than [`MAX_DOCUMENT_BYTES`].
@@ -33,7 +33,7 @@ pub enum ConsensusError {
     /// A mandatory line is missing, or the document ends before this line.
     #[error("the \"{0}\" line is missing")]
     Missing(&'static str),
-    /// A line that may appear once is repeated.
+    /// A line that may appear only once is repeated.
     #[error("the \"{0}\" line is repeated")]
     Repeated(&'static str),
     /// A line is malformed.
@@ -42,7 +42,8 @@ pub enum ConsensusError {
     /// The router entries are not in strictly ascending order of their identity digests.
     #[error("the router entries are not in ascending order")]
     RouterOrder,
-    /// The times are not in ascending order, or no time period can be computed from them.
+    /// The times of the consensus are not in ascending order, or no time period can be computed
+    /// from them.
     #[error("no time period can be computed from the times of the consensus")]
     Schedule,
     /// A fingerprint does not have forty hexadecimal digits.
@@ -50,8 +51,8 @@ pub enum ConsensusError {
     Fingerprint,
 }
 
-/// The maximum length, in bytes, of a consensus and of the text of all microdescriptors. The limit
-/// is several times the size of today's network.
+/// The maximum length, in bytes, of a consensus, and of all microdescriptors together. The limit is
+/// several times the length of these documents on today's network.
 pub const MAX_DOCUMENT_BYTES: usize = 64 << 20;
 
 /// Decodes unpadded base64 to exactly `N` bytes.

@@ -1,5 +1,5 @@
-//! The network of a consensus and its microdescriptors: the periods that a service publishes for,
-//! and the responsible HSDirs.
+//! Determines the time periods that a service publishes for and the responsible HSDirs, from a
+//! consensus and its microdescriptors.
 
 use std::collections::HashMap;
 use std::time::SystemTime;
@@ -27,7 +27,7 @@ pub struct Network {
 impl Network {
     /// Joins a microdescriptor consensus (`GETINFO dir/status-vote/current/consensus-microdesc`)
     /// with the text of all its microdescriptors (`GETINFO md/all`). Lines end in LF, which may be
-    /// missing after the last line.
+    /// missing from the last line.
     pub fn parse(consensus: &str, microdescriptors: &str, kind: NetworkKind) -> Result<Self, ConsensusError> {
         let document = Document::parse(consensus)?;
         let Document { valid_after, fresh_until, valid_until, params, .. } = document;
@@ -54,40 +54,40 @@ impl Network {
         })
     }
 
-    /// Returns `valid-after`, `fresh-until` and `valid-until`.
+    /// Returns the `valid-after`, `fresh-until` and `valid-until` times of the consensus.
     pub fn validity(&self) -> [SystemTime; 3] {
         self.validity
     }
 
-    /// Returns the number of HSDirs in the consensus, and the number of those that are not on the
-    /// ring because their microdescriptor is missing or has no ed25519 identity.
+    /// Returns two counts: the HSDirs in the consensus, and the HSDirs that are left off the ring
+    /// because their microdescriptor is missing or has no ed25519 identity.
     pub fn hsdir_count(&self) -> (usize, usize) {
         (self.hsdirs.len() + self.hsdirs_without_identity, self.hsdirs_without_identity)
     }
 
-    /// Returns the two periods that a service publishes for (rend-spec-v3, section 2.2.4): first
-    /// the period that C tor calls current, then the next one. Like C tor, this uses the time of
-    /// the consensus (`valid-after`).
+    /// Returns the two time periods that a service publishes for (rend-spec-v3, section 2.2.4):
+    /// first the one that C tor calls current, then the next one. Like C tor, this method uses the
+    /// consensus's `valid-after` as the current time.
     pub fn service_periods(&self) -> [ServicePeriod; 2] {
         let TimePeriod { number, .. } = self.schedule.older_service_period();
         [self.older_period(number), self.newer_period(number + 1)]
     }
 
-    /// Returns the period whose descriptors clients fetch now.
+    /// Returns the time period whose descriptors clients currently fetch.
     pub fn client_period(&self) -> ServicePeriod {
         let TimePeriod { number, .. } = self.schedule.period;
         if self.schedule.between_period_and_srv { self.newer_period(number) } else { self.older_period(number) }
     }
 
-    /// Returns the HSDirs that store the descriptor (`hsdir_n_replicas` times
-    /// `hsdir_spread_store`). Each relay appears once.
+    /// Returns the HSDirs that store the descriptor, `hsdir_spread_store` for each of the
+    /// `hsdir_n_replicas` replicas. Each relay appears once.
     pub fn responsible_hsdirs(&self, blinded: &BlindedPublicKey, period: &ServicePeriod) -> Vec<Placement> {
         let Params { replicas, spread_store, .. } = self.params;
         Ring::new(&self.hsdirs, period).responsible(blinded, replicas, spread_store)
     }
 
-    /// Returns the HSDirs that clients ask for the descriptor (`hsdir_n_replicas` times
-    /// `hsdir_spread_fetch`). Each relay appears once.
+    /// Returns the HSDirs from which clients fetch the descriptor, `hsdir_spread_fetch` for each of
+    /// the `hsdir_n_replicas` replicas. Each relay appears once.
     pub fn fetch_hsdirs(&self, blinded: &BlindedPublicKey, period: &ServicePeriod) -> Vec<Placement> {
         let Params { replicas, spread_fetch, .. } = self.params;
         Ring::new(&self.hsdirs, period).responsible(blinded, replicas, spread_fetch)

@@ -14,7 +14,7 @@ pub(super) struct HsDir {
     pub(super) ed25519: [u8; 32],
 }
 
-/// The relays in the order of a time period's ring.
+/// The HSDir ring of a time period, which lists the relays in the order of their indexes.
 pub(super) struct Ring<'a> {
     period: TimePeriod,
     places: Vec<([u8; 32], &'a HsDir)>,
@@ -158,8 +158,8 @@ mod tests {
     }
 
     proptest! {
-        /// Compares the ring with its definition, which walks the whole circle from the index
-        /// onwards.
+        /// Compares the result with a direct implementation of the definition, which walks the
+        /// whole ring from the descriptor's index onwards.
         #[test]
         fn the_nearest_unassigned_relays_are_responsible(
             relays in 0..40_u8, blinded: [u8; 32], replicas in 1..5_u8, spread in 1..9_u8,

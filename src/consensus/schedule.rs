@@ -9,8 +9,8 @@
 //! ```
 //!
 //! A run of the shared random protocol has 24 voting rounds and ends with a new value. A time
-//! period begins 12 rounds after a run does. All times count from the consensus's `valid-after`, so
-//! two parties with the same consensus agree even if their clocks differ.
+//! period begins 12 rounds after a run does. All times are computed from the consensus's
+//! `valid-after`, so two parties with the same consensus agree even if their clocks differ.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,7 +18,8 @@ use super::ConsensusError;
 use super::types::NetworkKind;
 use crate::onion::TimePeriod;
 
-/// The number of voting rounds in a phase (commit, then reveal) of the shared random protocol.
+/// The number of voting rounds in each of the two phases (commit and reveal) of the shared random
+/// protocol.
 const PHASE_ROUNDS: u64 = 12;
 /// The number of voting rounds in a run of the shared random protocol.
 const RUN_ROUNDS: u64 = 2 * PHASE_ROUNDS;
@@ -160,7 +161,7 @@ mod tests {
             (UNIX_EPOCH - day, UNIX_EPOCH + day, NetworkKind::Public),
             (UNIX_EPOCH + day * 9, UNIX_EPOCH + day * 9, NetworkKind::Public),
             (UNIX_EPOCH + day * 9, UNIX_EPOCH + day * 8, NetworkKind::Public),
-            // The last case has a run of less than a minute.
+            // In the last case, a run takes less than a minute.
             (UNIX_EPOCH + day * 9, UNIX_EPOCH + day * 9 + Duration::from_secs(2), NetworkKind::Testing),
         ] {
             assert_eq!(PeriodSchedule::new(valid_after, fresh_until, 1440, kind), Err(ConsensusError::Schedule));

@@ -1,8 +1,8 @@
-//! Captures of a private network of C tor 0.4.9.11 (17 relays, a voting round of 20 s), taken at
+//! Captures from a private network of C tor 0.4.9.11 (17 relays, voting rounds of 20 s), taken from
 //! the control port of one node.
 //!
-//! An `.observed` file records what that tor did under that consensus. The parts that are not from
-//! `HS_DESC` events are from its log:
+//! An `.observed` file records the uploads and fetches of that tor under one consensus. All values
+//! that are not from `HS_DESC` events are from tor's log:
 //!
 //! ```text
 //! upload (current|next) ADDRESS BLINDED-KEY PERIOD-NUMBER SRV-START    HS_DESC UPLOAD events
@@ -18,7 +18,8 @@ use data_encoding::{BASE64_NOPAD, HEXUPPER};
 use super::Fingerprint;
 use crate::onion::BlindedPublicKey;
 
-/// A consensus and the behavior of tor under it. All captures share the same microdescriptors.
+/// A consensus and tor's behavior under that consensus. All captures share the same
+/// microdescriptors.
 pub(super) struct Capture {
     pub(super) name: String,
     pub(super) consensus: String,
@@ -51,8 +52,8 @@ pub(super) const MICRODESCRIPTORS: &str = include_str!("testdata/tornet.microdes
 
 macro_rules! captures {
     ($($name:literal),*) => {
-        /// Returns one consensus from each half of a shared random value's life, and one with the
-        /// network's first value.
+        /// Returns one consensus from each half of a shared random value's lifetime, and one with
+        /// the network's first shared random value.
         pub(super) fn captures() -> [Capture; 3] {
             [$(Capture::new(
                 $name,

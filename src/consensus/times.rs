@@ -1,5 +1,5 @@
-//! The times of a consensus as `GETINFO consensus/…` returns them. They are enough to determine the
-//! time period without reading the whole consensus.
+//! The times of a consensus as `GETINFO consensus/…` returns them. These times are enough to
+//! determine the time period without reading the whole consensus.
 
 use std::time::SystemTime;
 
@@ -14,8 +14,8 @@ pub fn parse_time(keyword: &'static str, text: &str) -> Result<SystemTime, Conse
     time(text.split_ascii_whitespace()).ok_or(ConsensusError::Malformed(keyword))
 }
 
-/// Returns the period that C tor calls a service's current one. On the public network this assumes
-/// the default of `hsdir_interval`, which has never been changed.
+/// Returns the time period that C tor calls a service's current one. On the public network, this
+/// function assumes the default of `hsdir_interval`, which has never been changed.
 pub fn service_period(
     valid_after: SystemTime,
     fresh_until: SystemTime,
@@ -32,8 +32,8 @@ mod tests {
         parse_time("valid-after", text).unwrap()
     }
 
-    /// The example of rend-spec-v3, section 2.2.4, where a service's period changes together with
-    /// the shared random value.
+    /// The example of rend-spec-v3, section 2.2.4, in which a service's period changes together
+    /// with the shared random value.
     #[test]
     fn a_services_period_changes_at_midnight_on_the_public_network() {
         for (valid_after, fresh_until, number) in [

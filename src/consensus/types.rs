@@ -1,12 +1,13 @@
-//! The types that the schedule, the ring and the network share.
+//! Types shared by the schedule, the ring and the network.
 
 use std::time::SystemTime;
 
 use super::fingerprint::Fingerprint;
 use crate::onion::TimePeriod;
 
-/// The kind of a Tor network, which determines the length of its time periods. The public network
-/// takes the length from the consensus, a testing network derives it from the voting interval.
+/// The kind of a Tor network, which determines the length of its time periods. On the public
+/// network the length comes from the consensus; a testing network derives it from the voting
+/// interval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NetworkKind {
     /// The public Tor network.
@@ -17,13 +18,13 @@ pub enum NetworkKind {
 }
 
 impl NetworkKind {
-    /// Returns the kind of network for the values of tor's option `TestingTorNetwork`.
+    /// Returns the kind of network for the values of tor's `TestingTorNetwork` option.
     pub fn from_option(values: &[String]) -> Self {
         if values.iter().any(|value| value == "1") { Self::Testing } else { Self::Public }
     }
 }
 
-/// A time period that a service publishes for, with the inputs of its HSDir ring.
+/// A time period that a service publishes for, with the inputs for its HSDir ring.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServicePeriod {
     /// The time period.
@@ -35,7 +36,7 @@ pub struct ServicePeriod {
     pub srv_start: SystemTime,
 }
 
-/// A place on the ring where a descriptor is stored.
+/// A position on the HSDir ring at which a descriptor is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Placement {
     /// The fingerprint of the HSDir.

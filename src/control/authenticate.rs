@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! SAFECOOKIE       both sides prove that they know the cookie, and neither reveals it
-//! COOKIE           reveals the cookie, so it is used only if nobody else can have asked for it
+//! COOKIE           reveals the cookie, so it needs a unix socket or a configured cookie file
 //! HASHEDPASSWORD   reveals the password, so it is used only if no cookie works
 //! NULL             tor requires no authentication
 //! ```
@@ -29,33 +29,34 @@ use super::{Client, ControlEndpoint, ControlError};
 
 /// The length of a cookie in bytes.
 const COOKIE_LENGTH: usize = 32;
-/// The length of a nonce in bytes, for both tor's nonce and ours.
+/// The length of a nonce in bytes, for tor's nonce as well as ours.
 const NONCE_LENGTH: usize = 32;
 /// The interval between two checks for a missing cookie file.
 const COOKIE_POLL: Duration = Duration::from_millis(50);
 const SERVER_LABEL: &[u8] = b"Tor safe cookie authentication server-to-controller hash";
 const CLIENT_LABEL: &[u8] = b"Tor safe cookie authentication controller-to-server hash";
 
-/// The password of a control port. It is zeroized with its last clone and never printed.
+/// The password of a control port. It is zeroized when its last clone is dropped, and is never
+/// printed.
 #[derive(Clone)]
 pub struct Password(Arc<Zeroizing<String>>);
 
-/// An error for a text that cannot be a password because it contains a line end or a NUL, which the
-/// control protocol cannot represent.
+/// The error for a password that contains a line break or a NUL, which the control protocol cannot
+/// represent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a control password must not contain a line end or a NUL; choose another one (tor --hash-password)")]
+#[error("a control password must not contain a line break or a NUL; choose another one (tor --hash-password)")]
 pub struct PasswordError;
 
-/// The credentials and limits for an attempt to authenticate.
+/// The credentials and limits for one authentication attempt.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Authenticator<'a> {
-    /// The endpoint that was configured, which error messages name.
+    /// The configured endpoint, which appears in error messages.
     pub(super) endpoint: &'a ControlEndpoint,
     /// The path of the cookie file, or None to use the file that PROTOCOLINFO names.
     pub(super) cookie: Option<&'a Path>,
     /// The password, if one is configured.
     pub(super) password: Option<&'a Password>,
-    /// The longest wait for a missing cookie file.
+    /// The longest time to wait for a missing cookie file.
     pub(super) patience: Duration,
 }
 
@@ -70,10 +71,9 @@ pub(super) enum Methods {
 /// The reason why authentication failed.
 #[derive(Debug)]
 pub(super) enum AuthenticationFailure {
-    /// No other method is left.
+    /// Authentication failed, and there is no other method to try.
     Final(ControlError),
-    /// The cookie does not belong to this tor, but there is a password that tor would accept over a
-    /// new connection.
+    /// The cookie does not belong to this tor, but the password can be tried over a new connection.
     CookieRefused(ControlError),
 }
 
@@ -86,7 +86,7 @@ struct AuthOffer {
 }
 
 impl Password {
-    /// Accepts any text without line ends and NULs.
+    /// Creates a password. Fails if the text contains a line break or a NUL.
     pub fn new(password: Zeroizing<String>) -> Result<Self, PasswordError> {
         if is_quotable(&password) { Ok(Self(Arc::new(password))) } else { Err(PasswordError) }
     }
@@ -113,16 +113,17 @@ impl From<ControlError> for AuthenticationFailure {
 }
 
 impl Authenticator<'_> {
-    /// Chooses a method and authenticates.
+    /// Chooses an authentication method and authenticates the connection.
     pub(super) async fn authenticate(&self, client: &Client, methods: Methods) -> Result<(), AuthenticationFailure> {
-        // A restarted tor opens its socket before it replaces an old cookie file, but answers only
-        // afterwards. The file is therefore read after the answer, even if the path from
+        // A restarted tor opens its socket before it replaces an old cookie file, but replies only
+        // afterwards. The file is therefore read after the reply, even if the path from
         // PROTOCOLINFO is not needed.
         let offer = AuthOffer::parse(&client.protocol_info().await?)?;
         let password = self.password.filter(|_| offer.has("HASHEDPASSWORD"));
         let fault = match self.cookie_file(&offer).filter(|_| methods == Methods::All) {
             None => None,
-            // If a password would work, a missing cookie file is not waited for.
+            // There is no need to wait for a missing cookie file if the password can be used
+            // instead.
             Some(path) => match await_cookie(path, password.map_or(self.patience, |_| Duration::ZERO)).await {
                 Ok(cookie) => {
                     return self.by_cookie(client, &offer, path, &cookie).await.map_err(|error| match error {
@@ -145,8 +146,8 @@ impl Authenticator<'_> {
 
     /// Returns the path of the cookie file, if a cookie may be used at all.
     fn cookie_file<'a>(&'a self, offer: &'a AuthOffer) -> Option<&'a Path> {
-        // Over TCP anyone may answer and name any of our files, so the cookie is never revealed to
-        // a peer that cannot prove that it knows the cookie.
+        // Over TCP, the peer may be an impostor that names any of our files, so the cookie is never
+        // revealed to a peer that cannot prove that it already knows the cookie.
         let local = matches!(self.endpoint, ControlEndpoint::Unix(_)) || self.cookie.is_some();
         let usable = offer.has("SAFECOOKIE") || (offer.has("COOKIE") && local);
         self.cookie.or(offer.cookie_file.as_deref()).filter(|_| usable)
@@ -173,7 +174,7 @@ impl Authenticator<'_> {
         client.authenticate(&answer).await.map_err(|error| refused(&what(), error))
     }
 
-    /// Describes which methods tor offers, why none of them works, and how to fix it.
+    /// Describes which methods tor offers, why none of them works, and how to fix the problem.
     fn explain(&self, offer: &AuthOffer, fault: Option<String>) -> String {
         let offers = format!("tor at {} offers {}", self.endpoint, offer.methods);
         let cookies = offer.has("COOKIE") || offer.has("SAFECOOKIE");
@@ -200,7 +201,7 @@ impl Authenticator<'_> {
 }
 
 impl AuthOffer {
-    /// Parses the line `AUTH METHODS=COOKIE,SAFECOOKIE COOKIEFILE="/path"` of a reply.
+    /// Parses the line `AUTH METHODS=COOKIE,SAFECOOKIE COOKIEFILE="/path"` of a PROTOCOLINFO reply.
     fn parse(message: &Message) -> Result<Self, ControlError> {
         let malformed = || ControlError::Protocol("the reply to PROTOCOLINFO has no valid AUTH line".to_owned());
         let line = message.lines.iter().find_map(|line| line.text.strip_prefix("AUTH ")).ok_or_else(malformed)?;
@@ -237,7 +238,7 @@ fn nonce() -> [u8; NONCE_LENGTH] {
 }
 
 /// Checks `AUTHCHALLENGE SERVERHASH=… SERVERNONCE=…` and returns the proof to send with
-/// AUTHENTICATE. Returns None if the other side does not know the cookie.
+/// AUTHENTICATE. Returns None if the peer does not know the cookie.
 ///
 /// `SERVERHASH = HMAC-SHA256(SERVER_LABEL, cookie | client nonce | server nonce)`, and the proof is
 /// the same HMAC under `CLIENT_LABEL`.
@@ -265,7 +266,7 @@ fn answer_challenge(cookie: &[u8], ours: &[u8], challenge: &Message) -> Result<O
 }
 
 /// Creates an HMAC with this label as its key. RFC 2104 pads a short key with zeros to the block
-/// size of the hash. Padding the key here leaves the constructor no way to fail.
+/// size of the hash. Padding the key here means that the constructor cannot fail.
 fn keyed(label: &[u8]) -> Hmac<Sha256> {
     let mut key = [0; 64];
     for (byte, label_byte) in key.iter_mut().zip(label) {
@@ -274,8 +275,8 @@ fn keyed(label: &[u8]) -> Hmac<Sha256> {
     Hmac::new(&key.into())
 }
 
-/// Reads the cookie. Waits for a missing or incomplete file for up to `patience`, and returns a
-/// description of the problem if that time passes or the file cannot be read.
+/// Reads the cookie file. If the file is missing or incomplete, waits for it for up to `patience`.
+/// Returns a description of the problem if this time passes or the file cannot be read.
 async fn await_cookie(path: &Path, patience: Duration) -> Result<Zeroizing<Vec<u8>>, String> {
     let deadline = Instant::now() + patience;
     loop {

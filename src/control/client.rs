@@ -14,10 +14,10 @@ use super::text::{is_argument, push_data, push_quoted};
 use super::{ControlError, Event};
 use crate::onion::OnionAddress;
 
-/// The number of commands that may wait to be written.
+/// The maximum number of commands that wait to be written.
 const COMMAND_CAPACITY: usize = 32;
 
-/// A handle on a control connection. Clones share the connection, and commands are answered in
+/// A handle to a control connection. Clones share the connection, and tor replies to commands in
 /// order. The connection ends when its last handle is dropped.
 #[derive(Clone)]
 pub struct Client {
@@ -26,9 +26,9 @@ pub struct Client {
 }
 
 impl Client {
-    /// Starts a connection over any unbuffered stream, without authenticating. A command that is
-    /// unanswered after `command_timeout` ends the connection. The stream is owned by a task, so
-    /// this requires a tokio runtime.
+    /// Starts a connection over any unbuffered stream, without authenticating. The connection ends
+    /// if tor does not reply to a command within `command_timeout`. The stream is owned by a task,
+    /// so this function requires a tokio runtime.
     pub fn over<S>(stream: S, command_timeout: Duration) -> (Self, mpsc::Receiver<Event>)
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
@@ -40,8 +40,8 @@ impl Client {
         (Self { commands, closed }, events)
     }
 
-    /// Sends GETINFO for one key and returns its value. A data reply is returned complete,
-    /// dot-unstuffed and with `\n` line ends.
+    /// Sends GETINFO for one key and returns its value. A data reply is returned in full,
+    /// dot-unstuffed and with `\n` line endings.
     pub async fn get_info(&self, key: &str) -> Result<String, ControlError> {
         let message = self.command(line("GETINFO", &[key])?).await?;
         let line = message.lines.into_iter().next().unwrap_or_default();
@@ -52,15 +52,15 @@ impl Client {
     }
 
     /// Sends GETCONF for one option and returns all its values. An option that is not set has its
-    /// default value, or no value if it has no default. This does not work for
-    /// `HiddenServiceOptions`, for which tor answers under other names.
+    /// default value, or no value if it has no default. This method does not work for
+    /// `HiddenServiceOptions`, because tor's reply lists other option names.
     pub async fn get_conf(&self, option: &str) -> Result<Vec<String>, ControlError> {
         let message = self.command(line("GETCONF", &[option])?).await?;
         let mut values = Vec::new();
         for line in message.lines {
             let (name, value) = line.text.split_once('=').map_or((line.text.as_str(), None), |(n, v)| (n, Some(v)));
             if !name.eq_ignore_ascii_case(option) {
-                return Err(ControlError::Protocol(format!("the reply to GETCONF {option} is about another option")));
+                return Err(ControlError::Protocol(format!("the reply to GETCONF {option} names another option")));
             }
             values.extend(value.map(str::to_owned));
         }
@@ -73,21 +73,22 @@ impl Client {
     }
 
     /// Sends HSPOST for the HSDirs with these fingerprints. Success means that tor accepted the
-    /// command; the result of each upload arrives as `HS_DESC` events. Tor answers 552 and sends
-    /// nothing if it does not know one of the HSDirs, and 554 if the descriptor is invalid.
+    /// command; the result of each upload arrives as `HS_DESC` events. Tor replies with 552 and
+    /// uploads nothing if it does not know one of the HSDirs, and with 554 if the descriptor is
+    /// invalid.
     pub async fn hs_post(
         &self,
         servers: &[[u8; 20]],
         address: &OnionAddress,
         descriptor: &str,
     ) -> Result<(), ControlError> {
-        // Without a server, tor would choose the HSDirs of the current period itself.
+        // Without a SERVER argument, tor would choose the HSDirs itself, for the current period.
         if servers.is_empty() {
             return Err(ControlError::Argument("no HSDir to upload to".to_owned()));
         }
         let mut arguments: Vec<_> =
             servers.iter().map(|server| format!("SERVER={}", HEXUPPER.encode(server))).collect();
-        // Without an address, tor 0.4.8 and 0.4.9 do not reply at all.
+        // Without HSADDRESS, tor 0.4.8 and 0.4.9 do not reply at all.
         arguments.push(format!("HSADDRESS={}", address.identifier()));
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
         let mut bytes = line("+HSPOST", &arguments)?;
@@ -95,10 +96,10 @@ impl Client {
         self.command(bytes).await.map(drop)
     }
 
-    /// Sends HSFETCH for a v3 descriptor of the time period that clients use now, from the HSDirs
-    /// with these fingerprints. Success means that tor accepted the command; the result of each
-    /// fetch arrives as an `HS_DESC` FAILED or an `HS_DESC_CONTENT` event, or not at all. Tor
-    /// answers 552 if it does not know one of the HSDirs.
+    /// Sends HSFETCH for a v3 descriptor of the time period that clients currently use, from the
+    /// HSDirs with these fingerprints. Success means that tor accepted the command; the result of
+    /// each fetch arrives as an `HS_DESC` FAILED or an `HS_DESC_CONTENT` event, or is never
+    /// reported. Tor replies with 552 if it does not know one of the HSDirs.
     pub async fn hs_fetch(&self, address: &OnionAddress, servers: &[[u8; 20]]) -> Result<(), ControlError> {
         let address = address.identifier();
         let servers: Vec<_> = servers.iter().map(|server| format!("SERVER={}", HEXUPPER.encode(server))).collect();
@@ -107,8 +108,8 @@ impl Client {
     }
 
     /// Sends EXTENDCIRCUIT 0 and returns the id of the new circuit. Tor builds the circuit through
-    /// these relays or, if there are none, through relays and an exit of its choice. Tor answers
-    /// 551 if it cannot start a circuit and 552 if it does not know a relay.
+    /// these relays or, if there are none, through relays and an exit of its choice. Tor replies
+    /// with 551 if it cannot start a circuit and with 552 if it does not know a relay.
     pub async fn build_circuit(&self, relays: &[&str]) -> Result<String, ControlError> {
         let path = relays.join(",");
         let arguments = ["0", &path];
@@ -121,13 +122,13 @@ impl Client {
         }
     }
 
-    /// Sends CLOSECIRCUIT with the condition that the circuit is unused. Tor answers 552 if the
-    /// circuit no longer exists.
+    /// Sends CLOSECIRCUIT with the `IfUnused` flag, so that a circuit in use stays open. Tor
+    /// replies with 552 if the circuit no longer exists.
     pub async fn close_circuit(&self, id: &str) -> Result<(), ControlError> {
         self.command(line("CLOSECIRCUIT", &[id, "IfUnused"])?).await.map(drop)
     }
 
-    /// Sends SIGNAL.
+    /// Sends SIGNAL with the name of a signal.
     pub async fn signal(&self, signal: &str) -> Result<(), ControlError> {
         self.command(line("SIGNAL", &[signal])?).await.map(drop)
     }
@@ -138,7 +139,7 @@ impl Client {
         _ = self.closed.clone().wait_for(Option::is_some).await;
     }
 
-    /// Returns the reason why the connection ended, or None while it is open.
+    /// Returns the reason why the connection ended, or None while the connection is open.
     pub fn close_reason(&self) -> Option<ControlError> {
         self.closed.borrow().clone()
     }
@@ -148,7 +149,7 @@ impl Client {
         self.command(line("PROTOCOLINFO", &["1"])?).await
     }
 
-    /// Sends AUTHENTICATE with the bytes of a cookie, the answer to a challenge, or nothing.
+    /// Sends AUTHENTICATE with the bytes of a cookie, the proof for a challenge, or nothing.
     pub(super) async fn authenticate(&self, proof: &[u8]) -> Result<(), ControlError> {
         let digits = Zeroizing::new(HEXUPPER.encode(proof));
         let argument = [digits.as_str()];
@@ -167,7 +168,7 @@ impl Client {
         self.command(bytes).await.map(drop)
     }
 
-    /// Sends AUTHCHALLENGE SAFECOOKIE.
+    /// Sends AUTHCHALLENGE SAFECOOKIE with this nonce.
     pub(super) async fn auth_challenge(&self, nonce: &[u8]) -> Result<Message, ControlError> {
         self.command(line("AUTHCHALLENGE", &["SAFECOOKIE", &HEXUPPER.encode(nonce)])?).await
     }
@@ -195,8 +196,8 @@ impl fmt::Debug for Client {
     }
 }
 
-/// Returns the line of a command. It is a single allocation, so that a secret among the arguments
-/// leaves no copy behind.
+/// Formats the line of a command. The line is a single allocation, so that a secret among the
+/// arguments leaves no copy behind.
 fn line(command: &str, arguments: &[&str]) -> Result<Vec<u8>, ControlError> {
     let length: usize = arguments.iter().map(|argument| argument.len() + 1).sum();
     let mut line = Vec::with_capacity(command.len() + length + 2);

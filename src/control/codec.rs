@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! 250-version=0.4.9.11         mid line
-//! 250+config-text=             data line; its data is the lines up to a lone `.`, and a leading
+//! 250+config-text=             data line; its data ends at a lone `.` line, and a leading
 //!                              `.` is doubled
 //! 250 OK                       end line, which completes the message
 //! ```
@@ -13,8 +13,8 @@
 
 use std::mem;
 
-/// The events whose data is discarded. The data of these events is a list of all relays, several
-/// megabytes on the public network.
+/// The events whose data is discarded, because it lists all relays and takes several megabytes on
+/// the public network.
 const UNKEPT_DATA: [&str; 2] = ["NEWCONSENSUS", "NS"];
 
 /// A complete reply or event.
@@ -37,25 +37,25 @@ pub struct Line {
     pub data: Option<String>,
 }
 
-/// The maximum number of bytes that a decoder buffers.
+/// The limits on the number of bytes that a decoder buffers.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// The maximum length of one line, including its line end.
+    /// The maximum length of one line, including its line ending.
     pub line: usize,
     /// The maximum length of one message, including its data.
     pub message: usize,
 }
 
 impl Default for Limits {
-    /// Leaves room for all microdescriptors of the public network (about 10 MB) and for the longest
-    /// family line.
+    /// Returns limits that leave room for all microdescriptors of the public network (about 10 MB)
+    /// and for the longest family line.
     fn default() -> Self {
         Self { line: 256 << 10, message: 64 << 20 }
     }
 }
 
-/// An error that explains why the bytes are not the control protocol. The decoder cannot be used
-/// after an error.
+/// An error that explains why the bytes do not follow the control protocol. The decoder cannot be
+/// used after an error.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// A line does not consist of a status code, a separator and a text.
@@ -69,7 +69,7 @@ pub enum DecodeError {
     MessageTooLong(usize),
 }
 
-/// An incremental decoder that turns bytes, in chunks of any size, into messages.
+/// An incremental decoder that turns chunks of bytes, of any size, into messages.
 #[derive(Debug, Default)]
 pub struct Decoder {
     limits: Limits,
@@ -101,13 +101,13 @@ struct Partial {
 }
 
 impl Decoder {
-    /// Creates a decoder with its own limits.
+    /// Creates a decoder with limits other than the default ones.
     pub fn with_limits(limits: Limits) -> Self {
         Self { limits, ..Self::default() }
     }
 
-    /// Decodes the next bytes and appends the messages that they complete to `messages`. If an
-    /// error occurs, the messages before it are still appended.
+    /// Decodes the next bytes and appends every message that is now complete to `messages`. If an
+    /// error occurs, the messages that precede the error are still appended.
     pub fn feed(&mut self, bytes: &[u8], messages: &mut Vec<Message>) -> Result<(), DecodeError> {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             if self.line.len().saturating_add(piece.len()) > self.limits.line {
@@ -202,7 +202,7 @@ impl Message {
 }
 
 /// Removes the CRLF at the end of a line. A lone LF is accepted too, because tor writes one if a
-/// data value begins with a line end.
+/// data value begins with a newline.
 fn without_line_end(line: &[u8]) -> &[u8] {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     line.strip_suffix(b"\r").unwrap_or(line)

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::authenticate::{AuthenticationFailure, Authenticator, Methods, Password};
 use super::{Client, ControlEndpoint, ControlError, Event};
 
-/// The default time that tor may leave a command unanswered.
+/// The default time within which tor must reply to a command.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The location of tor's control port and the settings for using it.
@@ -25,30 +25,30 @@ pub struct Connector {
     pub cookie: Option<PathBuf>,
     /// The password for tor's `HashedControlPassword`. It is used if no cookie works.
     pub password: Option<Password>,
-    /// The time after which an unanswered command ends the connection. It also limits the wait for
-    /// the cookie file.
+    /// The time within which tor must reply to a command before the connection is closed. It also
+    /// limits the wait for the cookie file.
     pub command_timeout: Duration,
 }
 
 impl Connector {
-    /// Creates a connector for an endpoint, with the default for everything else.
+    /// Creates a connector for an endpoint, with default settings.
     pub fn new(endpoint: ControlEndpoint) -> Self {
         Self { endpoint, fallback: None, cookie: None, password: None, command_timeout: COMMAND_TIMEOUT }
     }
 
-    /// Creates a connector for a unix socket, with the default for everything else.
+    /// Creates a connector for a unix socket, with default settings.
     pub fn unix(socket: impl Into<PathBuf>) -> Self {
         Self::new(ControlEndpoint::Unix(socket.into()))
     }
 
-    /// Connects and authenticates.
+    /// Connects to tor's control port and authenticates.
     ///
-    /// Authentication tries the cookie first, if tor offers that method, and then the password. If
-    /// tor requires no authentication, neither is needed. The cookie is never revealed over TCP to
-    /// a peer that has not proved that it knows the cookie, unless `cookie` names its file.
+    /// Authentication tries the cookie first, if tor offers that method, and then the password.
+    /// Neither is needed if tor requires no authentication. The cookie is never revealed over TCP
+    /// to a peer that has not proved that it knows the cookie, unless `cookie` names its file.
     ///
-    /// Events are sent to the returned receiver. The channel is bounded so that a slow reader never
-    /// blocks replies, and an overflow closes the connection.
+    /// Events are sent to the returned receiver. The channel is bounded, and an overflow closes the
+    /// connection, so that a slow reader never blocks replies.
     pub async fn connect(&self) -> Result<(Client, mpsc::Receiver<Event>), ControlError> {
         let (client, events) = self.reach().await?;
         match self.authenticator().authenticate(&client, Methods::All).await {
@@ -59,7 +59,7 @@ impl Connector {
             }
         }
         // Tor closes the connection after a failure, and after AUTHCHALLENGE it accepts only the
-        // answer to the challenge. A second attempt needs a new connection.
+        // matching AUTHENTICATE. A second attempt therefore needs a new connection.
         drop((client, events));
         let (client, events) = self.reach().await?;
         self.authenticator()
@@ -69,7 +69,7 @@ impl Connector {
         Ok((client, events))
     }
 
-    /// Returns the credentials and limits for an attempt to authenticate.
+    /// Returns the credentials and limits for one authentication attempt.
     pub(super) fn authenticator(&self) -> Authenticator<'_> {
         Authenticator {
             endpoint: &self.endpoint,
@@ -128,8 +128,8 @@ impl Connector {
 }
 
 impl Client {
-    /// Connects to a unix control socket and authenticates, with the cookie in this file or, if the
-    /// file is None, in the file that PROTOCOLINFO names.
+    /// Connects to a unix control socket and authenticates with the cookie file at `cookie`, or
+    /// with the file that PROTOCOLINFO names if `cookie` is None.
     pub async fn connect_unix(
         socket: &Path,
         cookie: Option<PathBuf>,

@@ -1,5 +1,5 @@
-//! The task that owns the stream of a connection. It writes commands, delivers replies to their
-//! callers, and passes events on.
+//! The task that owns the stream of a control connection. It writes commands, delivers replies to
+//! their callers, and forwards events.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -15,14 +15,14 @@ use zeroize::Zeroizing;
 use super::codec::{Decoder, Message};
 use super::{ControlError, Event};
 
-/// The number of events that may wait for their reader. The limit covers all HSDirs of a large set
-/// of services answering at once.
+/// The maximum number of events that wait for their reader. It is high enough for the events of all
+/// HSDirs of a large set of services at once.
 pub(super) const EVENT_CAPACITY: usize = 1024;
 const READ_SIZE: usize = 16 << 10;
 
 /// A command and the channel for its reply.
 pub(super) struct QueuedCommand {
-    /// The complete command, including line ends. The bytes of AUTHENTICATE contain a secret.
+    /// The complete command, including line endings. The bytes of AUTHENTICATE contain a secret.
     pub(super) bytes: Zeroizing<Vec<u8>>,
     pub(super) answer: ReplySender,
 }
@@ -37,7 +37,7 @@ pub(super) struct Connection<S> {
     commands: mpsc::Receiver<QueuedCommand>,
     events: mpsc::Sender<Event>,
     command_timeout: Duration,
-    /// The command that is being written, and the number of bytes that have been written.
+    /// The command that is being written, and the number of its bytes that have been written.
     sending: Option<(Zeroizing<Vec<u8>>, usize)>,
     /// The callers that wait for a reply, oldest first, each with its deadline.
     waiting: VecDeque<(ReplySender, Instant)>,
@@ -63,8 +63,8 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         }
     }
 
-    /// Serves the connection until it ends. Then reports the reason to `closed` and to every caller
-    /// that still waits.
+    /// Serves the connection until it ends, then reports the reason to `closed` and to every
+    /// waiting caller.
     pub(super) async fn run(mut self, closed: watch::Sender<Option<ControlError>>) {
         let Err(why) = self.serve().await;
         tracing::debug!(%why, "control connection closed");
@@ -86,8 +86,8 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         loop {
             let deadline = self.waiting.front().map(|(_, deadline)| *deadline);
             let unsent = self.sending.as_ref().and_then(|(bytes, sent)| bytes.get(*sent..));
-            // Reading comes first: an answer that has arrived takes precedence over a deadline that
-            // passed while this task did not run.
+            // Reading comes first, so that a reply that has already arrived takes precedence over a
+            // deadline that passed while this task was not running.
             tokio::select! {
                 biased;
                 read = self.reader.read(&mut buffer) => {
@@ -97,8 +97,8 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 written = write(&mut self.writer, unsent) => {
                     self.written(written.map_err(|error| ControlError::io("could not write to tor", error))?)?;
                 }
-                // Commands are taken one at a time, so that a tor that does not read cannot fill up
-                // the memory.
+                // Commands are dequeued one at a time, so that memory use stays bounded if tor does
+                // not read.
                 command = self.commands.recv(), if unsent.is_none() => {
                     let QueuedCommand { bytes, answer } = command.ok_or(ControlError::Closed)?;
                     self.sending = Some((bytes, 0));
@@ -125,9 +125,9 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 let (answer, _) = self
                     .waiting
                     .pop_front()
-                    .ok_or_else(|| ControlError::Protocol("a reply belongs to no command".to_owned()))?;
-                // A caller that stopped waiting needs no reply, but its place in the queue kept the
-                // order.
+                    .ok_or_else(|| ControlError::Protocol("a reply does not belong to any command".to_owned()))?;
+                // A caller that stopped waiting needs no reply, but its place in the queue keeps
+                // the replies in order.
                 _ = answer.send(Ok(message));
             }
         }

@@ -14,7 +14,7 @@ pub enum ControlEndpoint {
     Tcp(String, u16),
 }
 
-/// An error for a text that is not a [`ControlEndpoint`].
+/// The error for a string that is not a valid [`ControlEndpoint`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a control port; write unix:/path, HOST:PORT or [IPv6]:PORT")]
 pub struct EndpointError(String);

@@ -6,7 +6,8 @@ use super::codec::Message;
 use super::text::keywords;
 use crate::onion::OnionAddress;
 
-/// The maximum length, in bytes, of a descriptor that is kept. HSDirs accept 50,000 bytes.
+/// The maximum length, in bytes, of a descriptor in an `HS_DESC_CONTENT` event. An event with a
+/// longer descriptor counts as [`Event::Other`]. HSDirs accept less than 50,000 bytes.
 const MAX_DESCRIPTOR: usize = 64 << 10;
 
 /// An asynchronous event.
@@ -16,14 +17,14 @@ pub enum Event {
     HsDesc(HsDescEvent),
     /// An `HS_DESC_CONTENT` event, which contains a fetched descriptor.
     HsDescContent(HsDescContent),
-    /// A NEWCONSENSUS event, which reports a new consensus. Its body is discarded and can be read
-    /// with GETINFO.
+    /// A NEWCONSENSUS event, which reports a new consensus. Its data is discarded, because the
+    /// consensus can be read with GETINFO.
     NewConsensus,
     /// A NEWDESC event, which reports new descriptors of relays.
     NewDescriptors,
     /// A `STATUS_CLIENT` BOOTSTRAP event with the progress in percent.
     Bootstrap(u8),
-    /// Any other event, or an event of an unknown form: its name and the rest of its first line.
+    /// Any other event, or an event in an unknown form: its name and the rest of its first line.
     Other(String, String),
 }
 
@@ -42,38 +43,39 @@ pub struct HsDescEvent {
     pub reason: Option<String>,
 }
 
-/// The result of a fetch, the content of an `HS_DESC_CONTENT` event.
+/// The content of an `HS_DESC_CONTENT` event, which reports the result of a fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HsDescContent {
     /// The onion address of the service.
     pub address: OnionAddress,
     /// The 20-byte fingerprint of the HSDir.
     pub hsdir: [u8; 20],
-    /// The unchecked text of the descriptor with `\n` line ends. It is empty after a failure.
+    /// The unchecked text of the descriptor with `\n` line endings. It is empty after a failure.
     pub descriptor: String,
 }
 
 /// The actions of `HS_DESC` events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HsDescAction {
-    /// REQUESTED: a fetch begins.
+    /// REQUESTED: a fetch has started.
     Requested,
-    /// UPLOAD: an upload for one of tor's own services begins. HSPOST causes no such event.
+    /// UPLOAD: an upload for one of tor's own services has started. HSPOST does not cause this
+    /// event.
     Upload,
     /// RECEIVED: a fetch succeeded.
     Received,
     /// UPLOADED: an HSDir accepted the descriptor.
     Uploaded,
-    /// IGNORE: a fetched descriptor is older than the known one.
+    /// IGNORE: a fetched descriptor is older than the one that tor already has.
     Ignore,
-    /// FAILED: a fetch or an upload failed; see `reason`.
+    /// FAILED: a fetch or an upload failed, for the reason in [`HsDescEvent::reason`].
     Failed,
     /// CREATED: tor created a descriptor for one of its own services.
     Created,
 }
 
-/// Returns the percentage of a bootstrap phase. The text is either the part of an event after the
-/// severity, or the whole value of `GETINFO status/bootstrap-phase`, for example
+/// Returns the progress of a bootstrap phase in percent. The text is either the part of a BOOTSTRAP
+/// event from the severity on, or the whole value of `GETINFO status/bootstrap-phase`, for example
 /// `NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY="Done"`.
 pub fn bootstrap_percent(phase: &str) -> Option<u8> {
     let words = keywords(phase)?;
@@ -85,7 +87,7 @@ pub fn bootstrap_percent(phase: &str) -> Option<u8> {
 }
 
 impl Event {
-    /// Converts an event's message into an event.
+    /// Parses an event from its message.
     pub fn from_message(message: &Message) -> Self {
         let first = message.lines.first().map_or("", |line| line.text.as_str());
         let (name, rest) = first.split_once(' ').unwrap_or((first, ""));

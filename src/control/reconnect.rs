@@ -11,17 +11,17 @@ use super::{Client, Connector, ControlError, Event};
 /// A change of the connection's state.
 #[derive(Debug)]
 pub enum Update {
-    /// A new, authenticated connection is open. It has none of the event subscriptions of an
-    /// earlier one.
+    /// A new, authenticated connection is open. It does not inherit the event subscriptions of an
+    /// earlier connection.
     Connected(Client, mpsc::Receiver<Event>),
-    /// There is no connection, because the last one ended or another attempt failed for this
-    /// reason. The next attempt follows automatically.
+    /// There is no connection, because the last connection ended or a new attempt failed, for this
+    /// reason. The supervisor tries again automatically.
     Lost(ControlError),
 }
 
-/// The pause between attempts. The upper limit doubles from `first` to `cap` with each consecutive
-/// failure, and the pause is chosen at random from its upper half, so that many clients do not
-/// connect at the same moment.
+/// The backoff between connection attempts. The longest pause doubles from `first` up to `cap` with
+/// each consecutive failure. The actual pause is chosen at random between half of the longest pause
+/// and the longest pause, so that many clients do not connect at the same moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     /// The longest pause after the first failure.
@@ -36,9 +36,9 @@ impl Default for Backoff {
     }
 }
 
-/// Starts a supervisor, which makes its first attempt at once. When the receiver is dropped, the
-/// supervisor ends and closes its connection, unless another [`Client`] handle keeps the connection
-/// open. Requires a tokio runtime.
+/// Starts a supervisor that keeps a control connection open and makes its first attempt at once.
+/// When the receiver is dropped, the supervisor ends and closes its connection, unless another
+/// [`Client`] handle keeps the connection open. Requires a tokio runtime.
 pub fn supervise<R>(connector: Connector, backoff: Backoff, rng: R) -> mpsc::Receiver<Update>
 where
     R: Rng + Send + 'static,

@@ -1,4 +1,4 @@
-//! A scripted tor for tests, the other end of a control connection.
+//! A scripted tor for tests, which acts as the other end of a control connection.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Texts within lines: arguments, quoted strings, keyword lists (control-spec, section 2.1) and
-//! dot-stuffed data.
+//! Parses and formats the parts of a line: arguments, quoted strings, keyword lists (control-spec,
+//! section 2.1) and dot-stuffed data.
 
 /// A word, or a keyword and its value.
 pub type Word<'a> = (&'a str, Option<Vec<u8>>);
@@ -12,7 +12,7 @@ pub fn is_argument(text: &str) -> bool {
 }
 
 /// Returns true if `text` can be part of a quoted string of a command, which must not contain a
-/// line end or a NUL.
+/// line break or a NUL.
 pub fn is_quotable(text: &str) -> bool {
     !text.contains(['\r', '\n', '\0'])
 }
@@ -32,7 +32,7 @@ pub fn push_quoted(text: &str, out: &mut Vec<u8>) {
 }
 
 /// Appends `data` as the data block of a command. Lines end in CRLF, a leading `.` is doubled, and
-/// a lone `.` ends the block, so no content of `data` can leave the block.
+/// a lone `.` ends the block, so `data` can never break out of the block.
 pub fn push_data(data: &str, out: &mut Vec<u8>) {
     for line in data.lines() {
         if line.starts_with('.') {
@@ -44,8 +44,8 @@ pub fn push_data(data: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b".\r\n");
 }
 
-/// Splits a text such as `A B=c D="e \"f\""` at the spaces outside quotes into words and the values
-/// of keywords. A value is returned unquoted, as bytes. Returns None if a quoted string is
+/// Splits a text such as `A B=c D="e \"f\""` at the spaces outside quotes into words and keywords
+/// with values. Values are returned unquoted, as bytes. Returns None if a quoted string is
 /// malformed.
 pub fn keywords(text: &str) -> Option<Vec<Word<'_>>> {
     let mut found = Vec::new();

@@ -1,5 +1,5 @@
-//! The `agent.yaml`, which the operator writes into the backend's `ConfigMap`. Both `backend init`
-//! and the agent read it.
+//! The agent's configuration file, `agent.yaml`, which the operator writes into the backend's
+//! `ConfigMap`. Both `backend init` and the agent read it.
 
 use std::collections::BTreeSet;
 
@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::onion::OnionAddress;
 
-/// The greatest value that tor accepts for `HiddenServiceNumIntroductionPoints`.
+/// The maximum value that tor accepts for `HiddenServiceNumIntroductionPoints`.
 const MAX_INTRODUCTION_POINTS: u8 = 20;
-/// The greatest length of a DNS name in text form (RFC 1035, section 2.3.4).
+/// The maximum length of a DNS name in text form (RFC 1035, section 2.3.4).
 const MAX_HOST_BYTES: usize = 253;
 
 /// The configuration of an agent.
@@ -22,32 +22,32 @@ pub struct AgentConfig {
     pub ports: Vec<ForwardedPort>,
     /// The number of introduction points that tor is configured to establish.
     pub introduction_points: u8,
-    /// The time, in seconds, that open streams may continue after the introduction points are
-    /// withdrawn.
+    /// The time, in seconds, that open streams have to finish after the linger time.
     pub drain_timeout_seconds: u32,
-    /// The time, in seconds, that new streams are still accepted after the introduction points are
-    /// withdrawn, because clients hold cached descriptors.
+    /// The linger time in seconds: new streams are still accepted for this long after the
+    /// introduction points are withdrawn, because clients hold cached descriptors.
     pub linger_seconds: u32,
 }
 
-/// A port of the onion address and the target of its streams.
+/// A port of the onion address, and the target to which its streams are forwarded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ForwardedPort {
     /// The name of the port, for metrics and messages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The port that clients connect to. Tor forwards it to the unix socket `forward/<port>.sock`.
+    /// The port that clients connect to. Tor forwards its streams to the unix socket
+    /// `forward/<port>.sock`.
     pub port: u16,
     /// The target as `host:port`, which is resolved again for each connection.
     pub target: String,
-    /// True if streams to the target begin with a header of the PROXY protocol, version 1, that
-    /// identifies the client's circuit.
+    /// True if streams to the target begin with a PROXY protocol version 1 header that identifies
+    /// the client's circuit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub proxy_header: bool,
 }
 
-/// An error that explains why a configuration is rejected.
+/// An error that explains why an agent configuration is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentConfigError {
     /// The text is not valid YAML, or its structure is wrong. The message includes the position.
@@ -82,7 +82,7 @@ impl AgentConfig {
 
     /// Returns true if tor must write a PROXY header at the start of each stream
     /// (`HiddenServiceExportCircuitID haproxy`). This option applies to the whole onion service, so
-    /// the agent removes the header for ports that do not want it.
+    /// the agent removes the header from streams to ports that do not request it.
     pub fn exports_circuit_id(ports: &[ForwardedPort]) -> bool {
         ports.iter().any(|port| port.proxy_header)
     }

@@ -1,20 +1,22 @@
-//! The time that a terminating backend has: the agent drains within it, and the operator asks
-//! Kubernetes for it.
+//! The time limits of a terminating backend. The agent drains within them, and the operator derives
+//! the pod's termination grace period from them.
 
 use std::time::Duration;
 
 /// The longest time that the withdrawal of a backend's introduction points may take.
 const WITHDRAWAL: Duration = Duration::from_secs(10);
-/// The time from the end of a drain to SIGKILL, for the answer of `/drain` and tor's own shutdown.
+/// The time between the end of a drain and SIGKILL, for the `/drain` response and tor's own
+/// shutdown.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
-/// Returns the longest time that a drain takes: the withdrawal, then `linger`, during which the
+/// Returns the longest time that a drain may take: the withdrawal, then `linger`, during which the
 /// backend still accepts new streams, then `timeout`, during which open streams may continue.
 pub fn longest_drain(linger: Duration, timeout: Duration) -> Duration {
     WITHDRAWAL + linger + timeout
 }
 
-/// Returns the termination grace period of a backend's pod: the longest drain and the shutdown.
+/// Returns the termination grace period of a backend's pod, which is the time for the longest drain
+/// and the shutdown.
 pub fn grace_period(linger: Duration, timeout: Duration) -> Duration {
     longest_drain(linger, timeout) + SHUTDOWN
 }

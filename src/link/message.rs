@@ -1,41 +1,41 @@
-//! The JSON bodies of the sync call.
+//! The JSON bodies of `POST /v1/sync`, with which a publisher polls an agent.
 
 use serde::{Deserialize, Serialize};
 
 use crate::onion::OnionAddress;
 
-/// The request of a publisher to an agent.
+/// A request from a publisher to an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SyncRequest {
     /// An identifier of the publisher process: the UID of its pod, and a part that changes with
     /// every restart.
     pub publisher: String,
-    /// A sequence number that rises with every request of a publisher.
+    /// A sequence number that increases with every request from this publisher.
     pub sequence: u64,
-    /// True if this publisher leads. The agent trusts only the leader's value of `phase`.
+    /// True if this publisher is the leader. The agent trusts only the leader's value of `phase`.
     pub leading: bool,
     /// The state of the agent's pod in Kubernetes.
     pub phase: PodPhase,
-    /// The `revision` of the last answer that the publisher processed. The agent does not send the
-    /// descriptor of this revision again.
+    /// The `revision` of the last response that the publisher processed. The agent does not send
+    /// the descriptor for this revision again.
     pub known_revision: Option<Revision>,
 }
 
 /// The state of the agent's pod, as the publisher knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PodPhase {
-    /// The pod is not terminating. A `/drain` call that is running returns at once, because its
-    /// cause is a liveness kill.
+    /// The pod is not terminating. A running `/drain` call returns at once, because a failed
+    /// liveness probe caused it.
     Active,
-    /// The deletionTimestamp of the pod is set, and its introduction points are being withdrawn.
+    /// The pod's `deletionTimestamp` is set, and its introduction points are being withdrawn.
     Terminating,
-    /// The pod is terminating, and no responsible, reachable HSDir holds its introduction points
-    /// any more. The linger time begins.
+    /// The pod is terminating, and no reachable responsible HSDir holds its introduction points any
+    /// more. The linger time begins.
     Withdrawn,
 }
 
-/// The answer of an agent to a publisher.
+/// A response from an agent to a publisher.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SyncResponse {
@@ -43,7 +43,7 @@ pub struct SyncResponse {
     pub onion_address: OnionAddress,
     /// The revision of the current introduction points.
     pub revision: Revision,
-    /// The number of introduction points in the backend's descriptor, 0 while tor has no
+    /// The number of introduction points in the backend's descriptor, or 0 while tor has no
     /// descriptor.
     pub introduction_points: usize,
     /// The descriptor as tor returned it. It is None if `known_revision` is current or tor has no
@@ -61,7 +61,7 @@ pub struct SyncResponse {
 pub struct Revision {
     /// A random number that is chosen when the agent starts.
     pub boot: u64,
-    /// A number that rises whenever the introduction points change.
+    /// A number that increases whenever the introduction points change.
     pub number: u64,
 }
 
@@ -71,8 +71,8 @@ mod tests {
 
     use super::*;
 
-    /// This wire format is the contract between versions, because a running agent may be older than
-    /// its publisher.
+    /// The wire format must stay compatible between versions, because a running agent may be older
+    /// than its publisher.
     #[test]
     fn the_wire_format_of_a_request_is_stable() {
         let json = r#"{"publisher":"0f1e","sequence":7,"leading":true,"phase":"Withdrawn","knownRevision":{"boot":18446744073709551615,"number":3}}"#;
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wire_format_of_an_answer_is_stable() {
+    fn the_wire_format_of_a_response_is_stable() {
         let json = r#"{"onionAddress":"2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion","revision":{"boot":1,"number":2},"introductionPoints":3,"descriptor":"hs-descriptor 3\n","streams":4,"draining":false}"#;
         let answer: SyncResponse = serde_json::from_str(json).unwrap();
         assert_eq!(answer.descriptor.as_deref(), Some("hs-descriptor 3\n"));
@@ -126,7 +126,7 @@ mod tests {
         }
 
         #[test]
-        fn any_answer_round_trips(
+        fn any_response_round_trips(
             seed: [u8; 32],
             revision in revision(),
             introduction_points: usize,

@@ -1,14 +1,14 @@
-//! The protocol between publisher and agent: the token, the mutual HMAC over HTTP, and the
-//! messages. The code is pure.
+//! The protocol between a publisher and its agents: the shared token, mutual HMAC authentication
+//! over HTTP, and the messages. The code is pure.
 //!
 //! The publisher polls every backend pod with `POST /v1/sync` and a [`SyncRequest`], and the agent
-//! answers with a [`SyncResponse`]. Both messages carry an `onionbalance-mac` header, an
+//! responds with a [`SyncResponse`]. Both messages carry an `onionbalance-mac` header, an
 //! HMAC-SHA256 under the service's token. The MAC of a request covers ("request", pod UID, method,
-//! path, nonce, body). The MAC of an answer covers ("response", pod UID, method, path, the
+//! path, nonce, body). The MAC of a response covers ("response", pod UID, method, path, the
 //! request's nonce, status, body). Each field is preceded by its length. The nonce
-//! (`onionbalance-nonce`, 16 random bytes in hexadecimal) ties an answer to its request. The
-//! sequence number in the request's body rises per publisher, so that a replayed request is
-//! worthless.
+//! (`onionbalance-nonce`, 16 random bytes in hexadecimal) ties a response to its request. The
+//! sequence number in the request body increases with every request from a publisher, so an agent
+//! rejects a replayed request.
 
 mod config;
 mod drain;
@@ -21,11 +21,11 @@ pub use drain::{grace_period, longest_drain};
 pub use message::{PodPhase, Revision, SyncRequest, SyncResponse};
 pub use token::{AgentToken, LinkError};
 
-/// The path of the only authenticated call.
+/// The path of the agent's only authenticated endpoint.
 pub const SYNC_PATH: &str = "/v1/sync";
-/// The header with the MAC, 64 hexadecimal digits.
+/// The HTTP header that contains the MAC as 64 hexadecimal digits.
 pub const MAC_HEADER: &str = "onionbalance-mac";
-/// The header with the nonce, 32 hexadecimal digits.
+/// The HTTP header that contains the nonce as 32 hexadecimal digits.
 pub const NONCE_HEADER: &str = "onionbalance-nonce";
 /// The maximum length, in bytes, of a request body that an agent reads.
 pub const MAX_REQUEST_BYTES: usize = 4 * 1024;
@@ -34,11 +34,11 @@ pub const MAX_REQUEST_BYTES: usize = 4 * 1024;
 pub const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 /// The port of the agent's authenticated API.
 pub const AGENT_API_PORT: u16 = 9400;
-/// The port for probes (`/startupz`, `/livez` and `/readyz`) of publisher, agent and operator. An
-/// agent also serves `/drain` on it.
+/// The port on which the publisher, the agent and the operator serve their probes (`/startupz`,
+/// `/livez` and `/readyz`). The agent also serves `/drain` on this port.
 pub const PROBE_PORT: u16 = 9401;
-/// The port for the metrics of publisher, agent and operator.
+/// The port on which the publisher, the agent and the operator serve their metrics.
 pub const METRICS_PORT: u16 = 9402;
-/// The port for tor's own metrics on the pod's loopback interface. Publisher and agent pass these
-/// metrics on.
+/// The port of tor's own metrics on the pod's loopback interface. The publisher and the agent proxy
+/// these metrics.
 pub const TOR_METRICS_PORT: u16 = 9403;

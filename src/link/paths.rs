@@ -1,33 +1,33 @@
-//! The paths in the pods of a service. The operator mounts the volumes and writes torrc by them;
-//! the programs in the pods use them as defaults.
+//! The file paths inside a service's pods. The operator uses these paths in volume mounts and in
+//! the torrc, and the programs in the pods use them as defaults.
 
-/// The directory of the mounted `ConfigMap`.
+/// The directory at which the `ConfigMap` is mounted.
 pub const CONFIG_DIR: &str = "/etc/onionbalance/config";
 /// The torrc of the pod's tor.
 pub const TORRC: &str = "/etc/onionbalance/config/torrc";
-/// The configuration of a backend's agent.
+/// The configuration file of a backend's agent.
 pub const AGENT_CONFIG: &str = "/etc/onionbalance/config/agent.yaml";
-/// The directory of the mounted agent token, in a backend.
+/// The directory at which the agent token is mounted in a backend.
 pub const TOKEN_DIR: &str = "/etc/onionbalance/token";
-/// The agent token, in a backend.
+/// The file that contains the agent token in a backend.
 pub const TOKEN: &str = "/etc/onionbalance/token/token";
-/// The directory of the mounted master key, in a frontend.
+/// The directory at which the master key is mounted in a frontend.
 pub const MASTER_KEY_DIR: &str = "/etc/onionbalance/master-key";
 
-/// The directory that tor and our program share: a volume in memory.
+/// The directory shared by tor and the program that runs next to it, on an in-memory volume.
 pub const RUN_DIR: &str = "/run/onionbalance";
-/// An empty file, for options of tor that need a file to read.
+/// An empty file, for tor options that require a file.
 pub const EMPTY_FILE: &str = "/run/onionbalance/empty";
 /// The unix socket of tor's control port.
 pub const CONTROL_SOCKET: &str = "/run/onionbalance/control/socket";
-/// The cookie that authenticates a client of tor's control port.
+/// The cookie file with which a client authenticates to tor's control port.
 pub const CONTROL_COOKIE: &str = "/run/onionbalance/control/cookie";
-/// Tor's `HiddenServiceDir`, in a backend.
+/// Tor's `HiddenServiceDir` in a backend.
 pub const ONION_SERVICE_DIR: &str = "/run/onionbalance/hs";
-/// The directory of the unix sockets to which tor forwards streams, in a backend.
+/// The directory in a backend that contains the unix sockets to which tor forwards streams.
 pub const FORWARD_DIR: &str = "/run/onionbalance/forward";
 
-/// The directory of tor's volume.
+/// The directory at which tor's volume is mounted.
 pub const TOR_DIR: &str = "/var/lib/tor";
 /// Tor's `DataDirectory`.
 pub const TOR_DATA_DIR: &str = "/var/lib/tor/data";

@@ -1,4 +1,4 @@
-//! The token that publisher and agent share, and the MACs that are computed with it.
+//! The token shared by a publisher and its agents, and the MACs that are computed with this token.
 
 use std::fmt;
 
@@ -38,7 +38,8 @@ impl AgentToken {
         Self(key.derive(DERIVATION_LABEL))
     }
 
-    /// Parses the `token` entry of the Secret, 64 hexadecimal digits with an optional line end.
+    /// Parses the `token` entry of the Secret, which consists of 64 hexadecimal digits and an
+    /// optional newline.
     pub fn from_hex(text: &[u8]) -> Result<Self, LinkError> {
         let digits = text.strip_suffix(b"\n").unwrap_or(text);
         let digits = digits.strip_suffix(b"\r").unwrap_or(digits);
@@ -60,7 +61,7 @@ impl AgentToken {
         self.mac(&[b"request", pod_uid.as_bytes(), method.as_bytes(), path.as_bytes(), nonce.as_bytes(), body])
     }
 
-    /// Returns the MAC of an answer in hexadecimal.
+    /// Returns the MAC of a response in hexadecimal.
     pub fn response_mac(
         &self,
         pod_uid: &str,
@@ -90,8 +91,8 @@ impl AgentToken {
     /// Computes HMAC-SHA256 over the length (8 bytes, big-endian) and the bytes of each field, so
     /// that different lists of fields never produce the same input.
     fn mac(&self, fields: &[&[u8]]) -> String {
-        // RFC 2104 pads a short key with zeros to the block size of the hash. Padding it here
-        // leaves the constructor no way to fail.
+        // RFC 2104 pads a short key with zeros to the block size of the hash. Padding the key here
+        // means that the constructor cannot fail.
         let mut key = Zeroizing::new([0; BLOCK_BYTES]);
         key[..TOKEN_BYTES].copy_from_slice(self.0.as_slice());
         let mut mac = Hmac::<Sha256>::new((&*key).into());
@@ -120,7 +121,8 @@ mod tests {
         AgentToken::from_hex(HEX.as_bytes()).unwrap()
     }
 
-    /// Computed with Python's `hmac` from the description in the module documentation.
+    /// The expected MACs were computed with Python's `hmac`, following the description in the
+    /// module documentation.
     #[test]
     fn matches_the_macs_of_an_independent_implementation() {
         let body = br#"{"a":1}"#;
@@ -166,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn parses_a_token_with_a_line_end_or_uppercase_digits() {
+    fn parses_a_token_with_a_newline_or_uppercase_digits() {
         for text in [HEX.to_owned(), format!("{HEX}\n"), format!("{HEX}\r\n"), HEX.to_uppercase()] {
             assert_eq!(*AgentToken::from_hex(text.as_bytes()).unwrap().to_hex(), HEX, "{text:?}");
         }

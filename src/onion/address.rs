@@ -13,8 +13,8 @@ const ENCODED_LEN: usize = 56;
 const SUFFIX: &str = ".onion";
 const VERSION: u8 = 3;
 
-/// A v3 onion address. It wraps the service's ed25519 identity key, which is known to be a valid
-/// point of the curve.
+/// A v3 onion address, which wraps the service's ed25519 identity key. The key is always a valid
+/// point on the curve.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct OnionAddress {
@@ -22,30 +22,30 @@ pub struct OnionAddress {
     public_key: [u8; 32],
 }
 
-/// An error that explains why a text is not a v3 onion address.
+/// An error that explains why a string is not a v3 onion address.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum AddressError {
-    /// The text does not consist of 56 base32 characters and an optional `.onion` suffix.
+    /// The string does not consist of 56 base32 characters and an optional `.onion` suffix.
     #[error("a v3 onion address has 56 base32 characters, with or without \".onion\"")]
     Form,
-    /// The last character belongs to another version of onion addresses.
+    /// The address has a version other than 3. The last character encodes the version.
     #[error("the onion address has version {0}; only version 3 is supported")]
     Version(u8),
-    /// The checksum does not match the key, most likely because of a typing error.
-    #[error("the checksum of the onion address is wrong; check the address for typing errors")]
+    /// The checksum does not match the key, most likely because of a typo.
+    #[error("the checksum of the onion address is wrong; check the address for typos")]
     Checksum,
-    /// The key is not a point of the ed25519 curve, or the point is not of prime order.
+    /// The key is not a point on the ed25519 curve, or the point is not of prime order.
     #[error("the onion address does not contain a valid ed25519 key")]
     Key,
 }
 
 impl OnionAddress {
-    /// Returns the address of an identity key. Fails if the key is not a canonical point of prime
-    /// order.
+    /// Returns the onion address for an identity key. Fails if the key is not the canonical
+    /// encoding of a point of prime order.
     pub fn from_public_key(public_key: [u8; 32]) -> Result<Self, AddressError> {
         let point = CompressedEdwardsY(public_key).decompress().ok_or(AddressError::Key)?;
         // Decompression also accepts a few non-canonical encodings, but tor hashes the key exactly
-        // as it is written.
+        // as it is encoded.
         let canonical = point.compress().to_bytes() == public_key;
         if canonical && point.is_torsion_free() && !point.is_small_order() {
             Ok(Self { public_key })
@@ -75,7 +75,7 @@ impl OnionAddress {
     }
 }
 
-/// Computes `CHECKSUM = H(".onion checksum" | PUBKEY | VERSION)[:2]`.
+/// Computes the checksum of an address: `CHECKSUM = H(".onion checksum" | PUBKEY | VERSION)[:2]`.
 fn checksum(public_key: &[u8; 32]) -> [u8; 2] {
     let hash =
         Sha3_256::new().chain_update(b".onion checksum").chain_update(public_key).chain_update([VERSION]).finalize();
@@ -178,7 +178,7 @@ mod tests {
         for text in ["", ".onion", &TOR_ADDRESS[1..], &dotted, &nested, &spaced, &TOR_ADDRESS.replace('5', "1")] {
             assert_eq!(text.parse::<OnionAddress>(), Err(AddressError::Form), "{text}");
         }
-        // The two bytes of the last character cross the length limit.
+        // The two-byte last character straddles the length limit.
         assert_eq!(format!("{}é", &TOR_ADDRESS[1..]).parse::<OnionAddress>(), Err(AddressError::Form));
     }
 
@@ -196,9 +196,9 @@ mod tests {
             bytes[0] = 1;
             bytes
         };
-        // The identity point's y = 1, written as p + 1.
+        // The identity point, with its y coordinate of 1 in the non-canonical encoding p + 1.
         let unreduced = key("eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f");
-        // The key from C tor's `test_crypto_ed25519_blinding_fail`, which is not a point of the
+        // The key from C tor's `test_crypto_ed25519_blinding_fail`, which is not a point on the
         // curve.
         let off_curve = key("e19c65de75c68cf3b7643ea732ba9eb1a3d20d6d57ba223c2ece1df66feb5af0");
         // The sum of a point of prime order and a point of order two.

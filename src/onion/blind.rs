@@ -11,15 +11,15 @@ use zeroize::Zeroizing;
 
 use super::{OnionAddress, TimePeriod, ope};
 
-/// The ed25519 base point B of appendix A, written as tor writes it.
+/// The ed25519 base point B (appendix A), as the string that tor hashes.
 const BASEPOINT: &str = "(15112221349535400772501151409588531511454012693041857206046113283949847762202, \
                          46316835694926478169428394003475163141307993866256225615783033603165251855960)";
 
-/// A blinded identity key, the only key of a service that HSDirs see in a time period.
+/// A blinded identity key, which is the only key of a service that HSDirs see during a time period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlindedPublicKey(pub [u8; 32]);
 
-/// The key pair of a blinded key. It is zeroized on drop and never printed.
+/// A blinded key pair, which is zeroized on drop and never printed.
 pub struct BlindedKeypair {
     secret: ExpandedSecretKey,
     public: VerifyingKey,
@@ -31,15 +31,15 @@ pub struct BlindedKeypair {
 pub struct Subcredential(pub [u8; 32]);
 
 impl BlindedKeypair {
-    /// Derives the blinded key pair of a time period:
+    /// Derives the blinded key pair for a time period:
     ///
     /// ```text
     /// a' = h a mod l
     /// RH' = SHA-512("Derive temporary signing key hash input" | RH)[:32]
     /// ```
     ///
-    /// `scalar` is the identity key's secret scalar as it is stored, clamped or reduced. `prefix`
-    /// is the identity key's RH.
+    /// `scalar` is the identity key's secret scalar as stored, either clamped or reduced. `prefix`
+    /// is the identity key's `RH`.
     pub(super) fn derive(address: &OnionAddress, scalar: &[u8; 32], prefix: &[u8; 32], period: TimePeriod) -> Self {
         Self::with_factor(scalar, prefix, blinding_factor(address, period))
     }
@@ -65,18 +65,20 @@ impl BlindedKeypair {
     }
 
     /// Returns the order-preserving revision counter for `seconds_since_srv_start`, the same value
-    /// as C tor's `set_descriptor_revision_counter`.
+    /// that C tor's `set_descriptor_revision_counter` computes.
     pub fn revision_counter(&self, seconds_since_srv_start: u64) -> u64 {
         ope::revision_counter(&self.ope_key(), seconds_since_srv_start)
     }
 
-    /// Signs `message` with an ed25519 signature that the blinded public key verifies.
+    /// Signs `message` with the blinded secret key. The result is an ed25519 signature that
+    /// verifies under the blinded public key.
     pub(super) fn sign(&self, message: &[u8]) -> Signature {
         raw_sign::<Sha512>(&self.secret, message, &self.public)
     }
 
-    /// Computes `H("rev-counter-generation" | 0x00 | a' | RH')`. C tor hashes the string together
-    /// with its terminating zero byte.
+    /// Computes the key that encrypts revision counters,
+    /// `H("rev-counter-generation" | 0x00 | a' | RH')`. C tor hashes the string including its
+    /// terminating zero byte.
     fn ope_key(&self) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(
             Sha3_256::new()
@@ -96,7 +98,7 @@ impl fmt::Debug for BlindedKeypair {
 }
 
 impl OnionAddress {
-    /// Returns the blinded public key of a time period, `A' = h A`, which any client can compute.
+    /// Returns the blinded public key for a time period, `A' = h A`, which any client can compute.
     pub fn blind(&self, period: TimePeriod) -> BlindedPublicKey {
         let point = blinding_factor(self, period) * self.point();
         BlindedPublicKey(point.compress().to_bytes())
@@ -118,7 +120,7 @@ impl OnionAddress {
     }
 }
 
-/// Computes the blinding factor of a time period. The optional secret `s` is empty.
+/// Computes the blinding factor for a time period. The optional secret `s` is empty.
 ///
 /// ```text
 /// h = clamp(H(BLIND_STRING | A | s | B | N))

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use ed25519_dalek::{Signature, VerifyingKey};
 
-/// The tag of a certificate object in a document.
+/// The tag of a certificate object in a Tor document.
 pub(super) const OBJECT_TAG: &str = "ED25519 CERT";
 
 const VERSION: u8 = 1;
@@ -18,12 +18,13 @@ const SECONDS_PER_HOUR: u64 = 3600;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum CertType {
-    /// Certifies a descriptor signing key, signed by the blinded key.
+    /// A certificate for a descriptor signing key, signed by the blinded key.
     DescriptorSigningKey = 0x08,
-    /// Certifies an introduction point's authentication key, signed by the descriptor signing key.
+    /// A certificate for an introduction point's authentication key, signed by the descriptor
+    /// signing key.
     IntroAuthKey = 0x09,
-    /// Certifies the ed25519 equivalent of an introduction point's encryption key, signed by the
-    /// descriptor signing key.
+    /// A certificate for the ed25519 equivalent of an introduction point's encryption key, signed
+    /// by the descriptor signing key.
     IntroEncKey = 0x0b,
 }
 
@@ -51,16 +52,17 @@ pub struct Certified {
 /// An error that explains why a certificate is rejected.
 #[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
 pub enum CertError {
-    /// The bytes are not a version 1 certificate, or an unknown extension must not be ignored.
+    /// The bytes are not a version 1 certificate, or contain an unknown extension that must not be
+    /// ignored.
     #[error("the certificate is malformed")]
     Form,
-    /// The certificate has another type than the caller expects.
+    /// The certificate is not of the type that the caller expects.
     #[error("the certificate has the unexpected type {0:#04x}")]
     Type(u8),
     /// The certified key is not an ed25519 key.
     #[error("the certificate certifies a key of type {0:#04x} instead of an ed25519 key")]
     KeyType(u8),
-    /// The certificate is signed by another key, or does not name the key that signed it.
+    /// The certificate is not signed by the expected key, or does not name its signing key.
     #[error("the certificate is not signed by the expected key")]
     SigningKey,
     /// The signature does not verify.
@@ -72,7 +74,7 @@ pub enum CertError {
 }
 
 impl UncheckedCert {
-    /// Parses a certificate of this form without checking it:
+    /// Parses a certificate without checking it. The format of a certificate is:
     ///
     /// ```text
     /// VERSION[1] CERT_TYPE[1] EXPIRATION_DATE[4] CERT_KEY_TYPE[1] CERTIFIED_KEY[32]
@@ -106,7 +108,7 @@ impl UncheckedCert {
         self.signed_with.as_ref()
     }
 
-    /// Checks the type, the signing key, the signature and the expiration time. A certificate that
+    /// Checks a certificate's type, signing key, signature and expiration time. A certificate that
     /// does not name its signing key is rejected.
     pub fn check(&self, cert_type: CertType, signing_key: &[u8; 32], now: SystemTime) -> Result<Certified, CertError> {
         if self.cert_type != cert_type as u8 {
@@ -127,7 +129,8 @@ impl UncheckedCert {
     }
 }
 
-/// Returns the key of the signed-with-ed25519-key extension, if the certificate has this extension.
+/// Returns the key from the signed-with-ed25519-key extension, or None if the certificate does not
+/// have this extension.
 fn parse_extensions(count: u8, mut rest: &[u8]) -> Result<Option<[u8; 32]>, CertError> {
     let mut signed_with = None;
     for _ in 0..count {
@@ -147,7 +150,7 @@ fn parse_extensions(count: u8, mut rest: &[u8]) -> Result<Option<[u8; 32]>, Cert
     if rest.is_empty() { Ok(signed_with) } else { Err(CertError::Form) }
 }
 
-/// Encodes a certificate as C tor writes it, with the signed-with-ed25519-key extension. The
+/// Encodes a certificate as C tor does, including the signed-with-ed25519-key extension. The
 /// certificate is valid for at least `lifetime` after `from`, rounded up to the next full hour. The
 /// `sign` closure must sign with `signing_key`.
 pub(super) fn encode(

@@ -1,5 +1,5 @@
-//! Client authorization (rend-spec-v3, appendix F): the x25519 keys of clients, in the formats that
-//! tor reads.
+//! Client authorization (rend-spec-v3, appendix F): the x25519 keys of clients, in tor's file
+//! formats.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -21,12 +21,12 @@ pub enum Discovery {
     /// Anyone who knows the address can find the service.
     #[default]
     Open,
-    /// Only clients that know the address and own one of these keys can find the service. With an
-    /// empty set nobody can, whereas C tor would admit everybody.
+    /// Only clients that know the address and hold one of these keys can find the service. An empty
+    /// set admits no client, whereas C tor would admit every client.
     Restricted(BTreeSet<ClientPublicKey>),
 }
 
-/// A client's public key, as in a line of C tor's `authorized_clients/<name>.auth`:
+/// A client's public key. C tor's `authorized_clients/<name>.auth` files contain it in the form
 /// `descriptor:x25519:<base32>`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientPublicKey([u8; 32]);
@@ -35,32 +35,32 @@ pub struct ClientPublicKey([u8; 32]);
 #[derive(Clone)]
 pub struct ClientSecretKey(StaticSecret);
 
-/// An error that explains why a text is not a client's public key. It never repeats the text, which
-/// may be a misplaced secret.
+/// An error that explains why a string is not a client's public key. It never repeats the string,
+/// which may be a secret that was pasted by mistake.
 #[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
 pub enum ClientKeyError {
-    /// The text does not have the form `descriptor:x25519:<base32>`.
+    /// The string does not have the form `descriptor:x25519:<base32>`.
     #[error("is not of the form descriptor:x25519:<52 base32 characters>")]
     Form,
-    /// The text is `<address>:descriptor:x25519:<key>`, the line for the client's own
+    /// The string is `<address>:descriptor:x25519:<key>`, the line that belongs in the client's own
     /// `ClientOnionAuthDir`.
     #[error("is a client's private key; use the public key instead, descriptor:x25519:<52 base32 characters>")]
     Private,
-    /// The key is a point of low order, so anybody can decrypt data that is encrypted for it.
+    /// The key is a point of low order, so anyone can decrypt data that is encrypted to it.
     #[error("is a weak key that protects nothing; generate a new one")]
     LowOrder,
 }
 
 impl ClientPublicKey {
-    /// Checks the 32 bytes of a public key. Fails for a point of low order.
+    /// Creates a public key from its 32 bytes. Fails if they encode a point of low order.
     pub fn from_bytes(bytes: [u8; 32]) -> Result<Self, ClientKeyError> {
-        // Any secret works for this check: a point of low order multiplies to zero with each of
-        // them.
+        // Any secret works for this check, because a point of low order yields zero for every
+        // secret.
         let shared = StaticSecret::from([1; 32]).diffie_hellman(&PublicKey::from(bytes));
         if shared.was_contributory() { Ok(Self(bytes)) } else { Err(ClientKeyError::LowOrder) }
     }
 
-    /// Returns the 32 bytes of the key.
+    /// Returns the 32 bytes of the public key.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -69,7 +69,7 @@ impl ClientPublicKey {
 impl FromStr for ClientPublicKey {
     type Err = ClientKeyError;
 
-    /// Accepts everything that C tor accepts, including spaces around the fields and letters of
+    /// Parses every form that C tor accepts, including spaces around the fields and letters in
     /// either case.
     fn from_str(text: &str) -> Result<Self, ClientKeyError> {
         let fields: Vec<&str> = text.split(':').map(str::trim).collect();
@@ -98,12 +98,12 @@ impl fmt::Debug for ClientPublicKey {
 }
 
 impl ClientSecretKey {
-    /// Generates a new key.
+    /// Generates a new client secret key.
     pub fn generate(rng: &mut impl CryptoRng) -> Self {
         Self(StaticSecret::random_from_rng(rng))
     }
 
-    /// Creates a key from its 32 bytes.
+    /// Creates a client secret key from its 32 bytes.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(StaticSecret::from(bytes))
     }
@@ -113,8 +113,8 @@ impl ClientSecretKey {
         ClientPublicKey(PublicKey::from(&self.0).to_bytes())
     }
 
-    /// Returns the line for the client's `<name>.auth_private` file in its `ClientOnionAuthDir`,
-    /// without a line end.
+    /// Returns the line for the `<name>.auth_private` file in the client's `ClientOnionAuthDir`,
+    /// without a newline.
     pub fn to_auth_private(&self, address: &OnionAddress) -> Zeroizing<String> {
         let address = address.to_string();
         let address = address.trim_end_matches(".onion");

@@ -1,5 +1,5 @@
-//! A parser for Tor's document meta-format (dir-spec, section 1.2): lines of a keyword and
-//! arguments, each optionally followed by a PEM-like object.
+//! A parser for Tor's document meta-format (dir-spec, section 1.2): keyword lines with arguments,
+//! each optionally followed by a PEM-like object.
 
 use data_encoding::{BASE64, BASE64_NOPAD};
 
@@ -13,45 +13,46 @@ pub struct Items<'a> {
 /// A keyword line with its optional object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Item<'a> {
-    /// The first word of the line.
+    /// The keyword, which is the first word of the line.
     pub keyword: &'a str,
     /// The unmodified rest of the line, after the keyword and the space that follows it.
     pub rest: &'a str,
     /// The object that follows the line, if any.
     pub object: Option<DocumentObject<'a>>,
-    /// The offset of the keyword in the text, in bytes.
+    /// The byte offset of the keyword in the text.
     pub start: usize,
-    /// The offset of the item's end in the text, after its last line end, in bytes.
+    /// The byte offset of the item's end in the text, after its last newline.
     pub end: usize,
 }
 
-/// An object: `-----BEGIN tag-----`, base64 lines, `-----END tag-----`.
+/// A PEM-like object: a `-----BEGIN tag-----` line, base64 lines, and an `-----END tag-----` line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DocumentObject<'a> {
     /// The tag that names the object's type, for example "ED25519 CERT".
     pub tag: &'a str,
-    /// The base64 text, including its line ends.
+    /// The base64 text, including its newlines.
     pub body: &'a str,
 }
 
-/// An error that explains why a text is not a document. Each error carries a byte offset.
+/// An error that explains why a text does not follow Tor's document format. Each error carries a
+/// byte offset.
 #[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
 pub enum DocumentError {
     /// A line does not begin with a keyword.
     #[error("no keyword at byte {0}")]
     Keyword(usize),
-    /// The begin line of an object is malformed, or the end line is missing.
+    /// The `BEGIN` line of an object is malformed, or its `END` line is missing.
     #[error("malformed object at byte {0}")]
     Object(usize),
 }
 
 impl<'a> Items<'a> {
-    /// Creates an iterator over the items of `text`. The last line need not have a line end.
+    /// Creates an iterator over the items of `text`. The last line does not need a newline.
     pub fn new(text: &'a str) -> Self {
         Self { text, position: 0 }
     }
 
-    /// Returns the line at the current position without its line end, or None at the end of the
+    /// Returns the line at the current position without its newline, or None at the end of the
     /// text.
     fn peek_line(&self) -> Option<&'a str> {
         let rest = self.text.get(self.position..).filter(|rest| !rest.is_empty())?;
@@ -108,7 +109,7 @@ impl<'a> Iterator for Items<'a> {
 }
 
 impl<'a> Item<'a> {
-    /// Returns the words after the keyword.
+    /// Returns the arguments, which are the words after the keyword.
     pub fn arguments(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         self.rest.split([' ', '\t']).filter(|word| !word.is_empty())
     }
@@ -122,8 +123,8 @@ impl<'a> Item<'a> {
     }
 }
 
-/// Decodes base64, padded or not, to exactly `N` bytes. Returns None if the text is invalid or has
-/// another length.
+/// Decodes base64, padded or not, to exactly `N` bytes. Returns None if the text is invalid or
+/// encodes a different number of bytes.
 pub fn base64_array<const N: usize>(text: &str) -> Option<[u8; N]> {
     base64_bytes(text)?.try_into().ok()
 }
@@ -133,8 +134,8 @@ pub fn base64_bytes(text: &str) -> Option<Vec<u8>> {
     BASE64_NOPAD.decode(text.trim_end_matches('=').as_bytes()).ok()
 }
 
-/// Appends an object as tor writes it: 64 base64 characters per line and a line end after the end
-/// line.
+/// Appends an object as tor writes it, with 64 base64 characters per line and a newline after the
+/// `END` line.
 pub(super) fn push_object(out: &mut String, tag: &str, bytes: &[u8]) {
     out.push_str("-----BEGIN ");
     out.push_str(tag);

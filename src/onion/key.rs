@@ -18,15 +18,15 @@ const PUBLIC_KEY_TAG: &[u8; 32] = b"== ed25519v1-public: type0 ==\0\0\0";
 const SECRET_KEY_FILE_LEN: usize = 96;
 const PUBLIC_KEY_FILE_LEN: usize = 64;
 
-/// The long-term identity key of a service in expanded form, a scalar and a prefix of 64 bytes in
-/// total. It is zeroized on drop and never printed.
+/// The long-term identity key of a service in its 64-byte expanded form, a scalar and a prefix. It
+/// is zeroized on drop and never printed.
 pub struct MasterKey {
     secret: Expanded,
     address: OnionAddress,
 }
 
-/// `SHA-512(seed)` with the first half clamped, or clamped and then reduced modulo the order of the
-/// group.
+/// The expanded key, which is `SHA-512(seed)` with the first half clamped, or clamped and then
+/// reduced modulo the group order.
 #[derive(Zeroize, ZeroizeOnDrop)]
 struct Expanded {
     scalar: [u8; 32],
@@ -36,7 +36,7 @@ struct Expanded {
 /// An error that explains why the bytes of a key file cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum KeyError {
-    /// A `hs_ed25519_secret_key` file does not have 96 bytes.
+    /// The `hs_ed25519_secret_key` file is not 96 bytes long.
     #[error("hs_ed25519_secret_key must have 96 bytes but has {0}")]
     Length(usize),
     /// The first 32 bytes of the secret key file are not Tor's tag.
@@ -45,34 +45,34 @@ pub enum KeyError {
     /// The secret scalar cannot be the result of ed25519 key generation.
     #[error("hs_ed25519_secret_key does not contain a valid ed25519 key: its scalar is neither clamped nor reduced")]
     Scalar,
-    /// A `hs_ed25519_public_key` file does not have 64 bytes.
+    /// The `hs_ed25519_public_key` file is not 64 bytes long.
     #[error("hs_ed25519_public_key must have 64 bytes but has {0}")]
     PublicLength(usize),
     /// The first 32 bytes of the public key file are not Tor's tag.
     #[error("hs_ed25519_public_key must begin with \"== ed25519v1-public: type0 ==\"")]
     PublicTag,
-    /// The public key file belongs to another key.
+    /// The public key file belongs to a different key.
     #[error("hs_ed25519_public_key does not belong to hs_ed25519_secret_key")]
     PublicMismatch,
-    /// The `hostname` file belongs to another key.
+    /// The `hostname` file belongs to a different key.
     #[error("hostname does not belong to hs_ed25519_secret_key, whose address is {0}")]
     HostnameMismatch(OnionAddress),
 }
 
 impl MasterKey {
-    /// Generates a new key.
+    /// Generates a new master key.
     pub fn generate(rng: &mut impl CryptoRng) -> Self {
         loop {
             let mut seed = Zeroizing::new([0; 32]);
             rng.fill_bytes(seed.as_mut());
-            // Every clamped scalar gives a valid point, so the loop ends after one round.
+            // Every clamped scalar yields a valid point, so the loop ends after one iteration.
             if let Ok(key) = Self::from_seed(&seed) {
                 return key;
             }
         }
     }
 
-    /// Expands a seed, the 32 secret bytes of RFC 8032, to `SHA-512(seed)` with the first half
+    /// Expands a seed (the 32-byte private key of RFC 8032) to `SHA-512(seed)` with the first half
     /// clamped.
     pub(super) fn from_seed(seed: &[u8; 32]) -> Result<Self, KeyError> {
         let hash: Zeroizing<[u8; 64]> = Zeroizing::new(Sha512::digest(seed).into());
@@ -83,9 +83,9 @@ impl MasterKey {
         Self::new(secret)
     }
 
-    /// Checks an expanded key. Tor writes a clamped scalar, while some programs, for example
-    /// tor-operator, write it reduced modulo the order of the group. Both forms are the same key to
-    /// everything that uses it, including tor.
+    /// Validates an expanded key. Tor writes the scalar clamped, whereas some programs, such as
+    /// tor-operator, write it reduced modulo the group order. Tor and everything else that uses the
+    /// key treat both forms as the same key.
     fn new(secret: Expanded) -> Result<Self, KeyError> {
         let reduced = Zeroizing::new(Scalar::from_bytes_mod_order(secret.scalar));
         if clamp_integer(secret.scalar) != secret.scalar && *reduced.as_bytes() != secret.scalar {
@@ -96,7 +96,8 @@ impl MasterKey {
         Ok(Self { secret, address })
     }
 
-    /// Reads Tor's `hs_ed25519_secret_key` file of 96 bytes: a 32-byte tag, then the expanded key.
+    /// Parses Tor's 96-byte `hs_ed25519_secret_key` file, which consists of a 32-byte tag and the
+    /// expanded key.
     pub fn from_tor_secret_key_file(bytes: &[u8]) -> Result<Self, KeyError> {
         let bytes: &[u8; SECRET_KEY_FILE_LEN] = bytes.try_into().map_err(|_| KeyError::Length(bytes.len()))?;
         let ([tag, scalar, prefix], []) = bytes.as_chunks::<32>() else { return Err(KeyError::Length(bytes.len())) };
@@ -106,7 +107,7 @@ impl MasterKey {
         Self::new(Expanded { scalar: *scalar, prefix: *prefix })
     }
 
-    /// Returns the content of the `hs_ed25519_secret_key` file, 96 bytes.
+    /// Returns the 96 bytes of the `hs_ed25519_secret_key` file.
     pub fn to_tor_secret_key_file(&self) -> Zeroizing<Vec<u8>> {
         let mut file = Zeroizing::new(Vec::with_capacity(SECRET_KEY_FILE_LEN));
         for part in [SECRET_KEY_TAG, &self.secret.scalar, &self.secret.prefix] {
@@ -115,18 +116,18 @@ impl MasterKey {
         file
     }
 
-    /// Returns the content of the `hs_ed25519_public_key` file, 64 bytes.
+    /// Returns the 64 bytes of the `hs_ed25519_public_key` file.
     pub fn to_tor_public_key_file(&self) -> Vec<u8> {
         [*PUBLIC_KEY_TAG, *self.address.public_key()].concat()
     }
 
-    /// Returns the content of the `hostname` file, the address and a line end.
+    /// Returns the content of the `hostname` file, which is the address and a newline.
     pub fn to_tor_hostname_file(&self) -> String {
         format!("{}\n", self.address)
     }
 
-    /// Checks that a `hs_ed25519_public_key` file (64 bytes: a 32-byte tag, then the key) belongs
-    /// to this key.
+    /// Checks that an `hs_ed25519_public_key` file (a 32-byte tag followed by the 32-byte key)
+    /// belongs to this key.
     pub fn check_tor_public_key_file(&self, bytes: &[u8]) -> Result<(), KeyError> {
         let bytes: &[u8; PUBLIC_KEY_FILE_LEN] = bytes.try_into().map_err(|_| KeyError::PublicLength(bytes.len()))?;
         match bytes.as_chunks::<32>() {
@@ -136,7 +137,7 @@ impl MasterKey {
         }
     }
 
-    /// Checks that a `hostname` file (the address and a line end) belongs to this key.
+    /// Checks that a `hostname` file (the address and a newline) belongs to this key.
     pub fn check_tor_hostname_file(&self, bytes: &[u8]) -> Result<(), KeyError> {
         let named = str::from_utf8(bytes).ok().and_then(|text| text.trim_ascii_end().parse().ok());
         if named == Some(self.address) { Ok(()) } else { Err(KeyError::HostnameMismatch(self.address)) }
@@ -147,7 +148,8 @@ impl MasterKey {
         self.address
     }
 
-    /// Derives 32 bytes for another purpose: HKDF-SHA256 of the expanded key with `label` as info.
+    /// Derives 32 bytes for another purpose from the expanded key, using HKDF-SHA256 with `label`
+    /// as the info.
     pub fn derive(&self, label: &[u8]) -> Zeroizing<[u8; 32]> {
         let mut input = Zeroizing::new([0; 64]);
         input[..32].copy_from_slice(&self.secret.scalar);
@@ -158,13 +160,13 @@ impl MasterKey {
         output
     }
 
-    /// Derives the signing key pair of a time period (rend-spec-v3, appendix A).
+    /// Derives the blinded key pair for a time period (rend-spec-v3, appendix A).
     pub fn blind(&self, period: TimePeriod) -> BlindedKeypair {
         BlindedKeypair::derive(&self.address, &self.secret.scalar, &self.secret.prefix, period)
     }
 }
 
-/// Compares two keys in constant time.
+/// Compares two master keys in constant time.
 impl PartialEq for MasterKey {
     fn eq(&self, other: &Self) -> bool {
         let equal = self.secret.scalar.ct_eq(&other.secret.scalar) & self.secret.prefix.ct_eq(&other.secret.prefix);
@@ -189,7 +191,8 @@ mod tests {
 
     use super::*;
 
-    /// Test 1 of RFC 8032, section 7.1: the clamped SHA-512 of its secret key, and its public key.
+    /// The clamped SHA-512 of the secret key in test 1 of RFC 8032, section 7.1. `RFC_PUBLIC` is
+    /// the public key of that test.
     const RFC_EXPANDED: &str = "307c83864f2833cb427a2ef1c00a013cfdff2768d980c0a3a520f006904de94f\
                                 9b4f0afe280b746a778684e75442502057b7473a03f08f96f5a38e9287e01f8f";
     const RFC_PUBLIC: &str = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
@@ -270,7 +273,7 @@ mod tests {
 
     #[test]
     fn derived_bytes_depend_on_the_label() {
-        // Computed with Python cryptography: HKDF(SHA256(), 32, salt=None,
+        // Computed with Python's cryptography package: HKDF(SHA256(), 32, salt=None,
         // info=b"label").derive(expanded key)
         let expected = "4feb0909d5e045f80456c1338e10b232fe73b616968ed479c84de833122b92c0";
         assert_eq!(HEXLOWER.encode(rfc_key().derive(b"label").as_slice()), expected);

@@ -1,8 +1,8 @@
-//! Master key files in either format: Tor's `hs_ed25519_secret_key`, and the PEM files (PKCS#8, RFC
-//! 8410) of Onionbalance.
+//! Reads and writes master key files in both formats: Tor's `hs_ed25519_secret_key`, and
+//! Onionbalance's PEM files (PKCS#8, RFC 8410).
 //!
-//! A PEM file contains the seed, and Tor's file contains the key that the seed expands to. The seed
-//! yields the expanded key, but the expanded key never yields the seed.
+//! A PEM file contains the seed, whereas Tor's file contains the key that the seed expands to. The
+//! seed cannot be recovered from the expanded key.
 
 use std::fmt;
 
@@ -20,13 +20,13 @@ const PEM_BEGIN: &str = "-----BEGIN ";
 const PEM_DASHES: &str = "-----";
 const PEM_LABEL: &str = "PRIVATE KEY";
 
-/// A key read from a file. The formats that it can be converted to depend on the format of that
-/// file.
+/// A master key read from a file. The format of the file determines which formats the key can be
+/// converted to.
 #[derive(Debug)]
 pub enum KeyFile {
-    /// A key read from a PEM file. It is the seed, which can be written in either format.
+    /// The seed from a PEM file, which can be written in either format.
     Pem(Seed),
-    /// A key read from Tor's 96-byte file. It is the expanded key alone.
+    /// The expanded key from Tor's 96-byte file, which can only be written in Tor's format.
     Tor(MasterKey),
 }
 
@@ -39,8 +39,8 @@ pub enum KeyFormat {
     Tor,
 }
 
-/// The 32 secret bytes that a key is expanded from (RFC 8032). They are zeroized on drop and never
-/// printed.
+/// The 32-byte seed from which a master key is expanded (RFC 8032). It is zeroized on drop and
+/// never printed.
 #[derive(ZeroizeOnDrop)]
 pub struct Seed {
     bytes: [u8; 32],
@@ -51,7 +51,7 @@ pub struct Seed {
 /// An error that explains why a file does not contain a usable master key.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum KeyFileError {
-    /// The file has neither of the two formats.
+    /// The file is in neither of the two formats.
     #[error(
         "the file contains no onion service key: expected Tor's hs_ed25519_secret_key (96 bytes that begin with \"== ed25519v1-secret\") \
          or PEM (\"-----BEGIN PRIVATE KEY-----\")"
@@ -63,12 +63,12 @@ pub enum KeyFileError {
     /// The PEM key is protected by a password.
     #[error("the PEM key is encrypted; decrypt it with openssl pkey -in FILE -out NEW_FILE")]
     Encrypted,
-    /// The PEM block has another label than `PRIVATE KEY`.
+    /// The PEM block has a label other than `PRIVATE KEY`.
     #[error(
         "the PEM block has the label {0:?}; the key of a v3 onion service is an ed25519 key in a \"PRIVATE KEY\" (PKCS#8) block"
     )]
     Label(String),
-    /// The private key belongs to another algorithm than ed25519.
+    /// The private key is for an algorithm other than ed25519.
     #[error("the PEM key is not an ed25519 key; v3 onion services use ed25519 keys only")]
     Algorithm,
     /// The block is not valid PEM or PKCS#8.
@@ -80,7 +80,7 @@ pub enum KeyFileError {
 }
 
 impl KeyFile {
-    /// Reads a file of either format, detected from its content.
+    /// Parses a key file, detecting its format from its content.
     pub fn read(bytes: &[u8]) -> Result<Self, KeyFileError> {
         if bytes.starts_with(TOR_SECRET) {
             return Ok(Self::Tor(MasterKey::from_tor_secret_key_file(bytes)?));
@@ -108,7 +108,7 @@ impl KeyFile {
         }
     }
 
-    /// Returns the key for signing.
+    /// Returns the master key, after expanding the seed of a PEM file.
     pub fn into_key(self) -> Result<MasterKey, KeyError> {
         match self {
             Self::Pem(seed) => seed.expand(),
@@ -123,7 +123,7 @@ impl Seed {
         loop {
             let mut bytes = Zeroizing::new([0; 32]);
             rng.fill_bytes(bytes.as_mut());
-            // Every seed expands to a valid key, so the loop ends after one round.
+            // Every seed expands to a valid key, so the loop ends after one iteration.
             if let Ok(seed) = Self::new(&bytes) {
                 return seed;
             }
@@ -134,7 +134,7 @@ impl Seed {
         Ok(Self { bytes: *bytes, address: MasterKey::from_seed(bytes)?.address() })
     }
 
-    /// Reads the first PEM block of a text.
+    /// Parses the first PEM block in `text`.
     pub fn from_pem(text: &str) -> Result<Self, KeyFileError> {
         let (_, block) = text.split_once(PEM_BEGIN).ok_or(KeyFileError::Unknown)?;
         let (label, rest) = block.split_once(PEM_DASHES).ok_or(KeyFileError::Unknown)?;
@@ -160,13 +160,13 @@ impl Seed {
         }
     }
 
-    /// Returns the PEM file. It is PKCS#8 version 1 without the public key, the only form of
+    /// Formats the seed as a PEM file in PKCS#8 version 1 without the public key, the only form of
     /// ed25519 keys that OpenSSL reads.
     pub fn to_pem(&self) -> Result<Zeroizing<String>, KeyFileError> {
         KeypairBytes { secret_key: self.bytes, public_key: None }.to_pkcs8_pem(LineEnding::LF).map_err(pem_error)
     }
 
-    /// Expands the seed to the key for signing.
+    /// Expands the seed to the master key.
     pub fn expand(&self) -> Result<MasterKey, KeyError> {
         MasterKey::from_seed(&self.bytes)
     }
@@ -207,8 +207,8 @@ mod tests {
 
     use super::*;
 
-    /// The key of RFC 8410, section 10.3, without and with its public key, and the public key in
-    /// hexadecimal.
+    /// The private key from RFC 8410, section 10.3. `RFC_PEM_V2` also includes its public key, and
+    /// `RFC_PUBLIC` is the public key in hexadecimal.
     const RFC_PEM: &str = "-----BEGIN PRIVATE KEY-----\n\
         MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n\
         -----END PRIVATE KEY-----\n";
@@ -218,7 +218,7 @@ mod tests {
         Z9w7lshQhqowtrbLDFw4rXAxZuE=\n\
         -----END PRIVATE KEY-----\n";
     const RFC_PUBLIC: &str = "19bf44096984cdfe8541bac167dc3b96c85086aa30b6b6cb0c5c38ad703166e1";
-    /// A P-256 key, the output of
+    /// A P-256 key that was generated with
     /// `openssl ecparam -name prime256v1 -genkey -noout | openssl pkcs8 -topk8 -nocrypt`.
     const P256_PEM: &str = "-----BEGIN PRIVATE KEY-----\n\
         MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgYGsftfLryvWWKFS6\n\

@@ -1,8 +1,8 @@
 //! The v3 onion service primitives: keys, addresses, blinding, certificates, revision counters and
 //! the descriptor codec.
 //!
-//! The source is rend-spec-v3 (Tor Rendezvous Specification, version 3). The code performs no IO
-//! and receives time and randomness as arguments.
+//! The specification is rend-spec-v3 (Tor Rendezvous Specification, version 3). The code performs
+//! no IO and receives time and randomness as arguments.
 
 pub mod address;
 pub mod blind;

@@ -1,31 +1,31 @@
 //! Order-preserving encryption of revision counters (rend-spec-v3, appendix F; C tor's
 //! `crypto_ope.c`).
 //!
-//! The revision counter of a service must rise within a time period, even when several publishers
-//! share the key or one of them loses its state. It must not reveal to HSDirs how far the service's
-//! clock is off. The counter is therefore an order-preserving encryption of the seconds since the
-//! start of the protocol run for the period's shared random value.
+//! The revision counter of a service must increase throughout a time period, even if several
+//! publishers share the key or one of them loses its state. It must not reveal to HSDirs how far
+//! the service's clock is off. The counter is therefore an order-preserving encryption of the
+//! seconds since the start of the protocol run for the period's shared random value.
 
 use aes::Aes256;
 use ctr::Ctr128BE;
 use ctr::cipher::{KeyIvInit, StreamCipher};
 use zeroize::Zeroizing;
 
-/// The greatest plaintext (`OPE_INPUT_MAX`), about three days in seconds.
+/// The largest plaintext in seconds (`OPE_INPUT_MAX`), about three days.
 const INPUT_MAX: u64 = 1 << 18;
-/// The number of key stream bytes that are generated at a time.
+/// The number of keystream bytes that are generated at a time.
 const CHUNK_LEN: usize = 4096;
 
-/// Returns the counter for `seconds` since the start of the protocol run that produced the shared
-/// random value.
+/// Returns the revision counter for `seconds` since the start of the protocol run that produced the
+/// shared random value.
 ///
-/// As in C tor, second 0 is encrypted as 1, and values beyond the greatest plaintext are encrypted
-/// as the greatest plaintext.
+/// As in C tor, second 0 is encrypted as 1, and values above the largest plaintext are encrypted as
+/// the largest plaintext.
 pub(super) fn revision_counter(key: &[u8; 32], seconds: u64) -> u64 {
     encrypt(key, seconds.saturating_add(1).min(INPUT_MAX))
 }
 
-/// Returns the sum of the first `input` values of the AES-256-CTR key stream. Each value is a
+/// Returns the sum of the first `input` values of the AES-256-CTR keystream. Each value is a
 /// little-endian `u16` plus one.
 fn encrypt(key: &[u8; 32], input: u64) -> u64 {
     let mut cipher = Ctr128BE::<Aes256>::new(key.into(), &[0; 16].into());
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn counters_saturate_at_the_greatest_plaintext() {
+    fn counters_saturate_at_the_largest_plaintext() {
         let greatest = encrypt(&key(), INPUT_MAX);
         for seconds in [INPUT_MAX - 1, INPUT_MAX, u64::MAX] {
             assert_eq!(revision_counter(&key(), seconds), greatest);

@@ -10,7 +10,7 @@ use crate::link::{PodPhase, Revision};
 
 const POD_UID: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
 const ADDRESS: &str = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion";
-/// The descriptor that the agent of these tests serves.
+/// The descriptor that the agent under test serves.
 const DESCRIPTOR: &str = "text";
 const NONCE: &str = "00112233445566778899aabbccddeeff";
 
@@ -37,7 +37,7 @@ impl Bench {
         Self { api: Arc::new(api), tor, _dir: dir }
     }
 
-    /// Sends a request and returns the answer's status, MAC and body.
+    /// Sends a request and returns the status, MAC and body of the response.
     async fn send(&self, request: &Signed) -> (StatusCode, Option<String>, String) {
         let mut headers = HeaderMap::new();
         for (name, value) in [(NONCE_HEADER, &request.nonce), (MAC_HEADER, &request.mac)] {
@@ -60,7 +60,7 @@ struct Signed {
 }
 
 impl Signed {
-    /// Signs a request of a leading publisher for a pod.
+    /// Signs a request from a leading publisher to a pod.
     fn new(token: &AgentToken, pod_uid: &str, sequence: u64) -> Self {
         let body = serde_json::to_string(&SyncRequest { leading: true, ..request("p", sequence) }).unwrap();
         let mac = token.request_mac(pod_uid, METHOD, SYNC_PATH, NONCE, body.as_bytes());
@@ -83,7 +83,7 @@ fn request(publisher: &str, sequence: u64) -> SyncRequest {
 }
 
 #[tokio::test]
-async fn an_authenticated_request_gets_an_authenticated_answer_with_the_descriptor() {
+async fn an_authenticated_request_gets_an_authenticated_response_with_the_descriptor() {
     let bench = Bench::new();
     let (status, mac, body) = bench.send(&Signed::new(&token(0), POD_UID, 1)).await;
     assert_eq!(status, StatusCode::OK);
@@ -94,7 +94,7 @@ async fn an_authenticated_request_gets_an_authenticated_answer_with_the_descript
 }
 
 #[tokio::test]
-async fn an_unauthenticated_request_is_refused_and_learns_and_changes_nothing() {
+async fn an_unauthenticated_request_is_rejected_and_reveals_and_changes_nothing() {
     let bench = Bench::new();
     let heard = Signed::new(&token(0), POD_UID, 1);
     assert_eq!(bench.send(&heard).await.0, StatusCode::OK);
@@ -120,11 +120,11 @@ async fn an_unauthenticated_request_is_refused_and_learns_and_changes_nothing() 
         assert_eq!((status, mac), (StatusCode::UNAUTHORIZED, None), "{case}");
         assert_eq!(body, format!("{}\n", LinkError::NotAuthentic), "{case}");
     }
-    assert_eq!(bench.send(&next).await.0, StatusCode::OK, "a refused request advanced the sequence");
+    assert_eq!(bench.send(&next).await.0, StatusCode::OK, "a rejected request must not advance the sequence");
 }
 
 #[tokio::test]
-async fn a_replayed_request_is_refused_and_reveals_nothing() {
+async fn a_replayed_request_is_rejected_and_reveals_nothing() {
     let bench = Bench::new();
     let first = Signed::new(&token(0), POD_UID, 1);
     assert_eq!(bench.send(&first).await.0, StatusCode::OK);
@@ -153,7 +153,7 @@ fn a_descriptor_is_sent_until_its_revision_is_known() {
 }
 
 #[test]
-fn the_sequence_numbers_of_each_publisher_must_rise() {
+fn the_sequence_numbers_of_each_publisher_must_increase() {
     let mut sequences = Sequences::default();
     assert_eq!(sequences.advance(&request("a", 5)), Ok(()));
     assert_eq!(sequences.advance(&request("a", 5)), Err(5));
@@ -164,7 +164,7 @@ fn the_sequence_numbers_of_each_publisher_must_rise() {
 }
 
 #[test]
-fn the_publisher_with_the_oldest_request_is_forgotten_first() {
+fn the_publisher_with_the_oldest_request_is_dropped_first() {
     let mut sequences = Sequences::default();
     for number in 0..MAX_PUBLISHERS {
         sequences.advance(&request(&number.to_string(), 10)).unwrap();
@@ -172,6 +172,6 @@ fn the_publisher_with_the_oldest_request_is_forgotten_first() {
     sequences.advance(&request("0", 11)).unwrap();
     sequences.advance(&request("new", 1)).unwrap();
     assert_eq!(sequences.0.len(), MAX_PUBLISHERS);
-    assert_eq!(sequences.advance(&request("0", 11)), Err(11), "it sent a request since");
-    assert_eq!(sequences.advance(&request("1", 1)), Ok(()), "its number is forgotten");
+    assert_eq!(sequences.advance(&request("0", 11)), Err(11), "publisher 0 has sent another request since");
+    assert_eq!(sequences.advance(&request("1", 1)), Ok(()), "the number of publisher 1 was dropped");
 }

@@ -1,4 +1,5 @@
-//! These tests run in paused time, which tokio advances to the next timer when every task waits.
+//! Tests of the drain rule. They run in paused time, which tokio advances to the next timer when
+//! every task is waiting.
 
 use std::sync::Arc;
 
@@ -21,8 +22,8 @@ impl Bench {
         Self { drain: Arc::new(Drain::new(TIMES, open)), streams, start: Instant::now() }
     }
 
-    /// Starts a `/drain` call. The task returns its reason, and its end in seconds since the start
-    /// of the bench.
+    /// Starts a `/drain` call. The task returns the reason for its end, and the time of its end in
+    /// seconds since the bench started.
     fn call(&self) -> JoinHandle<(&'static str, u64)> {
         let (drain, start) = (self.drain.clone(), self.start);
         tokio::spawn(async move { (drain.wait().await, start.elapsed().as_secs()) })
@@ -66,11 +67,11 @@ async fn open_streams_do_not_outlast_the_drain_timeout() {
     let bench = Bench::new(1);
     let call = bench.call();
     bench.hear(true, PodPhase::Withdrawn, 200).await;
-    assert_eq!(call.await.unwrap(), ("the drain timeout is over", 130));
+    assert_eq!(call.await.unwrap(), ("the drain timeout has expired", 130));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_withdrawal_that_never_comes_leaves_time_to_shut_down() {
+async fn a_drain_without_a_withdrawal_leaves_time_to_shut_down() {
     let bench = Bench::new(0);
     let call = bench.call();
     bench.hear(true, PodPhase::Terminating, 200).await;
@@ -87,7 +88,7 @@ async fn a_liveness_kill_is_not_delayed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_active_report_from_before_the_deletion_does_not_end_the_drain() {
+async fn an_active_report_sent_before_the_deletion_does_not_end_the_drain() {
     let bench = Bench::new(5);
     let call = bench.call();
     bench.hear(true, PodPhase::Active, 1).await;
@@ -96,7 +97,7 @@ async fn an_active_report_from_before_the_deletion_does_not_end_the_drain() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_the_leaders_report_of_the_phase_counts() {
+async fn only_the_leader_can_report_the_phase() {
     let bench = Bench::new(0);
     let call = bench.call();
     for phase in [PodPhase::Active, PodPhase::Withdrawn] {

@@ -62,7 +62,7 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn a_request_that_ends_by_half_close_gets_its_whole_answer() {
+async fn a_half_closed_request_gets_its_whole_response() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let bench = Bench::new(&format!("localhost:{}", listener.local_addr().unwrap().port()), 8);
     let target = tokio::spawn(async move {
@@ -111,7 +111,7 @@ async fn a_half_closed_stream_ends_once_the_target_is_idle() {
     stream.shutdown().await.unwrap();
     assert_eq!(target.read(&mut [0]).await.unwrap(), 0);
 
-    // From here on, the clock advances whenever every task waits.
+    // From here on, the clock advances whenever every task is waiting.
     tokio::time::pause();
     let start = tokio::time::Instant::now();
     for _ in 0..5 {
@@ -126,7 +126,7 @@ async fn a_half_closed_stream_ends_once_the_target_is_idle() {
 }
 
 #[tokio::test]
-async fn a_refusing_target_closes_the_stream_at_once_and_can_come_back() {
+async fn a_refusing_target_closes_the_stream_at_once_and_can_recover() {
     let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let bench = Bench::new(&address.to_string(), 8);
     assert_eq!(bench.open().await.read(&mut [0]).await.unwrap(), 0);
@@ -187,7 +187,7 @@ async fn fill_until_blocked(mut from: impl AsyncWrite + Unpin, mut to: impl Asyn
     }
     let mut read = vec![0; written];
     to.read_exact(&mut read).await.unwrap();
-    assert!(read.iter().zip(piece[..251].iter().cycle()).all(|(is, was)| is == was), "every byte in its place");
+    assert!(read.iter().zip(piece[..251].iter().cycle()).all(|(is, was)| is == was), "the bytes arrive in order");
     written as u64
 }
 
@@ -217,7 +217,7 @@ async fn only_ports_with_the_option_pass_tors_header_on() {
 }
 
 #[tokio::test]
-async fn a_target_that_sends_first_does_not_have_to_wait_for_the_client() {
+async fn a_target_may_send_before_the_client_does() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let wants = ForwardedPort { proxy_header: true, ..forwarded(80, &listener.local_addr().unwrap().to_string()) };
     let bench = Bench::of(vec![wants], 8);
@@ -240,7 +240,7 @@ async fn a_stream_without_tors_header_never_reaches_the_target() {
     for port in [80, 81] {
         let mut stream = bench.open_port(port).await;
         stream.write_all(&[b'x'; 500]).await.unwrap();
-        // Unread bytes make the kernel report the end as a reset.
+        // Because of the unread bytes, the kernel reports the end of the stream as a reset.
         let end = stream.read(&mut [0]).await;
         assert!(end.is_err() || end.is_ok_and(|length| length == 0));
         let mut silent = bench.open_port(port).await;
@@ -249,7 +249,10 @@ async fn a_stream_without_tors_header_never_reaches_the_target() {
         tokio::time::resume();
     }
     assert_eq!(bench.traffic.ports().iter().map(|port| port.connect_failures.load(Ordering::Relaxed)).sum::<u64>(), 4);
-    assert!(timeout(Duration::from_millis(100), listener.accept()).await.is_err(), "the target saw a stream");
+    assert!(
+        timeout(Duration::from_millis(100), listener.accept()).await.is_err(),
+        "the target must not receive a stream"
+    );
 }
 
 #[tokio::test]

@@ -14,21 +14,21 @@ use crate::onion::{BlindedPublicKey, OnionAddress, TimePeriod};
 
 /// The interval between two checks.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// The distances, in time periods, at which a descriptor counts as old: from two periods back to
-/// about a month on the public network. After an outage over several period changes, C tor advances
-/// by one period only, and publishers accept points that are one period late.
+/// The ages, in time periods, at which a descriptor counts as old: from two periods to about a
+/// month on the public network. After an outage that spans several period changes, C tor advances
+/// by only one period. Publishers still accept introduction points that are one period late.
 const BACK: RangeInclusive<u64> = 2..=32;
 
 /// The number of relays in a full circuit. Directory circuits are shorter and do not make tor
 /// report `circuit-established`.
 const HOPS: usize = 3;
 
-/// The number of repairs that the agent has attempted.
+/// The number of repairs that the agent has attempted, by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Mended {
-    /// Circuits requested from tor.
+    /// The number of circuits requested from tor.
     pub circuits: u64,
-    /// Tor processes ended.
+    /// The number of tor processes that the agent ended.
     pub restarts: u64,
 }
 
@@ -39,7 +39,7 @@ impl AddAssign for Mended {
     }
 }
 
-/// Repairs the onion service of one tor, over one control connection.
+/// A mender, which repairs the onion service of one tor over one control connection.
 #[derive(Debug)]
 pub struct Mender {
     address: OnionAddress,
@@ -48,8 +48,8 @@ pub struct Mender {
     last_check: Option<Instant>,
     /// The requested circuit that is still being built.
     circuit: Option<String>,
-    /// The latest comparison of a descriptor's key with a period. A comparison takes a few
-    /// milliseconds.
+    /// The latest comparison of a descriptor's key with a time period, which is cached because a
+    /// comparison takes a few milliseconds.
     compared: Option<(BlindedPublicKey, TimePeriod, bool)>,
     /// The stall that was logged last.
     logged: Option<Stall>,
@@ -62,8 +62,9 @@ impl Mender {
         Self { address, kind, rule, last_check: None, circuit: None, compared: None, logged: None }
     }
 
-    /// Checks a bootstrapped tor that holds these points, at most once per interval, and repairs
-    /// its onion service if it has stalled.
+    /// Checks the onion service of a bootstrapped tor that holds these introduction points, and
+    /// repairs it if it has stalled. Does nothing if less than the check interval has passed since
+    /// the last check.
     pub async fn check(&mut self, tor: &mut WatchedClient<'_>, points: &Points) -> Result<Mended, Unanswered> {
         let now = Instant::now();
         if self.last_check.is_some_and(|last| now < last + INTERVAL) {
@@ -116,8 +117,8 @@ impl Mender {
         Ok(Observation { directory, circuit, points })
     }
 
-    /// Returns the time period of tor's consensus. Returns None if the consensus is not valid now,
-    /// because tor is then waiting for the next one.
+    /// Returns the time period of tor's consensus, or None if the consensus is not currently valid.
+    /// In that case, tor is waiting for the next consensus.
     async fn period(&self, tor: &mut WatchedClient<'_>) -> Result<Option<TimePeriod>, Unanswered> {
         let mut times = [SystemTime::UNIX_EPOCH; 3];
         for (time, keyword) in times.iter_mut().zip(["valid-after", "fresh-until", "valid-until"]) {
@@ -153,7 +154,7 @@ impl Mender {
         Ok(())
     }
 
-    /// Counts a circuit that is still being built as failed, and closes it.
+    /// Gives up a circuit that is still being built: counts it as failed, and closes it.
     async fn give_up_circuit(&mut self, tor: &mut WatchedClient<'_>) -> Result<(), Unanswered> {
         if self.circuit.is_some() {
             self.rule.circuit_ended(false);
@@ -164,7 +165,7 @@ impl Mender {
 
     async fn close_circuit(&mut self, tor: &mut WatchedClient<'_>) -> Result<(), Unanswered> {
         if let Some(id) = self.circuit.take() {
-            // Tor refuses if the circuit is already gone.
+            // Tor rejects the command if the circuit no longer exists.
             tor.answer(tor.client().close_circuit(&id)).await?;
         }
         Ok(())
@@ -192,8 +193,8 @@ fn circuit_result(status: &str, id: &str) -> Option<bool> {
 
 /// Returns the path of a built circuit, or an empty path if there is none.
 ///
-/// Tor chose these relays itself, including its own guard, so a second circuit over them reveals
-/// nothing new. A tor without a built circuit builds circuits by itself, and may be asked for a
+/// Tor chose these relays itself, including its own guard, so a second circuit through them reveals
+/// nothing new. A tor that has no built circuit builds circuits by itself, so it may be asked for a
 /// circuit through an exit.
 fn path_to_repeat(status: &str) -> Vec<&str> {
     let paths = circuits(status).filter(|(_, state, _)| *state == "BUILT");
@@ -201,7 +202,7 @@ fn path_to_repeat(status: &str) -> Vec<&str> {
     paths.into_iter().find(|path: &Vec<&str>| path.len() >= HOPS).unwrap_or_default()
 }
 
-/// Returns true if the key belongs to a period at one of the distances of [`BACK`].
+/// Returns true if the key belongs to a time period whose age is in the range [`BACK`].
 fn is_of_a_past_period(address: &OnionAddress, key: &BlindedPublicKey, period: TimePeriod) -> bool {
     let of = |number| address.blind(TimePeriod { number, ..period });
     of(period.number) != *key && BACK.into_iter().any(|back| of(period.number.saturating_sub(back)) == *key)
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn the_path_of_a_built_circuit_is_repeated() {
+    fn the_new_circuit_repeats_the_path_of_a_built_circuit() {
         let status = "7 BUILT $AA~a BUILD_FLAGS=ONEHOP_TUNNEL PURPOSE=GENERAL\n8 EXTENDED $BB~b,$CC~c PURPOSE=GENERAL\n\
                       9 LAUNCHED\n10 BUILT $DD~d,$EE=e,$FF PURPOSE=HS_VANGUARDS\n";
         assert_eq!(path_to_repeat(status), ["$DD", "$EE", "$FF"]);

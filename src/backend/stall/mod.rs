@@ -1,7 +1,7 @@
 //! Detection and repair of stalled onion services.
 //!
-//! `rule` decides as a pure function of the observations. `mend` reads tor's state and carries out
-//! the decision.
+//! The `rule` module decides on a remedy as a pure function of the observations. The `mend` module
+//! reads tor's state and carries out the decision.
 
 mod mend;
 mod rule;

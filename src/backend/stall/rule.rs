@@ -1,41 +1,41 @@
 //! The stalled-service rule.
 //!
-//! C tor does nothing for its onion service, neither renewing introduction points nor changing the
-//! time period, until it has built a circuit since it last doubted its ability to build one
-//! (`hs_service_callback` checks `have_completed_a_circuit`). It doubts when its directory
-//! information is momentarily insufficient: the consensus is too old, or lists microdescriptors
-//! that tor has not fetched yet. A tor whose other circuits are still open then builds none by
-//! itself, so the agent asks it for one. If the service stays stalled although circuits are built,
-//! the agent ends tor so that the kubelet starts a new one: after an outage over several period
-//! changes, C tor advances by one period only.
+//! C tor stops maintaining its onion service when it doubts that it can build circuits: it neither
+//! renews introduction points nor changes the time period until it has built a circuit again
+//! (`hs_service_callback` checks `have_completed_a_circuit`). This happens when the directory
+//! information is temporarily insufficient because the consensus is too old, or lists
+//! microdescriptors that tor has not fetched yet. A tor whose other circuits are still open then
+//! builds no circuit by itself, so the agent asks it for one. If the service stays stalled although
+//! circuits are built, the agent ends tor so that the kubelet starts a new one. This is necessary
+//! after an outage that spans several period changes, because C tor advances by only one period.
 //!
-//! A tor that is waiting for the network is left alone. Without directory information the agent
-//! asks for nothing, and while circuits cannot be built it never ends tor.
+//! The agent leaves tor alone while tor is waiting for the network. It requests no circuit while
+//! tor lacks directory information, and never ends tor while circuits cannot be built.
 
 use std::fmt;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The time that a stall must last before the agent acts. Most stalls pass by themselves: a
-/// starting tor has no points yet.
+/// The time that a stall must last before the agent acts. Most stalls end by themselves: for
+/// example, a tor that has just started has no introduction points yet.
 const NOTICED: Duration = Duration::from_secs(30);
-/// The interval at which the agent asks tor for a circuit. A circuit that is not built by then
-/// counts as failed.
+/// The interval at which the agent asks tor for a circuit. A circuit that is not built within this
+/// time counts as failed.
 const AGAIN: Duration = Duration::from_secs(30);
 /// The number of circuits built in a row after which the agent ends tor. Tor itself pauses for five
-/// minutes after its introduction circuits failed too often.
+/// minutes after its introduction circuits have failed too often.
 const PATIENCE: u32 = 20;
-/// The number of circuits built in a row after which the agent ends a tor with old points, which
-/// has nothing to wait for.
+/// The number of circuits built in a row after which the agent ends a tor with old introduction
+/// points, because waiting longer would not help.
 const PATIENCE_WITH_OLD_POINTS: u32 = 4;
 
-/// The state of a tor and its onion service at one check.
+/// The state of tor and its onion service at one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Observation {
     /// True if tor reports enough directory information to build circuits.
     pub directory: bool,
-    /// True if tor has built a circuit since it last doubted that it can.
+    /// True if tor has built a circuit since it last doubted that it could.
     pub circuit: bool,
     /// The introduction points that tor holds.
     pub points: PointsState,
@@ -44,10 +44,11 @@ pub struct Observation {
 /// The time period of the introduction points that tor holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PointsState {
-    /// The points belong to the consensus's time period or one near it, or their period is unknown.
+    /// The introduction points belong to the consensus's time period or one close to it, or their
+    /// period is unknown.
     Current,
-    /// The points belong to a period that ended long ago, while the consensus is valid. Publishers
-    /// no longer accept them.
+    /// The introduction points belong to a period that ended long ago, although the consensus is
+    /// valid. Publishers no longer accept these points.
     Old,
     /// Tor has no introduction points.
     None,
@@ -64,7 +65,7 @@ pub enum Stall {
     OldPoints,
 }
 
-/// The next action against a stall.
+/// The next action to take against a stall.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remedy {
     /// Do nothing.
@@ -89,7 +90,7 @@ struct StallEpisode {
 }
 
 impl StallRule {
-    /// Takes in an observation and returns the action that is now due.
+    /// Returns the action that is due after this observation.
     pub fn decide(&mut self, observation: Observation, now: Instant) -> Remedy {
         let Some(stall) = observation.stall() else {
             self.0 = None;
@@ -97,7 +98,7 @@ impl StallRule {
         };
         let episode = self.0.get_or_insert(StallEpisode { stall, since: now, asked: None, built: 0 });
         if episode.stall != stall {
-            // The service has made progress, so it gets more time.
+            // The service has made progress, so it is given more time.
             (episode.stall, episode.built) = (stall, 0);
         }
         if now < episode.since + NOTICED || episode.asked.is_some_and(|asked| now < asked + AGAIN) {
@@ -111,7 +112,7 @@ impl StallRule {
         Remedy::BuildCircuit(stall)
     }
 
-    /// Takes in the result of a requested circuit.
+    /// Records the result of a requested circuit.
     pub fn circuit_ended(&mut self, built: bool) {
         if let Some(episode) = &mut self.0 {
             episode.built = if built { episode.built + 1 } else { 0 };
@@ -164,8 +165,8 @@ mod tests {
     const NO_POINTS: Observation = Observation { points: PointsState::None, ..WELL };
     const OLD_POINTS: Observation = Observation { points: PointsState::Old, ..WELL };
 
-    /// Feeds the rule with an observation every five seconds and collects the remedies with their
-    /// times in seconds. Either all requested circuits are built, or none.
+    /// A test bench that gives the rule an observation every five seconds and collects the remedies
+    /// with their times in seconds. Either all requested circuits are built, or none.
     struct Bench {
         rule: StallRule,
         start: Instant,

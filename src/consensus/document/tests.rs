@@ -29,7 +29,7 @@ fn error(text: &str) -> ConsensusError {
     Document::parse(text).unwrap_err()
 }
 
-/// Returns the error for the sample after one replacement.
+/// Replaces one text in the sample and returns the parse error.
 fn error_with(from: &str, to: &str) -> ConsensusError {
     let sample = sample();
     assert!(sample.contains(from), "{from}");
@@ -161,7 +161,7 @@ fn parameters_are_clamped_to_their_limits() {
 }
 
 #[test]
-fn accepts_only_one_form_of_times() {
+fn accepts_only_one_time_format() {
     let read = |text: &str| time(text.split_ascii_whitespace());
     assert_eq!(read("1970-01-01 00:00:00"), Some(UNIX_EPOCH));
     for text in ["1970-01-01", "1970-01-01T00:00:00", "1970-01-01 00:00", "+970-01-01 00:00:00", "1970-01-01 24:00:00"]
@@ -170,8 +170,8 @@ fn accepts_only_one_form_of_times() {
     }
 }
 
-/// Formats a consensus of these relays. A relay is its identity, microdescriptor digest, HSDir
-/// flag, and a flag for a `pr` line with version 2 of HSDir.
+/// Formats a consensus that lists these relays. Each relay consists of its identity, its
+/// microdescriptor digest, its HSDir flag, and a flag for a `pr` line with version 2 of HSDir.
 fn consensus(times: [i64; 3], values: [Option<[u8; 32]>; 2], params: &Params, relays: &[Relay]) -> String {
     let time = |seconds| jiff::Timestamp::from_second(seconds).unwrap().strftime("%Y-%m-%d %H:%M:%S").to_string();
     let value = |name, value: Option<[u8; 32]>| {

@@ -9,7 +9,7 @@ fn parse(capture: &Capture) -> Network {
 }
 
 /// Checks that the periods, the order of the descriptors, the start of the revision counters, and
-/// the HSDirs and their order equal those of C tor.
+/// the HSDirs and their order match those of C tor.
 fn assert_agrees(capture: &Capture) {
     let network = parse(capture);
     let service_periods = network.service_periods();
@@ -49,7 +49,7 @@ fn matches_the_uploads_and_fetches_of_c_tor() {
     }
 }
 
-/// The period's number and length must be those that C tor blinded the address with.
+/// The number and length of each period must be those with which C tor blinded the address.
 #[test]
 fn matches_the_blinded_keys_of_c_tor() {
     for capture in captures() {

@@ -26,7 +26,8 @@ async fn offer(peer: &mut Peer, auth: &str) {
     peer.write(format!("250-PROTOCOLINFO 1\r\n250-AUTH {auth}\r\n250 OK\r\n")).await;
 }
 
-/// Returns the error for an offer after which no further command is sent.
+/// Offers these authentication methods to the client and returns the client's error. The client
+/// must not send another command.
 async fn refused_offer(connector: &Connector, auth: &str) -> String {
     let (client, _events, mut peer) = connect(PATIENCE);
     let (result, ()) = tokio::join!(authenticate(connector, &client), offer(&mut peer, auth));
@@ -46,8 +47,8 @@ async fn waits_for_a_cookie_file_that_appears_late() {
     let connector = connector("/unused", PATIENCE);
     let (result, ()) = tokio::join!(authenticate(&connector, &client), async {
         offer(&mut peer, &format!("METHODS=COOKIE COOKIEFILE=\"{}\"", path.display())).await;
-        // The clock is paused and advances only while the client waits too, so the client does look
-        // for the file in between.
+        // The paused clock advances only while the client is waiting as well, so the client does
+        // check for the file in the meantime.
         sleep(Duration::from_secs(1)).await;
         fs::write(&path, [0xAB; 16]).unwrap();
         sleep(Duration::from_secs(1)).await;
@@ -79,8 +80,8 @@ async fn errors_name_the_offered_methods_and_a_solution() {
     }
 }
 
-/// Checks the order of the methods by the commands that are sent. The kind of stream does not
-/// matter.
+/// Checks the order of the methods by the commands that the client sends. The kind of stream does
+/// not matter.
 #[tokio::test]
 async fn chooses_the_best_method_that_works() {
     let directory = tempfile::tempdir().unwrap();
@@ -146,8 +147,8 @@ fn challenge(text: &str) -> Message {
 const SERVER_HASH: &str = "3C8780AB52365C0D080750447E5F64DABC00428C6C434579C2043E18C1F85389";
 const CLIENT_HASH: &str = "B47642DF2D5ABB84F69E6D02D41BED6B44AEE33E69562528A82166FC98BC0B1E";
 
-/// Computed with Python's `hmac` from control-spec 3.24: cookie 00…1f, client nonce 20…3f, server
-/// nonce 40…5f.
+/// The expected values were computed with Python's `hmac` according to control-spec, section 3.24,
+/// for the cookie 00…1f, the client nonce 20…3f and the server nonce 40…5f.
 #[test]
 fn matches_the_challenge_of_an_independent_implementation() {
     let cookie: Vec<u8> = (0..32).collect();

@@ -1,5 +1,5 @@
-//! Tests of the client with scripted streams, which show behavior that a real tor shows only by
-//! accident.
+//! Tests of the client with scripted streams, which exhibit behavior that is hard to provoke with a
+//! real tor.
 
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
@@ -7,8 +7,8 @@ use tokio::time::timeout;
 use super::super::testing::{PATIENCE, connect};
 use super::*;
 
-/// Returns the client's result for this answer to `GETINFO x`, and the reason why the connection
-/// ended, if it did.
+/// Returns the client's result for this reply to `GETINFO x`, and the reason why the connection
+/// ended, if it has ended.
 async fn get_info_answered(answer: &[u8]) -> (Result<String, ControlError>, Option<ControlError>) {
     let (client, _events, mut peer) = connect(PATIENCE);
     let (result, ()) = tokio::join!(client.get_info("x"), async {
@@ -21,7 +21,7 @@ async fn get_info_answered(answer: &[u8]) -> (Result<String, ControlError>, Opti
 }
 
 #[tokio::test]
-async fn an_answer_may_arrive_byte_by_byte() {
+async fn a_reply_may_arrive_byte_by_byte() {
     let (client, _events, mut peer) = connect(PATIENCE);
     let (result, ()) = tokio::join!(client.get_info("x"), async {
         peer.read_line().await;
@@ -51,14 +51,14 @@ async fn commands_of_many_clones_are_answered_in_order() {
 }
 
 #[tokio::test]
-async fn the_answer_to_a_cancelled_command_is_discarded() {
+async fn the_reply_to_a_cancelled_command_is_discarded() {
     let (client, _events, mut peer) = connect(PATIENCE);
     {
         let cancelled = client.get_info("first");
         tokio::pin!(cancelled);
         tokio::select! {
             biased;
-            _ = &mut cancelled => panic!("answered by nobody"),
+            _ = &mut cancelled => panic!("the client returned a result before any reply"),
             line = peer.read_line() => assert_eq!(line, "GETINFO first\r\n"),
         }
     }
@@ -73,8 +73,8 @@ async fn the_answer_to_a_cancelled_command_is_discarded() {
 async fn an_unanswered_command_ends_the_connection() {
     let deadline = Duration::from_millis(50);
     let (client, _events, _peer) = connect(deadline);
-    // The second command is longer than the stream's buffer, so that a tor that does not even read
-    // is detected too.
+    // The second command is longer than the stream's buffer, so that the test also covers a tor
+    // that does not read at all.
     let descriptor = "x".repeat(100_000);
     let address = OnionAddress::from_public_key(curve25519_dalek::constants::ED25519_BASEPOINT_COMPRESSED.0).unwrap();
     let both = async { tokio::join!(client.get_info("x"), client.hs_post(&[[1; 20]], &address, &descriptor)) };
@@ -86,7 +86,7 @@ async fn an_unanswered_command_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn a_connection_that_ends_within_an_answer_is_closed() {
+async fn a_connection_that_ends_within_a_reply_is_closed() {
     let (result, why) = get_info_answered(b"250+x=\r\nhalf a li").await;
     assert!(matches!(result, Err(ControlError::Closed)), "{result:?}");
     assert!(matches!(why, Some(ControlError::Closed)), "{why:?}");
@@ -106,14 +106,14 @@ async fn invalid_data_and_endless_lines_end_the_connection() {
 }
 
 #[tokio::test]
-async fn an_answer_before_invalid_data_is_delivered() {
+async fn a_reply_before_invalid_data_is_delivered() {
     let (result, why) = get_info_answered(b"250-x=1\r\n250 OK\r\ngarbage\r\n").await;
     assert_eq!(result.unwrap(), "1");
     assert!(matches!(why, Some(ControlError::Protocol(_))), "{why:?}");
 }
 
 #[tokio::test]
-async fn rejects_an_answer_to_another_command() {
+async fn rejects_a_reply_to_another_command() {
     for answer in ["250 OK\r\n", "250-xy=1\r\n250 OK\r\n", "250-y=x=1\r\n250 OK\r\n", "150 x=1\r\n", "350 x=1\r\n"] {
         let (result, _) = get_info_answered(answer.as_bytes()).await;
         assert!(matches!(result, Err(ControlError::Protocol(_))), "{answer}: {result:?}");
@@ -121,7 +121,7 @@ async fn rejects_an_answer_to_another_command() {
 }
 
 #[tokio::test]
-async fn a_reply_to_no_command_ends_the_connection() {
+async fn a_reply_without_a_command_ends_the_connection() {
     let (client, _events, mut peer) = connect(PATIENCE);
     peer.write("250 OK\r\n").await;
     timeout(PATIENCE, client.closed()).await.unwrap();

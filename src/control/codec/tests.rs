@@ -99,7 +99,7 @@ fn decodes_replies_of_tor_0_4_9_11() {
 }
 
 #[test]
-fn data_are_unstuffed_and_their_lines_end_in_lf() {
+fn data_is_unstuffed_and_its_lines_end_in_lf() {
     let messages = decode(b"250+config-text=\r\nA 1\r\n..x\r\n..\r\n\r\n250 not the end\r\n.\r\n250 OK\r\n");
     let data = "A 1\n.x\n.\n\n250 not the end\n".to_owned();
     let first = Line { text: "config-text=".to_owned(), data: Some(data) };
@@ -107,7 +107,7 @@ fn data_are_unstuffed_and_their_lines_end_in_lf() {
 }
 
 #[test]
-fn empty_data_are_not_missing_data() {
+fn empty_data_differs_from_missing_data() {
     assert_eq!(decode(b"250+x=\r\n.\r\n250 OK\r\n")[0].lines[0].data.as_deref(), Some(""));
 }
 

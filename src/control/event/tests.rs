@@ -22,7 +22,7 @@ fn hs_desc(action: HsDescAction, hsdir: Option<[u8; 20]>, id: Option<&str>, reas
     })
 }
 
-/// These lines were written by tor 0.4.9.11 on a private network.
+/// The lines in this test were written by tor 0.4.9.11 on a private network.
 #[test]
 fn parses_hs_desc_of_tor_0_4_9_11() {
     use HsDescAction::{Created, Failed, Requested, Uploaded};
@@ -43,7 +43,8 @@ fn parses_hs_desc_of_tor_0_4_9_11() {
     }
 }
 
-/// These forms of control-spec, section 4.1.25, have not been seen in practice.
+/// The forms in this test are from control-spec, section 4.1.25. They have not been seen in
+/// practice.
 #[test]
 fn parses_hs_desc_of_the_specification() {
     use HsDescAction::{Failed, Ignore, Received, Upload};

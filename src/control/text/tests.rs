@@ -25,8 +25,8 @@ proptest! {
         let mut bytes = Vec::new();
         push_quoted(&text, &mut bytes);
         prop_assert!(bytes.len() <= 2 * text.len() + 2);
-        // Like tor's command parser, this takes any byte after a backslash literally and ends at
-        // the first unescaped quote.
+        // Like tor's command parser, this loop treats any byte after a backslash literally and ends
+        // at the first unescaped quote.
         let mut read = Vec::new();
         let mut inner = bytes[1..].iter();
         while let Some(byte) = inner.next().filter(|byte| **byte != b'"') {
@@ -46,7 +46,7 @@ proptest! {
     }
 
     #[test]
-    fn data_never_leave_the_block(data in "([.\r\n]|.){0,40}") {
+    fn data_never_breaks_out_of_the_block(data in "([.\r\n]|.){0,40}") {
         let mut bytes = b"250+x=\r\n".to_vec();
         push_data(&data, &mut bytes);
         bytes.extend_from_slice(b"250 OK\r\n");

@@ -229,7 +229,7 @@ fn keys() -> Vec<Refused> {
             .operator(format!("spec.masterKey.onionAddress: {form}"))
             .schema("spec.masterKey.onionAddress"),
         of_key("onionAddress", json!(mistyped))
-            .operator("spec.masterKey.onionAddress: the checksum of the onion address is wrong; check the address for typing errors"),
+            .operator("spec.masterKey.onionAddress: the checksum of the onion address is wrong; check the address for typos"),
         Refused::spec(json!({"deletionPolicy": "Keep"})).schema("spec.deletionPolicy"),
         external(&[EXTERNAL, "x"]).both(format!("spec.externalBackends[1].onionAddress: {form}")),
         external(&[&EXTERNAL.replace("ryd.", "rye.")])
@@ -239,7 +239,7 @@ fn keys() -> Vec<Refused> {
             .operator(format!("spec.externalBackends[0].onionAddress: {form}"))
             .schema("spec.externalBackends.onionAddress"),
         external(&[&mistyped]).operator(
-            "spec.externalBackends[0].onionAddress: the checksum of the onion address is wrong; check the address for typing errors",
+            "spec.externalBackends[0].onionAddress: the checksum of the onion address is wrong; check the address for typos",
         ),
         external(&[EXTERNAL, EXTERNAL])
             .operator("spec.externalBackends[1].onionAddress: is listed twice; list each backend once")

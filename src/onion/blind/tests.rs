@@ -45,9 +45,9 @@ mod tor_blinding_basics {
     }
 }
 
-/// Test vectors of C tor's `src/test/ed25519_vectors.inc`: expanded secret key, blinding parameter,
-/// blinded secret key, blinded public key. Of its ten vectors, these are the first, one from the
-/// middle, and the two whose parameters need clamping.
+/// Test vectors from C tor's `src/test/ed25519_vectors.inc`. Each consists of an expanded secret
+/// key, a blinding parameter, a blinded secret key and a blinded public key. Of the ten vectors in
+/// the file, these are the first, one from the middle, and the two whose parameters need clamping.
 const TOR_VECTORS: [[&str; 4]; 4] = [
     [
         "c0a4de23cc64392d85aa1da82b3defddbea946d13bb053bf8489fa9296281f495022f1f7ec0dcf52f07d4c7965c4eaed121d5d88d0a8ff546b06116a20e97755",

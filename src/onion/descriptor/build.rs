@@ -16,7 +16,7 @@ use crate::onion::document::push_object;
 use crate::onion::{BlindedKeypair, Discovery, OnionAddress};
 
 const LIFETIME_MINUTES: u32 = 180;
-/// The minimum lifetime of the certificates, C tor's `HS_DESC_CERT_LIFETIME`.
+/// The minimum lifetime of a descriptor's certificates, which is C tor's `HS_DESC_CERT_LIFETIME`.
 const CERT_LIFETIME: Duration = Duration::from_secs(54 * 3600);
 const SECONDS_PER_HOUR: u64 = 3600;
 
@@ -37,8 +37,8 @@ impl DescriptorKeys {
         Self { signing_key, client_auth: ClientAuth::generate(rng) }
     }
 
-    /// Changes which clients can open the descriptors that are built from now on. Setting the same
-    /// discovery again changes nothing.
+    /// Sets which clients can open the descriptors that are built from now on. Setting the current
+    /// value again has no effect.
     pub fn set_discovery(
         &mut self,
         key: &BlindedKeypair,
@@ -50,7 +50,7 @@ impl DescriptorKeys {
     }
 
     /// Builds, encrypts and signs a descriptor with exactly the layout that C tor uses. The
-    /// certificates are dated from `now`.
+    /// lifetime of the certificates is counted from `now`.
     pub fn build(
         &self,
         key: &BlindedKeypair,
@@ -91,7 +91,8 @@ impl fmt::Debug for DescriptorKeys {
     }
 }
 
-/// Returns the last full hour, from which C tor dates the certificates of introduction points.
+/// Rounds a time down to the full hour, from which C tor counts the lifetime of introduction point
+/// certificates.
 fn full_hour(now: SystemTime) -> SystemTime {
     let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds - seconds % SECONDS_PER_HOUR)

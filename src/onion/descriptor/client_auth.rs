@@ -1,5 +1,5 @@
 //! Client authorization in a descriptor (rend-spec-v3, section 2.5.1.2): the `auth-client` items of
-//! layer 1, and the descriptor cookie that layer 2 is encrypted with.
+//! layer 1, and the descriptor cookie, with which layer 2 is encrypted.
 
 use aes::Aes256;
 use ctr::Ctr128BE;
@@ -14,12 +14,13 @@ use super::random;
 use crate::onion::blind::Subcredential;
 use crate::onion::client_auth::{ClientSecretKey, Discovery};
 
-/// C tor fills the `auth-client` items up to a multiple of this number with dummies. Without client
-/// authorization it writes dummies only.
+/// The number of `auth-client` items is padded with dummies to a multiple of this value, as in C
+/// tor. Without client authorization, all items are dummies.
 const MULTIPLE: usize = 16;
 const COOKIE_LEN: usize = 16;
 
-/// The descriptor cookie, the secret of the authorized clients that layer 2 is encrypted with.
+/// The descriptor cookie, a secret that encrypts layer 2 and is available only to authorized
+/// clients.
 pub(super) type Cookie = Zeroizing<[u8; COOKIE_LEN]>;
 
 /// The content of an `auth-client` item: a client's id, an IV and the encrypted descriptor cookie,
@@ -31,8 +32,8 @@ pub(super) struct AuthClient {
     pub cookie: [u8; COOKIE_LEN],
 }
 
-/// The client authorization of a time period's descriptors. It stays the same for as long as the
-/// set of clients does.
+/// The client authorization data of a time period's descriptors. It changes only when the set of
+/// clients changes.
 pub(super) struct ClientAuth {
     ephemeral: ClientSecretKey,
     discovery: Discovery,
@@ -50,9 +51,9 @@ impl ClientAuth {
         Self { ephemeral, discovery: Discovery::Open, cookie: None, clients }
     }
 
-    /// Changes which clients can open layer 2. As in C tor, every `auth-client` item is regenerated
+    /// Sets which clients can open layer 2. As in C tor, every `auth-client` item is regenerated
     /// and the ephemeral key is kept. Unlike C tor, the cookie is regenerated as well, so that a
-    /// client that is no longer authorized cannot use the cookie it knows.
+    /// client that is no longer authorized cannot use the old cookie.
     pub(super) fn set(&mut self, subcredential: &Subcredential, discovery: &Discovery, rng: &mut impl CryptoRng) {
         if self.discovery == *discovery {
             return;
@@ -91,14 +92,13 @@ impl ClientAuth {
     }
 }
 
-/// Adds dummies up to a multiple of 16 items. An empty list is filled with 16 dummies.
+/// Pads the list with dummies to a multiple of 16 items. An empty list becomes 16 dummies.
 fn fill_up(clients: &mut Vec<AuthClient>, rng: &mut impl CryptoRng) {
     let wanted = clients.len().max(1).next_multiple_of(MULTIPLE);
     clients.resize_with(wanted, || AuthClient { id: random(rng), iv: random(rng), cookie: random(rng) });
 }
 
-/// Returns the descriptor cookie for the owner of this client key, or None if no item is meant for
-/// this client.
+/// Decrypts the descriptor cookie with this client key. Returns None if no item is for this client.
 pub(super) fn find_cookie(
     subcredential: &Subcredential,
     client: &ClientSecretKey,

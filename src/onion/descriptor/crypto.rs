@@ -18,8 +18,8 @@ pub(super) const MESSAGE_TAG: &str = "MESSAGE";
 pub(super) const SALT_LEN: usize = 16;
 const MAC_LEN: usize = 32;
 
-/// An encrypted layer of a descriptor. Each layer has its own keys, so that one layer is never
-/// accepted in place of the other.
+/// An encrypted layer of a descriptor. Each layer has its own keys, so that neither layer can be
+/// mistaken for the other.
 #[derive(Clone, Copy)]
 pub(super) enum Layer<'a> {
     /// Layer 1, in the `superencrypted` object of the outer layer.
@@ -29,7 +29,7 @@ pub(super) enum Layer<'a> {
     Two(Option<&'a Cookie>),
 }
 
-/// The inputs that the keys of both layers are derived from.
+/// The inputs from which the keys of both layers are derived.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LayerSecret {
     pub blinded: BlindedPublicKey,
@@ -103,7 +103,8 @@ impl LayerKeys {
         Ctr128BE::<Aes256>::new(&self.secret_key.into(), &self.secret_iv.into()).apply_keystream(data);
     }
 
-    /// Computes `H(INT_8(len(MAC_KEY)) | MAC_KEY | INT_8(len(SALT)) | SALT | ENCRYPTED)`.
+    /// Computes the MAC of an encrypted layer:
+    /// `H(INT_8(len(MAC_KEY)) | MAC_KEY | INT_8(len(SALT)) | SALT | ENCRYPTED)`.
     fn mac(&self, salt: &[u8; SALT_LEN], encrypted: &[u8]) -> [u8; MAC_LEN] {
         <Sha3_256 as Digest>::new()
             .chain(32_u64.to_be_bytes())

@@ -8,28 +8,28 @@ use super::DescriptorError;
 
 pub(super) const FLOW_CONTROL: &str = "flow-control";
 
-/// The greatest version number of a protocol (dir-spec, "Subprotocol versions").
+/// The highest version number that a subprotocol can have (dir-spec, "Subprotocol versions").
 const MAX_VERSION: u8 = 63;
 
-/// The supported versions of the `FlowCtrl` protocol and the SENDME increment, for example `1-2 31`.
-/// The increment is the number of cells after which a SENDME is sent.
+/// The supported versions of the `FlowCtrl` protocol, and the SENDME increment, for example
+/// `1-2 31`. The increment is the number of cells after which a SENDME is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FlowControl {
-    /// The supported versions as a bit set, with bit n set for version n.
+    /// The supported versions as a bit set, in which bit n is set for version n.
     versions: u64,
     sendme_increment: u8,
 }
 
 impl FlowControl {
-    /// Returns the flow control that both services support, if any. A client takes the increment
-    /// from the descriptor and a service uses its own, so with different increments the two would
-    /// count differently.
+    /// Returns the flow control that both services support, if any. Both services must have the
+    /// same SENDME increment: a client uses the increment from the descriptor and a service uses
+    /// its own, so with unequal increments the two would count differently.
     pub fn agreed(self, other: Self) -> Option<Self> {
         let versions = self.versions & other.versions;
         (versions != 0 && self.sendme_increment == other.sendme_increment).then_some(Self { versions, ..self })
     }
 
-    /// Returns true if `version` of the protocol is supported.
+    /// Returns true if this version of the `FlowCtrl` protocol is supported.
     fn speaks(self, version: u8) -> bool {
         self.versions & (1 << version) != 0
     }
@@ -38,8 +38,9 @@ impl FlowControl {
 impl FromStr for FlowControl {
     type Err = DescriptorError;
 
-    /// Parses the arguments of the item. Arguments that a later version may add are ignored. An
-    /// increment of 0 is an error, because clients reject the whole descriptor for it.
+    /// Parses the arguments of a `flow-control` item. Additional arguments, which a later version
+    /// may define, are ignored. An increment of 0 is an error, because clients would reject the
+    /// whole descriptor.
     fn from_str(text: &str) -> Result<Self, DescriptorError> {
         let malformed = DescriptorError::Malformed(FLOW_CONTROL);
         let mut arguments = text.split_ascii_whitespace();
@@ -62,12 +63,14 @@ fn version(text: &str) -> Option<u8> {
     number(text).filter(|version| *version <= MAX_VERSION)
 }
 
-/// Parses digits only, because `u8::from_str` also accepts a leading plus sign.
+/// Parses a number that consists only of decimal digits. `u8::from_str` would also accept a leading
+/// plus sign.
 fn number(text: &str) -> Option<u8> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
-/// Formats the versions as tor does, as ascending ranges that are as long as possible.
+/// Formats the versions as tor does, in ascending order and with consecutive versions merged into
+/// ranges.
 impl fmt::Display for FlowControl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";

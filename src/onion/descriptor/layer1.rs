@@ -76,7 +76,7 @@ pub(super) fn write(ephemeral_key: &[u8; 32], clients: &[AuthClient], encrypted:
     text.push_str(ENCRYPTED);
     text.push('\n');
     push_object(&mut text, MESSAGE_TAG, encrypted);
-    // C tor writes no line end after the last line of layer 1.
+    // C tor writes no newline after the last line of layer 1.
     text.pop();
     let mut padded = text.into_bytes();
     padded.resize(padded.len().next_multiple_of(PADDING), 0);

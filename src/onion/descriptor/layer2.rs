@@ -24,7 +24,7 @@ const ENC_KEY_CERT: &str = "enc-key-cert";
 const LEGACY_KEY: &str = "legacy-key";
 const LEGACY_KEY_CERT: &str = "legacy-key-cert";
 
-/// The handshake type that every client needs.
+/// The ntor handshake type, which every client needs.
 const CREATE2_NTOR: u16 = 2;
 const NTOR: &str = "ntor";
 
@@ -42,8 +42,8 @@ pub(super) fn parse(text: &str, signing_key: &[u8; 32], now: SystemTime) -> Resu
             CREATE2_FORMATS => return Err(DescriptorError::Repeated(CREATE2_FORMATS)),
             INTRO_AUTH_REQUIRED => {
                 let kinds: Vec<String> = item.arguments().map(str::to_owned).collect();
-                // An argument that cannot be written again would keep the points of all backends
-                // out of the merged descriptor.
+                // An argument that cannot be encoded again would make it impossible to build the
+                // merged descriptor, for all backends.
                 let usable = !kinds.is_empty() && kinds.iter().all(|kind| is_word(kind));
                 set_once(&mut auth_required, INTRO_AUTH_REQUIRED, usable.then_some(kinds))?;
             }
@@ -108,7 +108,7 @@ impl PointItems {
     fn add(&mut self, item: &Item<'_>) -> Result<(), DescriptorError> {
         let mut arguments = item.arguments();
         match item.keyword {
-            // Keys of unknown kinds may appear next to the ntor key.
+            // Keys of unknown types may appear next to the ntor key.
             ONION_KEY | ENC_KEY if arguments.next() != Some(NTOR) => Ok(()),
             ONION_KEY => set_once(&mut self.onion_key, ONION_KEY, arguments.next().and_then(base64_array)),
             ENC_KEY => set_once(&mut self.enc_key, ENC_KEY, arguments.next().and_then(base64_array)),
@@ -131,8 +131,8 @@ impl PointItems {
                 .map_err(|error| DescriptorError::Certificate(name, error))
         };
         let auth_key = certified(AUTH_KEY, self.auth_key_cert, CertType::IntroAuthKey)?;
-        // The key must be on the curve even if its certificate is valid: arti rejects the whole
-        // descriptor, and with it every other point, for a key that is not.
+        // The key must be on the curve even if its certificate is valid. Otherwise arti would
+        // reject the whole descriptor, and with it every other introduction point.
         VerifyingKey::from_bytes(&auth_key).map_err(|_| DescriptorError::Malformed(AUTH_KEY))?;
         let mut enc_key_ed25519 = certified(ENC_KEY_CERT, self.enc_key_cert, CertType::IntroEncKey)?;
         let enc_key = self.enc_key.ok_or(DescriptorError::Missing(ENC_KEY))?;
@@ -140,8 +140,8 @@ impl PointItems {
         if equivalent.ok() != Some(enc_key) {
             return Err(DescriptorError::Malformed(ENC_KEY_CERT));
         }
-        // Tor writes the equivalent with sign bit 0, and arti rejects a descriptor that contains
-        // the other one.
+        // Tor writes the ed25519 equivalent with its sign bit clear, and arti rejects a descriptor
+        // in which this bit is set.
         enc_key_ed25519[31] &= 0x7f;
         Ok(IntroductionPoint {
             link_specifiers: self.link_specifiers,
@@ -154,8 +154,8 @@ impl PointItems {
     }
 }
 
-/// Formats layer 2. The certificates are signed by `signing_key` and cover `validity`, a start time
-/// and a lifetime.
+/// Formats layer 2. The certificates are signed by `signing_key`, and `validity` is their start
+/// time and lifetime.
 pub(super) fn write(
     content: &ServiceContent,
     signing_key: &SigningKey,

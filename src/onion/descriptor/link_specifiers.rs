@@ -6,12 +6,12 @@ const IPV6: u8 = 1;
 const RSA_IDENTITY: u8 = 2;
 const ED25519_IDENTITY: u8 = 3;
 
-/// Returns the RSA identity digest of encoded link specifiers, which have the form
+/// Returns the RSA identity digest from encoded link specifiers, which have the form
 /// `NSPEC[1] { LSTYPE[1] LSLEN[1] LSPEC[LSLEN] }`.
 ///
-/// Returns None if the specifiers are malformed: data is left over or missing, a known type has a
-/// wrong length, or the number of RSA identities is not exactly one. A client needs this identity,
-/// and two of them would make the relay ambiguous.
+/// Returns None if the specifiers are malformed: data is missing or left over, a known type has the
+/// wrong length, or there is not exactly one RSA identity. A client needs an RSA identity, and a
+/// second one would make the relay ambiguous.
 pub(super) fn rsa_identity(encoded: &[u8]) -> Option<[u8; 20]> {
     let ([count], mut rest) = encoded.split_first_chunk()?;
     let mut identity = None;

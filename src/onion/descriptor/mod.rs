@@ -31,33 +31,33 @@ use super::BlindedPublicKey;
 use super::cert::CertError;
 use super::document::DocumentError;
 
-/// The exclusive maximum length of a descriptor in bytes, the default of the consensus parameter
-/// `HSV3MaxDescriptorSize`.
+/// The exclusive upper limit on the length of a descriptor in bytes, which is the default of the
+/// consensus parameter `HSV3MaxDescriptorSize`.
 pub const MAX_LEN: usize = 50_000;
-/// The maximum number of introduction points in a descriptor. Clients reject a descriptor with
+/// The maximum number of introduction points in a descriptor. Clients reject a descriptor that has
 /// more.
 pub const MAX_INTRODUCTION_POINTS: usize = 20;
-/// The maximum number of authorized clients of a service. With fewer introduction points more
-/// clients would fit, but the set of admitted clients must not depend on the current number of
-/// points.
+/// The maximum number of authorized clients of a service. More clients would fit next to fewer
+/// introduction points, but the set of admitted clients must not depend on the current number of
+/// introduction points.
 pub const MAX_AUTHORIZED_CLIENTS: usize = 128;
 
-/// Returns the number of introduction points that always fit next to this many authorized clients,
-/// up to [`MAX_AUTHORIZED_CLIENTS`].
+/// Returns the number of introduction points that always fit into a descriptor with this many
+/// authorized clients, of which there may be up to [`MAX_AUTHORIZED_CLIENTS`].
 ///
-/// Layer 1 is padded to a multiple of 10,000 bytes, and with 40,000 bytes the descriptor would be
-/// too long. The result allows each point 96 bytes of link specifiers (tor writes at most 85) and
-/// leaves about 400 bytes of layer 2 for everything else.
+/// Layer 1 is padded to a multiple of 10,000 bytes, and a layer 1 of 40,000 bytes would make the
+/// descriptor too long. The result allows each point 96 bytes of link specifiers (tor writes at
+/// most 85) and leaves about 400 bytes of layer 2 for everything else.
 pub fn max_points_beside(clients: usize) -> usize {
     if clients > 112 { MAX_INTRODUCTION_POINTS - 1 } else { MAX_INTRODUCTION_POINTS }
 }
 
-/// One introduction point as its service published it. The certificates of the original descriptor
-/// are left out, because they are reissued with the signing key of each new descriptor.
+/// An introduction point as its service published it, without the certificates of the original
+/// descriptor. The certificates are reissued with the signing key of each new descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct IntroductionPoint {
-    /// The encoded link specifiers (count, then type, length and data of each), known to be
-    /// well-formed.
+    /// The encoded link specifiers (a count, then the type, length and data of each), which are
+    /// always well-formed.
     pub link_specifiers: Vec<u8>,
     /// The ntor onion key of the relay.
     pub onion_key: [u8; 32],
@@ -65,20 +65,20 @@ pub struct IntroductionPoint {
     pub auth_key: [u8; 32],
     /// The x25519 encryption key.
     pub enc_key: [u8; 32],
-    /// The certified key of `enc-key-cert`, the ed25519 equivalent of `enc_key`.
+    /// The key that `enc-key-cert` certifies, which is the ed25519 equivalent of `enc_key`.
     pub enc_key_ed25519: [u8; 32],
-    /// True if the point has a `legacy-key`, which the network no longer uses. Such a point is not
-    /// merged.
+    /// True if the point has a `legacy-key`, which the network no longer uses. A point with a
+    /// `legacy-key` is not merged.
     pub legacy: bool,
 }
 
-/// The identity of a relay according to its link specifiers, by which a client recognizes its open
-/// introduction circuits.
+/// The RSA identity of an introduction point's relay. Clients use it to recognize introduction
+/// circuits that they have already opened.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RelayIdentity(pub [u8; 20]);
 
 impl IntroductionPoint {
-    /// Returns the RSA identity digest of the relay from the link specifiers, or zeros if these are
+    /// Returns the relay's RSA identity digest from the link specifiers, or zeros if they are
     /// malformed.
     pub fn relay(&self) -> RelayIdentity {
         RelayIdentity(link_specifiers::rsa_identity(&self.link_specifiers).unwrap_or_default())
@@ -105,7 +105,8 @@ pub struct ServiceContent {
 
 #[cfg(test)]
 impl ServiceContent {
-    /// Returns service content with these introduction points and the minimum of everything else.
+    /// Returns service content with these introduction points and otherwise only the mandatory
+    /// items.
     pub(crate) fn plain(introduction_points: Vec<IntroductionPoint>) -> Self {
         Self {
             create2_formats: vec![2],
@@ -118,7 +119,7 @@ impl ServiceContent {
     }
 }
 
-/// A descriptor whose signatures are checked and whose layers are decrypted.
+/// A descriptor with verified signatures and decrypted layers.
 #[derive(Debug, Clone)]
 pub struct Descriptor {
     /// The blinded key that signed the descriptor.
@@ -133,11 +134,11 @@ pub struct Descriptor {
     pub content: ServiceContent,
 }
 
-/// An error that explains why a descriptor is rejected or cannot be built. The text names the item
-/// at fault.
+/// An error that explains why a descriptor is rejected or cannot be built. The message names the
+/// faulty item.
 #[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
 pub enum DescriptorError {
-    /// The descriptor has 50,000 bytes or more.
+    /// The descriptor is at least 50,000 bytes long.
     #[error("a descriptor must be shorter than {MAX_LEN} bytes")]
     TooLong,
     /// A layer does not follow Tor's document format.
@@ -146,32 +147,33 @@ pub enum DescriptorError {
     /// A mandatory item is missing.
     #[error("{0} is missing")]
     Missing(&'static str),
-    /// An item that may appear once appears twice.
+    /// An item that may appear only once is repeated.
     #[error("{0} is repeated")]
     Repeated(&'static str),
     /// The arguments or the object of an item are malformed.
     #[error("{0} is malformed")]
     Malformed(&'static str),
-    /// Data follows the item that must be the last.
+    /// An item that must be the last one is followed by more data.
     #[error("{0} must be the last item")]
     Trailing(&'static str),
-    /// The certificate of this item is rejected.
+    /// The certificate in this item is invalid.
     #[error("{0}: {1}")]
     Certificate(&'static str, CertError),
-    /// The descriptor belongs to another blinded key, and hence to another service or time period.
+    /// The descriptor belongs to a different blinded key, and hence to a different service or time
+    /// period.
     #[error("the descriptor does not belong to the expected blinded key")]
     BlindedKey,
-    /// The signature is not a valid signature of the descriptor signing key.
+    /// The signature is not a valid signature by the descriptor signing key.
     #[error("the signature of the descriptor is wrong")]
     Signature,
-    /// An encrypted layer cannot be decrypted, because it belongs to another address or is damaged.
-    /// For the `encrypted` layer, the client may also be unauthorized.
+    /// A layer cannot be decrypted, because it belongs to a different address or is damaged. In the
+    /// case of the `encrypted` layer, the client may also be unauthorized.
     #[error("{0} cannot be decrypted")]
     Decryption(&'static str),
     /// The descriptor has more than 20 introduction points.
     #[error("a descriptor can have at most {MAX_INTRODUCTION_POINTS} introduction points")]
     TooManyPoints,
-    /// An introduction point has a legacy key and cannot be certified again.
+    /// An introduction point has a legacy key, so its certificates cannot be reissued.
     #[error("an introduction point with a legacy key cannot be put into a descriptor")]
     LegacyPoint,
 }
@@ -182,7 +184,8 @@ fn random<const N: usize>(rng: &mut impl CryptoRng) -> [u8; N] {
     bytes
 }
 
-/// Stores the value of an item that may appear once. Fails if the item is repeated or malformed.
+/// Stores the value of an item that may appear only once. Fails if the item is repeated or
+/// malformed.
 fn set_once<T>(place: &mut Option<T>, name: &'static str, value: Option<T>) -> Result<(), DescriptorError> {
     if place.is_some() {
         return Err(DescriptorError::Repeated(name));

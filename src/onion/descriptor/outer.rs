@@ -25,7 +25,7 @@ pub(super) const SIGNATURE: &str = "signature";
 pub(super) const SIGNATURE_PREFIX: &[u8] = b"Tor onion service descriptor sig v3";
 
 const VERSION: &str = "3";
-/// The longest lifetime that C tor accepts, twelve hours.
+/// The longest descriptor lifetime that C tor accepts, which is twelve hours.
 const MAX_LIFETIME_MINUTES: u32 = 12 * 60;
 
 /// A parsed outer layer whose signatures have not been checked.
@@ -89,14 +89,14 @@ impl UncheckedDescriptor {
         Err(DescriptorError::Missing(SIGNATURE))
     }
 
-    /// Returns the blinded key that the descriptor claims to be signed with.
+    /// Returns the blinded key with which the descriptor claims to be signed.
     pub fn blinded_key(&self) -> BlindedPublicKey {
         self.blinded_key
     }
 
     /// Checks every signature and certificate, and decrypts both layers as a client without
-    /// authorization. `blinded` is the key that the caller expects for this address and time
-    /// period.
+    /// authorization. `blinded` is the blinded key that the caller expects for this address and
+    /// time period.
     pub fn check(
         self,
         address: &OnionAddress,
@@ -106,8 +106,8 @@ impl UncheckedDescriptor {
         self.check_as(None, address, blinded, now)
     }
 
-    /// Checks the descriptor as [`check`](Self::check) does, but as a client with this key. Falls
-    /// back to opening it without the key if the service requires none or has no entry for this
+    /// Checks the descriptor like [`check`](Self::check), but as a client with this secret key.
+    /// Opens the descriptor without the key if the service requires no key or has no entry for this
     /// client.
     pub fn check_as(
         self,
@@ -139,8 +139,8 @@ impl UncheckedDescriptor {
 }
 
 impl UncheckedDescriptor {
-    /// Decrypts layers 1 and 2 and returns their unchecked texts, for inspecting the layout of a
-    /// descriptor.
+    /// Decrypts layers 1 and 2 and returns their unchecked texts, so that the layout of a
+    /// descriptor can be inspected.
     pub fn open_layers(
         &self,
         client: Option<&ClientSecretKey>,
@@ -174,7 +174,7 @@ pub(super) fn signed_part(text: &str) -> Vec<u8> {
     [SIGNATURE_PREFIX, text.as_bytes()].concat()
 }
 
-/// Decrypts a layer and strips its padding, which may consist of zeros only.
+/// Decrypts a layer and strips its padding, which must consist of zeros.
 fn open(secret: &LayerSecret, layer: Layer<'_>, blob: &[u8]) -> Result<String, DescriptorError> {
     let name = match layer {
         Layer::One => SUPERENCRYPTED,
@@ -203,8 +203,8 @@ fn parse_signature(item: &Item<'_>, text: &str) -> Result<Signature, DescriptorE
         .ok_or(DescriptorError::Malformed(SIGNATURE))
 }
 
-/// Parses a number of decimal digits only, because `u64::from_str` also accepts a leading plus
-/// sign.
+/// Parses a number that consists only of decimal digits. `u64::from_str` would also accept a
+/// leading plus sign.
 fn decimal(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }

@@ -1,5 +1,5 @@
-//! Tests of restricted discovery: which clients can open a descriptor, and which parts stay the
-//! same while the set of clients does.
+//! Tests of restricted discovery: which clients can open a descriptor, and which of its parts
+//! change only when the set of clients changes.
 
 use std::collections::BTreeSet;
 
@@ -119,8 +119,8 @@ fn a_revoked_client_cannot_use_the_cookie_it_knew() {
     for client in &all[1..] {
         assert_eq!(service.open(&after, Some(client)), Ok(content(3)));
     }
-    // C tor keeps the ephemeral key, and so the ids of the remaining clients. Everything else is
-    // regenerated.
+    // As in C tor, the ephemeral key is kept, and with it the ids of the remaining clients.
+    // Everything else is regenerated.
     let [before, after] = [before, after].map(|text| service.layer1(&text));
     assert_eq!(before.ephemeral_key, after.ephemeral_key);
     let ids = |layer1: &Layer1| layer1.clients.iter().map(|item| item.id).collect::<BTreeSet<_>>();
@@ -129,7 +129,7 @@ fn a_revoked_client_cannot_use_the_cookie_it_knew() {
     assert_eq!(ivs(&before).intersection(&ivs(&after)).count(), 0);
 }
 
-/// Introduction points with the longest permitted link specifiers.
+/// Returns service content whose introduction points have the longest permitted link specifiers.
 fn longest_points(count: usize) -> ServiceContent {
     let mut content = content(20);
     content.introduction_points.truncate(count);
@@ -158,7 +158,7 @@ fn the_promised_number_of_points_fits_next_to_the_clients() {
     assert_eq!(service.build(&longest_points(20)), Err(DescriptorError::TooLong));
     service.set(&restricted(&all));
     assert_eq!(service.build(&longest_points(19)), Err(DescriptorError::TooLong));
-    // Without IPv6, tor's link specifiers have 65 bytes.
+    // Without IPv6, tor's link specifiers are 65 bytes long.
     service.set(&restricted(&all[1..]));
     let mut usual = content(20);
     usual.introduction_points.iter_mut().for_each(|point| {

@@ -1,5 +1,5 @@
-//! Tests of the texts that the parsers of the encrypted layers reject. Anyone who knows the address
-//! can encrypt these layers.
+//! Tests that give malformed texts to the parsers of the encrypted layers. Anyone who knows the
+//! address can encrypt these layers.
 
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
@@ -82,7 +82,7 @@ fn layer2_rejects_malformed_texts() {
         assert_eq!(parse("1-2 31", flow_control), malformed("flow-control"), "{flow_control}");
     }
     assert_eq!(parse("flow", "intro-auth-required\nflow"), malformed("intro-auth-required"));
-    // Found by fuzzing: this argument could be read but not written.
+    // Found by fuzzing: this argument could be parsed but not encoded again.
     assert_eq!(parse("flow", "intro-auth-required ed25519\u{13}\nflow"), malformed("intro-auth-required"));
     assert_eq!(parse("introduction-point ", "introduction-point AQ"), malformed("introduction-point"));
     assert_eq!(parse("onion-key ntor ", "onion-key ntor AA"), malformed("onion-key"));
@@ -97,7 +97,7 @@ fn layer2_rejects_malformed_texts() {
 #[test]
 fn layer2_checks_every_certificate() {
     let text = layer2_text(1);
-    // Certificates for the keys of another point, and by another signing key.
+    // Certificates for another point's keys, and certificates signed by another signing key.
     let certificate = |text: &str, keyword: &str| {
         let (_, after) = text.split_once(&format!("\n{keyword}\n")).unwrap();
         after[..=after.find("-----END").unwrap()].to_owned()

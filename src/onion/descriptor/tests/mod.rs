@@ -1,5 +1,5 @@
-//! Tests of whole descriptors, which parse a descriptor of C tor and compare our own descriptors
-//! with it.
+//! Tests of whole descriptors. They parse a descriptor that C tor created, and compare our own
+//! descriptors with it.
 
 use std::time::Duration;
 
@@ -16,18 +16,19 @@ use crate::onion::{MasterKey, OnionAddress, TimePeriod};
 mod client_auth;
 mod layers;
 
-/// The answer of C tor 0.4.9.11 to `GETINFO hs/service/desc/id/…` on a private network, under
-/// `PublishHidServDescriptors 0`. The service key was discarded together with the network.
+/// The reply of C tor 0.4.9.11 to `GETINFO hs/service/desc/id/…` on a private network with
+/// `PublishHidServDescriptors 0`. The service key was discarded along with the network.
 const TOR_TEXT: &str = include_str!("../testdata/c-tor-0.4.9.11.txt");
 const TOR_ADDRESS: &str = "nhw5ynlrxjpmx2d7rq7naakduxzagtwb74xs42l3mevcgegyitfvojyd.onion";
 const TOR_SECRET_KEY: &str = "f0f1981cd440a8406d580243592bfb4c097791ccd99ccd393e3e1d979968b351\
                               6c32f0431b7377370c350d9759fb07c2b4ded3782a08e87125803eb97f8f4dde";
 const TOR_NOW: u64 = 1_795_378_362;
-/// The time period according to that tor's log: "Setting rev counter for TP #3740370: SRV started
-/// at 1795377600, now 1795378347 (current)".
+/// The time period of `TOR_TEXT`, according to tor's log: "Setting rev counter for TP #3740370: SRV
+/// started at 1795377600, now 1795378347 (current)".
 const TOR_PERIOD: TimePeriod = TimePeriod { number: 3_740_370, length_minutes: 8 };
-/// The introduction points of layer 2 as Python stem 1.8.2 decodes them: link specifiers, onion
-/// key, enc key, key of auth-key, key of enc-key-cert.
+/// The introduction points in layer 2 of `TOR_TEXT` as Python stem 1.8.2 decodes them: the link
+/// specifiers, the onion key, the encryption key, and the keys that `auth-key` and `enc-key-cert`
+/// certify.
 const TOR_POINTS: [[&str; 5]; 3] = [
     [
         "AwAGfwAAAVIIAhRoeQBDCo5BkJk5MLS47VaeQAwgUwMgFSgVgMzPi5RWjKivdsrtEyQi9RaLU0NXgm8RCcJ3rhw=",
@@ -51,7 +52,7 @@ const TOR_POINTS: [[&str; 5]; 3] = [
         "a7b3e78e2c5dcf54c83ac8cf9ecbdaa6d0d47f1688c3bfe6e15dc8f0cb974a50",
     ],
 ];
-/// The plaintext lengths of layer 1 (without padding) and layer 2, according to stem.
+/// The plaintext lengths of layer 1 (without padding) and layer 2 of `TOR_TEXT`, according to stem.
 const TOR_LAYER_LENGTHS: (usize, usize) = (4399, 2264);
 
 pub(super) fn at(seconds: u64) -> SystemTime {
@@ -87,7 +88,7 @@ fn tor_content() -> ServiceContent {
     ServiceContent { flow_control: "1-2 31".parse().ok(), ..ServiceContent::plain(introduction_points) }
 }
 
-/// Returns service content with the given number of introduction points, all different.
+/// Returns service content with the given number of distinct introduction points.
 pub(super) fn content(points: u8) -> ServiceContent {
     let point = |index: u8| {
         let key = SigningKey::from_bytes(&[index; 32]).verifying_key();
@@ -155,8 +156,8 @@ fn derives_the_same_keys_and_revision_counters_as_c_tor() {
     assert_eq!(key.blind(next).revision_counter(1_795_378_347 - 1_795_378_080), 8_962_435);
 }
 
-/// Only certificates, salts and encrypted data may differ. Every other line and every length must
-/// be the same.
+/// Only certificates, salts and encrypted data may differ from C tor's descriptor. Every other line
+/// and every length must match.
 #[test]
 fn builds_descriptors_with_the_layout_of_c_tor() {
     let built = build_tor(&tor_content()).unwrap();
@@ -254,8 +255,8 @@ fn refuses_to_build_a_descriptor_that_it_would_not_parse() {
     );
 }
 
-/// arti rejects a whole descriptor if one point has the other sign bit, or an authentication key
-/// that is not on the curve.
+/// arti rejects a whole descriptor if the sign bit of one point's ed25519 encryption key is set, or
+/// if a point's authentication key is not on the curve.
 #[test]
 fn rejects_or_repairs_points_that_would_invalidate_the_descriptor() {
     let mut negative = content(3);
