@@ -74,7 +74,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn links_lead_somewhere() {
+fn every_link_leads_to_an_existing_page_and_heading() {
     let (mut faults, mut count) = (Vec::new(), 0);
     for page in files(source_tree(), ".md") {
         let text = read(&page);
@@ -180,7 +180,7 @@ fn the_table_of_conditions_has_exactly_the_reasons_of_the_source() {
 }
 
 #[test]
-fn the_helpers_see_what_they_should() {
+fn the_helpers_parse_a_sample_page() {
     let page = "# One `two`\n[a](b.md#c) `[x](no)`\n```sh\n# [y](no)\n```\n## Three, four?\n## Three four\n";
     assert_eq!(links(page), ["b.md#c"]);
     assert_eq!(anchors(page), ["one-two", "three-four", "three-four-1"].map(ToOwned::to_owned).into());
