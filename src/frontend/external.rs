@@ -123,7 +123,7 @@ impl ExternalBackends {
         } else if self.scheduler.states().any(|(known, _)| known == address)
             && self.messages.get(&address) != Some(&message)
         {
-            tracing::warn!(%address, message, "a part of an external backend cannot be published");
+            tracing::warn!(%address, message, "an external backend is not fully published");
             self.messages.insert(address, message);
         }
     }
@@ -147,7 +147,7 @@ impl ExternalBackends {
                     inputs.push(Input::Backend(id(&address), content));
                 }
                 FetchOutput::Lost(address) => {
-                    tracing::warn!(%address, "an external backend has aged out");
+                    tracing::warn!(%address, "an external backend is no longer used");
                     inputs.push(Input::BackendLost(id(&address)));
                 }
             }

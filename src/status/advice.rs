@@ -1,14 +1,14 @@
-//! The next step for a condition that is not True, by its reason. The condition's message says what
-//! is wrong; the advice says where to look, with commands.
+//! Suggests the next step for a condition that is not True, based on its reason. The condition's
+//! message explains the problem; the advice adds a remedy, usually a command.
 
 use crate::crd::Reason;
 
-/// Returns the advice for a reason, if it is a known reason of a condition that is not True.
+/// Returns the advice for a reason, or None if the reason is unknown or requires no action.
 pub fn action(reason: &str, namespace: &str, name: &str) -> Option<String> {
     advice(Reason::parse(reason)?, namespace, name)
 }
 
-/// The service that a piece of advice is about.
+/// The service to which a piece of advice applies.
 struct Subject<'a> {
     namespace: &'a str,
     name: &'a str,
@@ -65,7 +65,7 @@ fn advice(reason: Reason, namespace: &str, name: &str) -> Option<String> {
     })
 }
 
-/// Returns the advice for the reasons that concern pods, targets and publishing.
+/// Returns the advice for reasons that concern pods, targets and publishing.
 fn pods_or_publishing(reason: Reason, subject: &Subject<'_>) -> Option<String> {
     let Subject { namespace, name } = subject;
     Some(match reason {

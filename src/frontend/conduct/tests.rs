@@ -287,7 +287,7 @@ fn a_call_without_an_answer_fails_and_is_repeated() {
     conduct.handle(Event::Tick, at(3));
     assert!(conduct.poll_output().is_none());
     conduct.handle(Event::Tick, at(4));
-    assert_eq!(conduct.poll_timeout(), seconds(5), "the call fails at its deadline at the latest");
+    assert_eq!(conduct.poll_timeout(), seconds(5), "the next tick is due after a second at the latest");
     conduct.handle(Event::Tick, at(6));
     let second = read_call(&mut conduct);
     assert_ne!(first, second);
