@@ -62,7 +62,7 @@ pub(super) enum Command {
 /// The directories that the publisher and `init` share with tor.
 #[derive(Debug, clap::Args)]
 pub(super) struct Paths {
-    /// Directory of tor's control socket: a memory volume that is shared with tor
+    /// Directory of tor's control socket, a memory volume shared with tor
     #[arg(long, global = true, default_value = "/run/onionbalance")]
     pub(super) run_dir: PathBuf,
     /// Tor's `DataDirectory`
@@ -107,10 +107,10 @@ pub struct PublisherArgs {
     /// Directory with the master key in tor's format (`hs_ed25519_secret_key`)
     #[arg(long, default_value = "/etc/onionbalance/master-key")]
     pub(super) master_key_dir: PathBuf,
-    /// Onion address that the master key must have; the publisher waits while it finds another key
+    /// Onion address to which the master key must belong; the publisher waits until it does
     #[arg(long, env = "ONION_ADDRESS")]
     pub(super) onion_address: Option<OnionAddress>,
-    /// Seconds after which a backend is left out if its agent does not answer
+    /// Number of seconds without an answer from its agent after which a backend is left out
     #[arg(long, default_value_t = 8)]
     backend_silence_seconds: u32,
     /// Address to listen on [default: all, IPv6 and IPv4]
@@ -122,7 +122,7 @@ pub struct PublisherArgs {
     /// Port of the metrics
     #[arg(long, default_value_t = METRICS_PORT)]
     metrics_port: u16,
-    /// Port of tor's own metrics on the loopback, which are served at `/tor/metrics`
+    /// Port of tor's own metrics on the loopback interface; they are served at `/tor/metrics`
     #[arg(long, default_value_t = TOR_METRICS_PORT)]
     tor_metrics_port: u16,
 }

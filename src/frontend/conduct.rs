@@ -80,7 +80,7 @@ struct Attempt {
 #[derive(Debug)]
 enum Phase {
     Reading,
-    /// Checks if another publisher could take over the Lease.
+    /// Checks whether another publisher could take over the Lease.
     Listing(Option<Box<Lease>>, Decision),
     /// Acquires or renews the Lease.
     Claiming,

@@ -26,8 +26,8 @@ pub(super) struct Object {
     pub(super) uid: String,
     /// True if the service is suspended, so that nothing may be published.
     pub(super) suspend: bool,
-    /// The mode that determines if HSDirs get different descriptors. An unknown mode is treated as
-    /// the default.
+    /// The mode that determines whether HSDirs get different descriptors. An unknown mode is
+    /// treated as the default.
     pub(super) distinct_descriptors: DistinctDescriptors,
     /// The restriction of discovery. None if every client can discover the service.
     pub(super) restriction: Option<Restriction>,

@@ -49,7 +49,8 @@ pub(super) struct Question {
     pub(super) leading: bool,
     /// The phase of the agent's pod.
     pub(super) phase: PodPhase,
-    /// The revision of the last answer. The agent need not send its descriptor again.
+    /// The revision of the last answer. While it is current, the agent need not send its descriptor
+    /// again.
     pub(super) known_revision: Option<Revision>,
 }
 

@@ -181,7 +181,7 @@ struct KnownCounters {
 
 #[derive(Debug)]
 struct FetchRound {
-    /// The time period that clients use.
+    /// The time period whose descriptor this round fetches.
     period: TimePeriod,
     /// The HSDirs that can still be asked in this round. The next one to ask is last.
     waiting: Vec<Fingerprint>,

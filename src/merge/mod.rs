@@ -56,7 +56,7 @@ pub enum Input {
     /// The clients that are authorized to read the introduction points. A change is published at
     /// once.
     Discovery(Arc<Discovery>),
-    /// The mode that determines if HSDirs get different descriptors. The default is
+    /// The mode that determines whether HSDirs get different descriptors. The default is
     /// [`Distinct::Auto`].
     Distinct(Distinct),
     /// True if this publisher holds the Lease. The default is false.

@@ -20,7 +20,7 @@ use crate::onion::{BlindedKeypair, Discovery, MasterKey, OnionAddress};
 /// valid longer than that.
 pub(super) const DESCRIPTOR_LIFETIME: Duration = Duration::from_secs(3 * 3600);
 /// The largest drift between the wall clock and the monotonic clock that is considered normal. A
-/// larger one means that someone set the wall clock. Certificates have a granularity of one hour.
+/// larger drift means that the wall clock was set. Certificates have a granularity of one hour.
 const CLOCK_SET: Duration = Duration::from_secs(30 * 60);
 /// The time by which the revision counter runs ahead of the clock after the first rejection. Each
 /// further rejection quadruples it.

@@ -23,7 +23,7 @@ pub(super) struct Offer {
 /// An introduction point that is selected for a subset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Pick {
-    /// The index of the backend.
+    /// The index of the backend to which the introduction point belongs.
     pub(super) backend: usize,
     /// The index of the introduction point among the backend's offers.
     pub(super) offer: usize,
@@ -44,8 +44,8 @@ pub(super) struct Shape {
 /// subsets. The selection makes the smallest share as large as possible, then the second smallest,
 /// and so on; shares differ by more than one only if shared relays or a lack of points force them
 /// to. Every subset is therefore as full as possible, and points are repeated across subsets.
-/// Within each subset, too, the backends' numbers of points differ by at most one. Among equal
-/// backends, the earlier one comes first.
+/// Within each subset, too, the numbers of points of any two backends differ by at most one. Among
+/// equal backends, the earlier one comes first.
 ///
 /// The picks of the previous selection, `before` (ordered by subset), are kept wherever that is
 /// equally fair, so a selection that is already fair does not change.
@@ -104,9 +104,9 @@ struct Candidate<'a> {
 enum Gain {
     /// The backend cannot gain a slot.
     None,
-    /// The backend gained a slot at nobody's expense.
+    /// The backend gained a slot, and no other backend lost one.
     FreePlace,
-    /// The backend gained a slot at the expense of this one, which had at least two slots more.
+    /// The backend gained a slot that this other backend lost, which had at least two slots more.
     PlaceOf(usize),
 }
 

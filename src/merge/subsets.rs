@@ -20,7 +20,7 @@ const TURN: Duration = Duration::from_secs(60 * 60);
 /// C tor's default number of introduction points, which is enough to give clients a choice.
 const USUAL_POINTS: usize = 3;
 
-/// The mode that determines if the HSDirs of a time period get different descriptors.
+/// The mode that determines whether the HSDirs of a time period get different descriptors.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Distinct {
     /// The descriptors differ if a single descriptor cannot hold all introduction points.

@@ -55,8 +55,8 @@ impl Polling {
         Self { threshold, counted: elapsed, silence: Duration::ZERO, is_known: false }
     }
 
-    /// Returns the time to wait for the next answer, which is over no later than the moment when
-    /// the agent must be considered silent.
+    /// Returns the time to wait for the next answer. The wait ends no later than the moment at
+    /// which the silence reaches the threshold.
     pub(super) fn patience(&self, elapsed: Duration) -> Duration {
         let left = self.threshold.saturating_sub(self.silence + elapsed.saturating_sub(self.counted));
         if left.is_zero() { DEADLINE } else { left.min(DEADLINE) }

@@ -1,10 +1,10 @@
 //! Decides when a publisher that cannot publish leaves the Lease to one that can.
 //!
-//! No publisher can know if another publisher's tor can reach the network, and an outage may affect
-//! all of them. Therefore, an annotation of the Lease lists the publishers that gave it up because
-//! they could not reach the network. They do not get the Lease back until a holder reaches an HSDir
-//! or until [`PATIENCE`] has passed. In an outage that affects all publishers, each of them leads
-//! once, and after that, the Lease moves at most once every ten minutes.
+//! No publisher can know whether another publisher's tor can reach the network, and an outage may
+//! affect all of them. Therefore, an annotation of the Lease lists the publishers that gave it up
+//! because they could not reach the network. They do not get the Lease back until a holder reaches
+//! an HSDir or until [`PATIENCE`] has passed. In an outage that affects all publishers, each of
+//! them leads once, and after that, the Lease moves at most once every ten minutes.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -1,9 +1,9 @@
-//! Decides if tor can reach the network, based on the responses of HSDirs.
+//! Decides whether tor can reach the network, based on the responses of HSDirs.
 //!
 //! If tor loses the network after it has bootstrapped, it still answers on its control socket and
-//! usually reports nothing about its uploads. The loss shows in that no HSDir of a time period
-//! accepts the newest descriptor and none responds at all. While no upload is due, the loss goes
-//! unnoticed.
+//! usually reports nothing about its uploads. The loss can be recognised by the fact that no HSDir
+//! of a time period accepts the newest descriptor and none responds at all. While no upload is due,
+//! the loss goes unnoticed.
 
 use std::time::Duration;
 

@@ -70,11 +70,11 @@ pub(super) struct Options {
         value_parser = path_or_none()
     )]
     socket: PathBuf,
-    /// File with the control port's password, if tor uses no cookie; or set
+    /// File with the control port's password if tor does not use a cookie; alternatively, set
     /// `ONIONBALANCE_TOR_CONTROL_PASSWORD`
     #[arg(long, value_name = "FILE")]
     control_password_file: Option<PathBuf>,
-    /// Path of the status socket, instead of the configuration's status-socket-location
+    /// Path of the status socket; overrides status-socket-location in the configuration
     #[arg(long, env = "ONIONBALANCE_STATUS_SOCKET_LOCATION", value_name = "FILE", value_parser = path_or_none())]
     status_socket_location: Option<PathBuf>,
     /// Log level, unless `RUST_LOG` is set

@@ -69,8 +69,8 @@ impl FetchQueue {
         Some((target, self.ended(target)))
     }
 
-    /// Ends a fetch and returns the services that requested it, which are none if it was not
-    /// running.
+    /// Ends a fetch and returns the services that requested it. The set is empty if the fetch was
+    /// not running.
     pub(super) fn ended(&mut self, target: Target) -> BTreeSet<OnionAddress> {
         match self.under_way.remove(&target) {
             Some(_) => self.askers.remove(&target).unwrap_or_default(),

@@ -88,7 +88,7 @@ impl Plan {
         } else {
             writeln!(
                 out,
-                "Configure the instances' tors with the torrc and the ob_config in the service's directory."
+                "Configure each instance's tor with the torrc and the ob_config in the service's directory."
             )?;
             if self.services.iter().any(|service| service.addresses.is_empty()) {
                 writeln!(out, "Then enter the instances' addresses in {config_file}.")?;

@@ -23,7 +23,7 @@ pub(super) fn run(inputs: &[PathBuf], out: &mut impl Write) -> Result<(), Failur
     match bad {
         0 => Ok(()),
         1 => Err("the key check failed".into()),
-        _ => Err(format!("the check of {bad} keys failed").into()),
+        _ => Err(format!("{bad} keys failed the check").into()),
     }
 }
 
