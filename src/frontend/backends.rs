@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_backend_is_lost_unless_its_pod_terminates_or_vanished() {
+    fn a_silent_backend_is_lost_unless_its_pod_is_terminating_or_has_vanished() {
         let mut backends = Backends::default();
         backends.pods(pods(&[("a", false), ("b", true)]));
         assert_eq!(lost(backends.report(id("a"), AgentReport::Silent)), [id("a")]);

@@ -151,8 +151,8 @@ fn part(facts: &Facts, before: &Part) -> Part {
 
 /// Returns the `message` of a backend: remarks on its descriptor, and the reason why it is waiting.
 fn message(view: &BackendView) -> Option<String> {
-    const WAITS: &str = "its introduction points wait for their turn: there are more points than the descriptors can hold, \
-         and turns change at most once an hour";
+    const WAITS: &str = "its introduction points wait for their turn: there are more points than the descriptors can \
+         hold, and turns change at most once an hour";
     let waits = (view.state == BackendState::Waiting).then_some(WAITS);
     let messages: Vec<&str> = view.message.as_deref().into_iter().chain(waits).collect();
     (!messages.is_empty()).then(|| messages.join("; "))

@@ -148,7 +148,7 @@ pub(in crate::frontend) mod tests {
     }
 
     #[test]
-    fn an_agent_is_silent_as_soon_as_the_threshold_is_over() {
+    fn an_agent_is_silent_as_soon_as_the_threshold_has_passed() {
         for threshold in [4, 8, 20].map(seconds) {
             let silent = silent_after(threshold);
             assert!(silent + seconds(2) >= threshold && silent <= threshold + seconds(1), "{threshold:?} {silent:?}");
@@ -171,7 +171,7 @@ pub(in crate::frontend) mod tests {
     }
 
     #[test]
-    fn the_last_answer_is_awaited_until_the_threshold_is_over() {
+    fn waits_for_the_last_answer_until_the_threshold_has_passed() {
         let mut polling = Polling::new(seconds(8), seconds(100));
         assert_eq!(polling.patience(seconds(101)), DEADLINE);
         polling.ended(Outcome::NoAnswer, seconds(104));

@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn only_rises_and_keeps_the_newest_periods() {
+    fn counters_only_rise_and_the_newest_periods_are_kept() {
         let mut counters = Counters::parse("1=10,2=20");
         counters.raise(2, 5);
         counters.merge(&Counters::parse("1=11,3=30,4=40,5=50"));

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minute_without_any_answer_means_cut_off() {
+    fn a_minute_without_any_answer_means_that_tor_is_cut_off() {
         let mut reach = unanswered();
         assert!(!reach.is_cut_off(at(59)) && !reach.is_proven(at(59)));
         reach.publishes(&[period(8), period(0)], at(59));

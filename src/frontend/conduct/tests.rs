@@ -89,7 +89,7 @@ fn a_leader_survives_an_outage_of_the_api_server_for_all_publishers() {
     let uploads = world.publishers[leader].uploads.len();
     change(&mut world, 1);
     world.run(seconds(5));
-    assert!(world.publishers[leader].uploads.len() > uploads, "it still publishes");
+    assert!(world.publishers[leader].uploads.len() > uploads, "the leader still publishes");
     world.set_server(true);
     world.run(seconds(15));
     assert_eq!(world.leaders().len(), 1);
@@ -111,7 +111,7 @@ fn a_failed_renewal_does_not_cost_the_lease() {
 }
 
 #[test]
-fn after_a_pause_nothing_is_published_before_the_lease_was_read() {
+fn after_a_pause_nothing_is_published_until_the_lease_has_been_read() {
     // The pause is shorter than the duration of the Lease, so the publisher still holds the Lease.
     let (mut world, leader) = running(2);
     world.pause(leader, seconds(8));
@@ -148,7 +148,7 @@ fn a_paused_publisher_without_a_link_publishes_nothing_until_it_has_read_the_lea
 }
 
 #[test]
-fn a_suspended_service_is_published_by_no_publisher() {
+fn no_publisher_publishes_a_suspended_service() {
     let (mut world, leader) = running(2);
     world.set_suspended(true);
     let uploads = |world: &World| world.publishers.iter().map(|publisher| publisher.uploads.len()).sum::<usize>();
@@ -184,7 +184,7 @@ fn a_leader_that_loses_tor_keeps_the_lease_if_it_is_alone() {
 }
 
 #[test]
-fn a_lease_without_our_labels_is_never_taken() {
+fn a_lease_without_the_labels_of_the_service_is_never_acquired() {
     let mut foreign = lease_object::create("web");
     foreign.metadata.labels = None;
     let mut conduct = started();

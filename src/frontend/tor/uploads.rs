@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn other_events_end_no_upload() {
+    fn other_events_do_not_end_an_upload() {
         let mut uploads = uploads();
         assert_eq!(uploads.event(&event(HsDescAction::Upload, Some(address(0)), HSDIR, None)), None);
         assert_eq!(uploads.event(&event(HsDescAction::Uploaded, Some(address(2)), HSDIR, None)), None);

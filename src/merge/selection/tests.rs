@@ -140,7 +140,11 @@ fn a_new_or_lost_backend_moves_few_other_points() {
         // each other.
         let few = |number: usize| number + number.div_ceil(4);
         let after = choose(&threes(backends + 1), &before, SIX);
-        assert!(moved(&before, &after) <= few(each), "{} of {each} moved with {backends}", moved(&before, &after));
+        assert!(
+            moved(&before, &after) <= few(each),
+            "{} of {each} points moved with {backends} backends",
+            moved(&before, &after)
+        );
         // When that backend is lost again, the other backends regain as many slots.
         let left: Vec<Vec<Pick>> = after
             .iter()
@@ -148,7 +152,11 @@ fn a_new_or_lost_backend_moves_few_other_points() {
             .collect();
         let gone = after.concat().len() - left.concat().len();
         let again = choose(&threes(backends), &left, SIX);
-        assert!(moved(&left, &again) <= few(gone), "{} of {gone} moved with {backends}", moved(&left, &again));
+        assert!(
+            moved(&left, &again) <= few(gone),
+            "{} of {gone} points moved with {backends} backends",
+            moved(&left, &again)
+        );
         assert_eq!(again.concat().len(), 120);
     }
 }

@@ -52,7 +52,7 @@ pub(super) fn spread(shares: &BTreeMap<u16, usize>) -> usize {
 }
 
 #[test]
-fn every_hsdir_shows_all_of_eight_backends_equally() {
+fn eight_backends_have_equal_shares_on_every_hsdir() {
     let mut world = with(Distinct::Auto, 0..8);
     let network = network(RELAYS, 0);
     world.assert_converged(&network);

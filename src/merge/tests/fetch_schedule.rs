@@ -119,7 +119,7 @@ impl World {
                     self.reports.push((self.now, address, true));
                 }
                 FetchOutput::Lost(address) => {
-                    assert!(self.counts.remove(&address).is_some(), "lost twice");
+                    assert!(self.counts.remove(&address).is_some(), "a backend was reported as lost twice");
                     self.reports.push((self.now, address, false));
                 }
             }

@@ -66,7 +66,7 @@ fn a_flapping_backend_does_not_flood_the_hsdirs() {
         world.run(seconds(2));
     }
     let publishes = world.publishes().len();
-    assert!((10..=50).contains(&publishes), "{publishes} publishes in ten minutes");
+    assert!((10..=50).contains(&publishes), "{publishes} publishing rounds in ten minutes");
     world.run(seconds(60));
     assert_eq!(world.shares(), [3, 3]);
     world.assert_converged(&network(RELAYS, 0));
