@@ -1,4 +1,4 @@
-//! The command line: one program with a subcommand for each part of the product.
+//! The command line of the program, which has a subcommand for each part of the product.
 
 use std::error::Error;
 use std::io::Write as _;
@@ -36,23 +36,23 @@ enum CrdFormat {
 enum Command {
     /// Reconcile `OnionBalancedService` objects
     Operator(Box<operator::Args>),
-    /// Publish merged descriptors: the publisher of one service in a pod, or, with --config, the
-    /// stand-alone daemon
+    /// Publish merged descriptors: as the publisher of one service in a pod or, with --config, as
+    /// the stand-alone daemon
     Frontend(frontend::Args),
-    /// Serve a backend's descriptor and forward its streams: the agent, which runs next to a tor
+    /// Serve a backend's descriptor and forward its streams, as the agent that runs next to tor
     Backend(backend::Args),
-    /// Show the state of services: backends, introduction points, HSDirs, and a remedy for each
-    /// problem
+    /// Show the state of services: their backends, introduction points and HSDirs, and a remedy for
+    /// each problem
     ///
     /// Exit codes: 0 if all shown services are Ready, 1 if the command failed, 2 if the usage was
     /// wrong, 3 if a service is not Ready.
     Status(status::Args),
     /// Print the `CustomResourceDefinition` as YAML, or the reference of its fields
     Crd {
-        /// What to print
+        /// The output format
         #[arg(long, value_enum, default_value_t = CrdFormat::Yaml)]
         format: CrdFormat,
-        /// Leave out the validation rules (CEL), which API servers before Kubernetes 1.28 refuse
+        /// Omit the validation rules (CEL), which API servers before Kubernetes 1.28 reject
         #[arg(long)]
         without_rules: bool,
     },
@@ -69,7 +69,7 @@ enum Program {
     Backend(backend::Args),
 }
 
-/// Parses the command line and runs the subcommand. Returns the exit code of the process.
+/// Parses the command line, runs the subcommand, and returns the exit code of the process.
 pub fn main() -> ExitCode {
     let matches = Cli::command().get_matches();
     let has_options = has_options(&matches);
@@ -79,7 +79,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Returns true if the innermost subcommand was given any option or argument.
+/// Returns true if any option or argument was given to the innermost subcommand.
 fn has_options(matches: &ArgMatches) -> bool {
     if let Some((_, inner)) = matches.subcommand() {
         return has_options(inner);
@@ -88,8 +88,8 @@ fn has_options(matches: &ArgMatches) -> bool {
 }
 
 impl Cli {
-    /// Runs the subcommand. Returns exit code 0 on success, or 1 after printing the error to
-    /// standard error. `status` has additional exit codes.
+    /// Runs the subcommand. Returns exit code 0 on success; otherwise, prints the error to standard
+    /// error and returns exit code 1. `status` has additional exit codes.
     fn run(self, has_options: bool) -> ExitCode {
         let mut out = std::io::stdout().lock();
         let program = match self.command {
@@ -125,7 +125,7 @@ impl Cli {
         if let Err(error) = hidden::hide() {
             return finish(Err(error.into()));
         }
-        // The daemon has little work at any time, and threads cost memory.
+        // The daemon never has much work, and threads cost memory.
         let mut runtime = match standalone {
             Some(_) => tokio::runtime::Builder::new_current_thread(),
             None => tokio::runtime::Builder::new_multi_thread(),
@@ -151,7 +151,7 @@ fn show_status(args: status::Args) -> ExitCode {
     };
     match runtime.block_on(status::run(args)) {
         Ok(code) => code,
-        // The reader of the pipe has read enough.
+        // The reader of the pipe has closed it.
         Err(status::Error::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => finish(Err(error.into())),
     }
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn options_of_the_innermost_subcommand_are_recognised() {
+    fn recognises_options_of_the_innermost_subcommand() {
         let has = |line: &str| has_options(&Cli::command().get_matches_from(line.split(' ')));
         assert!(!has("onionbalance-operator config generate"));
         assert!(has("onionbalance-operator config generate -n 2"));

@@ -1,9 +1,9 @@
 //! Load-balanced Tor onion services on Kubernetes.
 //!
-//! One v3 `.onion` address is served by many Tor backends. A publisher merges the introduction
-//! points of the backends into one descriptor, signs it with the master key, and uploads it to the
-//! responsible HSDirs. `docs/architecture.md` describes how the layers fit together. Imports point
-//! downwards only:
+//! Many Tor backends serve a single v3 `.onion` address. A publisher merges the introduction points
+//! of the backends into one descriptor, signs it with the master key, and uploads it to the
+//! responsible HSDirs. `docs/architecture.md` describes how the layers fit together. Each layer
+//! imports only from the layers below it:
 //!
 //! ```text
 //! operator  frontend  backend  tools  status   IO: Kubernetes, HTTP, Tor's control port; commands

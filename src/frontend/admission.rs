@@ -1,5 +1,5 @@
-//! The clients that may discover the service, given its object and the Secret that the object
-//! names.
+//! Determines which clients are authorized to discover the service, based on its object and the
+//! Secret that the object names.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -17,24 +17,24 @@ use super::watch_backoff::WatchBackoff;
 use crate::crd::clients::{ClientList, authorize};
 use crate::onion::Discovery;
 
-/// A Secret as it was last seen.
+/// The last known state of the Secret with the authorized clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SeenSecret {
     name: String,
-    /// None if the Secret does not exist.
+    /// The clients that the Secret authorizes. None if the Secret does not exist.
     clients: Option<ClientList>,
 }
 
-/// The rule that decides which clients may discover the service.
+/// The rule that decides which clients are authorized to discover the service.
 #[derive(Debug, Default)]
 pub(super) struct Admission {
-    /// The clients of the named Secret as last read. They stay when the Secret is deleted, because
-    /// it may be created again.
+    /// The clients of the named Secret when it was last read. They remain authorized after the
+    /// Secret is deleted, because it may be created again.
     from_secret: Option<ClientList>,
 }
 
 impl Admission {
-    /// Returns the clients. None while they are unknown, so that nothing may be published.
+    /// Returns the authorized clients. None while they are unknown; nothing may be published then.
     pub(super) fn decide(&mut self, object: Option<&Object>, secret: Option<&SeenSecret>) -> Option<Discovery> {
         let Some(restriction) = object?.restriction.as_ref() else {
             self.from_secret = None;
@@ -52,8 +52,8 @@ impl Admission {
     }
 }
 
-/// Watches the Secret that the object names and keeps `seen` up to date, until the object's sender
-/// is dropped.
+/// Watches the Secret that the object names and keeps `seen` up to date. Returns when the sender of
+/// `object` is dropped.
 pub(super) async fn watch(
     client: Client,
     namespace: &str,
@@ -132,7 +132,7 @@ mod tests {
         ClientSecretKey::from_bytes([number; 32]).public()
     }
 
-    /// Returns an object with these clients that names this Secret.
+    /// Returns an object that lists these clients and names this Secret.
     fn object(clients: &[u8], secret_name: Option<&str>) -> Object {
         let clients: Vec<_> = clients
             .iter()
@@ -162,22 +162,26 @@ mod tests {
     }
 
     #[test]
-    fn the_secret_is_awaited_and_its_last_clients_stay() {
+    fn the_secret_is_awaited_and_its_last_clients_stay_authorized() {
         let mut admission = Admission::default();
         let both = object(&[1], Some("clients"));
-        assert_eq!(admission.decide(Some(&both), None), None, "not read yet");
-        assert_eq!(admission.decide(Some(&both), Some(&secret("other", Some(&[9])))), None, "not this one");
+        assert_eq!(admission.decide(Some(&both), None), None, "the Secret has not been read yet");
+        assert_eq!(admission.decide(Some(&both), Some(&secret("other", Some(&[9])))), None, "another Secret was read");
         assert_eq!(admission.decide(Some(&both), Some(&secret("clients", Some(&[2, 3])))), Some(only(&[1, 2, 3])));
-        assert_eq!(admission.decide(Some(&both), Some(&secret("clients", None))), Some(only(&[1, 2, 3])), "it is gone");
+        assert_eq!(
+            admission.decide(Some(&both), Some(&secret("clients", None))),
+            Some(only(&[1, 2, 3])),
+            "the Secret was deleted"
+        );
         let fewer = object(&[], Some("clients"));
         assert_eq!(
             admission.decide(Some(&fewer), Some(&secret("clients", None))),
             Some(only(&[2, 3])),
-            "revoked meanwhile"
+            "a client was revoked in the meantime"
         );
         assert_eq!(admission.decide(Some(&fewer), Some(&secret("clients", Some(&[])))), Some(only(&[])), "emptied");
         assert_eq!(admission.decide(Some(&object(&[1], None)), None), Some(only(&[1])));
-        assert_eq!(admission.decide(Some(&both), None), None, "named again, and not read yet");
+        assert_eq!(admission.decide(Some(&both), None), None, "the Secret is named again but has not been read yet");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The conversations with the agents of the backend pods. Each agent is asked about once a second
-//! for its introduction points, and learns its pod's phase.
+//! Polls the agents of the backend pods. About once a second, each agent is asked for its
+//! introduction points and informed of its pod's phase.
 
 pub(super) mod polling;
 
@@ -21,21 +21,21 @@ use crate::link::{PodPhase, Revision, SyncResponse};
 use crate::merge::BackendId;
 use crate::onion::{OnionAddress, ServiceContent};
 
-/// The facts that the conversations need.
+/// The state of the publisher on which the polling of the agents depends.
 #[derive(Debug, Clone, Default)]
 pub(super) struct AgentOrders {
     /// The backend pods.
     pub(super) pods: Arc<Pods>,
-    /// The backends of which no HSDir holds the introduction points any more.
+    /// The backends whose introduction points have been withdrawn from all HSDirs.
     pub(super) withdrawn: BTreeSet<BackendId>,
     /// True if this publisher holds the Lease.
     pub(super) leading: bool,
-    /// The network, which is needed to check descriptors.
+    /// The Tor network, which is needed to check descriptors.
     pub(super) network: Option<Arc<Network>>,
 }
 
 impl AgentOrders {
-    /// Returns true if `other` contains the same facts. Shared values are compared by pointer.
+    /// Returns true if `other` has the same content. Shared values are compared by pointer.
     pub(super) fn same(&self, other: &Self) -> bool {
         let network = |orders: &Self| orders.network.as_ref().map(Arc::as_ptr);
         Arc::ptr_eq(&self.pods, &other.pods)
@@ -45,18 +45,18 @@ impl AgentOrders {
     }
 }
 
-/// The state of a backend, reported when it changes.
+/// A report on a backend, sent when its state changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum AgentReport {
     /// The backend has these introduction points.
     Points(OnionAddress, Arc<ServiceContent>),
-    /// The backend answers and has no introduction points.
+    /// The backend answers but has no introduction points.
     NoPoints(OnionAddress),
-    /// The backend has not answered for longer than the threshold.
+    /// The backend has not answered for longer than the configured threshold.
     Silent,
 }
 
-/// Runs a conversation with each pod of the orders, until the publisher ends.
+/// Polls the agent of each pod in `orders` until the publisher stops.
 pub(super) async fn run(
     client: SyncClient,
     clock: Clock,
@@ -100,14 +100,14 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// The conversation with one agent, which lasts as long as its pod exists.
+/// The polling of one agent, which lasts as long as its pod exists.
 struct Conversation {
     id: BackendId,
     client: SyncClient,
     clock: Clock,
     orders: watch::Receiver<AgentOrders>,
     reports: mpsc::Sender<(BackendId, AgentReport)>,
-    /// The newest points that were accepted.
+    /// The newest introduction points that were accepted, with their revision.
     known: Option<(Revision, Arc<ServiceContent>)>,
     reported: Option<AgentReport>,
     polling: Polling,
@@ -142,7 +142,7 @@ impl Conversation {
         Topic::of(&self.orders.borrow(), &self.id)
     }
 
-    /// Asks the agent once. Returns None if no valid answer came.
+    /// Asks the agent once. Returns None if there is no valid answer.
     async fn ask(&mut self, topic: &Topic) -> Option<AgentReport> {
         let authority = topic.pod.agent.as_deref()?;
         let question = Question {
@@ -155,7 +155,7 @@ impl Conversation {
             Ok(answer) => answer,
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::debug!(pod = topic.pod.name, %error, cause, "an agent sent no valid answer");
+                tracing::debug!(pod = topic.pod.name, %error, cause, "an agent did not send a valid answer");
                 return None;
             }
         };
@@ -163,7 +163,7 @@ impl Conversation {
         match self.take_in(answer, network.as_deref()) {
             Ok(report) => Some(report),
             Err(error) => {
-                tracing::warn!(pod = topic.pod.name, %error, "rejected the descriptor of an agent");
+                tracing::warn!(pod = topic.pod.name, %error, "rejected an agent's descriptor");
                 None
             }
         }
@@ -179,7 +179,7 @@ impl Conversation {
         {
             return Ok(AgentReport::Points(address, content.clone()));
         }
-        // Without a consensus the current time periods, and so the valid keys, are unknown.
+        // Without a consensus, the current time periods are unknown, and so are the valid keys.
         let Some(network) = network else { return Ok(AgentReport::NoPoints(address)) };
         let text = answer.descriptor.ok_or(DescriptorRefused::Missing)?;
         let content = open(&text, &address, network, self.clock.now().wall)?.content;
@@ -191,7 +191,7 @@ impl Conversation {
     }
 }
 
-/// The facts that a question depends on. When they change, the agent is asked at once.
+/// The facts on which a request to an agent depends. When they change, the agent is asked at once.
 #[derive(Debug, PartialEq, Eq)]
 struct Topic {
     pod: Pod,
@@ -215,9 +215,9 @@ fn phase(terminating: bool, withdrawn: bool) -> PodPhase {
     }
 }
 
-/// Waits until the facts about this backend change.
+/// Waits until the facts about a backend differ from `before`.
 async fn changed(orders: &mut watch::Receiver<AgentOrders>, id: &BackendId, before: &Topic) {
-    // An error means that the publisher has ended, which also ends this task.
+    // An error means that the publisher has stopped, and this task ends with it.
     let _ = orders.wait_for(|orders| Topic::of(orders, id).as_ref() != Some(before)).await;
 }
 
@@ -226,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn phases_of_a_pod() {
+    fn the_phase_of_a_pod() {
         assert_eq!(phase(false, false), PodPhase::Active);
         assert_eq!(phase(true, false), PodPhase::Terminating);
         assert_eq!(phase(true, true), PodPhase::Withdrawn);
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_that_are_passed_on_at_once() {
+    fn relevant_changes_are_sent_to_the_agent_at_once() {
         let id = BackendId("u".into());
         let pod = Pod { name: "a".into(), agent: Some("10.0.0.1:9400".into()), ready: true, terminating: false };
         let orders = |pod: &Pod| AgentOrders {

@@ -1,4 +1,4 @@
-//! The command line of the publisher.
+//! Parses the command line of the publisher.
 
 use std::io;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use crate::common::tor_directories;
 use crate::link::{self, METRICS_PORT, PROBE_PORT, TOR_METRICS_PORT};
 use crate::onion::OnionAddress;
 
-/// Flags of `onionbalance-operator frontend`.
+/// The flags of `onionbalance-operator frontend`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -33,7 +33,8 @@ pub(super) enum Mode {
 }
 
 impl Args {
-    /// The log level of the stand-alone daemon. None for a publisher in a pod and for `init`.
+    /// Returns the log level of the stand-alone daemon. None for a publisher in a pod and for
+    /// `init`.
     pub fn standalone_log_level(&self) -> Option<&'static str> {
         self.is_standalone().then(|| self.standalone.log_level())
     }
@@ -58,10 +59,10 @@ pub(super) enum Command {
     Init,
 }
 
-/// Directories that the publisher and `init` share with tor.
+/// The directories that the publisher and `init` share with tor.
 #[derive(Debug, clap::Args)]
 pub(super) struct Paths {
-    /// Directory of tor's control socket: a memory volume that is shared with tor
+    /// Directory of tor's control socket, a memory volume shared with tor
     #[arg(long, global = true, default_value = link::paths::RUN_DIR)]
     pub(super) run_dir: PathBuf,
     /// Tor's `DataDirectory`
@@ -70,16 +71,16 @@ pub(super) struct Paths {
 }
 
 impl Paths {
-    /// Creates the directories that do not exist yet.
+    /// Creates the missing directories.
     pub(super) fn make(&self) -> io::Result<()> {
         tor_directories::make(&self.run_dir, &self.tor_data_dir)
     }
 }
 
-/// Flags of a publisher in a frontend pod.
+/// The flags of a publisher in a frontend pod.
 ///
-/// Kubernetes sets `METRICS_PORT` and the like in a pod for a Service that is named `metrics`. The
-/// names of our environment variables do not collide with those.
+/// For a Service named `metrics`, Kubernetes sets environment variables like `METRICS_PORT` in
+/// every pod. The names of the publisher's variables do not collide with those.
 #[derive(Debug, clap::Args)]
 pub(super) struct ClusterArgs {
     /// Name of the `OnionBalancedService`
@@ -95,7 +96,7 @@ pub(super) struct ClusterArgs {
     pub(super) publisher: PublisherArgs,
 }
 
-/// Flags of every publisher that asks agents, with or without Kubernetes.
+/// The flags of every publisher that polls agents, with or without Kubernetes.
 #[derive(Debug, clap::Args)]
 pub struct PublisherArgs {
     #[command(flatten)]
@@ -106,10 +107,10 @@ pub struct PublisherArgs {
     /// Directory with the master key in tor's format (`hs_ed25519_secret_key`)
     #[arg(long, default_value = link::paths::MASTER_KEY_DIR)]
     pub(super) master_key_dir: PathBuf,
-    /// Onion address that the master key must have; the publisher waits while it finds another key
+    /// Onion address to which the master key must belong; the publisher waits until it does
     #[arg(long, env = "ONION_ADDRESS")]
     pub(super) onion_address: Option<OnionAddress>,
-    /// Seconds after which a backend is left out if its agent does not answer
+    /// Number of seconds without an answer from its agent after which a backend is left out
     #[arg(long, default_value_t = 8)]
     backend_silence_seconds: u32,
     /// Address to listen on [default: all, IPv6 and IPv4]
@@ -121,18 +122,18 @@ pub struct PublisherArgs {
     /// Port of the metrics
     #[arg(long, default_value_t = METRICS_PORT)]
     metrics_port: u16,
-    /// Port of tor's own metrics on the loopback, which are served at `/tor/metrics`
+    /// Port of tor's own metrics on the loopback interface; they are served at `/tor/metrics`
     #[arg(long, default_value_t = TOR_METRICS_PORT)]
     tor_metrics_port: u16,
 }
 
 impl PublisherArgs {
-    /// The time without an answer after which a backend is left out.
+    /// Returns the time without an answer after which a backend is left out.
     pub(super) fn backend_silence(&self) -> Duration {
         Duration::from_secs(self.backend_silence_seconds.into())
     }
 
-    /// The ports of the probes and of the metrics.
+    /// Returns the ports of the probes and of the metrics.
     pub(super) fn ports(&self) -> Ports {
         Ports { probes: self.probe_port, metrics: self.metrics_port, tor_metrics: self.tor_metrics_port }
     }
@@ -158,24 +159,30 @@ mod tests {
     }
 
     #[test]
-    fn the_command_lines_of_a_pod() {
-        let Mode::Cluster(args) = parse(&["--service", "web"]) else { panic!("not the publisher of a pod") };
+    fn parses_the_command_lines_of_a_pod() {
+        let Mode::Cluster(args) = parse(&["--service", "web"]) else {
+            panic!("parsed as something other than the publisher of a pod")
+        };
         assert_eq!(args.service.as_deref(), Some("web"));
-        let Mode::Command(Command::Init, paths) = parse(&["init", "--run-dir", "/x"]) else { panic!("not init") };
+        let Mode::Command(Command::Init, paths) = parse(&["init", "--run-dir", "/x"]) else {
+            panic!("parsed as something other than init")
+        };
         assert_eq!(paths.run_dir, Path::new("/x"));
     }
 
     #[test]
-    fn without_a_service_it_is_the_stand_alone_daemon() {
+    fn no_service_selects_the_stand_alone_daemon() {
         assert!(matches!(parse(&["--config", "x.yaml"]), Mode::Standalone(_)));
         assert!(matches!(parse(&[]), Mode::Standalone(_)));
     }
 
-    /// Long enough for a hiccup, and short enough that clients find a working backend at the second
-    /// attempt.
+    /// The default is long enough to survive a hiccup, and short enough that clients find a working
+    /// backend at their second attempt.
     #[test]
     fn by_default_a_backend_is_left_out_after_five_to_ten_seconds_without_an_answer() {
-        let Mode::Cluster(args) = parse(&["--service", "web"]) else { panic!("not the publisher of a pod") };
+        let Mode::Cluster(args) = parse(&["--service", "web"]) else {
+            panic!("parsed as something other than the publisher of a pod")
+        };
         let silent_after = polling::tests::silent_after(args.publisher.backend_silence());
         let expected = Duration::from_secs(5)..=Duration::from_secs(10);
         assert!(expected.contains(&silent_after), "{silent_after:?}");

@@ -1,5 +1,5 @@
-//! The knowledge about each backend: its pod (from Kubernetes), its introduction points (from its
-//! agent), and the points that are published (from the engine).
+//! Combines what is known about each backend: its pod (from Kubernetes), its introduction points
+//! (from its agent), and the points that are published (from the engine).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,15 +16,16 @@ use crate::merge::{BackendId, Input, Remark, Status, remarks};
 pub(super) struct Backends {
     pods: Arc<Pods>,
     reports: BTreeMap<BackendId, AgentReport>,
-    /// The features of each backend's descriptor that are not published.
+    /// The parts of each backend's descriptor that are not published.
     remarks: BTreeMap<BackendId, Vec<Remark>>,
-    /// The backends with points that were published, or that waited to be published.
+    /// The backends whose introduction points have been published or have waited to be published.
     counted: BTreeSet<BackendId>,
     states: StateHistory<BackendId>,
 }
 
 impl Backends {
-    /// Takes in the current pods. Pods that terminate or vanish lose their points at once.
+    /// Updates the set of pods and returns the resulting inputs of the engine. Pods that terminate
+    /// or vanish lose their introduction points at once.
     pub(super) fn pods(&mut self, pods: Arc<Pods>) -> Vec<Input> {
         let before = std::mem::replace(&mut self.pods, pods);
         self.reports.retain(|id, _| self.pods.contains_key(id));
@@ -36,12 +37,13 @@ impl Backends {
         left.map(|(id, _)| Input::BackendLost(id.clone())).collect()
     }
 
-    /// Returns the pods that were taken in last.
+    /// Returns the pods of the latest update.
     pub(super) fn known_pods(&self) -> Arc<Pods> {
         self.pods.clone()
     }
 
-    /// Takes in the report of an agent. The points of a terminating or missing pod do not count.
+    /// Processes a report on a backend. The introduction points of a terminating or missing pod are
+    /// ignored.
     pub(super) fn report(&mut self, id: BackendId, report: AgentReport) -> Option<Input> {
         let pod = self.pods.get(&id)?;
         let input = match &report {
@@ -62,12 +64,12 @@ impl Backends {
         input
     }
 
-    /// Returns the backends with terminating pods.
+    /// Returns the backends whose pods are terminating.
     pub(super) fn terminating(&self) -> impl Iterator<Item = &BackendId> {
         self.pods.iter().filter(|(_, pod)| pod.terminating).map(|(id, _)| id)
     }
 
-    /// Returns all backends by name, given the engine's state.
+    /// Returns the state of all backends, sorted by name, given the state of the engine.
     pub(super) fn views(&mut self, status: &Status, now: SystemTime) -> Vec<BackendView> {
         let points: BTreeMap<&BackendId, usize> = status.points.iter().map(|(id, count)| (id, *count)).collect();
         let mut views = Vec::with_capacity(self.pods.len());
@@ -135,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_backend_is_lost_unless_its_pod_terminates_or_vanished() {
+    fn a_silent_backend_is_lost_unless_its_pod_is_terminating_or_has_vanished() {
         let mut backends = Backends::default();
         backends.pods(pods(&[("a", false), ("b", true)]));
         assert_eq!(lost(backends.report(id("a"), AgentReport::Silent)), [id("a")]);
@@ -145,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_lasts_since_it_began() {
+    fn since_is_the_time_at_which_the_state_began() {
         let at = |seconds| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
         let mut backends = Backends::default();
         backends.pods(pods(&[("a", false)]));
@@ -160,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn states() {
+    fn the_state_follows_from_the_pod_the_agent_and_the_engine() {
         let pod = |terminating| Pod { name: "a".into(), agent: None, ready: true, terminating };
         let address = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion".parse().unwrap();
         let none = AgentReport::NoPoints(address);
@@ -168,8 +170,16 @@ mod tests {
         assert_eq!(state(&pod(false), None, 0, false, false), BackendState::Starting);
         assert_eq!(state(&pod(false), Some(&none), 0, false, false), BackendState::Starting);
         assert_eq!(state(&pod(false), Some(&none), 0, false, true), lost);
-        assert_eq!(state(&pod(false), Some(&AgentReport::Silent), 3, false, true), lost, "the last descriptor stays");
-        assert_eq!(state(&pod(false), Some(&AgentReport::Silent), 0, true, true), lost, "the engine will be informed");
+        assert_eq!(
+            state(&pod(false), Some(&AgentReport::Silent), 3, false, true),
+            lost,
+            "the last descriptor stays published"
+        );
+        assert_eq!(
+            state(&pod(false), Some(&AgentReport::Silent), 0, true, true),
+            lost,
+            "the engine will soon be informed"
+        );
         assert_eq!(state(&pod(true), Some(&none), 3, false, true), BackendState::Draining);
     }
 
@@ -185,7 +195,11 @@ mod tests {
             let status = Status { points: vec![(id("a"), points)], waiting, ..Status::default() };
             backends.views(&status, SystemTime::UNIX_EPOCH).remove(0).state
         };
-        assert_eq!(state(Some(points(false)), 0, false), BackendState::Starting, "before the engine selected");
+        assert_eq!(
+            state(Some(points(false)), 0, false),
+            BackendState::Starting,
+            "the engine has not selected points yet"
+        );
         assert_eq!(state(None, 0, true), BackendState::Waiting);
         assert_eq!(state(None, 3, false), BackendState::Ready);
         assert_eq!(state(None, 0, true), BackendState::Waiting);

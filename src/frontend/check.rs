@@ -1,4 +1,4 @@
-//! Decrypts and checks the descriptors of backends, which come from agents or from HSDirs.
+//! Decrypts and checks the backends' descriptors, which come from agents or from HSDirs.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub(super) enum DescriptorRefused {
 
 /// Decrypts a backend's descriptor and checks its signatures and its time period.
 ///
-/// Only the backend's own key can have signed the descriptor, whatever its source.
+/// Only the backend's own key can have signed the descriptor, regardless of its source.
 pub(super) fn open(
     text: &str,
     address: &OnionAddress,
@@ -42,7 +42,8 @@ pub(super) fn open(
     })
 }
 
-/// Returns the time periods that a backend may use, given its own clock and consensus.
+/// Returns the time periods for which a backend may have signed a descriptor, allowing for
+/// differences between its clock and consensus and ours.
 fn periods(network: &Network) -> Vec<TimePeriod> {
     let [first, second] = network.service_periods().map(|service| service.period);
     let mut numbers = BTreeSet::new();

@@ -1,4 +1,4 @@
-//! The only place in the publisher that reads the clocks and the random number generator.
+//! Reads the clocks and the random number generator. No other part of the publisher does so.
 
 use std::time::{Instant, SystemTime};
 
@@ -6,7 +6,7 @@ use rand::Rng as _;
 
 use crate::merge::Now;
 
-/// The two clocks of this process. Monotonic time counts from [`Clock::start`].
+/// The two clocks of this process. Monotonic time is measured from [`Clock::start`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clock {
     start: Instant,
@@ -30,7 +30,7 @@ fn read() -> (SystemTime, Instant) {
     (SystemTime::now(), Instant::now())
 }
 
-/// Returns bytes from the random number generator, for seeds and nonces.
+/// Returns random bytes for seeds and nonces.
 #[allow(clippy::disallowed_methods, reason = "the IO shell creates the generator only here")]
 pub(super) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];

@@ -1,4 +1,4 @@
-//! The connections between the parts of a publisher, and its neighbours in Kubernetes.
+//! Connects the parts of a publisher with each other and with Kubernetes.
 
 use std::io;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use crate::link::AgentToken;
 use crate::merge::MergeEngine;
 use crate::onion::MasterKey;
 
-/// The largest number of messages that wait for the publisher's loop.
+/// The maximum number of messages that can wait for the publisher's main loop.
 const QUEUE: usize = 64;
 
 /// The channels between the publisher and Kubernetes.
@@ -58,12 +58,13 @@ pub(super) async fn run(args: ClusterArgs) -> Result<(), RunError> {
     serve(&publisher, connect).await
 }
 
-/// Runs a publisher until SIGTERM or SIGINT. `connect` starts its neighbours as tasks of the set.
+/// Runs a publisher until SIGTERM or SIGINT. `connect` starts the tasks that connect it to its
+/// environment, such as Kubernetes, and adds them to the set.
 pub(super) async fn serve(
     args: &PublisherArgs,
     connect: impl AsyncFnOnce(&str, &mut JoinSet<()>) -> Result<Neighbours, RunError>,
 ) -> Result<(), RunError> {
-    // Before anything that takes long, so that a SIGTERM finds its handler.
+    // The handlers are installed before anything that takes long, so that no SIGTERM is missed.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let stop = async {
         tokio::select! {
@@ -72,7 +73,8 @@ pub(super) async fn serve(
         }
     };
     tokio::pin!(stop);
-    // Here as well as in `init`: a kubelet that was restarted in between never runs the hook.
+    // `init` creates the directories too, but a kubelet that restarts at the wrong moment never
+    // runs that hook.
     args.paths.make()?;
     let clock = Clock::start();
     let pod_uid = args.pod_uid.as_deref().ok_or("--pod-uid is missing: set it, or POD_UID in the environment")?;
@@ -81,7 +83,8 @@ pub(super) async fn serve(
     let (silent, tor_silent) = watch::channel(false);
     let http = http::serve(args.listen_address, args.ports(), probes, tor_silent, clock);
     let mut http = tokio::spawn(http);
-    // Before the other parts: a publisher without a key must not hold the Lease.
+    // The key is read before the other parts start, because a publisher without a key must not hold
+    // the Lease.
     let key = tokio::select! {
         key = master_key::wait_for(&args.master_key_dir, args.onion_address, &health, clock) => Arc::new(key),
         () = &mut stop => return Ok(()),
@@ -101,7 +104,7 @@ pub(super) async fn serve(
     }
 }
 
-/// Starts the parts that talk to tor and to the agents, and creates the publisher.
+/// Starts the parts that communicate with tor and with the agents, and creates the publisher.
 fn assemble(
     args: &PublisherArgs,
     pod_uid: &str,
@@ -140,8 +143,8 @@ fn http_ended(ended: Result<io::Result<()>, JoinError>) -> RunError {
     }
 }
 
-/// Returns the name by which agents know this process. It changes with every start of the
-/// container, so that requests do not look like replays after the clock was set back.
+/// Returns the name by which agents identify this process. It changes with every start of the
+/// container, so that requests do not look like replays after the clock has been set back.
 fn process_name(pod_uid: &str) -> String {
     format!("{pod_uid}/{:08x}", u32::from_be_bytes(clock::random()))
 }
@@ -186,7 +189,7 @@ async fn kubernetes_client() -> Result<kube::Client, RunError> {
         .await
         .map_err(|error| format!("cannot find a Kubernetes API server; run in a pod or set KUBECONFIG: {error}"))?;
     config.connect_timeout = Some(Duration::from_secs(5));
-    // Longer than a watch call, so that only a server that hangs exceeds it.
+    // The timeout is longer than a watch call, so that only a hanging server exceeds it.
     config.read_timeout = Some(Duration::from_secs(90));
     Ok(kube::Client::try_from(config)?)
 }

@@ -1,15 +1,16 @@
-//! The publisher's conduct: when it reads, renews and gives up the Lease, and when it leads.
+//! The leadership state machine of a publisher, which decides when the publisher reads, renews and
+//! gives up the Lease, and when it is the leader.
 //!
 //! Sans-io, like quinn-proto: call [`Conduct::handle`] with an event and the time, carry out what
 //! [`Conduct::poll_output`] returns, and wait for the next event or for [`Conduct::poll_timeout`].
 //! The rules are decisions 10 and 14 of `docs/architecture.md`:
 //!
-//! - Only the holder of the Lease leads. While the API server cannot be reached, the holder
-//!   continues to lead. It stops when it sees another holder.
-//! - After a pause that is longer than a renewal interval, the publisher does not lead before it
-//!   has read the Lease again: another publisher may have taken over.
-//! - A publisher does not lead while the service is suspended, or before it knows which clients
-//!   may discover the service.
+//! - Only the holder of the Lease can be the leader. While the API server is unreachable, the
+//!   holder remains the leader. It stops when it sees another holder.
+//! - After a pause longer than a renewal interval, the publisher does not lead until it has read
+//!   the Lease again, because another publisher may have taken over.
+//! - A publisher does not lead while the service is suspended, or before it knows which clients are
+//!   authorized to discover the service.
 //! - A publisher that cannot publish leaves the Lease to one that can ([`Fitness`]).
 
 mod counters;
@@ -38,17 +39,19 @@ use crate::consensus::Network;
 use crate::merge::{Input, Now};
 use crate::onion::Discovery;
 
-/// The time from one renewal of the Lease to the next. A longer pause of the process fences it.
+/// The time from one renewal of the Lease to the next. If the process is paused for longer, it is
+/// fenced.
 const RENEWAL: Duration = Duration::from_secs(5);
-/// The time after which a standby reads the Lease again, and a failed call is repeated.
+/// The time after which a standby reads the Lease again, and after which a failed call is repeated.
 const RETRY: Duration = Duration::from_secs(2);
-/// The time in which a Lease must be read and written. After that the attempt has failed.
+/// The time within which an attempt must read and write the Lease. After that, it has failed.
 const DEADLINE: Duration = Duration::from_secs(4);
-/// The number of times that an attempt may find that another publisher wrote the Lease first.
+/// The number of write conflicts with other publishers that a single attempt tolerates.
 const CONFLICTS: usize = 3;
-/// The longest time between two events, so that a pause of the process is noticed.
+/// The longest time between two events. Its purpose is to detect pauses of the process.
 const TURN: Duration = Duration::from_secs(1);
-/// A tor that is away for this time is not just restarting: another publisher should lead.
+/// The time for which tor must be unavailable before another publisher should lead. A mere restart
+/// of tor takes less time.
 const TOR_AWAY: Duration = Duration::from_secs(10);
 
 /// The reason why an attempt to hold the Lease failed.
@@ -59,7 +62,7 @@ enum LeaseError {
     #[error("the API server does not answer")]
     Silent,
     #[error(
-        "{name} exists and does not belong to this service (its labels say so; its holder is {holder:?}), so that \
+        "{name} exists but its labels show that it does not belong to this service (its holder is {holder:?}), so \
          nothing is published; delete it, or give the OnionBalancedService another name"
     )]
     Foreign { name: String, holder: String },
@@ -77,39 +80,41 @@ struct Attempt {
 #[derive(Debug)]
 enum Phase {
     Reading,
-    /// Finds out whether another publisher could take the Lease.
+    /// Checks whether another publisher could take over the Lease.
     Listing(Option<Box<Lease>>, Decision),
-    /// Takes or renews the Lease.
+    /// Acquires or renews the Lease.
     Claiming,
     /// Leaves the Lease to another publisher.
     Vacating,
 }
 
-/// The conduct of one publisher.
+/// The leadership state machine of one publisher.
 #[derive(Debug)]
 pub(super) struct Conduct {
     service: String,
     election: Election,
     now: Now,
-    /// The UID of the service's object. None before it was read.
+    /// The UID of the service's object. None until the object has been read.
     uid: Option<String>,
     suspended: bool,
     discovery: Option<Arc<Discovery>>,
     network: Option<Arc<Network>>,
     knowledge: Knowledge,
-    /// When (monotonic clock) this publisher acquired the Lease. None while it does not hold it.
+    /// The monotonic time at which this publisher acquired the Lease. None while it does not hold
+    /// the Lease.
     held_since: Option<Duration>,
-    /// The revision counters in the Lease.
+    /// The revision counters that the Lease contains.
     stored: Counters,
-    /// The revision counters that this publisher used.
+    /// The revision counters that this publisher has used.
     used: Counters,
     attempt: Option<Attempt>,
     next_attempt: Duration,
     last_call: CallId,
-    /// When (monotonic clock) the connection to tor was lost. None while it exists.
+    /// The monotonic time at which the connection to tor was lost. None while there is a
+    /// connection.
     tor_lost: Option<Duration>,
     reach: Reach,
-    /// The fitness, and whether HSDirs answer, as of the last event.
+    /// The fitness at the last event, and true if HSDirs answered at that time.
     condition: (Fitness, bool),
     leading: bool,
     stopping: Stopping,
@@ -117,22 +122,22 @@ pub(super) struct Conduct {
     complaint: Complaint,
 }
 
-/// The knowledge of a publisher about the Lease.
+/// The state of a publisher's knowledge about the Lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Knowledge {
-    /// The Lease was never read.
+    /// The publisher has never read the Lease.
     None,
-    /// The Lease was read, but not since the last long pause of the process.
+    /// The publisher has read the Lease, but not since the last long pause of the process.
     Outdated,
-    /// The Lease was read since the last long pause of the process.
+    /// The publisher has read the Lease since the last long pause of the process.
     Current,
 }
 
-/// The progress of an orderly end.
+/// The progress of an orderly shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stopping {
     No,
-    /// The last attempt, if any, is still to end.
+    /// The shutdown was requested. The current attempt, if any, must end first.
     Requested,
     /// The Lease is being released.
     Releasing,
@@ -140,7 +145,8 @@ enum Stopping {
 }
 
 impl Conduct {
-    /// Creates the conduct of a publisher that has this identity in the Lease of the service.
+    /// Creates the leadership state of a publisher that has this identity in the Lease of the
+    /// service.
     pub(super) fn new(service: &str, identity: String, now: Now) -> Self {
         Self {
             service: service.to_owned(),
@@ -167,7 +173,7 @@ impl Conduct {
         }
     }
 
-    /// Takes in an event.
+    /// Processes an event.
     pub(super) fn handle(&mut self, event: Event, now: Now) {
         self.notice_pause(now);
         match event {
@@ -196,12 +202,12 @@ impl Conduct {
         self.advance();
     }
 
-    /// Returns the next thing to do, and None when everything was returned.
+    /// Returns the next action for the publisher, or None if there are no more.
     pub(super) fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// Returns the time (monotonic clock) at which [`Event::Tick`] is due.
+    /// Returns the monotonic time at which [`Event::Tick`] is due.
     pub(super) fn poll_timeout(&self) -> Duration {
         let attempt = match &self.attempt {
             Some(attempt) => Some(attempt.deadline),
@@ -210,27 +216,28 @@ impl Conduct {
         attempt.into_iter().fold(self.now.elapsed.saturating_add(TURN), Duration::min)
     }
 
-    /// Returns true if the Lease was read at least once.
+    /// Returns true if the publisher has read the Lease at least once.
     pub(super) fn knows_lease(&self) -> bool {
         self.knowledge != Knowledge::None
     }
 
-    /// Returns true if this publisher holds the Lease and may rely on it.
+    /// Returns true if this publisher holds the Lease and has read it since the last long pause.
     pub(super) fn holds_lease(&self) -> bool {
         self.held_since.is_some() && self.knowledge == Knowledge::Current && self.stopping == Stopping::No
     }
 
-    /// Returns true if this publisher publishes.
+    /// Returns true if this publisher is the leader, which alone publishes.
     pub(super) fn is_leading(&self) -> bool {
         self.leading
     }
 
-    /// Returns true after [`Event::Stop`], as soon as the Lease is released or cannot be.
+    /// Returns true after [`Event::Stop`] as soon as the Lease has been released or its release has
+    /// failed.
     pub(super) fn has_ended(&self) -> bool {
         self.stopping == Stopping::Ended
     }
 
-    /// Fences this publisher after a pause in which another one may have taken over.
+    /// Fences this publisher after a pause during which another publisher may have taken over.
     fn notice_pause(&mut self, now: Now) {
         let pause = pause::length(self.now, now);
         self.now = now;
@@ -239,7 +246,7 @@ impl Conduct {
             if self.knowledge == Knowledge::Current {
                 self.knowledge = Knowledge::Outdated;
             }
-            // An answer that was on its way may be as old as the pause.
+            // A response that was in transit may be as old as the pause.
             self.attempt = None;
             self.next_attempt = now.elapsed;
             self.reach.stood_still(now.elapsed);
@@ -255,8 +262,8 @@ impl Conduct {
             }
             _ => {}
         }
-        // Before leading: clients of another object, or of another Secret, must not be published
-        // for.
+        // The engine must know the clients before this publisher leads, so that it never publishes
+        // for the clients of another object or Secret.
         self.discovery = discovery.map(Arc::new);
         if let Some(discovery) = self.discovery.clone().filter(|_| !known) {
             self.outputs.push_back(Output::Engine(Input::Discovery(discovery)));
@@ -264,7 +271,8 @@ impl Conduct {
     }
 
     fn set_network(&mut self, network: Arc<Network>) {
-        // Tor's cache repeats a consensus; a newer one came from the network.
+        // Tor may return a consensus from its cache, but a newer one must have come from the
+        // network.
         if self.network.as_ref().is_none_or(|known| known.validity() < network.validity()) {
             self.reach.shown();
         }
@@ -272,7 +280,8 @@ impl Conduct {
         self.raise_floors();
     }
 
-    /// Passes greater revision counters that another publisher stored in the Lease to the engine.
+    /// Passes the revision counters in the Lease to the engine if they are greater than those that
+    /// this publisher has used.
     fn raise_floors(&mut self) {
         let Some(network) = &self.network else { return };
         for period in network.service_periods().map(|service| service.period) {
@@ -292,7 +301,7 @@ impl Conduct {
         }
     }
 
-    /// Does everything that is due. Calling it again at the same time changes nothing.
+    /// Performs all work that is due. A second call at the same time has no effect.
     fn advance(&mut self) {
         let condition = (self.fitness(), self.reach.is_proven(self.now.elapsed));
         if self.condition != condition {
@@ -385,7 +394,7 @@ impl Conduct {
         }
     }
 
-    /// Decides what to do about the Lease that was read.
+    /// Decides what to do with the Lease that was read.
     fn consider(&mut self, lease: Option<Box<Lease>>) {
         if let Some(foreign) = lease.as_ref().filter(|lease| !lease_object::belongs_to(lease, &self.service)) {
             let holder = Record::of(foreign).holder;
@@ -406,7 +415,7 @@ impl Conduct {
         }
     }
 
-    /// Claims the Lease, or leaves it to one of the publishers that are ready.
+    /// Claims the Lease or leaves it to one of the publishers in `ready`.
     fn choose(&mut self, lease: Option<Box<Lease>>, decision: Decision, mut ready: BTreeSet<String>) {
         let fitness = self.fitness();
         ready.remove(self.election.identity());
@@ -442,7 +451,7 @@ impl Conduct {
         self.call(Phase::Claiming, LeaseRequest::WriteLease(lease));
     }
 
-    /// Writes the Lease as held by nobody, with the last counters.
+    /// Writes the Lease without a holder, with the latest revision counters.
     fn vacate(&mut self, mut lease: Box<Lease>) {
         lease_object::raise_counters(&mut lease, &self.used);
         election::vacate(lease.spec.get_or_insert_default(), self.timestamp());
@@ -453,9 +462,9 @@ impl Conduct {
         let reason = match self.fitness() {
             _ if self.stopping != Stopping::No => return tracing::info!("released the Lease"),
             Fitness::CutOff => "no HSDir answers",
-            _ => "there is no working tor here",
+            _ => "this publisher has no working tor",
         };
-        tracing::warn!(reason, "gave the Lease up to another publisher, which is ready");
+        tracing::warn!(reason, "gave up the Lease so that a ready publisher can take over");
     }
 
     fn end_attempt(&mut self) {
@@ -466,7 +475,7 @@ impl Conduct {
 
     fn fail(&mut self, error: &LeaseError) {
         if self.stopping == Stopping::Releasing {
-            tracing::warn!("could not release the Lease, which will expire: {error}");
+            tracing::warn!("could not release the Lease; it will expire: {error}");
         } else {
             let what =
                 if self.held_since.is_some() { "could not renew the Lease" } else { "could not acquire the Lease" };
@@ -475,13 +484,13 @@ impl Conduct {
         self.schedule(RETRY);
     }
 
-    /// Ends the attempt. The next one follows after the pause, or at once if something changed.
+    /// Ends the attempt. The next one follows after the pause, or at once if something has changed.
     fn schedule(&mut self, pause: Duration) {
         self.attempt = None;
         self.next_attempt = self.next_attempt.min(self.now.elapsed.saturating_add(pause));
     }
 
-    /// Takes in what the Lease says.
+    /// Updates the leadership state from the Lease.
     fn learn(&mut self, held: bool, lease: Option<&Lease>) {
         if self.held_since.is_some() != held || !self.knows_lease() {
             let holder = lease.map(|lease| Record::of(lease).holder).unwrap_or_default();

@@ -1,7 +1,8 @@
-//! The driver of one onion service: the merge engine, the fetches of external backends, and tor.
+//! Drives one onion service: its merge engine, the fetches for its external backends, and its
+//! access to tor.
 //!
 //! The publisher in a frontend pod and each service of the stand-alone daemon own a driver. They
-//! pass it what they learn and call [`Driver::carry_out`] after that.
+//! pass it all inputs and then call [`Driver::carry_out`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,16 +19,16 @@ pub(super) struct Driver {
     engine: MergeEngine,
     external: ExternalBackends,
     network: Option<Arc<Network>>,
-    /// None while there is no connection to a bootstrapped tor.
+    /// The access to tor. None while there is no connection to a bootstrapped tor.
     tor: Option<TorOrders>,
     counts: Counts,
 }
 
-/// The content of an external backend's descriptor that a fetch brought.
+/// An external backend and the content of its newly fetched descriptor.
 pub(super) type Found = (OnionAddress, Arc<ServiceContent>);
 
 impl Driver {
-    /// Creates the driver of a new engine.
+    /// Creates a driver for a new engine.
     pub(super) fn new(engine: MergeEngine, external: ExternalBackends) -> Self {
         Self { engine, external, network: None, tor: None, counts: Counts::default() }
     }
@@ -37,12 +38,13 @@ impl Driver {
         self.engine.handle(input, now);
     }
 
-    /// The external backends of the service.
+    /// Returns the external backends of the service.
     pub(super) fn external(&mut self) -> &mut ExternalBackends {
         &mut self.external
     }
 
-    /// Takes in news of tor. Returns the descriptor of an external backend if a fetch brought one.
+    /// Processes news from tor. Returns the descriptor of an external backend if the news contains
+    /// one.
     pub(super) fn take_news(&mut self, news: TorNews, now: Now) -> Option<Found> {
         match news {
             TorNews::Up(orders) => {
@@ -74,8 +76,8 @@ impl Driver {
         None
     }
 
-    /// Carries out everything that is due. Returns the revision counters of new descriptors, by
-    /// time period.
+    /// Carries out all work that is due. Returns the revision counters of new descriptors, by time
+    /// period.
     pub(super) fn carry_out(&mut self, now: Now) -> Vec<(TimePeriod, u64)> {
         let mut counters = Vec::new();
         for input in self.external.carry_out(now) {
@@ -86,9 +88,10 @@ impl Driver {
                 Output::Upload { hsdir, period, descriptor } => {
                     tracing::debug!(%hsdir, period = period.number, bytes = descriptor.len(), "uploading");
                     let upload = Upload { hsdir, descriptor, ordered: now };
-                    // Without a connection an order has no result, until `TorRestarted` voids it.
+                    // Without a connection, the upload gets no result. `TorRestarted` cancels it
+                    // later.
                     if self.tor.as_ref().is_some_and(|tor| !tor.upload(upload)) {
-                        tracing::debug!(%hsdir, "could not order an upload");
+                        tracing::debug!(%hsdir, "could not queue an upload");
                     }
                 }
                 Output::StoreCounter(period, counter) => {
@@ -101,17 +104,17 @@ impl Driver {
         counters
     }
 
-    /// The time (monotonic clock) at which [`Input::Tick`] and [`Self::carry_out`] are due.
+    /// Returns the monotonic time at which [`Input::Tick`] and [`Self::carry_out`] are due.
     pub(super) fn poll_timeout(&self) -> Option<Duration> {
         [self.engine.poll_timeout(), self.external.poll_timeout()].into_iter().flatten().min()
     }
 
-    /// The engine's state.
+    /// Returns the state of the merge engine.
     pub(super) fn status(&self) -> Status {
         self.engine.status()
     }
 
-    /// The newest network. None before tor has read a consensus.
+    /// Returns the newest network, or None before the first consensus has been read from tor.
     pub(super) fn network(&self) -> Option<&Arc<Network>> {
         self.network.as_ref()
     }
@@ -121,13 +124,14 @@ impl Driver {
         self.tor.is_some()
     }
 
-    /// Returns true if clients cannot find the backend's points any more. Without tor nothing is
-    /// uploaded, so that nothing is withdrawn, whatever deadlines pass.
+    /// Returns true if clients can no longer find any introduction point of the backend. Without
+    /// tor, nothing is uploaded, so no backend counts as withdrawn, regardless of deadlines that
+    /// pass.
     pub(super) fn is_withdrawn(&self, id: &BackendId) -> bool {
         self.has_tor() && self.engine.withdrawn(id)
     }
 
-    /// The numbers of uploads, fetches and descriptors so far.
+    /// Returns the numbers of uploads, fetches and descriptors so far.
     pub(super) fn counts(&self) -> Counts {
         Counts { fetches: self.external.fetches(), ..self.counts }
     }

@@ -1,7 +1,7 @@
-//! The external backends of a service, and all backends of the stand-alone daemon.
+//! Manages the external backends of a service. All backends of the stand-alone daemon are external.
 //!
-//! Their descriptors are fetched from HSDirs as the schedule in `merge` decides, checked here, and
-//! passed to the engine.
+//! The descriptors of external backends are fetched from HSDirs according to the schedule in
+//! `merge`, checked here, and passed to the engine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,23 +19,24 @@ use crate::onion::{OnionAddress, ServiceContent};
 
 /// The external backends of one service.
 pub(super) struct ExternalBackends {
-    /// The service's own address, which cannot be its backend.
+    /// The service's own address, which cannot be one of its backends.
     own: OnionAddress,
     scheduler: FetchSchedule,
     network: Option<Arc<Network>>,
     tor: Option<TorOrders>,
     states: StateHistory<OnionAddress>,
-    /// The features of each descriptor that are not published, or the reason why nothing is.
+    /// For each backend, the parts of its descriptor that are not published, or the reason why
+    /// nothing is published.
     messages: BTreeMap<OnionAddress, String>,
     fetches: FetchCounts,
 }
 
-/// The numbers of fetches by result.
+/// The numbers of fetches, by result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct FetchCounts {
-    /// Fetches that brought a valid descriptor.
+    /// The number of fetches that returned a valid descriptor.
     pub(super) found: u64,
-    /// Fetches that failed, or brought an invalid descriptor.
+    /// The number of fetches that failed or returned an invalid descriptor.
     pub(super) failed: u64,
 }
 
@@ -52,7 +53,8 @@ impl ExternalBackends {
         }
     }
 
-    /// Sets the backends. While not `active`, none is fetched, because nothing is published.
+    /// Sets the external backends. Unless `active`, their descriptors are not fetched, because
+    /// nothing is published.
     pub(super) fn set(&mut self, backends: &BTreeSet<OnionAddress>, active: bool, now: Now) {
         let backends: BTreeSet<_> = backends.iter().copied().filter(|address| *address != self.own).collect();
         self.states.retain(|address| backends.contains(address));
@@ -61,7 +63,7 @@ impl ExternalBackends {
         self.scheduler.handle(FetchInput::Active(active), now);
     }
 
-    /// Notes that the connection to tor was established or lost.
+    /// Records that the connection to tor was established or lost.
     pub(super) fn set_tor(&mut self, tor: Option<TorOrders>, now: Now) {
         self.scheduler.handle(FetchInput::Tor(tor.is_some()), now);
         self.tor = tor;
@@ -72,7 +74,7 @@ impl ExternalBackends {
         self.scheduler.handle(FetchInput::Network(network), now);
     }
 
-    /// Takes in the result of a fetch. Returns the content of the descriptor if it is valid.
+    /// Processes the result of a fetch. Returns the content of the descriptor if it is valid.
     pub(super) fn fetched(
         &mut self,
         address: OnionAddress,
@@ -121,12 +123,12 @@ impl ExternalBackends {
         } else if self.scheduler.states().any(|(known, _)| known == address)
             && self.messages.get(&address) != Some(&message)
         {
-            tracing::warn!(%address, message, "an external backend cannot be published completely");
+            tracing::warn!(%address, message, "an external backend is not fully published");
             self.messages.insert(address, message);
         }
     }
 
-    /// Orders the fetches that are due. Returns the resulting inputs of the engine.
+    /// Requests the fetches that are due. Returns the resulting inputs of the engine.
     pub(super) fn carry_out(&mut self, now: Now) -> Vec<Input> {
         let mut inputs = Vec::new();
         self.scheduler.handle(FetchInput::Tick, now);
@@ -134,7 +136,7 @@ impl ExternalBackends {
             match output {
                 FetchOutput::Fetch(address, hsdir) => {
                     if !self.tor.as_ref().is_some_and(|tor| tor.fetch(Fetch { address, hsdir })) {
-                        // A fetch that was not ordered has no result; it fails here.
+                        // A fetch that could not be requested gets no result, so it fails here.
                         let answer = FetchAnswer::Useless;
                         self.scheduler.handle(FetchInput::Fetched { address, hsdir, answer }, now);
                     }
@@ -145,7 +147,7 @@ impl ExternalBackends {
                     inputs.push(Input::Backend(id(&address), content));
                 }
                 FetchOutput::Lost(address) => {
-                    tracing::warn!(%address, "an external backend is lost");
+                    tracing::warn!(%address, "an external backend is no longer used");
                     inputs.push(Input::BackendLost(id(&address)));
                 }
             }
@@ -153,7 +155,7 @@ impl ExternalBackends {
         inputs
     }
 
-    /// Returns the time (monotonic clock) at which [`Self::carry_out`] is due.
+    /// Returns the monotonic time at which [`Self::carry_out`] is due.
     pub(super) fn poll_timeout(&self) -> Option<Duration> {
         self.scheduler.poll_timeout()
     }
@@ -162,7 +164,8 @@ impl ExternalBackends {
         self.fetches
     }
 
-    /// Returns all external backends by address, given the engine's state.
+    /// Returns the state of all external backends, sorted by address, given the state of the
+    /// engine.
     pub(super) fn views(&mut self, status: &Status, now: SystemTime) -> Vec<BackendView> {
         let points: BTreeMap<&BackendId, usize> = status.points.iter().map(|(id, count)| (id, *count)).collect();
         let view = |(address, state)| {
@@ -205,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn all_backends_but_the_service_itself_are_shown() {
+    fn all_backends_except_the_service_itself_are_listed() {
         let mut external = ExternalBackends::new(address(0), [1; 32]);
         external.set(&[address(0), address(1), address(2)].into(), true, at(1));
         let shown = |external: &mut ExternalBackends, seconds| -> Vec<_> {
@@ -242,7 +245,7 @@ mod tests {
             external.scheduler.handle(FetchInput::Tick, at(seconds));
             external.views(&status, at(seconds).wall).remove(0).state
         };
-        assert_eq!(state(0, false, 3), BackendState::Starting, "before the engine selected");
+        assert_eq!(state(0, false, 3), BackendState::Starting, "the engine has not selected points yet");
         assert_eq!(state(0, true, 4), BackendState::Waiting);
         assert_eq!(state(3, false, 5), BackendState::Ready);
         assert_eq!(state(0, true, 6), BackendState::Waiting);

@@ -1,5 +1,4 @@
-//! A publisher without Kubernetes, which has a fixed set of backends. Tests and measurements use
-//! it.
+//! Runs a publisher without Kubernetes, with a fixed set of backends, for tests and measurements.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -19,23 +18,24 @@ use crate::crd::clients::ClientList;
 use crate::merge::BackendId;
 use crate::onion::{ClientPublicKey, OnionAddress};
 
-/// The backends and clients of a publisher without Kubernetes.
+/// The fixed backends and clients of a publisher without Kubernetes.
 #[derive(Debug, Clone, Default)]
 pub struct FixedBackends {
-    /// The backends with agents.
+    /// The backends that have an agent.
     pub backends: Vec<FixedBackend>,
     /// The onion addresses of external backends.
     pub external: BTreeSet<OnionAddress>,
-    /// The clients that may discover the service. If there are none, every client may.
+    /// The clients that are authorized to discover the service. If the list is empty, every client
+    /// can discover it.
     pub clients: Vec<ClientPublicKey>,
 }
 
 /// A backend with an agent, written `POD_UID@HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FixedBackend {
-    /// The pod UID that the agent was started with.
+    /// The pod UID with which the agent was started.
     pub uid: String,
-    /// The `host:port` of the agent.
+    /// The address of the agent (`host:port`).
     pub agent: String,
 }
 
@@ -48,8 +48,8 @@ impl FromStr for FixedBackend {
     }
 }
 
-/// Runs a publisher without Kubernetes until SIGTERM or SIGINT. It writes no status, and always
-/// holds a Lease of its own.
+/// Runs a publisher without Kubernetes until SIGTERM or SIGINT. It writes no status and always
+/// holds its own in-memory Lease.
 pub async fn run_fixed(args: PublisherArgs, fixed: FixedBackends) -> Result<(), RunError> {
     let connect = async |pod_uid: &str, parts: &mut JoinSet<()>| Ok(neighbours(pod_uid, fixed, parts));
     cluster::serve(&args, connect).await
@@ -81,7 +81,7 @@ fn neighbours(pod_uid: &str, fixed: FixedBackends, parts: &mut JoinSet<()>) -> N
     }
 }
 
-/// Answers the calls of the only publisher, with a Lease in memory.
+/// Answers the Lease calls of the only publisher from a Lease in memory.
 async fn answer(
     mut calls: mpsc::UnboundedReceiver<(CallId, LeaseRequest)>,
     answers: mpsc::Sender<(CallId, Result<LeaseAnswer, CallError>)>,
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_backend_is_parsed() {
+    fn parses_a_backend() {
         let backend: FixedBackend = "b@[::1]:1".parse().unwrap();
         assert_eq!((backend.uid.as_str(), backend.agent.as_str()), ("b", "[::1]:1"));
         assert!("no-address".parse::<FixedBackend>().is_err());

@@ -1,4 +1,4 @@
-//! The publisher's HTTP servers for probes and metrics.
+//! Runs the publisher's HTTP servers for probes and metrics.
 
 use std::future::IntoFuture as _;
 use std::io;
@@ -16,20 +16,20 @@ use super::clock::Clock;
 use super::metrics::{self, Figures};
 use crate::common;
 
-/// The time without an iteration of the main loop after which the publisher counts as stuck. The
-/// loop runs once a second, regardless of the network.
+/// The time without an iteration of the main loop after which the publisher is considered stuck.
+/// The loop runs once a second, regardless of the network.
 const HANGS: Duration = Duration::from_secs(30);
 
-/// The publisher's state that the probes and the metrics report.
+/// The state of the publisher that the probes and the metrics report.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Health {
     /// The monotonic time of the main loop's last iteration.
     pub(super) turned: Duration,
-    /// The reason why the publisher cannot start. None if there is no problem.
+    /// The problem that prevents the publisher from starting, if there is one.
     pub(super) problem: Option<String>,
     /// The publisher's role according to the Lease.
     pub(super) role: Role,
-    /// The values of the metrics.
+    /// The values that the metrics page shows.
     pub(super) figures: Figures,
 }
 
@@ -41,7 +41,7 @@ pub(super) enum Role {
     Unknown,
     /// The publisher holds the Lease and publishes.
     Leading,
-    /// The publisher is a standby: another publisher holds the Lease, or nobody does.
+    /// The publisher is a standby: the Lease is free or held by another publisher.
     StandingBy,
 }
 
@@ -66,8 +66,8 @@ impl Health {
     }
 }
 
-/// Answers the liveness probe of the tor in the same pod, because nothing in tor's own container
-/// can answer it. `silent` is true if tor does not answer.
+/// Answers the liveness probe of the tor container, because nothing in that container can answer
+/// it. `silent` is true if tor does not respond.
 async fn tor_alive(State(silent): State<watch::Receiver<bool>>) -> (StatusCode, String) {
     answer(if *silent.borrow() {
         Err("tor accepts connections to its control socket but does not answer")
@@ -79,11 +79,11 @@ async fn tor_alive(State(silent): State<watch::Receiver<bool>>) -> (StatusCode, 
 /// The ports of the HTTP servers, and of tor's own metrics.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ports {
-    /// The port of the probes.
+    /// The port on which the probes are served.
     pub(super) probes: u16,
-    /// The port of the metrics.
+    /// The port on which the metrics are served.
     pub(super) metrics: u16,
-    /// The `MetricsPort` of the pod's tor on 127.0.0.1.
+    /// The `MetricsPort` on 127.0.0.1 of the tor in the same pod.
     pub(super) tor_metrics: u16,
 }
 
@@ -98,8 +98,8 @@ pub(super) async fn serve(
     let alive =
         |State((health, clock)): State<Source>| async move { answer(health.borrow().alive(clock.now().elapsed)) };
     let ready = |State((health, _)): State<Source>| async move { answer(health.borrow().ready()) };
-    // A publisher that waits for the master key counts as started: a restart would not repair the
-    // key.
+    // A publisher that waits for the master key is considered started, because a restart would not
+    // repair the key.
     let probes = Router::new().route("/startupz", get(alive)).route("/livez", get(alive)).route("/readyz", get(ready));
     let probes = probes.route("/tor/livez", get(tor_alive).with_state(tor_silent));
     let metrics = Router::new().route("/metrics", get(metrics)).merge(common::tor_metrics::router(ports.tor_metrics));

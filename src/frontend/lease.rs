@@ -1,5 +1,5 @@
-//! The calls to the API server that the conduct orders: reading and writing the Lease, and listing
-//! the publishers that are ready.
+//! Executes the API server calls that the leadership state machine requests: reading and writing
+//! the Lease, and listing the ready publishers.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use crate::common::complaint::cause;
 use crate::crd::PUBLISHER_MANAGER;
 use crate::crd::names::{self, Component};
 
-/// The executor of the conduct's calls.
+/// The executor of the API server calls that concern the Lease.
 pub(super) struct LeaseKeeper {
     leases: Api<Lease>,
     pods: Api<Pod>,
@@ -23,7 +23,7 @@ pub(super) struct LeaseKeeper {
 }
 
 impl LeaseKeeper {
-    /// Creates the executor for the Lease of a service.
+    /// Creates the executor of the calls that concern the Lease of a service.
     pub(super) fn new(client: Client, namespace: &str, service: &str) -> Self {
         Self {
             leases: Api::namespaced(client.clone(), namespace),
@@ -32,7 +32,7 @@ impl LeaseKeeper {
         }
     }
 
-    /// Executes calls until their sender is dropped. A new call replaces the one under way.
+    /// Executes calls until their sender is dropped. A new call replaces the one in progress.
     pub(super) async fn run(
         self,
         mut calls: mpsc::UnboundedReceiver<(CallId, LeaseRequest)>,
@@ -74,8 +74,8 @@ impl LeaseKeeper {
         })
     }
 
-    /// Lists the publishers of the service with Ready pods. A pod is Ready only with a bootstrapped
-    /// tor.
+    /// Lists the publishers of the service whose pods are Ready. A pod is Ready only if its tor has
+    /// bootstrapped.
     async fn list_ready(&self) -> kube::Result<BTreeSet<String>> {
         let frontends = ListParams::default().labels(&names::pod_selector(&self.service, Component::Frontend));
         let pods = self.pods.list(&frontends).await?.items;
@@ -84,7 +84,7 @@ impl LeaseKeeper {
     }
 }
 
-/// Returns the identity of a publisher in the Lease.
+/// Returns the identity under which a publisher holds the Lease.
 pub(super) fn identity(pod_name: &str, pod_uid: &str) -> String {
     format!("{pod_name}_{pod_uid}")
 }

@@ -1,5 +1,5 @@
-//! Reads the mounted master key, and waits until it is valid: the Secret can be repaired while the
-//! pod runs.
+//! Reads the mounted master key and waits until it is valid, because the Secret can be repaired
+//! while the pod is running.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,12 +13,13 @@ use super::http::Health;
 use crate::common::complaint::Complaint;
 use crate::onion::{MasterKey, OnionAddress};
 
-/// The pause between two attempts to read the key. It is far below the time after which the
+/// The pause between two attempts to read the key. It is far shorter than the time after which the
 /// liveness probe considers the publisher stuck.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// Reads the key (tor's `hs_ed25519_secret_key`) repeatedly until it is valid and, if an address is
-/// expected, belongs to that address. Meanwhile the log and the readiness probe report the problem.
+/// expected, belongs to that address. Until then, the log and the readiness probe report the
+/// problem.
 pub(super) async fn wait_for(
     directory: &Path,
     expected: Option<OnionAddress>,
@@ -60,7 +61,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn waits_through_a_missing_a_malformed_and_a_foreign_key() {
+    async fn waits_while_the_key_is_missing_malformed_or_of_another_service() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("hs_ed25519_secret_key");
         let [good, others] = [1, 2].map(|seed| MasterKey::generate(&mut StdRng::from_seed([seed; 32])));

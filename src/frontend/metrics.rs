@@ -1,4 +1,4 @@
-//! The publisher's `/metrics` page, in the Prometheus text format (version 0.0.4).
+//! Renders the publisher's `/metrics` page in the Prometheus text format (version 0.0.4).
 
 use super::external::FetchCounts;
 use super::view::BackendView;
@@ -6,12 +6,12 @@ use crate::common::exposition::Exposition;
 use crate::crd::BackendState;
 use crate::merge::{PeriodStatus, UploadError};
 
-/// The values that the metrics show.
+/// The values that the metrics page shows.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Figures {
     /// True if the publisher has a control connection to a bootstrapped tor.
     pub(super) tor_up: bool,
-    /// True if this publisher leads.
+    /// True if this publisher is the leader.
     pub(super) leading: bool,
     /// The state of each backend.
     pub(super) backends: Vec<BackendView>,
@@ -20,10 +20,11 @@ pub(super) struct Figures {
     pub(super) counts: Counts,
 }
 
-/// The values of the counters since the start of the publisher.
+/// The counters of the metrics page, counted since the start of the publisher.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Counts {
-    /// The number of rounds. A round builds the descriptors for all HSDirs of one time period.
+    /// The number of publishing rounds. Each round builds the descriptors for all HSDirs of one
+    /// time period.
     pub(super) rounds: u64,
     /// The number of uploads that HSDirs accepted.
     pub(super) accepted: u64,
@@ -36,7 +37,7 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// Counts an upload by its result.
+    /// Counts an upload according to its result.
     pub(super) fn uploaded(&mut self, result: &Result<(), UploadError>) {
         let count = match result {
             Ok(()) => &mut self.accepted,
@@ -123,7 +124,7 @@ mod tests {
     use crate::common::exposition::page;
     use crate::onion::TimePeriod;
 
-    /// Returns the figures of a publisher with backends in several states and one time period.
+    /// Returns the values of a publisher with backends in several states and one time period.
     fn figures() -> Figures {
         let backend = |state| BackendView {
             name: "a".into(),

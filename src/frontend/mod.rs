@@ -7,12 +7,12 @@
 //! agents ┘        └──► status, probes, metrics
 //! ```
 //!
-//! The loop in `publisher` passes everything that happens to `conduct` (pure), which decides
-//! whether this publisher leads, and to `driver`, which owns the merge engine. Every other part
-//! talks to one neighbour: Kubernetes (`pods`, `object`, `admission`, `lease`, `status`), the
-//! agents (`agents`, `sync`) or tor (`tor`). `cluster` connects the parts in a frontend pod, and
-//! `fixed` does so without Kubernetes, for tests. `standalone` is the daemon for a plain server,
-//! with a driver for each service of its `config.yaml`.
+//! The loop in `publisher` passes all events to `conduct` (pure), which decides whether this
+//! publisher is the leader, and to `driver`, which owns the merge engine. Each of the other parts
+//! communicates with one peer: Kubernetes (`pods`, `object`, `admission`, `lease`, `status`), the
+//! agents (`agents`, `sync`) or tor (`tor`). `cluster` connects the parts in a frontend pod;
+//! `fixed` does so without Kubernetes, for tests. `standalone` is the daemon for servers without
+//! Kubernetes, with a driver for each service in its `config.yaml`.
 
 mod admission;
 mod agents;
@@ -46,10 +46,11 @@ pub use self::args::{Args, PublisherArgs};
 use self::args::{Command, Mode};
 pub use self::fixed::{FixedBackend, FixedBackends, run_fixed};
 
-/// The reason why the publisher ended.
+/// The error with which the publisher or the daemon ended.
 pub type RunError = Box<dyn Error + Send + Sync>;
 
-/// Runs until SIGTERM or SIGINT. `init` runs until it is done.
+/// Runs the selected program: the publisher and the daemon until SIGTERM or SIGINT, `init` until it
+/// is done.
 pub async fn run(args: Args) -> Result<(), RunError> {
     match args.mode() {
         Mode::Command(Command::Init, paths) => Ok(paths.make()?),

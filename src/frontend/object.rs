@@ -1,7 +1,7 @@
-//! The publisher's own `OnionBalancedService`.
+//! Watches the `OnionBalancedService` of the publisher.
 //!
-//! The object is read leniently, field by field: the operator may be newer than this publisher, and
-//! its objects may have fields that the types of this version refuse.
+//! The object is read leniently, field by field, because the operator may be newer than this
+//! publisher, and its objects may have fields that the types of this version reject.
 
 use std::collections::BTreeSet;
 use std::pin::pin;
@@ -19,22 +19,23 @@ use crate::crd::clients::ClientList;
 use crate::crd::{AuthorizedClient, BackendStatus, DistinctDescriptors, OnionBalancedService, PublishedStatus};
 use crate::onion::OnionAddress;
 
-/// The fields of the object that the publisher uses.
+/// The fields of the `OnionBalancedService` that the publisher uses.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Object {
     /// The object's UID.
     pub(super) uid: String,
-    /// True if nothing may be published.
+    /// True if the service is suspended, so that nothing may be published.
     pub(super) suspend: bool,
-    /// The rule by which HSDirs get different descriptors. An unknown mode counts as the default.
+    /// The mode that determines whether HSDirs get different descriptors. An unknown mode is
+    /// treated as the default.
     pub(super) distinct_descriptors: DistinctDescriptors,
-    /// The restriction of discovery. None if every client may discover the service.
+    /// The restriction of discovery. None if every client can discover the service.
     pub(super) restriction: Option<Restriction>,
-    /// The external backends. Invalid addresses are left out, and the operator reports them.
+    /// The external backends. Invalid addresses are omitted; the operator reports them.
     pub(super) external_backends: BTreeSet<OnionAddress>,
-    /// The status of backends as the last publisher wrote it.
+    /// The backends' status as the previous publisher wrote it.
     pub(super) backends: Vec<BackendStatus>,
-    /// The published descriptors as the last publisher wrote them.
+    /// The status of the published descriptors as the previous publisher wrote it.
     pub(super) published: Vec<PublishedStatus>,
 }
 
@@ -43,12 +44,13 @@ pub(super) struct Object {
 pub(super) struct Restriction {
     /// The clients that the spec lists.
     pub(super) clients: ClientList,
-    /// The name of the Secret with further clients.
+    /// The name of the Secret that lists further clients.
     pub(super) secret_name: Option<String>,
 }
 
 impl Restriction {
-    /// Reads the field leniently. Any value restricts discovery, even an unknown one.
+    /// Reads `spec.restrictedDiscovery` leniently. Any value restricts discovery, even an unknown
+    /// one.
     pub(super) fn of(restricted: &Value) -> Self {
         let entries = restricted.get("clients").and_then(Value::as_array);
         let entries = entries.into_iter().flatten().map(|entry| serde_json::from_value(entry.clone()));
@@ -63,8 +65,8 @@ pub(super) fn secret_name(object: Option<&Object>) -> Option<String> {
     object?.restriction.as_ref()?.secret_name.clone()
 }
 
-/// Watches the object and keeps `object` up to date, forever. A deleted object stays as it was,
-/// because Kubernetes then ends this pod.
+/// Watches the object and keeps `object` up to date, forever. When the object is deleted, the last
+/// state is kept, because Kubernetes then terminates this pod.
 pub(super) async fn watch(client: Client, namespace: &str, service: &str, object: watch::Sender<Option<Arc<Object>>>) {
     let api: Api<DynamicObject> =
         Api::namespaced_with(client, namespace, &ApiResource::erase::<OnionBalancedService>(&()));
@@ -125,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_fields_that_it_needs() {
+    fn reads_the_fields_that_the_publisher_needs() {
         let object = read(serde_json::json!({
             "apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService",
             "metadata": { "name": "web", "uid": "u-1" },
@@ -144,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_restriction_is_a_restriction() {
+    fn an_unknown_restriction_restricts_discovery() {
         for restricted in [serde_json::json!({}), serde_json::json!({ "unheard": 1 })] {
             let object = read(serde_json::json!({
                 "apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService",
@@ -165,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restriction_of_another_version_is_a_restriction() {
+    fn a_restriction_of_another_version_restricts_discovery() {
         let key = ClientSecretKey::from_bytes([1; 32]).public();
         for restricted in [json!({}), json!("yes"), json!({"clients": "all"}), json!({"clients": [{"key": "x"}, 1]})] {
             assert_eq!(Restriction::of(&restricted), Restriction::default());

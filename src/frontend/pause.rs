@@ -1,13 +1,13 @@
-//! The length of a pause in which the process did not run.
+//! Measures the pauses during which the process did not run.
 
 use std::time::Duration;
 
 use crate::merge::Now;
 
-/// Returns how long the process slept between two readings of its clocks.
+/// Returns the time that passed between two readings of the clocks.
 ///
-/// This is the longer of the times that the two clocks measured: the monotonic clock does not run
-/// while the machine is suspended, and the wall clock can be set back.
+/// The result is the longer of the times that the two clocks measured, because the monotonic clock
+/// stops while the machine is suspended, and the wall clock can be set back.
 pub(super) fn length(before: Now, after: Now) -> Duration {
     let wall = after.wall.duration_since(before.wall).unwrap_or_default();
     after.elapsed.saturating_sub(before.elapsed).max(wall)
@@ -24,10 +24,14 @@ mod tests {
     }
 
     #[test]
-    fn the_longer_time_of_the_two_clocks_counts() {
+    fn the_longer_of_the_two_measured_times_is_returned() {
         assert_eq!(length(at(100, 5), at(101, 6)), Duration::from_secs(1));
         assert_eq!(length(at(100, 5), at(160, 6)), Duration::from_secs(60), "suspended");
-        assert_eq!(length(at(100, 5), at(101, 40)), Duration::from_secs(35), "stopped, and the wall clock set back");
-        assert_eq!(length(at(100, 5), at(40, 6)), Duration::from_secs(1), "set back");
+        assert_eq!(
+            length(at(100, 5), at(101, 40)),
+            Duration::from_secs(35),
+            "the process was stopped and the wall clock was set back"
+        );
+        assert_eq!(length(at(100, 5), at(40, 6)), Duration::from_secs(1), "the wall clock was set back");
     }
 }

@@ -1,4 +1,4 @@
-//! Watches the backend pods.
+//! Watches the backend pods of the service.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -17,12 +17,12 @@ use crate::crd::names::{self, Component};
 use crate::link::AGENT_API_PORT;
 use crate::merge::BackendId;
 
-/// The fields of a backend pod that the publisher uses.
+/// The state of a backend pod, as far as the publisher needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pod {
     /// The pod's name.
     pub(super) name: String,
-    /// The `host:port` of its agent. None while the pod has no IP address.
+    /// The address of the pod's agent (`host:port`). None while the pod has no IP address.
     pub(super) agent: Option<String>,
     /// True if the pod's condition `Ready` is True.
     pub(super) ready: bool,
@@ -30,13 +30,14 @@ pub(super) struct Pod {
     pub(super) terminating: bool,
 }
 
-/// The existing pods by UID, without those that have ended (evicted, for instance).
+/// The existing backend pods by UID, without those that have ended, for instance by eviction.
 pub(super) type Pods = BTreeMap<BackendId, Pod>;
 
 /// Watches the backend pods and keeps `pods` up to date, forever.
 ///
-/// While the API server cannot be reached, the known pods stay: losing the API server does not mean
-/// losing backends. A list replaces all pods, and so removes those that vanished meanwhile.
+/// While the API server is unreachable, the known pods are kept, because losing the API server does
+/// not mean losing backends. Each list replaces all pods and thus removes those that have vanished
+/// in the meantime.
 pub(super) async fn watch(client: Client, namespace: &str, service: &str, pods: watch::Sender<Arc<Pods>>) {
     let selector = names::pod_selector(service, Component::Backend);
     // The timeout limits how long a dead connection can hide changes.
@@ -102,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_running_pod() {
+    fn reads_a_running_pod() {
         let status = serde_json::json!({
             "phase": "Running", "podIP": "10.244.0.7",
             "conditions": [{ "type": "Initialized", "status": "True" }, { "type": "Ready", "status": "True" }],
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_terminating_or_pending_pod() {
+    fn reads_terminating_and_pending_pods() {
         let status = serde_json::json!({
             "podIP": "fd00::7", "conditions": [{ "type": "Ready", "status": "False" }],
         });
@@ -126,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ended_pod_is_left_out() {
+    fn a_pod_that_has_ended_is_left_out() {
         for phase in ["Failed", "Succeeded"] {
             assert_eq!(view(&pod(&serde_json::json!({ "phase": phase, "podIP": "10.0.0.1" }), false)), None);
         }

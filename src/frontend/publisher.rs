@@ -1,5 +1,5 @@
-//! The loop of the publisher in a frontend pod: it passes what it learns to the conduct and to the
-//! driver, and carries out what they decide.
+//! Runs the main loop of the publisher in a frontend pod. The loop passes all events to the
+//! leadership state machine and to the driver, and carries out their decisions.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use super::tor::TorNews;
 use crate::crd::DistinctDescriptors;
 use crate::merge::{BackendId, Distinct, Input};
 
-/// The channels through which the publisher learns what happened.
+/// The channels through which the publisher receives events.
 pub(super) struct Inlets {
     pub(super) pods: watch::Receiver<Arc<Pods>>,
     pub(super) object: watch::Receiver<Option<Arc<Object>>>,
@@ -32,7 +32,7 @@ pub(super) struct Inlets {
     pub(super) reports: mpsc::Receiver<(BackendId, AgentReport)>,
 }
 
-/// The channels through which the publisher reports, and orders calls.
+/// The channels through which the publisher reports its state and requests API server calls.
 pub(super) struct Outlets {
     pub(super) agents: watch::Sender<AgentOrders>,
     pub(super) calls: mpsc::UnboundedSender<(CallId, LeaseRequest)>,
@@ -40,7 +40,7 @@ pub(super) struct Outlets {
     pub(super) health: watch::Sender<Health>,
 }
 
-/// The reason why the loop continues.
+/// An event that wakes the publisher's main loop.
 enum Wake {
     Timeout,
     Pods,
@@ -63,13 +63,13 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    /// Creates a publisher that leads as the conduct decides.
+    /// Creates a publisher. `conduct` decides when it leads.
     pub(super) fn new(driver: Driver, conduct: Conduct, clock: Clock, inlets: Inlets, outlets: Outlets) -> Self {
         let (backends, admission) = (Backends::default(), Admission::default());
         Self { driver, conduct, clock, inlets, outlets, backends, admission }
     }
 
-    /// Runs until `stop`, and then releases the Lease. Published descriptors stay published.
+    /// Runs until `stop` completes, then releases the Lease. Published descriptors stay published.
     pub(super) async fn run(mut self, stop: impl Future<Output = ()>) {
         tokio::pin!(stop);
         self.take_pods();
@@ -82,7 +82,7 @@ impl Publisher {
                 () = &mut stop => break,
                 wake = self.inlets.next(timeout) => wake,
             };
-            // Before anything else, so that a pause of the process fences this publisher.
+            // The tick is processed first, so that a pause of the process fences this publisher.
             self.inform(Event::Tick);
             self.take(wake);
         }
@@ -105,14 +105,14 @@ impl Publisher {
         }
     }
 
-    /// Passes an event to the conduct, and carries out what it decides.
+    /// Passes an event to the leadership state machine and carries out its decisions.
     fn inform(&mut self, event: Event) {
         let now = self.clock.now();
         self.conduct.handle(event, now);
         while let Some(output) = self.conduct.poll_output() {
             match output {
                 Output::Engine(input) => self.driver.handle(input, now),
-                // An error means that the process is about to end.
+                // Sending fails only if the process is about to end.
                 Output::Call(id, request) => _ = self.outlets.calls.send((id, request)),
             }
         }
@@ -139,7 +139,7 @@ impl Publisher {
         self.take_policy();
     }
 
-    /// Passes on whether the service is suspended, and which clients may discover it.
+    /// Passes on the suspension of the service and its authorized clients.
     fn take_policy(&mut self) {
         let secret = self.inlets.secret.borrow_and_update().clone();
         let Some(object) = self.inlets.object.borrow().clone() else { return };
@@ -148,7 +148,8 @@ impl Publisher {
     }
 
     fn take_news(&mut self, news: TorNews) {
-        // Before the engine learns them: it must know the counters of a new network's periods.
+        // The leadership state machine comes before the engine, which must know the revision
+        // counters for the time periods of a new network.
         match &news {
             TorNews::Up(_) => self.inform(Event::Tor(true)),
             TorNews::Down => self.inform(Event::Tor(false)),
@@ -166,7 +167,7 @@ impl Publisher {
         }
     }
 
-    /// Reports the state to the agents, the status, the probes and the metrics.
+    /// Reports the publisher's state to the agents, the status, the probes and the metrics.
     fn report(&mut self) {
         let status = self.driver.status();
         self.inform(Event::Progress(status.periods.clone()));
@@ -176,7 +177,8 @@ impl Publisher {
         let (holds_lease, leading) = (self.conduct.holds_lease(), self.conduct.is_leading());
 
         let withdrawn = self.backends.terminating().filter(|id| self.driver.is_withdrawn(id)).cloned().collect();
-        // The pods that were taken in, not newer ones: a report on an unknown pod would be lost.
+        // The agents get the pods that `backends` knows, not newer ones, because a report on an
+        // unknown pod would be lost.
         let pods = self.backends.known_pods();
         let orders = AgentOrders { pods, withdrawn, leading: holds_lease, network: self.driver.network().cloned() };
         self.outlets.agents.send_if_modified(|known| {
@@ -207,8 +209,8 @@ impl Publisher {
         due.saturating_sub(self.clock.now().elapsed)
     }
 
-    /// Stops leading and releases the Lease, so that another publisher need not wait until it
-    /// expires.
+    /// Stops leading and releases the Lease, so that another publisher does not have to wait until
+    /// it expires.
     async fn release(mut self) {
         self.inform(Event::Stop);
         while !self.conduct.has_ended() {
@@ -222,8 +224,8 @@ impl Publisher {
 }
 
 impl Inlets {
-    /// Waits for the next event. A channel without a sender yields nothing: when a part of the
-    /// process ends, the process ends.
+    /// Waits for the next event. A channel without a sender yields nothing, because when any part
+    /// of the process ends, the whole process ends.
     async fn next(&mut self, timeout: Duration) -> Wake {
         tokio::select! {
             () = sleep(timeout) => Wake::Timeout,

@@ -17,15 +17,16 @@ use crate::common::complaint::{Complaint, cause};
 use crate::crd::{BackendState, BackendStatus, OnionBalancedService, PUBLISHER_MANAGER, PublishedStatus};
 use crate::merge::PeriodStatus;
 
-/// The shortest time between two writes, and the pause before a failed write is repeated.
+/// The shortest time between two writes of the status, and the pause before a failed write is
+/// repeated.
 const PAUSE: Duration = Duration::from_secs(5);
-/// The longest time that the API server may take to answer.
+/// The maximum time that the API server may take to respond.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// The facts from which the status is computed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Facts {
-    /// True if this publisher leads. Only the leader writes the status.
+    /// True if this publisher is the leader, which alone writes the status.
     pub(super) leading: bool,
     /// The state of each backend.
     pub(super) backends: Vec<BackendView>,
@@ -33,7 +34,7 @@ pub(super) struct Facts {
     pub(super) periods: Vec<PeriodStatus>,
 }
 
-/// The fields of the status that the publisher owns.
+/// The publisher's part of the status.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 struct Part {
     backends: Vec<BackendStatus>,
@@ -58,7 +59,7 @@ pub(super) async fn run(
                 last = None;
                 break;
             };
-            // An object that was deleted and created again has no status.
+            // An object that has been deleted and created again has no status.
             let before = last.take().filter(|last| last.uid == object.uid);
             let before = before.unwrap_or_else(|| Last::publishers(&object));
             let wanted = part(&now, &before.part);
@@ -86,7 +87,7 @@ pub(super) async fn run(
     }
 }
 
-/// The publisher's part of an object's status, as last written or read.
+/// The publisher's part of an object's status as it was last written or read.
 struct Last {
     /// The UID of the object.
     uid: String,
@@ -96,7 +97,7 @@ struct Last {
 }
 
 impl Last {
-    /// Returns the part that the previous publisher left in the object.
+    /// Returns the part of the status that the previous publisher left in the object.
     fn publishers(object: &Object) -> Self {
         let part = Part { backends: object.backends.clone(), published: object.published.clone() };
         Self { uid: object.uid.clone(), part, written: false }
@@ -110,18 +111,18 @@ async fn apply(api: &Api<OnionBalancedService>, service: &str, part: &Part) -> k
         "metadata": { "name": service },
         "status": part,
     });
-    // Only the metadata of the answer is parsed: an object of a newer operator may have fields that
-    // this version refuses.
+    // Only the metadata of the response is parsed, because an object of a newer operator may have
+    // fields that this version rejects.
     let api: Api<kube::core::PartialObjectMeta<OnionBalancedService>> =
         Api::namespaced(api.clone().into_client(), api.namespace().unwrap_or_default());
     let params = PatchParams::apply(PUBLISHER_MANAGER).force();
     api.patch_status(service, &params, &Patch::Apply(&patch)).await.map(drop)
 }
 
-/// Computes the publisher's part of the status from the facts and the part before.
+/// Computes the publisher's part of the status from the facts and the previous status.
 ///
-/// A backend keeps its `since` while its state is the same, even if the leader changes. `published`
-/// keeps the entries of the previous publisher until this one has published.
+/// A backend keeps its `since` as long as its state is the same, even if the leader changes.
+/// `published` keeps the entries of the previous publisher until this one has published.
 fn part(facts: &Facts, before: &Part) -> Part {
     let since = |view: &BackendView| {
         let known = before.backends.iter().find(|known| known.name == view.name && known.state == view.state);
@@ -148,10 +149,10 @@ fn part(facts: &Facts, before: &Part) -> Part {
     Part { backends: backends.collect(), published }
 }
 
-/// Returns the `message` of a backend: the remarks on its descriptor, and the reason why it waits.
+/// Returns the `message` of a backend: remarks on its descriptor, and the reason why it is waiting.
 fn message(view: &BackendView) -> Option<String> {
-    const WAITS: &str = "its introduction points wait for their turn: there are more points than the descriptors hold, \
-         and the turns change at most once an hour";
+    const WAITS: &str = "its introduction points wait for their turn: there are more points than the descriptors can \
+         hold, and turns change at most once an hour";
     let waits = (view.state == BackendState::Waiting).then_some(WAITS);
     let messages: Vec<&str> = view.message.as_deref().into_iter().chain(waits).collect();
     (!messages.is_empty()).then(|| messages.join("; "))
@@ -161,7 +162,7 @@ fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-/// Rounds a time to whole seconds, which is the API server's precision.
+/// Rounds a time to whole seconds, the precision of the API server.
 fn time(time: SystemTime) -> Time {
     let time = Timestamp::try_from(time).and_then(|time| time.round(Unit::Second));
     Time(time.unwrap_or(Timestamp::UNIX_EPOCH))

@@ -1,4 +1,4 @@
-//! The client for an agent's `POST /v1/sync`. Both sides authenticate every message.
+//! A client for the agents' `POST /v1/sync` endpoint. Both sides authenticate every message.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,13 +17,13 @@ use tokio::time::timeout;
 use super::clock::{self, Clock};
 use crate::link::{AgentToken, MAC_HEADER, NONCE_HEADER, PodPhase, Revision, SYNC_PATH, SyncRequest, SyncResponse};
 
-/// The longest time that an agent may take to answer, including the time to connect.
+/// The maximum time that an agent may take to answer, including the time to connect.
 pub(super) const DEADLINE: Duration = Duration::from_secs(3);
-/// The largest accepted body of an answer, in bytes. A Tor client accepts descriptors of at most
-/// 50,000 bytes, and JSON escapes their line ends.
+/// The maximum size of a response body in bytes. A Tor client accepts descriptors of at most 50,000
+/// bytes, and JSON escapes their line ends.
 const BODY_LIMIT: usize = 128 * 1024;
 
-/// The reason why an agent's answer is missing or rejected.
+/// The reason why an agent's answer is missing or was rejected.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SyncError {
     #[error("the agent did not answer within {0:?}")]
@@ -42,31 +42,34 @@ pub(super) enum SyncError {
     Json(#[from] serde_json::Error),
 }
 
-/// The content of one request to an agent.
+/// The content of a request to an agent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Question {
-    /// True if this publisher leads.
+    /// True if this publisher is the leader.
     pub(super) leading: bool,
     /// The phase of the agent's pod.
     pub(super) phase: PodPhase,
-    /// The revision of the last answer, whose descriptor the agent need not send again.
+    /// The revision of the last answer. While it is current, the agent need not send its descriptor
+    /// again.
     pub(super) known_revision: Option<Revision>,
 }
 
-/// The publisher's side of the link to the agents. Clones share the connections and the sequence
+/// The publisher's side of its link to the agents. Clones share the connections and the sequence
 /// number.
 #[derive(Clone)]
 pub(super) struct SyncClient {
     http: Client<HttpConnector, Full<Bytes>>,
     token: AgentToken,
-    /// The name of the publisher's process, which contains the UID of its pod.
+    /// The name by which agents identify the publisher's process. It contains the UID of the
+    /// publisher's pod.
     publisher: Arc<str>,
     sequence: Arc<AtomicU64>,
     clock: Clock,
 }
 
 impl SyncClient {
-    /// Creates a client that sends `publisher` to the agents as the name of this process.
+    /// Creates a client that sends `publisher` to the agents as the name of the publisher's
+    /// process.
     pub(super) fn new(token: AgentToken, publisher: &str, clock: Clock) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
@@ -79,8 +82,8 @@ impl SyncClient {
         Self { http, token, publisher: publisher.into(), sequence: Arc::default(), clock }
     }
 
-    /// Sends a request to the agent of a pod at `authority` (`host:port`), and waits at most
-    /// `patience` for the answer.
+    /// Sends a request to the agent of a pod at `authority` (`host:port`) and waits for the answer,
+    /// at most `patience`.
     pub(super) async fn ask(
         &self,
         pod_uid: &str,
@@ -111,8 +114,8 @@ impl SyncClient {
             self.token.response_mac(pod_uid, Method::POST.as_str(), SYNC_PATH, &nonce, head.status.as_u16(), &body);
         let mac = head.headers.get(MAC_HEADER).and_then(|mac| mac.to_str().ok());
         let authentic = AgentToken::verify(&expected, mac);
-        // An agent that could not authenticate the request cannot authenticate its refusal either,
-        // so the status is checked first: it is the more useful error.
+        // An agent that could not authenticate the request cannot authenticate its refusal either.
+        // The status is checked first, because it results in a more useful error.
         if head.status != StatusCode::OK {
             return Err(SyncError::Status(head.status));
         }
@@ -120,8 +123,8 @@ impl SyncClient {
         Ok(serde_json::from_slice(&body)?)
     }
 
-    /// Returns the sequence number of the next request: the wall clock in microseconds, or the last
-    /// number plus one if that is greater.
+    /// Returns the sequence number of the next request: the wall-clock time in microseconds, or the
+    /// last number plus one if that is greater.
     fn next_sequence(&self) -> u64 {
         let wall = self.clock.now().wall.duration_since(UNIX_EPOCH).unwrap_or_default();
         let wall = u64::try_from(wall.as_micros()).unwrap_or(u64::MAX);
@@ -147,7 +150,7 @@ mod tests {
         AgentToken::from_hex(digit.to_string().repeat(64).as_bytes()).unwrap()
     }
 
-    /// The behavior of the agent under test.
+    /// The behaviour of the simulated agent.
     #[derive(Clone, Copy, PartialEq)]
     enum Agent {
         Honest,
@@ -168,7 +171,7 @@ mod tests {
         let body = match agent {
             Agent::SendsTooMuch => "x".repeat(BODY_LIMIT + 1),
             Agent::SendsNoJson => "{".to_owned(),
-            // The answer repeats fields of the request so that the test can check them.
+            // The answer repeats fields of the request, so that the test can check them.
             _ => serde_json::json!({
                 "onionAddress": "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion",
                 "revision": { "boot": 1, "number": request.sequence }, "introductionPoints": 3,
@@ -198,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_honest_agents_answer_is_accepted() {
+    async fn the_answer_of_an_honest_agent_is_accepted() {
         let answer = ask(Agent::Honest, token('a')).await.unwrap();
         assert_eq!(answer.descriptor.as_deref(), Some("publisher-1"));
         assert!(answer.draining);
@@ -219,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_missing_agent_is_a_send_error() {
+    async fn a_missing_agent_results_in_a_send_error() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let authority = listener.local_addr().unwrap().to_string();
         drop(listener);

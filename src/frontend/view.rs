@@ -1,24 +1,25 @@
-//! Backends as the status and the metrics show them.
+//! The representation of backends in the status and the metrics.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use crate::crd::BackendState;
 
-/// A backend as the status and the metrics show it.
+/// The state of a backend that the status and the metrics show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BackendView {
-    /// The pod's name, or the onion address of an external backend.
+    /// The name of the backend's pod, or the onion address of an external backend.
     pub(super) name: String,
     /// The backend's own onion address.
     pub(super) onion_address: Option<String>,
-    /// The number of its introduction points that are published.
+    /// The number of the backend's introduction points that are published.
     pub(super) points: usize,
     /// The backend's state.
     pub(super) state: BackendState,
-    /// The time at which it entered this state.
+    /// The time at which the backend entered its current state.
     pub(super) since: SystemTime,
-    /// The features of its descriptor that are not published, or the reason why nothing is.
+    /// The parts of the backend's descriptor that are not published, or the reason why nothing is
+    /// published.
     pub(super) message: Option<String>,
 }
 
@@ -33,7 +34,8 @@ impl<Id> Default for StateHistory<Id> {
 }
 
 impl<Id: Ord> StateHistory<Id> {
-    /// Notes the state of a backend, and returns the time at which the backend entered it.
+    /// Records the current state of a backend. Returns the time at which the backend entered that
+    /// state.
     pub(super) fn enter(&mut self, id: Id, state: BackendState, now: SystemTime) -> SystemTime {
         let entry = self.0.entry(id).or_insert((state, now));
         if entry.0 != state {
@@ -42,7 +44,7 @@ impl<Id: Ord> StateHistory<Id> {
         entry.1
     }
 
-    /// Forgets all backends but these.
+    /// Forgets all backends that no longer exist.
     pub(super) fn retain(&mut self, mut exists: impl FnMut(&Id) -> bool) {
         self.0.retain(|id, _| exists(id));
     }
@@ -55,13 +57,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_state_lasts_since_it_was_entered() {
+    fn since_is_the_time_at_which_the_state_was_entered() {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let mut states = StateHistory::default();
         assert_eq!(states.enter("a", BackendState::Starting, at(10)), at(10));
         assert_eq!(states.enter("a", BackendState::Starting, at(20)), at(10));
         assert_eq!(states.enter("a", BackendState::Ready, at(30)), at(30));
-        assert_eq!(states.enter("a", BackendState::Starting, at(40)), at(40), "an earlier time does not return");
+        assert_eq!(states.enter("a", BackendState::Starting, at(40)), at(40), "the backend entered this state again");
         states.retain(|id| *id != "a");
         assert_eq!(states.enter("a", BackendState::Starting, at(50)), at(50));
     }

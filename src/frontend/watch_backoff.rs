@@ -10,8 +10,8 @@ use crate::common::complaint::{Complaint, cause};
 
 /// The pause after the first failure. Each further failure doubles it.
 const FIRST: Duration = Duration::from_millis(500);
-/// The longest pause. It is short, because a pod that is deleted while the API server is away keeps
-/// its introduction points until the watch works again.
+/// The maximum pause. It is short, because a pod that is deleted while the API server is
+/// unavailable keeps its introduction points until the watch works again.
 const LONGEST: Duration = Duration::from_secs(4);
 
 /// The backoff of one watch.
@@ -22,7 +22,7 @@ pub(super) struct WatchBackoff {
 }
 
 impl WatchBackoff {
-    /// Creates a backoff that logs errors with this message.
+    /// Creates a backoff that logs errors with the given message.
     pub(super) fn new(message: &'static str) -> Self {
         Self { message, complaint: Complaint::default(), pause: FIRST }
     }
@@ -33,8 +33,8 @@ impl WatchBackoff {
         self.pause = FIRST;
     }
 
-    /// Waits until the watch may be tried again. The pause is random, because all publishers lose
-    /// the same API server at once.
+    /// Waits until the watch may be retried. The pause is random, because all publishers lose the
+    /// same API server at the same time.
     pub(super) async fn wait(&mut self, error: &Error) {
         if must_list(error) {
             tracing::debug!(%error, "listing the watched objects again");
@@ -47,8 +47,8 @@ impl WatchBackoff {
     }
 }
 
-/// Returns true if the API server has forgotten the watched version ("gone"), which is not a
-/// failure.
+/// Returns true if the API server no longer has the watched resource version ("gone"), which is not
+/// a failure.
 fn must_list(error: &Error) -> bool {
     matches!(error, Error::WatchError(status) if status.code == 410)
 }

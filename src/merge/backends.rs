@@ -1,4 +1,4 @@
-//! The usable backends, and the descriptor fields on which all of them agree.
+//! Keeps the usable backends and computes the descriptor fields on which they all agree.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -8,18 +8,18 @@ use super::BackendId;
 use crate::onion::descriptor::MAX_INTRODUCTION_POINTS;
 use crate::onion::{IntroductionPoint, ServiceContent};
 
-/// The number of the ntor handshake, which every client supports. A backend without ntor cannot be
-/// merged with others.
+/// The identifier of the ntor handshake, which every client supports. A backend that does not offer
+/// ntor cannot be merged with others.
 const NTOR: u16 = 2;
-/// The largest usable size of a point's link specifiers in bytes. Tor writes four of them in 85
-/// bytes. Within this limit, [`max_points_beside`](crate::onion::descriptor::max_points_beside)
-/// points always fit into a descriptor.
+/// The maximum size, in bytes, of the link specifiers of a usable introduction point. Tor writes
+/// four link specifiers in 85 bytes. Within this limit, a descriptor always has room for
+/// [`max_points_beside`](crate::onion::descriptor::max_points_beside) points.
 const MAX_LINK_SPECIFIERS: usize = 96;
-/// The largest usable number of handshake formats, which keeps the descriptor short. Tor writes
-/// one.
+/// The maximum number of handshake formats of a usable backend, which keeps the descriptor short.
+/// Tor writes one.
 const MAX_FORMATS: usize = 8;
-/// The largest usable size of `intro-auth-required` in bytes, which keeps the descriptor short. Tor
-/// writes none.
+/// The maximum size, in bytes, of a usable backend's `intro-auth-required` field, which keeps the
+/// descriptor short. Tor never writes this field.
 const MAX_AUTH_REQUIRED: usize = 128;
 
 /// The effect on clients when the set of backends changes.
@@ -27,25 +27,25 @@ const MAX_AUTH_REQUIRED: usize = 128;
 pub(super) enum BackendChange {
     /// Nothing has changed.
     Nothing,
-    /// There are additional points or changed fields.
+    /// Introduction points were added or descriptor fields changed.
     More,
-    /// Some points are gone, and clients that choose them lose time.
+    /// Some introduction points are gone. Clients that try them lose time.
     PointsGone,
     /// A whole backend is gone.
     BackendGone,
 }
 
-/// A part of a backend's own descriptor that is left out of the merged descriptor.
+/// A part of a backend's own descriptor that the merged descriptor leaves out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remark {
-    /// The backend asks for a proof of work, which tor checks against the backend's own blinded key
-    /// and seed.
+    /// The backend requires a proof of work, which its tor verifies against the backend's own
+    /// blinded key and seed.
     ProofOfWork,
-    /// The given number of points are unusable, because they have a legacy key or their link
-    /// specifiers take up too much room.
+    /// This many introduction points are unusable because they have a legacy key or their link
+    /// specifiers are too long.
     UnusablePoints(usize),
-    /// The backend lacks the ntor handshake, or its fields take up too much room. None of its
-    /// points is merged.
+    /// The backend does not offer the ntor handshake, or its descriptor fields are too long. None
+    /// of its introduction points are merged.
     Unusual,
 }
 
@@ -62,7 +62,7 @@ impl fmt::Display for Remark {
     }
 }
 
-/// Returns the parts of a backend's descriptor that a merged descriptor leaves out.
+/// Returns the parts of a backend's descriptor that the merged descriptor leaves out.
 pub fn remarks(content: &ServiceContent) -> Vec<Remark> {
     let unusable = content.introduction_points.iter().filter(|point| !is_usable(point)).count();
     let unusual = (!is_usual(content)).then_some(Remark::Unusual);
@@ -71,14 +71,14 @@ pub fn remarks(content: &ServiceContent) -> Vec<Remark> {
     [unusual, points, proof].into_iter().flatten().collect()
 }
 
-/// The usable backends, which have at least one point that can be merged.
+/// The usable backends: those with at least one introduction point that can be merged.
 #[derive(Debug, Default)]
 pub(super) struct Backends {
     contents: BTreeMap<BackendId, Arc<ServiceContent>>,
 }
 
 impl Backends {
-    /// Takes in the content of a backend's descriptor.
+    /// Sets the content of a backend's descriptor and returns the effect of the change on clients.
     pub(super) fn set(&mut self, id: BackendId, content: &Arc<ServiceContent>) -> BackendChange {
         if !is_usual(content) || usable(content).next().is_none() {
             return self.remove(&id);
@@ -94,7 +94,7 @@ impl Backends {
         }
     }
 
-    /// Removes a backend.
+    /// Removes a backend and returns the effect on clients.
     pub(super) fn remove(&mut self, id: &BackendId) -> BackendChange {
         self.contents.remove(id).map_or(BackendChange::Nothing, |_| BackendChange::BackendGone)
     }
@@ -109,18 +109,18 @@ impl Backends {
         self.contents.contains_key(id)
     }
 
-    /// Returns the usable backends in order.
+    /// Returns the IDs of the usable backends in ascending order.
     pub(super) fn ids(&self) -> impl Iterator<Item = &BackendId> {
         self.contents.keys()
     }
 
-    /// Returns the points that can be merged, by backend.
+    /// Returns, for each usable backend, the introduction points that can be merged.
     pub(super) fn usable(&self) -> impl Iterator<Item = (&BackendId, impl Iterator<Item = &IntroductionPoint>)> {
         self.contents.iter().map(|(id, content)| (id, usable(content)))
     }
 
-    /// Returns the fields on which all backends agree, without points. Returns None without
-    /// backends.
+    /// Returns the descriptor fields on which all backends agree, without introduction points.
+    /// Returns None if there are no usable backends.
     pub(super) fn agreed(&self) -> Option<ServiceContent> {
         let mut all = self.contents.values();
         let first = all.next()?;
@@ -129,8 +129,8 @@ impl Backends {
             flow_control: first.flow_control,
             single_onion_service: first.single_onion_service,
             intro_auth_required: first.intro_auth_required.clone(),
-            // Tor checks a proof of work against the backend's own blinded key and seed, so no
-            // proof for the merged descriptor could be valid.
+            // A backend's tor verifies proofs of work against the backend's own blinded key and
+            // seed, so a proof computed for the merged descriptor would never be valid.
             pow_params: false,
             introduction_points: Vec::new(),
         };
@@ -147,14 +147,14 @@ impl Backends {
     }
 }
 
-/// Returns true if the content can be merged with others and leaves them room.
+/// Returns true if this content can be merged with that of other backends and leaves room for it.
 fn is_usual(content: &ServiceContent) -> bool {
     let formats = &content.create2_formats;
     let auth_len: usize = content.intro_auth_required.iter().map(|kind| kind.len() + 1).sum();
     formats.contains(&NTOR) && formats.len() <= MAX_FORMATS && auth_len <= MAX_AUTH_REQUIRED
 }
 
-/// Returns the points of one backend that can be merged.
+/// Returns the introduction points of one backend that can be merged.
 fn usable(content: &ServiceContent) -> impl Iterator<Item = &IntroductionPoint> {
     content.introduction_points.iter().filter(|point| is_usable(point)).take(MAX_INTRODUCTION_POINTS)
 }

@@ -1,4 +1,4 @@
-//! The merge engine of one onion service, which turns inputs into uploads.
+//! The merge engine, which turns the inputs of one onion service into descriptor uploads.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -16,50 +16,51 @@ use super::{BackendId, Distinct, Input, Now, Output, Status};
 use crate::consensus::Network;
 use crate::onion::{Discovery, MasterKey, OnionAddress, TimePeriod};
 
-/// The time that the engine waits for further changes after a first change.
+/// The time that the engine waits for further changes after the first one.
 const DEBOUNCE: Duration = Duration::from_millis(300);
 /// The time that the engine waits for further changes after the loss of a backend. A scale-down
 /// removes several backends at once, in separate events.
 const DEBOUNCE_GONE: Duration = Duration::from_millis(50);
-/// The time for which a consensus is used before and after its validity, as in C tor
-/// (`REASONABLY_LIVE_TIME`).
+/// The time before and after its validity period during which a consensus is still used, as in C
+/// tor (`REASONABLY_LIVE_TIME`).
 const REASONABLY_LIVE: Duration = Duration::from_secs(24 * 3600);
-/// The greatest revision counter that is accepted from others. No clock and no number of rejections
-/// leads to a greater one, and the engine's own counter could hardly rise above it.
+/// The greatest revision counter that the engine accepts from another publisher. No clock and no
+/// number of rejections leads to a greater one, and the engine could hardly exceed it with a
+/// counter of its own.
 const MAX_FLOOR: u64 = 1 << 62;
-/// The interval at which the engine checks again whether an obstacle to publishing is gone.
+/// The interval at which the engine tries again while something prevents it from publishing.
 const RETRY: Duration = Duration::from_secs(60);
 
 /// The merge engine of one onion service.
 ///
-/// The engine publishes if it leads, knows the authorized clients, has at least one introduction
-/// point, and knows a network whose consensus C tor would still call reasonably live (24 h beyond
-/// its validity). After the last backend is lost, the HSDirs keep their descriptors until these
-/// expire, and nothing is published to new HSDirs or for new time periods.
+/// The engine publishes while it is the leader, knows the authorized clients, has at least one
+/// introduction point, and has a consensus that C tor would still consider reasonably live (up to
+/// 24 h after its validity ends). When the last backend is lost, the HSDirs keep their descriptors
+/// until they expire, and the engine publishes nothing to new HSDirs or for new time periods.
 pub struct MergeEngine {
     key: Arc<MasterKey>,
     address: OnionAddress,
     rng: StdRng,
     now: Now,
     leading: bool,
-    /// The start and end of the consensus's validity.
+    /// The start and end of the consensus's validity period.
     validity: Option<(SystemTime, SystemTime)>,
     backends: Backends,
     distinct: Distinct,
-    /// The clients that may read the points, or None before that is known.
+    /// The clients that are authorized to read the introduction points. None until they are known.
     discovery: Option<Arc<Discovery>>,
     /// The greatest revision counter that any publisher has used, by time period.
     floors: BTreeMap<TimePeriod, u64>,
-    /// The network's time periods, beginning with the current one.
+    /// The network's time periods, starting with the current one.
     periods: Vec<Period>,
     uploads: HsdirUploads,
     outputs: VecDeque<Output>,
 }
 
 impl MergeEngine {
-    /// Creates an engine without a network and backends. If `discovery` is None, the engine
-    /// publishes nothing before it receives [`Input::Discovery`]. `seed` initialises its random
-    /// generator, which creates keys, padding and jitter.
+    /// Creates an engine that has no network and no backends yet. If `discovery` is None, the
+    /// engine publishes nothing until it receives [`Input::Discovery`]. `seed` initializes the
+    /// random number generator from which keys, padding and jitter are drawn.
     pub fn new(key: Arc<MasterKey>, discovery: Option<Discovery>, seed: [u8; 32], now: Now) -> Self {
         Self {
             address: key.address(),
@@ -88,8 +89,8 @@ impl MergeEngine {
                 let change = self.backends.set(id, &content);
                 self.backends_changed(change);
                 if first {
-                    // The other backends are about to follow, so an open request waits for them
-                    // too.
+                    // The other backends usually follow within moments, so a pending request waits
+                    // for them too.
                     let at = now.elapsed.saturating_add(DEBOUNCE);
                     self.periods.iter_mut().for_each(|period| period.schedule.put_off(at));
                 }
@@ -119,7 +120,7 @@ impl MergeEngine {
         self.advance();
     }
 
-    /// Returns the next instruction, or None if there is none left.
+    /// Returns the next instruction for the IO layer, or None if there are no more.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
@@ -139,7 +140,7 @@ impl MergeEngine {
         work.into_iter().chain([self.uploads.next_deadline(), ends]).flatten().min()
     }
 
-    /// Returns the state of the engine, for the object's status and for metrics.
+    /// Returns the state of the engine for the object's status and the metrics.
     pub fn status(&self) -> Status {
         let current = self.periods.first().and_then(|period| Some((period, period.round.as_ref()?)));
         let share =
@@ -153,12 +154,12 @@ impl MergeEngine {
         }
     }
 
-    /// Returns true if clients can no longer get a point of this backend.
+    /// Returns true if clients can no longer obtain any introduction point of this backend.
     ///
-    /// This requires that every responsible HSDir of all time periods has accepted a descriptor
-    /// that is newer than the last one with the backend, or has failed to at least once. The result
-    /// is always false for a usable backend, for the last backend that was lost (its points stay
-    /// published), and while the publisher is not leading.
+    /// For that, every responsible HSDir of every time period must have accepted a descriptor newer
+    /// than the last one that contained the backend, or must have failed at least once to accept
+    /// one. The result is always false for a usable backend, for the last backend that was lost
+    /// (its points stay published), and while this publisher is not the leader.
     pub fn withdrawn(&self, id: &BackendId) -> bool {
         self.leading
             && !self.backends.contains(id)
@@ -183,8 +184,8 @@ impl MergeEngine {
             }
             self.uploads.retain(period.service.period, &period.hsdirs);
             if new_hsdirs && self.leading {
-                // The new descriptor goes to all HSDirs. With equal counters, a client could not
-                // determine which of two descriptors is newer.
+                // The new descriptor is sent to all HSDirs. If two descriptors had equal counters,
+                // a client could not tell which one is newer.
                 period.schedule.request(Request { at: self.now.elapsed, urgent: false, forced: true });
             }
             self.periods.push(period);
@@ -245,7 +246,7 @@ impl MergeEngine {
         let period = self.periods.iter_mut().find(|period| period.service.period == rejected.period);
         if let Some(period) = period {
             period.rejections = period.rejections.max(rejected.times);
-            // The answers of the other HSDirs arrive at about the same time.
+            // The responses of the other HSDirs arrive at about the same time.
             let at = self.now.elapsed.saturating_add(DEBOUNCE);
             period.schedule.request(Request { at, urgent: true, forced: true });
         }
@@ -257,7 +258,7 @@ impl MergeEngine {
         }
     }
 
-    /// Does everything that is due. A second call at the same time changes nothing.
+    /// Performs all work that is due. A second call at the same time has no effect.
     fn advance(&mut self) {
         self.uploads.expire(self.now.elapsed, &mut self.rng);
         self.drop_expired();
@@ -275,7 +276,8 @@ impl MergeEngine {
         self.start_uploads();
     }
 
-    /// Returns true if C tor would still, or already, use the consensus.
+    /// Returns true if the current time is close enough to the consensus's validity period for C
+    /// tor to use the consensus.
     fn network_is_usable(&self) -> bool {
         self.validity.is_some_and(|(valid_after, valid_until)| {
             let early = valid_after.duration_since(self.now.wall).unwrap_or_default();
@@ -300,8 +302,8 @@ impl MergeEngine {
         let Some(merged) = period.subsets.merge(&self.backends, &policy, self.now.elapsed, &mut self.rng) else {
             return;
         };
-        // This is updated even if clients see no change, because a new backend without a place
-        // waits like the others.
+        // The waiting backends are updated even if clients see no change, because a new backend may
+        // have to wait for a slot.
         period.waiting = self.backends.ids().filter(|id| !merged.points.contains_key(*id)).cloned().collect();
         if !forced && period.round.as_ref().is_some_and(|round| round.merged == merged) {
             period.schedule.satisfied();
@@ -311,7 +313,7 @@ impl MergeEngine {
         let floor = self.floors.get(&name).copied().unwrap_or_default();
         let counter = period.next_counter(floor, self.now);
         let Ok(descriptors) = period.build(&self.address, &merged, counter, self.now, &mut self.rng) else {
-            // The limits on the backends' descriptors rule this out.
+            // The size limits on the backends' descriptors prevent this in practice.
             period.schedule.failed(self.now.elapsed.saturating_add(RETRY));
             return;
         };

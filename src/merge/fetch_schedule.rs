@@ -1,34 +1,36 @@
-//! The schedule for fetching the descriptors of external backends, which publish by themselves, and
-//! the rule for how long a fetched descriptor is trusted.
+//! Schedules the fetches of the descriptors that external backends publish themselves, and decides
+//! how long a fetched descriptor is trusted.
 //!
-//! **HSDirs.** Clients ask six HSDirs. Each round asks the two of them whose last request for this
-//! backend is oldest, and then the others in turn if those two have no descriptor. One HSDir may
-//! have missed an upload or keep an old descriptor; the greatest revision counter decides. Three
-//! rounds cover all six HSDirs. Asking all six each time would triple the circuits, although a
-//! stock tor uploads a change to all of them within seconds.
+//! **HSDirs.** Clients ask six HSDirs. Each round asks the two of them that were asked least
+//! recently about this backend, then the others in turn if those two have no descriptor. An HSDir
+//! may have missed an upload or may still hold an old descriptor, so the descriptor with the
+//! greatest revision counter is used. Three rounds cover all six HSDirs. Asking all six in every
+//! round would triple the number of circuits for little benefit, because a stock tor uploads a
+//! change to all of them within seconds.
 //!
-//! **Times.** A round begins about every 144th of a time period (10 minutes on the Tor network),
-//! with a jitter of a fifth. Rounds are five times as frequent when the descriptor is about to
-//! expire. A round begins at once when clients move to the next time period, because its descriptor
-//! has other introduction points. If no HSDir has the descriptor, the next round begins soon, with
-//! growing pauses. Only a few fetches run at a time, and the backend that has waited longest is
-//! served first.
+//! **Times.** A time period has about 144 rounds (one every 10 minutes on the Tor network), with a
+//! jitter of one fifth of the interval. Rounds become five times as frequent when the descriptor is
+//! about to expire. A round begins immediately when clients move to the next time period, because
+//! the descriptor of that period has different introduction points. If no HSDir has the descriptor,
+//! the next round begins soon, and the pauses grow. Only a few fetches run at a time, and the
+//! backend that has waited longest is served first.
 //!
-//! **Trust.** A descriptor that an HSDir repeats proves nothing, because HSDirs serve the
-//! descriptor of a dead backend for hours. The only proof of life is a greater revision counter
-//! from an HSDir that had a lower counter, or no descriptor, when it was asked before in the same
-//! time period: that descriptor was uploaded in between. The backend then counts for the
-//! descriptor's lifetime (3 hours); a living tor uploads a new descriptor after one to two hours. A
-//! descriptor from an HSDir that was not asked before may be older than the known one, even if it
-//! belongs to a new time period or if another HSDir missed it. It extends the trust by at most
-//! [`RENEWAL`], and does not bring back a backend that has aged out. When a time period is over for
-//! services too, every living tor has closed its introduction points, so its descriptor no longer
-//! counts.
+//! **Trust.** If an HSDir returns the same descriptor again, that proves nothing, because HSDirs
+//! serve the descriptor of a dead backend for hours. The only proof of life is a greater revision
+//! counter from an HSDir that, when last asked in the same time period, had a lower counter or no
+//! descriptor: the descriptor must have been uploaded in between. The backend is then trusted for
+//! the descriptor's lifetime (3 hours); a living tor uploads a new descriptor after one to two
+//! hours. A descriptor from an HSDir that is asked for the first time may be older than the known
+//! one, even if it belongs to a new time period or if another HSDir missed it. It extends the trust
+//! by at most [`RENEWAL`] and does not bring back a backend that has aged out. When a time period
+//! has ended for services as well, every living tor has closed the introduction points of that
+//! period, so the descriptor is no longer trusted.
 //!
-//! **Visibility.** A service keeps one descriptor for each of two time periods, each with its own
-//! introduction points, and HSFETCH returns only the one that clients use now. Its points go into
-//! both merged descriptors: they stay open for half a period after clients have moved on, and by
-//! then the points of the other descriptor have long been fetched.
+//! **Visibility.** A service maintains one descriptor for each of two time periods, each with its
+//! own introduction points, and HSFETCH returns only the descriptor that clients currently use. Its
+//! introduction points are put into both merged descriptors: they stay open for half a period after
+//! clients have moved on, and long before then, the points of the other descriptor have been
+//! fetched.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -41,26 +43,27 @@ use super::Now;
 use crate::consensus::{Fingerprint, Network};
 use crate::onion::{OnionAddress, ServiceContent, TimePeriod};
 
-/// The largest number of concurrent fetches.
+/// The maximum number of concurrent descriptor fetches.
 pub const FETCHES_AT_A_TIME: usize = 8;
-/// The number of HSDirs that must return the descriptor before a round ends early.
+/// The number of HSDirs that must return the descriptor for a round to end early.
 const ANSWERS: usize = 2;
-/// The number of rounds in a time period.
+/// The number of fetch rounds in a time period.
 const ROUNDS_PER_PERIOD: u32 = 144;
-/// The shortest and the longest interval between two rounds. Time periods on a testing network last
-/// only a few minutes; the longest interval is that of the Tor network.
+/// The shortest and the longest interval between two fetch rounds. The shortest applies to testing
+/// networks, whose time periods last only a few minutes, and the longest to the Tor network.
 const INTERVALS: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(600)];
-/// The factor by which rounds are more frequent near the end of a descriptor's lifetime, and the
-/// number of intervals before that end at which the hurry begins.
+/// The factor by which fetch rounds become more frequent shortly before a descriptor expires. The
+/// faster pace begins this many normal intervals before the expiry.
 const HURRY: u32 = 5;
-/// The pause after a first round in which no HSDir had the descriptor. The pause doubles with each
-/// further failed round, up to the normal interval.
+/// The pause after the first fetch round in which no HSDir had the descriptor. The pause doubles
+/// with each further failed round, up to the normal interval.
 const RETRY: Duration = Duration::from_secs(5);
-/// The time over which the rounds of all backends are spread when clients move to another time
-/// period.
+/// The time span over which the fetch rounds of all backends are spread when clients move to
+/// another time period.
 const SPREAD: Duration = Duration::from_secs(10);
-/// The longest extension of trust by a descriptor that is not a proof of life. C tor uploads each
-/// descriptor again after 60 to 120 minutes, and fetching the new one takes a few minutes more.
+/// The maximum time by which a descriptor that is not a proof of life extends the trust in its
+/// backend. C tor uploads each descriptor again after 60 to 120 minutes, and fetching the new one
+/// takes a few minutes more.
 pub const RENEWAL: Duration = Duration::from_secs(135 * 60);
 
 /// An input of the fetch schedule.
@@ -70,9 +73,10 @@ pub enum FetchInput {
     Backends(BTreeSet<OnionAddress>),
     /// A new consensus.
     Network(Arc<Network>),
-    /// True if a bootstrapped tor is connected. Fetches that were started before never end.
+    /// True if a bootstrapped tor is connected. Fetches that were started through an earlier
+    /// connection never finish.
     Tor(bool),
-    /// True if descriptors are to be fetched, which is the default. A suspended service sets false.
+    /// True, the default, if descriptors are to be fetched. False while the service is suspended.
     Active(bool),
     /// The end of a fetch.
     Fetched {
@@ -94,7 +98,7 @@ pub enum FetchAnswer {
     Has(FetchedDescriptor),
     /// The HSDir has no descriptor.
     HasNone,
-    /// The HSDir did not answer, or returned an invalid descriptor.
+    /// The HSDir did not answer or returned an invalid descriptor.
     Useless,
 }
 
@@ -103,10 +107,10 @@ pub enum FetchAnswer {
 pub struct FetchedDescriptor {
     /// The time period whose blinded key signed the descriptor.
     pub period: TimePeriod,
-    /// The `revision-counter`, which rises within a time period. Counters of different periods are
-    /// not comparable.
+    /// The descriptor's `revision-counter`, which rises within a time period. Counters of different
+    /// periods are not comparable.
     pub revision_counter: u64,
-    /// The `descriptor-lifetime`.
+    /// The descriptor's `descriptor-lifetime`.
     pub lifetime: Duration,
     /// The decrypted content of the descriptor's second layer.
     pub content: Arc<ServiceContent>,
@@ -115,7 +119,8 @@ pub struct FetchedDescriptor {
 /// An instruction of the fetch schedule to the IO layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FetchOutput {
-    /// Fetch the descriptor of this address from this HSDir, then report [`FetchInput::Fetched`].
+    /// Fetch the descriptor of this address from this HSDir, then report the result as
+    /// [`FetchInput::Fetched`].
     Fetch(OnionAddress, Fingerprint),
     /// Use these introduction points of the backend.
     Backend(OnionAddress, Arc<ServiceContent>),
@@ -130,7 +135,7 @@ pub enum ExternalState {
     Unseen,
     /// The backend's descriptor is trusted.
     Counts,
-    /// The backend has aged out.
+    /// The backend has aged out: its descriptor is no longer trusted.
     Lost,
 }
 
@@ -143,21 +148,21 @@ pub struct FetchSchedule {
     network: Option<Arc<Network>>,
     tor: bool,
     active: bool,
-    /// All running fetches, including those of removed backends and ended rounds.
+    /// All running fetches, including fetches for removed backends and from rounds that have ended.
     under_way: BTreeSet<(OnionAddress, Fingerprint)>,
     outputs: VecDeque<FetchOutput>,
 }
 
 #[derive(Debug)]
 struct ExternalBackend {
-    /// The newest descriptor. It is kept when the backend is lost, so that the same descriptor does
-    /// not bring the backend back.
+    /// The newest descriptor of the backend. It is kept after the backend is lost, so that the same
+    /// descriptor does not bring the backend back.
     newest: Option<FetchedDescriptor>,
-    /// The end of the trust, or None if the backend does not count.
+    /// The time until which the backend is trusted. None if it is not trusted.
     until: Option<Duration>,
-    /// The start of the next round, or the planned start of the current one.
+    /// The start of the next fetch round, or the planned start of the current one.
     due: Duration,
-    /// The number of rounds in a row without a descriptor.
+    /// The number of consecutive fetch rounds that found no descriptor.
     failures: u32,
     counters: KnownCounters,
     round: Option<FetchRound>,
@@ -165,27 +170,28 @@ struct ExternalBackend {
     asked: BTreeMap<Fingerprint, Duration>,
 }
 
-/// The answers of the HSDirs in the newest time period.
+/// The revision counters that the HSDirs have returned in the newest time period.
 #[derive(Debug, Default)]
 struct KnownCounters {
     period: u64,
-    /// The greatest revision counter of each HSDir, or None for an HSDir without a descriptor.
+    /// The greatest revision counter that each HSDir has returned. None for an HSDir that had no
+    /// descriptor.
     by_hsdir: BTreeMap<Fingerprint, Option<u64>>,
 }
 
 #[derive(Debug)]
 struct FetchRound {
-    /// The time period that clients use.
+    /// The time period whose descriptor this round fetches.
     period: TimePeriod,
-    /// The HSDirs that can still be asked, in reverse order.
+    /// The HSDirs that can still be asked in this round. The next one to ask is last.
     waiting: Vec<Fingerprint>,
     under_way: BTreeSet<Fingerprint>,
     answers: usize,
 }
 
 impl FetchSchedule {
-    /// Creates a schedule without backends. `seed` initialises its random generator, which decides
-    /// on jitter and the choice of HSDirs.
+    /// Creates a schedule without backends. `seed` initializes the random number generator that
+    /// determines the jitter and the choice of HSDirs.
     pub fn new(seed: [u8; 32]) -> Self {
         Self {
             rng: StdRng::from_seed(seed),
@@ -198,7 +204,7 @@ impl FetchSchedule {
         }
     }
 
-    /// Processes an input.
+    /// Processes an input of the fetch schedule.
     pub fn handle(&mut self, input: FetchInput, now: Now) {
         let at = now.elapsed;
         match input {
@@ -216,7 +222,7 @@ impl FetchSchedule {
         self.advance(at);
     }
 
-    /// Returns the next instruction, or None if there is none left.
+    /// Returns the next instruction for the IO layer, or None if there are no more.
     pub fn poll_output(&mut self) -> Option<FetchOutput> {
         self.outputs.pop_front()
     }
@@ -224,13 +230,13 @@ impl FetchSchedule {
     /// Returns the monotonic time by which `handle(Tick)` must be called.
     pub fn poll_timeout(&self) -> Option<Duration> {
         let ends = self.backends.values().filter_map(|backend| backend.until);
-        // While the limit on concurrent fetches is reached, the next step is the end of a fetch.
+        // At the limit of concurrent fetches, nothing more can start until a fetch ends.
         let room = self.can_fetch() && self.under_way.len() < FETCHES_AT_A_TIME;
         let rounds = self.backends.values().filter(|backend| room && backend.round.is_none());
         ends.chain(rounds.map(|backend| backend.due)).min()
     }
 
-    /// Returns the state of all backends, ordered by address.
+    /// Returns the states of all external backends, ordered by address.
     pub fn states(&self) -> impl Iterator<Item = (OnionAddress, ExternalState)> {
         self.backends.iter().map(|(address, backend)| (*address, backend.state()))
     }
@@ -263,7 +269,7 @@ impl FetchSchedule {
             let soon = now + SPREAD.mul_f64(self.rng.random());
             backend.due = backend.due.min(soon);
             backend.failures = 0;
-            // The current round asks for a descriptor that is no longer needed.
+            // The current round fetches a descriptor that is no longer needed.
             backend.round = None;
         }
     }
@@ -277,8 +283,8 @@ impl FetchSchedule {
         {
             self.outputs.push_back(FetchOutput::Backend(address, content));
         }
-        // The round of this fetch may have ended, and a later round may ask for another time
-        // period.
+        // The round that started this fetch may have ended, and a later round may fetch the
+        // descriptor of another time period.
         let Some(round) = &mut backend.round else { return };
         if !round.under_way.remove(&hsdir) {
             return;
@@ -300,7 +306,7 @@ impl FetchSchedule {
         }
     }
 
-    /// Does everything that is due. A second call at the same time changes nothing.
+    /// Performs all work that is due. A second call at the same time has no effect.
     fn advance(&mut self, now: Duration) {
         self.age(now);
         if !self.can_fetch() {
@@ -325,8 +331,8 @@ impl FetchSchedule {
                 self.outputs.push_back(FetchOutput::Fetch(*address, hsdir));
             }
             if round.under_way.is_empty() {
-                // The consensus has no HSDirs, or fetches of an older round from all of them still
-                // run.
+                // The consensus has no HSDirs, or an older round is still fetching from all of
+                // them.
                 backend.round = None;
                 backend.due = now.saturating_add(RETRY);
             }
@@ -369,17 +375,17 @@ impl ExternalBackend {
         }
     }
 
-    /// Takes in a fetched descriptor, and returns its content if the service must use it.
+    /// Records a fetched descriptor. Returns its content if the service must now use it.
     fn see(&mut self, sighting: FetchedDescriptor, hsdir: Fingerprint, now: Duration) -> Option<Arc<ServiceContent>> {
         let was_uploaded_since = self.counters.record(hsdir, sighting.period, Some(sighting.revision_counter));
         let age = |sighting: &FetchedDescriptor| (sighting.period.number, sighting.revision_counter);
         let whole = now.saturating_add(sighting.lifetime);
-        // The new end of the trust, or None without any proof of life.
+        // The time until which the backend is now trusted. None without any proof of life.
         let until = match &self.newest {
             None => Some(whole),
             Some(newest) if age(&sighting) <= age(newest) => return None,
             Some(_) if was_uploaded_since => Some(whole),
-            // The backend may have made this descriptor, and died, before the known one was first
+            // The backend may have created this descriptor and died before the known one was first
             // seen.
             Some(_) => self.until.map(|until| until.max(now.saturating_add(RENEWAL)).min(whole)),
         };
@@ -391,7 +397,7 @@ impl ExternalBackend {
         content.filter(|content| !counted || before.is_none_or(|before| before.content != *content))
     }
 
-    /// Returns the pause before the next round.
+    /// Returns the pause before the backend's next fetch round.
     fn pause(&self, interval: Duration, now: Duration) -> Duration {
         if self.failures > 0 {
             return RETRY.saturating_mul(1_u32.checked_shl(self.failures - 1).unwrap_or(u32::MAX)).min(interval);
@@ -400,7 +406,7 @@ impl ExternalBackend {
         if near { interval / HURRY } else { interval }
     }
 
-    /// Begins a round over the HSDirs that no fetch of this backend is using.
+    /// Begins a fetch round over those HSDirs from which no fetch for this backend is running.
     fn begin(
         &mut self,
         address: &OnionAddress,
@@ -422,8 +428,8 @@ impl ExternalBackend {
 }
 
 impl KnownCounters {
-    /// Records an HSDir's revision counter, or None if it has no descriptor. Returns true if the
-    /// descriptor was uploaded after the HSDir's previous answer.
+    /// Records the revision counter that an HSDir returned, or None if it has no descriptor.
+    /// Returns true if the descriptor was uploaded after the HSDir's previous answer.
     fn record(&mut self, hsdir: Fingerprint, period: TimePeriod, has: Option<u64>) -> bool {
         if period.number > self.period {
             *self = Self { period: period.number, by_hsdir: BTreeMap::new() };
@@ -437,7 +443,7 @@ impl KnownCounters {
     }
 }
 
-/// Returns the normal interval between two rounds of a backend.
+/// Returns the normal interval between two fetch rounds of a backend.
 pub fn interval(network: Option<&Network>) -> Duration {
     let [least, most] = INTERVALS;
     let Some(network) = network else { return most };

@@ -1,10 +1,10 @@
-//! The assignment of subsets to HSDirs.
+//! Assigns the subsets of introduction points to the HSDirs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::consensus::{Fingerprint, Placement};
 
-/// The HSDirs of a time period, each with the number of its subset.
+/// The HSDirs of a time period, each with the index of its subset.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Layout {
     subset_of: BTreeMap<Fingerprint, usize>,
@@ -12,10 +12,10 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Assigns the subsets. Each HSDir that clients ask (`fetched`) gets its own subset. Every
-    /// other responsible HSDir repeats the subset of an HSDir of the same replica, so that a client
-    /// loses little if its consensus makes it ask this HSDir. HSDirs keep their subset of `before`
-    /// if possible.
+    /// Assigns the subsets to the HSDirs. Each HSDir that clients ask (`fetched`) gets its own
+    /// subset. Every other responsible HSDir repeats the subset of an HSDir of the same replica, so
+    /// that a client whose consensus leads it to such an HSDir loses little. Where possible, HSDirs
+    /// keep the subsets that they have in `before`.
     pub(super) fn new(responsible: &[Placement], fetched: &[Placement], before: &Self) -> Self {
         let is_responsible: BTreeSet<Fingerprint> = responsible.iter().map(|placement| placement.relay).collect();
         let fetched: Vec<&Placement> = fetched.iter().filter(|to| is_responsible.contains(&to.relay)).collect();
@@ -50,7 +50,7 @@ impl Layout {
         Self { subset_of, subsets }
     }
 
-    /// Returns the number of subsets.
+    /// Returns the number of subsets in the layout.
     pub(super) fn subsets(&self) -> usize {
         self.subsets
     }
@@ -60,7 +60,7 @@ impl Layout {
         self.subset_of.keys().copied().collect()
     }
 
-    /// Returns the number of an HSDir's subset.
+    /// Returns the index of the subset that is assigned to an HSDir.
     pub(super) fn subset(&self, hsdir: &Fingerprint) -> Option<usize> {
         self.subset_of.get(hsdir).copied()
     }
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fourth_hsdir_of_one_replica_may_be_asked_in_the_other() {
+    fn the_fourth_hsdir_of_one_replica_can_be_asked_for_the_other() {
         let responsible = placements([&[1, 2, 3, 4], &[5, 6, 7, 8]]);
         let layout = Layout::new(&responsible, &placements([&[1, 2, 3], &[4, 5, 6]]), &Layout::default());
         assert_eq!(of(&layout, [1, 2, 3, 4, 5, 6]), [0, 1, 2, 3, 4, 5]);
@@ -119,7 +119,7 @@ mod tests {
         let layout = Layout::new(&placements([&[1, 2], &[]]), &placements([&[1, 2], &[]]), &Layout::default());
         assert_eq!((layout.subsets(), of(&layout, [1, 2])), (2, vec![0, 1]));
         assert_eq!(Layout::new(&[], &[], &layout), Layout::default());
-        // In this network, clients ask more HSDirs than are responsible.
+        // In this network, clients ask more HSDirs than are responsible for the service.
         let layout = Layout::new(&placements([&[1], &[2]]), &placements([&[1, 3], &[2, 4]]), &layout);
         assert_eq!((layout.subsets(), of(&layout, [1, 2])), (2, vec![0, 1]));
     }

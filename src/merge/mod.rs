@@ -1,5 +1,4 @@
-//! The merge engine, which decides which introduction points are published, when, and to which
-//! HSDirs.
+//! The merge engine, which decides which introduction points to publish, when, and to which HSDirs.
 //!
 //! The engine is pure and sans-io. Call `handle(input, now)`, then `poll_output()` until it returns
 //! None, then wait for the next input or for `poll_timeout()`. Time and randomness are arguments.
@@ -30,10 +29,10 @@ pub use fetch_schedule::{ExternalState, FetchAnswer, FetchInput, FetchOutput, Fe
 pub use subsets::Distinct;
 pub use upload::UploadError;
 
-/// One reading of the two clocks by the IO layer.
+/// The current time, read from both clocks by the IO layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
-    /// The wall clock, which dates certificates and revision counters.
+    /// The wall-clock time, from which certificates and revision counters are derived.
     pub wall: SystemTime,
     /// The monotonic time since the start of the process, which drives deadlines.
     pub elapsed: Duration,
@@ -49,28 +48,31 @@ pub enum Input {
     /// A new consensus.
     Network(Arc<Network>),
     /// The content of a backend's own descriptor, which the IO layer has checked. A backend without
-    /// introduction points counts as lost.
+    /// introduction points is treated as lost.
     Backend(BackendId, Arc<ServiceContent>),
-    /// The loss of a backend that is terminating, gone or silent. Its points are withdrawn at once.
+    /// The loss of a backend that is terminating, gone or silent. Its introduction points are
+    /// withdrawn at once.
     BackendLost(BackendId),
-    /// The clients that may read the introduction points. A change is published at once.
+    /// The clients that are authorized to read the introduction points. A change is published at
+    /// once.
     Discovery(Arc<Discovery>),
-    /// The mode for different descriptors on different HSDirs. The default is [`Distinct::Auto`].
+    /// The mode that determines whether HSDirs get different descriptors. The default is
+    /// [`Distinct::Auto`].
     Distinct(Distinct),
     /// True if this publisher holds the Lease. The default is false.
     Leading(bool),
-    /// A revision counter that another publisher of this service has used. Later counters are
-    /// greater.
+    /// A revision counter that another publisher of this service has used. The engine uses only
+    /// greater ones from then on.
     CounterFloor(TimePeriod, u64),
     /// The result of an upload.
     Uploaded {
         /// The HSDir of the upload.
         hsdir: Fingerprint,
-        /// Ok if the HSDir accepted the descriptor.
+        /// The outcome: `Ok` if the HSDir accepted the descriptor.
         result: Result<(), UploadError>,
     },
-    /// A restart of tor or a new connection to it. Uploads in flight get no result, and all
-    /// descriptors are published again.
+    /// A restart of tor or a new connection to it. Uploads in flight will never get a result, and
+    /// all descriptors are published again.
     TorRestarted,
     /// The passage of time alone.
     Tick,
@@ -81,53 +83,54 @@ pub enum Input {
 pub enum Output {
     /// Upload a descriptor to an HSDir. At most one upload per HSDir is in flight.
     Upload {
-        /// The HSDir that is to hold the descriptor.
+        /// The HSDir to which the descriptor is uploaded.
         hsdir: Fingerprint,
         /// The time period of the descriptor.
         period: TimePeriod,
         /// The complete text of the descriptor.
         descriptor: Arc<str>,
     },
-    /// Store this revision counter for the next publisher. The uploads do not have to wait for it.
+    /// Store this revision counter for the next publisher. The uploads need not wait until it is
+    /// stored.
     StoreCounter(TimePeriod, u64),
 }
 
 /// The publishing state of one time period.
 ///
-/// A round consists of one descriptor for all HSDirs of the period, or of different descriptors
-/// with the same revision counter.
+/// A publishing round consists of either one descriptor for all HSDirs of the period, or different
+/// descriptors with the same revision counter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeriodStatus {
-    /// The time period itself.
+    /// The time period that this state describes.
     pub period: TimePeriod,
-    /// The revision counter of the newest round.
+    /// The revision counter of the newest publishing round.
     pub revision_counter: u64,
-    /// The number of distinct introduction points in the newest round.
+    /// The number of distinct introduction points in the newest publishing round.
     pub introduction_points: usize,
-    /// The number of different descriptors in the newest round.
+    /// The number of different descriptors in the newest publishing round.
     pub descriptors: usize,
-    /// The number of HSDirs that accepted a descriptor of the newest round.
+    /// The number of HSDirs that accepted a descriptor from the newest publishing round.
     pub hsdirs_accepted: usize,
-    /// The number of responsible HSDirs.
+    /// The number of HSDirs that are responsible for the service in this period.
     pub hsdirs_total: usize,
-    /// The time at which the newest round was made.
+    /// The time at which the descriptors of the newest publishing round were created.
     pub last_published: SystemTime,
-    /// The number of clients that can decrypt the newest round, or None if every client can.
+    /// The number of clients that can decrypt the newest descriptors, or None if every client can.
     pub authorized_clients: Option<usize>,
 }
 
-/// The state of the merge engine, for the object's status and for metrics.
+/// The state of the merge engine for the object's status and the metrics.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Status {
-    /// The state of every time period with a published descriptor.
+    /// The states of all time periods that have a published descriptor.
     pub periods: Vec<PeriodStatus>,
-    /// The number of distinct points that each usable backend has in the newest round of the
-    /// current period.
+    /// The number of distinct introduction points that each usable backend has in the newest
+    /// publishing round of the current period.
     pub points: Vec<(BackendId, usize)>,
-    /// The usable backends that were left out when the points of the newest round were selected.
-    /// All their points wait for their turn.
+    /// The usable backends that have no introduction point in the newest publishing round and wait
+    /// for their turn.
     pub waiting: BTreeSet<BackendId>,
-    /// True if no backend has a usable point. The last descriptor stays, and nothing new is
-    /// published.
+    /// True if no backend has a usable introduction point. The last descriptor then stays
+    /// published, and nothing new is published.
     pub no_backends: bool,
 }

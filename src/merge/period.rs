@@ -1,4 +1,5 @@
-//! The publishing state of one time period: its keys, its HSDirs and its newest descriptors.
+//! Manages the publishing state of one time period: its keys, its HSDirs and its newest
+//! descriptors.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,13 +17,13 @@ use crate::onion::descriptor::{DescriptorError, DescriptorKeys};
 use crate::onion::{BlindedKeypair, Discovery, MasterKey, OnionAddress};
 
 /// The time for which HSDirs keep a descriptor (`descriptor-lifetime 180`). Its certificates are
-/// valid for longer.
+/// valid longer than that.
 pub(super) const DESCRIPTOR_LIFETIME: Duration = Duration::from_secs(3 * 3600);
-/// The largest normal drift between the wall clock and the monotonic clock. A larger one means that
-/// the wall clock was set. Certificates count in hours.
+/// The largest drift between the wall clock and the monotonic clock that is considered normal. A
+/// larger drift means that the wall clock was set. Certificates have a granularity of one hour.
 const CLOCK_SET: Duration = Duration::from_secs(30 * 60);
-/// The lead of the revision counter over the clock after a first rejection. Each further rejection
-/// makes the lead four times as long.
+/// The time by which the revision counter runs ahead of the clock after the first rejection. Each
+/// further rejection quadruples it.
 const FIRST_LEAD: Duration = Duration::from_secs(16);
 
 /// The publishing state of one time period.
@@ -34,32 +35,33 @@ pub(super) struct Period {
     pub(super) schedule: Schedule,
     /// The newest descriptors, or None if nothing is published.
     pub(super) round: Option<PublishRound>,
-    /// The number of rejections of the newest descriptors in a row.
+    /// The number of consecutive rejections of the newest descriptors.
     pub(super) rejections: u32,
-    /// The usable backends of which no point was selected last.
+    /// The usable backends that had no introduction point in the last selection.
     pub(super) waiting: BTreeSet<BackendId>,
     key: BlindedKeypair,
     descriptor_keys: DescriptorKeys,
-    /// The greatest revision counter of a round with points of each backend.
+    /// For each backend, the greatest revision counter of a round that included its introduction
+    /// points.
     last_with: BTreeMap<BackendId, u64>,
 }
 
-/// The descriptors that the HSDirs of a time period should hold: one for all of them, or different
+/// The descriptors that the HSDirs of a time period should hold: one for all HSDirs, or different
 /// ones with the same revision counter. Any change publishes all of them again, because a client
-/// drops a descriptor with a lower counter than the cached one.
+/// drops a descriptor whose counter is lower than that of its cached descriptor.
 pub(super) struct PublishRound {
     pub(super) counter: u64,
     pub(super) merged: Merged,
     /// The descriptors, ordered by subset.
     descriptors: Vec<Arc<str>>,
-    /// The layout at the time of this round. Under one counter, an HSDir is always sent the same
-    /// descriptor.
+    /// The layout with which this round was created. It ensures that an HSDir never receives two
+    /// different descriptors with the same counter.
     layout: Layout,
     made: Now,
 }
 
 impl PublishRound {
-    /// Returns the descriptor for an HSDir of this round.
+    /// Returns the descriptor that this round assigns to an HSDir.
     pub(super) fn descriptor(&self, hsdir: &Fingerprint) -> Option<Arc<str>> {
         let subset = self.layout.subset(hsdir)?;
         match self.descriptors.as_slice() {
@@ -70,7 +72,7 @@ impl PublishRound {
 }
 
 impl Period {
-    /// Creates the state of a time period without HSDirs and descriptors.
+    /// Creates the state of a time period, initially without HSDirs and descriptors.
     pub(super) fn new(service: ServicePeriod, key: &MasterKey, rng: &mut StdRng) -> Self {
         Self {
             key: key.blind(service.period),
@@ -87,8 +89,8 @@ impl Period {
         }
     }
 
-    /// Takes over the HSDirs from a network. Returns true if a new round is required, because there
-    /// are new HSDirs or because the subsets are assigned differently.
+    /// Adopts the HSDirs of a network. Returns true if a new publishing round is required because
+    /// there are new HSDirs or the subsets are assigned differently.
     pub(super) fn set_network(&mut self, service: ServicePeriod, network: &Network) -> bool {
         let blinded = self.key.public();
         let responsible = network.responsible_hsdirs(&blinded, &service);
@@ -101,10 +103,10 @@ impl Period {
         new_hsdirs || rearranged
     }
 
-    /// Returns the revision counter of the next round. The counter follows the clock and is greater
-    /// than `floor`. After rejections it runs ahead of the clock: another publisher's clock may be
-    /// ahead, so the lead grows fast. As long as possible, the counter is a value that the clock
-    /// would reach.
+    /// Returns the revision counter of the next round. The counter is derived from the clock and is
+    /// greater than `floor`. After rejections it runs ahead of the clock: another publisher's clock
+    /// may be ahead, so the lead grows fast. Where possible, the counter is a value that the clock
+    /// itself would produce at some later time.
     pub(super) fn next_counter(&self, floor: u64, now: Now) -> u64 {
         let since_srv = now.wall.duration_since(self.service.srv_start).unwrap_or_default();
         let (lead, step) = match self.rejections {
@@ -118,7 +120,8 @@ impl Period {
         by_time.max(floor.saturating_add(step))
     }
 
-    /// Builds the descriptors of a round, one for each content, for the authorized clients.
+    /// Builds the descriptors of a round, one for each content, encrypted for the authorized
+    /// clients.
     pub(super) fn build(
         &mut self,
         address: &OnionAddress,
@@ -132,7 +135,7 @@ impl Period {
         merged.contents.iter().map(build).map(|text| text.map(Arc::from)).collect()
     }
 
-    /// Records a round of descriptors as the newest one.
+    /// Records a round of descriptors as the newest round.
     pub(super) fn published(&mut self, round: (u64, Vec<Arc<str>>), merged: Merged, now: Now, rng: &mut StdRng) {
         let (counter, descriptors) = round;
         self.schedule.published(now.elapsed, rng);
@@ -155,7 +158,7 @@ impl Period {
         self.round.as_ref().map(|round| round.made.elapsed.saturating_add(DESCRIPTOR_LIFETIME))
     }
 
-    /// Returns true if the wall clock was set after the newest descriptors were dated.
+    /// Returns true if the wall clock was set after the newest descriptors were created.
     pub(super) fn is_misdated(&self, now: Now) -> bool {
         self.round.as_ref().is_some_and(|round| {
             let passed = now.elapsed.saturating_sub(round.made.elapsed);
@@ -167,15 +170,15 @@ impl Period {
         })
     }
 
-    /// Returns true if no answering HSDir can hold a descriptor of this publisher with a point of
-    /// the backend.
+    /// Returns true if no HSDir that answers can still hold a descriptor of this publisher that
+    /// contains an introduction point of the backend.
     pub(super) fn is_withdrawn(&self, backend: &BackendId, uploads: &HsdirUploads) -> bool {
         let last_with = self.last_with.get(backend).copied().unwrap_or_default();
         self.round.as_ref().is_some_and(|round| round.counter > last_with)
             && self.hsdirs.iter().all(|hsdir| uploads.tried(hsdir, self.service.period) > last_with)
     }
 
-    /// Returns the period's state, or None if nothing is published.
+    /// Returns the publishing state of the period, or None if nothing is published.
     pub(super) fn status(&self, uploads: &HsdirUploads) -> Option<PeriodStatus> {
         let round = self.round.as_ref()?;
         Some(PeriodStatus {

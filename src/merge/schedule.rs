@@ -1,5 +1,5 @@
-//! The publishing schedule of a time period: soon after a change, again after one to two hours, and
-//! never too often.
+//! Schedules the publishing of a time period's descriptors: soon after a change, again after one to
+//! two hours, and never too often.
 
 use std::time::Duration;
 
@@ -11,14 +11,15 @@ const REPUBLISH_MIN: Duration = Duration::from_secs(60 * 60);
 /// The longest time after which an unchanged descriptor is published again, as in C tor
 /// (`HS_SERVICE_NEXT_UPLOAD_TIME_MAX`).
 const REPUBLISH_MAX: Duration = Duration::from_secs(120 * 60);
-/// The shortest time between two publishes.
+/// The shortest time between two publishing rounds.
 const MIN_GAP: Duration = Duration::from_secs(1);
-/// The average time between two publishes that the rate limit allows in the long run.
+/// The average time between two publishing rounds that the rate limit enforces in the long run.
 const REFILL: Duration = Duration::from_secs(15);
-/// The number of publishes that the rate limit allows in a row after a quiet time.
+/// The number of publishing rounds that the rate limit allows in a row after a quiet time.
 const BURST: u32 = 8;
-/// The part of [`BURST`] that is reserved for urgent requests. A backend that flaps is soon left
-/// out until it has settled, while the points of a lost backend can still be withdrawn.
+/// The part of [`BURST`] that is reserved for urgent requests. A flapping backend is thus soon left
+/// out until it has settled, while the introduction points of a lost backend can still be
+/// withdrawn.
 const RESERVE: u32 = 4;
 
 /// A request to publish.
@@ -26,9 +27,9 @@ const RESERVE: u32 = 4;
 pub(super) struct Request {
     /// The earliest time to publish.
     pub(super) at: Duration,
-    /// True if clients fail to connect until the request is carried out.
+    /// True if clients may fail to connect until the request is carried out.
     pub(super) urgent: bool,
-    /// True if the descriptor is published even if its content has not changed.
+    /// True if the descriptor must be published even if its content has not changed.
     pub(super) forced: bool,
 }
 
@@ -38,13 +39,13 @@ pub(super) struct Schedule {
     request: Option<Request>,
     republish_at: Option<Duration>,
     published: Option<Duration>,
-    /// The time at which all past publishes are paid for, at one per [`REFILL`] (the generic cell
-    /// rate algorithm).
+    /// The theoretical arrival time of the generic cell rate algorithm: the time by which the past
+    /// publishing rounds are paid for at a rate of one per [`REFILL`].
     paid_at: Duration,
 }
 
 impl Schedule {
-    /// Merges a request into the open one.
+    /// Merges a request into the pending one.
     pub(super) fn request(&mut self, new: Request) {
         let open = self.request.unwrap_or(new);
         self.request = Some(Request {
@@ -54,45 +55,45 @@ impl Schedule {
         });
     }
 
-    /// Postpones the open request until `at`.
+    /// Postpones the pending request until `at`.
     pub(super) fn put_off(&mut self, at: Duration) {
         if let Some(request) = &mut self.request {
             request.at = request.at.max(at);
         }
     }
 
-    /// Drops the open request and the next republish. The rate limit keeps its state.
+    /// Drops the pending request and the scheduled republish. The rate limit keeps its state.
     pub(super) fn clear(&mut self) {
         self.request = None;
         self.republish_at = None;
     }
 
-    /// Returns the next time to publish.
+    /// Returns the time of the next publishing round, if one is scheduled.
     pub(super) fn ready_at(&self) -> Option<Duration> {
         let request = self.request.map(|request| (request.at, request.urgent));
         let republish = self.republish_at.map(|at| (at, false));
         [request, republish].into_iter().flatten().map(|(at, urgent)| at.max(self.allowed_at(urgent))).min()
     }
 
-    /// Returns None if it is not time to publish, or else true if the descriptor is to be published
-    /// even if its content has not changed.
+    /// Returns None if it is not yet time to publish. Otherwise, returns true if the descriptor
+    /// must be published even if its content has not changed.
     pub(super) fn ready(&self, now: Duration) -> Option<bool> {
         self.ready_at().filter(|at| *at <= now)?;
         Some(self.request.is_some_and(|request| request.forced) || self.republish_at.is_some_and(|at| at <= now))
     }
 
-    /// Records that publishing failed, and tries again at `at`.
+    /// Records that publishing failed, and schedules another attempt at `at`.
     pub(super) fn failed(&mut self, at: Duration) {
         self.republish_at = None;
         self.request = Some(Request { at, urgent: true, forced: true });
     }
 
-    /// Drops the open request, which would not change the descriptor.
+    /// Drops the pending request, because it would not change the descriptor.
     pub(super) fn satisfied(&mut self) {
         self.request = None;
     }
 
-    /// Records that a descriptor is published now, and schedules the next republish.
+    /// Records that a descriptor is published at `now`, and schedules the next republish.
     pub(super) fn published(&mut self, now: Duration, rng: &mut impl Rng) {
         self.request = None;
         self.published = Some(now);
@@ -100,7 +101,7 @@ impl Schedule {
         self.republish_at = Some(now.saturating_add(rng.random_range(REPUBLISH_MIN..=REPUBLISH_MAX)));
     }
 
-    /// Returns the time from which the rate limit allows a publish.
+    /// Returns the earliest time at which the rate limit allows publishing.
     fn allowed_at(&self, urgent: bool) -> Duration {
         let ahead = if urgent { BURST - 1 } else { BURST - RESERVE - 1 };
         let gap_over = self.published.map_or(Duration::ZERO, |at| at.saturating_add(MIN_GAP));
@@ -123,8 +124,8 @@ mod tests {
         Request { at: seconds(at), urgent, forced: false }
     }
 
-    /// Returns the times (in seconds) of all publishes within `duration` if there is always a
-    /// request.
+    /// Returns the times, in seconds, at which a descriptor is published within `duration` if a
+    /// request is always pending.
     fn publishes(urgent: bool, duration: u64) -> Vec<u64> {
         let mut rng = StdRng::from_seed([0; 32]);
         let mut schedule = Schedule::default();
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn open_requests_are_merged() {
+    fn pending_requests_are_merged() {
         let mut schedule = Schedule::default();
         schedule.request(Request { at: seconds(7), urgent: false, forced: true });
         schedule.request(wish(3, false));

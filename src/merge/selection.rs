@@ -1,8 +1,8 @@
-//! The selection of introduction points for each subset: a fair and stable matching of backends and
+//! Selects the introduction points of each subset: a fair and stable matching of backends with
 //! relays.
 //!
-//! The HSDirs of a time period all hold the same subset of the points, or each HSDir that clients
-//! ask holds its own.
+//! Either all HSDirs of a time period hold the same subset of the introduction points, or each
+//! HSDir that clients ask holds its own subset.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,42 +12,43 @@ use crate::onion::descriptor::RelayIdentity;
 /// An introduction point that a backend offers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Offer {
-    /// The relay of the point. A client maps an open circuit to the first point at its relay, so a
-    /// subset may use each relay only once.
+    /// The relay of the introduction point. A client that reuses an open circuit assigns it to the
+    /// first introduction point at that relay, so a subset may use each relay only once.
     pub(super) relay: RelayIdentity,
-    /// The number of earlier turns of the point. Among equal points, those with fewer turns come
-    /// first.
+    /// The number of turns that the introduction point has had. Among otherwise equal points, those
+    /// with fewer turns come first.
     pub(super) turns: u64,
 }
 
-/// A point that is selected for a subset.
+/// An introduction point that is selected for a subset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Pick {
-    /// The index of the backend.
+    /// The index of the backend to which the introduction point belongs.
     pub(super) backend: usize,
-    /// The index of the point among the backend's offers.
+    /// The index of the introduction point among the backend's offers.
     pub(super) offer: usize,
 }
 
-/// The number of subsets and their size.
+/// The number of subsets and the maximum size of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shape {
-    /// The number of subsets.
+    /// The number of subsets to fill.
     pub(super) subsets: usize,
-    /// The largest number of points in a subset.
+    /// The maximum number of introduction points in a subset.
     pub(super) points: usize,
 }
 
-/// Selects the points of all subsets.
+/// Selects the introduction points of all subsets.
 ///
-/// No relay occurs twice in a subset. The share of a backend is the number of its picks in all
-/// subsets. The smallest share is as large as possible, then the second smallest, and so on; shares
-/// differ by more than one only if the relays or a lack of points require it. Every subset is
-/// therefore as full as possible, and points repeat. Within a subset, too, the numbers of the
-/// backends' points differ by at most one. Among equal backends, the earlier one comes first.
+/// No relay occurs twice in a subset. A backend's share is its total number of picks in all
+/// subsets. The selection makes the smallest share as large as possible, then the second smallest,
+/// and so on; shares differ by more than one only if shared relays or a lack of points force them
+/// to. Every subset is therefore as full as possible, and points are repeated across subsets.
+/// Within each subset, too, the numbers of points of any two backends differ by at most one. Among
+/// equal backends, the earlier one comes first.
 ///
-/// The picks of `before` (ordered by subset) are kept wherever that is equally fair, so a fair
-/// selection is reproduced unchanged.
+/// The picks of the previous selection, `before` (ordered by subset), are kept wherever that is
+/// equally fair, so a selection that is already fair does not change.
 pub(super) fn choose(offers: &[Vec<Offer>], before: &[Vec<Pick>], shape: Shape) -> Vec<Vec<Pick>> {
     let mut table = Table::new(offers, shape);
     for (subset, picks) in before.iter().enumerate().take(shape.subsets) {
@@ -55,8 +56,8 @@ pub(super) fn choose(offers: &[Vec<Offer>], before: &[Vec<Pick>], shape: Shape) 
             table.keep(subset, *pick);
         }
     }
-    // The backend with the smallest share comes first. If it cannot gain a place now, it never can,
-    // because the other backends only gain more places.
+    // The backend with the smallest share comes first. If it cannot gain a slot now, it never can,
+    // because the other backends only gain more slots.
     let mut open: BTreeSet<(usize, usize)> =
         (0..table.offers.len()).map(|backend| (table.share(backend), backend)).collect();
     while let Some((_, backend)) = open.pop_first() {
@@ -80,18 +81,18 @@ struct Table<'a> {
     offers: &'a [Vec<Offer>],
     points: usize,
     subsets: Vec<BTreeMap<&'a RelayIdentity, Pick>>,
-    /// The number of places of each backend in all subsets.
+    /// The number of slots that each backend has in all subsets.
     shares: BTreeMap<usize, usize>,
-    /// The number of places by subset and backend.
+    /// The number of slots, by subset and backend.
     shares_in: BTreeMap<(usize, usize), usize>,
-    /// The number of subsets that contain each point.
+    /// The number of subsets that contain each introduction point.
     uses: BTreeMap<Pick, usize>,
 }
 
-/// A relay in a subset, which has room for one point.
+/// A slot in a subset. Each relay has one slot, which holds at most one introduction point.
 type Place<'a> = (usize, &'a RelayIdentity);
 
-/// A place that a backend could take, with one of its offers.
+/// A slot that a backend could occupy with one of its offers.
 #[derive(Clone, Copy)]
 struct Candidate<'a> {
     place: Place<'a>,
@@ -99,21 +100,22 @@ struct Candidate<'a> {
     holder: Option<Pick>,
 }
 
-/// The origin of a place that a backend gains.
+/// The outcome of a search for one more slot for a backend.
 enum Gain {
-    /// No place can be gained.
+    /// The backend cannot gain a slot.
     None,
-    /// The place was free.
+    /// The backend gained a slot, and no other backend lost one.
     FreePlace,
-    /// The place was taken from this backend, which had at least two more than the other.
+    /// The backend gained a slot that this other backend lost, which had at least two slots more.
     PlaceOf(usize),
 }
 
-/// A backend in the search that needs one more place, and the reason.
+/// A step of the search for a slot: a backend that needs one more slot, and the reason why.
 struct SearchStep<'a> {
     backend: usize,
-    /// The index of the step whose backend takes the candidate, and the place that this backend
-    /// leaves for it.
+    /// The reason why this backend needs a slot: it would give up a slot so that another backend
+    /// can occupy a candidate. Holds the index of the other backend's step, the candidate, and the
+    /// slot to give up. None for the first step.
     after: Option<(usize, Candidate<'a>, Place<'a>)>,
 }
 
@@ -132,7 +134,7 @@ impl<'a> Table<'a> {
         self.subsets.get(subset).is_none_or(|held| held.len() >= self.points)
     }
 
-    /// Takes over a pick of the previous selection if there is room for it.
+    /// Keeps a pick of the previous selection if there is room for it.
     fn keep(&mut self, subset: usize, pick: Pick) {
         let offer = self.offers.get(pick.backend).and_then(|offers| offers.get(pick.offer));
         let Some(offer) = offer.filter(|_| !self.is_full(subset)) else { return };
@@ -162,7 +164,7 @@ impl<'a> Table<'a> {
         ]
     }
 
-    /// Gives `poor` one more place and moves as few other backends as possible.
+    /// Gives the backend `poor` one more slot while moving as few other backends as possible.
     fn gain_place(&mut self, poor: usize) -> Gain {
         let rich = self.share(poor) + 2;
         let no_room = (0..self.subsets.len()).all(|subset| self.is_full(subset));
@@ -183,7 +185,7 @@ impl<'a> Table<'a> {
                 candidates.iter().flat_map(|candidate| self.in_the_way(candidate).map(move |way| (*candidate, way)));
             let richest =
                 richest.map(|(candidate, (left, pick))| (self.share(pick.backend), candidate, left, pick.backend));
-            // Of several backends with the same share, the first is chosen.
+            // The first of several backends with equal shares is chosen.
             let richest = richest.min_by_key(|(share, ..)| Reverse(*share)).filter(|(share, ..)| *share >= rich);
             if let Some((_, candidate, left, loser)) = richest {
                 self.carry_out(&steps, next, candidate, Some(left));
@@ -204,9 +206,9 @@ impl<'a> Table<'a> {
         Gain::None
     }
 
-    /// Returns the places that a backend could take, the best first. The best place is in the
-    /// subset with the fewest points of the backend, then in the emptiest subset, then for the
-    /// point with the fewest turns, then for the point in the fewest subsets.
+    /// Returns the slots that a backend could occupy, best first. The order prefers the subset with
+    /// the fewest points of this backend, then the emptiest subset, then the point with the fewest
+    /// turns, then the point that is in the fewest subsets.
     fn candidates(&self, backend: usize) -> Vec<Candidate<'a>> {
         let offers: &'a [Offer] = self.offers.get(backend).map_or(&[], Vec::as_slice);
         let uses: Vec<usize> = (0..offers.len()).map(|offer| self.uses(Pick { backend, offer })).collect();
@@ -225,8 +227,8 @@ impl<'a> Table<'a> {
         candidates.into_iter().map(|(_, candidate)| candidate).collect()
     }
 
-    /// Returns the places of which one must become free before a candidate can be taken: the
-    /// candidate's own place, or any place of a full subset.
+    /// Returns the slots that block a candidate. One of them must become free: the candidate's own
+    /// slot if it is occupied, otherwise any slot of the full subset.
     fn in_the_way(&self, candidate: &Candidate<'a>) -> impl Iterator<Item = (Place<'a>, Pick)> {
         let (index, _) = candidate.place;
         let backend = candidate.pick.backend;
@@ -236,8 +238,8 @@ impl<'a> Table<'a> {
         own.into_iter().chain(others.filter(move |(_, pick)| pick.backend != backend))
     }
 
-    /// Lets two backends exchange places in two subsets if that evens out their numbers in each.
-    /// Returns false if there is no such pair.
+    /// Lets two backends exchange slots between two subsets if their numbers of points become more
+    /// even in both. Returns false if no two backends can do so.
     fn even_out(&mut self) -> bool {
         for here in 0..self.subsets.len() {
             let most = (0..self.offers.len()).map(|backend| self.share_in(here, backend)).max().unwrap_or_default();
@@ -259,8 +261,8 @@ impl<'a> Table<'a> {
         false
     }
 
-    /// Lets each of two backends give up a place in its subset for one in the other's. Returns
-    /// false if that is impossible.
+    /// Exchanges slots between two backends: each gives up a slot in its subset and gains one in
+    /// the other backend's subset. Returns false if that is impossible.
     fn exchange(&mut self, (here, much): (usize, usize), (there, little): (usize, usize)) -> bool {
         for (gives, given) in self.held(here, much) {
             for (takes, taken) in self.held(there, little) {
@@ -279,8 +281,8 @@ impl<'a> Table<'a> {
         false
     }
 
-    /// Puts an unused point into the place of another point of its backend that is in several
-    /// subsets. Returns false if there is no such point.
+    /// Replaces a point that is in several subsets with an unused point of the same backend.
+    /// Returns false if no point can be replaced in this way.
     fn show_all(&mut self) -> bool {
         let offers: &'a [Vec<Offer>] = self.offers;
         for (backend, of_backend) in offers.iter().enumerate() {
@@ -310,8 +312,8 @@ impl<'a> Table<'a> {
         self.uses.get(&pick).copied().unwrap_or_default()
     }
 
-    /// Returns the places of a backend in a subset, beginning with the point that is in the most
-    /// subsets.
+    /// Returns the slots that a backend occupies in a subset, starting with the point that is in
+    /// the most subsets.
     fn held(&self, subset: usize, backend: usize) -> Vec<(&'a RelayIdentity, Pick)> {
         let held = self.subsets.get(subset).into_iter().flatten().filter(|(_, pick)| pick.backend == backend);
         let mut held: Vec<(&'a RelayIdentity, Pick)> = held.map(|(relay, pick)| (*relay, *pick)).collect();
@@ -319,7 +321,7 @@ impl<'a> Table<'a> {
         held
     }
 
-    /// Returns the best free place for a backend in a subset.
+    /// Returns the best free slot for a backend in a subset.
     fn place_for(&self, subset: usize, backend: usize) -> Option<(Place<'a>, Pick)> {
         let offers: &'a [Offer] = self.offers.get(backend)?;
         let held = self.subsets.get(subset)?;
@@ -328,8 +330,9 @@ impl<'a> Table<'a> {
         picks.min_by_key(|(_, turns, pick)| (*turns, self.uses(*pick))).map(|(place, _, pick)| (place, pick))
     }
 
-    /// Gives `candidate` to the backend of step `last`, for which another backend leaves `left`.
-    /// The backends of the steps before it each take the place that is left for them.
+    /// Carries out a chain of moves. The slot `left`, if any, is cleared, and the backend of step
+    /// `last` occupies `candidate`. Each earlier backend in the chain then occupies its own
+    /// candidate in exchange for the slot that the next backend gives up.
     fn carry_out(&mut self, steps: &[SearchStep<'a>], last: usize, candidate: Candidate<'a>, left: Option<Place<'a>>) {
         let (mut index, mut candidate, mut left) = (last, candidate, left);
         loop {

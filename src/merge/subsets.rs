@@ -1,5 +1,5 @@
-//! The contents of a time period's descriptors: subsets of the introduction points, with the fields
-//! on which all backends agree.
+//! Computes the contents of a time period's descriptors: subsets of the introduction points, with
+//! the fields on which all backends agree.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,20 +14,20 @@ use super::selection::{self, Offer, Pick, Shape};
 use crate::onion::descriptor::max_points_beside;
 use crate::onion::{Discovery, IntroductionPoint, ServiceContent};
 
-/// The shortest time for which selected points are kept if there are more points than places. It
-/// equals the shortest re-upload interval of C tor.
+/// The minimum time for which the selected introduction points are kept if there are more points
+/// than the descriptors can hold. It equals C tor's shortest re-upload interval.
 const TURN: Duration = Duration::from_secs(60 * 60);
-/// The default number of introduction points of C tor. This number still gives a client a choice.
+/// C tor's default number of introduction points, which is enough to give clients a choice.
 const USUAL_POINTS: usize = 3;
 
-/// The mode for different descriptors on the HSDirs of a time period.
+/// The mode that determines whether the HSDirs of a time period get different descriptors.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Distinct {
-    /// The descriptors differ if one descriptor cannot hold all points.
+    /// The descriptors differ if a single descriptor cannot hold all introduction points.
     #[default]
     Auto,
-    /// The descriptors always differ. If one could hold all points, each holds about half of them,
-    /// but at least three, so that no HSDir's descriptor reveals all points.
+    /// The descriptors always differ. Each holds at most about half of the introduction points, but
+    /// at least three, so that no single HSDir's descriptor reveals all of them.
     Always,
     /// All HSDirs hold the same descriptor.
     Never,
@@ -38,12 +38,12 @@ pub enum Distinct {
 pub(super) struct Policy {
     pub(super) distinct: Distinct,
     pub(super) discovery: Arc<Discovery>,
-    /// The number of different descriptors that clients can get.
+    /// The number of different descriptors that clients can fetch.
     pub(super) subsets: usize,
 }
 
 impl Policy {
-    /// Returns the largest number of points in one descriptor.
+    /// Returns the maximum number of introduction points in one descriptor.
     fn max_points(&self) -> usize {
         match &*self.discovery {
             Discovery::Open => max_points_beside(0),
@@ -52,8 +52,8 @@ impl Policy {
     }
 }
 
-/// The latest subsets of one time period. They outlive the backends, so that the points of a
-/// backend that comes back return to their places.
+/// The latest subsets of one time period. They outlive the backends, so that the introduction
+/// points of a backend that comes back regain their slots.
 #[derive(Debug, Default)]
 pub(super) struct Subsets {
     chosen: Vec<Vec<Chosen>>,
@@ -66,37 +66,39 @@ pub(super) struct Subsets {
 struct Chosen {
     backend: BackendId,
     point: IntroductionPoint,
-    /// The point's rank in the descriptor. The rank is random, so that the order does not reveal
-    /// which points belong to the same backend. It is fixed while the point is chosen, because tor
-    /// also keeps an unchanged set in its order.
+    /// The introduction point's rank in the descriptor. The rank is random, so that the order does
+    /// not reveal which points belong to the same backend. It does not change while the point is
+    /// selected, because tor, too, keeps the order of an unchanged set.
     rank: u64,
 }
 
-/// The number of places that the backends and the points have had while there were more points than
-/// places.
+/// The number of slots that each backend and each introduction point has occupied so far, counted
+/// only while there are more points than the descriptors can hold.
 #[derive(Debug, Default)]
 struct Turns {
     backends: BTreeMap<BackendId, u64>,
     points: BTreeMap<Point, u64>,
 }
 
-/// The identity of a point: its backend and its authentication key.
+/// The identity of an introduction point: its backend and its authentication key.
 type Point = (BackendId, [u8; 32]);
 
-/// The contents of a round's descriptors, with the authorized clients and the backends' shares.
+/// The contents of a publishing round's descriptors, with the authorized clients and each backend's
+/// number of points.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Merged {
-    /// The contents ordered by subset, or a single content if all HSDirs hold the same.
+    /// The contents, ordered by subset. A single one if all HSDirs hold the same descriptor.
     pub(super) contents: Vec<ServiceContent>,
     pub(super) discovery: Arc<Discovery>,
-    /// The number of distinct points of each backend. Backends without points are left out.
+    /// The number of distinct introduction points of each backend. Backends without selected points
+    /// are omitted.
     pub(super) points: BTreeMap<BackendId, usize>,
 }
 
 type Usable<'a> = Vec<(&'a BackendId, Vec<&'a IntroductionPoint>)>;
 
 impl Subsets {
-    /// Selects points and merges them. Returns None if there are no points.
+    /// Selects introduction points and merges them. Returns None if there are no points.
     pub(super) fn merge(
         &mut self,
         backends: &Backends,
@@ -106,7 +108,7 @@ impl Subsets {
     ) -> Option<Merged> {
         let agreed = backends.agreed()?;
         let mut usable: Usable = backends.usable().map(|(id, points)| (id, points.collect())).collect();
-        // The order of the names must not decide between equal backends.
+        // Ties between equal backends must not be decided by their names.
         usable.shuffle(rng);
         self.choose(&mut usable, policy, now, rng);
 
@@ -183,8 +185,8 @@ impl Chosen {
 }
 
 impl Turns {
-    /// Counts a turn for all chosen points. A new backend or point starts with the lowest count of
-    /// the others.
+    /// Counts a turn for each selected point and its backend. A new backend or point starts with
+    /// the lowest count of the existing ones.
     fn count(&mut self, chosen: &[Vec<Chosen>], usable: &Usable) {
         let before = std::mem::take(self);
         let least = usable.iter().filter_map(|(id, _)| before.backends.get(*id)).min().copied().unwrap_or_default();
@@ -204,7 +206,7 @@ impl Turns {
     }
 }
 
-/// Returns the number and size of the subsets.
+/// Returns the number of subsets and the maximum size of each.
 fn shape(usable: &Usable, policy: &Policy) -> Shape {
     let max_points = policy.max_points();
     let several = Shape { subsets: policy.subsets.max(1), points: max_points };

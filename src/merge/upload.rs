@@ -1,8 +1,8 @@
-//! The upload state of each HSDir.
+//! Tracks the state of the uploads to each HSDir.
 //!
 //! A descriptor is identified by its time period and its revision counter. Upload results name only
-//! the HSDir, so at most one upload per HSDir is in flight across all periods. A dead HSDir causes
-//! no result at all, so each upload has its own deadline.
+//! the HSDir, so at most one upload per HSDir is in flight across all periods. A dead HSDir never
+//! causes a result, so each upload has its own deadline.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,21 +12,21 @@ use rand::{Rng, RngExt};
 use crate::consensus::Fingerprint;
 use crate::onion::TimePeriod;
 
-/// The time after which an upload without a result has failed. Together with
+/// The time after which an upload without a result is considered failed. Together with
 /// [`BACKOFF_SILENT_MAX`], it ensures that an HSDir that comes back is up to date within 30 s.
 pub(super) const DEADLINE: Duration = Duration::from_secs(15);
-/// The shortest base of the pause between two attempts at an HSDir. The base doubles with each
-/// failure.
+/// The base of the backoff between attempts to upload to an HSDir after its first failure. The base
+/// doubles with each further failure.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
-/// The longest pause between two attempts at an HSDir that does not answer. The deadlines of the
-/// uploads come on top of it.
+/// The maximum backoff for an HSDir that does not answer, not counting the deadlines of the
+/// uploads.
 const BACKOFF_SILENT_MAX: Duration = Duration::from_secs(8);
-/// The longest pause between two attempts at an HSDir that answers with a refusal.
+/// The maximum backoff for an HSDir that refuses uploads.
 const BACKOFF_REFUSED_MAX: Duration = Duration::from_secs(60);
-/// The time after which an upload is repeated if its result may belong to an earlier upload.
+/// The delay after which an upload is repeated if its result may belong to an earlier upload.
 const CONFIRM_AFTER: Duration = Duration::from_secs(2);
-/// The number of rejections in a row by one HSDir that raise the revision counter. This many rises
-/// overtake any clock; after that, the HSDir is at fault.
+/// The maximum number of consecutive rejections by one HSDir that raise the revision counter. This
+/// many increases overtake any clock; after that, the HSDir is at fault.
 const MAX_RISES: u32 = 12;
 
 /// The identity of a descriptor: its time period and its revision counter.
@@ -37,21 +37,22 @@ type DescriptorName = (TimePeriod, u64);
 /// An upload that gets no answer has no such reason: the engine gives it up after its deadline.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UploadError {
-    /// The HSDir holds a descriptor with an equal or greater revision counter, or the descriptor is
-    /// malformed. A rejection makes the revision counter rise.
+    /// The HSDir already holds a descriptor with an equal or greater revision counter, or considers
+    /// the descriptor malformed. A rejection raises the revision counter.
     #[error("UPLOAD_REJECTED")]
     Rejected,
-    /// The HSDir sent an answer that tor does not know.
+    /// The HSDir sent a response that tor does not recognise.
     #[error("UNEXPECTED")]
     Unexpected,
-    /// Tor did not reach the HSDir, for this reason.
+    /// Tor could not reach the HSDir, for this reason.
     #[error("{0}")]
     Other(String),
-    /// Tor refused the command, with this code and message.
+    /// Tor refused the upload command with this code and message.
     #[error("{0}")]
     Refused(String),
-    /// The upload waited for so long that another publisher may lead by now; it was not sent.
-    #[error("the order is stale")]
+    /// The upload waited so long that another publisher may be the leader by now, so it was not
+    /// sent.
+    #[error("the upload waited too long and was not sent")]
     Stale,
 }
 
@@ -64,7 +65,7 @@ pub(super) struct HsdirUploads {
 #[derive(Debug, Default)]
 struct Hsdir {
     in_flight: Option<InFlight>,
-    /// The uploads that were given up and whose results may still arrive.
+    /// The abandoned uploads whose results may still arrive.
     strays: BTreeSet<DescriptorName>,
     jobs: BTreeMap<TimePeriod, Job>,
 }
@@ -75,14 +76,15 @@ struct InFlight {
     deadline: Duration,
 }
 
-/// The state of one HSDir in one time period. A counter of 0 means that there is no descriptor.
+/// The upload state of one HSDir in one time period. A revision counter of 0 means that there is no
+/// descriptor.
 #[derive(Debug, Default)]
 struct Job {
-    /// The counter of the newest descriptor, which the HSDir should hold.
+    /// The revision counter of the newest descriptor, which the HSDir should hold.
     newest: u64,
-    /// The counter of the last descriptor that the HSDir accepted.
+    /// The revision counter of the last descriptor that the HSDir accepted.
     accepted: u64,
-    /// The greatest counter of a failed upload.
+    /// The greatest revision counter of a failed upload.
     failed: u64,
     /// True if the newest descriptor may have arrived without a known result. A rejection then
     /// means that the HSDir already holds it.
@@ -95,30 +97,30 @@ struct Job {
     rejections: u32,
 }
 
-/// The rejection of a period's newest descriptor by an HSDir that holds an equal or greater
-/// counter.
+/// The rejection of a period's newest descriptor by an HSDir that holds a descriptor with an equal
+/// or greater revision counter.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Rejected {
     /// The time period of the descriptor.
     pub(super) period: TimePeriod,
-    /// The number of rejections by this HSDir in a row, starting from 1.
+    /// The number of consecutive rejections by this HSDir, including this one.
     pub(super) times: u32,
 }
 
-/// The kind of a failed upload.
+/// The way in which an upload failed.
 #[derive(Clone, Copy)]
 enum UploadFailure {
     /// The HSDir did not answer before the deadline.
     Silent,
     /// The HSDir answered with an error.
     Refused,
-    /// The HSDir rejected the descriptor. Another attempt with the same descriptor would fail too.
+    /// The HSDir rejected the descriptor, and would reject it again.
     Rejected,
 }
 
 impl HsdirUploads {
-    /// Queues a new descriptor for all these HSDirs, the responsible ones of the period. It
-    /// replaces older descriptors that still wait. An upload in flight is finished first.
+    /// Queues a new descriptor for `hsdirs`, the responsible HSDirs of the period. It replaces
+    /// older descriptors that are still waiting. An upload in flight is finished first.
     pub(super) fn publish(&mut self, period: TimePeriod, counter: u64, hsdirs: &BTreeSet<Fingerprint>, now: Duration) {
         for hsdir in hsdirs {
             let job = self.hsdirs.entry(*hsdir).or_default().jobs.entry(period).or_default();
@@ -138,7 +140,7 @@ impl HsdirUploads {
         self.hsdirs.retain(|_, hsdir| hsdir.in_flight.is_some() || !hsdir.jobs.is_empty());
     }
 
-    /// Forgets a time period that is over or whose descriptor has expired.
+    /// Forgets a time period that has ended or whose descriptor has expired.
     pub(super) fn forget(&mut self, period: TimePeriod) {
         self.retain(period, &BTreeSet::new());
     }
@@ -149,8 +151,8 @@ impl HsdirUploads {
         self.hsdirs.values_mut().for_each(|hsdir| hsdir.jobs.clear());
     }
 
-    /// Gives up the uploads in flight, whose results will never arrive. Earlier failures are
-    /// forgotten too, because they may not have been the HSDirs' fault.
+    /// Abandons the uploads in flight, whose results will never arrive. Earlier failures are
+    /// forgotten as well, because the HSDirs may not have caused them.
     pub(super) fn lose_sight(&mut self) {
         for hsdir in self.hsdirs.values_mut() {
             if let Some(upload) = hsdir.in_flight.take() {
@@ -160,19 +162,19 @@ impl HsdirUploads {
         }
     }
 
-    /// Fails the uploads whose deadline is over.
+    /// Fails the uploads whose deadline has passed.
     pub(super) fn expire(&mut self, now: Duration, rng: &mut impl Rng) {
         for hsdir in self.hsdirs.values_mut() {
             if let Some(upload) = hsdir.in_flight.take_if(|upload| upload.deadline <= now) {
                 hsdir.give_up(upload.name);
                 hsdir.fail(upload.name, UploadFailure::Silent, now, rng);
-                // An HSDir that does not answer also fails the uploads that wait for it.
+                // If an HSDir does not answer, the uploads that are waiting for it fail as well.
                 hsdir.jobs.values_mut().for_each(|job| job.failed = job.newest);
             }
         }
     }
 
-    /// Takes in the result of an upload. Returns the rejection if the revision counter must rise.
+    /// Processes the result of an upload. Returns the rejection if the revision counter must rise.
     pub(super) fn fate(
         &mut self,
         fingerprint: &Fingerprint,
@@ -219,8 +221,8 @@ impl HsdirUploads {
         jobs.filter(|job| job.accepted == job.newest).count()
     }
 
-    /// Returns the greatest counter of the descriptors that an HSDir has accepted or failed to
-    /// accept.
+    /// Returns the greatest revision counter among the descriptors that an HSDir has accepted or
+    /// failed to accept.
     pub(super) fn tried(&self, fingerprint: &Fingerprint, period: TimePeriod) -> u64 {
         let job = self.hsdirs.get(fingerprint).and_then(|hsdir| hsdir.jobs.get(&period));
         job.map_or(0, |job| job.accepted.max(job.failed))
@@ -228,7 +230,8 @@ impl HsdirUploads {
 }
 
 impl Hsdir {
-    /// Returns the start and the time period of the next upload, or None while one is in flight.
+    /// Returns the start and the time period of the next upload, or None while an upload is in
+    /// flight.
     fn next(&self) -> Option<(Duration, TimePeriod)> {
         let open = self.jobs.iter().filter(|(_, job)| self.in_flight.is_none() && job.accepted < job.newest);
         open.map(|(period, job)| (job.not_before, *period)).min()
@@ -238,8 +241,9 @@ impl Hsdir {
         if self.strays.iter().all(|stray| *stray == name) {
             return self.hold(name);
         }
-        // This may be the late result of a stray upload. The next attempt settles the question,
-        // because an acceptance and a rejection both prove that the HSDir holds the descriptor.
+        // This may be the late result of an abandoned upload. The next attempt settles the
+        // question, because both an acceptance and a rejection prove that the HSDir holds the
+        // descriptor.
         self.strays.clear();
         if let Some(job) = self.newest(name) {
             job.may_have_arrived = true;
@@ -267,7 +271,7 @@ impl Hsdir {
         self.newest(name).is_some_and(|job| job.may_have_arrived)
     }
 
-    /// Returns the job of a descriptor if that is still the newest of its period.
+    /// Returns the job of a descriptor if the descriptor is still the newest of its period.
     fn newest(&mut self, (period, counter): DescriptorName) -> Option<&mut Job> {
         self.jobs.get_mut(&period).filter(|job| job.newest == counter)
     }

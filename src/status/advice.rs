@@ -1,14 +1,14 @@
-//! The next step for a condition that is not True, by its reason. The condition's message says what
-//! is wrong; the advice says where to look, with commands.
+//! Suggests the next step for a condition that is not True, based on its reason. The condition's
+//! message explains the problem; the advice adds a remedy, usually a command.
 
 use crate::crd::Reason;
 
-/// Returns the advice for a reason, if it is a known reason of a condition that is not True.
+/// Returns the advice for a reason, or None if the reason is unknown or requires no action.
 pub fn action(reason: &str, namespace: &str, name: &str) -> Option<String> {
     advice(Reason::parse(reason)?, namespace, name)
 }
 
-/// The service that a piece of advice is about.
+/// The service to which a piece of advice applies.
 struct Subject<'a> {
     namespace: &'a str,
     name: &'a str,
@@ -55,9 +55,11 @@ fn advice(reason: Reason, namespace: &str, name: &str) -> Option<String> {
             format!("create the Secret that spec.restrictedDiscovery.secretName names: {edit}")
         }
         Reason::TooManyClients => {
-            "remove clients, or divide them between two services; a descriptor holds 128 clients".to_owned()
+            "remove clients, or divide them between two services; a descriptor holds at most 128 clients".to_owned()
         }
-        Reason::ClientsInvalid => "correct the named entries; the other clients can connect meanwhile".to_owned(),
+        Reason::ClientsInvalid => {
+            "correct the named entries; in the meantime, the other clients can connect".to_owned()
+        }
         Reason::NoClients => {
             format!("add a client or remove spec.restrictedDiscovery; nobody can connect now: {edit}")
         }
@@ -65,28 +67,30 @@ fn advice(reason: Reason, namespace: &str, name: &str) -> Option<String> {
     })
 }
 
-/// Returns the advice for the reasons that concern pods, targets and publishing.
+/// Returns the advice for reasons that concern pods, targets and publishing.
 fn pods_or_publishing(reason: Reason, subject: &Subject<'_>) -> Option<String> {
     let Subject { namespace, name } = subject;
     Some(match reason {
         Reason::TargetNotFound | Reason::TargetPortNotFound => format!("kubectl get services -n {namespace}"),
         Reason::ApplyFailed => {
-            format!("correct the field that the API server names, or the rights of the operator: {}", subject.edit())
+            format!("correct the field that the API server names, or the operator's permissions: {}", subject.edit())
         }
         Reason::PodsRefused => format!(
             "check quotas and admission rules: kubectl describe replicasets -n {namespace} -l \
              onionbalance.dev/service={name}"
         ),
         Reason::ImagePullFailed => format!(
-            "check the name of the image, and that the nodes may pull it: kubectl get events -n {namespace} \
+            "check the image name, and that the nodes can pull the image: kubectl get events -n {namespace} \
              --field-selector reason=Failed"
         ),
         Reason::PodsFailing => {
             format!("kubectl describe pods -n {namespace} -l onionbalance.dev/service={name}")
         }
-        Reason::Forbidden => "grant the named right to the operator's account: kubectl get clusterroles -l \
+        Reason::Forbidden => {
+            "grant the named permission to the operator's service account: kubectl get clusterroles -l \
                               app.kubernetes.io/name=onionbalance-operator"
-            .to_owned(),
+                .to_owned()
+        }
         Reason::Progressing | Reason::RollingOut => subject.pods("backend"),
         Reason::Suspended => {
             format!("kubectl patch obs {name} -n {namespace} --type merge -p '{{\"spec\":{{\"suspend\":false}}}}'")
@@ -100,7 +104,7 @@ fn pods_or_publishing(reason: Reason, subject: &Subject<'_>) -> Option<String> {
             format!("check that the cluster can reach the Tor network: {}", subject.logs("frontend", "tor"))
         }
         Reason::NoBackends => {
-            format!("check that the tors of the backends are connected: {}", subject.logs("backend", "tor"))
+            format!("check that each backend's tor is connected to the Tor network: {}", subject.logs("backend", "tor"))
         }
         Reason::Pending => "check that the operator is running: kubectl get pods -A -l \
                             app.kubernetes.io/name=onionbalance-operator"

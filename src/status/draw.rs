@@ -1,4 +1,4 @@
-//! Renders services as text. Pure.
+//! Renders services as text, without any IO.
 
 use std::fmt::Write as _;
 
@@ -15,12 +15,12 @@ const UNSURE: Style = AnsiColor::Yellow.on_default().bold();
 const STRONG: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
 
-/// The context of a rendering: the current time and the width of the terminal.
+/// The parameters for rendering services: the current time and the width of the terminal.
 #[derive(Debug, Clone, Copy)]
 pub struct Canvas {
     /// The current time, from which ages are computed.
     pub now: Timestamp,
-    /// The width of the terminal in columns. None means unlimited.
+    /// The width of the terminal in columns. None means that it is unlimited.
     pub width: Option<u16>,
 }
 
@@ -44,7 +44,7 @@ impl Canvas {
         text
     }
 
-    /// Renders several services: one line for each, followed by their problems.
+    /// Renders several services as a table with one line each, followed by their problems.
     pub fn list(&self, views: &[View]) -> String {
         if views.is_empty() {
             return "No OnionBalancedServices found.\n".to_owned();
@@ -123,7 +123,7 @@ impl Canvas {
         table
     }
 
-    /// Formats an age like kubectl: with two units if there are fewer than ten of the larger one.
+    /// Formats an age as kubectl does: with a second unit if the larger unit is below ten.
     fn age(&self, since: Timestamp) -> String {
         let seconds = self.now.duration_since(since).as_secs().max(0);
         let (days, hours, minutes) = (seconds / 86400, seconds / 3600, seconds / 60);
@@ -179,7 +179,7 @@ fn backends_in_a_word(status: &OnionBalancedServiceStatus) -> String {
     text
 }
 
-/// Returns the number of published introduction points in the time period that has fewer.
+/// Returns the number of published introduction points, in whichever time period has fewer.
 fn points(status: &OnionBalancedServiceStatus) -> Option<u32> {
     status.published.iter().map(|period| period.introduction_points).min()
 }

@@ -1,5 +1,5 @@
-//! The command `status`: shows the state of services at a terminal. It only reads from the API
-//! server.
+//! The `status` command, which shows the state of services in a terminal. It only reads from the
+//! API server.
 
 mod advice;
 mod draw;
@@ -40,7 +40,7 @@ pub struct Args {
     /// Print once and exit; the default if the output is not a terminal
     #[arg(long, conflicts_with = "watch")]
     once: bool,
-    /// The output format; `json` is for programs
+    /// The output format; `json` is meant for programs
     #[arg(short, long, value_enum)]
     output: Option<Output>,
 }
@@ -50,16 +50,16 @@ enum Output {
     Json,
 }
 
-/// The exit code if a service is not Ready.
+/// The exit code that `status` returns if a service is not Ready.
 const NOT_READY: u8 = 3;
 
 /// The reason why `status` cannot show the services.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no usable kubeconfig.
+    /// No usable kubeconfig was found.
     #[error("cannot find a cluster: {0}; set KUBECONFIG to the file that `kubectl` uses")]
     NoConfig(String),
-    /// The API server does not answer.
+    /// The API server does not respond.
     #[error("the cluster at {url} does not answer: {cause}")]
     Unreachable {
         /// The URL of the API server.
@@ -81,13 +81,13 @@ pub enum Error {
         /// The name of the service.
         name: String,
     },
-    /// The API server refuses the request.
+    /// The API server rejected the request.
     #[error("{0}")]
     Refused(String),
-    /// Standard output cannot be written.
+    /// The output could not be written to standard output.
     #[error("{0}")]
     Output(#[from] std::io::Error),
-    /// The services cannot be serialized as JSON.
+    /// The services could not be serialized as JSON.
     #[error("{0}")]
     Json(#[from] serde_json::Error),
 }

@@ -13,17 +13,17 @@ use super::Error;
 use super::view::View;
 use crate::crd::OnionBalancedService;
 
-/// The interval at which the display is refreshed, because ages are shown to the second.
+/// The interval at which the display is refreshed. Ages are shown with a precision of one second.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The services that a user asked for.
+/// The services that the user asked to see.
 #[derive(Debug, Clone)]
 pub struct Selection {
     /// The URL of the API server, for error messages.
     pub url: String,
-    /// The namespace of the services. None means all namespaces.
+    /// The namespace of the services to show. None means all namespaces.
     pub namespace: Option<String>,
-    /// The name of a single service. None means all services.
+    /// The name of the only service to show. None means all services.
     pub name: Option<String>,
 }
 
@@ -42,8 +42,8 @@ impl Selection {
 
     fn explain(&self, error: kube::Error) -> Error {
         match error {
-            // The path is not served, so the CRD is missing. A missing object leads to an empty
-            // list.
+            // The API server does not serve the path, so the CRD is missing. A missing object would
+            // result in an empty list.
             kube::Error::Api(status) if status.is_not_found() => Error::NoDefinition(self.url.clone()),
             kube::Error::Api(status) => {
                 Error::Refused(format!("the API server refuses the request: {}", status.message))
@@ -59,7 +59,7 @@ impl Selection {
     }
 }
 
-/// Reads the services once and returns them sorted by namespace and name.
+/// Reads the services once and returns them, sorted by namespace and name.
 pub async fn once(client: Client, selection: &Selection) -> Result<Vec<View>, Error> {
     let api = selection.api(client);
     let mut parameters = ListParams::default();
@@ -75,13 +75,13 @@ pub async fn once(client: Client, selection: &Selection) -> Result<Vec<View>, Er
     }
 }
 
-/// Calls `show` at every change and every second, until Ctrl-C or until `show` fails.
+/// Calls `show` on every change and every second, until Ctrl-C is pressed or `show` fails.
 pub async fn watch(
     client: Client,
     selection: &Selection,
     mut show: impl FnMut(&[View]) -> std::io::Result<()>,
 ) -> Result<(), Error> {
-    // An initial error is reported immediately instead of being retried for ever.
+    // An initial error is reported immediately instead of being retried forever.
     let mut objects: BTreeMap<(String, String), View> = BTreeMap::new();
     for view in once(client.clone(), selection).await? {
         objects.insert((view.namespace.clone(), view.name.clone()), view);
@@ -106,7 +106,8 @@ pub async fn watch(
                     objects.remove(&(object.namespace().unwrap_or_default(), object.name_any()));
                 }
                 Ok(Some(watcher::Event::Init)) => objects.clear(),
-                // The watch restarts by itself. The last known state stays on the screen meanwhile.
+                // The watch restarts on its own. Until then, the last known state stays on the
+                // screen.
                 Ok(Some(watcher::Event::InitDone) | None) | Err(_) => {}
             },
         }

@@ -21,15 +21,15 @@ const CLEAR_LINE: &str = "\x1b[K";
 /// The escape sequence that clears the screen below the cursor.
 const CLEAR_BELOW: &str = "\x1b[J";
 
-/// The display of `status --watch`. Dropping it restores the terminal and leaves the last state of
-/// the services printed there.
+/// The display of `status --watch`. Dropping it restores the terminal and prints the last state of
+/// the services there.
 pub struct Screen {
     is_terminal: bool,
     last: String,
 }
 
 impl Screen {
-    /// Opens the display. If standard output is a terminal, the alternate screen is used.
+    /// Opens the display, which uses the alternate screen if standard output is a terminal.
     pub fn open(is_terminal: bool) -> io::Result<Self> {
         if is_terminal {
             io::stdout().write_all(OPEN.as_bytes())?;
@@ -37,8 +37,8 @@ impl Screen {
         Ok(Self { is_terminal, last: String::new() })
     }
 
-    /// Shows the services. Without a terminal, prints them only if more than ages changed since the
-    /// last time.
+    /// Shows the services. Without a terminal, prints them only if anything other than ages has
+    /// changed since the last call.
     pub fn show(&mut self, selection: &Selection, views: &[View]) -> io::Result<()> {
         let text = draw(selection, views);
         if self.is_terminal {
@@ -65,7 +65,7 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         if self.is_terminal {
-            // If the terminal is gone, there is nothing to restore.
+            // If this fails, the terminal is gone and there is nothing to restore.
             let _ = write!(io::stdout(), "{CLOSE}{}", self.last);
             let _ = io::stdout().flush();
         }
@@ -96,7 +96,7 @@ fn draw_at(selection: &Selection, views: &[View], now: Timestamp) -> String {
     }
 }
 
-/// Returns the numbers of columns and rows if standard output is a terminal.
+/// Returns the number of columns and the number of rows if standard output is a terminal.
 fn size() -> Option<(u16, u16)> {
     terminal_size::terminal_size_of(io::stdout()).map(|(columns, rows)| (columns.0, rows.0))
 }

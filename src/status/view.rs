@@ -1,4 +1,4 @@
-//! The content that `status` shows of a service, independent of its presentation.
+//! The information about a service that `status` shows, independent of its presentation.
 
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::advice;
 use crate::crd::{OnionBalancedService, OnionBalancedServiceStatus, Reason};
 
-/// A service, as far as it can be deserialized.
+/// A service as read from the API server, even if its object cannot be deserialized.
 #[derive(Debug, Clone)]
 pub struct View {
     /// The namespace of the service.
@@ -21,20 +21,20 @@ pub struct View {
 /// A condition that is not True.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The condition's type.
+    /// The type of the condition.
     pub kind: String,
-    /// `False` or `Unknown`.
+    /// The status of the condition: `False` or `Unknown`.
     pub status: String,
     /// The reason of the condition.
     pub reason: String,
     /// The message of the condition.
     pub message: String,
-    /// The next step for the user, if there is one that the message does not mention.
+    /// The next step for the user, if there is one.
     pub action: Option<String>,
 }
 
 impl View {
-    /// Creates a view of an object from the API server. An object that does not deserialize is
+    /// Creates a view of an object from the API server. An object that cannot be deserialized is
     /// shown as well.
     pub fn new(object: DynamicObject) -> Self {
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
@@ -53,7 +53,7 @@ impl View {
         self.status().is_some_and(|status| status.observed_generation == generation)
     }
 
-    /// Returns true if the service is Ready and its status is current.
+    /// Returns true if the service is Ready and its status describes the current spec.
     pub fn is_ready(&self) -> bool {
         let ready = |status: &OnionBalancedServiceStatus| {
             status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
@@ -109,7 +109,8 @@ impl View {
     }
 }
 
-/// Returns the services as JSON for programs. Fields may be added but are never renamed.
+/// Returns the services as JSON for programs. New fields may be added, but existing ones are never
+/// renamed.
 pub fn summary(views: &[View]) -> Value {
     let problem = |problem: Problem| {
         json!({

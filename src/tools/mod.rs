@@ -1,4 +1,4 @@
-//! The commands for people, `key` and `config`. They work on local files only.
+//! The command-line tools `key` and `config`, which only work on local files.
 
 pub mod config;
 pub mod key;

@@ -68,7 +68,7 @@ async fn scenario(setup: &Setup) -> Result<()> {
     let before = published(&status);
     std::fs::write(&config, "services: []\n")?;
     setup.signal_daemon(Signal::HUP)?;
-    setup.wait_daemon_logs("the new configuration is refused").await?;
+    setup.wait_daemon_logs("the new configuration is invalid").await?;
     let all = [OF_OURS[0], OF_OURS[1], LATE];
     setup.write_config(&[(pythons, &OF_PYTHONS), (ours, &all)])?;
     setup.signal_daemon(Signal::HUP)?;

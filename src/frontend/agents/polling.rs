@@ -1,66 +1,68 @@
-//! The rule by which an agent is polled, and by which it counts as silent.
+//! Decides when an agent is polled and when it is considered silent.
 //!
-//! Pure: the conversation in `agents` asks when this rule says so, and reports the result here.
+//! This module is pure. `agents` sends the requests at the times that are decided here, and reports
+//! their results.
 
 use std::time::Duration;
 
 use crate::frontend::sync::DEADLINE;
 
-/// The interval at which an agent is asked.
+/// The normal interval at which an agent is polled.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// The interval while the agent's pod or tor is starting: until its first answer with points, or
-/// until it counts as silent.
+/// The polling interval while the agent's pod or tor is starting: until its first answer with
+/// introduction points, or until it is considered silent.
 const EAGER: Duration = Duration::from_millis(250);
 
-/// The result of one question.
+/// The result of one request to an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// The agent has introduction points.
     Points,
-    /// The agent answered and has no introduction points.
+    /// The agent answered but has no introduction points.
     NoPoints,
     /// The agent sent no valid answer in time.
     NoAnswer,
 }
 
-/// The consequences of a question.
+/// The consequences of a request's result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Next {
-    /// True if the agent counts as silent.
+    /// True if the agent is considered silent.
     pub(super) silent: bool,
-    /// The time from the start of this question to the start of the next one.
+    /// The time from the start of this request to the start of the next one.
     pub(super) interval: Duration,
 }
 
-/// The polling of one agent.
+/// The polling state of one agent.
 ///
-/// Time in which this process was paused does not count as silence. Otherwise the process would
-/// consider all backends dead when it wakes up.
+/// Time during which this process was paused does not count as silence. Otherwise, the process
+/// would consider all backends dead when it wakes up.
 #[derive(Debug)]
 pub(super) struct Polling {
-    /// The time without an answer after which the agent counts as silent.
+    /// The time without an answer after which the agent is considered silent.
     threshold: Duration,
-    /// When (monotonic clock) the silence was last counted.
+    /// The monotonic time at which `silence` was last updated.
     counted: Duration,
     /// The time without an answer so far.
     silence: Duration,
-    /// True once the agent answered or counted as silent.
+    /// True once the agent has answered or has been considered silent.
     is_known: bool,
 }
 
 impl Polling {
-    /// Creates the polling of an agent that counts as silent after `threshold`.
+    /// Creates the polling state of an agent that is considered silent after `threshold`.
     pub(super) fn new(threshold: Duration, elapsed: Duration) -> Self {
         Self { threshold, counted: elapsed, silence: Duration::ZERO, is_known: false }
     }
 
-    /// Returns the time to wait for the next answer, which ends when the agent counts as silent.
+    /// Returns the time to wait for the next answer. The wait ends no later than the moment at
+    /// which the silence reaches the threshold.
     pub(super) fn patience(&self, elapsed: Duration) -> Duration {
         let left = self.threshold.saturating_sub(self.silence + elapsed.saturating_sub(self.counted));
         if left.is_zero() { DEADLINE } else { left.min(DEADLINE) }
     }
 
-    /// Takes in the result of a question that ended now.
+    /// Processes the result of a request that has just ended.
     pub(super) fn ended(&mut self, outcome: Outcome, elapsed: Duration) -> Next {
         if outcome == Outcome::NoAnswer {
             self.silence += elapsed.saturating_sub(self.counted).min(INTERVAL + DEADLINE);
@@ -90,8 +92,8 @@ pub(in crate::frontend) mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// Polls a simulated agent for two minutes. Returns the start of each question, and true if the
-    /// agent counted as silent after it.
+    /// Polls a simulated agent for two minutes. Returns the start of each request, and true if the
+    /// agent was considered silent after it.
     fn poll(threshold: Duration, answers_at: impl Fn(Duration) -> Outcome) -> Vec<(Duration, bool)> {
         let (mut now, mut polling) = (Duration::ZERO, Polling::new(threshold, Duration::ZERO));
         let mut questions = Vec::new();
@@ -105,22 +107,25 @@ pub(in crate::frontend) mod tests {
         questions
     }
 
-    /// Returns the time from an agent's last answer to the moment when it counts as silent.
+    /// Returns the time from an agent's last answer to the moment when it is considered silent.
     pub(in crate::frontend) fn silent_after(threshold: Duration) -> Duration {
         let ends = seconds(30);
         let answers_at = |now| if now < ends { Outcome::Points } else { Outcome::NoAnswer };
         let questions = poll(threshold, answers_at);
         let silent = questions.iter().position(|(_, silent)| *silent).expect("silent within two minutes");
-        // It counts as silent when the question ends, not later than the next one starts.
+        // The agent is considered silent when the request ends, which is no later than the start of
+        // the next one.
         questions[silent + 1].0.abs_diff(ends)
     }
 
     #[test]
-    fn a_change_is_noticed_within_little_more_than_a_second() {
+    fn a_change_is_noticed_within_slightly_more_than_a_second() {
         for starts in [Outcome::Points, Outcome::NoPoints] {
             let questions = poll(seconds(8), |now| if now < seconds(10) { starts } else { Outcome::Points });
             for change in (0..100_000).step_by(70).map(Duration::from_millis) {
-                let noticed = questions.iter().find(|(at, _)| *at >= change).expect("it is asked").0 + ANSWERS_IN;
+                let noticed =
+                    questions.iter().find(|(at, _)| *at >= change).expect("the agent is asked after the change").0
+                        + ANSWERS_IN;
                 assert!(noticed.abs_diff(change) <= Duration::from_millis(1100), "{change:?} {noticed:?}");
             }
         }
@@ -143,7 +148,7 @@ pub(in crate::frontend) mod tests {
     }
 
     #[test]
-    fn an_agent_is_silent_as_soon_as_the_threshold_is_over() {
+    fn an_agent_is_silent_as_soon_as_the_threshold_has_passed() {
         for threshold in [4, 8, 20].map(seconds) {
             let silent = silent_after(threshold);
             assert!(silent + seconds(2) >= threshold && silent <= threshold + seconds(1), "{threshold:?} {silent:?}");
@@ -151,7 +156,7 @@ pub(in crate::frontend) mod tests {
     }
 
     #[test]
-    fn a_single_missing_answer_is_no_silence() {
+    fn a_single_missing_answer_is_not_silence() {
         let misses = |now| if (seconds(30)..seconds(31)).contains(&now) { Outcome::NoAnswer } else { Outcome::Points };
         assert!(poll(seconds(8), misses).iter().all(|(_, silent)| !silent));
     }
@@ -161,12 +166,12 @@ pub(in crate::frontend) mod tests {
         let mut polling = Polling::new(seconds(12), seconds(100));
         assert!(!polling.ended(Outcome::NoAnswer, seconds(103)).silent);
         assert!(!polling.ended(Outcome::NoAnswer, seconds(107)).silent, "7 s");
-        assert!(!polling.ended(Outcome::NoAnswer, seconds(500)).silent, "11 s, and a pause");
+        assert!(!polling.ended(Outcome::NoAnswer, seconds(500)).silent, "11 s of silence, plus a pause");
         assert!(polling.ended(Outcome::NoAnswer, seconds(501)).silent, "12 s");
     }
 
     #[test]
-    fn the_last_answer_is_awaited_until_the_threshold_is_over() {
+    fn waits_for_the_last_answer_until_the_threshold_has_passed() {
         let mut polling = Polling::new(seconds(8), seconds(100));
         assert_eq!(polling.patience(seconds(101)), DEADLINE);
         polling.ended(Outcome::NoAnswer, seconds(104));
@@ -174,6 +179,6 @@ pub(in crate::frontend) mod tests {
         polling.ended(Outcome::NoAnswer, seconds(107));
         assert_eq!(polling.patience(seconds(107)), seconds(1));
         assert!(polling.ended(Outcome::NoAnswer, seconds(108)).silent);
-        assert_eq!(polling.patience(seconds(108)), DEADLINE, "polling continues");
+        assert_eq!(polling.patience(seconds(108)), DEADLINE, "polling continues after the threshold");
     }
 }

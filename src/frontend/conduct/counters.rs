@@ -1,21 +1,22 @@
-//! The revision counters in the Lease's annotation: `<period number>=<counter>`, comma-separated.
+//! Parses and formats the revision counters in the Lease's annotation: `<period number>=<counter>`,
+//! comma-separated.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// The annotation that holds the counters.
+/// The annotation of the Lease that holds the revision counters.
 pub(super) const ANNOTATION: &str = "onionbalance.dev/revision-counters";
 
-/// The number of time periods to keep. Two are published for at a time; one more on each side
-/// covers publishers with other clocks or consensuses.
+/// The number of time periods whose counters are kept. A publisher publishes for two at a time; one
+/// more on each side covers publishers with different clocks or consensuses.
 const KEPT: usize = 4;
 
-/// The greatest known counter of each of the newest time periods, by period number.
+/// The greatest known revision counter of each of the newest time periods, by period number.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Counters(BTreeMap<u64, u64>);
 
 impl Counters {
-    /// Parses the annotation. Malformed entries are ignored, because people can edit annotations.
+    /// Parses the annotation. Malformed entries are ignored, because users can edit annotations.
     pub(super) fn parse(text: &str) -> Self {
         let mut counters = Self::default();
         for entry in text.split(',') {
@@ -28,12 +29,13 @@ impl Counters {
         counters
     }
 
-    /// Returns the counter of a period.
+    /// Returns the revision counter of a time period.
     pub(super) fn get(&self, period: u64) -> Option<u64> {
         self.0.get(&period).copied()
     }
 
-    /// Raises the counter of a period. A smaller counter than the known one changes nothing.
+    /// Raises the revision counter of a time period. A counter that is not greater than the known
+    /// one has no effect.
     pub(super) fn raise(&mut self, period: u64, counter: u64) {
         let known = self.0.entry(period).or_default();
         *known = counter.max(*known);
@@ -42,7 +44,7 @@ impl Counters {
         }
     }
 
-    /// Raises the counters to all those of `other`.
+    /// Raises each revision counter to that of `other` if that is greater.
     pub(super) fn merge(&mut self, other: &Self) {
         for (&period, &counter) in &other.0 {
             self.raise(period, counter);
@@ -82,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn only_rises_and_keeps_the_newest_periods() {
+    fn counters_only_rise_and_the_newest_periods_are_kept() {
         let mut counters = Counters::parse("1=10,2=20");
         counters.raise(2, 5);
         counters.merge(&Counters::parse("1=11,3=30,4=40,5=50"));

@@ -1,10 +1,10 @@
-//! The rules by which a publisher that cannot publish leaves the Lease to one that can.
+//! Decides when a publisher that cannot publish leaves the Lease to one that can.
 //!
-//! No publisher can know whether another publisher's tor reaches the network, and an outage may
-//! affect all of them. Therefore an annotation of the Lease lists the publishers that gave it up
-//! because they could not reach the network. They do not get it again until a holder reaches an
-//! HSDir, or until [`PATIENCE`] has passed. In an outage for all, each publisher leads once, and
-//! then the Lease moves every ten minutes at most.
+//! No publisher can know whether another publisher's tor can reach the network, and an outage may
+//! affect all of them. Therefore, an annotation of the Lease lists the publishers that gave it up
+//! because they could not reach the network. They do not get the Lease back until a holder reaches
+//! an HSDir or until [`PATIENCE`] has passed. In an outage that affects all publishers, each of
+//! them leads once, and after that, the Lease moves at most once every ten minutes.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use crate::common::election::Decision;
 
-/// The annotation that lists the publishers that gave the Lease up.
+/// The annotation that lists the publishers that gave up the Lease because they could not reach the
+/// network.
 pub(super) const ANNOTATION: &str = "onionbalance.dev/cut-off";
 
-/// The time for which a publisher without network keeps the Lease if all others gave it up for the
-/// same reason.
+/// The time for which a publisher that cannot reach the network keeps the Lease if all other
+/// publishers have given it up for the same reason.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// The ability of a publisher to publish.
@@ -24,19 +25,20 @@ const PATIENCE: Duration = Duration::from_secs(600);
 pub(super) enum Fitness {
     /// Tor is bootstrapped, and HSDirs answer or nothing is due.
     Fit,
-    /// Tor was never bootstrapped, or is away for a short time. The publisher leaves a free Lease
-    /// to a fit standby.
+    /// Tor has never bootstrapped, or has been unavailable for a short time only. The publisher
+    /// leaves a free Lease to a fit standby.
     #[default]
     Waiting,
-    /// Tor is away for a long time. The publisher also gives up a Lease that it holds.
+    /// Tor has been unavailable for a long time. The publisher also gives up a Lease that it holds.
     Unfit,
-    /// Tor is bootstrapped, but no HSDir has answered for a long time. The publisher gives the
-    /// Lease up to publishers that have not given it up for the same reason.
+    /// Tor is bootstrapped, but no HSDir has answered for a long time. The publisher gives up the
+    /// Lease in favour of publishers that have not given it up for the same reason.
     CutOff,
 }
 
 impl Fitness {
-    /// Returns true if the decision depends on the other publishers.
+    /// Returns true if a publisher in this state may leave the Lease to another publisher instead
+    /// of carrying out the decision.
     pub(super) fn yields(self, decision: Decision) -> bool {
         match decision {
             Decision::Renew => matches!(self, Self::Unfit | Self::CutOff),
@@ -45,12 +47,12 @@ impl Fitness {
         }
     }
 
-    /// Returns true if the Lease is left to another publisher.
+    /// Returns true if this publisher leaves the Lease to another publisher.
     ///
-    /// `ready` are the other publishers with pods that are Ready, which requires a bootstrapped
-    /// tor. `held` is the time since this publisher acquired the Lease. Among publishers without
-    /// network, one always takes a free Lease: only a listed publisher leaves it, and only to one
-    /// that is not listed.
+    /// `ready` contains the other publishers whose pods are Ready, which requires a bootstrapped
+    /// tor. `held` is the time since this publisher acquired the Lease. Even if no publisher can
+    /// reach the network, one of them always takes a free Lease: only a publisher that is listed in
+    /// `cut_off` leaves it, and only to one that is not listed.
     pub(super) fn yields_to(
         self,
         decision: Decision,
@@ -69,19 +71,19 @@ impl Fitness {
     }
 }
 
-/// The publishers that gave the Lease up because they could not reach the network, as the
-/// annotation lists them: identities, comma-separated.
+/// The publishers that gave up the Lease because they could not reach the network. The annotation
+/// lists their identities, comma-separated.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct CutOff(BTreeSet<String>);
 
 impl CutOff {
-    /// Parses the annotation.
+    /// Parses the annotation of the Lease.
     pub(super) fn parse(text: &str) -> Self {
         Self(text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect())
     }
 
-    /// Adds a publisher that held the Lease for this time. After [`PATIENCE`] the list starts
-    /// again.
+    /// Adds a publisher that held the Lease for this long. If it held the Lease for at least
+    /// [`PATIENCE`], the list starts again with this publisher.
     pub(super) fn and(mut self, identity: &str, held: Duration) -> Self {
         if held >= PATIENCE {
             self.0.clear();
@@ -109,14 +111,14 @@ mod tests {
         names.iter().map(|&name| name.to_owned()).collect()
     }
 
-    /// Returns whether a publisher leaves the Lease to these others, for each decision.
+    /// Returns, for each decision, true if a publisher leaves the Lease to the ready ones.
     fn left(fitness: Fitness, ready: &[&str], cut_off: &str, held: Duration) -> [bool; 3] {
         [Renew, Acquire, StandBy]
             .map(|decision| fitness.yields_to(decision, "a", &names(ready), &CutOff::parse(cut_off), held))
     }
 
     #[test]
-    fn without_tor_a_free_lease_is_left_at_once_and_a_held_one_later() {
+    fn a_publisher_without_tor_leaves_a_free_lease_at_once_and_a_held_one_later() {
         for cut_off in ["", "b"] {
             assert_eq!(left(Fit, &["b"], cut_off, SECOND), [false, false, false]);
             assert_eq!(left(Waiting, &["b"], cut_off, SECOND), [false, true, false]);
@@ -125,14 +127,14 @@ mod tests {
     }
 
     #[test]
-    fn a_publisher_without_others_always_leads() {
+    fn a_lone_publisher_always_leads() {
         for fitness in [Fit, Waiting, Unfit, Fitness::CutOff] {
             assert_eq!(left(fitness, &[], "", PATIENCE), [false, false, false]);
         }
     }
 
     #[test]
-    fn without_network_the_lease_is_left_to_publishers_that_are_not_listed() {
+    fn a_publisher_without_network_leaves_the_lease_to_publishers_that_are_not_listed() {
         let left = |ready: &[&str], cut_off, held| left(Fitness::CutOff, ready, cut_off, held);
         assert_eq!(left(&["b"], "", SECOND), [true, false, false]);
         assert_eq!(left(&["b"], "a", SECOND), [true, true, false]);
@@ -153,7 +155,8 @@ mod tests {
         assert_eq!(two.and("b_2", PATIENCE).to_string(), "b_2");
     }
 
-    /// For an hour no publisher reaches the network. Each notices a minute after it took the Lease.
+    /// Simulates an hour in which no publisher can reach the network. Each publisher notices this a
+    /// minute after it acquired the Lease.
     #[test]
     fn an_outage_for_all_does_not_move_the_lease_back_and_forth() {
         for publishers in [["a", "b"].as_slice(), &["a", "b", "c"]] {
@@ -165,7 +168,7 @@ mod tests {
                 if found_out && Fitness::CutOff.yields_to(Renew, holder, &others(holder), &cut_off, held) {
                     cut_off = cut_off.and(holder, held);
                     let takes = |one: &&&str| !Fitness::CutOff.yields_to(Acquire, one, &others(one), &cut_off, held);
-                    holder = publishers.iter().rev().find(takes).expect("one of them takes it");
+                    holder = publishers.iter().rev().find(takes).expect("a publisher takes the Lease");
                     (held, changes) = (Duration::ZERO, changes + 1);
                 }
             }

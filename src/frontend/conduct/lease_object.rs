@@ -1,4 +1,4 @@
-//! The Kubernetes object of a service's Lease: its labels, its owner, and its annotations.
+//! Reads and edits the Kubernetes object of a service's Lease: its labels, owner and annotations.
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -22,7 +22,7 @@ pub(super) fn create(service: &str) -> Lease {
     lease
 }
 
-/// Returns true if a publisher of this service created the Lease: it has the service's labels, and
+/// Returns true if the Lease belongs to this service, that is, if it has the service's labels and
 /// no other object controls it.
 pub(super) fn belongs_to(lease: &Lease, service: &str) -> bool {
     let controlled = lease.owner_references().iter().any(|owner| owner.controller == Some(true));
@@ -40,30 +40,31 @@ pub(super) fn set_owner(lease: &mut Lease, service: &str, uid: &str) {
     }]);
 }
 
-/// Returns the revision counters in the Lease's annotation.
+/// Returns the revision counters from the Lease's annotation.
 pub(super) fn counters(lease: &Lease) -> Counters {
     lease.annotations().get(counters::ANNOTATION).map(|text| Counters::parse(text)).unwrap_or_default()
 }
 
-/// Raises the annotation to these counters. Greater counters of another publisher stay.
+/// Raises the revision counters in the annotation to these. Greater counters of another publisher
+/// are kept.
 pub(super) fn raise_counters(lease: &mut Lease, ours: &Counters) {
     let mut counters = counters(lease);
     counters.merge(ours);
     lease.annotations_mut().insert(counters::ANNOTATION.to_owned(), counters.to_string());
 }
 
-/// Returns the publishers that gave the Lease up because they could not reach the network.
+/// Returns the publishers that gave up the Lease because they could not reach the network.
 pub(super) fn cut_off(lease: Option<&Lease>) -> CutOff {
     let text = lease.and_then(|lease| lease.annotations().get(fitness::ANNOTATION));
     text.map(|text| CutOff::parse(text)).unwrap_or_default()
 }
 
-/// Writes the publishers that gave the Lease up because they could not reach the network.
+/// Writes the list of publishers that gave up the Lease because they could not reach the network.
 pub(super) fn set_cut_off(lease: &mut Lease, cut_off: &CutOff) {
     lease.annotations_mut().insert(fitness::ANNOTATION.to_owned(), cut_off.to_string());
 }
 
-/// Removes the list of publishers that could not reach the network.
+/// Removes the list of publishers that gave up the Lease because they could not reach the network.
 pub(super) fn clear_cut_off(lease: &mut Lease) {
     lease.annotations_mut().remove(fitness::ANNOTATION);
 }

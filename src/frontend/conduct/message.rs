@@ -1,4 +1,4 @@
-//! The events and the outputs of the conduct.
+//! The events and outputs of the leadership state machine.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,31 +9,31 @@ use crate::consensus::Network;
 use crate::merge::{Input, PeriodStatus, UploadError};
 use crate::onion::{Discovery, TimePeriod};
 
-/// An event that the conduct takes in.
+/// An event that the leadership state machine processes.
 #[derive(Debug)]
 pub(in crate::frontend) enum Event {
-    /// Time passed.
+    /// Time has passed.
     Tick,
     /// The service's object, or the Secret that it names, was read.
     Object {
         /// The object's UID.
         uid: String,
-        /// True while nothing is to be published.
+        /// True if the service is suspended, so that nothing may be published.
         suspended: bool,
-        /// The clients that may discover the service. None while that is unknown.
+        /// The clients that are authorized to discover the service. None while they are unknown.
         discovery: Option<Discovery>,
     },
     /// The connection to a bootstrapped tor was established (true) or lost (false).
     Tor(bool),
-    /// Tor read a consensus.
+    /// A consensus was read from tor.
     Network(Arc<Network>),
     /// A relay answered tor.
     NetworkReached,
     /// An upload ended.
     Uploaded(Result<(), UploadError>),
-    /// The progress of the descriptors that this publisher made.
+    /// The publishing progress of this publisher's descriptors.
     Progress(Vec<PeriodStatus>),
-    /// The engine used this revision counter.
+    /// The engine has used this revision counter for the time period.
     CounterUsed(TimePeriod, u64),
     /// A call to the API server ended.
     Answered(CallId, Result<LeaseAnswer, CallError>),
@@ -44,13 +44,13 @@ pub(in crate::frontend) enum Event {
 /// An action for the publisher to carry out.
 #[derive(Debug)]
 pub(in crate::frontend) enum Output {
-    /// An input for the merge engine.
+    /// Pass this input to the merge engine.
     Engine(Input),
-    /// A call to the API server, which replaces the call that is under way.
+    /// Send this request to the API server, and drop the call that is in progress.
     Call(CallId, LeaseRequest),
 }
 
-/// The number of a call. An answer to any call but the newest is ignored.
+/// The number of a call to the API server. A response to any call but the newest is ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in crate::frontend) struct CallId(u64);
 
@@ -66,9 +66,9 @@ impl CallId {
 pub(in crate::frontend) enum LeaseRequest {
     /// Reads the Lease.
     ReadLease,
-    /// Creates the Lease if it has no resource version, and replaces that version otherwise.
+    /// Writes the Lease: creates it if it has no resource version, otherwise replaces that version.
     WriteLease(Box<Lease>),
-    /// Lists the service's publishers with pods that are Ready.
+    /// Lists the service's publishers whose pods are Ready.
     ListReady,
 }
 
@@ -77,19 +77,19 @@ pub(in crate::frontend) enum LeaseRequest {
 pub(in crate::frontend) enum LeaseAnswer {
     /// The Lease. None if it does not exist.
     Read(Option<Box<Lease>>),
-    /// The Lease as it was written.
+    /// The Lease after it was written.
     Written(Box<Lease>),
-    /// The identities of the publishers.
+    /// The identities of the publishers whose pods are Ready.
     Ready(BTreeSet<String>),
 }
 
-/// The reason why a call failed.
+/// The reason why a call to the API server failed.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::frontend) enum CallError {
-    /// Another client wrote the Lease since it was read.
+    /// Another client wrote the Lease after it was read.
     #[error("another client changed the Lease at the same time")]
     Conflict,
-    /// Any other reason, in the words of the API server or of the operating system.
+    /// Any other failure, with the message of the API server or the operating system.
     #[error("{0}")]
     Failed(String),
 }

@@ -1,45 +1,47 @@
-//! The rule that decides whether tor reaches the network, given the answers of HSDirs.
+//! Decides whether tor can reach the network, based on the responses of HSDirs.
 //!
-//! A tor that was bootstrapped and then lost the network still answers its control socket, and
-//! mostly reports nothing about its uploads. The sign is that no HSDir of a time period accepts the
-//! newest descriptor, and that none answers. While nothing is due, nothing is noticed.
+//! If tor loses the network after it has bootstrapped, it still answers on its control socket and
+//! usually reports nothing about its uploads. The loss can be recognised by the fact that no HSDir
+//! of a time period accepts the newest descriptor and none responds at all. While no upload is due,
+//! the loss goes unnoticed.
 
 use std::time::Duration;
 
 use crate::merge::{PeriodStatus, UploadError};
 
-/// The time without any answer after which tor counts as cut off. HSDirs answer within seconds, and
-/// each is tried about three times in this time.
+/// The time without any response after which tor is considered cut off. HSDirs respond within
+/// seconds, and each is tried about three times in this time.
 const CUT_OFF: Duration = Duration::from_secs(60);
 
-/// The answers that came from the network.
+/// The evidence that tor can reach the network.
 #[derive(Debug, Default)]
 pub(super) struct Reach {
-    /// Since when (monotonic clock) answers are due and none came.
+    /// The monotonic time since which responses have been due but none has arrived.
     unanswered: Option<Duration>,
-    /// True if an HSDir has answered since this publisher leads.
+    /// True if an HSDir has responded since this publisher started to lead.
     answered: bool,
 }
 
 impl Reach {
-    /// Starts again, because this publisher starts to lead and older answers say nothing.
+    /// Resets the evidence when this publisher starts to lead, because older responses prove
+    /// nothing.
     pub(super) fn leads(&mut self) {
         *self = Self::default();
     }
 
-    /// Notes that something came from the network.
+    /// Records that something was received from the network.
     pub(super) fn shown(&mut self) {
         self.unanswered = None;
     }
 
-    /// Notes the result of an upload.
+    /// Records the result of an upload.
     pub(super) fn uploaded(&mut self, result: &Result<(), UploadError>) {
         if is_answer(result) {
             *self = Self { unanswered: None, answered: true };
         }
     }
 
-    /// Notes the progress of publishing while this publisher leads.
+    /// Records the progress of publishing while this publisher leads.
     pub(super) fn publishes(&mut self, periods: &[PeriodStatus], now: Duration) {
         if periods.iter().any(|period| period.hsdirs_total > 0 && period.hsdirs_accepted == 0) {
             self.unanswered.get_or_insert(now);
@@ -48,24 +50,26 @@ impl Reach {
         }
     }
 
-    /// Restarts the wait after a pause of the process, in which no answer could arrive.
+    /// Restarts the wait for responses after a pause of the process, during which none could
+    /// arrive.
     pub(super) fn stood_still(&mut self, now: Duration) {
         self.unanswered = self.unanswered.map(|_| now);
     }
 
-    /// Returns true if no HSDir has answered for [`CUT_OFF`].
+    /// Returns true if no HSDir has responded for [`CUT_OFF`] although responses were due.
     pub(super) fn is_cut_off(&self, now: Duration) -> bool {
         self.unanswered.is_some_and(|since| now.saturating_sub(since) >= CUT_OFF)
     }
 
-    /// Returns true if HSDirs have answered since this publisher leads, and still do.
+    /// Returns true if an HSDir has responded since this publisher started to lead and tor is not
+    /// cut off now.
     pub(super) fn is_proven(&self, now: Duration) -> bool {
         self.answered && !self.is_cut_off(now)
     }
 }
 
-/// Returns true if an HSDir answered. A refusal comes from the network too, if tor reports that an
-/// HSDir sent it; all other reasons are tor's own.
+/// Returns true if an HSDir responded to the upload. A rejection counts as well if tor reports that
+/// an HSDir sent it; all other failures originate in tor itself.
 fn is_answer(result: &Result<(), UploadError>) -> bool {
     matches!(result, Ok(()) | Err(UploadError::Rejected | UploadError::Unexpected))
 }
@@ -94,7 +98,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// Returns the reach of a publisher that published at second 0 and got no answer.
+    /// Returns the evidence of a publisher that published at second 0 and received no response.
     fn unanswered() -> Reach {
         let mut reach = Reach::default();
         reach.publishes(&[period(8), period(0)], at(0));
@@ -102,16 +106,16 @@ mod tests {
     }
 
     #[test]
-    fn a_minute_without_any_answer_means_cut_off() {
+    fn a_minute_without_any_answer_means_that_tor_is_cut_off() {
         let mut reach = unanswered();
         assert!(!reach.is_cut_off(at(59)) && !reach.is_proven(at(59)));
         reach.publishes(&[period(8), period(0)], at(59));
         assert!(reach.is_cut_off(at(60)));
         reach.publishes(&[period(8), period(1)], at(61));
-        assert!(!reach.is_cut_off(at(1000)), "one of them answered");
+        assert!(!reach.is_cut_off(at(1000)), "one HSDir answered");
         reach.uploaded(&Ok(()));
         reach.publishes(&[period(0)], at(1000));
-        assert!(reach.is_proven(at(1059)) && !reach.is_proven(at(1060)), "it did answer once");
+        assert!(reach.is_proven(at(1059)) && !reach.is_proven(at(1060)), "an HSDir answered earlier");
     }
 
     #[test]
@@ -122,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn only_answers_of_hsdirs_show_that_the_network_is_reached() {
+    fn only_answers_from_hsdirs_prove_that_the_network_is_reachable() {
         for (result, is_answer) in [
             (Ok(()), true),
             (Err(UploadError::Rejected), true),

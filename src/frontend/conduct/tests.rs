@@ -1,4 +1,5 @@
-//! Scenarios of the conduct, alone and with several publishers in a simulated world.
+//! Tests of the leadership state machine, both alone and with several publishers in a simulated
+//! world.
 
 mod properties;
 mod world;
@@ -18,7 +19,8 @@ fn network() -> Arc<Network> {
     generated::network(0..30, 0)
 }
 
-/// Returns a world of publishers with the same clock, of which one leads.
+/// Returns a world of publishers with synchronized clocks, one of which leads, and the index of the
+/// leader.
 fn running(publishers: usize) -> (World, usize) {
     let mut world = World::new(&vec![Duration::ZERO; publishers], network(), 7);
     world.backend(backend(0, 0));
@@ -28,7 +30,7 @@ fn running(publishers: usize) -> (World, usize) {
     (world, leaders[0])
 }
 
-/// Changes the backends, so that leaders publish.
+/// Changes the backends, so that the leaders publish.
 fn change(world: &mut World, generation: u16) {
     world.backend(backend(1, generation));
 }
@@ -47,7 +49,7 @@ fn a_killed_leader_is_replaced_when_its_lease_has_expired() {
     let killed = world.elapsed;
     world.kill(leader);
     world.run(seconds(5));
-    assert!(world.leaders().is_empty(), "the Lease has not expired");
+    assert!(world.leaders().is_empty(), "the Lease has not expired yet");
     while world.leaders().is_empty() {
         world.run(seconds(1));
         assert!(world.elapsed.saturating_sub(killed) <= LEADERLESS);
@@ -67,7 +69,7 @@ fn a_leader_without_a_link_continues_to_publish_until_it_sees_another_holder() {
     let (mut world, leader) = running(2);
     world.set_link(leader, false);
     world.run(seconds(60));
-    assert_eq!(world.leaders().len(), 2, "the Lease expired for the other one");
+    assert_eq!(world.leaders().len(), 2, "the Lease has expired for the other publisher");
     let uploads = world.publishers[leader].uploads.len();
     change(&mut world, 1);
     world.run(seconds(5));
@@ -79,7 +81,7 @@ fn a_leader_without_a_link_continues_to_publish_until_it_sees_another_holder() {
 }
 
 #[test]
-fn a_leader_survives_an_outage_of_the_api_server_that_all_share() {
+fn a_leader_survives_an_outage_of_the_api_server_for_all_publishers() {
     let (mut world, leader) = running(2);
     world.set_server(false);
     world.run(seconds(300));
@@ -87,13 +89,13 @@ fn a_leader_survives_an_outage_of_the_api_server_that_all_share() {
     let uploads = world.publishers[leader].uploads.len();
     change(&mut world, 1);
     world.run(seconds(5));
-    assert!(world.publishers[leader].uploads.len() > uploads, "it still publishes");
+    assert!(world.publishers[leader].uploads.len() > uploads, "the leader still publishes");
     world.set_server(true);
     world.run(seconds(15));
     assert_eq!(world.leaders().len(), 1);
 }
 
-/// The API server is unreachable for the leader for a few seconds, around a renewal.
+/// Makes the API server unreachable for the leader for a few seconds around a renewal.
 #[test]
 fn a_failed_renewal_does_not_cost_the_lease() {
     for offset in (0..15).step_by(2) {
@@ -109,8 +111,8 @@ fn a_failed_renewal_does_not_cost_the_lease() {
 }
 
 #[test]
-fn after_a_pause_nothing_is_published_before_the_lease_was_read() {
-    // Shorter than the duration of the Lease: the publisher still holds it.
+fn after_a_pause_nothing_is_published_until_the_lease_has_been_read() {
+    // The pause is shorter than the duration of the Lease, so the publisher still holds the Lease.
     let (mut world, leader) = running(2);
     world.pause(leader, seconds(8));
     world.run(seconds(7));
@@ -120,7 +122,7 @@ fn after_a_pause_nothing_is_published_before_the_lease_was_read() {
     world.run(seconds(5));
     assert_eq!(world.leaders(), [leader]);
 
-    // Longer: another publisher has taken over.
+    // This pause is longer, so another publisher has taken over.
     let uploads = world.publishers[leader].uploads.len();
     world.pause(leader, seconds(60));
     world.run(seconds(59));
@@ -146,7 +148,7 @@ fn a_paused_publisher_without_a_link_publishes_nothing_until_it_has_read_the_lea
 }
 
 #[test]
-fn a_suspended_service_is_published_by_no_publisher() {
+fn no_publisher_publishes_a_suspended_service() {
     let (mut world, leader) = running(2);
     world.set_suspended(true);
     let uploads = |world: &World| world.publishers.iter().map(|publisher| publisher.uploads.len()).sum::<usize>();
@@ -156,7 +158,7 @@ fn a_suspended_service_is_published_by_no_publisher() {
         world.run(seconds(60));
     }
     assert_eq!((world.leaders(), uploads(&world)), (vec![], before));
-    assert!(world.publishers[leader].conduct.holds_lease(), "the Lease stays");
+    assert!(world.publishers[leader].conduct.holds_lease(), "the publisher keeps the Lease");
     world.set_suspended(false);
     world.run(seconds(10));
     assert_eq!(world.leaders(), [leader]);
@@ -164,7 +166,7 @@ fn a_suspended_service_is_published_by_no_publisher() {
 }
 
 #[test]
-fn a_leader_that_loses_tor_gives_the_lease_to_a_publisher_that_has_one() {
+fn a_leader_that_loses_tor_gives_the_lease_to_a_publisher_with_a_working_tor() {
     let (mut world, leader) = running(2);
     world.set_tor(leader, false);
     world.run(seconds(9));
@@ -182,7 +184,7 @@ fn a_leader_that_loses_tor_keeps_the_lease_if_it_is_alone() {
 }
 
 #[test]
-fn a_lease_without_our_labels_is_never_taken() {
+fn a_lease_without_the_labels_of_the_service_is_never_acquired() {
     let mut foreign = lease_object::create("web");
     foreign.metadata.labels = None;
     let mut conduct = started();
@@ -199,11 +201,11 @@ fn at(seconds: u64) -> Now {
     Now { wall: SystemTime::UNIX_EPOCH + elapsed, elapsed }
 }
 
-/// Returns the conduct of a publisher that knows the object and has a tor.
+/// Returns the leadership state of a publisher that knows the object and is connected to tor.
 fn started() -> Conduct {
     let mut conduct = Conduct::new("web", "a".to_owned(), at(0));
     conduct.handle(Event::Tor(true), at(0));
-    assert!(conduct.poll_output().is_none(), "the object is unknown");
+    assert!(conduct.poll_output().is_none(), "the object is still unknown");
     let discovery = Some(Discovery::Open);
     conduct.handle(Event::Object { uid: "u".to_owned(), suspended: false, discovery }, at(0));
     assert!(matches!(conduct.poll_output(), Some(Output::Engine(Input::Discovery(_)))));
@@ -224,13 +226,13 @@ fn write_call(conduct: &mut Conduct) -> (CallId, Box<Lease>) {
     }
 }
 
-/// Returns the conduct of a publisher that acquired the Lease, and the Lease.
+/// Returns the leadership state of a publisher that has acquired the Lease, along with the Lease.
 fn leading() -> (Conduct, Box<Lease>) {
     let mut conduct = started();
     let call = read_call(&mut conduct);
     conduct.handle(Event::Answered(call, Ok(LeaseAnswer::Read(None))), at(0));
     let (call, lease) = write_call(&mut conduct);
-    assert!(!conduct.is_leading(), "the Lease is not written yet");
+    assert!(!conduct.is_leading(), "the Lease has not been written yet");
     conduct.handle(Event::Answered(call, Ok(LeaseAnswer::Written(lease.clone()))), at(0));
     assert!(matches!(conduct.poll_output(), Some(Output::Engine(Input::Leading(true)))));
     (conduct, lease)
@@ -246,11 +248,11 @@ fn the_lease_belongs_to_the_object_and_holds_the_counters() {
     let call = read_call(&mut conduct);
     conduct.handle(Event::Answered(call, Ok(LeaseAnswer::Read(Some(lease)))), at(1));
     let (_, lease) = write_call(&mut conduct);
-    assert_eq!(lease_object::counters(&lease).get(20_500), Some(7), "stored at once");
+    assert_eq!(lease_object::counters(&lease).get(20_500), Some(7), "the counter is stored at once");
 }
 
 #[test]
-fn an_answer_from_before_a_pause_does_not_count() {
+fn an_answer_from_before_a_pause_is_ignored() {
     let (mut conduct, lease) = leading();
     conduct.handle(Event::Tick, at(5));
     let old = read_call(&mut conduct);
@@ -271,23 +273,26 @@ fn a_publisher_leads_only_while_it_knows_the_clients() {
     assert!(matches!(conduct.poll_output(), Some(Output::Engine(Input::Leading(false)))));
     let discovery = Some(Discovery::Restricted(BTreeSet::new()));
     conduct.handle(Event::Object { uid: "u".to_owned(), suspended: false, discovery }, at(1));
-    assert!(matches!(conduct.poll_output(), Some(Output::Engine(Input::Discovery(_)))), "before it leads again");
+    assert!(
+        matches!(conduct.poll_output(), Some(Output::Engine(Input::Discovery(_)))),
+        "the engine receives the clients before the publisher leads again"
+    );
     assert!(matches!(conduct.poll_output(), Some(Output::Engine(Input::Leading(true)))));
 }
 
 #[test]
-fn a_call_that_is_not_answered_fails_and_is_repeated() {
+fn a_call_without_an_answer_fails_and_is_repeated() {
     let mut conduct = started();
     let first = read_call(&mut conduct);
     conduct.handle(Event::Tick, at(3));
     assert!(conduct.poll_output().is_none());
     conduct.handle(Event::Tick, at(4));
-    assert_eq!(conduct.poll_timeout(), seconds(5), "at the latest");
+    assert_eq!(conduct.poll_timeout(), seconds(5), "the next tick is due after a second at the latest");
     conduct.handle(Event::Tick, at(6));
     let second = read_call(&mut conduct);
     assert_ne!(first, second);
     conduct.handle(Event::Answered(first, Ok(LeaseAnswer::Read(None))), at(6));
-    assert!(conduct.poll_output().is_none(), "it is too late");
+    assert!(conduct.poll_output().is_none(), "the answer arrived too late");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Loads the daemon's configuration and the keys that it names.
+//! Loads the daemon's configuration and the keys to which it refers.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,20 +8,20 @@ use crate::config::{Config, ServiceConfig};
 use crate::frontend::RunError;
 use crate::onion::{KeyFile, MasterKey, OnionAddress};
 
-/// The configuration, with the keys that it names.
+/// The loaded configuration, including the keys to which it refers.
 pub(super) struct Loaded {
     pub(super) services: Vec<LoadedService>,
     pub(super) status_socket: Option<PathBuf>,
 }
 
-/// A service of the configuration.
+/// A service of the loaded configuration.
 pub(super) struct LoadedService {
     pub(super) key: MasterKey,
     pub(super) instances: Vec<OnionAddress>,
 }
 
-/// Reads the configuration, and the keys relative to its directory. An error names the file, the
-/// field, and what to do.
+/// Reads the configuration and its keys, whose paths are relative to the configuration's directory.
+/// An error names the file, the field and the remedy.
 pub(super) fn load(path: &Path) -> Result<Loaded, RunError> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         let hint = match error.kind() {

@@ -1,4 +1,5 @@
-//! The stand-alone daemon: a drop-in for Python Onionbalance on a plain server, without Kubernetes.
+//! The stand-alone daemon: a drop-in replacement for Python Onionbalance on servers without
+//! Kubernetes.
 //!
 //! ```text
 //! config.yaml ──► service ┐                     (one loop with a driver per service)
@@ -6,9 +7,9 @@
 //! status socket ◄─ views ─┘
 //! ```
 //!
-//! The daemon stores nothing on disk. Revision counters follow the clock (OPE), so that they rise
-//! with every restart. After a restart within a second, or after the clock was set back, the HSDirs
-//! reject the counter, and it rises.
+//! The daemon stores nothing on disk. Revision counters are derived from the clock (OPE), so they
+//! rise with every restart. If the daemon restarts within a second, or if the clock was set back,
+//! the HSDirs reject the counter, and the daemon raises it.
 
 mod load;
 mod service;
@@ -39,13 +40,14 @@ use crate::control::{Connector, ControlEndpoint, Password};
 use crate::merge::MergeEngine;
 use crate::onion::{Discovery, OnionAddress};
 
-/// The environment variable with the control port's password. There is no flag for it, because
-/// other users can read a command line.
+/// The environment variable that contains the control port's password. There is no flag for the
+/// password, because other users can read command lines.
 const PASSWORD_VARIABLE: &str = "ONIONBALANCE_TOR_CONTROL_PASSWORD";
-/// The largest number of messages that wait for a service's loop.
+/// The maximum number of messages that can wait for a service's loop.
 const QUEUE: usize = 64;
 
-/// The options of Python Onionbalance's daemon, with its environment variables.
+/// The options of the stand-alone daemon. Flags and environment variables are those of Python
+/// Onionbalance's daemon.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Stand-alone, without Kubernetes (instead of --service)")]
 pub(super) struct Options {
@@ -68,11 +70,11 @@ pub(super) struct Options {
         value_parser = path_or_none()
     )]
     socket: PathBuf,
-    /// File with the control port's password, if tor uses no cookie; or set
+    /// File with the control port's password if tor does not use a cookie; alternatively, set
     /// `ONIONBALANCE_TOR_CONTROL_PASSWORD`
     #[arg(long, value_name = "FILE")]
     control_password_file: Option<PathBuf>,
-    /// Path of the status socket, instead of the configuration's status-socket-location
+    /// Path of the status socket; overrides status-socket-location in the configuration
     #[arg(long, env = "ONIONBALANCE_STATUS_SOCKET_LOCATION", value_name = "FILE", value_parser = path_or_none())]
     status_socket_location: Option<PathBuf>,
     /// Log level, unless `RUST_LOG` is set
@@ -93,7 +95,7 @@ fn path_or_none() -> impl TypedValueParser<Value = PathBuf> {
 }
 
 impl Options {
-    /// Returns the lowest level that is logged, by its name in `tracing`.
+    /// Returns the name that `tracing` uses for the lowest level to log.
     pub(super) fn log_level(&self) -> &'static str {
         match self.verbosity.to_ascii_lowercase().as_str() {
             "debug" => "debug",
@@ -135,7 +137,7 @@ impl Options {
     }
 }
 
-/// Runs until SIGTERM or SIGINT. SIGHUP reads the configuration again.
+/// Runs the daemon until SIGTERM or SIGINT. SIGHUP makes it read its configuration again.
 pub(super) async fn run(options: Options) -> Result<(), RunError> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hangup = signal(SignalKind::hangup())?;
@@ -158,7 +160,7 @@ pub(super) async fn run(options: Options) -> Result<(), RunError> {
                     tracing::info!("SIGHUP: applying the new configuration");
                     daemon.apply(loaded);
                 }
-                Err(error) => tracing::error!("SIGHUP: the new configuration is refused, the old one stays in effect: {error}"),
+                Err(error) => tracing::error!("SIGHUP: the new configuration is invalid; keeping the old one: {error}"),
             },
             ended = &mut tor => { ended?; return Err("the connection to tor ended unexpectedly".into()) }
             ended = daemon.a_service_ended() => { ended?; return Err("the loop of a service ended unexpectedly".into()) }
@@ -171,9 +173,9 @@ struct Daemon {
     clock: Clock,
     registry: Registry,
     running: BTreeMap<OnionAddress, Running>,
-    /// The views of the services, in the configuration's order.
+    /// The views of the services, in the order of the configuration.
     views: watch::Sender<Vec<watch::Receiver<View>>>,
-    /// The path of the status socket on the command line, which overrides the configuration.
+    /// The path of the status socket from the command line, which overrides the configuration.
     status_location: Option<PathBuf>,
     status_socket: Option<StatusSocket>,
 }
@@ -184,7 +186,7 @@ struct Running {
     task: JoinHandle<()>,
 }
 
-/// Stops the loop of a removed service, so that the service uploads nothing more.
+/// Stops the loop of a removed service, so that it uploads nothing more.
 impl Drop for Running {
     fn drop(&mut self) {
         self.task.abort();
@@ -197,8 +199,8 @@ impl Daemon {
         Self { clock, registry, running, views, status_location, status_socket: None }
     }
 
-    /// Starts and stops services to match the configuration. A service that remains keeps its
-    /// state.
+    /// Starts and stops services so that they match the configuration. Services that remain keep
+    /// their state.
     fn apply(&mut self, loaded: Loaded) {
         let wanted: Vec<_> = loaded.services.iter().map(|service| service.key.address()).collect();
         self.running.retain(|address, _| {
@@ -239,11 +241,11 @@ impl Daemon {
         if self.status_socket.as_ref().map(StatusSocket::path) == wanted.as_deref() {
             return;
         }
-        // The old socket's file is removed before a new one may take its place.
+        // The file of the old socket must be removed before a new one can replace it.
         self.status_socket = None;
         self.status_socket = wanted.and_then(|path| match StatusSocket::open(path, self.views.subscribe()) {
             Ok(socket) => Some(socket),
-            // As in Python Onionbalance, the daemon runs without it.
+            // Like Python Onionbalance, the daemon continues without a status socket.
             Err(error) => {
                 tracing::error!("could not open the status socket: {error}");
                 None

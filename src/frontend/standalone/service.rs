@@ -1,4 +1,4 @@
-//! The loop of one service of the stand-alone daemon.
+//! Runs the loop of one service of the stand-alone daemon.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::frontend::tor::TorNews;
 use crate::merge::Input;
 use crate::onion::{OnionAddress, ServiceContent, TimePeriod};
 
-/// The longest time between two turns of the loop.
+/// The longest time between two iterations of the loop.
 const TURN: Duration = Duration::from_secs(60);
 
 /// A service of the stand-alone daemon. Its instances are external backends.
@@ -27,7 +27,7 @@ pub(super) struct Service {
     seen: BTreeMap<OnionAddress, Seen>,
 }
 
-/// The newest descriptor of an instance, for the status socket.
+/// What the status socket shows of an instance's newest descriptor.
 struct Seen {
     received: SystemTime,
     modified: SystemTime,
@@ -35,7 +35,7 @@ struct Seen {
 }
 
 impl Service {
-    /// Creates a service that always leads.
+    /// Creates a service, which always considers itself the leader.
     pub(super) fn new(
         driver: Driver,
         clock: Clock,
@@ -46,9 +46,9 @@ impl Service {
         Self { driver, clock, news, instances, view, seen: BTreeMap::new() }
     }
 
-    /// Runs until it is dropped. Published descriptors stay published.
+    /// Runs the service until the future is dropped. Published descriptors stay published.
     pub(super) async fn run(mut self) {
-        // No other daemon publishes for this key, so that no Lease is needed.
+        // No other daemon publishes for this key, so no Lease is needed.
         self.driver.handle(Input::Leading(true), self.clock.now());
         self.take_instances();
         loop {

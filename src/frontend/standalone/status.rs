@@ -1,5 +1,5 @@
-//! The status socket. The daemon writes its state to each connection as JSON, in the format of
-//! Python Onionbalance, and closes the connection.
+//! The status socket. The daemon writes its state to each connection, as JSON in the format of
+//! Python Onionbalance, and then closes the connection.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -16,39 +16,40 @@ use tokio::time::{Duration, sleep, timeout};
 
 use crate::onion::OnionAddress;
 
-/// The longest time that writing an answer may take. It ends connections whose peer does not read.
+/// The maximum time that writing a status document may take. It ends connections whose peer does
+/// not read.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The state of a service in the status document.
+/// The state of a service that the status document shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct View {
     /// The onion address of the service.
     pub(super) address: OnionAddress,
-    /// The times at which the newest descriptors of the first and of the second time period were
-    /// published.
+    /// The publishing times of the newest descriptors for the first and the second time period.
     pub(super) attempts: [Option<SystemTime>; 2],
     /// The instances of the service.
     pub(super) instances: Vec<InstanceView>,
 }
 
-/// The state of an instance in the status document.
+/// The state of an instance that the status document shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct InstanceView {
     /// The instance's own onion address.
     pub(super) address: OnionAddress,
-    /// The time of the last successful fetch of the instance's descriptor, the time of the last
-    /// change of its introduction points, and their number. None before the first fetch.
+    /// The time of the last successful fetch of the instance's descriptor, the time when its
+    /// introduction points last changed, and their number. None before the first fetch.
     pub(super) seen: Option<(SystemTime, SystemTime, usize)>,
 }
 
 impl View {
-    /// Creates the view of a service without any data.
+    /// Creates an empty view of a service.
     pub(super) fn of(address: OnionAddress) -> Self {
         Self { address, attempts: [None, None], instances: Vec::new() }
     }
 }
 
-/// Builds the status document. `services` has the order of the configuration, and times are in UTC.
+/// Builds the status document. The services are listed in the order of the configuration, and times
+/// are in UTC.
 pub(super) fn document(views: &[View]) -> Value {
     let instance = |instance: &InstanceView| match instance.seen {
         None => json!({"onionAddress": instance.address.to_string(), "received": null}),
@@ -78,18 +79,18 @@ fn time(time: SystemTime) -> String {
 /// A listening status socket. Dropping it closes the socket and removes its file.
 pub(super) struct StatusSocket {
     path: PathBuf,
-    /// The device and the inode of the socket's file.
+    /// The device and inode of the socket's file.
     file: Option<(u64, u64)>,
     task: JoinHandle<()>,
 }
 
 impl StatusSocket {
-    /// Listens on a socket at `path`, and replaces a socket that another process left there.
+    /// Listens on a socket at `path`, replacing a socket that another process has left there.
     ///
     /// # Errors
     ///
-    /// Fails if `path` is a file of another kind, or if the socket cannot be created. The error
-    /// names the path.
+    /// Returns an error that names the path if `path` is another kind of file or if the socket
+    /// cannot be created.
     pub(super) fn open(path: PathBuf, views: watch::Receiver<Vec<watch::Receiver<View>>>) -> io::Result<Self> {
         let bind = || {
             match std::fs::symlink_metadata(&path) {
@@ -119,7 +120,7 @@ impl StatusSocket {
 impl Drop for StatusSocket {
     fn drop(&mut self) {
         self.task.abort();
-        // Another daemon may have replaced the file with its own socket.
+        // Another daemon may have replaced the file with a socket of its own.
         if self.file.is_some() && identity(&self.path) == self.file {
             let _ = std::fs::remove_file(&self.path);
         }
@@ -145,7 +146,8 @@ async fn serve(listener: UnixListener, views: watch::Receiver<Vec<watch::Receive
     }
 }
 
-/// Writes the status document to a connection. Errors are ignored, because the peer may hang up.
+/// Writes the status document to a connection. Errors are ignored, because the peer may have closed
+/// the connection.
 async fn answer(mut stream: UnixStream, text: String) {
     let _ = stream.write_all(text.as_bytes()).await;
     let _ = stream.shutdown().await;

@@ -1,4 +1,4 @@
-//! Tests of the daemon's configuration, its reload and its status socket, without a tor.
+//! Tests of the daemon's configuration, reload and status socket, without a tor process.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -28,7 +28,7 @@ fn address(seed: u8) -> OnionAddress {
 }
 
 /// Creates a directory with a PEM key (`1.key`), a key in tor's format (`2.key`), and a
-/// configuration. Each service is given by its key file and the seeds of its instances.
+/// configuration. Each entry of `services` consists of a key file and the seeds of its instances.
 fn folder(services: &[(&str, &[u8])], more: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let pem = Seed::generate(&mut StdRng::from_seed([1; 32])).to_pem().unwrap();
@@ -100,7 +100,7 @@ fn accepts_the_command_line_of_python_onionbalance() {
     assert_eq!(connector.fallback, Some(ControlEndpoint::Tcp("10.0.0.1".to_owned(), 9151)));
     let options = parse(&[]).unwrap();
     assert_eq!((options.config_file().as_path(), options.log_level()), (Path::new("config.yaml"), "info"));
-    // An environment variable that is set but empty yields an empty option.
+    // An environment variable that is set but empty results in an empty option.
     let options = parse(&["--socket", "", "--status-socket-location", ""]).unwrap();
     assert_eq!(options.connector().unwrap().endpoint, ControlEndpoint::Tcp("127.0.0.1".to_owned(), 9051));
     assert_eq!(options.status_location(), None);
@@ -108,7 +108,8 @@ fn accepts_the_command_line_of_python_onionbalance() {
     assert!(parse(&["--service", "web", "--config", "x"]).is_err());
 }
 
-/// Names and formats of the fields were taken from onionbalance 0.2.4 on a private network.
+/// Checks the names and formats of the fields, which were taken from onionbalance 0.2.4 on a
+/// private network.
 #[test]
 fn the_status_document_has_the_format_of_python_onionbalance() {
     let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
@@ -153,7 +154,7 @@ async fn a_reload_keeps_the_remaining_services_and_moves_the_socket() {
     let mut daemon = Daemon::new(clock, registry, None);
     let socket = |name: &str| format!("status-socket-location: {}\n", path(name).display());
 
-    // A socket left by an earlier process is replaced.
+    // The daemon replaces a socket that an earlier process has left.
     drop(std::os::unix::net::UnixListener::bind(path("a")).unwrap());
     write(folder.path(), &[("1.key", &[11]), ("2.key", &[12])], &socket("a"));
     daemon.apply(load_from(folder.path()).unwrap());

@@ -1,5 +1,5 @@
-//! The queue of fetches. Only a few fetches run at a time, and their starts are spaced, so that
-//! tor's guard sees no burst of circuits.
+//! Queues fetches. Only a few run at a time, and their starts are spaced out, so that tor's guard
+//! does not see bursts of circuits.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -10,27 +10,27 @@ use crate::consensus::Fingerprint;
 use crate::control::{HsDescAction, HsDescEvent};
 use crate::onion::OnionAddress;
 
-/// The largest number of fetches under way, for all services together.
+/// The maximum number of concurrent fetches of all services together.
 const AT_A_TIME: usize = 6;
 /// The shortest time between the starts of two fetches.
 const SPACING: Duration = Duration::from_millis(200);
-/// The time after which a fetch counts as failed. Tor may never report on a dead HSDir; a circuit
-/// to a slow one takes tor a minute at most.
+/// The time after which a fetch is considered failed. Tor may never report on a dead HSDir; a
+/// circuit to a slow one takes tor at most a minute.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A descriptor to fetch: its onion address, and the HSDir to ask.
 pub(super) type Target = (OnionAddress, Fingerprint);
 
-/// The fetches, in the order in which they were ordered. Services that order the same fetch share
-/// its result.
+/// A queue of fetches, in the order of the requests. Services that request the same fetch share its
+/// result.
 #[derive(Debug, Default)]
 pub(super) struct FetchQueue {
-    /// The services that ordered each fetch, whether it waits or is under way.
+    /// The services that requested each fetch, both waiting and running.
     askers: BTreeMap<Target, BTreeSet<OnionAddress>>,
     waiting: VecDeque<Target>,
-    /// The deadline of each fetch under way.
+    /// The deadline of each running fetch.
     under_way: BTreeMap<Target, Instant>,
-    /// The earliest start of the next fetch.
+    /// The earliest time at which the next fetch may start.
     next: Option<Instant>,
 }
 
@@ -51,7 +51,7 @@ impl FetchQueue {
         start.into_iter().chain(self.under_way.values().copied()).min()
     }
 
-    /// Starts the next fetch, if one may start now, and returns it.
+    /// Starts and returns the next fetch if one may start now.
     pub(super) fn start(&mut self, now: Instant) -> Option<Target> {
         if self.under_way.len() >= AT_A_TIME || self.next.is_some_and(|next| now < next) {
             return None;
@@ -62,14 +62,15 @@ impl FetchQueue {
         Some(target)
     }
 
-    /// Ends a fetch that took too long, and returns it with the services that ordered it.
+    /// Ends a fetch that has taken too long. Returns it with the services that requested it.
     pub(super) fn expired(&mut self, now: Instant) -> Option<(Target, BTreeSet<OnionAddress>)> {
         let (target, _) = self.under_way.iter().find(|(_, deadline)| **deadline <= now)?;
         let target = *target;
         Some((target, self.ended(target)))
     }
 
-    /// Ends a fetch and returns the services that ordered it: none if it was not under way.
+    /// Ends a fetch and returns the services that requested it. The set is empty if the fetch was
+    /// not running.
     pub(super) fn ended(&mut self, target: Target) -> BTreeSet<OnionAddress> {
         match self.under_way.remove(&target) {
             Some(_) => self.askers.remove(&target).unwrap_or_default(),
@@ -77,7 +78,7 @@ impl FetchQueue {
         }
     }
 
-    /// Returns the fetch under way that an event reports as failed.
+    /// Returns the running fetch that an event reports as failed.
     pub(super) fn failed(&self, event: &HsDescEvent) -> Option<Target> {
         let target = (event.address?, Fingerprint(event.hsdir?));
         (event.action == HsDescAction::Failed && self.under_way.contains_key(&target)).then_some(target)
@@ -98,24 +99,24 @@ mod tests {
     }
 
     #[test]
-    fn services_that_order_the_same_fetch_share_its_result() {
+    fn services_that_request_the_same_fetch_share_its_result() {
         let now = Instant::now();
         let (mut fetches, target) = (FetchQueue::default(), (address(0), hsdir(1)));
         fetches.order(address(1), target);
         fetches.order(address(2), target);
         fetches.order(address(2), target);
         assert_eq!(fetches.start(now), Some(target));
-        assert_eq!(fetches.start(now + SPACING), None, "it is one fetch");
+        assert_eq!(fetches.start(now + SPACING), None, "both services share one fetch");
         fetches.order(address(0), target);
-        assert_eq!(fetches.start(now + SPACING), None, "also while it is under way");
+        assert_eq!(fetches.start(now + SPACING), None, "a running fetch is shared as well");
         assert_eq!(fetches.ended(target), BTreeSet::from([address(0), address(1), address(2)]));
         assert_eq!(fetches.ended(target), BTreeSet::new());
         fetches.order(address(1), target);
-        assert_eq!(fetches.start(now + SPACING), Some(target), "a new one");
+        assert_eq!(fetches.start(now + SPACING), Some(target), "a new fetch starts");
     }
 
     #[test]
-    fn only_a_fetch_under_way_fails() {
+    fn only_a_running_fetch_can_fail() {
         let now = Instant::now();
         let (mut fetches, target) = (FetchQueue::default(), (address(0), hsdir(7)));
         let failed = event(HsDescAction::Failed, Some(address(0)), hsdir(7), Some("NOT_FOUND"));
@@ -128,8 +129,8 @@ mod tests {
     }
 
     proptest! {
-        /// For any orders and results, the queue limits and spaces the fetches, and each fetch
-        /// ends.
+        /// Checks that for any requests and results, the queue limits and spaces out the fetches,
+        /// and each fetch ends.
         #[test]
         fn the_guard_is_not_flooded(steps in prop::collection::vec((0..SERVICES, 0..SERVICES, 0..20_u8, 0..3_u8, 0..1_000_u64), 1..200)) {
             let mut now = Instant::now();
@@ -164,7 +165,7 @@ mod tests {
                 turn(&mut fetches, now, &mut owed, &mut started)?;
                 now += Duration::from_millis(millis);
             }
-            // Without further answers all fetches reach their deadlines at the returned times.
+            // Without further answers, all fetches reach their deadlines at the returned times.
             while let Some(due) = fetches.due(now) {
                 prop_assert!(due <= now + DEADLINE);
                 now = now.max(due);

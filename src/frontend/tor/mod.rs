@@ -1,4 +1,5 @@
-//! The connection to tor that all services of this process share: the network, uploads and fetches.
+//! The connection to tor, shared by all services of this process for the network, uploads and
+//! fetches.
 //!
 //! ```text
 //! let (tor, registry) = Tor::new(connector, clock);
@@ -9,17 +10,17 @@
 //!      ──► Network(network)  a consensus, read once and shared by all services
 //!      ──► Uploaded(…)       the result of one upload, unless the connection ends first
 //!      ──► Fetched {…}       the result of one fetch, unless the connection ends first
-//!      ──► Down              the connection ended: all orders are void, and `Up` follows later
+//!      ──► Down              the connection ended: all orders are cancelled; `Up` follows later
 //! ```
 //!
 //! A frontend pod has one service. The stand-alone daemon registers each of its services, keeps the
-//! `Registry` to add others on a reload, and drops a service's receiver to remove it. A service
-//! must read its news, because a full channel holds up the other services.
+//! `Registry` to add more on a reload, and drops a service's receiver to remove it. A service must
+//! read its news, because a full channel blocks the other services.
 //!
-//! A fetch asks one HSDir (`HSFETCH … SERVER=`). Without `SERVER` tor would choose one, and would
-//! refuse to ask any HSDir again for 15 minutes. Tor asks only for the descriptor of the time
-//! period that clients use now. Uploads follow the engine's schedule and start at once. Fetches
-//! wait in a queue (`fetches`).
+//! A fetch asks one HSDir (`HSFETCH … SERVER=`). Without `SERVER`, tor would choose an HSDir
+//! itself, and would refuse to ask any HSDir again for 15 minutes. Tor fetches only the descriptor
+//! of the time period that clients currently use. Uploads follow the engine's schedule and start at
+//! once. Fetches wait in a queue (`fetches`).
 
 mod fetches;
 mod network;
@@ -47,38 +48,38 @@ use crate::control::{Backoff, Connector, ControlError, Update, supervise};
 use crate::merge::{Now, UploadError};
 use crate::onion::OnionAddress;
 
-/// The pause before connecting again to a tor that refuses a command that the publisher needs.
+/// The pause before connecting again after tor has refused a command that the publisher needs.
 const RECONNECT: Duration = Duration::from_secs(1);
-/// The longest time that tor may take to answer. The microdescriptors of the whole Tor network are
-/// a few megabytes.
+/// The maximum time that tor may take to answer a command. The microdescriptors of the whole Tor
+/// network amount to a few megabytes.
 const ANSWER: Duration = Duration::from_secs(20);
-/// The time after the start during which a missing tor is not reported, because a pod starts its
-/// tor after the publisher.
+/// The time after the start during which a missing tor is not reported, because a pod starts tor
+/// after the publisher.
 const STARTS: Duration = Duration::from_secs(3);
-/// The silence on a connection after which the publisher checks that tor still answers.
+/// The time without any message from tor after which the publisher checks that tor still answers.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// The age from which an ordered upload is dropped: this process was suspended in the meantime, and
-/// another publisher may lead now.
+/// The age from which a requested upload is dropped. At that age, this process must have been
+/// suspended, and another publisher may be the leader by now.
 const STALE: Duration = Duration::from_secs(5);
 
-/// A message from the connection to a service.
+/// A message from the tor connection to a service.
 #[derive(Debug)]
 pub(super) enum TorNews {
-    /// Tor is connected and bootstrapped. The orders are valid until the connection ends.
+    /// Tor is connected and bootstrapped. The handle is valid until the connection ends.
     Up(TorOrders),
-    /// The connection ended.
+    /// The connection to tor ended.
     Down,
-    /// Tor has a new consensus, or new microdescriptors of its HSDirs.
+    /// Tor has a new consensus or new microdescriptors of HSDirs.
     Network(Arc<Network>),
     /// An upload to this HSDir ended.
     Uploaded(Fingerprint, Result<(), UploadError>),
     /// A fetch ended.
     Fetched {
-        /// The onion address of the descriptor.
+        /// The onion address whose descriptor was fetched.
         address: OnionAddress,
         /// The HSDir that was asked.
         hsdir: Fingerprint,
-        /// The descriptor's text, unchecked, of at most 64 KiB.
+        /// The text of the descriptor, unchecked and at most 64 KiB long, or the error.
         result: Result<Arc<str>, FetchError>,
     },
 }
@@ -86,20 +87,20 @@ pub(super) enum TorNews {
 /// The reason why a fetch returned no descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum FetchError {
-    /// The HSDir has no descriptor of this address.
+    /// The HSDir has no descriptor for this address.
     #[error("NOT_FOUND")]
     NotFound,
-    /// Tor reported another reason.
+    /// Tor reported this other reason.
     #[error("{0}")]
     Other(String),
-    /// Tor refused the command, with this code and message.
+    /// Tor refused the fetch command with this code and message.
     #[error("{0}")]
     Refused(String),
     /// The HSDir sent an empty descriptor.
-    #[error("an empty descriptor")]
+    #[error("the HSDir sent an empty descriptor")]
     Empty,
     /// The fetch took too long.
-    #[error("no answer")]
+    #[error("the HSDir did not answer")]
     NoAnswer,
 }
 
@@ -116,47 +117,47 @@ enum Order {
     Fetch(Fetch),
 }
 
-/// A descriptor of the service to send to an HSDir.
+/// A request to upload a descriptor of the service to an HSDir.
 #[derive(Debug)]
 pub(super) struct Upload {
     pub(super) hsdir: Fingerprint,
     pub(super) descriptor: Arc<str>,
-    /// The time of the order.
+    /// The time at which the upload was requested.
     pub(super) ordered: Now,
 }
 
-/// A descriptor, of any onion service, to fetch from an HSDir.
+/// A request to fetch the descriptor of any onion service from an HSDir.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fetch {
-    /// The onion address of the descriptor.
+    /// The onion address whose descriptor to fetch.
     pub(super) address: OnionAddress,
     pub(super) hsdir: Fingerprint,
 }
 
 impl TorOrders {
-    /// Orders an upload. Returns false if the connection is lost or too many orders wait; then
-    /// there will be no result.
+    /// Requests an upload. Returns false if the connection is lost or too many requests are
+    /// waiting. In that case, the upload gets no result.
     pub(super) fn upload(&self, upload: Upload) -> bool {
         self.orders.try_send((self.service, Order::Upload(upload))).is_ok()
     }
 
-    /// Orders a fetch. Returns false if the connection is lost or too many orders wait; then there
-    /// will be no result.
+    /// Requests a fetch. Returns false if the connection is lost or too many requests are waiting.
+    /// In that case, the fetch gets no result.
     pub(super) fn fetch(&self, fetch: Fetch) -> bool {
         self.orders.try_send((self.service, Order::Fetch(fetch))).is_ok()
     }
 }
 
-/// The reason why a connection ended.
+/// The reason why the connection to tor ended.
 #[derive(Debug, thiserror::Error)]
 enum Lost {
     #[error(transparent)]
     Control(#[from] ControlError),
-    #[error("no service is left to serve")]
+    #[error("no service is left")]
     Idle,
 }
 
-/// The connection to tor, which is established again whenever it is lost.
+/// The connection to tor, which is re-established whenever it is lost.
 pub(super) struct Tor {
     connector: Connector,
     clock: Clock,
@@ -172,13 +173,13 @@ impl Tor {
         (Self { connector, clock, services, silent: watch::Sender::new(false) }, registry)
     }
 
-    /// Reports through `silent` whether tor accepts connections without answering, because it is
-    /// frozen or deadlocked. A tor that is missing, or waits for the network, is not silent.
+    /// Sets `silent` to true while tor accepts connections without answering, because it is frozen
+    /// or deadlocked. A tor that is missing or waiting for the network is not silent.
     pub(super) fn reporting_silence(self, silent: watch::Sender<bool>) -> Self {
         Self { silent, ..self }
     }
 
-    /// Serves until every service and every [`Registry`] is dropped.
+    /// Runs the connection until every service and every [`Registry`] is dropped.
     pub(super) async fn run(mut self) {
         let mut complaint = Complaint::default();
         let (begun, mut met) = (Instant::now(), false);
@@ -207,7 +208,7 @@ impl Tor {
                     complaint.utter("no connection to tor", &lost);
                 }
                 if connected {
-                    // Tor refused a command: dropping the supervisor closes the connection.
+                    // Tor refused a command. Dropping the supervisor closes the connection.
                     sleep(RECONNECT).await;
                     break;
                 }
@@ -220,8 +221,8 @@ fn is_absent(lost: &Lost) -> bool {
     matches!(lost, Lost::Control(ControlError::Io { .. }))
 }
 
-/// Returns true if the reason for the loss of a connection shows that tor is silent, false if it
-/// shows that tor is not, and None if it shows neither.
+/// Returns true if the reason why a connection was lost proves that tor is silent, false if it
+/// proves the opposite, and None if it proves neither.
 fn silence(lost: &Lost) -> Option<bool> {
     match lost {
         Lost::Control(ControlError::Timeout(_)) => Some(true),

@@ -8,42 +8,43 @@ use tokio::time::Instant;
 use crate::consensus::{Network, NetworkKind};
 use crate::control::{Client, ControlError};
 
-/// The first pause before the network is read again because the consensus or microdescriptors
+/// The first pause before the network is read again because the consensus or some microdescriptors
 /// are missing. Each further pause is twice as long.
 const REREAD: Duration = Duration::from_secs(1);
-/// The longest pause before an incomplete network is read again.
+/// The maximum pause before an incomplete network is read again.
 const REREAD_MAX: Duration = Duration::from_secs(60);
 
 /// The schedule by which the consensus and the microdescriptors are read again.
 #[derive(Debug, Default)]
 pub(super) struct Reread {
     due: Option<Instant>,
-    /// The pause after the next incomplete reading.
+    /// The pause after the next incomplete read.
     pause: Duration,
 }
 
 impl Reread {
-    /// Returns the time of the next reading, or None if none is planned.
+    /// Returns the time of the next scheduled read, if any.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// Plans a reading at once, because there is a new consensus.
+    /// Schedules an immediate read, because there is a new consensus.
     pub(super) fn soon(&mut self, now: Instant) {
         (self.due, self.pause) = (Some(now), REREAD);
     }
 
-    /// Plans the next reading soon, because microdescriptors arrived and may be the missing ones.
+    /// Brings the next read forward, because microdescriptors have arrived that may be the missing
+    /// ones.
     pub(super) fn sooner(&mut self, now: Instant) {
         self.due = self.due.map(|due| due.min(now + REREAD));
     }
 
-    /// Notes that a reading started.
+    /// Records that a read has started.
     pub(super) fn started(&mut self) {
         self.due = None;
     }
 
-    /// Plans the next reading after an incomplete one, because tor has no event for
+    /// Schedules the next read if this one was incomplete, because tor has no event for
     /// microdescriptors.
     pub(super) fn done(&mut self, incomplete: bool, now: Instant) {
         if incomplete && self.due.is_none() {
@@ -58,26 +59,26 @@ impl Reread {
 pub(super) enum ReadError {
     /// The connection was lost.
     Lost(ControlError),
-    /// Tor's answer contains no usable consensus.
+    /// Tor's response contains no usable consensus.
     Useless(String),
 }
 
-/// The reading that is under way, if any.
+/// The read that is in progress, if any.
 #[derive(Debug, Default)]
 pub(super) struct Reading(Option<JoinHandle<Result<Network, ReadError>>>);
 
 impl Reading {
-    /// Returns true while a reading is under way.
+    /// Returns true while a read is in progress.
     pub(super) fn is_under_way(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Starts a reading.
+    /// Starts reading the network.
     pub(super) fn start(&mut self, client: Client, kind: NetworkKind) {
         self.0 = Some(tokio::spawn(read(client, kind)));
     }
 
-    /// Waits for the end of the reading, and forever if none is under way.
+    /// Waits for the read to end. Waits forever if none is in progress.
     pub(super) async fn end(&mut self) -> Result<Network, ReadError> {
         let Some(task) = &mut self.0 else { return std::future::pending().await };
         let result = task.await.unwrap_or_else(|error| Err(ReadError::Useless(error.to_string())));
@@ -110,7 +111,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_incomplete_network_is_read_again_ever_more_rarely() {
+    async fn an_incomplete_network_is_read_again_with_growing_pauses() {
         let now = Instant::now();
         let mut reread = Reread::default();
         reread.sooner(now);
@@ -127,7 +128,7 @@ mod tests {
         reread.started();
         reread.soon(now);
         reread.done(true, now);
-        assert_eq!(reread.due(), Some(now), "a consensus that arrives during a reading is read at once");
+        assert_eq!(reread.due(), Some(now), "a consensus that arrives during a read is read at once");
         reread.started();
         reread.done(false, now);
         assert_eq!(reread.due(), None);

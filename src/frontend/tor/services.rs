@@ -1,4 +1,4 @@
-//! The services that share the connection.
+//! The services that share the connection to tor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,25 +11,25 @@ use crate::onion::OnionAddress;
 
 type NewsSender = mpsc::Sender<TorNews>;
 
-/// The handle that registers services. Clones share the connection.
+/// A handle for registering services with the tor connection. Clones share the connection.
 #[derive(Debug, Clone)]
 pub(in crate::frontend) struct Registry(mpsc::UnboundedSender<(OnionAddress, NewsSender)>);
 
 impl Registry {
-    /// Sends all news of the service to `news`, until its receiver is dropped or the same address
-    /// is registered again.
+    /// Registers a service. Its news is sent to `news` until the receiver is dropped or the same
+    /// address is registered again.
     pub(in crate::frontend) fn register(&self, service: OnionAddress, news: NewsSender) {
         // An error means that the connection's task has ended, which ends the program.
         _ = self.0.send((service, news));
     }
 }
 
-/// The registered services.
+/// The services that are registered with the tor connection.
 #[derive(Debug)]
 pub(super) struct Services {
     new: mpsc::UnboundedReceiver<(OnionAddress, NewsSender)>,
     known: BTreeMap<OnionAddress, NewsSender>,
-    /// The newest network, for services that are registered later. It outlives a connection.
+    /// The newest network, for services that are registered later. It outlives the connection.
     pub(super) network: Option<Arc<Network>>,
 }
 
@@ -53,7 +53,7 @@ impl Services {
         self.known.is_empty() && self.new.is_closed() && self.new.is_empty()
     }
 
-    /// Sends news to one service, and removes the service if its receiver is dropped.
+    /// Sends news to one service. Removes the service if its receiver has been dropped.
     pub(super) async fn send(&mut self, service: OnionAddress, news: TorNews) {
         if let Some(sender) = self.known.get(&service)
             && sender.send(news).await.is_err()
@@ -69,7 +69,7 @@ impl Services {
         }
     }
 
-    /// Sends the result of a fetch to the services that ordered it.
+    /// Sends the result of a fetch to the services that requested it.
     pub(super) async fn send_fetched(
         &mut self,
         services: BTreeSet<OnionAddress>,

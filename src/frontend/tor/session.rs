@@ -1,4 +1,4 @@
-//! One connection to tor, from its authentication to its end.
+//! Handles one connection to tor, from its authentication to its end.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -19,15 +19,16 @@ use crate::frontend::pause;
 use crate::merge::UploadError;
 use crate::onion::OnionAddress;
 
-/// The largest number of waiting orders. A daemon with many services orders all uploads at once.
+/// The maximum number of waiting requests. A daemon with many services requests all uploads at
+/// once.
 const ORDERS: usize = 1024;
 
-/// The interval of `SIGNAL ACTIVE`. Without a client, tor becomes dormant after 24 hours
-/// (`DormantClientTimeout`, ten minutes at least); commands on the control port do not count. A
-/// dormant tor downloads no consensus.
+/// The interval at which `SIGNAL ACTIVE` is sent. Without client activity, tor becomes dormant
+/// after 24 hours (`DormantClientTimeout`, at least ten minutes); commands on the control port do
+/// not count as activity. A dormant tor does not download consensuses.
 const ACTIVE: Duration = Duration::from_secs(5 * 60);
 
-/// Tor's `REASON=` if an HSDir has no descriptor of the address.
+/// Tor's `REASON=` if an HSDir has no descriptor for an address.
 const NOT_FOUND: &str = "NOT_FOUND";
 
 /// An authenticated connection to tor.
@@ -37,7 +38,7 @@ pub(super) struct Session<'a> {
     client: Client,
     events: mpsc::Receiver<Event>,
     kind: NetworkKind,
-    /// None until tor is bootstrapped, because earlier uploads fail.
+    /// The channel of requests. None until tor has bootstrapped, because earlier uploads fail.
     orders: Option<Channel>,
     uploads: PendingUploads,
     fetches: FetchQueue,
@@ -47,14 +48,15 @@ pub(super) struct Session<'a> {
     active: Instant,
 }
 
-/// The channel of orders, with both ends, so that services that are registered later get a sender.
+/// The channel of requests. Both ends are kept, so that services that are registered later can get
+/// a sender.
 struct Channel {
     sender: mpsc::Sender<(OnionAddress, Order)>,
     receiver: mpsc::Receiver<(OnionAddress, Order)>,
 }
 
 impl<'a> Session<'a> {
-    /// Runs until the connection is lost, or no service is left.
+    /// Runs the session until the connection is lost or no service is left.
     pub(super) async fn run(
         services: &'a mut Services,
         clock: Clock,
@@ -103,14 +105,14 @@ impl<'a> Session<'a> {
         if self.services.is_idle() { Err(Lost::Idle) } else { Ok(()) }
     }
 
-    /// Keeps tor from becoming dormant.
+    /// Prevents tor from becoming dormant.
     async fn keep_active(&mut self) -> Result<(), Lost> {
         self.client.signal("ACTIVE").await?;
         self.active = Instant::now() + ACTIVE;
         Ok(())
     }
 
-    /// Reads the bootstrap phase, which also checks that tor still answers.
+    /// Reads the bootstrap phase from tor, which also checks that tor still answers.
     async fn read_bootstrap(&mut self) -> Result<(), Lost> {
         let phase = self.client.get_info("status/bootstrap-phase").await?;
         if bootstrap_percent(&phase) == Some(100) {
@@ -144,7 +146,7 @@ impl<'a> Session<'a> {
         match event {
             Event::HsDesc(event) => self.hs_desc(event).await,
             Event::HsDescContent(content) => {
-                // An empty content follows each failure.
+                // Tor sends an empty content after each failure.
                 let descriptor =
                     if content.descriptor.is_empty() { Err(FetchError::Empty) } else { Ok(content.descriptor.into()) };
                 self.fetched((content.address, Fingerprint(content.hsdir)), descriptor).await;
@@ -158,15 +160,15 @@ impl<'a> Session<'a> {
     }
 
     async fn hs_desc(&mut self, event: HsDescEvent) {
-        // HS_DESC_CONTENT brings the result of a successful fetch; HS_DESC reports only its
-        // failure.
+        // HS_DESC_CONTENT delivers the result of a successful fetch; from HS_DESC, only failures
+        // are used.
         let fetch = self.fetches.failed(&event).filter(|_| !is_rejection(&event));
         if let Some(target) = fetch {
             self.fetched(target, Err(fetch_error(event.reason))).await;
         } else if let Some((service, hsdir, result)) = self.uploads.event(&event) {
             self.services.send(service, TorNews::Uploaded(hsdir, result)).await;
         } else if event.action == HsDescAction::Failed {
-            tracing::debug!(?event, "tor reports a failure that belongs to no upload or fetch");
+            tracing::debug!(?event, "tor reported a failure that belongs to no upload or fetch");
         }
     }
 
@@ -199,7 +201,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Ends the fetches that take too long, and starts the one that is due.
+    /// Ends the fetches that have taken too long, and starts the one that is due.
     async fn fetch(&mut self) -> Result<(), Lost> {
         let now = Instant::now();
         while let Some(((address, hsdir), askers)) = self.fetches.expired(now) {

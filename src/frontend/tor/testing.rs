@@ -1,4 +1,4 @@
-//! Helpers that the tests of this folder share.
+//! Helpers shared by the tests of this directory.
 
 use crate::consensus::Fingerprint;
 use crate::control::{HsDescAction, HsDescEvent};

@@ -1,5 +1,5 @@
-//! Several services that share one connection to a scripted tor. The tests of the private network
-//! cover what a real tor does over minutes.
+//! Tests of several services that share one connection to a scripted tor. The private-network tests
+//! cover the behaviour of a real tor over minutes.
 
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, duplex};
 use tokio::task::JoinHandle;
@@ -9,7 +9,7 @@ use super::testing::address;
 use super::*;
 use crate::control::Client;
 
-/// The longest time that a test waits. Only a test that would hang reaches it.
+/// The maximum time that a test waits. Only a test that would otherwise hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(120);
 const HSDIR: Fingerprint = Fingerprint([7; 20]);
 
@@ -18,7 +18,7 @@ struct Scene {
     clock: Clock,
     registry: Option<Registry>,
     session: JoinHandle<Lost>,
-    /// The uploads and fetches that tor was asked for.
+    /// The uploads and fetches that were requested from tor.
     asked: mpsc::UnboundedReceiver<String>,
     /// The signals that tor received.
     signals: mpsc::UnboundedReceiver<String>,
@@ -138,12 +138,12 @@ fn name(index: usize) -> String {
 }
 
 #[tokio::test]
-async fn results_are_sent_to_the_service_that_ordered_the_upload() {
+async fn results_are_sent_to_the_service_that_requested_the_upload() {
     let mut scene = Scene::begin();
     let (mut one, mut two) = (scene.register(0), scene.register(1));
     let hsdir = format!("${}~x", "07".repeat(20));
     let orders = [one.is_up().await, two.is_up().await];
-    // Both upload to one HSDir at the same time.
+    // Both services upload to the same HSDir at the same time.
     for (index, orders) in orders.iter().enumerate() {
         assert!(orders.upload(scene.upload()));
         assert_eq!(scene.asked().await, format!("+HSPOST SERVER={} HSADDRESS={}", "07".repeat(20), name(index)));
@@ -181,7 +181,8 @@ async fn a_fetch_is_shared_and_distinguished_from_an_upload() {
         assert_eq!(service.fetched(2).await.unwrap().as_ref(), "line\n");
     }
 
-    // A service that is also another service's backend: its upload and its fetch use one HSDir.
+    // One service is also a backend of the other, so its upload and the fetch of its descriptor use
+    // the same HSDir.
     assert!(orders[1].fetch(fetch(0)) && orders[0].upload(scene.upload()));
     scene.asked().await;
     scene.asked().await;
@@ -199,7 +200,7 @@ async fn ends_when_no_service_is_left() {
     let orders = one.is_up().await;
     scene.registry = None;
     drop(one);
-    // The next event notices it.
+    // The session notices this at the next event.
     assert!(orders.upload(scene.upload()));
     let lost = timeout(PATIENCE, scene.session).await.unwrap().unwrap();
     assert!(matches!(lost, Lost::Idle), "{lost}");
@@ -215,7 +216,7 @@ async fn a_stale_upload_is_not_sent() {
     assert!(orders.upload(Upload { ordered, ..upload }));
     assert_eq!(one.uploaded().await, Err(UploadError::Stale));
     assert!(scene.asked.try_recv().is_err());
-    // A fetch without an answer also ends.
+    // A fetch that is never answered ends as well.
     assert!(orders.fetch(fetch(2)));
     scene.asked().await;
     assert_eq!(one.fetched(2).await, Err(FetchError::NoAnswer));
@@ -225,7 +226,7 @@ async fn a_stale_upload_is_not_sent() {
 async fn tor_is_kept_from_becoming_dormant() {
     let mut scene = Scene::begin();
     let _one = scene.register(0);
-    // The shortest time after which a tor may become dormant.
+    // The shortest time after which tor can become dormant.
     let patience = Duration::from_secs(10 * 60);
     for _ in 0..3 {
         let signal = timeout(patience, scene.signals.recv()).await.unwrap();

@@ -1,4 +1,4 @@
-//! The uploads in flight, and their results.
+//! Tracks the uploads in flight and assigns results to them.
 
 use std::collections::BTreeSet;
 
@@ -10,13 +10,13 @@ use crate::onion::OnionAddress;
 /// Tor's `REASON=` if an HSDir rejects a descriptor because it is malformed, or not newer than the
 /// one that the HSDir holds. Tor never gives this reason for a fetch.
 const REJECTED: &str = "UPLOAD_REJECTED";
-/// Tor's `REASON=` if an HSDir sends an answer that tor does not know.
+/// Tor's `REASON=` if an HSDir sends a response that tor does not recognise.
 const UNEXPECTED: &str = "UNEXPECTED";
-/// The reason of a failure for which tor gives no `REASON=`.
+/// The reason that is reported for a failure without a `REASON=`.
 const NO_REASON: &str = "FAILED";
 
-/// The uploads in flight: at most one per HSDir and service, because tor's events do not
-/// distinguish two of them.
+/// The uploads in flight. There is at most one per HSDir and service, because tor's events could
+/// not distinguish two of them.
 #[derive(Debug, Default)]
 pub(super) struct PendingUploads(BTreeSet<(Fingerprint, OnionAddress)>);
 
@@ -24,18 +24,18 @@ pub(super) struct PendingUploads(BTreeSet<(Fingerprint, OnionAddress)>);
 pub(super) type UploadResult = (OnionAddress, Fingerprint, Result<(), UploadError>);
 
 impl PendingUploads {
-    /// Notes that an upload was sent.
+    /// Records that an upload was sent.
     pub(super) fn started(&mut self, service: OnionAddress, hsdir: Fingerprint) {
         self.0.insert((hsdir, service));
     }
 
-    /// Notes that an upload ended without an event.
+    /// Records that an upload ended without an event.
     pub(super) fn ended(&mut self, service: OnionAddress, hsdir: Fingerprint) {
         self.0.remove(&(hsdir, service));
     }
 
-    /// Ends the upload that an event reports on, and returns its result. A FAILED event can also
-    /// belong to a fetch; the caller excludes that first.
+    /// Ends the upload to which an event belongs, and returns its result. The caller must first
+    /// rule out that a FAILED event belongs to a fetch.
     pub(super) fn event(&mut self, event: &HsDescEvent) -> Option<UploadResult> {
         let result = match event.action {
             HsDescAction::Uploaded => Ok(()),
@@ -47,8 +47,8 @@ impl PendingUploads {
         self.0.remove(&(hsdir, service)).then_some((service, hsdir, result))
     }
 
-    /// Returns the service of an event without an address, if only one service uploads to the
-    /// HSDir.
+    /// Returns the service to which an event without an address belongs, if only one service is
+    /// uploading to the HSDir.
     fn only_service(&self, hsdir: Fingerprint) -> Option<OnionAddress> {
         let mut services = self.0.iter().filter(|(at, _)| *at == hsdir);
         let (_, service) = services.next()?;
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reasons_of_tor_are_parsed() {
+    fn parses_the_reasons_that_tor_gives() {
         assert_eq!(error(Some("UPLOAD_REJECTED")), UploadError::Rejected);
         assert_eq!(error(Some("UNEXPECTED")), UploadError::Unexpected);
         assert_eq!(error(Some("CANT_CONNECT")), UploadError::Other("CANT_CONNECT".to_owned()));
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn other_events_end_no_upload() {
+    fn other_events_do_not_end_an_upload() {
         let mut uploads = uploads();
         assert_eq!(uploads.event(&event(HsDescAction::Upload, Some(address(0)), HSDIR, None)), None);
         assert_eq!(uploads.event(&event(HsDescAction::Uploaded, Some(address(2)), HSDIR, None)), None);
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_without_address_ends_the_only_upload_to_its_hsdir() {
+    fn an_event_without_an_address_ends_the_only_upload_to_its_hsdir() {
         let mut uploads = uploads();
         let nameless = event(HsDescAction::Uploaded, None, HSDIR, None);
         assert_eq!(uploads.event(&nameless), None);

@@ -9,7 +9,8 @@ fn offers(relays: &[&[u8]]) -> Vec<Vec<Offer>> {
     relays.iter().map(|of_backend| of_backend.iter().map(offer).collect()).collect()
 }
 
-/// Returns the offers of `backends` backends with three points each, all at different relays.
+/// Returns the offers of this many backends, each with three introduction points, all at different
+/// relays.
 fn threes(backends: u16) -> Vec<Vec<Offer>> {
     let offer = |number: u16| {
         let mut relay = [0; 20];
@@ -23,12 +24,12 @@ fn one(points: usize) -> Shape {
     Shape { subsets: 1, points }
 }
 
-/// Returns the number of points of each backend in one subset.
+/// Returns the number of points that each backend has in one subset.
 fn shares_in(backends: usize, subset: &[Pick]) -> Vec<usize> {
     (0..backends).map(|backend| subset.iter().filter(|pick| pick.backend == backend).count()).collect()
 }
 
-/// Returns the number of points of each backend in all subsets.
+/// Returns the number of points that each backend has in all subsets.
 fn shares(backends: usize, subsets: &[Vec<Pick>]) -> Vec<usize> {
     shares_in(backends, &subsets.concat())
 }
@@ -38,7 +39,7 @@ fn sorted(subsets: &[Vec<Pick>]) -> Vec<BTreeSet<Pick>> {
     subsets.iter().map(|subset| subset.iter().copied().collect()).collect()
 }
 
-/// Returns the number of picks of `after` that `before` does not contain.
+/// Returns the number of picks in `after` that are not in `before`.
 fn moved(before: &[Vec<Pick>], after: &[Vec<Pick>]) -> usize {
     let before = sorted(before);
     sorted(after).iter().enumerate().map(|(index, after)| after.difference(&before[index]).count()).sum()
@@ -97,10 +98,10 @@ fn the_point_with_the_fewest_turns_comes_first() {
     assert_eq!(choose(&all, &[], one(1)), [[Pick { backend: 0, offer: 1 }]]);
 }
 
-/// With more points than fit into one descriptor, each subset contains every backend and each point
-/// is in at least one subset.
+/// If there are a few more points than fit into one descriptor, each subset contains every backend,
+/// and each point is in at least one subset.
 #[test]
-fn a_few_points_too_many_are_repeated_evenly() {
+fn slightly_too_many_points_are_repeated_evenly() {
     for backends in 7..=40 {
         let chosen = choose(&threes(backends), &[], SIX);
         let backends = usize::from(backends);
@@ -122,12 +123,12 @@ fn a_few_points_too_many_are_repeated_evenly() {
 }
 
 #[test]
-fn sixty_backends_have_two_places_each() {
+fn sixty_backends_have_two_slots_each() {
     let chosen = choose(&threes(60), &[], SIX);
     assert_eq!(shares(60, &chosen), [2; 60]);
     assert!(chosen.iter().all(|subset| subset.len() == 20 && spread(&shares_in(60, subset)) == 1));
     let points: BTreeSet<Pick> = chosen.concat().into_iter().collect();
-    assert_eq!(points.len(), 120, "no point twice");
+    assert_eq!(points.len(), 120, "no point is used twice");
 }
 
 #[test]
@@ -135,24 +136,32 @@ fn a_new_or_lost_backend_moves_few_other_points() {
     for backends in [7, 8, 13, 20, 40, 60, 100, 119] {
         let before = choose(&threes(backends), &[], SIX);
         let each = 120_usize.div_ceil(backends.into());
-        // A new backend takes its share from other backends, which sometimes have to move for each
-        // other.
+        // A new backend takes its share from other backends, which sometimes have to make room for
+        // each other.
         let few = |number: usize| number + number.div_ceil(4);
         let after = choose(&threes(backends + 1), &before, SIX);
-        assert!(moved(&before, &after) <= few(each), "{} of {each} moved with {backends}", moved(&before, &after));
-        // When that backend is lost again, the other backends regain as many places.
+        assert!(
+            moved(&before, &after) <= few(each),
+            "{} of {each} points moved with {backends} backends",
+            moved(&before, &after)
+        );
+        // When that backend is lost again, the other backends regain as many slots.
         let left: Vec<Vec<Pick>> = after
             .iter()
             .map(|subset| subset.iter().copied().filter(|p| p.backend < backends.into()).collect())
             .collect();
         let gone = after.concat().len() - left.concat().len();
         let again = choose(&threes(backends), &left, SIX);
-        assert!(moved(&left, &again) <= few(gone), "{} of {gone} moved with {backends}", moved(&left, &again));
+        assert!(
+            moved(&left, &again) <= few(gone),
+            "{} of {gone} points moved with {backends} backends",
+            moved(&left, &again)
+        );
         assert_eq!(again.concat().len(), 120);
     }
 }
 
-/// Returns the shares of all possible subsets of at most `limit` points, without duplicates.
+/// Returns the distinct shares of all possible subsets of at most `limit` points.
 fn all_shares(offers: &[Vec<Offer>], limit: usize) -> Vec<Vec<usize>> {
     fn extend(
         flat: &[(usize, &RelayIdentity)],

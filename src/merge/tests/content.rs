@@ -38,7 +38,7 @@ fn points_of_one_backend_are_not_grouped_in_the_descriptor() {
     let relays: Vec<u8> = newest(&world).introduction_points.iter().map(|point| point.relay().0[1] / 3).collect();
     assert_eq!(relays.len(), 18);
     let neighbours = relays.windows(2).filter(|pair| pair[0] == pair[1]).count();
-    assert!(neighbours < 6, "there would be 12 if points were grouped: {relays:?}");
+    assert!(neighbours < 6, "there would be 12 if the points were grouped by backend: {relays:?}");
 }
 
 #[test]
@@ -126,7 +126,8 @@ fn the_last_descriptor_stays_when_no_backend_is_left() {
     assert!(status.no_backends && status.points.is_empty());
     assert_eq!((world.publishes().len(), status.periods[0].introduction_points), (2, 3));
     assert!(!world.publishers[0].engine.withdrawn(&backend_id(0)));
-    // A backend that comes back with the same points changes nothing; new points are published.
+    // If a backend comes back with the same points, nothing changes. If it has new points, they are
+    // published.
     world.backend(backend(0, 0));
     world.run(seconds(30));
     assert_eq!((world.publishes().len(), world.shares()), (2, vec![3]));

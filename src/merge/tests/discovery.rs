@@ -1,5 +1,5 @@
-//! Tests of restricted discovery: the clients that can decrypt a descriptor, and the time from
-//! which they can.
+//! Tests of restricted discovery: the set of clients that can decrypt a descriptor, and the time at
+//! which a change takes effect.
 
 use std::sync::Arc;
 
@@ -17,15 +17,15 @@ fn strangers(count: usize) -> Vec<ClientSecretKey> {
     (0..count).map(|_| ClientSecretKey::generate(&mut rng)).collect()
 }
 
-/// Returns the input that authorizes the world's own client and these others.
+/// Returns the input that authorizes the world's own client and these other clients.
 fn restricted(world: &World, others: &[ClientSecretKey]) -> Input {
     let all = others.iter().chain([&world.client]).map(ClientSecretKey::public);
     Input::Discovery(Arc::new(Discovery::Restricted(all.collect())))
 }
 
 impl World {
-    /// Returns true if a client with this key, or without a key, can decrypt the newest
-    /// descriptors. Asserts that the answer is the same for all periods.
+    /// Returns true if a client with this key (or no key) can decrypt the newest descriptors.
+    /// Asserts that the answer is the same for all time periods.
     fn opens_to(&self, client: Option<&ClientSecretKey>) -> bool {
         let opened = self.open_newest(client);
         assert!(opened.len() == 2 && opened[0] == opened[1], "{opened:?}");
@@ -114,7 +114,7 @@ fn the_longest_points_fit_with_any_number_of_clients() {
         ..content((0..20).map(longest))
     };
     let mut world = running(&[]);
-    // With another mode, points that do not fit into one descriptor would be in another.
+    // In any other mode, points that do not fit into one descriptor would be put into another.
     world.all(&Input::Distinct(Distinct::Never));
     world.backend((id("a"), Arc::new(content)));
     world.run(seconds(30));

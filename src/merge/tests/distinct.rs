@@ -7,7 +7,7 @@ use super::world::{Health, Held};
 use super::*;
 use crate::merge::{Distinct, PeriodStatus};
 
-/// Returns a world with one publisher, which has published these backends in this mode.
+/// Returns a world with one publisher that has published these backends in this mode.
 fn with(distinct: Distinct, backends: impl IntoIterator<Item = u8>) -> World {
     let mut world = running(&[]);
     world.all(&Input::Distinct(distinct));
@@ -18,12 +18,12 @@ fn with(distinct: Distinct, backends: impl IntoIterator<Item = u8>) -> World {
     world
 }
 
-/// Returns the status of the current period.
+/// Returns the publishing state of the current time period.
 fn round(world: &World) -> PeriodStatus {
     world.publishers[0].engine.status().periods.remove(0)
 }
 
-/// Returns the descriptors that clients can get in the current period.
+/// Returns the descriptors that clients can fetch in the current time period.
 fn shown(world: &mut World) -> Vec<Held> {
     let period = round(world).period;
     world.shown(&network(RELAYS, 0), period)
@@ -35,8 +35,8 @@ fn keys(held: &Held) -> Keys {
     held.content.introduction_points.iter().map(|point| point.auth_key).collect()
 }
 
-/// Returns the number of points of each backend in these descriptors. A repeated point counts each
-/// time.
+/// Returns the number of introduction points that each backend has in these descriptors. A repeated
+/// point is counted each time.
 pub(super) fn shares<'a>(shown: impl IntoIterator<Item = &'a Held>) -> BTreeMap<u16, usize> {
     let mut shares = BTreeMap::new();
     for point in shown.into_iter().flat_map(|held| &held.content.introduction_points) {
@@ -46,13 +46,13 @@ pub(super) fn shares<'a>(shown: impl IntoIterator<Item = &'a Held>) -> BTreeMap<
     shares
 }
 
-/// Returns the difference between the largest and the smallest share.
+/// Returns the difference between the largest and the smallest backend share.
 pub(super) fn spread(shares: &BTreeMap<u16, usize>) -> usize {
     shares.values().max().unwrap() - shares.values().min().unwrap()
 }
 
 #[test]
-fn every_hsdir_shows_all_of_eight_backends_equally() {
+fn eight_backends_have_equal_shares_on_every_hsdir() {
     let mut world = with(Distinct::Auto, 0..8);
     let network = network(RELAYS, 0);
     world.assert_converged(&network);
@@ -66,7 +66,7 @@ fn every_hsdir_shows_all_of_eight_backends_equally() {
             assert_eq!((shares.len(), shares.values().sum::<usize>(), spread(&shares)), (8, 20, 1));
         }
         assert!(shares(&shown).values().all(|share| *share == 15), "{:?}", shares(&shown));
-        // The HSDirs that clients do not ask repeat the descriptors of the others.
+        // HSDirs that clients do not ask repeat the descriptors of those that they ask.
         let held = world.held(&network).into_iter().filter(|(of, ..)| *of == period.period);
         let held: BTreeSet<Keys> = held.map(|(_, _, held)| keys(&held.unwrap())).collect();
         assert_eq!(held.len(), 6);
@@ -74,7 +74,7 @@ fn every_hsdir_shows_all_of_eight_backends_equally() {
 }
 
 #[test]
-fn forty_backends_fill_all_places() {
+fn forty_backends_fill_all_slots() {
     let mut world = with(Distinct::Auto, 0..40);
     let shown = shown(&mut world);
     assert_eq!(shown.iter().flat_map(keys).collect::<Keys>().len(), 120);
@@ -83,7 +83,7 @@ fn forty_backends_fill_all_places() {
 }
 
 #[test]
-fn twenty_points_are_in_one_descriptor_and_one_more_makes_six() {
+fn twenty_points_fit_into_one_descriptor_and_twenty_one_require_six() {
     let mut world = with(Distinct::Auto, 0..6);
     world.backend((id("small"), std::sync::Arc::new(content([point(900, 900), point(901, 901)]))));
     world.run(seconds(30));
@@ -110,7 +110,7 @@ fn points_at_one_relay_are_in_different_descriptors() {
 }
 
 #[test]
-fn never_means_one_descriptor() {
+fn mode_never_publishes_one_descriptor() {
     let mut world = with(Distinct::Never, 0..7);
     assert_eq!((round(&world).introduction_points, round(&world).descriptors), (20, 1));
     assert!(world.shares().iter().all(|share| [2, 3].contains(share)));
@@ -123,13 +123,13 @@ fn never_means_one_descriptor() {
 }
 
 #[test]
-fn always_means_half_of_the_points_in_each_descriptor() {
+fn mode_always_puts_half_of_the_points_into_each_descriptor() {
     let mut world = with(Distinct::Always, 0..4);
     let shown_of = shown(&mut world);
     assert!(shown_of.iter().all(|held| keys(held).len() == 6 && shares([held]).len() == 4), "{:?}", shares(&shown_of));
     assert_eq!(spread(&shares(&shown_of)), 0);
     assert_eq!((round(&world).introduction_points, round(&world).descriptors), (12, 6));
-    // Three points are too few to be divided.
+    // Three points are too few to divide.
     let world = with(Distinct::Always, [0]);
     assert_eq!((round(&world).introduction_points, round(&world).descriptors), (3, 1));
 }
@@ -140,7 +140,7 @@ fn a_change_of_the_mode_takes_effect_at_once() {
     let rounds = world.publishes().len();
     world.all(&Input::Distinct(Distinct::Never));
     world.run(seconds(10));
-    assert_eq!(world.publishes().len(), rounds, "nothing changes");
+    assert_eq!(world.publishes().len(), rounds, "the mode changes nothing for one backend");
     world.all(&Input::Distinct(Distinct::Always));
     world.run(seconds(10));
     assert_eq!((world.publishes().len(), round(&world).descriptors), (rounds + 1, 6));
@@ -158,7 +158,7 @@ fn a_lost_backend_is_withdrawn_from_all_hsdirs_and_few_points_move() {
     let after = shown(&mut world);
     assert!(!shares(&after).contains_key(&3) && spread(&shares(&after)) <= 1);
     let new: usize = after.iter().zip(&before).map(|(after, before)| keys(after).difference(before).count()).sum();
-    assert!((4..=8).contains(&new), "{new}; the lost backend leaves 4 places");
+    assert!((4..=8).contains(&new), "{new} new points; the lost backend leaves 4 free slots");
     // Without a change, each HSDir keeps its own descriptor.
     world.all(&Input::TorRestarted);
     world.run(seconds(30));
@@ -194,12 +194,16 @@ fn hsdirs_that_failed_are_sent_their_own_descriptor_again() {
     world.heal_all();
     world.run(seconds(30));
     world.assert_converged(&network);
-    assert_eq!(world.publishes().len(), rounds, "`World` checks that a retry under one counter repeats the same text");
+    assert_eq!(
+        world.publishes().len(),
+        rounds,
+        "`World` checks that a retry with the same counter sends the same text"
+    );
     assert_eq!(spread(&shares(&shown(&mut world))), 1);
 }
 
 #[test]
-fn all_points_are_shown_after_every_change_of_the_hsdirs() {
+fn all_points_are_published_after_every_change_of_the_hsdirs() {
     let mut world = with(Distinct::Auto, 0..40);
     for first in 1..10 {
         let network = network(first..first + 30, 0);
@@ -214,7 +218,7 @@ fn all_points_are_shown_after_every_change_of_the_hsdirs() {
 }
 
 #[test]
-fn a_backend_without_a_place_waits_and_still_counts() {
+fn a_backend_without_a_slot_waits_and_still_counts_as_usable() {
     let mut world = with(Distinct::Never, 0..30);
     let status = |world: &World| world.publishers[0].engine.status();
     let without = |world: &World| -> BTreeSet<_> {
@@ -224,8 +228,8 @@ fn a_backend_without_a_place_waits_and_still_counts() {
     assert_eq!((status(&world).points.len(), status(&world).waiting.len()), (30, 10));
     assert_eq!(status(&world).waiting, without(&world));
 
-    // A new backend changes nothing for clients. It counts as waiting once points were selected
-    // again.
+    // A new backend changes nothing for clients. It is reported as waiting as soon as points have
+    // been selected again.
     let rounds = world.publishes().len();
     world.backend(backend(30, 0));
     assert!(without(&world).contains(&backend_id(30)) && !status(&world).waiting.contains(&backend_id(30)));
@@ -233,7 +237,7 @@ fn a_backend_without_a_place_waits_and_still_counts() {
     assert_eq!((world.publishes().len(), status(&world).waiting.len()), (rounds, 11));
     assert!(status(&world).waiting.contains(&backend_id(30)));
 
-    // A lost backend no longer waits, and leaves its place to another.
+    // A lost backend no longer waits, and another backend gets its slot.
     let lost = (0..30).find(|number| !without(&world).contains(&backend_id(*number))).unwrap();
     world.lose(lost);
     world.run(seconds(30));
@@ -247,7 +251,7 @@ fn a_backend_without_a_place_waits_and_still_counts() {
         never_waited.retain(|backend| !waiting.contains(backend));
         world.run(HOUR * 2);
     }
-    assert_eq!(never_waited, [backend_id(lost)].into(), "the turns change");
+    assert_eq!(never_waited, [backend_id(lost)].into(), "every other backend waits at some time");
 
     world.all(&Input::Distinct(Distinct::Auto));
     world.run(seconds(30));
@@ -256,8 +260,8 @@ fn a_backend_without_a_place_waits_and_still_counts() {
     assert!(status(&world).waiting.is_empty());
 }
 
-/// Returns the descriptors that clients can get in each round of the given hours. The consensus,
-/// and with it the time period, stays the same.
+/// Returns the descriptors that clients can fetch in each publishing round within the given number
+/// of hours. The consensus, and with it the time period, stays the same.
 fn over_rounds(distinct: Distinct, backends: u8, hours: u32) -> Vec<Vec<Held>> {
     let mut world = with(distinct, 0..backends);
     let mut rounds = vec![shown(&mut world)];
@@ -272,7 +276,7 @@ fn over_rounds(distinct: Distinct, backends: u8, hours: u32) -> Vec<Vec<Held>> {
 }
 
 #[test]
-fn backends_and_points_take_turns_if_there_are_too_few_places() {
+fn backends_and_points_take_turns_if_there_are_too_few_slots() {
     for (distinct, backends, places) in [(Distinct::Never, 10, 20), (Distinct::Auto, 60, 120)] {
         let rounds = over_rounds(distinct, backends, 9);
         assert!(rounds.len() >= 5, "{}", rounds.len());
@@ -291,7 +295,7 @@ fn backends_and_points_take_turns_if_there_are_too_few_places() {
         }
         assert_eq!(all.len(), usize::from(backends));
         assert!(spread(&all) <= 1, "{all:?}");
-        assert_eq!(points.len(), 3 * usize::from(backends), "every point was shown");
+        assert_eq!(points.len(), 3 * usize::from(backends), "every point was published");
         assert!(points.values().max().unwrap() - points.values().min().unwrap() <= 1, "{points:?}");
     }
 }
@@ -306,7 +310,7 @@ fn a_new_backend_gets_no_lasting_priority_over_those_that_take_turns() {
         world.run(HOUR);
         seen += shares(&shown(&mut world)[..1]).get(&30).copied().unwrap_or_default();
     }
-    assert!((3..=9).contains(&seen), "{seen} of 10");
+    assert!((3..=9).contains(&seen), "the new backend was seen in {seen} of 10 rounds");
 }
 
 #[test]
@@ -318,5 +322,8 @@ fn a_change_between_turns_moves_few_points() {
     world.run(seconds(5));
     let after = shown(&mut world);
     let new: usize = after.iter().zip(&before).map(|(after, before)| keys(after).difference(before).count()).sum();
-    assert!((2..=4).contains(&new) && spread(&shares(&after)) == 1, "{new}; the lost backend leaves 2 places");
+    assert!(
+        (2..=4).contains(&new) && spread(&shares(&after)) == 1,
+        "{new} new points; the lost backend leaves 2 free slots"
+    );
 }

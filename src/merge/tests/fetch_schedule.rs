@@ -1,5 +1,5 @@
-//! Tests of the fetch schedule in simulated time. Stock tors upload as C tor does, and HSDirs miss
-//! uploads, answer slowly, or repeat a descriptor forever.
+//! Tests of the fetch schedule in simulated time. Simulated tors upload as C tor does; simulated
+//! HSDirs miss uploads, answer slowly, or return the same descriptor forever.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,13 +24,13 @@ fn address(number: u8) -> OnionAddress {
     OnionAddress::from_public_key(SigningKey::from_bytes(&[number; 32]).verifying_key().to_bytes()).unwrap()
 }
 
-/// The behaviour of the network.
+/// The behaviour of the simulated network.
 #[derive(Debug, Clone, Copy)]
 struct Weather {
-    /// The percentage of uploads that an HSDir misses. At least one HSDir that clients ask gets
-    /// each upload, because otherwise no client could reach the backend.
+    /// The percentage of uploads that an HSDir misses. At least one of the HSDirs that clients ask
+    /// receives each upload, because otherwise no client could reach the backend.
     missed: u32,
-    /// The percentage of failed fetches.
+    /// The percentage of fetches that fail.
     failed: u32,
     /// The duration of the slowest fetch in seconds.
     slowest: u64,
@@ -48,20 +48,22 @@ struct World {
     network: Arc<Network>,
     hour: u32,
     tors: BTreeMap<OnionAddress, Tor>,
-    /// The descriptors that HSDirs hold and the times of their uploads, by HSDir, address and
+    /// The descriptors that the HSDirs hold, with the time of each upload, by HSDir, address and
     /// period number.
     held: BTreeMap<(Fingerprint, OnionAddress, u64), (FetchedDescriptor, Duration)>,
-    /// The running fetches, ordered by their end.
+    /// The running fetches, ordered by the time at which they end.
     fetches: BTreeSet<(Duration, OnionAddress, Fingerprint)>,
     /// The times of all fetches of each address.
     asked: BTreeMap<OnionAddress, Vec<Duration>>,
-    /// The backends that the schedule counts, with their contents.
+    /// The backends that the schedule trusts, with the contents of their descriptors.
     counts: BTreeMap<OnionAddress, Arc<ServiceContent>>,
-    /// The history of reports: the time, the backend, and true if it counts from then on.
+    /// The history of the schedule's reports: the time, the backend, and true if the backend is
+    /// trusted from then on.
     reports: Vec<(Duration, OnionAddress, bool)>,
 }
 
-/// A stock tor, with a revision counter and the time of the next upload for each period.
+/// A simulated stock tor, with a revision counter and the time of the next upload for each time
+/// period.
 struct Tor {
     number: u8,
     generation: u16,
@@ -117,15 +119,19 @@ impl World {
                     self.reports.push((self.now, address, true));
                 }
                 FetchOutput::Lost(address) => {
-                    assert!(self.counts.remove(&address).is_some(), "lost twice");
+                    assert!(self.counts.remove(&address).is_some(), "a backend was reported as lost twice");
                     self.reports.push((self.now, address, false));
                 }
             }
         }
-        assert!(self.schedule.poll_timeout().is_none_or(|at| at > self.now), "something due was not done");
+        assert!(
+            self.schedule.poll_timeout().is_none_or(|at| at > self.now),
+            "the schedule did not do all work that was due"
+        );
     }
 
-    /// Uploads as C tor does: the descriptor of each period again after 60 to 120 minutes.
+    /// Uploads the descriptors that are due, as C tor does: again after 60 to 120 minutes for each
+    /// time period.
     fn upload(&mut self) {
         let periods = self.network.service_periods();
         for (address, tor) in &mut self.tors {
@@ -139,7 +145,7 @@ impl World {
                 *due = self.now + MINUTE * self.rng.random_range(60..=120);
                 // Counters follow the clock, so they also rise across restarts.
                 *counter = u64::try_from(self.now.as_millis()).unwrap() + 1;
-                // Each period has its own points.
+                // Each time period has its own introduction points.
                 let generation = 2 * tor.generation + u16::from(number % 2 == 1);
                 let content = backend(tor.number, generation).1;
                 let sighting = FetchedDescriptor {
@@ -202,7 +208,8 @@ impl World {
         self.schedule.states().find(|(of, _)| *of == address(number)).unwrap().1
     }
 
-    /// Returns the time of the last report on a backend, and true if the backend counts.
+    /// Returns the time of the last report on a backend, and true if that report says that the
+    /// backend is trusted.
     fn last_report(&self, number: u8) -> (Duration, bool) {
         let (at, _, counts) = self.reports.iter().rfind(|(_, of, _)| *of == address(number)).unwrap();
         (*at, *counts)
@@ -216,7 +223,7 @@ impl World {
 }
 
 #[test]
-fn a_dead_backend_counts_for_its_descriptors_lifetime_even_if_hsdirs_repeat_it_forever() {
+fn a_dead_backend_is_trusted_for_the_lifetime_of_its_descriptor_even_if_hsdirs_keep_it_forever() {
     for forever in [false, true] {
         let mut world = World::new(1, Weather { forever, ..FAIR }, 2, 1);
         world.run(MINUTE);
@@ -226,14 +233,14 @@ fn a_dead_backend_counts_for_its_descriptors_lifetime_even_if_hsdirs_repeat_it_f
         let (at, counts) = world.last_report(0);
         assert!(!counts && at <= MINUTE + LIFETIME && at + MINUTE > LIFETIME, "{at:?}");
         assert_eq!((world.state(0), world.state(1)), (ExternalState::Lost, ExternalState::Counts));
-        // The schedule keeps asking for the dead backend.
+        // The schedule keeps fetching the dead backend's descriptor.
         let gap = world.longest_gap(0, HOUR * 4);
         assert!(gap <= interval(None).mul_f64(1.2) + MINUTE, "{gap:?}");
     }
 }
 
 #[test]
-fn a_backend_that_comes_back_counts_at_once_with_its_new_points() {
+fn a_backend_that_comes_back_is_trusted_at_once_with_its_new_points() {
     let mut world = World::new(2, FAIR, 1, 1);
     world.run(MINUTE);
     let before = world.counts[&address(0)].clone();
@@ -253,12 +260,15 @@ fn the_descriptors_of_a_new_time_period_are_fetched_at_once() {
     world.run(MINUTE * 59);
     let before = world.counts.clone();
     world.run(HOUR + MINUTE / 2);
-    assert!(before.iter().all(|(address, content)| world.counts[address] != *content), "the other period's points");
+    assert!(
+        before.iter().all(|(address, content)| world.counts[address] != *content),
+        "the points are those of the new period"
+    );
 }
 
 #[test]
 fn the_first_descriptor_of_a_period_extends_the_trust_by_the_renewal_time_only() {
-    // The backend dies just before the periods change. HSDirs repeat its next descriptor forever.
+    // The backend dies just before the periods change. HSDirs return its next descriptor forever.
     let mut world = World::new(4, Weather { forever: true, ..FAIR }, 1, 10);
     world.run(MINUTE * 119);
     world.tors.clear();
@@ -270,13 +280,13 @@ fn the_first_descriptor_of_a_period_extends_the_trust_by_the_renewal_time_only()
 
 #[test]
 fn in_a_new_period_only_an_upload_brings_back_a_backend_that_aged_out() {
-    // The backend dies and ages out before clients move on. HSDirs repeat its next descriptor
-    // forever.
+    // The backend dies and ages out before clients move to the next period. HSDirs return its next
+    // descriptor forever.
     let mut world = World::new(10, Weather { forever: true, ..FAIR }, 1, 7);
     world.run(MINUTE);
     world.tors.clear();
-    // In the first hour of the new period all fetches fail; then HSDirs return the descriptor that
-    // they have had all the time.
+    // In the first hour of the new period, all fetches fail. Then the HSDirs return the descriptor
+    // that they have held all along.
     world.run(HOUR * 5);
     world.weather.failed = 100;
     world.run(HOUR * 6);
@@ -295,11 +305,11 @@ fn in_a_new_period_only_an_upload_brings_back_a_backend_that_aged_out() {
 }
 
 #[test]
-fn a_descriptor_of_a_period_that_is_over_for_services_no_longer_counts() {
+fn a_descriptor_is_not_trusted_after_its_period_has_ended_for_services() {
     let mut world = World::new(5, FAIR, 1, 11);
     world.run(MINUTE);
     assert_eq!(world.state(0), ExternalState::Counts);
-    // Nothing more is fetched, and only new consensuses arrive.
+    // From now on nothing is fetched; only new consensuses arrive.
     world.handle(FetchInput::Tor(false));
     world.fetches.clear();
     for hour in 12..=24 {
@@ -334,7 +344,7 @@ fn a_repeated_or_older_descriptor_changes_nothing() {
     world.handle(FetchInput::Tor(false));
     world.fetches.clear();
     world.run(LIFETIME + MINUTE);
-    assert_eq!(world.state(0), ExternalState::Lost, "the descriptors did not count as proof of life");
+    assert_eq!(world.state(0), ExternalState::Lost, "the descriptors were not accepted as proof of life");
 }
 
 #[test]
@@ -371,11 +381,11 @@ fn every_hsdir_that_clients_ask_is_asked_within_three_rounds() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// Over a day and a half, in which two time periods begin, living backends always count and are
-    /// fetched often enough but not too often. A dead backend ages out in time, even if HSDirs
-    /// repeat its descriptor forever.
+    /// Simulates a day and a half, in which two time periods begin. Living backends are always
+    /// trusted, and their descriptors are fetched often enough but not too often. A dead backend
+    /// ages out in time, even if HSDirs return its descriptor forever.
     #[test]
-    fn living_backends_count_and_dead_backends_age_out(
+    fn living_backends_stay_trusted_and_dead_backends_age_out(
         seed: u64,
         backends in 1..5_u8,
         missed in 0..30_u32,
@@ -395,15 +405,16 @@ proptest! {
         world.tors.remove(&address(0));
         world.run(HOUR * 40);
         let (at, counts) = world.last_report(0);
-        prop_assert!(!counts, "the dead backend still counts");
-        prop_assert!(at <= death + LIFETIME + RENEWAL + MINUTE, "{at:?}, dead since {death:?}");
+        prop_assert!(!counts, "the dead backend is still trusted");
+        prop_assert!(at <= death + LIFETIME + RENEWAL + MINUTE, "lost at {at:?}, dead since {death:?}");
         for number in 1..backends {
             prop_assert_eq!(world.state(number), ExternalState::Counts);
             let gap = world.longest_gap(number, settled);
             prop_assert!(gap <= interval(None).mul_f64(1.2) + Duration::from_secs(slowest) * 12, "{gap:?}");
-            // Six rounds an hour ask at most six HSDirs each; hurried rounds add a few.
+            // Each of the six rounds an hour asks at most six HSDirs. The faster rounds before an
+            // expiry add a few.
             let often = world.asked[&address(number)].len() / 40;
-            prop_assert!(often <= 60, "{often} an hour");
+            prop_assert!(often <= 60, "{often} fetches an hour");
         }
     }
 }

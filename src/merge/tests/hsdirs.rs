@@ -1,18 +1,19 @@
-//! Tests with HSDirs that are dead, frozen or slow, or that hold greater revision counters.
+//! Tests with HSDirs that are dead, frozen or slow, or that hold descriptors with greater revision
+//! counters.
 
 use super::network::{backend, network};
 use super::world::{HEALTHY, Health};
 use super::*;
 use crate::consensus::Fingerprint;
 
-/// Returns two HSDirs of the current period.
+/// Returns two HSDirs of the current time period.
 fn two(world: &mut World) -> [Fingerprint; 2] {
     let held = world.held(&network(RELAYS, 0));
     [held[0].1, held[1].1]
 }
 
-/// Asserts that the healthy HSDirs are up to date 5 s after a change, and two unhealthy ones 30 s
-/// after their return.
+/// Asserts that the healthy HSDirs are up to date 5 s after a change, and that two unhealthy ones
+/// are up to date 30 s after they recover.
 fn with_two(health: Health) {
     let mut world = running(&[0, 1]);
     let two = two(&mut world);
@@ -28,7 +29,7 @@ fn with_two(health: Health) {
         assert_eq!(held.unwrap().counter == counter, !two.contains(&relay), "{relay}");
     }
     assert_eq!(newest[0].hsdirs_accepted, newest[0].hsdirs_total - 2);
-    assert!(!world.publishers[0].engine.withdrawn(&backend_id(1)), "the two HSDirs may come back");
+    assert!(!world.publishers[0].engine.withdrawn(&backend_id(1)), "the two HSDirs may still recover");
     world.run(seconds(15));
     assert!(world.publishers[0].engine.withdrawn(&backend_id(1)), "the two HSDirs do not answer");
     world.run(seconds(1000));
@@ -41,12 +42,12 @@ fn with_two(health: Health) {
 }
 
 #[test]
-fn dead_hsdirs_delay_no_others_and_are_updated_after_their_return() {
+fn dead_hsdirs_do_not_delay_others_and_are_updated_after_they_recover() {
     with_two(Health::Dead);
 }
 
 #[test]
-fn frozen_hsdirs_delay_no_others_and_are_updated_after_their_return() {
+fn frozen_hsdirs_do_not_delay_others_and_are_updated_after_they_recover() {
     with_two(Health::Frozen);
 }
 
@@ -81,7 +82,7 @@ fn an_hsdir_that_always_rejects_cannot_cause_endless_publishing() {
 }
 
 #[test]
-fn a_foreign_greater_counter_is_overtaken_in_a_few_steps() {
+fn a_greater_counter_of_another_publisher_is_overtaken_in_a_few_steps() {
     let mut world = running(&[0]);
     let period = world.publishers[0].engine.status().periods[0].period;
     let foreign = world.counter_ahead(&network(RELAYS, 0), period, seconds(86_400));
@@ -126,7 +127,7 @@ fn counters_start_above_those_of_other_publishers() {
     assert_eq!(world.publishers[0].stored[&current.period], (1 << 40) + 1);
     let by_time = world.publishers[0].stored[&next.period];
     assert!((1..1 << 30).contains(&by_time), "{by_time}");
-    // The publisher's own counter is no reason to publish again, but a greater one of another
+    // The publisher's own counter is no reason to publish again, but a greater counter of another
     // publisher is.
     world.all(&Input::CounterFloor(next.period, by_time));
     world.run(seconds(30));
@@ -189,12 +190,12 @@ fn two_publishers_with_different_clocks_stop_overtaking_each_other() {
         assert_eq!(counters.len(), 2, "one counter for each period: {counters:?}");
         world.run(seconds(1000));
         let after: Vec<usize> = world.publishers.iter().map(|publisher| publisher.uploads).collect();
-        assert_eq!(after, uploads, "at rest");
+        assert_eq!(after, uploads, "the publishers no longer upload");
     }
 }
 
-/// A leader that cannot read the Lease keeps publishing, while its successor starts with the
-/// counters that the old leader stored.
+/// Simulates a leader that cannot read the Lease and keeps publishing, while its successor starts
+/// with the counters that the old leader stored.
 #[test]
 fn an_overlap_of_two_leaders_ends_with_the_greater_counter_on_all_hsdirs() {
     for skews in [[seconds(0), seconds(5)], [seconds(5), seconds(0)]] {

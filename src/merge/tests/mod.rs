@@ -24,7 +24,7 @@ fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Returns a world with one leading publisher, which has published these backends.
+/// Returns a world with one leading publisher that has published these backends.
 fn running(backends: &[u8]) -> World {
     let mut world = World::new(&[Duration::ZERO]);
     world.network(&network(RELAYS, 0));
@@ -42,7 +42,8 @@ impl World {
         self.all(&Input::BackendLost(backend_id(number)));
     }
 
-    /// Makes a publisher the leader, with the revision counters that it finds in the Lease.
+    /// Makes a publisher the leader and gives it these revision counters, as if it had read them
+    /// from the Lease.
     fn take_over(&mut self, publisher: usize, stored: &std::collections::BTreeMap<crate::onion::TimePeriod, u64>) {
         for (period, counter) in stored {
             self.input(publisher, Input::CounterFloor(*period, *counter));
@@ -50,12 +51,13 @@ impl World {
         self.input(publisher, Input::Leading(true));
     }
 
-    /// Returns the number of points of each usable backend in the first publisher's newest round.
+    /// Returns the number of introduction points that each usable backend has in the first
+    /// publisher's newest publishing round.
     fn shares(&self) -> Vec<usize> {
         self.publishers[0].engine.status().points.into_iter().map(|(_, points)| points).collect()
     }
 
-    /// Returns the times at which the first publisher published for its current period.
+    /// Returns the times at which the first publisher published in its current time period.
     fn publishes(&self) -> Vec<Duration> {
         let current = self.publishers[0].engine.status().periods[0].period;
         let published = self.publishers[0].published.iter();
@@ -63,7 +65,7 @@ impl World {
     }
 
     /// Asserts that every responsible HSDir holds the first publisher's newest descriptor, and that
-    /// the publisher knows it.
+    /// the publisher knows this.
     fn assert_converged(&mut self, network: &crate::consensus::Network) {
         let status = self.publishers[0].engine.status();
         assert_eq!(status.periods.len(), 2);

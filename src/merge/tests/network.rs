@@ -12,16 +12,16 @@ use crate::consensus::{Network, NetworkKind};
 use crate::merge::BackendId;
 use crate::onion::{IntroductionPoint, ServiceContent};
 
-/// Returns 2026-01-01 00:00:00 UTC, at which a new shared random value begins. The time period
-/// changes twelve hours later.
+/// Returns 2026-01-01 00:00:00 UTC, the time at which a new shared random value takes effect. The
+/// time period changes twelve hours later.
 pub(crate) fn start() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_767_225_600)
 }
 
 pub(super) const HOUR: Duration = Duration::from_hours(1);
 
-/// Returns the public network of `relays` HSDirs, by the consensus of the given hour after
-/// [`start`].
+/// Returns a public network whose HSDirs are `relays`. Its consensus is published the given number
+/// of hours after [`start`].
 pub(crate) fn network(relays: impl IntoIterator<Item = u8>, hour: u32) -> Arc<Network> {
     let valid_after = start() + HOUR * hour;
     let run = u8::try_from(100 + hour / 24).unwrap();
@@ -59,7 +59,7 @@ pub(super) fn id(name: &str) -> BackendId {
     BackendId(name.to_owned())
 }
 
-/// Returns the introduction point at `relay` with the given key.
+/// Returns an introduction point at the given relay with the given key.
 pub(super) fn point(relay: u16, key: u16) -> IntroductionPoint {
     let mut seed = [0; 32];
     seed[..2].copy_from_slice(&key.to_be_bytes());
@@ -76,12 +76,14 @@ pub(super) fn point(relay: u16, key: u16) -> IntroductionPoint {
     }
 }
 
-/// Returns the content of a stock tor's descriptor with these points.
+/// Returns the content of a descriptor as a stock tor would publish it for these introduction
+/// points.
 pub(super) fn content(points: impl IntoIterator<Item = IntroductionPoint>) -> ServiceContent {
     ServiceContent { flow_control: "1-2 31".parse().ok(), ..ServiceContent::plain(points.into_iter().collect()) }
 }
 
-/// Returns a backend with three points at its own relays. Each `generation` has other keys.
+/// Returns a backend with three introduction points at relays of its own. Each `generation` has
+/// different keys.
 pub(crate) fn backend(number: u8, generation: u16) -> (BackendId, Arc<ServiceContent>) {
     let points = (0..3).map(|index| {
         let relay = 3 * u16::from(number) + index;

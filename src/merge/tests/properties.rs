@@ -1,5 +1,5 @@
-//! Property tests: after any events in any order, the world converges. (`World` itself checks every
-//! output.)
+//! Property tests, which check that the world converges after any sequence of events. `World`
+//! itself checks every output.
 
 use proptest::prelude::*;
 
@@ -10,18 +10,18 @@ use crate::merge::Distinct;
 
 #[derive(Debug, Clone)]
 enum Event {
-    /// This number of additional backends appears at once.
+    /// This many additional backends appear at the same time.
     Many(u8),
     Distinct(Distinct),
     Backend(u8, u16),
     Lost(u8),
     Leading(bool),
     TorRestarted,
-    /// The HSDir with this index changes its health.
+    /// The health of the HSDir with this index changes.
     Health(prop::sample::Index, Health),
     /// Six hours pass, and the relays of the new consensus shift by one.
     Network,
-    /// Another publisher, with a clock that is ahead by this number of seconds, has published.
+    /// Another publisher whose clock is this many seconds ahead has published.
     Foreign(u64),
     ClockSet(u64),
     Wait(u64),
@@ -102,7 +102,7 @@ fn play(events: Vec<Event>) -> (World, std::sync::Arc<crate::consensus::Network>
 }
 
 proptest! {
-    // These are 8 cases by default (see PROPTEST_CASES), because one case simulates hours of
+    // Only 8 cases run by default (see PROPTEST_CASES), because each case simulates hours of
     // publishing.
     #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 32, ..ProptestConfig::default() })]
 

@@ -7,14 +7,14 @@ use super::*;
 use crate::merge::Output;
 
 #[test]
-fn nothing_is_published_before_the_network_the_lease_and_a_backend_are_there() {
+fn nothing_is_published_before_the_network_the_lease_and_a_backend_are_known() {
     let mut world = World::new(&[Duration::ZERO]);
     world.network(&network(RELAYS, 0));
     world.backend(backend(0, 0));
     world.run(HOUR);
     assert_eq!((world.publishers[0].uploads, world.publishers[0].engine.poll_timeout()), (0, None));
     world.all(&Input::Leading(true));
-    assert!(world.publishers[0].uploads > 0, "at once");
+    assert!(world.publishers[0].uploads > 0, "the descriptor is uploaded at once");
 
     let mut world = World::new(&[Duration::ZERO]);
     world.all(&Input::Leading(true));
@@ -22,7 +22,7 @@ fn nothing_is_published_before_the_network_the_lease_and_a_backend_are_there() {
     world.run(HOUR);
     assert_eq!(world.publishers[0].uploads, 0);
     world.network(&network(RELAYS, 1));
-    assert!(world.publishers[0].uploads > 0, "at once");
+    assert!(world.publishers[0].uploads > 0, "the descriptor is uploaded at once");
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn a_flapping_backend_does_not_flood_the_hsdirs() {
         world.run(seconds(2));
     }
     let publishes = world.publishes().len();
-    assert!((10..=50).contains(&publishes), "{publishes} publishes in ten minutes");
+    assert!((10..=50).contains(&publishes), "{publishes} publishing rounds in ten minutes");
     world.run(seconds(60));
     assert_eq!(world.shares(), [3, 3]);
     world.assert_converged(&network(RELAYS, 0));
@@ -81,7 +81,7 @@ fn both_periods_are_published_again_every_one_to_two_hours() {
     }
     world.run(seconds(60));
     world.assert_converged(&network(RELAYS, 48));
-    // Descriptors of the two middle periods were published for more than a day each.
+    // Descriptors for each of the two middle periods were published for more than a day.
     let mut by_period = BTreeMap::<_, Vec<Duration>>::new();
     for (at, period, _) in &world.publishers[0].published {
         by_period.entry(*period).or_default().push(*at);
@@ -93,13 +93,15 @@ fn both_periods_are_published_again_every_one_to_two_hours() {
     }
 }
 
-/// The times are literals, so that a change of the schedule's constants fails this test.
+/// Checks the republish interval against literal times, so that a change to the schedule's
+/// constants fails this test.
 #[test]
 fn an_undisturbed_hsdir_gets_a_new_descriptor_60_to_120_minutes_after_the_last() {
     const MINUTE: Duration = Duration::from_secs(60);
     let mut world = running(&[0, 1]);
     let network = network(RELAYS, 0);
-    // The time since which each HSDir has held its descriptor, and the times between two of them.
+    // The time at which each HSDir received its current descriptor, and the gaps between successive
+    // descriptors.
     let mut held = BTreeMap::new();
     let mut gaps = Vec::new();
     let start = world.elapsed();
@@ -117,7 +119,8 @@ fn an_undisturbed_hsdir_gets_a_new_descriptor_60_to_120_minutes_after_the_last()
         }
     }
     assert!(gaps.len() >= 5 * held.len(), "{} new descriptors on {} HSDirs", gaps.len(), held.len());
-    // Sampling and the HSDirs' answers shift a gap by at most a minute, and the first one by two.
+    // Sampling and the HSDirs' response times shift a gap by at most one minute, and the first gap
+    // by two.
     assert!(gaps.iter().all(|gap| (MINUTE * 58..=MINUTE * 122).contains(gap)), "{gaps:?}");
 }
 
@@ -159,7 +162,7 @@ fn nothing_is_published_for_a_new_period_until_there_is_a_backend() {
     world.network(&network(RELAYS, 24));
     world.run(HOUR);
     assert_eq!(world.publishers[0].engine.status().periods.len(), 1);
-    // A descriptor that has expired on the HSDirs is no longer reported.
+    // A descriptor that has expired on the HSDirs is not reported any more.
     world.run(HOUR * 2);
     assert_eq!(world.publishers[0].engine.status().periods.len(), 0);
     world.backend(backend(0, 0));
@@ -184,14 +187,14 @@ fn a_stale_consensus_is_used_for_a_day() {
 }
 
 #[test]
-fn the_descriptors_are_dated_again_after_the_clock_was_set() {
+fn the_descriptors_are_created_again_after_the_clock_was_set() {
     let mut world = running(&[0]);
     world.wall_jump = HOUR * 5;
     world.all(&Input::Tick);
     world.run(seconds(30));
     assert_eq!(world.publishes().len(), 2);
     let ahead = world.publishers[0].engine.status().periods[0].revision_counter;
-    // The clock is set back. The descriptors are dated again, and still with a greater counter.
+    // The clock is set back. The descriptors are created again, and their counter is still greater.
     world.wall_jump = Duration::ZERO;
     world.all(&Input::Tick);
     world.run(seconds(30));

@@ -1,4 +1,4 @@
-//! A simulated world of publishers with their own clocks, and HSDirs that accept or reject uploads,
+//! A simulated world: publishers with their own clocks, and HSDirs that accept or reject uploads,
 //! answer late, or never answer.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +15,7 @@ use crate::onion::{
     ClientSecretKey, Discovery, IntroductionPoint, MasterKey, ServiceContent, TimePeriod, UncheckedDescriptor,
 };
 
-/// The behaviour of an HSDir.
+/// The behaviour of a simulated HSDir.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Health {
     /// The HSDir answers after this time.
@@ -26,7 +26,7 @@ pub(super) enum Health {
     Frozen,
     /// The HSDir rejects all uploads.
     Rejects,
-    /// The HSDir answers all uploads with another error than a rejection.
+    /// The HSDir answers all uploads with an error other than a rejection.
     Fails,
 }
 
@@ -45,7 +45,7 @@ struct Hsdir {
     held: BTreeMap<TimePeriod, Held>,
 }
 
-/// An upload on its way. It arrives even if the publisher no longer waits for its result.
+/// An upload in transit. It arrives even if the publisher no longer waits for its result.
 struct Delivery {
     at: Duration,
     publisher: usize,
@@ -65,9 +65,10 @@ struct Newest {
 pub(super) struct Publisher {
     pub(super) engine: MergeEngine,
     pub(super) skew: Duration,
-    /// The start of the upload in flight to each HSDir.
+    /// The start time of the upload that is in flight to each HSDir.
     in_flight: BTreeMap<Fingerprint, Duration>,
-    /// Every round: the time of its first upload, its time period, and its first descriptor.
+    /// All publishing rounds: the time of the first upload, the time period, and the first
+    /// descriptor.
     pub(super) published: Vec<(Duration, TimePeriod, Held)>,
     newest: BTreeMap<TimePeriod, Newest>,
     pub(super) stored: BTreeMap<TimePeriod, u64>,
@@ -76,7 +77,8 @@ pub(super) struct Publisher {
 
 pub(super) struct World {
     key: Arc<MasterKey>,
-    /// The authorized client in restricted worlds. The world decrypts descriptors with its key.
+    /// The authorized client if discovery is restricted. The world decrypts descriptors with its
+    /// key.
     pub(super) client: ClientSecretKey,
     elapsed: Duration,
     pub(super) wall_jump: Duration,
@@ -86,7 +88,8 @@ pub(super) struct World {
 }
 
 impl World {
-    /// Creates a world of publishers whose clocks are ahead by these times.
+    /// Creates a world with one publisher for each entry of `skews`, the time by which its clock is
+    /// ahead.
     pub(super) fn new(skews: &[Duration]) -> Self {
         let key = Arc::new(MasterKey::generate(&mut StdRng::from_seed([9; 32])));
         let mut world = Self {
@@ -123,7 +126,7 @@ impl World {
         self.elapsed
     }
 
-    /// Gives one publisher an input.
+    /// Sends an input to one publisher.
     pub(super) fn input(&mut self, publisher: usize, input: Input) {
         let now = self.now(publisher);
         match &input {
@@ -138,7 +141,7 @@ impl World {
         self.take_outputs(publisher);
     }
 
-    /// Gives all publishers an input.
+    /// Sends an input to all publishers.
     pub(super) fn all(&mut self, input: &Input) {
         (0..self.publishers.len()).for_each(|publisher| self.input(publisher, input.clone()));
     }
@@ -168,7 +171,8 @@ impl World {
         }
     }
 
-    /// Returns the descriptor of every responsible HSDir of the network, for each time period.
+    /// Returns the descriptor that each responsible HSDir of the network holds, for each time
+    /// period.
     pub(super) fn held(&mut self, network: &Network) -> Vec<(TimePeriod, Fingerprint, Option<Held>)> {
         let mut held = Vec::new();
         for service in network.service_periods() {
@@ -181,8 +185,8 @@ impl World {
         held
     }
 
-    /// Returns for each time period whether a client with this key, or without a key, can decrypt
-    /// the first publisher's newest descriptor.
+    /// Returns one value for each time period: true if a client with this key (or no key) can
+    /// decrypt the first publisher's newest descriptor.
     pub(super) fn open_newest(&self, client: Option<&ClientSecretKey>) -> Vec<bool> {
         let address = self.key.address();
         let now = self.now(0).wall;
@@ -196,29 +200,30 @@ impl World {
         newest.map(opens).collect()
     }
 
-    /// Returns the descriptors of the HSDirs that clients ask in a time period.
+    /// Returns the descriptors held by the HSDirs that clients ask in a time period.
     pub(super) fn shown(&mut self, network: &Network, period: TimePeriod) -> Vec<Held> {
         let service = network.service_periods().into_iter().find(|service| service.period == period).unwrap();
         let asked = network.fetch_hsdirs(&self.key.blind(period).public(), &service);
         asked.iter().map(|placement| self.hsdir(placement.relay).held[&period].clone()).collect()
     }
 
-    /// Returns the revision counter of a publisher whose clock is ahead by this time.
+    /// Returns the revision counter that a publisher would use if its clock were ahead by this
+    /// time.
     pub(super) fn counter_ahead(&self, network: &Network, period: TimePeriod, ahead: Duration) -> u64 {
         let service = network.service_periods().into_iter().find(|service| service.period == period).unwrap();
         let since_srv = (self.now(0).wall + ahead).duration_since(service.srv_start).unwrap();
         self.key.blind(period).revision_counter(since_srv.as_secs())
     }
 
-    /// Raises the counter on all HSDirs with a descriptor of the period, as an upload of another
-    /// publisher would.
+    /// Raises the revision counter on all HSDirs that hold a descriptor of the period, as an upload
+    /// by another publisher would.
     pub(super) fn plant(&mut self, period: TimePeriod, counter: u64) {
         for held in self.hsdirs.values_mut().filter_map(|hsdir| hsdir.held.get_mut(&period)) {
             held.counter = counter.max(held.counter);
         }
     }
 
-    /// Lets this time pass.
+    /// Lets this much simulated time pass.
     pub(super) fn run(&mut self, duration: Duration) {
         let end = self.elapsed + duration;
         loop {
@@ -231,7 +236,7 @@ impl World {
                 self.elapsed = end;
                 return;
             };
-            assert!(next > self.elapsed || self.has_work(), "a timeout in the past: {next:?}");
+            assert!(next > self.elapsed || self.has_work(), "the timeout is in the past: {next:?}");
             self.elapsed = next;
             self.deliver();
             self.all(&Input::Tick);
@@ -272,7 +277,10 @@ impl World {
             match output {
                 Output::StoreCounter(period, counter) => {
                     let stored = self.publishers[index].stored.insert(period, counter);
-                    assert!(stored.is_none_or(|stored| stored < counter), "{stored:?} then {counter}");
+                    assert!(
+                        stored.is_none_or(|stored| stored < counter),
+                        "the counter {counter} was stored after {stored:?}"
+                    );
                 }
                 Output::Upload { hsdir, period, descriptor } => {
                     let held = self.read(index, hsdir, period, &descriptor);
@@ -280,7 +288,7 @@ impl World {
                     publisher.uploads += 1;
                     let in_flight = publisher.in_flight.insert(hsdir, now.elapsed);
                     let over = in_flight.is_none_or(|sent| sent + upload::DEADLINE <= now.elapsed);
-                    assert!(over, "two uploads to one HSDir in flight");
+                    assert!(over, "two uploads to the same HSDir are in flight");
                     let health = self.hsdir(hsdir).health;
                     let after = if let Health::Answers(after) = health { after } else { Duration::from_secs(1) };
                     if health != Health::Dead {
@@ -292,7 +300,7 @@ impl World {
         }
     }
 
-    /// Checks a descriptor as a client would, and checks that it is consistent with earlier
+    /// Decrypts a descriptor and checks it, both as a client would and for consistency with earlier
     /// uploads.
     fn read(&mut self, index: usize, hsdir: Fingerprint, period: TimePeriod, text: &Arc<str>) -> Held {
         let now = self.now(index);
@@ -309,7 +317,7 @@ impl World {
             let points = &descriptor.content.introduction_points;
             assert!((1..=20).contains(&points.len()), "{} points", points.len());
             let relays: BTreeSet<_> = points.iter().map(IntroductionPoint::relay).collect();
-            assert_eq!(relays.len(), points.len(), "two points at one relay");
+            assert_eq!(relays.len(), points.len(), "two introduction points are at the same relay");
             Held { counter: descriptor.revision_counter, content: Arc::new(descriptor.content) }
         });
         let counter = held.counter;
@@ -323,7 +331,10 @@ impl World {
         let newest = publisher.newest.get_mut(&period).unwrap();
         newest.texts.insert(Arc::clone(text), held.clone());
         let sent = newest.sent.insert(hsdir, Arc::clone(text));
-        assert!(sent.is_none_or(|sent| sent == *text), "two descriptors of one counter to one HSDir");
+        assert!(
+            sent.is_none_or(|sent| sent == *text),
+            "an HSDir received two different descriptors with the same counter"
+        );
         held
     }
 

@@ -33,7 +33,7 @@ impl Bench {
     fn fail(&mut self, hsdir: Fingerprint, error: UploadError, at: u64) -> Option<Rejected> {
         self.uploads.fate(&hsdir, &Err(error), ms(at), &mut self.rng)
     }
-    /// Lets the upload in flight time out and starts the retry. Returns the pause between the two.
+    /// Lets the upload in flight time out and starts the retry. Returns the pause before the retry.
     fn time_out(&mut self) -> Duration {
         let deadline = self.uploads.next_deadline().unwrap();
         self.uploads.expire(deadline, &mut self.rng);
@@ -139,14 +139,14 @@ fn a_rejected_retry_means_that_the_first_upload_arrived() {
     bench.time_out();
     assert_eq!(bench.fail(A, UploadError::Rejected, 30_000), None);
     assert_eq!(bench.uploads.accepted(CURRENT), 1);
-    // A rejection of a first upload has its usual meaning.
+    // The rejection of a first upload counts as a rejection.
     bench.publish(CURRENT, 2, &[A], 30_000);
     bench.start(30_000);
     assert_eq!(bench.fail(A, UploadError::Rejected, 30_001), Some(Rejected { period: CURRENT, times: 1 }));
 }
 
 #[test]
-fn the_late_result_of_another_upload_is_not_trusted() {
+fn a_late_result_of_an_earlier_upload_is_not_trusted() {
     let mut bench = Bench::new();
     bench.publish(CURRENT, 1, &[A], 0);
     bench.start(0);
@@ -157,7 +157,7 @@ fn the_late_result_of_another_upload_is_not_trusted() {
     assert_eq!(bench.uploads.accepted(CURRENT), 0);
     let again = bench.uploads.next_start().unwrap();
     assert_eq!(bench.uploads.start(again), [(A, CURRENT)]);
-    assert_eq!(bench.fail(A, UploadError::Rejected, 23_000), None, "the second had arrived");
+    assert_eq!(bench.fail(A, UploadError::Rejected, 23_000), None, "the second upload had arrived");
     assert_eq!(bench.uploads.accepted(CURRENT), 1);
 }
 
@@ -174,7 +174,7 @@ fn a_doubtful_acceptance_in_one_period_does_not_affect_the_other() {
     bench.accept(A, 21_000);
     assert_eq!((bench.uploads.accepted(NEXT), bench.uploads.accepted(CURRENT)), (1, 0));
     assert_eq!(bench.start(22_000), [(A, CURRENT)]);
-    assert_eq!(bench.fail(A, UploadError::Rejected, 23_000), None, "the second had arrived");
+    assert_eq!(bench.fail(A, UploadError::Rejected, 23_000), None, "the second upload had arrived");
     assert_eq!(bench.uploads.accepted(CURRENT), 1);
 }
 

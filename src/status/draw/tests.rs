@@ -119,7 +119,7 @@ Published: PublisherSilent
 }
 
 #[test]
-fn several_services_take_one_line_each() {
+fn each_of_several_services_is_shown_on_one_line() {
     let text = plain(&canvas(None).list(&[broken(), ready()]));
     let lines: Vec<_> =
         text.lines().take(5).map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();

@@ -19,27 +19,27 @@ pub(super) struct Plan {
 }
 
 pub(super) struct PlannedService {
-    /// The file of an existing key. None generates a key.
+    /// The file of an existing key. If None, a new key is generated.
     pub(super) key: Option<PathBuf>,
     pub(super) instances: u32,
-    /// The addresses of the instances. Empty if they are not known yet.
+    /// The addresses of the instances. Empty if they are still unknown.
     pub(super) addresses: Vec<OnionAddress>,
     pub(super) tag: String,
     pub(super) port: u16,
     pub(super) target: String,
 }
 
-/// The address of a master key and the content of its file.
+/// A master key: its address and the content of its file.
 struct Key {
     address: OnionAddress,
     file: Zeroizing<Vec<u8>>,
 }
 
 impl Plan {
-    /// Writes all files.
+    /// Writes all files of the configuration.
     ///
-    /// All keys are read before anything is written, and `config.yaml` is written last. A failed
-    /// run can therefore be repeated.
+    /// All keys are read before anything is written, and `config.yaml` is written last, so a failed
+    /// run can be repeated.
     pub(super) fn carry_out(self, out: &mut impl Write) -> Result<(), Failure> {
         let config_file = self.output.join("config.yaml");
         if config_file.exists() {
@@ -88,7 +88,7 @@ impl Plan {
         } else {
             writeln!(
                 out,
-                "Configure the instances' tors with the torrc and the ob_config in the service's directory."
+                "Configure each instance's tor with the torrc and the ob_config in the service's directory."
             )?;
             if self.services.iter().any(|service| service.addresses.is_empty()) {
                 writeln!(out, "Then enter the instances' addresses in {config_file}.")?;
@@ -109,8 +109,8 @@ impl PlannedService {
         Ok(Key { address: key.address(), file })
     }
 
-    /// Writes the files of the instances. Returns the address (or the placeholder) and the name of
-    /// each instance.
+    /// Writes the instances' files. Returns the address (or a placeholder) and the name of each
+    /// instance.
     fn write_instances(
         &self,
         directory: &Path,
@@ -136,8 +136,8 @@ impl PlannedService {
         (1..=self.instances).map(make).collect()
     }
 
-    /// Writes `ob_config`, which belongs into the HiddenServiceDir, and `torrc`, whose lines belong
-    /// into the torrc of the instance.
+    /// Writes `ob_config`, which belongs in the HiddenServiceDir, and `torrc`, whose lines belong
+    /// in the torrc of the instance.
     fn write_torrc(&self, directory: &Path, master: &OnionAddress) -> Result<(), Failure> {
         let torrc = format!(
             "# An instance of {master}.\n\

@@ -1,5 +1,5 @@
-//! The command `config`: generates a configuration for the stand-alone daemon, like
-//! `onionbalance-config` of Python Onionbalance.
+//! The `config` command, which generates a configuration for the stand-alone daemon, like Python
+//! Onionbalance's `onionbalance-config`.
 
 mod generate;
 mod questions;
@@ -23,7 +23,7 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Write config.yaml, the master keys, and the files that the instances' tors need
+    /// Write config.yaml, the master keys, and the files that each instance's tor needs
     ///
     /// Without options, the command asks questions. It writes config.yaml and, for each service,
     /// ADDRESS.key and a directory ADDRESS with `ob_config` and lines for the instances' torrc. It
@@ -50,18 +50,17 @@ struct Generate {
     /// for the next service [default: new keys]
     #[arg(long)]
     key: Vec<PathBuf>,
-    /// The address of an existing instance; repeatable, replaces -n, and works with a single
-    /// service only
+    /// The address of an existing instance (repeatable); replaces -n and requires a single service
     #[arg(long, value_name = "ADDRESS")]
     instance: Vec<OnionAddress>,
-    /// Also generate a HiddenServiceDir with a key for each instance, ready to be moved to its
-    /// machine
+    /// Also generate a HiddenServiceDir with a key for each instance, ready to be moved to the
+    /// instance's machine
     #[arg(long, conflicts_with = "instance")]
     instance_keys: bool,
-    /// The port of the service that clients connect to
+    /// The service's port that clients connect to
     #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u16).range(1..))]
     service_virtual_port: u16,
-    /// The host and port at which the instances' tors reach the service [default: 127.0.0.1 and the
+    /// The host and port where each instance's tor reaches the service [default: 127.0.0.1 and the
     /// virtual port]
     #[arg(long)]
     service_target: Option<String>,
@@ -73,7 +72,8 @@ struct Generate {
     hs_version: String,
 }
 
-/// Runs the command. With `asks`, the user gave no options and the answers come from `input`.
+/// Runs the command. If `asks` is true, the user gave no options, so the command asks questions and
+/// reads the answers from `input`.
 pub fn run(args: Args, asks: bool, input: &mut impl BufRead, out: &mut impl Write) -> Result<(), Failure> {
     let Command::Generate(generate) = args.command;
     let plan =

@@ -13,7 +13,7 @@ pub(super) struct Questions<'a, R, W> {
 }
 
 impl<R: BufRead, W: Write> Questions<'_, R, W> {
-    /// Asks all questions. An empty answer selects the default.
+    /// Asks all questions and returns the resulting plan. An empty answer selects the default.
     pub(super) fn ask(&mut self, defaults: &Generate) -> Result<Plan, Failure> {
         let output =
             self.answer("Directory to write the configuration into", &defaults.output.display().to_string())?;

@@ -7,8 +7,8 @@ use super::input::{HOSTNAME, Input, PUBLIC_KEY};
 use crate::common::secret_file;
 use crate::tools::Failure;
 
-/// Prints one line to `out` for each valid key and for each problem. Returns an error if there was
-/// a problem.
+/// Prints one line to `out` for each valid key and for each problem. Returns an error if there are
+/// any problems.
 pub(super) fn run(inputs: &[PathBuf], out: &mut impl Write) -> Result<(), Failure> {
     let mut bad = 0_usize;
     for path in inputs {
@@ -23,7 +23,7 @@ pub(super) fn run(inputs: &[PathBuf], out: &mut impl Write) -> Result<(), Failur
     match bad {
         0 => Ok(()),
         1 => Err("the key check failed".into()),
-        _ => Err(format!("the check of {bad} keys failed").into()),
+        _ => Err(format!("{bad} keys failed the check").into()),
     }
 }
 
@@ -68,7 +68,8 @@ fn private(path: &Path, wanted: u32) -> Result<(), String> {
     }
 }
 
-/// Checks a file that tor recreates if it is missing, but that must not belong to a different key.
+/// Checks a file that may be missing, because tor recreates it, but must not belong to a different
+/// key.
 fn beside(path: &Path, fits: impl Fn(&[u8]) -> Result<(), String>) -> Result<(), String> {
     match std::fs::read(path) {
         Ok(bytes) => fits(&bytes),

@@ -8,7 +8,7 @@ use crate::onion::{ClientSecretKey, OnionAddress};
 use crate::tools::{Failure, generator};
 
 /// Writes `<name>.auth` for the service and `<name>.auth_private` for the client, and prints the
-/// public key to `out`. The default directory is the current one.
+/// public key to `out`. The files are written to the current directory by default.
 pub(super) fn generate(
     name: &str,
     address: &OnionAddress,
@@ -28,7 +28,8 @@ pub(super) fn generate(
     if !directory.is_dir() {
         tor_directories::make_private(directory)?;
     }
-    // The private file comes first: if it exists, the command changes nothing.
+    // The private file is written first. If it already exists, the command fails without changing
+    // anything.
     let private = key.to_auth_private(address);
     secret_file::write(&directory.join(format!("{name}.auth_private")), format_line(&private).as_bytes(), force)?;
     secret_file::write(&directory.join(format!("{name}.auth")), format!("{public}\n").as_bytes(), true)?;

@@ -1,5 +1,5 @@
-//! Reads a key from a file in either format, from a HiddenServiceDir, or from the manifest of a
-//! Secret.
+//! Reads a key from a file in PEM or tor's format, from a HiddenServiceDir, or from the manifest of
+//! a Secret.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -16,28 +16,29 @@ pub(super) const SECRET_KEY: &str = "hs_ed25519_secret_key";
 pub(super) const PUBLIC_KEY: &str = "hs_ed25519_public_key";
 pub(super) const HOSTNAME: &str = "hostname";
 
-/// The entry names under which a Secret holds tor's files `hs_ed25519_secret_key`,
-/// `hs_ed25519_public_key` and `hostname`: first those of this operator and tor-operator, then
-/// those of tor-controller.
+/// The names of the Secret entries that hold tor's files `hs_ed25519_secret_key`,
+/// `hs_ed25519_public_key` and `hostname`: first the names that this operator and tor-operator use,
+/// then those of tor-controller.
 const NAMES_IN_SECRETS: [[&str; 3]; 2] =
     [[SECRET_KEY, PUBLIC_KEY, HOSTNAME], ["privateKeyFile", "publicKeyFile", "onionAddress"]];
 
-/// The path that stands for standard input.
+/// The path that denotes standard input.
 const STANDARD_INPUT: &str = "-";
 
-/// A key and its origin.
+/// A key that was read, and its origin.
 pub(super) struct Input {
     /// The path of the file with the secret key. None if the key came from standard input.
     pub(super) path: Option<PathBuf>,
     /// The HiddenServiceDir, if the path named one.
     pub(super) directory: Option<PathBuf>,
-    /// The owners of the Secret, if the input was a Secret. Deleting an owner deletes the Secret.
+    /// The owners of the Secret, if the input was a Secret. Kubernetes deletes the Secret together
+    /// with its owner.
     pub(super) owners: Vec<String>,
     pub(super) file: KeyFile,
 }
 
 impl Input {
-    /// Reads a key. An error names the file and the problem.
+    /// Reads a key from `path`. An error names the file and the problem.
     pub(super) fn read(path: &Path) -> Result<Self, Failure> {
         if path == Path::new(STANDARD_INPUT) {
             let bytes = secret_file::read_standard_input()?;
@@ -76,13 +77,13 @@ fn parse(bytes: &[u8]) -> Result<(KeyFile, Vec<String>), Failure> {
     }
 }
 
-/// Parses the manifest of a Secret, as `kubectl get -o yaml` and `-o json` print it.
+/// Parses the manifest of a Secret as printed by `kubectl get -o yaml` or `-o json`.
 fn secret(bytes: &[u8]) -> Option<Secret> {
     serde_saphyr::from_str(str::from_utf8(bytes).ok()?).ok()
 }
 
-/// Returns the key in a Secret and the owners of the Secret. A public key and a hostname in the
-/// Secret must belong to the key.
+/// Returns the key in a Secret and the owners of the Secret. If the Secret contains a public key or
+/// a hostname, these must belong to the key.
 fn from_secret(secret: Secret) -> Result<(KeyFile, Vec<String>), Failure> {
     let data: Vec<_> =
         secret.data.unwrap_or_default().into_iter().map(|(name, value)| (name, Zeroizing::new(value.0))).collect();

@@ -1,4 +1,4 @@
-//! The command `key`: generates, converts, shows and checks keys.
+//! The `key` command, which generates, converts, shows and checks keys.
 
 mod check;
 mod client;
@@ -37,9 +37,9 @@ enum Command {
     ///
     /// The input is a HiddenServiceDir, a key file, or the manifest of a Secret from this operator,
     /// tor-controller or tor-operator. Other entries of the Secret are ignored. A PEM file can be
-    /// converted to either form. A key in tor's format cannot be converted to PEM, because PEM
-    /// holds the seed and tor's file only its expansion. The daemon and Python Onionbalance also
-    /// read tor's format.
+    /// converted to tor's directory or to a Secret. A key in tor's format cannot be converted to
+    /// PEM, because PEM contains the seed, and tor's file contains only the key that is expanded
+    /// from it. The daemon and Python Onionbalance can also read tor's format.
     #[command(after_help = CONVERT_EXAMPLES)]
     Convert(Convert),
     /// Print the address and the public key of a key, never the secret key
@@ -96,18 +96,18 @@ struct Check {
     input: Vec<PathBuf>,
 }
 
-/// The destination and the format of a key.
+/// The destination and the format of a key to write.
 #[derive(Debug, clap::Args)]
 struct Target {
     /// The format: tor's directory with `hs_ed25519_secret_key`, `hs_ed25519_public_key` and
-    /// hostname, or a PEM file
+    /// `hostname`, or a PEM file
     #[arg(long, value_enum, default_value_t = Form::Tor)]
     to: Form,
     /// The directory (tor) or file (PEM, Secret) to write [default: ADDRESS, ADDRESS.key, or
     /// standard output for a Secret]
     #[arg(long, short)]
     output: Option<PathBuf>,
-    /// Write the manifest of a Secret with this name instead, for kubectl create and
+    /// Instead write the manifest of a Secret with this name, for kubectl create and
     /// spec.masterKey.secretName
     #[arg(long, value_name = "NAME", conflicts_with = "to", value_parser = output::secret_name)]
     secret: Option<String>,
@@ -125,7 +125,7 @@ enum Form {
     Pem,
 }
 
-/// Runs the command and writes its result to `out`, which is standard output.
+/// Runs the command and writes its result to `out`, normally standard output.
 pub fn run(args: Args, out: &mut impl Write) -> Result<(), Failure> {
     match args.command {
         Command::Generate(Generate { target, client: Some(name), address: Some(address) }) => {
@@ -155,7 +155,8 @@ fn convert(input: Input, target: Target, out: &mut impl Write) -> Result<(), Fai
         (Form::Tor, file) => Material::Expanded(file.into_key()?),
         (Form::Pem, KeyFile::Tor(_)) => {
             return Err(format!(
-                "{source}: cannot convert a key in tor's format to PEM, because PEM holds the seed and this file only its expansion; \
+                "{source}: cannot convert a key in tor's format to PEM, because PEM contains the seed, \
+                 and this file only the key expanded from it; \
                  use the file as it is, since `key:` in config.yaml also accepts tor's format"
             )
             .into());

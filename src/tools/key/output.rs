@@ -22,11 +22,11 @@ pub(in crate::tools) enum Material {
     Expanded(MasterKey),
 }
 
-/// The place where a key is written.
+/// The destination to which a key is written.
 pub(super) enum Destination {
-    /// A directory (tor) or a file (PEM). The default name is the address.
+    /// A directory (tor's format) or a file (PEM). It is named after the address by default.
     Files { path: Option<PathBuf>, force: bool },
-    /// The manifest of a Secret, in a file or on standard output.
+    /// The manifest of a Secret, written to a file or to standard output.
     Secret { name: String, namespace: Option<String>, file: Option<PathBuf>, force: bool },
 }
 
@@ -39,7 +39,7 @@ impl Material {
     }
 }
 
-/// Writes the key and prints its address to `out`, unless the manifest is printed there.
+/// Writes the key. Prints its address to `out`, unless the manifest is printed there.
 pub(super) fn write(material: &Material, destination: &Destination, out: &mut impl Write) -> Result<(), Failure> {
     let address = material.address();
     match destination {
@@ -68,7 +68,8 @@ pub(super) fn write(material: &Material, destination: &Destination, out: &mut im
 /// Writes the three files of a HiddenServiceDir. The directory gets mode 0700, which tor requires.
 pub(in crate::tools) fn write_tor_directory(path: &Path, key: &MasterKey, force: bool) -> Result<(), Failure> {
     tor_directories::make_private(path)?;
-    // The secret key comes first: if it exists, the command changes nothing.
+    // The secret key is written first. If it already exists, the command fails without changing
+    // anything.
     secret_file::write(&path.join(SECRET_KEY), &key.to_tor_secret_key_file(), force)?;
     secret_file::write(&path.join(PUBLIC_KEY), &key.to_tor_public_key_file(), true)?;
     secret_file::write(&path.join(HOSTNAME), key.to_tor_hostname_file().as_bytes(), true)?;
@@ -103,7 +104,7 @@ fn manifest(key: &MasterKey, name: &str, namespace: Option<&str>) -> Result<Zero
     Ok(Zeroizing::new(serde_saphyr::to_string(&secret)?))
 }
 
-/// Parses the name of a Secret or a namespace, which must be a DNS subdomain.
+/// Parses the name of a Secret or namespace, which must be a DNS subdomain.
 pub(super) fn secret_name(text: &str) -> Result<String, String> {
     let label = |label: &str| {
         let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';

@@ -16,7 +16,7 @@ struct Program {
     args: Args,
 }
 
-/// Runs `key` with these arguments. Returns standard output or the error.
+/// Runs `key` with the given arguments. Returns standard output or the error.
 fn key(words: &[&str]) -> Result<String, String> {
     let program = Program::try_parse_from([&["key"], words].concat()).map_err(|error| error.to_string())?;
     let mut out = Vec::new();
@@ -99,8 +99,8 @@ fn writes_a_secret() {
     assert!(key(&["convert", &pem, "--secret", "Web"]).unwrap_err().contains("Kubernetes name"));
 }
 
-/// Returns the manifest of a Secret, as `kubectl get -o json` prints it, with this data and
-/// metadata.
+/// Returns the manifest of a Secret with this data and metadata, as `kubectl get -o json` prints
+/// it.
 fn secret(data: &[(&str, &[u8])], metadata: &serde_json::Value) -> String {
     let data: serde_json::Map<_, _> =
         data.iter().map(|(name, bytes)| ((*name).to_owned(), BASE64.encode(bytes).into())).collect();
@@ -152,7 +152,7 @@ fn reads_secrets_of_this_and_other_operators() {
     assert!(none.ends_with("the Secret has no entry hs_ed25519_secret_key or privateKeyFile"), "{none}");
     write("\n".to_owned());
     assert!(key(&["convert", &file, "--secret", "web"]).unwrap_err().ends_with("secret.json: the file is empty"));
-    // A manifest of another kind leads to the error for unknown files.
+    // A manifest of another kind results in the error for unknown files.
     write("kind: ConfigMap\n".to_owned());
     assert!(key(&["show", &file]).unwrap_err().contains("the file contains no onion service key"));
 
@@ -162,7 +162,7 @@ fn reads_secrets_of_this_and_other_operators() {
     assert!(faults.contains("together with its owner") && faults.contains("(OnionKey mine)"), "{faults}");
 }
 
-/// Overwrites a file that only its owner can read.
+/// Overwrites a file with text and makes it readable by its owner only.
 fn secret_file_with(path: &str, text: &str) {
     crate::common::secret_file::write(path.as_ref(), text.as_bytes(), true).unwrap();
 }

@@ -1,4 +1,4 @@
-//! Properties of several publishers under random faults. The world checks the invariants.
+//! Property tests of several publishers under random faults. The world checks the invariants.
 
 use proptest::prelude::*;
 
@@ -35,7 +35,7 @@ fn fault() -> impl Strategy<Value = Fault> {
     ]
 }
 
-/// Plays the faults, then heals everything and lets time pass.
+/// Injects the faults, then heals everything and lets time pass.
 fn play(faults: Vec<Fault>, skews: &[u64], seed: u64) -> World {
     let skews: Vec<_> = skews.iter().copied().map(seconds).collect();
     let mut world = World::new(&skews, network(), seed);
@@ -60,7 +60,8 @@ fn play(faults: Vec<Fault>, skews: &[u64], seed: u64) -> World {
 }
 
 proptest! {
-    // 16, unless PROPTEST_CASES says otherwise: a case takes minutes of simulated publishing.
+    // Only 16 cases run by default (see PROPTEST_CASES), because each case simulates minutes of
+    // publishing.
     #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 16, ..ProptestConfig::default() })]
 
     #[test]
@@ -72,7 +73,7 @@ proptest! {
         let mut world = play(faults, &skews, seed);
         let leaders = world.leaders();
         prop_assert_eq!(leaders.len(), 1, "{:?}", world.holder());
-        // It publishes a change, and the others do not.
+        // The leader publishes a change, and the others do not.
         let before: Vec<usize> = world.publishers.iter().map(|publisher| publisher.uploads.len()).collect();
         world.backend(backend(3, 9));
         world.run(seconds(90));

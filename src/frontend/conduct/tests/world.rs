@@ -1,14 +1,14 @@
-//! A simulated world: publishers with clocks of their own, an API server with their Lease, and
-//! HSDirs. Every publisher has a conduct and a real merge engine.
+//! A simulated world: publishers with their own clocks, an API server with their Lease, and HSDirs.
+//! Every publisher has a leadership state machine and a real merge engine.
 //!
 //! The world checks the invariants of the design at every step:
 //!
 //! - A publisher uploads nothing while the service is suspended, before it knows the service's
-//!   object, after it began to stop, or after a pause before it has read the Lease.
-//! - Two publishers that both reach the API server do not publish at the same time for longer than
-//!   [`SETTLED`]. A publisher without a link continues to publish by design.
-//! - Revision counters rise, both those that a publisher uses and those in the Lease.
-//! - A publisher leads within [`LEADERLESS`], if one could.
+//!   object, after it has begun to stop, or after a pause until it has read the Lease again.
+//! - Two publishers that can both reach the API server never publish at the same time for longer
+//!   than [`SETTLED`]. A publisher that cannot reach it continues to publish by design.
+//! - Revision counters always rise, both those that a publisher uses and those in the Lease.
+//! - If any publisher could lead, one does so within [`LEADERLESS`].
 
 mod invariants;
 mod server;
@@ -26,23 +26,23 @@ use crate::merge::tests::network::start;
 use crate::merge::{BackendId, MergeEngine, Output as EngineOutput, UploadError};
 use crate::onion::{MasterKey, ServiceContent, TimePeriod};
 
-/// The length of a pause after which the Lease must be read before anything is published.
+/// The length of a pause after which a publisher must read the Lease before it publishes anything.
 const LONG_PAUSE: Duration = Duration::from_secs(5);
-/// The time that an HSDir takes to answer.
+/// The response time of a simulated HSDir.
 const HSDIR_ANSWERS: Duration = Duration::from_millis(800);
 
-/// A call that is under way, even if the publisher no longer waits for it.
+/// A call to the API server that is in progress, even if the publisher no longer waits for it.
 struct UnderWay {
     publisher: usize,
     call: CallId,
     request: LeaseRequest,
     ordered: Duration,
     arrives: Duration,
-    /// The answer, once the API server has carried the call out.
+    /// The answer and its time, once the API server has carried out the call.
     answer: Option<(Duration, Result<LeaseAnswer, CallError>)>,
 }
 
-/// An upload on its way to an HSDir.
+/// An upload in transit to an HSDir.
 struct Upload {
     arrives: Duration,
     publisher: usize,
@@ -52,41 +52,41 @@ struct Upload {
     counter: u64,
 }
 
-/// An event that a process has not seen yet.
+/// A message that a process has not received yet.
 enum Message {
     Conduct(Event),
     Engine(Input),
-    /// The answer to a call, and the time at which the call was ordered.
+    /// The answer to a call, and the time at which the call was made.
     Answer(CallId, Duration, Result<LeaseAnswer, CallError>),
 }
 
-#[allow(clippy::struct_excessive_bools, reason = "each is a fault of its own")]
+#[allow(clippy::struct_excessive_bools, reason = "each one is an independent fault")]
 pub(super) struct Publisher {
     pub(super) conduct: Conduct,
     pub(super) engine: MergeEngine,
-    /// The number of the process. A restarted publisher is another process.
+    /// The number of the publisher's process. A restart creates a new process.
     process: u64,
     started: Duration,
-    /// The lead of its wall clock.
+    /// The time by which the publisher's wall clock is ahead.
     skew: Duration,
     link: bool,
-    /// The time since when it has a link, if it has one.
+    /// The time at which the publisher's link to the API server was last established.
     linked: Duration,
     paused_until: Duration,
-    /// The time at which its last long pause ended.
+    /// The time at which the publisher's last long pause ended.
     resumed: Duration,
     running: Duration,
     tor: bool,
     inbox: VecDeque<Message>,
     last_call: Option<CallId>,
-    /// The time at which the newest reading of the Lease was ordered.
+    /// The time at which the publisher last requested to read the Lease.
     read: Option<Duration>,
     suspended: bool,
     knows_object: bool,
     stopping: bool,
     eligible: Option<Duration>,
     counters: BTreeMap<TimePeriod, u64>,
-    /// The time of each upload.
+    /// The times of all uploads of the publisher.
     pub(super) uploads: Vec<Duration>,
 }
 
@@ -103,7 +103,7 @@ pub(super) struct World {
     server_since: Duration,
     calls: Vec<UnderWay>,
     uploads: Vec<Upload>,
-    /// The greatest counter that each HSDir holds.
+    /// The greatest revision counter that each HSDir holds.
     held: BTreeMap<(Fingerprint, TimePeriod), u64>,
     rejecting: BTreeSet<Fingerprint>,
     backends: BTreeMap<BackendId, Arc<ServiceContent>>,
@@ -112,7 +112,8 @@ pub(super) struct World {
 }
 
 impl World {
-    /// Creates one publisher for each of these times, by which its wall clock is ahead.
+    /// Creates a world with one publisher for each entry of `skews`, the time by which its wall
+    /// clock is ahead.
     pub(super) fn new(skews: &[Duration], network: Arc<Network>, seed: u64) -> Self {
         let mut world = Self {
             elapsed: Duration::ZERO,
@@ -170,7 +171,8 @@ impl World {
         }
     }
 
-    /// Starts a process: it connects to tor, sees the object, and asks its backends.
+    /// Starts a publisher's process, which connects to tor, sees the object, and polls its
+    /// backends.
     fn boot(&mut self, index: usize) {
         self.send(index, Message::Conduct(Event::Tor(true)));
         let network = self.network.clone();
@@ -195,7 +197,7 @@ impl World {
         self.server && self.publishers[index].link
     }
 
-    /// The running publishers that lead.
+    /// Returns the running publishers that lead.
     pub(super) fn leaders(&self) -> Vec<usize> {
         let leads = |index: &usize| self.is_running(*index) && self.publishers[*index].conduct.is_leading();
         (0..self.publishers.len()).filter(leads).collect()
@@ -206,7 +208,7 @@ impl World {
     }
 }
 
-/// The faults and changes.
+/// The faults and changes that tests can inject.
 impl World {
     pub(super) fn pause(&mut self, index: usize, duration: Duration) {
         let until = self.elapsed + duration;
@@ -236,7 +238,7 @@ impl World {
         (0..self.publishers.len()).for_each(|index| self.show_object(index));
     }
 
-    /// Shows the object to a publisher that can watch it.
+    /// Sends the object to a publisher that can watch it.
     fn show_object(&mut self, index: usize) {
         if self.reaches_server(index) {
             let (suspended, discovery) = (self.suspended, Some(Discovery::Open));
@@ -272,7 +274,7 @@ impl World {
         }
     }
 
-    /// Kills a process. Another one starts in its place.
+    /// Kills a publisher's process and starts a new one in its place.
     pub(super) fn kill(&mut self, index: usize) {
         let skew = self.publishers[index].skew;
         let link = self.publishers[index].link;
@@ -282,7 +284,7 @@ impl World {
         self.boot(index);
     }
 
-    /// Stops a process in an orderly way. Another one starts when it has ended.
+    /// Stops a publisher's process in an orderly way. A new one starts when it has ended.
     pub(super) fn stop(&mut self, index: usize) {
         self.send(index, Message::Conduct(Event::Stop));
     }
@@ -299,9 +301,9 @@ impl World {
     }
 }
 
-/// The passage of time.
+/// The simulation of time.
 impl World {
-    /// Lets time pass.
+    /// Lets this much simulated time pass.
     pub(super) fn run(&mut self, duration: Duration) {
         let end = self.elapsed + duration;
         while let Some(next) = self.next_step().filter(|next| *next <= end) {
@@ -329,7 +331,7 @@ impl World {
         calls.chain(uploads).chain(publishers).min()
     }
 
-    /// Wakes a process that is due and runs.
+    /// Wakes a publisher's process if it is running and has work that is due.
     fn turn(&mut self, index: usize) {
         if !self.is_running(index) {
             return;
@@ -351,13 +353,14 @@ impl World {
         }
     }
 
-    /// Sends a message, which a paused process sees when it runs again.
+    /// Sends a message to a publisher's process. A paused process receives it when it resumes.
     fn send(&mut self, index: usize, message: Message) {
         self.publishers[index].inbox.push_back(message);
         self.turn(index);
     }
 
-    /// Passes the time to the conduct before anything else, as the publisher's loop does.
+    /// Passes the time to the leadership state machine before anything else, as the publisher's
+    /// loop does.
     fn wake(&mut self, index: usize) {
         let elapsed = self.elapsed;
         let publisher = &mut self.publishers[index];
@@ -414,7 +417,10 @@ impl World {
             match output {
                 EngineOutput::StoreCounter(period, counter) => {
                     let before = self.publishers[index].counters.insert(period, counter);
-                    assert!(before.is_none_or(|before| before < counter), "{before:?} then {counter}");
+                    assert!(
+                        before.is_none_or(|before| before < counter),
+                        "the counter {counter} was used after {before:?}"
+                    );
                     self.conduct(index, Event::CounterUsed(period, counter));
                 }
                 EngineOutput::Upload { hsdir, period, descriptor } => {
@@ -431,8 +437,8 @@ impl World {
     }
 }
 
-/// Returns the revision counter in the readable part of a descriptor.
+/// Returns the revision counter from the unencrypted part of a descriptor.
 fn revision_counter(descriptor: &str) -> u64 {
     let line = descriptor.lines().find_map(|line| line.strip_prefix("revision-counter "));
-    line.and_then(|counter| counter.parse().ok()).expect("a revision counter")
+    line.and_then(|counter| counter.parse().ok()).expect("the descriptor has a revision counter")
 }

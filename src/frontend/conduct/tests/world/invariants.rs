@@ -1,34 +1,34 @@
-//! The invariants of the simulated world.
+//! Checks the invariants of the simulated world.
 
 use super::*;
 
-/// The time after which a publisher that reaches the API server has noticed another holder: the
-/// attempt that was under way, the pause before the next one, and its answer.
+/// The time within which a publisher that can reach the API server notices another holder of the
+/// Lease: the attempt in progress, the pause before the next one, and the answer to that.
 pub(in super::super) const SETTLED: Duration = Duration::from_secs(4 + 2 + 1);
-/// The longest time without a leader while a publisher could lead: the attempt that was under way,
-/// the pause before the next one, which sees the last holder, the duration of the Lease, the pause
-/// before the reading that sees the Lease expired, and the answers to the calls.
+/// The longest time without a leader while a publisher could lead. It consists of the attempt in
+/// progress, the pause before the next attempt (which sees the last holder), the duration of the
+/// Lease, the pause before the attempt that finds the Lease expired, and the answers to the calls.
 pub(in super::super) const LEADERLESS: Duration = Duration::from_secs(4 + 2 + 15 + 2 + 3);
 
 impl World {
     pub(super) fn check_upload(&self, index: usize) {
         let publisher = &self.publishers[index];
-        assert!(publisher.knows_object, "published before the object was known");
+        assert!(publisher.knows_object, "a publisher published before it knew the object");
         assert!(!publisher.suspended, "a suspended service was published");
-        assert!(!publisher.stopping, "published after the stop");
-        let read = publisher.read.expect("published before the Lease was read");
-        assert!(read >= publisher.resumed, "published after a pause without reading the Lease");
+        assert!(!publisher.stopping, "a publisher published after it had begun to stop");
+        let read = publisher.read.expect("a publisher reads the Lease before it publishes");
+        assert!(read >= publisher.resumed, "a publisher published after a pause without reading the Lease");
         for other in self.leaders().into_iter().filter(|other| *other != index) {
             assert!(
                 !(self.is_settled(index) && self.is_settled(other)),
-                "{index} and {other} publish at {:?}",
+                "publishers {index} and {other} both publish at {:?}",
                 self.elapsed
             );
         }
     }
 
-    /// Returns true if a publisher has run and reached the API server for so long that it has read
-    /// the Lease.
+    /// Returns true if a publisher has been running and able to reach the API server for long
+    /// enough to have read the Lease.
     pub(super) fn is_settled(&self, index: usize) -> bool {
         let publisher = &self.publishers[index];
         let since = publisher.linked.max(self.server_since).max(publisher.paused_until).max(publisher.started);

@@ -1,10 +1,10 @@
-//! The API server and the HSDirs of the simulated world.
+//! Simulates the API server and the HSDirs.
 
 use rand::RngExt as _;
 
 use super::*;
 
-/// The slowest answer of the API server.
+/// The longest response time of the simulated API server.
 const SLOWEST: Duration = Duration::from_millis(900);
 
 impl World {
@@ -20,7 +20,7 @@ impl World {
             let reachable = self.reaches_server(call.publisher);
             match call.answer.take() {
                 None if call.arrives > self.elapsed => self.calls.push(call),
-                // Half of the calls fail at once; the others get no answer.
+                // Half of the calls fail at once; the others are never answered.
                 None if !reachable && self.rng.random_bool(0.5) => {
                     let answer = Err(CallError::Failed("connection refused".to_owned()));
                     self.send(call.publisher, Message::Answer(call.call, call.ordered, answer));
@@ -62,7 +62,7 @@ impl World {
                 if let Some(before) = &self.lease {
                     let mut counters = lease_object::counters(&lease);
                     counters.merge(&lease_object::counters(before));
-                    assert_eq!(counters, lease_object::counters(&lease), "a stored counter fell");
+                    assert_eq!(counters, lease_object::counters(&lease), "a stored revision counter decreased");
                 }
                 assert!(lease_object::belongs_to(&lease, "web"));
                 self.version += 1;
