@@ -1,4 +1,4 @@
-//! The operator's flags and settings.
+//! The operator's command-line flags, and the settings derived from them.
 
 use serde_json::Value;
 
@@ -56,7 +56,7 @@ pub struct Args {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Peers(Vec<Value>);
 
-/// The fields that a peer can have. The API server validates their values.
+/// The fields that a `NetworkPolicy` peer can have. The API server validates their values.
 const PEER_FIELDS: [&str; 3] = ["podSelector", "namespaceSelector", "ipBlock"];
 
 fn peers(text: &str) -> Result<Peers, String> {
@@ -82,18 +82,19 @@ pub struct Settings {
     pub data_plane_image: String,
     /// The pull policy of the images: `Always`, `IfNotPresent` or `Never`.
     pub image_pull_policy: String,
-    /// The torrc lines for every tor.
+    /// The torrc lines that are added for every tor instance.
     pub tor_extra_config: String,
     /// The default pod templates.
     pub default_templates: DefaultTemplates,
-    /// The peers that may read the pods' metrics, where an empty list admits everyone. `None` means
-    /// that the pods have no `NetworkPolicy`.
+    /// The `NetworkPolicy` peers that may read the pods' metrics. An empty list admits everyone;
+    /// `None` means that the pods get no `NetworkPolicy`.
     pub network_policies: Option<Vec<Value>>,
-    /// True if the pods should have a `PodDisruptionBudget`.
+    /// True if the operator should create `PodDisruptionBudget`s for the pods.
     pub wants_disruption_budgets: bool,
 }
 
-/// The settings together with the optional APIs of the API server: the same for all services.
+/// The environment that all services share: the operator's settings and the API server's optional
+/// APIs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Environment {
     /// The operator's settings.
@@ -103,19 +104,20 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// Returns the version of the `PodDisruptionBudget`s to create, if any are wanted and served.
+    /// Returns the API version of the `PodDisruptionBudget`s to create, or `None` if they are
+    /// disabled or the API server does not serve them.
     pub fn disruption_budgets(&self) -> Option<PolicyVersion> {
         self.served.disruption_budgets.filter(|_| self.settings.wants_disruption_budgets)
     }
 }
 
-/// The error that neither the data plane's image nor the operator's is known.
+/// The error returned if neither the data-plane image nor the operator's image is configured.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("set --data-plane-image, or OPERATOR_IMAGE to the operator's own image")]
 pub struct NoImage;
 
 impl Args {
-    /// Returns the settings of the pods.
+    /// Returns the settings that these flags give the pods of all services.
     pub fn settings(&self) -> Result<Settings, NoImage> {
         Ok(Settings {
             tor_image: self.tor_image.clone(),
@@ -128,12 +130,13 @@ impl Args {
         })
     }
 
-    /// Returns the name of the Lease for the leader election, or `None` for no election.
+    /// Returns the name of the Lease for the leader election, or `None` if the election is
+    /// disabled.
     pub(super) fn lease(&self) -> Option<String> {
         Some(self.lease_name.clone()).filter(|name| !name.is_empty())
     }
 
-    /// Returns the namespaces to watch, or a single `None` for all.
+    /// Returns the namespaces to watch. A single `None` means all namespaces.
     pub fn namespaces(&self) -> Vec<Option<String>> {
         let named: Vec<_> = self.watch_namespace.iter().filter(|name| !name.is_empty()).cloned().map(Some).collect();
         if named.is_empty() { vec![None] } else { named }

@@ -79,7 +79,10 @@ async fn reports_a_missing_permission() {
     give(&without).await;
     scene.change("web", json!({"spec": {"backends": {"replicas": 3}}})).await;
     let message = scene.wait_condition("web", "Ready", "Unknown Forbidden").await;
-    assert!(message.starts_with("The operator lacks a right: secrets \"web-master-key\" is forbidden"), "{message}");
+    assert!(
+        message.starts_with("The operator lacks a permission: secrets \"web-master-key\" is forbidden"),
+        "{message}"
+    );
     let address = scene.address("web").await;
     give(&complete).await;
     scene.wait_condition("web", "Ready", "False Progressing").await;

@@ -1,15 +1,16 @@
-//! The clients of a service with restricted discovery, and the problems that keep some of them out.
+//! The authorized clients of a service with restricted discovery, and the problems that keep some
+//! of them from connecting.
 
 use crate::crd::clients::{ClientList, authorize};
 use crate::crd::{Reason, RestrictedDiscovery};
 use crate::onion::descriptor::MAX_AUTHORIZED_CLIENTS;
 use crate::operator::conditions::Finding;
 
-/// The largest number of problems that a message names individually. The rest are only counted.
+/// The maximum number of problems that a message lists individually. The others are only counted.
 const NAMED: usize = 10;
 
-/// Returns the finding about the clients, or `None` if discovery is open. `secret` is the content
-/// of the named Secret, if it exists.
+/// Returns the finding about the authorized clients, or `None` if discovery is not restricted.
+/// `secret` is the content of the Secret that the spec names, if that Secret exists.
 pub(super) fn finding(restricted: Option<&RestrictedDiscovery>, secret: Option<&ClientList>) -> Option<Finding> {
     let restricted = restricted?;
     let in_spec = ClientList::of_spec(&restricted.clients);

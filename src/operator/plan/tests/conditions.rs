@@ -46,8 +46,8 @@ fn an_unchanged_status_keeps_its_transition_times() {
     assert_eq!(second, first);
 }
 
-/// A change of the healthy service, the type and the beginning of the condition that reports it,
-/// and true if the owned objects are still applied.
+/// A scenario: its name, a change to the healthy service, the type and the beginning of the
+/// condition that reports the change, and true if the owned objects are still applied.
 type Scenario = (&'static str, fn(&mut Observed), &'static str, &'static str, bool);
 
 #[rustfmt::skip]
@@ -158,7 +158,7 @@ const SCENARIOS: &[Scenario] = &[
 const EXTERNAL: &str = "pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd.onion";
 
 #[test]
-fn each_problem_has_its_condition_and_stops_nothing_that_runs() {
+fn each_problem_has_its_condition_and_stops_nothing_that_is_running() {
     for (name, change, kind, expected, applied) in SCENARIOS {
         let mut observed = healthy();
         change(&mut observed);
@@ -179,7 +179,7 @@ fn each_problem_has_its_condition_and_stops_nothing_that_runs() {
 }
 
 #[test]
-fn a_new_descriptor_has_time_to_settle_if_one_was_published_before() {
+fn published_stays_true_for_a_while_after_a_new_descriptor_replaces_an_old_one() {
     let mut observed = healthy();
     observed.object = with(&observed.object, "status/published/0/hsdirsAccepted", json!(0));
     observed.object = with(&observed.object, "status/published/0/lastPublished", json!("2025-12-31T23:59:30Z"));
@@ -196,7 +196,7 @@ fn a_new_descriptor_has_time_to_settle_if_one_was_published_before() {
 }
 
 #[test]
-fn a_refused_object_is_named_with_the_servers_message() {
+fn a_refused_object_is_reported_with_the_servers_message() {
     let backend = ChildId { kind: Kind::Deployment, name: "web-backend".to_owned() };
     let mut observed = healthy();
     observed.refused = vec![RefusedWrite { child: backend, message: "denied by the webhook".to_owned() }];
@@ -207,7 +207,7 @@ fn a_refused_object_is_named_with_the_servers_message() {
 }
 
 #[test]
-fn an_object_is_reconciled_again_after_a_time_that_depends_on_what_can_change_unseen() {
+fn the_requeue_delay_depends_on_the_changes_that_no_watch_reports() {
     let seconds = |observed: &Observed| requeue_after(observed, &concluded(observed).0).as_secs();
     assert_eq!(seconds(&healthy()), 60);
     assert_eq!(seconds(&Observed { lease: None, ..healthy() }), 300);
@@ -216,7 +216,7 @@ fn an_object_is_reconciled_again_after_a_time_that_depends_on_what_can_change_un
 }
 
 #[test]
-fn an_object_that_cannot_be_read_says_so() {
+fn an_unreadable_object_is_reported_as_stalled() {
     let conditions = unreadable("invalid type", &[], Some(3), now());
     let ready = conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
     assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "InvalidSpec"));
