@@ -1,6 +1,6 @@
-//! Keeps the layers of `docs/architecture.md`: an import goes down only.
+//! Checks the layers that `docs/architecture.md` describes: a layer may import only lower layers.
 
-#![allow(clippy::expect_used, reason = "a test may stop at what cannot be")]
+#![allow(clippy::expect_used, reason = "a test may stop at a source file that it cannot read")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("status", &["onion", "crd"]),
 ];
 
-/// What a pure layer never names: IO, clocks, the global generator, async.
+/// The names that a pure layer must not use: those of IO, clocks, the global random generator and
+/// async code.
 const IMPURE: &[&str] = &[
     "std::fs",
     "std::net",
@@ -38,7 +39,7 @@ const IMPURE: &[&str] = &[
 const PURE: &[&str] = &["onion", "consensus", "merge", "link", "crd", "config"];
 
 #[test]
-fn imports_go_down_only() {
+fn layers_import_only_lower_layers() {
     let mut faults = Vec::new();
     for (layer, allowed) in ALLOWED {
         for (file, line, text) in code_lines(layer) {
@@ -58,7 +59,7 @@ fn pure_layers_do_no_io() {
     for layer in PURE {
         for (file, line, text) in code_lines(layer) {
             for word in IMPURE.iter().filter(|word| text.contains(*word)) {
-                faults.push(format!("{}:{line}: `{layer}` is pure, but names `{word}`: {text}", file.display()));
+                faults.push(format!("{}:{line}: `{layer}` is pure but uses `{word}`: {text}", file.display()));
             }
         }
     }
@@ -75,7 +76,7 @@ fn every_folder_of_src_is_a_known_layer() {
 }
 
 #[test]
-fn the_check_sees_an_import() {
+fn imports_are_recognised() {
     for text in [
         "use crate::merge::Engine;",
         "crate::merge::Now",
@@ -91,7 +92,7 @@ fn the_check_sees_an_import() {
     assert!(!names_layer("use crate::{onion::merge};", "merge"));
 }
 
-/// Whether a line of code names `crate::<layer>`, also within braces.
+/// Returns true if a line of code names `crate::<layer>`, including within braces.
 fn names_layer(text: &str, layer: &str) -> bool {
     let is_end = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
     let direct = text
@@ -103,8 +104,8 @@ fn names_layer(text: &str, layer: &str) -> bool {
     direct || braced
 }
 
-/// The statements of a layer that are code of the product: no comments, and no test module. A `use` that rustfmt broke
-/// over several lines counts as one line.
+/// Returns the file, line number and text of each line of code in a layer, without comments and
+/// test modules. A `use` that spans several lines counts as one line.
 fn code_lines(layer: &str) -> Vec<(PathBuf, usize, String)> {
     let mut found = Vec::new();
     let mut folders = vec![source().join(layer)];
@@ -114,7 +115,7 @@ fn code_lines(layer: &str) -> Vec<(PathBuf, usize, String)> {
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") && !is_tests {
-                let text = fs::read_to_string(&path).expect("readable source");
+                let text = fs::read_to_string(&path).expect("could not read the source file");
                 found.extend(statements(&text).into_iter().map(|(line, text)| (path.clone(), line, text)));
             }
         }
@@ -141,7 +142,10 @@ fn statements(text: &str) -> Vec<(usize, String)> {
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {
-    fs::read_dir(folder).expect("readable folder").map(|entry| entry.expect("readable entry").path()).collect()
+    fs::read_dir(folder)
+        .expect("could not list the folder")
+        .map(|entry| entry.expect("could not read the entry").path())
+        .collect()
 }
 
 fn source() -> PathBuf {

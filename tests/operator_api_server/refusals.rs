@@ -1,4 +1,5 @@
-//! Tests that conditions report refusals by the API server, a quota or an image registry.
+//! Tests that conditions report requests refused by the API server or a quota, and images that
+//! cannot be pulled.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +19,7 @@ async fn reports_an_image_that_cannot_be_pulled() {
     scene.wait_children("web").await;
     for (component, kind) in [("backend", "BackendsReady"), ("frontend", "Published")] {
         let name = format!("web-{component}-x");
-        // Create a pod as the Deployment controller would, and report its status as the kubelet
+        // Create a pod as the Deployment controller would, and write its status as the kubelet
         // would.
         let deployment: Deployment = scene.wait_for(&format!("web-{component}"), |_| true).await;
         let template = serde_json::to_value(deployment.spec.unwrap().template).unwrap();

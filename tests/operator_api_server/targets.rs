@@ -1,4 +1,4 @@
-//! Tests of target Services that are missing, wrong, deleted or changed.
+//! Tests of target Services that are missing, deleted or changed, or that lack the wanted port.
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
@@ -14,7 +14,7 @@ async fn reports_a_missing_target_and_waits_for_it() {
     let message = scene.wait_condition("web", "Ready", "False TargetNotFound").await;
     assert_eq!(
         message,
-        "spec.ports[0].target.service: Service shop is not in namespace test-no-target; create it, or correct the name"
+        "spec.ports[0].target.service: Service shop does not exist in namespace test-no-target; create it, or correct the name"
     );
     assert_eq!(scene.children("web").await.len(), 0);
     scene.create_target("shop").await;
@@ -44,7 +44,7 @@ async fn keeps_running_without_its_target_and_follows_a_new_port() {
     let before = scene.wait_children("web").await;
     scene.api::<Service>().delete("web", &DeleteParams::default()).await.unwrap();
     scene.wait_condition("web", "BackendsReady", "False TargetNotFound").await;
-    // Scaling still works, with the last known target.
+    // Scaling still works and uses the last known target.
     scene.change("web", json!({"spec": {"backends": {"replicas": 4}}})).await;
     let replicas = |deployment: &Deployment| deployment.spec.as_ref().unwrap().replicas;
     scene.wait_for::<Deployment>("web-backend", |deployment| replicas(deployment) == Some(4)).await;
