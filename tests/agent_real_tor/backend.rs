@@ -144,7 +144,8 @@ impl Backend {
         Ok(Reply::parse(&reply))
     }
 
-    /// Sends a publisher's request. Returns the response, and true if the response is authentic.
+    /// Sends a publisher's request. Returns the response and the result of verifying its
+    /// authentication code.
     pub async fn sync(
         &self,
         token: &str,
