@@ -36,7 +36,7 @@ impl RealTor {
         Self::start_with("CookieAuthentication 1")
     }
 
-    /// Starts a tor with a TCP control port and the given torrc lines for authentication.
+    /// Starts tor with a TCP control port and the given torrc lines for authentication.
     fn start_with(authentication: &str) -> Self {
         let directory = TempDir::with_prefix("control-real-tor").expect("could not create a temporary directory");
         // Tor refuses to create its control socket in a directory that other users can access.

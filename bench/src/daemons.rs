@@ -19,7 +19,8 @@ use crate::rounds::figure;
 
 /// The time between the last daemon's first upload and the measurement of memory use.
 const SETTLED: Duration = Duration::from_secs(60);
-/// How often each publisher reads the consensus. The consensus is the same each time.
+/// The number of times that each publisher reads the consensus. The consensus is the same each
+/// time.
 const CONSENSUSES: usize = 4;
 /// The time between reading one consensus and the announcement of the next.
 const BETWEEN: Duration = Duration::from_secs(8);

@@ -34,7 +34,7 @@ enum Args {
         #[arg(long, default_value_t = 11)]
         rounds: usize,
     },
-    /// Simulate a tor with a large network until interrupted
+    /// Simulate the control port of a tor with a large network until interrupted
     Replay {
         /// Unix socket to listen on
         socket: PathBuf,

@@ -175,11 +175,11 @@ impl Plane {
     }
 }
 
-/// The stream of upload events of a tor.
+/// The stream of upload events from a tor's control port.
 #[derive(Debug)]
 pub struct UploadEvents {
     events: mpsc::Receiver<Event>,
-    /// The client that keeps the control connection open.
+    /// The control client, kept because dropping it would close the control connection.
     _client: Client,
 }
 

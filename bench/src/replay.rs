@@ -12,12 +12,12 @@ use anyhow::{Context as _, Result};
 
 use crate::network::Texts;
 
-/// A simulated control port.
+/// A simulated tor control port with a network of any size.
 #[derive(Debug)]
 pub struct Replay {
     /// The documents of the simulated network.
     pub texts: Texts,
-    /// How often the microdescriptors have been read.
+    /// The number of times that the microdescriptors have been read.
     read: AtomicUsize,
     /// The connections that have subscribed to events, with their `SETEVENTS` lines.
     listeners: Mutex<Vec<(Writer, String)>>,

@@ -186,8 +186,8 @@ pub struct Backends {
     /// points of all backends; one descriptor holds at most 20.
     #[schemars(range(min = 3, max = 20))]
     pub introduction_points: u8,
-    /// How long open streams may continue after a backend has been scaled down or replaced, in
-    /// seconds. At most 86400 (one day).
+    /// The time in seconds for which open streams may continue after a backend has been scaled down
+    /// or replaced. At most 86400 (one day).
     #[schemars(range(max = 86400))]
     pub drain_timeout_seconds: u32,
     /// Tor's denial-of-service defence at the introduction points. If absent, the defence is off.

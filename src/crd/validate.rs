@@ -281,8 +281,8 @@ fn is_host_and_port(text: &str) -> bool {
     port_fits && host_fits
 }
 
-/// Returns true for a DNS name or an IPv4 address. Names that contain `_` are also valid, because
-/// some resolvers serve them.
+/// Returns true if the text is a DNS name or an IPv4 address. Names that contain `_` are also
+/// valid, because some resolvers serve them.
 fn is_host_name(text: &str) -> bool {
     let text = text.strip_suffix('.').unwrap_or(text);
     text.len() <= 253
@@ -305,8 +305,8 @@ fn is_dns_1035_label(text: &str) -> bool {
     is_dns_1123_label(text) && text.starts_with(|c: char| c.is_ascii_lowercase())
 }
 
-/// Returns true for an RFC 1123 subdomain. A label may be longer than the 63 characters that DNS
-/// allows, because Kubernetes limits only the length of the whole name.
+/// Returns true if the text is an RFC 1123 subdomain. A label may be longer than the 63 characters
+/// that DNS allows, because Kubernetes limits only the length of the whole name.
 fn is_dns_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(has_form_of_label)
 }

@@ -49,8 +49,8 @@ fn concurrency(kind: Kind) -> usize {
     if kind == Kind::Deployment { 1 } else { 4 }
 }
 
-/// Applies the due objects of a stage. A refused object does not stop the others; an object whose
-/// name is taken does.
+/// Applies the due objects of a stage. If the API server refuses an object, the others are still
+/// applied; if the name of an object is taken, the remaining ones are not.
 pub async fn children(
     writer: &Writer,
     object: &OnionBalancedService,

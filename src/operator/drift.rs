@@ -1,12 +1,12 @@
 //! Drift detection: checks that an owned object is still as the operator last applied it.
 //!
-//! Comparing the wanted object with the live one would report the API server's defaults as
-//! differences, and would miss a field that is no longer wanted. Instead, each owned object carries
-//! the hash of the applied manifest, and the API server's `managedFields` show changes by others:
-//! when anyone else changes or removes a field that we applied, the field disappears from our
-//! entry. An object has not drifted if its hash matches the wanted manifest and our entry still
-//! contains every wanted field. This check needs only the metadata, so the operator does not watch
-//! the contents of Secrets.
+//! Comparing the desired object with the live one would report the API server's defaults as
+//! differences, and would miss fields that are no longer desired. Instead, each owned object
+//! carries the hash of the applied manifest, and the API server's `managedFields` show changes by
+//! others: when anyone else changes or removes a field that we applied, the field disappears from
+//! our entry. An object has not drifted if its hash matches the desired manifest and our entry
+//! still contains every field of that manifest. This check needs only the metadata, so the operator
+//! does not watch the contents of Secrets.
 
 use std::borrow::Cow;
 

@@ -104,7 +104,8 @@ pub fn shrink(pod: &mut Pod) {
     }
 }
 
-/// The problems of all watched pods by UID, kept to detect watch events that change a problem.
+/// The problems of all watched pods, by pod UID. Comparing them with a watch event shows if the
+/// pod's problem has changed.
 #[derive(Debug, Default)]
 pub struct KnownProblems(HashMap<String, PodProblem>);
 

@@ -233,7 +233,7 @@ async fn write_over(
     Ok(true)
 }
 
-/// Returns true if the operator's part of the current status already matches the wanted one.
+/// Returns true if the operator's part of the current status already has the desired content.
 fn is_written(wanted: &OnionBalancedServiceStatus, present: &OnionBalancedServiceStatus) -> bool {
     let present = OnionBalancedServiceStatus { backends: Vec::new(), published: Vec::new(), ..present.clone() };
     *wanted == present

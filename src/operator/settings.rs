@@ -8,19 +8,19 @@ use super::templates::DefaultTemplates;
 /// The flags of `onionbalance-operator operator`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Image with the `tor` that the pods run
+    /// Image with the `tor` program that the pods run
     #[arg(long, env = "TOR_IMAGE", value_name = "IMAGE")]
     tor_image: String,
-    /// Image of agents and publishers [default: the operator's own]
+    /// Image of agents and publishers [default: the operator's own image]
     #[arg(long, env = "DATA_PLANE_IMAGE", value_name = "IMAGE")]
     data_plane_image: Option<String>,
     /// Image of the operator itself
     #[arg(long, env = "OPERATOR_IMAGE", value_name = "IMAGE")]
     operator_image: Option<String>,
-    /// Pull policy of the pods' images
+    /// Pull policy for the pods' images
     #[arg(long, env = "IMAGE_PULL_POLICY", value_name = "POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]
     image_pull_policy: String,
-    /// torrc lines for every tor, for example for bridges or a test network
+    /// Additional torrc lines for every tor pod, for example for bridges or a test network
     #[arg(long, env = "TOR_EXTRA_CONFIG", value_name = "LINES", default_value = "", hide_default_value = true)]
     tor_extra_config: String,
     /// Default pod templates in YAML or JSON: a map with `backend`, `frontend` or both, each with
@@ -40,8 +40,8 @@ pub struct Args {
     /// Create a `PodDisruptionBudget` for the pods of a service
     #[arg(long, env = "DISRUPTION_BUDGETS", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     disruption_budgets: bool,
-    /// Lease in the operator's own namespace, for the leader election among several operators;
-    /// empty for a single operator without an election
+    /// Name of the Lease for leader election, in the operator's own namespace; if empty, the
+    /// operator runs without an election
     #[arg(long, env = "LEASE_NAME", value_name = "NAME", default_value = "onionbalance-operator-leader")]
     lease_name: String,
     /// Port of /livez and /readyz

@@ -89,7 +89,7 @@ impl Backend {
         self.tor_with("DisableNetwork 1\n")
     }
 
-    /// Starts a tor with additional lines in its torrc.
+    /// Starts tor with additional lines in its torrc.
     pub fn tor_with(&self, lines: &str) -> Child {
         let (run, data) = (self.run(""), self.dir.path().join("data"));
         let (run, data) = (run.display(), data.display());
@@ -187,7 +187,7 @@ impl Backend {
         .await;
     }
 
-    /// Repeats a query until it returns the wanted answer. Panics after 30 s.
+    /// Repeats a query until it returns the expected answer. Panics after 30 s.
     pub async fn until<F: Future<Output = String>>(&self, wanted: &str, mut ask: impl FnMut() -> F) {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {

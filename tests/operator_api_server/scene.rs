@@ -141,7 +141,7 @@ impl Scene {
         self.stop_operator().await;
     }
 
-    /// Tells the operator to stop, and waits until it has ended.
+    /// Asks the operator to stop, and waits until it has ended.
     pub async fn stop_operator(&mut self) {
         let (stop, operator) = self.operator.take().expect("no operator is running");
         let _ = stop.send(());

@@ -125,8 +125,8 @@ async fn kubectl_reports_an_unknown_field() {
     assert!(applied, "{error}");
 }
 
-/// How long the test watches for writes while nothing changes. The end-to-end test does so for
-/// longer and with all components running.
+/// The time for which this test watches for writes while nothing changes. The end-to-end test does
+/// so for longer and with all components running.
 const REST: Duration = Duration::from_secs(15);
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! Tests of target Services that are missing, deleted or changed, or that lack the wanted port.
+//! Tests of target Services that are missing, deleted or changed, or that lack the requested port.
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};

@@ -30,7 +30,7 @@ const OPERATOR: &str = "operator";
 /// The number of rounds. The operator and the bare client take turns going first, and the medians
 /// are reported.
 const ROUNDS: usize = 9;
-/// How long the operator is measured while nothing changes. The time includes the periodic
+/// The time for which the operator is measured while nothing changes. It includes the periodic
 /// reconciliation of every object, which happens after 60 s.
 const REST: Duration = Duration::from_secs(75);
 /// The interval between simulated Lease renewals. Real publishers renew more often, but the

@@ -24,7 +24,7 @@ const OPERATOR_ACCOUNT: &str = "system:serviceaccount:onionbalance-system:onionb
 const ADMINISTRATOR: &str = "administrator-token";
 const OPERATOR: &str = "operator-token";
 
-/// A running API server. It stops when its [`Processes`] are dropped.
+/// A running API server. It is stopped together with the other [`Processes`] of the benchmark.
 pub struct ApiServer {
     url: String,
     dir: PathBuf,

@@ -9,8 +9,9 @@ use crate::crd::names::Component;
 use crate::link::AgentConfig;
 use crate::operator::stamp::hash;
 
-/// How long a draining backend still accepts new streams after its introduction points have been
-/// withdrawn, in seconds. Clients with a cached descriptor continue to use them for a while.
+/// The time in seconds for which a draining backend still accepts new streams after its
+/// introduction points have been withdrawn. Clients with a cached descriptor continue to use these
+/// introduction points for a while.
 pub const LINGER_SECONDS: u32 = 30;
 
 /// Builds the `ConfigMap` of the backends.

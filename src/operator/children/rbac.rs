@@ -1,5 +1,6 @@
-//! The publisher's permissions. It may read the pods, the object and the authorized clients' Secret
-//! of its own service, write the object's status, and hold the Lease. It has no other permissions.
+//! The publisher's permissions. For its own service, the publisher may read the pods, the
+//! `OnionBalancedService` and the Secret of the authorized clients, write the status, and hold the
+//! Lease. It has no other permissions.
 
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use kube::{Resource as _, ResourceExt as _};

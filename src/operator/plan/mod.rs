@@ -65,8 +65,8 @@ pub enum Next {
     Done(Conclusion),
 }
 
-/// An owned object that must be applied. The manifest can contain a secret, so this type does not
-/// implement `Debug`.
+/// An owned object that must be created or updated. The manifest can contain a secret, so this type
+/// does not implement `Debug`.
 pub struct Due {
     /// The object's kind and name.
     pub id: ChildId,

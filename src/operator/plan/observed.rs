@@ -112,9 +112,9 @@ pub fn taken(child: &ChildId, metadata: &ObjectMeta, object: &OnionBalancedServi
 /// An owned object that the API server refused to create or update.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedWrite {
-    /// The refused object.
+    /// The owned object that the API server refused.
     pub child: ChildId,
-    /// The API server's message.
+    /// The API server's explanation of the refusal.
     pub message: String,
 }
 
@@ -141,14 +141,14 @@ pub enum Outcome {
     ObjectRead(Option<Box<OnionBalancedService>>),
     /// The master key was generated.
     KeyGenerated {
-        /// The created Secret.
+        /// The Secret that was created for the generated key.
         secret: Box<KeySecret>,
         /// The services that may use the same key.
         rivals: Vec<Arc<OnionBalancedService>>,
     },
     /// A Secret with this name already existed, so no key was generated.
     KeyExisted {
-        /// The existing Secret. `None` means that it no longer exists.
+        /// The existing Secret of the master key. `None` means that it no longer exists.
         secret: Option<Box<KeySecret>>,
         /// The services that may use the same key.
         rivals: Vec<Arc<OnionBalancedService>>,

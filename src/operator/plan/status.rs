@@ -21,10 +21,10 @@ use crate::operator::conditions::{Finding, Truth, merge};
 /// the API server or when its clock differs from the operator's.
 const SILENCE: SignedDuration = SignedDuration::from_secs(60);
 
-/// How long HSDirs keep a descriptor.
+/// The time for which HSDirs keep a descriptor.
 const DESCRIPTOR_LIFETIME: SignedDuration = SignedDuration::from_hours(3);
-/// How long `Published` stays True while no HSDir has accepted a new descriptor yet, or a new
-/// publisher has not found any backends yet.
+/// The time for which `Published` stays True although no HSDir has accepted the new descriptor yet,
+/// or a new publisher has not found any backends yet.
 const SETTLING: SignedDuration = SignedDuration::from_secs(60);
 
 /// Returns the operator's part of the status. `backends` and `published` belong to the publisher,

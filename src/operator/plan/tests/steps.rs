@@ -189,7 +189,7 @@ fn only_unused_objects_that_the_service_controls_are_pruned_and_last() {
     server.run(Observed { owned: None, ..healthy() });
     assert_eq!(server.steps, [&APPLY_ALL[..], &["prune ConfigMap web-old"]].concat());
 
-    // Without a usable key, the wanted owned objects are unknown, so none is deleted.
+    // Without a usable key, the desired owned objects are unknown, so none is deleted.
     let mut server = Server { labelled, ..Server::default() };
     server.run(Observed { owned: None, key_secret: None, ..healthy() });
     assert_eq!(server.steps, [""; 0]);
