@@ -37,7 +37,7 @@ pub struct Plane {
     pub addresses: Vec<String>,
     /// The backends' agents, in the format of the option `--static-backend`.
     pub agents: Vec<String>,
-    /// The folder of our publisher.
+    /// The folder of our publisher, which queries the agents.
     pub ours: PublisherDir,
     /// The folder of our stand-alone daemon, which serves the same address as our publisher. The
     /// daemon needs its own tor, because the publisher's tor still reports uploads after the

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use onionbalance_e2e::process::Processes;
 use onionbalance_e2e::tornet::make_private_dir;
 
-/// The folders of a publisher.
+/// The folders that a publisher uses.
 #[derive(Debug, Clone)]
 pub struct PublisherDir {
     /// The folder for sockets, data and configuration.

@@ -31,7 +31,7 @@ impl Replay {
         Arc::new(Self { texts, read: AtomicUsize::new(0), listeners: Mutex::default() })
     }
 
-    /// Returns how often the microdescriptors have been read.
+    /// Returns the number of times that the microdescriptors have been read.
     pub fn times_read(&self) -> usize {
         self.read.load(Ordering::Relaxed)
     }

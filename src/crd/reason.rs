@@ -49,7 +49,7 @@ macro_rules! reasons {
         }
 
         impl Reason {
-            /// All reasons.
+            /// All reasons of all conditions.
             pub const ALL: &'static [Self] = &[$(Self::$name),+];
 
             /// Returns the reason as written in the status.

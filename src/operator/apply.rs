@@ -85,7 +85,7 @@ pub async fn children(
 /// The result of an apply, or the status with which the API server refused it.
 type Attempt = Result<Applied, Box<Status>>;
 
-/// Applies an object that already exists.
+/// Applies an owned object that already exists.
 async fn update(writer: &Writer, object: &OnionBalancedService, due: &Due) -> Result<Attempt, kube::Error> {
     let attempt = apply(writer, object, &due.id, &due.manifest).await?;
     if let Ok(metadata) = &attempt {
@@ -144,7 +144,7 @@ fn written(metadata: ObjectMeta) -> Applied {
     Applied::Written(Box::new(metadata))
 }
 
-/// Sends a single server-side apply.
+/// Sends a single server-side apply request for an owned object.
 async fn apply(
     writer: &Writer,
     object: &OnionBalancedService,
@@ -177,11 +177,11 @@ pub async fn prune(writer: &Writer, object: &OnionBalancedService, orphans: Vec<
 
 /// The result of an attempt to create the Secret for a generated key.
 pub enum KeyCreation {
-    /// The Secret was created.
+    /// The Secret for the generated key was created.
     Created(Box<KeySecret>),
     /// A Secret with this name already exists, and its key must be used instead.
     Exists,
-    /// The API server refused the Secret.
+    /// The API server refused to create the Secret for the generated key.
     Refused(RefusedWrite),
 }
 

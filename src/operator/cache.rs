@@ -113,7 +113,7 @@ impl Cache {
         self.objects.clone()
     }
 
-    /// Waits until every kind has been listed once.
+    /// Waits until the objects of every watched kind have been listed once.
     pub async fn wait_until_ready(&self) -> Result<(), reflector::store::WriterDropped> {
         self.objects.wait_until_ready().await?;
         self.deployments.wait_until_ready().await?;

@@ -31,7 +31,7 @@ impl Truth {
 pub struct Finding {
     /// The condition's status.
     pub truth: Truth,
-    /// The machine-readable reason.
+    /// The machine-readable reason for the condition's status.
     pub reason: Reason,
     /// The explanation for humans, including the next step if there is one.
     pub message: String,

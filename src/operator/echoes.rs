@@ -38,7 +38,7 @@ struct SeenChange {
     kind: ChangeKind,
 }
 
-/// The kind of a change.
+/// The kind of change that a watch event reports.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum ChangeKind {
     Written,

@@ -34,16 +34,16 @@ const QUIET: [Reason; 6] = [
 /// condition untrue.
 const WANTED: [Reason; 2] = [Reason::Suspended, Reason::ScaledToZero];
 
-/// An Event to be written.
+/// A Kubernetes Event to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
     /// The Event's type. Warning means that somebody should take action.
     pub kind: EventType,
     /// The type of the condition that changed.
     pub condition: String,
-    /// The condition's reason, or `KeyGenerated` or `Resumed`.
+    /// The Event's reason: the condition's reason, `KeyGenerated` or `Resumed`.
     pub reason: String,
-    /// The condition's message.
+    /// The Event's note, which is usually the condition's message.
     pub note: String,
 }
 
@@ -121,7 +121,7 @@ const MAX_NOTE: usize = 1000;
 /// Events are not essential.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// The writer of Events.
+/// The writer of Kubernetes Events.
 pub struct Events {
     recorder: Recorder,
     telemetry: Arc<Telemetry>,

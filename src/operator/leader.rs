@@ -34,7 +34,7 @@ const TERM: Duration = Duration::from_secs(10);
 pub struct Seat {
     /// The namespace of the Lease, which is the operator's own.
     pub namespace: String,
-    /// The Lease's name.
+    /// The name of the Lease.
     pub lease: String,
     /// This operator's identity. It must be unique among operators, and must change when the
     /// operator restarts.
@@ -54,7 +54,7 @@ impl Seat {
     }
 }
 
-/// A candidate that holds the Lease or waits for it.
+/// An operator that takes part in the leader election: it either holds the Lease or waits for it.
 pub struct Candidate {
     api: Api<Lease>,
     name: String,

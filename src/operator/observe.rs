@@ -83,7 +83,7 @@ pub async fn key_secret(client: &Client, object: &OnionBalancedService) -> Resul
     Ok(secret.map(|secret| KeySecret::new(secret.metadata, secret.data)))
 }
 
-/// Reads the object itself from the API server.
+/// Reads the `OnionBalancedService` itself from the API server.
 pub async fn object(
     client: &Client,
     object: &OnionBalancedService,

@@ -251,7 +251,7 @@ fn log_transitions(object: &OnionBalancedService, before: &[Condition], after: &
                 status = condition.status,
                 reason = condition.reason,
                 detail = condition.message,
-                "the condition Ready changed"
+                "the Ready condition changed"
             );
         }
     }

@@ -8,7 +8,7 @@ use super::templates::DefaultTemplates;
 /// The flags of `onionbalance-operator operator`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Image with the `tor` program that the pods run
+    /// Image with the `tor` program for the pods
     #[arg(long, env = "TOR_IMAGE", value_name = "IMAGE")]
     tor_image: String,
     /// Image of agents and publishers [default: the operator's own image]
@@ -44,10 +44,10 @@ pub struct Args {
     /// operator runs without an election
     #[arg(long, env = "LEASE_NAME", value_name = "NAME", default_value = "onionbalance-operator-leader")]
     lease_name: String,
-    /// Port of /livez and /readyz
+    /// Port that serves /livez and /readyz
     #[arg(long, env = "PROBE_PORT", default_value_t = crate::link::PROBE_PORT)]
     pub(super) probe_port: u16,
-    /// Port of /metrics
+    /// Port that serves /metrics
     #[arg(long, env = "METRICS_PORT", default_value_t = crate::link::METRICS_PORT)]
     pub(super) metrics_port: u16,
 }
@@ -84,7 +84,7 @@ pub struct Settings {
     pub image_pull_policy: String,
     /// The torrc lines that are added for every tor instance.
     pub tor_extra_config: String,
-    /// The default pod templates.
+    /// The default pod templates, which fill in what a service's own templates leave unset.
     pub default_templates: DefaultTemplates,
     /// The `NetworkPolicy` peers that may read the pods' metrics. An empty list admits everyone;
     /// `None` means that the pods get no `NetworkPolicy`.
@@ -97,7 +97,7 @@ pub struct Settings {
 /// APIs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Environment {
-    /// The operator's settings.
+    /// The operator's settings for the pods of all services.
     pub settings: Settings,
     /// The optional APIs that the API server serves.
     pub served: Served,
@@ -113,7 +113,7 @@ impl Environment {
 
 /// The error returned if neither the data-plane image nor the operator's image is configured.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("set --data-plane-image, or OPERATOR_IMAGE to the operator's own image")]
+#[error("no image for agents and publishers is configured; set --data-plane-image or --operator-image")]
 pub struct NoImage;
 
 impl Args {

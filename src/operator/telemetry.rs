@@ -26,7 +26,7 @@ pub struct Telemetry {
     pub leading: AtomicBool,
     /// The watches that are currently failing.
     pub watches: Watches,
-    /// The watched services.
+    /// The watched services, whose conditions the metrics show.
     pub objects: Objects,
     /// The number of successful reconciliations.
     pub reconciled: AtomicU64,
@@ -47,7 +47,7 @@ impl fmt::Debug for Objects {
     }
 }
 
-/// The condition `Ready` of a service.
+/// The condition `Ready` of one service, as the metrics show it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Standing {
     namespace: String,
@@ -129,7 +129,7 @@ impl Telemetry {
     }
 }
 
-/// Returns the router of `/livez` and `/readyz`.
+/// Returns the router that serves `/livez` and `/readyz`.
 pub fn probes(telemetry: Arc<Telemetry>) -> Router {
     let readiness = move || {
         let ready = telemetry.is_ready();
@@ -142,7 +142,7 @@ pub fn probes(telemetry: Arc<Telemetry>) -> Router {
     Router::new().route("/livez", get(|| std::future::ready("ok\n"))).route("/readyz", get(readiness))
 }
 
-/// Returns the router of `/metrics`.
+/// Returns the router that serves `/metrics`.
 pub fn metrics(telemetry: Arc<Telemetry>) -> Router {
     Router::new().route("/metrics", get(move || std::future::ready(http::metrics(telemetry.exposition()))))
 }

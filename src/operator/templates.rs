@@ -119,7 +119,7 @@ fn no_other(path: &str, given: &Value, known: &Value) -> Result<(), String> {
         match known.get(field) {
             Some(known) => no_other(&path, value, known)?,
             None if is_empty => {}
-            None => return Err(format!("{path} is unknown; give requests and limits of tor and agent")),
+            None => return Err(format!("{path} is unknown; set requests and limits under tor or agent")),
         }
     }
     Ok(())
@@ -221,7 +221,7 @@ mod tests {
             ),
             (
                 "backend: {resources: {limits: {cpu: 1}}}",
-                "backend.resources.limits is unknown; give requests and limits of tor and agent",
+                "backend.resources.limits is unknown; set requests and limits under tor or agent",
             ),
             ("backend: {resources: {tor: {limit: {cpu: 1}}}}", "backend.resources.tor.limit is unknown; "),
             (

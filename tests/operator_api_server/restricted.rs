@@ -48,7 +48,7 @@ async fn follows_and_reports_the_clients_secret() {
         (1..=130).map(|number| (format!("client-{number:03}.auth"), key(number).into())).collect();
     write_secret(&scene, Value::Object(many)).await;
     let message = scene.wait_condition("web", "ClientsReady", "False TooManyClients").await;
-    assert_eq!(message, "A descriptor holds 128 clients; these cannot connect: client-129, client-130.");
+    assert_eq!(message, "A descriptor holds at most 128 clients; these cannot connect: client-129, client-130.");
     scene.api::<Secret>().delete("clients", &DeleteParams::default()).await.unwrap();
     scene.wait_condition("web", "ClientsReady", "False ClientsSecretNotFound").await;
 

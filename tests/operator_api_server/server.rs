@@ -46,7 +46,7 @@ const TOKEN: &str = "admin-token";
 /// The operator's own namespace.
 pub const OWN_NAMESPACE: &str = "onionbalance-system";
 
-/// The running API server.
+/// The API server that the tests share, and the files it uses.
 struct TestApiServer {
     url: String,
     folder: PathBuf,

@@ -1,4 +1,4 @@
-//! Waiting by polling.
+//! A helper that waits for a condition by polling.
 
 use std::time::Duration;
 

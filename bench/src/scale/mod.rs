@@ -113,14 +113,14 @@ struct Half {
     server: Duration,
 }
 
-/// The state of a running benchmark.
+/// The state of a running scale benchmark.
 struct ScaleTest<'a> {
     processes: &'a Processes,
     convergence: Convergence,
     administrator: Client,
     /// A client with the operator's permissions.
     with_rights: Client,
-    /// The process ID of the operator.
+    /// The process ID of the operator under test.
     operator: u32,
     /// The requests that the operator made in its own halves of the rounds.
     converging: Requests,

@@ -48,7 +48,7 @@ fn without_indices(path: &str) -> String {
     path.split('[').map(|part| part.split_once(']').map_or(part, |(_, rest)| rest)).collect()
 }
 
-/// Visits every node of a schema that has rules.
+/// Visits every node in a schema that has rules attached.
 fn with_rules(schema: &Value, path: &str, visit: &mut impl FnMut(&str, &Value)) {
     if schema.get("x-kubernetes-validations").is_some() {
         visit(path, schema);

@@ -50,7 +50,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// All stages in order.
+    /// All stages, in the order in which they are applied.
     pub const ALL: [Self; 3] = [Self::Prerequisites, Self::RoleBindings, Self::Deployments];
 }
 
@@ -103,9 +103,9 @@ impl fmt::Display for Kind {
 /// The kind and name of an owned object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChildId {
-    /// The object's kind.
+    /// The kind of the owned object.
     pub kind: Kind,
-    /// The object's name.
+    /// The name of the owned object.
     pub name: String,
 }
 

@@ -36,15 +36,15 @@ use crate::onion::{MasterKey, OnionAddress};
 /// implement `Debug`.
 #[derive(Clone, PartialEq)]
 pub struct Child {
-    /// The object's kind and name.
+    /// The kind and name of the owned object.
     pub id: ChildId,
-    /// The manifest, without the annotation that [`stamped`] adds.
+    /// The manifest of the owned object, without the annotation that [`stamped`] adds.
     pub manifest: Value,
 }
 
 /// Everything that the manifests of a service's owned objects depend on.
 pub struct Inputs<'a> {
-    /// The service.
+    /// The service that owns the objects.
     pub object: &'a OnionBalancedService,
     /// The operator's settings and the optional APIs of the API server.
     pub environment: &'a Environment,
@@ -112,10 +112,10 @@ pub fn ids(service: &str, environment: &Environment) -> Vec<ChildId> {
 /// An error that keeps the owned objects of a service from being built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// The configuration of the agent is invalid.
+    /// The agent's configuration could not be built.
     #[error("could not build the agent's configuration: {0}")]
     AgentConfig(#[from] AgentConfigError),
-    /// An object could not be converted to JSON.
+    /// An owned object could not be converted to JSON.
     #[error("could not convert an owned object to JSON: {0}")]
     Json(#[from] serde_json::Error),
 }

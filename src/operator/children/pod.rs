@@ -35,7 +35,7 @@ const PROGRAM: &str = "onionbalance-operator";
 /// The parts of a pod that differ between the components. "Our container" is the one next to tor:
 /// the agent or the publisher.
 pub(super) struct Parts {
-    /// The name of our container.
+    /// The name of our container, `agent` or `publisher`.
     pub name: &'static str,
     /// The arguments of the program in our container.
     pub arguments: Vec<String>,
@@ -47,7 +47,7 @@ pub(super) struct Parts {
     pub variables: Vec<(&'static str, String)>,
     /// The ports of our container, in addition to those for probes and metrics.
     pub ports: Vec<ContainerPort>,
-    /// The volumes that only our container mounts.
+    /// The volumes that only our container mounts, with their mounts.
     pub secrets: Vec<(Volume, VolumeMount)>,
     /// The HTTP path that the kubelet calls for both containers before it sends SIGTERM.
     pub pre_stop: Option<&'static str>,
@@ -227,7 +227,7 @@ pub(super) fn read_only(name: &str, path: &str) -> VolumeMount {
     VolumeMount { read_only: Some(true), ..mount(name, path) }
 }
 
-/// Returns a TCP port of a container.
+/// Returns the declaration of a container's TCP port.
 pub(super) fn port(name: &str, number: u16) -> ContainerPort {
     ContainerPort {
         name: Some(name.to_owned()),

@@ -1,4 +1,4 @@
-//! The torrc of backends and frontends.
+//! The torrc files of backends and frontends.
 
 use std::fmt::Write as _;
 

@@ -19,7 +19,7 @@ pub(super) fn finding(restricted: Option<&RestrictedDiscovery>, secret: Option<&
             Reason::ClientsSecretNotFound,
             format!(
                 "Secret {name}, named by spec.restrictedDiscovery.secretName, is missing; create it with an entry \
-                 <name>.auth for each client. Until then, only {} of spec.restrictedDiscovery.clients may connect, and the \
+                 <name>.auth for each client. Until then, only {} from spec.restrictedDiscovery.clients may connect, along with the \
                  clients that the publisher has already read from the Secret.",
                 people(in_spec.clients.len())
             ),
@@ -30,7 +30,8 @@ pub(super) fn finding(restricted: Option<&RestrictedDiscovery>, secret: Option<&
     let admitted = people(authorized.keys.len());
     if !authorized.left_out.is_empty() {
         let names = listed(&authorized.left_out, ", ");
-        let message = format!("A descriptor holds {MAX_AUTHORIZED_CLIENTS} clients; these cannot connect: {names}.");
+        let message =
+            format!("A descriptor holds at most {MAX_AUTHORIZED_CLIENTS} clients; these cannot connect: {names}.");
         return Some(Finding::no(Reason::TooManyClients, message));
     }
     let mut problems = in_spec.problems;
@@ -130,7 +131,7 @@ mod tests {
                 "False ClientsSecretNotFound: Secret clients, named by spec.restrictedDiscovery.secretName"
             )
         );
-        assert!(found.contains("only 0 clients of spec.restrictedDiscovery.clients may connect"), "{found}");
+        assert!(found.contains("only 0 clients from spec.restrictedDiscovery.clients may connect"), "{found}");
     }
 
     #[test]
@@ -149,9 +150,9 @@ mod tests {
             (1..=140).map(|number| (format!("client-{number}.auth"), key(number))).collect();
         let entries: Vec<(&str, &str)> = entries.iter().map(|(name, key)| (name.as_str(), key.as_str())).collect();
         let found = condition(&status(json!({"secretName": "clients"}), Some(secret(&entries))), "ClientsReady");
-        assert!(
-            found.starts_with("False TooManyClients: A descriptor holds 128 clients; these cannot connect: client-")
-        );
+        assert!(found.starts_with(
+            "False TooManyClients: A descriptor holds at most 128 clients; these cannot connect: client-"
+        ));
         assert!(found.ends_with(", and 2 more."), "{found}");
     }
 

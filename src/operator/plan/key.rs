@@ -15,9 +15,9 @@ use crate::onion::{MasterKey, OnionAddress};
 use crate::operator::children::{GENERATED_ANNOTATION, SECRET_KEY_FILE, owner};
 use crate::operator::conditions::Finding;
 
-/// The decision about the master key.
+/// The decision about the master key of a service.
 pub(super) enum Decision {
-    /// Use this key.
+    /// Use this master key.
     Use(MasterKey),
     /// Generate a key, because the service has never had one.
     Generate,
@@ -64,7 +64,7 @@ fn missing(object: &OnionBalancedService, secret: &str) -> Decision {
     let message = match (was, &spec.onion_address, &spec.secret_name) {
         (Some(address), _, _) => {
             format!(
-                "Secret {secret} with the key of {address} is missing; restore it, because a new key would be a new address"
+                "Secret {secret} with the key of {address} is missing; restore it, because a new key would mean a new address"
             )
         }
         (None, Some(address), _) => format!(
@@ -83,7 +83,7 @@ fn read(secret: &KeySecret) -> Result<MasterKey, String> {
     let file = secret
         .data
         .get(SECRET_KEY_FILE)
-        .ok_or_else(|| format!("it has no {SECRET_KEY_FILE}; add Tor's file of that name"))?;
+        .ok_or_else(|| format!("{SECRET_KEY_FILE} is missing; add Tor's file of that name"))?;
     let key = MasterKey::from_tor_secret_key_file(file).map_err(|error| error.to_string())?;
     if let Some(file) = secret.data.get("hs_ed25519_public_key") {
         key.check_tor_public_key_file(file).map_err(|error| error.to_string())?;

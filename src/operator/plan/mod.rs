@@ -68,9 +68,9 @@ pub enum Next {
 /// An owned object that must be created or updated. The manifest can contain a secret, so this type
 /// does not implement `Debug`.
 pub struct Due {
-    /// The object's kind and name.
+    /// The kind and name of the owned object.
     pub id: ChildId,
-    /// The manifest, with its hash as an annotation.
+    /// The manifest of the owned object, with its own hash as an annotation.
     pub manifest: Value,
     /// True if an object of this kind and name is known to exist.
     pub exists: bool,
@@ -79,9 +79,9 @@ pub struct Due {
 /// An owned object that is no longer used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Orphan {
-    /// The object's kind and name.
+    /// The kind and name of the owned object.
     pub id: ChildId,
-    /// The object's UID.
+    /// The UID of the owned object.
     pub uid: Option<String>,
 }
 
@@ -89,9 +89,9 @@ pub struct Orphan {
 pub struct Conclusion {
     accepted: Finding,
     master_key: Finding,
-    /// The first problem with a target, if any.
+    /// The first problem with the target of a port, if there is one.
     target_problem: Option<Finding>,
-    /// The address of the usable key, if there is one.
+    /// The onion address of the master key, if there is a usable one.
     address: Option<OnionAddress>,
     /// True if the owned objects are kept in line with the spec. False if they are left unchanged.
     applies_children: bool,

@@ -21,32 +21,32 @@ use crate::operator::settings::Environment;
 
 /// Everything that a reconciliation knows and everything that it has tried.
 pub struct Observed {
-    /// The service.
+    /// The service that is being reconciled.
     pub object: Arc<OnionBalancedService>,
     /// The operator's settings and the optional APIs of the API server.
     pub environment: Arc<Environment>,
     /// The other watched services that may use the same key.
     pub rivals: Vec<Arc<OnionBalancedService>>,
-    /// The Secret of the master key.
+    /// The Secret of the master key, if it exists.
     pub key_secret: Option<KeySecret>,
     /// The content of the Secret that `spec.restrictedDiscovery` names.
     pub clients_secret: Option<ClientList>,
-    /// The existing target Services by name.
+    /// The existing target Services, by name.
     pub services: BTreeMap<String, Service>,
     /// The current configuration of the backends. It is read only if a port's target cannot be
     /// found.
     pub last_config: Option<AgentConfig>,
     /// The owned objects that cannot be created because other objects have their names.
     pub taken: Vec<Taken>,
-    /// The backends' Deployment.
+    /// The backends' Deployment, if it exists.
     pub backends: Option<Arc<Deployment>>,
-    /// The frontends' Deployment.
+    /// The frontends' Deployment, if it exists.
     pub frontends: Option<Arc<Deployment>>,
-    /// The problems that keep pods from starting.
+    /// The problems that keep the service's pods from starting.
     pub pod_problems: Vec<PodProblem>,
     /// The publishers' Lease, if it belongs to this service.
     pub lease: Option<Lease>,
-    /// The permission to generate a master key.
+    /// The state of the permission to generate a master key.
     pub key_permit: KeyPermit,
     /// True if this reconciliation generated the key.
     pub generated_key: bool,
@@ -58,12 +58,12 @@ pub struct Observed {
     pub refused: Vec<RefusedWrite>,
 }
 
-/// The Secret of the master key. The data is moved out of the API object, so that it is zeroized
-/// when it is dropped.
+/// The Secret of the master key. The data is moved out of the API object, so that it
+/// is zeroized when it is dropped.
 pub struct KeySecret {
-    /// The Secret's metadata.
+    /// The metadata of the Secret.
     pub metadata: ObjectMeta,
-    /// The Secret's data.
+    /// The data of the Secret, by entry.
     pub data: BTreeMap<String, zeroize::Zeroizing<Vec<u8>>>,
 }
 
@@ -125,11 +125,11 @@ pub type Labelled = (Kind, ObjectMeta);
 /// them.
 #[derive(Debug, Clone, Default)]
 pub struct OwnedObjects {
-    /// The objects with the names of the owned objects.
+    /// The existing objects that have the names of owned objects.
     pub existing: BTreeMap<ChildId, ObjectMeta>,
     /// All objects with the labels of the service.
     pub labelled: Vec<Labelled>,
-    /// The last stage that was applied.
+    /// The last stage that was applied, if any.
     pub applied: Option<Stage>,
     /// True if the unused objects have been pruned.
     pub pruned: bool,
@@ -157,9 +157,9 @@ pub enum Outcome {
     KeyRefused(RefusedWrite),
     /// The owners of the key's Secret were set, or the API server refused the change.
     KeyOwnersTried,
-    /// The existing objects were looked up.
+    /// The existing objects with the names of owned objects were looked up.
     ChildrenFound {
-        /// The objects with the names of the owned objects.
+        /// The existing objects that have the names of owned objects.
         existing: BTreeMap<ChildId, ObjectMeta>,
         /// All objects with the labels of the service.
         labelled: Vec<Labelled>,
@@ -176,7 +176,7 @@ pub enum Applied {
     Written(Box<ObjectMeta>),
     /// The API server refused the object with this message.
     Refused(String),
-    /// Another object has the name.
+    /// The name of the owned object is taken by another object.
     Taken(Taken),
     /// The object is being deleted, which cannot be undone. If it has our labels, its removal
     /// triggers another reconciliation.

@@ -1,4 +1,4 @@
-//! The operator's part of the status.
+//! The operator's part of a service's status.
 
 use std::time::Duration;
 
@@ -191,17 +191,17 @@ fn published(
     }
     let is_open = status.published.iter().any(|period| period.authorized_clients.is_none());
     if object.spec.restricted_discovery.is_some() && is_open {
-        let message = "The published descriptor is open to everyone; see the frontend's pods.";
+        let message = "The published descriptor is open to everyone; check the frontend pods.";
         return Finding::no(Reason::NotRestricted, message);
     }
     let spec = lease.and_then(|lease| lease.spec.as_ref());
     let Some(MicroTime(renewed)) = spec.and_then(|spec| spec.renew_time.clone()) else {
-        let message = "No publisher holds the Lease; see the frontend's pods.";
+        let message = "No publisher holds the Lease; check the frontend pods.";
         return Finding::unknown(Reason::PublisherSilent, message);
     };
     let duration = spec.and_then(|spec| spec.lease_duration_seconds).unwrap_or(0);
     if now.duration_since(renewed) > SILENCE.max(SignedDuration::from_secs(i64::from(duration) * 3)) {
-        let message = format!("The publisher has not renewed its Lease since {renewed:.0}; see the frontend's pods.");
+        let message = format!("The publisher has not renewed its Lease since {renewed:.0}; check the frontend pods.");
         return Finding::unknown(Reason::PublisherSilent, message);
     }
     let newest = status.published.iter().map(|period| period.last_published.0).max().unwrap_or(renewed);

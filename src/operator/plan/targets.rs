@@ -16,7 +16,7 @@ pub struct Targets {
     /// The resolved ports, or `None` if a port has neither a current nor a former target. Without
     /// the ports, the pods cannot be configured.
     pub ports: Option<Vec<ForwardedPort>>,
-    /// The first problem with a target, if any.
+    /// The first problem with the target of a port, if there is one.
     pub problem: Option<Finding>,
 }
 

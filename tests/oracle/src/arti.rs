@@ -10,7 +10,7 @@ use tor_llcrypto::pk::keymanip::convert_curve25519_to_ed25519_public;
 
 /// The keys that arti derives from an identity key for a time period.
 pub struct Blinded {
-    /// The blinded key pair.
+    /// The blinded key pair of the service in the time period.
     pub keypair: HsBlindIdKeypair,
     /// The public half of the blinded key pair.
     pub public: HsBlindIdKey,

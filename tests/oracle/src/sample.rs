@@ -23,7 +23,7 @@ pub struct Sample {
     pub period: TimePeriod,
     /// The revision counter of the descriptor.
     pub revision_counter: u64,
-    /// The content of layer 2.
+    /// The content of the descriptor's layer 2.
     pub content: ServiceContent,
     /// The number of authorized clients, or `None` for a service without client authorization.
     pub clients: Option<usize>,
@@ -55,7 +55,7 @@ pub fn sample() -> impl Strategy<Value = Sample> {
     )
 }
 
-/// Generates the content of layer 2.
+/// Generates the content of a descriptor's layer 2.
 pub fn content() -> impl Strategy<Value = ServiceContent> {
     let flow_control = prop_oneof![Just("1-2 31"), Just("2 31"), Just("1 255"), Just("2,5-9,63 1")];
     let formats = prop_oneof![3 => Just(vec![2]), 1 => Just(vec![1, 2]), 1 => Just(vec![2, 3])];

@@ -25,7 +25,7 @@ pub struct Hex<T>(pub T);
 pub struct StemKey {
     /// The onion address, which ends in `.onion`.
     pub address: String,
-    /// The public blinded key.
+    /// The public blinded key of the service in the time period.
     pub blinded_key: Hex<[u8; 32]>,
     /// The subcredential of the service in the time period.
     pub subcredential: Hex<[u8; 32]>,
@@ -50,7 +50,7 @@ pub struct StemDescriptor {
     pub intro_auth_required: Vec<String>,
     /// True if the descriptor has `single-onion-service`.
     pub single_onion_service: bool,
-    /// The introduction points.
+    /// The introduction points in the descriptor.
     pub points: Vec<StemPoint>,
 }
 
@@ -67,13 +67,13 @@ pub struct StemPoint {
 /// A request to stem to create a descriptor.
 #[derive(Debug, Serialize)]
 pub struct CreateRequest {
-    /// The seed of the identity key.
+    /// The seed of the service's identity key.
     pub seed: Hex<[u8; 32]>,
     /// The revision counter of the new descriptor.
     pub revision_counter: u64,
     /// The lines of layer 2 before the introduction points, as keywords with arguments.
     pub header: serde_json::Map<String, Value>,
-    /// The introduction points.
+    /// The introduction points in the descriptor.
     pub points: Vec<StemPoint>,
     /// True if stem's own constructor creates the certificates and authentication keys of the
     /// introduction points.

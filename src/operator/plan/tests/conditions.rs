@@ -1,4 +1,4 @@
-//! Tests of the conditions.
+//! Tests of the conditions that a plan results in.
 
 use std::sync::Arc;
 
@@ -65,7 +65,7 @@ const SCENARIOS: &[Scenario] = &[
     ("key cut", |o| o.key_secret = Some(secret_of(b"abc")),
         "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key must have 96 bytes but has 3", false),
     ("key absent", |o| o.key_secret.as_mut().unwrap().data.clear(),
-        "MasterKeyReady", "False KeyInvalid: Secret web-master-key: it has no hs_ed25519_secret_key", false),
+        "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key is missing", false),
     ("public key of another", |o| {
         let file = zeroize::Zeroizing::new(other_key().to_tor_public_key_file());
         o.key_secret.as_mut().unwrap().data.insert("hs_ed25519_public_key".to_owned(), file);
