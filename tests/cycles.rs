@@ -40,7 +40,7 @@ fn no_sibling_modules_import_each_other_in_a_cycle() {
 
 #[test]
 fn a_cycle_is_found_through_nested_modules_and_re_exports() {
-    let parse = |text: &str| syn::parse_file(text).expect("valid Rust");
+    let parse = |text: &str| syn::parse_file(text).expect("the text is not valid Rust");
     let sources: Sources = [
         ("", "mod one; mod two; pub use two::inner::Thing;"),
         ("one", "use crate::Thing; #[cfg(test)] mod tests { use crate::three::Other; }"),
@@ -56,9 +56,9 @@ fn a_cycle_is_found_through_nested_modules_and_re_exports() {
 
 /// Reads and parses the source files in a folder. Test modules are skipped.
 fn read(folder: &Path, module: &Module, sources: &mut Sources) {
-    for entry in fs::read_dir(folder).expect("readable folder") {
-        let path = entry.expect("readable entry").path();
-        let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
+    for entry in fs::read_dir(folder).expect("could not list the folder") {
+        let path = entry.expect("could not read the entry").path();
+        let name = path.file_stem().expect("the path has no file name").to_string_lossy().into_owned();
         if ["tests", "testing", "testdata"].contains(&name.as_str()) {
             continue;
         }
@@ -66,7 +66,8 @@ fn read(folder: &Path, module: &Module, sources: &mut Sources) {
         if path.is_dir() {
             read(&path, &inner(), sources);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let file = syn::parse_file(&fs::read_to_string(&path).expect("readable source")).expect("valid Rust");
+            let file = syn::parse_file(&fs::read_to_string(&path).expect("could not read the source file"))
+                .expect("the source file is not valid Rust");
             let is_root = ["mod", "lib", "main"].contains(&name.as_str());
             let target = if is_root { module.clone() } else { inner() };
             // The library and the program share the crate root.

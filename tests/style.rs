@@ -117,7 +117,7 @@ fn files(extension: &str) -> Vec<PathBuf> {
 }
 
 fn read(path: &Path) -> String {
-    fs::read_to_string(path).expect("readable file")
+    fs::read_to_string(path).expect("could not read the file")
 }
 
 fn root() -> &'static Path {

@@ -116,14 +116,14 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_that_is_no_longer_found_is_removed() {
+    fn a_condition_without_a_finding_is_removed() {
         let first = merge(&[], &[(ConditionType::Accepted, Finding::yes(Reason::Valid, ""))], None, at(1));
         let second = merge(&first, &[(ConditionType::Ready, Finding::yes(Reason::Ready, ""))], None, at(2));
         assert_eq!(second.iter().map(|condition| condition.type_.as_str()).collect::<Vec<_>>(), ["Ready"]);
     }
 
     #[test]
-    fn a_long_message_is_cut() {
+    fn a_long_message_is_truncated() {
         let found = [(ConditionType::Accepted, Finding::no(Reason::InvalidSpec, "ä".repeat(10_000)))];
         assert_eq!(merge(&[], &found, None, at(1))[0].message.chars().count(), MAX_MESSAGE);
     }

@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn compact_metadata_gives_the_same_answer() {
+    fn compacted_metadata_gives_the_same_result() {
         let mut live = live(&wanted());
         compact(&mut live);
         assert_eq!(live.managed_fields.as_ref().map(Vec::len), Some(1));
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn another_wanted_object_is_drift() {
+    fn a_changed_manifest_is_drift() {
         let mut other = wanted();
         other["spec"]["clusterIP"] = "10.0.0.1".into();
         other["metadata"]["annotations"] = json!({});

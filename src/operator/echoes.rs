@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_before_the_answer_to_a_write_is_an_echo_too() {
+    fn an_event_that_precedes_the_response_to_a_write_is_still_an_echo() {
         let echoes = Echoes::default();
         let (again, mut queue) = mpsc::unbounded();
         let reconciliation = echoes.begin(web(), again.clone());

@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn the_controller_decides_then_the_labels() {
+    fn the_controller_takes_precedence_over_the_labels() {
         assert_eq!(held_by(&owned("OnionBalancedService", "web", "uid-of-web")), Holder::Us);
         assert_eq!(held_by(&owned("OnionBalancedService", "web", "uid-of-old")), Holder::Predecessor);
         assert_eq!(held_by(&owned("OnionBalancedService", "other", "uid-of-other")), Holder::Another);

@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_beginning_and_the_end_of_a_problem_concern_the_service() {
+    fn only_the_beginning_and_the_end_of_a_problem_trigger_a_reconciliation() {
         let mut known = KnownProblems::default();
         let web = Some(("shop".to_owned(), "web".to_owned()));
         assert_eq!(known.update(&Event::Apply(pod(&json!([])))), None);

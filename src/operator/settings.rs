@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn policies_and_budgets_can_be_switched_off() {
+    fn policies_and_budgets_can_be_disabled() {
         let settings = |flags: &[&str]| {
             let settings = parse(&[&["--operator-image", "op:1"], flags].concat()).settings().unwrap();
             (settings.network_policies, settings.wants_disruption_budgets)

@@ -131,7 +131,7 @@ async fn answers_each_authentic_request_only_once() {
 }
 
 #[tokio::test]
-async fn stops_at_once_on_sigterm_and_replaces_stale_sockets() {
+async fn stops_immediately_on_sigterm_and_replaces_stale_sockets() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let backend = Backend::new(&format!("localhost:{}", listener.local_addr().unwrap().port())).await;
     let mut agent = backend.agent();

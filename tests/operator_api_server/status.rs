@@ -130,7 +130,7 @@ async fn kubectl_reports_an_unknown_field() {
 const REST: Duration = Duration::from_secs(15);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn writes_nothing_at_rest() {
+async fn writes_nothing_while_nothing_changes() {
     let scene = Scene::start("rest").await;
     let template = json!({
         "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frontend_refuses_options_of_an_onion_service() {
+    fn a_frontend_rejects_onion_service_options() {
         let line = "hiddenserviceMaxStreams 10";
         assert_eq!(check(line, Place::Backend), [] as [String; 0]);
         assert_eq!(check(line, Place::Frontend).len(), 1);

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rollout_terminates_a_pod_only_once_its_successor_is_ready() {
+    fn a_rollout_terminates_a_pod_only_once_its_replacement_is_ready() {
         let strategy = &Fixture::new().child("Deployment web-backend")["spec"]["strategy"];
         assert_eq!(strategy["rollingUpdate"]["maxUnavailable"], 0);
     }

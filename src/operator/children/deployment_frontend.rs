@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_account_starts_a_rollout_and_without_one_there_are_no_pods() {
+    fn a_new_account_starts_a_rollout_and_no_pods_run_without_an_account() {
         let fixture = Fixture::new();
         let template = |account| {
             let inputs = Inputs { frontend_account: account, ..fixture.inputs() };

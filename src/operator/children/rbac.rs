@@ -65,7 +65,7 @@ mod tests {
     use crate::operator::children::tests::support::Fixture;
 
     #[test]
-    fn the_role_has_exactly_these_rights() {
+    fn the_role_grants_exactly_these_permissions() {
         let obs = "onionbalance.dev";
         assert_eq!(
             Fixture::new().child("Role web-frontend")["rules"],

@@ -90,7 +90,7 @@ fn a_new_service_reports_only_its_key_until_it_is_published() {
 }
 
 #[test]
-fn one_cause_is_reported_once() {
+fn a_single_cause_is_reported_once() {
     let unreadable = ALL.map(|kind| (kind, Finding::no(Reason::InvalidSpec, "why")));
     let all = [&unreadable[..], &yes(ConditionType::Stalled, Reason::InvalidSpec)].concat();
     assert_eq!(reported(&[], &all), ["W InvalidSpec: why"]);

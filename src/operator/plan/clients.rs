@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restricted_service_with_an_open_descriptor_is_not_restricted() {
+    fn an_open_descriptor_of_a_restricted_service_is_reported() {
         let object = restricted(json!({"clients": [{"name": "a", "publicKey": key(1)}]}), Value::Null);
         let status = concluded(&Observed { object, ..healthy() }).1;
         assert!(

@@ -60,13 +60,13 @@ const SCENARIOS: &[Scenario] = &[
         "Accepted", "False NameTaken: Deployment web-backend exists and does not belong to this object; remove it", false),
     ("predecessor", |o| o.taken = vec![taken(true)],
         "Accepted", "False NameTaken: Deployment web-backend still belongs to a deleted web", false),
-    ("key gone", |o| o.key_secret = None,
+    ("key missing", |o| o.key_secret = None,
         "MasterKeyReady", "False SecretNotFound: Secret web-master-key with the key of ", false),
-    ("key cut", |o| o.key_secret = Some(secret_of(b"abc")),
+    ("key truncated", |o| o.key_secret = Some(secret_of(b"abc")),
         "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key must have 96 bytes but has 3", false),
-    ("key absent", |o| o.key_secret.as_mut().unwrap().data.clear(),
+    ("no key in the secret", |o| o.key_secret.as_mut().unwrap().data.clear(),
         "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key is missing", false),
-    ("public key of another", |o| {
+    ("public key of another service", |o| {
         let file = zeroize::Zeroizing::new(other_key().to_tor_public_key_file());
         o.key_secret.as_mut().unwrap().data.insert("hs_ed25519_public_key".to_owned(), file);
     }, "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_public_key does not belong to", false),
@@ -80,24 +80,24 @@ const SCENARIOS: &[Scenario] = &[
         "MasterKeyReady", "True KeyLoaded: ", true),
     ("older rival without the address", |o| rival(o, "a", "2025-01-01T00:00:00Z", false),
         "MasterKeyReady", "True KeyLoaded: ", true),
-    ("target gone", |o| o.services.clear(),
+    ("target missing", |o| o.services.clear(),
         "BackendsReady", "False TargetNotFound: spec.ports[0].target.service: Service web does not exist in namespace shop", false),
     ("target port", |o| o.services = service(&json!([{"name": "web", "port": 80}, {"port": 53, "protocol": "UDP"}]), "10.0.0.1"),
         "BackendsReady", "False TargetPortNotFound: spec.ports[0].target.service: Service web has no TCP port \"http\"; \
          its TCP ports: web (80)", false),
-    ("target gone, but once known", |o| { o.services.clear(); o.last_config = Some(config("web.shop.svc:80")); },
+    ("target missing, but known before", |o| { o.services.clear(); o.last_config = Some(config("web.shop.svc:80")); },
         "BackendsReady", "False TargetNotFound: ", true),
-    ("target gone, another once known", |o| { o.services.clear(); o.last_config = Some(config("web2.shop.svc:80")); },
+    ("target missing, a different one known before", |o| { o.services.clear(); o.last_config = Some(config("web2.shop.svc:80")); },
         "BackendsReady", "False TargetNotFound: ", false),
     ("suspended", |o| o.object = with(&o.object, "spec/suspend", json!(true)),
         "BackendsReady", "False Suspended: spec.suspend is true.", true),
     ("no replicas", |o| o.object = with(&o.object, "spec/backends/replicas", json!(0)),
         "BackendsReady", "False ScaledToZero: spec.backends.replicas is 0.", true),
-    ("no replicas, backends elsewhere", |o| {
+    ("no replicas, but external backends", |o| {
         o.object = with(&o.object, "spec/backends/replicas", json!(0));
         o.object = with(&o.object, "spec/externalBackends", json!([{"onionAddress": EXTERNAL}]));
     }, "BackendsReady", "True OnlyExternal: spec.backends.replicas is 0; external backends: 1.", true),
-    ("more wanted", |o| o.object = with(&o.object, "spec/backends/replicas", json!(5)),
+    ("more replicas wanted", |o| o.object = with(&o.object, "spec/backends/replicas", json!(5)),
         "BackendsReady", "False Progressing: 3 of 5 backends are ready.", true),
     ("no deployment yet", |o| o.backends = None,
         "BackendsReady", "False Progressing: 0 of 3 backends are ready.", true),
@@ -113,7 +113,7 @@ const SCENARIOS: &[Scenario] = &[
         deployment(o, &json!({"observedGeneration": 3, "readyReplicas": 2, "updatedReplicas": 3}));
         pod_problem(o, Component::Backend);
     }, "BackendsReady", "False ImagePullFailed: 2 of 3 backends are ready. Pod x: no image", true),
-    ("image of a pod that is not needed", |o| pod_problem(o, Component::Backend),
+    ("image of a surplus pod", |o| pod_problem(o, Component::Backend),
         "BackendsReady", "True AllReady: All 3 backends are ready.", true),
     ("frontend's image", |o| {
         o.object = with(&o.object, "status/published", json!([]));
@@ -128,7 +128,7 @@ const SCENARIOS: &[Scenario] = &[
     }, "Published", "False PodsRefused: Frontend: Pods cannot be created: exceeded quota", true),
     ("never published", |o| o.object = with(&o.object, "status/published", json!([])),
         "Published", "False NotPublished: No descriptor has been published yet.", true),
-    ("refused by all", |o| o.object = with(&o.object, "status/published", json!([
+    ("refused by all HSDirs", |o| o.object = with(&o.object, "status/published", json!([
         {"timePeriod": 1, "revisionCounter": 2, "introductionPoints": 9, "hsdirsAccepted": 0, "hsdirsTotal": 8,
          "lastPublished": "2025-12-31T23:58:00Z"}])),
         "Published", "False NotOnHSDirs: No HSDir has accepted the descriptor.", true),
@@ -145,13 +145,13 @@ const SCENARIOS: &[Scenario] = &[
             "since": "2025-12-31T23:59:30Z"}]);
         o.object = with(&o.object, "status/backends", starting);
     }, "Published", "True Published: ", true),
-    ("lease gone", |o| o.lease = None,
+    ("no lease", |o| o.lease = None,
         "Published", "Unknown PublisherSilent: No publisher holds the Lease", true),
-    ("lease stale", |o| o.lease = Some(lease("2025-12-31T23:58:59.000000Z", 15)),
+    ("stale lease", |o| o.lease = Some(lease("2025-12-31T23:58:59.000000Z", 15)),
         "Published", "Unknown PublisherSilent: The publisher has not renewed its Lease since 2025-12-31T23:58:59Z", true),
-    ("lease in time", |o| o.lease = Some(lease("2025-12-31T23:59:00.000000Z", 15)),
+    ("lease renewed in time", |o| o.lease = Some(lease("2025-12-31T23:59:00.000000Z", 15)),
         "Published", "True Published: ", true),
-    ("long lease in time", |o| o.lease = Some(lease("2025-12-31T23:57:00.000000Z", 60)),
+    ("long lease renewed in time", |o| o.lease = Some(lease("2025-12-31T23:57:00.000000Z", 60)),
         "Published", "True Published: ", true),
 ];
 

@@ -105,7 +105,7 @@ fn the_owners_of_the_key_are_set_once_and_before_the_owned_objects() {
 }
 
 #[test]
-fn the_frontends_deployment_waits_for_the_uid_of_their_account() {
+fn the_frontends_deployment_waits_for_the_uid_of_its_service_account() {
     let mut server = Server::default();
     server.run(Observed { owned: None, ..healthy() });
     let names: Vec<_> = server.applied.iter().map(|(name, _)| &**name).collect();
