@@ -14,7 +14,8 @@ use crate::onion::{ClientPublicKey, Discovery};
 /// `authorized_clients` directory.
 const ENDING: &str = ".auth";
 
-/// The authorized clients from one source (the spec or a Secret), in their order there.
+/// The authorized clients from one source, the spec or a Secret, in the order in which the source
+/// lists them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientList {
     /// The name and the public key of each valid client.

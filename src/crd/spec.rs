@@ -183,7 +183,7 @@ pub struct Backends {
     #[schemars(range(min = 0))]
     pub replicas: i32,
     /// The number of introduction points that each backend establishes. The publisher publishes the
-    /// points of all backends; one descriptor holds at most 20.
+    /// introduction points of all backends; one descriptor holds at most 20.
     #[schemars(range(min = 3, max = 20))]
     pub introduction_points: u8,
     /// The time in seconds for which open streams may continue after a backend has been scaled down
@@ -416,9 +416,9 @@ pub struct AuthorizedClient {
     /// The name that identifies the client in messages. Each client needs a different name.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// The client's public key in the form `descriptor:x25519:<52 base32 characters>`, as
-    /// `onionbalance-operator key generate --client NAME` writes it to `NAME.auth`. Never put the
-    /// private key here.
+    /// The client's public key in the form `descriptor:x25519:<52 base32 characters>`. The command
+    /// `onionbalance-operator key generate --client NAME` writes it to `NAME.auth` in this form.
+    /// Never put the private key here.
     #[schemars(length(max = 128), extend("x-kubernetes-validations" = rules::client_key()))]
     pub public_key: String,
 }

@@ -82,7 +82,7 @@ pub async fn children(
     Ok(results)
 }
 
-/// The result of an apply, or the status with which the API server refused it.
+/// The result of an apply, or the error status with which the API server refused it.
 type Attempt = Result<Applied, Box<Status>>;
 
 /// Applies an owned object that already exists.

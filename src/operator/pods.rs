@@ -104,8 +104,8 @@ pub fn shrink(pod: &mut Pod) {
     }
 }
 
-/// The problems of all watched pods, by pod UID. Comparing them with a watch event shows if the
-/// pod's problem has changed.
+/// The problems of all watched pods, by pod UID. Comparing them with a watch event shows whether
+/// the pod's problem has changed.
 #[derive(Debug, Default)]
 pub struct KnownProblems(HashMap<String, PodProblem>);
 

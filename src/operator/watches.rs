@@ -30,7 +30,7 @@ impl Watches {
     }
 }
 
-/// The monitor of one watch, which records in [`Watches`] if the watch is failing.
+/// The monitor of one watch, which records in [`Watches`] whether the watch is failing.
 #[derive(Debug)]
 pub struct Watch {
     name: Name,

@@ -37,7 +37,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
         name: "publisher",
         arguments: ["frontend", "--service", &service].map(ToOwned::to_owned).to_vec(),
         init_arguments: ["frontend", "init"],
-        // The publisher rejects the key in the Secret if its address is not this one.
+        // The publisher rejects the key in the Secret if the key's address differs from this one.
         variables: vec![("ONION_ADDRESS", inputs.address.to_string())],
         ports: Vec::new(),
         secrets: vec![
@@ -46,7 +46,8 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
         ],
         pre_stop: None,
         tor_liveness: Some("/tor/livez"),
-        // In a shared namespace, tor could read the publisher's key and token under /proc.
+        // With a shared process namespace, tor could read the publisher's key and token under
+        // /proc.
         shares_processes: false,
         grace_period: GRACE_PERIOD,
     };

@@ -239,10 +239,10 @@ pub(super) fn port(name: &str, number: u16) -> ContainerPort {
 
 /// Returns the hook that creates the files that tor needs. The kubelet starts the containers of a
 /// pod one after another, and starts each only after the previous container's hook has finished. An
-/// init container would work too, but the kubelet checks only once a second if it has finished, so
-/// a backend would start more than a second later. If our container does not start, the kubelet
-/// starts tor anyway. Tor then exits because its files are missing, and the kubelet restarts it
-/// later.
+/// init container would work too, but the kubelet checks only once a second whether it has
+/// finished, so a backend would start more than a second later. If our container does not start,
+/// the kubelet starts tor anyway. Tor then exits because its files are missing, and the kubelet
+/// restarts it later.
 fn init(arguments: [&str; 2]) -> LifecycleHandler {
     let command = [PROGRAM].into_iter().chain(arguments).map(ToOwned::to_owned).collect();
     LifecycleHandler { exec: Some(ExecAction { command: Some(command) }), ..LifecycleHandler::default() }
