@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Writes the seeds: a few well-formed inputs for each target. e2e/setup/fuzz.sh adds the testdata of
-# src/. The comment of `expand` in src/lib.rs explains %C, %A, %E, %L, %K and %M.
+# Writes the seeds: a few well-formed inputs for each target. e2e/setup/fuzz.sh adds the test data
+# from src/. The doc comment of `expand` in src/lib.rs explains %C, %A, %E, %L, %K and %M.
 set -euo pipefail
 cd "$(dirname "$0")"
 rm -rf seeds
@@ -61,8 +61,8 @@ legacy-key-cert
 AAAA
 -----END CROSSCERT-----
 END
-# Certificates: VERSION, CERT_TYPE, EXPIRATION, KEY_TYPE, the key, and in one of them an extension
-# with a signing key.
+# Certificates: VERSION, CERT_TYPE, EXPIRATION, KEY_TYPE and the key. One of them also has an
+# extension with a signing key.
 { printf '\x01\x09\x00\x0f\x00\x00\x01'; zeros 32; printf '\x01\x00\x20\x04\x00'; zeros 32; } | seed certificate extension
 { printf '\x01\x0b\x00\x0f\x00\x00\x01'; zeros 32; printf '\x00'; } | seed certificate no-extension
 printf '\x03250-version=0.4.9.11\r\n250+md/all=\r\nonion-key\r\n..\r\n.\r\n250 OK\r\n' | seed control reply

@@ -1,4 +1,5 @@
-//! Tests of the control client against a real tor without a network. They need the program `tor`.
+//! Tests of the control client against a real tor that has no network. They require the program
+//! `tor`.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a panic reports the failure of a test")]
 
@@ -21,7 +22,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-/// The longest time to wait for tor on a busy machine. Tests that pass never wait this long.
+/// The maximum time to wait for tor on a busy machine. Passing tests never wait this long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A tor process that is killed when this value is dropped.
@@ -35,7 +36,7 @@ impl RealTor {
         Self::start_with("CookieAuthentication 1")
     }
 
-    /// Starts a tor with these torrc lines for authentication, and with a TCP control port.
+    /// Starts tor with a TCP control port and the given torrc lines for authentication.
     fn start_with(authentication: &str) -> Self {
         let directory = TempDir::with_prefix("control-real-tor").expect("could not create a temporary directory");
         // Tor refuses to create its control socket in a directory that other users can access.
@@ -89,7 +90,7 @@ impl RealTor {
         self.directory.path().join("control")
     }
 
-    /// Starts a supervisor of the connection to the control socket.
+    /// Starts a supervisor for the connection to the control socket.
     fn supervise(&self, command_timeout: Duration) -> mpsc::Receiver<Update> {
         Self::supervise_by(Connector { command_timeout, ..Connector::unix(self.socket()) })
     }
@@ -99,7 +100,7 @@ impl RealTor {
         supervise(connector, backoff, StdRng::seed_from_u64(1))
     }
 
-    /// Connects to the control socket as soon as tor listens.
+    /// Connects to the control socket as soon as tor listens on it.
     async fn connect(&self) -> (Client, mpsc::Receiver<Event>, mpsc::Receiver<Update>) {
         let mut updates = self.supervise(PATIENCE);
         let (client, events) = connected(&mut updates).await;
@@ -107,8 +108,8 @@ impl RealTor {
     }
 }
 
-/// Connects to the unix socket as soon as tor listens, and then to the TCP port. Returns the
-/// connectors of both.
+/// Connects to the unix socket as soon as tor listens on it, and then to the TCP port. Returns the
+/// connectors for both.
 async fn connect_both_ways(tor: &RealTor, unix: Connector) -> (Connector, Connector) {
     let (client, _events) = connected(&mut RealTor::supervise_by(unix.clone())).await;
     let listeners = client.get_info("net/listeners/control").await.expect("could not query the listeners");
@@ -123,7 +124,7 @@ async fn connect_both_ways(tor: &RealTor, unix: Connector) -> (Connector, Connec
     (unix, tcp)
 }
 
-/// Has tor hash a password and returns the torrc line for it.
+/// Makes tor hash a password and returns the torrc line with the hash.
 fn hashed(password: &str) -> String {
     let output = Command::new("tor")
         .args(["--quiet", "--defaults-torrc", "/dev/null", "-f", "/dev/null", "--hash-password", password])
@@ -181,7 +182,7 @@ async fn lost(updates: &mut mpsc::Receiver<Update>) -> ControlError {
 fn refusal<T>(result: Result<T, ControlError>) -> (u16, String) {
     match result {
         Err(ControlError::Refused { code, message }) => (code, message),
-        Err(other) => panic!("expected a refusal, got: {other}"),
+        Err(other) => panic!("expected tor to refuse the command, got: {other}"),
         Ok(_) => panic!("the command succeeded instead of being refused"),
     }
 }
@@ -217,7 +218,7 @@ async fn a_refused_command_leaves_the_connection_usable() {
     assert_eq!(refusal(client.set_events(&["NONSENSE"]).await).0, 552);
     assert_eq!(refusal(client.signal("NONSENSE").await).0, 552);
     assert_eq!(refusal(client.get_info(&format!("hs/service/desc/id/{}", address.identifier())).await).0, 551);
-    // The body looks like commands. Without escaping, tor would answer more than once.
+    // The body looks like several commands. Without escaping, tor would send more than one reply.
     let body = ".\r\nSIGNAL HALT\r\n.\nGETINFO version\n";
     let (code, message) = refusal(client.hs_post(&[[0xAB; 20]], &address, body).await);
     assert_eq!((code, message), (552, format!("Server \"{}\" not found", "AB".repeat(20))));
@@ -267,12 +268,12 @@ async fn authenticates_by_safe_cookie_only_to_the_matching_tor() {
     fs::write(&wrong, [7; 32]).unwrap();
     for connector in [unix, tcp] {
         let message = authentication_error(&Connector { cookie: Some(wrong.clone()), ..connector.clone() }).await;
-        // With SAFECOOKIE, our side notices a wrong cookie before tor does.
+        // With SAFECOOKIE, the client detects a wrong cookie before tor does.
         assert!(message.contains("wrong does not belong to the tor at"), "{message}");
         // A password does not help if tor does not offer password authentication.
         let both = Connector { cookie: Some(wrong.clone()), password: Some(password("secret")), ..connector.clone() };
         assert!(authentication_error(&both).await.contains("check that it is this tor's file"));
-        // A directory is not a readable file for any user, not even for root.
+        // A directory cannot be read as a file, not even by root.
         let directory = tor.directory.path().to_owned();
         let message = authentication_error(&Connector { cookie: Some(directory.clone()), ..connector }).await;
         assert!(message.contains(&format!("cookie file {} cannot be read", directory.display())), "{message}");
@@ -334,8 +335,8 @@ async fn reconnects_to_a_tor_that_was_frozen() {
     let asked = timeout(PATIENCE, client.get_info("version")).await.unwrap();
     assert!(matches!(asked, Err(ControlError::Timeout(after)) if after == deadline), "{asked:?}");
     timeout(PATIENCE, client.closed()).await.unwrap();
-    // First the connection is lost, and then a new attempt times out: the kernel accepts the new
-    // connection on behalf of the frozen tor.
+    // First, the connection is lost. Then a new attempt times out, because the kernel accepts the
+    // connection on behalf of the frozen tor, which does not reply.
     for _ in 0..2 {
         let why = lost(&mut updates).await;
         assert!(matches!(why, ControlError::Timeout(_)), "{why}");
@@ -348,7 +349,7 @@ async fn reconnects_to_a_tor_that_was_frozen() {
 }
 
 #[tokio::test]
-async fn connects_to_the_successor_of_a_killed_tor() {
+async fn connects_to_the_replacement_of_a_killed_tor() {
     let mut tor = RealTor::start();
     let mut updates = tor.supervise(PATIENCE);
     let (client, _events) = connected(&mut updates).await;

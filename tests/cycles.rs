@@ -1,6 +1,7 @@
 //! Rejects import cycles between sibling modules of `src` and `e2e/src`.
 //!
-//! `tests/layers.rs` orders the layers; this test keeps the modules within each folder in some order.
+//! `tests/layers.rs` checks the order of the layers; this test checks that the modules within each
+//! folder have an order, too.
 
 #![allow(clippy::expect_used, reason = "a test may stop at a source file that it cannot read")]
 
@@ -10,13 +11,14 @@ use std::path::Path;
 
 use syn::visit::{self, Visit};
 
-/// The absolute path of a module, for example `["frontend", "tor"]`. The crate root is empty.
+/// The absolute path of a module, for example `["frontend", "tor"]`. The path of the crate root is
+/// empty.
 type Module = Vec<String>;
 
-/// The source files of one crate, parsed, by module.
+/// The parsed source files of one crate, by module.
 type Sources = BTreeMap<Module, syn::File>;
 
-/// The edges between modules. An edge leads from a module to a module that it imports.
+/// The edges of the import graph. An edge leads from a module to a module that it imports.
 type Edges = BTreeSet<(Module, Module)>;
 
 #[test]
@@ -31,14 +33,14 @@ fn no_sibling_modules_import_each_other_in_a_cycle() {
     }
     assert!(
         found.is_empty(),
-        "sibling modules import each other; move what they share into a module of its own:\n{}",
+        "these sibling modules import each other; move the shared code into a separate module:\n{}",
         found.join("\n")
     );
 }
 
 #[test]
 fn a_cycle_is_found_through_nested_modules_and_re_exports() {
-    let parse = |text: &str| syn::parse_file(text).expect("valid Rust");
+    let parse = |text: &str| syn::parse_file(text).expect("the text is not valid Rust");
     let sources: Sources = [
         ("", "mod one; mod two; pub use two::inner::Thing;"),
         ("one", "use crate::Thing; #[cfg(test)] mod tests { use crate::three::Other; }"),
@@ -52,11 +54,11 @@ fn a_cycle_is_found_through_nested_modules_and_re_exports() {
     assert_eq!(cycles(&edges(&sources)), ["one -> two -> one"]);
 }
 
-/// Reads the files of a folder. Test modules are skipped.
+/// Reads and parses the source files in a folder. Test modules are skipped.
 fn read(folder: &Path, module: &Module, sources: &mut Sources) {
-    for entry in fs::read_dir(folder).expect("readable folder") {
-        let path = entry.expect("readable entry").path();
-        let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
+    for entry in fs::read_dir(folder).expect("could not list the folder") {
+        let path = entry.expect("could not read the entry").path();
+        let name = path.file_stem().expect("the path has no file name").to_string_lossy().into_owned();
         if ["tests", "testing", "testdata"].contains(&name.as_str()) {
             continue;
         }
@@ -64,10 +66,11 @@ fn read(folder: &Path, module: &Module, sources: &mut Sources) {
         if path.is_dir() {
             read(&path, &inner(), sources);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let file = syn::parse_file(&fs::read_to_string(&path).expect("readable source")).expect("valid Rust");
+            let file = syn::parse_file(&fs::read_to_string(&path).expect("could not read the source file"))
+                .expect("the source file is not valid Rust");
             let is_root = ["mod", "lib", "main"].contains(&name.as_str());
             let target = if is_root { module.clone() } else { inner() };
-            // A library and a program share the crate root.
+            // The library and the program share the crate root.
             let entry = sources.entry(target).or_insert_with(|| syn::File {
                 shebang: None,
                 attrs: Vec::new(),
@@ -95,7 +98,7 @@ fn edges(sources: &Sources) -> Edges {
     edges
 }
 
-/// Returns the module that each re-exported name comes from, by module and name.
+/// Returns the module from which each re-exported name originates, by re-exporting module and name.
 fn re_exports(sources: &Sources) -> BTreeMap<(Module, String), Module> {
     let mut found = BTreeMap::new();
     for (module, file) in sources {
@@ -151,7 +154,7 @@ fn resolve(
     Some(module)
 }
 
-/// The paths that a file names, outside test code.
+/// The paths that a source file mentions outside test code.
 #[derive(Default)]
 struct Paths(Vec<Vec<String>>);
 
@@ -174,7 +177,8 @@ impl<'ast> Visit<'ast> for Paths {
     }
 
     fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
-        // A re-export gives a module's items a shorter name and needs nothing of the module itself.
+        // A re-export only gives items a shorter path; the re-exporting module does not depend on
+        // them.
         if matches!(item.vis, syn::Visibility::Inherited) {
             flatten(&item.tree, &mut Vec::new(), &mut self.0);
         }

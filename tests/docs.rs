@@ -1,7 +1,7 @@
-//! Checks the documentation: every link leads to an existing page and heading, the tables of
-//! conditions match the source, and pages with commands name their tests.
+//! Checks the documentation: links and anchors resolve, the reasons of all conditions are
+//! documented, and pages with commands name the test that runs them.
 
-#![allow(clippy::expect_used, clippy::panic, reason = "a test may stop at what cannot be")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a panic reports the failure of a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,11 +17,12 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Returns all files below a folder that have this extension, without build output and hidden files.
+/// Returns all files below a folder whose names have the given ending, sorted. Hidden folders and
+/// build output are skipped.
 fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).expect("a folder") {
-        let path = entry.expect("an entry").path();
+    for entry in fs::read_dir(folder).expect("could not list the folder") {
+        let path = entry.expect("could not read the folder's entry").path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if path.is_dir() && name != "target" && !name.starts_with('.') {
             found.extend(files(&path, ending));
@@ -33,7 +34,7 @@ fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Returns the lines of a page outside of code blocks.
+/// Returns the lines of a page that are outside code blocks.
 fn prose(text: &str) -> impl Iterator<Item = &str> {
     let mut code = false;
     text.lines().filter(move |line| {
@@ -43,12 +44,12 @@ fn prose(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Returns the texts between single backquotes in a line.
+/// Returns the texts between single backquotes.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// Returns the targets of all links on a page.
+/// Returns the targets of a page's links.
 fn links(text: &str) -> Vec<String> {
     let prose: Vec<_> = prose(text).collect();
     let plain: String = prose.join("\n").split('`').step_by(2).collect();
@@ -56,7 +57,7 @@ fn links(text: &str) -> Vec<String> {
     ends.filter_map(|rest| Some(rest.split_once(')')?.0.to_owned())).collect()
 }
 
-/// Returns the anchors that GitHub generates for the headings of a page.
+/// Returns the anchors that GitHub generates for a page's headings.
 fn anchors(text: &str) -> BTreeSet<String> {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let headings =
@@ -74,14 +75,18 @@ fn anchors(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_link_leads_to_an_existing_page_and_heading() {
+fn every_link_resolves() {
     let (mut faults, mut count) = (Vec::new(), 0);
     for page in files(source_tree(), ".md") {
         let text = read(&page);
         for link in links(&text).into_iter().filter(|link| !link.contains("://")) {
             count += 1;
             let (path, anchor) = link.split_once('#').unwrap_or((&link, ""));
-            let target = if path.is_empty() { page.clone() } else { page.parent().expect("a folder").join(path) };
+            let target = if path.is_empty() {
+                page.clone()
+            } else {
+                page.parent().expect("the page has no parent folder").join(path)
+            };
             let found = target.exists()
                 && (anchor.is_empty() || (target.is_file() && anchors(&read(&target)).contains(anchor)));
             if !found {
@@ -89,13 +94,13 @@ fn every_link_leads_to_an_existing_page_and_heading() {
             }
         }
     }
-    assert!(faults.is_empty(), "links that lead nowhere:\n{}", faults.join("\n"));
-    assert!(count > 30, "only {count} links were found");
+    assert!(faults.is_empty(), "these links do not resolve:\n{}", faults.join("\n"));
+    assert!(count > 30, "found only {count} links");
 }
 
-/// A page with commands must name the test that runs the commands, or say that `make test` does.
+/// A page with shell commands must name the test that runs them, or a `make test` command.
 #[test]
-fn pages_with_commands_name_their_test() {
+fn pages_with_commands_name_the_test_that_runs_them() {
     let mut faults = Vec::new();
     for page in files(&source_tree().join("docs"), ".md") {
         let text = read(&page);
@@ -107,11 +112,12 @@ fn pages_with_commands_name_their_test() {
             faults.push(page);
         }
     }
-    assert!(faults.is_empty(), "no test is named in {faults:?}");
+    assert!(faults.is_empty(), "these pages do not name a test: {faults:?}");
 }
 
-/// Returns the conditions and reasons in each row of a table. The cell with the given number holds
-/// them.
+/// Returns the conditions and the reasons that each row of a page's tables names. With `cell` 0,
+/// the first cell names the condition and the second names the reasons; otherwise, the given cell
+/// names both.
 fn reasons(page: &str, cell: usize) -> Vec<(Vec<String>, Vec<String>)> {
     let text = read(&source_tree().join("docs").join(page));
     let rows = text.lines().filter(|line| line.starts_with('|'));
@@ -140,16 +146,16 @@ fn pairs(rows: Vec<(Vec<String>, Vec<String>)>) -> BTreeSet<(String, String)> {
     pairs.collect()
 }
 
-/// Returns the page whose section "Conditions" lists the reasons of each condition.
+/// Returns the page whose section "Conditions" lists the reasons for each condition.
 fn page_of_conditions() -> &'static str {
     let has_section = |page: &&str| {
         let path = source_tree().join("docs").join(page);
         path.exists() && read(&path).lines().any(|line| line == "## Conditions")
     };
-    ["internals.md", "architecture.md"].into_iter().find(has_section).expect("a page with a section \"Conditions\"")
+    ["internals.md", "architecture.md"].into_iter().find(has_section).expect("no page has a section \"Conditions\"")
 }
 
-/// Returns the conditions with their reasons in the table of that section.
+/// Returns the pairs of condition and reason in the table of the section "Conditions".
 fn documented() -> BTreeSet<(String, String)> {
     let kinds = ["Accepted", "MasterKeyReady", "ClientsReady", "BackendsReady", "Published", "Ready"];
     let rows = reasons(page_of_conditions(), 0).into_iter().filter(|(names, _)| kinds.contains(&names[0].as_str()));
@@ -165,9 +171,10 @@ fn the_operations_guide_explains_every_reason() {
     assert!(missing.is_empty() && unknown.is_empty(), "not explained: {missing:?}; unknown: {unknown:?}");
 }
 
-/// `Pending`, the default in the schema, is not in the table: the text of the section describes it.
+/// The reason `Pending`, the schema's default, is described in the section's text and not in the
+/// table.
 #[test]
-fn the_table_of_conditions_has_exactly_the_reasons_of_the_source() {
+fn the_table_of_conditions_lists_exactly_the_reasons_in_the_source() {
     let source: BTreeSet<_> = Reason::ALL
         .iter()
         .filter(|reason| **reason != Reason::Pending)
@@ -180,7 +187,7 @@ fn the_table_of_conditions_has_exactly_the_reasons_of_the_source() {
 }
 
 #[test]
-fn the_helpers_parse_a_sample_page() {
+fn links_and_anchors_are_recognised() {
     let page = "# One `two`\n[a](b.md#c) `[x](no)`\n```sh\n# [y](no)\n```\n## Three, four?\n## Three four\n";
     assert_eq!(links(page), ["b.md#c"]);
     assert_eq!(anchors(page), ["one-two", "three-four", "three-four-1"].map(ToOwned::to_owned).into());

@@ -40,7 +40,7 @@ const PURE: &[&str] =
     &["onion", "consensus", "merge", "link", "crd", "config", "operator/plan", "operator/children", "frontend/conduct"];
 
 #[test]
-fn imports_go_down_only() {
+fn layers_import_only_lower_layers() {
     let mut faults = Vec::new();
     for (layer, allowed) in ALLOWED {
         for (file, line, text) in code_lines(layer) {
@@ -60,7 +60,7 @@ fn pure_layers_do_no_io() {
     for layer in PURE {
         for (file, line, text) in code_lines(layer) {
             for word in IMPURE.iter().filter(|word| text.contains(*word)) {
-                faults.push(format!("{}:{line}: `{layer}` is pure, but names `{word}`: {text}", file.display()));
+                faults.push(format!("{}:{line}: `{layer}` is pure but uses `{word}`: {text}", file.display()));
             }
         }
     }
@@ -145,7 +145,10 @@ fn statements(text: &str) -> Vec<(usize, String)> {
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {
-    fs::read_dir(folder).expect("readable folder").map(|entry| entry.expect("readable entry").path()).collect()
+    fs::read_dir(folder)
+        .expect("could not list the folder")
+        .map(|entry| entry.expect("could not read the entry").path())
+        .collect()
 }
 
 fn source() -> PathBuf {

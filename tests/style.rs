@@ -1,15 +1,16 @@
-//! Checks what rustfmt does not: the width of comments and pages, and the place of unit tests.
+//! Checks style rules that rustfmt does not: the width of comments and pages, and the location of
+//! unit tests.
 
 #![allow(clippy::expect_used, reason = "a test may stop at a file that it cannot read")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The maximum width of a line with a comment in Rust, in columns.
+/// The maximum width of a comment line in Rust code, in columns.
 const COMMENT: usize = 100;
 /// The maximum width of a line of Markdown, in columns. Tables and code blocks may be wider.
 const MARKDOWN: usize = 120;
-/// The folders and files that people write. Build output and caches are elsewhere.
+/// The folders and files that are written by hand, as opposed to build output and caches.
 const WRITTEN: &[&str] = &[
     "src",
     "tests",
@@ -42,7 +43,7 @@ fn comments_fit_100_columns() {
 #[test]
 fn pages_fit_120_columns() {
     let mut wide = Vec::new();
-    // The reference is generated; its paragraphs are the descriptions of the schema.
+    // The reference is generated; its paragraphs are descriptions from the schema.
     for path in files("md").into_iter().filter(|path| !path.ends_with("docs/reference.md")) {
         wide.extend(wide_lines(&read(&path)).into_iter().map(|number| format!("{}:{number}", path.display())));
     }
@@ -79,8 +80,8 @@ fn unit_tests_are_in_modules_called_tests() {
     );
 }
 
-/// Returns the numbers of the lines of a page that are too wide. A line without a space cannot be
-/// wrapped, and neither can one that consists of a single link.
+/// Returns the line numbers of a page's lines that are too wide. Lines without a space and lines
+/// that consist of a single link are skipped, because they cannot be wrapped.
 fn wide_lines(page: &str) -> Vec<usize> {
     let (mut found, mut in_code) = (Vec::new(), false);
     for (number, line) in page.lines().enumerate() {
@@ -96,14 +97,15 @@ fn wide_lines(page: &str) -> Vec<usize> {
     found
 }
 
-/// Returns the files with this extension, sorted.
+/// Returns the files with the given extension, sorted.
 fn files(extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut open: Vec<PathBuf> = WRITTEN.iter().map(|name| root().join(name)).collect();
     while let Some(path) = open.pop() {
         if path.is_dir() {
-            let entries =
-                fs::read_dir(&path).expect("readable folder").map(|entry| entry.expect("readable entry").path());
+            let entries = fs::read_dir(&path)
+                .expect("could not list the folder")
+                .map(|entry| entry.expect("could not read the entry").path());
             open.extend(entries.filter(|path| !path.ends_with("target")));
         } else if path.extension().is_some_and(|found| found == extension) {
             found.push(path);
@@ -115,7 +117,7 @@ fn files(extension: &str) -> Vec<PathBuf> {
 }
 
 fn read(path: &Path) -> String {
-    fs::read_to_string(path).expect("readable file")
+    fs::read_to_string(path).expect("could not read the file")
 }
 
 fn root() -> &'static Path {

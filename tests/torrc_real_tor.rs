@@ -1,5 +1,5 @@
-//! Checks the list of refused torrc options against the options of a real tor, and against the
-//! abbreviations that tor accepts for them.
+//! Checks the list of rejected torrc options against the options of a real tor and the
+//! abbreviations that it accepts for them.
 
 #![allow(clippy::expect_used, reason = "a panic reports the failure of a test")]
 
@@ -11,7 +11,7 @@ use kube_cel::{CompiledSchema, Validator, compile_schema};
 use onionbalance_operator::crd::{OnionBalancedService, custom_resource_definition, validate};
 use serde_json::{Value, json};
 
-/// Returns all options that tor lists.
+/// Returns all torrc options that tor lists.
 fn options() -> BTreeSet<String> {
     let output = Command::new("tor")
         .arg("--list-torrc-options")
@@ -21,8 +21,8 @@ fn options() -> BTreeSet<String> {
     text.lines().map(|line| line.trim().to_owned()).collect()
 }
 
-/// Returns the option that tor understands for each of these spellings. Spellings that tor does not
-/// accept as an abbreviation are left out.
+/// Returns the option that tor takes each of the given spellings to mean. Spellings that tor does
+/// not accept as abbreviations are omitted.
 fn meant_by(spellings: &BTreeSet<String>) -> BTreeMap<String, String> {
     let folder = tempfile::tempdir().expect("could not create a temporary folder");
     let file = folder.path().join("torrc");

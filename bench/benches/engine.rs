@@ -1,4 +1,4 @@
-//! Benchmarks the expensive steps of the merge engine.
+//! Benchmarks of the merge engine's expensive steps.
 
 use std::time::Duration;
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Times the code of Python Onionbalance.
 
-Reads one command per line from standard input and writes one answer per line. Times are in seconds.
+Reads one command per line from standard input and writes one response per line. Times are in seconds.
 
     service KEY DESCRIPTOR_FILE ADDRESS
         Loads the master key (tor's key file in hexadecimal) and the introduction points of a
-        descriptor. Answers with the number of points.
+        descriptor. Responds with the number of introduction points.
     descriptor SECONDS
         Builds the service's descriptor SECONDS after the start of the shared random value.
     network CONSENSUS_FILE MICRODESCRIPTORS_FILE
@@ -37,7 +37,7 @@ class Timer:
 
 
 class Control:
-    """A replacement for the control connection, with the answers already in memory."""
+    """A replacement for the control connection, with the replies already in memory."""
 
     def __init__(self, consensus, microdescriptors):
         with open(consensus) as file:
@@ -50,7 +50,7 @@ class Control:
         return self.consensus
 
     def get_microdescriptors(self):
-        # stem parses the answer to GETINFO md/all in the same way.
+        # stem parses the reply to GETINFO md/all in the same way.
         yield from stem.descriptor.microdescriptor._parse_file(io.BytesIO(self.microdescriptors))
 
 

@@ -1,4 +1,5 @@
-//! Measures the publishers as running processes: the time until the first upload, and memory use.
+//! Measurements of the publishers as running processes: the time until the first upload, and memory
+//! use.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,20 +17,21 @@ use crate::publisher::PublisherDir;
 use crate::replay::Replay;
 use crate::rounds::figure;
 
-/// The time between the first upload of the last daemon and the measurement of memory use.
+/// The time between the last daemon's first upload and the measurement of memory use.
 const SETTLED: Duration = Duration::from_secs(60);
-/// The number of times that each publisher reads the network. The consensus is the same each time.
+/// The number of times that each publisher reads the consensus. The consensus is the same each
+/// time.
 const CONSENSUSES: usize = 4;
-/// The time between reading one consensus and announcing the next.
+/// The time between reading one consensus and the announcement of the next.
 const BETWEEN: Duration = Duration::from_secs(8);
-/// The longest time to wait for a publisher to read the network.
+/// The maximum time to wait for a publisher to read the consensus and the microdescriptors.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// The address of an instance whose descriptor no HSDir has.
+/// The address of an instance whose descriptor is not on any HSDir.
 const NO_INSTANCE: &str = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion";
 
 /// Measures our publisher and Python Onionbalance on one private network with the same three
-/// backends. Our publisher runs first as in a frontend pod, where it queries the agents, and then
-/// as a stand-alone daemon at the same time as Python Onionbalance.
+/// backends. Our publisher first runs as in a frontend pod, where it queries the agents. Then it
+/// runs as a stand-alone daemon, alongside Python Onionbalance.
 pub async fn private_network(python: &Path, dir: &Path) -> Result<()> {
     let processes = Processes::open(dir)?;
     let plane = Plane::start(&processes, dir).await?;
@@ -60,8 +62,8 @@ pub async fn private_network(python: &Path, dir: &Path) -> Result<()> {
     processes.stop("python").await
 }
 
-/// Measures the memory use of both daemons over several consensuses with 9,000 relays. Each daemon
-/// uses a simulated control port, which has no descriptor of any backend.
+/// Measures the memory use of both daemons while they read several consensuses with 9,000 relays.
+/// Each daemon uses a simulated control port, which does not return the descriptor of any backend.
 pub async fn large_network(python: &Path, dir: &Path) -> Result<()> {
     let processes = Processes::open(dir)?;
     let key = onionkey::make(&processes, dir).await?;

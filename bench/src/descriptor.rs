@@ -1,4 +1,5 @@
-//! Builds a descriptor with twenty introduction points, or only its signatures.
+//! Sample input for building a descriptor with twenty introduction points, or for computing only
+//! its signatures.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,16 +15,16 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use sha2::Sha512;
 
-/// A time period of the public network.
+/// A time period as on the public network.
 const PERIOD: TimePeriod = TimePeriod { number: 20_000, length_minutes: 1440 };
 const NOW: Duration = Duration::from_secs(20_000 * 86_400);
-/// A stand-in for the 76 bytes of a certificate that its signature covers.
+/// A placeholder for the 76 bytes of a certificate that its signature covers.
 const CERTIFICATE: [u8; 76] = [1; 76];
-/// The number of certificates of an introduction point: for its authentication key and its
-/// encryption key.
+/// The number of certificates per introduction point: one for its authentication key and one for
+/// its encryption key.
 const CERTIFICATES_PER_POINT: usize = 2;
 
-/// A sample onion service with the content of its descriptor.
+/// A sample onion service and the content of its descriptor.
 #[derive(Debug)]
 pub struct SampleService {
     key: MasterKey,
@@ -33,8 +34,8 @@ pub struct SampleService {
 }
 
 impl SampleService {
-    /// Creates a service with introduction points at twenty relays. Each point has an IPv4 address,
-    /// an RSA identity and an ed25519 identity.
+    /// Creates a service with introduction points at twenty relays. Each introduction point has an
+    /// IPv4 address, an RSA identity and an ed25519 identity.
     pub fn with_twenty_points() -> Self {
         let mut rng = StdRng::from_seed([1; 32]);
         let content = ServiceContent {
@@ -48,8 +49,8 @@ impl SampleService {
         Self { key: MasterKey::generate(&mut rng), keys: DescriptorKeys::generate(&mut rng), content, rng }
     }
 
-    /// Builds a descriptor as a publisher does: revision counter, certificates, encryption and
-    /// signature.
+    /// Builds a descriptor as a publisher does, including the revision counter, the certificates,
+    /// the encryption and the signature.
     pub fn build(&mut self, since_srv_start: Duration) -> Result<String> {
         let blinded = self.key.blind(PERIOD);
         let counter = blinded.revision_counter(since_srv_start.as_secs());
@@ -57,7 +58,7 @@ impl SampleService {
         Ok(self.keys.build(&blinded, &self.key.address(), &self.content, counter, now, &mut self.rng)?)
     }
 
-    /// Computes only the revision counter.
+    /// Computes only the revision counter of a descriptor.
     pub fn revision_counter(&self, since_srv_start: Duration) -> u64 {
         self.key.blind(PERIOD).revision_counter(since_srv_start.as_secs())
     }
@@ -100,12 +101,12 @@ pub struct Signatures {
 }
 
 impl Signatures {
-    /// Prepares the signatures of a descriptor with this text.
+    /// Prepares the signatures for the given descriptor text.
     pub fn of(descriptor: String) -> Self {
         Self { signing_key: SigningKey::from_bytes(&[7; 32]), blinded: SigningKey::from_bytes(&[8; 32]), descriptor }
     }
 
-    /// Creates all signatures.
+    /// Creates all signatures of the descriptor.
     pub fn sign(&self) -> Result<Vec<Signature>> {
         let expanded = ExpandedSecretKey::from(self.blinded.as_bytes());
         let text = self.descriptor.rsplit_once("signature ").context("the descriptor has no signature")?.0;

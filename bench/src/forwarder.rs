@@ -1,4 +1,4 @@
-//! Measures the cost of the agent's forwarder, which relays streams from tor to the target.
+//! Measurements of the agent's forwarder, which relays streams from tor to the target.
 
 use std::fs;
 use std::net::TcpListener as StdListener;
@@ -24,24 +24,26 @@ use crate::publisher::program;
 use crate::rounds::{figure, median};
 
 const MIB: u32 = 1 << 20;
-/// The number of bytes of each stream that does not pass through tor.
+/// The number of bytes to transfer in each stream that does not pass through tor.
 const ALONE: u32 = 256 * MIB;
-/// The number of bytes of each stream through six relays on one machine.
+/// The number of bytes to transfer in each stream that passes through tor, where it crosses six
+/// relays on the same machine.
 const THROUGH_TOR: u32 = 8 * MIB;
 /// The number of stalled streams that are open at the same time.
 const STREAMS: u32 = 400;
-/// The longest time to wait for the service or for a stream through tor.
+/// The maximum time to wait for the service or for a stream through tor.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// The port of the onion address that leads to the target through the agent.
+/// The port of the onion address whose streams reach the target through the agent.
 const FORWARDED: u16 = 80;
-/// The port of the onion address that leads directly to the target.
+/// The port of the onion address whose streams go directly to the target.
 const DIRECT: u16 = 81;
-/// The port of the onion address that leads through the agent to a target that refuses connections.
+/// The port of the onion address whose streams go through the agent to a target that refuses
+/// connections.
 const REFUSED: u16 = 82;
 
-/// Compares streams through the agent with streams that go directly to the target, first through
-/// sockets only and then through the circuits of one tor on a private network. Prints the median of
-/// the rounds.
+/// Compares streams through the agent with streams that go directly to the target. The streams
+/// first use only sockets, and then the circuits of one tor on a private network. Prints the
+/// medians over all rounds.
 pub async fn measure(rounds: usize, dir: &Path) -> Result<()> {
     machine::check_tor()?;
     let processes = Processes::open(dir)?;
@@ -81,7 +83,7 @@ async fn alone(processes: &Processes, agent: &Agent, rounds: usize, target: &str
     figure("forwarder_alone_mib_per_s", median(forwarded), "MiB/s");
     figure("plain_mib_per_s", median(plain), "MiB/s");
 
-    // The client does not read, so that all buffers along the stream fill up.
+    // The client does not read, so that all buffers along the streams fill up.
     let pid = u32::try_from(processes.pid("agent").context("the agent is not running")?)?;
     let before = resident(pid)?.now;
     let mut held_up = Vec::new();
@@ -105,7 +107,7 @@ async fn through_tor(client: &TorClient, rounds: usize, onion: &str) -> Result<(
     .await?;
     let (mut forwarded, mut direct, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds {
-        // Both ports use the same circuit, a new one in each round, and take turns going first.
+        // Both ports use the same circuit, which is new in each round. They take turns going first.
         let mut ports = [(FORWARDED, &mut forwarded), (DIRECT, &mut direct)];
         if round % 2 == 1 {
             ports.reverse();
@@ -126,7 +128,7 @@ async fn through_tor(client: &TorClient, rounds: usize, onion: &str) -> Result<(
     Ok(())
 }
 
-/// Requests this number of bytes from the target and returns the rate in MiB/s.
+/// Requests the given number of bytes from the target. Returns the rate in MiB/s.
 async fn rate(mut stream: impl AsyncRead + tokio::io::AsyncWrite + Unpin, bytes: u32) -> Result<f64> {
     let start = Instant::now();
     stream.write_all(&bytes.to_be_bytes()).await?;
@@ -140,8 +142,8 @@ async fn rate(mut stream: impl AsyncRead + tokio::io::AsyncWrite + Unpin, bytes:
     Ok(f64::from(bytes) / f64::from(MIB) / start.elapsed().as_secs_f64())
 }
 
-/// Starts a target that sends the number of bytes that the first four bytes of a stream request.
-/// Returns its address.
+/// Starts a target that sends as many bytes as the first four bytes of a stream ask for. Returns
+/// the address of the target.
 async fn serve() -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?.to_string();
@@ -166,7 +168,7 @@ async fn answer(mut stream: TcpStream) -> Result<()> {
     Ok(())
 }
 
-/// The agent as it runs in a backend pod, but without a tor.
+/// The agent, running as it does in a backend pod but without a tor.
 struct Agent {
     run: PathBuf,
 }

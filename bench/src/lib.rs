@@ -1,4 +1,5 @@
-//! Benchmark inputs and measurements, including Python Onionbalance as a process that times itself.
+//! Benchmark inputs and measurements, and a wrapper for Python Onionbalance, which runs in a
+//! process that times itself.
 
 pub mod daemons;
 pub mod descriptor;

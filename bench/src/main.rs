@@ -34,7 +34,7 @@ enum Args {
         #[arg(long, default_value_t = 11)]
         rounds: usize,
     },
-    /// Simulate a tor with a large network until interrupted
+    /// Simulate the control port of a tor with a large network until interrupted
     Replay {
         /// Unix socket to listen on
         socket: PathBuf,
@@ -54,10 +54,10 @@ struct Figures {
     rounds: usize,
 }
 
-/// The time since the start of the period's shared random value in the descriptor benchmarks.
+/// The time since the start of the shared random value, as used in the descriptor benchmarks.
 const AGE: Duration = Duration::from_secs(12 * 3600);
-/// The times since the start of the shared random value for which the cost of the revision counter
-/// is measured, with their names in the figures.
+/// The times since the start of the shared random value for which the cost of computing the
+/// revision counter is measured, with the names that the figures use.
 const AGES: [(&str, Duration); 4] = [
     ("15min", Duration::from_secs(15 * 60)),
     ("12h", AGE),

@@ -1,4 +1,4 @@
-//! Reads the memory use and the processor time of a process.
+//! The memory use and the processor time of a process.
 
 use std::fs;
 use std::time::Duration;
@@ -31,7 +31,8 @@ pub fn resident(pid: u32) -> Result<Resident> {
 /// Returns the processor time that a process has used so far, in steps of 10 ms.
 pub fn processor_time(pid: u32) -> Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process has ended")?;
-    // `utime` and `stime`, in ticks of 10 ms, follow the program's name, which may contain spaces.
+    // `utime` and `stime`, in ticks of 10 ms, come after the program's name, which may contain
+    // spaces.
     let (_, fields) = stat.rsplit_once(") ").with_context(|| format!("/proc/{pid}/stat has no program name"))?;
     let ticks = fields.split(' ').skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
     Ok(Duration::from_millis(10 * ticks))

@@ -1,4 +1,4 @@
-//! Runs a private Tor network with backends, and a tor for each publisher.
+//! A private Tor network with backends, and a tor for each publisher.
 
 use std::fs;
 use std::net::TcpListener;
@@ -24,7 +24,7 @@ use tokio::time::timeout;
 use crate::publisher::{PublisherDir, program};
 
 const BACKENDS: usize = 3;
-/// The longest time to wait for a backend's descriptor or for a first upload.
+/// The maximum time to wait for a backend's descriptor or for a publisher's first upload.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A private network with backends. Dropping this value ends all of its processes.
@@ -33,17 +33,17 @@ pub struct Plane {
     processes: Processes,
     dir: PathBuf,
     torrc: String,
-    /// The onion addresses of the backends themselves.
+    /// The backends' own onion addresses.
     pub addresses: Vec<String>,
-    /// Their agents, as arguments of `--static-backend`.
+    /// The backends' agents, in the format of the option `--static-backend`.
     pub agents: Vec<String>,
-    /// The folder of our publisher.
+    /// The folder of our publisher, which queries the agents.
     pub ours: PublisherDir,
-    /// The folder of our stand-alone daemon, which serves the same address as the publisher. The
-    /// daemon needs its own tor, because the publisher's still reports the publisher's uploads
-    /// after the publisher has ended.
+    /// The folder of our stand-alone daemon, which serves the same address as our publisher. The
+    /// daemon needs its own tor, because the publisher's tor still reports uploads after the
+    /// publisher has ended.
     pub daemon: PublisherDir,
-    /// The folder of Python Onionbalance, which serves an address of its own.
+    /// The folder of Python Onionbalance, which serves its own address.
     pub python: PublisherDir,
 }
 
@@ -54,8 +54,8 @@ impl Drop for Plane {
 }
 
 impl Plane {
-    /// Starts the network and the backends, and waits until the HSDirs and the agents have the
-    /// descriptor of every backend.
+    /// Starts the network and the backends, and waits until both the HSDirs and the agents have
+    /// every backend's descriptor.
     pub async fn start(processes: &Processes, dir: &Path) -> Result<Self> {
         machine::check_tor()?;
         let mut keys = Vec::new();
@@ -118,7 +118,8 @@ impl Plane {
         output(&mut init.into()).await?;
 
         let tor = Tor::open(&self.processes, &format!("backend{number}-tor"), &dir.join("tor"));
-        // The backend publishes its own descriptor, because Python Onionbalance fetches it.
+        // The backend publishes its own descriptor, because Python Onionbalance fetches it from the
+        // HSDirs.
         let torrc = format!(
             "{}SocksPort 0\nControlSocket unix:{run}/control/socket\nHiddenServiceDir {run}/hs\n\
              HiddenServiceOnionBalanceInstance 1\nHiddenServicePort 80 unix:{run}/forward/80.sock\n",
@@ -174,11 +175,11 @@ impl Plane {
     }
 }
 
-/// The stream of upload events of a tor.
+/// The stream of upload events from a tor's control port.
 #[derive(Debug)]
 pub struct UploadEvents {
     events: mpsc::Receiver<Event>,
-    /// The client that keeps the control connection open.
+    /// The control client, kept because dropping it would close the control connection.
     _client: Client,
 }
 

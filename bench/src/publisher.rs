@@ -1,4 +1,4 @@
-//! Starts the publishers as processes, each with its own control socket.
+//! The publishers as processes, each with its own control socket.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use onionbalance_e2e::process::Processes;
 use onionbalance_e2e::tornet::make_private_dir;
 
-/// The folders of a publisher.
+/// The folders that a publisher uses.
 #[derive(Debug, Clone)]
 pub struct PublisherDir {
     /// The folder for sockets, data and configuration.
@@ -29,7 +29,7 @@ impl PublisherDir {
         self.dir.join("run/control/socket")
     }
 
-    /// Starts Python Onionbalance with these instances and returns its process ID.
+    /// Starts Python Onionbalance with the given instances. Returns its process ID.
     pub fn start_python(
         &self,
         processes: &Processes,
@@ -47,7 +47,7 @@ impl PublisherDir {
         pid(processes, "python")
     }
 
-    /// Starts our stand-alone daemon with these instances and returns its process ID.
+    /// Starts our stand-alone daemon with the given instances. Returns its process ID.
     pub fn start_daemon(&self, processes: &Processes, instances: &[String]) -> Result<u32> {
         let mut command = program()?;
         command.args(["frontend", "--config"]).arg(self.config(instances)?);
@@ -56,8 +56,8 @@ impl PublisherDir {
         pid(processes, "daemon")
     }
 
-    /// Starts our publisher without Kubernetes, with these agents (`uid@host:port`), and returns its
-    /// process ID.
+    /// Starts our publisher without Kubernetes and with the given agents (`uid@host:port`). Returns
+    /// its process ID.
     pub fn start_publisher(&self, processes: &Processes, agents: &[String]) -> Result<u32> {
         let mut command = built("fixed-publisher")?;
         command.args(["--pod-uid", "bench", "--listen-address", "127.0.0.1"]);
@@ -71,7 +71,7 @@ impl PublisherDir {
         pid(processes, "publisher")
     }
 
-    /// Writes the configuration file, whose format both daemons share.
+    /// Writes the configuration file, which has the same format for both daemons.
     fn config(&self, instances: &[String]) -> Result<PathBuf> {
         let addresses: Vec<String> = instances.iter().map(|address| format!("  - address: {address}\n")).collect();
         let key = self.key.join("hs_ed25519_secret_key");
@@ -81,7 +81,8 @@ impl PublisherDir {
     }
 }
 
-/// Returns a command for our program, which is expected in the folder of the current program.
+/// Returns a command that runs our program, which must be in the same folder as the current
+/// program.
 pub fn program() -> Result<Command> {
     built("onionbalance-operator")
 }

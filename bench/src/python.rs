@@ -1,4 +1,4 @@
-//! Runs Python Onionbalance in a process that times its own work.
+//! Python Onionbalance in a process that times its own work.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -16,7 +16,7 @@ pub struct Python {
 }
 
 impl Python {
-    /// Starts the script with an interpreter that has the package `onionbalance`.
+    /// Starts the script. The Python interpreter must have the package `onionbalance`.
     pub fn start(interpreter: &Path) -> Result<Self> {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/py/engine.py");
         let mut child = Command::new(interpreter)
@@ -30,7 +30,7 @@ impl Python {
         Ok(Self { child, input, output })
     }
 
-    /// Sends a command and returns the answer.
+    /// Sends a command and returns the response.
     pub fn ask(&mut self, line: &str) -> Result<String> {
         writeln!(self.input, "{line}")?;
         self.input.flush()?;
@@ -41,7 +41,7 @@ impl Python {
         Ok(answer.trim_end().to_owned())
     }
 
-    /// Sends a command and returns the time that the command took by Python's clock.
+    /// Sends a command and returns the time that it took, as measured by Python.
     pub fn time(&mut self, line: &str) -> Result<Duration> {
         let answer = self.ask(line)?;
         let seconds = answer.parse().with_context(|| format!("unexpected answer to {line:?}: {answer:?}"))?;

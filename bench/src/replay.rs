@@ -1,5 +1,5 @@
-//! Simulates the control port of a tor with a network of any size. It answers the queries that both
-//! publishers make.
+//! A simulated tor control port with a network of any size. It answers the commands that our
+//! publisher and Python Onionbalance send.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -12,10 +12,10 @@ use anyhow::{Context as _, Result};
 
 use crate::network::Texts;
 
-/// A simulated control port.
+/// A simulated tor control port with a network of any size.
 #[derive(Debug)]
 pub struct Replay {
-    /// The texts of the simulated network.
+    /// The documents of the simulated network.
     pub texts: Texts,
     /// The number of times that the microdescriptors have been read.
     read: AtomicUsize,
@@ -26,17 +26,17 @@ pub struct Replay {
 type Writer = Arc<Mutex<UnixStream>>;
 
 impl Replay {
-    /// Creates a control port for this network, whose HSDirs have no descriptors.
+    /// Creates a control port for the given network, whose HSDirs have no descriptors.
     pub fn new(texts: Texts) -> Arc<Self> {
         Arc::new(Self { texts, read: AtomicUsize::new(0), listeners: Mutex::default() })
     }
 
-    /// Returns the number of times that the network has been read.
+    /// Returns the number of times that the microdescriptors have been read.
     pub fn times_read(&self) -> usize {
         self.read.load(Ordering::Relaxed)
     }
 
-    /// Announces a new consensus to all subscribers. Its content is the same as before.
+    /// Announces a new consensus to all subscribers. The content of the consensus does not change.
     pub fn new_consensus(&self) -> Result<()> {
         for (writer, events) in self.listeners.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             if events.contains("NEWCONSENSUS") {
@@ -48,7 +48,7 @@ impl Replay {
         Ok(())
     }
 
-    /// Listens on a unix socket until this process ends.
+    /// Starts listening on a unix socket, which stays open until this process ends.
     pub fn listen(self: &Arc<Self>, socket: &Path) -> Result<()> {
         let listener =
             UnixListener::bind(socket).with_context(|| format!("could not listen on {}", socket.display()))?;
@@ -111,7 +111,8 @@ fn write(writer: &Writer, text: &str) -> Result<()> {
     Ok(writer.lock().unwrap_or_else(PoisonError::into_inner).write_all(text.as_bytes())?)
 }
 
-/// Returns the answer to `HSFETCH`: the fetch fails at the named HSDir, or at an arbitrary one.
+/// Returns the reply to `HSFETCH`: the fetch fails at the named HSDir, or at an arbitrary one if
+/// none is named.
 fn not_found(address: &str, server: Option<&str>) -> String {
     let hsdir = server.and_then(|server| server.strip_prefix("SERVER=")).map_or_else(|| "A".repeat(40), str::to_owned);
     let (hsdir, id) = (format!("${hsdir}~replay"), "A".repeat(43));

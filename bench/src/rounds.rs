@@ -1,10 +1,11 @@
-//! Times work fairly on a shared machine: the contenders alternate, and the median counts.
+//! Timing on a shared machine. For a fair comparison, the contenders alternate, and the median of
+//! the rounds is reported.
 
 use std::cmp::Ordering;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-/// Runs `work` and returns the time that it took.
+/// Runs `work` and returns the time that `work` took.
 pub fn time<T>(work: impl FnOnce() -> T) -> Duration {
     #[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
     let start = Instant::now();

@@ -1,4 +1,5 @@
-//! Fuzzes the messages between publisher and agent, and the agent's configuration and token.
+//! Fuzzes the messages between the publisher and the agent, and the agent's configuration and
+//! token.
 
 #![no_main]
 

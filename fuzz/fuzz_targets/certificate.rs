@@ -1,4 +1,4 @@
-//! Fuzzes certificates, both unmodified and with a valid signature appended.
+//! Fuzzes certificates, both as they are and with a valid signature appended.
 
 #![no_main]
 

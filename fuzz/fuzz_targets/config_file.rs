@@ -1,5 +1,5 @@
-//! Fuzzes the configuration of the stand-alone daemon. An accepted file must survive being written
-//! and read again.
+//! Fuzzes the stand-alone daemon's configuration file. If a configuration is accepted, writing and
+//! reading it again must preserve it.
 
 #![no_main]
 

@@ -1,4 +1,5 @@
-//! Fuzzes the control protocol. The decoded messages must not depend on how the bytes are split.
+//! Fuzzes the control protocol. The decoded messages must not depend on how the bytes are split
+//! into reads.
 
 #![no_main]
 

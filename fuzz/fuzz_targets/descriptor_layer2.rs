@@ -1,5 +1,5 @@
-//! Fuzzes layer 2 of a descriptor, which a backend controls. Accepted content must survive being
-//! written and read again.
+//! Fuzzes layer 2 of a descriptor, which a backend controls. If content is accepted, writing and
+//! reading it again must preserve it.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Fuzzes the outer layer of a descriptor, which anybody on the network can write, both with and
-//! without a valid signature.
+//! Fuzzes the outer layer of a descriptor, both with and without a valid signature. Anybody on the
+//! network can write an outer layer.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Fuzzes key files and addresses. A key must survive being written and read again, and must keep
-//! its address.
+//! Fuzzes key files and addresses. Writing and reading a key again must preserve the key and its
+//! address.
 
 #![no_main]
 
@@ -25,7 +25,7 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!(key.blind(period).public(), key.address().blind(period));
         let _ = (key.check_tor_public_key_file(bytes), key.check_tor_hostname_file(bytes));
     }
-    // Try the input as a file, and as the DER inside a PEM block.
+    // Try the input both as a file and as the DER inside a PEM block.
     let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", BASE64.encode(bytes));
     for file in [bytes, pem.as_bytes()] {
         let Ok(read) = KeyFile::read(file) else { continue };

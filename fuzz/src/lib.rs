@@ -1,8 +1,8 @@
-//! Wraps a fuzzer's input in validly encrypted and signed descriptors, so that it gets past MACs
-//! and signatures.
+//! Wraps fuzzer input in correctly encrypted and signed descriptors, so that it passes the MAC and
+//! signature checks.
 //!
-//! This code follows rend-spec-v3 (sections 2.4 and 2.5) and cert-spec, and does not use the
-//! product's own encoder.
+//! This code implements rend-spec-v3 (sections 2.4 and 2.5) and cert-spec independently of the
+//! operator's own encoder.
 
 use std::time::{Duration, SystemTime};
 
@@ -23,8 +23,8 @@ const REVISION: u64 = 7;
 /// An onion service with fixed keys.
 pub struct FuzzService {
     pub address: OnionAddress,
-    /// A stand-in for the blinded key. This key need not belong to the address, because only the
-    /// callers of `check` verify that.
+    /// A substitute for the blinded key. It does not have to belong to the address, because only
+    /// the callers of `check` verify that.
     blinded: SigningKey,
     signing_key: SigningKey,
     auth_key: SigningKey,
@@ -47,7 +47,7 @@ impl FuzzService {
         BlindedPublicKey(self.blinded.verifying_key().to_bytes())
     }
 
-    /// Replaces placeholders with values that a fuzzer cannot guess:
+    /// Replaces placeholders with valid values that a fuzzer cannot guess:
     ///
     /// ```text
     /// %C  the object of descriptor-signing-key-cert   %A  the object of auth-key
@@ -80,14 +80,14 @@ impl FuzzService {
         format!("{text}signature {}\n", BASE64_NOPAD.encode(&self.signing_key.sign(&message).to_bytes()))
     }
 
-    /// Builds a signed descriptor with this plaintext as layer 1.
+    /// Builds a signed descriptor whose layer 1 has the given plaintext.
     pub fn with_layer1(&self, plaintext: &[u8]) -> String {
         let layer1 = object("MESSAGE", &self.encrypt(1, plaintext));
         let head = self.expand("hs-descriptor 3\ndescriptor-lifetime 180\ndescriptor-signing-key-cert\n%C");
         self.signed(&format!("{head}revision-counter {REVISION}\nsuperencrypted\n{layer1}"))
     }
 
-    /// Builds a signed descriptor with this plaintext as layer 2.
+    /// Builds a signed descriptor whose layer 2 has the given plaintext.
     pub fn with_layer2(&self, plaintext: &[u8]) -> String {
         let layer2 = object("MESSAGE", &self.encrypt(2, plaintext));
         let (key, client) = ("A".repeat(43), format!("{} {} {}", "A".repeat(11), "A".repeat(22), "A".repeat(22)));
@@ -115,7 +115,7 @@ impl FuzzService {
         object("ED25519 CERT", &sign_certificate(signer, &body))
     }
 
-    /// Encrypts the plaintext of layer 1 or 2 and returns `SALT | ENCRYPTED | MAC`.
+    /// Encrypts the plaintext of layer 1 or 2. Returns `SALT | ENCRYPTED | MAC`.
     fn encrypt(&self, layer: u8, plaintext: &[u8]) -> Vec<u8> {
         let (salt, blinded) = ([layer; 16], self.blinded());
         let constant: &[u8] = if layer == 1 { b"hsdir-superencrypted-data" } else { b"hsdir-encrypted-data" };

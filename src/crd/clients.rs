@@ -1,6 +1,6 @@
 //! The authorized clients of a service with restricted discovery.
 //!
-//! Operator and publisher both read them from the spec and from a Secret.
+//! Both the operator and the publisher read the clients from the spec and from a Secret.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,30 +10,32 @@ use super::AuthorizedClient;
 use crate::onion::descriptor::MAX_AUTHORIZED_CLIENTS;
 use crate::onion::{ClientPublicKey, Discovery};
 
-/// The suffix of the Secret's entries, like that of the files in C tor's `authorized_clients`.
+/// The suffix of the client entries in a Secret, the same as that of the files in C tor's
+/// `authorized_clients` directory.
 const ENDING: &str = ".auth";
 
-/// The authorized clients from one source, in the order of that source.
+/// The authorized clients from one source, the spec or a Secret, in the order in which the source
+/// lists them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientList {
     /// The name and the public key of each valid client.
     pub clients: Vec<(String, ClientPublicKey)>,
-    /// A message for each invalid entry. A message never repeats the content of its entry, which
-    /// could be a private key.
+    /// A message for each invalid entry. A message never contains the entry's value, which could be
+    /// a private key.
     pub problems: Vec<String>,
 }
 
 /// The authorized clients from all sources.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authorized {
-    /// The public keys of the clients, at most [`MAX_AUTHORIZED_CLIENTS`].
+    /// The public keys of the authorized clients, at most [`MAX_AUTHORIZED_CLIENTS`].
     pub keys: BTreeSet<ClientPublicKey>,
-    /// The names of the clients that exceed the limit.
+    /// The names of the clients that are left out because they exceed the limit.
     pub left_out: Vec<String>,
 }
 
 impl Authorized {
-    /// Restricts discovery to these clients. Without any client, nobody can connect.
+    /// Restricts discovery to these clients. If there are none, nobody can connect.
     pub fn discovery(self) -> Discovery {
         Discovery::Restricted(self.keys)
     }
@@ -54,8 +56,8 @@ impl ClientList {
         list
     }
 
-    /// Reads the clients in the Secret that `spec.restrictedDiscovery.secretName` names. It has an
-    /// entry `<name>.auth` for each client, like C tor's `authorized_clients` directory.
+    /// Reads the clients in the Secret that `spec.restrictedDiscovery.secretName` names. Like C
+    /// tor's `authorized_clients` directory, the Secret has an entry `<name>.auth` for each client.
     pub fn of_secret(data: &BTreeMap<String, ByteString>) -> Self {
         let mut list = Self::default();
         let mut others = 0;
@@ -78,8 +80,8 @@ impl ClientList {
 
 /// Combines the lists and keeps the first [`MAX_AUTHORIZED_CLIENTS`] clients.
 ///
-/// Because the order is fixed, removing a client revokes its access no matter how many others there
-/// are.
+/// Because the order is fixed, removing a client always revokes its access, no matter how many
+/// other clients there are.
 pub fn authorize<'a>(lists: impl IntoIterator<Item = &'a ClientList>) -> Authorized {
     let mut authorized = Authorized { keys: BTreeSet::new(), left_out: Vec::new() };
     for (name, key) in lists.into_iter().flat_map(|list| &list.clients) {

@@ -1,24 +1,24 @@
-//! The messages that the CEL rules and `validate` share.
+//! The error messages shared by the CEL rules and `validate`.
 
-/// The refusal of a malformed object name.
+/// The error message for a malformed object name.
 pub(super) const NAME_FORM: &str =
     "must consist of lower-case letters, digits and \"-\" and begin with a letter, because Services are named after it";
-/// The refusal of a malformed port name.
+/// The error message for a malformed port name.
 pub(super) const PORT_NAME: &str = "must consist of at most 63 lower-case letters, digits and \"-\"";
-/// The refusal of a malformed Secret name.
+/// The error message for a malformed Secret name.
 pub(super) const SECRET_NAME: &str = "is not a valid Secret name; use lower-case letters, digits, \"-\" and \".\"";
-/// The refusal of a malformed Service name.
+/// The error message for a malformed Service name.
 pub(super) const SERVICE_NAME: &str = "is not a valid Service name; use lower-case letters, digits and \"-\"";
-/// The refusal of a target with two destinations.
+/// The error message for a port target that has two destinations.
 pub(super) const BOTH_TARGETS: &str = "sets both service and address; keep one of them";
-/// The refusal of a target without a destination.
+/// The error message for a port target that has no destination.
 pub(super) const NO_TARGET: &str = "is empty; set service {name, port} or address \"host:port\"";
-/// The refusal of a burst below the rate.
+/// The error message for a denial-of-service defence whose burst is lower than its rate.
 pub(super) const BURST: &str = "must not be less than ratePerSecond";
-/// The refusal of the service's own address as an external backend.
+/// The error message for an external backend that has the service's own address.
 pub(super) const OWN_ADDRESS: &str =
     "is the address of this service; use the backend's own address, which its tor wrote to hostname";
-/// The refusal of a malformed onion address.
+/// The error message for a malformed onion address.
 pub(super) const ONION_ADDRESS: &str = "a v3 onion address has 56 base32 characters, with or without \".onion\"";
-/// The refusal of a malformed client key.
+/// The error message for a malformed client key.
 pub(super) const CLIENT_KEY: &str = "is not of the form descriptor:x25519:<52 base32 characters>";

@@ -21,7 +21,8 @@ pub use schema::{custom_resource_definition, without_rules};
 pub use spec::*;
 pub use status::*;
 
-/// Returns the `CustomResourceDefinition` as YAML. With its rules, this is the file in `crds/`.
+/// Returns the `CustomResourceDefinition` as YAML, with or without its validation rules. The file
+/// in `crds/` contains the rules.
 pub fn manifest(with_rules: bool) -> Result<String, serde_saphyr::ser::Error> {
     let crd = custom_resource_definition();
     let yaml = serde_saphyr::to_string(&if with_rules { crd } else { without_rules(crd) })?;

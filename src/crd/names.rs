@@ -1,4 +1,5 @@
-//! The names and labels of an object's owned objects, on which operator and publisher agree.
+//! The names and labels of an `OnionBalancedService`'s owned objects, which the operator and the
+//! publisher must agree on.
 
 use std::collections::BTreeMap;
 
@@ -16,10 +17,10 @@ pub const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 /// The value of [`MANAGED_BY_LABEL`].
 pub const MANAGED_BY: &str = "onionbalance-operator";
-/// The prefix of the label and annotation keys that are reserved for the operator.
+/// The prefix of label and annotation keys that are reserved for the operator.
 pub const OUR_PREFIX: &str = "onionbalance.dev/";
-/// The prefix of the recommended Kubernetes labels. They are reserved as well, because selectors
-/// and cluster-wide queries rely on them.
+/// The prefix of the recommended Kubernetes labels. These are also reserved, because selectors and
+/// cluster-wide queries rely on them.
 pub const RECOMMENDED_PREFIX: &str = "app.kubernetes.io/";
 
 /// The maximum length of an object's name in characters. `<name>-frontend` must be a DNS label of
@@ -94,8 +95,8 @@ pub fn clients_secret(object: &OnionBalancedService) -> Option<&str> {
     object.spec.restricted_discovery.as_ref()?.secret_name.as_deref()
 }
 
-/// Returns the labels of an object that belongs to `service`, including the component if there is
-/// one.
+/// Returns the labels for an object that belongs to `service`, including the component label if
+/// there is a component.
 pub fn labels(service: &str, component: Option<Component>) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::from([
         ("app.kubernetes.io/name".to_owned(), "onionbalance".to_owned()),
@@ -109,7 +110,7 @@ pub fn labels(service: &str, component: Option<Component>) -> BTreeMap<String, S
     labels
 }
 
-/// Returns true if the labels mark an object as created for `service`.
+/// Returns true if the labels mark an object as created by the operator for `service`.
 pub fn is_labelled(labels: Option<&BTreeMap<String, String>>, service: &str) -> bool {
     let label = |key: &str| labels.and_then(|labels| labels.get(key)).map(String::as_str);
     label(MANAGED_BY_LABEL) == Some(MANAGED_BY) && label(SERVICE_LABEL) == Some(service)

@@ -1,8 +1,9 @@
-//! The types and reasons of an object's conditions. Programs compare them, so no string changes.
+//! The types and reasons of an object's conditions. Programs compare these strings, so they must
+//! not change.
 
 use std::fmt;
 
-/// The type of a condition. The variants are in order of dependency.
+/// The type of a condition. The variants are ordered so that each depends only on earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ConditionType {
     /// The object's name and spec can be used.
@@ -17,12 +18,13 @@ pub enum ConditionType {
     Published,
     /// All the other conditions are True.
     Ready,
-    /// Waiting does not help. Following kstatus, this condition exists only while it is True.
+    /// The object cannot become ready without a change by a user. Following kstatus, this condition
+    /// exists only while it is True.
     Stalled,
 }
 
 impl ConditionType {
-    /// Returns the type as the status names it.
+    /// Returns the type as written in the status.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Accepted => "Accepted",
@@ -36,29 +38,30 @@ impl ConditionType {
     }
 }
 
-/// Defines [`Reason`] with the conditions that a reason keeps from being True, if any.
+/// Defines [`Reason`], and for each reason the conditions that it keeps from being True.
 macro_rules! reasons {
     ($($(#[doc = $text:literal])+ $name:ident [$($condition:ident)*];)+) => {
-        /// The reason of a condition, for programs. The condition's message explains it to people.
+        /// The machine-readable reason of a condition. The condition's message explains it to
+        /// humans.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Reason {
             $($(#[doc = $text])+ $name,)+
         }
 
         impl Reason {
-            /// All reasons.
+            /// All reasons of all conditions.
             pub const ALL: &'static [Self] = &[$(Self::$name),+];
 
-            /// Returns the reason as the status names it.
+            /// Returns the reason as written in the status.
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$name => stringify!($name),)+
                 }
             }
 
-            /// Returns the conditions that this reason keeps from being True. `Ready`, which
-            /// repeats the first of the others that is not True, counts only for reasons of its
-            /// own.
+            /// Returns the conditions that this reason keeps from being True. `Ready` repeats the
+            /// reason of another condition, so it is included only for reasons that no other
+            /// condition has.
             pub fn conditions(self) -> &'static [ConditionType] {
                 match self {
                     $(Self::$name => &[$(ConditionType::$condition),*],)+
@@ -71,11 +74,11 @@ macro_rules! reasons {
 reasons! {
     /// The spec is valid.
     Valid [];
-    /// The spec is invalid or, if it does not match the types of the CRD, cannot be read.
+    /// The spec is invalid, or cannot be read because it does not match the types of the CRD.
     InvalidSpec [Accepted];
-    /// The object's name cannot be part of the names of its owned objects.
+    /// The object's name cannot be used in the names of its owned objects.
     InvalidName [Accepted];
-    /// The name of an owned object belongs to another object.
+    /// Another object already has the name of an owned object.
     NameTaken [Accepted];
 
     /// The master key is in use.
@@ -84,41 +87,41 @@ reasons! {
     SecretNotFound [MasterKeyReady];
     /// The Secret does not hold a valid master key.
     KeyInvalid [MasterKeyReady];
-    /// Another object serves the address of this master key.
+    /// Another `OnionBalancedService` already serves the address of this master key.
     KeyConflict [MasterKeyReady];
-    /// The master key belongs to another address than the object's.
+    /// The master key does not produce the object's address.
     AddressMismatch [MasterKeyReady];
     /// The operator is generating a master key.
     Generating [MasterKeyReady];
-    /// The operator generates a master key only once the object is accepted.
+    /// The operator has not generated a master key because the object is not accepted yet.
     NotAccepted [MasterKeyReady];
 
     /// Only the listed clients may connect.
     Restricted [];
     /// The Secret of the authorized clients is missing.
     ClientsSecretNotFound [ClientsReady];
-    /// A descriptor cannot hold all of the clients.
+    /// There are more authorized clients than a descriptor can hold.
     TooManyClients [ClientsReady];
-    /// Some entries do not name a valid client.
+    /// Some entries are not valid clients.
     ClientsInvalid [ClientsReady];
     /// Discovery is restricted, but no client is listed.
     NoClients [ClientsReady];
 
     /// All backends are ready.
     AllReady [];
-    /// The service has external backends and no pods of its own.
+    /// The service has only external backends and no backend pods.
     OnlyExternal [];
     /// A target Service is missing.
     TargetNotFound [BackendsReady];
-    /// A target Service does not have the port.
+    /// A target Service does not have the port that the spec refers to.
     TargetPortNotFound [BackendsReady];
     /// The API server refused an owned object.
     ApplyFailed [MasterKeyReady BackendsReady];
-    /// The API server refused pods, for example because of a quota.
+    /// The API server refused to create pods, for example because of a quota.
     PodsRefused [BackendsReady Published];
     /// A node could not pull an image.
     ImagePullFailed [BackendsReady Published];
-    /// A container does not start, or crashes repeatedly.
+    /// A container does not start, or keeps crashing.
     PodsFailing [BackendsReady Published];
     /// Not all backends are ready yet.
     Progressing [BackendsReady];
@@ -148,14 +151,14 @@ reasons! {
 
     /// All the other conditions are True.
     Ready [];
-    /// The operator lacks a right.
+    /// The operator lacks a permission.
     Forbidden [Ready];
-    /// The operator has not reconciled the object yet: the default of the schema.
+    /// The operator has not reconciled the object yet. This is the default in the schema.
     Pending [Ready];
 }
 
 impl Reason {
-    /// Returns the reason of this name, if it is known.
+    /// Returns the reason with this name, or `None` if there is no such reason.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|reason| reason.as_str() == name)
     }

@@ -8,13 +8,14 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 
 use super::schema::custom_resource_definition;
 
-/// An object of the schema and the path at which the reference describes it.
+/// An object in the schema, and the path under which the reference describes it.
 struct Section<'a> {
     path: String,
     schema: &'a JSONSchemaProps,
 }
 
-/// Returns the reference: for each object a table of its fields, followed by its validation rules.
+/// Returns the reference. For each object in the schema, it contains a table of the fields,
+/// followed by the validation rules.
 pub fn reference() -> String {
     let crd = custom_resource_definition();
     let names = &crd.spec.names;
@@ -44,8 +45,8 @@ pub fn reference() -> String {
     text
 }
 
-/// Collects the objects that have fields, at this path and below it. An object with the same fields
-/// as an earlier one is skipped; its table row refers to the earlier one.
+/// Collects all objects that have fields, at this path and below it. An object with the same fields
+/// as an earlier one is skipped; its table row links to the earlier one.
 fn collect<'a>(path: &str, schema: &'a JSONSchemaProps, sections: &mut Vec<Section<'a>>) {
     if schema.properties.is_none() || described_at(schema, sections).is_some() {
         return;
@@ -88,7 +89,7 @@ fn write_section(text: &mut String, Section { path, schema }: &Section<'_>, sect
     let mut rules: Vec<_> = messages(schema).map(|message| format!("- `{path}`: {message}")).collect();
     for (name, field) in schema.properties.iter().flatten() {
         let default = match &field.default {
-            // The object's own table lists the defaults of its fields.
+            // The object's own table lists the defaults of the fields.
             Some(_) if field.properties.is_some() => String::new(),
             Some(default) => format!("`{}`", default.0),
             None if required.contains(name) => "(required)".to_owned(),

@@ -1,12 +1,12 @@
 //! The CEL rules of the schema (`x-kubernetes-validations`).
 //!
-//! The rules express constraints that types and limits cannot, and their messages name the fix.
-//! They use the CEL features of Kubernetes 1.28. An API server before 1.25 silently drops the
-//! rules, so `validate` checks the same constraints and more.
+//! The rules express constraints that types and limits cannot, and their messages say how to fix
+//! the problem. They use the CEL features of Kubernetes 1.28. API servers before 1.25 silently drop
+//! the rules, so `validate` checks the same constraints and more.
 //!
-//! An API server estimates the worst-case cost of each rule and refuses a CRD that is too
-//! expensive. Therefore every list, map and string that a rule iterates over has a limit. A test
-//! checks that.
+//! An API server estimates the worst-case cost of each rule and rejects a CRD that is too
+//! expensive. Therefore, every list, map and string that a rule iterates over has a size limit,
+//! which a test checks.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::ValidationRule;
 
@@ -14,15 +14,15 @@ use super::messages;
 use super::names::{MAX_NAME_LENGTH, OUR_PREFIX, RECOMMENDED_PREFIX};
 use super::validate::torrc::{CIRCUIT_ID, DENIED, Place};
 
-/// The pattern of an RFC 1123 label, in the syntax of both CEL and the schema.
+/// The pattern of an RFC 1123 label, in a syntax that is valid in both CEL and the schema.
 pub(super) const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 
-/// Returns a rule that refuses a value with `message` if the expression `rule` is false.
+/// Returns a rule that rejects a value with `message` if the expression `rule` evaluates to false.
 fn refuse(rule: impl Into<String>, message: impl Into<String>) -> ValidationRule {
     ValidationRule { rule: rule.into(), message: Some(message.into()), ..ValidationRule::default() }
 }
 
-/// Makes the rule report `field`, a field below the one to which the rule is attached.
+/// Makes a rule report the problem for `field`, a field below the one that the rule is attached to.
 fn at(field: &str, rule: ValidationRule) -> ValidationRule {
     ValidationRule { field_path: Some(field.to_owned()), ..rule }
 }
@@ -32,8 +32,8 @@ fn like(pattern: &str, message: &str) -> Vec<ValidationRule> {
     vec![refuse(format!("self.matches(r'{pattern}')"), message)]
 }
 
-/// Returns the rules of the whole object. The schema has no field for `metadata`, so the messages
-/// name the field themselves.
+/// Returns the rules for the whole object. The schema has no field for `metadata`, so the messages
+/// include the field name.
 pub(super) fn object() -> Vec<ValidationRule> {
     vec![
         refuse(
@@ -49,14 +49,14 @@ pub(super) fn object() -> Vec<ValidationRule> {
     ]
 }
 
-/// Returns the rules of `spec`.
+/// Returns the rules for `spec`.
 pub(super) fn spec() -> Vec<ValidationRule> {
     let rule = "!has(self.masterKey) || !has(self.masterKey.onionAddress) || !has(self.externalBackends) || \
         self.externalBackends.all(backend, backend.onionAddress != self.masterKey.onionAddress)";
     vec![at(".externalBackends", refuse(rule, messages::OWN_ADDRESS))]
 }
 
-/// Returns the rules of `spec.ports`.
+/// Returns the rules for `spec.ports`.
 pub(super) fn ports() -> Vec<ValidationRule> {
     vec![refuse(
         "self.all(a, !has(a.name) || self.exists_one(b, has(b.name) && b.name == a.name))",
@@ -64,12 +64,12 @@ pub(super) fn ports() -> Vec<ValidationRule> {
     )]
 }
 
-/// Returns the rules of a port's name.
+/// Returns the rules for a port's name.
 pub(super) fn port_name() -> Vec<ValidationRule> {
     like(LABEL, messages::PORT_NAME)
 }
 
-/// Returns the rules of a port's target.
+/// Returns the rules for a port's target.
 pub(super) fn target() -> Vec<ValidationRule> {
     vec![
         refuse("!has(self.service) || !has(self.address)", messages::BOTH_TARGETS),
@@ -77,12 +77,12 @@ pub(super) fn target() -> Vec<ValidationRule> {
     ]
 }
 
-/// Returns the rules of a Service's name.
+/// Returns the rules for the name of a target Service.
 pub(super) fn service_name() -> Vec<ValidationRule> {
     like(LABEL, messages::SERVICE_NAME)
 }
 
-/// Returns the rules of a `host:port` pair.
+/// Returns the rules for a target's `host:port` pair.
 pub(super) fn host_and_port() -> Vec<ValidationRule> {
     like(
         r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?):0*[1-9][0-9]{0,4}$",
@@ -90,22 +90,23 @@ pub(super) fn host_and_port() -> Vec<ValidationRule> {
     )
 }
 
-/// Returns the rules of a Secret's name.
+/// Returns the rules for the name of a Secret.
 pub(super) fn secret_name() -> Vec<ValidationRule> {
     like(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$", messages::SECRET_NAME)
 }
 
-/// Returns the rules of an onion address. The last character encodes the version, 3.
+/// Returns the rules for an onion address. The last character of the address encodes the version,
+/// 3.
 pub(super) fn onion_address() -> Vec<ValidationRule> {
     like(r"^[A-Za-z2-7]{55}[Dd](\.[Oo][Nn][Ii][Oo][Nn])?$", messages::ONION_ADDRESS)
 }
 
-/// Returns the rules of `spec.backends.introDosDefense`.
+/// Returns the rules for `spec.backends.introDosDefense`.
 pub(super) fn intro_dos_defense() -> Vec<ValidationRule> {
     vec![at(".burstPerSecond", refuse("self.burstPerSecond >= self.ratePerSecond", messages::BURST))]
 }
 
-/// Returns the rules of additional labels and annotations.
+/// Returns the rules for the keys of additional labels and annotations.
 pub(super) fn own_keys() -> Vec<ValidationRule> {
     vec![refuse(
         format!("self.all(key, !key.startsWith('{OUR_PREFIX}') && !key.startsWith('{RECOMMENDED_PREFIX}'))"),
@@ -115,7 +116,7 @@ pub(super) fn own_keys() -> Vec<ValidationRule> {
     )]
 }
 
-/// Returns the rules of `spec.restrictedDiscovery.clients`.
+/// Returns the rules for `spec.restrictedDiscovery.clients`.
 pub(super) fn clients() -> Vec<ValidationRule> {
     vec![refuse(
         "self.all(a, self.exists_one(b, b.publicKey == a.publicKey))",
@@ -123,15 +124,15 @@ pub(super) fn clients() -> Vec<ValidationRule> {
     )]
 }
 
-/// Returns the rules of a client's public key. White space is allowed where C tor allows it.
+/// Returns the rules for a client's public key. White space is allowed where C tor allows it.
 pub(super) fn client_key() -> Vec<ValidationRule> {
     like(r"^\s*descriptor\s*:\s*x25519\s*:\s*[A-Za-z2-7]{52}\s*$", messages::CLIENT_KEY)
 }
 
-/// Returns the rules of `extraTorrc`.
+/// Returns the rules for `extraTorrc`.
 ///
-/// The rules refuse options by name, and lines that affect other lines. Tor also accepts
-/// abbreviated options, with a warning; only `validate` refuses those.
+/// The rules reject certain options by name, and lines that affect other lines. Tor also accepts
+/// abbreviated options, with a warning; only `validate` rejects those.
 pub(super) fn extra_torrc(place: Place) -> Vec<ValidationRule> {
     let names = DENIED.iter().copied().filter(|name| *name != CIRCUIT_ID).collect::<Vec<_>>().join("|");
     let option = |name: &str| format!(r"(?im)^\s*[+/]*({name})(\s|#|$)");

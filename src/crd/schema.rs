@@ -1,4 +1,5 @@
-//! The `CustomResourceDefinition` and the parts of its schema that no derive macro can generate.
+//! The `CustomResourceDefinition`, and the parts of its schema that the derive macros cannot
+//! generate.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
@@ -11,8 +12,8 @@ use super::{OnionBalancedService, rules};
 
 /// Returns the `CustomResourceDefinition` with a structural schema and validation rules.
 ///
-/// API servers since Kubernetes 1.28 accept it without a warning. Older ones lack `fieldPath`
-/// (before 1.28) and `messageExpression` (before 1.27) in validation rules.
+/// API servers since Kubernetes 1.28 accept it without warnings. In validation rules, versions
+/// before 1.28 do not know `fieldPath`, and versions before 1.27 do not know `messageExpression`.
 pub fn custom_resource_definition() -> CustomResourceDefinition {
     let mut crd = OnionBalancedService::crd();
     for version in &mut crd.spec.versions {
@@ -29,8 +30,8 @@ pub fn custom_resource_definition() -> CustomResourceDefinition {
 
 /// Returns the `CustomResourceDefinition` without its validation rules.
 ///
-/// An older API server does not know the rules and rejects a server-side apply that contains them.
-/// `kubectl` and Helm then refuse the manifest as well.
+/// An older API server does not know the rules and rejects a server-side apply that contains them,
+/// so `kubectl` and Helm cannot install the manifest either.
 pub fn without_rules(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     for version in &mut crd.spec.versions {
         if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
@@ -42,7 +43,8 @@ pub fn without_rules(mut crd: CustomResourceDefinition) -> CustomResourceDefinit
 
 /// Returns the default status of an object that no operator has reconciled yet.
 ///
-/// Tools that follow kstatus would consider an object without conditions ready.
+/// Without this default, tools that follow kstatus would consider a new object ready because it has
+/// no conditions.
 fn unseen() -> serde_json::Value {
     json!({"conditions": [{
         "type": "Ready", "status": "Unknown", "reason": "Pending", "message": "The operator has not reconciled this object yet.",
@@ -50,8 +52,8 @@ fn unseen() -> serde_json::Value {
     }]})
 }
 
-/// Replaces Rust's unsigned formats, which an API server does not know and warns about. `minimum`
-/// and `maximum` carry their bounds.
+/// Replaces Rust's unsigned integer formats, which an API server does not know and warns about.
+/// `minimum` and `maximum` express the same bounds.
 fn use_known_formats(node: &mut JSONSchemaProps) {
     node.format = match node.format.as_deref() {
         Some("uint8" | "uint16") => Some("int32".to_owned()),
@@ -74,15 +76,17 @@ fn walk(schema: &mut JSONSchemaProps, visit: &mut impl FnMut(&mut JSONSchemaProp
     }
 }
 
-/// Returns the schema of a Kubernetes type that the API server checks when the pod is applied.
+/// Returns the schema of a Kubernetes object that the API server validates only when the pod
+/// template is applied.
 ///
-/// Repeating the type's schema would tie the CRD to one Kubernetes version, and would use up much
-/// of the size that `kubectl apply` allows.
+/// Including the object's full schema would tie the CRD to one Kubernetes version, and would use up
+/// much of the size that `kubectl apply` allows.
 pub(super) fn any_object(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "object", "nullable": true, "x-kubernetes-preserve-unknown-fields": true })
 }
 
-/// Returns the schema of a list of Kubernetes objects; see [`any_object`].
+/// Returns the schema of a list of Kubernetes objects that only the API server validates; see
+/// [`any_object`].
 pub(super) fn any_objects(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "array", "items": { "type": "object", "x-kubernetes-preserve-unknown-fields": true } })
 }
@@ -94,11 +98,11 @@ pub(super) fn port_reference(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// The pattern of a `resource.Quantity` without a sign.
+/// The pattern of a `resource.Quantity` that has no sign.
 const QUANTITY: &str = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$";
 
 /// Returns the schema of a map from resource names to quantities. Both `cpu: 1` and `cpu: "1"` are
-/// valid, because people write both.
+/// valid, because users write both.
 pub(super) fn quantities(_: &mut SchemaGenerator) -> Schema {
     let quantity = json!({ "x-kubernetes-int-or-string": true, "minimum": 0, "maxLength": 64, "pattern": QUANTITY });
     json_schema!({ "type": "object", "maxProperties": 16, "additionalProperties": quantity })
@@ -124,7 +128,7 @@ pub(super) fn conditions(_: &mut SchemaGenerator) -> Schema {
                     "type": "string", "minLength": 1, "maxLength": 1024,
                 },
                 "message": {
-                    "description": "An explanation for people: the problem and how to solve it.",
+                    "description": "A human-readable explanation of the problem and how to solve it.",
                     "type": "string", "maxLength": 32768,
                 },
                 "observedGeneration": {
@@ -140,7 +144,7 @@ pub(super) fn conditions(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// Returns the schema of a point in time.
+/// Returns the schema of a timestamp (RFC 3339).
 pub(super) fn time(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "format": "date-time" })
 }

@@ -62,20 +62,20 @@ pub struct OnionBalancedServiceSpec {
     /// The master key that determines the onion address, and the Secret that holds the key.
     #[serde(default)]
     pub master_key: MasterKeySpec,
-    /// The fate of a generated master key when this object is deleted. `Retain` keeps the Secret,
-    /// so an object with the same name gets the same address again. `Delete` removes the Secret
-    /// and gives up the address for ever. A Secret that you supplied is never deleted.
+    /// Controls whether a generated master key is kept when this object is deleted. `Retain` keeps
+    /// the Secret, so a new object with the same name gets the same address again. `Delete` deletes
+    /// the Secret, so the address is lost permanently. A Secret that you supplied is never deleted.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
-    /// Takes the service offline: scales the frontend and the backends to 0 and publishes nothing.
-    /// The owned objects, the key and the address are kept.
+    /// Takes the service offline: the frontend and the backends are scaled to 0, and nothing is
+    /// published. The owned objects, the key and the address are kept.
     #[serde(default)]
     pub suspend: bool,
     /// The backends that run in this cluster.
     #[serde(default)]
     pub backends: Backends,
-    /// Backends that run elsewhere, for example in other clusters or on plain servers. The
-    /// publisher treats them like the backends in this cluster. At most 128.
+    /// Backends that run elsewhere, for example in other clusters or on servers outside Kubernetes.
+    /// The publisher treats them like the backends in this cluster. At most 128.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 128),
@@ -159,19 +159,19 @@ pub struct MasterKeySpec {
     #[schemars(length(max = 253), extend("x-kubernetes-validations" = rules::secret_name()))]
     pub secret_name: Option<String>,
     /// The onion address that the key must produce. The operator refuses a Secret with a different
-    /// key. To change the address on purpose, change the Secret and this field.
+    /// key. To change the address intentionally, change both the Secret and this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 62), extend("x-kubernetes-validations" = rules::onion_address()))]
     pub onion_address: Option<String>,
 }
 
-/// The fate of a generated master key when its `OnionBalancedService` is deleted.
+/// Controls whether a generated master key is kept when its `OnionBalancedService` is deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DeletionPolicy {
     /// Keeps the Secret.
     #[default]
     Retain,
-    /// Deletes the Secret, and with it the address.
+    /// Deletes the Secret, so the address is lost permanently.
     Delete,
 }
 
@@ -183,18 +183,18 @@ pub struct Backends {
     #[schemars(range(min = 0))]
     pub replicas: i32,
     /// The number of introduction points that each backend establishes. The publisher publishes the
-    /// points of all backends; one descriptor holds at most 20.
+    /// introduction points of all backends; one descriptor holds at most 20.
     #[schemars(range(min = 3, max = 20))]
     pub introduction_points: u8,
-    /// The time in seconds that open streams may continue after a backend is scaled down or
-    /// replaced. At most 86400 (one day).
+    /// The time in seconds for which open streams may continue after a backend has been scaled down
+    /// or replaced. At most 86400 (one day).
     #[schemars(range(max = 86400))]
     pub drain_timeout_seconds: u32,
     /// Tor's denial-of-service defence at the introduction points. If absent, the defence is off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub intro_dos_defense: Option<IntroDosDefense>,
-    /// Additional torrc lines for the tor of each backend and its onion service, one option per
-    /// line. Options that the operator sets or relies on are refused.
+    /// Additional torrc lines for each backend's tor and its onion service, one option per line.
+    /// Options that the operator sets or relies on are rejected.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 16384), extend("x-kubernetes-validations" = rules::extra_torrc(Place::Backend)))]
     pub extra_torrc: String,
@@ -215,18 +215,19 @@ impl Default for Backends {
     }
 }
 
-/// Tor's introduction-point defence: the options `HiddenServiceEnableIntroDoSRatePerSec` and
-/// `HiddenServiceEnableIntroDoSBurstPerSec`. Their bounds are those of the cell extension that
-/// carries them (rend-spec-v3, "Denial-of-Service defense extension").
+/// Tor's denial-of-service defence at the introduction points, configured by the options
+/// `HiddenServiceEnableIntroDoSRatePerSec` and `HiddenServiceEnableIntroDoSBurstPerSec`. The limits
+/// are those of the cell extension that carries both values (rend-spec-v3, "Denial-of-Service
+/// defense extension").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = rules::intro_dos_defense()))]
 pub struct IntroDosDefense {
-    /// The number of introductions per second that an introduction point passes on. Default 25.
+    /// The number of introductions per second that an introduction point forwards. Default 25.
     #[serde(default = "default_dos_rate")]
     #[schemars(range(max = 0x7fff_ffff))]
     pub rate_per_second: u32,
-    /// The number of introductions that an introduction point passes on in one burst. Must be at
+    /// The number of introductions that an introduction point forwards in one burst. Must be at
     /// least `ratePerSecond`. Default 200.
     #[serde(default = "default_dos_burst")]
     #[schemars(range(max = 0x7fff_ffff))]
@@ -241,9 +242,9 @@ fn default_dos_burst() -> u32 {
     200
 }
 
-/// A backend outside the cluster: a stock tor that publishes an onion service of its own. The tor
-/// needs `HiddenServiceOnionBalanceInstance 1` in its torrc, and a file `ob_config` in its
-/// `HiddenServiceDir` with a line `MasterOnionAddress` that names the address of this service.
+/// A backend outside the cluster: an unmodified tor that publishes its own onion service. Its torrc
+/// needs the line `HiddenServiceOnionBalanceInstance 1`. Its `HiddenServiceDir` needs a file
+/// `ob_config` with a `MasterOnionAddress` line that names the address of this service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ExternalBackend {
@@ -257,17 +258,18 @@ pub struct ExternalBackend {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Frontend {
-    /// The number of frontend pods. One publisher leads and the others stand by.
+    /// The number of frontend pods. One publisher is the leader, and the others are standbys.
     #[schemars(range(min = 0))]
     pub replicas: i32,
-    /// Controls if the HSDirs may hold different descriptors. A descriptor holds at most 20
-    /// introduction points, and clients fetch from six HSDirs. `Auto` publishes different
-    /// descriptors only if one descriptor cannot hold all points. `Always` does so even if one
-    /// descriptor suffices, so that no HSDir's descriptor reveals all points. `Never` publishes the
-    /// same descriptor everywhere; if there are too many points, they take turns.
+    /// Controls whether different HSDirs may hold different descriptors. A descriptor holds at most
+    /// 20 introduction points, and clients fetch descriptors from six HSDirs. `Auto` publishes
+    /// different descriptors only if one descriptor cannot hold all introduction points. `Always`
+    /// publishes different descriptors even if one would suffice, so that no single HSDir's
+    /// descriptor reveals all introduction points. `Never` publishes the same descriptor
+    /// everywhere; if there are too many introduction points, they take turns.
     pub distinct_descriptors: DistinctDescriptors,
-    /// Additional torrc lines for the tor of the frontend, one option per line. Options that the
-    /// operator sets or relies on are refused, and so are the options of an onion service.
+    /// Additional torrc lines for the frontend's tor, one option per line. Options that the
+    /// operator sets or relies on are rejected, and so are onion service options.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 16384), extend("x-kubernetes-validations" = rules::extra_torrc(Place::Frontend)))]
     pub extra_torrc: String,
@@ -289,30 +291,30 @@ impl Default for Frontend {
 /// The choice between one descriptor for all HSDirs and different descriptors.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DistinctDescriptors {
-    /// Publishes different descriptors if one descriptor cannot hold all points: if there are more
-    /// than 20 points, or if two points are at the same relay.
+    /// Publishes different descriptors if one descriptor cannot hold all introduction points: if
+    /// there are more than 20, or if two of them are at the same relay.
     #[default]
     Auto,
-    /// Always publishes different descriptors. Each holds about half of the points, but at least
-    /// three.
+    /// Always publishes different descriptors. Each holds about half of the introduction points,
+    /// but at least three.
     Always,
-    /// Publishes the same descriptor to all HSDirs. If there are more points than a descriptor
-    /// holds, the points take turns.
+    /// Publishes the same descriptor to all HSDirs. If there are more introduction points than a
+    /// descriptor can hold, they take turns.
     Never,
 }
 
-/// The pod fields that a user may set. Containers and volumes are not among them, because the
-/// right to write this object must not become the right to mount any Secret of the namespace.
+/// The pod settings that a user may change. Containers and volumes are not included, because
+/// permission to write this object must not imply permission to mount any Secret in the namespace.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PodSettings {
     /// Additional labels for the pods. Keys that begin with `onionbalance.dev/` or
-    /// `app.kubernetes.io/` are refused.
+    /// `app.kubernetes.io/` are rejected.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 128, "x-kubernetes-validations" = rules::own_keys()))]
     pub labels: BTreeMap<String, String>,
     /// Additional annotations for the pods. Keys that begin with `onionbalance.dev/` or
-    /// `app.kubernetes.io/` are refused.
+    /// `app.kubernetes.io/` are rejected.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 128, "x-kubernetes-validations" = rules::own_keys()))]
     pub annotations: BTreeMap<String, String>,
@@ -331,8 +333,8 @@ pub struct PodSettings {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::any_objects")]
     pub tolerations: Vec<Value>,
-    /// The topology spread constraints of the pods, as in a pod's
-    /// `spec.topologySpreadConstraints`. If empty, the pods spread over the nodes where possible.
+    /// The topology spread constraints of the pods, as in a pod's `spec.topologySpreadConstraints`.
+    /// If empty, the pods are spread over the nodes where possible.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::any_objects")]
     pub topology_spread_constraints: Vec<Value>,
@@ -344,7 +346,7 @@ pub struct PodSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub runtime_class_name: Option<String>,
-    /// The Secrets with the credentials for pulling the images.
+    /// The Secrets that hold the credentials for pulling the images.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub image_pull_secrets: Vec<SecretReference>,
@@ -378,14 +380,14 @@ pub struct Resources {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::quantities")]
     pub requests: BTreeMap<String, IntOrString>,
-    /// The most resources that the container may use, for example `memory: 128Mi`.
+    /// The maximum resources that the container may use, for example `memory: 128Mi`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::quantities")]
     pub limits: BTreeMap<String, IntOrString>,
 }
 
-/// Client authorization for the address of this service. The clients of both fields are
-/// authorized, at most 128 in total.
+/// Client authorization for this service. The clients from both fields are authorized, at most 128
+/// in total.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RestrictedDiscovery {
@@ -411,12 +413,12 @@ pub struct RestrictedDiscovery {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AuthorizedClient {
-    /// The name of the client in messages. Each client needs a different name.
+    /// The name that identifies the client in messages. Each client needs a different name.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// The client's public key in the form `descriptor:x25519:<52 base32 characters>`, as
-    /// `onionbalance-operator key generate --client NAME` writes it to `NAME.auth`. Never put the
-    /// private key here.
+    /// The client's public key in the form `descriptor:x25519:<52 base32 characters>`. The command
+    /// `onionbalance-operator key generate --client NAME` writes it to `NAME.auth` in this form.
+    /// Never put the private key here.
     #[schemars(length(max = 128), extend("x-kubernetes-validations" = rules::client_key()))]
     pub public_key: String,
 }

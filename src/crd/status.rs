@@ -29,13 +29,14 @@ pub struct OnionBalancedServiceStatus {
     /// The number of backend pods that are Ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready_replicas: Option<i32>,
-    /// The numbers of ready and of desired backends for display, for example "2/3".
+    /// The number of ready backends and the number of desired backends for display, for example
+    /// "2/3".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready: Option<String>,
     /// The label selector of the backend pods, for the scale subresource.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
-    /// The state of each backend as the leading publisher sees it.
+    /// The state of each backend, as seen by the leading publisher.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub backends: Vec<BackendStatus>,
@@ -51,7 +52,7 @@ pub struct OnionBalancedServiceStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// The state of one backend as the leading publisher sees it.
+/// The state of one backend, as seen by the leading publisher.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendStatus {
@@ -60,16 +61,18 @@ pub struct BackendStatus {
     /// The onion address of the backend itself, not of the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub onion_address: Option<String>,
-    /// The number of the backend's introduction points in the published descriptors. A point
-    /// counts once, even if several descriptors contain it.
+    /// The number of the backend's introduction points in the published descriptors. An
+    /// introduction point in several descriptors counts once.
     pub introduction_points: u32,
     /// The state of the backend. `Starting`: the backend has no introduction points yet. `Ready`:
-    /// its points are published. `Waiting`: there are more points than the descriptors hold, and
-    /// other backends have their turn. `Draining`: the pod is terminating and its points are
-    /// withdrawn. `Lost`: the backend does not answer or has lost its points.
+    /// its introduction points are published. `Waiting`: there are more introduction points than
+    /// the descriptors can hold, and it is another backend's turn. `Draining`: the pod is
+    /// terminating and its introduction points have been withdrawn. `Lost`: the backend does not
+    /// respond or has lost its introduction points.
     pub state: BackendState,
-    /// A remark for people: which features of the backend's own descriptor the published one had
-    /// to leave out, why the backend is waiting, or why an external backend has no points.
+    /// A human-readable remark: which features of the backend's own descriptor are missing from the
+    /// published one, why the backend is waiting, or why an external backend has no introduction
+    /// points.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// The time at which the backend entered this state.
@@ -77,19 +80,19 @@ pub struct BackendStatus {
     pub since: Time,
 }
 
-/// The state of a backend in the eyes of the publisher.
+/// The state of a backend, as seen by the publisher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum BackendState {
     /// The backend has no introduction points yet.
     Starting,
     /// The backend's introduction points are published.
     Ready,
-    /// The backend has introduction points, but other backends have their turn: there are more
-    /// points than the descriptors hold.
+    /// The backend has introduction points, but it is another backend's turn, because there are
+    /// more introduction points than the descriptors can hold.
     Waiting,
-    /// The pod is terminating and its introduction points are withdrawn.
+    /// The pod is terminating and its introduction points have been withdrawn.
     Draining,
-    /// The backend does not answer, or it has lost its introduction points.
+    /// The backend does not respond, or it has lost its introduction points.
     Lost,
 }
 
@@ -100,10 +103,10 @@ pub struct PublishedStatus {
     /// The number of the time period (rend-spec-v3, section 2.2.1).
     pub time_period: u64,
     /// The revision counter of the newest descriptors. HSDirs may hold different descriptors, but
-    /// all descriptors of one round have the same counter.
+    /// all descriptors that were published together have the same counter.
     pub revision_counter: u64,
-    /// The number of introduction points in the newest descriptors. A point counts once, even if
-    /// several descriptors contain it.
+    /// The number of introduction points in the newest descriptors. An introduction point in
+    /// several descriptors counts once.
     pub introduction_points: u32,
     /// The number of HSDirs that accepted the newest descriptor.
     pub hsdirs_accepted: u32,

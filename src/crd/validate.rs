@@ -1,4 +1,4 @@
-//! Checks that go beyond the schema. Every problem names the field and the fix.
+//! Validation beyond the schema. Every problem names the field and how to fix it.
 
 pub(in crate::crd) mod torrc;
 
@@ -20,7 +20,7 @@ use crate::onion::{ClientPublicKey, OnionAddress};
 pub struct Problem {
     /// The path of the field, for example `spec.ports[0].target`.
     pub field: String,
-    /// A description of the problem and of its fix.
+    /// A description of the problem and how to fix it.
     pub message: String,
 }
 
@@ -30,7 +30,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Checks an object's name and returns the problem, if there is one.
+/// Checks an object's name. Returns the problem, if there is one.
 pub fn name(object: &OnionBalancedService) -> Option<Problem> {
     let name = object.name_any();
     let problem = |message| Some(Problem { field: "metadata.name".to_owned(), message });
@@ -46,7 +46,7 @@ pub fn name(object: &OnionBalancedService) -> Option<Problem> {
     None
 }
 
-/// Checks an object's spec and returns every problem.
+/// Checks an object's spec. Returns all problems.
 pub fn spec(object: &OnionBalancedService) -> Vec<Problem> {
     let spec = &object.spec;
     let mut problems = Problems::default();
@@ -176,7 +176,7 @@ fn backends(problems: &mut Problems, backends: &Backends) {
         problems.add("spec.backends.drainTimeoutSeconds", "must be at most 86400, one day");
     }
     if let Some(IntroDosDefense { rate_per_second, burst_per_second }) = backends.intro_dos_defense {
-        // These are the bounds of the cell extension that carries both values (rend-spec-v3,
+        // This limit is that of the cell extension that carries both values (rend-spec-v3,
         // "Denial-of-Service defense extension").
         if rate_per_second > 0x7fff_ffff || burst_per_second > 0x7fff_ffff {
             problems.add("spec.backends.introDosDefense", "each number must be at most 2147483647");
@@ -188,8 +188,8 @@ fn backends(problems: &mut Problems, backends: &Backends) {
     extra_torrc(problems, "spec.backends.extraTorrc", &backends.extra_torrc, torrc::Place::Backend);
 }
 
-/// Checks the clients in the spec. The content of the Secret is checked elsewhere, and an empty
-/// list of clients is valid.
+/// Checks the authorized clients in the spec. The contents of the Secret are checked elsewhere, and
+/// an empty list of clients is valid.
 fn restricted_discovery(problems: &mut Problems, restricted: &RestrictedDiscovery) {
     const FIELD: &str = "spec.restrictedDiscovery";
     if let Some(name) = &restricted.secret_name
@@ -223,7 +223,7 @@ fn extra_torrc(problems: &mut Problems, field: &str, lines: &str, place: torrc::
         .extend(torrc::check(lines, place).into_iter().map(|message| Problem { field: field.to_owned(), message }));
 }
 
-/// Checks the pod settings found at the path `field` and returns every problem.
+/// Checks the pod settings at the path `field`. Returns all problems.
 pub fn template(field: &str, settings: &PodSettings) -> Vec<Problem> {
     let mut problems = Problems::default();
     pod_settings(&mut problems, field, settings);
@@ -260,7 +260,8 @@ fn quantities(problems: &mut Problems, field: &str, resources: Option<&Resources
     }
 }
 
-/// Returns true if the text is a Kubernetes quantity, for example `64Mi`, `100m` or `128e6`.
+/// Returns true if the text is a Kubernetes resource quantity, for example `64Mi`, `100m` or
+/// `128e6`.
 fn is_quantity(text: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let number = text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
@@ -280,8 +281,8 @@ fn is_host_and_port(text: &str) -> bool {
     port_fits && host_fits
 }
 
-/// Returns true for a DNS name or an IPv4 address. Names with `_` are valid as well, because some
-/// resolvers serve them.
+/// Returns true if the text is a DNS name or an IPv4 address. Names that contain `_` are also
+/// valid, because some resolvers serve them.
 fn is_host_name(text: &str) -> bool {
     let text = text.strip_suffix('.').unwrap_or(text);
     text.len() <= 253
@@ -304,8 +305,8 @@ fn is_dns_1035_label(text: &str) -> bool {
     is_dns_1123_label(text) && text.starts_with(|c: char| c.is_ascii_lowercase())
 }
 
-/// Returns true for an RFC 1123 subdomain. Its labels may exceed the 63 characters that DNS allows,
-/// because Kubernetes limits only the whole name.
+/// Returns true if the text is an RFC 1123 subdomain. A label may be longer than the 63 characters
+/// that DNS allows, because Kubernetes limits only the length of the whole name.
 fn is_dns_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(has_form_of_label)
 }

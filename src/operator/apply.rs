@@ -1,5 +1,5 @@
-//! The operator's writes: server-side applies of owned objects that differ from what was applied
-//! last, the generated master key, and the status.
+//! The operator's write requests: server-side applies of owned objects that have drifted, the
+//! creation of a generated master key's Secret, and status updates.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,8 +21,8 @@ use super::telemetry::Telemetry;
 use crate::crd::{OPERATOR_MANAGER, OnionBalancedService};
 use crate::onion::MasterKey;
 
-/// The API for writing. Every write is counted, and its result is expected to come back through a
-/// watch.
+/// The client for write requests. It counts every write and records the result, so that the watch
+/// event that the write causes can be recognised as an echo.
 #[derive(Clone)]
 pub struct Writer {
     client: Client,
@@ -31,26 +31,26 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Creates a writer that counts in `telemetry` and announces its writes to `echoes`.
+    /// Creates a writer that counts its requests in `telemetry` and records its writes in `echoes`.
     pub fn new(client: Client, telemetry: Arc<Telemetry>, echoes: Echoes) -> Self {
         Self { client, telemetry, echoes }
     }
 
-    /// Returns the client for one writing request, and counts the request.
+    /// Returns the client for one write request, and counts the request.
     fn counted(&self) -> Client {
         self.telemetry.writes.fetch_add(1, Ordering::Relaxed);
         self.client.clone()
     }
 }
 
-/// Returns the number of objects of a kind that are applied concurrently. Each needs a connection
-/// of its own. Deployments are applied one at a time, so that none follows one with a taken name.
+/// Returns how many objects of a kind are applied concurrently. Each needs its own connection.
+/// Deployments are applied one at a time, so that a taken name stops the ones that follow.
 fn concurrency(kind: Kind) -> usize {
     if kind == Kind::Deployment { 1 } else { 4 }
 }
 
-/// Applies the due objects of a stage. A refused object does not stop the others, but a taken name
-/// does.
+/// Applies the due objects of a stage. If the API server refuses an object, the others are still
+/// applied; if the name of an object is taken, the remaining ones are not.
 pub async fn children(
     writer: &Writer,
     object: &OnionBalancedService,
@@ -82,16 +82,16 @@ pub async fn children(
     Ok(results)
 }
 
-/// The result of an apply, or the API server's refusal.
+/// The result of an apply, or the error status with which the API server refused it.
 type Attempt = Result<Applied, Box<Status>>;
 
-/// Applies an object that exists.
+/// Applies an owned object that already exists.
 async fn update(writer: &Writer, object: &OnionBalancedService, due: &Due) -> Result<Attempt, kube::Error> {
     let attempt = apply(writer, object, &due.id, &due.manifest).await?;
     if let Ok(metadata) = &attempt {
         info!(namespace = object.namespace(), name = object.name_any(), child = %due.id, "updated an owned object");
-        // If an apply changes nothing, it returns the version of the last change. For a Deployment,
-        // that can be a change of its status which has yet to come through the watch.
+        // An apply that changes nothing returns the version of the last change. For a Deployment,
+        // that can be a status change that the watch has not delivered yet.
         if due.id.kind != Kind::Deployment {
             writer.echoes.expect(metadata);
         }
@@ -99,17 +99,17 @@ async fn update(writer: &Writer, object: &OnionBalancedService, due: &Due) -> Re
     Ok(attempt.map(written))
 }
 
-/// The resource version of no object. etcd counts its writes and starts with this version.
+/// A resource version that no object can have: etcd starts its revision counter at this value.
 const VERSION_OF_NONE: &str = "1";
 
-/// Applies an object that is not in the cache, and so most likely does not exist. If it does exist,
-/// it belongs to somebody else and must not be changed. An apply with a resource version creates a
-/// missing object, but is refused if an object with another version exists. After a refusal that is
-/// not about the manifest itself, the existing object is looked up.
+/// Creates an object that is not in the cache and therefore most likely does not exist. If an
+/// object with this name does exist, it probably belongs to somebody else and must not be changed.
+/// An apply with a resource version creates a missing object, but is refused if the object exists
+/// with another version. After such a refusal, the existing object is looked up to find its owner.
 async fn create(writer: &Writer, object: &OnionBalancedService, due: &Due) -> Result<Attempt, kube::Error> {
     let Due { id, manifest, .. } = due;
-    // Older API servers refuse a resource version for a new Service, so a Service is always looked
-    // up.
+    // Older API servers reject a new Service that has a resource version, so a Service is always
+    // looked up first.
     if id.kind != Kind::Service {
         let mut only_new = manifest.clone();
         only_new["metadata"]["resourceVersion"] = VERSION_OF_NONE.into();
@@ -124,7 +124,7 @@ async fn create(writer: &Writer, object: &OnionBalancedService, due: &Due) -> Re
         return match taken(id, &found.metadata, object) {
             Some(taken) => Ok(Ok(Applied::Taken(taken))),
             None if found.metadata.deletion_timestamp.is_some() => Ok(Ok(Applied::Leaving)),
-            // The object is ours and the cache is stale.
+            // The object is ours, so the cache is stale.
             None => update(writer, object, due).await,
         };
     }
@@ -132,7 +132,8 @@ async fn create(writer: &Writer, object: &OnionBalancedService, due: &Due) -> Re
     Ok(attempt.map(|created| announce(writer, object, id, created)))
 }
 
-/// Logs the creation of an object, and expects it to come back through the watch.
+/// Logs the creation of an object, and records the write so that its watch event is recognised as
+/// an echo.
 fn announce(writer: &Writer, object: &OnionBalancedService, id: &ChildId, created: ObjectMeta) -> Applied {
     info!(namespace = object.namespace(), name = object.name_any(), child = %id, "created an owned object");
     writer.echoes.expect(&created);
@@ -143,7 +144,7 @@ fn written(metadata: ObjectMeta) -> Applied {
     Applied::Written(Box::new(metadata))
 }
 
-/// Sends a single apply.
+/// Sends a single server-side apply request for an owned object.
 async fn apply(
     writer: &Writer,
     object: &OnionBalancedService,
@@ -157,7 +158,7 @@ async fn apply(
     }
 }
 
-/// Deletes objects that are no longer used.
+/// Deletes owned objects that are no longer used.
 pub async fn prune(writer: &Writer, object: &OnionBalancedService, orphans: Vec<Orphan>) -> Result<(), kube::Error> {
     for Orphan { id, uid } in orphans {
         let only_this = Preconditions { uid, resource_version: None };
@@ -174,17 +175,17 @@ pub async fn prune(writer: &Writer, object: &OnionBalancedService, orphans: Vec<
     Ok(())
 }
 
-/// The result of an attempt to create the Secret of a generated key.
+/// The result of an attempt to create the Secret for a generated key.
 pub enum KeyCreation {
-    /// The Secret was created.
+    /// The Secret for the generated key was created.
     Created(Box<KeySecret>),
-    /// A Secret of this name exists, and its key is to be used.
+    /// A Secret with this name already exists, and its key must be used instead.
     Exists,
-    /// The API server refused the Secret.
+    /// The API server refused to create the Secret for the generated key.
     Refused(RefusedWrite),
 }
 
-/// Generates a master key and creates its Secret, unless a Secret of this name exists.
+/// Generates a master key and creates its Secret, unless a Secret with this name already exists.
 pub async fn generate_key(writer: &Writer, object: &OnionBalancedService) -> Result<KeyCreation, kube::Error> {
     #[allow(clippy::disallowed_methods, reason = "the one place where the operator generates a key")]
     let key = MasterKey::generate(&mut rand::rng());
@@ -214,7 +215,8 @@ fn wipe(secret: &mut Secret) {
     }
 }
 
-/// Sets the owners of the generated key's Secret. Its data is immutable, but its metadata is not.
+/// Sets the owner references of the generated key's Secret. Its data is immutable, but its metadata
+/// is not.
 pub async fn set_key_owners(
     writer: &Writer,
     object: &OnionBalancedService,
@@ -237,8 +239,8 @@ pub async fn set_key_owners(
     Ok(())
 }
 
-/// Applies the operator's part of the status to the object of this UID and, if one is given, this
-/// version. Returns false if there is no such object.
+/// Applies the operator's part of the status to the object with this UID. If a resource version is
+/// given, the object must also have that version. Returns false if no object matches.
 pub async fn status(
     writer: &Writer,
     metadata: &ObjectMeta,

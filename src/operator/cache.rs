@@ -1,5 +1,5 @@
 //! The watch cache: the services, their owned objects, and the objects that they refer to. Each
-//! change names the services to reconcile.
+//! watch event yields the services to reconcile.
 
 #[cfg(test)]
 mod tests;
@@ -33,7 +33,7 @@ use crate::crd::names::{self, MANAGED_BY, MANAGED_BY_LABEL, SERVICE_LABEL};
 
 type Metadata = PartialObjectMeta<DynamicObject>;
 
-/// The watched objects of one namespace, or of all namespaces.
+/// The watched objects in one namespace, or in all namespaces.
 pub struct Cache {
     objects: Store<Guarded>,
     deployments: Store<Deployment>,
@@ -42,15 +42,16 @@ pub struct Cache {
     echoes: Echoes,
 }
 
-/// The page size of a list request, in objects. While it is read, an object takes many times the
-/// memory that is kept of it, and all kinds are listed at the same time.
+/// The page size of list requests, in objects. Pages are small because an object takes many times
+/// more memory while it is being decoded than in the cache, and all kinds are listed at the same
+/// time.
 const PAGE: u32 = 100;
 
-/// The stream of the services to reconcile.
+/// The stream of services that must be reconciled.
 pub type Changes = SelectAll<BoxStream<'static, ObjectRef<Guarded>>>;
 
 impl Cache {
-    /// Starts the watches. The cache fills while the returned stream is read. Failing watches are
+    /// Starts the watches. The cache fills while the returned stream is polled. Failing watches are
     /// reported to `watches`.
     pub fn watch(client: &Client, namespace: Option<&str>, served: Served, watches: &Watches) -> (Self, Changes) {
         let echoes = Echoes::default();
@@ -91,13 +92,14 @@ impl Cache {
         (Self { objects, deployments, pods, metadata, echoes }, changes)
     }
 
-    /// Returns the record of our own writes, the echoes of which are not changes.
+    /// Returns the record of our own writes, which is used to recognise their watch events as
+    /// echoes.
     pub fn echoes(&self) -> Echoes {
         self.echoes.clone()
     }
 
     /// Marks the beginning of a reconciliation, which ends when the returned guard is dropped. If
-    /// the object has changed by then, it is sent to `again`.
+    /// the object has changed in the meantime, it is sent to `again`.
     pub fn begin_reconciliation(
         &self,
         object: ObjectRef<Guarded>,
@@ -106,12 +108,12 @@ impl Cache {
         self.echoes.begin(object, again)
     }
 
-    /// Returns the store of the services.
+    /// Returns the store of the watched services.
     pub fn objects(&self) -> Store<Guarded> {
         self.objects.clone()
     }
 
-    /// Waits until every kind has been listed once.
+    /// Waits until the objects of every watched kind have been listed once.
     pub async fn wait_until_ready(&self) -> Result<(), reflector::store::WriterDropped> {
         self.objects.wait_until_ready().await?;
         self.deployments.wait_until_ready().await?;
@@ -122,7 +124,7 @@ impl Cache {
         Ok(())
     }
 
-    /// Returns the cached metadata of a labelled object.
+    /// Returns the cached metadata of an object that has our labels.
     pub fn child(&self, kind: Kind, namespace: &str, name: &str) -> Option<ObjectMeta> {
         if kind == Kind::Deployment {
             return self.deployment(namespace, name).map(|deployment| deployment.metadata.clone());
@@ -133,12 +135,12 @@ impl Cache {
         is_labelled(&found.metadata).then(|| found.metadata.clone())
     }
 
-    /// Returns a cached Deployment with our labels.
+    /// Returns a cached Deployment that has our labels.
     pub fn deployment(&self, namespace: &str, name: &str) -> Option<Arc<Deployment>> {
         self.deployments.get(&ObjectRef::new(name).within(namespace))
     }
 
-    /// Returns the problems that keep pods of a service from starting, sorted by the pods' names.
+    /// Returns the problems that keep a service's pods from starting, sorted by pod name.
     pub fn pod_problems(&self, namespace: &str, service: &str) -> Vec<PodProblem> {
         let belongs = |pod: &Pod| {
             pod.metadata.namespace.as_deref() == Some(namespace)
@@ -149,7 +151,7 @@ impl Cache {
         found
     }
 
-    /// Returns the cached objects with the labels of a service and a name that begins with the
+    /// Returns the cached objects that have a service's labels and whose names begin with the
     /// service's name.
     pub fn children(&self, namespace: &str, service: &str) -> Vec<(Kind, ObjectMeta)> {
         let belongs = |metadata: &ObjectMeta| {
@@ -173,8 +175,8 @@ impl Cache {
     }
 }
 
-/// Turns watch events into the services to reconcile: the service that the object belongs to,
-/// unless the event is an echo of a write for that service, and others.
+/// Maps watch events to the services to reconcile: the services that `others` returns, and the
+/// service that the object belongs to, unless the event is an echo of our own write.
 fn to_objects<K: Resource + Send + 'static>(
     events: impl Stream<Item = Result<Event<K>, watcher::Error>> + Send + 'static,
     echoes: &Echoes,
@@ -197,7 +199,7 @@ fn to_objects<K: Resource + Send + 'static>(
     events.flat_map(move |event| stream::iter(concerned(event))).boxed()
 }
 
-/// Turns watch events of pods into the services for which the problem of a pod has changed.
+/// Maps watch events of pods to the services that have a pod whose problem has changed.
 fn to_services(
     events: impl Stream<Item = Result<Event<Pod>, watcher::Error>> + Send + 'static,
 ) -> BoxStream<'static, ObjectRef<Guarded>> {
@@ -207,8 +209,8 @@ fn to_services(
     concerned.filter_map(move |found| std::future::ready(found.ok().map(object))).boxed()
 }
 
-/// Finds the other services with the key of a service. A change of the service decides which of
-/// them may use the key.
+/// Returns a function that finds the other services that use the same key as a given service. A
+/// change to one of them can decide which of them may use the key.
 fn same_key(objects: Store<Guarded>) -> impl Fn(&Guarded) -> Vec<ObjectRef<Guarded>> {
     move |touched| {
         let DeserializeGuard(Ok(touched)) = touched else { return Vec::new() };
@@ -224,7 +226,7 @@ fn share_key(one: &OnionBalancedService, other: &OnionBalancedService) -> bool {
     (same_address || names::same_master_key_secret(one, other)) && one.metadata.uid != other.metadata.uid
 }
 
-/// Returns the service that an object belongs to, by its owner reference or its label.
+/// Returns the service that an object belongs to according to its owner reference or its label.
 fn owner(child: &ObjectMeta) -> Option<ObjectRef<Guarded>> {
     let namespace = child.namespace.as_deref()?;
     let by_reference = child.owner_references.iter().flatten().find(|owner| {
@@ -238,7 +240,7 @@ fn refers_to(kind: Kind) -> bool {
     matches!(kind, Kind::Secret | Kind::Service)
 }
 
-/// Returns the services that refer to a Secret or a Service of the user.
+/// Returns the services that refer to one of the user's Secrets or Services.
 fn referring(objects: &Store<Guarded>, kind: Kind, named: &ObjectMeta) -> Vec<ObjectRef<Guarded>> {
     let Some(name) = named.name.as_deref().filter(|_| refers_to(kind)) else { return Vec::new() };
     let refers = |object: &OnionBalancedService| match kind {
@@ -255,8 +257,8 @@ fn referring(objects: &Store<Guarded>, kind: Kind, named: &ObjectMeta) -> Vec<Ob
     found.iter().map(|object| ObjectRef::from_obj(&**object)).collect()
 }
 
-/// Keeps only the name of an unlabelled object. A labelled one keeps the fields that a
-/// reconciliation needs; see [`drift::compact`].
+/// Strips an object before it is cached. An object without our labels keeps only its name. A
+/// labelled object keeps the fields that a reconciliation needs; see [`drift::compact`].
 fn shrink(found: &mut Metadata) {
     let metadata = &mut found.metadata;
     if is_labelled(metadata) {
@@ -266,8 +268,8 @@ fn shrink(found: &mut Metadata) {
     }
 }
 
-/// Drops the spec of a Deployment, of which a reconciliation needs only the status and the
-/// metadata.
+/// Drops the spec of a Deployment before it is cached, because a reconciliation needs only its
+/// status and metadata.
 fn shrink_deployment(deployment: &mut Deployment) {
     deployment.spec = None;
     drift::compact(&mut deployment.metadata);

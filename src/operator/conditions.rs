@@ -1,4 +1,4 @@
-//! The conditions that a reconciliation finds, and how they are merged into the status.
+//! The conditions that a reconciliation determines, and the rules for merging them into the status.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -12,7 +12,7 @@ pub enum Truth {
     True,
     /// The condition is not met.
     False,
-    /// The operator cannot say.
+    /// The operator cannot determine whether the condition is met.
     Unknown,
 }
 
@@ -26,29 +26,29 @@ impl Truth {
     }
 }
 
-/// The finding about one condition.
+/// The status, reason and message that a reconciliation has determined for one condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// The condition's status.
     pub truth: Truth,
-    /// The reason, for programs.
+    /// The machine-readable reason for the condition's status.
     pub reason: Reason,
-    /// The explanation for people, with the next step if there is one.
+    /// The explanation for humans, including the next step if there is one.
     pub message: String,
 }
 
 impl Finding {
-    /// Creates a finding that the condition is met.
+    /// Creates a finding that says that the condition is met.
     pub fn yes(reason: Reason, message: impl Into<String>) -> Self {
         Self { truth: Truth::True, reason, message: message.into() }
     }
 
-    /// Creates a finding that the condition is not met.
+    /// Creates a finding that says that the condition is not met.
     pub fn no(reason: Reason, message: impl Into<String>) -> Self {
         Self { truth: Truth::False, reason, message: message.into() }
     }
 
-    /// Creates a finding that the operator cannot say if the condition is met.
+    /// Creates a finding that says that the operator cannot determine whether the condition is met.
     pub fn unknown(reason: Reason, message: impl Into<String>) -> Self {
         Self { truth: Truth::Unknown, reason, message: message.into() }
     }
@@ -59,13 +59,13 @@ impl Finding {
     }
 }
 
-/// The longest message that is written, in characters. The schema allows more, but the text of an
-/// admission webhook can have any length.
+/// The maximum length of a condition message, in characters. The schema allows more, but a message
+/// can quote an admission webhook, whose response can have any length.
 const MAX_MESSAGE: usize = 4096;
 
-/// Merges findings into the previous conditions. Only the found conditions remain. A transition
-/// time changes only together with the condition's status. The schema's default, with a time in
-/// 1970, does not count as a previous condition.
+/// Merges findings into the previous conditions. Conditions without a finding are dropped. A
+/// transition time changes only when the condition's status changes. The schema's default
+/// conditions, whose transition time is in 1970, do not count as previous conditions.
 pub fn merge(
     previous: &[Condition],
     found: &[(ConditionType, Finding)],
@@ -116,14 +116,14 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_that_is_no_longer_found_is_removed() {
+    fn a_condition_without_a_finding_is_removed() {
         let first = merge(&[], &[(ConditionType::Accepted, Finding::yes(Reason::Valid, ""))], None, at(1));
         let second = merge(&first, &[(ConditionType::Ready, Finding::yes(Reason::Ready, ""))], None, at(2));
         assert_eq!(second.iter().map(|condition| condition.type_.as_str()).collect::<Vec<_>>(), ["Ready"]);
     }
 
     #[test]
-    fn a_long_message_is_cut() {
+    fn a_long_message_is_truncated() {
         let found = [(ConditionType::Accepted, Finding::no(Reason::InvalidSpec, "ä".repeat(10_000)))];
         assert_eq!(merge(&[], &found, None, at(1))[0].message.chars().count(), MAX_MESSAGE);
     }

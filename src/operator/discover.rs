@@ -1,5 +1,5 @@
-//! Discovery of the API server's optional APIs, at the start and then periodically, because a
-//! cluster can be upgraded while the operator runs.
+//! Discovery of the API server's optional APIs, at startup and then periodically, because a cluster
+//! can be upgraded while the operator runs.
 
 use std::time::Duration;
 
@@ -10,37 +10,37 @@ use tracing::info;
 use super::served::{PolicyVersion, Served};
 use crate::common::complaint::{Complaint, cause};
 
-/// The pause after a failed request.
+/// The pause after a failed discovery request.
 const RETRY: Duration = Duration::from_secs(2);
-/// The interval between two requests.
+/// The interval between two discovery requests.
 const INTERVAL: Duration = Duration::from_secs(300);
 
-/// Asks the API server which optional APIs it serves, until it answers.
+/// Returns the optional APIs that the API server serves. Retries until the request succeeds.
 pub async fn served(client: &Client) -> Served {
     let mut complaint = Complaint::default();
     loop {
         match ask(client).await {
             Ok(served) => {
                 if served.disruption_budgets.is_none() {
-                    info!("the API server serves no known version of PodDisruptionBudget; none are created");
+                    info!("the API server does not serve a known version of PodDisruptionBudget; not creating any");
                 }
                 return served;
             }
             Err(error) => {
-                complaint.utter("cannot ask the API server which APIs it serves", &cause(&error));
+                complaint.utter("could not discover the APIs of the API server; retrying", &cause(&error));
                 sleep(RETRY).await;
             }
         }
     }
 }
 
-/// Returns once the API server serves other optional APIs than the known ones.
+/// Returns once the optional APIs that the API server serves differ from the known ones.
 pub async fn change(client: &Client, known: Served) {
     loop {
         sleep(INTERVAL).await;
-        // A failure to answer is not a change.
+        // A failed request is not a change.
         if ask(client).await.is_ok_and(|served| served != known) {
-            info!("the API server serves other versions of PodDisruptionBudget than before");
+            info!("the versions of PodDisruptionBudget that the API server serves have changed");
             return;
         }
     }

@@ -1,12 +1,12 @@
-//! Drift detection: is an owned object still as the operator applied it last?
+//! Drift detection: checks that an owned object is still as the operator last applied it.
 //!
-//! Comparing the wanted object with the live one would report the API server's defaults as
-//! differences, and would miss a field that is no longer wanted. So each owned object carries the
-//! hash of the applied manifest, and the API server's own bookkeeping shows the rest: anyone who
-//! changes or removes a field that we applied takes the field out of our entry in `managedFields`.
-//! An object has not drifted if its hash is that of the wanted manifest and every wanted field is
-//! still in our entry. The metadata is enough for this check, so the content of Secrets is not
-//! watched.
+//! Comparing the desired object with the live one would report the API server's defaults as
+//! differences, and would miss fields that are no longer desired. Instead, each owned object
+//! carries the hash of the applied manifest, and the API server's `managedFields` show changes by
+//! others: when anyone else changes or removes a field that we applied, the field disappears from
+//! our entry. An object has not drifted if its hash matches the desired manifest and our entry
+//! still contains every field of that manifest. This check needs only the metadata, so the operator
+//! does not watch the contents of Secrets.
 
 use std::borrow::Cow;
 
@@ -16,8 +16,8 @@ use serde_json::{Map, Value};
 use super::stamp::APPLIED_ANNOTATION;
 use crate::crd::OPERATOR_MANAGER;
 
-/// Removes all entries from `managedFields` but ours, and converts ours to text. A tree of JSON
-/// values would take ten times the memory, for each owned object.
+/// Removes all entries except ours from `managedFields`, and converts ours to text. As a tree of
+/// JSON values, the entry would take ten times as much memory for each owned object.
 pub fn compact(live: &mut ObjectMeta) {
     let Some(entries) = &mut live.managed_fields else { return };
     entries.retain(is_ours);
@@ -35,7 +35,7 @@ pub fn is_applied(live: &ObjectMeta, stamped: &Value) -> bool {
         && owned_fields(live).is_some_and(|fields| covers(&fields, stamped, Level::Root))
 }
 
-/// Returns our fields in `managedFields`, also of metadata that [`compact`] has changed.
+/// Returns our fields in `managedFields`. The metadata may have been compacted by [`compact`].
 fn owned_fields(live: &ObjectMeta) -> Option<Cow<'_, Value>> {
     let ours = live.managed_fields.iter().flatten().find(|entry| is_ours(entry))?;
     match &ours.fields_v1.as_ref()?.0 {
@@ -50,7 +50,8 @@ fn is_ours(entry: &ManagedFieldsEntry) -> bool {
         && entry.subresource.as_deref().unwrap_or_default().is_empty()
 }
 
-/// The position in an object. The fields that identify an object belong to no field manager.
+/// The nesting level of a value in an object. The level matters because the fields that identify an
+/// object are not owned by any field manager.
 #[derive(Clone, Copy, PartialEq)]
 enum Level {
     Root,
@@ -72,9 +73,9 @@ impl Level {
     }
 }
 
-/// Returns true if a set of fields includes every field of a value. In the format `FieldsV1`, `f:`
-/// is a field, `k:` a list item by its key, `v:` a list item by its value, and an empty set the
-/// whole value.
+/// Returns true if a field set includes every field of a value. In the `FieldsV1` format, `f:`
+/// names a field, `k:` names a list item by its key, `v:` names a list item by its value, and an
+/// empty set stands for the whole value.
 fn covers(fields: &Value, value: &Value, level: Level) -> bool {
     let Some(fields) = fields.as_object() else { return false };
     if fields.is_empty() {
@@ -106,13 +107,14 @@ fn covers_item(fields: &Map<String, Value>, item: &Value) -> bool {
     })
 }
 
-/// Returns true if an item has a key. The API server has set the parts of the key that the item
-/// lacks to their defaults.
+/// Returns true if a list item matches a key. Parts of the key that the item lacks are ignored,
+/// because the API server has set them to their defaults.
 fn has_key(item: &Value, key: &Map<String, Value>) -> bool {
     key.iter().all(|(field, value)| item.get(field).is_none_or(|own| own == value))
 }
 
-/// Returns true if a value is a zero value. The API server may drop a field with such a value.
+/// Returns true if a value is empty, zero or false. The API server may drop a field with a zero
+/// value.
 fn is_zero(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -144,8 +146,8 @@ mod tests {
         }))
     }
 
-    /// Returns the metadata that the API server stores: it has set `protocol` to its default and
-    /// dropped the empty list, and the selector is atomic.
+    /// Returns the metadata as the API server stores it: `protocol` is set to its default, the
+    /// empty list is dropped, and the selector is atomic.
     fn live(wanted: &Value) -> ObjectMeta {
         serde_json::from_value(json!({
             "name": "web", "namespace": "shop",
@@ -180,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn compact_metadata_gives_the_same_answer() {
+    fn compacted_metadata_gives_the_same_result() {
         let mut live = live(&wanted());
         compact(&mut live);
         assert_eq!(live.managed_fields.as_ref().map(Vec::len), Some(1));
@@ -194,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn another_wanted_object_is_drift() {
+    fn a_changed_manifest_is_drift() {
         let mut other = wanted();
         other["spec"]["clusterIP"] = "10.0.0.1".into();
         other["metadata"]["annotations"] = json!({});
@@ -208,7 +210,7 @@ mod tests {
             let owned = fields(&mut live).pointer_mut(path).unwrap().as_object_mut().unwrap();
             let field = owned.keys().next().unwrap().clone();
             owned.remove(&field);
-            // An empty set would mean that the whole value is ours.
+            // An empty set would mean that we own the whole value.
             owned.insert("f:other".to_owned(), json!({}));
             assert!(!is_applied(&live, &wanted()), "{path} without {field}");
         }

@@ -1,6 +1,6 @@
-//! Echoes: our own writes, as they come back through the watches. An echo is known to the
-//! reconciliation that caused it, so it does not trigger another one. A new service alone causes
-//! more than a dozen.
+//! Echoes: watch events that our own writes cause. The reconciliation that made the write already
+//! knows its result, so an echo does not trigger another reconciliation. Creating a single service
+//! causes more than a dozen echoes.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,24 +13,24 @@ use kube::runtime::watcher::Event;
 
 use super::guarded::Guarded;
 
-/// The record of our own writes, to distinguish echoes from changes. An event that arrives while
-/// its service is being reconciled waits for the end of that reconciliation, because an echo often
-/// arrives before the API server's answer to the write. The next reconciliation could not begin
-/// earlier anyway.
+/// The record of our own writes, which distinguishes echoes from changes. An event that arrives
+/// while its service is being reconciled is held back until that reconciliation ends, because an
+/// echo often arrives before the API server's response to the write. This causes no delay: the next
+/// reconciliation could not begin earlier anyway.
 #[derive(Debug, Clone, Default)]
 pub struct Echoes(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// The writes that have not come back yet: the objects' UIDs with the resource version of the
-    /// last write. A write that never comes back (it changed nothing, or the watch has restarted
-    /// meanwhile) stays until the object is written again or deleted.
+    /// The writes whose echoes have not arrived yet: the resource version of the last write by
+    /// object UID. If an echo never arrives, because the write changed nothing or the watch was
+    /// restarted, the entry stays until the object is written again or deleted.
     expected: HashMap<String, String>,
-    /// The changes that arrived for the services that are being reconciled.
+    /// The changes that have arrived for services that are being reconciled.
     waiting: HashMap<ObjectRef<Guarded>, Vec<SeenChange>>,
 }
 
-/// A change to an object, as a watch event reports it.
+/// A change to an object, as reported by a watch event.
 #[derive(Debug)]
 struct SeenChange {
     uid: Option<String>,
@@ -38,33 +38,34 @@ struct SeenChange {
     kind: ChangeKind,
 }
 
-/// The kind of a change.
+/// The kind of change that a watch event reports.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum ChangeKind {
     Written,
-    /// A new listing. It can include changes before ours that were not seen one by one, so it is
+    /// A new listing. It can include earlier changes that were not reported individually, so it is
     /// never an echo.
     Listed,
     Deleted,
 }
 
 impl Echoes {
-    /// Expects the echo of a write, given the API server's answer.
+    /// Records a write from the metadata in the API server's response, so that its echo is
+    /// recognised.
     pub fn expect(&self, written: &ObjectMeta) {
         if let (Some(uid), Some(version)) = (&written.uid, &written.resource_version) {
             self.state().expected.insert(uid.clone(), version.clone());
         }
     }
 
-    /// Marks the beginning of a service's reconciliation. At its end, the service is sent to
-    /// `again` if it has changed meanwhile.
+    /// Marks the beginning of a service's reconciliation. When it ends, the service is sent to
+    /// `again` if it has changed in the meantime.
     pub fn begin(&self, object: ObjectRef<Guarded>, again: UnboundedSender<ObjectRef<Guarded>>) -> Reconciliation {
         self.state().waiting.insert(object.clone(), Vec::new());
         Reconciliation { object, again, echoes: self.clone() }
     }
 
-    /// Returns true if an event of a service or one of its objects is known to be a change and not
-    /// an echo.
+    /// Returns true if an event of a service or of one of its objects is known to be a change
+    /// rather than an echo.
     pub fn is_change<K: Resource>(&self, event: &Event<K>, object: &ObjectRef<Guarded>) -> bool {
         let (metadata, kind) = match event {
             Event::Apply(touched) => (touched.meta(), ChangeKind::Written),
@@ -99,7 +100,7 @@ impl State {
     }
 }
 
-/// A running reconciliation, which ends when this guard is dropped.
+/// The guard of a running reconciliation, which ends when the guard is dropped.
 #[derive(Debug)]
 pub struct Reconciliation {
     object: ObjectRef<Guarded>,
@@ -162,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_before_the_answer_to_a_write_is_an_echo_too() {
+    fn an_event_that_precedes_the_response_to_a_write_is_still_an_echo() {
         let echoes = Echoes::default();
         let (again, mut queue) = mpsc::unbounded();
         let reconciliation = echoes.begin(web(), again.clone());
@@ -179,7 +180,7 @@ mod tests {
             assert!(!echoes.is_change(&Event::Apply(secret("a", version)), &web()));
         }
         drop(reconciliation);
-        assert_eq!(queue.try_recv().unwrap(), web(), "somebody changed our object");
+        assert_eq!(queue.try_recv().unwrap(), web(), "somebody else changed our object");
         assert!(queue.try_recv().is_err(), "once");
     }
 }

@@ -1,5 +1,5 @@
-//! Kubernetes Events about a service. A problem causes an Event when it begins and when it ends,
-//! but not while it lasts.
+//! Kubernetes Events about a service. A problem causes one Event when it begins and another when it
+//! ends, but none while it lasts.
 
 #[cfg(test)]
 mod tests;
@@ -20,7 +20,7 @@ use super::telemetry::Telemetry;
 use crate::common::complaint::{Complaint, cause};
 use crate::crd::{ConditionType, OPERATOR_MANAGER, OnionBalancedService, Reason};
 
-/// The reasons that cause no Event, because they pass by themselves or follow from another
+/// The reasons that cause no Event, because the problem resolves itself or follows from another
 /// condition.
 const QUIET: [Reason; 6] = [
     Reason::Generating,
@@ -30,25 +30,25 @@ const QUIET: [Reason; 6] = [
     Reason::Waiting,
     Reason::NotPublished,
 ];
-/// The reasons that cause an Event of type Normal, because somebody wants the condition not to be
-/// True.
+/// The reasons that cause an Event of type Normal, because the user has deliberately made the
+/// condition untrue.
 const WANTED: [Reason; 2] = [Reason::Suspended, Reason::ScaledToZero];
 
-/// An Event that is to be written.
+/// A Kubernetes Event to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
-    /// The Event's type. Warning means that somebody should act.
+    /// The Event's type. Warning means that somebody should take action.
     pub kind: EventType,
     /// The type of the condition that changed.
     pub condition: String,
-    /// The condition's reason, or `KeyGenerated` or `Resumed`.
+    /// The Event's reason: the condition's reason, `KeyGenerated` or `Resumed`.
     pub reason: String,
-    /// The condition's message.
+    /// The Event's note, which is usually the condition's message.
     pub note: String,
 }
 
 /// Returns the Events about the changes from one status to the next. `generated` is the name of the
-/// Secret if a key was generated in between.
+/// Secret if a key was generated between the two.
 pub fn notices(before: &[Condition], after: &[Condition], generated: Option<&str>) -> Vec<Notice> {
     let mut found = Vec::new();
     for now in after {
@@ -65,9 +65,9 @@ pub fn notices(before: &[Condition], after: &[Condition], generated: Option<&str
     found
 }
 
-/// Returns true if a condition differs from the old one in a way that may cause an Event. The
+/// Returns true if a condition differs from the old one in a way that may cause an Event. A new
 /// message counts only for conditions about the spec, the key and the clients, because the messages
-/// about pods contain their number.
+/// about pods contain counts that change often.
 fn has_changed(old: Option<&Condition>, now: &Condition) -> bool {
     let message_counts = [ConditionType::Accepted, ConditionType::MasterKeyReady, ConditionType::ClientsReady]
         .map(ConditionType::as_str);
@@ -90,7 +90,7 @@ fn notice_of(old: Option<&Condition>, now: &Condition, generated: Option<&str>) 
             }
             // Ready and Stalled repeat other conditions.
             _ if is(ConditionType::Ready) || is(ConditionType::Stalled) => None,
-            // A new object that is valid is the normal case.
+            // A valid new object is the normal case and needs no Event.
             _ if is(ConditionType::Accepted) && (old.is_none() || was_true) => None,
             _ => Some(notice(EventType::Normal, now, &now.reason, now.message.clone())),
         };
@@ -99,7 +99,7 @@ fn notice_of(old: Option<&Condition>, now: &Condition, generated: Option<&str>) 
     let reported_elsewhere = match reason {
         Some(Reason::InvalidSpec) => !is(ConditionType::Accepted),
         Some(Reason::Suspended) => !is(ConditionType::Published),
-        // Until HSDirs have accepted it, this also applies to a first descriptor.
+        // This also holds for a service's first descriptor until the HSDirs have accepted it.
         Some(Reason::NotOnHSDirs) if !was_true => true,
         _ => is(ConditionType::Ready) && reason != Some(Reason::Forbidden),
     };
@@ -115,13 +115,13 @@ fn notice(kind: EventType, condition: &Condition, reason: &str, note: String) ->
     Notice { kind, condition: condition.type_.clone(), reason: reason.to_owned(), note }
 }
 
-/// The longest note, in bytes. The API server refuses notes of more than 1024 bytes.
+/// The maximum length of a note, in bytes. The API server rejects notes of more than 1024 bytes.
 const MAX_NOTE: usize = 1000;
-/// The time limit for writing an Event. A reconciliation does not wait longer for it, because
+/// The timeout for writing an Event. It is short because a reconciliation waits for the write, and
 /// Events are not essential.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// The writer of Events.
+/// The writer of Kubernetes Events.
 pub struct Events {
     recorder: Recorder,
     telemetry: Arc<Telemetry>,
@@ -129,14 +129,14 @@ pub struct Events {
 }
 
 impl Events {
-    /// Creates a writer that counts its requests in `telemetry`.
+    /// Creates an Event writer that counts its requests in `telemetry`.
     pub fn new(client: Client, telemetry: Arc<Telemetry>) -> Self {
         // HOSTNAME is the pod's name.
         let reporter = Reporter { controller: OPERATOR_MANAGER.to_owned(), instance: std::env::var("HOSTNAME").ok() };
         Self { recorder: Recorder::new(client, reporter), telemetry, complaint: Mutex::default() }
     }
 
-    /// Writes Events about the object with this metadata. An Event that cannot be written is
+    /// Writes Events about the object with the given metadata. An Event that cannot be written is
     /// dropped, because the status contains the same information.
     pub async fn publish(&self, object: &ObjectMeta, notices: Vec<Notice>) {
         let about = reference(object);
@@ -154,7 +154,7 @@ impl Events {
 }
 
 /// Returns a reference to the object without its resource version. With the version, the recorder
-/// would not count equal Events together.
+/// would not aggregate identical Events.
 fn reference(object: &ObjectMeta) -> ObjectReference {
     ObjectReference {
         api_version: Some(OnionBalancedService::api_version(&()).into_owned()),
@@ -168,8 +168,8 @@ fn reference(object: &ObjectMeta) -> ObjectReference {
 
 fn event(notice: Notice) -> Event {
     let Notice { kind, condition, reason, note } = notice;
-    // The recorder counts Events with the same action and reason together and keeps the first note.
-    // So Events with different notes need different actions.
+    // The recorder aggregates Events that have the same action and reason, and keeps the first
+    // note. Events with different notes therefore need different actions.
     let mut hasher = DefaultHasher::new();
     note.hash(&mut hasher);
     let action = format!("{condition}-{:016x}", hasher.finish());

@@ -1,4 +1,4 @@
-//! The holder of an object that has the name of an owned object.
+//! Ownership of existing objects whose names the operator needs for owned objects.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource as _, ResourceExt as _};
@@ -6,19 +6,20 @@ use kube::{Resource as _, ResourceExt as _};
 use crate::crd::OnionBalancedService;
 use crate::crd::names;
 
-/// The holder of an object.
+/// The holder of an existing object: whoever is responsible for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holder {
-    /// The service controls the object, or the object has the labels of the service and no
-    /// controller. We may change it.
+    /// The service controls the object, or the object has the service's labels and no controller.
+    /// The operator may change it.
     Us,
-    /// A deleted service of the same name controls the object. The garbage collector removes it.
+    /// A deleted service of the same name controls the object. The garbage collector will remove
+    /// it.
     Predecessor,
-    /// Someone else holds the object. We must not change it.
+    /// Someone else holds the object. The operator must not change it.
     Another,
 }
 
-/// Returns the holder of an object.
+/// Returns the holder of an existing object, from the point of view of a service.
 pub fn holder(child: &ObjectMeta, object: &OnionBalancedService) -> Holder {
     match child.owner_references.iter().flatten().find(|owner| owner.controller == Some(true)) {
         Some(owner) if Some(&owner.uid) == object.metadata.uid.as_ref() => Holder::Us,
@@ -47,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn the_controller_decides_then_the_labels() {
+    fn the_controller_takes_precedence_over_the_labels() {
         assert_eq!(held_by(&owned("OnionBalancedService", "web", "uid-of-web")), Holder::Us);
         assert_eq!(held_by(&owned("OnionBalancedService", "web", "uid-of-old")), Holder::Predecessor);
         assert_eq!(held_by(&owned("OnionBalancedService", "other", "uid-of-other")), Holder::Another);

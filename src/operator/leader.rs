@@ -1,5 +1,5 @@
-//! Leader election among operators by a Lease in their own namespace. Only the leader reconciles;
-//! the others keep their caches filled and stand by.
+//! Leader election among operators through a Lease in their own namespace. Only the leader
+//! reconciles; the others are standbys and keep their caches filled.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,26 +23,26 @@ use crate::crd::OPERATOR_MANAGER;
 const RENEWAL: Duration = Duration::from_secs(5);
 /// The interval at which a standby reads the Lease, and the pause after a failed request.
 const RETRY: Duration = Duration::from_secs(2);
-/// The time limit for reading and writing the Lease.
+/// The timeout for reading and writing the Lease.
 const DEADLINE: Duration = Duration::from_secs(4);
-/// The time after its last renewal for which a leader considers itself the leader. It is shorter
-/// than the 15 s after which a standby takes over.
+/// The time after its last renewal for which a leader still considers itself the leader. It is
+/// shorter than the 15 s after which a standby takes over.
 const TERM: Duration = Duration::from_secs(10);
 
-/// The Lease for the election and this operator's identity in it.
+/// The Lease that the operators compete for, and this operator's identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seat {
     /// The namespace of the Lease, which is the operator's own.
     pub namespace: String,
-    /// The Lease's name.
+    /// The name of the Lease.
     pub lease: String,
-    /// This operator's identity. It must differ from that of any other operator, and from this
-    /// operator's own after a restart.
+    /// This operator's identity. It must be unique among operators, and must change when the
+    /// operator restarts.
     pub identity: String,
 }
 
 impl Seat {
-    /// Creates the seat of this process, with the Lease in the namespace that it runs in.
+    /// Creates the seat for this process. The Lease is in the namespace that the process runs in.
     pub fn of_this_process(client: &Client, lease: String) -> Self {
         // HOSTNAME is the pod's name.
         let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "operator".to_owned());
@@ -54,7 +54,7 @@ impl Seat {
     }
 }
 
-/// A candidate that holds the Lease or waits for it.
+/// An operator that takes part in the leader election: it either holds the Lease or waits for it.
 pub struct Candidate {
     api: Api<Lease>,
     name: String,
@@ -65,12 +65,13 @@ pub struct Candidate {
     leading: watch::Sender<bool>,
     telemetry: Arc<Telemetry>,
     complaint: Complaint,
-    /// The leader that was logged last.
+    /// The holder of the Lease that was last logged as the leader.
     leader: Option<String>,
 }
 
 impl Candidate {
-    /// Creates a candidate that reports through `leading` if it is the leader.
+    /// Creates a candidate that sends `true` through `leading` while it is the leader, and
+    /// otherwise `false`.
     pub fn new(client: Client, seat: Seat, leading: watch::Sender<bool>, telemetry: Arc<Telemetry>) -> Self {
         let now = Instant::now();
         Self {
@@ -86,7 +87,7 @@ impl Candidate {
         }
     }
 
-    /// Runs until `stop`, then releases the Lease.
+    /// Competes for the Lease until `stop` completes, then releases it.
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         tokio::pin!(stop);
         loop {
@@ -98,7 +99,7 @@ impl Candidate {
         self.release().await;
     }
 
-    /// Checks the Lease once, then pauses.
+    /// Reads or renews the Lease once, then sleeps until the next attempt.
     async fn turn(&mut self) {
         let started = Instant::now();
         let problem = match timeout(DEADLINE.min(self.left()), self.step()).await {
@@ -123,8 +124,8 @@ impl Candidate {
         sleep(if *self.leading.borrow() { RENEWAL } else { RETRY }).await;
     }
 
-    /// Returns the time for which this operator remains the leader without a renewal, or the
-    /// longest duration if it is not the leader.
+    /// Returns how long this operator remains the leader without a renewal, or `Duration::MAX` if
+    /// it is not the leader.
     fn left(&self) -> Duration {
         if *self.leading.borrow() { TERM.saturating_sub(self.renewed.elapsed()) } else { Duration::MAX }
     }
@@ -149,14 +150,16 @@ impl Candidate {
                     self.leader = None;
                     return Ok(true);
                 }
-                // Another operator has written the Lease meanwhile, so it is read again.
+                // Another operator has written the Lease in the meantime, so the next iteration
+                // reads it again.
                 Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Writes the Lease with this operator as its holder, based on the version that was read.
+    /// Writes the Lease with this operator as its holder. The write fails if the Lease has changed
+    /// since it was read.
     async fn write(&self, lease: Option<Lease>, decision: Decision) -> kube::Result<Lease> {
         let exists = lease.is_some();
         let mut lease = lease.unwrap_or_default();
@@ -183,7 +186,7 @@ impl Candidate {
         });
     }
 
-    /// Releases the Lease, so that the next leader need not wait until it expires.
+    /// Releases the Lease, so that the next leader does not have to wait until it expires.
     async fn release(mut self) {
         self.set_leading(false);
         let identity = self.election.identity();

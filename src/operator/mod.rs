@@ -1,5 +1,5 @@
-//! The operator: it observes an object, plans the next step with a pure function, and executes the
-//! step, until nothing is left to do.
+//! The operator. It repeatedly observes an object, plans the next step with a pure function and
+//! executes it, until nothing is left to do.
 
 mod apply;
 mod cache;

@@ -1,4 +1,4 @@
-//! Reads the facts that a plan depends on.
+//! Observation: reads the facts that a plan depends on from the cache and the API server.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,9 +21,9 @@ use crate::crd::clients::ClientList;
 use crate::crd::names::{self, Component};
 use crate::link::AgentConfig;
 
-/// Reads the facts of a new reconciliation, except for [`Observed::rivals`] and the outcomes of
-/// steps. A Lease that belongs to another object counts as a taken name, because no publisher would
-/// use it.
+/// Reads the facts for a new reconciliation, except for [`Observed::rivals`] and the outcomes of
+/// steps. A Lease that belongs to another object counts as a taken name, because the publishers
+/// would not use it.
 pub async fn observe(
     client: &Client,
     cache: &Cache,
@@ -76,14 +76,14 @@ pub async fn observe(
     })
 }
 
-/// Reads the Secret of the master key. It is read each time, so that no key stays in memory.
+/// Reads the Secret of the master key. It is not cached, so that no key stays in memory.
 pub async fn key_secret(client: &Client, object: &OnionBalancedService) -> Result<Option<KeySecret>, kube::Error> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
     let secret = get_named(&secrets, &names::master_key_secret(object)).await?;
     Ok(secret.map(|secret| KeySecret::new(secret.metadata, secret.data)))
 }
 
-/// Reads the object itself from the API server.
+/// Reads the `OnionBalancedService` itself from the API server.
 pub async fn object(
     client: &Client,
     object: &OnionBalancedService,
@@ -92,14 +92,14 @@ pub async fn object(
     objects.get_opt(&object.name_any()).await
 }
 
-/// Reads the Lease with the name of the publishers' Lease. It can belong to another object.
+/// Reads the Lease that has the name of the publishers' Lease. It may belong to another object.
 async fn lease(client: &Client, namespace: &str, object: &OnionBalancedService) -> Result<Option<Lease>, kube::Error> {
     let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
     leases.get_opt(&Component::Frontend.child_name(&object.name_any())).await
 }
 
-/// Reads the Secret of the authorized clients, if the spec names one. It is read each time, so that
-/// no key stays in memory.
+/// Reads the Secret of the authorized clients, if the spec names one. It is not cached, so that no
+/// key stays in memory.
 async fn clients_secret(
     client: &Client,
     namespace: &str,
@@ -130,8 +130,8 @@ async fn last_config(client: &Client, namespace: &str, name: &str) -> Result<Opt
     Ok(text.and_then(|text| AgentConfig::from_yaml(&text).ok()))
 }
 
-/// Reads the object of a name that a spec gives. A name that no object can have counts as missing,
-/// because it could name something else as part of a URL path.
+/// Reads the object whose name a spec gives. If the name is invalid, the object counts as missing
+/// and no request is made, because the name would become part of a URL path.
 async fn get_named<K>(api: &Api<K>, name: &str) -> Result<Option<K>, kube::Error>
 where
     K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
@@ -140,10 +140,10 @@ where
     if possible { api.get_opt(name).await } else { Ok(None) }
 }
 
-/// The number of concurrent lookups of owned objects. Each needs a connection of its own.
+/// The number of concurrent lookups of owned objects. Each needs its own connection.
 const LOOKUPS: usize = 4;
 
-/// Returns the cached objects that have our labels and the name of an owned object. The cache can
+/// Returns the cached objects that have our labels and the name of an owned object. The cache may
 /// be stale.
 pub fn cached_children(
     cache: &Cache,
@@ -157,8 +157,8 @@ pub fn cached_children(
         .collect()
 }
 
-/// Returns all objects that have the name of an owned object: from the cache or, if an object is
-/// not labelled as ours, from the API server.
+/// Returns all objects that have the name of an owned object. Objects with our labels come from the
+/// cache, all others from the API server.
 pub async fn live_children(
     client: &Client,
     cache: &Cache,

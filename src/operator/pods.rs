@@ -1,4 +1,4 @@
-//! Problems that keep pods from starting, as the kubelet reports them, for example an image that
+//! Problems that keep pods from starting, as reported by the kubelet, for example an image that
 //! cannot be pulled.
 
 use std::collections::HashMap;
@@ -17,15 +17,15 @@ pub struct PodProblem {
     pub pod: String,
     /// The component that the pod belongs to.
     pub component: Component,
-    /// The reason for a condition.
+    /// The condition reason that reports the problem.
     pub reason: Reason,
-    /// The message for a condition: the pod, the container and its problem.
+    /// The condition message, which names the pod, the container and the problem.
     pub message: String,
 }
 
-/// The kubelet's reasons for an image problem, each with the one that a condition shows. The
-/// kubelet alternates between failing and waiting for the next attempt; a status that followed it
-/// would be written each time.
+/// The kubelet's reasons for an image problem, each with the reason that the condition message
+/// shows instead. The kubelet alternates between `ErrImagePull` and `ImagePullBackOff`; showing
+/// both would rewrite the status each time.
 const IMAGE: [(&str, &str); 6] = [
     ("ErrImagePull", "ImagePullBackOff"),
     ("ImagePullBackOff", "ImagePullBackOff"),
@@ -34,8 +34,8 @@ const IMAGE: [(&str, &str); 6] = [
     ("ImageInspectError", "ImageInspectError"),
     ("RegistryUnavailable", "RegistryUnavailable"),
 ];
-/// The kubelet's reasons for any other problem of a container, each with the one that a condition
-/// shows.
+/// The kubelet's reasons for any other problem with a container, each with the reason that the
+/// condition message shows.
 const CONTAINER: [(&str, &str); 5] = [
     ("CreateContainerConfigError", "CreateContainerConfigError"),
     ("CreateContainerError", "CreateContainerError"),
@@ -44,7 +44,8 @@ const CONTAINER: [(&str, &str); 5] = [
     ("CrashLoopBackOff", "CrashLoopBackOff"),
 ];
 
-/// Returns the problem of one of our pods, if it has one that does not pass by itself.
+/// Returns the problem that keeps one of our pods from starting, if there is one that does not
+/// resolve itself.
 pub fn problem(pod: &Pod) -> Option<PodProblem> {
     let component = match pod.labels().get(COMPONENT_LABEL)?.as_str() {
         "backend" => Component::Backend,
@@ -79,7 +80,8 @@ fn waiting(pod: &Pod) -> impl Iterator<Item = (&ContainerStatus, &ContainerState
     containers.filter_map(|container| Some((container, container.state.as_ref()?.waiting.as_ref()?)))
 }
 
-/// Removes everything that this module does not read, because a cluster has many pods.
+/// Removes everything that this module does not read from a pod, because a cluster can have many
+/// pods and all of them are cached.
 pub fn shrink(pod: &mut Pod) {
     pod.metadata.managed_fields = None;
     pod.metadata.annotations = None;
@@ -102,13 +104,14 @@ pub fn shrink(pod: &mut Pod) {
     }
 }
 
-/// The problems of all watched pods by UID, to find the watch events that change one.
+/// The problems of all watched pods, by pod UID. Comparing them with a watch event shows whether
+/// the pod's problem has changed.
 #[derive(Debug, Default)]
 pub struct KnownProblems(HashMap<String, PodProblem>);
 
 impl KnownProblems {
-    /// Takes note of a watch event. Returns the namespace and name of the pod's service if the
-    /// pod's problem has changed, began or ended.
+    /// Records a watch event. Returns the namespace and name of the pod's service if a problem with
+    /// the pod has begun, changed or ended.
     pub fn update(&mut self, event: &Event<Pod>) -> Option<(String, String)> {
         let (pod, now) = match event {
             Event::Apply(pod) | Event::InitApply(pod) => (pod, problem(pod)),
@@ -170,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_beginning_and_the_end_of_a_problem_concern_the_service() {
+    fn only_the_beginning_and_the_end_of_a_problem_trigger_a_reconciliation() {
         let mut known = KnownProblems::default();
         let web = Some(("shop".to_owned(), "web".to_owned()));
         assert_eq!(known.update(&Event::Apply(pod(&json!([])))), None);

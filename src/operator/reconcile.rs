@@ -24,17 +24,18 @@ use crate::crd::{ConditionType, OnionBalancedService, OnionBalancedServiceStatus
 
 /// Everything that the reconciliations of one watch cache share.
 pub struct Context {
-    /// The API for reading.
+    /// The client for read requests.
     pub client: Client,
-    /// The API for writing.
+    /// The client for write requests.
     pub writer: Writer,
     /// The writer of Kubernetes Events.
     pub events: Arc<Events>,
     /// The operator's settings and the optional APIs of the API server.
     pub environment: Arc<Environment>,
-    /// The watch cache of the object's namespace, or of all namespaces.
+    /// The watch cache of the object's namespace or of all namespaces.
     pub cache: Cache,
-    /// The services of all watched namespaces. Two services can use the same key across namespaces.
+    /// The services in all watched namespaces. They are needed because services in different
+    /// namespaces can use the same key.
     pub objects: Arc<Vec<Store<Guarded>>>,
 }
 
@@ -44,18 +45,18 @@ pub enum Error {
     /// A request to the API server failed.
     #[error("could not read or write an object: {0}")]
     Api(#[from] kube::Error),
-    /// The API server refused owned objects. The status names one.
+    /// The API server refused owned objects. The status names one of them.
     #[error("the API server refused {0} owned objects")]
     Refused(usize),
-    /// A step failed that nothing else depends on: pruning, or setting the owners of the key's
+    /// A step that no other step depends on failed: pruning, or setting the owners of the key's
     /// Secret.
     #[error("could not prune objects or set the owners of the master key's Secret: {0}")]
     Untidy(kube::Error),
     /// The status could not be converted to JSON.
     #[error("could not convert the status to JSON: {0}")]
     Json(#[from] serde_json::Error),
-    /// The reconciliation panicked, which is a bug.
-    #[error("the reconciliation crashed: {0}")]
+    /// The reconciliation panicked, which indicates a bug.
+    #[error("the reconciliation panicked: {0}")]
     Crashed(#[from] tokio::task::JoinError),
 }
 
@@ -107,11 +108,11 @@ async fn reconcile_readable(object: Arc<OnionBalancedService>, context: &Context
     }
 }
 
-/// Executes the steps of a plan.
+/// The executor of a plan's steps.
 struct Executor<'a> {
     context: &'a Context,
-    /// The first error of a step that nothing else depends on. The object is reconciled again
-    /// because of it, but the status is written first.
+    /// The first error from a step that no other step depends on. It causes a retry, but only after
+    /// the status has been written.
     untidy: Option<kube::Error>,
 }
 
@@ -172,8 +173,8 @@ impl Executor<'_> {
     }
 }
 
-/// Returns the watched services that may use the same key. There is rarely one, so only the
-/// matching services are copied.
+/// Returns the watched services that may use the same key. Matches are rare, so only the matching
+/// services are copied.
 fn rivals(
     context: &Context,
     object: &OnionBalancedService,
@@ -189,10 +190,10 @@ fn rivals(
     found.filter_map(|found| found.0.as_ref().ok().cloned().map(Arc::new)).collect()
 }
 
-/// Writes the status if it differs from the present one. A status that is computed from the cached
-/// object is written only to that version of the object: a stale cache must not bring back an old
-/// transition time. If another version exists, the status is computed again from that version.
-/// Changes are also reported as Events.
+/// Writes the status if it differs from the current one. A status that was computed from the cached
+/// object is written only to that version of the object, because a stale cache must not restore an
+/// old transition time. If the object has another version, the status is computed again from that
+/// version. Changes are also reported as Events.
 async fn write_status(context: &Context, observed: &Observed, conclusion: &Conclusion) -> Result<(), Error> {
     let object = &observed.object;
     let cached = object.status.clone().unwrap_or_default();
@@ -209,8 +210,8 @@ async fn write_status(context: &Context, observed: &Observed, conclusion: &Concl
     Ok(())
 }
 
-/// Replaces the present status, if the object has this version or no version is given. Returns
-/// false if the object has another version.
+/// Replaces the current status if the object still has the given version, or if no version is
+/// given. Returns false if the object has another version.
 async fn write_over(
     context: &Context,
     observed: &Observed,
@@ -232,7 +233,7 @@ async fn write_over(
     Ok(true)
 }
 
-/// Returns true if the operator's part of the present status is as wanted.
+/// Returns true if the operator's part of the current status already has the desired content.
 fn is_written(wanted: &OnionBalancedServiceStatus, present: &OnionBalancedServiceStatus) -> bool {
     let present = OnionBalancedServiceStatus { backends: Vec::new(), published: Vec::new(), ..present.clone() };
     *wanted == present
@@ -250,15 +251,15 @@ fn log_transitions(object: &OnionBalancedService, before: &[Condition], after: &
                 status = condition.status,
                 reason = condition.reason,
                 detail = condition.message,
-                "the condition Ready changed"
+                "the Ready condition changed"
             );
         }
     }
 }
 
-/// Writes conditions that depend only on the present ones and the generation. The rest of the
-/// operator's status is applied as it is, because an apply removes the fields that it leaves out,
-/// and the address must be kept.
+/// Writes conditions that depend only on the current ones and the generation. The rest of the
+/// operator's status is applied unchanged, because an apply removes the fields that it omits, and
+/// the address must be kept.
 async fn write_conditions(
     metadata: &ObjectMeta,
     conditions: impl FnOnce(&[Condition], Option<i64>) -> Vec<Condition>,

@@ -1,4 +1,4 @@
-//! The wiring of the operator: signals, servers, the election, and a controller for each watch
+//! The operator's runtime: signals, HTTP servers, leader election, and a controller for each watch
 //! cache.
 
 use std::collections::HashMap;
@@ -33,10 +33,10 @@ use crate::common::http;
 
 /// The number of objects that a controller reconciles at the same time.
 const CONCURRENCY: u16 = 16;
-/// The time within which several changes of one object, mostly of its owned objects, cause a single
+/// The time window within which several changes to one object or its owned objects cause a single
 /// reconciliation.
 const DEBOUNCE: Duration = Duration::from_millis(50);
-/// The longest pause after repeated failures.
+/// The maximum delay between reconciliations of an object that keeps failing.
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
 /// Runs the operator until SIGTERM or SIGINT.
@@ -65,9 +65,9 @@ pub async fn run(args: Args) -> Result<(), Box<dyn StdError + Send + Sync>> {
     Ok(())
 }
 
-/// Reconciles the objects of the namespaces (`None` for all) until `stop`. Reconciliations that
-/// have begun are finished. With a seat, only the elected leader reconciles; without one, this
-/// operator always does.
+/// Reconciles the objects in the given namespaces (`None` means all) until `stop` completes.
+/// Running reconciliations are then completed. With a seat, the operator reconciles only while it
+/// is the elected leader; without one, it always does.
 pub async fn operate(
     client: Client,
     settings: Settings,
@@ -85,7 +85,7 @@ pub async fn operate(
     } else {
         telemetry.leading.store(true, Ordering::Relaxed);
     }
-    // Each round has new caches, because the API server then serves other kinds than before.
+    // Each round starts with new caches, because the API server now serves different kinds.
     loop {
         let served = tokio::select! {
             () = stop.clone() => break,
@@ -103,7 +103,7 @@ pub async fn operate(
             break;
         }
     }
-    // The Lease is released last, because the next leader starts at once.
+    // The Lease is released last, because the next leader starts immediately.
     resign.cancel();
     while election.join_next().await.is_some() {}
 }
@@ -151,7 +151,7 @@ impl Controllers {
         Self { tasks, stopping }
     }
 
-    /// Stops the controllers once they have finished their current reconciliations.
+    /// Stops the controllers after they have finished their current reconciliations.
     async fn stop(mut self) {
         self.stopping.cancel();
         while self.tasks.join_next().await.is_some() {}
@@ -163,22 +163,22 @@ struct Controller {
     context: Arc<Context>,
     telemetry: Arc<Telemetry>,
     leading: watch::Receiver<bool>,
-    /// The number of caches of all controllers that are not filled yet.
+    /// The number of caches, across all controllers, that have not been filled yet.
     unfilled: Arc<AtomicUsize>,
 }
 
 impl Controller {
-    /// Reconciles objects as they change, until `stopping`.
+    /// Reconciles objects as they change, until `stopping` is cancelled.
     async fn run(self, changes: Changes, stopping: CancellationToken) {
         let Self { context, telemetry, leading, unfilled } = self;
         let (sender, queue) = unbounded();
-        // The cache is filled by a task of its own, so that it does not fall behind while all
-        // reconciliations are busy, and does not wait for the first of them.
+        // A separate task fills the cache, so that it neither falls behind while all reconciliation
+        // slots are busy nor waits for the first reconciliation.
         let fill = fill(changes, context.cache.objects(), leading.clone(), sender.clone());
         let filler = tokio::spawn(fill);
         tokio::select! {
             () = stopping.cancelled() => {}
-            // Nothing else may wait for this cache: kube wakes only one of several waiters.
+            // Nothing else may wait for this cache, because kube wakes only one of several waiters.
             ready = context.cache.wait_until_ready() => {
                 if ready.is_ok() && unfilled.fetch_sub(1, Ordering::Relaxed) == 1 {
                     telemetry.ready.store(true, Ordering::Relaxed);
@@ -193,7 +193,8 @@ impl Controller {
 
 type Queue = (UnboundedSender<ObjectRef<Guarded>>, UnboundedReceiver<ObjectRef<Guarded>>);
 
-/// Reconciles the queued objects until `stopping`. Failed ones are repeated with a growing delay.
+/// Reconciles the queued objects until `stopping` is cancelled. Failed reconciliations are retried
+/// with exponential backoff.
 async fn reconcile_all(
     context: Arc<Context>,
     telemetry: Arc<Telemetry>,
@@ -208,7 +209,8 @@ async fn reconcile_all(
             if !is_leading {
                 return Ok(Action::await_change());
             }
-            // A reconciliation in a task of its own is finished even if the controller stops.
+            // A reconciliation runs in its own task, so that it completes even if the controller
+            // stops.
             let reconciliation = tokio::spawn(async move {
                 let _reconciliation = context.cache.begin_reconciliation(ObjectRef::from_obj(&*object), again);
                 reconcile(&object, &context).await
@@ -247,8 +249,8 @@ async fn reconcile_all(
     }
 }
 
-/// Reads the watches, which fills the cache, for as long as the queue exists. A standby drops the
-/// changes; when it becomes the leader, it begins with all objects.
+/// Polls the watches, which fills the cache, until the queue is closed. A standby discards the
+/// changes; when it becomes the leader, it reconciles all objects.
 async fn fill(
     mut changes: Changes,
     objects: Store<Guarded>,
@@ -277,12 +279,12 @@ async fn fill(
     }
 }
 
-/// The number of successive failures of each object.
+/// The number of consecutive failures for each object.
 #[derive(Clone, Default)]
 struct Backoff(Arc<Mutex<HashMap<ObjectRef<Guarded>, u32>>>);
 
 impl Backoff {
-    /// Counts a failure of the object. Returns the delay of the next attempt.
+    /// Records a failure for the object. Returns the delay before the next attempt.
     fn delay_after_failure(&self, object: ObjectRef<Guarded>) -> Duration {
         let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = failures.entry(object).or_default();
@@ -290,13 +292,14 @@ impl Backoff {
         delay(*count)
     }
 
-    /// Forgets the failures of the object.
+    /// Resets the object's failure count.
     fn reset(&self, object: &ObjectRef<Guarded>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(object);
     }
 }
 
-/// Returns the delay after a number of successive failures: 1, 2, 4 … seconds.
+/// Returns the delay after a number of consecutive failures: 1, 2, 4 … seconds, up to
+/// [`MAX_BACKOFF`].
 fn delay(failures: u32) -> Duration {
     let seconds = 1_u64.checked_shl(failures.saturating_sub(1)).unwrap_or(u64::MAX);
     Duration::from_secs(seconds).min(MAX_BACKOFF)

@@ -1,4 +1,4 @@
-//! The optional APIs that an API server serves.
+//! The optional APIs that an API server may serve.
 
 /// A version of `PodDisruptionBudget`. Kubernetes 1.21 added `v1` and 1.25 removed `v1beta1`; the
 /// fields that the operator sets are the same in both.
@@ -13,6 +13,7 @@ pub enum PolicyVersion {
 /// The optional APIs that the API server serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Served {
-    /// The newest served version of `PodDisruptionBudget` that the operator knows, if any.
+    /// The newest version of `PodDisruptionBudget` that both the operator supports and the API
+    /// server serves, if there is one.
     pub disruption_budgets: Option<PolicyVersion>,
 }

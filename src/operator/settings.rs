@@ -1,4 +1,4 @@
-//! The operator's flags and settings.
+//! The operator's command-line flags, and the settings derived from them.
 
 use serde_json::Value;
 
@@ -8,19 +8,19 @@ use super::templates::DefaultTemplates;
 /// The flags of `onionbalance-operator operator`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Image with the `tor` that the pods run
+    /// Image with the `tor` program for the pods
     #[arg(long, env = "TOR_IMAGE", value_name = "IMAGE")]
     tor_image: String,
-    /// Image of agents and publishers [default: the operator's own]
+    /// Image of agents and publishers [default: the operator's own image]
     #[arg(long, env = "DATA_PLANE_IMAGE", value_name = "IMAGE")]
     data_plane_image: Option<String>,
     /// Image of the operator itself
     #[arg(long, env = "OPERATOR_IMAGE", value_name = "IMAGE")]
     operator_image: Option<String>,
-    /// Pull policy of the pods' images
+    /// Pull policy for the pods' images
     #[arg(long, env = "IMAGE_PULL_POLICY", value_name = "POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]
     image_pull_policy: String,
-    /// torrc lines for every tor, for example for bridges or a test network
+    /// Additional torrc lines for every tor pod, for example for bridges or a test network
     #[arg(long, env = "TOR_EXTRA_CONFIG", value_name = "LINES", default_value = "", hide_default_value = true)]
     tor_extra_config: String,
     /// Default pod templates in YAML or JSON: a map with `backend`, `frontend` or both, each with
@@ -40,14 +40,14 @@ pub struct Args {
     /// Create a `PodDisruptionBudget` for the pods of a service
     #[arg(long, env = "DISRUPTION_BUDGETS", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     disruption_budgets: bool,
-    /// Lease in the operator's own namespace, for the leader election among several operators;
-    /// empty for a single operator without an election
+    /// Name of the Lease for leader election, in the operator's own namespace; if empty, the
+    /// operator runs without an election
     #[arg(long, env = "LEASE_NAME", value_name = "NAME", default_value = "onionbalance-operator-leader")]
     lease_name: String,
-    /// Port of /livez and /readyz
+    /// Port that serves /livez and /readyz
     #[arg(long, env = "PROBE_PORT", default_value_t = crate::link::PROBE_PORT)]
     pub(super) probe_port: u16,
-    /// Port of /metrics
+    /// Port that serves /metrics
     #[arg(long, env = "METRICS_PORT", default_value_t = crate::link::METRICS_PORT)]
     pub(super) metrics_port: u16,
 }
@@ -56,7 +56,7 @@ pub struct Args {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Peers(Vec<Value>);
 
-/// The fields that a peer can have. The API server validates their values.
+/// The fields that a `NetworkPolicy` peer can have. The API server validates their values.
 const PEER_FIELDS: [&str; 3] = ["podSelector", "namespaceSelector", "ipBlock"];
 
 fn peers(text: &str) -> Result<Peers, String> {
@@ -82,40 +82,42 @@ pub struct Settings {
     pub data_plane_image: String,
     /// The pull policy of the images: `Always`, `IfNotPresent` or `Never`.
     pub image_pull_policy: String,
-    /// The torrc lines for every tor.
+    /// The torrc lines that are added for every tor instance.
     pub tor_extra_config: String,
-    /// The default pod templates.
+    /// The default pod templates, which fill in what a service's own templates leave unset.
     pub default_templates: DefaultTemplates,
-    /// The peers that may read the pods' metrics, where an empty list admits everyone. `None` means
-    /// that the pods have no `NetworkPolicy`.
+    /// The `NetworkPolicy` peers that may read the pods' metrics. An empty list admits everyone;
+    /// `None` means that the pods get no `NetworkPolicy`.
     pub network_policies: Option<Vec<Value>>,
-    /// True if the pods should have a `PodDisruptionBudget`.
+    /// True if the operator should create `PodDisruptionBudget`s for the pods.
     pub wants_disruption_budgets: bool,
 }
 
-/// The settings together with the optional APIs of the API server: the same for all services.
+/// The environment that all services share: the operator's settings and the API server's optional
+/// APIs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Environment {
-    /// The operator's settings.
+    /// The operator's settings for the pods of all services.
     pub settings: Settings,
     /// The optional APIs that the API server serves.
     pub served: Served,
 }
 
 impl Environment {
-    /// Returns the version of the `PodDisruptionBudget`s to create, if any are wanted and served.
+    /// Returns the API version of the `PodDisruptionBudget`s to create, or `None` if they are
+    /// disabled or the API server does not serve them.
     pub fn disruption_budgets(&self) -> Option<PolicyVersion> {
         self.served.disruption_budgets.filter(|_| self.settings.wants_disruption_budgets)
     }
 }
 
-/// The error that neither the data plane's image nor the operator's is known.
+/// The error returned if neither the data-plane image nor the operator's image is configured.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("set --data-plane-image, or OPERATOR_IMAGE to the operator's own image")]
+#[error("no image for agents and publishers is configured; set --data-plane-image or --operator-image")]
 pub struct NoImage;
 
 impl Args {
-    /// Returns the settings of the pods.
+    /// Returns the settings that these flags give the pods of all services.
     pub fn settings(&self) -> Result<Settings, NoImage> {
         Ok(Settings {
             tor_image: self.tor_image.clone(),
@@ -128,12 +130,13 @@ impl Args {
         })
     }
 
-    /// Returns the name of the Lease for the leader election, or `None` for no election.
+    /// Returns the name of the Lease for the leader election, or `None` if the election is
+    /// disabled.
     pub(super) fn lease(&self) -> Option<String> {
         Some(self.lease_name.clone()).filter(|name| !name.is_empty())
     }
 
-    /// Returns the namespaces to watch, or a single `None` for all.
+    /// Returns the namespaces to watch. A single `None` means all namespaces.
     pub fn namespaces(&self) -> Vec<Option<String>> {
         let named: Vec<_> = self.watch_namespace.iter().filter(|name| !name.is_empty()).cloned().map(Some).collect();
         if named.is_empty() { vec![None] } else { named }
@@ -165,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn policies_and_budgets_can_be_switched_off() {
+    fn policies_and_budgets_can_be_disabled() {
         let settings = |flags: &[&str]| {
             let settings = parse(&[&["--operator-image", "op:1"], flags].concat()).settings().unwrap();
             (settings.network_policies, settings.wants_disruption_budgets)

@@ -17,26 +17,27 @@ use crate::common::exposition::{Exposition, escaped};
 use crate::common::http;
 use crate::crd::{ConditionType, Reason};
 
-/// The state that the probes and metrics show.
+/// The state that the probes and metrics expose.
 #[derive(Debug, Default)]
 pub struct Telemetry {
-    /// True once every watched kind has been listed.
+    /// True once all objects of every watched kind have been listed.
     pub ready: AtomicBool,
     /// True while this operator is the leader.
     pub leading: AtomicBool,
-    /// The failing watches.
+    /// The watches that are currently failing.
     pub watches: Watches,
-    /// The watched services.
+    /// The watched services, whose conditions the metrics show.
     pub objects: Objects,
     /// The number of successful reconciliations.
     pub reconciled: AtomicU64,
-    /// The number of failed reconciliations, which are repeated.
+    /// The number of failed reconciliations. Each is retried.
     pub failed: AtomicU64,
-    /// The number of writing requests, including refused ones. At rest, there are none.
+    /// The number of write requests, including refused ones. It does not grow while nothing
+    /// changes.
     pub writes: AtomicU64,
 }
 
-/// The stores of the watched services, for their conditions.
+/// The stores of the watched services, from which the metrics read the services' conditions.
 #[derive(Default)]
 pub struct Objects(Mutex<Arc<Vec<Store<Guarded>>>>);
 
@@ -46,7 +47,7 @@ impl fmt::Debug for Objects {
     }
 }
 
-/// The condition `Ready` of a service.
+/// The condition `Ready` of one service, as the metrics show it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Standing {
     namespace: String,
@@ -56,7 +57,7 @@ struct Standing {
 }
 
 impl Objects {
-    /// Replaces the stores.
+    /// Replaces the stores of the watched services.
     pub(super) fn set(&self, objects: Arc<Vec<Store<Guarded>>>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = objects;
     }
@@ -84,16 +85,17 @@ fn standing(object: &Guarded) -> Standing {
 }
 
 impl Telemetry {
-    /// Returns true once every watched kind has been listed.
+    /// Returns true once all objects of every watched kind have been listed.
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Relaxed)
     }
 
-    /// Returns the answer of the readiness probe until then, with the failing watches.
+    /// Returns the response body of the readiness probe while the operator is not ready. It lists
+    /// the failing watches.
     pub fn not_ready(&self) -> String {
         let failing = self.watches.failing();
         let failing = failing.into_iter().map(|((resource, _), cause)| format!("cannot watch {resource}: {cause}\n"));
-        ["not all kinds are listed yet\n".to_owned()].into_iter().chain(failing).collect()
+        ["some kinds have not been listed yet\n".to_owned()].into_iter().chain(failing).collect()
     }
 
     fn exposition(&self) -> String {
@@ -104,7 +106,7 @@ impl Telemetry {
         }
         text.family("leader", "gauge", "1 if this operator is the leader");
         text.sample("leader", "", u64::from(self.leading.load(Ordering::Relaxed)));
-        text.family("watch_failing", "gauge", "1 for each kind that cannot be watched at present");
+        text.family("watch_failing", "gauge", "1 for each kind that cannot currently be watched");
         for (resource, namespace) in self.watches.failing().keys() {
             let namespace = namespace.as_deref().unwrap_or_default();
             text.sample("watch_failing", &format!("{{resource=\"{resource}\",namespace=\"{namespace}\"}}"), 1);
@@ -127,7 +129,7 @@ impl Telemetry {
     }
 }
 
-/// Returns the router of `/livez` and `/readyz`.
+/// Returns the router that serves `/livez` and `/readyz`.
 pub fn probes(telemetry: Arc<Telemetry>) -> Router {
     let readiness = move || {
         let ready = telemetry.is_ready();
@@ -140,7 +142,7 @@ pub fn probes(telemetry: Arc<Telemetry>) -> Router {
     Router::new().route("/livez", get(|| std::future::ready("ok\n"))).route("/readyz", get(readiness))
 }
 
-/// Returns the router of `/metrics`.
+/// Returns the router that serves `/metrics`.
 pub fn metrics(telemetry: Arc<Telemetry>) -> Router {
     Router::new().route("/metrics", get(move || std::future::ready(http::metrics(telemetry.exposition()))))
 }
@@ -186,7 +188,7 @@ mod tests {
                 .map(ToOwned::to_owned)
                 .collect()
         };
-        assert_eq!(ready(), [""; 0], "a standby shows no services");
+        assert_eq!(ready(), [""; 0], "a standby reports no services");
         telemetry.leading.store(true, Ordering::Relaxed);
         assert_eq!(
             ready(),

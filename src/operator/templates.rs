@@ -1,4 +1,5 @@
-//! Default pod settings, which fill the gaps in the pod templates of all services.
+//! Default pod settings, which are used for every field that a service's own pod template does not
+//! set.
 
 use std::collections::BTreeMap;
 
@@ -13,13 +14,13 @@ use crate::crd::{ContainerResources, PodSettings, Resources, validate};
 /// The defaults of `spec.backends.template` and `spec.frontend.template`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DefaultTemplates {
-    /// The default template of backends.
+    /// The default pod template of backends.
     pub backend: PodSettings,
-    /// The default template of frontends.
+    /// The default pod template of frontends.
     pub frontend: PodSettings,
 }
 
-/// The fields that a template can have.
+/// The fields that a default pod template can have.
 const FIELDS: [&str; 10] = [
     "labels",
     "annotations",
@@ -34,7 +35,8 @@ const FIELDS: [&str; 10] = [
 ];
 
 impl DefaultTemplates {
-    /// Parses YAML or JSON: a map with `backend`, `frontend` or both. The error names the field.
+    /// Parses default templates from YAML or JSON: a map with `backend`, `frontend` or both. An
+    /// error names the invalid field.
     pub fn parse(text: &str) -> Result<Self, String> {
         let whole: Option<Map<String, Value>> = serde_saphyr::from_str(text)
             .map_err(|error| format!("not a map with backend and frontend in YAML or JSON: {error}"))?;
@@ -50,8 +52,8 @@ impl DefaultTemplates {
         Ok(templates)
     }
 
-    /// Returns a service's own template with its gaps filled by the defaults. Maps are merged. Any
-    /// other field, including a list, is the service's own if it is set.
+    /// Returns a service's own template, completed with the defaults. Maps are merged. For any
+    /// other field, including lists, the service's own value replaces the default.
     pub fn under(&self, own: &PodSettings, service: &str, component: Component) -> PodSettings {
         let defaults = match component {
             Component::Backend => &self.backend,
@@ -109,7 +111,7 @@ fn typed<T: DeserializeOwned>(path: &str, value: Value) -> Result<T, String> {
     serde_json::from_value(value).map_err(|error| format!("{path}: {error}"))
 }
 
-/// Refuses a given field that is not among the known ones.
+/// Returns an error if the given value contains a field that the known value lacks.
 fn no_other(path: &str, given: &Value, known: &Value) -> Result<(), String> {
     for (field, value) in given.as_object().into_iter().flatten() {
         let path = format!("{path}.{field}");
@@ -117,7 +119,7 @@ fn no_other(path: &str, given: &Value, known: &Value) -> Result<(), String> {
         match known.get(field) {
             Some(known) => no_other(&path, value, known)?,
             None if is_empty => {}
-            None => return Err(format!("{path} is unknown; give requests and limits of tor and agent")),
+            None => return Err(format!("{path} is unknown; set requests and limits under tor or agent")),
         }
     }
     Ok(())
@@ -141,9 +143,9 @@ fn containers(own: Option<&ContainerResources>, defaults: Option<&ContainerResou
     })
 }
 
-/// Merges requests and limits. The defaults of a resource (such as CPU) apply only if the service
-/// gives neither a request nor a limit for it, because the API server refuses a limit below a
-/// request.
+/// Merges requests and limits. The defaults for a resource such as CPU apply only if the service
+/// sets neither a request nor a limit for it, because the API server rejects a limit that is lower
+/// than the request.
 fn resources(own: Option<&Resources>, defaults: Option<&Resources>) -> Option<Resources> {
     let (Some(own), Some(defaults)) = (own, defaults) else { return own.or(defaults).cloned() };
     let both = |own_map: &BTreeMap<String, IntOrString>, default_map: &BTreeMap<String, IntOrString>| {
@@ -155,8 +157,8 @@ fn resources(own: Option<&Resources>, defaults: Option<&Resources>) -> Option<Re
     Some(Resources { requests: both(&own.requests, &defaults.requests), limits: both(&own.limits, &defaults.limits) })
 }
 
-/// Adds a label selector for the service's pods to constraints that have none. A default cannot
-/// name the service, and without a selector it would not spread any pods.
+/// Adds a label selector for the service's pods to topology spread constraints that have none. A
+/// default constraint cannot name the service, and without a selector it would not spread any pods.
 fn selecting(constraints: &[Value], service: &str, component: Component) -> Vec<Value> {
     let with_selector = |constraint: &Value| {
         let mut constraint = constraint.clone();
@@ -176,7 +178,7 @@ mod tests {
         serde_json::from_value(value).unwrap()
     }
 
-    /// Returns a service's own backend template with these defaults.
+    /// Returns a service's own backend template, completed with the given defaults.
     #[allow(clippy::needless_pass_by_value, reason = "json! makes values")]
     fn under(defaults: Value, own: Value) -> Value {
         let defaults = DefaultTemplates::parse(&json!({ "backend": defaults }).to_string()).unwrap();
@@ -219,7 +221,7 @@ mod tests {
             ),
             (
                 "backend: {resources: {limits: {cpu: 1}}}",
-                "backend.resources.limits is unknown; give requests and limits of tor and agent",
+                "backend.resources.limits is unknown; set requests and limits under tor or agent",
             ),
             ("backend: {resources: {tor: {limit: {cpu: 1}}}}", "backend.resources.tor.limit is unknown; "),
             (

@@ -1,6 +1,6 @@
-//! The failing watches of the operator. A failure is logged once and shown by the probes and
-//! metrics. As long as a watch has not listed all objects, nothing is reconciled, so no status can
-//! report it.
+//! The operator's failing watches. A failure is logged once, and shown by the probes and metrics
+//! until it ends. It cannot be reported in a status, because nothing is reconciled until every
+//! watch has listed all objects.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,27 +10,27 @@ use kube::runtime::watcher::{Error, Event};
 
 use crate::common::complaint::{Complaint, cause};
 
-/// The failing watches of the operator, by name, with the cause.
+/// The operator's failing watches, by name, with the causes of the failures.
 #[derive(Debug, Clone, Default)]
 pub struct Watches(Arc<Mutex<BTreeMap<Name, String>>>);
 
-/// The resource and the namespace of a watch, or `None` for all namespaces.
+/// The name of a watch: its resource and its namespace, or `None` for all namespaces.
 type Name = (String, Option<String>);
 
 impl Watches {
-    /// Returns the monitor of the watch of a resource in a namespace, or in all namespaces.
+    /// Returns the monitor for the watch on a resource, in one namespace or in all namespaces.
     pub fn of(&self, resource: &str, namespace: Option<&str>) -> Watch {
         let name = (resource.to_owned(), namespace.map(ToOwned::to_owned));
         Watch { name, failing: self.clone(), complaint: Complaint::default() }
     }
 
-    /// Returns the failing watches by resource and namespace, with the cause.
+    /// Returns the failing watches by resource and namespace, with the causes of the failures.
     pub fn failing(&self) -> BTreeMap<Name, String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// The monitor of one watch.
+/// The monitor of one watch, which records in [`Watches`] whether the watch is failing.
 #[derive(Debug)]
 pub struct Watch {
     name: Name,
@@ -39,7 +39,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Inspects the events of the watch, and passes them on unchanged.
+    /// Inspects the events of the watch and passes them on unchanged.
     pub fn monitor<K>(
         mut self,
         events: impl Stream<Item = Result<Event<K>, Error>>,
@@ -47,7 +47,7 @@ impl Watch {
         events.inspect(move |event| self.inspect(event.as_ref().map(|event| matches!(event, Event::Init))))
     }
 
-    /// Takes note of an event (true if it only announces a new listing) or of a failure.
+    /// Records an event or a failure. An event is `true` if it only announces a new listing.
     fn inspect(&mut self, event: Result<bool, &Error>) {
         let mut failing = self.failing.0.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
@@ -56,7 +56,7 @@ impl Watch {
                 self.complaint.settle();
                 failing.remove(&self.name);
             }
-            // The API server no longer has the requested version, so the watch lists all objects
+            // The API server has discarded the requested version, so the watch lists all objects
             // again.
             Err(Error::WatchError(status)) if status.code == 410 => {}
             Err(error) => {
@@ -65,8 +65,8 @@ impl Watch {
                     namespace.as_ref().map_or_else(|| "all namespaces".to_owned(), |name| format!("namespace {name}"));
                 let cause = cause(error);
                 let problem = format!(
-                    "cannot watch {resource} in {place}; retrying (are the CRD and the operator's rights of \
-                     deploy/rbac.yaml installed?)"
+                    "cannot watch {resource} in {place}; retrying (check that the CRD and the permissions in \
+                     deploy/rbac.yaml are installed)"
                 );
                 self.complaint.utter(&problem, &cause);
                 failing.insert(self.name.clone(), cause);

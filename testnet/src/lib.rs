@@ -1,9 +1,9 @@
-//! Generates a microdescriptor consensus and its microdescriptors, of any size, from a seed.
+//! Generates a microdescriptor consensus of any size, and its microdescriptors, from a seed.
 //!
-//! The texts have the same items as those of the public network, in the same order and of about the
-//! same length. Other implementations can therefore parse them, and benchmarks get realistic input.
-//! Keys, digests and signatures are random bytes: nobody can connect to these relays, and no
-//! signature verifies.
+//! The documents have the same items as those of the public network, in the same order and with
+//! about the same lengths. Other implementations can therefore parse them, and benchmarks get
+//! realistic input. Keys, digests and signatures are random bytes, so nobody can connect to these
+//! relays and no signature is valid.
 //!
 //! ```
 //! let network = onionbalance_testnet::Plan { relays: 30, ..Default::default() }.generate();
@@ -24,15 +24,15 @@ const AUTHORITIES: usize = 9;
 const PROTOCOLS: &str = "Conflux=1 Cons=1-2 Desc=1-2 DirCache=2 FlowCtrl=1-2 HSDir=2 HSIntro=4-5 HSRend=1-2 Link=1-5 LinkAuth=1,3 \
                          Microdesc=1-2 Padding=2 Relay=1-4";
 
-/// The parameters of a network. The same plan always generates the same texts.
+/// The parameters of a generated network. The same plan always generates the same documents.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The number of relays in the consensus. Three quarters have the flag `HSDir`, half have
-    /// `Guard` and a quarter has `Exit`.
+    /// `Guard` and a quarter have `Exit`.
     pub relays: usize,
-    /// The seed of all random values.
+    /// The seed for all random values.
     pub seed: u64,
-    /// The time `valid-after`, in seconds since the Unix epoch.
+    /// The `valid-after` time of the consensus, in seconds since the Unix epoch.
     pub valid_after: u64,
     /// The length of a voting round in seconds. `fresh-until` is one round after `valid-after`, and
     /// `valid-until` is three rounds after it.
@@ -43,24 +43,24 @@ pub struct Plan {
     pub shared_random_current: bool,
     /// Additional consensus parameters, for example `hsdir_spread_store=5`.
     pub params: Vec<String>,
-    /// The interval at which relays lack a microdescriptor: with 7, every seventh relay lacks one.
-    /// With 0, all relays have one.
+    /// The interval at which relays lack a microdescriptor. For example, with 7, every seventh
+    /// relay lacks one. With 0, all relays have one.
     pub one_microdescriptor_missing_in: usize,
 }
 
-/// The texts of a network, as tor's control port returns them.
+/// The documents of a generated network, as returned by tor's control port.
 #[derive(Debug, Clone)]
 pub struct TestNetwork {
-    /// The answer to `GETINFO dir/status-vote/current/consensus-microdesc`.
+    /// The reply to `GETINFO dir/status-vote/current/consensus-microdesc`.
     pub consensus: String,
-    /// The microdescriptor of each relay, in the order of the consensus. Relays for which the plan
-    /// omits it are skipped.
+    /// The microdescriptors of the relays, in the order of the consensus, except for those that the
+    /// plan omits.
     pub microdescriptors: Vec<String>,
 }
 
 impl Default for Plan {
-    /// Plans a network of a hundred relays with the timing of the public network, at 2026-11-01
-    /// 03:00 UTC.
+    /// Returns the plan for a network of a hundred relays with the public network's timing, at
+    /// 2026-11-01 03:00 UTC.
     fn default() -> Self {
         Self {
             relays: 100,
@@ -76,14 +76,14 @@ impl Default for Plan {
 }
 
 impl TestNetwork {
-    /// Returns the answer to `GETINFO md/all`.
+    /// Returns the reply to `GETINFO md/all`.
     pub fn all_microdescriptors(&self) -> String {
         self.microdescriptors.concat()
     }
 }
 
 impl Plan {
-    /// Generates the network.
+    /// Generates the documents of the planned network.
     pub fn generate(&self) -> TestNetwork {
         let mut rng = StdRng::seed_from_u64(self.seed);
         // A consensus lists relays by ascending identity and has no duplicates.
@@ -110,7 +110,8 @@ impl Plan {
         let params = ["CircuitPriorityHalflifeMsec=30000", "DoSCircuitCreationEnabled=1", "bwweightscale=10000"];
         let mut params: Vec<&str> = params.into_iter().chain(self.params.iter().map(String::as_str)).collect();
         params.sort_unstable();
-        // Always draw both, so that leaving one out does not change anything else.
+        // Always generate both values, so that omitting one does not change the rest of the
+        // consensus.
         let (previous, current) = (bytes::<32>(rng), bytes::<32>(rng));
         let shared_random = |which, there: bool, value| {
             if there { format!("shared-rand-{which}-value 9 {}\n", BASE64.encode(value)) } else { String::new() }
@@ -148,7 +149,7 @@ fn microdescriptor(number: usize, identities: &[[u8; 20]], rng: &mut StdRng) -> 
     let mut text = String::from("onion-key\n");
     push_object(&mut text, "RSA PUBLIC KEY", &key);
     let _ = writeln!(text, "ntor-onion-key {}", BASE64_NOPAD.encode(&bytes::<32>(rng)));
-    // Every third relay is in a family of up to eight.
+    // Every third relay is in a family of up to eight relays.
     if number.is_multiple_of(3) {
         let family = identities.iter().skip(number / 24 * 24).take(24).step_by(3);
         let family: Vec<_> = family.map(|identity| format!("${}", HEXUPPER.encode(identity))).collect();

@@ -1,5 +1,5 @@
-//! Runs a backend's processes, and sends its agent the requests of the kubelet, Prometheus and the
-//! publisher.
+//! Runs a backend's processes, and sends the agent the requests that the kubelet, Prometheus and
+//! the publisher would send.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -23,19 +23,19 @@ pub const MASTER: &str = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53w
 pub const POD_UID: &str = "6c0e3a0e-0000-4000-8000-000000000001";
 pub const TOKEN: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 
-/// The files of one backend, and its own loopback address.
+/// The files and the loopback address of one backend.
 pub struct Backend {
     pub dir: tempfile::TempDir,
     address: Ipv4Addr,
 }
 
 impl Backend {
-    /// Creates a backend with `backend init` whose port 80 leads to `target`.
+    /// Creates a backend whose port 80 leads to `target`, using `backend init`.
     pub async fn new(target: &str) -> Self {
         Self::with_ports(&[(80, target)]).await
     }
 
-    /// Creates a backend with `backend init` that has these ports and targets.
+    /// Creates a backend with the given ports and targets, using `backend init`.
     pub async fn with_ports(ports: &[(u16, &str)]) -> Self {
         static NEXT: AtomicU8 = AtomicU8::new(1);
         let [.., high, low] = std::process::id().to_be_bytes();
@@ -89,7 +89,7 @@ impl Backend {
         self.tor_with("DisableNetwork 1\n")
     }
 
-    /// Starts a tor with these additional lines in its torrc.
+    /// Starts tor with additional lines in its torrc.
     pub fn tor_with(&self, lines: &str) -> Child {
         let (run, data) = (self.run(""), self.dir.path().join("data"));
         let (run, data) = (run.display(), data.display());
@@ -121,7 +121,7 @@ impl Backend {
     }
 
     pub async fn request(&self, port: u16, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
-        self.try_request(port, method, path, headers, body).await.expect("the agent did not answer")
+        self.try_request(port, method, path, headers, body).await.expect("the agent did not respond")
     }
 
     async fn try_request(
@@ -144,7 +144,8 @@ impl Backend {
         Ok(Reply::parse(&reply))
     }
 
-    /// Sends a publisher's request. Returns the answer and the result of its authentication.
+    /// Sends a publisher's request. Returns the response and the result of verifying its
+    /// authentication code.
     pub async fn sync(
         &self,
         token: &str,
@@ -186,7 +187,7 @@ impl Backend {
         .await;
     }
 
-    /// Repeats a query for up to 30 s until it returns the wanted answer.
+    /// Repeats a query until it returns the expected answer. Panics after 30 s.
     pub async fn until<F: Future<Output = String>>(&self, wanted: &str, mut ask: impl FnMut() -> F) {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
@@ -215,7 +216,7 @@ pub struct Reply {
 
 impl Reply {
     fn parse(bytes: &[u8]) -> Self {
-        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("the answer has no complete head");
+        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("the response has no complete head");
         let head = std::str::from_utf8(&bytes[..end]).unwrap();
         let mut lines = head.lines();
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();

@@ -1,4 +1,4 @@
-//! Tests of `/drain`, which the preStop hook calls.
+//! Tests of `/drain`, which the preStop hooks call.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::NO_TOR;
 use crate::backend::{Backend, POD_UID, TOKEN};
 
 #[tokio::test]
-async fn a_drain_ends_after_withdrawal_linger_time_and_streams() {
+async fn a_drain_ends_after_the_withdrawal_the_linger_time_and_the_last_stream() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let backend = Backend::new(&listener.local_addr().unwrap().to_string()).await;
     let _agent = backend.agent();
@@ -20,8 +20,8 @@ async fn a_drain_ends_after_withdrawal_linger_time_and_streams() {
     let (mut target, _) = listener.accept().await.unwrap();
     let target = tokio::spawn(async move { target.read_to_end(&mut Vec::new()).await.unwrap() });
 
-    // The preStop hooks of both containers call at once, one with the path that Kubernetes 1.20
-    // uses.
+    // The preStop hooks of both containers call `/drain` at the same time, one of them with the
+    // path that Kubernetes 1.20 sends.
     let (mut one, mut two) =
         (Box::pin(backend.get(PROBE_PORT, "/drain")), Box::pin(backend.get(PROBE_PORT, "//drain")));
     let publisher = async {
@@ -47,8 +47,8 @@ async fn a_drain_ends_after_withdrawal_linger_time_and_streams() {
     target.await.unwrap();
 }
 
-/// Without a publisher, nobody withdraws the introduction points. Clients keep coming for a while
-/// and must be served.
+/// Without a publisher, nothing withdraws the introduction points. Clients keep connecting for a
+/// while and must be served.
 #[tokio::test]
 async fn a_drain_without_a_publisher_lingers_and_accepts_new_streams() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -58,7 +58,7 @@ async fn a_drain_without_a_publisher_lingers_and_accepts_new_streams() {
 
     let began = Instant::now();
     let mut call = Box::pin(backend.get(PROBE_PORT, "/drain"));
-    // Publishers count as absent after 5 s, and the linger time of 1 s follows.
+    // Publishers count as absent after 5 s. The linger time of 1 s follows.
     assert!(timeout(Duration::from_secs(3), &mut call).await.is_err(), "the drain ended without lingering");
     let stream = backend.open_stream().await;
     let (mut target, _) = listener.accept().await.unwrap();
@@ -71,8 +71,8 @@ async fn a_drain_without_a_publisher_lingers_and_accepts_new_streams() {
     assert!(began.elapsed() >= Duration::from_secs(6), "the drain ended after {:?}", began.elapsed());
 }
 
-/// The kubelet also calls preStop before it restarts a container that fails its liveness probe. The
-/// pod then keeps its introduction points and must not drain.
+/// The kubelet also calls the preStop hook before it restarts a container that fails its liveness
+/// probe. In that case, the pod keeps its introduction points and must not drain.
 #[tokio::test]
 async fn a_liveness_kill_does_not_wait_for_a_drain() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -95,8 +95,8 @@ async fn a_liveness_kill_does_not_wait_for_a_drain() {
         reply = backend.get(PROBE_PORT, "/drain") => reply,
     };
     assert_eq!((reply.status, reply.text()), (200, "the pod is not terminating\n"));
-    // For the first 2 s of a drain, the publisher's reports are ignored, because they may predate
-    // a deletion.
+    // During the first 2 s of a drain, the publisher's reports are ignored, because they may
+    // predate the pod's deletion.
     let after = began.elapsed();
     assert!((Duration::from_secs(2)..Duration::from_secs(15)).contains(&after), "the drain ended after {after:?}");
 }

@@ -29,7 +29,7 @@ async fn each_port_counts_its_own_streams_and_bytes() {
         stream.read_exact(&mut vec![0; answer.len()]).await.unwrap();
         open.push((stream, target));
     }
-    // The target of this port refuses connections, so the stream ends at once.
+    // The target of this port refuses connections, so the stream ends immediately.
     let refused = timeout(Duration::from_secs(5), async {
         backend.open_stream_to(6667).await.read(&mut [0]).await.unwrap_or_default()
     });
@@ -58,7 +58,8 @@ async fn each_port_counts_its_own_streams_and_bytes() {
     }
 }
 
-/// A recreated Service has a new address. New streams must use it, and open streams must continue.
+/// When a Service is recreated, it has a new address. New streams must use that address, and open
+/// streams must continue.
 #[tokio::test]
 async fn a_name_is_resolved_for_each_stream() {
     if !rustix::process::geteuid().is_root() {
@@ -84,7 +85,7 @@ async fn a_name_is_resolved_for_each_stream() {
         assert_eq!(target.read_u8().await.unwrap(), b'x');
     }
 
-    // The name disappears and comes back.
+    // The name disappears from `/etc/hosts` and comes back.
     std::fs::write(&hosts, "").unwrap();
     assert_eq!(backend.open_stream().await.read(&mut [0]).await.unwrap_or_default(), 0);
     std::fs::write(&hosts, "127.0.0.2 web.shop.example\n").unwrap();
@@ -105,7 +106,8 @@ fn agent_with_hosts(backend: &Backend) -> Child {
 #[tokio::test]
 async fn stalled_streams_use_little_memory() {
     const STREAMS: usize = 100;
-    /// The KiB for each stream: buffers for both directions, a task, and both sockets.
+    /// The maximum memory for each stream in KiB: buffers for both directions, a task, and both
+    /// sockets.
     const EACH: usize = 40;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let backend = Backend::new(&listener.local_addr().unwrap().to_string()).await;
@@ -127,7 +129,7 @@ async fn stalled_streams_use_little_memory() {
     println!("figure forwarder_held_up_stream_kib {} KiB", grown / STREAMS);
 }
 
-/// Writes until the other side accepts no more data. Returns the number of bytes written.
+/// Writes until the other side stops accepting data. Returns the number of bytes written.
 async fn fill(end: &mut (impl AsyncWrite + Unpin)) -> usize {
     let piece = vec![b'x'; 1 << 20];
     let mut written = 0;

@@ -1,5 +1,6 @@
-//! Tests of the agent with a real tor, both as plain processes. They need no network: tor runs with
-//! `DisableNetwork 1`, so it has a control socket and an onion service, but no introduction points.
+//! Tests of the agent with a real tor, with both running as ordinary processes. No network is
+//! needed: tor runs with `DisableNetwork 1`, so it has a control socket and an onion service but no
+//! introduction points.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic reports the failure of a test")]
 
@@ -48,7 +49,7 @@ async fn tor_accepts_the_init_files_and_the_agent_connects() {
 }
 
 #[tokio::test]
-async fn kills_a_frozen_tor_and_connects_to_its_successor() {
+async fn kills_a_frozen_tor_and_connects_to_its_replacement() {
     let backend = Backend::new("127.0.0.1:1").await;
     let _agent = backend.agent();
     let mut tor = backend.tor();
@@ -68,8 +69,8 @@ async fn kills_a_frozen_tor_and_connects_to_its_successor() {
     assert_eq!(backend.get(PROBE_PORT, "/livez").await.status, 200);
 }
 
-/// tor opens no metrics port while its network is disabled, so this tor gets a network without any
-/// reachable authority.
+/// While its network is disabled, tor does not open a metrics port. So this tor has a network, but
+/// one whose only authority is unreachable.
 #[tokio::test]
 async fn forwards_the_metrics_of_tor_separately_from_its_own() {
     let backend = Backend::new("127.0.0.1:1").await;
@@ -122,7 +123,7 @@ async fn answers_each_authentic_request_only_once() {
     assert_eq!(backend.request(AGENT_API_PORT, "POST", SYNC_PATH, &[], &[b'x'; 5000]).await.status, 413);
     assert_eq!(backend.get(AGENT_API_PORT, SYNC_PATH).await.status, 405);
 
-    // The Secret is replaced, and the agent uses the new token for the next request.
+    // After the Secret is replaced, the agent uses the new token for the next request.
     let other = "11".repeat(32);
     std::fs::write(backend.dir.path().join("token"), format!("{other}\n")).unwrap();
     assert_eq!(backend.sync(TOKEN, POD_UID, 9, PodPhase::Active).await.0.status, 401);
@@ -130,7 +131,7 @@ async fn answers_each_authentic_request_only_once() {
 }
 
 #[tokio::test]
-async fn stops_at_once_on_sigterm_and_replaces_stale_sockets() {
+async fn stops_immediately_on_sigterm_and_replaces_stale_sockets() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let backend = Backend::new(&format!("localhost:{}", listener.local_addr().unwrap().port())).await;
     let mut agent = backend.agent();
@@ -164,8 +165,8 @@ async fn stops_at_once_on_sigterm_and_replaces_stale_sockets() {
 }
 
 /// tor runs as the same user as the agent and in the same process namespace, but must not be able
-/// to inspect the agent. Root may inspect everything, so as root this test runs everything as
-/// another user.
+/// to inspect the agent. Root may inspect everything, so if the test runs as root, it starts the
+/// processes as another user.
 #[tokio::test]
 async fn the_agent_is_hidden_from_processes_of_the_same_user() {
     let backend = Backend::new("127.0.0.1:1").await;
@@ -196,8 +197,8 @@ async fn the_agent_is_hidden_from_processes_of_the_same_user() {
     assert!(can_inspect(agent, "cat /proc/PID/stat").await, "the agent must be running");
 }
 
-/// A process whose program the user cannot read is hidden even before the process hides itself. Our
-/// image relies on this.
+/// If the user cannot read a process's program file, the process is hidden even before it hides
+/// itself. Our image relies on this.
 #[tokio::test]
 async fn a_process_of_an_unreadable_program_is_hidden_from_its_start() {
     if !rustix::process::geteuid().is_root() {
@@ -211,7 +212,7 @@ async fn a_process_of_an_unreadable_program_is_hidden_from_its_start() {
         std::fs::copy("/bin/sleep", &program).unwrap();
         std::fs::set_permissions(&program, Permissions::from_mode(mode)).unwrap();
         // setpriv still has capabilities when it starts a program. The program that env starts has
-        // none, as in a pod.
+        // none, just as in a pod.
         let sleeper = user.run("env").arg(&program).arg("1000").spawn().unwrap();
         let pid = sleeper.id().unwrap();
         backend.until(&format!("sleep-{mode:o}"), || async move { name_of(pid) }).await;
@@ -228,12 +229,13 @@ fn name_of(pid: u32) -> String {
 /// The user that tor and the agent share.
 struct User {
     id: Option<u32>,
-    /// The path of our program, in a place where this user can run it.
+    /// The path of a copy of our program that this user can run.
     program: PathBuf,
 }
 
 impl User {
-    /// Returns the current user, or, as root, another user who is given the backend's files.
+    /// Returns the current user or, if that is root, another user, who becomes the owner of the
+    /// backend's files.
     fn of(backend: &Backend) -> Self {
         let program = PathBuf::from(env!("CARGO_BIN_EXE_onionbalance-operator"));
         if !rustix::process::geteuid().is_root() {

@@ -1,4 +1,4 @@
-//! Tests that the operator creates and maintains owned objects, and leaves foreign objects alone.
+//! Tests that the operator creates and maintains owned objects and does not touch foreign ones.
 
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -42,7 +42,7 @@ async fn reverts_changes_to_children() {
     let has_torrc = |config: &ConfigMap| config.data.as_ref().unwrap()["torrc"].contains("SocksPort 0\n");
     scene.wait_for::<ConfigMap>("web-backend", has_torrc).await;
 
-    // The label that the watch selects by is restored, too.
+    // The label that the watch selects on is also restored.
     let unlabelled = json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": null}}});
     config_maps.patch("web-frontend", &merge, &Patch::Merge(unlabelled)).await.unwrap();
     let is_labelled =
@@ -68,7 +68,7 @@ async fn waits_for_a_child_that_is_being_deleted() {
     let held = json!({"metadata": {"finalizers": ["example.org/held"]}});
     config_maps.patch("web-backend", &merge, &Patch::Merge(held)).await.unwrap();
     config_maps.delete("web-backend", &DeleteParams::default()).await.unwrap();
-    // Without our label the child is in no watch cache, so it appears to be missing.
+    // Without our label, the child is not in the watch cache, so it appears to be missing.
     let unlabelled = json!({"metadata": {"labels": null}});
     let leaving = config_maps.patch("web-backend", &merge, &Patch::Merge(unlabelled)).await.unwrap();
 
@@ -165,7 +165,7 @@ async fn leaves_a_foreign_object_alone(scene: &Scene, resource: &ApiResource) {
     scene.wait_children(&service).await;
 }
 
-/// Returns the minimal content of a foreign object of this kind.
+/// Returns the minimal content for a foreign object of the given kind.
 fn foreign_content(kind: &str) -> Value {
     let selector = json!({"matchLabels": {"app": "mine"}});
     match kind {
@@ -196,7 +196,7 @@ async fn reports_a_rejected_pod_setting_and_keeps_the_children() {
     scene.end().await;
 }
 
-/// The chart installs the operator with a Role in each namespace if `watchNamespaces` is set.
+/// If `watchNamespaces` is set, the chart grants the operator a Role in each watched namespace.
 #[tokio::test(flavor = "multi_thread")]
 async fn works_with_a_role_in_the_watched_namespace() {
     let scene = Scene::start_as_installed_for_a_namespace("role").await;

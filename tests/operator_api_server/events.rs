@@ -1,4 +1,4 @@
-//! Tests that each change of an object is reported in one Event, which `kubectl describe` shows.
+//! Tests that each change to an object is reported in one Event, which `kubectl describe` shows.
 
 use std::sync::atomic::Ordering;
 
@@ -66,7 +66,7 @@ async fn reports_each_change_in_one_event() {
         assert!(events.contains(expected), "{expected} is missing in {events}");
     }
 
-    // A restarted operator finds the same state and reports nothing again.
+    // A restarted operator finds the same state and does not report it again.
     let before = reported_events(&scene).await;
     scene.stop_operator().await;
     scene.start_operator(settings());
@@ -79,8 +79,8 @@ async fn reports_each_change_in_one_event() {
     scene.end().await;
 }
 
-/// Deletes, restores and replaces the key, and waits for the alarm after each step. The test of
-/// secrecy checks that the alarms contain no part of the key.
+/// Deletes, restores and replaces the key, and waits for the resulting Event after each step. The
+/// secrecy test checks that these Events contain no part of the key.
 async fn lose_and_restore_the_key(scene: &Scene) {
     let secrets: Api<Secret> = scene.api();
     let backup = secrets.get("web-master-key").await.unwrap().data.unwrap()["hs_ed25519_secret_key"].0.clone();
@@ -121,7 +121,7 @@ async fn counts_repeated_changes_in_an_event_series() {
     scene.end().await;
 }
 
-/// Permissions that were installed with an older version do not include Events.
+/// Permissions that were installed with an older version of the operator do not include Events.
 #[tokio::test(flavor = "multi_thread")]
 async fn works_without_the_permission_to_create_events() {
     let mut scene = Scene::start_with_role("no-events").await;

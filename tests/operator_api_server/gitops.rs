@@ -1,5 +1,5 @@
-//! Tests that pipelines, autoscalers and the operator each manage their own fields without
-//! conflicts.
+//! Tests that deployment pipelines, autoscalers and the operator each manage their own fields
+//! without conflicts.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::scene::{OPERATOR_LEASE, Scene, settings};
 
-/// Applies a manifest as a pipeline does.
+/// Applies a manifest as a deployment pipeline does.
 async fn apply(scene: &Scene, manager: &str, backends: Value) -> Result<DynamicObject, kube::Error> {
     let manifest = json!({
         "apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService", "metadata": {"name": "web"},
@@ -74,8 +74,8 @@ async fn an_autoscaler_owns_the_replicas_that_a_manifest_leaves_out() {
     scene.end().await;
 }
 
-/// Follows docs/gitops.md: another field manager keeps the number of replicas while the manifest
-/// gives it up.
+/// Follows docs/gitops.md: another field manager takes over the number of replicas before the
+/// manifest stops setting it.
 #[tokio::test(flavor = "multi_thread")]
 async fn hands_over_the_replicas_without_changing_them() {
     let scene = Scene::start("handover").await;

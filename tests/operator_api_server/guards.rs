@@ -1,4 +1,5 @@
-//! Tests of disruption budgets and network policies: the served API version, and disabling them.
+//! Tests of disruption budgets and network policies: the operator uses the served API version, and
+//! deletes the objects when they are disabled.
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{Api, DynamicObject, ListParams};
@@ -18,7 +19,8 @@ async fn budgets(scene: &Scene) -> Vec<Value> {
 #[tokio::test(flavor = "multi_thread")]
 async fn uses_the_served_version_of_disruption_budgets() {
     let scene = Scene::start("budgets").await;
-    // The server has no v1. An operator that relied on v1 would never become ready here.
+    // The server does not serve `policy/v1`, so an operator that relied on that version would never
+    // become ready.
     let groups = scene.client.list_api_groups().await.unwrap();
     let policy = groups.groups.iter().find(|group| group.name == "policy").unwrap();
     assert_eq!(policy.versions.iter().map(|version| version.version.as_str()).collect::<Vec<_>>(), ["v1beta1"]);

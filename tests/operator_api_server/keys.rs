@@ -28,7 +28,7 @@ async fn a_recreated_object_keeps_its_address() {
 
     scene.api::<OnionBalancedService>().delete("web", &DeleteParams::background()).await.unwrap();
     scene.create("web", json!({})).await;
-    // The old children still exist and are not adopted.
+    // The children of the deleted object still exist and are not adopted.
     scene.wait_condition("web", "Accepted", "False NameTaken").await;
     scene.collect_garbage("web").await;
     scene.wait_condition("web", "Accepted", "True Valid").await;
@@ -79,7 +79,7 @@ async fn reports_a_malformed_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_key_raises_an_alarm_and_is_not_regenerated() {
+async fn a_deleted_key_is_reported_and_not_regenerated() {
     let scene = Scene::start("lost-key").await;
     scene.create("web", json!({})).await;
     let address = scene.address("web").await;
@@ -92,7 +92,7 @@ async fn a_deleted_key_raises_an_alarm_and_is_not_regenerated() {
     assert!(secrets.get_opt("web-master-key").await.unwrap().is_none());
     assert!(before.keys().eq(scene.children("web").await.keys()));
 
-    // A different key is refused, and the old key is accepted again.
+    // A different key is rejected, and the old key is accepted again.
     scene.create_key("web-master-key", &key(4).to_tor_secret_key_file()).await;
     scene.wait_condition("web", "MasterKeyReady", "False AddressMismatch").await;
     secrets.delete("web-master-key", &DeleteParams::default()).await.unwrap();
@@ -103,7 +103,7 @@ async fn a_deleted_key_raises_an_alarm_and_is_not_regenerated() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_edited_key_raises_an_alarm_and_leaves_the_children_alone() {
+async fn an_edited_key_is_reported_and_leaves_the_children_unchanged() {
     let scene = Scene::start("edited-key").await;
     scene.create_key("mine", &key(5).to_tor_secret_key_file()).await;
     scene.create("web", json!({"masterKey": {"secretName": "mine"}})).await;
@@ -146,7 +146,7 @@ async fn the_older_of_two_objects_keeps_a_shared_key() {
 }
 
 /// Secrets in two namespaces hold the same key. The object that already has the address keeps it,
-/// and the condition of the other object names the owner.
+/// and the other object's condition names that object.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_one_of_two_namespaces_serves_a_shared_key() {
     let mut scene = Scene::without_operator("one-key").await;

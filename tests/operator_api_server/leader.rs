@@ -1,4 +1,4 @@
-//! Tests leader election between operators that run as separate programs.
+//! Tests of leader election among operators that run as separate processes.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::program::Program;
 use crate::scene::{OPERATOR_LEASE, PATIENCE, Scene};
 use crate::wait::until;
 
-/// Waits until this operator holds the Lease and returns the Lease's spec.
+/// Waits until the operator with the given name holds the Lease, and returns the Lease's spec.
 async fn held_by(scene: &Scene, name: &str) -> LeaseSpec {
     let leases: Api<Lease> = scene.api();
     until(&format!("{name} leads"), PATIENCE, async || {
@@ -24,7 +24,7 @@ async fn held_by(scene: &Scene, name: &str) -> LeaseSpec {
     .await
 }
 
-/// Returns the time from the last renewal of the old holder to the acquisition by the new one.
+/// Returns the time between the old holder's last renewal and the new holder's acquisition.
 fn gap(before: &LeaseSpec, after: &LeaseSpec) -> Duration {
     let (renewed, acquired) = (before.renew_time.as_ref().unwrap().0, after.acquire_time.as_ref().unwrap().0);
     Duration::try_from(acquired.duration_since(renewed)).unwrap()
@@ -44,7 +44,8 @@ async fn a_standby_takes_over_from_the_leader() {
     held_by(&scene, "first").await;
     let mut second = start("second");
     second.wait_log("another operator leads; standing by").await;
-    // The standby is ready: it has filled its watch caches and waits for the Lease.
+    // The standby becomes ready once it has filled its watch caches, although it does not hold the
+    // Lease.
     second.wait_log("ready").await;
     scene.create("web", json!({})).await;
     scene.wait_children("web").await;

@@ -1,6 +1,6 @@
-//! Tests of the publishers' Lease. Each publisher runs as in a frontend pod, with the permissions
-//! that the operator granted its account, but without a tor. The tests write the pod statuses that
-//! the kubelet would write.
+//! Tests of the publishers' Lease. Each publisher runs as it does in a frontend pod, with the
+//! permissions that the operator has granted its account, but without a tor. The tests write the
+//! pod statuses, as the kubelet would.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use crate::server::kubeconfig_as;
 use crate::wait::until;
 
 const NAME: &str = "web-frontend";
-/// The time after which an unrenewed Lease expires.
+/// The time after which a Lease expires if it is not renewed.
 const EXPIRY: Duration = Duration::from_secs(15);
 const COUNTERS: &str = "onionbalance.dev/revision-counters";
 
@@ -90,13 +90,14 @@ async fn a_publisher_without_tor_yields_only_to_a_ready_publisher() {
     let second = stage.publisher("b").await;
     second.wait_metric("leading", 0).await;
     stage.set_ready(&second, false).await;
-    // Renewals are 5 s apart. In this time the holder would have released the Lease to another pod.
+    // Renewals are 5 s apart. In this time, the holder would have released the Lease to another
+    // pod.
     let renewed = |lease: &Lease| lease.spec.as_ref().unwrap().renew_time.clone().unwrap().0;
     let later = renewed(&lease) + Duration::from_secs(20);
     stage.scene.wait_for::<Lease>(NAME, |lease| renewed(lease) > later).await;
     assert_eq!(stage.holder().await, first.identity);
 
-    // The kubelet reports a frontend pod with a bootstrapped tor as Ready.
+    // The kubelet would report a frontend pod with a bootstrapped tor as Ready.
     stage.set_ready(&second, true).await;
     stage.held_by(&second).await;
     first.wait_metric("leading", 0).await;
@@ -110,7 +111,7 @@ async fn a_publisher_without_tor_yields_only_to_a_ready_publisher() {
 #[tokio::test(flavor = "multi_thread")]
 async fn leaves_a_foreign_lease_alone() {
     let stage = Stage::start("lease-foreign").await;
-    // The Lease has no holder, so a publisher could acquire it at once.
+    // The Lease has no holder, so a publisher could acquire it immediately.
     let foreign = json!({
         "metadata": {"name": NAME, "labels": {"app": "another"}},
         "spec": {"holderIdentity": "", "leaseDurationSeconds": 1},
@@ -128,7 +129,7 @@ async fn leaves_a_foreign_lease_alone() {
     let after = stage.leases().get(NAME).await.unwrap();
     assert_eq!(after.resource_version(), before.resource_version());
 
-    // A holder stops leading when its Lease is replaced by a foreign one.
+    // The holder stops leading when its Lease is replaced by a foreign one.
     stage.leases().delete(NAME, &DeleteParams::default()).await.unwrap();
     stage.held_by(&publisher).await;
     publisher.wait_metric("leading", 1).await;
@@ -139,13 +140,13 @@ async fn leaves_a_foreign_lease_alone() {
     stage.end().await;
 }
 
-/// Returns true if the time is close to [`EXPIRY`]. The last renewal may be up to 5 s old, and a
-/// standby checks every 2 s.
+/// Returns true if the duration is close to [`EXPIRY`]. The last renewal may be up to 5 s old, and
+/// a standby checks every 2 s.
 fn is_expiry(after: Duration) -> bool {
     after.abs_diff(EXPIRY) < Duration::from_secs(6)
 }
 
-/// A service whose frontend pods are run by the test.
+/// A service whose frontend pods are simulated by the test.
 struct Stage {
     scene: Scene,
     /// The folder that holds the master key and the kubeconfig.
@@ -183,7 +184,7 @@ impl Stage {
         self.scene.wait_for::<Lease>(NAME, holds).await
     }
 
-    /// Creates a frontend pod that is not Ready and starts its publisher.
+    /// Creates a frontend pod that is not Ready, and starts its publisher.
     async fn publisher(&self, suffix: &str) -> Publisher {
         let name = format!("{NAME}-{suffix}");
         let pod = json!({
@@ -236,7 +237,7 @@ impl Publisher {
         kill_process(pid, signal).unwrap();
     }
 
-    /// Waits until a metric has this value.
+    /// Waits until a metric of this publisher has the given value.
     async fn wait_metric(&self, figure: &str, value: u64) {
         let line = format!("onionbalance_publisher_{figure} {value}\n");
         until(&format!("{}: {line}", self.name), PATIENCE, async || {
@@ -249,7 +250,7 @@ impl Publisher {
         .await;
     }
 
-    /// Waits until a line of the log contains these words.
+    /// Waits until a line of this publisher's log contains the given words.
     async fn wait_log(&mut self, words: &str) {
         let found = timeout(PATIENCE, async {
             while let Some(line) = self.log.next_line().await.unwrap() {

@@ -1,6 +1,6 @@
 //! Tests of the operator against a real API server and etcd, with exactly the permissions that
-//! `deploy/` grants. No controllers run. The tests themselves write what the Deployment controller,
-//! the garbage collector and the publisher would write.
+//! `deploy/` grants. No Kubernetes controllers run; the tests make the writes that the Deployment
+//! controller, the garbage collector and the publisher would make.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a panic reports the failure of a test")]
 #![allow(clippy::needless_pass_by_value, reason = "json! creates owned values")]

@@ -1,14 +1,14 @@
-//! Searches texts for secrets in any encoding.
+//! Search for secrets in texts, in the encodings that they may have.
 
 use std::collections::BTreeMap;
 
 use data_encoding::{BASE32_NOPAD, BASE64, BASE64_NOPAD, HEXLOWER};
 
-/// Returns the forms in which a part of a secret could appear in a text.
+/// Returns the encoded forms in which a part of a secret could appear in a text.
 pub fn forms(secret: &[u8]) -> Vec<String> {
     let decimal: Vec<_> = secret.iter().map(ToString::to_string).collect();
-    // The base64 form of a part depends on its offset in the whole, and its ends depend on the
-    // neighboring bytes.
+    // The base64 form of a part depends on its offset in the encoded data, and the first and last
+    // characters depend on the neighbouring bytes.
     let shifted = (0..3).map(|shift| {
         let text = BASE64.encode(&[&vec![0; shift], secret].concat());
         text[4..text.len() - 4].to_owned()
@@ -26,7 +26,8 @@ pub fn forms(secret: &[u8]) -> Vec<String> {
         .collect()
 }
 
-/// Returns the forms of a token, both of its hexadecimal digits and of the bytes that they encode.
+/// Returns the encoded forms of a token: those of its hexadecimal digits and those of the bytes
+/// that the digits represent.
 pub fn of_a_token(digits: &[u8]) -> Vec<String> {
     let bytes = HEXLOWER.decode(digits).map(|bytes| forms(&bytes)).unwrap_or_default();
     [bytes, forms(digits), vec![String::from_utf8_lossy(digits).into_owned()]].concat()

@@ -1,5 +1,5 @@
-//! Runs the operator as a separate program, as in its pod: with flags from the environment, a
-//! kubeconfig and signals.
+//! Runs the operator as a separate process, much as in its pod: with flags from environment
+//! variables, with a kubeconfig, and stopped by signals.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -12,8 +12,8 @@ use crate::scene::PATIENCE;
 use crate::server::write_kubeconfig;
 use crate::wait::until;
 
-/// A running `onionbalance-operator operator` that watches one namespace with the permissions of
-/// `deploy/`.
+/// A running `onionbalance-operator operator` that watches one namespace with the permissions that
+/// `deploy/` grants.
 pub struct Program {
     pub name: String,
     process: Child,
@@ -21,8 +21,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts the operator. `name` is its pod name, and `namespace` is both the namespace that it
-    /// watches and its own.
+    /// Starts the operator. `name` is its pod name, and `namespace` is both its own namespace and
+    /// the one that it watches.
     pub fn start(name: &str, namespace: &str, log_filter: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let kubeconfig = folder.path().join("kubeconfig");
@@ -34,7 +34,7 @@ impl Program {
             .env("HOSTNAME", name)
             .env("RUST_LOG", log_filter)
             .envs([("TOR_IMAGE", "tor:1"), ("OPERATOR_IMAGE", "operator:1"), ("WATCH_NAMESPACE", namespace)])
-            // Use any free ports.
+            // Let the kernel choose free ports.
             .envs([("PROBE_PORT", "0"), ("METRICS_PORT", "0")])
             .stdin(Stdio::null())
             .stderr(File::create(folder.path().join("log")).unwrap())
@@ -52,7 +52,7 @@ impl Program {
         String::from_utf8_lossy(&std::fs::read(self.log_file()).unwrap()).into_owned()
     }
 
-    /// Waits until the log contains this text.
+    /// Waits until the log contains the given text.
     pub async fn wait_log(&self, text: &str) {
         until(&format!("{} logs {text:?}", self.name), PATIENCE, async || {
             let log = self.log();
@@ -67,7 +67,7 @@ impl Program {
         self.process.wait().unwrap();
     }
 
-    /// Sends SIGTERM and waits until the operator has ended.
+    /// Sends SIGTERM and waits for the operator to exit.
     pub async fn terminate(&mut self) -> ExitStatus {
         kill_process(Pid::from_child(&self.process), Signal::TERM).unwrap();
         until(&format!("{} ends", self.name), PATIENCE, async || {

@@ -22,8 +22,8 @@ use crate::scene::{PATIENCE, Scene};
 use crate::server::{kubeconfig_as, source_tree};
 use crate::wait::until;
 
-/// The sections that have shell blocks, in order, and their numbers of blocks. A test below runs
-/// each.
+/// The headings of the sections that have shell blocks, in order, with the number of blocks. Each
+/// section is run by a test below.
 const SECTIONS: [(&str, usize); 10] = [
     ("Back up a key", 2),
     ("Restore a key", 3),
@@ -90,8 +90,8 @@ impl UserShell {
         self.folder.path().join("here").join(name)
     }
 
-    /// Runs one shell block of a section, counted from 0. Every line must succeed. Returns the
-    /// output.
+    /// Runs one shell block of a section; blocks are numbered from 0. Every line must succeed.
+    /// Returns the output.
     async fn run(&self, section: &str, number: usize) -> String {
         let (_, blocks) =
             blocks().into_iter().find(|(heading, _)| heading == section).expect("the page has no such section");
@@ -123,16 +123,16 @@ async fn create_secret(scene: &Scene, metadata: ObjectMeta, kind: Option<&str>, 
     scene.api().create(&PostParams::default(), &secret).await.unwrap();
 }
 
-/// Returns the metadata of a Secret that another operator has created. The Secret belongs to an
-/// object of that operator and is deleted with it.
+/// Returns the metadata of a Secret that another operator has created. An object of that operator
+/// owns the Secret, so the Secret is deleted with it.
 fn metadata(name: &str, api_version: &str, kind: &str, labels: Value) -> ObjectMeta {
     let owner = json!({"apiVersion": api_version, "kind": kind, "name": "example", "uid": "b6a2", "controller": true,
         "blockOwnerDeletion": true});
     serde_json::from_value(json!({"name": name, "labels": labels, "ownerReferences": [owner]})).unwrap()
 }
 
-/// Checks that the Secret `web-master-key` holds this key and has no owner, and that an object
-/// `web` serves the key's address.
+/// Checks that the Secret `web-master-key` holds the given key and has no owner, and that the
+/// object `web` serves the key's address.
 async fn serves(scene: &Scene, key: &MasterKey) {
     let secret = scene.api::<Secret>().get("web-master-key").await.unwrap();
     assert_eq!(secret.metadata.owner_references, None);
@@ -146,7 +146,7 @@ async fn delete_secret(scene: &Scene, name: &str) {
     scene.api::<Secret>().delete(name, &DeleteParams::default()).await.unwrap();
 }
 
-/// Deletes the object, and its children as the garbage collector would.
+/// Deletes the object, and then its children as the garbage collector would.
 async fn delete_service(scene: &Scene) {
     scene.api::<OnionBalancedService>().delete("web", &DeleteParams::background()).await.unwrap();
     scene.collect_garbage("web").await;
@@ -156,8 +156,8 @@ async fn delete_service(scene: &Scene) {
 async fn backs_up_and_restores_a_key() {
     let scene = Scene::start("backup").await;
     let user = UserShell::new(&scene.namespace);
-    // With this policy the object owns the Secret. Kubernetes would delete a Secret that was
-    // restored with its old owner reference.
+    // With this policy, the object owns the Secret. If the Secret were restored with its old owner
+    // reference, Kubernetes would delete it.
     scene.create("web", json!({"deletionPolicy": "Delete"})).await;
     let address = scene.address("web").await;
     scene.wait_for("web-master-key", |secret: &Secret| secret.metadata.owner_references.is_some()).await;
@@ -175,8 +175,8 @@ async fn backs_up_and_restores_a_key() {
     let output = user.run("Restore a key", 2).await;
     assert!(output.ends_with(&address), "{output}");
 
-    // Case 2: everything is lost. The Secret is restored from the other form of the backup, before
-    // the object is created.
+    // Case 2: everything is lost. The Secret is restored from the other form of backup before the
+    // object is created.
     delete_service(&scene).await;
     delete_secret(&scene, "web-master-key").await;
     user.run("Restore a key", 1).await;
@@ -191,7 +191,7 @@ async fn backs_up_and_restores_a_key() {
         "a restored Secret belongs to the user"
     );
 
-    // Case 3: a Secret under the Retain policy is restored from a plain copy with kubectl alone.
+    // Case 3: with the policy Retain, kubectl alone restores the Secret from a plain copy.
     delete_service(&scene).await;
     delete_secret(&scene, "web-master-key").await;
     scene.create("web", json!({})).await;
@@ -248,7 +248,7 @@ async fn changes_an_address_on_purpose() {
     })
     .await;
 
-    // Give the address up for good.
+    // Give up the address permanently.
     user.run("Give an address up", 0).await;
     scene.wait_for("web-master-key", |secret: &Secret| secret.metadata.owner_references.is_some()).await;
     user.run("Give an address up", 1).await;
@@ -307,7 +307,7 @@ async fn imports_a_key_from_python_onionbalance() {
     scene.end().await;
 }
 
-/// The Secret has every field that tor-controller v0.10 sets: type, entries and owner.
+/// The Secret has all the fields that tor-controller v0.10 sets: type, entries and owner.
 #[tokio::test(flavor = "multi_thread")]
 async fn imports_a_key_from_tor_controller() {
     let scene = Scene::start("from-controller").await;
@@ -338,8 +338,8 @@ async fn imports_a_key_from_tor_controller() {
     scene.end().await;
 }
 
-/// The Secret has every field that tor-operator sets. The library of tor-operator reduces the scalar
-/// modulo the group's order, whereas tor clamps it.
+/// The Secret has all the fields that tor-operator sets. tor-operator's library reduces the scalar
+/// modulo the group order, whereas tor clamps it.
 #[tokio::test(flavor = "multi_thread")]
 async fn imports_a_key_from_tor_operator() {
     let scene = Scene::start("from-operator").await;
@@ -366,7 +366,7 @@ async fn imports_a_key_from_tor_operator() {
     user.run("From tor-operator", 1).await;
     serves(&scene, &reduced).await;
     delete_service(&scene).await;
-    // The page says that the Secret can also be used directly.
+    // The page says that the original Secret can also be used directly.
     scene.create("web", json!({"masterKey": {"secretName": "tor-ingress-example"}})).await;
     assert_eq!(scene.address("web").await, address);
     scene.wait_condition("web", "MasterKeyReady", "True KeyLoaded").await;

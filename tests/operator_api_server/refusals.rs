@@ -1,4 +1,5 @@
-//! Tests that conditions report refusals by the API server, a quota or an image registry.
+//! Tests that conditions report requests refused by the API server or a quota, and images that
+//! cannot be pulled.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +19,7 @@ async fn reports_an_image_that_cannot_be_pulled() {
     scene.wait_children("web").await;
     for (component, kind) in [("backend", "BackendsReady"), ("frontend", "Published")] {
         let name = format!("web-{component}-x");
-        // Create a pod as the Deployment controller would, and report its status as the kubelet
+        // Create a pod as the Deployment controller would, and write its status as the kubelet
         // would.
         let deployment: Deployment = scene.wait_for(&format!("web-{component}"), |_| true).await;
         let template = serde_json::to_value(deployment.spec.unwrap().template).unwrap();
@@ -79,7 +80,10 @@ async fn reports_a_missing_permission() {
     give(&without).await;
     scene.change("web", json!({"spec": {"backends": {"replicas": 3}}})).await;
     let message = scene.wait_condition("web", "Ready", "Unknown Forbidden").await;
-    assert!(message.starts_with("The operator lacks a right: secrets \"web-master-key\" is forbidden"), "{message}");
+    assert!(
+        message.starts_with("The operator lacks a permission: secrets \"web-master-key\" is forbidden"),
+        "{message}"
+    );
     let address = scene.address("web").await;
     give(&complete).await;
     scene.wait_condition("web", "Ready", "False Progressing").await;

@@ -1,10 +1,10 @@
-//! Tests that the API server rejects each object of the table of refused objects that violates the
-//! schema's types and limits, and leaves the others to the operator. The tests of the schema's
-//! rules and of the operator's checks use the same table.
+//! Tests the API server against the table of invalid objects: it must reject the objects that
+//! violate the schema's types and limits, and accept the others, which the operator rejects. The
+//! tests of the CEL rules and of the operator's validation use the same table.
 //!
-//! API servers before Kubernetes 1.25 do not support rules. On newer servers this test also checks
-//! the messages of the rules. Debian only has Kubernetes 1.20, so no test covers the cost that a
-//! server estimates for the rules.
+//! API servers before Kubernetes 1.25 do not support CEL rules. On newer servers, this test also
+//! checks the rules' messages. Debian only has Kubernetes 1.20, so no test covers the cost that an
+//! API server estimates for the rules.
 
 use kube::api::{Api, DynamicObject, PostParams};
 use kube::core::ApiResource;
@@ -27,7 +27,7 @@ fn without_indices(text: &str) -> String {
     })
 }
 
-/// Applies a change to the valid object and returns the reason for which the server refuses it, or
+/// Applies a change to the valid object. Returns the reason why the server rejects the result, or
 /// `None` if the server accepts it.
 async fn refusal(scene: &Scene, change: &Value) -> Option<String> {
     let resource = ApiResource::erase::<OnionBalancedService>(&());
@@ -41,7 +41,7 @@ async fn refusal(scene: &Scene, change: &Value) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_schema_refuses_exactly_the_objects_that_violate_it() {
+async fn the_schema_rejects_exactly_the_objects_that_violate_it() {
     let scene = Scene::without_operator("refused").await;
     let version = scene.client.apiserver_version().await.unwrap();
     let knows_rules = version.minor.trim_end_matches('+').parse::<u32>().unwrap() >= 25;

@@ -1,5 +1,5 @@
-//! Tests of restricted discovery: the Secrets that the publisher may read, and the status of
-//! clients.
+//! Tests of restricted discovery: the Secrets that the publisher may read, and the condition about
+//! the authorized clients.
 
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::rbac::v1::Role;
@@ -13,7 +13,7 @@ fn key(number: u8) -> String {
     ClientSecretKey::from_bytes([number; 32]).public().to_string()
 }
 
-/// Returns the names of the Secrets that a Role grants access to, with the verbs.
+/// Returns the names of the Secrets that a Role grants access to, with the allowed verbs.
 fn secrets(role: &Role) -> Vec<(Vec<String>, Vec<String>)> {
     let rules = role.rules.iter().flatten();
     let of_secrets = rules.filter(|rule| rule.resources.iter().flatten().any(|resource| resource == "secrets"));
@@ -48,7 +48,7 @@ async fn follows_and_reports_the_clients_secret() {
         (1..=130).map(|number| (format!("client-{number:03}.auth"), key(number).into())).collect();
     write_secret(&scene, Value::Object(many)).await;
     let message = scene.wait_condition("web", "ClientsReady", "False TooManyClients").await;
-    assert_eq!(message, "A descriptor holds 128 clients; these cannot connect: client-129, client-130.");
+    assert_eq!(message, "A descriptor holds at most 128 clients; these cannot connect: client-129, client-130.");
     scene.api::<Secret>().delete("clients", &DeleteParams::default()).await.unwrap();
     scene.wait_condition("web", "ClientsReady", "False ClientsSecretNotFound").await;
 

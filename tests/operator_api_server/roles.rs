@@ -1,5 +1,5 @@
-//! Tests the access to our objects through the cluster's built-in roles. The controller that
-//! aggregates cluster roles runs during this test.
+//! Tests of access to our objects through the cluster's built-in roles. The controller that
+//! aggregates cluster roles runs during these tests.
 
 use std::process::{Child, Command, Stdio};
 
@@ -64,7 +64,7 @@ async fn view_edit_and_admin_cover_our_objects() {
         assert!(objects.get_scale("web").await.is_ok());
         let scaled = kube::api::Patch::Merge(json!({"spec": {"replicas": 3}}));
         if may_write {
-            // The rules for writing are separate from those for reading and may be aggregated
+            // The rules for writing are separate from those for reading, and may be aggregated
             // later.
             until(&format!("{user} can scale"), PATIENCE, async || {
                 let scaled = objects.patch_scale("web", &kube::api::PatchParams::default(), &scaled).await;
@@ -78,7 +78,7 @@ async fn view_edit_and_admin_cover_our_objects() {
         let status = kube::api::Patch::Merge(json!({"status": {"onionAddress": "x"}}));
         let refused = objects.patch_status("web", &kube::api::PatchParams::default(), &status).await.unwrap_err();
         assert!(matches!(&refused, kube::Error::Api(status) if status.code == 403), "{refused}");
-        // The roles gained no access to anything but our objects.
+        // The roles have not gained access to anything but our objects.
         let roles: Api<Role> = Api::namespaced(client_as(&user), &scene.namespace);
         assert_eq!(roles.list(&kube::api::ListParams::default()).await.is_ok(), role == "admin");
     }

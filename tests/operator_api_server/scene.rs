@@ -1,4 +1,4 @@
-//! Sets up a namespace for each test, with an operator that watches only this namespace.
+//! Sets up a namespace for each test, with an operator that watches only that namespace.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,10 +23,10 @@ use tokio::sync::oneshot;
 use crate::server::{OWN_NAMESPACE, administrator, operator, operator_with_role};
 use crate::wait::until;
 
-/// The longest time to wait on a busy machine. Tests that pass never wait this long.
+/// The maximum time to wait on a busy machine. Passing tests never wait this long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The name of the Lease for the leader election of the operators.
+/// The name of the Lease for the leader election among operators.
 pub const OPERATOR_LEASE: &str = "onionbalance-operator-leader";
 
 /// Returns the operator's default settings.
@@ -42,8 +42,8 @@ pub fn settings() -> Settings {
     }
 }
 
-/// Returns the kinds of all children, in the versions that the tests' API server (Kubernetes 1.20)
-/// serves.
+/// Returns the kinds of all children, in the versions that the API server of the tests (Kubernetes
+/// 1.20) serves.
 pub fn kinds_of_children() -> Vec<ApiResource> {
     let budgets = ApiResource::from_gvk(&GroupVersionKind::gvk("policy", "v1beta1", "PodDisruptionBudget"));
     vec![
@@ -59,7 +59,7 @@ pub fn kinds_of_children() -> Vec<ApiResource> {
     ]
 }
 
-/// A namespace for a single test, with its own operator.
+/// The namespace of a single test, with its own operator.
 pub struct Scene {
     pub client: Client,
     pub namespace: String,
@@ -72,15 +72,16 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// Creates a namespace that contains the Service `web`, whose port 80 is named `http`, and
-    /// starts an operator.
+    /// Creates a namespace with a Service `web`, whose port 80 is named `http`, and starts an
+    /// operator.
     pub async fn start(name: &str) -> Self {
         let mut scene = Self::without_operator(name).await;
         scene.start_operator(settings());
         scene
     }
 
-    /// Starts an operator that has a Role in the namespace and no cluster-wide permissions.
+    /// Sets up a namespace and starts an operator that has a Role in the namespace but no
+    /// cluster-wide permissions.
     pub async fn start_with_role(name: &str) -> Self {
         let mut scene = Self::without_operator(name).await;
         scene.rights = operator_with_role(&scene.namespace).await;
@@ -88,9 +89,9 @@ impl Scene {
         scene
     }
 
-    /// Starts an operator that has a Role in the namespace and elects its leader in
-    /// [`OWN_NAMESPACE`]. Only one test may do so at a time, since a second operator would wait for
-    /// the Lease.
+    /// Sets up a namespace and starts an operator that has a Role there, and whose leader election
+    /// uses [`OWN_NAMESPACE`]. Only one test may do so at a time, because a second operator would
+    /// wait for the Lease.
     pub async fn start_as_installed_for_a_namespace(name: &str) -> Self {
         let mut scene = Self::without_operator(name).await;
         scene.rights = operator_with_role(&scene.namespace).await;
@@ -99,7 +100,7 @@ impl Scene {
         scene
     }
 
-    /// Creates a namespace that contains the Service `web`, without starting an operator.
+    /// Creates a namespace with a Service `web`, without starting an operator.
     pub async fn without_operator(name: &str) -> Self {
         let client = administrator().await;
         let namespace = format!("test-{name}");
@@ -111,13 +112,13 @@ impl Scene {
         scene
     }
 
-    /// Starts an operator with these settings, which watches the test's namespace.
+    /// Starts an operator that watches the test's namespace with the given settings.
     pub fn start_operator(&mut self, settings: Settings) {
         let own = self.namespace.clone();
         self.start_operator_for(settings, &[own.as_str()]);
     }
 
-    /// Starts an operator with these settings, which watches these namespaces.
+    /// Starts an operator that watches the given namespaces with the given settings.
     pub fn start_operator_for(&mut self, settings: Settings, namespaces: &[&str]) {
         self.telemetry = Arc::default();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -140,7 +141,7 @@ impl Scene {
         self.stop_operator().await;
     }
 
-    /// Stops the operator and waits for it to end by itself.
+    /// Asks the operator to stop, and waits until it has ended.
     pub async fn stop_operator(&mut self) {
         let (stop, operator) = self.operator.take().expect("no operator is running");
         let _ = stop.send(());
@@ -172,7 +173,8 @@ impl Scene {
         self.api().create(&PostParams::default(), &secret).await.unwrap();
     }
 
-    /// Creates an object whose port 80 leads to `web`, with these additional fields in its spec.
+    /// Creates an object whose port 80 leads to the Service `web`, with additional fields in its
+    /// spec.
     pub async fn create(&self, name: &str, spec: Value) -> OnionBalancedService {
         self.try_create(name, spec).await.unwrap()
     }
@@ -194,8 +196,8 @@ impl Scene {
         self.untyped().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
     }
 
-    /// Returns an untyped API for our objects. Our types would refuse some objects that the API
-    /// server should check.
+    /// Returns an untyped API for our objects, because our types cannot represent some of the
+    /// invalid objects that the API server must check.
     pub fn untyped(&self) -> Api<DynamicObject> {
         let resource = ApiResource::erase::<OnionBalancedService>(&());
         Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
@@ -205,14 +207,14 @@ impl Scene {
         self.api::<OnionBalancedService>().get_status(name).await.unwrap().status.unwrap_or_default()
     }
 
-    /// Waits until a condition of the current generation has this status and reason, for example
-    /// `False InvalidSpec`. Returns the condition's message.
+    /// Waits until a condition of the current generation has the expected status and reason, for
+    /// example `False InvalidSpec`. Returns the condition's message.
     pub async fn wait_condition(&self, name: &str, kind: &str, expected: &str) -> String {
         self.wait_message(name, kind, expected, "").await
     }
 
-    /// Waits for a condition as [`Self::wait_condition`] does, and until its message begins with
-    /// this text. Returns the message.
+    /// Waits for a condition like [`Self::wait_condition`], but also until its message begins with
+    /// the given text. Returns the message.
     pub async fn wait_message(&self, name: &str, kind: &str, expected: &str, begins: &str) -> String {
         until(&format!("{name}: {kind} {expected}"), PATIENCE, async || {
             let object = self.untyped().get(name).await.map_err(|error| error.to_string())?;
@@ -228,7 +230,7 @@ impl Scene {
         .await
     }
 
-    /// Waits for an Event about the object with this name and returns the newest.
+    /// Waits for an Event with this reason about the named object, and returns the newest.
     pub async fn wait_event(&self, name: &str, reason: &str) -> Event {
         let events: Api<Event> = self.api();
         until(&format!("{name}: Event {reason}"), PATIENCE, async || {
@@ -243,7 +245,7 @@ impl Scene {
         .await
     }
 
-    /// Waits until the status has the onion address, and returns it.
+    /// Waits until the status contains the onion address, and returns the address.
     pub async fn address(&self, name: &str) -> String {
         until(&format!("{name} has an address"), PATIENCE, async || {
             let status = self.status(name).await;
@@ -252,7 +254,7 @@ impl Scene {
         .await
     }
 
-    /// Waits until an object exists and satisfies `good`, and returns the object.
+    /// Waits until the named object exists and satisfies `good`, and returns it.
     pub async fn wait_for<K>(&self, name: &str, good: impl Fn(&K) -> bool) -> K
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -272,7 +274,7 @@ impl Scene {
     }
 
     /// Returns the UID and the resource version of each child of an object, by kind and name. The
-    /// master key is left out.
+    /// master key's Secret is omitted.
     pub async fn children(&self, service: &str) -> BTreeMap<String, (String, String)> {
         let found = self.metadata_of_children(service).await.into_iter();
         found
@@ -280,8 +282,8 @@ impl Scene {
             .collect()
     }
 
-    /// Returns the metadata of each child of an object, by kind and name. The master key is left
-    /// out.
+    /// Returns the metadata of each child of an object, by kind and name. The master key's Secret
+    /// is omitted.
     pub async fn metadata_of_children(&self, service: &str) -> BTreeMap<String, ObjectMeta> {
         let mut found = BTreeMap::new();
         let selector = ListParams::default().labels(&format!("onionbalance.dev/service={service}"));
@@ -295,12 +297,12 @@ impl Scene {
         found
     }
 
-    /// Waits until all 15 children exist.
+    /// Waits until all 15 children of an object exist.
     pub async fn wait_children(&self, service: &str) -> BTreeMap<String, (String, String)> {
         self.wait_number_of_children(service, 15).await
     }
 
-    /// Waits until this number of children exist.
+    /// Waits until an object has the given number of children.
     pub async fn wait_number_of_children(&self, service: &str, number: usize) -> BTreeMap<String, (String, String)> {
         until(&format!("{number} children of {service}"), PATIENCE, async || {
             let children = self.children(service).await;
@@ -309,7 +311,7 @@ impl Scene {
         .await
     }
 
-    /// Deletes all children, as the garbage collector would.
+    /// Deletes all children of an object, as the garbage collector would.
     pub async fn collect_garbage(&self, service: &str) {
         for child in self.children(service).await.into_keys() {
             let (kind, name) = child.split_once(' ').unwrap();
@@ -319,7 +321,8 @@ impl Scene {
         }
     }
 
-    /// Reports this number of ready backends, as the Deployment controller would.
+    /// Writes a Deployment status with the given number of ready backends, as the Deployment
+    /// controller would.
     pub async fn report_backends(&self, service: &str, ready: i32) {
         let name = format!("{service}-backend");
         let deployment = self.wait_for::<Deployment>(&name, |_| true).await;
@@ -331,7 +334,7 @@ impl Scene {
         api.patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
     }
 
-    /// Reports a held Lease and a published descriptor, as the publisher would.
+    /// Writes a held Lease and the status of a published descriptor, as the publisher would.
     pub async fn report_published(&self, service: &str) {
         let name = format!("{service}-frontend");
         let now = jiff::Timestamp::now();

@@ -1,5 +1,5 @@
-//! Tests that the master key and the agents' token appear only in their Secrets, neither in any
-//! other object nor in the operator's log at any log level.
+//! Tests that the master key and the agent token appear only in their own Secrets, and neither in
+//! any other object nor in the operator's log at any log level.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::needles::{find, forms, of_a_token};
 use crate::program::Program;
 use crate::scene::Scene;
 
-/// Returns every object of the namespace in JSON, by kind and name.
+/// Returns every object in the namespace as JSON, by kind and name.
 async fn all_objects(scene: &Scene) -> BTreeMap<String, String> {
     let discovery = Discovery::new(scene.client.clone()).run().await.unwrap();
     let mut found = BTreeMap::new();
@@ -36,8 +36,8 @@ async fn secrets_appear_in_no_log_and_no_other_object() {
     scene.create("web", json!({})).await;
     scene.wait_children("web").await;
     scene.address("web").await;
-    // The operator refuses an incomplete key with a message of its own. The key is secret all the
-    // same.
+    // The operator rejects an incomplete key with its own message. Such a key must be kept secret,
+    // too.
     let half: Vec<u8> = (100..148).collect();
     scene.create_key("half", &half).await;
     scene.create("other", json!({"masterKey": {"secretName": "half"}})).await;
@@ -57,7 +57,7 @@ async fn secrets_appear_in_no_log_and_no_other_object() {
     ]);
 
     let objects = all_objects(&scene).await;
-    // The search finds each secret in its own Secret.
+    // The search does find each secret in the secret's own Secret object.
     let master_key = find(&objects["Secret web-master-key"], &needles);
     assert_eq!(master_key.iter().map(|(name, _)| *name).collect::<std::collections::BTreeSet<_>>().len(), 2);
     assert!(find(&objects["Secret web-agent-token"], &needles).iter().any(|(name, _)| *name == "the agents' token"));

@@ -1,4 +1,4 @@
-//! A real API server and etcd on loopback, which run as long as the test process.
+//! A real API server and etcd on loopback, which run for as long as the test process does.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
@@ -17,8 +17,8 @@ use serde_json::json;
 
 use crate::wait::until;
 
-/// A shell script that runs both programs until its standard input ends. That happens when the test
-/// process ends for any reason.
+/// A shell script that runs both programs until its standard input is closed, which happens when
+/// the test process ends for any reason.
 const KEEPER: &str = r#"
 cd "$1" || exit 1
 openssl genrsa -out key.pem 2048 2>/dev/null || exit 1
@@ -39,17 +39,18 @@ wait
 rm -rf "$1"
 "#;
 
-/// The operator's account in `deploy/`. The operator under test has only its permissions.
+/// The operator's account in `deploy/`. The operator under test has only this account's
+/// permissions.
 const ACCOUNT: &str = "system:serviceaccount:onionbalance-system:onionbalance-operator";
 const TOKEN: &str = "admin-token";
 /// The operator's own namespace.
 pub const OWN_NAMESPACE: &str = "onionbalance-system";
 
-/// The running API server.
+/// The API server that the tests share, and the files it uses.
 struct TestApiServer {
     url: String,
     folder: PathBuf,
-    /// The process of [`KEEPER`], whose standard input ends with this process.
+    /// The process that runs [`KEEPER`]. Its standard input is closed when the test process ends.
     _keeper: Child,
 }
 
@@ -85,8 +86,8 @@ fn server() -> &'static TestApiServer {
     })
 }
 
-/// Returns the folder of `kube-apiserver`: `KUBEBUILDER_ASSETS` if that is set, or the output
-/// folder of the setup script.
+/// Returns the folder that contains `kube-apiserver`: `KUBEBUILDER_ASSETS` if that is set,
+/// otherwise the folder that the setup script prints.
 pub fn programs() -> PathBuf {
     if let Some(folder) = std::env::var_os("KUBEBUILDER_ASSETS") {
         return folder.into();
@@ -97,8 +98,8 @@ pub fn programs() -> PathBuf {
     String::from_utf8(output.stdout).expect("the path is not UTF-8").trim().into()
 }
 
-/// Returns the root of the source tree. Tests of other packages use this file, too, so the
-/// manifest's folder need not be the root.
+/// Returns the root of the source tree. Tests in other packages also include this file, so the
+/// manifest's folder is not always the root.
 pub fn source_tree() -> &'static Path {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.ancestors().find(|folder| folder.join("deploy/rbac.yaml").exists()).expect("found no source tree")
@@ -113,8 +114,7 @@ fn config(impersonate: Option<&str>) -> Config {
     config
 }
 
-/// Returns a client with all permissions, after the CRD and the operator's role have been
-/// installed.
+/// Returns a client with all permissions. Installs the CRD and the operator's permissions first.
 pub async fn administrator() -> Client {
     static READY: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
     let client = Client::try_from(config(None)).expect("could not create a client");
@@ -127,7 +127,8 @@ pub fn operator() -> Client {
     Client::try_from(config(Some(ACCOUNT))).expect("could not create a client")
 }
 
-/// Returns a client that has the operator's permissions in this namespace only, granted by a Role.
+/// Returns a client that has the operator's permissions only in the given namespace, where a Role
+/// grants them.
 pub async fn operator_with_role(namespace: &str) -> Client {
     let administrator = administrator().await;
     let name = "onionbalance-operator";
@@ -145,7 +146,7 @@ pub async fn operator_with_role(namespace: &str) -> Client {
     let bindings: Api<RoleBinding> = Api::namespaced(administrator.clone(), namespace);
     let binding_in_it = serde_json::from_value(binding.clone()).expect("could not deserialize the RoleBinding");
     bindings.create(&PostParams::default(), &binding_in_it).await.expect("could not create the RoleBinding");
-    // In the operator's own namespace, bind the Role for leader election.
+    // In the operator's own namespace, also bind the Role for leader election.
     let mut elects = binding;
     elects["metadata"]["name"] = namespace.into();
     elects["roleRef"]["name"] = format!("{name}-leader-election").into();
@@ -155,17 +156,18 @@ pub async fn operator_with_role(namespace: &str) -> Client {
     Client::try_from(config(Some(namespace))).expect("could not create a client")
 }
 
-/// Returns a client with the permissions of this user.
+/// Returns a client with the permissions of the given user.
 pub fn client_as(user: &str) -> Client {
     Client::try_from(config(Some(user))).expect("could not create a client")
 }
 
-/// Returns a kubeconfig for this account, or for the administrator if no account is given.
+/// Returns a kubeconfig for the given account, or for the administrator if there is none.
 pub fn kubeconfig_as(account: Option<&str>, namespace: &str) -> serde_json::Value {
     kubeconfig_of("", account, namespace)
 }
 
-/// Writes a kubeconfig for this namespace with the permissions that `deploy/` grants the operator.
+/// Writes a kubeconfig for the given namespace with the permissions that `deploy/` grants the
+/// operator.
 pub fn write_kubeconfig(file: &Path, namespace: &str) {
     std::fs::write(file, kubeconfig_as(Some(ACCOUNT), namespace).to_string()).expect("could not write the kubeconfig");
 }
@@ -175,15 +177,15 @@ pub fn write_administrators_kubeconfig(file: &Path) {
     std::fs::write(file, kubeconfig_as(None, "default").to_string()).expect("could not write the kubeconfig");
 }
 
-/// Writes a kubeconfig with the administrator's permissions whose server URL ends with this path,
-/// and returns the file's path.
+/// Writes a kubeconfig that has the administrator's permissions and a server URL that ends with the
+/// given path. Returns the path of the file.
 pub fn kubeconfig(path: &str) -> PathBuf {
     let file = server().folder.join(format!("kubeconfig{}", path.replace('/', "-")));
     std::fs::write(&file, kubeconfig_of(path, None, "default").to_string()).expect("could not write the kubeconfig");
     file
 }
 
-/// Returns a kubeconfig in JSON, which is valid YAML.
+/// Returns a kubeconfig as JSON, which is also valid YAML.
 fn kubeconfig_of(path: &str, account: Option<&str>, namespace: &str) -> serde_json::Value {
     let address = format!("{}{path}", server().url);
     json!({

@@ -1,4 +1,4 @@
-//! Tests of the status, of rejected objects, and of the operator at rest.
+//! Tests of the status, of invalid objects, and of the operator while nothing changes.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -59,7 +59,7 @@ async fn an_object_that_cannot_be_decoded_does_not_affect_others() {
     let scene = Scene::start("unreadable").await;
     scene.create("good", json!({})).await;
     let address = scene.address("good").await;
-    // The schema accepts this quantity, but our type cannot decode it.
+    // The schema accepts this quantity, but our types cannot represent it.
     let limits = |memory: Value| json!({"spec": {"backends": {"template": {"resources": {"tor": {"limits": {"memory": memory}}}}}}});
     let unreadable = limits(json!(5_000_000_000_u64));
     scene.change("good", unreadable).await;
@@ -74,7 +74,7 @@ async fn an_object_that_cannot_be_decoded_does_not_affect_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_schema_refuses_invalid_values() {
+async fn the_schema_rejects_invalid_values() {
     let scene = Scene::start("schema").await;
     let port = json!({"port": 80, "target": {"address": "a:1"}});
     for (spec, field) in [
@@ -93,10 +93,10 @@ async fn the_schema_refuses_invalid_values() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kubectl_names_an_unknown_field() {
+async fn kubectl_reports_an_unknown_field() {
     let client = administrator().await;
-    // Old servers leave this check to kubectl, which reads the schema from here. The server
-    // publishes the schema shortly after the CRD is created.
+    // Old API servers leave this check to kubectl, which reads the schema from the OpenAPI
+    // document. The server adds the schema to the document shortly after the CRD is created.
     until("the OpenAPI schema is published", PATIENCE, async || {
         let request = kube::core::Request::new("/openapi").get("v2", &GetParams::default()).unwrap();
         let document = client.request_text(request).await.map_err(|error| error.to_string())?;
@@ -125,12 +125,12 @@ async fn kubectl_names_an_unknown_field() {
     assert!(applied, "{error}");
 }
 
-/// The duration of the observation at rest. The end-to-end test observes for longer, with
-/// everything running.
+/// The time for which this test watches for writes while nothing changes. The end-to-end test does
+/// so for longer and with all components running.
 const REST: Duration = Duration::from_secs(15);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn writes_nothing_at_rest() {
+async fn writes_nothing_while_nothing_changes() {
     let scene = Scene::start("rest").await;
     let template = json!({
         "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
@@ -153,7 +153,7 @@ async fn writes_nothing_at_rest() {
         scene.report_backends(name, 2).await;
         scene.report_published(name).await;
         scene.wait_condition(name, "Ready", "True Ready").await;
-        // Events are reported after the status is written.
+        // Events are written after the status.
         for reason in ["KeyGenerated", "AllReady", "Published"] {
             scene.wait_event(name, reason).await;
         }
@@ -166,7 +166,7 @@ async fn writes_nothing_at_rest() {
         // Changing the target makes the operator reconcile all three objects.
         let touch = json!({"metadata": {"annotations": {"round": round.to_string()}}});
         targets.patch("web", &PatchParams::default(), &Patch::Merge(touch)).await.unwrap();
-        // Nothing is expected to happen, so there is no event to wait for.
+        // Nothing should happen, so there is nothing to wait for.
         tokio::time::sleep(REST / 3).await;
         assert!(scene.telemetry.reconciled.load(Ordering::Relaxed) >= reconciles + 3);
         assert_eq!(scene.telemetry.writes.load(Ordering::Relaxed), writes, "something was written in round {round}");
@@ -175,8 +175,8 @@ async fn writes_nothing_at_rest() {
     scene.end().await;
 }
 
-/// Returns the resource versions of all objects, children, keys, Leases and Events, except for the
-/// operator's Lease.
+/// Returns the resource versions of all services, children, keys, Leases and Events, except for the
+/// operator's own Lease.
 async fn versions(scene: &Scene) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for name in ["one", "two", "three"] {

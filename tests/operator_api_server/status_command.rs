@@ -1,4 +1,5 @@
-//! Tests of `onionbalance-operator status`, run as a program with a kubeconfig.
+//! Tests of the command `onionbalance-operator status`, run as a separate process with a
+//! kubeconfig.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
@@ -96,7 +97,7 @@ async fn errors_explain_what_to_do() {
     for (kubeconfig, arguments, expected) in [
         (folder.path().join("none"), vec!["web"], "error: cannot find a cluster: "),
         (nobody, vec!["web"], "error: the cluster at https://127.0.0.1:9/ does not answer: "),
-        // Below this path the API server serves nothing, like a server without the CRD.
+        // The API server serves nothing below this path, so it looks like a server without the CRD.
         (
             kubeconfig("/apis/apps"),
             vec!["web"],

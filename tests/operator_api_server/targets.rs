@@ -1,4 +1,4 @@
-//! Tests of target Services that are missing, wrong, deleted or changed.
+//! Tests of target Services that are missing, deleted or changed, or that lack the requested port.
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
@@ -44,7 +44,7 @@ async fn keeps_running_without_its_target_and_follows_a_new_port() {
     let before = scene.wait_children("web").await;
     scene.api::<Service>().delete("web", &DeleteParams::default()).await.unwrap();
     scene.wait_condition("web", "BackendsReady", "False TargetNotFound").await;
-    // Scaling still works, with the last known target.
+    // Scaling still works and uses the last known target.
     scene.change("web", json!({"spec": {"backends": {"replicas": 4}}})).await;
     let replicas = |deployment: &Deployment| deployment.spec.as_ref().unwrap().replicas;
     scene.wait_for::<Deployment>("web-backend", |deployment| replicas(deployment) == Some(4)).await;

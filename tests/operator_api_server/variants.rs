@@ -1,5 +1,5 @@
-//! Tests that no child has a field that the oldest supported API server does not know, which would
-//! make the server reject the whole apply. The specs use every field.
+//! Tests that the oldest supported API server knows every field of every child, because it would
+//! reject the whole apply if it did not. Together, the specs in this test set every field.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::scene::Scene;
 
-/// Returns specs that together use every field.
+/// Returns specs that together set every field.
 fn variants() -> Vec<(&'static str, Value)> {
     let onion = MasterKey::generate(&mut StdRng::seed_from_u64(9)).address().to_string();
     let mine = MasterKey::generate(&mut StdRng::seed_from_u64(8)).address().to_string();
@@ -64,7 +64,7 @@ fn variants() -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// Collects the paths of a schema's fields, including the fields of list items.
+/// Collects the paths of all fields in a schema, including the fields of list items.
 fn fields(schema: &Value, path: &str, found: &mut BTreeSet<String>) {
     for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
         let path = format!("{path}.{name}");

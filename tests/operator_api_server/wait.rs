@@ -1,9 +1,9 @@
-//! Waits for conditions by polling.
+//! A helper that waits for a condition by polling.
 
 use std::time::Duration;
 
-/// Calls `poll` every 50 ms until it succeeds, and returns its value. Panics with the last error if
-/// the time limit passes first.
+/// Calls `poll` every 50 ms until it succeeds, and returns the resulting value. Panics with the
+/// last error after the time limit.
 pub async fn until<T>(what: &str, limit: Duration, poll: impl AsyncFn() -> Result<T, String>) -> T {
     let deadline = tokio::time::sleep(limit);
     tokio::pin!(deadline);

@@ -1,4 +1,4 @@
-//! Waits until the operator has created the children of the objects.
+//! Waiting until the operator has created the children of all objects.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::OPERATOR;
 
-/// The longest time to wait for all objects.
+/// The maximum time to wait for all objects.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// A change that a watch has reported.
@@ -25,18 +25,18 @@ enum Observation {
     Deployment(String),
 }
 
-/// The progress of the operator, as seen by watches.
+/// The progress of the operator, as seen through watches.
 pub struct Convergence {
     seen: BoxStream<'static, Result<Observation, watcher::Error>>,
     /// The objects whose status says that all of their children exist.
     reported: BTreeSet<String>,
-    /// The existing Deployments. The operator applies the frontend's Deployment last of all
+    /// The existing Deployments. The operator applies the frontends' Deployment after all other
     /// children.
     deployments: BTreeSet<String>,
 }
 
 impl Convergence {
-    /// Starts the watches.
+    /// Starts the watches on objects and Deployments.
     pub fn watch(client: &Client, namespace: &str) -> Self {
         let objects: Api<OnionBalancedService> = Api::namespaced(client.clone(), namespace);
         let objects = watcher(objects, watcher::Config::default()).applied_objects();
@@ -49,7 +49,8 @@ impl Convergence {
         Self { seen: seen.boxed(), reported: BTreeSet::new(), deployments: BTreeSet::new() }
     }
 
-    /// Waits until this number of objects have all of their children, and a status that says so.
+    /// Waits until the given number of objects have all of their children and a status that says
+    /// so.
     pub async fn reached(&mut self, processes: &Processes, count: usize) -> Result<()> {
         let done = timeout(PATIENCE, async {
             while self.reported.len() < count || self.deployments.len() < 2 * count {
@@ -77,7 +78,7 @@ impl Convergence {
     }
 }
 
-/// Waits until this number of objects are Ready.
+/// Waits until the given number of objects are Ready.
 pub async fn all_ready(processes: &Processes, client: &Client, namespace: &str, count: usize) -> Result<()> {
     let objects: Api<OnionBalancedService> = Api::namespaced(client.clone(), namespace);
     let seen = watcher(objects, watcher::Config::default()).applied_objects();

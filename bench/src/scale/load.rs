@@ -1,5 +1,5 @@
-//! Creates the objects for the operator and, with a bare client, the children that the operator
-//! would create for such objects.
+//! The load of the benchmark: the objects that the operator reconciles and, for the bare client,
+//! the children that the operator would create for the same objects.
 
 use std::ops::Range;
 
@@ -20,16 +20,16 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
-/// The number of objects that are processed concurrently. The operator uses the same number.
+/// The number of objects that are processed concurrently. The operator uses the same concurrency.
 const AT_ONCE: usize = 16;
-/// The tor image of both the operator and the bare client.
+/// The tor image that both the operator and the bare client set.
 pub const TOR_IMAGE: &str = "tor:1";
-/// The operator image of both the operator and the bare client.
+/// The operator image that both the operator and the bare client set.
 pub const OPERATOR_IMAGE: &str = "operator:1";
-/// The name of the Service that is the target of every object.
+/// The name of the Service that every object has as its target.
 const TARGET: &str = "web";
 
-/// Creates the target Service of all objects.
+/// Creates the Service that is the target of all objects.
 pub async fn create_target(client: &Client, namespace: &str) -> Result<()> {
     let service = serde_json::from_value(
         json!({"metadata": {"name": TARGET}, "spec": {"ports": [{"name": "http", "port": 80}]}}),
@@ -38,7 +38,7 @@ pub async fn create_target(client: &Client, namespace: &str) -> Result<()> {
     Ok(())
 }
 
-/// Creates the objects with these numbers.
+/// Creates the services with the given index numbers.
 pub async fn create_objects(client: &Client, namespace: &str, which: Range<usize>) -> Result<()> {
     let api: Api<OnionBalancedService> = Api::namespaced(client.clone(), namespace);
     stream::iter(which)
@@ -61,13 +61,13 @@ fn object(namespace: &str, index: usize) -> Result<OnionBalancedService> {
     Ok(serde_json::from_value(object)?)
 }
 
-/// Returns the manifests that [`apply_bare`] applies for each of these objects.
+/// Returns the manifests that [`apply_bare`] applies for each of the given objects.
 pub fn bare_manifests(namespace: &str, which: Range<usize>) -> Result<Vec<Vec<Value>>> {
     which.map(|index| children(namespace, index)).collect()
 }
 
-/// Applies children without the operator. A client with the operator's permissions applies the
-/// manifests of each object in sequence, with the same concurrency as the operator.
+/// Applies children without the operator. A client with the operator's permissions applies each
+/// object's manifests in sequence, and processes as many objects concurrently as the operator does.
 pub async fn apply_bare(client: &Client, namespace: &str, objects: Vec<Vec<Value>>) -> Result<()> {
     stream::iter(objects)
         .map(Ok::<_, anyhow::Error>)
@@ -80,8 +80,8 @@ pub async fn apply_bare(client: &Client, namespace: &str, objects: Vec<Vec<Value
         .await
 }
 
-/// Returns the manifests that the operator would apply, except that the managed-by label differs.
-/// With its own label, the operator would treat the children as owned objects.
+/// Returns the manifests that the operator would apply, but with a different managed-by label. With
+/// the operator's own label, the operator would treat these children as its owned objects.
 fn children(namespace: &str, index: usize) -> Result<Vec<Value>> {
     let mut object = object(namespace, index)?;
     object.metadata.uid = Some(format!("00000000-0000-4000-8000-{index:012}"));
@@ -95,7 +95,7 @@ fn children(namespace: &str, index: usize) -> Result<Vec<Value>> {
         network_policies: Some(Vec::new()),
         wants_disruption_budgets: true,
     };
-    // What the API server here serves.
+    // The only version that the API server of this benchmark serves.
     let served = Served { disruption_budgets: Some(PolicyVersion::V1Beta1) };
     let environment = Environment { settings, served };
     let ports =

@@ -1,6 +1,6 @@
-//! Benchmarks the operator with many objects on a real API server, without running any pods. It
-//! compares the speed with that of a bare client that applies the same children, measures requests
-//! and memory, and checks that the operator writes nothing at rest.
+//! The benchmark of the operator with many objects on a real API server, without any running pods.
+//! It compares the operator's speed with that of a bare client that applies the same children,
+//! measures requests and memory, and checks that the operator writes nothing while nothing changes.
 
 mod convergence;
 mod load;
@@ -28,17 +28,17 @@ const NAMESPACE: &str = "scale";
 const BARE: &str = "bare";
 const OPERATOR: &str = "operator";
 /// The number of rounds. The operator and the bare client take turns going first, and the medians
-/// count.
+/// are reported.
 const ROUNDS: usize = 9;
-/// The duration of the measurement at rest. It includes the periodic reconcile of every object,
-/// which happens after 60 s.
+/// The time for which the operator is measured while nothing changes. It includes the periodic
+/// reconciliation of every object, which happens after 60 s.
 const REST: Duration = Duration::from_secs(75);
 /// The interval between simulated Lease renewals. Real publishers renew more often, but the
-/// operator only reacts to a Lease that is older than a minute.
+/// operator only reacts to a Lease that has not been renewed for a minute.
 const RENEWAL: Duration = Duration::from_secs(15);
 
-/// Runs the benchmark with the API server in this folder and prints the figures. Returns an error
-/// if a figure misses its target.
+/// Runs the benchmark with the API server from the given folder, and prints the figures. Returns an
+/// error if a figure misses its target.
 pub async fn run(programs: &Path, count: usize) -> Result<()> {
     let dir = tempfile::Builder::new().prefix("onionbalance-scale").tempdir()?;
     let processes = Processes::open(dir.path())?;
@@ -75,7 +75,7 @@ async fn measure(processes: &Processes, dir: &Path, programs: &Path, count: usiz
     scene.settle().await?;
     let most = resident(scene.operator)?.most;
 
-    eprintln!("restarting the operator and measuring it at rest");
+    eprintln!("restarting the operator and measuring it while nothing changes");
     processes.stop(OPERATOR).await?;
     scene.operator = start_operator(processes, &server)?;
     scene.settle().await?;
@@ -84,7 +84,7 @@ async fn measure(processes: &Processes, dir: &Path, programs: &Path, count: usiz
     let rss = resident(scene.operator)?;
 
     eprintln!(
-        "requests during the convergence of {count} objects:\n{}requests at rest:\n{}",
+        "requests during the convergence of {count} objects:\n{}requests while nothing changed:\n{}",
         scene.converging.describe(),
         rest.describe()
     );
@@ -95,39 +95,39 @@ async fn measure(processes: &Processes, dir: &Path, programs: &Path, count: usiz
     figure("requests_per_object", as_f64(scene.converging.on_resources()) / as_f64(count), "");
     let writes = rest.writes_except_leases();
     figure("writes_at_rest", as_f64(writes), "");
-    ensure!(writes == 0, "the operator wrote to the API server {writes} times at rest");
+    ensure!(writes == 0, "the operator wrote to the API server {writes} times while nothing changed");
     ensure!(peak < 100.0, "the operator used {peak:.1} MiB, more than 100 MiB");
     ensure!(ratio >= 0.7, "the operator reached {ratio:.2} times the speed of the bare client, less than 0.7 times");
     Ok(())
 }
 
-/// The result of one half of a round, in which either the operator or the bare client works.
+/// The result of half a round. In each half, either the operator or the bare client does the work.
 struct Half {
     objects: usize,
-    /// The time until the last child existed and, for the operator, until the status said so.
+    /// The time until the last child existed and, in the operator's half, the status said so.
     took: Duration,
-    /// The processor time that the operator, or this process as the bare client, used until it was
-    /// idle again.
+    /// The processor time that the client of the API server used until it was idle again. The
+    /// client is either the operator or, in the bare client's half, this process.
     client: Duration,
-    /// The processor time that the API server and etcd used meanwhile.
+    /// The processor time that the API server and etcd used in the same time.
     server: Duration,
 }
 
-/// The state of a running benchmark.
+/// The state of a running scale benchmark.
 struct ScaleTest<'a> {
     processes: &'a Processes,
     convergence: Convergence,
     administrator: Client,
     /// A client with the operator's permissions.
     with_rights: Client,
-    /// The process ID of the operator.
+    /// The process ID of the operator under test.
     operator: u32,
-    /// The requests that the operator made in its halves of the rounds.
+    /// The requests that the operator made in its own halves of the rounds.
     converging: Requests,
 }
 
 impl ScaleTest<'_> {
-    /// Runs all rounds and returns the operator's halves and the bare client's halves.
+    /// Runs all rounds. Returns the operator's halves and the bare client's halves.
     async fn race(&mut self, count: usize) -> Result<(Vec<Half>, Vec<Half>)> {
         let (mut ours, mut bare) = (Vec::new(), Vec::new());
         for round in 0..ROUNDS {
@@ -195,8 +195,8 @@ impl ScaleTest<'_> {
         Ok(time("kube-apiserver")? + time("etcd")?)
     }
 
-    /// Waits until the operator is idle, that is, until it uses hardly any processor time within a
-    /// second.
+    /// Waits until the operator is idle, which means that it uses hardly any processor time within
+    /// a second.
     async fn settle(&self) -> Result<()> {
         const HARDLY: Duration = Duration::from_millis(20);
         loop {
@@ -209,8 +209,8 @@ impl ScaleTest<'_> {
         }
     }
 
-    /// Returns the requests that are made while publishers renew their Leases and nothing else
-    /// happens.
+    /// Returns the requests that the API server receives while publishers renew their Leases and
+    /// nothing else happens.
     async fn rest(&self, count: usize) -> Result<Requests> {
         let start = Requests::count(&self.administrator).await?;
         let end = Instant::now() + REST;
@@ -222,7 +222,7 @@ impl ScaleTest<'_> {
     }
 }
 
-/// Prints the figures of both sides and returns the ratio of the operator's rate to the bare
+/// Prints the figures for both sides. Returns the ratio of the operator's rate to the bare
 /// client's.
 fn compare(ours: &[Half], bare: &[Half]) -> f64 {
     let rate = |half: &Half| as_f64(half.objects) / half.took.as_secs_f64();

@@ -1,4 +1,5 @@
-//! Simulates the Deployment controller and the publishers, because no pods run in this benchmark.
+//! A simulation of the Deployment controller and the publishers, because no pods run in this
+//! benchmark.
 
 use anyhow::Result;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -13,7 +14,7 @@ use serde_json::json;
 
 const AT_ONCE: usize = 16;
 
-/// Reports that every backend is ready and every service is published.
+/// Writes statuses that report every backend as ready and every service as published.
 pub async fn report_all_running(client: &Client, namespace: &str, count: usize) -> Result<()> {
     each(count, |index| async move {
         let service = format!("service-{index}");
@@ -74,7 +75,7 @@ async fn publish(client: &Client, namespace: &str, service: &str) -> Result<()> 
     Ok(())
 }
 
-/// Formats the current time for Kubernetes with this number of fractional digits.
+/// Formats the current time for Kubernetes, with the given number of fractional digits.
 fn now(digits: usize) -> String {
     format!("{:.digits$}", Timestamp::now())
 }

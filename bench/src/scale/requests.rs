@@ -1,4 +1,4 @@
-//! Reads the request counters of the API server.
+//! The API server's request counters.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use kube::core::Request;
 /// The verbs of write requests in the API server's metrics.
 const WRITES: [&str; 6] = ["APPLY", "DELETE", "DELETECOLLECTION", "PATCH", "POST", "PUT"];
 
-/// The number of requests by verb and resource.
+/// The number of requests to the API server, by verb and resource.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Requests(BTreeMap<(String, String), usize>);
 
@@ -44,7 +44,7 @@ impl Requests {
         Ok(Self(found))
     }
 
-    /// Returns the requests since an earlier count.
+    /// Returns the requests made since an earlier count.
     pub fn since(&self, earlier: &Self) -> Self {
         let more = |(key, count): (&(String, String), &usize)| {
             let more = count - earlier.0.get(key).copied().unwrap_or(0).min(*count);
@@ -61,7 +61,7 @@ impl Requests {
         self
     }
 
-    /// Subtracts this number of requests that created objects of a resource.
+    /// Subtracts the given number of requests that created objects of a resource.
     pub fn without_creations(mut self, count: usize, resource: &str) -> Self {
         if let Some(found) = self.0.get_mut(&("POST".to_owned(), resource.to_owned())) {
             *found = found.saturating_sub(count);
@@ -69,7 +69,7 @@ impl Requests {
         self
     }
 
-    /// Returns the number of requests for resources, which excludes probes and metrics.
+    /// Returns the number of requests for resources, which does not include probes and metrics.
     pub fn on_resources(&self) -> usize {
         self.0.iter().filter(|((_, resource), _)| !resource.is_empty()).map(|(_, count)| count).sum()
     }

@@ -1,5 +1,4 @@
-//! Runs a real API server and etcd on loopback, and installs the CRD and the operator's
-//! permissions.
+//! A real API server and etcd on loopback, with the CRD and the operator's permissions installed.
 
 use std::fs;
 use std::net::TcpListener;
@@ -25,15 +24,15 @@ const OPERATOR_ACCOUNT: &str = "system:serviceaccount:onionbalance-system:onionb
 const ADMINISTRATOR: &str = "administrator-token";
 const OPERATOR: &str = "operator-token";
 
-/// A running API server. It ends with its [`Processes`].
+/// A running API server. It is stopped together with the other [`Processes`] of the benchmark.
 pub struct ApiServer {
     url: String,
     dir: PathBuf,
 }
 
 impl ApiServer {
-    /// Starts the server from the folder that contains `kube-apiserver`, and waits until the CRD
-    /// and the permissions are installed.
+    /// Starts the API server from the folder that contains `kube-apiserver`, and installs the CRD
+    /// and the permissions.
     pub async fn start(processes: &Processes, dir: &Path, programs: &Path) -> Result<Self> {
         let [port, client, peer] = free_ports()?;
         let etcd = format!("http://127.0.0.1:{client}");
@@ -83,7 +82,7 @@ impl ApiServer {
     /// Writes a kubeconfig with the operator's permissions and returns its path.
     pub fn operator_kubeconfig(&self) -> Result<PathBuf> {
         let file = self.dir.join("operator.conf");
-        // A kubeconfig may be JSON, which is valid YAML.
+        // A kubeconfig may be written as JSON, which is valid YAML.
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "scale",
             "clusters": [{"name": "scale", "cluster": {"server": self.url, "insecure-skip-tls-verify": true}}],

@@ -1,8 +1,9 @@
 //! Tests that evaluate the rules of the generated schema with `kube-cel`.
 //!
-//! `kube-cel` is tested against a real API server. The API server in these tests, Kubernetes 1.20,
-//! does not evaluate CEL. The tests check that everything a rule iterates over is bounded, and
-//! they check a coarse cost estimate, but they do not compute the cost estimate of an API server.
+//! The tests use `kube-cel` because the API server of the test environment, Kubernetes 1.20, does
+//! not evaluate CEL; `kube-cel` itself is tested against a real API server. These tests check that
+//! everything that a rule iterates over is bounded, and make a rough cost estimate, but do not
+//! compute the cost as an API server would.
 
 use std::collections::BTreeSet;
 
@@ -20,8 +21,8 @@ fn schema() -> Value {
     crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
 }
 
-/// Returns the refusals of an object: the field with the message, and the field (without indices)
-/// with the rule.
+/// Returns the violations that an object causes, each as two texts: the field with the message, and
+/// the field (without indices) with the rule.
 fn refusals(schema: &CompiledSchema, object: &Value) -> Vec<(String, String)> {
     let mut object = object.clone();
     drop_nulls(&mut object);
@@ -30,8 +31,8 @@ fn refusals(schema: &CompiledSchema, object: &Value) -> Vec<(String, String)> {
     errors.map(|error| (error.to_string(), format!("{} {}", without_indices(&error.field_path), error.rule))).collect()
 }
 
-/// Removes nulls from an object, because `kube-cel` does not treat a null as an absent field. An
-/// API server does, and evaluates no rule attached to a null.
+/// Removes nulls from an object. An API server treats a null as an absent field and evaluates no
+/// rule that is attached to it, but `kube-cel` does not.
 fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(map) => {
@@ -47,7 +48,7 @@ fn without_indices(path: &str) -> String {
     path.split('[').map(|part| part.split_once(']').map_or(part, |(_, rest)| rest)).collect()
 }
 
-/// Visits every node of a schema that has rules.
+/// Visits every node in a schema that has rules attached.
 fn with_rules(schema: &Value, path: &str, visit: &mut impl FnMut(&str, &Value)) {
     if schema.get("x-kubernetes-validations").is_some() {
         visit(path, schema);
@@ -66,7 +67,7 @@ fn rules_of(node: &Value) -> impl Iterator<Item = &Value> {
 }
 
 #[test]
-fn each_rule_refuses_its_rows_and_nothing_else() {
+fn each_rule_rejects_its_rows_and_nothing_else() {
     let schema = schema();
     let compiled = compile_schema(&schema);
     assert!(!compiled.has_errors(), "{:?}", compiled.compilation_errors());
@@ -82,14 +83,14 @@ fn each_rule_refuses_its_rows_and_nothing_else() {
         let found = refusals(&compiled, &changed(&change));
         match rule {
             Some(rule) => assert!(found.iter().any(|(said, _)| *said == rule), "{change}: {rule}, not {found:#?}"),
-            // A rule may also refuse an object that types and limits refuse.
+            // A rule may also reject an object that types and limits already reject.
             None => assert!(found.is_empty() || schema.is_some(), "{change}: {found:#?}"),
         }
         tried.extend(found.into_iter().map(|(_, rule)| rule));
     }
     assert_eq!(tried.difference(&untried).collect::<Vec<_>>(), [] as [&String; 0]);
     untried.retain(|rule| !tried.contains(rule));
-    assert!(untried.is_empty(), "no row of `refused` fails these: {untried:#?}");
+    assert!(untried.is_empty(), "no row of `refused` violates these rules: {untried:#?}");
 }
 
 #[test]
@@ -101,7 +102,7 @@ fn valid_objects_pass() {
 }
 
 #[test]
-fn every_rule_has_a_message_of_one_line() {
+fn every_rule_has_a_one_line_message() {
     with_rules(&schema(), "", &mut |path, node| {
         for rule in rules_of(node) {
             let message = rule["message"].as_str().unwrap_or_default();
@@ -110,7 +111,8 @@ fn every_rule_has_a_message_of_one_line() {
     });
 }
 
-/// Collects the unbounded fields below a rule's node among the fields that the rule names.
+/// Collects the unbounded fields below the node that a rule is attached to, if the rule mentions
+/// them.
 fn unbounded(node: &Value, path: &str, named: &BTreeSet<&str>, found: &mut Vec<String>) {
     let limit = match node["type"].as_str() {
         Some("string") if node.get("enum").is_none() => "maxLength",
@@ -149,14 +151,17 @@ fn everything_a_rule_iterates_over_is_bounded() {
     });
 }
 
-/// Checks that no rule refuses an object that the operator accepts, since old and new API servers
-/// would otherwise differ. The operator may refuse more than the rules.
+/// Checks that no rule rejects an object that the operator accepts. Otherwise, the result would
+/// depend on the version of the API server. The operator may reject more than the rules do.
 fn agrees(compiled: &CompiledSchema, change: &Value) -> Result<(), TestCaseError> {
     let whole = changed(change);
     let Ok(object) = serde_json::from_value::<OnionBalancedService>(whole.clone()) else { return Ok(()) };
     let problems: Vec<_> = validate::name(&object).into_iter().chain(validate::spec(&object)).collect();
     let refusals = refusals(compiled, &whole);
-    prop_assert!(refusals.is_empty() || !problems.is_empty(), "the operator accepts a refused object: {refusals:?}");
+    prop_assert!(
+        refusals.is_empty() || !problems.is_empty(),
+        "the operator accepts an object that a rule rejects: {refusals:?}"
+    );
     Ok(())
 }
 
@@ -171,7 +176,7 @@ fn torrc_text() -> impl Strategy<Value = String> {
 }
 
 #[test]
-fn the_operator_refuses_whatever_the_rules_refuse() {
+fn the_operator_rejects_everything_that_the_rules_reject() {
     let compiled = compile_schema(&schema());
     let text = prop_oneof!["[a-zA-Z0-9.:_\\[\\]-]{0,12}", "(?s).{0,8}", Just(" descriptor : x25519 : ".to_owned())];
     let inputs = (torrc_text(), text, (0..4_u8, 0..4_u8));

@@ -1,3 +1,3 @@
-//! Test data that several test modules share.
+//! Test data shared by several test modules.
 
 pub mod refused;

@@ -1,4 +1,4 @@
-//! A table with one row for each reason to refuse an object.
+//! A table with one row for each reason to reject an object.
 //!
 //! A row holds a change to a valid object and the responses of the operator, of the CEL rules and
 //! of an API server without CEL. `validate/tests.rs` checks the operator, `rules/tests.rs` checks
@@ -6,16 +6,16 @@
 
 use serde_json::{Value, json};
 
-/// One invalid object and the expected refusals.
+/// An invalid object, and the errors that it is expected to cause.
 pub struct Refused {
-    /// The change that is merged into [`good`]. Lists are replaced.
+    /// The change that is merged into [`good`] to obtain the invalid object. Lists are replaced.
     pub change: Value,
-    /// Every message of the operator. None if no API server accepts the object.
+    /// All of the operator's messages, or `None` if no API server accepts the object.
     pub operator: Option<String>,
-    /// The field and the message of the CEL rule that refuses the object, if one does.
+    /// The field and the message of the CEL rule that rejects the object, if any rule does.
     pub rule: Option<String>,
-    /// The field, without indices, that an API server without CEL names in its refusal. None if
-    /// such a server accepts the object.
+    /// The field, without indices, that an API server without CEL names when it rejects the object,
+    /// or `None` if it accepts the object.
     pub schema: Option<String>,
 }
 
@@ -41,7 +41,7 @@ impl Refused {
         Self { schema: Some(says.into()), ..self }
     }
 
-    /// Expects the same message from the operator and from a CEL rule.
+    /// Sets the same expected message for the operator and for a CEL rule.
     fn both(self, says: impl Into<String>) -> Self {
         let says = says.into();
         self.operator(says.clone()).rule(says)
@@ -80,7 +80,7 @@ pub const KEYS: [&str; 2] = [
     "descriptor:x25519:FRGUVMBGM555KMQ3XZAPB4OXSMXIMX7C7537PG7SHYJLMVXIZXKQ",
 ];
 
-/// Returns changes that lead to valid objects at the limits of what the schema allows.
+/// Returns changes that produce valid objects at the limits of what the schema allows.
 pub fn allowed() -> Vec<Value> {
     let spec = |change: Value| json!({ "spec": change });
     let target = |target: Value| spec(json!({"ports": [{"port": 80, "target": target}]}));
@@ -186,7 +186,7 @@ fn targets() -> Vec<Refused> {
         target(json!({"address": format!("{}:80", "a.".repeat(150))}))
             .operator(not_host_and_port(&format!("{}:80", "a.".repeat(150))))
             .schema("spec.ports.target.address"),
-        // A regular expression cannot express the following constraints.
+        // The following constraints cannot be expressed by a regular expression.
         target(json!({"address": "a:65536"})).operator(not_host_and_port("a:65536")),
         target(json!({"address": "[a]:1"})).operator(not_host_and_port("[a]:1")),
     ];
@@ -307,7 +307,7 @@ fn torrcs() -> Vec<Refused> {
             torrc("+DataDirectory /x")
                 .operator(format!("{field}: line 1: the operator controls \"DataDirectory\"; remove the line"))
                 .rule(format!("{field}: the operator controls \"+DataDirectory\"; remove the line")),
-            // Only the operator refuses abbreviated options.
+            // Only the operator rejects abbreviated options.
             torrc("DataDir /x")
                 .operator(format!("{field}: line 1: the operator controls \"DataDir\"; remove the line")),
             torrc("HiddenServiceExportCircuitID haproxy")

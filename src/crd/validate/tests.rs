@@ -10,7 +10,7 @@ fn object(spec: &Value) -> OnionBalancedService {
     .unwrap()
 }
 
-/// Returns the problems of a valid spec with `change` merged in.
+/// Returns the problems found in a valid spec with `change` merged in.
 fn problems(change: &Value) -> Vec<String> {
     messages_about(&json!({ "spec": change })).unwrap()
 }
@@ -42,19 +42,18 @@ fn restricted_discovery_may_name_clients_a_secret_both_or_none() {
     }
 }
 
-/// Returns the operator's messages about an object, or None if the object does not even
-/// deserialize.
+/// Returns the operator's messages about an object, or `None` if the object cannot be deserialized.
 fn messages_about(change: &Value) -> Option<Vec<String>> {
     let object: OnionBalancedService = serde_json::from_value(changed(change)).ok()?;
     Some(name(&object).into_iter().chain(spec(&object)).map(|problem| problem.to_string()).collect())
 }
 
 #[test]
-fn each_refusal_names_the_field_and_the_fix() {
+fn each_error_names_the_field_and_the_fix() {
     for Refused { change, operator, schema, .. } in refused() {
         match operator {
             Some(operator) => assert_eq!(messages_about(&change), Some(vec![operator]), "{change}"),
-            None => assert!(schema.is_some(), "nobody refuses {change}"),
+            None => assert!(schema.is_some(), "nothing rejects {change}"),
         }
     }
 }
@@ -83,7 +82,7 @@ fn hosts_and_ports_are_recognised() {
 }
 
 #[test]
-fn quantities_are_accepted_in_every_common_form() {
+fn quantities_are_accepted_in_all_common_forms() {
     for good in ["1", "0.5", "100m", "64Mi", "1Gi", ".5", "128e6", "1E", "1E-3"] {
         assert!(is_quantity(good), "{good}");
     }
@@ -93,7 +92,7 @@ fn quantities_are_accepted_in_every_common_form() {
 }
 
 #[test]
-fn names_must_suit_the_owned_objects() {
+fn names_must_be_usable_in_the_names_of_owned_objects() {
     let named = |text: &str| {
         let mut object = object(&json!({"ports": []}));
         object.metadata.name = Some(text.to_owned());

@@ -1,4 +1,4 @@
-//! Checks `extraTorrc`, the lines that a user may add to a generated torrc.
+//! Validation of `extraTorrc`, the lines that a user may add to a generated torrc.
 
 /// The kind of pod whose torrc receives the additional lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -7,15 +7,15 @@ pub(in crate::crd) enum Place {
     Frontend,
 }
 
-/// An option that is refused with a message of its own. With this option tor writes a PROXY header,
-/// which the agent has to expect; `proxyProtocol` configures both.
+/// An option that is rejected with its own message. It makes tor write a PROXY header that the
+/// agent must expect; `proxyProtocol` configures both tor and the agent.
 pub(in crate::crd) const CIRCUIT_ID: &str = "HiddenServiceExportCircuitID";
 
-/// The options that would break the design.
+/// The options that are rejected because they would break the design.
 ///
-/// They control tor's data directories, its control connection, the descriptors it publishes and
-/// uses, the ports it opens and its dormant mode. Options that make tor start programs are among
-/// them, because such a program would run next to the master key.
+/// These options control tor's data directories, its control connection, the descriptors that it
+/// publishes and uses, the ports that it opens, and its dormant mode. Options that make tor start
+/// other programs are also included, because such a program would run next to the master key.
 pub(in crate::crd) const DENIED: &[&str] = &[
     "CacheDirectory",
     "ClientTransportPlugin",
@@ -68,7 +68,7 @@ pub(in crate::crd) const DENIED: &[&str] = &[
     "User",
 ];
 
-/// Checks every line and returns a message for each line that is refused.
+/// Checks every line. Returns a message for each rejected line.
 pub(super) fn check(text: &str, place: Place) -> Vec<String> {
     text.lines()
         .enumerate()
@@ -102,8 +102,8 @@ fn refusal(line: &str, place: Place) -> Option<String> {
     })
 }
 
-/// Returns true if tor could read `option` as the denied option. Tor ignores case and accepts any
-/// unambiguous prefix of an option's name.
+/// Returns true if tor could interpret `option` as the denied option. Tor ignores case and accepts
+/// any unambiguous prefix of an option's name.
 fn abbreviates(option: &str, denied: &str) -> bool {
     !option.is_empty() && denied.get(..option.len()).is_some_and(|start| start.eq_ignore_ascii_case(option))
 }
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frontend_refuses_options_of_an_onion_service() {
+    fn a_frontend_rejects_onion_service_options() {
         let line = "hiddenserviceMaxStreams 10";
         assert_eq!(check(line, Place::Backend), [] as [String; 0]);
         assert_eq!(check(line, Place::Frontend).len(), 1);

@@ -9,8 +9,9 @@ use crate::crd::names::Component;
 use crate::link::AgentConfig;
 use crate::operator::stamp::hash;
 
-/// The time in seconds for which a draining backend accepts new streams after its introduction
-/// points have been withdrawn. Clients use cached descriptors.
+/// The time in seconds for which a draining backend still accepts new streams after its
+/// introduction points have been withdrawn. Clients with a cached descriptor continue to use these
+/// introduction points for a while.
 pub const LINGER_SECONDS: u32 = 30;
 
 /// Builds the `ConfigMap` of the backends.
@@ -38,8 +39,8 @@ fn config_map(inputs: &Inputs<'_>, component: Component, data: BTreeMap<String, 
     ConfigMap { metadata: inputs.component_metadata(component), data: Some(data), ..ConfigMap::default() }
 }
 
-/// Returns a hash of everything that a pod reads at its start. It is an annotation of the pod
-/// template, so that a change starts a rollout. The hash includes the address, because a publisher
+/// Returns a hash of everything that a pod reads at startup. The hash is an annotation of the pod
+/// template, so that a change starts a rollout. It includes the onion address, because a publisher
 /// reads the master key only once.
 pub(super) fn config_hash(inputs: &Inputs<'_>, config: &ConfigMap) -> String {
     let parts = config.data.iter().flatten().flat_map(|(key, value)| [key.as_str(), "\0", value, "\0"]);

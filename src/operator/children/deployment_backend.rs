@@ -14,7 +14,7 @@ use crate::crd::names::{self, Component};
 use crate::link::paths::TOKEN_DIR;
 use crate::link::{AGENT_API_PORT, grace_period};
 
-/// Builds the Deployment of the backends, with the `ConfigMap` that their pods mount.
+/// Builds the Deployment of the backends. `config` is the `ConfigMap` that their pods mount.
 pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Value, BuildError> {
     let service = inputs.name();
     let backends = &inputs.object.spec.backends;
@@ -32,7 +32,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Valu
         ports: vec![pod::port("agent", AGENT_API_PORT)],
         secrets: vec![(token, pod::read_only("token", TOKEN_DIR))],
         pre_stop: Some("/drain"),
-        // The agent itself kills a frozen tor, and does so sooner than the kubelet.
+        // The agent kills a frozen tor sooner than the kubelet would.
         tor_liveness: None,
         // The agent must see tor's process to kill it.
         shares_processes: true,
@@ -61,7 +61,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Valu
     Ok(deployment)
 }
 
-/// Returns the strategy of a rollout: a pod is terminated only once its successor is ready.
+/// Returns the rollout strategy: a pod is terminated only once its replacement is ready.
 pub(super) fn rolling() -> DeploymentStrategy {
     DeploymentStrategy {
         type_: Some("RollingUpdate".to_owned()),
@@ -72,7 +72,7 @@ pub(super) fn rolling() -> DeploymentStrategy {
     }
 }
 
-/// Returns a volume source with one key of a Secret, which only the pod's group can read.
+/// Returns a volume source for one key of a Secret. Only the pod's group can read the file.
 pub(super) fn file(secret: String, key: &str) -> SecretVolumeSource {
     SecretVolumeSource {
         secret_name: Some(secret),
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rollout_terminates_a_pod_only_once_its_successor_is_ready() {
+    fn a_rollout_terminates_a_pod_only_once_its_replacement_is_ready() {
         let strategy = &Fixture::new().child("Deployment web-backend")["spec"]["strategy"];
         assert_eq!(strategy["rollingUpdate"]["maxUnavailable"], 0);
     }

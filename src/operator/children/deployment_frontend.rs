@@ -17,13 +17,13 @@ use crate::crd::names::{self, Component};
 use crate::link::paths::MASTER_KEY_DIR;
 use crate::operator::stamp::hash;
 
-/// The termination grace period, in which the publisher releases the Lease.
+/// The termination grace period of a frontend pod, during which the publisher releases the Lease.
 const GRACE_PERIOD: Duration = Duration::from_secs(30);
 
-/// Builds the Deployment of the frontends, with the `ConfigMap` that their pods mount. `account` is
-/// the UID of their `ServiceAccount`, to which the token of a pod is bound. If the account is
-/// deleted and created again, the API server refuses the tokens of the old pods, so they must be
-/// replaced.
+/// Builds the Deployment of the frontends. `config` is the `ConfigMap` that their pods mount, and
+/// `account` is the UID of their `ServiceAccount`. A pod's token is bound to this UID: if the
+/// account is deleted and recreated, the API server rejects the tokens of the old pods, so the pods
+/// must be replaced.
 pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str) -> Result<Value, BuildError> {
     let service = inputs.name();
     let frontend = &inputs.object.spec.frontend;
@@ -37,7 +37,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
         name: "publisher",
         arguments: ["frontend", "--service", &service].map(ToOwned::to_owned).to_vec(),
         init_arguments: ["frontend", "init"],
-        // The publisher refuses any other key that somebody puts into the Secret.
+        // The publisher rejects the key in the Secret if the key's address differs from this one.
         variables: vec![("ONION_ADDRESS", inputs.address.to_string())],
         ports: Vec::new(),
         secrets: vec![
@@ -46,7 +46,8 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
         ],
         pre_stop: None,
         tor_liveness: Some("/tor/livez"),
-        // In a shared namespace, tor could read the publisher's key and token under /proc.
+        // With a shared process namespace, tor could read the publisher's key and token under
+        // /proc.
         shares_processes: false,
         grace_period: GRACE_PERIOD,
     };
@@ -70,8 +71,8 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
     Ok(deployment)
 }
 
-/// Returns the volume with the credentials for the Kubernetes API, which only the publisher mounts.
-/// By default, Kubernetes would also mount it for tor, which is exposed to the network.
+/// Returns the volume with the credentials for the Kubernetes API. Only the publisher mounts it; by
+/// default, Kubernetes would also mount it in the tor container, which is exposed to the network.
 fn api_access() -> Volume {
     let token = ServiceAccountTokenProjection {
         path: "token".to_owned(),
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_account_starts_a_rollout_and_without_one_there_are_no_pods() {
+    fn a_new_account_starts_a_rollout_and_no_pods_run_without_an_account() {
         let fixture = Fixture::new();
         let template = |account| {
             let inputs = Inputs { frontend_account: account, ..fixture.inputs() };

@@ -1,4 +1,4 @@
-//! The `PodDisruptionBudget`s, which limit the pods that may be evicted at the same time, for
+//! The `PodDisruptionBudget`s, which limit how many pods may be evicted at the same time, for
 //! example when a node is drained.
 
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
@@ -9,9 +9,10 @@ use serde_json::Value;
 use super::Inputs;
 use crate::crd::names::{self, Component};
 
-/// Builds the budget of a component: one frontend, or a quarter of the backends (rounded up). It
-/// never forbids all evictions, so that a single pod cannot keep a node from being drained. (Older
-/// API servers refuse the field `unhealthyPodEvictionPolicy`.)
+/// Builds the `PodDisruptionBudget` of a component, which allows the disruption of one frontend, or
+/// of a quarter of the backends (rounded up). It never forbids all evictions, so that a single pod
+/// cannot keep a node from being drained. The field `unhealthyPodEvictionPolicy` is not set,
+/// because older API servers reject it.
 pub(super) fn budget(inputs: &Inputs<'_>, component: Component) -> Result<Value, serde_json::Error> {
     let max_unavailable = match component {
         Component::Backend => IntOrString::String("25%".to_owned()),

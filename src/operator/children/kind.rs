@@ -1,4 +1,4 @@
-//! The kinds of owned objects, and the order in which they are applied.
+//! The kinds of owned objects, and the stages in which they are applied.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use kube::core::ApiResource;
 
 use crate::operator::served::{PolicyVersion, Served};
 
-/// A kind of owned object. The variants are in the order of applying.
+/// A kind of owned object. The variants are listed in the order in which they are applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// `v1` `ServiceAccount`.
@@ -27,7 +27,7 @@ pub enum Kind {
     Service,
     /// `networking.k8s.io/v1` `NetworkPolicy`.
     NetworkPolicy,
-    /// `policy` `PodDisruptionBudget`.
+    /// `policy/v1` or `policy/v1beta1` `PodDisruptionBudget`.
     PodDisruptionBudget(PolicyVersion),
     /// `rbac.authorization.k8s.io/v1` `RoleBinding`.
     RoleBinding,
@@ -37,25 +37,26 @@ pub enum Kind {
     Lease,
 }
 
-/// A stage of applying. All objects of a stage can be applied at the same time.
+/// A stage in which owned objects are applied. The objects of one stage do not depend on each
+/// other, so they can be applied concurrently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// The objects that need no other.
+    /// The objects that depend on no other object.
     Prerequisites,
-    /// The `RoleBinding`: the API server refuses it before it knows the `Role`.
+    /// The `RoleBinding`, which the API server rejects until the `Role` exists.
     RoleBindings,
-    /// The Deployments, whose pods need all of the others.
+    /// The Deployments, whose pods need all the other objects.
     Deployments,
 }
 
 impl Stage {
-    /// All stages in order.
+    /// All stages, in the order in which they are applied.
     pub const ALL: [Self; 3] = [Self::Prerequisites, Self::RoleBindings, Self::Deployments];
 }
 
 impl Kind {
-    /// Returns the kinds that the operator applies on an API server with these optional APIs, in
-    /// the order of applying.
+    /// Returns the kinds that the operator applies on an API server with the given optional APIs,
+    /// in the order in which they are applied.
     pub fn all(served: Served) -> Vec<Self> {
         let before =
             [Self::ServiceAccount, Self::Role, Self::Secret, Self::ConfigMap, Self::Service, Self::NetworkPolicy];
@@ -102,9 +103,9 @@ impl fmt::Display for Kind {
 /// The kind and name of an owned object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChildId {
-    /// The object's kind.
+    /// The kind of the owned object.
     pub kind: Kind,
-    /// The object's name.
+    /// The name of the owned object.
     pub name: String,
 }
 

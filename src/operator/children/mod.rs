@@ -1,5 +1,5 @@
-//! The owned objects of a service ("children"). Each has a pure builder that depends only on its
-//! [`Inputs`].
+//! The owned objects ("children") of a service. A pure function builds each of them from the
+//! [`Inputs`] alone.
 
 mod config_map;
 mod deployment_backend;
@@ -32,27 +32,27 @@ use crate::crd::names::{self, Component};
 use crate::link::{AgentConfigError, AgentToken, ForwardedPort};
 use crate::onion::{MasterKey, OnionAddress};
 
-/// An owned object as the operator wants it. The manifest can contain a secret, so this type does
-/// not implement `Debug`.
+/// The desired state of an owned object. The manifest can contain a secret, so this type does not
+/// implement `Debug`.
 #[derive(Clone, PartialEq)]
 pub struct Child {
-    /// The object's kind and name.
+    /// The kind and name of the owned object.
     pub id: ChildId,
-    /// The manifest, without the annotation that [`stamped`] adds.
+    /// The manifest of the owned object, without the annotation that [`stamped`] adds.
     pub manifest: Value,
 }
 
 /// Everything that the manifests of a service's owned objects depend on.
 pub struct Inputs<'a> {
-    /// The service.
+    /// The service that owns the objects.
     pub object: &'a OnionBalancedService,
     /// The operator's settings and the optional APIs of the API server.
     pub environment: &'a Environment,
     /// The public address of the service.
     pub address: OnionAddress,
-    /// The token that the publishers and the agents share, derived from the master key.
+    /// The token shared by the publishers and the agents. It is derived from the master key.
     pub token: &'a AgentToken,
-    /// The ports of the service with resolved targets.
+    /// The service's ports, with resolved targets.
     pub ports: &'a [ForwardedPort],
     /// The UID of the frontends' `ServiceAccount`, or `None` if the account does not exist yet.
     pub frontend_account: Option<&'a str>,
@@ -82,8 +82,8 @@ impl Inputs<'_> {
     }
 }
 
-/// Returns the kinds and names of all owned objects of a service, in the order of applying. They do
-/// not depend on its spec.
+/// Returns the kinds and names of all owned objects of a service, in the order in which they are
+/// applied. They do not depend on the service's spec.
 pub fn ids(service: &str, environment: &Environment) -> Vec<ChildId> {
     let (backend, frontend) = (Component::Backend.child_name(service), Component::Frontend.child_name(service));
     let token = names::agent_token_secret(service);
@@ -112,16 +112,16 @@ pub fn ids(service: &str, environment: &Environment) -> Vec<ChildId> {
 /// An error that keeps the owned objects of a service from being built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// The configuration of the agent is invalid.
+    /// The agent's configuration could not be built.
     #[error("could not build the agent's configuration: {0}")]
     AgentConfig(#[from] AgentConfigError),
-    /// An object could not be converted to JSON.
+    /// An owned object could not be converted to JSON.
     #[error("could not convert an owned object to JSON: {0}")]
     Json(#[from] serde_json::Error),
 }
 
-/// Builds the owned objects of one stage, in the order of applying. Without a `ServiceAccount`, the
-/// frontends' Deployment is left out.
+/// Builds the owned objects of one stage, in the order in which they are applied. The frontends'
+/// Deployment is omitted until its `ServiceAccount` exists.
 pub fn children(inputs: &Inputs<'_>, stage: Stage) -> Result<Vec<Child>, BuildError> {
     match stage {
         Stage::Prerequisites => prerequisites(inputs),
@@ -164,8 +164,9 @@ fn deployments(inputs: &Inputs<'_>) -> Result<Vec<Child>, BuildError> {
     Ok(children)
 }
 
-/// Builds the manifests exactly as the operator applies them, in the order of applying. The Secret
-/// of the generated key is the first. `onionbalance-bench scale` applies them with a bare client.
+/// Builds the manifests exactly as the operator applies them, in the same order. The Secret of the
+/// generated key comes first. `onionbalance-bench scale` applies these manifests with a bare
+/// client.
 pub fn manifests(inputs: &Inputs<'_>, key: &MasterKey) -> Result<Vec<Value>, BuildError> {
     let mut manifests = vec![serde_json::to_value(secret_master_key(inputs.object, key))?];
     for stage in Stage::ALL {
@@ -174,7 +175,7 @@ pub fn manifests(inputs: &Inputs<'_>, key: &MasterKey) -> Result<Vec<Value>, Bui
     Ok(manifests)
 }
 
-/// Creates a child from a manifest, with the version of its kind that the API server serves.
+/// Creates a child from a manifest, and sets its API version to the one that the API server serves.
 fn untyped(kind: Kind, mut manifest: Value) -> Child {
     manifest["apiVersion"] = kind.resource().api_version.into();
     let name = manifest["metadata"]["name"].as_str().unwrap_or_default().to_owned();
@@ -185,8 +186,8 @@ fn child<T: Serialize + Resource>(kind: Kind, object: &T) -> Result<Child, serde
     Ok(Child { id: ChildId { kind, name: object.name_any() }, manifest: serde_json::to_value(object)? })
 }
 
-/// Returns an owner reference to the service. It never sets `blockOwnerDeletion`, which would need
-/// a right to the service's finalizers.
+/// Returns an owner reference to the service. It never sets `blockOwnerDeletion`, because that
+/// would require permission to update the service's finalizers.
 pub fn owner(object: &OnionBalancedService, controller: bool) -> OwnerReference {
     OwnerReference {
         api_version: OnionBalancedService::api_version(&()).into_owned(),

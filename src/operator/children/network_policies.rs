@@ -1,6 +1,6 @@
-//! The `NetworkPolicy` of each component. Only the publishers of a service may connect to its
-//! agents. Everyone may connect to the probes, and the configured peers to the metrics. Tor listens
-//! on no port, and its outgoing connections are not restricted.
+//! The `NetworkPolicy` of each component. Only a service's publishers may connect to its agents.
+//! Everyone may connect to the probes, and the configured peers may connect to the metrics. Tor
+//! does not listen on any port, and its outgoing connections are not restricted.
 
 use serde_json::{Value, json};
 
@@ -8,15 +8,15 @@ use super::Inputs;
 use crate::crd::names::{self, Component};
 use crate::link::{AGENT_API_PORT, METRICS_PORT, PROBE_PORT};
 
-/// Builds the policy of the backends. `metrics_from` holds the peers that may read the metrics; an
-/// empty list admits everyone.
+/// Builds the `NetworkPolicy` of the backends. `metrics_from` holds the peers that may read the
+/// metrics; an empty list admits everyone.
 pub(super) fn backend(inputs: &Inputs<'_>, metrics_from: &[Value]) -> Result<Value, serde_json::Error> {
     let frontends = json!({"podSelector": {"matchLabels": names::pod_labels(&inputs.name(), Component::Frontend)}});
     policy(inputs, Component::Backend, metrics_from, Some(ingress(AGENT_API_PORT, &[frontends])))
 }
 
-/// Builds the policy of the frontends. `metrics_from` holds the peers that may read the metrics; an
-/// empty list admits everyone.
+/// Builds the `NetworkPolicy` of the frontends. `metrics_from` holds the peers that may read the
+/// metrics; an empty list admits everyone.
 pub(super) fn frontend(inputs: &Inputs<'_>, metrics_from: &[Value]) -> Result<Value, serde_json::Error> {
     policy(inputs, Component::Frontend, metrics_from, None)
 }
@@ -27,7 +27,7 @@ fn policy(
     metrics_from: &[Value],
     own: Option<Value>,
 ) -> Result<Value, serde_json::Error> {
-    // The kubelet probes from the address of the node, which a policy cannot select.
+    // The kubelet probes from the node's address, which a policy cannot select.
     let common = [ingress(PROBE_PORT, &[]), ingress(METRICS_PORT, metrics_from)];
     Ok(json!({
         "kind": "NetworkPolicy",
@@ -40,7 +40,7 @@ fn policy(
     }))
 }
 
-/// Returns a rule that admits the peers to a port, or everyone if there are no peers.
+/// Returns a rule that admits the given peers to a port. An empty list admits everyone.
 fn ingress(port: u16, from: &[Value]) -> Value {
     let mut rule = json!({"ports": [{"port": port, "protocol": "TCP"}]});
     if !from.is_empty() {

@@ -1,5 +1,5 @@
-//! The part of a pod that backends and frontends have in common: security, volumes, containers, and
-//! the settings that a user may give.
+//! The parts of a pod that backends and frontends have in common: the security context, volumes,
+//! containers, and the user's own pod settings.
 
 #[cfg(test)]
 mod tests;
@@ -24,36 +24,38 @@ use crate::crd::{PodSettings, Resources};
 use crate::link::paths::{CONFIG_DIR, EMPTY_FILE, RUN_DIR, TOR_DIR, TORRC};
 use crate::link::{METRICS_PORT, PROBE_PORT};
 
-/// The user and group ID of every process. Tor and the agent share sockets, and the agent must be
-/// able to kill tor.
+/// The user and group ID of every process. Tor and the agent need the same ID because they share
+/// sockets and the agent must be able to kill tor.
 const UID: i64 = 65532;
 
-/// The name of our program, which `PATH` of the data-plane image finds. A hook does not use the
-/// image's entry point.
+/// The name of our program, which is on the `PATH` of the data-plane image. Hooks need it because
+/// they do not use the image's entry point.
 const PROGRAM: &str = "onionbalance-operator";
 
 /// The parts of a pod that differ between the components. "Our container" is the one next to tor:
 /// the agent or the publisher.
 pub(super) struct Parts {
-    /// The name of our container.
+    /// The name of our container, `agent` or `publisher`.
     pub name: &'static str,
-    /// The arguments of our program in our container.
+    /// The arguments of the program in our container.
     pub arguments: Vec<String>,
-    /// The arguments with which our program creates the files that tor needs.
+    /// The arguments that make our program create the files that tor needs.
     pub init_arguments: [&'static str; 2],
-    /// The environment variables of our container, in addition to those that name its pod. An older
-    /// data plane ignores an unknown variable, but would refuse an unknown argument.
+    /// The environment variables of our container, in addition to those that identify its pod.
+    /// These are variables and not arguments because an older data plane ignores an unknown
+    /// variable but rejects an unknown argument.
     pub variables: Vec<(&'static str, String)>,
-    /// The ports of our container, in addition to probes and metrics.
+    /// The ports of our container, in addition to those for probes and metrics.
     pub ports: Vec<ContainerPort>,
-    /// The volumes that only our container mounts.
+    /// The volumes that only our container mounts, with their mounts.
     pub secrets: Vec<(Volume, VolumeMount)>,
-    /// The path that the kubelet calls for both containers before it sends SIGTERM.
+    /// The HTTP path that the kubelet calls for both containers before it sends SIGTERM.
     pub pre_stop: Option<&'static str>,
-    /// The path under which our container answers tor's probes. The kubelet restarts tor if it
-    /// fails.
+    /// The HTTP path at which our container answers tor's liveness probe. The kubelet restarts tor
+    /// if the probe fails.
     pub tor_liveness: Option<&'static str>,
-    /// True if the containers see each other's processes, and each other's files through /proc.
+    /// True if the containers share a process namespace, so that they can see each other's
+    /// processes and, through /proc, each other's files.
     pub shares_processes: bool,
     /// The pod's termination grace period.
     pub grace_period: Duration,
@@ -87,7 +89,8 @@ pub(super) fn template(
             share_process_namespace: shares_processes.then_some(true),
             termination_grace_period_seconds: Some(grace_seconds),
             security_context: Some(pod_security()),
-            // The order matters: tor needs the files that our container's hook creates.
+            // The order of the containers matters: tor needs the files that our container's hook
+            // creates.
             containers: vec![ours, tor],
             volumes: Some([volumes(&component.child_name(&service)), secret_volumes].concat()),
             node_selector: (!settings.node_selector.is_empty()).then(|| settings.node_selector.clone()),
@@ -110,11 +113,11 @@ fn tor_container(inputs: &Inputs<'_>, settings: &PodSettings, parts: &Parts) -> 
         command: Some(vec!["tor".to_owned()]),
         args: Some(["-f", TORRC, "--defaults-torrc", EMPTY_FILE].map(ToOwned::to_owned).to_vec()),
         lifecycle: parts.pre_stop.map(|path| Lifecycle { pre_stop: Some(get_hook(path)), ..Lifecycle::default() }),
-        // Tor counts as starting until our container answers for the first time.
+        // The kubelet considers tor to be starting until our container answers for the first time.
         startup_probe: parts.tor_liveness.map(|path| probe(path, 2, 150)),
-        // Our container restarts in less than these 30 s. (A grace period for the probe alone
-        // exists since Kubernetes 1.22; an older API server refuses the whole Deployment because of
-        // it.)
+        // The probe tolerates failures for 30 s, in which our container can restart. A separate
+        // grace period for the probe would need Kubernetes 1.22; an older API server would reject
+        // the whole Deployment.
         liveness_probe: parts.tor_liveness.map(|path| probe(path, 5, 6)),
         // Without a readiness probe, the kubelet of Kubernetes 1.20 notices that the startup probe
         // has succeeded only at its next sync of the pod, up to 90 s later.
@@ -151,8 +154,8 @@ fn our_container(
     }
 }
 
-/// Copies the fields that a user may give in any form. The API server checks them and knows more
-/// fields than our types do.
+/// Copies the user's settings that the operator does not interpret. Only the API server validates
+/// them, because it may know more fields than our types do.
 pub(super) fn place(pod: &mut Value, settings: &PodSettings, service: &str, component: Component) {
     if let Some(affinity) = &settings.affinity {
         pod["affinity"] = affinity.clone();
@@ -224,7 +227,7 @@ pub(super) fn read_only(name: &str, path: &str) -> VolumeMount {
     VolumeMount { read_only: Some(true), ..mount(name, path) }
 }
 
-/// Returns a TCP port of a container.
+/// Returns the declaration of a container's TCP port.
 pub(super) fn port(name: &str, number: u16) -> ContainerPort {
     ContainerPort {
         name: Some(name.to_owned()),
@@ -235,10 +238,11 @@ pub(super) fn port(name: &str, number: u16) -> ContainerPort {
 }
 
 /// Returns the hook that creates the files that tor needs. The kubelet starts the containers of a
-/// pod one after another, and starts the next only after the hook of the previous one has finished.
-/// An init container would do the same, but the kubelet notices its end only once a second, so that
-/// a backend would start a good second later. If our container does not start, the kubelet starts
-/// tor anyway; tor then exits because its files are missing, and the kubelet restarts it later.
+/// pod one after another, and starts each only after the previous container's hook has finished. An
+/// init container would work too, but the kubelet checks only once a second whether it has
+/// finished, so a backend would start more than a second later. If our container does not start,
+/// the kubelet starts tor anyway. Tor then exits because its files are missing, and the kubelet
+/// restarts it later.
 fn init(arguments: [&str; 2]) -> LifecycleHandler {
     let command = [PROGRAM].into_iter().chain(arguments).map(ToOwned::to_owned).collect();
     LifecycleHandler { exec: Some(ExecAction { command: Some(command) }), ..LifecycleHandler::default() }
@@ -279,8 +283,9 @@ fn variable((name, value): (&str, String)) -> EnvVar {
     EnvVar { name: name.to_owned(), value: Some(value), ..EnvVar::default() }
 }
 
-/// Returns the resources that the user gives, or else our default requests of CPU and memory. There
-/// are no default limits: under attack, tor needs the memory more than it needs a restart.
+/// Returns the user's resource requirements, with our default requests for CPU and memory where the
+/// user sets none. There are no default limits: under attack, more memory serves tor better than a
+/// restart.
 fn requirements(resources: Option<&Resources>, (cpu, memory): (&str, &str)) -> ResourceRequirements {
     let quantities = |map: &BTreeMap<String, IntOrString>| {
         let quantity = |value: &IntOrString| match value {

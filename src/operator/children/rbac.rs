@@ -1,5 +1,6 @@
-//! The rights of the publisher. It may read its pods, its object and the Secret of the authorized
-//! clients, write the status of its object, and hold its Lease, and nothing else.
+//! The publisher's permissions. For its own service, the publisher may read the pods, the
+//! `OnionBalancedService` and the Secret of the authorized clients, write the status, and hold the
+//! Lease. It has no other permissions.
 
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use kube::{Resource as _, ResourceExt as _};
@@ -17,13 +18,13 @@ pub(super) fn role(inputs: &Inputs<'_>) -> Role {
         rule("", "pods", &["list", "watch"], None),
         rule(&group, "onionbalancedservices", &["get", "list", "watch"], Some(&service)),
         rule(&group, "onionbalancedservices/status", &["patch"], Some(&service)),
-        // A name cannot restrict creation, because the authorizer does not see the body of the
-        // request.
+        // Creation cannot be restricted by name, because the authorizer does not see the request
+        // body.
         rule("coordination.k8s.io", "leases", &["create"], None),
         rule("coordination.k8s.io", "leases", &["get", "update"], Some(&lease)),
     ];
-    // The Secret is watched and not mounted, so that a change takes effect at once and a missing
-    // Secret does not keep the pod from starting.
+    // The Secret is watched rather than mounted, so that a change takes effect immediately and a
+    // missing Secret does not keep the pod from starting.
     rules.extend(names::clients_secret(inputs.object).map(|name| rule("", "secrets", &["list", "watch"], Some(name))));
     Role { metadata: inputs.component_metadata(Component::Frontend), rules: Some(rules) }
 }
@@ -64,7 +65,7 @@ mod tests {
     use crate::operator::children::tests::support::Fixture;
 
     #[test]
-    fn the_role_has_exactly_these_rights() {
+    fn the_role_grants_exactly_these_permissions() {
         let obs = "onionbalance.dev";
         assert_eq!(
             Fixture::new().child("Role web-frontend")["rules"],

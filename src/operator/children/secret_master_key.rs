@@ -11,17 +11,17 @@ use super::owner;
 use crate::crd::{DeletionPolicy, OnionBalancedService, names};
 use crate::onion::MasterKey;
 
-/// The Secret's entry with the master key, in the format of Tor's file of the same name.
+/// The Secret's entry for the master key, which has the format of Tor's file of the same name.
 pub const SECRET_KEY_FILE: &str = "hs_ed25519_secret_key";
-/// The annotation of a Secret with a key that the operator generated. The operator changes the
-/// owners of no other Secret.
+/// The annotation that marks a Secret whose key the operator generated. The operator never changes
+/// the owners of any other Secret.
 pub const GENERATED_ANNOTATION: &str = "onionbalance.dev/generated";
 
-/// Builds the Secret of a generated key. It is immutable, so that nobody changes the address by
-/// mistake. The service owns it only if the deletion policy says so, and never as its controller,
-/// so that pruning does not delete it. It lacks the label `app.kubernetes.io/instance`: by default
-/// before version 3, Argo CD takes an object without owners for a part of the application that this
-/// label names, and prunes it because it is not in git.
+/// Builds the Secret of a generated key. The Secret is immutable, so that nobody changes the
+/// address by mistake. The service owns it only if the deletion policy says so, and never as its
+/// controller, so that pruning does not delete it. It has no label `app.kubernetes.io/instance`: by
+/// default, Argo CD before version 3 would assign an object without owners to the application that
+/// this label names, and prune it because it is not in git.
 pub fn secret_master_key(object: &OnionBalancedService, key: &MasterKey) -> Secret {
     let name = object.name_any();
     let mut labels = names::labels(&name, None);

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Secret;
 use super::Inputs;
 use crate::crd::names;
 
-/// Builds the Secret with the token that publishers and agents share.
+/// Builds the Secret with the token shared by publishers and agents.
 pub(super) fn secret(inputs: &Inputs<'_>) -> Secret {
     Secret {
         metadata: inputs.metadata(names::agent_token_secret(&inputs.name()), None),

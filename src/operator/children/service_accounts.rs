@@ -1,5 +1,5 @@
-//! The `ServiceAccount` of each component. Its token is not mounted automatically; the publisher
-//! has a volume of its own.
+//! The `ServiceAccount` of each component. Kubernetes does not mount its token automatically; the
+//! publisher's pod has a separate volume for the token.
 
 use k8s_openapi::api::core::v1::ServiceAccount;
 

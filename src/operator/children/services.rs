@@ -1,4 +1,4 @@
-//! The headless Service of each component, through which its metrics can be found.
+//! The headless Service of each component, through which a scraper can find the pods' metrics.
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -13,7 +13,7 @@ pub(super) fn service(inputs: &Inputs<'_>, component: Component) -> Service {
         metadata: inputs.component_metadata(component),
         spec: Some(ServiceSpec {
             cluster_ip: Some("None".to_owned()),
-            // The metrics of pods that are not ready are the most interesting.
+            // The metrics of pods that are not ready are the most interesting ones.
             publish_not_ready_addresses: Some(true),
             selector: Some(names::pod_labels(&inputs.name(), component)),
             ports: Some(vec![ServicePort {

@@ -1,4 +1,4 @@
-//! The torrc of backends and frontends.
+//! The torrc files of backends and frontends.
 
 use std::fmt::Write as _;
 
@@ -6,10 +6,11 @@ use crate::crd::Backends;
 use crate::link::paths::{CONTROL_COOKIE, CONTROL_SOCKET, EMPTY_FILE, FORWARD_DIR, ONION_SERVICE_DIR, TOR_DATA_DIR};
 use crate::link::{AgentConfig, ForwardedPort, TOR_METRICS_PORT};
 
-/// Returns the options that both components have in common. `SocksPort 0`, because nobody uses tor
-/// as a proxy. An empty `GeoIP` file, because nothing here chooses relays by country and the tables
-/// cost 30 MiB of memory. Never dormant, because a frontend's tor builds circuits only when it
-/// publishes. Metrics on the loopback interface, where only the pod's own containers can read them.
+/// Returns the torrc options that both components have in common. `SocksPort` is 0 because nobody
+/// uses tor as a proxy. The `GeoIP` files are empty because nothing selects relays by country and
+/// the tables take 30 MiB of memory. Dormant mode is disabled because a frontend's tor builds
+/// circuits only when it publishes. The metrics are on the loopback interface, where only the pod's
+/// own containers can read them.
 fn common() -> String {
     format!(
         "\
@@ -28,9 +29,9 @@ Log notice stdout
     )
 }
 
-/// Returns the torrc of a backend, whose tor publishes nothing itself: the agent hands the
-/// descriptor to the publisher. `global` holds lines for every tor of the cluster. Options of an
-/// onion service apply to the `HiddenServiceDir` before them, so the user's lines come last.
+/// Returns the torrc of a backend. Its tor does not publish descriptors: the agent passes the
+/// descriptor to the publisher. `global` holds lines for every tor in the cluster. Onion service
+/// options apply to the preceding `HiddenServiceDir`, so the user's lines come last.
 pub(super) fn backend(global: &str, backends: &Backends, ports: &[ForwardedPort]) -> String {
     let mut text = common() + &lines(global);
     line(&mut text, format_args!("PublishHidServDescriptors 0"));
@@ -52,13 +53,14 @@ pub(super) fn backend(global: &str, backends: &Backends, ports: &[ForwardedPort]
     text + &lines(&backends.extra_torrc)
 }
 
-/// Returns the torrc of a frontend. `global` holds lines for every tor of the cluster.
+/// Returns the torrc of a frontend. `global` holds lines for every tor in the cluster, and `extra`
+/// those for this service.
 pub(super) fn frontend(global: &str, extra: &str) -> String {
     format!("{}{}{}", common(), lines(global), lines(extra))
 }
 
-/// Trims each line, ends it with a line feed, and removes empty lines. A block literal of YAML can
-/// contain both indentation and empty lines.
+/// Trims each line, terminates it with a line feed, and removes empty lines. A YAML block literal
+/// can contain both indentation and empty lines.
 fn lines(text: &str) -> String {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).flat_map(|line| [line, "\n"]).collect()
 }

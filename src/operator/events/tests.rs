@@ -7,7 +7,7 @@ fn conditions(found: &[(ConditionType, Finding)]) -> Vec<Condition> {
     merge(&[], found, Some(1), Timestamp::UNIX_EPOCH)
 }
 
-/// The conditions of an object that cannot be read.
+/// The types of the conditions that an unreadable object has.
 const ALL: [ConditionType; 5] = [
     ConditionType::Accepted,
     ConditionType::MasterKeyReady,
@@ -16,7 +16,7 @@ const ALL: [ConditionType; 5] = [
     ConditionType::Ready,
 ];
 
-/// Returns the Events as `W Reason: note` (Warning) or `N Reason: note` (Normal).
+/// Returns the Events as text: `W Reason: note` for a Warning, `N Reason: note` for a Normal one.
 fn reported(before: &[(ConditionType, Finding)], after: &[(ConditionType, Finding)]) -> Vec<String> {
     let line = |notice: Notice| {
         let kind = if notice.kind == EventType::Warning { 'W' } else { 'N' };
@@ -59,7 +59,7 @@ fn every_problem_with_the_key_is_a_warning() {
 }
 
 #[test]
-fn a_new_message_counts_for_the_spec_but_not_for_pods() {
+fn a_new_message_causes_an_event_for_the_spec_but_not_for_pods() {
     let refused = |words: &str| [(ConditionType::Accepted, Finding::no(Reason::InvalidSpec, words))];
     assert_eq!(reported(&refused("a"), &refused("b")), ["W InvalidSpec: b"]);
     let pods = |words: &str| [(ConditionType::BackendsReady, Finding::no(Reason::ImagePullFailed, words))];
@@ -90,7 +90,7 @@ fn a_new_service_reports_only_its_key_until_it_is_published() {
 }
 
 #[test]
-fn one_cause_is_reported_once() {
+fn a_single_cause_is_reported_once() {
     let unreadable = ALL.map(|kind| (kind, Finding::no(Reason::InvalidSpec, "why")));
     let all = [&unreadable[..], &yes(ConditionType::Stalled, Reason::InvalidSpec)].concat();
     assert_eq!(reported(&[], &all), ["W InvalidSpec: why"]);
@@ -105,7 +105,7 @@ fn one_cause_is_reported_once() {
 }
 
 #[test]
-fn every_reason_causes_an_event_or_is_quiet() {
+fn every_reason_causes_an_event_or_is_listed_as_quiet() {
     let mut count = 0;
     for &reason in Reason::ALL.iter().filter(|reason| **reason != Reason::Pending) {
         for &kind in reason.conditions() {
@@ -122,7 +122,7 @@ fn every_reason_causes_an_event_or_is_quiet() {
 }
 
 #[test]
-fn only_equal_events_are_counted_together() {
+fn only_identical_events_are_aggregated() {
     let notice = |note: &str| {
         notice(EventType::Warning, &conditions(&no(ConditionType::Accepted, Reason::InvalidSpec))[0], "x", note.into())
     };
@@ -133,7 +133,7 @@ fn only_equal_events_are_counted_together() {
 }
 
 #[test]
-fn a_long_note_is_cut() {
+fn a_long_note_is_truncated() {
     let cut = cut("ä".repeat(3000));
     assert!(cut.len() <= 1024 && cut.ends_with("ä…"), "{}", cut.len());
 }

@@ -1,15 +1,16 @@
-//! The clients of a service with restricted discovery, and the problems that keep some of them out.
+//! The authorized clients of a service with restricted discovery, and the problems that keep some
+//! of them from connecting.
 
 use crate::crd::clients::{ClientList, authorize};
 use crate::crd::{Reason, RestrictedDiscovery};
 use crate::onion::descriptor::MAX_AUTHORIZED_CLIENTS;
 use crate::operator::conditions::Finding;
 
-/// The largest number of problems that a message names individually. The rest are only counted.
+/// The maximum number of problems that a message lists individually. The others are only counted.
 const NAMED: usize = 10;
 
-/// Returns the finding about the clients, or `None` if discovery is open. `secret` is the content
-/// of the named Secret, if it exists.
+/// Returns the finding about the authorized clients, or `None` if discovery is not restricted.
+/// `secret` is the content of the Secret that the spec names, if that Secret exists.
 pub(super) fn finding(restricted: Option<&RestrictedDiscovery>, secret: Option<&ClientList>) -> Option<Finding> {
     let restricted = restricted?;
     let in_spec = ClientList::of_spec(&restricted.clients);
@@ -18,8 +19,8 @@ pub(super) fn finding(restricted: Option<&RestrictedDiscovery>, secret: Option<&
             Reason::ClientsSecretNotFound,
             format!(
                 "Secret {name}, named by spec.restrictedDiscovery.secretName, is missing; create it with an entry \
-                 <name>.auth for each client. Until then, only {} of spec.restrictedDiscovery.clients may connect, and the \
-                 clients that the publisher has already read from the Secret.",
+                 <name>.auth for each client. Until then, only {} from spec.restrictedDiscovery.clients may connect, \
+                 along with the clients that the publisher has already read from the Secret.",
                 people(in_spec.clients.len())
             ),
         ));
@@ -29,7 +30,8 @@ pub(super) fn finding(restricted: Option<&RestrictedDiscovery>, secret: Option<&
     let admitted = people(authorized.keys.len());
     if !authorized.left_out.is_empty() {
         let names = listed(&authorized.left_out, ", ");
-        let message = format!("A descriptor holds {MAX_AUTHORIZED_CLIENTS} clients; these cannot connect: {names}.");
+        let message =
+            format!("A descriptor holds at most {MAX_AUTHORIZED_CLIENTS} clients; these cannot connect: {names}.");
         return Some(Finding::no(Reason::TooManyClients, message));
     }
     let mut problems = in_spec.problems;
@@ -129,7 +131,7 @@ mod tests {
                 "False ClientsSecretNotFound: Secret clients, named by spec.restrictedDiscovery.secretName"
             )
         );
-        assert!(found.contains("only 0 clients of spec.restrictedDiscovery.clients may connect"), "{found}");
+        assert!(found.contains("only 0 clients from spec.restrictedDiscovery.clients may connect"), "{found}");
     }
 
     #[test]
@@ -148,14 +150,14 @@ mod tests {
             (1..=140).map(|number| (format!("client-{number}.auth"), key(number))).collect();
         let entries: Vec<(&str, &str)> = entries.iter().map(|(name, key)| (name.as_str(), key.as_str())).collect();
         let found = condition(&status(json!({"secretName": "clients"}), Some(secret(&entries))), "ClientsReady");
-        assert!(
-            found.starts_with("False TooManyClients: A descriptor holds 128 clients; these cannot connect: client-")
-        );
+        assert!(found.starts_with(
+            "False TooManyClients: A descriptor holds at most 128 clients; these cannot connect: client-"
+        ));
         assert!(found.ends_with(", and 2 more."), "{found}");
     }
 
     #[test]
-    fn a_restricted_service_with_an_open_descriptor_is_not_restricted() {
+    fn an_open_descriptor_of_a_restricted_service_is_reported() {
         let object = restricted(json!({"clients": [{"name": "a", "publicKey": key(1)}]}), Value::Null);
         let status = concluded(&Observed { object, ..healthy() }).1;
         assert!(

@@ -1,6 +1,6 @@
-//! The master key: which key a service uses, and when the operator may generate one. A new key is a
-//! new address, so the operator generates a key only if there never was one. Any other problem is
-//! reported in the status and left to people.
+//! The decision about the master key: which key a service uses, and when the operator may generate
+//! one. A new key means a new address, so the operator generates a key only if the service has
+//! never had one. Any other problem is reported in the status for a human to resolve.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -15,17 +15,17 @@ use crate::onion::{MasterKey, OnionAddress};
 use crate::operator::children::{GENERATED_ANNOTATION, SECRET_KEY_FILE, owner};
 use crate::operator::conditions::Finding;
 
-/// The decision about the master key.
+/// The decision about the master key of a service.
 pub(super) enum Decision {
-    /// Use this key.
+    /// Use this master key.
     Use(MasterKey),
-    /// Generate a key, because there never was one.
+    /// Generate a key, because the service has never had one.
     Generate,
-    /// Use no key, for the reason that the finding gives.
+    /// Do not use any key, for the reason that the finding gives.
     Refuse(Finding),
 }
 
-/// Decides about the master key of a service.
+/// Decides which master key a service uses, or that one must be generated.
 pub(super) fn decide(
     object: &OnionBalancedService,
     rivals: &[Arc<OnionBalancedService>],
@@ -64,7 +64,7 @@ fn missing(object: &OnionBalancedService, secret: &str) -> Decision {
     let message = match (was, &spec.onion_address, &spec.secret_name) {
         (Some(address), _, _) => {
             format!(
-                "Secret {secret} with the key of {address} is missing; restore it, because a new key would be a new address"
+                "Secret {secret} with the key of {address} is missing; restore it, because a new key would mean a new address"
             )
         }
         (None, Some(address), _) => format!(
@@ -83,7 +83,7 @@ fn read(secret: &KeySecret) -> Result<MasterKey, String> {
     let file = secret
         .data
         .get(SECRET_KEY_FILE)
-        .ok_or_else(|| format!("it has no {SECRET_KEY_FILE}; add Tor's file of that name"))?;
+        .ok_or_else(|| format!("{SECRET_KEY_FILE} is missing; add Tor's file of that name"))?;
     let key = MasterKey::from_tor_secret_key_file(file).map_err(|error| error.to_string())?;
     if let Some(file) = secret.data.get("hs_ed25519_public_key") {
         key.check_tor_public_key_file(file).map_err(|error| error.to_string())?;
@@ -94,8 +94,8 @@ fn read(secret: &KeySecret) -> Result<MasterKey, String> {
     Ok(key)
 }
 
-/// Returns the finding about a key that changes the service's address. The address may change only
-/// on purpose, if the spec says so.
+/// Returns a finding if the key would change the service's address unintentionally. A change is
+/// intentional only if the spec names the new address.
 fn unexpected(object: &OnionBalancedService, secret: &str, address: OnionAddress) -> Option<Finding> {
     let wanted = object.spec.master_key.onion_address.as_deref().and_then(|text| text.parse::<OnionAddress>().ok());
     if let Some(wanted) = wanted {
@@ -117,13 +117,13 @@ fn unexpected(object: &OnionBalancedService, secret: &str, address: OnionAddress
     })
 }
 
-/// Returns the address of the key in a Secret, if the Secret holds a valid key.
+/// Returns the onion address of the key in a Secret, if the Secret holds a valid key.
 pub fn address(secret: &KeySecret) -> Option<OnionAddress> {
     Some(MasterKey::from_tor_secret_key_file(secret.data.get(SECRET_KEY_FILE)?).ok()?.address())
 }
 
-/// Returns true if another service may use the same key, because it names the same Secret or its
-/// status has the key's address.
+/// Returns true if another service may use the same key: it names the same Secret, or its status
+/// has the key's address.
 pub fn shares_key(object: &OnionBalancedService, other: &OnionBalancedService, address: Option<&str>) -> bool {
     names::same_master_key_secret(object, other) || address.is_some_and(|address| has_address(other, address))
 }
@@ -132,8 +132,8 @@ fn has_address(object: &OnionBalancedService, address: &str) -> bool {
     object.status.as_ref().is_some_and(|status| status.onion_address.as_deref() == Some(address))
 }
 
-/// Returns another service that has precedence over this one for the same key, if there is one. A
-/// service that already has the address comes first, then the older one.
+/// Returns the service that may use the key instead of this one, if there is one. A service that
+/// already has the key's address takes precedence; otherwise, the older service does.
 fn winner<'a>(
     object: &OnionBalancedService,
     rivals: &'a [Arc<OnionBalancedService>],
@@ -152,7 +152,7 @@ fn winner<'a>(
         .min_by_key(|other| rank(other))
 }
 
-/// Returns the owners that the key's Secret should have, if they differ from the present ones. The
+/// Returns the owners that the key's Secret should have, if they differ from the current ones. The
 /// service owns only a Secret that the operator generated, and only if the deletion policy says
 /// that the key is deleted with the service. The owners do not depend on the validity of the key.
 pub(super) fn wanted_owners(object: &OnionBalancedService, secret: &KeySecret) -> Option<Vec<OwnerReference>> {

@@ -1,13 +1,15 @@
-//! The next step of a reconciliation: a pure function of what has been observed so far.
+//! The planner: a pure function that determines the next step of a reconciliation from everything
+//! that has been observed so far.
 //!
 //! A reconciliation observes, plans one step, executes it, records its outcome with
 //! [`Observed::learn`], and plans again until nothing is left to do. The order of the steps follows
 //! from the facts alone:
 //!
-//! 1. Read the object itself and generate the master key, if there never was one.
+//! 1. Read the object itself and generate the master key, if there has never been one.
 //! 2. Set the owners of the generated key's Secret.
 //! 3. Find the existing owned objects and apply those that differ, stage by stage. The frontends'
-//!    Deployment needs the UID of their `ServiceAccount`, which an earlier stage may have created.
+//!    Deployment needs the UID of the frontends' `ServiceAccount`, which an earlier stage may have
+//!    created.
 //! 4. Prune the owned objects that are no longer used.
 //!
 //! An object that is not accepted, or has no usable key, keeps its owned objects as they are.
@@ -42,16 +44,16 @@ use crate::onion::OnionAddress;
 
 /// The next step of a reconciliation.
 pub enum Next {
-    /// Read the object from the API server. The cache can be stale, and a second key would be a
+    /// Read the object from the API server. The cache may be stale, and a second key would mean a
     /// second address.
     ReadObject,
     /// Generate the master key and create its Secret.
     GenerateKey,
     /// Set the owners of the generated key's Secret.
     SetKeyOwners(Vec<OwnerReference>),
-    /// Find the existing objects with the names of the owned objects.
+    /// Find the existing objects that have the names of owned objects.
     FindChildren {
-        /// True if the API server must be asked for the names that are not in the cache. The cache
+        /// True if names that are not in the cache must be looked up on the API server. The cache
         /// contains only labelled objects.
         ask_server: bool,
     },
@@ -59,16 +61,16 @@ pub enum Next {
     Apply(Stage, Vec<Due>),
     /// Delete the owned objects that are no longer used.
     Prune(Vec<Orphan>),
-    /// Write the status: nothing else is left to do.
+    /// Write the status, because nothing else is left to do.
     Done(Conclusion),
 }
 
-/// An owned object that must be applied. The manifest can contain a secret, so this type does not
-/// implement `Debug`.
+/// An owned object that must be created or updated. The manifest can contain a secret, so this type
+/// does not implement `Debug`.
 pub struct Due {
-    /// The object's kind and name.
+    /// The kind and name of the owned object.
     pub id: ChildId,
-    /// The manifest, with its hash as an annotation.
+    /// The manifest of the owned object, with its own hash as an annotation.
     pub manifest: Value,
     /// True if an object of this kind and name is known to exist.
     pub exists: bool,
@@ -77,25 +79,25 @@ pub struct Due {
 /// An owned object that is no longer used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Orphan {
-    /// The object's kind and name.
+    /// The kind and name of the owned object.
     pub id: ChildId,
-    /// The object's UID.
+    /// The UID of the owned object.
     pub uid: Option<String>,
 }
 
-/// The findings of a reconciliation, for the status.
+/// The findings of a reconciliation, from which the status is computed.
 pub struct Conclusion {
     accepted: Finding,
     master_key: Finding,
-    /// The first problem with a target, if any.
+    /// The first problem with the target of a port, if there is one.
     target_problem: Option<Finding>,
-    /// The address of the usable key, if there is one.
+    /// The onion address of the master key, if there is a usable one.
     address: Option<OnionAddress>,
-    /// True if the owned objects are kept as the spec wants them. False if they stay as they are.
+    /// True if the owned objects are kept in line with the spec. False if they are left unchanged.
     applies_children: bool,
 }
 
-/// Plans the next step.
+/// Plans the next step of a reconciliation.
 pub fn plan(observed: &Observed) -> Next {
     let object = &*observed.object;
     let mut accepted = accept(object, &observed.taken);
@@ -144,12 +146,12 @@ pub fn plan(observed: &Observed) -> Next {
     Next::Done(Conclusion { accepted, master_key, target_problem: targets.problem, address, applies_children })
 }
 
-/// Plans the next step for the owned objects, if one is left. Each stage is built only when it is
-/// reached, and is not built again after it was applied.
+/// Plans the next step for the owned objects, if any is left. The objects of a stage are built only
+/// when the stage is reached, and are not built again once it has been applied.
 fn next_for_children(observed: &Observed, inputs: &Inputs<'_>) -> Result<Option<Next>, BuildError> {
     let Some(owned) = &observed.owned else {
-        // A taken name is rare, and applying also notices it. So the API server is asked only if
-        // the status says that a name was taken.
+        // Taken names are rare, and applying detects them too. The API server is therefore asked
+        // only if the status says that a name was taken.
         return Ok(Some(Next::FindChildren { ask_server: name_was_taken(inputs.object) }));
     };
     for stage in Stage::ALL.into_iter().filter(|stage| owned.applied < Some(*stage)) {
@@ -162,12 +164,13 @@ fn next_for_children(observed: &Observed, inputs: &Inputs<'_>) -> Result<Option<
     Ok((!owned.pruned && !orphans.is_empty()).then_some(Next::Prune(orphans)))
 }
 
-/// Selects the objects that must be applied.
+/// Selects the owned objects that must be applied.
 fn due(children: Vec<super::children::Child>, owned: &OwnedObjects) -> Vec<Due> {
     let due = children.into_iter().filter_map(|child| {
         let manifest = stamped(&child.manifest);
         let existing = owned.existing.get(&child.id);
-        // An object that is being deleted cannot be kept. Its end triggers another reconciliation.
+        // An object that is being deleted cannot be kept. Its removal triggers another
+        // reconciliation.
         let is_settled =
             existing.is_some_and(|existing| existing.deletion_timestamp.is_some() || is_applied(existing, &manifest));
         (!is_settled).then_some(Due { id: child.id, manifest, exists: existing.is_some() })
@@ -175,8 +178,8 @@ fn due(children: Vec<super::children::Child>, owned: &OwnedObjects) -> Vec<Due> 
     due.collect()
 }
 
-/// Selects the objects that the operator created for this service under names that are no longer
-/// used. A Secret is never among them.
+/// Selects the objects that the operator created for this service and whose names are no longer
+/// used. Secrets are never selected.
 fn orphans(observed: &Observed, labelled: &[Labelled]) -> Vec<Orphan> {
     let object = &*observed.object;
     let current = ids(&object.name_any(), &observed.environment);

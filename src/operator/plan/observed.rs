@@ -1,4 +1,4 @@
-//! The facts that a plan depends on, and how the outcomes of steps add to them.
+//! The facts that a plan depends on, including the outcomes of executed steps.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,33 +19,34 @@ use crate::operator::holder::{Holder, holder};
 use crate::operator::pods::PodProblem;
 use crate::operator::settings::Environment;
 
-/// Everything that is known in a reconciliation, and everything that it has tried.
+/// Everything that a reconciliation knows and everything that it has tried.
 pub struct Observed {
-    /// The service.
+    /// The service that is being reconciled.
     pub object: Arc<OnionBalancedService>,
     /// The operator's settings and the optional APIs of the API server.
     pub environment: Arc<Environment>,
     /// The other watched services that may use the same key.
     pub rivals: Vec<Arc<OnionBalancedService>>,
-    /// The Secret of the master key.
+    /// The Secret of the master key, if it exists.
     pub key_secret: Option<KeySecret>,
     /// The content of the Secret that `spec.restrictedDiscovery` names.
     pub clients_secret: Option<ClientList>,
-    /// The existing target Services by name.
+    /// The existing target Services, by name.
     pub services: BTreeMap<String, Service>,
-    /// The current configuration of the backends. It is read only if a target cannot be found.
+    /// The current configuration of the backends. It is read only if a port's target cannot be
+    /// found.
     pub last_config: Option<AgentConfig>,
-    /// The owned objects with names that belong to other objects.
+    /// The owned objects that cannot be created because other objects have their names.
     pub taken: Vec<Taken>,
-    /// The backends' Deployment.
+    /// The backends' Deployment, if it exists.
     pub backends: Option<Arc<Deployment>>,
-    /// The frontends' Deployment.
+    /// The frontends' Deployment, if it exists.
     pub frontends: Option<Arc<Deployment>>,
-    /// The problems that keep pods from starting.
+    /// The problems that keep the service's pods from starting.
     pub pod_problems: Vec<PodProblem>,
     /// The publishers' Lease, if it belongs to this service.
     pub lease: Option<Lease>,
-    /// The permission to generate a master key.
+    /// The state of the permission to generate a master key.
     pub key_permit: KeyPermit,
     /// True if this reconciliation generated the key.
     pub generated_key: bool,
@@ -57,48 +58,48 @@ pub struct Observed {
     pub refused: Vec<RefusedWrite>,
 }
 
-/// The Secret of the master key. Its data is moved out of the API object, so that it is wiped from
-/// memory when it is dropped.
+/// The Secret of the master key. The data is moved out of the API object, so that it
+/// is zeroized when it is dropped.
 pub struct KeySecret {
-    /// The Secret's metadata.
+    /// The metadata of the Secret.
     pub metadata: ObjectMeta,
-    /// The Secret's data.
+    /// The data of the Secret, by entry.
     pub data: BTreeMap<String, zeroize::Zeroizing<Vec<u8>>>,
 }
 
 impl KeySecret {
-    /// Creates the Secret from the parts of an API object.
+    /// Creates the Secret from the metadata and data of an API object.
     pub fn new(metadata: ObjectMeta, data: Option<BTreeMap<String, ByteString>>) -> Self {
         let data = data.unwrap_or_default().into_iter().map(|(name, bytes)| (name, zeroize::Zeroizing::new(bytes.0)));
         Self { metadata, data: data.collect() }
     }
 }
 
-/// The permission to generate a master key, which depends on the API server's view of the object.
+/// The permission to generate a master key, which depends on the object's state on the API server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyPermit {
     /// The API server has not been asked for the object yet.
     Unknown,
-    /// The API server knows the object in the same version and without an address.
+    /// On the API server, the object has the same version and no address.
     Granted,
-    /// The object has changed, or it already had an address.
+    /// The object has changed, or it already has an address.
     Denied,
     /// A key was generated, or the attempt failed.
     Used,
 }
 
-/// An owned object with a name that belongs to another object.
+/// An owned object that cannot be created because another object has its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Taken {
     /// The owned object that cannot be created.
     pub child: ChildId,
-    /// True if the name belongs to a deleted service of the same name, the objects of which the
-    /// garbage collector is about to remove.
+    /// True if the other object belongs to a deleted service of the same name. The garbage
+    /// collector is about to remove it.
     pub by_predecessor: bool,
 }
 
-/// Returns the conflict over the name of an owned object, if an existing object of this name
-/// belongs to another.
+/// Returns the name conflict, if the existing object with the name of an owned object does not
+/// belong to the service.
 pub fn taken(child: &ChildId, metadata: &ObjectMeta, object: &OnionBalancedService) -> Option<Taken> {
     let by_predecessor = match holder(metadata, object) {
         Holder::Us => return None,
@@ -108,45 +109,46 @@ pub fn taken(child: &ChildId, metadata: &ObjectMeta, object: &OnionBalancedServi
     Some(Taken { child: child.clone(), by_predecessor })
 }
 
-/// An owned object that the API server refused.
+/// An owned object that the API server refused to create or update.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedWrite {
-    /// The refused object.
+    /// The owned object that the API server refused.
     pub child: ChildId,
-    /// The API server's message.
+    /// The API server's explanation of the refusal.
     pub message: String,
 }
 
-/// A labelled object of a service: its kind and metadata.
+/// The kind and metadata of an object that has a service's labels.
 pub type Labelled = (Kind, ObjectMeta);
 
-/// The existing owned objects, and what this reconciliation has done about them.
+/// The existing owned objects, and the progress of this reconciliation in applying and pruning
+/// them.
 #[derive(Debug, Clone, Default)]
 pub struct OwnedObjects {
-    /// The objects with the names of the owned objects.
+    /// The existing objects that have the names of owned objects.
     pub existing: BTreeMap<ChildId, ObjectMeta>,
     /// All objects with the labels of the service.
     pub labelled: Vec<Labelled>,
-    /// The last stage that was applied.
+    /// The last stage that was applied, if any.
     pub applied: Option<Stage>,
-    /// True if the unused objects were pruned.
+    /// True if the unused objects have been pruned.
     pub pruned: bool,
 }
 
 /// The result of an executed step.
 pub enum Outcome {
-    /// The object was read. It is `None` if it no longer exists.
+    /// The object was read. `None` means that it no longer exists.
     ObjectRead(Option<Box<OnionBalancedService>>),
     /// The master key was generated.
     KeyGenerated {
-        /// The created Secret.
+        /// The Secret that was created for the generated key.
         secret: Box<KeySecret>,
         /// The services that may use the same key.
         rivals: Vec<Arc<OnionBalancedService>>,
     },
-    /// A Secret of this name existed already, so no key was generated.
+    /// A Secret with this name already existed, so no key was generated.
     KeyExisted {
-        /// The existing Secret. It is `None` if it no longer exists.
+        /// The existing Secret of the master key. `None` means that it no longer exists.
         secret: Option<Box<KeySecret>>,
         /// The services that may use the same key.
         rivals: Vec<Arc<OnionBalancedService>>,
@@ -155,34 +157,34 @@ pub enum Outcome {
     KeyRefused(RefusedWrite),
     /// The owners of the key's Secret were set, or the API server refused the change.
     KeyOwnersTried,
-    /// The existing objects were found.
+    /// The existing objects with the names of owned objects were looked up.
     ChildrenFound {
-        /// The objects with the names of the owned objects.
+        /// The existing objects that have the names of owned objects.
         existing: BTreeMap<ChildId, ObjectMeta>,
         /// All objects with the labels of the service.
         labelled: Vec<Labelled>,
     },
     /// The due objects of a stage were applied. A taken name stops the stage early.
     Applied(Stage, Vec<(ChildId, Applied)>),
-    /// The unused objects were deleted, or the API server refused to.
+    /// The unused objects were deleted, or the API server refused the deletion.
     Pruned,
 }
 
 /// The result of applying one object.
 pub enum Applied {
-    /// The object exists as wanted.
+    /// The object was written and now matches the manifest.
     Written(Box<ObjectMeta>),
     /// The API server refused the object with this message.
     Refused(String),
-    /// The name belongs to another object.
+    /// The name of the owned object is taken by another object.
     Taken(Taken),
-    /// The object is being deleted, which cannot be undone. If it is labelled as ours, its end
+    /// The object is being deleted, which cannot be undone. If it has our labels, its removal
     /// triggers another reconciliation.
     Leaving,
 }
 
 impl Observed {
-    /// Adds the outcome of a step.
+    /// Updates the facts with the outcome of a step.
     pub fn learn(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::ObjectRead(current) => {
@@ -231,8 +233,8 @@ impl Observed {
         }
     }
 
-    /// Raises the known generation of the backends' Deployment to that of an apply. The observed
-    /// status belongs to the older generation, so the backends count as rolling out.
+    /// Raises the known generation of the backends' Deployment to the one that an apply returned.
+    /// The observed status belongs to the older generation, so the backends count as rolling out.
     fn expect_rollout(&mut self, applied: &ObjectMeta) {
         let deployment = self.backends.get_or_insert_default();
         if applied.generation > deployment.metadata.generation {
@@ -252,7 +254,7 @@ impl Observed {
     }
 }
 
-/// Returns true if the object is still the one that was observed, and never had a key.
+/// Returns true if the object is still the one that was observed and has never had a key.
 fn never_had_a_key(object: &OnionBalancedService, current: &OnionBalancedService) -> bool {
     let had_a_key = current.status.as_ref().is_some_and(|status| status.onion_address.is_some());
     current.metadata.uid == object.metadata.uid

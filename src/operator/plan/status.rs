@@ -1,4 +1,4 @@
-//! The operator's part of the status.
+//! The operator's part of a service's status.
 
 use std::time::Duration;
 
@@ -16,19 +16,19 @@ use crate::crd::{
 use crate::operator::children::Kind;
 use crate::operator::conditions::{Finding, Truth, merge};
 
-/// The shortest time without a renewal after which a Lease counts as silent. It is much longer than
-/// the Lease's duration, because a publisher keeps publishing when it cannot reach the API server,
-/// or when its clock differs from the operator's.
+/// The minimum time without a renewal after which the holder of a Lease counts as silent. It is
+/// much longer than the Lease's duration, because a publisher keeps publishing when it cannot reach
+/// the API server or when its clock differs from the operator's.
 const SILENCE: SignedDuration = SignedDuration::from_secs(60);
 
 /// The time for which HSDirs keep a descriptor.
 const DESCRIPTOR_LIFETIME: SignedDuration = SignedDuration::from_hours(3);
-/// The time for which `Published` stays True while a new descriptor has no HSDir yet, or a new
-/// publisher knows no backend yet.
+/// The time for which `Published` stays True although no HSDir has accepted the new descriptor yet,
+/// or a new publisher has not found any backends yet.
 const SETTLING: SignedDuration = SignedDuration::from_secs(60);
 
 /// Returns the operator's part of the status. `backends` and `published` belong to the publisher,
-/// so they are left empty and are not applied. `previous` is the present status.
+/// so they are left empty and are not applied. `previous` is the current status.
 pub fn status(
     observed: &Observed,
     conclusion: &Conclusion,
@@ -48,8 +48,8 @@ pub fn status(
     found.extend(clients.map(|clients| (ConditionType::ClientsReady, clients)));
     found.push((ConditionType::BackendsReady, backends(observed, conclusion, ready_replicas, wanted)));
     found.push((ConditionType::Published, published));
-    // The address is never removed: a former address is what forbids the operator to generate a
-    // key.
+    // The address is never removed, because a former address keeps the operator from generating a
+    // new key.
     let onion_address =
         conclusion.address.map(|address| address.to_string()).or_else(|| previous.onion_address.clone());
     let ready = summary(&found, onion_address.as_deref());
@@ -83,18 +83,18 @@ pub fn unreadable(error: &str, previous: &[Condition], generation: Option<i64>, 
     merge(previous, &found, generation, now)
 }
 
-/// Returns the conditions of an object for which the operator lacks a right. All previous
-/// conditions stay, except for `Ready`.
+/// Returns the conditions of an object that the operator cannot reconcile because it lacks a
+/// permission. All previous conditions except `Ready` are kept.
 pub fn forbidden(error: &str, previous: &[Condition], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
-    let message = format!("The operator lacks a right: {error}; grant it the rights of deploy/rbac.yaml.");
+    let message = format!("The operator lacks a permission: {error}; grant it the permissions in deploy/rbac.yaml.");
     let ready = Finding::unknown(Reason::Forbidden, message);
     let others = previous.iter().filter(|condition| condition.type_ != ConditionType::Ready.as_str()).cloned();
     others.chain(merge(previous, &[(ConditionType::Ready, ready)], generation, now)).collect()
 }
 
-/// Returns the time after which the object is reconciled again although no watch reported a change.
-/// An object with the name of an owned object but without our label is not watched, another object
-/// can give up our key without an event that concerns us, and a Lease expires without an event.
+/// Returns the time after which the object is reconciled again even if no watch reports a change.
+/// Some changes cause no event: objects without our label are not watched even if they have the
+/// name of an owned object, another service can stop using our key, and a Lease can expire.
 pub fn requeue_after(observed: &Observed, conclusion: &Conclusion) -> Duration {
     let seconds = if !observed.taken.is_empty() || !conclusion.master_key.holds() {
         10
@@ -106,8 +106,8 @@ pub fn requeue_after(observed: &Observed, conclusion: &Conclusion) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Returns the finding about the master key. A refusal of its Secret by the API server takes
-/// precedence.
+/// Returns the finding about the master key. If the API server has refused the key's Secret, the
+/// finding reports the refusal.
 fn master_key(observed: &Observed, conclusion: &Conclusion) -> Finding {
     let key_secret = names::master_key_secret(&observed.object);
     let is_key = |refused: &&RefusedWrite| refused.child.kind == Kind::Secret && refused.child.name == key_secret;
@@ -159,8 +159,8 @@ fn backends(observed: &Observed, conclusion: &Conclusion, ready: i32, wanted: i3
     Finding::yes(Reason::AllReady, format!("All {wanted} backends are ready."))
 }
 
-/// Returns true if all pods have the newest version. Otherwise, the ready pods may include one of
-/// an older version.
+/// Returns true if all pods are of the newest version. If not, the ready pods may include older
+/// ones.
 fn rolled_out(deployment: &Deployment, wanted: i32) -> bool {
     let status = deployment.status.as_ref();
     let seen = status.and_then(|status| status.observed_generation) >= deployment.metadata.generation;
@@ -168,13 +168,13 @@ fn rolled_out(deployment: &Deployment, wanted: i32) -> bool {
     seen && updated >= wanted && updated >= status.and_then(|status| status.replicas).unwrap_or(0)
 }
 
-/// Returns why the API server refuses pods (a quota or an admission rule), as the Deployment
-/// reports it.
+/// Returns a message with the reason why the API server refuses to create pods, for example a quota
+/// or an admission webhook. The reason comes from the Deployment's status.
 fn refused_pods(deployment: &Deployment) -> Option<String> {
     let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
     let failure =
         conditions.iter().find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")?;
-    Some(format!("Pods cannot be created: {}", failure.message.as_deref().unwrap_or("no reason is given")))
+    Some(format!("Pods cannot be created: {}", failure.message.as_deref().unwrap_or("the Deployment gives no reason")))
 }
 
 fn published(
@@ -191,17 +191,17 @@ fn published(
     }
     let is_open = status.published.iter().any(|period| period.authorized_clients.is_none());
     if object.spec.restricted_discovery.is_some() && is_open {
-        let message = "The published descriptor is open to everyone; see the frontend's pods.";
+        let message = "The published descriptor is open to everyone; check the frontend pods.";
         return Finding::no(Reason::NotRestricted, message);
     }
     let spec = lease.and_then(|lease| lease.spec.as_ref());
     let Some(MicroTime(renewed)) = spec.and_then(|spec| spec.renew_time.clone()) else {
-        let message = "No publisher holds the Lease; see the frontend's pods.";
+        let message = "No publisher holds the Lease; check the frontend pods.";
         return Finding::unknown(Reason::PublisherSilent, message);
     };
     let duration = spec.and_then(|spec| spec.lease_duration_seconds).unwrap_or(0);
     if now.duration_since(renewed) > SILENCE.max(SignedDuration::from_secs(i64::from(duration) * 3)) {
-        let message = format!("The publisher has not renewed its Lease since {renewed:.0}; see the frontend's pods.");
+        let message = format!("The publisher has not renewed its Lease since {renewed:.0}; check the frontend pods.");
         return Finding::unknown(Reason::PublisherSilent, message);
     }
     let newest = status.published.iter().map(|period| period.last_published.0).max().unwrap_or(renewed);
@@ -216,7 +216,7 @@ fn published(
         return Finding::no(Reason::NotOnHSDirs, "No HSDir has accepted the descriptor.");
     }
     let idle = |backend: &BackendStatus| {
-        // A backend that waits for its turn is able to serve.
+        // A backend that is waiting for its turn is able to serve.
         let is_idle = !matches!(backend.state, BackendState::Ready | BackendState::Waiting);
         is_idle && now.duration_since(backend.since.0) >= SETTLING
     };
@@ -227,8 +227,8 @@ fn published(
     Finding::yes(Reason::Published, "The descriptor is published.")
 }
 
-/// Replaces the finding that nothing is published with its cause, if the frontends' pods have a
-/// known problem.
+/// Replaces a finding that nothing is published with the cause, if there is a known problem with
+/// the frontends' pods.
 fn explained(published: Finding, observed: &Observed) -> Finding {
     if ![Reason::NotPublished, Reason::PublisherSilent, Reason::Expired].contains(&published.reason) {
         return published;
@@ -242,9 +242,9 @@ fn explained(published: Finding, observed: &Observed) -> Finding {
     }
 }
 
-/// Returns the condition `Stalled` if only a change of the object or its key can help. A problem
-/// that the creation or deletion of another object can end does not count, because a pipeline may
-/// be about to do just that.
+/// Returns the condition `Stalled` if only a change to the object or its key can help. A problem
+/// that could also be resolved by creating or deleting another object does not count, because a
+/// deployment pipeline may be about to do just that.
 fn stalled(found: &[(ConditionType, Finding)]) -> Option<(ConditionType, Finding)> {
     const REASONS: [Reason; 4] =
         [Reason::InvalidSpec, Reason::InvalidName, Reason::KeyInvalid, Reason::AddressMismatch];
@@ -252,7 +252,7 @@ fn stalled(found: &[(ConditionType, Finding)]) -> Option<(ConditionType, Finding
     Some((ConditionType::Stalled, Finding { truth: Truth::True, ..finding.clone() }))
 }
 
-/// Returns the finding about `Ready`, which repeats the first of the others that is not True.
+/// Returns the finding about `Ready`, which repeats the first other finding that is not True.
 fn summary(found: &[(ConditionType, Finding)], address: Option<&str>) -> Finding {
     match found.iter().find(|(_, finding)| !finding.holds()) {
         None => Finding::yes(Reason::Ready, format!("Reachable at {}.", address.unwrap_or_default())),

@@ -1,5 +1,5 @@
-//! The targets of a service's ports. Agents have no access to the Kubernetes API, so the operator
-//! resolves names of ports to numbers.
+//! Resolution of the targets of a service's ports. Agents have no access to the Kubernetes API, so
+//! the operator resolves port names to numbers.
 
 use std::collections::BTreeMap;
 
@@ -11,17 +11,17 @@ use crate::crd::{OnionBalancedService, Reason, ServiceTarget};
 use crate::link::{AgentConfig, ForwardedPort};
 use crate::operator::conditions::Finding;
 
-/// The resolved ports, and the problem that was found on the way.
+/// The resolved ports, and the first problem that was found while they were resolved.
 pub struct Targets {
-    /// The ports, or `None` if a port has no target, not even a former one. Without them, nothing
-    /// can be configured.
+    /// The resolved ports, or `None` if a port has neither a current nor a former target. Without
+    /// the ports, the pods cannot be configured.
     pub ports: Option<Vec<ForwardedPort>>,
-    /// The first problem with a target, if any.
+    /// The first problem with the target of a port, if there is one.
     pub problem: Option<Finding>,
 }
 
-/// Resolves every port. A Service that is missing for a while does not interrupt anything, because
-/// its port keeps the former target.
+/// Resolves the target of every port. A port whose Service is missing keeps its former target, so
+/// that a temporarily missing Service does not interrupt traffic.
 pub fn resolve(
     object: &OnionBalancedService,
     services: &BTreeMap<String, Service>,
@@ -44,7 +44,7 @@ pub fn resolve(
                     }
                 }
             }
-            // Validation refuses such a port.
+            // Validation rejects a port with neither kind of target.
             (None, None) => None,
         };
         let forwarded = target.map(|target| ForwardedPort {
@@ -74,7 +74,7 @@ fn port_number(target: &ServiceTarget, namespace: &str, service: Option<&Service
         let message = format!("Service {name} does not exist in namespace {namespace}; create it, or correct the name");
         (Reason::TargetNotFound, message)
     })?;
-    // The ports of an external name are unknown in the cluster.
+    // The cluster does not know the ports of an external name.
     if spec.type_.as_deref() == Some("ExternalName")
         && let IntOrString::Int(number) = target.port
     {
@@ -100,8 +100,8 @@ fn port_number(target: &ServiceTarget, namespace: &str, service: Option<&Service
     if spec.cluster_ip.as_deref() != Some("None") {
         return Ok(port.port);
     }
-    // The name of a headless Service resolves to the pods themselves, which know only the target
-    // port.
+    // The name of a headless Service resolves to the pods themselves, which listen only on the
+    // target port.
     match &port.target_port {
         None => Ok(port.port),
         Some(IntOrString::Int(number)) => Ok(*number),

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Processes onion service keys and descriptors with stem.
 
-Reads one JSON request per line and writes one JSON answer per line. Bytes are hexadecimal.
+Reads one JSON request per line and writes one JSON response per line. Bytes are encoded in hexadecimal.
 """
 import base64
 import datetime
@@ -40,8 +40,8 @@ def key(public_key, period_number, period_length):
     }
 
 
-# stem leaves the derivation of the blinding nonce from the period to its callers (rend-spec-v3,
-# appendix A.2).
+# stem expects its callers to derive the blinding nonce from the period (rend-spec-v3, appendix
+# A.2).
 def blinding_nonce(public_key, period_number, period_length):
     period = period_number.to_bytes(8, "big") + period_length.to_bytes(8, "big")
     return hashlib.sha3_256(b"Derive temporary signing key\0" + public_key + BASEPOINT + b"key-blind" + period).digest()

@@ -1,4 +1,4 @@
-//! Converts our keys and time periods to arti's types.
+//! Conversions from our keys and time periods to arti's types.
 
 use onionbalance_operator::onion::{self, MasterKey, OnionAddress};
 use tor_hscrypto::Subcredential;
@@ -10,15 +10,15 @@ use tor_llcrypto::pk::keymanip::convert_curve25519_to_ed25519_public;
 
 /// The keys that arti derives from an identity key for a time period.
 pub struct Blinded {
-    /// The blinded key pair.
+    /// The blinded key pair of the service in the time period.
     pub keypair: HsBlindIdKeypair,
     /// The public half of the blinded key pair.
     pub public: HsBlindIdKey,
-    /// The subcredential of the service in the period.
+    /// The subcredential of the service in the time period.
     pub subcredential: Subcredential,
 }
 
-/// Converts a time period. The offset from the epoch does not affect keys, so it is fixed.
+/// Converts a time period. The offset from the epoch is fixed, because it does not affect keys.
 pub fn period(period: onion::TimePeriod) -> TimePeriod {
     let length = u32::try_from(period.length_minutes).expect("the period's length exceeds 32 bits");
     TimePeriod::from_parts(length, period.number, 12 * 3600)
@@ -48,8 +48,8 @@ pub fn ed25519_equivalent(x25519: &curve25519::PublicKey) -> [u8; 32] {
     convert_curve25519_to_ed25519_public(x25519, 0).expect("the key is not on the curve").to_bytes()
 }
 
-/// Returns true if an address that arti has parsed contains a valid key. arti checks the key only
-/// when it needs the key.
+/// Returns true if an address that arti has parsed contains a valid key. arti itself checks the key
+/// only when it uses the key.
 pub fn is_key(id: &HsId) -> bool {
     HsIdKey::try_from(*id).is_ok()
 }

@@ -1,8 +1,9 @@
-//! Samples and bindings to other implementations, shared by the differential tests in `tests/`.
+//! Sample generators and bindings to other implementations, shared by the differential tests in
+//! `tests/`.
 //!
-//! [`proptest`] generates the samples with a fixed seed, so that each run tests the same cases.
-//! `PROPTEST_RNG_SEED` sets another seed and `PROPTEST_CASES` the number of cases. proptest shrinks
-//! and prints a case that fails.
+//! [`proptest`] generates the samples from a fixed seed, so that each run tests the same cases.
+//! `PROPTEST_RNG_SEED` sets a different seed, and `PROPTEST_CASES` sets the number of cases.
+//! proptest shrinks and prints failing cases.
 
 pub mod arti;
 pub mod sample;
@@ -10,8 +11,8 @@ pub mod stem;
 
 use proptest::test_runner::{Config, RngSeed};
 
-/// Returns proptest's settings with this number of cases and a fixed seed, unless the environment
-/// overrides them.
+/// Returns a proptest configuration with a fixed seed and the given number of cases, unless the
+/// environment overrides them.
 pub fn config(cases: u32) -> Config {
     let default = Config::default();
     let seeded = matches!(default.rng_seed, RngSeed::Fixed(_));

@@ -1,4 +1,4 @@
-//! Generates sample keys, time periods and descriptor contents.
+//! Generators for sample keys, time periods and descriptor contents.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,16 +14,16 @@ use tor_llcrypto::pk::{curve25519, ed25519};
 
 use crate::arti;
 
-/// The input of a descriptor: a service in a time period and the descriptor's content.
+/// The input for building a descriptor: a service, a time period and the descriptor's content.
 #[derive(Debug, Clone)]
 pub struct Sample {
-    /// The seed of all keys.
+    /// The seed that all keys are derived from.
     pub seed: u64,
     /// The time period of the descriptor.
     pub period: TimePeriod,
     /// The revision counter of the descriptor.
     pub revision_counter: u64,
-    /// The content of layer 2.
+    /// The content of the descriptor's layer 2.
     pub content: ServiceContent,
     /// The number of authorized clients, or `None` for a service without client authorization.
     pub clients: Option<usize>,
@@ -34,15 +34,15 @@ pub fn master_key(seed: u64) -> MasterKey {
     MasterKey::generate(&mut StdRng::seed_from_u64(seed))
 }
 
-/// Generates time periods of every length that a consensus can set, and of the length that the
+/// Generates time periods of every length that a consensus can specify, and of the length that the
 /// private network uses.
 pub fn period() -> impl Strategy<Value = TimePeriod> {
     (1..60_000_u64, prop_oneof![Just(1440_u64), Just(8), 30..14_401_u64])
         .prop_map(|(number, length_minutes)| TimePeriod { number, length_minutes })
 }
 
-/// Generates descriptors with 1 to 20 introduction points. The link specifiers can be as long as
-/// possible while 20 points fit.
+/// Generates descriptors with 1 to 20 introduction points. The link specifiers are at most as long
+/// as they can be for 20 introduction points to fit.
 pub fn sample() -> impl Strategy<Value = Sample> {
     (any::<u64>(), period(), any::<u64>(), content(), option::weighted(0.3, 0..40_usize)).prop_map(
         |(seed, period, revision_counter, content, clients)| Sample {
@@ -55,7 +55,7 @@ pub fn sample() -> impl Strategy<Value = Sample> {
     )
 }
 
-/// Generates the content of layer 2.
+/// Generates the content of a descriptor's layer 2.
 pub fn content() -> impl Strategy<Value = ServiceContent> {
     let flow_control = prop_oneof![Just("1-2 31"), Just("2 31"), Just("1 255"), Just("2,5-9,63 1")];
     let formats = prop_oneof![3 => Just(vec![2]), 1 => Just(vec![1, 2]), 1 => Just(vec![2, 3])];
@@ -82,7 +82,8 @@ pub fn point() -> impl Strategy<Value = IntroductionPoint> {
     })
 }
 
-/// Creates an introduction point with a relay's RSA identity and these additional link specifiers.
+/// Creates an introduction point with a relay's RSA identity and the given additional link
+/// specifiers.
 pub fn make_point(seed: u64, others: &[(u8, Vec<u8>)]) -> IntroductionPoint {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut specifiers = others.to_vec();

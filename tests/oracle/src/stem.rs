@@ -1,4 +1,4 @@
-//! Calls Python's stem through `py/stem_oracle.py`.
+//! Calls the Python library stem through `py/stem_oracle.py`.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -11,12 +11,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
-/// A running Python process, which ends when the test program closes the input.
+/// A running Python process, which exits when the test program closes its input.
 pub struct Stem {
     pipes: Mutex<(ChildStdin, BufReader<ChildStdout>)>,
 }
 
-/// A wrapper for bytes that are hexadecimal in JSON.
+/// A wrapper for bytes that are encoded in hexadecimal in JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hex<T>(pub T);
 
@@ -25,9 +25,9 @@ pub struct Hex<T>(pub T);
 pub struct StemKey {
     /// The onion address, which ends in `.onion`.
     pub address: String,
-    /// The public blinded key.
+    /// The public blinded key of the service in the time period.
     pub blinded_key: Hex<[u8; 32]>,
-    /// The subcredential of the service in the period.
+    /// The subcredential of the service in the time period.
     pub subcredential: Hex<[u8; 32]>,
 }
 
@@ -42,7 +42,7 @@ pub struct StemDescriptor {
     pub lifetime_minutes: u32,
     /// The expiry of the signing key's certificate, in seconds since the Unix epoch.
     pub expires: u64,
-    /// The number of `auth-client` items.
+    /// The number of `auth-client` lines.
     pub auth_clients: usize,
     /// The values of `create2-formats`.
     pub create2_formats: Vec<u16>,
@@ -50,7 +50,7 @@ pub struct StemDescriptor {
     pub intro_auth_required: Vec<String>,
     /// True if the descriptor has `single-onion-service`.
     pub single_onion_service: bool,
-    /// The introduction points.
+    /// The introduction points in the descriptor.
     pub points: Vec<StemPoint>,
 }
 
@@ -67,16 +67,16 @@ pub struct StemPoint {
 /// A request to stem to create a descriptor.
 #[derive(Debug, Serialize)]
 pub struct CreateRequest {
-    /// The seed of the identity key.
+    /// The seed of the service's identity key.
     pub seed: Hex<[u8; 32]>,
-    /// The revision counter.
+    /// The revision counter of the new descriptor.
     pub revision_counter: u64,
     /// The lines of layer 2 before the introduction points, as keywords with arguments.
     pub header: serde_json::Map<String, Value>,
-    /// The introduction points.
+    /// The introduction points in the descriptor.
     pub points: Vec<StemPoint>,
     /// True if stem's own constructor creates the certificates and authentication keys of the
-    /// points.
+    /// introduction points.
     pub stem_certifies: bool,
 }
 
@@ -93,7 +93,7 @@ impl From<&IntroductionPoint> for StemPoint {
 }
 
 impl Stem {
-    /// Returns the Python process of this test program. The first call starts the process.
+    /// Returns the Python process of this test program. The first call starts it.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Stem> = OnceLock::new();
         SHARED.get_or_init(Self::start)
@@ -115,17 +115,18 @@ impl Stem {
         Self { pipes: Mutex::new((input, BufReader::new(output))) }
     }
 
-    /// Returns the onion address, blinded key and subcredential of a public identity key.
+    /// Returns the onion address, blinded key and subcredential that stem derives from a public
+    /// identity key.
     pub fn key(&self, public_key: &[u8; 32], period: TimePeriod) -> StemKey {
         self.ask(&with_period(json!({ "command": "key", "public_key": Hex(*public_key) }), period))
     }
 
-    /// Checks the signatures of a descriptor without client authorization and decrypts its layers.
+    /// Checks the signatures of a descriptor without client authorization, and decrypts its layers.
     pub fn decode(&self, address: &str, text: &str) -> StemDescriptor {
         self.ask(&json!({ "command": "decode", "address": address, "text": text }))
     }
 
-    /// Creates a descriptor whose certificates are valid from now on.
+    /// Creates a descriptor whose certificates are valid from the current time.
     pub fn create(&self, create: &CreateRequest, period: TimePeriod) -> String {
         #[derive(Deserialize)]
         struct Created {
@@ -152,8 +153,8 @@ fn with_period(mut request: Value, period: TimePeriod) -> Value {
     request
 }
 
-/// Returns the interpreter of the Python environment. The first call may have to create the
-/// environment.
+/// Returns the interpreter of the Python environment. The first call creates the environment if it
+/// does not exist.
 fn python() -> &'static Path {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
     PYTHON.get_or_init(|| {

@@ -37,8 +37,8 @@ fn open_in_arti(
     let client = client.map(client_keypair);
     let descriptor =
         HsDesc::parse_decrypt_validate(text, &blinded.public.id(), &blinded.subcredential, client.as_ref())?;
-    // As in C tor, certificates are valid for 54 hours and expire on the hour. For those of
-    // introduction points, the 54 hours start at the last full hour.
+    // As in C tor, certificates are valid for 54 hours and expire on the hour. For the certificates
+    // of introduction points, the 54 hours start at the last full hour.
     assert!(descriptor.check_valid_at(&(now + 53 * HOUR)).is_ok());
     assert!(descriptor.check_valid_at(&(now + 55 * HOUR)).is_err());
     Ok(descriptor.if_valid_at(&now).expect("the descriptor is not valid now"))
@@ -60,7 +60,8 @@ fn flow_control(content: &ServiceContent) -> Option<String> {
     content.flow_control.map(|flow_control| flow_control.to_string())
 }
 
-/// Checks that a content equals what arti has read. arti does not expose `create2-formats`.
+/// Asserts that our content equals the content that arti has read. `create2-formats` is not
+/// compared, because arti does not expose it.
 fn assert_same(ours: &ServiceContent, revision_counter: u64, theirs: &HsDesc) {
     assert_eq!(u64::from(theirs.revision()), revision_counter);
     assert_eq!(theirs.is_single_onion_service(), ours.single_onion_service);
@@ -105,8 +106,7 @@ fn to_theirs(point: &IntroductionPoint) -> IntroPointDesc {
         .unwrap()
 }
 
-/// Returns the content that arti writes for a given content. arti only writes flow control versions
-/// 1 and 2.
+/// Returns the given content as arti writes it. arti only writes flow control versions 1 and 2.
 fn written_by_arti(content: &ServiceContent) -> ServiceContent {
     let both = |flow_control: FlowControl| {
         let text = flow_control.to_string();
@@ -167,7 +167,7 @@ proptest! {
         if sample.clients.is_none() {
             let descriptor = open_in_arti(&sample, &text, None, now()).unwrap();
             assert_same(&sample.content, sample.revision_counter, &descriptor);
-            // An unnecessary client key does no harm.
+            // An unnecessary client key is ignored.
             open_in_arti(&sample, &text, Some(&sample.stranger()), now()).unwrap();
         } else {
             for client in sample.client_secrets() {
@@ -181,7 +181,7 @@ proptest! {
         }
     }
 
-    /// arti may add a `proto` line to its descriptors, which we ignore.
+    /// arti may add a `proto` line to its descriptors. Our code ignores it.
     #[test]
     fn we_read_descriptors_from_arti(sample in sample(), lifetime in 30..=720_u16, protocols in prop_oneof![Just(""), Just("Conflux=1 HSIntro=4-5")]) {
         // arti refuses to build a descriptor with client authorization but no clients.
@@ -205,8 +205,8 @@ proptest! {
         }
     }
 
-    /// Content that we accept from a backend and publish must never result in a descriptor that
-    /// arti refuses.
+    /// A descriptor that we build from accepted backend content must never be one that arti
+    /// rejects.
     #[test]
     fn arti_reads_what_we_accept(
         seed: u64, content in content(), odd in point(), auth_key: Option<[u8; 32]>, onion_key: [u8; 32], negative: bool,

@@ -19,7 +19,8 @@ fn clock() -> SystemTime {
     SystemTime::now()
 }
 
-/// Returns the master key, in tor's expanded form, of a seed that is given to stem.
+/// Returns the master key that belongs to a seed, with the seed expanded as in tor. stem receives
+/// the seed itself.
 fn from_seed(seed: &[u8; 32]) -> MasterKey {
     let mut expanded: [u8; 64] = Sha512::digest(seed).into();
     expanded[0] &= 0xf8;
@@ -91,11 +92,11 @@ proptest! {
     }
 }
 
-/// stem's constructor of introduction points certifies the wrong key in `enc-key-cert`. Both arti
-/// and our code refuse that, while C tor does not check the key. This is a bug in stem, and no tor
-/// creates descriptors like this.
+/// stem's constructor for introduction points certifies the wrong key in `enc-key-cert`. Both arti
+/// and our code reject such a certificate, while C tor does not check the key. This is a bug in
+/// stem; tor never creates such descriptors.
 #[test]
-fn we_and_arti_refuse_points_that_stem_certifies() {
+fn we_and_arti_reject_introduction_points_that_stem_certifies() {
     let period = TimePeriod { number: 20_000, length_minutes: 1440 };
     let points: Vec<IntroductionPoint> = (0..3).map(|seed| make_point(seed, &[])).collect();
     let create = CreateRequest {
@@ -110,7 +111,7 @@ fn we_and_arti_refuse_points_that_stem_certifies() {
     let error = open(&text, &key, period).unwrap_err();
     assert_eq!(error, "enc-key-cert is malformed");
     let blinded = onionbalance_oracle::arti::blind(&key, period);
-    // stem omits the final line end, without which arti would not parse the descriptor.
+    // stem omits the final line feed, which arti requires.
     let text = text + "\n";
     let error = tor_netdoc::doc::hsdesc::HsDesc::parse_decrypt_validate(
         &text,

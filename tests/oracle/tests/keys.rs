@@ -24,7 +24,8 @@ proptest! {
         prop_assert_eq!(arti::address(&ours).id(), theirs);
     }
 
-    /// Both implementations must agree on addresses in which one character or its case was changed.
+    /// Both implementations must agree on addresses in which one character has been replaced or has
+    /// changed case.
     #[test]
     fn damaged_addresses_agree_with_arti(seed: u64, place in 0..56_usize, character in "[a-z2-7A-Z019=]") {
         let mut text = master_key(seed).address().identifier();
@@ -43,7 +44,7 @@ proptest! {
         prop_assert_eq!(ours.0, *theirs.public.id().as_ref());
         prop_assert_eq!(&key.address().subcredential(&ours).0, theirs.subcredential.as_ref());
 
-        // Clients know only the address and derive the same values from it.
+        // Clients know only the address, and must derive the same values from it.
         let (public, subcredential) = arti::address(&key.address()).compute_blinded_key(arti::period(period)).unwrap();
         prop_assert_eq!(key.address().blind(period).0, *public.id().as_ref());
         prop_assert_eq!(&theirs.subcredential.as_ref(), &subcredential.as_ref());
@@ -51,7 +52,8 @@ proptest! {
 
     /// The implementations derive the cipher key differently: C tor hashes the prefix
     /// "rev-counter-generation" including its terminating zero byte, and arti hashes it without
-    /// that byte. Here arti gets the zero byte as the first byte of the secret.
+    /// that byte. To compensate, this test prepends the zero byte to the secret that it passes to
+    /// arti.
     #[test]
     fn revision_counters_agree_with_arti(seed: u64, period in period(), seconds in offsets()) {
         let key = master_key(seed);
@@ -66,8 +68,8 @@ proptest! {
     }
 }
 
-/// Generates offsets of all magnitudes below the maximum, at which C tor and our code stop
-/// counting.
+/// Generates offsets of all magnitudes below the maximum, which is the value at which C tor and our
+/// code stop counting.
 fn offsets() -> impl Strategy<Value = Vec<u32>> {
     prop::collection::vec(prop_oneof![0..10_u32, 0..90_000_u32, 0..OPE_INPUT_MAX], 1..8)
 }

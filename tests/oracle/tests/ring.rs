@@ -1,5 +1,5 @@
-//! Compares the HSDir ring, time periods and shared random values with `tor-netdir`, given the same
-//! texts.
+//! Compares our HSDir ring, time periods and shared random values with those of `tor-netdir`, given
+//! the same network documents.
 
 use onionbalance_operator::consensus::{Network, NetworkKind, Placement, ServicePeriod};
 use onionbalance_oracle::config;
@@ -19,13 +19,13 @@ const HOUR: u64 = 3600;
 /// The Unix time of 2026-11-01 00:00 UTC.
 const MIDNIGHT: u64 = 1_793_491_200;
 
-/// Parses a network with arti. Signatures are not checked, because those of a generated consensus
-/// do not verify.
+/// Parses a network with arti. Signatures are not checked, because those in a generated consensus
+/// are not valid.
 fn their_network(texts: &TestNetwork) -> NetDir {
     let (_, _, consensus) = MdConsensus::parse(&texts.consensus).unwrap();
     let consensus = consensus.dangerously_assume_timely().dangerously_assume_wellsigned();
-    // arti builds no ring with too few microdescriptors to build circuits. 25% is the lowest limit
-    // that it accepts.
+    // arti does not build a ring if there are too few microdescriptors for building circuits. 25%
+    // is the lowest threshold that it accepts.
     let params: NetParams<i32> = "min_paths_for_circs_pct=25".parse().unwrap();
     let mut network = PartialNetDir::new(consensus, Some(&params));
     for text in &texts.microdescriptors {
@@ -54,17 +54,18 @@ fn their_relays<'a>(relays: impl IntoIterator<Item = Relay<'a>>) -> Vec<[u8; 20]
 struct Coverage {
     /// The number of periods for which both implementations have a ring.
     periods: usize,
-    /// The number of descriptors for which the ring has fewer relays than places. The replicas of
-    /// such a descriptor skip each other's relays.
+    /// The number of descriptors for which the ring has fewer relays than the descriptor has
+    /// places. The replicas of such a descriptor skip each other's relays.
     short: usize,
 }
 
-/// The parameters of a generated network, including the number of places of a descriptor.
+/// The parameters of a generated network, including those that determine the number of places for a
+/// descriptor.
 #[derive(Debug, Clone)]
 struct TestPlan {
     relays: usize,
     seed: u64,
-    /// The number of hours after midnight.
+    /// The time of the consensus, in hours after midnight.
     hour: u64,
     round_seconds: u64,
     shared_random_previous: bool,
@@ -116,7 +117,7 @@ impl TestPlan {
         }
     }
 
-    /// Returns the number of HSDirs that store a descriptor in a large enough network. Both
+    /// Returns the number of HSDirs that store a descriptor in a network that is large enough. Both
     /// implementations clamp the parameters.
     fn places(&self) -> usize {
         let [replicas, _, store] = self.spread.unwrap_or([2, 3, 4]);
@@ -124,7 +125,7 @@ impl TestPlan {
     }
 }
 
-/// Compares periods and HSDirs for a range of services.
+/// Compares the time periods and the HSDirs for a range of services.
 fn compare(plan: &TestPlan, services: std::ops::Range<u64>) -> Coverage {
     let texts = plan.plan().generate();
     let (ours, theirs) = (our_network(&texts), their_network(&texts));
@@ -137,7 +138,7 @@ fn compare(plan: &TestPlan, services: std::ops::Range<u64>) -> Coverage {
         let Some(params) =
             theirs.hs_all_time_periods().into_iter().find(|params| params.time_period() == offset(&period, plan))
         else {
-            // arti replaces a missing value only in the period that clients use.
+            // arti replaces a missing shared random value only in the period that clients use.
             assert_ne!(period.period, client.period);
             assert!(!plan.shared_random_previous || !plan.shared_random_current);
             continue;
@@ -161,7 +162,7 @@ fn compare(plan: &TestPlan, services: std::ops::Range<u64>) -> Coverage {
             coverage.short += usize::from(placements.len() < plan.places());
             if period == client {
                 let mut fetched = our_relays(&ours.fetch_hsdirs(&blinded, &period));
-                // arti shuffles the HSDirs.
+                // arti returns the HSDirs in random order.
                 let mut asked = their_relays(theirs.hs_dirs_download(id, params.time_period(), &mut rng).unwrap());
                 fetched.sort_unstable();
                 asked.sort_unstable();
@@ -193,7 +194,7 @@ fn agrees_in_networks_of_ten_to_nine_thousand_relays() {
         for hour in [5, 17] {
             let coverage = compare(&TestPlan { relays, hour, ..TestPlan::default() }, 0..50);
             assert_eq!(coverage.periods, 2, "{relays} relays");
-            // Eight of ten relays are HSDirs, which suffice for eight places.
+            // Eight of the ten relays are HSDirs, which is enough for eight places.
             assert_eq!(coverage.short, 0, "{relays} relays");
         }
     }
@@ -209,9 +210,9 @@ fn agrees_in_networks_with_fewer_hsdirs_than_places() {
     }
 }
 
-/// A publicly computable value replaces a missing shared random value. In that case arti counts the
-/// revision counter's time from the start of the period, while C tor and our code count from the
-/// start of the protocol run. This difference does not affect clients.
+/// If a shared random value is missing, a publicly computable value replaces it. In that case, arti
+/// counts the revision counter's time from the start of the period, while C tor and our code count
+/// from the start of the protocol run. This difference does not affect clients.
 #[test]
 fn agrees_without_shared_random_values() {
     for hour in 0..24 {
@@ -234,7 +235,7 @@ proptest! {
     #[test]
     fn agrees_with_any_parameters(
         relays in 10..120_usize, seed: u64, hour in 0..24_u64, shared_random: [bool; 2], missing in prop_oneof![Just(0), 5..40_usize],
-        // Include values that a consensus may not contain.
+        // Include values that a consensus must not contain.
         spread in prop::option::of((-1..20_i32, -1..140_i32, -1..140_i32).prop_map(<[i32; 3]>::from)),
         round_seconds in prop_oneof![Just(HOUR), Just(1800), Just(300), Just(5400), Just(36_000)],
     ) {
@@ -248,9 +249,10 @@ proptest! {
         prop_assert!(coverage.periods >= 1);
     }
 
-    /// A consensus could set periods that differ in length from a run of the shared random
-    /// protocol, although none ever did. Even then, both implementations agree on the period that
-    /// clients use. They do not agree on its shared random value, for which our code follows C tor.
+    /// A consensus could specify time periods that differ in length from a run of the shared random
+    /// protocol, although none ever has. Even then, both implementations agree on the period that
+    /// clients use. They do not agree on the period's shared random value, for which our code
+    /// follows C tor.
     #[test]
     fn agrees_on_the_client_period_of_any_length(hour in 0..1000_u64, minutes in 30..14_400_u64, round_minutes in 1..120_u64) {
         let plan = Plan {

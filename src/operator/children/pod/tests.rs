@@ -41,7 +41,7 @@ fn every_pod_meets_the_restricted_pod_security_standard() {
 }
 
 #[test]
-fn each_container_has_requests_and_the_configured_image() {
+fn each_container_has_resource_requests_and_the_configured_image() {
     for pod in pods(&Fixture::new()) {
         for container in containers(&pod) {
             assert!(container["resources"]["requests"]["memory"].is_string());
@@ -76,7 +76,7 @@ fn tor_reads_only_our_torrc() {
 }
 
 #[test]
-fn the_users_settings_reach_the_pod_and_ours_take_precedence() {
+fn the_users_settings_reach_the_pod_but_ours_take_precedence() {
     let template = json!({
         "labels": {"team": "a"},
         "annotations": {"note": "b"},
@@ -105,7 +105,7 @@ fn the_users_settings_reach_the_pod_and_ours_take_precedence() {
 }
 
 #[test]
-fn the_operators_defaults_apply_under_the_services_own_settings() {
+fn a_services_own_settings_override_the_operators_defaults() {
     let mut fixture = Fixture::of(&json!({"backends": {"template": {"labels": {"team": "b"}}}}));
     let settings = |value| serde_json::from_value::<PodSettings>(value).unwrap();
     let templates = &mut fixture.environment.settings.default_templates;

@@ -1,5 +1,5 @@
-//! Golden pod templates: a new operator must not change them by accident, because an upgrade would
-//! then replace every pod of every service.
+//! Golden pod templates. A new version of the operator must not change them by accident, because an
+//! upgrade would then replace every pod of every service.
 
 use std::path::Path;
 
@@ -9,8 +9,9 @@ use super::support::{Fixture, all_children};
 
 const FILE: &str = "src/operator/children/golden.json";
 
-/// Builds the pod templates and the files that the pods read (the templates contain only a hash of
-/// them): for a plain service, and for one with every field that affects a pod.
+/// Builds the pod templates and the files that the pods read, because the templates contain only a
+/// hash of these files. Does so for a minimal service, and for one that sets every field that
+/// affects a pod.
 fn built() -> Value {
     let template = json!({
         "labels": {"team": "a"}, "annotations": {"note": "b"}, "nodeSelector": {"disk": "ssd"},

@@ -1,4 +1,4 @@
-//! Tests of the owned objects as a whole, and the fixture of the builders' own tests.
+//! Tests of the owned objects as a whole, and the fixture that the builders' own tests use.
 
 mod golden;
 pub mod support;
@@ -8,7 +8,7 @@ use crate::operator::served::{PolicyVersion, Served};
 use support::{Fixture, all_children};
 
 #[test]
-fn ids_lists_exactly_the_children_in_the_order_of_applying() {
+fn ids_lists_exactly_the_children_in_the_order_in_which_they_are_applied() {
     let fixture = Fixture::new();
     let built: Vec<_> = all_children(&fixture.inputs()).into_iter().map(|child| child.id).collect();
     assert_eq!(built, ids("web", &fixture.environment));
@@ -20,7 +20,7 @@ fn ids_lists_exactly_the_children_in_the_order_of_applying() {
 }
 
 #[test]
-fn a_kind_that_is_switched_off_or_not_served_is_not_built() {
+fn a_kind_that_is_disabled_or_not_served_is_not_built() {
     let mut fixture = Fixture::new();
     fixture.environment.settings.network_policies = None;
     fixture.environment.served.disruption_budgets = None;

@@ -1,4 +1,4 @@
-//! A service and the inputs of its owned objects, for tests.
+//! A service and the inputs for building its owned objects, for tests.
 
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -12,7 +12,7 @@ use crate::operator::served::{PolicyVersion, Served};
 use crate::operator::settings::{Environment, Settings};
 use crate::operator::templates::DefaultTemplates;
 
-/// The service `web` in namespace `shop`, and everything that its children depend on.
+/// The service `web` in the namespace `shop`, and everything that its children depend on.
 pub struct Fixture {
     pub object: OnionBalancedService,
     pub environment: Environment,
@@ -40,7 +40,7 @@ pub fn object(spec: &Value) -> OnionBalancedService {
     .unwrap()
 }
 
-/// Returns an environment in which every kind of child is wanted and served.
+/// Returns an environment in which every kind of child is enabled and served.
 pub fn environment() -> Environment {
     let settings = Settings {
         tor_image: "tor:1".to_owned(),
@@ -88,7 +88,7 @@ impl Fixture {
         }
     }
 
-    /// Returns the manifest of a child, given its kind and name such as `Role web-frontend`.
+    /// Returns the manifest of a child, given its kind and name, for example `Role web-frontend`.
     pub fn child(&self, id: &str) -> Value {
         let children = all_children(&self.inputs());
         children.into_iter().find(|child| child.id.to_string() == id).unwrap().manifest

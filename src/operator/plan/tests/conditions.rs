@@ -1,4 +1,4 @@
-//! Tests of the conditions.
+//! Tests of the conditions that a plan results in.
 
 use std::sync::Arc;
 
@@ -46,8 +46,8 @@ fn an_unchanged_status_keeps_its_transition_times() {
     assert_eq!(second, first);
 }
 
-/// A change of the healthy service, the type and the beginning of the condition that reports it,
-/// and true if the owned objects are still applied.
+/// A scenario: its name, a change to the healthy service, the type and the beginning of the
+/// condition that reports the change, and true if the owned objects are still applied.
 type Scenario = (&'static str, fn(&mut Observed), &'static str, &'static str, bool);
 
 #[rustfmt::skip]
@@ -60,13 +60,13 @@ const SCENARIOS: &[Scenario] = &[
         "Accepted", "False NameTaken: Deployment web-backend exists and does not belong to this object; remove it", false),
     ("predecessor", |o| o.taken = vec![taken(true)],
         "Accepted", "False NameTaken: Deployment web-backend still belongs to a deleted web", false),
-    ("key gone", |o| o.key_secret = None,
+    ("key missing", |o| o.key_secret = None,
         "MasterKeyReady", "False SecretNotFound: Secret web-master-key with the key of ", false),
-    ("key cut", |o| o.key_secret = Some(secret_of(b"abc")),
+    ("key truncated", |o| o.key_secret = Some(secret_of(b"abc")),
         "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key must have 96 bytes but has 3", false),
-    ("key absent", |o| o.key_secret.as_mut().unwrap().data.clear(),
-        "MasterKeyReady", "False KeyInvalid: Secret web-master-key: it has no hs_ed25519_secret_key", false),
-    ("public key of another", |o| {
+    ("no key in the secret", |o| o.key_secret.as_mut().unwrap().data.clear(),
+        "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key is missing", false),
+    ("public key of another service", |o| {
         let file = zeroize::Zeroizing::new(other_key().to_tor_public_key_file());
         o.key_secret.as_mut().unwrap().data.insert("hs_ed25519_public_key".to_owned(), file);
     }, "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_public_key does not belong to", false),
@@ -80,24 +80,24 @@ const SCENARIOS: &[Scenario] = &[
         "MasterKeyReady", "True KeyLoaded: ", true),
     ("older rival without the address", |o| rival(o, "a", "2025-01-01T00:00:00Z", false),
         "MasterKeyReady", "True KeyLoaded: ", true),
-    ("target gone", |o| o.services.clear(),
+    ("target missing", |o| o.services.clear(),
         "BackendsReady", "False TargetNotFound: spec.ports[0].target.service: Service web does not exist in namespace shop", false),
     ("target port", |o| o.services = service(&json!([{"name": "web", "port": 80}, {"port": 53, "protocol": "UDP"}]), "10.0.0.1"),
         "BackendsReady", "False TargetPortNotFound: spec.ports[0].target.service: Service web has no TCP port \"http\"; \
          its TCP ports: web (80)", false),
-    ("target gone, but once known", |o| { o.services.clear(); o.last_config = Some(config("web.shop.svc:80")); },
+    ("target missing, but known before", |o| { o.services.clear(); o.last_config = Some(config("web.shop.svc:80")); },
         "BackendsReady", "False TargetNotFound: ", true),
-    ("target gone, another once known", |o| { o.services.clear(); o.last_config = Some(config("web2.shop.svc:80")); },
+    ("target missing, a different one known before", |o| { o.services.clear(); o.last_config = Some(config("web2.shop.svc:80")); },
         "BackendsReady", "False TargetNotFound: ", false),
     ("suspended", |o| o.object = with(&o.object, "spec/suspend", json!(true)),
         "BackendsReady", "False Suspended: spec.suspend is true.", true),
     ("no replicas", |o| o.object = with(&o.object, "spec/backends/replicas", json!(0)),
         "BackendsReady", "False ScaledToZero: spec.backends.replicas is 0.", true),
-    ("no replicas, backends elsewhere", |o| {
+    ("no replicas, but external backends", |o| {
         o.object = with(&o.object, "spec/backends/replicas", json!(0));
         o.object = with(&o.object, "spec/externalBackends", json!([{"onionAddress": EXTERNAL}]));
     }, "BackendsReady", "True OnlyExternal: spec.backends.replicas is 0; external backends: 1.", true),
-    ("more wanted", |o| o.object = with(&o.object, "spec/backends/replicas", json!(5)),
+    ("more replicas wanted", |o| o.object = with(&o.object, "spec/backends/replicas", json!(5)),
         "BackendsReady", "False Progressing: 3 of 5 backends are ready.", true),
     ("no deployment yet", |o| o.backends = None,
         "BackendsReady", "False Progressing: 0 of 3 backends are ready.", true),
@@ -113,7 +113,7 @@ const SCENARIOS: &[Scenario] = &[
         deployment(o, &json!({"observedGeneration": 3, "readyReplicas": 2, "updatedReplicas": 3}));
         pod_problem(o, Component::Backend);
     }, "BackendsReady", "False ImagePullFailed: 2 of 3 backends are ready. Pod x: no image", true),
-    ("image of a pod that is not needed", |o| pod_problem(o, Component::Backend),
+    ("image of a surplus pod", |o| pod_problem(o, Component::Backend),
         "BackendsReady", "True AllReady: All 3 backends are ready.", true),
     ("frontend's image", |o| {
         o.object = with(&o.object, "status/published", json!([]));
@@ -128,7 +128,7 @@ const SCENARIOS: &[Scenario] = &[
     }, "Published", "False PodsRefused: Frontend: Pods cannot be created: exceeded quota", true),
     ("never published", |o| o.object = with(&o.object, "status/published", json!([])),
         "Published", "False NotPublished: No descriptor has been published yet.", true),
-    ("refused by all", |o| o.object = with(&o.object, "status/published", json!([
+    ("refused by all HSDirs", |o| o.object = with(&o.object, "status/published", json!([
         {"timePeriod": 1, "revisionCounter": 2, "introductionPoints": 9, "hsdirsAccepted": 0, "hsdirsTotal": 8,
          "lastPublished": "2025-12-31T23:58:00Z"}])),
         "Published", "False NotOnHSDirs: No HSDir has accepted the descriptor.", true),
@@ -145,20 +145,20 @@ const SCENARIOS: &[Scenario] = &[
             "since": "2025-12-31T23:59:30Z"}]);
         o.object = with(&o.object, "status/backends", starting);
     }, "Published", "True Published: ", true),
-    ("lease gone", |o| o.lease = None,
+    ("no lease", |o| o.lease = None,
         "Published", "Unknown PublisherSilent: No publisher holds the Lease", true),
-    ("lease stale", |o| o.lease = Some(lease("2025-12-31T23:58:59.000000Z", 15)),
+    ("stale lease", |o| o.lease = Some(lease("2025-12-31T23:58:59.000000Z", 15)),
         "Published", "Unknown PublisherSilent: The publisher has not renewed its Lease since 2025-12-31T23:58:59Z", true),
-    ("lease in time", |o| o.lease = Some(lease("2025-12-31T23:59:00.000000Z", 15)),
+    ("lease renewed in time", |o| o.lease = Some(lease("2025-12-31T23:59:00.000000Z", 15)),
         "Published", "True Published: ", true),
-    ("long lease in time", |o| o.lease = Some(lease("2025-12-31T23:57:00.000000Z", 60)),
+    ("long lease renewed in time", |o| o.lease = Some(lease("2025-12-31T23:57:00.000000Z", 60)),
         "Published", "True Published: ", true),
 ];
 
 const EXTERNAL: &str = "pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd.onion";
 
 #[test]
-fn each_problem_has_its_condition_and_stops_nothing_that_runs() {
+fn each_problem_has_its_condition_and_stops_nothing_that_is_running() {
     for (name, change, kind, expected, applied) in SCENARIOS {
         let mut observed = healthy();
         change(&mut observed);
@@ -179,7 +179,7 @@ fn each_problem_has_its_condition_and_stops_nothing_that_runs() {
 }
 
 #[test]
-fn a_new_descriptor_has_time_to_settle_if_one_was_published_before() {
+fn published_stays_true_for_a_while_after_a_new_descriptor_replaces_an_old_one() {
     let mut observed = healthy();
     observed.object = with(&observed.object, "status/published/0/hsdirsAccepted", json!(0));
     observed.object = with(&observed.object, "status/published/0/lastPublished", json!("2025-12-31T23:59:30Z"));
@@ -196,7 +196,7 @@ fn a_new_descriptor_has_time_to_settle_if_one_was_published_before() {
 }
 
 #[test]
-fn a_refused_object_is_named_with_the_servers_message() {
+fn a_refused_object_is_reported_with_the_servers_message() {
     let backend = ChildId { kind: Kind::Deployment, name: "web-backend".to_owned() };
     let mut observed = healthy();
     observed.refused = vec![RefusedWrite { child: backend, message: "denied by the webhook".to_owned() }];
@@ -207,7 +207,7 @@ fn a_refused_object_is_named_with_the_servers_message() {
 }
 
 #[test]
-fn an_object_is_reconciled_again_after_a_time_that_depends_on_what_can_change_unseen() {
+fn the_requeue_delay_depends_on_the_changes_that_no_watch_reports() {
     let seconds = |observed: &Observed| requeue_after(observed, &concluded(observed).0).as_secs();
     assert_eq!(seconds(&healthy()), 60);
     assert_eq!(seconds(&Observed { lease: None, ..healthy() }), 300);
@@ -216,7 +216,7 @@ fn an_object_is_reconciled_again_after_a_time_that_depends_on_what_can_change_un
 }
 
 #[test]
-fn an_object_that_cannot_be_read_says_so() {
+fn an_unreadable_object_is_reported_as_stalled() {
     let conditions = unreadable("invalid type", &[], Some(3), now());
     let ready = conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
     assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "InvalidSpec"));

@@ -1,4 +1,5 @@
-//! Planning never panics: any spec that our types can hold is either refused or built.
+//! Property tests of the plan: it never panics, and any spec that our types can represent is either
+//! refused or built.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use super::support::{Server, healthy};
 use crate::crd::validate;
 use crate::operator::plan::Observed;
 
-/// Returns typical, harmful and arbitrary texts.
+/// Returns a strategy for typical, harmful and arbitrary texts.
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![
         Just(String::new()),
@@ -35,7 +36,7 @@ fn map_of(value: impl Strategy<Value = Value>) -> impl Strategy<Value = Value> {
     btree_map(text(), value, 0..3).prop_map(|map| json!(map))
 }
 
-/// Returns any JSON, for the fields that only the API server validates.
+/// Returns a strategy for arbitrary JSON, for the fields that only the API server validates.
 fn anything() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from), int_or_text()];
     leaf.prop_recursive(2, 8, 3, |inner| {
@@ -116,8 +117,8 @@ fn spec() -> impl Strategy<Value = Value> {
         })
 }
 
-/// Returns the facts about a service with this name and spec, before the first step. A bare service
-/// has no key, backends or Lease yet.
+/// Returns the facts about a service with the given name and spec, before the first step. A bare
+/// service has no key, backends or Lease yet.
 fn observed(name: &str, spec: Value, bare: bool) -> Option<Observed> {
     let mut observed = Observed { owned: None, ..healthy() };
     let mut whole = serde_json::to_value(&*observed.object).ok()?;
@@ -138,15 +139,15 @@ proptest! {
         let refused = validate::name(&observed.object).is_some() || !validate::spec(&observed.object).is_empty();
         let mut server = Server { object: Some((*observed.object).clone()), ..Server::default() };
         let (_, status) = server.run(observed);
-        // A spec that validation refuses is never built.
+        // Nothing is built from a spec that validation refuses.
         prop_assert!(!refused || server.applied.is_empty());
         let accepted = status.conditions.iter().find(|condition| condition.type_ == "Accepted");
         let accepted = accepted.map(|found| &*found.status);
         prop_assert_eq!(accepted == Some("True"), !refused);
     }
 
-    /// Most templates of the other property are refused. These pass validation and reach the
-    /// builders.
+    /// Most templates in the other property test are refused. The templates in this test pass
+    /// validation and reach the builders.
     #[test]
     fn every_valid_template_can_be_built(template in template(), replicas in 0..i32::MAX) {
         let spec = json!({

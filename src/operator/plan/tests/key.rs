@@ -1,4 +1,4 @@
-//! Tests of the master key: when one is generated, which one is used, and who owns its Secret.
+//! Tests of the master key: when a key is generated, which key is used, and who owns its Secret.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use super::support::{Server, address, concluded, condition, fresh, from, healthy
 use crate::operator::plan::{Next, Observed, plan};
 
 #[test]
-fn a_key_is_generated_only_if_there_never_was_one() {
+fn a_key_is_generated_only_if_there_has_never_been_one() {
     assert!(matches!(plan(&fresh()), Next::ReadObject));
 
     let mut named = fresh();
@@ -48,7 +48,7 @@ fn the_address_changes_if_the_spec_says_so() {
     assert!(conclusion.applies_children);
 }
 
-/// Returns a healthy service with a generated key, the Secret of which has these owners.
+/// Returns a healthy service with a generated key, whose Secret has the given owners.
 fn generated(policy: &str, owners: &Value) -> Observed {
     let mut observed = healthy();
     observed.object = with(&observed.object, "spec/deletionPolicy", json!(policy));
@@ -60,7 +60,7 @@ fn generated(policy: &str, owners: &Value) -> Observed {
     observed
 }
 
-/// Returns the UIDs of the owners that the next step sets, if it sets owners.
+/// Returns the UIDs of the owners that the next step sets, or `None` if it sets no owners.
 fn new_owners(observed: &Observed) -> Option<Vec<String>> {
     match plan(observed) {
         Next::SetKeyOwners(owners) => Some(owners.into_iter().map(|owner| owner.uid).collect()),
@@ -77,7 +77,7 @@ fn only_a_generated_secret_is_owned_and_only_if_the_policy_says_so() {
     assert_eq!(new_owners(&generated("Retain", &json!([]))), None);
     assert_eq!(new_owners(&generated("Delete", &json!([owner("uid-of-web")]))), None);
     assert_eq!(new_owners(&generated("Delete", &json!([]))), Some(vec!["uid-of-web".to_owned()]));
-    // The present owner is a deleted object of the same name.
+    // The current owner is a deleted object of the same name.
     assert_eq!(new_owners(&generated("Delete", &json!([owner("old")]))), Some(vec!["uid-of-web".to_owned()]));
     assert_eq!(new_owners(&generated("Retain", &json!([owner("uid-of-web")]))), Some(vec![]));
     let mut own = generated("Delete", &json!([]));
@@ -93,7 +93,7 @@ fn the_owner_of_a_retained_key_is_removed_even_if_the_key_cannot_be_used() {
     observed.tried_key_owners = true;
     let (_, status) = concluded(&observed);
     assert!(condition(&status, "MasterKeyReady").starts_with("False AddressMismatch: "));
-    // A copy with the same labels and annotations is not ours.
+    // A copied Secret with the same labels and annotations is not ours.
     observed.tried_key_owners = false;
     observed.key_secret.as_mut().unwrap().metadata.name = Some("copy".to_owned());
     assert_eq!(new_owners(&observed), None);

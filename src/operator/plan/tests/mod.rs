@@ -1,5 +1,5 @@
-//! Tests of the plan: a healthy service is changed, and its steps, conclusion or status are
-//! checked.
+//! Tests of the plan. Each test changes a healthy service and checks the steps, the conclusion or
+//! the status.
 
 mod conditions;
 mod fuzzed;

@@ -1,4 +1,4 @@
-//! Tests of the order and the end of the steps.
+//! Tests of the order of the steps, and of the end of a reconciliation.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::operator::plan::{
     Applied, KeyPermit, KeySecret, Labelled, Next, Observed, Outcome, RefusedWrite, Taken, plan,
 };
 
-/// Returns a server that knows the service exactly as it was observed.
+/// Returns a fake API server whose copy of the service is exactly the observed one.
 fn server(observed: &Observed) -> Server {
     Server { object: Some((*observed.object).clone()), ..Server::default() }
 }
@@ -73,7 +73,7 @@ fn a_refused_key_is_not_tried_again_and_stops_everything() {
 }
 
 #[test]
-fn a_key_that_exists_already_is_used_instead_of_a_generated_one() {
+fn an_already_existing_key_is_used_instead_of_a_generated_one() {
     let observed = fresh();
     let mut server =
         Server { key_creation: KeyCreation::Exists(Box::new(key_secret(&other_key()))), ..server(&observed) };
@@ -84,7 +84,11 @@ fn a_key_that_exists_already_is_used_instead_of_a_generated_one() {
     let observed = fresh();
     let mut server = Server { key_creation: KeyCreation::Vanished, ..self::server(&observed) };
     server.run(observed);
-    assert_eq!(server.steps, ["read object", "generate key"], "the existing Secret was deleted again");
+    assert_eq!(
+        server.steps,
+        ["read object", "generate key"],
+        "the existing Secret was deleted before it could be read"
+    );
 }
 
 #[test]
@@ -101,14 +105,15 @@ fn the_owners_of_the_key_are_set_once_and_before_the_owned_objects() {
 }
 
 #[test]
-fn the_frontends_deployment_waits_for_the_uid_of_their_account() {
+fn the_frontends_deployment_waits_for_the_uid_of_its_service_account() {
     let mut server = Server::default();
     server.run(Observed { owned: None, ..healthy() });
     let names: Vec<_> = server.applied.iter().map(|(name, _)| &**name).collect();
     let position = |name: &str| names.iter().position(|applied| *applied == name).unwrap();
     assert!(position("ServiceAccount web-frontend") < position("Deployment web-frontend"), "{names:?}");
 
-    // Without an account that is going to stay, the frontends are not applied, but the backends are.
+    // If the account is missing or being deleted, the backends are applied but the frontends are
+    // not.
     let account = ChildId { kind: Kind::ServiceAccount, name: "web-frontend".to_owned() };
     let leaving = json!({"uid": "old", "deletionTimestamp": "2026-01-01T00:00:00Z", "labels": {
         "app.kubernetes.io/managed-by": "onionbalance-operator", "onionbalance.dev/service": "web",
@@ -124,7 +129,7 @@ fn the_frontends_deployment_waits_for_the_uid_of_their_account() {
 }
 
 #[test]
-fn nothing_is_applied_after_a_name_that_is_taken() {
+fn nothing_is_applied_after_a_taken_name() {
     let labelled = vec![orphan()];
     for (taken, steps) in [(&["ConfigMap web-backend"], &APPLY_ALL[..2]), (&["Deployment web-backend"], &APPLY_ALL)] {
         let mut server = Server { taken, labelled: labelled.clone(), ..Server::default() };
@@ -164,7 +169,7 @@ fn a_refused_object_does_not_stop_the_others() {
 }
 
 #[test]
-fn only_controlled_objects_that_are_no_longer_used_are_pruned_and_last() {
+fn only_unused_objects_that_the_service_controls_are_pruned_and_last() {
     let owned = |kind, name: &str| -> Labelled {
         let owner = json!({"kind": "OnionBalancedService", "name": "web", "uid": "uid-of-web", "controller": true});
         (kind, from(json!({"name": name, "uid": "u", "ownerReferences": [owner]})))
@@ -184,7 +189,7 @@ fn only_controlled_objects_that_are_no_longer_used_are_pruned_and_last() {
     server.run(Observed { owned: None, ..healthy() });
     assert_eq!(server.steps, [&APPLY_ALL[..], &["prune ConfigMap web-old"]].concat());
 
-    // Without a usable key nothing is known about the owned objects, so none is deleted.
+    // Without a usable key, the desired owned objects are unknown, so none is deleted.
     let mut server = Server { labelled, ..Server::default() };
     server.run(Observed { owned: None, key_secret: None, ..healthy() });
     assert_eq!(server.steps, [""; 0]);
@@ -219,7 +224,7 @@ fn an_applied_deployment_counts_as_rolling_out() {
     assert!(condition(&status, "BackendsReady").starts_with("False RollingOut: "));
 }
 
-/// The position of a step in the order that all reconciliations follow.
+/// Returns the position of a step in the order that all reconciliations follow.
 fn rank(step: &Next) -> usize {
     match step {
         Next::ReadObject => 0,
@@ -234,11 +239,11 @@ fn rank(step: &Next) -> usize {
     }
 }
 
-/// Decides the outcome of steps at random.
+/// A source of random outcomes for steps.
 struct Chance(std::vec::IntoIter<u8>);
 
 impl Chance {
-    /// Returns a number below `options`.
+    /// Returns a random number below `options`.
     fn of(&mut self, options: u8) -> u8 {
         self.0.next().unwrap_or_default() % options
     }
@@ -308,10 +313,10 @@ impl Chance {
 }
 
 proptest! {
-    /// Each step is of a higher rank than the one before, so there are at most eight, and no step
-    /// is executed twice. In particular, at most one key is generated.
+    /// Each step has a higher rank than the previous one, so there are at most eight steps and no
+    /// step is executed twice. In particular, at most one key is generated.
     #[test]
-    fn the_steps_follow_one_order_and_end(choices in vec(any::<u8>(), 0..64), is_new: bool, keeps_key: bool) {
+    fn the_steps_always_follow_one_order_and_come_to_an_end(choices in vec(any::<u8>(), 0..64), is_new: bool, keeps_key: bool) {
         let mut chance = Chance(choices.into_iter());
         let mut observed = if is_new { fresh() } else { Observed { owned: None, ..healthy() } };
         let policy = if keeps_key { "Retain" } else { "Delete" };

@@ -1,4 +1,4 @@
-//! Facts for the tests of the plan: a healthy service with three backends, which a test changes,
+//! Fixtures for the tests of the plan: a healthy service with three backends for a test to change,
 //! and a fake API server that executes steps.
 
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ pub fn now() -> Timestamp {
     Timestamp::from_second(NOW).unwrap()
 }
 
-/// Returns the object with another value at a path such as `spec/ports/0/port`.
+/// Returns a copy of the object with a new value at a path such as `spec/ports/0/port`.
 pub fn with(object: &OnionBalancedService, path: &str, value: Value) -> Arc<OnionBalancedService> {
     let mut whole = serde_json::to_value(object).unwrap();
     let mut place = &mut whole;
@@ -66,12 +66,12 @@ pub fn address() -> String {
     Fixture::new().key.address().to_string()
 }
 
-/// Returns a key that is not the service's.
+/// Returns a key that does not belong to the service.
 pub fn other_key() -> MasterKey {
     MasterKey::generate(&mut StdRng::seed_from_u64(2))
 }
 
-/// Returns the facts about a healthy service, all steps of which have been executed.
+/// Returns the facts about a healthy service after all steps have been executed.
 pub fn healthy() -> Observed {
     let deployment = json!({
         "metadata": {"name": "web-backend", "generation": 3},
@@ -128,7 +128,7 @@ pub fn fresh() -> Observed {
     Observed { object, key_secret: None, backends: None, lease: None, owned: None, ..observed }
 }
 
-/// Returns the conclusion and the status of a reconciliation that has no step left.
+/// Returns the conclusion and the status of a reconciliation. Panics if a step is left.
 pub fn concluded(observed: &Observed) -> (Conclusion, OnionBalancedServiceStatus) {
     let Next::Done(conclusion) = plan(observed) else { panic!("a step is left") };
     let previous = observed.object.status.clone().unwrap_or_default();
@@ -142,34 +142,34 @@ pub fn condition(status: &OnionBalancedServiceStatus, kind: &str) -> String {
     format!("{} {}: {}", condition.status, condition.reason, condition.message)
 }
 
-/// The answer of the fake API server to the creation of the key's Secret.
+/// The fake API server's response to the creation of the key's Secret.
 #[derive(Default)]
 pub enum KeyCreation {
     /// The Secret is created.
     #[default]
     Created,
-    /// This Secret exists already.
+    /// This Secret already exists.
     Exists(Box<KeySecret>),
-    /// A Secret existed, but was deleted before it could be read.
+    /// A Secret exists, but is deleted before it can be read.
     Vanished,
 }
 
 /// A fake API server. It accepts every write by default.
 #[derive(Default)]
 pub struct Server {
-    /// The service as the API server knows it.
+    /// The service as it is stored on the API server.
     pub object: Option<OnionBalancedService>,
-    /// The answer to the creation of the key's Secret.
+    /// The response to the creation of the key's Secret.
     pub key_creation: KeyCreation,
     /// The objects that the API server refuses, such as `ConfigMap web-backend`.
     pub refuses: &'static [&'static str],
-    /// The objects with names that belong to others.
+    /// The owned objects whose names are taken by other objects.
     pub taken: &'static [&'static str],
-    /// The existing objects with names of owned objects. Applied objects are added.
+    /// The existing objects that have the names of owned objects. Applied objects are added.
     pub existing: BTreeMap<ChildId, ObjectMeta>,
     /// The objects with the labels of the service.
     pub labelled: Vec<Labelled>,
-    /// The executed steps.
+    /// Short descriptions of the executed steps.
     pub steps: Vec<String>,
     /// The applied objects with their manifests.
     pub applied: Vec<(String, Value)>,
@@ -246,12 +246,12 @@ impl Server {
     }
 }
 
-/// Returns the metadata of an object after it was applied.
+/// Returns the metadata that an object has after it was applied.
 pub fn as_applied(due: &Due) -> ObjectMeta {
     let mut metadata = due.manifest["metadata"].clone();
     metadata["uid"] = format!("uid-of-{}", due.id).into();
     metadata["generation"] = 1.into();
-    // An empty set of fields means that all fields are ours.
+    // An empty field set means that we own all fields.
     metadata["managedFields"] = json!([{"manager": "onionbalance-operator", "operation": "Apply", "fieldsV1": {}}]);
     from(metadata)
 }

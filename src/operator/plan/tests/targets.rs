@@ -1,4 +1,4 @@
-//! Tests of the targets.
+//! Tests of the resolution of port targets.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +36,7 @@ fn targets_are_resolved_to_numbers() {
 }
 
 #[test]
-fn an_external_name_has_any_port() {
+fn an_external_name_accepts_any_port() {
     let object = with(
         &healthy().object,
         "spec/ports",
