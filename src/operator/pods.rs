@@ -34,8 +34,8 @@ const IMAGE: [(&str, &str); 6] = [
     ("ImageInspectError", "ImageInspectError"),
     ("RegistryUnavailable", "RegistryUnavailable"),
 ];
-/// The kubelet's reasons for any other problem with a container, each with the reason that the
-/// condition message shows.
+/// The kubelet's codes for other container problems. The second code of each pair is the one that
+/// the condition message shows.
 const CONTAINER: [(&str, &str); 5] = [
     ("CreateContainerConfigError", "CreateContainerConfigError"),
     ("CreateContainerError", "CreateContainerError"),

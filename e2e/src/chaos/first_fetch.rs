@@ -19,8 +19,8 @@ use super::stage::Stage;
 use crate::service::Service;
 use crate::wait::{Seen, until};
 
-/// The steps until a client gets the first page of a new service. Steps of a backend refer to the
-/// first backend that had introduction points.
+/// A step between the creation of a service and the first page that a client gets from the service.
+/// The steps of a backend are those of the first backend with introduction points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
     /// The operator has created a backend's pod.

@@ -112,8 +112,8 @@ impl Observed {
         Figure::count(self.name("fewest_points"), fewest, "points")
     }
 
-    /// Returns the number of our service's requests that got no response, minus the same number for
-    /// the plain onion service.
+    /// Returns how many more requests failed at our service than at the plain onion service. Never
+    /// negative.
     pub fn failed(&self) -> Figure {
         let less =
             self.requests.of(ServiceKind::Ours).failed.saturating_sub(self.requests.of(ServiceKind::Plain).failed);

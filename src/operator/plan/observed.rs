@@ -164,7 +164,8 @@ pub enum Outcome {
         /// All objects with the labels of the service.
         labelled: Vec<Labelled>,
     },
-    /// The due objects of a stage were applied. A taken name stops the stage early.
+    /// The missing or outdated objects of a stage were applied. If the name of one belongs to
+    /// another object, the rest of the stage was skipped.
     Applied(Stage, Vec<(ChildId, Applied)>),
     /// The unused objects were deleted, or the API server refused the deletion.
     Pruned,
