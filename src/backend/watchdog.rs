@@ -88,7 +88,9 @@ impl Watchdog {
     pub fn kill(&mut self) -> bool {
         self.silent_steps = 0;
         let Some(tor) = self.tor.filter(|pid| !pid.is_init()) else {
-            tracing::error!("tor is frozen, but its process is not visible: the pod must share its process namespace");
+            tracing::error!(
+                "tor is frozen, but its process is not visible from this container; set shareProcessNamespace: true for the pod"
+            );
             return false;
         };
         let killed = kill_process(tor, Signal::KILL);

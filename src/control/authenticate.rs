@@ -192,7 +192,7 @@ impl Authenticator<'_> {
             }
             None if cookies => {
                 format!(
-                    "{offers}, but the cookie is not sent over TCP in the clear; configure the path of its file, or {help}"
+                    "{offers}, but the cookie must not be sent over TCP in cleartext; configure the path of the cookie file, or {help}"
                 )
             }
             None => format!("{offers}; {help}"),
@@ -282,7 +282,7 @@ async fn await_cookie(path: &Path, patience: Duration) -> Result<Zeroizing<Vec<u
     loop {
         let fault = match read_cookie(path).await {
             Ok(cookie) if cookie.len() == COOKIE_LENGTH => return Ok(cookie),
-            Ok(_) => format!("its cookie file {} does not have {COOKIE_LENGTH} bytes", path.display()),
+            Ok(_) => format!("its cookie file {} is not {COOKIE_LENGTH} bytes long", path.display()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 format!("its cookie file {} does not exist", path.display())
             }

@@ -185,7 +185,7 @@ impl Client {
                 let texts: Vec<_> = message.lines.into_iter().map(|line| line.text).collect();
                 Err(ControlError::Refused { code, message: texts.join("; ") })
             }
-            code => Err(ControlError::Protocol(format!("a reply has the unexpected status {code}"))),
+            code => Err(ControlError::Protocol(format!("tor replied with the unexpected status {code}"))),
         }
     }
 }

@@ -36,7 +36,7 @@ pub fn name(object: &OnionBalancedService) -> Option<Problem> {
     let problem = |message| Some(Problem { field: "metadata.name".to_owned(), message });
     if name.len() > MAX_NAME_LENGTH {
         return problem(format!(
-            "has {} characters; use at most {MAX_NAME_LENGTH}, so that the names of the owned objects fit into 63",
+            "has {} characters; use at most {MAX_NAME_LENGTH}, so that the names of the owned objects have at most 63",
             name.len()
         ));
     }

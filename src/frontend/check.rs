@@ -14,7 +14,7 @@ use crate::onion::{OnionAddress, TimePeriod, UncheckedDescriptor};
 pub(super) enum DescriptorRefused {
     #[error("the agent sent no descriptor, although its introduction points changed")]
     Missing,
-    #[error("the descriptor belongs to neither the previous, the current nor the next time period")]
+    #[error("the descriptor is not for the previous, the current or the next time period")]
     Period,
     #[error(transparent)]
     Descriptor(#[from] DescriptorError),

@@ -99,7 +99,7 @@ pub(super) async fn serve(
         ended = http => Err(http_ended(ended)),
         Some(ended) = parts.join_next() => {
             ended?;
-            Err("a part of the publisher ended unexpectedly".into())
+            Err("a task of the publisher exited unexpectedly".into())
         }
     }
 }

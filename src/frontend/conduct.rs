@@ -62,8 +62,8 @@ enum LeaseError {
     #[error("the API server does not answer")]
     Silent,
     #[error(
-        "{name} exists but its labels show that it does not belong to this service (its holder is {holder:?}), so \
-         nothing is published; delete it, or give the OnionBalancedService another name"
+        "{name} exists and does not belong to this service, as its labels show (it is held by {holder:?}); \
+         nothing is published until you delete the Lease or give the OnionBalancedService another name"
     )]
     Foreign { name: String, holder: String },
 }
@@ -256,9 +256,12 @@ impl Conduct {
     fn set_discovery(&mut self, discovery: Option<Discovery>) {
         let known = discovery.as_ref().is_none_or(|discovery| self.discovery.as_deref() == Some(discovery));
         match &discovery {
-            Some(Discovery::Open) if !known => tracing::info!("discovery is open"),
+            Some(Discovery::Open) if !known => tracing::info!("restricted discovery is off; any client can connect"),
             Some(Discovery::Restricted(clients)) if !known => {
-                tracing::info!(clients = clients.len(), "discovery is restricted");
+                tracing::info!(
+                    clients = clients.len(),
+                    "restricted discovery is on; only authorized clients can connect"
+                );
             }
             _ => {}
         }

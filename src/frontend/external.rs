@@ -100,7 +100,7 @@ impl ExternalBackends {
                 self.fetches.failed += 1;
                 tracing::debug!(%address, %hsdir, reason, "an HSDir sent no usable descriptor of an external backend");
                 if !self.counts(address) {
-                    self.note(address, format!("no HSDir has a usable descriptor; the last one asked: {reason}"));
+                    self.note(address, format!("no HSDir has a usable descriptor; the last HSDir replied: {reason}"));
                 }
                 if has_none { FetchAnswer::HasNone } else { FetchAnswer::Useless }
             }
@@ -123,7 +123,7 @@ impl ExternalBackends {
         } else if self.scheduler.states().any(|(known, _)| known == address)
             && self.messages.get(&address) != Some(&message)
         {
-            tracing::warn!(%address, message, "an external backend is not fully published");
+            tracing::warn!(%address, message, "some features of an external backend cannot be published");
             self.messages.insert(address, message);
         }
     }

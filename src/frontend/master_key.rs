@@ -74,7 +74,7 @@ mod tests {
             std::fs::write(&file, b"key").unwrap();
 
             probes.changed().await.unwrap();
-            let bad = "the master key cannot be used: hs_ed25519_secret_key must have 96 bytes but has 3";
+            let bad = "the master key cannot be used: hs_ed25519_secret_key must be 96 bytes long but has 3";
             assert_eq!(probes.borrow_and_update().ready(), Err(bad));
             std::fs::write(&file, others.to_tor_secret_key_file()).unwrap();
 

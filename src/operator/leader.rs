@@ -140,7 +140,7 @@ impl Candidate {
             let decision = self.election.decide(record, self.started.elapsed());
             if decision == Decision::StandBy {
                 if self.leader != holder {
-                    info!(leader = holder, "another operator leads; standing by");
+                    info!(leader = holder, "another operator is the leader; standing by");
                     self.leader = holder;
                 }
                 return Ok(false);

@@ -67,7 +67,10 @@ fn peers(text: &str) -> Result<Peers, String> {
             return Err(format!("[{index}] is empty; it needs one of {}", PEER_FIELDS.join(", ")));
         }
         if let Some(field) = peer.keys().find(|field| !PEER_FIELDS.contains(&field.as_str())) {
-            return Err(format!("[{index}].{field} is unknown; a peer can have {}", PEER_FIELDS.join(", ")));
+            return Err(format!(
+                "[{index}].{field} is not a known field; the valid fields of a peer are {}",
+                PEER_FIELDS.join(", ")
+            ));
         }
     }
     Ok(Peers(peers.into_iter().map(Value::Object).collect()))

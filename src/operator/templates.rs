@@ -39,7 +39,7 @@ impl DefaultTemplates {
     /// error names the invalid field.
     pub fn parse(text: &str) -> Result<Self, String> {
         let whole: Option<Map<String, Value>> = serde_saphyr::from_str(text)
-            .map_err(|error| format!("not a map with backend and frontend in YAML or JSON: {error}"))?;
+            .map_err(|error| format!("expected a YAML or JSON map with the keys backend and frontend: {error}"))?;
         let mut templates = Self::default();
         for (component, value) in whole.into_iter().flatten() {
             let template = match component.as_str() {
@@ -85,7 +85,10 @@ fn read(path: &str, value: &Value) -> Result<PodSettings, String> {
     };
     for (field, value) in &fields {
         if !FIELDS.contains(&field.as_str()) {
-            return Err(format!("{path}.{field} is unknown; a template can have {}", FIELDS.join(", ")));
+            return Err(format!(
+                "{path}.{field} is not a known field; the valid fields of a template are {}",
+                FIELDS.join(", ")
+            ));
         }
         let path = format!("{path}.{field}");
         // Each field is read separately, so that the error can name it.
@@ -200,7 +203,7 @@ mod tests {
     #[test]
     fn an_error_names_the_field() {
         for (text, said) in [
-            ("[]", "not a map with backend and frontend in YAML or JSON: "),
+            ("[]", "expected a YAML or JSON map with the keys backend and frontend: "),
             ("backends: {}", "backends is unknown; use backend or frontend"),
             ("backend: [a]", "backend is not a map"),
             (

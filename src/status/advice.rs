@@ -39,9 +39,9 @@ fn advice(reason: Reason, namespace: &str, name: &str) -> Option<String> {
         Reason::InvalidName => "create the object again under another name; spec.masterKey.secretName can name the \
                                 existing Secret of the key"
             .to_owned(),
-        Reason::NameTaken => format!("rename or delete the named object, or give {name} another name"),
+        Reason::NameTaken => format!("delete the conflicting object, or give {name} another name"),
         Reason::SecretNotFound => {
-            format!("restore the Secret of the key from your backup: kubectl create -n {namespace} -f BACKUP")
+            format!("restore the key's Secret from your backup: kubectl create -n {namespace} -f BACKUP")
         }
         Reason::KeyInvalid => "check the key: onionbalance-operator key check --help".to_owned(),
         Reason::KeyConflict => format!("two objects use the same key; give one of them another Secret: {edit}"),

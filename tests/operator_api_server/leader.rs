@@ -43,7 +43,7 @@ async fn a_standby_takes_over_from_the_leader() {
     let first = start("first");
     held_by(&scene, "first").await;
     let mut second = start("second");
-    second.wait_log("another operator leads; standing by").await;
+    second.wait_log("another operator is the leader; standing by").await;
     // The standby becomes ready once it has filled its watch caches, although it does not hold the
     // Lease.
     second.wait_log("ready").await;
@@ -61,7 +61,7 @@ async fn a_standby_takes_over_from_the_leader() {
     second.wait_log("updated").await;
 
     let third = start("third");
-    third.wait_log("another operator leads; standing by").await;
+    third.wait_log("another operator is the leader; standing by").await;
     assert!(second.terminate().await.success(), "{}", second.log());
     assert!(second.log().contains("released the Lease"), "{}", second.log());
     let ended = Instant::now();

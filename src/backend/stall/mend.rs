@@ -97,7 +97,9 @@ impl Mender {
                 Ok(Mended { circuits: 1, restarts: 0 })
             }
             Remedy::EndTor(stall) => {
-                tracing::warn!("tor's onion service is still stalled although circuits are built: {stall}; ending tor");
+                tracing::warn!(
+                    "tor's onion service is still stalled even though circuits have been built: {stall}; terminating tor"
+                );
                 let ended = tor.answer(tor.client().signal("HALT")).await?.is_some();
                 Ok(Mended { circuits: 0, restarts: ended.into() })
             }

@@ -133,9 +133,9 @@ fn names_and_ports() -> Vec<Refused> {
     vec![
         Refused::object(json!({"metadata": {"name": "a".repeat(55)}}))
             .operator(
-                "metadata.name: has 55 characters; use at most 54, so that the names of the owned objects fit into 63",
+                "metadata.name: has 55 characters; use at most 54, so that the names of the owned objects have at most 63",
             )
-            .rule("metadata.name: use at most 54 characters, so that the names of the owned objects fit into 63"),
+            .rule("metadata.name: use at most 54 characters, so that the names of the owned objects have at most 63"),
         Refused::object(json!({"metadata": {"name": "1web"}})).both(form),
         Refused::object(json!({"metadata": {"name": "web.example"}})).both(form),
         ports(json!([])).operator("spec.ports: must list at least one port").schema("spec.ports"),
@@ -318,8 +318,8 @@ fn torrcs() -> Vec<Refused> {
                     "{field}: \"HiddenServiceExportCircuitID\" is not allowed; set proxyProtocol: v1 on the port instead"
                 )),
             torrc("%include /x")
-                .operator(format!("{field}: line 1: \"%include\" is not allowed; write the included lines here"))
-                .rule(format!("{field}: \"%include\" is not allowed; write the included lines here")),
+                .operator(format!("{field}: line 1: \"%include\" is not allowed; copy the lines of the included file"))
+                .rule(format!("{field}: \"%include\" is not allowed; copy the lines of the included file")),
             torrc("Log info \\")
                 .operator(format!("{field}: line 1: ends with \"\\\"; write the option on one line"))
                 .rule(format!("{field}: a line ends with \"\\\"; write the option on one line")),

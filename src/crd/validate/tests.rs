@@ -102,7 +102,7 @@ fn names_must_be_usable_in_the_names_of_owned_objects() {
     assert_eq!(named(&"a".repeat(54)), None);
     assert_eq!(
         named(&"a".repeat(55)).unwrap(),
-        "metadata.name: has 55 characters; use at most 54, so that the names of the owned objects fit into 63"
+        "metadata.name: has 55 characters; use at most 54, so that the names of the owned objects have at most 63"
     );
     for bad in ["1web", "web.example"] {
         assert!(named(bad).unwrap().starts_with("metadata.name: must consist of lower-case letters"), "{bad}");

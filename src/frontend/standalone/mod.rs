@@ -163,7 +163,7 @@ pub(super) async fn run(options: Options) -> Result<(), RunError> {
                 Err(error) => tracing::error!("SIGHUP: the new configuration is invalid; keeping the old one: {error}"),
             },
             ended = &mut tor => { ended?; return Err("the connection to tor ended unexpectedly".into()) }
-            ended = daemon.a_service_ended() => { ended?; return Err("the loop of a service ended unexpectedly".into()) }
+            ended = daemon.a_service_ended() => { ended?; return Err("the main loop of a service exited unexpectedly".into()) }
         }
     }
 }

@@ -153,7 +153,7 @@ impl TorOrders {
 enum Lost {
     #[error(transparent)]
     Control(#[from] ControlError),
-    #[error("no service is left")]
+    #[error("no service remains")]
     Idle,
 }
 

@@ -47,7 +47,7 @@ impl Services {
         service
     }
 
-    /// Returns true if no service is left and none can be registered.
+    /// Returns true if no service remains and none can be registered.
     pub(super) fn is_idle(&mut self) -> bool {
         self.known.retain(|_, news| !news.is_closed());
         self.known.is_empty() && self.new.is_closed() && self.new.is_empty()

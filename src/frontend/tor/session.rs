@@ -56,7 +56,7 @@ struct Channel {
 }
 
 impl<'a> Session<'a> {
-    /// Runs the session until the connection is lost or no service is left.
+    /// Runs the session until the connection is lost or no service remains.
     pub(super) async fn run(
         services: &'a mut Services,
         clock: Clock,
@@ -168,7 +168,7 @@ impl<'a> Session<'a> {
         } else if let Some((service, hsdir, result)) = self.uploads.event(&event) {
             self.services.send(service, TorNews::Uploaded(hsdir, result)).await;
         } else if event.action == HsDescAction::Failed {
-            tracing::debug!(?event, "tor reported a failure that belongs to no upload or fetch");
+            tracing::debug!(?event, "tor reported a failure that does not match any pending upload or fetch");
         }
     }
 

@@ -161,7 +161,7 @@ pub enum DescriptorError {
     Certificate(&'static str, CertError),
     /// The descriptor belongs to a different blinded key, and hence to a different service or time
     /// period.
-    #[error("the descriptor does not belong to the expected blinded key")]
+    #[error("the descriptor was made for another blinded key")]
     BlindedKey,
     /// The signature is not a valid signature by the descriptor signing key.
     #[error("the signature of the descriptor is wrong")]

@@ -80,10 +80,9 @@ fn missing(object: &OnionBalancedService, secret: &str) -> Decision {
 }
 
 fn read(secret: &KeySecret) -> Result<MasterKey, String> {
-    let file = secret
-        .data
-        .get(SECRET_KEY_FILE)
-        .ok_or_else(|| format!("{SECRET_KEY_FILE} is missing; add Tor's file of that name"))?;
+    let file = secret.data.get(SECRET_KEY_FILE).ok_or_else(|| {
+        format!("{SECRET_KEY_FILE} is missing; add the file of that name from tor's HiddenServiceDir")
+    })?;
     let key = MasterKey::from_tor_secret_key_file(file).map_err(|error| error.to_string())?;
     if let Some(file) = secret.data.get("hs_ed25519_public_key") {
         key.check_tor_public_key_file(file).map_err(|error| error.to_string())?;

@@ -109,7 +109,7 @@ fn a_service_with_problems_shows_the_remedies() {
 
 MasterKeyReady: SecretNotFound
   Secret mine is not there; create it.
-  → restore the Secret of the key from your backup: kubectl create -n shop -f BACKUP
+  → restore the key's Secret from your backup: kubectl create -n shop -f BACKUP
 
 Published: PublisherSilent
   No publisher holds the Lease.

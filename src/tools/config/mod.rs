@@ -83,9 +83,7 @@ pub fn run(args: Args, asks: bool, input: &mut impl BufRead, out: &mut impl Writ
 
 fn plan(args: Generate) -> Result<Plan, Failure> {
     if !args.instance.is_empty() && args.services > 1 {
-        return Err(
-            "--instance does not say to which service the instance belongs; use it with a single service (-s 1)".into(),
-        );
+        return Err("--instance is ambiguous with more than one service; use it with a single service (-s 1)".into());
     }
     let services = usize::try_from(args.services)?.max(args.key.len());
     let target = args.service_target.unwrap_or_else(|| format!("127.0.0.1:{}", args.service_virtual_port));

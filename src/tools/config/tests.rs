@@ -79,7 +79,7 @@ fn accepts_existing_keys_and_addresses() {
     let missing = generate(&["--output", &path("b"), "--key", &path("none")], None).unwrap_err();
     assert!(missing.contains("none: No such file"), "{missing}");
     let whose = generate(&["-s", "2", "--instance", &instance.to_string()], None).unwrap_err();
-    assert!(whose.starts_with("--instance does not say"), "{whose}");
+    assert!(whose.starts_with("--instance is ambiguous"), "{whose}");
 }
 
 #[test]

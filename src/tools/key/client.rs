@@ -18,7 +18,7 @@ pub(super) fn generate(
 ) -> Result<(), Failure> {
     if name.is_empty() || name.starts_with('.') || name.contains('/') {
         return Err(format!(
-            "--client {name:?}: the name is used for two files; choose a name without '/' and without a leading '.'"
+            "--client {name:?}: the name becomes part of two file names; choose a name without '/' and without a leading '.'"
         )
         .into());
     }

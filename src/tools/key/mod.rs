@@ -155,8 +155,8 @@ fn convert(input: Input, target: Target, out: &mut impl Write) -> Result<(), Fai
         (Form::Tor, file) => Material::Expanded(file.into_key()?),
         (Form::Pem, KeyFile::Tor(_)) => {
             return Err(format!(
-                "{source}: cannot convert a key in tor's format to PEM, because PEM contains the seed, \
-                 and this file only the key expanded from it; \
+                "{source}: cannot convert a key in tor's format to PEM, because PEM requires the seed, \
+                 but this file contains only the expanded key; \
                  use the file as it is, since `key:` in config.yaml also accepts tor's format"
             )
             .into());

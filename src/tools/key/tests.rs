@@ -142,10 +142,12 @@ fn reads_secrets_of_this_and_other_operators() {
 
     let other = key(&["generate", "--output", &folder.path("other")]).unwrap();
     write(secret(&[ours[0], ("hostname", other.as_bytes())], &metadata));
-    assert!(key(&["show", &file]).unwrap_err().contains("secret.json: hostname does not belong to"));
+    assert!(key(&["show", &file]).unwrap_err().contains("secret.json: the hostname file does not match"));
     write(secret(&[("privateKeyFile", b"short")], &metadata));
     assert!(
-        key(&["show", &file]).unwrap_err().contains("entry privateKeyFile: hs_ed25519_secret_key must have 96 bytes")
+        key(&["show", &file])
+            .unwrap_err()
+            .contains("entry privateKeyFile: hs_ed25519_secret_key must be 96 bytes long")
     );
     write(secret(&[("token", b"x")], &metadata));
     let none = key(&["convert", &file, "--secret", "web"]).unwrap_err();
@@ -180,8 +182,8 @@ fn check_finds_every_problem() {
     let faults = key(&["check", &directory, &other]).unwrap_err();
     assert!(faults.contains("hs_ed25519_secret_key: mode 0640 gives other users access; run chmod 0600"), "{faults}");
     assert!(faults.contains("hs: mode 0755 gives other users access; run chmod 0700"), "{faults}");
-    assert!(faults.contains("hostname: hostname does not belong to"), "{faults}");
-    assert!(faults.contains("hs_ed25519_public_key: hs_ed25519_public_key does not belong to"), "{faults}");
+    assert!(faults.contains("hostname: the hostname file does not match"), "{faults}");
+    assert!(faults.contains("hs_ed25519_public_key: hs_ed25519_public_key does not match"), "{faults}");
     assert!(faults.contains("other: ok, "), "{faults}");
     assert!(faults.ends_with("the key check failed"), "{faults}");
     assert!(key(&["check", &folder.path("none")]).unwrap_err().contains("none: No such file"));

@@ -63,13 +63,13 @@ const SCENARIOS: &[Scenario] = &[
     ("key missing", |o| o.key_secret = None,
         "MasterKeyReady", "False SecretNotFound: Secret web-master-key with the key of ", false),
     ("key truncated", |o| o.key_secret = Some(secret_of(b"abc")),
-        "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key must have 96 bytes but has 3", false),
+        "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key must be 96 bytes long but has 3", false),
     ("no key in the secret", |o| o.key_secret.as_mut().unwrap().data.clear(),
         "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key is missing", false),
     ("public key of another service", |o| {
         let file = zeroize::Zeroizing::new(other_key().to_tor_public_key_file());
         o.key_secret.as_mut().unwrap().data.insert("hs_ed25519_public_key".to_owned(), file);
-    }, "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_public_key does not belong to", false),
+    }, "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_public_key does not match", false),
     ("key replaced", |o| o.key_secret = Some(key_secret(&other_key())),
         "MasterKeyReady", "False AddressMismatch: Secret web-master-key holds the key of ", false),
     ("pin", |o| o.object = with(&o.object, "spec/masterKey/onionAddress", json!(other_key().address().to_string())),
