@@ -45,7 +45,7 @@ impl DefaultTemplates {
             let template = match component.as_str() {
                 "backend" => &mut templates.backend,
                 "frontend" => &mut templates.frontend,
-                _ => return Err(format!("{component} is unknown; use backend or frontend")),
+                _ => return Err(format!("{component} is not a known field; use backend or frontend")),
             };
             *template = read(&component, &value)?;
         }
@@ -122,7 +122,7 @@ fn no_other(path: &str, given: &Value, known: &Value) -> Result<(), String> {
         match known.get(field) {
             Some(known) => no_other(&path, value, known)?,
             None if is_empty => {}
-            None => return Err(format!("{path} is unknown; set requests and limits under tor or agent")),
+            None => return Err(format!("{path} is not a known field; set requests and limits under tor or agent")),
         }
     }
     Ok(())
@@ -204,13 +204,13 @@ mod tests {
     fn an_error_names_the_field() {
         for (text, said) in [
             ("[]", "expected a YAML or JSON map with the keys backend and frontend: "),
-            ("backends: {}", "backends is unknown; use backend or frontend"),
+            ("backends: {}", "backends is not a known field; use backend or frontend"),
             ("backend: [a]", "backend is not a map"),
             (
                 "backend: {nodeSelectors: {a: b}}",
-                "backend.nodeSelectors is unknown; a template can have labels, annotations, ",
+                "backend.nodeSelectors is not a known field; a template can have labels, annotations, ",
             ),
-            ("frontend: {volumes: []}", "frontend.volumes is unknown; a template can have "),
+            ("frontend: {volumes: []}", "frontend.volumes is not a known field; a template can have "),
             ("backend: {nodeSelector: {a: 1}}", "backend.nodeSelector: invalid type: integer `1`, expected a string"),
             ("backend: {tolerations: {key: a}}", "backend.tolerations: invalid type: map, expected a sequence"),
             (
@@ -224,16 +224,16 @@ mod tests {
             ),
             (
                 "backend: {resources: {limits: {cpu: 1}}}",
-                "backend.resources.limits is unknown; set requests and limits under tor or agent",
+                "backend.resources.limits is not a known field; set requests and limits under tor or agent",
             ),
-            ("backend: {resources: {tor: {limit: {cpu: 1}}}}", "backend.resources.tor.limit is unknown; "),
+            ("backend: {resources: {tor: {limit: {cpu: 1}}}}", "backend.resources.tor.limit is not a known field; "),
             (
                 "backend: {resources: {agent: {limits: {memory: 64 MB}}}}",
-                "backend.resources.agent.limits.memory: is no quantity",
+                "backend.resources.agent.limits.memory: is not a quantity",
             ),
             (
                 "frontend: {labels: {onionbalance.dev/service: a}}",
-                "frontend.labels: \"onionbalance.dev/service\" belongs to the operator",
+                "frontend.labels: \"onionbalance.dev/service\" is reserved for the operator",
             ),
         ] {
             let error = DefaultTemplates::parse(text).unwrap_err();

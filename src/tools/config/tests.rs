@@ -43,7 +43,7 @@ fn writes_the_same_files_as_python_onionbalance() {
     let text = read(&output);
     assert_eq!(text.matches(crate::config::PLACEHOLDER).count(), 3);
     assert!(text.contains("name: node3"), "{text}");
-    assert!(Config::parse(&text).unwrap_err().to_string().contains("put the address in"));
+    assert!(Config::parse(&text).unwrap_err().to_string().contains("placeholder; replace it with the address"));
     let directory = output.join(address.identifier());
     assert_eq!(fs::read_to_string(directory.join("ob_config")).unwrap(), format!("MasterOnionAddress {address}\n"));
     let torrc = fs::read_to_string(directory.join("torrc")).unwrap();

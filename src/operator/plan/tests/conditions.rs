@@ -53,7 +53,7 @@ type Scenario = (&'static str, fn(&mut Observed), &'static str, &'static str, bo
 #[rustfmt::skip]
 const SCENARIOS: &[Scenario] = &[
     ("name", |o| o.object = with(&o.object, "metadata/name", json!("web.example")),
-        "Accepted", "False InvalidName: metadata.name: use lower-case letters, digits and \"-\"", false),
+        "Accepted", "False InvalidName: metadata.name: must consist of lower-case letters, digits and \"-\"", false),
     ("spec", |o| o.object = with(&o.object, "spec/backends/introductionPoints", json!(2)),
         "Accepted", "False InvalidSpec: spec.backends.introductionPoints: must be from 3 to 20", false),
     ("name taken", |o| o.taken = vec![taken(false)],
