@@ -261,7 +261,7 @@ mod tests {
         assert_eq!(external.fetches(), FetchCounts { found: 0, failed: 2 });
         let view = external.views(&Status::default(), at(4).wall).remove(0);
         assert_eq!(view.state, BackendState::Starting);
-        assert!(view.message.unwrap().ends_with("the last one asked: NOT_FOUND"));
+        assert!(view.message.unwrap().ends_with("the last HSDir replied: NOT_FOUND"));
         assert_eq!(external.carry_out(at(5)).len(), 0);
     }
 }

@@ -190,7 +190,7 @@ mod tests {
             ("[{}]", "[0] is empty; it needs one of podSelector, namespaceSelector, ipBlock"),
             (
                 r#"[{"podSelecter": {}}]"#,
-                "[0].podSelecter is unknown; a peer can have podSelector, namespaceSelector, ipBlock",
+                "[0].podSelecter is not a known field; the valid fields of a peer are podSelector, namespaceSelector, ipBlock",
             ),
         ] {
             assert_eq!(peers(text).unwrap_err(), message);
@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(templates.backend.priority_class_name.as_deref(), Some("high"));
         let refusal = given("backend: {priority: high}").err().map(|error| error.to_string()).unwrap_or_default();
         assert!(
-            refusal.contains("--default-templates <TEMPLATES>': backend.priority is unknown; a template can have"),
+            refusal.contains("--default-templates <TEMPLATES>': backend.priority is not a known field; the valid fields of a template are"),
             "{refusal}"
         );
     }

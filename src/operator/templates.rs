@@ -208,9 +208,9 @@ mod tests {
             ("backend: [a]", "backend is not a map"),
             (
                 "backend: {nodeSelectors: {a: b}}",
-                "backend.nodeSelectors is not a known field; a template can have labels, annotations, ",
+                "backend.nodeSelectors is not a known field; the valid fields of a template are labels, annotations, ",
             ),
-            ("frontend: {volumes: []}", "frontend.volumes is not a known field; a template can have "),
+            ("frontend: {volumes: []}", "frontend.volumes is not a known field; the valid fields of a template are "),
             ("backend: {nodeSelector: {a: 1}}", "backend.nodeSelector: invalid type: integer `1`, expected a string"),
             ("backend: {tolerations: {key: a}}", "backend.tolerations: invalid type: map, expected a sequence"),
             (

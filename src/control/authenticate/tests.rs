@@ -69,10 +69,14 @@ async fn errors_name_the_offered_methods_and_a_solution() {
         (&local, "METHODS=NOVEL", ["tor at unix:/unused offers NOVEL", "set CookieAuthentication 1"]),
         (&local, "METHODS=COOKIE", ["names no cookie file", "HashedControlPassword"]),
         (&local, "METHODS=COOKIE COOKIEFILE=\"/nowhere/cookie\"", ["/nowhere/cookie does not exist", "GroupReadable"]),
-        (&local, "METHODS=COOKIE COOKIEFILE=\"/dev/null\"", ["/dev/null does not have 32 bytes", "let this user"]),
-        (&local, "METHODS=SAFECOOKIE COOKIEFILE=\"/dev/zero\"", ["/dev/zero does not have 32 bytes", ""]),
+        (&local, "METHODS=COOKIE COOKIEFILE=\"/dev/null\"", ["/dev/null is not 32 bytes long", "let this user"]),
+        (&local, "METHODS=SAFECOOKIE COOKIEFILE=\"/dev/zero\"", ["/dev/zero is not 32 bytes long", ""]),
         (&local, "METHODS=SAFECOOKIE COOKIEFILE=\"/\"", ["its cookie file / cannot be read", "let this user"]),
-        (&remote, "METHODS=COOKIE COOKIEFILE=\"/dev/null\"", ["192.0.2.1:9051 offers COOKIE", "not sent over TCP"]),
+        (
+            &remote,
+            "METHODS=COOKIE COOKIEFILE=\"/dev/null\"",
+            ["192.0.2.1:9051 offers COOKIE", "must not be sent over TCP"],
+        ),
         (&with_cookie, "METHODS=COOKIE COOKIEFILE=\"/dev/null\"", ["/nowhere/cookie does not exist", ""]),
     ] {
         let message = refused_offer(connector, auth).await;
