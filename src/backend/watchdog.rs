@@ -51,8 +51,8 @@ impl Watchdog {
         Self { pulse, tor: None, has_answered: false, silent_steps: 0 }
     }
 
-    /// Identifies the process that listens on `socket`. If the process is new, its silence is
-    /// counted from zero.
+    /// Identifies the process that listens on `socket`. For a new process, the measurement of
+    /// silence starts over.
     pub async fn meet(&mut self, socket: &Path) -> Result<(), Unanswered> {
         let listener = async { UnixStream::connect(socket).await?.peer_cred() }.await.map_err(Unanswered::Absent)?;
         let listener = listener.pid().and_then(Pid::from_raw);

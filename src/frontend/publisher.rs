@@ -139,7 +139,7 @@ impl Publisher {
         self.take_policy();
     }
 
-    /// Passes on the suspension of the service and its authorized clients.
+    /// Reports to the conduct if the service is suspended, and which clients are authorized.
     fn take_policy(&mut self) {
         let secret = self.inlets.secret.borrow_and_update().clone();
         let Some(object) = self.inlets.object.borrow().clone() else { return };

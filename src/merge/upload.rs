@@ -44,7 +44,7 @@ pub enum UploadError {
     /// The HSDir sent a response that tor does not recognise.
     #[error("UNEXPECTED")]
     Unexpected,
-    /// Tor could not reach the HSDir, for this reason.
+    /// Tor could not reach the HSDir. The text is the reason that tor reported.
     #[error("{0}")]
     Other(String),
     /// Tor refused the upload command with this code and message.

@@ -130,8 +130,8 @@ impl Stage {
         &self.judge
     }
 
-    /// Brings the service into the state that a fault needs: the number of frontends, and the
-    /// number of backends, with points of each backend in the descriptors.
+    /// Scales frontends and backends to the numbers that a fault needs, and waits until the
+    /// descriptors contain introduction points of every backend.
     pub async fn prepare(&self, needs: Needs) -> Result<()> {
         self.run(&format!("scale obs/{NAME} --replicas={}", needs.backends)).await?;
         let patch = format!(r#"{{"spec":{{"frontend":{{"replicas":{}}}}}}}"#, needs.frontends);

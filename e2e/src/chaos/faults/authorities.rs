@@ -93,8 +93,8 @@ impl Fault for AuthoritiesDown {
     }
 }
 
-/// Returns the time from `since` to the last moment at which the HSDirs held no introduction point
-/// of some backend.
+/// Returns the time from `since` to the last moment at which at least one backend had no
+/// introduction point at the HSDirs.
 async fn last_gap(stage: &Stage, since: Instant) -> Result<Duration> {
     let backends = stage.service.backends().await?;
     let (mut gap, mut is_whole) = (Duration::ZERO, false);

@@ -35,7 +35,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// The duration of the run: two time periods of the test network, plus one minute.
 const LASTS: Duration = Duration::from_secs(17 * 60);
 const LONGEST: Duration = Duration::from_secs(22 * 60);
-/// The number of changes of the time period that must be observed.
+/// The number of time period changes that the test must observe.
 const CHANGES: u8 = 2;
 /// The time before a change of the time period from which requests count as made at the change. A
 /// change begins when the first backend replaces its points.
