@@ -272,7 +272,9 @@ async fn authenticates_by_safe_cookie_only_to_the_matching_tor() {
         assert!(message.contains("wrong does not belong to the tor at"), "{message}");
         // A password does not help if tor does not offer password authentication.
         let both = Connector { cookie: Some(wrong.clone()), password: Some(password("secret")), ..connector.clone() };
-        assert!(authentication_error(&both).await.contains("check that it is this tor's file"));
+        assert!(
+            authentication_error(&both).await.contains("configure the path of the cookie file that this tor wrote")
+        );
         // A directory cannot be read as a file, not even by root.
         let directory = tor.directory.path().to_owned();
         let message = authentication_error(&Connector { cookie: Some(directory.clone()), ..connector }).await;

@@ -19,7 +19,7 @@ pub fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
         if length > MAX_LEN {
             return Err(io::Error::new(
                 io::ErrorKind::FileTooLarge,
-                format!("{length} bytes are too long for a key file (at most {MAX_LEN})"),
+                format!("the file has {length} bytes, but a key file has at most {MAX_LEN}"),
             ));
         }
         // The buffer never grows, so no unerased copy of the secret is left behind.
@@ -110,6 +110,6 @@ mod tests {
         assert!(read(&path).unwrap_err().to_string().contains("long: No such file"));
         std::fs::write(&path, vec![0; 70_000]).unwrap();
         let error = read(&path).unwrap_err().to_string();
-        assert!(error.ends_with("long: 70000 bytes are too long for a key file (at most 65536)"), "{error}");
+        assert!(error.ends_with("long: the file has 70000 bytes, but a key file has at most 65536"), "{error}");
     }
 }

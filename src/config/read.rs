@@ -16,7 +16,9 @@ pub(super) fn parse(text: &str) -> Result<Config, ConfigError> {
     let root = match &root {
         Value::Object(root) => root,
         Value::Null => return Err(field(SERVICES, format!("the file is empty; {HOW_TO_START}"))),
-        _ => return Err(field(SERVICES, format!("the file must be a mapping with this key; {HOW_TO_START}"))),
+        _ => {
+            return Err(field(SERVICES, format!("the file must be a mapping with the key `services`; {HOW_TO_START}")));
+        }
     };
     ignore_others(root, &[SERVICES, STATUS_SOCKET], "", &mut warnings);
 

@@ -167,8 +167,11 @@ impl Authenticator<'_> {
         let ours = nonce();
         let challenge = client.auth_challenge(&ours).await.map_err(|error| refused(&what(), error))?;
         let answer = answer_challenge(cookie, &ours, &challenge)?.ok_or_else(|| {
-            let text =
-                format!("{} does not belong to the tor at {}; check that it is this tor's file", what(), self.endpoint);
+            let text = format!(
+                "{} does not belong to the tor at {}; configure the path of the cookie file that this tor wrote",
+                what(),
+                self.endpoint
+            );
             ControlError::Authentication(text)
         })?;
         client.authenticate(&answer).await.map_err(|error| refused(&what(), error))
@@ -188,7 +191,7 @@ impl Authenticator<'_> {
         match fault {
             Some(fault) => format!("{offers}, but {fault}; {help}"),
             None if cookies && self.cookie.is_none() && offer.cookie_file.is_none() => {
-                format!("{offers}, but names no cookie file; configure its path, or {help}")
+                format!("{offers}, but names no cookie file; configure the path of the cookie file, or {help}")
             }
             None if cookies => {
                 format!(

@@ -147,7 +147,10 @@ pub(super) fn extra_torrc(place: Place) -> Vec<ValidationRule> {
             format!("!self.matches(r'{}')", option(CIRCUIT_ID)),
             format!("\"{CIRCUIT_ID}\" is not allowed; set proxyProtocol: v1 on the port instead"),
         ),
-        refuse(r"!self.matches(r'(?m)^\s*[+/]*%')", "\"%include\" is not allowed; copy the lines of the included file"),
+        refuse(
+            r"!self.matches(r'(?m)^\s*[+/]*%')",
+            "\"%include\" is not allowed; copy the lines of the included file into this field",
+        ),
         refuse(r"!self.matches(r'(?m)\\\s*$')", "a line ends with \"\\\"; write the option on one line"),
         refuse(
             r"!self.matches(r'[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r[^\n]')",

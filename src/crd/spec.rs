@@ -248,8 +248,7 @@ fn default_dos_burst() -> u32 {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ExternalBackend {
-    /// The onion address of the external backend itself, as its tor wrote it to the file
-    /// `hostname`.
+    /// The external backend's own onion address, which is in the `hostname` file that its tor wrote.
     #[schemars(length(max = 62), extend("x-kubernetes-validations" = rules::onion_address()))]
     pub onion_address: String,
 }

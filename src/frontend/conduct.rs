@@ -62,7 +62,7 @@ enum LeaseError {
     #[error("the API server does not answer")]
     Silent,
     #[error(
-        "{name} exists and does not belong to this service, as its labels show (it is held by {holder:?}); \
+        "Lease {name} exists and does not belong to this service, according to its labels (holder: {holder:?}); \
          nothing is published until you delete the Lease or give the OnionBalancedService another name"
     )]
     Foreign { name: String, holder: String },

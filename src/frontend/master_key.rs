@@ -46,7 +46,7 @@ fn read(directory: &Path, expected: Option<OnionAddress>) -> Result<MasterKey, S
     let key = MasterKey::from_tor_secret_key_file(&Zeroizing::new(bytes)).map_err(|error| error.to_string())?;
     match expected {
         Some(expected) if expected != key.address() => Err(format!(
-            "the key belongs to {}, but the service has the address {expected}; restore its key",
+            "the key belongs to {}, but the address of the service is {expected}; restore the key of that address",
             key.address()
         )),
         _ => Ok(key),
@@ -74,7 +74,7 @@ mod tests {
             std::fs::write(&file, b"key").unwrap();
 
             probes.changed().await.unwrap();
-            let bad = "the master key cannot be used: hs_ed25519_secret_key must be 96 bytes long but has 3";
+            let bad = "the master key cannot be used: hs_ed25519_secret_key must be 96 bytes long but is 3 bytes long";
             assert_eq!(probes.borrow_and_update().ready(), Err(bad));
             std::fs::write(&file, others.to_tor_secret_key_file()).unwrap();
 

@@ -37,7 +37,7 @@ struct Expanded {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum KeyError {
     /// The `hs_ed25519_secret_key` file is not 96 bytes long.
-    #[error("hs_ed25519_secret_key must be 96 bytes long but has {0}")]
+    #[error("hs_ed25519_secret_key must be 96 bytes long but is {0} bytes long")]
     Length(usize),
     /// The first 32 bytes of the secret key file are not Tor's tag.
     #[error("hs_ed25519_secret_key must begin with \"== ed25519v1-secret: type0 ==\"")]
@@ -46,7 +46,7 @@ pub enum KeyError {
     #[error("hs_ed25519_secret_key does not contain a valid ed25519 key: its scalar is neither clamped nor reduced")]
     Scalar,
     /// The `hs_ed25519_public_key` file is not 64 bytes long.
-    #[error("hs_ed25519_public_key must be 64 bytes long but has {0}")]
+    #[error("hs_ed25519_public_key must be 64 bytes long but is {0} bytes long")]
     PublicLength(usize),
     /// The first 32 bytes of the public key file are not Tor's tag.
     #[error("hs_ed25519_public_key must begin with \"== ed25519v1-public: type0 ==\"")]

@@ -73,7 +73,7 @@ async fn reports_a_malformed_key() {
     scene.create_key("web-master-key", b"not a key").await;
     scene.create("web", json!({})).await;
     let message = scene.wait_condition("web", "MasterKeyReady", "False KeyInvalid").await;
-    assert_eq!(message, "Secret web-master-key: hs_ed25519_secret_key must be 96 bytes long but has 9");
+    assert_eq!(message, "Secret web-master-key: hs_ed25519_secret_key must be 96 bytes long but is 9 bytes long");
     assert_eq!(scene.children("web").await.len(), 0);
     scene.end().await;
 }

@@ -140,7 +140,7 @@ async fn an_impostor_learns_nothing_about_the_cookie() {
             Err(AuthenticationFailure::CookieRefused(error)) if with_password => error,
             other => panic!("{other:?}"),
         };
-        assert!(error.to_string().contains("check that it is this tor's file"), "{error}");
+        assert!(error.to_string().contains("configure the path of the cookie file that this tor wrote"), "{error}");
     }
 }
 

@@ -318,8 +318,8 @@ fn torrcs() -> Vec<Refused> {
                     "{field}: \"HiddenServiceExportCircuitID\" is not allowed; set proxyProtocol: v1 on the port instead"
                 )),
             torrc("%include /x")
-                .operator(format!("{field}: line 1: \"%include\" is not allowed; copy the lines of the included file"))
-                .rule(format!("{field}: \"%include\" is not allowed; copy the lines of the included file")),
+                .operator(format!("{field}: line 1: \"%include\" is not allowed; copy the lines of the included file into this field"))
+                .rule(format!("{field}: \"%include\" is not allowed; copy the lines of the included file into this field")),
             torrc("Log info \\")
                 .operator(format!("{field}: line 1: ends with \"\\\"; write the option on one line"))
                 .rule(format!("{field}: a line ends with \"\\\"; write the option on one line")),

@@ -88,7 +88,7 @@ fn refusal(line: &str, place: Place) -> Option<String> {
     let key = line.split(|c: char| c.is_whitespace() || c == '#').next().unwrap_or_default();
     let option = key.trim_start_matches(['+', '/']);
     if option.starts_with('%') {
-        return Some(format!("\"{key}\" is not allowed; copy the lines of the included file"));
+        return Some(format!("\"{key}\" is not allowed; copy the lines of the included file into this field"));
     }
     if option.len() > "HiddenServiceE".len() && abbreviates(option, CIRCUIT_ID) {
         return Some(format!("\"{option}\" is not allowed; set proxyProtocol: v1 on the port instead"));
@@ -151,7 +151,7 @@ mod tests {
             check("Log info \\\n%include /etc/passwd\n__ControlPort 1\nNumCPUs \u{0} 1", Place::Backend),
             [
                 "line 1: ends with \"\\\"; write the option on one line",
-                "line 2: \"%include\" is not allowed; copy the lines of the included file",
+                "line 2: \"%include\" is not allowed; copy the lines of the included file into this field",
                 "line 3: the operator controls \"__ControlPort\"; remove the line",
                 "line 4: contains a control character; remove it",
             ]

@@ -153,7 +153,7 @@ impl TorOrders {
 enum Lost {
     #[error(transparent)]
     Control(#[from] ControlError),
-    #[error("no service remains")]
+    #[error("no services remain to be published")]
     Idle,
 }
 

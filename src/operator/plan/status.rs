@@ -71,7 +71,7 @@ pub fn status(
 /// Returns the conditions of an object that cannot be read because it does not match our types.
 pub fn unreadable(error: &str, previous: &[Condition], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
     let accepted = Finding::no(Reason::InvalidSpec, format!("The object cannot be read: {error}"));
-    let unknown = Finding::unknown(Reason::InvalidSpec, "The object cannot be read; see Accepted.");
+    let unknown = Finding::unknown(Reason::InvalidSpec, "The object cannot be read; see the condition Accepted.");
     let found = [
         (ConditionType::Accepted, accepted.clone()),
         (ConditionType::MasterKeyReady, unknown.clone()),

@@ -54,7 +54,7 @@ impl<R: BufRead, W: Write> Questions<'_, R, W> {
         self.out.flush()?;
         let mut line = String::new();
         if self.input.read_line(&mut line)? == 0 {
-            return Err("standard input ended before all questions were answered; give options, or use --no-interactive to accept the defaults".into());
+            return Err("standard input ended before all questions were answered; pass the answers as options, or use --no-interactive to accept the defaults".into());
         }
         let answer = line.trim();
         Ok(if answer.is_empty() { default } else { answer }.to_owned())

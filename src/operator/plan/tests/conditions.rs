@@ -63,7 +63,7 @@ const SCENARIOS: &[Scenario] = &[
     ("key missing", |o| o.key_secret = None,
         "MasterKeyReady", "False SecretNotFound: Secret web-master-key with the key of ", false),
     ("key truncated", |o| o.key_secret = Some(secret_of(b"abc")),
-        "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key must be 96 bytes long but has 3", false),
+        "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key must be 96 bytes long but is 3 bytes long", false),
     ("no key in the secret", |o| o.key_secret.as_mut().unwrap().data.clear(),
         "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key is missing", false),
     ("public key of another service", |o| {
