@@ -248,7 +248,8 @@ fn default_dos_burst() -> u32 {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ExternalBackend {
-    /// The external backend's own onion address, which is in the `hostname` file that its tor wrote.
+    /// The external backend's own onion address, which is in the `hostname` file that its tor
+    /// wrote.
     #[schemars(length(max = 62), extend("x-kubernetes-validations" = rules::onion_address()))]
     pub onion_address: String,
 }
