@@ -72,7 +72,7 @@ impl ClientList {
             }
         }
         if others > 0 {
-            list.problems.push(format!("{others} entries have names that do not end in {ENDING}"));
+            list.problems.push(format!("entries whose names do not end in {ENDING}: {others}"));
         }
         list
     }
@@ -125,7 +125,7 @@ mod tests {
         let expected = [
             format!("bob.auth: {form}"),
             format!("carol.auth: {form}"),
-            "1 entries have names that do not end in .auth".into(),
+            "entries whose names do not end in .auth: 1".into(),
         ];
         assert_eq!(read.problems, expected);
     }

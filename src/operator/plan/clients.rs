@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(
             condition(&status(json!({"secretName": "clients"}), Some(secret)), "ClientsReady"),
             "False ClientsInvalid: Secret clients: b.auth: is not of the form descriptor:x25519:<52 base32 characters>; \
-             Secret clients: 1 entries have names that do not end in .auth. 1 client may connect."
+             Secret clients: entries whose names do not end in .auth: 1. 1 client may connect."
         );
     }
 
