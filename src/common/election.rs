@@ -1,9 +1,9 @@
 //! Leader election with a Lease, for publishers and operators. The decision is a pure function of
 //! the observed records and the times at which they were observed.
 //!
-//! As in client-go's leader election, a Lease has expired if the candidate has not *observed a
-//! change* for the Lease's duration, measured with its own clock. The times that a holder writes
-//! are only compared with each other.
+//! A Lease has expired if the candidate has not *observed a change* for the Lease's duration,
+//! measured with its own clock. The times that a holder writes are only compared with each other.
+//! client-go's leader election works the same way.
 
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 //!
 //! Sans-io, like quinn-proto: call [`Conduct::handle`] with an event and the time, carry out what
 //! [`Conduct::poll_output`] returns, and wait for the next event or for [`Conduct::poll_timeout`].
-//! The rules are decisions 10 and 14 of `docs/architecture.md`:
+//! The rules are decisions 10 and 14 in `docs/decisions/`:
 //!
 //! - Only the holder of the Lease can be the leader. While the API server is unreachable, the
 //!   holder remains the leader. It stops when it sees another holder.

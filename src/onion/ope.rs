@@ -19,8 +19,8 @@ const CHUNK_LEN: usize = 4096;
 /// Returns the revision counter for `seconds` since the start of the protocol run that produced the
 /// shared random value.
 ///
-/// As in C tor, second 0 is encrypted as 1, and values above the largest plaintext are encrypted as
-/// the largest plaintext.
+/// Second 0 is encrypted as 1, and values above the largest plaintext are encrypted as the largest
+/// plaintext. C tor does the same.
 pub(super) fn revision_counter(key: &[u8; 32], seconds: u64) -> u64 {
     encrypt(key, seconds.saturating_add(1).min(INPUT_MAX))
 }

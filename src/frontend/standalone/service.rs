@@ -27,7 +27,7 @@ pub(super) struct Service {
     seen: BTreeMap<OnionAddress, Seen>,
 }
 
-/// What the status socket shows of an instance's newest descriptor.
+/// The properties of an instance's newest descriptor that the status socket shows.
 struct Seen {
     received: SystemTime,
     modified: SystemTime,
