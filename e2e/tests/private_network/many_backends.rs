@@ -92,43 +92,107 @@ fn distinct(held: &BTreeMap<String, Descriptor>) -> Result<Seen<()>> {
     Ok(if done { Seen::Yes(()) } else { Seen::NotYet(why) })
 }
 
-/// Checks the HSDirs' descriptors: every point currently belongs to a backend, and each descriptor
-/// is full, which means that it has 20 points or one at each relay that has a point. Over the
-/// descriptors of all HSDirs, the backends' numbers of points differ by at most two. A descriptor
-/// names a relay only once, so a backend that shares its relays with many others may get one point
-/// fewer, or one more.
+/// Checks the HSDirs' descriptors: every backend is shown, every point currently belongs to a
+/// backend, each descriptor is full, and the backends' shares are fair. A descriptor is full if it
+/// has 20 points or one at each relay that has a point.
 async fn all_backends_are_shown(plane: &DataPlane, held: &BTreeMap<String, Descriptor>) -> Result<Seen<()>> {
-    let sets: BTreeSet<BTreeSet<&str>> = held.values().map(Descriptor::auth_keys).collect();
     let own: Vec<Descriptor> = stream::iter(0..BACKENDS)
         .map(|backend| plane.backends_descriptor(backend))
         .buffered(4)
         .filter_map(async |descriptor| descriptor.ok().flatten())
         .collect()
         .await;
-    let relays: BTreeSet<&str> =
-        own.iter().flat_map(|descriptor| &descriptor.points).map(|point| point.relay.as_str()).collect();
-    let full = held.values().all(|descriptor| descriptor.points.len() == relays.len().min(POINTS));
-    let share = |own: &Descriptor| -> usize { sets.iter().map(|set| set.intersection(&own.auth_keys()).count()).sum() };
-    let shares: Vec<usize> = own.iter().map(share).collect();
+    let places = Places::new(&own, held);
+    let shares: Vec<usize> = (0..own.len()).map(|backend| places.share(backend)).collect();
     let shown = shares.iter().filter(|share| **share > 0).count();
     let (least, most) =
         (shares.iter().min().copied().unwrap_or_default(), shares.iter().max().copied().unwrap_or_default());
-    let all = shares.iter().sum::<usize>() == sets.iter().map(BTreeSet::len).sum::<usize>();
-    if shown == BACKENDS && all && full && most - least <= 2 {
-        let points: BTreeSet<&str> = sets.iter().flatten().copied().collect();
-        println!("figure distinct_descriptors {} descriptors", sets.len());
+    let relays = places.relays();
+    let full = places.descriptors.iter().all(|descriptor| descriptor.len() == relays.len().min(POINTS));
+    let unfair = (0..own.len()).map(|backend| places.could_gain_from(backend)).max().unwrap_or_default();
+    if shown == BACKENDS && places.all_current && full && unfair <= 1 {
+        println!("figure distinct_descriptors {} descriptors", places.descriptors.len());
         println!("figure distinct_relays {} relays", relays.len());
-        println!("figure distinct_points_published {} points", points.len());
+        println!("figure distinct_points_published {} points", places.points());
         println!("figure distinct_backends_published {shown} backends");
         println!("figure distinct_points_least {least} points");
         println!("figure distinct_points_most {most} points");
         return Ok(Seen::Yes(()));
     }
     Ok(Seen::not_yet(format!(
-        "{shown} of {BACKENDS} backends are in the descriptors, {least} to {most} times; all points are current: {all}; \
-         there are points at {} relays; all descriptors are full: {full}",
+        "{shown} of {BACKENDS} backends are in the descriptors, {least} to {most} times; a backend could take a place \
+         from one that has {unfair} more; all points are current: {}; there are points at {} relays; all descriptors \
+         are full: {full}",
+        places.all_current,
         relays.len()
     )))
+}
+
+/// The places of the backends in the distinct descriptors.
+struct Places<'a> {
+    /// The relays and authentication keys of each backend's own points.
+    own: Vec<BTreeMap<&'a str, &'a str>>,
+    /// The backend at each relay, by descriptor.
+    descriptors: Vec<BTreeMap<&'a str, usize>>,
+    /// Whether every published point currently belongs to a backend.
+    all_current: bool,
+}
+
+impl<'a> Places<'a> {
+    fn new(own: &'a [Descriptor], held: &'a BTreeMap<String, Descriptor>) -> Self {
+        let by_relay = |descriptor: &'a Descriptor| -> BTreeMap<&'a str, &'a str> {
+            descriptor.points.iter().map(|point| (point.relay.as_str(), point.auth_key.as_str())).collect()
+        };
+        let own: Vec<_> = own.iter().map(by_relay).collect();
+        let owners: BTreeMap<&str, usize> = own
+            .iter()
+            .enumerate()
+            .flat_map(|(backend, points)| points.values().map(move |key| (*key, backend)))
+            .collect();
+        let distinct: BTreeSet<_> = held.values().map(by_relay).collect();
+        let all_current = distinct.iter().flat_map(BTreeMap::values).all(|key| owners.contains_key(key));
+        let holders = |points: &BTreeMap<&'a str, &'a str>| -> BTreeMap<&'a str, usize> {
+            points.iter().filter_map(|(relay, key)| Some((*relay, *owners.get(key)?))).collect()
+        };
+        Self { descriptors: distinct.iter().map(holders).collect(), own, all_current }
+    }
+
+    fn relays(&self) -> BTreeSet<&str> {
+        self.own.iter().flat_map(BTreeMap::keys).copied().collect()
+    }
+
+    /// Returns the number of distinct points in all descriptors.
+    fn points(&self) -> usize {
+        self.descriptors.iter().flatten().collect::<BTreeSet<_>>().len()
+    }
+
+    /// Returns the number of a backend's places in all descriptors.
+    fn share(&self, backend: usize) -> usize {
+        self.descriptors.iter().flat_map(BTreeMap::values).filter(|holder| **holder == backend).count()
+    }
+
+    /// Returns the backends whose places this backend could occupy: those at the relays of its
+    /// points and, where a descriptor lacks the relay, all backends in this descriptor.
+    fn could_replace(&self, backend: usize) -> BTreeSet<usize> {
+        let places = self.own[backend].keys().flat_map(|relay| self.descriptors.iter().map(move |held| (relay, held)));
+        places
+            .flat_map(|(relay, held)| held.get(relay).map_or_else(|| held.values().collect(), |holder| vec![holder]))
+            .copied()
+            .collect()
+    }
+
+    /// Returns by how much the backend's share is below the largest share of which the backend could
+    /// occupy a place, directly or through a chain of backends that each replace the next. A
+    /// difference of two or more is unfair. A larger difference between other backends is due to
+    /// the relays that tor happened to choose: a descriptor names a relay only once.
+    fn could_gain_from(&self, backend: usize) -> usize {
+        let (mut reached, mut next) = (BTreeSet::from([backend]), vec![backend]);
+        while let Some(backend) = next.pop() {
+            next.extend(self.could_replace(backend).into_iter().filter(|other| reached.insert(*other)));
+        }
+        let richest = reached.into_iter().map(|other| self.share(other)).max().unwrap_or_default();
+        richest - self.share(backend)
+    }
 }
 
 /// Starts the clients, a few at a time.
