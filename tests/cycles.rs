@@ -98,7 +98,8 @@ fn edges(sources: &Sources) -> Edges {
     edges
 }
 
-/// Returns the module from which each re-exported name originates, by re-exporting module and name.
+/// Returns a map of all re-exports. The key is the re-exporting module and the re-exported name.
+/// The value is the module where the name originates.
 fn re_exports(sources: &Sources) -> BTreeMap<(Module, String), Module> {
     let mut found = BTreeMap::new();
     for (module, file) in sources {

@@ -21,8 +21,8 @@ fn options() -> BTreeSet<String> {
     text.lines().map(|line| line.trim().to_owned()).collect()
 }
 
-/// Returns the option that tor takes each of the given spellings to mean. Spellings that tor does
-/// not accept as abbreviations are omitted.
+/// Returns a map from each given spelling to the option that tor takes it for. Spellings that tor
+/// does not accept as abbreviations are omitted.
 fn meant_by(spellings: &BTreeSet<String>) -> BTreeMap<String, String> {
     let folder = tempfile::tempdir().expect("could not create a temporary folder");
     let file = folder.path().join("torrc");

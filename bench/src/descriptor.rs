@@ -15,10 +15,10 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use sha2::Sha512;
 
-/// A time period as on the public network.
+/// A time period that is as long as those of the public network.
 const PERIOD: TimePeriod = TimePeriod { number: 20_000, length_minutes: 1440 };
 const NOW: Duration = Duration::from_secs(20_000 * 86_400);
-/// A placeholder for the 76 bytes of a certificate that its signature covers.
+/// A placeholder for the signed part (76 bytes) of a certificate.
 const CERTIFICATE: [u8; 76] = [1; 76];
 /// The number of certificates per introduction point: one for its authentication key and one for
 /// its encryption key.
@@ -90,9 +90,9 @@ fn point(index: usize) -> Option<IntroductionPoint> {
     })
 }
 
-/// The input of a descriptor's ed25519 signatures. The descriptor signing key signs the
-/// certificates of each introduction point and the descriptor itself. The blinded key signs the
-/// certificate of the descriptor signing key.
+/// The keys and the text that are needed to create a descriptor's ed25519 signatures. The
+/// descriptor signing key signs the certificates of each introduction point and the descriptor
+/// itself. The blinded key signs the certificate of the descriptor signing key.
 #[derive(Debug)]
 pub struct Signatures {
     signing_key: SigningKey,

@@ -33,12 +33,11 @@ const THROUGH_TOR: u32 = 8 * MIB;
 const STREAMS: u32 = 400;
 /// The maximum time to wait for the service or for a stream through tor.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// The port of the onion address whose streams reach the target through the agent.
+/// The onion port whose streams reach the target through the agent.
 const FORWARDED: u16 = 80;
-/// The port of the onion address whose streams go directly to the target.
+/// The onion port whose streams go directly to the target.
 const DIRECT: u16 = 81;
-/// The port of the onion address whose streams go through the agent to a target that refuses
-/// connections.
+/// The onion port whose streams go through the agent to a target that refuses connections.
 const REFUSED: u16 = 82;
 
 /// Compares streams through the agent with streams that go directly to the target. The streams

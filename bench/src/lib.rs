@@ -1,4 +1,4 @@
-//! Benchmark inputs and measurements, and a wrapper for Python Onionbalance, which runs in a
+//! Inputs and measurements of the benchmarks, and a wrapper that runs Python Onionbalance in a
 //! process that times itself.
 
 pub mod daemons;

@@ -21,7 +21,7 @@ enum Args {
     Figures(Figures),
     /// Measure the operator with many objects on a real API server
     Scale {
-        /// Folder of kube-apiserver, as printed by e2e/setup/kubernetes.sh
+        /// Folder that contains kube-apiserver, as printed by e2e/setup/kubernetes.sh
         #[arg(long)]
         programs: PathBuf,
         /// Number of objects
@@ -30,7 +30,7 @@ enum Args {
     },
     /// Compare the agent's forwarder with streams that go directly to the target
     Forwarder {
-        /// Number of rounds, whose median is reported
+        /// Number of rounds; the median of the rounds is reported
         #[arg(long, default_value_t = 11)]
         rounds: usize,
     },
@@ -49,15 +49,15 @@ struct Figures {
     /// Python interpreter with onionbalance, as printed by e2e/setup/python-onionbalance.sh
     #[arg(long)]
     python: PathBuf,
-    /// Number of rounds, whose median is reported
+    /// Number of rounds; the median of the rounds is reported
     #[arg(long, default_value_t = 51)]
     rounds: usize,
 }
 
-/// The time since the start of the shared random value, as used in the descriptor benchmarks.
+/// The age of the shared random value when a descriptor benchmark builds its descriptor.
 const AGE: Duration = Duration::from_secs(12 * 3600);
-/// The times since the start of the shared random value for which the cost of computing the
-/// revision counter is measured, with the names that the figures use.
+/// The ages of the shared random value at which the computation of a revision counter is measured.
+/// Each age has the name that its figure uses.
 const AGES: [(&str, Duration); 4] = [
     ("15min", Duration::from_secs(15 * 60)),
     ("12h", AGE),

@@ -1,4 +1,4 @@
-//! The publishers as processes, each with its own control socket.
+//! Starts publishers as processes, each of which connects to its own control socket.
 
 use std::fs;
 use std::path::{Path, PathBuf};

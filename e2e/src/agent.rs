@@ -48,8 +48,8 @@ pub async fn revision(address: &str, pod_uid: &str, token: &AgentToken) -> Resul
         .revision)
 }
 
-/// Sends one sync request to an agent. Its field `leading` is false, so the agent ignores the pod
-/// phase in the request.
+/// Sends one sync request to an agent. The request sets `leading` to false, so the agent ignores
+/// the request's `phase`.
 async fn sync(socket: &str, pod_uid: &str, token: &AgentToken) -> Result<SyncResponse> {
     static SEQUENCE: AtomicU64 = AtomicU64::new(1);
     let request = SyncRequest {

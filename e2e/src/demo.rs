@@ -1,5 +1,5 @@
-//! The demo: a service with three backends, and fetches through real Tor clients that show how the
-//! backends share the load.
+//! The demo: runs a service with three backends, fetches pages through real Tor clients, and shows
+//! how the backends share the load.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};

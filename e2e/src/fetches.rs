@@ -108,8 +108,8 @@ pub async fn own_points(service: &Service) -> Result<(Vec<BackendPod>, Vec<BTree
     Ok((pods, own))
 }
 
-/// Returns the address at the end of the sample app's page, which belongs to the pod that made the
-/// request.
+/// Returns the address at the end of the sample app's page. It is the address of the backend pod
+/// that requested the page from the app.
 pub fn caller(page: &str) -> Option<&str> {
     page.trim().rsplit(' ').next()
 }

@@ -163,8 +163,8 @@ impl Node {
         Ok(command)
     }
 
-    /// Returns the process ID on this machine of the node's process 1, which is the holder's only
-    /// child.
+    /// Returns the ID that the node's process 1 has on this machine. This process is the holder's
+    /// only child.
     fn init(&self) -> Result<i32> {
         let holder = self.processes.pid(HOLDER).context("the node is not up; run `e2e up`")?;
         let children = fs::read_to_string(format!("/proc/{holder}/task/{holder}/children"))?;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-/// The actual and expected counts of all backends.
+/// The actual and expected number of fetches for each backend, and the number of failed fetches.
 #[derive(Debug, Clone, Default)]
 pub struct Spread {
     backends: BTreeMap<String, BackendCount>,

@@ -23,8 +23,8 @@ const REVISION: u64 = 7;
 /// An onion service with fixed keys.
 pub struct FuzzService {
     pub address: OnionAddress,
-    /// A substitute for the blinded key. It does not have to belong to the address, because only
-    /// the callers of `check` verify that.
+    /// A substitute for the blinded key. The key does not have to be derived from the address,
+    /// because `UncheckedDescriptor::check` leaves this verification to its callers.
     blinded: SigningKey,
     signing_key: SigningKey,
     auth_key: SigningKey,

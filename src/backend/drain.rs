@@ -14,8 +14,8 @@ use crate::link::{PodPhase, longest_drain};
 
 /// The time without a report after which the publishers count as unreachable.
 const PUBLISHER_SILENCE: Duration = Duration::from_secs(5);
-/// The time after the start of a drain during which a publisher's report of an active pod may be
-/// outdated, because the kubelet and the publisher learn of the deletion at the same time.
+/// The time after the start of a drain during which a publisher's report that the pod is active may
+/// be outdated, because the kubelet and the publisher learn of the deletion at the same time.
 const ACTIVE_SETTLES: Duration = Duration::from_secs(2);
 
 /// The drain times from the agent's configuration.
@@ -24,7 +24,7 @@ pub struct DrainTimes {
     /// The time after the withdrawal of the introduction points during which new streams are still
     /// accepted, because clients hold cached descriptors.
     pub linger: Duration,
-    /// The time after the linger time that open streams have to finish.
+    /// The time that open streams have to finish, counted from the end of the linger time.
     pub timeout: Duration,
 }
 

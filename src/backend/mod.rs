@@ -130,7 +130,8 @@ async fn serve(args: Serve, run_dir: &RunDir, tor_data_dir: &Path, config: Agent
     // The signal handlers come first, so that an early SIGTERM is not missed.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let pod_uid = args.pod_uid.ok_or("--pod-uid (or POD_UID in the environment) is required")?;
-    // A kubelet that restarted in the meantime never runs the hook that calls `backend init`.
+    // Usually, the `postStart` hook has already run `backend init`. However, a kubelet that
+    // restarts between the container's start and the hook skips the hook.
     init::init(run_dir, tor_data_dir, &config, &mut system::rng())?;
     let address = run_dir.read_hostname()?;
 

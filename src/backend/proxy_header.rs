@@ -23,7 +23,7 @@ use crate::onion::OnionAddress;
 /// section 2.1).
 pub const MAX_BYTES: usize = 107;
 
-/// A parsed PROXY header over IPv6.
+/// A parsed PROXY header with IPv6 addresses (`TCP6`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProxyHeader {
     source: Ipv6Addr,

@@ -15,8 +15,9 @@ use tokio::time::timeout;
 use super::pulse::Pulse;
 use crate::control::{Client, ControlError};
 
-/// The step in which tor's silence is counted while the agent itself is running. After the whole
-/// machine was paused, at most one step is counted before tor has had a chance to answer.
+/// The length of one step of tor's silence. The watchdog counts these steps only while the agent
+/// itself is running. If the whole machine is paused, the watchdog therefore counts at most one
+/// step before tor has a chance to answer.
 const STEP: Duration = Duration::from_secs(1);
 /// The number of silent steps after which a tor that has answered before counts as frozen.
 const PATIENCE: u32 = 5;

@@ -126,8 +126,8 @@ impl HsDescEvent {
 }
 
 impl HsDescContent {
-    /// Parses the text after `HS_DESC_CONTENT`, `HSAddress DescId HsDir`, and the data of that
-    /// line.
+    /// Parses the text after `HS_DESC_CONTENT`, which has the form `HSAddress DescId HsDir`, and
+    /// the data of the same line.
     fn parse(text: &str, message: &Message) -> Option<Self> {
         let mut words = text.split_ascii_whitespace();
         let (address, _descriptor_id, hsdir) = (words.next()?, words.next()?, words.next()?);

@@ -14,7 +14,7 @@ pub enum Update {
     /// A new, authenticated connection is open. It does not inherit the event subscriptions of an
     /// earlier connection.
     Connected(Client, mpsc::Receiver<Event>),
-    /// There is no connection, because the last connection ended or a new attempt failed, for this
+    /// There is no connection: the last connection ended or a new attempt failed, for the given
     /// reason. The supervisor tries again automatically.
     Lost(ControlError),
 }
@@ -77,7 +77,8 @@ async fn run<R: Rng>(connector: &Connector, backoff: Backoff, mut rng: R, update
 }
 
 impl Backoff {
-    /// Returns the pause after `failures` earlier consecutive failures.
+    /// Returns the pause after a failure. `failures` is the number of consecutive failures before
+    /// this one.
     fn pause<R: Rng>(&self, failures: u32, rng: &mut R) -> Duration {
         let factor = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
         let longest = self.first.saturating_mul(factor).min(self.cap);

@@ -35,7 +35,8 @@ pub struct Authorized {
 }
 
 impl Authorized {
-    /// Restricts discovery to these clients. If there are none, nobody can connect.
+    /// Returns the discovery mode that admits only these clients. If there are no clients, nobody
+    /// can connect.
     pub fn discovery(self) -> Discovery {
         Discovery::Restricted(self.keys)
     }

@@ -18,8 +18,8 @@ pub enum ConditionType {
     Published,
     /// All the other conditions are True.
     Ready,
-    /// The object cannot become ready without a change by a user. Following kstatus, this condition
-    /// exists only while it is True.
+    /// The object cannot become ready until a user changes something. Following kstatus, this
+    /// condition exists only while it is True.
     Stalled,
 }
 

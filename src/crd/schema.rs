@@ -30,8 +30,9 @@ pub fn custom_resource_definition() -> CustomResourceDefinition {
 
 /// Returns the `CustomResourceDefinition` without its validation rules.
 ///
-/// An older API server does not know the rules and rejects a server-side apply that contains them,
-/// so `kubectl` and Helm cannot install the manifest either.
+/// An API server before Kubernetes 1.28 does not know the rules or some of their fields. It rejects
+/// a server-side apply of a manifest that contains them, so neither `kubectl` nor Helm can install
+/// that manifest.
 pub fn without_rules(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     for version in &mut crd.spec.versions {
         if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {

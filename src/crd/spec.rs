@@ -186,8 +186,8 @@ pub struct Backends {
     /// introduction points of all backends; one descriptor holds at most 20.
     #[schemars(range(min = 3, max = 20))]
     pub introduction_points: u8,
-    /// The time in seconds for which open streams may continue after a backend has been scaled down
-    /// or replaced. At most 86400 (one day).
+    /// The time in seconds for which a backend's open streams may continue after the backend has been
+    /// replaced or removed by scaling down. At most 86400 (one day).
     #[schemars(range(max = 86400))]
     pub drain_timeout_seconds: u32,
     /// Tor's denial-of-service defence at the introduction points. If absent, the defence is off.
@@ -216,9 +216,9 @@ impl Default for Backends {
 }
 
 /// Tor's denial-of-service defence at the introduction points, configured by the options
-/// `HiddenServiceEnableIntroDoSRatePerSec` and `HiddenServiceEnableIntroDoSBurstPerSec`. The limits
-/// are those of the cell extension that carries both values (rend-spec-v3, "Denial-of-Service
-/// defense extension").
+/// `HiddenServiceEnableIntroDoSRatePerSec` and `HiddenServiceEnableIntroDoSBurstPerSec`. The
+/// cell extension that carries both values limits them (rend-spec-v3, "Denial-of-Service defense
+/// extension").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = rules::intro_dos_defense()))]
@@ -288,7 +288,8 @@ impl Default for Frontend {
     }
 }
 
-/// The choice between one descriptor for all HSDirs and different descriptors.
+/// Controls whether all HSDirs get the same descriptor or different HSDirs get different
+/// descriptors.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DistinctDescriptors {
     /// Publishes different descriptors if one descriptor cannot hold all introduction points: if

@@ -46,7 +46,7 @@ pub struct OnionBalancedServiceStatus {
     pub published: Vec<PublishedStatus>,
     /// The conditions of the service: `Accepted`, `MasterKeyReady`, `ClientsReady` (only with
     /// restricted discovery), `BackendsReady`, `Published`, and the summary `Ready`. `Stalled` is
-    /// present only while the object cannot become ready without a change by a user.
+    /// present only while the object cannot become ready until a user changes something.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

@@ -1,4 +1,4 @@
-//! Validation beyond the schema. Every problem names the field and how to fix it.
+//! Validation beyond the schema. Every problem names the field and says how to fix it.
 
 pub(in crate::crd) mod torrc;
 
@@ -176,7 +176,7 @@ fn backends(problems: &mut Problems, backends: &Backends) {
         problems.add("spec.backends.drainTimeoutSeconds", "must be at most 86400, one day");
     }
     if let Some(IntroDosDefense { rate_per_second, burst_per_second }) = backends.intro_dos_defense {
-        // This limit is that of the cell extension that carries both values (rend-spec-v3,
+        // The cell extension that carries both values has this limit (rend-spec-v3,
         // "Denial-of-Service defense extension").
         if rate_per_second > 0x7fff_ffff || burst_per_second > 0x7fff_ffff {
             problems.add("spec.backends.introDosDefense", "each number must be at most 2147483647");

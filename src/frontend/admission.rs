@@ -28,8 +28,8 @@ pub(super) struct SeenSecret {
 /// The rule that decides which clients are authorized to discover the service.
 #[derive(Debug, Default)]
 pub(super) struct Admission {
-    /// The clients of the named Secret when it was last read. They remain authorized after the
-    /// Secret is deleted, because it may be created again.
+    /// The clients that the named Secret listed when it was last read. They remain authorized after
+    /// the Secret is deleted, because the Secret may be created again.
     from_secret: Option<ClientList>,
 }
 

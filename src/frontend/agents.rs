@@ -21,7 +21,7 @@ use crate::link::{PodPhase, Revision, SyncResponse};
 use crate::merge::BackendId;
 use crate::onion::{OnionAddress, ServiceContent};
 
-/// The state of the publisher on which the polling of the agents depends.
+/// The part of the publisher's state that determines how the agents are polled.
 #[derive(Debug, Clone, Default)]
 pub(super) struct AgentOrders {
     /// The backend pods.
@@ -100,7 +100,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// The polling of one agent, which lasts as long as its pod exists.
+/// The state of the task that polls one agent. The task runs as long as the agent's pod exists.
 struct Conversation {
     id: BackendId,
     client: SyncClient,
@@ -142,7 +142,7 @@ impl Conversation {
         Topic::of(&self.orders.borrow(), &self.id)
     }
 
-    /// Asks the agent once. Returns None if there is no valid answer.
+    /// Polls the agent once. Returns None if there is no valid answer.
     async fn ask(&mut self, topic: &Topic) -> Option<AgentReport> {
         let authority = topic.pod.agent.as_deref()?;
         let question = Question {
@@ -191,7 +191,7 @@ impl Conversation {
     }
 }
 
-/// The facts on which a request to an agent depends. When they change, the agent is asked at once.
+/// The facts on which a request to an agent depends. When they change, the agent is polled at once.
 #[derive(Debug, PartialEq, Eq)]
 struct Topic {
     pod: Pod,

@@ -110,7 +110,7 @@ pub struct PublisherArgs {
     /// Onion address to which the master key must belong; the publisher waits until it does
     #[arg(long, env = "ONION_ADDRESS")]
     pub(super) onion_address: Option<OnionAddress>,
-    /// Number of seconds without an answer from its agent after which a backend is left out
+    /// Number of seconds after which a backend is left out if its agent does not answer
     #[arg(long, default_value_t = 8)]
     backend_silence_seconds: u32,
     /// Address to listen on [default: all, IPv6 and IPv4]
@@ -128,7 +128,8 @@ pub struct PublisherArgs {
 }
 
 impl PublisherArgs {
-    /// Returns the time without an answer after which a backend is left out.
+    /// Returns the time after which a backend is left out of new descriptors if its agent does not
+    /// answer.
     pub(super) fn backend_silence(&self) -> Duration {
         Duration::from_secs(self.backend_silence_seconds.into())
     }

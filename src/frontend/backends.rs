@@ -18,7 +18,7 @@ pub(super) struct Backends {
     reports: BTreeMap<BackendId, AgentReport>,
     /// The parts of each backend's descriptor that are not published.
     remarks: BTreeMap<BackendId, Vec<Remark>>,
-    /// The backends whose introduction points have been published or have waited to be published.
+    /// The backends whose introduction points have ever been published or waited for their turn.
     counted: BTreeSet<BackendId>,
     states: StateHistory<BackendId>,
 }

@@ -22,7 +22,8 @@ pub(super) enum DescriptorRefused {
 
 /// Decrypts a backend's descriptor and checks its signatures and its time period.
 ///
-/// Only the backend's own key can have signed the descriptor, regardless of its source.
+/// The check succeeds only if the backend's own key signed the descriptor, regardless of where the
+/// descriptor comes from.
 pub(super) fn open(
     text: &str,
     address: &OnionAddress,

@@ -73,8 +73,8 @@ pub(super) async fn serve(
         }
     };
     tokio::pin!(stop);
-    // `init` creates the directories too, but a kubelet that restarts at the wrong moment never
-    // runs that hook.
+    // The hook that runs `init` creates the directories too, but a kubelet that restarts at the
+    // wrong moment never runs it.
     args.paths.make()?;
     let clock = Clock::start();
     let pod_uid = args.pod_uid.as_deref().ok_or("--pod-uid is missing: set it, or POD_UID in the environment")?;

@@ -48,7 +48,8 @@ const RETRY: Duration = Duration::from_secs(2);
 const DEADLINE: Duration = Duration::from_secs(4);
 /// The number of write conflicts with other publishers that a single attempt tolerates.
 const CONFLICTS: usize = 3;
-/// The longest time between two events. Its purpose is to detect pauses of the process.
+/// The longest time between two events. [`Event::Tick`] is due at least this often, so that a pause
+/// of the process is detected.
 const TURN: Duration = Duration::from_secs(1);
 /// The time for which tor must be unavailable before another publisher should lead. A mere restart
 /// of tor takes less time.
@@ -114,7 +115,8 @@ pub(super) struct Conduct {
     /// connection.
     tor_lost: Option<Duration>,
     reach: Reach,
-    /// The fitness at the last event, and true if HSDirs answered at that time.
+    /// The results of `fitness` and `Reach::is_proven` at the last event. When they change, the
+    /// next attempt is due at once.
     condition: (Fitness, bool),
     leading: bool,
     stopping: Stopping,
@@ -145,8 +147,8 @@ enum Stopping {
 }
 
 impl Conduct {
-    /// Creates the leadership state of a publisher that has this identity in the Lease of the
-    /// service.
+    /// Creates the leadership state of a publisher. `identity` names the publisher in the Lease of
+    /// `service`.
     pub(super) fn new(service: &str, identity: String, now: Now) -> Self {
         Self {
             service: service.to_owned(),
@@ -304,7 +306,7 @@ impl Conduct {
         }
     }
 
-    /// Performs all work that is due. A second call at the same time has no effect.
+    /// Performs all work that is due. A second call before the next event has no effect.
     fn advance(&mut self) {
         let condition = (self.fitness(), self.reach.is_proven(self.now.elapsed));
         if self.condition != condition {

@@ -125,8 +125,8 @@ impl Driver {
     }
 
     /// Returns true if clients can no longer find any introduction point of the backend. Without
-    /// tor, nothing is uploaded, so no backend counts as withdrawn, regardless of deadlines that
-    /// pass.
+    /// tor, nothing is uploaded, so no backend counts as withdrawn, even when the deadlines of
+    /// uploads have passed.
     pub(super) fn is_withdrawn(&self, id: &BackendId) -> bool {
         self.has_tor() && self.engine.withdrawn(id)
     }

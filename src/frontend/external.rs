@@ -53,7 +53,7 @@ impl ExternalBackends {
         }
     }
 
-    /// Sets the external backends. Unless `active`, their descriptors are not fetched, because
+    /// Sets the external backends. If `active` is false, their descriptors are not fetched, because
     /// nothing is published.
     pub(super) fn set(&mut self, backends: &BTreeSet<OnionAddress>, active: bool, now: Now) {
         let backends: BTreeSet<_> = backends.iter().copied().filter(|address| *address != self.own).collect();

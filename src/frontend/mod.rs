@@ -46,7 +46,7 @@ pub use self::args::{Args, PublisherArgs};
 use self::args::{Command, Mode};
 pub use self::fixed::{FixedBackend, FixedBackends, run_fixed};
 
-/// The error with which the publisher or the daemon ended.
+/// The error that ended the publisher or the daemon.
 pub type RunError = Box<dyn Error + Send + Sync>;
 
 /// Runs the selected program: the publisher and the daemon until SIGTERM or SIGINT, `init` until it

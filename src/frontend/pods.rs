@@ -30,7 +30,8 @@ pub(super) struct Pod {
     pub(super) terminating: bool,
 }
 
-/// The existing backend pods by UID, without those that have ended, for instance by eviction.
+/// The backend pods by UID. Pods that have ended, for example because they were evicted, are not
+/// included.
 pub(super) type Pods = BTreeMap<BackendId, Pod>;
 
 /// Watches the backend pods and keeps `pods` up to date, forever.

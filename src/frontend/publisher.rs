@@ -139,7 +139,8 @@ impl Publisher {
         self.take_policy();
     }
 
-    /// Reports to the conduct if the service is suspended, and which clients are authorized.
+    /// Tells the leadership state machine whether the service is suspended and which clients are
+    /// authorized.
     fn take_policy(&mut self) {
         let secret = self.inlets.secret.borrow_and_update().clone();
         let Some(object) = self.inlets.object.borrow().clone() else { return };
@@ -224,8 +225,8 @@ impl Publisher {
 }
 
 impl Inlets {
-    /// Waits for the next event. A channel without a sender yields nothing, because when any part
-    /// of the process ends, the whole process ends.
+    /// Waits for the next event. A channel without a sender is ignored: either its value never
+    /// changes (`fixed`), or a task has ended and the whole process is about to end.
     async fn next(&mut self, timeout: Duration) -> Wake {
         tokio::select! {
             () = sleep(timeout) => Wake::Timeout,

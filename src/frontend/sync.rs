@@ -20,7 +20,7 @@ use crate::link::{AgentToken, MAC_HEADER, NONCE_HEADER, PodPhase, Revision, SYNC
 /// The maximum time that an agent may take to answer, including the time to connect.
 pub(super) const DEADLINE: Duration = Duration::from_secs(3);
 /// The maximum size of a response body in bytes. A Tor client accepts descriptors of at most 50,000
-/// bytes, and JSON escapes their line ends.
+/// bytes, and JSON escapes their newlines.
 const BODY_LIMIT: usize = 128 * 1024;
 
 /// The reason why an agent's answer is missing or was rejected.
@@ -82,8 +82,8 @@ impl SyncClient {
         Self { http, token, publisher: publisher.into(), sequence: Arc::default(), clock }
     }
 
-    /// Sends a request to the agent of a pod at `authority` (`host:port`) and waits for the answer,
-    /// at most `patience`.
+    /// Sends a request to the agent of a pod at `authority` (`host:port`) and waits at most
+    /// `patience` for the answer.
     pub(super) async fn ask(
         &self,
         pod_uid: &str,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 /// The longest time that the withdrawal of a backend's introduction points may take.
 const WITHDRAWAL: Duration = Duration::from_secs(10);
-/// The time between the end of a drain and SIGKILL, for the `/drain` response and tor's own
-/// shutdown.
+/// The time between the end of the longest drain and SIGKILL. It leaves room for the `/drain`
+/// response and tor's own shutdown.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
 /// Returns the longest time that a drain may take: the withdrawal, then `linger`, during which the
@@ -15,8 +15,8 @@ pub fn longest_drain(linger: Duration, timeout: Duration) -> Duration {
     WITHDRAWAL + linger + timeout
 }
 
-/// Returns the termination grace period of a backend's pod, which is the time for the longest drain
-/// and the shutdown.
+/// Returns the termination grace period of a backend's pod, which covers the longest drain and the
+/// shutdown.
 pub fn grace_period(linger: Duration, timeout: Duration) -> Duration {
     longest_drain(linger, timeout) + SHUTDOWN
 }

@@ -25,8 +25,8 @@ pub struct SyncRequest {
 /// The state of the agent's pod, as the publisher knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PodPhase {
-    /// The pod is not terminating. A running `/drain` call returns at once, because a failed
-    /// liveness probe caused it.
+    /// The pod is not terminating. If a `/drain` call is running, a failed liveness probe must have
+    /// caused the call, and the agent ends it.
     Active,
     /// The pod's `deletionTimestamp` is set, and its introduction points are being withdrawn.
     Terminating,

@@ -38,8 +38,7 @@ impl AgentToken {
         Self(key.derive(DERIVATION_LABEL))
     }
 
-    /// Parses the `token` entry of the Secret, which consists of 64 hexadecimal digits and an
-    /// optional newline.
+    /// Parses the `token` entry of the Secret: 64 hexadecimal digits and an optional newline.
     pub fn from_hex(text: &[u8]) -> Result<Self, LinkError> {
         let digits = text.strip_suffix(b"\n").unwrap_or(text);
         let digits = digits.strip_suffix(b"\r").unwrap_or(digits);

@@ -147,7 +147,8 @@ impl Backends {
     }
 }
 
-/// Returns true if this content can be merged with that of other backends and leaves room for it.
+/// Returns true if the descriptor fields of a backend can be merged: its handshake types include
+/// ntor, and the fields are short enough to leave room for introduction points.
 fn is_usual(content: &ServiceContent) -> bool {
     let formats = &content.create2_formats;
     let auth_len: usize = content.intro_auth_required.iter().map(|kind| kind.len() + 1).sum();

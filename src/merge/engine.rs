@@ -24,9 +24,9 @@ const DEBOUNCE_GONE: Duration = Duration::from_millis(50);
 /// The time before and after its validity period during which a consensus is still used, as in C
 /// tor (`REASONABLY_LIVE_TIME`).
 const REASONABLY_LIVE: Duration = Duration::from_secs(24 * 3600);
-/// The greatest revision counter that the engine accepts from another publisher. No clock and no
-/// number of rejections leads to a greater one, and the engine could hardly exceed it with a
-/// counter of its own.
+/// The greatest revision counter that the engine accepts from another publisher. Neither a clock
+/// nor a series of rejections can produce a greater counter, and accepting one would leave the
+/// engine little room for still greater counters of its own.
 const MAX_FLOOR: u64 = 1 << 62;
 /// The interval at which the engine tries again while something prevents it from publishing.
 const RETRY: Duration = Duration::from_secs(60);

@@ -20,17 +20,18 @@
 //! counter from an HSDir that, when last asked in the same time period, had a lower counter or no
 //! descriptor: the descriptor must have been uploaded in between. The backend is then trusted for
 //! the descriptor's lifetime (3 hours); a living tor uploads a new descriptor after one to two
-//! hours. A descriptor from an HSDir that is asked for the first time may be older than the known
-//! one, even if it belongs to a new time period or if another HSDir missed it. It extends the trust
-//! by at most [`RENEWAL`] and does not bring back a backend that has aged out. When a time period
-//! has ended for services as well, every living tor has closed the introduction points of that
-//! period, so the descriptor is no longer trusted.
+//! hours. If an HSDir is asked for the first time in a time period, the upload time of its
+//! descriptor is unknown. Even if the descriptor belongs to a new period or has a greater counter
+//! than the known descriptor, the backend may have uploaded it before the known descriptor was
+//! fetched. Such a descriptor extends the trust by at most [`RENEWAL`] and does not bring back a
+//! backend that has aged out. When a time period has ended for services as well, every living tor
+//! has closed the introduction points of that period, so the descriptor is no longer trusted.
 //!
 //! **Visibility.** A service maintains one descriptor for each of two time periods, each with its
-//! own introduction points, and HSFETCH returns only the descriptor that clients currently use. Its
-//! introduction points are put into both merged descriptors: they stay open for half a period after
-//! clients have moved on, and long before then, the points of the other descriptor have been
-//! fetched.
+//! own introduction points, and HSFETCH returns only the descriptor that clients currently use. The
+//! publisher puts the introduction points of that descriptor into both merged descriptors. These
+//! points stay open for half a period after clients have moved on to the other descriptor. The
+//! publisher fetches the points of the other descriptor long before that half period ends.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -61,9 +62,9 @@ const RETRY: Duration = Duration::from_secs(5);
 /// The time span over which the fetch rounds of all backends are spread when clients move to
 /// another time period.
 const SPREAD: Duration = Duration::from_secs(10);
-/// The maximum time by which a descriptor that is not a proof of life extends the trust in its
-/// backend. C tor uploads each descriptor again after 60 to 120 minutes, and fetching the new one
-/// takes a few minutes more.
+/// The longest time, counted from the fetch, for which a new descriptor keeps its backend trusted
+/// if the descriptor is not a proof of life. C tor uploads each descriptor again after 60 to 120
+/// minutes, and fetching the next descriptor takes a few minutes more.
 pub const RENEWAL: Duration = Duration::from_secs(135 * 60);
 
 /// An input of the fetch schedule.
@@ -87,7 +88,7 @@ pub enum FetchInput {
         /// The result of the fetch.
         answer: FetchAnswer,
     },
-    /// The passage of time alone.
+    /// No event. Only time has passed.
     Tick,
 }
 
@@ -406,7 +407,8 @@ impl ExternalBackend {
         if near { interval / HURRY } else { interval }
     }
 
-    /// Begins a fetch round over those HSDirs from which no fetch for this backend is running.
+    /// Begins a fetch round with the HSDirs that clients ask, except those from which a descriptor
+    /// of this backend is already being fetched.
     fn begin(
         &mut self,
         address: &OnionAddress,

@@ -13,9 +13,10 @@ pub(super) struct Layout {
 
 impl Layout {
     /// Assigns the subsets to the HSDirs. Each HSDir that clients ask (`fetched`) gets its own
-    /// subset. Every other responsible HSDir repeats the subset of an HSDir of the same replica, so
-    /// that a client whose consensus leads it to such an HSDir loses little. Where possible, HSDirs
-    /// keep the subsets that they have in `before`.
+    /// subset. Every other responsible HSDir gets the same subset as one of these HSDirs,
+    /// preferably one of the same replica. A client whose consensus makes it ask such an HSDir thus
+    /// misses few introduction points. Where possible, HSDirs keep the subsets that they have in
+    /// `before`.
     pub(super) fn new(responsible: &[Placement], fetched: &[Placement], before: &Self) -> Self {
         let is_responsible: BTreeSet<Fingerprint> = responsible.iter().map(|placement| placement.relay).collect();
         let fetched: Vec<&Placement> = fetched.iter().filter(|to| is_responsible.contains(&to.relay)).collect();

@@ -74,7 +74,7 @@ pub enum Input {
     /// A restart of tor or a new connection to it. Uploads in flight will never get a result, and
     /// all descriptors are published again.
     TorRestarted,
-    /// The passage of time alone.
+    /// No event. Only time has passed.
     Tick,
 }
 

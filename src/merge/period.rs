@@ -20,7 +20,8 @@ use crate::onion::{BlindedKeypair, Discovery, MasterKey, OnionAddress};
 /// valid longer than that.
 pub(super) const DESCRIPTOR_LIFETIME: Duration = Duration::from_secs(3 * 3600);
 /// The largest drift between the wall clock and the monotonic clock that is considered normal. A
-/// larger drift means that the wall clock was set. Certificates have a granularity of one hour.
+/// larger drift means that the wall clock was set. Smaller drifts do not matter, because the
+/// expiration times of certificates have a granularity of one hour.
 const CLOCK_SET: Duration = Duration::from_secs(30 * 60);
 /// The time by which the revision counter runs ahead of the clock after the first rejection. Each
 /// further rejection quadruples it.
@@ -170,8 +171,9 @@ impl Period {
         })
     }
 
-    /// Returns true if no HSDir that answers can still hold a descriptor of this publisher that
-    /// contains an introduction point of the backend.
+    /// Returns true if the newest round omits the backend, and every HSDir of the period has
+    /// accepted, or failed at least once to accept, a descriptor newer than those of the last round
+    /// with the backend's introduction points.
     pub(super) fn is_withdrawn(&self, backend: &BackendId, uploads: &HsdirUploads) -> bool {
         let last_with = self.last_with.get(backend).copied().unwrap_or_default();
         self.round.as_ref().is_some_and(|round| round.counter > last_with)

@@ -13,7 +13,7 @@ const REPUBLISH_MIN: Duration = Duration::from_secs(60 * 60);
 const REPUBLISH_MAX: Duration = Duration::from_secs(120 * 60);
 /// The shortest time between two publishing rounds.
 const MIN_GAP: Duration = Duration::from_secs(1);
-/// The average time between two publishing rounds that the rate limit enforces in the long run.
+/// The shortest average time between publishing rounds that the rate limit allows in the long run.
 const REFILL: Duration = Duration::from_secs(15);
 /// The number of publishing rounds that the rate limit allows in a row after a quiet time.
 const BURST: u32 = 8;

@@ -106,16 +106,17 @@ enum Gain {
     None,
     /// The backend gained a slot, and no other backend lost one.
     FreePlace,
-    /// The backend gained a slot that this other backend lost, which had at least two slots more.
+    /// The backend gained a slot at the expense of this other backend, which had at least two slots
+    /// more.
     PlaceOf(usize),
 }
 
 /// A step of the search for a slot: a backend that needs one more slot, and the reason why.
 struct SearchStep<'a> {
     backend: usize,
-    /// The reason why this backend needs a slot: it would give up a slot so that another backend
-    /// can occupy a candidate. Holds the index of the other backend's step, the candidate, and the
-    /// slot to give up. None for the first step.
+    /// The move after which this backend needs a slot: this backend gives up a slot so that
+    /// another backend can occupy a candidate. Holds the index of the other backend's step, the
+    /// candidate, and the slot that this backend gives up. None for the first step.
     after: Option<(usize, Candidate<'a>, Place<'a>)>,
 }
 
@@ -238,8 +239,8 @@ impl<'a> Table<'a> {
         own.into_iter().chain(others.filter(move |(_, pick)| pick.backend != backend))
     }
 
-    /// Lets two backends exchange slots between two subsets if their numbers of points become more
-    /// even in both. Returns false if no two backends can do so.
+    /// Exchanges slots of two backends between two subsets, if this makes the two backends' numbers
+    /// of points more even in both subsets. Returns false if no such exchange is possible.
     fn even_out(&mut self) -> bool {
         for here in 0..self.subsets.len() {
             let most = (0..self.offers.len()).map(|backend| self.share_in(here, backend)).max().unwrap_or_default();

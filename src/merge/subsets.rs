@@ -26,8 +26,9 @@ pub enum Distinct {
     /// The descriptors differ if a single descriptor cannot hold all introduction points.
     #[default]
     Auto,
-    /// The descriptors always differ. Each holds at most about half of the introduction points, but
-    /// at least three, so that no single HSDir's descriptor reveals all of them.
+    /// The descriptors always differ. Each holds at most half of the introduction points (rounded
+    /// up), or at most three if that is more. If a service has more than three points, no single
+    /// HSDir's descriptor reveals all of them.
     Always,
     /// All HSDirs hold the same descriptor.
     Never,
@@ -87,7 +88,7 @@ type Point = (BackendId, [u8; 32]);
 /// number of points.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Merged {
-    /// The contents, ordered by subset. A single one if all HSDirs hold the same descriptor.
+    /// The contents, ordered by subset. There is only one if all HSDirs hold the same descriptor.
     pub(super) contents: Vec<ServiceContent>,
     pub(super) discovery: Arc<Discovery>,
     /// The number of distinct introduction points of each backend. Backends without selected points

@@ -15,8 +15,8 @@ use crate::onion::TimePeriod;
 /// The time after which an upload without a result is considered failed. Together with
 /// [`BACKOFF_SILENT_MAX`], it ensures that an HSDir that comes back is up to date within 30 s.
 pub(super) const DEADLINE: Duration = Duration::from_secs(15);
-/// The base of the backoff between attempts to upload to an HSDir after its first failure. The base
-/// doubles with each further failure.
+/// The base of the backoff after the first failed upload to an HSDir. The base doubles with each
+/// further failure.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 /// The maximum backoff for an HSDir that does not answer, not counting the deadlines of the
 /// uploads.
@@ -34,7 +34,7 @@ type DescriptorName = (TimePeriod, u64);
 
 /// The reason why an HSDir did not accept a descriptor.
 ///
-/// An upload that gets no answer has no such reason: the engine gives it up after its deadline.
+/// An upload that gets no answer produces no such error: the engine abandons it after its deadline.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UploadError {
     /// The HSDir already holds a descriptor with an equal or greater revision counter, or considers

@@ -1,4 +1,4 @@
-//! Client authorization (rend-spec-v3, appendix F): the x25519 keys of clients, in tor's file
+//! Client authorization (rend-spec-v3, appendix G): the x25519 keys of clients, in tor's file
 //! formats.
 
 use std::collections::BTreeSet;

@@ -44,13 +44,13 @@ impl Writer {
 }
 
 /// Returns how many objects of a kind are applied concurrently. Each needs its own connection.
-/// Deployments are applied one at a time, so that a taken name stops the ones that follow.
+/// Deployments are applied one at a time: if the name of one is taken, the next one is not applied.
 fn concurrency(kind: Kind) -> usize {
     if kind == Kind::Deployment { 1 } else { 4 }
 }
 
 /// Applies the due objects of a stage. If the API server refuses an object, the others are still
-/// applied; if the name of an object is taken, the remaining ones are not.
+/// applied. If the name of an object is taken, the remaining objects are not applied.
 pub async fn children(
     writer: &Writer,
     object: &OnionBalancedService,
@@ -99,7 +99,7 @@ async fn update(writer: &Writer, object: &OnionBalancedService, due: &Due) -> Re
     Ok(attempt.map(written))
 }
 
-/// A resource version that no object can have: etcd starts its revision counter at this value.
+/// A resource version that no object can have: it is etcd's revision before the first write.
 const VERSION_OF_NONE: &str = "1";
 
 /// Creates an object that is not in the cache and therefore most likely does not exist. If an

@@ -175,8 +175,8 @@ impl Cache {
     }
 }
 
-/// Maps watch events to the services to reconcile: the services that `others` returns, and the
-/// service that the object belongs to, unless the event is an echo of our own write.
+/// Maps watch events to the services to reconcile. These are the services that `others` returns
+/// and, unless the event is an echo of our own write, the service that the object belongs to.
 fn to_objects<K: Resource + Send + 'static>(
     events: impl Stream<Item = Result<Event<K>, watcher::Error>> + Send + 'static,
     echoes: &Echoes,
@@ -199,7 +199,8 @@ fn to_objects<K: Resource + Send + 'static>(
     events.flat_map(move |event| stream::iter(concerned(event))).boxed()
 }
 
-/// Maps watch events of pods to the services that have a pod whose problem has changed.
+/// Maps the watch events of pods to services. An event yields the pod's service if a problem with
+/// the pod has begun, changed or ended.
 fn to_services(
     events: impl Stream<Item = Result<Event<Pod>, watcher::Error>> + Send + 'static,
 ) -> BoxStream<'static, ObjectRef<Guarded>> {
@@ -210,7 +211,7 @@ fn to_services(
 }
 
 /// Returns a function that finds the other services that use the same key as a given service. A
-/// change to one of them can decide which of them may use the key.
+/// change to one of these services can change which service may use the key.
 fn same_key(objects: Store<Guarded>) -> impl Fn(&Guarded) -> Vec<ObjectRef<Guarded>> {
     move |touched| {
         let DeserializeGuard(Ok(touched)) = touched else { return Vec::new() };
@@ -257,8 +258,9 @@ fn referring(objects: &Store<Guarded>, kind: Kind, named: &ObjectMeta) -> Vec<Ob
     found.iter().map(|object| ObjectRef::from_obj(&**object)).collect()
 }
 
-/// Strips an object before it is cached. An object without our labels keeps only its name. A
-/// labelled object keeps the fields that a reconciliation needs; see [`drift::compact`].
+/// Strips an object before it is cached. If the object does not have our labels, its labels,
+/// annotations and managed fields are dropped. A labelled object keeps the fields that a
+/// reconciliation needs; see [`drift::compact`].
 fn shrink(found: &mut Metadata) {
     let metadata = &mut found.metadata;
     if is_labelled(metadata) {

@@ -22,9 +22,10 @@ pub struct Echoes(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// The writes whose echoes have not arrived yet: the resource version of the last write by
-    /// object UID. If an echo never arrives, because the write changed nothing or the watch was
-    /// restarted, the entry stays until the object is written again or deleted.
+    /// The writes whose echoes have not arrived yet. The map leads from an object's UID to the
+    /// resource version that our last write gave the object. If an echo never arrives, because the
+    /// write changed nothing or the watch was restarted, the entry stays until the object is
+    /// written again or deleted.
     expected: HashMap<String, String>,
     /// The changes that have arrived for services that are being reconciled.
     waiting: HashMap<ObjectRef<Guarded>, Vec<SeenChange>>,
@@ -42,8 +43,8 @@ struct SeenChange {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum ChangeKind {
     Written,
-    /// A new listing. It can include earlier changes that were not reported individually, so it is
-    /// never an echo.
+    /// The object is part of a new listing. This event is never an echo, because a listing can
+    /// include earlier changes that were not reported individually.
     Listed,
     Deleted,
 }

@@ -99,7 +99,7 @@ fn notice_of(old: Option<&Condition>, now: &Condition, generated: Option<&str>) 
     let reported_elsewhere = match reason {
         Some(Reason::InvalidSpec) => !is(ConditionType::Accepted),
         Some(Reason::Suspended) => !is(ConditionType::Published),
-        // This also holds for a service's first descriptor until the HSDirs have accepted it.
+        // A new service has this reason until an HSDir accepts its first descriptor.
         Some(Reason::NotOnHSDirs) if !was_true => true,
         _ => is(ConditionType::Ready) && reason != Some(Reason::Forbidden),
     };

@@ -1,4 +1,4 @@
-//! Ownership of existing objects whose names the operator needs for owned objects.
+//! Determines who holds an existing object whose name the operator needs for an owned object.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource as _, ResourceExt as _};

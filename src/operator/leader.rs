@@ -25,8 +25,8 @@ const RENEWAL: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(2);
 /// The timeout for reading and writing the Lease.
 const DEADLINE: Duration = Duration::from_secs(4);
-/// The time after its last renewal for which a leader still considers itself the leader. It is
-/// shorter than the 15 s after which a standby takes over.
+/// The time for which an operator considers itself the leader after its last successful renewal. It
+/// is shorter than the 15 s after which a standby takes over.
 const TERM: Duration = Duration::from_secs(10);
 
 /// The Lease that the operators compete for, and this operator's identity.

@@ -80,8 +80,8 @@ fn waiting(pod: &Pod) -> impl Iterator<Item = (&ContainerStatus, &ContainerState
     containers.filter_map(|container| Some((container, container.state.as_ref()?.waiting.as_ref()?)))
 }
 
-/// Removes everything that this module does not read from a pod, because a cluster can have many
-/// pods and all of them are cached.
+/// Removes the parts of a pod that this module does not read, because a cluster can have many pods
+/// and all of them are cached.
 pub fn shrink(pod: &mut Pod) {
     pod.metadata.managed_fields = None;
     pod.metadata.annotations = None;

@@ -48,8 +48,8 @@ pub enum Error {
     /// The API server refused owned objects. The status names one of them.
     #[error("the API server refused {0} owned objects")]
     Refused(usize),
-    /// A step that no other step depends on failed: pruning, or setting the owners of the key's
-    /// Secret.
+    /// Pruning failed, or the owners of the key's Secret could not be set. No other step depends on
+    /// these two.
     #[error("could not prune objects or set the owners of the master key's Secret: {0}")]
     Untidy(kube::Error),
     /// The status could not be converted to JSON.

@@ -249,8 +249,8 @@ async fn reconcile_all(
     }
 }
 
-/// Polls the watches, which fills the cache, until the queue is closed. A standby discards the
-/// changes; when it becomes the leader, it reconciles all objects.
+/// Fills the cache by polling the watches, and queues the changed objects, until the queue is
+/// closed. A standby discards the changes; when it becomes the leader, it queues all objects.
 async fn fill(
     mut changes: Changes,
     objects: Store<Guarded>,

@@ -120,7 +120,7 @@ impl Environment {
 pub struct NoImage;
 
 impl Args {
-    /// Returns the settings that these flags give the pods of all services.
+    /// Returns the settings for the pods of all services, as specified by these flags.
     pub fn settings(&self) -> Result<Settings, NoImage> {
         Ok(Settings {
             tor_image: self.tor_image.clone(),

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-/// The annotation of an owned object that holds the hash of its applied manifest.
+/// The name of the annotation with the hash of an owned object's applied manifest.
 pub const APPLIED_ANNOTATION: &str = "onionbalance.dev/applied";
 
 /// Returns the manifest with its own hash added as an annotation.

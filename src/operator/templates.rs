@@ -114,7 +114,8 @@ fn typed<T: DeserializeOwned>(path: &str, value: Value) -> Result<T, String> {
     serde_json::from_value(value).map_err(|error| format!("{path}: {error}"))
 }
 
-/// Returns an error if the given value contains a field that the known value lacks.
+/// Returns an error if `given` contains a field that our types do not know. `known` is the given
+/// value as our types represent it, without its unknown fields.
 fn no_other(path: &str, given: &Value, known: &Value) -> Result<(), String> {
     for (field, value) in given.as_object().into_iter().flatten() {
         let path = format!("{path}.{field}");

@@ -47,7 +47,8 @@ impl Watch {
         events.inspect(move |event| self.inspect(event.as_ref().map(|event| matches!(event, Event::Init))))
     }
 
-    /// Records an event or a failure. An event is `true` if it only announces a new listing.
+    /// Records an event or a failure. `Ok(true)` stands for an event that only announces a new
+    /// listing.
     fn inspect(&mut self, event: Result<bool, &Error>) {
         let mut failing = self.failing.0.lock().unwrap_or_else(PoisonError::into_inner);
         match event {

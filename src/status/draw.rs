@@ -123,7 +123,8 @@ impl Canvas {
         table
     }
 
-    /// Formats an age as kubectl does: with a second unit if the larger unit is below ten.
+    /// Formats an age as kubectl does: in a single unit, such as `12h`, or in two units if the
+    /// number of the larger unit is below ten, such as `3h20m`.
     fn age(&self, since: Timestamp) -> String {
         let seconds = self.now.duration_since(since).as_secs().max(0);
         let (days, hours, minutes) = (seconds / 86400, seconds / 3600, seconds / 60);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::advice;
 use crate::crd::{OnionBalancedService, OnionBalancedServiceStatus, Reason};
 
-/// A service as read from the API server, even if its object cannot be deserialized.
+/// A service as read from the API server.
 #[derive(Debug, Clone)]
 pub struct View {
     /// The namespace of the service.
@@ -34,8 +34,7 @@ pub struct Problem {
 }
 
 impl View {
-    /// Creates a view of an object from the API server. An object that cannot be deserialized is
-    /// shown as well.
+    /// Creates a view of an object from the API server, even if the object cannot be deserialized.
     pub fn new(object: DynamicObject) -> Self {
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
         let read = serde_json::to_value(object).and_then(serde_json::from_value);

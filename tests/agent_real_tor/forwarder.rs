@@ -106,7 +106,7 @@ fn agent_with_hosts(backend: &Backend) -> Child {
 #[tokio::test]
 async fn stalled_streams_use_little_memory() {
     const STREAMS: usize = 100;
-    /// The maximum memory for each stream in KiB: buffers for both directions, a task, and both
+    /// The maximum memory per stream, in KiB: buffers for both directions, a task, and both
     /// sockets.
     const EACH: usize = 40;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

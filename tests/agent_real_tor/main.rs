@@ -69,8 +69,8 @@ async fn kills_a_frozen_tor_and_connects_to_its_replacement() {
     assert_eq!(backend.get(PROBE_PORT, "/livez").await.status, 200);
 }
 
-/// While its network is disabled, tor does not open a metrics port. So this tor has a network, but
-/// one whose only authority is unreachable.
+/// tor does not open a metrics port while its network is disabled. This test therefore leaves the
+/// network enabled, but the only directory authority is unreachable.
 #[tokio::test]
 async fn forwards_the_metrics_of_tor_separately_from_its_own() {
     let backend = Backend::new("127.0.0.1:1").await;
@@ -197,8 +197,8 @@ async fn the_agent_is_hidden_from_processes_of_the_same_user() {
     assert!(can_inspect(agent, "cat /proc/PID/stat").await, "the agent must be running");
 }
 
-/// If the user cannot read a process's program file, the process is hidden even before it hides
-/// itself. Our image relies on this.
+/// If a user starts a program whose file that user cannot read, the kernel hides the process from
+/// the start, before the process can hide itself. Our image relies on this.
 #[tokio::test]
 async fn a_process_of_an_unreadable_program_is_hidden_from_its_start() {
     if !rustix::process::geteuid().is_root() {

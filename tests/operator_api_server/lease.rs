@@ -90,8 +90,8 @@ async fn a_publisher_without_tor_yields_only_to_a_ready_publisher() {
     let second = stage.publisher("b").await;
     second.wait_metric("leading", 0).await;
     stage.set_ready(&second, false).await;
-    // Renewals are 5 s apart. In this time, the holder would have released the Lease to another
-    // pod.
+    // Wait for more than 20 s of renewals, which are 5 s apart. By then, the holder would have
+    // released the Lease to a Ready pod.
     let renewed = |lease: &Lease| lease.spec.as_ref().unwrap().renew_time.clone().unwrap().0;
     let later = renewed(&lease) + Duration::from_secs(20);
     stage.scene.wait_for::<Lease>(NAME, |lease| renewed(lease) > later).await;

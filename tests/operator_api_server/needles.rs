@@ -1,4 +1,4 @@
-//! Search for secrets in texts, in the encodings that they may have.
+//! Searches texts for secrets in all the encodings in which they could appear.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! Runs the operator as a separate process, much as in its pod: with flags from environment
-//! variables, with a kubeconfig, and stopped by signals.
+//! Runs the operator as a separate process. As in its pod, environment variables set its flags and
+//! signals stop it. Unlike in its pod, it uses a kubeconfig.
 
 use std::fs::File;
 use std::path::PathBuf;

@@ -213,7 +213,7 @@ impl Scene {
         self.wait_message(name, kind, expected, "").await
     }
 
-    /// Waits for a condition like [`Self::wait_condition`], but also until its message begins with
+    /// Waits as [`Self::wait_condition`] does, and also until the condition's message begins with
     /// the given text. Returns the message.
     pub async fn wait_message(&self, name: &str, kind: &str, expected: &str, begins: &str) -> String {
         until(&format!("{name}: {kind} {expected}"), PATIENCE, async || {

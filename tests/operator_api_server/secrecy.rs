@@ -57,7 +57,7 @@ async fn secrets_appear_in_no_log_and_no_other_object() {
     ]);
 
     let objects = all_objects(&scene).await;
-    // The search does find each secret in the secret's own Secret object.
+    // Check the search itself: it must find each secret in the Secret that holds it.
     let master_key = find(&objects["Secret web-master-key"], &needles);
     assert_eq!(master_key.iter().map(|(name, _)| *name).collect::<std::collections::BTreeSet<_>>().len(), 2);
     assert!(find(&objects["Secret web-agent-token"], &needles).iter().any(|(name, _)| *name == "the agents' token"));

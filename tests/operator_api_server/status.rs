@@ -1,4 +1,5 @@
-//! Tests of the status, of invalid objects, and of the operator while nothing changes.
+//! Tests of the status and of invalid objects, and a test that the operator writes nothing while
+//! nothing changes.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;

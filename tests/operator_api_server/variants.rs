@@ -1,5 +1,6 @@
-//! Tests that the oldest supported API server knows every field of every child, because it would
-//! reject the whole apply if it did not. Together, the specs in this test set every field.
+//! Tests that the oldest supported API server knows every field of every child. An API server
+//! rejects the whole apply if it does not know a field. Together, the specs in this test set every
+//! field.
 
 use std::collections::BTreeSet;
 

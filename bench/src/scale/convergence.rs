@@ -1,4 +1,5 @@
-//! Waiting until the operator has created the children of all objects.
+//! Waits until the operator has created the children of all objects, or until all objects are
+//! Ready.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -38,7 +38,7 @@ pub async fn create_target(client: &Client, namespace: &str) -> Result<()> {
     Ok(())
 }
 
-/// Creates the services with the given index numbers.
+/// Creates the `OnionBalancedService` objects with the given index numbers.
 pub async fn create_objects(client: &Client, namespace: &str, which: Range<usize>) -> Result<()> {
     let api: Api<OnionBalancedService> = Api::namespaced(client.clone(), namespace);
     stream::iter(which)

@@ -1,5 +1,4 @@
-//! A simulation of the Deployment controller and the publishers, because no pods run in this
-//! benchmark.
+//! Simulates the Deployment controller and the publishers, because no pods run in this benchmark.
 
 use anyhow::Result;
 use futures::{StreamExt as _, TryStreamExt as _, stream};

@@ -69,7 +69,7 @@ impl Requests {
         self
     }
 
-    /// Returns the number of requests for resources, which does not include probes and metrics.
+    /// Returns the number of requests for resources. Requests for probes and metrics do not count.
     pub fn on_resources(&self) -> usize {
         self.0.iter().filter(|((_, resource), _)| !resource.is_empty()).map(|(_, count)| count).sum()
     }

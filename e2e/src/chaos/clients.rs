@@ -101,8 +101,8 @@ impl Clients {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push_back(client);
     }
 
-    /// Returns the address of the SOCKS port of a client that keeps its descriptors. `number`
-    /// selects these clients in turn.
+    /// Returns the address of the SOCKS port of a client that keeps its descriptors. Consecutive
+    /// values of `number` select these clients in turn.
     pub fn cached(&self, number: usize) -> &str {
         &self.cached_socks[number % self.cached_socks.len()]
     }

@@ -51,7 +51,8 @@ pub struct ActiveFault<'a> {
 pub struct Findings {
     /// The figures that the fault measured itself.
     pub figures: Vec<Figure>,
-    /// The moments around which requests or descriptors are evaluated separately.
+    /// The moments at which introduction points were added or removed. The fault's figures evaluate
+    /// the requests or descriptors around each moment.
     pub moments: Vec<Moment>,
 }
 

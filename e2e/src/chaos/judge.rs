@@ -38,7 +38,8 @@ pub struct HeldDescriptor {
     pub points: BTreeSet<String>,
 }
 
-/// A process that asks every HSDir for the descriptor about once a second until it is removed.
+/// A process that asks every HSDir for the descriptor about once a second, until [`Self::remove`]
+/// stops the process.
 #[derive(Debug)]
 pub struct Judge {
     client: TorClient,

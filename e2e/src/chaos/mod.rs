@@ -3,7 +3,7 @@
 //!
 //! Real tor clients send requests at a fixed rate to our service and, for comparison, to a plain
 //! onion service. Meanwhile a judge, which uses none of the product's code, asks every HSDir for
-//! its descriptor about once a second. The faults are injected one after another.
+//! our service's descriptor about once a second. The faults are injected one after another.
 //! `docs/reliability.md` has the results.
 
 pub mod clients;

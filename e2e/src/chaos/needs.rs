@@ -16,8 +16,8 @@ pub struct Needs {
     pub streams: bool,
     /// The interval between requests to each of the two services.
     pub every: Duration,
-    /// The time, in addition to the length of a run, in which the time period must not change.
-    /// `None` allows changes during the run.
+    /// The time by which this fault lengthens its run. The run starts only when no change of the
+    /// time period is due before the run ends. `None` allows changes during the run.
     pub quiet: Option<Duration>,
     /// The number of HSDirs that do not answer the judge.
     pub silent_hsdirs: u8,

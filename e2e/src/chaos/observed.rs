@@ -34,7 +34,8 @@ pub struct Observed {
     pub before: BTreeMap<String, HeldDescriptor>,
     /// The answers of the responsible HSDirs since the fault.
     pub answers: Vec<HsDirAnswer>,
-    /// The moments around which requests or descriptors are evaluated separately.
+    /// The moments at which introduction points were added or removed. The fault's figures evaluate
+    /// the requests or descriptors around each moment.
     pub moments: Vec<Moment>,
     /// The requests made during the run, and their outcomes.
     pub requests: Requests,
@@ -133,9 +134,10 @@ impl Observed {
         Limit::AtMost(self.requests.of(ServiceKind::Ours).requests as f64 * 0.005)
     }
 
-    /// Returns two figures about the fresh clients' requests in the minute after the fault: the
-    /// percentage of our service's requests that were slow, and the number of slow ones that began
-    /// more than 20 s after the fault, minus the same number for the plain onion service.
+    /// Returns two figures about the fresh clients' requests in the minute after the fault. The
+    /// first is the percentage of slow requests to our service. The second counts only the slow
+    /// requests that began more than 20 s after the fault: those to our service, minus those to the
+    /// plain onion service.
     pub fn slow_fresh(&self) -> [Figure; 2] {
         const MINUTE: Duration = Duration::from_secs(60);
         const LATE: Duration = Duration::from_secs(20);

@@ -18,7 +18,7 @@ use crate::steps::say;
 use crate::tornet::torrc::PERIOD_MINUTES;
 use crate::wait::{Seen, until};
 
-/// The amount of load and the time of observation in a run.
+/// The amount of load in a run, and the minimum time for which the load continues.
 #[derive(Debug, Clone, Copy)]
 pub struct Effort {
     /// The minimum number of requests to our service.
@@ -52,11 +52,12 @@ fn wall_clock() -> Result<Duration> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH)?)
 }
 
-/// Returns the time to wait until neither clients nor services will move to another time period
-/// during a run; `now` is the time since the Unix epoch. The cost of a change of the time period is
-/// measured separately. Something changes every half period, because a period begins half a period
-/// after the shared random value that it uses (rend-spec-v3, section 2.2.1). Clients and services
-/// learn of the change from a later consensus.
+/// Returns the time that a run must wait before it starts, so that neither clients nor services
+/// move to another time period during the run. `now` is the time since the Unix epoch, and `run` is
+/// the length of the run. The cost of a change of the time period is measured separately. Every
+/// half period, either the time period or the shared random value changes, because a period begins
+/// half a period after the shared random value that it uses (rend-spec-v3, section 2.2.1). Clients
+/// and services learn of the change from a later consensus.
 fn until_quiet(now: Duration, run: Duration) -> Duration {
     const HALF: Duration = Duration::from_secs(30 * PERIOD_MINUTES as u64);
     // Covers the delay until tor fetches the consensus (2 to 36 seconds) and the fetch itself.

@@ -220,8 +220,9 @@ state = "/run/containerd"
         format!("--{flag}={}", self.kubernetes.join(name).display())
     }
 
-    /// Returns the name of the snapshotter for containerd. overlayfs cannot be stacked on another
-    /// overlay, and the root of a container is one.
+    /// Returns the name of the snapshotter for containerd. An overlayfs cannot be stacked on
+    /// another overlayfs, so the snapshotter is `native` if the node's folder is on an overlayfs,
+    /// as it usually is inside a container.
     fn snapshotter(&self) -> Result<&'static str> {
         const OVERLAYFS_MAGIC: i64 = 0x794c_7630;
         let kind = rustix::fs::statfs(self.node)?.f_type;

@@ -39,13 +39,14 @@ pub fn nodes(base: u16, relays: u16) -> Vec<TorNode> {
     (0..AUTHORITIES).map(authority).chain((0..relays).map(relay)).collect()
 }
 
-/// Returns the torrc lines for every tor process that is part of the network or uses it.
+/// Returns the torrc lines that every tor process of the network needs: authorities, relays,
+/// clients and services.
 pub fn network(authorities: &[String]) -> String {
     format!("TestingTorNetwork 1\nPathsNeededToBuildCircuits 0.67\n{EDGE}{}\n", authorities.join("\n"))
 }
 
-/// The torrc lines that set a fixed circuit timeout. Between neighbours, tor would learn a timeout
-/// of about ten milliseconds, which is too short under load.
+/// The torrc lines that set a fixed circuit timeout. Because all relays are on one machine, tor
+/// would otherwise learn a timeout of about ten milliseconds, which is too short under load.
 const EDGE: &str = "LearnCircuitBuildTimeout 0\nCircuitBuildTimeout 10\n";
 
 /// Returns the torrc line that makes tor exit within about 15 seconds after the process with the
@@ -54,8 +55,8 @@ pub fn owner(pid: u32) -> String {
     format!("__OwningControllerProcess {pid}\n")
 }
 
-/// Returns the torrc lines for every tor process on this machine: its folder, control socket and
-/// log.
+/// Returns the torrc lines that every tor process on this machine needs. They set the process's
+/// folder, control socket and log, among other things.
 pub fn local(dir: &Path) -> String {
     let dir = dir.display();
     // tor's own country tables would cost 30 MiB of memory per process.
@@ -100,8 +101,8 @@ ServerDNSTestAddresses
     )
 }
 
-/// The length of a time period in a private network, in minutes. It is 24 voting intervals, which C
-/// tor computes by itself.
+/// The length of a time period in a private network, in minutes. With `TestingTorNetwork`, C tor
+/// sets the length to 24 voting intervals (here 20 seconds each) by itself.
 pub const PERIOD_MINUTES: u16 = 8;
 
 /// The authorities' settings: a consensus every 20 seconds, and any relay may serve in any

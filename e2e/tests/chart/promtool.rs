@@ -106,8 +106,8 @@ fn healthy() -> Series {
     ])
 }
 
-/// A fault, the only alert that it triggers, and the times at which the alert is still silent and
-/// already firing.
+/// A fault, the only alert that it triggers, a time at which the alert is still silent, and a time
+/// at which the alert fires.
 struct AlertCase {
     /// The changes to the healthy metrics. Every series whose name contains all of the given parts
     /// gets the given values; `None` removes the series.
@@ -159,7 +159,7 @@ const CASES: &[AlertCase] = &[
         alert: "OnionbalanceTargetUnreachable", labels: r#"namespace="shop",onion_service="web",port="80""#, quiet_at: "9m", fires_at: "13m" },
 ];
 
-/// Returns the expectation that exactly the given alerts fire at a time.
+/// Returns the expectation that exactly the given alerts fire at the time `at`.
 fn fires(at: &str, alerts: &[String]) -> Value {
     let samples: Vec<_> = alerts.iter().map(|labels| json!({"labels": labels, "value": 1})).collect();
     json!({"expr": "ALERTS{alertstate=\"firing\"}", "eval_time": at, "exp_samples": samples})

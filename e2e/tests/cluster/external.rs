@@ -58,8 +58,8 @@ fn spec(backends: &str) -> String {
 }
 
 /// Waits until the status lists the given number of pods and, if given, the external backend. All
-/// of them must be Ready, and their introduction points must add up to those of the descriptors
-/// that all responsible HSDirs have accepted.
+/// of them must be Ready. Each published descriptor must have as many introduction points as all
+/// these backends together, and all responsible HSDirs must have accepted the descriptor.
 async fn wait_published_with(scene: &Scene, web: &Service, outside: Option<&String>, pods: usize) -> Result<()> {
     let what = format!("the service is published with the external backend {outside:?} and {pods} pods");
     scene

@@ -57,7 +57,7 @@ async fn a_mistake_in_a_healthy_object_interrupts_nothing() -> Result<()> {
         put_key(scene, &key).await?;
         let web = scene.apply("web", HEALTHY).await?;
         web.wait_published(1, PUBLISHED).await?;
-        // The publisher sees a backend before the status of the backend's Deployment does.
+        // The publisher notices that a backend is Ready before the Deployment's status reports it.
         web.wait_condition("Ready", "True", SOON).await?;
         let running = running(scene).await?;
 

@@ -1,5 +1,5 @@
-//! Runs the pipeline of docs/gitops.md, which repeatedly applies the content of a git repository,
-//! along with an autoscaler.
+//! Runs the pipeline of docs/gitops.md, which repeatedly applies the content of a git repository.
+//! During the test, an autoscaler takes over the number of replicas.
 
 use std::collections::BTreeMap;
 
@@ -120,8 +120,8 @@ impl GitOps<'_> {
         self.the_server_accepts_the_autoscaler_of_streams().await
     }
 
-    /// Old API servers have `autoscaling/v2beta2` instead of `autoscaling/v2`, with the same
-    /// fields.
+    /// Applies `streams.yaml` of docs/gitops.md as a dry run. Old API servers have
+    /// `autoscaling/v2beta2` instead of `autoscaling/v2`, with the same fields.
     async fn the_server_accepts_the_autoscaler_of_streams(&self) -> Result<()> {
         let versions = self.scene.run("api-versions").await?;
         let manifest = self.pipeline.file("streams.yaml")?;
@@ -178,9 +178,10 @@ impl GitOps<'_> {
         self.object().await
     }
 
-    /// Returns the generation, the labels, and the managed fields (with their times) that the
-    /// pipeline and the operator have written. For the object itself, only the pipeline's fields
-    /// count, because the status keeps changing.
+    /// Returns the generation, the labels and the managed fields (with their times) of each child
+    /// and of the object itself. Omits the fields that `kube-controller-manager` manages. For the
+    /// object itself, also omits the fields that the operator and the publisher manage, because
+    /// the status keeps changing.
     async fn written(&self) -> Result<BTreeMap<String, Value>> {
         const OTHERS: [&str; 3] = ["kube-controller-manager", "onionbalance-operator", "onionbalance-publisher"];
         let kinds = "deployments,configmaps,services,serviceaccounts,secrets,roles,rolebindings,networkpolicies,\

@@ -102,7 +102,7 @@ async fn deployment(scene: &Scene) -> Result<String> {
     scene.run("get deployment web-backend -o jsonpath={.metadata.uid}/{.metadata.generation}").await
 }
 
-/// Removes the fields that the API server sets from the backup of an object.
+/// Returns the backup of an object without the fields that the API server sets.
 fn restorable(backup: &str) -> Result<String> {
     let mut object: serde_json::Value = serde_json::from_str(backup)?;
     let metadata = object["metadata"].as_object_mut().context("the Secret has no metadata")?;

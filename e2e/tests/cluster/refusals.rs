@@ -1,5 +1,5 @@
-//! Checks that conditions report pods that a quota or an admission plugin rejects. Kubernetes' own
-//! controllers are running.
+//! Checks that conditions report pods that a quota or an admission plugin rejects. On this cluster,
+//! Kubernetes' own controllers try to create the pods.
 
 use anyhow::Result;
 

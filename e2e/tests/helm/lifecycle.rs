@@ -64,8 +64,8 @@ struct Life<'a> {
 }
 
 impl Life<'_> {
-    /// Upgrades only the operator, which must neither replace nor restart a pod of the data plane.
-    /// Returns the new CRD.
+    /// Upgrades only the operator. The upgrade must neither replace nor restart a pod of the data
+    /// plane. Returns the new CRD.
     async fn upgrade_only_the_operator(&self, earlier_crd: &Value) -> Result<Value> {
         let before = data_plane(self.scene).await?;
         self.release("upgrade", &["--set", "image.tag=next", "--set", "dataPlane.image.tag=dev"]).await?;
@@ -77,8 +77,8 @@ impl Life<'_> {
         Ok(upgraded_crd)
     }
 
-    /// Upgrades to a data plane image that does not exist. A condition must report it, and the
-    /// running pods must continue to work.
+    /// Upgrades to a data plane image that does not exist. A condition must report the missing
+    /// image, and the running pods must continue to work.
     async fn upgrade_to_a_missing_image(&self) -> Result<()> {
         self.release("upgrade", &["--set", "image.tag=next", "--set", "dataPlane.image.tag=missing"]).await?;
         self.scene
@@ -91,7 +91,8 @@ impl Life<'_> {
         self.fetch("with a missing image").await
     }
 
-    /// Rolls back to the earlier chart, which must restore the earlier CRD and the earlier pods.
+    /// Rolls back to the earlier chart. The rollback must restore the earlier CRD and keep the
+    /// earlier pods.
     async fn roll_back(&self, earlier_crd: &Value, pods_before: &BTreeSet<String>) -> Result<()> {
         self.helm.run(&["rollback", DEPLOYMENT, "1", "--wait", "--timeout", "2m"]).await?;
         wait_operator_works(self.scene, "dev").await?;
@@ -106,8 +107,8 @@ impl Life<'_> {
         self.check_identity().await
     }
 
-    /// Upgrades without a pinned data plane image, which must replace every pod without any client
-    /// noticing. Returns the new pods.
+    /// Upgrades without a pinned data plane image. The upgrade must replace every pod without any
+    /// client noticing. Returns the new pods.
     async fn upgrade_with_the_data_plane(
         &self,
         upgraded_crd: &Value,
@@ -139,7 +140,7 @@ impl Life<'_> {
         self.fetch("without an operator").await
     }
 
-    /// Installs the operator again, which must keep the running pods.
+    /// Installs the operator again. The running pods must remain.
     async fn install_again(&self, rolled: &BTreeSet<String>) -> Result<()> {
         self.release("install", &["--set", "image.tag=next", "--set", TEAM]).await?;
         self.helm.run(&["test", DEPLOYMENT, "--timeout", "2m"]).await?;
@@ -186,13 +187,13 @@ async fn identity(scene: &Scene) -> Result<String> {
     Ok(format!("{object},{key}"))
 }
 
-/// Returns the service's Deployments with their generations, and its pods that are not terminating
-/// with their UIDs and restart counts.
+/// Returns the names, UIDs and generations of the service's Deployments, and the names, UIDs and
+/// restart counts of its pods that are not terminating.
 async fn data_plane(scene: &Scene) -> Result<BTreeSet<String>> {
     not_terminating(scene, "deployments,pods").await
 }
 
-/// Returns the service's pods that are not terminating, with their UIDs and restart counts.
+/// Returns the names, UIDs and restart counts of the service's pods that are not terminating.
 async fn pods(scene: &Scene) -> Result<BTreeSet<String>> {
     not_terminating(scene, "pods").await
 }

@@ -1,5 +1,6 @@
-//! Tests the operator as Helm installs it, on a real cluster without other tests: its life cycle,
-//! and the quick start as a reader would follow it. Part of `make test-e2e`.
+//! Tests the operator as Helm installs it, on a real cluster on which no other tests run. Covers
+//! the operator's life cycle, and the quick start as a reader would follow it. This is part of
+//! `make test-e2e`.
 
 mod lifecycle;
 mod page;

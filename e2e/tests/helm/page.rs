@@ -25,7 +25,8 @@ pub fn steps(page: &Page) -> Result<Vec<DocumentedStep>> {
 }
 
 /// Checks that the output contains all shown lines in the same order and with the same words. "…"
-/// in a shown line stands for any text.
+/// within a shown word stands for any characters. A shown line that consists only of "…" is
+/// ignored.
 pub fn compare(shown: &str, output: &str) -> Result<()> {
     let mut lines = output.lines();
     for expected in shown.lines().filter(|line| !["", "…"].contains(&line.trim())) {

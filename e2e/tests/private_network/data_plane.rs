@@ -191,14 +191,14 @@ impl DataPlane {
         Ok(descriptor)
     }
 
-    /// Returns the newest descriptor as decoded by stem, by the fingerprint of each relay that
-    /// holds it. Omits relays that hold no descriptor or an older one.
+    /// Returns the newest descriptors as decoded by stem. The result is keyed by the fingerprint of
+    /// the relay that holds the descriptor, and omits relays that hold no descriptor or an older
+    /// one.
     pub async fn newest_descriptors(&self, client: &TorClient) -> Result<BTreeMap<String, Descriptor>> {
         self.newest_descriptors_but(client, &[]).await
     }
 
-    /// Returns the newest descriptor of each relay that holds it, without asking the relays in
-    /// `without`.
+    /// Works like [`Self::newest_descriptors`], but does not ask the relays in `without`.
     pub async fn newest_descriptors_but(
         &self,
         client: &TorClient,
@@ -245,15 +245,15 @@ impl DataPlane {
         self.processes.signal(&format!("backend{number}-agent"), signal)
     }
 
-    /// Gives every relay of the network a new microdescriptor. tor needs most of the
-    /// microdescriptors in its consensus to build circuits.
+    /// Gives every relay of the network a new microdescriptor. A tor whose consensus lists the new
+    /// microdescriptors cannot build circuits until it has fetched most of them.
     pub async fn replace_microdescriptors(&self) -> Result<()> {
         let network = TorNetwork::open(&self.path("network"), Place::Loopback, &self.processes);
         let family = self.relays.keys().next().context("the network has no relay")?;
         network.command_all(&format!("SETCONF MyFamily=${family}")).await
     }
 
-    /// Returns the names of the introduction points that a backend's tor has.
+    /// Returns the authentication keys of the introduction points that a backend's tor has.
     pub async fn points(&self, backend: usize) -> Result<BTreeSet<String>> {
         let Backend { uid, api } = &self.backends[backend];
         agent::points_at(api, uid, &self.token).await

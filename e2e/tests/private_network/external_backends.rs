@@ -1,5 +1,5 @@
-//! Checks external backends, which are stock tor processes that publish their own descriptors. They
-//! serve both alone and together with a backend that has an agent.
+//! Checks external backends, which are stock tor processes that publish their own descriptors. The
+//! backends must serve clients both alone and together with a backend that has an agent.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -42,7 +42,7 @@ async fn scenario(plane: &mut DataPlane) -> Result<()> {
     })
     .await?;
 
-    // The tor comes back with new points, which replace the old ones.
+    // The backend's tor starts again with new points, which replace the old ones.
     plane.restart_external(dead)?;
     until("the restarted backend's new points have replaced the old ones", Duration::from_secs(120), async || {
         let merged = plane.descriptor().await?;
@@ -71,8 +71,8 @@ async fn found(plane: &DataPlane) -> Result<u64> {
     fetches.get("{result=\"found\"}").copied().context("the publisher counts no fetches")
 }
 
-/// Waits until the merged descriptor has points of each external backend that the backend has also
-/// published itself.
+/// Waits until, for each external backend, the merged descriptor and the descriptor that the
+/// backend published itself have a point in common.
 async fn points_of_external_ones_are_published(plane: &DataPlane) -> Result<()> {
     until("the descriptor has points of every external backend", Duration::from_secs(120), async || {
         let merged = plane.descriptor().await?;

@@ -1,4 +1,4 @@
-//! Checks the leadership among several publishers of one service, with a Lease on a real API
+//! Checks leader election among several publishers of one service, with a Lease on a real API
 //! server: a standby takes over when the leader freezes or is cut off, and the HSDirs end up with
 //! one descriptor even if two publishers lead.
 
@@ -17,8 +17,9 @@ const BACKENDS: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The maximum time from the leader's failure until all HSDirs hold the standby's descriptor.
 const TAKEN_OVER: Duration = Duration::from_secs(25);
-/// The maximum time from a change that the leader cannot publish until all HSDirs hold another
-/// frontend's descriptor: 60 s to notice, then a renewal.
+/// The maximum time between a change that the leader cannot publish and the moment when all HSDirs
+/// hold another frontend's descriptor. The leader needs 60 s to notice that it is cut off, and
+/// gives up the Lease at its next renewal.
 const GAVE_WAY: Duration = Duration::from_secs(85);
 
 #[tokio::test]
@@ -76,7 +77,8 @@ async fn a_frozen_leader_is_replaced_and_posts_nothing_when_it_thaws(
     leader
         .until("it has noticed that it lost the Lease", PATIENCE, |figures| figures.get("leading") == Some(&0))
         .await?;
-    // Nothing may happen in this time. An upload that the old leader resumed would end within it.
+    // This time is long enough for an upload to end, so the counts below show whether the old
+    // leader resumed one.
     sleep(Duration::from_secs(20)).await;
     let after = leader.figures().await?;
     let uploads = |figures: &BTreeMap<String, u64>| -> Vec<_> {
@@ -91,7 +93,7 @@ async fn a_frozen_leader_is_replaced_and_posts_nothing_when_it_thaws(
     Ok(())
 }
 
-/// Waits until the Lease has the counters of the descriptors that are published now.
+/// Waits until the Lease contains the revision counters of the currently published descriptors.
 async fn stored_counters(pods: &Pods, leader: &Frontend) -> Result<()> {
     until("the counters are stored", Duration::from_secs(10), async || {
         let stored = pods.annotation("onionbalance.dev/revision-counters").await?.unwrap_or_default();
@@ -125,7 +127,8 @@ async fn a_frozen_tor_fails_its_probe(pods: &Pods, frontend: &Frontend) -> Resul
     frontend.until("its tor is up again", PATIENCE, |figures| figures.get("tor_up") == Some(&1)).await
 }
 
-/// Simulates a split in which a publisher that cannot see the Lease leads along with the holder.
+/// Simulates a split: a publisher that cannot reach the Lease leads at the same time as the holder
+/// of the Lease.
 async fn two_leaders_converge_on_one_descriptor(pods: &Pods, leader: &Frontend) -> Result<()> {
     let other = pods.frontend_without_lease("split").await?;
     other.until_published(BACKENDS).await?;
@@ -134,8 +137,8 @@ async fn two_leaders_converge_on_one_descriptor(pods: &Pods, leader: &Frontend) 
     let backends = BACKENDS - 1;
     until("one descriptor is left, and the publishers no longer supersede each other", PATIENCE, async || {
         let before = greatest_counters(leader, &other).await?;
-        // Nothing may happen in this time. A publisher whose upload is rejected publishes again
-        // immediately.
+        // The counters must not change during this time. A publisher whose upload is rejected
+        // publishes again immediately, with a greater counter.
         sleep(Duration::from_secs(10)).await;
         let counters = greatest_counters(leader, &other).await?;
         let client = pods.plane.client().await?;

@@ -133,8 +133,9 @@ async fn until_it_has_circuits(plane: &DataPlane, backend: usize) -> Result<()> 
     .await
 }
 
-/// Waits until the newest descriptors, which all HSDirs have accepted, have more points than a
-/// single backend. A relay that both backends chose occurs only once.
+/// Waits until all HSDirs have accepted the newest descriptors, and each of these descriptors has
+/// more points than a single backend. The exact number varies, because a descriptor names a relay
+/// only once even if both backends chose it.
 async fn until_published(plane: &DataPlane) -> Result<()> {
     until("all points are published", RECOVERED, async || {
         let points = plane.metric("introduction_points").await?;

@@ -119,8 +119,8 @@ async fn all_points_are_published(plane: &DataPlane, backends: &BTreeSet<usize>)
     .await
 }
 
-/// Fetches until all expected backends have served, and returns the backends that did. Every fetch
-/// must succeed.
+/// Fetches until all expected backends have answered, with at most ten clients. Returns the
+/// backends that answered. Every fetch must succeed.
 async fn serving_backends(plane: &DataPlane, expected: &BTreeSet<usize>) -> Result<BTreeSet<usize>> {
     const CLIENTS: usize = 10;
     const FETCHES_PER_CLIENT: usize = 6;

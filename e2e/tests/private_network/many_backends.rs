@@ -17,8 +17,9 @@ use tokio::time::Instant;
 use crate::NETWORK;
 use crate::data_plane::DataPlane;
 
-/// The number of relays. Only about half of them, those that the authorities call Stable, become
-/// introduction points, which is about as many as a descriptor holds.
+/// The number of relays. Only relays that the authorities call Stable become introduction points.
+/// About half of the relays are Stable, which is roughly the maximum number of points in a
+/// descriptor.
 const RELAYS: u16 = 38;
 /// The maximum number of points in a descriptor.
 const POINTS: usize = 20;
@@ -94,7 +95,7 @@ fn distinct(held: &BTreeMap<String, Descriptor>) -> Result<Seen<()>> {
 
 /// Checks the HSDirs' descriptors: every backend is shown, every point currently belongs to a
 /// backend, each descriptor is full, and the backends' shares are fair. A descriptor is full if it
-/// has 20 points or one at each relay that has a point.
+/// has 20 points, or a point at every relay that any backend uses as an introduction point.
 async fn all_backends_are_shown(plane: &DataPlane, held: &BTreeMap<String, Descriptor>) -> Result<Seen<()>> {
     let own: Vec<Descriptor> = stream::iter(0..BACKENDS)
         .map(|backend| plane.backends_descriptor(backend))
@@ -132,7 +133,8 @@ async fn all_backends_are_shown(plane: &DataPlane, held: &BTreeMap<String, Descr
 struct Places<'a> {
     /// The relays and authentication keys of each backend's own points.
     own: Vec<BTreeMap<&'a str, &'a str>>,
-    /// The backend at each relay, by descriptor.
+    /// For each distinct descriptor, a map from each of its relays to the backend whose point is
+    /// there.
     descriptors: Vec<BTreeMap<&'a str, usize>>,
     /// Whether every published point currently belongs to a backend.
     all_current: bool,
@@ -171,8 +173,9 @@ impl<'a> Places<'a> {
         self.descriptors.iter().flat_map(BTreeMap::values).filter(|holder| **holder == backend).count()
     }
 
-    /// Returns the backends whose places this backend could occupy: those at the relays of its
-    /// points and, where a descriptor lacks the relay, all backends in this descriptor.
+    /// Returns the backends whose places this backend could take with one of its points. In a
+    /// descriptor that names the point's relay, the point could take only the place at this relay.
+    /// In any other descriptor, the point could take every place.
     fn could_replace(&self, backend: usize) -> BTreeSet<usize> {
         let places = self.own[backend].keys().flat_map(|relay| self.descriptors.iter().map(move |held| (relay, held)));
         places
@@ -181,10 +184,11 @@ impl<'a> Places<'a> {
             .collect()
     }
 
-    /// Returns by how much the backend's share is below the largest share of which the backend could
-    /// occupy a place, directly or through a chain of backends that each replace the next. A
-    /// difference of two or more is unfair. A larger difference between other backends is due to
-    /// the relays that tor happened to choose: a descriptor names a relay only once.
+    /// Returns the difference between the largest share from which this backend could gain a place
+    /// and this backend's own share. The backend could gain a place directly, or through a chain of
+    /// backends in which each takes a place of the next. A difference of two or more is unfair. A
+    /// larger difference between backends that no chain connects is not unfair: a descriptor names
+    /// a relay only once, so the difference results from the relays that tor happened to choose.
     fn could_gain_from(&self, backend: usize) -> usize {
         let (mut reached, mut next) = (BTreeSet::from([backend]), vec![backend]);
         while let Some(backend) = next.pop() {
@@ -204,15 +208,15 @@ async fn clients(plane: &DataPlane) -> Result<Vec<TorClient>> {
     Ok(clients)
 }
 
-/// Fetches several times, each with a newly fetched descriptor. Returns the number of the backend
-/// that served each fetch, or `None` if the fetch failed.
+/// Fetches a page several times, each time with a newly fetched descriptor. Returns, for each
+/// attempt, the number of the backend that answered, or `None` if the attempt failed.
 async fn fetches(client: &TorClient, onion: &str, few: &Semaphore) -> Result<Vec<Option<usize>>> {
     let mut control = Control::open(&client.tor().control_socket(), &client.tor().cookie()).await?;
     let cached = format!("GETINFO hs/client/desc/id/{}", onion.trim_end_matches(".onion"));
     let mut pages = Vec::new();
     for number in 0..FETCHES / CLIENTS {
         // NEWNYM makes tor drop its circuits and descriptors, but at most once in ten seconds. If
-        // it comes too early, tor replies OK and acts on it later.
+        // the signal comes too early, tor replies OK and acts on the signal later.
         ensure!(control.command("SIGNAL NEWNYM").await?, "tor rejected NEWNYM");
         until("the client has dropped the descriptor", Duration::from_secs(30), async || {
             let is_there =

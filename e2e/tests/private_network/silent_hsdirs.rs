@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::NETWORK;
 use crate::data_plane::DataPlane;
 
-/// The number of relays, high enough that most circuits avoid two of them.
+/// The number of relays. It is high enough that most circuits avoid the two frozen HSDirs.
 const RELAYS: u16 = 24;
 const BACKENDS: usize = 3;
 const FROZEN: usize = 2;
@@ -92,8 +92,8 @@ async fn scenario(plane: &DataPlane) -> Result<()> {
 }
 
 /// Waits until all responsible HSDirs have accepted the newest descriptors, which contain points of
-/// the given backend. Returns the descriptors of the clients' time period by the HSDirs'
-/// fingerprints.
+/// the given backend. Returns the descriptors of the clients' time period, keyed by the fingerprint
+/// of the HSDir.
 async fn wait_settled(plane: &DataPlane, client: &TorClient, backend: usize) -> Result<BTreeMap<String, Descriptor>> {
     until("all HSDirs hold points of all backends", Duration::from_secs(120), async || {
         plane.check()?;
@@ -143,7 +143,7 @@ async fn responsible(plane: &DataPlane) -> Result<usize> {
     Ok(usize::try_from(number)?)
 }
 
-/// Returns true if, in each time period, all HSDirs except `but` of them have accepted the newest
+/// Returns true if, in each time period, at most `but` HSDirs have not accepted the newest
 /// descriptor.
 async fn all_accepted(plane: &DataPlane, but: usize) -> Result<bool> {
     let (accepted, all) = (plane.metric("hsdirs_accepted").await?, plane.metric("hsdirs").await?);

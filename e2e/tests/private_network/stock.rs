@@ -25,11 +25,12 @@ use crate::NETWORK;
 
 const RELAYS: u16 = 42;
 /// The number of Stable relays to wait for. Only relays that the authorities call Stable, about
-/// half of them, become introduction points, and a stock tor needs as many of them as it has
-/// points.
+/// half of all relays, become introduction points. A stock tor needs a different Stable relay for
+/// each of its points.
 const STABLE: usize = 20;
 const BACKENDS: usize = 6;
-/// The number of authorized clients, which is more than one group of sixteen.
+/// The number of authorized clients. A descriptor pads its list of clients to a multiple of 16, so
+/// this number leads to a list of 32.
 const CLIENTS: u8 = 17;
 
 /// A descriptor and the address that is needed to decrypt it.
@@ -81,8 +82,9 @@ async fn scenario(processes: &Processes, dir: &Path) -> Result<()> {
     }
     let closed = merge(&key, &consensus, &offers[..1], restricted)?;
 
-    // The stock services have as many points as the merged descriptors. These may have fewer points
-    // than their backends together, because the backends may have chosen the same relays.
+    // Each stock service has as many points as the corresponding merged descriptor. A merged
+    // descriptor may have fewer points than its backends together, because the backends may have
+    // chosen the same relays.
     let counts: Vec<usize> =
         merged.iter().map(|merged| Ok(points(merged, None)?.introduction_points.len())).collect::<Result<_>>()?;
     ensure!(
@@ -283,9 +285,9 @@ fn masked(text: &str) -> String {
     masked
 }
 
-/// Returns the fields of each certificate that must match: its version, type, key type, number of
-/// extensions, the header of the first extension and the total length, followed by the expiry time
-/// in hours.
+/// Returns, for each certificate, the bytes that must match and the expiry time in hours. The bytes
+/// are the certificate's version, type, key type, number of extensions, header of the first
+/// extension, and total length.
 fn certificates(text: &str) -> Result<Vec<(Vec<u8>, u32)>> {
     let objects = text.split("-----BEGIN ED25519 CERT-----\n").skip(1);
     let read = |object: &str| {

@@ -1,6 +1,7 @@
 //! Tests the stand-alone daemon on a private Tor network with real clients. The instances are stock
-//! tor processes. The daemon runs with a configuration of Python Onionbalance and with one of ours,
-//! and is compared with Python Onionbalance itself.
+//! tor processes. The daemon runs first with a configuration from Python Onionbalance's generator
+//! and then with one of ours. The test also compares the daemon's status with the status that
+//! Python Onionbalance reports.
 
 mod setup;
 #[path = "../private_network/target.rs"]

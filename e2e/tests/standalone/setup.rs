@@ -287,7 +287,8 @@ impl Setup {
     }
 }
 
-/// Returns the service whose only key is in the folder of a generated configuration.
+/// Finds the only key in the folder of a generated configuration, and returns the service that the
+/// key belongs to.
 fn service_in(dir: &Path) -> Result<OnionService> {
     let files = fs::read_dir(dir)?.collect::<Result<Vec<_>, _>>()?;
     let mut keys = files.iter().map(fs::DirEntry::path).filter(|path| path.extension().is_some_and(|end| end == "key"));
@@ -301,7 +302,8 @@ fn program() -> Result<PathBuf> {
     program.canonicalize().with_context(|| format!("could not find {}; run cargo build first", program.display()))
 }
 
-/// Returns a command that ends when this process does, however that happens.
+/// Returns a command that runs a program and kills it when this process ends, even if this process
+/// is itself killed.
 fn bound_command(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program);

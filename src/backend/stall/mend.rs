@@ -15,8 +15,9 @@ use crate::onion::{BlindedPublicKey, OnionAddress, TimePeriod};
 /// The interval between two checks.
 const INTERVAL: Duration = Duration::from_secs(5);
 /// The ages, in time periods, at which a descriptor counts as old: from two periods to about a
-/// month on the public network. After an outage that spans several period changes, C tor advances
-/// by only one period. Publishers still accept introduction points that are one period late.
+/// month on the public network. Such descriptors occur because C tor advances by only one period
+/// after an outage that spans several period changes. The range begins at two, because publishers
+/// still accept introduction points that are one period late.
 const BACK: RangeInclusive<u64> = 2..=32;
 
 /// The number of relays in a full circuit. Directory circuits are shorter and do not make tor
@@ -156,7 +157,7 @@ impl Mender {
         Ok(())
     }
 
-    /// Gives up a circuit that is still being built: counts it as failed, and closes it.
+    /// Abandons a circuit that is still being built: counts it as failed, and closes it.
     async fn give_up_circuit(&mut self, tor: &mut WatchedClient<'_>) -> Result<(), Unanswered> {
         if self.circuit.is_some() {
             self.rule.circuit_ended(false);
@@ -196,8 +197,8 @@ fn circuit_result(status: &str, id: &str) -> Option<bool> {
 /// Returns the path of a built circuit, or an empty path if there is none.
 ///
 /// Tor chose these relays itself, including its own guard, so a second circuit through them reveals
-/// nothing new. A tor that has no built circuit builds circuits by itself, so it may be asked for a
-/// circuit through an exit.
+/// nothing new. An empty path makes tor choose the relays and an exit. This is acceptable, because
+/// a tor that has no built circuit builds circuits by itself anyway.
 fn path_to_repeat(status: &str) -> Vec<&str> {
     let paths = circuits(status).filter(|(_, state, _)| *state == "BUILT");
     let paths = paths.map(|(_, _, path)| path.split(',').filter_map(|relay| relay.split(['~', '=']).next()).collect());

@@ -23,8 +23,9 @@ const NOTICED: Duration = Duration::from_secs(30);
 /// The interval at which the agent asks tor for a circuit. A circuit that is not built within this
 /// time counts as failed.
 const AGAIN: Duration = Duration::from_secs(30);
-/// The number of circuits built in a row after which the agent ends tor. Tor itself pauses for five
-/// minutes after its introduction circuits have failed too often.
+/// The number of circuits built in a row after which the agent ends tor. At one circuit every 30 s,
+/// this takes ten minutes. That is longer than the five minutes for which tor itself pauses after
+/// its introduction circuits have failed too often.
 const PATIENCE: u32 = 20;
 /// The number of circuits built in a row after which the agent ends a tor with old introduction
 /// points, because waiting longer would not help.
@@ -35,7 +36,8 @@ const PATIENCE_WITH_OLD_POINTS: u32 = 4;
 pub struct Observation {
     /// True if tor reports enough directory information to build circuits.
     pub directory: bool,
-    /// True if tor has built a circuit since it last doubted that it could.
+    /// True unless tor reports `status/circuit-established=0`. Tor clears this flag when it doubts
+    /// that it can build circuits, and sets it when it has built one.
     pub circuit: bool,
     /// The introduction points that tor holds.
     pub points: PointsState,
@@ -85,7 +87,7 @@ struct StallEpisode {
     stall: Stall,
     since: Instant,
     asked: Option<Instant>,
-    /// The number of circuits built in a row since the episode began.
+    /// The number of circuits built in a row during the current kind of stall.
     built: u32,
 }
 

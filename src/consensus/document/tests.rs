@@ -170,8 +170,9 @@ fn accepts_only_one_time_format() {
     }
 }
 
-/// Formats a consensus that lists these relays. Each relay consists of its identity, its
-/// microdescriptor digest, its HSDir flag, and a flag for a `pr` line with version 2 of HSDir.
+/// Formats a consensus that lists these relays. A relay is given by its identity, the digest of its
+/// microdescriptor, whether it has the HSDir flag, and whether its `pr` line includes version 2 of
+/// HSDir.
 fn consensus(times: [i64; 3], values: [Option<[u8; 32]>; 2], params: &Params, relays: &[Relay]) -> String {
     let time = |seconds| jiff::Timestamp::from_second(seconds).unwrap().strftime("%Y-%m-%d %H:%M:%S").to_string();
     let value = |name, value: Option<[u8; 32]>| {

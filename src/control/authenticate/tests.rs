@@ -47,8 +47,8 @@ async fn waits_for_a_cookie_file_that_appears_late() {
     let connector = connector("/unused", PATIENCE);
     let (result, ()) = tokio::join!(authenticate(&connector, &client), async {
         offer(&mut peer, &format!("METHODS=COOKIE COOKIEFILE=\"{}\"", path.display())).await;
-        // The paused clock advances only while the client is waiting as well, so the client does
-        // check for the file in the meantime.
+        // The paused clock advances only while the client is waiting too, so the client checks for
+        // the file during each of these sleeps.
         sleep(Duration::from_secs(1)).await;
         fs::write(&path, [0xAB; 16]).unwrap();
         sleep(Duration::from_secs(1)).await;
@@ -84,8 +84,8 @@ async fn errors_name_the_offered_methods_and_a_solution() {
     }
 }
 
-/// Checks the order of the methods by the commands that the client sends. The kind of stream does
-/// not matter.
+/// Checks which authentication method the client prefers. The command that the client sends shows
+/// its choice. The kind of stream does not matter.
 #[tokio::test]
 async fn chooses_the_best_method_that_works() {
     let directory = tempfile::tempdir().unwrap();

@@ -21,8 +21,8 @@ fn schema() -> Value {
     crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
 }
 
-/// Returns the violations that an object causes, each as two texts: the field with the message, and
-/// the field (without indices) with the rule.
+/// Returns the rule violations of an object, each as a pair of strings. The first string contains
+/// the field and the message; the second contains the field without indices and the rule.
 fn refusals(schema: &CompiledSchema, object: &Value) -> Vec<(String, String)> {
     let mut object = object.clone();
     drop_nulls(&mut object);
@@ -151,8 +151,9 @@ fn everything_a_rule_iterates_over_is_bounded() {
     });
 }
 
-/// Checks that no rule rejects an object that the operator accepts. Otherwise, the result would
-/// depend on the version of the API server. The operator may reject more than the rules do.
+/// Checks that no rule rejects an object that the operator accepts. Otherwise, the version of the
+/// API server would decide whether such an object is accepted. The operator may reject more than
+/// the rules do.
 fn agrees(compiled: &CompiledSchema, change: &Value) -> Result<(), TestCaseError> {
     let whole = changed(change);
     let Ok(object) = serde_json::from_value::<OnionBalancedService>(whole.clone()) else { return Ok(()) };

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 pub struct Refused {
     /// The change that is merged into [`good`] to obtain the invalid object. Lists are replaced.
     pub change: Value,
-    /// All of the operator's messages, or `None` if no API server accepts the object.
+    /// All of the operator's messages, or `None` if the operator never sees the object because
+    /// every API server rejects it.
     pub operator: Option<String>,
     /// The field and the message of the CEL rule that rejects the object, if any rule does.
     pub rule: Option<String>,

@@ -7,8 +7,8 @@ pub(in crate::crd) enum Place {
     Frontend,
 }
 
-/// An option that is rejected with its own message. It makes tor write a PROXY header that the
-/// agent must expect; `proxyProtocol` configures both tor and the agent.
+/// The option that makes tor write a PROXY header, which the agent must expect. It is rejected with
+/// a message that recommends `proxyProtocol`, which configures both tor and the agent.
 pub(in crate::crd) const CIRCUIT_ID: &str = "HiddenServiceExportCircuitID";
 
 /// The options that are rejected because they would break the design.

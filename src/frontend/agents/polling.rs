@@ -24,7 +24,7 @@ pub(super) enum Outcome {
     NoAnswer,
 }
 
-/// The consequences of a request's result.
+/// The decisions that follow from the result of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Next {
     /// True if the agent is considered silent.

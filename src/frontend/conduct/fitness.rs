@@ -25,8 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(600);
 pub(super) enum Fitness {
     /// Tor is bootstrapped, and HSDirs answer or nothing is due.
     Fit,
-    /// Tor has never bootstrapped, or has been unavailable for a short time only. The publisher
-    /// leaves a free Lease to a fit standby.
+    /// Tor has been unavailable, or has not been bootstrapped yet, but only for a short time. The
+    /// publisher leaves a free Lease to a fit standby.
     #[default]
     Waiting,
     /// Tor has been unavailable for a long time. The publisher also gives up a Lease that it holds.
@@ -82,8 +82,8 @@ impl CutOff {
         Self(text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect())
     }
 
-    /// Adds a publisher that held the Lease for this long. If it held the Lease for at least
-    /// [`PATIENCE`], the list starts again with this publisher.
+    /// Adds a publisher that held the Lease for the time `held`. If `held` is at least
+    /// [`PATIENCE`], all other publishers are removed.
     pub(super) fn and(mut self, identity: &str, held: Duration) -> Self {
         if held >= PATIENCE {
             self.0.clear();
@@ -111,7 +111,8 @@ mod tests {
         names.iter().map(|&name| name.to_owned()).collect()
     }
 
-    /// Returns, for each decision, true if a publisher leaves the Lease to the ready ones.
+    /// Returns one value for each decision (Renew, Acquire, StandBy): true if publisher `a` leaves
+    /// the Lease to one of the publishers in `ready`.
     fn left(fitness: Fitness, ready: &[&str], cut_off: &str, held: Duration) -> [bool; 3] {
         [Renew, Acquire, StandBy]
             .map(|decision| fitness.yields_to(decision, "a", &names(ready), &CutOff::parse(cut_off), held))

@@ -45,8 +45,8 @@ pub(super) fn counters(lease: &Lease) -> Counters {
     lease.annotations().get(counters::ANNOTATION).map(|text| Counters::parse(text)).unwrap_or_default()
 }
 
-/// Raises the revision counters in the annotation to these. Greater counters of another publisher
-/// are kept.
+/// Raises each revision counter in the annotation to that of `ours`, unless another publisher has
+/// already stored a greater one.
 pub(super) fn raise_counters(lease: &mut Lease, ours: &Counters) {
     let mut counters = counters(lease);
     counters.merge(ours);

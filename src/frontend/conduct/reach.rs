@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::merge::{PeriodStatus, UploadError};
 
 /// The time without any response after which tor is considered cut off. HSDirs respond within
-/// seconds, and each is tried about three times in this time.
+/// seconds, and the engine tries each HSDir about three times within this time.
 const CUT_OFF: Duration = Duration::from_secs(60);
 
 /// The evidence that tor can reach the network.

@@ -19,8 +19,8 @@ fn network() -> Arc<Network> {
     generated::network(0..30, 0)
 }
 
-/// Returns a world of publishers with synchronized clocks, one of which leads, and the index of the
-/// leader.
+/// Returns a world in which one publisher leads, and the index of that publisher. The clocks of all
+/// publishers are synchronized.
 fn running(publishers: usize) -> (World, usize) {
     let mut world = World::new(&vec![Duration::ZERO; publishers], network(), 7);
     world.backend(backend(0, 0));

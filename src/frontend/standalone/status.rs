@@ -16,8 +16,8 @@ use tokio::time::{Duration, sleep, timeout};
 
 use crate::onion::OnionAddress;
 
-/// The maximum time that writing a status document may take. It ends connections whose peer does
-/// not read.
+/// The maximum time that writing a status document may take. After this time, the daemon closes the
+/// connection, because the peer does not read.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The state of a service that the status document shows.

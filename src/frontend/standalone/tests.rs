@@ -28,7 +28,8 @@ fn address(seed: u8) -> OnionAddress {
 }
 
 /// Creates a directory with a PEM key (`1.key`), a key in tor's format (`2.key`), and a
-/// configuration. Each entry of `services` consists of a key file and the seeds of its instances.
+/// configuration. Each entry of `services` consists of a service's key file and the seeds of its
+/// instances.
 fn folder(services: &[(&str, &[u8])], more: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let pem = Seed::generate(&mut StdRng::from_seed([1; 32])).to_pem().unwrap();
@@ -108,8 +109,8 @@ fn accepts_the_command_line_of_python_onionbalance() {
     assert!(parse(&["--service", "web", "--config", "x"]).is_err());
 }
 
-/// Checks the names and formats of the fields, which were taken from onionbalance 0.2.4 on a
-/// private network.
+/// Checks the names and formats of the fields. The expected ones were recorded from onionbalance
+/// 0.2.4 on a private network.
 #[test]
 fn the_status_document_has_the_format_of_python_onionbalance() {
     let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);

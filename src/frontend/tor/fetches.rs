@@ -14,8 +14,8 @@ use crate::onion::OnionAddress;
 const AT_A_TIME: usize = 6;
 /// The shortest time between the starts of two fetches.
 const SPACING: Duration = Duration::from_millis(200);
-/// The time after which a fetch is considered failed. Tor may never report on a dead HSDir; a
-/// circuit to a slow one takes tor at most a minute.
+/// The time after which a fetch is considered failed. If the HSDir is dead, tor might never report
+/// a result. If the HSDir is slow, tor takes at most a minute to build the circuit.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A descriptor to fetch: its onion address, and the HSDir to ask.
@@ -44,7 +44,7 @@ impl FetchQueue {
         askers.insert(service);
     }
 
-    /// Returns the time of the next call to [`Self::expired`] and [`Self::start`].
+    /// Returns the time at which [`Self::expired`] and [`Self::start`] must be called next.
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {
         let room = !self.waiting.is_empty() && self.under_way.len() < AT_A_TIME;
         let start = room.then(|| self.next.unwrap_or(now));

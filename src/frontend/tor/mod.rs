@@ -58,7 +58,7 @@ const ANSWER: Duration = Duration::from_secs(20);
 const STARTS: Duration = Duration::from_secs(3);
 /// The time without any message from tor after which the publisher checks that tor still answers.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// The age from which a requested upload is dropped. At that age, this process must have been
+/// The maximum age of a requested upload. An older upload is dropped: this process must have been
 /// suspended, and another publisher may be the leader by now.
 const STALE: Duration = Duration::from_secs(5);
 
@@ -90,7 +90,7 @@ pub(super) enum FetchError {
     /// The HSDir has no descriptor for this address.
     #[error("NOT_FOUND")]
     NotFound,
-    /// Tor reported this other reason.
+    /// Tor reported another reason for the failure, or none.
     #[error("{0}")]
     Other(String),
     /// Tor refused the fetch command with this code and message.
@@ -173,8 +173,9 @@ impl Tor {
         (Self { connector, clock, services, silent: watch::Sender::new(false) }, registry)
     }
 
-    /// Sets `silent` to true while tor accepts connections without answering, because it is frozen
-    /// or deadlocked. A tor that is missing or waiting for the network is not silent.
+    /// Makes the connection report through `silent` whether tor is frozen or deadlocked, that is,
+    /// whether tor accepts connections without answering. A tor that is missing or waiting for the
+    /// network is not silent.
     pub(super) fn reporting_silence(self, silent: watch::Sender<bool>) -> Self {
         Self { silent, ..self }
     }

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use crate::consensus::{Network, NetworkKind};
 use crate::control::{Client, ControlError};
 
-/// The first pause before the network is read again because the consensus or some microdescriptors
-/// are missing. Each further pause is twice as long.
+/// The pause before the network is first read again if the consensus or some microdescriptors are
+/// missing. Each further pause is twice as long as the previous one.
 const REREAD: Duration = Duration::from_secs(1);
 /// The maximum pause before an incomplete network is read again.
 const REREAD_MAX: Duration = Duration::from_secs(60);
@@ -33,8 +33,8 @@ impl Reread {
         (self.due, self.pause) = (Some(now), REREAD);
     }
 
-    /// Brings the next read forward, because microdescriptors have arrived that may be the missing
-    /// ones.
+    /// Brings the next read forward, because tor has received descriptors of relays, and the
+    /// missing microdescriptors may have arrived too.
     pub(super) fn sooner(&mut self, now: Instant) {
         self.due = self.due.map(|due| due.min(now + REREAD));
     }
@@ -44,7 +44,7 @@ impl Reread {
         self.due = None;
     }
 
-    /// Schedules the next read if this one was incomplete, because tor has no event for
+    /// Schedules another read if this one was incomplete, because tor has no event for
     /// microdescriptors.
     pub(super) fn done(&mut self, incomplete: bool, now: Instant) {
         if incomplete && self.due.is_none() {

@@ -13,7 +13,8 @@ use crate::control::Client;
 const PATIENCE: Duration = Duration::from_secs(120);
 const HSDIR: Fingerprint = Fingerprint([7; 20]);
 
-/// A bootstrapped tor that accepts all commands and sends the events that a test scripts.
+/// A simulated tor that is bootstrapped and accepts all commands. The tests decide which events it
+/// sends.
 struct Scene {
     clock: Clock,
     registry: Option<Registry>,

@@ -161,7 +161,8 @@ fn a_new_or_lost_backend_moves_few_other_points() {
     }
 }
 
-/// Returns the distinct shares of all possible subsets of at most `limit` points.
+/// Returns, without duplicates, the shares that the backends have in each possible subset of at
+/// most `limit` points.
 fn all_shares(offers: &[Vec<Offer>], limit: usize) -> Vec<Vec<usize>> {
     fn extend(
         flat: &[(usize, &RelayIdentity)],

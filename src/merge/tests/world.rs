@@ -67,8 +67,8 @@ pub(super) struct Publisher {
     pub(super) skew: Duration,
     /// The start time of the upload that is in flight to each HSDir.
     in_flight: BTreeMap<Fingerprint, Duration>,
-    /// All publishing rounds: the time of the first upload, the time period, and the first
-    /// descriptor.
+    /// Every publishing round so far: the time of its first upload, its time period, and the
+    /// content of the first descriptor that was uploaded.
     pub(super) published: Vec<(Duration, TimePeriod, Held)>,
     newest: BTreeMap<TimePeriod, Newest>,
     pub(super) stored: BTreeMap<TimePeriod, u64>,
@@ -88,8 +88,8 @@ pub(super) struct World {
 }
 
 impl World {
-    /// Creates a world with one publisher for each entry of `skews`, the time by which its clock is
-    /// ahead.
+    /// Creates a world with one publisher for each entry of `skews`. An entry is the time by which
+    /// the publisher's clock is ahead.
     pub(super) fn new(skews: &[Duration]) -> Self {
         let key = Arc::new(MasterKey::generate(&mut StdRng::from_seed([9; 32])));
         let mut world = Self {

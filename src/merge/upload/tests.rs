@@ -139,7 +139,8 @@ fn a_rejected_retry_means_that_the_first_upload_arrived() {
     bench.time_out();
     assert_eq!(bench.fail(A, UploadError::Rejected, 30_000), None);
     assert_eq!(bench.uploads.accepted(CURRENT), 1);
-    // The rejection of a first upload counts as a rejection.
+    // If the first upload of a descriptor is rejected, the HSDir does not hold this descriptor, so
+    // the rejection counts.
     bench.publish(CURRENT, 2, &[A], 30_000);
     bench.start(30_000);
     assert_eq!(bench.fail(A, UploadError::Rejected, 30_001), Some(Rejected { period: CURRENT, times: 1 }));

@@ -37,9 +37,9 @@ pub const MAX_LEN: usize = 50_000;
 /// The maximum number of introduction points in a descriptor. Clients reject a descriptor that has
 /// more.
 pub const MAX_INTRODUCTION_POINTS: usize = 20;
-/// The maximum number of authorized clients of a service. More clients would fit next to fewer
-/// introduction points, but the set of admitted clients must not depend on the current number of
-/// introduction points.
+/// The maximum number of authorized clients of a service. A descriptor with few introduction points
+/// has room for more clients, but the set of admitted clients must not depend on the current number
+/// of introduction points.
 pub const MAX_AUTHORIZED_CLIENTS: usize = 128;
 
 /// Returns the number of introduction points that always fit into a descriptor with this many

@@ -131,8 +131,8 @@ fn has_address(object: &OnionBalancedService, address: &str) -> bool {
     object.status.as_ref().is_some_and(|status| status.onion_address.as_deref() == Some(address))
 }
 
-/// Returns the service that may use the key instead of this one, if there is one. A service that
-/// already has the key's address takes precedence; otherwise, the older service does.
+/// Returns another service that takes precedence over this one in using the key, if there is one. A
+/// service that already has the key's address takes precedence; otherwise, the older service does.
 fn winner<'a>(
     object: &OnionBalancedService,
     rivals: &'a [Arc<OnionBalancedService>],

@@ -80,9 +80,9 @@ impl KeySecret {
 pub enum KeyPermit {
     /// The API server has not been asked for the object yet.
     Unknown,
-    /// On the API server, the object has the same version and no address.
+    /// On the API server, the object has the observed UID and generation, and no address.
     Granted,
-    /// The object has changed, or it already has an address.
+    /// The object has changed or been deleted, or it already has an address.
     Denied,
     /// A key was generated, or the attempt failed.
     Used,
@@ -98,8 +98,8 @@ pub struct Taken {
     pub by_predecessor: bool,
 }
 
-/// Returns the name conflict, if the existing object with the name of an owned object does not
-/// belong to the service.
+/// Returns a name conflict for `child` if the existing object of that name does not belong to the
+/// service. `metadata` is the metadata of the existing object.
 pub fn taken(child: &ChildId, metadata: &ObjectMeta, object: &OnionBalancedService) -> Option<Taken> {
     let by_predecessor = match holder(metadata, object) {
         Holder::Us => return None,

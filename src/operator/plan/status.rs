@@ -227,8 +227,9 @@ fn published(
     Finding::yes(Reason::Published, "The descriptor is published.")
 }
 
-/// Replaces a finding that nothing is published with the cause, if there is a known problem with
-/// the frontends' pods.
+/// Returns the known problem of the frontends' pods, if there is one and it explains the finding:
+/// nothing is published, the publisher is silent, or the descriptor has expired. Otherwise, returns
+/// the finding unchanged.
 fn explained(published: Finding, observed: &Observed) -> Finding {
     if ![Reason::NotPublished, Reason::PublisherSilent, Reason::Expired].contains(&published.reason) {
         return published;

@@ -46,8 +46,8 @@ struct Generate {
     /// The prefix of the instances' names
     #[arg(short, long, default_value = "node")]
     tag: String,
-    /// A file with an existing master key, PEM or tor's `hs_ed25519_secret_key`; repeat the flag
-    /// for the next service [default: new keys]
+    /// A file with an existing master key, in PEM or as tor's `hs_ed25519_secret_key`; repeat the
+    /// flag for each further service [default: new keys]
     #[arg(long)]
     key: Vec<PathBuf>,
     /// The address of an existing instance (repeatable); replaces -n and requires a single service

@@ -107,7 +107,7 @@ struct Target {
     /// standard output for a Secret]
     #[arg(long, short)]
     output: Option<PathBuf>,
-    /// Instead write the manifest of a Secret with this name, for kubectl create and
+    /// Write the manifest of a Secret with this name instead, for use with kubectl create and
     /// spec.masterKey.secretName
     #[arg(long, value_name = "NAME", conflicts_with = "to", value_parser = output::secret_name)]
     secret: Option<String>,

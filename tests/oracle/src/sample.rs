@@ -41,8 +41,8 @@ pub fn period() -> impl Strategy<Value = TimePeriod> {
         .prop_map(|(number, length_minutes)| TimePeriod { number, length_minutes })
 }
 
-/// Generates descriptors with 1 to 20 introduction points. The link specifiers are at most as long
-/// as they can be for 20 introduction points to fit.
+/// Generates descriptors with 1 to 20 introduction points. The link specifiers are short enough for
+/// 20 introduction points to fit.
 pub fn sample() -> impl Strategy<Value = Sample> {
     (any::<u64>(), period(), any::<u64>(), content(), option::weighted(0.3, 0..40_usize)).prop_map(
         |(seed, period, revision_counter, content, clients)| Sample {

@@ -205,8 +205,7 @@ proptest! {
         }
     }
 
-    /// A descriptor that we build from accepted backend content must never be one that arti
-    /// rejects.
+    /// arti must accept every descriptor that we build from backend content that our code accepts.
     #[test]
     fn arti_reads_what_we_accept(
         seed: u64, content in content(), odd in point(), auth_key: Option<[u8; 32]>, onion_key: [u8; 32], negative: bool,

@@ -54,12 +54,12 @@ fn their_relays<'a>(relays: impl IntoIterator<Item = Relay<'a>>) -> Vec<[u8; 20]
 struct Coverage {
     /// The number of periods for which both implementations have a ring.
     periods: usize,
-    /// The number of descriptors for which the ring has fewer relays than the descriptor has
-    /// places. The replicas of such a descriptor skip each other's relays.
+    /// The number of descriptors that are stored on fewer HSDirs than [`TestPlan::places`], because
+    /// the ring has too few relays. The replicas of such a descriptor skip each other's relays.
     short: usize,
 }
 
-/// The parameters of a generated network, including those that determine the number of places for a
+/// The parameters of a generated network, including those that determine how many HSDirs store a
 /// descriptor.
 #[derive(Debug, Clone)]
 struct TestPlan {
@@ -194,7 +194,8 @@ fn agrees_in_networks_of_ten_to_nine_thousand_relays() {
         for hour in [5, 17] {
             let coverage = compare(&TestPlan { relays, hour, ..TestPlan::default() }, 0..50);
             assert_eq!(coverage.periods, 2, "{relays} relays");
-            // Eight of the ten relays are HSDirs, which is enough for eight places.
+            // Even in the smallest network, eight of the ten relays are HSDirs. A descriptor is
+            // stored on eight HSDirs.
             assert_eq!(coverage.short, 0, "{relays} relays");
         }
     }

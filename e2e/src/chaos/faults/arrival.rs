@@ -20,7 +20,7 @@ use crate::wait::{Seen, until};
 #[derive(Debug)]
 pub struct NewBackend;
 
-/// Several consecutive creations of a service with three backends by `kubectl apply`.
+/// The creation of a service with three backends by `kubectl apply`, repeated several times.
 #[derive(Debug)]
 pub struct ApplyToFetch;
 

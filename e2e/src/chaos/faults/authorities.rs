@@ -26,9 +26,10 @@ pub struct AuthoritiesDown;
 const AWAY: Duration = Duration::from_secs(5 * 60);
 /// The maximum time from the end of the outage until a relay has a new consensus.
 const VOTED: Duration = Duration::from_secs(180);
-/// The time of observation after the new consensus. It covers one more change, and the time until
-/// every client and service has fetched the consensus: tor lengthens the pauses between its
-/// requests during an outage.
+/// The time for which the backends are watched once a relay has a new consensus. It covers one more
+/// change of the time period or the shared random value. It also covers the time until every client
+/// and service has fetched the consensus: during an outage, tor lengthens the pauses between its
+/// requests.
 const WATCHED: Duration = Duration::from_secs(6 * 60);
 /// The interval between requests. One request per second results in 700 requests in a run of 12
 /// minutes.

@@ -140,8 +140,8 @@ fn conditions(status: &OnionBalancedServiceStatus) -> BTreeSet<String> {
     status.conditions.iter().map(text).collect()
 }
 
-/// Returns the sets of conditions that appear after the API server is back and differ from `clean`.
-/// Each set is reduced to the conditions that are not in `clean`.
+/// Watches the status after the API server is back, and returns every set of conditions that
+/// differs from `clean`. Each returned set contains only the conditions that are not in `clean`.
 async fn other_statuses(stage: &Stage, clean: &BTreeSet<String>) -> Result<BTreeSet<BTreeSet<String>>> {
     let mut others = BTreeSet::new();
     let end = Instant::now() + WATCHED;

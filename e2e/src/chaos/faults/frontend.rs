@@ -40,7 +40,7 @@ pub enum FrontendFault {
 
 const BOTH: [PodProgram; 2] = [PodProgram::Ours, PodProgram::Tor];
 const NONE: Limit = Limit::AtMost(0.0);
-/// The limit, in seconds, of the time until all HSDirs hold the standby's descriptor.
+/// The limit for the number of seconds until all HSDirs hold the standby's descriptor.
 const TAKEN_OVER: Limit = Limit::AtMost(25.0);
 /// The duration for which a leader is frozen or cut off.
 const LASTS: Duration = Duration::from_secs(60);
@@ -142,8 +142,8 @@ impl Fault for FrontendFault {
 
 impl FrontendFault {
     /// Ends the fault when its time is over, and counts the descriptors that the old leader
-    /// publishes after it resumes. Another frontend leads by then, so publishing any would be a
-    /// race.
+    /// publishes afterwards. The count must be 0: another frontend leads by then, and two
+    /// publishing frontends would overwrite each other's descriptors.
     async fn old_leader(
         &self,
         stage: &Stage,

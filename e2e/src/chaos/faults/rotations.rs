@@ -37,11 +37,11 @@ const LASTS: Duration = Duration::from_secs(17 * 60);
 const LONGEST: Duration = Duration::from_secs(22 * 60);
 /// The number of time period changes that the test must observe.
 const CHANGES: u8 = 2;
-/// The time before a change of the time period from which requests count as made at the change. A
-/// change begins when the first backend replaces its points.
+/// The length of the window before a change of the time period. Requests that begin in this window
+/// count as made at the change. The change begins when the first backend replaces its points.
 const BEFORE: Duration = Duration::from_secs(30);
-/// The time after a change of the time period until which requests count as made at the change. A
-/// change begins when the first backend replaces its points.
+/// The length of the window after a change of the time period. Requests that begin in this window
+/// count as made at the change. The change begins when the first backend replaces its points.
 const AFTER: Duration = Duration::from_secs(60);
 
 impl Fault for Rotations {
@@ -108,8 +108,8 @@ fn renewed(seen: &Observed, moment: &Moment) -> Option<Duration> {
 }
 
 /// Watches the backends until all have replaced all their points twice and the observation time is
-/// over. Returns one moment per change: its time is that of the first backend's replacement, and
-/// its points are the old points of all backends.
+/// over. Returns one moment per change, with the time at which the first backend replaced its
+/// points, and with the old points of all backends.
 async fn changes(stage: &Stage, since: Instant) -> Result<Vec<Moment>> {
     let backends = stage.service.backends().await?;
     let mut known: BTreeMap<String, (Revision, BTreeSet<String>)> = BTreeMap::new();

@@ -125,7 +125,8 @@ HiddenServicePort 80 {target}
         Ok(address)
     }
 
-    /// Restarts the publisher so that only the given clients may discover the service.
+    /// Restarts the publisher so that only the given clients can discover the service, or any
+    /// client if none are given.
     pub async fn restrict(&mut self, clients: &[ClientPublicKey]) -> Result<()> {
         self.processes.stop("frontend-publisher").await?;
         self.metrics = self.start_publisher(clients)?;
@@ -198,7 +199,7 @@ fn fixed_publisher(dir: &Path) -> Command {
 }
 
 fn in_folders(program: &Path, subcommand: &[&str], dir: &Path) -> Command {
-    // Make the program exit when this process does, however that happens.
+    // Kill the program when this process ends, even if this process is itself killed.
     let mut command = Command::new("setpriv");
     command
         .args(["--pdeathsig", "KILL", "--"])

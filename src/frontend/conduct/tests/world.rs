@@ -38,7 +38,8 @@ struct UnderWay {
     request: LeaseRequest,
     ordered: Duration,
     arrives: Duration,
-    /// The answer and its time, once the API server has carried out the call.
+    /// The answer and the time at which it arrives. None until the API server has carried out the
+    /// call.
     answer: Option<(Duration, Result<LeaseAnswer, CallError>)>,
 }
 
@@ -79,7 +80,7 @@ pub(super) struct Publisher {
     tor: bool,
     inbox: VecDeque<Message>,
     last_call: Option<CallId>,
-    /// The time at which the publisher last requested to read the Lease.
+    /// The time at which the publisher requested the newest Lease that it has read.
     read: Option<Duration>,
     suspended: bool,
     knows_object: bool,
@@ -112,8 +113,8 @@ pub(super) struct World {
 }
 
 impl World {
-    /// Creates a world with one publisher for each entry of `skews`, the time by which its wall
-    /// clock is ahead.
+    /// Creates a world with one publisher for each entry of `skews`. The entry is the time by which
+    /// the publisher's wall clock is ahead.
     pub(super) fn new(skews: &[Duration], network: Arc<Network>, seed: u64) -> Self {
         let mut world = Self {
             elapsed: Duration::ZERO,
@@ -238,7 +239,7 @@ impl World {
         (0..self.publishers.len()).for_each(|index| self.show_object(index));
     }
 
-    /// Sends the object to a publisher that can watch it.
+    /// Sends the object to a publisher if that publisher can reach the API server.
     fn show_object(&mut self, index: usize) {
         if self.reaches_server(index) {
             let (suspended, discovery) = (self.suspended, Some(Discovery::Open));

@@ -9,9 +9,9 @@ use super::support::{Fixture, all_children};
 
 const FILE: &str = "src/operator/children/golden.json";
 
-/// Builds the pod templates and the files that the pods read, because the templates contain only a
-/// hash of these files. Does so for a minimal service, and for one that sets every field that
-/// affects a pod.
+/// Builds the pod templates of a minimal service, and of one that sets every field that affects a
+/// pod. The result includes the files that the pods read, because the templates contain only a hash
+/// of these files.
 fn built() -> Value {
     let template = json!({
         "labels": {"team": "a"}, "annotations": {"note": "b"}, "nodeSelector": {"disk": "ssd"},

@@ -46,8 +46,9 @@ fn an_unchanged_status_keeps_its_transition_times() {
     assert_eq!(second, first);
 }
 
-/// A scenario: its name, a change to the healthy service, the type and the beginning of the
-/// condition that reports the change, and true if the owned objects are still applied.
+/// A scenario: its name, a change to the healthy service, the type of the condition to check, the
+/// text with which this condition begins after the change (`status reason: message`), and true if
+/// the owned objects are still applied.
 type Scenario = (&'static str, fn(&mut Observed), &'static str, &'static str, bool);
 
 #[rustfmt::skip]

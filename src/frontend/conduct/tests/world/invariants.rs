@@ -3,7 +3,8 @@
 use super::*;
 
 /// The time within which a publisher that can reach the API server notices another holder of the
-/// Lease: the attempt in progress, the pause before the next one, and the answer to that.
+/// Lease. It consists of the attempt in progress, the pause before the next attempt, and the time
+/// that the API server takes to answer the next attempt.
 pub(in super::super) const SETTLED: Duration = Duration::from_secs(4 + 2 + 1);
 /// The longest time without a leader while a publisher could lead. It consists of the attempt in
 /// progress, the pause before the next attempt (which sees the last holder), the duration of the
