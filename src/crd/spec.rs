@@ -186,8 +186,8 @@ pub struct Backends {
     /// introduction points of all backends; one descriptor holds at most 20.
     #[schemars(range(min = 3, max = 20))]
     pub introduction_points: u8,
-    /// The time in seconds for which a backend's open streams may continue after the backend has been
-    /// replaced or removed by scaling down. At most 86400 (one day).
+    /// The time in seconds for which a backend's open streams may continue after the backend has
+    /// been replaced or removed by scaling down. At most 86400 (one day).
     #[schemars(range(max = 86400))]
     pub drain_timeout_seconds: u32,
     /// Tor's denial-of-service defence at the introduction points. If absent, the defence is off.
