@@ -1,5 +1,5 @@
 //! Checks the documentation: links and anchors resolve, the reasons of all conditions are
-//! documented, and pages with commands name the test that runs them.
+//! documented, and every page that contains commands says which test runs them.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a panic reports the failure of a test")]
 
@@ -98,7 +98,8 @@ fn every_link_resolves() {
     assert!(count > 30, "found only {count} links");
 }
 
-/// A page with shell commands must name the test that runs them, or a `make test` command.
+/// A page that contains shell commands must say which test runs them: it names the file of a test
+/// or a `make test` command.
 #[test]
 fn pages_with_commands_name_the_test_that_runs_them() {
     let mut faults = Vec::new();

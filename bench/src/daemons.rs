@@ -17,12 +17,13 @@ use crate::publisher::PublisherDir;
 use crate::replay::Replay;
 use crate::rounds::figure;
 
-/// The time between the last daemon's first upload and the measurement of memory use.
+/// The pause between the daemons' first uploads and the measurement of their memory use.
 const SETTLED: Duration = Duration::from_secs(60);
 /// The number of times that each publisher reads the consensus. The consensus is the same each
 /// time.
 const CONSENSUSES: usize = 4;
-/// The time between reading one consensus and the announcement of the next.
+/// The pause after a publisher has read a consensus. Then the next consensus is announced, or the
+/// memory use is measured.
 const BETWEEN: Duration = Duration::from_secs(8);
 /// The maximum time to wait for a publisher to read the consensus and the microdescriptors.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -63,7 +64,7 @@ pub async fn private_network(python: &Path, dir: &Path) -> Result<()> {
 }
 
 /// Measures the memory use of both daemons while they read several consensuses with 9,000 relays.
-/// Each daemon uses a simulated control port, which does not return the descriptor of any backend.
+/// Each daemon uses a simulated control port, at which every fetch of a descriptor fails.
 pub async fn large_network(python: &Path, dir: &Path) -> Result<()> {
     let processes = Processes::open(dir)?;
     let key = onionkey::make(&processes, dir).await?;

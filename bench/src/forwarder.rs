@@ -40,9 +40,9 @@ const DIRECT: u16 = 81;
 /// The onion port whose streams go through the agent to a target that refuses connections.
 const REFUSED: u16 = 82;
 
-/// Compares streams through the agent with streams that go directly to the target. The streams
-/// first use only sockets, and then the circuits of one tor on a private network. Prints the
-/// medians over all rounds.
+/// Compares streams through the agent with streams that go directly to the target. Measures both
+/// kinds of streams first without tor, and then through the circuits of one tor on a private
+/// network. Prints the medians over all rounds.
 pub async fn measure(rounds: usize, dir: &Path) -> Result<()> {
     machine::check_tor()?;
     let processes = Processes::open(dir)?;
@@ -106,7 +106,8 @@ async fn through_tor(client: &TorClient, rounds: usize, onion: &str) -> Result<(
     .await?;
     let (mut forwarded, mut direct, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds {
-        // Both ports use the same circuit, which is new in each round. They take turns going first.
+        // Both ports use the same circuit, which is new in each round. The port that is measured
+        // first alternates between rounds.
         let mut ports = [(FORWARDED, &mut forwarded), (DIRECT, &mut direct)];
         if round % 2 == 1 {
             ports.reverse();
@@ -167,7 +168,7 @@ async fn answer(mut stream: TcpStream) -> Result<()> {
     Ok(())
 }
 
-/// The agent, running as it does in a backend pod but without a tor.
+/// An agent that runs as in a backend pod, but without its own tor.
 struct Agent {
     run: PathBuf,
 }

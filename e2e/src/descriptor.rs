@@ -45,14 +45,14 @@ pub struct Point {
 }
 
 impl Descriptor {
-    /// Fetches the descriptor that the HSDirs currently hold, using a client's tor.
+    /// Uses a client's tor to fetch the descriptor that the HSDirs currently hold.
     pub async fn fetch(tor: &Tor, onion: &str) -> Result<Self> {
         let mut fetch = python().await?;
         fetch.arg("fetch").arg(tor.control_socket()).arg(tor.cookie()).arg(onion);
         Self::from_json(&output(&mut fetch).await?)
     }
 
-    /// Fetches the descriptor that each of the given HSDirs currently holds, using a client's tor.
+    /// Uses a client's tor to fetch the descriptor that each of the given HSDirs currently holds.
     /// The result is keyed by fingerprint and omits HSDirs that hold none.
     pub async fn fetch_each(
         tor: &Tor,

@@ -48,8 +48,9 @@ async fn apply(state: &State, cluster: &Cluster, images: &str) -> Result<()> {
     Ok(())
 }
 
-/// Writes a kustomize overlay on `deploy/`, as a user would. It adds the Tor network's torrc lines,
-/// and an annotation that replaces the pod when an image changes under the same tag.
+/// Writes a kustomize overlay on `deploy/`, as a user would. It adds the Tor network's torrc lines.
+/// It also adds an annotation that changes with the images, so that the pod is replaced even if an
+/// image keeps its tag.
 fn write_overlay(state: &State, images: &str) -> Result<PathBuf> {
     let dir = state.dir().join("overlay");
     fs::create_dir_all(&dir)?;

@@ -1,5 +1,6 @@
 //! The node: a network namespace with its own mounts, process IDs and host name. A veth pair
-//! connects it to this machine, which has routes through that link to the node's pods and Services.
+//! connects it to this machine. This machine routes traffic to the node's pods and Services through
+//! that link.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,8 +34,8 @@ pub const CABLE: &str = "onionbalance0";
 /// The name of the parent cgroup of all pods.
 pub const CGROUP: &str = "onionbalance-e2e";
 
-/// The name of the process that holds the node's namespaces. When that process ends, so does
-/// everything in them.
+/// The name of the process that holds the node's namespaces. When that process ends, the kernel
+/// also ends every process in them.
 const HOLDER: &str = "node";
 
 /// Machine-wide settings that the kubelet changes. The node restores them when it goes down.
@@ -63,7 +64,7 @@ touch "$2/entered"
 exec sleep infinity
 "#;
 
-/// The node of an environment, which runs the cluster and the Tor network.
+/// The node, on which an environment's cluster and Tor network run.
 #[derive(Debug, Clone)]
 pub struct Node {
     dir: PathBuf,

@@ -72,7 +72,8 @@ impl Processes {
         self.pid(name).is_some()
     }
 
-    /// Returns an error with the end of the process's log if the process is not running.
+    /// Returns an error if the process is not running. The error quotes the last lines of the
+    /// process's log.
     pub fn check(&self, name: &str) -> Result<()> {
         if self.is_alive(name) {
             return Ok(());

@@ -36,8 +36,8 @@ impl BackendCount {
 }
 
 impl Spread {
-    /// Records that a fetch is about to start. `points` is the number of introduction points in the
-    /// descriptor by backend. The client picks each point with equal probability.
+    /// Records that a fetch is about to start. `points` maps each backend to the number of its
+    /// introduction points in the descriptor. The client picks each point with equal probability.
     pub fn expect(&mut self, points: &BTreeMap<String, u32>) {
         let all: u32 = points.values().sum();
         for (backend, &points) in points {

@@ -59,8 +59,8 @@ impl TorClient {
         fetch(&self.socks, onion, isolation).await
     }
 
-    /// Makes the client drop its descriptor of an onion address, so that the next fetch must ask an
-    /// HSDir.
+    /// Makes the client drop its descriptor of an onion address, so that the next fetch must get
+    /// the descriptor from an HSDir.
     pub async fn forget(&self, onion: &str) -> Result<()> {
         let control = async || Control::open(&self.tor.control_socket(), &self.tor.cookie()).await;
         ensure!(control().await?.command("SIGNAL NEWNYM").await?, "tor rejected NEWNYM");

@@ -101,8 +101,8 @@ async fn sync(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> R
     let caller = match authenticate(&token, &api.pod_uid, &headers, &body) {
         Ok(nonce) => Caller { token: &token, pod_uid: &api.pod_uid, nonce },
         Err(error) => {
-            // Anyone in the cluster can trigger this message, and a publisher logs its own rejected
-            // requests.
+            // This is only a debug message, because anyone in the cluster can trigger it. A
+            // publisher logs its own rejected requests.
             tracing::debug!(%error, "rejected an API request");
             return (StatusCode::UNAUTHORIZED, format!("{error}\n")).into_response();
         }

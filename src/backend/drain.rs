@@ -12,24 +12,25 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::link::{PodPhase, longest_drain};
 
-/// The time without a report after which the publishers count as unreachable.
+/// If no report arrives for this long, the publishers are considered unreachable.
 const PUBLISHER_SILENCE: Duration = Duration::from_secs(5);
-/// The time after the start of a drain during which a publisher's report that the pod is active may
-/// be outdated, because the kubelet and the publisher learn of the deletion at the same time.
+/// For this long after a drain starts, a publisher may still report that the pod is active, because
+/// the kubelet and the publisher learn of the deletion at the same time. Such a report does not end
+/// the drain.
 const ACTIVE_SETTLES: Duration = Duration::from_secs(2);
 
 /// The drain times from the agent's configuration.
 #[derive(Debug, Clone, Copy)]
 pub struct DrainTimes {
-    /// The time after the withdrawal of the introduction points during which new streams are still
-    /// accepted, because clients hold cached descriptors.
+    /// How long new streams are still accepted after the withdrawal of the introduction points, for
+    /// clients that hold cached descriptors.
     pub linger: Duration,
-    /// The time that open streams have to finish, counted from the end of the linger time.
+    /// How long open streams may continue after the end of the linger time.
     pub timeout: Duration,
 }
 
-/// The drain state of this pod, which is shared by the probe server, where `/drain` waits, and the
-/// API, which receives the publishers' reports.
+/// The drain state of this pod. It is shared by two servers: `/drain` waits in the probe server,
+/// and the API receives the publishers' reports.
 #[derive(Debug)]
 pub struct Drain {
     times: DrainTimes,
@@ -46,8 +47,8 @@ struct DrainFacts {
     began: Option<Instant>,
     /// The time of the latest report from any publisher.
     heard: Option<Instant>,
-    /// The time at which a leading publisher last reported that the pod is not terminating, unless
-    /// a later report contradicts it.
+    /// The time at which a leading publisher last reported that the pod is not terminating. None if
+    /// a leading publisher has since reported the opposite.
     active: Option<Instant>,
     /// The time at which a leading publisher first reported that the introduction points are
     /// withdrawn.

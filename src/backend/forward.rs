@@ -34,13 +34,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest time that the forwarder waits for the PROXY header, which tor writes as soon as it
 /// connects.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest time that a half-closed stream may be idle. Tor closes both directions at once, so
-/// usually no client is waiting for the rest of the target's data, and a target that never closes
-/// its side must not delay a drain.
+/// The longest time that a half-closed stream may be idle. Tor closes both directions together, so
+/// usually no client is waiting for the rest of the target's data. The limit keeps a target that
+/// never closes its side from delaying a drain.
 const HALF_CLOSED_IDLE: Duration = Duration::from_secs(15);
 /// The pause after a failed accept, for example when no file descriptor is free.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// The maximum number of concurrent streams, if the limit on open files permits it.
+/// The maximum number of concurrent streams, if the limit on open files permits that many.
 const MAX_STREAMS: usize = 16_384;
 /// The number of open files reserved for purposes other than streams: control connections, API
 /// connections and name lookups.
@@ -85,14 +85,14 @@ pub struct ForwarderPort {
     pub bytes_out: AtomicU64,
 }
 
-/// The handling of the PROXY header at the start of a stream.
+/// How the forwarder handles the PROXY header at the start of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum HeaderUse {
     /// Tor writes no header.
     Absent,
     /// The forwarder removes the header.
     Removed,
-    /// The forwarder passes the header on to the target, with this backend's mark.
+    /// The forwarder marks the header with this backend's onion key and passes it on to the target.
     PassedOn(OnionAddress),
 }
 

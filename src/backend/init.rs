@@ -1,5 +1,5 @@
-//! Creates the files and directories that tor needs before it starts. The agent does this when it
-//! starts, and `backend init` does nothing else.
+//! Creates the files and directories that tor needs before it starts. The agent does this at
+//! startup. The command `backend init` does only this.
 
 use std::fmt::Display;
 use std::fs::{self, OpenOptions};

@@ -45,7 +45,8 @@ use forward::Forwarder;
 use observer::Observer;
 use paths::RunDir;
 
-/// The time that open requests have to finish after SIGTERM. A terminating pod has already drained.
+/// How long the agent waits after SIGTERM for open HTTP requests to finish. A terminating pod has
+/// already drained.
 const SHUTDOWN: Duration = Duration::from_secs(1);
 
 /// The flags of `onionbalance-operator backend`.

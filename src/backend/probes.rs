@@ -14,8 +14,8 @@ use super::drain::Drain;
 use super::observer::TorState;
 use super::pulse::Pulse;
 
-/// The time after which the observer's loop counts as hung. The loop normally completes an
-/// iteration at least once a second.
+/// How long an iteration of the observer's loop may take before the loop is considered hung. An
+/// iteration normally takes at most a second.
 const HANGS_AFTER: Duration = Duration::from_secs(30);
 
 type ProbeAnswer = (StatusCode, String);
@@ -38,8 +38,8 @@ async fn startup() -> ProbeAnswer {
     (StatusCode::OK, line("started"))
 }
 
-/// Reports the liveness of the agent alone. If tor is waiting for the network, restarting the agent
-/// would not help.
+/// Reports whether the agent itself is alive, whatever the state of tor. If tor is waiting for the
+/// network, restarting the agent would not help.
 async fn live(State(pulse): State<Pulse>) -> ProbeAnswer {
     let quiet = pulse.last_beat().elapsed();
     if quiet < HANGS_AFTER {

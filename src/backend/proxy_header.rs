@@ -52,8 +52,8 @@ impl ProxyHeader {
         if fields.next().is_some() { Err(NoHeader) } else { Ok(header) }
     }
 
-    /// Returns the header with the backend's mark, the beginning of its onion key, in the source
-    /// address.
+    /// Returns the header with a mark of the backend in the source address. The mark is the
+    /// beginning of the backend's onion key.
     pub fn marked(self, backend: &OnionAddress) -> Self {
         let [prefix @ .., _, _, _, _, c0, c1, c2, c3] = self.source.octets();
         let [m0, m1, m2, m3, ..] = *backend.public_key();

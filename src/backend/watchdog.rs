@@ -15,15 +15,16 @@ use tokio::time::timeout;
 use super::pulse::Pulse;
 use crate::control::{Client, ControlError};
 
-/// The length of one step of tor's silence. The watchdog counts these steps only while the agent
-/// itself is running. If the whole machine is paused, the watchdog therefore counts at most one
-/// step before tor has a chance to answer.
+/// The watchdog waits for an answer in steps of this length, and counts the steps that pass without
+/// one. However long the whole machine is paused, the pause therefore adds at most one step before
+/// tor has a chance to answer.
 const STEP: Duration = Duration::from_secs(1);
-/// The number of silent steps after which a tor that has answered before counts as frozen.
+/// The number of steps without an answer after which a tor that has answered before is considered
+/// frozen.
 const PATIENCE: u32 = 5;
-/// The number of silent steps after which a tor that has never answered counts as frozen. A tor
-/// that is starting listens before its main loop runs, and does no harm while it has no
-/// introduction points.
+/// The number of steps without an answer after which a tor that has never answered is considered
+/// frozen. A starting tor listens on its control socket before its main loop runs. It does no harm
+/// while it has no introduction points.
 const PATIENCE_AT_START: u32 = 60;
 
 /// The reason why tor did not answer a command.
@@ -37,7 +38,7 @@ pub enum Unanswered {
     Frozen,
 }
 
-/// A watchdog that counts how long the process that listens on the control socket has been silent.
+/// A watchdog that measures for how long the process behind the control socket has not answered.
 #[derive(Debug)]
 pub struct Watchdog {
     pulse: Pulse,
@@ -52,8 +53,8 @@ impl Watchdog {
         Self { pulse, tor: None, has_answered: false, silent_steps: 0 }
     }
 
-    /// Identifies the process that listens on `socket`. For a new process, the measurement of
-    /// silence starts over.
+    /// Identifies the process that listens on `socket`. If the process is a new one, the count of
+    /// steps without an answer starts over.
     pub async fn meet(&mut self, socket: &Path) -> Result<(), Unanswered> {
         let listener = async { UnixStream::connect(socket).await?.peer_cred() }.await.map_err(Unanswered::Absent)?;
         let listener = listener.pid().and_then(Pid::from_raw);
@@ -63,7 +64,7 @@ impl Watchdog {
         Ok(())
     }
 
-    /// Waits for tor's answer, and counts the time that tor is silent.
+    /// Waits for tor's answer, and counts the steps that pass without one.
     pub async fn answer<T>(
         &mut self,
         question: impl Future<Output = Result<T, ControlError>>,

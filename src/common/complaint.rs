@@ -1,4 +1,5 @@
-//! Logs recurring problems: a problem that recurs several times in a row is logged only once.
+//! Logs problems. If the same problem occurs several times in a row, only its first occurrence is
+//! logged above level DEBUG.
 
 use std::error::Error;
 use std::fmt::Display;

@@ -2,8 +2,8 @@
 //! the observed records and the times at which they were observed.
 //!
 //! A Lease has expired if the candidate has not *observed a change* for the Lease's duration,
-//! measured with its own clock. The times that a holder writes are only compared with each other.
-//! client-go's leader election works the same way.
+//! measured with its own clock. The times that a holder writes are compared only with each other,
+//! never with the candidate's clock. client-go's leader election works the same way.
 
 use std::time::Duration;
 

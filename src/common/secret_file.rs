@@ -1,5 +1,5 @@
-//! Reads and writes files that contain secrets. Only their owner may read them, and no existing
-//! file is overwritten by mistake.
+//! Reads and writes files that contain secrets. Only the owner can read a file that is written
+//! here, and an existing file is overwritten only on request.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};

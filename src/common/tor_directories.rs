@@ -14,9 +14,9 @@ pub fn make(run_dir: &Path, data_dir: &Path) -> io::Result<()> {
     File::create(run_dir.join("empty")).map(drop)
 }
 
-/// Creates a directory with mode 0700, or sets the mode of an existing one. The mode is set even
-/// after creation, because directories in a volume with an `fsGroup` inherit its setgid bit. Errors
-/// name the directory.
+/// Creates a directory with mode 0700, or sets the mode of an existing one. A new directory's mode
+/// is set once more after its creation, because directories in a volume with an `fsGroup` inherit
+/// the volume's setgid bit. Errors name the directory.
 pub fn make_private(path: &Path) -> io::Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(0o700)))

@@ -1,5 +1,5 @@
 //! A proxy for tor's own metrics. Tor's `MetricsPort` has no authentication, so it is reachable
-//! only inside the pod. The agent and the publisher serve its metrics at `/tor/metrics`.
+//! only inside the pod. The agent and the publisher serve tor's metrics at `/tor/metrics`.
 
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ use tokio::time::timeout;
 
 use super::http;
 
-/// The longest time that tor may take to connect and respond. It is shorter than Prometheus's
+/// The time limit for connecting to tor and receiving its response. It is shorter than Prometheus's
 /// default timeout (10 s).
 const DEADLINE: Duration = Duration::from_secs(5);
-/// The maximum length of tor's response in bytes, many times the length of tor's metrics for one
-/// onion service (26 kB).
+/// The maximum length of tor's response in bytes. Tor's metrics for one onion service are much
+/// shorter (26 kB).
 const BODY_LIMIT: usize = 1024 * 1024;
 
 /// The reason why tor's metrics are unavailable.

@@ -1,5 +1,5 @@
-//! The `config.yaml` of the stand-alone daemon, which has the format of Python Onionbalance's file
-//! for v3 services. This module performs no IO.
+//! The `config.yaml` of the stand-alone daemon. The file has the format of Python Onionbalance's
+//! configuration for v3 services. This module performs no IO.
 //!
 //! ```yaml
 //! services:

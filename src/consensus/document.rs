@@ -40,7 +40,7 @@ pub(super) struct Params {
     pub(super) replicas: u8,
     /// `hsdir_spread_store`, the number of HSDirs per replica that store a descriptor.
     pub(super) spread_store: u8,
-    /// `hsdir_spread_fetch`, the number of HSDirs per replica that clients ask.
+    /// `hsdir_spread_fetch`, the number of HSDirs per replica from which clients fetch.
     pub(super) spread_fetch: u8,
 }
 
@@ -180,8 +180,8 @@ impl Routers {
     }
 }
 
-/// Stores the value of an item that may appear only once. `value` is `None` if the line is
-/// malformed.
+/// Stores the value of an item that must not appear more than once. `value` is `None` if the line
+/// is malformed.
 fn once<T>(keyword: &'static str, slot: &mut Option<T>, value: Option<T>) -> Result<(), ConsensusError> {
     let value = value.ok_or(ConsensusError::Malformed(keyword))?;
     match slot.replace(value) {
@@ -214,8 +214,8 @@ fn shared_random(mut words: SplitAsciiWhitespace<'_>) -> Option<[u8; 32]> {
     BASE64.decode(words.next()?.as_bytes()).ok()?.try_into().ok()
 }
 
-/// Parses `Keyword=Int32 …`. A value outside the limits of its parameter is clamped to the nearest
-/// limit, as in C tor.
+/// Parses `Keyword=Int32 …`. A value outside the limits of its parameter is clamped to the
+/// nearest limit, as in C tor.
 fn params(words: SplitAsciiWhitespace<'_>) -> Option<Params> {
     let mut params = Params::default();
     for word in words {

@@ -1,9 +1,9 @@
 //! A parser for concatenated microdescriptors (dir-spec, section 3.3), as C tor's `GETINFO md/all`
 //! returns them.
 //!
-//! The reply consists of the documents without annotations, one for each relay in tor's consensus
-//! whose microdescriptor tor has. A document begins with its `onion-key` line and is identified by
-//! the SHA-256 digest of its text.
+//! The reply consists of the documents that tor has for the relays in its consensus, without
+//! annotations. A document begins with its `onion-key` line and is identified by the SHA-256 digest
+//! of its text.
 
 use sha2::{Digest, Sha256};
 

@@ -1,5 +1,5 @@
-//! Determines the time periods that a service publishes for and the responsible HSDirs, from a
-//! consensus and its microdescriptors.
+//! Determines from a consensus and its microdescriptors for which time periods a service publishes,
+//! and which HSDirs are responsible for it.
 
 use std::collections::HashMap;
 use std::time::SystemTime;
@@ -65,7 +65,7 @@ impl Network {
         (self.hsdirs.len() + self.hsdirs_without_identity, self.hsdirs_without_identity)
     }
 
-    /// Returns the two time periods that a service publishes for (rend-spec-v3, section 2.2.4):
+    /// Returns the two time periods for which a service publishes (rend-spec-v3, section 2.2.4):
     /// first the one that C tor calls current, then the next one. Like C tor, this method uses the
     /// consensus's `valid-after` as the current time.
     pub fn service_periods(&self) -> [ServicePeriod; 2] {

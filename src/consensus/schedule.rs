@@ -24,18 +24,16 @@ const PHASE_ROUNDS: u64 = 12;
 /// The number of voting rounds in a run of the shared random protocol.
 const RUN_ROUNDS: u64 = 2 * PHASE_ROUNDS;
 
-/// The time period and the protocol run that a consensus belongs to.
+/// The time period and the run of the shared random protocol to which a consensus belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PeriodSchedule {
     /// The time period of the consensus. It always has a predecessor.
     pub(super) period: TimePeriod,
     /// True if the time period began after the current shared random value was published.
     pub(super) between_period_and_srv: bool,
-    /// The time at which the previous shared random value was published, which is the start of the
-    /// run before the current one.
+    /// The time at which the previous shared random value was published and the previous run began.
     pub(super) previous_srv_start: SystemTime,
-    /// The time at which the current shared random value was published, which is the start of the
-    /// current run.
+    /// The time at which the current shared random value was published and the current run began.
     pub(super) current_srv_start: SystemTime,
 }
 

@@ -18,7 +18,7 @@ pub enum NetworkKind {
 }
 
 impl NetworkKind {
-    /// Returns the kind of network for the values of tor's `TestingTorNetwork` option.
+    /// Returns the kind of network that the values of tor's `TestingTorNetwork` option indicate.
     pub fn from_option(values: &[String]) -> Self {
         if values.iter().any(|value| value == "1") { Self::Testing } else { Self::Public }
     }
@@ -31,8 +31,8 @@ pub struct ServicePeriod {
     pub period: TimePeriod,
     /// The shared random value of the ring, or the disaster value if the consensus has none.
     pub shared_random: [u8; 32],
-    /// The time at which the shared random value was published, which is the start of a run of the
-    /// shared random protocol. Revision counters count from this time.
+    /// The time at which the shared random value was published and a new run of the shared random
+    /// protocol began. Revision counters are derived from the time that has passed since.
     pub srv_start: SystemTime,
 }
 

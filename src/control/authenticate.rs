@@ -29,7 +29,7 @@ use super::{Client, ControlEndpoint, ControlError};
 
 /// The length of a cookie in bytes.
 const COOKIE_LENGTH: usize = 32;
-/// The length of a nonce in bytes, for tor's nonce as well as ours.
+/// The length of a nonce in bytes. Tor's nonce and ours have the same length.
 const NONCE_LENGTH: usize = 32;
 /// The interval between two checks for a missing cookie file.
 const COOKIE_POLL: Duration = Duration::from_millis(50);
@@ -115,9 +115,9 @@ impl From<ControlError> for AuthenticationFailure {
 impl Authenticator<'_> {
     /// Chooses an authentication method and authenticates the connection.
     pub(super) async fn authenticate(&self, client: &Client, methods: Methods) -> Result<(), AuthenticationFailure> {
-        // A restarted tor opens its socket before it replaces an old cookie file, but replies only
-        // afterwards. The file is therefore read after the reply, even if the path from
-        // PROTOCOLINFO is not needed.
+        // A restarted tor opens its socket, then replaces the old cookie file, and only then
+        // replies to commands. PROTOCOLINFO is therefore sent before the file is read, even if the
+        // path in its reply is not needed.
         let offer = AuthOffer::parse(&client.protocol_info().await?)?;
         let password = self.password.filter(|_| offer.has("HASHEDPASSWORD"));
         let fault = match self.cookie_file(&offer).filter(|_| methods == Methods::All) {

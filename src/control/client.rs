@@ -72,10 +72,10 @@ impl Client {
         self.command(line("SETEVENTS", events)?).await.map(drop)
     }
 
-    /// Sends HSPOST for the HSDirs with these fingerprints. Success means that tor accepted the
-    /// command; the result of each upload arrives as `HS_DESC` events. Tor replies with 552 and
-    /// uploads nothing if it does not know one of the HSDirs, and with 554 if the descriptor is
-    /// invalid.
+    /// Sends HSPOST, which uploads a descriptor to the HSDirs with these fingerprints. Success
+    /// means that tor accepted the command; the result of each upload arrives as `HS_DESC` events.
+    /// Tor replies with 552 and uploads nothing if it does not know one of the HSDirs, and with 554
+    /// if the descriptor is invalid.
     pub async fn hs_post(
         &self,
         servers: &[[u8; 20]],
@@ -96,10 +96,11 @@ impl Client {
         self.command(bytes).await.map(drop)
     }
 
-    /// Sends HSFETCH for a v3 descriptor of the time period that clients currently use, from the
-    /// HSDirs with these fingerprints. Success means that tor accepted the command; the result of
-    /// each fetch arrives as an `HS_DESC` FAILED or an `HS_DESC_CONTENT` event, or is never
-    /// reported. Tor replies with 552 if it does not know one of the HSDirs.
+    /// Sends HSFETCH, which fetches a v3 descriptor from the HSDirs with these fingerprints. Tor
+    /// fetches the descriptor of the time period that clients currently use. Success means that tor
+    /// accepted the command; the result of each fetch arrives as an `HS_DESC` FAILED or an
+    /// `HS_DESC_CONTENT` event, or is never reported. Tor replies with 552 if it does not know one
+    /// of the HSDirs.
     pub async fn hs_fetch(&self, address: &OnionAddress, servers: &[[u8; 20]]) -> Result<(), ControlError> {
         let address = address.identifier();
         let servers: Vec<_> = servers.iter().map(|server| format!("SERVER={}", HEXUPPER.encode(server))).collect();
@@ -149,7 +150,8 @@ impl Client {
         self.command(line("PROTOCOLINFO", &["1"])?).await
     }
 
-    /// Sends AUTHENTICATE with the bytes of a cookie, the proof for a challenge, or nothing.
+    /// Sends AUTHENTICATE with a cookie, with the proof for a challenge, or without an argument if
+    /// `proof` is empty.
     pub(super) async fn authenticate(&self, proof: &[u8]) -> Result<(), ControlError> {
         let digits = Zeroizing::new(HEXUPPER.encode(proof));
         let argument = [digits.as_str()];

@@ -15,8 +15,8 @@ use zeroize::Zeroizing;
 use super::codec::{Decoder, Message};
 use super::{ControlError, Event};
 
-/// The maximum number of events that wait for their reader. It is high enough for the events of all
-/// HSDirs of a large set of services at once.
+/// The maximum number of events that wait to be read. Even a large set of services stays below it
+/// when all of the services' HSDirs cause events at the same time.
 pub(super) const EVENT_CAPACITY: usize = 1024;
 const READ_SIZE: usize = 16 << 10;
 

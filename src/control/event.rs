@@ -7,7 +7,7 @@ use super::text::keywords;
 use crate::onion::OnionAddress;
 
 /// The maximum length, in bytes, of a descriptor in an `HS_DESC_CONTENT` event. An event with a
-/// longer descriptor counts as [`Event::Other`]. HSDirs accept less than 50,000 bytes.
+/// longer descriptor is parsed as [`Event::Other`]. HSDirs accept less than 50,000 bytes.
 const MAX_DESCRIPTOR: usize = 64 << 10;
 
 /// An asynchronous event.
@@ -24,7 +24,8 @@ pub enum Event {
     NewDescriptors,
     /// A `STATUS_CLIENT` BOOTSTRAP event with the progress in percent.
     Bootstrap(u8),
-    /// Any other event, or an event in an unknown form: its name and the rest of its first line.
+    /// Any other event, or an event in an unknown form. The values are the event's name and the
+    /// rest of its first line.
     Other(String, String),
 }
 
@@ -74,9 +75,9 @@ pub enum HsDescAction {
     Created,
 }
 
-/// Returns the progress of a bootstrap phase in percent. The text is either the part of a BOOTSTRAP
-/// event from the severity on, or the whole value of `GETINFO status/bootstrap-phase`, for example
-/// `NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY="Done"`.
+/// Returns the progress of a bootstrap phase in percent. `phase` is either a BOOTSTRAP event
+/// without the words before its severity, or the whole value of `GETINFO status/bootstrap-phase`,
+/// for example `NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY="Done"`.
 pub fn bootstrap_percent(phase: &str) -> Option<u8> {
     let words = keywords(phase)?;
     if !words.iter().any(|(word, value)| *word == "BOOTSTRAP" && value.is_none()) {
@@ -126,8 +127,8 @@ impl HsDescEvent {
 }
 
 impl HsDescContent {
-    /// Parses the text after `HS_DESC_CONTENT`, which has the form `HSAddress DescId HsDir`, and
-    /// the data of the same line.
+    /// Parses the text after `HS_DESC_CONTENT`, which has the form `HSAddress DescId HsDir`. The
+    /// descriptor is the data that follows the first line of `message`.
     fn parse(text: &str, message: &Message) -> Option<Self> {
         let mut words = text.split_ascii_whitespace();
         let (address, _descriptor_id, hsdir) = (words.next()?, words.next()?, words.next()?);

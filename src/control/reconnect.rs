@@ -36,9 +36,9 @@ impl Default for Backoff {
     }
 }
 
-/// Starts a supervisor that keeps a control connection open and makes its first attempt at once.
-/// When the receiver is dropped, the supervisor ends and closes its connection, unless another
-/// [`Client`] handle keeps the connection open. Requires a tokio runtime.
+/// Starts a supervisor that keeps a control connection open. The first attempt to connect begins
+/// immediately. When the receiver is dropped, the supervisor ends and closes its connection, unless
+/// another [`Client`] handle keeps the connection open. Requires a tokio runtime.
 pub fn supervise<R>(connector: Connector, backoff: Backoff, rng: R) -> mpsc::Receiver<Update>
 where
     R: Rng + Send + 'static,

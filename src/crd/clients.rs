@@ -79,10 +79,10 @@ impl ClientList {
     }
 }
 
-/// Combines the lists and keeps the first [`MAX_AUTHORIZED_CLIENTS`] clients.
+/// Combines the lists in their order and keeps the first [`MAX_AUTHORIZED_CLIENTS`] clients.
 ///
-/// Because the order is fixed, removing a client always revokes its access, no matter how many
-/// other clients there are.
+/// The operator and the publisher therefore keep the same clients. A client that is removed from
+/// the lists always loses its access, even if the remaining clients still exceed the limit.
 pub fn authorize<'a>(lists: impl IntoIterator<Item = &'a ClientList>) -> Authorized {
     let mut authorized = Authorized { keys: BTreeSet::new(), left_out: Vec::new() };
     for (name, key) in lists.into_iter().flat_map(|list| &list.clients) {

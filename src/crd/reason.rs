@@ -8,9 +8,9 @@ use std::fmt;
 pub enum ConditionType {
     /// The object's name and spec can be used.
     Accepted,
-    /// The master key exists and this object may use it.
+    /// The master key exists and this object is allowed to use it.
     MasterKeyReady,
-    /// The clients of a service with restricted discovery are known, and all of them may connect.
+    /// The clients of a service with restricted discovery are known, and all of them can connect.
     ClientsReady,
     /// All backends are ready and the targets of their ports are known.
     BackendsReady,

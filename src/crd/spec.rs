@@ -266,7 +266,8 @@ pub struct Frontend {
     /// different descriptors only if one descriptor cannot hold all introduction points. `Always`
     /// publishes different descriptors even if one would suffice, so that no single HSDir's
     /// descriptor reveals all introduction points. `Never` publishes the same descriptor
-    /// everywhere; if there are too many introduction points, they take turns.
+    /// everywhere. If there are more introduction points than fit into the descriptor, each of them
+    /// is published only for part of the time.
     pub distinct_descriptors: DistinctDescriptors,
     /// Additional torrc lines for the frontend's tor, one option per line. Options that the
     /// operator sets or relies on are rejected, and so are onion service options.
@@ -300,7 +301,7 @@ pub enum DistinctDescriptors {
     /// but at least three.
     Always,
     /// Publishes the same descriptor to all HSDirs. If there are more introduction points than a
-    /// descriptor can hold, they take turns.
+    /// descriptor can hold, each of them is published only for part of the time.
     Never,
 }
 

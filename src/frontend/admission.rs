@@ -52,8 +52,8 @@ impl Admission {
     }
 }
 
-/// Watches the Secret that the object names and keeps `seen` up to date. Returns when the sender of
-/// `object` is dropped.
+/// Watches the Secret that the object names, and keeps `seen` up to date. Returns when the sender
+/// of `object` is dropped.
 pub(super) async fn watch(
     client: Client,
     namespace: &str,

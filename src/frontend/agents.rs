@@ -191,7 +191,8 @@ impl Conversation {
     }
 }
 
-/// The facts on which a request to an agent depends. When they change, the agent is polled at once.
+/// The facts on which a request to an agent depends. When they change, the agent is polled
+/// immediately.
 #[derive(Debug, PartialEq, Eq)]
 struct Topic {
     pod: Pod,

@@ -18,14 +18,15 @@ pub(super) struct Backends {
     reports: BTreeMap<BackendId, AgentReport>,
     /// The parts of each backend's descriptor that are not published.
     remarks: BTreeMap<BackendId, Vec<Remark>>,
-    /// The backends whose introduction points have ever been published or waited for their turn.
+    /// The backends whose introduction points have been published, or have waited for their turn,
+    /// at least once.
     counted: BTreeSet<BackendId>,
     states: StateHistory<BackendId>,
 }
 
 impl Backends {
-    /// Updates the set of pods and returns the resulting inputs of the engine. Pods that terminate
-    /// or vanish lose their introduction points at once.
+    /// Updates the set of pods and returns the resulting inputs for the engine. As soon as a pod
+    /// terminates or vanishes, its introduction points are no longer used.
     pub(super) fn pods(&mut self, pods: Arc<Pods>) -> Vec<Input> {
         let before = std::mem::replace(&mut self.pods, pods);
         self.reports.retain(|id, _| self.pods.contains_key(id));

@@ -43,8 +43,8 @@ pub(super) fn open(
     })
 }
 
-/// Returns the time periods for which a backend may have signed a descriptor, allowing for
-/// differences between its clock and consensus and ours.
+/// Returns the time periods for which a backend may have signed a descriptor, allowing for the
+/// backend's clock and consensus to differ from ours.
 fn periods(network: &Network) -> Vec<TimePeriod> {
     let [first, second] = network.service_periods().map(|service| service.period);
     let mut numbers = BTreeSet::new();

@@ -1,4 +1,4 @@
-//! Connects the parts of a publisher with each other and with Kubernetes.
+//! Connects the parts of a publisher to each other and to Kubernetes.
 
 use std::io;
 use std::sync::Arc;

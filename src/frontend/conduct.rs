@@ -39,12 +39,13 @@ use crate::consensus::Network;
 use crate::merge::{Input, Now};
 use crate::onion::Discovery;
 
-/// The time from one renewal of the Lease to the next. If the process is paused for longer, it is
-/// fenced.
+/// The time from one renewal of the Lease to the next. A publisher whose process was paused for
+/// longer is fenced.
 const RENEWAL: Duration = Duration::from_secs(5);
 /// The time after which a standby reads the Lease again, and after which a failed call is repeated.
 const RETRY: Duration = Duration::from_secs(2);
-/// The time within which an attempt must read and write the Lease. After that, it has failed.
+/// The time within which an attempt must read and write the Lease. An attempt that takes longer has
+/// failed.
 const DEADLINE: Duration = Duration::from_secs(4);
 /// The number of write conflicts with other publishers that a single attempt tolerates.
 const CONFLICTS: usize = 3;
@@ -116,7 +117,7 @@ pub(super) struct Conduct {
     tor_lost: Option<Duration>,
     reach: Reach,
     /// The results of `fitness` and `Reach::is_proven` at the last event. When they change, the
-    /// next attempt is due at once.
+    /// next attempt is due immediately.
     condition: (Fitness, bool),
     leading: bool,
     stopping: Stopping,
@@ -124,7 +125,7 @@ pub(super) struct Conduct {
     complaint: Complaint,
 }
 
-/// The state of a publisher's knowledge about the Lease.
+/// How current a publisher's knowledge of the Lease is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Knowledge {
     /// The publisher has never read the Lease.
@@ -228,7 +229,7 @@ impl Conduct {
         self.held_since.is_some() && self.knowledge == Knowledge::Current && self.stopping == Stopping::No
     }
 
-    /// Returns true if this publisher is the leader, which alone publishes.
+    /// Returns true if this publisher is the leader. Only the leader publishes.
     pub(super) fn is_leading(&self) -> bool {
         self.leading
     }
@@ -358,7 +359,7 @@ impl Conduct {
     }
 }
 
-/// The attempts to hold the Lease.
+/// The part of the state machine that tries to acquire and keep the Lease.
 impl Conduct {
     fn begin_attempt(&mut self) {
         let deadline = self.now.elapsed.saturating_add(DEADLINE);
@@ -489,7 +490,8 @@ impl Conduct {
         self.schedule(RETRY);
     }
 
-    /// Ends the attempt. The next one follows after the pause, or at once if something has changed.
+    /// Ends the attempt. The next attempt follows after the pause, or immediately if an event
+    /// during this attempt has made it due.
     fn schedule(&mut self, pause: Duration) {
         self.attempt = None;
         self.next_attempt = self.next_attempt.min(self.now.elapsed.saturating_add(pause));

@@ -2,7 +2,7 @@
 //! access to tor.
 //!
 //! The publisher in a frontend pod and each service of the stand-alone daemon own a driver. They
-//! pass it all inputs and then call [`Driver::carry_out`].
+//! pass all inputs to the driver and then call [`Driver::carry_out`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -124,9 +124,9 @@ impl Driver {
         self.tor.is_some()
     }
 
-    /// Returns true if clients can no longer find any introduction point of the backend. Without
-    /// tor, nothing is uploaded, so no backend counts as withdrawn, even when the deadlines of
-    /// uploads have passed.
+    /// Returns true if clients can no longer find any introduction point of the backend. Returns
+    /// false without tor, because nothing is uploaded then. An upload whose deadline passes in the
+    /// meantime does not complete a withdrawal.
     pub(super) fn is_withdrawn(&self, id: &BackendId) -> bool {
         self.has_tor() && self.engine.withdrawn(id)
     }

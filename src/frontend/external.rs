@@ -128,7 +128,7 @@ impl ExternalBackends {
         }
     }
 
-    /// Requests the fetches that are due. Returns the resulting inputs of the engine.
+    /// Requests the fetches that are due. Returns the resulting inputs for the engine.
     pub(super) fn carry_out(&mut self, now: Now) -> Vec<Input> {
         let mut inputs = Vec::new();
         self.scheduler.handle(FetchInput::Tick, now);
@@ -164,7 +164,7 @@ impl ExternalBackends {
         self.fetches
     }
 
-    /// Returns the state of all external backends, sorted by address, given the state of the
+    /// Returns the state of all external backends, sorted by address. `status` is the state of the
     /// engine.
     pub(super) fn views(&mut self, status: &Status, now: SystemTime) -> Vec<BackendView> {
         let points: BTreeMap<&BackendId, usize> = status.points.iter().map(|(id, count)| (id, *count)).collect();

@@ -81,7 +81,7 @@ fn neighbours(pod_uid: &str, fixed: FixedBackends, parts: &mut JoinSet<()>) -> N
     }
 }
 
-/// Answers the Lease calls of the only publisher from a Lease in memory.
+/// Answers the publisher's Lease calls from a Lease in memory. There is no other publisher.
 async fn answer(
     mut calls: mpsc::UnboundedReceiver<(CallId, LeaseRequest)>,
     answers: mpsc::Sender<(CallId, Result<LeaseAnswer, CallError>)>,

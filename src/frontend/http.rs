@@ -16,8 +16,8 @@ use super::clock::Clock;
 use super::metrics::{self, Figures};
 use crate::common;
 
-/// The time without an iteration of the main loop after which the publisher is considered stuck.
-/// The loop runs once a second, regardless of the network.
+/// How long an iteration of the main loop may take before the publisher is considered stuck.
+/// Normally, there is one iteration per second, regardless of the network.
 const HANGS: Duration = Duration::from_secs(30);
 
 /// The state of the publisher that the probes and the metrics report.
@@ -66,8 +66,8 @@ impl Health {
     }
 }
 
-/// Answers the liveness probe of the tor container, because nothing in that container can answer
-/// it. `silent` is true if tor does not respond.
+/// Answers the liveness probe on behalf of the tor container, in which no program could answer it.
+/// `silent` is true if tor does not respond.
 async fn tor_alive(State(silent): State<watch::Receiver<bool>>) -> (StatusCode, String) {
     answer(if *silent.borrow() {
         Err("tor accepts connections to its control socket but does not answer")

@@ -124,7 +124,8 @@ mod tests {
     use crate::common::exposition::page;
     use crate::onion::TimePeriod;
 
-    /// Returns the values of a publisher with backends in several states and one time period.
+    /// Returns sample values, with backends in several states and descriptors of a single time
+    /// period.
     fn figures() -> Figures {
         let backend = |state| BackendView {
             name: "a".into(),

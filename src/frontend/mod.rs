@@ -49,8 +49,8 @@ pub use self::fixed::{FixedBackend, FixedBackends, run_fixed};
 /// The error that ended the publisher or the daemon.
 pub type RunError = Box<dyn Error + Send + Sync>;
 
-/// Runs the selected program: the publisher and the daemon until SIGTERM or SIGINT, `init` until it
-/// is done.
+/// Runs the selected program. The publisher and the daemon run until SIGTERM or SIGINT; `init` ends
+/// by itself.
 pub async fn run(args: Args) -> Result<(), RunError> {
     match args.mode() {
         Mode::Command(Command::Init, paths) => Ok(paths.make()?),

@@ -37,8 +37,8 @@ pub(super) type Pods = BTreeMap<BackendId, Pod>;
 /// Watches the backend pods and keeps `pods` up to date, forever.
 ///
 /// While the API server is unreachable, the known pods are kept, because losing the API server does
-/// not mean losing backends. Each list replaces all pods and thus removes those that have vanished
-/// in the meantime.
+/// not mean losing backends. Each new listing from the API server replaces all known pods, and thus
+/// removes those that have vanished in the meantime.
 pub(super) async fn watch(client: Client, namespace: &str, service: &str, pods: watch::Sender<Arc<Pods>>) {
     let selector = names::pod_selector(service, Component::Backend);
     // The timeout limits how long a dead connection can hide changes.

@@ -26,7 +26,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// The facts from which the status is computed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Facts {
-    /// True if this publisher is the leader, which alone writes the status.
+    /// True if this publisher is the leader. Only the leader writes the status.
     pub(super) leading: bool,
     /// The state of each backend.
     pub(super) backends: Vec<BackendView>,

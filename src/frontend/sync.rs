@@ -49,8 +49,8 @@ pub(super) struct Question {
     pub(super) leading: bool,
     /// The phase of the agent's pod.
     pub(super) phase: PodPhase,
-    /// The revision of the last answer. While it is current, the agent need not send its descriptor
-    /// again.
+    /// The revision of the agent's last answer. If the descriptor has not changed since then, the
+    /// agent does not send it again.
     pub(super) known_revision: Option<Revision>,
 }
 

@@ -1,11 +1,11 @@
-//! The representation of backends in the status and the metrics.
+//! The backends, as the status and the metrics show them.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use crate::crd::BackendState;
 
-/// The state of a backend that the status and the metrics show.
+/// A backend, as the status and the metrics show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BackendView {
     /// The name of the backend's pod, or the onion address of an external backend.

@@ -33,8 +33,8 @@ impl WatchBackoff {
         self.pause = FIRST;
     }
 
-    /// Waits until the watch may be retried. The pause is random, because all publishers lose the
-    /// same API server at the same time.
+    /// Waits until the watch may be retried. The pause is random. Otherwise, all publishers, which
+    /// lose the API server at the same time, would also retry at the same time.
     pub(super) async fn wait(&mut self, error: &Error) {
         if must_list(error) {
             tracing::debug!(%error, "listing the watched objects again");

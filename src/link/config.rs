@@ -22,7 +22,7 @@ pub struct AgentConfig {
     pub ports: Vec<ForwardedPort>,
     /// The number of introduction points that tor is configured to establish.
     pub introduction_points: u8,
-    /// The time in seconds for which open streams may continue after the linger time.
+    /// The time in seconds for which open streams are allowed to continue after the linger time.
     pub drain_timeout_seconds: u32,
     /// The linger time in seconds: new streams are still accepted for this long after the
     /// introduction points are withdrawn, because clients hold cached descriptors.

@@ -26,7 +26,7 @@ pub struct SyncRequest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PodPhase {
     /// The pod is not terminating. If a `/drain` call is running, a failed liveness probe must have
-    /// caused the call, and the agent ends it.
+    /// caused it, so the agent ends the call.
     Active,
     /// The pod's `deletionTimestamp` is set, and its introduction points are being withdrawn.
     Terminating,

@@ -15,14 +15,14 @@ const NTOR: u16 = 2;
 /// four link specifiers in 85 bytes. Within this limit, a descriptor always has room for
 /// [`max_points_beside`](crate::onion::descriptor::max_points_beside) points.
 const MAX_LINK_SPECIFIERS: usize = 96;
-/// The maximum number of handshake formats of a usable backend, which keeps the descriptor short.
-/// Tor writes one.
+/// The maximum number of handshake formats of a usable backend. The limit keeps the descriptor
+/// short. Tor writes one.
 const MAX_FORMATS: usize = 8;
-/// The maximum size, in bytes, of a usable backend's `intro-auth-required` field, which keeps the
-/// descriptor short. Tor never writes this field.
+/// The maximum size, in bytes, of a usable backend's `intro-auth-required` field. The limit keeps
+/// the descriptor short. Tor never writes this field.
 const MAX_AUTH_REQUIRED: usize = 128;
 
-/// The effect on clients when the set of backends changes.
+/// How a change in the set of backends affects clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BackendChange {
     /// Nothing has changed.
@@ -38,8 +38,8 @@ pub(super) enum BackendChange {
 /// A part of a backend's own descriptor that the merged descriptor leaves out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remark {
-    /// The backend requires a proof of work, which its tor verifies against the backend's own
-    /// blinded key and seed.
+    /// The backend's descriptor asks for proofs of work. The backend's tor verifies them against
+    /// its own blinded key and seed, so a proof for the merged descriptor would never be valid.
     ProofOfWork,
     /// This many introduction points are unusable because they have a legacy key or their link
     /// specifiers are too long.
@@ -78,7 +78,7 @@ pub(super) struct Backends {
 }
 
 impl Backends {
-    /// Sets the content of a backend's descriptor and returns the effect of the change on clients.
+    /// Sets the content of a backend's descriptor and returns how the change affects clients.
     pub(super) fn set(&mut self, id: BackendId, content: &Arc<ServiceContent>) -> BackendChange {
         if !is_usual(content) || usable(content).next().is_none() {
             return self.remove(&id);
@@ -94,7 +94,7 @@ impl Backends {
         }
     }
 
-    /// Removes a backend and returns the effect on clients.
+    /// Removes a backend and returns how the change affects clients.
     pub(super) fn remove(&mut self, id: &BackendId) -> BackendChange {
         self.contents.remove(id).map_or(BackendChange::Nothing, |_| BackendChange::BackendGone)
     }

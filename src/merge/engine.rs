@@ -21,12 +21,12 @@ const DEBOUNCE: Duration = Duration::from_millis(300);
 /// The time that the engine waits for further changes after the loss of a backend. A scale-down
 /// removes several backends at once, in separate events.
 const DEBOUNCE_GONE: Duration = Duration::from_millis(50);
-/// The time before and after its validity period during which a consensus is still used, as in C
-/// tor (`REASONABLY_LIVE_TIME`).
+/// The time for which a consensus is used before its validity period begins and after it ends, as
+/// in C tor (`REASONABLY_LIVE_TIME`).
 const REASONABLY_LIVE: Duration = Duration::from_secs(24 * 3600);
-/// The greatest revision counter that the engine accepts from another publisher. Neither a clock
-/// nor a series of rejections can produce a greater counter, and accepting one would leave the
-/// engine little room for still greater counters of its own.
+/// The greatest revision counter that the engine accepts from another publisher. No clock and no
+/// series of rejections can produce a greater counter. If the engine accepted one, few values would
+/// remain for its own counters, which must be greater still.
 const MAX_FLOOR: u64 = 1 << 62;
 /// The interval at which the engine tries again while something prevents it from publishing.
 const RETRY: Duration = Duration::from_secs(60);
@@ -49,7 +49,7 @@ pub struct MergeEngine {
     distinct: Distinct,
     /// The clients that are authorized to read the introduction points. None until they are known.
     discovery: Option<Arc<Discovery>>,
-    /// The greatest revision counter that any publisher has used, by time period.
+    /// For each time period, the greatest revision counter that any publisher has used.
     floors: BTreeMap<TimePeriod, u64>,
     /// The network's time periods, starting with the current one.
     periods: Vec<Period>,
@@ -140,7 +140,7 @@ impl MergeEngine {
         work.into_iter().chain([self.uploads.next_deadline(), ends]).flatten().min()
     }
 
-    /// Returns the state of the engine for the object's status and the metrics.
+    /// Returns the state of the engine, which the object's status and the metrics report.
     pub fn status(&self) -> Status {
         let current = self.periods.first().and_then(|period| Some((period, period.round.as_ref()?)));
         let share =

@@ -1,12 +1,12 @@
 //! Schedules the fetches of the descriptors that external backends publish themselves, and decides
 //! how long a fetched descriptor is trusted.
 //!
-//! **HSDirs.** Clients ask six HSDirs. Each round asks the two of them that were asked least
-//! recently about this backend, then the others in turn if those two have no descriptor. An HSDir
-//! may have missed an upload or may still hold an old descriptor, so the descriptor with the
-//! greatest revision counter is used. Three rounds cover all six HSDirs. Asking all six in every
-//! round would triple the number of circuits for little benefit, because a stock tor uploads a
-//! change to all of them within seconds.
+//! **HSDirs.** Clients fetch a backend's descriptor from any of six HSDirs. Each round queries the
+//! two that were queried least recently about this backend, and then further ones until two have
+//! returned the descriptor. An HSDir may have missed an upload or may still hold an old descriptor,
+//! so the descriptor with the greatest revision counter is used. Three rounds cover all six HSDirs.
+//! Querying all six in every round would triple the number of circuits for little benefit, because
+//! a stock tor uploads a change to all of them within seconds.
 //!
 //! **Times.** A time period has about 144 rounds (one every 10 minutes on the Tor network), with a
 //! jitter of one fifth of the interval. Rounds become five times as frequent when the descriptor is
@@ -17,10 +17,10 @@
 //!
 //! **Trust.** If an HSDir returns the same descriptor again, that proves nothing, because HSDirs
 //! serve the descriptor of a dead backend for hours. The only proof of life is a greater revision
-//! counter from an HSDir that, when last asked in the same time period, had a lower counter or no
+//! counter from an HSDir that, when last queried in the same time period, had a lower counter or no
 //! descriptor: the descriptor must have been uploaded in between. The backend is then trusted for
 //! the descriptor's lifetime (3 hours); a living tor uploads a new descriptor after one to two
-//! hours. If an HSDir is asked for the first time in a time period, the upload time of its
+//! hours. If an HSDir is queried for the first time in a time period, the upload time of its
 //! descriptor is unknown. Even if the descriptor belongs to a new period or has a greater counter
 //! than the known descriptor, the backend may have uploaded it before the known descriptor was
 //! fetched. Such a descriptor extends the trust by at most [`RENEWAL`] and does not bring back a
@@ -62,9 +62,9 @@ const RETRY: Duration = Duration::from_secs(5);
 /// The time span over which the fetch rounds of all backends are spread when clients move to
 /// another time period.
 const SPREAD: Duration = Duration::from_secs(10);
-/// The longest time, counted from the fetch, for which a new descriptor keeps its backend trusted
-/// if the descriptor is not a proof of life. C tor uploads each descriptor again after 60 to 120
-/// minutes, and fetching the next descriptor takes a few minutes more.
+/// How long a new descriptor that is no proof of life keeps its backend trusted after the fetch. C
+/// tor uploads each descriptor again after 60 to 120 minutes, and a few more minutes pass until the
+/// next descriptor is fetched.
 pub const RENEWAL: Duration = Duration::from_secs(135 * 60);
 
 /// An input of the fetch schedule.
@@ -77,13 +77,14 @@ pub enum FetchInput {
     /// True if a bootstrapped tor is connected. Fetches that were started through an earlier
     /// connection never finish.
     Tor(bool),
-    /// True, the default, if descriptors are to be fetched. False while the service is suspended.
+    /// True if descriptors are to be fetched, which is the default. False while the service is
+    /// suspended.
     Active(bool),
     /// The end of a fetch.
     Fetched {
         /// The backend whose descriptor was fetched.
         address: OnionAddress,
-        /// The HSDir that was asked.
+        /// The HSDir that was queried.
         hsdir: Fingerprint,
         /// The result of the fetch.
         answer: FetchAnswer,
@@ -171,7 +172,7 @@ struct ExternalBackend {
     asked: BTreeMap<Fingerprint, Duration>,
 }
 
-/// The revision counters that the HSDirs have returned in the newest time period.
+/// The revision counters that the HSDirs have returned for the newest time period.
 #[derive(Debug, Default)]
 struct KnownCounters {
     period: u64,
@@ -184,7 +185,7 @@ struct KnownCounters {
 struct FetchRound {
     /// The time period whose descriptor this round fetches.
     period: TimePeriod,
-    /// The HSDirs that can still be asked in this round. The next one to ask is last.
+    /// The HSDirs that can still be queried in this round. The next one is at the end of the list.
     waiting: Vec<Fingerprint>,
     under_way: BTreeSet<Fingerprint>,
     answers: usize,
@@ -381,7 +382,8 @@ impl ExternalBackend {
         let was_uploaded_since = self.counters.record(hsdir, sighting.period, Some(sighting.revision_counter));
         let age = |sighting: &FetchedDescriptor| (sighting.period.number, sighting.revision_counter);
         let whole = now.saturating_add(sighting.lifetime);
-        // The time until which the backend is now trusted. None without any proof of life.
+        // The time until which the backend is now trusted. None if the backend had aged out and
+        // this descriptor is no proof of life.
         let until = match &self.newest {
             None => Some(whole),
             Some(newest) if age(&sighting) <= age(newest) => return None,
@@ -407,8 +409,8 @@ impl ExternalBackend {
         if near { interval / HURRY } else { interval }
     }
 
-    /// Begins a fetch round with the HSDirs that clients ask, except those from which a descriptor
-    /// of this backend is already being fetched.
+    /// Begins a fetch round. The round can query all HSDirs from which clients fetch the
+    /// descriptor, except those that are already being queried about this backend.
     fn begin(
         &mut self,
         address: &OnionAddress,
@@ -431,7 +433,8 @@ impl ExternalBackend {
 
 impl KnownCounters {
     /// Records the revision counter that an HSDir returned, or None if it has no descriptor.
-    /// Returns true if the descriptor was uploaded after the HSDir's previous answer.
+    /// Returns true if this shows that the descriptor was uploaded after the HSDir's previous
+    /// answer.
     fn record(&mut self, hsdir: Fingerprint, period: TimePeriod, has: Option<u64>) -> bool {
         if period.number > self.period {
             *self = Self { period: period.number, by_hsdir: BTreeMap::new() };

@@ -12,11 +12,11 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Assigns the subsets to the HSDirs. Each HSDir that clients ask (`fetched`) gets its own
-    /// subset. Every other responsible HSDir gets the same subset as one of these HSDirs,
-    /// preferably one of the same replica. A client whose consensus makes it ask such an HSDir thus
-    /// misses few introduction points. Where possible, HSDirs keep the subsets that they have in
-    /// `before`.
+    /// Assigns the subsets to the HSDirs. Each HSDir from which clients fetch (`fetched`) gets its
+    /// own subset. Every other responsible HSDir gets the same subset as one of these HSDirs,
+    /// preferably one of the same replica. A client with a different consensus may fetch from such
+    /// an HSDir; because of the repeated subset, few introduction points are out of its reach.
+    /// Where possible, HSDirs keep the subsets that they have in `before`.
     pub(super) fn new(responsible: &[Placement], fetched: &[Placement], before: &Self) -> Self {
         let is_responsible: BTreeSet<Fingerprint> = responsible.iter().map(|placement| placement.relay).collect();
         let fetched: Vec<&Placement> = fetched.iter().filter(|to| is_responsible.contains(&to.relay)).collect();
@@ -109,7 +109,7 @@ mod tests {
     fn hsdirs_keep_their_subsets() {
         let before = placements([&[1, 2, 3, 4], &[5, 6, 7, 8]]);
         let before = Layout::new(&before, &placements([&[1, 2, 3], &[5, 6, 7]]), &Layout::default());
-        // HSDirs 1 and 5 are gone, and clients now ask 4 and 9.
+        // HSDirs 1 and 5 are gone, and clients now fetch from HSDirs 4 and 9.
         let after = placements([&[2, 3, 4, 10], &[9, 6, 7, 8]]);
         let after = Layout::new(&after, &placements([&[2, 3, 4], &[9, 6, 7]]), &before);
         assert_eq!(of(&after, [2, 3, 4, 9, 6, 7]), [1, 2, 0, 3, 4, 5]);
@@ -120,7 +120,7 @@ mod tests {
         let layout = Layout::new(&placements([&[1, 2], &[]]), &placements([&[1, 2], &[]]), &Layout::default());
         assert_eq!((layout.subsets(), of(&layout, [1, 2])), (2, vec![0, 1]));
         assert_eq!(Layout::new(&[], &[], &layout), Layout::default());
-        // In this network, clients ask more HSDirs than are responsible for the service.
+        // In this network, clients fetch from more HSDirs than are responsible for the service.
         let layout = Layout::new(&placements([&[1], &[2]]), &placements([&[1, 3], &[2, 4]]), &layout);
         assert_eq!((layout.subsets(), of(&layout, [1, 2])), (2, vec![0, 1]));
     }

@@ -51,10 +51,10 @@ pub enum Input {
     /// introduction points is treated as lost.
     Backend(BackendId, Arc<ServiceContent>),
     /// The loss of a backend that is terminating, gone or silent. Its introduction points are
-    /// withdrawn at once.
+    /// withdrawn immediately.
     BackendLost(BackendId),
-    /// The clients that are authorized to read the introduction points. A change is published at
-    /// once.
+    /// The clients that are authorized to read the introduction points. A change is published
+    /// immediately.
     Discovery(Arc<Discovery>),
     /// The mode that determines whether HSDirs get different descriptors. The default is
     /// [`Distinct::Auto`].

@@ -16,8 +16,8 @@ use crate::consensus::{Fingerprint, Network, ServicePeriod};
 use crate::onion::descriptor::{DescriptorError, DescriptorKeys};
 use crate::onion::{BlindedKeypair, Discovery, MasterKey, OnionAddress};
 
-/// The time for which HSDirs keep a descriptor (`descriptor-lifetime 180`). Its certificates are
-/// valid longer than that.
+/// The time for which HSDirs keep a descriptor (`descriptor-lifetime 180`). The certificates of the
+/// descriptor are valid for longer.
 pub(super) const DESCRIPTOR_LIFETIME: Duration = Duration::from_secs(3 * 3600);
 /// The largest drift between the wall clock and the monotonic clock that is considered normal. A
 /// larger drift means that the wall clock was set. Smaller drifts do not matter, because the
@@ -48,8 +48,8 @@ pub(super) struct Period {
 }
 
 /// The descriptors that the HSDirs of a time period should hold: one for all HSDirs, or different
-/// ones with the same revision counter. Any change publishes all of them again, because a client
-/// drops a descriptor whose counter is lower than that of its cached descriptor.
+/// ones with the same revision counter. After any change, all of them are published again, because
+/// a client drops a descriptor whose counter is lower than that of its cached descriptor.
 pub(super) struct PublishRound {
     pub(super) counter: u64,
     pub(super) merged: Merged,
@@ -105,9 +105,10 @@ impl Period {
     }
 
     /// Returns the revision counter of the next round. The counter is derived from the clock and is
-    /// greater than `floor`. After rejections it runs ahead of the clock: another publisher's clock
-    /// may be ahead, so the lead grows fast. Where possible, the counter is a value that the clock
-    /// itself would produce at some later time.
+    /// greater than `floor`. After rejections, the counter runs ahead of the clock, because the
+    /// clock of another publisher may be ahead. The lead grows with every rejection, so that few
+    /// rejections are needed to overtake that publisher. Where possible, the counter is a value
+    /// that the clock itself would produce at some later time.
     pub(super) fn next_counter(&self, floor: u64, now: Now) -> u64 {
         let since_srv = now.wall.duration_since(self.service.srv_start).unwrap_or_default();
         let (lead, step) = match self.rejections {
@@ -171,9 +172,9 @@ impl Period {
         })
     }
 
-    /// Returns true if the newest round omits the backend, and every HSDir of the period has
-    /// accepted, or failed at least once to accept, a descriptor newer than those of the last round
-    /// with the backend's introduction points.
+    /// Returns true if the backend's introduction points have been withdrawn. The newest round must
+    /// omit them. For every HSDir of the period, an upload of a descriptor from a later round than
+    /// the last one with these points must have ended, successfully or not.
     pub(super) fn is_withdrawn(&self, backend: &BackendId, uploads: &HsdirUploads) -> bool {
         let last_with = self.last_with.get(backend).copied().unwrap_or_default();
         self.round.as_ref().is_some_and(|round| round.counter > last_with)

@@ -17,9 +17,9 @@ const MIN_GAP: Duration = Duration::from_secs(1);
 const REFILL: Duration = Duration::from_secs(15);
 /// The number of publishing rounds that the rate limit allows in a row after a quiet time.
 const BURST: u32 = 8;
-/// The part of [`BURST`] that is reserved for urgent requests. A flapping backend is thus soon left
-/// out until it has settled, while the introduction points of a lost backend can still be
-/// withdrawn.
+/// The number of rounds in [`BURST`] that are reserved for urgent requests. Adding introduction
+/// points is not urgent, so a flapping backend soon has to wait for its points to be added again.
+/// Withdrawing the points of a lost backend is urgent and remains possible.
 const RESERVE: u32 = 4;
 
 /// A request to publish.
@@ -27,7 +27,7 @@ const RESERVE: u32 = 4;
 pub(super) struct Request {
     /// The earliest time to publish.
     pub(super) at: Duration,
-    /// True if clients may fail to connect until the request is carried out.
+    /// True if clients can fail to connect until the request is carried out.
     pub(super) urgent: bool,
     /// True if the descriptor must be published even if its content has not changed.
     pub(super) forced: bool,
@@ -39,8 +39,9 @@ pub(super) struct Schedule {
     request: Option<Request>,
     republish_at: Option<Duration>,
     published: Option<Duration>,
-    /// The theoretical arrival time of the generic cell rate algorithm: the time by which the past
-    /// publishing rounds are paid for at a rate of one per [`REFILL`].
+    /// The theoretical arrival time of the generic cell rate algorithm. Each publishing round moves
+    /// this time forward by [`REFILL`], starting from the current time if this time has already
+    /// passed.
     paid_at: Duration,
 }
 

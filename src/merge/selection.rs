@@ -1,8 +1,9 @@
-//! Selects the introduction points of each subset: a fair and stable matching of backends with
-//! relays.
+//! Selects the introduction points of each subset by matching backends with relays. The selection
+//! is fair: backends get equal numbers of points if possible. It is also stable: few points change
+//! from one selection to the next.
 //!
 //! Either all HSDirs of a time period hold the same subset of the introduction points, or each
-//! HSDir that clients ask holds its own subset.
+//! HSDir from which clients fetch holds its own subset.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,8 +16,8 @@ pub(super) struct Offer {
     /// The relay of the introduction point. A client that reuses an open circuit assigns it to the
     /// first introduction point at that relay, so a subset may use each relay only once.
     pub(super) relay: RelayIdentity,
-    /// The number of turns that the introduction point has had. Among otherwise equal points, those
-    /// with fewer turns come first.
+    /// How often the introduction point was selected in earlier turns. Among otherwise equal
+    /// points, those that were selected less often come first.
     pub(super) turns: u64,
 }
 
@@ -111,12 +112,12 @@ enum Gain {
     PlaceOf(usize),
 }
 
-/// A step of the search for a slot: a backend that needs one more slot, and the reason why.
+/// A step of the search for a slot: a backend that needs one more slot, and why it needs the slot.
 struct SearchStep<'a> {
     backend: usize,
-    /// The move after which this backend needs a slot: this backend gives up a slot so that
-    /// another backend can occupy a candidate. Holds the index of the other backend's step, the
-    /// candidate, and the slot that this backend gives up. None for the first step.
+    /// Why this backend needs a slot: it gives up another slot so that the backend of an earlier
+    /// step can occupy a candidate. Contains the index of that step, the candidate, and the slot
+    /// that this backend gives up. None for the first step.
     after: Option<(usize, Candidate<'a>, Place<'a>)>,
 }
 
@@ -209,7 +210,7 @@ impl<'a> Table<'a> {
 
     /// Returns the slots that a backend could occupy, best first. The order prefers the subset with
     /// the fewest points of this backend, then the emptiest subset, then the point with the fewest
-    /// turns, then the point that is in the fewest subsets.
+    /// `turns`, then the point that is in the fewest subsets.
     fn candidates(&self, backend: usize) -> Vec<Candidate<'a>> {
         let offers: &'a [Offer] = self.offers.get(backend).map_or(&[], Vec::as_slice);
         let uses: Vec<usize> = (0..offers.len()).map(|offer| self.uses(Pick { backend, offer })).collect();
@@ -239,8 +240,8 @@ impl<'a> Table<'a> {
         own.into_iter().chain(others.filter(move |(_, pick)| pick.backend != backend))
     }
 
-    /// Exchanges slots of two backends between two subsets, if this makes the two backends' numbers
-    /// of points more even in both subsets. Returns false if no such exchange is possible.
+    /// Lets two backends exchange slots in two subsets, so that their numbers of points become more
+    /// even in both subsets. Returns false if no such exchange is possible.
     fn even_out(&mut self) -> bool {
         for here in 0..self.subsets.len() {
             let most = (0..self.offers.len()).map(|backend| self.share_in(here, backend)).max().unwrap_or_default();
@@ -262,8 +263,8 @@ impl<'a> Table<'a> {
         false
     }
 
-    /// Exchanges slots between two backends: each gives up a slot in its subset and gains one in
-    /// the other backend's subset. Returns false if that is impossible.
+    /// Exchanges slots between two backends: `much` gives up a slot in subset `here` and gains one
+    /// in subset `there`, and `little` does the opposite. Returns false if that is impossible.
     fn exchange(&mut self, (here, much): (usize, usize), (there, little): (usize, usize)) -> bool {
         for (gives, given) in self.held(here, much) {
             for (takes, taken) in self.held(there, little) {
@@ -331,9 +332,10 @@ impl<'a> Table<'a> {
         picks.min_by_key(|(_, turns, pick)| (*turns, self.uses(*pick))).map(|(place, _, pick)| (place, pick))
     }
 
-    /// Carries out a chain of moves. The slot `left`, if any, is cleared, and the backend of step
-    /// `last` occupies `candidate`. Each earlier backend in the chain then occupies its own
-    /// candidate in exchange for the slot that the next backend gives up.
+    /// Carries out a chain of moves, from step `last` back to the first step. First, the slot
+    /// `left`, if any, is cleared, and the backend of step `last` occupies `candidate`. Then, for
+    /// each earlier step in the chain, the backend of the step after it gives up a slot, and the
+    /// backend of the earlier step occupies the candidate for which that slot was given up.
     fn carry_out(&mut self, steps: &[SearchStep<'a>], last: usize, candidate: Candidate<'a>, left: Option<Place<'a>>) {
         let (mut index, mut candidate, mut left) = (last, candidate, left);
         loop {

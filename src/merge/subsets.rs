@@ -27,7 +27,7 @@ pub enum Distinct {
     #[default]
     Auto,
     /// The descriptors always differ. Each holds at most half of the introduction points (rounded
-    /// up), or at most three if that is more. If a service has more than three points, no single
+    /// up) or three of them, whichever is more. If a service has more than three points, no single
     /// HSDir's descriptor reveals all of them.
     Always,
     /// All HSDirs hold the same descriptor.
@@ -73,8 +73,8 @@ struct Chosen {
     rank: u64,
 }
 
-/// The number of slots that each backend and each introduction point has occupied so far, counted
-/// only while there are more points than the descriptors can hold.
+/// The number of slots that each backend and each introduction point has occupied in all past
+/// turns. There are turns only while there are more points than the descriptors can hold.
 #[derive(Debug, Default)]
 struct Turns {
     backends: BTreeMap<BackendId, u64>,
@@ -186,8 +186,8 @@ impl Chosen {
 }
 
 impl Turns {
-    /// Counts a turn for each selected point and its backend. A new backend or point starts with
-    /// the lowest count of the existing ones.
+    /// Adds the slots of the turn that has just ended. A new backend starts with the lowest number
+    /// of all known backends, and a new point with the lowest number of its backend's known points.
     fn count(&mut self, chosen: &[Vec<Chosen>], usable: &Usable) {
         let before = std::mem::take(self);
         let least = usable.iter().filter_map(|(id, _)| before.backends.get(*id)).min().copied().unwrap_or_default();

@@ -1,8 +1,8 @@
 //! Tracks the state of the uploads to each HSDir.
 //!
 //! A descriptor is identified by its time period and its revision counter. Upload results name only
-//! the HSDir, so at most one upload per HSDir is in flight across all periods. A dead HSDir never
-//! causes a result, so each upload has its own deadline.
+//! the HSDir, so at most one upload per HSDir is in flight across all periods. If an HSDir is dead,
+//! no result arrives, so each upload has its own deadline.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,10 +13,11 @@ use crate::consensus::Fingerprint;
 use crate::onion::TimePeriod;
 
 /// The time after which an upload without a result is considered failed. Together with
-/// [`BACKOFF_SILENT_MAX`], it ensures that an HSDir that comes back is up to date within 30 s.
+/// [`BACKOFF_SILENT_MAX`], this limit ensures that an HSDir that comes back receives the newest
+/// descriptor within 30 s.
 pub(super) const DEADLINE: Duration = Duration::from_secs(15);
-/// The base of the backoff after the first failed upload to an HSDir. The base doubles with each
-/// further failure.
+/// The minimum pause after the first failed upload to an HSDir. Each further failure doubles the
+/// pause.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 /// The maximum backoff for an HSDir that does not answer, not counting the deadlines of the
 /// uploads.
@@ -25,8 +26,9 @@ const BACKOFF_SILENT_MAX: Duration = Duration::from_secs(8);
 const BACKOFF_REFUSED_MAX: Duration = Duration::from_secs(60);
 /// The delay after which an upload is repeated if its result may belong to an earlier upload.
 const CONFIRM_AFTER: Duration = Duration::from_secs(2);
-/// The maximum number of consecutive rejections by one HSDir that raise the revision counter. This
-/// many increases overtake any clock; after that, the HSDir is at fault.
+/// The maximum number of consecutive rejections by one HSDir that raise the revision counter. After
+/// so many increases, the counter is far ahead of any plausible clock, so a further rejection is
+/// the HSDir's fault.
 const MAX_RISES: u32 = 12;
 
 /// The identity of a descriptor: its time period and its revision counter.
@@ -56,7 +58,7 @@ pub enum UploadError {
     Stale,
 }
 
-/// The upload state of all HSDirs that are responsible in any time period.
+/// The upload state of every HSDir that is responsible for the service in at least one time period.
 #[derive(Debug, Default)]
 pub(super) struct HsdirUploads {
     hsdirs: BTreeMap<Fingerprint, Hsdir>,
@@ -86,8 +88,8 @@ struct Job {
     accepted: u64,
     /// The greatest revision counter of a failed upload.
     failed: u64,
-    /// True if the newest descriptor may have arrived without a known result. A rejection then
-    /// means that the HSDir already holds it.
+    /// True if the HSDir may hold the newest descriptor although the result of its upload is
+    /// unknown. A rejection then means that the HSDir does hold it.
     may_have_arrived: bool,
     /// The earliest time of the next attempt.
     not_before: Duration,
@@ -107,7 +109,7 @@ pub(super) struct Rejected {
     pub(super) times: u32,
 }
 
-/// The way in which an upload failed.
+/// How an upload failed.
 #[derive(Clone, Copy)]
 enum UploadFailure {
     /// The HSDir did not answer before the deadline.
@@ -174,7 +176,8 @@ impl HsdirUploads {
         }
     }
 
-    /// Processes the result of an upload. Returns the rejection if the revision counter must rise.
+    /// Processes the result of an upload. Returns the rejection if the revision counter must be
+    /// raised.
     pub(super) fn fate(
         &mut self,
         fingerprint: &Fingerprint,
@@ -230,8 +233,8 @@ impl HsdirUploads {
 }
 
 impl Hsdir {
-    /// Returns the start and the time period of the next upload, or None while an upload is in
-    /// flight.
+    /// Returns the start time and the time period of the next upload. Returns None while an upload
+    /// is in flight, or if no upload is necessary.
     fn next(&self) -> Option<(Duration, TimePeriod)> {
         let open = self.jobs.iter().filter(|(_, job)| self.in_flight.is_none() && job.accepted < job.newest);
         open.map(|(period, job)| (job.not_before, *period)).min()
@@ -271,7 +274,8 @@ impl Hsdir {
         self.newest(name).is_some_and(|job| job.may_have_arrived)
     }
 
-    /// Returns the job of a descriptor if the descriptor is still the newest of its period.
+    /// Returns the upload state of the descriptor's period if the descriptor is still the newest of
+    /// that period.
     fn newest(&mut self, (period, counter): DescriptorName) -> Option<&mut Job> {
         self.jobs.get_mut(&period).filter(|job| job.newest == counter)
     }

@@ -18,7 +18,7 @@ const VERSION: u8 = 3;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct OnionAddress {
-    /// The canonical encoding of the identity key, a point of prime order.
+    /// The canonical encoding of the identity key, which is a point of prime order.
     public_key: [u8; 32],
 }
 

@@ -15,7 +15,8 @@ use super::{OnionAddress, TimePeriod, ope};
 const BASEPOINT: &str = "(15112221349535400772501151409588531511454012693041857206046113283949847762202, \
                          46316835694926478169428394003475163141307993866256225615783033603165251855960)";
 
-/// A blinded identity key, which is the only key of a service that HSDirs see during a time period.
+/// A blinded identity key. It replaces the identity key for one time period, so that HSDirs do not
+/// learn the address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlindedPublicKey(pub [u8; 32]);
 

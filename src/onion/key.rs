@@ -25,8 +25,8 @@ pub struct MasterKey {
     address: OnionAddress,
 }
 
-/// The expanded key, which is `SHA-512(seed)` with the first half clamped, or clamped and then
-/// reduced modulo the group order.
+/// The expanded key: `SHA-512(seed)` with the first half clamped. The clamped half can also have
+/// been reduced modulo the group order.
 #[derive(Zeroize, ZeroizeOnDrop)]
 struct Expanded {
     scalar: [u8; 32],

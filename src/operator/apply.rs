@@ -43,8 +43,9 @@ impl Writer {
     }
 }
 
-/// Returns how many objects of a kind are applied concurrently. Each needs its own connection.
-/// Deployments are applied one at a time: if the name of one is taken, the next one is not applied.
+/// Returns how many objects of a kind are applied concurrently. Each concurrent apply needs its own
+/// connection. Deployments are applied one at a time: if the name of one is taken, the next one is
+/// not applied.
 fn concurrency(kind: Kind) -> usize {
     if kind == Kind::Deployment { 1 } else { 4 }
 }

@@ -99,7 +99,7 @@ impl Cache {
     }
 
     /// Marks the beginning of a reconciliation, which ends when the returned guard is dropped. If
-    /// the object has changed in the meantime, it is sent to `again`.
+    /// the object has changed in the meantime, a reference to it is sent through `again`.
     pub fn begin_reconciliation(
         &self,
         object: ObjectRef<Guarded>,
@@ -211,7 +211,7 @@ fn to_services(
 }
 
 /// Returns a function that finds the other services that use the same key as a given service. A
-/// change to one of these services can change which service may use the key.
+/// change to one of these services can decide which of them is allowed to use the key.
 fn same_key(objects: Store<Guarded>) -> impl Fn(&Guarded) -> Vec<ObjectRef<Guarded>> {
     move |touched| {
         let DeserializeGuard(Ok(touched)) = touched else { return Vec::new() };

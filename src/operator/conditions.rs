@@ -65,7 +65,7 @@ const MAX_MESSAGE: usize = 4096;
 
 /// Merges findings into the previous conditions. Conditions without a finding are dropped. A
 /// transition time changes only when the condition's status changes. The schema's default
-/// conditions, whose transition time is in 1970, do not count as previous conditions.
+/// conditions, whose transition time is in 1970, are not treated as previous conditions.
 pub fn merge(
     previous: &[Condition],
     found: &[(ConditionType, Finding)],

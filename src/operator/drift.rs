@@ -16,8 +16,8 @@ use serde_json::{Map, Value};
 use super::stamp::APPLIED_ANNOTATION;
 use crate::crd::OPERATOR_MANAGER;
 
-/// Removes all entries except ours from `managedFields`, and converts ours to text. Stored as a
-/// tree of JSON values, each owned object's entry would take ten times as much memory.
+/// Removes all entries except ours from `managedFields`, and converts ours to text. As a tree of
+/// JSON values, the entry of each owned object would take ten times as much memory.
 pub fn compact(live: &mut ObjectMeta) {
     let Some(entries) = &mut live.managed_fields else { return };
     entries.retain(is_ours);

@@ -22,7 +22,7 @@ pub struct Echoes(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// The writes whose echoes have not arrived yet. The map leads from an object's UID to the
+    /// The writes whose echoes have not arrived yet. The key is an object's UID. The value is the
     /// resource version that our last write gave the object. If an echo never arrives, because the
     /// write changed nothing or the watch was restarted, the entry stays until the object is
     /// written again or deleted.
@@ -58,8 +58,8 @@ impl Echoes {
         }
     }
 
-    /// Marks the beginning of a service's reconciliation. When it ends, the service is sent to
-    /// `again` if it has changed in the meantime.
+    /// Marks the beginning of a service's reconciliation. When the reconciliation ends, the service
+    /// is sent to `again` if changes have arrived in the meantime.
     pub fn begin(&self, object: ObjectRef<Guarded>, again: UnboundedSender<ObjectRef<Guarded>>) -> Reconciliation {
         self.state().waiting.insert(object.clone(), Vec::new());
         Reconciliation { object, again, echoes: self.clone() }

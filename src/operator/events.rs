@@ -65,9 +65,9 @@ pub fn notices(before: &[Condition], after: &[Condition], generated: Option<&str
     found
 }
 
-/// Returns true if a condition differs from the old one in a way that may cause an Event. A new
-/// message counts only for conditions about the spec, the key and the clients, because the messages
-/// about pods contain counts that change often.
+/// Returns true if a condition has changed in a way that may cause an Event. If only the message
+/// has changed, the result is true only for the conditions about the spec, the key and the clients.
+/// The messages about pods contain numbers that change often.
 fn has_changed(old: Option<&Condition>, now: &Condition) -> bool {
     let message_counts = [ConditionType::Accepted, ConditionType::MasterKeyReady, ConditionType::ClientsReady]
         .map(ConditionType::as_str);
@@ -78,7 +78,7 @@ fn has_changed(old: Option<&Condition>, now: &Condition) -> bool {
     !old.is_some_and(same)
 }
 
-/// Returns the Event about a condition that has changed, if it should cause one.
+/// Returns the Event about a changed condition, if the change should cause one.
 fn notice_of(old: Option<&Condition>, now: &Condition, generated: Option<&str>) -> Option<Notice> {
     let is = |kind: ConditionType| now.type_ == kind.as_str();
     let was_true = old.is_some_and(|old| old.status == "True");

@@ -1,4 +1,4 @@
-//! Determines who holds an existing object whose name the operator needs for an owned object.
+//! Determines who is responsible for an existing object that has the name of an owned object.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource as _, ResourceExt as _};
@@ -13,13 +13,13 @@ pub enum Holder {
     /// The operator may change it.
     Us,
     /// A deleted service of the same name controls the object. The garbage collector will remove
-    /// it.
+    /// the object.
     Predecessor,
     /// Someone else holds the object. The operator must not change it.
     Another,
 }
 
-/// Returns the holder of an existing object, from the point of view of a service.
+/// Returns who holds an existing object, from the point of view of a service.
 pub fn holder(child: &ObjectMeta, object: &OnionBalancedService) -> Holder {
     match child.owner_references.iter().flatten().find(|owner| owner.controller == Some(true)) {
         Some(owner) if Some(&owner.uid) == object.metadata.uid.as_ref() => Holder::Us,

@@ -65,7 +65,7 @@ pub struct Candidate {
     leading: watch::Sender<bool>,
     telemetry: Arc<Telemetry>,
     complaint: Complaint,
-    /// The holder of the Lease that was last logged as the leader.
+    /// The other operator that the log last named as the leader. None once this operator leads.
     leader: Option<String>,
 }
 

@@ -130,8 +130,8 @@ async fn last_config(client: &Client, namespace: &str, name: &str) -> Result<Opt
     Ok(text.and_then(|text| AgentConfig::from_yaml(&text).ok()))
 }
 
-/// Reads the object whose name a spec gives. If the name is invalid, the object counts as missing
-/// and no request is made, because the name would become part of a URL path.
+/// Reads an object that a spec names. An object with an invalid name is treated as missing. No
+/// request is made for it, because the name would become part of a URL path.
 async fn get_named<K>(api: &Api<K>, name: &str) -> Result<Option<K>, kube::Error>
 where
     K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,

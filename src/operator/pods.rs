@@ -24,8 +24,8 @@ pub struct PodProblem {
 }
 
 /// The kubelet's reasons for an image problem, each with the reason that the condition message
-/// shows instead. The kubelet alternates between `ErrImagePull` and `ImagePullBackOff`; showing
-/// both would rewrite the status each time.
+/// shows instead. The kubelet alternates between `ErrImagePull` and `ImagePullBackOff`. If the
+/// message showed both, the status would be rewritten at every alternation.
 const IMAGE: [(&str, &str); 6] = [
     ("ErrImagePull", "ImagePullBackOff"),
     ("ImagePullBackOff", "ImagePullBackOff"),

@@ -173,7 +173,7 @@ impl Executor<'_> {
     }
 }
 
-/// Returns the watched services that may use the same key. Matches are rare, so only the matching
+/// Returns the watched services that might use the same key. Matches are rare, so only the matching
 /// services are copied.
 fn rivals(
     context: &Context,
@@ -190,10 +190,10 @@ fn rivals(
     found.filter_map(|found| found.0.as_ref().ok().cloned().map(Arc::new)).collect()
 }
 
-/// Writes the status if it differs from the current one. A status that was computed from the cached
-/// object is written only to that version of the object, because a stale cache must not restore an
-/// old transition time. If the object has another version, the status is computed again from that
-/// version. Changes are also reported as Events.
+/// Writes the status if it differs from the current one, and reports the changes as Events. The
+/// status is first computed from the cached object and is written only to that version of the
+/// object. Otherwise, a stale cache could restore an old transition time. If the object has another
+/// version, the status is computed again from that version.
 async fn write_status(context: &Context, observed: &Observed, conclusion: &Conclusion) -> Result<(), Error> {
     let object = &observed.object;
     let cached = object.status.clone().unwrap_or_default();
@@ -257,8 +257,8 @@ fn log_transitions(object: &OnionBalancedService, before: &[Condition], after: &
     }
 }
 
-/// Writes conditions that depend only on the current ones and the generation. The rest of the
-/// operator's status is applied unchanged, because an apply removes the fields that it omits, and
+/// Writes conditions that are computed only from the current ones and the generation. Applies the
+/// rest of the operator's status unchanged, because an apply removes the fields that it omits, and
 /// the address must be kept.
 async fn write_conditions(
     metadata: &ObjectMeta,

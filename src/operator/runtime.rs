@@ -66,8 +66,8 @@ pub async fn run(args: Args) -> Result<(), Box<dyn StdError + Send + Sync>> {
 }
 
 /// Reconciles the objects in the given namespaces (`None` means all) until `stop` completes.
-/// Running reconciliations are then completed. With a seat, the operator reconciles only while it
-/// is the elected leader; without one, it always does.
+/// Running reconciliations are then completed. With a `seat`, the operator takes part in the leader
+/// election and reconciles only while it is the leader. Without one, it always reconciles.
 pub async fn operate(
     client: Client,
     settings: Settings,
@@ -172,13 +172,14 @@ impl Controller {
     async fn run(self, changes: Changes, stopping: CancellationToken) {
         let Self { context, telemetry, leading, unfilled } = self;
         let (sender, queue) = unbounded();
-        // A separate task fills the cache, so that it neither falls behind while all reconciliation
-        // slots are busy nor waits for the first reconciliation.
+        // A separate task fills the cache, so that the cache neither falls behind while all
+        // reconciliation slots are busy nor waits for the first reconciliation.
         let fill = fill(changes, context.cache.objects(), leading.clone(), sender.clone());
         let filler = tokio::spawn(fill);
         tokio::select! {
             () = stopping.cancelled() => {}
-            // Nothing else may wait for this cache, because kube wakes only one of several waiters.
+            // No other task is allowed to wait for this cache, because kube wakes only one of
+            // several waiters.
             ready = context.cache.wait_until_ready() => {
                 if ready.is_ok() && unfilled.fetch_sub(1, Ordering::Relaxed) == 1 {
                     telemetry.ready.store(true, Ordering::Relaxed);

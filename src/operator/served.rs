@@ -13,7 +13,7 @@ pub enum PolicyVersion {
 /// The optional APIs that the API server serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Served {
-    /// The newest version of `PodDisruptionBudget` that both the operator supports and the API
-    /// server serves, if there is one.
+    /// The newest version of `PodDisruptionBudget` that the API server serves and the operator
+    /// supports, if there is one.
     pub disruption_budgets: Option<PolicyVersion>,
 }

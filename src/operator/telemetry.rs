@@ -90,8 +90,8 @@ impl Telemetry {
         self.ready.load(Ordering::Relaxed)
     }
 
-    /// Returns the response body of the readiness probe while the operator is not ready. It lists
-    /// the failing watches.
+    /// Returns the body of the response with which the readiness probe fails. The body lists the
+    /// failing watches.
     pub fn not_ready(&self) -> String {
         let failing = self.watches.failing();
         let failing = failing.into_iter().map(|((resource, _), cause)| format!("cannot watch {resource}: {cause}\n"));

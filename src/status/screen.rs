@@ -21,8 +21,8 @@ const CLEAR_LINE: &str = "\x1b[K";
 /// The escape sequence that clears the screen below the cursor.
 const CLEAR_BELOW: &str = "\x1b[J";
 
-/// The display of `status --watch`. Dropping it restores the terminal and prints the last state of
-/// the services there.
+/// The display of `status --watch`. Dropping it returns to the normal screen and prints the last
+/// state of the services there.
 pub struct Screen {
     is_terminal: bool,
     last: String,

@@ -73,7 +73,8 @@ impl View {
         }
     }
 
-    /// Returns all conditions that are not True except `Ready`, which repeats one of the others.
+    /// Returns all conditions that are not True. `Ready` is left out, because it repeats one of the
+    /// others.
     pub fn problems(&self) -> Vec<Problem> {
         if let Err(error) = &self.object {
             return vec![Problem {

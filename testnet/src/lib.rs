@@ -43,8 +43,8 @@ pub struct Plan {
     pub shared_random_current: bool,
     /// Additional consensus parameters, for example `hsdir_spread_store=5`.
     pub params: Vec<String>,
-    /// The interval at which relays lack a microdescriptor. For example, with 7, every seventh
-    /// relay lacks one. With 0, all relays have one.
+    /// The share of relays without a microdescriptor: one in this many. With 0, all relays have
+    /// one.
     pub one_microdescriptor_missing_in: usize,
 }
 

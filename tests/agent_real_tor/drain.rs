@@ -58,7 +58,8 @@ async fn a_drain_without_a_publisher_lingers_and_accepts_new_streams() {
 
     let began = Instant::now();
     let mut call = Box::pin(backend.get(PROBE_PORT, "/drain"));
-    // Publishers count as absent after 5 s. The linger time of 1 s follows.
+    // After 5 s without a report, the publishers are considered unreachable. The linger time of 1 s
+    // follows.
     assert!(timeout(Duration::from_secs(3), &mut call).await.is_err(), "the drain ended without lingering");
     let stream = backend.open_stream().await;
     let (mut target, _) = listener.accept().await.unwrap();

@@ -1,5 +1,5 @@
-//! Tests of disruption budgets and network policies: the operator uses the served API version, and
-//! deletes the objects when they are disabled.
+//! Tests of disruption budgets and network policies. The operator must use the API version that the
+//! server serves, and must delete the objects when they are disabled.
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{Api, DynamicObject, ListParams};

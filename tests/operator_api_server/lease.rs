@@ -1,6 +1,6 @@
-//! Tests of the publishers' Lease. Each publisher runs as it does in a frontend pod, with the
-//! permissions that the operator has granted its account, but without a tor. The tests write the
-//! pod statuses, as the kubelet would.
+//! Tests of the publishers' Lease. The publishers run as in frontend pods, with the permissions
+//! that the operator has granted their account. However, they have no tor. The tests write the pod
+//! statuses, as the kubelet would.
 
 use std::process::Stdio;
 use std::time::Duration;

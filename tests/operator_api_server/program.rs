@@ -1,5 +1,5 @@
-//! Runs the operator as a separate process. As in its pod, environment variables set its flags and
-//! signals stop it. Unlike in its pod, it uses a kubeconfig.
+//! Runs the operator as a separate process. As in a pod, it reads its settings from environment
+//! variables and stops on a signal. Unlike in a pod, it uses a kubeconfig.
 
 use std::fs::File;
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
-//! Tests that conditions report requests refused by the API server or a quota, and images that
-//! cannot be pulled.
+//! Tests that the conditions report requests that the API server or a quota refuses, and images
+//! that cannot be pulled.
 
 use std::collections::BTreeMap;
 

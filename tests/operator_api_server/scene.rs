@@ -64,7 +64,7 @@ pub struct Scene {
     pub client: Client,
     pub namespace: String,
     pub telemetry: Arc<Telemetry>,
-    /// The client of the operator, which determines its permissions.
+    /// The operator's Kubernetes client, whose credentials determine the operator's permissions.
     rights: Client,
     /// The namespace in which the operator elects its leader.
     seat: String,
@@ -89,9 +89,9 @@ impl Scene {
         scene
     }
 
-    /// Sets up a namespace and starts an operator that has a Role there, and whose leader election
-    /// uses [`OWN_NAMESPACE`]. Only one test may do so at a time, because a second operator would
-    /// wait for the Lease.
+    /// Sets up a namespace and starts an operator that has a Role there and elects its leader in
+    /// [`OWN_NAMESPACE`]. Only one test at a time may call this function, because a second operator
+    /// would wait for the Lease.
     pub async fn start_as_installed_for_a_namespace(name: &str) -> Self {
         let mut scene = Self::without_operator(name).await;
         scene.rights = operator_with_role(&scene.namespace).await;
@@ -173,8 +173,8 @@ impl Scene {
         self.api().create(&PostParams::default(), &secret).await.unwrap();
     }
 
-    /// Creates an object whose port 80 leads to the Service `web`, with additional fields in its
-    /// spec.
+    /// Creates an object whose port 80 leads to the Service `web`. `spec` contains additional
+    /// fields.
     pub async fn create(&self, name: &str, spec: Value) -> OnionBalancedService {
         self.try_create(name, spec).await.unwrap()
     }
@@ -213,7 +213,7 @@ impl Scene {
         self.wait_message(name, kind, expected, "").await
     }
 
-    /// Waits as [`Self::wait_condition`] does, and also until the condition's message begins with
+    /// Waits like [`Self::wait_condition`], but also requires the condition's message to begin with
     /// the given text. Returns the message.
     pub async fn wait_message(&self, name: &str, kind: &str, expected: &str, begins: &str) -> String {
         until(&format!("{name}: {kind} {expected}"), PATIENCE, async || {
@@ -230,7 +230,7 @@ impl Scene {
         .await
     }
 
-    /// Waits for an Event with this reason about the named object, and returns the newest.
+    /// Waits for an Event with this reason about the named object. Returns the newest such Event.
     pub async fn wait_event(&self, name: &str, reason: &str) -> Event {
         let events: Api<Event> = self.api();
         until(&format!("{name}: Event {reason}"), PATIENCE, async || {
@@ -334,7 +334,8 @@ impl Scene {
         api.patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
     }
 
-    /// Writes a held Lease and the status of a published descriptor, as the publisher would.
+    /// Writes a Lease that is held and a status with a published descriptor, as the publisher
+    /// would.
     pub async fn report_published(&self, service: &str) {
         let name = format!("{service}-frontend");
         let now = jiff::Timestamp::now();

@@ -1,6 +1,7 @@
 //! The benchmark of the operator with many objects on a real API server, without any running pods.
-//! It compares the operator's speed with that of a bare client that applies the same children,
-//! measures requests and memory, and checks that the operator writes nothing while nothing changes.
+//! It measures the operator's requests and memory, and checks that the operator writes nothing
+//! while nothing changes. It also compares the operator's speed with that of a bare client that
+//! applies the same children.
 
 mod convergence;
 mod load;
@@ -27,8 +28,8 @@ use crate::rounds::{figure, median};
 const NAMESPACE: &str = "scale";
 const BARE: &str = "bare";
 const OPERATOR: &str = "operator";
-/// The number of rounds. The operator and the bare client take turns going first, and the medians
-/// are reported.
+/// The number of rounds. The medians of all rounds are reported. The bare client goes first in one
+/// round and the operator in the next.
 const ROUNDS: usize = 9;
 /// The time for which the operator is measured while nothing changes. It includes the periodic
 /// reconciliation of every object, which happens after 60 s.
@@ -104,7 +105,8 @@ async fn measure(processes: &Processes, dir: &Path, programs: &Path, count: usiz
 /// The result of half a round. In each half, either the operator or the bare client does the work.
 struct Half {
     objects: usize,
-    /// The time until the last child existed and, in the operator's half, the status said so.
+    /// The time until all children existed and, in the operator's half, the status of every object
+    /// said so.
     took: Duration,
     /// The processor time that the client of the API server used until it was idle again. The
     /// client is either the operator or, in the bare client's half, this process.
@@ -195,8 +197,8 @@ impl ScaleTest<'_> {
         Ok(time("kube-apiserver")? + time("etcd")?)
     }
 
-    /// Waits until the operator is idle, which means that it uses hardly any processor time within
-    /// a second.
+    /// Waits until the operator is idle, that is, until it has used hardly any processor time for a
+    /// second.
     async fn settle(&self) -> Result<()> {
         const HARDLY: Duration = Duration::from_millis(20);
         loop {

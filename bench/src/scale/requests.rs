@@ -69,7 +69,8 @@ impl Requests {
         self
     }
 
-    /// Returns the number of requests for resources. Requests for probes and metrics do not count.
+    /// Returns the number of requests for resources. Requests for probes and metrics are not
+    /// included.
     pub fn on_resources(&self) -> usize {
         self.0.iter().filter(|((_, resource), _)| !resource.is_empty()).map(|(_, count)| count).sum()
     }

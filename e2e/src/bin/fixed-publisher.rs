@@ -1,6 +1,6 @@
 //! `fixed-publisher`: the publisher without Kubernetes, with backends that never change.
 //!
-//! Tests and measurements on one host run it instead of `onionbalance-operator frontend`.
+//! It replaces `onionbalance-operator frontend` in tests and measurements on a single host.
 
 use std::process::ExitCode;
 

@@ -96,7 +96,7 @@ impl Clients {
         idle.remove(at)
     }
 
-    /// Returns a client, which was taken with [`Self::take`], to the pool of idle clients.
+    /// Puts a client that was taken with [`Self::take`] back into the pool of idle clients.
     pub fn give_back(&self, client: ResettableClient) {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push_back(client);
     }
@@ -107,8 +107,8 @@ impl Clients {
         &self.cached_socks[number % self.cached_socks.len()]
     }
 
-    /// Makes the clients that keep their descriptors fetch the current ones. Returns once both
-    /// services are reachable.
+    /// Resets the clients that keep their descriptors, so that they fetch the current descriptors.
+    /// Returns once all of these clients can reach both services.
     pub async fn refresh(&self, onions: [&str; 2]) -> Result<()> {
         let mut cached = self.cached.lock().await;
         let refresh = async |client: &mut ResettableClient| {

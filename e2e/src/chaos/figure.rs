@@ -32,7 +32,7 @@ impl Figure {
         Self { name, value, unit, limit: None }
     }
 
-    /// Creates a figure without a limit from a count.
+    /// Creates a figure from a count, without a limit.
     #[allow(clippy::cast_precision_loss, reason = "the counts are a few hundred")]
     pub fn count(name: String, value: usize, unit: &'static str) -> Self {
         Self::new(name, value as f64, unit)

@@ -1,9 +1,9 @@
 //! Measures the time from `kubectl apply` of a service to the first page that a client gets, step
 //! by step.
 //!
-//! The times of events in pods are those at which the container runtime read the corresponding log
-//! lines. The API server would report a running container only after the kubelet's next status
-//! sync, long after the container's tor has started to bootstrap.
+//! The time of an event in a pod is the time at which the container runtime read the event's log
+//! line. The API server would report a running container only after the kubelet's next status sync,
+//! long after the container's tor has started to bootstrap.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,7 +20,8 @@ use crate::service::Service;
 use crate::wait::{Seen, until};
 
 /// A step between the creation of a service and the first page that a client gets from the service.
-/// The steps of a backend are those of the first backend with introduction points.
+/// `BackendStarted`, `BackendUp` and `Introduced` all describe the backend that is the first to
+/// have introduction points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
     /// The operator has created a backend's pod.
@@ -69,10 +70,10 @@ impl FirstFetch {
         Ok(times)
     }
 
-    /// Returns the named parts of the measured time. All parts except `total` and `own` add up to
-    /// `total`, because they follow one another along the slower path, either that of the backend's
-    /// tor or that of the frontend's tor. `own` excludes what tor does: bootstrapping, introducing,
-    /// uploading and fetching.
+    /// Returns the total time and its parts, by name. The parts follow the slower of two paths,
+    /// that of the backend's tor or that of the frontend's tor, and add up to `total`. `own` is not
+    /// a further part: it is the total time without the time in which tor bootstraps, introduces,
+    /// uploads and fetches.
     pub fn parts(&self) -> Vec<(&'static str, Duration)> {
         let at = |step| self.0.get(&step).copied().unwrap_or_default();
         let between = |from, to| at(to).saturating_sub(at(from));
@@ -95,7 +96,8 @@ impl FirstFetch {
         ]
     }
 
-    /// Records when a backend's pod exists and when an HSDir has accepted the first descriptor.
+    /// Records when the first pod of a backend has been created, and when an HSDir has accepted the
+    /// first descriptor.
     async fn watch_status(&mut self, service: &Service, applied: Instant) -> Result<()> {
         until("a descriptor is accepted", LIMIT, async || {
             for pod in &service.pods().await? {
@@ -122,7 +124,7 @@ impl FirstFetch {
             let tor = log("tor").await?;
             let after = |log: &str, words| first(log, words).map(|at| at.saturating_sub(applied));
             if is_backend(pod) {
-                // A backend that got its points after the measurement does not count.
+                // Skip a backend that has no points yet.
                 if let Some(introduced) = after(&log("agent").await?, "introduction points changed") {
                     backends.push([Some(introduced), after(&tor, ""), after(&tor, UP)]);
                 }
@@ -155,24 +157,24 @@ fn wall_clock() -> Result<Duration> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH)?)
 }
 
-/// Returns the time since the Unix epoch of the first log line that contains `words`. Each line
-/// begins with its time.
+/// Returns the time of the first log line that contains `words`, counted from the Unix epoch. Each
+/// line begins with its time.
 fn first(log: &str, words: &str) -> Option<Duration> {
     let line = log.lines().find(|line| line.contains(words))?;
     let time: Timestamp = line.split(' ').next()?.parse().ok()?;
     time.as_duration().try_into().ok()
 }
 
-/// Returns true if an HSDir has accepted an upload by the frontend's publisher, and false if the
-/// publisher does not answer yet.
+/// Returns true if an HSDir has accepted an upload by the frontend's publisher. Returns false if
+/// none has, or if the publisher does not answer yet.
 async fn has_accepted(pod: &Pod) -> bool {
     let Some(address) = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref()) else { return false };
     let page = metrics::page(address).await.unwrap_or_default();
     metrics::value(&page, "onionbalance_publisher_uploads_total{result=\"accepted\"}") > 0.0
 }
 
-/// Tries to fetch with one client after another, none of which has the service's descriptor, and
-/// returns the time of the first success.
+/// Tries one client after another until one of them reaches the service, and returns the time of
+/// this success. Each client first drops its descriptors.
 async fn fetch(stage: &Stage, onion: &str) -> Result<Instant> {
     until("a client reaches the service", LIMIT, async || {
         let Some(mut client) = stage.clients.take() else { return Ok(Seen::not_yet("no client is free")) };

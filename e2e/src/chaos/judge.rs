@@ -56,7 +56,7 @@ struct Line {
 }
 
 impl Judge {
-    /// Starts to ask all of these HSDirs for the descriptor through a dedicated client.
+    /// Starts a judge that asks these HSDirs for the descriptor through a dedicated client.
     pub async fn start(client: TorClient, onion: &str, hsdirs: impl IntoIterator<Item = &String>) -> Result<Self> {
         let mut watch = Descriptor::watch(client.tor(), onion, hsdirs).await?;
         let child = watch.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
@@ -73,7 +73,8 @@ impl Judge {
         Ok(self.answers.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
-    /// Returns the descriptor that each HSDir last held, by the HSDir's fingerprint.
+    /// Returns the descriptor that each HSDir returned in its last answer, by the HSDir's
+    /// fingerprint.
     pub fn held(&self) -> Result<BTreeMap<String, HeldDescriptor>> {
         Ok(held(&self.answers()?))
     }
@@ -108,8 +109,8 @@ async fn read(mut child: Child, answers: Arc<Mutex<Vec<HsDirAnswer>>>) -> Result
     bail!("descriptor.py ended: {}", child.wait().await?)
 }
 
-/// Returns the descriptor that each HSDir last held, by the HSDir's fingerprint. Omits HSDirs that
-/// hold none.
+/// Returns the descriptor that each HSDir returned in its last answer, by the HSDir's fingerprint.
+/// Omits HSDirs that hold none.
 pub fn held(answers: &[HsDirAnswer]) -> BTreeMap<String, HeldDescriptor> {
     let mut held = BTreeMap::new();
     for answer in answers {
@@ -121,10 +122,10 @@ pub fn held(answers: &[HsDirAnswer]) -> BTreeMap<String, HeldDescriptor> {
     held
 }
 
-/// Removes the answers of HSDirs that are no longer responsible. When the shared random value
-/// changes, these HSDirs keep an old descriptor of the current period. Before the fault, all
-/// responsible HSDirs held the newest descriptor. An HSDir that held an older one and has received
-/// nothing since is therefore not responsible.
+/// Removes the answers of HSDirs that are no longer responsible. Such an HSDir still holds an old
+/// descriptor of the current period, which it received before the shared random value changed. An
+/// HSDir is treated as no longer responsible if it held an older descriptor than others before the
+/// fault and has not received another one since.
 pub fn of_responsible(answers: &[HsDirAnswer], before: &BTreeMap<String, HeldDescriptor>) -> Vec<HsDirAnswer> {
     let newest = before.values().map(|seen| seen.revision_counter).max().unwrap_or_default();
     let is_left_over = |hsdir: &String| {
@@ -138,8 +139,9 @@ pub fn of_responsible(answers: &[HsDirAnswer], before: &BTreeMap<String, HeldDes
     answers.iter().filter(|answer| !left_over.contains(&answer.hsdir)).cloned().collect()
 }
 
-/// Returns the time from `since` after which every HSDir's answers satisfy the condition for good.
-/// Returns `None` if any HSDir's last answer does not satisfy it, or if there is no answer.
+/// Returns the time from `since` until all HSDirs' answers satisfy the condition and continue to
+/// satisfy it. Returns `None` if the last answer of any HSDir does not satisfy it, or if there is
+/// no answer.
 pub fn settled(
     answers: &[HsDirAnswer],
     since: Instant,

@@ -16,8 +16,9 @@ pub struct Needs {
     pub streams: bool,
     /// The interval between requests to each of the two services.
     pub every: Duration,
-    /// The time by which this fault lengthens its run. The run starts only when no change of the
-    /// time period is due before the run ends. `None` allows changes during the run.
+    /// The extra time that a run with this fault takes. The run starts only when it can finish
+    /// before the next change of the time period. With `None`, the run starts immediately, and the
+    /// time period may change during the run.
     pub quiet: Option<Duration>,
     /// The number of HSDirs that do not answer the judge.
     pub silent_hsdirs: u8,

@@ -48,8 +48,9 @@ const NEVER: f64 = f64::INFINITY;
 const RESPONSIBLE: f64 = 8.0;
 
 impl Observed {
-    /// Returns the number of HSDirs that the descriptor figures cover. `silent` is the number of
-    /// HSDirs that do not answer the judge.
+    /// Returns the number of HSDirs from which the judge got a descriptor. This number must be at
+    /// least that of the responsible HSDirs, minus the `silent` ones that do not answer during this
+    /// fault.
     pub fn hsdirs(&self, silent: u8) -> Figure {
         let hold = self.answers.iter().filter(|answer| answer.descriptor.is_some());
         let hsdirs: BTreeSet<_> = hold.map(|answer| &answer.hsdir).collect();
@@ -80,8 +81,8 @@ impl Observed {
     }
 
     /// Returns the time from the fault until every HSDir held a newer descriptor than any before
-    /// the fault. A descriptor of another time period, to which clients move in the meantime,
-    /// counts as newer.
+    /// the fault. If clients move to another time period in the meantime, every descriptor of that
+    /// period is considered newer.
     pub fn republished(&self) -> Figure {
         let mut newest: BTreeMap<&str, u64> = BTreeMap::new();
         for seen in self.before.values() {
@@ -135,9 +136,9 @@ impl Observed {
     }
 
     /// Returns two figures about the fresh clients' requests in the minute after the fault. The
-    /// first is the percentage of slow requests to our service. The second counts only the slow
-    /// requests that began more than 20 s after the fault: those to our service, minus those to the
-    /// plain onion service.
+    /// first is the percentage of slow requests to our service. The second considers only slow
+    /// requests that began more than 20 s after the fault. It says how many more of them went to
+    /// our service than to the plain onion service.
     pub fn slow_fresh(&self) -> [Figure; 2] {
         const MINUTE: Duration = Duration::from_secs(60);
         const LATE: Duration = Duration::from_secs(20);
@@ -155,7 +156,7 @@ impl Observed {
 
     /// Returns the figures that every run reports: the number of requests, which must be at least
     /// `least`, and their outcomes by kind of client. `silent` is the number of HSDirs that do not
-    /// answer the judge.
+    /// answer during this fault.
     #[allow(clippy::cast_precision_loss, reason = "the counts are a few hundred")]
     pub fn counts(&self, least: usize, silent: u8) -> Vec<Figure> {
         let (ours, plain) = (self.requests.of(ServiceKind::Ours), self.requests.of(ServiceKind::Plain));

@@ -1,4 +1,4 @@
-//! Access to the processes and network links of pods from this machine.
+//! Signals the processes of pods and cuts their network links, directly from this machine.
 
 use std::fs;
 

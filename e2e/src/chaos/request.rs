@@ -21,7 +21,7 @@ pub enum ServiceKind {
     Plain,
 }
 
-/// The client's knowledge of the service when a request begins.
+/// What a client knows about the service when a request begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientKind {
     /// The client has no descriptor of the service and must fetch it first.
@@ -59,7 +59,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// Requests a response that takes the given number of seconds from a service. Requests with
+    /// Makes a request for a response that takes the given number of seconds. Requests with
     /// different `isolation` values share no circuit.
     pub async fn make(
         service: ServiceKind,

@@ -18,12 +18,12 @@ use crate::steps::say;
 use crate::tornet::torrc::PERIOD_MINUTES;
 use crate::wait::{Seen, until};
 
-/// The amount of load in a run, and the minimum time for which the load continues.
+/// How much load a run generates, and for how long at least.
 #[derive(Debug, Clone, Copy)]
 pub struct Effort {
     /// The minimum number of requests to our service.
     pub requests: usize,
-    /// The minimum time for which the load continues after the fault.
+    /// The minimum time for which the load continues after the fault has occurred.
     pub after: Duration,
     /// The minimum time for which the load continues after the fault has ended.
     pub after_end: Duration,
@@ -42,8 +42,8 @@ impl Effort {
 
 /// The number of requests to each service before the fault occurs.
 const WARM_UP: usize = 20;
-/// The time reserved for the requests before the fault, including the clients' descriptor fetches
-/// before those requests.
+/// The time reserved for the requests before the fault and for the descriptor fetches that precede
+/// these requests.
 const WARM_UP_TIME: Duration = Duration::from_secs(25);
 
 /// Returns the time since the Unix epoch, which determines the Tor network's time period.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::request::{ClientKind, Outcome, Request, ServiceKind};
 
-/// The waiting time beyond which a request counts as slow.
+/// The waiting time beyond which a request is considered slow.
 pub const SLOW: Duration = Duration::from_secs(10);
 
 /// The requests of a run, and the time of the run's fault.
@@ -28,7 +28,7 @@ pub struct RequestCounts {
     pub cut: usize,
     /// The number of requests that failed or waited longer than [`SLOW`] for the response to begin.
     pub slow: usize,
-    /// The number of requests for a stream, which is a response that takes several seconds.
+    /// The number of requests for streams. A stream is a response that takes several seconds.
     pub streams: usize,
 }
 
@@ -57,13 +57,13 @@ impl Requests {
         Self { all, fault }
     }
 
-    /// Counts the requests to a service by all clients.
+    /// Counts the requests that all clients together sent to a service.
     pub fn of(&self, service: ServiceKind) -> RequestCounts {
         RequestCounts::of(self.all.iter().filter(|request| request.service == service))
     }
 
-    /// Counts the requests to a service by one kind of client that began between `from` and `to`
-    /// after the fault.
+    /// Counts the requests that one kind of client sent to a service between `from` and `to` after
+    /// the fault.
     pub fn within(&self, service: ServiceKind, client: ClientKind, from: Duration, to: Duration) -> RequestCounts {
         let range = self.fault + from..self.fault + to;
         let of = |request: &&Request| {
@@ -72,7 +72,7 @@ impl Requests {
         RequestCounts::of(self.all.iter().filter(of))
     }
 
-    /// Counts the requests to a service by all clients that began between `from` and `to`.
+    /// Counts the requests that all clients together sent to a service between `from` and `to`.
     pub fn began(&self, service: ServiceKind, from: Instant, to: Instant) -> RequestCounts {
         RequestCounts::of(self.between(service, from, to))
     }
@@ -86,7 +86,7 @@ impl Requests {
         self.all.iter().filter(move |request| request.service == service && (from..to).contains(&request.started))
     }
 
-    /// Counts the requests to a service by one kind of client.
+    /// Counts the requests that one kind of client sent to a service.
     pub fn by(&self, service: ServiceKind, client: ClientKind) -> RequestCounts {
         RequestCounts::of(self.all.iter().filter(|request| request.service == service && request.client == client))
     }
@@ -113,9 +113,9 @@ impl Requests {
         reasons
     }
 
-    /// Returns the requests to a service that failed, were cut off or were slow. Each is described
-    /// by the time at which it began (in seconds after the fault), the seconds that it waited, and
-    /// the kind of client.
+    /// Returns the requests to a service that failed, were cut off or were slow. For each request,
+    /// the result contains the time at which it began (in seconds after the fault), its waiting
+    /// time in seconds, and the kind of client.
     pub fn problems(&self, service: ServiceKind) -> Vec<(f64, f64, ClientKind)> {
         let has_problem =
             |request: &&Request| request.service == service && (request.outcome != Outcome::Done || is_slow(request));

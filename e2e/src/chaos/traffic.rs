@@ -96,8 +96,8 @@ async fn pair(clients: Arc<Clients>, onions: Onions, number: usize, seconds: u64
     };
     let fresh = if number.is_multiple_of(FRESH_ONE_OF) { clients.take() } else { None };
     let Some(mut fresh) = fresh else {
-        // If no client can be reset at the moment, the request is made by a cached client and
-        // counted as one.
+        // If no client can be reset at the moment, a cached client makes the request, and the
+        // request is recorded as such.
         return Ok(both(ClientKind::Cached, clients.cached(number)).await);
     };
     fresh.forget().await?;

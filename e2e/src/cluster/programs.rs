@@ -185,7 +185,7 @@ state = "/run/containerd"
             "nodeStatusUpdateFrequency": "1s",
             // These have been the defaults since Kubernetes 1.27. A few pods that start at the same
             // time exhaust the earlier limit of 5 calls a second. The API server, and everything
-            // that waits for a pod's address, would then learn of it seconds later.
+            // that waits for a pod's address, would then learn the address seconds later.
             "kubeAPIQPS": 50, "kubeAPIBurst": 100, "eventRecordQPS": 50, "eventBurst": 100,
             "imageGCHighThresholdPercent": 100,
             // A full disk does not matter to this cluster, so no pod is evicted because of it.

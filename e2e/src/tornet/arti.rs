@@ -11,8 +11,8 @@ use super::torrc::{self, Role};
 const PUBLIC_KEY_TAG: &[u8] = b"== ed25519v1-public: type0 ==\0\0\0";
 
 impl TorNetwork {
-    /// Returns the configuration lines that make arti use this network. The network must have been
-    /// started before.
+    /// Returns the configuration lines that make arti use this network. The network must already
+    /// have been started.
     pub fn arti_lines(&self) -> Result<String> {
         let mut v3idents = Vec::new();
         let mut fallbacks = Vec::new();

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::helm::{all, documents, id, read, render, the};
 use crate::typed;
 
-/// The fields of a `PodMonitor` or `ServiceMonitor` that the chart uses. Any other field is an
+/// The fields that the chart uses in a `PodMonitor` or `ServiceMonitor`. Any other field is an
 /// error.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -190,9 +190,9 @@ fn the_dashboard_is_rendered_verbatim() {
     assert_eq!(ids.len(), ids.iter().collect::<BTreeSet<_>>().len());
 }
 
-/// Checks that every metric in the alerts and the dashboard exists. The programs' own tests contain
-/// the full text of their metrics, so a metric whose name is missing from the sources does not
-/// exist.
+/// Checks that every metric in the alerts and the dashboard exists. To do so, searches the sources
+/// for the metric's name. The sources contain the names of all metrics, because the programs' own
+/// tests contain the full text of the metrics.
 #[test]
 fn alerts_and_dashboard_name_existing_metrics() {
     let known = metrics(&sources(&source_tree().join("src")));

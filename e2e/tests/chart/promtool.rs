@@ -1,5 +1,5 @@
-//! Checks the alerts and the dashboard with Prometheus' own promtool: they parse, and each alert
-//! fires exactly when it should.
+//! Checks the alerts and the dashboard's queries with Prometheus' own promtool. All of them must
+//! parse, and each alert must fire exactly when it should.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -106,11 +106,12 @@ fn healthy() -> Series {
     ])
 }
 
-/// A fault, the only alert that it triggers, a time at which the alert is still silent, and a time
-/// at which the alert fires.
+/// A fault and the only alert that it triggers. The alert is still silent at `quiet_at` and fires
+/// at `fires_at`.
 struct AlertCase {
-    /// The changes to the healthy metrics. Every series whose name contains all of the given parts
-    /// gets the given values; `None` removes the series.
+    /// The fault, as changes to the healthy metrics. A change applies to every series whose name
+    /// contains all of the given parts. It replaces the values of the series, or removes the series
+    /// if the new values are `None`.
     changes: &'static [(&'static [&'static str], Option<&'static str>)],
     alert: &'static str,
     labels: &'static str,

@@ -1,5 +1,5 @@
-//! Checks external backends, which the object lists: a stock tor serves alone, then together with a
-//! pod, and is finally removed from the list.
+//! Checks an external backend, that is, a stock tor that the object lists. The tor first serves
+//! alone and then together with a pod. Finally, it is removed from the list.
 
 use std::collections::BTreeSet;
 

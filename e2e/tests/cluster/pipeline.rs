@@ -115,7 +115,7 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Waits until the loop has applied everything the given number of times. Returns an error if
+    /// Waits until the loop has completed the given number of further applies. Returns an error if
     /// the loop has failed.
     pub async fn applies(&self, times: usize) -> Result<()> {
         // One apply may be in progress already.

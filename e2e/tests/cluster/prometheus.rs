@@ -40,8 +40,8 @@ async fn prometheus_scrapes_everything_and_no_alert_fires() -> Result<()> {
     .await
 }
 
-/// Returns a configuration that scrapes every second, so that a rate over a minute soon has enough
-/// samples.
+/// Returns a configuration with which Prometheus scrapes every second, so that a rate over a minute
+/// soon has enough samples.
 async fn configuration(scene: &Scene) -> Result<Value> {
     let helm = output(&mut command(&source_tree().join("e2e/setup/helm.sh").display().to_string(), [""; 0])).await?;
     let chart = source_tree().join("charts/onionbalance-operator");
@@ -86,8 +86,8 @@ async fn everything_is_scraped(scene: &Scene, prometheus: &Prometheus) -> Result
         let number = prometheus.number(query).await?;
         ensure!(number >= at_least, "{query} is {number}, but must be at least {at_least}");
     }
-    // Both metrics count the same bytes: those that tor received from clients are those that our
-    // agent received from tor.
+    // Both metrics count the bytes from clients: tor writes them to the agent's socket, and the
+    // agent reads them from there.
     let taken = prometheus.number("sum(onionbalance_agent_bytes_total{direction=\"in\"})").await?;
     let given = prometheus.number("sum(tor_hs_app_write_bytes_total)").await?;
     ensure!(
@@ -114,7 +114,8 @@ async fn everything_is_scraped(scene: &Scene, prometheus: &Prometheus) -> Result
 }
 
 /// Checks that every alert was evaluated without an error, and that none fires for this namespace
-/// or for the operator. Other tests have services that are not Ready, so their alerts are ignored.
+/// or for the operator. Alerts for other namespaces are ignored, because other tests have services
+/// that are not Ready.
 async fn no_alert_fires(scene: &Scene, prometheus: &Prometheus) -> Result<()> {
     let is_elsewhere = |alert: &Value| {
         let namespace = |label: &str| alert["labels"][label].as_str().map(ToOwned::to_owned);

@@ -82,7 +82,8 @@ async fn a_client_with_a_key_connects_until_the_key_is_revoked() -> Result<()> {
 }
 
 /// Waits until the condition `ClientsReady` has the given status and reason, and a message that
-/// begins with `message`. If `status` is False, also waits until `Ready` has the same ones.
+/// begins with `message`. If `status` is False, also waits until the same is true of the condition
+/// `Ready`.
 async fn wait_clients_ready(web: &Service, status: &str, reason: &str, message: &str) -> Result<()> {
     web.wait_condition_message("ClientsReady", status, reason, message, SOON).await?;
     if status == "False" {

@@ -33,8 +33,8 @@ const SPEC: &str = "  ports:
   backends: {replicas: 3, drainTimeoutSeconds: 5}
 ";
 
-/// Checks that no fetch fails and that each backend's count is within three standard deviations of
-/// its share of the points.
+/// Checks that no fetch fails, and that the number of pages from each backend is within three
+/// standard deviations of the number that corresponds to its share of the points.
 async fn all_serve_their_shares(scene: &Scene, web: &Service) -> Result<()> {
     let spread = fetch_all(
         web,
@@ -49,8 +49,8 @@ async fn all_serve_their_shares(scene: &Scene, web: &Service) -> Result<()> {
     Ok(())
 }
 
-/// Fetches until each backend has answered. A client keeps its descriptor, so a new client takes
-/// over after every few fetches.
+/// Fetches pages until each backend has answered. A client keeps its descriptor, so a new client
+/// takes over after every few fetches.
 async fn all_serve(scene: &Scene, web: &Service, backends: usize) -> Result<()> {
     let onion = web.onion_address().await?;
     let expected: BTreeSet<String> = web.backends().await?.into_iter().map(|pod| pod.address).collect();

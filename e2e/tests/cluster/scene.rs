@@ -29,10 +29,11 @@ use onionbalance_e2e::tornet::{Tor, make_private_dir};
 use onionbalance_e2e::wait::{Seen, until};
 use onionbalance_operator::onion::ClientSecretKey;
 
-/// The time limit for anything that should happen within seconds, on a machine that is busy with
-/// other work.
+/// The time limit for anything that should happen within seconds. It is long because the machine
+/// may be busy with other work.
 pub const SOON: Duration = Duration::from_secs(60);
-/// The time limit for pods to start, bootstrap and be published.
+/// The time limit for pods to start and bootstrap, and for their introduction points to be
+/// published.
 pub const PUBLISHED: Duration = Duration::from_secs(180);
 
 /// A test's namespace on the cluster.
@@ -178,7 +179,7 @@ impl Scene {
 
     /// Starts a stock tor outside the cluster, with an onion service that forwards to `target` and
     /// also answers for the address `master`. Sets it up as a user would: first the key, then
-    /// `ob_config`, then the option. Returns the tor and its own address.
+    /// `ob_config`, then the torrc. Returns the tor and its own address.
     pub async fn tor_outside(&self, master: &str, target: &str) -> Result<(Tor, String)> {
         let name = format!("outside-{}", self.namespace);
         let dir = self.state.dir().join("outside").join(&name);

@@ -35,7 +35,7 @@ async fn idle_services_write_only_leases() -> Result<()> {
         for _ in 0..TRIES {
             wait_settled(scene, &kinds).await?;
             let (published, before) = (published(scene).await?, versions(scene, &kinds).await?);
-            // Wait for a fixed time, in which nothing may happen.
+            // Wait for a fixed time, to see whether anything is written.
             tokio::time::sleep(WINDOW).await;
             let after = versions(scene, &kinds).await?;
             let all: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
@@ -56,8 +56,8 @@ async fn idle_services_write_only_leases() -> Result<()> {
     .await
 }
 
-/// Waits until nothing is written for a moment. Kubernetes' own controllers continue to write after
-/// the last pod becomes ready, above all `EndpointSlice`s.
+/// Waits until nothing has been written for a few seconds. Kubernetes' own controllers continue to
+/// write after the last pod becomes ready, above all `EndpointSlice`s.
 async fn wait_settled(scene: &Scene, kinds: &str) -> Result<()> {
     const QUIET: Duration = Duration::from_secs(5);
     let seen = async || versions(scene, kinds).await.map(without_leases);

@@ -1,6 +1,6 @@
 //! Tests the operator as Helm installs it, on a real cluster on which no other tests run. Covers
-//! the operator's life cycle, and the quick start as a reader would follow it. This is part of
-//! `make test-e2e`.
+//! the operator's life cycle, and the quick start as a reader would follow it. These tests are part
+//! of `make test-e2e`.
 
 mod lifecycle;
 mod page;
@@ -39,7 +39,8 @@ async fn remove_operator(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// Writes the torrc lines of the test's Tor network to a file for the value `torExtraConfig`.
+/// Writes the torrc lines of the test's Tor network to a file, from which Helm can set the value
+/// `torExtraConfig`.
 fn tor_network_file(scene: &Scene) -> Result<PathBuf> {
     let file = scene.state().dir().join("tor-network.torrc");
     std::fs::write(&file, tor_network(scene.state())?.torrc_lines()?)?;

@@ -198,7 +198,7 @@ impl DataPlane {
         self.newest_descriptors_but(client, &[]).await
     }
 
-    /// Works like [`Self::newest_descriptors`], but does not ask the relays in `without`.
+    /// Works like [`Self::newest_descriptors`], but does not query the relays in `without`.
     pub async fn newest_descriptors_but(
         &self,
         client: &TorClient,

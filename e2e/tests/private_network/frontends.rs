@@ -1,6 +1,6 @@
 //! Checks leader election among several publishers of one service, with a Lease on a real API
-//! server: a standby takes over when the leader freezes or is cut off, and the HSDirs end up with
-//! one descriptor even if two publishers lead.
+//! server. A standby must take over when the leader freezes or is cut off. The HSDirs must end up
+//! with one descriptor even if two publishers lead.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

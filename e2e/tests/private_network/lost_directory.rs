@@ -1,6 +1,7 @@
-//! Checks backends whose tor loses its directory information while its circuits are open and then
-//! gets it back, as happens after an outage of the authorities. From then on, C tor does not
-//! maintain its onion service until it happens to build a circuit. The agent makes it build one.
+//! Checks that an agent revives a stalled tor. In this test, tor loses its directory information
+//! while its circuits stay open, and then gets the information back, as happens after an outage of
+//! the authorities. From then on, C tor does not maintain its onion service until it happens to
+//! build a circuit. The agent makes tor build one.
 
 use std::time::Duration;
 
@@ -21,8 +22,8 @@ const BACKENDS: usize = 2;
 /// The time limit for both backends to lose their directory information and get it back. New
 /// microdescriptors take a few voting intervals of 20 s.
 const LOST: Duration = Duration::from_secs(120);
-/// The time for which both backends must be stalled. In the first moments, tor still finishes the
-/// circuits that it had begun.
+/// The time for which both backends must have been stalled before the test continues. At first, tor
+/// still completes circuits that it began earlier.
 const STILL: Duration = Duration::from_secs(10);
 /// The time limit for an agent to revive its tor. The agent needs 30 s to notice the problem, and
 /// then builds a circuit. It retries every 30 s.
@@ -147,8 +148,8 @@ async fn until_published(plane: &DataPlane) -> Result<()> {
     .await
 }
 
-/// Returns true if a backend's tor has enough directory information to build circuits but waits
-/// until something builds one.
+/// Returns true if a backend's tor is stalled: it has enough directory information to build
+/// circuits, but reports that it has not completed one.
 async fn is_stalled(plane: &DataPlane, backend: usize) -> Result<bool> {
     let mut control = plane.backend_control(backend).await?;
     let mut says = async |what: &str| -> Result<bool> {
@@ -168,7 +169,7 @@ async fn asked_circuits(plane: &DataPlane, backend: usize) -> Result<u64> {
         .context("the agent does not count circuits")
 }
 
-/// Returns the IDs of the circuits to the introduction points of a backend's tor.
+/// Returns the IDs of the circuits from a backend's tor to its introduction points.
 async fn introduction_circuits(plane: &DataPlane, backend: usize) -> Result<Vec<String>> {
     let reply = plane
         .backend_control(backend)

@@ -95,9 +95,8 @@ async fn an_arti_client_connects(plane: &DataPlane, backends: &BTreeSet<usize>) 
     client.remove().await
 }
 
-/// Waits until every point of the merged descriptor belongs to one of the given backends and each
-/// of them has a point in it. No relay may occur twice, because a client would never use the second
-/// point.
+/// Waits until the merged descriptor contains points of each given backend, and of no other
+/// backend. No relay may occur twice, because a client would never use the second point.
 async fn all_points_are_published(plane: &DataPlane, backends: &BTreeSet<usize>) -> Result<()> {
     until("the descriptor has points of every backend", Duration::from_secs(60), async || {
         let merged: Descriptor = plane.descriptor().await?;
@@ -119,7 +118,7 @@ async fn all_points_are_published(plane: &DataPlane, backends: &BTreeSet<usize>)
     .await
 }
 
-/// Fetches until all expected backends have answered, with at most ten clients. Returns the
+/// Fetches pages through up to ten clients until all expected backends have answered. Returns the
 /// backends that answered. Every fetch must succeed.
 async fn serving_backends(plane: &DataPlane, expected: &BTreeSet<usize>) -> Result<BTreeSet<usize>> {
     const CLIENTS: usize = 10;

@@ -17,14 +17,13 @@ use tokio::time::Instant;
 use crate::NETWORK;
 use crate::data_plane::DataPlane;
 
-/// The number of relays. Only relays that the authorities call Stable become introduction points.
-/// About half of the relays are Stable, which is roughly the maximum number of points in a
-/// descriptor.
+/// The number of relays. The authorities call about half of them Stable, and only these become
+/// introduction points. Half of the relays is roughly the maximum number of points in a descriptor.
 const RELAYS: u16 = 38;
 /// The maximum number of points in a descriptor.
 const POINTS: usize = 20;
 const BACKENDS: usize = 60;
-/// The number of HSDirs that clients ask: three for each replica.
+/// The number of HSDirs from which clients fetch the descriptor: three for each replica.
 const ASKED: usize = 6;
 const FETCHES: usize = 300;
 const CLIENTS: usize = 30;
@@ -72,7 +71,7 @@ async fn scenario(plane: &DataPlane, start: Instant) -> Result<()> {
     Ok(())
 }
 
-/// Reports whether the HSDirs hold different descriptors with equally many points.
+/// Reports whether the HSDirs hold six different descriptors, all with the same number of points.
 fn distinct(held: &BTreeMap<String, Descriptor>) -> Result<Seen<()>> {
     let sets: BTreeSet<BTreeSet<&str>> = held.values().map(Descriptor::auth_keys).collect();
     for descriptor in held.values() {
@@ -93,9 +92,10 @@ fn distinct(held: &BTreeMap<String, Descriptor>) -> Result<Seen<()>> {
     Ok(if done { Seen::Yes(()) } else { Seen::NotYet(why) })
 }
 
-/// Checks the HSDirs' descriptors: every backend is shown, every point currently belongs to a
-/// backend, each descriptor is full, and the backends' shares are fair. A descriptor is full if it
-/// has 20 points, or a point at every relay that any backend uses as an introduction point.
+/// Checks the HSDirs' descriptors: every backend appears in at least one of them, every point
+/// currently belongs to a backend, each descriptor is full, and the backends' shares are fair. A
+/// descriptor is full if it has 20 points, or a point at every relay that any backend uses as an
+/// introduction point.
 async fn all_backends_are_shown(plane: &DataPlane, held: &BTreeMap<String, Descriptor>) -> Result<Seen<()>> {
     let own: Vec<Descriptor> = stream::iter(0..BACKENDS)
         .map(|backend| plane.backends_descriptor(backend))
@@ -136,7 +136,7 @@ struct Places<'a> {
     /// For each distinct descriptor, a map from each of its relays to the backend whose point is
     /// there.
     descriptors: Vec<BTreeMap<&'a str, usize>>,
-    /// Whether every published point currently belongs to a backend.
+    /// True if every published point currently belongs to a backend.
     all_current: bool,
 }
 
@@ -175,7 +175,7 @@ impl<'a> Places<'a> {
 
     /// Returns the backends whose places this backend could take with one of its points. In a
     /// descriptor that names the point's relay, the point could take only the place at this relay.
-    /// In any other descriptor, the point could take every place.
+    /// In any other descriptor, it could take any place.
     fn could_replace(&self, backend: usize) -> BTreeSet<usize> {
         let places = self.own[backend].keys().flat_map(|relay| self.descriptors.iter().map(move |held| (relay, held)));
         places

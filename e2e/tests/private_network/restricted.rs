@@ -54,7 +54,7 @@ async fn scenario(plane: &mut DataPlane) -> Result<()> {
 async fn is_published(plane: &DataPlane) -> Result<()> {
     until("the HSDirs have the newest descriptors", Duration::from_secs(120), async || {
         plane.check()?;
-        // The publisher may not be listening yet.
+        // The publisher might not be listening yet.
         let Ok(points) = plane.metric("introduction_points").await else { return Ok(Seen::not_yet("no metrics")) };
         let (accepted, total) = (plane.metric("hsdirs_accepted").await?, plane.metric("hsdirs").await?);
         let done = points.len() == 2 && points.values().all(|points| *points > 3) && accepted == total;

@@ -54,7 +54,7 @@ pub struct Setup {
     processes: Processes,
     network_torrc: String,
     clients: AtomicU32,
-    /// The control port with password authentication, and the one with cookie authentication.
+    /// The two control ports: the first requires the password, the second the cookie.
     ports: [String; 2],
     python: PathBuf,
     dir: Option<TempDir>,

@@ -22,8 +22,8 @@ impl Bench {
         Self { drain: Arc::new(Drain::new(TIMES, open)), streams, start: Instant::now() }
     }
 
-    /// Starts a `/drain` call. The task returns the reason for its end, and the time of its end in
-    /// seconds since the bench started.
+    /// Starts a `/drain` call in a task. The task returns the reason why the call ended, and the
+    /// time at which it ended, in seconds since the bench started.
     fn call(&self) -> JoinHandle<(&'static str, u64)> {
         let (drain, start) = (self.drain.clone(), self.start);
         tokio::spawn(async move { (drain.wait().await, start.elapsed().as_secs()) })

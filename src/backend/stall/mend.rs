@@ -14,7 +14,7 @@ use crate::onion::{BlindedPublicKey, OnionAddress, TimePeriod};
 
 /// The interval between two checks.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// The ages, in time periods, at which a descriptor counts as old: from two periods to about a
+/// The ages, in time periods, at which a descriptor is considered old. The range ends at about a
 /// month on the public network. Such descriptors occur because C tor advances by only one period
 /// after an outage that spans several period changes. The range begins at two, because publishers
 /// still accept introduction points that are one period late.
@@ -49,7 +49,7 @@ pub struct Mender {
     last_check: Option<Instant>,
     /// The requested circuit that is still being built.
     circuit: Option<String>,
-    /// The latest comparison of a descriptor's key with a time period, which is cached because a
+    /// The inputs and the result of the latest call of [`Self::is_old`]. They are cached because a
     /// comparison takes a few milliseconds.
     compared: Option<(BlindedPublicKey, TimePeriod, bool)>,
     /// The stall that was logged last.
@@ -63,9 +63,9 @@ impl Mender {
         Self { address, kind, rule, last_check: None, circuit: None, compared: None, logged: None }
     }
 
-    /// Checks the onion service of a bootstrapped tor that holds these introduction points, and
-    /// repairs it if it has stalled. Does nothing if less than the check interval has passed since
-    /// the last check.
+    /// Checks the onion service of a bootstrapped tor, and repairs the service if it has stalled.
+    /// `points` are tor's current introduction points. Does nothing if less than the check interval
+    /// has passed since the last check.
     pub async fn check(&mut self, tor: &mut WatchedClient<'_>, points: &Points) -> Result<Mended, Unanswered> {
         let now = Instant::now();
         if self.last_check.is_some_and(|last| now < last + INTERVAL) {
@@ -157,7 +157,7 @@ impl Mender {
         Ok(())
     }
 
-    /// Abandons a circuit that is still being built: counts it as failed, and closes it.
+    /// Reports a circuit that is still being built as failed, and closes it.
     async fn give_up_circuit(&mut self, tor: &mut WatchedClient<'_>) -> Result<(), Unanswered> {
         if self.circuit.is_some() {
             self.rule.circuit_ended(false);

@@ -23,12 +23,12 @@ const NOTICED: Duration = Duration::from_secs(30);
 /// The interval at which the agent asks tor for a circuit. A circuit that is not built within this
 /// time counts as failed.
 const AGAIN: Duration = Duration::from_secs(30);
-/// The number of circuits built in a row after which the agent ends tor. At one circuit every 30 s,
-/// this takes ten minutes. That is longer than the five minutes for which tor itself pauses after
-/// its introduction circuits have failed too often.
+/// The agent ends a stalled tor after tor has built this many circuits in a row. At one circuit
+/// every 30 s, this takes ten minutes. That is longer than the five minutes for which tor itself
+/// pauses after its introduction circuits have failed too often.
 const PATIENCE: u32 = 20;
-/// The number of circuits built in a row after which the agent ends a tor with old introduction
-/// points, because waiting longer would not help.
+/// The same limit for a tor with old introduction points. It is lower, because waiting longer would
+/// not help.
 const PATIENCE_WITH_OLD_POINTS: u32 = 4;
 
 /// The state of tor and its onion service at one check.
@@ -56,7 +56,7 @@ pub enum PointsState {
     None,
 }
 
-/// The kind of stall of an onion service.
+/// How an onion service has stalled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stall {
     /// Tor has not built a circuit since it recovered its directory information.
@@ -87,7 +87,8 @@ struct StallEpisode {
     stall: Stall,
     since: Instant,
     asked: Option<Instant>,
-    /// The number of circuits built in a row during the current kind of stall.
+    /// The number of circuits that tor has built in a row while the service was stalled in this
+    /// way.
     built: u32,
 }
 
@@ -123,7 +124,7 @@ impl StallRule {
 }
 
 impl Observation {
-    /// Returns true if tor has its directory information and the onion service has not stalled.
+    /// Returns true if tor has enough directory information and the onion service has not stalled.
     pub fn is_well(self) -> bool {
         self.directory && self.stall().is_none()
     }

@@ -85,7 +85,8 @@ async fn errors_name_the_offered_methods_and_a_solution() {
 }
 
 /// Checks which authentication method the client prefers. The command that the client sends shows
-/// its choice. The kind of stream does not matter.
+/// its choice. The client uses an in-memory stream, because the choice does not depend on the kind
+/// of stream.
 #[tokio::test]
 async fn chooses_the_best_method_that_works() {
     let directory = tempfile::tempdir().unwrap();

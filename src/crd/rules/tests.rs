@@ -1,9 +1,9 @@
 //! Tests that evaluate the rules of the generated schema with `kube-cel`.
 //!
 //! The tests use `kube-cel` because the API server of the test environment, Kubernetes 1.20, does
-//! not evaluate CEL; `kube-cel` itself is tested against a real API server. These tests check that
-//! everything that a rule iterates over is bounded, and make a rough cost estimate, but do not
-//! compute the cost as an API server would.
+//! not evaluate CEL; `kube-cel` itself is tested against a real API server. The tests check that
+//! everything over which a rule iterates is bounded. They also estimate the cost of the rules, but
+//! only roughly: an API server would compute the cost differently.
 
 use std::collections::BTreeSet;
 
@@ -31,8 +31,8 @@ fn refusals(schema: &CompiledSchema, object: &Value) -> Vec<(String, String)> {
     errors.map(|error| (error.to_string(), format!("{} {}", without_indices(&error.field_path), error.rule))).collect()
 }
 
-/// Removes nulls from an object. An API server treats a null as an absent field and evaluates no
-/// rule that is attached to it, but `kube-cel` does not.
+/// Removes nulls from an object. An API server treats a null as an absent field, so it does not
+/// evaluate the rules of that field. `kube-cel` would evaluate them.
 fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(map) => {
@@ -111,8 +111,8 @@ fn every_rule_has_a_one_line_message() {
     });
 }
 
-/// Collects the unbounded fields below the node that a rule is attached to, if the rule mentions
-/// them.
+/// Collects the unbounded fields at and below a node that has a rule. Of the fields below the node,
+/// only those that the rule mentions (`named`) are considered.
 fn unbounded(node: &Value, path: &str, named: &BTreeSet<&str>, found: &mut Vec<String>) {
     let limit = match node["type"].as_str() {
         Some("string") if node.get("enum").is_none() => "maxLength",

@@ -9,8 +9,8 @@ use crate::frontend::sync::DEADLINE;
 
 /// The normal interval at which an agent is polled.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// The polling interval while the agent's pod or tor is starting: until its first answer with
-/// introduction points, or until it is considered silent.
+/// The polling interval while the agent's pod or tor is starting. In this phase, the agent reports
+/// no introduction points, or has never answered and is not considered silent yet.
 const EAGER: Duration = Duration::from_millis(250);
 
 /// The result of one request to an agent.
@@ -35,15 +35,15 @@ pub(super) struct Next {
 
 /// The polling state of one agent.
 ///
-/// Time during which this process was paused does not count as silence. Otherwise, the process
-/// would consider all backends dead when it wakes up.
+/// A pause of this process adds at most a few seconds to the agent's silence. Otherwise, the
+/// process would consider all backends dead when it resumes.
 #[derive(Debug)]
 pub(super) struct Polling {
-    /// The time without an answer after which the agent is considered silent.
+    /// How long the agent may leave requests unanswered before it is considered silent.
     threshold: Duration,
     /// The monotonic time at which `silence` was last updated.
     counted: Duration,
-    /// The time without an answer so far.
+    /// How long the agent has left requests unanswered.
     silence: Duration,
     /// True once the agent has answered or has been considered silent.
     is_known: bool,
@@ -92,8 +92,8 @@ pub(in crate::frontend) mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// Polls a simulated agent for two minutes. Returns the start of each request, and true if the
-    /// agent was considered silent after it.
+    /// Polls a simulated agent for two minutes. For each request, returns its start time, and true
+    /// if the agent was considered silent afterwards.
     fn poll(threshold: Duration, answers_at: impl Fn(Duration) -> Outcome) -> Vec<(Duration, bool)> {
         let (mut now, mut polling) = (Duration::ZERO, Polling::new(threshold, Duration::ZERO));
         let mut questions = Vec::new();

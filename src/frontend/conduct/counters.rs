@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// The annotation of the Lease that holds the revision counters.
+/// The name of the Lease's annotation that holds the revision counters.
 pub(super) const ANNOTATION: &str = "onionbalance.dev/revision-counters";
 
-/// The number of time periods whose counters are kept. A publisher publishes for two at a time; one
-/// more on each side covers publishers with different clocks or consensuses.
+/// The number of time periods whose counters are kept. A publisher publishes for two periods at a
+/// time. One more period on each side covers publishers with different clocks or consensuses.
 const KEPT: usize = 4;
 
 /// The greatest known revision counter of each of the newest time periods, by period number.
@@ -44,7 +44,7 @@ impl Counters {
         }
     }
 
-    /// Raises each revision counter to that of `other` if that is greater.
+    /// Raises each revision counter to the one in `other`, if that one is greater.
     pub(super) fn merge(&mut self, other: &Self) {
         for (&period, &counter) in &other.0 {
             self.raise(period, counter);

@@ -37,8 +37,8 @@ pub(super) enum Fitness {
 }
 
 impl Fitness {
-    /// Returns true if a publisher in this state may leave the Lease to another publisher instead
-    /// of carrying out the decision.
+    /// Returns true if a publisher in this state is allowed to leave the Lease to another publisher
+    /// instead of carrying out the decision.
     pub(super) fn yields(self, decision: Decision) -> bool {
         match decision {
             Decision::Renew => matches!(self, Self::Unfit | Self::CutOff),

@@ -31,7 +31,7 @@ pub(in crate::frontend) enum Event {
     NetworkReached,
     /// An upload ended.
     Uploaded(Result<(), UploadError>),
-    /// The publishing progress of this publisher's descriptors.
+    /// The publishing state of each time period.
     Progress(Vec<PeriodStatus>),
     /// The engine has used this revision counter for the time period.
     CounterUsed(TimePeriod, u64),

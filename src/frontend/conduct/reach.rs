@@ -1,15 +1,15 @@
 //! Decides whether tor can reach the network, based on the responses of HSDirs.
 //!
 //! If tor loses the network after it has bootstrapped, it still answers on its control socket and
-//! usually reports nothing about its uploads. The loss can be recognised by the fact that no HSDir
-//! of a time period accepts the newest descriptor and none responds at all. While no upload is due,
-//! the loss goes unnoticed.
+//! usually reports nothing about its uploads. The publisher infers the loss if, for a minute, no
+//! HSDir of a time period has accepted the newest descriptor and no response at all has arrived.
+//! While no upload is due, the loss goes unnoticed.
 
 use std::time::Duration;
 
 use crate::merge::{PeriodStatus, UploadError};
 
-/// The time without any response after which tor is considered cut off. HSDirs respond within
+/// How long responses may be overdue before tor is considered cut off. HSDirs respond within
 /// seconds, and the engine tries each HSDir about three times within this time.
 const CUT_OFF: Duration = Duration::from_secs(60);
 
@@ -50,8 +50,8 @@ impl Reach {
         }
     }
 
-    /// Restarts the wait for responses after a pause of the process, during which none could
-    /// arrive.
+    /// Starts the wait for responses again after the process was paused, because no response could
+    /// arrive during the pause.
     pub(super) fn stood_still(&mut self, now: Duration) {
         self.unanswered = self.unanswered.map(|_| now);
     }
@@ -61,15 +61,15 @@ impl Reach {
         self.unanswered.is_some_and(|since| now.saturating_sub(since) >= CUT_OFF)
     }
 
-    /// Returns true if an HSDir has responded since this publisher started to lead and tor is not
-    /// cut off now.
+    /// Returns true if tor is not cut off now, and an HSDir has responded since this publisher
+    /// started to lead.
     pub(super) fn is_proven(&self, now: Duration) -> bool {
         self.answered && !self.is_cut_off(now)
     }
 }
 
-/// Returns true if an HSDir responded to the upload. A rejection counts as well if tor reports that
-/// an HSDir sent it; all other failures originate in tor itself.
+/// Returns true if an HSDir responded to the upload. A rejection is also a response if tor reports
+/// that an HSDir sent it. All other failures originate in tor itself.
 fn is_answer(result: &Result<(), UploadError>) -> bool {
     matches!(result, Ok(()) | Err(UploadError::Rejected | UploadError::Unexpected))
 }

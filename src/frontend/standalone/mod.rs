@@ -43,7 +43,7 @@ use crate::onion::{Discovery, OnionAddress};
 /// The environment variable that contains the control port's password. There is no flag for the
 /// password, because other users can read command lines.
 const PASSWORD_VARIABLE: &str = "ONIONBALANCE_TOR_CONTROL_PASSWORD";
-/// The maximum number of messages that can wait for a service's loop.
+/// The maximum number of messages in the queue of a service's loop.
 const QUEUE: usize = 64;
 
 /// The options of the stand-alone daemon. Flags and environment variables are those of Python

@@ -16,11 +16,11 @@ use tokio::time::{Duration, sleep, timeout};
 
 use crate::onion::OnionAddress;
 
-/// The maximum time that writing a status document may take. After this time, the daemon closes the
-/// connection, because the peer does not read.
+/// The maximum time for writing a status document. If the peer has not read the document by then,
+/// the daemon closes the connection.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The state of a service that the status document shows.
+/// A service, as the status document shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct View {
     /// The onion address of the service.
@@ -31,13 +31,14 @@ pub(super) struct View {
     pub(super) instances: Vec<InstanceView>,
 }
 
-/// The state of an instance that the status document shows.
+/// An instance, as the status document shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct InstanceView {
     /// The instance's own onion address.
     pub(super) address: OnionAddress,
-    /// The time of the last successful fetch of the instance's descriptor, the time when its
-    /// introduction points last changed, and their number. None before the first fetch.
+    /// Three values: the time of the last successful fetch of the instance's descriptor, the time
+    /// at which the instance's introduction points last changed, and the number of these points.
+    /// None before the first fetch.
     pub(super) seen: Option<(SystemTime, SystemTime, usize)>,
 }
 

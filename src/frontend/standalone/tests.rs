@@ -109,8 +109,8 @@ fn accepts_the_command_line_of_python_onionbalance() {
     assert!(parse(&["--service", "web", "--config", "x"]).is_err());
 }
 
-/// Checks the names and formats of the fields. The expected ones were recorded from onionbalance
-/// 0.2.4 on a private network.
+/// Checks the names and formats of the status document's fields. The expected document was recorded
+/// from onionbalance 0.2.4 on a private network.
 #[test]
 fn the_status_document_has_the_format_of_python_onionbalance() {
     let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);

@@ -18,14 +18,14 @@ const SPACING: Duration = Duration::from_millis(200);
 /// a result. If the HSDir is slow, tor takes at most a minute to build the circuit.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A descriptor to fetch: its onion address, and the HSDir to ask.
+/// A descriptor to fetch: its onion address, and the HSDir to fetch it from.
 pub(super) type Target = (OnionAddress, Fingerprint);
 
 /// A queue of fetches, in the order of the requests. Services that request the same fetch share its
 /// result.
 #[derive(Debug, Default)]
 pub(super) struct FetchQueue {
-    /// The services that requested each fetch, both waiting and running.
+    /// For each waiting or running fetch, the services that requested it.
     askers: BTreeMap<Target, BTreeSet<OnionAddress>>,
     waiting: VecDeque<Target>,
     /// The deadline of each running fetch.
@@ -129,8 +129,8 @@ mod tests {
     }
 
     proptest! {
-        /// Checks that for any requests and results, the queue limits and spaces out the fetches,
-        /// and each fetch ends.
+        /// Checks for any sequence of requests and results that the queue limits the number of
+        /// fetches, spaces them out, and ends each of them.
         #[test]
         fn the_guard_is_not_flooded(steps in prop::collection::vec((0..SERVICES, 0..SERVICES, 0..20_u8, 0..3_u8, 0..1_000_u64), 1..200)) {
             let mut now = Instant::now();

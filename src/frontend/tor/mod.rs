@@ -17,10 +17,10 @@
 //! `Registry` to add more on a reload, and drops a service's receiver to remove it. A service must
 //! read its news, because a full channel blocks the other services.
 //!
-//! A fetch asks one HSDir (`HSFETCH … SERVER=`). Without `SERVER`, tor would choose an HSDir
-//! itself, and would refuse to ask any HSDir again for 15 minutes. Tor fetches only the descriptor
-//! of the time period that clients currently use. Uploads follow the engine's schedule and start at
-//! once. Fetches wait in a queue (`fetches`).
+//! A fetch queries one HSDir (`HSFETCH … SERVER=`). Without `SERVER`, tor would choose an HSDir
+//! itself, and would not query the same HSDir again for 15 minutes. Tor fetches only the descriptor
+//! of the time period that clients currently use. Uploads follow the engine's schedule and start
+//! immediately. Fetches wait in a queue (`fetches`).
 
 mod fetches;
 mod network;
@@ -56,7 +56,7 @@ const ANSWER: Duration = Duration::from_secs(20);
 /// The time after the start during which a missing tor is not reported, because a pod starts tor
 /// after the publisher.
 const STARTS: Duration = Duration::from_secs(3);
-/// The time without any message from tor after which the publisher checks that tor still answers.
+/// If a session has been idle for this long, the publisher checks that tor still answers.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// The maximum age of a requested upload. An older upload is dropped: this process must have been
 /// suspended, and another publisher may be the leader by now.

@@ -33,8 +33,8 @@ impl Reread {
         (self.due, self.pause) = (Some(now), REREAD);
     }
 
-    /// Brings the next read forward, because tor has received descriptors of relays, and the
-    /// missing microdescriptors may have arrived too.
+    /// Brings a scheduled read forward, because tor has received other descriptors. The missing
+    /// microdescriptors may have arrived at the same time.
     pub(super) fn sooner(&mut self, now: Instant) {
         self.due = self.due.map(|due| due.min(now + REREAD));
     }

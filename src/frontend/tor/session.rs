@@ -19,8 +19,8 @@ use crate::frontend::pause;
 use crate::merge::UploadError;
 use crate::onion::OnionAddress;
 
-/// The maximum number of waiting requests. A daemon with many services requests all uploads at
-/// once.
+/// The maximum number of waiting requests. A daemon with many services requests all of its uploads
+/// at the same time.
 const ORDERS: usize = 1024;
 
 /// The interval at which `SIGNAL ACTIVE` is sent. Without client activity, tor becomes dormant
@@ -38,7 +38,8 @@ pub(super) struct Session<'a> {
     client: Client,
     events: mpsc::Receiver<Event>,
     kind: NetworkKind,
-    /// The channel of requests. None until tor has bootstrapped, because earlier uploads fail.
+    /// The channel of requests. None until tor has bootstrapped, because uploads would fail before
+    /// that.
     orders: Option<Channel>,
     uploads: PendingUploads,
     fetches: FetchQueue,

@@ -29,7 +29,7 @@ fn shares_in(backends: usize, subset: &[Pick]) -> Vec<usize> {
     (0..backends).map(|backend| subset.iter().filter(|pick| pick.backend == backend).count()).collect()
 }
 
-/// Returns the number of points that each backend has in all subsets.
+/// Returns the number of points that each backend has in all subsets together.
 fn shares(backends: usize, subsets: &[Vec<Pick>]) -> Vec<usize> {
     shares_in(backends, &subsets.concat())
 }
@@ -161,8 +161,8 @@ fn a_new_or_lost_backend_moves_few_other_points() {
     }
 }
 
-/// Returns, without duplicates, the shares that the backends have in each possible subset of at
-/// most `limit` points.
+/// Returns every combination of backend shares that a subset of at most `limit` points can have,
+/// without duplicates.
 fn all_shares(offers: &[Vec<Offer>], limit: usize) -> Vec<Vec<usize>> {
     fn extend(
         flat: &[(usize, &RelayIdentity)],
@@ -193,7 +193,7 @@ fn all_shares(offers: &[Vec<Offer>], limit: usize) -> Vec<Vec<usize>> {
     found
 }
 
-/// Returns the fairest possible shares for a shape, in ascending order.
+/// Returns the fairest shares that subsets of this shape can give the backends, in ascending order.
 fn fairest(offers: &[Vec<Offer>], shape: Shape) -> Vec<usize> {
     let one = all_shares(offers, shape.points);
     let mut sums: BTreeSet<Vec<usize>> = BTreeSet::from([vec![0; offers.len()]]);

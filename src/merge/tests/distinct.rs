@@ -66,7 +66,7 @@ fn eight_backends_have_equal_shares_on_every_hsdir() {
             assert_eq!((shares.len(), shares.values().sum::<usize>(), spread(&shares)), (8, 20, 1));
         }
         assert!(shares(&shown).values().all(|share| *share == 15), "{:?}", shares(&shown));
-        // The HSDirs that clients do not ask hold the same descriptors as those that clients ask.
+        // The HSDirs from which no client fetches hold the same descriptors as the others.
         let held = world.held(&network).into_iter().filter(|(of, ..)| *of == period.period);
         let held: BTreeSet<Keys> = held.map(|(_, _, held)| keys(&held.unwrap())).collect();
         assert_eq!(held.len(), 6);

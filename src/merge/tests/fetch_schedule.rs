@@ -27,8 +27,8 @@ fn address(number: u8) -> OnionAddress {
 /// The behaviour of the simulated network.
 #[derive(Debug, Clone, Copy)]
 struct Weather {
-    /// The percentage of uploads that an HSDir misses. At least one of the HSDirs that clients ask
-    /// receives each upload, because otherwise no client could reach the backend.
+    /// The percentage of uploads that an HSDir misses. Each upload reaches at least one of the
+    /// HSDirs from which clients fetch, because otherwise no client could reach the backend.
     missed: u32,
     /// The percentage of fetches that fail.
     failed: u32,
@@ -57,8 +57,8 @@ struct World {
     asked: BTreeMap<OnionAddress, Vec<Duration>>,
     /// The backends that the schedule trusts, with the contents of their descriptors.
     counts: BTreeMap<OnionAddress, Arc<ServiceContent>>,
-    /// The history of the schedule's reports: the time, the backend, and true if the backend is
-    /// trusted from then on.
+    /// The history of the schedule's reports. Each entry holds the time, the backend, and true if
+    /// the backend is trusted from then on.
     reports: Vec<(Duration, OnionAddress, bool)>,
 }
 
@@ -130,8 +130,8 @@ impl World {
         );
     }
 
-    /// Uploads the descriptors that are due, as C tor does: again after 60 to 120 minutes for each
-    /// time period.
+    /// Uploads the descriptors that are due. Like C tor, a simulated tor uploads the descriptor of
+    /// each time period again after 60 to 120 minutes.
     fn upload(&mut self) {
         let periods = self.network.service_periods();
         for (address, tor) in &mut self.tors {
@@ -215,7 +215,7 @@ impl World {
         (*at, *counts)
     }
 
-    /// Returns the longest time between two fetches of an address after `from`.
+    /// Returns the longest time between successive fetches of an address, from `from` until now.
     fn longest_gap(&self, number: u8, from: Duration) -> Duration {
         let asked: Vec<_> = self.asked[&address(number)].iter().filter(|at| **at >= from).chain([&self.now]).collect();
         asked.windows(2).map(|pair| pair[1].saturating_sub(*pair[0])).max().unwrap()
@@ -383,7 +383,7 @@ proptest! {
 
     /// Simulates a day and a half, in which two time periods begin. Living backends are always
     /// trusted, and their descriptors are fetched often enough but not too often. A dead backend
-    /// ages out in time, even if HSDirs return its descriptor forever.
+    /// loses this trust within the time limit, even if HSDirs return its descriptor forever.
     #[test]
     fn living_backends_stay_trusted_and_dead_backends_age_out(
         seed: u64,
@@ -411,8 +411,8 @@ proptest! {
             prop_assert_eq!(world.state(number), ExternalState::Counts);
             let gap = world.longest_gap(number, settled);
             prop_assert!(gap <= interval(None).mul_f64(1.2) + Duration::from_secs(slowest) * 12, "{gap:?}");
-            // Each of the six rounds an hour asks at most six HSDirs. The faster rounds before an
-            // expiry add a few.
+            // Each of the six rounds per hour queries at most six HSDirs. The faster rounds before
+            // an expiry add a few.
             let often = world.asked[&address(number)].len() / 40;
             prop_assert!(often <= 60, "{often} fetches an hour");
         }

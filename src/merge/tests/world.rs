@@ -18,11 +18,11 @@ use crate::onion::{
 /// The behaviour of a simulated HSDir.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Health {
-    /// The HSDir answers after this time.
+    /// The HSDir answers after this delay.
     Answers(Duration),
     /// The HSDir neither receives uploads nor answers.
     Dead,
-    /// The HSDir receives uploads, and processes them once it answers again.
+    /// The HSDir receives uploads, but processes and answers them only after it has recovered.
     Frozen,
     /// The HSDir rejects all uploads.
     Rejects,
@@ -67,8 +67,8 @@ pub(super) struct Publisher {
     pub(super) skew: Duration,
     /// The start time of the upload that is in flight to each HSDir.
     in_flight: BTreeMap<Fingerprint, Duration>,
-    /// Every publishing round so far: the time of its first upload, its time period, and the
-    /// content of the first descriptor that was uploaded.
+    /// The publishing rounds so far. Each entry holds the time of the round's first upload, the
+    /// time period, and the content of the first descriptor that was uploaded.
     pub(super) published: Vec<(Duration, TimePeriod, Held)>,
     newest: BTreeMap<TimePeriod, Newest>,
     pub(super) stored: BTreeMap<TimePeriod, u64>,
@@ -88,8 +88,8 @@ pub(super) struct World {
 }
 
 impl World {
-    /// Creates a world with one publisher for each entry of `skews`. An entry is the time by which
-    /// the publisher's clock is ahead.
+    /// Creates a world with one publisher for each entry of `skews`. The entry is how far the
+    /// publisher's clock is ahead.
     pub(super) fn new(skews: &[Duration]) -> Self {
         let key = Arc::new(MasterKey::generate(&mut StdRng::from_seed([9; 32])));
         let mut world = Self {
@@ -157,7 +157,7 @@ impl World {
     pub(super) fn set_health(&mut self, hsdir: Fingerprint, health: Health) {
         self.hsdir(hsdir).health = health;
         if let Health::Answers(after) = health {
-            // A frozen HSDir processes all received uploads at once.
+            // When a frozen HSDir recovers, it processes all received uploads at the same time.
             let at = self.elapsed + after;
             let taken = self.deliveries.iter_mut().filter(|delivery| delivery.hsdir == hsdir);
             taken.for_each(|delivery| delivery.at = at.min(delivery.at));
@@ -200,7 +200,7 @@ impl World {
         newest.map(opens).collect()
     }
 
-    /// Returns the descriptors held by the HSDirs that clients ask in a time period.
+    /// Returns the descriptors held by the HSDirs from which clients fetch in a time period.
     pub(super) fn shown(&mut self, network: &Network, period: TimePeriod) -> Vec<Held> {
         let service = network.service_periods().into_iter().find(|service| service.period == period).unwrap();
         let asked = network.fetch_hsdirs(&self.key.blind(period).public(), &service);
@@ -300,8 +300,8 @@ impl World {
         }
     }
 
-    /// Decrypts a descriptor and checks it, both as a client would and for consistency with earlier
-    /// uploads.
+    /// Decrypts and checks a descriptor as a client would. Also checks that it is consistent with
+    /// earlier uploads.
     fn read(&mut self, index: usize, hsdir: Fingerprint, period: TimePeriod, text: &Arc<str>) -> Held {
         let now = self.now(index);
         let publisher = &mut self.publishers[index];

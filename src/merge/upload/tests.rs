@@ -140,7 +140,7 @@ fn a_rejected_retry_means_that_the_first_upload_arrived() {
     assert_eq!(bench.fail(A, UploadError::Rejected, 30_000), None);
     assert_eq!(bench.uploads.accepted(CURRENT), 1);
     // If the first upload of a descriptor is rejected, the HSDir does not hold this descriptor, so
-    // the rejection counts.
+    // the revision counter must be raised.
     bench.publish(CURRENT, 2, &[A], 30_000);
     bench.start(30_000);
     assert_eq!(bench.fail(A, UploadError::Rejected, 30_001), Some(Rejected { period: CURRENT, times: 1 }));

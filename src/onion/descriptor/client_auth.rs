@@ -51,7 +51,7 @@ impl ClientAuth {
         Self { ephemeral, discovery: Discovery::Open, cookie: None, clients }
     }
 
-    /// Sets which clients can open layer 2. As in C tor, every `auth-client` item is regenerated
+    /// Sets which clients can decrypt layer 2. As in C tor, every `auth-client` item is regenerated
     /// and the ephemeral key is kept. Unlike C tor, the cookie is regenerated as well, so that a
     /// client that is no longer authorized cannot use the old cookie.
     pub(super) fn set(&mut self, subcredential: &Subcredential, discovery: &Discovery, rng: &mut impl CryptoRng) {

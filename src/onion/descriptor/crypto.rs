@@ -24,8 +24,8 @@ const MAC_LEN: usize = 32;
 pub(super) enum Layer<'a> {
     /// Layer 1, in the `superencrypted` object of the outer layer.
     One,
-    /// Layer 2, in the `encrypted` object of layer 1. Under client authorization its keys include
-    /// the descriptor cookie.
+    /// Layer 2, in the `encrypted` object of layer 1. Under client authorization, its keys are also
+    /// derived from the descriptor cookie.
     Two(Option<&'a Cookie>),
 }
 

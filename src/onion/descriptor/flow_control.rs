@@ -23,7 +23,7 @@ pub struct FlowControl {
 impl FlowControl {
     /// Returns the flow control that both services support, if any. Both services must have the
     /// same SENDME increment: a client uses the increment from the descriptor and a service uses
-    /// its own, so with unequal increments the two would count differently.
+    /// its own, so with different increments the two would disagree about when a SENDME is due.
     pub fn agreed(self, other: Self) -> Option<Self> {
         let versions = self.versions & other.versions;
         (versions != 0 && self.sendme_increment == other.sendme_increment).then_some(Self { versions, ..self })

@@ -105,8 +105,7 @@ pub struct ServiceContent {
 
 #[cfg(test)]
 impl ServiceContent {
-    /// Returns service content with these introduction points and otherwise only the mandatory
-    /// items.
+    /// Returns service content with these introduction points and without optional items.
     pub(crate) fn plain(introduction_points: Vec<IntroductionPoint>) -> Self {
         Self {
             create2_formats: vec![2],

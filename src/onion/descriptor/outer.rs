@@ -107,8 +107,8 @@ impl UncheckedDescriptor {
     }
 
     /// Checks the descriptor like [`check`](Self::check), but as a client with this secret key.
-    /// Opens the descriptor without the key if the service requires no key or has no entry for this
-    /// client.
+    /// Ignores the key if the descriptor has no entry for this client. Layer 2 can then be
+    /// decrypted only if the service requires no key.
     pub fn check_as(
         self,
         client: Option<&ClientSecretKey>,

@@ -6,7 +6,8 @@ use crate::crd::{Reason, RestrictedDiscovery};
 use crate::onion::descriptor::MAX_AUTHORIZED_CLIENTS;
 use crate::operator::conditions::Finding;
 
-/// The maximum number of problems that a message lists individually. The others are only counted.
+/// The maximum number of clients or problems that a message lists. If there are more, the message
+/// ends with the number of the remaining ones.
 const NAMED: usize = 10;
 
 /// Returns the finding about the authorized clients, or `None` if discovery is not restricted.
@@ -88,7 +89,7 @@ mod tests {
     }
 
     /// Returns a healthy service with restricted discovery. Its publisher reports the number of
-    /// clients that can open the descriptor.
+    /// clients that can decrypt the descriptor.
     fn restricted(spec: Value, published_for: Value) -> Arc<OnionBalancedService> {
         let object = with(&healthy().object, "spec/restrictedDiscovery", spec);
         with(&object, "status/published/0/authorizedClients", published_for)

@@ -1,6 +1,7 @@
 //! The decision about the master key: which key a service uses, and when the operator may generate
 //! one. A new key means a new address, so the operator generates a key only if the service has
-//! never had one. Any other problem is reported in the status for a human to resolve.
+//! never had one. In every other case without a usable key, the status reports the problem, and a
+//! human must resolve it.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -121,8 +122,8 @@ pub fn address(secret: &KeySecret) -> Option<OnionAddress> {
     Some(MasterKey::from_tor_secret_key_file(secret.data.get(SECRET_KEY_FILE)?).ok()?.address())
 }
 
-/// Returns true if another service may use the same key: it names the same Secret, or its status
-/// has the key's address.
+/// Returns true if another service might use the same key, because it names the same Secret or
+/// because its status has the key's address.
 pub fn shares_key(object: &OnionBalancedService, other: &OnionBalancedService, address: Option<&str>) -> bool {
     names::same_master_key_secret(object, other) || address.is_some_and(|address| has_address(other, address))
 }

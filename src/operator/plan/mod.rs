@@ -44,8 +44,8 @@ use crate::onion::OnionAddress;
 
 /// The next step of a reconciliation.
 pub enum Next {
-    /// Read the object from the API server. The cache may be stale, and a second key would mean a
-    /// second address.
+    /// Read the object from the API server before a key is generated. The cached object may be
+    /// stale: if the service already has a key, another one would change the service's address.
     ReadObject,
     /// Generate the master key and create its Secret.
     GenerateKey,
@@ -146,8 +146,9 @@ pub fn plan(observed: &Observed) -> Next {
     Next::Done(Conclusion { accepted, master_key, target_problem: targets.problem, address, applies_children })
 }
 
-/// Plans the next step for the owned objects, if any is left. The objects of a stage are built only
-/// when the stage is reached, and are not built again once it has been applied.
+/// Plans the next step for the owned objects. Returns None if no such step is left. Builds the
+/// objects of a stage only when the stage is reached, and not again after the stage has been
+/// applied.
 fn next_for_children(observed: &Observed, inputs: &Inputs<'_>) -> Result<Option<Next>, BuildError> {
     let Some(owned) = &observed.owned else {
         // Taken names are rare, and applying detects them too. The API server is therefore asked

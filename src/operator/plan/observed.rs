@@ -25,7 +25,7 @@ pub struct Observed {
     pub object: Arc<OnionBalancedService>,
     /// The operator's settings and the optional APIs of the API server.
     pub environment: Arc<Environment>,
-    /// The other watched services that may use the same key.
+    /// The other watched services that share the master key's Secret or have the key's address.
     pub rivals: Vec<Arc<OnionBalancedService>>,
     /// The Secret of the master key, if it exists.
     pub key_secret: Option<KeySecret>,
@@ -36,7 +36,7 @@ pub struct Observed {
     /// The current configuration of the backends. It is read only if a port's target cannot be
     /// found.
     pub last_config: Option<AgentConfig>,
-    /// The owned objects that cannot be created because other objects have their names.
+    /// The owned objects that cannot be created because their names are taken by other objects.
     pub taken: Vec<Taken>,
     /// The backends' Deployment, if it exists.
     pub backends: Option<Arc<Deployment>>,
@@ -46,7 +46,7 @@ pub struct Observed {
     pub pod_problems: Vec<PodProblem>,
     /// The publishers' Lease, if it belongs to this service.
     pub lease: Option<Lease>,
-    /// The state of the permission to generate a master key.
+    /// Whether this reconciliation is allowed to generate a master key.
     pub key_permit: KeyPermit,
     /// True if this reconciliation generated the key.
     pub generated_key: bool,
@@ -75,10 +75,11 @@ impl KeySecret {
     }
 }
 
-/// The permission to generate a master key, which depends on the object's state on the API server.
+/// Whether a reconciliation is allowed to generate a master key. This depends on the object's state
+/// on the API server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyPermit {
-    /// The API server has not been asked for the object yet.
+    /// The object has not been read from the API server yet.
     Unknown,
     /// On the API server, the object has the observed UID and generation, and no address.
     Granted,
@@ -143,14 +144,14 @@ pub enum Outcome {
     KeyGenerated {
         /// The Secret that was created for the generated key.
         secret: Box<KeySecret>,
-        /// The services that may use the same key.
+        /// The other services that share the Secret or have the key's address.
         rivals: Vec<Arc<OnionBalancedService>>,
     },
     /// A Secret with this name already existed, so no key was generated.
     KeyExisted {
         /// The existing Secret of the master key. `None` means that it no longer exists.
         secret: Option<Box<KeySecret>>,
-        /// The services that may use the same key.
+        /// The other services that share the Secret or have the key's address.
         rivals: Vec<Arc<OnionBalancedService>>,
     },
     /// The API server refused the Secret with the generated key.
@@ -164,8 +165,8 @@ pub enum Outcome {
         /// All objects with the labels of the service.
         labelled: Vec<Labelled>,
     },
-    /// The missing or outdated objects of a stage were applied. If the name of one belongs to
-    /// another object, the rest of the stage was skipped.
+    /// The missing or outdated objects of a stage were applied. If another object had the name of
+    /// one of them, the results end with that one.
     Applied(Stage, Vec<(ChildId, Applied)>),
     /// The unused objects were deleted, or the API server refused the deletion.
     Pruned,
@@ -235,7 +236,8 @@ impl Observed {
     }
 
     /// Raises the known generation of the backends' Deployment to the one that an apply returned.
-    /// The observed status belongs to the older generation, so the backends count as rolling out.
+    /// The observed status belongs to the older generation, so the backends are considered to be
+    /// rolling out.
     fn expect_rollout(&mut self, applied: &ObjectMeta) {
         let deployment = self.backends.get_or_insert_default();
         if applied.generation > deployment.metadata.generation {

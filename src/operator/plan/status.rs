@@ -16,7 +16,7 @@ use crate::crd::{
 use crate::operator::children::Kind;
 use crate::operator::conditions::{Finding, Truth, merge};
 
-/// The minimum time without a renewal after which the holder of a Lease counts as silent. It is
+/// The minimum time without a renewal after which the holder of a Lease is considered silent. It is
 /// much longer than the Lease's duration, because a publisher keeps publishing when it cannot reach
 /// the API server or when its clock differs from the operator's.
 const SILENCE: SignedDuration = SignedDuration::from_secs(60);
@@ -93,8 +93,8 @@ pub fn forbidden(error: &str, previous: &[Condition], generation: Option<i64>, n
 }
 
 /// Returns the time after which the object is reconciled again even if no watch reports a change.
-/// Some changes cause no event: objects without our label are not watched even if they have the
-/// name of an owned object, another service can stop using our key, and a Lease can expire.
+/// Some changes cause no event for the object: an unlabelled object that has the name of an owned
+/// object is deleted, another service stops using the same key, or the Lease expires.
 pub fn requeue_after(observed: &Observed, conclusion: &Conclusion) -> Duration {
     let seconds = if !observed.taken.is_empty() || !conclusion.master_key.holds() {
         10
@@ -227,9 +227,9 @@ fn published(
     Finding::yes(Reason::Published, "The descriptor is published.")
 }
 
-/// Returns the known problem of the frontends' pods, if there is one and it explains the finding:
-/// nothing is published, the publisher is silent, or the descriptor has expired. Otherwise, returns
-/// the finding unchanged.
+/// Replaces the finding with a known problem of the frontends' pods if such a problem explains it.
+/// This is possible if nothing is published, if the publisher is silent, or if the descriptor has
+/// expired.
 fn explained(published: Finding, observed: &Observed) -> Finding {
     if ![Reason::NotPublished, Reason::PublisherSilent, Reason::Expired].contains(&published.reason) {
         return published;
@@ -244,7 +244,7 @@ fn explained(published: Finding, observed: &Observed) -> Finding {
 }
 
 /// Returns the condition `Stalled` if only a change to the object or its key can help. A problem
-/// that could also be resolved by creating or deleting another object does not count, because a
+/// that could also be resolved by creating or deleting another object is not a stall, because a
 /// deployment pipeline may be about to do just that.
 fn stalled(found: &[(ConditionType, Finding)]) -> Option<(ConditionType, Finding)> {
     const REASONS: [Reason; 4] =

@@ -25,9 +25,9 @@ pub struct Args {
 enum Command {
     /// Write config.yaml, the master keys, and the files that each instance's tor needs
     ///
-    /// Without options, the command asks questions. It writes config.yaml and, for each service,
-    /// ADDRESS.key and a directory ADDRESS with `ob_config` and lines for the instances' torrc. It
-    /// never overwrites a config.yaml or a key.
+    /// Without options, the command asks questions. It writes config.yaml. For each service, it also
+    /// writes ADDRESS.key and a directory ADDRESS, which contains `ob_config` and the torrc lines for
+    /// each instance. It never overwrites a config.yaml or a key.
     Generate(Generate),
 }
 
@@ -57,7 +57,7 @@ struct Generate {
     /// instance's machine
     #[arg(long, conflicts_with = "instance")]
     instance_keys: bool,
-    /// The service's port that clients connect to
+    /// The port of the onion address to which clients connect
     #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u16).range(1..))]
     service_virtual_port: u16,
     /// The host and port where each instance's tor reaches the service [default: 127.0.0.1 and the

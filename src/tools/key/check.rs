@@ -68,8 +68,8 @@ fn private(path: &Path, wanted: u32) -> Result<(), String> {
     }
 }
 
-/// Checks a file that may be missing, because tor recreates it, but must not belong to a different
-/// key.
+/// Checks that a file does not belong to a different key. The file is allowed to be missing,
+/// because tor recreates it.
 fn beside(path: &Path, fits: impl Fn(&[u8]) -> Result<(), String>) -> Result<(), String> {
     match std::fs::read(path) {
         Ok(bytes) => fits(&bytes),

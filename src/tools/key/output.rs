@@ -1,4 +1,4 @@
-//! Writes a key as tor's directory, as a PEM file, or as a Secret.
+//! Writes a key as a directory in tor's format, as a PEM file, or as a Secret.
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -10,7 +10,7 @@ use tor_hscrypto::ope::{AesOpeKey, SrvPeriodOffset};
 use tor_hscrypto::pk::HsId;
 use tor_llcrypto::pk::ed25519::ExpandedKeypair;
 
-/// The largest plaintext of C tor's revision counters (`OPE_INPUT_MAX`).
+/// The largest offset, in seconds, that C tor encrypts as a revision counter (`OPE_INPUT_MAX`).
 const OPE_INPUT_MAX: u32 = 1 << 18;
 
 proptest! {
@@ -24,8 +24,8 @@ proptest! {
         prop_assert_eq!(arti::address(&ours).id(), theirs);
     }
 
-    /// Both implementations must agree on addresses in which one character has been replaced or has
-    /// changed case.
+    /// Replaces one character of an address, for example with a capital letter. Both
+    /// implementations must parse the result as the same key, or both must reject it.
     #[test]
     fn damaged_addresses_agree_with_arti(seed: u64, place in 0..56_usize, character in "[a-z2-7A-Z019=]") {
         let mut text = master_key(seed).address().identifier();
@@ -68,8 +68,8 @@ proptest! {
     }
 }
 
-/// Generates offsets of all magnitudes below the maximum, which is the value at which C tor and our
-/// code stop counting.
+/// Generates offsets of all magnitudes below [`OPE_INPUT_MAX`]. C tor and our code encrypt greater
+/// offsets as this maximum.
 fn offsets() -> impl Strategy<Value = Vec<u32>> {
     prop::collection::vec(prop_oneof![0..10_u32, 0..90_000_u32, 0..OPE_INPUT_MAX], 1..8)
 }

@@ -212,8 +212,9 @@ fn agrees_in_networks_with_fewer_hsdirs_than_places() {
 }
 
 /// If a shared random value is missing, a publicly computable value replaces it. In that case, arti
-/// counts the revision counter's time from the start of the period, while C tor and our code count
-/// from the start of the protocol run. This difference does not affect clients.
+/// derives revision counters from the time since the start of the period, whereas C tor and our
+/// code use the time since the start of the run of the shared random protocol. This difference does
+/// not affect clients.
 #[test]
 fn agrees_without_shared_random_values() {
     for hour in 0..24 {

@@ -20,7 +20,8 @@ use crate::wait::{Seen, until};
 #[derive(Debug)]
 pub struct NewBackend;
 
-/// The creation of a service with three backends by `kubectl apply`, repeated several times.
+/// The creation of a service with three backends, using `kubectl apply`. It is repeated several
+/// times.
 #[derive(Debug)]
 pub struct ApplyToFetch;
 

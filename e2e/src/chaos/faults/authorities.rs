@@ -94,8 +94,8 @@ impl Fault for AuthoritiesDown {
     }
 }
 
-/// Returns the time from `since` to the last moment at which at least one backend had no
-/// introduction point at the HSDirs.
+/// Returns how long after `since` at least one backend still had no introduction point in the
+/// HSDirs' descriptors.
 async fn last_gap(stage: &Stage, since: Instant) -> Result<Duration> {
     let backends = stage.service.backends().await?;
     let (mut gap, mut is_whole) = (Duration::ZERO, false);

@@ -30,8 +30,7 @@ pub enum BackendFault {
     LinkCut,
 }
 
-/// The duration for which an agent is frozen or a link is cut. Clients are observed for the same
-/// minute.
+/// How long an agent is frozen or a link is cut. Clients are observed during the same minute.
 const LASTS: Duration = Duration::from_secs(60);
 
 impl Fault for BackendFault {

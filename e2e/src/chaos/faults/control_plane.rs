@@ -194,9 +194,9 @@ impl Fault for HsDirsDown {
     }
 
     fn figures(&self, seen: &Observed) -> Vec<Figure> {
-        // The first figure covers only the HSDirs that still answer, and has no limit. Two of
-        // eleven relays are part of many circuits, including those to other HSDirs, and every
-        // circuit that is attempted through them costs time.
+        // The first figure covers only the HSDirs that still answer. It has no limit, because the
+        // two frozen relays (of eleven) are part of many circuits, including those to other HSDirs,
+        // and every circuit that is attempted through them costs time.
         vec![seen.gone_while_it_lasts(), seen.failed().with(Limit::AtMost(0.0))]
     }
 }

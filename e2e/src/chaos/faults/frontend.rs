@@ -19,7 +19,7 @@ use crate::wait::{Seen, until};
 /// A failure of the leading frontend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrontendFault {
-    /// The leader's publisher and tor are killed and its pod is deleted. The standby takes over.
+    /// The leader's publisher and tor are killed, and its pod is deleted. The standby takes over.
     Kill,
     /// The leader's publisher and tor are frozen for a minute. The standby takes over and keeps the
     /// leadership.
@@ -40,11 +40,11 @@ pub enum FrontendFault {
 
 const BOTH: [PodProgram; 2] = [PodProgram::Ours, PodProgram::Tor];
 const NONE: Limit = Limit::AtMost(0.0);
-/// The limit for the number of seconds until all HSDirs hold the standby's descriptor.
+/// The maximum time, in seconds, until all HSDirs hold the standby's descriptor.
 const TAKEN_OVER: Limit = Limit::AtMost(25.0);
 /// The duration for which a leader is frozen or cut off.
 const LASTS: Duration = Duration::from_secs(60);
-/// The time for which the old leader is watched for further publishing after the fault ends.
+/// How long after the end of the fault the old leader is watched, in case it publishes again.
 const WATCHED: Duration = Duration::from_secs(15);
 
 impl FrontendFault {

@@ -37,11 +37,11 @@ const LASTS: Duration = Duration::from_secs(17 * 60);
 const LONGEST: Duration = Duration::from_secs(22 * 60);
 /// The number of time period changes that the test must observe.
 const CHANGES: u8 = 2;
-/// The length of the window before a change of the time period. Requests that begin in this window
-/// count as made at the change. The change begins when the first backend replaces its points.
+/// Requests that begin at most this long before a change of the time period are attributed to the
+/// change. The change begins when the first backend replaces its points.
 const BEFORE: Duration = Duration::from_secs(30);
-/// The length of the window after a change of the time period. Requests that begin in this window
-/// count as made at the change. The change begins when the first backend replaces its points.
+/// Requests that begin at most this long after a change of the time period are attributed to the
+/// change. The change begins when the first backend replaces its points.
 const AFTER: Duration = Duration::from_secs(60);
 
 impl Fault for Rotations {
@@ -98,8 +98,8 @@ impl Fault for Rotations {
     }
 }
 
-/// Returns the time from the moment when the first backend replaced its points until none of the
-/// HSDirs that clients ask held any of the old points.
+/// Returns how long any HSDir from which clients fetch still held old points. The time is measured
+/// from the moment when the first backend replaced its points.
 fn renewed(seen: &Observed, moment: &Moment) -> Option<Duration> {
     let (earlier, later): (Vec<_>, Vec<_>) = seen.answers.iter().cloned().partition(|answer| answer.at < moment.at);
     let soon: Vec<_> = later.into_iter().filter(|answer| answer.at < moment.at + AFTER).collect();
@@ -108,8 +108,8 @@ fn renewed(seen: &Observed, moment: &Moment) -> Option<Duration> {
 }
 
 /// Watches the backends until all have replaced all their points twice and the observation time is
-/// over. Returns one moment per change, with the time at which the first backend replaced its
-/// points, and with the old points of all backends.
+/// over. Returns one [`Moment`] per change: the time at which the first backend replaced its
+/// points, and the old points of all backends.
 async fn changes(stage: &Stage, since: Instant) -> Result<Vec<Moment>> {
     let backends = stage.service.backends().await?;
     let mut known: BTreeMap<String, (Revision, BTreeSet<String>)> = BTreeMap::new();

@@ -125,8 +125,8 @@ HiddenServicePort 80 {target}
         Ok(address)
     }
 
-    /// Restarts the publisher so that only the given clients can discover the service, or any
-    /// client if none are given.
+    /// Restarts the publisher so that only the given clients can discover the service. If none are
+    /// given, every client can.
     pub async fn restrict(&mut self, clients: &[ClientPublicKey]) -> Result<()> {
         self.processes.stop("frontend-publisher").await?;
         self.metrics = self.start_publisher(clients)?;
@@ -179,8 +179,8 @@ SafeLogging 0
     }
 }
 
-/// Returns the listen address of a backend's agent. Each agent has its own loopback address, as
-/// pods do.
+/// Returns the listen address of a backend's agent. Each agent has its own loopback address, just
+/// as each pod has its own address.
 pub fn backend_address(number: usize) -> String {
     format!("127.0.77.{}", number + 1)
 }

@@ -88,7 +88,7 @@ fn tor_content() -> ServiceContent {
     ServiceContent { flow_control: "1-2 31".parse().ok(), ..ServiceContent::plain(introduction_points) }
 }
 
-/// Returns service content with the given number of distinct introduction points.
+/// Returns the content of a descriptor with the given number of distinct introduction points.
 pub(super) fn content(points: u8) -> ServiceContent {
     let point = |index: u8| {
         let key = SigningKey::from_bytes(&[index; 32]).verifying_key();

@@ -47,7 +47,7 @@ fn an_unchanged_status_keeps_its_transition_times() {
 }
 
 /// A scenario: its name, a change to the healthy service, the type of the condition to check, the
-/// text with which this condition begins after the change (`status reason: message`), and true if
+/// beginning of this condition after the change (written as `status reason: message`), and true if
 /// the owned objects are still applied.
 type Scenario = (&'static str, fn(&mut Observed), &'static str, &'static str, bool);
 

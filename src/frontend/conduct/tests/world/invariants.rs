@@ -6,9 +6,10 @@ use super::*;
 /// Lease. It consists of the attempt in progress, the pause before the next attempt, and the time
 /// that the API server takes to answer the next attempt.
 pub(in super::super) const SETTLED: Duration = Duration::from_secs(4 + 2 + 1);
-/// The longest time without a leader while a publisher could lead. It consists of the attempt in
-/// progress, the pause before the next attempt (which sees the last holder), the duration of the
-/// Lease, the pause before the attempt that finds the Lease expired, and the answers to the calls.
+/// The longest acceptable time without a leader while some publisher could lead. It is the sum of
+/// the attempt in progress, the pause before the next attempt (which finds the Lease still held),
+/// the duration of the Lease, the pause before the attempt that finds the Lease expired, and the
+/// time that the API server takes to answer.
 pub(in super::super) const LEADERLESS: Duration = Duration::from_secs(4 + 2 + 15 + 2 + 3);
 
 impl World {

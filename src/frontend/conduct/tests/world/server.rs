@@ -20,7 +20,7 @@ impl World {
             let reachable = self.reaches_server(call.publisher);
             match call.answer.take() {
                 None if call.arrives > self.elapsed => self.calls.push(call),
-                // Half of the calls fail at once; the others are never answered.
+                // Half of the calls fail immediately; the others are never answered.
                 None if !reachable && self.rng.random_bool(0.5) => {
                     let answer = Err(CallError::Failed("connection refused".to_owned()));
                     self.send(call.publisher, Message::Answer(call.call, call.ordered, answer));
