@@ -44,8 +44,8 @@ const CONTAINER: [(&str, &str); 5] = [
     ("CrashLoopBackOff", "CrashLoopBackOff"),
 ];
 
-/// Returns the problem that keeps one of our pods from starting, if there is one that does not
-/// resolve itself.
+/// Returns the problem that keeps one of our pods from starting. Ignores problems that resolve
+/// themselves.
 pub fn problem(pod: &Pod) -> Option<PodProblem> {
     let component = match pod.labels().get(COMPONENT_LABEL)?.as_str() {
         "backend" => Component::Backend,

@@ -61,8 +61,8 @@ pub fn select(names: &[String]) -> Result<Vec<Box<dyn Fault>>> {
     Ok(faults)
 }
 
-/// Injects the given faults on a cluster that runs the operator, and prints the figures. Returns an
-/// error if a figure misses its limit. The service's namespace is deleted and created again.
+/// Injects the given faults into a cluster that runs the operator, and prints the figures. Returns
+/// an error if a figure violates its limit. The service's namespace is deleted and created again.
 pub async fn run(state: &State, faults: &[Box<dyn Fault>], namespace: &str) -> Result<()> {
     let kubectl = Cluster::open(state)?.kubectl();
     make_namespace(&kubectl, namespace).await?;

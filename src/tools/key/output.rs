@@ -18,7 +18,8 @@ use crate::tools::Failure;
 pub(in crate::tools) enum Material {
     /// A seed, written as a PEM file.
     Pem(Seed),
-    /// An expanded key, written as tor's files or as a Secret with tor's files.
+    /// An expanded key. It is written in the format of tor's key files, either as files or into a
+    /// Secret.
     Expanded(MasterKey),
 }
 
