@@ -1,15 +1,13 @@
 //! Tests of the leadership state machine, both alone and with several publishers in a simulated
 //! world.
 
+mod alone;
 mod properties;
 mod world;
-
-use std::time::SystemTime;
 
 use self::world::{LEADERLESS, SETTLED, World};
 use super::*;
 use crate::merge::tests::network::{self as generated, backend};
-use crate::onion::TimePeriod;
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -184,133 +182,28 @@ fn a_leader_that_loses_tor_keeps_the_lease_if_it_is_alone() {
 }
 
 #[test]
-fn a_lease_without_the_labels_of_the_service_is_never_acquired() {
-    let mut foreign = lease_object::create("web");
-    foreign.metadata.labels = None;
-    let mut conduct = started();
-    let call = read_call(&mut conduct);
-    conduct.handle(Event::Answered(call, Ok(LeaseAnswer::Read(Some(Box::new(foreign))))), at(1));
-    assert!(conduct.poll_output().is_none());
-    assert!(conduct.knows_lease() && !conduct.holds_lease());
-    conduct.handle(Event::Tick, at(3));
-    read_call(&mut conduct);
+fn a_leader_that_hears_nothing_of_its_uploads_gives_the_lease_to_another_publisher() {
+    let (mut world, leader) = running(2);
+    world.set_online(leader, false);
+    change(&mut world, 1);
+    world.run(seconds(59));
+    assert_eq!(world.leaders(), [leader], "the answers may only be late");
+    world.run(LEADERLESS);
+    assert_eq!(world.leaders(), [1 - leader]);
 }
 
-fn at(seconds: u64) -> Now {
-    let elapsed = Duration::from_secs(seconds);
-    Now { wall: SystemTime::UNIX_EPOCH + elapsed, elapsed }
-}
-
-/// Returns the leadership state of a publisher that knows the object and is connected to tor.
-fn started() -> Conduct {
-    let mut conduct = Conduct::new("web", "a".to_owned(), at(0));
-    conduct.handle(Event::Tor(true), at(0));
-    assert!(conduct.poll_output().is_none(), "the object is still unknown");
-    let discovery = Some(Discovery::Open);
-    conduct.handle(Event::Object { uid: "u".to_owned(), suspended: false, discovery }, at(0));
-    assert!(matches!(conduct.poll_output(), Some(Output::Engine(Input::Discovery(_)))));
-    conduct
-}
-
-fn read_call(conduct: &mut Conduct) -> CallId {
-    match conduct.poll_output() {
-        Some(Output::Call(call, LeaseRequest::ReadLease)) => call,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn write_call(conduct: &mut Conduct) -> (CallId, Box<Lease>) {
-    match conduct.poll_output() {
-        Some(Output::Call(call, LeaseRequest::WriteLease(lease))) => (call, lease),
-        other => panic!("{other:?}"),
-    }
-}
-
-/// Returns the leadership state of a publisher that has acquired the Lease, along with the Lease.
-fn leading() -> (Conduct, Box<Lease>) {
-    let mut conduct = started();
-    let call = read_call(&mut conduct);
-    conduct.handle(Event::Answered(call, Ok(LeaseAnswer::Read(None))), at(0));
-    let (call, lease) = write_call(&mut conduct);
-    assert!(!conduct.is_leading(), "the Lease has not been written yet");
-    conduct.handle(Event::Answered(call, Ok(LeaseAnswer::Written(lease.clone()))), at(0));
-    assert!(matches!(conduct.poll_output(), Some(Output::Engine(Input::Leading(true)))));
-    (conduct, lease)
-}
-
+/// The world also checks that every counter is greater than those in the Lease.
 #[test]
-fn the_lease_belongs_to_the_object_and_holds_the_counters() {
-    let (mut conduct, lease) = leading();
-    assert_eq!(lease.metadata.owner_references.as_ref().unwrap()[0].uid, "u");
-    assert_eq!(Record::of(&lease).holder, "a");
-    let period = TimePeriod { number: 20_500, length_minutes: 1440 };
-    conduct.handle(Event::CounterUsed(period, 7), at(1));
-    let call = read_call(&mut conduct);
-    conduct.handle(Event::Answered(call, Ok(LeaseAnswer::Read(Some(lease)))), at(1));
-    let (_, lease) = write_call(&mut conduct);
-    assert_eq!(lease_object::counters(&lease).get(20_500), Some(7), "the counter is stored at once");
-}
-
-#[test]
-fn an_answer_from_before_a_pause_is_ignored() {
-    let (mut conduct, lease) = leading();
-    conduct.handle(Event::Tick, at(5));
-    let old = read_call(&mut conduct);
-    conduct.handle(Event::Tick, at(60));
-    assert!(!conduct.is_leading());
-    assert!(matches!(conduct.poll_output(), Some(Output::Engine(Input::Leading(false)))));
-    let new = read_call(&mut conduct);
-    conduct.handle(Event::Answered(old, Ok(LeaseAnswer::Read(Some(lease.clone())))), at(60));
-    assert!(!conduct.is_leading() && conduct.poll_output().is_none());
-    conduct.handle(Event::Answered(new, Ok(LeaseAnswer::Read(Some(lease)))), at(60));
-    assert!(conduct.is_leading());
-}
-
-#[test]
-fn a_publisher_leads_only_while_it_knows_the_clients() {
-    let (mut conduct, _) = leading();
-    conduct.handle(Event::Object { uid: "u".to_owned(), suspended: false, discovery: None }, at(1));
-    assert!(matches!(conduct.poll_output(), Some(Output::Engine(Input::Leading(false)))));
-    let discovery = Some(Discovery::Restricted(BTreeSet::new()));
-    conduct.handle(Event::Object { uid: "u".to_owned(), suspended: false, discovery }, at(1));
-    assert!(
-        matches!(conduct.poll_output(), Some(Output::Engine(Input::Discovery(_)))),
-        "the engine receives the clients before the publisher leads again"
-    );
-    assert!(matches!(conduct.poll_output(), Some(Output::Engine(Input::Leading(true)))));
-}
-
-#[test]
-fn a_call_without_an_answer_fails_and_is_repeated() {
-    let mut conduct = started();
-    let first = read_call(&mut conduct);
-    conduct.handle(Event::Tick, at(3));
-    assert!(conduct.poll_output().is_none());
-    conduct.handle(Event::Tick, at(4));
-    assert_eq!(conduct.poll_timeout(), seconds(5), "the next tick is due after a second at the latest");
-    conduct.handle(Event::Tick, at(6));
-    let second = read_call(&mut conduct);
-    assert_ne!(first, second);
-    conduct.handle(Event::Answered(first, Ok(LeaseAnswer::Read(None))), at(6));
-    assert!(conduct.poll_output().is_none(), "the answer arrived too late");
-}
-
-#[test]
-fn a_publisher_that_never_held_the_lease_ends_at_once() {
-    let mut conduct = Conduct::new("web", "a".to_owned(), at(0));
-    conduct.handle(Event::Stop, at(1));
-    assert!(conduct.has_ended() && conduct.poll_output().is_none());
-}
-
-#[test]
-fn a_stopping_publisher_ends_even_if_the_api_server_does_not_answer() {
-    let (mut conduct, _) = leading();
-    conduct.handle(Event::Stop, at(1));
-    assert!(!conduct.is_leading() && !conduct.has_ended());
-    for second in 2..5 {
-        conduct.handle(Event::Tick, at(second));
-        assert!(!conduct.has_ended());
-    }
-    conduct.handle(Event::Tick, at(5));
-    assert!(conduct.has_ended());
+fn a_publisher_whose_clock_is_behind_continues_with_greater_counters() {
+    let mut world = World::new(&[Duration::ZERO, seconds(3600)], network(), 7);
+    world.backend(backend(0, 0));
+    world.set_link(0, false);
+    world.run(seconds(20));
+    assert_eq!(world.leaders(), [1]);
+    world.set_link(0, true);
+    world.kill(1);
+    world.set_link(1, false);
+    world.run(LEADERLESS);
+    assert_eq!(world.leaders(), [0]);
+    assert!(!world.publishers[0].uploads.is_empty());
 }

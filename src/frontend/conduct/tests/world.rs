@@ -10,6 +10,7 @@
 //! - Revision counters always rise, both those that a publisher uses and those in the Lease.
 //! - If any publisher could lead, one does so within [`LEADERLESS`].
 
+mod faults;
 mod invariants;
 mod server;
 
@@ -87,6 +88,10 @@ pub(super) struct Publisher {
     stopping: bool,
     eligible: Option<Duration>,
     counters: BTreeMap<TimePeriod, u64>,
+    /// The greatest revision counters that the publisher has read from the Lease.
+    floors: Counters,
+    /// False if the publisher's tor has lost the network, so that it never hears of its uploads.
+    online: bool,
     /// The times of all uploads of the publisher.
     pub(super) uploads: Vec<Duration>,
 }
@@ -168,6 +173,8 @@ impl World {
             stopping: false,
             eligible: None,
             counters: BTreeMap::new(),
+            floors: Counters::default(),
+            online: true,
             uploads: Vec::new(),
         }
     }
@@ -206,99 +213,6 @@ impl World {
 
     pub(super) fn holder(&self) -> String {
         self.lease.as_ref().map(|lease| Record::of(lease).holder).unwrap_or_default()
-    }
-}
-
-/// The faults and changes that tests can inject.
-impl World {
-    pub(super) fn pause(&mut self, index: usize, duration: Duration) {
-        let until = self.elapsed + duration;
-        self.publishers[index].paused_until = self.publishers[index].paused_until.max(until);
-    }
-
-    pub(super) fn set_link(&mut self, index: usize, link: bool) {
-        let elapsed = self.elapsed;
-        let publisher = &mut self.publishers[index];
-        if link && !publisher.link {
-            publisher.linked = elapsed;
-        }
-        publisher.link = link;
-        self.show_object(index);
-    }
-
-    pub(super) fn set_server(&mut self, server: bool) {
-        if server && !self.server {
-            self.server_since = self.elapsed;
-        }
-        self.server = server;
-        (0..self.publishers.len()).for_each(|index| self.show_object(index));
-    }
-
-    pub(super) fn set_suspended(&mut self, suspended: bool) {
-        self.suspended = suspended;
-        (0..self.publishers.len()).for_each(|index| self.show_object(index));
-    }
-
-    /// Sends the object to a publisher if that publisher can reach the API server.
-    fn show_object(&mut self, index: usize) {
-        if self.reaches_server(index) {
-            let (suspended, discovery) = (self.suspended, Some(Discovery::Open));
-            self.send(index, Message::Conduct(Event::Object { uid: "u".to_owned(), suspended, discovery }));
-        }
-    }
-
-    pub(super) fn set_tor(&mut self, index: usize, tor: bool) {
-        if self.publishers[index].tor == tor {
-            return;
-        }
-        self.publishers[index].tor = tor;
-        self.send(index, Message::Conduct(Event::Tor(tor)));
-        if tor {
-            self.send(index, Message::Engine(Input::TorRestarted));
-        }
-    }
-
-    pub(super) fn set_rejecting(&mut self, place: usize, rejects: bool) {
-        let known: BTreeSet<Fingerprint> = self.held.keys().map(|(hsdir, _)| *hsdir).collect();
-        let Some(hsdir) = known.iter().nth(place % known.len().max(1)) else { return };
-        if rejects {
-            self.rejecting.insert(*hsdir)
-        } else {
-            self.rejecting.remove(hsdir)
-        };
-    }
-
-    pub(super) fn backend(&mut self, (id, content): (BackendId, Arc<ServiceContent>)) {
-        self.backends.insert(id.clone(), content.clone());
-        for index in 0..self.publishers.len() {
-            self.send(index, Message::Engine(Input::Backend(id.clone(), content.clone())));
-        }
-    }
-
-    /// Kills a publisher's process and starts a new one in its place.
-    pub(super) fn kill(&mut self, index: usize) {
-        let skew = self.publishers[index].skew;
-        let link = self.publishers[index].link;
-        self.publishers[index] = self.process(skew);
-        self.publishers[index].link = link;
-        self.calls.retain(|call| call.publisher != index);
-        self.boot(index);
-    }
-
-    /// Stops a publisher's process in an orderly way. A new one starts when it has ended.
-    pub(super) fn stop(&mut self, index: usize) {
-        self.send(index, Message::Conduct(Event::Stop));
-    }
-
-    pub(super) fn heal(&mut self) {
-        self.rejecting.clear();
-        self.set_server(true);
-        self.set_suspended(false);
-        for index in 0..self.publishers.len() {
-            self.set_link(index, true);
-            self.set_tor(index, true);
-            self.publishers[index].paused_until = self.publishers[index].paused_until.min(self.elapsed);
-        }
     }
 }
 
@@ -381,8 +295,11 @@ impl World {
             Message::Engine(input) => self.engine(index, input),
             Message::Answer(call, ordered, answer) => {
                 let publisher = &mut self.publishers[index];
-                if publisher.last_call == Some(call) && matches!(answer, Ok(LeaseAnswer::Read(_))) {
+                if let Ok(LeaseAnswer::Read(lease)) = &answer
+                    && publisher.last_call == Some(call)
+                {
                     publisher.read = Some(ordered);
+                    lease.iter().for_each(|lease| publisher.floors.merge(&lease_object::counters(lease)));
                 }
                 self.conduct(index, Event::Answered(call, answer));
             }
@@ -422,12 +339,14 @@ impl World {
                         before.is_none_or(|before| before < counter),
                         "the counter {counter} was used after {before:?}"
                     );
+                    let floor = self.publishers[index].floors.get(period.number);
+                    assert!(floor < Some(counter), "the counter {counter} was used, but the Lease has {floor:?}");
                     self.conduct(index, Event::CounterUsed(period, counter));
                 }
                 EngineOutput::Upload { hsdir, period, descriptor } => {
                     self.check_upload(index);
                     self.publishers[index].uploads.push(self.elapsed);
-                    if self.publishers[index].tor {
+                    if self.publishers[index].tor && self.publishers[index].online {
                         let counter = revision_counter(&descriptor);
                         let (arrives, process) = (self.elapsed + HSDIR_ANSWERS, self.publishers[index].process);
                         self.uploads.push(Upload { arrives, publisher: index, process, hsdir, period, counter });
