@@ -9,17 +9,19 @@ export RUST_LIB_BACKTRACE=0
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 broken=()
+times=()
 
 # group NAME COMMAND…: runs one group of tests. If the command fails although no test failed, for
 # example because the code does not compile, the group counts as one failed test.
 group() {
-    local name=$1 before after code=0
+    local name=$1 before after code=0 start=$SECONDS
     shift
     say "tests: $name"
     before=$(failures)
     "$@" 2>&1 | tee -a "$log" || code=$?
     after=$(failures)
     [ "$code" = 0 ] || [ "$after" -gt "$before" ] || broken+=("$name")
+    times+=("$name $((SECONDS - start)) s")
 }
 
 count() { sed -nE "s/^test result: .* ([0-9]+) $1;.*/\1/p" "$log" | awk '{ n += $1 } END { print n + 0 }'; }
@@ -69,6 +71,7 @@ done
 
 passed=$(count passed)
 failed=$(($(failures) + ${#broken[@]}))
+say "time, builds included: $(printf '%s; ' "${times[@]}")total $SECONDS s"
 [ ${#broken[@]} = 0 ] || say "groups that did not finish: ${broken[*]}"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ] && [ "$passed" -gt 0 ]
