@@ -20,7 +20,10 @@ import time
 
 from stem.descriptor.hidden_service import HiddenServiceDescriptorV3
 
-TIMEOUT_SECONDS = 60
+# The longest pause between two lines from tor. Once a network is up, HSDirs answer within seconds.
+TIMEOUT_SECONDS = 30
+# The number of times that each HSDir is asked until it answers.
+FETCH_ATTEMPTS = 3
 # The pauses between an HSDir's answer and the next request: if it has the descriptor, and if it has none.
 WATCH_SECONDS, WATCH_IDLE_SECONDS = 1, 10
 LEGACY_IDENTITY, ED25519_IDENTITY = 2, 3
@@ -126,18 +129,30 @@ def fetch(control_socket, cookie, address):
 
 
 def fetch_each(control_socket, cookie, address, hsdirs):
-    control = Control(control_socket, cookie)
+    found, open_ones = {}, set(hsdirs)
+    for _ in range(FETCH_ATTEMPTS):
+        try:
+            ask(Control(control_socket, cookie), address, open_ones, found)
+            return found
+        except TimeoutError:
+            # tor reports no result for some fetches, for example if it gave up their circuit.
+            continue
+    sys.exit("got no answer from the HSDirs " + ", ".join(sorted(open_ones)))
+
+
+def ask(control, address, open_ones, found):
+    """Asks each HSDir once, adds the descriptors to `found`, and removes those that answered from `open_ones`."""
     # 552: this tor's consensus does not contain the HSDir.
-    asked = [hsdir for hsdir in hsdirs if control.command(f"HSFETCH {address} SERVER=${hsdir}", refusal="552")]
-    found, open_ones = {}, set(asked)
-    if not asked:
+    asked = {hsdir for hsdir in open_ones if control.command(f"HSFETCH {address} SERVER=${hsdir}", refusal="552")}
+    open_ones &= asked
+    if not open_ones and not found:
         sys.exit("tor knows none of these HSDirs")
-    for hsdir, text in control.descriptors(address, []):
+    answers = control.descriptors(address, [])
+    while open_ones:
+        hsdir, text = next(answers)
         open_ones.discard(hsdir)
         if text:
             found[hsdir] = decode(text, address)
-        if not open_ones:
-            return found
 
 
 def watch(control_socket, cookie, address, hsdirs):
