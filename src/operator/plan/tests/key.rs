@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::support::{Server, address, concluded, condition, fresh, from, healthy, key_secret, other_key, with};
+use crate::operator::plan::key::{address as address_of, shares_key};
 use crate::operator::plan::{Next, Observed, plan};
 
 #[test]
@@ -97,4 +98,57 @@ fn the_owner_of_a_retained_key_is_removed_even_if_the_key_cannot_be_used() {
     observed.tried_key_owners = false;
     observed.key_secret.as_mut().unwrap().metadata.name = Some("copy".to_owned());
     assert_eq!(new_owners(&observed), None);
+}
+
+#[test]
+fn services_share_a_key_if_they_name_one_secret_or_have_its_address() {
+    let object = &healthy().object;
+    let (same_name, same_address) = (json!("web-master-key"), json!({"onionAddress": address()}));
+    for (namespace, secret, status, shares) in [
+        ("shop", same_name.clone(), Value::Null, true),
+        ("other", same_name, Value::Null, false),
+        ("other", json!("own"), same_address, true),
+        ("shop", json!("own"), json!({"onionAddress": other_key().address().to_string()}), false),
+    ] {
+        let other = with(object, "metadata/name", json!("other"));
+        let other = with(&other, "metadata/namespace", json!(namespace));
+        let other = with(&other, "spec/masterKey/secretName", secret);
+        let other = with(&other, "status", status);
+        assert_eq!(shares_key(object, &other, Some(&address())), shares, "{other:?}");
+    }
+}
+
+#[test]
+fn an_older_service_with_another_key_takes_no_precedence() {
+    let mut observed = healthy();
+    let older = with(&observed.object, "metadata/creationTimestamp", json!("2020-01-01T00:00:00Z"));
+    let renamed = with(&with(&older, "metadata/name", json!("a")), "metadata/uid", json!("uid-of-a"));
+    let unrelated = with(&with(&renamed, "status", Value::Null), "spec/masterKey/secretName", json!("own"));
+    observed.rivals = vec![older, unrelated];
+    let (_, status) = concluded(&observed);
+    assert!(condition(&status, "MasterKeyReady").starts_with("True "), "neither itself nor a stranger is a rival");
+}
+
+#[test]
+fn the_address_of_a_secret_is_that_of_its_key() {
+    assert_eq!(address_of(&key_secret(&other_key())), Some(other_key().address()));
+    let mut damaged = key_secret(&other_key());
+    damaged.data.clear();
+    assert_eq!(address_of(&damaged), None);
+}
+
+#[test]
+fn the_other_owners_of_a_generated_key_remain() {
+    let others = [
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "web", "uid": "map"}),
+        json!({"apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService", "name": "b", "uid": "b"}),
+    ];
+    let owners = json!([others[0], owner("old"), others[1]]);
+    let kept = ["map", "b"].map(str::to_owned).to_vec();
+    assert_eq!(new_owners(&generated("Retain", &owners)), Some(kept.clone()));
+    assert_eq!(new_owners(&generated("Delete", &owners)), Some([kept, vec!["uid-of-web".to_owned()]].concat()));
+    // The label names another service.
+    let mut foreign = generated("Delete", &json!([]));
+    foreign.key_secret.as_mut().unwrap().metadata.labels = from(json!({"onionbalance.dev/service": "other"}));
+    assert_eq!(new_owners(&foreign), None);
 }
