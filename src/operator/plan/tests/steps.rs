@@ -312,6 +312,20 @@ impl Chance {
     }
 }
 
+#[test]
+fn only_a_new_generation_of_the_backends_is_a_rollout() {
+    for (child, generation, expected) in
+        [("web-backend", 4, "False RollingOut: "), ("web-backend", 3, "True "), ("web-frontend", 4, "True ")]
+    {
+        let mut observed = healthy();
+        let child = ChildId { kind: Kind::Deployment, name: child.to_owned() };
+        let applied = Applied::Written(Box::new(from(json!({ "generation": generation }))));
+        observed.learn(Outcome::Applied(Stage::Deployments, vec![(child, applied)]));
+        let (_, status) = concluded(&observed);
+        assert!(condition(&status, "BackendsReady").starts_with(expected), "{observed:?}");
+    }
+}
+
 proptest! {
     /// Each step has a higher rank than the previous one, so there are at most eight steps and no
     /// step is executed twice. In particular, at most one key is generated.
