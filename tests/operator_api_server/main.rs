@@ -24,6 +24,7 @@ mod secrecy;
 mod server;
 mod status;
 mod status_command;
+mod table;
 mod targets;
 mod variants;
 mod wait;
