@@ -24,7 +24,7 @@ images: packages release ## Build the container images without Docker into targe
 
 .PHONY: test
 test: no-demo packages ## Run all tests; the last line reads "N passed, N failed"
-	@$(MAKE) --no-print-directory -j2 kubernetes test-build
+	@$(MAKE) --no-print-directory -j2 kubernetes test-build crd-server
 	@$(SETUP)/run-tests.sh unit chart api tor oracle e2e fuzz
 
 .PHONY: test-unit
@@ -37,8 +37,8 @@ test-chart: ## Test the Helm chart: its values, its output, and that it matches 
 	@$(SETUP)/run-tests.sh chart
 
 .PHONY: test-api
-test-api: packages ## Test the operator against a real API server
-	@$(MAKE) --no-print-directory -j2 kubernetes test-build
+test-api: packages ## Test the operator against a real API server, and the CRD against a current one
+	@$(MAKE) --no-print-directory -j2 kubernetes test-build crd-server
 	@$(SETUP)/run-tests.sh api
 
 .PHONY: test-tor
@@ -88,7 +88,7 @@ generate: ## Regenerate crds/, docs/reference.md and the chart's copies of the C
 	sed -n '/^kind: ClusterRole$$/,/^---$$/{ /^rules:$$/,/^---$$/{ /^rules:$$/d; /^---$$/d; p } }' deploy/rbac.yaml >$(CHART)/files/rules.yaml
 
 # Prerequisites of the targets above.
-.PHONY: no-demo packages kubernetes release test-build
+.PHONY: no-demo packages kubernetes crd-server release test-build
 STATE := $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/onionbalance-operator
 no-demo:
 	@! test -e $(STATE)/e2e/node/connected || { echo "the demo is running, and a machine can host only one node: run 'make demo-down' first" >&2; exit 1; }
@@ -96,6 +96,8 @@ packages:
 	@$(SETUP)/packages.sh cluster
 kubernetes:
 	@$(SETUP)/kubernetes.sh >/dev/null
+crd-server:
+	@$(SETUP)/crd-server.sh >/dev/null
 release:
 	cargo build --release --locked --workspace --bins
 test-build:

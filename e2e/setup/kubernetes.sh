@@ -28,19 +28,14 @@ if [ -e "$DIR/complete" ] && holds_all "$DIR"; then
     exit
 fi
 
-# The source package comes from bookworm, whichever release this machine runs, so this function uses
-# a source list separate from the system's.
+# The source package comes from bookworm.
 fetch() {
-    local site apt=$OB_CACHE/apt-src
-    site=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Component: main' 'Origin: Debian' |
-        grep -v security | head -n 1)
-    [ -n "$site" ] || fail "this machine's apt sources contain no Debian repository; add one and run apt-get update"
-    mkdir -p "$apt/lists/partial" "$apt/build"
-    echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $site bookworm main" >"$apt/sources.list"
-    local options=(-o "Dir::Etc::SourceList=$apt/sources.list" -o Dir::Etc::SourceParts=- -o "Dir::State::Lists=$apt/lists" -o APT::Sandbox::User=root)
-    apt-get "${options[@]}" update
+    local apt=$OB_CACHE/apt-src
+    private_apt "$apt" deb-src bookworm
+    mkdir "$apt/build"
+    apt-get "${apt_options[@]}" update
     cd "$apt/build"
-    apt-get "${options[@]}" source --download-only "$PACKAGE"
+    apt-get "${apt_options[@]}" source --download-only "$PACKAGE"
 }
 
 build() {

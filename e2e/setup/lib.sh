@@ -40,6 +40,24 @@ step() {
     fi
 }
 
+# private_apt FOLDER TYPE SUITE: sets up an apt in the folder that reads only the given suite of Debian,
+# whichever release this machine runs, and leaves the system's apt unchanged. TYPE is deb or deb-src.
+# Sets the array apt_options.
+private_apt() {
+    local folder=$1 type=$2 suite=$3 site
+    site=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Component: main' 'Origin: Debian' |
+        grep -v security | head -n 1)
+    [ -n "$site" ] || fail "this machine's apt sources contain no Debian repository; add one and run apt-get update"
+    rm -rf "$folder"
+    mkdir -p "$folder/state/lists/partial" "$folder/cache/archives/partial"
+    echo "$type [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $site $suite main" >"$folder/sources.list"
+    # An empty list of installed packages.
+    : >"$folder/status"
+    apt_options=(-o "Dir::Etc::SourceList=$folder/sources.list" -o Dir::Etc::SourceParts=/dev/null -o Dir::Etc::Preferences=/dev/null
+        -o Dir::Etc::PreferencesParts=/dev/null -o "Dir::State=$folder/state" -o "Dir::State::status=$folder/status"
+        -o "Dir::Cache=$folder/cache" -o APT::Sandbox::User=root -o Acquire::Languages=none)
+}
+
 need_root() {
     [ "$(id -u)" = 0 ] || fail "run this as root: it installs packages and creates namespaces and containers"
 }

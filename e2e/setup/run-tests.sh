@@ -33,7 +33,8 @@ unit() { cargo test --locked --workspace --no-fail-fast --lib --bins --test laye
 chart() { cargo test --locked --workspace --no-fail-fast --test chart; }
 api() {
     local programs
-    programs=$(e2e/setup/kubernetes.sh) && KUBEBUILDER_ASSETS=$programs cargo test --locked --workspace --no-fail-fast --test operator_api_server
+    e2e/setup/crd-server.sh >/dev/null && programs=$(e2e/setup/kubernetes.sh) || return
+    KUBEBUILDER_ASSETS=$programs cargo test --locked --workspace --no-fail-fast --test operator_api_server
 }
 tor() {
     local code=0

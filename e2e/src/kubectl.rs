@@ -12,12 +12,16 @@ use crate::state::State;
 #[derive(Debug, Clone)]
 pub struct Kubectl {
     kubeconfig: PathBuf,
+    /// The folder in which kubectl remembers the APIs of the server. In the shared folder in the
+    /// home folder, kubectl would find the APIs of an earlier cluster, whose API server had the
+    /// same address and possibly another version.
+    cache: PathBuf,
 }
 
 impl Kubectl {
     /// Returns the `kubectl` command for the cluster in a state folder.
     pub fn new(state: &State) -> Self {
-        Self { kubeconfig: state.kubeconfig() }
+        Self { kubeconfig: state.kubeconfig(), cache: state.kubernetes().join("kubectl-cache") }
     }
 
     /// Runs kubectl and returns its standard output. `arguments` are separated by single spaces.
@@ -32,7 +36,7 @@ impl Kubectl {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("kubectl");
-        command.env("KUBECONFIG", &self.kubeconfig).args(arguments);
+        command.env("KUBECONFIG", &self.kubeconfig).arg("--cache-dir").arg(&self.cache).args(arguments);
         command
     }
 }

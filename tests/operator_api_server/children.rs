@@ -9,7 +9,7 @@ use onionbalance_operator::crd::OnionBalancedService;
 use onionbalance_operator::crd::names::{Component, agent_token_secret};
 use serde_json::{Value, json};
 
-use crate::scene::{PATIENCE, Scene, kinds_of_children};
+use crate::scene::{PATIENCE, Scene};
 use crate::wait::until;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,7 +138,7 @@ async fn scales_through_the_scale_subresource() {
 #[tokio::test(flavor = "multi_thread")]
 async fn leaves_foreign_objects_alone() {
     let scene = Scene::start("taken").await;
-    join_all(kinds_of_children().iter().map(|resource| leaves_a_foreign_object_alone(&scene, resource))).await;
+    join_all(scene.kinds_of_children().iter().map(|resource| leaves_a_foreign_object_alone(&scene, resource))).await;
     scene.end().await;
 }
 

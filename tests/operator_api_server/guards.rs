@@ -1,39 +1,38 @@
 //! Tests of disruption budgets and network policies. The operator must use the API version that the
 //! server serves, and must delete the objects when they are disabled.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::ResourceExt as _;
 use kube::api::{Api, DynamicObject, ListParams};
-use kube::core::{ApiResource, GroupVersionKind};
 use onionbalance_operator::operator::Settings;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::scene::{Scene, settings};
 
-async fn budgets(scene: &Scene) -> Vec<Value> {
-    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("policy", "v1beta1", "PodDisruptionBudget"));
-    let api: Api<DynamicObject> = Api::namespaced_with(scene.client.clone(), &scene.namespace, &resource);
-    let found = api.list(&ListParams::default()).await.unwrap();
-    found.into_iter().map(|budget| budget.data["spec"].clone()).collect()
+async fn budgets(scene: &Scene) -> Vec<DynamicObject> {
+    let api: Api<DynamicObject> = Api::namespaced_with(scene.client.clone(), &scene.namespace, &scene.budgets);
+    api.list(&ListParams::default()).await.unwrap().items
 }
 
+/// Kubernetes 1.20 serves only `policy/v1beta1`, and 1.25 and newer serve only `policy/v1`. An
+/// operator that relied on one of them would never become ready on servers with only the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn uses_the_served_version_of_disruption_budgets() {
     let scene = Scene::start("budgets").await;
-    // The server does not serve `policy/v1`, so an operator that relied on that version would never
-    // become ready.
-    let groups = scene.client.list_api_groups().await.unwrap();
-    let policy = groups.groups.iter().find(|group| group.name == "policy").unwrap();
-    assert_eq!(policy.versions.iter().map(|version| version.version.as_str()).collect::<Vec<_>>(), ["v1beta1"]);
     scene.create("web", json!({})).await;
     scene.wait_children("web").await;
     let selector = |component: &str| json!({"matchLabels": {"app.kubernetes.io/component": component, "onionbalance.dev/service": "web"}});
-    assert_eq!(
-        budgets(&scene).await,
-        [
-            json!({"maxUnavailable": "25%", "selector": selector("backend")}),
-            json!({"maxUnavailable": 1, "selector": selector("frontend")}),
-        ]
-    );
+    let expected = [
+        json!({"maxUnavailable": "25%", "selector": selector("backend")}),
+        json!({"maxUnavailable": 1, "selector": selector("frontend")}),
+    ];
+    let found = budgets(&scene).await;
+    assert_eq!(found.iter().map(|budget| &budget.data["spec"]).collect::<Vec<_>>(), expected.each_ref());
+    let writes = found.iter().flat_map(DynamicObject::managed_fields);
+    let versions: BTreeSet<_> = writes.map(|write| write.api_version.as_deref().unwrap()).collect();
+    assert_eq!(versions, BTreeSet::from([&*scene.budgets.api_version]));
     scene.end().await;
 }
 

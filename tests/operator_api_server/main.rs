@@ -1,11 +1,14 @@
 //! Tests of the operator against a real API server and etcd, with exactly the permissions that
 //! `deploy/` grants. No Kubernetes controllers run; the tests make the writes that the Deployment
 //! controller, the garbage collector and the publisher would make.
+//!
+//! The tests in `crd_server` check the CRD on a current API server for custom resources.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a panic reports the failure of a test")]
 #![allow(clippy::needless_pass_by_value, reason = "json! creates owned values")]
 
 mod children;
+mod crd_server;
 mod events;
 mod gitops;
 mod guards;
@@ -24,6 +27,7 @@ mod secrecy;
 mod server;
 mod status;
 mod status_command;
+mod table;
 mod targets;
 mod variants;
 mod wait;

@@ -1,6 +1,7 @@
 //! Tests of access to our objects through the cluster's built-in roles. The controller that
 //! aggregates cluster roles runs during these tests.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
@@ -16,12 +17,13 @@ use crate::wait::until;
 struct Controller(Child);
 
 impl Controller {
-    fn start(folder: &std::path::Path) -> Self {
+    fn start(folder: &Path) -> Self {
         let kubeconfig = folder.join("kubeconfig");
         write_administrators_kubeconfig(&kubeconfig);
         let log = std::fs::File::create(folder.join("log")).unwrap();
-        let program = Command::new(programs().join("kube-controller-manager"))
-            .args(["--controllers=clusterrole-aggregation", "--leader-elect=false", "--port=0", "--secure-port=0"])
+        let manager = programs().join("kube-controller-manager");
+        let program = Command::new(&manager)
+            .args(arguments(&manager))
             .arg("--kubeconfig")
             .arg(kubeconfig)
             .current_dir(folder)
@@ -31,6 +33,22 @@ impl Controller {
             .spawn();
         Self(program.unwrap())
     }
+}
+
+/// Returns arguments that make a controller manager run only this controller and open no port. The
+/// controller's name and the flags differ between versions, so they are taken from the help text.
+fn arguments(manager: &Path) -> Vec<String> {
+    let help = Command::new(manager).arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let mut words = help.split(|c: char| !c.is_ascii_lowercase() && c != '-');
+    let controller = words.find(|word| word.starts_with("clusterrole-aggregation"));
+    let controller = controller.expect("the help text does not list the controller");
+    let mut arguments =
+        vec![format!("--controllers={controller}"), "--leader-elect=false".to_owned(), "--secure-port=0".to_owned()];
+    if help.contains(" --port int ") {
+        arguments.push("--port=0".to_owned());
+    }
+    arguments
 }
 
 impl Drop for Controller {

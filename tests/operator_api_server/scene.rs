@@ -11,7 +11,7 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
-use kube::core::{ApiResource, GroupVersionKind, NamespaceResourceScope, ObjectMeta};
+use kube::core::{ApiResource, NamespaceResourceScope, ObjectMeta};
 use kube::{Client, Resource, ResourceExt as _};
 use onionbalance_operator::crd::names::{Component, labels};
 use onionbalance_operator::crd::{OnionBalancedService, OnionBalancedServiceStatus, PUBLISHER_MANAGER};
@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use crate::server::{OWN_NAMESPACE, administrator, operator, operator_with_role};
+use crate::server::{OWN_NAMESPACE, administrator, evaluates_rules, operator, operator_with_role};
 use crate::wait::until;
 
 /// The maximum time to wait on a busy machine. Passing tests never wait this long.
@@ -42,28 +42,17 @@ pub fn settings() -> Settings {
     }
 }
 
-/// Returns the kinds of all children, in the versions that the API server of the tests (Kubernetes
-/// 1.20) serves.
-pub fn kinds_of_children() -> Vec<ApiResource> {
-    let budgets = ApiResource::from_gvk(&GroupVersionKind::gvk("policy", "v1beta1", "PodDisruptionBudget"));
-    vec![
-        ApiResource::erase::<ServiceAccount>(&()),
-        ApiResource::erase::<Role>(&()),
-        ApiResource::erase::<RoleBinding>(&()),
-        ApiResource::erase::<Secret>(&()),
-        ApiResource::erase::<ConfigMap>(&()),
-        ApiResource::erase::<Service>(&()),
-        ApiResource::erase::<NetworkPolicy>(&()),
-        budgets,
-        ApiResource::erase::<Deployment>(&()),
-    ]
-}
+/// A torrc line that the operator rejects and every API server stores, because the validation rules
+/// do not recognize abbreviated options.
+pub const ABBREVIATED: &str = "ControlPor 9051";
 
 /// The namespace of a single test, with its own operator.
 pub struct Scene {
     pub client: Client,
     pub namespace: String,
     pub telemetry: Arc<Telemetry>,
+    /// The version of `PodDisruptionBudget` that the API server recommends.
+    pub budgets: ApiResource,
     /// The operator's Kubernetes client, whose credentials determine the operator's permissions.
     rights: Client,
     /// The namespace in which the operator elects its leader.
@@ -106,8 +95,10 @@ impl Scene {
         let namespace = format!("test-{name}");
         let object = serde_json::from_value(json!({"metadata": {"name": namespace}})).unwrap();
         Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &object).await.unwrap();
+        let policies = kube::discovery::group(&client, "policy").await.unwrap();
+        let (budgets, _) = policies.recommended_kind("PodDisruptionBudget").expect("the server has no budgets");
         let (rights, seat) = (operator(), namespace.clone());
-        let scene = Self { client, namespace, telemetry: Arc::default(), rights, seat, operator: None };
+        let scene = Self { client, namespace, telemetry: Arc::default(), budgets, rights, seat, operator: None };
         scene.create_target("web").await;
         scene
     }
@@ -192,6 +183,18 @@ impl Scene {
         self.api().get(name).await
     }
 
+    /// Creates an object that violates a validation rule. A server with rules must reject the
+    /// object. On a server without rules, the operator must report the given reason in the
+    /// condition `Accepted`. Returns the message of the server or of the operator.
+    pub async fn create_violating(&self, name: &str, spec: Value, reason: &str) -> String {
+        let created = self.try_create(name, spec).await;
+        if evaluates_rules(&self.client).await {
+            return created.expect_err("no rule rejected the object").to_string();
+        }
+        created.unwrap();
+        self.wait_condition(name, "Accepted", &format!("False {reason}")).await
+    }
+
     pub async fn change(&self, name: &str, patch: Value) {
         self.untyped().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
     }
@@ -273,6 +276,21 @@ impl Scene {
         .await
     }
 
+    /// Returns the kinds of all children, in versions that the API server serves.
+    pub fn kinds_of_children(&self) -> [ApiResource; 9] {
+        [
+            ApiResource::erase::<ServiceAccount>(&()),
+            ApiResource::erase::<Role>(&()),
+            ApiResource::erase::<RoleBinding>(&()),
+            ApiResource::erase::<Secret>(&()),
+            ApiResource::erase::<ConfigMap>(&()),
+            ApiResource::erase::<Service>(&()),
+            ApiResource::erase::<NetworkPolicy>(&()),
+            self.budgets.clone(),
+            ApiResource::erase::<Deployment>(&()),
+        ]
+    }
+
     /// Returns the UID and the resource version of each child of an object, by kind and name. The
     /// master key's Secret is omitted.
     pub async fn children(&self, service: &str) -> BTreeMap<String, (String, String)> {
@@ -287,7 +305,7 @@ impl Scene {
     pub async fn metadata_of_children(&self, service: &str) -> BTreeMap<String, ObjectMeta> {
         let mut found = BTreeMap::new();
         let selector = ListParams::default().labels(&format!("onionbalance.dev/service={service}"));
-        for resource in kinds_of_children() {
+        for resource in self.kinds_of_children() {
             let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
             for child in api.list(&selector).await.unwrap() {
                 found.insert(format!("{} {}", resource.kind, child.name_any()), child.metadata);
@@ -315,7 +333,7 @@ impl Scene {
     pub async fn collect_garbage(&self, service: &str) {
         for child in self.children(service).await.into_keys() {
             let (kind, name) = child.split_once(' ').unwrap();
-            let resource = kinds_of_children().into_iter().find(|resource| resource.kind == kind).unwrap();
+            let resource = self.kinds_of_children().into_iter().find(|resource| resource.kind == kind).unwrap();
             let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
             api.delete(name, &DeleteParams::background()).await.unwrap();
         }

@@ -1,5 +1,6 @@
 //! A real API server and etcd on loopback, which run for as long as the test process does.
 
+use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -17,8 +18,8 @@ use serde_json::json;
 
 use crate::wait::until;
 
-/// A shell script that runs both programs until its standard input is closed, which happens when
-/// the test process ends for any reason.
+/// A shell script that runs both programs until its standard input is closed. The script stops them
+/// with KILL, because a newer API server does not end by itself once its etcd is gone.
 const KEEPER: &str = r#"
 cd "$1" || exit 1
 openssl genrsa -out key.pem 2048 2>/dev/null || exit 1
@@ -34,7 +35,7 @@ etcd=$!
 server=$!
 echo started
 read -r _
-kill $server $etcd
+kill -9 $server $etcd
 wait
 rm -rf "$1"
 "#;
@@ -43,47 +44,65 @@ rm -rf "$1"
 /// permissions.
 const ACCOUNT: &str = "system:serviceaccount:onionbalance-system:onionbalance-operator";
 const TOKEN: &str = "admin-token";
+/// The first minor version of Kubernetes 1 that knows every field of our validation rules.
+const FIRST_WITH_RULES: u32 = 28;
 /// The operator's own namespace.
 pub const OWN_NAMESPACE: &str = "onionbalance-system";
 
 /// The API server that the tests share, and the files it uses.
 struct TestApiServer {
     url: String,
+    etcd: String,
     folder: PathBuf,
-    /// The process that runs [`KEEPER`]. Its standard input is closed when the test process ends.
+    /// The process that runs [`KEEPER`].
     _keeper: Child,
 }
 
-#[allow(clippy::zombie_processes, reason = "the keeper outlives this process to clean up")]
 fn server() -> &'static TestApiServer {
     static SERVER: OnceLock<TestApiServer> = OnceLock::new();
     SERVER.get_or_init(|| {
-        let folder = tempfile::Builder::new()
-            .prefix("operator-api-server")
-            .tempdir()
-            .expect("could not create a temporary folder")
-            .keep();
-        let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").expect("found no free port")).collect();
-        let port =
-            |listener: &TcpListener| listener.local_addr().expect("the listener has no address").port().to_string();
-        let ports: Vec<_> = listeners.iter().map(port).collect();
-        drop(listeners);
-        let mut keeper = Command::new("sh")
-            .args(["-c", KEEPER, "keeper"])
-            .arg(&folder)
-            .args(&ports)
-            .arg(programs())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("could not run sh");
-        let mut line = String::new();
-        BufReader::new(keeper.stdout.take().expect("the output is not piped"))
-            .read_line(&mut line)
-            .expect("could not read the output");
-        assert_eq!(line.trim(), "started", "could not start the API server; its files are in {}", folder.display());
-        TestApiServer { url: format!("https://127.0.0.1:{}", ports[0]), folder, _keeper: keeper }
+        let folder = new_folder("operator-api-server");
+        let [port, etcd, peer] = free_ports();
+        let programs = programs();
+        let arguments = [folder.as_os_str(), port.as_ref(), etcd.as_ref(), peer.as_ref(), programs.as_os_str()];
+        let keeper = keep(KEEPER, arguments);
+        let [url, etcd] = [format!("https://127.0.0.1:{port}"), format!("http://127.0.0.1:{etcd}")];
+        TestApiServer { url, etcd, folder, _keeper: keeper }
     })
+}
+
+/// Returns the URL of the etcd that the API server uses.
+pub fn etcd() -> &'static str {
+    &server().etcd
+}
+
+/// Creates a temporary folder, which the script that uses it must delete.
+pub fn new_folder(prefix: &str) -> PathBuf {
+    tempfile::Builder::new().prefix(prefix).tempdir().expect("could not create a temporary folder").keep()
+}
+
+/// Returns free ports on loopback.
+pub fn free_ports<const N: usize>() -> [String; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("found no free port"));
+    listeners.each_ref().map(|listener| listener.local_addr().expect("the listener has no address").port().to_string())
+}
+
+/// Runs a shell script that starts programs, prints `started`, and stops the programs when its
+/// standard input is closed. The returned process must be kept: the kernel closes the standard
+/// input when the test process ends for any reason.
+pub fn keep<'a>(script: &str, arguments: impl IntoIterator<Item = &'a OsStr>) -> Child {
+    let mut keeper = Command::new("sh")
+        .args(["-c", script, "keeper"])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("could not run sh");
+    let mut line = String::new();
+    let output = keeper.stdout.take().expect("the output is not piped");
+    BufReader::new(output).read_line(&mut line).expect("could not read the output");
+    assert_eq!(line.trim(), "started", "the script could not start its programs");
+    keeper
 }
 
 /// Returns the folder that contains `kube-apiserver`: `KUBEBUILDER_ASSETS` if that is set,
@@ -92,9 +111,14 @@ pub fn programs() -> PathBuf {
     if let Some(folder) = std::env::var_os("KUBEBUILDER_ASSETS") {
         return folder.into();
     }
-    let script = source_tree().join("e2e/setup/kubernetes.sh");
-    let output = Command::new(script).stderr(Stdio::inherit()).output().expect("could not run e2e/setup/kubernetes.sh");
-    assert!(output.status.success(), "e2e/setup/kubernetes.sh failed");
+    set_up("kubernetes.sh")
+}
+
+/// Runs a script in `e2e/setup` and returns the path that the script prints.
+pub fn set_up(script: &str) -> PathBuf {
+    let path = source_tree().join("e2e/setup").join(script);
+    let output = Command::new(path).stderr(Stdio::inherit()).output().expect("could not run a setup script");
+    assert!(output.status.success(), "e2e/setup/{script} failed");
     String::from_utf8(output.stdout).expect("the path is not UTF-8").trim().into()
 }
 
@@ -106,7 +130,11 @@ pub fn source_tree() -> &'static Path {
 }
 
 fn config(impersonate: Option<&str>) -> Config {
-    let mut config = Config::new(server().url.parse().expect("the URL is invalid"));
+    config_of(&server().url, impersonate)
+}
+
+fn config_of(url: &str, impersonate: Option<&str>) -> Config {
+    let mut config = Config::new(url.parse().expect("the URL is invalid"));
     // The server creates a self-signed certificate at startup.
     config.accept_invalid_certs = true;
     config.auth_info.token = Some(TOKEN.to_owned().into());
@@ -120,6 +148,22 @@ pub async fn administrator() -> Client {
     let client = Client::try_from(config(None)).expect("could not create a client");
     READY.get_or_init(|| prepare(client.clone())).await;
     client
+}
+
+/// Returns a client with all permissions on another server that asks this one who a client is.
+pub fn administrator_of(url: &str) -> Client {
+    Client::try_from(config_of(url, None)).expect("could not create a client")
+}
+
+/// Returns true if the server evaluates our validation rules. Older servers reject the CRD that
+/// contains the rules.
+///
+/// The version decides, rather than an attempt to install the rules, because a newer server that
+/// rejects the rules has found a fault in the rules.
+pub async fn evaluates_rules(client: &Client) -> bool {
+    let version = client.apiserver_version().await.expect("the API server did not tell its version");
+    let minor = version.minor.trim_end_matches('+').parse::<u32>().expect("the minor version is not a number");
+    minor >= FIRST_WITH_RULES
 }
 
 /// Returns a client with the permissions that `deploy/` grants the operator.
@@ -210,14 +254,22 @@ async fn prepare(client: Client) {
     })
     .await;
     let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
-    let crd = without_rules(custom_resource_definition());
+    let mut crd = custom_resource_definition();
+    if !evaluates_rules(&client).await {
+        crd = without_rules(crd);
+    }
     let name = crd.metadata.name.clone().expect("the object has no name");
     crds.patch(&name, &PatchParams::apply("test"), &Patch::Apply(&crd)).await.expect("could not apply the CRD");
     for file in ["namespace.yaml", "rbac.yaml", "roles.yaml"] {
         apply_file(&client, &source_tree().join("deploy").join(file)).await;
     }
+    wait_established(&crds, &name).await;
+}
+
+/// Waits until a server serves the objects of a CRD.
+pub async fn wait_established(crds: &Api<CustomResourceDefinition>, name: &str) {
     until("the CRD is established", Duration::from_secs(30), async || {
-        let crd = crds.get(&name).await.map_err(|error| error.to_string())?;
+        let crd = crds.get(name).await.map_err(|error| error.to_string())?;
         let conditions = crd.status.and_then(|status| status.conditions).unwrap_or_default();
         let established =
             conditions.iter().any(|condition| condition.type_ == "Established" && condition.status == "True");

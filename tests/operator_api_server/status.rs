@@ -15,8 +15,9 @@ use kube::api::{Api, GetParams, ListParams, Patch, PatchParams};
 use onionbalance_operator::crd::OnionBalancedService;
 use serde_json::{Value, json};
 
-use crate::scene::{OPERATOR_LEASE, PATIENCE, Scene};
+use crate::scene::{ABBREVIATED, OPERATOR_LEASE, PATIENCE, Scene};
 use crate::server::{administrator, kubectl};
+use crate::table::without_indices;
 use crate::wait::until;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -39,19 +40,28 @@ async fn becomes_ready_and_keeps_the_status_of_the_publisher() {
 #[tokio::test(flavor = "multi_thread")]
 async fn reports_an_invalid_spec_until_it_is_corrected() {
     let scene = Scene::start("bad-spec").await;
-    scene.create("web", json!({"backends": {"extraTorrc": "ControlPort 9051"}})).await;
+    scene.create("web", json!({"backends": {"extraTorrc": ABBREVIATED}})).await;
     let message = scene.wait_condition("web", "Accepted", "False InvalidSpec").await;
     assert!(message.starts_with("spec.backends.extraTorrc: line 1: "), "{message}");
     scene.wait_condition("web", "MasterKeyReady", "Unknown NotAccepted").await;
     scene.change("web", json!({"spec": {"backends": {"extraTorrc": null}}})).await;
     let before = scene.wait_children("web").await;
     // An object that becomes invalid keeps its children unchanged.
-    scene.change("web", json!({"spec": {"backends": {"extraTorrc": "ControlPort 9051", "replicas": 9}}})).await;
+    scene.change("web", json!({"spec": {"backends": {"extraTorrc": ABBREVIATED, "replicas": 9}}})).await;
     scene.wait_condition("web", "Accepted", "False InvalidSpec").await;
     assert_eq!(before, scene.children("web").await);
-    let long = "a".repeat(55);
-    scene.create(&long, json!({})).await;
-    scene.wait_condition(&long, "Accepted", "False InvalidName").await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_violates_a_rule_is_rejected_or_reported() {
+    let scene = Scene::start("violation").await;
+    let denied = json!({"backends": {"extraTorrc": "ControlPort 9051"}});
+    let message = scene.create_violating("torrc", denied, "InvalidSpec").await;
+    let parts = ["spec.backends.extraTorrc: ", "the operator controls \"ControlPort\"; remove the line"];
+    assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    let message = scene.create_violating(&"a".repeat(55), json!({}), "InvalidName").await;
+    assert!(message.contains(": use at most 54 characters") || message.contains("; use at most 54, "), "{message}");
     scene.end().await;
 }
 
@@ -83,12 +93,12 @@ async fn the_schema_rejects_invalid_values() {
         (json!({"backends": {"introductionPoints": 21}}), "spec.backends.introductionPoints"),
         (json!({"frontend": {"replicas": -1}}), "spec.frontend.replicas"),
         (json!({"ports": []}), "spec.ports"),
-        (json!({"ports": [port, port]}), "spec.ports[1]"),
+        (json!({"ports": [port, port]}), "spec.ports: Duplicate value"),
         (json!({"ports": [{"port": 0, "target": {}}]}), "spec.ports.port"),
         (json!({"deletionPolicy": "Keep"}), "spec.deletionPolicy"),
     ] {
         let error = scene.try_create("web", spec.clone()).await.expect_err(&spec.to_string()).to_string();
-        assert!(error.contains(field), "{spec}: {error}");
+        assert!(without_indices(&error).contains(field), "{spec}: {error}");
     }
     scene.end().await;
 }

@@ -25,7 +25,7 @@ pub struct Pipeline {
     dir: PathBuf,
     namespace: String,
     /// The environment variables of every script. They put a current kubectl before this machine's
-    /// own in `PATH`, and name the author of commits.
+    /// own in `PATH`, give kubectl a cache of this cluster's APIs, and name the author of commits.
     environment: Vec<(&'static str, String)>,
     applier: RefCell<Option<Child>>,
 }
@@ -42,6 +42,7 @@ impl Pipeline {
         let mut environment = vec![
             ("PATH", path),
             ("KUBECONFIG", scene.kubeconfig().display().to_string()),
+            ("KUBECACHEDIR", dir.join("kubectl-cache").display().to_string()),
             ("INTERVAL", INTERVAL.as_secs().to_string()),
             ("TMPDIR", dir.display().to_string()),
         ];

@@ -1,9 +1,9 @@
 //! Tests that evaluate the rules of the generated schema with `kube-cel`.
 //!
-//! The tests use `kube-cel` because the API server of the test environment, Kubernetes 1.20, does
-//! not evaluate CEL; `kube-cel` itself is tested against a real API server. The tests check that
-//! everything over which a rule iterates is bounded. They also estimate the cost of the rules, but
-//! only roughly: an API server would compute the cost differently.
+//! These tests need no API server. They check that everything over which a rule iterates is
+//! bounded, and estimate the cost of the rules roughly. `tests/operator_api_server/crd_server` runs
+//! the same table of invalid objects on a real API server, which also computes the cost of the
+//! rules.
 
 use std::collections::BTreeSet;
 

@@ -2,7 +2,8 @@
 //!
 //! A row holds a change to a valid object and the responses of the operator, of the CEL rules and
 //! of an API server without CEL. `validate/tests.rs` checks the operator, `rules/tests.rs` checks
-//! the rules, and `tests/operator_api_server` checks a real API server.
+//! the rules, `tests/operator_api_server` checks a real API server without CEL, and
+//! `tests/operator_api_server/crd_server` checks a real API server with CEL.
 
 use serde_json::{Value, json};
 
