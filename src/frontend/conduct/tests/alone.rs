@@ -160,11 +160,17 @@ fn only_a_newer_consensus_proves_that_tor_reaches_the_network() {
 
 #[test]
 fn a_change_of_the_fitness_makes_the_next_attempt_due() {
-    let (mut conduct, _) = leading();
-    conduct.handle(Event::Tick, at(1));
-    assert!(conduct.poll_output().is_none(), "the renewal is due later");
-    conduct.handle(Event::Tor(false), at(1));
-    read_call(&mut conduct);
+    let (mut conduct, mut lease) = leading();
+    for (second, tor) in [(1, false), (2, true)] {
+        conduct.handle(Event::Tick, at(second));
+        assert!(conduct.poll_output().is_none(), "the renewal is due later");
+        conduct.handle(Event::Tor(tor), at(second));
+        let call = read_call(&mut conduct);
+        conduct.handle(Event::Answered(call, Ok(LeaseAnswer::Read(Some(lease)))), at(second));
+        let (call, written) = write_call(&mut conduct);
+        conduct.handle(Event::Answered(call, Ok(LeaseAnswer::Written(written.clone()))), at(second));
+        lease = written;
+    }
 }
 
 #[test]
