@@ -56,6 +56,10 @@ test-e2e: no-demo packages ## Run the end-to-end tests on a one-node Kubernetes 
 	@$(MAKE) --no-print-directory -j2 kubernetes test-build
 	@$(SETUP)/run-tests.sh e2e
 
+.PHONY: mutants
+mutants: ## Check that the tests notice each fault in tests/mutants; limit with ONLY="agent-silence suspended"
+	@tests/mutants/run.sh $(ONLY)
+
 .PHONY: chaos
 chaos: no-demo packages ## Inject faults under load (docs/reliability.md); limit with FAULTS=backend_tor_kill,scale_down
 	@$(MAKE) --no-print-directory -j2 kubernetes release

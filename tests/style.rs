@@ -1,10 +1,11 @@
-//! Checks style rules that rustfmt does not: the width of comments and pages, and the location of
-//! unit tests.
+//! Checks style rules that rustfmt does not: the width of comments and pages, the location of unit
+//! tests, and the headers of mutants.
 
 #![allow(clippy::expect_used, reason = "a test may stop at a file that it cannot read")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The maximum width of a comment line in Rust code, in columns.
 const COMMENT: usize = 100;
@@ -78,6 +79,49 @@ fn unit_tests_are_in_modules_called_tests() {
         "move these unit tests into `mod tests` or `<module>/tests.rs`:\n{}",
         misplaced.join("\n")
     );
+}
+
+/// `make mutants` takes long, so this test keeps the patches in `tests/mutants` usable.
+#[test]
+fn each_mutant_names_its_fault_and_its_tests_and_applies() {
+    let holds_tests = |path: &&PathBuf| ["src", "tests"].iter().any(|folder| path.starts_with(root().join(folder)));
+    let code: String = files("rs").iter().filter(holds_tests).map(|path| read(path)).collect();
+    let problem = |path: PathBuf| Some(format!("{}: {}", path.display(), mutant_problem(&path, &code).err()?));
+    let problems: Vec<String> = files("patch").into_iter().filter_map(problem).collect();
+    assert!(problems.is_empty(), "mend these mutants (see CONTRIBUTING.md):\n{}", problems.join("\n"));
+}
+
+/// Checks the header of a patch, and that the patch applies to the source tree. `code` is the code
+/// that contains all tests.
+fn mutant_problem(path: &Path, code: &str) -> Result<(), String> {
+    let text = read(path);
+    let (header, diff) = text.split_once("\ndiff --git ").ok_or("no line begins with \"diff --git\"")?;
+    let mut lines = header.lines();
+    let fault = lines.next().and_then(|line| line.strip_prefix("Fault: "));
+    fault.filter(|fault| fault.ends_with('.')).ok_or("the first line is not \"Fault: \" and a sentence")?;
+    let tests: Option<Vec<&str>> = lines.map(|line| line.strip_prefix("Test: ")).collect();
+    let tests = tests.filter(|tests| !tests.is_empty()).ok_or("the other lines are not \"Test: GROUP FILTER\"")?;
+    for test in tests {
+        let (group, filter) = test.split_once(' ').ok_or_else(|| format!("\"{test}\" has no filter"))?;
+        let name = filter.rsplit("::").next().unwrap_or(filter);
+        if !["unit", "api", "tor"].contains(&group) || !code.contains(&format!("fn {name}(")) {
+            return Err(format!("\"{test}\" names no test"));
+        }
+    }
+    let files: Vec<&str> = diff.lines().filter_map(|line| line.strip_prefix("+++ ")).collect();
+    let is_source = |file: &&str| file.split_once('/').is_some_and(|(_, file)| file.starts_with("src/"));
+    if files.is_empty() || !files.iter().all(is_source) {
+        return Err(format!("it changes {files:?} instead of files in src"));
+    }
+    // The ceiling keeps git from using a repository around the source tree.
+    let output = Command::new("git")
+        .args(["apply", "--check"])
+        .arg(path)
+        .current_dir(root())
+        .env("GIT_CEILING_DIRECTORIES", root().parent().unwrap_or(root()))
+        .output()
+        .expect("this test needs the program git, with which it checks that each mutant applies");
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
 /// Returns the line numbers of a page's lines that are too wide. Lines without a space and lines

@@ -324,7 +324,11 @@ pub fn stream_limit() -> usize {
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         tracing::warn!(%error, "could not raise the limit on open files");
     }
-    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    streams_within(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))
+}
+
+/// Returns the maximum number of concurrent streams for this limit on open files.
+fn streams_within(files: u64) -> usize {
     usize::try_from(files.saturating_sub(OTHER_FILES) / 2).unwrap_or(usize::MAX).clamp(1, MAX_STREAMS)
 }
 

@@ -79,9 +79,10 @@ fn line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::{advance, pause};
+    use tokio::time::{Instant, advance, pause, sleep};
 
     use super::*;
+    use crate::backend::drain::DrainTimes;
     use crate::backend::points::Points;
     use crate::backend::stall::Mended;
 
@@ -98,6 +99,21 @@ mod tests {
         assert_eq!(readiness(&state(true, 45, 3)), (false, "tor is bootstrapped to 45%".to_owned()));
         assert_eq!(readiness(&state(true, 100, 0)), (false, "tor has no introduction point yet".to_owned()));
         assert_eq!(readiness(&state(true, 100, 1)), (true, "introduction points: 1".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn drain_answers_only_when_the_pod_may_stop() {
+        let times = DrainTimes { linger: Duration::from_secs(10), timeout: Duration::from_secs(120) };
+        let (streams, open) = watch::channel(1);
+        let drain = Arc::new(Drain::new(times, open));
+        let began = Instant::now();
+        let call = tokio::spawn(wait_for_drain(State(drain)));
+        // Without a publisher, the linger time begins after 5 s.
+        sleep(Duration::from_secs(60)).await;
+        assert!(!call.is_finished(), "a stream is open");
+        streams.send_replace(0);
+        assert_eq!(call.await.unwrap(), (StatusCode::OK, "no stream is open\n".to_owned()));
+        assert_eq!(began.elapsed(), Duration::from_secs(60));
     }
 
     #[tokio::test]

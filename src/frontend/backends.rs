@@ -148,6 +148,15 @@ mod tests {
     }
 
     #[test]
+    fn a_backend_that_answers_without_points_is_lost() {
+        let address = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion".parse().unwrap();
+        let mut backends = Backends::default();
+        backends.pods(pods(&[("a", false), ("b", true)]));
+        assert_eq!(lost(backends.report(id("a"), AgentReport::NoPoints(address))), [id("a")]);
+        assert_eq!(lost(backends.report(id("b"), AgentReport::NoPoints(address))), [], "the pod is terminating");
+    }
+
+    #[test]
     fn since_is_the_time_at_which_the_state_began() {
         let at = |seconds| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
         let mut backends = Backends::default();

@@ -1,12 +1,14 @@
 //! Reads the clocks and the random number generator. No other part of the publisher does so.
 
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use rand::Rng as _;
+use tokio::time::Instant;
 
 use crate::merge::Now;
 
-/// The two clocks of this process. Monotonic time is measured from [`Clock::start`].
+/// The two clocks of this process. Monotonic time is measured from [`Clock::start`] with tokio's
+/// clock, which tests can pause.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clock {
     start: Instant,

@@ -239,3 +239,6 @@ impl Inlets {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

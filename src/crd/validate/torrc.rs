@@ -119,6 +119,35 @@ mod tests {
         assert_eq!(check(lines, Place::Backend), [] as [String; 0]);
     }
 
+    /// Names the options itself instead of reading [`DENIED`], so that an option cannot leave that
+    /// list unnoticed.
+    #[test]
+    fn options_that_would_break_the_design_are_refused() {
+        for option in [
+            "ClientTransportPlugin obfs4 exec /x",
+            "ServerTransportPlugin obfs4 exec /x",
+            "ControlPort 9051",
+            "ControlSocket /x",
+            "CookieAuthentication 0",
+            "DataDirectory /x",
+            "DisableNetwork 1",
+            "HiddenServiceDir /x",
+            "HiddenServiceNumIntroductionPoints 3",
+            "HiddenServiceOnionBalanceInstance 0",
+            "HiddenServicePoWDefensesEnabled 1",
+            "HiddenServicePort 80",
+            "MetricsPort 9035",
+            "ORPort 9001",
+            "PublishHidServDescriptors 1",
+            "SocksPort 9050",
+            "UseMicrodescriptors 0",
+            "User root",
+        ] {
+            assert_eq!(check(option, Place::Backend).len(), 1, "{option}");
+            assert_eq!(check(option, Place::Frontend).len(), 1, "{option}");
+        }
+    }
+
     #[test]
     fn each_denied_option_is_refused_in_every_spelling_that_tor_accepts() {
         for denied in DENIED {

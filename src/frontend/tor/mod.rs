@@ -27,7 +27,7 @@ mod network;
 mod services;
 mod session;
 #[cfg(test)]
-mod testing;
+pub(super) mod testing;
 mod uploads;
 
 use std::sync::Arc;

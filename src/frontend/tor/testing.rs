@@ -1,5 +1,8 @@
-//! Helpers shared by the tests of this directory.
+//! Helpers for the tests of this directory, and a simulated tor for the tests of publishers.
 
+use tokio::sync::mpsc;
+
+use super::{Order, TorOrders};
 use crate::consensus::Fingerprint;
 use crate::control::{HsDescAction, HsDescEvent};
 use crate::onion::OnionAddress;
@@ -22,4 +25,29 @@ pub(super) fn event(
     reason: Option<&str>,
 ) -> HsDescEvent {
     HsDescEvent { action, address, hsdir: Some(hsdir.0), descriptor_id: None, reason: reason.map(str::to_owned) }
+}
+
+/// A simulated tor, which receives the orders of one service and does nothing.
+pub(in crate::frontend) struct TestTor(mpsc::Receiver<(OnionAddress, Order)>);
+
+impl TestTor {
+    /// Creates the simulated tor, and the service's access to it.
+    pub(in crate::frontend) fn new(service: OnionAddress) -> (Self, TorOrders) {
+        let (orders, receiver) = mpsc::channel(1024);
+        (Self(receiver), TorOrders { service, orders })
+    }
+
+    /// Waits for the next upload and returns its HSDir.
+    pub(in crate::frontend) async fn upload(&mut self) -> Fingerprint {
+        loop {
+            if let (_, Order::Upload(upload)) = self.0.recv().await.expect("the publisher has ended") {
+                return upload.hsdir;
+            }
+        }
+    }
+
+    /// Returns true if an order is waiting.
+    pub(in crate::frontend) fn has_order(&self) -> bool {
+        !self.0.is_empty()
+    }
 }

@@ -187,6 +187,48 @@ fn a_second_stop_does_not_repeat_the_release() {
     assert!(conduct.has_ended() && conduct.poll_output().is_none());
 }
 
+/// A Lease lasts for 15 s, so one failed renewal must not cost the Lease.
+#[test]
+fn the_holder_renews_the_lease_at_least_twice_within_its_duration() {
+    let (mut conduct, mut lease) = leading();
+    let mut renewals = vec![0];
+    for second in 1..=60 {
+        conduct.handle(Event::Tick, at(second));
+        while let Some(output) = conduct.poll_output() {
+            let (call, answer) = match output {
+                Output::Call(call, LeaseRequest::ReadLease) => (call, LeaseAnswer::Read(Some(lease.clone()))),
+                Output::Call(call, LeaseRequest::WriteLease(renewed)) => {
+                    renewals.push(second);
+                    lease = renewed;
+                    (call, LeaseAnswer::Written(lease.clone()))
+                }
+                other => panic!("{other:?}"),
+            };
+            conduct.handle(Event::Answered(call, Ok(answer)), at(second));
+        }
+    }
+    assert!(renewals.len() > 5 && renewals.windows(2).all(|pair| pair[1] - pair[0] <= 7), "{renewals:?}");
+}
+
+#[test]
+fn a_new_leader_starts_above_the_counters_in_the_lease() {
+    let mut conduct = started();
+    let call = read_call(&mut conduct);
+    conduct.handle(Event::Network(network()), at(0));
+    let [current, _] = network().service_periods().map(|service| service.period);
+    let mut lease = Box::new(lease_object::create("web"));
+    lease_object::raise_counters(&mut lease, &Counters::parse(&format!("{}=7", current.number)));
+    conduct.handle(Event::Answered(call, Ok(LeaseAnswer::Read(Some(lease)))), at(0));
+    let (call, lease) = write_call(&mut conduct);
+    conduct.handle(Event::Answered(call, Ok(LeaseAnswer::Written(lease))), at(0));
+    let floor = conduct.poll_output();
+    assert!(
+        matches!(floor, Some(Output::Engine(Input::CounterFloor(period, 7))) if period == current),
+        "the engine receives the counters before the publisher leads, not {floor:?}"
+    );
+    assert!(matches!(conduct.poll_output(), Some(Output::Engine(Input::Leading(true)))));
+}
+
 #[test]
 fn an_answer_from_before_a_pause_is_ignored() {
     let (mut conduct, lease) = leading();

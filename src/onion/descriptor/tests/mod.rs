@@ -287,6 +287,15 @@ fn rejects_an_unexpected_address_blinded_key_or_time() {
     assert_eq!(check_as(&key.address(), &other, at(TOR_NOW)), Err(DescriptorError::BlindedKey));
 }
 
+/// The encryption covers only a part of the descriptor. The signature covers the rest, too.
+#[test]
+fn rejects_a_descriptor_that_its_key_did_not_sign() {
+    let text = build_tor(&content(1)).unwrap();
+    assert!(check(&text).is_ok());
+    let changed = text.replacen("descriptor-lifetime 180", "descriptor-lifetime 181", 1);
+    assert_eq!(check(&changed).unwrap_err(), DescriptorError::Signature);
+}
+
 #[test]
 fn rejects_malformed_outer_layers() {
     let text = build_tor(&content(1)).unwrap();

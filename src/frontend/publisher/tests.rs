@@ -1,0 +1,155 @@
+//! Tests of the publisher's main loop. Channels take the place of Kubernetes, the agents and tor.
+//! The tests run in paused time, which tokio advances to the next timer when every task is waiting.
+
+use std::collections::BTreeSet;
+use std::future::pending;
+use std::time::UNIX_EPOCH;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use onionbalance_testnet::Plan;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use tokio::time::{advance, timeout};
+
+use super::*;
+use crate::consensus::{Network, NetworkKind};
+use crate::frontend::external::ExternalBackends;
+use crate::frontend::pods::Pod;
+use crate::frontend::tor::testing::TestTor;
+use crate::merge::MergeEngine;
+use crate::merge::tests::network::backend;
+use crate::onion::MasterKey;
+
+/// A leading publisher, and the other ends of its channels.
+struct Bench {
+    pods: watch::Sender<Arc<Pods>>,
+    reports: mpsc::Sender<(BackendId, AgentReport)>,
+    agents: watch::Receiver<AgentOrders>,
+    health: watch::Receiver<Health>,
+    news: mpsc::Sender<TorNews>,
+    tor: TestTor,
+    calls: mpsc::UnboundedReceiver<(CallId, LeaseRequest)>,
+    answers: mpsc::Sender<(CallId, Result<LeaseAnswer, CallError>)>,
+    lease: Option<Box<Lease>>,
+}
+
+impl Bench {
+    /// Starts a publisher with two pods, and waits until it has published these backends.
+    async fn publishing(backends: &[u8]) -> Self {
+        let key = Arc::new(MasterKey::generate(&mut StdRng::from_seed([9; 32])));
+        let (address, clock) = (key.address(), Clock::start());
+        let engine = MergeEngine::new(key, None, [1; 32], clock.now());
+        let driver = Driver::new(engine, ExternalBackends::new(address, [2; 32]));
+        let conduct = Conduct::new("web", "a".to_owned(), clock.now());
+
+        let ((news, tor_in), (reports, reports_in)) = (mpsc::channel(64), mpsc::channel(64));
+        let ((calls_out, calls), (answers, answers_in)) = (mpsc::unbounded_channel(), mpsc::channel(64));
+        let (pods, pods_in) = watch::channel(pods(&[]));
+        let (agents_out, agents) = watch::channel(AgentOrders::default());
+        let (health_out, health) = watch::channel(Health::default());
+        let inlets = Inlets {
+            pods: pods_in,
+            object: watch::channel(Some(Arc::default())).1,
+            secret: watch::channel(None).1,
+            answers: answers_in,
+            tor: tor_in,
+            reports: reports_in,
+        };
+        let status = watch::channel(Facts::default()).0;
+        let outlets = Outlets { agents: agents_out, calls: calls_out, status, health: health_out };
+        tokio::spawn(Publisher::new(driver, conduct, clock, inlets, outlets).run(pending()));
+
+        let (tor, orders) = TestTor::new(address);
+        news.send(TorNews::Up(orders)).await.unwrap();
+        news.send(TorNews::Network(network(clock))).await.unwrap();
+        let mut bench = Self { pods, reports, agents, health, news, tor, calls, answers, lease: None };
+        for number in backends {
+            bench.report(*number).await;
+        }
+        bench.until_published(3 * backends.len()).await;
+        bench
+    }
+
+    /// Reports the three introduction points of a backend.
+    async fn report(&self, number: u8) {
+        let address = MasterKey::generate(&mut StdRng::from_seed([number; 32])).address();
+        let (id, content) = backend(number, 0);
+        self.reports.send((id, AgentReport::Points(address, content))).await.unwrap();
+    }
+
+    /// Executes a call to the API server.
+    async fn answer(&mut self, (id, request): (CallId, LeaseRequest)) {
+        let answer = match request {
+            LeaseRequest::ReadLease => LeaseAnswer::Read(self.lease.clone()),
+            LeaseRequest::WriteLease(lease) => LeaseAnswer::Written(self.lease.insert(lease).clone()),
+            LeaseRequest::ListReady => LeaseAnswer::Ready(BTreeSet::new()),
+        };
+        self.answers.send((id, Ok(answer))).await.unwrap();
+    }
+
+    /// Executes all calls and accepts all uploads until every HSDir has a descriptor with this
+    /// number of introduction points.
+    async fn until_published(&mut self, points: usize) {
+        let published = async {
+            while !self.has_published(points) {
+                tokio::select! {
+                    hsdir = self.tor.upload() => self.news.send(TorNews::Uploaded(hsdir, Ok(()))).await.unwrap(),
+                    Some(call) = self.calls.recv() => self.answer(call).await,
+                    changed = self.health.changed() => changed.unwrap(),
+                }
+            }
+        };
+        timeout(Duration::from_secs(60), published).await.expect("published within a minute");
+    }
+
+    fn has_published(&self, points: usize) -> bool {
+        let periods = &self.health.borrow().figures.periods;
+        periods.len() == 2
+            && periods
+                .iter()
+                .all(|period| period.introduction_points == points && period.hsdirs_accepted == period.hsdirs_total)
+    }
+}
+
+/// Returns the pods of two backends, of which these are terminating.
+fn pods(terminating: &[u8]) -> Arc<Pods> {
+    let pod = |number: u8| {
+        let (id, terminating) = (backend(number, 0).0, terminating.contains(&number));
+        (id.clone(), Pod { name: id.0, agent: None, ready: true, terminating })
+    };
+    Arc::new([0, 1].map(pod).into())
+}
+
+/// Returns a network whose consensus has just become valid.
+fn network(clock: Clock) -> Arc<Network> {
+    let valid_after = clock.now().wall.duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let generated = Plan { relays: 40, valid_after, ..Plan::default() }.generate();
+    Arc::new(Network::parse(&generated.consensus, &generated.all_microdescriptors(), NetworkKind::Public).unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_pause_nothing_is_uploaded_until_the_lease_has_been_read() {
+    let mut bench = Bench::publishing(&[0]).await;
+    // The pause begins between a change and its publication, so an upload is due when it ends.
+    bench.health.mark_unchanged();
+    bench.report(1).await;
+    bench.health.changed().await.unwrap();
+    while bench.calls.try_recv().is_ok() {}
+    advance(Duration::from_secs(20)).await;
+    let call = bench.calls.recv().await.unwrap();
+    assert!(matches!(call, (_, LeaseRequest::ReadLease)), "{call:?}");
+    assert!(!bench.tor.has_order());
+    bench.answer(call).await;
+    bench.until_published(6).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_is_reported_as_withdrawn_when_the_hsdirs_have_a_descriptor_without_it() {
+    let mut bench = Bench::publishing(&[0, 1]).await;
+    let (lost, _) = backend(1, 0);
+    bench.pods.send_replace(pods(&[1]));
+    let known = bench.agents.wait_for(|orders| orders.pods.get(&lost).is_some_and(|pod| pod.terminating));
+    assert_eq!(known.await.unwrap().withdrawn, BTreeSet::new(), "no HSDir has a newer descriptor yet");
+    bench.until_published(3).await;
+    assert_eq!(bench.agents.borrow().withdrawn, BTreeSet::from([lost]));
+}
