@@ -63,6 +63,16 @@ async fn lingers_even_when_no_stream_is_open() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_linger_time_begins_only_with_the_withdrawal() {
+    let bench = Bench::new(0);
+    let call = bench.call();
+    bench.hear(true, PodPhase::Terminating, 15).await;
+    assert!(!call.is_finished(), "the introduction points are still published");
+    bench.hear(true, PodPhase::Withdrawn, 1).await;
+    assert_eq!(call.await.unwrap(), ("no stream is open", 25));
+}
+
+#[tokio::test(start_paused = true)]
 async fn open_streams_do_not_outlast_the_drain_timeout() {
     let bench = Bench::new(1);
     let call = bench.call();

@@ -213,7 +213,7 @@ async fn a_stale_upload_is_not_sent() {
     let mut one = scene.register(0);
     let orders = one.is_up().await;
     let upload = scene.upload();
-    let ordered = Now { wall: upload.ordered.wall - 2 * STALE, ..upload.ordered };
+    let ordered = Now { wall: upload.ordered.wall - Duration::from_secs(6), ..upload.ordered };
     assert!(orders.upload(Upload { ordered, ..upload }));
     assert_eq!(one.uploaded().await, Err(UploadError::Stale));
     assert!(scene.asked.try_recv().is_err());
