@@ -318,11 +318,11 @@ fn only_a_new_generation_of_the_backends_is_a_rollout() {
         [("web-backend", 4, "False RollingOut: "), ("web-backend", 3, "True "), ("web-frontend", 4, "True ")]
     {
         let mut observed = healthy();
-        let child = ChildId { kind: Kind::Deployment, name: child.to_owned() };
+        let id = ChildId { kind: Kind::Deployment, name: child.to_owned() };
         let applied = Applied::Written(Box::new(from(json!({ "generation": generation }))));
-        observed.learn(Outcome::Applied(Stage::Deployments, vec![(child, applied)]));
+        observed.learn(Outcome::Applied(Stage::Deployments, vec![(id, applied)]));
         let (_, status) = concluded(&observed);
-        assert!(condition(&status, "BackendsReady").starts_with(expected), "{observed:?}");
+        assert!(condition(&status, "BackendsReady").starts_with(expected), "{child} of generation {generation}");
     }
 }
 
