@@ -25,9 +25,9 @@ pub struct Args {
 enum Command {
     /// Write config.yaml, the master keys, and the files that each instance's tor needs
     ///
-    /// Without options, the command asks questions. It writes config.yaml. For each service, it also
-    /// writes ADDRESS.key and a directory ADDRESS, which contains `ob_config` and the torrc lines for
-    /// each instance. It never overwrites a config.yaml or a key.
+    /// Without options, the command asks questions. It writes config.yaml. For each service, it
+    /// also writes ADDRESS.key and a directory ADDRESS, which contains `ob_config` and the torrc
+    /// lines for each instance. It never overwrites a config.yaml or a key.
     Generate(Generate),
 }
 

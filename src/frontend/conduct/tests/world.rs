@@ -299,7 +299,8 @@ impl World {
                     && publisher.last_call == Some(call)
                 {
                     publisher.read = Some(ordered);
-                    lease.iter().for_each(|lease| publisher.floors.merge(&lease_object::counters(lease)));
+                    let stored = lease.as_deref().map(lease_object::counters).unwrap_or_default();
+                    publisher.floors.merge(&stored);
                 }
                 self.conduct(index, Event::Answered(call, answer));
             }
