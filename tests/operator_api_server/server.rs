@@ -44,6 +44,8 @@ rm -rf "$1"
 /// permissions.
 const ACCOUNT: &str = "system:serviceaccount:onionbalance-system:onionbalance-operator";
 const TOKEN: &str = "admin-token";
+/// The maximum time for a server to start on a busy machine.
+pub const START: Duration = Duration::from_secs(180);
 /// The first minor version of Kubernetes 1 that knows every field of our validation rules.
 const FIRST_WITH_RULES: u32 = 28;
 /// The operator's own namespace.
@@ -249,7 +251,7 @@ pub fn kubectl() -> Command {
 }
 
 async fn prepare(client: Client) {
-    until("the API server answers", Duration::from_secs(60), async || {
+    until("the API server answers", START, async || {
         client.apiserver_version().await.map_err(|error| error.to_string())
     })
     .await;

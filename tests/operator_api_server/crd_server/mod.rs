@@ -9,7 +9,6 @@ mod subresources;
 use std::path::PathBuf;
 use std::process::Child;
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DynamicObject, GetParams, Patch, PatchParams};
@@ -20,8 +19,9 @@ use onionbalance_operator::crd::{OnionBalancedService, custom_resource_definitio
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
-use crate::server::wait_established;
-use crate::server::{administrator, administrator_of, etcd, free_ports, keep, kubeconfig, new_folder, set_up};
+use crate::server::{
+    START, administrator, administrator_of, etcd, free_ports, keep, kubeconfig, new_folder, set_up, wait_established,
+};
 use crate::wait::until;
 
 /// A shell script that runs the CRD server until its standard input is closed. The server has no
@@ -84,7 +84,7 @@ pub async fn crd_server() -> (Client, &'static Answer) {
 }
 
 async fn install(server: &CrdServer, client: Client) -> Answer {
-    until("the CRD server is ready", Duration::from_secs(60), async || {
+    until("the CRD server is ready", START, async || {
         let ready = Request::new("").get("readyz", &GetParams::default()).unwrap();
         let log = || std::fs::read_to_string(server.folder.join("crd-server.log")).unwrap_or_default();
         client.request_text(ready).await.map_err(|error| format!("{error}; its log:\n{}", log()))
