@@ -163,3 +163,6 @@ fn usable(content: &ServiceContent) -> impl Iterator<Item = &IntroductionPoint> 
 fn is_usable(point: &IntroductionPoint) -> bool {
     !point.legacy && point.link_specifiers.len() <= MAX_LINK_SPECIFIERS
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,12 +55,12 @@ fn timestamp(time: SystemTime) -> String {
     jiff::Timestamp::try_from(time).unwrap().strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-pub(super) fn id(name: &str) -> BackendId {
+pub(crate) fn id(name: &str) -> BackendId {
     BackendId(name.to_owned())
 }
 
 /// Returns an introduction point at the given relay with the given key.
-pub(super) fn point(relay: u16, key: u16) -> IntroductionPoint {
+pub(crate) fn point(relay: u16, key: u16) -> IntroductionPoint {
     let mut seed = [0; 32];
     seed[..2].copy_from_slice(&key.to_be_bytes());
     let auth = SigningKey::from_bytes(&seed).verifying_key();
@@ -78,7 +78,7 @@ pub(super) fn point(relay: u16, key: u16) -> IntroductionPoint {
 
 /// Returns the content of a descriptor as a stock tor would publish it for these introduction
 /// points.
-pub(super) fn content(points: impl IntoIterator<Item = IntroductionPoint>) -> ServiceContent {
+pub(crate) fn content(points: impl IntoIterator<Item = IntroductionPoint>) -> ServiceContent {
     ServiceContent { flow_control: "1-2 31".parse().ok(), ..ServiceContent::plain(points.into_iter().collect()) }
 }
 
