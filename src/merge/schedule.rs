@@ -176,6 +176,27 @@ mod tests {
     }
 
     #[test]
+    fn a_cleared_schedule_has_nothing_to_publish_and_keeps_the_rate_limit() {
+        let mut rng = StdRng::from_seed([0; 32]);
+        let mut schedule = Schedule::default();
+        (0..8).for_each(|at| schedule.published(seconds(at), &mut rng));
+        schedule.request(wish(8, true));
+        schedule.clear();
+        assert_eq!(schedule.ready_at(), None);
+        schedule.request(wish(8, true));
+        assert_eq!(schedule.ready_at(), Some(seconds(15)));
+    }
+
+    #[test]
+    fn a_failed_round_is_tried_again_at_the_given_time() {
+        let mut rng = StdRng::from_seed([0; 32]);
+        let mut schedule = Schedule::default();
+        schedule.published(seconds(0), &mut rng);
+        schedule.failed(seconds(60));
+        assert_eq!((schedule.ready_at(), schedule.ready(seconds(60))), (Some(seconds(60)), Some(true)));
+    }
+
+    #[test]
     fn a_descriptor_is_published_again_after_one_to_two_hours() {
         let mut rng = StdRng::from_seed([0; 32]);
         let mut times = Vec::new();

@@ -222,6 +222,40 @@ fn any_shape() -> impl Strategy<Value = Shape> {
     (1..4_usize, 1..4_usize).prop_map(|(subsets, points)| Shape { subsets, points })
 }
 
+/// Returns picks of the backend's offers with these indexes.
+fn picks(backend: usize, offers: std::ops::Range<usize>) -> Vec<Pick> {
+    offers.map(|offer| Pick { backend, offer }).collect()
+}
+
+#[test]
+fn an_unused_point_replaces_a_repeated_one() {
+    let shape = Shape { subsets: 2, points: 1 };
+    for relays in [[1, 2], [1, 1]] {
+        let chosen = choose(&offers(&[&relays]), &[picks(0, 0..1), picks(0, 0..1)], shape);
+        let mut used: Vec<Pick> = chosen.into_iter().flatten().collect();
+        used.sort_unstable();
+        assert_eq!(used, picks(0, 0..2), "{relays:?}");
+    }
+}
+
+#[test]
+fn backends_exchange_slots_until_their_numbers_are_even_in_every_subset() {
+    for (here, there) in [(3, 0), (5, 3)] {
+        let points = here + there;
+        let before = [
+            [picks(0, 0..here), picks(1, 0..there)].concat(),
+            [picks(0, here..points), picks(1, there..points)].concat(),
+        ];
+        let relays: Vec<u8> = (0..16).collect();
+        let offers = offers(&[&relays[..points], &relays[points..2 * points]]);
+        let chosen = choose(&offers, &before, Shape { subsets: 2, points });
+        for subset in &chosen {
+            let shares = shares_in(2, subset);
+            assert!(shares[0].abs_diff(shares[1]) <= 1, "{shares:?}");
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn the_selection_is_the_fairest_possible(all in any_offers(4, 5), before in any_picks(4), shape in any_shape()) {

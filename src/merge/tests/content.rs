@@ -138,6 +138,18 @@ fn the_last_descriptor_stays_when_no_backend_is_left() {
 }
 
 #[test]
+fn the_last_descriptor_is_forgotten_when_the_hsdirs_drop_it() {
+    let mut world = running(&[0]);
+    world.lose(0);
+    // Tor's HSDirs keep a descriptor for three hours.
+    let dropped = world.publishes()[0] + seconds(3 * 3600);
+    world.run((dropped - seconds(1)).saturating_sub(world.elapsed()));
+    assert_eq!(world.publishers[0].engine.status().periods.len(), 2);
+    world.run(seconds(1));
+    assert_eq!(world.publishers[0].engine.status().periods.len(), 0);
+}
+
+#[test]
 fn a_backend_without_points_is_lost() {
     let mut world = running(&[0, 1]);
     world.backend((backend_id(0), Arc::new(content([]))));

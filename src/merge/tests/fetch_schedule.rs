@@ -420,12 +420,6 @@ proptest! {
 }
 
 #[test]
-fn the_interval_follows_the_network() {
-    assert_eq!(interval(None), Duration::from_secs(600));
-    assert_eq!(interval(Some(&network(RELAYS, 0))), Duration::from_secs(600));
-}
-
-#[test]
 fn many_backends_are_fetched_in_turn() {
     let mut world = World::new(9, Weather { slowest: 20, ..FAIR }, 60, 1);
     world.run(MINUTE * 10);

@@ -112,6 +112,28 @@ fn a_greater_counter_of_another_publisher_is_overtaken_in_a_few_steps() {
 }
 
 #[test]
+fn each_rejection_quadruples_the_time_by_which_the_counter_runs_ahead() {
+    let mut world = running(&[0]);
+    let network = network(RELAYS, 0);
+    let period = world.publishers[0].engine.status().periods[0].period;
+    let foreign = world.counter_ahead(&network, period, seconds(100));
+    world.plant(period, foreign);
+    world.all(&Input::TorRestarted);
+    // The third of these leads exceeds the other publisher's.
+    for (round, lead) in [(3, 16), (4, 64), (5, 256)] {
+        while world.publishes().len() < round {
+            world.run(Duration::from_millis(100));
+        }
+        let (at, _, held) = world.publishers[0].published.iter().rfind(|(_, of, _)| *of == period).unwrap();
+        let (counter, ahead) = (held.counter, (*at + seconds(lead)).saturating_sub(world.elapsed()));
+        assert_eq!(counter, world.counter_ahead(&network, period, ahead), "{lead} s");
+    }
+    world.run(seconds(60));
+    assert_eq!(world.publishes().len(), 5);
+    world.assert_converged(&network);
+}
+
+#[test]
 fn counters_start_above_those_of_other_publishers() {
     let mut world = World::new(&[Duration::ZERO]);
     let network = network(RELAYS, 0);
@@ -234,4 +256,17 @@ fn an_overlap_of_two_leaders_ends_with_the_greater_counter_on_all_hsdirs() {
             assert!(counter > greatest[&period]);
         }
     }
+}
+
+#[test]
+fn a_counter_that_no_clock_can_produce_is_ignored() {
+    let mut world = running(&[0]);
+    let counter = |world: &World| world.publishers[0].engine.status().periods[0].revision_counter;
+    let (period, before) = (world.publishers[0].engine.status().periods[0].period, counter(&world));
+    world.all(&Input::CounterFloor(period, (1 << 62) + 1));
+    world.run(seconds(30));
+    assert_eq!(counter(&world), before);
+    world.all(&Input::CounterFloor(period, 1 << 62));
+    world.run(seconds(30));
+    assert_eq!(counter(&world), (1 << 62) + 1);
 }

@@ -4,6 +4,7 @@
 mod content;
 mod discovery;
 mod distinct;
+mod fetch_rounds;
 mod fetch_schedule;
 mod hsdirs;
 pub(crate) mod network;

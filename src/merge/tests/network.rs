@@ -23,6 +23,20 @@ pub(super) const HOUR: Duration = Duration::from_hours(1);
 /// Returns a public network whose HSDirs are `relays`. Its consensus is published the given number
 /// of hours after [`start`].
 pub(crate) fn network(relays: impl IntoIterator<Item = u8>, hour: u32) -> Arc<Network> {
+    voted(relays, hour, HOUR, NetworkKind::Public)
+}
+
+/// Returns a testing network that votes every 20 seconds, so that a time period lasts 8 minutes.
+pub(super) fn testing_network(relays: impl IntoIterator<Item = u8>) -> Arc<Network> {
+    voted(relays, 0, Duration::from_secs(20), NetworkKind::Testing)
+}
+
+fn voted(
+    relays: impl IntoIterator<Item = u8>,
+    hour: u32,
+    voting_interval: Duration,
+    kind: NetworkKind,
+) -> Arc<Network> {
     let valid_after = start() + HOUR * hour;
     let run = u8::try_from(100 + hour / 24).unwrap();
     let value = |run| BASE64.encode(&[run; 32]);
@@ -30,8 +44,8 @@ pub(crate) fn network(relays: impl IntoIterator<Item = u8>, hour: u32) -> Arc<Ne
         "network-status-version 3 microdesc\nvote-status consensus\nvalid-after {}\nfresh-until {}\nvalid-until {}\n\
          shared-rand-previous-value 9 {}\nshared-rand-current-value 9 {}\n",
         timestamp(valid_after),
-        timestamp(valid_after + HOUR),
-        timestamp(valid_after + HOUR * 3),
+        timestamp(valid_after + voting_interval),
+        timestamp(valid_after + voting_interval * 3),
         value(run - 1),
         value(run),
     );
@@ -48,7 +62,7 @@ pub(crate) fn network(relays: impl IntoIterator<Item = u8>, hour: u32) -> Arc<Ne
         microdescriptors.push_str(&text);
     }
     consensus.push_str("directory-footer\n");
-    Arc::new(Network::parse(&consensus, &microdescriptors, NetworkKind::Public).unwrap())
+    Arc::new(Network::parse(&consensus, &microdescriptors, kind).unwrap())
 }
 
 fn timestamp(time: SystemTime) -> String {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::network::{HOUR, backend, network};
 use super::*;
+use crate::merge::Distinct;
 use crate::merge::Output;
 
 #[test]
@@ -189,6 +190,11 @@ fn a_stale_consensus_is_used_for_a_day() {
 #[test]
 fn the_descriptors_are_created_again_after_the_clock_was_set() {
     let mut world = running(&[0]);
+    // A drift of half an hour is normal.
+    world.wall_jump = HOUR / 2;
+    world.all(&Input::Tick);
+    world.run(seconds(30));
+    assert_eq!(world.publishes().len(), 1);
     world.wall_jump = HOUR * 5;
     world.all(&Input::Tick);
     world.run(seconds(30));
@@ -230,4 +236,23 @@ fn pending_outputs_are_dropped_when_the_publisher_stops_leading() {
     engine.handle(Input::TorRestarted, now);
     engine.handle(Input::Leading(false), now);
     assert_eq!(engine.poll_output(), None::<Output>);
+}
+
+#[test]
+fn hsdirs_that_leave_cause_a_new_round_only_if_the_descriptors_differ() {
+    // On a network with seven HSDirs, all are responsible, so none replaces one that leaves.
+    for (distinct, rounds) in [(Distinct::Never, 1), (Distinct::Always, 2)] {
+        let mut world = World::new(&[Duration::ZERO]);
+        world.network(&network(0..7, 0));
+        world.all(&Input::Distinct(distinct));
+        world.all(&Input::Leading(true));
+        (0..4).for_each(|number| world.backend(backend(number, 0)));
+        world.run(seconds(60));
+        world.network(&network(0..7, 0));
+        world.run(seconds(30));
+        assert_eq!(world.publishes().len(), 1, "{distinct:?}");
+        world.network(&network(0..6, 0));
+        world.run(seconds(30));
+        assert_eq!(world.publishes().len(), rounds, "{distinct:?}");
+    }
 }
