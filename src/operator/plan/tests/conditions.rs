@@ -13,7 +13,7 @@ use crate::crd::names::Component;
 use crate::link::{AgentConfig, ForwardedPort};
 use crate::operator::children::tests::support::Fixture;
 use crate::operator::children::{ChildId, Kind};
-use crate::operator::plan::{Observed, RefusedWrite, Taken, requeue_after, status, unreadable};
+use crate::operator::plan::{Observed, RefusedWrite, Taken, forbidden, requeue_after, status, unreadable};
 use crate::operator::pods::PodProblem;
 
 #[test]
@@ -110,6 +110,9 @@ const SCENARIOS: &[Scenario] = &[
     ("quota", |o| deployment(o, &json!({"observedGeneration": 3, "conditions": [
         {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}]})),
         "BackendsReady", "False PodsRefused: Pods cannot be created: exceeded quota", true),
+    ("no quota", |o| deployment(o, &json!({"observedGeneration": 3, "readyReplicas": 2, "updatedReplicas": 3,
+        "conditions": [{"type": "Available", "status": "True"}, {"type": "ReplicaFailure", "status": "False"}]})),
+        "BackendsReady", "False Progressing: 2 of 3 backends are ready.", true),
     ("image", |o| {
         deployment(o, &json!({"observedGeneration": 3, "readyReplicas": 2, "updatedReplicas": 3}));
         pod_problem(o, Component::Backend);
@@ -135,6 +138,8 @@ const SCENARIOS: &[Scenario] = &[
         "Published", "False NotOnHSDirs: No HSDir has accepted the descriptor.", true),
     ("expired", |o| o.object = with(&o.object, "status/published/0/lastPublished", json!("2025-12-31T20:59:59Z")),
         "Published", "False Expired: The newest descriptor was published at 2025-12-31T20:59:59Z; the HSDirs have dropped it.", true),
+    ("about to expire", |o| o.object = with(&o.object, "status/published/0/lastPublished", json!("2025-12-31T21:00:00Z")),
+        "Published", "True Published: ", true),
     ("no backends", |o| {
         o.object = with(&o.object, "status/backends/0/state", json!("Lost"));
     }, "Published", "False NoBackends: No backend has introduction points", true),
@@ -174,8 +179,8 @@ fn each_problem_has_its_condition_and_stops_nothing_that_is_running() {
         let is_for_good = ["InvalidSpec", "InvalidName", "KeyInvalid", "AddressMismatch"]
             .iter()
             .any(|reason| found.starts_with(&format!("False {reason}: ")));
-        let is_stalled = status.conditions.iter().any(|condition| condition.type_ == "Stalled");
-        assert_eq!(is_stalled, is_for_good, "{name}");
+        let stalled = status.conditions.iter().find(|condition| condition.type_ == "Stalled");
+        assert_eq!(stalled.map(|stalled| &*stalled.status), is_for_good.then_some("True"), "{name}");
     }
 }
 
@@ -189,10 +194,17 @@ fn published_stays_true_for_a_while_after_a_new_descriptor_replaces_an_old_one()
         "never published before"
     );
 
-    let (_, published) = concluded(&healthy());
-    observed.object = with(&observed.object, "status/conditions", serde_json::to_value(&published.conditions).unwrap());
+    let mut before = concluded(&healthy()).1.conditions;
+    observed.object = with(&observed.object, "status/conditions", serde_json::to_value(&before).unwrap());
     assert!(condition(&concluded(&observed).1, "Published").starts_with("True Published: "));
-    observed.object = with(&observed.object, "status/published/0/lastPublished", json!("2025-12-31T23:58:30Z"));
+    before
+        .iter_mut()
+        .filter(|condition| condition.type_ == "Published")
+        .for_each(|old| old.status = "False".to_owned());
+    let object = with(&observed.object, "status/conditions", serde_json::to_value(&before).unwrap());
+    let not_before = Observed { object, ..healthy() };
+    assert!(condition(&concluded(&not_before).1, "Published").starts_with("False NotOnHSDirs: "), "not before");
+    observed.object = with(&observed.object, "status/published/0/lastPublished", json!("2025-12-31T23:59:00Z"));
     assert!(condition(&concluded(&observed).1, "Published").starts_with("False NotOnHSDirs: "), "for too long");
 }
 
@@ -205,6 +217,34 @@ fn a_refused_object_is_reported_with_the_servers_message() {
         condition(&concluded(&observed).1, "BackendsReady"),
         "False ApplyFailed: Deployment web-backend: denied by the webhook"
     );
+}
+
+#[test]
+fn only_the_refusal_of_the_keys_own_secret_concerns_the_key() {
+    for (kind, name, expected) in [
+        (Kind::Secret, "web-master-key", "False ApplyFailed: Secret web-master-key: "),
+        (Kind::Secret, "web-agent-token", "True KeyLoaded: "),
+        (Kind::ConfigMap, "web-master-key", "True KeyLoaded: "),
+    ] {
+        let child = ChildId { kind, name: name.to_owned() };
+        let refused = vec![RefusedWrite { child, message: "exceeded quota".to_owned() }];
+        let found = condition(&concluded(&Observed { refused, ..healthy() }).1, "MasterKeyReady");
+        assert!(found.starts_with(expected), "{kind:?} {name}: {found}");
+    }
+}
+
+#[test]
+fn a_lacking_permission_is_reported_and_the_other_conditions_stay() {
+    let (_, before) = concluded(&healthy());
+    let conditions = forbidden("secrets is forbidden", &before.conditions, Some(4), now());
+    assert_eq!(conditions.len(), before.conditions.len());
+    for condition in &conditions {
+        let known = before.conditions.iter().find(|known| known.type_ == condition.type_).unwrap();
+        assert_eq!(condition == known, condition.type_ != "Ready", "{condition:?}");
+    }
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
+    assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("Unknown", "Forbidden"));
+    assert!(ready.message.contains("secrets is forbidden") && ready.message.contains("deploy/rbac.yaml"));
 }
 
 #[test]

@@ -82,8 +82,10 @@ fn only_a_generated_secret_is_owned_and_only_if_the_policy_says_so() {
     assert_eq!(new_owners(&generated("Delete", &json!([owner("old")]))), Some(vec!["uid-of-web".to_owned()]));
     assert_eq!(new_owners(&generated("Retain", &json!([owner("uid-of-web")]))), Some(vec![]));
     let mut own = generated("Delete", &json!([]));
-    own.key_secret.as_mut().unwrap().metadata.annotations = None;
-    assert_eq!(new_owners(&own), None);
+    for annotations in [json!({}), json!({"onionbalance.dev/generated": "false"}), json!({"other": "true"})] {
+        own.key_secret.as_mut().unwrap().metadata.annotations = Some(from(annotations));
+        assert_eq!(new_owners(&own), None);
+    }
 }
 
 #[test]

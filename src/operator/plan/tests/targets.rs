@@ -19,8 +19,10 @@ fn targets_are_resolved_to_numbers() {
         }
     };
     let web = |port: Value| json!({"service": {"name": "web", "port": port}});
-    let ports =
-        json!([{"name": "http", "port": 80, "targetPort": 8080}, {"port": 81, "targetPort": "named"}, {"port": 82}]);
+    let ports = json!([
+        {"name": "http", "port": 80, "targetPort": 8080}, {"port": 81, "targetPort": "named"}, {"port": 82},
+        {"port": 53, "protocol": "UDP"},
+    ]);
     for (target, cluster_ip, expected) in [
         (web(json!("http")), "10.0.0.1", "web.shop.svc:80"),
         (web(json!(81)), "10.0.0.1", "web.shop.svc:81"),
@@ -29,6 +31,7 @@ fn targets_are_resolved_to_numbers() {
         (web(json!(82)), "None", "web.shop.svc:82"),
         (web(json!(81)), "None", "TargetPortNotFound"),
         (web(json!(8080)), "10.0.0.1", "TargetPortNotFound"),
+        (web(json!(53)), "10.0.0.1", "TargetPortNotFound"),
         (json!({"address": "db.example.org:5432"}), "10.0.0.1", "db.example.org:5432"),
     ] {
         assert_eq!(resolved(target.clone(), ports.clone(), cluster_ip), expected, "{target} {cluster_ip}");
