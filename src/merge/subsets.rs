@@ -226,3 +226,6 @@ fn shape(usable: &Usable, policy: &Policy) -> Shape {
 fn points_in(subsets: &[Vec<Chosen>]) -> BTreeSet<Point> {
     subsets.iter().flatten().map(Chosen::name).collect()
 }
+
+#[cfg(test)]
+mod tests;

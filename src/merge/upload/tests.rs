@@ -196,3 +196,14 @@ fn hsdirs_that_are_no_longer_responsible_are_forgotten() {
     bench.accept(B, 4);
     assert_eq!((bench.start(4), bench.uploads.accepted(CURRENT)), (vec![], 0));
 }
+
+#[test]
+fn the_descriptor_of_a_forgotten_period_is_not_uploaded() {
+    let mut bench = Bench::new();
+    bench.publish(CURRENT, 1, &[A], 0);
+    bench.publish(NEXT, 1, &[A], 0);
+    bench.uploads.forget(CURRENT);
+    assert_eq!(bench.start(0), [(A, NEXT)]);
+    bench.accept(A, 1);
+    assert_eq!(bench.start(1), []);
+}
