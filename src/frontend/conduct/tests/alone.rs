@@ -274,6 +274,20 @@ fn a_call_without_an_answer_fails_and_is_repeated() {
 }
 
 #[test]
+fn after_a_conflict_the_lease_is_read_again_but_not_for_ever() {
+    let mut conduct = started();
+    for _ in 0..3 {
+        let call = read_call(&mut conduct);
+        conduct.handle(Event::Answered(call, Ok(LeaseAnswer::Read(None))), at(0));
+        let (call, _) = write_call(&mut conduct);
+        conduct.handle(Event::Answered(call, Err(CallError::Conflict)), at(0));
+    }
+    assert!(conduct.poll_output().is_none() && !conduct.holds_lease());
+    conduct.handle(Event::Tick, at(3));
+    read_call(&mut conduct);
+}
+
+#[test]
 fn a_publisher_that_never_held_the_lease_ends_at_once() {
     let mut conduct = Conduct::new("web", "a".to_owned(), at(0));
     conduct.handle(Event::Stop, at(1));
