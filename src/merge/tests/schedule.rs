@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use super::network::{HOUR, backend, network};
 use super::*;
-use crate::merge::Distinct;
-use crate::merge::Output;
+use crate::merge::{Distinct, Output};
 
 #[test]
 fn nothing_is_published_before_the_network_the_lease_and_a_backend_are_known() {
