@@ -1,19 +1,15 @@
 //! Tests of single fetch rounds: which HSDirs they ask, and when the next round begins.
 
 use std::collections::BTreeSet;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use ed25519_dalek::SigningKey;
-
+use super::fetch_schedule::{LIFETIME, address};
 use super::network::{HOUR, backend, network, start, testing_network};
 use super::{RELAYS, seconds};
 use crate::consensus::Fingerprint;
 use crate::merge::fetch_schedule::interval;
 use crate::merge::{ExternalState, FetchAnswer, FetchInput, FetchOutput, FetchSchedule, FetchedDescriptor, Now};
 use crate::onion::OnionAddress;
-
-const LIFETIME: Duration = Duration::from_hours(3);
 
 /// The schedule of one backend, whose fetches the test answers itself.
 struct Rounds {
@@ -28,10 +24,9 @@ struct Rounds {
 
 impl Rounds {
     fn new(hour: u32) -> Self {
-        let address = OnionAddress::from_public_key(SigningKey::from_bytes(&[1; 32]).verifying_key().to_bytes());
-        let (address, schedule) = (address.unwrap(), FetchSchedule::new([7; 32]));
+        let (address, schedule) = (address(1), FetchSchedule::new([7; 32]));
         let mut rounds = Self { schedule, address, now: HOUR, hour, counter: 1, asked: Vec::new() };
-        rounds.handle(FetchInput::Network(network(RELAYS, hour)));
+        rounds.move_to(hour);
         rounds.handle(FetchInput::Backends([address].into()));
         rounds.handle(FetchInput::Tor(true));
         rounds
@@ -46,41 +41,59 @@ impl Rounds {
         }
     }
 
-    fn found(&mut self, lifetime: Duration) -> FetchAnswer {
+    /// Lets clients move to the time period of this hour.
+    fn move_to(&mut self, hour: u32) {
+        self.hour = hour;
+        self.handle(FetchInput::Network(network(RELAYS, hour)));
+    }
+
+    /// Returns a descriptor of the current time period with a greater revision counter than all
+    /// before.
+    fn descriptor(&mut self, lifetime: Duration) -> FetchAnswer {
         self.counter += 1;
         let period = network(RELAYS, self.hour).client_period().period;
         let content = backend(1, 0).1;
         FetchAnswer::Has(FetchedDescriptor { period, revision_counter: self.counter, lifetime, content })
     }
 
-    /// Gives one answer for each HSDir that was asked and has not answered yet.
-    fn answer(&mut self, answer: &FetchAnswer) {
-        for hsdir in std::mem::take(&mut self.asked) {
-            self.handle(FetchInput::Fetched { address: self.address, hsdir, answer: answer.clone() });
-        }
+    /// Passes the answer of one HSDir to the schedule.
+    fn answer(&mut self, hsdir: Fingerprint, answer: &FetchAnswer) {
+        self.asked.retain(|asked| *asked != hsdir);
+        self.handle(FetchInput::Fetched { address: self.address, hsdir, answer: answer.clone() });
     }
 
-    /// Answers until the schedule asks no further HSDirs, and returns the number of answers.
+    /// Gives the same answer for every HSDir until the schedule asks no more. Returns the number of
+    /// answers.
     fn finish(&mut self, answer: &FetchAnswer) -> usize {
         let mut answers = 0;
-        while !self.asked.is_empty() {
-            answers += self.asked.len();
-            self.answer(answer);
+        while let Some(hsdir) = self.asked.first().copied() {
+            self.answer(hsdir, answer);
+            answers += 1;
         }
         answers
     }
 
-    /// Waits for the next round, whose start must lie within `range` (in seconds), with a tolerance
-    /// of a fifth for the jitter.
-    fn wait(&mut self, range: RangeInclusive<u64>) {
+    /// Waits for the next round and returns the pause before it.
+    fn next_round(&mut self) -> Duration {
         assert!(self.asked.is_empty(), "the round has not ended");
         let next = self.schedule.poll_timeout().unwrap();
         let pause = next.saturating_sub(self.now);
-        let bounds = (seconds(*range.start()).mul_f64(0.8), seconds(*range.end()).mul_f64(1.2));
-        assert!(bounds.0 <= pause && pause <= bounds.1, "{pause:?} is not within {bounds:?}");
         self.now = next;
         self.handle(FetchInput::Tick);
-        assert_eq!(self.asked.len(), 2, "the next round asks two HSDirs");
+        assert_eq!(self.asked.len(), 2, "a round begins with two HSDirs");
+        pause
+    }
+
+    /// Waits for the next round. The pause before it must be this many seconds, with a jitter of a
+    /// fifth.
+    fn wait(&mut self, expected: u64) {
+        let pause = self.next_round();
+        let jitter = seconds(expected).mul_f64(0.2);
+        assert!(pause.abs_diff(seconds(expected)) <= jitter, "{pause:?} instead of {expected} s");
+    }
+
+    fn state(&self) -> ExternalState {
+        self.schedule.states().next().unwrap().1
     }
 }
 
@@ -88,17 +101,14 @@ impl Rounds {
 fn a_round_ends_when_two_hsdirs_have_returned_the_descriptor() {
     let mut rounds = Rounds::new(1);
     assert_eq!(rounds.asked.iter().collect::<BTreeSet<_>>().len(), 2);
-    let found = rounds.found(LIFETIME);
+    let found = rounds.descriptor(LIFETIME);
     assert_eq!(rounds.finish(&found), 2);
-    rounds.wait(600..=600);
-    // One answer is not enough, so a third HSDir is asked.
-    let first = rounds.asked.pop().unwrap();
-    rounds.answer(&FetchAnswer::Useless);
-    assert_eq!(rounds.asked.len(), 1);
-    rounds.asked.push(first);
-    let found = rounds.found(LIFETIME);
-    rounds.answer(&found);
-    rounds.wait(600..=600);
+    rounds.wait(600);
+    // One descriptor is not enough, so a third HSDir is asked.
+    rounds.answer(rounds.asked[0], &FetchAnswer::Useless);
+    let found = rounds.descriptor(LIFETIME);
+    assert_eq!(rounds.finish(&found), 2);
+    rounds.wait(600);
 }
 
 #[test]
@@ -106,105 +116,91 @@ fn pauses_grow_while_no_hsdir_has_the_descriptor_and_shrink_once_one_has() {
     let mut rounds = Rounds::new(1);
     for pause in [5, 10, 20, 40, 80, 160, 320, 600, 600] {
         assert_eq!(rounds.finish(&FetchAnswer::HasNone), 6, "every HSDir that clients ask is asked");
-        rounds.wait(pause..=pause);
+        rounds.wait(pause);
     }
-    let found = rounds.found(LIFETIME);
+    let found = rounds.descriptor(LIFETIME);
     rounds.finish(&found);
-    rounds.wait(600..=600);
+    rounds.wait(600);
     rounds.finish(&FetchAnswer::Useless);
-    rounds.wait(5..=5);
+    rounds.wait(5);
 }
 
 #[test]
 fn rounds_are_five_times_as_frequent_before_a_descriptor_expires() {
     for (lifetime, pause) in [(3000, 120), (3001, 600)] {
         let mut rounds = Rounds::new(1);
-        let found = rounds.found(seconds(lifetime));
+        let found = rounds.descriptor(seconds(lifetime));
         rounds.finish(&found);
-        rounds.wait(pause..=pause);
+        rounds.wait(pause);
     }
 }
 
 #[test]
 fn a_round_begins_within_ten_seconds_after_clients_have_moved_to_another_period() {
     let mut rounds = Rounds::new(11);
-    for _ in 0..3 {
+    for pause in [5, 10, 20] {
         rounds.finish(&FetchAnswer::HasNone);
-        rounds.now = rounds.schedule.poll_timeout().unwrap();
-        rounds.handle(FetchInput::Tick);
+        rounds.wait(pause);
     }
-    let found = rounds.found(LIFETIME);
-    rounds.finish(&found);
-    rounds.now += seconds(60);
-    rounds.hour = 12;
-    rounds.handle(FetchInput::Network(network(RELAYS, 12)));
-    assert!(rounds.asked.is_empty(), "the rounds of many backends are spread");
-    let pause = rounds.schedule.poll_timeout().unwrap().saturating_sub(rounds.now);
-    assert!(Duration::ZERO < pause && pause <= seconds(10), "{pause:?}");
-    rounds.now += pause;
-    rounds.handle(FetchInput::Tick);
+    rounds.finish(&FetchAnswer::HasNone);
+    rounds.move_to(12);
+    let pause = rounds.next_round();
+    assert!(Duration::ZERO < pause && pause <= seconds(10), "the rounds of many backends are spread, not {pause:?}");
     // Failures in the earlier period do not lengthen the pauses of the new one.
     rounds.finish(&FetchAnswer::HasNone);
-    rounds.wait(5..=5);
+    rounds.wait(5);
 }
 
 #[test]
 fn an_answer_from_an_earlier_period_does_not_end_the_round_of_the_new_one() {
     let mut rounds = Rounds::new(11);
     let earlier = std::mem::take(&mut rounds.asked);
-    let found = rounds.found(LIFETIME);
-    rounds.now += seconds(1);
-    rounds.hour = 12;
-    rounds.handle(FetchInput::Network(network(RELAYS, 12)));
+    let found = rounds.descriptor(LIFETIME);
+    rounds.move_to(12);
     let asked = rounds.asked.clone();
-    assert_eq!(asked.len(), 2);
-    for hsdir in earlier.into_iter().filter(|hsdir| !asked.contains(hsdir)) {
-        let address = rounds.address;
-        rounds.handle(FetchInput::Fetched { address, hsdir, answer: found.clone() });
+    assert!(asked.len() == 2 && earlier.iter().all(|hsdir| !asked.contains(hsdir)), "{earlier:?} {asked:?}");
+    for hsdir in earlier {
+        rounds.answer(hsdir, &found);
     }
     assert_eq!(rounds.asked, asked, "the new round still waits for its own answers");
     assert_eq!(rounds.finish(&FetchAnswer::HasNone), 6);
-    rounds.wait(5..=5);
+    rounds.wait(5);
 }
 
 #[test]
 fn the_last_hsdir_that_answers_can_save_the_round() {
     let mut rounds = Rounds::new(1);
     while rounds.asked.len() == 2 {
-        let hsdir = rounds.asked.remove(0);
-        let last = rounds.asked.remove(0);
-        let address = rounds.address;
-        rounds.handle(FetchInput::Fetched { address, hsdir, answer: FetchAnswer::HasNone });
-        rounds.asked.push(last);
+        rounds.answer(rounds.asked[0], &FetchAnswer::HasNone);
     }
-    assert_eq!(rounds.asked.len(), 1, "all other HSDirs have answered");
-    let found = rounds.found(LIFETIME);
-    rounds.finish(&found);
-    rounds.wait(600..=600);
+    let found = rounds.descriptor(LIFETIME);
+    assert_eq!(rounds.finish(&found), 1, "all other HSDirs have answered");
+    rounds.wait(600);
 }
 
 #[test]
 fn a_descriptor_of_an_earlier_period_does_not_hide_a_later_proof_of_life() {
-    let mut rounds = Rounds::new(1);
+    let mut rounds = Rounds::new(12);
     let hsdir = rounds.asked[0];
-    let found = rounds.found(LIFETIME);
+    rounds.hour = 11;
+    rounds.counter = u64::from(u32::MAX);
+    let earlier = rounds.descriptor(LIFETIME);
+    (rounds.hour, rounds.counter) = (12, 1);
+    let found = rounds.descriptor(LIFETIME);
     rounds.finish(&found);
-    let FetchAnswer::Has(mut earlier) = rounds.found(LIFETIME) else { unreachable!() };
-    earlier.period.number -= 1;
-    earlier.revision_counter = u64::MAX;
     rounds.now += HOUR;
-    let address = rounds.address;
-    for answer in [FetchAnswer::Has(earlier), rounds.found(LIFETIME)] {
-        rounds.handle(FetchInput::Fetched { address, hsdir, answer });
-    }
-    // The second descriptor proves that the backend is alive, so the backend is trusted for the
+    rounds.answer(hsdir, &earlier);
+    let newer = rounds.descriptor(LIFETIME);
+    rounds.answer(hsdir, &newer);
+    // The newer descriptor proves that the backend is alive, so the backend is trusted for the
     // whole lifetime.
-    rounds.now += LIFETIME.saturating_sub(seconds(1));
-    rounds.handle(FetchInput::Tick);
-    assert_eq!(rounds.schedule.states().map(|(_, state)| state).collect::<Vec<_>>(), [ExternalState::Counts]);
-    rounds.now += seconds(1);
-    rounds.handle(FetchInput::Tick);
-    assert_eq!(rounds.schedule.states().map(|(_, state)| state).collect::<Vec<_>>(), [ExternalState::Lost]);
+    for (later, expected) in
+        [(LIFETIME.saturating_sub(seconds(1)), ExternalState::Counts), (seconds(1), ExternalState::Lost)]
+    {
+        rounds.now += later;
+        rounds.handle(FetchInput::Tick);
+        assert_eq!(rounds.state(), expected);
+    }
 }
 
 #[test]

@@ -17,10 +17,10 @@ use crate::merge::fetch_schedule::{FETCHES_AT_A_TIME, RENEWAL, interval};
 use crate::merge::{ExternalState, FetchAnswer, FetchInput, FetchOutput, FetchSchedule, FetchedDescriptor, Now};
 use crate::onion::{OnionAddress, ServiceContent};
 
-const LIFETIME: Duration = Duration::from_hours(3);
+pub(super) const LIFETIME: Duration = Duration::from_hours(3);
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn address(number: u8) -> OnionAddress {
+pub(super) fn address(number: u8) -> OnionAddress {
     OnionAddress::from_public_key(SigningKey::from_bytes(&[number; 32]).verifying_key().to_bytes()).unwrap()
 }
 

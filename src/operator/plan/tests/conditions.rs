@@ -234,7 +234,7 @@ fn only_the_refusal_of_the_keys_own_secret_concerns_the_key() {
 }
 
 #[test]
-fn a_lacking_permission_is_reported_and_the_other_conditions_stay() {
+fn a_missing_permission_is_reported_and_the_other_conditions_stay() {
     let (_, before) = concluded(&healthy());
     let conditions = forbidden("secrets is forbidden", &before.conditions, Some(4), now());
     assert_eq!(conditions.len(), before.conditions.len());
