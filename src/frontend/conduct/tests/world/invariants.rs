@@ -3,9 +3,11 @@
 use super::*;
 
 /// The time within which a publisher that can reach the API server notices another holder of the
-/// Lease. It consists of the attempt in progress, the pause before the next attempt, and the time
-/// that the API server takes to answer the next attempt.
-pub(in super::super) const SETTLED: Duration = Duration::from_secs(4 + 2 + 1);
+/// Lease. It consists of the attempt in progress, the pause before the next attempt, and the three
+/// answers to the next attempt. The first one may still name this publisher as the holder, because
+/// another publisher acquires the expired Lease a moment later. The write then conflicts, and only
+/// the second read shows the new holder.
+pub(in super::super) const SETTLED: Duration = Duration::from_secs(4 + 2 + 3);
 /// The longest acceptable time without a leader while some publisher could lead. It is the sum of
 /// the attempt in progress, the pause before the next attempt (which finds the Lease still held),
 /// the duration of the Lease, the pause before the attempt that finds the Lease expired, and the
