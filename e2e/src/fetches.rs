@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use futures::future::try_join_all;
 use tokio::time::Instant;
 
@@ -15,31 +15,33 @@ use crate::spread::Spread;
 use crate::torclient::TorClient;
 use crate::wait::{Seen, until};
 
-/// The number of fetches that [`fetch_all`] makes.
-pub const FETCHES: usize = 60;
 /// The number of fetches that one client makes with the same descriptor before the next client
 /// takes over.
 pub const FETCHES_PER_CLIENT: usize = 6;
+/// The maximum time for which the descriptor may name points that no backend has any more. The
+/// limit of `make chaos` for dead points is half of it, but other tests run on the same processors
+/// at the same time.
+const STALE: Duration = Duration::from_secs(20);
 
-/// Makes [`FETCHES`] fetches from a published service. `fresh_client` starts a client. After each
-/// fetch, `show` receives the counts and the outcome.
-pub async fn fetch_all(
+/// Fetches from a published service until `is_done` returns true. `fresh_client` starts a client.
+/// After each fetch, `show` receives the counts and the outcome.
+pub async fn fetch_until(
     service: &Service,
     fresh_client: impl AsyncFn() -> Result<TorClient>,
+    is_done: impl Fn(&Spread) -> bool,
     mut show: impl FnMut(&Spread, &str) -> Result<()>,
 ) -> Result<Spread> {
     let onion = service.onion_address().await?;
     let mut spread = Spread::default();
-    let mut next = Some(fresh_client().await?);
-    for batch in 1..=FETCHES / FETCHES_PER_CLIENT {
-        let client = next.take().context("no client was started for this batch")?;
-        let is_last = batch == FETCHES / FETCHES_PER_CLIENT;
-        let prepare = async { if is_last { Ok(None) } else { fresh_client().await.map(Some) } };
-        let (fetched, prepared) = tokio::join!(fetch_batch(&client, service, &onion, &mut spread, &mut show), prepare);
+    let mut client = fresh_client().await?;
+    while !is_done(&spread) {
+        // The next client starts while this one fetches.
+        let batch = fetch_batch(&client, service, &onion, &mut spread, &is_done, &mut show);
+        let (fetched, next) = tokio::join!(batch, fresh_client());
         fetched?;
-        next = prepared?;
-        client.remove().await?;
+        std::mem::replace(&mut client, next?).remove().await?;
     }
+    client.remove().await?;
     Ok(spread)
 }
 
@@ -48,18 +50,22 @@ async fn fetch_batch(
     service: &Service,
     onion: &str,
     spread: &mut Spread,
+    is_done: &impl Fn(&Spread) -> bool,
     show: &mut impl FnMut(&Spread, &str) -> Result<()>,
 ) -> Result<()> {
-    let (pods, points) = shares(client, service, onion).await?;
+    let Shares { pods, points, stale } = shares(client, service, onion).await?;
+    spread.was_stale(stale);
     for number in 0..FETCHES_PER_CLIENT {
-        spread.expect(&points);
+        if is_done(spread) {
+            break;
+        }
         let start = Instant::now();
         let outcome = match client.fetch(onion, &format!("fetch {number}")).await {
             Ok(body) => {
                 let caller = caller(&body);
                 let pod = pods.iter().find(|pod| Some(pod.address.as_str()) == caller);
                 let name = pod.map_or_else(|| format!("unknown pod {caller:?}"), |pod| pod.name.clone());
-                spread.served(&name);
+                spread.served(&points, &name);
                 format!("{name} answered")
             }
             Err(error) => {
@@ -72,17 +78,23 @@ async fn fetch_batch(
     Ok(())
 }
 
-/// Returns the backends, and the number of introduction points in the descriptor by backend name.
-/// The backends' own tor processes report their points; an independent decoder reads the points
-/// that the HSDirs hold. If a published point belongs to no backend, the check is repeated, because
-/// the backend's tor may just have replaced that point.
-async fn shares(
-    client: &TorClient,
-    service: &Service,
-    onion: &str,
-) -> Result<(Vec<BackendPod>, BTreeMap<String, u32>)> {
-    const LIMIT: Duration = Duration::from_secs(60);
-    until("each introduction point in the descriptor belongs to a backend", LIMIT, async || {
+/// The backends and their introduction points in the descriptor.
+struct Shares {
+    pods: Vec<BackendPod>,
+    /// The number of each backend's points by backend name.
+    points: BTreeMap<String, u32>,
+    /// The time for which the descriptor named points that no backend had any more.
+    stale: Duration,
+}
+
+/// Compares the points that the backends' own tor processes report with the points that the HSDirs
+/// hold, which an independent decoder reads. If a published point belongs to no backend, the check
+/// is repeated until the publisher has replaced the point, because the backend's tor may just have
+/// done so.
+async fn shares(client: &TorClient, service: &Service, onion: &str) -> Result<Shares> {
+    let mut since = None;
+    until("each introduction point in the descriptor belongs to a backend", STALE, async || {
+        let looked = Instant::now();
         let (pods, own) = own_points(service).await?;
         let descriptor = Descriptor::fetch(client.tor(), onion).await?;
         let published = descriptor.auth_keys();
@@ -92,9 +104,13 @@ async fn shares(
             points.insert(pod.name.clone(), u32::try_from(count)?);
         }
         let sum: u32 = points.values().sum();
-        let is_whole = sum > 0 && descriptor.points.len() == usize::try_from(sum)?;
-        let why = format!("{} points are published; the backends hold {points:?} of them", descriptor.points.len());
-        Ok(if is_whole { Seen::Yes((pods, points)) } else { Seen::NotYet(why) })
+        if sum > 0 && descriptor.points.len() == usize::try_from(sum)? {
+            let stale = since.map_or(Duration::ZERO, |since: Instant| since.elapsed());
+            return Ok(Seen::Yes(Shares { pods, points, stale }));
+        }
+        since.get_or_insert(looked);
+        let held = descriptor.points.len();
+        Ok(Seen::NotYet(format!("{held} points are published; the backends hold {points:?} of them")))
     })
     .await
 }
