@@ -26,6 +26,9 @@ use tokio::net::TcpStream;
 pub use self::start::backend_address;
 use crate::needles::{find, forms, of_a_token};
 
+/// The words with which a publisher logs a successful upload.
+pub const UPLOADED: &str = "uploaded hsdir=";
+
 /// A private network and a service on it. Dropping this value ends all its processes.
 pub struct DataPlane {
     processes: Processes,

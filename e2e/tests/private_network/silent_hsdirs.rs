@@ -4,22 +4,29 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::jiff::Timestamp;
 use onionbalance_e2e::descriptor::Descriptor;
 use onionbalance_e2e::torclient::TorClient;
 use onionbalance_e2e::torcontrol::Control;
 use onionbalance_e2e::wait::{Seen, until};
 use rustix::process::Signal;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 
 use crate::NETWORK;
-use crate::data_plane::DataPlane;
+use crate::data_plane::{DataPlane, UPLOADED};
 
 /// The number of relays. It is high enough that most circuits avoid the two frozen HSDirs.
 const RELAYS: u16 = 24;
 const BACKENDS: usize = 3;
 const FROZEN: usize = 2;
+/// The maximum time from the end of a backend's tor until the other HSDirs have accepted the new
+/// descriptor, according to the publisher's log.
 const UP_TO_DATE: Duration = Duration::from_secs(5);
+/// The maximum time from the HSDirs' return until they have accepted the new descriptor, according
+/// to the publisher's log. A failed upload is repeated after at most 8 s.
 const CAUGHT_UP: Duration = Duration::from_secs(30);
+/// The time after which the test gives up waiting for the uploads.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The time for which the HSDirs are frozen. It exceeds an upload's deadline, but is too short for
 /// the authorities to notice.
 const SILENCE: Duration = Duration::from_secs(25);
@@ -53,9 +60,9 @@ async fn scenario(plane: &DataPlane) -> Result<()> {
         plane.signal_relay(hsdir, Signal::STOP)?;
     }
 
-    let change = Instant::now();
+    let (change, silent) = (Timestamp::now(), Instant::now());
     plane.kill_backends_tor(dead)?;
-    until("the other HSDirs have accepted the new descriptor", UP_TO_DATE, async || {
+    until("the other HSDirs have accepted the new descriptor", PATIENCE, async || {
         let counters = plane.metric("revision").await?;
         let newer = counters.iter().all(|(period, counter)| before.get(period).is_none_or(|before| counter > before));
         let accepted = plane.metric("hsdirs_accepted").await?;
@@ -67,16 +74,18 @@ async fn scenario(plane: &DataPlane) -> Result<()> {
         })
     })
     .await?;
-    println!("figure hsdirs_up_to_date_s {:.1} s", change.elapsed().as_secs_f64());
+    let up_to_date = last_upload(plane, change)?;
+    println!("figure hsdirs_up_to_date_s {:.1} s", up_to_date.as_secs_f64());
+    ensure!(up_to_date < UP_TO_DATE, "the other HSDirs accepted the new descriptor after {up_to_date:?}");
     wait_withdrawn(plane, &client, &points, &frozen).await?;
 
-    sleep(SILENCE.saturating_sub(change.elapsed())).await;
+    sleep_until(silent + SILENCE).await;
     ensure!(!all_accepted(plane, 0).await?, "the frozen HSDirs must not have accepted the new descriptor");
-    let back = Instant::now();
+    let back = Timestamp::now();
     for hsdir in &frozen {
         plane.signal_relay(hsdir, Signal::CONT)?;
     }
-    until("the frozen HSDirs have caught up", CAUGHT_UP, async || {
+    until("the frozen HSDirs have caught up", PATIENCE, async || {
         let accepted = plane.metric("hsdirs_accepted").await?;
         let done = all_accepted(plane, 0).await?;
         Ok(if done {
@@ -86,7 +95,9 @@ async fn scenario(plane: &DataPlane) -> Result<()> {
         })
     })
     .await?;
-    println!("figure hsdirs_caught_up_s {:.1} s", back.elapsed().as_secs_f64());
+    let caught_up = last_upload(plane, back)?;
+    println!("figure hsdirs_caught_up_s {:.1} s", caught_up.as_secs_f64());
+    ensure!(caught_up < CAUGHT_UP, "the frozen HSDirs caught up after {caught_up:?}");
     ensure!(clients_tor.command("RESETCONF ExcludeNodes").await?, "tor rejected RESETCONF");
     wait_withdrawn(plane, &client, &points, &[]).await
 }
@@ -134,6 +145,13 @@ async fn wait_withdrawn(
         })
     })
     .await
+}
+
+/// Returns the time between a moment and the last successful upload in the publisher's log.
+fn last_upload(plane: &DataPlane, since: Timestamp) -> Result<Duration> {
+    let uploads = plane.processes().logged("frontend-publisher", UPLOADED)?;
+    let last = uploads.last().context("the publisher has uploaded nothing")?;
+    last.duration_since(since).try_into().context("the publisher has uploaded nothing since the change")
 }
 
 /// Returns the number of responsible HSDirs in a time period.
