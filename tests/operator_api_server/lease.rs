@@ -31,9 +31,9 @@ const NAME: &str = "web-frontend";
 /// The time after which a Lease expires if it is not renewed.
 const EXPIRY: Duration = Duration::from_secs(15);
 /// The time between the last renewal and the takeover of an expired Lease, by the publishers' own
-/// clocks. A standby reads the Lease every 2 s: it may notice the renewal and the expiry that much
-/// later.
-const TAKEN_OVER: Range<Duration> = EXPIRY..Duration::from_secs(21);
+/// clocks. A standby reads the Lease every 2 s, so it takes over after about 15 to 19 s. On a busy
+/// machine, each of its requests to the API server may take some seconds more.
+const TAKEN_OVER: Range<Duration> = EXPIRY..Duration::from_secs(45);
 const COUNTERS: &str = "onionbalance.dev/revision-counters";
 
 #[tokio::test(flavor = "multi_thread")]
