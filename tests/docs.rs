@@ -202,7 +202,7 @@ fn durations(code: &str) -> BTreeSet<String> {
 /// Returns the durations that the table in `testing.md` explains for each file.
 fn explained_durations(page: &str) -> BTreeMap<String, BTreeSet<String>> {
     let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
-    rows.filter(|(file, _)| file.ends_with(".rs") && !file.contains(' '))
+    rows.filter(|(file, _)| Path::new(file).extension().is_some_and(|kind| kind == "rs") && !file.contains(' '))
         .map(|(file, rest)| {
             let times = rest.split('|').next().unwrap_or_default();
             (file.to_owned(), times.trim().split(", ").map(ToOwned::to_owned).collect())
