@@ -187,6 +187,62 @@ fn the_table_of_conditions_lists_exactly_the_reasons_in_the_source() {
     assert!(missing.is_empty() && unknown.is_empty(), "not documented: {missing:?}; unknown: {unknown:?}");
 }
 
+/// Returns the durations that a source file contains as literals, in the form of the table in
+/// `testing.md`.
+fn durations(code: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (start, unit) in [("Duration::from_secs(", "s"), ("Duration::from_millis(", "ms")] {
+        let numbers = code.split(start).skip(1).filter_map(|rest| rest.split(')').next());
+        let literals = numbers.filter(|number| number.starts_with(|c: char| c.is_ascii_digit()));
+        found.extend(literals.map(|number| format!("{number} {unit}")));
+    }
+    found
+}
+
+/// Returns the durations that the table in `testing.md` explains for each file.
+fn explained_durations(page: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+    rows.filter(|(file, _)| Path::new(file).extension().is_some_and(|kind| kind == "rs") && !file.contains(' '))
+        .map(|(file, rest)| {
+            let times = rest.split('|').next().unwrap_or_default();
+            (file.to_owned(), times.trim().split(", ").map(ToOwned::to_owned).collect())
+        })
+        .collect()
+}
+
+#[test]
+fn every_time_in_a_test_is_explained() {
+    let mut found = BTreeMap::new();
+    for folder in ["tests", "e2e/src", "e2e/tests"] {
+        for file in files(&source_tree().join(folder), ".rs") {
+            let name = file.strip_prefix(source_tree()).expect("the file is in the tree").display().to_string();
+            // The faults of `make chaos` have limits of their own. The comparisons with arti and
+            // stem, and this file, do not wait for anything.
+            let times = durations(&read(&file));
+            let others = ["e2e/src/chaos/", "tests/oracle/", "tests/docs.rs"];
+            if !times.is_empty() && !others.iter().any(|other| name.starts_with(other)) {
+                found.insert(name, times);
+            }
+        }
+    }
+    let explained = explained_durations(&read(&source_tree().join("docs/testing.md")));
+    assert!(found.len() > 30, "{found:?}");
+    let names: BTreeSet<&String> = found.keys().chain(explained.keys()).collect();
+    let both = names.into_iter().map(|name| (name, found.get(name), explained.get(name)));
+    let differ: Vec<_> = both.filter(|(_, found, explained)| found != explained).collect();
+    assert!(differ.is_empty(), "explain these times in docs/testing.md (file, code, page): {differ:#?}");
+}
+
+#[test]
+fn durations_are_recognised() {
+    let code = "timeout(Duration::from_secs(5), f); Duration::from_millis(50); Duration::from_secs(limit)";
+    assert_eq!(durations(code), ["5 s", "50 ms"].map(ToOwned::to_owned).into());
+    let page =
+        "| file | times | use |\n|---|---|---|\n| `a/b.rs` | 50 ms, 5 s | window: 7 s |\n| `a.rs` and `b.rs` | x |\n";
+    let expected = BTreeMap::from([("a/b.rs".to_owned(), durations(code))]);
+    assert_eq!(explained_durations(page), expected);
+}
+
 #[test]
 fn links_and_anchors_are_recognised() {
     let page = "# One `two`\n[a](b.md#c) `[x](no)`\n```sh\n# [y](no)\n```\n## Three, four?\n## Three four\n";

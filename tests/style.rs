@@ -124,6 +124,27 @@ fn mutant_problem(path: &Path, code: &str) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
+/// proptest prints and saves the line that replays a failure, but only if it knows the source file.
+/// The macro `proptest!` sets the file; a `TestRunner` needs it in its configuration. A property
+/// test with a fixed seed needs no such line.
+#[test]
+fn property_tests_tell_how_to_replay_a_failure() {
+    let mut faults = Vec::new();
+    for path in files("rs").into_iter().filter(|path| !path.ends_with("tests/style.rs")) {
+        let text = read(&path);
+        let knows_source = text.matches("TestRunner::").count() == text.matches("source_file: Some(file!())").count();
+        let prints = !text.contains("failure_persistence") || text.contains("RngSeed::Fixed");
+        if !knows_source || !prints {
+            faults.push(path.display().to_string());
+        }
+    }
+    assert!(
+        faults.is_empty(),
+        "set source_file, and keep failure_persistence or fix the seed, in:\n{}",
+        faults.join("\n")
+    );
+}
+
 /// Returns the line numbers of a page's lines that are too wide. Lines without a space and lines
 /// that consist of a single link are skipped, because they cannot be wrapped.
 fn wide_lines(page: &str) -> Vec<usize> {

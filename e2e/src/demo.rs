@@ -11,15 +11,17 @@ use tokio::time::Instant;
 
 use crate::bringup::tor_network;
 use crate::cluster::Cluster;
-use crate::fetches::{FETCHES, fetch_all};
+use crate::fetches::fetch_until;
 use crate::process::Processes;
 use crate::service::{Service, lines};
-use crate::spread::Spread;
+use crate::spread::{Spread, Verdict};
 use crate::state::{State, source_tree};
 use crate::steps::{say, step};
 use crate::torclient::TorClient;
 
 const LASTING_SOCKS_PORT: u16 = 15_900;
+/// The number of fetches that the demo makes.
+const FETCHES: usize = 60;
 
 /// Applies the sample service on a cluster that runs the operator, makes 60 fetches, and prints how
 /// the backends shared them.
@@ -34,15 +36,16 @@ pub async fn run(state: &State) -> Result<()> {
 
     let (clients, mut table) = (AtomicUsize::new(0), Table::new());
     let client = async || fresh_client(state, clients.fetch_add(1, Ordering::Relaxed)).await;
-    let spread = fetch_all(&service, client, |spread, last| table.show(spread, last)).await?;
+    let is_done = |spread: &Spread| spread.fetches() >= FETCHES;
+    let spread = fetch_until(&service, client, is_done, |spread, last| table.show(spread, last)).await?;
     leave_client(state).await?;
     print_hints(state, &onion);
-    if spread.is_fair() {
-        say("every backend served its share, and no fetch failed");
-        Ok(())
-    } else {
-        bail!("{} fetches failed, or a backend's count is out of bounds; see the table above", spread.failures())
+    // The demo makes a fixed number of fetches, so the verdict may still be open.
+    if spread.verdict() == Verdict::Unfair {
+        bail!("{} fetches failed, or a backend did not serve its share; see the table above", spread.failures());
     }
+    say("no fetch failed, and the backends' counts agree with their shares");
+    Ok(())
 }
 
 /// Waits until the service is published, and prints every change to its status meanwhile.
@@ -121,19 +124,20 @@ impl Table {
     fn draw(&self, spread: &Spread) -> Result<String> {
         let all: u32 = spread.backends().values().map(|count| count.points).sum();
         let mut text = format!(
-            "{}/{FETCHES} fetches, {} failed\n{:<40} {:>8} {:>7} {:>18}\n",
+            "{}/{FETCHES} fetches, {} failed; stale points in the descriptor for {:.1} s at most\n\
+             {:<40} {:>8} {:>7} {:>9}\n",
             self.fetches,
             spread.failures(),
+            spread.longest_stale().as_secs_f64(),
             "BACKEND",
             "POINTS",
             "SERVED",
-            "EXPECTED ±3σ"
+            "EXPECTED"
         );
         for (name, count) in spread.backends() {
             let points = format!("{} of {all}", count.points);
-            let expected = format!("{:.1} ±{:.1}", count.expected, count.tolerance());
-            let mark = if count.is_fair() { "" } else { "  out of bounds" };
-            writeln!(text, "{name:<40} {points:>8} {:>7} {expected:>18}{mark}", count.served)?;
+            let mark = if count.verdict() == Verdict::Unfair { "  not its share" } else { "" };
+            writeln!(text, "{name:<40} {points:>8} {:>7} {:>9.1}{mark}", count.served, count.expected)?;
         }
         Ok(text)
     }

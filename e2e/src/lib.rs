@@ -9,6 +9,7 @@
 pub mod agent;
 pub mod articlient;
 pub mod bringup;
+pub mod chance;
 pub mod chaos;
 pub mod cluster;
 pub mod command;

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use k8s_openapi::jiff::Timestamp;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
@@ -152,6 +153,19 @@ impl Processes {
         self.dir.join("logs").join(format!("{name}.log"))
     }
 
+    /// Returns the times of all lines in the process's log that contain the given words. The
+    /// process must be one of our programs, whose lines begin with the time.
+    pub fn logged(&self, name: &str, words: &str) -> Result<Vec<Timestamp>> {
+        let log = String::from_utf8_lossy(&fs::read(self.log(name))?).into_owned();
+        let lines = log.lines().filter(|line| line.contains(words));
+        lines
+            .map(|line| {
+                let time = line.split(' ').next().unwrap_or_default();
+                time.parse().with_context(|| format!("a line of {name} does not begin with a time: {line:?}"))
+            })
+            .collect()
+    }
+
     fn record(&self, name: &str) -> PathBuf {
         self.dir.join("processes").join(format!("{name}.json"))
     }
@@ -181,6 +195,19 @@ fn stat(pid: i32) -> Option<Stat> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_times_of_lines_are_read_from_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let processes = Processes::open(dir.path()).unwrap();
+        let log = "2026-11-28T21:47:43.250000Z  INFO driver: uploading hsdir=A\n\
+                   2026-11-28T21:47:44.500000Z DEBUG driver: uploaded hsdir=A\nnot a line of ours\n";
+        fs::write(processes.log("publisher"), log).unwrap();
+        let found = processes.logged("publisher", "uploaded hsdir=").unwrap();
+        assert_eq!(found, ["2026-11-28T21:47:44.5Z".parse().unwrap()]);
+        assert_eq!(processes.logged("publisher", "stopped").unwrap(), []);
+        assert!(processes.logged("publisher", "not a line").is_err());
+    }
 
     #[tokio::test]
     async fn only_the_recorded_process_is_ended() {

@@ -8,12 +8,14 @@ mod backend;
 mod drain;
 mod forwarder;
 
-use std::fs::Permissions;
+use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use onionbalance_operator::link::{
     AGENT_API_PORT, LinkError, METRICS_PORT, PROBE_PORT, PodPhase, SYNC_PATH, SyncResponse,
 };
@@ -21,7 +23,7 @@ use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::process::Command;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::backend::{Backend, POD_UID, TOKEN, signal};
 
@@ -51,18 +53,23 @@ async fn tor_accepts_the_init_files_and_the_agent_connects() {
 #[tokio::test]
 async fn kills_a_frozen_tor_and_connects_to_its_replacement() {
     let backend = Backend::new("127.0.0.1:1").await;
-    let _agent = backend.agent();
+    let log = backend.dir.path().join("agent.log");
+    let mut agent = backend.serving(backend.program());
+    let _agent = agent.stderr(File::create(&log).unwrap()).spawn().unwrap();
     let mut tor = backend.tor();
     backend.wait_for_readiness(NOT_BOOTSTRAPPED).await;
 
-    let frozen = Instant::now();
+    let frozen = Timestamp::now();
     signal(&tor, Signal::STOP);
     let status = timeout(Duration::from_secs(20), tor.wait()).await.expect("tor was not killed").unwrap();
-    let after = frozen.elapsed();
     assert_eq!(status.signal(), Some(Signal::KILL.as_raw()));
-    assert!((Duration::from_secs(4)..Duration::from_secs(9)).contains(&after), "killed after {after:?}");
     backend.wait_for_readiness(NO_TOR).await;
     assert_eq!(backend.metric("onionbalance_agent_tor_kills_total").await, 1);
+    let log = std::fs::read_to_string(log).unwrap();
+    let killed = log.lines().find(|line| line.contains("killed a frozen tor")).unwrap_or_else(|| panic!("{log}"));
+    let killed: Timestamp = killed.split(' ').next().unwrap().parse().unwrap();
+    let after: Duration = killed.duration_since(frozen).try_into().unwrap();
+    assert!((Duration::from_secs(4)..Duration::from_secs(9)).contains(&after), "killed after {after:?}");
 
     let _tor = backend.tor();
     backend.wait_for_readiness(NOT_BOOTSTRAPPED).await;
@@ -198,27 +205,40 @@ async fn the_agent_is_hidden_from_processes_of_the_same_user() {
 }
 
 /// If a user starts a program whose file that user cannot read, the kernel hides the process from
-/// the start, before the process can hide itself. Our image relies on this.
+/// the start, before the process can hide itself. Our image relies on this. The test starts our
+/// program with the mode that it has in our image, and a subcommand that does not hide itself.
 #[tokio::test]
-async fn a_process_of_an_unreadable_program_is_hidden_from_its_start() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: creating a file that its user cannot read needs root");
-        return;
-    }
+async fn the_mode_in_our_image_hides_a_process_from_its_start() {
     let backend = Backend::new("127.0.0.1:1").await;
     let user = User::of(&backend);
-    for (mode, is_readable) in [(0o755, true), (0o711, false)] {
-        let program = backend.dir.path().join(format!("sleep-{mode:o}"));
-        std::fs::copy("/bin/sleep", &program).unwrap();
+    // In the image, the program belongs to root, so the mode's last digit applies to its user. Here
+    // the program may belong to its user, so the digit applies to everyone.
+    for (mode, is_readable) in [(0o555, true), ((mode_in_our_image() & 0o7) * 0o111, false)] {
+        let program = backend.dir.path().join(format!("program-{mode:o}"));
+        std::fs::copy(env!("CARGO_BIN_EXE_onionbalance-operator"), &program).unwrap();
         std::fs::set_permissions(&program, Permissions::from_mode(mode)).unwrap();
         // setpriv still has capabilities when it starts a program. The program that env starts has
         // none, just as in a pod.
-        let sleeper = user.run("env").arg(&program).arg("1000").spawn().unwrap();
-        let pid = sleeper.id().unwrap();
-        backend.until(&format!("sleep-{mode:o}"), || async move { name_of(pid) }).await;
+        let mut asks = user.run("env");
+        asks.arg(&program).args(["config", "generate"]).stdin(Stdio::piped()).stdout(Stdio::null());
+        let waits = asks.spawn().unwrap();
+        let pid = waits.id().unwrap();
+        backend.until(&format!("program-{mode:o}"), || async move { name_of(pid) }).await;
         let inspection = user.run("cat").arg(format!("/proc/{pid}/environ")).output().await.unwrap();
         assert_eq!(inspection.status.success(), is_readable, "mode {mode:o}");
     }
+}
+
+/// Returns the mode of our program in the image. The Dockerfile and the script that builds the same
+/// image without Docker must agree.
+fn mode_in_our_image() -> u32 {
+    let octal = |text: &str, before: &str| {
+        let (_, mode) = text.split_once(before).unwrap_or_else(|| panic!("no {before:?} in {text}"));
+        u32::from_str_radix(mode.split(' ').next().unwrap(), 8).unwrap()
+    };
+    let mode = octal(include_str!("../../deploy/images/operator.Dockerfile"), "--chmod=");
+    assert_eq!(octal(include_str!("../../e2e/setup/images.sh"), "\n        chmod "), mode);
+    mode
 }
 
 /// Returns the name of a process's program.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::scene::{PUBLISHED, SOON, Scene, scene};
@@ -26,6 +26,8 @@ const CHILDREN: [&str; 15] = [
     "poddisruptionbudget/web-frontend",
 ];
 const KEY: &str = "secret/web-master-key";
+/// The path of our program in its image.
+const PROGRAM: &str = "/usr/local/bin/onionbalance-operator";
 
 const SPEC: &str = "  ports:
   - {port: 80, target: {service: {name: web, port: http}}}
@@ -38,6 +40,7 @@ async fn a_deleted_child_is_created_again() -> Result<()> {
         let web = scene.apply("web", SPEC).await?;
         web.wait_published(1, PUBLISHED).await?;
         only_publishers_have_credentials(scene).await?;
+        the_program_is_unreadable(scene).await?;
         let token = scene.run("get secret/web-agent-token -o jsonpath={.data.token}").await?;
         for child in CHILDREN.into_iter().chain(["lease/web-frontend"]) {
             let before = uid(scene, child).await?;
@@ -58,6 +61,16 @@ async fn a_deleted_child_is_created_again() -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// Checks that the agent's user may run the program of our image, but not read it. The kernel
+/// therefore hides the agent from tor, which runs as the same user.
+async fn the_program_is_unreadable(scene: &Scene) -> Result<()> {
+    let check = "test -x $0 && ! test -r $0 && stat --format=%a:%U $0";
+    let command = ["exec", "deployment/web-backend", "--container=agent", "--", "sh", "-c", check, PROGRAM];
+    let file = scene.kubectl(&command, "").await.context("the program is readable, or cannot be run")?;
+    ensure!(file.trim() == "711:root", "{PROGRAM} has the mode and owner {file}");
+    Ok(())
 }
 
 /// Checks that only publishers have an API token and the master key. Inspects the running pods,

@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
+use onionbalance_e2e::chance::fetches_to_reach_all;
 use onionbalance_e2e::descriptor::Descriptor;
-use onionbalance_e2e::fetches::caller;
+use onionbalance_e2e::fetches::{FETCHES_PER_CLIENT, caller};
 use onionbalance_e2e::service::Service;
 use onionbalance_operator::crd::{BackendState, BackendStatus};
 
@@ -14,6 +15,8 @@ use crate::target;
 
 /// The page of the external backend's web server, which differs from every pod's page.
 const OUTSIDE: usize = 7;
+/// The number of introduction points of each backend.
+const POINTS: u32 = 3;
 
 #[tokio::test]
 async fn an_external_tor_serves_alone_and_with_a_pod_until_it_is_removed() -> Result<()> {
@@ -94,12 +97,9 @@ async fn wait_published_with(scene: &Scene, web: &Service, outside: Option<&Stri
 /// Fetches through clients without saved state until all expected backends have served a page.
 /// Every fetch must succeed. Returns the addresses or pages of the backends that served.
 async fn serving_backends(scene: &Scene, onion: &str, expected: &BTreeSet<String>) -> Result<BTreeSet<String>> {
-    // If two backends have the same number of points, the probability that all fetches miss one of
-    // them is 1 in 16 million. A single backend needs only a few fetches.
-    const CLIENTS: usize = 4;
-    const FETCHES_PER_CLIENT: usize = 6;
+    let backends = u32::try_from(expected.len())?;
     let mut seen = BTreeSet::new();
-    for _ in 0..CLIENTS {
+    for _ in 0..fetches_to_reach_all(backends, POINTS * backends).div_ceil(FETCHES_PER_CLIENT) {
         let client = scene.tor_client().await?;
         for number in 0..FETCHES_PER_CLIENT {
             let page = client.fetch(onion, &number.to_string()).await.context("a fetch failed")?;

@@ -4,9 +4,11 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
+use onionbalance_e2e::chance::fetches_to_reach_all;
 use onionbalance_e2e::descriptor::Descriptor;
-use onionbalance_e2e::fetches::{FETCHES_PER_CLIENT, caller, fetch_all, own_points};
+use onionbalance_e2e::fetches::{FETCHES_PER_CLIENT, caller, fetch_until, own_points};
 use onionbalance_e2e::service::Service;
+use onionbalance_e2e::spread::{MOST_FETCHES, Verdict};
 
 use crate::scene::{PUBLISHED, SOON, Scene, scene};
 
@@ -28,37 +30,41 @@ async fn every_backend_serves_when_scaled_from_three_to_five_to_two() -> Result<
     .await
 }
 
+/// The number of introduction points of each backend.
+const POINTS: u32 = 3;
+
 const SPEC: &str = "  ports:
   - {port: 80, target: {service: {name: web, port: http}}}
   backends: {replicas: 3, drainTimeoutSeconds: 5}
 ";
 
-/// Checks that no fetch fails, and that the number of pages from each backend is within three
-/// standard deviations of the number that corresponds to its share of the points.
+/// Fetches pages until the counts show whether each backend serves its share of the points. Checks
+/// that each backend does, and that no fetch fails.
 async fn all_serve_their_shares(scene: &Scene, web: &Service) -> Result<()> {
-    let spread = fetch_all(
+    let spread = fetch_until(
         web,
         async || scene.tor_client().await,
+        |spread| spread.verdict() != Verdict::Open || spread.fetches() >= MOST_FETCHES,
         |_, last| {
             eprintln!("{last}");
             Ok(())
         },
     )
     .await?;
-    ensure!(spread.is_fair(), "the fetches are not spread fairly: {spread:?}");
+    println!("figure spread_fetches {} fetches", spread.fetches());
+    println!("figure spread_stale_s {:.1} s", spread.longest_stale().as_secs_f64());
+    ensure!(spread.verdict() == Verdict::Fair, "the fetches are not spread fairly: {spread:?}");
     Ok(())
 }
 
 /// Fetches pages until each backend has answered. A client keeps its descriptor, so a new client
 /// takes over after every few fetches.
-async fn all_serve(scene: &Scene, web: &Service, backends: usize) -> Result<()> {
+async fn all_serve(scene: &Scene, web: &Service, backends: u32) -> Result<()> {
     let onion = web.onion_address().await?;
     let expected: BTreeSet<String> = web.backends().await?.into_iter().map(|pod| pod.address).collect();
-    ensure!(expected.len() == backends, "there are {} backend pods instead of {backends}", expected.len());
+    ensure!(expected.len() == usize::try_from(backends)?, "there are {} backend pods", expected.len());
     let mut seen = BTreeSet::new();
-    // With five backends, the probability that 100 fetches miss one that has an eighth of the
-    // points is 2 in a million.
-    let clients = (20 * backends).div_ceil(FETCHES_PER_CLIENT);
+    let clients = fetches_to_reach_all(backends, POINTS * backends).div_ceil(FETCHES_PER_CLIENT);
     for _ in 0..clients {
         let client = scene.tor_client().await?;
         for number in 0..FETCHES_PER_CLIENT {

@@ -26,6 +26,9 @@ use tokio::net::TcpStream;
 pub use self::start::backend_address;
 use crate::needles::{find, forms, of_a_token};
 
+/// The words with which a publisher logs a successful upload.
+pub const UPLOADED: &str = "uploaded hsdir=";
+
 /// A private network and a service on it. Dropping this value ends all its processes.
 pub struct DataPlane {
     processes: Processes,
@@ -195,17 +198,16 @@ impl DataPlane {
     /// the relay that holds the descriptor, and omits relays that hold no descriptor or an older
     /// one.
     pub async fn newest_descriptors(&self, client: &TorClient) -> Result<BTreeMap<String, Descriptor>> {
-        self.newest_descriptors_but(client, &[]).await
+        self.newest_descriptors_of(client, self.relays.keys()).await
     }
 
-    /// Works like [`Self::newest_descriptors`], but does not query the relays in `without`.
-    pub async fn newest_descriptors_but(
+    /// Works like [`Self::newest_descriptors`], but queries only the given relays.
+    pub async fn newest_descriptors_of(
         &self,
         client: &TorClient,
-        without: &[String],
+        relays: impl IntoIterator<Item = &String>,
     ) -> Result<BTreeMap<String, Descriptor>> {
-        let asked = self.relays.keys().filter(|relay| !without.contains(relay));
-        let mut held = Descriptor::fetch_each(client.tor(), self.onion(), asked).await?;
+        let mut held = Descriptor::fetch_each(client.tor(), self.onion(), relays).await?;
         let newest = held.values().map(|held| held.revision_counter).max();
         held.retain(|_, held| Some(held.revision_counter) == newest);
         Ok(held)

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
 use onionbalance_e2e::process::Processes;
@@ -121,6 +122,21 @@ impl Pods {
     /// Sends a signal to a process.
     pub fn signal(&self, process: &str, signal: Signal) -> Result<()> {
         self.processes.signal(process, signal)
+    }
+
+    /// Returns the time from a moment until a process first logged the given words.
+    pub fn first_logged(&self, process: &str, words: &str, since: Timestamp) -> Result<Duration> {
+        self.logged(process, words, since)?.first().copied().with_context(|| format!("{process} did not log {words:?}"))
+    }
+
+    /// Returns the time from a moment until a process last logged the given words.
+    pub fn last_logged(&self, process: &str, words: &str, since: Timestamp) -> Result<Duration> {
+        self.logged(process, words, since)?.last().copied().with_context(|| format!("{process} did not log {words:?}"))
+    }
+
+    fn logged(&self, process: &str, words: &str, since: Timestamp) -> Result<Vec<Duration>> {
+        let times = self.processes.logged(process, words)?;
+        Ok(times.into_iter().filter_map(|time| time.duration_since(since).try_into().ok()).collect())
     }
 
     /// Opens a connection to the control socket of a frontend's tor.

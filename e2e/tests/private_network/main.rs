@@ -28,7 +28,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use onionbalance_e2e::chance::fetches_to_reach_all;
 use onionbalance_e2e::descriptor::Descriptor;
+use onionbalance_e2e::fetches::FETCHES_PER_CLIENT;
 use onionbalance_e2e::wait::{Seen, until};
 
 use tokio::sync::Mutex;
@@ -36,6 +38,8 @@ use tokio::sync::Mutex;
 use crate::data_plane::DataPlane;
 
 const BACKENDS: usize = 3;
+/// The number of introduction points of each backend.
+const POINTS: u32 = 3;
 
 /// The lock that lets only one private network run at a time, because all of them use the same
 /// ports.
@@ -118,13 +122,12 @@ async fn all_points_are_published(plane: &DataPlane, backends: &BTreeSet<usize>)
     .await
 }
 
-/// Fetches pages through up to ten clients until all expected backends have answered. Returns the
-/// backends that answered. Every fetch must succeed.
+/// Fetches pages until all expected backends have answered. Returns the backends that answered.
+/// Every fetch must succeed.
 async fn serving_backends(plane: &DataPlane, expected: &BTreeSet<usize>) -> Result<BTreeSet<usize>> {
-    const CLIENTS: usize = 10;
-    const FETCHES_PER_CLIENT: usize = 6;
+    let backends = u32::try_from(expected.len())?;
     let mut seen = BTreeSet::new();
-    for _ in 0..CLIENTS {
+    for _ in 0..fetches_to_reach_all(backends, POINTS * backends).div_ceil(FETCHES_PER_CLIENT) {
         let client = plane.client().await?;
         for number in 0..FETCHES_PER_CLIENT {
             let page = client.fetch(plane.onion(), &number.to_string()).await.context("a fetch failed")?;

@@ -250,6 +250,16 @@ impl Setup {
         .await
     }
 
+    /// Returns the number of lines with the given words in the log of all daemons so far.
+    pub fn times_logged(&self, words: &str) -> Result<usize> {
+        Ok(self.processes.logged(DAEMON, words)?.len())
+    }
+
+    /// Returns the onion address of an instance.
+    pub fn instance(&self, number: usize) -> &str {
+        &self.instances[number]
+    }
+
     /// Starts Python Onionbalance, which does not support passwords.
     pub fn start_python(&self) -> Result<()> {
         let mut python = bound_command(&self.python.with_file_name("onionbalance"));

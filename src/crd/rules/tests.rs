@@ -181,7 +181,8 @@ fn the_operator_rejects_everything_that_the_rules_reject() {
     let compiled = compile_schema(&schema());
     let text = prop_oneof!["[a-zA-Z0-9.:_\\[\\]-]{0,12}", "(?s).{0,8}", Just(" descriptor : x25519 : ".to_owned())];
     let inputs = (torrc_text(), text, (0..4_u8, 0..4_u8));
-    let tried = TestRunner::new(ProptestConfig::with_cases(64)).run(&inputs, |(torrc, text, (rate, burst))| {
+    let config = ProptestConfig { cases: 64, source_file: Some(file!()), ..ProptestConfig::default() };
+    let tried = TestRunner::new(config).run(&inputs, |(torrc, text, (rate, burst))| {
         let template = json!({"labels": {text.clone(): ""}, "annotations": {format!("app.kubernetes.io/{text}"): ""}});
         for change in [
             json!({"metadata": {"name": text}}),

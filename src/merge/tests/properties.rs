@@ -38,12 +38,12 @@ fn health() -> impl Strategy<Value = Health> {
     ]
 }
 
-fn event() -> impl Strategy<Value = Event> {
+/// Returns events with backends that have the numbers below `backends`.
+fn event(backends: u8) -> impl Strategy<Value = Event> {
     prop_oneof![
-        4 => (0..8_u8, 0..3_u16).prop_map(|(number, generation)| Event::Backend(number, generation)),
-        3 => (0..8_u8).prop_map(Event::Lost),
-        1 => (0..20_u8).prop_map(Event::Many),
-        1 => prop_oneof![Just(Distinct::Auto), Just(Distinct::Always), Just(Distinct::Never)].prop_map(Event::Distinct),
+        4 => (0..backends, 0..3_u16).prop_map(|(number, generation)| Event::Backend(number, generation)),
+        3 => (0..backends).prop_map(Event::Lost),
+        1 => prop_oneof![Just(Distinct::Auto), Just(Distinct::Never)].prop_map(Event::Distinct),
         1 => any::<bool>().prop_map(Event::Leading),
         1 => Just(Event::TorRestarted),
         4 => (any::<prop::sample::Index>(), health()).prop_map(|(index, health)| Event::Health(index, health)),
@@ -52,6 +52,18 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0..7200_u64).prop_map(Event::ClockSet),
         8 => prop_oneof![0..3000_u64, 0..60_000_u64].prop_map(Event::Wait),
     ]
+}
+
+/// Returns sequences of events. In most of them, the points of all backends fit into a single
+/// descriptor. The others take several times as long, because each HSDir gets a descriptor of its
+/// own.
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let any = prop_oneof![
+        24 => event(8),
+        1 => (0..20_u8).prop_map(Event::Many),
+        1 => Just(Event::Distinct(Distinct::Always)),
+    ];
+    prop_oneof![7 => prop::collection::vec(event(5), 0..30), 1 => prop::collection::vec(any, 0..40)]
 }
 
 /// Plays the events, then heals all HSDirs and lets the world converge.
@@ -102,12 +114,12 @@ fn play(events: Vec<Event>) -> (World, std::sync::Arc<crate::consensus::Network>
 }
 
 proptest! {
-    // Only 8 cases run by default (see PROPTEST_CASES), because each case simulates hours of
-    // publishing.
-    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 32, ..ProptestConfig::default() })]
+    // Only 32 cases run by default, because each case simulates hours of publishing. Set
+    // PROPTEST_CASES to run more.
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
 
     #[test]
-    fn all_hsdirs_end_with_the_newest_descriptor_and_none_is_flooded(events in prop::collection::vec(event(), 0..40)) {
+    fn all_hsdirs_end_with_the_newest_descriptor_and_none_is_flooded(events in events()) {
         let (mut world, network, mode) = play(events);
         world.assert_converged(&network);
         for period in network.service_periods() {
