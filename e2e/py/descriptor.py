@@ -5,6 +5,8 @@
         Fetches the descriptor from the HSDirs by sending HSFETCH to this tor.
     descriptor.py fetch-each CONTROL_SOCKET COOKIE_FILE ONION_ADDRESS FINGERPRINT...
         Fetches the descriptor that each of these HSDirs holds.
+    descriptor.py answers CONTROL_SOCKET COOKIE_FILE ONION_ADDRESS FINGERPRINT...
+        Prints each HSDir's answer: HELD if it holds a descriptor, otherwise tor's reason, such as NOT_FOUND.
     descriptor.py watch CONTROL_SOCKET COOKIE_FILE ONION_ADDRESS FINGERPRINT...
         Asks these HSDirs repeatedly until the process is stopped. Prints a line of JSON for each answer.
     descriptor.py decode ONION_ADDRESS
@@ -36,6 +38,8 @@ def main(arguments):
             result = decode(fetch(control_socket, cookie, address), address)
         case ["fetch-each", control_socket, cookie, address, *hsdirs]:
             result = fetch_each(control_socket, cookie, address.removesuffix(".onion"), hsdirs)
+        case ["answers", control_socket, cookie, address, *hsdirs]:
+            result = answers(control_socket, cookie, address.removesuffix(".onion"), hsdirs)
         case ["watch", control_socket, cookie, address, *hsdirs]:
             sys.exit(watch(control_socket, cookie, address.removesuffix(".onion"), hsdirs))
         case ["decode", address]:
@@ -43,6 +47,11 @@ def main(arguments):
         case _:
             sys.exit(__doc__)
     print(json.dumps(result))
+
+
+def fingerprint(relay):
+    """Returns the fingerprint in tor's form of a relay, `$FINGERPRINT~NICKNAME`."""
+    return relay.lstrip("$").partition("~")[0]
 
 
 def decode(text, address):
@@ -106,15 +115,17 @@ class Control:
             self.line()  # 650 OK
         return first, body
 
+    def next_event(self):
+        return self.events.pop(0) if self.events else self.event(self.line())
+
     def descriptors(self, address, failures):
         """Yields, for each answer, the HSDir's fingerprint (or UNKNOWN) and the descriptor (empty if it has none)."""
         while True:
-            event, body = self.events.pop(0) if self.events else self.event(self.line())
+            event, body = self.next_event()
             if event.startswith("650 HS_DESC FAILED " + address):
                 failures.append(event.partition("REASON=")[2] or event)
             if event.startswith("650+HS_DESC_CONTENT " + address):
-                hsdir = event.split()[3].lstrip("$").partition("~")[0]
-                yield hsdir, "\n".join(body) + "\n" if any(body) else ""
+                yield fingerprint(event.split()[3]), "\n".join(body) + "\n" if any(body) else ""
 
 
 def fetch(control_socket, cookie, address):
@@ -155,6 +166,30 @@ def ask(control, address, open_ones, found):
             found[hsdir] = decode(text, address)
 
 
+def answers(control_socket, cookie, address, hsdirs):
+    """Returns each HSDir's answer. Asks again if a request did not reach the HSDir."""
+    found = {}
+    for _ in range(FETCH_ATTEMPTS):
+        open_ones = {hsdir for hsdir in hsdirs if found.get(hsdir) not in ("HELD", "NOT_FOUND")}
+        try:
+            control = Control(control_socket, cookie)
+            for hsdir in open_ones:
+                control.command(f"HSFETCH {address} SERVER=${hsdir}")
+            while open_ones:
+                first, body = control.next_event()
+                words = first.split()
+                if words[1:4] == ["HS_DESC", "FAILED", address]:
+                    found[fingerprint(words[5])] = first.partition("REASON=")[2]
+                if words[:2] == ["650+HS_DESC_CONTENT", address]:
+                    hsdir = fingerprint(words[3])
+                    if any(body):
+                        found[hsdir] = "HELD"
+                    open_ones.discard(hsdir)
+        except TimeoutError:
+            continue
+    return found
+
+
 def watch(control_socket, cookie, address, hsdirs):
     """Asks each HSDir independently, so that a silent one does not delay the others. Returns when tor ends."""
     control = Control(control_socket, cookie)
@@ -185,10 +220,10 @@ def watch(control_socket, cookie, address, hsdirs):
         first, body = found
         words = first.split()
         if words[1] == "HS_DESC" and words[2] == "FAILED" and words[3] == address:
-            reasons[words[5].lstrip("$").partition("~")[0]] = first.partition("REASON=")[2]
+            reasons[fingerprint(words[5])] = first.partition("REASON=")[2]
         if words[0] != "650+HS_DESC_CONTENT" or words[1] != address:
             continue
-        hsdir = words[3].lstrip("$").partition("~")[0]
+        hsdir = fingerprint(words[3])
         if hsdir not in asked:
             continue
         now = time.monotonic()

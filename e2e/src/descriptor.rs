@@ -65,6 +65,20 @@ impl Descriptor {
         serde_json::from_str(&json).with_context(|| format!("descriptor.py printed {json:?}"))
     }
 
+    /// Uses a client's tor to ask each of the given HSDirs for the descriptor. Returns, by
+    /// fingerprint, `HELD` or tor's reason for the failure. The reason of an HSDir that has no
+    /// descriptor is `NOT_FOUND`. HSDirs that tor could not reach are asked again.
+    pub async fn answers(
+        tor: &Tor,
+        onion: &str,
+        hsdirs: impl IntoIterator<Item = &String>,
+    ) -> Result<BTreeMap<String, String>> {
+        let mut ask = python().await?;
+        ask.arg("answers").arg(tor.control_socket()).arg(tor.cookie()).arg(onion).args(hsdirs);
+        let json = output(&mut ask).await?;
+        serde_json::from_str(&json).with_context(|| format!("descriptor.py printed {json:?}"))
+    }
+
     /// Returns a command that uses a client's tor to request the descriptor from the given HSDirs
     /// repeatedly, and that prints each answer as a line of JSON.
     pub async fn watch(tor: &Tor, onion: &str, hsdirs: impl IntoIterator<Item = &String>) -> Result<Command> {

@@ -9,6 +9,7 @@ use onionbalance_operator::crd::OnionBalancedService;
 use onionbalance_operator::crd::names::{Component, agent_token_secret};
 use serde_json::{Value, json};
 
+use crate::permissions::leader_election_uses_every_permission;
 use crate::scene::{PATIENCE, Scene};
 use crate::wait::until;
 
@@ -142,7 +143,9 @@ async fn leaves_foreign_objects_alone() {
     scene.end().await;
 }
 
-async fn leaves_a_foreign_object_alone(scene: &Scene, resource: &ApiResource) {
+/// Creates a foreign object with the name of an owned object, and then a service with this owned
+/// object. Returns after the foreign object has been deleted and all owned objects exist.
+pub async fn leaves_a_foreign_object_alone(scene: &Scene, resource: &ApiResource) {
     let service = format!("web-{}", resource.plural);
     let name = match resource.kind.as_str() {
         "Secret" => agent_token_secret(&service),
@@ -209,5 +212,7 @@ async fn works_with_a_role_in_the_watched_namespace() {
     scene.change("web", json!({"spec": {"deletionPolicy": "Delete", "frontend": {"replicas": 2}}})).await;
     let replicas = |deployment: &Deployment| deployment.spec.as_ref().unwrap().replicas == Some(2);
     scene.wait_for::<Deployment>("web-frontend", replicas).await;
+    let user = scene.namespace.clone();
     scene.end().await;
+    leader_election_uses_every_permission(&user).await;
 }

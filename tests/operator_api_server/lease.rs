@@ -17,7 +17,7 @@ use onionbalance_operator::crd::names::{Component, labels};
 use onionbalance_operator::onion::MasterKey;
 use rand::SeedableRng as _;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStderr, Command};
@@ -157,28 +157,38 @@ fn between(earlier: Timestamp, later: Timestamp) -> Duration {
     later.duration_since(earlier).try_into().unwrap()
 }
 
+/// Returns the account of the publishers in a namespace.
+pub fn account(namespace: &str) -> String {
+    format!("system:serviceaccount:{namespace}:{NAME}")
+}
+
 /// A service whose frontend pods are simulated by the test.
-struct Stage {
-    scene: Scene,
+pub struct Stage {
+    pub scene: Scene,
     /// The folder that holds the master key and the kubeconfig.
     dir: tempfile::TempDir,
 }
 
 impl Stage {
     async fn start(name: &str) -> Self {
+        Self::start_with(name, json!({"frontend": {"replicas": 2}})).await
+    }
+
+    /// Starts a stage whose service has the given fields in its spec.
+    pub async fn start_with(name: &str, spec: Value) -> Self {
         let scene = Scene::start(name).await;
-        scene.create("web", json!({"frontend": {"replicas": 2}})).await;
+        scene.create("web", spec).await;
         scene.wait_children("web").await;
         let dir = tempfile::tempdir().unwrap();
         let key = MasterKey::generate(&mut rand::rngs::StdRng::from_seed([1; 32]));
         std::fs::write(dir.path().join("hs_ed25519_secret_key"), &*key.to_tor_secret_key_file()).unwrap();
-        let account = format!("system:serviceaccount:{}:{NAME}", scene.namespace);
+        let account = account(&scene.namespace);
         std::fs::write(dir.path().join("kubeconfig"), kubeconfig_as(Some(&account), &scene.namespace).to_string())
             .unwrap();
         Self { scene, dir }
     }
 
-    async fn end(self) {
+    pub async fn end(self) {
         self.scene.end().await;
     }
 
@@ -212,7 +222,7 @@ impl Stage {
     }
 
     /// Creates a frontend pod that is not Ready, and starts its publisher.
-    async fn publisher(&self, suffix: &str) -> Publisher {
+    pub async fn publisher(&self, suffix: &str) -> Publisher {
         let name = format!("{NAME}-{suffix}");
         let pod = json!({
             "metadata": {"name": name, "labels": labels("web", Some(Component::Frontend))},
@@ -248,7 +258,7 @@ impl Stage {
 }
 
 /// A running publisher, which is killed when this value is dropped.
-struct Publisher {
+pub struct Publisher {
     process: Child,
     log: Lines<BufReader<ChildStderr>>,
     metrics: std::net::SocketAddr,

@@ -16,6 +16,7 @@ mod keys;
 mod leader;
 mod lease;
 mod needles;
+mod permissions;
 mod program;
 mod recipes;
 mod refusals;

@@ -69,6 +69,15 @@ impl Scene {
         scene
     }
 
+    /// Sets up a namespace and starts an operator that elects its leader in the given namespace.
+    /// The operator's requests for the election then do not mix with its other requests.
+    pub async fn start_electing_in(seat: &str, name: &str) -> Self {
+        let mut scene = Self::without_operator(name).await;
+        scene.seat = seat.to_owned();
+        scene.start_operator(settings());
+        scene
+    }
+
     /// Sets up a namespace and starts an operator that has a Role in the namespace but no
     /// cluster-wide permissions.
     pub async fn start_with_role(name: &str) -> Self {

@@ -27,11 +27,18 @@ echo 'admin-token,admin,admin,system:masters' >tokens.csv
 etcd --data-dir etcd --listen-client-urls "http://127.0.0.1:$3" --advertise-client-urls "http://127.0.0.1:$3" \
     --listen-peer-urls "http://127.0.0.1:$4" --unsafe-no-fsync >etcd.log 2>&1 &
 etcd=$!
+cat >audit.yaml <<EOF
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules: [{level: Metadata}]
+EOF
 "$5/kube-apiserver" --etcd-servers "http://127.0.0.1:$3" --secure-port "$2" --bind-address 127.0.0.1 \
     --advertise-address 192.0.2.1 --cert-dir certs \
     --token-auth-file tokens.csv --authorization-mode RBAC --service-cluster-ip-range 10.96.0.0/16 \
     --service-account-issuer https://kubernetes.default.svc --service-account-key-file key.pem \
-    --service-account-signing-key-file key.pem >api-server.log 2>&1 &
+    --service-account-signing-key-file key.pem \
+    --audit-policy-file audit.yaml --audit-log-path audit.log >api-server.log 2>&1 &
 server=$!
 echo started
 read -r _
@@ -42,7 +49,7 @@ rm -rf "$1"
 
 /// The operator's account in `deploy/`. The operator under test has only this account's
 /// permissions.
-const ACCOUNT: &str = "system:serviceaccount:onionbalance-system:onionbalance-operator";
+pub const ACCOUNT: &str = "system:serviceaccount:onionbalance-system:onionbalance-operator";
 const TOKEN: &str = "admin-token";
 /// The maximum time for a server to start on a busy machine.
 pub const START: Duration = Duration::from_secs(180);
@@ -76,6 +83,12 @@ fn server() -> &'static TestApiServer {
 /// Returns the URL of the etcd that the API server uses.
 pub fn etcd() -> &'static str {
     &server().etcd
+}
+
+/// Returns the path of the API server's audit log, which has a line of JSON for each request that
+/// the server has answered. A watch has a line only after it has ended.
+pub fn audit_log() -> PathBuf {
+    server().folder.join("audit.log")
 }
 
 /// Creates a temporary folder, which the script that uses it must delete.

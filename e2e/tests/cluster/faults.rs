@@ -6,15 +6,13 @@ use onionbalance_e2e::install;
 use onionbalance_e2e::service::Service;
 use serde_json::Value;
 
-use crate::scene::{PUBLISHED, SOON, Scene, scene};
+use crate::scene::{FRONTEND, PUBLISHED, SOON, Scene, scene};
 
 const HEALTHY: &str = "  ports:
   - {port: 80, target: {service: {name: web, port: http}}}
   masterKey: {secretName: the-key}
   backends: {replicas: 1, drainTimeoutSeconds: 5}
 ";
-
-const FRONTEND: &str = "onionbalance.dev/service=web,app.kubernetes.io/component=frontend";
 
 #[tokio::test]
 async fn a_new_object_with_a_mistake_reports_the_mistake() -> Result<()> {
@@ -59,15 +57,8 @@ async fn a_mistake_in_a_healthy_object_interrupts_nothing() -> Result<()> {
         web.wait_published(1, PUBLISHED).await?;
         // The publisher notices that a backend is Ready before the Deployment's status reports it.
         web.wait_condition("Ready", "True", SOON).await?;
+        a_target_can_be_created_again(scene, &web).await?;
         let running = running(scene).await?;
-
-        scene.run("delete service web").await?;
-        let condition = web.wait_condition("BackendsReady", "False", SOON).await?;
-        ensure!(condition.reason == "TargetNotFound", "unexpected condition {condition:?}");
-        ensure!(self::running(scene).await? == running, "a missing target restarted or removed pods");
-        scene.apply_target().await?;
-        web.wait_condition("BackendsReady", "True", SOON).await?;
-
         put_key(scene, "bm9uc2Vuc2U=").await?;
         let condition = web.wait_condition("MasterKeyReady", "False", SOON).await?;
         ensure!(condition.reason == "KeyInvalid", "unexpected condition {condition:?}");
@@ -105,9 +96,32 @@ async fn put_key(scene: &Scene, base64: &str) -> Result<()> {
 
 /// Returns the UIDs, restart counts and deletion timestamps of the pods of `web`.
 async fn running(scene: &Scene) -> Result<String> {
-    let path =
-        "{range.items[*]}{.metadata.uid}{.status.containerStatuses[*].restartCount}{.metadata.deletionTimestamp};{end}";
-    scene.run(&format!("get pods -l onionbalance.dev/service=web -o jsonpath={path}")).await
+    scene.running("onionbalance.dev/service=web").await
+}
+
+/// Deletes and re-creates the target. Clients must reach the new target, which has a new address,
+/// through the same pods.
+async fn a_target_can_be_created_again(scene: &Scene, web: &Service) -> Result<()> {
+    let address = async || scene.run("get service web -o jsonpath={.spec.clusterIP}").await;
+    let (before, pods) = (address().await?, running(scene).await?);
+    let onion = web.onion_address().await?;
+    let client = scene.tor_client().await?;
+    client.fetch(&onion, "before").await?;
+    scene.run("delete service web").await?;
+    let condition = web.wait_condition("BackendsReady", "False", SOON).await?;
+    ensure!(condition.reason == "TargetNotFound", "unexpected condition {condition:?}");
+    ensure!(client.fetch(&onion, "without a target").await.is_err(), "a client reached a deleted target");
+    scene.apply_target().await?;
+    web.wait_condition("BackendsReady", "True", SOON).await?;
+    let after = address().await?;
+    ensure!(after != before, "the new target has the address of the old one, so the next fetch would prove nothing");
+    scene
+        .wait("a client reaches the new target", SOON, async || {
+            Ok(client.fetch(&onion, "after").await.map(drop).map_err(|error| format!("{error:#}")))
+        })
+        .await?;
+    ensure!(running(scene).await? == pods, "a missing target restarted or removed pods");
+    client.remove().await
 }
 
 /// Checks that a publisher that starts with a malformed key reports the problem, neither exits nor

@@ -9,14 +9,16 @@ use onionbalance_e2e::descriptor::Descriptor;
 use onionbalance_e2e::fetches::{FETCHES_PER_CLIENT, caller, fetch_until, own_points};
 use onionbalance_e2e::service::Service;
 use onionbalance_e2e::spread::{MOST_FETCHES, Verdict};
+use serde_json::Value;
 
-use crate::scene::{PUBLISHED, SOON, Scene, scene};
+use crate::scene::{FRONTEND, PUBLISHED, SOON, Scene, scene};
 
 #[tokio::test]
 async fn every_backend_serves_when_scaled_from_three_to_five_to_two() -> Result<()> {
     scene("scale", async |scene| {
         let web = scene.apply("web", SPEC).await?;
         web.wait_published(3, PUBLISHED).await?;
+        let frontend = scene.running(FRONTEND).await?;
         all_serve_their_shares(scene, &web).await?;
 
         scene.run("scale obs/web --replicas=5").await?;
@@ -25,7 +27,9 @@ async fn every_backend_serves_when_scaled_from_three_to_five_to_two() -> Result<
 
         scene.run("scale obs/web --replicas=2").await?;
         only_these_are_in_the_descriptor(scene, &web, 2).await?;
-        all_serve(scene, &web, 2).await
+        all_serve(scene, &web, 2).await?;
+        ensure!(scene.running(FRONTEND).await? == frontend, "scaling replaced or restarted the publisher's pod");
+        the_publisher_fits_its_request(scene).await
     })
     .await
 }
@@ -105,4 +109,31 @@ async fn only_these_are_in_the_descriptor(scene: &Scene, web: &Service, backends
             })
         })
         .await
+}
+
+/// Checks that the publisher's container uses less memory than the operator requests for it by
+/// default. The kubelet measures the memory.
+async fn the_publisher_fits_its_request(scene: &Scene) -> Result<()> {
+    let pods: Value = serde_json::from_str(&scene.run(&format!("get pods -l {FRONTEND} -o json")).await?)?;
+    let (pod, node) = (&pods["items"][0]["metadata"]["name"], &pods["items"][0]["spec"]["nodeName"]);
+    let is_publisher = |container: &&Value| container["name"] == "publisher";
+    let containers = pods["items"][0]["spec"]["containers"].as_array().context("the pod has no containers")?;
+    let publisher = containers.iter().find(is_publisher).context("the pod has no publisher")?;
+    let request = publisher["resources"]["requests"]["memory"].as_str().and_then(|text| text.strip_suffix("Mi"));
+    let request: u64 = request.context("the publisher requests no memory in Mi")?.parse()?;
+
+    let node = node.as_str().context("the pod has no node")?;
+    let stats = scene.kubectl.run(&format!("get --raw /api/v1/nodes/{node}/proxy/stats/summary")).await?;
+    let stats: Value = serde_json::from_str(&stats)?;
+    let of_pods = stats["pods"].as_array().context("the kubelet reports no pods")?;
+    let of_pod = of_pods.iter().find(|stats| {
+        stats["podRef"]["name"] == *pod && stats["podRef"]["namespace"].as_str() == Some(scene.namespace())
+    });
+    let containers = of_pod.and_then(|stats| stats["containers"].as_array()).context("the kubelet omits the pod")?;
+    let memory = &containers.iter().find(is_publisher).context("the kubelet omits the publisher")?["memory"];
+    let bytes = memory["workingSetBytes"].as_u64().with_context(|| format!("no working set in {memory}"))?;
+    let kib = bytes / 1024;
+    println!("figure publisher_in_pod_kib {kib} KiB");
+    ensure!(kib > 1024 && kib < request * 1024, "the publisher uses {kib} KiB and requests {request} MiB: {memory}");
+    Ok(())
 }

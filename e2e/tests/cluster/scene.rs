@@ -36,6 +36,9 @@ pub const SOON: Duration = Duration::from_secs(60);
 /// published.
 pub const PUBLISHED: Duration = Duration::from_secs(180);
 
+/// The label selector of the frontends of the object `web`.
+pub const FRONTEND: &str = "onionbalance.dev/service=web,app.kubernetes.io/component=frontend";
+
 /// A test's namespace on the cluster.
 pub struct Scene {
     /// The `kubectl` command with the administrator's credentials.
@@ -139,6 +142,13 @@ impl Scene {
     /// Returns a handle to the `OnionBalancedService` with the given name in the namespace.
     pub fn service(&self, name: &str) -> Service {
         Service::new(&self.client, &self.namespace, name)
+    }
+
+    /// Returns the UIDs, restart counts and deletion timestamps of the pods that a label selector
+    /// selects.
+    pub async fn running(&self, selector: &str) -> Result<String> {
+        let path = "{range.items[*]}{.metadata.uid}{.status.containerStatuses[*].restartCount}{.metadata.deletionTimestamp};{end}";
+        self.run(&format!("get pods -l {selector} -o jsonpath={path}")).await
     }
 
     /// Runs kubectl in the namespace. `arguments` are separated by single spaces.

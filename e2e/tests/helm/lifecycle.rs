@@ -140,14 +140,49 @@ impl Life<'_> {
         self.fetch("without an operator").await
     }
 
-    /// Installs the operator again. The running pods must remain.
+    /// Installs the operator again, with permissions for the service's namespace only. The running
+    /// pods must remain.
     async fn install_again(&self, rolled: &BTreeSet<String>) -> Result<()> {
-        self.release("install", &["--set", "image.tag=next", "--set", TEAM]).await?;
+        let watched = format!("watchNamespaces={{{}}}", self.scene.namespace());
+        self.release("install", &["--set", "image.tag=next", "--set", TEAM, "--set", &watched]).await?;
         self.helm.run(&["test", DEPLOYMENT, "--timeout", "2m"]).await?;
         wait_operator_works(self.scene, "next").await?;
         self.check_identity().await?;
         ensure!(pods(self.scene).await? == *rolled, "the new release replaced pods; before: {rolled:?}");
         self.web.wait_condition("Ready", "True", SOON).await?;
+        self.other_namespaces_are_not_watched().await
+    }
+
+    /// Checks that an operator that watches one namespace has no permission for the whole cluster,
+    /// reconciles a new object in that namespace, and does not touch an object in another one.
+    async fn other_namespaces_are_not_watched(&self) -> Result<()> {
+        let roles = "get clusterroles,clusterrolebindings -l app.kubernetes.io/instance=onionbalance-operator -o name";
+        let found = self.scene.kubectl.run(roles).await?;
+        ensure!(
+            found.lines().all(|name| name.ends_with("-operator-view") || name.ends_with("-operator-edit")),
+            "the operator has permissions for the whole cluster: {found}"
+        );
+        let other = format!("{}-other", self.scene.namespace());
+        let kubectl = &self.scene.kubectl;
+        kubectl.run(&format!("delete namespace {other} --ignore-not-found")).await?;
+        kubectl.run(&format!("create namespace {other}")).await?;
+        let object = format!(
+            "apiVersion: onionbalance.dev/v1alpha1\nkind: OnionBalancedService\nmetadata: {{name: late}}\nspec:\n{SPEC}"
+        );
+        kubectl.run_with_input(&["--namespace", &other, "apply", "-f", "-"], &object).await?;
+        let late = self.scene.apply("late", SPEC).await?;
+        late.onion_address().await?;
+        // The operator has seen the older object in the other namespace by now, if it watches there.
+        wait_operator_works(self.scene, "next").await?;
+        let status = kubectl.run(&format!("--namespace {other} get obs/late -o jsonpath={{.status}}")).await?;
+        let children = "get secrets,configmaps,services,deployments -l onionbalance.dev/service -o name";
+        let children = kubectl.run(&format!("--namespace {other} {children}")).await?;
+        ensure!(
+            status.is_empty() && children.is_empty(),
+            "the operator touched another namespace: {status} {children}"
+        );
+        self.scene.run("delete obs/late --wait=false").await?;
+        kubectl.run(&format!("delete namespace {other} --wait=false")).await?;
         Ok(())
     }
 

@@ -1,6 +1,8 @@
 //! A service that consists of ordinary processes on a private network, and functions that observe
 //! and disturb it.
 
+#[path = "../../../tests/torrc_real_tor/render.rs"]
+mod render;
 mod start;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,9 +19,10 @@ use onionbalance_e2e::torclient::{TorClient, get, key_line};
 use onionbalance_e2e::torcontrol::Control;
 use onionbalance_e2e::tornet::{Place, RELAYS, TorNetwork};
 use onionbalance_e2e::{agent, machine};
-use onionbalance_operator::link::{AgentToken, METRICS_PORT};
+use onionbalance_operator::link::{AgentToken, ForwardedPort, METRICS_PORT};
 use onionbalance_operator::onion::{ClientSecretKey, MasterKey};
 use rustix::process::Signal;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
@@ -35,6 +38,7 @@ pub struct DataPlane {
     network_torrc: String,
     key: OnionKey,
     token: AgentToken,
+    features: Features,
     backends: Vec<Backend>,
     /// The onion addresses of the external backends.
     external: Vec<String>,
@@ -45,6 +49,14 @@ pub struct DataPlane {
     clients: AtomicU32,
     frontends: AtomicU32,
     dir: Option<TempDir>,
+}
+
+/// The features of a service that not every test needs.
+pub struct Features {
+    /// The ports in addition to port 80. All backends forward them to the same targets.
+    pub ports: Vec<ForwardedPort>,
+    /// The service's `spec.backends`.
+    pub backends: Value,
 }
 
 struct Backend {
@@ -88,18 +100,36 @@ impl DataPlane {
         Self::bring_up(RELAYS, backends, external).await
     }
 
+    /// Starts the default network, the given number of backends with the given features, and a
+    /// frontend. Each relay logs what it does for onion services, and notices, to
+    /// [`Self::relays_log`].
+    pub async fn start_with(features: Features, backends: usize) -> Result<Self> {
+        let mut plane = Self::network(RELAYS).await?;
+        plane.features = features;
+        let log = plane.path("relays.log").display().to_string();
+        plane.command_relays(&format!("SETCONF Log=\"[rend]info notice file {log}\"")).await?;
+        plane.serve(backends, 0).await?;
+        Ok(plane)
+    }
+
     async fn bring_up(relays: u16, backends: usize, external: usize) -> Result<Self> {
         let mut plane = Self::network(relays).await?;
+        plane.serve(backends, external).await?;
+        Ok(plane)
+    }
+
+    /// Starts backends with agents, external backends and a frontend on a running network.
+    async fn serve(&mut self, backends: usize, external: usize) -> Result<()> {
         for number in 0..backends {
-            let backend = plane.start_backend(number, format!("uid-of-backend{number}")).await?;
-            plane.backends.push(backend);
+            let backend = self.start_backend(number, format!("uid-of-backend{number}")).await?;
+            self.backends.push(backend);
         }
         for number in backends..backends + external {
-            let address = plane.start_external(number).await?;
-            plane.external.push(address);
+            let address = self.start_external(number).await?;
+            self.external.push(address);
         }
-        plane.metrics = plane.start_frontend().await?;
-        Ok(plane)
+        self.metrics = self.start_frontend().await?;
+        Ok(())
     }
 
     async fn network(relays: u16) -> Result<Self> {
@@ -114,6 +144,7 @@ impl DataPlane {
             network_torrc: String::new(),
             key,
             token,
+            features: Features { ports: Vec::new(), backends: json!({}) },
             backends: Vec::new(),
             external: Vec::new(),
             relays: BTreeMap::new(),
@@ -213,6 +244,23 @@ impl DataPlane {
         Ok(held)
     }
 
+    /// Asks every relay for the descriptor of an onion address. Returns, by fingerprint, `HELD` or
+    /// tor's reason for the failure, such as `NOT_FOUND`.
+    pub async fn answers(&self, client: &TorClient, onion: &str) -> Result<BTreeMap<String, String>> {
+        Descriptor::answers(client.tor(), onion, self.relays.keys()).await
+    }
+
+    /// Returns the number of relays, including the authorities.
+    pub fn number_of_relays(&self) -> usize {
+        self.relays.len()
+    }
+
+    /// Returns a backend's own onion address, which its tor wrote.
+    pub fn backends_onion(&self, number: usize) -> Result<String> {
+        let hostname = self.path(&format!("backend{number}/run/hs/hostname"));
+        Ok(fs::read_to_string(hostname)?.trim().to_owned())
+    }
+
     /// Sends a signal to a relay.
     pub fn signal_relay(&self, fingerprint: &str, signal: Signal) -> Result<()> {
         self.processes
@@ -250,9 +298,19 @@ impl DataPlane {
     /// Gives every relay of the network a new microdescriptor. A tor whose consensus lists the new
     /// microdescriptors cannot build circuits until it has fetched most of them.
     pub async fn replace_microdescriptors(&self) -> Result<()> {
-        let network = TorNetwork::open(&self.path("network"), Place::Loopback, &self.processes);
         let family = self.relays.keys().next().context("the network has no relay")?;
-        network.command_all(&format!("SETCONF MyFamily=${family}")).await
+        self.command_relays(&format!("SETCONF MyFamily=${family}")).await
+    }
+
+    /// Sends a command to the control socket of every relay.
+    pub async fn command_relays(&self, command: &str) -> Result<()> {
+        TorNetwork::open(&self.path("network"), Place::Loopback, &self.processes).command_all(command).await
+    }
+
+    /// Returns what the relays have logged about onion services, and their notices. Only a network
+    /// of [`Self::start_with`] has this log.
+    pub fn relays_log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.path("relays.log"))?)
     }
 
     /// Returns the authentication keys of the introduction points that a backend's tor has.

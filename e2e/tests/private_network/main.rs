@@ -1,6 +1,7 @@
 //! Tests the data plane without Kubernetes: stock tor, agents and a publisher run as ordinary
 //! processes on a private Tor network.
 
+mod backend_options;
 mod data_plane;
 mod external_backends;
 mod frontend_pods;
@@ -59,6 +60,7 @@ async fn scenario(plane: &mut DataPlane) -> Result<()> {
     all_points_are_published(plane, &all).await?;
     ensure!(serving_backends(plane, &all).await? == all);
     an_arti_client_connects(plane, &all).await?;
+    no_backend_is_published(plane).await?;
 
     let dead = 0;
     let points = plane.points(dead).await?;
@@ -95,6 +97,21 @@ async fn an_arti_client_connects(plane: &DataPlane, backends: &BTreeSet<usize>) 
         let page = client.fetch(plane.onion(), &number.to_string()).await.context("arti's fetch failed")?;
         let backend = page.trim().parse().with_context(|| format!("the page is not a backend's number: {page:?}"))?;
         ensure!(backends.contains(&backend), "no backend has the number {backend}");
+    }
+    client.remove().await
+}
+
+/// Checks that no HSDir has a descriptor of a backend's own onion address. The same request finds
+/// the descriptor of the public address.
+async fn no_backend_is_published(plane: &DataPlane) -> Result<()> {
+    let client = plane.client().await?;
+    let answers = plane.answers(&client, plane.onion()).await?;
+    ensure!(answers.values().any(|answer| answer == "HELD"), "no HSDir has the public descriptor: {answers:?}");
+    for backend in 0..BACKENDS {
+        let own = plane.backends_onion(backend)?;
+        let answers = plane.answers(&client, &own).await?;
+        let without = answers.values().filter(|answer| *answer == "NOT_FOUND").count();
+        ensure!(without == plane.number_of_relays(), "backend {backend}, {own}: {answers:?}");
     }
     client.remove().await
 }

@@ -3,6 +3,7 @@
 //! and then with one of ours. The test also compares the daemon's status with the status that
 //! Python Onionbalance reports.
 
+mod keys;
 mod setup;
 #[path = "../private_network/target.rs"]
 mod target;

@@ -72,8 +72,7 @@ impl Setup {
     /// keys.
     pub async fn start() -> Result<Self> {
         machine::check_tor()?;
-        let script = source_tree().join("e2e/setup/python-onionbalance.sh");
-        let python = output(&mut command(&script.display().to_string(), [""; 0])).await?.trim().into();
+        let python = python().await?;
         let dir = tempfile::tempdir()?;
         let root = dir.path().to_owned();
         let processes = Processes::open(&root)?;
@@ -307,7 +306,14 @@ fn service_in(dir: &Path) -> Result<OnionService> {
     Ok(OnionService { master: format!("{name}.onion"), key })
 }
 
-fn program() -> Result<PathBuf> {
+/// Returns the interpreter of an environment with Python Onionbalance.
+pub async fn python() -> Result<PathBuf> {
+    let script = source_tree().join("e2e/setup/python-onionbalance.sh");
+    Ok(output(&mut command(&script.display().to_string(), [""; 0])).await?.trim().into())
+}
+
+/// Returns the path of our program.
+pub fn program() -> Result<PathBuf> {
     let program = Path::new(env!("CARGO_BIN_EXE_e2e")).with_file_name("onionbalance-operator");
     program.canonicalize().with_context(|| format!("could not find {}; run cargo build first", program.display()))
 }

@@ -16,7 +16,7 @@ pub(super) fn role(inputs: &Inputs<'_>) -> Role {
     let group = OnionBalancedService::group(&());
     let mut rules = vec![
         rule("", "pods", &["list", "watch"], None),
-        rule(&group, "onionbalancedservices", &["get", "list", "watch"], Some(&service)),
+        rule(&group, "onionbalancedservices", &["list", "watch"], Some(&service)),
         rule(&group, "onionbalancedservices/status", &["patch"], Some(&service)),
         // Creation cannot be restricted by name, because the authorizer does not see the request
         // body.
@@ -71,7 +71,7 @@ mod tests {
             Fixture::new().child("Role web-frontend")["rules"],
             json!([
                 {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
-                {"apiGroups": [obs], "resources": ["onionbalancedservices"], "resourceNames": ["web"], "verbs": ["get", "list", "watch"]},
+                {"apiGroups": [obs], "resources": ["onionbalancedservices"], "resourceNames": ["web"], "verbs": ["list", "watch"]},
                 {"apiGroups": [obs], "resources": ["onionbalancedservices/status"], "resourceNames": ["web"], "verbs": ["patch"]},
                 {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
                 {

@@ -11,8 +11,9 @@ use onionbalance_e2e::command::output;
 use onionbalance_e2e::onionkey;
 use onionbalance_e2e::tornet::make_private_dir;
 use onionbalance_operator::link::{AGENT_API_PORT, AgentConfig, ForwardedPort};
-use onionbalance_operator::onion::ClientPublicKey;
+use onionbalance_operator::onion::{ClientPublicKey, MasterKey};
 
+use super::render::Service;
 use super::{Backend, DataPlane};
 use crate::target;
 
@@ -20,14 +21,13 @@ impl DataPlane {
     pub(super) async fn start_backend(&self, number: usize, uid: String) -> Result<Backend> {
         let dir = self.path(&format!("backend{number}"));
         make_private_dir(&dir)?;
+        let target = target::serve(number).await?;
+        let mut ports = vec![ForwardedPort { name: None, port: 80, target, proxy_header: false }];
+        ports.extend(self.features.ports.iter().cloned());
+        let torrc = self.torrc("backend", &dir, &ports)?;
         let config = AgentConfig {
             master_onion_address: self.onion().parse()?,
-            ports: vec![ForwardedPort {
-                name: None,
-                port: 80,
-                target: target::serve(number).await?,
-                proxy_header: false,
-            }],
+            ports,
             introduction_points: 3,
             drain_timeout_seconds: 1,
             linger_seconds: 1,
@@ -39,15 +39,6 @@ impl DataPlane {
         init.arg("--config").arg(&config_file);
         output(&mut init.into()).await?;
 
-        let run = dir.join("run").display().to_string();
-        let torrc = format!(
-            "PublishHidServDescriptors 0
-HiddenServiceDir {run}/hs
-HiddenServiceOnionBalanceInstance 1
-HiddenServiceNumIntroductionPoints 3
-HiddenServicePort 80 unix:{run}/forward/80.sock
-"
-        );
         self.start_tor(&format!("backend{number}-tor"), &dir, &torrc)?;
         let mut agent = program(&["backend"], &dir)?;
         agent.arg("--config").arg(&config_file).arg("--token").arg(&token_file);
@@ -65,11 +56,23 @@ HiddenServicePort 80 unix:{run}/forward/80.sock
         fs::write(key.dir.join("ob_config"), format!("MasterOnionAddress {}\n", self.onion()))?;
         let target = target::serve(number).await?;
         let service = key.dir.display();
+        let (run, data) = (dir.join("run"), dir.join("data"));
+        let (run, data) = (run.display(), data.display());
         let torrc = format!(
-            "HiddenServiceDir {service}
+            "DataDirectory {data}
+ControlSocket unix:{run}/control/socket
+CookieAuthentication 1
+CookieAuthFile {run}/control/cookie
+SocksPort 0
+GeoIPFile {run}/empty
+GeoIPv6File {run}/empty
+Log notice stdout
+SafeLogging 0
+{}HiddenServiceDir {service}
 HiddenServiceOnionBalanceInstance 1
 HiddenServicePort 80 {target}
-"
+",
+            self.network_torrc
         );
         self.start_tor(&format!("external{number}"), &dir, &torrc)?;
         Ok(key.address)
@@ -79,7 +82,7 @@ HiddenServicePort 80 {target}
         let dir = self.path("frontend");
         make_private_dir(&dir)?;
         output(&mut program(&["frontend", "init"], &dir)?.into()).await?;
-        self.start_tor("frontend-tor", &dir, "DormantTimeoutEnabled 0\n")?;
+        self.start_tor("frontend-tor", &dir, &self.torrc("frontend", &dir, &[unused_port()])?)?;
         self.start_publisher(&[])
     }
 
@@ -117,7 +120,7 @@ HiddenServicePort 80 {target}
         let dir = self.path(&name);
         make_private_dir(&dir)?;
         output(&mut program(&["frontend", "init"], &dir)?.into()).await?;
-        self.start_tor(&format!("{name}-tor"), &dir, "DormantTimeoutEnabled 0\n")?;
+        self.start_tor(&format!("{name}-tor"), &dir, &self.torrc("frontend", &dir, &[unused_port()])?)?;
         let address = format!("127.0.78.{}", self.frontends.fetch_add(1, Ordering::Relaxed) + 1);
         publisher.arg("--master-key-dir").arg(&self.key.dir);
         publisher.args(["--pod-uid", uid, "--listen-address", &address]).args(arguments);
@@ -153,22 +156,20 @@ HiddenServicePort 80 {target}
         Ok(format!("127.0.0.1:{metrics}"))
     }
 
+    /// Returns the operator's torrc for a component. The lines for this network are set in the way
+    /// in which users set lines for every tor of a cluster. `MetricsPort` is left out, because all
+    /// tors share this machine's loopback address.
+    fn torrc(&self, component: &str, dir: &Path, ports: &[ForwardedPort]) -> Result<String> {
+        let key = &MasterKey::from_tor_secret_key_file(&fs::read(self.key.dir.join("hs_ed25519_secret_key"))?)?;
+        let global = &format!("{}SafeLogging 0\n", self.network_torrc);
+        let service = Service { key, ports, backends: &self.features.backends, global };
+        let torrc = service.torrc(component, dir)?;
+        let lines = torrc.lines().filter(|line| !line.starts_with("MetricsPort"));
+        Ok(lines.flat_map(|line| [line, "\n"]).collect())
+    }
+
     fn start_tor(&self, name: &str, dir: &Path, torrc: &str) -> Result<()> {
-        let (run, data) = (dir.join("run"), dir.join("data"));
-        let (run, data) = (run.display(), data.display());
-        let common = format!(
-            "DataDirectory {data}
-ControlSocket unix:{run}/control/socket
-CookieAuthentication 1
-CookieAuthFile {run}/control/cookie
-SocksPort 0
-GeoIPFile {run}/empty
-GeoIPv6File {run}/empty
-Log notice stdout
-SafeLogging 0
-"
-        );
-        fs::write(dir.join("torrc"), common + &self.network_torrc + torrc)?;
+        fs::write(dir.join("torrc"), torrc)?;
         self.run_tor(name, dir)
     }
 
@@ -177,6 +178,11 @@ SafeLogging 0
         tor.arg("-f").arg(dir.join("torrc")).arg("--defaults-torrc").arg(dir.join("run/empty"));
         self.processes.start(name, &mut tor)
     }
+}
+
+/// Returns a port for rendering the torrc of a frontend, which has no ports.
+fn unused_port() -> ForwardedPort {
+    ForwardedPort { name: None, port: 80, target: "127.0.0.1:1".to_owned(), proxy_header: false }
 }
 
 /// Returns the listen address of a backend's agent. Each agent has its own loopback address, just

@@ -1,15 +1,23 @@
-//! Checks the list of rejected torrc options against the options of a real tor and the
-//! abbreviations that it accepts for them.
+//! Checks with a real tor that it accepts the operator's torrc, and that the list of rejected torrc
+//! options covers all options and the abbreviations that tor accepts for them.
 
 #![allow(clippy::expect_used, reason = "a panic reports the failure of a test")]
 
+mod render;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::process::Command;
 
 use kube_cel::{CompiledSchema, Validator, compile_schema};
 use onionbalance_operator::crd::{OnionBalancedService, custom_resource_definition, validate};
+use onionbalance_operator::link::ForwardedPort;
+use onionbalance_operator::onion::MasterKey;
+use rand::SeedableRng as _;
 use serde_json::{Value, json};
+
+use crate::render::Service;
 
 /// Returns all torrc options that tor lists.
 fn options() -> BTreeSet<String> {
@@ -100,4 +108,44 @@ fn the_schema_refuses_the_same_options_as_the_operator() {
             }
         }
     }
+}
+
+/// Returns true if tor accepts the operator's torrc for a component of a service with the given
+/// `spec.backends`. One of the service's ports has a PROXY header.
+fn tor_accepts(component: &str, backends: &Value) -> bool {
+    let folder = tempfile::tempdir().expect("could not create a temporary folder");
+    for name in ["run/control", "run/hs", "run/forward", "data"] {
+        let folder = folder.path().join(name);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).expect("could not create a folder");
+    }
+    fs::write(folder.path().join("run/empty"), "").expect("could not write the empty file");
+    let key = MasterKey::generate(&mut rand::rngs::StdRng::seed_from_u64(1));
+    let master = format!("MasterOnionAddress {}\n", key.address());
+    fs::write(folder.path().join("run/hs/ob_config"), master).expect("could not write ob_config");
+    let port = |port, proxy_header| ForwardedPort { name: None, port, target: "web:80".to_owned(), proxy_header };
+    let service = Service { key: &key, ports: &[port(80, false), port(443, true)], backends, global: "NumCPUs 1" };
+    let torrc = service.torrc(component, folder.path()).expect("could not render the torrc");
+    let file = folder.path().join("torrc");
+    fs::write(&file, &torrc).expect("could not write the torrc");
+    let mut tor = Command::new("tor");
+    tor.args(["--verify-config", "--defaults-torrc", "/dev/null", "-f"]).arg(&file);
+    let output = tor.output().expect("could not run tor");
+    println!("{torrc}{}", String::from_utf8_lossy(&output.stdout));
+    output.status.success()
+}
+
+#[test]
+fn tor_accepts_the_operators_torrc() {
+    let settings = |burst: u32| {
+        json!({
+            "introductionPoints": 20, "extraTorrc": "HiddenServiceMaxStreams 100",
+            "introDosDefense": {"ratePerSecond": 25, "burstPerSecond": burst},
+        })
+    };
+    for component in ["backend", "frontend"] {
+        assert!(tor_accepts(component, &json!({})), "{component}");
+        assert!(tor_accepts(component, &settings(200)), "{component}");
+    }
+    // tor evaluates the lines: a burst below the rate is invalid.
+    assert!(!tor_accepts("backend", &settings(24)));
 }
