@@ -3,6 +3,7 @@
 //! with one descriptor even if two publishers lead.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -105,25 +106,35 @@ async fn stored_counters(pods: &Pods, leader: &Frontend) -> Result<()> {
     .await
 }
 
+/// The probes of a frontend's tor, in the order in which they notice that it is frozen, with the
+/// time that they take.
+fn probes() -> [(&'static str, Range<Duration>); 2] {
+    let seconds = Duration::from_secs;
+    [("/tor/livez?early", seconds(2)..seconds(8)), ("/tor/livez", seconds(19)..seconds(35))]
+}
+
 async fn a_frozen_tor_fails_its_probe(pods: &Pods, frontend: &Frontend) -> Result<()> {
-    ensure!(frontend.tor_is_alive().await?, "the tor must be alive before it is frozen");
+    for (path, _) in probes() {
+        ensure!(frontend.tor_is_alive(path).await?, "{path} must succeed before the tor is frozen");
+    }
     let frozen = Instant::now();
     pods.signal(&frontend.tor, Signal::STOP)?;
-    until("/tor/livez fails", Duration::from_secs(60), async || {
-        Ok(if frontend.tor_is_alive().await? { Seen::not_yet("it still succeeds") } else { Seen::Yes(()) })
-    })
-    .await?;
-    let noticed = frozen.elapsed();
-    println!("figure frontend_tor_freeze_noticed_s {:.1} s", noticed.as_secs_f64());
-    ensure!(
-        (Duration::from_secs(19)..Duration::from_secs(35)).contains(&noticed),
-        "the frozen tor was noticed after {noticed:?}"
-    );
+    for (path, expected) in probes() {
+        until(&format!("{path} fails"), Duration::from_secs(60), async || {
+            Ok(if frontend.tor_is_alive(path).await? { Seen::not_yet("it still succeeds") } else { Seen::Yes(()) })
+        })
+        .await?;
+        let noticed = frozen.elapsed();
+        println!("figure frontend_tor_freeze_noticed_s{{path=\"{path}\"}} {:.1} s", noticed.as_secs_f64());
+        ensure!(expected.contains(&noticed), "{path} failed {noticed:?} after the freeze");
+    }
     pods.signal(&frontend.tor, Signal::CONT)?;
-    until("/tor/livez succeeds again", PATIENCE, async || {
-        Ok(if frontend.tor_is_alive().await? { Seen::Yes(()) } else { Seen::not_yet("it still fails") })
-    })
-    .await?;
+    for (path, _) in probes() {
+        until(&format!("{path} succeeds again"), PATIENCE, async || {
+            Ok(if frontend.tor_is_alive(path).await? { Seen::Yes(()) } else { Seen::not_yet("it still fails") })
+        })
+        .await?;
+    }
     frontend.until("its tor is up again", PATIENCE, |figures| figures.get("tor_up") == Some(&1)).await
 }
 
