@@ -1,5 +1,5 @@
-//! Discovery of the API server's optional APIs and fields, at startup and then periodically, because
-//! a cluster can be upgraded while the operator runs.
+//! Discovery of the API server's optional APIs and fields, at startup and then periodically,
+//! because a cluster can be upgraded while the operator runs.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const INTERVAL: Duration = Duration::from_secs(300);
 /// gave up at once, a server that is still starting could cause two rollouts of all pods.
 const ATTEMPTS: u32 = 10;
 
-/// The OpenAPI documents that contain the schemas with optional fields: that of Deployments, and
+/// The `OpenAPI` documents that contain the schemas with optional fields: that of Deployments, and
 /// that of disruption budgets.
 const DOCUMENTS: [&str; 2] = ["apis/apps/v1", "apis/policy/v1"];
 

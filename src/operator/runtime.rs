@@ -85,7 +85,8 @@ pub async fn operate(
     } else {
         telemetry.leading.store(true, Ordering::Relaxed);
     }
-    // Each round starts with new caches, because the API server now serves different kinds or fields.
+    // Each round starts with new caches, because the API server now serves different kinds or
+    // fields.
     let mut discovery = Discovery::new(client.clone());
     loop {
         let served = tokio::select! {

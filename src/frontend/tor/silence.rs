@@ -33,12 +33,11 @@ pub(super) async fn monitor(client: &Client, silence: &watch::Sender<Silence>) -
     loop {
         sleep(PAUSE).await;
         let mut question = pin!(client.get_info("version"));
-        let answer = match timeout(SHORT, &mut question).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                silence.send_replace(Silence::Short);
-                question.await
-            }
+        let answer = if let Ok(answer) = timeout(SHORT, &mut question).await {
+            answer
+        } else {
+            silence.send_replace(Silence::Short);
+            question.await
         };
         match answer {
             Ok(_) | Err(ControlError::Refused { .. }) => _ = silence.send_replace(Silence::None),
