@@ -24,7 +24,7 @@ use super::pods::{self, Pods};
 use super::publisher::{Inlets, Outlets, Publisher};
 use super::status::{self, Facts};
 use super::sync::SyncClient;
-use super::tor::Tor;
+use super::tor::{Silence, Tor};
 use crate::control::Connector;
 use crate::link::AgentToken;
 use crate::merge::MergeEngine;
@@ -80,8 +80,8 @@ pub(super) async fn serve(
     let pod_uid = args.pod_uid.as_deref().ok_or("--pod-uid is missing: set it, or POD_UID in the environment")?;
 
     let (health, probes) = watch::channel(Health::default());
-    let (silent, tor_silent) = watch::channel(false);
-    let http = http::serve(args.listen_address, args.ports(), probes, tor_silent, clock);
+    let (silence, tor_silence) = watch::channel(Silence::None);
+    let http = http::serve(args.listen_address, args.ports(), probes, tor_silence, clock);
     let mut http = tokio::spawn(http);
     // The key is read before the other parts start, because a publisher without a key must not hold
     // the Lease.
@@ -93,7 +93,7 @@ pub(super) async fn serve(
 
     let mut parts = JoinSet::new();
     let neighbours = connect(pod_uid, &mut parts).await?;
-    let publisher = assemble(args, pod_uid, key, neighbours, (health, silent), clock, &mut parts);
+    let publisher = assemble(args, pod_uid, key, neighbours, (health, silence), clock, &mut parts);
     tokio::select! {
         () = publisher.run(stop) => Ok(()),
         ended = http => Err(http_ended(ended)),
@@ -110,7 +110,7 @@ fn assemble(
     pod_uid: &str,
     key: Arc<MasterKey>,
     neighbours: Neighbours,
-    (health, silent): (watch::Sender<Health>, watch::Sender<bool>),
+    (health, silence): (watch::Sender<Health>, watch::Sender<Silence>),
     clock: Clock,
     parts: &mut JoinSet<()>,
 ) -> Publisher {
@@ -118,7 +118,7 @@ fn assemble(
     let (news, tor) = mpsc::channel(QUEUE);
     let (connection, registry) = Tor::new(Connector::unix(args.paths.run_dir.join("control/socket")), clock);
     registry.register(address, news);
-    parts.spawn(connection.reporting_silence(silent).run());
+    parts.spawn(connection.reporting_silence(silence).run());
 
     let client = SyncClient::new(AgentToken::derive(&key), &process_name(pod_uid), clock);
     let (agents, orders) = watch::channel(AgentOrders::default());

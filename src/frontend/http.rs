@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::get;
@@ -14,7 +14,9 @@ use tokio::sync::watch;
 
 use super::clock::Clock;
 use super::metrics::{self, Figures};
+use super::tor::Silence;
 use crate::common;
+use crate::link::{EARLY, TOR_PROBE_PATH};
 
 /// How long an iteration of the main loop may take before the publisher is considered stuck.
 /// Normally, there is one iteration per second, regardless of the network.
@@ -66,10 +68,11 @@ impl Health {
     }
 }
 
-/// Answers the liveness probe on behalf of the tor container, in which no program could answer it.
-/// `silent` is true if tor does not respond.
-async fn tor_alive(State(silent): State<watch::Receiver<bool>>) -> (StatusCode, String) {
-    answer(if *silent.borrow() {
+/// Answers the probes on behalf of the tor container, in which no program could answer them. If the
+/// query is [`EARLY`], a short silence of tor is enough to fail the probe.
+async fn tor_alive(State(silence): State<watch::Receiver<Silence>>, RawQuery(query): RawQuery) -> (StatusCode, String) {
+    let limit = if query.as_deref() == Some(EARLY) { Silence::Short } else { Silence::Long };
+    answer(if *silence.borrow() >= limit {
         Err("tor accepts connections to its control socket but does not answer")
     } else {
         Ok(())
@@ -92,7 +95,7 @@ pub(super) async fn serve(
     address: Option<IpAddr>,
     ports: Ports,
     health: watch::Receiver<Health>,
-    tor_silent: watch::Receiver<bool>,
+    tor_silence: watch::Receiver<Silence>,
     clock: Clock,
 ) -> io::Result<()> {
     let alive =
@@ -101,7 +104,7 @@ pub(super) async fn serve(
     // A publisher that waits for the master key is considered started, because a restart would not
     // repair the key.
     let probes = Router::new().route("/startupz", get(alive)).route("/livez", get(alive)).route("/readyz", get(ready));
-    let probes = probes.route("/tor/livez", get(tor_alive).with_state(tor_silent));
+    let probes = probes.route(TOR_PROBE_PATH, get(tor_alive).with_state(tor_silence));
     let metrics = Router::new().route("/metrics", get(metrics)).merge(common::tor_metrics::router(ports.tor_metrics));
     let probes =
         axum::serve(common::http::bind(address, ports.probes).await?, probes.with_state((health.clone(), clock)));
@@ -125,6 +128,19 @@ async fn metrics(State((health, _)): State<Source>) -> impl IntoResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_short_silence_of_tor_fails_only_the_early_probe() {
+        let (silence, watched) = watch::channel(Silence::None);
+        let mut codes = Vec::new();
+        for current in [Silence::None, Silence::Short, Silence::Long] {
+            silence.send_replace(current);
+            for query in [None, Some(EARLY.to_owned())] {
+                codes.push(tor_alive(State(watched.clone()), RawQuery(query)).await.0.as_u16());
+            }
+        }
+        assert_eq!(codes, [200, 200, 200, 503, 503, 503]);
+    }
 
     #[test]
     fn is_alive_while_the_main_loop_runs() {

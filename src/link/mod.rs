@@ -37,6 +37,12 @@ pub const AGENT_API_PORT: u16 = 9400;
 /// The port on which the publisher, the agent and the operator serve their probes (`/startupz`,
 /// `/livez` and `/readyz`). The agent also serves `/drain` on this port.
 pub const PROBE_PORT: u16 = 9401;
+/// The path at which the publisher answers the probes of its tor. A request fails once tor has been
+/// silent for 20 s.
+pub const TOR_PROBE_PATH: &str = "/tor/livez";
+/// The query of a request to [`TOR_PROBE_PATH`] that fails once tor has been silent for 3 s. An
+/// older publisher ignores the query.
+pub const EARLY: &str = "early";
 /// The port on which the publisher, the agent and the operator serve their metrics.
 pub const METRICS_PORT: u16 = 9402;
 /// The port of tor's own metrics on the pod's loopback interface. The publisher and the agent proxy

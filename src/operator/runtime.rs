@@ -22,7 +22,7 @@ use tracing::{debug, info, warn};
 
 use super::apply::Writer;
 use super::cache::{Cache, Changes};
-use super::discover;
+use super::discover::Discovery;
 use super::events::Events;
 use super::guarded::Guarded;
 use super::leader::{Candidate, Seat};
@@ -85,17 +85,19 @@ pub async fn operate(
     } else {
         telemetry.leading.store(true, Ordering::Relaxed);
     }
-    // Each round starts with new caches, because the API server now serves different kinds.
+    // Each round starts with new caches, because the API server now serves different kinds or
+    // fields.
+    let mut discovery = Discovery::new(client.clone());
     loop {
         let served = tokio::select! {
             () = stop.clone() => break,
-            served = discover::served(&client) => served,
+            served = discovery.served() => served,
         };
         let environment = Arc::new(Environment { settings: settings.clone(), served });
         let controllers = Controllers::start(&client, &environment, &namespaces, &leading, &telemetry);
         let is_over = tokio::select! {
             () = stop.clone() => true,
-            () = discover::change(&client, served) => false,
+            () = discovery.change(served) => false,
         };
         info!("stopping");
         controllers.stop().await;

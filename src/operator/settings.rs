@@ -96,13 +96,13 @@ pub struct Settings {
     pub wants_disruption_budgets: bool,
 }
 
-/// The environment that all services share: the operator's settings and the API server's optional
-/// APIs.
+/// The environment that all services share: the operator's settings, and the API server's optional
+/// APIs and fields.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Environment {
     /// The operator's settings for the pods of all services.
     pub settings: Settings,
-    /// The optional APIs that the API server serves.
+    /// The optional APIs and fields that the API server serves.
     pub served: Served,
 }
 

@@ -10,6 +10,7 @@
 mod children;
 mod crd_server;
 mod events;
+mod fields;
 mod gitops;
 mod guards;
 mod keys;

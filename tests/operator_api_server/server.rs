@@ -176,9 +176,19 @@ pub fn administrator_of(url: &str) -> Client {
 /// The version decides, rather than an attempt to install the rules, because a newer server that
 /// rejects the rules has found a fault in the rules.
 pub async fn evaluates_rules(client: &Client) -> bool {
+    minor_version(client).await >= FIRST_WITH_RULES
+}
+
+/// Returns the server's minor version of Kubernetes 1.
+pub async fn minor_version(client: &Client) -> u32 {
     let version = client.apiserver_version().await.expect("the API server did not tell its version");
-    let minor = version.minor.trim_end_matches('+').parse::<u32>().expect("the minor version is not a number");
-    minor >= FIRST_WITH_RULES
+    version.minor.trim_end_matches('+').parse().expect("the minor version is not a number")
+}
+
+/// Returns a client with the operator's permissions on another server that asks this one who a
+/// client is and what it may do.
+pub fn operator_of(url: &str) -> Client {
+    Client::try_from(config_of(url, Some(ACCOUNT))).expect("could not create a client")
 }
 
 /// Returns a client with the permissions that `deploy/` grants the operator.

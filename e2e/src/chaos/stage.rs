@@ -194,6 +194,13 @@ impl Stage {
         anyhow::bail!("no backend has a point in the descriptors")
     }
 
+    /// Returns true if the liveness probe of the frontends' tor has its own grace period.
+    pub async fn probe_has_grace_period(&self) -> Result<bool> {
+        let tor = r#"{.spec.template.spec.containers[?(@.name=="tor")]"#;
+        let path = format!("jsonpath={tor}.livenessProbe.terminationGracePeriodSeconds}}");
+        Ok(!self.run(&format!("get deployment/{NAME}-frontend -o {path}")).await?.trim().is_empty())
+    }
+
     /// Returns the name and UID of the frontend pod that holds the Lease.
     pub async fn leader(&self) -> Result<(String, String)> {
         let holder = self.run(&format!("get lease/{NAME}-frontend -o jsonpath={{.spec.holderIdentity}}")).await?;

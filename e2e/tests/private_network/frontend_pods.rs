@@ -218,9 +218,9 @@ impl Frontend {
         .await
     }
 
-    /// Returns true if the liveness probe of the frontend's tor succeeds.
-    pub async fn tor_is_alive(&self) -> Result<bool> {
-        match self.ask(9401, "/tor/livez").await {
+    /// Returns true if the probe of the frontend's tor at this path succeeds.
+    pub async fn tor_is_alive(&self, path: &str) -> Result<bool> {
+        match self.ask(9401, path).await {
             Ok(_) => Ok(true),
             Err(error) => {
                 ensure!(format!("{error:#}").contains(" 503 "), "{error:#}");

@@ -30,6 +30,11 @@ const GAVE_WAY: Duration = Duration::from_secs(85);
 /// The time until the publisher reports that its tor is frozen, according to the publisher's log.
 /// The publisher sends tor a command every 5 s at the latest, and waits 20 s for the answer.
 const NOTICED: Range<Duration> = Duration::from_secs(19)..Duration::from_secs(35);
+/// The time until the early probe of a frozen tor fails. The publisher asks tor a question every
+/// second, and waits 3 s for the answer.
+const NOTICED_EARLY: Range<Duration> = Duration::from_secs(2)..Duration::from_secs(8);
+/// The probes of a frontend's tor, in the order in which they notice that tor is frozen.
+const PROBES: [&str; 2] = ["/tor/livez?early", "/tor/livez"];
 
 #[tokio::test]
 async fn one_publisher_leads_when_others_fail() -> Result<()> {
@@ -115,21 +120,30 @@ async fn stored_counters(pods: &Pods, leader: &Frontend) -> Result<()> {
 }
 
 async fn a_frozen_tor_fails_its_probe(pods: &Pods, frontend: &Frontend) -> Result<()> {
-    ensure!(frontend.tor_is_alive().await?, "the tor must be alive before it is frozen");
-    let frozen = Timestamp::now();
+    for path in PROBES {
+        ensure!(frontend.tor_is_alive(path).await?, "{path} must succeed before the tor is frozen");
+    }
+    let (frozen, start) = (Timestamp::now(), Instant::now());
     pods.signal(&frontend.tor, Signal::STOP)?;
-    until("/tor/livez fails", Duration::from_secs(60), async || {
-        Ok(if frontend.tor_is_alive().await? { Seen::not_yet("it still succeeds") } else { Seen::Yes(()) })
-    })
-    .await?;
+    for path in PROBES {
+        until(&format!("{path} fails"), Duration::from_secs(60), async || {
+            Ok(if frontend.tor_is_alive(path).await? { Seen::not_yet("it still succeeds") } else { Seen::Yes(()) })
+        })
+        .await?;
+        println!("figure frontend_tor_freeze_noticed_s{{path=\"{path}\"}} {:.1} s", start.elapsed().as_secs_f64());
+        if path == PROBES[0] {
+            ensure!(NOTICED_EARLY.contains(&start.elapsed()), "{path} failed {:?} after the freeze", start.elapsed());
+        }
+    }
     let noticed = pods.first_logged(&frontend.publisher, "no connection to tor: ", frozen)?;
-    println!("figure frontend_tor_freeze_noticed_s {:.1} s", noticed.as_secs_f64());
     ensure!(NOTICED.contains(&noticed), "the frozen tor was noticed after {noticed:?}");
     pods.signal(&frontend.tor, Signal::CONT)?;
-    until("/tor/livez succeeds again", PATIENCE, async || {
-        Ok(if frontend.tor_is_alive().await? { Seen::Yes(()) } else { Seen::not_yet("it still fails") })
-    })
-    .await?;
+    for path in PROBES {
+        until(&format!("{path} succeeds again"), PATIENCE, async || {
+            Ok(if frontend.tor_is_alive(path).await? { Seen::Yes(()) } else { Seen::not_yet("it still fails") })
+        })
+        .await?;
+    }
     frontend.until("its tor is up again", PATIENCE, |figures| figures.get("tor_up") == Some(&1)).await
 }
 

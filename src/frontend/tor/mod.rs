@@ -26,6 +26,7 @@ mod fetches;
 mod network;
 mod services;
 mod session;
+mod silence;
 #[cfg(test)]
 pub(super) mod testing;
 mod uploads;
@@ -41,6 +42,7 @@ use tokio::time::{Instant, sleep};
 pub(super) use self::services::Registry;
 use self::services::Services;
 use self::session::Session;
+pub(super) use self::silence::Silence;
 use super::clock::{self, Clock};
 use crate::common::complaint::Complaint;
 use crate::consensus::{Fingerprint, Network};
@@ -162,7 +164,7 @@ pub(super) struct Tor {
     connector: Connector,
     clock: Clock,
     services: Services,
-    silent: watch::Sender<bool>,
+    silence: watch::Sender<Silence>,
 }
 
 impl Tor {
@@ -170,14 +172,14 @@ impl Tor {
     pub(super) fn new(connector: Connector, clock: Clock) -> (Self, Registry) {
         let (services, registry) = Services::new();
         let connector = Connector { command_timeout: ANSWER, ..connector };
-        (Self { connector, clock, services, silent: watch::Sender::new(false) }, registry)
+        (Self { connector, clock, services, silence: watch::Sender::new(Silence::None) }, registry)
     }
 
-    /// Makes the connection report through `silent` whether tor is frozen or deadlocked, that is,
-    /// whether tor accepts connections without answering. A tor that is missing or waiting for the
-    /// network is not silent.
-    pub(super) fn reporting_silence(self, silent: watch::Sender<bool>) -> Self {
-        Self { silent, ..self }
+    /// Makes the connection report through `silence` whether tor seems to be frozen or deadlocked,
+    /// that is, whether tor accepts connections without answering. A tor that is missing or waiting
+    /// for the network is not silent.
+    pub(super) fn reporting_silence(self, silence: watch::Sender<Silence>) -> Self {
+        Self { silence, ..self }
     }
 
     /// Runs the connection until every service and every [`Registry`] is dropped.
@@ -192,14 +194,18 @@ impl Tor {
                     Update::Lost(error) => (error.into(), false),
                     Update::Connected(client, events) => {
                         met = true;
-                        self.silent.send_replace(false);
+                        self.silence.send_replace(Silence::None);
                         complaint.settle();
-                        let Err(lost) = Session::run(&mut self.services, self.clock, client.clone(), events).await;
+                        let session = Session::run(&mut self.services, self.clock, client.clone(), events);
+                        let Err(lost) = tokio::select! {
+                            ended = session => ended,
+                            never = silence::monitor(&client, &self.silence) => match never {},
+                        };
                         (lost, client.close_reason().is_none())
                     }
                 };
-                if let Some(silent) = silence(&lost) {
-                    self.silent.send_replace(silent);
+                if let Some(silence) = silence_of(&lost) {
+                    self.silence.send_replace(silence);
                 }
                 self.services.send_all(|_| TorNews::Down).await;
                 if self.services.is_idle() {
@@ -222,12 +228,12 @@ fn is_absent(lost: &Lost) -> bool {
     matches!(lost, Lost::Control(ControlError::Io { .. }))
 }
 
-/// Returns true if the reason why a connection was lost proves that tor is silent, false if it
-/// proves the opposite, and None if it proves neither.
-fn silence(lost: &Lost) -> Option<bool> {
+/// Returns what the reason why a connection was lost proves about tor's silence. Returns None if
+/// the reason proves nothing.
+fn silence_of(lost: &Lost) -> Option<Silence> {
     match lost {
-        Lost::Control(ControlError::Timeout(_)) => Some(true),
-        _ if is_absent(lost) => Some(false),
+        Lost::Control(ControlError::Timeout(_)) => Some(Silence::Long),
+        _ if is_absent(lost) => Some(Silence::None),
         _ => None,
     }
 }

@@ -57,7 +57,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Valu
         ..Deployment::default()
     };
     let mut deployment = serde_json::to_value(&deployment)?;
-    pod::place(&mut deployment["spec"]["template"]["spec"], &settings, &service, Component::Backend);
+    pod::place(&mut deployment["spec"]["template"]["spec"], inputs, &settings, Component::Backend);
     Ok(deployment)
 }
 

@@ -14,6 +14,7 @@ use super::config_map::config_hash;
 use super::deployment_backend::{file, rolling};
 use super::{BuildError, Inputs, SECRET_KEY_FILE, pod};
 use crate::crd::names::{self, Component};
+use crate::link::TOR_PROBE_PATH;
 use crate::link::paths::MASTER_KEY_DIR;
 use crate::operator::stamp::hash;
 
@@ -45,7 +46,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
             (api_access(), pod::read_only("api-access", "/var/run/secrets/kubernetes.io/serviceaccount")),
         ],
         pre_stop: None,
-        tor_liveness: Some("/tor/livez"),
+        tor_liveness: Some(TOR_PROBE_PATH),
         // With a shared process namespace, tor could read the publisher's key and token under
         // /proc.
         shares_processes: false,
@@ -67,7 +68,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
         ..Deployment::default()
     };
     let mut deployment = serde_json::to_value(&deployment)?;
-    pod::place(&mut deployment["spec"]["template"]["spec"], &settings, &service, Component::Frontend);
+    pod::place(&mut deployment["spec"]["template"]["spec"], inputs, &settings, Component::Frontend);
     Ok(deployment)
 }
 
@@ -177,9 +178,30 @@ mod tests {
     #[test]
     fn the_publisher_answers_the_probes_of_tor() {
         let tor = &Fixture::new().child("Deployment web-frontend")["spec"]["template"]["spec"]["containers"][1];
-        for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+        for probe in ["startupProbe", "readinessProbe"] {
             assert_eq!(tor[probe]["httpGet"], json!({"path": "/tor/livez", "port": 9401}));
         }
+        assert_eq!(tor["livenessProbe"]["httpGet"], json!({"path": "/tor/livez?early", "port": 9401}));
+    }
+
+    #[test]
+    fn a_silent_tor_is_killed_soon_where_a_probe_can_have_its_own_grace_period() {
+        let mut fixture = Fixture::new();
+        let probe = |fixture: &Fixture| {
+            let pod = &fixture.child("Deployment web-frontend")["spec"]["template"]["spec"];
+            pod["containers"][1]["livenessProbe"].clone()
+        };
+        let early = json!({
+            "httpGet": {"path": "/tor/livez?early", "port": 9401}, "timeoutSeconds": 5,
+            "periodSeconds": 2, "failureThreshold": 5, "terminationGracePeriodSeconds": 2,
+        });
+        assert_eq!(probe(&fixture), early);
+        fixture.environment.served.fields.probe_grace_period = false;
+        let late = json!({
+            "httpGet": {"path": "/tor/livez", "port": 9401}, "timeoutSeconds": 5,
+            "periodSeconds": 5, "failureThreshold": 6,
+        });
+        assert_eq!(probe(&fixture), late);
     }
 
     #[test]

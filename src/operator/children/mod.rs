@@ -25,6 +25,7 @@ use serde_json::Value;
 pub use kind::{ChildId, Kind, Stage};
 pub use secret_master_key::{GENERATED_ANNOTATION, SECRET_KEY_FILE, secret_master_key};
 
+use super::served::Fields;
 use super::settings::{Environment, Settings};
 use super::stamp::stamped;
 use crate::crd::OnionBalancedService;
@@ -46,7 +47,7 @@ pub struct Child {
 pub struct Inputs<'a> {
     /// The service that owns the objects.
     pub object: &'a OnionBalancedService,
-    /// The operator's settings and the optional APIs of the API server.
+    /// The operator's settings, and the optional APIs and fields of the API server.
     pub environment: &'a Environment,
     /// The public address of the service.
     pub address: OnionAddress,
@@ -65,6 +66,10 @@ impl Inputs<'_> {
 
     fn settings(&self) -> &Settings {
         &self.environment.settings
+    }
+
+    fn fields(&self) -> Fields {
+        self.environment.served.fields
     }
 
     fn metadata(&self, name: String, component: Option<Component>) -> ObjectMeta {

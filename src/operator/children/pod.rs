@@ -22,7 +22,7 @@ use super::Inputs;
 use crate::crd::names::{self, Component};
 use crate::crd::{PodSettings, Resources};
 use crate::link::paths::{CONFIG_DIR, EMPTY_FILE, RUN_DIR, TOR_DIR, TORRC};
-use crate::link::{METRICS_PORT, PROBE_PORT};
+use crate::link::{EARLY, METRICS_PORT, PROBE_PORT};
 
 /// The user and group ID of every process. Tor and the agent need the same ID because they share
 /// sockets and the agent must be able to kill tor.
@@ -31,6 +31,10 @@ const UID: i64 = 65532;
 /// The name of our program, which is on the `PATH` of the data-plane image. Hooks need it because
 /// they do not use the image's entry point.
 const PROGRAM: &str = "onionbalance-operator";
+
+/// The grace period, in seconds, of a container whose liveness probe has failed. A hanging program
+/// does not react to SIGTERM, so the kubelet need not wait any longer than it always does.
+const HUNG_GRACE_PERIOD: i64 = 2;
 
 /// The parts of a pod that differ between the components. "Our container" is the one next to tor:
 /// the agent or the publisher.
@@ -115,10 +119,7 @@ fn tor_container(inputs: &Inputs<'_>, settings: &PodSettings, parts: &Parts) -> 
         lifecycle: parts.pre_stop.map(|path| Lifecycle { pre_stop: Some(get_hook(path)), ..Lifecycle::default() }),
         // The kubelet considers tor to be starting until our container answers for the first time.
         startup_probe: parts.tor_liveness.map(|path| probe(path, 2, 150)),
-        // The probe tolerates failures for 30 s, in which our container can restart. A separate
-        // grace period for the probe would need Kubernetes 1.22; an older API server would reject
-        // the whole Deployment.
-        liveness_probe: parts.tor_liveness.map(|path| probe(path, 5, 6)),
+        liveness_probe: parts.tor_liveness.map(|path| tor_liveness_probe(inputs, path)),
         // Without a readiness probe, the kubelet of Kubernetes 1.20 notices that the startup probe
         // has succeeded only at its next sync of the pod, up to 90 s later.
         readiness_probe: parts.tor_liveness.map(|path| probe(path, 2, 2)),
@@ -141,7 +142,7 @@ fn our_container(
         env: Some(environment().into_iter().chain(parts.variables.into_iter().map(variable)).collect()),
         ports: Some([parts.ports, vec![port("probes", PROBE_PORT), port("metrics", METRICS_PORT)]].concat()),
         startup_probe: Some(probe("/startupz", 2, 150)),
-        liveness_probe: Some(probe("/livez", 10, 3)),
+        liveness_probe: Some(impatient(inputs, probe("/livez", 10, 3))),
         readiness_probe: Some(probe("/readyz", 2, 2)),
         lifecycle: Some(Lifecycle {
             post_start: Some(init(parts.init_arguments)),
@@ -156,7 +157,11 @@ fn our_container(
 
 /// Copies the user's settings that the operator does not interpret. Only the API server validates
 /// them, because it may know more fields than our types do.
-pub(super) fn place(pod: &mut Value, settings: &PodSettings, service: &str, component: Component) {
+///
+/// By default, the pods of one version spread over the nodes. If the API server cannot restrict the
+/// constraint to one version, the pods of the old version distort it during a rollout, and the new
+/// pods may end up on a single node.
+pub(super) fn place(pod: &mut Value, inputs: &Inputs<'_>, settings: &PodSettings, component: Component) {
     if let Some(affinity) = &settings.affinity {
         pod["affinity"] = affinity.clone();
     }
@@ -164,12 +169,16 @@ pub(super) fn place(pod: &mut Value, settings: &PodSettings, service: &str, comp
         pod["tolerations"] = settings.tolerations.clone().into();
     }
     pod["topologySpreadConstraints"] = if settings.topology_spread_constraints.is_empty() {
-        json!([{
+        let mut constraint = json!({
             "maxSkew": 1,
             "topologyKey": "kubernetes.io/hostname",
             "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": {"matchLabels": names::pod_labels(service, component)},
-        }])
+            "labelSelector": {"matchLabels": names::pod_labels(&inputs.name(), component)},
+        });
+        if inputs.fields().match_label_keys {
+            constraint["matchLabelKeys"] = json!(["pod-template-hash"]);
+        }
+        json!([constraint])
     } else {
         settings.topology_spread_constraints.clone().into()
     };
@@ -256,6 +265,28 @@ fn probe(path: &str, period_seconds: i32, failure_threshold: i32) -> Probe {
         failure_threshold: Some(failure_threshold),
         ..Probe::default()
     }
+}
+
+/// Returns the liveness probe of a tor for which our container answers. The kubelet takes a missing
+/// answer, for example while our container restarts, for the answer that tor hangs.
+///
+/// On an older API server, a tor that has been silent for 20 s fails the probe, the kubelet waits
+/// for another 30 s, and then for the pod's grace period. Where the probe can have its own grace
+/// period, it fails as soon as tor has been silent for a few seconds, and the kubelet waits for
+/// 10 s: a single wait covers both a busy tor and the restart of our container.
+fn tor_liveness_probe(inputs: &Inputs<'_>, path: &str) -> Probe {
+    if inputs.fields().probe_grace_period {
+        impatient(inputs, probe(&format!("{path}?{EARLY}"), 2, 5))
+    } else {
+        probe(path, 5, 6)
+    }
+}
+
+/// Gives a liveness probe its own grace period if the API server supports that. By default, a
+/// container that hangs gets the grace period of its pod, which lasts as long as a drain.
+fn impatient(inputs: &Inputs<'_>, probe: Probe) -> Probe {
+    let grace_period = inputs.fields().probe_grace_period.then_some(HUNG_GRACE_PERIOD);
+    Probe { termination_grace_period_seconds: grace_period, ..probe }
 }
 
 fn get_hook(path: &str) -> LifecycleHandler {

@@ -128,7 +128,7 @@ impl Fault for FrontendFault {
                 }
                 Self::TorFreeze => {
                     signal(&uid, &[PodProgram::Tor], Signal::STOP)?;
-                    active.ending(Duration::ZERO, published_since(stage, newest))
+                    active.with_findings(tor_back(stage, at, newest))
                 }
             })
         })
@@ -181,6 +181,15 @@ async fn published_by(stage: &Stage, pod: &str, seconds: u64) -> Result<usize> {
         log += &stage.run(&format!("logs {pod} -c publisher --since={seconds}s --previous")).await?;
     }
     Ok(log.lines().filter(|line| line.contains("publishing a new descriptor")).count())
+}
+
+/// Waits until the frontend publishes again. If the probe of its tor has its own grace period, it
+/// must do so within [`TAKEN_OVER`].
+async fn tor_back(stage: &Stage, at: Instant, newest: u64) -> Result<Findings> {
+    published_since(stage, newest).await?;
+    let back = Figure::new("frontend_tor_freeze_back_s".to_owned(), at.elapsed().as_secs_f64(), "s");
+    let back = if stage.probe_has_grace_period().await? { back.with(TAKEN_OVER) } else { back };
+    Ok(Findings { figures: vec![back], ..Findings::default() })
 }
 
 /// Waits until an HSDir holds a descriptor with a higher revision counter than `newest`.

@@ -4,7 +4,7 @@ mod golden;
 pub mod support;
 
 use super::*;
-use crate::operator::served::{PolicyVersion, Served};
+use crate::operator::served::{Fields, PolicyVersion, Served};
 use support::{Fixture, all_children};
 
 #[test]
@@ -27,8 +27,24 @@ fn a_kind_that_is_disabled_or_not_served_is_not_built() {
     let built: Vec<_> = all_children(&fixture.inputs()).into_iter().map(|child| child.id).collect();
     assert_eq!(built, ids("web", &fixture.environment));
     assert_eq!(built.len(), 11);
-    let kinds = Kind::all(Served { disruption_budgets: None });
+    let kinds = Kind::all(Served { disruption_budgets: None, fields: Fields::default() });
     assert!(!kinds.contains(&Kind::PodDisruptionBudget(PolicyVersion::V1)));
+}
+
+#[test]
+fn an_older_server_gets_no_optional_field() {
+    let mut fixture = Fixture::new();
+    let known = ["terminationGracePeriodSeconds\":2", "matchLabelKeys", "unhealthyPodEvictionPolicy"];
+    let used = |fixture: &Fixture| {
+        let manifests = all_children(&fixture.inputs()).into_iter().map(|child| child.manifest.to_string());
+        let text: String = manifests.collect();
+        known.map(|field| text.matches(field).count())
+    };
+    // The probes of the agent, of the publisher and of the frontend's tor; two Deployments; two
+    // budgets.
+    assert_eq!(used(&fixture), [3, 2, 2]);
+    fixture.environment.served.fields = Fields::default();
+    assert_eq!(used(&fixture), [0, 0, 0]);
 }
 
 #[test]

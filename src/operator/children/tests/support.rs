@@ -8,7 +8,7 @@ use super::super::{Child, Inputs, Stage, children};
 use crate::crd::OnionBalancedService;
 use crate::link::{AgentToken, ForwardedPort};
 use crate::onion::MasterKey;
-use crate::operator::served::{PolicyVersion, Served};
+use crate::operator::served::{Fields, PolicyVersion, Served};
 use crate::operator::settings::{Environment, Settings};
 use crate::operator::templates::DefaultTemplates;
 
@@ -40,7 +40,8 @@ pub fn object(spec: &Value) -> OnionBalancedService {
     .unwrap()
 }
 
-/// Returns an environment in which every kind of child is enabled and served.
+/// Returns an environment in which every kind of child is enabled, and the API server serves every
+/// optional kind and field.
 pub fn environment() -> Environment {
     let settings = Settings {
         tor_image: "tor:1".to_owned(),
@@ -51,7 +52,8 @@ pub fn environment() -> Environment {
         network_policies: Some(Vec::new()),
         wants_disruption_budgets: true,
     };
-    Environment { settings, served: Served { disruption_budgets: Some(PolicyVersion::V1) } }
+    let fields = Fields { probe_grace_period: true, match_label_keys: true, unhealthy_pod_eviction_policy: true };
+    Environment { settings, served: Served { disruption_budgets: Some(PolicyVersion::V1), fields } }
 }
 
 /// Builds the children of all stages.
