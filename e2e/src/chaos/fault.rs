@@ -42,14 +42,17 @@ pub trait Fault {
 /// (rend-spec-v3, section 2.2.3: two replicas with four HSDirs each).
 const RESPONSIBLE: f64 = 8.0;
 
-/// Returns all limits of a fault: its own, and two that every run must meet. The judge must have
-/// seen the descriptors of all responsible HSDirs that answer, and each service must have got at
-/// least `requests` requests.
+/// Returns all limits of a fault: its own, and those that every run must meet. The judge must have
+/// seen the descriptors of all responsible HSDirs that answer, for both time periods, and each
+/// service must have got at least `requests` requests.
 #[allow(clippy::cast_precision_loss, reason = "the counts are a few hundred")]
 pub fn all_limits(fault: &dyn Fault, requests: usize) -> Vec<Limit> {
     let hsdirs = RESPONSIBLE - f64::from(fault.needs().silent_hsdirs);
-    let mut limits =
-        vec![Limit::new("requests", Bound::AtLeast(requests as f64)), Limit::new("hsdirs", Bound::AtLeast(hsdirs))];
+    let mut limits = vec![
+        Limit::new("requests", Bound::AtLeast(requests as f64)),
+        Limit::new("hsdirs", Bound::AtLeast(hsdirs)),
+        Limit::new("other_hsdirs", Bound::AtLeast(hsdirs)),
+    ];
     limits.extend(fault.limits());
     limits
 }

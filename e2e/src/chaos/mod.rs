@@ -7,6 +7,7 @@
 //! `docs/reliability.md` has the results.
 
 pub mod clients;
+pub mod effort;
 pub mod fault;
 pub mod faults;
 pub mod figure;
@@ -33,12 +34,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use self::effort::{Effort, REQUESTS};
 use self::fault::Fault;
 use self::faults::all;
 use self::figure::Results;
 use self::needs::Needs;
 use self::record::Record;
-use self::run::{Effort, REQUESTS};
 use self::stage::Stage;
 use self::verdict::{Judged, verdict};
 use crate::cluster::Cluster;

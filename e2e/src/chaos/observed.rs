@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::figure::Figure;
-use super::judge::{HeldDescriptor, HsDirAnswer, held, settled};
+use super::judge::{HeldDescriptor, HsDirAnswer, Place, held, newest, settled};
 use super::request::{ClientKind, ServiceKind};
 use super::tally::Requests;
 
@@ -28,8 +28,8 @@ pub struct Observed {
     pub ended: Instant,
     /// The names of the introduction points that have been dead since the fault.
     pub dead: BTreeSet<String>,
-    /// The descriptors that the HSDirs held before the fault, by fingerprint.
-    pub before: BTreeMap<String, HeldDescriptor>,
+    /// The descriptors that the HSDirs held before the fault, for both time periods.
+    pub before: BTreeMap<Place, HeldDescriptor>,
     /// The answers of the responsible HSDirs since the fault.
     pub answers: Vec<HsDirAnswer>,
     /// The moments at which introduction points were added or removed. The fault's figures evaluate
@@ -45,11 +45,15 @@ pub struct Observed {
 const NEVER: f64 = f64::INFINITY;
 
 impl Observed {
-    /// Returns the number of HSDirs from which the judge got a descriptor after the fault.
-    fn hsdirs(&self) -> Figure {
-        let hold = self.answers.iter().filter(|answer| answer.descriptor.is_some());
-        let hsdirs: BTreeSet<_> = hold.map(|answer| &answer.hsdir).collect();
-        Figure::count("hsdirs", hsdirs.len(), "HSDirs")
+    /// Returns the number of HSDirs from which the judge got a descriptor after the fault: first of
+    /// the period that clients use, then of the other period.
+    fn hsdirs(&self) -> [Figure; 2] {
+        [("hsdirs", true), ("other_hsdirs", false)].map(|(what, of_clients)| {
+            let hold = self.answers.iter().filter(|answer| answer.of_clients == of_clients);
+            let hsdirs: BTreeSet<_> =
+                hold.filter(|answer| answer.descriptor.is_some()).map(|answer| &answer.place).collect();
+            Figure::count(what, hsdirs.len(), "HSDirs")
+        })
     }
 
     /// Returns the time from the fault until no HSDir held a dead introduction point any longer.
@@ -66,7 +70,9 @@ impl Observed {
     }
 
     fn gone_of(&self, answers: &[HsDirAnswer]) -> f64 {
-        let gone = settled(answers, self.at, |seen| seen.is_none_or(|seen| seen.points.is_disjoint(&self.dead)));
+        let gone = settled(&self.before, answers, self.at, |answer| {
+            answer.descriptor.as_ref().is_none_or(|seen| seen.points.is_disjoint(&self.dead))
+        });
         gone.map_or(NEVER, |gone| gone.as_secs_f64())
     }
 
@@ -74,30 +80,32 @@ impl Observed {
     /// the fault. If clients move to another time period in the meantime, every descriptor of that
     /// period is considered newer.
     pub fn republished(&self) -> Figure {
-        let mut newest: BTreeMap<&str, u64> = BTreeMap::new();
-        for seen in self.before.values() {
-            let counter = newest.entry(&seen.blinded_key).or_default();
-            *counter = seen.revision_counter.max(*counter);
-        }
-        let is_newer =
-            |seen: &HeldDescriptor| newest.get(&*seen.blinded_key).is_none_or(|known| seen.revision_counter > *known);
-        let newer = settled(&self.answers, self.at, |seen| seen.is_none_or(is_newer));
+        let newest = newest(&self.before);
+        let is_newer = |answer: &HsDirAnswer| {
+            let known = newest.get(&answer.place.blinded_key);
+            let descriptor = answer.descriptor.as_ref();
+            descriptor.is_none_or(|seen| known.is_none_or(|known| seen.revision_counter > *known))
+        };
+        let newer = settled(&self.before, &self.answers, self.at, is_newer);
         let newer = newer.filter(|_| !held(&self.answers).is_empty());
         Figure::seconds("republished_s", newer.map_or(NEVER, |newer| newer.as_secs_f64()))
     }
 
     /// Returns the smallest number of introduction points that all HSDirs together held at any
-    /// moment of the run.
+    /// moment of the run, for the period that clients used at that moment.
     pub fn fewest_points(&self) -> Figure {
-        let mut holds = self.before.clone();
-        let count = |held: &BTreeMap<String, HeldDescriptor>| {
+        let later = self.answers.iter().filter(|answer| answer.of_clients && answer.at >= self.at);
+        let first = later.clone().next().map(|answer| answer.place.blinded_key.clone());
+        let before = self.before.iter().filter(|(place, _)| Some(&place.blinded_key) == first.as_ref());
+        let mut holds: BTreeMap<&str, &HeldDescriptor> = before.map(|(place, seen)| (&*place.hsdir, seen)).collect();
+        let count = |held: &BTreeMap<&str, &HeldDescriptor>| {
             held.values().flat_map(|seen| &seen.points).collect::<BTreeSet<_>>().len()
         };
         let mut fewest = count(&holds);
-        for answer in self.answers.iter().filter(|answer| answer.at >= self.at) {
+        for answer in later {
             match &answer.descriptor {
-                Some(seen) => holds.insert(answer.hsdir.clone(), seen.clone()),
-                None => holds.remove(&answer.hsdir),
+                Some(seen) => holds.insert(&answer.place.hsdir, seen),
+                None => holds.remove(&*answer.place.hsdir),
             };
             fewest = fewest.min(count(&holds));
         }
@@ -129,9 +137,9 @@ impl Observed {
             count("plain_failed", plain.failed),
             count("plain_cut", plain.cut),
             count("plain_slow", plain.slow),
-            self.hsdirs(),
             Figure::new("load", self.load, ""),
         ];
+        figures.extend(self.hsdirs());
         if ours.streams > 0 {
             figures.push(Figure::count("streams", ours.streams, "streams"));
         }
@@ -157,9 +165,9 @@ mod tests {
     fn seen(at: Instant, answers: impl IntoIterator<Item = (u64, &'static str, u64, &'static str)>) -> Observed {
         let seconds = Duration::from_secs;
         let answers = answers.into_iter().map(|(after, key, revision_counter, point)| {
-            let seen =
-                HeldDescriptor { blinded_key: key.to_owned(), revision_counter, points: [point.to_owned()].into() };
-            HsDirAnswer { hsdir: "a".to_owned(), at: at + seconds(after), descriptor: Some(seen) }
+            let seen = HeldDescriptor { revision_counter, points: [point.to_owned()].into() };
+            let place = Place { hsdir: "a".to_owned(), blinded_key: key.to_owned() };
+            HsDirAnswer { place, of_clients: true, at: at + seconds(after), descriptor: Some(seen) }
         });
         let answers: Vec<_> = answers.collect();
         Observed {

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::fault::{Fault, Findings, all_limits};
 use super::figure::Results;
-use super::judge::{HeldDescriptor, of_responsible};
+use super::judge::{HeldDescriptor, Place, held, of_responsible};
 use super::observed::Observed;
 use super::request::ServiceKind;
 use super::stage::Stage;
@@ -18,44 +18,6 @@ use super::verdict::Judged;
 use crate::steps::say;
 use crate::tornet::torrc::PERIOD_MINUTES;
 use crate::wait::{Seen, until};
-
-/// The minimum number of requests to each service in a full run.
-pub const REQUESTS: usize = 300;
-
-/// How long a run takes at least, and how many clients it has.
-#[derive(Debug, Clone, Copy)]
-pub struct Effort {
-    /// The minimum time for which the load continues after the fault has occurred.
-    pub after: Duration,
-    /// The minimum time for which the load continues after the fault has ended.
-    pub after_end: Duration,
-    /// The number of clients that drop their descriptors before each request.
-    pub fresh_clients: usize,
-    /// The duration of a backend's fault that ends by itself.
-    pub lasts: Duration,
-    /// The longest stream that a client opens, in seconds.
-    pub longest_stream: u64,
-}
-
-impl Effort {
-    /// The effort of a full `make chaos` run.
-    pub const FULL: Self = Self {
-        after: Duration::from_secs(65),
-        after_end: Duration::from_secs(15),
-        fresh_clients: 24,
-        lasts: Duration::from_secs(60),
-        longest_stream: 60,
-    };
-    /// The effort of a run that is part of `make test`. It covers the 20 s after which no request
-    /// of a fresh client may be slow.
-    pub const SHORT: Self = Self {
-        after: Duration::from_secs(30),
-        after_end: Duration::from_secs(8),
-        fresh_clients: 16,
-        lasts: Duration::from_secs(30),
-        longest_stream: 30,
-    };
-}
 
 /// The number of requests to each service before the fault occurs.
 const WARM_UP: usize = 20;
@@ -108,7 +70,7 @@ pub async fn run(stage: &Stage, fault: &dyn Fault, least: usize) -> Result<Judge
     let mut answers = stage.judge().answers()?;
     answers.retain(|answer| answer.at >= at);
     let answers = of_responsible(&answers, &before);
-    before.retain(|hsdir, _| answers.iter().any(|answer| answer.hsdir == *hsdir));
+    before.retain(|place, _| answers.iter().any(|answer| answer.place == *place));
     let requests = Requests::new(requests, at);
     print_problems(&requests);
     let moments = findings.moments;
@@ -132,8 +94,8 @@ struct Timeline {
     dead: BTreeSet<String>,
     ended: Instant,
     findings: Findings,
-    /// The descriptors that the HSDirs held before the fault, by fingerprint.
-    before: BTreeMap<String, HeldDescriptor>,
+    /// The descriptors that the HSDirs held before the fault, for both time periods.
+    before: BTreeMap<Place, HeldDescriptor>,
 }
 
 async fn run_fault(
@@ -145,7 +107,7 @@ async fn run_fault(
 ) -> Result<Timeline> {
     let effort = stage.effort;
     wait_begun(traffic, WARM_UP).await?;
-    let before = stage.held()?;
+    let before = held(&stage.judge().answers()?);
     let active = fault.strike(stage).await.context("could not inject the fault")?;
     say(&format!("{}: injected the fault {:.0} s into the run", fault.name(), (active.at - since).as_secs_f64()));
     sleep_until(active.at + active.lasts).await;

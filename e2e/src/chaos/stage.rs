@@ -9,10 +9,10 @@ use anyhow::{Context as _, Result};
 use onionbalance_operator::link::{AgentToken, Revision};
 
 use super::clients::Clients;
+use super::effort::Effort;
 use super::judge::{HeldDescriptor, Judge};
 use super::needs::Needs;
 use super::plain::PlainService;
-use super::run::Effort;
 use super::target::Target;
 use super::traffic::Onions;
 use crate::agent;
@@ -206,9 +206,10 @@ impl Stage {
         Ok((name.to_owned(), uid.to_owned()))
     }
 
-    /// Returns the descriptor that each HSDir holds, by the HSDir's fingerprint.
+    /// Returns the descriptor that each HSDir holds for the period that clients use, by the HSDir's
+    /// fingerprint.
     pub fn held(&self) -> Result<BTreeMap<String, HeldDescriptor>> {
-        self.judge.held()
+        self.judge.held_for_clients()
     }
 
     /// Returns the highest revision counter among the descriptors that the HSDirs hold.

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+use super::effort::REQUESTS;
 use super::fault::{Fault, all_limits};
 use super::faults::all;
 use super::figure::{Figure, Results};
 use super::limit::Limit;
 use super::record::Record;
-use super::run::REQUESTS;
 use crate::state::source_tree;
 
 /// The lines of the page between which the table is.
@@ -50,7 +50,8 @@ fn replaced(page: &str, table: &str) -> Result<String> {
 fn render(record: Option<&Record>) -> String {
     let mut text = String::new();
     if let Some(record) = record {
-        let _ = write!(text, "\nMeasured on {} with `{}`: {}.\n", record.date, record.command, record.machine);
+        let origin = format!("Measured on {} with `{}`: {}.", record.date, record.command, record.machine);
+        let _ = write!(text, "\n{}\n", wrapped(&origin));
     }
     let plain = if record.is_some() { " plain service: `failed`, `cut`, `slow` |" } else { "" };
     let _ = writeln!(text, "\n| fault | `requests` | `failed` | `cut` | `slow` |{plain} other figures |");
@@ -59,6 +60,23 @@ fn render(record: Option<&Record>) -> String {
         text += &row(fault.as_ref(), record);
     }
     text + "\n"
+}
+
+/// Wraps a paragraph like the rest of the page.
+fn wrapped(paragraph: &str) -> String {
+    const COLUMNS: usize = 120;
+    let (mut text, mut width) = (String::new(), 0);
+    for word in paragraph.split(' ') {
+        let length = word.chars().count();
+        if width > 0 {
+            let fits = width + 1 + length <= COLUMNS;
+            text.push(if fits { ' ' } else { '\n' });
+            width = if fits { width + 1 } else { 0 };
+        }
+        text += word;
+        width += length;
+    }
+    text
 }
 
 fn row(fault: &dyn Fault, record: Option<&Record>) -> String {
@@ -117,7 +135,7 @@ mod tests {
          figure backend_tor_kill_cut 0 requests\nfigure backend_tor_kill_slow 4 requests\n\
          figure backend_tor_kill_plain_failed 2 requests\nfigure backend_tor_kill_plain_cut 0 requests\n\
          figure backend_tor_kill_plain_slow 3 requests\nfigure backend_tor_kill_gone_s 3.2 s\n\
-         figure backend_tor_kill_hsdirs 8 HSDirs\nfigure backend_tor_kill_fresh_slow 1 requests\n\
+         figure backend_tor_kill_hsdirs 8 HSDirs\nfigure backend_tor_kill_other_hsdirs 7 HSDirs\nfigure backend_tor_kill_fresh_slow 1 requests\n\
          figure backend_tor_kill_cached_slow 3 requests\nfigure backend_tor_kill_load 2.5\n";
 
     #[test]
@@ -148,7 +166,7 @@ mod tests {
                 "0 (at most 0)",
                 "4 (at most 1%, **missed**)",
                 "2, 0, 3",
-                "`hsdirs` 8 (at least 8); `gone_s` 3.2 s (at most 10 s); `fresh_slow` 1; `cached_slow` 3; `load` 2.5",
+                "`hsdirs` 8 (at least 8); `other_hsdirs` 7 (at least 8, **missed**); `gone_s` 3.2 s (at most 10 s); `fresh_slow` 1; `cached_slow` 3; `load` 2.5",
                 ""
             ]
         );
@@ -157,11 +175,20 @@ mod tests {
     }
 
     #[test]
+    fn long_descriptions_of_the_machine_are_wrapped() {
+        let words = "word ".repeat(30);
+        let text = wrapped(words.trim());
+        let widths: Vec<_> = text.lines().map(str::len).collect();
+        assert_eq!(widths, [119, 29]);
+        assert_eq!(text.replace('\n', " "), words.trim());
+    }
+
+    #[test]
     fn without_a_record_the_table_has_the_limits_only() {
         let table = render(None);
         let row = table.lines().find(|line| line.starts_with("| `backend_tor_kill`")).unwrap();
         assert!(row.ends_with(
-            "| at least 300 | at most 0.5% | at most 0 | at most 1% | `hsdirs` at least 8; `gone_s` at most 10 s |"
+            "| at least 300 | at most 0.5% | at most 0 | at most 1% | `hsdirs` at least 8; `other_hsdirs` at least 8; `gone_s` at most 10 s |"
         ));
     }
 

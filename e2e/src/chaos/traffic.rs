@@ -38,8 +38,8 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Starts the traffic at the rate and with the streams that the fault needs. No stream takes more
-    /// than `longest_stream` seconds.
+    /// Starts the traffic at the rate and with the streams that the fault needs. No stream takes
+    /// more than `longest_stream` seconds.
     pub fn start(clients: Arc<Clients>, onions: Onions, needs: Needs, longest_stream: u64) -> Self {
         let (stop, stopped) = oneshot::channel();
         let begun = Arc::new(AtomicUsize::new(0));

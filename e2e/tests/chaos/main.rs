@@ -7,7 +7,7 @@
 mod scene;
 
 use anyhow::{Context as _, Result};
-use onionbalance_e2e::chaos::run::Effort;
+use onionbalance_e2e::chaos::effort::Effort;
 use onionbalance_e2e::chaos::stage::Stage;
 use onionbalance_e2e::chaos::verdict::verdict;
 use onionbalance_e2e::chaos::{inject, rows, select};

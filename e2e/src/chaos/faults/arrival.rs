@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::chaos::fault::{ActiveFault, Fault, Findings};
 use crate::chaos::figure::Figure;
 use crate::chaos::first_fetch::FirstFetch;
-use crate::chaos::judge::{HeldDescriptor, settled};
+use crate::chaos::judge::{HsDirAnswer, settled};
 use crate::chaos::limit::{Bound, Limit, harmless};
 use crate::chaos::needs::Needs;
 use crate::chaos::observed::{Moment, Observed};
@@ -60,8 +60,10 @@ impl Fault for NewBackend {
 
     fn figures(&self, seen: &Observed) -> Vec<Figure> {
         let added = seen.moments.iter().map(|moment| {
-            let has = |held: &HeldDescriptor| !held.points.is_disjoint(&moment.points);
-            let in_all = settled(&seen.answers, seen.at, |held| held.is_none_or(has));
+            let has = |answer: &HsDirAnswer| {
+                answer.descriptor.as_ref().is_none_or(|held| !held.points.is_disjoint(&moment.points))
+            };
+            let in_all = settled(&seen.before, &seen.answers, seen.at, has);
             in_all.map_or(f64::INFINITY, |since| (seen.at + since).saturating_duration_since(moment.at).as_secs_f64())
         });
         vec![

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::chaos::fault::{ActiveFault, Fault, Findings};
 use crate::chaos::figure::Figure;
-use crate::chaos::judge::{held, of_responsible, settled};
+use crate::chaos::judge::{HsDirAnswer, held, of_responsible, settled};
 use crate::chaos::limit::{Bound, Limit, like_plain};
 use crate::chaos::needs::Needs;
 use crate::chaos::observed::{Moment, Observed};
@@ -106,9 +106,13 @@ impl Fault for Rotations {
 /// from the moment when the first backend replaced its points.
 fn renewed(seen: &Observed, moment: &Moment) -> Option<Duration> {
     let (earlier, later): (Vec<_>, Vec<_>) = seen.answers.iter().cloned().partition(|answer| answer.at < moment.at);
-    let soon: Vec<_> = later.into_iter().filter(|answer| answer.at < moment.at + AFTER).collect();
-    let soon = of_responsible(&soon, &held(&earlier));
-    settled(&soon, moment.at, |held| held.is_none_or(|held| held.points.is_disjoint(&moment.points)))
+    let is_soon = |answer: &HsDirAnswer| answer.of_clients && answer.at < moment.at + AFTER;
+    let soon: Vec<_> = later.into_iter().filter(is_soon).collect();
+    let before = held(&earlier);
+    let soon = of_responsible(&soon, &before);
+    settled(&before, &soon, moment.at, |answer| {
+        answer.descriptor.as_ref().is_none_or(|held| held.points.is_disjoint(&moment.points))
+    })
 }
 
 /// Watches the backends until all have replaced all their points twice and the observation time is
