@@ -61,6 +61,7 @@ enum Command {
         /// Instead of injecting faults, write the table of docs/reliability.md: the limits and, if
         /// a file from `--figures` is given, the figures
         #[arg(long, value_name = "FILE", num_args = 0..=1, conflicts_with_all = ["only", "list", "figures"])]
+        #[allow(clippy::option_option, reason = "the option can be absent, present, or present with a file")]
         table: Option<Option<PathBuf>>,
         /// The service's namespace; two runs can share one cluster if each has its own namespace
         #[arg(long, default_value = chaos::DEFAULT_NAMESPACE)]
