@@ -61,10 +61,10 @@ mutants: ## Check that the tests notice each fault in tests/mutants; limit with 
 	@tests/mutants/run.sh $(ONLY)
 
 .PHONY: chaos
-chaos: no-demo packages ## Inject faults under load (docs/reliability.md); limit with FAULTS=backend_tor_kill,scale_down
+chaos: no-demo packages ## Inject all faults under load (docs/reliability.md); limit with FAULTS=backend_tor_kill,scale_down
 	@$(MAKE) --no-print-directory -j2 kubernetes release
 	@$(SETUP)/stem.sh >/dev/null
-	@code=0; $(TARGET)/release/e2e chaos $(if $(FAULTS),--only $(FAULTS)) || code=$$?; $(TARGET)/release/e2e down && exit $$code
+	@code=0; $(TARGET)/release/e2e chaos --figures $(TARGET)/chaos.txt $(if $(FAULTS),--only $(FAULTS)) || code=$$?; $(TARGET)/release/e2e down && exit $$code
 
 .PHONY: fuzz
 fuzz: packages ## Fuzz every parser of untrusted input for a minute each; set SECONDS_EACH=3600 for an hour
@@ -83,11 +83,12 @@ scale-test: packages ## Benchmark the operator with 500 objects on a real API se
 	@$(TARGET)/release/onionbalance-bench scale --programs "$$($(SETUP)/kubernetes.sh)"
 
 .PHONY: generate
-generate: ## Regenerate crds/, docs/reference.md and the chart's copies of the CRD and the permissions
+generate: ## Regenerate crds/, docs/reference.md, the table of docs/reliability.md and the chart's copies
 	cargo run --locked --quiet -- crd >crds/onionbalancedservices.yaml.new
 	mv crds/onionbalancedservices.yaml.new crds/onionbalancedservices.yaml
 	cargo run --locked --quiet -- crd --format markdown >docs/reference.md.new
 	mv docs/reference.md.new docs/reference.md
+	cargo run --locked --quiet --package onionbalance-e2e -- chaos --table $(wildcard docs/figures/chaos.txt)
 	cp crds/onionbalancedservices.yaml $(CHART)/files/crd.yaml
 	sed -n '/^kind: ClusterRole$$/,/^---$$/{ /^rules:$$/,/^---$$/{ /^rules:$$/d; /^---$$/d; p } }' deploy/rbac.yaml >$(CHART)/files/rules.yaml
 

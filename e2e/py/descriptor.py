@@ -8,26 +8,24 @@
     descriptor.py answers CONTROL_SOCKET COOKIE_FILE ONION_ADDRESS FINGERPRINT...
         Prints each HSDir's answer: HELD if it holds a descriptor, otherwise tor's reason, such as NOT_FOUND.
     descriptor.py watch CONTROL_SOCKET COOKIE_FILE ONION_ADDRESS FINGERPRINT...
-        Asks these HSDirs repeatedly until the process is stopped. Prints a line of JSON for each answer.
+        Asks these HSDirs repeatedly for the descriptors of two time periods, until the process is stopped. Prints a
+        line of JSON for each answer. Uses this tor for the consensus only.
     descriptor.py decode ONION_ADDRESS
         Reads the descriptor from standard input.
 """
 import base64
 import json
-import queue
 import socket
 import sys
-import threading
-import time
 
 from stem.descriptor.hidden_service import HiddenServiceDescriptorV3
+
+import watch
 
 # The longest pause between two lines from tor. Once a network is up, HSDirs answer within seconds.
 TIMEOUT_SECONDS = 30
 # The number of times that each HSDir is asked until it answers.
 FETCH_ATTEMPTS = 3
-# The pauses between an HSDir's answer and the next request: if it has the descriptor, and if it has none.
-WATCH_SECONDS, WATCH_IDLE_SECONDS = 1, 10
 LEGACY_IDENTITY, ED25519_IDENTITY = 2, 3
 
 
@@ -41,7 +39,8 @@ def main(arguments):
         case ["answers", control_socket, cookie, address, *hsdirs]:
             result = answers(control_socket, cookie, address.removesuffix(".onion"), hsdirs)
         case ["watch", control_socket, cookie, address, *hsdirs]:
-            sys.exit(watch(control_socket, cookie, address.removesuffix(".onion"), hsdirs))
+            control = Control(control_socket, cookie)
+            watch.Watch(control, decode, address.removesuffix(".onion"), hsdirs).run()
         case ["decode", address]:
             result = decode(sys.stdin.read(), address.removesuffix(".onion"))
         case _:
@@ -78,7 +77,7 @@ def point(p):
 
 
 class Control:
-    """A control connection that only fetches descriptors."""
+    """A control connection that fetches descriptors and reads the consensus."""
 
     def __init__(self, control_socket, cookie):
         connection = socket.socket(socket.AF_UNIX)
@@ -105,6 +104,24 @@ class Control:
         if answer != "250 OK" and (refusal is None or not answer.startswith(refusal)):
             sys.exit(f"{text.split()[0]}: {answer}")
         return answer == "250 OK"
+
+    def information(self, key):
+        """Returns the lines of a value that GETINFO reports."""
+        self.connection.sendall(f"GETINFO {key}\r\n".encode())
+        answer, lines = self.line(), []
+        while answer.startswith("650"):
+            self.events.append(self.event(answer))
+            answer = self.line()
+        while not answer.startswith("250 "):
+            if answer.startswith(f"250+{key}="):
+                while (text := self.line()) != ".":
+                    lines.append(text)
+            elif answer.startswith(f"250-{key}="):
+                lines.append(answer.partition("=")[2])
+            else:
+                sys.exit(f"GETINFO {key}: {answer}")
+            answer = self.line()
+        return lines
 
     def event(self, first):
         """Returns an event's first line and its body."""
@@ -188,52 +205,6 @@ def answers(control_socket, cookie, address, hsdirs):
         except TimeoutError:
             continue
     return found
-
-
-def watch(control_socket, cookie, address, hsdirs):
-    """Asks each HSDir independently, so that a silent one does not delay the others. Returns when tor ends."""
-    control = Control(control_socket, cookie)
-    control.connection.settimeout(None)
-    events = queue.Queue()
-
-    def read():
-        while text := control.lines.readline().decode():
-            # The replies to HSFETCH only confirm that tor has read the command.
-            if text.startswith("650"):
-                events.put(control.event(text.rstrip("\r\n")))
-        events.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    due, asked, reasons = dict.fromkeys(hsdirs, 0.0), {}, {}
-    while True:
-        now = time.monotonic()
-        for hsdir in [hsdir for hsdir, at in due.items() if at <= now]:
-            del due[hsdir]
-            asked[hsdir] = now
-            control.connection.sendall(f"HSFETCH {address} SERVER=${hsdir}\r\n".encode())
-        try:
-            found = events.get(timeout=min(due.values()) - now if due else None)
-        except queue.Empty:
-            continue
-        if found is None:
-            return "tor closed the control connection"
-        first, body = found
-        words = first.split()
-        if words[1] == "HS_DESC" and words[2] == "FAILED" and words[3] == address:
-            reasons[fingerprint(words[5])] = first.partition("REASON=")[2]
-        if words[0] != "650+HS_DESC_CONTENT" or words[1] != address:
-            continue
-        hsdir = fingerprint(words[3])
-        if hsdir not in asked:
-            continue
-        now = time.monotonic()
-        answer = {"hsdir": hsdir, "asked_seconds_ago": now - asked.pop(hsdir)}
-        if any(body):
-            answer["descriptor"] = decode("\n".join(body) + "\n", address)
-        else:
-            answer["failure"] = reasons.pop(hsdir, "NO_ANSWER")
-        due[hsdir] = now + (WATCH_SECONDS if any(body) else WATCH_IDLE_SECONDS)
-        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -79,8 +79,9 @@ impl Descriptor {
         serde_json::from_str(&json).with_context(|| format!("descriptor.py printed {json:?}"))
     }
 
-    /// Returns a command that uses a client's tor to request the descriptor from the given HSDirs
-    /// repeatedly, and that prints each answer as a line of JSON.
+    /// Returns a command that asks the given HSDirs repeatedly for the descriptors of two time
+    /// periods, and that prints each answer as a line of JSON. The client's tor only provides the
+    /// consensus.
     pub async fn watch(tor: &Tor, onion: &str, hsdirs: impl IntoIterator<Item = &String>) -> Result<Command> {
         let mut watch = python().await?;
         watch.arg("watch").arg(tor.control_socket()).arg(tor.cookie()).arg(onion).args(hsdirs);
@@ -108,7 +109,8 @@ async fn python() -> Result<Command> {
     static PYTHON: OnceCell<PathBuf> = OnceCell::const_new();
     let python = PYTHON.get_or_try_init(make_python).await?;
     let mut command = Command::new(python);
-    command.arg(source_tree().join("e2e/py/descriptor.py"));
+    // Python would store compiled modules in the source tree.
+    command.arg("-B").arg(source_tree().join("e2e/py/descriptor.py"));
     Ok(command)
 }
 

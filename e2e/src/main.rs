@@ -45,8 +45,9 @@ enum Command {
     /// plain onion service. The rate is fixed: four requests a second to each service, one in three
     /// from a client that has no descriptor yet. Python's stem reads the descriptors that each
     /// HSDir holds. Each fault takes two to four minutes and prints lines of `figure <fault>_<what>
-    /// <value> <unit>`. The failures of the plain onion service are subtracted from all counts of
-    /// failures. Everything stays up afterwards; `e2e down` stops it.
+    /// <value> <unit>`. Every failed, cut and slow request to our service counts. The figures of
+    /// the plain onion service begin with `plain_`. Everything stays up afterwards; `e2e down`
+    /// stops it.
     Chaos {
         /// Inject only these faults, separated by commas
         #[arg(long, value_delimiter = ',', value_name = "FAULT")]
@@ -54,6 +55,14 @@ enum Command {
         /// List the faults and exit
         #[arg(long)]
         list: bool,
+        /// Write the figures to this file after each fault
+        #[arg(long, value_name = "FILE")]
+        figures: Option<PathBuf>,
+        /// Instead of injecting faults, write the table of docs/reliability.md: the limits and, if
+        /// a file from `--figures` is given, the figures
+        #[arg(long, value_name = "FILE", num_args = 0..=1, conflicts_with_all = ["only", "list", "figures"])]
+        #[allow(clippy::option_option, reason = "the option can be absent, present, or present with a file")]
+        table: Option<Option<PathBuf>>,
         /// The service's namespace; two runs can share one cluster if each has its own namespace
         #[arg(long, default_value = chaos::DEFAULT_NAMESPACE)]
         namespace: String,
@@ -99,10 +108,15 @@ async fn run(cli: Cli) -> Result<()> {
             chaos::list();
             Ok(())
         }
-        Command::Chaos { only, operator, list: false, namespace } => {
+        Command::Chaos { table: Some(record), .. } => {
+            let page = chaos::table::write(record.as_deref())?;
+            eprintln!("wrote the table of {}", page.display());
+            Ok(())
+        }
+        Command::Chaos { only, operator, list: false, figures, table: None, namespace } => {
             let faults = chaos::select(&only)?;
             install(&state, operator).await?;
-            chaos::run(&state, &faults, &namespace).await
+            chaos::run(&state, &faults, &namespace, figures.as_deref()).await
         }
         Command::Down => bringup::down(&state).await,
         Command::Status => bringup::status(&state),

@@ -9,6 +9,7 @@ use futures::future::LocalBoxFuture;
 use tokio::time::Instant;
 
 use super::figure::Figure;
+use super::limit::{Bound, Limit};
 use super::needs::Needs;
 use super::observed::{Moment, Observed};
 use super::stage::Stage;
@@ -29,8 +30,31 @@ pub trait Fault {
     /// Injects the fault while the load continues.
     fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<ActiveFault<'a>>>;
 
-    /// Returns the fault's own figures, in addition to the request counts that every run reports.
+    /// Returns the fault's own figures, in addition to the counts that every run reports.
     fn figures(&self, seen: &Observed) -> Vec<Figure>;
+
+    /// Returns the limits that the figures of each run must meet. They include limits for the
+    /// failed, cut and slow requests.
+    fn limits(&self) -> Vec<Limit>;
+}
+
+/// The number of responsible HSDirs in one time period if the network is large enough
+/// (rend-spec-v3, section 2.2.3: two replicas with four HSDirs each).
+const RESPONSIBLE: f64 = 8.0;
+
+/// Returns all limits of a fault: its own, and those that every run must meet. The judge must have
+/// seen the descriptors of all responsible HSDirs that answer, for both time periods, and each
+/// service must have got at least `requests` requests.
+#[allow(clippy::cast_precision_loss, reason = "the counts are a few hundred")]
+pub fn all_limits(fault: &dyn Fault, requests: usize) -> Vec<Limit> {
+    let hsdirs = RESPONSIBLE - f64::from(fault.needs().silent_hsdirs);
+    let mut limits = vec![
+        Limit::new("requests", Bound::AtLeast(requests as f64)),
+        Limit::new("hsdirs", Bound::AtLeast(hsdirs)),
+        Limit::new("other_hsdirs", Bound::AtLeast(hsdirs)),
+    ];
+    limits.extend(fault.limits());
+    limits
 }
 
 /// A fault that has been injected and may still be in effect.

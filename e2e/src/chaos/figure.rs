@@ -1,82 +1,65 @@
-//! The figures that a run measures, and their limits.
+//! The figures that a run measures.
 
 use std::fmt;
 
-/// A limit that a figure must meet.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Limit {
-    /// The figure must be at most this value.
-    AtMost(f64),
-    /// The figure must be less than this value.
-    Below(f64),
-    /// The figure must be at least this value.
-    AtLeast(f64),
-}
-
-/// A measured result of a run.
+/// A measured result of a run with one fault.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Figure {
-    /// The figure's name, in the form `<fault>_<what>`.
-    pub name: String,
+    /// What was measured. With the fault's name in front, this is the figure's full name.
+    pub what: String,
     /// The measured value. It is infinite if the awaited event never occurred.
     pub value: f64,
     /// The unit of the value.
-    pub unit: &'static str,
-    /// The limit that the value must meet. A figure without a limit is only reported.
-    pub limit: Option<Limit>,
+    pub unit: String,
 }
 
 impl Figure {
-    /// Creates a figure without a limit.
-    pub fn new(name: String, value: f64, unit: &'static str) -> Self {
-        Self { name, value, unit, limit: None }
+    /// Creates a figure.
+    pub fn new(what: impl Into<String>, value: f64, unit: &str) -> Self {
+        Self { what: what.into(), value, unit: unit.to_owned() }
     }
 
-    /// Creates a figure from a count, without a limit.
+    /// Creates a figure from a duration.
+    pub fn seconds(what: impl Into<String>, value: f64) -> Self {
+        Self::new(what, value, "s")
+    }
+
+    /// Creates a figure from a count.
     #[allow(clippy::cast_precision_loss, reason = "the counts are a few hundred")]
-    pub fn count(name: String, value: usize, unit: &'static str) -> Self {
-        Self::new(name, value as f64, unit)
+    pub fn count(what: impl Into<String>, value: usize, unit: &str) -> Self {
+        Self::new(what, value as f64, unit)
     }
 
-    /// Adds a limit to the figure.
-    pub fn with(self, limit: Limit) -> Self {
-        Self { limit: Some(limit), ..self }
-    }
-
-    /// Returns true if the value meets the limit, or if there is no limit.
-    pub fn holds(&self) -> bool {
-        match self.limit {
-            None => true,
-            Some(Limit::AtMost(most)) => self.value <= most,
-            Some(Limit::Below(bound)) => self.value < bound,
-            Some(Limit::AtLeast(least)) => self.value >= least,
-        }
-    }
-}
-
-/// Formats the figure as `figure <name> <value> <unit>`.
-impl fmt::Display for Figure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "figure {} {} {}", self.name, self.shown(), self.unit)
-    }
-}
-
-impl Figure {
-    fn shown(&self) -> String {
+    /// Returns the value with at most one decimal.
+    pub fn shown(&self) -> String {
         if self.value.fract() == 0.0 { self.value.to_string() } else { format!("{:.1}", self.value) }
     }
+}
 
-    /// Returns the figure's row in the final table.
-    pub fn row(&self) -> String {
-        let must = match self.limit {
-            None => String::new(),
-            Some(Limit::AtMost(most)) => format!("at most {most}"),
-            Some(Limit::Below(bound)) => format!("less than {bound}"),
-            Some(Limit::AtLeast(least)) => format!("at least {least}"),
-        };
-        let verdict = if self.holds() { "" } else { "  MISSED" };
-        let value = format!("{} {}", self.shown(), self.unit);
-        format!("{:<42} {value:>16}  {must:<14}{verdict}", self.name).trim_end().to_owned()
+/// All figures of a run with one fault.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Results {
+    /// The fault's name.
+    pub fault: String,
+    /// The figures in the order in which they are printed.
+    pub figures: Vec<Figure>,
+}
+
+impl Results {
+    /// Returns the figure that measured `what`.
+    pub fn get(&self, what: &str) -> Option<&Figure> {
+        self.figures.iter().find(|figure| figure.what == what)
+    }
+}
+
+/// Formats each figure as a line `figure <fault>_<what> <value> <unit>`.
+impl fmt::Display for Results {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for figure in &self.figures {
+            let line = format!("figure {}_{} {} {}", self.fault, figure.what, figure.shown(), figure.unit);
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
     }
 }
 
@@ -85,16 +68,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_figure_is_printed_with_its_unit_and_compared_with_its_limit() {
-        let gone = Figure::new("backend_tor_kill_gone_s".to_owned(), 4.26, "s").with(Limit::AtMost(10.0));
-        assert_eq!(gone.to_string(), "figure backend_tor_kill_gone_s 4.3 s");
-        assert!(gone.holds());
-        let never = Figure { value: f64::INFINITY, ..gone };
-        assert!(!never.holds());
-        assert!(never.row().ends_with("MISSED"));
-        let few = Figure::count("scale_down_requests".to_owned(), 299, "requests").with(Limit::AtLeast(300.0));
-        assert_eq!(few.to_string(), "figure scale_down_requests 299 requests");
-        assert!(!few.holds());
-        assert!(!Figure::new(String::new(), 10.0, "%").with(Limit::Below(10.0)).holds());
+    fn each_figure_is_a_line_with_the_faults_name_and_the_unit() {
+        let figures = vec![
+            Figure::seconds("gone_s", 4.26),
+            Figure::count("failed", 2, "requests"),
+            Figure::new("load", 0.0, ""),
+            Figure::seconds("republished_s", f64::INFINITY),
+        ];
+        let results = Results { fault: "tor_kill".to_owned(), figures };
+        assert_eq!(
+            results.to_string(),
+            "figure tor_kill_gone_s 4.3 s\nfigure tor_kill_failed 2 requests\nfigure tor_kill_load 0\n\
+             figure tor_kill_republished_s inf s\n"
+        );
+        assert_eq!(results.get("failed").map(|figure| figure.value), Some(2.0));
     }
 }

@@ -7,33 +7,41 @@
 //! `docs/reliability.md` has the results.
 
 pub mod clients;
+pub mod effort;
 pub mod fault;
 pub mod faults;
 pub mod figure;
 pub mod first_fetch;
 pub mod judge;
+pub mod limit;
 pub mod metrics;
 pub mod needs;
 pub mod observed;
 pub mod plain;
 pub mod pods;
+pub mod record;
 pub mod request;
 pub mod run;
 pub mod stage;
+pub mod table;
 pub mod tally;
 pub mod target;
 pub mod traffic;
+pub mod verdict;
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use self::effort::{Effort, REQUESTS};
 use self::fault::Fault;
 use self::faults::all;
-use self::figure::Figure;
+use self::figure::Results;
 use self::needs::Needs;
-use self::run::Effort;
+use self::record::Record;
 use self::stage::Stage;
+use self::verdict::{Judged, verdict};
 use crate::cluster::Cluster;
 use crate::kubectl::Kubectl;
 use crate::state::State;
@@ -61,22 +69,46 @@ pub fn select(names: &[String]) -> Result<Vec<Box<dyn Fault>>> {
     Ok(faults)
 }
 
-/// Injects the given faults into a cluster that runs the operator, and prints the figures. Returns
-/// an error if a figure violates its limit. The service's namespace is deleted and created again.
-pub async fn run(state: &State, faults: &[Box<dyn Fault>], namespace: &str) -> Result<()> {
-    let kubectl = Cluster::open(state)?.kubectl();
+/// Injects the given faults into a cluster that runs the operator, and prints the figures. Writes
+/// the figures to `file` after each fault. Returns an error if a figure violates its limit. The
+/// service's namespace is deleted and created again.
+pub async fn run(state: &State, faults: &[Box<dyn Fault>], namespace: &str, file: Option<&Path>) -> Result<()> {
+    let cluster = Cluster::open(state)?;
+    let names: Vec<_> = faults.iter().map(|fault| fault.name()).collect();
+    let mut record = Record::begin(&cluster, &names).await?;
+    let kubectl = cluster.kubectl();
     make_namespace(&kubectl, namespace).await?;
     let needs = faults.first().map_or_else(Needs::default, |fault| fault.needs());
-    let scene = Stage::set_up(state, namespace, needs, Effort::FULL.fresh_clients).await?;
-    let (mut figures, mut broken) = (Vec::new(), Vec::new());
-    for (number, fault) in faults.iter().enumerate() {
+    let scene = Stage::set_up(state, namespace, needs, Effort::FULL).await?;
+    let faults: Vec<_> = faults.iter().map(|fault| (fault.as_ref(), REQUESTS)).collect();
+    let (judged, broken) = inject(&scene, &faults, |results| {
+        record.results.push(results.clone());
+        let Some(file) = file else { return Ok(()) };
+        std::fs::write(file, record.to_string()).with_context(|| format!("could not write {}", file.display()))
+    })
+    .await?;
+    println!("\n{}\n", rows(&judged));
+    scene.tear_down().await?;
+    remove_namespace(&kubectl, namespace).await?;
+    verdict(&judged, &broken)
+}
+
+/// Injects faults one after another and prints the figures of each. With each fault comes the
+/// minimum number of requests to each service. Calls `measured` after each fault. Returns the
+/// figures, and the names of the faults that produced none.
+pub async fn inject(
+    stage: &Stage,
+    faults: &[(&dyn Fault, usize)],
+    mut measured: impl FnMut(&Results) -> Result<()>,
+) -> Result<(Vec<Judged>, Vec<&'static str>)> {
+    let (mut judged, mut broken) = (Vec::new(), Vec::new());
+    for (number, (fault, least)) in faults.iter().enumerate() {
         let title = format!("{}/{} {}: {}", number + 1, faults.len(), fault.name(), fault.about());
-        match step(&title, run::run(&scene, fault.as_ref(), Effort::FULL)).await {
-            Ok(measured) => {
-                for figure in &measured {
-                    println!("{figure}");
-                }
-                figures.extend(measured);
+        match step(&title, run::run(stage, *fault, *least)).await {
+            Ok(run) => {
+                print!("{}", run.results);
+                measured(&run.results)?;
+                judged.push(run);
             }
             // The remaining faults can still be measured.
             Err(error) => {
@@ -85,29 +117,12 @@ pub async fn run(state: &State, faults: &[Box<dyn Fault>], namespace: &str) -> R
             }
         }
     }
-    println!("\n{}\n", table(&figures));
-    scene.tear_down().await?;
-    remove_namespace(&kubectl, namespace).await?;
-    verdict(&figures, &broken)
+    Ok((judged, broken))
 }
 
-/// Formats the figures as a table with one line per figure.
-pub fn table(figures: &[Figure]) -> String {
-    figures.iter().map(Figure::row).collect::<Vec<_>>().join("\n")
-}
-
-/// Returns an error if a figure misses its limit or a fault produced no figures.
-pub fn verdict(figures: &[Figure], broken: &[&str]) -> Result<()> {
-    let missed: Vec<_> = figures.iter().filter(|figure| !figure.holds()).map(|figure| figure.name.as_str()).collect();
-    match (missed.as_slice(), broken) {
-        ([], []) => Ok(()),
-        (_, []) => bail!("these figures miss their limits: {}", missed.join(", ")),
-        _ => bail!(
-            "these faults failed to produce figures: {}; these figures miss their limits: {}",
-            broken.join(", "),
-            missed.join(", ")
-        ),
-    }
+/// Formats the figures of all faults, with one line per figure.
+pub fn rows(judged: &[Judged]) -> String {
+    judged.iter().map(Judged::rows).collect::<Vec<_>>().join("\n")
 }
 
 async fn make_namespace(kubectl: &Kubectl, namespace: &str) -> Result<()> {
@@ -128,4 +143,22 @@ async fn remove_namespace(kubectl: &Kubectl, namespace: &str) -> Result<()> {
     kubectl.run(&format!("delete namespace {namespace} --ignore-not-found --wait=false")).await?;
     kubectl.run(&format!("--namespace {namespace} delete pods --all --grace-period=1 --wait=false")).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_fault_limits_failed_cut_and_slow_requests_and_no_figure_has_two_limits() {
+        for fault in all() {
+            let limits: Vec<_> = fault.limits().iter().map(|limit| limit.what).collect();
+            for what in ["failed", "cut", "slow"] {
+                assert!(limits.contains(&what), "{} does not limit {what}", fault.name());
+            }
+            assert_eq!(limits.iter().collect::<BTreeSet<_>>().len(), limits.len(), "{}", fault.name());
+        }
+    }
 }

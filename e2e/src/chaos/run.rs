@@ -6,39 +6,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::fault::{Fault, Findings};
-use super::figure::Figure;
-use super::judge::{HeldDescriptor, of_responsible};
+use super::fault::{Fault, Findings, all_limits};
+use super::figure::Results;
+use super::judge::{HeldDescriptor, Place, held, of_responsible};
 use super::observed::Observed;
 use super::request::ServiceKind;
 use super::stage::Stage;
 use super::tally::Requests;
 use super::traffic::Traffic;
+use super::verdict::Judged;
 use crate::steps::say;
 use crate::tornet::torrc::PERIOD_MINUTES;
 use crate::wait::{Seen, until};
-
-/// How much load a run generates, and for how long at least.
-#[derive(Debug, Clone, Copy)]
-pub struct Effort {
-    /// The minimum number of requests to our service.
-    pub requests: usize,
-    /// The minimum time for which the load continues after the fault has occurred.
-    pub after: Duration,
-    /// The minimum time for which the load continues after the fault has ended.
-    pub after_end: Duration,
-    /// The number of clients that drop their descriptors before each request.
-    pub fresh_clients: usize,
-}
-
-impl Effort {
-    /// The effort of a full `make chaos` run.
-    pub const FULL: Self =
-        Self { requests: 300, after: Duration::from_secs(65), after_end: Duration::from_secs(15), fresh_clients: 24 };
-    /// Just enough effort to see dead introduction points disappear from the descriptors.
-    pub const SHORT: Self =
-        Self { requests: 60, after: Duration::from_secs(20), after_end: Duration::ZERO, fresh_clients: 8 };
-}
 
 /// The number of requests to each service before the fault occurs.
 const WARM_UP: usize = 20;
@@ -72,8 +51,10 @@ fn until_quiet(now: Duration, run: Duration) -> Duration {
     next.saturating_sub(phase)
 }
 
-/// Injects a fault under load and returns the figures of the run.
-pub async fn run(stage: &Stage, fault: &dyn Fault, effort: Effort) -> Result<Vec<Figure>> {
+/// Injects a fault under load and returns the figures of the run, with their limits. Each service
+/// gets at least `least` requests.
+pub async fn run(stage: &Stage, fault: &dyn Fault, least: usize) -> Result<Judged> {
+    let effort = stage.effort;
     stage.prepare(fault.needs()).await?;
     if let Some(longer) = fault.needs().quiet {
         let run = WARM_UP_TIME + effort.after.max(effort.after_end) + longer;
@@ -81,23 +62,30 @@ pub async fn run(stage: &Stage, fault: &dyn Fault, effort: Effort) -> Result<Vec
     }
     stage.refresh_clients().await?;
     let since = Instant::now();
-    let traffic = Traffic::start(stage.clients.clone(), stage.onions.clone(), fault.needs());
-    let outcome = run_fault(stage, fault, effort, &traffic, since).await;
+    let traffic = Traffic::start(stage.clients.clone(), stage.onions.clone(), fault.needs(), effort.longest_stream);
+    let outcome = run_fault(stage, fault, least, &traffic, since).await;
     // Wait for the requests even after an error, so that none outlives the run.
     let requests = traffic.finish().await?;
     let Timeline { at, dead, ended, findings, mut before } = outcome?;
     let mut answers = stage.judge().answers()?;
     answers.retain(|answer| answer.at >= at);
     let answers = of_responsible(&answers, &before);
-    before.retain(|hsdir, _| answers.iter().any(|answer| answer.hsdir == *hsdir));
+    before.retain(|place, _| answers.iter().any(|answer| answer.place == *place));
     let requests = Requests::new(requests, at);
     print_problems(&requests);
     let moments = findings.moments;
-    let seen = Observed { name: fault.name(), at, ended, dead, before, answers, moments, requests };
-    let mut figures = fault.figures(&seen);
+    let seen = Observed { at, ended, dead, before, answers, moments, requests, load: load()? };
+    let mut figures = seen.counts();
+    figures.extend(fault.figures(&seen));
     figures.extend(findings.figures);
-    figures.extend(seen.counts(effort.requests, fault.needs().silent_hsdirs));
-    Ok(figures)
+    let results = Results { fault: fault.name().to_owned(), figures };
+    Ok(Judged { results, limits: all_limits(fault, least) })
+}
+
+/// Returns the machine's load average over one minute.
+fn load() -> Result<f64> {
+    let text = std::fs::read_to_string("/proc/loadavg")?;
+    text.split(' ').next().context("/proc/loadavg is empty")?.parse().context("/proc/loadavg is invalid")
 }
 
 /// The timeline of a fault that has occurred and ended.
@@ -106,19 +94,20 @@ struct Timeline {
     dead: BTreeSet<String>,
     ended: Instant,
     findings: Findings,
-    /// The descriptors that the HSDirs held before the fault, by fingerprint.
-    before: BTreeMap<String, HeldDescriptor>,
+    /// The descriptors that the HSDirs held before the fault, for both time periods.
+    before: BTreeMap<Place, HeldDescriptor>,
 }
 
 async fn run_fault(
     stage: &Stage,
     fault: &dyn Fault,
-    effort: Effort,
+    least: usize,
     traffic: &Traffic,
     since: Instant,
 ) -> Result<Timeline> {
+    let effort = stage.effort;
     wait_begun(traffic, WARM_UP).await?;
-    let before = stage.held()?;
+    let before = held(&stage.judge().answers()?);
     let active = fault.strike(stage).await.context("could not inject the fault")?;
     say(&format!("{}: injected the fault {:.0} s into the run", fault.name(), (active.at - since).as_secs_f64()));
     sleep_until(active.at + active.lasts).await;
@@ -126,7 +115,7 @@ async fn run_fault(
     let ended = Instant::now();
     let last = (active.at + effort.after).max(ended + effort.after_end);
     sleep_until(last).await;
-    wait_begun(traffic, effort.requests).await?;
+    wait_begun(traffic, least).await?;
     Ok(Timeline { at: active.at, dead: active.dead, ended, findings, before })
 }
 

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use onionbalance_operator::link::{AgentToken, Revision};
 
 use super::clients::Clients;
+use super::effort::Effort;
 use super::judge::{HeldDescriptor, Judge};
 use super::needs::Needs;
 use super::plain::PlainService;
@@ -52,6 +53,8 @@ pub struct Stage {
     pub onions: Onions,
     /// The clients of both services.
     pub clients: Arc<Clients>,
+    /// How long the runs on this stage take.
+    pub effort: Effort,
     token: AgentToken,
     plain: PlainService,
     judge: Judge,
@@ -60,8 +63,7 @@ pub struct Stage {
 
 impl Stage {
     /// Sets up everything in an existing namespace on a cluster that runs the operator.
-    /// `fresh_clients` is the number of clients that drop their descriptors before each request.
-    pub async fn set_up(state: &State, namespace: &str, needs: Needs, fresh_clients: usize) -> Result<Self> {
+    pub async fn set_up(state: &State, namespace: &str, needs: Needs, effort: Effort) -> Result<Self> {
         let (cluster, processes) = (Cluster::open(state)?, Processes::open(state.dir())?);
         let (kubectl, network) = (cluster.kubectl(), tor_network(state)?);
         let (torrc, dir) = (network.torrc_lines()?, state.dir().join(namespace));
@@ -82,7 +84,8 @@ impl Stage {
             let (name, folder) = (format!("{namespace}-plain"), dir.join("plain"));
             let plain = PlainService::start(&processes, &name, &folder, &torrc, target.address());
             let plain = step("the plain onion service", plain).await?;
-            let clients = step("clients", Clients::start(&processes, namespace, &dir, &torrc, fresh_clients)).await?;
+            let clients =
+                step("clients", Clients::start(&processes, namespace, &dir, &torrc, effort.fresh_clients)).await?;
             let name = format!("{namespace}-judge");
             let judge = TorClient::fresh(&processes, &name, &dir.join("judge"), &torrc, None).await?;
             anyhow::Ok((plain, clients, judge))
@@ -95,6 +98,7 @@ impl Stage {
             node: Node::open(state)?,
             namespace: namespace.to_owned(),
             clients: Arc::new(clients),
+            effort,
             kubectl,
             cluster,
             processes,
@@ -209,9 +213,10 @@ impl Stage {
         Ok((name.to_owned(), uid.to_owned()))
     }
 
-    /// Returns the descriptor that each HSDir holds, by the HSDir's fingerprint.
+    /// Returns the descriptor that each HSDir holds for the period that clients use, by the HSDir's
+    /// fingerprint.
     pub fn held(&self) -> Result<BTreeMap<String, HeldDescriptor>> {
-        self.judge.held()
+        self.judge.held_for_clients()
     }
 
     /// Returns the highest revision counter among the descriptors that the HSDirs hold.

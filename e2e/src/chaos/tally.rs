@@ -44,11 +44,6 @@ impl RequestCounts {
         }
         tally
     }
-
-    /// Returns the percentage of slow requests.
-    pub fn slow_percent(&self) -> f64 {
-        percent(self.slow, self.requests)
-    }
 }
 
 impl Requests {
@@ -131,12 +126,6 @@ fn is_slow(request: &Request) -> bool {
     request.waited > SLOW || matches!(request.outcome, Outcome::Failed(_))
 }
 
-/// Returns `part` as a percentage of `whole`, or 0 if `whole` is 0.
-#[allow(clippy::cast_precision_loss, reason = "the counts are a few hundred")]
-pub fn percent(part: usize, whole: usize) -> f64 {
-    if whole == 0 { 0.0 } else { 100.0 * part as f64 / whole as f64 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,7 +154,6 @@ mod tests {
         assert_eq!(all, RequestCounts { requests: 4, failed: 1, cut: 1, slow: 2, streams: 0 });
         let minute = requests.within(ServiceKind::Ours, ClientKind::Fresh, Duration::ZERO, Duration::from_secs(60));
         assert_eq!((minute.requests, minute.slow), (2, 1));
-        assert!((minute.slow_percent() - 50.0).abs() < 1e-9);
         let late =
             requests.within(ServiceKind::Ours, ClientKind::Fresh, Duration::from_secs(20), Duration::from_secs(60));
         assert_eq!((late.requests, late.slow), (1, 0));

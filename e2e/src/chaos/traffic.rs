@@ -38,11 +38,12 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Starts the traffic at the rate and with the streams that the fault needs.
-    pub fn start(clients: Arc<Clients>, onions: Onions, needs: Needs) -> Self {
+    /// Starts the traffic at the rate and with the streams that the fault needs. No stream takes
+    /// more than `longest_stream` seconds.
+    pub fn start(clients: Arc<Clients>, onions: Onions, needs: Needs, longest_stream: u64) -> Self {
         let (stop, stopped) = oneshot::channel();
         let begun = Arc::new(AtomicUsize::new(0));
-        let work = tokio::spawn(work(clients, onions, needs, Arc::clone(&begun), stopped));
+        let work = tokio::spawn(work(clients, onions, needs, longest_stream, Arc::clone(&begun), stopped));
         Self { stop, begun, work }
     }
 
@@ -62,6 +63,7 @@ async fn work(
     clients: Arc<Clients>,
     onions: Onions,
     needs: Needs,
+    longest_stream: u64,
     begun: Arc<AtomicUsize>,
     mut stopped: oneshot::Receiver<()>,
 ) -> Result<Vec<Request>> {
@@ -74,7 +76,7 @@ async fn work(
             _ = clock.tick() => {}
         }
         let number = begun.fetch_add(1, Ordering::Relaxed);
-        let seconds = if needs.streams { stream_seconds(number) } else { 0 };
+        let seconds = if needs.streams { stream_seconds(number).min(longest_stream) } else { 0 };
         under_way.spawn(pair(Arc::clone(&clients), onions.clone(), number, seconds));
     }
     let mut requests = Vec::new();

@@ -14,9 +14,6 @@ use futures::FutureExt as _;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
 use onionbalance_e2e::bringup::tor_network;
-use onionbalance_e2e::chaos::needs::Needs;
-use onionbalance_e2e::chaos::run::Effort;
-use onionbalance_e2e::chaos::stage::Stage;
 use onionbalance_e2e::cluster::Cluster;
 use onionbalance_e2e::install;
 use onionbalance_e2e::kubectl::Kubectl;
@@ -209,11 +206,6 @@ HiddenServicePort 80 {target}
         );
         tor.start(Command::new("tor"), &torrc)?;
         Ok((tor, key.address))
-    }
-
-    /// Sets up the stage on which faults are injected under load.
-    pub async fn stage(&self, needs: Needs, effort: Effort) -> Result<Stage> {
-        Stage::set_up(&self.state, &self.namespace, needs, effort.fresh_clients).await
     }
 
     /// Waits until `look` succeeds. The text of its last failure goes into the error.

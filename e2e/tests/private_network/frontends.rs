@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::jiff::Timestamp;
 use onionbalance_e2e::wait::{Seen, until};
 use rustix::process::Signal;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::NETWORK;
 use crate::data_plane::UPLOADED;
@@ -212,7 +212,7 @@ async fn a_leader_that_is_cut_off_gives_way(pods: &Pods, leader: &Frontend, stan
         Ok(named.map_or(Seen::Yes(()), Seen::NotYet))
     })
     .await?;
-    ensure!(leader.tor_is_alive().await?, "a tor without a network must still pass its liveness probe");
+    ensure!(leader.tor_is_alive("/tor/livez").await?, "a tor without a network must still pass its liveness probe");
     ensure!(pods.holder().await? == standby.identity, "the standby must keep the Lease");
     ensure!(control.command("SETCONF DisableNetwork=0").await?, "tor refused to enable its network");
     let onion = pods.plane.onion().to_owned();

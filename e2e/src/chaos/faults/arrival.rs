@@ -8,9 +8,10 @@ use futures::future::LocalBoxFuture;
 use tokio::time::Instant;
 
 use crate::chaos::fault::{ActiveFault, Fault, Findings};
-use crate::chaos::figure::{Figure, Limit};
+use crate::chaos::figure::Figure;
 use crate::chaos::first_fetch::FirstFetch;
-use crate::chaos::judge::{HeldDescriptor, settled};
+use crate::chaos::judge::{HsDirAnswer, settled};
+use crate::chaos::limit::{Bound, Limit, harmless};
 use crate::chaos::needs::Needs;
 use crate::chaos::observed::{Moment, Observed};
 use crate::chaos::stage::Stage;
@@ -59,15 +60,21 @@ impl Fault for NewBackend {
 
     fn figures(&self, seen: &Observed) -> Vec<Figure> {
         let added = seen.moments.iter().map(|moment| {
-            let has = |held: &HeldDescriptor| !held.points.is_disjoint(&moment.points);
-            let in_all = settled(&seen.answers, seen.at, |held| held.is_none_or(has));
+            let has = |answer: &HsDirAnswer| {
+                answer.descriptor.as_ref().is_none_or(|held| !held.points.is_disjoint(&moment.points))
+            };
+            let in_all = settled(&seen.before, &seen.answers, seen.at, has);
             in_all.map_or(f64::INFINITY, |since| (seen.at + since).saturating_duration_since(moment.at).as_secs_f64())
         });
         vec![
-            Figure::new(seen.name("added_s"), added.fold(0.0, f64::max), "s").with(Limit::AtMost(3.0)),
-            Figure::count(seen.name("new"), seen.moments.len(), "backends").with(Limit::AtLeast(2.0)),
-            seen.failed().with(Limit::AtMost(0.0)),
+            Figure::seconds("added_s", added.fold(0.0, f64::max)),
+            Figure::count("new", seen.moments.len(), "backends"),
         ]
+    }
+
+    fn limits(&self) -> Vec<Limit> {
+        let own = [Limit::new("added_s", Bound::AtMost(3.0)), Limit::new("new", Bound::AtLeast(2.0))];
+        [&own[..], &harmless()].concat()
     }
 }
 
@@ -116,16 +123,19 @@ impl Fault for ApplyToFetch {
                 }
                 let figure = |(part, mut took): (&str, Vec<Duration>)| {
                     took.sort();
-                    let median = took[took.len() / 2].as_secs_f64();
-                    let figure = Figure::new(format!("{}_{part}_s", self.name()), median, "s");
-                    if part == "own" { figure.with(Limit::AtMost(5.0)) } else { figure }
+                    Figure::seconds(format!("{part}_s"), took[took.len() / 2].as_secs_f64())
                 };
                 Ok(Findings { figures: rounds.into_iter().map(figure).collect(), ..Findings::default() })
             }))
         })
     }
 
-    fn figures(&self, seen: &Observed) -> Vec<Figure> {
-        vec![seen.failed().with(Limit::AtMost(0.0))]
+    fn figures(&self, _: &Observed) -> Vec<Figure> {
+        Vec::new()
+    }
+
+    fn limits(&self) -> Vec<Limit> {
+        let own = [Limit::new("own_s", Bound::AtMost(5.0)), Limit::new("total_s", Bound::AtMost(15.0))];
+        [&own[..], &harmless()].concat()
     }
 }

@@ -9,7 +9,8 @@ use k8s_openapi::jiff::Timestamp;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::chaos::fault::{ActiveFault, Fault, Findings};
-use crate::chaos::figure::{Figure, Limit};
+use crate::chaos::figure::Figure;
+use crate::chaos::limit::{Bound, Limit, like_plain};
 use crate::chaos::metrics;
 use crate::chaos::needs::Needs;
 use crate::chaos::observed::Observed;
@@ -79,9 +80,9 @@ impl Fault for AuthoritiesDown {
                 .await?;
                 let back = Instant::now();
                 let whole = last_gap(stage, back).await?;
-                let mut figures = vec![Figure::new(format!("{}_whole_s", self.name()), whole.as_secs_f64(), "s")];
+                let mut figures = vec![Figure::seconds("whole_s", whole.as_secs_f64())];
                 for (((what, _), before), after) in HELP.iter().zip(helped_before).zip(help(stage).await?) {
-                    figures.push(Figure::new(format!("{}_{what}", self.name()), after - before, ""));
+                    figures.push(Figure::new(*what, after - before, "times"));
                 }
                 Ok(Findings { figures, ..Findings::default() })
             }))
@@ -89,8 +90,12 @@ impl Fault for AuthoritiesDown {
     }
 
     fn figures(&self, seen: &Observed) -> Vec<Figure> {
-        let none = Limit::AtMost(0.0);
-        vec![seen.failed().with(none), seen.cut().with(none), seen.fewest_points().with(Limit::AtLeast(1.0))]
+        vec![seen.fewest_points()]
+    }
+
+    fn limits(&self) -> Vec<Limit> {
+        let own = [Limit::new("fewest_points", Bound::AtLeast(1.0)), Limit::new("whole_s", Bound::AtMost(330.0))];
+        [&own[..], &like_plain(5.0)].concat()
     }
 }
 

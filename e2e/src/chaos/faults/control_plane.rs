@@ -12,7 +12,8 @@ use rustix::process::Signal;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::chaos::fault::{ActiveFault, Fault, Findings};
-use crate::chaos::figure::{Figure, Limit};
+use crate::chaos::figure::Figure;
+use crate::chaos::limit::{Bound, Limit, harmless, like_plain, shares};
 use crate::chaos::needs::Needs;
 use crate::chaos::observed::Observed;
 use crate::chaos::stage::Stage;
@@ -36,7 +37,6 @@ pub enum ControlPlaneDown {
 #[derive(Debug)]
 pub struct HsDirsDown;
 
-const NONE_FAILS: Limit = Limit::AtMost(0.0);
 const PUBLISHED: Duration = Duration::from_secs(120);
 const AWAY: Duration = Duration::from_secs(120);
 /// The time for which the status is watched after the API server returns.
@@ -73,12 +73,12 @@ impl Fault for OperatorDown {
     }
 
     fn figures(&self, seen: &Observed) -> Vec<Figure> {
-        let added = (seen.ended - seen.at).as_secs_f64();
-        vec![
-            seen.gone().with(Limit::AtMost(10.0)),
-            Figure::new(seen.name("added_s"), added, "s"),
-            seen.failed().with(seen.half_a_percent()),
-        ]
+        vec![seen.gone(), Figure::seconds("added_s", (seen.ended - seen.at).as_secs_f64())]
+    }
+
+    fn limits(&self) -> Vec<Limit> {
+        let own = [Limit::new("gone_s", Bound::AtMost(10.0)), Limit::new("added_s", Bound::AtMost(30.0))];
+        [&own[..], &shares(0.5, 1.0)].concat()
     }
 }
 
@@ -117,8 +117,7 @@ impl Fault for ControlPlaneDown {
                 stage.cluster.up().await?;
                 let others = other_statuses(stage, &clean).await?;
                 stage.service.wait_published(self.needs().backends, PUBLISHED).await?;
-                let name = format!("{}_other_statuses", self.name());
-                let figure = Figure::count(name, others.len(), "statuses").with(NONE_FAILS);
+                let figure = Figure::count("other_statuses", others.len(), "statuses");
                 for other in others {
                     say(&format!("the status had other conditions after the restart: {other:?}"));
                 }
@@ -128,8 +127,13 @@ impl Fault for ControlPlaneDown {
     }
 
     fn figures(&self, seen: &Observed) -> Vec<Figure> {
+        vec![seen.fewest_points()]
+    }
+
+    fn limits(&self) -> Vec<Limit> {
         // Each of the three backends has three points, so withdrawing one backend would leave six.
-        vec![seen.failed().with(NONE_FAILS), seen.fewest_points().with(Limit::AtLeast(7.0))]
+        let own = [Limit::new("fewest_points", Bound::AtLeast(7.0)), Limit::new("other_statuses", Bound::AtMost(0.0))];
+        [&own[..], &harmless()].concat()
     }
 }
 
@@ -194,9 +198,14 @@ impl Fault for HsDirsDown {
     }
 
     fn figures(&self, seen: &Observed) -> Vec<Figure> {
-        // The first figure covers only the HSDirs that still answer. It has no limit, because the
-        // two frozen relays (of eleven) are part of many circuits, including those to other HSDirs,
-        // and every circuit that is attempted through them costs time.
-        vec![seen.gone_while_it_lasts(), seen.failed().with(Limit::AtMost(0.0))]
+        // Only the HSDirs that still answer are considered.
+        vec![seen.gone_while_it_lasts()]
+    }
+
+    fn limits(&self) -> Vec<Limit> {
+        // The two frozen relays (of eleven) are part of many circuits, including those to other
+        // HSDirs, and every circuit that is attempted through them costs time.
+        let own = [Limit::new("gone_s", Bound::AtMost(50.0))];
+        [&own[..], &like_plain(5.0)].concat()
     }
 }

@@ -9,7 +9,8 @@ use rustix::process::Signal;
 use tokio::time::{Instant, sleep_until};
 
 use crate::chaos::fault::{ActiveFault, Fault, Findings};
-use crate::chaos::figure::{Figure, Limit};
+use crate::chaos::figure::Figure;
+use crate::chaos::limit::{Bound, Limit, harmless};
 use crate::chaos::needs::Needs;
 use crate::chaos::observed::Observed;
 use crate::chaos::pods::{Link, PodProgram, resume, signal};
@@ -39,9 +40,6 @@ pub enum FrontendFault {
 }
 
 const BOTH: [PodProgram; 2] = [PodProgram::Ours, PodProgram::Tor];
-const NONE: Limit = Limit::AtMost(0.0);
-/// The maximum time, in seconds, until all HSDirs hold the standby's descriptor.
-const TAKEN_OVER: Limit = Limit::AtMost(25.0);
 /// The duration for which a leader is frozen or cut off.
 const LASTS: Duration = Duration::from_secs(60);
 /// How long after the end of the fault the old leader is watched, in case it publishes again.
@@ -135,8 +133,26 @@ impl Fault for FrontendFault {
     }
 
     fn figures(&self, seen: &Observed) -> Vec<Figure> {
-        let republished = if self.has_standby() { seen.republished().with(TAKEN_OVER) } else { seen.republished() };
-        vec![republished, seen.failed().with(NONE), seen.fewest_points()]
+        vec![seen.republished(), seen.fewest_points()]
+    }
+
+    fn limits(&self) -> Vec<Limit> {
+        let republished = match self {
+            Self::Kill | Self::Freeze | Self::LinkCut | Self::PublisherFreeze => 25.0,
+            Self::PublisherKill | Self::TorKill => 10.0,
+            Self::TorFreeze => 120.0,
+        };
+        // Each of the three backends has three points, so withdrawing one backend would leave six.
+        let mut limits = vec![
+            Limit::new("republished_s", Bound::AtMost(republished)),
+            Limit::new("fewest_points", Bound::AtLeast(7.0)),
+        ];
+        if matches!(self, Self::Freeze | Self::LinkCut | Self::PublisherFreeze) {
+            limits.push(Limit::new("old_leader_published", Bound::AtMost(0.0)));
+            limits.push(Limit::new("leader_changed_back", Bound::AtMost(0.0)));
+        }
+        limits.extend(harmless());
+        limits
     }
 }
 
@@ -162,9 +178,8 @@ impl FrontendFault {
         let (now, _) = stage.leader().await?;
         Ok(Findings {
             figures: vec![
-                Figure::count(format!("{}_old_leader_published", self.name()), published, "descriptors").with(NONE),
-                Figure::count(format!("{}_leader_changed_back", self.name()), usize::from(now != holder), "times")
-                    .with(NONE),
+                Figure::count("old_leader_published", published, "descriptors"),
+                Figure::count("leader_changed_back", usize::from(now != holder), "times"),
             ],
             ..Findings::default()
         })

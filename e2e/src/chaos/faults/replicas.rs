@@ -9,7 +9,8 @@ use futures::future::LocalBoxFuture;
 use tokio::time::Instant;
 
 use crate::chaos::fault::{ActiveFault, Fault};
-use crate::chaos::figure::{Figure, Limit};
+use crate::chaos::figure::Figure;
+use crate::chaos::limit::{Bound, Limit, harmless};
 use crate::chaos::needs::Needs;
 use crate::chaos::observed::Observed;
 use crate::chaos::stage::Stage;
@@ -25,8 +26,6 @@ pub struct PodRestart;
 /// A rollout that replaces all backends, as for a new image.
 #[derive(Debug)]
 pub struct RollingRestart;
-
-const NONE_LOST: Limit = Limit::AtMost(0.0);
 
 impl Fault for ScaleDown {
     fn name(&self) -> &'static str {
@@ -58,7 +57,11 @@ impl Fault for ScaleDown {
     }
 
     fn figures(&self, seen: &Observed) -> Vec<Figure> {
-        vec![seen.failed().with(NONE_LOST), seen.cut().with(NONE_LOST), seen.gone()]
+        vec![seen.gone()]
+    }
+
+    fn limits(&self) -> Vec<Limit> {
+        [&[Limit::new("gone_s", Bound::AtMost(15.0))][..], &harmless()].concat()
     }
 }
 
@@ -85,7 +88,11 @@ impl Fault for PodRestart {
     }
 
     fn figures(&self, seen: &Observed) -> Vec<Figure> {
-        vec![seen.failed().with(NONE_LOST), seen.cut().with(NONE_LOST), seen.gone()]
+        vec![seen.gone()]
+    }
+
+    fn limits(&self) -> Vec<Limit> {
+        [&[Limit::new("gone_s", Bound::AtMost(10.0))][..], &harmless()].concat()
     }
 }
 
@@ -132,7 +139,10 @@ impl Fault for RollingRestart {
     }
 
     fn figures(&self, seen: &Observed) -> Vec<Figure> {
-        let took = (seen.ended - seen.at).as_secs_f64();
-        vec![seen.failed().with(NONE_LOST), seen.cut().with(NONE_LOST), Figure::new(seen.name("took_s"), took, "s")]
+        vec![Figure::seconds("took_s", (seen.ended - seen.at).as_secs_f64())]
+    }
+
+    fn limits(&self) -> Vec<Limit> {
+        [&[Limit::new("took_s", Bound::AtMost(90.0))][..], &harmless()].concat()
     }
 }

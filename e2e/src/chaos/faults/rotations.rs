@@ -17,8 +17,9 @@ use onionbalance_operator::link::Revision;
 use tokio::time::{Instant, sleep_until};
 
 use crate::chaos::fault::{ActiveFault, Fault, Findings};
-use crate::chaos::figure::{Figure, Limit};
-use crate::chaos::judge::{held, of_responsible, settled};
+use crate::chaos::figure::Figure;
+use crate::chaos::judge::{HsDirAnswer, held, of_responsible, settled};
+use crate::chaos::limit::{Bound, Limit, like_plain};
 use crate::chaos::needs::Needs;
 use crate::chaos::observed::{Moment, Observed};
 use crate::chaos::request::ServiceKind;
@@ -69,14 +70,9 @@ impl Fault for Rotations {
     }
 
     fn figures(&self, seen: &Observed) -> Vec<Figure> {
-        let mut figures = vec![
-            Figure::count(seen.name("seen"), seen.moments.len(), "changes").with(Limit::AtLeast(CHANGES.into())),
-            seen.failed().with(Limit::AtMost(0.0)),
-            seen.cut().with(Limit::AtMost(0.0)),
-        ];
+        let mut figures = vec![Figure::count("seen", seen.moments.len(), "changes")];
         for (service, word) in [(ServiceKind::Ours, "ours"), (ServiceKind::Plain, "plain")] {
-            let name = |what: &str| seen.name(&format!("{word}_{what}"));
-            figures.push(Figure::count(name("slow"), seen.requests.of(service).slow, "requests"));
+            let name = |what: &str| format!("{word}_{what}");
             let mut at_change = Vec::new();
             for moment in &seen.moments {
                 at_change.push(seen.requests.began(service, moment.at - BEFORE, moment.at + AFTER));
@@ -89,12 +85,20 @@ impl Fault for Rotations {
                 .moments
                 .iter()
                 .map(|moment| seen.requests.longest(service, moment.at - BEFORE, moment.at + AFTER).as_secs_f64());
-            figures.push(Figure::new(name("at_change_longest_s"), longest.fold(0.0, f64::max), "s"));
+            figures.push(Figure::seconds(name("at_change_longest_s"), longest.fold(0.0, f64::max)));
         }
         let renewed =
             seen.moments.iter().map(|moment| renewed(seen, moment).map_or(f64::INFINITY, |it| it.as_secs_f64()));
-        figures.push(Figure::new(seen.name("old_points_gone_s"), renewed.fold(0.0, f64::max), "s"));
+        figures.push(Figure::seconds("old_points_gone_s", renewed.fold(0.0, f64::max)));
         figures
+    }
+
+    fn limits(&self) -> Vec<Limit> {
+        let own = [
+            Limit::new("seen", Bound::AtLeast(CHANGES.into())),
+            Limit::new("old_points_gone_s", Bound::AtMost(AFTER.as_secs_f64())),
+        ];
+        [&own[..], &like_plain(3.0)].concat()
     }
 }
 
@@ -102,9 +106,13 @@ impl Fault for Rotations {
 /// from the moment when the first backend replaced its points.
 fn renewed(seen: &Observed, moment: &Moment) -> Option<Duration> {
     let (earlier, later): (Vec<_>, Vec<_>) = seen.answers.iter().cloned().partition(|answer| answer.at < moment.at);
-    let soon: Vec<_> = later.into_iter().filter(|answer| answer.at < moment.at + AFTER).collect();
-    let soon = of_responsible(&soon, &held(&earlier));
-    settled(&soon, moment.at, |held| held.is_none_or(|held| held.points.is_disjoint(&moment.points)))
+    let is_soon = |answer: &HsDirAnswer| answer.of_clients && answer.at < moment.at + AFTER;
+    let soon: Vec<_> = later.into_iter().filter(is_soon).collect();
+    let before = held(&earlier);
+    let soon = of_responsible(&soon, &before);
+    settled(&before, &soon, moment.at, |answer| {
+        answer.descriptor.as_ref().is_none_or(|held| held.points.is_disjoint(&moment.points))
+    })
 }
 
 /// Watches the backends until all have replaced all their points twice and the observation time is

@@ -1,0 +1,146 @@
+//! The limits of the figures. A limit refers to the figures of one run with one fault.
+
+use std::fmt;
+
+use super::figure::Results;
+
+/// The values that a figure may have.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Bound {
+    /// At most this value.
+    AtMost(f64),
+    /// Less than this value.
+    Below(f64),
+    /// At least this value.
+    AtLeast(f64),
+    /// At most this percentage of the requests to our service.
+    Share(f64),
+    /// At most as many as the plain onion service had in the same run, plus this percentage of the
+    /// requests. Only for faults that break the Tor network itself, which both services use.
+    AbovePlain(f64),
+}
+
+/// A limit that a figure of a run must meet.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limit {
+    /// The figure's name, without the fault's name.
+    pub what: &'static str,
+    /// The values that the figure may have.
+    pub bound: Bound,
+}
+
+impl Limit {
+    /// Creates a limit for the figure `what`.
+    pub fn new(what: &'static str, bound: Bound) -> Self {
+        Self { what, bound }
+    }
+
+    /// Returns true if the results contain the figure and its value is within the limit.
+    pub fn holds(&self, results: &Results) -> bool {
+        let value = |what: &str| results.get(what).map(|figure| figure.value);
+        let allowed = |percent: f64| value("requests").map(|requests| requests * percent / 100.0);
+        let holds = |value: f64| {
+            Some(match self.bound {
+                Bound::AtMost(most) => value <= most,
+                Bound::Below(bound) => value < bound,
+                Bound::AtLeast(least) => value >= least,
+                Bound::Share(percent) => value <= allowed(percent)?,
+                Bound::AbovePlain(percent) => {
+                    value <= results.get(&format!("plain_{}", self.what))?.value + allowed(percent)?
+                }
+            })
+        };
+        value(self.what).and_then(holds).unwrap_or(false)
+    }
+}
+
+/// Formats the bound as in `at most 10`.
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtMost(most) => write!(f, "at most {most}"),
+            Self::Below(bound) => write!(f, "less than {bound}"),
+            Self::AtLeast(least) => write!(f, "at least {least}"),
+            Self::Share(percent) => write!(f, "at most {percent}%"),
+            Self::AbovePlain(percent) => write!(f, "at most plain + {percent}%"),
+        }
+    }
+}
+
+/// Returns the limits of a fault that must not affect any request. A few requests may be slow,
+/// because clients sometimes wait for a circuit without any fault.
+pub fn harmless() -> [Limit; 3] {
+    [
+        Limit::new("failed", Bound::AtMost(0.0)),
+        Limit::new("cut", Bound::AtMost(0.0)),
+        Limit::new("slow", Bound::Share(1.0)),
+    ]
+}
+
+/// Returns the limits of a fault that breaks the requests which are in progress at one backend.
+/// `failed` and `slow` are percentages of all requests. Failed requests also count as slow.
+pub fn shares(failed: f64, slow: f64) -> [Limit; 3] {
+    [
+        Limit::new("failed", Bound::Share(failed)),
+        Limit::new("cut", Bound::AtMost(0.0)),
+        Limit::new("slow", Bound::Share(slow)),
+    ]
+}
+
+/// Returns the limits of a fault of the Tor network itself, relative to the plain onion service.
+/// `slow` is a percentage of all requests.
+pub fn like_plain(slow: f64) -> [Limit; 3] {
+    [
+        Limit::new("failed", Bound::AbovePlain(0.5)),
+        Limit::new("cut", Bound::AbovePlain(0.5)),
+        Limit::new("slow", Bound::AbovePlain(slow)),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chaos::figure::Figure;
+
+    fn results(failed: usize, plain_failed: usize) -> Results {
+        let figures = vec![
+            Figure::count("requests", 300, "requests"),
+            Figure::count("failed", failed, "requests"),
+            Figure::count("plain_failed", plain_failed, "requests"),
+            Figure::seconds("gone_s", f64::INFINITY),
+        ];
+        Results { fault: "fault".to_owned(), figures }
+    }
+
+    fn holds(bound: Bound, failed: usize, plain_failed: usize) -> bool {
+        Limit::new("failed", bound).holds(&results(failed, plain_failed))
+    }
+
+    #[test]
+    fn failures_of_the_plain_service_excuse_nothing_under_an_absolute_limit() {
+        assert!(!holds(Bound::AtMost(0.0), 1, 1));
+        assert!(holds(Bound::AtMost(0.0), 0, 5));
+        assert!(!holds(Bound::Share(0.5), 2, 9));
+        assert!(holds(Bound::Share(0.5), 1, 0));
+    }
+
+    #[test]
+    fn a_relative_limit_is_the_plain_services_count_and_a_share_of_the_requests() {
+        assert!(holds(Bound::AbovePlain(0.5), 21, 20));
+        assert!(!holds(Bound::AbovePlain(0.5), 22, 20));
+    }
+
+    #[test]
+    fn an_event_that_never_occurred_and_a_missing_figure_miss_their_limits() {
+        assert!(!Limit::new("gone_s", Bound::AtMost(10.0)).holds(&results(0, 0)));
+        assert!(!Limit::new("republished_s", Bound::AtMost(10.0)).holds(&results(0, 0)));
+        assert!(!Limit::new("gone_s", Bound::AbovePlain(1.0)).holds(&results(0, 0)));
+    }
+
+    #[test]
+    fn the_other_bounds_are_inclusive_except_below() {
+        let holds = |bound| holds(bound, 5, 0);
+        assert!(holds(Bound::AtLeast(5.0)) && !holds(Bound::AtLeast(6.0)));
+        assert!(holds(Bound::Below(6.0)) && !holds(Bound::Below(5.0)));
+    }
+}
