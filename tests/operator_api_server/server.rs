@@ -274,8 +274,9 @@ pub fn kubectl() -> Command {
 }
 
 async fn prepare(client: Client) {
-    until("the API server answers", START, async || {
-        client.apiserver_version().await.map_err(|error| error.to_string())
+    // A server that has just started lists only some of its groups.
+    until("the API server serves disruption budgets", START, async || {
+        kube::discovery::group(&client, "policy").await.map_err(|error| error.to_string())
     })
     .await;
     let crds: Api<CustomResourceDefinition> = Api::all(client.clone());

@@ -6,7 +6,9 @@ use onionbalance_operator::crd::OnionBalancedService;
 use onionbalance_operator::link::paths::{RUN_DIR, TOR_DATA_DIR};
 use onionbalance_operator::link::{AgentToken, ForwardedPort};
 use onionbalance_operator::onion::MasterKey;
-use onionbalance_operator::operator::{BuildError, DefaultTemplates, Environment, Inputs, Served, Settings, manifests};
+use onionbalance_operator::operator::{
+    BuildError, DefaultTemplates, Environment, Fields, Inputs, Served, Settings, manifests,
+};
 use serde::de::Error as _;
 use serde_json::{Value, json};
 
@@ -41,7 +43,8 @@ impl Service<'_> {
             network_policies: None,
             wants_disruption_budgets: false,
         };
-        let environment = Environment { settings, served: Served { disruption_budgets: None } };
+        let environment =
+            Environment { settings, served: Served { disruption_budgets: None, fields: Fields::default() } };
         let (address, token) = (key.address(), &AgentToken::derive(key));
         let inputs =
             Inputs { object: &object, environment: &environment, address, token, ports, frontend_account: None };
