@@ -19,7 +19,7 @@ const INTERVAL: Duration = Duration::from_secs(300);
 /// gave up at once, a server that is still starting could cause two rollouts of all pods.
 const ATTEMPTS: u32 = 10;
 
-/// The `OpenAPI` documents that contain the schemas with optional fields: that of Deployments, and
+/// The OpenAPI documents that contain the schemas with optional fields: that of Deployments, and
 /// that of disruption budgets.
 const DOCUMENTS: [&str; 2] = ["apis/apps/v1", "apis/policy/v1"];
 
@@ -157,7 +157,7 @@ mod tests {
             let properties = Value::from_iter([((*field).to_owned(), json!({"type": "string"}))]);
             ((*name).to_owned(), json!({"type": "object", "properties": properties}))
         };
-        let schemas = Value::from_iter(schemas.iter().map(schema));
+        let schemas: Value = schemas.iter().map(schema).collect();
         serde_json::from_value(json!({"components": {"schemas": schemas}})).unwrap()
     }
 

@@ -1,4 +1,4 @@
-//! Reads the API server's `OpenAPI` v3 documents, which list the fields of its objects. Kubernetes
+//! Reads the API server's OpenAPI v3 documents, which list the fields of its objects. Kubernetes
 //! serves these documents since 1.24, one for each group and version. Every account that
 //! `system:discovery` is bound to can read them; by default, these are all authenticated accounts.
 
@@ -33,7 +33,7 @@ pub enum OpenApiError {
     },
 }
 
-/// The index of an API server's `OpenAPI` v3 documents.
+/// The index of an API server's OpenAPI v3 documents.
 #[derive(Debug, Deserialize)]
 pub struct Index {
     paths: HashMap<String, Entry>,
@@ -61,7 +61,7 @@ impl Index {
     }
 }
 
-/// The `OpenAPI` document of one group and version.
+/// The OpenAPI document of one group and version.
 #[derive(Debug, Default, Deserialize)]
 pub struct Document {
     #[serde(default)]

@@ -54,11 +54,11 @@ struct Response {
 
 /// Returns the permissions that a user has used in a namespace so far. A server-side apply also
 /// uses the permission to create if it creates an object.
-fn used(user: &str, namespace: &str) -> BTreeSet<Permission> {
+fn used_by(user: &str, namespace: &str) -> BTreeSet<Permission> {
     const FORBIDDEN: u16 = 403;
     const CREATED: u16 = 201;
     let log = std::fs::read_to_string(audit_log()).unwrap();
-    let mut used = BTreeSet::new();
+    let mut permissions = BTreeSet::new();
     // The server may be writing the last line.
     let complete = log.rsplit_once('\n').map_or("", |(complete, _)| complete);
     for line in complete.lines().filter(|line| line.contains(user) && line.contains(namespace)) {
@@ -68,12 +68,12 @@ fn used(user: &str, namespace: &str) -> BTreeSet<Permission> {
             continue;
         }
         if response.code == CREATED {
-            used.insert(permission(&target.api_group, &target.resource, "create"));
+            permissions.insert(permission(&target.api_group, &target.resource, "create"));
         }
         let resource = [target.resource, target.subresource].join("/");
-        used.insert(permission(&target.api_group, resource.trim_end_matches('/'), &request.verb));
+        permissions.insert(permission(&target.api_group, resource.trim_end_matches('/'), &request.verb));
     }
-    used
+    permissions
 }
 
 fn permission(group: &str, resource: &str, verb: &str) -> Permission {
@@ -127,14 +127,14 @@ async fn the_operator_uses_every_permission() {
         scene.wait_condition("web", "Accepted", "True Valid").await;
     }
 
-    let roles: Api<ClusterRole> = Api::all(scene.client.clone());
-    let rules = roles.get("onionbalance-operator").await.unwrap().rules.unwrap();
+    let cluster_roles: Api<ClusterRole> = Api::all(scene.client.clone());
+    let rules = cluster_roles.get("onionbalance-operator").await.unwrap().rules.unwrap();
     let of_publisher: Role = scene.api().get("web-frontend").await.unwrap();
     let delegated = granted(of_publisher.rules.as_ref().unwrap());
     // The audit log contains a watch only after the watch has ended.
     scene.stop_operator().await;
     let unused = until("every permission is used or delegated", PATIENCE, async || {
-        let used = used(ACCOUNT, &scene.namespace);
+        let used = used_by(ACCOUNT, &scene.namespace);
         let unused: BTreeSet<_> = granted(&rules).difference(&used).cloned().collect();
         if unused.is_subset(&delegated) { Ok(unused) } else { Err(format!("{unused:?} are not used")) }
     })
@@ -182,9 +182,9 @@ async fn cannot_be_delegated(scene: &Scene, user: String, rules: Vec<PolicyRule>
     bindings.create(&PostParams::default(), &serde_json::from_value(binding).unwrap()).await.unwrap();
     let metadata = ObjectMeta { name: Some(format!("{user}-delegated")), ..ObjectMeta::default() };
     let delegated = Role { metadata, rules: of_publisher.rules.clone() };
-    let roles: Api<Role> = Api::namespaced(client_as(&user), &scene.namespace);
+    let limited: Api<Role> = Api::namespaced(client_as(&user), &scene.namespace);
     until(&format!("{user} can create Roles"), PATIENCE, async || {
-        let refused = roles.create(&PostParams::default(), &delegated).await.unwrap_err().to_string();
+        let refused = limited.create(&PostParams::default(), &delegated).await.unwrap_err().to_string();
         // The permission to create Roles takes effect a moment after the RoleBinding exists.
         if refused.contains("attempting to grant RBAC permissions not currently held") { Ok(()) } else { Err(refused) }
     })
@@ -201,7 +201,7 @@ async fn the_publisher_uses_every_permission() {
     let account = account(&stage.scene.namespace);
     let uses_all_but = async |verb: &str| {
         until(&format!("the publisher has used every permission but to {verb}"), PATIENCE, async || {
-            let used = used(&account, &stage.scene.namespace);
+            let used = used_by(&account, &stage.scene.namespace);
             let is_unused = |left: &&Permission| verb.is_empty() || !left.starts_with(verb);
             let unused: Vec<_> = granted.difference(&used).filter(is_unused).collect();
             if unused.is_empty() { Ok(()) } else { Err(format!("{unused:?} are not used")) }
@@ -221,5 +221,5 @@ async fn the_publisher_uses_every_permission() {
 pub async fn leader_election_uses_every_permission(user: &str) {
     let roles: Api<Role> = Api::namespaced(administrator().await, OWN_NAMESPACE);
     let role = roles.get("onionbalance-operator-leader-election").await.unwrap();
-    assert_eq!(used(user, OWN_NAMESPACE), granted(role.rules.as_ref().unwrap()));
+    assert_eq!(used_by(user, OWN_NAMESPACE), granted(role.rules.as_ref().unwrap()));
 }

@@ -73,7 +73,7 @@ impl Scene {
     /// The operator's requests for the election then do not mix with its other requests.
     pub async fn start_electing_in(seat: &str, name: &str) -> Self {
         let mut scene = Self::without_operator(name).await;
-        scene.seat = seat.to_owned();
+        seat.clone_into(&mut scene.seat);
         scene.start_operator(settings());
         scene
     }

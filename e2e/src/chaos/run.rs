@@ -113,8 +113,7 @@ async fn run_fault(
     sleep_until(active.at + active.lasts).await;
     let findings = active.end.await.context("could not end the fault")?;
     let ended = Instant::now();
-    let last = (active.at + effort.after).max(ended + effort.after_end);
-    sleep_until(last).await;
+    sleep_until((active.at + effort.after).max(ended + effort.after_end)).await;
     wait_begun(traffic, least).await?;
     Ok(Timeline { at: active.at, dead: active.dead, ended, findings, before })
 }
