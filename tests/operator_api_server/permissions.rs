@@ -208,8 +208,8 @@ async fn the_publisher_uses_every_permission() {
         })
         .await;
     };
-    // The audit log contains a watch only after the watch has ended. All watches begin at the start,
-    // and the Lease is updated for the first time seconds later.
+    // The audit log contains a watch only after the watch has ended. All watches begin at the
+    // start, and the Lease is updated for the first time seconds later.
     uses_all_but("watch").await;
     drop(publisher);
     uses_all_but("").await;

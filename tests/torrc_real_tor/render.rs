@@ -25,8 +25,8 @@ pub struct Service<'a> {
 }
 
 impl Service<'_> {
-    /// Returns the torrc of a component (`backend` or `frontend`). The folders of a pod are replaced
-    /// with `run` and `data` under `dir`.
+    /// Returns the torrc of a component (`backend` or `frontend`). The folders of a pod are
+    /// replaced with `run` and `data` under `dir`.
     pub fn torrc(&self, component: &str, dir: &Path) -> Result<String, BuildError> {
         let &Self { key, ports, backends, global } = self;
         let of_object = ports.iter().map(|port| json!({"port": port.port, "target": {"address": port.target}}));

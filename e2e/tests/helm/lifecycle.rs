@@ -172,7 +172,7 @@ impl Life<'_> {
         kubectl.run_with_input(&["--namespace", &other, "apply", "-f", "-"], &object).await?;
         let late = self.scene.apply("late", SPEC).await?;
         late.onion_address().await?;
-        // The operator has seen the older object in the other namespace by now, if it watches there.
+        // If the operator watches the other namespace, it has seen the older object there by now.
         wait_operator_works(self.scene, "next").await?;
         let status = kubectl.run(&format!("--namespace {other} get obs/late -o jsonpath={{.status}}")).await?;
         let children = "get secrets,configmaps,services,deployments -l onionbalance.dev/service -o name";

@@ -28,7 +28,7 @@ const TAKEN_OVER: Duration = Duration::from_secs(25);
 /// notice that it is cut off, and gives up the Lease at its next renewal.
 const GAVE_WAY: Duration = Duration::from_secs(85);
 /// The time until the publisher reports that its tor is frozen, according to the publisher's log.
-/// The publisher sends tor a command every 5 s at the latest, and waits 20 s for the answer.
+/// The publisher sends tor a command every second, and waits 20 s for the answer.
 const NOTICED: Range<Duration> = Duration::from_secs(19)..Duration::from_secs(35);
 /// The time until the early probe of a frozen tor fails. The publisher asks tor a question every
 /// second, and waits 3 s for the answer.

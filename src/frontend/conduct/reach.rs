@@ -122,6 +122,7 @@ mod tests {
     fn nothing_is_due_while_nothing_is_published() {
         let mut reach = Reach::default();
         reach.publishes(&[], at(0));
+        reach.publishes(&[PeriodStatus { hsdirs_total: 0, ..period(0) }], at(0));
         assert!(!reach.is_cut_off(at(1000)));
     }
 

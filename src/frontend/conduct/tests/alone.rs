@@ -3,8 +3,9 @@
 use std::ops::RangeInclusive;
 use std::time::SystemTime;
 
+use super::fitness::CutOff;
 use super::*;
-use crate::merge::PeriodStatus;
+use crate::merge::{PeriodStatus, UploadError};
 use crate::onion::TimePeriod;
 
 #[test]
@@ -66,6 +67,7 @@ fn leading() -> (Conduct, Box<Lease>) {
 #[test]
 fn the_lease_belongs_to_the_object_and_holds_the_counters() {
     let (mut conduct, lease) = leading();
+    assert_eq!(lease.metadata.name.as_deref(), Some("web-frontend"));
     assert_eq!(lease.metadata.owner_references.as_ref().unwrap()[0].uid, "u");
     assert_eq!(Record::of(&lease).holder, "a");
     let period = TimePeriod { number: 20_500, length_minutes: 1440 };
@@ -170,6 +172,80 @@ fn a_change_of_the_fitness_makes_the_next_attempt_due() {
         let (call, written) = write_call(&mut conduct);
         conduct.handle(Event::Answered(call, Ok(LeaseAnswer::Written(written.clone()))), at(second));
         lease = written;
+    }
+}
+
+/// Lets time pass until the state machine reads the Lease. Returns the call and the time in
+/// seconds.
+fn next_read(conduct: &mut Conduct, from: u64) -> (CallId, u64) {
+    for second in from..from + 20 {
+        conduct.handle(Event::Tick, at(second));
+        while let Some(output) = conduct.poll_output() {
+            if let Output::Call(call, LeaseRequest::ReadLease) = output {
+                return (call, second);
+            }
+        }
+    }
+    panic!("the state machine does not read the Lease");
+}
+
+/// Lets a holder read the Lease and learn that only publisher `b` is Ready as well. Returns the
+/// Lease that the holder then writes, and the time in seconds.
+fn written_beside_b(holder: &mut Conduct, lease: Box<Lease>, from: u64) -> (Box<Lease>, u64) {
+    let (call, second) = next_read(holder, from);
+    holder.handle(Event::Answered(call, Ok(LeaseAnswer::Read(Some(lease)))), at(second));
+    let Some(Output::Call(call, LeaseRequest::ListReady)) = holder.poll_output() else { panic!("it lists nobody") };
+    let ready = BTreeSet::from(["a".to_owned(), "b".to_owned()]);
+    holder.handle(Event::Answered(call, Ok(LeaseAnswer::Ready(ready))), at(second));
+    let mut outputs = std::iter::from_fn(|| holder.poll_output());
+    let written = outputs.find_map(|output| match output {
+        Output::Call(_, LeaseRequest::WriteLease(lease)) => Some(lease),
+        _ => None,
+    });
+    (written.expect("it writes nothing"), second)
+}
+
+/// The others must not give the Lease back to a publisher that is cut off.
+#[test]
+fn a_vacated_lease_names_its_last_holder_only_if_it_was_cut_off() {
+    for (cause, expected) in [(unanswered(), "a"), (Event::Tor(false), "")] {
+        let (mut leader, lease) = leading();
+        leader.handle(cause, at(1));
+        idle(&mut leader, 2..=61);
+        let (vacated, _) = written_beside_b(&mut leader, lease, 62);
+        assert_eq!(Record::of(&vacated).holder, "");
+        assert_eq!(lease_object::cut_off(Some(&vacated)).to_string(), expected);
+    }
+}
+
+#[test]
+fn a_publisher_without_network_keeps_the_lease_from_others_without_network_for_ten_minutes() {
+    let (mut leader, mut lease) = leading();
+    lease_object::set_cut_off(&mut lease, &CutOff::parse("b"));
+    leader.handle(unanswered(), at(1));
+    let mut start = 2;
+    for (end, holder, cut_off) in [(61, "a", "b"), (580, "a", "b"), (600, "", "a")] {
+        idle(&mut leader, start..=end);
+        let (written, second) = written_beside_b(&mut leader, lease.clone(), end + 1);
+        start = second + 1;
+        assert_eq!(Record::of(&written).holder, holder, "after {end} s");
+        assert_eq!(lease_object::cut_off(Some(&written)).to_string(), cut_off, "after {end} s");
+    }
+}
+
+#[test]
+fn a_holder_that_reaches_an_hsdir_clears_the_list_of_those_that_could_not() {
+    let (mut leader, mut lease) = leading();
+    lease_object::set_cut_off(&mut lease, &CutOff::parse("b"));
+    let mut second = 1;
+    for (upload, expected) in [(Err(UploadError::Other("TIMEOUT".to_owned())), "b"), (Ok(()), "")] {
+        leader.handle(Event::Uploaded(upload), at(second));
+        let call;
+        (call, second) = next_read(&mut leader, second);
+        leader.handle(Event::Answered(call, Ok(LeaseAnswer::Read(Some(lease.clone())))), at(second));
+        let (call, written) = write_call(&mut leader);
+        leader.handle(Event::Answered(call, Ok(LeaseAnswer::Written(written.clone()))), at(second));
+        assert_eq!(lease_object::cut_off(Some(&written)).to_string(), expected);
     }
 }
 
