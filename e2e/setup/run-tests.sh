@@ -34,7 +34,9 @@ chart() { cargo test --locked --workspace --no-fail-fast --test chart; }
 api() {
     local programs
     e2e/setup/crd-server.sh >/dev/null && programs=$(e2e/setup/kubernetes.sh) || return
-    KUBEBUILDER_ASSETS=$programs cargo test --locked --workspace --no-fail-fast --test operator_api_server
+    # The tests mostly wait for the server.
+    KUBEBUILDER_ASSETS=$programs cargo test --locked --workspace --no-fail-fast --test operator_api_server -- \
+        --test-threads 4
 }
 tor() {
     local code=0

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use axum::http::{Request, StatusCode};
 use kube::Client;
+use kube::client::Body;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
@@ -22,6 +23,14 @@ pub enum OpenApiError {
         path: String,
         /// The error of the request.
         source: Box<kube::Error>,
+    },
+    /// The API server refused the request.
+    #[error("the API server answered {path} with {status}")]
+    Refused {
+        /// The path of the document.
+        path: String,
+        /// The status of the response.
+        status: StatusCode,
     },
     /// The document is not what it should be.
     #[error("could not understand {path}: {source}")]
@@ -49,7 +58,7 @@ impl Index {
     /// Reads the index. Returns `None` if the API server has none or does not permit reading it.
     pub async fn read(client: &Client) -> Result<Option<Self>, OpenApiError> {
         match read(client, INDEX).await {
-            Err(OpenApiError::Request { source, .. }) if is_absent(&source) => Ok(None),
+            Err(OpenApiError::Refused { status: StatusCode::NOT_FOUND | StatusCode::FORBIDDEN, .. }) => Ok(None),
             index => index.map(Some),
         }
     }
@@ -95,14 +104,16 @@ impl Document {
 
 async fn read<T: DeserializeOwned>(client: &Client, path: &str) -> Result<T, OpenApiError> {
     let failed = |source| OpenApiError::Request { path: path.to_owned(), source: Box::new(source) };
-    let request = Request::get(path).body(Vec::new()).map_err(|error| failed(kube::Error::HttpError(error)))?;
-    let text = client.request_text(request).await.map_err(failed)?;
-    serde_json::from_str(&text).map_err(|source| OpenApiError::Content { path: path.to_owned(), source })
-}
-
-fn is_absent(error: &kube::Error) -> bool {
-    let kube::Error::Api(status) = error else { return false };
-    [StatusCode::NOT_FOUND, StatusCode::FORBIDDEN].iter().any(|absent| status.code == absent.as_u16())
+    let request = Request::get(path).body(Body::empty()).map_err(|error| failed(kube::Error::HttpError(error)))?;
+    let response = client.send(request).await.map_err(failed)?;
+    // The body of a refusal need not be a Kubernetes Status: Kubernetes 1.20 answers an unknown path
+    // with a list of its paths.
+    let status = response.status();
+    if !status.is_success() {
+        return Err(OpenApiError::Refused { path: path.to_owned(), status });
+    }
+    let text = response.into_body().collect_bytes().await.map_err(failed)?;
+    serde_json::from_slice(&text).map_err(|source| OpenApiError::Content { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

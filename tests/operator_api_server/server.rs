@@ -185,12 +185,6 @@ pub async fn minor_version(client: &Client) -> u32 {
     version.minor.trim_end_matches('+').parse().expect("the minor version is not a number")
 }
 
-/// Returns a client with the operator's permissions on another server that asks this one who a
-/// client is and what it may do.
-pub fn operator_of(url: &str) -> Client {
-    Client::try_from(config_of(url, Some(ACCOUNT))).expect("could not create a client")
-}
-
 /// Returns a client with the permissions that `deploy/` grants the operator.
 pub fn operator() -> Client {
     Client::try_from(config(Some(ACCOUNT))).expect("could not create a client")

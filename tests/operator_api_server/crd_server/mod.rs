@@ -21,8 +21,7 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use crate::server::{
-    START, administrator, administrator_of, etcd, free_ports, keep, kubeconfig, new_folder, operator_of, set_up,
-    wait_established,
+    START, administrator, administrator_of, etcd, free_ports, keep, kubeconfig, new_folder, set_up, wait_established,
 };
 use crate::wait::until;
 
@@ -54,11 +53,6 @@ struct CrdServer {
     _keeper: Child,
 }
 
-fn server() -> &'static CrdServer {
-    static SERVER: OnceLock<CrdServer> = OnceLock::new();
-    SERVER.get_or_init(start)
-}
-
 fn start() -> CrdServer {
     let folder = new_folder("crd-server");
     let [port] = free_ports();
@@ -80,18 +74,14 @@ pub struct Answer {
 /// Returns a client of the CRD server on which our CRD is installed, and the server's response to
 /// the CRD.
 pub async fn crd_server() -> (Client, &'static Answer) {
+    static SERVER: OnceLock<CrdServer> = OnceLock::new();
     static INSTALLED: OnceCell<Answer> = OnceCell::const_new();
     // The other API server must be ready first.
     administrator().await;
-    let client = administrator_of(&server().url);
-    let answer = INSTALLED.get_or_init(|| install(server(), client.clone())).await;
+    let server = SERVER.get_or_init(start);
+    let client = administrator_of(&server.url);
+    let answer = INSTALLED.get_or_init(|| install(server, client.clone())).await;
     (client, answer)
-}
-
-/// Returns a client of the CRD server with the operator's permissions.
-pub async fn operator_on_crd_server() -> Client {
-    crd_server().await;
-    operator_of(&server().url)
 }
 
 async fn install(server: &CrdServer, client: Client) -> Answer {

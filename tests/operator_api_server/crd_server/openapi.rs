@@ -1,30 +1,19 @@
-//! Tests of the discovery of fields over HTTP. The OpenAPI documents of this server describe only
-//! custom resources.
+//! Reads the OpenAPI documents of a current server. This server describes only its own kinds, so
+//! the fields that the operator looks for are not among them.
 
-use std::time::Duration;
+use onionbalance_operator::operator::{Document, Index};
 
-use onionbalance_operator::operator::{Discovery, Document, Fields, Index, Served};
-
-use super::operator_on_crd_server;
-use crate::wait::until;
+use super::crd_server;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_operator_can_read_which_fields_an_object_has() {
-    let client = operator_on_crd_server().await;
-    let url = until("the index contains our group", Duration::from_secs(30), async || {
-        let index = Index::read(&client).await.unwrap().expect("the server has no index");
-        index.url("apis/onionbalance.dev/v1alpha1").map(str::to_owned).ok_or_else(|| format!("{index:?}"))
-    })
-    .await;
+async fn a_document_tells_which_fields_an_object_has() {
+    let (client, _) = crd_server().await;
+    let index = Index::read(&client).await.unwrap().expect("the server has no index");
+    assert_eq!(index.url("apis/apps/v1"), None);
+    let url = index.url("apis/apiextensions.k8s.io/v1").unwrap();
     assert!(url.contains("hash="), "{url}");
-    let document = Document::read(&client, &url).await.unwrap();
-    let has = |field| document.has("dev.onionbalance.v1alpha1.OnionBalancedService", field);
-    assert!(has("spec") && has("status"));
-    assert!(!has("replicas"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_does_not_describe_deployments_offers_no_optional_field() {
-    let served = Discovery::new(operator_on_crd_server().await).served().await;
-    assert_eq!(served, Served { disruption_budgets: None, fields: Fields::default() });
+    let document = Document::read(&client, url).await.unwrap();
+    let definition = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition";
+    assert!(document.has(definition, "spec") && document.has(definition, "status"));
+    assert!(!document.has(definition, "replicas"));
 }
