@@ -5,8 +5,8 @@
 #   packages.sh cluster    build tools, and everything for a one-node Kubernetes cluster and its images
 . "$(dirname "$0")/lib.sh"
 
-TOR="tor tor-geoipdb python3 python3-venv"
-CLUSTER="$TOR prometheus lua5.1 etcd-server containerd runc containernetworking-plugins iptables conntrack iproute2 iputils-ping procps socat openssl curl
+TOR="tor tor-geoipdb python3 python3-venv iproute2"
+CLUSTER="$TOR prometheus lua5.1 etcd-server containerd runc containernetworking-plugins iptables conntrack iputils-ping procps socat openssl curl
     buildah mmdebstrap busybox-static tini golang-go golang-github-modern-go-reflect2-dev make gcc g++ libc6-dev rsync jq git ca-certificates uidmap"
 
 case "${1:-}" in

@@ -59,6 +59,14 @@ impl Control {
         }
     }
 
+    /// Waits for an event whose line begins with these words (control-spec, section 4.1). A
+    /// connection that waits for events must not send commands after `SETEVENTS`.
+    pub async fn event(&mut self, words: &str) -> Result<()> {
+        let start = format!("650 {words}");
+        while !self.line().await?.starts_with(&start) {}
+        Ok(())
+    }
+
     async fn line(&mut self) -> Result<String> {
         self.lines.next_line().await?.context("tor closed the control connection")
     }

@@ -332,8 +332,8 @@ impl DataPlane {
     }
 
     /// Kills a backend's tor. The backend's agent keeps running and notices that tor has ended.
-    pub fn kill_backends_tor(&self, number: usize) -> Result<()> {
-        self.processes.signal(&format!("backend{number}-tor"), Signal::KILL)
+    pub async fn kill_backends_tor(&self, number: usize) -> Result<()> {
+        self.processes.kill(&format!("backend{number}-tor")).await
     }
 
     /// Stops a backend's tor but keeps its files.

@@ -13,7 +13,7 @@ use onionbalance_e2e::torclient::TorClient;
 use onionbalance_e2e::torcontrol::Control;
 use onionbalance_e2e::wait::{Seen, until};
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::NETWORK;
 use crate::data_plane::DataPlane;
@@ -28,6 +28,8 @@ const BACKENDS: usize = 60;
 const ASKED: usize = 6;
 const FETCHES: usize = 300;
 const CLIENTS: usize = 30;
+/// The time after which tor must have acted on NEWNYM.
+const NEWNYM: Duration = Duration::from_secs(30);
 /// The number of clients that work concurrently. The whole network shares the few processors of
 /// this machine.
 const AT_ONCE: usize = 6;
@@ -237,19 +239,18 @@ async fn clients(plane: &DataPlane) -> Result<Vec<TorClient>> {
 /// Fetches a page several times, each time with a newly fetched descriptor. Returns, for each
 /// attempt, the number of the backend that answered, or `None` if the attempt failed.
 async fn fetches(client: &TorClient, onion: &str, few: &Semaphore) -> Result<Vec<Option<usize>>> {
-    let mut control = Control::open(&client.tor().control_socket(), &client.tor().cookie()).await?;
+    let connect = async || Control::open(&client.tor().control_socket(), &client.tor().cookie()).await;
+    let (mut control, mut signals) = (connect().await?, connect().await?);
+    ensure!(signals.command("SETEVENTS SIGNAL").await?, "tor rejected SETEVENTS");
     let cached = format!("GETINFO hs/client/desc/id/{}", onion.trim_end_matches(".onion"));
     let mut pages = Vec::new();
     for number in 0..FETCHES / CLIENTS {
-        // NEWNYM makes tor drop its circuits and descriptors, but at most once in ten seconds. If
-        // the signal comes too early, tor replies OK and acts on the signal later.
+        // NEWNYM makes tor drop its circuits, its descriptors and its list of HSDirs that have
+        // failed, but at most once in ten seconds. If the signal comes too early, tor replies OK
+        // and acts on the signal later.
         ensure!(control.command("SIGNAL NEWNYM").await?, "tor rejected NEWNYM");
-        until("the client has dropped the descriptor", Duration::from_secs(30), async || {
-            let is_there =
-                Control::open(&client.tor().control_socket(), &client.tor().cookie()).await?.command(&cached).await?;
-            Ok(if is_there { Seen::not_yet("it is still in the cache") } else { Seen::Yes(()) })
-        })
-        .await?;
+        timeout(NEWNYM, signals.event("SIGNAL NEWNYM")).await.context("tor did not act on NEWNYM")??;
+        ensure!(!control.command(&cached).await?, "the client still has the descriptor");
         let _turn = few.acquire().await?;
         let page = client.fetch(onion, &number.to_string()).await;
         if let Err(error) = &page {

@@ -65,7 +65,7 @@ async fn scenario(plane: &DataPlane) -> Result<()> {
     }
 
     let (change, silent) = (Timestamp::now(), Instant::now());
-    plane.kill_backends_tor(dead)?;
+    plane.kill_backends_tor(dead).await?;
     sleep_until(silent + UP_TO_DATE).await;
     let late = late(plane, &frozen, change).await?;
     let others: Vec<String> =

@@ -131,7 +131,8 @@ impl Services {
     ) -> Result<Self> {
         let dir = dir.join(name);
         make_private_dir(&dir)?;
-        let mut torrc = format!("{torrc}SocksPort 0\nPublishHidServDescriptors 0\n");
+        // By default, tor chooses introduction points as soon as it knows 60% of the relays.
+        let mut torrc = format!("{torrc}SocksPort 0\nPublishHidServDescriptors 0\nPathsNeededToBuildCircuits 0.95\n");
         let folders: Vec<_> = (0..points.len()).map(|number| dir.join(format!("service{number}"))).collect();
         for (folder, points) in folders.iter().zip(points) {
             let authorized = folder.join("authorized_clients");
