@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::effort::REQUESTS;
 use super::figure::Results;
 
 /// The values that a figure may have.
@@ -13,10 +14,12 @@ pub enum Bound {
     Below(f64),
     /// At least this value.
     AtLeast(f64),
-    /// At most this percentage of the requests to our service.
+    /// At most this percentage of the requests to our service. In a run with fewer than
+    /// [`REQUESTS`], the percentage refers to this number, because a fault affects as many requests
+    /// in a short run as in a long one.
     Share(f64),
-    /// At most as many as the plain onion service had in the same run, plus this percentage of the
-    /// requests. Only for faults that break the Tor network itself, which both services use.
+    /// At most as many as the plain onion service had in the same run, plus this percentage, as for
+    /// [`Self::Share`]. Only for faults that break the Tor network itself, which both services use.
     AbovePlain(f64),
 }
 
@@ -36,9 +39,10 @@ impl Limit {
     }
 
     /// Returns true if the results contain the figure and its value is within the limit.
+    #[allow(clippy::cast_precision_loss, reason = "the number is a few hundred")]
     pub fn holds(&self, results: &Results) -> bool {
         let value = |what: &str| results.get(what).map(|figure| figure.value);
-        let allowed = |percent: f64| value("requests").map(|requests| requests * percent / 100.0);
+        let allowed = |percent: f64| value("requests").map(|requests| requests.max(REQUESTS as f64) * percent / 100.0);
         let holds = |value: f64| {
             Some(match self.bound {
                 Bound::AtMost(most) => value <= most,
@@ -128,6 +132,17 @@ mod tests {
     fn a_relative_limit_is_the_plain_services_count_and_a_share_of_the_requests() {
         assert!(holds(Bound::AbovePlain(0.5), 21, 20));
         assert!(!holds(Bound::AbovePlain(0.5), 22, 20));
+    }
+
+    #[test]
+    fn a_short_run_may_have_as_many_failures_as_a_full_one_but_a_long_run_may_have_more() {
+        let holds = |requests, failed| {
+            let mut results = results(failed, 0);
+            results.figures[0] = Figure::count("requests", requests, "requests");
+            Limit::new("failed", Bound::Share(5.0)).holds(&results)
+        };
+        assert!(holds(100, 15) && !holds(100, 16));
+        assert!(holds(400, 20) && !holds(400, 21));
     }
 
     #[test]

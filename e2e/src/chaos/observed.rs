@@ -114,13 +114,16 @@ impl Observed {
 
     /// Returns two figures about the requests of fresh clients in the minute after the fault: the
     /// number of slow ones, and the number of slow ones that began more than 20 s after the fault.
+    /// If the fault ended within this minute, later requests do not count as late.
     pub fn slow_fresh(&self) -> [Figure; 2] {
         const MINUTE: Duration = Duration::from_secs(60);
         const LATE: Duration = Duration::from_secs(20);
-        let slow = |from| self.requests.within(ServiceKind::Ours, ClientKind::Fresh, from, MINUTE).slow;
+        let lasted = self.ended - self.at;
+        let last = if lasted > LATE { MINUTE.min(lasted) } else { MINUTE };
+        let slow = |from, to| self.requests.within(ServiceKind::Ours, ClientKind::Fresh, from, to).slow;
         [
-            Figure::count("slow_minute", slow(Duration::ZERO), "requests"),
-            Figure::count("slow_late", slow(LATE), "requests"),
+            Figure::count("slow_minute", slow(Duration::ZERO, MINUTE), "requests"),
+            Figure::count("slow_late", slow(LATE, last), "requests"),
         ]
     }
 
