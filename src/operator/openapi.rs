@@ -106,8 +106,8 @@ async fn read<T: DeserializeOwned>(client: &Client, path: &str) -> Result<T, Ope
     let failed = |source| OpenApiError::Request { path: path.to_owned(), source: Box::new(source) };
     let request = Request::get(path).body(Body::empty()).map_err(|error| failed(kube::Error::HttpError(error)))?;
     let response = client.send(request).await.map_err(failed)?;
-    // The body of a refusal need not be a Kubernetes Status: Kubernetes 1.20 answers an unknown path
-    // with a list of its paths.
+    // The body of a refusal need not be a Kubernetes Status: Kubernetes 1.20 answers an unknown
+    // path with a list of its paths.
     let status = response.status();
     if !status.is_success() {
         return Err(OpenApiError::Refused { path: path.to_owned(), status });
