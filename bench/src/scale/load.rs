@@ -95,7 +95,7 @@ fn children(namespace: &str, index: usize) -> Result<Vec<Value>> {
         network_policies: Some(Vec::new()),
         wants_disruption_budgets: true,
     };
-    // What the API server of this benchmark serves.
+    // The optional APIs and fields of this benchmark's API server.
     let served = Served { disruption_budgets: Some(PolicyVersion::V1Beta1), fields: Fields::default() };
     let environment = Environment { settings, served };
     let ports =

@@ -1,13 +1,12 @@
-//! How long the runs on a stage take.
+//! The length of the runs on a stage, and their number of requests and clients.
 
 use std::time::Duration;
 
-/// The minimum number of requests to each service in a full run.
-pub const REQUESTS: usize = 300;
-
-/// How long a run takes at least, and how many clients it has.
+/// The minimum length of a run, and its number of requests and clients.
 #[derive(Debug, Clone, Copy)]
 pub struct Effort {
+    /// The minimum number of requests to each service.
+    pub requests: usize,
     /// The minimum time for which the load continues after the fault has occurred.
     pub after: Duration,
     /// The minimum time for which the load continues after the fault has ended.
@@ -23,6 +22,7 @@ pub struct Effort {
 impl Effort {
     /// The effort of a full `make chaos` run.
     pub const FULL: Self = Self {
+        requests: 300,
         after: Duration::from_secs(65),
         after_end: Duration::from_secs(15),
         fresh_clients: 24,
@@ -32,6 +32,7 @@ impl Effort {
     /// The effort of a run that is part of `make test`. It covers the 20 s after which no request
     /// of a fresh client may be slow.
     pub const SHORT: Self = Self {
+        requests: 100,
         after: Duration::from_secs(30),
         after_end: Duration::from_secs(8),
         fresh_clients: 16,

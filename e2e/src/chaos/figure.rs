@@ -5,7 +5,8 @@ use std::fmt;
 /// A measured result of a run with one fault.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Figure {
-    /// What was measured. With the fault's name in front, this is the figure's full name.
+    /// The name of the measured quantity. With the fault's name in front, this is the figure's
+    /// full name.
     pub what: String,
     /// The measured value. It is infinite if the awaited event never occurred.
     pub value: f64,

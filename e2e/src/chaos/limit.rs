@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::effort::REQUESTS;
+use super::effort::Effort;
 use super::figure::Results;
 
 /// The values that a figure may have.
@@ -14,9 +14,9 @@ pub enum Bound {
     Below(f64),
     /// At least this value.
     AtLeast(f64),
-    /// At most this percentage of the requests to our service. In a run with fewer than
-    /// [`REQUESTS`], the percentage refers to this number, because a fault affects as many requests
-    /// in a short run as in a long one.
+    /// At most this percentage of the requests to our service. If the run has fewer requests than a
+    /// full run ([`Effort::FULL`]), the percentage refers to a full run, because a fault affects as
+    /// many requests in a short run as in a long one.
     Share(f64),
     /// At most as many as the plain onion service had in the same run, plus this percentage, as for
     /// [`Self::Share`]. Only for faults that break the Tor network itself, which both services use.
@@ -42,7 +42,8 @@ impl Limit {
     #[allow(clippy::cast_precision_loss, reason = "the number is a few hundred")]
     pub fn holds(&self, results: &Results) -> bool {
         let value = |what: &str| results.get(what).map(|figure| figure.value);
-        let allowed = |percent: f64| value("requests").map(|requests| requests.max(REQUESTS as f64) * percent / 100.0);
+        let full = Effort::FULL.requests as f64;
+        let allowed = |percent: f64| value("requests").map(|requests| requests.max(full) * percent / 100.0);
         let holds = |value: f64| {
             Some(match self.bound {
                 Bound::AtMost(most) => value <= most,

@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use self::effort::{Effort, REQUESTS};
+use self::effort::Effort;
 use self::fault::Fault;
 use self::faults::all;
 use self::figure::Results;
@@ -80,8 +80,7 @@ pub async fn run(state: &State, faults: &[Box<dyn Fault>], namespace: &str, file
     make_namespace(&kubectl, namespace).await?;
     let needs = faults.first().map_or_else(Needs::default, |fault| fault.needs());
     let scene = Stage::set_up(state, namespace, needs, Effort::FULL).await?;
-    let faults: Vec<_> = faults.iter().map(|fault| (fault.as_ref(), REQUESTS)).collect();
-    let (judged, broken) = inject(&scene, &faults, |results| {
+    let (judged, broken) = inject(&scene, faults, |results| {
         record.results.push(results.clone());
         let Some(file) = file else { return Ok(()) };
         std::fs::write(file, record.to_string()).with_context(|| format!("could not write {}", file.display()))
@@ -93,18 +92,17 @@ pub async fn run(state: &State, faults: &[Box<dyn Fault>], namespace: &str, file
     verdict(&judged, &broken)
 }
 
-/// Injects faults one after another and prints the figures of each. With each fault comes the
-/// minimum number of requests to each service. Calls `measured` after each fault. Returns the
-/// figures, and the names of the faults that produced none.
+/// Injects faults one after another and prints the figures of each. Calls `measured` after each
+/// fault. Returns the figures, and the names of the faults that produced none.
 pub async fn inject(
     stage: &Stage,
-    faults: &[(&dyn Fault, usize)],
+    faults: &[Box<dyn Fault>],
     mut measured: impl FnMut(&Results) -> Result<()>,
 ) -> Result<(Vec<Judged>, Vec<&'static str>)> {
     let (mut judged, mut broken) = (Vec::new(), Vec::new());
-    for (number, (fault, least)) in faults.iter().enumerate() {
+    for (number, fault) in faults.iter().enumerate() {
         let title = format!("{}/{} {}: {}", number + 1, faults.len(), fault.name(), fault.about());
-        match step(&title, run::run(stage, *fault, *least)).await {
+        match step(&title, run::run(stage, fault.as_ref())).await {
             Ok(run) => {
                 print!("{}", run.results);
                 measured(&run.results)?;

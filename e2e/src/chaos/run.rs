@@ -52,8 +52,8 @@ fn until_quiet(now: Duration, run: Duration) -> Duration {
 }
 
 /// Injects a fault under load and returns the figures of the run, with their limits. Each service
-/// gets at least `least` requests.
-pub async fn run(stage: &Stage, fault: &dyn Fault, least: usize) -> Result<Judged> {
+/// gets at least as many requests as the stage's effort demands.
+pub async fn run(stage: &Stage, fault: &dyn Fault) -> Result<Judged> {
     let effort = stage.effort;
     stage.prepare(fault.needs()).await?;
     if let Some(longer) = fault.needs().quiet {
@@ -63,7 +63,7 @@ pub async fn run(stage: &Stage, fault: &dyn Fault, least: usize) -> Result<Judge
     stage.refresh_clients().await?;
     let since = Instant::now();
     let traffic = Traffic::start(stage.clients.clone(), stage.onions.clone(), fault.needs(), effort.longest_stream);
-    let outcome = run_fault(stage, fault, least, &traffic, since).await;
+    let outcome = run_fault(stage, fault, &traffic, since).await;
     // Wait for the requests even after an error, so that none outlives the run.
     let requests = traffic.finish().await?;
     let Timeline { at, dead, ended, findings, mut before } = outcome?;
@@ -79,7 +79,7 @@ pub async fn run(stage: &Stage, fault: &dyn Fault, least: usize) -> Result<Judge
     figures.extend(fault.figures(&seen));
     figures.extend(findings.figures);
     let results = Results { fault: fault.name().to_owned(), figures };
-    Ok(Judged { results, limits: all_limits(fault, least) })
+    Ok(Judged { results, limits: all_limits(fault, effort.requests) })
 }
 
 /// Returns the machine's load average over one minute.
@@ -98,13 +98,7 @@ struct Timeline {
     before: BTreeMap<Place, HeldDescriptor>,
 }
 
-async fn run_fault(
-    stage: &Stage,
-    fault: &dyn Fault,
-    least: usize,
-    traffic: &Traffic,
-    since: Instant,
-) -> Result<Timeline> {
+async fn run_fault(stage: &Stage, fault: &dyn Fault, traffic: &Traffic, since: Instant) -> Result<Timeline> {
     let effort = stage.effort;
     wait_begun(traffic, WARM_UP).await?;
     let before = held(&stage.judge().answers()?);
@@ -114,7 +108,7 @@ async fn run_fault(
     let findings = active.end.await.context("could not end the fault")?;
     let ended = Instant::now();
     sleep_until((active.at + effort.after).max(ended + effort.after_end)).await;
-    wait_begun(traffic, least).await?;
+    wait_begun(traffic, effort.requests).await?;
     Ok(Timeline { at: active.at, dead: active.dead, ended, findings, before })
 }
 

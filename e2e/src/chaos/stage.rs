@@ -53,7 +53,7 @@ pub struct Stage {
     pub onions: Onions,
     /// The clients of both services.
     pub clients: Arc<Clients>,
-    /// How long the runs on this stage take.
+    /// The length of the runs on this stage, and their number of requests and clients.
     pub effort: Effort,
     token: AgentToken,
     plain: PlainService,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use super::effort::REQUESTS;
+use super::effort::Effort;
 use super::fault::{Fault, all_limits};
 use super::faults::all;
 use super::figure::{Figure, Results};
@@ -80,7 +80,7 @@ fn wrapped(paragraph: &str) -> String {
 }
 
 fn row(fault: &dyn Fault, record: Option<&Record>) -> String {
-    let limits = all_limits(fault, REQUESTS);
+    let limits = all_limits(fault, Effort::FULL.requests);
     let results = record.and_then(|record| record.of(fault.name()));
     let mut row = format!("| `{}`: {} |", fault.name(), fault.about());
     for column in COLUMNS {

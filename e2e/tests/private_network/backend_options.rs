@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use data_encoding::BASE32_NOPAD;
 use futures::future::{join_all, try_join_all};
+use onionbalance_e2e::chance::fetches_to_reach_all;
 use onionbalance_e2e::torclient::{TorClient, get};
 use onionbalance_e2e::wait::{Seen, until};
 use onionbalance_operator::link::ForwardedPort;
@@ -16,7 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::data_plane::{DataPlane, Features};
-use crate::{NETWORK, first_page};
+use crate::{NETWORK, POINTS, first_page};
 
 const BACKENDS: usize = 2;
 /// The port whose streams begin with a PROXY header.
@@ -70,7 +71,7 @@ async fn every_point_got_the_limits(plane: &DataPlane) -> Result<()> {
     Ok(())
 }
 
-/// What a target learns about the circuit of a stream.
+/// The circuit of a stream, as far as the PROXY header describes it to the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Circuit {
     backend: usize,
@@ -82,9 +83,8 @@ struct Circuit {
 async fn a_target_can_tell_circuits_apart(plane: &DataPlane) -> Result<()> {
     let client = plane.client().await?;
     let mut circuits = BTreeSet::new();
-    // With two backends, the probability that eight circuits lead to the same one is below 1 %
-    // unless the backends' shares of the introduction points differ. Later circuits make up for it.
-    for number in 0..40 {
+    let backends = u32::try_from(BACKENDS)?;
+    for number in 0..fetches_to_reach_all(backends, POINTS * backends) {
         let isolation = number.to_string();
         let circuit = circuit(plane, &client, &isolation).await?;
         ensure!(circuits.insert(circuit), "two circuits have the address {}", circuit.address);
@@ -100,7 +100,7 @@ async fn a_target_can_tell_circuits_apart(plane: &DataPlane) -> Result<()> {
     anyhow::bail!("all circuits lead to the same backend: {circuits:?}")
 }
 
-/// Opens a stream to the port with the header, and returns what the target learns from the header.
+/// Opens a stream to the port with the header, and returns the circuit that the header describes.
 async fn circuit(plane: &DataPlane, client: &TorClient, isolation: &str) -> Result<Circuit> {
     let page = request(plane, client, WITH_HEADER, isolation).await?;
     let (header, rest) = page.split_once("\r\n").context("the target got no line")?;

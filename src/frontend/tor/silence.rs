@@ -15,7 +15,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The time without an answer that counts as a short silence.
 const SHORT: Duration = Duration::from_secs(3);
 
-/// How long tor has left a command unanswered.
+/// The time for which tor has left a command unanswered, in steps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::frontend) enum Silence {
     /// Tor answers, or there is no tor.
