@@ -118,7 +118,7 @@ async fn the_operator_uses_every_permission() {
     scene.create("web", json!({"restrictedDiscovery": {"secretName": "clients"}})).await;
     scene.wait_children("web").await;
     let kinds = scene.kinds_of_children();
-    join_all(kinds.iter().map(|resource| leaves_a_foreign_object_alone(&scene, resource))).await;
+    join_all(kinds.iter().map(|resource| leaves_a_foreign_object_alone(&scene, resource, false))).await;
     deletes_unused_objects(&scene).await;
     for _ in 0..2 {
         scene.change("web", json!({"spec": {"backends": {"extraTorrc": VERBOSE_LOG}}})).await;
