@@ -13,6 +13,7 @@ mod spec;
 mod status;
 #[cfg(test)]
 mod tests;
+pub mod torrc;
 pub mod validate;
 
 pub use reason::{ConditionType, Reason};

@@ -7,6 +7,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 
 use super::schema::custom_resource_definition;
+use super::torrc::{Place, RESTRICTIONS, allowed};
 
 /// An object in the schema, and the path under which the reference describes it.
 struct Section<'a> {
@@ -42,7 +43,27 @@ pub fn reference() -> String {
             write_section(&mut text, section, &sections);
         }
     }
+    write_torrc_options(&mut text);
     text
+}
+
+/// Writes the table of the options that `extraTorrc` may contain.
+fn write_torrc_options(text: &mut String) {
+    text.push_str(
+        "\n## Options of `extraTorrc`\n\n\
+         `spec.backends.extraTorrc` and `spec.frontend.extraTorrc` may contain these options. Tor's manual describes them. Write \
+         each name in full; upper and lower case are equal. Only the operator checks the values, and reports a refused one in \
+         the condition `Accepted`. The flag `--tor-extra-config` of the operator (chart value `torExtraConfig`) sets options for \
+         the pods of all services and has no such limit.\n\n\
+         | option | place | values |\n|---|---|---|\n",
+    );
+    let in_frontends: Vec<_> = allowed(Place::Frontend).collect();
+    for option in allowed(Place::Backend) {
+        let place = if in_frontends.contains(&option) { "backends, frontend" } else { "backends" };
+        let restriction = RESTRICTIONS.iter().find(|restriction| restriction.options.contains(&option));
+        let values = restriction.map(|restriction| restriction.described).unwrap_or_default();
+        let _ = writeln!(text, "| `{option}` | {place} | {values} |");
+    }
 }
 
 /// Collects all objects that have fields, at this path and below it. An object with the same fields
@@ -211,6 +232,17 @@ mod tests {
         for (name, field) in schema.properties.iter().flatten() {
             walk(field, name, &text);
         }
+    }
+
+    #[test]
+    fn the_reference_lists_every_allowed_torrc_option() {
+        let text = reference();
+        for option in allowed(Place::Backend) {
+            assert!(text.contains(&format!("\n| `{option}` | backends")), "{option}");
+        }
+        assert!(text.contains("\n| `NumCPUs` | backends, frontend |  |\n"));
+        assert!(text.contains("\n| `HiddenServiceMaxStreams` | backends |  |\n"));
+        assert!(text.contains("\n| `NumEntryGuards` | backends, frontend | `1` or `2` |\n"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::Validati
 
 use super::messages;
 use super::names::{MAX_NAME_LENGTH, OUR_PREFIX, RECOMMENDED_PREFIX};
-use super::validate::torrc::{CIRCUIT_ID, DENIED, Place};
+use super::torrc::{self, NOT_ALLOWED, Place, Refusal};
 
 /// The pattern of an RFC 1123 label, in a syntax that is valid in both CEL and the schema.
 pub(super) const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
@@ -129,41 +129,56 @@ pub(super) fn client_key() -> Vec<ValidationRule> {
     like(r"^\s*descriptor\s*:\s*x25519\s*:\s*[A-Za-z2-7]{52}\s*$", messages::CLIENT_KEY)
 }
 
+/// The beginning of a torrc line, before the option's name. Tor accepts one of the two prefixes.
+const BEGINNING: &str = r"[ \t]*[+/]?";
+
 /// Returns the rules for `extraTorrc`.
 ///
-/// The rules reject certain options by name, and lines that affect other lines. Tor also accepts
-/// abbreviated options, with a warning; only `validate` rejects those.
+/// The rules check the names of options, and reject lines that affect other lines. They do not
+/// check values; only `validate` does.
 pub(super) fn extra_torrc(place: Place) -> Vec<ValidationRule> {
-    let names = DENIED.iter().copied().filter(|name| *name != CIRCUIT_ID).collect::<Vec<_>>().join("|");
-    let option = |name: &str| format!(r"(?im)^\s*[+/]*({name})(\s|#|$)");
-    let denied = option(&format!(r"{names}|_[^\s#]*"));
-    let names_it = format!(r#"'the operator controls "' + self.find(r'{denied}').trim() + '"; remove the line'"#);
-    let mut rules = vec![
-        ValidationRule {
-            message_expression: Some(names_it),
-            ..refuse(format!("!self.matches(r'{denied}')"), "has an option that the operator controls; remove the line")
-        },
+    let mut rules: Vec<_> = torrc::refusals(place).map(refused_options).collect();
+    rules.push(allowed_options(place));
+    rules.extend([
         refuse(
-            format!("!self.matches(r'{}')", option(CIRCUIT_ID)),
-            format!("\"{CIRCUIT_ID}\" is not allowed; set proxyProtocol: v1 on the port instead"),
-        ),
-        refuse(
-            r"!self.matches(r'(?m)^\s*[+/]*%')",
+            format!(r"!self.matches(r'(?m)^{BEGINNING}%')"),
             "\"%include\" is not allowed; copy the lines of the included file into this field",
         ),
-        refuse(r"!self.matches(r'(?m)\\\s*$')", "a line ends with \"\\\"; write the option on one line"),
+        refuse(r"!self.matches(r'(?m)\\[ \t\r]*$')", "a line ends with \"\\\"; write the option on one line"),
         refuse(
             r"!self.matches(r'[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r[^\n]')",
             "contains a control character; remove it",
         ),
-    ];
-    if place == Place::Frontend {
-        rules.push(refuse(
-            r"!self.matches(r'(?im)^\s*[+/]*HiddenService')",
-            "has an option of an onion service, but a frontend runs none; use spec.backends.extraTorrc",
-        ));
-    }
+    ]);
     rules
+}
+
+/// Returns the rule that rejects a group of options.
+fn refused_options(Refusal { options, because }: &Refusal) -> ValidationRule {
+    let lines = format!(r"(?im)^{BEGINNING}(?:{})(?:[ \t\r#]|$)", patterns(options.iter().copied()));
+    let names = options.iter().map(|option| format!("\"{}\"", option.replace('*', "…"))).collect::<Vec<_>>();
+    ValidationRule {
+        message_expression: Some(format!(r#"'"' + self.find(r'{lines}').find(r'[^ \t\r\n+/#]+') + '" {because}'"#)),
+        ..refuse(format!("!self.matches(r'{lines}')"), format!("{} {because}", names.join(" or ")))
+    }
+}
+
+/// Returns the rule that rejects every option that is neither allowed nor rejected by another rule.
+fn allowed_options(place: Place) -> ValidationRule {
+    let known = torrc::refusals(place).flat_map(|refusal| refusal.options.iter().copied());
+    let names = patterns(torrc::allowed(place).chain(known).chain(["%*"]));
+    // The beginning of a text up to the first line that the rule rejects.
+    let lines = format!(r"^(?:(?:{BEGINNING}(?i:{names})(?:[ \t\r#][^\n]*)?|[ \t]*(?:#[^\n]*|\r)?)\n)*");
+    let name = format!(r"self.find(r'{lines}{BEGINNING}[^ \t\r\n#]+').find(r'[^ \t\r\n+/#]+$')");
+    ValidationRule {
+        message_expression: Some(format!(r#"'"' + {name} + '" {NOT_ALLOWED}'"#)),
+        ..refuse(format!(r"(self + '\n').matches(r'{lines}$')"), format!("an option {NOT_ALLOWED}"))
+    }
+}
+
+/// Returns a regular expression that matches the names of options.
+fn patterns<'a>(options: impl Iterator<Item = &'a str>) -> String {
+    options.map(|option| option.replace('*', r"[^ \t\r\n#]*")).collect::<Vec<_>>().join("|")
 }
 
 #[cfg(test)]

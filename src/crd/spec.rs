@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::validate::torrc::Place;
+use super::torrc::Place;
 use super::{OnionBalancedServiceStatus, rules, schema};
 
 /// The desired state of an onion service: its ports, its key, its backends and its publisher.
@@ -194,7 +194,8 @@ pub struct Backends {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub intro_dos_defense: Option<IntroDosDefense>,
     /// Additional torrc lines for each backend's tor and its onion service, one option per line.
-    /// Options that the operator sets or relies on are rejected.
+    /// Only the options that docs/reference.md lists are allowed, and their names must be written
+    /// in full.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 16384), extend("x-kubernetes-validations" = rules::extra_torrc(Place::Backend)))]
     pub extra_torrc: String,
@@ -269,8 +270,8 @@ pub struct Frontend {
     /// everywhere. If there are more introduction points than fit into the descriptor, each of them
     /// is published only for part of the time.
     pub distinct_descriptors: DistinctDescriptors,
-    /// Additional torrc lines for the frontend's tor, one option per line. Options that the
-    /// operator sets or relies on are rejected, and so are onion service options.
+    /// Additional torrc lines for the frontend's tor, one option per line. Only the options that
+    /// docs/reference.md lists are allowed, and their names must be written in full.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 16384), extend("x-kubernetes-validations" = rules::extra_torrc(Place::Frontend)))]
     pub extra_torrc: String,

@@ -1,6 +1,6 @@
 //! Validation beyond the schema. Every problem names the field and says how to fix it.
 
-pub(in crate::crd) mod torrc;
+mod torrc;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,6 +10,7 @@ use kube::ResourceExt as _;
 
 use super::messages;
 use super::names::{MAX_NAME_LENGTH, OUR_PREFIX, RECOMMENDED_PREFIX};
+use super::torrc::Place;
 use super::{
     Backends, IntroDosDefense, OnionBalancedService, PodSettings, Port, Resources, RestrictedDiscovery, Target,
 };
@@ -66,7 +67,7 @@ pub fn spec(object: &OnionBalancedService) -> Vec<Problem> {
     if spec.frontend.replicas < 0 {
         problems.add("spec.frontend.replicas", "must be 0 or more");
     }
-    extra_torrc(&mut problems, "spec.frontend.extraTorrc", &spec.frontend.extra_torrc, torrc::Place::Frontend);
+    extra_torrc(&mut problems, "spec.frontend.extraTorrc", &spec.frontend.extra_torrc, Place::Frontend);
     pod_settings(&mut problems, "spec.frontend.template", &spec.frontend.template);
     if let Some(restricted) = &spec.restricted_discovery {
         restricted_discovery(&mut problems, restricted);
@@ -185,7 +186,7 @@ fn backends(problems: &mut Problems, backends: &Backends) {
             problems.add("spec.backends.introDosDefense.burstPerSecond", messages::BURST);
         }
     }
-    extra_torrc(problems, "spec.backends.extraTorrc", &backends.extra_torrc, torrc::Place::Backend);
+    extra_torrc(problems, "spec.backends.extraTorrc", &backends.extra_torrc, Place::Backend);
 }
 
 /// Checks the authorized clients in the spec. The contents of the Secret are checked elsewhere, and
@@ -217,7 +218,7 @@ fn restricted_discovery(problems: &mut Problems, restricted: &RestrictedDiscover
     }
 }
 
-fn extra_torrc(problems: &mut Problems, field: &str, lines: &str, place: torrc::Place) {
+fn extra_torrc(problems: &mut Problems, field: &str, lines: &str, place: Place) {
     problems
         .0
         .extend(torrc::check(lines, place).into_iter().map(|message| Problem { field: field.to_owned(), message }));

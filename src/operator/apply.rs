@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use super::children::{ChildId, Kind, secret_master_key};
 use super::echoes::Echoes;
+use super::origin;
 use super::plan::{Applied, Due, KeySecret, Orphan, RefusedWrite, taken};
 use super::telemetry::Telemetry;
 use crate::crd::{OPERATOR_MANAGER, OnionBalancedService};
@@ -122,7 +123,7 @@ async fn create(writer: &Writer, object: &OnionBalancedService, due: &Due) -> Re
     }
     let found = api(writer.client.clone(), object, id.kind).get_metadata_opt(&id.name).await?;
     if let Some(found) = found {
-        return match taken(id, &found.metadata, object) {
+        return match taken(id, &found.metadata, object, || origin::has_mark_of(&found.metadata, manifest)) {
             Some(taken) => Ok(Ok(Applied::Taken(taken))),
             None if found.metadata.deletion_timestamp.is_some() => Ok(Ok(Applied::Leaving)),
             // The object is ours, so the cache is stale.

@@ -4,13 +4,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource as _, ResourceExt as _};
 
 use crate::crd::OnionBalancedService;
-use crate::crd::names;
 
 /// The holder of an existing object: whoever is responsible for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holder {
-    /// The service controls the object, or the object has the service's labels and no controller.
-    /// The operator may change it.
+    /// The service controls the object, or the object has no controller and there is proof that it
+    /// belongs to the service. The operator may change it.
     Us,
     /// A deleted service of the same name controls the object. The garbage collector will remove
     /// the object.
@@ -19,14 +18,15 @@ pub enum Holder {
     Another,
 }
 
-/// Returns who holds an existing object, from the point of view of a service.
-pub fn holder(child: &ObjectMeta, object: &OnionBalancedService) -> Holder {
+/// Returns who holds an existing object, from the point of view of a service. `is_proven` says
+/// whether there is proof that an object without a controller belongs to the service.
+pub fn holder(child: &ObjectMeta, object: &OnionBalancedService, is_proven: impl FnOnce() -> bool) -> Holder {
     match child.owner_references.iter().flatten().find(|owner| owner.controller == Some(true)) {
         Some(owner) if Some(&owner.uid) == object.metadata.uid.as_ref() => Holder::Us,
         Some(owner) if owner.kind == OnionBalancedService::kind(&()) && owner.name == object.name_any() => {
             Holder::Predecessor
         }
-        None if names::is_labelled(child.labels.as_ref(), &object.name_any()) => Holder::Us,
+        None if is_proven() => Holder::Us,
         _ => Holder::Another,
     }
 }
@@ -36,11 +36,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::crd::names::{MANAGED_BY, MANAGED_BY_LABEL, SERVICE_LABEL};
     use crate::operator::children::tests::support::object;
 
-    fn held_by(metadata: &Value) -> Holder {
-        holder(&serde_json::from_value(metadata.clone()).unwrap(), &object(&json!({})))
+    fn held_by(metadata: &Value, is_proven: bool) -> Holder {
+        holder(&serde_json::from_value(metadata.clone()).unwrap(), &object(&json!({})), || is_proven)
     }
 
     fn owned(kind: &str, name: &str, uid: &str) -> Value {
@@ -48,15 +47,24 @@ mod tests {
     }
 
     #[test]
-    fn the_controller_takes_precedence_over_the_labels() {
-        assert_eq!(held_by(&owned("OnionBalancedService", "web", "uid-of-web")), Holder::Us);
-        assert_eq!(held_by(&owned("OnionBalancedService", "web", "uid-of-old")), Holder::Predecessor);
-        assert_eq!(held_by(&owned("OnionBalancedService", "other", "uid-of-other")), Holder::Another);
-        assert_eq!(held_by(&owned("Application", "web", "1")), Holder::Another);
-        let labels = |by: &str, service: &str| json!({"labels": {MANAGED_BY_LABEL: by, SERVICE_LABEL: service}});
-        assert_eq!(held_by(&labels(MANAGED_BY, "web")), Holder::Us);
-        assert_eq!(held_by(&labels(MANAGED_BY, "other")), Holder::Another);
-        assert_eq!(held_by(&labels("Helm", "web")), Holder::Another);
-        assert_eq!(held_by(&json!({})), Holder::Another);
+    fn the_controller_takes_precedence_over_a_proof() {
+        for is_proven in [false, true] {
+            assert_eq!(held_by(&owned("OnionBalancedService", "web", "uid-of-web"), is_proven), Holder::Us);
+            assert_eq!(held_by(&owned("OnionBalancedService", "web", "uid-of-old"), is_proven), Holder::Predecessor);
+            assert_eq!(held_by(&owned("OnionBalancedService", "other", "uid-of-other"), is_proven), Holder::Another);
+            assert_eq!(held_by(&owned("Application", "web", "1"), is_proven), Holder::Another);
+        }
+    }
+
+    #[test]
+    fn an_object_without_a_controller_needs_a_proof() {
+        let mut uncontrolled = owned("OnionBalancedService", "web", "uid-of-web");
+        uncontrolled["ownerReferences"][0]["controller"] = json!(false);
+        let labels =
+            json!({"app.kubernetes.io/managed-by": "onionbalance-operator", "onionbalance.dev/service": "web"});
+        for metadata in [json!({}), json!({ "labels": labels }), uncontrolled] {
+            assert_eq!(held_by(&metadata, false), Holder::Another, "{metadata}");
+            assert_eq!(held_by(&metadata, true), Holder::Us, "{metadata}");
+        }
     }
 }

@@ -14,6 +14,7 @@ mod holder;
 mod leader;
 mod observe;
 mod openapi;
+mod origin;
 mod plan;
 mod pods;
 mod reconcile;

@@ -14,7 +14,7 @@ use kube::{Client, ResourceExt as _};
 use super::cache::Cache;
 use super::children::{ChildId, Kind, ids};
 use super::holder::{Holder, holder};
-use super::plan::{KeyPermit, KeySecret, Observed, Taken, resolve};
+use super::plan::{KeyPermit, KeySecret, Observed, Taken, is_marked, resolve};
 use super::settings::Environment;
 use crate::crd::OnionBalancedService;
 use crate::crd::clients::ClientList;
@@ -38,18 +38,20 @@ pub async fn observe(
         lease(client, &namespace, &object),
     )
     .await?;
-    let backends = Component::Backend.child_name(&object.name_any());
     let last_config = match resolve(&object, &services, None).problem {
-        Some(_) => last_config(client, &namespace, &backends).await?,
+        Some(_) => last_config(client, &namespace, &Component::Backend.child_name(&object.name_any())).await?,
         None => None,
     };
-    let ours = |name: &str| {
-        cache.deployment(&namespace, name).filter(|deployment| holder(&deployment.metadata, &object) == Holder::Us)
+    let ours = |component: Component| {
+        let child = ChildId { kind: Kind::Deployment, name: component.child_name(&object.name_any()) };
+        let found = cache.deployment(&namespace, &child.name)?;
+        let is_marked = || is_marked(&child, &found.metadata, &object, key_secret.as_ref());
+        (holder(&found.metadata, &object, is_marked) == Holder::Us).then_some(found)
     };
-    let (backends, frontends) = (ours(&backends), ours(&Component::Frontend.child_name(&object.name_any())));
+    let (backends, frontends) = (ours(Component::Backend), ours(Component::Frontend));
     let pod_problems = cache.pod_problems(&namespace, &object.name_any());
     let (lease, taken) = match lease {
-        Some(lease) if holder(&lease.metadata, &object) != Holder::Us => {
+        Some(lease) if lease_holder(&lease.metadata, &object) != Holder::Us => {
             let child = ChildId { kind: Kind::Lease, name: lease.name_any() };
             (None, vec![Taken { child, by_predecessor: false }])
         }
@@ -74,6 +76,12 @@ pub async fn observe(
         owned: None,
         refused: Vec::new(),
     })
+}
+
+/// Returns who holds a Lease that has the name of the publishers' Lease. The publishers create it
+/// without the operator's mark, and recognize it by its labels.
+fn lease_holder(lease: &ObjectMeta, object: &OnionBalancedService) -> Holder {
+    holder(lease, object, || names::is_labelled(lease.labels.as_ref(), &object.name_any()))
 }
 
 /// Reads the Secret of the master key. It is not cached, so that no key stays in memory.

@@ -4,9 +4,9 @@ use futures::future::join_all;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
-use kube::core::ApiResource;
+use kube::core::{ApiResource, ObjectMeta};
 use onionbalance_operator::crd::OnionBalancedService;
-use onionbalance_operator::crd::names::{Component, agent_token_secret};
+use onionbalance_operator::crd::names::{Component, agent_token_secret, labels};
 use serde_json::{Value, json};
 
 use crate::permissions::leader_election_uses_every_permission;
@@ -139,13 +139,24 @@ async fn scales_through_the_scale_subresource() {
 #[tokio::test(flavor = "multi_thread")]
 async fn leaves_foreign_objects_alone() {
     let scene = Scene::start("taken").await;
-    join_all(scene.kinds_of_children().iter().map(|resource| leaves_a_foreign_object_alone(&scene, resource))).await;
+    let kinds = scene.kinds_of_children();
+    join_all(kinds.iter().map(|resource| leaves_a_foreign_object_alone(&scene, resource, false))).await;
+    scene.end().await;
+}
+
+/// Anyone who may create an object may also label it, so our labels are no proof that the operator
+/// created the object.
+#[tokio::test(flavor = "multi_thread")]
+async fn leaves_foreign_objects_with_our_labels_alone() {
+    let scene = Scene::start("taken-labelled").await;
+    let kinds = scene.kinds_of_children();
+    join_all(kinds.iter().map(|resource| leaves_a_foreign_object_alone(&scene, resource, true))).await;
     scene.end().await;
 }
 
 /// Creates a foreign object with the name of an owned object, and then a service with this owned
 /// object. Returns after the foreign object has been deleted and all owned objects exist.
-pub async fn leaves_a_foreign_object_alone(scene: &Scene, resource: &ApiResource) {
+pub async fn leaves_a_foreign_object_alone(scene: &Scene, resource: &ApiResource, has_our_labels: bool) {
     let service = format!("web-{}", resource.plural);
     let name = match resource.kind.as_str() {
         "Secret" => agent_token_secret(&service),
@@ -154,18 +165,55 @@ pub async fn leaves_a_foreign_object_alone(scene: &Scene, resource: &ApiResource
     };
     let mut foreign = DynamicObject::new(&name, resource);
     foreign.data = foreign_content(&resource.kind);
+    foreign.metadata.labels = has_our_labels.then(|| labels(&service, None));
     let api: Api<DynamicObject> = Api::namespaced_with(scene.client.clone(), &scene.namespace, resource);
     let made = api.create(&PostParams::default(), &foreign).await.unwrap();
     scene.create(&service, json!({})).await;
     let message = scene.wait_condition(&service, "Accepted", "False NameTaken").await;
-    let told = format!("{} {name} exists and does not belong to this object", resource.kind);
+    let child = format!("{} {name}", resource.kind);
+    let told = format!("{child} exists and does not belong to this object");
     assert!(message.starts_with(&told), "{message}");
     assert_eq!(api.get(&name).await.unwrap(), made);
-    let children = scene.children(&service).await;
+    let mut children = scene.children(&service).await;
+    children.remove(&child);
     assert!(!children.keys().any(|child| child.starts_with("Deployment ")), "a Deployment was created: {children:?}");
 
     api.delete(&name, &DeleteParams::default()).await.unwrap();
     scene.wait_children(&service).await;
+}
+
+/// Some backup tools omit owner references, and `kubectl delete --cascade=orphan` removes them.
+#[tokio::test(flavor = "multi_thread")]
+async fn adopts_its_own_children_that_have_lost_their_owner() {
+    let scene = Scene::start("ownerless").await;
+    scene.create("web", json!({})).await;
+    let address = scene.address("web").await;
+    let before = scene.wait_children("web").await;
+    scene.api::<OnionBalancedService>().delete("web", &DeleteParams::background()).await.unwrap();
+    for child in before.keys() {
+        let (kind, name) = child.split_once(' ').unwrap();
+        let resource = scene.kinds_of_children().into_iter().find(|resource| resource.kind == kind).unwrap();
+        let api: Api<DynamicObject> = Api::namespaced_with(scene.client.clone(), &scene.namespace, &resource);
+        let ownerless = Patch::Merge(json!({"metadata": {"ownerReferences": null}}));
+        api.patch(name, &PatchParams::default(), &ownerless).await.unwrap();
+    }
+
+    let object = scene.create("web", json!({})).await;
+    until("the new object owns all children", PATIENCE, async || {
+        let is_owned = |child: &ObjectMeta| {
+            let mut owners = child.owner_references.iter().flatten();
+            owners.any(|owner| Some(&owner.uid) == object.metadata.uid.as_ref() && owner.controller == Some(true))
+        };
+        let mut children = scene.metadata_of_children("web").await;
+        children.retain(|_, child| !is_owned(child));
+        if children.is_empty() { Ok(()) } else { Err(format!("{:?}", children.keys())) }
+    })
+    .await;
+    scene.wait_condition("web", "Accepted", "True Valid").await;
+    assert_eq!(scene.address("web").await, address);
+    let after = scene.wait_children("web").await;
+    assert!(before.iter().all(|(name, (uid, _))| after[name].0 == *uid), "a child was replaced");
+    scene.end().await;
 }
 
 /// Returns the minimal content for a foreign object of the given kind.

@@ -11,7 +11,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use serde_json::json;
 
-use crate::scene::{ABBREVIATED, PATIENCE, Scene, settings};
+use crate::scene::{PATIENCE, Scene, VERBOSE_LOG, settings};
 use crate::server::kubectl;
 use crate::wait::until;
 
@@ -50,7 +50,7 @@ async fn reports_each_change_in_one_event() {
     scene.wait_event("web", "Suspended").await;
     scene.change("web", json!({"spec": {"suspend": false}})).await;
     scene.wait_event("web", "Resumed").await;
-    scene.change("web", json!({"spec": {"backends": {"extraTorrc": ABBREVIATED}}})).await;
+    scene.change("web", json!({"spec": {"backends": {"extraTorrc": VERBOSE_LOG}}})).await;
     let refused = scene.wait_event("web", "InvalidSpec").await;
     assert!(refused.note.unwrap().starts_with("spec.backends.extraTorrc: line 1: "));
     scene.change("web", json!({"spec": {"backends": {"extraTorrc": null}}})).await;
@@ -107,7 +107,7 @@ async fn counts_repeated_changes_in_an_event_series() {
     scene.create("web", json!({})).await;
     scene.wait_event("web", "KeyGenerated").await;
     for _ in 0..3 {
-        scene.change("web", json!({"spec": {"backends": {"extraTorrc": ABBREVIATED}}})).await;
+        scene.change("web", json!({"spec": {"backends": {"extraTorrc": VERBOSE_LOG}}})).await;
         scene.wait_condition("web", "Accepted", "False InvalidSpec").await;
         scene.change("web", json!({"spec": {"backends": {"extraTorrc": null}}})).await;
         scene.wait_condition("web", "Accepted", "True Valid").await;

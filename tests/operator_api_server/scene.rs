@@ -43,8 +43,8 @@ pub fn settings() -> Settings {
 }
 
 /// A torrc line that the operator rejects and every API server stores, because the validation rules
-/// do not recognize abbreviated options.
-pub const ABBREVIATED: &str = "ControlPor 9051";
+/// do not check the values of options.
+pub const VERBOSE_LOG: &str = "Log debug stdout";
 
 /// The namespace of a single test, with its own operator.
 pub struct Scene {

@@ -15,7 +15,7 @@ use kube::api::{Api, GetParams, ListParams, Patch, PatchParams};
 use onionbalance_operator::crd::OnionBalancedService;
 use serde_json::{Value, json};
 
-use crate::scene::{ABBREVIATED, OPERATOR_LEASE, PATIENCE, Scene};
+use crate::scene::{OPERATOR_LEASE, PATIENCE, Scene, VERBOSE_LOG};
 use crate::server::{administrator, kubectl};
 use crate::table::without_indices;
 use crate::wait::until;
@@ -40,14 +40,14 @@ async fn becomes_ready_and_keeps_the_status_of_the_publisher() {
 #[tokio::test(flavor = "multi_thread")]
 async fn reports_an_invalid_spec_until_it_is_corrected() {
     let scene = Scene::start("bad-spec").await;
-    scene.create("web", json!({"backends": {"extraTorrc": ABBREVIATED}})).await;
+    scene.create("web", json!({"backends": {"extraTorrc": VERBOSE_LOG}})).await;
     let message = scene.wait_condition("web", "Accepted", "False InvalidSpec").await;
     assert!(message.starts_with("spec.backends.extraTorrc: line 1: "), "{message}");
     scene.wait_condition("web", "MasterKeyReady", "Unknown NotAccepted").await;
     scene.change("web", json!({"spec": {"backends": {"extraTorrc": null}}})).await;
     let before = scene.wait_children("web").await;
     // An object that becomes invalid keeps its children unchanged.
-    scene.change("web", json!({"spec": {"backends": {"extraTorrc": ABBREVIATED, "replicas": 9}}})).await;
+    scene.change("web", json!({"spec": {"backends": {"extraTorrc": VERBOSE_LOG, "replicas": 9}}})).await;
     scene.wait_condition("web", "Accepted", "False InvalidSpec").await;
     assert_eq!(before, scene.children("web").await);
     scene.end().await;
@@ -58,7 +58,7 @@ async fn an_object_that_violates_a_rule_is_rejected_or_reported() {
     let scene = Scene::start("violation").await;
     let denied = json!({"backends": {"extraTorrc": "ControlPort 9051"}});
     let message = scene.create_violating("torrc", denied, "InvalidSpec").await;
-    let parts = ["spec.backends.extraTorrc: ", "the operator controls \"ControlPort\"; remove the line"];
+    let parts = ["spec.backends.extraTorrc: ", "\"ControlPort\" is controlled by the operator; remove the line"];
     assert!(parts.iter().all(|part| message.contains(part)), "{message}");
     let message = scene.create_violating(&"a".repeat(55), json!({}), "InvalidName").await;
     assert!(message.contains(": use at most 54 characters") || message.contains("; use at most 54, "), "{message}");

@@ -1,5 +1,5 @@
-//! Checks with a real tor that it accepts the operator's torrc, and that the list of rejected torrc
-//! options covers all options and the abbreviations that tor accepts for them.
+//! Checks with a real tor that it accepts the operator's torrc, that it knows every torrc option that
+//! users may set, and that no spelling of another option passes.
 
 #![allow(clippy::expect_used, reason = "a panic reports the failure of a test")]
 
@@ -11,6 +11,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::process::Command;
 
 use kube_cel::{CompiledSchema, Validator, compile_schema};
+use onionbalance_operator::crd::torrc::{Place, allowed};
 use onionbalance_operator::crd::{OnionBalancedService, custom_resource_definition, validate};
 use onionbalance_operator::link::ForwardedPort;
 use onionbalance_operator::onion::MasterKey;
@@ -69,23 +70,41 @@ fn rules_refuse(schema: &CompiledSchema, part: &str, lines: &str) -> bool {
     Validator::new().validate_compiled(schema, &with_torrc(part, lines), None).is_err()
 }
 
+/// Returns the options that are allowed in a part of the spec.
+fn allowed_in(part: &str) -> BTreeSet<String> {
+    let place = if part == "backends" { Place::Backend } else { Place::Frontend };
+    allowed(place).map(str::to_owned).collect()
+}
+
 #[test]
-fn refuses_every_spelling_of_a_refused_option() {
+fn tor_knows_every_allowed_option() {
+    let allowed = allowed_in("backends");
+    assert_eq!(allowed.difference(&options()).collect::<Vec<_>>(), [] as [&String; 0]);
+    // tor takes none of the names for an abbreviation or an old name of another option.
+    assert_eq!(meant_by(&allowed), BTreeMap::new());
+}
+
+#[test]
+fn refuses_every_other_option_and_every_abbreviation() {
     let options = options();
     let beginnings = |option: &String| (1..option.len()).map(|end| option[..end].to_owned()).collect::<Vec<_>>();
     let spellings: BTreeSet<String> =
         options.iter().flat_map(beginnings).filter(|spelling| !options.contains(spelling)).collect();
     let meant = meant_by(&spellings);
     assert!(meant.len() > 3000, "tor accepts only {} spellings", meant.len());
-    for (spelling, option) in &meant {
-        for part in ["backends", "frontend"] {
-            if operator_refuses(part, option) {
-                assert!(operator_refuses(part, spelling), "{spelling} is accepted, but tor understands {option}");
-                assert!(
-                    operator_refuses(part, &spelling.to_uppercase()),
-                    "{spelling} is accepted, but tor understands {option}"
-                );
+    for part in ["backends", "frontend"] {
+        let allowed = allowed_in(part);
+        for (spelling, option) in &meant {
+            for spelling in [spelling, &spelling.to_uppercase()] {
+                assert!(operator_refuses(part, spelling), "{spelling} is accepted, and tor understands {option}");
             }
+        }
+        for option in options.difference(&allowed) {
+            assert!(operator_refuses(part, &format!("{option} 1")), "{option}");
+        }
+        for option in allowed.iter().map(String::as_str) {
+            let value = if option == "Log" { "notice stdout" } else { "1" };
+            assert!(!operator_refuses(part, &format!("{option} {value}")), "{option}");
         }
     }
 }
@@ -103,7 +122,9 @@ fn the_schema_refuses_the_same_options_as_the_operator() {
     let schema = compile_schema(&crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]);
     for option in options() {
         for part in ["backends", "frontend"] {
-            for line in [format!("{option} 1"), format!(" +{} 1", option.to_lowercase())] {
+            // The rules do not check values.
+            let value = if option == "Log" { "notice stdout" } else { "1" };
+            for line in [format!("{option} {value}"), format!(" +{} {value}", option.to_lowercase())] {
                 assert_eq!(rules_refuse(&schema, part, &line), operator_refuses(part, &line), "{part}: {line}");
             }
         }
@@ -134,11 +155,61 @@ fn tor_accepts(component: &str, backends: &Value) -> bool {
     output.status.success()
 }
 
+/// Allowed options with values, in the forms that the manual gives. Options that exclude each other
+/// are omitted.
+const TYPICAL_LINES: &str = "
+    AvoidDiskWrites 1
+    BandwidthBurst 20 MBytes
+    BandwidthRate 10 MBytes
+    CircuitBuildTimeout 60
+    CircuitPriorityHalflife 30
+    CircuitsAvailableTimeout 1800
+    ClientPreferIPv6ORPort auto
+    ClientUseIPv4 1
+    ClientUseIPv6 1
+    ConnectionPadding auto
+    ConstrainedSockets 1
+    ConstrainedSockSize 8192
+    ExcludeNodes 192.0.2.0/24,$0123456789012345678901234567890123456789
+    FascistFirewall 1
+    FetchDirInfoEarly 1
+    FetchDirInfoExtraEarly 1
+    HeartbeatPeriod 1 hour
+    HSLayer2Nodes 0123456789012345678901234567890123456789
+    HSLayer3Nodes 0123456789012345678901234567890123456789
+    HTTPSProxy 192.0.2.1:3128
+    HTTPSProxyAuthenticator user:password
+    KeepalivePeriod 60
+    KISTSchedRunInterval 5 msec
+    KISTSockBufSizeFactor 2.0
+    LearnCircuitBuildTimeout 0
+    Log warn stderr
+    LogMessageDomains 1
+    LogTimeGranularity 100
+    MaxClientCircuitsPending 64
+    MaxMemInQueues 256 MB
+    NodeFamily 0123456789012345678901234567890123456789,192.0.2.0/24
+    NumCPUs 1
+    NumEntryGuards 2
+    ProtocolWarnings 1
+    StrictNodes 1
+    TokenBucketRefillInterval 10 msec
+    VanguardsLiteEnabled 1
+    HiddenServiceAllowUnknownPorts 1
+    HiddenServiceMaxStreams 100
+    HiddenServiceMaxStreamsCloseCircuit 1
+";
+
+#[test]
+fn the_typical_lines_are_allowed() {
+    assert!(!operator_refuses("backends", TYPICAL_LINES));
+}
+
 #[test]
 fn tor_accepts_the_operators_torrc() {
     let settings = |burst: u32| {
         json!({
-            "introductionPoints": 20, "extraTorrc": "HiddenServiceMaxStreams 100",
+            "introductionPoints": 20, "extraTorrc": TYPICAL_LINES,
             "introDosDefense": {"ratePerSecond": 25, "burstPerSecond": burst},
         })
     };

@@ -5,6 +5,10 @@
 //! the rules, `tests/operator_api_server` checks a real API server without CEL, and
 //! `tests/operator_api_server/crd_server` checks a real API server with CEL.
 
+// `tests/operator_api_server` includes this file from another folder.
+#[path = "refused_torrc.rs"]
+mod torrc;
+
 use serde_json::{Value, json};
 
 /// An invalid object, and the errors that it is expected to cause.
@@ -86,8 +90,10 @@ pub const KEYS: [&str; 2] = [
 pub fn allowed() -> Vec<Value> {
     let spec = |change: Value| json!({ "spec": change });
     let target = |target: Value| spec(json!({"ports": [{"port": 80, "target": target}]}));
-    let torrc =
-        "# comment\n\n\tHiddenServiceMaxStreams 100 # \\ %\r\nUseBridges 1\nControl_is_no_option\nLog info stdout";
+    let torrc = "# comment \\ %\u{e9}\n\n\tHiddenServiceMaxStreams 100 # ControlPort\r\n +UseBridges 1\n/numcpus#c\n\
+        LOG  notice\tstdout # info\nVanguardsLiteEnabled auto";
+    // The rules must be able to evaluate the longest text within the API server's cost limits.
+    let longest = format!("{:16384}", "BandwidthRate 1 MB # 6789\n".repeat(625));
     let quantities = json!({"cpu": 1, "memory": "128e6", "a": "1E", "b": ".5", "c": "100m", "d": 0});
     let template = json!({
         "labels": {"team": "a", "example.org/app.kubernetes.io": "b"}, "annotations": {"note": "two\nlines"},
@@ -107,6 +113,7 @@ pub fn allowed() -> Vec<Value> {
         spec(json!({"backends": {"replicas": 0, "introductionPoints": 20, "introDosDefense": {"burstPerSecond": 25}}})),
         spec(json!({"backends": {"introDosDefense": null, "extraTorrc": torrc, "template": template}})),
         spec(json!({"frontend": {"extraTorrc": "NumCPUs 1\nUseBridges 1", "template": template}})),
+        spec(json!({"backends": {"extraTorrc": longest}, "frontend": {"extraTorrc": longest}})),
         spec(json!({"externalBackends": [{"onionAddress": EXTERNAL}]})),
         spec(json!({"restrictedDiscovery": null})),
         spec(json!({"restrictedDiscovery": {"secretName": "clients", "clients": [
@@ -121,7 +128,7 @@ pub fn refused() -> Vec<Refused> {
     all.extend(targets());
     all.extend(keys());
     all.extend(backends());
-    all.extend(torrcs());
+    all.extend(torrc::rows());
     all.extend(templates());
     all.extend(clients());
     all
@@ -288,61 +295,6 @@ fn backends() -> Vec<Refused> {
         Refused::spec(json!({"frontend": {"distinctDescriptors": "Sometimes"}}))
             .schema("spec.frontend.distinctDescriptors"),
     ]
-}
-
-fn torrcs() -> Vec<Refused> {
-    let mut all = Vec::new();
-    for part in ["backends", "frontend"] {
-        let torrc = |lines: &str| Refused::spec(json!({part: {"extraTorrc": lines}}));
-        let field = format!("spec.{part}.extraTorrc");
-        let by_name = |lines: &str, line: usize, option: &str| {
-            torrc(lines)
-                .operator(format!("{field}: line {line}: the operator controls \"{option}\"; remove the line"))
-                .rule(format!("{field}: the operator controls \"{option}\"; remove the line"))
-        };
-        all.extend([
-            by_name("ControlPort 9051", 1, "ControlPort"),
-            by_name("NumCPUs 1\n  socksport\t9050\n", 2, "socksport"),
-            by_name("HiddenServiceDir /x", 1, "HiddenServiceDir"),
-            by_name("User", 1, "User"),
-            by_name("__OwningControllerProcess 1", 1, "__OwningControllerProcess"),
-            torrc("+DataDirectory /x")
-                .operator(format!("{field}: line 1: the operator controls \"DataDirectory\"; remove the line"))
-                .rule(format!("{field}: the operator controls \"+DataDirectory\"; remove the line")),
-            // Only the operator rejects abbreviated options.
-            torrc("DataDir /x")
-                .operator(format!("{field}: line 1: the operator controls \"DataDir\"; remove the line")),
-            torrc("HiddenServiceExportCircuitID haproxy")
-                .operator(format!(
-                    "{field}: line 1: \"HiddenServiceExportCircuitID\" is not allowed; set proxyProtocol: v1 on the port instead"
-                ))
-                .rule(format!(
-                    "{field}: \"HiddenServiceExportCircuitID\" is not allowed; set proxyProtocol: v1 on the port instead"
-                )),
-            torrc("%include /x")
-                .operator(format!("{field}: line 1: \"%include\" is not allowed; copy the lines of the included file into this field"))
-                .rule(format!("{field}: \"%include\" is not allowed; copy the lines of the included file into this field")),
-            torrc("Log info \\")
-                .operator(format!("{field}: line 1: ends with \"\\\"; write the option on one line"))
-                .rule(format!("{field}: a line ends with \"\\\"; write the option on one line")),
-            torrc("NumCPUs \u{1} 1")
-                .operator(format!("{field}: line 1: contains a control character; remove it"))
-                .rule(format!("{field}: contains a control character; remove it")),
-            torrc(&"# 345678\n".repeat(2000)).schema(&field),
-        ]);
-    }
-    let line = "hiddenServiceMaxStreams 10";
-    all.push(
-        Refused::spec(json!({"frontend": {"extraTorrc": line}}))
-            .operator(
-                "spec.frontend.extraTorrc: line 1: \"hiddenServiceMaxStreams\" configures an onion service, but a frontend runs none; \
-                 use spec.backends.extraTorrc",
-            )
-            .rule(
-                "spec.frontend.extraTorrc: has an option of an onion service, but a frontend runs none; use spec.backends.extraTorrc",
-            ),
-    );
-    all
 }
 
 fn templates() -> Vec<Refused> {

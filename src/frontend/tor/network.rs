@@ -87,7 +87,18 @@ impl Reading {
     }
 }
 
+/// The explanation for a tor that never has a usable consensus, because its user has chosen so.
+const NO_MICRODESCRIPTORS: &str = "tor's torrc contains UseMicrodescriptors 0, but the publisher needs microdescriptors; set \
+                                   UseMicrodescriptors 1 and reload tor";
+
 async fn read(client: Client, kind: NetworkKind) -> Result<Network, ReadError> {
+    // The consensus alone does not reveal the problem: such a tor may have an old one on its disk.
+    match client.get_conf("UseMicrodescriptors").await {
+        Ok(values) if values == ["0"] => return Err(ReadError::Useless(NO_MICRODESCRIPTORS.to_owned())),
+        // A tor that does not know the option has no other kind of descriptors.
+        Ok(_) | Err(ControlError::Refused { .. }) => {}
+        Err(error) => return Err(ReadError::Lost(error)),
+    }
     let get = |key| {
         let client = client.clone();
         async move {
@@ -108,7 +119,24 @@ async fn read(client: Client, kind: NetworkKind) -> Result<Network, ReadError> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tor_that_fetches_no_microdescriptors_is_explained() {
+        let (ours, mut theirs) = tokio::io::duplex(1024);
+        let (client, _events) = Client::over(ours, Duration::from_secs(20));
+        let tor = tokio::spawn(async move {
+            let mut command = [0; 64];
+            let length = theirs.read(&mut command).await.unwrap();
+            theirs.write_all(b"250 UseMicrodescriptors=0\r\n").await.unwrap();
+            (theirs, String::from_utf8_lossy(&command[..length]).into_owned())
+        });
+        let error = read(client, NetworkKind::Public).await.unwrap_err();
+        assert!(matches!(&error, ReadError::Useless(text) if text.contains("set UseMicrodescriptors 1")), "{error:?}");
+        assert_eq!(tor.await.unwrap().1, "GETCONF UseMicrodescriptors\r\n");
+    }
 
     #[tokio::test]
     async fn an_incomplete_network_is_read_again_with_growing_pauses() {

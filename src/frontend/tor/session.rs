@@ -12,6 +12,7 @@ use super::network::{ReadError, Reading, Reread};
 use super::services::Services;
 use super::uploads::{PendingUploads, is_rejection};
 use super::{Fetch, FetchError, HEARTBEAT, Lost, Order, STALE, TorNews, TorOrders, Upload};
+use crate::common::complaint::Complaint;
 use crate::consensus::{Fingerprint, Network, NetworkKind};
 use crate::control::{Client, ControlError, Event, HsDescAction, HsDescEvent, bootstrap_percent};
 use crate::frontend::clock::Clock;
@@ -45,6 +46,8 @@ pub(super) struct Session<'a> {
     fetches: FetchQueue,
     reading: Reading,
     reread: Reread,
+    /// The last problem with tor's consensus.
+    complaint: Complaint,
     /// The time of the next `SIGNAL ACTIVE`.
     active: Instant,
 }
@@ -79,6 +82,7 @@ impl<'a> Session<'a> {
             fetches: FetchQueue::default(),
             reading: Reading::default(),
             reread: Reread::default(),
+            complaint: Complaint::default(),
             active: Instant::now(),
         };
         // A tor that starts dormant does not bootstrap.
@@ -227,6 +231,7 @@ impl<'a> Session<'a> {
     async fn read(&mut self, result: Result<Network, ReadError>) -> Result<(), Lost> {
         match result {
             Ok(network) => {
+                self.complaint.settle();
                 let (hsdirs, missing) = network.hsdir_count();
                 tracing::debug!(hsdirs, missing, "read the consensus");
                 self.reread.done(missing > 0, Instant::now());
@@ -237,7 +242,7 @@ impl<'a> Session<'a> {
             }
             Err(ReadError::Lost(error)) => Err(error.into()),
             Err(ReadError::Useless(error)) => {
-                tracing::warn!(error, "tor has no usable consensus");
+                self.complaint.utter("tor has no usable consensus", &error);
                 self.reread.done(true, Instant::now());
                 Ok(())
             }

@@ -104,6 +104,7 @@ async fn tor(
             line = lines.next_line() => {
                 let Ok(Some(line)) = line else { return };
                 match line.split(' ').next().unwrap() {
+                    "GETCONF" if line.ends_with("UseMicrodescriptors") => "250 UseMicrodescriptors=auto\r\n".to_owned(),
                     "GETCONF" => "250 TestingTorNetwork=1\r\n".to_owned(),
                     "GETINFO" if line.ends_with("bootstrap-phase") => {
                         "250-status/bootstrap-phase=NOTICE BOOTSTRAP PROGRESS=100\r\n250 OK\r\n".to_owned()

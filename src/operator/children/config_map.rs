@@ -14,6 +14,18 @@ use crate::operator::stamp::hash;
 /// introduction points for a while.
 pub const LINGER_SECONDS: u32 = 30;
 
+const TORRC: &str = "torrc";
+const AGENT_CONFIG: &str = "agent.yaml";
+
+/// Returns the entries of a component's `ConfigMap`. The pods mount these entries only: if somebody
+/// adds another one, it reaches no pod.
+pub(super) fn entries(component: Component) -> &'static [&'static str] {
+    match component {
+        Component::Backend => &[AGENT_CONFIG, TORRC],
+        Component::Frontend => &[TORRC],
+    }
+}
+
 /// Builds the `ConfigMap` of the backends.
 pub(super) fn backend(inputs: &Inputs<'_>) -> Result<ConfigMap, BuildError> {
     let backends = &inputs.object.spec.backends;
@@ -25,14 +37,14 @@ pub(super) fn backend(inputs: &Inputs<'_>) -> Result<ConfigMap, BuildError> {
         linger_seconds: LINGER_SECONDS,
     };
     let torrc = torrc::backend(&inputs.settings().tor_extra_config, backends, inputs.ports);
-    let data = [("agent.yaml".to_owned(), agent.to_yaml()?), ("torrc".to_owned(), torrc)];
+    let data = [(AGENT_CONFIG.to_owned(), agent.to_yaml()?), (TORRC.to_owned(), torrc)];
     Ok(config_map(inputs, Component::Backend, BTreeMap::from(data)))
 }
 
 /// Builds the `ConfigMap` of the frontends.
 pub(super) fn frontend(inputs: &Inputs<'_>) -> ConfigMap {
     let torrc = torrc::frontend(&inputs.settings().tor_extra_config, &inputs.object.spec.frontend.extra_torrc);
-    config_map(inputs, Component::Frontend, BTreeMap::from([("torrc".to_owned(), torrc)]))
+    config_map(inputs, Component::Frontend, BTreeMap::from([(TORRC.to_owned(), torrc)]))
 }
 
 fn config_map(inputs: &Inputs<'_>, component: Component, data: BTreeMap<String, String>) -> ConfigMap {
@@ -69,6 +81,21 @@ mod tests {
                 linger_seconds: 30,
             }
         );
+    }
+
+    #[test]
+    fn the_pods_mount_the_entries_that_the_operator_writes_and_no_others() {
+        let fixture = Fixture::new();
+        for name in ["web-backend", "web-frontend"] {
+            let written = fixture.child(&format!("ConfigMap {name}"))["data"].clone();
+            let pod = &fixture.child(&format!("Deployment {name}"))["spec"]["template"]["spec"];
+            let volumes = pod["volumes"].as_array().unwrap().iter();
+            let mounted: Vec<_> = volumes.filter_map(|volume| volume.get("configMap")).collect();
+            assert_eq!(mounted.len(), 1, "{name}");
+            let item = |entry: &String| json!({"key": entry, "path": entry});
+            let items: Vec<_> = written.as_object().unwrap().keys().map(item).collect();
+            assert_eq!(*mounted[0], json!({"name": name, "items": items}));
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ use serde_json::Value;
 pub use kind::{ChildId, Kind, Stage};
 pub use secret_master_key::{GENERATED_ANNOTATION, SECRET_KEY_FILE, secret_master_key};
 
+use super::origin;
 use super::served::Fields;
 use super::settings::{Environment, Settings};
 use super::stamp::stamped;
@@ -39,7 +40,8 @@ use crate::onion::{MasterKey, OnionAddress};
 pub struct Child {
     /// The kind and name of the owned object.
     pub id: ChildId,
-    /// The manifest of the owned object, without the annotation that [`stamped`] adds.
+    /// The manifest of the owned object, without the annotations that [`origin::marked`] and
+    /// [`stamped`] add.
     pub manifest: Value,
 }
 
@@ -175,7 +177,12 @@ fn deployments(inputs: &Inputs<'_>) -> Result<Vec<Child>, BuildError> {
 pub fn manifests(inputs: &Inputs<'_>, key: &MasterKey) -> Result<Vec<Value>, BuildError> {
     let mut manifests = vec![serde_json::to_value(secret_master_key(inputs.object, key))?];
     for stage in Stage::ALL {
-        manifests.extend(children(inputs, stage)?.iter().map(|child| stamped(&child.manifest)));
+        let children = children(inputs, stage)?.into_iter();
+        manifests.extend(
+            children.map(|Child { id, manifest }| {
+                stamped(&origin::marked(manifest, origin::mark(key, inputs.object, &id)))
+            }),
+        );
     }
     Ok(manifests)
 }

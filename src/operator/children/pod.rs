@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
-    ExecAction, HTTPGetAction, Lifecycle, LifecycleHandler, LocalObjectReference, ObjectFieldSelector,
+    ExecAction, HTTPGetAction, KeyToPath, Lifecycle, LifecycleHandler, LocalObjectReference, ObjectFieldSelector,
     PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext, Volume,
     VolumeMount,
 };
@@ -18,7 +18,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
-use super::Inputs;
+use super::{Inputs, config_map};
 use crate::crd::names::{self, Component};
 use crate::crd::{PodSettings, Resources};
 use crate::link::paths::{CONFIG_DIR, EMPTY_FILE, RUN_DIR, TOR_DIR, TORRC};
@@ -96,7 +96,7 @@ pub(super) fn template(
             // The order of the containers matters: tor needs the files that our container's hook
             // creates.
             containers: vec![ours, tor],
-            volumes: Some([volumes(&component.child_name(&service)), secret_volumes].concat()),
+            volumes: Some([volumes(&service, component), secret_volumes].concat()),
             node_selector: (!settings.node_selector.is_empty()).then(|| settings.node_selector.clone()),
             priority_class_name: settings.priority_class_name.clone(),
             runtime_class_name: settings.runtime_class_name.clone(),
@@ -209,15 +209,17 @@ fn pod_security() -> PodSecurityContext {
     }
 }
 
-fn volumes(config_map: &str) -> Vec<Volume> {
+fn volumes(service: &str, component: Component) -> Vec<Volume> {
+    let item = |entry: &&str| KeyToPath { key: (*entry).to_owned(), path: (*entry).to_owned(), mode: None };
+    let config = ConfigMapVolumeSource {
+        name: component.child_name(service),
+        items: Some(config_map::entries(component).iter().map(item).collect()),
+        ..ConfigMapVolumeSource::default()
+    };
     let memory =
         EmptyDirVolumeSource { medium: Some("Memory".to_owned()), size_limit: Some(Quantity("16Mi".to_owned())) };
     vec![
-        Volume {
-            name: "config".to_owned(),
-            config_map: Some(ConfigMapVolumeSource { name: config_map.to_owned(), ..ConfigMapVolumeSource::default() }),
-            ..Volume::default()
-        },
+        Volume { name: "config".to_owned(), config_map: Some(config), ..Volume::default() },
         Volume { name: "run".to_owned(), empty_dir: Some(memory), ..Volume::default() },
         Volume { name: "tor".to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() },
     ]

@@ -119,7 +119,7 @@ fn unexpected(object: &OnionBalancedService, secret: &str, address: OnionAddress
 
 /// Returns the onion address of the key in a Secret, if the Secret holds a valid key.
 pub fn address(secret: &KeySecret) -> Option<OnionAddress> {
-    Some(MasterKey::from_tor_secret_key_file(secret.data.get(SECRET_KEY_FILE)?).ok()?.address())
+    Some(secret.master_key()?.address())
 }
 
 /// Returns true if another service might use the same key, because it names the same Secret or

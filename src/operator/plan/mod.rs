@@ -28,7 +28,7 @@ use serde_json::Value;
 
 pub use key::{address, shares_key};
 pub use observed::{
-    Applied, KeyPermit, KeySecret, Labelled, Observed, Outcome, OwnedObjects, RefusedWrite, Taken, taken,
+    Applied, KeyPermit, KeySecret, Labelled, Observed, Outcome, OwnedObjects, RefusedWrite, Taken, is_marked, taken,
 };
 pub use status::{forbidden, requeue_after, status, unreadable};
 pub use targets::resolve;
@@ -37,10 +37,11 @@ use super::children::{BuildError, ChildId, Inputs, Kind, Stage, children, ids};
 use super::conditions::Finding;
 use super::drift::is_applied;
 use super::holder::{Holder, holder};
+use super::origin;
 use super::stamp::stamped;
 use crate::crd::{OnionBalancedService, Reason, validate};
 use crate::link::AgentToken;
-use crate::onion::OnionAddress;
+use crate::onion::{MasterKey, OnionAddress};
 
 /// The next step of a reconciliation.
 pub enum Next {
@@ -136,7 +137,7 @@ pub fn plan(observed: &Observed) -> Next {
             ports,
             frontend_account: observed.frontend_account(),
         };
-        match next_for_children(observed, &inputs) {
+        match next_for_children(observed, &inputs, key) {
             Ok(Some(next)) => return next,
             Ok(None) => applies_children = true,
             Err(error) => accepted = Finding::no(Reason::InvalidSpec, error.to_string()),
@@ -149,14 +150,14 @@ pub fn plan(observed: &Observed) -> Next {
 /// Plans the next step for the owned objects. Returns None if no such step is left. Builds the
 /// objects of a stage only when the stage is reached, and not again after the stage has been
 /// applied.
-fn next_for_children(observed: &Observed, inputs: &Inputs<'_>) -> Result<Option<Next>, BuildError> {
+fn next_for_children(observed: &Observed, inputs: &Inputs<'_>, key: &MasterKey) -> Result<Option<Next>, BuildError> {
     let Some(owned) = &observed.owned else {
         // Taken names are rare, and applying detects them too. The API server is therefore asked
         // only if the status says that a name was taken.
         return Ok(Some(Next::FindChildren { ask_server: name_was_taken(inputs.object) }));
     };
     for stage in Stage::ALL.into_iter().filter(|stage| owned.applied < Some(*stage)) {
-        let due = due(children(inputs, stage)?, owned);
+        let due = due(children(inputs, stage)?, owned, |id| origin::mark(key, inputs.object, id));
         if !due.is_empty() {
             return Ok(Some(Next::Apply(stage, due)));
         }
@@ -165,10 +166,11 @@ fn next_for_children(observed: &Observed, inputs: &Inputs<'_>) -> Result<Option<
     Ok((!owned.pruned && !orphans.is_empty()).then_some(Next::Prune(orphans)))
 }
 
-/// Selects the owned objects that must be applied.
-fn due(children: Vec<super::children::Child>, owned: &OwnedObjects) -> Vec<Due> {
+/// Selects the owned objects that must be applied. `mark` returns the operator's mark for an owned
+/// object.
+fn due(children: Vec<super::children::Child>, owned: &OwnedObjects, mark: impl Fn(&ChildId) -> String) -> Vec<Due> {
     let due = children.into_iter().filter_map(|child| {
-        let manifest = stamped(&child.manifest);
+        let manifest = stamped(&origin::marked(child.manifest, mark(&child.id)));
         let existing = owned.existing.get(&child.id);
         // An object that is being deleted cannot be kept. Its removal triggers another
         // reconciliation.
@@ -186,9 +188,9 @@ fn orphans(observed: &Observed, labelled: &[Labelled]) -> Vec<Orphan> {
     let current = ids(&object.name_any(), &observed.environment);
     let orphans = labelled.iter().filter_map(|(kind, metadata)| {
         let id = ChildId { kind: *kind, name: metadata.name.clone().unwrap_or_default() };
-        let controlled = metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true));
-        let is_orphan =
-            *kind != Kind::Secret && controlled && !current.contains(&id) && holder(metadata, object) == Holder::Us;
+        // Only an object that the service controls is deleted, whether or not it has a mark.
+        let is_ours = holder(metadata, object, || false) == Holder::Us;
+        let is_orphan = *kind != Kind::Secret && is_ours && !current.contains(&id);
         is_orphan.then(|| Orphan { id, uid: metadata.uid.clone() })
     });
     orphans.collect()

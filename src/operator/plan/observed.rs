@@ -14,8 +14,10 @@ use crate::crd::OnionBalancedService;
 use crate::crd::clients::ClientList;
 use crate::crd::names::Component;
 use crate::link::AgentConfig;
-use crate::operator::children::{ChildId, Kind, Stage};
+use crate::onion::MasterKey;
+use crate::operator::children::{ChildId, Kind, SECRET_KEY_FILE, Stage};
 use crate::operator::holder::{Holder, holder};
+use crate::operator::origin;
 use crate::operator::pods::PodProblem;
 use crate::operator::settings::Environment;
 
@@ -73,6 +75,11 @@ impl KeySecret {
         let data = data.unwrap_or_default().into_iter().map(|(name, bytes)| (name, zeroize::Zeroizing::new(bytes.0)));
         Self { metadata, data: data.collect() }
     }
+
+    /// Returns the key in the Secret, if the Secret holds a valid key.
+    pub fn master_key(&self) -> Option<MasterKey> {
+        MasterKey::from_tor_secret_key_file(self.data.get(SECRET_KEY_FILE)?).ok()
+    }
 }
 
 /// Whether a reconciliation is allowed to generate a master key. This depends on the object's state
@@ -100,14 +107,33 @@ pub struct Taken {
 }
 
 /// Returns a name conflict for `child` if the existing object of that name does not belong to the
-/// service. `metadata` is the metadata of the existing object.
-pub fn taken(child: &ChildId, metadata: &ObjectMeta, object: &OnionBalancedService) -> Option<Taken> {
-    let by_predecessor = match holder(metadata, object) {
+/// service. `metadata` is the metadata of the existing object, and `is_marked` says whether the
+/// object has the operator's mark for this owned object.
+pub fn taken(
+    child: &ChildId,
+    metadata: &ObjectMeta,
+    object: &OnionBalancedService,
+    is_marked: impl FnOnce() -> bool,
+) -> Option<Taken> {
+    let by_predecessor = match holder(metadata, object, is_marked) {
         Holder::Us => return None,
         Holder::Predecessor => true,
         Holder::Another => false,
     };
     Some(Taken { child: child.clone(), by_predecessor })
+}
+
+/// Returns true if an existing object has the operator's mark for an owned object of the service.
+/// The mark cannot be checked without the key, so the result is false if `secret` holds no key.
+pub fn is_marked(
+    child: &ChildId,
+    metadata: &ObjectMeta,
+    object: &OnionBalancedService,
+    secret: Option<&KeySecret>,
+) -> bool {
+    secret
+        .and_then(KeySecret::master_key)
+        .is_some_and(|key| origin::has_mark(metadata, &origin::mark(&key, object, child)))
 }
 
 /// An owned object that the API server refused to create or update.
@@ -208,7 +234,12 @@ impl Observed {
             }
             Outcome::KeyOwnersTried => self.tried_key_owners = true,
             Outcome::ChildrenFound { existing, labelled } => {
-                self.taken.extend(existing.iter().filter_map(|(id, found)| taken(id, found, &self.object)));
+                let (object, secret) = (&*self.object, self.key_secret.as_ref());
+                self.taken.extend(
+                    existing
+                        .iter()
+                        .filter_map(|(id, found)| taken(id, found, object, || is_marked(id, found, object, secret))),
+                );
                 self.owned = Some(OwnedObjects { existing, labelled, applied: None, pruned: false });
             }
             Outcome::Applied(stage, results) => {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::json;
@@ -23,7 +24,9 @@ fn server(observed: &Observed) -> Server {
     Server { object: Some((*observed.object).clone()), ..Server::default() }
 }
 
-const APPLY_ALL: [&str; 4] = ["find children", "apply 12 Prerequisites", "apply 1 RoleBindings", "apply 2 Deployments"];
+/// The steps of a reconciliation that applies every owned object.
+pub const APPLY_ALL: [&str; 4] =
+    ["find children", "apply 12 Prerequisites", "apply 1 RoleBindings", "apply 2 Deployments"];
 
 #[test]
 fn a_new_service_gets_its_key_before_anything_else() {
@@ -115,9 +118,8 @@ fn the_frontends_deployment_waits_for_the_uid_of_its_service_account() {
     // If the account is missing or being deleted, the backends are applied but the frontends are
     // not.
     let account = ChildId { kind: Kind::ServiceAccount, name: "web-frontend".to_owned() };
-    let leaving = json!({"uid": "old", "deletionTimestamp": "2026-01-01T00:00:00Z", "labels": {
-        "app.kubernetes.io/managed-by": "onionbalance-operator", "onionbalance.dev/service": "web",
-    }});
+    let owner = json!({"kind": "OnionBalancedService", "name": "web", "uid": "uid-of-web", "controller": true});
+    let leaving = json!({"uid": "old", "deletionTimestamp": "2026-01-01T00:00:00Z", "ownerReferences": [owner]});
     let leaving = Server { existing: BTreeMap::from([(account, from(leaving))]), ..Server::default() };
     let refused = Server { refuses: &["ServiceAccount web-frontend"], ..Server::default() };
     for mut server in [leaving, refused] {
@@ -262,7 +264,7 @@ impl Chance {
         Some(secret)
     }
 
-    fn metadata(&mut self) -> k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
+    fn metadata(&mut self) -> ObjectMeta {
         let owner = |uid| json!([{"kind": "OnionBalancedService", "name": "web", "uid": uid, "controller": true}]);
         from(match self.of(4) {
             0 => json!({"name": "web-x", "ownerReferences": owner("uid-of-web"), "uid": "u"}),

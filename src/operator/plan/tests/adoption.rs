@@ -1,0 +1,58 @@
+//! Tests of the adoption of existing objects: the operator adopts only objects that it created.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::{Value, json};
+
+use super::steps::APPLY_ALL;
+use super::support::{Server, condition, healthy, key_secret, other_key, with};
+use crate::operator::children::{ChildId, Kind};
+use crate::operator::plan::Observed;
+
+/// Returns the owned objects as they are after the operator has created them and their owner
+/// references have been lost.
+fn ownerless() -> BTreeMap<ChildId, ObjectMeta> {
+    let mut server = Server::default();
+    server.run(Observed { owned: None, ..healthy() });
+    server.existing.values_mut().for_each(|metadata| metadata.owner_references = None);
+    server.existing
+}
+
+#[test]
+fn owned_objects_that_have_lost_their_owner_are_adopted() {
+    let mut observed = Observed { owned: None, ..healthy() };
+    observed.object = with(&observed.object, "metadata/uid", json!("uid-of-restored"));
+    let mut server = Server { existing: ownerless(), ..Server::default() };
+    let (_, status) = server.run(observed);
+    assert_eq!(server.steps, APPLY_ALL);
+    assert!(condition(&status, "Accepted").starts_with("True "));
+    let owned = |metadata: &ObjectMeta| metadata.owner_references.as_ref().unwrap()[0].uid == "uid-of-restored";
+    assert!(server.existing.values().all(owned));
+}
+
+#[test]
+fn an_object_without_an_owner_and_without_the_right_mark_is_not_adopted() {
+    let existing = ownerless();
+    let other = ChildId { kind: Kind::ConfigMap, name: "web-frontend".to_owned() };
+    for id in existing.keys().filter(|id| **id != other) {
+        for annotations in [None, existing[&other].annotations.clone()] {
+            let unmarked = ObjectMeta { annotations, ..existing[id].clone() };
+            let mut server = Server { existing: BTreeMap::from([(id.clone(), unmarked)]), ..Server::default() };
+            let (_, status) = server.run(Observed { owned: None, ..healthy() });
+            assert_eq!(server.steps, ["find children"], "{id}");
+            let expected = format!("False NameTaken: {id} exists and does not belong to this object");
+            assert!(condition(&status, "Accepted").starts_with(&expected), "{}", condition(&status, "Accepted"));
+        }
+    }
+}
+
+#[test]
+fn a_mark_of_another_key_is_no_proof() {
+    let mut observed = Observed { owned: None, key_secret: Some(key_secret(&other_key())), ..healthy() };
+    observed.object = with(&observed.object, "status", Value::Null);
+    let mut server = Server { existing: ownerless(), ..Server::default() };
+    let (_, status) = server.run(observed);
+    assert_eq!(server.steps, ["find children"]);
+    assert!(condition(&status, "Accepted").starts_with("False NameTaken: "));
+}
