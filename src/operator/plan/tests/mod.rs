@@ -2,8 +2,11 @@
 //! the status.
 
 mod conditions;
+mod faults;
 mod fuzzed;
 mod key;
+mod names;
+mod scaling;
 mod steps;
 pub mod support;
 mod targets;
