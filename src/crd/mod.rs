@@ -7,6 +7,7 @@ pub mod names;
 mod reason;
 mod reference;
 mod rules;
+mod salvage;
 mod schema;
 #[allow(clippy::duplicated_attributes, reason = "printer columns differ by name, not by type")]
 mod spec;
@@ -18,6 +19,7 @@ pub mod validate;
 
 pub use reason::{ConditionType, Reason};
 pub use reference::reference;
+pub use salvage::salvage;
 pub use schema::{custom_resource_definition, without_rules};
 pub use spec::*;
 pub use status::*;

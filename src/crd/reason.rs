@@ -93,7 +93,7 @@ reasons! {
     AddressMismatch [MasterKeyReady];
     /// The operator is generating a master key.
     Generating [MasterKeyReady];
-    /// The operator has not generated a master key because the object is not accepted yet.
+    /// The operator uses or generates no master key, because the object is not accepted.
     NotAccepted [MasterKeyReady];
 
     /// Only the listed clients may connect.
@@ -123,15 +123,24 @@ reasons! {
     ImagePullFailed [BackendsReady Published];
     /// A container does not start, or keeps crashing.
     PodsFailing [BackendsReady Published];
+    /// The scheduler finds no node for a pod.
+    Unschedulable [BackendsReady Published];
+    /// A node has been creating a pod's containers for over a minute, for example because a volume
+    /// cannot be mounted.
+    PodsStuck [BackendsReady Published];
+    /// A rollout makes no progress, and Kubernetes gives no other reason.
+    ProgressDeadlineExceeded [BackendsReady Published];
     /// Not all backends are ready yet.
     Progressing [BackendsReady];
     /// A new version of the backends is being rolled out.
     RollingOut [BackendsReady];
-    /// `spec.suspend` is true.
+    /// The service is suspended or scaled to zero, but some of its pods are still running.
+    Stopping [BackendsReady Published];
+    /// `spec.suspend` is true, and no pod is running.
     Suspended [BackendsReady Published];
     /// `spec.backends.replicas` is 0 and there are no external backends.
     ScaledToZero [BackendsReady];
-    /// The pods are created once `Accepted` and `MasterKeyReady` are True.
+    /// The pods are created once the problem in another condition is solved.
     Waiting [BackendsReady];
 
     /// The descriptor is published.

@@ -103,15 +103,19 @@ impl AgentConfig {
             if !seen.insert(port.port) {
                 return Err(field(format!("ports[{index}].port"), format!("{} is listed twice", port.port)));
             }
-            check_target(&port.target)
-                .map_err(|problem| field(format!("ports[{index}].target"), format!("{:?} {problem}", port.target)))?;
+            check_target(&port.target).map_err(|problem| field(format!("ports[{index}].target"), problem))?;
         }
         Ok(())
     }
 }
 
-/// Checks that a target has the form `name:port`, `1.2.3.4:port` or `[2001:db8::1]:port`.
-fn check_target(target: &str) -> Result<(), &'static str> {
+/// Checks that a target has the form `name:port`, `1.2.3.4:port` or `[2001:db8::1]:port`. Returns
+/// the problem, if there is one.
+pub fn check_target(target: &str) -> Result<(), String> {
+    check_form(target).map_err(|problem| format!("{target:?} {problem}"))
+}
+
+fn check_form(target: &str) -> Result<(), &'static str> {
     let (host, port) = target.rsplit_once(':').ok_or("has no port; write host:port")?;
     // `u16::from_str` also accepts a leading plus sign.
     if !port.bytes().all(|b| b.is_ascii_digit()) || !port.parse::<u16>().is_ok_and(|port| port > 0) {

@@ -16,7 +16,7 @@ mod message;
 pub mod paths;
 mod token;
 
-pub use config::{AgentConfig, AgentConfigError, ForwardedPort};
+pub use config::{AgentConfig, AgentConfigError, ForwardedPort, check_target};
 pub use drain::{grace_period, longest_drain};
 pub use message::{PodPhase, Revision, SyncRequest, SyncResponse};
 pub use token::{AgentToken, LinkError};

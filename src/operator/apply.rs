@@ -16,8 +16,9 @@ use tracing::{info, warn};
 
 use super::children::{ChildId, Kind, secret_master_key};
 use super::echoes::Echoes;
+use super::holder::holder;
 use super::origin;
-use super::plan::{Applied, Due, KeySecret, Orphan, RefusedWrite, taken};
+use super::plan::{Applied, Due, KeySecret, Orphan, RefusedWrite, Scale, taken};
 use super::telemetry::Telemetry;
 use crate::crd::{OPERATOR_MANAGER, OnionBalancedService};
 use crate::onion::MasterKey;
@@ -123,7 +124,8 @@ async fn create(writer: &Writer, object: &OnionBalancedService, due: &Due) -> Re
     }
     let found = api(writer.client.clone(), object, id.kind).get_metadata_opt(&id.name).await?;
     if let Some(found) = found {
-        return match taken(id, &found.metadata, object, || origin::has_mark_of(&found.metadata, manifest)) {
+        let holder = holder(&found.metadata, object, || origin::has_mark_of(&found.metadata, manifest));
+        return match taken(id, holder) {
             Some(taken) => Ok(Ok(Applied::Taken(taken))),
             None if found.metadata.deletion_timestamp.is_some() => Ok(Ok(Applied::Leaving)),
             // The object is ours, so the cache is stale.
@@ -158,6 +160,25 @@ async fn apply(
         Err(kube::Error::Api(status)) => Ok(Err(status)),
         Err(error) => Err(error),
     }
+}
+
+/// Sets the number of pods of Deployments that cannot be applied, and nothing else. Tries all of
+/// them and returns the first error.
+pub async fn scale(writer: &Writer, object: &OnionBalancedService, scales: Vec<Scale>) -> Result<(), kube::Error> {
+    let parameters = PatchParams { field_manager: Some(OPERATOR_MANAGER.to_owned()), ..PatchParams::default() };
+    let mut result = Ok(());
+    for Scale { id, uid, replicas } in scales {
+        // The UID keeps the patch from changing another Deployment of the same name.
+        let patch = Patch::Merge(json!({"metadata": {"uid": uid}, "spec": {"replicas": replicas}}));
+        match api(writer.counted(), object, id.kind).patch_metadata(&id.name, &parameters, &patch).await {
+            Ok(_) => {
+                let (namespace, name) = (object.namespace(), object.name_any());
+                info!(namespace, name, child = %id, replicas, "scaled a Deployment that cannot be applied");
+            }
+            Err(error) => result = result.and(Err(error)),
+        }
+    }
+    result
 }
 
 /// Deletes owned objects that are no longer used.

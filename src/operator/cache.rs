@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use futures::channel::mpsc::UnboundedSender;
 use futures::stream::{self, BoxStream, SelectAll};
-use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use futures::{Stream, StreamExt as _};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DynamicObject, PartialObjectMeta};
-use kube::core::{ApiResource, DeserializeGuard};
+use kube::core::ApiResource;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event, watcher};
@@ -25,7 +25,7 @@ use super::children::Kind;
 use super::drift;
 use super::echoes::{Echoes, Reconciliation};
 use super::guarded::Guarded;
-use super::pods::{self, KnownProblems, PodProblem, problem};
+use super::pods::{self, KnownPods, PodState, state};
 use super::served::Served;
 use super::watches::Watches;
 use crate::crd::OnionBalancedService;
@@ -140,13 +140,13 @@ impl Cache {
         self.deployments.get(&ObjectRef::new(name).within(namespace))
     }
 
-    /// Returns the problems that keep a service's pods from starting, sorted by pod name.
-    pub fn pod_problems(&self, namespace: &str, service: &str) -> Vec<PodProblem> {
+    /// Returns the states of a service's pods that have not finished, sorted by pod name.
+    pub fn pods(&self, namespace: &str, service: &str) -> Vec<PodState> {
         let belongs = |pod: &Pod| {
             pod.metadata.namespace.as_deref() == Some(namespace)
                 && pod.labels().get(SERVICE_LABEL).is_some_and(|name| name == service)
         };
-        let mut found: Vec<_> = self.pods.state_filter(belongs).iter().filter_map(|pod| problem(pod)).collect();
+        let mut found: Vec<_> = self.pods.state_filter(belongs).iter().filter_map(|pod| state(pod)).collect();
         found.sort();
         found
     }
@@ -199,23 +199,25 @@ fn to_objects<K: Resource + Send + 'static>(
     events.flat_map(move |event| stream::iter(concerned(event))).boxed()
 }
 
-/// Maps the watch events of pods to services. An event yields the pod's service if a problem with
-/// the pod has begun, changed or ended.
+/// Maps the watch events of pods to services. An event yields the pod's service if the pod's state
+/// has changed.
 fn to_services(
     events: impl Stream<Item = Result<Event<Pod>, watcher::Error>> + Send + 'static,
 ) -> BoxStream<'static, ObjectRef<Guarded>> {
-    let mut known = KnownProblems::default();
-    let concerned = events.try_filter_map(move |event| std::future::ready(Ok(known.update(&event))));
-    let object = |(namespace, service): (String, String)| ObjectRef::new(&service).within(&namespace);
-    concerned.filter_map(move |found| std::future::ready(found.ok().map(object))).boxed()
+    let mut known = KnownPods::default();
+    // `Watches` reports the failures.
+    let events = events.filter_map(|event| std::future::ready(event.ok()));
+    let concerned = events.flat_map(move |event| stream::iter(known.update(&event)));
+    concerned.map(|(namespace, service)| ObjectRef::new(&service).within(&namespace)).boxed()
 }
 
-/// Returns a function that finds the other services that use the same key as a given service. A
-/// change to one of these services can decide which of them is allowed to use the key.
+/// Returns a function that finds the other services that may use the same key as a given service. A
+/// change to one of these services can decide which of them is allowed to use the key. The
+/// addresses in the statuses only say which services to reconcile; a reconciliation reads the keys.
 fn same_key(objects: Store<Guarded>) -> impl Fn(&Guarded) -> Vec<ObjectRef<Guarded>> {
     move |touched| {
-        let DeserializeGuard(Ok(touched)) = touched else { return Vec::new() };
-        let shares = |other: &Guarded| other.0.as_ref().is_ok_and(|other| share_key(touched, other));
+        let Some(touched) = touched.object() else { return Vec::new() };
+        let shares = |other: &Guarded| other.object().is_some_and(|other| share_key(touched, other));
         objects.state_filter(shares).iter().map(|other| ObjectRef::from_obj(&**other)).collect()
     }
 }
@@ -253,7 +255,7 @@ fn referring(objects: &Store<Guarded>, kind: Kind, named: &ObjectMeta) -> Vec<Ob
             .any(|port| port.target.service.as_ref().is_some_and(|service| service.name == name)),
     };
     let found = objects.state_filter(|object| {
-        object.0.as_ref().is_ok_and(|object| object.metadata.namespace == named.namespace && refers(object))
+        object.object().is_some_and(|object| object.metadata.namespace == named.namespace && refers(object))
     });
     found.iter().map(|object| ObjectRef::from_obj(&**object)).collect()
 }
@@ -270,10 +272,11 @@ fn shrink(found: &mut Metadata) {
     }
 }
 
-/// Drops the spec of a Deployment before it is cached, because a reconciliation needs only its
-/// status and metadata.
+/// Drops the spec of a Deployment before it is cached, except for the number of replicas. A
+/// reconciliation needs only this number, the status and the metadata.
 fn shrink_deployment(deployment: &mut Deployment) {
-    deployment.spec = None;
+    deployment.spec =
+        deployment.spec.as_ref().map(|spec| DeploymentSpec { replicas: spec.replicas, ..DeploymentSpec::default() });
     drift::compact(&mut deployment.metadata);
 }
 

@@ -35,6 +35,14 @@ pub fn is_applied(live: &ObjectMeta, stamped: &Value) -> bool {
         && owned_fields(live).is_some_and(|fields| covers(&fields, stamped, Level::Root))
 }
 
+/// Returns true if the live object has this annotation with the value that we applied. If anyone
+/// else changes or removes an annotation that we applied, it disappears from our entry.
+pub fn owns_annotation(live: &ObjectMeta, name: &str) -> bool {
+    let Some(fields) = owned_fields(live) else { return false };
+    let is_whole = fields.as_object().is_some_and(Map::is_empty);
+    is_whole || !fields["f:metadata"]["f:annotations"][format!("f:{name}")].is_null()
+}
+
 /// Returns our fields in `managedFields`. The metadata may have been compacted by [`compact`].
 fn owned_fields(live: &ObjectMeta) -> Option<Cow<'_, Value>> {
     let ours = live.managed_fields.iter().flatten().find(|entry| is_ours(entry))?;
@@ -214,6 +222,18 @@ mod tests {
             owned.insert("f:other".to_owned(), json!({}));
             assert!(!is_applied(&live, &wanted()), "{path} without {field}");
         }
+    }
+
+    #[test]
+    fn an_annotation_is_ours_until_someone_changes_it() {
+        assert!(owns_annotation(&live(&wanted()), APPLIED_ANNOTATION));
+        assert!(!owns_annotation(&live(&wanted()), "example.org/note"));
+        let mut changed = live(&wanted());
+        let annotations = fields(&mut changed).pointer_mut("/f:metadata/f:annotations").unwrap();
+        annotations.as_object_mut().unwrap().remove(&format!("f:{APPLIED_ANNOTATION}"));
+        assert!(!owns_annotation(&changed, APPLIED_ANNOTATION));
+        changed.managed_fields = None;
+        assert!(!owns_annotation(&changed, APPLIED_ANNOTATION));
     }
 
     #[test]

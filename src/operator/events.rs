@@ -22,11 +22,12 @@ use crate::crd::{ConditionType, OPERATOR_MANAGER, OnionBalancedService, Reason};
 
 /// The reasons that cause no Event, because the problem resolves itself or follows from another
 /// condition.
-const QUIET: [Reason; 6] = [
+const QUIET: [Reason; 7] = [
     Reason::Generating,
     Reason::NotAccepted,
     Reason::Progressing,
     Reason::RollingOut,
+    Reason::Stopping,
     Reason::Waiting,
     Reason::NotPublished,
 ];
@@ -54,8 +55,7 @@ pub fn notices(before: &[Condition], after: &[Condition], generated: Option<&str
     for now in after {
         let old = before.iter().find(|old| old.type_ == now.type_);
         let is_published = now.type_ == ConditionType::Published.as_str();
-        let suspended = Reason::Suspended.as_str();
-        if is_published && now.reason != suspended && old.is_some_and(|old| old.reason == suspended) {
+        if is_published && !is_suspended(now) && old.is_some_and(is_suspended) {
             found.push(notice(EventType::Normal, now, "Resumed", "spec.suspend is no longer true.".to_owned()));
         }
         if has_changed(old, now) {
@@ -63,6 +63,12 @@ pub fn notices(before: &[Condition], after: &[Condition], generated: Option<&str
         }
     }
     found
+}
+
+/// Returns true if the condition `Published` belongs to a service that is suspended, or about to
+/// be.
+fn is_suspended(published: &Condition) -> bool {
+    [Reason::Suspended, Reason::Stopping].iter().any(|reason| published.reason == reason.as_str())
 }
 
 /// Returns true if a condition has changed in a way that may cause an Event. If only the message

@@ -3,23 +3,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use futures::future::{try_join_all, try_join4};
+use futures::future::{try_join_all, try_join3, try_join4};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Secret, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Api, DynamicObject};
+use kube::api::{Api, DynamicObject, ListParams};
+use kube::core::ApiResource;
 use kube::{Client, ResourceExt as _};
 
 use super::cache::Cache;
 use super::children::{ChildId, Kind, ids};
+use super::guarded::Readable;
 use super::holder::{Holder, holder};
-use super::plan::{KeyPermit, KeySecret, Observed, Taken, is_marked, resolve};
+use super::plan::{self, KeyPermit, KeySecret, Last, LastObjects, Observed, Taken};
+use super::pods::PodState;
 use super::settings::Environment;
 use crate::crd::OnionBalancedService;
 use crate::crd::clients::ClientList;
 use crate::crd::names::{self, Component};
-use crate::link::AgentConfig;
+use crate::onion::OnionAddress;
 
 /// Reads the facts for a new reconciliation, except for [`Observed::rivals`] and the outcomes of
 /// steps. A Lease that belongs to another object counts as a taken name, because the publishers
@@ -28,8 +33,10 @@ pub async fn observe(
     client: &Client,
     cache: &Cache,
     environment: &Arc<Environment>,
-    object: Arc<OnionBalancedService>,
+    Readable { object, problems }: Readable,
+    now: Timestamp,
 ) -> Result<Observed, kube::Error> {
+    let object = Arc::new(object);
     let namespace = object.namespace().unwrap_or_default();
     let (key_secret, clients_secret, services, lease) = try_join4(
         key_secret(client, &object),
@@ -38,18 +45,14 @@ pub async fn observe(
         lease(client, &namespace, &object),
     )
     .await?;
-    let last_config = match resolve(&object, &services, None).problem {
-        Some(_) => last_config(client, &namespace, &Component::Backend.child_name(&object.name_any())).await?,
-        None => None,
-    };
     let ours = |component: Component| {
         let child = ChildId { kind: Kind::Deployment, name: component.child_name(&object.name_any()) };
         let found = cache.deployment(&namespace, &child.name)?;
-        let is_marked = || is_marked(&child, &found.metadata, &object, key_secret.as_ref());
-        (holder(&found.metadata, &object, is_marked) == Holder::Us).then_some(found)
+        (plan::holder_of(&child, &found.metadata, &object, key_secret.as_ref()) == Holder::Us).then_some(found)
     };
     let (backends, frontends) = (ours(Component::Backend), ours(Component::Frontend));
-    let pod_problems = cache.pod_problems(&namespace, &object.name_any());
+    let mut pods = cache.pods(&namespace, &object.name_any());
+    explain_stuck(client, &namespace, &mut pods, now).await?;
     let (lease, taken) = match lease {
         Some(lease) if lease_holder(&lease.metadata, &object) != Holder::Us => {
             let child = ChildId { kind: Kind::Lease, name: lease.name_any() };
@@ -59,20 +62,22 @@ pub async fn observe(
     };
     Ok(Observed {
         object,
+        unreadable: problems,
         environment: Arc::clone(environment),
         rivals: Vec::new(),
         key_secret,
         clients_secret,
         services,
-        last_config,
+        last: None,
         taken,
         backends,
         frontends,
-        pod_problems,
+        pods,
         lease,
         key_permit: KeyPermit::Unknown,
         generated_key: false,
         tried_key_owners: false,
+        scaled: false,
         owned: None,
         refused: Vec::new(),
     })
@@ -91,13 +96,62 @@ pub async fn key_secret(client: &Client, object: &OnionBalancedService) -> Resul
     Ok(secret.map(|secret| KeySecret::new(secret.metadata, secret.data)))
 }
 
-/// Reads the `OnionBalancedService` itself from the API server.
+/// Reads the address of the key in another service's Secret. A Secret that the API server does not
+/// give us proves nothing, and must not keep this service from being reconciled.
+pub async fn key_of_other(client: &Client, other: &OnionBalancedService) -> Result<Option<OnionAddress>, kube::Error> {
+    match key_secret(client, other).await {
+        Ok(secret) => Ok(secret.as_ref().and_then(plan::address)),
+        Err(kube::Error::Api(status)) if status.is_forbidden() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads the `OnionBalancedService` itself from the API server. Its unreadable parts have default
+/// values.
 pub async fn object(
     client: &Client,
     object: &OnionBalancedService,
 ) -> Result<Option<OnionBalancedService>, kube::Error> {
-    let objects: Api<OnionBalancedService> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
-    objects.get_opt(&object.name_any()).await
+    let resource = ApiResource::erase::<OnionBalancedService>(&());
+    let namespace = object.namespace().unwrap_or_default();
+    let objects: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
+    let Some(found) = objects.get_opt(&object.name_any()).await? else { return Ok(None) };
+    let whole = serde_json::to_value(&found).map_err(kube::Error::SerdeError)?;
+    let readable = Readable::read(&whole).map_err(kube::Error::SerdeError)?;
+    Ok(Some(readable.object))
+}
+
+/// Finds out why nodes take too long to create the containers of pods. Only the first such pod of
+/// each component is looked at, because a condition names only one.
+async fn explain_stuck(
+    client: &Client,
+    namespace: &str,
+    pods: &mut [PodState],
+    now: Timestamp,
+) -> Result<(), kube::Error> {
+    for component in [Component::Backend, Component::Frontend] {
+        let mut pods = pods.iter_mut().filter(|pod| pod.component == component);
+        if let Some(pod) = pods.find(|pod| pod.is_stuck(now)) {
+            let events = events(client, namespace, &pod.uid).await?;
+            pod.explain(&events);
+        }
+    }
+    Ok(())
+}
+
+/// The maximum number of Events to read about one pod.
+const MAX_EVENTS: u32 = 100;
+
+/// Reads the Events about a pod. Without the permission, there are none: they are not essential.
+/// `events.k8s.io` cannot select Events by the object that they are about.
+async fn events(client: &Client, namespace: &str, pod: &str) -> Result<Vec<Event>, kube::Error> {
+    let events: Api<Event> = Api::namespaced(client.clone(), namespace);
+    let about = ListParams::default().fields(&format!("involvedObject.uid={pod}")).limit(MAX_EVENTS);
+    match events.list(&about).await {
+        Ok(found) => Ok(found.items),
+        Err(kube::Error::Api(_)) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Reads the Lease that has the name of the publishers' Lease. It may belong to another object.
@@ -131,11 +185,23 @@ async fn services(
     Ok(names.into_iter().zip(found).filter_map(|(name, service)| Some((name, service?))).collect())
 }
 
-async fn last_config(client: &Client, namespace: &str, name: &str) -> Result<Option<AgentConfig>, kube::Error> {
-    let config_maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-    let config_map = config_maps.get_opt(name).await?;
-    let text = config_map.and_then(|config_map| config_map.data?.remove("agent.yaml"));
-    Ok(text.and_then(|text| AgentConfig::from_yaml(&text).ok()))
+/// Reads the last good values of a service from its owned objects. They are read from the API
+/// server, because a stale cache could restore older values.
+pub async fn last(client: &Client, observed: &Observed) -> Result<Last, kube::Error> {
+    let object = &*observed.object;
+    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
+    let config_maps: Api<ConfigMap> = Api::namespaced(client.clone(), &namespace);
+    let (backend, frontend) = (Component::Backend.child_name(&name), Component::Frontend.child_name(&name));
+    let (backends, frontend, config) = try_join3(
+        deployments.get_metadata_opt(&backend),
+        deployments.get_metadata_opt(&frontend),
+        config_maps.get_opt(&backend),
+    )
+    .await?;
+    let metadata = |found: Option<kube::core::PartialObjectMeta<Deployment>>| found.map(|found| found.metadata);
+    let found = LastObjects { backends: metadata(backends), frontend: metadata(frontend), config };
+    Ok(Last::read(found, object, observed.key_secret.as_ref()))
 }
 
 /// Reads an object that a spec names. An object with an invalid name is treated as missing. No

@@ -27,15 +27,22 @@ pub fn mark(key: &MasterKey, object: &OnionBalancedService, child: &impl fmt::Di
     HEXLOWER.encode(key.derive(label.as_bytes()).as_slice())
 }
 
-/// Returns the manifest with the mark added as an annotation.
-pub fn marked(mut manifest: Value, mark: String) -> Value {
-    manifest["metadata"]["annotations"][ORIGIN_ANNOTATION] = mark.into();
+/// Returns the manifest with the mark, if there is one, added as an annotation.
+pub fn marked(mut manifest: Value, mark: Option<String>) -> Value {
+    if let Some(mark) = mark {
+        manifest["metadata"]["annotations"][ORIGIN_ANNOTATION] = mark.into();
+    }
     manifest
+}
+
+/// Returns the mark that an object has, right or wrong.
+pub fn mark_of(metadata: &ObjectMeta) -> Option<&str> {
+    metadata.annotations.as_ref()?.get(ORIGIN_ANNOTATION).map(String::as_str)
 }
 
 /// Returns true if an object has the mark.
 pub fn has_mark(metadata: &ObjectMeta, mark: &str) -> bool {
-    metadata.annotations.as_ref().and_then(|annotations| annotations.get(ORIGIN_ANNOTATION)).is_some_and(|m| m == mark)
+    mark_of(metadata) == Some(mark)
 }
 
 /// Returns true if an object has the same mark as a manifest.
@@ -79,12 +86,12 @@ mod tests {
 
     #[test]
     fn an_object_has_the_mark_of_its_manifest() {
-        let manifest = marked(json!({"metadata": {"annotations": {"a": "b"}}}), "1f".to_owned());
+        let manifest = marked(json!({"metadata": {"annotations": {"a": "b"}}}), Some("1f".to_owned()));
         assert_eq!(manifest["metadata"]["annotations"]["a"], "b");
         let metadata: ObjectMeta = serde_json::from_value(manifest["metadata"].clone()).unwrap();
         assert!(has_mark(&metadata, "1f") && has_mark_of(&metadata, &manifest));
         assert!(!has_mark(&metadata, "1e") && !has_mark(&ObjectMeta::default(), "1f"));
-        assert!(!has_mark_of(&metadata, &marked(manifest.clone(), "1e".to_owned())));
+        assert!(!has_mark_of(&metadata, &marked(manifest.clone(), Some("1e".to_owned()))));
         assert!(!has_mark_of(&ObjectMeta::default(), &json!({})), "no mark is no proof");
     }
 }

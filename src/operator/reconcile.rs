@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, OwnerReference};
 use kube::api::{Api, DynamicObject};
-use kube::core::{ApiResource, DeserializeGuard};
+use kube::core::ApiResource;
 use kube::runtime::reflector::Store;
 use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
@@ -16,8 +16,8 @@ use tracing::info;
 use super::apply::{KeyCreation, Writer};
 use super::cache::Cache;
 use super::events::{Events, notices};
-use super::guarded::Guarded;
-use super::plan::{self, Conclusion, KeySecret, Next, Observed, Outcome, plan};
+use super::guarded::{Guarded, Readable};
+use super::plan::{self, Conclusion, KeySecret, Next, Observed, Outcome, Rival, plan};
 use super::settings::Environment;
 use super::{apply, observe};
 use crate::crd::{ConditionType, OnionBalancedService, OnionBalancedServiceStatus, names};
@@ -48,9 +48,9 @@ pub enum Error {
     /// The API server refused owned objects. The status names one of them.
     #[error("the API server refused {0} owned objects")]
     Refused(usize),
-    /// Pruning failed, or the owners of the key's Secret could not be set. No other step depends on
-    /// these two.
-    #[error("could not prune objects or set the owners of the master key's Secret: {0}")]
+    /// Pruning or scaling failed, or the owners of the key's Secret could not be set. No other step
+    /// depends on these.
+    #[error("could not prune objects, scale Deployments or set the owners of the master key's Secret: {0}")]
     Untidy(kube::Error),
     /// The status could not be converted to JSON.
     #[error("could not convert the status to JSON: {0}")]
@@ -62,9 +62,10 @@ pub enum Error {
 
 /// Reconciles an object. Returns the time after which it should be reconciled again.
 pub async fn reconcile(object: &Guarded, context: &Context) -> Result<Duration, Error> {
-    match object {
-        DeserializeGuard(Ok(object)) => {
-            let reconciled = reconcile_readable(Arc::new(object.clone()), context).await;
+    match &object.0 {
+        Ok(readable) => {
+            let object = &readable.object;
+            let reconciled = reconcile_readable(readable.clone(), context).await;
             if let Err(Error::Api(kube::Error::Api(status))) = &reconciled
                 && status.is_forbidden()
             {
@@ -74,22 +75,23 @@ pub async fn reconcile(object: &Guarded, context: &Context) -> Result<Duration, 
             }
             reconciled
         }
-        DeserializeGuard(Err(invalid)) => {
+        Err(unreadable) => {
             let conditions =
-                |previous: &[Condition], generation| plan::unreadable(&invalid.error, previous, generation, now());
-            write_conditions(&invalid.metadata, conditions, context).await?;
+                |previous: &[Condition], generation| plan::unreadable(&unreadable.error, previous, generation, now());
+            write_conditions(&unreadable.metadata, conditions, context).await?;
             Ok(Duration::from_secs(300))
         }
     }
 }
 
-async fn reconcile_readable(object: Arc<OnionBalancedService>, context: &Context) -> Result<Duration, Error> {
+async fn reconcile_readable(readable: Readable, context: &Context) -> Result<Duration, Error> {
     // The garbage collector deletes the owned objects; there is nothing else to clean up.
-    if object.metadata.deletion_timestamp.is_some() {
+    if readable.object.metadata.deletion_timestamp.is_some() {
         return Ok(Duration::from_secs(300));
     }
-    let mut observed = observe::observe(&context.client, &context.cache, &context.environment, object).await?;
-    observed.rivals = rivals(context, &observed.object, observed.key_secret.as_ref());
+    let Context { client, cache, environment, .. } = context;
+    let mut observed = observe::observe(client, cache, environment, readable, now()).await?;
+    observed.rivals = rivals(context, &observed.object, observed.key_secret.as_ref()).await?;
     let mut executor = Executor { context, untidy: None };
     let conclusion = loop {
         match plan(&observed) {
@@ -104,7 +106,7 @@ async fn reconcile_readable(object: Arc<OnionBalancedService>, context: &Context
     match executor.untidy {
         Some(error) => Err(Error::Untidy(error)),
         None if !observed.refused.is_empty() => Err(Error::Refused(observed.refused.len())),
-        None => Ok(plan::requeue_after(&observed, &conclusion)),
+        None => Ok(plan::requeue_after(&observed, &conclusion, now())),
     }
 }
 
@@ -121,11 +123,16 @@ impl Executor<'_> {
         let Context { client, writer, .. } = self.context;
         let object = &*observed.object;
         Ok(match step {
+            Next::FindChildren { ask_server } => self.find_children(observed, ask_server).await?,
+            Next::ReadLast => Outcome::LastRead(observe::last(client, observed).await?),
             Next::ReadObject => Outcome::ObjectRead(observe::object(client, object).await?.map(Box::new)),
             Next::GenerateKey => self.generate_key(object).await?,
             Next::SetKeyOwners(owners) => self.set_key_owners(observed, &owners).await,
-            Next::FindChildren { ask_server } => self.find_children(observed, ask_server).await?,
             Next::Apply(stage, due) => Outcome::Applied(stage, apply::children(writer, object, due).await?),
+            Next::Scale(scales) => {
+                self.tolerate(apply::scale(writer, object, scales).await);
+                Outcome::Scaled
+            }
             Next::Prune(orphans) => {
                 self.tolerate(apply::prune(writer, object, orphans).await);
                 Outcome::Pruned
@@ -135,12 +142,14 @@ impl Executor<'_> {
     }
 
     async fn generate_key(&self, object: &OnionBalancedService) -> Result<Outcome, kube::Error> {
-        let rivals = |secret: Option<&KeySecret>| rivals(self.context, object, secret);
         Ok(match apply::generate_key(&self.context.writer, object).await? {
-            KeyCreation::Created(secret) => Outcome::KeyGenerated { rivals: rivals(Some(&secret)), secret },
+            KeyCreation::Created(secret) => {
+                Outcome::KeyGenerated { rivals: rivals(self.context, object, Some(&secret)).await?, secret }
+            }
             KeyCreation::Exists => {
                 let secret = observe::key_secret(&self.context.client, object).await?;
-                Outcome::KeyExisted { rivals: rivals(secret.as_ref()), secret: secret.map(Box::new) }
+                let rivals = rivals(self.context, object, secret.as_ref()).await?;
+                Outcome::KeyExisted { rivals, secret: secret.map(Box::new) }
             }
             KeyCreation::Refused(refused) => Outcome::KeyRefused(refused),
         })
@@ -163,7 +172,7 @@ impl Executor<'_> {
             observe::cached_children(cache, object, environment)
         };
         let labelled = cache.children(&object.namespace().unwrap_or_default(), &object.name_any());
-        Ok(Outcome::ChildrenFound { existing, labelled })
+        Ok(Outcome::ChildrenFound { existing, labelled, asked_server: ask_server })
     }
 
     fn tolerate(&mut self, result: Result<(), kube::Error>) {
@@ -173,21 +182,36 @@ impl Executor<'_> {
     }
 }
 
-/// Returns the watched services that might use the same key. Matches are rare, so only the matching
-/// services are copied.
-fn rivals(
+/// Returns the watched services that may use the same key. Matches are rare, so only the matching
+/// services are copied. For a service with another Secret, its status only says that its key is
+/// worth reading: whoever may write the status does not need to have the key.
+async fn rivals(
     context: &Context,
     object: &OnionBalancedService,
     secret: Option<&KeySecret>,
-) -> Vec<Arc<OnionBalancedService>> {
+) -> Result<Vec<Rival>, kube::Error> {
     let address = secret.and_then(plan::address).map(|address| address.to_string());
     let is_rival = |other: &OnionBalancedService| {
-        plan::shares_key(object, other, address.as_deref()) && other.metadata.uid != object.metadata.uid
+        plan::may_share_key(object, other, address.as_deref()) && other.metadata.uid != object.metadata.uid
     };
-    let found = context.objects.iter().flat_map(|objects: &Store<Guarded>| {
-        objects.state_filter(|other: &Guarded| other.0.as_ref().is_ok_and(is_rival))
-    });
-    found.filter_map(|found| found.0.as_ref().ok().cloned().map(Arc::new)).collect()
+    let found: Vec<_> = context
+        .objects
+        .iter()
+        .flat_map(|objects: &Store<Guarded>| {
+            objects.state_filter(|other: &Guarded| other.object().is_some_and(is_rival))
+        })
+        .filter_map(|found| found.object().cloned().map(Arc::new))
+        .collect();
+    let mut rivals = Vec::new();
+    for other in found {
+        let key = if names::same_master_key_secret(object, &other) {
+            None
+        } else {
+            observe::key_of_other(&context.client, &other).await?
+        };
+        rivals.push(Rival { object: other, key });
+    }
+    Ok(rivals)
 }
 
 /// Writes the status if it differs from the current one, and reports the changes as Events. The

@@ -8,7 +8,6 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
 use kube::ResourceExt as _;
-use kube::core::DeserializeGuard;
 use kube::runtime::reflector::Store;
 
 use super::guarded::Guarded;
@@ -71,14 +70,14 @@ impl Objects {
 }
 
 fn standing(object: &Guarded) -> Standing {
-    let (ready, reason) = match object {
-        DeserializeGuard(Ok(object)) => {
+    let (ready, reason) = match object.object() {
+        Some(object) => {
             let conditions = object.status.as_ref().map(|status| &status.conditions);
             let ready =
                 conditions.into_iter().flatten().find(|condition| condition.type_ == ConditionType::Ready.as_str());
             ready.map_or((false, Reason::Pending.as_str()), |ready| (ready.status == "True", ready.reason.as_str()))
         }
-        DeserializeGuard(Err(_)) => (false, Reason::InvalidSpec.as_str()),
+        None => (false, Reason::InvalidSpec.as_str()),
     };
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     Standing { namespace, name, ready, reason: reason.to_owned() }
@@ -175,7 +174,7 @@ mod tests {
             object("web", &json!({"ports": []}), &condition("True", "Ready")),
             object("lost", &json!({"ports": []}), &condition("False", "SecretNotFound")),
             object("new", &json!({"ports": []}), &json!([])),
-            object("odd", &json!({"ports": "none"}), &json!([])),
+            object("odd", &json!("none"), &json!([])),
         ] {
             writer.apply_watcher_event(&watcher::Event::Apply(object));
         }

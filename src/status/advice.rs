@@ -83,8 +83,17 @@ fn pods_or_publishing(reason: Reason, subject: &Subject<'_>) -> Option<String> {
             "check the image name, and that the nodes can pull the image: kubectl get events -n {namespace} \
              --field-selector reason=Failed"
         ),
-        Reason::PodsFailing => {
+        Reason::PodsFailing | Reason::PodsStuck | Reason::ProgressDeadlineExceeded => {
             format!("kubectl describe pods -n {namespace} -l onionbalance.dev/service={name}")
+        }
+        Reason::Unschedulable => format!(
+            "add nodes, or change nodeSelector, affinity, tolerations or resources in the template: {}",
+            subject.edit()
+        ),
+        Reason::Stopping => {
+            format!(
+                "wait until the pods have stopped: kubectl get pods -n {namespace} -l onionbalance.dev/service={name}"
+            )
         }
         Reason::Forbidden => {
             "grant the named permission to the operator's service account: kubectl get clusterroles -l \

@@ -47,6 +47,7 @@ async fn reports_each_change_in_one_event() {
     scene.wait_event("web", "Published").await;
 
     scene.change("web", json!({"spec": {"suspend": true}})).await;
+    scene.report_backends("web", 0).await;
     scene.wait_event("web", "Suspended").await;
     scene.change("web", json!({"spec": {"suspend": false}})).await;
     scene.wait_event("web", "Resumed").await;
@@ -130,7 +131,7 @@ async fn works_without_the_permission_to_create_events() {
     let mut rights = roles.get("onionbalance-operator").await.unwrap().rules.unwrap();
     let all = rights.len();
     rights.retain(|rule| rule.resources != Some(vec!["events".to_owned()]));
-    assert_eq!(rights.len() + 1, all);
+    assert_eq!(rights.len() + 2, all, "one rule for writing Events, and one for reading them");
     let patch = Patch::Merge(json!({ "rules": rights }));
     roles.patch("onionbalance-operator", &PatchParams::default(), &patch).await.unwrap();
     scene.start_operator(settings());

@@ -1,6 +1,7 @@
 //! Tests that the master key is generated at most once and never replaced.
 
 use data_encoding::BASE64;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use onionbalance_operator::crd::OnionBalancedService;
@@ -173,6 +174,34 @@ async fn only_one_of_two_namespaces_serves_a_shared_key() {
     scene.api::<OnionBalancedService>().delete("web", &DeleteParams::background()).await.unwrap();
     other.wait_condition("shop", "MasterKeyReady", "True KeyLoaded").await;
     other.wait_children("shop").await;
+    scene.end().await;
+}
+
+/// A tenant may be able to write the status of its own object. Without the key, an address in the
+/// status does not make the object a rival.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_status_in_another_namespace_has_no_effect() {
+    let mut scene = Scene::without_operator("forged").await;
+    let other = Scene::without_operator("forged-elsewhere").await;
+    let own = scene.namespace.clone();
+    scene.start_operator_for(settings(), &[own.as_str(), other.namespace.as_str()]);
+    other.create("old", json!({})).await;
+    other.address("old").await;
+    other.wait_children("old").await;
+    scene.create("web", json!({})).await;
+    let address = scene.address("web").await;
+    scene.wait_children("web").await;
+
+    let forged = Patch::Merge(json!({"status": {"onionAddress": address}}));
+    let objects: Api<OnionBalancedService> = other.api();
+    objects.patch_status("old", &PatchParams::default(), &forged).await.unwrap();
+    // The operator has noticed the new address.
+    other.wait_condition("old", "MasterKeyReady", "False AddressMismatch").await;
+    scene.change("web", json!({"spec": {"backends": {"replicas": 4}}})).await;
+    let replicas = |deployment: &Deployment| deployment.spec.as_ref().unwrap().replicas == Some(4);
+    scene.wait_for::<Deployment>("web-backend", replicas).await;
+    scene.wait_condition("web", "MasterKeyReady", "True KeyLoaded").await;
+    assert_eq!(other.status("old").await.onion_address, Some(address), "the address is still forged");
     scene.end().await;
 }
 

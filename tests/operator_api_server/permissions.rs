@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::children::leaves_a_foreign_object_alone;
 use crate::lease::{Stage, account};
+use crate::refusals::reports_stuck_pods;
 use crate::scene::{PATIENCE, Scene, VERBOSE_LOG};
 use crate::server::{ACCOUNT, OWN_NAMESPACE, administrator, audit_log, client_as};
 use crate::wait::until;
@@ -120,6 +121,7 @@ async fn the_operator_uses_every_permission() {
     let kinds = scene.kinds_of_children();
     join_all(kinds.iter().map(|resource| leaves_a_foreign_object_alone(&scene, resource, false))).await;
     deletes_unused_objects(&scene).await;
+    reports_stuck_pods(&scene).await;
     for _ in 0..2 {
         scene.change("web", json!({"spec": {"backends": {"extraTorrc": VERBOSE_LOG}}})).await;
         scene.wait_condition("web", "Accepted", "False InvalidSpec").await;

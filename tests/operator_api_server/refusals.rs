@@ -1,45 +1,142 @@
-//! Tests that the conditions report requests that the API server or a quota refuses, and images
-//! that cannot be pulled.
+//! Tests that the conditions report requests that the API server or a quota refuses, and whatever
+//! keeps pods from starting.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
+use k8s_openapi::api::core::v1::{Event, Pod, ResourceQuota};
 use k8s_openapi::api::rbac::v1::Role;
+use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::scene::{PATIENCE, Scene, settings};
 use crate::wait::until;
+
+/// The components of a service, and the condition that reports the problems of each component's
+/// pods.
+const COMPONENTS: [(&str, &str); 2] = [("backend", "BackendsReady"), ("frontend", "Published")];
+
+/// Creates a pod of the service `web`, as the Deployment controller would.
+pub async fn create_pod(scene: &Scene, component: &str) -> Pod {
+    let deployment: Deployment = scene.wait_for(&format!("web-{component}"), |_| true).await;
+    let template = serde_json::to_value(deployment.spec.unwrap().template).unwrap();
+    let labels = &template["metadata"]["labels"];
+    let pod = json!({"metadata": {"name": format!("web-{component}-x"), "labels": labels}, "spec": template["spec"]});
+    scene.api::<Pod>().create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap()
+}
+
+/// Changes the status of a pod, as the scheduler or the kubelet would.
+async fn write_status(scene: &Scene, pod: &Pod, status: Value) {
+    let patch = Patch::Strategic(json!({ "status": status }));
+    scene.api::<Pod>().patch_status(&pod.name_any(), &PatchParams::default(), &patch).await.unwrap();
+}
+
+async fn delete(scene: &Scene, pod: &Pod) {
+    scene.api::<Pod>().delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await.unwrap();
+}
+
+fn scheduled(status: &str, message: &str) -> Value {
+    json!([{"type": "PodScheduled", "status": status, "reason": "Unschedulable", "message": message}])
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reports_an_image_that_cannot_be_pulled() {
     let scene = Scene::start("image").await;
     scene.create("web", json!({})).await;
     scene.wait_children("web").await;
-    for (component, kind) in [("backend", "BackendsReady"), ("frontend", "Published")] {
-        let name = format!("web-{component}-x");
-        // Create a pod as the Deployment controller would, and write its status as the kubelet
-        // would.
-        let deployment: Deployment = scene.wait_for(&format!("web-{component}"), |_| true).await;
-        let template = serde_json::to_value(deployment.spec.unwrap().template).unwrap();
-        let labels = &template["metadata"]["labels"];
-        let pod = json!({"metadata": {"name": name, "labels": labels}, "spec": template["spec"]});
-        let pods: Api<Pod> = scene.api();
-        pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+    for (component, kind) in COMPONENTS {
+        let pod = create_pod(&scene, component).await;
         for reason in ["ErrImagePull", "ImagePullBackOff"] {
             let waiting = json!({"waiting": {"reason": reason, "message": "not found"}});
             let status = json!({"name": "tor", "image": "tor:1", "imageID": "", "ready": false, "restartCount": 0, "state": waiting});
-            let patch = Patch::Strategic(json!({"status": {"containerStatuses": [status]}}));
-            pods.patch_status(&name, &PatchParams::default(), &patch).await.unwrap();
+            write_status(&scene, &pod, json!({"containerStatuses": [status]})).await;
             let message = scene.wait_condition("web", kind, "False ImagePullFailed").await;
-            let expected = format!("Pod {name}: container tor: ImagePullBackOff: could not pull image \"tor:1\"");
+            let expected =
+                format!("Pod web-{component}-x: container tor: ImagePullBackOff: could not pull image \"tor:1\"");
             assert!(message.contains(&expected), "{message}");
         }
-        pods.delete(&name, &DeleteParams::default().grace_period(0)).await.unwrap();
+        delete(&scene, &pod).await;
     }
     scene.wait_condition("web", "BackendsReady", "False Progressing").await;
     scene.wait_condition("web", "Published", "False NotPublished").await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_a_pod_that_no_node_takes() {
+    let scene = Scene::start("unschedulable").await;
+    scene.create("web", json!({})).await;
+    scene.wait_children("web").await;
+    for (component, kind) in COMPONENTS {
+        let pod = create_pod(&scene, component).await;
+        let words = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity.";
+        write_status(&scene, &pod, json!({"conditions": scheduled("False", words)})).await;
+        let message = scene.wait_condition("web", kind, "False Unschedulable").await;
+        let expected = format!("Pod web-{component}-x: Unschedulable: {}; see", words.trim_end_matches('.'));
+        assert!(message.contains(&expected), "{message}");
+        let event = scene.wait_event("web", "Unschedulable").await;
+        assert!(event.note.unwrap_or_default().contains("0/1 nodes are available"));
+        write_status(&scene, &pod, json!({"conditions": scheduled("True", "")})).await;
+        delete(&scene, &pod).await;
+    }
+    scene.wait_condition("web", "BackendsReady", "False Progressing").await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_a_pod_whose_containers_a_node_cannot_create() {
+    let scene = Scene::start("stuck").await;
+    scene.create("web", json!({})).await;
+    scene.wait_children("web").await;
+    reports_stuck_pods(&scene).await;
+    scene.end().await;
+}
+
+/// Checks that the conditions of the service `web` quote the kubelet's Events about pods that have
+/// been in creation for two minutes.
+pub async fn reports_stuck_pods(scene: &Scene) {
+    for (component, kind) in COMPONENTS {
+        let pod = create_pod(scene, component).await;
+        let (name, now) = (pod.name_any(), jiff::Timestamp::now());
+        let time = format!("{now:.0}");
+        let words = "MountVolume.SetUp failed for volume \"a\": secret \"a\" not found";
+        let event = json!({
+            "metadata": {"name": format!("{name}.1"), "namespace": scene.namespace}, "type": "Warning",
+            "involvedObject": {"kind": "Pod", "namespace": scene.namespace, "name": name, "uid": pod.metadata.uid},
+            "reason": "FailedMount", "message": words, "firstTimestamp": time, "lastTimestamp": time, "count": 1,
+        });
+        let events: Api<Event> = scene.api();
+        events.create(&PostParams::default(), &serde_json::from_value(event).unwrap()).await.unwrap();
+        let started = now - jiff::SignedDuration::from_mins(2);
+        let status = json!({"conditions": scheduled("True", ""), "startTime": format!("{started:.0}")});
+        write_status(scene, &pod, status).await;
+        let message = scene.wait_condition("web", kind, "False PodsStuck").await;
+        let expected = format!(
+            "Pod {name}: its containers have been in creation for over a minute: FailedMount: {words}; see `kubectl"
+        );
+        assert!(message.contains(&expected), "{message}");
+        delete(scene, &pod).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_a_rollout_without_progress() {
+    let scene = Scene::start("deadline").await;
+    scene.create("web", json!({})).await;
+    scene.wait_children("web").await;
+    for (component, kind) in COMPONENTS {
+        let words = format!("ReplicaSet \"web-{component}-1\" has timed out progressing.");
+        // Write the status as the Deployment controller would.
+        let overdue = json!({"status": {"conditions": [
+            {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": words},
+        ]}});
+        let deployments: Api<Deployment> = scene.api();
+        let name = format!("web-{component}");
+        deployments.patch_status(&name, &PatchParams::default(), &Patch::Merge(overdue)).await.unwrap();
+        let message = scene.wait_condition("web", kind, "False ProgressDeadlineExceeded").await;
+        assert!(message.ends_with(&words), "{message}");
+    }
     scene.end().await;
 }
 

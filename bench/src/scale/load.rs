@@ -104,9 +104,10 @@ fn children(namespace: &str, index: usize) -> Result<Vec<Value>> {
         object: &object,
         environment: &environment,
         address: key.address(),
-        token: &AgentToken::derive(&key),
+        token: Some(&AgentToken::derive(&key)),
         ports: &ports,
         frontend_account: object.metadata.uid.as_deref(),
+        withheld: &[],
     };
     let mut manifests = manifests(&inputs, &key)?;
     for manifest in &mut manifests {

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::Value;
 
 use super::config_map::{LINGER_SECONDS, config_hash};
-use super::{BuildError, Inputs, pod};
+use super::{BuildError, Inputs, LastGood, pod};
 use crate::crd::names::{self, Component};
 use crate::link::paths::TOKEN_DIR;
 use crate::link::{AGENT_API_PORT, grace_period};
@@ -42,8 +42,10 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Valu
         ),
     };
     let hash = config_hash(inputs, config);
+    let last =
+        LastGood { address: inputs.address, settings: serde_json::to_value(backends)?, secret: None, account: None };
     let deployment = Deployment {
-        metadata: inputs.component_metadata(Component::Backend),
+        metadata: last.annotate(inputs.component_metadata(Component::Backend))?,
         spec: Some(DeploymentSpec {
             replicas: Some(if inputs.object.spec.suspend { 0 } else { backends.replicas }),
             selector: LabelSelector {

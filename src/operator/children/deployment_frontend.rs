@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::config_map::config_hash;
 use super::deployment_backend::{file, rolling};
-use super::{BuildError, Inputs, SECRET_KEY_FILE, pod};
+use super::{BuildError, Inputs, LastGood, SECRET_KEY_FILE, pod};
 use crate::crd::names::{self, Component};
 use crate::link::TOR_PROBE_PATH;
 use crate::link::paths::MASTER_KEY_DIR;
@@ -53,8 +53,14 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
         grace_period: GRACE_PERIOD,
     };
     let hash = hash(&format!("{} {account}", config_hash(inputs, config)));
+    let last = LastGood {
+        address: inputs.address,
+        settings: serde_json::to_value(frontend)?,
+        secret: Some(names::master_key_secret(inputs.object)),
+        account: Some(account.to_owned()),
+    };
     let deployment = Deployment {
-        metadata: inputs.component_metadata(Component::Frontend),
+        metadata: last.annotate(inputs.component_metadata(Component::Frontend))?,
         spec: Some(DeploymentSpec {
             replicas: Some(if inputs.object.spec.suspend { 0 } else { frontend.replicas }),
             selector: LabelSelector {

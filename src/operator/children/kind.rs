@@ -47,10 +47,14 @@ pub enum Stage {
     RoleBindings,
     /// The Deployments, whose pods need all the other objects.
     Deployments,
+    /// The Deployments that the API server has refused, with the pod settings that it last
+    /// accepted.
+    Fallbacks,
 }
 
 impl Stage {
-    /// All stages, in the order in which they are applied.
+    /// The regular stages, in the order in which they are applied. Only a refused Deployment needs
+    /// the stage `Fallbacks`, which follows them.
     pub const ALL: [Self; 3] = [Self::Prerequisites, Self::RoleBindings, Self::Deployments];
 }
 

@@ -6,6 +6,7 @@ mod deployment_backend;
 mod deployment_frontend;
 mod disruption_budgets;
 mod kind;
+mod last_good;
 mod network_policies;
 mod pod;
 mod rbac;
@@ -23,6 +24,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 pub use kind::{ChildId, Kind, Stage};
+pub use last_good::{LAST_GOOD_ANNOTATION, LastGood};
 pub use secret_master_key::{GENERATED_ANNOTATION, SECRET_KEY_FILE, secret_master_key};
 
 use super::origin;
@@ -53,12 +55,16 @@ pub struct Inputs<'a> {
     pub environment: &'a Environment,
     /// The public address of the service.
     pub address: OnionAddress,
-    /// The token shared by the publishers and the agents. It is derived from the master key.
-    pub token: &'a AgentToken,
+    /// The token shared by the publishers and the agents. It is derived from the master key, so it
+    /// is unknown if there is no usable key. Its Secret is then not built.
+    pub token: Option<&'a AgentToken>,
     /// The service's ports, with resolved targets.
     pub ports: &'a [ForwardedPort],
     /// The UID of the frontends' `ServiceAccount`, or `None` if the account does not exist yet.
     pub frontend_account: Option<&'a str>,
+    /// The components whose pods cannot be configured. Their `ConfigMap`s and Deployments are not
+    /// built.
+    pub withheld: &'a [Component],
 }
 
 impl Inputs<'_> {
@@ -82,6 +88,10 @@ impl Inputs<'_> {
             owner_references: Some(vec![owner(self.object, true)]),
             ..ObjectMeta::default()
         }
+    }
+
+    fn builds(&self, component: Component) -> bool {
+        !self.withheld.contains(&component)
     }
 
     fn component_metadata(&self, component: Component) -> ObjectMeta {
@@ -128,12 +138,13 @@ pub enum BuildError {
 }
 
 /// Builds the owned objects of one stage, in the order in which they are applied. The frontends'
-/// Deployment is omitted until its `ServiceAccount` exists.
+/// Deployment is omitted until its `ServiceAccount` exists. See also [`Inputs::withheld`] and
+/// [`Inputs::token`].
 pub fn children(inputs: &Inputs<'_>, stage: Stage) -> Result<Vec<Child>, BuildError> {
     match stage {
         Stage::Prerequisites => prerequisites(inputs),
         Stage::RoleBindings => Ok(vec![child(Kind::RoleBinding, &rbac::role_binding(inputs))?]),
-        Stage::Deployments => deployments(inputs),
+        Stage::Deployments | Stage::Fallbacks => deployments(inputs),
     }
 }
 
@@ -142,12 +153,18 @@ fn prerequisites(inputs: &Inputs<'_>) -> Result<Vec<Child>, BuildError> {
         child(Kind::ServiceAccount, &service_accounts::service_account(inputs, Component::Backend))?,
         child(Kind::ServiceAccount, &service_accounts::service_account(inputs, Component::Frontend))?,
         child(Kind::Role, &rbac::role(inputs))?,
-        child(Kind::Secret, &secret_token::secret(inputs))?,
-        child(Kind::ConfigMap, &config_map::backend(inputs)?)?,
-        child(Kind::ConfigMap, &config_map::frontend(inputs))?,
-        child(Kind::Service, &services::service(inputs, Component::Backend))?,
-        child(Kind::Service, &services::service(inputs, Component::Frontend))?,
     ];
+    if let Some(token) = inputs.token {
+        children.push(child(Kind::Secret, &secret_token::secret(inputs, token))?);
+    }
+    if inputs.builds(Component::Backend) {
+        children.push(child(Kind::ConfigMap, &config_map::backend(inputs)?)?);
+    }
+    if inputs.builds(Component::Frontend) {
+        children.push(child(Kind::ConfigMap, &config_map::frontend(inputs))?);
+    }
+    children.push(child(Kind::Service, &services::service(inputs, Component::Backend))?);
+    children.push(child(Kind::Service, &services::service(inputs, Component::Frontend))?);
     if let Some(metrics_from) = &inputs.settings().network_policies {
         children.push(untyped(Kind::NetworkPolicy, network_policies::backend(inputs, metrics_from)?));
         children.push(untyped(Kind::NetworkPolicy, network_policies::frontend(inputs, metrics_from)?));
@@ -162,9 +179,12 @@ fn prerequisites(inputs: &Inputs<'_>) -> Result<Vec<Child>, BuildError> {
 }
 
 fn deployments(inputs: &Inputs<'_>) -> Result<Vec<Child>, BuildError> {
-    let backend = deployment_backend::deployment(inputs, &config_map::backend(inputs)?)?;
-    let mut children = vec![untyped(Kind::Deployment, backend)];
-    if let Some(account) = inputs.frontend_account {
+    let mut children = Vec::new();
+    if inputs.builds(Component::Backend) {
+        let backend = deployment_backend::deployment(inputs, &config_map::backend(inputs)?)?;
+        children.push(untyped(Kind::Deployment, backend));
+    }
+    if let Some(account) = inputs.frontend_account.filter(|_| inputs.builds(Component::Frontend)) {
         let frontend = deployment_frontend::deployment(inputs, &config_map::frontend(inputs), account)?;
         children.push(untyped(Kind::Deployment, frontend));
     }
@@ -178,11 +198,9 @@ pub fn manifests(inputs: &Inputs<'_>, key: &MasterKey) -> Result<Vec<Value>, Bui
     let mut manifests = vec![serde_json::to_value(secret_master_key(inputs.object, key))?];
     for stage in Stage::ALL {
         let children = children(inputs, stage)?.into_iter();
-        manifests.extend(
-            children.map(|Child { id, manifest }| {
-                stamped(&origin::marked(manifest, origin::mark(key, inputs.object, &id)))
-            }),
-        );
+        manifests.extend(children.map(|Child { id, manifest }| {
+            stamped(&origin::marked(manifest, Some(origin::mark(key, inputs.object, &id))))
+        }));
     }
     Ok(manifests)
 }

@@ -105,6 +105,17 @@ fn a_single_cause_is_reported_once() {
 }
 
 #[test]
+fn a_service_that_stops_is_reported_once_it_is_suspended() {
+    let published = yes(ConditionType::Published, Reason::Published);
+    let [stopping, suspended] =
+        [Reason::Stopping, Reason::Suspended].map(|reason| no(ConditionType::Published, reason));
+    assert_eq!(reported(&published, &stopping), [""; 0]);
+    assert_eq!(reported(&stopping, &suspended), ["N Suspended: why"]);
+    assert_eq!(reported(&suspended, &stopping), [""; 0], "a pod has appeared; the service is still suspended");
+    assert_eq!(reported(&stopping, &published), ["N Resumed: spec.suspend is no longer true.", "N Published: so"]);
+}
+
+#[test]
 fn every_reason_causes_an_event_or_is_listed_as_quiet() {
     let mut count = 0;
     for &reason in Reason::ALL.iter().filter(|reason| **reason != Reason::Pending) {

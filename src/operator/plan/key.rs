@@ -4,13 +4,13 @@
 //! human must resolve it.
 
 use std::cmp::Reverse;
-use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::{Resource as _, ResourceExt as _};
 
-use super::KeySecret;
+use super::{KeySecret, Rival};
 use crate::crd::names::{self, SERVICE_LABEL};
+use crate::crd::validate::Problem;
 use crate::crd::{DeletionPolicy, OnionBalancedService, Reason};
 use crate::onion::{MasterKey, OnionAddress};
 use crate::operator::children::{GENERATED_ANNOTATION, SECRET_KEY_FILE, owner};
@@ -26,12 +26,19 @@ pub(super) enum Decision {
     Refuse(Finding),
 }
 
-/// Decides which master key a service uses, or that one must be generated.
+/// Decides which master key a service uses, or that one must be generated. `problems` are the
+/// problems of the spec. A key is used only if everything that the spec says about it is valid,
+/// because the name or the address that the user means may be that of another key.
 pub(super) fn decide(
     object: &OnionBalancedService,
-    rivals: &[Arc<OnionBalancedService>],
+    problems: &[Problem],
+    rivals: &[Rival],
     secret: Option<&KeySecret>,
 ) -> Decision {
+    if problems.iter().any(|problem| problem.field.starts_with("spec.masterKey")) {
+        let message = "spec.masterKey is invalid; see the condition Accepted.";
+        return Decision::Refuse(Finding::unknown(Reason::NotAccepted, message));
+    }
     let name = names::master_key_secret(object);
     let Some(secret) = secret else { return missing(object, &name) };
     let key = match read(secret) {
@@ -123,9 +130,16 @@ pub fn address(secret: &KeySecret) -> Option<OnionAddress> {
 }
 
 /// Returns true if another service might use the same key, because it names the same Secret or
-/// because its status has the key's address.
-pub fn shares_key(object: &OnionBalancedService, other: &OnionBalancedService, address: Option<&str>) -> bool {
+/// because its status has the key's address. In the second case, the operator must read the other
+/// service's key, because a status is no evidence.
+pub fn may_share_key(object: &OnionBalancedService, other: &OnionBalancedService, address: Option<&str>) -> bool {
     names::same_master_key_secret(object, other) || address.is_some_and(|address| has_address(other, address))
+}
+
+/// Returns true if another service has the key with this address: it names the same Secret, or the
+/// operator has read the key from the other service's Secret.
+fn has_key(object: &OnionBalancedService, rival: &Rival, address: OnionAddress) -> bool {
+    names::same_master_key_secret(object, &rival.object) || rival.key == Some(address)
 }
 
 fn has_address(object: &OnionBalancedService, address: &str) -> bool {
@@ -136,18 +150,18 @@ fn has_address(object: &OnionBalancedService, address: &str) -> bool {
 /// service that already has the key's address takes precedence; otherwise, the older service does.
 fn winner<'a>(
     object: &OnionBalancedService,
-    rivals: &'a [Arc<OnionBalancedService>],
+    rivals: &'a [Rival],
     address: OnionAddress,
 ) -> Option<&'a OnionBalancedService> {
-    let address = address.to_string();
+    let text = address.to_string();
     let rank = |object: &OnionBalancedService| {
         let created = object.creation_timestamp().map(|Time(created)| created);
-        (Reverse(has_address(object, &address)), created, object.namespace(), object.name_any())
+        (Reverse(has_address(object, &text)), created, object.namespace(), object.name_any())
     };
     rivals
         .iter()
-        .map(|other| &**other)
-        .filter(|other| other.uid() != object.uid() && shares_key(object, other, Some(&address)))
+        .filter(|rival| rival.object.uid() != object.uid() && has_key(object, rival, address))
+        .map(|rival| &*rival.object)
         .filter(|other| rank(other) < rank(object))
         .min_by_key(|other| rank(other))
 }

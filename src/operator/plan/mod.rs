@@ -5,46 +5,65 @@
 //! [`Observed::learn`], and plans again until nothing is left to do. The order of the steps follows
 //! from the facts alone:
 //!
-//! 1. Read the object itself and generate the master key, if there has never been one.
-//! 2. Set the owners of the generated key's Secret.
-//! 3. Find the existing owned objects and apply those that differ, stage by stage. The frontends'
-//!    Deployment needs the UID of the frontends' `ServiceAccount`, which an earlier stage may have
-//!    created.
-//! 4. Prune the owned objects that are no longer used.
+//! 1. Find the existing owned objects. If something must be created, ask the API server first
+//!    whether another object has one of the names.
+//! 2. Read the object itself and generate the master key, if there has never been one.
+//! 3. Set the owners of the generated key's Secret.
+//! 4. Apply the owned objects that differ, stage by stage. The frontends' Deployment needs the UID
+//!    of the frontends' `ServiceAccount`, which an earlier stage may have created.
+//! 5. If a Deployment cannot be applied, set at least its number of pods.
+//! 6. Prune the owned objects that are no longer used.
 //!
-//! An object that is not accepted, or has no usable key, keeps its owned objects as they are.
+//! A bad part of the object, for example a port whose target is missing, keeps its last good value,
+//! and everything else takes effect. The last good values are read from the owned objects in an
+//! additional step, as soon as one of them is needed.
 
+mod basis;
 mod clients;
 mod key;
+mod last;
 mod observed;
+mod published;
 mod status;
+mod steps;
 mod targets;
 #[cfg(test)]
 mod tests;
+mod workload;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt as _;
 use serde_json::Value;
 
-pub use key::{address, shares_key};
+pub use key::{address, may_share_key};
+pub use last::{Last, LastObjects};
 pub use observed::{
-    Applied, KeyPermit, KeySecret, Labelled, Observed, Outcome, OwnedObjects, RefusedWrite, Taken, is_marked, taken,
+    Applied, KeyPermit, KeySecret, Labelled, Observed, Outcome, OwnedObjects, RefusedWrite, Rival, Taken, holder_of,
+    taken,
 };
 pub use status::{forbidden, requeue_after, status, unreadable};
-pub use targets::resolve;
 
-use super::children::{BuildError, ChildId, Inputs, Kind, Stage, children, ids};
+use basis::{Basis, COMPONENTS, bad_fields};
+use key::Decision;
+use targets::Targets;
+
+use super::children::{BuildError, ChildId, Stage};
 use super::conditions::Finding;
-use super::drift::is_applied;
-use super::holder::{Holder, holder};
-use super::origin;
-use super::stamp::stamped;
-use crate::crd::{OnionBalancedService, Reason, validate};
-use crate::link::AgentToken;
-use crate::onion::{MasterKey, OnionAddress};
+use crate::crd::names::Component;
+use crate::crd::validate::{self, Problem};
+use crate::crd::{OnionBalancedService, Reason};
+use crate::onion::OnionAddress;
 
 /// The next step of a reconciliation.
 pub enum Next {
+    /// Find the existing objects that have the names of owned objects.
+    FindChildren {
+        /// True if names that are not in the cache must be looked up on the API server. The cache
+        /// contains only labelled objects.
+        ask_server: bool,
+    },
+    /// Read the last good values from the owned objects on the API server.
+    ReadLast,
     /// Read the object from the API server before a key is generated. The cached object may be
     /// stale: if the service already has a key, another one would change the service's address.
     ReadObject,
@@ -52,14 +71,10 @@ pub enum Next {
     GenerateKey,
     /// Set the owners of the generated key's Secret.
     SetKeyOwners(Vec<OwnerReference>),
-    /// Find the existing objects that have the names of owned objects.
-    FindChildren {
-        /// True if names that are not in the cache must be looked up on the API server. The cache
-        /// contains only labelled objects.
-        ask_server: bool,
-    },
     /// Apply the owned objects of a stage that are missing or differ.
     Apply(Stage, Vec<Due>),
+    /// Set the number of pods of Deployments that cannot be applied.
+    Scale(Vec<Scale>),
     /// Delete the owned objects that are no longer used.
     Prune(Vec<Orphan>),
     /// Write the status, because nothing else is left to do.
@@ -77,6 +92,17 @@ pub struct Due {
     pub exists: bool,
 }
 
+/// A Deployment that must get another number of pods, and nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scale {
+    /// The kind and name of the Deployment.
+    pub id: ChildId,
+    /// The UID of the Deployment.
+    pub uid: Option<String>,
+    /// The desired number of pods.
+    pub replicas: i32,
+}
+
 /// An owned object that is no longer used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Orphan {
@@ -90,140 +116,128 @@ pub struct Orphan {
 pub struct Conclusion {
     accepted: Finding,
     master_key: Finding,
-    /// The first problem with the target of a port, if there is one.
-    target_problem: Option<Finding>,
+    /// The problems with the targets of ports.
+    target_problems: Vec<Finding>,
     /// The onion address of the master key, if there is a usable one.
     address: Option<OnionAddress>,
-    /// True if the owned objects are kept in line with the spec. False if they are left unchanged.
-    applies_children: bool,
+    /// The components whose pods cannot be configured. Their Deployments are left unchanged, except
+    /// for the number of pods.
+    withheld: Vec<Component>,
+    /// The desired number of backends.
+    backends: i32,
 }
 
 /// Plans the next step of a reconciliation.
 pub fn plan(observed: &Observed) -> Next {
     let object = &*observed.object;
-    let mut accepted = accept(object, &observed.taken);
-    let (master_key, key) = match key::decide(object, &observed.rivals, observed.key_secret.as_ref()) {
-        key::Decision::Use(key) => {
-            let finding = Finding::yes(Reason::KeyLoaded, format!("Using the key of {}.", key.address()));
-            (finding, Some(key))
+    let problems = problems(observed);
+    let key = key::decide(object, &problems, &observed.rivals, observed.key_secret.as_ref());
+    let last_ports = observed.last.as_ref().map(Last::ports).unwrap_or_default();
+    let targets = targets::resolve(object, &problems, &observed.services, last_ports);
+    // The owned objects cannot have names that are derived from an invalid one.
+    let has_name = validate::name(object).is_none();
+    let basis = if has_name { Basis::of(observed, &problems, &key, &targets.ports) } else { None };
+    let facts = Facts { problems: &problems, key: &key, targets: &targets, basis: basis.as_ref() };
+    match if has_name { steps::next(observed, &facts) } else { Ok(None) } {
+        Ok(Some(next)) => next,
+        Ok(None) => Next::Done(conclude(observed, &facts, None)),
+        Err(error) => Next::Done(conclude(observed, &facts, Some(&error))),
+    }
+}
+
+/// The facts that follow from everything that has been observed.
+struct Facts<'a> {
+    /// The problems of the spec.
+    problems: &'a [Problem],
+    key: &'a Decision,
+    targets: &'a Targets,
+    /// The basis of the owned objects. None if nothing can be built.
+    basis: Option<&'a Basis<'a>>,
+}
+
+impl Facts<'_> {
+    /// Returns the components whose pods cannot be configured.
+    fn withheld(&self) -> &[Component] {
+        match self.basis {
+            Some(basis) => &basis.withheld,
+            None => &COMPONENTS,
         }
-        key::Decision::Generate if accepted.holds() => {
-            match observed.key_permit {
-                KeyPermit::Unknown => return Next::ReadObject,
-                KeyPermit::Granted => return Next::GenerateKey,
-                KeyPermit::Denied | KeyPermit::Used => {}
-            }
+    }
+}
+
+/// Returns all problems of the spec: its unreadable parts, and the parts that validation refuses.
+fn problems(observed: &Observed) -> Vec<Problem> {
+    let unreadable = &observed.unreadable;
+    // An unreadable part has a default value, about which validation has nothing to say.
+    let is_known = |problem: &Problem| unreadable.iter().any(|known| problem.field.starts_with(&known.field));
+    let refused = validate::spec(&observed.object).into_iter().filter(|problem| !is_known(problem));
+    unreadable.iter().cloned().chain(refused).collect()
+}
+
+fn conclude(observed: &Observed, facts: &Facts<'_>, error: Option<&BuildError>) -> Conclusion {
+    let object = facts.basis.map_or(&*observed.object, |basis| &*basis.object);
+    let (master_key, address) = match facts.key {
+        Decision::Use(key) => {
+            let message = format!("Using the key of {}.", key.address());
+            (Finding::yes(Reason::KeyLoaded, message), Some(key.address()))
+        }
+        Decision::Generate if observed.taken.is_empty() && validate::name(object).is_none() => {
             (Finding::unknown(Reason::Generating, "A key is being generated."), None)
         }
-        key::Decision::Generate => {
+        Decision::Generate => {
             let message = "A key is generated once the object is accepted.";
             (Finding::unknown(Reason::NotAccepted, message), None)
         }
-        key::Decision::Refuse(finding) => (finding, None),
+        Decision::Refuse(finding) => (finding.clone(), None),
     };
-    if let Some(secret) = observed.key_secret.as_ref().filter(|_| !observed.tried_key_owners)
-        && let Some(owners) = key::wanted_owners(object, secret)
-    {
-        return Next::SetKeyOwners(owners);
+    Conclusion {
+        accepted: accept(observed, facts, error),
+        master_key,
+        target_problems: facts.targets.problems.clone(),
+        address,
+        withheld: facts.withheld().to_vec(),
+        backends: if object.spec.suspend { 0 } else { object.spec.backends.replicas.max(0) },
     }
-    let targets = resolve(object, &observed.services, observed.last_config.as_ref());
-    let mut applies_children = false;
-    if let (Some(key), Some(ports), true) = (&key, &targets.ports, accepted.holds()) {
-        let inputs = Inputs {
-            object,
-            environment: &observed.environment,
-            address: key.address(),
-            token: &AgentToken::derive(key),
-            ports,
-            frontend_account: observed.frontend_account(),
-        };
-        match next_for_children(observed, &inputs, key) {
-            Ok(Some(next)) => return next,
-            Ok(None) => applies_children = true,
-            Err(error) => accepted = Finding::no(Reason::InvalidSpec, error.to_string()),
-        }
-    }
-    let address = key.map(|key| key.address());
-    Next::Done(Conclusion { accepted, master_key, target_problem: targets.problem, address, applies_children })
 }
 
-/// Plans the next step for the owned objects. Returns None if no such step is left. Builds the
-/// objects of a stage only when the stage is reached, and not again after the stage has been
-/// applied.
-fn next_for_children(observed: &Observed, inputs: &Inputs<'_>, key: &MasterKey) -> Result<Option<Next>, BuildError> {
-    let Some(owned) = &observed.owned else {
-        // Taken names are rare, and applying detects them too. The API server is therefore asked
-        // only if the status says that a name was taken.
-        return Ok(Some(Next::FindChildren { ask_server: name_was_taken(inputs.object) }));
-    };
-    for stage in Stage::ALL.into_iter().filter(|stage| owned.applied < Some(*stage)) {
-        let due = due(children(inputs, stage)?, owned, |id| origin::mark(key, inputs.object, id));
-        if !due.is_empty() {
-            return Ok(Some(Next::Apply(stage, due)));
-        }
-    }
-    let orphans = orphans(observed, &owned.labelled);
-    Ok((!owned.pruned && !orphans.is_empty()).then_some(Next::Prune(orphans)))
-}
-
-/// Selects the owned objects that must be applied. `mark` returns the operator's mark for an owned
-/// object.
-fn due(children: Vec<super::children::Child>, owned: &OwnedObjects, mark: impl Fn(&ChildId) -> String) -> Vec<Due> {
-    let due = children.into_iter().filter_map(|child| {
-        let manifest = stamped(&origin::marked(child.manifest, mark(&child.id)));
-        let existing = owned.existing.get(&child.id);
-        // An object that is being deleted cannot be kept. Its removal triggers another
-        // reconciliation.
-        let is_settled =
-            existing.is_some_and(|existing| existing.deletion_timestamp.is_some() || is_applied(existing, &manifest));
-        (!is_settled).then_some(Due { id: child.id, manifest, exists: existing.is_some() })
-    });
-    due.collect()
-}
-
-/// Selects the objects that the operator created for this service and whose names are no longer
-/// used. Secrets are never selected.
-fn orphans(observed: &Observed, labelled: &[Labelled]) -> Vec<Orphan> {
+fn accept(observed: &Observed, facts: &Facts<'_>, error: Option<&BuildError>) -> Finding {
     let object = &*observed.object;
-    let current = ids(&object.name_any(), &observed.environment);
-    let orphans = labelled.iter().filter_map(|(kind, metadata)| {
-        let id = ChildId { kind: *kind, name: metadata.name.clone().unwrap_or_default() };
-        // Only an object that the service controls is deleted, whether or not it has a mark.
-        let is_ours = holder(metadata, object, || false) == Holder::Us;
-        let is_orphan = *kind != Kind::Secret && is_ours && !current.contains(&id);
-        is_orphan.then(|| Orphan { id, uid: metadata.uid.clone() })
-    });
-    orphans.collect()
-}
-
-/// Returns true if the status says that the name of an owned object is taken.
-fn name_was_taken(object: &OnionBalancedService) -> bool {
-    let mut conditions = object.status.iter().flat_map(|status| &status.conditions);
-    conditions.any(|condition| condition.reason == Reason::NameTaken.as_str())
-}
-
-fn accept(object: &OnionBalancedService, taken: &[Taken]) -> Finding {
     if let Some(problem) = validate::name(object) {
         return Finding::no(Reason::InvalidName, problem.to_string());
     }
-    let problems = validate::spec(object);
-    if !problems.is_empty() {
-        let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        return Finding::no(Reason::InvalidSpec, lines.join("; "));
+    let mut problems: Vec<_> = facts.problems.iter().map(ToString::to_string).collect();
+    problems.extend(error.map(ToString::to_string));
+    let taken: Vec<_> = observed.taken.iter().map(|taken| describe_taken(taken, object)).collect();
+    if problems.is_empty() && taken.is_empty() {
+        return Finding::yes(Reason::Valid, "The spec is valid.");
     }
-    match taken.first() {
-        None => Finding::yes(Reason::Valid, "The spec is valid."),
-        Some(Taken { child, by_predecessor: true }) => Finding::no(
-            Reason::NameTaken,
-            format!(
-                "{child} still belongs to a deleted {} of the same name; it will be replaced once Kubernetes has \
-                 removed it",
-                object.name_any()
-            ),
-        ),
-        Some(Taken { child, by_predecessor: false }) => Finding::no(
-            Reason::NameTaken,
-            format!("{child} exists and does not belong to this object; remove it, or give this object another name"),
-        ),
+    if problems.is_empty() {
+        return Finding::no(Reason::NameTaken, taken.join("; "));
+    }
+    let mut sentences = vec![format!(
+        "{}. Until this is corrected, these parts keep the values that were last accepted; the other parts are not \
+         affected.",
+        problems.join("; ")
+    )];
+    let without_values =
+        facts.withheld().iter().filter(|component| !bad_fields(facts.problems, **component).is_empty());
+    sentences.extend(without_values.map(|component| {
+        let component = component.as_str();
+        format!("The {component} pods have no such values, so they are neither created nor updated.")
+    }));
+    sentences.extend(taken.into_iter().map(|taken| format!("In addition, {taken}.")));
+    let message = sentences.join(" ");
+    Finding::no(Reason::InvalidSpec, message)
+}
+
+fn describe_taken(Taken { child, by_predecessor }: &Taken, object: &OnionBalancedService) -> String {
+    if *by_predecessor {
+        let name = object.name_any();
+        format!(
+            "{child} still belongs to a deleted {name} of the same name; it will be replaced once Kubernetes has \
+             removed it"
+        )
+    } else {
+        format!("{child} exists and does not belong to this object; remove it, or give this object another name")
     }
 }

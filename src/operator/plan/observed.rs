@@ -1,6 +1,6 @@
 //! The facts that a plan depends on, including the outcomes of executed steps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::ByteString;
@@ -10,42 +10,44 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt as _;
 
+use super::last::Last;
 use crate::crd::OnionBalancedService;
 use crate::crd::clients::ClientList;
 use crate::crd::names::Component;
-use crate::link::AgentConfig;
-use crate::onion::MasterKey;
+use crate::crd::validate::Problem;
+use crate::onion::{MasterKey, OnionAddress};
 use crate::operator::children::{ChildId, Kind, SECRET_KEY_FILE, Stage};
 use crate::operator::holder::{Holder, holder};
 use crate::operator::origin;
-use crate::operator::pods::PodProblem;
+use crate::operator::pods::PodState;
 use crate::operator::settings::Environment;
 
 /// Everything that a reconciliation knows and everything that it has tried.
 pub struct Observed {
     /// The service that is being reconciled.
     pub object: Arc<OnionBalancedService>,
+    /// The parts of the service that do not match our types. They have default values in `object`.
+    pub unreadable: Vec<Problem>,
     /// The operator's settings and the optional APIs of the API server.
     pub environment: Arc<Environment>,
-    /// The other watched services that share the master key's Secret or have the key's address.
-    pub rivals: Vec<Arc<OnionBalancedService>>,
+    /// The other watched services that may use the same key.
+    pub rivals: Vec<Rival>,
     /// The Secret of the master key, if it exists.
     pub key_secret: Option<KeySecret>,
     /// The content of the Secret that `spec.restrictedDiscovery` names.
     pub clients_secret: Option<ClientList>,
     /// The existing target Services, by name.
     pub services: BTreeMap<String, Service>,
-    /// The current configuration of the backends. It is read only if a port's target cannot be
-    /// found.
-    pub last_config: Option<AgentConfig>,
+    /// The last good values of the owned objects. They are read only if they are needed.
+    pub last: Option<Last>,
     /// The owned objects that cannot be created because their names are taken by other objects.
     pub taken: Vec<Taken>,
     /// The backends' Deployment, if it exists.
     pub backends: Option<Arc<Deployment>>,
     /// The frontends' Deployment, if it exists.
     pub frontends: Option<Arc<Deployment>>,
-    /// The problems that keep the service's pods from starting.
-    pub pod_problems: Vec<PodProblem>,
+    /// The service's pods that have not finished, sorted by name.
+    pub pods: Vec<PodState>,
     /// The publishers' Lease, if it belongs to this service.
     pub lease: Option<Lease>,
     /// Whether this reconciliation is allowed to generate a master key.
@@ -54,10 +56,23 @@ pub struct Observed {
     pub generated_key: bool,
     /// True if this reconciliation has tried to set the owners of the key's Secret.
     pub tried_key_owners: bool,
+    /// True if this reconciliation has set the number of pods of the Deployments that cannot be
+    /// applied.
+    pub scaled: bool,
     /// The existing owned objects, once they have been looked up.
     pub owned: Option<OwnedObjects>,
     /// The owned objects that the API server refused in this reconciliation.
     pub refused: Vec<RefusedWrite>,
+}
+
+/// Another service that may use the same key.
+pub struct Rival {
+    /// The other service.
+    pub object: Arc<OnionBalancedService>,
+    /// The address of the key that the operator has read from the other service's own Secret. None
+    /// if both services name the same Secret, or if the other Secret holds no valid key. The status
+    /// of the other service is no evidence, because a tenant may be able to write it.
+    pub key: Option<OnionAddress>,
 }
 
 /// The Secret of the master key. The data is moved out of the API object, so that it
@@ -107,15 +122,9 @@ pub struct Taken {
 }
 
 /// Returns a name conflict for `child` if the existing object of that name does not belong to the
-/// service. `metadata` is the metadata of the existing object, and `is_marked` says whether the
-/// object has the operator's mark for this owned object.
-pub fn taken(
-    child: &ChildId,
-    metadata: &ObjectMeta,
-    object: &OnionBalancedService,
-    is_marked: impl FnOnce() -> bool,
-) -> Option<Taken> {
-    let by_predecessor = match holder(metadata, object, is_marked) {
+/// service, but to `holder`.
+pub fn taken(child: &ChildId, holder: Holder) -> Option<Taken> {
+    let by_predecessor = match holder {
         Holder::Us => return None,
         Holder::Predecessor => true,
         Holder::Another => false,
@@ -123,17 +132,17 @@ pub fn taken(
     Some(Taken { child: child.clone(), by_predecessor })
 }
 
-/// Returns true if an existing object has the operator's mark for an owned object of the service.
-/// The mark cannot be checked without the key, so the result is false if `secret` holds no key.
-pub fn is_marked(
+/// Returns who holds an existing object that has the kind and name of an owned object. The service
+/// holds an object without a controller only if the object has the operator's mark. The mark cannot
+/// be checked if `secret` holds no key.
+pub fn holder_of(
     child: &ChildId,
     metadata: &ObjectMeta,
     object: &OnionBalancedService,
     secret: Option<&KeySecret>,
-) -> bool {
-    secret
-        .and_then(KeySecret::master_key)
-        .is_some_and(|key| origin::has_mark(metadata, &origin::mark(&key, object, child)))
+) -> Holder {
+    let is_marked = |key: MasterKey| origin::has_mark(metadata, &origin::mark(&key, object, child));
+    holder(metadata, object, || secret.and_then(KeySecret::master_key).is_some_and(is_marked))
 }
 
 /// An owned object that the API server refused to create or update.
@@ -156,8 +165,12 @@ pub struct OwnedObjects {
     pub existing: BTreeMap<ChildId, ObjectMeta>,
     /// All objects with the labels of the service.
     pub labelled: Vec<Labelled>,
+    /// True if the API server has been asked for the names that are not in the cache.
+    pub asked_server: bool,
     /// The last stage that was applied, if any.
     pub applied: Option<Stage>,
+    /// The owned objects that this reconciliation has written.
+    pub written: BTreeSet<ChildId>,
     /// True if the unused objects have been pruned.
     pub pruned: bool,
 }
@@ -170,15 +183,15 @@ pub enum Outcome {
     KeyGenerated {
         /// The Secret that was created for the generated key.
         secret: Box<KeySecret>,
-        /// The other services that share the Secret or have the key's address.
-        rivals: Vec<Arc<OnionBalancedService>>,
+        /// The other services that may use the same key.
+        rivals: Vec<Rival>,
     },
     /// A Secret with this name already existed, so no key was generated.
     KeyExisted {
         /// The existing Secret of the master key. `None` means that it no longer exists.
         secret: Option<Box<KeySecret>>,
-        /// The other services that share the Secret or have the key's address.
-        rivals: Vec<Arc<OnionBalancedService>>,
+        /// The other services that may use the same key.
+        rivals: Vec<Rival>,
     },
     /// The API server refused the Secret with the generated key.
     KeyRefused(RefusedWrite),
@@ -190,10 +203,17 @@ pub enum Outcome {
         existing: BTreeMap<ChildId, ObjectMeta>,
         /// All objects with the labels of the service.
         labelled: Vec<Labelled>,
+        /// True if the API server was asked for the names that are not in the cache.
+        asked_server: bool,
     },
+    /// The last good values of the owned objects were read.
+    LastRead(Last),
     /// The missing or outdated objects of a stage were applied. If another object had the name of
     /// one of them, the results end with that one.
     Applied(Stage, Vec<(ChildId, Applied)>),
+    /// The number of pods of the Deployments that cannot be applied was set, or the API server
+    /// refused the change.
+    Scaled,
     /// The unused objects were deleted, or the API server refused the deletion.
     Pruned,
 }
@@ -233,21 +253,21 @@ impl Observed {
                 self.refused.push(refused);
             }
             Outcome::KeyOwnersTried => self.tried_key_owners = true,
-            Outcome::ChildrenFound { existing, labelled } => {
-                let (object, secret) = (&*self.object, self.key_secret.as_ref());
-                self.taken.extend(
-                    existing
-                        .iter()
-                        .filter_map(|(id, found)| taken(id, found, object, || is_marked(id, found, object, secret))),
-                );
-                self.owned = Some(OwnedObjects { existing, labelled, applied: None, pruned: false });
+            Outcome::ChildrenFound { existing, labelled, asked_server } => {
+                let taken = |(id, found)| taken(id, self.holder_of(id, found));
+                for taken in existing.iter().filter_map(taken).collect::<Vec<_>>() {
+                    self.learn_taken(taken);
+                }
+                self.owned = Some(OwnedObjects { existing, labelled, asked_server, ..OwnedObjects::default() });
             }
+            Outcome::LastRead(last) => self.last = Some(last),
             Outcome::Applied(stage, results) => {
                 self.owned.get_or_insert_default().applied = Some(stage);
                 for (id, result) in results {
                     self.learn_applied(id, result);
                 }
             }
+            Outcome::Scaled => self.scaled = true,
             Outcome::Pruned => self.owned.get_or_insert_default().pruned = true,
         }
     }
@@ -255,14 +275,27 @@ impl Observed {
     fn learn_applied(&mut self, child: ChildId, result: Applied) {
         match result {
             Applied::Written(metadata) => {
-                if child == self.backends_id() {
+                if child == self.deployment_id(Component::Backend) {
                     self.expect_rollout(&metadata);
                 }
-                self.owned.get_or_insert_default().existing.insert(child, *metadata);
+                let owned = self.owned.get_or_insert_default();
+                owned.written.insert(child.clone());
+                owned.existing.insert(child, *metadata);
             }
-            Applied::Refused(message) => self.refused.push(RefusedWrite { child, message }),
-            Applied::Taken(taken) => self.taken.push(taken),
+            Applied::Refused(message) => {
+                // If a fallback is refused too, the first message says what to correct.
+                if !self.is_refused(&child) {
+                    self.refused.push(RefusedWrite { child, message });
+                }
+            }
+            Applied::Taken(taken) => self.learn_taken(taken),
             Applied::Leaving => {}
+        }
+    }
+
+    fn learn_taken(&mut self, taken: Taken) {
+        if !self.taken.contains(&taken) {
+            self.taken.push(taken);
         }
     }
 
@@ -276,15 +309,37 @@ impl Observed {
         }
     }
 
-    fn backends_id(&self) -> ChildId {
-        ChildId { kind: Kind::Deployment, name: Component::Backend.child_name(&self.object.name_any()) }
+    /// Returns who holds an existing object that has the kind and name of an owned object.
+    pub fn holder_of(&self, child: &ChildId, metadata: &ObjectMeta) -> Holder {
+        holder_of(child, metadata, &self.object, self.key_secret.as_ref())
     }
 
-    /// Returns the UID of the frontends' `ServiceAccount`, unless it is missing or being deleted.
+    /// Returns the kind and name of a component's Deployment.
+    pub fn deployment_id(&self, component: Component) -> ChildId {
+        ChildId { kind: Kind::Deployment, name: component.child_name(&self.object.name_any()) }
+    }
+
+    /// Returns a component's Deployment, if it exists and belongs to the service.
+    pub fn deployment(&self, component: Component) -> Option<&Deployment> {
+        match component {
+            Component::Backend => self.backends.as_deref(),
+            Component::Frontend => self.frontends.as_deref(),
+        }
+    }
+
+    /// Returns true if the API server refused an owned object in this reconciliation.
+    pub fn is_refused(&self, child: &ChildId) -> bool {
+        self.refused.iter().any(|refused| refused.child == *child)
+    }
+
+    /// Returns the UID of the frontends' `ServiceAccount`, unless the account is missing, belongs
+    /// to somebody else, or is being deleted.
     pub fn frontend_account(&self) -> Option<&str> {
         let name = Component::Frontend.child_name(&self.object.name_any());
-        let account = self.owned.as_ref()?.existing.get(&ChildId { kind: Kind::ServiceAccount, name })?;
-        account.uid.as_deref().filter(|_| account.deletion_timestamp.is_none())
+        let id = ChildId { kind: Kind::ServiceAccount, name };
+        let account = self.owned.as_ref()?.existing.get(&id)?;
+        let is_usable = account.deletion_timestamp.is_none() && self.holder_of(&id, account) == Holder::Us;
+        account.uid.as_deref().filter(|_| is_usable)
     }
 }
 

@@ -2,30 +2,15 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 
-use super::{Conclusion, Observed, RefusedWrite, clients};
+use super::{Conclusion, Observed, RefusedWrite, clients, published, workload};
 use crate::crd::names::{self, Component, pod_selector};
-use crate::crd::{
-    BackendState, BackendStatus, ConditionType, OnionBalancedService, OnionBalancedServiceStatus, Reason,
-};
+use crate::crd::{ConditionType, OnionBalancedServiceStatus, Reason};
 use crate::operator::children::Kind;
 use crate::operator::conditions::{Finding, Truth, merge};
-
-/// The minimum time without a renewal after which the holder of a Lease is considered silent. It is
-/// much longer than the Lease's duration, because a publisher keeps publishing when it cannot reach
-/// the API server or when its clock differs from the operator's.
-const SILENCE: SignedDuration = SignedDuration::from_secs(60);
-
-/// The time for which HSDirs keep a descriptor.
-const DESCRIPTOR_LIFETIME: SignedDuration = SignedDuration::from_hours(3);
-/// The time for which `Published` stays True although no HSDir has accepted the new descriptor yet,
-/// or a new publisher has not found any backends yet.
-const SETTLING: SignedDuration = SignedDuration::from_secs(60);
 
 /// Returns the operator's part of the status. `backends` and `published` belong to the publisher,
 /// so they are left empty and are not applied. `previous` is the current status.
@@ -38,21 +23,20 @@ pub fn status(
     let object = &*observed.object;
     let deployment = observed.backends.as_deref().and_then(|deployment| deployment.status.as_ref());
     let ready_replicas = deployment.and_then(|status| status.ready_replicas).unwrap_or(0);
-    let wanted = if object.spec.suspend { 0 } else { object.spec.backends.replicas };
-    let published = explained(published(object, previous, observed.lease.as_ref(), now), observed);
+    let published = published::finding(observed, previous, now);
     let clients = clients::finding(object.spec.restricted_discovery.as_ref(), observed.clients_secret.as_ref());
     let mut found = vec![
         (ConditionType::Accepted, conclusion.accepted.clone()),
         (ConditionType::MasterKeyReady, master_key(observed, conclusion)),
     ];
     found.extend(clients.map(|clients| (ConditionType::ClientsReady, clients)));
-    found.push((ConditionType::BackendsReady, backends(observed, conclusion, ready_replicas, wanted)));
+    found.push((ConditionType::BackendsReady, backends(observed, conclusion, ready_replicas)));
     found.push((ConditionType::Published, published));
     // The address is never removed, because a former address keeps the operator from generating a
     // new key.
     let onion_address =
         conclusion.address.map(|address| address.to_string()).or_else(|| previous.onion_address.clone());
-    let ready = summary(&found, onion_address.as_deref());
+    let ready = summary(&found);
     found.push((ConditionType::Ready, ready));
     found.extend(stalled(&found));
     OnionBalancedServiceStatus {
@@ -60,7 +44,7 @@ pub fn status(
         observed_generation: object.metadata.generation,
         replicas: Some(deployment.and_then(|status| status.replicas).unwrap_or(0)),
         ready_replicas: Some(ready_replicas),
-        ready: Some(format!("{ready_replicas}/{wanted}")),
+        ready: Some(format!("{ready_replicas}/{}", conclusion.backends)),
         selector: Some(pod_selector(&object.name_any(), Component::Backend)),
         backends: Vec::new(),
         published: Vec::new(),
@@ -94,8 +78,9 @@ pub fn forbidden(error: &str, previous: &[Condition], generation: Option<i64>, n
 
 /// Returns the time after which the object is reconciled again even if no watch reports a change.
 /// Some changes cause no event for the object: an unlabelled object that has the name of an owned
-/// object is deleted, another service stops using the same key, or the Lease expires.
-pub fn requeue_after(observed: &Observed, conclusion: &Conclusion) -> Duration {
+/// object is deleted, another service stops using the same key, the Lease expires, or a node takes
+/// too long to create a pod's containers.
+pub fn requeue_after(observed: &Observed, conclusion: &Conclusion, now: Timestamp) -> Duration {
     let seconds = if !observed.taken.is_empty() || !conclusion.master_key.holds() {
         10
     } else if observed.lease.is_some() {
@@ -103,144 +88,51 @@ pub fn requeue_after(observed: &Observed, conclusion: &Conclusion) -> Duration {
     } else {
         300
     };
-    Duration::from_secs(seconds)
+    let pods = observed.pods.iter().filter_map(|pod| Some((pod.stuck_from()?, pod.is_stuck(now))));
+    // Nobody reports new Events about a pod that is already stuck.
+    let pods = pods.map(|(from, is_stuck)| if is_stuck { 30 } else { from.duration_since(now).as_secs() + 1 });
+    let pods = pods.filter_map(|seconds| u64::try_from(seconds).ok());
+    Duration::from_secs(pods.chain([seconds]).min().unwrap_or(seconds))
 }
 
 /// Returns the finding about the master key. If the API server has refused the key's Secret, the
 /// finding reports the refusal.
 fn master_key(observed: &Observed, conclusion: &Conclusion) -> Finding {
-    let key_secret = names::master_key_secret(&observed.object);
-    let is_key = |refused: &&RefusedWrite| refused.child.kind == Kind::Secret && refused.child.name == key_secret;
-    observed.refused.iter().find(is_key).map_or_else(|| conclusion.master_key.clone(), apply_failed)
+    let refused = observed.refused.iter().find(|refused| is_key(observed, refused));
+    refused.map_or_else(|| conclusion.master_key.clone(), apply_failed)
+}
+
+/// Returns true if the API server has refused the Secret of the master key.
+fn is_key(observed: &Observed, refused: &RefusedWrite) -> bool {
+    refused.child.kind == Kind::Secret && refused.child.name == names::master_key_secret(&observed.object)
 }
 
 fn apply_failed(RefusedWrite { child, message }: &RefusedWrite) -> Finding {
     Finding::no(Reason::ApplyFailed, format!("{child}: {message}"))
 }
 
-fn backends(observed: &Observed, conclusion: &Conclusion, ready: i32, wanted: i32) -> Finding {
-    if let Some(problem) = &conclusion.target_problem {
-        return problem.clone();
+/// Returns the finding about the backends. It names every bad port, every owned object that the API
+/// server has refused, and whatever keeps the pods from being ready. The most permanent problem
+/// comes first, and its reason is that of the condition.
+fn backends(observed: &Observed, conclusion: &Conclusion, ready: i32) -> Finding {
+    let refused = observed.refused.iter().filter(|refused| !is_key(observed, refused)).map(apply_failed);
+    let mut problems: Vec<Finding> = conclusion.target_problems.iter().cloned().chain(refused).collect();
+    let pods = workload::backends(observed, conclusion, ready);
+    if pods.holds() && !problems.is_empty() {
+        return joined(problems);
     }
-    if let Some(refused) = observed.refused.first() {
-        return apply_failed(refused);
-    }
-    if observed.object.spec.suspend {
-        return Finding::no(Reason::Suspended, "spec.suspend is true.");
-    }
-    let Some(deployment) = observed.backends.as_deref() else {
-        return if conclusion.applies_children {
-            Finding::no(Reason::Progressing, format!("0 of {wanted} backends are ready."))
-        } else {
-            Finding::no(Reason::Waiting, "The pods are created once Accepted and MasterKeyReady are True.")
-        };
-    };
-    let external = observed.object.spec.external_backends.len();
-    if wanted == 0 && external > 0 {
-        let message = format!("spec.backends.replicas is 0; external backends: {external}.");
-        return Finding::yes(Reason::OnlyExternal, message);
-    }
-    if wanted == 0 {
-        return Finding::no(Reason::ScaledToZero, "spec.backends.replicas is 0.");
-    }
-    if let Some(message) = refused_pods(deployment) {
-        return Finding::no(Reason::PodsRefused, message);
-    }
-    let problem = observed.pod_problems.iter().find(|problem| problem.component == Component::Backend);
-    if let Some(problem) = problem.filter(|_| ready < wanted || !rolled_out(deployment, wanted)) {
-        return Finding::no(problem.reason, format!("{ready} of {wanted} backends are ready. {}", problem.message));
-    }
-    if ready < wanted {
-        return Finding::no(Reason::Progressing, format!("{ready} of {wanted} backends are ready."));
-    }
-    if !rolled_out(deployment, wanted) {
-        return Finding::no(Reason::RollingOut, "A new version of the backends is being rolled out.");
-    }
-    Finding::yes(Reason::AllReady, format!("All {wanted} backends are ready."))
+    // A user who suspends a service wants to know whether it has stopped.
+    let place = if observed.object.spec.suspend { 0 } else { problems.len() };
+    problems.insert(place, pods);
+    joined(problems)
 }
 
-/// Returns true if all pods are of the newest version. If not, the ready pods may include older
-/// ones.
-fn rolled_out(deployment: &Deployment, wanted: i32) -> bool {
-    let status = deployment.status.as_ref();
-    let seen = status.and_then(|status| status.observed_generation) >= deployment.metadata.generation;
-    let updated = status.and_then(|status| status.updated_replicas).unwrap_or(0);
-    seen && updated >= wanted && updated >= status.and_then(|status| status.replicas).unwrap_or(0)
-}
-
-/// Returns a message with the reason why the API server refuses to create pods, for example a quota
-/// or an admission webhook. The reason comes from the Deployment's status.
-fn refused_pods(deployment: &Deployment) -> Option<String> {
-    let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
-    let failure =
-        conditions.iter().find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")?;
-    Some(format!("Pods cannot be created: {}", failure.message.as_deref().unwrap_or("the Deployment gives no reason")))
-}
-
-fn published(
-    object: &OnionBalancedService,
-    status: &OnionBalancedServiceStatus,
-    lease: Option<&Lease>,
-    now: Timestamp,
-) -> Finding {
-    if object.spec.suspend {
-        return Finding::no(Reason::Suspended, "spec.suspend is true.");
-    }
-    if status.published.is_empty() {
-        return Finding::no(Reason::NotPublished, "No descriptor has been published yet.");
-    }
-    let is_open = status.published.iter().any(|period| period.authorized_clients.is_none());
-    if object.spec.restricted_discovery.is_some() && is_open {
-        let message = "The published descriptor is open to everyone; check the frontend pods.";
-        return Finding::no(Reason::NotRestricted, message);
-    }
-    let spec = lease.and_then(|lease| lease.spec.as_ref());
-    let Some(MicroTime(renewed)) = spec.and_then(|spec| spec.renew_time.clone()) else {
-        let message = "No publisher holds the Lease; check the frontend pods.";
-        return Finding::unknown(Reason::PublisherSilent, message);
-    };
-    let duration = spec.and_then(|spec| spec.lease_duration_seconds).unwrap_or(0);
-    if now.duration_since(renewed) > SILENCE.max(SignedDuration::from_secs(i64::from(duration) * 3)) {
-        let message = format!("The publisher has not renewed its Lease since {renewed:.0}; check the frontend pods.");
-        return Finding::unknown(Reason::PublisherSilent, message);
-    }
-    let newest = status.published.iter().map(|period| period.last_published.0).max().unwrap_or(renewed);
-    if now.duration_since(newest) > DESCRIPTOR_LIFETIME {
-        let message = format!("The newest descriptor was published at {newest:.0}; the HSDirs have dropped it.");
-        return Finding::no(Reason::Expired, message);
-    }
-    let was_published =
-        status.conditions.iter().any(|old| old.type_ == ConditionType::Published.as_str() && old.status == "True");
-    let settles = was_published && now.duration_since(newest) < SETTLING;
-    if !settles && status.published.iter().all(|period| period.hsdirs_accepted == 0) {
-        return Finding::no(Reason::NotOnHSDirs, "No HSDir has accepted the descriptor.");
-    }
-    let idle = |backend: &BackendStatus| {
-        // A backend that is waiting for its turn is able to serve.
-        let is_idle = !matches!(backend.state, BackendState::Ready | BackendState::Waiting);
-        is_idle && now.duration_since(backend.since.0) >= SETTLING
-    };
-    if !status.backends.is_empty() && status.backends.iter().all(idle) {
-        let message = "No backend has introduction points; the last descriptor remains until it expires.";
-        return Finding::no(Reason::NoBackends, message);
-    }
-    Finding::yes(Reason::Published, "The descriptor is published.")
-}
-
-/// Replaces the finding with a known problem of the frontends' pods if such a problem explains it.
-/// This is possible if nothing is published, if the publisher is silent, or if the descriptor has
-/// expired.
-fn explained(published: Finding, observed: &Observed) -> Finding {
-    if ![Reason::NotPublished, Reason::PublisherSilent, Reason::Expired].contains(&published.reason) {
-        return published;
-    }
-    if let Some(message) = observed.frontends.as_deref().and_then(refused_pods) {
-        return Finding::no(Reason::PodsRefused, format!("Frontend: {message}"));
-    }
-    match observed.pod_problems.iter().find(|problem| problem.component == Component::Frontend) {
-        Some(problem) => Finding::no(problem.reason, problem.message.clone()),
-        None => published,
-    }
+/// Joins findings. The result has the reason of the first one, and the messages of all of them.
+fn joined(findings: Vec<Finding>) -> Finding {
+    let messages: Vec<_> = findings.iter().map(|finding| finding.message.clone()).collect();
+    let first = findings.into_iter().next();
+    let first = first.unwrap_or_else(|| Finding::unknown(Reason::Waiting, String::new()));
+    Finding { message: messages.join(" "), ..first }
 }
 
 /// Returns the condition `Stalled` if only a change to the object or its key can help. A problem
@@ -254,9 +146,9 @@ fn stalled(found: &[(ConditionType, Finding)]) -> Option<(ConditionType, Finding
 }
 
 /// Returns the finding about `Ready`, which repeats the first other finding that is not True.
-fn summary(found: &[(ConditionType, Finding)], address: Option<&str>) -> Finding {
+fn summary(found: &[(ConditionType, Finding)]) -> Finding {
     match found.iter().find(|(_, finding)| !finding.holds()) {
-        None => Finding::yes(Reason::Ready, format!("Reachable at {}.", address.unwrap_or_default())),
+        None => Finding::yes(Reason::Ready, "The service is reachable."),
         Some((_, finding)) => finding.clone(),
     }
 }

@@ -7,68 +7,102 @@ use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
 
-use crate::crd::{OnionBalancedService, Reason, ServiceTarget};
-use crate::link::{AgentConfig, ForwardedPort};
+use crate::crd::validate::Problem;
+use crate::crd::{OnionBalancedService, Port, Reason, ServiceTarget};
+use crate::link::{ForwardedPort, check_target};
 use crate::operator::conditions::Finding;
 
-/// The resolved ports, and the first problem that was found while they were resolved.
+/// The resolved ports, and the problems that were found while they were resolved.
 pub struct Targets {
-    /// The resolved ports, or `None` if a port has neither a current nor a former target. Without
-    /// the ports, the pods cannot be configured.
-    pub ports: Option<Vec<ForwardedPort>>,
-    /// The first problem with the target of a port, if there is one.
-    pub problem: Option<Finding>,
+    /// The ports with a current or a former target, in the order of the spec.
+    pub ports: Vec<ForwardedPort>,
+    /// The problems with the targets of ports that are valid otherwise.
+    pub problems: Vec<Finding>,
 }
 
-/// Resolves the target of every port. A port whose Service is missing keeps its former target, so
-/// that a temporarily missing Service does not interrupt traffic.
+/// Resolves the target of every port. A port that is invalid or whose target cannot be found is
+/// forwarded as before, or not at all if it is new. The other ports are not affected. `problems`
+/// are the problems of the spec, and `last` are the ports with which the backends were last
+/// configured.
 pub fn resolve(
     object: &OnionBalancedService,
+    problems: &[Problem],
     services: &BTreeMap<String, Service>,
-    last: Option<&AgentConfig>,
+    last: &[ForwardedPort],
 ) -> Targets {
-    let namespace = object.namespace().unwrap_or_default();
-    let (mut ports, mut problem) = (Some(Vec::new()), None);
+    let mut targets = Targets { ports: Vec::new(), problems: Vec::new() };
     for (index, port) in object.spec.ports.iter().enumerate() {
-        let target = match (&port.target.address, &port.target.service) {
-            (Some(address), _) => Some(address.clone()),
-            (None, Some(service)) => {
-                let host = format!("{}.{namespace}.svc", service.name);
-                match port_number(service, &namespace, services.get(&service.name)) {
-                    Ok(number) => Some(format!("{host}:{number}")),
-                    Err((reason, message)) => {
-                        problem.get_or_insert_with(|| {
-                            Finding::no(reason, format!("spec.ports[{index}].target.service: {message}"))
-                        });
-                        former(last, port.port, &host)
-                    }
+        let former = || last.iter().find(|former| former.port == port.port).cloned();
+        let forwarded = if concerns_port(problems, index) {
+            former()
+        } else {
+            match target(object, port, services) {
+                Ok(target) => Some(forwarded(port, target)),
+                Err((reason, message)) => {
+                    let former = former();
+                    let message = format!(
+                        "spec.ports[{index}].target.{message}. Until then, {}.",
+                        describe_former(port.port, former.as_ref())
+                    );
+                    targets.problems.push(Finding::no(reason, message));
+                    former
                 }
             }
-            // Validation rejects a port with neither kind of target.
-            (None, None) => None,
         };
-        let forwarded = target.map(|target| ForwardedPort {
-            name: port.name.clone(),
-            port: port.port,
-            target,
-            proxy_header: port.proxy_protocol.is_some(),
-        });
-        ports = ports.zip(forwarded).map(|(mut ports, forwarded)| {
-            ports.push(forwarded);
-            ports
-        });
+        let is_known = |port: &ForwardedPort| targets.ports.iter().any(|other| other.port == port.port);
+        if let Some(forwarded) = forwarded.filter(|port| !is_known(port)) {
+            targets.ports.push(forwarded);
+        }
     }
-    Targets { ports, problem }
+    if object.spec.ports.is_empty() {
+        targets.ports = last.to_vec();
+    }
+    targets
 }
 
-fn former(last: Option<&AgentConfig>, port: u16, host: &str) -> Option<String> {
-    let former = last?.ports.iter().find(|former| former.port == port)?;
-    former.target.strip_prefix(host).is_some_and(|rest| rest.starts_with(':')).then(|| former.target.clone())
+/// Returns true if a problem of the spec concerns the port with this index.
+fn concerns_port(problems: &[Problem], index: usize) -> bool {
+    let prefix = format!("spec.ports[{index}]");
+    problems.iter().any(|problem| problem.field.starts_with(&prefix))
 }
 
-type Problem = (Reason, String);
+fn forwarded(port: &Port, target: String) -> ForwardedPort {
+    ForwardedPort { name: port.name.clone(), port: port.port, target, proxy_header: port.proxy_protocol.is_some() }
+}
 
-fn port_number(target: &ServiceTarget, namespace: &str, service: Option<&Service>) -> Result<i32, Problem> {
+fn describe_former(port: u16, former: Option<&ForwardedPort>) -> String {
+    match former {
+        Some(former) => format!("port {port} still leads to {}", former.target),
+        None => format!("port {port} is not served"),
+    }
+}
+
+/// A reason, and a message that begins with the name of a field of the target.
+type TargetProblem = (Reason, String);
+
+/// Returns the target of a valid port as `host:port`.
+fn target(
+    object: &OnionBalancedService,
+    port: &Port,
+    services: &BTreeMap<String, Service>,
+) -> Result<String, TargetProblem> {
+    let namespace = object.namespace().unwrap_or_default();
+    match (&port.target.address, &port.target.service) {
+        (Some(address), _) => match check_target(address) {
+            Ok(()) => Ok(address.clone()),
+            Err(problem) => Err((Reason::TargetNotFound, format!("address: {problem}"))),
+        },
+        (None, Some(service)) => {
+            let number = port_number(service, &namespace, services.get(&service.name));
+            let number = number.map_err(|(reason, message)| (reason, format!("service: {message}")))?;
+            Ok(format!("{}.{namespace}.svc:{number}", service.name))
+        }
+        // Validation rejects a port with neither kind of target.
+        (None, None) => Err((Reason::TargetNotFound, "service: no Service is named".to_owned())),
+    }
+}
+
+fn port_number(target: &ServiceTarget, namespace: &str, service: Option<&Service>) -> Result<i32, TargetProblem> {
     let name = &target.name;
     let spec = service.and_then(|service| service.spec.as_ref()).ok_or_else(|| {
         let message = format!("Service {name} does not exist in namespace {namespace}; create it, or correct the name");
@@ -140,14 +174,14 @@ mod tests {
                 {"port": 443, "target": {"address": "a:2"}},
             ]},
         }));
-        let targets = resolve(&object.unwrap(), &BTreeMap::new(), None);
-        assert!(targets.problem.is_none());
+        let targets = resolve(&object.unwrap(), &[], &BTreeMap::new(), &[]);
+        assert!(targets.problems.is_empty());
         let port = |name: Option<&str>, port, target: &str, proxy_header| ForwardedPort {
             name: name.map(str::to_owned),
             port,
             target: target.to_owned(),
             proxy_header,
         };
-        assert_eq!(targets.ports.unwrap(), [port(Some("http"), 80, "a:1", true), port(None, 443, "a:2", false)]);
+        assert_eq!(targets.ports, [port(Some("http"), 80, "a:1", true), port(None, 443, "a:2", false)]);
     }
 }

@@ -32,6 +32,27 @@ fn a_kind_that_is_disabled_or_not_served_is_not_built() {
 }
 
 #[test]
+fn only_the_pods_of_a_withheld_component_are_not_configured() {
+    let fixture = Fixture::new();
+    let all: Vec<_> = all_children(&fixture.inputs()).into_iter().map(|child| child.id.to_string()).collect();
+    for component in [Component::Backend, Component::Frontend] {
+        let inputs = Inputs { withheld: &[component], ..fixture.inputs() };
+        let built: Vec<_> = all_children(&inputs).into_iter().map(|child| child.id.to_string()).collect();
+        let name = component.child_name("web");
+        let missing: Vec<_> = all.iter().filter(|id| !built.contains(id)).cloned().collect();
+        assert_eq!(missing, [format!("ConfigMap {name}"), format!("Deployment {name}")]);
+    }
+}
+
+#[test]
+fn without_a_key_only_the_token_is_missing() {
+    let fixture = Fixture::new();
+    let built = all_children(&Inputs { token: None, ..fixture.inputs() });
+    assert_eq!(built.len(), 14);
+    assert!(built.iter().all(|child| child.id.kind != Kind::Secret));
+}
+
+#[test]
 fn an_older_server_gets_no_optional_field() {
     let mut fixture = Fixture::new();
     let known = ["terminationGracePeriodSeconds\":2", "matchLabelKeys", "unhealthyPodEvictionPolicy"];

@@ -84,9 +84,10 @@ impl Fixture {
             object: &self.object,
             environment: &self.environment,
             address: self.key.address(),
-            token: &self.token,
+            token: Some(&self.token),
             ports: &self.ports,
             frontend_account: Some("uid-of-account"),
+            withheld: &[],
         }
     }
 

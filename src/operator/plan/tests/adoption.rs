@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 
-use super::steps::APPLY_ALL;
+use super::steps::{APPLY_ALL, FIND};
 use super::support::{Server, condition, healthy, key_secret, other_key, with};
 use crate::operator::children::{ChildId, Kind};
 use crate::operator::plan::Observed;
@@ -25,7 +25,7 @@ fn owned_objects_that_have_lost_their_owner_are_adopted() {
     observed.object = with(&observed.object, "metadata/uid", json!("uid-of-restored"));
     let mut server = Server { existing: ownerless(), ..Server::default() };
     let (_, status) = server.run(observed);
-    assert_eq!(server.steps, APPLY_ALL);
+    assert_eq!(server.steps, [&FIND[..1], &APPLY_ALL].concat());
     assert!(condition(&status, "Accepted").starts_with("True "));
     let owned = |metadata: &ObjectMeta| metadata.owner_references.as_ref().unwrap()[0].uid == "uid-of-restored";
     assert!(server.existing.values().all(owned));
@@ -40,7 +40,7 @@ fn an_object_without_an_owner_and_without_the_right_mark_is_not_adopted() {
             let unmarked = ObjectMeta { annotations, ..existing[id].clone() };
             let mut server = Server { existing: BTreeMap::from([(id.clone(), unmarked)]), ..Server::default() };
             let (_, status) = server.run(Observed { owned: None, ..healthy() });
-            assert_eq!(server.steps, ["find children"], "{id}");
+            assert_eq!(server.steps, FIND, "{id}");
             let expected = format!("False NameTaken: {id} exists and does not belong to this object");
             assert!(condition(&status, "Accepted").starts_with(&expected), "{}", condition(&status, "Accepted"));
         }

@@ -10,11 +10,10 @@ use super::support::{
 };
 use crate::crd::Reason;
 use crate::crd::names::Component;
-use crate::link::{AgentConfig, ForwardedPort};
-use crate::operator::children::tests::support::Fixture;
+use crate::crd::validate::Problem;
 use crate::operator::children::{ChildId, Kind};
-use crate::operator::plan::{Observed, RefusedWrite, Taken, forbidden, requeue_after, status, unreadable};
-use crate::operator::pods::PodProblem;
+use crate::operator::plan::{Last, Observed, RefusedWrite, Rival, Taken, forbidden, requeue_after, status, unreadable};
+use crate::operator::pods::{PodProblem, PodState};
 
 #[test]
 fn a_healthy_service_is_ready() {
@@ -22,8 +21,9 @@ fn a_healthy_service_is_ready() {
     for kind in ["Accepted", "MasterKeyReady", "BackendsReady", "Published"] {
         assert!(condition(&status, kind).starts_with("True "), "{}", condition(&status, kind));
     }
-    assert_eq!(condition(&status, "Ready"), format!("True Ready: Reachable at {}.", address()));
-    assert!(conclusion.applies_children);
+    assert_eq!(condition(&status, "Ready"), "True Ready: The service is reachable.");
+    assert_eq!(status.onion_address, Some(address()));
+    assert!(conclusion.withheld.is_empty());
     assert_eq!((status.ready.as_deref(), status.replicas, status.ready_replicas), (Some("3/3"), Some(3), Some(3)));
     assert_eq!(status.observed_generation, Some(4));
     assert_eq!(status.selector.as_deref(), Some("app.kubernetes.io/component=backend,onionbalance.dev/service=web"));
@@ -48,7 +48,7 @@ fn an_unchanged_status_keeps_its_transition_times() {
 
 /// A scenario: its name, a change to the healthy service, the type of the condition to check, the
 /// beginning of this condition after the change (written as `status reason: message`), and true if
-/// the owned objects are still applied.
+/// the backends are still configured.
 type Scenario = (&'static str, fn(&mut Observed), &'static str, &'static str, bool);
 
 #[rustfmt::skip]
@@ -56,44 +56,90 @@ const SCENARIOS: &[Scenario] = &[
     ("name", |o| o.object = with(&o.object, "metadata/name", json!("web.example")),
         "Accepted", "False InvalidName: metadata.name: must consist of lower-case letters, digits and \"-\"", false),
     ("spec", |o| o.object = with(&o.object, "spec/backends/introductionPoints", json!(2)),
-        "Accepted", "False InvalidSpec: spec.backends.introductionPoints: must be from 3 to 20", false),
+        "Accepted", "False InvalidSpec: spec.backends.introductionPoints: must be from 3 to 20. Until this is corrected, ", true),
+    ("spec without last values", |o| {
+        o.last = Some(Last::default());
+        o.object = with(&o.object, "spec/backends/introductionPoints", json!(2));
+    }, "Accepted", "False InvalidSpec: spec.backends.introductionPoints: must be from 3 to 20. Until this is corrected, \
+        these parts keep the values that were last accepted; the other parts are not affected. The backend pods have no \
+        such values, so they are neither created nor updated.", false),
+    ("frontend's spec without last values", |o| {
+        o.last = Some(Last::default());
+        o.object = with(&o.object, "spec/frontend/extraTorrc", json!("ControlPor 9051"));
+    }, "Accepted", "False InvalidSpec: spec.frontend.extraTorrc: line 1: ", true),
+    ("unreadable part", |o| o.unreadable = vec![unreadable_part("spec.backends.template.resources")],
+        "Accepted", "False InvalidSpec: spec.backends.template.resources: cannot be read: ", true),
+    ("unreadable key", |o| o.unreadable = vec![unreadable_part("spec.masterKey")],
+        "MasterKeyReady", "Unknown NotAccepted: spec.masterKey is invalid; see the condition Accepted.", true),
+    ("invalid pin", |o| o.object = with(&o.object, "spec/masterKey/onionAddress", json!("a.onion")),
+        "MasterKeyReady", "Unknown NotAccepted: spec.masterKey is invalid", true),
     ("name taken", |o| o.taken = vec![taken(false)],
-        "Accepted", "False NameTaken: Deployment web-backend exists and does not belong to this object; remove it", false),
+        "Accepted", "False NameTaken: Deployment web-backend exists and does not belong to this object; remove it", true),
     ("predecessor", |o| o.taken = vec![taken(true)],
-        "Accepted", "False NameTaken: Deployment web-backend still belongs to a deleted web", false),
+        "Accepted", "False NameTaken: Deployment web-backend still belongs to a deleted web", true),
+    ("spec, and name taken", |o| {
+        o.taken = vec![taken(false)];
+        o.object = with(&o.object, "spec/backends/introductionPoints", json!(2));
+    }, "Accepted", "False InvalidSpec: spec.backends.introductionPoints: must be from 3 to 20. Until this is corrected, \
+        these parts keep the values that were last accepted; the other parts are not affected. In addition, Deployment \
+        web-backend exists and does not belong to this object; ", true),
     ("key missing", |o| o.key_secret = None,
+        "MasterKeyReady", "False SecretNotFound: Secret web-master-key with the key of ", true),
+    ("key missing without last values", |o| { o.key_secret = None; o.last = Some(Last::default()); },
         "MasterKeyReady", "False SecretNotFound: Secret web-master-key with the key of ", false),
     ("key truncated", |o| o.key_secret = Some(secret_of(b"abc")),
-        "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key must be 96 bytes long but is 3 bytes long", false),
+        "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key must be 96 bytes long but is 3 bytes long", true),
     ("no key in the secret", |o| o.key_secret.as_mut().unwrap().data.clear(),
-        "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key is missing", false),
+        "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key is missing", true),
     ("public key of another service", |o| {
         let file = zeroize::Zeroizing::new(other_key().to_tor_public_key_file());
         o.key_secret.as_mut().unwrap().data.insert("hs_ed25519_public_key".to_owned(), file);
-    }, "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_public_key does not match", false),
+    }, "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_public_key does not match", true),
     ("key replaced", |o| o.key_secret = Some(key_secret(&other_key())),
-        "MasterKeyReady", "False AddressMismatch: Secret web-master-key holds the key of ", false),
+        "MasterKeyReady", "False AddressMismatch: Secret web-master-key holds the key of ", true),
     ("pin", |o| o.object = with(&o.object, "spec/masterKey/onionAddress", json!(other_key().address().to_string())),
-        "MasterKeyReady", "False AddressMismatch: Secret web-master-key holds the key of ", false),
+        "MasterKeyReady", "False AddressMismatch: Secret web-master-key holds the key of ", true),
     ("older rival", |o| rival(o, "a", "2025-01-01T00:00:00Z", true),
-        "MasterKeyReady", "False KeyConflict: ", false),
+        "MasterKeyReady", "False KeyConflict: ", true),
     ("younger rival", |o| rival(o, "a", "2026-02-01T00:00:00Z", true),
         "MasterKeyReady", "True KeyLoaded: ", true),
     ("older rival without the address", |o| rival(o, "a", "2025-01-01T00:00:00Z", false),
         "MasterKeyReady", "True KeyLoaded: ", true),
     ("target missing", |o| o.services.clear(),
-        "BackendsReady", "False TargetNotFound: spec.ports[0].target.service: Service web does not exist in namespace shop", false),
+        "BackendsReady", "False TargetNotFound: spec.ports[0].target.service: Service web does not exist in namespace shop; \
+        create it, or correct the name. Until then, port 80 still leads to web.shop.svc:8080.", true),
     ("target port", |o| o.services = service(&json!([{"name": "web", "port": 80}, {"port": 53, "protocol": "UDP"}]), "10.0.0.1"),
         "BackendsReady", "False TargetPortNotFound: spec.ports[0].target.service: Service web has no TCP port \"http\"; \
-         its TCP ports: web (80)", false),
-    ("target missing, but known before", |o| { o.services.clear(); o.last_config = Some(config("web.shop.svc:80")); },
-        "BackendsReady", "False TargetNotFound: ", true),
-    ("target missing, a different one known before", |o| { o.services.clear(); o.last_config = Some(config("web2.shop.svc:80")); },
+         its TCP ports: web (80). Until then, port 80 still leads to web.shop.svc:8080.", true),
+    ("target of a new port missing", |o| o.object = with(&o.object, "spec/ports", json!([
+        {"port": 80, "target": {"address": "a:1"}}, {"port": 81, "target": {"service": {"name": "none", "port": 1}}}])),
+        "BackendsReady", "False TargetNotFound: spec.ports[1].target.service: Service none does not exist in namespace shop; \
+        create it, or correct the name. Until then, port 81 is not served.", true),
+    ("only target missing", |o| { o.services.clear(); o.last = Some(Last::default()); },
         "BackendsReady", "False TargetNotFound: ", false),
-    ("suspended", |o| o.object = with(&o.object, "spec/suspend", json!(true)),
-        "BackendsReady", "False Suspended: spec.suspend is true.", true),
-    ("no replicas", |o| o.object = with(&o.object, "spec/backends/replicas", json!(0)),
+    ("target missing, and a new version", |o| {
+        o.services.clear();
+        deployment(o, &json!({"observedGeneration": 3, "readyReplicas": 2, "updatedReplicas": 3}));
+    }, "BackendsReady", "False TargetNotFound: spec.ports[0].target.service: Service web does not exist in namespace shop; \
+        create it, or correct the name. Until then, port 80 still leads to web.shop.svc:8080. 2 of 3 backends are ready.", true),
+    ("suspended", |o| { stop(o); suspend(o); },
+        "BackendsReady", "False Suspended: spec.suspend is true. No pod is running.", true),
+    ("suspended with a descriptor", |o| { stop(o); suspend(o); },
+        "Published", "False Suspended: spec.suspend is true. No pod is running. The HSDirs may keep the last descriptor until \
+        2026-01-01T02:00:00Z.", true),
+    ("suspended, but the Deployment has pods", suspend,
+        "BackendsReady", "False Stopping: spec.suspend is true. Still running: 3 backends.", true),
+    ("suspended, but a frontend drains", |o| { stop(o); suspend(o); o.pods = vec![pod(Component::Frontend, None)]; },
+        "Published", "False Stopping: spec.suspend is true. Still running: 1 frontend.", true),
+    ("suspended without a target", |o| { stop(o); suspend(o); o.services.clear(); },
+        "BackendsReady", "False Suspended: spec.suspend is true. No pod is running. spec.ports[0].target.service: ", true),
+    ("no replicas", |o| { stop(o); o.object = with(&o.object, "spec/backends/replicas", json!(0)); },
         "BackendsReady", "False ScaledToZero: spec.backends.replicas is 0.", true),
+    ("no replicas, but a backend drains", |o| {
+        stop(o);
+        o.pods = vec![pod(Component::Backend, None)];
+        o.object = with(&o.object, "spec/backends/replicas", json!(0));
+    }, "BackendsReady", "False Stopping: spec.backends.replicas is 0. Still running: 1 backend.", true),
     ("no replicas, but external backends", |o| {
         o.object = with(&o.object, "spec/backends/replicas", json!(0));
         o.object = with(&o.object, "spec/externalBackends", json!([{"onionAddress": EXTERNAL}]));
@@ -102,6 +148,8 @@ const SCENARIOS: &[Scenario] = &[
         "BackendsReady", "False Progressing: 3 of 5 backends are ready.", true),
     ("no deployment yet", |o| o.backends = None,
         "BackendsReady", "False Progressing: 0 of 3 backends are ready.", true),
+    ("no deployment, and no key", |o| { o.backends = None; o.key_secret = None; o.last = Some(Last::default()); },
+        "BackendsReady", "False Waiting: The backends are created once the problems in the conditions are solved.", false),
     ("rollout", |o| deployment(o, &json!({"observedGeneration": 3, "readyReplicas": 3, "updatedReplicas": 1})),
         "BackendsReady", "False RollingOut: A new version of the backends is being rolled out.", true),
     ("rollout's last pod",
@@ -109,7 +157,14 @@ const SCENARIOS: &[Scenario] = &[
         "BackendsReady", "False RollingOut: A new version of the backends is being rolled out.", true),
     ("quota", |o| deployment(o, &json!({"observedGeneration": 3, "conditions": [
         {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}]})),
-        "BackendsReady", "False PodsRefused: Pods cannot be created: exceeded quota", true),
+        "BackendsReady", "False PodsRefused: 0 of 3 backends are ready. Pods cannot be created: exceeded quota", true),
+    ("rollout without progress", |o| deployment(o, &json!({"observedGeneration": 3, "readyReplicas": 2, "updatedReplicas": 3,
+        "conditions": [{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded",
+        "message": "ReplicaSet \"web-backend-1\" has timed out progressing."}]})),
+        "BackendsReady", "False ProgressDeadlineExceeded: 2 of 3 backends are ready. ReplicaSet \"web-backend-1\" has timed out", true),
+    ("paused rollout", |o| deployment(o, &json!({"observedGeneration": 3, "readyReplicas": 2, "updatedReplicas": 3,
+        "conditions": [{"type": "Progressing", "status": "False", "reason": "DeploymentPaused"}]})),
+        "BackendsReady", "False Progressing: 2 of 3 backends are ready.", true),
     ("no quota", |o| deployment(o, &json!({"observedGeneration": 3, "readyReplicas": 2, "updatedReplicas": 3,
         "conditions": [{"type": "Available", "status": "True"}, {"type": "ReplicaFailure", "status": "False"}]})),
         "BackendsReady", "False Progressing: 2 of 3 backends are ready.", true),
@@ -122,9 +177,18 @@ const SCENARIOS: &[Scenario] = &[
     ("frontend's image", |o| {
         o.object = with(&o.object, "status/published", json!([]));
         pod_problem(o, Component::Frontend);
-    }, "Published", "False ImagePullFailed: Pod x: no image", true),
+    }, "Published", "False ImagePullFailed: Frontend: Pod x: no image", true),
     ("frontend's image, while another publishes", |o| pod_problem(o, Component::Frontend),
-        "Published", "True Published: The descriptor is published.", true),
+        "Published", "True Published: The descriptor is published. Frontend: Pod x: no image", true),
+    ("frontend's rollout without progress", |o| {
+        o.lease = None;
+        o.frontends = Some(Arc::new(from(json!({"status": {"conditions": [{"type": "Progressing", "status": "False",
+            "reason": "ProgressDeadlineExceeded", "message": "timed out"}]}}))));
+    }, "Published", "False ProgressDeadlineExceeded: Frontend: timed out", true),
+    ("image of a surplus frontend", |o| {
+        pod_problem(o, Component::Frontend);
+        o.frontends = Some(Arc::new(from(json!({"status": {"readyReplicas": 1, "updatedReplicas": 1}}))));
+    }, "Published", "True Published: The descriptor is published.", true),
     ("frontend's quota", |o| {
         o.object = with(&o.object, "status/published", json!([]));
         o.frontends = Some(Arc::new(from(json!({"status": {"conditions": [
@@ -171,14 +235,16 @@ fn each_problem_has_its_condition_and_stops_nothing_that_is_running() {
         let (conclusion, status) = concluded(&observed);
         let found = condition(&status, kind);
         assert!(found.starts_with(expected), "{name}: {found}");
-        assert_eq!(conclusion.applies_children, *applied, "{name}");
+        assert_eq!(!conclusion.withheld.contains(&Component::Backend), *applied, "{name}");
         // Ready repeats the first problem, and the address is never removed.
-        let summary = condition(&status, "Ready");
-        assert!(summary == found || found.starts_with("True "), "{name}: {summary}");
+        let kinds = ["Accepted", "MasterKeyReady", "BackendsReady", "Published"];
+        let first = kinds.map(|kind| condition(&status, kind)).into_iter().find(|found| !found.starts_with("True "));
+        let first = first.unwrap_or_else(|| "True Ready: The service is reachable.".to_owned());
+        assert_eq!(condition(&status, "Ready"), first, "{name}");
         assert_eq!(status.onion_address, Some(address()), "{name}");
         let is_for_good = ["InvalidSpec", "InvalidName", "KeyInvalid", "AddressMismatch"]
             .iter()
-            .any(|reason| found.starts_with(&format!("False {reason}: ")));
+            .any(|reason| kinds.iter().any(|kind| condition(&status, kind).starts_with(&format!("False {reason}: "))));
         let stalled = status.conditions.iter().find(|condition| condition.type_ == "Stalled");
         assert_eq!(stalled.map(|stalled| &*stalled.status), is_for_good.then_some("True"), "{name}");
     }
@@ -220,6 +286,24 @@ fn a_refused_object_is_reported_with_the_servers_message() {
 }
 
 #[test]
+fn every_refused_object_and_every_bad_port_is_named() {
+    let mut observed = healthy();
+    observed.services.clear();
+    observed.refused = ["web-backend", "web-frontend"]
+        .map(|name| RefusedWrite {
+            child: ChildId { kind: Kind::ConfigMap, name: name.to_owned() },
+            message: "exceeded quota".to_owned(),
+        })
+        .into();
+    let found = condition(&concluded(&observed).1, "BackendsReady");
+    for part in
+        ["False TargetNotFound: spec.ports[0]", "ConfigMap web-backend: exceeded", "ConfigMap web-frontend: exceeded"]
+    {
+        assert!(found.contains(part), "{part} is missing in {found}");
+    }
+}
+
+#[test]
 fn only_the_refusal_of_the_keys_own_secret_concerns_the_key() {
     for (kind, name, expected) in [
         (Kind::Secret, "web-master-key", "False ApplyFailed: Secret web-master-key: "),
@@ -249,11 +333,18 @@ fn a_missing_permission_is_reported_and_the_other_conditions_stay() {
 
 #[test]
 fn the_requeue_delay_depends_on_the_changes_that_no_watch_reports() {
-    let seconds = |observed: &Observed| requeue_after(observed, &concluded(observed).0).as_secs();
+    let seconds = |observed: &Observed| requeue_after(observed, &concluded(observed).0, now()).as_secs();
     assert_eq!(seconds(&healthy()), 60);
     assert_eq!(seconds(&Observed { lease: None, ..healthy() }), 300);
     assert_eq!(seconds(&Observed { taken: vec![taken(false)], ..healthy() }), 10);
     assert_eq!(seconds(&Observed { key_secret: None, ..healthy() }), 10);
+    let creating = |since: i64| {
+        let creating_since = Some(now() - jiff::SignedDuration::from_secs(since));
+        vec![PodState { creating_since, ..pod(Component::Backend, None) }]
+    };
+    assert_eq!(seconds(&Observed { pods: creating(20), ..healthy() }), 41);
+    assert_eq!(seconds(&Observed { pods: creating(60), ..healthy() }), 30);
+    assert_eq!(seconds(&Observed { pods: vec![pod(Component::Backend, None)], ..healthy() }), 60);
 }
 
 #[test]
@@ -279,19 +370,30 @@ fn rival(observed: &mut Observed, name: &str, created: &str, has_address: bool) 
     );
     let rival = with(&rival, "spec/masterKey/secretName", json!("web-master-key"));
     let address = has_address.then(address);
-    observed.rivals.push(with(&rival, "status", json!({ "onionAddress": address })));
+    let object = with(&rival, "status", json!({ "onionAddress": address }));
+    observed.rivals.push(Rival { object, key: None });
 }
 
-fn config(target: &str) -> AgentConfig {
-    let ports = vec![ForwardedPort { name: None, port: 80, target: target.to_owned(), proxy_header: false }];
-    let master_onion_address = Fixture::new().key.address();
-    AgentConfig { master_onion_address, ports, introduction_points: 3, drain_timeout_seconds: 1, linger_seconds: 1 }
+fn unreadable_part(field: &str) -> Problem {
+    Problem { field: field.to_owned(), message: "cannot be read: x".to_owned() }
+}
+
+fn suspend(observed: &mut Observed) {
+    observed.object = with(&observed.object, "spec/suspend", json!(true));
+}
+
+/// Removes all backends, as the Deployment controller reports them.
+fn stop(observed: &mut Observed) {
+    deployment(observed, &json!({"observedGeneration": 3, "replicas": 0, "readyReplicas": 0}));
+}
+
+fn pod(component: Component, problem: Option<PodProblem>) -> PodState {
+    PodState { pod: "x".to_owned(), uid: "u".to_owned(), component, problem, creating_since: None }
 }
 
 fn pod_problem(observed: &mut Observed, component: Component) {
-    let (pod, message) = ("x".to_owned(), "Pod x: no image".to_owned());
-    let reason = Reason::ImagePullFailed;
-    observed.pod_problems = vec![PodProblem { pod, component, reason, message }];
+    let problem = PodProblem { reason: Reason::ImagePullFailed, message: "Pod x: no image".to_owned() };
+    observed.pods = vec![pod(component, Some(problem))];
 }
 
 fn deployment(observed: &mut Observed, status: &Value) {

@@ -120,7 +120,7 @@ fn spec() -> impl Strategy<Value = Value> {
 /// Returns the facts about a service with the given name and spec, before the first step. A bare
 /// service has no key, backends or Lease yet.
 fn observed(name: &str, spec: Value, bare: bool) -> Option<Observed> {
-    let mut observed = Observed { owned: None, ..healthy() };
+    let mut observed = Observed { owned: None, last: None, ..healthy() };
     let mut whole = serde_json::to_value(&*observed.object).ok()?;
     whole["spec"] = spec;
     whole["metadata"]["name"] = name.into();
@@ -136,11 +136,20 @@ proptest! {
     #[test]
     fn no_spec_makes_planning_panic(name in text(), spec in spec(), bare in any::<bool>()) {
         let Some(observed) = observed(&name, spec, bare) else { return Err(TestCaseError::reject("not of our types")) };
-        let refused = validate::name(&observed.object).is_some() || !validate::spec(&observed.object).is_empty();
+        let problems = validate::spec(&observed.object);
+        let misnamed = validate::name(&observed.object).is_some();
+        let refused = misnamed || !problems.is_empty();
         let mut server = Server { object: Some((*observed.object).clone()), ..Server::default() };
         let (_, status) = server.run(observed);
-        // Nothing is built from a spec that validation refuses.
-        prop_assert!(!refused || server.applied.is_empty());
+        // No pods are configured from settings that validation refuses and that have no last
+        // values.
+        prop_assert!(!misnamed || server.applied.is_empty());
+        for (component, path) in [("web-backend", "spec.backends"), ("web-frontend", "spec.frontend")] {
+            if problems.iter().any(|problem| problem.field.starts_with(path)) {
+                let configures = |name: &str| ["ConfigMap", "Deployment"].iter().any(|kind| name == format!("{kind} {component}"));
+                prop_assert!(!server.applied.iter().any(|(name, _)| configures(name)), "{problems:?}");
+            }
+        }
         let accepted = status.conditions.iter().find(|condition| condition.type_ == "Accepted");
         let accepted = accepted.map(|found| &*found.status);
         prop_assert_eq!(accepted == Some("True"), !refused);

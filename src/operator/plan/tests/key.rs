@@ -3,11 +3,14 @@
 use serde_json::{Value, json};
 
 use super::support::{Server, address, concluded, condition, fresh, from, healthy, key_secret, other_key, with};
-use crate::operator::plan::key::{address as address_of, shares_key};
-use crate::operator::plan::{Next, Observed, plan};
+use crate::crd::OnionBalancedService;
+use crate::onion::OnionAddress;
+use crate::operator::plan::key::{address as address_of, may_share_key};
+use crate::operator::plan::{Last, Next, Observed, Rival, plan};
 
 #[test]
 fn a_key_is_generated_only_if_there_has_never_been_one() {
+    let fresh = || Observed { owned: healthy().owned, last: Some(Last::default()), ..fresh() };
     assert!(matches!(plan(&fresh()), Next::ReadObject));
 
     let mut named = fresh();
@@ -23,10 +26,15 @@ fn a_key_is_generated_only_if_there_has_never_been_one() {
     let (_, status) = concluded(&pinned);
     assert!(condition(&status, "MasterKeyReady").starts_with("False SecretNotFound: "));
 
-    let mut refused = fresh();
-    refused.object = with(&refused.object, "spec/ports", json!([]));
-    let (_, status) = concluded(&refused);
+    let mut misnamed = fresh();
+    misnamed.object = with(&misnamed.object, "metadata/name", json!("web.example"));
+    let (_, status) = concluded(&misnamed);
     assert!(condition(&status, "MasterKeyReady").starts_with("Unknown NotAccepted: "));
+
+    // A bad part of the spec that does not concern the key is no reason to wait.
+    let mut bad = fresh();
+    bad.object = with(&bad.object, "spec/ports", json!([]));
+    assert!(matches!(plan(&bad), Next::ReadObject));
 }
 
 #[test]
@@ -46,7 +54,7 @@ fn the_address_changes_if_the_spec_says_so() {
     observed.object = with(&observed.object, "spec/masterKey/onionAddress", json!(other_key().address().to_string()));
     let (conclusion, status) = concluded(&observed);
     assert_eq!(status.onion_address, Some(other_key().address().to_string()));
-    assert!(conclusion.applies_children);
+    assert!(conclusion.withheld.is_empty());
 }
 
 /// Returns a healthy service with a generated key, whose Secret has the given owners.
@@ -103,32 +111,67 @@ fn the_owner_of_a_retained_key_is_removed_even_if_the_key_cannot_be_used() {
 }
 
 #[test]
-fn services_share_a_key_if_they_name_one_secret_or_have_its_address() {
+fn services_may_share_a_key_if_they_name_one_secret_or_have_its_address() {
     let object = &healthy().object;
     let (same_name, same_address) = (json!("web-master-key"), json!({"onionAddress": address()}));
-    for (namespace, secret, status, shares) in [
+    for (namespace, secret, status, may_share) in [
         ("shop", same_name.clone(), Value::Null, true),
         ("other", same_name, Value::Null, false),
         ("other", json!("own"), same_address, true),
         ("shop", json!("own"), json!({"onionAddress": other_key().address().to_string()}), false),
     ] {
-        let other = with(object, "metadata/name", json!("other"));
-        let other = with(&other, "metadata/namespace", json!(namespace));
-        let other = with(&other, "spec/masterKey/secretName", secret);
-        let other = with(&other, "status", status);
-        assert_eq!(shares_key(object, &other, Some(&address())), shares, "{other:?}");
+        let other = other_service(object, namespace, &secret, status);
+        assert_eq!(may_share_key(object, &other, Some(&address())), may_share, "{other:?}");
+    }
+}
+
+/// Returns a service that is older than `object`.
+fn other_service(
+    object: &OnionBalancedService,
+    namespace: &str,
+    secret: &Value,
+    status: Value,
+) -> OnionBalancedService {
+    let other = with(
+        object,
+        "metadata",
+        json!({
+            "name": "other", "namespace": namespace, "uid": "uid-of-other", "creationTimestamp": "2020-01-01T00:00:00Z",
+        }),
+    );
+    let other = with(&other, "spec/masterKey/secretName", secret.clone());
+    (*with(&other, "status", status)).clone()
+}
+
+/// A tenant can write any address into the status of its own service.
+#[test]
+fn a_status_is_no_evidence_of_a_key() {
+    let ours: OnionAddress = address().parse().unwrap();
+    for (namespace, secret, read, is_rival) in [
+        ("other", "own", None, false),
+        ("other", "own", Some(other_key().address()), false),
+        ("other", "own", Some(ours), true),
+        ("other", "web-master-key", None, false),
+        ("shop", "own", None, false),
+        ("shop", "own", Some(ours), true),
+        ("shop", "web-master-key", None, true),
+    ] {
+        let mut observed = healthy();
+        let claim = json!({"onionAddress": address()});
+        let object = other_service(&observed.object, namespace, &json!(secret), claim).into();
+        observed.rivals = vec![Rival { object, key: read }];
+        let found = condition(&concluded(&observed).1, "MasterKeyReady");
+        let expected = if is_rival { "False KeyConflict: " } else { "True KeyLoaded: " };
+        assert!(found.starts_with(expected), "{namespace}/{secret} {read:?}: {found}");
     }
 }
 
 #[test]
-fn an_older_service_with_another_key_takes_no_precedence() {
+fn a_service_is_not_its_own_rival() {
     let mut observed = healthy();
     let older = with(&observed.object, "metadata/creationTimestamp", json!("2020-01-01T00:00:00Z"));
-    let renamed = with(&with(&older, "metadata/name", json!("a")), "metadata/uid", json!("uid-of-a"));
-    let unrelated = with(&with(&renamed, "status", Value::Null), "spec/masterKey/secretName", json!("own"));
-    observed.rivals = vec![older, unrelated];
-    let (_, status) = concluded(&observed);
-    assert!(condition(&status, "MasterKeyReady").starts_with("True "), "neither itself nor a stranger is a rival");
+    observed.rivals = vec![Rival { object: older, key: None }];
+    assert!(condition(&concluded(&observed).1, "MasterKeyReady").starts_with("True "));
 }
 
 #[test]

@@ -3,8 +3,11 @@
 
 mod adoption;
 mod conditions;
+mod faults;
 mod fuzzed;
 mod key;
+mod names;
+mod scaling;
 mod steps;
 pub mod support;
 mod targets;

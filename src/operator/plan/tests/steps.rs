@@ -9,31 +9,36 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::support::{
-    KeyCreation, Server, as_applied, concluded, condition, describe, fresh, from, healthy, key_secret, other_key,
-    secret_of, with,
+    KeyCreation, Server, as_applied, concluded, condition, describe, fresh, from, healthy, key_secret, last_good,
+    other_key, secret_of, with,
 };
 use crate::crd::OnionBalancedService;
 use crate::operator::children::tests::support::Fixture;
 use crate::operator::children::{ChildId, Kind, Stage};
+use crate::operator::holder::Holder;
 use crate::operator::plan::{
-    Applied, KeyPermit, KeySecret, Labelled, Next, Observed, Outcome, RefusedWrite, Taken, plan,
+    Applied, Due, KeyPermit, KeySecret, Labelled, Last, Next, Observed, Outcome, RefusedWrite, Taken, plan,
 };
 
 /// Returns a fake API server whose copy of the service is exactly the observed one.
-fn server(observed: &Observed) -> Server {
+pub(super) fn server(observed: &Observed) -> Server {
     Server { object: Some((*observed.object).clone()), ..Server::default() }
 }
 
-/// The steps of a reconciliation that applies every owned object.
-pub const APPLY_ALL: [&str; 4] =
-    ["find children", "apply 12 Prerequisites", "apply 1 RoleBindings", "apply 2 Deployments"];
+pub(super) const FIND: [&str; 2] = ["find children", "find children on the server"];
+pub(super) const APPLY_ALL: [&str; 3] = ["apply 12 Prerequisites", "apply 1 RoleBindings", "apply 2 Deployments"];
+
+/// Returns the steps that find no owned object and apply all of them.
+pub(super) fn create_all() -> Vec<&'static str> {
+    [&FIND[..], &APPLY_ALL].concat()
+}
 
 #[test]
 fn a_new_service_gets_its_key_before_anything_else() {
     let observed = fresh();
     let mut server = server(&observed);
     let (observed, status) = server.run(observed);
-    assert_eq!(server.steps, [&["read object", "generate key"][..], &APPLY_ALL].concat());
+    assert_eq!(server.steps, [&FIND[..], &["read object", "generate key"], &APPLY_ALL].concat());
     assert!(observed.generated_key);
     assert_eq!(status.onion_address, Some(Fixture::new().key.address().to_string()));
     assert_eq!(condition(&status, "BackendsReady"), "False Progressing: 0 of 3 backends are ready.");
@@ -58,7 +63,7 @@ fn no_second_key_is_generated_for_an_object_that_had_an_address() {
     ] {
         let mut server = Server { object, ..Server::default() };
         let (_, status) = server.run(observed());
-        assert_eq!(server.steps, ["read object"]);
+        assert_eq!(server.steps, [&FIND[..], &["read object"]].concat());
         assert_eq!(condition(&status, "MasterKeyReady"), "Unknown Generating: A key is being generated.");
     }
 }
@@ -68,7 +73,7 @@ fn a_refused_key_is_not_tried_again_and_stops_everything() {
     let observed = fresh();
     let mut server = Server { refuses: &["Secret web-master-key"], ..server(&observed) };
     let (observed, status) = server.run(observed);
-    assert_eq!(server.steps, ["read object", "generate key"]);
+    assert_eq!(server.steps, [&FIND[..], &["read object", "generate key"]].concat());
     assert_eq!(observed.refused.len(), 1);
     for kind in ["MasterKeyReady", "Ready"] {
         assert_eq!(condition(&status, kind), "False ApplyFailed: Secret web-master-key: exceeded quota");
@@ -87,11 +92,8 @@ fn an_already_existing_key_is_used_instead_of_a_generated_one() {
     let observed = fresh();
     let mut server = Server { key_creation: KeyCreation::Vanished, ..self::server(&observed) };
     server.run(observed);
-    assert_eq!(
-        server.steps,
-        ["read object", "generate key"],
-        "the existing Secret was deleted before it could be read"
-    );
+    let steps = [&FIND[..], &["read object", "generate key"]].concat();
+    assert_eq!(server.steps, steps, "the existing Secret was deleted before it could be read");
 }
 
 #[test]
@@ -104,7 +106,7 @@ fn the_owners_of_the_key_are_set_once_and_before_the_owned_objects() {
     }));
     let mut server = Server::default();
     server.run(observed);
-    assert_eq!(server.steps, [&["set 1 key owners"][..], &APPLY_ALL].concat());
+    assert_eq!(server.steps, [&FIND[..], &["set 1 key owners"], &APPLY_ALL].concat());
 }
 
 #[test]
@@ -116,58 +118,42 @@ fn the_frontends_deployment_waits_for_the_uid_of_its_service_account() {
     assert!(position("ServiceAccount web-frontend") < position("Deployment web-frontend"), "{names:?}");
 
     // If the account is missing or being deleted, the backends are applied but the frontends are
-    // not.
+    // not, unless the UID of an earlier account is known.
     let account = ChildId { kind: Kind::ServiceAccount, name: "web-frontend".to_owned() };
     let owner = json!({"kind": "OnionBalancedService", "name": "web", "uid": "uid-of-web", "controller": true});
     let leaving = json!({"uid": "old", "deletionTimestamp": "2026-01-01T00:00:00Z", "ownerReferences": [owner]});
-    let leaving = Server { existing: BTreeMap::from([(account, from(leaving))]), ..Server::default() };
-    let refused = Server { refuses: &["ServiceAccount web-frontend"], ..Server::default() };
-    for mut server in [leaving, refused] {
+    let leaving =
+        || Server { existing: BTreeMap::from([(account.clone(), from(leaving.clone()))]), ..Server::default() };
+    let refused = || Server { refuses: &["ServiceAccount web-frontend"], ..Server::default() };
+    for mut server in [leaving(), refused()] {
+        server.run(Observed { owned: None, last: None, ..healthy() });
+        assert_eq!(applied_deployments(&server), ["Deployment web-backend"]);
+    }
+    for mut server in [leaving(), refused()] {
         server.run(Observed { owned: None, ..healthy() });
-        let deployments: Vec<_> =
-            server.applied.iter().map(|(name, _)| &**name).filter(|name| name.starts_with("Deployment")).collect();
-        assert_eq!(deployments, ["Deployment web-backend"]);
+        assert_eq!(applied_deployments(&server), ["Deployment web-backend", "Deployment web-frontend"]);
     }
 }
 
-#[test]
-fn nothing_is_applied_after_a_taken_name() {
-    let labelled = vec![orphan()];
-    for (taken, steps) in [(&["ConfigMap web-backend"], &APPLY_ALL[..2]), (&["Deployment web-backend"], &APPLY_ALL)] {
-        let mut server = Server { taken, labelled: labelled.clone(), ..Server::default() };
-        let (observed, status) = server.run(Observed { owned: None, ..healthy() });
-        assert_eq!(server.steps, steps, "nothing is pruned either");
-        let expected = format!("False NameTaken: {} exists and does not belong to this object", taken[0]);
-        assert!(condition(&status, "Accepted").starts_with(&expected), "{}", condition(&status, "Accepted"));
-        assert!(server.applied.iter().all(|(name, _)| !name.starts_with("Deployment")));
-        assert!(!concluded(&observed).0.applies_children);
-    }
-}
-
-#[test]
-fn a_name_that_is_known_to_be_taken_is_found_before_anything_is_applied() {
-    let id = ChildId { kind: Kind::Deployment, name: "web-backend".to_owned() };
-    let mut observed = Observed { owned: None, ..healthy() };
-    let was_taken = json!([{
-        "type": "Accepted", "status": "False", "reason": "NameTaken", "message": "",
-        "lastTransitionTime": "2026-01-01T00:00:00Z",
-    }]);
-    observed.object = with(&observed.object, "status/conditions", was_taken);
-    let mut server = Server { existing: BTreeMap::from([(id, from(json!({})))]), ..Server::default() };
-    let (_, status) = server.run(observed);
-    assert_eq!(server.steps, ["find children on the server"]);
-    assert!(condition(&status, "Accepted").starts_with("False NameTaken: Deployment web-backend"));
+pub(super) fn applied_deployments(server: &Server) -> Vec<&str> {
+    server.applied.iter().map(|(name, _)| &**name).filter(|name| name.starts_with("Deployment")).collect()
 }
 
 #[test]
 fn a_refused_object_does_not_stop_the_others() {
     let mut server = Server { refuses: &["ConfigMap web-backend", "RoleBinding web-frontend"], ..Server::default() };
     let (observed, status) = server.run(Observed { owned: None, ..healthy() });
-    assert_eq!(server.steps, APPLY_ALL);
-    assert_eq!(server.applied.len(), 13);
+    assert_eq!(server.steps, [&FIND[..], &APPLY_ALL[..2], &["apply 1 Deployments"]].concat());
+    assert_eq!(server.applied.len(), 12);
+    assert_eq!(
+        applied_deployments(&server),
+        ["Deployment web-frontend"],
+        "the backends would read an old configuration"
+    );
     assert_eq!(observed.refused.len(), 2);
     let found = condition(&status, "BackendsReady");
-    assert_eq!(found, "False ApplyFailed: ConfigMap web-backend: exceeded quota");
+    let expected = "False ApplyFailed: ConfigMap web-backend: exceeded quota RoleBinding web-frontend: exceeded quota";
+    assert_eq!(found, expected);
 }
 
 #[test]
@@ -189,15 +175,15 @@ fn only_unused_objects_that_the_service_controls_are_pruned_and_last() {
     ];
     let mut server = Server { labelled: labelled.clone(), ..Server::default() };
     server.run(Observed { owned: None, ..healthy() });
-    assert_eq!(server.steps, [&APPLY_ALL[..], &["prune ConfigMap web-old"]].concat());
+    assert_eq!(server.steps, [&create_all()[..], &["prune ConfigMap web-old"]].concat());
 
-    // Without a usable key, the desired owned objects are unknown, so none is deleted.
+    // The names of the owned objects do not depend on the key.
     let mut server = Server { labelled, ..Server::default() };
-    server.run(Observed { owned: None, key_secret: None, ..healthy() });
-    assert_eq!(server.steps, [""; 0]);
+    server.run(Observed { owned: None, key_secret: None, last: Some(Last::default()), ..healthy() });
+    assert_eq!(server.steps, ["find children", "prune ConfigMap web-old"]);
 }
 
-fn orphan() -> Labelled {
+pub(super) fn orphan() -> Labelled {
     let owner = json!({"kind": "OnionBalancedService", "name": "web", "uid": "uid-of-web", "controller": true});
     (Kind::ConfigMap, from(json!({"name": "web-old", "uid": "u", "ownerReferences": [owner]})))
 }
@@ -209,7 +195,7 @@ fn a_second_reconciliation_writes_nothing() {
     server.steps.clear();
     let (observed, _) = server.run(Observed { owned: None, ..healthy() });
     assert_eq!(server.steps, ["find children"]);
-    assert!(concluded(&observed).0.applies_children);
+    assert!(concluded(&observed).0.withheld.is_empty());
 }
 
 #[test]
@@ -226,19 +212,24 @@ fn an_applied_deployment_counts_as_rolling_out() {
     assert!(condition(&status, "BackendsReady").starts_with("False RollingOut: "));
 }
 
-/// Returns the position of a step in the order that all reconciliations follow.
-fn rank(step: &Next) -> usize {
-    match step {
-        Next::ReadObject => 0,
-        Next::GenerateKey => 1,
-        Next::SetKeyOwners(_) => 2,
-        Next::FindChildren { .. } => 3,
-        Next::Apply(Stage::Prerequisites, _) => 4,
-        Next::Apply(Stage::RoleBindings, _) => 5,
-        Next::Apply(Stage::Deployments, _) => 6,
-        Next::Prune(_) => 7,
-        Next::Done(_) => 8,
-    }
+/// Returns the position of a step in the order that all reconciliations follow. The last good
+/// values may be read at any time.
+fn rank(step: &Next) -> Option<usize> {
+    Some(match step {
+        Next::ReadLast => return None,
+        Next::FindChildren { ask_server: false } => 0,
+        Next::FindChildren { ask_server: true } => 1,
+        Next::ReadObject => 2,
+        Next::GenerateKey => 3,
+        Next::SetKeyOwners(_) => 4,
+        Next::Apply(Stage::Prerequisites, _) => 5,
+        Next::Apply(Stage::RoleBindings, _) => 6,
+        Next::Apply(Stage::Deployments, _) => 7,
+        Next::Apply(Stage::Fallbacks, _) => 8,
+        Next::Scale(_) => 9,
+        Next::Prune(_) => 10,
+        Next::Done(_) => 11,
+    })
 }
 
 /// A source of random outcomes for steps.
@@ -289,7 +280,9 @@ impl Chance {
                 _ => Outcome::KeyGenerated { secret: Box::new(key_secret(&Fixture::new().key)), rivals: Vec::new() },
             },
             Next::SetKeyOwners(_) => Outcome::KeyOwnersTried,
-            Next::FindChildren { .. } => Outcome::ChildrenFound {
+            Next::ReadLast => Outcome::LastRead(if self.of(2) == 0 { Last::default() } else { last_good() }),
+            Next::FindChildren { ask_server } => Outcome::ChildrenFound {
+                asked_server: ask_server,
                 existing: (0..self.of(3))
                     .map(|_| (ChildId { kind: Kind::ConfigMap, name: "web-backend".to_owned() }, self.metadata()))
                     .collect(),
@@ -308,6 +301,7 @@ impl Chance {
                 });
                 Outcome::Applied(stage, results.collect())
             }
+            Next::Scale(_) => Outcome::Scaled,
             Next::Prune(_) => Outcome::Pruned,
             Next::Done(_) => unreachable!(),
         }
@@ -329,12 +323,14 @@ fn only_a_new_generation_of_the_backends_is_a_rollout() {
 }
 
 proptest! {
-    /// Each step has a higher rank than the previous one, so there are at most eight steps and no
-    /// step is executed twice. In particular, at most one key is generated.
+    /// Each step has a higher rank than the previous one, so there are at most twelve steps, and no
+    /// step is executed twice. In particular, at most one key is generated. Nothing is created
+    /// before all names have been looked up, or while one of them is taken, and an object of
+    /// somebody else is never changed.
     #[test]
     fn the_steps_always_follow_one_order_and_come_to_an_end(choices in vec(any::<u8>(), 0..64), is_new: bool, keeps_key: bool) {
         let mut chance = Chance(choices.into_iter());
-        let mut observed = if is_new { fresh() } else { Observed { owned: None, ..healthy() } };
+        let mut observed = if is_new { fresh() } else { Observed { owned: None, last: None, ..healthy() } };
         let policy = if keeps_key { "Retain" } else { "Delete" };
         observed.object = with(&observed.object, "spec/deletionPolicy", json!(policy));
         if !is_new {
@@ -344,15 +340,26 @@ proptest! {
         let mut last = None;
         loop {
             let step = plan(&observed);
-            prop_assert!(last < Some(rank(&step)), "{} after {steps:?}", describe(&step));
-            last = Some(rank(&step));
+            match rank(&step) {
+                Some(rank) => {
+                    prop_assert!(last < Some(rank), "{} after {steps:?}", describe(&step));
+                    last = Some(rank);
+                }
+                None => prop_assert!(observed.last.is_none(), "read twice: {steps:?}"),
+            }
             steps.push(describe(&step));
             match &step {
                 Next::Done(_) => break,
                 Next::GenerateKey => prop_assert!(is_new && observed.key_permit == KeyPermit::Granted),
-                Next::Apply(..) | Next::Prune(_) => {
-                    prop_assert!(observed.key_secret.is_some() && observed.taken.is_empty(), "{steps:?}");
+                Next::Apply(_, due) => {
+                    let owned = observed.owned.as_ref().unwrap();
+                    for Due { id, exists, .. } in due {
+                        prop_assert!(*exists || (owned.asked_server && observed.taken.is_empty()), "{id}: {steps:?}");
+                        let found = owned.existing.get(id);
+                        prop_assert!(found.is_none_or(|found| observed.holder_of(id, found) == Holder::Us), "{id}");
+                    }
                 }
+                Next::Prune(_) => prop_assert!(observed.taken.is_empty(), "{steps:?}"),
                 _ => {}
             }
             let outcome = chance.outcome(step, &observed);

@@ -1,7 +1,7 @@
 //! Fixtures for the tests of the plan: a healthy service with three backends for a test to change,
 //! and a fake API server that executes steps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -13,12 +13,12 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::super::{
-    Applied, Conclusion, Due, KeyPermit, KeySecret, Labelled, Next, Observed, Outcome, OwnedObjects, RefusedWrite,
-    Taken, plan, status,
+    Applied, Conclusion, Due, KeyPermit, KeySecret, Labelled, Last, LastObjects, Next, Observed, Outcome, OwnedObjects,
+    RefusedWrite, Scale, Taken, plan, status,
 };
 use crate::crd::{OnionBalancedService, OnionBalancedServiceStatus};
 use crate::onion::MasterKey;
-use crate::operator::children::tests::support::{Fixture, environment, object};
+use crate::operator::children::tests::support::{Fixture, all_children, environment, object};
 use crate::operator::children::{ChildId, Kind, Stage};
 
 pub const NOW: i64 = 1_767_225_600;
@@ -77,55 +77,98 @@ pub fn healthy() -> Observed {
         "metadata": {"name": "web-backend", "generation": 3},
         "status": {"observedGeneration": 3, "replicas": 3, "readyReplicas": 3, "updatedReplicas": 3},
     });
-    let lease = json!({
-        "metadata": {"name": "web-frontend"},
-        "spec": {"renewTime": "2025-12-31T23:59:50.000000Z", "leaseDurationSeconds": 15},
-    });
     let object = with(
         &object(&json!({"backends": {"replicas": 3}})),
         "status",
         json!({
             "onionAddress": address(),
             "backends": [{"name": "web-backend-1", "introductionPoints": 3, "state": "Ready", "since": "2025-12-31T00:00:00Z"}],
-            "published": [{
-                "timePeriod": 1, "revisionCounter": 2, "introductionPoints": 9, "hsdirsAccepted": 8, "hsdirsTotal": 8,
-                "lastPublished": "2025-12-31T23:00:00Z",
-            }],
+            "published": [published()],
         }),
     );
     let account = ChildId { kind: Kind::ServiceAccount, name: "web-frontend".to_owned() };
-    let account = (account, from(json!({"uid": "uid-of-account"})));
+    let account = (account, from(json!({"uid": "uid-of-account", "ownerReferences": [owner()]})));
     Observed {
         rivals: Vec::new(),
+        unreadable: Vec::new(),
         object,
         environment: Arc::new(environment()),
         clients_secret: None,
         key_secret: Some(key_secret(&Fixture::new().key)),
         services: service(&json!([{"name": "http", "port": 80}]), "10.0.0.1"),
-        last_config: None,
+        last: Some(last_good()),
         taken: Vec::new(),
         backends: Some(Arc::new(from(deployment))),
         frontends: None,
-        pod_problems: Vec::new(),
-        lease: Some(from(lease)),
+        pods: Vec::new(),
+        lease: Some(from(lease())),
         key_permit: KeyPermit::Unknown,
         generated_key: false,
         tried_key_owners: false,
+        scaled: false,
         owned: Some(OwnedObjects {
             existing: BTreeMap::from([account]),
             labelled: Vec::new(),
-            applied: Some(Stage::Deployments),
+            asked_server: true,
+            applied: Some(Stage::Fallbacks),
+            written: BTreeSet::new(),
             pruned: true,
         }),
         refused: Vec::new(),
     }
 }
 
+/// Returns the publishers' Lease, which has been renewed in time.
+pub fn lease() -> Value {
+    json!({
+        "metadata": {"name": "web-frontend"},
+        "spec": {"renewTime": "2025-12-31T23:59:50.000000Z", "leaseDurationSeconds": 15},
+    })
+}
+
+/// Returns the status of a published descriptor.
+pub fn published() -> Value {
+    json!({
+        "timePeriod": 1, "revisionCounter": 2, "introductionPoints": 9, "hsdirsAccepted": 8, "hsdirsTotal": 8,
+        "lastPublished": "2025-12-31T23:00:00Z",
+    })
+}
+
+/// Returns an owner reference to the service, which makes the service the controller.
+pub fn owner() -> Value {
+    json!({
+        "apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService", "name": "web", "uid": "uid-of-web",
+        "controller": true,
+    })
+}
+
+/// Returns the last good values of the healthy service.
+pub fn last_good() -> Last {
+    let fixture = Fixture::of(&json!({"backends": {"replicas": 3}}));
+    let children = all_children(&fixture.inputs());
+    let object = |id: &str| {
+        let mut manifest = children.iter().find(|child| child.id.to_string() == id).unwrap().manifest.clone();
+        manifest["metadata"]["managedFields"] = all_fields_are_ours();
+        manifest
+    };
+    let found = LastObjects {
+        backends: from(object("Deployment web-backend")["metadata"].clone()),
+        frontend: from(object("Deployment web-frontend")["metadata"].clone()),
+        config: from(object("ConfigMap web-backend")),
+    };
+    Last::read(found, &fixture.object, None)
+}
+
+/// Returns the managed fields of an object of which we own all fields: an empty field set.
+fn all_fields_are_ours() -> Value {
+    json!([{"manager": "onionbalance-operator", "operation": "Apply", "fieldsV1": {}}])
+}
+
 /// Returns the facts about a new service, before the first step.
 pub fn fresh() -> Observed {
     let observed = healthy();
     let object = with(&observed.object, "status", Value::Null);
-    Observed { object, key_secret: None, backends: None, lease: None, owned: None, ..observed }
+    Observed { object, key_secret: None, backends: None, lease: None, owned: None, last: None, ..observed }
 }
 
 /// Returns the conclusion and the status of a reconciliation. Panics if a step is left.
@@ -163,6 +206,8 @@ pub struct Server {
     pub key_creation: KeyCreation,
     /// The objects that the API server refuses, such as `ConfigMap web-backend`.
     pub refuses: &'static [&'static str],
+    /// True if the API server refuses every Deployment with an affinity.
+    pub refuses_affinity: bool,
     /// The owned objects whose names are taken by other objects.
     pub taken: &'static [&'static str],
     /// The existing objects that have the names of owned objects. Applied objects are added.
@@ -173,6 +218,10 @@ pub struct Server {
     pub steps: Vec<String>,
     /// The applied objects with their manifests.
     pub applied: Vec<(String, Value)>,
+    /// The newest manifest of each applied object.
+    pub manifests: BTreeMap<String, Value>,
+    /// The Deployments of which only the number of pods was set.
+    pub scaled: Vec<Scale>,
 }
 
 impl Server {
@@ -198,9 +247,8 @@ impl Server {
             Next::ReadObject => Outcome::ObjectRead(self.object.clone().map(Box::new)),
             Next::GenerateKey => self.generate_key(),
             Next::SetKeyOwners(_) => Outcome::KeyOwnersTried,
-            Next::FindChildren { .. } => {
-                Outcome::ChildrenFound { existing: self.existing.clone(), labelled: self.labelled.clone() }
-            }
+            Next::FindChildren { ask_server } => self.find(ask_server),
+            Next::ReadLast => Outcome::LastRead(self.last()),
             Next::Apply(stage, due) => {
                 let mut results = Vec::new();
                 for due in due {
@@ -213,9 +261,31 @@ impl Server {
                 }
                 Outcome::Applied(stage, results)
             }
+            Next::Scale(scales) => {
+                self.scaled.extend(scales);
+                Outcome::Scaled
+            }
             Next::Prune(_) => Outcome::Pruned,
             Next::Done(_) => unreachable!(),
         }
+    }
+
+    /// Only labelled objects are in the cache; all others are found only if the server is asked.
+    fn find(&self, ask_server: bool) -> Outcome {
+        let existing = self.existing.iter().filter(|(_, found)| ask_server || found.labels.is_some());
+        let existing = existing.map(|(id, found)| (id.clone(), found.clone())).collect();
+        Outcome::ChildrenFound { existing, labelled: self.labelled.clone(), asked_server: ask_server }
+    }
+
+    fn last(&self) -> Last {
+        let metadata = |kind, name: &str| self.existing.get(&ChildId { kind, name: name.to_owned() }).cloned();
+        let config = self.manifests.get("ConfigMap web-backend").cloned().map(|mut manifest| {
+            manifest["metadata"]["managedFields"] = all_fields_are_ours();
+            from(manifest)
+        });
+        let (backends, frontend) =
+            (metadata(Kind::Deployment, "web-backend"), metadata(Kind::Deployment, "web-frontend"));
+        Last::read(LastObjects { backends, frontend, config }, &object(&json!({})), None)
     }
 
     fn generate_key(&mut self) -> Outcome {
@@ -236,11 +306,13 @@ impl Server {
         if self.taken.contains(&&*name) {
             return (due.id.clone(), Applied::Taken(Taken { child: due.id, by_predecessor: false }));
         }
-        if self.refuses.contains(&&*name) {
+        let has_affinity = due.manifest.pointer("/spec/template/spec/affinity").is_some();
+        if self.refuses.contains(&&*name) || (self.refuses_affinity && has_affinity) {
             return (due.id, Applied::Refused("exceeded quota".to_owned()));
         }
         let metadata = as_applied(&due);
         self.existing.insert(due.id.clone(), metadata.clone());
+        self.manifests.insert(name.clone(), due.manifest.clone());
         self.applied.push((name, due.manifest));
         (due.id, Applied::Written(Box::new(metadata)))
     }
@@ -251,8 +323,7 @@ pub fn as_applied(due: &Due) -> ObjectMeta {
     let mut metadata = due.manifest["metadata"].clone();
     metadata["uid"] = format!("uid-of-{}", due.id).into();
     metadata["generation"] = 1.into();
-    // An empty field set means that we own all fields.
-    metadata["managedFields"] = json!([{"manager": "onionbalance-operator", "operation": "Apply", "fieldsV1": {}}]);
+    metadata["managedFields"] = all_fields_are_ours();
     from(metadata)
 }
 
@@ -264,7 +335,12 @@ pub fn describe(step: &Next) -> String {
         Next::SetKeyOwners(owners) => format!("set {} key owners", owners.len()),
         Next::FindChildren { ask_server: false } => "find children".to_owned(),
         Next::FindChildren { ask_server: true } => "find children on the server".to_owned(),
+        Next::ReadLast => "read last values".to_owned(),
         Next::Apply(stage, due) => format!("apply {} {stage:?}", due.len()),
+        Next::Scale(scales) => {
+            let scale = |scale: &Scale| format!("{} to {}", scale.id, scale.replicas);
+            format!("scale {}", scales.iter().map(scale).collect::<Vec<_>>().join(", "))
+        }
         Next::Prune(orphans) => {
             let names: Vec<_> = orphans.iter().map(|orphan| orphan.id.to_string()).collect();
             format!("prune {}", names.join(", "))

@@ -5,17 +5,19 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::support::{from, healthy, service, with};
-use crate::operator::plan::resolve;
+use crate::crd::validate;
+use crate::link::ForwardedPort;
+use crate::operator::plan::targets::{Targets, resolve};
 
 #[test]
 fn targets_are_resolved_to_numbers() {
     let resolved = |target: Value, ports: Value, cluster_ip: &str| {
         let object = with(&healthy().object, "spec/ports", json!([{"port": 80, "target": target}]));
-        let targets = resolve(&object, &service(&ports, cluster_ip), None);
-        match (targets.ports, targets.problem) {
-            (Some(ports), None) => ports[0].target.clone(),
-            (_, Some(problem)) => problem.reason.to_string(),
-            (None, None) => "nothing".to_owned(),
+        let targets = resolve(&object, &[], &service(&ports, cluster_ip), &[]);
+        match (targets.ports.first(), targets.problems.first()) {
+            (Some(port), None) => port.target.clone(),
+            (None, Some(problem)) => problem.reason.to_string(),
+            (port, problem) => format!("{port:?} {problem:?}"),
         }
     };
     let web = |port: Value| json!({"service": {"name": "web", "port": port}});
@@ -47,6 +49,51 @@ fn an_external_name_accepts_any_port() {
     );
     let external =
         json!({"metadata": {"name": "web"}, "spec": {"type": "ExternalName", "externalName": "example.org"}});
-    let targets = resolve(&object, &BTreeMap::from([("web".to_owned(), from(external))]), None);
-    assert_eq!(targets.ports.unwrap()[0].target, "web.shop.svc:8443");
+    let targets = resolve(&object, &[], &BTreeMap::from([("web".to_owned(), from(external))]), &[]);
+    assert_eq!(targets.ports[0].target, "web.shop.svc:8443");
+}
+
+fn forwarded(port: u16, target: &str) -> ForwardedPort {
+    ForwardedPort { name: None, port, target: target.to_owned(), proxy_header: false }
+}
+
+/// Resolves ports that were forwarded to `old:1` and `old:2` before. The only existing Service is
+/// `web`.
+fn resolved(ports: Value) -> Targets {
+    let object = with(&healthy().object, "spec/ports", ports);
+    let services = service(&json!([{"name": "http", "port": 80}]), "10.0.0.1");
+    let last = [forwarded(80, "old:1"), forwarded(81, "old:2")];
+    resolve(&object, &validate::spec(&object), &services, &last)
+}
+
+#[test]
+fn a_bad_port_keeps_its_last_target_and_the_others_get_new_ones() {
+    let missing = json!({"service": {"name": "none", "port": 1}});
+    let good = |port: u16| json!({"port": port, "target": {"service": {"name": "web", "port": 80}}});
+    for (bad, is_invalid) in [
+        (json!({"port": 80, "target": missing}), false),
+        (json!({"port": 80, "target": {}}), true),
+        (json!({"port": 80, "target": {"address": "no port"}}), true),
+        (json!({"name": "Not A Name", "port": 80, "target": {"address": "a:1"}}), true),
+    ] {
+        let targets = resolved(json!([bad, good(81)]));
+        assert_eq!(targets.ports, [forwarded(80, "old:1"), forwarded(81, "web.shop.svc:80")], "{bad}");
+        assert_eq!(targets.problems.is_empty(), is_invalid, "validation names an invalid port: {bad}");
+    }
+    let targets = resolved(json!([{"port": 82, "target": missing}, good(81)]));
+    assert_eq!(targets.ports, [forwarded(81, "web.shop.svc:80")], "a new port has no last target");
+    assert!(targets.problems[0].message.ends_with("Until then, port 82 is not served."));
+}
+
+#[test]
+fn a_port_that_is_listed_twice_is_forwarded_once() {
+    let targets = resolved(json!([
+        {"port": 80, "target": {"address": "a:1"}}, {"port": 80, "target": {"address": "a:2"}},
+    ]));
+    assert_eq!(targets.ports, [forwarded(80, "a:1")]);
+}
+
+#[test]
+fn without_any_port_the_last_ports_remain() {
+    assert_eq!(resolved(json!([])).ports, [forwarded(80, "old:1"), forwarded(81, "old:2")]);
 }

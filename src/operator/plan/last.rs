@@ -1,0 +1,124 @@
+//! The last good values: those with which the API server last accepted the owned objects. A bad
+//! part of a service keeps its last good value.
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt as _;
+
+use super::observed::{KeySecret, holder_of};
+use crate::crd::OnionBalancedService;
+use crate::crd::names::Component;
+use crate::link::{AgentConfig, ForwardedPort};
+use crate::operator::children::{ChildId, Kind, LAST_GOOD_ANNOTATION, LastGood};
+use crate::operator::drift::owns_annotation;
+use crate::operator::holder::Holder;
+
+/// The last good values of a service.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Last {
+    backends: Option<LastGood>,
+    frontend: Option<LastGood>,
+    ports: Vec<ForwardedPort>,
+}
+
+/// The owned objects that contain the last good values, as they are on the API server.
+#[derive(Debug, Clone, Default)]
+pub struct LastObjects {
+    /// The metadata of the backends' Deployment.
+    pub backends: Option<ObjectMeta>,
+    /// The metadata of the frontends' Deployment.
+    pub frontend: Option<ObjectMeta>,
+    /// The `ConfigMap` of the backends.
+    pub config: Option<ConfigMap>,
+}
+
+impl Last {
+    /// Reads the last good values. Values that somebody else has written, or that are in an object
+    /// of somebody else, do not count.
+    pub fn read(found: LastObjects, object: &OnionBalancedService, secret: Option<&KeySecret>) -> Self {
+        let is_ours = |kind: Kind, component: Component, metadata: &ObjectMeta| {
+            let id = ChildId { kind, name: component.child_name(&object.name_any()) };
+            holder_of(&id, metadata, object, secret) == Holder::Us
+        };
+        let settings = |component: Component, deployment: Option<ObjectMeta>| {
+            let deployment = deployment.filter(|found| is_ours(Kind::Deployment, component, found))?;
+            owns_annotation(&deployment, LAST_GOOD_ANNOTATION).then(|| LastGood::read(&deployment))?
+        };
+        let config = found.config.filter(|config| is_ours(Kind::ConfigMap, Component::Backend, &config.metadata));
+        let text = config.and_then(|config| config.data?.remove("agent.yaml"));
+        let config = text.and_then(|text| AgentConfig::from_yaml(&text).ok());
+        Self {
+            backends: settings(Component::Backend, found.backends),
+            frontend: settings(Component::Frontend, found.frontend),
+            ports: config.map(|config| config.ports).unwrap_or_default(),
+        }
+    }
+
+    /// Returns the last good values of a component.
+    pub fn of(&self, component: Component) -> Option<&LastGood> {
+        match component {
+            Component::Backend => self.backends.as_ref(),
+            Component::Frontend => self.frontend.as_ref(),
+        }
+    }
+
+    /// Returns the ports with which the backends were last configured.
+    pub fn ports(&self) -> &[ForwardedPort] {
+        &self.ports
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::operator::children::tests::support::Fixture;
+
+    /// Returns the objects of a service as they are on the API server.
+    fn found(fixture: &Fixture) -> LastObjects {
+        let live = |id: &str| -> Value {
+            let mut manifest = fixture.child(id);
+            manifest["metadata"]["managedFields"] = json!([{
+                "manager": "onionbalance-operator", "operation": "Apply",
+                "fieldsV1": {"f:metadata": {"f:annotations": {"f:onionbalance.dev/last-good": {}}}},
+            }]);
+            manifest
+        };
+        let metadata = |id: &str| serde_json::from_value(live(id)["metadata"].clone()).unwrap();
+        LastObjects {
+            backends: metadata("Deployment web-backend"),
+            frontend: metadata("Deployment web-frontend"),
+            config: serde_json::from_value(live("ConfigMap web-backend")).unwrap(),
+        }
+    }
+
+    #[test]
+    fn the_values_are_those_that_the_operator_last_applied() {
+        let fixture = Fixture::of(&json!({"backends": {"replicas": 5}}));
+        let last = Last::read(found(&fixture), &fixture.object, None);
+        assert_eq!(last.of(Component::Backend).unwrap().settings["replicas"], 5);
+        assert_eq!(last.of(Component::Frontend).unwrap().address, fixture.key.address());
+        assert_eq!(last.ports(), fixture.ports);
+    }
+
+    #[test]
+    fn values_of_somebody_else_do_not_count() {
+        let fixture = Fixture::new();
+        let foreign = |metadata: &mut ObjectMeta| metadata.owner_references = None;
+        let mut others = found(&fixture);
+        for metadata in
+            [others.backends.as_mut(), others.frontend.as_mut(), Some(&mut others.config.as_mut().unwrap().metadata)]
+        {
+            let metadata = metadata.unwrap();
+            foreign(metadata);
+            metadata.labels = None;
+        }
+        assert_eq!(Last::read(others, &fixture.object, None), Last::default());
+        let mut edited = found(&fixture);
+        edited.backends.as_mut().unwrap().managed_fields = None;
+        let last = Last::read(edited, &fixture.object, None);
+        assert!(last.of(Component::Backend).is_none() && last.of(Component::Frontend).is_some());
+        assert_eq!(Last::read(LastObjects::default(), &fixture.object, None), Last::default());
+    }
+}
