@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::CustomResource;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::validate::torrc::Place;
@@ -195,8 +195,11 @@ pub struct Backends {
     pub intro_dos_defense: Option<IntroDosDefense>,
     /// Additional torrc lines for each backend's tor and its onion service, one option per line.
     /// Options that the operator sets or relies on are rejected.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 16384), extend("x-kubernetes-validations" = rules::extra_torrc(Place::Backend)))]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "text")]
+    #[schemars(
+        length(max = 16384),
+        extend("nullable" = true, "x-kubernetes-validations" = rules::extra_torrc(Place::Backend))
+    )]
     pub extra_torrc: String,
     /// Settings of the backend pods. They take precedence over the operator's defaults.
     pub template: PodSettings,
@@ -271,8 +274,11 @@ pub struct Frontend {
     pub distinct_descriptors: DistinctDescriptors,
     /// Additional torrc lines for the frontend's tor, one option per line. Options that the
     /// operator sets or relies on are rejected, and so are onion service options.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 16384), extend("x-kubernetes-validations" = rules::extra_torrc(Place::Frontend)))]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "text")]
+    #[schemars(
+        length(max = 16384),
+        extend("nullable" = true, "x-kubernetes-validations" = rules::extra_torrc(Place::Frontend))
+    )]
     pub extra_torrc: String,
     /// Settings of the frontend pods. They take precedence over the operator's defaults.
     pub template: PodSettings,
@@ -312,20 +318,20 @@ pub enum DistinctDescriptors {
 pub struct PodSettings {
     /// Additional labels for the pods. Keys that begin with `onionbalance.dev/` or
     /// `app.kubernetes.io/` are rejected.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 128, "x-kubernetes-validations" = rules::own_keys()))]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "texts")]
+    #[schemars(schema_with = "schema::texts_with_own_keys")]
     pub labels: BTreeMap<String, String>,
     /// Additional annotations for the pods. Keys that begin with `onionbalance.dev/` or
     /// `app.kubernetes.io/` are rejected.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 128, "x-kubernetes-validations" = rules::own_keys()))]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "texts")]
+    #[schemars(schema_with = "schema::texts_with_own_keys")]
     pub annotations: BTreeMap<String, String>,
     /// The resource requests and limits of the pod's two containers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<ContainerResources>,
     /// The labels that a node must have to run the pods, as in a pod's `spec.nodeSelector`.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 128))]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "texts")]
+    #[schemars(schema_with = "schema::texts")]
     pub node_selector: BTreeMap<String, String>,
     /// The affinity of the pods, as in a pod's `spec.affinity`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -423,4 +429,15 @@ pub struct AuthorizedClient {
     /// Never put the private key here.
     #[schemars(length(max = 128), extend("x-kubernetes-validations" = rules::client_key()))]
     pub public_key: String,
+}
+
+/// Deserializes a text. Null stands for an empty text, as in the fields of Kubernetes' own types.
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Deserializes a map of texts; see [`text`].
+fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let texts: BTreeMap<String, Option<String>> = BTreeMap::deserialize(deserializer)?;
+    Ok(texts.into_iter().map(|(key, text)| (key, text.unwrap_or_default())).collect())
 }
