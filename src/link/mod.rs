@@ -10,12 +10,14 @@
 //! sequence number in the request body increases with every request from a publisher, so an agent
 //! rejects a replayed request.
 
+mod clients;
 mod config;
 mod drain;
 mod message;
 pub mod paths;
 mod token;
 
+pub use clients::ClientsCopy;
 pub use config::{AgentConfig, AgentConfigError, ForwardedPort};
 pub use drain::{grace_period, longest_drain};
 pub use message::{PodPhase, Revision, SyncRequest, SyncResponse};

@@ -324,9 +324,12 @@ impl Scene {
         found
     }
 
-    /// Waits until all 15 children of an object exist.
+    /// Waits until all children of an object exist: 15, and a copy of the authorized clients if the
+    /// object names a Secret with clients.
     pub async fn wait_children(&self, service: &str) -> BTreeMap<String, (String, String)> {
-        self.wait_number_of_children(service, 15).await
+        let object = self.untyped().get(service).await.unwrap();
+        let has_copy = object.data["spec"]["restrictedDiscovery"]["secretName"].is_string();
+        self.wait_number_of_children(service, if has_copy { 16 } else { 15 }).await
     }
 
     /// Waits until an object has the given number of children.

@@ -46,8 +46,8 @@ impl Service<'_> {
         let environment =
             Environment { settings, served: Served { disruption_budgets: None, fields: Fields::default() } };
         let (address, token) = (key.address(), &AgentToken::derive(key));
-        let inputs =
-            Inputs { object: &object, environment: &environment, address, token, ports, frontend_account: None };
+        let (environment, clients) = (&environment, None);
+        let inputs = Inputs { object: &object, environment, address, token, ports, clients, frontend_account: None };
         let manifests = manifests(&inputs, key)?;
         let is_wanted = |manifest: &&Value| {
             manifest["kind"] == "ConfigMap" && manifest["metadata"]["name"] == format!("web-{component}")

@@ -106,6 +106,7 @@ fn children(namespace: &str, index: usize) -> Result<Vec<Value>> {
         address: key.address(),
         token: &AgentToken::derive(&key),
         ports: &ports,
+        clients: None,
         frontend_account: object.metadata.uid.as_deref(),
     };
     let mut manifests = manifests(&inputs, &key)?;

@@ -12,7 +12,8 @@
 //!    created.
 //! 4. Prune the owned objects that are no longer used.
 //!
-//! An object that is not accepted, or has no usable key, keeps its owned objects as they are.
+//! An object that is not accepted, or has no usable key, keeps its owned objects as they are. Only
+//! the copy of the authorized clients still follows the Secret that the user names.
 
 mod clients;
 mod key;
@@ -33,7 +34,7 @@ pub use observed::{
 pub use status::{forbidden, requeue_after, status, unreadable};
 pub use targets::resolve;
 
-use super::children::{BuildError, ChildId, Inputs, Kind, Stage, children, ids};
+use super::children::{BuildError, Child, ChildId, Inputs, Kind, Stage, children, clients_copy, ids};
 use super::conditions::Finding;
 use super::drift::is_applied;
 use super::holder::{Holder, holder};
@@ -134,6 +135,7 @@ pub fn plan(observed: &Observed) -> Next {
             address: key.address(),
             token: &AgentToken::derive(key),
             ports,
+            clients: observed.clients_secret.as_ref(),
             frontend_account: observed.frontend_account(),
         };
         match next_for_children(observed, &inputs) {
@@ -141,6 +143,8 @@ pub fn plan(observed: &Observed) -> Next {
             Ok(None) => applies_children = true,
             Err(error) => accepted = Finding::no(Reason::InvalidSpec, error.to_string()),
         }
+    } else if let Some(next) = next_for_clients(observed) {
+        return next;
     }
     let address = key.map(|key| key.address());
     Next::Done(Conclusion { accepted, master_key, target_problem: targets.problem, address, applies_children })
@@ -165,8 +169,23 @@ fn next_for_children(observed: &Observed, inputs: &Inputs<'_>) -> Result<Option<
     Ok((!owned.pruned && !orphans.is_empty()).then_some(Next::Prune(orphans)))
 }
 
+/// Plans the next step for the copy of the authorized clients while the other owned objects are kept
+/// as they are. A client that the user removes from the Secret loses its access even then. Only an
+/// existing copy is updated.
+fn next_for_clients(observed: &Observed) -> Option<Next> {
+    let object = &*observed.object;
+    let copy = clients_copy(object, observed.clients_secret.as_ref()).ok().flatten()?;
+    let Some(owned) = &observed.owned else { return Some(Next::FindChildren { ask_server: name_was_taken(object) }) };
+    let is_ours = owned.existing.get(&copy.id).is_some_and(|found| holder(found, object) == Holder::Us);
+    if !is_ours || owned.applied.is_some() {
+        return None;
+    }
+    let due = due(vec![copy], owned);
+    (!due.is_empty()).then_some(Next::Apply(Stage::Prerequisites, due))
+}
+
 /// Selects the owned objects that must be applied.
-fn due(children: Vec<super::children::Child>, owned: &OwnedObjects) -> Vec<Due> {
+fn due(children: Vec<Child>, owned: &OwnedObjects) -> Vec<Due> {
     let due = children.into_iter().filter_map(|child| {
         let manifest = stamped(&child.manifest);
         let existing = owned.existing.get(&child.id);
@@ -183,7 +202,7 @@ fn due(children: Vec<super::children::Child>, owned: &OwnedObjects) -> Vec<Due> 
 /// used. Secrets are never selected.
 fn orphans(observed: &Observed, labelled: &[Labelled]) -> Vec<Orphan> {
     let object = &*observed.object;
-    let current = ids(&object.name_any(), &observed.environment);
+    let current = ids(object, &observed.environment);
     let orphans = labelled.iter().filter_map(|(kind, metadata)| {
         let id = ChildId { kind: *kind, name: metadata.name.clone().unwrap_or_default() };
         let controlled = metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true));

@@ -86,6 +86,7 @@ impl Fixture {
             address: self.key.address(),
             token: &self.token,
             ports: &self.ports,
+            clients: None,
             frontend_account: Some("uid-of-account"),
         }
     }
