@@ -31,5 +31,7 @@ mod status;
 mod status_command;
 mod table;
 mod targets;
+mod user_ids;
 mod variants;
 mod wait;
+mod webhook;

@@ -39,6 +39,7 @@ pub fn settings() -> Settings {
         default_templates: DefaultTemplates::default(),
         network_policies: Some(Vec::new()),
         wants_disruption_budgets: true,
+        fixed_user_ids: true,
     }
 }
 

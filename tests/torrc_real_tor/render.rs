@@ -42,6 +42,7 @@ impl Service<'_> {
             default_templates: DefaultTemplates::default(),
             network_policies: None,
             wants_disruption_budgets: false,
+            fixed_user_ids: true,
         };
         let environment =
             Environment { settings, served: Served { disruption_budgets: None, fields: Fields::default() } };

@@ -94,6 +94,7 @@ fn children(namespace: &str, index: usize) -> Result<Vec<Value>> {
         default_templates: DefaultTemplates::default(),
         network_policies: Some(Vec::new()),
         wants_disruption_budgets: true,
+        fixed_user_ids: true,
     };
     // What the API server of this benchmark serves.
     let served = Served { disruption_budgets: Some(PolicyVersion::V1Beta1), fields: Fields::default() };

@@ -51,6 +51,7 @@ pub fn environment() -> Environment {
         default_templates: DefaultTemplates::default(),
         network_policies: Some(Vec::new()),
         wants_disruption_budgets: true,
+        fixed_user_ids: true,
     };
     let fields = Fields { probe_grace_period: true, match_label_keys: true, unhealthy_pod_eviction_policy: true };
     Environment { settings, served: Served { disruption_budgets: Some(PolicyVersion::V1), fields } }
