@@ -122,7 +122,9 @@ pub enum ProxyProtocol {
     V1,
 }
 
-/// The destination of a port's streams. Exactly one field must be set.
+/// The destination of a port's streams. Exactly one field must be set. Some destinations are refused
+/// (`--refused-targets`), by default the pod itself, link-local addresses, the metadata services of
+/// cloud providers, and the API server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(extend("x-kubernetes-validations" = rules::target()))]
 pub struct Target {
@@ -317,12 +319,14 @@ pub enum DistinctDescriptors {
 #[serde(rename_all = "camelCase", default)]
 pub struct PodSettings {
     /// Additional labels for the pods. Keys that begin with `onionbalance.dev/` or
-    /// `app.kubernetes.io/` are rejected.
+    /// `app.kubernetes.io/` are rejected. The operator accepts only labels that its administrator
+    /// allows (`--allowed-label-prefixes`), by default none.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "texts")]
     #[schemars(schema_with = "schema::texts_with_own_keys")]
     pub labels: BTreeMap<String, String>,
     /// Additional annotations for the pods. Keys that begin with `onionbalance.dev/` or
-    /// `app.kubernetes.io/` are rejected.
+    /// `app.kubernetes.io/` are rejected. The operator accepts only annotations that its
+    /// administrator allows (`--allowed-annotation-prefixes`), by default none.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "texts")]
     #[schemars(schema_with = "schema::texts_with_own_keys")]
     pub annotations: BTreeMap<String, String>,
@@ -337,7 +341,8 @@ pub struct PodSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::any_object")]
     pub affinity: Option<Value>,
-    /// The tolerations of the pods, as in a pod's `spec.tolerations`.
+    /// The tolerations of the pods, as in a pod's `spec.tolerations`. The operator accepts only
+    /// tolerations that its administrator allows (`--allowed-tolerations`), by default none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::any_objects")]
     pub tolerations: Vec<Value>,
@@ -346,11 +351,13 @@ pub struct PodSettings {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::any_objects")]
     pub topology_spread_constraints: Vec<Value>,
-    /// The name of the pods' priority class.
+    /// The name of the pods' priority class. The operator accepts only classes that its administrator
+    /// allows (`--allowed-priority-classes`), by default none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub priority_class_name: Option<String>,
-    /// The name of the pods' runtime class.
+    /// The name of the pods' runtime class. The operator accepts only classes that its administrator
+    /// allows (`--allowed-runtime-classes`), by default none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub runtime_class_name: Option<String>,

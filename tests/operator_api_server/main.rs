@@ -18,6 +18,7 @@ mod leader;
 mod lease;
 mod needles;
 mod permissions;
+mod policy;
 mod program;
 mod recipes;
 mod refusals;

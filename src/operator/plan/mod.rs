@@ -38,6 +38,7 @@ use super::children::{BuildError, Child, ChildId, Inputs, Kind, Stage, children,
 use super::conditions::Finding;
 use super::drift::is_applied;
 use super::holder::{Holder, holder};
+use super::policy::ObjectPolicy;
 use super::stamp::stamped;
 use crate::crd::{OnionBalancedService, Reason, validate};
 use crate::link::AgentToken;
@@ -101,7 +102,7 @@ pub struct Conclusion {
 /// Plans the next step of a reconciliation.
 pub fn plan(observed: &Observed) -> Next {
     let object = &*observed.object;
-    let mut accepted = accept(object, &observed.taken);
+    let mut accepted = accept(object, &observed.environment.settings.policy, &observed.taken);
     let (master_key, key) = match key::decide(object, &observed.rivals, observed.key_secret.as_ref()) {
         key::Decision::Use(key) => {
             let finding = Finding::yes(Reason::KeyLoaded, format!("Using the key of {}.", key.address()));
@@ -219,14 +220,17 @@ fn name_was_taken(object: &OnionBalancedService) -> bool {
     conditions.any(|condition| condition.reason == Reason::NameTaken.as_str())
 }
 
-fn accept(object: &OnionBalancedService, taken: &[Taken]) -> Finding {
+fn accept(object: &OnionBalancedService, policy: &ObjectPolicy, taken: &[Taken]) -> Finding {
     if let Some(problem) = validate::name(object) {
         return Finding::no(Reason::InvalidName, problem.to_string());
     }
-    let problems = validate::spec(object);
-    if !problems.is_empty() {
-        let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        return Finding::no(Reason::InvalidSpec, lines.join("; "));
+    for (reason, problems) in
+        [(Reason::InvalidSpec, validate::spec(object)), (Reason::NotAllowed, policy.problems(object))]
+    {
+        if !problems.is_empty() {
+            let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            return Finding::no(reason, lines.join("; "));
+        }
     }
     match taken.first() {
         None => Finding::yes(Reason::Valid, "The spec is valid."),

@@ -136,10 +136,12 @@ proptest! {
     #[test]
     fn no_spec_makes_planning_panic(name in text(), spec in spec(), bare in any::<bool>()) {
         let Some(observed) = observed(&name, spec, bare) else { return Err(TestCaseError::reject("not of our types")) };
-        let refused = validate::name(&observed.object).is_some() || !validate::spec(&observed.object).is_empty();
+        let refused = validate::name(&observed.object).is_some()
+            || !validate::spec(&observed.object).is_empty()
+            || !observed.environment.settings.policy.problems(&observed.object).is_empty();
         let mut server = Server { object: Some((*observed.object).clone()), ..Server::default() };
         let (_, status) = server.run(observed);
-        // Nothing is built from a spec that validation refuses.
+        // Nothing is built from a spec that validation or the policy refuses.
         prop_assert!(!refused || server.applied.is_empty());
         let accepted = status.conditions.iter().find(|condition| condition.type_ == "Accepted");
         let accepted = accepted.map(|found| &*found.status);
@@ -156,6 +158,7 @@ proptest! {
         });
         let Some(observed) = observed("web", spec, false) else { return Err(TestCaseError::reject("not of our types")) };
         if validate::spec(&observed.object).is_empty() {
+            // The tests' policy allows every template.
             let mut server = Server::default();
             server.run(observed);
             prop_assert_eq!(server.applied.len(), 15);
