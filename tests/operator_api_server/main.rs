@@ -7,6 +7,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a panic reports the failure of a test")]
 #![allow(clippy::needless_pass_by_value, reason = "json! creates owned values")]
 
+mod admission_policy;
 mod children;
 mod crd_server;
 mod events;

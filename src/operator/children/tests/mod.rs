@@ -1,5 +1,6 @@
 //! Tests of the owned objects as a whole, and the fixture that the builders' own tests use.
 
+mod admission_policy;
 mod golden;
 pub mod support;
 
