@@ -48,9 +48,9 @@ async fn apply(state: &State, cluster: &Cluster, images: &str) -> Result<()> {
     Ok(())
 }
 
-/// Writes a kustomize overlay on `deploy/`, as a user would. It adds the Tor network's torrc lines.
-/// It also adds an annotation that changes with the images, so that the pod is replaced even if an
-/// image keeps its tag.
+/// Writes a kustomize overlay on `deploy/`, as a user would. It adds the Tor network's torrc lines,
+/// and allows the labels and annotations that the tests set. It also adds an annotation that changes
+/// with the images, so that the pod is replaced even if an image keeps its tag.
 fn write_overlay(state: &State, images: &str) -> Result<PathBuf> {
     let dir = state.dir().join("overlay");
     fs::create_dir_all(&dir)?;
@@ -62,7 +62,11 @@ fn write_overlay(state: &State, images: &str) -> Result<PathBuf> {
             "metadata": {"annotations": {"onionbalance-e2e/images": images}},
             "spec": {"containers": [{
                 "name": "operator",
-                "env": [{"name": "TOR_EXTRA_CONFIG", "value": tor_network(state)?.torrc_lines()?}],
+                "env": [
+                    {"name": "TOR_EXTRA_CONFIG", "value": tor_network(state)?.torrc_lines()?},
+                    {"name": "ALLOWED_LABEL_PREFIXES", "value": "tier"},
+                    {"name": "ALLOWED_ANNOTATION_PREFIXES", "value": "example.com/"},
+                ],
             }]},
         }},
     });

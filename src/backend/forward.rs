@@ -23,6 +23,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::io::InspectReader;
 
 use super::AgentError;
+use super::connect::Connector;
 use super::paths::RunDir;
 use super::proxy_header;
 use crate::link::{AgentConfig, ForwardedPort};
@@ -52,6 +53,7 @@ pub struct Forwarder {
     listeners: Vec<(UnixListener, Arc<ForwarderPort>)>,
     traffic: Arc<Traffic>,
     permits: Arc<Semaphore>,
+    connector: Arc<Connector>,
 }
 
 /// The traffic counters of all forwarded ports.
@@ -120,12 +122,17 @@ impl Forwarder {
         let listeners: Vec<_> = listeners.collect::<Result<_, AgentError>>()?;
         let ports = listeners.iter().map(|(_, port)| port.clone()).collect();
         let traffic = Arc::new(Traffic { ports, ..Traffic::default() });
-        Ok(Self { listeners, traffic, permits: Arc::new(Semaphore::new(max_streams)) })
+        Ok(Self { listeners, traffic, permits: Arc::new(Semaphore::new(max_streams)), connector: Arc::default() })
     }
 
     /// Returns the counters of the forwarded traffic.
     pub fn traffic(&self) -> Arc<Traffic> {
         self.traffic.clone()
+    }
+
+    /// Replaces the connector. Without this call, the forwarder connects to any address.
+    pub fn connecting_with(self, connector: Connector) -> Self {
+        Self { connector: Arc::new(connector), ..self }
     }
 
     /// Forwards streams forever.
@@ -149,7 +156,8 @@ impl Forwarder {
                 continue;
             };
             let open = OpenStream::new(self.traffic.clone(), port.clone(), permit);
-            tokio::spawn(async move { forward(stream, &open.port).await });
+            let connector = self.connector.clone();
+            tokio::spawn(async move { forward(stream, &open.port, &connector).await });
         }
     }
 }
@@ -162,12 +170,12 @@ fn bind_fresh(path: &std::path::Path) -> io::Result<UnixListener> {
 }
 
 /// Forwards one stream. On failure, `stream` is dropped, which makes tor end the client's stream.
-async fn forward(mut stream: UnixStream, port: &ForwarderPort) {
+async fn forward(mut stream: UnixStream, port: &ForwarderPort, connector: &Connector) {
     let opening = match within(HEADER_TIMEOUT, port.take_header(&mut stream)).await {
         Ok(opening) => opening,
         Err(error) => return port.failed("refused a stream without a PROXY header", &error),
     };
-    let target = match within(CONNECT_TIMEOUT, TcpStream::connect(&port.target)).await {
+    let target = match within(CONNECT_TIMEOUT, connector.connect(&port.target)).await {
         Ok(target) => target,
         Err(error) => return port.failed("could not connect to the target", &error),
     };

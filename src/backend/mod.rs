@@ -11,6 +11,7 @@
 //! through the API. Apart from these reports, the three HTTP servers only read state.
 
 mod api;
+mod connect;
 mod drain;
 mod forward;
 mod init;
@@ -38,8 +39,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::common::{http, tor_metrics};
-use crate::link::{self, AGENT_API_PORT, AgentConfig, METRICS_PORT, PROBE_PORT, TOR_METRICS_PORT};
+use crate::link::{self, AGENT_API_PORT, AgentConfig, METRICS_PORT, PROBE_PORT, RefusedTargets, TOR_METRICS_PORT};
 use api::Api;
+use connect::Connector;
 use drain::{Drain, DrainTimes};
 use forward::Forwarder;
 use observer::Observer;
@@ -81,8 +83,8 @@ struct Files {
     tor_data_dir: PathBuf,
 }
 
-/// The agent's ports and credentials. Only the pod's UID can come from the environment, because
-/// Kubernetes sets variables such as `API_PORT` for a Service named `api`.
+/// The agent's ports and credentials, and the rule about its targets. The ports cannot come from the
+/// environment, because Kubernetes sets variables such as `API_PORT` for a Service named `api`.
 #[derive(Debug, clap::Args)]
 struct Serve {
     /// File with the token that the agent shares with the publisher
@@ -91,6 +93,13 @@ struct Serve {
     /// UID of this pod; requests for another pod are refused
     #[arg(long, env = "POD_UID")]
     pod_uid: Option<String>,
+    /// Addresses that no target may have, as in the operator's flag of this name; the operator sets
+    /// the variable
+    #[arg(long, env = link::REFUSED_TARGETS, value_name = "LIST", default_value = "none")]
+    refused_targets: RefusedTargets,
+    /// Address of the API server, which the kubelet tells every pod
+    #[arg(long, env = "KUBERNETES_SERVICE_HOST", value_name = "HOST", default_value = "", hide = true)]
+    kubernetes_service_host: String,
     /// Address to listen on [default: all, IPv6 and IPv4]
     #[arg(long)]
     listen_address: Option<IpAddr>,
@@ -136,7 +145,8 @@ async fn serve(args: Serve, run_dir: &RunDir, tor_data_dir: &Path, config: Agent
     init::init(run_dir, tor_data_dir, &config, &mut system::rng())?;
     let address = run_dir.read_hostname()?;
 
-    let forwarder = Forwarder::bind(run_dir, &config, &address, forward::stream_limit())?;
+    let connector = Connector::new(args.refused_targets, args.kubernetes_service_host.parse().ok());
+    let forwarder = Forwarder::bind(run_dir, &config, &address, forward::stream_limit())?.connecting_with(connector);
     let traffic = forwarder.traffic();
     let observer = Observer::new(run_dir, address, system::random());
     let (tor, pulse) = (observer.watch(), observer.pulse());

@@ -57,6 +57,11 @@ pub fn agent_token_secret(service: &str) -> String {
     format!("{service}-agent-token")
 }
 
+/// Returns the name of the `ConfigMap` that holds the operator's copy of the authorized clients.
+pub fn authorized_clients(service: &str) -> String {
+    format!("{service}-authorized-clients")
+}
+
 const MASTER_KEY_SUFFIX: &str = "-master-key";
 
 /// Returns the name of the Secret that holds the master key if `spec.masterKey.secretName` is
@@ -90,7 +95,7 @@ pub fn same_master_key_secret(one: &OnionBalancedService, other: &OnionBalancedS
     one.metadata.namespace == other.metadata.namespace && same()
 }
 
-/// Returns the name of the Secret that holds the authorized clients, if the spec names one.
+/// Returns the name of the user's Secret that holds the authorized clients, if the spec names one.
 pub fn clients_secret(object: &OnionBalancedService) -> Option<&str> {
     object.spec.restricted_discovery.as_ref()?.secret_name.as_deref()
 }

@@ -76,6 +76,8 @@ reasons! {
     Valid [];
     /// The spec is invalid, or cannot be read because it does not match the types of the CRD.
     InvalidSpec [Accepted];
+    /// The operator's administrator does not allow a value in the spec.
+    NotAllowed [Accepted];
     /// The object's name cannot be used in the names of its owned objects.
     InvalidName [Accepted];
     /// Another object already has the name of an owned object.

@@ -92,6 +92,23 @@ pub(super) fn any_objects(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "array", "items": { "type": "object", "x-kubernetes-preserve-unknown-fields": true } })
 }
 
+/// Returns the schema of a map of texts, in which a text may be empty.
+///
+/// An API server before Kubernetes 1.21 that was compiled with Go 1.16 or newer, as Debian's is,
+/// treats an empty text as null. It therefore accepts an empty text only if the text is nullable
+/// (kubernetes/kubernetes#99804).
+pub(super) fn texts(_: &mut SchemaGenerator) -> Schema {
+    let text = json!({ "type": "string", "nullable": true });
+    json_schema!({ "type": "object", "maxProperties": 128, "additionalProperties": text })
+}
+
+/// Returns the schema of [`texts`] whose keys are not reserved for the operator.
+pub(super) fn texts_with_own_keys(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = texts(generator);
+    schema.insert("x-kubernetes-validations".to_owned(), json!(rules::own_keys()));
+    schema
+}
+
 /// Returns the schema of a port reference by name or by number.
 pub(super) fn port_reference(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
@@ -211,6 +228,20 @@ mod tests {
         let status = schema()["properties"]["status"]["default"].clone();
         let status: crate::crd::OnionBalancedServiceStatus = serde_json::from_value(status).unwrap();
         assert_eq!((status.conditions[0].type_.as_str(), status.conditions[0].status.as_str()), ("Ready", "Unknown"));
+    }
+
+    #[test]
+    fn texts_that_may_be_empty_are_nullable() {
+        for part in ["backends", "frontend"] {
+            let fields = spec(part)["properties"].clone();
+            let template = &fields["template"]["properties"];
+            let texts = ["labels", "annotations", "nodeSelector"].map(|map| &template[map]["additionalProperties"]);
+            for text in texts.into_iter().chain([&fields["extraTorrc"]]) {
+                assert_eq!((&text["type"], &text["nullable"]), (&json!("string"), &json!(true)), "{text}");
+            }
+            assert_eq!(template["labels"]["maxProperties"], 128);
+            assert!(template["labels"]["description"].as_str().unwrap().starts_with("Additional labels"));
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::CustomResource;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::torrc::Place;
@@ -112,7 +112,9 @@ pub enum ProxyProtocol {
     V1,
 }
 
-/// The destination of a port's streams. Exactly one field must be set.
+/// The destination of a port's streams. Exactly one field must be set. Some destinations are refused
+/// (`--refused-targets`), by default the pod itself, link-local addresses, the metadata services of
+/// cloud providers, and the API server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(extend("x-kubernetes-validations" = rules::target()))]
 pub struct Target {
@@ -186,8 +188,11 @@ pub struct Backends {
     /// Additional torrc lines for each backend's tor and its onion service, one option per line.
     /// Only the options that docs/reference.md lists are allowed, and their names must be written
     /// in full.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 16384), extend("x-kubernetes-validations" = rules::extra_torrc(Place::Backend)))]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "text")]
+    #[schemars(
+        length(max = 16384),
+        extend("nullable" = true, "x-kubernetes-validations" = rules::extra_torrc(Place::Backend))
+    )]
     pub extra_torrc: String,
     /// Settings of the backend pods. They take precedence over the operator's defaults.
     pub template: PodSettings,
@@ -262,8 +267,11 @@ pub struct Frontend {
     pub distinct_descriptors: DistinctDescriptors,
     /// Additional torrc lines for the frontend's tor, one option per line. Only the options that
     /// docs/reference.md lists are allowed, and their names must be written in full.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 16384), extend("x-kubernetes-validations" = rules::extra_torrc(Place::Frontend)))]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "text")]
+    #[schemars(
+        length(max = 16384),
+        extend("nullable" = true, "x-kubernetes-validations" = rules::extra_torrc(Place::Frontend))
+    )]
     pub extra_torrc: String,
     /// Settings of the frontend pods. They take precedence over the operator's defaults.
     pub template: PodSettings,
@@ -302,27 +310,30 @@ pub enum DistinctDescriptors {
 #[serde(rename_all = "camelCase", default)]
 pub struct PodSettings {
     /// Additional labels for the pods. Keys that begin with `onionbalance.dev/` or
-    /// `app.kubernetes.io/` are rejected.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 128, "x-kubernetes-validations" = rules::own_keys()))]
+    /// `app.kubernetes.io/` are rejected. The operator accepts only labels that its administrator
+    /// allows (`--allowed-label-prefixes`), by default none.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "texts")]
+    #[schemars(schema_with = "schema::texts_with_own_keys")]
     pub labels: BTreeMap<String, String>,
     /// Additional annotations for the pods. Keys that begin with `onionbalance.dev/` or
-    /// `app.kubernetes.io/` are rejected.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 128, "x-kubernetes-validations" = rules::own_keys()))]
+    /// `app.kubernetes.io/` are rejected. The operator accepts only annotations that its
+    /// administrator allows (`--allowed-annotation-prefixes`), by default none.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "texts")]
+    #[schemars(schema_with = "schema::texts_with_own_keys")]
     pub annotations: BTreeMap<String, String>,
     /// The resource requests and limits of the pod's two containers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<ContainerResources>,
     /// The labels that a node must have to run the pods, as in a pod's `spec.nodeSelector`.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 128))]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "texts")]
+    #[schemars(schema_with = "schema::texts")]
     pub node_selector: BTreeMap<String, String>,
     /// The affinity of the pods, as in a pod's `spec.affinity`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::any_object")]
     pub affinity: Option<Value>,
-    /// The tolerations of the pods, as in a pod's `spec.tolerations`.
+    /// The tolerations of the pods, as in a pod's `spec.tolerations`. The operator accepts only
+    /// tolerations that its administrator allows (`--allowed-tolerations`), by default none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::any_objects")]
     pub tolerations: Vec<Value>,
@@ -331,11 +342,13 @@ pub struct PodSettings {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::any_objects")]
     pub topology_spread_constraints: Vec<Value>,
-    /// The name of the pods' priority class.
+    /// The name of the pods' priority class. The operator accepts only classes that its administrator
+    /// allows (`--allowed-priority-classes`), by default none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub priority_class_name: Option<String>,
-    /// The name of the pods' runtime class.
+    /// The name of the pods' runtime class. The operator accepts only classes that its administrator
+    /// allows (`--allowed-runtime-classes`), by default none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub runtime_class_name: Option<String>,
@@ -414,4 +427,15 @@ pub struct AuthorizedClient {
     /// Never put the private key here.
     #[schemars(length(max = 128), extend("x-kubernetes-validations" = rules::client_key()))]
     pub public_key: String,
+}
+
+/// Deserializes a text. Null stands for an empty text, as in the fields of Kubernetes' own types.
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Deserializes a map of texts; see [`text`].
+fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let texts: BTreeMap<String, Option<String>> = BTreeMap::deserialize(deserializer)?;
+    Ok(texts.into_iter().map(|(key, text)| (key, text.unwrap_or_default())).collect())
 }

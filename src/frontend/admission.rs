@@ -1,102 +1,107 @@
 //! Determines which clients are authorized to discover the service, based on its object and the
-//! Secret that the object names.
+//! operator's copy of the Secret that the object names.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 
 use futures::StreamExt as _;
-use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
 use tokio::sync::watch;
 
-use super::object::{Object, secret_name};
+use super::object::Object;
 use super::watch_backoff::WatchBackoff;
 use crate::crd::clients::{ClientList, authorize};
+use crate::crd::names;
+use crate::link::ClientsCopy;
 use crate::onion::Discovery;
-
-/// The last known state of the Secret with the authorized clients.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct SeenSecret {
-    name: String,
-    /// The clients that the Secret authorizes. None if the Secret does not exist.
-    clients: Option<ClientList>,
-}
 
 /// The rule that decides which clients are authorized to discover the service.
 #[derive(Debug, Default)]
 pub(super) struct Admission {
-    /// The clients that the named Secret listed when it was last read. They remain authorized after
-    /// the Secret is deleted, because the Secret may be created again.
-    from_secret: Option<ClientList>,
+    /// The last copy of the Secret that the object names. Its clients remain authorized after the
+    /// Secret is deleted, because the Secret may be created again.
+    known: Option<ClientsCopy>,
 }
 
 impl Admission {
     /// Returns the authorized clients. None while they are unknown; nothing may be published then.
-    pub(super) fn decide(&mut self, object: Option<&Object>, secret: Option<&SeenSecret>) -> Option<Discovery> {
-        let Some(restriction) = object?.restriction.as_ref() else {
-            self.from_secret = None;
-            return Some(Discovery::Open);
-        };
-        match &restriction.secret_name {
-            None => self.from_secret = None,
-            Some(name) => match secret.filter(|secret| secret.name == *name) {
-                Some(SeenSecret { clients: Some(clients), .. }) => self.from_secret = Some(clients.clone()),
-                Some(SeenSecret { clients: None, .. }) => {}
-                None => _ = self.from_secret.as_ref()?,
-            },
+    /// A copy of another Secret, or for another object of the same name, does not count: the
+    /// operator may not have made the right one yet.
+    pub(super) fn decide(&mut self, object: Option<&Object>, copy: Option<&ClientsCopy>) -> Option<Discovery> {
+        let object = object?;
+        let secret = object.restriction.as_ref().and_then(|restriction| restriction.secret_name.as_deref());
+        let is_right = |copy: &ClientsCopy| secret.is_some_and(|secret| copy.is_of(&object.uid, secret));
+        self.known = self.known.take().filter(is_right);
+        if let Some(copy) = copy.filter(|copy| is_right(copy))
+            && (copy.keys.is_some() || self.known.is_none())
+        {
+            self.known = Some(copy.clone());
         }
-        Some(authorize([&restriction.clients].into_iter().chain(&self.from_secret)).discovery())
+        let Some(restriction) = &object.restriction else { return Some(Discovery::Open) };
+        let in_secret = match secret {
+            None => ClientList::default(),
+            Some(_) => clients_in(self.known.as_ref()?),
+        };
+        Some(authorize([&restriction.clients, &in_secret]).discovery())
     }
 }
 
-/// Watches the Secret that the object names, and keeps `seen` up to date. Returns when the sender
-/// of `object` is dropped.
+/// Returns the clients in a copy, which does not contain their names.
+fn clients_in(copy: &ClientsCopy) -> ClientList {
+    let clients = copy.keys.iter().flatten().map(|key| (String::new(), *key));
+    ClientList { clients: clients.collect(), problems: Vec::new() }
+}
+
+/// Returns true if the object names a Secret, which the operator then copies.
+fn names_secret(object: Option<&Object>) -> bool {
+    let restriction = object.and_then(|object| object.restriction.as_ref());
+    restriction.is_some_and(|restriction| restriction.secret_name.is_some())
+}
+
+/// Watches the operator's copy while the object names a Secret, and keeps `seen` up to date. Returns
+/// when the sender of `object` is dropped.
 pub(super) async fn watch(
     client: Client,
     namespace: &str,
+    service: &str,
     mut object: watch::Receiver<Option<Arc<Object>>>,
-    seen: watch::Sender<Option<SeenSecret>>,
+    seen: watch::Sender<Option<ClientsCopy>>,
 ) {
-    let api: Api<Secret> = Api::namespaced(client, namespace);
-    loop {
-        let name = secret_name(object.borrow_and_update().as_deref());
-        let renamed = async {
-            let changed = object.wait_for(|object| secret_name(object.as_deref()) != name).await;
-            changed.is_ok()
+    let api: Api<ConfigMap> = Api::namespaced(client, namespace);
+    let name = names::authorized_clients(service);
+    while object.wait_for(|object| names_secret(object.as_deref())).await.is_ok() {
+        let is_over = tokio::select! {
+            unnamed = object.wait_for(|object| !names_secret(object.as_deref())) => unnamed.is_err(),
+            () = watch_one(&api, &name, &seen) => false,
         };
-        let continues = match &name {
-            None => renamed.await,
-            Some(name) => tokio::select! {
-                renamed = renamed => renamed,
-                () = watch_one(&api, name, &seen) => true,
-            },
-        };
-        if !continues {
+        // The copy is no longer watched, so it is outdated when it is needed again.
+        seen.send_replace(None);
+        if is_over {
             return;
         }
     }
 }
 
-async fn watch_one(api: &Api<Secret>, name: &str, seen: &watch::Sender<Option<SeenSecret>>) {
+async fn watch_one(api: &Api<ConfigMap>, name: &str, seen: &watch::Sender<Option<ClientsCopy>>) {
     let config = watcher::Config::default().fields(&format!("metadata.name={name}")).timeout(60);
     let mut events = pin!(watcher::watcher(api.clone(), config));
-    let mut backoff = WatchBackoff::new("cannot watch the Secret of the authorized clients");
+    let mut backoff = WatchBackoff::new("cannot watch the copy of the authorized clients");
     let mut listed = None;
     while let Some(event) = events.next().await {
-        let clients = match event {
+        let now = match event {
             Ok(Event::Init) => {
                 listed = None;
                 continue;
             }
-            Ok(Event::InitApply(secret)) => {
-                listed = Some(read(secret));
+            Ok(Event::InitApply(config_map)) => {
+                listed = read(config_map);
                 continue;
             }
             Ok(Event::InitDone) => listed.take(),
-            Ok(Event::Apply(secret)) => Some(read(secret)),
+            Ok(Event::Apply(config_map)) => read(config_map),
             Ok(Event::Delete(_)) => None,
             Err(error) => {
                 backoff.wait(&error).await;
@@ -104,7 +109,6 @@ async fn watch_one(api: &Api<Secret>, name: &str, seen: &watch::Sender<Option<Se
             }
         };
         backoff.reset();
-        let now = Some(SeenSecret { name: name.to_owned(), clients });
         seen.send_if_modified(|known| {
             let changed = *known != now;
             *known = now;
@@ -113,9 +117,9 @@ async fn watch_one(api: &Api<Secret>, name: &str, seen: &watch::Sender<Option<Se
     }
 }
 
-fn read(secret: Secret) -> ClientList {
-    let data: BTreeMap<String, ByteString> = secret.data.unwrap_or_default();
-    ClientList::of_secret(&data)
+fn read(config_map: ConfigMap) -> Option<ClientsCopy> {
+    let data: BTreeMap<String, String> = config_map.data.unwrap_or_default();
+    ClientsCopy::of_data(&data)
 }
 
 #[cfg(test)]
@@ -139,13 +143,13 @@ mod tests {
             .map(|number| json!({"name": number.to_string(), "publicKey": key(*number).to_string()}))
             .collect();
         let restriction = Restriction::of(&json!({"clients": clients, "secretName": secret_name}));
-        Object { restriction: Some(restriction), ..Object::default() }
+        Object { uid: "u".to_owned(), restriction: Some(restriction), ..Object::default() }
     }
 
-    fn secret(name: &str, numbers: Option<&[u8]>) -> SeenSecret {
-        let entry = |number: &u8| (format!("{number}.auth"), ByteString(key(*number).to_string().into_bytes()));
-        let clients = numbers.map(|numbers| ClientList::of_secret(&numbers.iter().map(entry).collect()));
-        SeenSecret { name: name.to_owned(), clients }
+    /// Returns a copy of a Secret with these clients, made for the object.
+    fn copy(secret: &str, numbers: Option<&[u8]>) -> ClientsCopy {
+        let keys = numbers.map(|numbers| numbers.iter().map(|number| key(*number)).collect());
+        ClientsCopy { object: "u".to_owned(), secret: secret.to_owned(), keys }
     }
 
     fn only(numbers: &[u8]) -> Discovery {
@@ -157,29 +161,30 @@ mod tests {
         let mut admission = Admission::default();
         assert_eq!(admission.decide(None, None), None, "the object is not known");
         assert_eq!(admission.decide(Some(&Object::default()), None), Some(Discovery::Open));
-        assert_eq!(admission.decide(Some(&object(&[], None)), None), Some(only(&[])));
+        let left_over = copy("clients", Some(&[1]));
+        assert_eq!(admission.decide(Some(&Object::default()), Some(&left_over)), Some(Discovery::Open));
+        assert_eq!(admission.decide(Some(&object(&[], None)), Some(&left_over)), Some(only(&[])));
         assert_eq!(admission.decide(Some(&object(&[1, 2], None)), None), Some(only(&[1, 2])));
     }
 
     #[test]
-    fn the_secret_is_awaited_and_its_last_clients_stay_authorized() {
+    fn the_copy_is_awaited_and_its_last_clients_stay_authorized() {
         let mut admission = Admission::default();
         let both = object(&[1], Some("clients"));
-        assert_eq!(admission.decide(Some(&both), None), None, "the Secret has not been read yet");
-        assert_eq!(admission.decide(Some(&both), Some(&secret("other", Some(&[9])))), None, "another Secret was read");
-        assert_eq!(admission.decide(Some(&both), Some(&secret("clients", Some(&[2, 3])))), Some(only(&[1, 2, 3])));
-        assert_eq!(
-            admission.decide(Some(&both), Some(&secret("clients", None))),
-            Some(only(&[1, 2, 3])),
-            "the Secret was deleted"
-        );
+        assert_eq!(admission.decide(Some(&both), None), None, "the copy has not been read yet");
+        assert_eq!(admission.decide(Some(&both), Some(&copy("other", Some(&[9])))), None, "a copy of another Secret");
+        assert_eq!(admission.decide(Some(&both), Some(&copy("clients", Some(&[2, 3])))), Some(only(&[1, 2, 3])));
+        for gone in [Some(copy("clients", None)), None] {
+            let decided = admission.decide(Some(&both), gone.as_ref());
+            assert_eq!(decided, Some(only(&[1, 2, 3])), "the Secret or the copy was deleted");
+        }
         let fewer = object(&[], Some("clients"));
         assert_eq!(
-            admission.decide(Some(&fewer), Some(&secret("clients", None))),
+            admission.decide(Some(&fewer), Some(&copy("clients", None))),
             Some(only(&[2, 3])),
             "a client was revoked in the meantime"
         );
-        assert_eq!(admission.decide(Some(&fewer), Some(&secret("clients", Some(&[])))), Some(only(&[])), "emptied");
+        assert_eq!(admission.decide(Some(&fewer), Some(&copy("clients", Some(&[])))), Some(only(&[])), "emptied");
         assert_eq!(admission.decide(Some(&object(&[1], None)), None), Some(only(&[1])));
         assert_eq!(admission.decide(Some(&both), None), None, "the Secret is named again but has not been read yet");
     }
@@ -187,6 +192,21 @@ mod tests {
     #[test]
     fn a_secret_that_never_existed_admits_no_client() {
         let named = object(&[1], Some("clients"));
-        assert_eq!(Admission::default().decide(Some(&named), Some(&secret("clients", None))), Some(only(&[1])));
+        assert_eq!(Admission::default().decide(Some(&named), Some(&copy("clients", None))), Some(only(&[1])));
+    }
+
+    #[test]
+    fn the_clients_of_another_secret_or_object_are_never_authorized() {
+        let mut admission = Admission::default();
+        let first = object(&[1], Some("clients"));
+        let seen = copy("clients", Some(&[2]));
+        assert_eq!(admission.decide(Some(&first), Some(&seen)), Some(only(&[1, 2])));
+        let renamed = object(&[1], Some("others"));
+        assert_eq!(admission.decide(Some(&renamed), Some(&seen)), None, "the object names another Secret");
+        assert_eq!(admission.decide(Some(&renamed), Some(&copy("others", None))), Some(only(&[1])));
+        assert_eq!(admission.decide(Some(&first), Some(&seen)), Some(only(&[1, 2])));
+        let again = Object { uid: "v".to_owned(), ..first };
+        assert_eq!(admission.decide(Some(&again), Some(&seen)), None, "the object was created again");
+        assert_eq!(admission.decide(Some(&again), None), None);
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use super::RunError;
-use super::admission::{self, SeenSecret};
+use super::admission;
 use super::agents::{self, AgentOrders};
 use super::args::{ClusterArgs, PublisherArgs};
 use super::clock::{self, Clock};
@@ -26,7 +26,7 @@ use super::status::{self, Facts};
 use super::sync::SyncClient;
 use super::tor::{Silence, Tor};
 use crate::control::Connector;
-use crate::link::AgentToken;
+use crate::link::{AgentToken, ClientsCopy};
 use crate::merge::MergeEngine;
 use crate::onion::MasterKey;
 
@@ -40,7 +40,7 @@ pub(super) struct Neighbours {
     pub(super) identity: String,
     pub(super) pods: watch::Receiver<Arc<Pods>>,
     pub(super) object: watch::Receiver<Option<Arc<Object>>>,
-    pub(super) secret: watch::Receiver<Option<SeenSecret>>,
+    pub(super) clients: watch::Receiver<Option<ClientsCopy>>,
     pub(super) calls: mpsc::UnboundedSender<(CallId, LeaseRequest)>,
     pub(super) answers: mpsc::Receiver<(CallId, Result<LeaseAnswer, CallError>)>,
     pub(super) status: watch::Sender<Facts>,
@@ -127,9 +127,9 @@ fn assemble(
 
     let engine = MergeEngine::new(key, None, clock::random(), clock.now());
     let driver = Driver::new(engine, ExternalBackends::new(address, clock::random()));
-    let Neighbours { service, identity, pods, object, secret, calls, answers, status } = neighbours;
+    let Neighbours { service, identity, pods, object, clients, calls, answers, status } = neighbours;
     let conduct = Conduct::new(&service, identity, clock.now());
-    let inlets = Inlets { pods, object, secret, answers, tor, reports };
+    let inlets = Inlets { pods, object, clients, answers, tor, reports };
     let outlets = Outlets { agents, calls, status, health };
     tracing::info!(%address, "the publisher is running");
     Publisher::new(driver, conduct, clock, inlets, outlets)
@@ -159,7 +159,7 @@ async fn kubernetes(
     let client = kubernetes_client().await?;
     let (pods_in, pods) = watch::channel(Arc::default());
     let (object_in, object) = watch::channel(None);
-    let (secret_in, secret) = watch::channel(None);
+    let (clients_in, clients) = watch::channel(None);
     let (status, facts) = watch::channel(Facts::default());
     let (calls, calls_out) = mpsc::unbounded_channel();
     let (answers_in, answers) = mpsc::channel(QUEUE);
@@ -174,14 +174,15 @@ async fn kubernetes(
         async move { object::watch(client, &namespace, &service, object_in).await }
     });
     parts.spawn({
-        let (client, namespace, object) = (client.clone(), namespace.clone(), object.clone());
-        async move { admission::watch(client, &namespace, object, secret_in).await }
+        let (client, namespace, service) = (client.clone(), namespace.clone(), service.clone());
+        let object = object.clone();
+        async move { admission::watch(client, &namespace, &service, object, clients_in).await }
     });
     parts.spawn({
         let (service, object) = (service.clone(), object.clone());
         async move { status::run(client, &namespace, &service, object, facts).await }
     });
-    Ok(Neighbours { service, identity, pods, object, secret, calls, answers, status })
+    Ok(Neighbours { service, identity, pods, object, clients, calls, answers, status })
 }
 
 async fn kubernetes_client() -> Result<kube::Client, RunError> {

@@ -74,7 +74,7 @@ fn neighbours(pod_uid: &str, fixed: FixedBackends, parts: &mut JoinSet<()>) -> N
         identity: pod_uid.to_owned(),
         pods: watch::channel(Arc::new(pods.collect())).1,
         object: watch::channel(Some(Arc::new(object))).1,
-        secret: watch::channel(None).1,
+        clients: watch::channel(None).1,
         calls,
         answers,
         status: watch::channel(Facts::default()).0,

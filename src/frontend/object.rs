@@ -44,7 +44,7 @@ pub(super) struct Object {
 pub(super) struct Restriction {
     /// The clients that the spec lists.
     pub(super) clients: ClientList,
-    /// The name of the Secret that lists further clients.
+    /// The name of the Secret that lists further clients. The operator copies the Secret.
     pub(super) secret_name: Option<String>,
 }
 
@@ -58,11 +58,6 @@ impl Restriction {
         let secret_name = restricted.get("secretName").and_then(Value::as_str).map(ToOwned::to_owned);
         Self { clients: ClientList::of_spec(&clients), secret_name }
     }
-}
-
-/// Returns the name of the Secret with the authorized clients, if the object names one.
-pub(super) fn secret_name(object: Option<&Object>) -> Option<String> {
-    object?.restriction.as_ref()?.secret_name.clone()
 }
 
 /// Watches the object and keeps `object` up to date, forever. When the object is deleted, the last

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
-use super::admission::{Admission, SeenSecret};
+use super::admission::Admission;
 use super::agents::{AgentOrders, AgentReport};
 use super::backends::Backends;
 use super::clock::Clock;
@@ -20,13 +20,14 @@ use super::pods::Pods;
 use super::status::Facts;
 use super::tor::TorNews;
 use crate::crd::DistinctDescriptors;
+use crate::link::ClientsCopy;
 use crate::merge::{BackendId, Distinct, Input};
 
 /// The channels through which the publisher receives events.
 pub(super) struct Inlets {
     pub(super) pods: watch::Receiver<Arc<Pods>>,
     pub(super) object: watch::Receiver<Option<Arc<Object>>>,
-    pub(super) secret: watch::Receiver<Option<SeenSecret>>,
+    pub(super) clients: watch::Receiver<Option<ClientsCopy>>,
     pub(super) answers: mpsc::Receiver<(CallId, Result<LeaseAnswer, CallError>)>,
     pub(super) tor: mpsc::Receiver<TorNews>,
     pub(super) reports: mpsc::Receiver<(BackendId, AgentReport)>,
@@ -45,7 +46,7 @@ enum Wake {
     Timeout,
     Pods,
     Object,
-    Secret,
+    Clients,
     Answer((CallId, Result<LeaseAnswer, CallError>)),
     Tor(TorNews),
     Report((BackendId, AgentReport)),
@@ -94,7 +95,7 @@ impl Publisher {
             Wake::Timeout => self.driver.handle(Input::Tick, self.clock.now()),
             Wake::Pods => self.take_pods(),
             Wake::Object => self.take_object(),
-            Wake::Secret => self.take_policy(),
+            Wake::Clients => self.take_policy(),
             Wake::Answer((call, answer)) => self.inform(Event::Answered(call, answer)),
             Wake::Tor(news) => self.take_news(news),
             Wake::Report((id, report)) => {
@@ -142,9 +143,9 @@ impl Publisher {
     /// Tells the leadership state machine whether the service is suspended and which clients are
     /// authorized.
     fn take_policy(&mut self) {
-        let secret = self.inlets.secret.borrow_and_update().clone();
+        let copy = self.inlets.clients.borrow_and_update().clone();
         let Some(object) = self.inlets.object.borrow().clone() else { return };
-        let discovery = self.admission.decide(Some(&object), secret.as_ref());
+        let discovery = self.admission.decide(Some(&object), copy.as_ref());
         self.inform(Event::Object { uid: object.uid.clone(), suspended: object.suspend, discovery });
     }
 
@@ -233,7 +234,7 @@ impl Inlets {
             Ok(()) = self.pods.changed() => Wake::Pods,
             Some(answer) = self.answers.recv() => Wake::Answer(answer),
             Ok(()) = self.object.changed() => Wake::Object,
-            Ok(()) = self.secret.changed() => Wake::Secret,
+            Ok(()) = self.clients.changed() => Wake::Clients,
             Some(news) = self.tor.recv() => Wake::Tor(news),
             Some(report) = self.reports.recv() => Wake::Report(report),
         }

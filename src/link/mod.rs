@@ -10,15 +10,19 @@
 //! sequence number in the request body increases with every request from a publisher, so an agent
 //! rejects a replayed request.
 
+mod clients;
 mod config;
 mod drain;
 mod message;
 pub mod paths;
+mod targets;
 mod token;
 
+pub use clients::ClientsCopy;
 pub use config::{AgentConfig, AgentConfigError, ForwardedPort, check_target};
 pub use drain::{grace_period, longest_drain};
 pub use message::{PodPhase, Revision, SyncRequest, SyncResponse};
+pub use targets::{REFUSED_TARGETS, RefusedTargets, RefusedTargetsError};
 pub use token::{AgentToken, LinkError};
 
 /// The path of the agent's only authenticated endpoint.

@@ -225,7 +225,7 @@ pub fn cached_children(
     environment: &Environment,
 ) -> BTreeMap<ChildId, ObjectMeta> {
     let namespace = object.namespace().unwrap_or_default();
-    let ids = ids(&object.name_any(), environment).into_iter();
+    let ids = ids(object, environment).into_iter();
     ids.filter_map(|id| Some((cache.child(id.kind, &namespace, &id.name)?, id)))
         .map(|(found, id)| (id, found))
         .collect()
@@ -241,7 +241,7 @@ pub async fn live_children(
 ) -> Result<BTreeMap<ChildId, ObjectMeta>, kube::Error> {
     let namespace = object.namespace().unwrap_or_default();
     let mut live = cached_children(cache, object, environment);
-    let others = ids(&object.name_any(), environment).into_iter().filter(|id| !live.contains_key(id));
+    let others = ids(object, environment).into_iter().filter(|id| !live.contains_key(id));
     let lookups = stream::iter(others.collect::<Vec<_>>()).map(async |id| {
         let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &id.kind.resource());
         let found = api.get_metadata_opt(&id.name).await?;

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::policy::{ObjectPolicy, PolicyArgs};
 use super::served::{PolicyVersion, Served};
 use super::templates::DefaultTemplates;
 
@@ -40,6 +41,12 @@ pub struct Args {
     /// Create a `PodDisruptionBudget` for the pods of a service
     #[arg(long, env = "DISRUPTION_BUDGETS", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     disruption_budgets: bool,
+    /// Run the pods with the user, group and file system group 65532; if false, the cluster must
+    /// assign all three, and the same user to both containers of a pod, as OpenShift does
+    #[arg(long, env = "FIXED_USER_IDS", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    fixed_user_ids: bool,
+    #[command(flatten)]
+    policy: PolicyArgs,
     /// Name of the Lease for leader election, in the operator's own namespace; if empty, the
     /// operator runs without an election
     #[arg(long, env = "LEASE_NAME", value_name = "NAME", default_value = "onionbalance-operator-leader")]
@@ -94,6 +101,10 @@ pub struct Settings {
     pub network_policies: Option<Vec<Value>>,
     /// True if the operator should create `PodDisruptionBudget`s for the pods.
     pub wants_disruption_budgets: bool,
+    /// True if the pods have fixed user and group IDs. False if the cluster assigns these IDs.
+    pub fixed_user_ids: bool,
+    /// The values that the authors of objects may use.
+    pub policy: ObjectPolicy,
 }
 
 /// The environment that all services share: the operator's settings, and the API server's optional
@@ -130,6 +141,8 @@ impl Args {
             default_templates: self.default_templates.clone(),
             network_policies: self.network_policies.then(|| self.metrics_from.0.clone()),
             wants_disruption_budgets: self.disruption_budgets,
+            fixed_user_ids: self.fixed_user_ids,
+            policy: self.policy.policy(),
         })
     }
 
@@ -181,6 +194,27 @@ mod tests {
         let named = r#"[{"ipBlock": {"cidr": "10.0.0.0/8"}}]"#;
         let peers = vec![serde_json::json!({"ipBlock": {"cidr": "10.0.0.0/8"}})];
         assert_eq!(settings(&["--metrics-from", named]), (Some(peers), true));
+    }
+
+    #[test]
+    fn user_ids_are_fixed_unless_the_cluster_assigns_them() {
+        let fixed = |flags: &[&str]| {
+            let flags = [&["--operator-image", "op:1"], flags].concat();
+            parse(&flags).settings().unwrap().fixed_user_ids
+        };
+        assert!(fixed(&[]) && !fixed(&["--fixed-user-ids", "false"]) && !fixed(&["--fixed-user-ids=false"]));
+    }
+
+    #[test]
+    fn the_flags_of_the_policy_reach_the_settings() {
+        let policy = |flags: &[&str]| {
+            let flags = [&["--operator-image", "op:1"], flags].concat();
+            parse(&flags).settings().unwrap().policy
+        };
+        let refused = policy(&["--refused-targets", "none"]).refused_targets;
+        assert_eq!(refused, crate::link::RefusedTargets::none());
+        assert_eq!(policy(&[]).refused_targets, crate::link::RefusedTargets::default());
+        assert_ne!(policy(&["--allowed-tolerations", "tor"]), policy(&[]));
     }
 
     #[test]

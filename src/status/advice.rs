@@ -36,6 +36,9 @@ fn advice(reason: Reason, namespace: &str, name: &str) -> Option<String> {
     let edit = subject.edit();
     Some(match reason {
         Reason::InvalidSpec => format!("correct the named field: {edit}"),
+        Reason::NotAllowed => {
+            format!("remove the named value, or ask the cluster's administrator to allow it: {edit}")
+        }
         Reason::InvalidName => "create the object again under another name; spec.masterKey.secretName can name the \
                                 existing Secret of the key"
             .to_owned(),

@@ -91,6 +91,11 @@ impl Backend {
 
     /// Starts tor with additional lines in its torrc.
     pub fn tor_with(&self, lines: &str) -> Child {
+        self.tor_from(Command::new("tor"), lines)
+    }
+
+    /// Starts tor by a command that runs the program `tor`, with additional lines in its torrc.
+    pub fn tor_from(&self, mut tor: Command, lines: &str) -> Child {
         let (run, data) = (self.run(""), self.dir.path().join("data"));
         let (run, data) = (run.display(), data.display());
         let torrc = format!(
@@ -102,7 +107,6 @@ impl Backend {
         );
         let path = self.dir.path().join("torrc");
         std::fs::write(&path, torrc).unwrap();
-        let mut tor = Command::new("tor");
         tor.arg("-f").arg(path).arg("--defaults-torrc").arg(self.run("empty"));
         tor.stdout(Stdio::null()).kill_on_drop(true);
         tor.spawn().expect("could not start tor; run apt-get install tor")

@@ -1,7 +1,9 @@
-//! Tests of the forwarder in a running agent: the metrics of each port, name resolution and memory.
+//! Tests of the forwarder in a running agent: the metrics of each port, name resolution, refused
+//! addresses and memory.
 
 use std::time::Duration;
 
+use onionbalance_operator::link::{REFUSED_TARGETS, RefusedTargets};
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
@@ -87,6 +89,27 @@ async fn a_name_is_resolved_for_each_stream() {
     std::fs::write(&hosts, "127.0.0.2 web.shop.example\n").unwrap();
     let _stream = backend.open_stream().await;
     first.accept().await.unwrap();
+}
+
+/// The operator passes the list in a variable, and the kubelet the address of the API server.
+#[tokio::test]
+async fn a_name_that_resolves_to_a_refused_address_leads_nowhere() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = format!("localhost:{}", listener.local_addr().unwrap().port());
+    let default = RefusedTargets::default().to_string();
+    for (list, api_server) in [(&*default, "10.96.0.1"), ("api-server", "127.0.0.1")] {
+        let backend = Backend::new(&target).await;
+        let mut program = backend.serving(backend.program());
+        program.env(REFUSED_TARGETS, list).env("KUBERNETES_SERVICE_HOST", api_server);
+        let _agent = program.spawn().unwrap();
+        backend.wait_for_readiness(NO_TOR).await;
+        let refused = timeout(Duration::from_secs(5), async {
+            backend.open_stream().await.read(&mut [0]).await.unwrap_or_default()
+        });
+        assert_eq!(refused.await.expect("the refused stream did not end"), 0, "{list}");
+        assert_eq!(backend.metric("onionbalance_agent_connect_failures_total{port=\"80\"}").await, 1, "{list}");
+    }
+    assert!(timeout(Duration::ZERO, listener.accept()).await.is_err(), "an agent has connected");
 }
 
 /// Starts the agent in its own mount namespace, with an `/etc/hosts` that the test controls.

@@ -76,6 +76,21 @@ async fn kills_a_frozen_tor_and_connects_to_its_replacement() {
     assert_eq!(backend.get(PROBE_PORT, "/livez").await.status, 200);
 }
 
+/// A cluster such as OpenShift runs both containers of a pod as a user of its choice. No user
+/// database knows this user, whose group is that of root.
+#[tokio::test]
+async fn an_assigned_user_can_run_tor_and_the_agent_and_kill_a_frozen_tor() {
+    let backend = Backend::new("127.0.0.1:1").await;
+    let user = User::with_ids(&backend, 1_000_680_000, 0);
+    let agent = backend.with_files(user.run(user.program.to_str().unwrap()));
+    let _agent = backend.serving(agent).spawn().unwrap();
+    let mut tor = backend.tor_from(user.run("tor"), "DisableNetwork 1\n");
+    backend.wait_for_readiness(NOT_BOOTSTRAPPED).await;
+    signal(&tor, Signal::STOP);
+    let status = timeout(Duration::from_secs(20), tor.wait()).await.expect("tor was not killed").unwrap();
+    assert_eq!(status.signal(), Some(Signal::KILL.as_raw()));
+}
+
 /// tor does not open a metrics port while its network is disabled. This test therefore leaves the
 /// network enabled, but the only directory authority is unreachable.
 #[tokio::test]
@@ -248,7 +263,8 @@ fn name_of(pid: u32) -> String {
 
 /// The user that tor and the agent share.
 struct User {
-    id: Option<u32>,
+    /// The IDs of the user and of its group. `None` stands for the current user.
+    ids: Option<(u32, u32)>,
     /// The path of a copy of our program that this user can run.
     program: PathBuf,
 }
@@ -257,21 +273,28 @@ impl User {
     /// Returns the current user or, if that is root, another user, who becomes the owner of the
     /// backend's files.
     fn of(backend: &Backend) -> Self {
+        Self::with_ids(backend, 65532, 65532)
+    }
+
+    /// Returns the current user or, if that is root, the user with the given IDs, who becomes the
+    /// owner of the backend's files.
+    fn with_ids(backend: &Backend, id: u32, group: u32) -> Self {
         let program = PathBuf::from(env!("CARGO_BIN_EXE_onionbalance-operator"));
         if !rustix::process::geteuid().is_root() {
-            return Self { id: None, program };
+            return Self { ids: None, program };
         }
-        let (id, ours) = (65532, backend.dir.path().join("program"));
+        let ours = backend.dir.path().join("program");
         std::fs::copy(&program, &ours).unwrap();
         let owned = std::process::Command::new("chown").arg("-R").arg(id.to_string()).arg(backend.dir.path()).status();
         assert!(owned.unwrap().success());
-        Self { id: Some(id), program: ours }
+        Self { ids: Some((id, group)), program: ours }
     }
 
     fn run(&self, program: &str) -> Command {
-        let mut command = Command::new(if self.id.is_some() { "setpriv" } else { program });
-        if let Some(id) = self.id {
-            command.arg(format!("--reuid={id}")).arg(format!("--regid={id}")).args(["--clear-groups", "--", program]);
+        let mut command = Command::new(if self.ids.is_some() { "setpriv" } else { program });
+        if let Some((id, group)) = self.ids {
+            command.arg(format!("--reuid={id}")).arg(format!("--regid={group}"));
+            command.args(["--clear-groups", "--", program]);
         }
         command.kill_on_drop(true);
         command

@@ -289,7 +289,7 @@ impl Publisher {
 
     /// Waits until a line of this publisher's log contains the given words. Returns the time at
     /// which the publisher logged the line.
-    async fn wait_log(&mut self, words: &str) -> Timestamp {
+    pub async fn wait_log(&mut self, words: &str) -> Timestamp {
         let found = timeout(PATIENCE, async {
             while let Some(line) = self.log.next_line().await.unwrap() {
                 if line.contains(words) {

@@ -7,6 +7,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a panic reports the failure of a test")]
 #![allow(clippy::needless_pass_by_value, reason = "json! creates owned values")]
 
+mod admission_policy;
 mod bad_parts;
 mod children;
 mod crd_server;
@@ -19,6 +20,7 @@ mod leader;
 mod lease;
 mod needles;
 mod permissions;
+mod policy;
 mod program;
 mod recipes;
 mod refusals;
@@ -32,5 +34,7 @@ mod status;
 mod status_command;
 mod table;
 mod targets;
+mod user_ids;
 mod variants;
 mod wait;
+mod webhook;

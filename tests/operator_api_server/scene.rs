@@ -15,7 +15,7 @@ use kube::core::{ApiResource, NamespaceResourceScope, ObjectMeta};
 use kube::{Client, Resource, ResourceExt as _};
 use onionbalance_operator::crd::names::{Component, labels};
 use onionbalance_operator::crd::{OnionBalancedService, OnionBalancedServiceStatus, PUBLISHER_MANAGER};
-use onionbalance_operator::operator::{DefaultTemplates, Seat, Settings, Telemetry, operate};
+use onionbalance_operator::operator::{DefaultTemplates, ObjectPolicy, Seat, Settings, Telemetry, operate};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -29,7 +29,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The name of the Lease for the leader election among operators.
 pub const OPERATOR_LEASE: &str = "onionbalance-operator-leader";
 
-/// Returns the operator's default settings.
+/// Returns the operator's default settings, except that objects may have any template.
 pub fn settings() -> Settings {
     Settings {
         tor_image: "tor:1".to_owned(),
@@ -39,6 +39,8 @@ pub fn settings() -> Settings {
         default_templates: DefaultTemplates::default(),
         network_policies: Some(Vec::new()),
         wants_disruption_budgets: true,
+        fixed_user_ids: true,
+        policy: ObjectPolicy::with_any_template(),
     }
 }
 
@@ -324,9 +326,12 @@ impl Scene {
         found
     }
 
-    /// Waits until all 15 children of an object exist.
+    /// Waits until all children of an object exist: 15, and a copy of the authorized clients if the
+    /// object names a Secret with clients.
     pub async fn wait_children(&self, service: &str) -> BTreeMap<String, (String, String)> {
-        self.wait_number_of_children(service, 15).await
+        let object = self.untyped().get(service).await.unwrap();
+        let has_copy = object.data["spec"]["restrictedDiscovery"]["secretName"].is_string();
+        self.wait_number_of_children(service, if has_copy { 16 } else { 15 }).await
     }
 
     /// Waits until an object has the given number of children.

@@ -152,7 +152,8 @@ async fn writes_nothing_while_nothing_changes() {
         ]}},
         "tolerations": [{"key": "tor", "operator": "Exists", "effect": "NoSchedule"}],
         "resources": {"tor": {"requests": {"cpu": "0.5", "memory": "1024Mi"}, "limits": {"memory": "1Gi", "cpu": 1}}},
-        "labels": {"team": "x"}, "annotations": {"note": "y"}, "imagePullSecrets": [{"name": "pull"}],
+        "labels": {"team": "x", "empty": ""}, "annotations": {"note": "y", "empty": ""},
+        "nodeSelector": {"node-role.kubernetes.io/worker": ""}, "imagePullSecrets": [{"name": "pull"}],
     });
     for (name, spec) in [
         ("one", json!({})),

@@ -20,12 +20,12 @@ fn variants() -> Vec<(&'static str, Value)> {
     let mine = MasterKey::generate(&mut StdRng::seed_from_u64(8)).address().to_string();
     let client = ClientSecretKey::from_bytes([7; 32]).public().to_string();
     let template = json!({
-        "labels": {"team": "a"}, "annotations": {"note": "b"},
+        "labels": {"team": "a", "empty": ""}, "annotations": {"note": "b", "empty": ""},
         "resources": {
             "tor": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "1Gi"}},
             "agent": {"requests": {"cpu": 1}, "limits": {"cpu": 2, "memory": "64Mi"}},
         },
-        "nodeSelector": {"disk": "ssd"},
+        "nodeSelector": {"disk": "ssd", "node-role.kubernetes.io/worker": ""},
         "affinity": {
             "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
                 {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]},

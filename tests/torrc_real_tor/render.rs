@@ -7,7 +7,7 @@ use onionbalance_operator::link::paths::{RUN_DIR, TOR_DATA_DIR};
 use onionbalance_operator::link::{AgentToken, ForwardedPort};
 use onionbalance_operator::onion::MasterKey;
 use onionbalance_operator::operator::{
-    BuildError, DefaultTemplates, Environment, Fields, Inputs, Served, Settings, manifests,
+    BuildError, DefaultTemplates, Environment, Fields, Inputs, ObjectPolicy, Served, Settings, manifests,
 };
 use serde::de::Error as _;
 use serde_json::{Value, json};
@@ -42,6 +42,8 @@ impl Service<'_> {
             default_templates: DefaultTemplates::default(),
             network_policies: None,
             wants_disruption_budgets: false,
+            fixed_user_ids: true,
+            policy: ObjectPolicy::default(),
         };
         let environment =
             Environment { settings, served: Served { disruption_budgets: None, fields: Fields::default() } };
@@ -52,6 +54,7 @@ impl Service<'_> {
             address: key.address(),
             token: Some(&token),
             ports,
+            clients: None,
             frontend_account: None,
             withheld: &[],
         };

@@ -14,7 +14,7 @@ use onionbalance_operator::crd::names::MANAGED_BY_LABEL;
 use onionbalance_operator::link::{AgentToken, ForwardedPort};
 use onionbalance_operator::onion::MasterKey;
 use onionbalance_operator::operator::{
-    DefaultTemplates, Environment, Fields, Inputs, PolicyVersion, Served, Settings, manifests,
+    DefaultTemplates, Environment, Fields, Inputs, ObjectPolicy, PolicyVersion, Served, Settings, manifests,
 };
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -94,6 +94,8 @@ fn children(namespace: &str, index: usize) -> Result<Vec<Value>> {
         default_templates: DefaultTemplates::default(),
         network_policies: Some(Vec::new()),
         wants_disruption_budgets: true,
+        fixed_user_ids: true,
+        policy: ObjectPolicy::default(),
     };
     // The optional APIs and fields of this benchmark's API server.
     let served = Served { disruption_budgets: Some(PolicyVersion::V1Beta1), fields: Fields::default() };
@@ -106,6 +108,7 @@ fn children(namespace: &str, index: usize) -> Result<Vec<Value>> {
         address: key.address(),
         token: Some(&AgentToken::derive(&key)),
         ports: &ports,
+        clients: None,
         frontend_account: object.metadata.uid.as_deref(),
         withheld: &[],
     };

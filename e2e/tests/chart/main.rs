@@ -11,5 +11,6 @@ mod matrix;
 mod monitoring;
 mod promtool;
 mod readme;
+mod tenants;
 mod typed;
 mod values;

@@ -199,18 +199,23 @@ fn default_templates_reach_the_operator_completely() {
 
 #[test]
 fn the_operator_reads_every_variable() {
-    let source = ["src/operator/settings.rs", "src/cli.rs"].map(crate::helm::read).concat();
+    let sources = ["src/operator/settings.rs", "src/operator/policy.rs", "src/cli.rs"];
+    let source = sources.map(crate::helm::read).concat();
     let objects = checked(json!({
         "torExtraConfig": "a", "watchNamespaces": ["a"],
         "dataPlane": {
             "image": {"tag": "1"}, "imagePullPolicy": "Never", "disruptionBudgets": false,
             "networkPolicy": {"enabled": false, "metricsFrom": [{"podSelector": {}}]},
-            "defaultTemplates": {"backend": {"priorityClassName": "high"}},
+            "defaultTemplates": {"backend": {"priorityClassName": "high"}}, "fixedUserIds": false,
+        },
+        "tenants": {
+            "refusedTargets": ["none"], "labelPrefixes": ["*"], "annotationPrefixes": ["*"], "priorityClasses": ["*"],
+            "runtimeClasses": ["*"], "tolerations": ["*"],
         },
         "log": {"format": "text"},
     }));
     let variables = container(&objects)["env"].as_array().unwrap();
-    assert_eq!(variables.len(), 12);
+    assert_eq!(variables.len(), 19);
     for variable in variables {
         let name = variable["name"].as_str().unwrap();
         assert!(source.contains(&format!("env = \"{name}\"")), "the operator does not read {name}");

@@ -1,5 +1,6 @@
 //! Checks that every object conforms to its Kubernetes type, down to the last field.
 
+use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -27,6 +28,12 @@ pub fn check(objects: &[Value]) {
             ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => parse::<ClusterRoleBinding>(object),
             ("rbac.authorization.k8s.io/v1", "Role") => parse::<Role>(object),
             ("rbac.authorization.k8s.io/v1", "RoleBinding") => parse::<RoleBinding>(object),
+            ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy") => {
+                parse::<ValidatingAdmissionPolicy>(object);
+            }
+            ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding") => {
+                parse::<ValidatingAdmissionPolicyBinding>(object);
+            }
             ("apiextensions.k8s.io/v1", "CustomResourceDefinition") => parse::<CustomResourceDefinition>(object),
             ("monitoring.coreos.com/v1", _) => crate::monitoring::parse(object),
             other => panic!("the test has no type for {other:?}"),

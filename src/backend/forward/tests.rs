@@ -2,6 +2,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::*;
+use crate::link::RefusedTargets;
 
 impl ForwarderPort {
     pub fn for_tests(number: u16, target: &str) -> Self {
@@ -27,6 +28,10 @@ impl Bench {
     }
 
     fn of(ports: Vec<ForwardedPort>, max_streams: usize) -> Self {
+        Self::with(ports, max_streams, Connector::default())
+    }
+
+    fn with(ports: Vec<ForwardedPort>, max_streams: usize, connector: Connector) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let run_dir = RunDir::new(dir.path().to_owned());
         std::fs::create_dir(run_dir.forward()).unwrap();
@@ -38,7 +43,7 @@ impl Bench {
             drain_timeout_seconds: 0,
             linger_seconds: 0,
         };
-        let forwarder = Forwarder::bind(&run_dir, &config, &backend, max_streams).unwrap();
+        let forwarder = Forwarder::bind(&run_dir, &config, &backend, max_streams).unwrap().connecting_with(connector);
         let traffic = forwarder.traffic();
         tokio::spawn(forwarder.run());
         Self { dir, traffic }
@@ -84,6 +89,20 @@ async fn a_half_closed_request_gets_its_whole_response() {
     assert_eq!(bench.counter(|port| &port.opened), 1);
     assert_eq!(bench.counter(|port| &port.open), 0);
     assert_eq!(bench.counter(|port| &port.connect_failures), 0);
+}
+
+#[tokio::test]
+async fn a_stream_to_a_refused_address_ends_without_a_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = format!("localhost:{}", listener.local_addr().unwrap().port());
+    let connector = Connector::new(RefusedTargets::default(), None);
+    let bench = Bench::with(vec![forwarded(80, &target)], 8, connector);
+    let mut stream = bench.open().await;
+    assert_eq!(stream.read(&mut [0]).await.unwrap_or_default(), 0);
+    bench.until_open_streams_are(0).await;
+    assert_eq!(bench.counter(|port| &port.connect_failures), 1);
+    let accepted = timeout(Duration::ZERO, listener.accept()).await;
+    assert!(accepted.is_err(), "the agent has connected: {accepted:?}");
 }
 
 #[tokio::test]

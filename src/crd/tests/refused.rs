@@ -99,6 +99,8 @@ pub fn allowed() -> Vec<Value> {
         "labels": {"team": "a", "example.org/app.kubernetes.io": "b"}, "annotations": {"note": "two\nlines"},
         "resources": {"tor": {"requests": quantities, "limits": {}}, "agent": null}, "priorityClassName": "", "affinity": null,
     });
+    // Labels of nodes are often empty, for example `node-role.kubernetes.io/control-plane`.
+    let empty = json!({"labels": {"a": ""}, "annotations": {"b": ""}, "nodeSelector": {"example.org/c": ""}});
     vec![
         json!({"metadata": {"name": "a".repeat(54)}}),
         spec(json!({"ports": [
@@ -114,6 +116,12 @@ pub fn allowed() -> Vec<Value> {
         spec(json!({"backends": {"introDosDefense": null, "extraTorrc": torrc, "template": template}})),
         spec(json!({"frontend": {"extraTorrc": "NumCPUs 1\nUseBridges 1", "template": template}})),
         spec(json!({"backends": {"extraTorrc": longest}, "frontend": {"extraTorrc": longest}})),
+        spec(
+            json!({"backends": {"extraTorrc": "", "template": empty}, "frontend": {"extraTorrc": "", "template": empty}}),
+        ),
+        spec(
+            json!({"backends": {"extraTorrc": null, "template": {"labels": {"a": null}, "nodeSelector": {"b": null}}}}),
+        ),
         spec(json!({"externalBackends": [{"onionAddress": EXTERNAL}]})),
         spec(json!({"restrictedDiscovery": null})),
         spec(json!({"restrictedDiscovery": {"secretName": "clients", "clients": [

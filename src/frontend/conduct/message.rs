@@ -14,7 +14,7 @@ use crate::onion::{Discovery, TimePeriod};
 pub(in crate::frontend) enum Event {
     /// Time has passed.
     Tick,
-    /// The service's object, or the Secret that it names, was read.
+    /// The service's object, or the copy of the Secret that it names, was read.
     Object {
         /// The object's UID.
         uid: String,

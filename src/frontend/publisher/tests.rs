@@ -50,7 +50,7 @@ impl Bench {
         let inlets = Inlets {
             pods: pods_in,
             object: watch::channel(Some(Arc::default())).1,
-            secret: watch::channel(None).1,
+            clients: watch::channel(None).1,
             answers: answers_in,
             tor: tor_in,
             reports: reports_in,

@@ -12,7 +12,7 @@ use super::config_map::{LINGER_SECONDS, config_hash};
 use super::{BuildError, Inputs, LastGood, pod};
 use crate::crd::names::{self, Component};
 use crate::link::paths::TOKEN_DIR;
-use crate::link::{AGENT_API_PORT, grace_period};
+use crate::link::{AGENT_API_PORT, REFUSED_TARGETS, grace_period};
 
 /// Builds the Deployment of the backends. `config` is the `ConfigMap` that their pods mount.
 pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Value, BuildError> {
@@ -28,7 +28,8 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Valu
         name: "agent",
         arguments: vec!["backend".to_owned()],
         init_arguments: ["backend", "init"],
-        variables: Vec::new(),
+        // The agent checks the addresses that names resolve to, which the operator cannot know.
+        variables: vec![(REFUSED_TARGETS, inputs.settings().policy.refused_targets.to_string())],
         ports: vec![pod::port("agent", AGENT_API_PORT)],
         secrets: vec![(token, pod::read_only("token", TOKEN_DIR))],
         pre_stop: Some("/drain"),
@@ -88,6 +89,7 @@ pub(super) fn file(secret: String, key: &str) -> SecretVolumeSource {
 mod tests {
     use serde_json::json;
 
+    use crate::link::RefusedTargets;
     use crate::operator::children::tests::support::Fixture;
     use crate::operator::settings::Settings;
 
@@ -132,14 +134,16 @@ mod tests {
     }
 
     #[test]
-    fn a_new_image_torrc_or_template_starts_a_rollout_but_scaling_does_not() {
+    fn a_new_image_torrc_policy_or_template_starts_a_rollout_but_scaling_does_not() {
         let pods = |spec, change: fn(&mut Settings)| {
             let mut fixture = Fixture::of(&spec);
             change(&mut fixture.environment.settings);
             fixture.child("Deployment web-backend")["spec"]["template"].clone()
         };
         let before = pods(json!({}), |_| {});
-        let changes: [fn(&mut Settings); 3] = [
+        let changes: [fn(&mut Settings); 5] = [
+            |settings| settings.fixed_user_ids = false,
+            |settings| settings.policy.refused_targets = RefusedTargets::none(),
             |settings| settings.tor_image = "tor:2".to_owned(),
             |settings| settings.data_plane_image = "operator:2".to_owned(),
             |settings| settings.tor_extra_config = "UseBridges 0".to_owned(),
@@ -156,6 +160,23 @@ mod tests {
             assert_ne!(pods(json!({"backends": backends}), |_| {}), before, "{backends}");
         }
         assert_eq!(pods(json!({"backends": {"replicas": 9}}), |_| {}), before);
+    }
+
+    #[test]
+    fn the_agent_gets_the_list_of_refused_targets_in_a_variable() {
+        let value = |settings: fn(&mut Settings)| {
+            let mut fixture = Fixture::new();
+            settings(&mut fixture.environment.settings);
+            let agent = &fixture.child("Deployment web-backend")["spec"]["template"]["spec"]["containers"][0];
+            let variables = agent["env"].as_array().unwrap();
+            variables.iter().find(|variable| variable["name"] == "REFUSED_TARGETS").unwrap()["value"].clone()
+        };
+        assert_eq!(value(|_| {}), RefusedTargets::default().to_string());
+        assert_eq!(value(|settings| settings.policy.refused_targets = RefusedTargets::none()), "none");
+        assert_eq!(
+            value(|settings| settings.policy.refused_targets = "10.0.0.0/8,api-server".parse().unwrap()),
+            "10.0.0.0/8,api-server"
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! [`Inputs`] alone.
 
 mod config_map;
+mod config_map_clients;
 mod deployment_backend;
 mod deployment_frontend;
 mod disruption_budgets;
@@ -32,6 +33,7 @@ use super::served::Fields;
 use super::settings::{Environment, Settings};
 use super::stamp::stamped;
 use crate::crd::OnionBalancedService;
+use crate::crd::clients::ClientList;
 use crate::crd::names::{self, Component};
 use crate::link::{AgentConfigError, AgentToken, ForwardedPort};
 use crate::onion::{MasterKey, OnionAddress};
@@ -60,6 +62,8 @@ pub struct Inputs<'a> {
     pub token: Option<&'a AgentToken>,
     /// The service's ports, with resolved targets.
     pub ports: &'a [ForwardedPort],
+    /// The content of the Secret of the authorized clients, if the Secret exists.
+    pub clients: Option<&'a ClientList>,
     /// The UID of the frontends' `ServiceAccount`, or `None` if the account does not exist yet.
     pub frontend_account: Option<&'a str>,
     /// The components whose pods cannot be configured. Their `ConfigMap`s and Deployments are not
@@ -81,13 +85,7 @@ impl Inputs<'_> {
     }
 
     fn metadata(&self, name: String, component: Option<Component>) -> ObjectMeta {
-        ObjectMeta {
-            name: Some(name),
-            namespace: self.object.namespace(),
-            labels: Some(names::labels(&self.name(), component)),
-            owner_references: Some(vec![owner(self.object, true)]),
-            ..ObjectMeta::default()
-        }
+        metadata(self.object, name, component)
     }
 
     fn builds(&self, component: Component) -> bool {
@@ -99,11 +97,24 @@ impl Inputs<'_> {
     }
 }
 
+/// Returns the metadata of an owned object of a service.
+fn metadata(object: &OnionBalancedService, name: String, component: Option<Component>) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: object.namespace(),
+        labels: Some(names::labels(&object.name_any(), component)),
+        owner_references: Some(vec![owner(object, true)]),
+        ..ObjectMeta::default()
+    }
+}
+
 /// Returns the kinds and names of all owned objects of a service, in the order in which they are
-/// applied. They do not depend on the service's spec.
-pub fn ids(service: &str, environment: &Environment) -> Vec<ChildId> {
+/// applied.
+pub fn ids(object: &OnionBalancedService, environment: &Environment) -> Vec<ChildId> {
+    let service = &object.name_any();
     let (backend, frontend) = (Component::Backend.child_name(service), Component::Frontend.child_name(service));
     let token = names::agent_token_secret(service);
+    let clients = names::clients_secret(object).map(|_| names::authorized_clients(service));
     let optional = [
         environment.settings.network_policies.is_some().then_some(Kind::NetworkPolicy),
         environment.disruption_budgets().map(Kind::PodDisruptionBudget),
@@ -116,10 +127,10 @@ pub fn ids(service: &str, environment: &Environment) -> Vec<ChildId> {
         (Kind::Secret, &token),
         (Kind::ConfigMap, &backend),
         (Kind::ConfigMap, &frontend),
-        (Kind::Service, &backend),
-        (Kind::Service, &frontend),
     ]
     .into_iter()
+    .chain(clients.as_ref().map(|name| (Kind::ConfigMap, name)))
+    .chain([(Kind::Service, &backend), (Kind::Service, &frontend)])
     .chain(optional)
     .chain([(Kind::RoleBinding, &frontend), (Kind::Deployment, &backend), (Kind::Deployment, &frontend)])
     .map(|(kind, name)| ChildId { kind, name: name.clone() })
@@ -163,8 +174,10 @@ fn prerequisites(inputs: &Inputs<'_>) -> Result<Vec<Child>, BuildError> {
     if inputs.builds(Component::Frontend) {
         children.push(child(Kind::ConfigMap, &config_map::frontend(inputs))?);
     }
-    children.push(child(Kind::Service, &services::service(inputs, Component::Backend))?);
-    children.push(child(Kind::Service, &services::service(inputs, Component::Frontend))?);
+    children.extend(clients_copy(inputs.object, inputs.clients)?);
+    for component in [Component::Backend, Component::Frontend] {
+        children.push(child(Kind::Service, &services::service(inputs, component))?);
+    }
     if let Some(metrics_from) = &inputs.settings().network_policies {
         children.push(untyped(Kind::NetworkPolicy, network_policies::backend(inputs, metrics_from)?));
         children.push(untyped(Kind::NetworkPolicy, network_policies::frontend(inputs, metrics_from)?));
@@ -176,6 +189,16 @@ fn prerequisites(inputs: &Inputs<'_>) -> Result<Vec<Child>, BuildError> {
         }
     }
     Ok(children)
+}
+
+/// Builds the copy of the authorized clients, unless the spec names no Secret. `clients` is the
+/// content of that Secret, if it exists.
+pub fn clients_copy(
+    object: &OnionBalancedService,
+    clients: Option<&ClientList>,
+) -> Result<Option<Child>, serde_json::Error> {
+    let copy = config_map_clients::config_map(object, clients);
+    copy.map(|copy| child(Kind::ConfigMap, &copy)).transpose()
 }
 
 fn deployments(inputs: &Inputs<'_>) -> Result<Vec<Child>, BuildError> {

@@ -24,8 +24,8 @@ use crate::crd::{PodSettings, Resources};
 use crate::link::paths::{CONFIG_DIR, EMPTY_FILE, RUN_DIR, TOR_DIR, TORRC};
 use crate::link::{EARLY, METRICS_PORT, PROBE_PORT};
 
-/// The user and group ID of every process. Tor and the agent need the same ID because they share
-/// sockets and the agent must be able to kill tor.
+/// The user and group ID of every process, unless the cluster assigns these IDs. Tor and the agent
+/// need the same ID because they share sockets and the agent must be able to kill tor.
 const UID: i64 = 65532;
 
 /// The name of our program, which is on the `PATH` of the data-plane image. Hooks need it because
@@ -92,7 +92,7 @@ pub(super) fn template(
             enable_service_links: Some(false),
             share_process_namespace: shares_processes.then_some(true),
             termination_grace_period_seconds: Some(grace_seconds),
-            security_context: Some(pod_security()),
+            security_context: Some(pod_security(inputs.settings().fixed_user_ids)),
             // The order of the containers matters: tor needs the files that our container's hook
             // creates.
             containers: vec![ours, tor],
@@ -198,12 +198,16 @@ fn container(inputs: &Inputs<'_>) -> Container {
     }
 }
 
-fn pod_security() -> PodSecurityContext {
+/// Returns the security context of a pod. A cluster that assigns user IDs rejects others, so the
+/// context has none for such a cluster. Neither container has an ID of its own: whatever the pod's
+/// ID is, both run with it.
+fn pod_security(fixed_user_ids: bool) -> PodSecurityContext {
+    let id = fixed_user_ids.then_some(UID);
     PodSecurityContext {
         run_as_non_root: Some(true),
-        run_as_user: Some(UID),
-        run_as_group: Some(UID),
-        fs_group: Some(UID),
+        run_as_user: id,
+        run_as_group: id,
+        fs_group: id,
         seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }),
         ..PodSecurityContext::default()
     }

@@ -1,6 +1,7 @@
 //! The publisher's permissions. For its own service, the publisher may read the pods, the
-//! `OnionBalancedService` and the Secret of the authorized clients, write the status, and hold the
-//! Lease. It has no other permissions.
+//! `OnionBalancedService` and the operator's copy of the authorized clients, write the status, and
+//! hold the Lease. It has no other permissions. In particular, it cannot read any Secret, because
+//! everyone who can run a program in its pod has its permissions.
 
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use kube::{Resource as _, ResourceExt as _};
@@ -9,12 +10,13 @@ use super::Inputs;
 use crate::crd::OnionBalancedService;
 use crate::crd::names::{self, Component};
 
-/// Builds the Role of the publisher.
+/// Builds the Role of the publisher. Nothing in the spec changes the rules, so a user cannot extend
+/// the permissions by naming other objects.
 pub(super) fn role(inputs: &Inputs<'_>) -> Role {
     let service = inputs.name();
     let lease = Component::Frontend.child_name(&service);
     let group = OnionBalancedService::group(&());
-    let mut rules = vec![
+    let rules = vec![
         rule("", "pods", &["list", "watch"], None),
         rule(&group, "onionbalancedservices", &["list", "watch"], Some(&service)),
         rule(&group, "onionbalancedservices/status", &["patch"], Some(&service)),
@@ -22,10 +24,9 @@ pub(super) fn role(inputs: &Inputs<'_>) -> Role {
         // body.
         rule("coordination.k8s.io", "leases", &["create"], None),
         rule("coordination.k8s.io", "leases", &["get", "update"], Some(&lease)),
+        // The copy is watched rather than mounted, so that a change takes effect immediately.
+        rule("", "configmaps", &["list", "watch"], Some(&names::authorized_clients(&service))),
     ];
-    // The Secret is watched rather than mounted, so that a change takes effect immediately and a
-    // missing Secret does not keep the pod from starting.
-    rules.extend(names::clients_secret(inputs.object).map(|name| rule("", "secrets", &["list", "watch"], Some(name))));
     Role { metadata: inputs.component_metadata(Component::Frontend), rules: Some(rules) }
 }
 
@@ -78,17 +79,28 @@ mod tests {
                     "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": ["web-frontend"],
                     "verbs": ["get", "update"],
                 },
+                {
+                    "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["web-authorized-clients"],
+                    "verbs": ["list", "watch"],
+                },
             ])
         );
     }
 
+    /// Everyone who may run a program in a frontend pod can use the publisher's token.
     #[test]
-    fn the_only_readable_secret_is_that_of_the_authorized_clients() {
-        let role = Fixture::of(&json!({"restrictedDiscovery": {"secretName": "clients"}})).child("Role web-frontend");
-        let secrets: Vec<_> =
-            role["rules"].as_array().unwrap().iter().filter(|rule| rule["resources"] == json!(["secrets"])).collect();
-        let expected = json!({"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["clients"], "verbs": ["list", "watch"]});
-        assert_eq!(secrets, [&expected]);
+    fn no_spec_lets_the_publisher_read_a_secret_or_any_other_object_that_the_spec_names() {
+        let rules = |spec| Fixture::of(&spec).child("Role web-frontend")["rules"].clone();
+        let plain = rules(json!({}));
+        assert!(!plain.to_string().contains("secrets"), "{plain}");
+        for spec in [
+            json!({"restrictedDiscovery": {"secretName": "clients"}}),
+            json!({"masterKey": {"secretName": "mine"}}),
+            json!({"ports": [{"port": 80, "target": {"service": {"name": "pods", "port": 80}}}]}),
+            json!({"frontend": {"template": {"imagePullSecrets": [{"name": "pull"}]}}}),
+        ] {
+            assert_eq!(rules(spec.clone()), plain, "{spec}");
+        }
     }
 
     #[test]

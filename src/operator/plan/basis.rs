@@ -7,7 +7,6 @@
 
 use std::borrow::Cow;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
 use super::key::Decision;
@@ -16,9 +15,8 @@ use crate::crd::names::Component;
 use crate::crd::validate::Problem;
 use crate::crd::{MasterKeySpec, OnionBalancedService};
 use crate::link::{AgentToken, ForwardedPort};
-use crate::onion::{MasterKey, OnionAddress};
-use crate::operator::children::{ChildId, Inputs, LastGood};
-use crate::operator::origin;
+use crate::onion::OnionAddress;
+use crate::operator::children::{Inputs, LastGood};
 
 /// The components of a service.
 pub(super) const COMPONENTS: [Component; 2] = [Component::Backend, Component::Frontend];
@@ -30,8 +28,6 @@ pub(super) struct Basis<'a> {
     /// The components whose pods cannot be configured.
     pub withheld: Vec<Component>,
     address: OnionAddress,
-    /// The master key, if it may be used.
-    key: Option<&'a MasterKey>,
     token: Option<AgentToken>,
     ports: &'a [ForwardedPort],
 }
@@ -41,26 +37,19 @@ impl<'a> Basis<'a> {
     pub(super) fn of(
         observed: &'a Observed,
         problems: &[Problem],
-        key: &'a Decision,
+        key: &Decision,
         ports: &'a [ForwardedPort],
     ) -> Option<Self> {
-        let (address, key) = match key {
-            Decision::Use(key) => (key.address(), Some(key)),
+        let (address, token) = match key {
+            Decision::Use(key) => (key.address(), Some(AgentToken::derive(key))),
             Decision::Generate | Decision::Refuse(_) => (last_address(observed)?, None),
         };
-        let token = key.map(AgentToken::derive);
         let object = Cow::Borrowed(&*observed.object);
-        let mut basis = Self { object, withheld: Vec::new(), address, key, token, ports };
+        let mut basis = Self { object, withheld: Vec::new(), address, token, ports };
         for component in COMPONENTS {
             if basis.restore(component, problems, last_good(observed, component)).is_none() {
                 basis.withheld.push(component);
             }
-        }
-        // The API server would accept an invalid name, which grants nothing.
-        if problems.iter().any(|problem| problem.field == "spec.restrictedDiscovery.secretName")
-            && let Some(restricted) = &mut basis.object.to_mut().spec.restricted_discovery
-        {
-            restricted.secret_name = None;
         }
         Some(basis)
     }
@@ -100,19 +89,9 @@ impl<'a> Basis<'a> {
             object: Cow::Owned(object),
             withheld: self.withheld.clone(),
             address: self.address,
-            key: self.key,
             token: None,
             ports: self.ports,
         })
-    }
-
-    /// Returns the operator's mark for an owned object. Without a usable key, the mark cannot be
-    /// derived, and an existing object keeps the one that it has.
-    pub(super) fn mark(&self, observed: &Observed, id: &ChildId, existing: Option<&ObjectMeta>) -> Option<String> {
-        match self.key {
-            Some(key) => Some(origin::mark(key, &observed.object, id)),
-            None => origin::mark_of(existing?).map(str::to_owned),
-        }
     }
 
     /// Returns the inputs for building the owned objects. The UID of a missing `ServiceAccount` is
@@ -125,6 +104,7 @@ impl<'a> Basis<'a> {
             address: self.address,
             token: self.token.as_ref(),
             ports: self.ports,
+            clients: observed.clients_secret.as_ref(),
             frontend_account: observed.frontend_account().or_else(|| last?.account.as_deref()),
             withheld: &self.withheld,
         }

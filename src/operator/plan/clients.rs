@@ -21,7 +21,7 @@ pub(super) fn finding(restricted: Option<&RestrictedDiscovery>, secret: Option<&
             format!(
                 "Secret {name}, named by spec.restrictedDiscovery.secretName, is missing; create it with an entry \
                  <name>.auth for each client. Until then, only {} from spec.restrictedDiscovery.clients may connect, \
-                 along with the clients that the publisher has already read from the Secret.",
+                 along with the clients that a running publisher knows from the Secret.",
                 people(in_spec.clients.len())
             ),
         ));

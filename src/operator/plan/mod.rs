@@ -16,7 +16,8 @@
 //!
 //! A bad part of the object, for example a port whose target is missing, keeps its last good value,
 //! and everything else takes effect. The last good values are read from the owned objects in an
-//! additional step, as soon as one of them is needed.
+//! additional step, as soon as one of them is needed. If not even the service's address is known,
+//! only the copy of the authorized clients still follows the Secret that the user names.
 
 mod basis;
 mod clients;
@@ -165,8 +166,16 @@ impl Facts<'_> {
     }
 }
 
-/// Returns all problems of the spec: its unreadable parts, and the parts that validation refuses.
+/// Returns all problems of the spec: its invalid parts, and those that the administrator does not
+/// allow.
 fn problems(observed: &Observed) -> Vec<Problem> {
+    let mut problems = invalid_parts(observed);
+    problems.extend(observed.environment.settings.policy.problems(&observed.object));
+    problems
+}
+
+/// Returns the unreadable parts of the spec, and the parts that validation refuses.
+fn invalid_parts(observed: &Observed) -> Vec<Problem> {
     let unreadable = &observed.unreadable;
     // An unreadable part has a default value, about which validation has nothing to say.
     let is_known = |problem: &Problem| unreadable.iter().any(|known| problem.field.starts_with(&known.field));
@@ -226,8 +235,8 @@ fn accept(observed: &Observed, facts: &Facts<'_>, error: Option<&BuildError>) ->
         format!("The {component} pods have no such values, so they are neither created nor updated.")
     }));
     sentences.extend(taken.into_iter().map(|taken| format!("In addition, {taken}.")));
-    let message = sentences.join(" ");
-    Finding::no(Reason::InvalidSpec, message)
+    let is_valid = error.is_none() && invalid_parts(observed).is_empty();
+    Finding::no(if is_valid { Reason::NotAllowed } else { Reason::InvalidSpec }, sentences.join(" "))
 }
 
 fn describe_taken(Taken { child, by_predecessor }: &Taken, object: &OnionBalancedService) -> String {

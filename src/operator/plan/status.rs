@@ -135,12 +135,12 @@ fn joined(findings: Vec<Finding>) -> Finding {
     Finding { message: messages.join(" "), ..first }
 }
 
-/// Returns the condition `Stalled` if only a change to the object or its key can help. A problem
-/// that could also be resolved by creating or deleting another object is not a stall, because a
-/// deployment pipeline may be about to do just that.
+/// Returns the condition `Stalled` if only a change to the object or its key, or a change of the
+/// operator's settings, can help. A problem that could also be resolved by creating or deleting
+/// another object is not a stall, because a deployment pipeline may be about to do just that.
 fn stalled(found: &[(ConditionType, Finding)]) -> Option<(ConditionType, Finding)> {
-    const REASONS: [Reason; 4] =
-        [Reason::InvalidSpec, Reason::InvalidName, Reason::KeyInvalid, Reason::AddressMismatch];
+    const REASONS: [Reason; 5] =
+        [Reason::InvalidSpec, Reason::NotAllowed, Reason::InvalidName, Reason::KeyInvalid, Reason::AddressMismatch];
     let (_, finding) = found.iter().find(|(_, finding)| REASONS.contains(&finding.reason))?;
     Some((ConditionType::Stalled, Finding { truth: Truth::True, ..finding.clone() }))
 }

@@ -9,7 +9,7 @@ use super::{Due, Facts, KeyPermit, Labelled, Next, Observed, Orphan, OwnedObject
 use crate::crd::names::Component;
 use crate::crd::validate::Problem;
 use crate::crd::{OnionBalancedService, Reason};
-use crate::operator::children::{BuildError, Child, ChildId, Kind, Stage, children, ids};
+use crate::operator::children::{BuildError, Child, ChildId, Kind, Stage, children, clients_copy, ids};
 use crate::operator::drift::is_applied;
 use crate::operator::holder::{Holder, holder};
 use crate::operator::origin;
@@ -41,10 +41,12 @@ pub(super) fn next(observed: &Observed, facts: &Facts<'_>) -> Result<Option<Next
     {
         return Ok(Some(Next::SetKeyOwners(owners)));
     }
-    if let Some(basis) = facts.basis
-        && let Some(next) = next_for_children(observed, owned, basis)?
-    {
-        return Ok(Some(next));
+    let next = match facts.basis {
+        Some(basis) => next_for_children(observed, owned, facts.key, basis)?,
+        None => next_for_clients(observed, owned, facts.key)?,
+    };
+    if next.is_some() {
+        return Ok(next);
     }
     let scales = scales(observed, owned, facts.problems);
     if !observed.scaled && !scales.is_empty() {
@@ -72,22 +74,27 @@ fn account_id(observed: &Observed) -> ChildId {
 
 /// Returns true if an owned object is missing.
 fn is_incomplete(observed: &Observed, owned: &OwnedObjects) -> bool {
-    ids(&observed.object.name_any(), &observed.environment).iter().any(|id| !owned.existing.contains_key(id))
+    ids(&observed.object, &observed.environment).iter().any(|id| !owned.existing.contains_key(id))
 }
 
 /// Plans the next step for the owned objects. Returns None if no such step is left. Builds the
 /// objects of a stage only when the stage is reached, and not again after the stage has been
 /// applied.
-fn next_for_children(observed: &Observed, owned: &OwnedObjects, basis: &Basis<'_>) -> Result<Option<Next>, BuildError> {
+fn next_for_children(
+    observed: &Observed,
+    owned: &OwnedObjects,
+    key: &Decision,
+    basis: &Basis<'_>,
+) -> Result<Option<Next>, BuildError> {
     let inputs = basis.inputs(observed);
     for stage in Stage::ALL.into_iter().filter(|stage| owned.applied < Some(*stage)) {
-        let due = due(children(&inputs, stage)?, observed, owned, basis);
+        let due = due(children(&inputs, stage)?, observed, owned, key);
         if !due.is_empty() {
             return Ok(Some(Next::Apply(stage, due)));
         }
     }
     if owned.applied < Some(Stage::Fallbacks) {
-        let due = fallbacks(observed, owned, basis)?;
+        let due = fallbacks(observed, owned, key, basis)?;
         if !due.is_empty() {
             return Ok(Some(Next::Apply(Stage::Fallbacks, due)));
         }
@@ -95,9 +102,25 @@ fn next_for_children(observed: &Observed, owned: &OwnedObjects, basis: &Basis<'_
     Ok(None)
 }
 
+/// Plans the next step for the copy of the authorized clients while no other owned object can be
+/// built. A client that the user removes from the Secret loses its access even then. Only an
+/// existing copy is updated.
+fn next_for_clients(observed: &Observed, owned: &OwnedObjects, key: &Decision) -> Result<Option<Next>, BuildError> {
+    let copy = clients_copy(&observed.object, observed.clients_secret.as_ref())?;
+    let existing = copy.into_iter().filter(|copy| owned.existing.contains_key(&copy.id)).collect();
+    let due = due(existing, observed, owned, key);
+    let is_left = owned.applied.is_none() && !due.is_empty();
+    Ok(is_left.then(|| Next::Apply(Stage::Prerequisites, due)))
+}
+
 /// Returns the Deployments that the API server has refused, with the pod settings that it last
 /// accepted. The pod settings are the only part of a Deployment that only the API server validates.
-fn fallbacks(observed: &Observed, owned: &OwnedObjects, basis: &Basis<'_>) -> Result<Vec<Due>, BuildError> {
+fn fallbacks(
+    observed: &Observed,
+    owned: &OwnedObjects,
+    key: &Decision,
+    basis: &Basis<'_>,
+) -> Result<Vec<Due>, BuildError> {
     let mut found = Vec::new();
     for component in COMPONENTS {
         let id = observed.deployment_id(component);
@@ -109,17 +132,21 @@ fn fallbacks(observed: &Observed, owned: &OwnedObjects, basis: &Basis<'_>) -> Re
             found.extend(children.into_iter().filter(|child| child.id == id));
         }
     }
-    Ok(due(found, observed, owned, basis))
+    Ok(due(found, observed, owned, key))
 }
 
 /// Selects the owned objects that must be applied. While a name is taken, nothing is created.
 /// Objects of somebody else are never selected. A Deployment whose `ConfigMap` was refused has to
 /// wait: otherwise, its new pods would read the old configuration, and nothing would ever replace
 /// them.
-fn due(children: Vec<Child>, observed: &Observed, owned: &OwnedObjects, basis: &Basis<'_>) -> Vec<Due> {
+fn due(children: Vec<Child>, observed: &Observed, owned: &OwnedObjects, key: &Decision) -> Vec<Due> {
     let due = children.into_iter().filter_map(|child| {
         let existing = owned.existing.get(&child.id);
-        let mark = basis.mark(observed, &child.id, existing);
+        let mark = match key {
+            Decision::Use(key) => Some(origin::mark(key, &observed.object, &child.id)),
+            // Without a usable key, the mark cannot be derived. The object keeps the one it has.
+            Decision::Generate | Decision::Refuse(_) => existing.and_then(origin::mark_of).map(str::to_owned),
+        };
         let manifest = stamped(&origin::marked(child.manifest, mark));
         let config = ChildId { kind: Kind::ConfigMap, name: child.id.name.clone() };
         let is_due = match existing {
@@ -184,7 +211,7 @@ fn wanted_replicas(object: &OnionBalancedService, problems: &[Problem], componen
 /// used. Secrets are never selected.
 fn orphans(observed: &Observed, labelled: &[Labelled]) -> Vec<Orphan> {
     let object = &*observed.object;
-    let current = ids(&object.name_any(), &observed.environment);
+    let current = ids(object, &observed.environment);
     let orphans = labelled.iter().filter_map(|(kind, metadata)| {
         let id = ChildId { kind: *kind, name: metadata.name.clone().unwrap_or_default() };
         // Only an object that the service controls is deleted, whether or not it has a mark.

@@ -40,6 +40,24 @@ fn every_pod_meets_the_restricted_pod_security_standard() {
     }
 }
 
+/// A cluster such as OpenShift assigns IDs from a range of each namespace, and rejects pods that set
+/// others.
+#[test]
+fn user_ids_can_be_left_to_the_cluster() {
+    let mut fixture = Fixture::new();
+    fixture.environment.settings.fixed_user_ids = false;
+    for pod in pods(&fixture) {
+        assert_eq!(
+            pod["spec"]["securityContext"],
+            json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}})
+        );
+        let text = pod.to_string();
+        for field in ["runAsUser", "runAsGroup", "fsGroup", "supplementalGroups", "65532"] {
+            assert!(!text.contains(field), "{field} in {text}");
+        }
+    }
+}
+
 #[test]
 fn each_container_has_resource_requests_and_the_configured_image() {
     for pod in pods(&Fixture::new()) {

@@ -1,5 +1,6 @@
 //! Tests of the owned objects as a whole, and the fixture that the builders' own tests use.
 
+mod admission_policy;
 mod golden;
 pub mod support;
 
@@ -9,9 +10,15 @@ use support::{Fixture, all_children};
 
 #[test]
 fn ids_lists_exactly_the_children_in_the_order_in_which_they_are_applied() {
+    let restricted = serde_json::json!({"restrictedDiscovery": {"secretName": "clients"}});
+    let fixture = Fixture::of(&restricted);
+    let built: Vec<_> = all_children(&fixture.inputs()).into_iter().map(|child| child.id).collect();
+    assert_eq!(built, ids(&fixture.object, &fixture.environment));
+    assert_eq!(built.len(), 16);
+    assert!(built.iter().any(|id| id.to_string() == "ConfigMap web-authorized-clients"));
     let fixture = Fixture::new();
     let built: Vec<_> = all_children(&fixture.inputs()).into_iter().map(|child| child.id).collect();
-    assert_eq!(built, ids("web", &fixture.environment));
+    assert_eq!(built, ids(&fixture.object, &fixture.environment));
     assert_eq!(built.len(), 15);
     let kinds = |stage| children(&fixture.inputs(), stage).unwrap().into_iter().map(|child| child.id.kind);
     assert!(kinds(Stage::Prerequisites).all(|kind| kind < Kind::RoleBinding));
@@ -25,7 +32,7 @@ fn a_kind_that_is_disabled_or_not_served_is_not_built() {
     fixture.environment.settings.network_policies = None;
     fixture.environment.served.disruption_budgets = None;
     let built: Vec<_> = all_children(&fixture.inputs()).into_iter().map(|child| child.id).collect();
-    assert_eq!(built, ids("web", &fixture.environment));
+    assert_eq!(built, ids(&fixture.object, &fixture.environment));
     assert_eq!(built.len(), 11);
     let kinds = Kind::all(Served { disruption_budgets: None, fields: Fields::default() });
     assert!(!kinds.contains(&Kind::PodDisruptionBudget(PolicyVersion::V1)));
@@ -70,7 +77,8 @@ fn an_older_server_gets_no_optional_field() {
 
 #[test]
 fn each_child_has_the_labels_owner_and_namespace_of_its_service() {
-    for child in all_children(&Fixture::new().inputs()) {
+    let restricted = serde_json::json!({"restrictedDiscovery": {"secretName": "clients"}});
+    for child in all_children(&Fixture::of(&restricted).inputs()) {
         let metadata = &child.manifest["metadata"];
         assert_eq!(metadata["namespace"], "shop", "{}", child.id);
         assert_eq!(metadata["labels"]["onionbalance.dev/service"], "web", "{}", child.id);

@@ -8,6 +8,7 @@ use super::super::{Child, Inputs, Stage, children};
 use crate::crd::OnionBalancedService;
 use crate::link::{AgentToken, ForwardedPort};
 use crate::onion::MasterKey;
+use crate::operator::policy::ObjectPolicy;
 use crate::operator::served::{Fields, PolicyVersion, Served};
 use crate::operator::settings::{Environment, Settings};
 use crate::operator::templates::DefaultTemplates;
@@ -51,6 +52,8 @@ pub fn environment() -> Environment {
         default_templates: DefaultTemplates::default(),
         network_policies: Some(Vec::new()),
         wants_disruption_budgets: true,
+        fixed_user_ids: true,
+        policy: ObjectPolicy::with_any_template(),
     };
     let fields = Fields { probe_grace_period: true, match_label_keys: true, unhealthy_pod_eviction_policy: true };
     Environment { settings, served: Served { disruption_budgets: Some(PolicyVersion::V1), fields } }
@@ -86,6 +89,7 @@ impl Fixture {
             address: self.key.address(),
             token: Some(&self.token),
             ports: &self.ports,
+            clients: None,
             frontend_account: Some("uid-of-account"),
             withheld: &[],
         }

@@ -14,6 +14,7 @@ use crate::crd::validate::Problem;
 use crate::operator::children::{ChildId, Kind};
 use crate::operator::plan::{Last, Observed, RefusedWrite, Rival, Taken, forbidden, requeue_after, status, unreadable};
 use crate::operator::pods::{PodProblem, PodState};
+use crate::operator::policy::ObjectPolicy;
 
 #[test]
 fn a_healthy_service_is_ready() {
@@ -73,6 +74,24 @@ const SCENARIOS: &[Scenario] = &[
         "MasterKeyReady", "Unknown NotAccepted: spec.masterKey is invalid; see the condition Accepted.", true),
     ("invalid pin", |o| o.object = with(&o.object, "spec/masterKey/onionAddress", json!("a.onion")),
         "MasterKeyReady", "Unknown NotAccepted: spec.masterKey is invalid", true),
+    ("target in the pod", |o| o.object = with(&o.object, "spec/ports/0/target", json!({"address": "127.0.0.1:9401"})),
+        "Accepted", "False NotAllowed: spec.ports[0].target.address: \"127.0.0.1:9401\" is not allowed, because \
+         --refused-targets contains 127.0.0.0/8; ", true),
+    ("strict policy", |o| {
+        Arc::make_mut(&mut o.environment).settings.policy = ObjectPolicy::default();
+        o.object = with(&o.object, "spec/frontend/template", json!({"priorityClassName": "system-node-critical"}));
+    }, "Accepted", "False NotAllowed: spec.frontend.template.priorityClassName: \"system-node-critical\" is not allowed; ",
+        true),
+    ("invalid and not allowed", |o| {
+        o.object = with(&o.object, "spec/ports/0/target", json!({"address": "127.0.0.1:9401"}));
+        o.object = with(&o.object, "spec/backends/introductionPoints", json!(2));
+    }, "Accepted", "False InvalidSpec: spec.backends.introductionPoints: must be from 3 to 20; spec.ports[0].target.address: ",
+        true),
+    ("strict policy, and defaults of the administrator", |o| {
+        let settings = &mut Arc::make_mut(&mut o.environment).settings;
+        settings.policy = ObjectPolicy::default();
+        settings.default_templates.backend.priority_class_name = Some("system-node-critical".to_owned());
+    }, "Accepted", "True Valid: The spec is valid.", true),
     ("name taken", |o| o.taken = vec![taken(false)],
         "Accepted", "False NameTaken: Deployment web-backend exists and does not belong to this object; remove it", true),
     ("predecessor", |o| o.taken = vec![taken(true)],
@@ -242,7 +261,7 @@ fn each_problem_has_its_condition_and_stops_nothing_that_is_running() {
         let first = first.unwrap_or_else(|| "True Ready: The service is reachable.".to_owned());
         assert_eq!(condition(&status, "Ready"), first, "{name}");
         assert_eq!(status.onion_address, Some(address()), "{name}");
-        let is_for_good = ["InvalidSpec", "InvalidName", "KeyInvalid", "AddressMismatch"]
+        let is_for_good = ["InvalidSpec", "NotAllowed", "InvalidName", "KeyInvalid", "AddressMismatch"]
             .iter()
             .any(|reason| kinds.iter().any(|kind| condition(&status, kind).starts_with(&format!("False {reason}: "))));
         let stalled = status.conditions.iter().find(|condition| condition.type_ == "Stalled");

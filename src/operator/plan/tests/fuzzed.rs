@@ -136,13 +136,14 @@ proptest! {
     #[test]
     fn no_spec_makes_planning_panic(name in text(), spec in spec(), bare in any::<bool>()) {
         let Some(observed) = observed(&name, spec, bare) else { return Err(TestCaseError::reject("not of our types")) };
-        let problems = validate::spec(&observed.object);
+        let mut problems = validate::spec(&observed.object);
+        problems.extend(observed.environment.settings.policy.problems(&observed.object));
         let misnamed = validate::name(&observed.object).is_some();
         let refused = misnamed || !problems.is_empty();
         let mut server = Server { object: Some((*observed.object).clone()), ..Server::default() };
         let (_, status) = server.run(observed);
-        // No pods are configured from settings that validation refuses and that have no last
-        // values.
+        // No pods are configured from settings that validation or the policy refuses and that have
+        // no last values.
         prop_assert!(!misnamed || server.applied.is_empty());
         for (component, path) in [("web-backend", "spec.backends"), ("web-frontend", "spec.frontend")] {
             if problems.iter().any(|problem| problem.field.starts_with(path)) {
@@ -165,6 +166,7 @@ proptest! {
         });
         let Some(observed) = observed("web", spec, false) else { return Err(TestCaseError::reject("not of our types")) };
         if validate::spec(&observed.object).is_empty() {
+            // The tests' policy allows every template.
             let mut server = Server::default();
             server.run(observed);
             prop_assert_eq!(server.applied.len(), 15);

@@ -2,6 +2,7 @@
 //! the status.
 
 mod adoption;
+mod clients;
 mod conditions;
 mod faults;
 mod fuzzed;
