@@ -108,6 +108,8 @@ pub fn allowed() -> Vec<Value> {
         spec(json!({"backends": {"introDosDefense": null, "extraTorrc": torrc, "template": template}})),
         spec(json!({"frontend": {"extraTorrc": "NumCPUs 1\nUseBridges 1", "template": template}})),
         spec(json!({"externalBackends": [{"onionAddress": EXTERNAL}]})),
+        spec(json!({"externalBackends": [{"onionAddress": EXTERNAL, "maxIntroductionPoints": 1}]})),
+        spec(json!({"externalBackends": [{"onionAddress": EXTERNAL, "maxIntroductionPoints": 20}]})),
         spec(json!({"restrictedDiscovery": null})),
         spec(json!({"restrictedDiscovery": {"secretName": "clients", "clients": [
             {"name": "a", "publicKey": KEYS[0]}, {"name": "b b", "publicKey": KEYS[1].to_lowercase().replace(':', " : ")},
@@ -183,7 +185,9 @@ fn targets() -> Vec<Refused> {
             .operator("spec.ports[0].target.service.port: is empty; set the port's name or number")
             .schema("spec.ports.target.service.port"),
         service("web", json!("HTTP"))
-            .operator("spec.ports[0].target.service.port: is not a valid port name; use lower-case letters, digits and \"-\"")
+            .operator(
+                "spec.ports[0].target.service.port: is not a valid port name; use lower-case letters, digits and \"-\"",
+            )
             .schema("spec.ports.target.service.port"),
         target(json!({"address": format!("{}:80", "a.".repeat(150))}))
             .operator(not_host_and_port(&format!("{}:80", "a.".repeat(150))))
@@ -259,6 +263,9 @@ fn keys() -> Vec<Refused> {
 
 fn backends() -> Vec<Refused> {
     let backends = |change: Value| Refused::spec(json!({ "backends": change }));
+    let max_points = |points: u16| {
+        Refused::spec(json!({"externalBackends": [{"onionAddress": EXTERNAL, "maxIntroductionPoints": points}]}))
+    };
     vec![
         backends(json!({"replicas": -1}))
             .operator("spec.backends.replicas: must be 0 or more")
@@ -282,6 +289,13 @@ fn backends() -> Vec<Refused> {
         backends(json!({"introDosDefense": {"ratePerSecond": 0x8000_0000_u32, "burstPerSecond": 0x8000_0000_u32}}))
             .operator("spec.backends.introDosDefense: each number must be at most 2147483647")
             .schema("spec.backends.introDosDefense.ratePerSecond"),
+        max_points(0)
+            .operator("spec.externalBackends[0].maxIntroductionPoints: must be from 1 to 20")
+            .schema("spec.externalBackends.maxIntroductionPoints"),
+        max_points(21)
+            .operator("spec.externalBackends[0].maxIntroductionPoints: must be from 1 to 20")
+            .schema("spec.externalBackends.maxIntroductionPoints"),
+        max_points(256).schema("spec.externalBackends.maxIntroductionPoints"),
         Refused::spec(json!({"frontend": {"replicas": -1}}))
             .operator("spec.frontend.replicas: must be 0 or more")
             .schema("spec.frontend.replicas"),

@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
-use self::load::{Loaded, LoadedService};
+use self::load::{Instances, Loaded, LoadedService};
 use self::service::Service;
 use self::status::{StatusSocket, View};
 use super::RunError;
@@ -181,7 +181,7 @@ struct Daemon {
 }
 
 struct Running {
-    instances: watch::Sender<Vec<OnionAddress>>,
+    instances: watch::Sender<Instances>,
     view: watch::Receiver<View>,
     task: JoinHandle<()>,
 }
@@ -220,7 +220,7 @@ impl Daemon {
                 });
                 continue;
             }
-            tracing::info!(%address, instances = instances.len(), "started a service");
+            tracing::info!(%address, instances = instances.addresses.len(), "started a service");
             let (news_in, news) = mpsc::channel(QUEUE);
             let now = self.clock.now();
             let engine = MergeEngine::new(Arc::new(key), Some(Discovery::Open), clock::random(), now);

@@ -59,7 +59,7 @@ fn loads_keys_of_both_formats_from_the_directory_of_the_configuration() {
     let loaded = load_from(folder.path()).unwrap();
     assert_eq!(loaded.services[0].key.address(), address(1));
     assert_eq!(loaded.services[1].key.address(), address(2));
-    assert_eq!(loaded.services[1].instances, [address(12), address(13)]);
+    assert_eq!(loaded.services[1].instances.addresses, [address(12), address(13)]);
 }
 
 #[test]

@@ -119,6 +119,19 @@ const SCENARIOS: &[Scenario] = &[
     }, "BackendsReady", "False ImagePullFailed: 2 of 3 backends are ready. Pod x: no image", true),
     ("image of a surplus pod", |o| pod_problem(o, Component::Backend),
         "BackendsReady", "True AllReady: All 3 backends are ready.", true),
+    ("a backend is excluded", |o| excluded(o, "2025-12-31T23:59:00Z"),
+        "BackendsReady", "False BackendExcluded: Backend web-backend-1 is excluded: its congestion control differs", true),
+    ("a backend was excluded a moment ago", |o| excluded(o, "2025-12-31T23:59:01Z"),
+        "BackendsReady", "True AllReady: All 3 backends are ready.", true),
+    ("an external backend is excluded", |o| {
+        o.object = with(&o.object, "spec/backends/replicas", json!(0));
+        o.object = with(&o.object, "spec/externalBackends", json!([{"onionAddress": EXTERNAL}]));
+        excluded(o, "2025-12-31T23:00:00Z");
+    }, "BackendsReady", "False BackendExcluded: Backend web-backend-1 is excluded: ", true),
+    ("a backend is excluded during a rollout", |o| {
+        deployment(o, &json!({"observedGeneration": 3, "readyReplicas": 3, "updatedReplicas": 1}));
+        excluded(o, "2025-12-31T23:00:00Z");
+    }, "BackendsReady", "False RollingOut: A new version of the backends is being rolled out.", true),
     ("frontend's image", |o| {
         o.object = with(&o.object, "status/published", json!([]));
         pod_problem(o, Component::Frontend);
@@ -267,6 +280,16 @@ fn an_unreadable_object_is_reported_as_stalled() {
 
 fn taken(by_predecessor: bool) -> Taken {
     Taken { child: ChildId { kind: Kind::Deployment, name: "web-backend".to_owned() }, by_predecessor }
+}
+
+/// Adds a backend that the publisher has excluded since the given time.
+fn excluded(observed: &mut Observed, since: &str) {
+    let backends = json!([
+        {"name": "web-backend-0", "introductionPoints": 3, "state": "Ready", "since": "2025-12-31T00:00:00Z"},
+        {"name": "web-backend-1", "introductionPoints": 0, "state": "Excluded", "since": since,
+            "message": "its congestion control differs"},
+    ]);
+    observed.object = with(&observed.object, "status/backends", backends);
 }
 
 fn rival(observed: &mut Observed, name: &str, created: &str, has_address: bool) {
