@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use zeroize::Zeroizing;
 
-use super::input::{HOSTNAME, PUBLIC_KEY, SECRET_KEY};
+use super::content::{HOSTNAME, PUBLIC_KEY, SECRET_KEY};
 use crate::common::{secret_file, tor_directories};
 use crate::onion::{MasterKey, OnionAddress, Seed};
 use crate::tools::Failure;

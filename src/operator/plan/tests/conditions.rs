@@ -67,6 +67,17 @@ const SCENARIOS: &[Scenario] = &[
         "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key must be 96 bytes long but is 3 bytes long", false),
     ("no key in the secret", |o| o.key_secret.as_mut().unwrap().data.clear(),
         "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key is missing", false),
+    ("key encoded twice", |o| o.key_secret = Some(secret_of(base64_key().as_bytes())),
+        "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key holds a key file as base64 text \
+         instead of tor's 96 bytes; run onionbalance-operator key convert", false),
+    ("PEM key", |o| o.key_secret = Some(secret_of(b"-----BEGIN PRIVATE KEY-----\n")),
+        "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key holds a PEM key instead of tor's 96 bytes", false),
+    ("key under another name", |o| {
+        let data = &mut o.key_secret.as_mut().unwrap().data;
+        let file = data.remove("hs_ed25519_secret_key").unwrap();
+        data.insert("onion.key".to_owned(), file);
+    }, "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key is missing, but the entry onion.key \
+        seems to hold a key; make a Secret with the right entry: ", false),
     ("public key of another service", |o| {
         let file = zeroize::Zeroizing::new(other_key().to_tor_public_key_file());
         o.key_secret.as_mut().unwrap().data.insert("hs_ed25519_public_key".to_owned(), file);
@@ -280,6 +291,10 @@ fn an_unreadable_object_is_reported_as_stalled() {
 
 fn taken(by_predecessor: bool) -> Taken {
     Taken { child: ChildId { kind: Kind::Deployment, name: "web-backend".to_owned() }, by_predecessor }
+}
+
+fn base64_key() -> String {
+    data_encoding::BASE64.encode(&Fixture::new().key.to_tor_secret_key_file())
 }
 
 /// Adds a backend that the publisher has excluded since the given time.
