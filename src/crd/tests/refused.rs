@@ -167,14 +167,15 @@ fn names_and_ports() -> Vec<Refused> {
 fn targets() -> Vec<Refused> {
     let target = |target: Value| Refused::spec(json!({"ports": [{"port": 80, "target": target}]}));
     let service = |name: &str, port: Value| target(json!({"service": {"name": name, "port": port}}));
+    let service_name = "spec.ports[0].target.service.name: is not a valid Service name; use lower-case letters, digits and \"-\". \
+                        For a Service in another namespace, set target.address to NAME.NAMESPACE.svc:PORT instead";
     let mut all = vec![
         target(json!({})).both("spec.ports[0].target: is empty; set service {name, port} or address \"host:port\""),
         target(json!({"service": {"name": "web", "port": 80}, "address": "a:1"}))
             .both("spec.ports[0].target: sets both service and address; keep one of them"),
-        service("Web", json!(80)).both("spec.ports[0].target.service.name: is not a valid Service name; use lower-case letters, digits and \"-\""),
-        service(&"a".repeat(64), json!(80))
-            .operator("spec.ports[0].target.service.name: is not a valid Service name; use lower-case letters, digits and \"-\"")
-            .schema("spec.ports.target.service.name"),
+        service("Web", json!(80)).both(service_name),
+        service("web.shop", json!(80)).both(service_name),
+        service(&"a".repeat(64), json!(80)).operator(service_name).schema("spec.ports.target.service.name"),
         service("web", json!(65536))
             .operator("spec.ports[0].target.service.port: must be from 1 to 65535, or a port's name")
             .schema("spec.ports.target.service.port"),
