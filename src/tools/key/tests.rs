@@ -339,6 +339,43 @@ fn names_what_is_perhaps_a_key_and_what_is_wrong_with_damaged_ones() {
     }
 }
 
+#[test]
+fn bare_bytes_are_a_key_only_if_another_entry_confirms_it() {
+    let folder = Folder::new();
+    let mut addresses = Vec::new();
+    let mut entries = Vec::new();
+    for name in ["hs", "other"] {
+        let address = key(&["generate", "--output", &folder.path(name)]).unwrap();
+        let read = |file: &str| BASE64.encode(&fs::read(folder.path(&format!("{name}/{file}"))).unwrap()[32..]);
+        let host = BASE64.encode(address.trim_end().as_bytes());
+        entries.push((read("hs_ed25519_secret_key"), read("hs_ed25519_public_key"), host));
+        addresses.push(address);
+    }
+    let [(private, public, host), (_, other_public, other_host)] = &entries[..] else { panic!() };
+    for (data, expected) in [
+        (format!("privateKey: {private}, publicKey: {public}"), Ok(())),
+        (format!("privateKey: {private}, onionAddress: {host}"), Ok(())),
+        (format!("privateKey: {private}"), Err("entry privateKey holds 64 bytes, which may be an expanded key")),
+        (format!("privateKey: {private}, publicKey: eA=="), Err("entry publicKey does not match entry privateKey")),
+        (
+            format!("privateKey: {private}, publicKey: {other_public}, onionAddress: {host}"),
+            Err("entry publicKey does not match entry privateKey"),
+        ),
+        (
+            format!("privateKey: {private}, publicKey: {public}, onionAddress: {other_host}"),
+            Err("entry onionAddress does not match entry privateKey"),
+        ),
+    ] {
+        let file = folder.path("secret.yaml");
+        secret_file_with(&file, &format!("kind: Secret\ndata: {{{data}}}\n"));
+        match (key(&["show", &file]), expected) {
+            (Ok(shown), Ok(())) => assert!(shown.contains(&format!("address     {}", addresses[0])), "{shown}"),
+            (Err(error), Err(expected)) => assert!(error.contains(expected), "{error}"),
+            (result, _) => panic!("{data}: {result:?}"),
+        }
+    }
+}
+
 /// Runs the command with which an error suggests to repair a bare key.
 #[test]
 fn the_remedy_for_an_expanded_key_works() {
