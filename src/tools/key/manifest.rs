@@ -112,7 +112,8 @@ impl<T> Lenient<T> {
 /// Returns the only key in a manifest, or None if the text is not a manifest. An error says what
 /// the manifest contains instead.
 pub(super) fn read(bytes: &[u8]) -> Option<Result<Found, String>> {
-    let documents: Vec<Document> = serde_saphyr::from_multiple(str::from_utf8(bytes).ok()?).ok()?;
+    let text = str::from_utf8(bytes).ok()?;
+    let documents: Vec<Document> = serde_saphyr::from_multiple(text.trim_start_matches('\u{feff}')).ok()?;
     let (mut results, mut kinds) = (Vec::new(), Vec::new());
     documents.into_iter().for_each(|document| document.collect(None, &mut results, &mut kinds));
     if !results.is_empty() {
