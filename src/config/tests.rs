@@ -82,7 +82,7 @@ fn errors_name_the_field() {
     assert!(error(&socket).starts_with("status-socket-location: must be a path"));
 }
 
-/// Files that PyYAML, and therefore Python Onionbalance, accepts.
+/// Python's YAML library, and therefore Python Onionbalance, accepts all of these.
 #[test]
 fn accepts_every_notation_that_python_onionbalance_accepts() {
     let plain = format!("services:\n- key: k\n  instances:\n  - address: {A}\n");

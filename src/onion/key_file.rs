@@ -268,7 +268,7 @@ mod tests {
             &RFC_PEM.replace('\n', " \t\n"),
             &RFC_PEM.replace('\n', " "),
             &RFC_PEM.replace('\n', ""),
-            &RFC_PEM.lines().map(|line| format!("  {line}\n")).collect::<String>(),
+            &RFC_PEM.lines().flat_map(|line| ["  ", line, "\n"]).collect::<String>(),
             RFC_PEM.trim_end(),
         ] {
             let file = read(text).unwrap();

@@ -116,12 +116,12 @@ pub(super) fn read(bytes: &[u8]) -> Option<Result<Found, String>> {
     let documents: Vec<Document> = serde_saphyr::from_multiple(text.trim_start_matches('\u{feff}')).ok()?;
     let (mut results, mut kinds) = (Vec::new(), Vec::new());
     documents.into_iter().for_each(|document| document.collect(None, &mut results, &mut kinds));
-    if !results.is_empty() {
-        Some(only(results))
-    } else if !kinds.is_empty() {
+    if results.is_empty() && kinds.is_empty() {
+        None
+    } else if results.is_empty() {
         Some(Err(format!("the manifest has no Secret; it has {}", kinds.join(", "))))
     } else {
-        None
+        Some(only(results))
     }
 }
 

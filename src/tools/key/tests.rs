@@ -243,7 +243,7 @@ fn reads_every_form_that_certainly_is_a_key() {
     let secret = |entries: &str| format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: web}}\n{entries}");
     let plain = secret(&format!("data:\n  hs_ed25519_secret_key: {text}\n"));
     let host = address.trim_end();
-    let indented = |by: &str, text: &str| text.lines().map(|line| format!("{by}{line}\n")).collect::<String>();
+    let indented = |by: &str, text: &str| text.lines().flat_map(|line| [by, line, "\n"]).collect::<String>();
     let vanity = [
         format!("---\nhostname: {host}\nhs_ed25519_public_key: {public_text}\n"),
         format!("hs_ed25519_secret_key: {text}\ntime: 2026-02-03 04:05:06 Z\n"),

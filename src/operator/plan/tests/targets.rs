@@ -53,7 +53,7 @@ fn an_external_name_accepts_any_port() {
 
 /// Returns the target, or the message about the target, of a port that forwards to this port of a
 /// Service.
-fn target_or_message(spec: Value, port: Value) -> String {
+fn target_or_message(spec: &Value, port: &Value) -> String {
     let target = json!([{"port": 80, "target": {"service": {"name": "web", "port": port}}}]);
     let object = with(&healthy().object, "spec/ports", target);
     let service = from(json!({"metadata": {"name": "web"}, "spec": spec}));
@@ -74,7 +74,7 @@ fn a_number_may_be_quoted() {
         (&external, json!("443"), "web.shop.svc:443"),
         (&external, json!(443), "web.shop.svc:443"),
     ] {
-        assert_eq!(target_or_message(spec.clone(), port.clone()), expected, "{spec} {port}");
+        assert_eq!(target_or_message(spec, &port), expected, "{spec} {port}");
     }
 }
 
@@ -97,11 +97,11 @@ fn a_message_about_a_missing_port_says_what_to_write_instead() {
         (json!(132), format!("{none} 132; {tcp}. Its port 132 is SCTP, but Tor carries only TCP")),
         (json!(1), format!("{none} 1; {tcp}")),
     ] {
-        assert_eq!(target_or_message(plain.clone(), port), expected);
+        assert_eq!(target_or_message(&plain, &port), expected);
     }
     let external = json!({"type": "ExternalName", "externalName": "api.example.org"});
     assert_eq!(
-        target_or_message(external, json!("https")),
+        target_or_message(&external, &json!("https")),
         format!("{none} \"https\"; its TCP ports: none. It is an ExternalName, so write the number of the port")
     );
 }
