@@ -55,12 +55,13 @@ fn explain(error: &serde_saphyr::Error, text: &str) -> ConfigError {
     }
     let mut options = serde_saphyr::RenderOptions::new(&serde_saphyr::UserMessageFormatter);
     options.snippets = serde_saphyr::SnippetMode::Off;
-    let mut reason = error.render_with_options(options);
+    let reason = error.render_with_options(options);
     // A parser takes such a space for a letter, and reports an error somewhere else.
-    if let Some(index) = text.lines().position(|line| line.contains(NO_BREAK_SPACE)) {
-        reason += &format!("; line {} contains a no-break space (U+00A0), replace it with a space", index + 1);
-    }
-    ConfigError::Yaml(reason)
+    let hint = text
+        .lines()
+        .position(|line| line.contains(NO_BREAK_SPACE))
+        .map(|index| format!("; line {} contains a no-break space (U+00A0), replace it with a space", index + 1));
+    ConfigError::Yaml(reason + &hint.unwrap_or_default())
 }
 
 fn in_line(error: &serde_saphyr::Error) -> String {

@@ -55,7 +55,7 @@ impl Backends {
             AgentReport::NoPoints(_) | AgentReport::Silent => Some(Input::BackendLost(id.clone())),
         };
         self.reports.insert(id.clone(), report);
-        self.remark(&id);
+        self.remark(id);
         input
     }
 
@@ -64,20 +64,22 @@ impl Backends {
         if self.limits != *limits {
             self.limits = limits.clone();
             let known: Vec<BackendId> = self.reports.keys().cloned().collect();
-            known.iter().for_each(|id| self.remark(id));
+            for id in known {
+                self.remark(id);
+            }
         }
     }
 
     /// Updates the remarks on a backend's newest descriptor, and logs them if they have changed.
-    fn remark(&mut self, id: &BackendId) {
-        let Some(AgentReport::Points(_, content)) = self.reports.get(id) else { return };
-        let remarks = remarks(content, self.limits.of(id));
-        if self.remarks.get(id).map(Vec::as_slice).unwrap_or_default() != remarks {
-            let pod = self.pods.get(id).map(|pod| pod.name.as_str());
+    fn remark(&mut self, id: BackendId) {
+        let Some(AgentReport::Points(_, content)) = self.reports.get(&id) else { return };
+        let remarks = remarks(content, self.limits.of(&id));
+        if self.remarks.get(&id).map(Vec::as_slice).unwrap_or_default() != remarks {
+            let pod = self.pods.get(&id).map(|pod| pod.name.as_str());
             for remark in &remarks {
                 tracing::warn!(backend = pod, "{remark}");
             }
-            self.remarks.insert(id.clone(), remarks);
+            self.remarks.insert(id, remarks);
         }
     }
 

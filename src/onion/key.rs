@@ -30,20 +30,18 @@ pub struct MasterKey {
 
 /// The expanded key: `SHA-512(seed)` with the first half clamped. The clamped half can also have
 /// been reduced modulo the group order.
-#[derive(Zeroize, ZeroizeOnDrop)]
+#[derive(Default, Zeroize, ZeroizeOnDrop)]
 struct Expanded {
     scalar: [u8; 32],
     prefix: [u8; 32],
 }
 
 impl Expanded {
-    /// Copies both halves of an expanded key to the heap.
-    fn copy(scalar: &[u8], prefix: &[u8]) -> Box<Self> {
-        let mut secret = Box::new(Self { scalar: [0; 32], prefix: [0; 32] });
-        for (to, from) in [(&mut secret.scalar, scalar), (&mut secret.prefix, prefix)] {
+    /// Sets both halves of the key in place.
+    fn set(&mut self, scalar: &[u8], prefix: &[u8]) {
+        for (to, from) in [(&mut self.scalar, scalar), (&mut self.prefix, prefix)] {
             to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
         }
-        secret
     }
 }
 
@@ -108,8 +106,16 @@ impl MasterKey {
     /// clamped.
     pub(super) fn from_seed(seed: &[u8; 32]) -> Result<Self, KeyError> {
         let hash: Zeroizing<[u8; 64]> = Zeroizing::new(Sha512::digest(seed).into());
-        let mut secret = Expanded::copy(&hash[..32], &hash[32..]);
+        let mut secret = Box::<Expanded>::default();
+        secret.set(&hash[..32], &hash[32..]);
         secret.scalar = clamp_integer(secret.scalar);
+        Self::new(secret)
+    }
+
+    /// Copies an expanded key to the heap and validates the copy.
+    fn copy(scalar: &[u8; 32], prefix: &[u8; 32]) -> Result<Self, KeyError> {
+        let mut secret = Box::<Expanded>::default();
+        secret.set(scalar, prefix);
         Self::new(secret)
     }
 
@@ -135,7 +141,7 @@ impl MasterKey {
             if tag != SECRET_KEY_TAG {
                 return Err(KeyError::Tag);
             }
-            Self::new(Expanded::copy(scalar, prefix))
+            Self::copy(scalar, prefix)
         };
         parse().map_err(|error| diagnose(bytes).unwrap_or(error))
     }
@@ -144,7 +150,7 @@ impl MasterKey {
     /// the check, so the caller must compare the address with an expected one.
     pub fn from_expanded(bytes: &[u8]) -> Result<Self, KeyError> {
         match bytes.as_chunks::<32>() {
-            ([scalar, prefix], []) => Self::new(Expanded::copy(scalar, prefix)),
+            ([scalar, prefix], []) => Self::copy(scalar, prefix),
             _ => Err(KeyError::Scalar),
         }
     }

@@ -115,7 +115,9 @@ pub(super) fn read(bytes: &[u8]) -> Option<Result<Found, String>> {
     let text = str::from_utf8(bytes).ok()?;
     let documents: Vec<Document> = serde_saphyr::from_multiple(text.trim_start_matches('\u{feff}')).ok()?;
     let (mut results, mut kinds) = (Vec::new(), Vec::new());
-    documents.into_iter().for_each(|document| document.collect(None, &mut results, &mut kinds));
+    for document in documents {
+        document.collect(None, &mut results, &mut kinds);
+    }
     if results.is_empty() && kinds.is_empty() {
         None
     } else if results.is_empty() {
@@ -159,8 +161,9 @@ impl Document {
                 results.push(of_secret(metadata.and_then(Lenient::value), data, string_data));
             }
             Some(list) if list.ends_with("List") => {
-                let items = items.and_then(Lenient::value).unwrap_or_default();
-                items.into_iter().for_each(|item| item.collect(Some(list), results, kinds));
+                for item in items.and_then(Lenient::value).unwrap_or_default() {
+                    item.collect(Some(list), results, kinds);
+                }
             }
             Some(other) => kinds.push(other.to_owned()),
             None if others.contains_key(SECRET_KEY) => results.push(of_vanity_generator(others)),
