@@ -71,6 +71,11 @@ enum Program {
 
 /// Parses the command line, runs the subcommand, and returns the exit code of the process.
 pub fn main() -> ExitCode {
+    // The environment, standard input and files can contain secrets, so the process is hidden
+    // before it reads any of them.
+    if let Err(error) = hidden::hide() {
+        return finish(Err(format!("could not hide the process's memory from other processes: {error}").into()));
+    }
     let matches = Cli::command().get_matches();
     let has_options = has_options(&matches);
     match Cli::from_arg_matches(&matches) {
@@ -122,9 +127,6 @@ impl Cli {
             _ => None,
         };
         log::start(self.log_format, self.log_addresses, standalone.unwrap_or("info"));
-        if let Err(error) = hidden::hide() {
-            return finish(Err(error.into()));
-        }
         // The daemon never has much work, and threads cost memory.
         let mut runtime = match standalone {
             Some(_) => tokio::runtime::Builder::new_current_thread(),

@@ -123,6 +123,8 @@ reasons! {
     ImagePullFailed [BackendsReady Published];
     /// A container does not start, or keeps crashing.
     PodsFailing [BackendsReady Published];
+    /// A backend is not published, because its descriptor does not fit those of the other backends.
+    BackendExcluded [BackendsReady];
     /// Not all backends are ready yet.
     Progressing [BackendsReady];
     /// A new version of the backends is being rolled out.

@@ -183,7 +183,8 @@ pub struct Backends {
     #[schemars(range(min = 0))]
     pub replicas: i32,
     /// The number of introduction points that each backend establishes. The publisher publishes the
-    /// introduction points of all backends; one descriptor holds at most 20.
+    /// introduction points of all backends, but at most this number of each backend; one descriptor
+    /// holds at most 20.
     #[schemars(range(min = 3, max = 20))]
     pub introduction_points: u8,
     /// The time in seconds for which a backend's open streams may continue after the backend has
@@ -253,6 +254,16 @@ pub struct ExternalBackend {
     /// wrote.
     #[schemars(length(max = 62), extend("x-kubernetes-validations" = rules::onion_address()))]
     pub onion_address: String,
+    /// The largest number of this backend's introduction points that are published. The limit keeps
+    /// a backend from attracting more clients than its share by offering many introduction points.
+    /// Default 3, the number that tor establishes by default; at most 20.
+    #[serde(default = "default_max_introduction_points")]
+    #[schemars(range(min = 1, max = 20))]
+    pub max_introduction_points: u8,
+}
+
+fn default_max_introduction_points() -> u8 {
+    3
 }
 
 /// The settings of the publisher.

@@ -100,6 +100,9 @@ fn external_backends(problems: &mut Problems, object: &OnionBalancedService) {
             Ok(address) if !seen.insert(address) => problems.add(field, "is listed twice; list each backend once"),
             Ok(_) => {}
         }
+        if !(1..=20).contains(&backend.max_introduction_points) {
+            problems.add(format!("spec.externalBackends[{index}].maxIntroductionPoints"), "must be from 1 to 20");
+        }
     }
 }
 

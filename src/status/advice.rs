@@ -91,6 +91,10 @@ fn pods_or_publishing(reason: Reason, subject: &Subject<'_>) -> Option<String> {
                               app.kubernetes.io/name=onionbalance-operator"
                 .to_owned()
         }
+        Reason::BackendExcluded => format!(
+            "run the same version of tor, with the same congestion control, on all backends: kubectl get obs {name} \
+             -n {namespace} -o jsonpath='{{.status.backends}}'"
+        ),
         Reason::Progressing | Reason::RollingOut => subject.pods("backend"),
         Reason::Suspended => {
             format!("kubectl patch obs {name} -n {namespace} --type merge -p '{{\"spec\":{{\"suspend\":false}}}}'")

@@ -205,8 +205,8 @@ async fn the_agent_is_hidden_from_processes_of_the_same_user() {
 }
 
 /// If a user starts a program whose file that user cannot read, the kernel hides the process from
-/// the start, before the process can hide itself. Our image relies on this. The test starts our
-/// program with the mode that it has in our image, and a subcommand that does not hide itself.
+/// the start, before the process can hide itself. Our image relies on this. The test starts a
+/// program that does not hide itself, with the mode that our program has in our image.
 #[tokio::test]
 async fn the_mode_in_our_image_hides_a_process_from_its_start() {
     let backend = Backend::new("127.0.0.1:1").await;
@@ -215,17 +215,38 @@ async fn the_mode_in_our_image_hides_a_process_from_its_start() {
     // the program may belong to its user, so the digit applies to everyone.
     for (mode, is_readable) in [(0o555, true), ((mode_in_our_image() & 0o7) * 0o111, false)] {
         let program = backend.dir.path().join(format!("program-{mode:o}"));
-        std::fs::copy(env!("CARGO_BIN_EXE_onionbalance-operator"), &program).unwrap();
+        std::fs::copy("/bin/sleep", &program).unwrap();
         std::fs::set_permissions(&program, Permissions::from_mode(mode)).unwrap();
         // setpriv still has capabilities when it starts a program. The program that env starts has
         // none, just as in a pod.
-        let mut asks = user.run("env");
-        asks.arg(&program).args(["config", "generate"]).stdin(Stdio::piped()).stdout(Stdio::null());
-        let waits = asks.spawn().unwrap();
-        let pid = waits.id().unwrap();
+        let sleeper = user.run("env").arg(&program).arg("1000").spawn().unwrap();
+        let pid = sleeper.id().unwrap();
         backend.until(&format!("program-{mode:o}"), || async move { name_of(pid) }).await;
         let inspection = user.run("cat").arg(format!("/proc/{pid}/environ")).output().await.unwrap();
         assert_eq!(inspection.status.success(), is_readable, "mode {mode:o}");
+    }
+}
+
+/// The commands for people read keys as well, and wait for input meanwhile.
+#[tokio::test]
+async fn the_commands_that_read_keys_are_hidden() {
+    let backend = Backend::new("127.0.0.1:1").await;
+    let user = User::of(&backend);
+    let name = user.program.file_name().unwrap().to_str().unwrap();
+    // The kernel truncates the name.
+    let name = &name[..name.len().min(15)];
+    for arguments in [["key", "show", "-"].as_slice(), &["config", "generate"]] {
+        let mut command = user.run("env");
+        command.arg(&user.program).args(arguments).stdin(Stdio::piped()).stdout(Stdio::null());
+        let waits = command.spawn().unwrap();
+        let pid = waits.id().unwrap();
+        backend.until(name, || async move { name_of(pid) }).await;
+        let inspect = || async {
+            let inspection = user.run("cat").arg(format!("/proc/{pid}/environ")).output().await.unwrap();
+            if inspection.status.success() { "visible".to_owned() } else { "hidden".to_owned() }
+        };
+        backend.until("hidden", inspect).await;
+        assert_eq!(name_of(pid), name, "the process must be running");
     }
 }
 

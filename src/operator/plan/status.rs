@@ -46,7 +46,8 @@ pub fn status(
         (ConditionType::MasterKeyReady, master_key(observed, conclusion)),
     ];
     found.extend(clients.map(|clients| (ConditionType::ClientsReady, clients)));
-    found.push((ConditionType::BackendsReady, backends(observed, conclusion, ready_replicas, wanted)));
+    let backends = backends(observed, conclusion, ready_replicas, wanted);
+    found.push((ConditionType::BackendsReady, complete(backends, &previous.backends, now)));
     found.push((ConditionType::Published, published));
     // The address is never removed, because a former address keeps the operator from generating a
     // new key.
@@ -157,6 +158,22 @@ fn backends(observed: &Observed, conclusion: &Conclusion, ready: i32, wanted: i3
         return Finding::no(Reason::RollingOut, "A new version of the backends is being rolled out.");
     }
     Finding::yes(Reason::AllReady, format!("All {wanted} backends are ready."))
+}
+
+/// Replaces the finding that all backends are ready if the publisher excludes one of them. While
+/// backends are replaced, a new version of tor can be in the minority for a moment, which is not
+/// reported.
+fn complete(backends: Finding, seen: &[BackendStatus], now: Timestamp) -> Finding {
+    let is_excluded = |backend: &&BackendStatus| {
+        backend.state == BackendState::Excluded && now.duration_since(backend.since.0) >= SETTLING
+    };
+    match seen.iter().find(is_excluded).filter(|_| backends.holds()) {
+        Some(BackendStatus { name, message, .. }) => {
+            let message = message.as_deref().unwrap_or("the publisher gives no reason");
+            Finding::no(Reason::BackendExcluded, format!("Backend {name} is excluded: {message}"))
+        }
+        None => backends,
+    }
 }
 
 /// Returns true if all pods are of the newest version. If not, the ready pods may include older

@@ -98,7 +98,8 @@ fn spec() -> impl Strategy<Value = Value> {
     let client = (text(), text()).prop_map(|(name, key)| json!({"name": name, "publicKey": key}));
     let restricted = (vec(client, 0..3), option::of(text()))
         .prop_map(|(clients, secret)| json!({"clients": clients, "secretName": secret}));
-    let external = text().prop_map(|address| json!({"onionAddress": address}));
+    let external = (text(), any::<u8>())
+        .prop_map(|(address, points)| json!({"onionAddress": address, "maxIntroductionPoints": points}));
     (
         vec(port(), 0..4),
         (option::of(text()), option::of(text())),

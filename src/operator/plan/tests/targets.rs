@@ -50,3 +50,58 @@ fn an_external_name_accepts_any_port() {
     let targets = resolve(&object, &BTreeMap::from([("web".to_owned(), from(external))]), None);
     assert_eq!(targets.ports.unwrap()[0].target, "web.shop.svc:8443");
 }
+
+/// Returns the target, or the message about the target, of a port that forwards to this port of a
+/// Service.
+fn target_or_message(spec: &Value, port: &Value) -> String {
+    let target = json!([{"port": 80, "target": {"service": {"name": "web", "port": port}}}]);
+    let object = with(&healthy().object, "spec/ports", target);
+    let service = from(json!({"metadata": {"name": "web"}, "spec": spec}));
+    let targets = resolve(&object, &BTreeMap::from([("web".to_owned(), service)]), None);
+    match (targets.ports, targets.problem) {
+        (_, Some(problem)) => problem.message,
+        (ports, None) => ports.unwrap()[0].target.clone(),
+    }
+}
+
+#[test]
+fn a_number_may_be_quoted() {
+    let plain = json!({"clusterIP": "10.0.0.1", "ports": [{"name": "http", "port": 8080}]});
+    let external = json!({"type": "ExternalName", "externalName": "api.example.org"});
+    for (spec, port, expected) in [
+        (&plain, json!("8080"), "web.shop.svc:8080"),
+        (&plain, json!(8080), "web.shop.svc:8080"),
+        (&external, json!("443"), "web.shop.svc:443"),
+        (&external, json!(443), "web.shop.svc:443"),
+    ] {
+        assert_eq!(target_or_message(spec, &port), expected, "{spec} {port}");
+    }
+}
+
+#[test]
+fn a_message_about_a_missing_port_says_what_to_write_instead() {
+    let ports = json!([
+        {"name": "api", "port": 81, "targetPort": 9090}, {"name": "mail", "port": 25, "targetPort": "smtp"},
+        {"name": "voice", "port": 5060, "protocol": "UDP"}, {"port": 132, "protocol": "SCTP"},
+    ]);
+    let plain = json!({"clusterIP": "10.0.0.1", "ports": ports});
+    let none = "spec.ports[0].target.service: Service web has no TCP port";
+    let tcp = "its TCP ports: api (81), mail (25)";
+    for (port, expected) in [
+        (json!(9090), format!("{none} 9090; {tcp}. 9090 is the targetPort of its port api (81), so write 81")),
+        (
+            json!("smtp"),
+            format!("{none} \"smtp\"; {tcp}. \"smtp\" is the targetPort of its port mail (25), so write 25"),
+        ),
+        (json!("voice"), format!("{none} \"voice\"; {tcp}. Its port voice (5060) is UDP, but Tor carries only TCP")),
+        (json!(132), format!("{none} 132; {tcp}. Its port 132 is SCTP, but Tor carries only TCP")),
+        (json!(1), format!("{none} 1; {tcp}")),
+    ] {
+        assert_eq!(target_or_message(&plain, &port), expected);
+    }
+    let external = json!({"type": "ExternalName", "externalName": "api.example.org"});
+    assert_eq!(
+        target_or_message(&external, &json!("https")),
+        format!("{none} \"https\"; its TCP ports: none. It is an ExternalName, so write the number of the port")
+    );
+}
