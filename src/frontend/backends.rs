@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use super::agents::AgentReport;
 use super::pods::{Pod, Pods};
 use super::view::{BackendView, StateHistory};
+use crate::common::log_limit::{Line, LogLimit};
 use crate::crd::BackendState;
 use crate::merge::{BackendId, Input, Remark, Status, remarks};
 
@@ -18,6 +19,8 @@ pub(super) struct Backends {
     reports: BTreeMap<BackendId, AgentReport>,
     /// The parts of each backend's descriptor that are not published.
     remarks: BTreeMap<BackendId, Vec<Remark>>,
+    /// The limits for the warnings about each backend's descriptor.
+    warnings: BTreeMap<BackendId, LogLimit>,
     /// The backends whose introduction points have been published, or have waited for their turn,
     /// at least once.
     counted: BTreeSet<BackendId>,
@@ -30,6 +33,7 @@ impl Backends {
     pub(super) fn pods(&mut self, pods: Arc<Pods>) -> Vec<Input> {
         let before = std::mem::replace(&mut self.pods, pods);
         self.reports.retain(|id, _| self.pods.contains_key(id));
+        self.warnings.retain(|id, _| self.pods.contains_key(id));
         self.remarks.retain(|id, _| self.pods.contains_key(id));
         self.counted.retain(|id| self.pods.contains_key(id));
         self.states.retain(|id| self.pods.contains_key(id));
@@ -55,8 +59,11 @@ impl Backends {
         if let AgentReport::Points(_, content) = &report {
             let remarks = remarks(content);
             if self.remarks.get(&id).map(Vec::as_slice).unwrap_or_default() != remarks {
+                let warnings = self.warnings.entry(id.clone()).or_default();
                 for remark in &remarks {
-                    tracing::warn!(backend = pod.name, "{remark}");
+                    if let Some(Line { suppressed }) = warnings.line() {
+                        tracing::warn!(backend = pod.name, suppressed, "{remark}");
+                    }
                 }
                 self.remarks.insert(id.clone(), remarks);
             }
