@@ -1,6 +1,7 @@
 //! The status socket. The daemon writes its state to each connection, as JSON in the format of
 //! Python Onionbalance, and then closes the connection.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Duration, sleep, timeout};
 
 use crate::onion::OnionAddress;
@@ -19,6 +20,9 @@ use crate::onion::OnionAddress;
 /// The maximum time for writing a status document. If the peer has not read the document by then,
 /// the daemon closes the connection.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The maximum number of connections to the status socket. If another peer connects, the daemon
+/// closes the oldest connection.
+const CONNECTIONS: usize = 16;
 
 /// A service, as the status document shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,11 +137,20 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 }
 
 async fn serve(listener: UnixListener, views: watch::Receiver<Vec<watch::Receiver<View>>>) {
+    // The connections, the oldest first.
+    let mut open = VecDeque::<AbortHandle>::new();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let views: Vec<View> = views.borrow().iter().map(|view| view.borrow().clone()).collect();
-                tokio::spawn(timeout(PATIENCE, answer(stream, document(&views).to_string())));
+                open.retain(|connection| !connection.is_finished());
+                if open.len() >= CONNECTIONS
+                    && let Some(oldest) = open.pop_front()
+                {
+                    oldest.abort();
+                }
+                let answer = tokio::spawn(timeout(PATIENCE, answer(stream, document(&views).to_string())));
+                open.push_back(answer.abort_handle());
             }
             Err(error) => {
                 tracing::debug!(%error, "could not accept a connection to the status socket");
