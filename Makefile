@@ -71,10 +71,11 @@ fuzz: packages ## Fuzz every parser of untrusted input for a minute each; set SE
 	@$(SETUP)/run-tests.sh fuzz
 
 .PHONY: bench
-bench: packages ## Benchmark speed and memory against Python Onionbalance (docs/performance.md)
+bench: packages ## Benchmark speed and memory, also under a flood of connections (docs/performance.md)
 	@$(MAKE) --no-print-directory release
 	@cargo bench --locked --quiet --package onionbalance-bench
 	@$(TARGET)/release/onionbalance-bench forwarder
+	@$(TARGET)/release/onionbalance-bench strangers
 	@$(TARGET)/release/onionbalance-bench figures --python "$$($(SETUP)/python-onionbalance.sh)"
 
 .PHONY: scale-test

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
-use crate::common::{hidden, log};
+use crate::common::{hidden, log, open_files};
 use crate::{backend, crd, frontend, operator, status, tools};
 
 /// Load-balanced Tor onion services on Kubernetes: one .onion address, many backends.
@@ -127,6 +127,7 @@ impl Cli {
             _ => None,
         };
         log::start(self.log_format, self.log_addresses, standalone.unwrap_or("info"));
+        open_files::raise_limit();
         // The daemon never has much work, and threads cost memory.
         let mut runtime = match standalone {
             Some(_) => tokio::runtime::Builder::new_current_thread(),

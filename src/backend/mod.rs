@@ -27,7 +27,6 @@ mod watchdog;
 
 use std::error::Error;
 use std::fmt::Display;
-use std::future::IntoFuture as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,7 +36,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::common::{http, tor_metrics};
+use crate::common::open_files::Shares;
+use crate::common::{http, http_server, tor_metrics};
 use crate::link::{self, AGENT_API_PORT, AgentConfig, METRICS_PORT, PROBE_PORT, TOR_METRICS_PORT};
 use api::Api;
 use drain::{Drain, DrainTimes};
@@ -136,7 +136,7 @@ async fn serve(args: Serve, run_dir: &RunDir, tor_data_dir: &Path, config: Agent
     init::init(run_dir, tor_data_dir, &config, &mut system::rng())?;
     let address = run_dir.read_hostname()?;
 
-    let forwarder = Forwarder::bind(run_dir, &config, &address, forward::stream_limit())?;
+    let forwarder = Forwarder::bind(run_dir, &config, &address, Shares::of_this_process().streams)?;
     let traffic = forwarder.traffic();
     let observer = Observer::new(run_dir, address, system::random());
     let (tor, pulse) = (observer.watch(), observer.pulse());
@@ -153,8 +153,7 @@ async fn serve(args: Serve, run_dir: &RunDir, tor_data_dir: &Path, config: Agent
     let mut servers = JoinSet::new();
     for (router, port) in [(api.router(), args.api_port), (probes, args.probe_port), (metrics, args.metrics_port)] {
         let listener = http::bind(args.listen_address, port).await?;
-        servers
-            .spawn(axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned()).into_future());
+        servers.spawn(http_server::serve(listener, router, stop.clone()));
     }
     let mut workers = JoinSet::new();
     workers.spawn(observer.run());
@@ -165,7 +164,7 @@ async fn serve(args: Serve, run_dir: &RunDir, tor_data_dir: &Path, config: Agent
         _ = terminate.recv() => tracing::info!("received SIGTERM"),
         _ = interrupt.recv() => tracing::info!("received SIGINT"),
         Some(ended) = servers.join_next() => {
-            ended??;
+            ended?;
             return Err("an HTTP server stopped unexpectedly".into());
         }
         Some(Err(panic)) = workers.join_next() => return Err(panic.into()),

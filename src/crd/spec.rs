@@ -111,6 +111,11 @@ pub struct Port {
     /// target must expect the header. If absent, streams carry no header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// The time in seconds after which a stream is closed if it transfers no data in either
+    /// direction. At most 86400 (one day). If absent, idle streams stay open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86400))]
+    pub idle_timeout_seconds: Option<u32>,
 }
 
 /// A version of the PROXY protocol. With `v1`, each stream to the target begins with a version 1

@@ -128,6 +128,9 @@ fn ports(problems: &mut Problems, ports: &[Port]) {
                     .add(format!("{field}.name"), format!("\"{name}\" is used twice; give each port a different name"));
             }
         }
+        if port.idle_timeout_seconds.is_some_and(|seconds| !(1..=86400).contains(&seconds)) {
+            problems.add(format!("{field}.idleTimeoutSeconds"), "must be from 1 to 86400, one day");
+        }
         target(problems, &format!("{field}.target"), &port.target);
     }
 }

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use super::agents::AgentReport;
 use super::pods::{Pod, Pods};
 use super::view::{BackendView, StateHistory};
+use crate::common::log_limit::{Line, LogLimit};
 use crate::crd::BackendState;
 use crate::merge::{BackendId, Input, PointLimits, Remark, Status, remarks};
 
@@ -20,6 +21,8 @@ pub(super) struct Backends {
     limits: PointLimits,
     /// The parts of each backend's descriptor that are not published.
     remarks: BTreeMap<BackendId, Vec<Remark>>,
+    /// The limits for the warnings about each backend's descriptor.
+    warnings: BTreeMap<BackendId, LogLimit>,
     /// The backends whose introduction points the engine has used at least once, even if they were
     /// not published.
     counted: BTreeSet<BackendId>,
@@ -32,6 +35,7 @@ impl Backends {
     pub(super) fn pods(&mut self, pods: Arc<Pods>) -> Vec<Input> {
         let before = std::mem::replace(&mut self.pods, pods);
         self.reports.retain(|id, _| self.pods.contains_key(id));
+        self.warnings.retain(|id, _| self.pods.contains_key(id));
         self.remarks.retain(|id, _| self.pods.contains_key(id));
         self.counted.retain(|id| self.pods.contains_key(id));
         self.states.retain(|id| self.pods.contains_key(id));
@@ -76,8 +80,11 @@ impl Backends {
         let remarks = remarks(content, self.limits.of(&id));
         if self.remarks.get(&id).map(Vec::as_slice).unwrap_or_default() != remarks {
             let pod = self.pods.get(&id).map(|pod| pod.name.as_str());
+            let warnings = self.warnings.entry(id.clone()).or_default();
             for remark in &remarks {
-                tracing::warn!(backend = pod, "{remark}");
+                if let Some(Line { suppressed }) = warnings.line() {
+                    tracing::warn!(backend = pod, suppressed, "{remark}");
+                }
             }
             self.remarks.insert(id, remarks);
         }
@@ -112,8 +119,10 @@ impl Backends {
             let state = state(pod, report, usage, self.counted.contains(id));
             let since = self.states.enter(id.clone(), state, now);
             let exclusion = outvoted.filter(|_| state == BackendState::Excluded);
-            if let Some(reason) = exclusion.filter(|_| since == now) {
-                tracing::warn!(backend = pod.name, "{reason}");
+            if let Some(reason) = exclusion.filter(|_| since == now)
+                && let Some(Line { suppressed }) = self.warnings.entry(id.clone()).or_default().line()
+            {
+                tracing::warn!(backend = pod.name, suppressed, "{reason}");
             }
             let remarks = self.remarks.get(id).into_iter().flatten().map(ToString::to_string);
             let messages: Vec<_> = exclusion.map(ToString::to_string).into_iter().chain(remarks).collect();

@@ -104,7 +104,8 @@ pub fn allowed() -> Vec<Value> {
         spec(json!({"ports": [
             {"name": null, "port": 1, "target": {"address": "a:1", "service": null}},
             {"name": "1-b", "port": 2, "target": {"service": {"name": "1web", "port": 65535}}, "proxyProtocol": "v1"},
-            {"port": 65535, "target": {"service": {"name": "web", "port": "80"}}},
+            {"port": 65534, "target": {"address": "a:1"}, "idleTimeoutSeconds": 86400},
+            {"port": 65535, "target": {"service": {"name": "web", "port": "80"}}, "idleTimeoutSeconds": null},
         ]})),
         target(json!({"address": "web.example.org.:00080"})),
         target(json!({"address": "[2001:db8::1]:80"})),
@@ -157,6 +158,12 @@ fn names_and_ports() -> Vec<Refused> {
         ports(json!([{"port": 65536, "target": target}])).schema("spec.ports.port"),
         ports(json!([{"port": 80}])).schema("spec.ports.target"),
         ports(json!([{"port": 80, "target": target, "proxyProtocol": "v2"}])).schema("spec.ports.proxyProtocol"),
+        ports(json!([{"port": 80, "target": target, "idleTimeoutSeconds": 0}]))
+            .operator("spec.ports[0].idleTimeoutSeconds: must be from 1 to 86400, one day")
+            .schema("spec.ports.idleTimeoutSeconds"),
+        ports(json!([{"port": 80, "target": target, "idleTimeoutSeconds": 86401}]))
+            .operator("spec.ports[0].idleTimeoutSeconds: must be from 1 to 86400, one day")
+            .schema("spec.ports.idleTimeoutSeconds"),
         ports(json!([{"port": 80, "target": target}, {"port": 80, "target": target}]))
             .operator("spec.ports[1].port: 80 is listed twice; list each port once")
             .schema("spec.ports"),

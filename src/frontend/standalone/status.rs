@@ -1,6 +1,7 @@
 //! The status socket. The daemon writes its state to each connection, as JSON in the format of
 //! Python Onionbalance, and then closes the connection.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Duration, sleep, timeout};
 
 use crate::onion::OnionAddress;
@@ -21,6 +22,9 @@ use crate::onion::OnionAddress;
 /// The maximum time for writing a status document. If the peer has not read the document by then,
 /// the daemon closes the connection.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The maximum number of connections to the status socket. If another peer connects, the daemon
+/// closes the oldest connection.
+const CONNECTIONS: usize = 16;
 /// The longest path of a unix socket, in bytes (`sun_path` without the NUL at its end).
 const MAX_PATH: usize = 107;
 /// The pause between two attempts to lock the socket's directory.
@@ -196,11 +200,20 @@ async fn lock(socket: &Path) -> Option<File> {
 }
 
 async fn serve(listener: UnixListener, views: watch::Receiver<Vec<watch::Receiver<View>>>) {
+    // The connections, the oldest first.
+    let mut open = VecDeque::<AbortHandle>::new();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let views: Vec<View> = views.borrow().iter().map(|view| view.borrow().clone()).collect();
-                tokio::spawn(timeout(PATIENCE, answer(stream, document(&views).to_string())));
+                open.retain(|connection| !connection.is_finished());
+                if open.len() >= CONNECTIONS
+                    && let Some(oldest) = open.pop_front()
+                {
+                    oldest.abort();
+                }
+                let answer = tokio::spawn(timeout(PATIENCE, answer(stream, document(&views).to_string())));
+                open.push_back(answer.abort_handle());
             }
             Err(error) => {
                 tracing::debug!(%error, "could not accept a connection to the status socket");

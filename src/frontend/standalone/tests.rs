@@ -273,3 +273,22 @@ async fn a_reload_brings_back_a_lost_socket() {
     drop(daemon);
     assert!(!path.exists());
 }
+
+#[tokio::test]
+async fn a_peer_that_does_not_read_the_status_gives_way_to_others() {
+    // The document exceeds the buffers of a socket.
+    let instances_of_view = vec![InstanceView { address: address(2), seen: None }; 5000];
+    let (_view, view) = watch::channel(View { instances: instances_of_view, ..View::of(address(1)) });
+    let (_views, views) = watch::channel(vec![view]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("status");
+    let _socket = StatusSocket::open(path.clone(), views).await.unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        silent.push(UnixStream::connect(&path).await.unwrap());
+    }
+    assert_eq!(instances(&status(&path).await, 0).len(), 5000);
+    let mut text = String::new();
+    silent[0].read_to_string(&mut text).await.unwrap();
+    assert!(serde_json::from_str::<Value>(&text).is_err(), "the daemon must give up the oldest connection");
+}

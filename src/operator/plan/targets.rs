@@ -52,6 +52,7 @@ pub fn resolve(
             port: port.port,
             target,
             proxy_header: port.proxy_protocol.is_some(),
+            idle_timeout_seconds: port.idle_timeout_seconds,
         });
         ports = ports.zip(forwarded).map(|(mut ports, forwarded)| {
             ports.push(forwarded);
@@ -166,22 +167,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_keeps_its_name_and_its_proxy_protocol() {
+    fn a_port_keeps_its_name_and_its_options() {
         let object = serde_json::from_value(serde_json::json!({
             "apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService", "metadata": {"name": "web"},
             "spec": {"ports": [
-                {"name": "http", "port": 80, "target": {"address": "a:1"}, "proxyProtocol": "v1"},
+                {"name": "http", "port": 80, "target": {"address": "a:1"}, "proxyProtocol": "v1", "idleTimeoutSeconds": 60},
                 {"port": 443, "target": {"address": "a:2"}},
             ]},
         }));
         let targets = resolve(&object.unwrap(), &BTreeMap::new(), None);
         assert!(targets.problem.is_none());
-        let port = |name: Option<&str>, port, target: &str, proxy_header| ForwardedPort {
+        let port = |name: Option<&str>, port, target: &str, proxy_header, idle_timeout_seconds| ForwardedPort {
             name: name.map(str::to_owned),
             port,
             target: target.to_owned(),
             proxy_header,
+            idle_timeout_seconds,
         };
-        assert_eq!(targets.ports.unwrap(), [port(Some("http"), 80, "a:1", true), port(None, 443, "a:2", false)]);
+        let expected = [port(Some("http"), 80, "a:1", true, Some(60)), port(None, 443, "a:2", false, None)];
+        assert_eq!(targets.ports.unwrap(), expected);
     }
 }

@@ -321,7 +321,13 @@ fn rival(observed: &mut Observed, name: &str, created: &str, has_address: bool) 
 }
 
 fn config(target: &str) -> AgentConfig {
-    let ports = vec![ForwardedPort { name: None, port: 80, target: target.to_owned(), proxy_header: false }];
+    let ports = vec![ForwardedPort {
+        name: None,
+        port: 80,
+        target: target.to_owned(),
+        proxy_header: false,
+        idle_timeout_seconds: None,
+    }];
     let master_onion_address = Fixture::new().key.address();
     AgentConfig { master_onion_address, ports, introduction_points: 3, drain_timeout_seconds: 1, linger_seconds: 1 }
 }
