@@ -8,7 +8,7 @@ use super::{Config, ConfigError, Instance, PLACEHOLDER, ServiceConfig};
 
 const SERVICES: &str = "services";
 const STATUS_SOCKET: &str = "status-socket-location";
-const HOW_TO_START: &str = "`onionbalance-operator config generate` creates a valid file";
+const HOW_TO_START: &str = "`kubectl-onionbalance config generate` creates a valid file";
 
 pub(super) fn parse(text: &str) -> Result<Config, ConfigError> {
     let root: Value = serde_saphyr::from_str(text).map_err(|error| ConfigError::Yaml(error.to_string()))?;
