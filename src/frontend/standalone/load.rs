@@ -26,7 +26,8 @@ pub(super) fn load(path: &Path) -> Result<Loaded, RunError> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         let hint = match error.kind() {
             std::io::ErrorKind::NotFound => {
-                "; name the configuration with --config (`config generate` creates one), or, in a pod, the service with --service"
+                "; name the configuration with --config (`kubectl-onionbalance config generate` creates one), or, in a pod, \
+                 the service with --service"
             }
             _ => "",
         };
