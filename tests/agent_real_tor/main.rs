@@ -9,7 +9,10 @@ mod drain;
 mod forwarder;
 
 use std::fs::{File, Permissions};
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -206,7 +209,8 @@ async fn the_agent_is_hidden_from_processes_of_the_same_user() {
 
 /// If a user starts a program whose file that user cannot read, the kernel hides the process from
 /// the start, before the process can hide itself. Our image relies on this. The test starts our
-/// program with the mode that it has in our image, and a subcommand that does not hide itself.
+/// program with the mode that it has in our image, and a subcommand that does not hide itself. The
+/// process waits until someone reads its output.
 #[tokio::test]
 async fn the_mode_in_our_image_hides_a_process_from_its_start() {
     let backend = Backend::new("127.0.0.1:1").await;
@@ -219,9 +223,10 @@ async fn the_mode_in_our_image_hides_a_process_from_its_start() {
         std::fs::set_permissions(&program, Permissions::from_mode(mode)).unwrap();
         // setpriv still has capabilities when it starts a program. The program that env starts has
         // none, just as in a pod.
-        let mut asks = user.run("env");
-        asks.arg(&program).args(["config", "generate"]).stdin(Stdio::piped()).stdout(Stdio::null());
-        let waits = asks.spawn().unwrap();
+        let mut prints = user.run("env");
+        let (_reader, output) = full_socket();
+        prints.arg(&program).arg("crd").stdout(output);
+        let waits = prints.spawn().unwrap();
         let pid = waits.id().unwrap();
         backend.until(&format!("program-{mode:o}"), || async move { name_of(pid) }).await;
         let inspection = user.run("cat").arg(format!("/proc/{pid}/environ")).output().await.unwrap();
@@ -229,16 +234,28 @@ async fn the_mode_in_our_image_hides_a_process_from_its_start() {
     }
 }
 
+/// Returns a socket to write to, whose buffer is full, and the socket at its other end. A program
+/// that writes to the full socket waits until the other end is read or closed.
+fn full_socket() -> (UnixStream, Stdio) {
+    let (reader, mut writer) = UnixStream::pair().unwrap();
+    writer.set_nonblocking(true).unwrap();
+    while writer.write(&[0; 4096]).is_ok_and(|written| written > 0) {}
+    writer.set_nonblocking(false).unwrap();
+    (reader, Stdio::from(OwnedFd::from(writer)))
+}
+
 /// Returns the mode of our program in the image. The Dockerfile and the script that builds the same
 /// image without Docker must agree.
 fn mode_in_our_image() -> u32 {
-    let octal = |text: &str, before: &str| {
-        let (_, mode) = text.split_once(before).unwrap_or_else(|| panic!("no {before:?} in {text}"));
-        u32::from_str_radix(mode.split(' ').next().unwrap(), 8).unwrap()
+    let mode = |text: &str| {
+        let path = "/usr/local/bin/onionbalance-operator ";
+        let (_, mode) = text.split_once(path).unwrap_or_else(|| panic!("no {path:?} in {text}"));
+        u32::from_str_radix(mode.split_whitespace().next().unwrap(), 8).unwrap()
     };
-    let mode = octal(include_str!("../../deploy/images/operator.Dockerfile"), "--chmod=");
-    assert_eq!(octal(include_str!("../../e2e/setup/images.sh"), "\n        chmod "), mode);
-    mode
+    let modes =
+        [include_str!("../../deploy/images/operator.Dockerfile"), include_str!("../../e2e/setup/images.sh")].map(mode);
+    assert_eq!(modes[0], modes[1]);
+    modes[0]
 }
 
 /// Returns the name of a process's program.
