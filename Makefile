@@ -19,7 +19,7 @@ demo-down: ## Remove everything that `make demo` created
 	@cargo build --release --locked --quiet --package onionbalance-e2e && $(TARGET)/release/e2e down
 
 .PHONY: images
-images: packages release ## Build the container images without Docker into target/images/*.tar
+images: packages release ## Build the container images without Docker, and their SBOMs, in target/images
 	@$(SETUP)/images.sh all $(TARGET)/release/onionbalance-operator
 
 .PHONY: test

@@ -11,7 +11,7 @@ const SERVICES: &str = "services";
 const STATUS_SOCKET: &str = "status-socket-location";
 const MAX_POINTS: &str = "max-introduction-points";
 const NO_BREAK_SPACE: char = '\u{a0}';
-const HOW_TO_START: &str = "`onionbalance-operator config generate` creates a valid file";
+const HOW_TO_START: &str = "`kubectl-onionbalance config generate` creates a valid file";
 
 pub(super) fn parse(text: &str) -> Result<Config, ConfigError> {
     let mut warnings = Vec::new();

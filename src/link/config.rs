@@ -11,6 +11,8 @@ use crate::onion::OnionAddress;
 const MAX_INTRODUCTION_POINTS: u8 = 20;
 /// The maximum length of a DNS name in text form (RFC 1035, section 2.3.4).
 const MAX_HOST_BYTES: usize = 253;
+/// The name of a field that every configuration has.
+const FIRST_FIELD: &str = "masterOnionAddress";
 
 /// The configuration of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,8 +73,14 @@ pub enum AgentConfigError {
 }
 
 impl AgentConfig {
-    /// Parses and validates an `agent.yaml`.
+    /// Parses and validates an `agent.yaml`. An error can quote the text, unless the text is no such
+    /// file at all.
     pub fn from_yaml(text: &str) -> Result<Self, AgentConfigError> {
+        // Whoever may run commands in a pod can name any file of the pod. A file without this field
+        // may be a secret, which an error must not reveal.
+        if !text.contains(FIRST_FIELD) {
+            return Err(field(FIRST_FIELD, "is missing; this is not the configuration of an agent"));
+        }
         let config: Self = serde_saphyr::from_str(text)?;
         config.validate()?;
         Ok(config)
@@ -211,6 +219,15 @@ mod tests {
         let mut config = AgentConfig::from_yaml(&yaml()).unwrap();
         config.ports.clear();
         assert_eq!(config.to_yaml().unwrap_err().to_string(), "ports: must contain at least one port");
+    }
+
+    #[test]
+    fn an_error_does_not_quote_another_file() {
+        let token = "eyJhbGciOiJSUzI1NiJ9";
+        for text in [token.to_owned(), format!("token: {token}"), format!("- {token}\n-{token}: ["), String::new()] {
+            let error = AgentConfig::from_yaml(&text).unwrap_err().to_string();
+            assert_eq!(error, "masterOnionAddress: is missing; this is not the configuration of an agent");
+        }
     }
 
     #[test]

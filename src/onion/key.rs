@@ -65,7 +65,7 @@ pub enum KeyError {
     Damaged(KeyDamage),
     /// The content is a PEM key instead of tor's file.
     #[error(
-        "hs_ed25519_secret_key holds a PEM key instead of tor's 96 bytes; convert it with onionbalance-operator key \
+        "hs_ed25519_secret_key holds a PEM key instead of tor's 96 bytes; convert it with kubectl-onionbalance key \
          convert"
     )]
     Pem,

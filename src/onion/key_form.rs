@@ -103,15 +103,15 @@ impl KeyForm {
     pub fn remedy(self) -> &'static str {
         match self {
             Self::Text(_) | Self::AddOnion | Self::Manifest => {
-                "onionbalance-operator key convert FILE --output DIRECTORY"
+                "kubectl-onionbalance key convert FILE --output DIRECTORY"
             }
             Self::Expanded => {
                 "{ printf '== ed25519v1-secret: type0 ==\\0\\0\\0'; cat FILE; } >hs_ed25519_secret_key, and compare the \
-                 address that onionbalance-operator key show prints with the expected one"
+                 address that kubectl-onionbalance key show prints with the expected one"
             }
             Self::Seed => {
                 "{ printf '\\060\\056\\002\\001\\000\\060\\005\\006\\003\\053\\145\\160\\004\\042\\004\\040'; cat FILE; } | \
-                 openssl pkey -inform DER -out key.pem, and compare the address that onionbalance-operator key show \
+                 openssl pkey -inform DER -out key.pem, and compare the address that kubectl-onionbalance key show \
                  prints with the expected one"
             }
             Self::SeedAndPublicKey => {
@@ -119,13 +119,13 @@ impl KeyForm {
                  head -c 32 FILE; } | openssl pkey -inform DER -out key.pem"
             }
             Self::BareText(Encoding::Hex) => {
-                "xxd -r -p FILE NEW_FILE, and then onionbalance-operator key show NEW_FILE"
+                "xxd -r -p FILE NEW_FILE, and then kubectl-onionbalance key show NEW_FILE"
             }
             Self::BareText(Encoding::Base32) => {
-                "base32 -d FILE >NEW_FILE, and then onionbalance-operator key show NEW_FILE"
+                "base32 -d FILE >NEW_FILE, and then kubectl-onionbalance key show NEW_FILE"
             }
             Self::BareText(Encoding::Base64) => {
-                "base64 -d FILE >NEW_FILE, and then onionbalance-operator key show NEW_FILE"
+                "base64 -d FILE >NEW_FILE, and then kubectl-onionbalance key show NEW_FILE"
             }
         }
     }

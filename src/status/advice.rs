@@ -43,7 +43,7 @@ fn advice(reason: Reason, namespace: &str, name: &str) -> Option<String> {
         Reason::SecretNotFound => {
             format!("restore the key's Secret from your backup: kubectl create -n {namespace} -f BACKUP")
         }
-        Reason::KeyInvalid => "check the key: onionbalance-operator key check --help".to_owned(),
+        Reason::KeyInvalid => "check the key: kubectl onionbalance key check --help".to_owned(),
         Reason::KeyConflict => format!("two objects use the same key; give one of them another Secret: {edit}"),
         Reason::AddressMismatch => {
             format!("restore the previous key, or set spec.masterKey.onionAddress to the new address: {edit}")

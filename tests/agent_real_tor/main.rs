@@ -231,7 +231,7 @@ async fn the_mode_in_our_image_hides_a_process_from_its_start() {
 #[tokio::test]
 async fn the_commands_that_read_keys_are_hidden() {
     let backend = Backend::new("127.0.0.1:1").await;
-    let user = User::of(&backend);
+    let user = User::with(&backend, env!("CARGO_BIN_EXE_kubectl-onionbalance"));
     let name = user.program.file_name().unwrap().to_str().unwrap();
     // The kernel truncates the name.
     let name = &name[..name.len().min(15)];
@@ -253,13 +253,15 @@ async fn the_commands_that_read_keys_are_hidden() {
 /// Returns the mode of our program in the image. The Dockerfile and the script that builds the same
 /// image without Docker must agree.
 fn mode_in_our_image() -> u32 {
-    let octal = |text: &str, before: &str| {
-        let (_, mode) = text.split_once(before).unwrap_or_else(|| panic!("no {before:?} in {text}"));
-        u32::from_str_radix(mode.split(' ').next().unwrap(), 8).unwrap()
+    let mode = |text: &str| {
+        let path = "/usr/local/bin/onionbalance-operator ";
+        let (_, mode) = text.split_once(path).unwrap_or_else(|| panic!("no {path:?} in {text}"));
+        u32::from_str_radix(mode.split_whitespace().next().unwrap(), 8).unwrap()
     };
-    let mode = octal(include_str!("../../deploy/images/operator.Dockerfile"), "--chmod=");
-    assert_eq!(octal(include_str!("../../e2e/setup/images.sh"), "\n        chmod "), mode);
-    mode
+    let modes =
+        [include_str!("../../deploy/images/operator.Dockerfile"), include_str!("../../e2e/setup/images.sh")].map(mode);
+    assert_eq!(modes[0], modes[1]);
+    modes[0]
 }
 
 /// Returns the name of a process's program.
@@ -270,7 +272,7 @@ fn name_of(pid: u32) -> String {
 /// The user that tor and the agent share.
 struct User {
     id: Option<u32>,
-    /// The path of a copy of our program that this user can run.
+    /// The path of one of our programs, or of a copy that this user can run.
     program: PathBuf,
 }
 
@@ -278,7 +280,12 @@ impl User {
     /// Returns the current user or, if that is root, another user, who becomes the owner of the
     /// backend's files.
     fn of(backend: &Backend) -> Self {
-        let program = PathBuf::from(env!("CARGO_BIN_EXE_onionbalance-operator"));
+        Self::with(backend, env!("CARGO_BIN_EXE_onionbalance-operator"))
+    }
+
+    /// Returns the same user, with another program.
+    fn with(backend: &Backend, program: &str) -> Self {
+        let program = PathBuf::from(program);
         if !rustix::process::geteuid().is_root() {
             return Self { id: None, program };
         }

@@ -18,6 +18,7 @@ mod status;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -45,6 +46,9 @@ use crate::onion::{Discovery, OnionAddress};
 const PASSWORD_VARIABLE: &str = "ONIONBALANCE_TOR_CONTROL_PASSWORD";
 /// The maximum number of messages in the queue of a service's loop.
 const QUEUE: usize = 64;
+/// The environment variable that Kubernetes sets in every container. A process that `kubectl exec`
+/// starts has it too, and cannot be given another environment without a shell.
+pub(super) const POD_VARIABLE: &str = "KUBERNETES_SERVICE_HOST";
 
 /// The options of the stand-alone daemon. Flags and environment variables are those of Python
 /// Onionbalance's daemon.
@@ -138,8 +142,24 @@ impl Options {
     }
 }
 
-/// Runs the daemon until SIGTERM or SIGINT. SIGHUP makes it read its configuration again.
-pub(super) async fn run(options: Options) -> Result<(), RunError> {
+/// Returns an error if the daemon would run in a pod. The daemon obeys its configuration and its
+/// flags, so whoever may run commands in a publisher's container could make it sign any descriptor
+/// with the master key there, or send a file to a control port of their own as its password.
+fn refuse_in_a_pod(pod: Option<&OsStr>) -> Result<(), RunError> {
+    if pod.is_none_or(OsStr::is_empty) {
+        return Ok(());
+    }
+    Err(format!(
+        "the stand-alone daemon does not run in a pod ({POD_VARIABLE} is set), where it could be used to misuse the pod's \
+         secrets; create an OnionBalancedService, or set {POD_VARIABLE} to an empty value in the pod's manifest"
+    )
+    .into())
+}
+
+/// Runs the daemon until SIGTERM or SIGINT. SIGHUP makes it read its configuration again. `pod` is
+/// the value of the environment variable `POD_VARIABLE`.
+pub(super) async fn run(options: Options, pod: Option<&OsStr>) -> Result<(), RunError> {
+    refuse_in_a_pod(pod)?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hangup = signal(SignalKind::hangup())?;
     if options.is_testnet {

@@ -133,6 +133,21 @@ fn accepts_the_command_line_of_python_onionbalance() {
     assert!(parse(&["--service", "web", "--config", "x"]).is_err());
 }
 
+/// Whoever may run commands in a publisher's container must not be able to start the daemon there.
+#[tokio::test]
+async fn the_daemon_does_not_run_in_a_pod() {
+    let error = async |pod: Option<&str>| {
+        let options = Program::parse_from(["frontend", "--config", "/none/config.yaml"]).options;
+        run(options, pod.map(OsStr::new)).await.unwrap_err().to_string()
+    };
+    let refusal = error(Some("10.96.0.1")).await;
+    assert!(refusal.starts_with("the stand-alone daemon does not run in a pod (KUBERNETES_SERVICE_HOST"), "{refusal}");
+    for outside in [None, Some("")] {
+        let missing = error(outside).await;
+        assert!(missing.starts_with("/none/config.yaml: No such file"), "{missing}");
+    }
+}
+
 /// Checks the names and formats of the status document's fields. The expected document was recorded
 /// from onionbalance 0.2.4 on a private network.
 #[test]

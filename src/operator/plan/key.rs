@@ -100,7 +100,7 @@ fn without_entry(secret: &KeySecret) -> String {
     match other.map(|(name, _)| name) {
         Some(name) => format!(
             "{SECRET_KEY_FILE} is missing, but the entry {name} seems to hold a key; make a Secret with the right entry: \
-             kubectl get secret NAME -o yaml | onionbalance-operator key convert - --secret NEW_NAME | kubectl create -f -"
+             kubectl get secret NAME -o yaml | kubectl onionbalance key convert - --secret NEW_NAME | kubectl create -f -"
         ),
         None => format!("{SECRET_KEY_FILE} is missing; add the file of that name from tor's HiddenServiceDir"),
     }

@@ -21,7 +21,7 @@ use self::output::{Destination, Material};
 use super::{Failure, generator};
 use crate::onion::{KeyFile, KeyFormat, MasterKey, OnionAddress, Seed};
 
-/// The arguments of `onionbalance-operator key`.
+/// The arguments of `kubectl-onionbalance key`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]

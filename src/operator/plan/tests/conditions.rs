@@ -69,7 +69,7 @@ const SCENARIOS: &[Scenario] = &[
         "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key is missing", false),
     ("key encoded twice", |o| o.key_secret = Some(secret_of(base64_key().as_bytes())),
         "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key holds a key file as base64 text \
-         instead of tor's 96 bytes; run onionbalance-operator key convert", false),
+         instead of tor's 96 bytes; run kubectl-onionbalance key convert", false),
     ("PEM key", |o| o.key_secret = Some(secret_of(b"-----BEGIN PRIVATE KEY-----\n")),
         "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key holds a PEM key instead of tor's 96 bytes", false),
     ("key under another name", |o| {
