@@ -118,9 +118,7 @@ impl KeyForm {
                 "{ printf '\\060\\056\\002\\001\\000\\060\\005\\006\\003\\053\\145\\160\\004\\042\\004\\040'; \
                  head -c 32 FILE; } | openssl pkey -inform DER -out key.pem"
             }
-            Self::BareText(Encoding::Hex) => {
-                "xxd -r -p FILE NEW_FILE, and then kubectl-onionbalance key show NEW_FILE"
-            }
+            Self::BareText(Encoding::Hex) => "xxd -r -p FILE NEW_FILE, and then kubectl-onionbalance key show NEW_FILE",
             Self::BareText(Encoding::Base32) => {
                 "base32 -d FILE >NEW_FILE, and then kubectl-onionbalance key show NEW_FILE"
             }
