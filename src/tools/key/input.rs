@@ -8,7 +8,6 @@ use super::content::{SECRET_KEY, open};
 use super::manifest::{self, Found};
 use crate::common::secret_file;
 use crate::onion::KeyFile;
-use crate::onion::key_file::KeyFileError;
 use crate::tools::Failure;
 
 /// The path that denotes standard input.
@@ -48,20 +47,15 @@ impl Input {
         if bytes.trim_ascii().is_empty() {
             return Err("the file is empty".into());
         }
-        match open(bytes) {
-            Ok((file, form)) => {
-                let faults = form.map(|form| format!("the file holds {form}")).into_iter().collect();
-                Ok(Self { path, directory, owners: Vec::new(), faults, file })
-            }
-            Err(error @ (KeyFileError::Unknown | KeyFileError::Form(_))) => match manifest::read(bytes) {
-                Some(found) => {
-                    let Found { file, owners, faults, .. } = found?;
-                    Ok(Self { path, directory, owners, faults, file })
-                }
-                None => Err(error.into()),
-            },
-            Err(error) => Err(error.into()),
+        // A manifest can also pass for a PEM file, whose block may be indented and has other text
+        // around it.
+        if let Some(found) = manifest::read(bytes) {
+            let Found { file, owners, faults, .. } = found?;
+            return Ok(Self { path, directory, owners, faults, file });
         }
+        let (file, form) = open(bytes)?;
+        let faults = form.map(|form| format!("the file holds {form}")).into_iter().collect();
+        Ok(Self { path, directory, owners: Vec::new(), faults, file })
     }
 }
 
