@@ -133,8 +133,8 @@ impl Image {
         self.folder.path().join("root")
     }
 
-    /// Checks that the program and the dynamic loader are the only files that can be run, that every
-    /// other file is of a kind that the image needs, and that no entry depends on the build.
+    /// Checks that the program and the dynamic loader are the only files that can be run, that
+    /// every other file is of a kind that the image needs, and that no entry depends on the build.
     fn check_entries(&self, expected: &Expected) -> Result<()> {
         let mut programs = Vec::new();
         for Entry { mode, owner, date, path } in &self.entries {

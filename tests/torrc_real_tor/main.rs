@@ -1,5 +1,5 @@
-//! Checks with a real tor that it accepts the operator's torrc, that it knows every torrc option that
-//! users may set, and that no spelling of another option passes.
+//! Checks with a real tor that it accepts the operator's torrc, that it knows every torrc option
+//! that users may set, and that no spelling of another option passes.
 
 #![allow(clippy::expect_used, reason = "a panic reports the failure of a test")]
 
