@@ -19,7 +19,7 @@ demo-down: ## Remove everything that `make demo` created
 	@cargo build --release --locked --quiet --package onionbalance-e2e && $(TARGET)/release/e2e down
 
 .PHONY: images
-images: packages release ## Build the container images without Docker into target/images/*.tar
+images: packages release ## Build the container images without Docker, and their SBOMs, in target/images
 	@$(SETUP)/images.sh all $(TARGET)/release/onionbalance-operator
 
 .PHONY: test
@@ -71,10 +71,11 @@ fuzz: packages ## Fuzz every parser of untrusted input for a minute each; set SE
 	@$(SETUP)/run-tests.sh fuzz
 
 .PHONY: bench
-bench: packages ## Benchmark speed and memory against Python Onionbalance (docs/performance.md)
+bench: packages ## Benchmark speed and memory, also under a flood of connections (docs/performance.md)
 	@$(MAKE) --no-print-directory release
 	@cargo bench --locked --quiet --package onionbalance-bench
 	@$(TARGET)/release/onionbalance-bench forwarder
+	@$(TARGET)/release/onionbalance-bench strangers
 	@$(TARGET)/release/onionbalance-bench figures --python "$$($(SETUP)/python-onionbalance.sh)"
 
 .PHONY: scale-test

@@ -1,5 +1,6 @@
-//! The `onionbalance-operator` program.
+//! The `onionbalance-operator` program: the operator, the publisher, the agent and the stand-alone
+//! daemon.
 
 fn main() -> std::process::ExitCode {
-    onionbalance_operator::cli::main()
+    onionbalance_operator::cli::onionbalance_operator::main()
 }

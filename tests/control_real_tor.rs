@@ -163,7 +163,7 @@ async fn connected(updates: &mut mpsc::Receiver<Update>) -> (Client, mpsc::Recei
     let attempts = async {
         loop {
             match updates.recv().await.expect("the supervisor has ended") {
-                Update::Connected(client, events) => return (client, events),
+                Update::Connected(connected) => return (connected.client, connected.events),
                 Update::Lost(why) => last = Some(why),
             }
         }
@@ -174,7 +174,7 @@ async fn connected(updates: &mut mpsc::Receiver<Update>) -> (Client, mpsc::Recei
 
 async fn lost(updates: &mut mpsc::Receiver<Update>) -> ControlError {
     match next(updates).await {
-        Update::Lost(why) => why,
+        Update::Lost(why) => why.reason,
         Update::Connected(..) => panic!("connected instead of losing the connection"),
     }
 }
@@ -269,12 +269,10 @@ async fn authenticates_by_safe_cookie_only_to_the_matching_tor() {
     for connector in [unix, tcp] {
         let message = authentication_error(&Connector { cookie: Some(wrong.clone()), ..connector.clone() }).await;
         // With SAFECOOKIE, the client detects a wrong cookie before tor does.
-        assert!(message.contains("wrong does not belong to the tor at"), "{message}");
+        assert!(message.contains("wrong does not belong to this tor"), "{message}");
         // A password does not help if tor does not offer password authentication.
         let both = Connector { cookie: Some(wrong.clone()), password: Some(password("secret")), ..connector.clone() };
-        assert!(
-            authentication_error(&both).await.contains("configure the path of the cookie file that this tor wrote")
-        );
+        assert!(authentication_error(&both).await.contains("check that tor listens here, and that it wrote this file"));
         // A directory cannot be read as a file, not even by root.
         let directory = tor.directory.path().to_owned();
         let message = authentication_error(&Connector { cookie: Some(directory.clone()), ..connector }).await;

@@ -124,6 +124,22 @@ fn mutant_problem(path: &Path, code: &str) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
+/// A tag of a base image can change its meaning at any time; a digest cannot.
+#[test]
+fn base_images_are_named_by_digest() {
+    for name in ["operator", "sample", "tor"] {
+        let file = read(&root().join(format!("deploy/images/{name}.Dockerfile")));
+        let images: Vec<_> = file.lines().filter_map(|line| line.strip_prefix("FROM ")).collect();
+        assert_eq!(images.last(), Some(&"scratch"), "{name}: the image must contain no base image");
+        for image in &images[..images.len() - 1] {
+            let digest = image.split_once("@sha256:").and_then(|(_, digest)| digest.split(' ').next());
+            let is_digest =
+                digest.is_some_and(|digest| digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit()));
+            assert!(is_digest, "{name}: FROM {image} has no digest");
+        }
+    }
+}
+
 /// proptest prints and saves the line that replays a failure, but only if it knows the source file.
 /// The macro `proptest!` sets the file; a `TestRunner` needs it in its configuration. A property
 /// test with a fixed seed needs no such line.

@@ -1,26 +1,23 @@
 //! Measurements of the agent's forwarder, which relays streams from tor to the target.
 
-use std::fs;
 use std::net::TcpListener as StdListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use onionbalance_e2e::command::output;
 use onionbalance_e2e::machine;
 use onionbalance_e2e::onionkey;
 use onionbalance_e2e::process::Processes;
 use onionbalance_e2e::torclient::TorClient;
-use onionbalance_e2e::tornet::{Place, Tor, TorNetwork, make_private_dir};
+use onionbalance_e2e::tornet::{Place, Tor, TorNetwork};
 use onionbalance_e2e::wait::{Seen, until};
-use onionbalance_operator::link::{AgentConfig, ForwardedPort};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
 
+use crate::agent::Agent;
 use crate::memory::resident;
-use crate::publisher::program;
 use crate::rounds::{figure, median};
 
 const MIB: u32 = 1 << 20;
@@ -54,8 +51,9 @@ pub async fn measure(rounds: usize, dir: &Path) -> Result<()> {
 async fn measure_with(processes: &Processes, rounds: usize, dir: &Path) -> Result<()> {
     let target = serve().await?;
     let key = onionkey::make(processes, dir).await?;
-    let agent = Agent::start(processes, dir, &key.address, &target).await?;
-    alone(processes, &agent, rounds, &target).await?;
+    let nobody = StdListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+    let agent = Agent::start(processes, dir, &key.address, &[(FORWARDED, &target), (REFUSED, &nobody)]).await?;
+    alone(&agent, rounds, &target).await?;
 
     let network = TorNetwork::open(&dir.join("network"), Place::Loopback, processes);
     network.up().await?;
@@ -73,7 +71,7 @@ async fn measure_with(processes: &Processes, rounds: usize, dir: &Path) -> Resul
     through_tor(&client, rounds, &key.address).await
 }
 
-async fn alone(processes: &Processes, agent: &Agent, rounds: usize, target: &str) -> Result<()> {
+async fn alone(agent: &Agent, rounds: usize, target: &str) -> Result<()> {
     let (mut forwarded, mut plain) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         forwarded.push(rate(UnixStream::connect(agent.socket(FORWARDED)).await?, ALONE).await?);
@@ -83,8 +81,7 @@ async fn alone(processes: &Processes, agent: &Agent, rounds: usize, target: &str
     figure("plain_mib_per_s", median(plain), "MiB/s");
 
     // The client does not read, so that all buffers along the streams fill up.
-    let pid = u32::try_from(processes.pid("agent").context("the agent is not running")?)?;
-    let before = resident(pid)?.now;
+    let before = resident(agent.pid)?.now;
     let mut held_up = Vec::new();
     for _ in 0..STREAMS {
         let mut stream = UnixStream::connect(agent.socket(FORWARDED)).await?;
@@ -92,7 +89,7 @@ async fn alone(processes: &Processes, agent: &Agent, rounds: usize, target: &str
         stream.read_u8().await?;
         held_up.push(stream);
     }
-    figure("forwarder_stream_kib", (resident(pid)?.now - before) * 1024.0 / f64::from(STREAMS), "KiB");
+    figure("forwarder_stream_kib", (resident(agent.pid)?.now - before) * 1024.0 / f64::from(STREAMS), "KiB");
     Ok(())
 }
 
@@ -129,7 +126,7 @@ async fn through_tor(client: &TorClient, rounds: usize, onion: &str) -> Result<(
 }
 
 /// Requests the given number of bytes from the target. Returns the rate in MiB/s.
-async fn rate(mut stream: impl AsyncRead + tokio::io::AsyncWrite + Unpin, bytes: u32) -> Result<f64> {
+pub(crate) async fn rate(mut stream: impl AsyncRead + tokio::io::AsyncWrite + Unpin, bytes: u32) -> Result<f64> {
     let start = Instant::now();
     stream.write_all(&bytes.to_be_bytes()).await?;
     let mut buffer = vec![0; 64 * 1024];
@@ -144,7 +141,7 @@ async fn rate(mut stream: impl AsyncRead + tokio::io::AsyncWrite + Unpin, bytes:
 
 /// Starts a target that sends as many bytes as the first four bytes of a stream ask for. Returns
 /// the address of the target.
-async fn serve() -> Result<String> {
+pub(crate) async fn serve() -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?.to_string();
     tokio::spawn(async move {
@@ -166,52 +163,4 @@ async fn answer(mut stream: TcpStream) -> Result<()> {
     // Wait for the client to close the stream.
     let _ = stream.read(&mut [0]).await?;
     Ok(())
-}
-
-/// An agent that runs as in a backend pod, but without its own tor.
-struct Agent {
-    run: PathBuf,
-}
-
-impl Agent {
-    async fn start(processes: &Processes, dir: &Path, master: &str, target: &str) -> Result<Self> {
-        let dir = dir.join("agent");
-        make_private_dir(&dir)?;
-        let nobody = StdListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
-        let port =
-            |port, target: &str| ForwardedPort { name: None, port, target: target.to_owned(), proxy_header: false };
-        let config = AgentConfig {
-            master_onion_address: master.parse()?,
-            ports: vec![port(FORWARDED, target), port(REFUSED, &nobody)],
-            introduction_points: 3,
-            drain_timeout_seconds: 1,
-            linger_seconds: 1,
-        };
-        let (config_file, token_file, run) = (dir.join("agent.yaml"), dir.join("token"), dir.join("run"));
-        fs::write(&config_file, config.to_yaml()?)?;
-        fs::write(&token_file, "00".repeat(32))?;
-        let folders = |command: &mut Command| {
-            command.arg("--config").arg(&config_file).arg("--run-dir").arg(&run);
-            command.arg("--tor-data-dir").arg(dir.join("data"));
-        };
-        let mut init = program()?;
-        folders(init.args(["backend", "init"]));
-        output(&mut init.into()).await?;
-        let mut agent = program()?;
-        folders(agent.args(["backend", "--pod-uid", "bench", "--listen-address", "127.0.0.1"]));
-        agent.args(["--api-port", "0", "--probe-port", "0", "--metrics-port", "0"]).arg("--token").arg(&token_file);
-        processes.start("agent", &mut agent)?;
-        let agent = Self { run };
-        until("the agent listens", Duration::from_secs(30), async || {
-            processes.check("agent")?;
-            let taken = UnixStream::connect(agent.socket(FORWARDED)).await;
-            Ok(taken.map_or_else(|error| Seen::not_yet(error.to_string()), |_| Seen::Yes(())))
-        })
-        .await?;
-        Ok(agent)
-    }
-
-    fn socket(&self, port: u16) -> PathBuf {
-        self.run.join(format!("forward/{port}.sock"))
-    }
 }

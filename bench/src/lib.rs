@@ -1,6 +1,7 @@
 //! Inputs and measurements of the benchmarks, and a wrapper that runs Python Onionbalance in a
 //! process that times itself.
 
+pub mod agent;
 pub mod daemons;
 pub mod descriptor;
 pub mod forwarder;
@@ -12,3 +13,4 @@ pub mod python;
 pub mod replay;
 pub mod rounds;
 pub mod scale;
+pub mod strangers;

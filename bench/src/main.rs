@@ -13,6 +13,7 @@ use onionbalance_bench::network::{RELAYS, Texts};
 use onionbalance_bench::python::Python;
 use onionbalance_bench::replay::Replay;
 use onionbalance_bench::rounds::{figure_ms, median, time};
+use onionbalance_bench::strangers;
 
 /// Benchmarks the Onionbalance operator
 #[derive(Debug, clap::Parser)]
@@ -34,6 +35,9 @@ enum Args {
         #[arg(long, default_value_t = 11)]
         rounds: usize,
     },
+    /// Measure the programs while strangers open connections and send half of a request; fails if a
+    /// target is missed
+    Strangers,
     /// Simulate the control port of a tor with a large network until interrupted
     Replay {
         /// Unix socket to listen on
@@ -84,6 +88,10 @@ fn run(args: &Args) -> Result<()> {
         Args::Forwarder { rounds } => {
             let dir = tempfile::tempdir()?;
             tokio::runtime::Runtime::new()?.block_on(forwarder::measure(*rounds, dir.path()))
+        }
+        Args::Strangers => {
+            let dir = tempfile::tempdir()?;
+            tokio::runtime::Runtime::new()?.block_on(strangers::measure(dir.path()))
         }
         Args::Replay { socket, relays } => {
             Replay::new(Texts::generate(*relays)?).listen(socket)?;

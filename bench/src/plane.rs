@@ -103,7 +103,13 @@ impl Plane {
         make_private_dir(&dir)?;
         let config = AgentConfig {
             master_onion_address: master.parse()?,
-            ports: vec![ForwardedPort { name: None, port: 80, target: "127.0.0.1:80".to_owned(), proxy_header: false }],
+            ports: vec![ForwardedPort {
+                name: None,
+                port: 80,
+                target: "127.0.0.1:80".to_owned(),
+                proxy_header: false,
+                idle_timeout_seconds: None,
+            }],
             introduction_points: 3,
             drain_timeout_seconds: 1,
             linger_seconds: 1,

@@ -56,12 +56,17 @@ impl PublisherDir {
         pid(processes, "daemon")
     }
 
-    /// Starts our publisher without Kubernetes and with the given agents (`uid@host:port`). Returns
-    /// its process ID.
-    pub fn start_publisher(&self, processes: &Processes, agents: &[String]) -> Result<u32> {
+    /// Starts our publisher without Kubernetes, with the given agents (`uid@host:port`), and with
+    /// its probes and metrics on the given ports of 127.0.0.1. Returns its process ID.
+    pub fn start_publisher(
+        &self,
+        processes: &Processes,
+        agents: &[String],
+        [probes, metrics]: [u16; 2],
+    ) -> Result<u32> {
         let mut command = built("fixed-publisher")?;
         command.args(["--pod-uid", "bench", "--listen-address", "127.0.0.1"]);
-        command.args(["--probe-port", "0", "--metrics-port", "0"]);
+        command.args(["--probe-port", &probes.to_string(), "--metrics-port", &metrics.to_string()]);
         command.arg("--run-dir").arg(self.dir.join("run")).arg("--tor-data-dir").arg(self.dir.join("data"));
         command.arg("--master-key-dir").arg(&self.key);
         for agent in agents {
@@ -95,6 +100,8 @@ fn built(name: &str) -> Result<Command> {
     // The kernel kills the program when this process ends for any reason.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    // The daemon refuses to run in a pod, but the benchmarks may.
+    command.env_remove("KUBERNETES_SERVICE_HOST");
     Ok(command)
 }
 

@@ -1,15 +1,17 @@
 # docker build --file deploy/images/operator.Dockerfile --tag localhost/onionbalance-operator:dev .
-FROM docker.io/library/rust:1-slim-bookworm AS build
+FROM docker.io/library/rust:1-slim-bookworm@sha256:b5395fa1e42e25148de9b2fd8c8c3a8a341ccb17554ade0ad6bd9a47031f5101 AS build
+# The packages whose files go into the image, in their newest versions.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends base-files binutils ca-certificates libc6 libgcc-s1
 WORKDIR /source
 COPY . .
-RUN cargo build --release --locked --package onionbalance-operator \
-    && cp target/release/onionbalance-operator /onionbalance-operator
-
-FROM docker.io/library/debian:bookworm-slim
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ca-certificates \
-    && rm -rf /var/lib/apt/lists/*
+RUN cargo build --release --locked --package onionbalance-operator --bin onionbalance-operator
 # A user that may run the program but not read it cannot inspect the process, not even right after its start.
-COPY --from=build --chmod=0711 /onionbalance-operator /usr/local/bin/
+RUN deploy/images/rootfs.sh --certificates / target/release/onionbalance-operator \
+    /usr/local/bin/onionbalance-operator 0711 /image
+
+FROM scratch
+COPY --from=build /image /
+ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/onionbalance-operator"]

@@ -1,109 +1,246 @@
 #!/usr/bin/env bash
-# Builds container images without Docker, from Debian root file systems (cached outside the source
-# tree) and buildah.
+# Builds container images without Docker. Each image contains one program, the libraries that the
+# program needs, and no other program. The libraries come from Debian packages, which are unpacked
+# but not installed, so none of their scripts run. Equal programs and packages make equal images.
 #   images.sh pause          builds localhost/pause:1, which holds a pod's namespaces
 #   images.sh tor            builds localhost/onionbalance-tor:dev
 #   images.sh operator BIN   builds localhost/onionbalance-operator:dev with the program BIN
-#   images.sh sample         builds localhost/onionbalance-sample:dev
+#   images.sh sample         builds localhost/onionbalance-sample:dev, a web server with one page
 #   images.sh all BIN        builds the tor, operator and sample images
-# Writes the archives target/images/{tor,onionbalance-operator,sample}.tar and prints their paths.
-# The archive of the pause image is in the cache. deploy/images/ has Dockerfiles of the same images.
+#   OB_IMAGES=FOLDER         the folder for the images; the default is target/images
+# Writes NAME.tar, an archive that containerd, Docker and Podman can load; NAME.digest, the digest of
+# the image in the archive; and NAME.spdx.json, the list of the image's content (SBOM). Prints the
+# paths of the archives. NAME is tor, onionbalance-operator or sample. The archive of the pause image
+# is in the cache. deploy/images/ has Dockerfiles of the same images.
 . "$(dirname "$0")/lib.sh"
+# Without this, a function that runs in $(…) would continue after an error.
+shopt -s inherit_errexit
+umask 022
 
 TREE=$(cd "$(dirname "$0")/../.." && pwd)
-IMAGES=$TREE/target/images
-# The operator's program is linked against this machine's C library, so its image uses the same
-# Debian release.
-RELEASE=$(. /etc/os-release && echo "$VERSION_CODENAME")
+ROOTFS=$TREE/deploy/images/rootfs.sh
+SBOM=$TREE/deploy/images/sbom.py
+IMAGES=${OB_IMAGES:-$TREE/target/images}
+# The time of everything in an image, in seconds since 1970. A fixed time makes equal images equal.
+export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0}
+CREATED=$(date --utc --date="@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ)
+# The architecture in the terms of container images.
+case $(dpkg --print-architecture) in
+armhf) ARCHITECTURE=arm ;;
+i386) ARCHITECTURE=386 ;;
+ppc64el) ARCHITECTURE=ppc64le ;;
+*) ARCHITECTURE=$(dpkg --print-architecture) ;;
+esac
 
-export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-export CONTAINERS_STORAGE_CONF=$work/storage.conf
-printf '[storage]\ndriver = "vfs"\ngraphroot = "%s/graph"\nrunroot = "%s/run"\n' "$work" "$work" >"$CONTAINERS_STORAGE_CONF"
 
-# rootfs NAME PACKAGE…: creates a tar archive of a minimal Debian with these packages, unless one
-# with the same package versions exists. Prints the archive's path.
-rootfs() {
-    local name=$1 versions tar
+# debian NAME PACKAGE…: unpacks these packages and all that they depend on, in the versions that
+# this machine's apt offers, unless they are in the cache. Prints the folder, which contains the
+# Debian system in `system` and the checksums of the packages in `sums`. The program is linked
+# against this machine's C library, so its image uses the same Debian release.
+debian() {
+    local name=$1 uris key folder
     shift
-    versions=$(apt-cache show --no-all-versions "$@" base-files | sed -n 's/^Version: //p' | sha256sum | head -c 12)
-    tar=$OB_CACHE/rootfs/$name-$RELEASE-$versions.tar
-    if [ ! -e "$tar" ]; then
-        mkdir -p "$OB_CACHE/rootfs"
-        step "root file system for the $name image" mmdebstrap --variant=minbase --include="$(IFS=,; echo "$*")" \
-            --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-            "$RELEASE" "$tar.new.tar"
-        mv "$tar.new.tar" "$tar"
+    # With an empty list of installed packages, apt includes all dependencies.
+    : >"$work/status"
+    mkdir -p "$work/archives/partial"
+    apt_options=(-o "Dir::State::status=$work/status" -o "Dir::Cache::archives=$work/archives"
+        -o APT::Sandbox::User=root)
+    uris=$(apt-get "${apt_options[@]}" install --print-uris --yes --no-install-recommends base-files "$@")
+    # A line reads: 'URI' FILE SIZE SUM. The file's name contains the version.
+    key=$(sed -n "s/^'.*' \([^ ]* [0-9]*\) .*/\1/p" <<<"$uris" | LC_ALL=C sort | cat - "$0" | sha256sum | head -c 12)
+    folder=$OB_CACHE/debian/$name-$key
+    if [ ! -e "$folder/complete" ]; then
+        rm -rf "$OB_CACHE/debian/$name"-*
+        step "Debian packages of the $name image" unpack "$folder" base-files "$@"
     fi
-    echo "$tar"
+    echo "$folder"
 }
 
-# image ARCHIVE NAME USER ENTRYPOINT (SOURCE TARGET)…: builds an image from these files.
-# Archives among the sources are unpacked.
-image() {
-    local archive=$1 name=$2 user=$3 entrypoint=$4 container
-    shift 4
-    container=$(buildah from scratch)
-    while [ $# -gt 0 ]; do
-        buildah add --quiet "$container" "$1" "$2"
-        shift 2
+# unpack FOLDER PACKAGE…
+unpack() {
+    local folder=$1 deb package
+    local database=$folder/system/var/lib/dpkg
+    shift
+    mkdir -p "$folder/system"
+    apt-get "${apt_options[@]}" install --download-only --yes --no-install-recommends "$@"
+    for deb in "$work"/archives/*.deb; do
+        dpkg-deb --extract "$deb" "$folder/system"
+        package=$(dpkg-deb --field "$deb" Package)
+        # The part of dpkg's database that rootfs.sh reads.
+        mkdir -p "$database/info"
+        dpkg-deb --fsys-tarfile "$deb" | tar --list | sed -e 's,^\.,,' -e 's,/$,,' >"$database/info/$package.list"
+        dpkg-deb --field "$deb" >>"$database/status"
+        echo >>"$database/status"
+        echo "$package $(sha256sum <"$deb" | cut -d ' ' -f 1)" >>"$folder/sums"
     done
-    buildah config --entrypoint "[\"$entrypoint\"]" --cmd '' --user "$user" "$container"
-    mkdir -p "$(dirname "$archive")"
-    rm -f "$archive" "$archive.new"
-    buildah commit --quiet "$container" "docker-archive:$archive.new:$name"
-    buildah rm "$container"
+    # The last file to be written. Without it, the folder is not complete.
+    touch "$folder/complete"
+}
+
+# version_of FOLDER PACKAGE: prints the version of an unpacked package.
+version_of() {
+    awk -v name="$2" '/^Package: / { found = $2 == name } found && /^Version: / { print $2 }' \
+        "$1/system/var/lib/dpkg/status"
+}
+
+# packed FOLDER: prints a tar archive of a folder that does not depend on when, by whom or in which
+# order the files were created.
+packed() {
+    (cd "$1" && find . -mindepth 1 -printf '%P\0' | LC_ALL=C sort --zero-terminated |
+        tar --create --format=ustar --null --no-recursion --files-from=- \
+            --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH")
+}
+
+# blob FILE TYPE: moves a file into the image's layout, and prints its descriptor.
+blob() {
+    local sum size
+    sum=$(sha256sum <"$1" | cut -d ' ' -f 1)
+    size=$(stat --format=%s "$1")
+    mv "$1" "$work/layout/blobs/sha256/$sum"
+    jq --null-input --compact-output --arg type "$2" --arg digest "sha256:$sum" --argjson size "$size" \
+        '{mediaType: $type, digest: $digest, size: $size}'
+}
+
+# pack NAME IMAGE VERSION ENTRYPOINT: packs the folder $work/root as an image and writes NAME.tar and
+# NAME.digest. VERSION is the version of the image's program, and ENTRYPOINT is a JSON list. The
+# archive has two descriptions of the image: OCI's for containerd and registries, and Docker's.
+pack() {
+    local archive=$IMAGES/$1.tar image=$2 version=$3 entrypoint=$4
+    local oci=application/vnd.oci.image layer config manifest diff
+    mkdir -p "$IMAGES" "$work/layout/blobs/sha256"
+    packed "$work/root" >"$work/layer"
+    diff=$(sha256sum <"$work/layer" | cut -d ' ' -f 1)
+    gzip --no-name <"$work/layer" >"$work/layer.gz"
+    layer=$(blob "$work/layer.gz" $oci.layer.v1.tar+gzip)
+    jq --null-input --compact-output --arg created "$CREATED" --arg architecture "$ARCHITECTURE" \
+        --arg diff "sha256:$diff" --arg title "${image##*/}" --arg version "$version" \
+        --argjson entrypoint "$entrypoint" \
+        '{created: $created, architecture: $architecture, os: "linux",
+          config: {
+            User: "65532:65532", Env: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+            Entrypoint: $entrypoint,
+            Labels: {"org.opencontainers.image.title": $title, "org.opencontainers.image.version": $version}},
+          rootfs: {type: "layers", diff_ids: [$diff]},
+          history: [{created: $created, created_by: "images.sh"}]}' >"$work/config"
+    config=$(blob "$work/config" $oci.config.v1+json)
+    jq --null-input --compact-output --arg type $oci.manifest.v1+json --argjson config "$config" \
+        --argjson layer "$layer" \
+        '{schemaVersion: 2, mediaType: $type, config: $config, layers: [$layer]}' >"$work/manifest"
+    manifest=$(blob "$work/manifest" $oci.manifest.v1+json)
+    jq --null-input --compact-output --arg type $oci.index.v1+json --argjson manifest "$manifest" \
+        --arg image "$image:dev" --arg architecture "$ARCHITECTURE" \
+        '{schemaVersion: 2, mediaType: $type, manifests: [$manifest + {
+          platform: {architecture: $architecture, os: "linux"},
+          annotations: {"io.containerd.image.name": $image, "org.opencontainers.image.ref.name": "dev"}
+        }]}' >"$work/layout/index.json"
+    jq --null-input --compact-output --argjson config "$config" --argjson layer "$layer" --arg image "$image:dev" \
+        'def path: .digest | sub(":"; "/") | "blobs/" + .;
+         [{Config: ($config | path), RepoTags: [$image], Layers: [$layer | path]}]' >"$work/layout/manifest.json"
+    echo '{"imageLayoutVersion":"1.0.0"}' >"$work/layout/oci-layout"
+    packed "$work/layout" >"$archive.new"
+    jq --raw-output .digest <<<"$manifest" >"$IMAGES/$1.digest"
     mv "$archive.new" "$archive"
 }
 
+# list NAME IMAGE VERSION FOLDER ARGUMENT…: writes NAME.spdx.json, the list of the image's content.
+list() {
+    local name=$1 image=$2 version=$3 folder=$4
+    shift 4
+    "$SBOM" --image "$image" --version "$version" --digest "$(cat "$IMAGES/$name.digest")" --created "$CREATED" \
+        --root "$work/root" --sums "$folder/sums" "$@" >"$IMAGES/$name.spdx.json"
+}
+
+# unless_current NAME INPUT COMMAND…: runs the command, which builds the image NAME, unless the
+# image was built from the same input. Prints the archive's path.
+unless_current() {
+    local name=$1 source=$IMAGES/$1.source sum
+    # The scripts are inputs, too. Contents count and not ages, because debug and release builds
+    # share the archives.
+    sum=$(cat - "$0" "$ROOTFS" "$SBOM" <<<"$2 $SOURCE_DATE_EPOCH" | sha256sum)
+    shift 2
+    if [ ! -e "$IMAGES/$name.tar" ] || [ "$(cat "$source" 2>/dev/null)" != "$sum" ]; then
+        rm -f "$source"
+        step "$name image" "$@"
+        echo "$sum" >"$source"
+    fi
+    say "$name image: $(cat "$IMAGES/$name.digest")"
+    echo "$IMAGES/$name.tar"
+}
+
 pause() {
-    printf '#include <signal.h>\n#include <unistd.h>\nstatic void end(int s) { _exit(0); }\nint main() { signal(SIGTERM, end); signal(SIGINT, end); for (;;) pause(); }\n' >"$work/pause.c"
-    gcc -static -O2 -o "$work/pause" "$work/pause.c"
-    image "$1" localhost/pause:1 65532:65532 /pause "$work/pause" /pause
+    cat >"$work/pause.c" <<'PROGRAM'
+#include <signal.h>
+#include <unistd.h>
+static void end(int s) { _exit(0); }
+int main() { signal(SIGTERM, end); signal(SIGINT, end); for (;;) pause(); }
+PROGRAM
+    mkdir "$work/root"
+    gcc -static -O2 -o "$work/root/pause" "$work/pause.c"
+    pack pause localhost/pause 1 '["/pause"]'
+}
+
+tor() {
+    local folder=$1 version
+    version=$(version_of "$folder" tor)
+    "$ROOTFS" "$folder/system" "$folder/system/usr/bin/tor" /usr/bin/tor 0755 "$work/root"
+    pack tor localhost/onionbalance-tor "$version" '["/usr/bin/tor"]'
+    list tor localhost/onionbalance-tor "$version" "$folder"
+}
+
+operator() {
+    local folder=$1 program=$2 version
+    version=$(sed -n '/^\[workspace.package\]/,/^$/s/^version = "\(.*\)"/\1/p' "$TREE/Cargo.toml")
+    strip --strip-debug -o "$work/program" "$program"
+    # If a user may run a program but not read it, other processes of that user cannot inspect its
+    # processes. This protects them from the start.
+    "$ROOTFS" --certificates "$folder/system" "$work/program" /usr/local/bin/onionbalance-operator 0711 "$work/root"
+    pack onionbalance-operator localhost/onionbalance-operator "$version" '["/usr/local/bin/onionbalance-operator"]'
+    # The crates that the program is built from, with their licences.
+    (cd "$TREE" && cargo tree --locked --package onionbalance-operator --edges normal --prefix none \
+        --format '{p}|{l}') >"$work/crates"
+    list onionbalance-operator localhost/onionbalance-operator "$version" "$folder" \
+        --crates "$work/crates" --lock "$TREE/Cargo.lock"
 }
 
 # For the path /, busybox's web server runs cgi-bin/index.cgi if there is no index.html.
 sample() {
-    image "$1" localhost/onionbalance-sample:dev 65532:65532 '/bin/busybox","httpd","-f","-p","8080","-h","/www' \
-        "$(command -v busybox)" /bin/busybox "$2" /www/cgi-bin/index.cgi
+    local folder=$1 page=$2 version
+    version=$(version_of "$folder" busybox-static)
+    "$ROOTFS" "$folder/system" "$folder/system/bin/busybox" /bin/busybox 0755 "$work/root"
+    install -D --mode=0755 "$page" "$work/root/www/cgi-bin/index.cgi"
+    pack sample localhost/onionbalance-sample "$version" '["/bin/busybox","httpd","-f","-p","8080","-h","/www"]'
+    list sample localhost/onionbalance-sample "$version" "$folder"
 }
 
+if [ "${1:-}" = all ]; then
+    for name in tor operator sample; do "$0" $name "${2:?path of the operator program is missing}"; done
+    exit
+fi
+
+mkdir -p "$OB_CACHE"
+exec 9>"$OB_CACHE/images.lock"
+flock 9
 case "${1:-}" in
 pause)
-    archive=$OB_CACHE/images/pause.tar
-    [ -e "$archive" ] || step "pause image" pause "$archive"
+    IMAGES=$OB_CACHE/images
+    [ -e "$IMAGES/pause.tar" ] || step "pause image" pause
+    echo "$IMAGES/pause.tar"
     ;;
 tor)
-    base=$(rootfs tor tor ca-certificates)
-    archive=$IMAGES/tor.tar
-    [ "$archive" -nt "$base" ] || step "tor image" image "$archive" localhost/onionbalance-tor:dev 65532:65532 /usr/bin/tor "$base" /
+    folder=$(debian tor tor)
+    unless_current tor "$folder" tor "$folder"
     ;;
 operator)
     program=${2:?path of the operator program is missing}
-    base=$(rootfs operator ca-certificates)
-    archive=$IMAGES/onionbalance-operator.tar
-    # Debug and release builds share this archive, so compare the contents, not the ages.
-    sum=$(cat "$program" <(echo "$base 0711") | sha256sum)
-    if [ ! -e "$archive" ] || [ "$(cat "$archive.source" 2>/dev/null)" != "$sum" ]; then
-        strip --strip-debug -o "$work/onionbalance-operator" "$program"
-        # If a user may run a program but not read it, other processes of that user cannot inspect
-        # its processes. This protects them from the start.
-        chmod 0711 "$work/onionbalance-operator"
-        step "operator image" image "$archive" localhost/onionbalance-operator:dev 65532:65532 /usr/local/bin/onionbalance-operator \
-            "$base" / "$work/onionbalance-operator" /usr/local/bin/onionbalance-operator
-        echo "$sum" >"$archive.source"
-    fi
+    folder=$(debian operator ca-certificates libc6 libgcc-s1)
+    unless_current onionbalance-operator "$folder $(sha256sum <"$program")" operator "$folder" "$program"
     ;;
 sample)
-    archive=$IMAGES/sample.tar
+    folder=$(debian sample busybox-static)
     page=$TREE/e2e/setup/sample/index.cgi
-    [ "$archive" -nt "$page" ] || step "sample image" sample "$archive" "$page"
-    ;;
-all)
-    for name in tor operator sample; do "$0" $name "${2:?path of the operator program is missing}"; done
-    exit
+    unless_current sample "$folder $(sha256sum <"$page")" sample "$folder" "$page"
     ;;
 *) fail "usage: images.sh pause|tor|operator PROGRAM|sample|all PROGRAM" ;;
 esac
-echo "$archive"

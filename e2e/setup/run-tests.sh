@@ -51,7 +51,8 @@ e2e() {
     export OB_E2E_DIR="${OB_E2E_DIR:-${XDG_STATE_HOME:-$HOME/.local/state}/onionbalance-operator/e2e-test}"
     trap 'down; exit 130' INT TERM
     local code=0
-    # The faults come first and alone, because other pods would lengthen their times.
+    with_programs --test images || code=$?
+    # The faults come before other pods, which would lengthen their times, and alone.
     with_programs --test chaos -- --nocapture || code=$?
     with_programs --test cluster --test helm -- --nocapture || code=$?
     down || code=$?

@@ -1,12 +1,12 @@
-//! Fuzzes key files and addresses. Writing and reading a key again must preserve the key and its
-//! address.
+//! Fuzzes key files, keys in other forms, and addresses. Writing and reading a key again must
+//! preserve the key and its address.
 
 #![no_main]
 
 use data_encoding::BASE64;
 use libfuzzer_sys::fuzz_target;
 use onionbalance_operator::onion::key_file::{KeyFile, Seed};
-use onionbalance_operator::onion::{MasterKey, OnionAddress, TimePeriod};
+use onionbalance_operator::onion::{KeyForm, MasterKey, OnionAddress, TimePeriod};
 
 const TAG: &[u8] = b"== ed25519v1-secret: type0 ==\0\0\0";
 
@@ -34,6 +34,10 @@ fuzz_target!(|bytes: &[u8]| {
             assert_eq!(Seed::from_pem(&seed.to_pem().unwrap()).unwrap().address(), address);
         }
         assert_eq!(read.into_key().unwrap().address(), address);
+    }
+    if let Some(file) = KeyForm::decode(bytes) {
+        assert!(KeyForm::of(bytes).is_some());
+        let _ = KeyFile::read(&file);
     }
     let Some(address) = str::from_utf8(bytes).ok().and_then(|text| text.parse::<OnionAddress>().ok()) else { return };
     assert_eq!(address.to_string().parse(), Ok(address));

@@ -20,6 +20,7 @@ use super::AgentError;
 use super::drain::Drain;
 use super::forward::Traffic;
 use super::observer::TorState;
+use crate::common::log_limit::{Line, LogLimit};
 use crate::link::{
     AgentToken, LinkError, MAC_HEADER, MAX_REQUEST_BYTES, NONCE_HEADER, SYNC_PATH, SyncRequest, SyncResponse,
 };
@@ -40,6 +41,8 @@ pub struct Api {
     drain: Arc<Drain>,
     traffic: Arc<Traffic>,
     sequences: Mutex<Sequences>,
+    /// The limit for the errors about an unreadable token, which every request can cause.
+    token_errors: LogLimit,
 }
 
 impl Api {
@@ -53,7 +56,8 @@ impl Api {
         drain: Arc<Drain>,
         traffic: Arc<Traffic>,
     ) -> Result<Self, AgentError> {
-        let api = Self { pod_uid, token_file, address, tor, drain, traffic, sequences: Mutex::default() };
+        let (sequences, token_errors) = (Mutex::default(), LogLimit::default());
+        let api = Self { pod_uid, token_file, address, tor, drain, traffic, sequences, token_errors };
         api.read_token()?;
         Ok(api)
     }
@@ -94,7 +98,9 @@ async fn sync(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> R
     let token = match api.read_token() {
         Ok(token) => token,
         Err(error) => {
-            tracing::error!("could not authenticate an API request: {error}");
+            if let Some(Line { suppressed }) = api.token_errors.line() {
+                tracing::error!(suppressed, "could not authenticate an API request: {error}");
+            }
             return (StatusCode::SERVICE_UNAVAILABLE, "the agent has no token\n").into_response();
         }
     };

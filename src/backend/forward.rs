@@ -7,27 +7,28 @@
 //! If a target refuses the connection, the forwarder closes tor's socket, and tor ends the client's
 //! stream immediately.
 
+mod quota;
+mod relay;
+
 use std::convert::Infallible;
 use std::io;
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::future::{Either, select, select_all};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy};
-use tokio::net::{TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use futures::future::select_all;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{sleep, timeout};
-use tokio_util::io::InspectReader;
 
 use super::AgentError;
 use super::connect::Connector;
 use super::paths::RunDir;
 use super::proxy_header;
+use crate::common::log_limit::{Line, LogLimit};
 use crate::link::{AgentConfig, ForwardedPort};
 use crate::onion::OnionAddress;
+use quota::{Circuits, PortQuota};
 
 /// The longest time that a connection attempt to a target may take. Tor clients give up on a stream
 /// after about the same time.
@@ -35,25 +36,24 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest time that the forwarder waits for the PROXY header, which tor writes as soon as it
 /// connects.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest time that a half-closed stream may be idle. Tor closes both directions together, so
-/// usually no client is waiting for the rest of the target's data. The limit keeps a target that
-/// never closes its side from delaying a drain.
-const HALF_CLOSED_IDLE: Duration = Duration::from_secs(15);
 /// The pause after a failed accept, for example when no file descriptor is free.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// The maximum number of concurrent streams, if the limit on open files permits that many.
-const MAX_STREAMS: usize = 16_384;
-/// The number of open files reserved for purposes other than streams: control connections, API
-/// connections and name lookups.
-const OTHER_FILES: u64 = 128;
 
 /// The listening sockets for tor, one for each port of the onion address.
 #[derive(Debug)]
 pub struct Forwarder {
-    listeners: Vec<(UnixListener, Arc<ForwarderPort>)>,
+    listeners: Vec<Listener>,
     traffic: Arc<Traffic>,
-    permits: Arc<Semaphore>,
+    circuits: Arc<Circuits>,
     connector: Arc<Connector>,
+}
+
+/// The listening socket of one port.
+#[derive(Debug)]
+struct Listener {
+    socket: UnixListener,
+    port: Arc<ForwarderPort>,
+    quota: PortQuota,
 }
 
 /// The traffic counters of all forwarded ports.
@@ -72,9 +72,11 @@ pub struct ForwarderPort {
     pub name: Option<String>,
     target: String,
     header: HeaderUse,
-    /// True if the latest stream failed. Consecutive failures after the first are not logged as
-    /// warnings.
-    failing: AtomicBool,
+    /// A stream without data in either direction for this long is closed. If None, a stream may be
+    /// idle forever.
+    idle_timeout: Option<Duration>,
+    /// The limit for the warnings about failed streams, which clients can cause.
+    failures: LogLimit,
     /// The number of open streams.
     pub open: AtomicU64,
     /// The number of streams accepted since the agent started.
@@ -108,21 +110,22 @@ impl Forwarder {
         max_streams: usize,
     ) -> Result<Self, AgentError> {
         let exported = AgentConfig::exports_circuit_id(&config.ports);
-        let listeners = config.ports.iter().map(|port| {
+        let quotas = quota::divide(max_streams, config.ports.len());
+        let listeners = config.ports.iter().zip(quotas).map(|(port, quota)| {
             let path = run_dir.forward_socket(port.port);
-            let listener = bind_fresh(&path)
+            let socket = bind_fresh(&path)
                 .map_err(|error| format!("cannot create the forwarding socket {}: {error}", path.display()))?;
             let header = match (exported, port.proxy_header) {
                 (false, _) => HeaderUse::Absent,
                 (true, false) => HeaderUse::Removed,
                 (true, true) => HeaderUse::PassedOn(*backend),
             };
-            Ok((listener, Arc::new(ForwarderPort::new(port, header))))
+            Ok(Listener { socket, port: Arc::new(ForwarderPort::new(port, header)), quota })
         });
         let listeners: Vec<_> = listeners.collect::<Result<_, AgentError>>()?;
-        let ports = listeners.iter().map(|(_, port)| port.clone()).collect();
+        let ports = listeners.iter().map(|listener| listener.port.clone()).collect();
         let traffic = Arc::new(Traffic { ports, ..Traffic::default() });
-        Ok(Self { listeners, traffic, permits: Arc::new(Semaphore::new(max_streams)), connector: Arc::default() })
+        Ok(Self { listeners, traffic, circuits: Circuits::new(max_streams), connector: Arc::default() })
     }
 
     /// Returns the counters of the forwarded traffic.
@@ -137,27 +140,30 @@ impl Forwarder {
 
     /// Forwards streams forever.
     pub async fn run(self) -> Infallible {
-        let accepting = self.listeners.iter().map(|(listener, port)| Box::pin(self.accept(listener, port)));
+        let accepting = self.listeners.iter().map(|listener| Box::pin(self.accept(listener)));
         select_all(accepting).await.0
     }
 
-    async fn accept(&self, listener: &UnixListener, port: &Arc<ForwarderPort>) -> Infallible {
+    async fn accept(&self, Listener { socket, port, quota }: &Listener) -> Infallible {
+        let log = LogLimit::default();
         loop {
-            let stream = match listener.accept().await {
+            let stream = match socket.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    tracing::warn!(port = port.number, %error, "could not accept a stream");
+                    if let Some(Line { suppressed }) = log.line() {
+                        tracing::warn!(port = port.number, %error, suppressed, "could not accept a stream");
+                    }
                     sleep(ACCEPT_RETRY).await;
                     continue;
                 }
             };
-            let Ok(permit) = self.permits.clone().try_acquire_owned() else {
+            let Some(permit) = quota.take() else {
                 port.failed("refused a stream", &"too many streams are open");
                 continue;
             };
             let open = OpenStream::new(self.traffic.clone(), port.clone(), permit);
-            let connector = self.connector.clone();
-            tokio::spawn(async move { forward(stream, &open.port, &connector).await });
+            let (circuits, connector) = (self.circuits.clone(), self.connector.clone());
+            tokio::spawn(async move { forward(stream, &open.port, &circuits, &connector).await });
         }
     }
 }
@@ -170,72 +176,29 @@ fn bind_fresh(path: &std::path::Path) -> io::Result<UnixListener> {
 }
 
 /// Forwards one stream. On failure, `stream` is dropped, which makes tor end the client's stream.
-async fn forward(mut stream: UnixStream, port: &ForwarderPort, connector: &Connector) {
+async fn forward(mut stream: UnixStream, port: &ForwarderPort, circuits: &Arc<Circuits>, connector: &Connector) {
     let opening = match within(HEADER_TIMEOUT, port.take_header(&mut stream)).await {
         Ok(opening) => opening,
         Err(error) => return port.failed("refused a stream without a PROXY header", &error),
     };
+    // The permit is held until the stream ends. Without a header, the circuit is unknown.
+    let permit = opening.circuit.map(|circuit| circuits.take(circuit));
+    if matches!(permit, Some(None)) {
+        return port.failed("refused a stream", &"too many streams of one circuit are open");
+    }
     let target = match within(CONNECT_TIMEOUT, connector.connect(&port.target)).await {
         Ok(target) => target,
         Err(error) => return port.failed("could not connect to the target", &error),
     };
-    port.failing.store(false, Ordering::Relaxed);
     // Tor sends small cells, so waiting for more data would only add delay.
     let _ = target.set_nodelay(true);
-    if let Err(error) = copy_both_ways(stream, &opening, target, port).await {
+    if let Err(error) = relay::copy_both_ways(stream, &opening.bytes, target, port).await {
         tracing::debug!(port = port.number, %error, "a stream ended with an error");
     }
 }
 
 async fn within<T>(limit: Duration, attempt: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     timeout(limit, attempt).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-}
-
-/// Copies data in both directions until both have ended. `opening` is sent to the target first.
-async fn copy_both_ways(
-    mut stream: UnixStream,
-    opening: &[u8],
-    mut target: TcpStream,
-    port: &ForwarderPort,
-) -> io::Result<()> {
-    let moved = AtomicU64::default();
-    let count = |counter: &AtomicU64, bytes: &[u8]| {
-        add(counter, bytes);
-        add(&moved, bytes);
-    };
-    let (from_tor, to_tor) = stream.split();
-    let (from_target, to_target) = target.split();
-    let from_tor = opening.chain(InspectReader::new(from_tor, |bytes| count(&port.bytes_in, bytes)));
-    let inward = pin!(copy_then_close(from_tor, to_target));
-    let outward = pin!(copy_then_close(InspectReader::new(from_target, |bytes| count(&port.bytes_out, bytes)), to_tor));
-    match select(inward, outward).await {
-        Either::Left((ended, outward)) => finish(ended, outward, &moved).await,
-        Either::Right((ended, inward)) => finish(ended, inward, &moved).await,
-    }
-}
-
-/// Copies data in one direction until it ends, then closes the writing side.
-async fn copy_then_close(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
-    copy(&mut from, &mut to).await?;
-    to.shutdown().await
-}
-
-/// Continues to copy in the remaining direction after the other direction has ended, for as long as
-/// data arrives.
-async fn finish(
-    ended: io::Result<()>,
-    mut other: impl Future<Output = io::Result<()>> + Unpin,
-    moved: &AtomicU64,
-) -> io::Result<()> {
-    ended?;
-    loop {
-        let before = moved.load(Ordering::Relaxed);
-        match timeout(HALF_CLOSED_IDLE, &mut other).await {
-            Ok(ended) => return ended,
-            Err(_) if moved.load(Ordering::Relaxed) == before => return Ok(()),
-            Err(_) => {}
-        }
-    }
 }
 
 fn add(counter: &AtomicU64, bytes: &[u8]) {
@@ -289,7 +252,8 @@ impl ForwarderPort {
             name: port.name.clone(),
             target: port.target.clone(),
             header,
-            failing: AtomicBool::default(),
+            idle_timeout: port.idle_timeout_seconds.map(|seconds| Duration::from_secs(seconds.into())),
+            failures: LogLimit::default(),
             open: AtomicU64::default(),
             opened: AtomicU64::default(),
             connect_failures: AtomicU64::default(),
@@ -298,46 +262,39 @@ impl ForwarderPort {
         }
     }
 
-    /// Reads tor's header from a stream and returns the bytes to send to the target first.
-    async fn take_header(&self, stream: &mut UnixStream) -> io::Result<Vec<u8>> {
+    /// Reads tor's header from a stream.
+    async fn take_header(&self, stream: &mut UnixStream) -> io::Result<Opening> {
         if self.header == HeaderUse::Absent {
-            return Ok(Vec::new());
+            return Ok(Opening { circuit: None, bytes: Vec::new() });
         }
         let (header, rest) = proxy_header::read(stream).await?;
         add(&self.bytes_in, &rest);
-        Ok(match self.header {
+        let bytes = match self.header {
             HeaderUse::PassedOn(backend) => [header.marked(&backend).to_string().as_bytes(), &rest].concat(),
             HeaderUse::Removed | HeaderUse::Absent => rest,
-        })
+        };
+        Ok(Opening { circuit: Some(header.circuit()), bytes })
     }
 
-    /// Counts a failed stream. Clients can cause any number of failures, so only the first of
-    /// several consecutive failures is logged as a warning.
+    /// Counts a failed stream. Clients can cause any number of failures, so only some of them are
+    /// logged as warnings.
     fn failed(&self, what: &str, reason: &dyn std::fmt::Display) {
         self.connect_failures.fetch_add(1, Ordering::Relaxed);
         let (port, target) = (self.number, &self.target);
-        if self.failing.swap(true, Ordering::Relaxed) {
-            tracing::debug!(port, target, "{what}: {reason}");
+        if let Some(Line { suppressed }) = self.failures.line() {
+            tracing::warn!(port, target, suppressed, "{what}: {reason}");
         } else {
-            tracing::warn!(port, target, "{what}: {reason}");
+            tracing::debug!(port, target, "{what}: {reason}");
         }
     }
 }
 
-/// Returns the maximum number of concurrent streams, each of which needs two open files. Raises the
-/// soft limit on open files to the hard limit first, because container runtimes start with a soft
-/// limit of 1024.
-pub fn stream_limit() -> usize {
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        tracing::warn!(%error, "could not raise the limit on open files");
-    }
-    streams_within(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))
-}
-
-/// Returns the maximum number of concurrent streams for this limit on open files.
-fn streams_within(files: u64) -> usize {
-    usize::try_from(files.saturating_sub(OTHER_FILES) / 2).unwrap_or(usize::MAX).clamp(1, MAX_STREAMS)
+/// The beginning of a stream.
+struct Opening {
+    /// The number of the client's circuit, if tor writes a PROXY header.
+    circuit: Option<u32>,
+    /// The bytes to send to the target first.
+    bytes: Vec<u8>,
 }
 
 #[cfg(test)]

@@ -28,7 +28,6 @@ mod watchdog;
 
 use std::error::Error;
 use std::fmt::Display;
-use std::future::IntoFuture as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,7 +37,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::common::{http, tor_metrics};
+use crate::common::open_files::Shares;
+use crate::common::{http, http_server, tor_metrics};
 use crate::link::{self, AGENT_API_PORT, AgentConfig, METRICS_PORT, PROBE_PORT, RefusedTargets, TOR_METRICS_PORT};
 use api::Api;
 use connect::Connector;
@@ -146,7 +146,8 @@ async fn serve(args: Serve, run_dir: &RunDir, tor_data_dir: &Path, config: Agent
     let address = run_dir.read_hostname()?;
 
     let connector = Connector::new(args.refused_targets, args.kubernetes_service_host.parse().ok());
-    let forwarder = Forwarder::bind(run_dir, &config, &address, forward::stream_limit())?.connecting_with(connector);
+    let streams = Shares::of_this_process().streams;
+    let forwarder = Forwarder::bind(run_dir, &config, &address, streams)?.connecting_with(connector);
     let traffic = forwarder.traffic();
     let observer = Observer::new(run_dir, address, system::random());
     let (tor, pulse) = (observer.watch(), observer.pulse());
@@ -163,8 +164,7 @@ async fn serve(args: Serve, run_dir: &RunDir, tor_data_dir: &Path, config: Agent
     let mut servers = JoinSet::new();
     for (router, port) in [(api.router(), args.api_port), (probes, args.probe_port), (metrics, args.metrics_port)] {
         let listener = http::bind(args.listen_address, port).await?;
-        servers
-            .spawn(axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned()).into_future());
+        servers.spawn(http_server::serve(listener, router, stop.clone()));
     }
     let mut workers = JoinSet::new();
     workers.spawn(observer.run());
@@ -175,7 +175,7 @@ async fn serve(args: Serve, run_dir: &RunDir, tor_data_dir: &Path, config: Agent
         _ = terminate.recv() => tracing::info!("received SIGTERM"),
         _ = interrupt.recv() => tracing::info!("received SIGINT"),
         Some(ended) = servers.join_next() => {
-            ended??;
+            ended?;
             return Err("an HTTP server stopped unexpectedly".into());
         }
         Some(Err(panic)) = workers.join_next() => return Err(panic.into()),

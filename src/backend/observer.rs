@@ -16,6 +16,7 @@ use super::stall::{Mended, Mender};
 use super::system::wall_clock;
 use super::watchdog::{Unanswered, Watchdog, WatchedClient};
 use crate::common::complaint::Complaint;
+use crate::common::log_limit::{Line, LogLimit};
 use crate::consensus::NetworkKind;
 use crate::control::{Client, Connector, ControlError, Event, HsDescAction, bootstrap_percent};
 use crate::onion::OnionAddress;
@@ -58,6 +59,8 @@ pub struct Observer {
     /// The log of problems, which reports each problem once although the observer retries several
     /// times a second.
     complaint: Complaint,
+    /// The limit for the lines about changed introduction points.
+    changes: LogLimit,
 }
 
 impl Observer {
@@ -75,6 +78,7 @@ impl Observer {
             watchdog: Watchdog::new(pulse.clone()),
             pulse,
             complaint: Complaint::default(),
+            changes: LogLimit::default(),
         }
     }
 
@@ -157,8 +161,8 @@ impl Observer {
                 Some(opened) => state.points.observe(opened),
                 None => state.points.clear(),
             };
-            if changed {
-                tracing::info!(count = state.points.count(), "introduction points changed");
+            if changed && let Some(Line { suppressed }) = self.changes.line() {
+                tracing::info!(count = state.points.count(), suppressed, "introduction points changed");
             }
         });
         Ok(())

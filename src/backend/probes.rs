@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::drain::Drain;
 use super::observer::TorState;
 use super::pulse::Pulse;
+use crate::common::log_limit::{Line, LogLimit};
 
 /// How long an iteration of the observer's loop may take before the loop is considered hung. An
 /// iteration normally takes at most a second.
@@ -22,7 +23,8 @@ type ProbeAnswer = (StatusCode, String);
 
 /// Returns the router of the probe server.
 pub fn router(tor: watch::Receiver<TorState>, pulse: Pulse, drain: Arc<Drain>) -> Router {
-    let drains = get(wait_for_drain).with_state(drain);
+    let calls = DrainCalls { drain, begun: LogLimit::default(), ended: LogLimit::default() };
+    let drains = get(wait_for_drain).with_state(Arc::new(calls));
     Router::new()
         .route("/startupz", get(startup))
         .route("/livez", get(live).with_state(pulse))
@@ -66,10 +68,21 @@ fn readiness(tor: &TorState) -> (bool, String) {
     }
 }
 
-async fn wait_for_drain(State(drain): State<Arc<Drain>>) -> ProbeAnswer {
-    tracing::info!("drain started");
-    let reason = drain.wait().await;
-    tracing::info!(reason, "drain finished");
+/// The calls of `/drain`. Everyone who can reach the pod can call it, so the log lines are limited.
+struct DrainCalls {
+    drain: Arc<Drain>,
+    begun: LogLimit,
+    ended: LogLimit,
+}
+
+async fn wait_for_drain(State(calls): State<Arc<DrainCalls>>) -> ProbeAnswer {
+    if let Some(Line { suppressed }) = calls.begun.line() {
+        tracing::info!(suppressed, "drain started");
+    }
+    let reason = calls.drain.wait().await;
+    if let Some(Line { suppressed }) = calls.ended.line() {
+        tracing::info!(reason, suppressed, "drain finished");
+    }
     (StatusCode::OK, line(reason))
 }
 
@@ -107,7 +120,8 @@ mod tests {
         let (streams, open) = watch::channel(1);
         let drain = Arc::new(Drain::new(times, open));
         let began = Instant::now();
-        let call = tokio::spawn(wait_for_drain(State(drain)));
+        let calls = DrainCalls { drain, begun: LogLimit::default(), ended: LogLimit::default() };
+        let call = tokio::spawn(wait_for_drain(State(Arc::new(calls))));
         // Without a publisher, the linger time begins after 5 s.
         sleep(Duration::from_secs(60)).await;
         assert!(!call.is_finished(), "a stream is open");

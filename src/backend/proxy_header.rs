@@ -52,6 +52,12 @@ impl ProxyHeader {
         if fields.next().is_some() { Err(NoHeader) } else { Ok(header) }
     }
 
+    /// Returns tor's number of the client's circuit.
+    pub fn circuit(self) -> u32 {
+        let [.., c0, c1, c2, c3] = self.source.octets();
+        u32::from_be_bytes([c0, c1, c2, c3])
+    }
+
     /// Returns the header with a mark of the backend in the source address. The mark is the
     /// beginning of the backend's onion key.
     pub fn marked(self, backend: &OnionAddress) -> Self {
@@ -196,13 +202,14 @@ mod tests {
             let line = line_of_tor(circuit, port);
             let mut stream = in_pieces(&[line.as_bytes(), &payload].concat(), &sizes);
             let (header, mut rest) = futures::executor::block_on(read(&mut stream)).unwrap();
-            prop_assert_eq!(header.source.octets()[12..].to_vec(), circuit.to_be_bytes());
+            prop_assert_eq!(header.circuit(), circuit);
             prop_assert_eq!(header.destination_port, port);
             rest.extend_from_slice(&stream.bytes[stream.given..]);
             prop_assert_eq!(rest, payload);
             let marked = header.marked(&backend()).to_string();
             prop_assert!(marked.len() <= MAX_BYTES);
             prop_assert_eq!(ProxyHeader::parse(marked.trim_end().as_bytes()), Ok(header.marked(&backend())));
+            prop_assert_eq!(header.marked(&backend()).circuit(), circuit);
         }
 
         #[test]

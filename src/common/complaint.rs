@@ -1,19 +1,25 @@
 //! Logs problems. If the same problem occurs several times in a row, only its first occurrence is
-//! logged above level DEBUG.
+//! logged above level DEBUG. The number of lines is limited, too, because a neighbour can alternate
+//! between different problems.
 
 use std::error::Error;
 use std::fmt::Display;
 
+use super::log_limit::{Line, LogLimit};
+
 /// The problem that was logged last.
 #[derive(Debug, Default)]
-pub struct Complaint(Option<String>);
+pub struct Complaint {
+    last: Option<String>,
+    limit: LogLimit,
+}
 
 impl Complaint {
     /// Logs a problem as a warning, or at level DEBUG if the previous problem had the same text.
     pub fn utter(&mut self, what: &str, reason: &dyn Display) {
         match self.news(what, reason) {
-            Ok(new) => tracing::warn!("{new}"),
-            Err(known) => tracing::debug!("{known}"),
+            Ok((new, Line { suppressed })) => tracing::warn!(suppressed, "{new}"),
+            Err(text) => tracing::debug!("{text}"),
         }
     }
 
@@ -21,25 +27,28 @@ impl Complaint {
     /// same text.
     pub fn mention(&mut self, what: &str, reason: &dyn Display) {
         match self.news(what, reason) {
-            Ok(new) => tracing::info!("{new}"),
-            Err(known) => tracing::debug!("{known}"),
+            Ok((new, Line { suppressed })) => tracing::info!(suppressed, "{new}"),
+            Err(text) => tracing::debug!("{text}"),
         }
     }
 
     /// Marks the problem as resolved, so that its next occurrence is logged again.
     pub fn settle(&mut self) {
-        self.0 = None;
+        self.last = None;
     }
 
-    /// Records a problem and returns its text: as `Ok` if the problem is new, or as `Err` if it
-    /// repeats the previous one.
-    fn news(&mut self, what: &str, reason: &dyn Display) -> Result<String, String> {
+    /// Records a problem and returns its text: as `Ok` if the problem is new, or as `Err` if the
+    /// problem repeats the previous one or too many problems have been logged.
+    fn news(&mut self, what: &str, reason: &dyn Display) -> Result<(String, Line), String> {
         let text = format!("{what}: {reason}");
-        if self.0.as_ref() == Some(&text) {
+        if self.last.as_ref() == Some(&text) {
             return Err(text);
         }
-        self.0 = Some(text.clone());
-        Ok(text)
+        self.last = Some(text.clone());
+        match self.limit.line() {
+            Some(line) => Ok((text, line)),
+            None => Err(text),
+        }
     }
 }
 
@@ -73,6 +82,13 @@ mod tests {
         assert!(complaint.news("cannot read", &"gone").is_ok());
         complaint.settle();
         assert!(complaint.news("cannot read", &"gone").is_ok());
+    }
+
+    #[test]
+    fn alternating_problems_do_not_fill_the_log() {
+        let mut complaint = Complaint::default();
+        let logged = (0..1000).filter(|round| complaint.news("cannot read", &(round % 2)).is_ok()).count();
+        assert!(logged < 50, "{logged} lines");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Helpers for the programs' HTTP servers.
+//! Helpers for the programs' HTTP servers: listening sockets, and responses with metrics.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -31,7 +31,7 @@ fn has_no_ipv6(error: &io::Error) -> bool {
 }
 
 /// Returns a response to `/metrics` with this text.
-pub fn metrics(text: String) -> impl IntoResponse {
+pub fn metrics(text: impl IntoResponse) -> impl IntoResponse {
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 

@@ -1,4 +1,4 @@
-//! Code shared by the programs: logging, process hiding, HTTP servers for probes and metrics, the
+//! Code shared by the programs: logging, process hiding, the limit on open files, HTTP servers, the
 //! metrics text format, secret files, tor's directories, tor's own metrics, and leader election.
 
 pub mod complaint;
@@ -6,7 +6,10 @@ pub mod election;
 pub mod exposition;
 pub mod hidden;
 pub mod http;
+pub mod http_server;
 pub mod log;
+pub mod log_limit;
+pub mod open_files;
 pub mod secret_file;
 pub mod tor_directories;
 pub mod tor_metrics;

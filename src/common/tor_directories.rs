@@ -14,6 +14,12 @@ pub fn make(run_dir: &Path, data_dir: &Path) -> io::Result<()> {
     File::create(run_dir.join("empty")).map(drop)
 }
 
+/// Creates a directory with mode 0700 if it does not exist. An existing directory, also one behind
+/// a symbolic link, is left as it is. Errors name the directory.
+pub fn create_private(path: &Path) -> io::Result<()> {
+    if path.is_dir() { Ok(()) } else { make_private(path) }
+}
+
 /// Creates a directory with mode 0700, or sets the mode of an existing one. A new directory's mode
 /// is set once more after its creation, because directories in a volume with an `fsGroup` inherit
 /// the volume's setgid bit. Errors name the directory.
@@ -26,6 +32,20 @@ pub fn make_private(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_existing_directory_keeps_its_mode() {
+        let root = tempfile::tempdir().unwrap();
+        let (shared, link) = (root.path().join("shared"), root.path().join("link"));
+        std::fs::create_dir(&shared).unwrap();
+        std::fs::set_permissions(&shared, Permissions::from_mode(0o755)).unwrap();
+        std::os::unix::fs::symlink(&shared, &link).unwrap();
+        for directory in [&shared, &link, &root.path().join("new")] {
+            create_private(directory).unwrap();
+        }
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!((mode(&shared), mode(&root.path().join("new"))), (0o755, 0o700));
+    }
 
     #[test]
     fn tors_directories_are_created_and_a_second_run_keeps_their_files() {

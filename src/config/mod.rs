@@ -1,5 +1,5 @@
 //! The `config.yaml` of the stand-alone daemon. The file has the format of Python Onionbalance's
-//! configuration for v3 services. This module performs no IO.
+//! configuration for v3 services, with one more setting. This module performs no IO.
 //!
 //! ```yaml
 //! services:
@@ -7,6 +7,7 @@
 //!   instances:
 //!   - address: <onion address>
 //!     name: <human-readable name>             # optional
+//!     max-introduction-points: <1 to 20>      # optional; by default, 3
 //! status-socket-location: <path>              # optional
 //! ```
 
@@ -49,6 +50,9 @@ pub struct Instance {
     pub address: OnionAddress,
     /// The human-readable name of the instance, if it has one.
     pub name: Option<String>,
+    /// The largest number of the instance's introduction points that are published. None selects
+    /// the default.
+    pub max_introduction_points: Option<usize>,
 }
 
 /// An error that explains why a `config.yaml` is rejected and where the problem is.

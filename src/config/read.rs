@@ -5,14 +5,17 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use super::{Config, ConfigError, Instance, PLACEHOLDER, ServiceConfig};
+use crate::onion::descriptor::MAX_INTRODUCTION_POINTS;
 
 const SERVICES: &str = "services";
 const STATUS_SOCKET: &str = "status-socket-location";
-const HOW_TO_START: &str = "`onionbalance-operator config generate` creates a valid file";
+const MAX_POINTS: &str = "max-introduction-points";
+const NO_BREAK_SPACE: char = '\u{a0}';
+const HOW_TO_START: &str = "`kubectl-onionbalance config generate` creates a valid file";
 
 pub(super) fn parse(text: &str) -> Result<Config, ConfigError> {
-    let root: Value = serde_saphyr::from_str(text).map_err(|error| ConfigError::Yaml(error.to_string()))?;
     let mut warnings = Vec::new();
+    let root = parse_yaml(text, &mut warnings)?;
     let root = match &root {
         Value::Object(root) => root,
         Value::Null => return Err(field(SERVICES, format!("the file is empty; {HOW_TO_START}"))),
@@ -26,6 +29,43 @@ pub(super) fn parse(text: &str) -> Result<Config, ConfigError> {
     let services = services.iter().enumerate();
     let services = services.map(|(index, value)| service(value, &format!("{SERVICES}[{index}]"), &mut warnings));
     Ok(Config { services: services.collect::<Result<_, _>>()?, status_socket: status_socket(root)?, warnings })
+}
+
+/// Parses YAML. If a mapping has the same key twice, the last value is used, as in Python.
+fn parse_yaml(text: &str, warnings: &mut Vec<String>) -> Result<Value, ConfigError> {
+    let error = match serde_saphyr::from_str(text) {
+        Ok(root) => return Ok(root),
+        Err(error) => error,
+    };
+    let serde_saphyr::Error::DuplicateMappingKey { key, .. } = error.without_snippet() else {
+        return Err(explain(&error, text));
+    };
+    let options = serde_saphyr::options! { duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins };
+    let root = serde_saphyr::from_str_with_options(text, options).map_err(|error| explain(&error, text))?;
+    let key = key.as_deref().unwrap_or("a setting");
+    warnings.push(format!("{key}: set more than once in one place{}; the last value is used", in_line(&error)));
+    Ok(root)
+}
+
+/// Explains a YAML error to somebody who does not know the YAML library.
+fn explain(error: &serde_saphyr::Error, text: &str) -> ConfigError {
+    if let serde_saphyr::Error::MultipleDocuments { .. } = error.without_snippet() {
+        let problem = format!("the file has a second YAML document{}; keep one of them", in_line(error));
+        return field(SERVICES, problem);
+    }
+    let mut options = serde_saphyr::RenderOptions::new(&serde_saphyr::UserMessageFormatter);
+    options.snippets = serde_saphyr::SnippetMode::Off;
+    let reason = error.render_with_options(options);
+    // A parser takes such a space for a letter, and reports an error somewhere else.
+    let hint = text
+        .lines()
+        .position(|line| line.contains(NO_BREAK_SPACE))
+        .map(|index| format!("; line {} contains a no-break space (U+00A0), replace it with a space", index + 1));
+    ConfigError::Yaml(reason + &hint.unwrap_or_default())
+}
+
+fn in_line(error: &serde_saphyr::Error) -> String {
+    error.location().map(|location| format!(" (line {})", location.line())).unwrap_or_default()
 }
 
 fn status_socket(root: &Map<String, Value>) -> Result<Option<std::path::PathBuf>, ConfigError> {
@@ -43,7 +83,13 @@ fn service(value: &Value, at: &str, warnings: &mut Vec<String>) -> Result<Servic
     ignore_others(service, &["key", "instances"], at, warnings);
     let key = match service.get("key") {
         Some(Value::String(key)) if !key.is_empty() => key.into(),
-        _ => return Err(field(&format!("{at}.key"), "must be the path of the master key file".to_owned())),
+        None | Some(Value::Null) => {
+            return Err(field(
+                &format!("{at}.key"),
+                "is missing; it must be the path of the master key file".to_owned(),
+            ));
+        }
+        Some(_) => return Err(field(&format!("{at}.key"), "must be the path of the master key file".to_owned())),
     };
 
     let at = format!("{at}.instances");
@@ -63,7 +109,8 @@ fn service(value: &Value, at: &str, warnings: &mut Vec<String>) -> Result<Servic
 
 fn instance(value: &Value, at: &str, warnings: &mut Vec<String>) -> Result<Instance, ConfigError> {
     let instance = mapping(value, at, "`address`")?;
-    ignore_others(instance, &["address", "name"], at, warnings);
+    ignore_others(instance, &["address", "name", MAX_POINTS], at, warnings);
+    let max_introduction_points = max_points(instance, at)?;
     let name = match instance.get("name") {
         None | Some(Value::Null) => None,
         Some(Value::String(name)) => Some(name.clone()),
@@ -77,12 +124,26 @@ fn instance(value: &Value, at: &str, warnings: &mut Vec<String>) -> Result<Insta
                 .to_owned()
         }
         Some(Value::String(text)) => match text.trim().parse() {
-            Ok(address) => return Ok(Instance { address, name }),
+            Ok(address) => return Ok(Instance { address, name, max_introduction_points }),
             Err(error) => format!("{text:?} is not an onion address: {error}"),
         },
         Some(other) => format!("{other} is not an onion address"),
     };
     Err(field(&at, problem))
+}
+
+fn max_points(instance: &Map<String, Value>, at: &str) -> Result<Option<usize>, ConfigError> {
+    let limit = match instance.get(MAX_POINTS) {
+        None | Some(Value::Null) => return Ok(None),
+        Some(value) => value.as_u64().and_then(|limit| usize::try_from(limit).ok()),
+    };
+    match limit.filter(|limit| (1..=MAX_INTRODUCTION_POINTS).contains(limit)) {
+        Some(limit) => Ok(Some(limit)),
+        None => Err(field(
+            &format!("{at}.{MAX_POINTS}"),
+            format!("must be a number from 1 to {MAX_INTRODUCTION_POINTS}; without the setting, the limit is 3"),
+        )),
+    }
 }
 
 /// Returns the list at `key`, or an error if the list is missing or empty.

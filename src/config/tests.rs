@@ -60,7 +60,8 @@ fn errors_name_the_field() {
     assert!(error("services: []").starts_with("services: is empty"));
     assert!(error("services: 1").starts_with("services: must be a list"));
     assert!(error("services: [1]").starts_with("services[0]: must be a mapping"));
-    assert!(error("services: [{instances: []}]").starts_with("services[0].key: must be the path"));
+    assert!(error("services: [{instances: []}]").starts_with("services[0].key: is missing; it must be the path"));
+    assert!(error("services: [{key: [k], instances: []}]").starts_with("services[0].key: must be the path"));
     assert!(error("services: [{key: k}]").starts_with("services[0].instances: is missing"));
     assert!(error("services: [{key: k, instances: []}]").starts_with("services[0].instances: is empty"));
     let instance = |text: &str| error(&format!("services: [{{key: k, instances: [{text}]}}]"));
@@ -79,6 +80,69 @@ fn errors_name_the_field() {
     );
     let socket = format!("services: [{{key: k, instances: [{{address: {A}}}]}}]\nstatus-socket-location: 5");
     assert!(error(&socket).starts_with("status-socket-location: must be a path"));
+}
+
+/// Python's YAML library, and therefore Python Onionbalance, accepts all of these.
+#[test]
+fn accepts_every_notation_that_python_onionbalance_accepts() {
+    let plain = format!("services:\n- key: k\n  instances:\n  - address: {A}\n");
+    for (notation, text) in [
+        ("byte order mark", format!("\u{feff}{plain}")),
+        ("line ends of Windows", plain.replace('\n', "\r\n")),
+        ("document markers", format!("%YAML 1.1\n---\n{plain}...\n")),
+        ("comments", plain.replace('\n', " # a comment\n")),
+        ("quotes", plain.replace("key: k", "key: 'k'").replace(A, &format!("\"{A}\""))),
+        ("spaces at the end", plain.replace('\n', "  \n")),
+        ("anchor", format!("all: &all\n- address: {A}\nservices:\n- {{key: k, instances: *all}}\n")),
+        ("merge key", format!("all: &all\n  instances: [{{address: {A}}}]\nservices:\n- <<: *all\n  key: k\n")),
+        ("JSON", format!("{{\"services\": [{{\"key\": \"k\", \"instances\": [{{\"address\": \"{A}\"}}]}}]}}")),
+        ("a key that is set twice", format!("services: [{{key: other, instances: []}}]\n{plain}")),
+        ("an inner key that is set twice", plain.replace("- key: k", "- key: other\n  key: k")),
+    ] {
+        let config = Config::parse(&text).unwrap_or_else(|error| panic!("{notation}: {error}"));
+        assert_eq!(config.services.len(), 1, "{notation}");
+        assert_eq!(config.services[0].key, PathBuf::from("k"), "{notation}");
+        assert_eq!(config.services[0].instances[0].address, A.parse().unwrap(), "{notation}");
+        let twice = config.warnings.iter().any(|warning| warning.contains("; the last value is used"));
+        assert_eq!(twice, notation.contains("twice"), "{notation}: {:?}", config.warnings);
+    }
+}
+
+#[test]
+fn errors_in_the_notation_use_the_words_of_users() {
+    let plain = format!("services:\n- key: k\n  instances:\n  - address: {A}\n");
+    for (text, expected) in [
+        (format!("{plain}---\n{plain}"), "services: the file has a second YAML document (line "),
+        (plain.replace("  - address", "\t- address"), "not valid YAML: "),
+        (
+            plain.replace("key: k", "key:\u{a0}k"),
+            "; line 2 contains a no-break space (U+00A0), replace it with a space",
+        ),
+        (plain.replace("key: k", "key: [k"), "not valid YAML: "),
+    ] {
+        let error = error(&text);
+        assert!(error.contains(expected), "{error}");
+        for word in ["Options", "Policy", "from_str", "serde", "\n"] {
+            assert!(!error.contains(word), "{word}: {error}");
+        }
+    }
+}
+
+#[test]
+fn each_instance_may_have_a_limit() {
+    let config = |limit: &str| {
+        Config::parse(&format!(
+            "services: [{{key: k, instances: [{{address: {A}, max-introduction-points: {limit}}}]}}]"
+        ))
+    };
+    for (limit, expected) in [("", None), ("1", Some(1)), ("20", Some(20))] {
+        assert_eq!(config(limit).unwrap().services[0].instances[0].max_introduction_points, expected);
+    }
+    for limit in ["0", "21", "-1", "3.5", "many"] {
+        let error = config(limit).unwrap_err().to_string();
+        let expected = "services[0].instances[0].max-introduction-points: must be a number from 1 to 20; ";
+        assert!(error.starts_with(expected), "{error}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! SAFECOOKIE       both sides prove that they know the cookie, and neither reveals it
-//! COOKIE           reveals the cookie, so it needs a unix socket or a configured cookie file
+//! COOKIE           reveals the cookie, so it is used only over a unix socket
 //! HASHEDPASSWORD   reveals the password, so it is used only if no cookie works
 //! NULL             tor requires no authentication
 //! ```
@@ -17,8 +17,9 @@ use std::{fmt, io};
 use data_encoding::HEXUPPER_PERMISSIVE;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use rand::Rng as _;
+use rustix::fs::OFlags;
 use sha2::Sha256;
-use tokio::fs::File;
+use tokio::fs::OpenOptions;
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, sleep};
 use zeroize::Zeroizing;
@@ -50,7 +51,7 @@ pub struct PasswordError;
 /// The credentials and limits for one authentication attempt.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Authenticator<'a> {
-    /// The configured endpoint, which appears in error messages.
+    /// The endpoint of the connection.
     pub(super) endpoint: &'a ControlEndpoint,
     /// The path of the cookie file, or None to use the file that PROTOCOLINFO names.
     pub(super) cookie: Option<&'a Path>,
@@ -118,7 +119,7 @@ impl Authenticator<'_> {
         // A restarted tor opens its socket, then replaces the old cookie file, and only then
         // replies to commands. PROTOCOLINFO is therefore sent before the file is read, even if the
         // path in its reply is not needed.
-        let offer = AuthOffer::parse(&client.protocol_info().await?)?;
+        let offer = AuthOffer::parse(&client.protocol_info().await.map_err(of_first_command)?)?;
         let password = self.password.filter(|_| offer.has("HASHEDPASSWORD"));
         let fault = match self.cookie_file(&offer).filter(|_| methods == Methods::All) {
             None => None,
@@ -148,7 +149,7 @@ impl Authenticator<'_> {
     fn cookie_file<'a>(&'a self, offer: &'a AuthOffer) -> Option<&'a Path> {
         // Over TCP, the peer may be an impostor that names any of our files, so the cookie is never
         // revealed to a peer that cannot prove that it already knows the cookie.
-        let local = matches!(self.endpoint, ControlEndpoint::Unix(_)) || self.cookie.is_some();
+        let local = matches!(self.endpoint, ControlEndpoint::Unix(_));
         let usable = offer.has("SAFECOOKIE") || (offer.has("COOKIE") && local);
         self.cookie.or(offer.cookie_file.as_deref()).filter(|_| usable)
     }
@@ -167,19 +168,15 @@ impl Authenticator<'_> {
         let ours = nonce();
         let challenge = client.auth_challenge(&ours).await.map_err(|error| refused(&what(), error))?;
         let answer = answer_challenge(cookie, &ours, &challenge)?.ok_or_else(|| {
-            let text = format!(
-                "{} does not belong to the tor at {}; configure the path of the cookie file that this tor wrote",
-                what(),
-                self.endpoint
-            );
-            ControlError::Authentication(text)
+            let problem = "does not belong to this tor; check that tor listens here, and that it wrote this file";
+            ControlError::Authentication(format!("{} {problem}", what()))
         })?;
         client.authenticate(&answer).await.map_err(|error| refused(&what(), error))
     }
 
     /// Describes which methods tor offers, why none of them works, and how to fix the problem.
     fn explain(&self, offer: &AuthOffer, fault: Option<String>) -> String {
-        let offers = format!("tor at {} offers {}", self.endpoint, offer.methods);
+        let offers = format!("tor offers {}", offer.methods);
         let cookies = offer.has("COOKIE") || offer.has("SAFECOOKIE");
         let help = match (offer.has("HASHEDPASSWORD"), cookies) {
             (true, _) => "provide the control port's password",
@@ -191,13 +188,12 @@ impl Authenticator<'_> {
         match fault {
             Some(fault) => format!("{offers}, but {fault}; {help}"),
             None if cookies && self.cookie.is_none() && offer.cookie_file.is_none() => {
-                format!("{offers}, but names no cookie file; configure the path of the cookie file, or {help}")
+                format!("{offers}, but names no cookie file; {help}")
             }
-            None if cookies => {
-                format!(
-                    "{offers}, but the cookie must not be sent over TCP in cleartext; configure the path of the cookie file, or {help}"
-                )
-            }
+            None if cookies => format!(
+                "{offers} without SAFECOOKIE, which every tor since 0.2.4 offers, and a cookie must not be sent over TCP \
+                 in cleartext; check that tor listens here, or use tor's ControlSocket"
+            ),
             None => format!("{offers}; {help}"),
         }
     }
@@ -221,6 +217,18 @@ impl AuthOffer {
 
     fn has(&self, method: &str) -> bool {
         self.methods.split(',').any(|offered| offered == method)
+    }
+}
+
+/// Explains why the first command failed. A control port answers it even before authentication.
+fn of_first_command(error: ControlError) -> ControlError {
+    match error {
+        ControlError::Closed => ControlError::NotTor(
+            "the connection was closed without an answer; if this persists, check that this is tor's control port and \
+             not, for example, its SOCKS port"
+                .to_owned(),
+        ),
+        other => other,
     }
 }
 
@@ -302,7 +310,10 @@ async fn read_cookie(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     // Reading one byte more than a cookie detects a longer file. The capacity is never exceeded, so
     // no copy of the secret is left behind.
     let mut cookie = Zeroizing::new(Vec::with_capacity(2 * COOKIE_LENGTH));
-    File::open(path).await?.take(COOKIE_LENGTH as u64 + 1).read_to_end(&mut cookie).await?;
+    // The peer names the file. Opening a named pipe would otherwise block until somebody writes.
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).await?;
+    file.take(COOKIE_LENGTH as u64 + 1).read_to_end(&mut cookie).await?;
     Ok(cookie)
 }
 

@@ -59,8 +59,14 @@ impl Default for Limits {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// A line does not consist of a status code, a separator and a text.
-    #[error("a line does not begin with a status code and a separator")]
+    #[error("a line does not begin with a status code and a separator; check that this is tor's control port")]
     Malformed,
+    /// The line is the answer of tor's SOCKS port to anything that is not SOCKS.
+    #[error("this is a SOCKS port; use the ControlPort or ControlSocket of torrc instead")]
+    SocksPort,
+    /// The line is the answer of a web server.
+    #[error("a web server answers here; use the ControlPort or ControlSocket of torrc instead")]
+    WebServer,
     /// A line exceeds [`Limits::line`].
     #[error("a line is longer than {0} bytes")]
     LineTooLong(usize),
@@ -153,10 +159,10 @@ impl Decoder {
 
     fn take_reply_line(&mut self, line: &[u8]) -> Result<Option<Message>, DecodeError> {
         let Some(([hundreds @ b'1'..=b'9', tens, ones, separator], text)) = line.split_first_chunk() else {
-            return Err(DecodeError::Malformed);
+            return Err(malformed(line));
         };
         if !tens.is_ascii_digit() || !ones.is_ascii_digit() {
-            return Err(DecodeError::Malformed);
+            return Err(malformed(line));
         }
         let kind = if *hundreds == b'6' { MessageKind::Event } else { MessageKind::Reply };
         let text = String::from_utf8_lossy(text).into_owned();
@@ -198,6 +204,20 @@ impl Message {
     /// Returns true if the message is an asynchronous event rather than a reply.
     pub fn is_event(&self) -> bool {
         self.code / 100 == 6
+    }
+}
+
+/// Returns the error for a line that is not from a control port, and names the service that sends
+/// such lines.
+fn malformed(line: &[u8]) -> DecodeError {
+    let text = String::from_utf8_lossy(line).to_ascii_lowercase();
+    // Tor's SOCKS port takes PROTOCOLINFO for the beginning of the HTTP request PUT or POST.
+    if text.starts_with("http/") && (text.contains("not an http proxy") || text.contains("socks")) {
+        DecodeError::SocksPort
+    } else if ["http/", "<!doctype", "<html"].iter().any(|start| text.starts_with(start)) {
+        DecodeError::WebServer
+    } else {
+        DecodeError::Malformed
     }
 }
 

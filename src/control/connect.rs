@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::authenticate::{AuthenticationFailure, Authenticator, Methods, Password};
-use super::{Client, ControlEndpoint, ControlError, Event};
+use super::{Client, ControlEndpoint, ControlError, Event, NoConnection};
 
 /// The default time within which tor must reply to a command.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,6 +30,17 @@ pub struct Connector {
     pub command_timeout: Duration,
 }
 
+/// A control connection and its endpoint.
+#[derive(Debug)]
+pub struct Connected {
+    /// The handle that sends commands.
+    pub client: Client,
+    /// The events that tor sends.
+    pub events: mpsc::Receiver<Event>,
+    /// The endpoint that was reached: the first one or the fallback.
+    pub endpoint: ControlEndpoint,
+}
+
 impl Connector {
     /// Creates a connector for an endpoint, with default settings.
     pub fn new(endpoint: ControlEndpoint) -> Self {
@@ -45,52 +56,67 @@ impl Connector {
     ///
     /// Authentication tries the cookie first, if tor offers that method, and then the password.
     /// Neither is needed if tor requires no authentication. The cookie is never revealed over TCP
-    /// to a peer that has not proved that it knows the cookie, unless `cookie` names its file.
+    /// to a peer that has not proved that it knows the cookie.
     ///
     /// Events are sent to the returned receiver. The channel is bounded, and an overflow closes the
     /// connection, so that a slow reader never blocks replies.
     pub async fn connect(&self) -> Result<(Client, mpsc::Receiver<Event>), ControlError> {
-        let (client, events) = self.reach().await?;
-        match self.authenticator().authenticate(&client, Methods::All).await {
-            Ok(()) => return Ok((client, events)),
-            Err(AuthenticationFailure::Final(error)) => return Err(error),
+        match self.open().await {
+            Ok(Connected { client, events, .. }) => Ok((client, events)),
+            Err(failure) => Err(failure.reason),
+        }
+    }
+
+    /// Connects and authenticates like [`Self::connect`]. The result names the endpoint.
+    pub(super) async fn open(&self) -> Result<Connected, NoConnection> {
+        let (reached, unreachable) = self.reach().await?;
+        match self.authenticate(&reached, Methods::All).await {
+            Ok(()) => return Ok(reached),
+            Err(AuthenticationFailure::Final(reason)) => return Err(failed(reached.endpoint, reason, unreachable)),
             Err(AuthenticationFailure::CookieRefused(error)) => {
                 tracing::debug!(%error, "tor rejected the cookie; trying the password");
             }
         }
         // Tor closes the connection after a failure, and after AUTHCHALLENGE it accepts only the
         // matching AUTHENTICATE. A second attempt therefore needs a new connection.
-        drop((client, events));
-        let (client, events) = self.reach().await?;
-        self.authenticator()
-            .authenticate(&client, Methods::Password)
-            .await
-            .map_err(AuthenticationFailure::into_error)?;
-        Ok((client, events))
+        drop(reached);
+        let (reached, unreachable) = self.reach().await?;
+        match self.authenticate(&reached, Methods::Password).await {
+            Ok(()) => Ok(reached),
+            Err(failure) => Err(failed(reached.endpoint, failure.into_error(), unreachable)),
+        }
     }
 
-    /// Returns the credentials and limits for one authentication attempt.
-    pub(super) fn authenticator(&self) -> Authenticator<'_> {
+    /// Authenticates a connection. The endpoint that was reached decides how far the peer is
+    /// trusted.
+    async fn authenticate(&self, reached: &Connected, methods: Methods) -> Result<(), AuthenticationFailure> {
+        self.authenticator(&reached.endpoint).authenticate(&reached.client, methods).await
+    }
+
+    /// Returns the credentials and limits for one authentication attempt at an endpoint.
+    pub(super) fn authenticator<'a>(&'a self, endpoint: &'a ControlEndpoint) -> Authenticator<'a> {
         Authenticator {
-            endpoint: &self.endpoint,
+            endpoint,
             cookie: self.cookie.as_deref(),
             password: self.password.as_ref(),
             patience: self.command_timeout,
         }
     }
 
-    async fn reach(&self) -> Result<(Client, mpsc::Receiver<Event>), ControlError> {
+    /// Opens a connection to the endpoint, or to the fallback if nothing listens at the endpoint.
+    /// Also returns the endpoint that could not be reached, if any.
+    async fn reach(&self) -> Result<(Connected, Option<Unreachable>), NoConnection> {
         match (self.reach_endpoint(&self.endpoint).await, &self.fallback) {
+            (Ok((client, events)), _) => Ok((Connected { client, events, endpoint: self.endpoint.clone() }, None)),
             (Err(error @ ControlError::Io { .. }), Some(fallback)) => {
                 tracing::debug!(%error, endpoint = %fallback, "could not connect; trying the fallback endpoint");
-                // A user who set up only one of the two endpoints must learn why that endpoint
-                // failed.
-                self.reach_endpoint(fallback).await.map_err(|other| match other {
-                    ControlError::Io { what, source } => ControlError::Io { what: format!("{error}; {what}"), source },
-                    other => other,
-                })
+                let unreachable = Some((self.endpoint.clone(), error));
+                match self.reach_endpoint(fallback).await {
+                    Ok((client, events)) => Ok((Connected { client, events, endpoint: fallback.clone() }, unreachable)),
+                    Err(error) => Err(failed(fallback.clone(), error, unreachable)),
+                }
             }
-            (result, _) => result,
+            (Err(error), _) => Err(NoConnection::at(self.endpoint.clone(), error)),
         }
     }
 
@@ -99,21 +125,20 @@ impl Connector {
         endpoint: &ControlEndpoint,
     ) -> Result<(Client, mpsc::Receiver<Event>), ControlError> {
         match endpoint {
-            ControlEndpoint::Unix(path) => self.reach_by(endpoint, UnixStream::connect(path)).await,
+            ControlEndpoint::Unix(path) => self.reach_by(UnixStream::connect(path)).await,
             ControlEndpoint::Tcp(host, port) => {
                 let stream = async {
                     let stream = TcpStream::connect((host.as_str(), *port)).await?;
                     stream.set_nodelay(true)?;
                     Ok(stream)
                 };
-                self.reach_by(endpoint, stream).await
+                self.reach_by(stream).await
             }
         }
     }
 
     async fn reach_by<S>(
         &self,
-        endpoint: &ControlEndpoint,
         stream: impl Future<Output = std::io::Result<S>>,
     ) -> Result<(Client, mpsc::Receiver<Event>), ControlError>
     where
@@ -122,9 +147,16 @@ impl Connector {
         let stream = timeout(self.command_timeout, stream)
             .await
             .map_err(|_| ControlError::Timeout(self.command_timeout))?
-            .map_err(|error| ControlError::io(format!("could not connect to {endpoint}"), error))?;
+            .map_err(|error| ControlError::io("could not connect", error))?;
         Ok(Client::over(stream, self.command_timeout))
     }
+}
+
+/// An endpoint that could not be reached, and the reason.
+type Unreachable = (ControlEndpoint, ControlError);
+
+fn failed(endpoint: ControlEndpoint, reason: ControlError, unreachable: Option<Unreachable>) -> NoConnection {
+    NoConnection { endpoint, reason, unreachable: unreachable.map(Box::new) }
 }
 
 impl Client {
@@ -137,3 +169,6 @@ impl Client {
         Connector { cookie, ..Connector::unix(socket) }.connect().await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,9 @@
 //! Endpoints of control connections.
 
+use std::ffi::OsStr;
 use std::fmt;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// The endpoint at which tor listens for control connections.
@@ -18,6 +20,24 @@ pub enum ControlEndpoint {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a control port; write unix:/path, HOST:PORT or [IPv6]:PORT")]
 pub struct EndpointError(String);
+
+impl ControlEndpoint {
+    /// Returns the endpoint of a unix socket. The path may be written as in torrc: `/path`,
+    /// `unix:/path` or `unix:"/path"`.
+    pub fn unix(written: &Path) -> Self {
+        let Some(path) = written.as_os_str().as_bytes().strip_prefix(b"unix:") else {
+            return Self::Unix(written.to_owned());
+        };
+        let unquoted = path.strip_prefix(b"\"").and_then(|path| path.strip_suffix(b"\""));
+        Self::Unix(OsStr::from_bytes(unquoted.unwrap_or(path)).into())
+    }
+
+    /// Returns the endpoint of a TCP port. An IPv6 address may have brackets.
+    pub fn tcp(host: &str, port: u16) -> Self {
+        let unbracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        Self::Tcp(unbracketed.unwrap_or(host).to_owned(), port)
+    }
+}
 
 impl FromStr for ControlEndpoint {
     type Err = EndpointError;
@@ -67,6 +87,18 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(endpoint.clone()), "{text}");
             assert_eq!(endpoint.to_string(), written);
+        }
+        for (written, path) in [
+            ("/run/tor/control", "/run/tor/control"),
+            ("unix:/run/tor/control", "/run/tor/control"),
+            ("unix:\"/run/tor/a b\"", "/run/tor/a b"),
+            ("control", "control"),
+            ("unix:\"odd", "\"odd"),
+        ] {
+            assert_eq!(ControlEndpoint::unix(Path::new(written)), ControlEndpoint::Unix(path.into()));
+        }
+        for (written, host) in [("[::1]", "::1"), ("::1", "::1"), ("localhost", "localhost"), ("[odd", "[odd")] {
+            assert_eq!(ControlEndpoint::tcp(written, 9051), tcp(host));
         }
         for text in ["", ":9051", "[]:9051", "host", "host:", "host:0", "host:65536", "::1:9051", "[::1:9051", "unix:x"]
         {

@@ -1,9 +1,10 @@
 //! The errors of control connections.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 
+use super::ControlEndpoint;
 use super::codec::DecodeError;
 
 /// The reason why a command failed or a connection ended.
@@ -24,9 +25,12 @@ pub enum ControlError {
     /// closed, because a late reply would be mistaken for the reply to the next command.
     #[error("tor did not answer within {0:?}")]
     Timeout(Duration),
-    /// Tor sent data that violates the control protocol or does not match the command.
+    /// The peer sent data that violates the control protocol or does not match the command.
     #[error("unexpected data on the control connection: {0}")]
     Protocol(String),
+    /// The peer is not tor's control port, or seems not to be.
+    #[error("{0}")]
+    NotTor(String),
     /// Tor rejected the authentication, or the cookie could not be read.
     #[error("authentication failed: {0}")]
     Authentication(String),
@@ -56,6 +60,39 @@ impl ControlError {
 
 impl From<DecodeError> for ControlError {
     fn from(error: DecodeError) -> Self {
-        Self::Protocol(error.to_string())
+        match error {
+            DecodeError::SocksPort | DecodeError::WebServer => Self::NotTor(error.to_string()),
+            other => Self::Protocol(other.to_string()),
+        }
     }
 }
+
+/// The reason why there is no control connection, and the endpoint concerned.
+#[derive(Debug, Clone)]
+pub struct NoConnection {
+    /// The endpoint of the failed attempt or of the lost connection.
+    pub endpoint: ControlEndpoint,
+    /// The reason for the failure or the loss.
+    pub reason: ControlError,
+    /// The endpoint that was tried before `endpoint`, and the reason why it could not be reached.
+    /// Somebody who has set up only that endpoint needs to know this reason.
+    pub unreachable: Option<Box<(ControlEndpoint, ControlError)>>,
+}
+
+impl NoConnection {
+    /// Creates the error of an endpoint that was tried first.
+    pub fn at(endpoint: ControlEndpoint, reason: ControlError) -> Self {
+        Self { endpoint, reason, unreachable: None }
+    }
+}
+
+impl fmt::Display for NoConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(unreachable) = &self.unreachable {
+            write!(f, "{}: {}; ", unreachable.0, unreachable.1)?;
+        }
+        write!(f, "{}: {}", self.endpoint, self.reason)
+    }
+}
+
+impl std::error::Error for NoConnection {}

@@ -28,8 +28,8 @@ pub mod text;
 
 pub use authenticate::{Password, PasswordError};
 pub use client::Client;
-pub use connect::{COMMAND_TIMEOUT, Connector};
+pub use connect::{COMMAND_TIMEOUT, Connected, Connector};
 pub use endpoint::{ControlEndpoint, EndpointError};
-pub use error::ControlError;
+pub use error::{ControlError, NoConnection};
 pub use event::{Event, HsDescAction, HsDescContent, HsDescEvent, bootstrap_percent};
 pub use reconnect::{Backoff, Update, supervise};

@@ -6,17 +6,17 @@ use rand::{Rng, RngExt};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use super::{Client, Connector, ControlError, Event};
+use super::{Connected, Connector, ControlError, NoConnection};
 
 /// A change of the connection's state.
 #[derive(Debug)]
 pub enum Update {
     /// A new, authenticated connection is open. It does not inherit the event subscriptions of an
     /// earlier connection.
-    Connected(Client, mpsc::Receiver<Event>),
+    Connected(Connected),
     /// There is no connection: the last connection ended or a new attempt failed, for the given
     /// reason. The supervisor tries again automatically.
-    Lost(ControlError),
+    Lost(NoConnection),
 }
 
 /// The backoff between connection attempts. The longest pause doubles from `first` up to `cap` with
@@ -38,7 +38,7 @@ impl Default for Backoff {
 
 /// Starts a supervisor that keeps a control connection open. The first attempt to connect begins
 /// immediately. When the receiver is dropped, the supervisor ends and closes its connection, unless
-/// another [`Client`] handle keeps the connection open. Requires a tokio runtime.
+/// another [`Client`](super::Client) handle keeps the connection open. Requires a tokio runtime.
 pub fn supervise<R>(connector: Connector, backoff: Backoff, rng: R) -> mpsc::Receiver<Update>
 where
     R: Rng + Send + 'static,
@@ -56,14 +56,15 @@ where
 async fn run<R: Rng>(connector: &Connector, backoff: Backoff, mut rng: R, updates: &mpsc::Sender<Update>) {
     let mut failures = 0;
     loop {
-        let why = match connector.connect().await {
-            Ok((client, events)) => {
+        let why = match connector.open().await {
+            Ok(connected) => {
                 failures = 0;
-                if updates.send(Update::Connected(client.clone(), events)).await.is_err() {
+                let (client, endpoint) = (connected.client.clone(), connected.endpoint.clone());
+                if updates.send(Update::Connected(connected)).await.is_err() {
                     return;
                 }
                 client.closed().await;
-                client.close_reason().unwrap_or(ControlError::Closed)
+                NoConnection::at(endpoint, client.close_reason().unwrap_or(ControlError::Closed))
             }
             Err(why) => why,
         };
@@ -115,7 +116,9 @@ mod tests {
         let mut updates = supervise(connector, backoff, StdRng::seed_from_u64(7));
         for _ in 0..3 {
             let update = updates.recv().await.unwrap();
-            assert!(matches!(update, Update::Lost(ControlError::Io { .. })), "{update:?}");
+            let Update::Lost(why) = update else { panic!("connected to nothing") };
+            assert!(matches!(why.reason, ControlError::Io { .. }), "{why}");
+            assert!(why.to_string().starts_with(&format!("unix:{}/no-socket: ", directory.path().display())), "{why}");
         }
     }
 }

@@ -8,7 +8,8 @@ pub(super) const PORT_NAME: &str = "must consist of at most 63 lower-case letter
 /// The error message for a malformed Secret name.
 pub(super) const SECRET_NAME: &str = "is not a valid Secret name; use lower-case letters, digits, \"-\" and \".\"";
 /// The error message for a malformed Service name.
-pub(super) const SERVICE_NAME: &str = "is not a valid Service name; use lower-case letters, digits and \"-\"";
+pub(super) const SERVICE_NAME: &str = "is not a valid Service name; use lower-case letters, digits and \"-\". For a \
+     Service in another namespace, set target.address to NAME.NAMESPACE.svc:PORT instead";
 /// The error message for a port target that has two destinations.
 pub(super) const BOTH_TARGETS: &str = "sets both service and address; keep one of them";
 /// The error message for a port target that has no destination.

@@ -132,6 +132,8 @@ reasons! {
     PodsStuck [BackendsReady Published];
     /// A rollout makes no progress, and Kubernetes gives no other reason.
     ProgressDeadlineExceeded [BackendsReady Published];
+    /// A backend is not published, because its descriptor does not fit those of the other backends.
+    BackendExcluded [BackendsReady];
     /// Not all backends are ready yet.
     Progressing [BackendsReady];
     /// A new version of the backends is being rolled out.

@@ -101,6 +101,11 @@ pub struct Port {
     /// target must expect the header. If absent, streams carry no header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// The time in seconds after which a stream is closed if it transfers no data in either
+    /// direction. At most 86400 (one day). If absent, idle streams stay open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86400))]
+    pub idle_timeout_seconds: Option<u32>,
 }
 
 /// A version of the PROXY protocol. With `v1`, each stream to the target begins with a version 1
@@ -175,7 +180,8 @@ pub struct Backends {
     #[schemars(range(min = 0))]
     pub replicas: i32,
     /// The number of introduction points that each backend establishes. The publisher publishes the
-    /// introduction points of all backends; one descriptor holds at most 20.
+    /// introduction points of all backends, but at most this number of each backend; one descriptor
+    /// holds at most 20.
     #[schemars(range(min = 3, max = 20))]
     pub introduction_points: u8,
     /// The time in seconds for which a backend's open streams may continue after the backend has
@@ -248,6 +254,16 @@ pub struct ExternalBackend {
     /// wrote.
     #[schemars(length(max = 62), extend("x-kubernetes-validations" = rules::onion_address()))]
     pub onion_address: String,
+    /// The largest number of this backend's introduction points that are published. The limit keeps
+    /// a backend from attracting more clients than its share by offering many introduction points.
+    /// Default 3, the number that tor establishes by default; at most 20.
+    #[serde(default = "default_max_introduction_points")]
+    #[schemars(range(min = 1, max = 20))]
+    pub max_introduction_points: u8,
+}
+
+fn default_max_introduction_points() -> u8 {
+    3
 }
 
 /// The settings of the publisher.
@@ -423,7 +439,7 @@ pub struct AuthorizedClient {
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
     /// The client's public key in the form `descriptor:x25519:<52 base32 characters>`. The command
-    /// `onionbalance-operator key generate --client NAME` writes it to `NAME.auth` in this form.
+    /// `kubectl onionbalance key generate --client NAME` writes it to `NAME.auth` in this form.
     /// Never put the private key here.
     #[schemars(length(max = 128), extend("x-kubernetes-validations" = rules::client_key()))]
     pub public_key: String,

@@ -100,6 +100,9 @@ fn external_backends(problems: &mut Problems, object: &OnionBalancedService) {
             Ok(address) if !seen.insert(address) => problems.add(field, "is listed twice; list each backend once"),
             Ok(_) => {}
         }
+        if !(1..=20).contains(&backend.max_introduction_points) {
+            problems.add(format!("spec.externalBackends[{index}].maxIntroductionPoints"), "must be from 1 to 20");
+        }
     }
 }
 
@@ -124,6 +127,9 @@ fn ports(problems: &mut Problems, ports: &[Port]) {
                 problems
                     .add(format!("{field}.name"), format!("\"{name}\" is used twice; give each port a different name"));
             }
+        }
+        if port.idle_timeout_seconds.is_some_and(|seconds| !(1..=86400).contains(&seconds)) {
+            problems.add(format!("{field}.idleTimeoutSeconds"), "must be from 1 to 86400, one day");
         }
         target(problems, &format!("{field}.target"), &port.target);
     }

@@ -16,6 +16,7 @@ use super::check::{DescriptorRefused, open};
 use super::clock::Clock;
 use super::pods::{Pod, Pods};
 use super::sync::{Question, SyncClient};
+use crate::common::log_limit::{Line, LogLimit};
 use crate::consensus::Network;
 use crate::link::{PodPhase, Revision, SyncResponse};
 use crate::merge::BackendId;
@@ -79,6 +80,7 @@ pub(super) async fn run(
                     known: None,
                     reported: None,
                     polling: Polling::new(silence, clock.now().elapsed),
+                    refusals: LogLimit::default(),
                 };
                 AbortOnDrop(tokio::spawn(conversation.run()).abort_handle())
             });
@@ -111,6 +113,8 @@ struct Conversation {
     known: Option<(Revision, Arc<ServiceContent>)>,
     reported: Option<AgentReport>,
     polling: Polling,
+    /// The limit for the warnings about descriptors, which a faulty agent causes with each answer.
+    refusals: LogLimit,
 }
 
 impl Conversation {
@@ -163,7 +167,9 @@ impl Conversation {
         match self.take_in(answer, network.as_deref()) {
             Ok(report) => Some(report),
             Err(error) => {
-                tracing::warn!(pod = topic.pod.name, %error, "rejected an agent's descriptor");
+                if let Some(Line { suppressed }) = self.refusals.line() {
+                    tracing::warn!(pod = topic.pod.name, %error, suppressed, "rejected an agent's descriptor");
+                }
                 None
             }
         }

@@ -8,18 +8,23 @@ use std::time::SystemTime;
 use super::agents::AgentReport;
 use super::pods::{Pod, Pods};
 use super::view::{BackendView, StateHistory};
+use crate::common::log_limit::{Line, LogLimit};
 use crate::crd::BackendState;
-use crate::merge::{BackendId, Input, Remark, Status, remarks};
+use crate::merge::{BackendId, Input, PointLimits, Remark, Status, remarks};
 
 /// The backends of one service, by pod UID.
 #[derive(Debug, Default)]
 pub(super) struct Backends {
     pods: Arc<Pods>,
     reports: BTreeMap<BackendId, AgentReport>,
+    /// The number of introduction points that each backend may contribute.
+    limits: PointLimits,
     /// The parts of each backend's descriptor that are not published.
     remarks: BTreeMap<BackendId, Vec<Remark>>,
-    /// The backends whose introduction points have been published, or have waited for their turn,
-    /// at least once.
+    /// The limits for the warnings about each backend's descriptor.
+    warnings: BTreeMap<BackendId, LogLimit>,
+    /// The backends whose introduction points the engine has used at least once, even if they were
+    /// not published.
     counted: BTreeSet<BackendId>,
     states: StateHistory<BackendId>,
 }
@@ -30,6 +35,7 @@ impl Backends {
     pub(super) fn pods(&mut self, pods: Arc<Pods>) -> Vec<Input> {
         let before = std::mem::replace(&mut self.pods, pods);
         self.reports.retain(|id, _| self.pods.contains_key(id));
+        self.warnings.retain(|id, _| self.pods.contains_key(id));
         self.remarks.retain(|id, _| self.pods.contains_key(id));
         self.counted.retain(|id| self.pods.contains_key(id));
         self.states.retain(|id| self.pods.contains_key(id));
@@ -52,17 +58,36 @@ impl Backends {
             AgentReport::Points(_, content) => Some(Input::Backend(id.clone(), content.clone())),
             AgentReport::NoPoints(_) | AgentReport::Silent => Some(Input::BackendLost(id.clone())),
         };
-        if let AgentReport::Points(_, content) = &report {
-            let remarks = remarks(content);
-            if self.remarks.get(&id).map(Vec::as_slice).unwrap_or_default() != remarks {
-                for remark in &remarks {
-                    tracing::warn!(backend = pod.name, "{remark}");
-                }
-                self.remarks.insert(id.clone(), remarks);
+        self.reports.insert(id.clone(), report);
+        self.remark(id);
+        input
+    }
+
+    /// Sets the number of introduction points that each backend may contribute.
+    pub(super) fn set_limits(&mut self, limits: &PointLimits) {
+        if self.limits != *limits {
+            self.limits = limits.clone();
+            let known: Vec<BackendId> = self.reports.keys().cloned().collect();
+            for id in known {
+                self.remark(id);
             }
         }
-        self.reports.insert(id, report);
-        input
+    }
+
+    /// Updates the remarks on a backend's newest descriptor, and logs them if they have changed.
+    fn remark(&mut self, id: BackendId) {
+        let Some(AgentReport::Points(_, content)) = self.reports.get(&id) else { return };
+        let remarks = remarks(content, self.limits.of(&id));
+        if self.remarks.get(&id).map(Vec::as_slice).unwrap_or_default() != remarks {
+            let pod = self.pods.get(&id).map(|pod| pod.name.as_str());
+            let warnings = self.warnings.entry(id.clone()).or_default();
+            for remark in &remarks {
+                if let Some(Line { suppressed }) = warnings.line() {
+                    tracing::warn!(backend = pod, suppressed, "{remark}");
+                }
+            }
+            self.remarks.insert(id, remarks);
+        }
     }
 
     /// Returns the backends whose pods are terminating.
@@ -76,8 +101,14 @@ impl Backends {
         let mut views = Vec::with_capacity(self.pods.len());
         for (id, pod) in self.pods.iter() {
             let points = points.get(id).copied().unwrap_or_default();
-            let waits = status.waiting.contains(id);
-            if points > 0 || waits {
+            let outvoted = status.outvoted.get(id);
+            let usage = match outvoted {
+                _ if points > 0 => Usage::Published,
+                Some(_) => Usage::Outvoted,
+                None if status.waiting.contains(id) => Usage::Waiting,
+                None => Usage::Unused,
+            };
+            if usage != Usage::Unused {
                 self.counted.insert(id.clone());
             }
             let report = self.reports.get(id);
@@ -85,10 +116,17 @@ impl Backends {
                 Some(AgentReport::Points(address, _) | AgentReport::NoPoints(address)) => Some(address.to_string()),
                 Some(AgentReport::Silent) | None => None,
             };
-            let state = state(pod, report, points, waits, self.counted.contains(id));
+            let state = state(pod, report, usage, self.counted.contains(id));
             let since = self.states.enter(id.clone(), state, now);
+            let exclusion = outvoted.filter(|_| state == BackendState::Excluded);
+            if let Some(reason) = exclusion.filter(|_| since == now)
+                && let Some(Line { suppressed }) = self.warnings.entry(id.clone()).or_default().line()
+            {
+                tracing::warn!(backend = pod.name, suppressed, "{reason}");
+            }
             let remarks = self.remarks.get(id).into_iter().flatten().map(ToString::to_string);
-            let message = Some(remarks.collect::<Vec<_>>().join("; ")).filter(|message| !message.is_empty());
+            let messages: Vec<_> = exclusion.map(ToString::to_string).into_iter().chain(remarks).collect();
+            let message = Some(messages.join("; ")).filter(|message| !message.is_empty());
             views.push(BackendView { name: pod.name.clone(), onion_address, points, state, since, message });
         }
         views.sort_by(|a, b| a.name.cmp(&b.name));
@@ -96,11 +134,25 @@ impl Backends {
     }
 }
 
-fn state(pod: &Pod, report: Option<&AgentReport>, points: usize, waits: bool, has_counted: bool) -> BackendState {
-    match report {
+/// The engine's use of a backend's introduction points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Usage {
+    /// At least one of them is published.
+    Published,
+    /// None is published, because the backend's congestion control differs from the others'.
+    Outvoted,
+    /// None is published, because it is another backend's turn.
+    Waiting,
+    /// None is published, because the engine has not selected any yet or does not know the backend.
+    Unused,
+}
+
+fn state(pod: &Pod, report: Option<&AgentReport>, usage: Usage, has_counted: bool) -> BackendState {
+    match (report, usage) {
         _ if pod.terminating => BackendState::Draining,
-        Some(AgentReport::Points(..)) if points > 0 => BackendState::Ready,
-        Some(AgentReport::Points(..)) if waits => BackendState::Waiting,
+        (Some(AgentReport::Points(..)), Usage::Published) => BackendState::Ready,
+        (Some(AgentReport::Points(..)), Usage::Outvoted) => BackendState::Excluded,
+        (Some(AgentReport::Points(..)), Usage::Waiting) => BackendState::Waiting,
         _ if has_counted => BackendState::Lost,
         _ => BackendState::Starting,
     }
@@ -109,6 +161,8 @@ fn state(pod: &Pod, report: Option<&AgentReport>, points: usize, waits: bool, ha
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::merge::Outvoted;
+    use crate::merge::tests::network::point;
     use crate::onion::ServiceContent;
 
     fn id(uid: &str) -> BackendId {
@@ -177,20 +231,20 @@ mod tests {
         let address = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion".parse().unwrap();
         let none = AgentReport::NoPoints(address);
         let lost = BackendState::Lost;
-        assert_eq!(state(&pod(false), None, 0, false, false), BackendState::Starting);
-        assert_eq!(state(&pod(false), Some(&none), 0, false, false), BackendState::Starting);
-        assert_eq!(state(&pod(false), Some(&none), 0, false, true), lost);
+        assert_eq!(state(&pod(false), None, Usage::Unused, false), BackendState::Starting);
+        assert_eq!(state(&pod(false), Some(&none), Usage::Unused, false), BackendState::Starting);
+        assert_eq!(state(&pod(false), Some(&none), Usage::Unused, true), lost);
         assert_eq!(
-            state(&pod(false), Some(&AgentReport::Silent), 3, false, true),
+            state(&pod(false), Some(&AgentReport::Silent), Usage::Published, true),
             lost,
             "the last descriptor stays published"
         );
         assert_eq!(
-            state(&pod(false), Some(&AgentReport::Silent), 0, true, true),
+            state(&pod(false), Some(&AgentReport::Silent), Usage::Waiting, true),
             lost,
             "the engine will soon be informed"
         );
-        assert_eq!(state(&pod(true), Some(&none), 3, false, true), BackendState::Draining);
+        assert_eq!(state(&pod(true), Some(&none), Usage::Published, true), BackendState::Draining);
     }
 
     #[test]
@@ -214,6 +268,45 @@ mod tests {
         assert_eq!(state(None, 3, false), BackendState::Ready);
         assert_eq!(state(None, 0, true), BackendState::Waiting);
         assert_eq!(state(Some(AgentReport::Silent), 0, false), BackendState::Lost);
+    }
+
+    #[test]
+    fn an_outvoted_backend_is_excluded_and_its_message_says_why() {
+        let mut backends = Backends::default();
+        backends.pods(pods(&[("a", false)]));
+        let mut view = |report: Option<AgentReport>, points, outvoted: bool| {
+            if let Some(report) = report {
+                backends.report(id("a"), report);
+            }
+            let outvoted = outvoted.then(|| (id("a"), Outvoted { own: None, increment: 31 })).into_iter().collect();
+            let status = Status { points: vec![(id("a"), points)], outvoted, ..Status::default() };
+            let view = backends.views(&status, SystemTime::UNIX_EPOCH).remove(0);
+            (view.state, view.message)
+        };
+        let (state, message) = view(Some(points(true)), 0, true);
+        assert_eq!(state, BackendState::Excluded);
+        let message = message.unwrap();
+        assert!(message.starts_with("it is not published, because its descriptor has no flow-control"), "{message}");
+        assert!(message.contains("; its proof-of-work defence"), "{message}");
+        assert_eq!(view(Some(points(false)), 3, true), (BackendState::Ready, None), "a new round is about to begin");
+        assert_eq!(view(Some(AgentReport::Silent), 0, false), (BackendState::Lost, None));
+    }
+
+    #[test]
+    fn a_limit_below_the_number_of_points_is_remarked_as_soon_as_it_is_known() {
+        let mut backends = Backends::default();
+        backends.pods(pods(&[("a", false)]));
+        let offered = (1..=5).map(|number| point(number, number));
+        let address = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion".parse().unwrap();
+        let content = Arc::new(ServiceContent::plain(offered.collect()));
+        let mut message = |usual| {
+            backends.set_limits(&PointLimits { usual, ..PointLimits::default() });
+            backends.report(id("a"), AgentReport::Points(address, content.clone()));
+            backends.set_limits(&PointLimits { usual: usual + 1, ..PointLimits::default() });
+            backends.views(&Status::default(), SystemTime::UNIX_EPOCH).remove(0).message
+        };
+        assert!(message(2).unwrap().starts_with("it offers 5 introduction points, but only 3 of them are published"));
+        assert_eq!(message(4), None);
     }
 
     fn points(pow_params: bool) -> AgentReport {

@@ -13,7 +13,8 @@ use super::view::{BackendView, StateHistory};
 use crate::consensus::{Fingerprint, Network};
 use crate::crd::BackendState;
 use crate::merge::{
-    BackendId, ExternalState, FetchAnswer, FetchInput, FetchOutput, FetchSchedule, Input, Now, Status, remarks,
+    BackendId, ExternalState, FetchAnswer, FetchInput, FetchOutput, FetchSchedule, Input, Now, PointLimits, Status,
+    remarks,
 };
 use crate::onion::{OnionAddress, ServiceContent};
 
@@ -22,6 +23,8 @@ pub(super) struct ExternalBackends {
     /// The service's own address, which cannot be one of its backends.
     own: OnionAddress,
     scheduler: FetchSchedule,
+    /// The number of introduction points that each backend may contribute.
+    limits: PointLimits,
     network: Option<Arc<Network>>,
     tor: Option<TorOrders>,
     states: StateHistory<OnionAddress>,
@@ -45,6 +48,7 @@ impl ExternalBackends {
         Self {
             own,
             scheduler: FetchSchedule::new(seed),
+            limits: PointLimits::default(),
             network: None,
             tor: None,
             states: StateHistory::default(),
@@ -53,9 +57,10 @@ impl ExternalBackends {
         }
     }
 
-    /// Sets the external backends. If `active` is false, their descriptors are not fetched, because
-    /// nothing is published.
-    pub(super) fn set(&mut self, backends: &BTreeSet<OnionAddress>, active: bool, now: Now) {
+    /// Sets the external backends, and the number of introduction points that each may contribute.
+    /// If `active` is false, their descriptors are not fetched, because nothing is published.
+    pub(super) fn set(&mut self, backends: &BTreeSet<OnionAddress>, limits: &PointLimits, active: bool, now: Now) {
+        self.limits = limits.clone();
         let backends: BTreeSet<_> = backends.iter().copied().filter(|address| *address != self.own).collect();
         self.states.retain(|address| backends.contains(address));
         self.messages.retain(|address, _| backends.contains(address));
@@ -92,7 +97,8 @@ impl ExternalBackends {
                 self.fetches.found += 1;
                 let (period, counter) = (found.period.number, found.revision_counter);
                 tracing::debug!(%address, %hsdir, period, counter, "found an external backend's descriptor");
-                let remarks: Vec<_> = remarks(&found.content).iter().map(ToString::to_string).collect();
+                let remarks = remarks(&found.content, self.limits.of(&id(&address)));
+                let remarks: Vec<_> = remarks.iter().map(ToString::to_string).collect();
                 self.note(address, remarks.join("; "));
                 FetchAnswer::Has(found)
             }
@@ -171,22 +177,31 @@ impl ExternalBackends {
         let view = |(address, state)| {
             let id = id(&address);
             let points = points.get(&id).copied().unwrap_or_default();
+            let outvoted = status.outvoted.get(&id);
             let state = match state {
                 ExternalState::Counts if points > 0 => BackendState::Ready,
+                ExternalState::Counts if outvoted.is_some() => BackendState::Excluded,
                 ExternalState::Counts if status.waiting.contains(&id) => BackendState::Waiting,
                 ExternalState::Lost => BackendState::Lost,
                 ExternalState::Counts | ExternalState::Unseen => BackendState::Starting,
             };
             let since = self.states.enter(address, state, now);
+            let exclusion = outvoted.filter(|_| state == BackendState::Excluded);
+            if let Some(reason) = exclusion.filter(|_| since == now) {
+                tracing::warn!(%address, "{reason}");
+            }
             let name = address.to_string();
-            let message = self.messages.get(&address).cloned();
+            let messages: Vec<_> =
+                exclusion.map(ToString::to_string).into_iter().chain(self.messages.get(&address).cloned()).collect();
+            let message = Some(messages.join("; ")).filter(|message| !message.is_empty());
             BackendView { onion_address: Some(name.clone()), name, points, state, since, message }
         };
         self.scheduler.states().map(view).collect()
     }
 }
 
-fn id(address: &OnionAddress) -> BackendId {
+/// Returns the engine's ID of an external backend.
+pub(super) fn id(address: &OnionAddress) -> BackendId {
     BackendId(address.to_string())
 }
 
@@ -195,7 +210,7 @@ mod tests {
     use ed25519_dalek::SigningKey;
 
     use super::*;
-    use crate::merge::FetchedDescriptor;
+    use crate::merge::{FetchedDescriptor, Outvoted};
     use crate::onion::TimePeriod;
 
     fn address(number: u8) -> OnionAddress {
@@ -207,10 +222,21 @@ mod tests {
         Now { wall: SystemTime::UNIX_EPOCH + elapsed, elapsed }
     }
 
+    /// Returns the answer of an HSDir with a descriptor of the backend `address(1)`.
+    fn fetched() -> FetchInput {
+        let content = ServiceContent::plain(Vec::new());
+        let period = TimePeriod { number: 20_500, length_minutes: 1440 };
+        let lifetime = Duration::from_secs(3 * 3600);
+        let answer =
+            FetchAnswer::Has(FetchedDescriptor { period, revision_counter: 1, lifetime, content: Arc::new(content) });
+        FetchInput::Fetched { address: address(1), hsdir: Fingerprint([1; 20]), answer }
+    }
+
     #[test]
     fn all_backends_except_the_service_itself_are_listed() {
         let mut external = ExternalBackends::new(address(0), [1; 32]);
-        external.set(&[address(0), address(1), address(2)].into(), true, at(1));
+        let limits = PointLimits::default();
+        external.set(&[address(0), address(1), address(2)].into(), &limits, true, at(1));
         let shown = |external: &mut ExternalBackends, seconds| -> Vec<_> {
             let views = external.views(&Status::default(), at(seconds).wall);
             views.into_iter().map(|view| (view.name, view.state, view.since)).collect()
@@ -223,21 +249,15 @@ mod tests {
         assert_eq!(names, expected);
         assert!(first.iter().all(|(_, state, since)| (*state, *since) == (BackendState::Starting, at(5).wall)));
         assert_eq!(shown(&mut external, 9), first);
-        external.set(&[address(2)].into(), true, at(10));
+        external.set(&[address(2)].into(), &limits, true, at(10));
         assert_eq!(shown(&mut external, 11).len(), 1);
     }
 
     #[test]
     fn a_backend_that_waits_for_its_turn_is_neither_lost_nor_starting() {
         let mut external = ExternalBackends::new(address(0), [1; 32]);
-        external.set(&[address(1)].into(), true, at(1));
-        let content = ServiceContent::plain(Vec::new());
-        let period = TimePeriod { number: 20_500, length_minutes: 1440 };
-        let lifetime = Duration::from_secs(3 * 3600);
-        let answer =
-            FetchAnswer::Has(FetchedDescriptor { period, revision_counter: 1, lifetime, content: Arc::new(content) });
-        let fetched = FetchInput::Fetched { address: address(1), hsdir: Fingerprint([1; 20]), answer };
-        external.scheduler.handle(fetched, at(2));
+        external.set(&[address(1)].into(), &PointLimits::default(), true, at(1));
+        external.scheduler.handle(fetched(), at(2));
 
         let mut state = |points, waits: bool, seconds| {
             let waiting = waits.then(|| id(&address(1))).into_iter().collect();
@@ -253,9 +273,22 @@ mod tests {
     }
 
     #[test]
+    fn an_outvoted_backend_is_excluded_and_its_message_says_why() {
+        let mut external = ExternalBackends::new(address(0), [1; 32]);
+        external.set(&[address(1)].into(), &PointLimits::default(), true, at(1));
+        let outvoted = Outvoted { own: "1-2 32".parse().ok(), increment: 31 };
+        let status = Status { outvoted: [(id(&address(1)), outvoted)].into(), ..Status::default() };
+        assert_eq!(external.views(&status, at(2).wall)[0].state, BackendState::Starting, "nothing was fetched yet");
+        external.scheduler.handle(fetched(), at(3));
+        external.scheduler.handle(FetchInput::Tick, at(4));
+        let view = external.views(&status, at(4).wall).remove(0);
+        assert_eq!((view.state, view.message), (BackendState::Excluded, Some(outvoted.to_string())));
+    }
+
+    #[test]
     fn an_unusable_descriptor_counts_as_a_failed_fetch() {
         let mut external = ExternalBackends::new(address(0), [1; 32]);
-        external.set(&[address(1)].into(), true, at(1));
+        external.set(&[address(1)].into(), &PointLimits::default(), true, at(1));
         external.fetched(address(1), Fingerprint([1; 20]), Ok("garbage".into()), at(2));
         external.fetched(address(1), Fingerprint([1; 20]), Err(FetchError::NotFound), at(3));
         assert_eq!(external.fetches(), FetchCounts { found: 0, failed: 2 });

@@ -1,6 +1,5 @@
 //! Runs the publisher's HTTP servers for probes and metrics.
 
-use std::future::IntoFuture as _;
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,11 +10,12 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
 use super::metrics::{self, Figures};
 use super::tor::Silence;
-use crate::common;
+use crate::common::{self, http_server};
 use crate::link::{EARLY, TOR_PROBE_PATH};
 
 /// How long an iteration of the main loop may take before the publisher is considered stuck.
@@ -106,10 +106,14 @@ pub(super) async fn serve(
     let probes = Router::new().route("/startupz", get(alive)).route("/livez", get(alive)).route("/readyz", get(ready));
     let probes = probes.route(TOR_PROBE_PATH, get(tor_alive).with_state(tor_silence));
     let metrics = Router::new().route("/metrics", get(metrics)).merge(common::tor_metrics::router(ports.tor_metrics));
-    let probes =
-        axum::serve(common::http::bind(address, ports.probes).await?, probes.with_state((health.clone(), clock)));
-    let metrics = axum::serve(common::http::bind(address, ports.metrics).await?, metrics.with_state((health, clock)));
-    tokio::try_join!(probes.into_future(), metrics.into_future()).map(drop)
+    let (probe_socket, metrics_socket) =
+        (common::http::bind(address, ports.probes).await?, common::http::bind(address, ports.metrics).await?);
+    let never = CancellationToken::new();
+    tokio::join!(
+        http_server::serve(probe_socket, probes.with_state((health.clone(), clock)), never.clone()),
+        http_server::serve(metrics_socket, metrics.with_state((health, clock)), never),
+    );
+    Ok(())
 }
 
 type Source = (watch::Receiver<Health>, Clock);

@@ -63,6 +63,7 @@ pub(super) fn render(figures: &Figures) -> String {
         BackendState::Starting,
         BackendState::Ready,
         BackendState::Waiting,
+        BackendState::Excluded,
         BackendState::Draining,
         BackendState::Lost,
     ];
@@ -176,6 +177,7 @@ onionbalance_publisher_leading 0
 onionbalance_publisher_backends{state=\"Starting\"} 0
 onionbalance_publisher_backends{state=\"Ready\"} 2
 onionbalance_publisher_backends{state=\"Waiting\"} 1
+onionbalance_publisher_backends{state=\"Excluded\"} 0
 onionbalance_publisher_backends{state=\"Draining\"} 0
 onionbalance_publisher_backends{state=\"Lost\"} 1
 # HELP onionbalance_publisher_backends_curtailed Backends with something in their descriptor that cannot be published

@@ -54,7 +54,9 @@ pub type RunError = Box<dyn Error + Send + Sync>;
 pub async fn run(args: Args) -> Result<(), RunError> {
     match args.mode() {
         Mode::Command(Command::Init, paths) => Ok(paths.make()?),
-        Mode::Standalone(options) => standalone::run(options).await,
+        Mode::Standalone(options) => {
+            standalone::run(options, std::env::var_os(standalone::POD_VARIABLE).as_deref()).await
+        }
         Mode::Cluster(args) => cluster::run(args).await,
     }
 }

@@ -3,7 +3,7 @@
 //! The object is read leniently, field by field, because the operator may be newer than this
 //! publisher, and its objects may have fields that the types of this version reject.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -14,9 +14,11 @@ use kube::{Api, Client};
 use serde_json::Value;
 use tokio::sync::watch;
 
+use super::external;
 use super::watch_backoff::WatchBackoff;
 use crate::crd::clients::ClientList;
 use crate::crd::{AuthorizedClient, BackendStatus, DistinctDescriptors, OnionBalancedService, PublishedStatus};
+use crate::merge::PointLimits;
 use crate::onion::OnionAddress;
 
 /// The fields of the `OnionBalancedService` that the publisher uses.
@@ -33,6 +35,9 @@ pub(super) struct Object {
     pub(super) restriction: Option<Restriction>,
     /// The external backends. Invalid addresses are omitted; the operator reports them.
     pub(super) external_backends: BTreeSet<OnionAddress>,
+    /// The number of introduction points that each backend may contribute. An invalid number is
+    /// treated as the default.
+    pub(super) limits: PointLimits,
     /// The backends' status as the previous publisher wrote it.
     pub(super) backends: Vec<BackendStatus>,
     /// The status of the published descriptors as the previous publisher wrote it.
@@ -88,8 +93,8 @@ pub(super) async fn watch(client: Client, namespace: &str, service: &str, object
 
 fn view(seen: &DynamicObject) -> Object {
     let external = seen.data.pointer("/spec/externalBackends").and_then(Value::as_array);
-    let external =
-        external.into_iter().flatten().filter_map(|backend| backend.get("onionAddress")?.as_str()?.parse().ok());
+    let external: BTreeMap<OnionAddress, Option<usize>> =
+        external.into_iter().flatten().filter_map(external_backend).collect();
     let mode = seen.data.pointer("/spec/frontend/distinctDescriptors").cloned();
     let status = |field: &str| seen.data.get("status").and_then(|status| status.get(field)).cloned();
     Object {
@@ -101,10 +106,29 @@ fn view(seen: &DynamicObject) -> Object {
             .pointer("/spec/restrictedDiscovery")
             .filter(|field| !field.is_null())
             .map(Restriction::of),
-        external_backends: external.collect(),
+        limits: limits(seen.data.pointer("/spec/backends/introductionPoints").and_then(number), &external),
+        external_backends: external.into_keys().collect(),
         backends: status("backends").and_then(|list| serde_json::from_value(list).ok()).unwrap_or_default(),
         published: status("published").and_then(|list| serde_json::from_value(list).ok()).unwrap_or_default(),
     }
+}
+
+/// Reads the address and the limit of an external backend. Returns None if the address is invalid.
+fn external_backend(backend: &Value) -> Option<(OnionAddress, Option<usize>)> {
+    let address = backend.get("onionAddress")?.as_str()?.parse().ok()?;
+    Some((address, backend.get("maxIntroductionPoints").and_then(number)))
+}
+
+fn number(value: &Value) -> Option<usize> {
+    value.as_u64().and_then(|number| usize::try_from(number).ok())
+}
+
+/// Returns the limits of the pods and of the external backends. The limits of the pods never apply
+/// to external backends.
+fn limits(pods: Option<usize>, external: &BTreeMap<OnionAddress, Option<usize>>) -> PointLimits {
+    let default = PointLimits::default();
+    let individual = external.iter().map(|(address, limit)| (external::id(address), limit.unwrap_or(default.usual)));
+    PointLimits { individual: individual.collect(), usual: pods.unwrap_or(default.usual) }
 }
 
 #[cfg(test)]
@@ -113,6 +137,7 @@ mod tests {
 
     use super::*;
     use crate::crd::BackendState;
+    use crate::merge::BackendId;
     use crate::onion::ClientSecretKey;
 
     const EXTERNAL: &str = "pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd.onion";
@@ -138,6 +163,32 @@ mod tests {
         assert_eq!(object.backends[0].state, BackendState::Ready);
         assert_eq!(object.published, []);
         assert_eq!(object.external_backends, [EXTERNAL.parse().unwrap()].into());
+    }
+
+    #[test]
+    fn each_backend_has_the_limit_of_the_spec_or_the_default() {
+        let pod = BackendId("a pod's UID".to_owned());
+        let external = external::id(&EXTERNAL.parse().unwrap());
+        for (introduction_points, max_introduction_points, expected) in [
+            (json!(null), json!(null), [3, 3]),
+            (json!(7), json!(null), [7, 3]),
+            (json!(null), json!(7), [3, 7]),
+            (json!(20), json!(1), [20, 1]),
+            // The limits of a newer version might have another form.
+            (json!("many"), json!(-1), [3, 3]),
+            (json!(0), json!(1000), [1, 20]),
+        ] {
+            let object = read(json!({
+                "apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService",
+                "metadata": { "name": "web", "uid": "u-1" },
+                "spec": {
+                    "backends": { "introductionPoints": introduction_points },
+                    "externalBackends": [{ "onionAddress": EXTERNAL, "maxIntroductionPoints": max_introduction_points }],
+                },
+            }));
+            let found = [&pod, &external].map(|id| object.limits.of(id));
+            assert_eq!(found, expected, "{introduction_points} {max_introduction_points}");
+        }
     }
 
     #[test]

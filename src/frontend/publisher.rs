@@ -135,7 +135,9 @@ impl Publisher {
                 DistinctDescriptors::Never => Distinct::Never,
             };
             self.driver.handle(Input::Distinct(distinct), now);
-            self.driver.external().set(&object.external_backends, !object.suspend, now);
+            self.driver.handle(Input::Limits(object.limits.clone()), now);
+            self.backends.set_limits(&object.limits);
+            self.driver.external().set(&object.external_backends, &object.limits, !object.suspend, now);
         }
         self.take_policy();
     }

@@ -11,6 +11,8 @@ use crate::onion::OnionAddress;
 const MAX_INTRODUCTION_POINTS: u8 = 20;
 /// The maximum length of a DNS name in text form (RFC 1035, section 2.3.4).
 const MAX_HOST_BYTES: usize = 253;
+/// The name of a field that every configuration has.
+const FIRST_FIELD: &str = "masterOnionAddress";
 
 /// The configuration of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +47,10 @@ pub struct ForwardedPort {
     /// the client's circuit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub proxy_header: bool,
+    /// The time in seconds after which a stream that transfers no data is closed. If None, a stream
+    /// may be idle forever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout_seconds: Option<u32>,
 }
 
 /// An error that explains why an agent configuration is rejected.
@@ -67,8 +73,14 @@ pub enum AgentConfigError {
 }
 
 impl AgentConfig {
-    /// Parses and validates an `agent.yaml`.
+    /// Parses and validates an `agent.yaml`. An error can quote the text, unless the text is no
+    /// such file at all.
     pub fn from_yaml(text: &str) -> Result<Self, AgentConfigError> {
+        // Whoever may run commands in a pod can name any file of the pod. A file without this field
+        // may be a secret, which an error must not reveal.
+        if !text.contains(FIRST_FIELD) {
+            return Err(field(FIRST_FIELD, "is missing; this is not the configuration of an agent"));
+        }
         let config: Self = serde_saphyr::from_str(text)?;
         config.validate()?;
         Ok(config)
@@ -102,6 +114,9 @@ impl AgentConfig {
             }
             if !seen.insert(port.port) {
                 return Err(field(format!("ports[{index}].port"), format!("{} is listed twice", port.port)));
+            }
+            if port.idle_timeout_seconds == Some(0) {
+                return Err(field(format!("ports[{index}].idleTimeoutSeconds"), "0 is not a valid time"));
             }
             check_target(&port.target).map_err(|problem| field(format!("ports[{index}].target"), problem))?;
         }
@@ -153,7 +168,7 @@ mod tests {
             "masterOnionAddress: {ADDRESS}\n\
              ports:\n\
              - name: http\n  port: 80\n  target: web.shop.svc:8080\n\
-             - port: 443\n  target: '[2001:db8::1]:8443'\n  proxyHeader: true\n\
+             - port: 443\n  target: '[2001:db8::1]:8443'\n  proxyHeader: true\n  idleTimeoutSeconds: 600\n\
              introductionPoints: 3\n\
              drainTimeoutSeconds: 120\n\
              lingerSeconds: 10\n"
@@ -167,7 +182,13 @@ mod tests {
         assert_eq!(config.ports[0].name.as_deref(), Some("http"));
         assert_eq!(
             config.ports[1],
-            ForwardedPort { name: None, port: 443, target: "[2001:db8::1]:8443".to_owned(), proxy_header: true }
+            ForwardedPort {
+                name: None,
+                port: 443,
+                target: "[2001:db8::1]:8443".to_owned(),
+                proxy_header: true,
+                idle_timeout_seconds: Some(600),
+            }
         );
         assert_eq!((config.introduction_points, config.drain_timeout_seconds, config.linger_seconds), (3, 120, 10));
         assert_eq!(AgentConfig::from_yaml(&config.to_yaml().unwrap()).unwrap(), config);
@@ -188,10 +209,11 @@ mod tests {
             ("port: 443", "port: 0", "ports[1].port: 0 is not a valid port"),
             ("port: 443", "port: 65536", "port"),
             ("web.shop.svc:8080", "web", "ports[0].target: \"web\" has no port; write host:port"),
+            ("Seconds: 600", "Seconds: 0", "ports[1].idleTimeoutSeconds: 0 is not a valid time"),
             ("introductionPoints: 3", "introductionPoints: 21", "introductionPoints: 21 is not between 1 and 20"),
             ("introductionPoints: 3", "introductionPoints: 0", "introductionPoints: 0 is not between 1 and 20"),
             ("lingerSeconds", "lingerSecond", "lingerSecond"),
-            ("lingerSeconds: 10", "lingerSeconds: -1", "11:"),
+            ("lingerSeconds: 10", "lingerSeconds: -1", "12:"),
             ("2gzyxa", "2gzyxb", "masterOnionAddress: 2gzyxb"),
         ];
         for (good, bad, message) in wrong {
@@ -201,6 +223,15 @@ mod tests {
         let mut config = AgentConfig::from_yaml(&yaml()).unwrap();
         config.ports.clear();
         assert_eq!(config.to_yaml().unwrap_err().to_string(), "ports: must contain at least one port");
+    }
+
+    #[test]
+    fn an_error_does_not_quote_another_file() {
+        let token = "eyJhbGciOiJSUzI1NiJ9";
+        for text in [token.to_owned(), format!("token: {token}"), format!("- {token}\n-{token}: ["), String::new()] {
+            let error = AgentConfig::from_yaml(&text).unwrap_err().to_string();
+            assert_eq!(error, "masterOnionAddress: is missing; this is not the configuration of an agent");
+        }
     }
 
     #[test]
@@ -249,15 +280,21 @@ mod tests {
         fn parses_every_configuration_that_it_writes(
             ports in prop::collection::btree_map(
                 1_u16..,
-                (prop::option::of("\\PC{0,15}|true|[0-9]{1,4}|~|- |[a-z]+: x"), "[a-zA-Z0-9._-]{1,30}|[0-9]{1,3}", 1_u16.., any::<bool>()),
+                (
+                    prop::option::of("\\PC{0,15}|true|[0-9]{1,4}|~|- |[a-z]+: x"),
+                    "[a-zA-Z0-9._-]{1,30}|[0-9]{1,3}",
+                    1_u16..,
+                    any::<bool>(),
+                    prop::option::of(1_u32..),
+                ),
                 1..4,
             ),
             introduction_points in 1..=MAX_INTRODUCTION_POINTS,
             drain_timeout_seconds: u32,
             linger_seconds: u32,
         ) {
-            let ports = ports.into_iter().map(|(port, (name, host, target_port, proxy_header))| {
-                ForwardedPort { name, port, target: format!("{host}:{target_port}"), proxy_header }
+            let ports = ports.into_iter().map(|(port, (name, host, target_port, proxy_header, idle_timeout_seconds))| {
+                ForwardedPort { name, port, target: format!("{host}:{target_port}"), proxy_header, idle_timeout_seconds }
             });
             let config = AgentConfig {
                 master_onion_address: ADDRESS.parse().unwrap(),

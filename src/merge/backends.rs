@@ -1,4 +1,5 @@
-//! Keeps the usable backends and computes the descriptor fields on which they all agree.
+//! Keeps the usable backends, limits the share of each, and computes the descriptor fields on which
+//! they agree.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -6,7 +7,7 @@ use std::sync::Arc;
 
 use super::BackendId;
 use crate::onion::descriptor::MAX_INTRODUCTION_POINTS;
-use crate::onion::{IntroductionPoint, ServiceContent};
+use crate::onion::{FlowControl, IntroductionPoint, ServiceContent};
 
 /// The identifier of the ntor handshake, which every client supports. A backend that does not offer
 /// ntor cannot be merged with others.
@@ -22,12 +23,39 @@ const MAX_FORMATS: usize = 8;
 /// the descriptor short. Tor never writes this field.
 const MAX_AUTH_REQUIRED: usize = 128;
 
+/// The number of introduction points that a backend may contribute if nothing else is configured.
+/// It is C tor's default number of introduction points.
+pub const USUAL_POINTS: usize = 3;
+
+/// The largest number of introduction points that each backend may contribute. Without a limit, a
+/// backend could attract most clients by offering many points.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PointLimits {
+    /// The limit of every backend without a limit of its own.
+    pub usual: usize,
+    /// The backends that have limits of their own.
+    pub individual: BTreeMap<BackendId, usize>,
+}
+
+impl Default for PointLimits {
+    fn default() -> Self {
+        Self { usual: USUAL_POINTS, individual: BTreeMap::new() }
+    }
+}
+
+impl PointLimits {
+    /// Returns the limit of a backend, which is always from 1 to 20.
+    pub fn of(&self, id: &BackendId) -> usize {
+        self.individual.get(id).copied().unwrap_or(self.usual).clamp(1, MAX_INTRODUCTION_POINTS)
+    }
+}
+
 /// How a change in the set of backends affects clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BackendChange {
     /// Nothing has changed.
     Nothing,
-    /// Introduction points were added or descriptor fields changed.
+    /// Introduction points were added, or descriptor fields or limits changed.
     More,
     /// Some introduction points are gone. Clients that try them lose time.
     PointsGone,
@@ -44,6 +72,13 @@ pub enum Remark {
     /// This many introduction points are unusable because they have a legacy key or their link
     /// specifiers are too long.
     UnusablePoints(usize),
+    /// The backend offers more introduction points than it may contribute.
+    SurplusPoints {
+        /// The number of introduction points that could be merged.
+        offered: usize,
+        /// The number of introduction points that the backend may contribute.
+        limit: usize,
+    },
     /// The backend does not offer the ntor handshake, or its descriptor fields are too long. None
     /// of its introduction points are merged.
     Unusual,
@@ -57,38 +92,81 @@ impl fmt::Display for Remark {
                  (remove HiddenServicePoWDefensesEnabled)",
             ),
             Self::UnusablePoints(count) => write!(f, "{count} of its introduction points cannot be published"),
+            Self::SurplusPoints { offered, limit } => write!(
+                f,
+                "it offers {offered} introduction points, but only {limit} of them are published, because its limit is \
+                 {limit} (maxIntroductionPoints for an external backend)"
+            ),
             Self::Unusual => f.write_str("its descriptor cannot be merged: it lacks ntor or is unusually long"),
         }
     }
 }
 
-/// Returns the parts of a backend's descriptor that the merged descriptor leaves out.
-pub fn remarks(content: &ServiceContent) -> Vec<Remark> {
-    let unusable = content.introduction_points.iter().filter(|point| !is_usable(point)).count();
+/// Returns the parts of a backend's descriptor that the merged descriptor leaves out. `limit` is
+/// the number of introduction points that the backend may contribute.
+pub fn remarks(content: &ServiceContent, limit: usize) -> Vec<Remark> {
+    let offered = content.introduction_points.iter().filter(|point| is_usable(point)).count();
+    let unusable = content.introduction_points.len() - offered;
     let unusual = (!is_usual(content)).then_some(Remark::Unusual);
     let points = (unusable > 0).then_some(Remark::UnusablePoints(unusable));
+    let surplus = (offered > limit).then_some(Remark::SurplusPoints { offered, limit });
     let proof = content.pow_params.then_some(Remark::ProofOfWork);
-    [unusual, points, proof].into_iter().flatten().collect()
+    [unusual, points, surplus, proof].into_iter().flatten().collect()
+}
+
+/// The reason why a usable backend is not published: its descriptor announces another congestion
+/// control than the descriptors of most backends. A descriptor has one `flow-control` for all of
+/// its introduction points, so this backend would cost all others their congestion control.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outvoted {
+    /// The `flow-control` of this backend.
+    pub own: Option<FlowControl>,
+    /// The SENDME increment on which most backends agree.
+    pub increment: u8,
+}
+
+impl fmt::Display for Outvoted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let own = self.own.map_or_else(|| "no flow-control".to_owned(), |own| format!("flow-control {own}"));
+        write!(
+            f,
+            "it is not published, because its descriptor has {own}, whereas most backends have congestion control with \
+             the increment {}; run the same version of tor everywhere",
+            self.increment
+        )
+    }
 }
 
 /// The usable backends: those with at least one introduction point that can be merged.
 #[derive(Debug, Default)]
 pub(super) struct Backends {
     contents: BTreeMap<BackendId, Arc<ServiceContent>>,
+    limits: PointLimits,
 }
 
 impl Backends {
+    /// Sets the number of introduction points that each backend may contribute, and returns how the
+    /// change affects clients.
+    pub(super) fn set_limits(&mut self, limits: PointLimits) -> BackendChange {
+        if self.limits == limits {
+            return BackendChange::Nothing;
+        }
+        self.limits = limits;
+        BackendChange::More
+    }
+
     /// Sets the content of a backend's descriptor and returns how the change affects clients.
     pub(super) fn set(&mut self, id: BackendId, content: &Arc<ServiceContent>) -> BackendChange {
-        if !is_usual(content) || usable(content).next().is_none() {
+        let limit = self.limits.of(&id);
+        if !is_usual(content) || usable(content, limit).next().is_none() {
             return self.remove(&id);
         }
         match self.contents.insert(id, Arc::clone(content)) {
             None => BackendChange::More,
             Some(old) if old == *content => BackendChange::Nothing,
             Some(old) => {
-                let points: BTreeSet<_> = usable(content).map(|point| point.auth_key).collect();
-                let gone = usable(&old).any(|point| !points.contains(&point.auth_key));
+                let points: BTreeSet<_> = usable(content, limit).map(|point| point.auth_key).collect();
+                let gone = usable(&old, limit).any(|point| !points.contains(&point.auth_key));
                 if gone { BackendChange::PointsGone } else { BackendChange::More }
             }
         }
@@ -114,15 +192,37 @@ impl Backends {
         self.contents.keys()
     }
 
-    /// Returns, for each usable backend, the introduction points that can be merged.
+    /// Returns, for each usable backend that is not outvoted, the introduction points that can be
+    /// merged.
     pub(super) fn usable(&self) -> impl Iterator<Item = (&BackendId, impl Iterator<Item = &IntroductionPoint>)> {
-        self.contents.iter().map(|(id, content)| (id, usable(content)))
+        let majority = self.majority();
+        let fitting = self.contents.iter().filter(move |(_, content)| fits(content, majority));
+        fitting.map(move |(id, content)| (id, usable(content, self.limits.of(id))))
     }
 
-    /// Returns the descriptor fields on which all backends agree, without introduction points.
-    /// Returns None if there are no usable backends.
+    /// Returns the usable backends that are not published because of their congestion control.
+    pub(super) fn outvoted(&self) -> BTreeMap<BackendId, Outvoted> {
+        let Some(increment) = self.majority() else { return BTreeMap::new() };
+        let others = self.contents.iter().filter(|(_, content)| !fits(content, Some(increment)));
+        others.map(|(id, content)| (id.clone(), Outvoted { own: content.flow_control, increment })).collect()
+    }
+
+    /// Returns the SENDME increment of more than half of the usable backends, or None if there is
+    /// none. Only a majority can exclude a backend: of two backends that differ, neither can
+    /// exclude the other, and the merged descriptor announces no congestion control.
+    fn majority(&self) -> Option<u8> {
+        let mut votes: BTreeMap<u8, usize> = BTreeMap::new();
+        for increment in self.contents.values().filter_map(|content| increment(content)) {
+            *votes.entry(increment).or_default() += 1;
+        }
+        votes.into_iter().find(|(_, count)| 2 * count > self.contents.len()).map(|(increment, _)| increment)
+    }
+
+    /// Returns the descriptor fields on which all backends agree that are not outvoted, without
+    /// introduction points. Returns None if there are no usable backends.
     pub(super) fn agreed(&self) -> Option<ServiceContent> {
-        let mut all = self.contents.values();
+        let majority = self.majority();
+        let mut all = self.contents.values().filter(|content| fits(content, majority));
         let first = all.next()?;
         let mut agreed = ServiceContent {
             create2_formats: first.create2_formats.clone(),
@@ -155,9 +255,20 @@ fn is_usual(content: &ServiceContent) -> bool {
     formats.contains(&NTOR) && formats.len() <= MAX_FORMATS && auth_len <= MAX_AUTH_REQUIRED
 }
 
-/// Returns the introduction points of one backend that can be merged.
-fn usable(content: &ServiceContent) -> impl Iterator<Item = &IntroductionPoint> {
-    content.introduction_points.iter().filter(|point| is_usable(point)).take(MAX_INTRODUCTION_POINTS)
+/// Returns the SENDME increment of a backend, or None if it announces no congestion control.
+fn increment(content: &ServiceContent) -> Option<u8> {
+    content.flow_control.and_then(FlowControl::congestion_control)
+}
+
+/// Returns true if a backend's congestion control is that of the majority, or if there is no
+/// majority.
+fn fits(content: &ServiceContent, majority: Option<u8>) -> bool {
+    majority.is_none_or(|majority| increment(content) == Some(majority))
+}
+
+/// Returns at most `limit` introduction points of one backend that can be merged.
+fn usable(content: &ServiceContent, limit: usize) -> impl Iterator<Item = &IntroductionPoint> {
+    content.introduction_points.iter().filter(|point| is_usable(point)).take(limit)
 }
 
 fn is_usable(point: &IntroductionPoint) -> bool {

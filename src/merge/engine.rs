@@ -99,6 +99,10 @@ impl MergeEngine {
                 let change = self.backends.remove(&id);
                 self.backends_changed(change);
             }
+            Input::Limits(limits) => {
+                let change = self.backends.set_limits(limits);
+                self.backends_changed(change);
+            }
             Input::Discovery(discovery) => self.set_discovery(discovery),
             Input::Distinct(distinct) => {
                 self.distinct = distinct;
@@ -150,6 +154,7 @@ impl MergeEngine {
             periods: self.periods.iter().filter_map(|period| period.status(&self.uploads)).collect(),
             points: self.backends.ids().map(|id| (id.clone(), share(id))).collect(),
             waiting: self.backends.ids().filter(waits).cloned().collect(),
+            outvoted: self.backends.outvoted(),
             no_backends: self.backends.is_empty(),
         }
     }
@@ -304,7 +309,8 @@ impl MergeEngine {
         };
         // The waiting backends are updated even if clients see no change, because a new backend may
         // have to wait for a slot.
-        period.waiting = self.backends.ids().filter(|id| !merged.points.contains_key(*id)).cloned().collect();
+        let usable = self.backends.usable().map(|(id, _)| id);
+        period.waiting = usable.filter(|id| !merged.points.contains_key(*id)).cloned().collect();
         if !forced && period.round.as_ref().is_some_and(|round| round.merged == merged) {
             period.schedule.satisfied();
             return;

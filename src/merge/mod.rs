@@ -16,14 +16,14 @@ mod upload;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::consensus::{Fingerprint, Network};
 use crate::onion::{Discovery, ServiceContent, TimePeriod};
 
-pub use backends::{Remark, remarks};
+pub use backends::{Outvoted, PointLimits, Remark, remarks};
 pub use engine::MergeEngine;
 pub use fetch_schedule::{ExternalState, FetchAnswer, FetchInput, FetchOutput, FetchSchedule, FetchedDescriptor};
 pub use subsets::Distinct;
@@ -53,6 +53,9 @@ pub enum Input {
     /// The loss of a backend that is terminating, gone or silent. Its introduction points are
     /// withdrawn immediately.
     BackendLost(BackendId),
+    /// The number of introduction points that each backend may contribute. By default, each backend
+    /// may contribute three.
+    Limits(PointLimits),
     /// The clients that are authorized to read the introduction points. A change is published
     /// immediately.
     Discovery(Arc<Discovery>),
@@ -130,6 +133,9 @@ pub struct Status {
     /// The usable backends that have no introduction point in the newest publishing round and wait
     /// for their turn.
     pub waiting: BTreeSet<BackendId>,
+    /// The usable backends that are not published because their congestion control differs from
+    /// that of most backends.
+    pub outvoted: BTreeMap<BackendId, Outvoted>,
     /// True if no backend has a usable introduction point. The last descriptor then stays
     /// published, and nothing new is published.
     pub no_backends: bool,

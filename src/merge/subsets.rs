@@ -9,7 +9,7 @@ use rand::seq::SliceRandom;
 use rand::{Rng, RngExt};
 
 use super::BackendId;
-use super::backends::Backends;
+use super::backends::{Backends, USUAL_POINTS};
 use super::selection::{self, Offer, Pick, Shape};
 use crate::onion::descriptor::max_points_beside;
 use crate::onion::{Discovery, IntroductionPoint, ServiceContent};
@@ -17,8 +17,6 @@ use crate::onion::{Discovery, IntroductionPoint, ServiceContent};
 /// The minimum time for which the selected introduction points are kept if there are more points
 /// than the descriptors can hold. It equals C tor's shortest re-upload interval.
 const TURN: Duration = Duration::from_secs(60 * 60);
-/// C tor's default number of introduction points, which is enough to give clients a choice.
-const USUAL_POINTS: usize = 3;
 
 /// The mode that determines whether the HSDirs of a time period get different descriptors.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

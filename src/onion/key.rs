@@ -11,9 +11,10 @@ use sha2::{Digest, Sha256, Sha512};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+use super::key_damage::KeyDamage;
+use super::key_form::{self, KeyForm, PEM_BEGIN, SECRET_KEY_TAG};
 use super::{BlindedKeypair, OnionAddress, TimePeriod};
 
-const SECRET_KEY_TAG: &[u8; 32] = b"== ed25519v1-secret: type0 ==\0\0\0";
 const PUBLIC_KEY_TAG: &[u8; 32] = b"== ed25519v1-public: type0 ==\0\0\0";
 const SECRET_KEY_FILE_LEN: usize = 96;
 const PUBLIC_KEY_FILE_LEN: usize = 64;
@@ -21,16 +22,27 @@ const PUBLIC_KEY_FILE_LEN: usize = 64;
 /// The long-term identity key of a service in its 64-byte expanded form, a scalar and a prefix. It
 /// is zeroized on drop and never printed.
 pub struct MasterKey {
-    secret: Expanded,
+    /// The only copy of the expanded key. The key is on the heap, because moving it within the
+    /// stack would leave copies behind that nobody erases.
+    secret: Box<Expanded>,
     address: OnionAddress,
 }
 
 /// The expanded key: `SHA-512(seed)` with the first half clamped. The clamped half can also have
 /// been reduced modulo the group order.
-#[derive(Zeroize, ZeroizeOnDrop)]
+#[derive(Default, Zeroize, ZeroizeOnDrop)]
 struct Expanded {
     scalar: [u8; 32],
     prefix: [u8; 32],
+}
+
+impl Expanded {
+    /// Sets both halves of the key in place.
+    fn set(&mut self, scalar: &[u8], prefix: &[u8]) {
+        for (to, from) in [(&mut self.scalar, scalar), (&mut self.prefix, prefix)] {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        }
+    }
 }
 
 /// An error that explains why the bytes of a key file cannot be used.
@@ -43,8 +55,26 @@ pub enum KeyError {
     #[error("hs_ed25519_secret_key must begin with \"== ed25519v1-secret: type0 ==\"")]
     Tag,
     /// The secret scalar cannot be the result of ed25519 key generation.
-    #[error("hs_ed25519_secret_key does not contain a valid ed25519 key: its scalar is neither clamped nor reduced")]
+    #[error(
+        "hs_ed25519_secret_key does not contain a valid ed25519 key: its scalar is neither clamped nor reduced. The file \
+         is damaged, or the program that wrote it does not clamp keys; restore it from a backup"
+    )]
     Scalar,
+    /// The file is damaged in a way that reveals the likely cause.
+    #[error("hs_ed25519_secret_key is damaged: {0}")]
+    Damaged(KeyDamage),
+    /// The content is a PEM key instead of tor's file.
+    #[error(
+        "hs_ed25519_secret_key holds a PEM key instead of tor's 96 bytes; convert it with kubectl-onionbalance key \
+         convert"
+    )]
+    Pem,
+    /// The content is a key in another form than tor's file.
+    #[error("hs_ed25519_secret_key holds {0} instead of tor's 96 bytes; run {remedy}", remedy = .0.remedy())]
+    Form(KeyForm),
+    /// The content is tor's public key file.
+    #[error("hs_ed25519_secret_key holds tor's hs_ed25519_public_key; use the file hs_ed25519_secret_key instead")]
+    Public,
     /// The `hs_ed25519_public_key` file is not 64 bytes long.
     #[error("hs_ed25519_public_key must be 64 bytes long but is {0} bytes long")]
     PublicLength(usize),
@@ -76,35 +106,53 @@ impl MasterKey {
     /// clamped.
     pub(super) fn from_seed(seed: &[u8; 32]) -> Result<Self, KeyError> {
         let hash: Zeroizing<[u8; 64]> = Zeroizing::new(Sha512::digest(seed).into());
-        let mut secret = Expanded { scalar: [0; 32], prefix: [0; 32] };
-        secret.scalar.copy_from_slice(&hash[..32]);
-        secret.prefix.copy_from_slice(&hash[32..]);
+        let mut secret = Box::<Expanded>::default();
+        secret.set(&hash[..32], &hash[32..]);
         secret.scalar = clamp_integer(secret.scalar);
         Self::new(secret)
     }
 
-    /// Validates an expanded key. Tor writes the scalar clamped, whereas some programs, such as
-    /// tor-operator, write it reduced modulo the group order. Tor and everything else that uses the
-    /// key treat both forms as the same key.
-    fn new(secret: Expanded) -> Result<Self, KeyError> {
-        let reduced = Zeroizing::new(Scalar::from_bytes_mod_order(secret.scalar));
-        if clamp_integer(secret.scalar) != secret.scalar && *reduced.as_bytes() != secret.scalar {
+    /// Copies an expanded key to the heap and validates the copy.
+    fn copy(scalar: &[u8; 32], prefix: &[u8; 32]) -> Result<Self, KeyError> {
+        let mut secret = Box::<Expanded>::default();
+        secret.set(scalar, prefix);
+        Self::new(secret)
+    }
+
+    /// Validates an expanded key. A clamped and a reduced scalar are the same key for tor and for
+    /// everything else that uses the key.
+    fn new(secret: Box<Expanded>) -> Result<Self, KeyError> {
+        if !key_form::is_secret_scalar(&secret.scalar) {
             return Err(KeyError::Scalar);
         }
+        let reduced = Zeroizing::new(Scalar::from_bytes_mod_order(secret.scalar));
         let public_key = EdwardsPoint::mul_base(&reduced).compress().to_bytes();
         let address = OnionAddress::from_public_key(public_key).map_err(|_| KeyError::Scalar)?;
         Ok(Self { secret, address })
     }
 
     /// Parses Tor's 96-byte `hs_ed25519_secret_key` file, which consists of a 32-byte tag and the
-    /// expanded key.
+    /// expanded key. An error names the likely cause where the content reveals it.
     pub fn from_tor_secret_key_file(bytes: &[u8]) -> Result<Self, KeyError> {
-        let bytes: &[u8; SECRET_KEY_FILE_LEN] = bytes.try_into().map_err(|_| KeyError::Length(bytes.len()))?;
-        let ([tag, scalar, prefix], []) = bytes.as_chunks::<32>() else { return Err(KeyError::Length(bytes.len())) };
-        if tag != SECRET_KEY_TAG {
-            return Err(KeyError::Tag);
+        let parse = || {
+            let ([tag, scalar, prefix], []) = bytes.as_chunks::<32>() else {
+                return Err(KeyError::Length(bytes.len()));
+            };
+            if tag != SECRET_KEY_TAG {
+                return Err(KeyError::Tag);
+            }
+            Self::copy(scalar, prefix)
+        };
+        parse().map_err(|error| diagnose(bytes).unwrap_or(error))
+    }
+
+    /// Parses the 64 bytes of an expanded key without tor's tag. Many other values of 64 bytes pass
+    /// the check, so the caller must compare the address with an expected one.
+    pub fn from_expanded(bytes: &[u8]) -> Result<Self, KeyError> {
+        match bytes.as_chunks::<32>() {
+            ([scalar, prefix], []) => Self::copy(scalar, prefix),
+            _ => Err(KeyError::Scalar),
         }
-        Self::new(Expanded { scalar: *scalar, prefix: *prefix })
     }
 
     /// Returns the 96 bytes of the `hs_ed25519_secret_key` file.
@@ -164,6 +212,21 @@ impl MasterKey {
     pub fn blind(&self, period: TimePeriod) -> BlindedKeypair {
         BlindedKeypair::derive(&self.address, &self.secret.scalar, &self.secret.prefix, period)
     }
+}
+
+/// Returns an error that says what the content is instead of tor's secret key file, if that is
+/// known.
+fn diagnose(bytes: &[u8]) -> Option<KeyError> {
+    if bytes.starts_with(b"== ed25519v1-public") {
+        return Some(KeyError::Public);
+    }
+    if let Some(damage) = KeyDamage::of(bytes) {
+        return Some(KeyError::Damaged(damage));
+    }
+    if str::from_utf8(bytes).is_ok_and(|text| text.contains(PEM_BEGIN)) {
+        return Some(KeyError::Pem);
+    }
+    KeyForm::of(bytes).map(KeyError::Form)
 }
 
 /// Compares two master keys in constant time.
@@ -228,8 +291,12 @@ mod tests {
     fn rejects_malformed_secret_key_files() {
         let read = |bytes: &[u8]| MasterKey::from_tor_secret_key_file(bytes).err();
         assert_eq!(read(b""), Some(KeyError::Length(0)));
-        assert_eq!(read(&rfc_file()[..95]), Some(KeyError::Length(95)));
-        assert_eq!(read(&[rfc_file().as_slice(), b"\n"].concat()), Some(KeyError::Length(97)));
+        assert_eq!(read(&rfc_file()[..95]), Some(KeyError::Damaged(KeyDamage::Truncated(95))));
+        assert_eq!(read(&[rfc_file().as_slice(), b"\n"].concat()), Some(KeyError::Damaged(KeyDamage::LineBreakAtEnd)));
+        assert_eq!(read(&[rfc_file().as_slice(), b"more"].concat()), Some(KeyError::Length(100)));
+        assert_eq!(read(b"-----BEGIN PRIVATE KEY-----\n"), Some(KeyError::Pem));
+        assert_eq!(read(&rfc_key().to_tor_public_key_file()), Some(KeyError::Public));
+        assert_eq!(read(&rfc_file()[32..]), Some(KeyError::Form(KeyForm::Expanded)));
         let mut tagged = rfc_file();
         tagged[31] = b' ';
         assert_eq!(read(&tagged), Some(KeyError::Tag));
@@ -240,7 +307,18 @@ mod tests {
             unclamped[byte] ^= bit;
             assert_eq!(read(&unclamped), Some(KeyError::Scalar), "byte {byte}, bit {bit:#x}");
         }
-        assert_eq!(read(&secret_file(&[0; 64])), Some(KeyError::Scalar));
+        assert_eq!(read(&secret_file(&[0; 64])), Some(KeyError::Damaged(KeyDamage::Zeros)));
+        assert_eq!(read(&secret_file(&[&[0; 32][..], &[1; 32]].concat())), Some(KeyError::Scalar));
+    }
+
+    /// A key that moves, for example into an `Arc`, must not leave a copy behind.
+    #[test]
+    fn moving_a_key_does_not_copy_its_secret() {
+        let key = rfc_key();
+        let before: *const Expanded = &raw const *key.secret;
+        let moved = std::sync::Arc::new(key);
+        assert!(std::ptr::eq(before, &raw const *moved.secret));
+        assert!(size_of::<MasterKey>() <= size_of::<usize>() + size_of::<OnionAddress>());
     }
 
     #[test]

@@ -6,17 +6,19 @@
 
 use std::fmt;
 
+use data_encoding::BASE64;
 use ed25519::pkcs8::spki::der::pem::LineEnding;
 use ed25519::pkcs8::{self, DecodePrivateKey as _, EncodePrivateKey as _, KeypairBytes};
 use rand::CryptoRng;
-use zeroize::{ZeroizeOnDrop, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::key::KeyError;
+use super::key_damage::KeyDamage;
+use super::key_form::{KeyForm, PEM_BEGIN};
 use super::{MasterKey, OnionAddress};
 
 const TOR_SECRET: &[u8] = b"== ed25519v1-secret";
 const TOR_PUBLIC: &[u8] = b"== ed25519v1-public";
-const PEM_BEGIN: &str = "-----BEGIN ";
 const PEM_DASHES: &str = "-----";
 const PEM_LABEL: &str = "PRIVATE KEY";
 
@@ -41,10 +43,9 @@ pub enum KeyFormat {
 
 /// The 32-byte seed from which a master key is expanded (RFC 8032). It is zeroized on drop and
 /// never printed.
-#[derive(ZeroizeOnDrop)]
 pub struct Seed {
-    bytes: [u8; 32],
-    #[zeroize(skip)]
+    /// The only copy of the seed, on the heap for the same reason as in [`MasterKey`].
+    bytes: Box<Zeroizing<[u8; 32]>>,
     address: OnionAddress,
 }
 
@@ -53,10 +54,16 @@ pub struct Seed {
 pub enum KeyFileError {
     /// The file is in neither of the two formats.
     #[error(
-        "the file contains no onion service key: expected Tor's hs_ed25519_secret_key (96 bytes that begin with \"== ed25519v1-secret\") \
+        "the file is not a key file: expected Tor's hs_ed25519_secret_key (96 bytes that begin with \"== ed25519v1-secret\") \
          or PEM (\"-----BEGIN PRIVATE KEY-----\")"
     )]
     Unknown,
+    /// The file contains a key in another form than a key file.
+    #[error("the file contains {0}; run {remedy}", remedy = .0.remedy())]
+    Form(KeyForm),
+    /// The file is damaged in a way that reveals the likely cause.
+    #[error(transparent)]
+    Damaged(KeyDamage),
     /// The file contains a public key instead of a secret key.
     #[error("the file contains a public key; use the secret key instead (Tor's file is hs_ed25519_secret_key)")]
     Public,
@@ -72,8 +79,14 @@ pub enum KeyFileError {
     #[error("the PEM key is not an ed25519 key; v3 onion services use ed25519 keys only")]
     Algorithm,
     /// The block is not valid PEM or PKCS#8.
-    #[error("the PEM block is damaged: {0}")]
+    #[error("the PEM block is damaged: {0}; copy the original file again")]
     Pem(String),
+    /// The lines of the block are separated by the two characters `\n`.
+    #[error(
+        "the PEM block contains the two characters \\n instead of line breaks; replace them with \
+         printf '%b' \"$(cat FILE)\" >NEW_FILE"
+    )]
+    LineBreaks,
     /// The file has Tor's format, but its content is invalid.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -88,8 +101,14 @@ impl KeyFile {
         if bytes.starts_with(TOR_PUBLIC) {
             return Err(KeyFileError::Public);
         }
-        let text = str::from_utf8(bytes).map_err(|_| KeyFileError::Unknown)?;
-        Seed::from_pem(text).map(Self::Pem)
+        if let Some(damage) = KeyDamage::of(bytes) {
+            return Err(KeyFileError::Damaged(damage));
+        }
+        let pem = str::from_utf8(bytes).map_err(|_| KeyFileError::Unknown).and_then(Seed::from_pem);
+        match pem {
+            Err(KeyFileError::Unknown) => Err(KeyForm::of(bytes).map_or(KeyFileError::Unknown, KeyFileError::Form)),
+            other => other.map(Self::Pem),
+        }
     }
 
     /// Returns the format that the key was read from.
@@ -131,10 +150,13 @@ impl Seed {
     }
 
     fn new(bytes: &[u8; 32]) -> Result<Self, KeyError> {
-        Ok(Self { bytes: *bytes, address: MasterKey::from_seed(bytes)?.address() })
+        let mut seed = Box::new(Zeroizing::new([0; 32]));
+        seed.copy_from_slice(bytes);
+        Ok(Self { bytes: seed, address: MasterKey::from_seed(bytes)?.address() })
     }
 
-    /// Parses the first PEM block in `text`.
+    /// Parses the first PEM block in `text`. White space within the block is ignored: editors and
+    /// copying add spaces, indent lines or join them, and other programs read such files too.
     pub fn from_pem(text: &str) -> Result<Self, KeyFileError> {
         let (_, block) = text.split_once(PEM_BEGIN).ok_or(KeyFileError::Unknown)?;
         let (label, rest) = block.split_once(PEM_DASHES).ok_or(KeyFileError::Unknown)?;
@@ -147,9 +169,14 @@ impl Seed {
         let end = format!("{PEM_DASHES}END {PEM_LABEL}{PEM_DASHES}");
         let without_end = || KeyFileError::Pem(format!("the line {end:?} is missing"));
         let (body, _) = rest.split_once(end.as_str()).ok_or_else(without_end)?;
-        let begin = text.len() - block.len() - PEM_BEGIN.len();
-        let stop = text.len() - rest.len() + body.len() + end.len();
-        let pair = KeypairBytes::from_pkcs8_pem(text.get(begin..stop).unwrap_or_default()).map_err(pem_error)?;
+        if body.contains("\\n") {
+            return Err(KeyFileError::LineBreaks);
+        }
+        let mut compact = Zeroizing::new(String::with_capacity(body.len()));
+        compact.extend(body.chars().filter(|c| !c.is_whitespace()));
+        let der = BASE64.decode(compact.as_bytes()).map(Zeroizing::new);
+        let der = der.map_err(|error| KeyFileError::Pem(format!("its base64 text is invalid ({error})")))?;
+        let pair = KeypairBytes::from_pkcs8_der(&der).map_err(pem_error)?;
 
         let seed = Self::new(&pair.secret_key)?;
         match &pair.public_key {
@@ -163,7 +190,7 @@ impl Seed {
     /// Formats the seed as a PEM file in PKCS#8 version 1 without the public key, the only form of
     /// ed25519 keys that OpenSSL reads.
     pub fn to_pem(&self) -> Result<Zeroizing<String>, KeyFileError> {
-        KeypairBytes { secret_key: self.bytes, public_key: None }.to_pkcs8_pem(LineEnding::LF).map_err(pem_error)
+        KeypairBytes { secret_key: **self.bytes, public_key: None }.to_pkcs8_pem(LineEnding::LF).map_err(pem_error)
     }
 
     /// Expands the seed to the master key.
@@ -232,7 +259,18 @@ mod tests {
 
     #[test]
     fn reads_the_keys_of_rfc_8410() {
-        for text in [RFC_PEM, RFC_PEM_V2, &RFC_PEM.replace('\n', "\r\n"), &format!("a note\n{RFC_PEM}more")] {
+        for text in [
+            RFC_PEM,
+            RFC_PEM_V2,
+            &RFC_PEM.replace('\n', "\r\n"),
+            &format!("a note\n{RFC_PEM}more"),
+            &format!("\u{feff}{RFC_PEM}"),
+            &RFC_PEM.replace('\n', " \t\n"),
+            &RFC_PEM.replace('\n', " "),
+            &RFC_PEM.replace('\n', ""),
+            &RFC_PEM.lines().flat_map(|line| ["  ", line, "\n"]).collect::<String>(),
+            RFC_PEM.trim_end(),
+        ] {
             let file = read(text).unwrap();
             assert_eq!(file.format(), KeyFormat::Pem);
             assert_eq!(data_encoding::HEXLOWER.encode(file.address().public_key()), RFC_PUBLIC);
@@ -258,7 +296,12 @@ mod tests {
         assert_eq!(error("key"), KeyFileError::Unknown);
         assert_eq!(KeyFile::read(&[0xff; 96]).unwrap_err(), KeyFileError::Unknown);
         assert_eq!(error("== ed25519v1-public: type0 =="), KeyFileError::Public);
-        assert_eq!(error("== ed25519v1-secret: type0 =="), KeyFileError::Key(KeyError::Length(29)));
+        let truncated = KeyError::Damaged(KeyDamage::Truncated(29));
+        assert_eq!(error("== ed25519v1-secret: type0 =="), KeyFileError::Key(truncated));
+        assert_eq!(KeyFile::read(b"\xff\xfe-\0-\0").unwrap_err(), KeyFileError::Damaged(KeyDamage::Utf16));
+        assert_eq!(error(&RFC_PEM.replace('\n', "\\n")), KeyFileError::LineBreaks);
+        assert_eq!(error("hs_ed25519_secret_key: PT0="), KeyFileError::Form(KeyForm::Manifest));
+        assert_eq!(error("services:\n- key: hs/hs_ed25519_secret_key\n"), KeyFileError::Unknown);
         assert_eq!(error(&label("PUBLIC KEY")), KeyFileError::Public);
         assert_eq!(error(&label("ENCRYPTED PRIVATE KEY")), KeyFileError::Encrypted);
         assert_eq!(error(&label("RSA PRIVATE KEY")), KeyFileError::Label("RSA PRIVATE KEY".to_owned()));

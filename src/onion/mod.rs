@@ -11,7 +11,9 @@ pub mod client_auth;
 pub mod descriptor;
 pub mod document;
 pub mod key;
+pub mod key_damage;
 pub mod key_file;
+pub mod key_form;
 pub mod ope;
 pub mod time_period;
 
@@ -21,4 +23,5 @@ pub use client_auth::{ClientPublicKey, ClientSecretKey, Discovery};
 pub use descriptor::{Descriptor, DescriptorKeys, FlowControl, IntroductionPoint, ServiceContent, UncheckedDescriptor};
 pub use key::MasterKey;
 pub use key_file::{KeyFile, KeyFormat, Seed};
+pub use key_form::KeyForm;
 pub use time_period::TimePeriod;

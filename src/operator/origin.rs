@@ -1,9 +1,9 @@
 //! The annotation that proves that the operator created an owned object.
 //!
 //! Labels prove nothing: anyone who may create a `ConfigMap` may also label it. Owner references
-//! can be lost: some backup tools omit them, and `kubectl delete --cascade=orphan` removes them. The
-//! mark in this annotation is derived from the master key, so only the operator and those who can
-//! read the key can compute it, and it survives a backup.
+//! can be lost: some backup tools omit them, and `kubectl delete --cascade=orphan` removes them.
+//! The mark in this annotation is derived from the master key, so only the operator and those who
+//! can read the key can compute it, and it survives a backup.
 
 use std::fmt;
 

@@ -29,7 +29,7 @@ use super::leader::{Candidate, Seat};
 use super::reconcile::{Context, Error, reconcile};
 use super::settings::{Args, Environment, Settings};
 use super::telemetry::{self, Telemetry};
-use crate::common::http;
+use crate::common::{http, http_server};
 
 /// The number of objects that a controller reconciles at the same time.
 const CONCURRENCY: u16 = 16;
@@ -48,9 +48,10 @@ pub async fn run(args: Args) -> Result<(), Box<dyn StdError + Send + Sync>> {
     let probes = http::bind(None, args.probe_port).await?;
     let metrics = http::bind(None, args.metrics_port).await?;
     let seat = args.lease().map(|lease| Seat::of_this_process(&client, lease));
-    let http = futures::future::try_join(
-        axum::serve(probes, telemetry::probes(telemetry.clone())).into_future(),
-        axum::serve(metrics, telemetry::metrics(telemetry.clone())).into_future(),
+    let never = CancellationToken::new();
+    let http = futures::future::join(
+        http_server::serve(probes, telemetry::probes(telemetry.clone()), never.clone()),
+        http_server::serve(metrics, telemetry::metrics(telemetry.clone()), never),
     );
     let stop = async move {
         tokio::select! {
@@ -59,7 +60,7 @@ pub async fn run(args: Args) -> Result<(), Box<dyn StdError + Send + Sync>> {
         }
     };
     tokio::select! {
-        served = http => { served?; }
+        _ = http => {}
         () = operate(client, settings, args.namespaces(), seat, telemetry, stop) => {}
     }
     Ok(())

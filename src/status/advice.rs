@@ -46,7 +46,7 @@ fn advice(reason: Reason, namespace: &str, name: &str) -> Option<String> {
         Reason::SecretNotFound => {
             format!("restore the key's Secret from your backup: kubectl create -n {namespace} -f BACKUP")
         }
-        Reason::KeyInvalid => "check the key: onionbalance-operator key check --help".to_owned(),
+        Reason::KeyInvalid => "check the key: kubectl onionbalance key check --help".to_owned(),
         Reason::KeyConflict => format!("two objects use the same key; give one of them another Secret: {edit}"),
         Reason::AddressMismatch => {
             format!("restore the previous key, or set spec.masterKey.onionAddress to the new address: {edit}")
@@ -103,6 +103,10 @@ fn pods_or_publishing(reason: Reason, subject: &Subject<'_>) -> Option<String> {
                               app.kubernetes.io/name=onionbalance-operator"
                 .to_owned()
         }
+        Reason::BackendExcluded => format!(
+            "run the same version of tor, with the same congestion control, on all backends: kubectl get obs {name} \
+             -n {namespace} -o jsonpath='{{.status.backends}}'"
+        ),
         Reason::Progressing | Reason::RollingOut => subject.pods("backend"),
         Reason::Suspended => {
             format!("kubectl patch obs {name} -n {namespace} --type merge -p '{{\"spec\":{{\"suspend\":false}}}}'")

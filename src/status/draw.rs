@@ -166,6 +166,7 @@ fn backends_in_a_word(status: &OnionBalancedServiceStatus) -> String {
     for (state, word) in [
         (BackendState::Starting, "starting"),
         (BackendState::Waiting, "waiting for their turn"),
+        (BackendState::Excluded, "excluded"),
         (BackendState::Draining, "draining"),
         (BackendState::Lost, "lost"),
     ] {

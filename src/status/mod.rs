@@ -17,7 +17,7 @@ use self::read::Selection;
 use self::screen::Screen;
 use self::view::View;
 
-/// The arguments of `onionbalance-operator status`.
+/// The arguments of `kubectl-onionbalance status`.
 ///
 /// Exit codes: 0 if all shown services are Ready, 1 if the command failed, 2 if the usage was
 /// wrong, 3 if a service is not Ready.
@@ -70,7 +70,7 @@ pub enum Error {
     /// The cluster has no `CustomResourceDefinition` for `OnionBalancedService`.
     #[error(
         "the cluster at {0} has no CustomResourceDefinition for OnionBalancedService; install the operator, or only the CRD: \
-         onionbalance-operator crd | kubectl apply --server-side -f -"
+         kubectl onionbalance crd | kubectl apply --server-side -f -"
     )]
     NoDefinition(String),
     /// The named service does not exist.

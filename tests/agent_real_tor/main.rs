@@ -81,7 +81,7 @@ async fn kills_a_frozen_tor_and_connects_to_its_replacement() {
 #[tokio::test]
 async fn an_assigned_user_can_run_tor_and_the_agent_and_kill_a_frozen_tor() {
     let backend = Backend::new("127.0.0.1:1").await;
-    let user = User::with_ids(&backend, 1_000_680_000, 0);
+    let user = User::with_ids(&backend, AGENT, 1_000_680_000, 0);
     let agent = backend.with_files(user.run(user.program.to_str().unwrap()));
     let _agent = backend.serving(agent).spawn().unwrap();
     let mut tor = backend.tor_from(user.run("tor"), "DisableNetwork 1\n");
@@ -220,8 +220,8 @@ async fn the_agent_is_hidden_from_processes_of_the_same_user() {
 }
 
 /// If a user starts a program whose file that user cannot read, the kernel hides the process from
-/// the start, before the process can hide itself. Our image relies on this. The test starts our
-/// program with the mode that it has in our image, and a subcommand that does not hide itself.
+/// the start, before the process can hide itself. Our image relies on this. The test starts a
+/// program that does not hide itself, with the mode that our program has in our image.
 #[tokio::test]
 async fn the_mode_in_our_image_hides_a_process_from_its_start() {
     let backend = Backend::new("127.0.0.1:1").await;
@@ -230,30 +230,53 @@ async fn the_mode_in_our_image_hides_a_process_from_its_start() {
     // the program may belong to its user, so the digit applies to everyone.
     for (mode, is_readable) in [(0o555, true), ((mode_in_our_image() & 0o7) * 0o111, false)] {
         let program = backend.dir.path().join(format!("program-{mode:o}"));
-        std::fs::copy(env!("CARGO_BIN_EXE_onionbalance-operator"), &program).unwrap();
+        std::fs::copy("/bin/sleep", &program).unwrap();
         std::fs::set_permissions(&program, Permissions::from_mode(mode)).unwrap();
         // setpriv still has capabilities when it starts a program. The program that env starts has
         // none, just as in a pod.
-        let mut asks = user.run("env");
-        asks.arg(&program).args(["config", "generate"]).stdin(Stdio::piped()).stdout(Stdio::null());
-        let waits = asks.spawn().unwrap();
-        let pid = waits.id().unwrap();
+        let sleeper = user.run("env").arg(&program).arg("1000").spawn().unwrap();
+        let pid = sleeper.id().unwrap();
         backend.until(&format!("program-{mode:o}"), || async move { name_of(pid) }).await;
         let inspection = user.run("cat").arg(format!("/proc/{pid}/environ")).output().await.unwrap();
         assert_eq!(inspection.status.success(), is_readable, "mode {mode:o}");
     }
 }
 
+/// The commands for people read keys as well, and wait for input meanwhile.
+#[tokio::test]
+async fn the_commands_that_read_keys_are_hidden() {
+    let backend = Backend::new("127.0.0.1:1").await;
+    let user = User::with_ids(&backend, env!("CARGO_BIN_EXE_kubectl-onionbalance"), 65532, 65532);
+    let name = user.program.file_name().unwrap().to_str().unwrap();
+    // The kernel truncates the name.
+    let name = &name[..name.len().min(15)];
+    for arguments in [["key", "show", "-"].as_slice(), &["config", "generate"]] {
+        let mut command = user.run("env");
+        command.arg(&user.program).args(arguments).stdin(Stdio::piped()).stdout(Stdio::null());
+        let waits = command.spawn().unwrap();
+        let pid = waits.id().unwrap();
+        backend.until(name, || async move { name_of(pid) }).await;
+        let inspect = || async {
+            let inspection = user.run("cat").arg(format!("/proc/{pid}/environ")).output().await.unwrap();
+            if inspection.status.success() { "visible".to_owned() } else { "hidden".to_owned() }
+        };
+        backend.until("hidden", inspect).await;
+        assert_eq!(name_of(pid), name, "the process must be running");
+    }
+}
+
 /// Returns the mode of our program in the image. The Dockerfile and the script that builds the same
 /// image without Docker must agree.
 fn mode_in_our_image() -> u32 {
-    let octal = |text: &str, before: &str| {
-        let (_, mode) = text.split_once(before).unwrap_or_else(|| panic!("no {before:?} in {text}"));
-        u32::from_str_radix(mode.split(' ').next().unwrap(), 8).unwrap()
+    let mode = |text: &str| {
+        let path = "/usr/local/bin/onionbalance-operator ";
+        let (_, mode) = text.split_once(path).unwrap_or_else(|| panic!("no {path:?} in {text}"));
+        u32::from_str_radix(mode.split_whitespace().next().unwrap(), 8).unwrap()
     };
-    let mode = octal(include_str!("../../deploy/images/operator.Dockerfile"), "--chmod=");
-    assert_eq!(octal(include_str!("../../e2e/setup/images.sh"), "\n        chmod "), mode);
-    mode
+    let modes =
+        [include_str!("../../deploy/images/operator.Dockerfile"), include_str!("../../e2e/setup/images.sh")].map(mode);
+    assert_eq!(modes[0], modes[1]);
+    modes[0]
 }
 
 /// Returns the name of a process's program.
@@ -261,11 +284,14 @@ fn name_of(pid: u32) -> String {
     std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
 }
 
+/// The path of the program that contains the agent.
+const AGENT: &str = env!("CARGO_BIN_EXE_onionbalance-operator");
+
 /// The user that tor and the agent share.
 struct User {
     /// The IDs of the user and of its group. `None` stands for the current user.
     ids: Option<(u32, u32)>,
-    /// The path of a copy of our program that this user can run.
+    /// The path of one of our programs, or of a copy that this user can run.
     program: PathBuf,
 }
 
@@ -273,13 +299,13 @@ impl User {
     /// Returns the current user or, if that is root, another user, who becomes the owner of the
     /// backend's files.
     fn of(backend: &Backend) -> Self {
-        Self::with_ids(backend, 65532, 65532)
+        Self::with_ids(backend, AGENT, 65532, 65532)
     }
 
     /// Returns the current user or, if that is root, the user with the given IDs, who becomes the
     /// owner of the backend's files.
-    fn with_ids(backend: &Backend, id: u32, group: u32) -> Self {
-        let program = PathBuf::from(env!("CARGO_BIN_EXE_onionbalance-operator"));
+    fn with_ids(backend: &Backend, program: &str, id: u32, group: u32) -> Self {
+        let program = PathBuf::from(program);
         if !rustix::process::geteuid().is_root() {
             return Self { ids: None, program };
         }

@@ -1,5 +1,5 @@
 //! Runs the shell blocks of `docs/operations.md` verbatim. The blocks of each section run in their
-//! own folder, with kubectl, our program, and a kubeconfig for the test's namespace.
+//! own folder, with kubectl, our plugin, and a kubeconfig for the test's namespace.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -79,8 +79,9 @@ impl UserShell {
         let folder = tempfile::tempdir().unwrap();
         let programs = folder.path().join("programs");
         std::fs::create_dir(&programs).unwrap();
-        let program = env!("CARGO_BIN_EXE_onionbalance-operator");
-        std::os::unix::fs::symlink(program, programs.join("onionbalance-operator")).unwrap();
+        // kubectl finds its plugins by name in the PATH.
+        let plugin = env!("CARGO_BIN_EXE_kubectl-onionbalance");
+        std::os::unix::fs::symlink(plugin, programs.join("kubectl-onionbalance")).unwrap();
         std::fs::write(folder.path().join("kubeconfig"), kubeconfig_as(None, namespace).to_string()).unwrap();
         std::fs::create_dir(folder.path().join("here")).unwrap();
         Self { folder }
@@ -164,7 +165,8 @@ async fn backs_up_and_restores_a_key() {
     let output = user.run("Back up a key", 0).await;
     assert_eq!(output, format!("{address}\nweb-master-key.yaml: ok, {address}\n"));
     user.run("Back up a key", 1).await;
-    let whole = "umask 077; kubectl get secret web-master-key -o yaml >whole.yaml; ! onionbalance-operator key check whole.yaml";
+    let whole =
+        "umask 077; kubectl get secret web-master-key -o yaml >whole.yaml; ! kubectl onionbalance key check whole.yaml";
     let faults = user.shell(whole).await;
     assert!(faults.contains("together with its owner") && faults.contains("OnionBalancedService web"), "{faults}");
 

@@ -12,7 +12,7 @@ use onionbalance_operator::onion::{ClientPublicKey, ClientSecretKey};
 use serde_json::{Value, json};
 
 use crate::lease::{Stage, account};
-use crate::scene::{ABBREVIATED, PATIENCE, Scene};
+use crate::scene::{PATIENCE, Scene, VERBOSE_LOG};
 use crate::server::client_as;
 use crate::wait::until;
 
@@ -101,7 +101,7 @@ async fn a_client_is_revoked_even_if_the_object_is_not_accepted() {
     scene.create("web", json!({"restrictedDiscovery": {"secretName": "clients"}})).await;
     wait_copy(&scene, Some(&[1, 2])).await;
     let before = scene.wait_children("web").await;
-    let refused = json!({"backends": {"replicas": 5, "extraTorrc": ABBREVIATED}});
+    let refused = json!({"backends": {"extraTorrc": VERBOSE_LOG}});
     scene.change("web", json!({ "spec": refused })).await;
     scene.wait_condition("web", "Accepted", "False InvalidSpec").await;
     write_secret(&scene, json!({"bob.auth": key(2)})).await;

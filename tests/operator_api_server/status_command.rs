@@ -1,5 +1,4 @@
-//! Tests of the command `onionbalance-operator status`, run as a separate process with a
-//! kubeconfig.
+//! Tests of the command `kubectl-onionbalance status`, run as a separate process with a kubeconfig.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
@@ -11,7 +10,7 @@ use crate::scene::Scene;
 use crate::server::kubeconfig;
 
 fn status(kubeconfig: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_onionbalance-operator"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-onionbalance"));
     command.arg("status").args(arguments).env("KUBECONFIG", kubeconfig).env_remove("CLICOLOR_FORCE");
     command
 }

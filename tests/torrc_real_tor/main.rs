@@ -1,5 +1,5 @@
-//! Checks with a real tor that it accepts the operator's torrc, that it knows every torrc option that
-//! users may set, and that no spelling of another option passes.
+//! Checks with a real tor that it accepts the operator's torrc, that it knows every torrc option
+//! that users may set, and that no spelling of another option passes.
 
 #![allow(clippy::expect_used, reason = "a panic reports the failure of a test")]
 
@@ -143,7 +143,13 @@ fn tor_accepts(component: &str, backends: &Value) -> bool {
     let key = MasterKey::generate(&mut rand::rngs::StdRng::seed_from_u64(1));
     let master = format!("MasterOnionAddress {}\n", key.address());
     fs::write(folder.path().join("run/hs/ob_config"), master).expect("could not write ob_config");
-    let port = |port, proxy_header| ForwardedPort { name: None, port, target: "web:80".to_owned(), proxy_header };
+    let port = |port, proxy_header| ForwardedPort {
+        name: None,
+        port,
+        target: "web:80".to_owned(),
+        proxy_header,
+        idle_timeout_seconds: None,
+    };
     let service = Service { key: &key, ports: &[port(80, false), port(443, true)], backends, global: "NumCPUs 1" };
     let torrc = service.torrc(component, folder.path()).expect("could not render the torrc");
     let file = folder.path().join("torrc");

@@ -100,8 +100,13 @@ fn children(namespace: &str, index: usize) -> Result<Vec<Value>> {
     // The optional APIs and fields of this benchmark's API server.
     let served = Served { disruption_budgets: Some(PolicyVersion::V1Beta1), fields: Fields::default() };
     let environment = Environment { settings, served };
-    let ports =
-        [ForwardedPort { name: None, port: 80, target: format!("{TARGET}.{namespace}.svc:80"), proxy_header: false }];
+    let ports = [ForwardedPort {
+        name: None,
+        port: 80,
+        target: format!("{TARGET}.{namespace}.svc:80"),
+        proxy_header: false,
+        idle_timeout_seconds: None,
+    }];
     let inputs = Inputs {
         object: &object,
         environment: &environment,

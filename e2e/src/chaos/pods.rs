@@ -56,7 +56,7 @@ pub fn resume(pod_uid: &str, programs: &[PodProgram]) -> Result<()> {
 }
 
 /// Returns the processes of one program in a pod. The kubelet names a pod's cgroup after its UID.
-fn processes(pod_uid: &str, program: PodProgram) -> Result<Vec<Pid>> {
+pub fn processes(pod_uid: &str, program: PodProgram) -> Result<Vec<Pid>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;

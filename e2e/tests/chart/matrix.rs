@@ -199,7 +199,7 @@ fn default_templates_reach_the_operator_completely() {
 
 #[test]
 fn the_operator_reads_every_variable() {
-    let sources = ["src/operator/settings.rs", "src/operator/policy.rs", "src/cli.rs"];
+    let sources = ["src/operator/settings.rs", "src/operator/policy.rs", "src/cli/onionbalance_operator.rs"];
     let source = sources.map(crate::helm::read).concat();
     let objects = checked(json!({
         "torExtraConfig": "a", "watchNamespaces": ["a"],
@@ -343,7 +343,8 @@ fn the_test_pod_requests_the_operators_service() {
     let test = &the(&objects, "Pod")["spec"];
     let service = the(&objects, "Service");
     let name = service["metadata"]["name"].as_str().unwrap();
-    assert_eq!(test["containers"][0]["env"], json!([{"name": "OPERATOR", "value": format!("{name}.{NAMESPACE}.svc")}]));
+    assert_eq!(test["containers"][0]["args"], json!(["probe", format!("{name}.{NAMESPACE}.svc:9402")]));
+    assert!(test["containers"][0].get("command").is_none(), "the image has no program but ours");
     assert_eq!(service["spec"]["ports"][0]["port"], 9402);
     assert_eq!(service["spec"]["ports"][0]["targetPort"], "metrics");
     assert_eq!(container(&objects)["ports"][1], json!({"name": "metrics", "containerPort": 9402, "protocol": "TCP"}));

@@ -2,8 +2,11 @@
 //! object while the master key is kept.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::{Context as _, Result, ensure};
+use onionbalance_e2e::chaos::pods::{PodProgram, processes};
 use serde_json::Value;
 
 use crate::scene::{PUBLISHED, SOON, Scene, scene};
@@ -41,6 +44,7 @@ async fn a_deleted_child_is_created_again() -> Result<()> {
         web.wait_published(1, PUBLISHED).await?;
         only_publishers_have_credentials(scene).await?;
         the_program_is_unreadable(scene).await?;
+        the_containers_offer_nothing_to_run(scene).await?;
         let token = scene.run("get secret/web-agent-token -o jsonpath={.data.token}").await?;
         for child in CHILDREN.into_iter().chain(["lease/web-frontend"]) {
             let before = uid(scene, child).await?;
@@ -66,10 +70,48 @@ async fn a_deleted_child_is_created_again() -> Result<()> {
 /// Checks that the agent's user may run the program of our image, but not read it. The kernel
 /// therefore hides the agent from tor, which runs as the same user.
 async fn the_program_is_unreadable(scene: &Scene) -> Result<()> {
-    let check = "test -x $0 && ! test -r $0 && stat --format=%a:%U $0";
-    let command = ["exec", "deployment/web-backend", "--container=agent", "--", "sh", "-c", check, PROGRAM];
-    let file = scene.kubectl(&command, "").await.context("the program is readable, or cannot be run")?;
-    ensure!(file.trim() == "711:root", "{PROGRAM} has the mode and owner {file}");
+    let selector = "onionbalance.dev/service=web,app.kubernetes.io/component=backend";
+    let pod = scene.run(&format!("get pods -l {selector} -o jsonpath={{.items[0].metadata.uid}}")).await?;
+    let agents = processes(&pod, PodProgram::Ours)?;
+    let agent = agents.first().context("no agent is running")?.as_raw_nonzero();
+    let file = fs::metadata(format!("/proc/{agent}/root{PROGRAM}"))?;
+    let (mode, owner) = (file.mode() & 0o7777, file.uid());
+    ensure!((mode, owner) == (0o711, 0), "{PROGRAM} has the mode {mode:o} and the owner {owner}");
+    Ok(())
+}
+
+/// Checks that a person who may run commands in our containers finds neither a shell nor a command
+/// that reveals a secret of the pod.
+async fn the_containers_offer_nothing_to_run(scene: &Scene) -> Result<()> {
+    let run = async |deployment: &str, container: &str, command: &[&str]| {
+        let container = format!("--container={container}");
+        let exec = [&["exec", "--stdin", deployment, &container, "--"], command].concat();
+        let printed = scene.kubectl(&exec, "services: []").await;
+        printed.err().map(|error| format!("{error:#}")).with_context(|| format!("{command:?} ran in {deployment}"))
+    };
+    for (deployment, container) in [
+        ("deployment/web-backend", "agent"),
+        ("deployment/web-backend", "tor"),
+        ("deployment/web-frontend", "publisher"),
+        ("deployment/web-frontend", "tor"),
+    ] {
+        for program in ["sh", "/bin/sh", "cat"] {
+            let error = run(deployment, container, &[program]).await?;
+            let is_missing =
+                ["executable file not found", "no such file or directory"].iter().any(|text| error.contains(text));
+            ensure!(is_missing, "{program} in container {container} of {deployment}: {error}");
+        }
+    }
+    let api_token = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+    for (command, refusal) in [
+        (["key", "show", "/etc/onionbalance/master-key"], "unrecognized subcommand"),
+        (["frontend", "--config", "/dev/stdin"], "the stand-alone daemon does not run in a pod"),
+        (["backend", "--config", api_token], "this is not the configuration of an agent"),
+    ] {
+        let ours = [&["onionbalance-operator"], &command[..]].concat();
+        let error = run("deployment/web-frontend", "publisher", &ours).await?;
+        ensure!(error.contains(refusal), "{command:?}: {error}");
+    }
     Ok(())
 }
 

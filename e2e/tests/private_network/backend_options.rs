@@ -37,7 +37,13 @@ const INTRODUCTIONS: usize = 16;
 async fn targets_see_circuits_and_introduction_points_limit_introductions() -> Result<()> {
     let _network = NETWORK.lock().await;
     let target = echo().await?;
-    let port = |port, proxy_header| ForwardedPort { name: None, port, target: target.clone(), proxy_header };
+    let port = |port, proxy_header| ForwardedPort {
+        name: None,
+        port,
+        target: target.clone(),
+        proxy_header,
+        idle_timeout_seconds: None,
+    };
     let features = Features {
         ports: vec![port(WITH_HEADER, true), port(WITHOUT_HEADER, false)],
         backends: json!({"introDosDefense": {"ratePerSecond": RATE, "burstPerSecond": BURST}}),

@@ -12,7 +12,7 @@ use onionbalance_e2e::tornet::Tor;
 use onionbalance_e2e::wait::{Seen, until};
 use serde_json::Value;
 
-use crate::setup::{program, python};
+use crate::setup::{plugin, python};
 
 /// Loads keys in the way in which Python Onionbalance loads the keys of its configuration. Prints,
 /// for each file, whether the key is in tor's format, and its address.
@@ -29,7 +29,7 @@ async fn python_onionbalance_and_tor_load_our_keys() -> Result<()> {
     let path = |name: &str| dir.path().join(name);
     let pem = path("frontend.key");
     let address = run(&["key", "generate", "--to", "pem", "--output"], &pem).await?;
-    let mut convert = Command::new(program()?);
+    let mut convert = Command::new(plugin()?);
     convert.args(["key", "convert"]).arg(&pem).arg("--output").arg(path("converted"));
     ensure!(first_line(&output(&mut convert.into()).await?)? == address, "converting the key changed its address");
     let generated = run(&["key", "generate", "--output"], &path("generated")).await?;
@@ -50,9 +50,9 @@ async fn python_onionbalance_and_tor_load_our_keys() -> Result<()> {
     Ok(())
 }
 
-/// Runs our program with the given path as the last argument. Returns the address that it prints.
+/// Runs our plugin with the given path as the last argument. Returns the address that it prints.
 async fn run(arguments: &[&str], path: &Path) -> Result<String> {
-    let mut command = Command::new(program()?);
+    let mut command = Command::new(plugin()?);
     command.args(arguments).arg(path);
     first_line(&output(&mut command.into()).await?)
 }

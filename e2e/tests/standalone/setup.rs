@@ -114,10 +114,10 @@ impl Setup {
     /// Runs `config generate` with a key in Tor's format.
     async fn our_service(&self) -> Result<OnionService> {
         let hidden_service = self.root.join("hidden_service");
-        let mut key = Command::new(program()?);
+        let mut key = Command::new(plugin()?);
         key.args(["key", "generate", "--output"]).arg(&hidden_service);
         output(&mut key.into()).await?;
-        let mut generate = Command::new(program()?);
+        let mut generate = Command::new(plugin()?);
         generate.args(["config", "generate", "-n", "2", "--key"]).arg(hidden_service.join("hs_ed25519_secret_key"));
         generate.arg("--output").arg(self.root.join("ours"));
         output(&mut generate.into()).await?;
@@ -312,9 +312,18 @@ pub async fn python() -> Result<PathBuf> {
     Ok(output(&mut command(&script.display().to_string(), [""; 0])).await?.trim().into())
 }
 
-/// Returns the path of our program.
-pub fn program() -> Result<PathBuf> {
-    let program = Path::new(env!("CARGO_BIN_EXE_e2e")).with_file_name("onionbalance-operator");
+/// Returns the path of the program that contains the daemon.
+fn program() -> Result<PathBuf> {
+    built("onionbalance-operator")
+}
+
+/// Returns the path of the program with the commands `key` and `config`.
+pub fn plugin() -> Result<PathBuf> {
+    built("kubectl-onionbalance")
+}
+
+fn built(name: &str) -> Result<PathBuf> {
+    let program = Path::new(env!("CARGO_BIN_EXE_e2e")).with_file_name(name);
     program.canonicalize().with_context(|| format!("could not find {}; run cargo build first", program.display()))
 }
 
@@ -323,6 +332,8 @@ pub fn program() -> Result<PathBuf> {
 fn bound_command(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    // The daemon refuses to run in a pod, but the tests may.
+    command.env_remove("KUBERNETES_SERVICE_HOST");
     command
 }
 

@@ -1,5 +1,5 @@
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::*;
 use crate::link::RefusedTargets;
@@ -11,7 +11,7 @@ impl ForwarderPort {
 }
 
 fn forwarded(port: u16, target: &str) -> ForwardedPort {
-    ForwardedPort { name: None, port, target: target.to_owned(), proxy_header: false }
+    ForwardedPort { name: None, port, target: target.to_owned(), proxy_header: false, idle_timeout_seconds: None }
 }
 
 const BACKEND: &str = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion";
@@ -163,11 +163,15 @@ async fn a_refusing_target_closes_the_stream_at_once_and_can_recover() {
 /// every task is waiting.
 async fn closed_after(stream: &mut UnixStream) -> Duration {
     tokio::time::pause();
-    let start = tokio::time::Instant::now();
-    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
-    let after = start.elapsed();
+    let after = closed_after_in_paused_time(stream).await;
     tokio::time::resume();
     after
+}
+
+async fn closed_after_in_paused_time(stream: &mut UnixStream) -> Duration {
+    let start = tokio::time::Instant::now();
+    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+    start.elapsed()
 }
 
 #[tokio::test]
@@ -209,6 +213,74 @@ async fn a_stream_over_the_limit_is_refused_and_the_others_continue() {
 }
 
 #[tokio::test]
+async fn a_port_whose_streams_are_all_open_leaves_streams_to_another_port() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = listener.local_addr().unwrap().to_string();
+    let bench = Bench::of(vec![forwarded(80, &target), forwarded(81, &target)], 8);
+    let mut open = Vec::new();
+    for _ in 0..6 {
+        open.push((bench.open_port(80).await, listener.accept().await.unwrap()));
+    }
+    assert_eq!(bench.open_port(80).await.read(&mut [0]).await.unwrap(), 0, "two streams belong to port 81");
+    for _ in 0..2 {
+        open.push((bench.open_port(81).await, listener.accept().await.unwrap()));
+    }
+    assert_eq!(bench.open_port(81).await.read(&mut [0]).await.unwrap(), 0);
+    bench.until_open_streams_are(8).await;
+}
+
+#[tokio::test]
+async fn a_circuit_with_too_many_streams_leaves_streams_to_another_circuit() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = listener.local_addr().unwrap().to_string();
+    let wants = ForwardedPort { proxy_header: true, ..forwarded(80, &target) };
+    let bench = Bench::of(vec![wants, forwarded(81, &target)], 16);
+    let open = async |circuit: u16, port: u16| {
+        let mut stream = bench.open_port(port).await;
+        let header = format!("PROXY TCP6 fc00:dead:beef:4dad::0:{circuit:x} ::1 {circuit} {port}\r\n");
+        stream.write_all(header.as_bytes()).await.unwrap();
+        stream
+    };
+    let mut held = Vec::new();
+    for port in [80, 81] {
+        held.push((open(42, port).await, listener.accept().await.unwrap()));
+    }
+    assert_eq!(open(42, 80).await.read(&mut [0]).await.unwrap(), 0, "an eighth of all streams are two");
+    held.push((open(43, 80).await, listener.accept().await.unwrap()));
+
+    // When a stream of the circuit has ended, the circuit may open another one.
+    held.remove(0);
+    bench.until_open_streams_are(2).await;
+    let _again = open(42, 80).await;
+    listener.accept().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_idle_stream_ends_after_the_timeout_of_its_port() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = listener.local_addr().unwrap().to_string();
+    let limited = ForwardedPort { idle_timeout_seconds: Some(60), ..forwarded(80, &target) };
+    let bench = Bench::of(vec![limited, forwarded(81, &target)], 8);
+    let (mut idle, mut limited_target) = (bench.open_port(80).await, listener.accept().await.unwrap().0);
+    let (mut unlimited, mut other_target) = (bench.open_port(81).await, listener.accept().await.unwrap().0);
+    // Data in either direction counts.
+    limited_target.write_all(b"x").await.unwrap();
+    idle.read_u8().await.unwrap();
+
+    tokio::time::pause();
+    sleep(Duration::from_secs(50)).await;
+    idle.write_all(b"y").await.unwrap();
+    limited_target.read_u8().await.unwrap();
+    let after = closed_after_in_paused_time(&mut idle).await;
+    assert!((Duration::from_secs(59)..=Duration::from_secs(61)).contains(&after), "{after:?}");
+    assert_eq!(limited_target.read(&mut [0]).await.unwrap(), 0, "the target learns of the end, too");
+
+    sleep(Duration::from_secs(86_400)).await;
+    unlimited.write_all(b"z").await.unwrap();
+    assert_eq!(other_target.read_u8().await.unwrap(), b'z');
+}
+
+#[tokio::test]
 async fn a_slow_reader_stops_the_writer() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let bench = Bench::new(&listener.local_addr().unwrap().to_string(), 8);
@@ -244,7 +316,7 @@ async fn only_ports_with_the_option_pass_tors_header_on() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = listener.local_addr().unwrap().to_string();
     let wants = ForwardedPort { proxy_header: true, ..forwarded(80, &target) };
-    let bench = Bench::of(vec![wants, forwarded(81, &target)], 8);
+    let bench = Bench::of(vec![wants, forwarded(81, &target)], 64);
     // The mark of the backend is the beginning of its public key.
     let marked = "PROXY TCP6 fc00:dead:beef:4dad:d1b3:8b83:0:2a ::1 42 80\r\n";
     for (port, begins) in [(80, marked), (81, "")] {
@@ -265,7 +337,7 @@ async fn only_ports_with_the_option_pass_tors_header_on() {
 async fn a_target_may_send_before_the_client_does() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let wants = ForwardedPort { proxy_header: true, ..forwarded(80, &listener.local_addr().unwrap().to_string()) };
-    let bench = Bench::of(vec![wants], 8);
+    let bench = Bench::of(vec![wants], 64);
     let mut stream = bench.open().await;
     stream.write_all(HEADER.as_bytes()).await.unwrap();
     let (mut target, _) = listener.accept().await.unwrap();
@@ -281,7 +353,7 @@ async fn a_stream_without_tors_header_never_reaches_the_target() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = listener.local_addr().unwrap().to_string();
     let wants = ForwardedPort { proxy_header: true, ..forwarded(80, &target) };
-    let bench = Bench::of(vec![wants, forwarded(81, &target)], 8);
+    let bench = Bench::of(vec![wants, forwarded(81, &target)], 64);
     for port in [80, 81] {
         let mut stream = bench.open_port(port).await;
         stream.write_all(&[b'x'; 500]).await.unwrap();
@@ -306,17 +378,4 @@ async fn the_socket_of_an_earlier_agent_is_replaced() {
     assert!(path.exists(), "a socket outlives its listener");
     let _listener = bind_fresh(&path).unwrap();
     UnixStream::connect(&path).await.unwrap();
-}
-
-#[test]
-fn the_limit_on_open_files_bounds_the_streams() {
-    let limit = stream_limit();
-    assert!((1..=MAX_STREAMS).contains(&limit));
-    assert_eq!(getrlimit(Resource::Nofile).current, getrlimit(Resource::Nofile).maximum);
-}
-
-#[test]
-fn each_stream_needs_two_open_files() {
-    assert_eq!((streams_within(1024), streams_within(1026)), (448, 449));
-    assert_eq!((streams_within(0), streams_within(u64::MAX)), (1, 16_384));
 }

@@ -18,7 +18,7 @@ fn password(text: &str) -> Password {
 }
 
 async fn authenticate(connector: &Connector, client: &Client) -> Result<(), AuthenticationFailure> {
-    connector.authenticator().authenticate(client, Methods::All).await
+    connector.authenticator(&connector.endpoint).authenticate(client, Methods::All).await
 }
 
 async fn offer(peer: &mut Peer, auth: &str) {
@@ -66,7 +66,7 @@ async fn errors_name_the_offered_methods_and_a_solution() {
     let with_cookie = Connector { cookie: Some("/nowhere/cookie".into()), ..remote.clone() };
     for (connector, auth, faults) in [
         (&local, "METHODS=HASHEDPASSWORD", ["offers HASHEDPASSWORD", "provide the control port's password"]),
-        (&local, "METHODS=NOVEL", ["tor at unix:/unused offers NOVEL", "set CookieAuthentication 1"]),
+        (&local, "METHODS=NOVEL", ["tor offers NOVEL", "set CookieAuthentication 1"]),
         (&local, "METHODS=COOKIE", ["names no cookie file", "HashedControlPassword"]),
         (&local, "METHODS=COOKIE COOKIEFILE=\"/nowhere/cookie\"", ["/nowhere/cookie does not exist", "GroupReadable"]),
         (&local, "METHODS=COOKIE COOKIEFILE=\"/dev/null\"", ["/dev/null is not 32 bytes long", "let this user"]),
@@ -75,9 +75,10 @@ async fn errors_name_the_offered_methods_and_a_solution() {
         (
             &remote,
             "METHODS=COOKIE COOKIEFILE=\"/dev/null\"",
-            ["192.0.2.1:9051 offers COOKIE", "must not be sent over TCP"],
+            ["offers COOKIE without SAFECOOKIE", "must not be sent over TCP"],
         ),
-        (&with_cookie, "METHODS=COOKIE COOKIEFILE=\"/dev/null\"", ["/nowhere/cookie does not exist", ""]),
+        (&with_cookie, "METHODS=COOKIE COOKIEFILE=\"/dev/null\"", ["must not be sent over TCP", "ControlSocket"]),
+        (&with_cookie, "METHODS=SAFECOOKIE COOKIEFILE=\"/dev/null\"", ["/nowhere/cookie does not exist", ""]),
     ] {
         let message = refused_offer(connector, auth).await;
         assert!(faults.iter().all(|fault| message.contains(fault)), "{auth}: {message}");
@@ -141,8 +142,31 @@ async fn an_impostor_learns_nothing_about_the_cookie() {
             Err(AuthenticationFailure::CookieRefused(error)) if with_password => error,
             other => panic!("{other:?}"),
         };
-        assert!(error.to_string().contains("configure the path of the cookie file that this tor wrote"), "{error}");
+        assert!(error.to_string().contains("check that tor listens here, and that it wrote this file"), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_named_pipe_in_place_of_the_cookie_does_not_block() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pipe");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let local = connector("/unused", Duration::from_millis(100));
+    let message = refused_offer(&local, &format!("METHODS=SAFECOOKIE COOKIEFILE=\"{}\"", path.display())).await;
+    assert!(message.contains("pipe is not 32 bytes long"), "{message}");
+}
+
+#[tokio::test]
+async fn a_peer_that_hangs_up_is_perhaps_no_control_port() {
+    let (client, _events, mut peer) = connect(PATIENCE);
+    let connector = connector("127.0.0.1:9050", PATIENCE);
+    let (result, ()) = tokio::join!(authenticate(&connector, &client), async {
+        peer.read_line().await;
+        drop(peer);
+    });
+    let Err(AuthenticationFailure::Final(error @ ControlError::NotTor(_))) = result else { panic!("{result:?}") };
+    assert!(error.to_string().contains("SOCKS port"), "{error}");
 }
 
 fn challenge(text: &str) -> Message {

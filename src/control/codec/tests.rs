@@ -158,10 +158,21 @@ fn bytes_that_are_not_utf_8_are_replaced() {
 
 #[test]
 fn rejects_malformed_reply_lines() {
-    for bytes in
-        [&b"HTTP/1.1 400 Bad Request\r\n"[..], b"\r\n", b"250\r\n", b"25O OK\r\n", b"250=OK\r\n", b"050 OK\r\n"]
-    {
+    for bytes in [&b"\r\n"[..], b"250\r\n", b"25O OK\r\n", b"250=OK\r\n", b"050 OK\r\n", b"SSH-2.0-x\r\n"] {
         assert_eq!(decode_error(Limits::default(), bytes), DecodeError::Malformed, "{bytes:?}");
+    }
+}
+
+#[test]
+fn names_the_service_that_listens_in_place_of_tors_control_port() {
+    for (bytes, expected) in [
+        (&b"HTTP/1.0 501 Tor is not an HTTP Proxy\r\nContent-Type: text/html\r\n"[..], DecodeError::SocksPort),
+        (b"HTTP/1.0 501 This is a SOCKS Proxy, Not An HTTP Proxy\r\n", DecodeError::SocksPort),
+        (b"HTTP/1.1 400 Bad Request\r\n", DecodeError::WebServer),
+        (b"<!DOCTYPE HTML>\n<html>\n", DecodeError::WebServer),
+        (b"<html>\n", DecodeError::WebServer),
+    ] {
+        assert_eq!(decode_error(Limits::default(), bytes), expected, "{bytes:?}");
     }
 }
 

@@ -106,7 +106,8 @@ pub fn allowed() -> Vec<Value> {
         spec(json!({"ports": [
             {"name": null, "port": 1, "target": {"address": "a:1", "service": null}},
             {"name": "1-b", "port": 2, "target": {"service": {"name": "1web", "port": 65535}}, "proxyProtocol": "v1"},
-            {"port": 65535, "target": {"service": {"name": "web", "port": "80"}}},
+            {"port": 65534, "target": {"address": "a:1"}, "idleTimeoutSeconds": 86400},
+            {"port": 65535, "target": {"service": {"name": "web", "port": "80"}}, "idleTimeoutSeconds": null},
         ]})),
         target(json!({"address": "web.example.org.:00080"})),
         target(json!({"address": "[2001:db8::1]:80"})),
@@ -123,6 +124,8 @@ pub fn allowed() -> Vec<Value> {
             json!({"backends": {"extraTorrc": null, "template": {"labels": {"a": null}, "nodeSelector": {"b": null}}}}),
         ),
         spec(json!({"externalBackends": [{"onionAddress": EXTERNAL}]})),
+        spec(json!({"externalBackends": [{"onionAddress": EXTERNAL, "maxIntroductionPoints": 1}]})),
+        spec(json!({"externalBackends": [{"onionAddress": EXTERNAL, "maxIntroductionPoints": 20}]})),
         spec(json!({"restrictedDiscovery": null})),
         spec(json!({"restrictedDiscovery": {"secretName": "clients", "clients": [
             {"name": "a", "publicKey": KEYS[0]}, {"name": "b b", "publicKey": KEYS[1].to_lowercase().replace(':', " : ")},
@@ -163,6 +166,12 @@ fn names_and_ports() -> Vec<Refused> {
         ports(json!([{"port": 65536, "target": target}])).schema("spec.ports.port"),
         ports(json!([{"port": 80}])).schema("spec.ports.target"),
         ports(json!([{"port": 80, "target": target, "proxyProtocol": "v2"}])).schema("spec.ports.proxyProtocol"),
+        ports(json!([{"port": 80, "target": target, "idleTimeoutSeconds": 0}]))
+            .operator("spec.ports[0].idleTimeoutSeconds: must be from 1 to 86400, one day")
+            .schema("spec.ports.idleTimeoutSeconds"),
+        ports(json!([{"port": 80, "target": target, "idleTimeoutSeconds": 86401}]))
+            .operator("spec.ports[0].idleTimeoutSeconds: must be from 1 to 86400, one day")
+            .schema("spec.ports.idleTimeoutSeconds"),
         ports(json!([{"port": 80, "target": target}, {"port": 80, "target": target}]))
             .operator("spec.ports[1].port: 80 is listed twice; list each port once")
             .schema("spec.ports"),
@@ -180,14 +189,15 @@ fn names_and_ports() -> Vec<Refused> {
 fn targets() -> Vec<Refused> {
     let target = |target: Value| Refused::spec(json!({"ports": [{"port": 80, "target": target}]}));
     let service = |name: &str, port: Value| target(json!({"service": {"name": name, "port": port}}));
+    let service_name = "spec.ports[0].target.service.name: is not a valid Service name; use lower-case letters, digits and \"-\". \
+                        For a Service in another namespace, set target.address to NAME.NAMESPACE.svc:PORT instead";
     let mut all = vec![
         target(json!({})).both("spec.ports[0].target: is empty; set service {name, port} or address \"host:port\""),
         target(json!({"service": {"name": "web", "port": 80}, "address": "a:1"}))
             .both("spec.ports[0].target: sets both service and address; keep one of them"),
-        service("Web", json!(80)).both("spec.ports[0].target.service.name: is not a valid Service name; use lower-case letters, digits and \"-\""),
-        service(&"a".repeat(64), json!(80))
-            .operator("spec.ports[0].target.service.name: is not a valid Service name; use lower-case letters, digits and \"-\"")
-            .schema("spec.ports.target.service.name"),
+        service("Web", json!(80)).both(service_name),
+        service("web.shop", json!(80)).both(service_name),
+        service(&"a".repeat(64), json!(80)).operator(service_name).schema("spec.ports.target.service.name"),
         service("web", json!(65536))
             .operator("spec.ports[0].target.service.port: must be from 1 to 65535, or a port's name")
             .schema("spec.ports.target.service.port"),
@@ -198,7 +208,9 @@ fn targets() -> Vec<Refused> {
             .operator("spec.ports[0].target.service.port: is empty; set the port's name or number")
             .schema("spec.ports.target.service.port"),
         service("web", json!("HTTP"))
-            .operator("spec.ports[0].target.service.port: is not a valid port name; use lower-case letters, digits and \"-\"")
+            .operator(
+                "spec.ports[0].target.service.port: is not a valid port name; use lower-case letters, digits and \"-\"",
+            )
             .schema("spec.ports.target.service.port"),
         target(json!({"address": format!("{}:80", "a.".repeat(150))}))
             .operator(not_host_and_port(&format!("{}:80", "a.".repeat(150))))
@@ -274,6 +286,9 @@ fn keys() -> Vec<Refused> {
 
 fn backends() -> Vec<Refused> {
     let backends = |change: Value| Refused::spec(json!({ "backends": change }));
+    let max_points = |points: u16| {
+        Refused::spec(json!({"externalBackends": [{"onionAddress": EXTERNAL, "maxIntroductionPoints": points}]}))
+    };
     vec![
         backends(json!({"replicas": -1}))
             .operator("spec.backends.replicas: must be 0 or more")
@@ -297,6 +312,13 @@ fn backends() -> Vec<Refused> {
         backends(json!({"introDosDefense": {"ratePerSecond": 0x8000_0000_u32, "burstPerSecond": 0x8000_0000_u32}}))
             .operator("spec.backends.introDosDefense: each number must be at most 2147483647")
             .schema("spec.backends.introDosDefense.ratePerSecond"),
+        max_points(0)
+            .operator("spec.externalBackends[0].maxIntroductionPoints: must be from 1 to 20")
+            .schema("spec.externalBackends.maxIntroductionPoints"),
+        max_points(21)
+            .operator("spec.externalBackends[0].maxIntroductionPoints: must be from 1 to 20")
+            .schema("spec.externalBackends.maxIntroductionPoints"),
+        max_points(256).schema("spec.externalBackends.maxIntroductionPoints"),
         Refused::spec(json!({"frontend": {"replicas": -1}}))
             .operator("spec.frontend.replicas: must be 0 or more")
             .schema("spec.frontend.replicas"),

@@ -16,13 +16,14 @@ use crate::consensus::{Network, NetworkKind};
 use crate::frontend::external::ExternalBackends;
 use crate::frontend::pods::Pod;
 use crate::frontend::tor::testing::TestTor;
-use crate::merge::MergeEngine;
 use crate::merge::tests::network::backend;
+use crate::merge::{MergeEngine, PointLimits};
 use crate::onion::MasterKey;
 
 /// A leading publisher, and the other ends of its channels.
 struct Bench {
     pods: watch::Sender<Arc<Pods>>,
+    object: watch::Sender<Option<Arc<Object>>>,
     reports: mpsc::Sender<(BackendId, AgentReport)>,
     agents: watch::Receiver<AgentOrders>,
     health: watch::Receiver<Health>,
@@ -45,11 +46,12 @@ impl Bench {
         let ((news, tor_in), (reports, reports_in)) = (mpsc::channel(64), mpsc::channel(64));
         let ((calls_out, calls), (answers, answers_in)) = (mpsc::unbounded_channel(), mpsc::channel(64));
         let (pods, pods_in) = watch::channel(pods(&[]));
+        let (object, object_in) = watch::channel(Some(Arc::default()));
         let (agents_out, agents) = watch::channel(AgentOrders::default());
         let (health_out, health) = watch::channel(Health::default());
         let inlets = Inlets {
             pods: pods_in,
-            object: watch::channel(Some(Arc::default())).1,
+            object: object_in,
             clients: watch::channel(None).1,
             answers: answers_in,
             tor: tor_in,
@@ -62,7 +64,7 @@ impl Bench {
         let (tor, orders) = TestTor::new(address);
         news.send(TorNews::Up(orders)).await.unwrap();
         news.send(TorNews::Network(network(clock))).await.unwrap();
-        let mut bench = Self { pods, reports, agents, health, news, tor, calls, answers, lease: None };
+        let mut bench = Self { pods, object, reports, agents, health, news, tor, calls, answers, lease: None };
         for number in backends {
             bench.report(*number).await;
         }
@@ -152,4 +154,14 @@ async fn a_backend_is_reported_as_withdrawn_when_the_hsdirs_have_a_descriptor_wi
     assert_eq!(known.await.unwrap().withdrawn, BTreeSet::new(), "no HSDir has a newer descriptor yet");
     bench.until_published(3).await;
     assert_eq!(bench.agents.borrow().withdrawn, BTreeSet::from([lost]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_limit_in_the_spec_takes_effect_at_once() {
+    let mut bench = Bench::publishing(&[0, 1]).await;
+    for (usual, points) in [(2, 4), (1, 2), (3, 6)] {
+        let limits = PointLimits { usual, ..PointLimits::default() };
+        bench.object.send_replace(Some(Arc::new(Object { limits, ..Object::default() })));
+        bench.until_published(points).await;
+    }
 }

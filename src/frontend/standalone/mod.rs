@@ -18,6 +18,7 @@ mod status;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -27,7 +28,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
-use self::load::{Loaded, LoadedService};
+use self::load::{Instances, Loaded, LoadedService};
 use self::service::Service;
 use self::status::{StatusSocket, View};
 use super::RunError;
@@ -45,6 +46,9 @@ use crate::onion::{Discovery, OnionAddress};
 const PASSWORD_VARIABLE: &str = "ONIONBALANCE_TOR_CONTROL_PASSWORD";
 /// The maximum number of messages in the queue of a service's loop.
 const QUEUE: usize = 64;
+/// The environment variable that Kubernetes sets in every container. A process that `kubectl exec`
+/// starts has it too, and cannot be given another environment without a shell.
+pub(super) const POD_VARIABLE: &str = "KUBERNETES_SERVICE_HOST";
 
 /// The options of the stand-alone daemon. Flags and environment variables are those of Python
 /// Onionbalance's daemon.
@@ -54,13 +58,14 @@ pub(super) struct Options {
     /// Configuration file in the format of Python Onionbalance [default: config.yaml]
     #[arg(short, long, env = "ONIONBALANCE_CONFIG", value_name = "FILE", conflicts_with = "service")]
     config: Option<PathBuf>,
-    /// Address of tor's control port, which is used if the control socket does not answer
+    /// Address of tor's control port, which is used if the control socket does not answer; an IPv6
+    /// address may have brackets
     #[arg(short, long, default_value = "127.0.0.1", value_name = "ADDRESS")]
     ip: String,
     /// Tor's control port
     #[arg(short, long, default_value_t = 9051)]
     port: u16,
-    /// Tor's control socket, which is tried first
+    /// Tor's control socket, which is tried first; `unix:/path`, as in torrc, is accepted too
     #[arg(
         short,
         long,
@@ -114,11 +119,11 @@ impl Options {
     }
 
     fn connector(&self) -> Result<Connector, RunError> {
-        let tcp = ControlEndpoint::Tcp(self.ip.clone(), self.port);
+        let tcp = ControlEndpoint::tcp(&self.ip, self.port);
         let (endpoint, fallback) = if self.socket.as_os_str().is_empty() {
             (tcp, None)
         } else {
-            (ControlEndpoint::Unix(self.socket.clone()), Some(tcp))
+            (ControlEndpoint::unix(&self.socket), Some(tcp))
         };
         Ok(Connector { fallback, password: self.password()?, ..Connector::new(endpoint) })
     }
@@ -137,8 +142,24 @@ impl Options {
     }
 }
 
-/// Runs the daemon until SIGTERM or SIGINT. SIGHUP makes it read its configuration again.
-pub(super) async fn run(options: Options) -> Result<(), RunError> {
+/// Returns an error if the daemon would run in a pod. The daemon obeys its configuration and its
+/// flags, so whoever may run commands in a publisher's container could make it sign any descriptor
+/// with the master key there, or send a file to a control port of their own as its password.
+fn refuse_in_a_pod(pod: Option<&OsStr>) -> Result<(), RunError> {
+    if pod.is_none_or(OsStr::is_empty) {
+        return Ok(());
+    }
+    Err(format!(
+        "the stand-alone daemon does not run in a pod ({POD_VARIABLE} is set), where it could be used to misuse the pod's \
+         secrets; create an OnionBalancedService, or set {POD_VARIABLE} to an empty value in the pod's manifest"
+    )
+    .into())
+}
+
+/// Runs the daemon until SIGTERM or SIGINT. SIGHUP makes it read its configuration again. `pod` is
+/// the value of the environment variable `POD_VARIABLE`.
+pub(super) async fn run(options: Options, pod: Option<&OsStr>) -> Result<(), RunError> {
+    refuse_in_a_pod(pod)?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hangup = signal(SignalKind::hangup())?;
     if options.is_testnet {
@@ -150,7 +171,7 @@ pub(super) async fn run(options: Options) -> Result<(), RunError> {
     let mut tor = tokio::spawn(tor.run());
 
     let mut daemon = Daemon::new(clock, registry, options.status_location());
-    daemon.apply(loaded);
+    daemon.apply(loaded).await;
     loop {
         tokio::select! {
             _ = terminate.recv() => { tracing::info!("received SIGTERM"); return Ok(()) }
@@ -158,9 +179,12 @@ pub(super) async fn run(options: Options) -> Result<(), RunError> {
             _ = hangup.recv() => match load::load(&options.config_file()) {
                 Ok(loaded) => {
                     tracing::info!("SIGHUP: applying the new configuration");
-                    daemon.apply(loaded);
+                    daemon.apply(loaded).await;
                 }
-                Err(error) => tracing::error!("SIGHUP: the new configuration is invalid; keeping the old one: {error}"),
+                Err(error) => {
+                    tracing::error!("SIGHUP: the new configuration is invalid; keeping the old one: {error}");
+                    daemon.place_status_socket().await;
+                }
             },
             ended = &mut tor => { ended?; return Err("the connection to tor ended unexpectedly".into()) }
             ended = daemon.a_service_ended() => { ended?; return Err("the main loop of a service exited unexpectedly".into()) }
@@ -177,11 +201,13 @@ struct Daemon {
     views: watch::Sender<Vec<watch::Receiver<View>>>,
     /// The path of the status socket from the command line, which overrides the configuration.
     status_location: Option<PathBuf>,
+    /// The path of the status socket from the configuration.
+    configured_status_location: Option<PathBuf>,
     status_socket: Option<StatusSocket>,
 }
 
 struct Running {
-    instances: watch::Sender<Vec<OnionAddress>>,
+    instances: watch::Sender<Instances>,
     view: watch::Receiver<View>,
     task: JoinHandle<()>,
 }
@@ -196,12 +222,12 @@ impl Drop for Running {
 impl Daemon {
     fn new(clock: Clock, registry: Registry, status_location: Option<PathBuf>) -> Self {
         let (running, views) = (BTreeMap::new(), watch::Sender::default());
-        Self { clock, registry, running, views, status_location, status_socket: None }
+        Self { clock, registry, running, views, status_location, configured_status_location: None, status_socket: None }
     }
 
     /// Starts and stops services so that they match the configuration. Services that remain keep
     /// their state.
-    fn apply(&mut self, loaded: Loaded) {
+    async fn apply(&mut self, loaded: Loaded) {
         let wanted: Vec<_> = loaded.services.iter().map(|service| service.key.address()).collect();
         self.running.retain(|address, _| {
             let stays = wanted.contains(address);
@@ -220,7 +246,7 @@ impl Daemon {
                 });
                 continue;
             }
-            tracing::info!(%address, instances = instances.len(), "started a service");
+            tracing::info!(%address, instances = instances.addresses.len(), "started a service");
             let (news_in, news) = mpsc::channel(QUEUE);
             let now = self.clock.now();
             let engine = MergeEngine::new(Arc::new(key), Some(Discovery::Open), clock::random(), now);
@@ -233,24 +259,28 @@ impl Daemon {
         }
         let views = wanted.iter().filter_map(|address| self.running.get(address)).map(|running| running.view.clone());
         self.views.send_replace(views.collect());
-        self.place_status_socket(loaded.status_socket);
+        self.configured_status_location = loaded.status_socket;
+        self.place_status_socket().await;
     }
 
-    fn place_status_socket(&mut self, configured: Option<PathBuf>) {
-        let wanted = self.status_location.clone().or(configured);
-        if self.status_socket.as_ref().map(StatusSocket::path) == wanted.as_deref() {
-            return;
+    /// Opens the wanted status socket, unless the daemon listens on it already. A socket whose file
+    /// is lost is opened again.
+    async fn place_status_socket(&mut self) {
+        let wanted = self.status_location.clone().or_else(|| self.configured_status_location.clone());
+        if let Some(socket) = self.status_socket.as_ref().filter(|socket| Some(socket.path()) == wanted.as_deref()) {
+            if socket.is_in_place() {
+                return;
+            }
+            tracing::warn!("the status socket {} was removed or replaced; opening it again", socket.path().display());
         }
         // The file of the old socket must be removed before a new one can replace it.
         self.status_socket = None;
-        self.status_socket = wanted.and_then(|path| match StatusSocket::open(path, self.views.subscribe()) {
-            Ok(socket) => Some(socket),
+        let Some(path) = wanted else { return };
+        match StatusSocket::open(path, self.views.subscribe()).await {
+            Ok(socket) => self.status_socket = Some(socket),
             // Like Python Onionbalance, the daemon continues without a status socket.
-            Err(error) => {
-                tracing::error!("could not open the status socket: {error}");
-                None
-            }
-        });
+            Err(error) => tracing::error!("could not open the status socket; SIGHUP tries again: {error}"),
+        }
     }
 
     async fn a_service_ended(&mut self) -> Result<(), tokio::task::JoinError> {

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
+use super::load::Instances;
 use super::status::{InstanceView, View};
 use crate::frontend::clock::Clock;
 use crate::frontend::driver::Driver;
@@ -22,7 +23,7 @@ pub(super) struct Service {
     driver: Driver,
     clock: Clock,
     news: mpsc::Receiver<TorNews>,
-    instances: watch::Receiver<Vec<OnionAddress>>,
+    instances: watch::Receiver<Instances>,
     view: watch::Sender<View>,
     seen: BTreeMap<OnionAddress, Seen>,
 }
@@ -40,7 +41,7 @@ impl Service {
         driver: Driver,
         clock: Clock,
         news: mpsc::Receiver<TorNews>,
-        instances: watch::Receiver<Vec<OnionAddress>>,
+        instances: watch::Receiver<Instances>,
         view: watch::Sender<View>,
     ) -> Self {
         Self { driver, clock, news, instances, view, seen: BTreeMap::new() }
@@ -70,13 +71,15 @@ impl Service {
     }
 
     fn take_instances(&mut self) {
-        let addresses = self.instances.borrow_and_update().iter().copied().collect();
-        self.seen.retain(|address, _| self.instances.borrow().contains(address));
-        self.driver.external().set(&addresses, true, self.clock.now());
+        let Instances { addresses, limits } = self.instances.borrow_and_update().clone();
+        self.seen.retain(|address, _| addresses.contains(address));
+        let now = self.clock.now();
+        self.driver.handle(Input::Limits(limits.clone()), now);
+        self.driver.external().set(&addresses.into_iter().collect(), &limits, true, now);
     }
 
     fn note(&mut self, address: OnionAddress, content: Arc<ServiceContent>, now: SystemTime) {
-        if !self.instances.borrow().contains(&address) {
+        if !self.instances.borrow().addresses.contains(&address) {
             return;
         }
         let seen = self.seen.entry(address);
@@ -102,7 +105,7 @@ impl Service {
                 .get(address)
                 .map(|seen| (seen.received, seen.modified, seen.content.introduction_points.len())),
         };
-        let instances: Vec<_> = self.instances.borrow().iter().map(instance).collect();
+        let instances: Vec<_> = self.instances.borrow().addresses.iter().map(instance).collect();
         self.view.send_modify(|view| (view.attempts, view.instances) = (attempts, instances));
     }
 

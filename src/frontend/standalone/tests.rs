@@ -1,6 +1,7 @@
 //! Tests of the daemon's configuration, reload and status socket, without a tor process.
 
 use std::fmt::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -59,7 +60,7 @@ fn loads_keys_of_both_formats_from_the_directory_of_the_configuration() {
     let loaded = load_from(folder.path()).unwrap();
     assert_eq!(loaded.services[0].key.address(), address(1));
     assert_eq!(loaded.services[1].key.address(), address(2));
-    assert_eq!(loaded.services[1].instances, [address(12), address(13)]);
+    assert_eq!(loaded.services[1].instances.addresses, [address(12), address(13)]);
 }
 
 #[test]
@@ -67,11 +68,30 @@ fn an_error_names_the_field_and_the_file() {
     let error = |services: &[(&str, &[u8])]| load_from(folder(services, "").path()).err().unwrap();
     assert!(error(&[("none.key", &[11])]).contains("services[0].key: "));
     assert!(error(&[("none.key", &[11])]).contains("none.key: No such file"));
-    assert!(error(&[("config.yaml", &[11])]).contains("config.yaml: the file contains no onion service key"));
+    assert!(error(&[("config.yaml", &[11])]).contains("config.yaml: the file is not a key file"));
+    assert!(error(&[(".", &[11])]).contains("; name the file in it, for example "));
+    assert!(error(&[("~/1.key", &[11])]).contains("; the daemon does not replace ~ with a home directory"));
     assert!(error(&[("1.key", &[11]), ("1.key", &[12])]).contains("services[1].key: an earlier service has this key"));
     assert!(error(&[("2.key", &[2])]).contains("services[0].instances: "));
     let missing = load::load(Path::new("/none/config.yaml")).err().unwrap().to_string();
     assert!(missing.starts_with("/none/config.yaml: No such file") && missing.contains("--config"), "{missing}");
+
+    let folder = folder(&[("1.key", &[11])], "");
+    let utf16: Vec<u8> = "\u{feff}services:".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    std::fs::write(folder.path().join("config.yaml"), utf16).unwrap();
+    let error = load_from(folder.path()).err().unwrap();
+    assert!(error.ends_with("config.yaml: the file is not UTF-8 text; run iconv -f UTF-16 -t UTF-8 on it"), "{error}");
+}
+
+#[test]
+fn instances_have_the_limit_of_the_configuration_or_the_default() {
+    let folder = folder(&[("1.key", &[11])], "");
+    let limited = json!({"address": address(12), "max-introduction-points": 7});
+    let services = json!([{"key": "1.key", "instances": [{"address": address(11)}, limited]}]);
+    std::fs::write(folder.path().join("config.yaml"), json!({"services": services}).to_string()).unwrap();
+    let loaded = load_from(folder.path()).unwrap();
+    let of = |seed| loaded.services[0].instances.limits.of(&crate::frontend::external::id(&address(seed)));
+    assert_eq!([of(11), of(12)], [3, 7]);
 }
 
 #[test]
@@ -105,8 +125,27 @@ fn accepts_the_command_line_of_python_onionbalance() {
     let options = parse(&["--socket", "", "--status-socket-location", ""]).unwrap();
     assert_eq!(options.connector().unwrap().endpoint, ControlEndpoint::Tcp("127.0.0.1".to_owned(), 9051));
     assert_eq!(options.status_location(), None);
+    let options = parse(&["-s", "unix:/run/tor/control", "-i", "[::1]"]).unwrap();
+    let connector = options.connector().unwrap();
+    assert_eq!(connector.endpoint, ControlEndpoint::Unix("/run/tor/control".into()));
+    assert_eq!(connector.fallback, Some(ControlEndpoint::Tcp("::1".to_owned(), 9051)));
     assert!(parse(&["-v", "loud"]).is_err());
     assert!(parse(&["--service", "web", "--config", "x"]).is_err());
+}
+
+/// Whoever may run commands in a publisher's container must not be able to start the daemon there.
+#[tokio::test]
+async fn the_daemon_does_not_run_in_a_pod() {
+    let error = async |pod: Option<&str>| {
+        let options = Program::parse_from(["frontend", "--config", "/none/config.yaml"]).options;
+        run(options, pod.map(OsStr::new)).await.unwrap_err().to_string()
+    };
+    let refusal = error(Some("10.96.0.1")).await;
+    assert!(refusal.starts_with("the stand-alone daemon does not run in a pod (KUBERNETES_SERVICE_HOST"), "{refusal}");
+    for outside in [None, Some("")] {
+        let missing = error(outside).await;
+        assert!(missing.starts_with("/none/config.yaml: No such file"), "{missing}");
+    }
 }
 
 /// Checks the names and formats of the status document's fields. The expected document was recorded
@@ -158,12 +197,12 @@ async fn a_reload_keeps_the_remaining_services_and_moves_the_socket() {
     // The daemon replaces a socket that an earlier process has left.
     drop(std::os::unix::net::UnixListener::bind(path("a")).unwrap());
     write(folder.path(), &[("1.key", &[11]), ("2.key", &[12])], &socket("a"));
-    daemon.apply(load_from(folder.path()).unwrap());
+    daemon.apply(load_from(folder.path()).unwrap()).await;
     let first = daemon.running[&address(1)].task.id();
     assert_eq!(status(&path("a")).await["services"].as_array().unwrap().len(), 2);
 
     write(folder.path(), &[("1.key", &[11, 13])], &socket("b"));
-    daemon.apply(load_from(folder.path()).unwrap());
+    daemon.apply(load_from(folder.path()).unwrap()).await;
     assert_eq!(daemon.running[&address(1)].task.id(), first, "the remaining service keeps its task");
     assert_eq!(daemon.running.len(), 1);
     assert!(!path("a").exists());
@@ -174,12 +213,97 @@ async fn a_reload_keeps_the_remaining_services_and_moves_the_socket() {
     assert!(!path("b").exists());
 }
 
+/// Tries to open a status socket without services.
+async fn open(path: &Path) -> Result<StatusSocket, String> {
+    let (_, views) = watch::channel(Vec::new());
+    StatusSocket::open(path.to_owned(), views).await.map_err(|error| error.to_string())
+}
+
 #[tokio::test]
-async fn does_not_remove_a_file_that_is_not_a_socket() {
-    let folder = folder(&[], "");
-    let (_views, views) = watch::channel(Vec::new());
-    let path = folder.path().join("1.key");
-    let error = StatusSocket::open(path.clone(), views).err().unwrap().to_string();
-    assert!(error.ends_with("1.key: the file exists and is not a socket; choose another path"), "{error}");
-    assert!(path.exists());
+async fn a_place_that_is_no_socket_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::create_dir(path("directory")).unwrap();
+    std::fs::write(path("file"), "content").unwrap();
+    std::os::unix::fs::symlink(path("nowhere"), path("link")).unwrap();
+    for (name, expected) in [
+        ("directory", "the file exists and is not a socket; choose another path"),
+        ("file", "the file exists and is not a socket; choose another path"),
+        ("link", "the file exists and is not a socket; choose another path"),
+        ("missing/socket", "create the directory, in a systemd unit with RuntimeDirectory="),
+        (&"x".repeat(108), "but a socket's path can have at most 107"),
+    ] {
+        let error = open(&path(name)).await.err().unwrap();
+        assert!(error.starts_with(&*path(name).to_string_lossy()) && error.ends_with(expected), "{error}");
+    }
+    assert_eq!(std::fs::read_to_string(path("file")).unwrap(), "content");
+    assert_eq!(std::fs::read_link(path("link")).unwrap(), path("nowhere"));
+    assert!(path("directory").is_dir());
+}
+
+#[tokio::test]
+async fn a_living_daemon_keeps_its_socket_and_a_dead_ones_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    // Two daemons start at the same time and find the socket of a dead one.
+    let (one, two) = tokio::join!(open(&path), open(&path));
+    let (living, refused) = if one.is_ok() { (one, two) } else { (two, one) };
+    let (living, refused) = (living.unwrap(), refused.err().unwrap());
+    assert!(refused.contains("another running process listens there"), "{refused}");
+    assert!(living.is_in_place());
+    assert_eq!(status(&path).await, json!({"services": []}));
+    assert!(open(&path).await.is_err());
+    drop(living);
+    assert!(!path.exists(), "the daemon removes its own socket");
+    assert!(open(&path).await.unwrap().is_in_place());
+}
+
+#[tokio::test]
+async fn a_reload_brings_back_a_lost_socket() {
+    let folder = folder(&[("1.key", &[11])], "");
+    let path = folder.path().join("socket");
+    let clock = Clock::start();
+    let (_tor, registry) = Tor::new(Connector::unix("/none"), clock);
+    let mut daemon = Daemon::new(clock, registry, Some(path.clone()));
+    let services = async || status(&path).await["services"].as_array().unwrap().len();
+    daemon.apply(load_from(folder.path()).unwrap()).await;
+    assert_eq!(services().await, 1);
+    let kept = std::fs::metadata(&path).unwrap().ino();
+    daemon.apply(load_from(folder.path()).unwrap()).await;
+    assert_eq!(std::fs::metadata(&path).unwrap().ino(), kept, "nothing was lost");
+
+    std::fs::remove_file(&path).unwrap();
+    daemon.apply(load_from(folder.path()).unwrap()).await;
+    assert_eq!(services().await, 1);
+
+    // Another program puts something else into the same place.
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "foreign").unwrap();
+    daemon.apply(load_from(folder.path()).unwrap()).await;
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "foreign");
+    std::fs::remove_file(&path).unwrap();
+    daemon.apply(load_from(folder.path()).unwrap()).await;
+    assert_eq!(services().await, 1);
+    drop(daemon);
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_read_the_status_gives_way_to_others() {
+    // The document exceeds the buffers of a socket.
+    let instances_of_view = vec![InstanceView { address: address(2), seen: None }; 5000];
+    let (_view, view) = watch::channel(View { instances: instances_of_view, ..View::of(address(1)) });
+    let (_views, views) = watch::channel(vec![view]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("status");
+    let _socket = StatusSocket::open(path.clone(), views).await.unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        silent.push(UnixStream::connect(&path).await.unwrap());
+    }
+    assert_eq!(instances(&status(&path).await, 0).len(), 5000);
+    let mut text = String::new();
+    silent[0].read_to_string(&mut text).await.unwrap();
+    assert!(serde_json::from_str::<Value>(&text).is_err(), "the daemon must give up the oldest connection");
 }

@@ -46,7 +46,7 @@ pub(super) use self::silence::Silence;
 use super::clock::{self, Clock};
 use crate::common::complaint::Complaint;
 use crate::consensus::{Fingerprint, Network};
-use crate::control::{Backoff, Connector, ControlError, Update, supervise};
+use crate::control::{Backoff, Connected, Connector, ControlError, NoConnection, Update, supervise};
 use crate::merge::{Now, UploadError};
 use crate::onion::OnionAddress;
 
@@ -191,8 +191,8 @@ impl Tor {
                 supervise(self.connector.clone(), Backoff::default(), StdRng::from_seed(clock::random()));
             while let Some(update) = connections.recv().await {
                 let (lost, connected) = match update {
-                    Update::Lost(error) => (error.into(), false),
-                    Update::Connected(client, events) => {
+                    Update::Lost(lost) => (Some(lost), false),
+                    Update::Connected(Connected { client, events, endpoint }) => {
                         met = true;
                         self.silence.send_replace(Silence::None);
                         complaint.settle();
@@ -201,17 +201,23 @@ impl Tor {
                             ended = session => ended,
                             never = silence::monitor(&client, &self.silence) => match never {},
                         };
+                        let lost = match lost {
+                            Lost::Control(reason) => Some(NoConnection::at(endpoint, reason)),
+                            Lost::Idle => None,
+                        };
                         (lost, client.close_reason().is_none())
                     }
                 };
-                if let Some(silence) = silence_of(&lost) {
+                if let Some(silence) = lost.as_ref().and_then(|lost| silence_of(&lost.reason)) {
                     self.silence.send_replace(silence);
                 }
                 self.services.send_all(|_| TorNews::Down).await;
                 if self.services.is_idle() {
                     return;
                 }
-                if met || begun.elapsed() > STARTS || !is_absent(&lost) {
+                if let Some(lost) = lost
+                    && (met || begun.elapsed() > STARTS || !is_absent(&lost.reason))
+                {
                     complaint.utter("no connection to tor", &lost);
                 }
                 if connected {
@@ -224,15 +230,15 @@ impl Tor {
     }
 }
 
-fn is_absent(lost: &Lost) -> bool {
-    matches!(lost, Lost::Control(ControlError::Io { .. }))
+fn is_absent(lost: &ControlError) -> bool {
+    matches!(lost, ControlError::Io { .. })
 }
 
 /// Returns what the reason why a connection was lost proves about tor's silence. Returns None if
 /// the reason proves nothing.
-fn silence_of(lost: &Lost) -> Option<Silence> {
+fn silence_of(lost: &ControlError) -> Option<Silence> {
     match lost {
-        Lost::Control(ControlError::Timeout(_)) => Some(Silence::Long),
+        ControlError::Timeout(_) => Some(Silence::Long),
         _ if is_absent(lost) => Some(Silence::None),
         _ => None,
     }

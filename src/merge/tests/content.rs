@@ -96,9 +96,9 @@ fn points_and_backends_that_cannot_be_merged_are_left_out() {
     world.run(seconds(30));
     assert_eq!(world.shares(), [3]);
     let odd = ServiceContent { pow_params: true, ..content([legacy, huge, point(22, 2200)]) };
-    assert_eq!(remarks(&odd), [Remark::UnusablePoints(2), Remark::ProofOfWork]);
-    assert_eq!(remarks(&ServiceContent { create2_formats: vec![7], ..content([]) }), [Remark::Unusual]);
-    assert_eq!(remarks(&backend(0, 0).1), []);
+    assert_eq!(remarks(&odd, 3), [Remark::UnusablePoints(2), Remark::ProofOfWork]);
+    assert_eq!(remarks(&ServiceContent { create2_formats: vec![7], ..content([]) }, 3), [Remark::Unusual]);
+    assert_eq!(remarks(&backend(0, 0).1, 3), []);
     world.backend((id("odd"), Arc::new(odd)));
     world.run(seconds(30));
     assert_eq!(world.shares(), [3, 1]);

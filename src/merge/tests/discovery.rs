@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 
 use super::network::{backend, content, id, network, point, start};
 use super::*;
-use crate::merge::{Distinct, MergeEngine, Now};
+use crate::merge::{Distinct, MergeEngine, Now, PointLimits};
 use crate::onion::descriptor::MAX_AUTHORIZED_CLIENTS;
 use crate::onion::{ClientSecretKey, Discovery, MasterKey, ServiceContent};
 
@@ -116,6 +116,7 @@ fn the_longest_points_fit_with_any_number_of_clients() {
     let mut world = running(&[]);
     // In any other mode, points that do not fit into one descriptor would be put into another.
     world.all(&Input::Distinct(Distinct::Never));
+    world.all(&Input::Limits(PointLimits { usual: 20, ..PointLimits::default() }));
     world.backend((id("a"), Arc::new(content)));
     world.run(seconds(30));
     assert_eq!(world.shares(), [20]);

@@ -4,6 +4,7 @@
 mod content;
 mod discovery;
 mod distinct;
+mod fair_share;
 mod fetch_rounds;
 mod fetch_schedule;
 mod hsdirs;

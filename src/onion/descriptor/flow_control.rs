@@ -8,6 +8,9 @@ use super::DescriptorError;
 
 pub(super) const FLOW_CONTROL: &str = "flow-control";
 
+/// The version of the `FlowCtrl` protocol that is congestion control (proposal 324). Without it,
+/// clients use fixed windows.
+const CONGESTION_CONTROL: u8 = 2;
 /// The highest version number that a subprotocol can have (dir-spec, "Subprotocol versions").
 const MAX_VERSION: u8 = 63;
 
@@ -27,6 +30,12 @@ impl FlowControl {
     pub fn agreed(self, other: Self) -> Option<Self> {
         let versions = self.versions & other.versions;
         (versions != 0 && self.sendme_increment == other.sendme_increment).then_some(Self { versions, ..self })
+    }
+
+    /// Returns the SENDME increment of congestion control, or None if congestion control is not
+    /// supported.
+    pub fn congestion_control(self) -> Option<u8> {
+        self.speaks(CONGESTION_CONTROL).then_some(self.sendme_increment)
     }
 
     /// Returns true if this version of the `FlowCtrl` protocol is supported.
@@ -120,6 +129,13 @@ mod tests {
         assert_eq!(parse("1-2 31").agreed(parse("2-3 31")), Some(parse("2 31")));
         assert_eq!(parse("1 31").agreed(parse("2 31")), None);
         assert_eq!(parse("1-2 31").agreed(parse("1-2 32")), None);
+    }
+
+    #[test]
+    fn only_version_2_is_congestion_control() {
+        for (text, increment) in [("1-2 31", Some(31)), ("2 7", Some(7)), ("1 31", None), ("3-5 31", None)] {
+            assert_eq!(parse(text).congestion_control(), increment, "{text}");
+        }
     }
 
     proptest! {

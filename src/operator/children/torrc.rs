@@ -6,6 +6,13 @@ use crate::crd::Backends;
 use crate::link::paths::{CONTROL_COOKIE, CONTROL_SOCKET, EMPTY_FILE, FORWARD_DIR, ONION_SERVICE_DIR, TOR_DATA_DIR};
 use crate::link::{AgentConfig, ForwardedPort, TOR_METRICS_PORT};
 
+/// The maximum number of streams on one rendezvous circuit, that is, of one client. A browser opens
+/// a few dozen, so ordinary clients never reach the limit. A gateway whose users share a circuit
+/// may need more; a line in `extraTorrc` replaces this default.
+const MAX_STREAMS: u16 = 256;
+/// The option with this maximum. Tor refuses the excess streams and keeps the circuit.
+const MAX_STREAMS_OPTION: &str = "HiddenServiceMaxStreams";
+
 /// Returns the torrc options that both components have in common. `SocksPort` is 0 because nobody
 /// uses tor as a proxy. The `GeoIP` files are empty because nothing selects relays by country and
 /// the tables take 30 MiB of memory. Dormant mode is disabled because a frontend's tor builds
@@ -42,6 +49,9 @@ pub(super) fn backend(global: &str, backends: &Backends, ports: &[ForwardedPort]
     for ForwardedPort { port, .. } in ports {
         line(&mut text, format_args!("HiddenServicePort {port} unix:{FORWARD_DIR}/{port}.sock"));
     }
+    if !sets(&backends.extra_torrc, MAX_STREAMS_OPTION) {
+        line(&mut text, format_args!("{MAX_STREAMS_OPTION} {MAX_STREAMS}"));
+    }
     if AgentConfig::exports_circuit_id(ports) {
         line(&mut text, format_args!("HiddenServiceExportCircuitID haproxy"));
     }
@@ -57,6 +67,16 @@ pub(super) fn backend(global: &str, backends: &Backends, ports: &[ForwardedPort]
 /// those for this service.
 pub(super) fn frontend(global: &str, extra: &str) -> String {
     format!("{}{}{}", common(), lines(global), lines(extra))
+}
+
+/// Returns true if a line of the text sets the option. Tor ignores case and accepts abbreviations.
+fn sets(text: &str, option: &str) -> bool {
+    let names_it = |line: &str| {
+        let name = line.split(|c: char| c.is_whitespace() || c == '#').next().unwrap_or_default();
+        let name = name.trim_start_matches(['+', '/']);
+        !name.is_empty() && option.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
+    };
+    text.lines().map(str::trim).any(names_it)
 }
 
 /// Trims each line, terminates it with a line feed, and removes empty lines. A YAML block literal
@@ -76,7 +96,7 @@ mod tests {
     use crate::crd::IntroDosDefense;
 
     fn port(port: u16) -> ForwardedPort {
-        ForwardedPort { name: None, port, target: "web:80".to_owned(), proxy_header: false }
+        ForwardedPort { name: None, port, target: "web:80".to_owned(), proxy_header: false, idle_timeout_seconds: None }
     }
 
     #[test]
@@ -119,6 +139,23 @@ HiddenServiceMaxStreams 100
     }
 
     #[test]
+    fn a_circuit_has_a_limited_number_of_streams_unless_the_user_sets_another_limit() {
+        let text = |extra: &str| {
+            let backends = Backends { extra_torrc: extra.to_owned(), ..Backends::default() };
+            backend("", &backends, &[port(80)])
+        };
+        for extra in ["", "HiddenServiceMaxStreamsCloseCircuit 1", "# HiddenServiceMaxStreams 5", "NumCPUs 1"] {
+            let text = text(extra);
+            assert!(text.contains("80.sock\nHiddenServiceMaxStreams 256\n"), "{text}");
+        }
+        for extra in
+            ["HiddenServiceMaxStreams 0", "NumCPUs 1\n  hiddenservicemaxstreams\t500", "HiddenServiceMaxStream 5"]
+        {
+            assert!(!text(extra).contains("256"), "{extra}");
+        }
+    }
+
+    #[test]
     fn tors_metrics_are_on_the_port_that_our_programs_read() {
         assert!(common().contains(&format!("\nMetricsPort 127.0.0.1:{}\n", crate::link::TOR_METRICS_PORT)));
     }
@@ -127,7 +164,7 @@ HiddenServiceMaxStreams 100
     fn tor_exports_circuits_if_a_port_has_the_proxy_protocol() {
         let text = |ports: &[ForwardedPort]| backend("", &Backends::default(), ports);
         let wants = ForwardedPort { proxy_header: true, ..port(443) };
-        assert!(text(&[port(80), wants]).ends_with("443.sock\nHiddenServiceExportCircuitID haproxy\n"));
+        assert!(text(&[port(80), wants]).ends_with("\nHiddenServiceExportCircuitID haproxy\n"));
         assert!(!text(&[port(80), port(443)]).contains("CircuitID"));
     }
 

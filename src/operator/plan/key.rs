@@ -12,7 +12,7 @@ use super::{KeySecret, Rival};
 use crate::crd::names::{self, SERVICE_LABEL};
 use crate::crd::validate::Problem;
 use crate::crd::{DeletionPolicy, OnionBalancedService, Reason};
-use crate::onion::{MasterKey, OnionAddress};
+use crate::onion::{KeyFile, KeyForm, MasterKey, OnionAddress};
 use crate::operator::children::{GENERATED_ANNOTATION, SECRET_KEY_FILE, owner};
 use crate::operator::conditions::Finding;
 
@@ -88,9 +88,7 @@ fn missing(object: &OnionBalancedService, secret: &str) -> Decision {
 }
 
 fn read(secret: &KeySecret) -> Result<MasterKey, String> {
-    let file = secret.data.get(SECRET_KEY_FILE).ok_or_else(|| {
-        format!("{SECRET_KEY_FILE} is missing; add the file of that name from tor's HiddenServiceDir")
-    })?;
+    let file = secret.data.get(SECRET_KEY_FILE).ok_or_else(|| without_entry(secret))?;
     let key = MasterKey::from_tor_secret_key_file(file).map_err(|error| error.to_string())?;
     if let Some(file) = secret.data.get("hs_ed25519_public_key") {
         key.check_tor_public_key_file(file).map_err(|error| error.to_string())?;
@@ -99,6 +97,20 @@ fn read(secret: &KeySecret) -> Result<MasterKey, String> {
         key.check_tor_hostname_file(file).map_err(|error| error.to_string())?;
     }
     Ok(key)
+}
+
+/// Explains what to do about a Secret without the entry `hs_ed25519_secret_key`. A key under
+/// another name is not used, because only this entry is mounted into the frontends.
+fn without_entry(secret: &KeySecret) -> String {
+    let holds_key = |bytes: &[u8]| KeyFile::read(bytes).is_ok() || KeyForm::of(bytes).is_some();
+    let other = secret.data.iter().find(|(_, bytes)| holds_key(bytes));
+    match other.map(|(name, _)| name) {
+        Some(name) => format!(
+            "{SECRET_KEY_FILE} is missing, but the entry {name} seems to hold a key; make a Secret with the right entry: \
+             kubectl get secret NAME -o yaml | kubectl onionbalance key convert - --secret NEW_NAME | kubectl create -f -"
+        ),
+        None => format!("{SECRET_KEY_FILE} is missing; add the file of that name from tor's HiddenServiceDir"),
+    }
 }
 
 /// Returns a finding if the key would change the service's address unintentionally. A change is

@@ -21,7 +21,7 @@ const SILENCE: SignedDuration = SignedDuration::from_secs(60);
 const DESCRIPTOR_LIFETIME: SignedDuration = SignedDuration::from_hours(3);
 /// The time for which `Published` stays True although no HSDir has accepted the new descriptor yet,
 /// or a new publisher has not found any backends yet.
-const SETTLING: SignedDuration = SignedDuration::from_secs(60);
+pub(super) const SETTLING: SignedDuration = SignedDuration::from_secs(60);
 
 /// Returns the finding about the published descriptor. `status` is the current status. A known
 /// problem of the frontends' pods replaces the finding if it explains the finding, and is added to

@@ -6,9 +6,10 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 
+use super::published::SETTLING;
 use super::{Conclusion, Observed, RefusedWrite, clients, published, workload};
 use crate::crd::names::{self, Component, pod_selector};
-use crate::crd::{ConditionType, OnionBalancedServiceStatus, Reason};
+use crate::crd::{BackendState, BackendStatus, ConditionType, OnionBalancedServiceStatus, Reason};
 use crate::operator::children::Kind;
 use crate::operator::conditions::{Finding, Truth, merge};
 
@@ -30,7 +31,8 @@ pub fn status(
         (ConditionType::MasterKeyReady, master_key(observed, conclusion)),
     ];
     found.extend(clients.map(|clients| (ConditionType::ClientsReady, clients)));
-    found.push((ConditionType::BackendsReady, backends(observed, conclusion, ready_replicas)));
+    let backends = backends(observed, conclusion, ready_replicas);
+    found.push((ConditionType::BackendsReady, complete(backends, &previous.backends, now)));
     found.push((ConditionType::Published, published));
     // The address is never removed, because a former address keeps the operator from generating a
     // new key.
@@ -133,6 +135,22 @@ fn joined(findings: Vec<Finding>) -> Finding {
     let first = findings.into_iter().next();
     let first = first.unwrap_or_else(|| Finding::unknown(Reason::Waiting, String::new()));
     Finding { message: messages.join(" "), ..first }
+}
+
+/// Replaces the finding that all backends are ready if the publisher excludes one of them. While
+/// backends are replaced, a new version of tor can be in the minority for a moment, which is not
+/// reported.
+fn complete(backends: Finding, seen: &[BackendStatus], now: Timestamp) -> Finding {
+    let is_excluded = |backend: &&BackendStatus| {
+        backend.state == BackendState::Excluded && now.duration_since(backend.since.0) >= SETTLING
+    };
+    match seen.iter().find(is_excluded).filter(|_| backends.holds()) {
+        Some(BackendStatus { name, message, .. }) => {
+            let message = message.as_deref().unwrap_or("the publisher gives no reason");
+            Finding::no(Reason::BackendExcluded, format!("Backend {name} is excluded: {message}"))
+        }
+        None => backends,
+    }
 }
 
 /// Returns the condition `Stalled` if only a change to the object or its key, or a change of the

@@ -110,7 +110,7 @@ fn next_for_clients(observed: &Observed, owned: &OwnedObjects, key: &Decision) -
     let existing = copy.into_iter().filter(|copy| owned.existing.contains_key(&copy.id)).collect();
     let due = due(existing, observed, owned, key);
     let is_left = owned.applied.is_none() && !due.is_empty();
-    Ok(is_left.then(|| Next::Apply(Stage::Prerequisites, due)))
+    Ok(is_left.then_some(Next::Apply(Stage::Prerequisites, due)))
 }
 
 /// Returns the Deployments that the API server has refused, with the pod settings that it last

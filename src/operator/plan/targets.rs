@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
 
@@ -67,7 +67,13 @@ fn concerns_port(problems: &[Problem], index: usize) -> bool {
 }
 
 fn forwarded(port: &Port, target: String) -> ForwardedPort {
-    ForwardedPort { name: port.name.clone(), port: port.port, target, proxy_header: port.proxy_protocol.is_some() }
+    ForwardedPort {
+        name: port.name.clone(),
+        port: port.port,
+        target,
+        proxy_header: port.proxy_protocol.is_some(),
+        idle_timeout_seconds: port.idle_timeout_seconds,
+    }
 }
 
 fn describe_former(port: u16, former: Option<&ForwardedPort>) -> String {
@@ -109,27 +115,13 @@ fn port_number(target: &ServiceTarget, namespace: &str, service: Option<&Service
         (Reason::TargetNotFound, message)
     })?;
     // The cluster does not know the ports of an external name.
-    if spec.type_.as_deref() == Some("ExternalName")
-        && let IntOrString::Int(number) = target.port
+    if is_external_name(spec)
+        && let Some(number) = number(&target.port)
     {
         return Ok(number);
     }
-    let ports: Vec<_> = spec.ports.iter().flatten().filter(|port| is_tcp(port)).collect();
-    let port = ports.iter().find(|port| match &target.port {
-        IntOrString::Int(number) => port.port == *number,
-        IntOrString::String(text) => port.name.as_ref() == Some(text) || text.parse() == Ok(port.port),
-    });
-    let Some(port) = port else {
-        let wanted = match &target.port {
-            IntOrString::Int(number) => number.to_string(),
-            IntOrString::String(text) => format!("\"{text}\""),
-        };
-        let present: Vec<_> = ports.iter().map(|port| describe(port)).collect();
-        let present = if present.is_empty() { "none".to_owned() } else { present.join(", ") };
-        return Err((
-            Reason::TargetPortNotFound,
-            format!("Service {name} has no TCP port {wanted}; its TCP ports: {present}"),
-        ));
+    let Some(port) = spec.ports.iter().flatten().find(|port| is_tcp(port) && is_meant(port, &target.port)) else {
+        return Err((Reason::TargetPortNotFound, missing_port(target, spec)));
     };
     if spec.cluster_ip.as_deref() != Some("None") {
         return Ok(port.port);
@@ -150,8 +142,56 @@ fn port_number(target: &ServiceTarget, namespace: &str, service: Option<&Service
     }
 }
 
+/// Explains why a Service lacks the port that a target names.
+fn missing_port(target: &ServiceTarget, spec: &ServiceSpec) -> String {
+    let wanted = match &target.port {
+        IntOrString::Int(number) => number.to_string(),
+        IntOrString::String(text) => format!("\"{text}\""),
+    };
+    let all = || spec.ports.iter().flatten();
+    let present: Vec<_> = all().filter(|port| is_tcp(port)).map(describe).collect();
+    let present = if present.is_empty() { "none".to_owned() } else { present.join(", ") };
+    let is_target = |found: &IntOrString| {
+        *found == target.port || number(found).is_some_and(|found| number(&target.port) == Some(found))
+    };
+    let by_target = all().find(|port| is_tcp(port) && port.target_port.as_ref().is_some_and(is_target));
+    let hint = if is_external_name(spec) {
+        ". It is an ExternalName, so write the number of the port".to_owned()
+    } else if let Some(other) = all().find(|port| is_meant(port, &target.port)) {
+        format!(". Its port {} is {}, but Tor carries only TCP", describe(other), protocol(other))
+    } else if let Some(port) = by_target {
+        format!(". {wanted} is the targetPort of its port {}, so write {}", describe(port), port.port)
+    } else {
+        String::new()
+    };
+    format!("Service {} has no TCP port {wanted}; its TCP ports: {present}{hint}", target.name)
+}
+
+fn is_external_name(spec: &ServiceSpec) -> bool {
+    spec.type_.as_deref() == Some("ExternalName")
+}
+
+/// Returns the number in a reference to a port, which may be quoted. Returns None for a name.
+fn number(reference: &IntOrString) -> Option<i32> {
+    let number = match reference {
+        IntOrString::Int(number) => *number,
+        IntOrString::String(text) => text.parse().ok()?,
+    };
+    (1..=65535).contains(&number).then_some(number)
+}
+
+/// Returns true if the reference is the port's name or number.
+fn is_meant(port: &ServicePort, reference: &IntOrString) -> bool {
+    let by_name = matches!(reference, IntOrString::String(text) if port.name.as_ref() == Some(text));
+    by_name || number(reference) == Some(port.port)
+}
+
+fn protocol(port: &ServicePort) -> &str {
+    port.protocol.as_deref().unwrap_or("TCP")
+}
+
 fn is_tcp(port: &ServicePort) -> bool {
-    port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP")
+    protocol(port) == "TCP"
 }
 
 fn describe(port: &ServicePort) -> String {
@@ -166,22 +206,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_keeps_its_name_and_its_proxy_protocol() {
+    fn a_port_keeps_its_name_and_its_options() {
         let object = serde_json::from_value(serde_json::json!({
             "apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService", "metadata": {"name": "web"},
             "spec": {"ports": [
-                {"name": "http", "port": 80, "target": {"address": "a:1"}, "proxyProtocol": "v1"},
+                {"name": "http", "port": 80, "target": {"address": "a:1"}, "proxyProtocol": "v1", "idleTimeoutSeconds": 60},
                 {"port": 443, "target": {"address": "a:2"}},
             ]},
         }));
         let targets = resolve(&object.unwrap(), &[], &BTreeMap::new(), &[]);
         assert!(targets.problems.is_empty());
-        let port = |name: Option<&str>, port, target: &str, proxy_header| ForwardedPort {
+        let port = |name: Option<&str>, port, target: &str, proxy_header, idle_timeout_seconds| ForwardedPort {
             name: name.map(str::to_owned),
             port,
             target: target.to_owned(),
             proxy_header,
+            idle_timeout_seconds,
         };
-        assert_eq!(targets.ports, [port(Some("http"), 80, "a:1", true), port(None, 443, "a:2", false)]);
+        let expected = [port(Some("http"), 80, "a:1", true, Some(60)), port(None, 443, "a:2", false, None)];
+        assert_eq!(targets.ports, expected);
     }
 }

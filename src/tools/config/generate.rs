@@ -59,16 +59,14 @@ impl Plan {
                 .into());
             }
         }
-        if !self.output.is_dir() {
-            tor_directories::make_private(&self.output)?;
-        }
+        tor_directories::create_private(&self.output)?;
 
         let mut services = Vec::new();
         for (service, key) in self.services.iter().zip(&keys) {
             let name = format!("{}.key", key.address.identifier());
             secret_file::write(&self.output.join(&name), &key.file, false)?;
             let directory = self.output.join(key.address.identifier());
-            tor_directories::make_private(&directory)?;
+            tor_directories::create_private(&directory)?;
             let instances = service.write_instances(&directory, &key.address, self.instance_keys)?;
             writeln!(out, "{}", key.address)?;
             services.push((name, instances));

@@ -14,7 +14,7 @@ use self::questions::Questions;
 use super::Failure;
 use crate::onion::OnionAddress;
 
-/// The arguments of `onionbalance-operator config`.
+/// The arguments of `kubectl-onionbalance config`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]

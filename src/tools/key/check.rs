@@ -3,7 +3,8 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::input::{HOSTNAME, Input, PUBLIC_KEY};
+use super::content::{HOSTNAME, PUBLIC_KEY};
+use super::input::Input;
 use crate::common::secret_file;
 use crate::tools::Failure;
 
@@ -30,11 +31,12 @@ pub(super) fn run(inputs: &[PathBuf], out: &mut impl Write) -> Result<(), Failur
 fn check(path: &Path) -> Result<String, Vec<String>> {
     let input = Input::read(path).map_err(|error| vec![error.to_string()])?;
     let shown = input.to_string();
-    let Input { path, directory, owners, file } = input;
+    let Input { path, directory, owners, faults: unusable, file } = input;
     let address = file.address();
     let key = file.into_key().map_err(|error| vec![format!("{shown}: {error}")])?;
 
-    let mut faults = Vec::new();
+    let convert = |fault| format!("{shown}: {fault}, so tor and the operator cannot use it; use key convert");
+    let mut faults: Vec<String> = unusable.into_iter().map(convert).collect();
     let mut note = |path: &Path, result: Result<(), String>| {
         if let Err(problem) = result {
             faults.push(format!("{}: {problem}", path.display()));

@@ -25,9 +25,7 @@ pub(super) fn generate(
     let key = ClientSecretKey::generate(&mut generator());
     let public = key.public();
     let directory = directory.unwrap_or(Path::new("."));
-    if !directory.is_dir() {
-        tor_directories::make_private(directory)?;
-    }
+    tor_directories::create_private(directory)?;
     // The private file is written first. If it already exists, the command fails without changing
     // anything.
     let private = key.to_auth_private(address);

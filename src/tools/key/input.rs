@@ -1,26 +1,14 @@
-//! Reads a key from a file in PEM or tor's format, from a HiddenServiceDir, or from the manifest of
-//! a Secret.
+//! Reads a key from a file in PEM or tor's format, from a HiddenServiceDir, from text, or from a
+//! manifest.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
-use k8s_openapi::api::core::v1::Secret;
-use zeroize::Zeroizing;
-
+use super::content::{SECRET_KEY, open};
+use super::manifest::{self, Found};
 use crate::common::secret_file;
-use crate::onion::key_file::KeyFileError;
-use crate::onion::{KeyFile, MasterKey};
+use crate::onion::KeyFile;
 use crate::tools::Failure;
-
-pub(super) const SECRET_KEY: &str = "hs_ed25519_secret_key";
-pub(super) const PUBLIC_KEY: &str = "hs_ed25519_public_key";
-pub(super) const HOSTNAME: &str = "hostname";
-
-/// The names of the Secret entries that hold tor's files `hs_ed25519_secret_key`,
-/// `hs_ed25519_public_key` and `hostname`: first the names that this operator and tor-operator use,
-/// then those of tor-controller.
-const NAMES_IN_SECRETS: [[&str; 3]; 2] =
-    [[SECRET_KEY, PUBLIC_KEY, HOSTNAME], ["privateKeyFile", "publicKeyFile", "onionAddress"]];
 
 /// The path that denotes standard input.
 const STANDARD_INPUT: &str = "-";
@@ -34,6 +22,8 @@ pub(super) struct Input {
     /// The owners of the Secret, if the input was a Secret. Kubernetes deletes the Secret together
     /// with its owner.
     pub(super) owners: Vec<String>,
+    /// The reasons why neither tor nor the operator can use the key in its present form.
+    pub(super) faults: Vec<String>,
     pub(super) file: KeyFile,
 }
 
@@ -42,14 +32,53 @@ impl Input {
     pub(super) fn read(path: &Path) -> Result<Self, Failure> {
         if path == Path::new(STANDARD_INPUT) {
             let bytes = secret_file::read_standard_input()?;
-            let (file, owners) = parse(&bytes).map_err(|problem| format!("standard input: {problem}"))?;
-            return Ok(Self { path: None, directory: None, owners, file });
+            let read = Self::parse(&bytes, None, None);
+            return read.map_err(|problem| format!("standard input: {problem}").into());
         }
         let directory = path.is_dir().then(|| path.to_owned());
-        let path = if directory.is_some() { path.join(SECRET_KEY) } else { path.to_owned() };
-        let bytes = secret_file::read(&path)?;
-        let (file, owners) = parse(&bytes).map_err(|problem| format!("{}: {problem}", path.display()))?;
-        Ok(Self { path: Some(path), directory, owners, file })
+        let file = if directory.is_some() { path.join(SECRET_KEY) } else { path.to_owned() };
+        let bytes =
+            secret_file::read(&file).map_err(|error| format!("{error}{}", hint(&error, directory.as_deref())))?;
+        let read = Self::parse(&bytes, Some(file.clone()), directory);
+        read.map_err(|problem| format!("{}: {problem}", file.display()).into())
+    }
+
+    fn parse(bytes: &[u8], path: Option<PathBuf>, directory: Option<PathBuf>) -> Result<Self, Failure> {
+        if bytes.trim_ascii().is_empty() {
+            return Err("the file is empty".into());
+        }
+        // A manifest can also pass for a PEM file, whose block may be indented and has other text
+        // around it.
+        if let Some(found) = manifest::read(bytes) {
+            let Found { file, owners, faults, .. } = found?;
+            return Ok(Self { path, directory, owners, faults, file });
+        }
+        let (file, form) = open(bytes)?;
+        let faults = form.map(|form| format!("the file holds {form}")).into_iter().collect();
+        Ok(Self { path, directory, owners: Vec::new(), faults, file })
+    }
+}
+
+/// Returns a hint about a path that cannot be read. `directory` is the path that was given, if it
+/// is a directory.
+fn hint(error: &io::Error, directory: Option<&Path>) -> String {
+    match (error.kind(), directory) {
+        (io::ErrorKind::NotFound, None) => {
+            "; give the path of a HiddenServiceDir, a key file or the manifest of a Secret, or - for standard input"
+                .to_owned()
+        }
+        (io::ErrorKind::NotFound, Some(directory)) if directory.join("private_key").exists() => {
+            "; the directory has the key of a v2 onion service, which no longer works".to_owned()
+        }
+        (io::ErrorKind::NotFound, Some(_)) => {
+            "; tor writes this file when it first starts the onion service of a HiddenServiceDir. If the key has \
+             another name, give the path of the file"
+                .to_owned()
+        }
+        (io::ErrorKind::PermissionDenied, _) => {
+            "; run the command as the owner of the file, for example with sudo -u debian-tor".to_owned()
+        }
+        _ => String::new(),
     }
 }
 
@@ -61,44 +90,4 @@ impl fmt::Display for Input {
             None => f.write_str("standard input"),
         }
     }
-}
-
-fn parse(bytes: &[u8]) -> Result<(KeyFile, Vec<String>), Failure> {
-    if bytes.trim_ascii().is_empty() {
-        return Err("the file is empty".into());
-    }
-    match KeyFile::read(bytes) {
-        Ok(file) => Ok((file, Vec::new())),
-        Err(KeyFileError::Unknown) => match secret(bytes) {
-            Some(secret) => from_secret(secret),
-            None => Err(KeyFileError::Unknown.into()),
-        },
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Parses the manifest of a Secret as printed by `kubectl get -o yaml` or `-o json`.
-fn secret(bytes: &[u8]) -> Option<Secret> {
-    serde_saphyr::from_str(str::from_utf8(bytes).ok()?).ok()
-}
-
-/// Returns the key in a Secret and the owners of the Secret. If the Secret contains a public key or
-/// a hostname, these must belong to the key.
-fn from_secret(secret: Secret) -> Result<(KeyFile, Vec<String>), Failure> {
-    let data: Vec<_> =
-        secret.data.unwrap_or_default().into_iter().map(|(name, value)| (name, Zeroizing::new(value.0))).collect();
-    let entry = |name: &str| data.iter().find(|(other, _)| other == name).map(|(_, bytes)| bytes.as_slice());
-    let found = NAMES_IN_SECRETS
-        .iter()
-        .find_map(|[key, public, hostname]| Some((*key, entry(key)?, entry(public), entry(hostname))));
-    let Some((name, key, public, hostname)) = found else {
-        let names: Vec<_> = NAMES_IN_SECRETS.iter().map(|[key, ..]| *key).collect();
-        return Err(format!("the Secret has no entry {}", names.join(" or ")).into());
-    };
-    let key = MasterKey::from_tor_secret_key_file(key).map_err(|error| format!("entry {name}: {error}"))?;
-    public.map_or(Ok(()), |public| key.check_tor_public_key_file(public))?;
-    hostname.map_or(Ok(()), |hostname| key.check_tor_hostname_file(hostname))?;
-    let owners = secret.metadata.owner_references.unwrap_or_default();
-    let owners = owners.into_iter().map(|owner| format!("{} {}", owner.kind, owner.name)).collect();
-    Ok((KeyFile::Tor(key), owners))
 }

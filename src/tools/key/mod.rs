@@ -2,7 +2,9 @@
 
 mod check;
 mod client;
+mod content;
 mod input;
+mod manifest;
 mod output;
 #[cfg(test)]
 mod tests;
@@ -19,7 +21,7 @@ use self::output::{Destination, Material};
 use super::{Failure, generator};
 use crate::onion::{KeyFile, KeyFormat, MasterKey, OnionAddress, Seed};
 
-/// The arguments of `onionbalance-operator key`.
+/// The arguments of `kubectl-onionbalance key`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -35,11 +37,13 @@ enum Command {
     Generate(Generate),
     /// Convert a key to tor's directory, a PEM file, or a Kubernetes Secret
     ///
-    /// The input is a HiddenServiceDir, a key file, or the manifest of a Secret from this operator,
-    /// tor-controller or tor-operator. Other entries of the Secret are ignored. A PEM file can be
-    /// converted to tor's directory or to a Secret. A key in tor's format cannot be converted to
-    /// PEM, because PEM contains the seed, and tor's file contains only the key that is expanded
-    /// from it. The daemon and Python Onionbalance can also read tor's format.
+    /// The input is a HiddenServiceDir, a key file, a manifest with one key, or a key as text. A
+    /// manifest is a Secret from any source, a list of Secrets, a file with several documents, or
+    /// the output of mkp224o -y. A key as text is a key file in base64, base32 or hexadecimal, or
+    /// the key in tor's `ADD_ONION` command. A PEM file can be converted to tor's directory or to a
+    /// Secret. A key in tor's format cannot be converted to PEM, because PEM contains the seed, and
+    /// tor's file contains only the key that is expanded from it. The daemon and Python
+    /// Onionbalance can also read tor's format.
     #[command(after_help = CONVERT_EXAMPLES)]
     Convert(Convert),
     /// Print the address and the public key of a key, never the secret key
@@ -175,6 +179,9 @@ fn describe(input: &Input, out: &mut impl Write) -> Result<(), Failure> {
     writeln!(out, "address     {address}")?;
     writeln!(out, "public key  {}", BASE64.encode(address.public_key()))?;
     writeln!(out, "format      {form}")?;
+    for fault in &input.faults {
+        writeln!(out, "note        {fault}, so convert it with key convert")?;
+    }
     Ok(())
 }
 

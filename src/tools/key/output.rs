@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use zeroize::Zeroizing;
 
-use super::input::{HOSTNAME, PUBLIC_KEY, SECRET_KEY};
+use super::content::{HOSTNAME, PUBLIC_KEY, SECRET_KEY};
 use crate::common::{secret_file, tor_directories};
 use crate::onion::{MasterKey, OnionAddress, Seed};
 use crate::tools::Failure;
@@ -66,14 +66,19 @@ pub(super) fn write(material: &Material, destination: &Destination, out: &mut im
     Ok(writeln!(out, "{address}")?)
 }
 
-/// Writes the three files of a HiddenServiceDir. The directory gets mode 0700, which tor requires.
+/// Writes the three files of a HiddenServiceDir. A new directory gets mode 0700, which tor
+/// requires. An existing directory may have another purpose, so its mode stays.
 pub(in crate::tools) fn write_tor_directory(path: &Path, key: &MasterKey, force: bool) -> Result<(), Failure> {
-    tor_directories::make_private(path)?;
+    tor_directories::create_private(path)?;
     // The secret key is written first. If it already exists, the command fails without changing
     // anything.
     secret_file::write(&path.join(SECRET_KEY), &key.to_tor_secret_key_file(), force)?;
     secret_file::write(&path.join(PUBLIC_KEY), &key.to_tor_public_key_file(), true)?;
     secret_file::write(&path.join(HOSTNAME), key.to_tor_hostname_file().as_bytes(), true)?;
+    if let Some(mode) = secret_file::too_open(path)? {
+        let path = path.display();
+        eprintln!("warning: {path}: tor refuses a HiddenServiceDir with mode {mode:04o}; run chmod 0700 {path}");
+    }
     Ok(())
 }
 

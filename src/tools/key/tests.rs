@@ -151,12 +151,11 @@ fn reads_secrets_of_this_and_other_operators() {
     );
     write(secret(&[("token", b"x")], &metadata));
     let none = key(&["convert", &file, "--secret", "web"]).unwrap_err();
-    assert!(none.ends_with("the Secret has no entry hs_ed25519_secret_key or privateKeyFile"), "{none}");
+    assert!(none.ends_with("no entry of the Secret is recognized as a key; its entries: token"), "{none}");
     write("\n".to_owned());
     assert!(key(&["convert", &file, "--secret", "web"]).unwrap_err().ends_with("secret.json: the file is empty"));
-    // A manifest of another kind results in the error for unknown files.
     write("kind: ConfigMap\n".to_owned());
-    assert!(key(&["show", &file]).unwrap_err().contains("the file contains no onion service key"));
+    assert!(key(&["show", &file]).unwrap_err().ends_with("secret.json: the manifest has no Secret; it has ConfigMap"));
 
     let owner = serde_json::json!({"apiVersion": "v1", "kind": "OnionKey", "name": "mine", "uid": "1"});
     write(secret(&ours, &serde_json::json!({"name": "x", "ownerReferences": [owner]})));
@@ -186,7 +185,209 @@ fn check_finds_every_problem() {
     assert!(faults.contains("hs_ed25519_public_key: hs_ed25519_public_key does not match"), "{faults}");
     assert!(faults.contains("other: ok, "), "{faults}");
     assert!(faults.ends_with("the key check failed"), "{faults}");
-    assert!(key(&["check", &folder.path("none")]).unwrap_err().contains("none: No such file"));
+}
+
+#[test]
+fn a_path_that_cannot_be_read_gets_a_hint() {
+    let folder = Folder::new();
+    for name in ["empty", "v2"] {
+        fs::create_dir(folder.path(name)).unwrap();
+    }
+    fs::write(folder.path("v2/private_key"), "").unwrap();
+    for (path, expected) in [
+        ("none", "none: No such file or directory (os error 2); give the path of a HiddenServiceDir, a key file or"),
+        ("none/deeper", "none/deeper: No such file or directory (os error 2); give the path of"),
+        ("empty", "empty/hs_ed25519_secret_key: No such file or directory (os error 2); tor writes this file when"),
+        ("v2", "v2/hs_ed25519_secret_key: No such file or directory (os error 2); the directory has the key of a v2"),
+    ] {
+        for command in ["check", "show"] {
+            let error = key(&[command, &folder.path(path)]).unwrap_err();
+            assert!(error.contains(expected), "{command}: {error}");
+        }
+    }
+}
+
+#[test]
+fn an_existing_directory_keeps_its_mode_even_if_it_is_a_link_or_the_command_fails() {
+    let folder = Folder::new();
+    let (shared, link) = (folder.path("shared"), folder.path("link"));
+    fs::create_dir(&shared).unwrap();
+    std::os::unix::fs::symlink(&shared, &link).unwrap();
+    let set = |bits| fs::set_permissions(&shared, fs::Permissions::from_mode(bits)).unwrap();
+    let address = key(&["generate", "--output", &folder.path("hs")]).unwrap();
+    let client = ["generate", "--client", "alice", "--address", address.trim_end(), "--output"];
+    for (bits, output) in [(0o755, &shared), (0o770, &link)] {
+        set(bits);
+        for command in [["generate", "--force", "--output"].as_slice(), &["generate", "--output"], &client] {
+            let result = key(&[command, &[output.as_str()]].concat());
+            assert_eq!(result.is_err(), command == ["generate", "--output"], "{result:?}");
+            assert_eq!(mode(shared.as_ref()), bits, "{command:?}");
+        }
+        fs::remove_file(folder.path("shared/alice.auth_private")).unwrap();
+    }
+}
+
+/// Keys as people keep them: as text, and in manifests from all kinds of programs.
+#[test]
+fn reads_every_form_that_certainly_is_a_key() {
+    let folder = Folder::new();
+    let (directory, pem) = (folder.path("hs"), folder.path("x.key"));
+    let address = key(&["generate", "--to", "pem", "--output", &pem]).unwrap();
+    key(&["convert", &pem, "--output", &directory]).unwrap();
+    let (tor, pem) = (fs::read(folder.path("hs/hs_ed25519_secret_key")).unwrap(), fs::read(pem).unwrap());
+    let public = fs::read(folder.path("hs/hs_ed25519_public_key")).unwrap();
+    let (text, pem_text) = (BASE64.encode(&tor), BASE64.encode(&pem));
+    let public_text = BASE64.encode(&public);
+    let (bare, bare_public) = (BASE64.encode(&tor[32..]), BASE64.encode(&public[32..]));
+    let twice = BASE64.encode(format!("{text}\n").as_bytes());
+    let secret = |entries: &str| format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: web}}\n{entries}");
+    let plain = secret(&format!("data:\n  hs_ed25519_secret_key: {text}\n"));
+    let host = address.trim_end();
+    let indented = |by: &str, text: &str| text.lines().flat_map(|line| [by, line, "\n"]).collect::<String>();
+    let vanity = [
+        format!("---\nhostname: {host}\nhs_ed25519_public_key: {public_text}\n"),
+        format!("hs_ed25519_secret_key: {text}\ntime: 2026-02-03 04:05:06 Z\n"),
+    ];
+    let pem_block = indented("    ", str::from_utf8(&pem).unwrap());
+    for (name, content, converts) in [
+        ("base64", text.clone(), true),
+        ("ADD_ONION", format!("ED25519-V3:{bare}\n"), true),
+        ("mkp224o", vanity.concat(), true),
+        ("Secret", plain.clone(), false),
+        ("byte order mark", format!("\u{feff}{plain}"), false),
+        ("line ends of Windows", plain.replace('\n', "\r\n"), false),
+        ("markers", format!("---\n{plain}...\n"), false),
+        ("several documents", format!("# x\n---\nkind: Namespace\nmetadata: {{name: shop}}\n---\n{plain}"), false),
+        ("a Secret without a key", format!("{}---\n{plain}", secret("data: {tls.key: eA==}\n")), false),
+        ("List", format!("kind: List\nitems:\n- {}", indented("  ", &plain).trim_start()), false),
+        ("SecretList", format!("kind: SecretList\nitems:\n- data: {{hs_ed25519_secret_key: {text}}}\n"), false),
+        ("block", secret(&format!("data:\n  hs_ed25519_secret_key: |\n{}", indented("    ", &wrapped(&text)))), false),
+        ("another entry", secret(&format!("data: {{onion.key: {text}, note: eA==}}\n")), true),
+        ("encoded twice", secret(&format!("data: {{hs_ed25519_secret_key: {twice}}}\n")), true),
+        ("text in stringData", secret(&format!("stringData: {{hs_ed25519_secret_key: {text}}}\n")), true),
+        ("PEM in data", secret(&format!("data: {{hs_ed25519_secret_key: {pem_text}}}\n")), true),
+        ("PEM in stringData", secret(&format!("stringData:\n  key: |\n{pem_block}")), true),
+        ("bare keys", secret(&format!("data: {{privateKey: {bare}, publicKey: {bare_public}}}\n")), true),
+    ] {
+        let file = folder.path("input");
+        secret_file_with(&file, &content);
+        let shown = key(&["show", &file]).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(shown.contains(&format!("address     {address}")), "{name}: {shown}");
+        assert_eq!(shown.contains("note        "), converts, "{name}: {shown}");
+        // `check` reports what the operator cannot use, and `convert` mends it.
+        let checked = key(&["check", &file]);
+        assert_eq!(checked.is_err(), converts, "{name}: {checked:?}");
+        assert!(!converts || checked.unwrap_err().contains("use key convert"), "{name}");
+        secret_file_with(&file, &key(&["convert", &file, "--secret", "web"]).unwrap());
+        assert_eq!(key(&["check", &file]).unwrap(), format!("{file}: ok, {address}"), "{name}");
+    }
+}
+
+/// Breaks a text into lines of 60 characters.
+fn wrapped(text: &str) -> String {
+    text.as_bytes().chunks(60).flat_map(|line| [str::from_utf8(line).unwrap(), "\n"]).collect()
+}
+
+#[test]
+fn names_what_is_perhaps_a_key_and_what_is_wrong_with_damaged_ones() {
+    let folder = Folder::new();
+    key(&["generate", "--output", &folder.path("hs")]).unwrap();
+    key(&["generate", "--output", &folder.path("other")]).unwrap();
+    let tor = fs::read(folder.path("hs/hs_ed25519_secret_key")).unwrap();
+    let text = BASE64.encode(&tor);
+    let other = BASE64.encode(&fs::read(folder.path("other/hs_ed25519_secret_key")).unwrap());
+    let other_public = BASE64.encode(&fs::read(folder.path("other/hs_ed25519_public_key")).unwrap());
+    let secret = |entries: &str| format!("kind: Secret\ndata: {{{entries}}}\n").into_bytes();
+    let key_entry = format!("hs_ed25519_secret_key: {text}");
+    for (content, expected) in [
+        (
+            tor[32..].to_vec(),
+            "the file contains 64 bytes, which may be an expanded key without tor's tag; run { printf",
+        ),
+        (vec![0x9c; 32], "the file contains 32 bytes, which may be the seed of an ed25519 key; run { printf"),
+        (
+            BASE64.encode(&[0x9c; 32]).into_bytes(),
+            "the file contains base64 text of 32 or 64 bytes, which may be a key; run",
+        ),
+        (
+            [&tor[..], b"\n"].concat(),
+            "is damaged: the key file has a line break after its 96 bytes; remove it with head",
+        ),
+        (tor[..95].to_vec(), "is damaged: the key file has only 95 of its 96 bytes"),
+        (secret(&format!("x: {}", BASE64.encode(&tor[32..]))), "entry x holds 64 bytes, which may be an expanded key"),
+        (secret(&format!("a: {text}, b: {other}")), "several entries of the Secret hold keys (a, b); keep one of them"),
+        (
+            secret(&format!("{key_entry}, hs_ed25519_public_key: {other_public}")),
+            "hs_ed25519_public_key does not match",
+        ),
+        (secret("hs_ed25519_secret_key: '!'"), "entry hs_ed25519_secret_key is not base64 text"),
+        (secret(""), "no entry of the Secret is recognized as a key; its entries: none"),
+        (
+            [secret(&key_entry), b"---\n".to_vec(), secret(&format!("hs_ed25519_secret_key: {other}"))].concat(),
+            "the manifest has several keys (",
+        ),
+        (b"kind: Pod\n---\nkind: Service\n".to_vec(), "the manifest has no Secret; it has Pod, Service"),
+        (b"some text".to_vec(), "the file is not a key file: expected Tor's hs_ed25519_secret_key"),
+    ] {
+        let file = folder.path("input");
+        crate::common::secret_file::write(file.as_ref(), &content, true).unwrap();
+        let error = key(&["show", &file]).unwrap_err();
+        assert!(error.starts_with(&file) && error.contains(expected), "{error}");
+        for word in ["serde", "ASN.1", "from_str"] {
+            assert!(!error.contains(word), "{error}");
+        }
+    }
+}
+
+#[test]
+fn bare_bytes_are_a_key_only_if_another_entry_confirms_it() {
+    let folder = Folder::new();
+    let mut addresses = Vec::new();
+    let mut entries = Vec::new();
+    for name in ["hs", "other"] {
+        let address = key(&["generate", "--output", &folder.path(name)]).unwrap();
+        let read = |file: &str| BASE64.encode(&fs::read(folder.path(&format!("{name}/{file}"))).unwrap()[32..]);
+        let host = BASE64.encode(address.trim_end().as_bytes());
+        entries.push((read("hs_ed25519_secret_key"), read("hs_ed25519_public_key"), host));
+        addresses.push(address);
+    }
+    let [(private, public, host), (_, other_public, other_host)] = &entries[..] else { panic!() };
+    for (data, expected) in [
+        (format!("privateKey: {private}, publicKey: {public}"), Ok(())),
+        (format!("privateKey: {private}, onionAddress: {host}"), Ok(())),
+        (format!("privateKey: {private}"), Err("entry privateKey holds 64 bytes, which may be an expanded key")),
+        (format!("privateKey: {private}, publicKey: eA=="), Err("entry publicKey does not match entry privateKey")),
+        (
+            format!("privateKey: {private}, publicKey: {other_public}, onionAddress: {host}"),
+            Err("entry publicKey does not match entry privateKey"),
+        ),
+        (
+            format!("privateKey: {private}, publicKey: {public}, onionAddress: {other_host}"),
+            Err("entry onionAddress does not match entry privateKey"),
+        ),
+    ] {
+        let file = folder.path("secret.yaml");
+        secret_file_with(&file, &format!("kind: Secret\ndata: {{{data}}}\n"));
+        match (key(&["show", &file]), expected) {
+            (Ok(shown), Ok(())) => assert!(shown.contains(&format!("address     {}", addresses[0])), "{shown}"),
+            (Err(error), Err(expected)) => assert!(error.contains(expected), "{error}"),
+            (result, _) => panic!("{data}: {result:?}"),
+        }
+    }
+}
+
+/// Runs the command with which an error suggests to repair a bare key.
+#[test]
+fn the_remedy_for_an_expanded_key_works() {
+    let folder = Folder::new();
+    let address = key(&["generate", "--output", &folder.path("hs")]).unwrap();
+    let tor = fs::read(folder.path("hs/hs_ed25519_secret_key")).unwrap();
+    fs::write(folder.path("bare"), &tor[32..]).unwrap();
+    let error = key(&["show", &folder.path("bare")]).unwrap_err();
+    let command = error.split_once("; run ").unwrap().1.split_once(", and compare").unwrap().0.replace("FILE", "bare");
+    let ran = std::process::Command::new("sh").arg("-c").arg(command).current_dir(folder.0.path()).status().unwrap();
+    assert!(ran.success());
+    assert!(key(&["show", &folder.path("hs_ed25519_secret_key")]).unwrap().contains(&format!("address     {address}")));
 }
 
 #[test]

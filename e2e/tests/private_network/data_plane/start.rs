@@ -22,7 +22,8 @@ impl DataPlane {
         let dir = self.path(&format!("backend{number}"));
         make_private_dir(&dir)?;
         let target = target::serve(number).await?;
-        let mut ports = vec![ForwardedPort { name: None, port: 80, target, proxy_header: false }];
+        let mut ports =
+            vec![ForwardedPort { name: None, port: 80, target, proxy_header: false, idle_timeout_seconds: None }];
         ports.extend(self.features.ports.iter().cloned());
         let torrc = self.torrc("backend", &dir, &ports)?;
         let config = AgentConfig {
@@ -182,7 +183,8 @@ HiddenServicePort 80 {target}
 
 /// Returns a port for rendering the torrc of a frontend, which has no ports.
 fn unused_port() -> ForwardedPort {
-    ForwardedPort { name: None, port: 80, target: "127.0.0.1:1".to_owned(), proxy_header: false }
+    let target = "127.0.0.1:1".to_owned();
+    ForwardedPort { name: None, port: 80, target, proxy_header: false, idle_timeout_seconds: None }
 }
 
 /// Returns the listen address of a backend's agent. Each agent has its own loopback address, just

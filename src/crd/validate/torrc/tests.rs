@@ -149,7 +149,8 @@ fn noise() -> impl Strategy<Value = String> {
     prop_oneof![2 => Just(String::new()), 1 => some]
 }
 
-/// Returns what tor reads from a torrc: the options with their values, up to the first syntax error.
+/// Returns what tor reads from a torrc: the options with their values, up to the first syntax
+/// error.
 ///
 /// This follows `parse_config_line_from_str_verbose` and `config_get_lines_aux` in tor's source,
 /// and not the code under test.

@@ -78,6 +78,7 @@ impl Fixture {
             port: 80,
             target: "web.shop.svc:8080".to_owned(),
             proxy_header: false,
+            idle_timeout_seconds: None,
         }];
         Self { object: object(spec), environment: environment(), key, token, ports }
     }

@@ -11,6 +11,7 @@ use super::support::{
 use crate::crd::Reason;
 use crate::crd::names::Component;
 use crate::crd::validate::Problem;
+use crate::operator::children::tests::support::Fixture;
 use crate::operator::children::{ChildId, Kind};
 use crate::operator::plan::{Last, Observed, RefusedWrite, Rival, Taken, forbidden, requeue_after, status, unreadable};
 use crate::operator::pods::{PodProblem, PodState};
@@ -110,6 +111,17 @@ const SCENARIOS: &[Scenario] = &[
         "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key must be 96 bytes long but is 3 bytes long", true),
     ("no key in the secret", |o| o.key_secret.as_mut().unwrap().data.clear(),
         "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key is missing", true),
+    ("key encoded twice", |o| o.key_secret = Some(secret_of(base64_key().as_bytes())),
+        "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key holds a key file as base64 text \
+         instead of tor's 96 bytes; run kubectl-onionbalance key convert", true),
+    ("PEM key", |o| o.key_secret = Some(secret_of(b"-----BEGIN PRIVATE KEY-----\n")),
+        "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key holds a PEM key instead of tor's 96 bytes", true),
+    ("key under another name", |o| {
+        let data = &mut o.key_secret.as_mut().unwrap().data;
+        let file = data.remove("hs_ed25519_secret_key").unwrap();
+        data.insert("onion.key".to_owned(), file);
+    }, "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key is missing, but the entry onion.key \
+         seems to hold a key; make a Secret with the right entry: ", true),
     ("public key of another service", |o| {
         let file = zeroize::Zeroizing::new(other_key().to_tor_public_key_file());
         o.key_secret.as_mut().unwrap().data.insert("hs_ed25519_public_key".to_owned(), file);
@@ -193,6 +205,19 @@ const SCENARIOS: &[Scenario] = &[
     }, "BackendsReady", "False ImagePullFailed: 2 of 3 backends are ready. Pod x: no image", true),
     ("image of a surplus pod", |o| pod_problem(o, Component::Backend),
         "BackendsReady", "True AllReady: All 3 backends are ready.", true),
+    ("a backend is excluded", |o| excluded(o, "2025-12-31T23:59:00Z"),
+        "BackendsReady", "False BackendExcluded: Backend web-backend-1 is excluded: its congestion control differs", true),
+    ("a backend was excluded a moment ago", |o| excluded(o, "2025-12-31T23:59:01Z"),
+        "BackendsReady", "True AllReady: All 3 backends are ready.", true),
+    ("an external backend is excluded", |o| {
+        o.object = with(&o.object, "spec/backends/replicas", json!(0));
+        o.object = with(&o.object, "spec/externalBackends", json!([{"onionAddress": EXTERNAL}]));
+        excluded(o, "2025-12-31T23:00:00Z");
+    }, "BackendsReady", "False BackendExcluded: Backend web-backend-1 is excluded: ", true),
+    ("a backend is excluded during a rollout", |o| {
+        deployment(o, &json!({"observedGeneration": 3, "readyReplicas": 3, "updatedReplicas": 1}));
+        excluded(o, "2025-12-31T23:00:00Z");
+    }, "BackendsReady", "False RollingOut: A new version of the backends is being rolled out.", true),
     ("frontend's image", |o| {
         o.object = with(&o.object, "status/published", json!([]));
         pod_problem(o, Component::Frontend);
@@ -377,6 +402,20 @@ fn an_unreadable_object_is_reported_as_stalled() {
 
 fn taken(by_predecessor: bool) -> Taken {
     Taken { child: ChildId { kind: Kind::Deployment, name: "web-backend".to_owned() }, by_predecessor }
+}
+
+fn base64_key() -> String {
+    data_encoding::BASE64.encode(&Fixture::new().key.to_tor_secret_key_file())
+}
+
+/// Adds a backend that the publisher has excluded since the given time.
+fn excluded(observed: &mut Observed, since: &str) {
+    let backends = json!([
+        {"name": "web-backend-0", "introductionPoints": 3, "state": "Ready", "since": "2025-12-31T00:00:00Z"},
+        {"name": "web-backend-1", "introductionPoints": 0, "state": "Excluded", "since": since,
+            "message": "its congestion control differs"},
+    ]);
+    observed.object = with(&observed.object, "status/backends", backends);
 }
 
 fn rival(observed: &mut Observed, name: &str, created: &str, has_address: bool) {

@@ -49,11 +49,13 @@ fn anything() -> impl Strategy<Value = Value> {
 
 fn port() -> impl Strategy<Value = Value> {
     let service = (text(), int_or_text()).prop_map(|(name, port)| json!({"name": name, "port": port}));
-    (option::of(text()), any::<u16>(), option::of(service), option::of(text()), any::<bool>()).prop_map(
-        |(name, port, service, address, header)| {
+    let options = (any::<bool>(), option::of(any::<u32>()));
+    (option::of(text()), any::<u16>(), option::of(service), option::of(text()), options).prop_map(
+        |(name, port, service, address, (header, idle))| {
             let header = header.then_some("v1");
             json!({
                 "name": name, "port": port, "target": {"service": service, "address": address}, "proxyProtocol": header,
+                "idleTimeoutSeconds": idle,
             })
         },
     )
@@ -98,7 +100,8 @@ fn spec() -> impl Strategy<Value = Value> {
     let client = (text(), text()).prop_map(|(name, key)| json!({"name": name, "publicKey": key}));
     let restricted = (vec(client, 0..3), option::of(text()))
         .prop_map(|(clients, secret)| json!({"clients": clients, "secretName": secret}));
-    let external = text().prop_map(|address| json!({"onionAddress": address}));
+    let external = (text(), any::<u8>())
+        .prop_map(|(address, points)| json!({"onionAddress": address, "maxIntroductionPoints": points}));
     (
         vec(port(), 0..4),
         (option::of(text()), option::of(text())),

@@ -54,7 +54,7 @@ fn an_external_name_accepts_any_port() {
 }
 
 fn forwarded(port: u16, target: &str) -> ForwardedPort {
-    ForwardedPort { name: None, port, target: target.to_owned(), proxy_header: false }
+    ForwardedPort { name: None, port, target: target.to_owned(), proxy_header: false, idle_timeout_seconds: None }
 }
 
 /// Resolves ports that were forwarded to `old:1` and `old:2` before. The only existing Service is
@@ -96,4 +96,59 @@ fn a_port_that_is_listed_twice_is_forwarded_once() {
 #[test]
 fn without_any_port_the_last_ports_remain() {
     assert_eq!(resolved(json!([])).ports, [forwarded(80, "old:1"), forwarded(81, "old:2")]);
+}
+
+/// Returns the target of a new port that forwards to this port of a Service, or the message about
+/// the target.
+fn target_or_message(spec: &Value, port: &Value) -> String {
+    let target = json!([{"port": 80, "target": {"service": {"name": "web", "port": port}}}]);
+    let object = with(&healthy().object, "spec/ports", target);
+    let service = from(json!({"metadata": {"name": "web"}, "spec": spec}));
+    let targets = resolve(&object, &[], &BTreeMap::from([("web".to_owned(), service)]), &[]);
+    match targets.problems.first() {
+        Some(problem) => problem.message.strip_suffix(". Until then, port 80 is not served.").unwrap().to_owned(),
+        None => targets.ports[0].target.clone(),
+    }
+}
+
+#[test]
+fn a_number_may_be_quoted() {
+    let plain = json!({"clusterIP": "10.0.0.1", "ports": [{"name": "http", "port": 8080}]});
+    let external = json!({"type": "ExternalName", "externalName": "api.example.org"});
+    for (spec, port, expected) in [
+        (&plain, json!("8080"), "web.shop.svc:8080"),
+        (&plain, json!(8080), "web.shop.svc:8080"),
+        (&external, json!("443"), "web.shop.svc:443"),
+        (&external, json!(443), "web.shop.svc:443"),
+    ] {
+        assert_eq!(target_or_message(spec, &port), expected, "{spec} {port}");
+    }
+}
+
+#[test]
+fn a_message_about_a_missing_port_says_what_to_write_instead() {
+    let ports = json!([
+        {"name": "api", "port": 81, "targetPort": 9090}, {"name": "mail", "port": 25, "targetPort": "smtp"},
+        {"name": "voice", "port": 5060, "protocol": "UDP"}, {"port": 132, "protocol": "SCTP"},
+    ]);
+    let plain = json!({"clusterIP": "10.0.0.1", "ports": ports});
+    let none = "spec.ports[0].target.service: Service web has no TCP port";
+    let tcp = "its TCP ports: api (81), mail (25)";
+    for (port, expected) in [
+        (json!(9090), format!("{none} 9090; {tcp}. 9090 is the targetPort of its port api (81), so write 81")),
+        (
+            json!("smtp"),
+            format!("{none} \"smtp\"; {tcp}. \"smtp\" is the targetPort of its port mail (25), so write 25"),
+        ),
+        (json!("voice"), format!("{none} \"voice\"; {tcp}. Its port voice (5060) is UDP, but Tor carries only TCP")),
+        (json!(132), format!("{none} 132; {tcp}. Its port 132 is SCTP, but Tor carries only TCP")),
+        (json!(1), format!("{none} 1; {tcp}")),
+    ] {
+        assert_eq!(target_or_message(&plain, &port), expected);
+    }
+    let external = json!({"type": "ExternalName", "externalName": "api.example.org"});
+    assert_eq!(
+        target_or_message(&external, &json!("https")),
+        format!("{none} \"https\"; its TCP ports: none. It is an ExternalName, so write the number of the port")
+    );
 }

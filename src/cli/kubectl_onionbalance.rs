@@ -1,0 +1,115 @@
+//! The command line of `kubectl-onionbalance`, the program for people. kubectl runs it as a plugin
+//! (`kubectl onionbalance status`), and it also works without kubectl.
+
+use std::process::ExitCode;
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use super::crd_command;
+use super::exit::finish;
+use crate::common::hidden;
+use crate::{status, tools};
+
+/// Show onion services, and manage keys and configurations.
+///
+/// The program is a kubectl plugin: `kubectl onionbalance status`. It also works on its own.
+#[derive(Debug, Parser)]
+#[command(name = "kubectl-onionbalance", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the state of services: their backends, introduction points and HSDirs, and a remedy for
+    /// each problem
+    ///
+    /// Exit codes: 0 if all shown services are Ready, 1 if the command failed, 2 if the usage was
+    /// wrong, 3 if a service is not Ready.
+    Status(status::Args),
+    /// Generate, convert, show and check keys
+    Key(tools::key::Args),
+    /// Generate a configuration for the stand-alone daemon (`onionbalance-operator frontend
+    /// --config`)
+    Config(tools::config::Args),
+    /// Print the `CustomResourceDefinition` as YAML, or the reference of its fields
+    Crd(crd_command::Args),
+}
+
+/// Parses the command line, runs the subcommand, and returns the exit code of the process.
+pub fn main() -> ExitCode {
+    // The environment, standard input and files can contain secrets, so the process is hidden
+    // before it reads any of them.
+    if let Err(error) = hidden::hide() {
+        return finish(Err(error.into()));
+    }
+    let matches = Cli::command().get_matches();
+    let has_options = has_options(&matches);
+    match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli.run(has_options),
+        Err(error) => error.exit(),
+    }
+}
+
+/// Returns true if any option or argument was given to the innermost subcommand.
+fn has_options(matches: &ArgMatches) -> bool {
+    if let Some((_, inner)) = matches.subcommand() {
+        return has_options(inner);
+    }
+    matches.ids().any(|id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine))
+}
+
+impl Cli {
+    /// Runs the subcommand. Returns exit code 0 on success; otherwise, prints the error to standard
+    /// error and returns exit code 1. `status` has additional exit codes.
+    fn run(self, has_options: bool) -> ExitCode {
+        let mut out = std::io::stdout().lock();
+        match self.command {
+            Command::Key(args) => finish(tools::key::run(args, &mut out)),
+            Command::Config(args) => {
+                finish(tools::config::run(args, !has_options, &mut std::io::stdin().lock(), &mut out))
+            }
+            Command::Status(args) => {
+                drop(out);
+                show_status(args)
+            }
+            Command::Crd(args) => {
+                drop(out);
+                finish(crd_command::run(&args))
+            }
+        }
+    }
+}
+
+fn show_status(args: status::Args) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return finish(Err(error.into())),
+    };
+    match runtime.block_on(status::run(args)) {
+        Ok(code) => code,
+        // The reader of the pipe has closed it.
+        Err(status::Error::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => finish(Err(error.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recognises_options_of_the_innermost_subcommand() {
+        let has = |line: &str| has_options(&Cli::command().get_matches_from(line.split(' ')));
+        assert!(!has("kubectl-onionbalance config generate"));
+        assert!(has("kubectl-onionbalance config generate -n 2"));
+        assert!(has("kubectl-onionbalance config generate --no-interactive"));
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}
