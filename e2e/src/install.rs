@@ -49,8 +49,8 @@ async fn apply(state: &State, cluster: &Cluster, images: &str) -> Result<()> {
 }
 
 /// Writes a kustomize overlay on `deploy/`, as a user would. It adds the Tor network's torrc lines,
-/// and allows the labels and annotations that the tests set. It also adds an annotation that changes
-/// with the images, so that the pod is replaced even if an image keeps its tag.
+/// and allows the labels and annotations that the tests set. It also adds an annotation that
+/// changes with the images, so that the pod is replaced even if an image keeps its tag.
 fn write_overlay(state: &State, images: &str) -> Result<PathBuf> {
     let dir = state.dir().join("overlay");
     fs::create_dir_all(&dir)?;

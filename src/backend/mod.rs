@@ -83,8 +83,8 @@ struct Files {
     tor_data_dir: PathBuf,
 }
 
-/// The agent's ports and credentials, and the rule about its targets. The ports cannot come from the
-/// environment, because Kubernetes sets variables such as `API_PORT` for a Service named `api`.
+/// The agent's ports and credentials, and the rule about its targets. The ports cannot come from
+/// the environment, because Kubernetes sets variables such as `API_PORT` for a Service named `api`.
 #[derive(Debug, clap::Args)]
 struct Serve {
     /// File with the token that the agent shares with the publisher

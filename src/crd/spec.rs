@@ -117,9 +117,9 @@ pub enum ProxyProtocol {
     V1,
 }
 
-/// The destination of a port's streams. Exactly one field must be set. Some destinations are refused
-/// (`--refused-targets`), by default the pod itself, link-local addresses, the metadata services of
-/// cloud providers, and the API server.
+/// The destination of a port's streams. Exactly one field must be set. Some destinations are
+/// refused (`--refused-targets`), by default the pod itself, link-local addresses, the metadata
+/// services of cloud providers, and the API server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(extend("x-kubernetes-validations" = rules::target()))]
 pub struct Target {
@@ -358,13 +358,13 @@ pub struct PodSettings {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::any_objects")]
     pub topology_spread_constraints: Vec<Value>,
-    /// The name of the pods' priority class. The operator accepts only classes that its administrator
-    /// allows (`--allowed-priority-classes`), by default none.
+    /// The name of the pods' priority class. The operator accepts only classes that its
+    /// administrator allows (`--allowed-priority-classes`), by default none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub priority_class_name: Option<String>,
-    /// The name of the pods' runtime class. The operator accepts only classes that its administrator
-    /// allows (`--allowed-runtime-classes`), by default none.
+    /// The name of the pods' runtime class. The operator accepts only classes that its
+    /// administrator allows (`--allowed-runtime-classes`), by default none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub runtime_class_name: Option<String>,

@@ -61,8 +61,8 @@ fn names_secret(object: Option<&Object>) -> bool {
     restriction.is_some_and(|restriction| restriction.secret_name.is_some())
 }
 
-/// Watches the operator's copy while the object names a Secret, and keeps `seen` up to date. Returns
-/// when the sender of `object` is dropped.
+/// Watches the operator's copy while the object names a Secret, and keeps `seen` up to date.
+/// Returns when the sender of `object` is dropped.
 pub(super) async fn watch(
     client: Client,
     namespace: &str,

@@ -1,7 +1,7 @@
-//! The copy of a service's authorized clients. The operator copies their public keys from the Secret
-//! that the user names into a `ConfigMap` of its own, so that the publishers need no permission to
-//! read a Secret. The copy names its source, so that a publisher never uses the clients of another
-//! object or Secret.
+//! The copy of a service's authorized clients. The operator copies their public keys from the
+//! Secret that the user names into a `ConfigMap` of its own, so that the publishers need no
+//! permission to read a Secret. The copy names its source, so that a publisher never uses the
+//! clients of another object or Secret.
 
 use std::collections::BTreeMap;
 
@@ -37,8 +37,8 @@ impl ClientsCopy {
         data
     }
 
-    /// Reads the data of the `ConfigMap`. Returns `None` if they do not name the source of the copy.
-    /// A line that is not a key is left out.
+    /// Reads the data of the `ConfigMap`. Returns `None` if they do not name the source of the
+    /// copy. A line that is not a key is left out.
     pub fn of_data(data: &BTreeMap<String, String>) -> Option<Self> {
         let keys = data.get(KEYS).map(|lines| lines.lines().filter_map(|line| line.parse().ok()).collect());
         Some(Self { object: data.get(OBJECT)?.clone(), secret: data.get(SECRET)?.clone(), keys })

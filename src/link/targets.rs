@@ -1,5 +1,5 @@
-//! The addresses that no target may have. The operator checks the addresses in a spec, and the agent
-//! checks the address of every connection, because a name can resolve to any address.
+//! The addresses that no target may have. The operator checks the addresses in a spec, and the
+//! agent checks the address of every connection, because a name can resolve to any address.
 
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};

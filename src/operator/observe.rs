@@ -201,7 +201,7 @@ pub async fn last(client: &Client, observed: &Observed) -> Result<Last, kube::Er
     .await?;
     let metadata = |found: Option<kube::core::PartialObjectMeta<Deployment>>| found.map(|found| found.metadata);
     let found = LastObjects { backends: metadata(backends), frontend: metadata(frontend), config };
-    Ok(Last::read(found, object, observed.key_secret.as_ref()))
+    Ok(Last::read(found, &name, |id, metadata| observed.holder_of(id, metadata)))
 }
 
 /// Reads an object that a spec names. An object with an invalid name is treated as missing. No

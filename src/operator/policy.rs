@@ -1,7 +1,7 @@
-//! The administrator's policy: the values that the authors of objects may use. Someone who can write
-//! only `OnionBalancedService` objects must not gain access to more than the objects are for. The
-//! defaults are therefore strict, and flags relax them. The policy does not apply to the default
-//! templates, which the administrator writes.
+//! The administrator's policy: the values that the authors of objects may use. Someone who can
+//! write only `OnionBalancedService` objects must not gain access to more than the objects are for.
+//! The defaults are therefore strict, and flags relax them. The policy does not apply to the
+//! default templates, which the administrator writes.
 
 #[cfg(test)]
 mod tests;
@@ -44,7 +44,8 @@ pub struct PolicyArgs {
         hide_default_value = true
     )]
     allowed_annotation_prefixes: AllowList,
-    /// Priority classes that templates may name, separated by commas; `*` allows all [default: none]
+    /// Priority classes that templates may name, separated by commas; `*` allows all [default:
+    /// none]
     #[arg(long, env = "ALLOWED_PRIORITY_CLASSES", value_name = "LIST", default_value = "", hide_default_value = true)]
     allowed_priority_classes: AllowList,
     /// Runtime classes that templates may name, separated by commas; `*` allows all [default: none]

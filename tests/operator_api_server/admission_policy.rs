@@ -1,6 +1,6 @@
-//! Tests of the chart's admission policies on an API server that has such policies, Kubernetes 1.30 or
-//! newer. `src/operator/children/tests/admission_policy.rs` evaluates the same expressions without a
-//! server.
+//! Tests of the chart's admission policies on an API server that has such policies, Kubernetes 1.30
+//! or newer. `src/operator/children/tests/admission_policy.rs` evaluates the same expressions
+//! without a server.
 
 use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};

@@ -57,7 +57,7 @@ fn variants() -> Vec<(&'static str, Value)> {
                     "replicas": 4, "introductionPoints": 5, "drainTimeoutSeconds": 7, "extraTorrc": "HiddenServiceMaxStreams 100",
                     "introDosDefense": {"ratePerSecond": 10, "burstPerSecond": 20}, "template": template,
                 },
-                "externalBackends": [{"onionAddress": onion}],
+                "externalBackends": [{"onionAddress": onion, "maxIntroductionPoints": 5}],
                 "frontend": {"replicas": 3, "distinctDescriptors": "Always", "extraTorrc": "NumCPUs 1", "template": template},
                 "restrictedDiscovery": {"clients": [{"name": "alice", "publicKey": client}], "secretName": "clients"},
             }),

@@ -1,5 +1,5 @@
-//! The `ConfigMap` with the operator's copy of the authorized clients, which the publishers read. It
-//! holds only public keys, without the clients' names.
+//! The `ConfigMap` with the operator's copy of the authorized clients, which the publishers read.
+//! It holds only public keys, without the clients' names.
 
 use std::collections::BTreeSet;
 

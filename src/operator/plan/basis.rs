@@ -136,7 +136,8 @@ pub(super) fn bad_fields<'a>(problems: &'a [Problem], component: Component) -> V
         }
         let names = rest.strip_prefix('.')?.split('.');
         let depth = if rest.starts_with(".template.") { 2 } else { 1 };
-        Some(names.take(depth).collect())
+        // An item of a list, such as `tolerations[0]`, is restored with the whole list.
+        Some(names.take(depth).map(|name| name.split('[').next().unwrap_or(name)).collect())
     };
     problems.iter().filter_map(path).collect()
 }

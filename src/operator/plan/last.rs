@@ -3,10 +3,7 @@
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::ResourceExt as _;
 
-use super::observed::{KeySecret, holder_of};
-use crate::crd::OnionBalancedService;
 use crate::crd::names::Component;
 use crate::link::{AgentConfig, ForwardedPort};
 use crate::operator::children::{ChildId, Kind, LAST_GOOD_ANNOTATION, LastGood};
@@ -35,10 +32,11 @@ pub struct LastObjects {
 impl Last {
     /// Reads the last good values. Values that somebody else has written, or that are in an object
     /// of somebody else, do not count.
-    pub fn read(found: LastObjects, object: &OnionBalancedService, secret: Option<&KeySecret>) -> Self {
+    /// `holder_of` returns who holds one of the objects.
+    pub fn read(found: LastObjects, service: &str, holder_of: impl Fn(&ChildId, &ObjectMeta) -> Holder) -> Self {
         let is_ours = |kind: Kind, component: Component, metadata: &ObjectMeta| {
-            let id = ChildId { kind, name: component.child_name(&object.name_any()) };
-            holder_of(&id, metadata, object, secret) == Holder::Us
+            let id = ChildId { kind, name: component.child_name(service) };
+            holder_of(&id, metadata) == Holder::Us
         };
         let settings = |component: Component, deployment: Option<ObjectMeta>| {
             let deployment = deployment.filter(|found| is_ours(Kind::Deployment, component, found))?;
@@ -74,6 +72,7 @@ mod tests {
 
     use super::*;
     use crate::operator::children::tests::support::Fixture;
+    use crate::operator::holder::holder;
 
     /// Returns the objects of a service as they are on the API server.
     fn found(fixture: &Fixture) -> LastObjects {
@@ -93,10 +92,14 @@ mod tests {
         }
     }
 
+    fn read(found: LastObjects, fixture: &Fixture) -> Last {
+        Last::read(found, "web", |_, metadata| holder(metadata, &fixture.object, || false))
+    }
+
     #[test]
     fn the_values_are_those_that_the_operator_last_applied() {
         let fixture = Fixture::of(&json!({"backends": {"replicas": 5}}));
-        let last = Last::read(found(&fixture), &fixture.object, None);
+        let last = read(found(&fixture), &fixture);
         assert_eq!(last.of(Component::Backend).unwrap().settings["replicas"], 5);
         assert_eq!(last.of(Component::Frontend).unwrap().address, fixture.key.address());
         assert_eq!(last.ports(), fixture.ports);
@@ -114,11 +117,11 @@ mod tests {
             foreign(metadata);
             metadata.labels = None;
         }
-        assert_eq!(Last::read(others, &fixture.object, None), Last::default());
+        assert_eq!(read(others, &fixture), Last::default());
         let mut edited = found(&fixture);
         edited.backends.as_mut().unwrap().managed_fields = None;
-        let last = Last::read(edited, &fixture.object, None);
+        let last = read(edited, &fixture);
         assert!(last.of(Component::Backend).is_none() && last.of(Component::Frontend).is_some());
-        assert_eq!(Last::read(LastObjects::default(), &fixture.object, None), Last::default());
+        assert_eq!(read(LastObjects::default(), &fixture), Last::default());
     }
 }

@@ -11,6 +11,13 @@ struct Program {
     args: PolicyArgs,
 }
 
+impl ObjectPolicy {
+    /// Returns a policy that allows every template without tolerations.
+    pub fn without_tolerations() -> Self {
+        Self { tolerations: AllowedTolerations::default(), ..Self::with_any_template() }
+    }
+}
+
 /// Returns the policy that these flags specify. The API server has the address 10.96.0.1.
 fn policy(flags: &[&str]) -> ObjectPolicy {
     let host = ["operator", "--kubernetes-service-host", "10.96.0.1"];

@@ -40,8 +40,8 @@ fn every_pod_meets_the_restricted_pod_security_standard() {
     }
 }
 
-/// A cluster such as OpenShift assigns IDs from a range of each namespace, and rejects pods that set
-/// others.
+/// A cluster such as OpenShift assigns IDs from a range of each namespace, and rejects pods that
+/// set others.
 #[test]
 fn user_ids_can_be_left_to_the_cluster() {
     let mut fixture = Fixture::new();

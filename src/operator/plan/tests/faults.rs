@@ -19,6 +19,7 @@ use crate::operator::children::tests::support::{Fixture, environment, object};
 use crate::operator::children::{ChildId, Kind};
 use crate::operator::plan::{KeyPermit, KeySecret, Observed};
 use crate::operator::pods::{PodProblem, PodState};
+use crate::operator::policy::ObjectPolicy;
 use crate::operator::settings::Environment;
 
 /// A bad part of a service, or of its surroundings.
@@ -29,9 +30,11 @@ enum Fault {
     BackendTorrc,
     BackendLabels,
     BackendReplicas,
+    BackendToleration,
     UnreadableDrainTimeout,
     RefusedAffinity,
     FrontendTorrc,
+    ForbiddenTarget,
     LostKey,
     OtherKey,
     TakenName,
@@ -39,15 +42,17 @@ enum Fault {
 }
 
 impl Fault {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 14] = [
         Self::MissingTarget,
         Self::InvalidPort,
         Self::BackendTorrc,
         Self::BackendLabels,
         Self::BackendReplicas,
+        Self::BackendToleration,
         Self::UnreadableDrainTimeout,
         Self::RefusedAffinity,
         Self::FrontendTorrc,
+        Self::ForbiddenTarget,
         Self::LostKey,
         Self::OtherKey,
         Self::TakenName,
@@ -62,9 +67,11 @@ impl Fault {
             Self::BackendTorrc => ("Accepted", "spec.backends.extraTorrc: "),
             Self::BackendLabels => ("Accepted", "spec.backends.template.labels: "),
             Self::BackendReplicas => ("Accepted", "spec.backends.replicas: "),
+            Self::BackendToleration => ("Accepted", "spec.backends.template.tolerations[0]: "),
             Self::UnreadableDrainTimeout => ("Accepted", "spec.backends.drainTimeoutSeconds: cannot be read"),
             Self::RefusedAffinity => ("BackendsReady", "Deployment web-backend: exceeded quota"),
             Self::FrontendTorrc => ("Accepted", "spec.frontend.extraTorrc: "),
+            Self::ForbiddenTarget => ("Accepted", "spec.ports[3].target.address: "),
             Self::LostKey => ("MasterKeyReady", "SecretNotFound: "),
             Self::OtherKey => ("MasterKeyReady", "AddressMismatch: "),
             Self::TakenName => ("Accepted", "Service web-frontend exists and does not belong to this object"),
@@ -162,6 +169,9 @@ impl World {
         let refused = json!("ControlPor 9051");
         let mut template =
             json!({"labels": bad(Fault::BackendLabels, json!({"app.kubernetes.io/x": "y"}), json!({"team": "a"}))});
+        if self.has(Fault::BackendToleration) {
+            template["tolerations"] = json!([{"operator": "Exists"}]);
+        }
         if self.has(Fault::RefusedAffinity) {
             template["affinity"] = json!({"refused": {}});
         }
@@ -170,6 +180,7 @@ impl World {
                 {"name": "http", "port": 80, "target": {"address": format!("web-{}:80", self.good.target)}},
                 {"port": 81, "target": {"service": {"name": "chat", "port": 1}}},
                 {"port": 82, "target": {"address": bad(Fault::InvalidPort, json!("no port"), json!("a:1"))}},
+                {"port": 83, "target": {"address": bad(Fault::ForbiddenTarget, json!("127.0.0.1:1"), json!("a:2"))}},
             ],
             "masterKey": {"secretName": "mine", "onionAddress": address()},
             "suspend": self.good.suspend,
@@ -221,6 +232,7 @@ impl World {
         object.status = Some(self.status.clone());
         let mut environment: Environment = environment();
         environment.settings.data_plane_image = format!("operator:{}", self.good.image);
+        environment.settings.policy = ObjectPolicy::without_tolerations();
         let drain = self.has(Fault::UnreadableDrainTimeout).then(|| Problem {
             field: "spec.backends.drainTimeoutSeconds".to_owned(),
             message: "cannot be read".to_owned(),
@@ -320,8 +332,13 @@ fn assert_started(world: &World) {
     let exists = |name: &str| world.server.manifests.contains_key(name);
     let has_any = |faults: &[Fault]| faults.iter().any(|fault| world.has(*fault));
     let is_blocked = has_any(&[Fault::LostKey, Fault::OtherKey, Fault::TakenName]);
-    let is_bad =
-        has_any(&[Fault::BackendTorrc, Fault::BackendLabels, Fault::BackendReplicas, Fault::UnreadableDrainTimeout]);
+    let is_bad = has_any(&[
+        Fault::BackendTorrc,
+        Fault::BackendLabels,
+        Fault::BackendReplicas,
+        Fault::BackendToleration,
+        Fault::UnreadableDrainTimeout,
+    ]);
     let faults = &world.faults;
     let (configured, accepted) = (!is_blocked && !is_bad, !world.has(Fault::RefusedAffinity));
     assert_eq!(exists("ConfigMap web-backend"), configured, "{faults:?}");
@@ -329,9 +346,12 @@ fn assert_started(world: &World) {
     assert_eq!(exists("Deployment web-frontend"), !is_blocked && !world.has(Fault::FrontendTorrc), "{faults:?}");
     let Some(config) = world.server.manifests.get("ConfigMap web-backend") else { return };
     let config = config["data"]["agent.yaml"].as_str().unwrap();
-    for (target, fault) in
-        [("web-0:80", None), ("chat.shop.svc:1", Some(Fault::MissingTarget)), ("a:1", Some(Fault::InvalidPort))]
-    {
+    for (target, fault) in [
+        ("web-0:80", None),
+        ("chat.shop.svc:1", Some(Fault::MissingTarget)),
+        ("a:1", Some(Fault::InvalidPort)),
+        ("a:2", Some(Fault::ForbiddenTarget)),
+    ] {
         let is_served = !fault.is_some_and(|fault| world.has(fault));
         assert_eq!(config.contains(target), is_served, "{target}: {faults:?}");
     }

@@ -20,6 +20,7 @@ use crate::crd::{OnionBalancedService, OnionBalancedServiceStatus};
 use crate::onion::MasterKey;
 use crate::operator::children::tests::support::{Fixture, all_children, environment, object};
 use crate::operator::children::{ChildId, Kind, Stage};
+use crate::operator::holder::holder;
 
 pub const NOW: i64 = 1_767_225_600;
 
@@ -156,7 +157,7 @@ pub fn last_good() -> Last {
         frontend: from(object("Deployment web-frontend")["metadata"].clone()),
         config: from(object("ConfigMap web-backend")),
     };
-    Last::read(found, &fixture.object, None)
+    Last::read(found, "web", |_, metadata| holder(metadata, &fixture.object, || false))
 }
 
 /// Returns the managed fields of an object of which we own all fields: an empty field set.
@@ -285,7 +286,8 @@ impl Server {
         });
         let (backends, frontend) =
             (metadata(Kind::Deployment, "web-backend"), metadata(Kind::Deployment, "web-frontend"));
-        Last::read(LastObjects { backends, frontend, config }, &object(&json!({})), None)
+        let found = LastObjects { backends, frontend, config };
+        Last::read(found, "web", |_, metadata| holder(metadata, &object(&json!({})), || false))
     }
 
     fn generate_key(&mut self) -> Outcome {
