@@ -59,7 +59,7 @@ fn salvage_ports(spec: &mut Map<String, Value>, problems: &mut Vec<Problem>) {
     for (index, port) in ports.iter_mut().enumerate() {
         if let Some(error) = mismatch(&["ports"], &json!([port])) {
             problems.push(unreadable(format!("spec.ports[{index}]"), &error));
-            // By its number, the operator finds the port's former target.
+            // The operator finds the port's former target by the port's number.
             let number = port["port"].as_u64().and_then(|number| u16::try_from(number).ok());
             *port = json!({"port": number.unwrap_or_default(), "target": {}});
         }

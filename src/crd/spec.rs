@@ -179,9 +179,8 @@ pub struct Backends {
     /// The number of backend pods. `kubectl scale` and autoscalers set this field.
     #[schemars(range(min = 0))]
     pub replicas: i32,
-    /// The number of introduction points that each backend establishes. The publisher publishes the
-    /// introduction points of all backends, but at most this number of each backend; one descriptor
-    /// holds at most 20.
+    /// The number of introduction points that each backend establishes, and the largest number that
+    /// the publisher publishes of each backend. One descriptor holds at most 20.
     #[schemars(range(min = 3, max = 20))]
     pub introduction_points: u8,
     /// The time in seconds for which a backend's open streams may continue after the backend has

@@ -67,10 +67,9 @@ pub struct BackendStatus {
     /// The state of the backend. `Starting`: the backend has no introduction points yet. `Ready`:
     /// its introduction points are published. `Waiting`: there are more introduction points than
     /// the descriptors can hold, and it is another backend's turn. `Excluded`: the backend's
-    /// descriptor announces another congestion control than those of most backends, so its
-    /// introduction points are not published. `Draining`: the pod is terminating and its
-    /// introduction points have been withdrawn. `Lost`: the backend does not respond or has lost
-    /// its introduction points.
+    /// congestion control differs from that of most backends, so its introduction points are not
+    /// published. `Draining`: the pod is terminating and its introduction points have been
+    /// withdrawn. `Lost`: the backend does not respond or has lost its introduction points.
     pub state: BackendState,
     /// A human-readable remark: which features of the backend's own descriptor are missing from the
     /// published one, why the backend is waiting or excluded, or why an external backend has no
@@ -92,8 +91,8 @@ pub enum BackendState {
     /// The backend has introduction points, but it is another backend's turn, because there are
     /// more introduction points than the descriptors can hold.
     Waiting,
-    /// The backend has introduction points, but they are not published, because its descriptor
-    /// announces another congestion control than those of most backends.
+    /// The backend has introduction points, but they are not published, because its congestion
+    /// control differs from that of most backends.
     Excluded,
     /// The pod is terminating and its introduction points have been withdrawn.
     Draining,

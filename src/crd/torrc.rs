@@ -81,7 +81,7 @@ pub fn allowed(place: Place) -> impl Iterator<Item = &'static str> {
 /// A group of options that are refused for the same reason.
 pub(super) struct Refusal {
     /// The names of the options. A name that ends with `*` stands for all options that begin with
-    /// it.
+    /// the text before the `*`.
     pub options: &'static [&'static str],
     /// The reason and the remedy. The text follows the option's name and contains no `'`.
     pub because: &'static str,

@@ -13,14 +13,14 @@ pub(super) fn check(text: &str, place: Place) -> Vec<String> {
         .collect()
 }
 
-/// Returns the reason for rejecting a line, or `None` if the line is allowed. White space is what
-/// tor takes for white space: a name that begins or ends with any other character is unknown.
+/// Returns the reason for rejecting a line, or `None` if the line is allowed. Only tor's own white
+/// space separates names from values: a name with other white space in it is unknown.
 fn refusal(line: &str, place: Place) -> Option<String> {
     if line.chars().any(|c| c.is_control() && c != '\t') {
         return Some("contains a control character; remove it".to_owned());
     }
     // A trailing backslash would swallow the next line, which may be one of the operator's. The
-    // operator trims all white space, so the backslash may precede any.
+    // operator trims white space of any kind, so such white space may follow the backslash here.
     if line.trim_end().ends_with('\\') {
         return Some("ends with \"\\\"; write the option on one line".to_owned());
     }
