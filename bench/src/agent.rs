@@ -84,7 +84,7 @@ impl Agent {
     }
 }
 
-/// Returns different ports on which nothing listens.
+/// Returns distinct ports on which nothing listens.
 pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
     let mut listeners = Vec::with_capacity(N);
     let mut ports = [0; N];

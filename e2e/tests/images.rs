@@ -13,7 +13,7 @@ use onionbalance_e2e::state::source_tree;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// What an image must contain.
+/// The required content of an image.
 struct Expected {
     /// The name of the image's files.
     name: &'static str,
@@ -210,7 +210,7 @@ impl Image {
     }
 }
 
-/// Returns true if the image may contain this file, which is no program.
+/// Returns true if an image may contain this file, which is not a program.
 fn is_data(path: &str) -> bool {
     let is_library = path.starts_with("usr/lib/") && path.contains(".so.");
     let is_notice = path.starts_with("usr/share/doc/") && path.ends_with("/copyright");

@@ -1,5 +1,5 @@
 //! Connects to targets, unless their addresses are refused. The operator checks the targets that a
-//! spec names, but only the agent knows the address to which a name resolves for a connection.
+//! spec names, but only the agent knows the addresses to which a name resolves.
 
 use std::fmt;
 use std::io;
@@ -42,7 +42,7 @@ impl Connector {
 
     /// Connects to a target, which is a host name or an address, and a port. The name is resolved
     /// now, and its addresses are tried in their order. Refused addresses are skipped. If no
-    /// connection succeeds, the error about a refused address takes precedence.
+    /// connection succeeds, an error about a refused address takes precedence.
     pub async fn connect(&self, target: &str) -> io::Result<TcpStream> {
         let mut failure = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
         for address in lookup_host(target).await? {
@@ -70,7 +70,8 @@ impl Connector {
         Ok(stream)
     }
 
-    /// Returns an error about `address` if the list contains `meaning`.
+    /// Returns an error about `address` if the list refuses `meaning`: the same address or, for a
+    /// connection that stays in the pod, the loopback address.
     fn check(&self, meaning: IpAddr, address: IpAddr) -> io::Result<()> {
         match self.refused.refusal(meaning, self.api_server) {
             None => Ok(()),

@@ -1,5 +1,5 @@
 //! Logs problems. If the same problem occurs several times in a row, only its first occurrence is
-//! logged above level DEBUG. The number of lines is limited, too, because a neighbour can alternate
+//! logged above level DEBUG. The number of lines is also limited, because a neighbour can alternate
 //! between different problems.
 
 use std::error::Error;

@@ -92,7 +92,7 @@ impl TorMetrics {
         Self { port, last: Mutex::default() }
     }
 
-    /// Returns the answer to the last request to tor, which may still be on its way. If the last
+    /// Returns the answer to the last request to tor, which may not have arrived yet. If the last
     /// request is too old, sends a new one first.
     fn current(&self) -> Shared<BoxFuture<'static, Answer>> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(answer(metrics).await.status(), StatusCode::SERVICE_UNAVAILABLE, "nothing listens");
     }
 
-    /// A metrics port that counts its requests, and answers each of them when it is told to.
+    /// A metrics port that counts its requests, and answers each of them when told to.
     struct Counting {
         metrics: Arc<TorMetrics>,
         asked: Arc<AtomicUsize>,

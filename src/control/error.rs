@@ -80,7 +80,7 @@ pub struct NoConnection {
 }
 
 impl NoConnection {
-    /// Creates the error of an endpoint that was tried first.
+    /// Creates the error about an endpoint, before which no other endpoint was tried.
     pub fn at(endpoint: ControlEndpoint, reason: ControlError) -> Self {
         Self { endpoint, reason, unreachable: None }
     }

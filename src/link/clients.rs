@@ -37,8 +37,8 @@ impl ClientsCopy {
         data
     }
 
-    /// Reads the data of the `ConfigMap`. Returns `None` if they do not name the source of the
-    /// copy. A line that is not a key is left out.
+    /// Reads the data of the `ConfigMap`. Returns `None` if the source of the copy is not named. A
+    /// line that is not a key is left out.
     pub fn of_data(data: &BTreeMap<String, String>) -> Option<Self> {
         let keys = data.get(KEYS).map(|lines| lines.lines().filter_map(|line| line.parse().ok()).collect());
         Some(Self { object: data.get(OBJECT)?.clone(), secret: data.get(SECRET)?.clone(), keys })

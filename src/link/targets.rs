@@ -51,7 +51,7 @@ struct Network {
     bits: u32,
 }
 
-/// An error that names the item of a list that is not valid.
+/// The error about an invalid item of a list.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is not an address, a network such as 10.0.0.0/8 or fd00::/8, or \"api-server\"; to refuse no target, write only \

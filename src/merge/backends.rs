@@ -114,9 +114,9 @@ pub fn remarks(content: &ServiceContent, limit: usize) -> Vec<Remark> {
     [unusual, points, surplus, proof].into_iter().flatten().collect()
 }
 
-/// The reason why a usable backend is not published: its descriptor announces another congestion
-/// control than the descriptors of most backends. A descriptor has one `flow-control` for all of
-/// its introduction points, so this backend would cost all others their congestion control.
+/// The reason why a usable backend is not published: its congestion control differs from that of
+/// most backends. A descriptor has one `flow-control` for all of its introduction points, so this
+/// backend would cost all others their congestion control.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outvoted {
     /// The `flow-control` of this backend.
@@ -218,8 +218,8 @@ impl Backends {
         votes.into_iter().find(|(_, count)| 2 * count > self.contents.len()).map(|(increment, _)| increment)
     }
 
-    /// Returns the descriptor fields on which all backends agree that are not outvoted, without
-    /// introduction points. Returns None if there are no usable backends.
+    /// Returns the descriptor fields on which all backends agree, apart from outvoted ones. The
+    /// result has no introduction points. Returns None if there are no usable backends.
     pub(super) fn agreed(&self) -> Option<ServiceContent> {
         let majority = self.majority();
         let mut all = self.contents.values().filter(|content| fits(content, majority));

@@ -8,7 +8,7 @@ const LENGTH: usize = 96;
 /// The printable part of tor's tag, which three NUL bytes follow.
 const TAG_TEXT: &[u8] = b"== ed25519v1-secret: type0 ==";
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// U+FFFD in UTF-8, which programs write in place of bytes that are no text.
+/// U+FFFD in UTF-8, which programs write in place of bytes that are not text.
 const REPLACEMENT: &[u8] = b"\xef\xbf\xbd";
 
 /// The likely cause of damage to a key file.
@@ -58,8 +58,8 @@ pub enum KeyDamage {
 }
 
 impl KeyDamage {
-    /// Returns the likely cause of the damage to a key file that cannot be used, or None if there
-    /// is no sign of any.
+    /// Returns the likely cause of the damage to a key file that cannot be used, or None if the
+    /// content shows no sign of a cause.
     pub fn of(bytes: &[u8]) -> Option<Self> {
         if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
             return Some(Self::Utf16);
@@ -102,7 +102,7 @@ fn line_ends(bytes: &[u8]) -> usize {
 mod tests {
     use super::*;
 
-    /// A key file whose key contains a line feed, and bytes that are no UTF-8.
+    /// A key file whose key contains a line feed, and bytes that are not UTF-8.
     fn file() -> Vec<u8> {
         let mut file = SECRET_KEY_TAG.to_vec();
         file.extend((0..64_u8).map(|number| number.wrapping_mul(0x2f) | 0x80));

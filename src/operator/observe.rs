@@ -96,8 +96,8 @@ pub async fn key_secret(client: &Client, object: &OnionBalancedService) -> Resul
     Ok(secret.map(|secret| KeySecret::new(secret.metadata, secret.data)))
 }
 
-/// Reads the address of the key in another service's Secret. A Secret that the API server does not
-/// give us proves nothing, and must not keep this service from being reconciled.
+/// Reads the address of the key in another service's Secret. A Secret that the operator may not
+/// read proves nothing, and must not keep this service from being reconciled.
 pub async fn key_of_other(client: &Client, other: &OnionBalancedService) -> Result<Option<OnionAddress>, kube::Error> {
     match key_secret(client, other).await {
         Ok(secret) => Ok(secret.as_ref().and_then(plan::address)),
@@ -121,8 +121,8 @@ pub async fn object(
     Ok(Some(readable.object))
 }
 
-/// Finds out why nodes take too long to create the containers of pods. Only the first such pod of
-/// each component is looked at, because a condition names only one.
+/// Finds out why nodes take too long to create the containers of pods. Examines only the first such
+/// pod of each component, because a condition names only one.
 async fn explain_stuck(
     client: &Client,
     namespace: &str,

@@ -157,7 +157,7 @@ impl ObjectPolicy {
         })
     }
 
-    /// Returns the item of the list of refused targets that refuses a host, if it can be told
+    /// Returns the item of the list of refused targets that refuses a host, as far as this is known
     /// without resolving a name. `namespace` is the namespace of the pods that would connect.
     fn refusal(&self, host: &str, namespace: &str) -> Option<String> {
         let refusal = |address: IpAddr| self.refused_targets.refusal(address, self.api_server);

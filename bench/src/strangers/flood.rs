@@ -21,10 +21,10 @@ const TASKS: usize = 100;
 /// The number of loopback addresses from which the strangers connect. The probes come from another
 /// address, as the kubelet's probes do.
 const ADDRESSES: usize = 16;
-/// What the strangers send, in turns.
+/// The data that the strangers send, in turn.
 const HALVES: [&str; 3] =
     ["", "GET /livez HTTP/1.1\r\nhost: a\r\n", "POST /v1/sync HTTP/1.1\r\nhost: a\r\ncontent-length: 4096\r\n\r\n{"];
-/// How long the strangers stay after the last one has connected.
+/// The time for which the strangers stay after the last one has connected.
 const HOLD: Duration = Duration::from_secs(3);
 /// The pause between two probes, and between two streams.
 const PAUSE: Duration = Duration::from_millis(20);

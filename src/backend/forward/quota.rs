@@ -1,5 +1,5 @@
 //! Quotas of streams. A client can open as many streams as it likes, so each port of the onion
-//! address and each circuit has a quota. One of them can then not use up the streams of the others.
+//! address and each circuit has a quota. No port or circuit can use up the streams of the others.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 /// divisor.
 const SHARE: usize = 8;
 
-/// What a connection is doing.
+/// The phase of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     /// The server waits for the peer to send a complete request, since the given time.
@@ -61,12 +61,12 @@ impl Activity {
 pub(super) struct Seat {
     /// The address of the peer.
     pub(super) peer: IpAddr,
-    /// What the connection is doing.
+    /// The phase of the connection.
     pub(super) phase: Phase,
 }
 
 /// Returns the index of the connection that gives way to a newcomer, or None if the newcomer is
-/// refused. All places are taken.
+/// refused. `seats` are the connections of a listener without a free place.
 pub(super) fn gives_way(seats: &[Seat], newcomer: IpAddr) -> Option<usize> {
     let held = |peer: IpAddr| seats.iter().filter(|seat| seat.peer == peer).count();
     let waiting = seats.iter().enumerate().filter_map(|(index, seat)| match seat.phase {
@@ -97,8 +97,8 @@ mod tests {
         Ipv4Addr::new(10, 0, 0, number).into()
     }
 
-    /// Returns seats from the numbers of their peers. A seat waits if its flag is true. Earlier
-    /// seats have been in their phase for longer.
+    /// Returns a seat for each number of a peer. A seat waits if its flag is true. Earlier seats
+    /// have been in their phase for longer.
     fn seats(of: &[(u8, bool)]) -> Vec<Seat> {
         let start = Instant::now();
         let seat = |(second, (number, waits)): (u64, &(u8, bool))| {
@@ -149,7 +149,7 @@ mod tests {
             let victim = gives_way(&seats, peer(9));
             prop_assert!(victim.is_some());
             let victim = seats[victim.unwrap_or_default()];
-            // A peer with few connections loses none, unless only that connection waits.
+            // A peer with few connections loses only a waiting one, and only if the flood has none.
             let flood_waits = seats.iter().any(|seat| seat.peer == peer(1) && matches!(seat.phase, Phase::Waiting(_)));
             let other_waits = others.iter().any(|(_, waits)| *waits);
             prop_assert!(victim.peer == peer(1) || (!flood_waits && other_waits), "{victim:?}");

@@ -143,8 +143,8 @@ impl Options {
 }
 
 /// Returns an error if the daemon would run in a pod. The daemon obeys its configuration and its
-/// flags, so whoever may run commands in a publisher's container could make it sign any descriptor
-/// with the master key there, or send a file to a control port of their own as its password.
+/// flags. Anyone who may run commands in a publisher's container could make the daemon sign any
+/// descriptor with the master key, or send a file as a password to a control port of their own.
 fn refuse_in_a_pod(pod: Option<&OsStr>) -> Result<(), RunError> {
     if pod.is_none_or(OsStr::is_empty) {
         return Ok(());

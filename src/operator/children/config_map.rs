@@ -17,8 +17,8 @@ pub const LINGER_SECONDS: u32 = 30;
 const TORRC: &str = "torrc";
 const AGENT_CONFIG: &str = "agent.yaml";
 
-/// Returns the entries of a component's `ConfigMap`. The pods mount these entries only: if somebody
-/// adds another one, it reaches no pod.
+/// Returns the entries of a component's `ConfigMap`. The pods mount only these entries, so an entry
+/// that somebody adds reaches no pod.
 pub(super) fn entries(component: Component) -> &'static [&'static str] {
     match component {
         Component::Backend => &[AGENT_CONFIG, TORRC],

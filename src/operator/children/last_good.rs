@@ -11,7 +11,7 @@ use crate::onion::OnionAddress;
 /// The name of the annotation.
 pub const LAST_GOOD_ANNOTATION: &str = "onionbalance.dev/last-good";
 /// The maximum length of the annotation in bytes. An API server refuses an object whose annotations
-/// are longer than 256 KiB in total. A Deployment with more than this has no such annotation.
+/// are longer than 256 KiB in total. A Deployment with longer values has no such annotation.
 const MAX_LENGTH: usize = 128 * 1024;
 
 /// The values with which the API server last accepted a Deployment. They contain no secret.

@@ -122,8 +122,8 @@ fn last_address(observed: &Observed) -> Option<OnionAddress> {
     found.into_iter().flatten().next().map(|last| last.address)
 }
 
-/// Returns the paths of the bad settings of a component. The pod settings of a template are bad or
-/// good one by one, and all other settings as a whole.
+/// Returns the paths of the bad settings of a component. Each setting of a pod template is good or
+/// bad on its own. Any other field is good or bad as a whole.
 pub(super) fn bad_fields<'a>(problems: &'a [Problem], component: Component) -> Vec<Vec<&'a str>> {
     let prefix = match component {
         Component::Backend => "spec.backends",

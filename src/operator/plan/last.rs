@@ -30,9 +30,8 @@ pub struct LastObjects {
 }
 
 impl Last {
-    /// Reads the last good values. Values that somebody else has written, or that are in an object
-    /// of somebody else, do not count.
-    /// `holder_of` returns who holds one of the objects.
+    /// Reads the last good values. Ignores values that somebody else has written, and objects of
+    /// somebody else. `holder_of` returns who holds one of the objects.
     pub fn read(found: LastObjects, service: &str, holder_of: impl Fn(&ChildId, &ObjectMeta) -> Holder) -> Self {
         let is_ours = |kind: Kind, component: Component, metadata: &ObjectMeta| {
             let id = ChildId { kind, name: component.child_name(service) };

@@ -1,4 +1,4 @@
-//! The next step of a reconciliation, as long as one is left.
+//! Plans the next step of a reconciliation, as long as a step is left.
 
 use kube::ResourceExt as _;
 use serde_json::Value;

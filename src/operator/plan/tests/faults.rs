@@ -202,7 +202,7 @@ impl World {
         (!self.has(Fault::LostKey)).then(|| key_secret(&key))
     }
 
-    /// Returns a Deployment all of whose pods are ready, apart from one that no node takes.
+    /// Returns a component's Deployment, whose pods are all ready, except for an unschedulable one.
     fn deployment(&self, component: Component) -> Option<Arc<Deployment>> {
         let manifest = self.server.manifests.get(&format!("Deployment {}", component.child_name("web")))?;
         let replicas = manifest["spec"]["replicas"].as_i64().unwrap();
