@@ -97,7 +97,7 @@ struct Serve {
     /// the variable
     #[arg(long, env = link::REFUSED_TARGETS, value_name = "LIST", default_value = "none")]
     refused_targets: RefusedTargets,
-    /// Address of the API server, which the kubelet tells every pod
+    /// Address of the API server, from the variable that the kubelet sets in every pod
     #[arg(long, env = "KUBERNETES_SERVICE_HOST", value_name = "HOST", default_value = "", hide = true)]
     kubernetes_service_host: String,
     /// Address to listen on [default: all, IPv6 and IPv4]

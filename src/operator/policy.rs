@@ -55,7 +55,7 @@ pub struct PolicyArgs {
     /// allows all [default: none]
     #[arg(long, env = "ALLOWED_TOLERATIONS", value_name = "LIST", default_value = "", hide_default_value = true)]
     allowed_tolerations: AllowedTolerations,
-    /// Address of the API server, which the kubelet tells every pod
+    /// Address of the API server, from the variable that the kubelet sets in every pod
     #[arg(long, env = "KUBERNETES_SERVICE_HOST", value_name = "HOST", default_value = "", hide = true)]
     kubernetes_service_host: String,
 }
