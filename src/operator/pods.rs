@@ -152,9 +152,20 @@ fn failed(container: &ContainerStatus, waiting: &ContainerStateWaiting) -> Optio
     }
     let shown = shown(&CONTAINER)?;
     // The message about a crash loop contains the growing pause between two attempts.
-    let words = waiting.message.as_deref().filter(|words| !words.is_empty() && shown != CRASHING);
-    let words = words.map(|words| format!(": {}", quoted(words))).unwrap_or_default();
+    let words = if shown == CRASHING {
+        ended(container).map(|(reason, code)| format!("its last run ended with {reason}, exit code {code}"))
+    } else {
+        waiting.message.as_deref().filter(|words| !words.is_empty()).map(quoted)
+    };
+    let words = words.map(|words| format!(": {words}")).unwrap_or_default();
     Some((Reason::PodsFailing, format!("container {name}: {shown}{words}")))
+}
+
+/// Returns the kubelet's reason for the end of a container's last run, such as `OOMKilled`, and the
+/// exit code.
+fn ended(container: &ContainerStatus) -> Option<(&str, i32)> {
+    let terminated = container.last_state.as_ref()?.terminated.as_ref()?;
+    Some((terminated.reason.as_deref().unwrap_or("no reason"), terminated.exit_code))
 }
 
 /// Returns the time since which a node has been creating the pod's containers, or None if no node
@@ -228,6 +239,7 @@ pub fn shrink(pod: &mut Pod) {
                 name: status.name,
                 image: status.image,
                 state: status.state,
+                last_state: status.last_state,
                 ..ContainerStatus::default()
             };
             statuses.map(|statuses| statuses.into_iter().map(kept).collect())

@@ -79,7 +79,7 @@ fn pods_or_publishing(reason: Reason, subject: &Subject<'_>) -> Option<String> {
             format!("correct the field that the API server names, or the operator's permissions: {}", subject.edit())
         }
         Reason::PodsRefused => format!(
-            "check quotas and admission rules: kubectl describe replicasets -n {namespace} -l \
+            "check quotas and admission rules, or set template.resources: kubectl describe replicasets -n {namespace} -l \
              onionbalance.dev/service={name}"
         ),
         Reason::ImagePullFailed => format!(

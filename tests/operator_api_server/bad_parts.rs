@@ -28,7 +28,7 @@ fn alarms() -> [(&'static str, Value, &'static str, &'static str); 5] {
             "target",
             json!({"ports": [
                 {"port": 80, "target": {"service": {"name": "web", "port": "http"}}},
-                {"port": 6667, "target": {"service": {"name": "not-yet", "port": 6667}}},
+                {"port": 443, "target": {"service": {"name": "absent", "port": 8443}}},
             ]}),
             "BackendsReady",
             "False TargetNotFound",
@@ -89,33 +89,33 @@ async fn no_alarm_keeps_an_object_from_being_scaled_updated_and_suspended() {
         // The condition of a suspended object names the bad part, too.
         let expected = if kind == "BackendsReady" { "False Suspended" } else { expected };
         let message = scene.wait_condition(name, kind, expected).await;
-        assert!(name != "target" || message.contains("Service not-yet does not exist"), "{message}");
+        assert!(name != "target" || message.contains("Service absent does not exist"), "{message}");
     }
     scene.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn serves_the_good_port_of_a_new_object() {
-    let scene = Scene::start("two-ports").await;
+    let scene = Scene::start("good-port").await;
     let ports = json!({"ports": [
-        {"name": "http", "port": 80, "target": {"service": {"name": "web", "port": 80}}},
-        {"name": "chat", "port": 6667, "target": {"service": {"name": "chat", "port": "http"}}},
-    ], "backends": {"replicas": 1}});
-    scene.create("two", ports).await;
-    scene.wait_children("two").await;
-    let message = scene.wait_condition("two", "BackendsReady", "False TargetNotFound").await;
-    let expected = "spec.ports[1].target.service: Service chat does not exist in namespace test-two-ports; create it, or \
-                    correct the name. Until then, port 6667 is not served.";
+        {"name": "site", "port": 80, "target": {"service": {"name": "web", "port": 80}}},
+        {"name": "mail", "port": 25, "target": {"service": {"name": "mail", "port": "http"}}},
+    ], "backends": {"replicas": 3}});
+    scene.create("shop", ports).await;
+    scene.wait_children("shop").await;
+    let message = scene.wait_condition("shop", "BackendsReady", "False TargetNotFound").await;
+    let expected = "spec.ports[1].target.service: Service mail does not exist in namespace test-good-port; create it, or \
+                    correct the name. Until then, port 25 is not served.";
     assert!(message.starts_with(expected), "{message}");
-    scene.wait_for::<ConfigMap>("two-backend", contains("agent.yaml", "web.test-two-ports.svc:80")).await;
-    scene.change("two", json!({"spec": {"backends": {"replicas": 2}}})).await;
-    scene.wait_for::<Deployment>("two-backend", replicas(2)).await;
-    let config: ConfigMap = scene.api().get("two-backend").await.unwrap();
-    assert!(!contains("torrc", "HiddenServicePort 6667 ")(&config));
+    scene.wait_for::<ConfigMap>("shop-backend", contains("agent.yaml", "web.test-good-port.svc:80")).await;
+    scene.change("shop", json!({"spec": {"backends": {"replicas": 4}}})).await;
+    scene.wait_for::<Deployment>("shop-backend", replicas(4)).await;
+    let config: ConfigMap = scene.api().get("shop-backend").await.unwrap();
+    assert!(!contains("torrc", "HiddenServicePort 25 ")(&config));
 
-    scene.create_target("chat").await;
-    scene.wait_for::<ConfigMap>("two-backend", contains("torrc", "HiddenServicePort 6667 ")).await;
-    scene.wait_condition("two", "BackendsReady", "False Progressing").await;
+    scene.create_target("mail").await;
+    scene.wait_for::<ConfigMap>("shop-backend", contains("torrc", "HiddenServicePort 25 ")).await;
+    scene.wait_condition("shop", "BackendsReady", "False Progressing").await;
     scene.end().await;
 }
 

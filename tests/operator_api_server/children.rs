@@ -38,10 +38,12 @@ async fn reverts_changes_to_children() {
     let replicas = |deployment: &Deployment| deployment.spec.as_ref().unwrap().replicas;
     scene.wait_for::<Deployment>("web-backend", |deployment| replicas(deployment) == Some(3)).await;
 
-    // An old API server does not record this change in the managed fields.
+    // An old API server does not record these changes in the managed fields.
     let scale = Patch::Merge(json!({"spec": {"replicas": 8}}));
-    deployments.patch_scale("web-backend", &merge, &scale).await.unwrap();
-    scene.wait_for::<Deployment>("web-backend", |deployment| replicas(deployment) == Some(3)).await;
+    for (name, expected) in [("web-backend", 3), ("web-frontend", 1)] {
+        deployments.patch_scale(name, &merge, &scale).await.unwrap();
+        scene.wait_for::<Deployment>(name, |deployment| replicas(deployment) == Some(expected)).await;
+    }
 
     let torrc = json!({"data": {"torrc": "SocksPort 9050"}});
     config_maps.patch("web-backend", &merge, &Patch::Merge(torrc)).await.unwrap();
@@ -61,6 +63,26 @@ async fn reverts_changes_to_children() {
     scene.change("web", json!({"spec": {"frontend": {"replicas": 2}}})).await;
     let frontend = scene.wait_for::<Deployment>("web-frontend", |deployment| replicas(deployment) == Some(2)).await;
     assert_eq!(frontend.metadata.annotations.unwrap()["example.org/note"], "x");
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keeps_the_mark_of_a_rollout_restart() {
+    let scene = Scene::start("restarted").await;
+    scene.create("web", json!({})).await;
+    scene.wait_children("web").await;
+    let deployments: Api<Deployment> = scene.api();
+    let names = ["web-backend", "web-frontend"];
+    for name in names {
+        deployments.restart(name).await.unwrap();
+    }
+    scene.change("web", json!({"spec": {"backends": {"replicas": 5}, "frontend": {"replicas": 4}}})).await;
+    for (name, replicas) in names.into_iter().zip([5, 4]) {
+        let is_scaled = |deployment: &Deployment| deployment.spec.as_ref().unwrap().replicas == Some(replicas);
+        let template = scene.wait_for::<Deployment>(name, is_scaled).await.spec.unwrap().template;
+        let annotations = template.metadata.unwrap().annotations.unwrap();
+        assert!(annotations.contains_key("kube.kubernetes.io/restartedAt"), "{annotations:?}");
+    }
     scene.end().await;
 }
 

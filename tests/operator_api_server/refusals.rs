@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Event, Pod, ResourceQuota};
+use k8s_openapi::api::core::v1::{Event, LimitRange, Pod, ResourceQuota};
 use k8s_openapi::api::rbac::v1::Role;
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
@@ -19,11 +19,15 @@ const COMPONENTS: [(&str, &str); 2] = [("backend", "BackendsReady"), ("frontend"
 
 /// Creates a pod of the service `web`, as the Deployment controller would.
 pub async fn create_pod(scene: &Scene, component: &str) -> Pod {
+    try_create_pod(scene, component).await.unwrap()
+}
+
+async fn try_create_pod(scene: &Scene, component: &str) -> Result<Pod, kube::Error> {
     let deployment: Deployment = scene.wait_for(&format!("web-{component}"), |_| true).await;
     let template = serde_json::to_value(deployment.spec.unwrap().template).unwrap();
     let labels = &template["metadata"]["labels"];
     let pod = json!({"metadata": {"name": format!("web-{component}-x"), "labels": labels}, "spec": template["spec"]});
-    scene.api::<Pod>().create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap()
+    scene.api::<Pod>().create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await
 }
 
 /// Changes the status of a pod, as the scheduler or the kubelet would.
@@ -155,6 +159,47 @@ async fn reports_a_quota_that_rejects_a_child() {
     quotas.delete("none", &DeleteParams::default()).await.unwrap();
     scene.wait_children("web").await;
     scene.wait_condition("web", "BackendsReady", "False Progressing").await;
+    scene.end().await;
+}
+
+/// `template.resources` is the remedy for a quota that demands limits, and for a `LimitRange` below
+/// our default requests.
+#[tokio::test(flavor = "multi_thread")]
+async fn resources_of_the_template_satisfy_a_quota_and_a_limit_range() {
+    let scene = Scene::start("resources").await;
+    scene.create("web", json!({})).await;
+    scene.wait_children("web").await;
+    let hard = json!({"limits.memory": "2Gi", "limits.cpu": "4"});
+    let quota = json!({"metadata": {"name": "limits"}, "spec": {"hard": hard}});
+    let quotas: Api<ResourceQuota> = scene.api();
+    quotas.create(&PostParams::default(), &serde_json::from_value(quota).unwrap()).await.unwrap();
+    let status = json!({"status": {"hard": hard, "used": {"limits.memory": "0", "limits.cpu": "0"}}});
+    quotas.patch_status("limits", &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    let range = json!({"metadata": {"name": "small"},
+        "spec": {"limits": [{"type": "Container", "max": {"memory": "96Mi"}}]}});
+    let ranges: Api<LimitRange> = scene.api();
+    ranges.create(&PostParams::default(), &serde_json::from_value(range).unwrap()).await.unwrap();
+    for (component, field) in [("backend", "backends"), ("frontend", "frontend")] {
+        // Admission uses a watch cache, which may lag slightly behind.
+        until("the API server refuses the pod", PATIENCE, async || match try_create_pod(&scene, component).await {
+            Ok(pod) => {
+                delete(&scene, &pod).await;
+                Err("the pod was created".to_owned())
+            }
+            Err(error) => {
+                assert!(error.to_string().contains("is forbidden"), "{error}");
+                Ok(())
+            }
+        })
+        .await;
+        let limits = json!({"limits": {"memory": "90Mi", "cpu": "1"}});
+        let template = json!({"resources": {"tor": limits, "agent": limits}});
+        scene.change("web", json!({"spec": {field: {"template": template}}})).await;
+        until("the API server accepts the pod", PATIENCE, async || {
+            try_create_pod(&scene, component).await.map(drop).map_err(|error| error.to_string())
+        })
+        .await;
+    }
     scene.end().await;
 }
 

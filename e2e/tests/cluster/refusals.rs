@@ -78,7 +78,7 @@ async fn probe(scene: &crate::scene::Scene, answer: &str) -> Result<()> {
 
 /// Changes the pod templates, so that new `ReplicaSet`s without earlier failures are created.
 async fn touch(scene: &crate::scene::Scene, label: &str) -> Result<()> {
-    let template = format!("{{\"template\":{{\"labels\":{{\"touched\":\"{label}\"}}}}}}");
+    let template = format!("{{\"template\":{{\"labels\":{{\"tier\":\"{label}\"}}}}}}");
     let patch = format!("{{\"spec\":{{\"backends\":{template},\"frontend\":{template}}}}}");
     scene.run(&format!("patch obs/web --type=merge --patch={patch}")).await?;
     Ok(())

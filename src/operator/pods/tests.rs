@@ -76,6 +76,12 @@ fn a_container_that_cannot_start_is_named_with_the_kubelets_words() {
     let expected = "Pod web-backend-x: container tor: CreateContainerConfigError: rpc error; ";
     assert!(message("CreateContainerConfigError").starts_with(expected));
     assert!(message("CrashLoopBackOff").starts_with("Pod web-backend-x: container tor: CrashLoopBackOff; "));
+    let last = json!({"terminated": {"reason": "OOMKilled", "exitCode": 137}});
+    let crashing = json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 5m0s restarting"}});
+    let status = json!({"name": "tor", "image": "", "imageID": "", "ready": false, "restartCount": 9, "state": crashing, "lastState": last});
+    let (_, message) = problem_of(&pod(&json!({"containerStatuses": [status]}))).unwrap();
+    let expected = "container tor: CrashLoopBackOff: its last run ended with OOMKilled, exit code 137; ";
+    assert!(message.contains(expected), "{message}");
 }
 
 #[test]
