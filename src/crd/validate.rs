@@ -314,7 +314,7 @@ fn is_dns_1035_label(text: &str) -> bool {
 
 /// Returns true if the text is an RFC 1123 subdomain. A label may be longer than the 63 characters
 /// that DNS allows, because Kubernetes limits only the length of the whole name.
-fn is_dns_subdomain(text: &str) -> bool {
+pub fn is_dns_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(has_form_of_label)
 }
 

@@ -1,7 +1,6 @@
 //! Determines which clients are authorized to discover the service, based on its object and the
 //! operator's copy of the Secret that the object names.
 
-use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -13,9 +12,10 @@ use tokio::sync::watch;
 
 use super::object::Object;
 use super::watch_backoff::WatchBackoff;
+use crate::common::log_limit::{Line, LogLimit};
 use crate::crd::clients::{ClientList, authorize};
 use crate::crd::names;
-use crate::link::ClientsCopy;
+use crate::link::{AgentToken, ClientsCopy};
 use crate::onion::Discovery;
 
 /// The rule that decides which clients are authorized to discover the service.
@@ -67,6 +67,7 @@ pub(super) async fn watch(
     client: Client,
     namespace: &str,
     service: &str,
+    token: AgentToken,
     mut object: watch::Receiver<Option<Arc<Object>>>,
     seen: watch::Sender<Option<ClientsCopy>>,
 ) {
@@ -75,7 +76,7 @@ pub(super) async fn watch(
     while object.wait_for(|object| names_secret(object.as_deref())).await.is_ok() {
         let is_over = tokio::select! {
             unnamed = object.wait_for(|object| !names_secret(object.as_deref())) => unnamed.is_err(),
-            () = watch_one(&api, &name, &seen) => false,
+            () = watch_one(&api, &name, &token, &seen) => false,
         };
         // The copy is no longer watched, so it is outdated when it is needed again.
         seen.send_replace(None);
@@ -85,7 +86,15 @@ pub(super) async fn watch(
     }
 }
 
-async fn watch_one(api: &Api<ConfigMap>, name: &str, seen: &watch::Sender<Option<ClientsCopy>>) {
+async fn watch_one(api: &Api<ConfigMap>, name: &str, token: &AgentToken, seen: &watch::Sender<Option<ClientsCopy>>) {
+    let forgeries = LogLimit::default();
+    let read = |config_map: ConfigMap| {
+        let copy = ClientsCopy::of_data(&config_map.data.unwrap_or_default(), token);
+        if let (Err(error), Some(Line { suppressed })) = (&copy, copy.as_ref().err().and_then(|_| forgeries.line())) {
+            tracing::warn!(config_map = name, %error, suppressed, "ignored a copy of the authorized clients");
+        }
+        copy.ok()
+    };
     let config = watcher::Config::default().fields(&format!("metadata.name={name}")).timeout(60);
     let mut events = pin!(watcher::watcher(api.clone(), config));
     let mut backoff = WatchBackoff::new("cannot watch the copy of the authorized clients");
@@ -115,11 +124,6 @@ async fn watch_one(api: &Api<ConfigMap>, name: &str, seen: &watch::Sender<Option
             changed
         });
     }
-}
-
-fn read(config_map: ConfigMap) -> Option<ClientsCopy> {
-    let data: BTreeMap<String, String> = config_map.data.unwrap_or_default();
-    ClientsCopy::of_data(&data)
 }
 
 #[cfg(test)]

@@ -50,10 +50,10 @@ pub(super) struct Neighbours {
 pub(super) async fn run(args: ClusterArgs) -> Result<(), RunError> {
     let ClusterArgs { service, namespace, pod_name, publisher } = args;
     let service = service.ok_or("--service is missing: name the OnionBalancedService")?;
-    let connect = async |pod_uid: &str, parts: &mut JoinSet<()>| {
+    let connect = async |pod_uid: &str, token: AgentToken, parts: &mut JoinSet<()>| {
         let namespace = namespace.ok_or("--namespace is missing: set it, or POD_NAMESPACE in the environment")?;
         let pod_name = pod_name.ok_or("--pod-name is missing: set it, or POD_NAME in the environment")?;
-        kubernetes(service, namespace, lease::identity(&pod_name, pod_uid), parts).await
+        kubernetes(service, namespace, lease::identity(&pod_name, pod_uid), token, parts).await
     };
     serve(&publisher, connect).await
 }
@@ -62,7 +62,7 @@ pub(super) async fn run(args: ClusterArgs) -> Result<(), RunError> {
 /// environment, such as Kubernetes, and adds them to the set.
 pub(super) async fn serve(
     args: &PublisherArgs,
-    connect: impl AsyncFnOnce(&str, &mut JoinSet<()>) -> Result<Neighbours, RunError>,
+    connect: impl AsyncFnOnce(&str, AgentToken, &mut JoinSet<()>) -> Result<Neighbours, RunError>,
 ) -> Result<(), RunError> {
     // The handlers are installed before anything that takes long, so that no SIGTERM is missed.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -92,7 +92,7 @@ pub(super) async fn serve(
     };
 
     let mut parts = JoinSet::new();
-    let neighbours = connect(pod_uid, &mut parts).await?;
+    let neighbours = connect(pod_uid, AgentToken::derive(&key), &mut parts).await?;
     let publisher = assemble(args, pod_uid, key, neighbours, (health, silence), clock, &mut parts);
     tokio::select! {
         () = publisher.run(stop) => Ok(()),
@@ -154,6 +154,7 @@ async fn kubernetes(
     service: String,
     namespace: String,
     identity: String,
+    token: AgentToken,
     parts: &mut JoinSet<()>,
 ) -> Result<Neighbours, RunError> {
     let client = kubernetes_client().await?;
@@ -176,7 +177,7 @@ async fn kubernetes(
     parts.spawn({
         let (client, namespace, service) = (client.clone(), namespace.clone(), service.clone());
         let object = object.clone();
-        async move { admission::watch(client, &namespace, &service, object, clients_in).await }
+        async move { admission::watch(client, &namespace, &service, token, object, clients_in).await }
     });
     parts.spawn({
         let (service, object) = (service.clone(), object.clone());

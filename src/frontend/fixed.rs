@@ -15,6 +15,7 @@ use super::object::{Object, Restriction};
 use super::pods::Pod;
 use super::status::Facts;
 use crate::crd::clients::ClientList;
+use crate::link::AgentToken;
 use crate::merge::BackendId;
 use crate::onion::{ClientPublicKey, OnionAddress};
 
@@ -51,7 +52,7 @@ impl FromStr for FixedBackend {
 /// Runs a publisher without Kubernetes until SIGTERM or SIGINT. It writes no status and always
 /// holds its own in-memory Lease.
 pub async fn run_fixed(args: PublisherArgs, fixed: FixedBackends) -> Result<(), RunError> {
-    let connect = async |pod_uid: &str, parts: &mut JoinSet<()>| Ok(neighbours(pod_uid, fixed, parts));
+    let connect = async |pod_uid: &str, _: AgentToken, parts: &mut JoinSet<()>| Ok(neighbours(pod_uid, fixed, parts));
     cluster::serve(&args, connect).await
 }
 

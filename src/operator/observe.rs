@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use futures::future::{try_join_all, try_join3, try_join4};
+use futures::future::{try_join, try_join_all, try_join4};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Secret, Service};
+use k8s_openapi::api::core::v1::{Event, Secret, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DynamicObject, ListParams};
 use kube::core::ApiResource;
@@ -24,6 +24,7 @@ use super::settings::Environment;
 use crate::crd::OnionBalancedService;
 use crate::crd::clients::ClientList;
 use crate::crd::names::{self, Component};
+use crate::crd::validate::is_dns_subdomain;
 use crate::onion::OnionAddress;
 
 /// Reads the facts for a new reconciliation, except for [`Observed::rivals`] and the outcomes of
@@ -96,15 +97,18 @@ pub async fn key_secret(client: &Client, object: &OnionBalancedService) -> Resul
     Ok(secret.map(|secret| KeySecret::new(secret.metadata, secret.data)))
 }
 
-/// Reads the address of the key in another service's Secret. A Secret that the operator may not
-/// read proves nothing, and must not keep this service from being reconciled.
+/// Reads the address of the key in another service's Secret. A Secret that the API server refuses to
+/// return proves nothing, and must not keep this service from being reconciled.
 pub async fn key_of_other(client: &Client, other: &OnionBalancedService) -> Result<Option<OnionAddress>, kube::Error> {
     match key_secret(client, other).await {
         Ok(secret) => Ok(secret.as_ref().and_then(plan::address)),
-        Err(kube::Error::Api(status)) if status.is_forbidden() => Ok(None),
+        Err(kube::Error::Api(status)) if (400..500).contains(&status.code) && status.code != TOO_MANY => Ok(None),
         Err(error) => Err(error),
     }
 }
+
+/// The HTTP status of an API server that has too many requests to serve.
+const TOO_MANY: u16 = 429;
 
 /// Reads the `OnionBalancedService` itself from the API server. Its unreadable parts have default
 /// values.
@@ -191,16 +195,11 @@ pub async fn last(client: &Client, observed: &Observed) -> Result<Last, kube::Er
     let object = &*observed.object;
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
-    let config_maps: Api<ConfigMap> = Api::namespaced(client.clone(), &namespace);
     let (backend, frontend) = (Component::Backend.child_name(&name), Component::Frontend.child_name(&name));
-    let (backends, frontend, config) = try_join3(
-        deployments.get_metadata_opt(&backend),
-        deployments.get_metadata_opt(&frontend),
-        config_maps.get_opt(&backend),
-    )
-    .await?;
+    let (backends, frontend) =
+        try_join(deployments.get_metadata_opt(&backend), deployments.get_metadata_opt(&frontend)).await?;
     let metadata = |found: Option<kube::core::PartialObjectMeta<Deployment>>| found.map(|found| found.metadata);
-    let found = LastObjects { backends: metadata(backends), frontend: metadata(frontend), config };
+    let found = LastObjects { backends: metadata(backends), frontend: metadata(frontend) };
     Ok(Last::read(found, &name, |id, metadata| observed.holder_of(id, metadata)))
 }
 
@@ -210,8 +209,7 @@ async fn get_named<K>(api: &Api<K>, name: &str) -> Result<Option<K>, kube::Error
 where
     K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
-    let possible = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
-    if possible { api.get_opt(name).await } else { Ok(None) }
+    if is_dns_subdomain(name) { api.get_opt(name).await } else { Ok(None) }
 }
 
 /// The number of concurrent lookups of owned objects. Each needs its own connection.

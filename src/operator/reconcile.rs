@@ -124,7 +124,7 @@ impl Executor<'_> {
         let object = &*observed.object;
         Ok(match step {
             Next::FindChildren { ask_server } => self.find_children(observed, ask_server).await?,
-            Next::ReadLast => Outcome::LastRead(observe::last(client, observed).await?),
+            Next::ReadLast => Outcome::LastRead(Box::new(observe::last(client, observed).await?)),
             Next::ReadObject => Outcome::ObjectRead(observe::object(client, object).await?.map(Box::new)),
             Next::GenerateKey => self.generate_key(object).await?,
             Next::SetKeyOwners(owners) => self.set_key_owners(observed, &owners).await,

@@ -7,7 +7,7 @@ use data_encoding::BASE64;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::api::rbac::v1::Role;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
-use onionbalance_operator::link::ClientsCopy;
+use onionbalance_operator::link::{AgentToken, ClientsCopy};
 use onionbalance_operator::onion::{ClientPublicKey, ClientSecretKey};
 use serde_json::{Value, json};
 
@@ -40,9 +40,11 @@ async fn write_secret(scene: &Scene, entries: Value) {
 /// `None` means that the copy says that the Secret does not exist.
 async fn wait_copy(scene: &Scene, keys: Option<&[u8]>) -> ConfigMap {
     let keys = keys.map(|numbers| numbers.iter().map(|number| public(*number)).collect::<Vec<_>>());
+    let token = scene.wait_for::<Secret>("web-agent-token", |_| true).await.data.unwrap();
+    let token = AgentToken::from_hex(&token["token"].0).unwrap();
     scene
         .wait_for::<ConfigMap>(COPY, |copy| {
-            let copy = ClientsCopy::of_data(copy.data.as_ref().unwrap()).unwrap();
+            let copy = ClientsCopy::of_data(copy.data.as_ref().unwrap(), &token).unwrap();
             copy.secret == "clients" && copy.keys == keys
         })
         .await

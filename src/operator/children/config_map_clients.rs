@@ -10,13 +10,17 @@ use super::metadata;
 use crate::crd::OnionBalancedService;
 use crate::crd::clients::ClientList;
 use crate::crd::names::{self, Component};
-use crate::link::ClientsCopy;
+use crate::link::{AgentToken, ClientsCopy};
 use crate::onion::ClientPublicKey;
 use crate::onion::descriptor::MAX_AUTHORIZED_CLIENTS;
 
 /// Builds the copy of the authorized clients, or returns `None` if the spec names no Secret.
 /// `clients` is the content of that Secret, if it exists.
-pub(super) fn config_map(object: &OnionBalancedService, clients: Option<&ClientList>) -> Option<ConfigMap> {
+pub(super) fn config_map(
+    object: &OnionBalancedService,
+    clients: Option<&ClientList>,
+    token: &AgentToken,
+) -> Option<ConfigMap> {
     let copy = ClientsCopy {
         object: object.uid().unwrap_or_default(),
         secret: names::clients_secret(object)?.to_owned(),
@@ -25,7 +29,7 @@ pub(super) fn config_map(object: &OnionBalancedService, clients: Option<&ClientL
     let name = names::authorized_clients(&object.name_any());
     Some(ConfigMap {
         metadata: metadata(object, name, Some(Component::Frontend)),
-        data: Some(copy.to_data()),
+        data: Some(copy.to_data(token)),
         ..ConfigMap::default()
     })
 }
@@ -47,7 +51,7 @@ mod tests {
     use super::*;
     use crate::crd::clients::authorize;
     use crate::onion::ClientSecretKey;
-    use crate::operator::children::tests::support::object;
+    use crate::operator::children::tests::support::{Fixture, object};
 
     fn key(number: u8) -> ClientPublicKey {
         ClientSecretKey::from_bytes([number; 32]).public()
@@ -58,9 +62,13 @@ mod tests {
         ClientList { clients, problems: vec!["bob.auth: is not a key".to_owned()] }
     }
 
+    fn token() -> AgentToken {
+        Fixture::new().token
+    }
+
     fn copied(clients: Option<&ClientList>) -> ClientsCopy {
         let object = object(&json!({"restrictedDiscovery": {"secretName": "clients"}}));
-        ClientsCopy::of_data(&config_map(&object, clients).unwrap().data.unwrap()).unwrap()
+        ClientsCopy::of_data(&config_map(&object, clients, &token()).unwrap().data.unwrap(), &token()).unwrap()
     }
 
     #[test]
@@ -69,7 +77,7 @@ mod tests {
         assert!(copy.is_of("uid-of-web", "clients"));
         assert_eq!(copy.keys, Some(vec![key(2), key(1)]));
         let object = object(&json!({"restrictedDiscovery": {"secretName": "clients"}}));
-        let text = format!("{:?}", config_map(&object, Some(&list(&[1]))).unwrap().data);
+        let text = format!("{:?}", config_map(&object, Some(&list(&[1])), &token()).unwrap().data);
         assert!(!text.contains("client-1") && !text.contains("bob"), "{text}");
         assert_eq!(copied(None).keys, None, "the Secret does not exist");
     }
@@ -77,7 +85,7 @@ mod tests {
     #[test]
     fn there_is_no_copy_unless_the_spec_names_a_secret() {
         for spec in [json!({}), json!({"restrictedDiscovery": {}})] {
-            assert!(config_map(&object(&spec), None).is_none(), "{spec}");
+            assert!(config_map(&object(&spec), None, &token()).is_none(), "{spec}");
         }
     }
 

@@ -43,8 +43,13 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Valu
         ),
     };
     let hash = config_hash(inputs, config);
-    let last =
-        LastGood { address: inputs.address, settings: serde_json::to_value(backends)?, secret: None, account: None };
+    let last = LastGood {
+        address: inputs.address,
+        settings: serde_json::to_value(backends)?,
+        ports: inputs.ports.to_vec(),
+        secret: None,
+        account: None,
+    };
     let deployment = Deployment {
         metadata: last.annotate(inputs.component_metadata(Component::Backend))?,
         spec: Some(DeploymentSpec {

@@ -56,6 +56,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
     let last = LastGood {
         address: inputs.address,
         settings: serde_json::to_value(frontend)?,
+        ports: Vec::new(),
         secret: Some(names::master_key_secret(inputs.object)),
         account: Some(account.to_owned()),
     };

@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::link::ForwardedPort;
 use crate::onion::OnionAddress;
 
 /// The name of the annotation.
@@ -21,6 +22,9 @@ pub struct LastGood {
     pub address: OnionAddress,
     /// The content of `spec.backends` or `spec.frontend`.
     pub settings: Value,
+    /// The ports with their resolved targets, in the backends' Deployment.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<ForwardedPort>,
     /// The name of the master key's Secret, in the frontends' Deployment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
@@ -64,6 +68,7 @@ mod tests {
         let backends = written(&fixture, "Deployment web-backend").unwrap();
         assert_eq!(backends.settings, serde_json::to_value(&fixture.object.spec.backends).unwrap());
         assert_eq!((backends.address, backends.secret, backends.account), (fixture.key.address(), None, None));
+        assert_eq!(backends.ports, fixture.ports);
         let frontend = written(&fixture, "Deployment web-frontend").unwrap();
         assert_eq!(frontend.settings, serde_json::to_value(&fixture.object.spec.frontend).unwrap());
         assert_eq!(frontend.secret.as_deref(), Some("mine"));

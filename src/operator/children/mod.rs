@@ -58,7 +58,8 @@ pub struct Inputs<'a> {
     /// The public address of the service.
     pub address: OnionAddress,
     /// The token shared by the publishers and the agents. It is derived from the master key, so it
-    /// is unknown if there is no usable key. Its Secret is then not built.
+    /// is unknown if there is no usable key. Its Secret and the copy of the authorized clients are
+    /// then not built.
     pub token: Option<&'a AgentToken>,
     /// The service's ports, with resolved targets.
     pub ports: &'a [ForwardedPort],
@@ -125,11 +126,10 @@ pub fn ids(object: &OnionBalancedService, environment: &Environment) -> Vec<Chil
         (Kind::ServiceAccount, &frontend),
         (Kind::Role, &frontend),
         (Kind::Secret, &token),
-        (Kind::ConfigMap, &backend),
-        (Kind::ConfigMap, &frontend),
     ]
     .into_iter()
     .chain(clients.as_ref().map(|name| (Kind::ConfigMap, name)))
+    .chain([(Kind::ConfigMap, &backend), (Kind::ConfigMap, &frontend)])
     .chain([(Kind::Service, &backend), (Kind::Service, &frontend)])
     .chain(optional)
     .chain([(Kind::RoleBinding, &frontend), (Kind::Deployment, &backend), (Kind::Deployment, &frontend)])
@@ -167,6 +167,8 @@ fn prerequisites(inputs: &Inputs<'_>) -> Result<Vec<Child>, BuildError> {
     ];
     if let Some(token) = inputs.token {
         children.push(child(Kind::Secret, &secret_token::secret(inputs, token))?);
+        let copy = config_map_clients::config_map(inputs.object, inputs.clients, token);
+        children.extend(copy.map(|copy| child(Kind::ConfigMap, &copy)).transpose()?);
     }
     if inputs.builds(Component::Backend) {
         children.push(child(Kind::ConfigMap, &config_map::backend(inputs)?)?);
@@ -174,7 +176,6 @@ fn prerequisites(inputs: &Inputs<'_>) -> Result<Vec<Child>, BuildError> {
     if inputs.builds(Component::Frontend) {
         children.push(child(Kind::ConfigMap, &config_map::frontend(inputs))?);
     }
-    children.extend(clients_copy(inputs.object, inputs.clients)?);
     for component in [Component::Backend, Component::Frontend] {
         children.push(child(Kind::Service, &services::service(inputs, component))?);
     }
@@ -189,16 +190,6 @@ fn prerequisites(inputs: &Inputs<'_>) -> Result<Vec<Child>, BuildError> {
         }
     }
     Ok(children)
-}
-
-/// Builds the copy of the authorized clients, unless the spec names no Secret. `clients` is the
-/// content of that Secret, if it exists.
-pub fn clients_copy(
-    object: &OnionBalancedService,
-    clients: Option<&ClientList>,
-) -> Result<Option<Child>, serde_json::Error> {
-    let copy = config_map_clients::config_map(object, clients);
-    copy.map(|copy| child(Kind::ConfigMap, &copy)).transpose()
 }
 
 fn deployments(inputs: &Inputs<'_>) -> Result<Vec<Child>, BuildError> {

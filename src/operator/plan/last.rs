@@ -1,11 +1,10 @@
 //! The last good values: those with which the API server last accepted the owned objects. A bad
 //! part of a service keeps its last good value.
 
-use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::crd::names::Component;
-use crate::link::{AgentConfig, ForwardedPort};
+use crate::link::ForwardedPort;
 use crate::operator::children::{ChildId, Kind, LAST_GOOD_ANNOTATION, LastGood};
 use crate::operator::drift::owns_annotation;
 use crate::operator::holder::Holder;
@@ -15,7 +14,6 @@ use crate::operator::holder::Holder;
 pub struct Last {
     backends: Option<LastGood>,
     frontend: Option<LastGood>,
-    ports: Vec<ForwardedPort>,
 }
 
 /// The owned objects that contain the last good values, as they are on the API server.
@@ -25,29 +23,23 @@ pub struct LastObjects {
     pub backends: Option<ObjectMeta>,
     /// The metadata of the frontends' Deployment.
     pub frontend: Option<ObjectMeta>,
-    /// The `ConfigMap` of the backends.
-    pub config: Option<ConfigMap>,
 }
 
 impl Last {
     /// Reads the last good values. Ignores values that somebody else has written, and objects of
     /// somebody else. `holder_of` returns who holds one of the objects.
     pub fn read(found: LastObjects, service: &str, holder_of: impl Fn(&ChildId, &ObjectMeta) -> Holder) -> Self {
-        let is_ours = |kind: Kind, component: Component, metadata: &ObjectMeta| {
-            let id = ChildId { kind, name: component.child_name(service) };
+        let is_ours = |component: Component, metadata: &ObjectMeta| {
+            let id = ChildId { kind: Kind::Deployment, name: component.child_name(service) };
             holder_of(&id, metadata) == Holder::Us
         };
         let settings = |component: Component, deployment: Option<ObjectMeta>| {
-            let deployment = deployment.filter(|found| is_ours(Kind::Deployment, component, found))?;
+            let deployment = deployment.filter(|found| is_ours(component, found))?;
             owns_annotation(&deployment, LAST_GOOD_ANNOTATION).then(|| LastGood::read(&deployment))?
         };
-        let config = found.config.filter(|config| is_ours(Kind::ConfigMap, Component::Backend, &config.metadata));
-        let text = config.and_then(|config| config.data?.remove("agent.yaml"));
-        let config = text.and_then(|text| AgentConfig::from_yaml(&text).ok());
         Self {
             backends: settings(Component::Backend, found.backends),
             frontend: settings(Component::Frontend, found.frontend),
-            ports: config.map(|config| config.ports).unwrap_or_default(),
         }
     }
 
@@ -61,7 +53,7 @@ impl Last {
 
     /// Returns the ports with which the backends were last configured.
     pub fn ports(&self) -> &[ForwardedPort] {
-        &self.ports
+        self.backends.as_ref().map(|last| &*last.ports).unwrap_or_default()
     }
 }
 
@@ -84,11 +76,7 @@ mod tests {
             manifest
         };
         let metadata = |id: &str| serde_json::from_value(live(id)["metadata"].clone()).unwrap();
-        LastObjects {
-            backends: metadata("Deployment web-backend"),
-            frontend: metadata("Deployment web-frontend"),
-            config: serde_json::from_value(live("ConfigMap web-backend")).unwrap(),
-        }
+        LastObjects { backends: metadata("Deployment web-backend"), frontend: metadata("Deployment web-frontend") }
     }
 
     fn read(found: LastObjects, fixture: &Fixture) -> Last {
@@ -109,10 +97,7 @@ mod tests {
         let fixture = Fixture::new();
         let foreign = |metadata: &mut ObjectMeta| metadata.owner_references = None;
         let mut others = found(&fixture);
-        for metadata in
-            [others.backends.as_mut(), others.frontend.as_mut(), Some(&mut others.config.as_mut().unwrap().metadata)]
-        {
-            let metadata = metadata.unwrap();
+        for metadata in [others.backends.as_mut().unwrap(), others.frontend.as_mut().unwrap()] {
             foreign(metadata);
             metadata.labels = None;
         }

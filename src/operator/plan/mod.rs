@@ -16,8 +16,7 @@
 //!
 //! A bad part of the object, for example a port whose target is missing, keeps its last good value,
 //! and everything else takes effect. The last good values are read from the owned objects in an
-//! additional step, as soon as one of them is needed. If not even the service's address is known,
-//! only the copy of the authorized clients still follows the Secret that the user names.
+//! additional step, as soon as one of them is needed.
 
 mod basis;
 mod clients;
@@ -180,7 +179,9 @@ fn invalid_parts(observed: &Observed) -> Vec<Problem> {
     // An unreadable part has a default value, about which validation has nothing to say.
     let is_known = |problem: &Problem| unreadable.iter().any(|known| problem.field.starts_with(&known.field));
     let refused = validate::spec(&observed.object).into_iter().filter(|problem| !is_known(problem));
-    unreadable.iter().cloned().chain(refused).collect()
+    // The user does not write the status, and can correct nothing in it.
+    let in_spec = unreadable.iter().filter(|problem| problem.field.starts_with("spec"));
+    in_spec.cloned().chain(refused).collect()
 }
 
 fn conclude(observed: &Observed, facts: &Facts<'_>, error: Option<&BuildError>) -> Conclusion {
@@ -223,11 +224,8 @@ fn accept(observed: &Observed, facts: &Facts<'_>, error: Option<&BuildError>) ->
     if problems.is_empty() {
         return Finding::no(Reason::NameTaken, taken.join("; "));
     }
-    let mut sentences = vec![format!(
-        "{}. Until this is corrected, these parts keep the values that were last accepted; the other parts are not \
-         affected.",
-        problems.join("; ")
-    )];
+    let mut sentences =
+        vec![format!("{}. Until this is corrected, {}", problems.join("; "), consequence(facts.problems))];
     let without_values =
         facts.withheld().iter().filter(|component| !bad_fields(facts.problems, **component).is_empty());
     sentences.extend(without_values.map(|component| {
@@ -237,6 +235,22 @@ fn accept(observed: &Observed, facts: &Facts<'_>, error: Option<&BuildError>) ->
     sentences.extend(taken.into_iter().map(|taken| format!("In addition, {taken}.")));
     let is_valid = error.is_none() && invalid_parts(observed).is_empty();
     Finding::no(if is_valid { Reason::NotAllowed } else { Reason::InvalidSpec }, sentences.join(" "))
+}
+
+/// Returns what happens to the bad parts of a spec. The publisher reads the external backends and
+/// the authorized clients from the object itself, so these have no last values.
+fn consequence(problems: &[Problem]) -> &'static str {
+    let is_ignored = |problem: &Problem| {
+        ["spec.externalBackends", "spec.restrictedDiscovery"].iter().any(|part| problem.field.starts_with(part))
+    };
+    match (problems.iter().any(is_ignored), problems.iter().all(is_ignored)) {
+        (false, _) => "these parts keep the values that were last accepted; the other parts are not affected.",
+        (true, true) => "these backends and clients are left out; the other parts are not affected.",
+        (true, false) => {
+            "these backends and clients are left out, and the other bad parts keep the values that were last accepted; \
+             the rest is not affected."
+        }
+    }
 }
 
 fn describe_taken(Taken { child, by_predecessor }: &Taken, object: &OnionBalancedService) -> String {

@@ -207,7 +207,7 @@ pub enum Outcome {
         asked_server: bool,
     },
     /// The last good values of the owned objects were read.
-    LastRead(Last),
+    LastRead(Box<Last>),
     /// The missing or outdated objects of a stage were applied. If another object had the name of
     /// one of them, the results end with that one.
     Applied(Stage, Vec<(ChildId, Applied)>),
@@ -260,7 +260,7 @@ impl Observed {
                 }
                 self.owned = Some(OwnedObjects { existing, labelled, asked_server, ..OwnedObjects::default() });
             }
-            Outcome::LastRead(last) => self.last = Some(last),
+            Outcome::LastRead(last) => self.last = Some(*last),
             Outcome::Applied(stage, results) => {
                 self.owned.get_or_insert_default().applied = Some(stage);
                 for (id, result) in results {

@@ -9,7 +9,7 @@ use super::{Due, Facts, KeyPermit, Labelled, Next, Observed, Orphan, OwnedObject
 use crate::crd::names::Component;
 use crate::crd::validate::Problem;
 use crate::crd::{OnionBalancedService, Reason};
-use crate::operator::children::{BuildError, Child, ChildId, Kind, Stage, children, clients_copy, ids};
+use crate::operator::children::{BuildError, Child, ChildId, Kind, Stage, children, ids};
 use crate::operator::drift::is_applied;
 use crate::operator::holder::{Holder, holder};
 use crate::operator::origin;
@@ -41,12 +41,10 @@ pub(super) fn next(observed: &Observed, facts: &Facts<'_>) -> Result<Option<Next
     {
         return Ok(Some(Next::SetKeyOwners(owners)));
     }
-    let next = match facts.basis {
-        Some(basis) => next_for_children(observed, owned, facts.key, basis)?,
-        None => next_for_clients(observed, owned, facts.key)?,
-    };
-    if next.is_some() {
-        return Ok(next);
+    if let Some(basis) = facts.basis
+        && let Some(next) = next_for_children(observed, owned, facts.key, basis)?
+    {
+        return Ok(Some(next));
     }
     let scales = scales(observed, owned, facts.problems);
     if !observed.scaled && !scales.is_empty() {
@@ -100,17 +98,6 @@ fn next_for_children(
         }
     }
     Ok(None)
-}
-
-/// Plans the next step for the copy of the authorized clients while no other owned object can be
-/// built. A client that the user removes from the Secret loses its access even then. Only an
-/// existing copy is updated.
-fn next_for_clients(observed: &Observed, owned: &OwnedObjects, key: &Decision) -> Result<Option<Next>, BuildError> {
-    let copy = clients_copy(&observed.object, observed.clients_secret.as_ref())?;
-    let existing = copy.into_iter().filter(|copy| owned.existing.contains_key(&copy.id)).collect();
-    let due = due(existing, observed, owned, key);
-    let is_left = owned.applied.is_none() && !due.is_empty();
-    Ok(is_left.then_some(Next::Apply(Stage::Prerequisites, due)))
 }
 
 /// Returns the Deployments that the API server has refused, with the pod settings that it last

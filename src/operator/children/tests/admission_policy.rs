@@ -193,10 +193,11 @@ fn objects_of_others_and_of_the_system_are_out_of_reach() {
     }
 }
 
-#[test]
-fn pods_roles_and_bindings_have_only_what_the_service_needs() {
+/// Returns changes to owned objects that the policies deny: the resource, the changed field as a
+/// JSON pointer, its value, and a part of the message.
+fn denied_changes() -> Vec<(&'static str, String, Value, &'static str)> {
     let pod = "/spec/template/spec";
-    for (resource, pointer, value, message) in [
+    vec![
         (
             "deployments",
             format!("{pod}/serviceAccountName"),
@@ -224,6 +225,19 @@ fn pods_roles_and_bindings_have_only_what_the_service_needs() {
             json!({}),
             "the containers may not be privileged",
         ),
+        (
+            "deployments",
+            format!("{pod}/containers/1/securityContext/capabilities"),
+            json!({"add": ["NET_ADMIN"]}),
+            "the containers may not be privileged",
+        ),
+        ("deployments", format!("{pod}/containers/0/ports"), json!([{"hostPort": 80}]), "ports of their node"),
+        (
+            "secrets",
+            "/type".to_owned(),
+            json!("kubernetes.io/service-account-token"),
+            "only Secrets of the type Opaque",
+        ),
         ("roles", "/rules/0/resources".to_owned(), json!(["secrets"]), "any other kind of object"),
         ("roles", "/rules/0/resources".to_owned(), json!(["*"]), "any other kind of object"),
         ("roles", "/rules/0/verbs".to_owned(), json!(["bind"]), "any other verb"),
@@ -233,7 +247,12 @@ fn pods_roles_and_bindings_have_only_what_the_service_needs() {
         ("rolebindings", "/subjects/0/name".to_owned(), json!("mallory"), "only to the ServiceAccount"),
         ("rolebindings", "/subjects/0/kind".to_owned(), json!("User"), "only to the ServiceAccount"),
         ("rolebindings", "/subjects/0/namespace".to_owned(), json!("kube-system"), "only to the ServiceAccount"),
-    ] {
+    ]
+}
+
+#[test]
+fn owned_objects_have_only_what_the_service_needs() {
+    for (resource, pointer, value, message) in denied_changes() {
         let mut write = creation(resource);
         let (parent, field) = pointer.rsplit_once('/').unwrap();
         match write.object.pointer_mut(parent).unwrap() {
@@ -249,5 +268,5 @@ fn pods_roles_and_bindings_have_only_what_the_service_needs() {
 #[test]
 fn the_chart_has_no_other_policies() {
     let names: Vec<_> = policies().into_iter().map(|policy| policy.name).collect();
-    assert_eq!(names, ["owned-objects", "deletions", "deployments", "roles", "rolebindings", "leases"]);
+    assert_eq!(names, ["owned-objects", "deletions", "deployments", "secrets", "roles", "rolebindings", "leases"]);
 }

@@ -11,6 +11,7 @@ use crate::crd::OnionBalancedService;
 use crate::crd::clients::ClientList;
 use crate::link::ClientsCopy;
 use crate::onion::{ClientPublicKey, ClientSecretKey};
+use crate::operator::children::tests::support::Fixture;
 use crate::operator::children::{ChildId, Kind};
 use crate::operator::plan::{Last, Observed};
 
@@ -34,7 +35,7 @@ fn restricted() -> Arc<OnionBalancedService> {
 /// Returns the last copy that was applied.
 fn applied(server: &Server) -> ClientsCopy {
     let (_, manifest) = server.applied.iter().rev().find(|(name, _)| name == COPY).unwrap();
-    ClientsCopy::of_data(&from::<BTreeMap<String, String>>(manifest["data"].clone())).unwrap()
+    ClientsCopy::of_data(&from(manifest["data"].clone()), &Fixture::new().token).unwrap()
 }
 
 fn copy_of(keys: Option<&[u8]>) -> ClientsCopy {
@@ -58,8 +59,8 @@ fn the_clients_in_the_secret_are_copied_with_the_other_owned_objects() {
     assert_eq!(applied(&server), copy_of(None), "the Secret was deleted");
 }
 
-/// A bad part of the object must not keep a client from losing its access, not even if nothing else
-/// can be applied.
+/// A bad part of the object must not keep a client from losing its access, not even if the pods
+/// cannot be configured.
 #[test]
 fn the_copy_follows_the_secret_whatever_else_is_bad() {
     let invalid = |observed: Observed| {
@@ -70,15 +71,13 @@ fn the_copy_follows_the_secret_whatever_else_is_bad() {
         let object = with(&observed.object, "spec/ports/0/target", json!({"address": "127.0.0.1:80"}));
         Observed { object, ..observed }
     };
-    let without_key = |observed: Observed| Observed { key_secret: None, ..observed };
     let without_target = |observed: Observed| Observed { services: BTreeMap::new(), ..observed };
-    let without_address = |observed: Observed| Observed { last: Some(Last::default()), ..without_key(observed) };
-    let cases: [(&str, &dyn Fn(Observed) -> Observed); 5] = [
+    let without_pods = |observed: Observed| Observed { last: Some(Last::default()), ..without_target(observed) };
+    let cases: [(&str, &dyn Fn(Observed) -> Observed); 4] = [
         ("invalid", &invalid),
         ("not allowed", &not_allowed),
-        ("no key", &without_key),
         ("no target", &without_target),
-        ("no address", &without_address),
+        ("no pods", &without_pods),
     ];
     for (name, change) in cases {
         let mut server = Server::default();
@@ -91,9 +90,16 @@ fn the_copy_follows_the_secret_whatever_else_is_bad() {
         server.run(change(observed(&[1])));
         assert_eq!(server.steps, ["find children"], "{name}: nothing has changed");
     }
-    let mut fresh = Server::default();
-    fresh.run(without_address(observed(&[1])));
-    assert_eq!(fresh.steps, ["find children"], "nothing is created");
+}
+
+/// The copy cannot be authenticated without the key, and the publishers would not accept it.
+#[test]
+fn without_a_usable_key_the_copy_stays_as_it_is() {
+    let mut server = Server::default();
+    server.run(observed(&[1, 2]));
+    server.steps.clear();
+    server.run(Observed { key_secret: None, ..observed(&[1]) });
+    assert_eq!(server.steps, ["find children"]);
 }
 
 #[test]

@@ -75,6 +75,8 @@ const SCENARIOS: &[Scenario] = &[
         "MasterKeyReady", "Unknown NotAccepted: spec.masterKey is invalid; see the condition Accepted.", true),
     ("invalid pin", |o| o.object = with(&o.object, "spec/masterKey/onionAddress", json!("a.onion")),
         "MasterKeyReady", "Unknown NotAccepted: spec.masterKey is invalid", true),
+    ("external backend", |o| o.object = with(&o.object, "spec/externalBackends", json!([{"onionAddress": "a.onion"}])),
+        "Accepted", "False InvalidSpec: spec.externalBackends[0].onionAddress: ", true),
     ("target in the pod", |o| o.object = with(&o.object, "spec/ports/0/target", json!({"address": "127.0.0.1:9401"})),
         "Accepted", "False NotAllowed: spec.ports[0].target.address: \"127.0.0.1:9401\" is not allowed, because \
          --refused-targets contains 127.0.0.0/8; ", true),
@@ -430,6 +432,31 @@ fn rival(observed: &mut Observed, name: &str, created: &str, has_address: bool) 
     let address = has_address.then(address);
     let object = with(&rival, "status", json!({ "onionAddress": address }));
     observed.rivals.push(Rival { object, key: None });
+}
+
+#[test]
+fn the_message_says_what_happens_to_each_bad_part() {
+    let external = json!([{"onionAddress": "a.onion"}]);
+    let points = ("spec/backends/introductionPoints", json!(2));
+    for (changes, expected) in [
+        (vec![points.clone()], ". Until this is corrected, these parts keep the values that were last accepted; "),
+        (
+            vec![("spec/externalBackends", external.clone())],
+            ". Until this is corrected, these backends and clients are left out; ",
+        ),
+        (
+            vec![points, ("spec/externalBackends", external)],
+            ". Until this is corrected, these backends and clients are left out, and the other bad parts keep ",
+        ),
+    ] {
+        let mut observed = healthy();
+        for (path, value) in changes {
+            observed.object = with(&observed.object, path, value);
+        }
+        let (_, status) = concluded(&observed);
+        let found = condition(&status, "Accepted");
+        assert!(found.contains(expected), "{found}");
+    }
 }
 
 fn unreadable_part(field: &str) -> Problem {

@@ -280,7 +280,7 @@ impl Chance {
                 _ => Outcome::KeyGenerated { secret: Box::new(key_secret(&Fixture::new().key)), rivals: Vec::new() },
             },
             Next::SetKeyOwners(_) => Outcome::KeyOwnersTried,
-            Next::ReadLast => Outcome::LastRead(if self.of(2) == 0 { Last::default() } else { last_good() }),
+            Next::ReadLast => Outcome::LastRead(Box::new(if self.of(2) == 0 { Last::default() } else { last_good() })),
             Next::FindChildren { ask_server } => Outcome::ChildrenFound {
                 asked_server: ask_server,
                 existing: (0..self.of(3))
