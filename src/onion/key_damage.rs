@@ -146,8 +146,8 @@ mod tests {
         bytes
     }
 
-    /// Decodes the key as Windows-1252, in which the bytes 85 and 9F are "…" and "Ÿ", and encodes it
-    /// as UTF-8.
+    /// Decodes a key as Windows-1252, in which the bytes 85 and 9F are "…" and "Ÿ", and encodes
+    /// the text as UTF-8.
     fn windows_1252() -> Vec<u8> {
         let mut bytes = with(32..96, &[0xe9; 64]);
         drop(bytes.splice(40..42, [0x85, 0x9f]));

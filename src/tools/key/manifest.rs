@@ -288,8 +288,8 @@ fn by_known_name(contents: &Contents) -> Result<Option<KeyAndFaults>, String> {
     Ok(Some((file, fault.into_iter().collect())))
 }
 
-/// Adds the name of the entry to an error. If the error names a command for a file, also adds how to
-/// create the file.
+/// Adds the name of the entry to an error. If the error names a command for a file, also adds how
+/// to create the file.
 fn in_entry(name: &str, error: &str) -> String {
     let save = if error.contains(" FILE") {
         format!(
