@@ -136,7 +136,7 @@ fn hashed(password: &str) -> String {
 }
 
 fn password(text: &str) -> Password {
-    Password::new(Zeroizing::new(text.to_owned())).expect("the password is invalid")
+    Password::new(Zeroizing::new(text.as_bytes().to_vec())).expect("the password is invalid")
 }
 
 /// Returns the error message of a failed authentication.
@@ -294,7 +294,7 @@ async fn authenticates_by_password() {
                 authentication_error(&Connector { password: Some(password("wrong")), ..connector.clone() }).await;
             assert!(message.starts_with("tor rejected the password: "), "{message}");
             let message = authentication_error(&Connector { password: None, ..connector.clone() }).await;
-            assert!(message.ends_with("offers HASHEDPASSWORD; provide the control port's password"), "{message}");
+            assert!(message.contains("offers HASHEDPASSWORD; provide the control port's password ("), "{message}");
         }
     }
 }

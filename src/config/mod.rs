@@ -20,6 +20,7 @@ use std::path::PathBuf;
 
 use crate::onion::OnionAddress;
 
+pub use read::explain_yaml;
 pub use write::{PLACEHOLDER, write};
 
 /// The content of a `config.yaml`.

@@ -1,6 +1,7 @@
 //! Parses a `config.yaml`.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
@@ -14,6 +15,10 @@ const NO_BREAK_SPACE: char = '\u{a0}';
 const HOW_TO_START: &str = "`kubectl-onionbalance config generate` creates a valid file";
 
 pub(super) fn parse(text: &str) -> Result<Config, ConfigError> {
+    read(text).map_err(|error| with_hint(error, text))
+}
+
+fn read(text: &str) -> Result<Config, ConfigError> {
     let mut warnings = Vec::new();
     let root = parse_yaml(text, &mut warnings)?;
     let root = match &root {
@@ -28,7 +33,9 @@ pub(super) fn parse(text: &str) -> Result<Config, ConfigError> {
     let services = list(root, SERVICES, SERVICES, "a list of services with `key` and `instances`")?;
     let services = services.iter().enumerate();
     let services = services.map(|(index, value)| service(value, &format!("{SERVICES}[{index}]"), &mut warnings));
-    Ok(Config { services: services.collect::<Result<_, _>>()?, status_socket: status_socket(root)?, warnings })
+    let services = services.collect::<Result<_, _>>()?;
+    let status_socket = status_socket(root, &mut warnings)?;
+    Ok(Config { services, status_socket, warnings })
 }
 
 /// Parses YAML. If a mapping has the same key twice, the last value is used, as in Python.
@@ -38,40 +45,53 @@ fn parse_yaml(text: &str, warnings: &mut Vec<String>) -> Result<Value, ConfigErr
         Err(error) => error,
     };
     let serde_saphyr::Error::DuplicateMappingKey { key, .. } = error.without_snippet() else {
-        return Err(explain(&error, text));
+        return Err(explain(&error));
     };
     let options = serde_saphyr::options! { duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins };
-    let root = serde_saphyr::from_str_with_options(text, options).map_err(|error| explain(&error, text))?;
+    let root = serde_saphyr::from_str_with_options(text, options).map_err(|error| explain(&error))?;
     let key = key.as_deref().unwrap_or("a setting");
     warnings.push(format!("{key}: set more than once in one place{}; the last value is used", in_line(&error)));
     Ok(root)
 }
 
-/// Explains a YAML error to somebody who does not know the YAML library.
-fn explain(error: &serde_saphyr::Error, text: &str) -> ConfigError {
+fn explain(error: &serde_saphyr::Error) -> ConfigError {
     if let serde_saphyr::Error::MultipleDocuments { .. } = error.without_snippet() {
         let problem = format!("the file has a second YAML document{}; keep one of them", in_line(error));
         return field(SERVICES, problem);
     }
+    ConfigError::Yaml(explain_yaml(error))
+}
+
+/// Explains a YAML error to somebody who does not know the YAML library, without the text around
+/// the error, which may contain a secret.
+pub fn explain_yaml(error: &serde_saphyr::Error) -> String {
     let mut options = serde_saphyr::RenderOptions::new(&serde_saphyr::UserMessageFormatter);
     options.snippets = serde_saphyr::SnippetMode::Off;
-    let reason = error.render_with_options(options);
-    // A parser takes such a space for a letter, and reports an error somewhere else.
-    let hint = text
-        .lines()
-        .position(|line| line.contains(NO_BREAK_SPACE))
-        .map(|index| format!("; line {} contains a no-break space (U+00A0), replace it with a space", index + 1));
-    ConfigError::Yaml(reason + &hint.unwrap_or_default())
+    error.render_with_options(options)
+}
+
+/// Adds a hint to an error if the text contains a no-break space. A parser takes such a space for a
+/// letter, so the error can be somewhere else.
+fn with_hint(mut error: ConfigError, text: &str) -> ConfigError {
+    if let Some(index) = text.lines().position(|line| line.contains(NO_BREAK_SPACE)) {
+        let (ConfigError::Yaml(problem) | ConfigError::Field { problem, .. }) = &mut error;
+        *problem = format!("{problem}; line {} contains a no-break space (U+00A0), replace it with a space", index + 1);
+    }
+    error
 }
 
 fn in_line(error: &serde_saphyr::Error) -> String {
     error.location().map(|location| format!(" (line {})", location.line())).unwrap_or_default()
 }
 
-fn status_socket(root: &Map<String, Value>) -> Result<Option<std::path::PathBuf>, ConfigError> {
+fn status_socket(root: &Map<String, Value>, warnings: &mut Vec<String>) -> Result<Option<PathBuf>, ConfigError> {
     match root.get(STATUS_SOCKET) {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(path)) if !path.is_empty() => Ok(Some(path.into())),
+        Some(Value::String(path)) if path.is_empty() => {
+            warnings.push(format!("{STATUS_SOCKET}: is empty, so there is no status socket; remove the setting"));
+            Ok(None)
+        }
+        Some(Value::String(path)) => Ok(Some(path.into())),
         Some(_) => {
             Err(field(STATUS_SOCKET, "must be a path; remove the setting to run without a status socket".to_owned()))
         }

@@ -119,6 +119,9 @@ fn errors_in_the_notation_use_the_words_of_users() {
             "; line 2 contains a no-break space (U+00A0), replace it with a space",
         ),
         (plain.replace("key: k", "key: [k"), "not valid YAML: "),
+        // Such a space becomes a part of a name or a value, so the notation is right.
+        (plain.replace("  instances", "\u{a0} instances"), "; line 3 contains a no-break space (U+00A0), replace"),
+        (plain.replace("address: ", "address:\u{a0}"), "; line 4 contains a no-break space (U+00A0), replace it with"),
     ] {
         let error = error(&text);
         assert!(error.contains(expected), "{error}");
@@ -126,6 +129,15 @@ fn errors_in_the_notation_use_the_words_of_users() {
             assert!(!error.contains(word), "{word}: {error}");
         }
     }
+}
+
+#[test]
+fn an_empty_status_socket_is_none() {
+    let text = format!("services: [{{key: k, instances: [{{address: {A}}}]}}]\nstatus-socket-location: ''\n");
+    let config = Config::parse(&text).unwrap();
+    assert_eq!(config.status_socket, None);
+    let expected = "status-socket-location: is empty, so there is no status socket; remove the setting";
+    assert_eq!(config.warnings, [expected]);
 }
 
 #[test]

@@ -40,7 +40,7 @@ const CLIENT_LABEL: &[u8] = b"Tor safe cookie authentication controller-to-serve
 /// The password of a control port. It is zeroized when its last clone is dropped, and is never
 /// printed.
 #[derive(Clone)]
-pub struct Password(Arc<Zeroizing<String>>);
+pub struct Password(Arc<Zeroizing<Vec<u8>>>);
 
 /// The error for a password that contains a line break or a NUL, which the control protocol cannot
 /// represent.
@@ -87,8 +87,8 @@ struct AuthOffer {
 }
 
 impl Password {
-    /// Creates a password. Fails if the text contains a line break or a NUL.
-    pub fn new(password: Zeroizing<String>) -> Result<Self, PasswordError> {
+    /// Creates a password, which need not be UTF-8. Fails if it contains a line break or a NUL.
+    pub fn new(password: Zeroizing<Vec<u8>>) -> Result<Self, PasswordError> {
         if is_quotable(&password) { Ok(Self(Arc::new(password))) } else { Err(PasswordError) }
     }
 }
@@ -179,7 +179,10 @@ impl Authenticator<'_> {
         let offers = format!("tor offers {}", offer.methods);
         let cookies = offer.has("COOKIE") || offer.has("SAFECOOKIE");
         let help = match (offer.has("HASHEDPASSWORD"), cookies) {
-            (true, _) => "provide the control port's password",
+            (true, _) => {
+                "provide the control port's password (for the stand-alone daemon, with --control-password-file or in \
+                 the environment variable ONIONBALANCE_TOR_CONTROL_PASSWORD)"
+            }
             (false, true) => {
                 "let this user read the cookie file (CookieAuthFileGroupReadable 1), or set HashedControlPassword and provide the password"
             }

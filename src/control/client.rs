@@ -160,7 +160,7 @@ impl Client {
     }
 
     /// Sends AUTHENTICATE with a password.
-    pub(super) async fn authenticate_by_password(&self, password: &str) -> Result<(), ControlError> {
+    pub(super) async fn authenticate_by_password(&self, password: &[u8]) -> Result<(), ControlError> {
         // A single allocation leaves no copy of the secret behind. In the worst case every byte is
         // escaped.
         let mut bytes = Vec::with_capacity("AUTHENTICATE \"\"\r\n".len() + 2 * password.len());

@@ -11,22 +11,22 @@ pub fn is_argument(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// Returns true if `text` can be part of a quoted string of a command, which must not contain a
-/// line break or a NUL.
-pub fn is_quotable(text: &str) -> bool {
-    !text.contains(['\r', '\n', '\0'])
+/// Returns true if `bytes` can be part of a quoted string of a command, which must not contain a
+/// line break or a NUL. The string need not be UTF-8.
+pub fn is_quotable(bytes: &[u8]) -> bool {
+    !bytes.iter().any(|byte| matches!(byte, b'\r' | b'\n' | b'\0'))
 }
 
-/// Appends `text` as a quoted string of a command. The text must satisfy [`is_quotable`]. Only
-/// quotes and backslashes are escaped, because tor's command parser takes the character after a
-/// backslash literally (`\n` would be an `n`).
-pub fn push_quoted(text: &str, out: &mut Vec<u8>) {
+/// Appends `bytes` as a quoted string of a command. They must satisfy [`is_quotable`]. Only quotes
+/// and backslashes are escaped, because tor's command parser takes the character after a backslash
+/// literally (`\n` would be an `n`).
+pub fn push_quoted(bytes: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
-    for byte in text.bytes() {
+    for byte in bytes {
         if matches!(byte, b'"' | b'\\') {
             out.push(b'\\');
         }
-        out.push(byte);
+        out.push(*byte);
     }
     out.push(b'"');
 }

@@ -8,6 +8,8 @@ const LENGTH: usize = 96;
 /// The printable part of tor's tag, which three NUL bytes follow.
 const TAG_TEXT: &[u8] = b"== ed25519v1-secret: type0 ==";
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// The characters that Windows-1252 has in place of the control characters 80 to 9F of Latin-1.
+const WINDOWS_1252: &str = "€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ";
 /// U+FFFD in UTF-8, which programs write in place of bytes that are not text.
 const REPLACEMENT: &[u8] = b"\xef\xbf\xbd";
 
@@ -20,7 +22,10 @@ pub enum KeyDamage {
     )]
     ByteOrderMark,
     /// The file is UTF-16 text.
-    #[error("the file is UTF-16 text, as some programs on Windows write it; convert it with iconv -f UTF-16 -t UTF-8")]
+    #[error(
+        "the file is UTF-16 text, as some programs on Windows write it; convert it with \
+         iconv -f UTF-16 -t UTF-8 FILE >NEW_FILE"
+    )]
     Utf16,
     /// The three NUL bytes of tor's tag are spaces.
     #[error(
@@ -37,12 +42,18 @@ pub enum KeyDamage {
          in binary mode"
     )]
     LineEnds,
-    /// Bytes were encoded as UTF-8.
+    /// Bytes were decoded as Latin-1 and encoded as UTF-8.
     #[error(
         "the bytes of the key file were converted from Latin-1 text to UTF-8; undo this with \
          iconv -f UTF-8 -t LATIN1 FILE >NEW_FILE"
     )]
     Utf8,
+    /// Bytes were decoded as Windows-1252 and encoded as UTF-8.
+    #[error(
+        "the bytes of the key file were converted from Windows-1252 text to UTF-8; undo this with \
+         iconv -f UTF-8 -t CP1252 FILE >NEW_FILE"
+    )]
+    Windows1252,
     /// Bytes were replaced, and are lost.
     #[error(
         "bytes of the key were replaced with U+FFFD when the file was treated as text, so this copy of the key is \
@@ -61,7 +72,7 @@ impl KeyDamage {
     /// Returns the likely cause of the damage to a key file that cannot be used, or None if the
     /// content shows no sign of a cause.
     pub fn of(bytes: &[u8]) -> Option<Self> {
-        if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        if is_utf16(bytes) {
             return Some(Self::Utf16);
         }
         if bytes.strip_prefix(BYTE_ORDER_MARK).is_some_and(|rest| rest.starts_with(TAG_TEXT)) {
@@ -80,17 +91,33 @@ impl KeyDamage {
             }
             LENGTH => None,
             _ if bytes.get(LENGTH..).is_some_and(ends_after_key) => Some(Self::LineBreakAtEnd),
-            _ if was_latin_1(bytes) => Some(Self::Utf8),
+            _ if was_text_of(bytes, |c| u32::from(c) <= 0xff) => Some(Self::Utf8),
+            _ if was_text_of(bytes, is_windows_1252) => Some(Self::Windows1252),
             length if length - line_ends(bytes) == LENGTH => Some(Self::LineEnds),
             _ => None,
         }
     }
 }
 
-/// Returns true if the bytes are the UTF-8 encoding of [`LENGTH`] characters of Latin-1.
-fn was_latin_1(bytes: &[u8]) -> bool {
-    let text = str::from_utf8(bytes);
-    text.is_ok_and(|text| text.chars().count() == LENGTH && text.chars().all(|c| u32::from(c) <= 0xff))
+/// Returns true if the bytes are ASCII text in UTF-16 with a byte order mark. A key can also begin
+/// with the bytes of such a mark.
+fn is_utf16(bytes: &[u8]) -> bool {
+    let (text, first) = match bytes {
+        [0xff, 0xfe, text @ ..] => (text, 1),
+        [0xfe, 0xff, text @ ..] => (text, 0),
+        _ => return false,
+    };
+    let mut upper_bytes = text.iter().skip(first).step_by(2).take(LENGTH / 2);
+    text.len() >= 4 && upper_bytes.all(|byte| *byte == 0)
+}
+
+/// Returns true if the bytes are the UTF-8 encoding of [`LENGTH`] characters of this character set.
+fn was_text_of(bytes: &[u8], contains: impl Fn(char) -> bool) -> bool {
+    str::from_utf8(bytes).is_ok_and(|text| text.chars().count() == LENGTH && text.chars().all(contains))
+}
+
+fn is_windows_1252(c: char) -> bool {
+    c.is_ascii() || matches!(c, '\u{a0}'..='\u{ff}') || WINDOWS_1252.contains(c)
 }
 
 /// Returns the number of CR LF pairs.
@@ -119,6 +146,15 @@ mod tests {
         bytes
     }
 
+    /// Decodes a key as Windows-1252, in which the bytes 85 and 9F are "…" and "Ÿ", and encodes
+    /// the text as UTF-8.
+    fn windows_1252() -> Vec<u8> {
+        let mut bytes = with(32..96, &[0xe9; 64]);
+        drop(bytes.splice(40..42, [0x85, 0x9f]));
+        let text: String = bytes.iter().map(|byte| char::from(*byte)).collect();
+        text.replace('\u{85}', "…").replace('\u{9f}', "Ÿ").into_bytes()
+    }
+
     fn utf8(bytes: &[u8]) -> Vec<u8> {
         bytes.iter().map(|byte| char::from(*byte)).collect::<String>().into_bytes()
     }
@@ -129,11 +165,13 @@ mod tests {
         for (bytes, expected) in [
             (with(0..0, BYTE_ORDER_MARK), KeyDamage::ByteOrderMark),
             (utf16("-----BEGIN PRIVATE KEY-----"), KeyDamage::Utf16),
+            ([&[0xfe, 0xff][..], b"\0-\0-\0-"].concat(), KeyDamage::Utf16),
             (with(29..32, b"   "), KeyDamage::Spaces),
             (with(96..96, b"\n"), KeyDamage::LineBreakAtEnd),
             (with(96..96, b"\r\n\r\n"), KeyDamage::LineBreakAtEnd),
             (with(50..51, b"\r\n"), KeyDamage::LineEnds),
             (utf8(&file()), KeyDamage::Utf8),
+            (windows_1252(), KeyDamage::Windows1252),
             (String::from_utf8_lossy(&file()).into_owned().into_bytes(), KeyDamage::Replaced),
             (with(95..96, b""), KeyDamage::Truncated(95)),
             (with(29..96, b""), KeyDamage::Truncated(29)),
@@ -145,8 +183,12 @@ mod tests {
 
     #[test]
     fn sees_no_damage_where_there_is_no_sign_of_any() {
-        for bytes in [&file()[..], &with(40..41, b"x"), &with(96..96, b"more"), b"", b"key", &[0xff; 96]] {
-            assert_eq!(KeyDamage::of(bytes), None, "{} bytes", bytes.len());
+        // Keys of 32 and 96 bytes can begin with a byte order mark.
+        let [seed, other] = [[0xff, 0xfe], [0xfe, 0xff]].map(|mark| [&mark[..], &[0x9c; 30]].concat());
+        let files = [file(), with(40..41, b"x"), with(96..96, b"more"), vec![0xff; 96], with(0..2, b"\xff\xfe")];
+        let short = [b"".to_vec(), b"key".to_vec(), b"\xff\xfe".to_vec(), b"\xff\xfe-\0".to_vec()];
+        for bytes in files.into_iter().chain(short).chain([seed, other]) {
+            assert_eq!(KeyDamage::of(&bytes), None, "{} bytes", bytes.len());
         }
     }
 }

@@ -18,7 +18,7 @@ pub(super) const PEM_BEGIN: &str = "-----BEGIN ";
 const ADD_ONION: &str = "ED25519-V3:";
 /// The words that precede [`ADD_ONION`] in tor's reply to `ADD_ONION NEW:…`.
 const ADD_ONION_REPLY: [&str; 2] = ["250-PrivateKey=", "PrivateKey="];
-/// The names of the entries with keys in Secrets and in the output of mkp224o.
+/// The names of the entries with keys in Secrets.
 const ENTRIES: [&str; 3] = ["hs_ed25519_secret_key", "privateKeyFile", "privateKey"];
 /// The number of times that a key may be encoded as text, one inside the other.
 const MAX_DEPTH: usize = 3;
@@ -30,7 +30,7 @@ pub enum KeyForm {
     Text(Encoding),
     /// The expanded key as tor's control protocol writes it.
     AddOnion,
-    /// A Secret, or the YAML output of mkp224o.
+    /// A Secret, or the entries of one, as mkp224o writes them.
     Manifest,
     /// The 64 bytes of an expanded key, without tor's tag.
     Expanded,
@@ -168,7 +168,8 @@ fn is_key_file(bytes: &[u8]) -> bool {
 
 /// Decodes text to a key file. The text may be encoded several times.
 fn decode(bytes: &[u8], depth: usize) -> Option<(KeyForm, Zeroizing<Vec<u8>>)> {
-    let text = str::from_utf8(bytes).ok()?.trim();
+    // Editors on Windows put a byte order mark before the text.
+    let text = str::from_utf8(bytes).ok()?.trim_start_matches('\u{feff}').trim();
     let key = ADD_ONION_REPLY.iter().find_map(|words| text.strip_prefix(words)).unwrap_or(text);
     if let Some(digits) = key.strip_prefix(ADD_ONION) {
         let expanded = Encoding::Base64.decode(&compact(digits)).filter(|expanded| expanded.len() == 64)?;

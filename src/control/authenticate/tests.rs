@@ -14,7 +14,7 @@ fn connector(place: &str, command_timeout: Duration) -> Connector {
 }
 
 fn password(text: &str) -> Password {
-    Password::new(Zeroizing::new(text.to_owned())).unwrap()
+    Password::new(Zeroizing::new(text.as_bytes().to_vec())).unwrap()
 }
 
 async fn authenticate(connector: &Connector, client: &Client) -> Result<(), AuthenticationFailure> {
@@ -65,7 +65,7 @@ async fn errors_name_the_offered_methods_and_a_solution() {
     let remote = connector("192.0.2.1:9051", Duration::from_millis(100));
     let with_cookie = Connector { cookie: Some("/nowhere/cookie".into()), ..remote.clone() };
     for (connector, auth, faults) in [
-        (&local, "METHODS=HASHEDPASSWORD", ["offers HASHEDPASSWORD", "provide the control port's password"]),
+        (&local, "METHODS=HASHEDPASSWORD", ["offers HASHEDPASSWORD; provide", "--control-password-file or in"]),
         (&local, "METHODS=NOVEL", ["tor offers NOVEL", "set CookieAuthentication 1"]),
         (&local, "METHODS=COOKIE", ["names no cookie file", "HashedControlPassword"]),
         (&local, "METHODS=COOKIE COOKIEFILE=\"/nowhere/cookie\"", ["/nowhere/cookie does not exist", "GroupReadable"]),
@@ -215,5 +215,6 @@ proptest! {
 #[test]
 fn passwords_must_not_contain_line_ends_or_nul() {
     assert_eq!(format!("{:?}", password("secret")), "Password(…)");
-    assert_eq!(Password::new(Zeroizing::new("a\nb".to_owned())).unwrap_err(), PasswordError);
+    assert_eq!(Password::new(Zeroizing::new(b"a\nb".to_vec())).unwrap_err(), PasswordError);
+    assert!(Password::new(Zeroizing::new(b"\xff".to_vec())).is_ok());
 }

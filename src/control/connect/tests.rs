@@ -129,7 +129,7 @@ async fn a_tor_on_a_unix_socket_gets_its_cookie() {
 async fn error_with_peer(answer: Option<&'static str>) -> (ControlEndpoint, String) {
     let (port, peer) = tcp_peer(move |_| answer.map(str::to_owned)).await;
     let connector = connector(ControlEndpoint::Unix("/nowhere/control".into()), Some(port.clone()));
-    let connector = Connector { password: Some(Password::new(Zeroizing::new("x".to_owned())).unwrap()), ..connector };
+    let connector = Connector { password: Some(Password::new(Zeroizing::new(b"x".to_vec())).unwrap()), ..connector };
     let failure = connector.open().await.err().unwrap();
     peer.abort();
     (port, failure.to_string())

@@ -1,11 +1,10 @@
 //! Loads the daemon's configuration and the keys to which it refers.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::common::secret_file;
-use crate::config::{Config, ServiceConfig};
+use crate::config::{Config, Instance, ServiceConfig};
 use crate::frontend::{RunError, external};
 use crate::merge::PointLimits;
 use crate::onion::{KeyFile, MasterKey, OnionAddress};
@@ -32,13 +31,11 @@ pub(super) struct Instances {
 }
 
 impl Instances {
-    fn of(service: &ServiceConfig) -> Self {
-        let limit = |instance: &crate::config::Instance| {
-            Some((external::id(&instance.address), instance.max_introduction_points?))
-        };
-        let individual = service.instances.iter().filter_map(limit).collect();
+    fn of(instances: &[Instance]) -> Self {
+        let limit = |instance: &Instance| Some((external::id(&instance.address), instance.max_introduction_points?));
+        let individual = instances.iter().filter_map(limit).collect();
         Self {
-            addresses: service.instances.iter().map(|instance| instance.address).collect(),
+            addresses: instances.iter().map(|instance| instance.address).collect(),
             limits: PointLimits { individual, ..PointLimits::default() },
         }
     }
@@ -53,25 +50,40 @@ pub(super) fn load(path: &Path) -> Result<Loaded, RunError> {
         tracing::warn!("{}: {warning}", path.display());
     }
     let directory = path.parent().unwrap_or(Path::new(""));
-    let mut seen = BTreeSet::new();
-    let mut services = Vec::new();
-    for (index, service) in config.services.iter().enumerate() {
+    let mut services: Vec<(MasterKey, Vec<Instance>)> = Vec::new();
+    for (index, service) in config.services.into_iter().enumerate() {
         let refused = |field: &str, problem: &str| format!("{}: services[{index}].{field}: {problem}", path.display());
-        let key = key(service, directory).map_err(|error| refused("key", &error.to_string()))?;
+        let key = key(&service, directory).map_err(|error| refused("key", &error.to_string()))?;
         let address = key.address();
-        if !seen.insert(address) {
-            return Err(
-                refused("key", &format!("an earlier service has this key ({address}); remove one of the two")).into()
-            );
-        }
-        let instances = Instances::of(service);
-        if instances.addresses.contains(&address) {
+        if service.instances.iter().any(|instance| instance.address == address) {
             let problem = format!("{address} is the master address; list the instances' own addresses");
             return Err(refused("instances", &problem).into());
         }
-        services.push(LoadedService { key, instances });
+        match services.iter_mut().find(|(earlier, _)| earlier.address() == address) {
+            // Two services with the same key would replace each other's descriptors.
+            Some((_, instances)) => {
+                tracing::warn!(
+                    %address,
+                    "{}: services[{index}]: an earlier service has the same key and gets these instances, too; list \
+                     them all there",
+                    path.display()
+                );
+                add_new(instances, service.instances);
+            }
+            None => services.push((key, service.instances)),
+        }
     }
-    Ok(Loaded { services, status_socket: config.status_socket })
+    let loaded = |(key, instances): (_, Vec<Instance>)| LoadedService { key, instances: Instances::of(&instances) };
+    Ok(Loaded { services: services.into_iter().map(loaded).collect(), status_socket: config.status_socket })
+}
+
+/// Adds the instances whose address is not in the list yet.
+fn add_new(instances: &mut Vec<Instance>, more: Vec<Instance>) {
+    for instance in more {
+        if instances.iter().all(|known| known.address != instance.address) {
+            instances.push(instance);
+        }
+    }
 }
 
 fn read(path: &Path) -> Result<String, RunError> {

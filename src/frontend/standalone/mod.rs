@@ -19,6 +19,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -129,16 +130,15 @@ impl Options {
     }
 
     fn password(&self) -> Result<Option<Password>, RunError> {
-        let text = match &self.control_password_file {
+        let password = match &self.control_password_file {
             Some(file) => {
-                let bytes = secret_file::read(file)?;
-                let text = str::from_utf8(&bytes)
-                    .map_err(|_| format!("{}: the password is not valid UTF-8", file.display()))?;
-                Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned())
+                let mut bytes = secret_file::read(file)?;
+                while bytes.pop_if(|last| matches!(last, b'\r' | b'\n')).is_some() {}
+                bytes
             }
-            None => Zeroizing::new(std::env::var(PASSWORD_VARIABLE).unwrap_or_default()),
+            None => Zeroizing::new(std::env::var_os(PASSWORD_VARIABLE).unwrap_or_default().into_vec()),
         };
-        if text.is_empty() { Ok(None) } else { Ok(Some(Password::new(text)?)) }
+        if password.is_empty() { Ok(None) } else { Ok(Some(Password::new(password)?)) }
     }
 }
 

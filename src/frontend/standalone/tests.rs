@@ -71,7 +71,6 @@ fn an_error_names_the_field_and_the_file() {
     assert!(error(&[("config.yaml", &[11])]).contains("config.yaml: the file is not a key file"));
     assert!(error(&[(".", &[11])]).contains("; name the file in it, for example "));
     assert!(error(&[("~/1.key", &[11])]).contains("; the daemon does not replace ~ with a home directory"));
-    assert!(error(&[("1.key", &[11]), ("1.key", &[12])]).contains("services[1].key: an earlier service has this key"));
     assert!(error(&[("2.key", &[2])]).contains("services[0].instances: "));
     let missing = load::load(Path::new("/none/config.yaml")).err().unwrap().to_string();
     assert!(missing.starts_with("/none/config.yaml: No such file") && missing.contains("--config"), "{missing}");
@@ -81,6 +80,30 @@ fn an_error_names_the_field_and_the_file() {
     std::fs::write(folder.path().join("config.yaml"), utf16).unwrap();
     let error = load_from(folder.path()).err().unwrap();
     assert!(error.ends_with("config.yaml: the file is not UTF-8 text; run iconv -f UTF-16 -t UTF-8 on it"), "{error}");
+}
+
+/// Python Onionbalance accepts such a configuration.
+#[test]
+fn services_with_the_same_key_become_one() {
+    let folder = folder(&[("1.key", &[11, 12]), ("2.key", &[13]), ("./1.key", &[12, 14])], "");
+    let loaded = load_from(folder.path()).unwrap();
+    let services: Vec<_> =
+        loaded.services.into_iter().map(|service| (service.key.address(), service.instances.addresses)).collect();
+    let expected = [(address(1), [11, 12, 14].map(address).to_vec()), (address(2), vec![address(13)])];
+    assert_eq!(services, expected);
+}
+
+#[test]
+fn a_password_need_not_be_utf_8() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    let options = Program::parse_from(["frontend", "--control-password-file", file.to_str().unwrap()]).options;
+    std::fs::write(&file, b"p\xe4ss\r\n").unwrap();
+    assert!(options.connector().unwrap().password.is_some());
+    std::fs::write(&file, b"\r\n").unwrap();
+    assert!(options.connector().unwrap().password.is_none());
+    std::fs::write(&file, b"two\nlines\n").unwrap();
+    assert!(options.connector().unwrap_err().to_string().contains("must not contain a line break"));
 }
 
 #[test]

@@ -40,6 +40,8 @@ fn keys_in_text_are_decoded() {
         (BASE32.encode(&file()), KeyForm::Text(Encoding::Base32)),
         (BASE32.encode(&file()).to_ascii_lowercase(), KeyForm::Text(Encoding::Base32)),
         (format!("{add_onion}\n"), KeyForm::AddOnion),
+        (format!("\u{feff}{add_onion}\r\n"), KeyForm::AddOnion),
+        (format!("\u{feff}{}\r\n", BASE64.encode(&file())), KeyForm::Text(Encoding::Base64)),
         (format!("250-PrivateKey={add_onion}\r\n"), KeyForm::AddOnion),
     ] {
         assert_eq!(KeyForm::of(text.as_bytes()), Some(form), "{text}");

@@ -12,9 +12,14 @@ use super::{KeySecret, Rival};
 use crate::crd::names::{self, SERVICE_LABEL};
 use crate::crd::validate::Problem;
 use crate::crd::{DeletionPolicy, OnionBalancedService, Reason};
+use crate::onion::key::KeyError;
 use crate::onion::{KeyFile, KeyForm, MasterKey, OnionAddress};
 use crate::operator::children::{GENERATED_ANNOTATION, SECRET_KEY_FILE, owner};
 use crate::operator::conditions::Finding;
+
+/// The command that turns a Secret with a key in another form or entry into one that is used.
+const CONVERT: &str =
+    "kubectl get secret NAME -o yaml | kubectl onionbalance key convert - --secret NEW_NAME | kubectl create -f -";
 
 /// The decision about the master key of a service.
 pub(super) enum Decision {
@@ -89,7 +94,7 @@ fn missing(object: &OnionBalancedService, secret: &str) -> Decision {
 
 fn read(secret: &KeySecret) -> Result<MasterKey, String> {
     let file = secret.data.get(SECRET_KEY_FILE).ok_or_else(|| without_entry(secret))?;
-    let key = MasterKey::from_tor_secret_key_file(file).map_err(|error| error.to_string())?;
+    let key = MasterKey::from_tor_secret_key_file(file).map_err(|error| unusable(&error))?;
     if let Some(file) = secret.data.get("hs_ed25519_public_key") {
         key.check_tor_public_key_file(file).map_err(|error| error.to_string())?;
     }
@@ -99,15 +104,36 @@ fn read(secret: &KeySecret) -> Result<MasterKey, String> {
     Ok(key)
 }
 
+/// Explains what to do about the content of the entry `hs_ed25519_secret_key`. The commands in the
+/// error expect a file.
+fn unusable(error: &KeyError) -> String {
+    match error {
+        KeyError::Pem | KeyError::Form(KeyForm::Text(_) | KeyForm::AddOnion) => {
+            format!("{error}. In the cluster: {CONVERT}")
+        }
+        KeyError::Damaged(_) | KeyError::Form(_) => format!(
+            "{error}. To save the entry as FILE: kubectl get secret NAME -o jsonpath='{{.data.{SECRET_KEY_FILE}}}' | \
+             base64 -d >FILE"
+        ),
+        other => other.to_string(),
+    }
+}
+
 /// Explains what to do about a Secret without the entry `hs_ed25519_secret_key`. A key under
 /// another name is not used, because only this entry is mounted into the frontends.
 fn without_entry(secret: &KeySecret) -> String {
-    let holds_key = |bytes: &[u8]| KeyFile::read(bytes).is_ok() || KeyForm::of(bytes).is_some();
-    let other = secret.data.iter().find(|(_, bytes)| holds_key(bytes));
-    match other.map(|(name, _)| name) {
-        Some(name) => format!(
+    let find = |holds_key: fn(&[u8]) -> bool| secret.data.iter().find(|(_, bytes)| holds_key(bytes));
+    if let Some((name, _)) = find(|bytes| KeyFile::read(bytes).is_ok() || KeyForm::decode(bytes).is_some()) {
+        return format!(
             "{SECRET_KEY_FILE} is missing, but the entry {name} seems to hold a key; make a Secret with the right entry: \
-             kubectl get secret NAME -o yaml | kubectl onionbalance key convert - --secret NEW_NAME | kubectl create -f -"
+             {CONVERT}"
+        );
+    }
+    // Other values of the same length, such as tokens, look the same.
+    match find(|bytes| KeyForm::of(bytes).is_some()) {
+        Some((name, _)) => format!(
+            "{SECRET_KEY_FILE} is missing, but the entry {name} may hold a key; this command says how to use it: \
+             kubectl get secret NAME -o yaml | kubectl onionbalance key show -"
         ),
         None => format!("{SECRET_KEY_FILE} is missing; add the file of that name from tor's HiddenServiceDir"),
     }

@@ -7,7 +7,8 @@ use std::{fmt, io};
 use super::content::{SECRET_KEY, open};
 use super::manifest::{self, Found};
 use crate::common::secret_file;
-use crate::onion::KeyFile;
+use crate::onion::key_file::KeyFileError;
+use crate::onion::{KeyFile, KeyForm};
 use crate::tools::Failure;
 
 /// The path that denotes standard input.
@@ -53,7 +54,11 @@ impl Input {
             let Found { file, owners, faults, .. } = found?;
             return Ok(Self { path, directory, owners, faults, file });
         }
-        let (file, form) = open(bytes)?;
+        let (file, form) = open(bytes).map_err(|error| match error {
+            // The remedy for this form would be to run this command.
+            KeyFileError::Form(KeyForm::Manifest) => manifest::why_unusable(bytes),
+            other => other.to_string(),
+        })?;
         let faults = form.map(|form| format!("the file holds {form}")).into_iter().collect();
         Ok(Self { path, directory, owners: Vec::new(), faults, file })
     }

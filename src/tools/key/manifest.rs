@@ -1,14 +1,15 @@
 //! Finds the key in manifests: Secrets, lists of Secrets, several documents in one file, and the
-//! YAML output of mkp224o.
+//! entries of a Secret alone, as mkp224o writes them.
 
 use std::collections::BTreeMap;
 
 use data_encoding::BASE64;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use zeroize::Zeroizing;
 
 use super::content::{HOSTNAME, PUBLIC_KEY, SECRET_KEY, open};
+use crate::config::explain_yaml;
 use crate::onion::key_file::KeyFileError;
 use crate::onion::{KeyFile, KeyForm, MasterKey, OnionAddress};
 
@@ -59,9 +60,12 @@ struct Document {
     data: Option<Lenient<Entries>>,
     string_data: Option<Lenient<Entries>>,
     items: Option<Lenient<Vec<Document>>>,
-    /// The entries of a document without a kind, as mkp224o writes them.
-    #[serde(flatten)]
-    others: Entries,
+    // The entries of a document without a kind.
+    #[serde(rename = "hs_ed25519_secret_key")]
+    secret_key: Option<Lenient<Hidden>>,
+    #[serde(rename = "hs_ed25519_public_key")]
+    public_key: Option<Lenient<Hidden>>,
+    hostname: Option<Lenient<Hidden>>,
 }
 
 /// A value, or something of another type in a document that is not of interest.
@@ -112,8 +116,7 @@ impl<T> Lenient<T> {
 /// Returns the only key in a manifest, or None if the text is not a manifest. An error says what
 /// the manifest contains instead.
 pub(super) fn read(bytes: &[u8]) -> Option<Result<Found, String>> {
-    let text = str::from_utf8(bytes).ok()?;
-    let documents: Vec<Document> = serde_saphyr::from_multiple(text.trim_start_matches('\u{feff}')).ok()?;
+    let documents = parse::<Document>(str::from_utf8(bytes).ok()?).ok()?;
     let (mut results, mut kinds) = (Vec::new(), Vec::new());
     for document in documents {
         document.collect(None, &mut results, &mut kinds);
@@ -124,6 +127,29 @@ pub(super) fn read(bytes: &[u8]) -> Option<Result<Found, String>> {
         Some(Err(format!("the manifest has no Secret; it has {}", kinds.join(", "))))
     } else {
         Some(only(results))
+    }
+}
+
+/// Parses all documents. If a mapping has the same key twice, the last value is used, as in the
+/// configuration of the daemon.
+fn parse<T: DeserializeOwned>(text: &str) -> Result<Vec<T>, serde_saphyr::Error> {
+    let options = serde_saphyr::options! { duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins };
+    serde_saphyr::from_multiple_with_options(text.trim_start_matches('\u{feff}'), options)
+}
+
+/// Explains why a text that names an entry with a key contains no manifest.
+pub(super) fn why_unusable(bytes: &[u8]) -> String {
+    let text = str::from_utf8(bytes).unwrap_or_default();
+    // The values are skipped, because an error about a value could contain the secret.
+    match parse::<IgnoredAny>(text) {
+        Err(error) => format!(
+            "the file names an entry with a key, but is not valid YAML: {}; correct the file, or get the manifest \
+             again with kubectl get secret NAME -o yaml",
+            explain_yaml(&error)
+        ),
+        Ok(_) => "the file names an entry with a key, but contains no Secret (kind: Secret); get the manifest with \
+                  kubectl get secret NAME -o yaml"
+            .to_owned(),
     }
 }
 
@@ -151,7 +177,7 @@ impl Document {
     /// Adds the results of reading all Secrets in this document, and the kinds of the other
     /// objects. `within` is the kind of the list that contains this document.
     fn collect(self, within: Option<&str>, results: &mut Vec<Result<Found, Problem>>, kinds: &mut Vec<String>) {
-        let Self { kind, metadata, data, string_data, items, others } = self;
+        let Self { kind, metadata, data, string_data, items, secret_key, public_key, hostname } = self;
         // The items of a SecretList have no kind of their own.
         let of_list = within.and_then(|list| list.strip_suffix("List")).filter(|kind| !kind.is_empty());
         match kind.as_deref().or(of_list) {
@@ -166,8 +192,12 @@ impl Document {
                 }
             }
             Some(other) => kinds.push(other.to_owned()),
-            None if others.contains_key(SECRET_KEY) => results.push(of_vanity_generator(others)),
-            None => {}
+            None => {
+                let [public_key, hostname] = [public_key, hostname].map(|entry| entry.and_then(Lenient::value));
+                if let Some(key) = secret_key.and_then(Lenient::value) {
+                    results.push(of_entries(&key, public_key, hostname));
+                }
+            }
         }
     }
 }
@@ -246,8 +276,8 @@ fn by_known_name(contents: &Contents) -> Result<Option<KeyAndFaults>, String> {
     let (file, form) = open(bytes).map_err(|error| match error {
         // The content is in no known form, so the error about tor's file is the most precise one.
         KeyFileError::Unknown => MasterKey::from_tor_secret_key_file(bytes)
-            .map_or_else(|error| format!("entry {name}: {error}"), |_| String::new()),
-        other => format!("entry {name}: {other}"),
+            .map_or_else(|error| in_entry(name, &error.to_string()), |_| String::new()),
+        other => in_entry(name, &other.to_string()),
     })?;
     let fault = match (&file, form) {
         (_, Some(form)) => Some(format!("entry {name} holds {form}")),
@@ -256,6 +286,20 @@ fn by_known_name(contents: &Contents) -> Result<Option<KeyAndFaults>, String> {
     };
     check_neighbours(&file, public, hostname)?;
     Ok(Some((file, fault.into_iter().collect())))
+}
+
+/// Adds the name of the entry to an error. If the error names a command for a file, also adds how
+/// to create the file.
+fn in_entry(name: &str, error: &str) -> String {
+    let save = if error.contains(" FILE") {
+        format!(
+            "; before this, save the entry as FILE: kubectl get secret NAME -o jsonpath='{{.data.{name}}}' | \
+             base64 -d >FILE"
+        )
+    } else {
+        String::new()
+    };
+    format!("entry {name}: {error}{save}")
 }
 
 /// Returns the key of tor-controller's entries with bare keys.
@@ -299,17 +343,23 @@ fn by_content(contents: &Contents) -> Result<Option<KeyAndFaults>, String> {
     }
 }
 
-/// Reads the YAML output of mkp224o (`-y`), whose entries are base64 text.
-fn of_vanity_generator(mut entries: Entries) -> Result<Found, Problem> {
-    let mut take = |name: &str| entries.remove(name).and_then(Lenient::value);
-    let key = take(SECRET_KEY).ok_or_else(|| Problem::NoKey(format!("{SECRET_KEY} is empty")))?;
-    let key = decode_base64(SECRET_KEY, &key)?;
-    let public = take(PUBLIC_KEY).map(|public| decode_base64(PUBLIC_KEY, &public)).transpose()?;
-    let hostname = take(HOSTNAME);
-    let (file, _) = open(&key).map_err(|error| format!("{SECRET_KEY}: {error}"))?;
-    let hostname = hostname.as_ref().map(|Hidden(text)| text.as_bytes());
-    check_neighbours(&file, public.as_ref().map(|bytes| bytes.as_slice()), hostname)?;
-    Ok(Found { name: None, file, owners: Vec::new(), faults: vec!["the file is the output of mkp224o -y".to_owned()] })
+/// Reads the entries of a Secret without the Secret itself. The keys are base64 text. The hostname
+/// is base64 text, as in `kubectl get secret -o jsonpath={.data}`, or plain text, as in the output
+/// of mkp224o (`-y`).
+fn of_entries(key: &Hidden, public: Option<Hidden>, hostname: Option<Hidden>) -> Result<Found, Problem> {
+    let key = decode_base64(SECRET_KEY, key)?;
+    let public = public.map(|public| decode_base64(PUBLIC_KEY, &public)).transpose()?;
+    let hostname = hostname.map(|hostname| {
+        // An address without its ending is also valid base64 text.
+        let decoded =
+            decode_base64(HOSTNAME, &hostname).ok().filter(|_| hostname.0.trim().parse::<OnionAddress>().is_err());
+        decoded.unwrap_or_else(|| Zeroizing::new(hostname.0.as_bytes().to_vec()))
+    });
+    let (file, _) = open(&key).map_err(|error| in_entry(SECRET_KEY, &error.to_string()))?;
+    let [public, hostname] = [&public, &hostname].map(|entry| entry.as_ref().map(|bytes| bytes.as_slice()));
+    check_neighbours(&file, public, hostname)?;
+    let fault = "the file has the entries of a Secret, but is not a Secret (kind: Secret)".to_owned();
+    Ok(Found { name: None, file, owners: Vec::new(), faults: vec![fault] })
 }
 
 /// Checks that tor's public key file and `hostname` file, where they exist, belong to a key.

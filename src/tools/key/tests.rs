@@ -249,8 +249,18 @@ fn reads_every_form_that_certainly_is_a_key() {
         format!("hs_ed25519_secret_key: {text}\ntime: 2026-02-03 04:05:06 Z\n"),
     ];
     let pem_block = indented("    ", str::from_utf8(&pem).unwrap());
+    let jsonpath = serde_json::json!({"hostname": BASE64.encode(address.as_bytes()), "hs_ed25519_secret_key": text});
     for (name, content, converts) in [
         ("base64", text.clone(), true),
+        ("base64 with a byte order mark", format!("\u{feff}{text}\r\n"), true),
+        ("jsonpath", jsonpath.to_string(), true),
+        ("short hostname", format!("{{hostname: {}, hs_ed25519_secret_key: {text}}}", &host[..56]), true),
+        (
+            "an entry twice",
+            secret(&format!("data: {{hs_ed25519_secret_key: eA==, hs_ed25519_secret_key: {text}}}\n")),
+            false,
+        ),
+        ("data twice", format!("{}data: {{hs_ed25519_secret_key: {text}}}\n", secret("data: {x: eA==}\n")), false),
         ("ADD_ONION", format!("ED25519-V3:{bare}\n"), true),
         ("mkp224o", vanity.concat(), true),
         ("Secret", plain.clone(), false),
@@ -335,6 +345,42 @@ fn names_what_is_perhaps_a_key_and_what_is_wrong_with_damaged_ones() {
         assert!(error.starts_with(&file) && error.contains(expected), "{error}");
         for word in ["serde", "ASN.1", "from_str"] {
             assert!(!error.contains(word), "{error}");
+        }
+    }
+}
+
+#[test]
+fn says_why_a_manifest_yields_no_key() {
+    let folder = Folder::new();
+    key(&["generate", "--output", &folder.path("hs")]).unwrap();
+    key(&["generate", "--output", &folder.path("other")]).unwrap();
+    let tor = fs::read(folder.path("hs/hs_ed25519_secret_key")).unwrap();
+    let (text, damaged) = (BASE64.encode(&tor), BASE64.encode(&[&tor[..], b"\n"].concat()));
+    let other_public = BASE64.encode(&fs::read(folder.path("other/hs_ed25519_public_key")).unwrap());
+    let key_entry = format!("hs_ed25519_secret_key: {text}");
+    for (content, expected) in [
+        (
+            format!("kind: Secret\ndata:\n  {key_entry}\n\tx: eA==\n"),
+            "the file names an entry with a key, but is not valid YAML: ",
+        ),
+        (
+            format!("data:\n  {key_entry}\n"),
+            "the file names an entry with a key, but contains no Secret (kind: Secret); get the manifest with",
+        ),
+        (
+            format!("kind: Secret\ndata: {{hs_ed25519_secret_key: {damaged}}}\n"),
+            "head -c 96 FILE >NEW_FILE; before this, save the entry as FILE: kubectl get secret NAME -o \
+             jsonpath='{.data.hs_ed25519_secret_key}' | base64 -d >FILE",
+        ),
+        (format!("{key_entry}\nhs_ed25519_public_key: {other_public}\n"), "hs_ed25519_public_key does not match"),
+    ] {
+        let file = folder.path("input");
+        secret_file_with(&file, &content);
+        for command in ["show", "convert"] {
+            let error = key(&[command, &file]).unwrap_err();
+            assert!(error.starts_with(&file) && error.contains(expected), "{error}");
+            assert!(!error.contains("key convert") && !error.contains('\n'), "{error}");
+            assert!(!error.contains(&text[60..]), "the error contains the secret: {error}");
         }
     }
 }

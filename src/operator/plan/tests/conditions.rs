@@ -115,15 +115,31 @@ const SCENARIOS: &[Scenario] = &[
         "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key is missing", true),
     ("key encoded twice", |o| o.key_secret = Some(secret_of(base64_key().as_bytes())),
         "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key holds a key file as base64 text \
-         instead of tor's 96 bytes; run kubectl-onionbalance key convert", true),
+         instead of tor's 96 bytes; run kubectl-onionbalance key convert FILE --output DIRECTORY. In the cluster: \
+         kubectl get secret NAME -o yaml | kubectl onionbalance key convert - --secret NEW_NAME | kubectl create -f -", true),
+    ("key with a line break", |o| {
+        let file = Fixture::new().key.to_tor_secret_key_file();
+        o.key_secret = Some(secret_of(&[file.as_slice(), b"\n"].concat()));
+    }, "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key is damaged: the key file \
+         has a line break after its 96 bytes; remove it with head -c 96 FILE >NEW_FILE. To save the entry as FILE: \
+         kubectl get secret NAME -o jsonpath='{.data.hs_ed25519_secret_key}' | base64 -d >FILE", true),
     ("PEM key", |o| o.key_secret = Some(secret_of(b"-----BEGIN PRIVATE KEY-----\n")),
-        "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key holds a PEM key instead of tor's 96 bytes", true),
+        "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key holds a PEM key instead \
+         of tor's 96 bytes; convert it with kubectl-onionbalance key convert. In the cluster: kubectl get secret NAME ", true),
     ("key under another name", |o| {
         let data = &mut o.key_secret.as_mut().unwrap().data;
         let file = data.remove("hs_ed25519_secret_key").unwrap();
         data.insert("onion.key".to_owned(), file);
+        data.insert("a-token".to_owned(), vec![0x9c; 32].into());
     }, "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key is missing, but the entry onion.key \
          seems to hold a key; make a Secret with the right entry: ", true),
+    ("perhaps a key under another name", |o| {
+        let data = &mut o.key_secret.as_mut().unwrap().data;
+        data.clear();
+        data.insert("token".to_owned(), vec![0x9c; 32].into());
+    }, "MasterKeyReady", "False KeyInvalid: Secret web-master-key: hs_ed25519_secret_key is missing, but the \
+         entry token may hold a key; this command says how to use it: kubectl get secret NAME -o yaml | kubectl onionbalance key show -",
+        true),
     ("public key of another service", |o| {
         let file = zeroize::Zeroizing::new(other_key().to_tor_public_key_file());
         o.key_secret.as_mut().unwrap().data.insert("hs_ed25519_public_key".to_owned(), file);
