@@ -87,8 +87,8 @@ impl AgentToken {
         if bool::from(expected.as_bytes().ct_eq(got.as_bytes())) { Ok(()) } else { Err(LinkError::NotAuthentic) }
     }
 
-    /// Returns the MAC of a copy of authorized clients in hexadecimal. `keys` is `None` if the copied
-    /// Secret does not exist.
+    /// Returns the MAC of a copy of authorized clients in hexadecimal. `keys` is `None` if the
+    /// copied Secret does not exist.
     pub fn clients_mac(&self, object: &str, secret: &str, keys: Option<&str>) -> String {
         let fields = [b"clients".as_slice(), object.as_bytes(), secret.as_bytes()];
         self.mac(&fields.into_iter().chain(keys.map(str::as_bytes)).collect::<Vec<_>>())

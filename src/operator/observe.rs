@@ -97,8 +97,8 @@ pub async fn key_secret(client: &Client, object: &OnionBalancedService) -> Resul
     Ok(secret.map(|secret| KeySecret::new(secret.metadata, secret.data)))
 }
 
-/// Reads the address of the key in another service's Secret. A Secret that the API server refuses to
-/// return proves nothing, and must not keep this service from being reconciled.
+/// Reads the address of the key in another service's Secret. A Secret that the API server refuses
+/// to return proves nothing, and must not keep this service from being reconciled.
 pub async fn key_of_other(client: &Client, other: &OnionBalancedService) -> Result<Option<OnionAddress>, kube::Error> {
     match key_secret(client, other).await {
         Ok(secret) => Ok(secret.as_ref().and_then(plan::address)),
