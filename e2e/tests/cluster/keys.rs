@@ -1,5 +1,7 @@
 //! Checks a user's own master key, a deliberate change of the key, and the loss of a key.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use onionbalance_e2e::onionkey;
 use onionbalance_e2e::process::Processes;
@@ -71,6 +73,10 @@ fn reduced(file: &[u8]) -> Vec<u8> {
     file
 }
 
+/// The time in which a suspended service loses its pods. A backend without streams ends about 40 s
+/// after its last descriptor, and its tor may still be starting.
+const SUSPENDED: Duration = Duration::from_secs(120);
+
 #[tokio::test]
 async fn the_operator_waits_for_a_deleted_key() -> Result<()> {
     scene("lost-key", async |scene| {
@@ -88,6 +94,18 @@ async fn the_operator_waits_for_a_deleted_key() -> Result<()> {
         ensure!(condition.reason == "SecretNotFound", "unexpected condition {condition:?}");
         ensure!(web.status().await?.onion_address == Some(onion.clone()), "the status must keep the address");
         ensure!(self::deployment(scene).await? == deployment, "the Deployment must not change");
+
+        // A user who suspends the service wants it to stop, whatever else is wrong.
+        scene.run(r#"patch obs/web --type=merge --patch={"spec":{"suspend":true}}"#).await?;
+        scene
+            .wait("the service is suspended", SUSPENDED, async || {
+                let condition = web.wait_condition("Published", "False", SOON).await?;
+                Ok(if condition.reason == "Suspended" { Ok(()) } else { Err(format!("{condition:?}")) })
+            })
+            .await?;
+        let pods = scene.run("get pods -l onionbalance.dev/service=web -o name").await?;
+        ensure!(pods.is_empty(), "a suspended service must have no pods: {pods}");
+        scene.run(r#"patch obs/web --type=merge --patch={"spec":{"suspend":false}}"#).await?;
 
         scene.kubectl(&["create", "-f", "-"], &restorable(&backup)?).await?;
         web.wait_condition("MasterKeyReady", "True", SOON).await?;

@@ -249,6 +249,7 @@ fn keys() -> Vec<Refused> {
     let mistyped = EXTERNAL.replace("pg6", "pg7");
     vec![
         of_key("secretName", json!("a/b")).both("spec.masterKey.secretName: is not a valid Secret name; use lower-case letters, digits, \"-\" and \".\""),
+        of_key("secretName", json!("..")).both("spec.masterKey.secretName: is not a valid Secret name; use lower-case letters, digits, \"-\" and \".\""),
         of_key("secretName", json!("")).both("spec.masterKey.secretName: is not a valid Secret name; use lower-case letters, digits, \"-\" and \".\""),
         of_key("secretName", json!("a".repeat(254)))
             .operator("spec.masterKey.secretName: is not a valid Secret name; use lower-case letters, digits, \"-\" and \".\"")
@@ -388,6 +389,8 @@ fn clients() -> Vec<Refused> {
     let many: Vec<_> = (0..129).map(|number| json!({"name": format!("a{number}"), "publicKey": KEYS[0]})).collect();
     vec![
         restricted(json!({"secretName": "a/b"}))
+            .both("spec.restrictedDiscovery.secretName: is not a valid Secret name; use lower-case letters, digits, \"-\" and \".\""),
+        restricted(json!({"secretName": "."}))
             .both("spec.restrictedDiscovery.secretName: is not a valid Secret name; use lower-case letters, digits, \"-\" and \".\""),
         restricted(json!({"secretName": "a".repeat(254)}))
             .operator("spec.restrictedDiscovery.secretName: is not a valid Secret name; use lower-case letters, digits, \"-\" and \".\"")

@@ -8,9 +8,11 @@ use proptest::option;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::support::{Server, healthy};
+use super::support::{Server, healthy, last_good};
+use crate::crd::names::{OUR_PREFIX, RECOMMENDED_PREFIX};
 use crate::crd::validate;
 use crate::operator::plan::Observed;
+use crate::operator::policy::ObjectPolicy;
 
 /// Returns a strategy for typical, harmful and arbitrary texts.
 fn text() -> impl Strategy<Value = String> {
@@ -157,6 +159,30 @@ proptest! {
         let accepted = status.conditions.iter().find(|condition| condition.type_ == "Accepted");
         let accepted = accepted.map(|found| &*found.status);
         prop_assert_eq!(accepted == Some("True"), !refused);
+    }
+
+    /// No template reaches the pods of a running service against the default policy, whatever else
+    /// the spec contains.
+    #[test]
+    fn no_template_escapes_the_default_policy(spec in spec()) {
+        let Some(mut observed) = observed("web", spec, false) else { return Err(TestCaseError::reject("not of our types")) };
+        observed.last = Some(last_good());
+        Arc::make_mut(&mut observed.environment).settings.policy = ObjectPolicy::default();
+        let mut server = Server { object: Some((*observed.object).clone()), ..Server::default() };
+        server.run(observed);
+        for (name, manifest) in server.applied.iter().filter(|(name, _)| name.starts_with("Deployment")) {
+            let template = &manifest["spec"]["template"];
+            for field in ["priorityClassName", "runtimeClassName", "tolerations"] {
+                prop_assert!(template["spec"].get(field).is_none(), "{} {}", name, template);
+            }
+            for field in ["labels", "annotations"] {
+                let is_ours = |key: &String| {
+                    [OUR_PREFIX, RECOMMENDED_PREFIX, "kubectl.kubernetes.io/default-container"].iter().any(|ours| key.starts_with(ours))
+                };
+                let keys = template["metadata"][field].as_object().into_iter().flat_map(|map| map.keys());
+                prop_assert!(keys.clone().all(is_ours), "{} {}", name, template);
+            }
+        }
     }
 
     /// Most templates in the other property test are refused. The templates in this test pass
