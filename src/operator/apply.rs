@@ -15,10 +15,12 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use super::children::{ChildId, Kind, secret_master_key};
+use super::drift::has_applied;
 use super::echoes::Echoes;
 use super::holder::holder;
 use super::origin;
 use super::plan::{Applied, Due, KeySecret, Orphan, RefusedWrite, Scale, taken};
+use super::takeover;
 use super::telemetry::Telemetry;
 use crate::crd::{OPERATOR_MANAGER, OnionBalancedService};
 use crate::onion::MasterKey;
@@ -61,8 +63,11 @@ pub async fn children(
 ) -> Result<Vec<(ChildId, Applied)>, kube::Error> {
     let concurrency = due.iter().map(|due| concurrency(due.id.kind)).min().unwrap_or(1);
     let outcomes = stream::iter(due).map(|due| async move {
-        let outcome =
-            if due.exists { update(writer, object, &due).await? } else { create(writer, object, &due).await? };
+        let outcome = if due.exists {
+            update(writer, object, &due, due.takes_over).await?
+        } else {
+            create(writer, object, &due).await?
+        };
         Ok::<_, kube::Error>((due.id, outcome))
     });
     let mut outcomes = outcomes.buffered(concurrency);
@@ -88,8 +93,17 @@ pub async fn children(
 /// The result of an apply, or the error status with which the API server refused it.
 type Attempt = Result<Applied, Box<Status>>;
 
-/// Applies an owned object that already exists.
-async fn update(writer: &Writer, object: &OnionBalancedService, due: &Due) -> Result<Attempt, kube::Error> {
+/// Applies an owned object that already exists. If `takes_over` is true, its fields belong to
+/// others, so the operator first becomes their only owner.
+async fn update(
+    writer: &Writer,
+    object: &OnionBalancedService,
+    due: &Due,
+    takes_over: bool,
+) -> Result<Attempt, kube::Error> {
+    if takes_over && let Err(status) = take_over(writer, object, due).await? {
+        return Ok(Err(status));
+    }
     let attempt = apply(writer, object, &due.id, &due.manifest).await?;
     if let Ok(metadata) = &attempt {
         info!(namespace = object.namespace(), name = object.name_any(), child = %due.id, "updated an owned object");
@@ -129,7 +143,7 @@ async fn create(writer: &Writer, object: &OnionBalancedService, due: &Due) -> Re
             Some(taken) => Ok(Ok(Applied::Taken(taken))),
             None if found.metadata.deletion_timestamp.is_some() => Ok(Ok(Applied::Leaving)),
             // The object is ours, so the cache is stale.
-            None => update(writer, object, due).await,
+            None => update(writer, object, due, !has_applied(&found.metadata)).await,
         };
     }
     let attempt = apply(writer, object, id, manifest).await?;
@@ -146,6 +160,33 @@ fn announce(writer: &Writer, object: &OnionBalancedService, id: &ChildId, create
 
 fn written(metadata: ObjectMeta) -> Applied {
     Applied::Written(Box::new(metadata))
+}
+
+/// Replaces the owners of an existing object's fields. Returns the error status if the API server
+/// refuses the change, except if the object has changed in the meantime: then the whole
+/// reconciliation has to be repeated.
+async fn take_over(
+    writer: &Writer,
+    object: &OnionBalancedService,
+    Due { id, manifest, .. }: &Due,
+) -> Result<Result<(), Box<Status>>, kube::Error> {
+    let found = api(writer.client.clone(), object, id.kind).get_metadata_opt(&id.name).await?;
+    let Some(metadata) = found.map(|found| found.metadata).filter(|metadata| !has_applied(metadata)) else {
+        return Ok(Ok(()));
+    };
+    let fields = takeover::managed_fields(&metadata, manifest);
+    let version = &metadata.resource_version;
+    let patch = Patch::Merge(json!({"metadata": {"resourceVersion": version, "managedFields": fields}}));
+    let parameters = PatchParams { field_manager: Some(OPERATOR_MANAGER.to_owned()), ..PatchParams::default() };
+    match api(writer.counted(), object, id.kind).patch_metadata(&id.name, &parameters, &patch).await {
+        Ok(_) => {
+            let (namespace, name) = (object.namespace(), object.name_any());
+            info!(namespace, name, child = %id, "took over the fields of an owned object");
+            Ok(Ok(()))
+        }
+        Err(kube::Error::Api(status)) if !status.is_conflict() => Ok(Err(status)),
+        Err(error) => Err(error),
+    }
 }
 
 /// Sends a single server-side apply request for an owned object.

@@ -52,6 +52,12 @@ fn owned_fields(live: &ObjectMeta) -> Option<Cow<'_, Value>> {
     }
 }
 
+/// Returns true if the operator has applied the live object at least once. The metadata may have
+/// been compacted by [`compact`].
+pub fn has_applied(live: &ObjectMeta) -> bool {
+    live.managed_fields.iter().flatten().any(is_ours)
+}
+
 fn is_ours(entry: &ManagedFieldsEntry) -> bool {
     entry.manager.as_deref() == Some(OPERATOR_MANAGER)
         && entry.operation.as_deref() == Some("Apply")
@@ -239,8 +245,9 @@ mod tests {
     #[test]
     fn an_object_of_another_manager_is_drift() {
         let mut live = live(&wanted());
+        assert!(has_applied(&live));
         live.managed_fields.as_mut().unwrap()[1].manager = Some("kubectl".to_owned());
-        assert!(!is_applied(&live, &wanted()));
+        assert!(!is_applied(&live, &wanted()) && !has_applied(&live));
         live.managed_fields = None;
         assert!(!is_applied(&live, &wanted()));
     }

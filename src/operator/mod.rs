@@ -24,6 +24,7 @@ mod runtime;
 mod served;
 mod settings;
 mod stamp;
+mod takeover;
 mod telemetry;
 mod templates;
 mod watches;

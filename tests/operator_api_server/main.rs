@@ -25,6 +25,7 @@ mod program;
 mod recipes;
 mod refusals;
 mod refused_objects;
+mod restored;
 mod restricted;
 mod roles;
 mod scene;

@@ -59,6 +59,18 @@ fn cluster_and_namespace_roles_have_the_same_rules() {
     }
 }
 
+/// For clusters that assign user IDs, `docs/tenants.md` gives values for the chart, and says which
+/// lines to remove from `deploy/`.
+#[test]
+fn the_operators_pod_can_do_without_a_fixed_user_id() {
+    let context = |objects: &[Value]| the(objects, "Deployment")["spec"]["template"]["spec"]["securityContext"].clone();
+    let mut deploy = context(&documents(&read("deploy/operator.yaml")));
+    remove(&mut deploy, &["runAsUser", "runAsGroup"]);
+    let chart = context(&render(json!({"podSecurityContext": {"runAsUser": null, "runAsGroup": null}})));
+    assert_eq!(deploy, chart);
+    assert!(!deploy.to_string().contains("65532"), "{deploy}");
+}
+
 fn kustomized() -> Vec<Value> {
     let deploy = source_tree().join("deploy");
     let output = Command::new("kubectl").arg("kustomize").arg(deploy).output().expect("kubectl is installed");

@@ -5,13 +5,14 @@ use serde_json::json;
 use super::Refused;
 
 /// Options that are refused in both places, and the reason.
-const REFUSED_OPTIONS: [(&str, &str); 18] = [
+const REFUSED_OPTIONS: [(&str, &str); 19] = [
     ("ControlPort", "is controlled by the operator; remove the line"),
     ("User", "is controlled by the operator; remove the line"),
     ("HiddenServiceDir", "is controlled by the operator; remove the line"),
     ("__OwningControllerProcess", "is controlled by the operator; remove the line"),
     ("HiddenServicePoWDefensesEnabled", PROOF_OF_WORK),
     ("HiddenServicePoWQueueRate", PROOF_OF_WORK),
+    ("CompiledProofOfWorkHash", PROOF_OF_WORK),
     ("HiddenServiceExportCircuitID", "is not allowed; set proxyProtocol: v1 on the port instead"),
     ("HiddenServiceEnableIntroDoSDefense", "is not allowed; set spec.backends.introDosDefense instead"),
     ("HiddenServiceNumIntroductionPoints", "is not allowed; set spec.backends.introductionPoints instead"),

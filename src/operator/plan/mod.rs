@@ -90,6 +90,9 @@ pub struct Due {
     pub manifest: Value,
     /// True if an object of this kind and name is known to exist.
     pub exists: bool,
+    /// True if the object exists, but the operator has never applied it, for example because a
+    /// backup tool has restored it. Its fields then belong to others.
+    pub takes_over: bool,
 }
 
 /// A Deployment that must get another number of pods, and nothing else.

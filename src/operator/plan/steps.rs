@@ -10,7 +10,7 @@ use crate::crd::names::Component;
 use crate::crd::validate::Problem;
 use crate::crd::{OnionBalancedService, Reason};
 use crate::operator::children::{BuildError, Child, ChildId, Kind, Stage, children, ids};
-use crate::operator::drift::is_applied;
+use crate::operator::drift::{has_applied, is_applied};
 use crate::operator::holder::{Holder, holder};
 use crate::operator::origin;
 use crate::operator::stamp::stamped;
@@ -147,7 +147,8 @@ fn due(children: Vec<Child>, observed: &Observed, owned: &OwnedObjects, key: &De
                     && !(is_applied(existing, &manifest) && has_wanted_replicas(observed, &child.id, &manifest))
             }
         };
-        is_due.then_some(Due { id: child.id, manifest, exists: existing.is_some() })
+        let takes_over = existing.is_some_and(|existing| !has_applied(existing));
+        is_due.then_some(Due { id: child.id, manifest, exists: existing.is_some(), takes_over })
     });
     due.collect()
 }

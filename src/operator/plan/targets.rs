@@ -114,8 +114,8 @@ fn port_number(target: &ServiceTarget, namespace: &str, service: Option<&Service
         let message = format!("Service {name} does not exist in namespace {namespace}; create it, or correct the name");
         (Reason::TargetNotFound, message)
     })?;
-    // The cluster does not know the ports of an external name.
-    if is_external_name(spec)
+    // The cluster does not know the ports of an external name. A headless Service needs no ports.
+    if (is_external_name(spec) || is_headless_without_ports(spec))
         && let Some(number) = number(&target.port)
     {
         return Ok(number);
@@ -123,7 +123,7 @@ fn port_number(target: &ServiceTarget, namespace: &str, service: Option<&Service
     let Some(port) = spec.ports.iter().flatten().find(|port| is_tcp(port) && is_meant(port, &target.port)) else {
         return Err((Reason::TargetPortNotFound, missing_port(target, spec)));
     };
-    if spec.cluster_ip.as_deref() != Some("None") {
+    if !is_headless(spec) {
         return Ok(port.port);
     }
     // The name of a headless Service resolves to the pods themselves, which listen only on the
@@ -157,6 +157,8 @@ fn missing_port(target: &ServiceTarget, spec: &ServiceSpec) -> String {
     let by_target = all().find(|port| is_tcp(port) && port.target_port.as_ref().is_some_and(is_target));
     let hint = if is_external_name(spec) {
         ". It is an ExternalName, so write the number of the port".to_owned()
+    } else if is_headless_without_ports(spec) {
+        ". It is headless and lists no ports, so write the number of the port".to_owned()
     } else if let Some(other) = all().find(|port| is_meant(port, &target.port)) {
         format!(". Its port {} is {}, but Tor carries only TCP", describe(other), protocol(other))
     } else if let Some(port) = by_target {
@@ -169,6 +171,16 @@ fn missing_port(target: &ServiceTarget, spec: &ServiceSpec) -> String {
 
 fn is_external_name(spec: &ServiceSpec) -> bool {
     spec.type_.as_deref() == Some("ExternalName")
+}
+
+fn is_headless(spec: &ServiceSpec) -> bool {
+    spec.cluster_ip.as_deref() == Some("None")
+}
+
+/// Returns true if a Service is headless and lists no ports. Its name resolves to the pods
+/// themselves, which can listen on any port.
+fn is_headless_without_ports(spec: &ServiceSpec) -> bool {
+    is_headless(spec) && spec.ports.as_ref().is_none_or(Vec::is_empty)
 }
 
 /// Returns the number in a reference to a port, which may be quoted. Returns None for a name.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::steps::{APPLY_ALL, FIND};
 use super::support::{Server, condition, healthy, key_secret, other_key, with};
 use crate::operator::children::{ChildId, Kind};
-use crate::operator::plan::Observed;
+use crate::operator::plan::{Next, Observed, Outcome, plan};
 
 /// Returns the owned objects as they are after the operator has created them and their owner
 /// references have been lost.
@@ -29,6 +29,21 @@ fn owned_objects_that_have_lost_their_owner_are_adopted() {
     assert!(condition(&status, "Accepted").starts_with("True "));
     let owned = |metadata: &ObjectMeta| metadata.owner_references.as_ref().unwrap()[0].uid == "uid-of-restored";
     assert!(server.existing.values().all(owned));
+}
+
+#[test]
+fn only_the_fields_of_objects_that_were_never_applied_are_taken_over() {
+    for is_restored in [false, true] {
+        let mut existing = ownerless();
+        for metadata in existing.values_mut().filter(|_| is_restored) {
+            metadata.managed_fields = None;
+        }
+        let mut observed = Observed { owned: None, ..healthy() };
+        observed.object = with(&observed.object, "metadata/uid", json!("uid-of-restored"));
+        observed.learn(Outcome::ChildrenFound { existing, labelled: Vec::new(), asked_server: true });
+        let Next::Apply(_, due) = plan(&observed) else { panic!("nothing is applied") };
+        assert!(due.iter().all(|due| due.exists && due.takes_over == is_restored));
+    }
 }
 
 #[test]

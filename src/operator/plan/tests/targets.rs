@@ -126,6 +126,44 @@ fn a_number_may_be_quoted() {
 }
 
 #[test]
+fn a_service_needs_neither_a_selector_nor_ports() {
+    let ports = json!([{"name": "https", "port": 443, "targetPort": 8443}]);
+    let external = json!({"type": "ExternalName", "externalName": "api.example.org", "ports": ports});
+    let without_selector = json!({"clusterIP": "10.0.0.1", "selector": null, "ports": ports});
+    for (spec, port, expected) in [
+        (&external, json!("https"), "web.shop.svc:443"),
+        (&external, json!(8080), "web.shop.svc:8080"),
+        (&without_selector, json!("https"), "web.shop.svc:443"),
+        (&without_selector, json!(443), "web.shop.svc:443"),
+        (&json!({"clusterIP": "None"}), json!(8080), "web.shop.svc:8080"),
+        (&json!({"clusterIP": "None"}), json!("8080"), "web.shop.svc:8080"),
+        (&json!({"clusterIP": "None", "ports": []}), json!(8080), "web.shop.svc:8080"),
+    ] {
+        assert_eq!(target_or_message(spec, &port), expected, "{spec} {port}");
+    }
+}
+
+#[test]
+fn a_message_about_a_headless_service_says_what_to_write() {
+    let problem = "spec.ports[0].target.service: Service web";
+    assert_eq!(
+        target_or_message(&json!({"clusterIP": "None"}), &json!("http")),
+        format!(
+            "{problem} has no TCP port \"http\"; its TCP ports: none. It is headless and lists no ports, so write the \
+             number of the port"
+        )
+    );
+    let ports = json!([{"name": "http", "port": 80, "targetPort": "web"}]);
+    assert_eq!(
+        target_or_message(&json!({"clusterIP": "None", "ports": ports}), &json!("http")),
+        format!(
+            "{problem} is headless, and the targetPort of its port 80 is the name \"web\"; use a number, or give the \
+             Service a cluster IP"
+        )
+    );
+}
+
+#[test]
 fn a_message_about_a_missing_port_says_what_to_write_instead() {
     let ports = json!([
         {"name": "api", "port": 81, "targetPort": 9090}, {"name": "mail", "port": 25, "targetPort": "smtp"},
