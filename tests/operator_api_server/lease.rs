@@ -8,14 +8,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use onionbalance_operator::crd::PUBLISHER_MANAGER;
 use onionbalance_operator::crd::names::{Component, labels};
-use onionbalance_operator::onion::MasterKey;
-use rand::SeedableRng as _;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
@@ -28,6 +26,7 @@ use crate::server::kubeconfig_as;
 use crate::wait::until;
 
 const NAME: &str = "web-frontend";
+const KEY_FILE: &str = "hs_ed25519_secret_key";
 /// The time after which a Lease expires if it is not renewed.
 const EXPIRY: Duration = Duration::from_secs(15);
 /// The time between the last renewal and the takeover of an expired Lease, by the publishers' own
@@ -180,8 +179,8 @@ impl Stage {
         scene.create("web", spec).await;
         scene.wait_children("web").await;
         let dir = tempfile::tempdir().unwrap();
-        let key = MasterKey::generate(&mut rand::rngs::StdRng::from_seed([1; 32]));
-        std::fs::write(dir.path().join("hs_ed25519_secret_key"), &*key.to_tor_secret_key_file()).unwrap();
+        let key = scene.wait_for::<Secret>("web-master-key", |_| true).await.data.unwrap();
+        std::fs::write(dir.path().join(KEY_FILE), &key[KEY_FILE].0).unwrap();
         let account = account(&scene.namespace);
         std::fs::write(dir.path().join("kubeconfig"), kubeconfig_as(Some(&account), &scene.namespace).to_string())
             .unwrap();
