@@ -1,11 +1,11 @@
 //! The HTTP server that all programs share. A peer that sends or reads slowly, or that opens many
 //! connections, can neither use up the program's memory and open files nor keep other peers out.
 //!
-//! - A connection is closed if its peer takes longer than [`HEAD_TIMEOUT`] for the head of the next
-//!   request, longer than [`BODY_TIMEOUT`] for the body, or does not read the response for
-//!   [`WRITE_TIMEOUT`].
+//! - A connection is closed if its peer takes longer than `HEAD_TIMEOUT` for the head of the next
+//!   request, longer than `BODY_TIMEOUT` for the body, or does not read the response for
+//!   `WRITE_TIMEOUT`.
 //! - Each listener has a limited number of connections. A newcomer takes the place of another
-//!   connection ([`seats`]).
+//!   connection (`seats`).
 //!
 //! A response may take as long as it needs: `/drain` waits for hours.
 

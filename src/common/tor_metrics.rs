@@ -2,7 +2,7 @@
 //! only inside the pod. The agent and the publisher serve tor's metrics at `/tor/metrics`.
 //!
 //! Tor carries all streams in one thread, and this thread also writes the metrics. The proxy
-//! therefore asks tor at most once in [`FRESH`], however many requests arrive.
+//! therefore asks tor at most once in `FRESH`, however many requests arrive.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
