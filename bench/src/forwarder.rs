@@ -56,7 +56,7 @@ async fn measure_with(processes: &Processes, rounds: usize, dir: &Path) -> Resul
     alone(&agent, rounds, &target).await?;
 
     let network = TorNetwork::open(&dir.join("network"), Place::Loopback, processes);
-    network.up().await?;
+    network.up_completely().await?;
     let torrc = network.torrc_lines()?;
     let tor = Tor::open(processes, "service-tor", &dir.join("service-tor"));
     let service = format!(

@@ -66,7 +66,7 @@ impl Plane {
         }
         let [our_key, python_key] = <[OnionKey; 2]>::try_from(keys).ok().context("expected two keys")?;
         let network = TorNetwork::open(&dir.join("network"), Place::Loopback, processes);
-        network.up().await?;
+        network.up_completely().await?;
         let mut plane = Self {
             processes: processes.clone(),
             dir: dir.to_owned(),

@@ -31,7 +31,7 @@ pub async fn up(state: &State) -> Result<()> {
     }
     let tor = tor_network(state)?;
     let cluster = Cluster::open(state)?;
-    tokio::try_join!(step("Tor network", tor.up()), cluster.up())?;
+    tokio::try_join!(step("Tor network", tor.up_completely()), cluster.up())?;
     say(&format!("up: export KUBECONFIG={}", state.kubeconfig().display()));
     Ok(())
 }

@@ -22,13 +22,15 @@ use crate::command::{command, output, output_with_input};
 use crate::node::{BRIDGE_ADDRESS, Node};
 use crate::process::Processes;
 use crate::torcontrol::Control;
-use crate::wait::Seen;
+use crate::wait::{Seen, until};
 
 /// The default number of relays in a network, in addition to its three authorities (which are
 /// relays too).
 pub const RELAYS: u16 = 8;
 /// The lowest port number of a network.
 pub const BASE_PORT: u16 = 15_000;
+/// The longest time until every relay has a complete consensus. A new consensus is made every 20 s.
+const COMPLETE: Duration = Duration::from_secs(120);
 
 /// The place where a network runs.
 #[derive(Debug, Clone)]
@@ -71,6 +73,14 @@ impl TorNetwork {
             self.tor(node).start(self.program()?, &configuration)?;
         }
         self.wait_bootstrapped().await
+    }
+
+    /// Starts the network, and waits until the consensus of every relay lists all relays as HSDirs.
+    /// The first consensus can lack a relay that was slow to start. A tor that starts then expects
+    /// descriptors at other HSDirs than a tor with the next consensus.
+    pub async fn up_completely(&self) -> Result<()> {
+        self.up().await?;
+        until("every relay knows all HSDirs", COMPLETE, async || self.knows_all_hsdirs().await).await
     }
 
     /// Returns the torrc lines with which any other tor joins this network.
@@ -125,6 +135,19 @@ impl TorNetwork {
             ));
         }
         newest.context("no relay has a consensus")
+    }
+
+    async fn knows_all_hsdirs(&self) -> Result<Seen<()>> {
+        for node in &self.nodes {
+            let tor = self.tor(node);
+            let mut control = Control::open(&tor.control_socket(), &tor.cookie()).await?;
+            let relays = control.ask("GETINFO ns/all").await?.unwrap_or_default();
+            let hsdirs = relays.iter().filter(|line| line.starts_with("s ") && line.contains(" HSDir")).count();
+            if hsdirs < self.nodes.len() {
+                return Ok(Seen::NotYet(format!("{} knows {hsdirs} of {} HSDirs", node.name, self.nodes.len())));
+            }
+        }
+        Ok(Seen::Yes(()))
     }
 
     /// Sends a command to the control socket of every relay, authorities included.

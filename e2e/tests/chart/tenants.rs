@@ -95,7 +95,7 @@ fn named<'a>(policies: &'a [Value], name: &str) -> &'a Value {
 #[test]
 fn the_admission_policies_concern_only_the_operators_account() {
     let policies = policies(json!({}));
-    assert_eq!(policies.len(), 6);
+    assert_eq!(policies.len(), 7);
     let user = format!("request.userInfo.username == 'system:serviceaccount:{NAMESPACE}:{RELEASE}'");
     for policy in &policies {
         let spec = &policy["spec"];

@@ -154,7 +154,7 @@ impl DataPlane {
             dir: Some(dir),
         };
         let network = TorNetwork::of(relays, &plane.path("network"), Place::Loopback, &processes);
-        network.up().await?;
+        network.up_completely().await?;
         plane.relays = network.fingerprints()?;
         plane.network_torrc = network.torrc_lines()?;
         Ok(plane)

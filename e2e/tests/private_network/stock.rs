@@ -54,7 +54,7 @@ async fn a_merged_descriptor_has_the_layout_of_a_stock_tors_descriptor() -> Resu
 
 async fn scenario(processes: &Processes, dir: &Path) -> Result<()> {
     let network = TorNetwork::of(RELAYS, &dir.join("network"), Place::Loopback, processes);
-    network.up().await?;
+    network.up_completely().await?;
     let consensus = dir.join("network/authority0/data/cached-microdesc-consensus");
     until("enough relays are Stable", Duration::from_secs(180), async || {
         let text = fs::read_to_string(&consensus).unwrap_or_default();

@@ -77,7 +77,7 @@ impl Setup {
         let root = dir.path().to_owned();
         let processes = Processes::open(&root)?;
         let network = TorNetwork::open(&root.join("network"), Place::Loopback, &processes);
-        network.up().await?;
+        network.up_completely().await?;
         let none = || OnionService { master: String::new(), key: PathBuf::new() };
         let mut setup = Self {
             pythons: none(),
