@@ -2,7 +2,7 @@
 # Builds container images without Docker. Each image contains one program, the libraries that the
 # program needs, and no other program. The libraries come from Debian packages, which are unpacked
 # but not installed, so none of their scripts run. Equal programs and packages make equal images.
-#   images.sh pause          builds localhost/pause:1, which holds a pod's namespaces
+#   images.sh pause          builds localhost/pause:dev, which holds a pod's namespaces
 #   images.sh tor            builds localhost/onionbalance-tor:dev
 #   images.sh operator BIN   builds localhost/onionbalance-operator:dev with the program BIN
 #   images.sh sample         builds localhost/onionbalance-sample:dev, a web server with one page
@@ -107,7 +107,7 @@ blob() {
 # NAME.digest. VERSION is the version of the image's program, and ENTRYPOINT is a JSON list. The
 # archive has two descriptions of the image: OCI's for containerd and registries, and Docker's.
 pack() {
-    local archive=$IMAGES/$1.tar image=$2 version=$3 entrypoint=$4
+    local archive=$IMAGES/$1.tar image=$2 reference=$2:dev version=$3 entrypoint=$4
     local oci=application/vnd.oci.image layer config manifest diff
     mkdir -p "$IMAGES" "$work/layout/blobs/sha256"
     packed "$work/root" >"$work/layer"
@@ -130,14 +130,15 @@ pack() {
         '{schemaVersion: 2, mediaType: $type, config: $config, layers: [$layer]}' >"$work/manifest"
     manifest=$(blob "$work/manifest" $oci.manifest.v1+json)
     jq --null-input --compact-output --arg type $oci.index.v1+json --argjson manifest "$manifest" \
-        --arg image "$image:dev" --arg architecture "$ARCHITECTURE" \
+        --arg reference "$reference" --arg architecture "$ARCHITECTURE" \
         '{schemaVersion: 2, mediaType: $type, manifests: [$manifest + {
           platform: {architecture: $architecture, os: "linux"},
-          annotations: {"io.containerd.image.name": $image, "org.opencontainers.image.ref.name": "dev"}
+          annotations: {"io.containerd.image.name": $reference, "org.opencontainers.image.ref.name": "dev"}
         }]}' >"$work/layout/index.json"
-    jq --null-input --compact-output --argjson config "$config" --argjson layer "$layer" --arg image "$image:dev" \
+    jq --null-input --compact-output --argjson config "$config" --argjson layer "$layer" \
+        --arg reference "$reference" \
         'def path: .digest | sub(":"; "/") | "blobs/" + .;
-         [{Config: ($config | path), RepoTags: [$image], Layers: [$layer | path]}]' >"$work/layout/manifest.json"
+         [{Config: ($config | path), RepoTags: [$reference], Layers: [$layer | path]}]' >"$work/layout/manifest.json"
     echo '{"imageLayoutVersion":"1.0.0"}' >"$work/layout/oci-layout"
     packed "$work/layout" >"$archive.new"
     jq --raw-output .digest <<<"$manifest" >"$IMAGES/$1.digest"
@@ -225,8 +226,7 @@ flock 9
 case "${1:-}" in
 pause)
     IMAGES=$OB_CACHE/images
-    [ -e "$IMAGES/pause.tar" ] || step "pause image" pause
-    echo "$IMAGES/pause.tar"
+    unless_current pause "" pause
     ;;
 tor)
     folder=$(debian tor tor)

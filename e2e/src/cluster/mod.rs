@@ -27,7 +27,7 @@ pub const API_PORT: u16 = 6443;
 /// The cluster's DNS domain.
 pub const DOMAIN: &str = "cluster.local";
 /// The image of the container that holds a pod's namespaces.
-pub const PAUSE_IMAGE: &str = "localhost/pause:1";
+pub const PAUSE_IMAGE: &str = "localhost/pause:dev";
 const DNS: &str = "dns";
 
 /// The Kubernetes cluster of an environment.
