@@ -25,7 +25,14 @@ pub fn status(
     let deployment = observed.backends.as_deref().and_then(|deployment| deployment.status.as_ref());
     let ready_replicas = deployment.and_then(|status| status.ready_replicas).unwrap_or(0);
     let published = published::finding(observed, previous, now);
-    let clients = clients::finding(object.spec.restricted_discovery.as_ref(), observed.clients_secret.as_ref());
+    let mut clients = clients::finding(object.spec.restricted_discovery.as_ref(), observed.clients_secret.as_ref());
+    // The copy of the clients cannot be authenticated without the key, so it stays as it is.
+    if names::clients_secret(object).is_some() && conclusion.address.is_none() {
+        clients = clients.map(|found| {
+            let message = format!("{} Changes to the Secret take effect once MasterKeyReady is True.", found.message);
+            Finding { message, ..found }
+        });
+    }
     let mut found = vec![
         (ConditionType::Accepted, conclusion.accepted.clone()),
         (ConditionType::MasterKeyReady, master_key(observed, conclusion)),

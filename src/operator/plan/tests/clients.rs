@@ -98,8 +98,10 @@ fn without_a_usable_key_the_copy_stays_as_it_is() {
     let mut server = Server::default();
     server.run(observed(&[1, 2]));
     server.steps.clear();
-    server.run(Observed { key_secret: None, ..observed(&[1]) });
+    let (_, status) = server.run(Observed { key_secret: None, ..observed(&[1]) });
     assert_eq!(server.steps, ["find children"]);
+    let message = condition(&status, "ClientsReady");
+    assert!(message.ends_with(" Changes to the Secret take effect once MasterKeyReady is True."), "{message}");
 }
 
 #[test]
