@@ -87,7 +87,7 @@ fn policies(mut values: Value) -> Vec<Value> {
 
 /// Returns the policy whose name ends as given.
 fn named<'a>(policies: &'a [Value], name: &str) -> &'a Value {
-    let full = format!("{RELEASE}-{name}");
+    let full = format!("{RELEASE}-{NAMESPACE}-{name}");
     policies.iter().find(|policy| policy["metadata"]["name"] == full).unwrap_or_else(|| panic!("no policy {full}"))
 }
 
