@@ -187,7 +187,7 @@ impl ObjectPolicy {
                 refuse(&format!("tolerations[{index}]"), &cut(&toleration.to_string()), "--allowed-tolerations");
             }
         }
-        // An empty name stands for no class.
+        // An empty name sets no class, so that the default applies.
         for (field, class, allowed, flag) in [
             ("priorityClassName", &template.priority_class_name, &self.priority_classes, "--allowed-priority-classes"),
             ("runtimeClassName", &template.runtime_class_name, &self.runtime_classes, "--allowed-runtime-classes"),

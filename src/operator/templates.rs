@@ -70,11 +70,16 @@ impl DefaultTemplates {
                 &own.topology_spread_constraints,
                 &selecting(&defaults.topology_spread_constraints, service, component),
             ),
-            priority_class_name: own.priority_class_name.clone().or_else(|| defaults.priority_class_name.clone()),
-            runtime_class_name: own.runtime_class_name.clone().or_else(|| defaults.runtime_class_name.clone()),
+            priority_class_name: class(own.priority_class_name.as_ref(), defaults.priority_class_name.as_ref()),
+            runtime_class_name: class(own.runtime_class_name.as_ref(), defaults.runtime_class_name.as_ref()),
             image_pull_secrets: list(&own.image_pull_secrets, &defaults.image_pull_secrets),
         }
     }
+}
+
+/// Returns a service's own class, or the default class. An empty name sets no class.
+fn class(own: Option<&String>, default: Option<&String>) -> Option<String> {
+    own.filter(|name| !name.is_empty()).or(default).cloned()
 }
 
 fn read(path: &str, value: &Value) -> Result<PodSettings, String> {
@@ -257,6 +262,8 @@ mod tests {
             fields
         });
         assert_eq!(under(whole.clone(), json!({})), whole);
+        // An empty name sets no class.
+        assert_eq!(under(whole.clone(), json!({"priorityClassName": "", "runtimeClassName": ""})), whole);
         // The defaults do not replace any field of the service.
         assert_eq!(under(json!({}), whole.clone()), whole);
         let other = json!({
