@@ -44,9 +44,12 @@ impl Complaint {
         if self.last.as_ref() == Some(&text) {
             return Err(text);
         }
-        self.last = Some(text.clone());
         match self.limit.line() {
-            Some(line) => Ok((text, line)),
+            Some(line) => {
+                self.last = Some(text.clone());
+                Ok((text, line))
+            }
+            // The problem stays new, so that one that lasts longer than the flood is logged.
             None => Err(text),
         }
     }
@@ -89,6 +92,17 @@ mod tests {
         let mut complaint = Complaint::default();
         let logged = (0..1000).filter(|round| complaint.news("cannot read", &(round % 2)).is_ok()).count();
         assert!(logged < 50, "{logged} lines");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_problem_that_outlasts_a_flood_is_logged() {
+        let mut complaint = Complaint::default();
+        for round in 0..20 {
+            let _ = complaint.news("cannot read", &(round % 2));
+        }
+        assert!(complaint.news("cannot read", &"denied").is_err());
+        tokio::time::advance(std::time::Duration::from_secs(60)).await;
+        assert!(complaint.news("cannot read", &"denied").is_ok());
     }
 
     #[test]

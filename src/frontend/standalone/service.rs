@@ -1,6 +1,6 @@
 //! Runs the loop of one service of the stand-alone daemon.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +12,7 @@ use super::status::{InstanceView, View};
 use crate::frontend::clock::Clock;
 use crate::frontend::driver::Driver;
 use crate::frontend::tor::TorNews;
-use crate::merge::Input;
+use crate::merge::{BackendId, Input};
 use crate::onion::{OnionAddress, ServiceContent, TimePeriod};
 
 /// The longest time between two iterations of the loop.
@@ -26,6 +26,8 @@ pub(super) struct Service {
     instances: watch::Receiver<Instances>,
     view: watch::Sender<View>,
     seen: BTreeMap<OnionAddress, Seen>,
+    /// The instances that the last descriptor left out because of their congestion control.
+    outvoted: BTreeSet<BackendId>,
 }
 
 /// The properties of an instance's newest descriptor that the status socket shows.
@@ -44,7 +46,7 @@ impl Service {
         instances: watch::Receiver<Instances>,
         view: watch::Sender<View>,
     ) -> Self {
-        Self { driver, clock, news, instances, view, seen: BTreeMap::new() }
+        Self { driver, clock, news, instances, view, seen: BTreeMap::new(), outvoted: BTreeSet::new() }
     }
 
     /// Runs the service until the future is dropped. Published descriptors stay published.
@@ -90,9 +92,14 @@ impl Service {
         (seen.received, seen.content) = (now, content);
     }
 
-    /// Updates the view that the status socket shows.
-    fn report(&self) {
+    /// Updates the view that the status socket shows, and logs each instance that is newly left
+    /// out.
+    fn report(&mut self) {
         let status = self.driver.status();
+        for (instance, reason) in status.outvoted.iter().filter(|(instance, _)| !self.outvoted.contains(instance)) {
+            tracing::warn!(instance = instance.0, "{reason}");
+        }
+        self.outvoted = status.outvoted.keys().cloned().collect();
         let published = |period: TimePeriod| {
             status.periods.iter().find(|status| status.period == period).map(|status| status.last_published)
         };
