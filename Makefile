@@ -52,7 +52,7 @@ test-oracle: ## Compare descriptors, keys and the HSDir ring with arti and stem
 	@$(SETUP)/run-tests.sh oracle
 
 .PHONY: test-e2e
-test-e2e: no-demo packages ## Run the end-to-end tests on a one-node Kubernetes cluster and a private Tor network
+test-e2e: no-demo packages ## Run the end-to-end tests on a one-node Kubernetes cluster and a private Tor network; check the images
 	@$(MAKE) --no-print-directory -j2 kubernetes test-build
 	@$(SETUP)/run-tests.sh e2e
 
