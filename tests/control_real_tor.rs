@@ -114,9 +114,11 @@ async fn connect_both_ways(tor: &RealTor, unix: Connector) -> (Connector, Connec
     let (client, _events) = connected(&mut RealTor::supervise_by(unix.clone())).await;
     let listeners = client.get_info("net/listeners/control").await.expect("could not query the listeners");
     let listeners: Vec<_> = listeners.split(' ').map(|place| place.trim_matches('"').to_owned()).collect();
-    let place = listeners.iter().find(|place| place.starts_with("127.0.0.1:")).expect("tor has no TCP control port");
+    let port =
+        listeners.iter().find_map(|place| place.strip_prefix("127.0.0.1:")).expect("tor has no TCP control port");
     assert!(listeners.contains(&ControlEndpoint::Unix(tor.socket()).to_string()), "{listeners:?}");
-    let tcp = Connector { endpoint: place.parse().expect("could not parse the TCP port"), ..unix.clone() };
+    let port = port.parse().expect("could not parse the TCP port");
+    let tcp = Connector { endpoint: ControlEndpoint::tcp("127.0.0.1", port), ..unix.clone() };
     for connector in [&unix, &tcp] {
         let (client, _events) = connector.connect().await.expect("could not connect");
         assert!(client.get_info("version").await.expect("could not query the version").starts_with("0.4."));

@@ -45,14 +45,6 @@ enum Command {
     Crd(crd_command::Args),
 }
 
-/// A subcommand that needs logging and the asynchronous runtime.
-enum Program {
-    Operator(Box<operator::Args>),
-    Frontend(frontend::Args),
-    Backend(backend::Args),
-    Probe(operator::ProbeArgs),
-}
-
 /// Parses the command line, runs the subcommand, and returns the exit code of the process.
 pub fn main() -> ExitCode {
     // The environment, standard input and files can contain secrets, so the process is hidden
@@ -65,15 +57,8 @@ pub fn main() -> ExitCode {
 
 impl Cli {
     fn run(self) -> Result<(), Failure> {
-        let program = match self.command {
-            Command::Crd(args) => return crd_command::run(&args),
-            Command::Operator(args) => Program::Operator(args),
-            Command::Frontend(args) => Program::Frontend(args),
-            Command::Backend(args) => Program::Backend(args),
-            Command::Probe(args) => Program::Probe(args),
-        };
-        let standalone = match &program {
-            Program::Frontend(args) => args.standalone_log_level(),
+        let standalone = match &self.command {
+            Command::Frontend(args) => args.standalone_log_level(),
             _ => None,
         };
         log::start(self.log_format, self.log_addresses, standalone.unwrap_or("info"));
@@ -83,17 +68,18 @@ impl Cli {
             Some(_) => tokio::runtime::Builder::new_current_thread(),
             None => tokio::runtime::Builder::new_multi_thread(),
         };
-        runtime.enable_all().build()?.block_on(program.run())
+        runtime.enable_all().build()?.block_on(self.command.run())
     }
 }
 
-impl Program {
+impl Command {
     async fn run(self) -> Result<(), Failure> {
         match self {
             Self::Operator(args) => operator::run(*args).await,
             Self::Frontend(args) => frontend::run(args).await,
             Self::Backend(args) => backend::run(args).await,
             Self::Probe(args) => print(&operator::probe(&args).await?),
+            Self::Crd(args) => crd_command::run(&args),
         }
     }
 }

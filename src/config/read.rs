@@ -75,7 +75,7 @@ pub fn explain_yaml(error: &serde_saphyr::Error) -> String {
 fn with_hint(mut error: ConfigError, text: &str) -> ConfigError {
     if let Some(index) = text.lines().position(|line| line.contains(NO_BREAK_SPACE)) {
         let (ConfigError::Yaml(problem) | ConfigError::Field { problem, .. }) = &mut error;
-        *problem = format!("{problem}; line {} contains a no-break space (U+00A0), replace it with a space", index + 1);
+        *problem = format!("{problem}; line {} contains a no-break space (U+00A0); replace it with a space", index + 1);
     }
     error
 }

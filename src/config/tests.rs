@@ -116,12 +116,12 @@ fn errors_in_the_notation_use_the_words_of_users() {
         (plain.replace("  - address", "\t- address"), "not valid YAML: "),
         (
             plain.replace("key: k", "key:\u{a0}k"),
-            "; line 2 contains a no-break space (U+00A0), replace it with a space",
+            "; line 2 contains a no-break space (U+00A0); replace it with a space",
         ),
         (plain.replace("key: k", "key: [k"), "not valid YAML: "),
         // Such a space becomes a part of a name or a value, so the notation is right.
-        (plain.replace("  instances", "\u{a0} instances"), "; line 3 contains a no-break space (U+00A0), replace"),
-        (plain.replace("address: ", "address:\u{a0}"), "; line 4 contains a no-break space (U+00A0), replace it with"),
+        (plain.replace("  instances", "\u{a0} instances"), "; line 3 contains a no-break space (U+00A0); replace"),
+        (plain.replace("address: ", "address:\u{a0}"), "; line 4 contains a no-break space (U+00A0); replace it with"),
     ] {
         let error = error(&text);
         assert!(error.contains(expected), "{error}");

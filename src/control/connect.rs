@@ -104,7 +104,7 @@ impl Connector {
     }
 
     /// Opens a connection to the endpoint, or to the fallback if nothing listens at the endpoint.
-    /// Also returns the endpoint that could not be reached, if any.
+    /// For the fallback, the second value is the endpoint and the reason why nobody could reach it.
     async fn reach(&self) -> Result<(Connected, Option<Unreachable>), NoConnection> {
         match (self.reach_endpoint(&self.endpoint).await, &self.fallback) {
             (Ok((client, events)), _) => Ok((Connected { client, events, endpoint: self.endpoint.clone() }, None)),

@@ -29,7 +29,7 @@ pub mod text;
 pub use authenticate::{Password, PasswordError};
 pub use client::Client;
 pub use connect::{COMMAND_TIMEOUT, Connected, Connector};
-pub use endpoint::{ControlEndpoint, EndpointError};
+pub use endpoint::ControlEndpoint;
 pub use error::{ControlError, NoConnection};
 pub use event::{Event, HsDescAction, HsDescContent, HsDescEvent, bootstrap_percent};
 pub use reconnect::{Backoff, Update, supervise};

@@ -89,11 +89,18 @@ pub(super) async fn watch(
 async fn watch_one(api: &Api<ConfigMap>, name: &str, token: &AgentToken, seen: &watch::Sender<Option<ClientsCopy>>) {
     let forgeries = LogLimit::default();
     let read = |config_map: ConfigMap| {
-        let copy = ClientsCopy::of_data(&config_map.data.unwrap_or_default(), token);
-        if let (Err(error), Some(Line { suppressed })) = (&copy, copy.as_ref().err().and_then(|_| forgeries.line())) {
-            tracing::warn!(config_map = name, %error, suppressed, "ignored a copy of the authorized clients");
+        let copy = ClientsCopy::of_data(&config_map.data.unwrap_or_default(), token).ok();
+        if copy.is_none()
+            && let Some(Line { suppressed }) = forgeries.line()
+        {
+            tracing::warn!(
+                config_map = name,
+                suppressed,
+                "ignored a copy of the authorized clients that the operator has not written; delete the ConfigMap, so \
+                 that the operator writes it again"
+            );
         }
-        copy.ok()
+        copy
     };
     let config = watcher::Config::default().fields(&format!("metadata.name={name}")).timeout(60);
     let mut events = pin!(watcher::watcher(api.clone(), config));

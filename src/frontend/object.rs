@@ -35,8 +35,8 @@ pub(super) struct Object {
     pub(super) restriction: Option<Restriction>,
     /// The external backends. Invalid addresses are omitted; the operator reports them.
     pub(super) external_backends: BTreeSet<OnionAddress>,
-    /// The number of introduction points that each backend may contribute. An invalid number is
-    /// treated as the default.
+    /// The number of introduction points that each backend may contribute. A value that is not a
+    /// non-negative integer is treated as the default, and any other value is limited to 1 to 20.
     pub(super) limits: PointLimits,
     /// The backends' status as the previous publisher wrote it.
     pub(super) backends: Vec<BackendStatus>,

@@ -73,8 +73,8 @@ pub enum AgentConfigError {
 }
 
 impl AgentConfig {
-    /// Parses and validates an `agent.yaml`. An error can quote the text, unless the text is no
-    /// such file at all.
+    /// Parses and validates an `agent.yaml`. An error quotes the text only if the text contains the
+    /// field `masterOnionAddress`.
     pub fn from_yaml(text: &str) -> Result<Self, AgentConfigError> {
         // Whoever may run commands in a pod can name any file of the pod. A file without this field
         // may be a secret, which an error must not reveal.

@@ -35,9 +35,9 @@ const DEFAULT: [(IpAddr, u32); 10] = [
 /// A list of addresses that no target may have. The default refuses the pod itself, link-local
 /// addresses, the metadata services of cloud providers, and the API server.
 ///
-/// As text, the list has items that are separated by commas: addresses, networks such as
-/// `10.0.0.0/8`, and `api-server`. An empty text stands for the default, and `none` for a list that
-/// refuses nothing.
+/// The text of a list consists of addresses, networks such as `10.0.0.0/8` and the word
+/// `api-server`, separated by commas. An empty text stands for the default, and `none` for a list
+/// that refuses nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedTargets {
     networks: Vec<Network>,
@@ -73,7 +73,8 @@ impl RefusedTargets {
     /// Returns the item of the list that refuses an address, or `None` if the list permits the
     /// address. `api_server` is the address of the API server, if it is known.
     pub fn refusal(&self, address: IpAddr, api_server: Option<IpAddr>) -> Option<String> {
-        let is_api_server = |address: IpAddr| self.api_server && api_server.map(canonical) == Some(address);
+        let is_api_server =
+            |address: IpAddr| self.api_server && api_server.map(|server| server.to_canonical()) == Some(address);
         meanings(address).into_iter().flatten().find_map(|address| {
             if is_api_server(address) {
                 return Some(API_SERVER.to_owned());
@@ -154,7 +155,7 @@ impl FromStr for Network {
             return Err(());
         }
         // A connection to an IPv4-mapped address is an IPv4 connection.
-        match canonical(address) {
+        match address.to_canonical() {
             IpAddr::V4(mapped) if address.is_ipv6() && bits >= 96 => Ok(Self::new(mapped.into(), bits - 96)),
             _ => Ok(Self::new(address, bits)),
         }
@@ -171,7 +172,7 @@ impl fmt::Display for Network {
 /// Returns the addresses that a connection to this address may reach: the address itself, and the
 /// IPv4 address to which a NAT64 gateway translates it (RFC 6052, section 2.1).
 fn meanings(address: IpAddr) -> [Option<IpAddr>; 2] {
-    let address = canonical(address);
+    let address = address.to_canonical();
     let translated = match address {
         IpAddr::V6(six) => match six.segments() {
             [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
@@ -182,11 +183,6 @@ fn meanings(address: IpAddr) -> [Option<IpAddr>; 2] {
         IpAddr::V4(_) => None,
     };
     [Some(address), translated]
-}
-
-/// Returns the IPv4 address that an IPv4-mapped IPv6 address stands for, or else the same address.
-fn canonical(address: IpAddr) -> IpAddr {
-    address.to_canonical()
 }
 
 fn width(address: IpAddr) -> u32 {

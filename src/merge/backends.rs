@@ -94,8 +94,9 @@ impl fmt::Display for Remark {
             Self::UnusablePoints(count) => write!(f, "{count} of its introduction points cannot be published"),
             Self::SurplusPoints { offered, limit } => write!(
                 f,
-                "it offers {offered} introduction points, but only {limit} of them are published, because its limit is \
-                 {limit} (maxIntroductionPoints for an external backend)"
+                "it offers {offered} introduction points, but only {limit} of them are published; to publish more, raise \
+                 maxIntroductionPoints of the external backend (max-introduction-points in the daemon's config.yaml, \
+                 introductionPoints for pods)"
             ),
             Self::Unusual => f.write_str("its descriptor cannot be merged: it lacks ntor or is unusually long"),
         }

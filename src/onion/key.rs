@@ -22,8 +22,8 @@ const PUBLIC_KEY_FILE_LEN: usize = 64;
 /// The long-term identity key of a service in its 64-byte expanded form, a scalar and a prefix. It
 /// is zeroized on drop and never printed.
 pub struct MasterKey {
-    /// The only copy of the expanded key. The key is on the heap, because moving it within the
-    /// stack would leave copies behind that nobody erases.
+    /// The expanded key, on the heap, because moving it within the stack would leave copies behind
+    /// that nobody erases.
     secret: Box<Expanded>,
     address: OnionAddress,
 }
@@ -70,7 +70,7 @@ pub enum KeyError {
     )]
     Pem,
     /// The content is a key in another form than tor's file.
-    #[error("hs_ed25519_secret_key holds {0} instead of tor's 96 bytes; run {remedy}", remedy = .0.remedy())]
+    #[error("instead of tor's 96 bytes, hs_ed25519_secret_key holds {0}; run {remedy}", remedy = .0.remedy())]
     Form(KeyForm),
     /// The content is tor's public key file.
     #[error("hs_ed25519_secret_key holds tor's hs_ed25519_public_key; use the file hs_ed25519_secret_key instead")]

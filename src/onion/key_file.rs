@@ -44,7 +44,7 @@ pub enum KeyFormat {
 /// The 32-byte seed from which a master key is expanded (RFC 8032). It is zeroized on drop and
 /// never printed.
 pub struct Seed {
-    /// The only copy of the seed, on the heap for the same reason as in [`MasterKey`].
+    /// The seed, on the heap for the same reason as in [`MasterKey`].
     bytes: Box<Zeroizing<[u8; 32]>>,
     address: OnionAddress,
 }

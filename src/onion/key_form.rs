@@ -38,7 +38,7 @@ pub enum KeyForm {
     SeedAndPublicKey,
     /// 32 bytes that can be a seed. Nothing distinguishes a seed from other random bytes.
     Seed,
-    /// One of the three forms of bare bytes, encoded as text.
+    /// The bytes of `Expanded`, `SeedAndPublicKey` or `Seed`, encoded as text.
     BareText(Encoding),
 }
 
@@ -47,9 +47,9 @@ pub enum KeyForm {
 pub enum Encoding {
     /// Hexadecimal digits.
     Hex,
-    /// The alphabet of onion addresses.
+    /// Base32, with the alphabet of onion addresses.
     Base32,
-    /// The encoding of Secrets and PEM files.
+    /// Base64, as in Secrets and PEM files.
     Base64,
 }
 

@@ -177,7 +177,7 @@ async fn take_over(
     let fields = takeover::managed_fields(&metadata, manifest);
     let version = &metadata.resource_version;
     let patch = Patch::Merge(json!({"metadata": {"resourceVersion": version, "managedFields": fields}}));
-    let parameters = PatchParams { field_manager: Some(OPERATOR_MANAGER.to_owned()), ..PatchParams::default() };
+    let parameters = ours();
     match api(writer.counted(), object, id.kind).patch_metadata(&id.name, &parameters, &patch).await {
         Ok(_) => {
             let (namespace, name) = (object.namespace(), object.name_any());
@@ -206,7 +206,7 @@ async fn apply(
 /// Sets the number of pods of Deployments that cannot be applied, and nothing else. Tries all of
 /// them and returns the first error.
 pub async fn scale(writer: &Writer, object: &OnionBalancedService, scales: Vec<Scale>) -> Result<(), kube::Error> {
-    let parameters = PatchParams { field_manager: Some(OPERATOR_MANAGER.to_owned()), ..PatchParams::default() };
+    let parameters = ours();
     let mut result = Ok(());
     for Scale { id, uid, replicas } in scales {
         // The UID keeps the patch from changing another Deployment of the same name.
@@ -290,7 +290,7 @@ pub async fn set_key_owners(
     let secret_name = secret.name.clone().unwrap_or_default();
     let metadata = json!({"resourceVersion": secret.resource_version, "ownerReferences": owners});
     let patch = Patch::Merge(json!({ "metadata": metadata }));
-    let parameters = PatchParams { field_manager: Some(OPERATOR_MANAGER.to_owned()), ..PatchParams::default() };
+    let parameters = ours();
     secrets(writer.counted(), object).patch_metadata(&secret_name, &parameters, &patch).await?;
     let (namespace, name) = (object.namespace(), object.name_any());
     info!(
@@ -337,8 +337,12 @@ pub async fn status(
     }
 }
 
+fn ours() -> PatchParams {
+    PatchParams::apply(OPERATOR_MANAGER)
+}
+
 fn force() -> PatchParams {
-    PatchParams::apply(OPERATOR_MANAGER).force()
+    ours().force()
 }
 
 fn secrets(client: Client, object: &OnionBalancedService) -> Api<Secret> {

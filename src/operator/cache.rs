@@ -25,6 +25,7 @@ use super::children::Kind;
 use super::drift;
 use super::echoes::{Echoes, Reconciliation};
 use super::guarded::Guarded;
+use super::plan;
 use super::pods::{self, KnownPods, PodState, state};
 use super::served::Served;
 use super::watches::Watches;
@@ -217,16 +218,14 @@ fn to_services(
 fn same_key(objects: Store<Guarded>) -> impl Fn(&Guarded) -> Vec<ObjectRef<Guarded>> {
     move |touched| {
         let Some(touched) = touched.object() else { return Vec::new() };
-        let shares = |other: &Guarded| other.object().is_some_and(|other| share_key(touched, other));
+        let shares = |other: &Guarded| other.object().is_some_and(|other| may_share_key(touched, other));
         objects.state_filter(shares).iter().map(|other| ObjectRef::from_obj(&**other)).collect()
     }
 }
 
-fn share_key(one: &OnionBalancedService, other: &OnionBalancedService) -> bool {
-    let [one_address, other_address] =
-        [one, other].map(|object| object.status.as_ref().and_then(|status| status.onion_address.as_deref()));
-    let same_address = one_address.is_some() && one_address == other_address;
-    (same_address || names::same_master_key_secret(one, other)) && one.metadata.uid != other.metadata.uid
+fn may_share_key(one: &OnionBalancedService, other: &OnionBalancedService) -> bool {
+    let address = one.status.as_ref().and_then(|status| status.onion_address.as_deref());
+    plan::may_share_key(one, other, address) && one.metadata.uid != other.metadata.uid
 }
 
 /// Returns the service that an object belongs to according to its owner reference or its label.

@@ -45,7 +45,7 @@ pub enum Error {
     /// A request to the API server failed.
     #[error("could not read or write an object: {0}")]
     Api(#[from] kube::Error),
-    /// The API server refused owned objects. The status names one of them.
+    /// The API server refused owned objects. The conditions name all of them.
     #[error("the API server refused {0} owned objects")]
     Refused(usize),
     /// Pruning or scaling failed, or the owners of the key's Secret could not be set. No other step

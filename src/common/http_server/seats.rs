@@ -20,9 +20,9 @@ const SHARE: usize = 8;
 /// The phase of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// The server waits for the peer to send a complete request, since the given time.
+    /// Since the given time, the server waits for a complete request or sends a response.
     Waiting(Instant),
-    /// The server answers a request, since the given time.
+    /// Since the given time, the server prepares the response to a request.
     Working(Instant),
 }
 

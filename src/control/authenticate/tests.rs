@@ -1,4 +1,5 @@
 use std::fs;
+use std::path::Path;
 
 use data_encoding::HEXUPPER;
 use proptest::prelude::*;
@@ -9,8 +10,12 @@ use super::super::testing::{PATIENCE, Peer, connect};
 use super::*;
 use crate::control::Connector;
 
-fn connector(place: &str, command_timeout: Duration) -> Connector {
-    Connector { command_timeout, ..Connector::new(place.parse().unwrap()) }
+fn connector(endpoint: ControlEndpoint, command_timeout: Duration) -> Connector {
+    Connector { command_timeout, ..Connector::new(endpoint) }
+}
+
+fn local() -> ControlEndpoint {
+    ControlEndpoint::unix(Path::new("/unused"))
 }
 
 fn password(text: &str) -> Password {
@@ -44,7 +49,7 @@ async fn waits_for_a_cookie_file_that_appears_late() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("cookie");
     let (client, _events, mut peer) = connect(PATIENCE);
-    let connector = connector("/unused", PATIENCE);
+    let connector = connector(local(), PATIENCE);
     let (result, ()) = tokio::join!(authenticate(&connector, &client), async {
         offer(&mut peer, &format!("METHODS=COOKIE COOKIEFILE=\"{}\"", path.display())).await;
         // The paused clock advances only while the client is waiting too, so the client checks for
@@ -61,8 +66,8 @@ async fn waits_for_a_cookie_file_that_appears_late() {
 
 #[tokio::test]
 async fn errors_name_the_offered_methods_and_a_solution() {
-    let local = connector("/unused", Duration::from_millis(100));
-    let remote = connector("192.0.2.1:9051", Duration::from_millis(100));
+    let local = connector(local(), Duration::from_millis(100));
+    let remote = connector(ControlEndpoint::tcp("192.0.2.1", 9051), Duration::from_millis(100));
     let with_cookie = Connector { cookie: Some("/nowhere/cookie".into()), ..remote.clone() };
     for (connector, auth, faults) in [
         (&local, "METHODS=HASHEDPASSWORD", ["offers HASHEDPASSWORD; provide", "--control-password-file or in"]),
@@ -94,7 +99,7 @@ async fn chooses_the_best_method_that_works() {
     let cookie = directory.path().join("cookie");
     fs::write(&cookie, [0xAB; 32]).unwrap();
     let file = format!("COOKIEFILE=\"{}\"", cookie.display());
-    let plain = connector("/unused", PATIENCE);
+    let plain = connector(local(), PATIENCE);
     let with_password = Connector { password: Some(password("a \"b\" \\ c")), ..plain.clone() };
     let by_password = r#"AUTHENTICATE "a \"b\" \\ c""#;
     let cookie = format!("AUTHENTICATE {}", "AB".repeat(32));
@@ -124,7 +129,7 @@ async fn an_impostor_learns_nothing_about_the_cookie() {
     let path = directory.path().join("cookie");
     fs::write(&path, [0xAB; 32]).unwrap();
     for with_password in [false, true] {
-        let mut connector = connector("127.0.0.1:9051", PATIENCE);
+        let mut connector = connector(ControlEndpoint::tcp("127.0.0.1", 9051), PATIENCE);
         connector.password = with_password.then(|| password("secret"));
         let (client, _events, mut peer) = connect(PATIENCE);
         let (result, ()) = tokio::join!(authenticate(&connector, &client), async {
@@ -152,7 +157,7 @@ async fn a_named_pipe_in_place_of_the_cookie_does_not_block() {
     let path = directory.path().join("pipe");
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
     rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
-    let local = connector("/unused", Duration::from_millis(100));
+    let local = connector(local(), Duration::from_millis(100));
     let message = refused_offer(&local, &format!("METHODS=SAFECOOKIE COOKIEFILE=\"{}\"", path.display())).await;
     assert!(message.contains("pipe is not 32 bytes long"), "{message}");
 }
@@ -160,7 +165,7 @@ async fn a_named_pipe_in_place_of_the_cookie_does_not_block() {
 #[tokio::test]
 async fn a_peer_that_hangs_up_is_perhaps_no_control_port() {
     let (client, _events, mut peer) = connect(PATIENCE);
-    let connector = connector("127.0.0.1:9050", PATIENCE);
+    let connector = connector(ControlEndpoint::tcp("127.0.0.1", 9050), PATIENCE);
     let (result, ()) = tokio::join!(authenticate(&connector, &client), async {
         peer.read_line().await;
         drop(peer);

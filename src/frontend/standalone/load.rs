@@ -90,8 +90,7 @@ fn read(path: &Path) -> Result<String, RunError> {
     let bytes = std::fs::read(path).map_err(|error| {
         let hint = match error.kind() {
             io::ErrorKind::NotFound => {
-                "; name the configuration with --config (`kubectl-onionbalance config generate` creates one), or, in a pod, \
-                 the service with --service"
+                "; name the configuration with --config (`kubectl-onionbalance config generate` creates one)"
             }
             _ => "",
         };

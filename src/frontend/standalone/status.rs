@@ -148,7 +148,9 @@ async fn bind(path: &Path) -> io::Result<UnixListener> {
     let refused = |problem: String| io::Error::new(io::ErrorKind::AlreadyExists, problem);
     let length = path.as_os_str().as_bytes().len();
     if length > MAX_PATH {
-        let problem = format!("the path has {length} bytes, but a socket's path can have at most {MAX_PATH}");
+        let problem = format!(
+            "the path has {length} bytes, but a socket's path can have at most {MAX_PATH}; choose a shorter path"
+        );
         return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
     }
     // Without the lock, a daemon that finds a dead socket could remove the socket with which
@@ -184,8 +186,9 @@ async fn bind(path: &Path) -> io::Result<UnixListener> {
     })
 }
 
-/// Locks the directory of a socket against other daemons. Returns None if that is impossible, for
-/// example because the directory does not exist.
+/// Locks the directory of a socket against other daemons. Returns None if another process holds the
+/// lock for two seconds, or if locking is impossible, for example because the directory does not
+/// exist.
 async fn lock(socket: &Path) -> Option<File> {
     let directory = socket.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let directory = File::open(directory).ok()?;

@@ -254,7 +254,7 @@ async fn a_place_that_is_no_socket_is_left_alone() {
         ("file", "the file exists and is not a socket; choose another path"),
         ("link", "the file exists and is not a socket; choose another path"),
         ("missing/socket", "create the directory, in a systemd unit with RuntimeDirectory="),
-        (&"x".repeat(108), "but a socket's path can have at most 107"),
+        (&"x".repeat(108), "can have at most 107; choose a shorter path"),
     ] {
         let error = open(&path(name)).await.err().unwrap();
         assert!(error.starts_with(&*path(name).to_string_lossy()) && error.ends_with(expected), "{error}");

@@ -6,8 +6,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt as _;
 
-use super::metadata;
-use crate::crd::OnionBalancedService;
+use super::Inputs;
 use crate::crd::clients::ClientList;
 use crate::crd::names::{self, Component};
 use crate::link::{AgentToken, ClientsCopy};
@@ -15,20 +14,15 @@ use crate::onion::ClientPublicKey;
 use crate::onion::descriptor::MAX_AUTHORIZED_CLIENTS;
 
 /// Builds the copy of the authorized clients, or returns `None` if the spec names no Secret.
-/// `clients` is the content of that Secret, if it exists.
-pub(super) fn config_map(
-    object: &OnionBalancedService,
-    clients: Option<&ClientList>,
-    token: &AgentToken,
-) -> Option<ConfigMap> {
+pub(super) fn config_map(inputs: &Inputs<'_>, token: &AgentToken) -> Option<ConfigMap> {
     let copy = ClientsCopy {
-        object: object.uid().unwrap_or_default(),
-        secret: names::clients_secret(object)?.to_owned(),
-        keys: clients.map(first_keys),
+        object: inputs.object.uid().unwrap_or_default(),
+        secret: names::clients_secret(inputs.object)?.to_owned(),
+        keys: inputs.clients.map(first_keys),
     };
-    let name = names::authorized_clients(&object.name_any());
+    let name = names::authorized_clients(&inputs.name());
     Some(ConfigMap {
-        metadata: metadata(object, name, Some(Component::Frontend)),
+        metadata: inputs.metadata(name, Some(Component::Frontend)),
         data: Some(copy.to_data(token)),
         ..ConfigMap::default()
     })
@@ -44,6 +38,8 @@ fn first_keys(clients: &ClientList) -> Vec<ClientPublicKey> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::collection::vec;
     use proptest::prelude::*;
     use serde_json::json;
@@ -51,7 +47,7 @@ mod tests {
     use super::*;
     use crate::crd::clients::authorize;
     use crate::onion::ClientSecretKey;
-    use crate::operator::children::tests::support::{Fixture, object};
+    use crate::operator::children::tests::support::Fixture;
 
     fn key(number: u8) -> ClientPublicKey {
         ClientSecretKey::from_bytes([number; 32]).public()
@@ -62,13 +58,20 @@ mod tests {
         ClientList { clients, problems: vec!["bob.auth: is not a key".to_owned()] }
     }
 
-    fn token() -> AgentToken {
-        Fixture::new().token
+    /// Returns the fixture of a service that names the Secret.
+    fn restricted() -> Fixture {
+        Fixture::of(&json!({"restrictedDiscovery": {"secretName": "clients"}}))
+    }
+
+    /// Returns the data of the copy of a Secret with these clients.
+    fn data(clients: Option<&ClientList>) -> BTreeMap<String, String> {
+        let fixture = restricted();
+        let inputs = Inputs { clients, ..fixture.inputs() };
+        config_map(&inputs, &fixture.token).unwrap().data.unwrap()
     }
 
     fn copied(clients: Option<&ClientList>) -> ClientsCopy {
-        let object = object(&json!({"restrictedDiscovery": {"secretName": "clients"}}));
-        ClientsCopy::of_data(&config_map(&object, clients, &token()).unwrap().data.unwrap(), &token()).unwrap()
+        ClientsCopy::of_data(&data(clients), &restricted().token).unwrap()
     }
 
     #[test]
@@ -76,8 +79,7 @@ mod tests {
         let copy = copied(Some(&list(&[2, 1, 2])));
         assert!(copy.is_of("uid-of-web", "clients"));
         assert_eq!(copy.keys, Some(vec![key(2), key(1)]));
-        let object = object(&json!({"restrictedDiscovery": {"secretName": "clients"}}));
-        let text = format!("{:?}", config_map(&object, Some(&list(&[1])), &token()).unwrap().data);
+        let text = format!("{:?}", data(Some(&list(&[1]))));
         assert!(!text.contains("client-1") && !text.contains("bob"), "{text}");
         assert_eq!(copied(None).keys, None, "the Secret does not exist");
     }
@@ -85,7 +87,8 @@ mod tests {
     #[test]
     fn there_is_no_copy_unless_the_spec_names_a_secret() {
         for spec in [json!({}), json!({"restrictedDiscovery": {}})] {
-            assert!(config_map(&object(&spec), None, &token()).is_none(), "{spec}");
+            let fixture = Fixture::of(&spec);
+            assert!(config_map(&fixture.inputs(), &fixture.token).is_none(), "{spec}");
         }
     }
 

@@ -86,7 +86,13 @@ impl Inputs<'_> {
     }
 
     fn metadata(&self, name: String, component: Option<Component>) -> ObjectMeta {
-        metadata(self.object, name, component)
+        ObjectMeta {
+            name: Some(name),
+            namespace: self.object.namespace(),
+            labels: Some(names::labels(&self.name(), component)),
+            owner_references: Some(vec![owner(self.object, true)]),
+            ..ObjectMeta::default()
+        }
     }
 
     fn builds(&self, component: Component) -> bool {
@@ -95,17 +101,6 @@ impl Inputs<'_> {
 
     fn component_metadata(&self, component: Component) -> ObjectMeta {
         self.metadata(component.child_name(&self.name()), Some(component))
-    }
-}
-
-/// Returns the metadata of an owned object of a service.
-fn metadata(object: &OnionBalancedService, name: String, component: Option<Component>) -> ObjectMeta {
-    ObjectMeta {
-        name: Some(name),
-        namespace: object.namespace(),
-        labels: Some(names::labels(&object.name_any(), component)),
-        owner_references: Some(vec![owner(object, true)]),
-        ..ObjectMeta::default()
     }
 }
 
@@ -167,7 +162,7 @@ fn prerequisites(inputs: &Inputs<'_>) -> Result<Vec<Child>, BuildError> {
     ];
     if let Some(token) = inputs.token {
         children.push(child(Kind::Secret, &secret_token::secret(inputs, token))?);
-        let copy = config_map_clients::config_map(inputs.object, inputs.clients, token);
+        let copy = config_map_clients::config_map(inputs, token);
         children.extend(copy.map(|copy| child(Kind::ConfigMap, &copy)).transpose()?);
     }
     if inputs.builds(Component::Backend) {

@@ -247,11 +247,13 @@ fn consequence(problems: &[Problem]) -> &'static str {
         ["spec.externalBackends", "spec.restrictedDiscovery"].iter().any(|part| problem.field.starts_with(part))
     };
     match (problems.iter().any(is_ignored), problems.iter().all(is_ignored)) {
-        (false, _) => "these parts keep the values that were last accepted; the other parts are not affected.",
+        (false, _) => {
+            "these parts keep the values that were last accepted, if there are any; the other parts are not affected."
+        }
         (true, true) => "these backends and clients are left out; the other parts are not affected.",
         (true, false) => {
-            "these backends and clients are left out, and the other bad parts keep the values that were last accepted; \
-             the rest is not affected."
+            "these backends and clients are left out, and the other bad parts keep the values that were last accepted, if \
+             there are any; the rest is not affected."
         }
     }
 }

@@ -7,7 +7,8 @@ pub(super) const SECRET_KEY: &str = "hs_ed25519_secret_key";
 pub(super) const PUBLIC_KEY: &str = "hs_ed25519_public_key";
 pub(super) const HOSTNAME: &str = "hostname";
 
-/// Parses a key file, or a key that is encoded as text. Returns the form of the text, too.
+/// Parses a key file, or a key that is encoded as text. For encoded text, the second value is the
+/// form of the text.
 pub(super) fn open(bytes: &[u8]) -> Result<(KeyFile, Option<KeyForm>), KeyFileError> {
     match KeyFile::read(bytes) {
         Err(KeyFileError::Form(form)) => match KeyForm::decode(bytes) {

@@ -80,7 +80,8 @@ enum Lenient<T> {
 /// The entries of a Secret, by name. An entry that is null or a number is ignored.
 type Entries = BTreeMap<String, Lenient<Hidden>>;
 
-/// Text that is erased when it is dropped.
+/// Text that is erased when it is dropped. The copies that the YAML parser makes are not erased,
+/// but the process is hidden and ends soon.
 #[derive(Deserialize)]
 #[serde(from = "String")]
 struct Hidden(Zeroizing<String>);
@@ -275,8 +276,10 @@ fn by_known_name(contents: &Contents) -> Result<Option<KeyAndFaults>, String> {
     let Some((name, bytes, public, hostname)) = entries else { return Ok(None) };
     let (file, form) = open(bytes).map_err(|error| match error {
         // The content is in no known form, so the error about tor's file is the most precise one.
-        KeyFileError::Unknown => MasterKey::from_tor_secret_key_file(bytes)
-            .map_or_else(|error| in_entry(name, &error.to_string()), |_| String::new()),
+        KeyFileError::Unknown => {
+            let precise = MasterKey::from_tor_secret_key_file(bytes).err().map(|precise| precise.to_string());
+            in_entry(name, &precise.unwrap_or_else(|| error.to_string()))
+        }
         other => in_entry(name, &other.to_string()),
     })?;
     let fault = match (&file, form) {

@@ -52,11 +52,13 @@ fn only_the_pods_of_a_withheld_component_are_not_configured() {
 }
 
 #[test]
-fn without_a_key_only_the_token_is_missing() {
-    let fixture = Fixture::new();
-    let built = all_children(&Inputs { token: None, ..fixture.inputs() });
-    assert_eq!(built.len(), 14);
-    assert!(built.iter().all(|child| child.id.kind != Kind::Secret));
+fn without_a_key_only_the_token_and_the_copy_of_the_clients_are_missing() {
+    let fixture = Fixture::of(&serde_json::json!({"restrictedDiscovery": {"secretName": "clients"}}));
+    let names =
+        |inputs: &Inputs<'_>| all_children(inputs).into_iter().map(|child| child.id.to_string()).collect::<Vec<_>>();
+    let built = names(&Inputs { token: None, ..fixture.inputs() });
+    let missing: Vec<_> = names(&fixture.inputs()).into_iter().filter(|name| !built.contains(name)).collect();
+    assert_eq!(missing, ["Secret web-agent-token", "ConfigMap web-authorized-clients"]);
 }
 
 #[test]

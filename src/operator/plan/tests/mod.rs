@@ -1,6 +1,7 @@
 //! Tests of the plan. Each test changes a healthy service and checks the steps, the conclusion or
 //! the status.
 
+mod accepted;
 mod adoption;
 mod clients;
 mod conditions;
