@@ -90,6 +90,8 @@ pub struct Due {
     pub manifest: Value,
     /// True if an object of this kind and name is known to exist.
     pub exists: bool,
+    /// The UID of the existing object. No other object may be updated.
+    pub uid: Option<String>,
     /// True if the object exists, but the operator has never applied it, for example because a
     /// backup tool has restored it. Its fields then belong to others.
     pub takes_over: bool,
