@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 use proptest::sample::select;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::world::{Fault, Good, World, change};
-use super::support::condition;
+use super::support::{concluded, condition, healthy, with};
+use crate::operator::plan::Observed;
 
 /// Checks that the owned objects are those of a service without faults, except for parts whose
 /// values are unknown.
@@ -60,6 +61,23 @@ fn recover(world: &mut World) {
         world.check_names();
     }
     world.check_health();
+}
+
+#[test]
+fn a_long_list_of_bad_parts_ends_with_the_number_of_the_others() {
+    let with_ports = |target: &Value| {
+        let ports: Vec<_> = (1..=200).map(|port| json!({"port": port, "target": target})).collect();
+        let object = with(&healthy().object, "spec/ports", json!(ports));
+        concluded(&Observed { object, ..healthy() }).1
+    };
+    let invalid = condition(&with_ports(&json!({"address": "no port"})), "Accepted");
+    let named = invalid.matches("spec.ports[").count();
+    let rest = format!("; … and {} more. Until this is corrected, these parts keep", 200 - named);
+    assert!(named > 10 && invalid.contains(&rest) && invalid.ends_with("not affected."), "{named}: {invalid}");
+
+    let missing = condition(&with_ports(&json!({"service": {"name": "no", "port": 1}})), "BackendsReady");
+    let named = missing.matches("spec.ports[").count();
+    assert!(named > 10 && missing.contains(&format!("… and {} more", 200 - named)), "{named}: {missing}");
 }
 
 #[test]
