@@ -489,7 +489,7 @@ fn stop(observed: &mut Observed) {
 }
 
 fn pod(component: Component, problem: Option<PodProblem>) -> PodState {
-    PodState { pod: "x".to_owned(), uid: "u".to_owned(), component, problem, creating_since: None }
+    PodState { pod: "x".to_owned(), uid: "u".to_owned(), component, problem, creating_since: None, rejected: None }
 }
 
 fn pod_problem(observed: &mut Observed, component: Component) {

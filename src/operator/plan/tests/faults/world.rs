@@ -273,7 +273,7 @@ impl World {
         let message = "Pod x: Unschedulable: 0/1 nodes are available".to_owned();
         let problem = Some(PodProblem { reason: Reason::Unschedulable, message });
         let (pod, uid) = ("x".to_owned(), "u".to_owned());
-        vec![PodState { pod, uid, component: Component::Backend, problem, creating_since: None }]
+        vec![PodState { pod, uid, component: Component::Backend, problem, creating_since: None, rejected: None }]
     }
 
     fn observed(&self) -> Observed {
