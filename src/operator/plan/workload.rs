@@ -7,6 +7,7 @@ use super::basis::COMPONENTS;
 use super::observed::Observed;
 use crate::crd::Reason;
 use crate::crd::names::Component;
+use crate::onion::OnionAddress;
 use crate::operator::conditions::Finding;
 
 /// Returns the finding about a suspended service. The service counts as suspended once none of its
@@ -72,7 +73,9 @@ pub(super) fn backends(observed: &Observed, conclusion: &Conclusion, ready: i32)
 }
 
 fn scaled_to_zero(observed: &Observed) -> Finding {
-    let external = observed.object.spec.external_backends.len();
+    // The publisher leaves out invalid addresses.
+    let external = &observed.object.spec.external_backends;
+    let external = external.iter().filter(|backend| backend.onion_address.parse::<OnionAddress>().is_ok()).count();
     if external > 0 {
         let message = format!("spec.backends.replicas is 0; external backends: {external}.");
         return Finding::yes(Reason::OnlyExternal, message);

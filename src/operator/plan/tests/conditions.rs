@@ -193,6 +193,11 @@ const SCENARIOS: &[Scenario] = &[
         o.object = with(&o.object, "spec/backends/replicas", json!(0));
         o.object = with(&o.object, "spec/externalBackends", json!([{"onionAddress": EXTERNAL}]));
     }, "BackendsReady", "True OnlyExternal: spec.backends.replicas is 0; external backends: 1.", true),
+    ("no replicas, and an invalid external backend", |o| {
+        stop(o);
+        o.object = with(&o.object, "spec/backends/replicas", json!(0));
+        o.object = with(&o.object, "spec/externalBackends", json!([{"onionAddress": "a.onion"}]));
+    }, "BackendsReady", "False ScaledToZero: spec.backends.replicas is 0.", true),
     ("more replicas wanted", |o| o.object = with(&o.object, "spec/backends/replicas", json!(5)),
         "BackendsReady", "False Progressing: 3 of 5 backends are ready.", true),
     ("no deployment yet", |o| o.backends = None,
