@@ -5,6 +5,7 @@
 
 use std::fs::{self, Permissions};
 use std::io::ErrorKind;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -38,15 +39,24 @@ impl RealTor {
 
     /// Starts tor with a TCP control port and the given torrc lines for authentication.
     fn start_with(authentication: &str) -> Self {
+        Self::start_configured(|path| {
+            format!("DisableNetwork 1\nSocksPort 0\nControlPort auto\n{authentication}\nCookieAuthFile {path}/cookie")
+        })
+    }
+
+    /// Starts tor with a control socket and the given torrc lines, which may depend on its
+    /// directory.
+    fn start_configured(lines: impl Fn(&str) -> String) -> Self {
         let directory = TempDir::with_prefix("control-real-tor").expect("could not create a temporary directory");
         // Tor refuses to create its control socket in a directory that other users can access.
         fs::set_permissions(directory.path(), Permissions::from_mode(0o700))
             .expect("could not change the directory's mode");
-        let path = directory.path().display();
+        let path = directory.path().display().to_string();
         let torrc = format!(
-            "DisableNetwork 1\nSocksPort 0\nDataDirectory {path}/data\nControlSocket unix:{path}/control\n\
-             ControlPort auto\n{authentication}\nCookieAuthFile {path}/cookie\nGeoIPFile {path}/empty\nGeoIPv6File {path}/empty\n\
+            "{}\nDataDirectory {path}/data\nControlSocket unix:{path}/control\n\
+             GeoIPFile {path}/empty\nGeoIPv6File {path}/empty\n\
              Log notice file {path}/notice.log\nContactInfo .a \"quoted\" one\n__OwningControllerProcess {}\n",
+            lines(&path),
             std::process::id()
         );
         fs::write(directory.path().join("torrc"), torrc).expect("could not write the torrc");
@@ -112,18 +122,27 @@ impl RealTor {
 /// connectors for both.
 async fn connect_both_ways(tor: &RealTor, unix: Connector) -> (Connector, Connector) {
     let (client, _events) = connected(&mut RealTor::supervise_by(unix.clone())).await;
-    let listeners = client.get_info("net/listeners/control").await.expect("could not query the listeners");
-    let listeners: Vec<_> = listeners.split(' ').map(|place| place.trim_matches('"').to_owned()).collect();
-    let port =
-        listeners.iter().find_map(|place| place.strip_prefix("127.0.0.1:")).expect("tor has no TCP control port");
+    let listeners = listeners(&client, "control").await;
+    let place = listeners.iter().find(|place| place.starts_with("127.0.0.1:")).expect("tor has no TCP control port");
     assert!(listeners.contains(&ControlEndpoint::Unix(tor.socket()).to_string()), "{listeners:?}");
-    let port = port.parse().expect("could not parse the TCP port");
-    let tcp = Connector { endpoint: ControlEndpoint::tcp("127.0.0.1", port), ..unix.clone() };
+    let tcp = Connector { endpoint: tcp(place), ..unix.clone() };
     for connector in [&unix, &tcp] {
         let (client, _events) = connector.connect().await.expect("could not connect");
         assert!(client.get_info("version").await.expect("could not query the version").starts_with("0.4."));
     }
     (unix, tcp)
+}
+
+/// Returns the places where tor listens for connections of a kind.
+async fn listeners(client: &Client, kind: &str) -> Vec<String> {
+    let places = client.get_info(&format!("net/listeners/{kind}")).await.expect("could not query the listeners");
+    places.split(' ').map(|place| place.trim_matches('"').to_owned()).collect()
+}
+
+/// Returns the endpoint of a place such as `127.0.0.1:9051` or `[::1]:9051`.
+fn tcp(place: &str) -> ControlEndpoint {
+    let (host, port) = place.rsplit_once(':').expect("the place has no port");
+    ControlEndpoint::tcp(host, port.parse().expect("could not parse the port"))
 }
 
 /// Makes tor hash a password and returns the torrc line with the hash.
@@ -324,6 +343,48 @@ async fn connects_if_tor_requires_no_authentication() {
     let (unix, _tcp) = connect_both_ways(&tor, Connector::unix(tor.socket())).await;
     let needless = Connector { password: Some(password("secret")), cookie: Some("/nowhere".into()), ..unix };
     needless.connect().await.unwrap();
+}
+
+#[tokio::test]
+async fn connects_over_ipv6_and_reads_a_cookie_file_whose_name_has_a_space() {
+    // A machine without IPv6 can at least check the name of the file.
+    let host = if TcpListener::bind("[::1]:0").is_ok() { "[::1]" } else { "127.0.0.1" };
+    let tor = RealTor::start_configured(|path| {
+        format!(
+            "DisableNetwork 1\nSocksPort 0\nControlPort {host}:auto\nCookieAuthentication 1\n\
+             CookieAuthFile \"{path}/a cookie\""
+        )
+    });
+    let (client, _events, _updates) = tor.connect().await;
+    let listeners = listeners(&client, "control").await;
+    let place = listeners.iter().find(|place| place.starts_with(host)).expect("tor has no TCP control port");
+    let connector = Connector { command_timeout: PATIENCE, ..Connector::new(tcp(place)) };
+    let (client, _events) = connector.connect().await.unwrap();
+    assert!(client.get_info("version").await.unwrap().starts_with("0.4."));
+}
+
+/// Tor opens its SOCKS port only with `DisableNetwork 0`. Its only directory authority is a place
+/// where nobody listens, so it contacts nobody.
+#[tokio::test]
+async fn an_error_says_that_the_port_is_a_socks_port() {
+    let (first, second) = ("1".repeat(40), "2".repeat(40));
+    let tor = RealTor::start_configured(|path| {
+        format!(
+            "DirAuthority nobody orport=1 v3ident={first} 127.0.0.1:1 {second}\nSocksPort auto\n\
+             CookieAuthentication 1\nCookieAuthFile {path}/cookie"
+        )
+    });
+    let (client, _events, _updates) = tor.connect().await;
+    let listeners = listeners(&client, "socks").await;
+    let place = listeners.first().expect("tor has no SOCKS port");
+    let connector = Connector { command_timeout: PATIENCE, ..Connector::new(tcp(place)) };
+    match next(&mut RealTor::supervise_by(connector)).await {
+        Update::Lost(why) => assert_eq!(
+            why.to_string(),
+            format!("{place}: this is a SOCKS port; use the ControlPort or ControlSocket of torrc instead")
+        ),
+        Update::Connected(..) => panic!("the SOCKS port is a control port"),
+    }
 }
 
 #[tokio::test]

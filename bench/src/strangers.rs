@@ -32,6 +32,8 @@ const SETTLED: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The target for the slowest probe: the kubelet's default timeout.
 const SLOWEST_PROBE: Duration = Duration::from_secs(1);
+/// The target for the connections that a listener keeps open: its limit.
+const OPEN: usize = 64;
 /// The target for the lines that a program logs during the flood.
 const LOG_LINES: usize = 100;
 
@@ -51,7 +53,7 @@ struct Program {
 /// Floods every listener of the agent, of the publisher and of the operator. Prints the figures and
 /// returns an error if one of them misses its target.
 pub async fn measure(dir: &Path) -> Result<()> {
-    // Each stranger takes an open file of this process.
+    // Each connection that a program has not closed yet takes an open file of this process.
     open_files::raise_limit();
     let processes = Processes::open(dir)?;
     let outcome = measure_with(&processes, dir).await;
@@ -87,8 +89,8 @@ async fn measure_with(processes: &Processes, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Floods the listeners of one program, and prints the figures of its memory use and its log.
-/// Returns the time of the slowest probe.
+/// Floods the listeners of one program, and prints the figures of its memory use, its connections
+/// and its log. Returns the time of the slowest probe.
 async fn measure_program(
     processes: &Processes,
     program: &Program,
@@ -103,17 +105,22 @@ async fn measure_program(
     .await?;
     sleep(SETTLED).await;
     let (rest, lines) = (resident(*pid)?.now, log_lines(processes, name)?);
-    let mut slowest = Duration::ZERO;
+    let (mut slowest, mut open) = (Duration::ZERO, 0);
     for port in listeners {
-        slowest = slowest.max(flood(*port, *probes, streams.as_deref_mut()).await?);
+        let flooded = flood(*port, *probes, streams.as_deref_mut()).await?;
+        (slowest, open) = (slowest.max(flooded.slowest), open.max(flooded.open));
         processes.check(name)?;
     }
     let (most, lines) = (resident(*pid)?.most, log_lines(processes, name)?.saturating_sub(lines));
     figure(&format!("strangers_{prefix}rest_rss_mib"), rest, "MiB");
     figure(&format!("strangers_{prefix}rss_mib"), most, "MiB");
+    figure(&format!("strangers_{prefix}open"), f64::from(u32::try_from(open)?), "");
     figure(&format!("strangers_{prefix}log_lines"), f64::from(u32::try_from(lines)?), "");
     if most > 2.0 * rest {
         missed.push(format!("the {name} used {most:.1} MiB, more than twice its {rest:.1} MiB at rest"));
+    }
+    if open > OPEN {
+        missed.push(format!("the {name} kept {open} connections to a listener open, more than {OPEN}"));
     }
     if lines > LOG_LINES {
         missed.push(format!("the {name} logged {lines} lines, more than {LOG_LINES}"));

@@ -123,7 +123,7 @@ reasons! {
     PodsRefused [BackendsReady Published];
     /// A node could not pull an image.
     ImagePullFailed [BackendsReady Published];
-    /// A container does not start, or keeps crashing.
+    /// A container does not start or keeps crashing, or a node has rejected a pod.
     PodsFailing [BackendsReady Published];
     /// The scheduler finds no node for a pod.
     Unschedulable [BackendsReady Published];

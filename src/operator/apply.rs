@@ -63,11 +63,8 @@ pub async fn children(
 ) -> Result<Vec<(ChildId, Applied)>, kube::Error> {
     let concurrency = due.iter().map(|due| concurrency(due.id.kind)).min().unwrap_or(1);
     let outcomes = stream::iter(due).map(|due| async move {
-        let outcome = if due.exists {
-            update(writer, object, &due, due.takes_over).await?
-        } else {
-            create(writer, object, &due).await?
-        };
+        let outcome =
+            if due.exists { update(writer, object, &due).await? } else { create(writer, object, &due).await? };
         Ok::<_, kube::Error>((due.id, outcome))
     });
     let mut outcomes = outcomes.buffered(concurrency);
@@ -93,18 +90,28 @@ pub async fn children(
 /// The result of an apply, or the error status with which the API server refused it.
 type Attempt = Result<Applied, Box<Status>>;
 
-/// Applies an owned object that already exists. If `takes_over` is true, its fields belong to
-/// others, so the operator first becomes their only owner.
-async fn update(
+/// Applies an owned object that existed when its name was looked up. If another object has the name
+/// now, or none, the name is looked up again.
+async fn update(writer: &Writer, object: &OnionBalancedService, due: &Due) -> Result<Attempt, kube::Error> {
+    match update_only(writer, object, due, due.uid.as_deref(), due.takes_over).await? {
+        Err(status) if is_replaced(&status) => apply_after_lookup(writer, object, due).await,
+        attempt => Ok(attempt),
+    }
+}
+
+/// Applies an owned object to the existing object with this UID and to no other. If `takes_over` is
+/// true, its fields belong to others, so the operator first becomes their only owner.
+async fn update_only(
     writer: &Writer,
     object: &OnionBalancedService,
     due: &Due,
+    uid: Option<&str>,
     takes_over: bool,
 ) -> Result<Attempt, kube::Error> {
-    if takes_over && let Err(status) = take_over(writer, object, due).await? {
+    if takes_over && let Err(status) = take_over(writer, object, due, uid).await? {
         return Ok(Err(status));
     }
-    let attempt = apply(writer, object, &due.id, &due.manifest).await?;
+    let attempt = apply(writer, object, &due.id, &only_for(uid, &due.manifest)).await?;
     if let Ok(metadata) = &attempt {
         info!(namespace = object.namespace(), name = object.name_any(), child = %due.id, "updated an owned object");
         // An apply that changes nothing returns the version of the last change. For a Deployment,
@@ -116,38 +123,75 @@ async fn update(
     Ok(attempt.map(written))
 }
 
+/// Returns the manifest with the UID of the object that an apply may change. The API server refuses
+/// the apply if the object has another UID or does not exist.
+fn only_for(uid: Option<&str>, manifest: &Value) -> Value {
+    let mut only = manifest.clone();
+    if let Some(uid) = uid {
+        only["metadata"]["uid"] = uid.into();
+    }
+    only
+}
+
+/// Returns true if the API server refused an apply because no object has the given name and UID, or
+/// because the object has changed during the apply.
+fn is_replaced(status: &Status) -> bool {
+    let mut causes = status.details.iter().flat_map(|details| &details.causes);
+    status.is_conflict() || causes.any(|cause| cause.field == "metadata.uid")
+}
+
 /// A resource version that no object can have: it is etcd's revision before the first write.
 const VERSION_OF_NONE: &str = "1";
 
+/// Returns the manifest for an apply that creates an object and never changes an existing one. An
+/// apply with a resource version creates a missing object, but is refused if the object exists with
+/// another version. Older API servers reject a new Service that has a resource version, so the
+/// manifest of a Service is not changed.
+fn only_new(kind: Kind, manifest: &Value) -> Value {
+    let mut new = manifest.clone();
+    if kind != Kind::Service {
+        new["metadata"]["resourceVersion"] = VERSION_OF_NONE.into();
+    }
+    new
+}
+
 /// Creates an object that is not in the cache and therefore most likely does not exist. If an
 /// object with this name does exist, it probably belongs to somebody else and must not be changed.
-/// An apply with a resource version creates a missing object, but is refused if the object exists
-/// with another version. After such a refusal, the existing object is looked up to find its owner.
+/// The existing object is then looked up to find its owner. A Service is always looked up first.
 async fn create(writer: &Writer, object: &OnionBalancedService, due: &Due) -> Result<Attempt, kube::Error> {
     let Due { id, manifest, .. } = due;
-    // Older API servers reject a new Service that has a resource version, so a Service is always
-    // looked up first.
     if id.kind != Kind::Service {
-        let mut only_new = manifest.clone();
-        only_new["metadata"]["resourceVersion"] = VERSION_OF_NONE.into();
-        match apply(writer, object, id, &only_new).await? {
+        match apply(writer, object, id, &only_new(id.kind, manifest)).await? {
             Ok(created) => return Ok(Ok(announce(writer, object, id, created))),
             Err(status) if status.is_forbidden() || status.is_invalid() => return Ok(Err(status)),
             Err(_) => {}
         }
     }
+    apply_after_lookup(writer, object, due).await
+}
+
+/// Looks up the present object with the name of an owned object on the API server, and applies the
+/// owned object if the name is free or the present object is ours. If the present object changes at
+/// the same moment, the whole reconciliation has to be repeated.
+async fn apply_after_lookup(writer: &Writer, object: &OnionBalancedService, due: &Due) -> Result<Attempt, kube::Error> {
+    let Due { id, manifest, .. } = due;
     let found = api(writer.client.clone(), object, id.kind).get_metadata_opt(&id.name).await?;
-    if let Some(found) = found {
-        let holder = holder(&found.metadata, object, || origin::has_mark_of(&found.metadata, manifest));
-        return match taken(id, holder) {
-            Some(taken) => Ok(Ok(Applied::Taken(taken))),
-            None if found.metadata.deletion_timestamp.is_some() => Ok(Ok(Applied::Leaving)),
+    let attempt = if let Some(found) = found.map(|found| found.metadata) {
+        let holder = holder(&found, object, || origin::has_mark_of(&found, manifest));
+        match taken(id, holder) {
+            Some(taken) => Ok(Applied::Taken(taken)),
+            None if found.deletion_timestamp.is_some() => Ok(Applied::Leaving),
             // The object is ours, so the cache is stale.
-            None => update(writer, object, due, !has_applied(&found.metadata)).await,
-        };
+            None => update_only(writer, object, due, found.uid.as_deref(), !has_applied(&found)).await?,
+        }
+    } else {
+        let attempt = apply(writer, object, id, &only_new(id.kind, manifest)).await?;
+        attempt.map(|created| announce(writer, object, id, created))
+    };
+    match attempt {
+        Err(status) if is_replaced(&status) => Err(kube::Error::Api(status)),
+        attempt => Ok(attempt),
     }
-    let attempt = apply(writer, object, id, manifest).await?;
-    Ok(attempt.map(|created| announce(writer, object, id, created)))
 }
 
 /// Logs the creation of an object, and records the write so that its watch event is recognised as
@@ -162,16 +206,18 @@ fn written(metadata: ObjectMeta) -> Applied {
     Applied::Written(Box::new(metadata))
 }
 
-/// Replaces the owners of an existing object's fields. Returns the error status if the API server
-/// refuses the change, except if the object has changed in the meantime: then the whole
-/// reconciliation has to be repeated.
+/// Replaces the owners of the fields of the existing object with this UID. Returns the error status
+/// if the API server refuses the change, except if the object has changed in the meantime: then the
+/// whole reconciliation has to be repeated.
 async fn take_over(
     writer: &Writer,
     object: &OnionBalancedService,
     Due { id, manifest, .. }: &Due,
+    uid: Option<&str>,
 ) -> Result<Result<(), Box<Status>>, kube::Error> {
     let found = api(writer.client.clone(), object, id.kind).get_metadata_opt(&id.name).await?;
-    let Some(metadata) = found.map(|found| found.metadata).filter(|metadata| !has_applied(metadata)) else {
+    let is_due = |found: &ObjectMeta| !has_applied(found) && uid.is_none_or(|uid| found.uid.as_deref() == Some(uid));
+    let Some(metadata) = found.map(|found| found.metadata).filter(is_due) else {
         return Ok(Ok(()));
     };
     let fields = takeover::managed_fields(&metadata, manifest);
@@ -352,3 +398,6 @@ fn secrets(client: Client, object: &OnionBalancedService) -> Api<Secret> {
 fn api(client: Client, object: &OnionBalancedService, kind: Kind) -> Api<DynamicObject> {
     Api::namespaced_with(client, &object.namespace().unwrap_or_default(), &kind.resource())
 }
+
+#[cfg(test)]
+mod tests;

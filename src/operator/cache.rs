@@ -141,7 +141,8 @@ impl Cache {
         self.deployments.get(&ObjectRef::new(name).within(namespace))
     }
 
-    /// Returns the states of a service's pods that have not finished, sorted by pod name.
+    /// Returns the states of a service's pods that have not finished or were rejected by their
+    /// nodes, sorted by pod name.
     pub fn pods(&self, namespace: &str, service: &str) -> Vec<PodState> {
         let belongs = |pod: &Pod| {
             pod.metadata.namespace.as_deref() == Some(namespace)

@@ -63,6 +63,35 @@ impl Finding {
 /// can quote an admission webhook, whose response can have any length.
 const MAX_MESSAGE: usize = 4096;
 
+/// The maximum length of one item in a list, in characters.
+const MAX_ITEM: usize = 1000;
+
+/// Joins the items of a list that are to be part of a condition message. If the list has more than
+/// about `limit` characters, it ends with the number of the remaining items.
+pub fn listed(items: &[String], separator: &str, limit: usize) -> String {
+    let (mut text, mut length) = (String::new(), 0);
+    for (index, item) in items.iter().enumerate() {
+        let item = shortened(item, MAX_ITEM.min(limit));
+        length += item.chars().count() + separator.chars().count();
+        if index > 0 {
+            text.push_str(separator);
+            if length > limit {
+                return format!("{text}… and {} more", items.len() - index);
+            }
+        }
+        text.push_str(&item);
+    }
+    text
+}
+
+/// Returns the beginning of a text that has more than `limit` characters, or the whole text.
+fn shortened(text: &str, limit: usize) -> String {
+    if text.chars().nth(limit).is_none() {
+        return text.to_owned();
+    }
+    text.chars().take(limit.saturating_sub(1)).chain(['…']).collect()
+}
+
 /// Merges findings into the previous conditions. Conditions without a finding are dropped. A
 /// transition time changes only when the condition's status changes. The schema's default
 /// conditions, whose transition time is in 1970, are not treated as previous conditions.
@@ -80,7 +109,7 @@ pub fn merge(
             type_: kind.as_str().to_owned(),
             status: finding.truth.as_str().to_owned(),
             reason: finding.reason.as_str().to_owned(),
-            message: finding.message.chars().take(MAX_MESSAGE).collect(),
+            message: shortened(&finding.message, MAX_MESSAGE),
             observed_generation: generation,
             last_transition_time: unchanged.map_or(Time(now), |before| before.last_transition_time.clone()),
         }
@@ -123,8 +152,22 @@ mod tests {
     }
 
     #[test]
+    fn a_long_list_ends_with_the_number_of_the_remaining_items() {
+        let items = |lengths: &[usize]| lengths.iter().map(|length| "ä".repeat(*length)).collect::<Vec<_>>();
+        assert_eq!(listed(&[], "; ", 10), "");
+        assert_eq!(listed(&items(&[1, 2, 1]), "; ", 10), "ä; ää; ä");
+        assert_eq!(listed(&items(&[1, 2, 1, 1, 1]), "; ", 10), "ä; ää; ä; … and 2 more");
+        assert_eq!(listed(&items(&[30, 1]), "; ", 10), "äääääääää…; … and 1 more");
+        let long = listed(&items(&[5000; 3]), "; ", 3000);
+        assert!(long.ends_with("ä…; … and 1 more") && long.chars().count() < 2100, "{long}");
+    }
+
+    #[test]
     fn a_long_message_is_truncated() {
         let found = [(ConditionType::Accepted, Finding::no(Reason::InvalidSpec, "ä".repeat(10_000)))];
-        assert_eq!(merge(&[], &found, None, at(1))[0].message.chars().count(), MAX_MESSAGE);
+        let merged = merge(&[], &found, None, at(1));
+        let message = &merged[0].message;
+        assert_eq!(message.chars().count(), MAX_MESSAGE);
+        assert!(message.ends_with("ä…"));
     }
 }

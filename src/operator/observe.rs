@@ -53,6 +53,7 @@ pub async fn observe(
     };
     let (backends, frontends) = (ours(Component::Backend), ours(Component::Frontend));
     let mut pods = cache.pods(&namespace, &object.name_any());
+    pods.retain(|pod| !pod.is_outdated(now));
     explain_stuck(client, &namespace, &mut pods, now).await?;
     let (lease, taken) = match lease {
         Some(lease) if lease_holder(&lease.metadata, &object) != Holder::Us => {

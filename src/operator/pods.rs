@@ -16,7 +16,7 @@ use kube::runtime::watcher::Event;
 use crate::crd::Reason;
 use crate::crd::names::{COMPONENT_LABEL, Component, SERVICE_LABEL};
 
-/// A pod of a service. Pods that have finished do not count.
+/// A pod of a service. Pods that have finished do not count, unless a node has rejected them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PodState {
     /// The pod's name.
@@ -30,6 +30,9 @@ pub struct PodState {
     /// The time at which a node began to create the pod's containers, if they are still being
     /// created.
     pub creating_since: Option<Timestamp>,
+    /// The time at which the pod was created, if its node has rejected the pod. Such a pod never
+    /// runs, and Kubernetes creates another one in its place.
+    pub rejected: Option<Timestamp>,
 }
 
 /// A problem that keeps a pod from starting.
@@ -43,6 +46,9 @@ pub struct PodProblem {
 
 /// The time that a node usually needs at most to create the containers of a pod.
 const CREATION: SignedDuration = SignedDuration::from_secs(60);
+/// The time after which the rejection of a pod says nothing about the present. Kubernetes keeps a
+/// rejected pod even if the pod that replaces it runs.
+const REJECTION: SignedDuration = SignedDuration::from_secs(300);
 /// The condition of a pod that says whether the scheduler has found a node.
 const POD_SCHEDULED: &str = "PodScheduled";
 /// The kubelet's reasons for a container that is being created.
@@ -88,6 +94,12 @@ impl PodState {
         self.stuck_from().is_some_and(|from| from <= now)
     }
 
+    /// Returns true if a node rejected the pod so long ago that the rejection says nothing about
+    /// the present.
+    pub fn is_outdated(&self, now: Timestamp) -> bool {
+        self.rejected.is_some_and(|created| now.duration_since(created) > REJECTION)
+    }
+
     /// Records that the creation of the containers takes too long. `events` are the Events about
     /// the pod.
     pub fn explain(&mut self, events: &[CoreEvent]) {
@@ -101,7 +113,8 @@ impl PodState {
     }
 }
 
-/// Returns the state of one of our pods, or None if the pod has finished or is not ours.
+/// Returns the state of one of our pods, or None if the pod is not ours or has finished. A pod that
+/// its node has rejected has not finished.
 pub fn state(pod: &Pod) -> Option<PodState> {
     let component = match pod.labels().get(COMPONENT_LABEL)?.as_str() {
         "backend" => Component::Backend,
@@ -109,21 +122,39 @@ pub fn state(pod: &Pod) -> Option<PodState> {
         _ => return None,
     };
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    if matches!(phase, Some("Succeeded" | "Failed")) {
+    let stays = pod.metadata.deletion_timestamp.is_none();
+    let rejection = if phase == Some("Failed") && stays { rejection(pod) } else { None };
+    if matches!(phase, Some("Succeeded" | "Failed")) && rejection.is_none() {
         return None;
     }
-    let stays = pod.metadata.deletion_timestamp.is_none();
-    let problem = stays.then(|| problem(pod)).flatten();
+    let created = pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+    let rejected = rejection.is_some().then_some(created);
+    let problem = rejection.or_else(|| stays.then(|| problem(pod)).flatten());
     let creating_since = if stays && problem.is_none() { creating_since(pod) } else { None };
-    Some(PodState { pod: pod.name_any(), uid: pod.uid().unwrap_or_default(), component, problem, creating_since })
+    let (pod, uid) = (pod.name_any(), pod.uid().unwrap_or_default());
+    Some(PodState { pod, uid, component, problem, creating_since, rejected })
 }
 
 /// Returns the problem that keeps a pod from starting. Ignores problems that resolve themselves.
 fn problem(pod: &Pod) -> Option<PodProblem> {
     let (reason, message) =
         unscheduled(pod).or_else(|| waiting(pod).find_map(|(container, why)| failed(container, why)))?;
+    Some(about(pod, reason, &message))
+}
+
+fn about(pod: &Pod, reason: Reason, message: &str) -> PodProblem {
     let name = pod.name_any();
-    Some(PodProblem { reason, message: format!("Pod {name}: {message}; see `kubectl describe pod {name}`.") })
+    PodProblem { reason, message: format!("Pod {name}: {message}; see `kubectl describe pod {name}`.") }
+}
+
+/// Returns the problem of a failed pod that its node has rejected, in the kubelet's words. The
+/// kubelet gives a reason such as `OutOfmemory` or `NodeAffinity`, and starts no container.
+fn rejection(pod: &Pod) -> Option<PodProblem> {
+    let status = pod.status.as_ref()?;
+    let has_containers = status.container_statuses.as_ref().is_some_and(|statuses| !statuses.is_empty());
+    let reason = status.reason.as_deref().filter(|reason| !reason.is_empty() && !has_containers)?;
+    let words = status.message.as_deref().unwrap_or("the kubelet gives no message");
+    Some(about(pod, Reason::PodsFailing, &format!("rejected by its node: {reason}: {}", quoted(words))))
 }
 
 /// Returns the problem of a pod for which the scheduler has found no node, in the scheduler's
@@ -230,6 +261,8 @@ pub fn shrink(pod: &mut Pod) {
         let conditions = conditions.filter(|condition| condition.type_ == POD_SCHEDULED).collect();
         let shrunk = pod.status.insert(PodStatus {
             phase: status.phase,
+            reason: status.reason,
+            message: status.message,
             start_time: status.start_time,
             conditions: Some(conditions),
             ..PodStatus::default()

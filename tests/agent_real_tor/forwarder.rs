@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use onionbalance_operator::link::{REFUSED_TARGETS, RefusedTargets};
+use onionbalance_operator::link::{PROBE_PORT, REFUSED_TARGETS, RefusedTargets};
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
@@ -122,6 +122,38 @@ fn agent_with_hosts(backend: &Backend) -> Child {
     unshare.args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]);
     unshare.arg(backend.dir.path().join("hosts")).arg(env!("CARGO_BIN_EXE_onionbalance-operator"));
     backend.serving(backend.with_files(unshare)).spawn().unwrap()
+}
+
+/// The clients of one onion port cannot keep the clients of another one away, even if the agent may
+/// open only 400 files.
+#[tokio::test]
+async fn idle_streams_on_one_port_leave_streams_for_another() {
+    const IDLE: u64 = 140;
+    let crowded = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let targets = [&crowded, &other].map(|listener| listener.local_addr().unwrap().to_string());
+    let backend = &Backend::with_ports(&[(80, &targets[0]), (81, &targets[1])]).await;
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 400 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_onionbalance-operator")]);
+    let _agent = backend.serving(backend.with_files(limited)).spawn().unwrap();
+    backend.wait_for_readiness(NO_TOR).await;
+
+    let mut idle = Vec::new();
+    for _ in 0..IDLE {
+        idle.push(backend.open_stream_to(80).await);
+    }
+    let count = |name: &'static str| async move {
+        backend.metric(&format!("onionbalance_agent_{name}_total{{port=\"80\"}}")).await
+    };
+    let seen = || async { (count("streams").await + count("connect_failures").await).to_string() };
+    backend.until(&IDLE.to_string(), seen).await;
+    assert!(count("connect_failures").await > 0, "the limit on open files has no effect");
+
+    let mut stream = backend.open_stream_to(81).await;
+    let (mut target, _) = timeout(Duration::from_secs(5), other.accept()).await.expect("there is no stream").unwrap();
+    stream.write_all(b"x").await.unwrap();
+    assert_eq!(target.read_u8().await.unwrap(), b'x');
+    assert_eq!(backend.get(PROBE_PORT, "/livez").await.status, 200);
 }
 
 /// A stalled stream must use no more memory than its sockets and two small buffers, however much

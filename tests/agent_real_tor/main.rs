@@ -7,6 +7,7 @@
 mod backend;
 mod drain;
 mod forwarder;
+mod metrics;
 
 use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -16,9 +17,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use onionbalance_operator::link::{
-    AGENT_API_PORT, LinkError, METRICS_PORT, PROBE_PORT, PodPhase, SYNC_PATH, SyncResponse,
-};
+use onionbalance_operator::link::{AGENT_API_PORT, LinkError, PROBE_PORT, PodPhase, SYNC_PATH, SyncResponse};
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -89,38 +88,6 @@ async fn an_assigned_user_can_run_tor_and_the_agent_and_kill_a_frozen_tor() {
     signal(&tor, Signal::STOP);
     let status = timeout(Duration::from_secs(20), tor.wait()).await.expect("tor was not killed").unwrap();
     assert_eq!(status.signal(), Some(Signal::KILL.as_raw()));
-}
-
-/// tor does not open a metrics port while its network is disabled. This test therefore leaves the
-/// network enabled, but the only directory authority is unreachable.
-#[tokio::test]
-async fn forwards_the_metrics_of_tor_separately_from_its_own() {
-    let backend = Backend::new("127.0.0.1:1").await;
-    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-    let mut agent = backend.serving(backend.program());
-    let _agent = agent.arg("--tor-metrics-port").arg(port.to_string()).spawn().unwrap();
-    backend.wait_for_readiness(NO_TOR).await;
-    let absent = backend.get(METRICS_PORT, "/tor/metrics").await;
-    assert_eq!(absent.status, 503, "{}", absent.text());
-    assert_eq!(backend.metric("onionbalance_agent_tor_up").await, 0);
-
-    let nowhere = "DirAuthority nobody orport=1 no-v2 v3ident=0000000000000000000000000000000000000000 127.0.0.1:1 \
-                   0000000000000000000000000000000000000000";
-    let _tor =
-        backend.tor_with(&format!("{nowhere}\nMetricsPort 127.0.0.1:{port}\nMetricsPortPolicy accept 127.0.0.1\n"));
-    backend.wait_for_readiness(NOT_BOOTSTRAPPED).await;
-    let address = std::fs::read_to_string(backend.run("hs/hostname")).unwrap();
-    let onion = address.trim_end().trim_end_matches(".onion");
-    let line = format!("tor_hs_intro_num_total{{onion=\"{onion}\"}} 0");
-    backend
-        .until("forwarded", || async {
-            let reply = backend.get(METRICS_PORT, "/tor/metrics").await;
-            let text = reply.text();
-            if reply.status == 200 && text.lines().any(|found| found == line) { "forwarded" } else { text }.to_owned()
-        })
-        .await;
-    assert_eq!(backend.metric("onionbalance_agent_tor_up").await, 1);
-    assert!(!backend.get(METRICS_PORT, "/metrics").await.text().contains("\ntor_"));
 }
 
 #[tokio::test]

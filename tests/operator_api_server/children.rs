@@ -118,6 +118,51 @@ async fn waits_for_a_child_that_is_being_deleted() {
     scene.end().await;
 }
 
+/// The operator's updates carry the UID of the object that its cache contains, and rely on this
+/// answer of the API server.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_server_refuses_an_apply_with_the_uid_of_another_object() {
+    let scene = Scene::without_operator("other-uid").await;
+    let apply = PatchParams::apply("test").force();
+    for resource in scene.kinds_of_children() {
+        let api: Api<DynamicObject> = Api::namespaced_with(scene.client.clone(), &scene.namespace, &resource);
+        let metadata = json!({"name": "other", "labels": {"a": "b"}});
+        let manifest = json!({"apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata});
+        let mut manifest = minimal(manifest);
+        let created = api.patch_metadata("other", &apply, &Patch::Apply(&manifest)).await.unwrap().metadata;
+        manifest["metadata"]["uid"] = json!("00000000-0000-0000-0000-000000000000");
+        manifest["metadata"]["labels"]["a"] = json!("c");
+        let refused = api.patch_metadata("other", &apply, &Patch::Apply(&manifest)).await;
+        let error = refused.expect_err(&resource.kind);
+        let kube::Error::Api(status) = &error else { panic!("{}: {error}", resource.kind) };
+        let mut causes = status.details.iter().flat_map(|details| &details.causes);
+        let is_named = causes.any(|cause| cause.field == "metadata.uid");
+        assert!(status.is_conflict() || is_named, "{}: {status:?}", resource.kind);
+        let found = api.get_metadata("other").await.unwrap().metadata;
+        assert_eq!((found.uid, found.labels), (created.uid, created.labels), "{}", resource.kind);
+    }
+}
+
+/// Adds the fields without which the API server refuses an object of the manifest's kind.
+fn minimal(mut manifest: Value) -> Value {
+    let selector = json!({"matchLabels": {"a": "b"}});
+    match manifest["kind"].as_str().unwrap() {
+        "RoleBinding" => {
+            manifest["roleRef"] = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "other"});
+        }
+        "Service" => manifest["spec"] = json!({"ports": [{"port": 80}]}),
+        "NetworkPolicy" => manifest["spec"] = json!({"podSelector": {}}),
+        "PodDisruptionBudget" => manifest["spec"] = json!({"maxUnavailable": 1, "selector": selector}),
+        "Deployment" => {
+            let pod = json!({"containers": [{"name": "a", "image": "a:1"}]});
+            let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": pod});
+            manifest["spec"] = json!({"replicas": 0, "selector": selector, "template": template});
+        }
+        _ => {}
+    }
+    manifest
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn removes_a_field_that_the_spec_no_longer_sets() {
     let scene = Scene::start("field-gone").await;

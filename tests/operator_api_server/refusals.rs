@@ -89,6 +89,24 @@ async fn reports_a_pod_that_no_node_takes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn reports_a_pod_that_its_node_rejects() {
+    let scene = Scene::start("rejected").await;
+    scene.create("web", json!({})).await;
+    scene.wait_children("web").await;
+    for (component, kind) in COMPONENTS {
+        let pod = create_pod(&scene, component).await;
+        let words = "Pod was rejected: Node didn't have enough resource: memory";
+        write_status(&scene, &pod, json!({"phase": "Failed", "reason": "OutOfmemory", "message": words})).await;
+        let message = scene.wait_condition("web", kind, "False PodsFailing").await;
+        let expected = format!("Pod web-{component}-x: rejected by its node: OutOfmemory: {words}; see");
+        assert!(message.contains(&expected), "{message}");
+        delete(&scene, &pod).await;
+    }
+    scene.wait_condition("web", "BackendsReady", "False Progressing").await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn reports_a_pod_whose_containers_a_node_cannot_create() {
     let scene = Scene::start("stuck").await;
     scene.create("web", json!({})).await;

@@ -70,47 +70,76 @@ impl Streams {
     }
 }
 
-/// Floods a listener. Returns the time of the slowest probe.
-pub(super) async fn flood(port: u16, probes: u16, streams: Option<&mut Streams>) -> Result<Duration> {
+/// The result of a flood.
+pub(super) struct Flooded {
+    /// The time of the slowest probe.
+    pub(super) slowest: Duration,
+    /// The number of connections that the program had not closed at the end of the flood.
+    pub(super) open: usize,
+}
+
+/// Floods a listener.
+pub(super) async fn flood(port: u16, probes: u16, streams: Option<&mut Streams>) -> Result<Flooded> {
     let done = Arc::new(AtomicBool::default());
     let probing = tokio::spawn(slowest_probe(probes, done.clone()));
     let socket = streams.as_ref().map(|streams| streams.socket.clone());
     let streaming = socket.map(|socket| tokio::spawn(failed_streams(socket, done.clone())));
-    let strangers = strangers(port).await?;
+    let mut strangers = strangers(port).await?;
     sleep(HOLD).await;
+    let open: usize = strangers.iter_mut().map(unfinished).sum();
     done.store(true, Ordering::Relaxed);
     let slowest = probing.await?;
     if let (Some(streams), Some(streaming)) = (streams, streaming) {
         streams.failed += streaming.await?;
         streams.check_held().await?;
     }
-    drop(strangers);
-    Ok(slowest)
+    for held in &mut strangers {
+        held.shutdown().await;
+    }
+    Ok(Flooded { slowest, open })
 }
 
-/// Opens all connections of the strangers.
-async fn strangers(port: u16) -> Result<Vec<TcpStream>> {
+/// Opens all connections of the strangers. Returns the tasks that hold them. Aborting a task closes
+/// its connection.
+async fn strangers(port: u16) -> Result<Vec<JoinSet<()>>> {
     let mut tasks = JoinSet::new();
     for task in 0..TASKS {
         tasks.spawn(async move {
-            let mut open = Vec::new();
+            let mut held = JoinSet::new();
             for number in 0..STRANGERS / TASKS {
-                open.push(stranger(port, task + number * TASKS).await?);
+                if let Some(stream) = stranger(port, task + number * TASKS).await? {
+                    held.spawn(hold(stream));
+                }
             }
-            anyhow::Ok(open)
+            anyhow::Ok(held)
         });
     }
     let mut all = Vec::new();
-    while let Some(open) = tasks.join_next().await {
-        all.extend(open??.into_iter().flatten());
+    while let Some(held) = tasks.join_next().await {
+        all.push(held??);
     }
     Ok(all)
+}
+
+/// Holds a connection until the program closes it. Then closes the stranger's end too, which would
+/// otherwise keep an open file of the benchmark.
+async fn hold(mut stream: TcpStream) {
+    let mut answer = [0; 256];
+    while stream.read(&mut answer).await.is_ok_and(|read| read > 0) {}
+}
+
+/// Returns the number of tasks that have not ended.
+fn unfinished(tasks: &mut JoinSet<()>) -> usize {
+    while tasks.try_join_next().is_some() {}
+    tasks.len()
 }
 
 /// Opens one connection and sends half of a request. Returns None if the program has already reset
 /// the connection.
 async fn stranger(port: u16, number: usize) -> Result<Option<TcpStream>> {
-    let socket = TcpSocket::new_v4().context("could not create a socket; raise the limit on open files")?;
+    let socket = TcpSocket::new_v4().context(
+        "could not create a socket; if the program closes too few connections, raise the limit on open files",
+    )?;
     let from = Ipv4Addr::new(127, 0, 1, 1 + u8::try_from(number % ADDRESSES)?);
     socket.bind(SocketAddr::from((from, 0)))?;
     let mut stream = match socket.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await {

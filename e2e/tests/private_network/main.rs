@@ -74,7 +74,34 @@ async fn scenario(plane: &mut DataPlane) -> Result<()> {
     let alive: BTreeSet<usize> = (1..BACKENDS).collect();
     all_points_are_published(plane, &alive).await?;
     ensure!(serving_backends(plane, &alive).await? == alive, "the other backends must continue to serve");
+    a_greedy_backend_gets_its_share(plane, 1, 2).await?;
     plane.no_secret_is_in_a_log()
+}
+
+/// Gives a backend's tor more introduction points than it may publish. Checks that its share of the
+/// descriptor stays the same, both beside an honest backend and without it.
+async fn a_greedy_backend_gets_its_share(plane: &DataPlane, greedy: usize, honest: usize) -> Result<()> {
+    plane.make_greedy(greedy)?;
+    until("the publisher notices the surplus points", Duration::from_secs(60), async || {
+        let surplus = format!("but only {POINTS} of them are published");
+        let noticed = plane.processes().logged("frontend-publisher", &surplus)?;
+        Ok(if noticed.is_empty() { Seen::not_yet("there is no warning") } else { Seen::Yes(()) })
+    })
+    .await?;
+    for is_alone in [false, true] {
+        let mut backends = BTreeSet::from([greedy, honest]);
+        if is_alone {
+            plane.kill_backend(honest)?;
+            backends.remove(&honest);
+        }
+        all_points_are_published(plane, &backends).await?;
+        let merged = plane.descriptor().await?;
+        let own = plane.points(greedy).await?;
+        let share = merged.auth_keys().iter().filter(|key| own.contains(**key)).count();
+        let is_fair = (1..=usize::try_from(POINTS)?).contains(&share);
+        ensure!(is_fair, "{share} of {} points of the greedy backend are published", own.len());
+    }
+    Ok(())
 }
 
 async fn first_page(plane: &DataPlane) -> Result<()> {

@@ -48,7 +48,7 @@ use key::Decision;
 use targets::Targets;
 
 use super::children::{BuildError, ChildId, Stage};
-use super::conditions::Finding;
+use super::conditions::{Finding, listed};
 use crate::crd::names::Component;
 use crate::crd::validate::{self, Problem};
 use crate::crd::{OnionBalancedService, Reason};
@@ -90,6 +90,8 @@ pub struct Due {
     pub manifest: Value,
     /// True if an object of this kind and name is known to exist.
     pub exists: bool,
+    /// The UID of the existing object. No other object may be updated.
+    pub uid: Option<String>,
     /// True if the object exists, but the operator has never applied it, for example because a
     /// backup tool has restored it. Its fields then belong to others.
     pub takes_over: bool,
@@ -213,6 +215,12 @@ fn conclude(observed: &Observed, facts: &Facts<'_>, error: Option<&BuildError>) 
     }
 }
 
+/// The approximate maximum length of a list of problems, in characters. A condition message has
+/// room for more, so that it also says what follows from the problems.
+const LONGEST_LIST: usize = 2500;
+/// The approximate maximum length of a list that follows another one, in characters.
+const ADDED_LIST: usize = 1000;
+
 fn accept(observed: &Observed, facts: &Facts<'_>, error: Option<&BuildError>) -> Finding {
     let object = &*observed.object;
     if let Some(problem) = validate::name(object) {
@@ -225,17 +233,17 @@ fn accept(observed: &Observed, facts: &Facts<'_>, error: Option<&BuildError>) ->
         return Finding::yes(Reason::Valid, "The spec is valid.");
     }
     if problems.is_empty() {
-        return Finding::no(Reason::NameTaken, taken.join("; "));
+        return Finding::no(Reason::NameTaken, listed(&taken, "; ", LONGEST_LIST));
     }
-    let mut sentences =
-        vec![format!("{}. Until this is corrected, {}", problems.join("; "), consequence(facts.problems))];
+    let problems = listed(&problems, "; ", LONGEST_LIST);
+    let mut sentences = vec![format!("{problems}. Until this is corrected, {}", consequence(facts.problems))];
     let without_values =
         facts.withheld().iter().filter(|component| !bad_fields(facts.problems, **component).is_empty());
     sentences.extend(without_values.map(|component| {
         let component = component.as_str();
         format!("The {component} pods have no such values, so they are neither created nor updated.")
     }));
-    sentences.extend(taken.into_iter().map(|taken| format!("In addition, {taken}.")));
+    sentences.extend((!taken.is_empty()).then(|| format!("In addition, {}.", listed(&taken, "; ", ADDED_LIST))));
     let is_valid = error.is_none() && invalid_parts(observed).is_empty();
     Finding::no(if is_valid { Reason::NotAllowed } else { Reason::InvalidSpec }, sentences.join(" "))
 }

@@ -46,7 +46,8 @@ pub struct Observed {
     pub backends: Option<Arc<Deployment>>,
     /// The frontends' Deployment, if it exists.
     pub frontends: Option<Arc<Deployment>>,
-    /// The service's pods that have not finished, sorted by name.
+    /// The service's pods that have not finished, and those that their nodes have rejected lately,
+    /// sorted by name.
     pub pods: Vec<PodState>,
     /// The publishers' Lease, if it belongs to this service.
     pub lease: Option<Lease>,

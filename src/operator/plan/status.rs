@@ -7,11 +7,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 
 use super::published::SETTLING;
-use super::{Conclusion, Observed, RefusedWrite, clients, published, workload};
+use super::{Conclusion, LONGEST_LIST, Observed, RefusedWrite, clients, published, workload};
 use crate::crd::names::{self, Component, pod_selector};
 use crate::crd::{BackendState, BackendStatus, ConditionType, OnionBalancedServiceStatus, Reason};
 use crate::operator::children::Kind;
-use crate::operator::conditions::{Finding, Truth, merge};
+use crate::operator::conditions::{Finding, Truth, listed, merge};
 
 /// Returns the operator's part of the status. `backends` and `published` belong to the publisher,
 /// so they are left empty and are not applied. `previous` is the current status.
@@ -125,23 +125,17 @@ fn apply_failed(RefusedWrite { child, message }: &RefusedWrite) -> Finding {
 /// comes first, and its reason is that of the condition.
 fn backends(observed: &Observed, conclusion: &Conclusion, ready: i32) -> Finding {
     let refused = observed.refused.iter().filter(|refused| !is_key(observed, refused)).map(apply_failed);
-    let mut problems: Vec<Finding> = conclusion.target_problems.iter().cloned().chain(refused).collect();
+    let problems: Vec<Finding> = conclusion.target_problems.iter().cloned().chain(refused).collect();
+    let messages: Vec<_> = problems.iter().map(|problem| problem.message.clone()).collect();
     let pods = workload::backends(observed, conclusion, ready);
-    if pods.holds() && !problems.is_empty() {
-        return joined(problems);
+    let Some(first) = problems.into_iter().next() else { return pods };
+    let problems = Finding { message: listed(&messages, " ", LONGEST_LIST), ..first };
+    if pods.holds() {
+        return problems;
     }
     // A user who suspends a service wants to know whether it has stopped.
-    let place = if observed.object.spec.suspend { 0 } else { problems.len() };
-    problems.insert(place, pods);
-    joined(problems)
-}
-
-/// Joins findings. The result has the reason of the first one, and the messages of all of them.
-fn joined(findings: Vec<Finding>) -> Finding {
-    let messages: Vec<_> = findings.iter().map(|finding| finding.message.clone()).collect();
-    let first = findings.into_iter().next();
-    let first = first.unwrap_or_else(|| Finding::unknown(Reason::Waiting, String::new()));
-    Finding { message: messages.join(" "), ..first }
+    let (first, second) = if observed.object.spec.suspend { (pods, problems) } else { (problems, pods) };
+    Finding { message: format!("{} {}", first.message, second.message), ..first }
 }
 
 /// Replaces the finding that all backends are ready if the publisher excludes one of them. While

@@ -148,7 +148,8 @@ fn due(children: Vec<Child>, observed: &Observed, owned: &OwnedObjects, key: &De
             }
         };
         let takes_over = existing.is_some_and(|existing| !has_applied(existing));
-        is_due.then_some(Due { id: child.id, manifest, exists: existing.is_some(), takes_over })
+        let uid = existing.and_then(|existing| existing.uid.clone());
+        is_due.then_some(Due { id: child.id, manifest, exists: existing.is_some(), uid, takes_over })
     });
     due.collect()
 }

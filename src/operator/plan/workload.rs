@@ -7,6 +7,7 @@ use super::basis::COMPONENTS;
 use super::observed::Observed;
 use crate::crd::Reason;
 use crate::crd::names::Component;
+use crate::onion::OnionAddress;
 use crate::operator::conditions::Finding;
 
 /// Returns the finding about a suspended service. The service counts as suspended once none of its
@@ -33,7 +34,7 @@ fn still_running(running: &[(Component, usize)]) -> Option<String> {
 /// still counts. A Deployment's status does not count terminating pods, but may know of a new pod
 /// before the operator's cache does.
 fn running(observed: &Observed, component: Component) -> usize {
-    let pods = observed.pods.iter().filter(|pod| pod.component == component).count();
+    let pods = observed.pods.iter().filter(|pod| pod.component == component && pod.rejected.is_none()).count();
     let status = observed.deployment(component).and_then(|deployment| deployment.status.as_ref());
     let replicas = status.and_then(|status| status.replicas).unwrap_or(0);
     pods.max(usize::try_from(replicas).unwrap_or(0))
@@ -72,7 +73,9 @@ pub(super) fn backends(observed: &Observed, conclusion: &Conclusion, ready: i32)
 }
 
 fn scaled_to_zero(observed: &Observed) -> Finding {
-    let external = observed.object.spec.external_backends.len();
+    // The publisher leaves out invalid addresses.
+    let external = &observed.object.spec.external_backends;
+    let external = external.iter().filter(|backend| backend.onion_address.parse::<OnionAddress>().is_ok()).count();
     if external > 0 {
         let message = format!("spec.backends.replicas is 0; external backends: {external}.");
         return Finding::yes(Reason::OnlyExternal, message);
@@ -90,8 +93,10 @@ pub(super) fn obstacle(observed: &Observed, component: Component) -> Option<Find
     if let Some(message) = deployment.and_then(refused_pods) {
         return Some(Finding::no(Reason::PodsRefused, message));
     }
-    let mut pods = observed.pods.iter().filter(|pod| pod.component == component);
-    if let Some(problem) = pods.find_map(|pod| pod.problem.as_ref()) {
+    let pods = observed.pods.iter().filter(|pod| pod.component == component);
+    // A rejected pod may already be replaced, and then the new pod's problem is the present one.
+    let (rejected, present): (Vec<_>, Vec<_>) = pods.partition(|pod| pod.rejected.is_some());
+    if let Some(problem) = present.into_iter().chain(rejected).find_map(|pod| pod.problem.as_ref()) {
         return Some(Finding::no(problem.reason, problem.message.clone()));
     }
     let overdue = condition(deployment?, "Progressing", "False")?;

@@ -95,6 +95,37 @@ fn a_pod_that_no_node_takes_is_named_with_the_schedulers_words() {
 }
 
 #[test]
+fn a_pod_that_its_node_rejects_is_named_with_the_kubelets_words() {
+    let words = "Pod was rejected: Node didn't have enough resource: memory, requested: 2, used: 3, capacity: 4";
+    let rejected = |status: &Value| {
+        let mut pod = pod(status);
+        pod.metadata.creation_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        pod
+    };
+    let status = json!({"phase": "Failed", "reason": "OutOfmemory", "message": words});
+    let (reason, message) = problem_of(&rejected(&status)).unwrap();
+    assert_eq!(reason, Reason::PodsFailing);
+    let expected = format!("Pod web-backend-x: rejected by its node: OutOfmemory: {words}; see `kubectl");
+    assert!(message.starts_with(&expected), "{message}");
+
+    let state = state(&rejected(&status)).unwrap();
+    assert_eq!((state.rejected, state.creating_since), (Some(at(0)), None));
+    assert!(!state.is_outdated(at(300)) && state.is_outdated(at(301)));
+
+    let ended = json!([container("tor", &json!({"terminated": {"exitCode": 1}}))]);
+    for status in [
+        json!({"phase": "Failed", "reason": "Evicted", "containerStatuses": ended}),
+        json!({"phase": "Failed", "reason": ""}),
+        json!({"phase": "Succeeded", "reason": "OutOfmemory"}),
+    ] {
+        assert_eq!(super::state(&rejected(&status)), None, "{status}");
+    }
+    let mut leaving = rejected(&status);
+    leaving.metadata.deletion_timestamp = leaving.metadata.creation_timestamp.clone();
+    assert_eq!(super::state(&leaving), None);
+}
+
+#[test]
 fn the_creation_of_containers_takes_too_long_after_a_minute() {
     let creating = json!([container("tor", &json!({"waiting": {"reason": "ContainerCreating"}}))]);
     let running = json!([container("tor", &json!({"running": {}}))]);

@@ -6,12 +6,13 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::Ordering;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use onionbalance_e2e::command::output;
 use onionbalance_e2e::onionkey;
 use onionbalance_e2e::tornet::make_private_dir;
 use onionbalance_operator::link::{AGENT_API_PORT, AgentConfig, ForwardedPort};
 use onionbalance_operator::onion::{ClientPublicKey, MasterKey};
+use rustix::process::Signal;
 
 use super::render::Service;
 use super::{Backend, DataPlane};
@@ -77,6 +78,16 @@ HiddenServicePort 80 {target}
         );
         self.start_tor(&format!("external{number}"), &dir, &torrc)?;
         Ok(key.address)
+    }
+
+    /// Makes a backend's tor keep as many introduction points as it can find, up to 20.
+    pub fn make_greedy(&self, number: usize) -> Result<()> {
+        let file = self.path(&format!("backend{number}/torrc"));
+        let torrc = fs::read_to_string(&file)?;
+        let [honest, greedy] = ["3", "20"].map(|points| format!("HiddenServiceNumIntroductionPoints {points}\n"));
+        ensure!(torrc.contains(&honest), "unexpected torrc: {torrc}");
+        fs::write(&file, torrc.replace(&honest, &greedy))?;
+        self.processes.signal(&format!("backend{number}-tor"), Signal::HUP)
     }
 
     pub(super) async fn start_frontend(&self) -> Result<String> {

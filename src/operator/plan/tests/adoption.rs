@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::steps::{APPLY_ALL, FIND};
 use super::support::{Server, condition, healthy, key_secret, other_key, with};
 use crate::operator::children::{ChildId, Kind};
-use crate::operator::plan::{Next, Observed, Outcome, plan};
+use crate::operator::plan::{Due, Next, Observed, Outcome, plan};
 
 /// Returns the owned objects as they are after the operator has created them and their owner
 /// references have been lost.
@@ -38,11 +38,14 @@ fn only_the_fields_of_objects_that_were_never_applied_are_taken_over() {
         for metadata in existing.values_mut().filter(|_| is_restored) {
             metadata.managed_fields = None;
         }
+        let uids: Vec<_> = existing.iter().map(|(id, found)| (id.clone(), found.uid.clone())).collect();
         let mut observed = Observed { owned: None, ..healthy() };
         observed.object = with(&observed.object, "metadata/uid", json!("uid-of-restored"));
         observed.learn(Outcome::ChildrenFound { existing, labelled: Vec::new(), asked_server: true });
         let Next::Apply(_, due) = plan(&observed) else { panic!("nothing is applied") };
         assert!(due.iter().all(|due| due.exists && due.takes_over == is_restored));
+        let has_seen_uid = |due: &Due| due.uid.is_some() && uids.contains(&(due.id.clone(), due.uid.clone()));
+        assert!(due.iter().all(has_seen_uid), "an update is meant for the object that was found");
     }
 }
 

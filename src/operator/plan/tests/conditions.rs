@@ -193,6 +193,11 @@ const SCENARIOS: &[Scenario] = &[
         o.object = with(&o.object, "spec/backends/replicas", json!(0));
         o.object = with(&o.object, "spec/externalBackends", json!([{"onionAddress": EXTERNAL}]));
     }, "BackendsReady", "True OnlyExternal: spec.backends.replicas is 0; external backends: 1.", true),
+    ("no replicas, and an invalid external backend", |o| {
+        stop(o);
+        o.object = with(&o.object, "spec/backends/replicas", json!(0));
+        o.object = with(&o.object, "spec/externalBackends", json!([{"onionAddress": "a.onion"}]));
+    }, "BackendsReady", "False ScaledToZero: spec.backends.replicas is 0.", true),
     ("more replicas wanted", |o| o.object = with(&o.object, "spec/backends/replicas", json!(5)),
         "BackendsReady", "False Progressing: 3 of 5 backends are ready.", true),
     ("no deployment yet", |o| o.backends = None,
@@ -464,7 +469,7 @@ fn stop(observed: &mut Observed) {
 }
 
 fn pod(component: Component, problem: Option<PodProblem>) -> PodState {
-    PodState { pod: "x".to_owned(), uid: "u".to_owned(), component, problem, creating_since: None }
+    PodState { pod: "x".to_owned(), uid: "u".to_owned(), component, problem, creating_since: None, rejected: None }
 }
 
 fn pod_problem(observed: &mut Observed, component: Component) {

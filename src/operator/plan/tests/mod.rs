@@ -9,6 +9,7 @@ mod faults;
 mod fuzzed;
 mod key;
 mod names;
+mod rejected;
 mod scaling;
 mod steps;
 pub mod support;
