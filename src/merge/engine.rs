@@ -11,7 +11,7 @@ use super::backends::{BackendChange, Backends};
 use super::period::Period;
 use super::schedule::Request;
 use super::subsets::Policy;
-use super::upload::{HsdirUploads, Rejected};
+use super::upload::HsdirUploads;
 use super::{BackendId, Distinct, Input, Now, Output, Status};
 use crate::consensus::Network;
 use crate::onion::{Discovery, MasterKey, OnionAddress, TimePeriod};
@@ -54,6 +54,8 @@ pub struct MergeEngine {
     /// The network's time periods, starting with the current one.
     periods: Vec<Period>,
     uploads: HsdirUploads,
+    /// The number of rounds whose revision counter rose because of rejections.
+    counter_rises: u64,
     outputs: VecDeque<Output>,
 }
 
@@ -75,6 +77,7 @@ impl MergeEngine {
             floors: BTreeMap::new(),
             periods: Vec::new(),
             uploads: HsdirUploads::default(),
+            counter_rises: 0,
             outputs: VecDeque::new(),
         }
     }
@@ -111,9 +114,7 @@ impl MergeEngine {
             Input::Leading(leading) => self.set_leading(leading),
             Input::CounterFloor(period, counter) => self.raise_floor(period, counter),
             Input::Uploaded { hsdir, result } => {
-                if let Some(rejected) = self.uploads.fate(&hsdir, &result, now.elapsed, &mut self.rng) {
-                    self.rejected(&rejected);
-                }
+                self.uploads.fate(&hsdir, &result, now.elapsed, &mut self.rng);
             }
             Input::TorRestarted => {
                 self.uploads.lose_sight();
@@ -156,6 +157,14 @@ impl MergeEngine {
             waiting: self.backends.ids().filter(waits).cloned().collect(),
             outvoted: self.backends.outvoted(),
             no_backends: self.backends.is_empty(),
+            hsdirs_failing: self.uploads.failing().count(),
+            longest_failing: self
+                .uploads
+                .failing()
+                .map(|since| self.now.elapsed.saturating_sub(since))
+                .max()
+                .unwrap_or_default(),
+            counter_rises: self.counter_rises,
         }
     }
 
@@ -247,16 +256,6 @@ impl MergeEngine {
         }
     }
 
-    fn rejected(&mut self, rejected: &Rejected) {
-        let period = self.periods.iter_mut().find(|period| period.service.period == rejected.period);
-        if let Some(period) = period {
-            period.rejections = period.rejections.max(rejected.times);
-            // The responses of the other HSDirs arrive at about the same time.
-            let at = self.now.elapsed.saturating_add(DEBOUNCE);
-            period.schedule.request(Request { at, urgent: true, forced: true });
-        }
-    }
-
     fn request_all(&mut self, request: Request) {
         if self.leading {
             self.periods.iter_mut().for_each(|period| period.schedule.request(request));
@@ -275,6 +274,7 @@ impl MergeEngine {
             if period.is_misdated(self.now) {
                 period.schedule.request(Request { at: self.now.elapsed, urgent: false, forced: true });
             }
+            self.raise_if_rejected(period);
             self.publish_if_due(period);
         }
         self.periods = periods;
@@ -297,6 +297,16 @@ impl MergeEngine {
                 period.round = None;
                 self.uploads.forget(period.service.period);
             }
+        }
+    }
+
+    /// Requests a round with a greater revision counter if HSDirs have rejected the newest one.
+    fn raise_if_rejected(&self, period: &mut Period) {
+        let Some(counter) = period.round.as_ref().map(|round| round.counter) else { return };
+        if period.rises.consider(self.uploads.answers(period.service.period, counter)) {
+            // The responses of the other HSDirs arrive at about the same time.
+            let at = self.now.elapsed.saturating_add(DEBOUNCE);
+            period.schedule.request(Request { at, urgent: true, forced: true });
         }
     }
 
@@ -323,7 +333,8 @@ impl MergeEngine {
             period.schedule.failed(self.now.elapsed.saturating_add(RETRY));
             return;
         };
-        period.published((counter, descriptors), merged, self.now, &mut self.rng);
+        let rose = period.published((counter, descriptors), merged, self.now, &mut self.rng);
+        self.counter_rises += u64::from(rose);
         self.floors.insert(name, counter);
         self.outputs.push_back(Output::StoreCounter(name, counter));
         self.uploads.publish(name, counter, &period.hsdirs, self.now.elapsed);

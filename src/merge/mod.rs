@@ -8,6 +8,7 @@ mod engine;
 pub mod fetch_schedule;
 mod layout;
 mod period;
+mod rises;
 mod schedule;
 mod selection;
 mod subsets;
@@ -139,4 +140,12 @@ pub struct Status {
     /// True if no backend has a usable introduction point. The last descriptor then stays
     /// published, and nothing new is published.
     pub no_backends: bool,
+    /// The number of HSDirs that lack the newest descriptor of a time period because their uploads
+    /// fail.
+    pub hsdirs_failing: usize,
+    /// The time for which the uploads to one of these HSDirs have failed, at most.
+    pub longest_failing: Duration,
+    /// The number of publishing rounds so far whose revision counter rose because HSDirs rejected
+    /// the previous round.
+    pub counter_rises: u64,
 }
