@@ -192,7 +192,7 @@ fn hsdirs_that_failed_are_sent_their_own_descriptor_again() {
     world.run(seconds(100));
     let rounds = world.publishes().len();
     world.heal_all();
-    world.run(seconds(30));
+    world.run(seconds(45));
     world.assert_converged(&network);
     assert_eq!(
         world.publishes().len(),
