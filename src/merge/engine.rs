@@ -8,6 +8,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::backends::{BackendChange, Backends};
+use super::pace::{self, Change, DEBOUNCE};
 use super::period::Period;
 use super::schedule::Request;
 use super::subsets::Policy;
@@ -16,8 +17,6 @@ use super::{BackendId, Distinct, Input, Now, Output, Status};
 use crate::consensus::Network;
 use crate::onion::{Discovery, MasterKey, OnionAddress, TimePeriod};
 
-/// The time that the engine waits for further changes after the first one.
-const DEBOUNCE: Duration = Duration::from_millis(300);
 /// The time that the engine waits for further changes after the loss of a backend. A scale-down
 /// removes several backends at once, in separate events.
 const DEBOUNCE_GONE: Duration = Duration::from_millis(50);
@@ -53,6 +52,8 @@ pub struct MergeEngine {
     floors: BTreeMap<TimePeriod, u64>,
     /// The network's time periods, starting with the current one.
     periods: Vec<Period>,
+    /// The time period whose descriptors clients fetch. None until the network is known.
+    used: Option<TimePeriod>,
     uploads: HsdirUploads,
     /// The number of rounds whose revision counter rose because of rejections.
     counter_rises: u64,
@@ -76,6 +77,7 @@ impl MergeEngine {
             discovery: discovery.map(Arc::new),
             floors: BTreeMap::new(),
             periods: Vec::new(),
+            used: None,
             uploads: HsdirUploads::default(),
             counter_rises: 0,
             outputs: VecDeque::new(),
@@ -109,7 +111,7 @@ impl MergeEngine {
             Input::Discovery(discovery) => self.set_discovery(discovery),
             Input::Distinct(distinct) => {
                 self.distinct = distinct;
-                self.request_all(Request { at: now.elapsed.saturating_add(DEBOUNCE), urgent: false, forced: false });
+                self.request_each(Change::More);
             }
             Input::Leading(leading) => self.set_leading(leading),
             Input::CounterFloor(period, counter) => self.raise_floor(period, counter),
@@ -184,7 +186,10 @@ impl MergeEngine {
     fn set_network(&mut self, network: &Network) {
         let [valid_after, _, valid_until] = network.validity();
         self.validity = Some((valid_after, valid_until));
+        let used = network.client_period().period;
+        self.used = Some(used);
         let mut old = std::mem::take(&mut self.periods);
+        let nothing_published = old.iter().all(|period| period.round.is_none());
         for service in network.service_periods() {
             let known = old.iter().position(|period| period.service.period == service.period);
             let mut period = match known {
@@ -200,7 +205,10 @@ impl MergeEngine {
             if new_hsdirs && self.leading {
                 // The new descriptor is sent to all HSDirs. If two descriptors had equal counters,
                 // a client could not tell which one is newer.
-                period.schedule.request(Request { at: self.now.elapsed, urgent: false, forced: true });
+                let at_once = nothing_published || period.service.period == used;
+                let lag = if at_once { Duration::ZERO } else { pace::lag(period.service.period, &mut self.rng) };
+                let at = self.now.elapsed.saturating_add(lag);
+                period.schedule.request(Request { at, urgent: nothing_published, forced: true });
             }
             self.periods.push(period);
         }
@@ -213,13 +221,15 @@ impl MergeEngine {
     }
 
     fn backends_changed(&mut self, change: BackendChange) {
-        let (wait, urgent) = match change {
-            BackendChange::Nothing => return,
-            BackendChange::More => (DEBOUNCE, false),
-            BackendChange::PointsGone => (DEBOUNCE, true),
-            BackendChange::BackendGone => (DEBOUNCE_GONE, true),
-        };
-        self.request_all(Request { at: self.now.elapsed.saturating_add(wait), urgent, forced: false });
+        match change {
+            BackendChange::Nothing => {}
+            BackendChange::More => self.request_each(Change::More),
+            BackendChange::PointsGone => self.request_each(Change::PointsGone),
+            BackendChange::BackendGone => {
+                let at = self.now.elapsed.saturating_add(DEBOUNCE_GONE);
+                self.request_all(Request { at, urgent: true, forced: false });
+            }
+        }
     }
 
     fn set_discovery(&mut self, discovery: Arc<Discovery>) {
@@ -256,6 +266,20 @@ impl MergeEngine {
         }
     }
 
+    /// Requests a round of each period, as soon as the state of its descriptors demands.
+    fn request_each(&mut self, change: Change) {
+        if !self.leading {
+            return;
+        }
+        let live = self.backends.live();
+        for period in &mut self.periods {
+            let (loss, name) = (period.loss(&live), period.service.period);
+            let used = self.used == Some(name);
+            let request = pace::request(change, loss, name, used, self.now.elapsed, &mut self.rng);
+            period.schedule.request(request);
+        }
+    }
+
     fn request_all(&mut self, request: Request) {
         if self.leading {
             self.periods.iter_mut().for_each(|period| period.schedule.request(request));
@@ -270,12 +294,18 @@ impl MergeEngine {
             return;
         }
         let mut periods = std::mem::take(&mut self.periods);
-        for period in &mut periods {
+        for index in 0..periods.len() {
+            let Some(period) = periods.get_mut(index) else { continue };
             if period.is_misdated(self.now) {
                 period.schedule.request(Request { at: self.now.elapsed, urgent: false, forced: true });
             }
             self.raise_if_rejected(period);
-            self.publish_if_due(period);
+            if self.publish_if_due(period) {
+                let name = period.service.period;
+                let until = self.now.elapsed.saturating_add(pace::apart(name));
+                let others = periods.iter_mut().filter(|other| other.service.period != name);
+                others.for_each(|other| other.schedule.keep_apart(until));
+            }
         }
         self.periods = periods;
         self.start_uploads();
@@ -310,12 +340,13 @@ impl MergeEngine {
         }
     }
 
-    fn publish_if_due(&mut self, period: &mut Period) {
-        let Some(forced) = period.schedule.ready(self.now.elapsed) else { return };
-        let Some(discovery) = self.discovery.clone() else { return };
+    /// Publishes the period's descriptors if a round is due. Returns true if they were published.
+    fn publish_if_due(&mut self, period: &mut Period) -> bool {
+        let Some(forced) = period.schedule.ready(self.now.elapsed) else { return false };
+        let Some(discovery) = self.discovery.clone() else { return false };
         let policy = Policy { distinct: self.distinct, discovery, subsets: period.layout.subsets() };
         let Some(merged) = period.subsets.merge(&self.backends, &policy, self.now.elapsed, &mut self.rng) else {
-            return;
+            return false;
         };
         // The waiting backends are updated even if clients see no change, because a new backend may
         // have to wait for a slot.
@@ -323,7 +354,7 @@ impl MergeEngine {
         period.waiting = usable.filter(|id| !merged.points.contains_key(*id)).cloned().collect();
         if !forced && period.round.as_ref().is_some_and(|round| round.merged == merged) {
             period.schedule.satisfied();
-            return;
+            return false;
         }
         let name = period.service.period;
         let floor = self.floors.get(&name).copied().unwrap_or_default();
@@ -331,13 +362,14 @@ impl MergeEngine {
         let Ok(descriptors) = period.build(&self.address, &merged, counter, self.now, &mut self.rng) else {
             // The size limits on the backends' descriptors prevent this in practice.
             period.schedule.failed(self.now.elapsed.saturating_add(RETRY));
-            return;
+            return false;
         };
         let rose = period.published((counter, descriptors), merged, self.now, &mut self.rng);
         self.counter_rises += u64::from(rose);
         self.floors.insert(name, counter);
         self.outputs.push_back(Output::StoreCounter(name, counter));
         self.uploads.publish(name, counter, &period.hsdirs, self.now.elapsed);
+        true
     }
 
     fn start_uploads(&mut self) {

@@ -7,6 +7,7 @@ mod backends;
 mod engine;
 pub mod fetch_schedule;
 mod layout;
+mod pace;
 mod period;
 mod rises;
 mod schedule;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 
 use super::layout::Layout;
+use super::pace::Loss;
 use super::rises::Rises;
 use super::schedule::Schedule;
 use super::subsets::{Merged, Subsets};
@@ -160,6 +161,15 @@ impl Period {
         self.rises.stop();
         self.waiting.clear();
         self.last_with.clear();
+    }
+
+    /// Returns the share of the newest descriptors' introduction points whose keys are not in
+    /// `live`.
+    pub(super) fn loss(&self, live: &BTreeSet<[u8; 32]>) -> Loss {
+        let contents = self.round.iter().flat_map(|round| &round.merged.contents);
+        let points = contents.flat_map(|content| &content.introduction_points);
+        let published: BTreeSet<[u8; 32]> = points.map(|point| point.auth_key).collect();
+        Loss::of(published.difference(live).count(), published.len())
     }
 
     /// Returns the time at which the newest descriptors expire on the HSDirs.

@@ -208,7 +208,7 @@ fn all_points_are_published_after_every_change_of_the_hsdirs() {
     for first in 1..10 {
         let network = network(first..first + 30, 0);
         world.network(&network);
-        world.run(seconds(40));
+        world.run(SETTLED);
         world.assert_converged(&network);
         for period in network.service_periods() {
             let shown = world.shown(&network, period.period);

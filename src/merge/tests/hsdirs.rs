@@ -93,15 +93,15 @@ fn all_hsdirs_are_updated_within_45_s_after_a_long_outage_of_the_publishers_netw
 #[test]
 fn an_hsdir_that_fails_for_hours_gets_few_uploads() {
     for health in [Health::Dead, Health::Frozen, Health::Rejects, Health::Fails] {
-        let mut world = running(&[0]);
+        let mut world = running(&[0, 1]);
         let [bad, _] = two(&mut world);
         world.set_health(bad, health);
-        world.backend(backend(1, 0));
+        world.lose(1);
         world.run(seconds(300));
         let round = world.publishers[0].uploads;
         world.run(seconds(3000));
         let later = world.publishers[0].uploads - round;
-        // Each of the two periods has eight HSDirs, which all get the new backend's points. A
+        // Each of the two periods has eight HSDirs, from which the lost backend is withdrawn. A
         // rejection may cause two more rounds for each period.
         assert!(round <= 2 * 16 + 2 * 2 * 16 + 20, "{health:?}: {round}");
         assert!(later <= 2 * 7, "{health:?}: {later}");
@@ -276,7 +276,7 @@ fn two_publishers_with_different_clocks_stop_overtaking_each_other() {
         world.backend(backend(0, 0));
         world.run(seconds(20));
         world.backend(backend(1, 0));
-        world.run(seconds(200));
+        world.run(SETTLED + seconds(200));
         let uploads: Vec<usize> = world.publishers.iter().map(|publisher| publisher.uploads).collect();
         let both = backend(0, 0).1.introduction_points.len() + backend(1, 0).1.introduction_points.len();
         let counters: std::collections::BTreeSet<_> = world
@@ -328,7 +328,7 @@ fn an_overlap_of_two_leaders_ends_with_the_greater_counter_on_all_hsdirs() {
         world.input(0, Input::Leading(false));
         world.take_over(1, &greatest);
         world.backend(backend(2, 0));
-        world.run(seconds(60));
+        world.run(SETTLED);
         for (period, _, held) in world.held(&network) {
             let counter = held.unwrap().counter;
             assert_eq!(counter, world.publishers[1].stored[&period]);
