@@ -1,5 +1,7 @@
 //! Renders the publisher's `/metrics` page in the Prometheus text format (version 0.0.4).
 
+use std::time::Duration;
+
 use super::external::FetchCounts;
 use super::view::BackendView;
 use crate::common::exposition::Exposition;
@@ -17,6 +19,13 @@ pub(super) struct Figures {
     pub(super) backends: Vec<BackendView>,
     /// The published descriptors of each time period.
     pub(super) periods: Vec<PeriodStatus>,
+    /// The number of HSDirs that lack the newest descriptor of a time period because their uploads
+    /// fail.
+    pub(super) hsdirs_failing: usize,
+    /// The time for which the uploads to one of these HSDirs have failed, at most.
+    pub(super) longest_failing: Duration,
+    /// The number of publishing rounds whose revision counter rose because of rejections.
+    pub(super) counter_rises: u64,
     pub(super) counts: Counts,
 }
 
@@ -94,6 +103,7 @@ pub(super) fn render(figures: &Figures) -> String {
         }
     }
 
+    failures(&mut text, figures);
     text.family(
         "descriptors_total",
         "counter",
@@ -115,6 +125,23 @@ pub(super) fn render(figures: &Figures) -> String {
         text.sample("external_fetches_total", &format!("{{result=\"{result}\"}}"), count);
     }
     text.finish()
+}
+
+fn failures(text: &mut Exposition, figures: &Figures) {
+    text.family("hsdirs_failing", "gauge", "HSDirs that lack the newest descriptor because their uploads fail");
+    text.sample("hsdirs_failing", "", figures.hsdirs_failing as u64);
+    text.family(
+        "hsdirs_failing_seconds",
+        "gauge",
+        "Time for which the uploads to one of these HSDirs have failed, at most",
+    );
+    text.sample("hsdirs_failing_seconds", "", figures.longest_failing.as_secs());
+    text.family(
+        "counter_rises_total",
+        "counter",
+        "Descriptors with a greater revision counter because HSDirs rejected the last ones",
+    );
+    text.sample("counter_rises_total", "", figures.counter_rises);
 }
 
 #[cfg(test)]
@@ -157,6 +184,9 @@ mod tests {
                 .map(backend)
                 .into(),
             periods: vec![period],
+            hsdirs_failing: 1,
+            longest_failing: Duration::from_millis(1500),
+            counter_rises: 4,
             counts,
         }
     }
@@ -198,6 +228,15 @@ onionbalance_publisher_hsdirs_accepted{period=\"20500\"} 7
 # HELP onionbalance_publisher_hsdirs Responsible HSDirs
 # TYPE onionbalance_publisher_hsdirs gauge
 onionbalance_publisher_hsdirs{period=\"20500\"} 8
+# HELP onionbalance_publisher_hsdirs_failing HSDirs that lack the newest descriptor because their uploads fail
+# TYPE onionbalance_publisher_hsdirs_failing gauge
+onionbalance_publisher_hsdirs_failing 1
+# HELP onionbalance_publisher_hsdirs_failing_seconds Time for which the uploads to one of these HSDirs have failed, at most
+# TYPE onionbalance_publisher_hsdirs_failing_seconds gauge
+onionbalance_publisher_hsdirs_failing_seconds 1
+# HELP onionbalance_publisher_counter_rises_total Descriptors with a greater revision counter because HSDirs rejected the last ones
+# TYPE onionbalance_publisher_counter_rises_total counter
+onionbalance_publisher_counter_rises_total 4
 # HELP onionbalance_publisher_descriptors_total Descriptors built, counting the distinct descriptors of one time period as one
 # TYPE onionbalance_publisher_descriptors_total counter
 onionbalance_publisher_descriptors_total 2

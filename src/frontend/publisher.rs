@@ -21,7 +21,7 @@ use super::status::Facts;
 use super::tor::TorNews;
 use crate::crd::DistinctDescriptors;
 use crate::link::ClientsCopy;
-use crate::merge::{BackendId, Distinct, Input};
+use crate::merge::{BackendId, Distinct, Input, Status};
 
 /// The channels through which the publisher receives events.
 pub(super) struct Inlets {
@@ -204,7 +204,9 @@ impl Publisher {
             (false, false) => Role::Unknown,
         };
         let (tor_up, counts) = (self.driver.has_tor(), self.driver.counts());
-        let figures = Figures { tor_up, leading, backends, periods: status.periods, counts };
+        let Status { periods, hsdirs_failing, longest_failing, counter_rises, .. } = status;
+        let figures =
+            Figures { tor_up, leading, backends, periods, hsdirs_failing, longest_failing, counter_rises, counts };
         self.outlets.health.send_replace(Health { turned: now.elapsed, problem: None, role, figures });
     }
 
