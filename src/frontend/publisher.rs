@@ -1,6 +1,7 @@
 //! Runs the main loop of the publisher in a frontend pod. The loop passes all events to the
 //! leadership state machine and to the driver, and carries out their decisions.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -124,6 +125,16 @@ impl Publisher {
         for input in self.backends.pods(pods) {
             self.driver.handle(input, self.clock.now());
         }
+        self.expect();
+    }
+
+    /// Tells the engine which backends should soon be usable.
+    fn expect(&mut self) {
+        let mut expected: BTreeSet<BackendId> = self.backends.expected().cloned().collect();
+        if let Some(object) = self.inlets.object.borrow().clone() {
+            expected.extend(self.driver.external().expected(&object.external_backends));
+        }
+        self.driver.handle(Input::Expected(expected), self.clock.now());
     }
 
     fn take_object(&mut self) {
@@ -139,6 +150,7 @@ impl Publisher {
             self.backends.set_limits(&object.limits);
             self.driver.external().set(&object.external_backends, &object.limits, !object.suspend, now);
         }
+        self.expect();
         self.take_policy();
     }
 

@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 
 use super::backends::{BackendChange, Backends};
 use super::pace::{self, Change, DEBOUNCE};
+use super::patience::Patience;
 use super::period::Period;
 use super::schedule::Request;
 use super::subsets::Policy;
@@ -45,6 +46,7 @@ pub struct MergeEngine {
     /// The start and end of the consensus's validity period.
     validity: Option<(SystemTime, SystemTime)>,
     backends: Backends,
+    patience: Patience,
     distinct: Distinct,
     /// The clients that are authorized to read the introduction points. None until they are known.
     discovery: Option<Arc<Discovery>>,
@@ -73,6 +75,7 @@ impl MergeEngine {
             leading: false,
             validity: None,
             backends: Backends::default(),
+            patience: Patience::default(),
             distinct: Distinct::default(),
             discovery: discovery.map(Arc::new),
             floors: BTreeMap::new(),
@@ -104,6 +107,7 @@ impl MergeEngine {
                 let change = self.backends.remove(&id);
                 self.backends_changed(change);
             }
+            Input::Expected(backends) => self.patience.expect(backends),
             Input::Limits(limits) => {
                 let change = self.backends.set_limits(limits);
                 self.backends_changed(change);
@@ -137,7 +141,8 @@ impl MergeEngine {
         if !self.leading || self.discovery.is_none() {
             return None;
         }
-        let publish = self.periods.iter().filter_map(|period| period.schedule.ready_at()).min();
+        let ready_at = |period: &Period| Some(period.schedule.ready_at()?.max(self.waits_until().unwrap_or_default()));
+        let publish = self.periods.iter().filter_map(ready_at).min();
         let mut work = [publish.filter(|_| !self.backends.is_empty()), self.uploads.next_start()];
         if !self.network_is_usable() {
             let later = self.now.elapsed.saturating_add(RETRY);
@@ -188,6 +193,7 @@ impl MergeEngine {
         self.validity = Some((valid_after, valid_until));
         let used = network.client_period().period;
         self.used = Some(used);
+        self.patience.begin(self.now.elapsed, &mut self.rng);
         let mut old = std::mem::take(&mut self.periods);
         let nothing_published = old.iter().all(|period| period.round.is_none());
         for service in network.service_periods() {
@@ -293,6 +299,9 @@ impl MergeEngine {
         if !self.leading || !self.network_is_usable() {
             return;
         }
+        if self.waits_until().is_some() {
+            return;
+        }
         let mut periods = std::mem::take(&mut self.periods);
         for index in 0..periods.len() {
             let Some(period) = periods.get_mut(index) else { continue };
@@ -319,6 +328,14 @@ impl MergeEngine {
             let late = self.now.wall.duration_since(valid_until).unwrap_or_default();
             early.max(late) <= REASONABLY_LIVE
         })
+    }
+
+    /// Returns the time until which this publisher waits for further backends before it publishes
+    /// for the first time. Returns None if it need not wait, because no publisher before it has
+    /// published or because it has published itself.
+    fn waits_until(&self) -> Option<Duration> {
+        let first = self.periods.iter().all(|period| period.round.is_none());
+        self.patience.waits_until(&self.backends, self.now.elapsed).filter(|_| first && !self.floors.is_empty())
     }
 
     fn drop_expired(&mut self) {

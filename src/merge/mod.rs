@@ -8,6 +8,7 @@ mod engine;
 pub mod fetch_schedule;
 mod layout;
 mod pace;
+mod patience;
 mod period;
 mod rises;
 mod schedule;
@@ -55,6 +56,9 @@ pub enum Input {
     /// The loss of a backend that is terminating, gone or silent. Its introduction points are
     /// withdrawn immediately.
     BackendLost(BackendId),
+    /// The backends that should be usable soon. After a start, the first descriptor waits for them
+    /// for a short time if a predecessor's descriptor is still published.
+    Expected(BTreeSet<BackendId>),
     /// The number of introduction points that each backend may contribute. By default, each backend
     /// may contribute three.
     Limits(PointLimits),

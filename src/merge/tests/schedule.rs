@@ -25,6 +25,35 @@ fn nothing_is_published_before_the_network_the_lease_and_a_backend_are_known() {
     assert!(world.publishers[0].uploads > 0, "the descriptor is uploaded at once");
 }
 
+/// Returns the first publishing time of a publisher whose backend 0 is known and backend 1 is
+/// expected.
+fn first_published(older: bool, report_after: Option<Duration>) -> Duration {
+    let mut world = World::new(&[Duration::ZERO]);
+    let network = network(RELAYS, 0);
+    if older {
+        world.all(&Input::CounterFloor(network.service_periods()[0].period, 7));
+    }
+    world.network(&network);
+    world.all(&Input::Expected([backend_id(0), backend_id(1)].into()));
+    world.all(&Input::Leading(true));
+    world.backend(backend(0, 0));
+    if let Some(after) = report_after {
+        world.run(after);
+        world.backend(backend(1, 0));
+    }
+    world.run(seconds(60));
+    world.assert_converged(&network);
+    world.publishes()[0]
+}
+
+#[test]
+fn the_first_descriptor_waits_for_expected_backends_while_an_older_one_is_published() {
+    let alone = first_published(true, None);
+    assert!((seconds(10)..=seconds(15)).contains(&alone), "{alone:?}");
+    assert_eq!(first_published(true, Some(seconds(4))), seconds(4), "no backend is missing any more");
+    assert_eq!(first_published(false, None), Duration::from_millis(300), "clients cannot connect yet");
+}
+
 #[test]
 fn backends_that_appear_together_are_published_together() {
     let mut world = World::new(&[Duration::ZERO]);
