@@ -160,6 +160,7 @@ impl Publisher {
         let copy = self.inlets.clients.borrow_and_update().clone();
         let Some(object) = self.inlets.object.borrow().clone() else { return };
         let discovery = self.admission.decide(Some(&object), copy.as_ref());
+        self.inform(Event::Alone(object.alone));
         self.inform(Event::Object { uid: object.uid.clone(), suspended: object.suspend, discovery });
     }
 
