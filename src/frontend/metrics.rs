@@ -142,6 +142,12 @@ fn failures(text: &mut Exposition, figures: &Figures) {
         "Descriptors with a greater revision counter because HSDirs rejected the last ones",
     );
     text.sample("counter_rises_total", "", figures.counter_rises);
+    text.family(
+        "foreign_publisher",
+        "gauge",
+        "1 if another publisher with the same master key was noticed in the last hours",
+    );
+    text.sample("foreign_publisher", "", figures.periods.iter().any(|period| period.foreign.is_some()).into());
 }
 
 #[cfg(test)]
@@ -172,6 +178,7 @@ mod tests {
             hsdirs_total: 8,
             last_published: SystemTime::UNIX_EPOCH,
             authorized_clients: None,
+            foreign: None,
         };
         let mut counts = Counts { rounds: 2, fetches: FetchCounts { found: 5, failed: 2 }, ..Counts::default() };
         for result in [Ok(()), Ok(()), Err(UploadError::Rejected), Err(UploadError::Refused("552 no".to_owned()))] {
@@ -237,6 +244,9 @@ onionbalance_publisher_hsdirs_failing_seconds 1
 # HELP onionbalance_publisher_counter_rises_total Descriptors with a greater revision counter because HSDirs rejected the last ones
 # TYPE onionbalance_publisher_counter_rises_total counter
 onionbalance_publisher_counter_rises_total 4
+# HELP onionbalance_publisher_foreign_publisher 1 if another publisher with the same master key was noticed in the last hours
+# TYPE onionbalance_publisher_foreign_publisher gauge
+onionbalance_publisher_foreign_publisher 0
 # HELP onionbalance_publisher_descriptors_total Descriptors built, counting the distinct descriptors of one time period as one
 # TYPE onionbalance_publisher_descriptors_total counter
 onionbalance_publisher_descriptors_total 2

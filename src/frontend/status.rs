@@ -193,6 +193,7 @@ mod tests {
             hsdirs_total: 8,
             last_published: at(100) + Duration::from_millis(1),
             authorized_clients: None,
+            foreign: None,
         }
     }
 

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use super::backends::{BackendChange, Backends};
 use super::pace::{self, Change, DEBOUNCE};
@@ -14,8 +14,9 @@ use super::period::Period;
 use super::schedule::Request;
 use super::subsets::Policy;
 use super::upload::HsdirUploads;
-use super::{BackendId, Distinct, Input, Now, Output, Status};
-use crate::consensus::Network;
+use super::watch::Watch;
+use super::{BackendId, Distinct, Input, Now, Output, PeriodStatus, Status};
+use crate::consensus::{Fingerprint, Network};
 use crate::onion::{Discovery, MasterKey, OnionAddress, TimePeriod};
 
 /// The time that the engine waits for further changes after the loss of a backend. A scale-down
@@ -57,6 +58,7 @@ pub struct MergeEngine {
     /// The time period whose descriptors clients fetch. None until the network is known.
     used: Option<TimePeriod>,
     uploads: HsdirUploads,
+    watch: Watch,
     /// The number of rounds whose revision counter rose because of rejections.
     counter_rises: u64,
     outputs: VecDeque<Output>,
@@ -82,9 +84,15 @@ impl MergeEngine {
             periods: Vec::new(),
             used: None,
             uploads: HsdirUploads::default(),
+            watch: Watch::default(),
             counter_rises: 0,
             outputs: VecDeque::new(),
         }
+    }
+
+    /// Returns the address of the service.
+    pub fn address(&self) -> OnionAddress {
+        self.address
     }
 
     /// Processes an input.
@@ -119,6 +127,7 @@ impl MergeEngine {
             }
             Input::Leading(leading) => self.set_leading(leading),
             Input::CounterFloor(period, counter) => self.raise_floor(period, counter),
+            Input::Found(period, counter) => self.compare(period, counter),
             Input::Uploaded { hsdir, result } => {
                 self.uploads.fate(&hsdir, &result, now.elapsed, &mut self.rng);
             }
@@ -143,7 +152,7 @@ impl MergeEngine {
         }
         let ready_at = |period: &Period| Some(period.schedule.ready_at()?.max(self.waits_until().unwrap_or_default()));
         let publish = self.periods.iter().filter_map(ready_at).min();
-        let mut work = [publish.filter(|_| !self.backends.is_empty()), self.uploads.next_start()];
+        let mut work = [publish.filter(|_| !self.backends.is_empty()), self.uploads.next_start(), self.watch.next()];
         if !self.network_is_usable() {
             let later = self.now.elapsed.saturating_add(RETRY);
             work.iter_mut().flatten().for_each(|at| *at = later.max(*at));
@@ -159,7 +168,7 @@ impl MergeEngine {
             |id: &BackendId| current.and_then(|(_, round)| round.merged.points.get(id)).copied().unwrap_or_default();
         let waits = |id: &&BackendId| share(id) == 0 && current.is_some_and(|(period, _)| period.waiting.contains(*id));
         Status {
-            periods: self.periods.iter().filter_map(|period| period.status(&self.uploads)).collect(),
+            periods: self.periods.iter().filter_map(|period| self.period_status(period)).collect(),
             points: self.backends.ids().map(|id| (id.clone(), share(id))).collect(),
             waiting: self.backends.ids().filter(waits).cloned().collect(),
             outvoted: self.backends.outvoted(),
@@ -186,6 +195,11 @@ impl MergeEngine {
             && !self.backends.contains(id)
             && !self.periods.is_empty()
             && self.periods.iter().all(|period| period.is_withdrawn(id, &self.uploads))
+    }
+
+    fn period_status(&self, period: &Period) -> Option<PeriodStatus> {
+        let foreign = self.watch.noticed(period.service.period, self.now.wall);
+        period.status(&self.uploads).map(|status| PeriodStatus { foreign, ..status })
     }
 
     fn set_network(&mut self, network: &Network) {
@@ -223,6 +237,7 @@ impl MergeEngine {
         }
         if let Some(current) = self.periods.first().map(|period| period.service.period.number) {
             self.floors.retain(|period, _| period.number.saturating_add(1) >= current);
+            self.watch.retain_from(current);
         }
     }
 
@@ -255,6 +270,7 @@ impl MergeEngine {
         } else {
             self.outputs.clear();
             self.uploads.stop();
+            self.watch.stop();
             self.periods.iter_mut().for_each(Period::stop);
         }
     }
@@ -318,6 +334,7 @@ impl MergeEngine {
         }
         self.periods = periods;
         self.start_uploads();
+        self.look();
     }
 
     /// Returns true if the current time is close enough to the consensus's validity period for C
@@ -347,10 +364,38 @@ impl MergeEngine {
         }
     }
 
+    /// Compares a descriptor that an HSDir holds with the newest round.
+    fn compare(&mut self, name: TimePeriod, counter: u64) {
+        let period = self.periods.iter().find(|period| period.service.period == name);
+        let own = period.and_then(|period| Some(period.round.as_ref()?.counter));
+        if let Some(own) = own.filter(|own| *own < counter) {
+            self.watch.notice(name, own, self.now.wall);
+            self.raise_floor(name, counter);
+        }
+    }
+
+    /// Asks for a look at the descriptor that an HSDir holds, from time to time. If discovery is
+    /// restricted, only clients could read it.
+    fn look(&mut self) {
+        if !self.watch.is_due(self.now.elapsed, &mut self.rng) || self.discovery.as_deref() != Some(&Discovery::Open) {
+            return;
+        }
+        let used = self.periods.iter().find(|period| self.used == Some(period.service.period));
+        let hsdirs: Vec<Fingerprint> = used.into_iter().flat_map(|period| period.hsdirs.iter().copied()).collect();
+        if !hsdirs.is_empty() {
+            let any = self.rng.random_range(0..hsdirs.len());
+            self.outputs.extend(hsdirs.get(any).map(|hsdir| Output::Look(*hsdir)));
+        }
+    }
+
     /// Requests a round with a greater revision counter if HSDirs have rejected the newest one.
-    fn raise_if_rejected(&self, period: &mut Period) {
+    fn raise_if_rejected(&mut self, period: &mut Period) {
         let Some(counter) = period.round.as_ref().map(|round| round.counter) else { return };
-        if period.rises.consider(self.uploads.answers(period.service.period, counter)) {
+        let answers = self.uploads.answers(period.service.period, counter);
+        if answers.show_another_publisher() {
+            self.watch.notice(period.service.period, counter, self.now.wall);
+        }
+        if period.rises.consider(answers) {
             // The responses of the other HSDirs arrive at about the same time.
             let at = self.now.elapsed.saturating_add(DEBOUNCE);
             period.schedule.request(Request { at, urgent: true, forced: true });
@@ -386,6 +431,7 @@ impl MergeEngine {
         self.floors.insert(name, counter);
         self.outputs.push_back(Output::StoreCounter(name, counter));
         self.uploads.publish(name, counter, &period.hsdirs, self.now.elapsed);
+        self.watch.begin(self.now.elapsed, &mut self.rng);
         true
     }
 

@@ -15,6 +15,7 @@ mod schedule;
 mod selection;
 mod subsets;
 mod upload;
+mod watch;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -73,6 +74,9 @@ pub enum Input {
     /// A revision counter that another publisher of this service has used. The engine uses only
     /// greater ones from then on.
     CounterFloor(TimePeriod, u64),
+    /// The revision counter of a descriptor of this service that an HSDir holds. The IO layer has
+    /// checked its signatures.
+    Found(TimePeriod, u64),
     /// The result of an upload.
     Uploaded {
         /// The HSDir of the upload.
@@ -102,6 +106,9 @@ pub enum Output {
     /// Store this revision counter for the next publisher. The uploads need not wait until it is
     /// stored.
     StoreCounter(TimePeriod, u64),
+    /// Fetch the service's own descriptor from this HSDir, and pass it as [`Input::Found`]. No
+    /// result is needed if the fetch fails.
+    Look(Fingerprint),
 }
 
 /// The publishing state of one time period.
@@ -126,6 +133,9 @@ pub struct PeriodStatus {
     pub last_published: SystemTime,
     /// The number of clients that can decrypt the newest descriptors, or None if every client can.
     pub authorized_clients: Option<usize>,
+    /// The time at which a publisher other than this one was last noticed that publishes with the
+    /// same master key. None if there was none in the last hours.
+    pub foreign: Option<SystemTime>,
 }
 
 /// The state of the merge engine for the object's status and the metrics.

@@ -213,6 +213,7 @@ impl Period {
                 Discovery::Open => None,
                 Discovery::Restricted(clients) => Some(clients.len()),
             },
+            foreign: None,
         })
     }
 }

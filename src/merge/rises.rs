@@ -90,7 +90,7 @@ mod tests {
         for (accepted, rejected, open, times) in
             [(8, 0, 0, 0), (7, 1, 0, 2), (0, 1, 7, 2), (4, 4, 0, 2), (3, 5, 0, 12), (0, 8, 0, 12), (0, 1, 0, 12)]
         {
-            let answers = Answers { accepted, rejected, open };
+            let answers = Answers { accepted, rejected, open, lost: 0 };
             assert_eq!(in_row(&mut Rises::default(), answers), times, "{answers:?}");
         }
     }
@@ -101,7 +101,7 @@ mod tests {
             let mut rises = Rises::default();
             let mut all = 0;
             for _ in 0..100 {
-                all += in_row(&mut rises, Answers { accepted: 8 - rejected, rejected, open: 0 });
+                all += in_row(&mut rises, Answers { accepted: 8 - rejected, rejected, open: 0, lost: 0 });
                 assert!(!rises.published(), "a change is published");
             }
             assert_eq!(all, limit);
@@ -112,16 +112,16 @@ mod tests {
     fn a_few_hsdirs_cannot_use_up_the_rises_for_most() {
         let mut rises = Rises::default();
         for _ in 0..100 {
-            in_row(&mut rises, Answers { accepted: 7, rejected: 1, open: 0 });
+            in_row(&mut rises, Answers { accepted: 7, rejected: 1, open: 0, lost: 0 });
             rises.published();
         }
-        assert_eq!(in_row(&mut rises, Answers { accepted: 0, rejected: 8, open: 0 }), MOST_IN_ROW);
+        assert_eq!(in_row(&mut rises, Answers { accepted: 0, rejected: 8, open: 0, lost: 0 }), MOST_IN_ROW);
     }
 
     #[test]
     fn a_new_lead_starts_a_new_row_but_no_new_period() {
         let mut rises = Rises::default();
-        let most = Answers { accepted: 0, rejected: 8, open: 0 };
+        let most = Answers { accepted: 0, rejected: 8, open: 0, lost: 0 };
         for _ in 0..3 {
             assert_eq!(in_row(&mut rises, most), MOST_IN_ROW);
             rises.stop();

@@ -149,6 +149,16 @@ pub(super) struct Answers {
     pub(super) rejected: usize,
     /// The number of HSDirs whose first answer is due.
     pub(super) open: usize,
+    /// The number of the rejecting HSDirs that accepted an earlier descriptor. They must have got a
+    /// descriptor from another publisher since then.
+    pub(super) lost: usize,
+}
+
+impl Answers {
+    /// Returns true if another publisher has replaced our descriptors on most HSDirs.
+    pub(super) fn show_another_publisher(self) -> bool {
+        self.lost > self.accepted.saturating_add(self.open)
+    }
 }
 
 /// How an upload failed.
@@ -303,6 +313,7 @@ impl HsdirUploads {
         for job in jobs.filter(|job| job.newest == counter) {
             if job.rejected {
                 answers.rejected += 1;
+                answers.lost += usize::from(job.accepted > 0);
             } else if job.accepted == counter {
                 answers.accepted += 1;
             } else if job.failed < counter {

@@ -49,6 +49,7 @@ fn healthy() -> Series {
         (r#"onionbalance_publisher_hsdirs_failing{namespace="shop",onion_service="web",pod="f1"}"#, "1x120"),
         (r#"onionbalance_publisher_counter_rises_total{namespace="shop",onion_service="web",pod="f1"}"#, "2x120"),
         (r#"onionbalance_publisher_descriptors_total{namespace="shop",onion_service="web",pod="f1"}"#, "9x120"),
+        (r#"onionbalance_publisher_foreign_publisher{namespace="shop",onion_service="web",pod="f1"}"#, "0x120"),
     ]);
     series.extend(components());
     series
@@ -165,6 +166,8 @@ const CASES: &[AlertCase] = &[
         alert: "OnionbalanceHSDirsFailing", labels: r#"namespace="shop",onion_service="web",pod="f1""#, quiet_at: "59m", fires_at: "61m" },
     AlertCase { changes: &[(&["counter_rises_total"], Some("0+1x120"))],
         alert: "OnionbalanceCounterRises", labels: SERVICE, quiet_at: "38m", fires_at: "44m" },
+    AlertCase { changes: &[(&["foreign_publisher"], Some("1x120"))],
+        alert: "OnionbalanceForeignPublisher", labels: SERVICE, quiet_at: "0m", fires_at: "2m" },
     AlertCase { changes: &[(&["descriptors_total"], Some("0+2x120"))],
         alert: "OnionbalanceManyRounds", labels: SERVICE, quiet_at: "58m", fires_at: "66m" },
     AlertCase { changes: &[(&["publisher_tor_up", "f2"], Some("0x120"))],

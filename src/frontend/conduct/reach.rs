@@ -91,6 +91,7 @@ mod tests {
             hsdirs_total: 8,
             last_published: SystemTime::UNIX_EPOCH,
             authorized_clients: None,
+            foreign: None,
         }
     }
 

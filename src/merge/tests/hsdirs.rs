@@ -191,6 +191,32 @@ fn an_hsdir_that_rejects_and_accepts_in_turn_cannot_drive_the_counter() {
 }
 
 #[test]
+fn a_foreign_publisher_is_noticed_when_most_hsdirs_reject_or_when_an_hsdir_is_asked() {
+    let foreign = |world: &World| {
+        let periods = world.publishers[0].engine.status().periods;
+        periods.into_iter().map(|period| period.foreign.is_some()).collect::<Vec<_>>()
+    };
+    let mut world = running(&[0, 1]);
+    let newest = world.publishers[0].engine.status().periods[0].clone();
+    assert_eq!(foreign(&world), [false, false]);
+    world.plant(newest.period, newest.revision_counter + 1000);
+    world.lose(1);
+    world.run(seconds(30));
+    assert_eq!(foreign(&world), [true, false], "most HSDirs rejected");
+    world.run(seconds(5 * 3600));
+    assert_eq!(foreign(&world), [false, false], "this was long ago");
+
+    let mut world = running(&[0, 1]);
+    let newest = world.publishers[0].engine.status().periods[0].clone();
+    world.plant(newest.period, newest.revision_counter + 1000);
+    world.run(seconds(44 * 60));
+    assert_eq!(foreign(&world), [false, false]);
+    world.run(seconds(30 * 60 + 60));
+    assert_eq!(foreign(&world), [true, false]);
+    world.assert_converged(&network(RELAYS, 0));
+}
+
+#[test]
 fn each_rejection_quadruples_the_time_by_which_the_counter_runs_ahead() {
     let mut world = running(&[0]);
     let network = network(RELAYS, 0);

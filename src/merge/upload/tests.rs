@@ -36,7 +36,7 @@ impl Bench {
     /// Returns how many HSDirs accepted and rejected a descriptor of the current period, and how
     /// many have not answered yet.
     fn answers(&self, counter: u64) -> (usize, usize, usize) {
-        let Answers { accepted, rejected, open } = self.uploads.answers(CURRENT, counter);
+        let Answers { accepted, rejected, open, .. } = self.uploads.answers(CURRENT, counter);
         (accepted, rejected, open)
     }
     /// Lets the upload in flight time out. Returns the time of its deadline.

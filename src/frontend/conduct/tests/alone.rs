@@ -119,6 +119,7 @@ fn unanswered() -> Event {
         hsdirs_total: 8,
         last_published: SystemTime::UNIX_EPOCH,
         authorized_clients: None,
+        foreign: None,
     };
     Event::Progress(vec![period])
 }
