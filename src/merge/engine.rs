@@ -322,6 +322,7 @@ impl MergeEngine {
         for index in 0..periods.len() {
             let Some(period) = periods.get_mut(index) else { continue };
             if period.is_misdated(self.now) {
+                self.watch.acquit(period.service.period);
                 period.schedule.request(Request { at: self.now.elapsed, urgent: false, forced: true });
             }
             self.raise_if_rejected(period);
@@ -393,7 +394,9 @@ impl MergeEngine {
         let Some(counter) = period.round.as_ref().map(|round| round.counter) else { return };
         let answers = self.uploads.answers(period.service.period, counter);
         if answers.show_another_publisher() {
-            self.watch.notice(period.service.period, counter, self.now.wall);
+            self.watch.suspect(period.service.period, counter);
+        } else if answers.accepted > answers.rejected.saturating_add(answers.open) {
+            self.watch.confirm(period.service.period, self.now.wall);
         }
         if period.rises.consider(answers) {
             // The responses of the other HSDirs arrive at about the same time.

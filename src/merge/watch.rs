@@ -2,8 +2,8 @@
 //!
 //! Only the key's owner can sign a descriptor, so a foreign publisher has a copy of the key. It may
 //! be a forgotten Onionbalance, a restored backup, or a thief. Two things reveal it: HSDirs that
-//! accepted our descriptors reject the next one, or an HSDir holds a descriptor with a greater
-//! revision counter than ours.
+//! accepted our descriptors reject the next one until its revision counter is greater, or an HSDir
+//! holds a descriptor with a greater revision counter than ours.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -26,6 +26,8 @@ pub(super) struct Watch {
     /// For each time period, our revision counter at which a foreign publisher was last noticed,
     /// and the wall-clock time.
     noticed: BTreeMap<TimePeriod, (u64, SystemTime)>,
+    /// For each time period, our revision counter that most HSDirs rejected.
+    suspected: BTreeMap<TimePeriod, u64>,
 }
 
 impl Watch {
@@ -37,6 +39,7 @@ impl Watch {
     /// Stops the looks, because another publisher of the service may lead now.
     pub(super) fn stop(&mut self) {
         self.next = None;
+        self.suspected.clear();
     }
 
     /// Returns the monotonic time of the next look.
@@ -51,6 +54,25 @@ impl Watch {
             self.next = Some(later(now, rng));
         }
         due
+    }
+
+    /// Records that most HSDirs rejected a descriptor although they accepted earlier ones.
+    pub(super) fn suspect(&mut self, period: TimePeriod, counter: u64) {
+        self.suspected.insert(period, counter);
+    }
+
+    /// Records that most HSDirs accepted a descriptor. If they rejected the last one, its counter
+    /// was the reason.
+    pub(super) fn confirm(&mut self, period: TimePeriod, now: SystemTime) {
+        if let Some(counter) = self.suspected.remove(&period) {
+            self.notice(period, counter, now);
+        }
+    }
+
+    /// Forgets the rejections in a period, because the wall clock was wrong, so that the
+    /// descriptors may have been invalid.
+    pub(super) fn acquit(&mut self, period: TimePeriod) {
+        self.suspected.remove(&period);
     }
 
     /// Records that a foreign publisher was noticed while `counter` was our newest revision counter
