@@ -87,7 +87,7 @@ impl Driver {
         match check::open(&text, &self.engine.address(), network, now.wall) {
             Ok(found) => self.engine.handle(Input::Found(found.period, found.revision_counter), now),
             Err(error) => {
-                tracing::info!(%hsdir, reason = error.to_string(), "an HSDir holds no valid descriptor of ours")
+                tracing::info!(%hsdir, reason = error.to_string(), "an HSDir holds no valid descriptor of ours");
             }
         }
     }

@@ -125,11 +125,11 @@ impl Publisher {
         for input in self.backends.pods(pods) {
             self.driver.handle(input, self.clock.now());
         }
-        self.expect();
+        self.announce_expected();
     }
 
     /// Tells the engine which backends should soon be usable.
-    fn expect(&mut self) {
+    fn announce_expected(&mut self) {
         let mut expected: BTreeSet<BackendId> = self.backends.expected().cloned().collect();
         if let Some(object) = self.inlets.object.borrow().clone() {
             expected.extend(self.driver.external().expected(&object.external_backends));
@@ -150,7 +150,7 @@ impl Publisher {
             self.backends.set_limits(&object.limits);
             self.driver.external().set(&object.external_backends, &object.limits, !object.suspend, now);
         }
-        self.expect();
+        self.announce_expected();
         self.take_policy();
     }
 

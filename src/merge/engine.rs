@@ -115,7 +115,7 @@ impl MergeEngine {
                 let change = self.backends.remove(&id);
                 self.backends_changed(change);
             }
-            Input::Expected(backends) => self.patience.expect(backends),
+            Input::Expected(backends) => self.patience.set_expected(backends),
             Input::Limits(limits) => {
                 let change = self.backends.set_limits(limits);
                 self.backends_changed(change);

@@ -27,7 +27,7 @@ pub(super) struct Patience {
 
 impl Patience {
     /// Sets the backends that should be usable soon.
-    pub(super) fn expect(&mut self, backends: BTreeSet<BackendId>) {
+    pub(super) fn set_expected(&mut self, backends: BTreeSet<BackendId>) {
         self.expected = backends;
     }
 
