@@ -98,7 +98,7 @@ fn random(seconds: RangeInclusive<u64>, period: TimePeriod, rng: &mut impl Rng) 
 
 /// Returns the time on a network with such periods that corresponds to a time on the public
 /// network.
-fn scaled(time: Duration, period: TimePeriod) -> Duration {
+pub(super) fn scaled(time: Duration, period: TimePeriod) -> Duration {
     let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     Duration::from_millis(milliseconds.saturating_mul(period.length_minutes) / DAY)
 }

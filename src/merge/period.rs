@@ -8,9 +8,9 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 
 use super::layout::Layout;
-use super::pace::Loss;
+use super::pace::{self, Loss};
 use super::rises::Rises;
-use super::schedule::Schedule;
+use super::schedule::{PATIENT_REFILL, Schedule};
 use super::subsets::{Merged, Subsets};
 use super::upload::HsdirUploads;
 use super::{BackendId, Now, PeriodStatus};
@@ -83,7 +83,7 @@ impl Period {
             hsdirs: BTreeSet::new(),
             layout: Layout::default(),
             subsets: Subsets::default(),
-            schedule: Schedule::default(),
+            schedule: Schedule::new(pace::scaled(PATIENT_REFILL, service.period)),
             round: None,
             rises: Rises::default(),
             waiting: BTreeSet::new(),

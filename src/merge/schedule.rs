@@ -25,9 +25,9 @@ const RESERVE: u32 = 4;
 /// The number of publishing rounds without an urgent request that are allowed in a row after a
 /// quiet time.
 const PATIENT_BURST: u32 = 6;
-/// The time between publishing rounds without an urgent request after that. arti, too, publishes at
-/// most once in this time.
-const PATIENT_REFILL: Duration = Duration::from_secs(60);
+/// The time between publishing rounds without an urgent request after that, on the public network.
+/// arti, too, publishes at most once in this time.
+pub(super) const PATIENT_REFILL: Duration = Duration::from_secs(60);
 
 /// A request to publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,14 +50,21 @@ pub(super) struct Schedule {
     /// this time forward by [`REFILL`], starting from the current time if this time has already
     /// passed.
     paid_at: Duration,
-    /// The same time for the rounds without an urgent request, with [`PATIENT_REFILL`].
+    /// The same time for the rounds without an urgent request, with `patient_refill`.
     patient_paid_at: Duration,
+    /// [`PATIENT_REFILL`], or a shorter time on a test network.
+    patient_refill: Duration,
     /// The time until which only an urgent request is carried out, because another period published
     /// a moment ago.
     apart_until: Duration,
 }
 
 impl Schedule {
+    /// Creates a schedule on a network on which `patient_refill` corresponds to [`PATIENT_REFILL`].
+    pub(super) fn new(patient_refill: Duration) -> Self {
+        Self { patient_refill, ..Self::default() }
+    }
+
     /// Merges a request into the pending one.
     pub(super) fn request(&mut self, new: Request) {
         let open = self.request.unwrap_or(new);
@@ -114,7 +121,7 @@ impl Schedule {
     /// Records that a descriptor is published at `now`, and schedules the next republish.
     pub(super) fn published(&mut self, now: Duration, rng: &mut impl Rng) {
         if self.request.take().is_some_and(|request| !request.urgent) {
-            self.patient_paid_at = self.patient_paid_at.max(now).saturating_add(PATIENT_REFILL);
+            self.patient_paid_at = self.patient_paid_at.max(now).saturating_add(self.patient_refill);
         }
         self.published = Some(now);
         self.paid_at = self.paid_at.max(now).saturating_add(REFILL);
@@ -129,7 +136,7 @@ impl Schedule {
         if urgent {
             return allowed;
         }
-        let patience = self.patient_paid_at.saturating_sub(PATIENT_REFILL * (PATIENT_BURST - 1));
+        let patience = self.patient_paid_at.saturating_sub(self.patient_refill * (PATIENT_BURST - 1));
         allowed.max(patience).max(self.apart_until)
     }
 }
@@ -153,7 +160,7 @@ mod tests {
     /// request is always pending.
     fn publishes(urgent: bool, duration: u64) -> Vec<u64> {
         let mut rng = StdRng::from_seed([0; 32]);
-        let mut schedule = Schedule::default();
+        let mut schedule = Schedule::new(PATIENT_REFILL);
         let mut at = Vec::new();
         loop {
             schedule.request(wish(0, urgent));
