@@ -78,12 +78,12 @@ impl Period {
     pub(super) fn new(service: ServicePeriod, key: &MasterKey, rng: &mut StdRng) -> Self {
         Self {
             key: key.blind(service.period),
+            schedule: Schedule::new(pace::scaled(PATIENT_REFILL, service.period)),
             descriptor_keys: DescriptorKeys::generate(rng),
             service,
             hsdirs: BTreeSet::new(),
             layout: Layout::default(),
             subsets: Subsets::default(),
-            schedule: Schedule::new(pace::scaled(PATIENT_REFILL, service.period)),
             round: None,
             rises: Rises::default(),
             waiting: BTreeSet::new(),
