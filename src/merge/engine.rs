@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::backends::{BackendChange, Backends};
-use super::pace::{self, Change, DEBOUNCE};
+use super::pace::{self, Change, DEBOUNCE, Loss};
 use super::patience::Patience;
 use super::period::Period;
 use super::schedule::Request;
@@ -294,9 +294,13 @@ impl MergeEngine {
             return;
         }
         let live = self.backends.live();
+        let published = self.periods.iter().any(|period| period.round.is_some());
         for period in &mut self.periods {
-            let (loss, name) = (period.loss(&live), period.service.period);
+            let name = period.service.period;
             let used = self.used == Some(name);
+            // A period that has just begun has no descriptor yet, and clients do not miss it.
+            let is_new = published && !used && period.round.is_none();
+            let loss = if is_new { Loss::Few } else { period.loss(&live) };
             let request = pace::request(change, loss, name, used, self.now.elapsed, &mut self.rng);
             period.schedule.request(request);
         }

@@ -339,3 +339,20 @@ fn hsdirs_that_leave_cause_a_new_round_only_if_the_descriptors_differ() {
         assert_eq!(world.publishes().len(), rounds, "{distinct:?}");
     }
 }
+
+/// The backends' tors replace their points when a new time period begins, so that a change usually
+/// coincides with it.
+#[test]
+fn a_new_period_is_published_minutes_after_the_change_that_comes_with_it() {
+    let mut world = running(&[0, 1, 2]);
+    world.network(&network(RELAYS, 24));
+    let before = world.elapsed();
+    world.run(seconds(1));
+    world.backend(backend(3, 0));
+    world.run(seconds(100));
+    assert_eq!(world.publishers[0].engine.status().periods.len(), 1, "the new period has no descriptor yet");
+    world.run(SETTLED);
+    assert_eq!(world.publishers[0].engine.status().periods.len(), 2);
+    let [_, other] = world.rounds_since(before);
+    assert!(other[0] >= seconds(120), "{other:?}");
+}
