@@ -159,6 +159,8 @@ reasons! {
     NoBackends [Published];
     /// The HSDirs have dropped the descriptor.
     Expired [Published];
+    /// Another publisher publishes descriptors with the same master key.
+    ForeignPublisher [Published];
     /// No publisher holds or renews the Lease.
     PublisherSilent [Published];
 

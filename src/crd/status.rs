@@ -123,4 +123,9 @@ pub struct PublishedStatus {
     /// can decrypt them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authorized_clients: Option<u32>,
+    /// The time at which the publisher last noticed a descriptor with a valid signature that this
+    /// service's publishers did not make. Absent if it noticed none in the last three hours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::time")]
+    pub foreign_publisher: Option<Time>,
 }

@@ -44,6 +44,12 @@ impl Backends {
         left.map(|(id, _)| Input::BackendLost(id.clone())).collect()
     }
 
+    /// Returns the backends that should soon report introduction points. A pod is Ready only if its
+    /// backend has some.
+    pub(super) fn expected(&self) -> impl Iterator<Item = &BackendId> {
+        self.pods.iter().filter(|(_, pod)| pod.ready && !pod.terminating).map(|(id, _)| id)
+    }
+
     /// Returns the pods of the latest update.
     pub(super) fn known_pods(&self) -> Arc<Pods> {
         self.pods.clone()

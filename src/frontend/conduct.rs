@@ -8,7 +8,9 @@
 //! - Only the holder of the Lease can be the leader. While the API server is unreachable, the
 //!   holder remains the leader. It stops when it sees another holder.
 //! - After a pause longer than a renewal interval, the publisher does not lead until it has read
-//!   the Lease again, because another publisher may have taken over.
+//!   the Lease again, because another publisher may have taken over. If the API server does not
+//!   answer, the only publisher of a service leads again unless the pause was so long that a new
+//!   publisher could have taken over (decision 38).
 //! - A publisher does not lead while the service is suspended, or before it knows which clients are
 //!   authorized to discover the service.
 //! - A publisher that cannot publish leaves the Lease to one that can ([`Fitness`]).
@@ -99,6 +101,8 @@ pub(super) struct Conduct {
     /// The UID of the service's object. None until the object has been read.
     uid: Option<String>,
     suspended: bool,
+    /// True if the service has one publisher, according to its object.
+    alone: bool,
     discovery: Option<Arc<Discovery>>,
     network: Option<Arc<Network>>,
     knowledge: Knowledge,
@@ -110,6 +114,9 @@ pub(super) struct Conduct {
     /// The revision counters that this publisher has used.
     used: Counters,
     attempt: Option<Attempt>,
+    /// The monotonic time at which the newest attempt ended. Attempts between a long pause and the
+    /// next reading of the Lease do not count.
+    last_attempt: Duration,
     next_attempt: Duration,
     last_call: CallId,
     /// The monotonic time at which the connection to tor was lost. None while there is a
@@ -157,6 +164,7 @@ impl Conduct {
             now,
             uid: None,
             suspended: false,
+            alone: false,
             discovery: None,
             network: None,
             knowledge: Knowledge::None,
@@ -164,6 +172,7 @@ impl Conduct {
             stored: Counters::default(),
             used: Counters::default(),
             attempt: None,
+            last_attempt: now.elapsed,
             next_attempt: now.elapsed,
             last_call: CallId::default(),
             tor_lost: Some(now.elapsed),
@@ -185,6 +194,7 @@ impl Conduct {
                 self.suspended = suspended;
                 self.set_discovery(discovery);
             }
+            Event::Alone(alone) => self.alone = alone,
             Event::Tor(true) => {
                 self.tor_lost = None;
                 self.reach.shown();
@@ -242,8 +252,13 @@ impl Conduct {
 
     /// Fences this publisher after a pause during which another publisher may have taken over.
     fn notice_pause(&mut self, now: Now) {
-        let pause = pause::length(self.now, now);
+        let (pause, step) = (pause::length(self.now, now), pause::step(self.now, now));
         self.now = now;
+        if step > RENEWAL {
+            // A virtual machine that was paused may notice nothing but a step of its clock.
+            tracing::info!(?step, "the wall clock was set; reading the Lease");
+            self.next_attempt = now.elapsed;
+        }
         if pause > RENEWAL {
             tracing::warn!(?pause, "the process was paused; reading the Lease before publishing anything");
             if self.knowledge == Knowledge::Current {
@@ -479,7 +494,26 @@ impl Conduct {
         self.schedule(pause);
     }
 
+    /// Leads again after a pause if the API server does not answer and nobody can have taken the
+    /// Lease: this is the only publisher, and another one would have had to be created, to start,
+    /// and to watch the Lease for its whole duration, all while this publisher did not look.
+    fn regain(&mut self, error: &LeaseError) {
+        let Some(attempt) = &self.attempt else { return };
+        let unseen = attempt.deadline.saturating_sub(DEADLINE).saturating_sub(self.last_attempt);
+        let away = matches!(error, LeaseError::Silent | LeaseError::Call(CallError::Failed(_)));
+        if away
+            && self.alone
+            && self.knowledge == Knowledge::Outdated
+            && self.held_since.is_some()
+            && unseen < election::DURATION
+        {
+            tracing::info!("the API server does not answer, and no other publisher can have taken the Lease");
+            self.knowledge = Knowledge::Current;
+        }
+    }
+
     fn fail(&mut self, error: &LeaseError) {
+        self.regain(error);
         if self.stopping == Stopping::Releasing {
             tracing::warn!("could not release the Lease; it will expire: {error}");
         } else {
@@ -494,6 +528,9 @@ impl Conduct {
     /// during this attempt has made it due.
     fn schedule(&mut self, pause: Duration) {
         self.attempt = None;
+        if self.knowledge == Knowledge::Current {
+            self.last_attempt = self.now.elapsed;
+        }
         self.next_attempt = self.next_attempt.min(self.now.elapsed.saturating_add(pause));
     }
 

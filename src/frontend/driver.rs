@@ -7,10 +7,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::check;
 use super::external::ExternalBackends;
 use super::metrics::Counts;
-use super::tor::{TorNews, TorOrders, Upload};
-use crate::consensus::Network;
+use super::tor::{Fetch, FetchError, TorNews, TorOrders, Upload};
+use crate::consensus::{Fingerprint, Network};
 use crate::merge::{BackendId, Input, MergeEngine, Now, Output, Status};
 use crate::onion::{OnionAddress, ServiceContent, TimePeriod};
 
@@ -69,11 +70,26 @@ impl Driver {
                 }
                 self.engine.handle(Input::Uploaded { hsdir, result }, now);
             }
+            TorNews::Fetched { address, hsdir, result } if address == self.engine.address() => {
+                self.compare(hsdir, result, now);
+            }
             TorNews::Fetched { address, hsdir, result } => {
                 return self.external.fetched(address, hsdir, result, now).map(|content| (address, content));
             }
         }
         None
+    }
+
+    /// Passes the descriptor of this service that an HSDir holds to the engine, which detects other
+    /// publishers with the same key by it.
+    fn compare(&mut self, hsdir: Fingerprint, result: Result<Arc<str>, FetchError>, now: Now) {
+        let (Ok(text), Some(network)) = (result, &self.network) else { return };
+        match check::open(&text, &self.engine.address(), network, now.wall) {
+            Ok(found) => self.engine.handle(Input::Found(found.period, found.revision_counter), now),
+            Err(error) => {
+                tracing::info!(%hsdir, reason = error.to_string(), "an HSDir holds no valid descriptor of ours");
+            }
+        }
     }
 
     /// Carries out all work that is due. Returns the revision counters of new descriptors, by time
@@ -92,6 +108,12 @@ impl Driver {
                     // later.
                     if self.tor.as_ref().is_some_and(|tor| !tor.upload(upload)) {
                         tracing::debug!(%hsdir, "could not queue an upload");
+                    }
+                }
+                Output::Look(hsdir) => {
+                    let fetch = Fetch { address: self.engine.address(), hsdir };
+                    if self.tor.as_ref().is_some_and(|tor| !tor.fetch(fetch)) {
+                        tracing::debug!(%hsdir, "could not queue a fetch of our own descriptor");
                     }
                 }
                 Output::StoreCounter(period, counter) => {

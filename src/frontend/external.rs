@@ -68,6 +68,11 @@ impl ExternalBackends {
         self.scheduler.handle(FetchInput::Active(active), now);
     }
 
+    /// Returns the backends with these addresses, except for the service itself.
+    pub(super) fn expected(&self, backends: &BTreeSet<OnionAddress>) -> impl Iterator<Item = BackendId> {
+        backends.iter().filter(|address| **address != self.own).map(id)
+    }
+
     /// Records that the connection to tor was established or lost.
     pub(super) fn set_tor(&mut self, tor: Option<TorOrders>, now: Now) {
         self.scheduler.handle(FetchInput::Tor(tor.is_some()), now);

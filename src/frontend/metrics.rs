@@ -1,5 +1,7 @@
 //! Renders the publisher's `/metrics` page in the Prometheus text format (version 0.0.4).
 
+use std::time::Duration;
+
 use super::external::FetchCounts;
 use super::view::BackendView;
 use crate::common::exposition::Exposition;
@@ -17,6 +19,13 @@ pub(super) struct Figures {
     pub(super) backends: Vec<BackendView>,
     /// The published descriptors of each time period.
     pub(super) periods: Vec<PeriodStatus>,
+    /// The number of HSDirs that lack the newest descriptor of a time period because their uploads
+    /// fail.
+    pub(super) hsdirs_failing: usize,
+    /// The time for which the uploads to one of these HSDirs have failed, at most.
+    pub(super) longest_failing: Duration,
+    /// The number of publishing rounds whose revision counter rose because of rejections.
+    pub(super) counter_rises: u64,
     pub(super) counts: Counts,
 }
 
@@ -94,6 +103,7 @@ pub(super) fn render(figures: &Figures) -> String {
         }
     }
 
+    failures(&mut text, figures);
     text.family(
         "descriptors_total",
         "counter",
@@ -115,6 +125,29 @@ pub(super) fn render(figures: &Figures) -> String {
         text.sample("external_fetches_total", &format!("{{result=\"{result}\"}}"), count);
     }
     text.finish()
+}
+
+fn failures(text: &mut Exposition, figures: &Figures) {
+    text.family("hsdirs_failing", "gauge", "HSDirs that lack the newest descriptor because their uploads fail");
+    text.sample("hsdirs_failing", "", figures.hsdirs_failing as u64);
+    text.family(
+        "hsdirs_failing_seconds",
+        "gauge",
+        "Time for which the uploads to one of these HSDirs have failed, at most",
+    );
+    text.sample("hsdirs_failing_seconds", "", figures.longest_failing.as_secs());
+    text.family(
+        "counter_rises_total",
+        "counter",
+        "Descriptors with a greater revision counter because HSDirs rejected the last ones",
+    );
+    text.sample("counter_rises_total", "", figures.counter_rises);
+    text.family(
+        "foreign_publisher",
+        "gauge",
+        "1 if another publisher with the same master key was noticed in the last hours",
+    );
+    text.sample("foreign_publisher", "", figures.periods.iter().any(|period| period.foreign.is_some()).into());
 }
 
 #[cfg(test)]
@@ -145,6 +178,7 @@ mod tests {
             hsdirs_total: 8,
             last_published: SystemTime::UNIX_EPOCH,
             authorized_clients: None,
+            foreign: None,
         };
         let mut counts = Counts { rounds: 2, fetches: FetchCounts { found: 5, failed: 2 }, ..Counts::default() };
         for result in [Ok(()), Ok(()), Err(UploadError::Rejected), Err(UploadError::Refused("552 no".to_owned()))] {
@@ -157,15 +191,15 @@ mod tests {
                 .map(backend)
                 .into(),
             periods: vec![period],
+            hsdirs_failing: 1,
+            longest_failing: Duration::from_millis(1500),
+            counter_rises: 4,
             counts,
         }
     }
 
-    #[test]
-    fn the_page_has_the_documented_metrics() {
-        let text = render(&figures());
-        assert_eq!(page::families(&text), page::documented("onionbalance_publisher"), "see docs/metrics.md");
-        let expected = "\
+    /// The page with these values.
+    const PAGE: &str = "\
 # HELP onionbalance_publisher_tor_up 1 if the publisher has a control connection to a bootstrapped tor
 # TYPE onionbalance_publisher_tor_up gauge
 onionbalance_publisher_tor_up 1
@@ -198,6 +232,18 @@ onionbalance_publisher_hsdirs_accepted{period=\"20500\"} 7
 # HELP onionbalance_publisher_hsdirs Responsible HSDirs
 # TYPE onionbalance_publisher_hsdirs gauge
 onionbalance_publisher_hsdirs{period=\"20500\"} 8
+# HELP onionbalance_publisher_hsdirs_failing HSDirs that lack the newest descriptor because their uploads fail
+# TYPE onionbalance_publisher_hsdirs_failing gauge
+onionbalance_publisher_hsdirs_failing 1
+# HELP onionbalance_publisher_hsdirs_failing_seconds Time for which the uploads to one of these HSDirs have failed, at most
+# TYPE onionbalance_publisher_hsdirs_failing_seconds gauge
+onionbalance_publisher_hsdirs_failing_seconds 1
+# HELP onionbalance_publisher_counter_rises_total Descriptors with a greater revision counter because HSDirs rejected the last ones
+# TYPE onionbalance_publisher_counter_rises_total counter
+onionbalance_publisher_counter_rises_total 4
+# HELP onionbalance_publisher_foreign_publisher 1 if another publisher with the same master key was noticed in the last hours
+# TYPE onionbalance_publisher_foreign_publisher gauge
+onionbalance_publisher_foreign_publisher 0
 # HELP onionbalance_publisher_descriptors_total Descriptors built, counting the distinct descriptors of one time period as one
 # TYPE onionbalance_publisher_descriptors_total counter
 onionbalance_publisher_descriptors_total 2
@@ -211,6 +257,11 @@ onionbalance_publisher_uploads_total{result=\"failed\"} 1
 onionbalance_publisher_external_fetches_total{result=\"found\"} 5
 onionbalance_publisher_external_fetches_total{result=\"failed\"} 2
 ";
-        assert_eq!(text, expected);
+
+    #[test]
+    fn the_page_has_the_documented_metrics() {
+        let text = render(&figures());
+        assert_eq!(page::families(&text), page::documented("onionbalance_publisher"), "see docs/metrics.md");
+        assert_eq!(text, PAGE);
     }
 }

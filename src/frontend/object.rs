@@ -28,6 +28,8 @@ pub(super) struct Object {
     pub(super) uid: String,
     /// True if the service is suspended, so that nothing may be published.
     pub(super) suspend: bool,
+    /// True if the service has a single publisher.
+    pub(super) alone: bool,
     /// The mode that determines whether HSDirs get different descriptors. An unknown mode is
     /// treated as the default.
     pub(super) distinct_descriptors: DistinctDescriptors,
@@ -100,6 +102,7 @@ fn view(seen: &DynamicObject) -> Object {
     Object {
         uid: seen.metadata.uid.clone().unwrap_or_default(),
         suspend: seen.data.pointer("/spec/suspend").and_then(Value::as_bool).unwrap_or_default(),
+        alone: seen.data.pointer("/spec/frontend/replicas").and_then(Value::as_u64) == Some(1),
         distinct_descriptors: mode.and_then(|mode| serde_json::from_value(mode).ok()).unwrap_or_default(),
         restriction: seen
             .data
@@ -151,13 +154,13 @@ mod tests {
         let object = read(serde_json::json!({
             "apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService",
             "metadata": { "name": "web", "uid": "u-1" },
-            "spec": { "suspend": true, "frontend": { "distinctDescriptors": "Never" }, "somethingNewer": { "x": 1 },
+            "spec": { "suspend": true, "frontend": { "distinctDescriptors": "Never", "replicas": 1 }, "somethingNewer": { "x": 1 },
                 "externalBackends": [{ "onionAddress": EXTERNAL }, { "onionAddress": "x" }, { "newer": 1 }, 7] },
             "status": { "backends": [
                 { "name": "a", "introductionPoints": 3, "state": "Ready", "since": "2026-01-02T03:04:05Z" },
             ] },
         }));
-        assert_eq!((object.uid.as_str(), object.suspend), ("u-1", true));
+        assert_eq!((object.uid.as_str(), object.suspend, object.alone), ("u-1", true, true));
         assert_eq!(object.distinct_descriptors, DistinctDescriptors::Never);
         assert_eq!(object.restriction, None);
         assert_eq!(object.backends[0].state, BackendState::Ready);

@@ -1,16 +1,22 @@
-//! Measures the pauses during which the process did not run.
+//! Measures the pauses during which the process did not run, and the steps of the wall clock.
 
 use std::time::Duration;
 
 use crate::merge::Now;
 
-/// Returns the time that passed between two readings of the clocks.
-///
-/// The result is the longer of the times that the two clocks measured, because the monotonic clock
-/// stops while the machine is suspended, and the wall clock can be set back.
+/// Returns the time that passed between two readings of the clocks. The time during which the
+/// machine was suspended counts; a step of the wall clock does not.
 pub(super) fn length(before: Now, after: Now) -> Duration {
-    let wall = after.wall.duration_since(before.wall).unwrap_or_default();
-    after.elapsed.saturating_sub(before.elapsed).max(wall)
+    after.elapsed.saturating_sub(before.elapsed)
+}
+
+/// Returns how far the wall clock was set forward or back between two readings of the clocks.
+pub(super) fn step(before: Now, after: Now) -> Duration {
+    let passed = length(before, after);
+    match after.wall.duration_since(before.wall) {
+        Ok(forward) => forward.abs_diff(passed),
+        Err(back) => back.duration().saturating_add(passed),
+    }
 }
 
 #[cfg(test)]
@@ -24,14 +30,13 @@ mod tests {
     }
 
     #[test]
-    fn the_longer_of_the_two_measured_times_is_returned() {
-        assert_eq!(length(at(100, 5), at(101, 6)), Duration::from_secs(1));
-        assert_eq!(length(at(100, 5), at(160, 6)), Duration::from_secs(60), "suspended");
-        assert_eq!(
-            length(at(100, 5), at(101, 40)),
-            Duration::from_secs(35),
-            "the process was stopped and the wall clock was set back"
-        );
-        assert_eq!(length(at(100, 5), at(40, 6)), Duration::from_secs(1), "the wall clock was set back");
+    fn a_step_of_the_wall_clock_is_no_pause() {
+        for (wall, elapsed, pause, step) in
+            [(101, 6, 1, 0), (135, 40, 35, 0), (160, 6, 1, 59), (40, 6, 1, 61), (101, 40, 35, 34)]
+        {
+            let (before, after) = (at(100, 5), at(wall, elapsed));
+            let measured = (length(before, after), super::step(before, after));
+            assert_eq!(measured, (Duration::from_secs(pause), Duration::from_secs(step)), "{wall} {elapsed}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Runs the main loop of the publisher in a frontend pod. The loop passes all events to the
 //! leadership state machine and to the driver, and carries out their decisions.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use super::status::Facts;
 use super::tor::TorNews;
 use crate::crd::DistinctDescriptors;
 use crate::link::ClientsCopy;
-use crate::merge::{BackendId, Distinct, Input};
+use crate::merge::{BackendId, Distinct, Input, Status};
 
 /// The channels through which the publisher receives events.
 pub(super) struct Inlets {
@@ -124,6 +125,16 @@ impl Publisher {
         for input in self.backends.pods(pods) {
             self.driver.handle(input, self.clock.now());
         }
+        self.announce_expected();
+    }
+
+    /// Tells the engine which backends should soon be usable.
+    fn announce_expected(&mut self) {
+        let mut expected: BTreeSet<BackendId> = self.backends.expected().cloned().collect();
+        if let Some(object) = self.inlets.object.borrow().clone() {
+            expected.extend(self.driver.external().expected(&object.external_backends));
+        }
+        self.driver.handle(Input::Expected(expected), self.clock.now());
     }
 
     fn take_object(&mut self) {
@@ -139,6 +150,7 @@ impl Publisher {
             self.backends.set_limits(&object.limits);
             self.driver.external().set(&object.external_backends, &object.limits, !object.suspend, now);
         }
+        self.announce_expected();
         self.take_policy();
     }
 
@@ -148,6 +160,7 @@ impl Publisher {
         let copy = self.inlets.clients.borrow_and_update().clone();
         let Some(object) = self.inlets.object.borrow().clone() else { return };
         let discovery = self.admission.decide(Some(&object), copy.as_ref());
+        self.inform(Event::Alone(object.alone));
         self.inform(Event::Object { uid: object.uid.clone(), suspended: object.suspend, discovery });
     }
 
@@ -204,7 +217,9 @@ impl Publisher {
             (false, false) => Role::Unknown,
         };
         let (tor_up, counts) = (self.driver.has_tor(), self.driver.counts());
-        let figures = Figures { tor_up, leading, backends, periods: status.periods, counts };
+        let Status { periods, hsdirs_failing, longest_failing, counter_rises, .. } = status;
+        let figures =
+            Figures { tor_up, leading, backends, periods, hsdirs_failing, longest_failing, counter_rises, counts };
         self.outlets.health.send_replace(Health { turned: now.elapsed, problem: None, role, figures });
     }
 

@@ -144,6 +144,7 @@ fn part(facts: &Facts, before: &Part) -> Part {
         hsdirs_total: count(period.hsdirs_total),
         last_published: time(period.last_published),
         authorized_clients: period.authorized_clients.map(count),
+        foreign_publisher: period.foreign.map(time),
     });
     let published = if facts.periods.is_empty() { before.published.clone() } else { published.collect() };
     Part { backends: backends.collect(), published }
@@ -193,6 +194,7 @@ mod tests {
             hsdirs_total: 8,
             last_published: at(100) + Duration::from_millis(1),
             authorized_clients: None,
+            foreign: None,
         }
     }
 

@@ -201,6 +201,11 @@ impl Backends {
         fitting.map(move |(id, content)| (id, usable(content, self.limits.of(id))))
     }
 
+    /// Returns the authentication keys of all introduction points that can be merged.
+    pub(super) fn live(&self) -> BTreeSet<[u8; 32]> {
+        self.usable().flat_map(|(_, points)| points.map(|point| point.auth_key)).collect()
+    }
+
     /// Returns the usable backends that are not published because of their congestion control.
     pub(super) fn outvoted(&self) -> BTreeMap<BackendId, Outvoted> {
         let Some(increment) = self.majority() else { return BTreeMap::new() };

@@ -4,20 +4,21 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use super::backends::{BackendChange, Backends};
+use super::pace::{self, Change, DEBOUNCE, Loss};
+use super::patience::Patience;
 use super::period::Period;
 use super::schedule::Request;
 use super::subsets::Policy;
-use super::upload::{HsdirUploads, Rejected};
-use super::{BackendId, Distinct, Input, Now, Output, Status};
-use crate::consensus::Network;
+use super::upload::HsdirUploads;
+use super::watch::Watch;
+use super::{BackendId, Distinct, Input, Now, Output, PeriodStatus, Status};
+use crate::consensus::{Fingerprint, Network};
 use crate::onion::{Discovery, MasterKey, OnionAddress, TimePeriod};
 
-/// The time that the engine waits for further changes after the first one.
-const DEBOUNCE: Duration = Duration::from_millis(300);
 /// The time that the engine waits for further changes after the loss of a backend. A scale-down
 /// removes several backends at once, in separate events.
 const DEBOUNCE_GONE: Duration = Duration::from_millis(50);
@@ -46,6 +47,7 @@ pub struct MergeEngine {
     /// The start and end of the consensus's validity period.
     validity: Option<(SystemTime, SystemTime)>,
     backends: Backends,
+    patience: Patience,
     distinct: Distinct,
     /// The clients that are authorized to read the introduction points. None until they are known.
     discovery: Option<Arc<Discovery>>,
@@ -53,7 +55,12 @@ pub struct MergeEngine {
     floors: BTreeMap<TimePeriod, u64>,
     /// The network's time periods, starting with the current one.
     periods: Vec<Period>,
+    /// The time period whose descriptors clients fetch. None until the network is known.
+    used: Option<TimePeriod>,
     uploads: HsdirUploads,
+    watch: Watch,
+    /// The number of rounds whose revision counter rose because of rejections.
+    counter_rises: u64,
     outputs: VecDeque<Output>,
 }
 
@@ -70,13 +77,22 @@ impl MergeEngine {
             leading: false,
             validity: None,
             backends: Backends::default(),
+            patience: Patience::default(),
             distinct: Distinct::default(),
             discovery: discovery.map(Arc::new),
             floors: BTreeMap::new(),
             periods: Vec::new(),
+            used: None,
             uploads: HsdirUploads::default(),
+            watch: Watch::default(),
+            counter_rises: 0,
             outputs: VecDeque::new(),
         }
+    }
+
+    /// Returns the address of the service.
+    pub fn address(&self) -> OnionAddress {
+        self.address
     }
 
     /// Processes an input.
@@ -99,6 +115,7 @@ impl MergeEngine {
                 let change = self.backends.remove(&id);
                 self.backends_changed(change);
             }
+            Input::Expected(backends) => self.patience.set_expected(backends),
             Input::Limits(limits) => {
                 let change = self.backends.set_limits(limits);
                 self.backends_changed(change);
@@ -106,14 +123,13 @@ impl MergeEngine {
             Input::Discovery(discovery) => self.set_discovery(discovery),
             Input::Distinct(distinct) => {
                 self.distinct = distinct;
-                self.request_all(Request { at: now.elapsed.saturating_add(DEBOUNCE), urgent: false, forced: false });
+                self.request_each(Change::More);
             }
             Input::Leading(leading) => self.set_leading(leading),
             Input::CounterFloor(period, counter) => self.raise_floor(period, counter),
+            Input::Found(period, counter) => self.compare(period, counter),
             Input::Uploaded { hsdir, result } => {
-                if let Some(rejected) = self.uploads.fate(&hsdir, &result, now.elapsed, &mut self.rng) {
-                    self.rejected(&rejected);
-                }
+                self.uploads.fate(&hsdir, &result, now.elapsed, &mut self.rng);
             }
             Input::TorRestarted => {
                 self.uploads.lose_sight();
@@ -134,8 +150,9 @@ impl MergeEngine {
         if !self.leading || self.discovery.is_none() {
             return None;
         }
-        let publish = self.periods.iter().filter_map(|period| period.schedule.ready_at()).min();
-        let mut work = [publish.filter(|_| !self.backends.is_empty()), self.uploads.next_start()];
+        let ready_at = |period: &Period| Some(period.schedule.ready_at()?.max(self.waits_until().unwrap_or_default()));
+        let publish = self.periods.iter().filter_map(ready_at).min();
+        let mut work = [publish.filter(|_| !self.backends.is_empty()), self.uploads.next_start(), self.watch.next()];
         if !self.network_is_usable() {
             let later = self.now.elapsed.saturating_add(RETRY);
             work.iter_mut().flatten().for_each(|at| *at = later.max(*at));
@@ -151,11 +168,19 @@ impl MergeEngine {
             |id: &BackendId| current.and_then(|(_, round)| round.merged.points.get(id)).copied().unwrap_or_default();
         let waits = |id: &&BackendId| share(id) == 0 && current.is_some_and(|(period, _)| period.waiting.contains(*id));
         Status {
-            periods: self.periods.iter().filter_map(|period| period.status(&self.uploads)).collect(),
+            periods: self.periods.iter().filter_map(|period| self.period_status(period)).collect(),
             points: self.backends.ids().map(|id| (id.clone(), share(id))).collect(),
             waiting: self.backends.ids().filter(waits).cloned().collect(),
             outvoted: self.backends.outvoted(),
             no_backends: self.backends.is_empty(),
+            hsdirs_failing: self.uploads.failing().count(),
+            longest_failing: self
+                .uploads
+                .failing()
+                .map(|since| self.now.elapsed.saturating_sub(since))
+                .max()
+                .unwrap_or_default(),
+            counter_rises: self.counter_rises,
         }
     }
 
@@ -172,10 +197,19 @@ impl MergeEngine {
             && self.periods.iter().all(|period| period.is_withdrawn(id, &self.uploads))
     }
 
+    fn period_status(&self, period: &Period) -> Option<PeriodStatus> {
+        let foreign = self.watch.noticed(period.service.period, self.now.wall);
+        period.status(&self.uploads).map(|status| PeriodStatus { foreign, ..status })
+    }
+
     fn set_network(&mut self, network: &Network) {
         let [valid_after, _, valid_until] = network.validity();
         self.validity = Some((valid_after, valid_until));
+        let used = network.client_period().period;
+        self.used = Some(used);
+        self.patience.begin(self.now.elapsed, &mut self.rng);
         let mut old = std::mem::take(&mut self.periods);
+        let nothing_published = old.iter().all(|period| period.round.is_none());
         for service in network.service_periods() {
             let known = old.iter().position(|period| period.service.period == service.period);
             let mut period = match known {
@@ -191,7 +225,10 @@ impl MergeEngine {
             if new_hsdirs && self.leading {
                 // The new descriptor is sent to all HSDirs. If two descriptors had equal counters,
                 // a client could not tell which one is newer.
-                period.schedule.request(Request { at: self.now.elapsed, urgent: false, forced: true });
+                let at_once = nothing_published || period.service.period == used;
+                let lag = if at_once { Duration::ZERO } else { pace::lag(period.service.period, &mut self.rng) };
+                let at = self.now.elapsed.saturating_add(lag);
+                period.schedule.request(Request { at, urgent: nothing_published, forced: true });
             }
             self.periods.push(period);
         }
@@ -200,17 +237,20 @@ impl MergeEngine {
         }
         if let Some(current) = self.periods.first().map(|period| period.service.period.number) {
             self.floors.retain(|period, _| period.number.saturating_add(1) >= current);
+            self.watch.retain_from(current);
         }
     }
 
     fn backends_changed(&mut self, change: BackendChange) {
-        let (wait, urgent) = match change {
-            BackendChange::Nothing => return,
-            BackendChange::More => (DEBOUNCE, false),
-            BackendChange::PointsGone => (DEBOUNCE, true),
-            BackendChange::BackendGone => (DEBOUNCE_GONE, true),
-        };
-        self.request_all(Request { at: self.now.elapsed.saturating_add(wait), urgent, forced: false });
+        match change {
+            BackendChange::Nothing => {}
+            BackendChange::More => self.request_each(Change::More),
+            BackendChange::PointsGone => self.request_each(Change::PointsGone),
+            BackendChange::BackendGone => {
+                let at = self.now.elapsed.saturating_add(DEBOUNCE_GONE);
+                self.request_all(Request { at, urgent: true, forced: false });
+            }
+        }
     }
 
     fn set_discovery(&mut self, discovery: Arc<Discovery>) {
@@ -230,6 +270,7 @@ impl MergeEngine {
         } else {
             self.outputs.clear();
             self.uploads.stop();
+            self.watch.stop();
             self.periods.iter_mut().for_each(Period::stop);
         }
     }
@@ -247,13 +288,21 @@ impl MergeEngine {
         }
     }
 
-    fn rejected(&mut self, rejected: &Rejected) {
-        let period = self.periods.iter_mut().find(|period| period.service.period == rejected.period);
-        if let Some(period) = period {
-            period.rejections = period.rejections.max(rejected.times);
-            // The responses of the other HSDirs arrive at about the same time.
-            let at = self.now.elapsed.saturating_add(DEBOUNCE);
-            period.schedule.request(Request { at, urgent: true, forced: true });
+    /// Requests a round of each period, as soon as the state of its descriptors demands.
+    fn request_each(&mut self, change: Change) {
+        if !self.leading {
+            return;
+        }
+        let live = self.backends.live();
+        let published = self.periods.iter().any(|period| period.round.is_some());
+        for period in &mut self.periods {
+            let name = period.service.period;
+            let used = self.used == Some(name);
+            // A period that has just begun has no descriptor yet, and clients do not miss it.
+            let is_new = published && !used && period.round.is_none();
+            let loss = if is_new { Loss::Few } else { period.loss(&live) };
+            let request = pace::request(change, loss, name, used, self.now.elapsed, &mut self.rng);
+            period.schedule.request(request);
         }
     }
 
@@ -270,15 +319,27 @@ impl MergeEngine {
         if !self.leading || !self.network_is_usable() {
             return;
         }
+        if self.waits_until().is_some() {
+            return;
+        }
         let mut periods = std::mem::take(&mut self.periods);
-        for period in &mut periods {
+        for index in 0..periods.len() {
+            let Some(period) = periods.get_mut(index) else { continue };
             if period.is_misdated(self.now) {
+                self.watch.acquit(period.service.period);
                 period.schedule.request(Request { at: self.now.elapsed, urgent: false, forced: true });
             }
-            self.publish_if_due(period);
+            self.raise_if_rejected(period);
+            if self.publish_if_due(period) {
+                let name = period.service.period;
+                let until = self.now.elapsed.saturating_add(pace::apart(name));
+                let others = periods.iter_mut().filter(|other| other.service.period != name);
+                others.for_each(|other| other.schedule.keep_apart(until));
+            }
         }
         self.periods = periods;
         self.start_uploads();
+        self.look();
     }
 
     /// Returns true if the current time is close enough to the consensus's validity period for C
@@ -291,6 +352,14 @@ impl MergeEngine {
         })
     }
 
+    /// Returns the time until which this publisher waits for further backends before it publishes
+    /// for the first time. Returns None if it need not wait, because no publisher before it has
+    /// published or because it has published itself.
+    fn waits_until(&self) -> Option<Duration> {
+        let first = self.periods.iter().all(|period| period.round.is_none());
+        self.patience.waits_until(&self.backends, self.now.elapsed).filter(|_| first && !self.floors.is_empty())
+    }
+
     fn drop_expired(&mut self) {
         for period in &mut self.periods {
             if period.expires_at().is_some_and(|at| at <= self.now.elapsed) {
@@ -300,12 +369,53 @@ impl MergeEngine {
         }
     }
 
-    fn publish_if_due(&mut self, period: &mut Period) {
-        let Some(forced) = period.schedule.ready(self.now.elapsed) else { return };
-        let Some(discovery) = self.discovery.clone() else { return };
+    /// Compares a descriptor that an HSDir holds with the newest round.
+    fn compare(&mut self, name: TimePeriod, counter: u64) {
+        let period = self.periods.iter().find(|period| period.service.period == name);
+        let own = period.and_then(|period| Some(period.round.as_ref()?.counter));
+        if let Some(own) = own.filter(|own| *own < counter) {
+            self.watch.notice(name, own, self.now.wall);
+            self.raise_floor(name, counter);
+        }
+    }
+
+    /// Asks for a look at the descriptor that an HSDir holds, from time to time. If discovery is
+    /// restricted, only clients could read it.
+    fn look(&mut self) {
+        if !self.watch.is_due(self.now.elapsed, &mut self.rng) || self.discovery.as_deref() != Some(&Discovery::Open) {
+            return;
+        }
+        let used = self.periods.iter().find(|period| self.used == Some(period.service.period));
+        let hsdirs: Vec<Fingerprint> = used.into_iter().flat_map(|period| period.hsdirs.iter().copied()).collect();
+        if !hsdirs.is_empty() {
+            let any = self.rng.random_range(0..hsdirs.len());
+            self.outputs.extend(hsdirs.get(any).map(|hsdir| Output::Look(*hsdir)));
+        }
+    }
+
+    /// Requests a round with a greater revision counter if HSDirs have rejected the newest one.
+    fn raise_if_rejected(&mut self, period: &mut Period) {
+        let Some(counter) = period.round.as_ref().map(|round| round.counter) else { return };
+        let answers = self.uploads.answers(period.service.period, counter);
+        if answers.show_another_publisher() {
+            self.watch.suspect(period.service.period, counter);
+        } else if answers.accepted > answers.rejected.saturating_add(answers.open) {
+            self.watch.confirm(period.service.period, self.now.wall);
+        }
+        if period.rises.consider(answers) {
+            // The responses of the other HSDirs arrive at about the same time.
+            let at = self.now.elapsed.saturating_add(DEBOUNCE);
+            period.schedule.request(Request { at, urgent: true, forced: true });
+        }
+    }
+
+    /// Publishes the period's descriptors if a round is due. Returns true if they were published.
+    fn publish_if_due(&mut self, period: &mut Period) -> bool {
+        let Some(forced) = period.schedule.ready(self.now.elapsed) else { return false };
+        let Some(discovery) = self.discovery.clone() else { return false };
         let policy = Policy { distinct: self.distinct, discovery, subsets: period.layout.subsets() };
         let Some(merged) = period.subsets.merge(&self.backends, &policy, self.now.elapsed, &mut self.rng) else {
-            return;
+            return false;
         };
         // The waiting backends are updated even if clients see no change, because a new backend may
         // have to wait for a slot.
@@ -313,7 +423,7 @@ impl MergeEngine {
         period.waiting = usable.filter(|id| !merged.points.contains_key(*id)).cloned().collect();
         if !forced && period.round.as_ref().is_some_and(|round| round.merged == merged) {
             period.schedule.satisfied();
-            return;
+            return false;
         }
         let name = period.service.period;
         let floor = self.floors.get(&name).copied().unwrap_or_default();
@@ -321,12 +431,15 @@ impl MergeEngine {
         let Ok(descriptors) = period.build(&self.address, &merged, counter, self.now, &mut self.rng) else {
             // The size limits on the backends' descriptors prevent this in practice.
             period.schedule.failed(self.now.elapsed.saturating_add(RETRY));
-            return;
+            return false;
         };
-        period.published((counter, descriptors), merged, self.now, &mut self.rng);
+        let rose = period.published((counter, descriptors), merged, self.now, &mut self.rng);
+        self.counter_rises += u64::from(rose);
         self.floors.insert(name, counter);
         self.outputs.push_back(Output::StoreCounter(name, counter));
         self.uploads.publish(name, counter, &period.hsdirs, self.now.elapsed);
+        self.watch.begin(self.now.elapsed, &mut self.rng);
+        true
     }
 
     fn start_uploads(&mut self) {

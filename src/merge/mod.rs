@@ -7,11 +7,15 @@ mod backends;
 mod engine;
 pub mod fetch_schedule;
 mod layout;
+mod pace;
+mod patience;
 mod period;
+mod rises;
 mod schedule;
 mod selection;
 mod subsets;
 mod upload;
+mod watch;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -53,6 +57,9 @@ pub enum Input {
     /// The loss of a backend that is terminating, gone or silent. Its introduction points are
     /// withdrawn immediately.
     BackendLost(BackendId),
+    /// The backends that should be usable soon. After a start, the first descriptor waits for them
+    /// for a short time if a predecessor's descriptor is still published.
+    Expected(BTreeSet<BackendId>),
     /// The number of introduction points that each backend may contribute. By default, each backend
     /// may contribute three.
     Limits(PointLimits),
@@ -67,6 +74,9 @@ pub enum Input {
     /// A revision counter that another publisher of this service has used. The engine uses only
     /// greater ones from then on.
     CounterFloor(TimePeriod, u64),
+    /// The revision counter of a descriptor of this service that an HSDir holds. The IO layer has
+    /// checked its signatures.
+    Found(TimePeriod, u64),
     /// The result of an upload.
     Uploaded {
         /// The HSDir of the upload.
@@ -96,6 +106,9 @@ pub enum Output {
     /// Store this revision counter for the next publisher. The uploads need not wait until it is
     /// stored.
     StoreCounter(TimePeriod, u64),
+    /// Fetch the service's own descriptor from this HSDir, and pass it as [`Input::Found`]. No
+    /// result is needed if the fetch fails.
+    Look(Fingerprint),
 }
 
 /// The publishing state of one time period.
@@ -120,6 +133,9 @@ pub struct PeriodStatus {
     pub last_published: SystemTime,
     /// The number of clients that can decrypt the newest descriptors, or None if every client can.
     pub authorized_clients: Option<usize>,
+    /// The time at which a publisher other than this one was last noticed that publishes with the
+    /// same master key. None if there was none in the last hours.
+    pub foreign: Option<SystemTime>,
 }
 
 /// The state of the merge engine for the object's status and the metrics.
@@ -139,4 +155,12 @@ pub struct Status {
     /// True if no backend has a usable introduction point. The last descriptor then stays
     /// published, and nothing new is published.
     pub no_backends: bool,
+    /// The number of HSDirs that lack the newest descriptor of a time period because their uploads
+    /// fail.
+    pub hsdirs_failing: usize,
+    /// The time for which the uploads to one of these HSDirs have failed, at most.
+    pub longest_failing: Duration,
+    /// The number of publishing rounds so far whose revision counter rose because HSDirs rejected
+    /// the previous round.
+    pub counter_rises: u64,
 }

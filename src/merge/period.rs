@@ -8,7 +8,9 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 
 use super::layout::Layout;
-use super::schedule::Schedule;
+use super::pace::{self, Loss};
+use super::rises::Rises;
+use super::schedule::{PATIENT_REFILL, Schedule};
 use super::subsets::{Merged, Subsets};
 use super::upload::HsdirUploads;
 use super::{BackendId, Now, PeriodStatus};
@@ -36,8 +38,7 @@ pub(super) struct Period {
     pub(super) schedule: Schedule,
     /// The newest descriptors, or None if nothing is published.
     pub(super) round: Option<PublishRound>,
-    /// The number of consecutive rejections of the newest descriptors.
-    pub(super) rejections: u32,
+    pub(super) rises: Rises,
     /// The usable backends that had no introduction point in the last selection.
     pub(super) waiting: BTreeSet<BackendId>,
     key: BlindedKeypair,
@@ -77,14 +78,14 @@ impl Period {
     pub(super) fn new(service: ServicePeriod, key: &MasterKey, rng: &mut StdRng) -> Self {
         Self {
             key: key.blind(service.period),
+            schedule: Schedule::new(pace::scaled(PATIENT_REFILL, service.period)),
             descriptor_keys: DescriptorKeys::generate(rng),
             service,
             hsdirs: BTreeSet::new(),
             layout: Layout::default(),
             subsets: Subsets::default(),
-            schedule: Schedule::default(),
             round: None,
-            rejections: 0,
+            rises: Rises::default(),
             waiting: BTreeSet::new(),
             last_with: BTreeMap::new(),
         }
@@ -111,7 +112,7 @@ impl Period {
     /// that the clock itself would produce at some later time.
     pub(super) fn next_counter(&self, floor: u64, now: Now) -> u64 {
         let since_srv = now.wall.duration_since(self.service.srv_start).unwrap_or_default();
-        let (lead, step) = match self.rejections {
+        let (lead, step) = match self.rises.times() {
             0 => (Duration::ZERO, 1),
             times => {
                 let faster = 4_u32.saturating_pow(times - 1);
@@ -137,22 +138,38 @@ impl Period {
         merged.contents.iter().map(build).map(|text| text.map(Arc::from)).collect()
     }
 
-    /// Records a round of descriptors as the newest round.
-    pub(super) fn published(&mut self, round: (u64, Vec<Arc<str>>), merged: Merged, now: Now, rng: &mut StdRng) {
+    /// Records a round of descriptors as the newest round. Returns true if its revision counter
+    /// rose because of rejections.
+    pub(super) fn published(
+        &mut self,
+        round: (u64, Vec<Arc<str>>),
+        merged: Merged,
+        now: Now,
+        rng: &mut StdRng,
+    ) -> bool {
         let (counter, descriptors) = round;
         self.schedule.published(now.elapsed, rng);
-        self.rejections = 0;
         self.last_with.extend(merged.points.keys().map(|backend| (backend.clone(), counter)));
         self.round = Some(PublishRound { counter, descriptors, merged, layout: self.layout.clone(), made: now });
+        self.rises.published()
     }
 
     /// Forgets everything about the published descriptors, because another publisher may lead now.
     pub(super) fn stop(&mut self) {
         self.schedule.clear();
         self.round = None;
-        self.rejections = 0;
+        self.rises.stop();
         self.waiting.clear();
         self.last_with.clear();
+    }
+
+    /// Returns the share of the newest descriptors' introduction points whose keys are not in
+    /// `live`.
+    pub(super) fn loss(&self, live: &BTreeSet<[u8; 32]>) -> Loss {
+        let contents = self.round.iter().flat_map(|round| &round.merged.contents);
+        let points = contents.flat_map(|content| &content.introduction_points);
+        let published: BTreeSet<[u8; 32]> = points.map(|point| point.auth_key).collect();
+        Loss::of(published.difference(live).count(), published.len())
     }
 
     /// Returns the time at which the newest descriptors expire on the HSDirs.
@@ -196,6 +213,7 @@ impl Period {
                 Discovery::Open => None,
                 Discovery::Restricted(clients) => Some(clients.len()),
             },
+            foreign: None,
         })
     }
 }

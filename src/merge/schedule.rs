@@ -9,8 +9,9 @@ use rand::{Rng, RngExt};
 /// (`HS_SERVICE_NEXT_UPLOAD_TIME_MIN`). The actual time is random.
 const REPUBLISH_MIN: Duration = Duration::from_secs(60 * 60);
 /// The longest time after which an unchanged descriptor is published again, as in C tor
-/// (`HS_SERVICE_NEXT_UPLOAD_TIME_MAX`).
-const REPUBLISH_MAX: Duration = Duration::from_secs(120 * 60);
+/// (`HS_SERVICE_NEXT_UPLOAD_TIME_MAX`). A minute is left for the distance between the rounds of two
+/// periods.
+const REPUBLISH_MAX: Duration = Duration::from_secs(119 * 60);
 /// The shortest time between two publishing rounds.
 const MIN_GAP: Duration = Duration::from_secs(1);
 /// The shortest average time between publishing rounds that the rate limit allows in the long run.
@@ -21,6 +22,12 @@ const BURST: u32 = 8;
 /// points is not urgent, so a flapping backend soon has to wait for its points to be added again.
 /// Withdrawing the points of a lost backend is urgent and remains possible.
 const RESERVE: u32 = 4;
+/// The number of publishing rounds without an urgent request that are allowed in a row after a
+/// quiet time.
+const PATIENT_BURST: u32 = 6;
+/// The time between publishing rounds without an urgent request after that, on the public network.
+/// arti, too, publishes at most once in this time.
+pub(super) const PATIENT_REFILL: Duration = Duration::from_secs(60);
 
 /// A request to publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,9 +50,21 @@ pub(super) struct Schedule {
     /// this time forward by [`REFILL`], starting from the current time if this time has already
     /// passed.
     paid_at: Duration,
+    /// The same time for the rounds without an urgent request, with `patient_refill`.
+    patient_paid_at: Duration,
+    /// [`PATIENT_REFILL`], or a shorter time on a test network.
+    patient_refill: Duration,
+    /// The time until which only an urgent request is carried out, because another period published
+    /// a moment ago.
+    apart_until: Duration,
 }
 
 impl Schedule {
+    /// Creates a schedule on a network on which `patient_refill` corresponds to [`PATIENT_REFILL`].
+    pub(super) fn new(patient_refill: Duration) -> Self {
+        Self { patient_refill, ..Self::default() }
+    }
+
     /// Merges a request into the pending one.
     pub(super) fn request(&mut self, new: Request) {
         let open = self.request.unwrap_or(new);
@@ -61,6 +80,11 @@ impl Schedule {
         if let Some(request) = &mut self.request {
             request.at = request.at.max(at);
         }
+    }
+
+    /// Delays all but urgent rounds until `until`, because another period has published.
+    pub(super) fn keep_apart(&mut self, until: Duration) {
+        self.apart_until = self.apart_until.max(until);
     }
 
     /// Drops the pending request and the scheduled republish. The rate limit keeps its state.
@@ -96,7 +120,9 @@ impl Schedule {
 
     /// Records that a descriptor is published at `now`, and schedules the next republish.
     pub(super) fn published(&mut self, now: Duration, rng: &mut impl Rng) {
-        self.request = None;
+        if self.request.take().is_some_and(|request| !request.urgent) {
+            self.patient_paid_at = self.patient_paid_at.max(now).saturating_add(self.patient_refill);
+        }
         self.published = Some(now);
         self.paid_at = self.paid_at.max(now).saturating_add(REFILL);
         self.republish_at = Some(now.saturating_add(rng.random_range(REPUBLISH_MIN..=REPUBLISH_MAX)));
@@ -106,7 +132,12 @@ impl Schedule {
     fn allowed_at(&self, urgent: bool) -> Duration {
         let ahead = if urgent { BURST - 1 } else { BURST - RESERVE - 1 };
         let gap_over = self.published.map_or(Duration::ZERO, |at| at.saturating_add(MIN_GAP));
-        self.paid_at.saturating_sub(REFILL * ahead).max(gap_over)
+        let allowed = self.paid_at.saturating_sub(REFILL * ahead).max(gap_over);
+        if urgent {
+            return allowed;
+        }
+        let patience = self.patient_paid_at.saturating_sub(self.patient_refill * (PATIENT_BURST - 1));
+        allowed.max(patience).max(self.apart_until)
     }
 }
 
@@ -129,7 +160,7 @@ mod tests {
     /// request is always pending.
     fn publishes(urgent: bool, duration: u64) -> Vec<u64> {
         let mut rng = StdRng::from_seed([0; 32]);
-        let mut schedule = Schedule::default();
+        let mut schedule = Schedule::new(PATIENT_REFILL);
         let mut at = Vec::new();
         loop {
             schedule.request(wish(0, urgent));
@@ -147,6 +178,17 @@ mod tests {
     fn the_rate_limit_allows_bursts_but_no_steady_stream() {
         assert_eq!(publishes(true, 40), [0, 1, 2, 3, 4, 5, 6, 7, 15, 30]);
         assert_eq!(publishes(false, 40), [0, 1, 2, 3, 15, 30]);
+        assert_eq!(publishes(false, 200), [0, 1, 2, 3, 15, 30, 60, 120, 180]);
+    }
+
+    #[test]
+    fn only_urgent_rounds_follow_another_periods_round_at_once() {
+        let mut schedule = Schedule::default();
+        schedule.keep_apart(seconds(60));
+        schedule.request(wish(3, false));
+        assert_eq!(schedule.ready_at(), Some(seconds(60)));
+        schedule.request(wish(4, true));
+        assert_eq!(schedule.ready_at(), Some(seconds(3)));
     }
 
     #[test]

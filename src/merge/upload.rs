@@ -12,24 +12,33 @@ use rand::{Rng, RngExt};
 use crate::consensus::Fingerprint;
 use crate::onion::TimePeriod;
 
-/// The time after which an upload without a result is considered failed. Together with
-/// [`BACKOFF_SILENT_MAX`], this limit ensures that an HSDir that comes back receives the newest
-/// descriptor within 30 s.
-pub(super) const DEADLINE: Duration = Duration::from_secs(15);
+/// The time after which an upload without a result has failed, and the next one may start. Our
+/// frontends' tor gives up an upload after 30 s (`SocksTimeout`) without reporting it, so that tor
+/// never works on two uploads to one HSDir.
+pub(super) const DEADLINE: Duration = Duration::from_secs(32);
+/// The time after which the withdrawal of a backend no longer waits for the result of an upload.
+const OVERDUE: Duration = Duration::from_secs(15);
+/// The time for which failed uploads to an HSDir are repeated at short intervals, as in arti. Every
+/// attempt costs circuits next to the master key, so that an HSDir that never answers must not be
+/// able to cause a steady stream of them.
+const ROUND: Duration = Duration::from_secs(5 * 60);
+/// The number of attempts that a round has at least, even if the process was paused in the
+/// meantime.
+const MIN_ATTEMPTS: u32 = 4;
+/// The shortest pause between two attempts after [`ROUND`]. The actual pause is random.
+const REST_MIN: Duration = Duration::from_secs(10 * 60);
+/// The longest pause between two attempts after [`ROUND`].
+const REST_MAX: Duration = Duration::from_secs(30 * 60);
 /// The minimum pause after the first failed upload to an HSDir. Each further failure doubles the
 /// pause.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
-/// The maximum backoff for an HSDir that does not answer, not counting the deadlines of the
-/// uploads.
+/// The maximum pause within [`ROUND`] for an HSDir that does not answer, not counting the deadlines
+/// of the uploads.
 const BACKOFF_SILENT_MAX: Duration = Duration::from_secs(8);
-/// The maximum backoff for an HSDir that refuses uploads.
+/// The maximum pause within [`ROUND`] for an HSDir that refuses uploads.
 const BACKOFF_REFUSED_MAX: Duration = Duration::from_secs(60);
 /// The delay after which an upload is repeated if its result may belong to an earlier upload.
 const CONFIRM_AFTER: Duration = Duration::from_secs(2);
-/// The maximum number of consecutive rejections by one HSDir that raise the revision counter. After
-/// so many increases, the counter is far ahead of any plausible clock, so a further rejection is
-/// the HSDir's fault.
-const MAX_RISES: u32 = 12;
 
 /// The identity of a descriptor: its time period and its revision counter.
 type DescriptorName = (TimePeriod, u64);
@@ -62,6 +71,9 @@ pub enum UploadError {
 #[derive(Debug, Default)]
 pub(super) struct HsdirUploads {
     hsdirs: BTreeMap<Fingerprint, Hsdir>,
+    /// The time at which an HSDir last answered. A failure is an HSDir's own fault only if others
+    /// answer.
+    answered: Option<Duration>,
 }
 
 #[derive(Debug, Default)]
@@ -75,7 +87,20 @@ struct Hsdir {
 #[derive(Debug)]
 struct InFlight {
     name: DescriptorName,
-    deadline: Duration,
+    started: Duration,
+    /// True if the upload has had no result for [`OVERDUE`].
+    overdue: bool,
+}
+
+impl InFlight {
+    fn deadline(&self) -> Duration {
+        self.started.saturating_add(DEADLINE)
+    }
+
+    /// Returns the time at which [`HsdirUploads::expire`] must be called.
+    fn wakes_at(&self) -> Duration {
+        if self.overdue { self.deadline() } else { self.started.saturating_add(OVERDUE) }
+    }
 }
 
 /// The upload state of one HSDir in one time period. A revision counter of 0 means that there is no
@@ -95,18 +120,45 @@ struct Job {
     not_before: Duration,
     /// The number of failures since the HSDir last accepted a descriptor.
     failures: u32,
-    /// The number of rejections since the HSDir last accepted a descriptor.
-    rejections: u32,
+    /// The time of the first of these failures.
+    failing_since: Option<Duration>,
+    /// The start of the HSDir's [`ROUND`] of attempts. None while nothing has failed, or while no
+    /// other HSDir has answered, so that the fault may lie with this publisher's network.
+    round: Option<Duration>,
+    /// True if the HSDir rejected the newest descriptor.
+    rejected: bool,
+    /// True if the HSDir gets its next upload only after a rest, because a whole [`ROUND`] of
+    /// attempts has failed. A new descriptor does not end the rest.
+    rests: bool,
 }
 
-/// The rejection of a period's newest descriptor by an HSDir that holds a descriptor with an equal
-/// or greater revision counter.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Rejected {
-    /// The time period of the descriptor.
-    pub(super) period: TimePeriod,
-    /// The number of consecutive rejections by this HSDir, including this one.
-    pub(super) times: u32,
+impl Job {
+    /// Returns true if the HSDir lacks the newest descriptor.
+    fn is_open(&self) -> bool {
+        self.accepted < self.newest
+    }
+}
+
+/// The answers of a period's HSDirs to its newest descriptor.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Answers {
+    /// The number of HSDirs that accepted the descriptor.
+    pub(super) accepted: usize,
+    /// The number of HSDirs that rejected the descriptor, because they hold one with an equal or
+    /// greater revision counter, or claim to.
+    pub(super) rejected: usize,
+    /// The number of HSDirs whose first answer is due.
+    pub(super) open: usize,
+    /// The number of the rejecting HSDirs that accepted an earlier descriptor. They must have got a
+    /// descriptor from another publisher since then.
+    pub(super) lost: usize,
+}
+
+impl Answers {
+    /// Returns true if another publisher has replaced our descriptors on most HSDirs.
+    pub(super) fn show_another_publisher(self) -> bool {
+        self.lost > self.accepted.saturating_add(self.open)
+    }
 }
 
 /// How an upload failed.
@@ -124,11 +176,24 @@ impl HsdirUploads {
     /// Queues a new descriptor for `hsdirs`, the responsible HSDirs of the period. It replaces
     /// older descriptors that are still waiting. An upload in flight is finished first.
     pub(super) fn publish(&mut self, period: TimePeriod, counter: u64, hsdirs: &BTreeSet<Fingerprint>, now: Duration) {
-        for hsdir in hsdirs {
-            let job = self.hsdirs.entry(*hsdir).or_default().jobs.entry(period).or_default();
+        for fingerprint in hsdirs {
+            let hsdir = self.hsdirs.entry(*fingerprint).or_default();
+            let overdue = hsdir.in_flight.as_ref().is_some_and(|upload| upload.overdue);
+            let job = hsdir.jobs.entry(period).or_default();
             job.newest = counter;
             job.may_have_arrived = false;
-            job.not_before = now;
+            if std::mem::take(&mut job.rejected) {
+                // The HSDir answers, and the new counter may satisfy it.
+                job.round = None;
+                job.rests = false;
+            }
+            if !job.rests {
+                job.not_before = now;
+            }
+            if job.rests || overdue {
+                // The HSDir does not answer, so that no withdrawal can wait for it.
+                job.failed = counter;
+            }
         }
     }
 
@@ -156,44 +221,60 @@ impl HsdirUploads {
     /// Abandons the uploads in flight, whose results will never arrive. Earlier failures are
     /// forgotten as well, because the HSDirs may not have caused them.
     pub(super) fn lose_sight(&mut self) {
+        self.answered = None;
         for hsdir in self.hsdirs.values_mut() {
             if let Some(upload) = hsdir.in_flight.take() {
                 hsdir.give_up(upload.name);
             }
-            hsdir.jobs.values_mut().for_each(|job| job.failed = 0);
+            for job in hsdir.jobs.values_mut() {
+                job.failed = 0;
+                job.forgive();
+            }
         }
     }
 
     /// Fails the uploads whose deadline has passed.
     pub(super) fn expire(&mut self, now: Duration, rng: &mut impl Rng) {
+        let answered = self.answered;
         for hsdir in self.hsdirs.values_mut() {
-            if let Some(upload) = hsdir.in_flight.take_if(|upload| upload.deadline <= now) {
+            let Some(upload) = hsdir.in_flight.as_mut().filter(|upload| upload.wakes_at() <= now) else { continue };
+            upload.overdue = true;
+            // If an HSDir does not answer, the uploads that are waiting for it fail as well.
+            hsdir.jobs.values_mut().for_each(|job| job.failed = job.newest);
+            if let Some(upload) = hsdir.in_flight.take_if(|upload| upload.deadline() <= now) {
                 hsdir.give_up(upload.name);
-                hsdir.fail(upload.name, UploadFailure::Silent, now, rng);
-                // If an HSDir does not answer, the uploads that are waiting for it fail as well.
-                hsdir.jobs.values_mut().for_each(|job| job.failed = job.newest);
+                hsdir.fall_silent(&upload, answered, now, rng);
             }
         }
     }
 
-    /// Processes the result of an upload. Returns the rejection if the revision counter must be
-    /// raised.
+    /// Processes the result of an upload.
     pub(super) fn fate(
         &mut self,
         fingerprint: &Fingerprint,
         result: &Result<(), UploadError>,
         now: Duration,
         rng: &mut impl Rng,
-    ) -> Option<Rejected> {
-        let hsdir = self.hsdirs.get_mut(fingerprint)?;
-        let name = hsdir.in_flight.take()?.name;
-        match result {
-            Ok(()) => hsdir.accept(name, now),
-            Err(UploadError::Rejected) if hsdir.may_hold(name) => hsdir.hold(name),
-            Err(UploadError::Rejected) => return hsdir.reject(name, now, rng),
-            Err(_) => hsdir.fail(name, UploadFailure::Refused, now, rng),
+    ) {
+        if is_answer(result) {
+            self.hear(now);
         }
-        None
+        let Some(hsdir) = self.hsdirs.get_mut(fingerprint) else { return };
+        let Some(upload) = hsdir.in_flight.take() else { return hsdir.late(result, now) };
+        match result {
+            Ok(()) => hsdir.accept(upload.name, now),
+            Err(UploadError::Rejected) if hsdir.may_hold(upload.name) => hsdir.hold(upload.name),
+            Err(UploadError::Rejected) => hsdir.reject(&upload, self.answered, now, rng),
+            Err(_) => hsdir.fail(&upload, UploadFailure::Refused, self.answered, now, rng),
+        }
+    }
+
+    /// Records that an HSDir answered. The HSDirs whose attempts failed while nobody answered start
+    /// their round of attempts now.
+    fn hear(&mut self, now: Duration) {
+        self.answered = Some(now);
+        let jobs = self.hsdirs.values_mut().flat_map(|hsdir| hsdir.jobs.values_mut());
+        jobs.filter(|job| job.failures > 0 && job.round.is_none()).for_each(|job| job.round = Some(now));
     }
 
     /// Starts the uploads that are due, and returns their HSDirs and time periods.
@@ -202,15 +283,15 @@ impl HsdirUploads {
         for (fingerprint, hsdir) in &mut self.hsdirs {
             let Some((at, period)) = hsdir.next() else { continue };
             let Some(job) = hsdir.jobs.get(&period).filter(|_| at <= now) else { continue };
-            hsdir.in_flight = Some(InFlight { name: (period, job.newest), deadline: now.saturating_add(DEADLINE) });
+            hsdir.in_flight = Some(InFlight { name: (period, job.newest), started: now, overdue: false });
             started.push((*fingerprint, period));
         }
         started
     }
 
-    /// Returns the earliest deadline of the uploads in flight.
+    /// Returns the time at which [`Self::expire`] must be called.
     pub(super) fn next_deadline(&self) -> Option<Duration> {
-        self.hsdirs.values().filter_map(|hsdir| hsdir.in_flight.as_ref()).map(|upload| upload.deadline).min()
+        self.hsdirs.values().filter_map(|hsdir| hsdir.in_flight.as_ref()).map(InFlight::wakes_at).min()
     }
 
     /// Returns the time at which the next upload can start.
@@ -222,6 +303,33 @@ impl HsdirUploads {
     pub(super) fn accepted(&self, period: TimePeriod) -> usize {
         let jobs = self.hsdirs.values().filter_map(|hsdir| hsdir.jobs.get(&period));
         jobs.filter(|job| job.accepted == job.newest).count()
+    }
+
+    /// Returns the answers of a period's HSDirs to the descriptor with this revision counter, which
+    /// must be the newest one.
+    pub(super) fn answers(&self, period: TimePeriod, counter: u64) -> Answers {
+        let mut answers = Answers::default();
+        let jobs = self.hsdirs.values().filter_map(|hsdir| hsdir.jobs.get(&period));
+        for job in jobs.filter(|job| job.newest == counter) {
+            if job.rejected {
+                answers.rejected += 1;
+                answers.lost += usize::from(job.accepted > 0);
+            } else if job.accepted == counter {
+                answers.accepted += 1;
+            } else if job.failed < counter {
+                answers.open += 1;
+            }
+        }
+        answers
+    }
+
+    /// Returns, for each HSDir that lacks a descriptor because its uploads fail, the time since
+    /// which they fail.
+    pub(super) fn failing(&self) -> impl Iterator<Item = Duration> {
+        self.hsdirs.values().filter_map(|hsdir| {
+            let open = hsdir.jobs.values().filter(|job| job.is_open());
+            open.filter_map(|job| job.failing_since).min()
+        })
     }
 
     /// Returns the greatest revision counter among the descriptors that an HSDir has accepted or
@@ -236,7 +344,7 @@ impl Hsdir {
     /// Returns the start time and the time period of the next upload. Returns None while an upload
     /// is in flight, or if no upload is necessary.
     fn next(&self) -> Option<(Duration, TimePeriod)> {
-        let open = self.jobs.iter().filter(|(_, job)| self.in_flight.is_none() && job.accepted < job.newest);
+        let open = self.jobs.iter().filter(|(_, job)| self.in_flight.is_none() && job.is_open());
         open.map(|(period, job)| (job.not_before, *period)).min()
     }
 
@@ -258,8 +366,22 @@ impl Hsdir {
         self.strays.clear();
         if let Some(job) = self.jobs.get_mut(&period) {
             job.accepted = counter;
-            job.failures = 0;
-            job.rejections = 0;
+            job.forgive();
+        }
+    }
+
+    /// Processes a result that arrived after its upload was abandoned. The result settles nothing
+    /// if several descriptors were abandoned.
+    fn late(&mut self, result: &Result<(), UploadError>, now: Duration) {
+        let Some(name) = self.strays.first().copied().filter(|_| self.strays.len() == 1) else { return };
+        match result {
+            Err(UploadError::Rejected) if self.may_hold(name) => self.hold(name),
+            Ok(()) => {
+                if let Some(job) = self.newest(name) {
+                    job.not_before = job.not_before.min(now.saturating_add(CONFIRM_AFTER));
+                }
+            }
+            Err(_) => {}
         }
     }
 
@@ -280,31 +402,82 @@ impl Hsdir {
         self.jobs.get_mut(&period).filter(|job| job.newest == counter)
     }
 
-    fn reject(&mut self, name: DescriptorName, now: Duration, rng: &mut impl Rng) -> Option<Rejected> {
-        self.fail(name, UploadFailure::Rejected, now, rng);
-        let (period, counter) = name;
-        let job = self.jobs.get_mut(&period)?;
+    fn reject(&mut self, upload: &InFlight, answered: Option<Duration>, now: Duration, rng: &mut impl Rng) {
+        self.fail(upload, UploadFailure::Rejected, answered, now, rng);
+        let (period, counter) = upload.name;
+        let Some(job) = self.jobs.get_mut(&period) else { return };
         if counter < job.newest {
             // The newest descriptor already has a greater counter.
             job.not_before = now;
-            return None;
+            job.rests = false;
+        } else {
+            job.rejected = true;
         }
-        job.rejections = job.rejections.saturating_add(1);
-        (job.rejections <= MAX_RISES).then_some(Rejected { period, times: job.rejections })
     }
 
-    fn fail(&mut self, (period, counter): DescriptorName, failure: UploadFailure, now: Duration, rng: &mut impl Rng) {
+    /// Records the failure of an upload that got no answer. The descriptors of other periods would
+    /// get none either, so that they wait for the same time.
+    fn fall_silent(&mut self, upload: &InFlight, answered: Option<Duration>, now: Duration, rng: &mut impl Rng) {
+        self.fail(upload, UploadFailure::Silent, answered, now, rng);
+        let Some(failed) = self.jobs.get(&upload.name.0) else { return };
+        let (not_before, round, rests) = (failed.not_before, failed.round, failed.rests);
+        for job in self.jobs.values_mut().filter(|job| job.is_open()) {
+            job.not_before = not_before.max(job.not_before);
+            job.round = job.round.or(round);
+            job.rests |= rests;
+            job.failing_since.get_or_insert(upload.started);
+        }
+    }
+
+    /// Records a failure and schedules the next attempt. `answered` is the time at which an HSDir
+    /// last answered.
+    fn fail(
+        &mut self,
+        upload: &InFlight,
+        failure: UploadFailure,
+        answered: Option<Duration>,
+        now: Duration,
+        rng: &mut impl Rng,
+    ) {
+        let (period, counter) = upload.name;
         let Some(job) = self.jobs.get_mut(&period) else { return };
         job.failed = job.failed.max(counter);
         job.failures = job.failures.saturating_add(1);
+        job.failing_since.get_or_insert(upload.started);
+        if answered.is_some_and(|answered| answered >= upload.started) {
+            job.round.get_or_insert(upload.started);
+        }
+        let round_over = job.round.is_some_and(|began| now.saturating_sub(began) >= ROUND);
+        job.rests = round_over && job.failures >= MIN_ATTEMPTS;
         let doubled = BACKOFF_MIN.saturating_mul(2_u32.saturating_pow(job.failures));
         let longest = match failure {
             UploadFailure::Silent => doubled.min(BACKOFF_SILENT_MAX),
             UploadFailure::Refused => doubled.min(BACKOFF_REFUSED_MAX),
             UploadFailure::Rejected => BACKOFF_REFUSED_MAX,
         };
-        job.not_before = now.saturating_add(longest.mul_f64(rng.random_range(0.5..=1.0)));
+        let pause = if job.rests {
+            rng.random_range(REST_MIN..=REST_MAX)
+        } else {
+            longest.mul_f64(rng.random_range(0.5..=1.0))
+        };
+        job.not_before = now.saturating_add(pause);
     }
+}
+
+impl Job {
+    /// Forgets all failures.
+    fn forgive(&mut self) {
+        self.failures = 0;
+        self.failing_since = None;
+        self.round = None;
+        self.rejected = false;
+        self.rests = false;
+    }
+}
+
+/// Returns true if the HSDir itself answered.
+fn is_answer(result: &Result<(), UploadError>) -> bool {
+    matches!(result, Ok(()) | Err(UploadError::Rejected | UploadError::Unexpected))
 }
 
 #[cfg(test)]

@@ -115,6 +115,11 @@ fn pods_or_publishing(reason: Reason, subject: &Subject<'_>) -> Option<String> {
         Reason::NotPublished | Reason::PublisherSilent => {
             format!("{}; {}", subject.pods("frontend"), subject.logs("frontend", "publisher"))
         }
+        Reason::ForeignPublisher => format!(
+            "look for an Onionbalance, a tor or another cluster that still serves this address; if there is none, the key \
+             has been copied: {}",
+            subject.logs("frontend", "publisher")
+        ),
         Reason::NotRestricted | Reason::Expired => subject.logs("frontend", "publisher"),
         Reason::NotOnHSDirs => {
             format!("check that the cluster can reach the Tor network: {}", subject.logs("frontend", "tor"))

@@ -45,6 +45,18 @@ type Series = BTreeMap<&'static str, &'static str>;
 /// Returns two hours of metrics, with one value per minute, of a healthy service that has two
 /// publishers and one backend.
 fn healthy() -> Series {
+    let mut series = BTreeMap::from([
+        (r#"onionbalance_publisher_hsdirs_failing{namespace="shop",onion_service="web",pod="f1"}"#, "1x120"),
+        (r#"onionbalance_publisher_counter_rises_total{namespace="shop",onion_service="web",pod="f1"}"#, "2x120"),
+        (r#"onionbalance_publisher_descriptors_total{namespace="shop",onion_service="web",pod="f1"}"#, "9x120"),
+        (r#"onionbalance_publisher_foreign_publisher{namespace="shop",onion_service="web",pod="f1"}"#, "0x120"),
+    ]);
+    series.extend(components());
+    series
+}
+
+/// Returns the metrics of the components' states.
+fn components() -> Series {
     BTreeMap::from([
         (r#"onionbalance_operator_writes_total{namespace="ob",pod="o1"}"#, "5x120"),
         (r#"onionbalance_operator_leader{namespace="ob",pod="o1"}"#, "1x120"),
@@ -150,6 +162,14 @@ const CASES: &[AlertCase] = &[
         alert: "OnionbalanceFewHSDirs", labels: r#"namespace="shop",onion_service="web",pod="f1",period="7""#, quiet_at: "29m", fires_at: "31m" },
     AlertCase { changes: &[(&["uploads_total", "rejected"], Some("0+1x120"))],
         alert: "OnionbalanceUploadsRejected", labels: SERVICE, quiet_at: "29m", fires_at: "33m" },
+    AlertCase { changes: &[(&["hsdirs_failing"], Some("4x120"))],
+        alert: "OnionbalanceHSDirsFailing", labels: r#"namespace="shop",onion_service="web",pod="f1""#, quiet_at: "59m", fires_at: "61m" },
+    AlertCase { changes: &[(&["counter_rises_total"], Some("0+1x120"))],
+        alert: "OnionbalanceCounterRises", labels: SERVICE, quiet_at: "38m", fires_at: "44m" },
+    AlertCase { changes: &[(&["foreign_publisher"], Some("1x120"))],
+        alert: "OnionbalanceForeignPublisher", labels: SERVICE, quiet_at: "0m", fires_at: "2m" },
+    AlertCase { changes: &[(&["descriptors_total"], Some("0+2x120"))],
+        alert: "OnionbalanceManyRounds", labels: SERVICE, quiet_at: "58m", fires_at: "66m" },
     AlertCase { changes: &[(&["publisher_tor_up", "f2"], Some("0x120"))],
         alert: "OnionbalancePublisherTorDown", labels: r#"namespace="shop",onion_service="web",pod="f2""#, quiet_at: "9m", fires_at: "11m" },
     AlertCase { changes: &[(&["agent_introduction_points"], Some("0x120"))],

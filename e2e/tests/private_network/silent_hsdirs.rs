@@ -33,8 +33,8 @@ const UP_TO_DATE: Duration = Duration::from_secs(5);
 const CAUGHT_UP: Duration = Duration::from_secs(30);
 /// The time after which the test gives up waiting for the uploads.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The time for which the HSDirs are frozen. It exceeds an upload's deadline, but is too short for
-/// the authorities to notice.
+/// The time for which the HSDirs are frozen. It exceeds the time for which a withdrawal waits for
+/// an upload, but is too short for the authorities to notice.
 const SILENCE: Duration = Duration::from_secs(25);
 
 #[tokio::test]

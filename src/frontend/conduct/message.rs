@@ -23,6 +23,8 @@ pub(in crate::frontend) enum Event {
         /// The clients that are authorized to discover the service. None while they are unknown.
         discovery: Option<Discovery>,
     },
+    /// The service's object was read: true if it asks for a single publisher.
+    Alone(bool),
     /// The connection to a bootstrapped tor was established (true) or lost (false).
     Tor(bool),
     /// A consensus was read from tor.

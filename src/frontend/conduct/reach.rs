@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::merge::{PeriodStatus, UploadError};
 
 /// How long responses may be overdue before tor is considered cut off. HSDirs respond within
-/// seconds, and the engine tries each HSDir about three times within this time.
+/// seconds, and tor tries to reach each HSDir during most of this time.
 const CUT_OFF: Duration = Duration::from_secs(60);
 
 /// The evidence that tor can reach the network.
@@ -91,6 +91,7 @@ mod tests {
             hsdirs_total: 8,
             last_published: SystemTime::UNIX_EPOCH,
             authorized_clients: None,
+            foreign: None,
         }
     }
 

@@ -214,8 +214,8 @@ async fn a_stale_upload_is_not_sent() {
     let mut one = scene.register(0);
     let orders = one.is_up().await;
     let upload = scene.upload();
-    let ordered = Now { wall: upload.ordered.wall - Duration::from_secs(6), ..upload.ordered };
-    assert!(orders.upload(Upload { ordered, ..upload }));
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert!(orders.upload(upload));
     assert_eq!(one.uploaded().await, Err(UploadError::Stale));
     assert!(scene.asked.try_recv().is_err());
     // A fetch that is never answered ends as well.

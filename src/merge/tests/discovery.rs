@@ -73,7 +73,7 @@ fn the_first_descriptor_of_a_new_period_is_restricted() {
         let published = world.publishers[0].published.len();
         world.run(network::HOUR);
         world.network(&network(RELAYS, hour));
-        world.run(seconds(60));
+        world.run(SETTLED);
         assert!(!world.opens_to(None), "hour {hour}");
         assert!(world.publishers[0].published.len() > published || hour % 12 != 0);
     }

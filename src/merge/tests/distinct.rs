@@ -192,7 +192,7 @@ fn hsdirs_that_failed_are_sent_their_own_descriptor_again() {
     world.run(seconds(100));
     let rounds = world.publishes().len();
     world.heal_all();
-    world.run(seconds(30));
+    world.run(seconds(45));
     world.assert_converged(&network);
     assert_eq!(
         world.publishes().len(),
@@ -208,7 +208,7 @@ fn all_points_are_published_after_every_change_of_the_hsdirs() {
     for first in 1..10 {
         let network = network(first..first + 30, 0);
         world.network(&network);
-        world.run(seconds(40));
+        world.run(SETTLED);
         world.assert_converged(&network);
         for period in network.service_periods() {
             let shown = world.shown(&network, period.period);

@@ -12,8 +12,12 @@ fn two(world: &mut World) -> [Fingerprint; 2] {
     [held[0].1, held[1].1]
 }
 
+/// The longest time after which an HSDir that was unhealthy for a long time gets the newest
+/// descriptor: a rest, and the upload that was in flight before.
+const RECOVERY: Duration = Duration::from_secs(31 * 60);
+
 /// Asserts that the healthy HSDirs are up to date 5 s after a change, and that two unhealthy ones
-/// are up to date 30 s after they recover.
+/// are up to date half an hour after they recover.
 fn with_two(health: Health) {
     let mut world = running(&[0, 1]);
     let two = two(&mut world);
@@ -33,10 +37,13 @@ fn with_two(health: Health) {
     world.run(seconds(15));
     assert!(world.publishers[0].engine.withdrawn(&backend_id(1)), "the two HSDirs do not answer");
     world.run(seconds(1000));
+    let status = world.publishers[0].engine.status();
+    assert_eq!((status.hsdirs_failing, status.longest_failing > seconds(900)), (2, true));
     for hsdir in two {
         world.set_health(hsdir, HEALTHY);
     }
-    world.run(seconds(30));
+    world.run(RECOVERY);
+    assert_eq!(world.publishers[0].engine.status().hsdirs_failing, 0);
     world.assert_converged(&network(RELAYS, 0));
     assert_eq!(world.publishes().len(), 2, "the two HSDirs get the same descriptor, and the others get nothing");
 }
@@ -52,11 +59,61 @@ fn frozen_hsdirs_do_not_delay_others_and_are_updated_after_they_recover() {
 }
 
 #[test]
+fn an_hsdir_that_was_down_for_two_minutes_is_updated_within_45_s() {
+    let mut world = running(&[0, 1]);
+    let two = two(&mut world);
+    for hsdir in two {
+        world.set_health(hsdir, Health::Dead);
+    }
+    world.lose(1);
+    world.run(seconds(120));
+    for hsdir in two {
+        world.set_health(hsdir, HEALTHY);
+    }
+    world.run(seconds(45));
+    world.assert_converged(&network(RELAYS, 0));
+}
+
+#[test]
+fn all_hsdirs_are_updated_within_45_s_after_a_long_outage_of_the_publishers_network() {
+    let mut world = running(&[0, 1]);
+    let all: Vec<Fingerprint> = world.held(&network(RELAYS, 0)).into_iter().map(|(_, hsdir, _)| hsdir).collect();
+    for hsdir in all {
+        world.set_health(hsdir, Health::Dead);
+    }
+    world.lose(1);
+    world.run(seconds(1800));
+    world.heal_all();
+    world.run(seconds(45));
+    world.assert_converged(&network(RELAYS, 0));
+}
+
+/// Counts literal numbers of uploads, so that a change to the times between attempts fails this
+/// test.
+#[test]
+fn an_hsdir_that_fails_for_hours_gets_few_uploads() {
+    for health in [Health::Dead, Health::Frozen, Health::Rejects, Health::Fails] {
+        let mut world = running(&[0, 1]);
+        let [bad, _] = two(&mut world);
+        world.set_health(bad, health);
+        world.lose(1);
+        world.run(seconds(300));
+        let round = world.publishers[0].uploads;
+        world.run(seconds(3000));
+        let later = world.publishers[0].uploads - round;
+        // Each of the two periods has eight HSDirs, from which the lost backend is withdrawn. A
+        // rejection may cause two more rounds for each period.
+        assert!(round <= 2 * 16 + 2 * 2 * 16 + 20, "{health:?}: {round}");
+        assert!(later <= 2 * 7, "{health:?}: {later}");
+    }
+}
+
+#[test]
 fn an_hsdir_slower_than_the_deadline_still_gets_the_newest_descriptor() {
     let mut world = running(&[0]);
     let [slow, other] = two(&mut world);
-    world.set_health(slow, Health::Answers(seconds(20)));
-    world.set_health(other, Health::Answers(seconds(40)));
+    world.set_health(slow, Health::Answers(seconds(36)));
+    world.set_health(other, Health::Answers(seconds(60)));
     for generation in 1..4 {
         world.backend(backend(0, generation));
         world.run(seconds(17));
@@ -73,10 +130,10 @@ fn an_hsdir_that_always_rejects_cannot_cause_endless_publishing() {
         let [bad, _] = two(&mut world);
         world.set_health(bad, health);
         world.backend(backend(1, 0));
-        world.run(seconds(3000));
-        assert!(world.publishes().len() <= 2 + 12, "{:?}", world.publishes());
+        world.run(seconds(1500));
+        assert!(world.publishes().len() <= 2 + 2, "one HSDir causes two more rounds: {:?}", world.publishes());
         world.set_health(bad, HEALTHY);
-        world.run(seconds(60));
+        world.run(RECOVERY);
         world.assert_converged(&network(RELAYS, 0));
     }
 }
@@ -109,6 +166,54 @@ fn a_greater_counter_of_another_publisher_is_overtaken_in_a_few_steps() {
     world.run(seconds(120));
     world.assert_converged(&network(RELAYS, 0));
     assert_eq!(world.publishers[0].stored[&period], foreign + 1);
+}
+
+/// An HSDir that rejects, then accepts, and so on, causes two more rounds for each change, and the
+/// counter stays below the one that the clock reaches at the end of the period.
+#[test]
+fn an_hsdir_that_rejects_and_accepts_in_turn_cannot_drive_the_counter() {
+    let mut world = running(&[0]);
+    let network = network(RELAYS, 0);
+    let [bad, _] = two(&mut world);
+    let period = world.publishers[0].engine.status().periods[0].period;
+    for generation in 1..=20 {
+        world.set_health(bad, Health::Rejects);
+        let before = world.publishes().len();
+        world.backend(backend(1, generation));
+        world.run(seconds(120));
+        assert!(world.publishes().len() <= before + 3, "{:?}", world.publishes());
+        world.set_health(bad, HEALTHY);
+        world.run(seconds(1));
+    }
+    assert!(world.publishes().len() <= 1 + 20 + 12, "a period has a limited number of rises: {:?}", world.publishes());
+    let counter = world.publishers[0].stored[&period];
+    assert!(counter < world.counter_ahead(&network, period, seconds(12 * 3600)), "{counter}");
+}
+
+#[test]
+fn a_foreign_publisher_is_noticed_when_most_hsdirs_reject_or_when_an_hsdir_is_asked() {
+    let foreign = |world: &World| {
+        let periods = world.publishers[0].engine.status().periods;
+        periods.into_iter().map(|period| period.foreign.is_some()).collect::<Vec<_>>()
+    };
+    let mut world = running(&[0, 1]);
+    let newest = world.publishers[0].engine.status().periods[0].clone();
+    assert_eq!(foreign(&world), [false, false]);
+    world.plant(newest.period, newest.revision_counter + 1000);
+    world.lose(1);
+    world.run(seconds(30));
+    assert_eq!(foreign(&world), [true, false], "most HSDirs rejected");
+    world.run(seconds(5 * 3600));
+    assert_eq!(foreign(&world), [false, false], "this was long ago");
+
+    let mut world = running(&[0, 1]);
+    let newest = world.publishers[0].engine.status().periods[0].clone();
+    world.plant(newest.period, newest.revision_counter + 1000);
+    world.run(seconds(44 * 60));
+    assert_eq!(foreign(&world), [false, false]);
+    world.run(seconds(30 * 60 + 60));
+    assert_eq!(foreign(&world), [true, false]);
+    world.assert_converged(&network(RELAYS, 0));
 }
 
 #[test]
@@ -197,7 +302,7 @@ fn two_publishers_with_different_clocks_stop_overtaking_each_other() {
         world.backend(backend(0, 0));
         world.run(seconds(20));
         world.backend(backend(1, 0));
-        world.run(seconds(200));
+        world.run(SETTLED + seconds(200));
         let uploads: Vec<usize> = world.publishers.iter().map(|publisher| publisher.uploads).collect();
         let both = backend(0, 0).1.introduction_points.len() + backend(1, 0).1.introduction_points.len();
         let counters: std::collections::BTreeSet<_> = world
@@ -249,7 +354,7 @@ fn an_overlap_of_two_leaders_ends_with_the_greater_counter_on_all_hsdirs() {
         world.input(0, Input::Leading(false));
         world.take_over(1, &greatest);
         world.backend(backend(2, 0));
-        world.run(seconds(60));
+        world.run(SETTLED);
         for (period, _, held) in world.held(&network) {
             let counter = held.unwrap().counter;
             assert_eq!(counter, world.publishers[1].stored[&period]);

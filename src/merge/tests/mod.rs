@@ -22,6 +22,10 @@ use super::{BackendId, Input};
 /// The relays of the default network.
 const RELAYS: std::ops::Range<u8> = 0..30;
 
+/// The longest time after which both time periods have published a change, even if clients do not
+/// use one of them.
+const SETTLED: Duration = Duration::from_secs(8 * 60);
+
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }

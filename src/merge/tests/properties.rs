@@ -109,7 +109,8 @@ fn play(events: Vec<Event>) -> (World, std::sync::Arc<crate::consensus::Network>
     world.heal_all();
     world.backend(backend(9, 0));
     world.all(&Input::Leading(true));
-    world.run(seconds(900));
+    // An HSDir that was unhealthy for a long time gets its next upload after half an hour at most.
+    world.run(seconds(2700));
     (world, newest, mode)
 }
 

@@ -25,6 +25,35 @@ fn nothing_is_published_before_the_network_the_lease_and_a_backend_are_known() {
     assert!(world.publishers[0].uploads > 0, "the descriptor is uploaded at once");
 }
 
+/// Returns the first publishing time of a publisher whose backend 0 is known and backend 1 is
+/// expected.
+fn first_published(older: bool, report_after: Option<Duration>) -> Duration {
+    let mut world = World::new(&[Duration::ZERO]);
+    let network = network(RELAYS, 0);
+    if older {
+        world.all(&Input::CounterFloor(network.service_periods()[0].period, 7));
+    }
+    world.network(&network);
+    world.all(&Input::Expected([backend_id(0), backend_id(1)].into()));
+    world.all(&Input::Leading(true));
+    world.backend(backend(0, 0));
+    if let Some(after) = report_after {
+        world.run(after);
+        world.backend(backend(1, 0));
+    }
+    world.run(seconds(60));
+    world.assert_converged(&network);
+    world.publishes()[0]
+}
+
+#[test]
+fn the_first_descriptor_waits_for_expected_backends_while_an_older_one_is_published() {
+    let alone = first_published(true, None);
+    assert!((seconds(10)..=seconds(15)).contains(&alone), "{alone:?}");
+    assert_eq!(first_published(true, Some(seconds(4))), seconds(4), "no backend is missing any more");
+    assert_eq!(first_published(false, None), Duration::from_millis(300), "clients cannot connect yet");
+}
+
 #[test]
 fn backends_that_appear_together_are_published_together() {
     let mut world = World::new(&[Duration::ZERO]);
@@ -38,6 +67,62 @@ fn backends_that_appear_together_are_published_together() {
     world.run(seconds(60));
     assert_eq!(world.publishes(), [seconds(3) + Duration::from_millis(300)]);
     assert_eq!(world.shares(), [3, 3, 3]);
+}
+
+impl World {
+    /// Returns the times since `start` at which the first publisher published: in the period that
+    /// clients use, and in the other one.
+    fn rounds_since(&self, start: Duration) -> [Vec<Duration>; 2] {
+        let used = self.publishers[0].engine.status().periods[0].period;
+        let published = self.publishers[0].published.iter().filter(|(at, _, _)| *at >= start);
+        let of = |is_used: bool| {
+            let rounds = published.clone().filter(|(_, period, _)| (*period == used) == is_used);
+            rounds.map(|(at, _, _)| at.saturating_sub(start)).collect()
+        };
+        [of(true), of(false)]
+    }
+}
+
+#[test]
+fn a_new_backend_is_shown_at_once_and_in_the_other_period_minutes_later() {
+    let mut world = running(&[0]);
+    let before = world.elapsed();
+    world.backend(backend(1, 0));
+    world.run(SETTLED);
+    let [used, other] = world.rounds_since(before);
+    assert_eq!((used, other.len()), (vec![Duration::from_millis(300)], 1));
+    assert!((seconds(120)..=seconds(361)).contains(&other[0]), "{other:?}");
+}
+
+#[test]
+fn both_periods_withdraw_a_lost_backend_at_once() {
+    let mut world = running(&[0, 1, 2]);
+    let before = world.elapsed();
+    world.lose(1);
+    world.run(seconds(30));
+    let at_once = vec![Duration::from_millis(50)];
+    assert_eq!(world.rounds_since(before), [at_once.clone(), at_once]);
+}
+
+/// Sixty backends replace all their points within 92 minutes, as C tor's do when the time period
+/// changes.
+#[test]
+fn the_rounds_do_not_reveal_the_rotations_of_sixty_backends() {
+    let mut world = running(&[]);
+    (0..60).for_each(|number| world.backend(backend(number, 0)));
+    world.run(SETTLED);
+    let before = world.elapsed();
+    for number in 0..60 {
+        world.backend(backend(number, 1));
+        world.run(seconds(92));
+    }
+    world.run(SETTLED * 2);
+    let [used, other] = world.rounds_since(before);
+    assert!((8..=20).contains(&used.len()), "{used:?}");
+    assert!((8..=20).contains(&other.len()), "{other:?}");
+    for at in &used {
+        assert!(other.iter().all(|other| at.abs_diff(*other) >= seconds(60)), "{used:?} {other:?}");
+    }
 }
 
 #[test]
@@ -67,7 +152,7 @@ fn a_flapping_backend_does_not_flood_the_hsdirs() {
     }
     let publishes = world.publishes().len();
     assert!((10..=50).contains(&publishes), "{publishes} publishing rounds in ten minutes");
-    world.run(seconds(60));
+    world.run(SETTLED);
     assert_eq!(world.shares(), [3, 3]);
     world.assert_converged(&network(RELAYS, 0));
 }
@@ -79,7 +164,7 @@ fn both_periods_are_published_again_every_one_to_two_hours() {
         world.run(HOUR);
         world.network(&network(RELAYS, hour));
     }
-    world.run(seconds(60));
+    world.run(SETTLED);
     world.assert_converged(&network(RELAYS, 48));
     // Descriptors for each of the two middle periods were published for more than a day.
     let mut by_period = BTreeMap::<_, Vec<Duration>>::new();
@@ -128,13 +213,11 @@ fn an_undisturbed_hsdir_gets_a_new_descriptor_60_to_120_minutes_after_the_last()
 fn a_period_that_becomes_the_current_one_keeps_its_descriptor() {
     let mut world = running(&[0]);
     let before = world.publishers[0].engine.status().periods;
-    let uploads = world.publishers[0].uploads;
     // The shared random value changes every day, and the service's current period changes with it.
     world.network(&network(RELAYS, 24));
     let after = world.publishers[0].engine.status().periods;
     assert_eq!(after[0], before[1]);
-    assert!(world.publishers[0].uploads > uploads);
-    world.run(seconds(30));
+    world.run(SETTLED);
     world.assert_converged(&network(RELAYS, 24));
     let new = world.publishers[0].published.last().unwrap().1;
     assert_eq!(new.number, before[1].period.number + 1);
@@ -152,6 +235,7 @@ fn new_hsdirs_cause_a_new_descriptor_for_all_hsdirs() {
     world.network(&other);
     world.run(seconds(30));
     assert_eq!(world.publishes().len(), 2);
+    world.run(SETTLED);
     world.assert_converged(&other);
 }
 
@@ -254,4 +338,21 @@ fn hsdirs_that_leave_cause_a_new_round_only_if_the_descriptors_differ() {
         world.run(seconds(30));
         assert_eq!(world.publishes().len(), rounds, "{distinct:?}");
     }
+}
+
+/// The backends' tors replace their points when a new time period begins, so that a change usually
+/// coincides with it.
+#[test]
+fn a_new_period_is_published_minutes_after_the_change_that_comes_with_it() {
+    let mut world = running(&[0, 1, 2]);
+    world.network(&network(RELAYS, 24));
+    let before = world.elapsed();
+    world.run(seconds(1));
+    world.backend(backend(3, 0));
+    world.run(seconds(100));
+    assert_eq!(world.publishers[0].engine.status().periods.len(), 1, "the new period has no descriptor yet");
+    world.run(SETTLED);
+    assert_eq!(world.publishers[0].engine.status().periods.len(), 2);
+    let [_, other] = world.rounds_since(before);
+    assert!(other[0] >= seconds(120), "{other:?}");
 }

@@ -282,6 +282,13 @@ impl World {
                         "the counter {counter} was stored after {stored:?}"
                     );
                 }
+                Output::Look(hsdir) => {
+                    let held: Vec<(TimePeriod, u64)> =
+                        self.hsdir(hsdir).held.iter().map(|(period, held)| (*period, held.counter)).collect();
+                    for (period, counter) in held {
+                        self.publishers[index].engine.handle(Input::Found(period, counter), now);
+                    }
+                }
                 Output::Upload { hsdir, period, descriptor } => {
                     let held = self.read(index, hsdir, period, &descriptor);
                     let publisher = &mut self.publishers[index];

@@ -13,6 +13,10 @@ const MAX_STREAMS: u16 = 256;
 /// The option with this maximum. Tor refuses the excess streams and keeps the circuit.
 const MAX_STREAMS_OPTION: &str = "HiddenServiceMaxStreams";
 
+/// The seconds after which a frontend's tor gives up an upload that it cannot deliver. By default,
+/// it would keep trying for 2 minutes, next to the publisher's later attempts.
+const UPLOAD_TIMEOUT: u16 = 30;
+
 /// Returns the torrc options that both components have in common. `SocksPort` is 0 because nobody
 /// uses tor as a proxy. The `GeoIP` files are empty because nothing selects relays by country and
 /// the tables take 30 MiB of memory. Dormant mode is disabled because a frontend's tor builds
@@ -66,7 +70,7 @@ pub(super) fn backend(global: &str, backends: &Backends, ports: &[ForwardedPort]
 /// Returns the torrc of a frontend. `global` holds lines for every tor in the cluster, and `extra`
 /// those for this service.
 pub(super) fn frontend(global: &str, extra: &str) -> String {
-    format!("{}{}{}", common(), lines(global), lines(extra))
+    format!("{}SocksTimeout {UPLOAD_TIMEOUT}\n{}{}", common(), lines(global), lines(extra))
 }
 
 /// Returns true if a line of the text sets the option. Tor ignores case. Validation has refused
@@ -169,7 +173,7 @@ HiddenServiceMaxStreams 100
     #[test]
     fn a_frontends_torrc_has_no_onion_service() {
         let text = frontend("UseBridges 1", "NumCPUs 1");
-        assert_eq!(text, common() + "UseBridges 1\nNumCPUs 1\n");
+        assert_eq!(text, common() + "SocksTimeout 30\nUseBridges 1\nNumCPUs 1\n");
         assert!(!text.contains("HiddenService"));
     }
 }

@@ -98,5 +98,13 @@ fn published(
         let message = "No backend has introduction points; the last descriptor remains until it expires.";
         return Finding::no(Reason::NoBackends, message);
     }
+    let foreign = status.published.iter().filter_map(|period| period.foreign_publisher.as_ref());
+    if let Some(noticed) = foreign.map(|at| at.0).max() {
+        let message = format!(
+            "Another publisher with the same master key was noticed at {noticed:.0}; clients may get its descriptor. Stop \
+             it, or replace the key if it has been copied."
+        );
+        return Finding::no(Reason::ForeignPublisher, message);
+    }
     Finding::yes(Reason::Published, "The descriptor is published.")
 }

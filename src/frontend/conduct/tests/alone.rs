@@ -119,6 +119,7 @@ fn unanswered() -> Event {
         hsdirs_total: 8,
         last_published: SystemTime::UNIX_EPOCH,
         authorized_clients: None,
+        foreign: None,
     };
     Event::Progress(vec![period])
 }
@@ -381,4 +382,29 @@ fn a_stopping_publisher_ends_even_if_the_api_server_does_not_answer() {
     }
     conduct.handle(Event::Tick, at(5));
     assert!(conduct.has_ended());
+}
+
+#[test]
+fn a_step_of_the_clock_does_not_stop_the_leader() {
+    let (mut leader, _) = leading();
+    let set = Now { wall: at(1).wall + Duration::from_secs(3600), ..at(1) };
+    leader.handle(Event::Tick, set);
+    assert!(leader.is_leading());
+    // The clock may be all that a paused virtual machine notices.
+    read_call(&mut leader);
+}
+
+#[test]
+fn the_only_publisher_leads_again_after_a_pause_during_which_nobody_can_have_taken_the_lease() {
+    for (alone, pause, leads) in [(true, 10, true), (true, 20, false), (false, 10, false)] {
+        let (mut leader, _) = leading();
+        leader.handle(Event::Alone(alone), at(1));
+        leader.handle(Event::Tick, at(1 + pause));
+        assert!(!leader.is_leading());
+        assert!(matches!(leader.poll_output(), Some(Output::Engine(Input::Leading(false)))));
+        let call = read_call(&mut leader);
+        let away = CallError::Failed("connection refused".to_owned());
+        leader.handle(Event::Answered(call, Err(away)), at(1 + pause));
+        assert_eq!(leader.is_leading(), leads, "{alone} {pause}");
+    }
 }

@@ -344,6 +344,7 @@ impl World {
                     assert!(floor < Some(counter), "the counter {counter} was used, but the Lease has {floor:?}");
                     self.conduct(index, Event::CounterUsed(period, counter));
                 }
+                EngineOutput::Look(_) => {}
                 EngineOutput::Upload { hsdir, period, descriptor } => {
                     self.check_upload(index);
                     self.publishers[index].uploads.push(self.elapsed);

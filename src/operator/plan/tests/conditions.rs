@@ -269,6 +269,8 @@ const SCENARIOS: &[Scenario] = &[
         "Published", "False NotOnHSDirs: No HSDir has accepted the descriptor.", true),
     ("expired", |o| o.object = with(&o.object, "status/published/0/lastPublished", json!("2025-12-31T20:59:59Z")),
         "Published", "False Expired: The newest descriptor was published at 2025-12-31T20:59:59Z; the HSDirs have dropped it.", true),
+    ("a foreign publisher", |o| o.object = with(&o.object, "status/published/0/foreignPublisher", json!("2025-12-31T23:30:00Z")),
+        "Published", "False ForeignPublisher: Another publisher with the same master key was noticed at 2025-12-31T23:30:00Z; ", true),
     ("about to expire", |o| o.object = with(&o.object, "status/published/0/lastPublished", json!("2025-12-31T21:00:00Z")),
         "Published", "True Published: ", true),
     ("no backends", |o| {
