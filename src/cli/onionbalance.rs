@@ -23,11 +23,13 @@ const PYTHON_OPTIONS: [&str; 9] =
 struct Cli {
     #[command(flatten)]
     daemon: Box<frontend::StandaloneOptions>,
+    // These options have no environment variables: a variable that Python Onionbalance ignores must
+    // not stop the daemon.
     /// The format of log lines
-    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = log::Format::Text)]
+    #[arg(long, value_enum, default_value_t = log::Format::Text)]
     log_format: log::Format,
     /// The length of onion addresses in log lines
-    #[arg(long, env = "LOG_ADDRESSES", value_enum, default_value_t = log::Addresses::Short)]
+    #[arg(long, value_enum, default_value_t = log::Addresses::Short)]
     log_addresses: log::Addresses,
 }
 

@@ -182,7 +182,11 @@ const RUNNING: [(Endpoint, Line); 7] = [
         Endpoint::Socket,
         Line {
             arguments: "-c CONFIG -s SOCKET",
-            variables: &[("ONIONBALANCE_LOG_LEVEL", ""), ("ONIONBALANCE_STATUS_SOCKET_LOCATION", "")],
+            variables: &[
+                ("ONIONBALANCE_LOG_LEVEL", ""),
+                ("ONIONBALANCE_STATUS_SOCKET_LOCATION", ""),
+                ("LOG_FORMAT", "x"),
+            ],
         },
     ),
     (
