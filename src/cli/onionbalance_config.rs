@@ -54,8 +54,8 @@ pub fn main() -> ExitCode {
 }
 
 /// Returns true if the command line, which starts with the program's name, has no options, or only
-/// `-v LEVEL`. Python Onionbalance's generator counts the words in the same way, so `-vLEVEL` in one
-/// word is an option like any other.
+/// `-v LEVEL`. Python Onionbalance's generator counts the words in the same way, so `-vLEVEL` in
+/// one word is an option like any other.
 fn asks(words: &[OsString]) -> bool {
     let sets_the_level = words.iter().any(|word| *word == "-v");
     words.len() <= 1 || (sets_the_level && words.len() <= 3)

@@ -171,8 +171,8 @@ fn parses_the_file_that_it_writes() {
     assert!(Config::parse(&open).unwrap_err().to_string().contains("services[0].instances[0].address: still contains"));
 }
 
-/// The layout is that of `onionbalance-config` 0.2.4. For the last three names, Python chooses other
-/// quotes or none.
+/// The layout is that of `onionbalance-config` 0.2.4. For the last three names, Python chooses
+/// other quotes or none.
 #[test]
 fn writes_the_layout_that_python_writes() {
     let names = ["1", "node2", "web-3", "my node4", "it's 5", "n\u{fc}6"];

@@ -39,7 +39,8 @@ fn scalar(text: &str) -> String {
 /// Returns true if every YAML parser reads the characters as this text.
 fn is_plain(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    // A number starts with a digit here, and has no letters except those of `0xaf`, `0o7` and `1e5`.
+    // Without a sign or a dot in front, a number starts with a digit. It has no letters except
+    // those of `0xaf`, `0o7` and `1e5`.
     let of_no_number = |c: char| c.is_ascii_alphabetic() && !c.is_ascii_hexdigit() && !"oxOX".contains(c);
     let starts_with_letter = text.starts_with(|c: char| c.is_ascii_alphabetic());
     let starts_with_digit = text.starts_with(|c: char| c.is_ascii_digit());

@@ -71,8 +71,8 @@ fn log_level(text: &str) -> Result<&'static str, String> {
 }
 
 /// Parses a log level. An empty text selects the level in the environment variable, whose value
-/// `variable` returns. Like Python Onionbalance, the daemon ignores the variable in all other cases,
-/// because `-v` has a default value.
+/// `variable` returns. Like Python Onionbalance, the daemon ignores the variable in all other
+/// cases, because `-v` has a default value.
 fn log_level_or(text: &str, variable: impl Fn() -> Option<String>) -> Result<&'static str, String> {
     let text = match text {
         "" => variable().unwrap_or_else(|| LEVEL_WITHOUT_VARIABLE.to_owned()),
