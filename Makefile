@@ -22,6 +22,10 @@ demo-down: ## Remove everything that `make demo` created
 images: packages release ## Build the container images without Docker, and their SBOMs, in target/images
 	@$(SETUP)/images.sh all $(TARGET)/release/onionbalance-operator
 
+.PHONY: programs
+programs: ## Build the programs for servers and people: onionbalance, onionbalance-config, kubectl-onionbalance
+	cargo build --release --locked --bin onionbalance --bin onionbalance-config --bin kubectl-onionbalance
+
 .PHONY: test
 test: no-demo packages ## Run all tests; the last line reads "N passed, N failed"
 	@$(MAKE) --no-print-directory -j2 kubernetes test-build crd-server

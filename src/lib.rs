@@ -6,7 +6,7 @@
 //! imports only from the layers below it:
 //!
 //! ```text
-//! cli                                          the command lines of the two programs
+//! cli                                          the command lines of the four programs
 //! operator  frontend  backend  tools  status   IO: Kubernetes, HTTP, Tor's control port; commands
 //! crd  link  config  control  common           types, the publisher-agent protocol, the daemon's
 //!                                              configuration, the control protocol, shared code

@@ -20,10 +20,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("tools", &["onion", "config", "common"]),
     ("operator", &["onion", "link", "crd", "common"]),
     ("status", &["onion", "crd"]),
-    // The two programs. The program in the images must not contain the commands for people.
+    // The four programs. The program in the images must not contain the commands for people.
     ("cli", &["common", "crd", "backend", "frontend", "operator", "tools", "status"]),
     ("cli/onionbalance_operator", &["cli", "common", "crd", "backend", "frontend", "operator"]),
     ("cli/kubectl_onionbalance", &["cli", "common", "crd", "tools", "status"]),
+    ("cli/onionbalance", &["cli", "common", "frontend"]),
+    ("cli/onionbalance_config", &["cli", "common", "tools"]),
     // The entry points, which use the library from outside.
     ("bin", &[]),
 ];

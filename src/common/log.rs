@@ -31,6 +31,19 @@ pub enum Addresses {
     Full,
 }
 
+/// Returns the name that `tracing` uses for a level of Python's `logging`, in upper or lower case.
+/// `tracing` has no level above ERROR. Python's NOTSET lets the root logger decide, whose level is
+/// WARNING. Returns None for any other text.
+pub fn level_of_python(name: &str) -> Option<&'static str> {
+    match name.to_ascii_lowercase().as_str() {
+        "debug" => Some("debug"),
+        "info" => Some("info"),
+        "warning" | "warn" | "notset" => Some("warn"),
+        "error" | "critical" | "fatal" => Some("error"),
+        _ => None,
+    }
+}
+
 /// Starts logging at `level`, unless `RUST_LOG` sets another filter.
 pub fn start(format: Format, addresses: Addresses, level: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{level},{QUIET}")));

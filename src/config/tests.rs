@@ -160,13 +160,37 @@ fn each_instance_may_have_a_limit() {
 #[test]
 fn parses_the_file_that_it_writes() {
     let instances = vec![(A.to_owned(), "node: 1".to_owned()), (B.to_owned(), "#2".to_owned())];
-    let text = write(&[("x y.key".to_owned(), instances)]).unwrap();
+    let text = write(&[("x y.key".to_owned(), instances)]);
     assert!(text.starts_with("# Onionbalance Config File\nservices:\n"), "{text}");
     let config = Config::parse(&text).unwrap();
     assert_eq!(config.services[0].key, PathBuf::from("x y.key"));
     let names: Vec<_> = config.services[0].instances.iter().map(|one| one.name.clone().unwrap()).collect();
     assert_eq!(names, ["node: 1", "#2"]);
 
-    let open = write(&[("x.key".to_owned(), vec![(PLACEHOLDER.to_owned(), "node1".to_owned())])]).unwrap();
+    let open = write(&[("x.key".to_owned(), vec![(PLACEHOLDER.to_owned(), "node1".to_owned())])]);
     assert!(Config::parse(&open).unwrap_err().to_string().contains("services[0].instances[0].address: still contains"));
+}
+
+/// The layout is that of `onionbalance-config` 0.2.4. For the last three names, Python chooses
+/// other quotes or none.
+#[test]
+fn writes_the_layout_that_python_writes() {
+    let names = ["1", "node2", "web-3", "my node4", "it's 5", "n\u{fc}6"];
+    let instances = names.map(|name| (PLACEHOLDER.to_owned(), name.to_owned())).to_vec();
+    let quoted = ["'1'", "node2", "web-3", "'my node4'", "'it''s 5'", "\"n\u{fc}6\""];
+    let expected: String =
+        quoted.map(|name| format!("  - address: <Enter the instance onion address here>\n    name: {name}\n")).concat();
+    let text = write(&[(format!("{A}.key"), instances)]);
+    assert_eq!(text, format!("# Onionbalance Config File\nservices:\n- instances:\n{expected}  key: {A}.key\n"));
+    let filled = Config::parse(&text.replace(PLACEHOLDER, A));
+    assert_eq!(filled.unwrap().services[0].instances[0].name.as_deref(), Some("1"));
+}
+
+#[test]
+fn a_scalar_that_is_no_text_gets_quotes() {
+    for name in ["0x1f", "1e5", "12:30", "1.5", "Yes", "null", "-node", "", "~"] {
+        let text = write(&[("x.key".to_owned(), vec![(A.to_owned(), name.to_owned())])]);
+        assert!(text.contains(&format!("    name: '{name}'\n")), "{text}");
+        assert_eq!(Config::parse(&text).unwrap().services[0].instances[0].name.as_deref(), Some(name));
+    }
 }

@@ -18,7 +18,7 @@ pub struct Args {
     command: Option<Command>,
     #[command(flatten)]
     cluster: Box<ClusterArgs>,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Stand-alone, without Kubernetes (instead of --service)")]
     standalone: Box<Options>,
 }
 
@@ -84,7 +84,7 @@ impl Paths {
 #[derive(Debug, clap::Args)]
 pub(super) struct ClusterArgs {
     /// Name of the `OnionBalancedService`
-    #[arg(long)]
+    #[arg(long, conflicts_with = "config")]
     pub(super) service: Option<String>,
     /// Namespace of the `OnionBalancedService`
     #[arg(long, env = "POD_NAMESPACE")]
@@ -175,6 +175,7 @@ mod tests {
     fn no_service_selects_the_stand_alone_daemon() {
         assert!(matches!(parse(&["--config", "x.yaml"]), Mode::Standalone(_)));
         assert!(matches!(parse(&[]), Mode::Standalone(_)));
+        assert!(Program::try_parse_from(["frontend", "--service", "web", "--config", "x"]).is_err());
     }
 
     /// The default is long enough to survive a hiccup, and short enough that clients find a working

@@ -45,6 +45,7 @@ use std::error::Error;
 pub use self::args::{Args, PublisherArgs};
 use self::args::{Command, Mode};
 pub use self::fixed::{FixedBackend, FixedBackends, run_fixed};
+pub use self::standalone::Options as StandaloneOptions;
 
 /// The error that ended the publisher or the daemon.
 pub type RunError = Box<dyn Error + Send + Sync>;
@@ -54,9 +55,12 @@ pub type RunError = Box<dyn Error + Send + Sync>;
 pub async fn run(args: Args) -> Result<(), RunError> {
     match args.mode() {
         Mode::Command(Command::Init, paths) => Ok(paths.make()?),
-        Mode::Standalone(options) => {
-            standalone::run(options, std::env::var_os(standalone::POD_VARIABLE).as_deref()).await
-        }
+        Mode::Standalone(options) => run_standalone(options).await,
         Mode::Cluster(args) => cluster::run(args).await,
     }
+}
+
+/// Runs the stand-alone daemon until SIGTERM or SIGINT.
+pub async fn run_standalone(options: StandaloneOptions) -> Result<(), RunError> {
+    standalone::run(options, std::env::var_os(standalone::POD_VARIABLE).as_deref()).await
 }

@@ -209,8 +209,8 @@ impl Setup {
     }
 
     pub fn start_daemon(&self, config: &Path, auth: ControlAuth) -> Result<()> {
-        let mut daemon = bound_command(&program()?);
-        daemon.arg("frontend").arg("--config").arg(config).args(["--is-testnet", "-i", "127.0.0.1"]);
+        let mut daemon = bound_command(&built("onionbalance")?);
+        daemon.arg("--config").arg(config).args(["--is-testnet", "-i", "127.0.0.1"]);
         let [with_password, with_cookie] = &self.ports;
         let (socket, port) = match auth {
             ControlAuth::Password => ("no-such-socket", with_password),
@@ -312,24 +312,20 @@ pub async fn python() -> Result<PathBuf> {
     Ok(output(&mut command(&script.display().to_string(), [""; 0])).await?.trim().into())
 }
 
-/// Returns the path of the program that contains the daemon.
-fn program() -> Result<PathBuf> {
-    built("onionbalance-operator")
-}
-
 /// Returns the path of the program with the commands `key` and `config`.
 pub fn plugin() -> Result<PathBuf> {
     built("kubectl-onionbalance")
 }
 
-fn built(name: &str) -> Result<PathBuf> {
+/// Returns the path of one of our programs.
+pub fn built(name: &str) -> Result<PathBuf> {
     let program = Path::new(env!("CARGO_BIN_EXE_e2e")).with_file_name(name);
     program.canonicalize().with_context(|| format!("could not find {}; run cargo build first", program.display()))
 }
 
 /// Returns a command that runs a program and kills it when this process ends, even if this process
 /// is itself killed.
-fn bound_command(program: &Path) -> Command {
+pub fn bound_command(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program);
     // The daemon refuses to run in a pod, but the tests may.

@@ -12,6 +12,7 @@
 //! the HSDirs reject the counter, and the daemon raises it.
 
 mod load;
+mod options;
 mod service;
 mod status;
 #[cfg(test)]
@@ -19,17 +20,15 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::builder::{OsStringValueParser, TypedValueParser};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use zeroize::Zeroizing;
 
 use self::load::{Instances, Loaded, LoadedService};
+pub use self::options::Options;
 use self::service::Service;
 use self::status::{StatusSocket, View};
 use super::RunError;
@@ -37,110 +36,14 @@ use super::clock::{self, Clock};
 use super::driver::Driver;
 use super::external::ExternalBackends;
 use super::tor::{Registry, Tor};
-use crate::common::secret_file;
-use crate::control::{Connector, ControlEndpoint, Password};
 use crate::merge::MergeEngine;
 use crate::onion::{Discovery, OnionAddress};
 
-/// The environment variable that contains the control port's password. There is no flag for the
-/// password, because other users can read command lines.
-const PASSWORD_VARIABLE: &str = "ONIONBALANCE_TOR_CONTROL_PASSWORD";
 /// The maximum number of messages in the queue of a service's loop.
 const QUEUE: usize = 64;
 /// The environment variable that Kubernetes sets in every container. A process that `kubectl exec`
 /// starts has it too, and cannot be given another environment without a shell.
 pub(super) const POD_VARIABLE: &str = "KUBERNETES_SERVICE_HOST";
-
-/// The options of the stand-alone daemon. Flags and environment variables are those of Python
-/// Onionbalance's daemon.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Stand-alone, without Kubernetes (instead of --service)")]
-pub(super) struct Options {
-    /// Configuration file in the format of Python Onionbalance [default: config.yaml]
-    #[arg(short, long, env = "ONIONBALANCE_CONFIG", value_name = "FILE", conflicts_with = "service")]
-    config: Option<PathBuf>,
-    /// Address of tor's control port, which is used if the control socket does not answer; an IPv6
-    /// address may have brackets
-    #[arg(short, long, default_value = "127.0.0.1", value_name = "ADDRESS")]
-    ip: String,
-    /// Tor's control port
-    #[arg(short, long, default_value_t = 9051)]
-    port: u16,
-    /// Tor's control socket, which is tried first; `unix:/path`, as in torrc, is accepted too
-    #[arg(
-        short,
-        long,
-        env = "ONIONBALANCE_TOR_CONTROL_SOCKET",
-        default_value = "/var/run/tor/control",
-        value_name = "FILE",
-        value_parser = path_or_none()
-    )]
-    socket: PathBuf,
-    /// File with the control port's password if tor does not use a cookie; alternatively, set
-    /// `ONIONBALANCE_TOR_CONTROL_PASSWORD`
-    #[arg(long, value_name = "FILE")]
-    control_password_file: Option<PathBuf>,
-    /// Path of the status socket; overrides status-socket-location in the configuration
-    #[arg(long, env = "ONIONBALANCE_STATUS_SOCKET_LOCATION", value_name = "FILE", value_parser = path_or_none())]
-    status_socket_location: Option<PathBuf>,
-    /// Log level, unless `RUST_LOG` is set
-    #[arg(short, long, env = "ONIONBALANCE_LOG_LEVEL", default_value = "info", ignore_case = true,
-        value_parser = ["debug", "info", "warning", "error", "critical"])]
-    verbosity: String,
-    /// Accepted and ignored: tor reports whether its network is a testing network
-    #[arg(long)]
-    is_testnet: bool,
-    /// Onion service version; only v3 exists
-    #[arg(long, default_value = "v3", value_parser = ["v3"], hide = true)]
-    hs_version: String,
-}
-
-/// Parses a path. An empty path, which an environment variable may contain, means no path.
-fn path_or_none() -> impl TypedValueParser<Value = PathBuf> {
-    OsStringValueParser::new().map(PathBuf::from)
-}
-
-impl Options {
-    /// Returns the name that `tracing` uses for the lowest level to log.
-    pub(super) fn log_level(&self) -> &'static str {
-        match self.verbosity.to_ascii_lowercase().as_str() {
-            "debug" => "debug",
-            "warning" => "warn",
-            "error" | "critical" => "error",
-            _ => "info",
-        }
-    }
-
-    fn config_file(&self) -> PathBuf {
-        self.config.clone().unwrap_or_else(|| "config.yaml".into())
-    }
-
-    fn status_location(&self) -> Option<PathBuf> {
-        self.status_socket_location.clone().filter(|path| !path.as_os_str().is_empty())
-    }
-
-    fn connector(&self) -> Result<Connector, RunError> {
-        let tcp = ControlEndpoint::tcp(&self.ip, self.port);
-        let (endpoint, fallback) = if self.socket.as_os_str().is_empty() {
-            (tcp, None)
-        } else {
-            (ControlEndpoint::unix(&self.socket), Some(tcp))
-        };
-        Ok(Connector { fallback, password: self.password()?, ..Connector::new(endpoint) })
-    }
-
-    fn password(&self) -> Result<Option<Password>, RunError> {
-        let password = match &self.control_password_file {
-            Some(file) => {
-                let mut bytes = secret_file::read(file)?;
-                while bytes.pop_if(|last| matches!(last, b'\r' | b'\n')).is_some() {}
-                bytes
-            }
-            None => Zeroizing::new(std::env::var_os(PASSWORD_VARIABLE).unwrap_or_default().into_vec()),
-        };
-        if password.is_empty() { Ok(None) } else { Ok(Some(Password::new(password)?)) }
-    }
-}
 
 /// Returns an error if the daemon would run in a pod. The daemon obeys its configuration and its
 /// flags. Anyone who may run commands in a publisher's container could make the daemon sign any
@@ -162,10 +65,11 @@ pub(super) async fn run(options: Options, pod: Option<&OsStr>) -> Result<(), Run
     refuse_in_a_pod(pod)?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hangup = signal(SignalKind::hangup())?;
-    if options.is_testnet {
+    if options.is_testnet() {
         tracing::debug!("--is-testnet has no effect: tor reports whether its network is a testing network");
     }
-    let loaded = load::load(&options.config_file())?;
+    let config_file = options.config_file()?;
+    let loaded = load::load(&config_file)?;
     let clock = Clock::start();
     let (tor, registry) = Tor::new(options.connector()?, clock);
     let mut tor = tokio::spawn(tor.run());
@@ -176,7 +80,7 @@ pub(super) async fn run(options: Options, pod: Option<&OsStr>) -> Result<(), Run
         tokio::select! {
             _ = terminate.recv() => { tracing::info!("received SIGTERM"); return Ok(()) }
             _ = interrupt.recv() => { tracing::info!("received SIGINT"); return Ok(()) }
-            _ = hangup.recv() => match load::load(&options.config_file()) {
+            _ = hangup.recv() => match load::load(&config_file) {
                 Ok(loaded) => {
                     tracing::info!("SIGHUP: applying the new configuration");
                     daemon.apply(loaded).await;

@@ -14,14 +14,14 @@ use tokio::net::UnixStream;
 
 use super::status::{InstanceView, document};
 use super::*;
+use crate::common::secret_file;
+use crate::control::{Connector, ControlEndpoint};
 use crate::onion::{MasterKey, Seed};
 
 #[derive(Debug, clap::Parser)]
 struct Program {
     #[command(flatten)]
     options: Options,
-    #[arg(long)]
-    service: Option<String>,
 }
 
 fn address(seed: u8) -> OnionAddress {
@@ -137,15 +137,17 @@ fn accepts_the_command_line_of_python_onionbalance() {
         "v3",
     ];
     let options = parse(&line).unwrap();
-    assert_eq!(options.config_file(), Path::new("x.yaml"));
+    assert_eq!(options.config_file().unwrap(), Path::new("x.yaml"));
     assert_eq!(options.log_level(), "warn");
     let connector = options.connector().unwrap();
     assert_eq!(connector.endpoint, ControlEndpoint::Unix("/s".into()));
     assert_eq!(connector.fallback, Some(ControlEndpoint::Tcp("10.0.0.1".to_owned(), 9151)));
     let options = parse(&[]).unwrap();
-    assert_eq!((options.config_file().as_path(), options.log_level()), (Path::new("config.yaml"), "info"));
+    assert_eq!((options.config_file().unwrap(), options.log_level()), (PathBuf::from("config.yaml"), "info"));
     // An environment variable that is set but empty results in an empty option.
-    let options = parse(&["--socket", "", "--status-socket-location", ""]).unwrap();
+    let options = parse(&["--socket", "", "--status-socket-location", "", "--config", ""]).unwrap();
+    let refusal = options.config_file().unwrap_err().to_string();
+    assert!(refusal.starts_with("the path of the configuration is empty; "), "{refusal}");
     assert_eq!(options.connector().unwrap().endpoint, ControlEndpoint::Tcp("127.0.0.1".to_owned(), 9051));
     assert_eq!(options.status_location(), None);
     let options = parse(&["-s", "unix:/run/tor/control", "-i", "[::1]"]).unwrap();
@@ -153,7 +155,6 @@ fn accepts_the_command_line_of_python_onionbalance() {
     assert_eq!(connector.endpoint, ControlEndpoint::Unix("/run/tor/control".into()));
     assert_eq!(connector.fallback, Some(ControlEndpoint::Tcp("::1".to_owned(), 9051)));
     assert!(parse(&["-v", "loud"]).is_err());
-    assert!(parse(&["--service", "web", "--config", "x"]).is_err());
 }
 
 /// Whoever may run commands in a publisher's container must not be able to start the daemon there.

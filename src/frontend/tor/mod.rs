@@ -21,6 +21,9 @@
 //! itself, and would not query the same HSDir again for 15 minutes. Tor fetches only the descriptor
 //! of the time period that clients currently use. Uploads follow the engine's schedule and start
 //! immediately. Fetches wait in a queue (`fetches`).
+//!
+//! A new connection or a new network makes every service publish. The services therefore hear of
+//! them in turns (`turns`).
 
 mod fetches;
 mod network;
@@ -29,6 +32,7 @@ mod session;
 mod silence;
 #[cfg(test)]
 pub(super) mod testing;
+mod turns;
 mod uploads;
 
 use std::sync::Arc;

@@ -47,6 +47,16 @@ impl Services {
         service
     }
 
+    /// Returns the addresses of all services.
+    pub(super) fn addresses(&self) -> Vec<OnionAddress> {
+        self.known.keys().copied().collect()
+    }
+
+    /// Returns the number of services.
+    pub(super) fn count(&self) -> usize {
+        self.known.len()
+    }
+
     /// Returns true if no service remains and none can be registered.
     pub(super) fn is_idle(&mut self) -> bool {
         self.known.retain(|_, news| !news.is_closed());
@@ -64,7 +74,7 @@ impl Services {
 
     /// Sends news to all services.
     pub(super) async fn send_all(&mut self, news: impl Fn(OnionAddress) -> TorNews) {
-        for service in self.known.keys().copied().collect::<Vec<_>>() {
+        for service in self.addresses() {
             self.send(service, news(service)).await;
         }
     }

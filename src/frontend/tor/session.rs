@@ -1,5 +1,6 @@
 //! Handles one connection to tor, from its authentication to its end.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::fetches::{FetchQueue, Target};
 use super::network::{ReadError, Reading, Reread};
 use super::services::Services;
+use super::turns::Turns;
 use super::uploads::{PendingUploads, is_rejection};
 use super::{Fetch, FetchError, HEARTBEAT, Lost, Order, STALE, TorNews, TorOrders, Upload};
 use crate::common::complaint::Complaint;
@@ -42,6 +44,9 @@ pub(super) struct Session<'a> {
     /// The channel of requests. None until tor has bootstrapped, because uploads would fail before
     /// that.
     orders: Option<Channel>,
+    /// The services that have heard of this connection.
+    greeted: BTreeSet<OnionAddress>,
+    turns: Turns,
     uploads: PendingUploads,
     fetches: FetchQueue,
     reading: Reading,
@@ -78,6 +83,8 @@ impl<'a> Session<'a> {
             events,
             kind,
             orders: None,
+            greeted: BTreeSet::new(),
+            turns: Turns::default(),
             uploads: PendingUploads::default(),
             fetches: FetchQueue::default(),
             reading: Reading::default(),
@@ -94,10 +101,12 @@ impl<'a> Session<'a> {
     }
 
     async fn turn(&mut self) -> Result<(), Lost> {
+        let next_turn = self.turns.due(Instant::now(), self.services.count());
         tokio::select! {
             event = self.events.recv() => self.event(event.ok_or(ControlError::Closed)?).await?,
             Some((service, order)) = next(&mut self.orders) => self.order(service, order).await?,
             service = self.services.next() => self.welcome(service).await,
+            () = until(next_turn) => self.next_turn().await,
             () = until(self.fetches.due(Instant::now())) => self.fetch().await?,
             () = until(self.reread.due()), if !self.reading.is_under_way() => {
                 self.reread.started();
@@ -133,14 +142,40 @@ impl<'a> Session<'a> {
         tracing::info!("tor is bootstrapped");
         let (sender, receiver) = mpsc::channel(ORDERS);
         self.reread.soon(Instant::now());
-        self.services.send_all(|service| TorNews::Up(TorOrders { service, orders: sender.clone() })).await;
         self.orders = Some(Channel { sender, receiver });
+        for service in self.services.addresses() {
+            self.request_turn(service).await;
+        }
     }
 
-    /// Sends a new service the news that the other services have already received.
+    /// Prepares a new service, which has heard nothing yet.
     async fn welcome(&mut self, service: OnionAddress) {
-        if let Some(Channel { sender, .. }) = &self.orders {
-            self.services.send(service, TorNews::Up(TorOrders { service, orders: sender.clone() })).await;
+        self.greeted.remove(&service);
+        self.request_turn(service).await;
+    }
+
+    /// Lets the service hear the news in its turn, or at once while there is no network, because
+    /// the service can publish nothing then.
+    async fn request_turn(&mut self, service: OnionAddress) {
+        if self.services.network.is_some() {
+            self.turns.request(service);
+        } else {
+            self.greet(service).await;
+        }
+    }
+
+    async fn next_turn(&mut self) {
+        if let Some(service) = self.turns.start(Instant::now(), self.services.count()) {
+            self.greet(service).await;
+        }
+    }
+
+    /// Sends a service the newest network and, once for each connection, the access to tor.
+    async fn greet(&mut self, service: OnionAddress) {
+        let Some(Channel { sender, .. }) = &self.orders else { return };
+        if self.greeted.insert(service) {
+            let orders = TorOrders { service, orders: sender.clone() };
+            self.services.send(service, TorNews::Up(orders)).await;
         }
         if let Some(network) = self.services.network.clone() {
             self.services.send(service, TorNews::Network(network)).await;
@@ -235,9 +270,10 @@ impl<'a> Session<'a> {
                 let (hsdirs, missing) = network.hsdir_count();
                 tracing::debug!(hsdirs, missing, "read the consensus");
                 self.reread.done(missing > 0, Instant::now());
-                let network = Arc::new(network);
-                self.services.network = Some(network.clone());
-                self.services.send_all(|_| TorNews::Network(network.clone())).await;
+                self.services.network = Some(Arc::new(network));
+                for service in self.services.addresses() {
+                    self.turns.request(service);
+                }
                 Ok(())
             }
             Err(ReadError::Lost(error)) => Err(error.into()),

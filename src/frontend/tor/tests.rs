@@ -1,12 +1,14 @@
 //! Tests of several services that share one connection to a scripted tor. The private-network tests
 //! cover the behaviour of a real tor over minutes.
 
+use onionbalance_testnet::Plan;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, duplex};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::testing::address;
 use super::*;
+use crate::consensus::NetworkKind;
 use crate::control::Client;
 
 /// The maximum time that a test waits. Only a test that would otherwise hang reaches it.
@@ -30,9 +32,15 @@ struct Service(mpsc::Receiver<TorNews>);
 
 impl Scene {
     fn begin() -> Self {
+        Self::begin_with(None)
+    }
+
+    /// Begins with the network that an earlier connection has read.
+    fn begin_with(network: Option<Arc<Network>>) -> Self {
         let (ours, theirs) = duplex(64 << 10);
         let (client, events) = Client::over(ours, PATIENCE);
         let (mut services, registry) = Services::new();
+        services.network = network;
         let clock = Clock::start();
         let session = tokio::spawn(async move {
             let Err(lost) = Session::run(&mut services, clock, client, events).await;
@@ -234,4 +242,20 @@ async fn tor_is_kept_from_becoming_dormant() {
         let signal = timeout(patience, scene.signals.recv()).await.unwrap();
         assert_eq!(signal.as_deref(), Some("SIGNAL ACTIVE"));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn services_hear_of_a_new_connection_one_after_the_other() {
+    let generated = Plan { relays: 40, ..Plan::default() }.generate();
+    let microdescriptors = generated.all_microdescriptors();
+    let network = Network::parse(&generated.consensus, &microdescriptors, NetworkKind::Public).unwrap();
+    let scene = Scene::begin_with(Some(Arc::new(network)));
+    let mut services = [0, 1, 2].map(|index| scene.register(index));
+    let mut heard = Vec::new();
+    for service in &mut services {
+        service.is_up().await;
+        assert!(matches!(service.hears().await, TorNews::Network(_)));
+        heard.push(Instant::now());
+    }
+    assert!(heard.is_sorted_by(|one, next| *next >= *one + turns::SPACING), "{heard:?}");
 }

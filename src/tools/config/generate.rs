@@ -25,6 +25,12 @@ pub(super) struct PlannedService {
     /// The addresses of the instances. Empty if they are still unknown.
     pub(super) addresses: Vec<OnionAddress>,
     pub(super) tag: String,
+    /// The port in the instances' torrc lines. If None, no files are written for the instances.
+    pub(super) torrc: Option<TorrcPort>,
+}
+
+/// The `HiddenServicePort` line of an instance.
+pub(super) struct TorrcPort {
     pub(super) port: u16,
     pub(super) target: String,
 }
@@ -64,14 +70,16 @@ impl Plan {
         let mut services = Vec::new();
         for (service, key) in self.services.iter().zip(&keys) {
             let name = format!("{}.key", key.address.identifier());
-            secret_file::write(&self.output.join(&name), &key.file, false)?;
+            key.write(&self.output.join(&name))?;
             let directory = self.output.join(key.address.identifier());
-            tor_directories::create_private(&directory)?;
             let instances = service.write_instances(&directory, &key.address, self.instance_keys)?;
             writeln!(out, "{}", key.address)?;
             services.push((name, instances));
         }
-        secret_file::write(&config_file, config::write(&services)?.as_bytes(), false)?;
+        secret_file::write(&config_file, config::write(&services).as_bytes(), false)?;
+        if self.services.iter().all(|service| service.torrc.is_none()) {
+            return print_next_steps_without_torrc(&config_file, out);
+        }
         self.print_next_steps(&config_file, out)
     }
 
@@ -96,6 +104,25 @@ impl Plan {
     }
 }
 
+fn print_next_steps_without_torrc(config_file: &Path, out: &mut impl Write) -> Result<(), Failure> {
+    let config_file = config_file.display();
+    writeln!(out, "Done! Successfully generated {config_file}.")?;
+    writeln!(out, "Then enter the instances' addresses in this file. In each instance's torrc, add the line")?;
+    writeln!(out, "HiddenServiceOnionBalanceInstance 1, and put a file ob_config with the line MasterOnionAddress")?;
+    writeln!(out, "and the address above into its HiddenServiceDir.")?;
+    Ok(writeln!(out, "Run: onionbalance --config {config_file}")?)
+}
+
+impl Key {
+    /// Writes the file of the key. A file that already contains this key is left as it is.
+    fn write(&self, path: &Path) -> Result<(), Failure> {
+        if path.exists() && secret_file::read(path)? == self.file {
+            return Ok(());
+        }
+        Ok(secret_file::write(path, &self.file, false)?)
+    }
+}
+
 impl PlannedService {
     fn master_key(&self) -> Result<Key, Failure> {
         let Some(path) = &self.key else {
@@ -107,36 +134,45 @@ impl PlannedService {
         Ok(Key { address: key.address(), file })
     }
 
-    /// Writes the instances' files. Returns the address (or a placeholder) and the name of each
-    /// instance.
+    /// Writes the instances' files into `directory`. Returns the address (or a placeholder) and the
+    /// name of each instance.
     fn write_instances(
         &self,
         directory: &Path,
         master: &OnionAddress,
         with_keys: bool,
     ) -> Result<Vec<(String, String)>, Failure> {
+        let Some(torrc) = &self.torrc else { return Ok(self.without_keys()) };
+        tor_directories::create_private(directory)?;
         if !with_keys {
-            self.write_torrc(directory, master)?;
-            let open = || vec![config::PLACEHOLDER.to_owned(); usize::try_from(self.instances).unwrap_or_default()];
-            let known: Vec<_> = self.addresses.iter().map(ToString::to_string).collect();
-            let addresses = if known.is_empty() { open() } else { known };
-            let named = |(index, address)| (address, format!("{}{}", self.tag, index + 1));
-            return Ok(addresses.into_iter().enumerate().map(named).collect());
+            torrc.write(directory, master)?;
+            return Ok(self.without_keys());
         }
         let make = |index| {
             let name = format!("{}{index}", self.tag);
             let directory = directory.join(&name);
             let key = MasterKey::generate(&mut generator());
             write_tor_directory(&directory, &key, false)?;
-            self.write_torrc(&directory, master)?;
+            torrc.write(&directory, master)?;
             Ok((key.address().to_string(), name))
         };
         (1..=self.instances).map(make).collect()
     }
 
+    /// Returns the address (or a placeholder) and the name of each instance.
+    fn without_keys(&self) -> Vec<(String, String)> {
+        let open = || vec![config::PLACEHOLDER.to_owned(); usize::try_from(self.instances).unwrap_or_default()];
+        let known: Vec<_> = self.addresses.iter().map(ToString::to_string).collect();
+        let addresses = if known.is_empty() { open() } else { known };
+        let named = |(index, address)| (address, format!("{}{}", self.tag, index + 1));
+        addresses.into_iter().enumerate().map(named).collect()
+    }
+}
+
+impl TorrcPort {
     /// Writes `ob_config`, which belongs in the HiddenServiceDir, and `torrc`, whose lines belong
     /// in the torrc of the instance.
-    fn write_torrc(&self, directory: &Path, master: &OnionAddress) -> Result<(), Failure> {
+    fn write(&self, directory: &Path, master: &OnionAddress) -> Result<(), Failure> {
         let torrc = format!(
             "# An instance of {master}.\n\
              # Put the file ob_config into this directory before tor starts.\n\

@@ -1,7 +1,9 @@
 //! The `config` command, which generates a configuration for the stand-alone daemon, like Python
-//! Onionbalance's `onionbalance-config`.
+//! Onionbalance's `onionbalance-config`. The module `python` gives the generator the command line
+//! and the files of `onionbalance-config` itself.
 
 mod generate;
+pub mod python;
 mod questions;
 #[cfg(test)]
 mod tests;
@@ -9,7 +11,7 @@ mod tests;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 
-use self::generate::{Plan, PlannedService};
+use self::generate::{Plan, PlannedService, TorrcPort};
 use self::questions::Questions;
 use super::Failure;
 use crate::onion::OnionAddress;
@@ -93,8 +95,7 @@ fn plan(args: Generate) -> Result<Plan, Failure> {
         instances: args.instances,
         addresses: args.instance.clone(),
         tag: args.tag.clone(),
-        port: args.service_virtual_port,
-        target: target.clone(),
+        torrc: Some(TorrcPort { port: args.service_virtual_port, target: target.clone() }),
     };
     let services = (0..services).map(service).collect();
     Ok(Plan { output: args.output, services, instance_keys: args.instance_keys })

@@ -4,7 +4,7 @@ use std::io::{BufRead, Write};
 use std::str::FromStr;
 
 use super::Generate;
-use super::generate::{Plan, PlannedService};
+use super::generate::{Plan, PlannedService, TorrcPort};
 use crate::tools::Failure;
 
 pub(super) struct Questions<'a, R, W> {
@@ -31,10 +31,17 @@ impl<R: BufRead, W: Write> Questions<'_, R, W> {
         let port: u16 = self.number(&of("port that clients connect to"), port, 1..=u16::MAX)?;
         let target = self.answer(&of("host and port at which the instances reach it"), &format!("127.0.0.1:{port}"))?;
         let key = Some(key).filter(|key| !key.is_empty()).map(Into::into);
-        Ok(PlannedService { key, instances, addresses: Vec::new(), tag, port, target })
+        let torrc = Some(TorrcPort { port, target });
+        Ok(PlannedService { key, instances, addresses: Vec::new(), tag, torrc })
     }
 
-    fn number<N>(&mut self, question: &str, default: &str, range: std::ops::RangeInclusive<N>) -> Result<N, Failure>
+    /// Asks for a number until the answer is in the range.
+    pub(super) fn number<N>(
+        &mut self,
+        question: &str,
+        default: &str,
+        range: std::ops::RangeInclusive<N>,
+    ) -> Result<N, Failure>
     where
         N: FromStr + PartialOrd + std::fmt::Display,
     {
@@ -46,7 +53,8 @@ impl<R: BufRead, W: Write> Questions<'_, R, W> {
         }
     }
 
-    fn answer(&mut self, question: &str, default: &str) -> Result<String, Failure> {
+    /// Asks a question. An empty answer selects the default.
+    pub(super) fn answer(&mut self, question: &str, default: &str) -> Result<String, Failure> {
         match default {
             "" => write!(self.out, "{question}: ")?,
             default => write!(self.out, "{question} [{default}]: ")?,

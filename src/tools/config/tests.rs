@@ -23,6 +23,31 @@ fn generate(words: &[&str], answers: Option<&str>) -> Result<String, String> {
     ended.map(|()| String::from_utf8(out).unwrap()).map_err(|error| error.to_string())
 }
 
+#[derive(Debug, clap::Parser)]
+struct PythonProgram {
+    #[command(flatten)]
+    args: python::Args,
+}
+
+/// Runs the generator as `onionbalance-config`. Returns its standard output and its messages.
+fn generate_like_python(words: &[&str], answers: Option<&str>) -> Result<(String, String), String> {
+    let program = PythonProgram::try_parse_from([&["onionbalance-config"], words].concat());
+    let args = program.map_err(|error| error.to_string())?.args;
+    let (mut out, mut messages) = (Vec::new(), Vec::new());
+    let mut input = answers.unwrap_or_default().as_bytes();
+    let ended = python::run(args, answers.is_some(), &mut input, &mut out, &mut messages);
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    ended.map(|()| (text(out), text(messages))).map_err(|error| error.to_string())
+}
+
+/// Returns the names of the files in a directory, the key first.
+fn files(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = entries.collect();
+    names.sort_by_key(|name| !name.ends_with(".key"));
+    names
+}
+
 fn read(directory: &Path) -> String {
     fs::read_to_string(directory.join("config.yaml")).unwrap()
 }
@@ -123,4 +148,60 @@ fn asks_questions_without_options() {
     let not_asked = folder.path().join("not-asked");
     generate(&["--no-interactive", "--output", not_asked.to_str().unwrap()], Some("")).unwrap();
     assert!(not_asked.join("config.yaml").exists());
+}
+
+/// The inputs are those of the functional tests of Python Onionbalance.
+#[test]
+fn onionbalance_config_writes_only_the_files_of_python_onionbalance() {
+    let folder = tempfile::tempdir().unwrap();
+    let (asked, automatic) = (folder.path().join("asked"), folder.path().join("automatic"));
+    let answers = format!("{}\n1\n\n\n\n", asked.display());
+    let (out, messages) = generate_like_python(&[], Some(&answers)).unwrap();
+    for question in [
+        "store generated config",
+        "Number of services",
+        "path to master service private key",
+        "Number of instance services",
+        "Provide a tag name",
+    ] {
+        assert!(out.contains(question), "{out}");
+    }
+    assert!(messages.contains("entering interactive mode"), "{messages}");
+    assert!(messages.contains("Done! Successfully generated"), "{messages}");
+    let (out, messages) = generate_like_python(&["--output", automatic.to_str().unwrap()], None).unwrap();
+    assert!(out.is_empty() && messages.contains("Done! Successfully generated"), "{out}{messages}");
+    for directory in [asked, automatic] {
+        let files = files(&directory);
+        let [key, config] = files.as_slice() else { panic!("{files:?}") };
+        assert_eq!(config, "config.yaml");
+        let placeholder = crate::config::PLACEHOLDER;
+        let expected = format!(
+            "# Onionbalance Config File\nservices:\n- instances:\n  - address: {placeholder}\n    name: node1\n  - \
+             address: {placeholder}\n    name: node2\n  key: {key}\n"
+        );
+        assert_eq!(read(&directory), expected);
+        let content = fs::read(directory.join(key)).unwrap();
+        assert_eq!(KeyFile::read(&content).unwrap().format(), KeyFormat::Pem);
+    }
+}
+
+#[test]
+fn onionbalance_config_makes_one_service_of_an_existing_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let key = MasterKey::generate(&mut crate::tools::generator());
+    fs::write(path("secret"), key.to_tor_secret_key_file()).unwrap();
+    let words = ["-s", "2", "--key", &path("secret"), "--output", &path("out"), "-v", "error", "-p", "x"];
+    assert_eq!(generate_like_python(&words, None).unwrap(), (String::new(), String::new()));
+    let name = format!("{}.key", key.address().identifier());
+    assert_eq!(files(Path::new(&path("out"))), [name.clone(), "config.yaml".to_owned()]);
+    assert_eq!(fs::read(folder.path().join("out").join(&name)).unwrap(), *key.to_tor_secret_key_file());
+
+    // The same key may be there already, for example after the user has removed the configuration.
+    fs::remove_file(folder.path().join("out/config.yaml")).unwrap();
+    generate_like_python(&words, None).unwrap();
+    fs::remove_file(folder.path().join("out/config.yaml")).unwrap();
+    fs::write(folder.path().join("out").join(&name), "another file").unwrap();
+    let refused = generate_like_python(&words, None).unwrap_err();
+    assert!(refused.contains(&name), "{refused}");
 }
