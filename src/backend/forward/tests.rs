@@ -42,6 +42,7 @@ impl Bench {
             introduction_points: 3,
             drain_timeout_seconds: 0,
             linger_seconds: 0,
+            circuit_limits: None,
         };
         let forwarder = Forwarder::bind(&run_dir, &config, &backend, max_streams).unwrap().connecting_with(connector);
         let traffic = forwarder.traffic();
