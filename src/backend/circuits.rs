@@ -187,7 +187,8 @@ impl Circuits {
             return Err(self.breached(Breach::NewStreams, number, circuit, now));
         }
         circuit.open += 1;
-        let pace = self.limits.bytes.map(|rate| circuit.pace.get_or_insert_with(|| Pace::new(rate, self.start)).clone());
+        let pace =
+            self.limits.bytes.map(|rate| circuit.pace.get_or_insert_with(|| Pace::new(rate, self.start)).clone());
         Ok(CircuitPermit { circuits: self.clone(), number, era: table.era, pace })
     }
 

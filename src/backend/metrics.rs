@@ -82,7 +82,11 @@ fn render_circuits(text: &mut Exposition, circuits: &Circuits) {
     text.sample("circuit_breaches_total", "{limit=\"new_streams\"}", count(rate_breaches));
     text.family("circuit_pauses_total", "counter", "Pauses of streams whose circuit exceeded its bytes per second");
     text.sample("circuit_pauses_total", "", count(pauses));
-    text.family("circuit_closures_total", "counter", "Circuits closed because of repeated breaches or at the app's request");
+    text.family(
+        "circuit_closures_total",
+        "counter",
+        "Circuits closed because of repeated breaches or at the app's request",
+    );
     text.sample("circuit_closures_total", "{cause=\"limits\"}", count(closed_by_limits));
     text.sample("circuit_closures_total", "{cause=\"request\"}", count(closed_by_request));
 }

@@ -82,6 +82,14 @@ pub struct OnionBalancedServiceSpec {
     pub restricted_discovery: Option<RestrictedDiscovery>,
 }
 
+impl OnionBalancedServiceSpec {
+    /// Returns true if the publishers accept the app's requests to close circuits: circuits are
+    /// limited, and the app of at least one port learns their addresses.
+    pub fn closes_circuits(&self) -> bool {
+        self.backends.circuit_limits.is_some() && self.ports.iter().any(|port| port.proxy_protocol.is_some())
+    }
+}
+
 /// One port of the onion address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

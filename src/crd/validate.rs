@@ -202,7 +202,7 @@ fn backends(problems: &mut Problems, backends: &Backends) {
 fn circuit_limits(problems: &mut Problems, limits: &CircuitLimits) {
     let CircuitLimits { open_streams, streams_per_second, stream_burst, bytes_per_second } = limits;
     for (name, number, range) in [
-        ("openStreams", Some(open_streams), 1..=16384),
+        ("openStreams", Some(open_streams), 1..=16384_u32),
         ("streamsPerSecond", streams_per_second.as_ref(), 1..=10000),
         ("streamBurst", stream_burst.as_ref(), 1..=100_000),
         ("bytesPerSecond", bytes_per_second.as_ref(), 16384..=1_000_000_000),

@@ -20,7 +20,9 @@ pub struct CircuitAddress {
 
 /// The error for an address that the PROXY header of an agent cannot contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not the address of a circuit; send the source address of the PROXY header, such as fc00:dead:beef:4dad:d1b3:8b83:0:2a")]
+#[error(
+    "not the address of a circuit; send the source address of the PROXY header, such as fc00:dead:beef:4dad:d1b3:8b83:0:2a"
+)]
 pub struct NoCircuitAddress;
 
 impl CircuitAddress {
@@ -79,7 +81,9 @@ mod tests {
 
     #[test]
     fn other_addresses_are_rejected() {
-        for text in ["", "::1", "192.0.2.1", "fc00:dead:beef:4dae:d1b3:8b83:0:2a", "fc00:dead:beef:4dad:d1b3:8b83:0:2a "] {
+        for text in
+            ["", "::1", "192.0.2.1", "fc00:dead:beef:4dae:d1b3:8b83:0:2a", "fc00:dead:beef:4dad:d1b3:8b83:0:2a "]
+        {
             assert_eq!(text.parse::<CircuitAddress>(), Err(NoCircuitAddress), "{text:?}");
         }
     }

@@ -56,7 +56,8 @@ impl Bench {
         let body = serde_json::to_string(&request).unwrap();
         let mut headers = HeaderMap::new();
         headers.insert(NONCE_HEADER, NONCE.parse().unwrap());
-        headers.insert(MAC_HEADER, token(0).request_mac(POD_UID, METHOD, path, NONCE, body.as_bytes()).parse().unwrap());
+        headers
+            .insert(MAC_HEADER, token(0).request_mac(POD_UID, METHOD, path, NONCE, body.as_bytes()).parse().unwrap());
         Self::parts(close_circuit(State(self.api.clone()), headers, body.into()).await).await
     }
 

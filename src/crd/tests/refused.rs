@@ -116,8 +116,12 @@ pub fn allowed() -> Vec<Value> {
         spec(json!({"backends": {"replicas": 0, "introductionPoints": 20, "introDosDefense": {"burstPerSecond": 25}}})),
         spec(json!({"backends": {"introDosDefense": null, "extraTorrc": torrc, "template": template}})),
         spec(json!({"backends": {"circuitLimits": {}}})),
-        spec(json!({"backends": {"circuitLimits": {"openStreams": 1, "streamsPerSecond": 5, "streamBurst": 5, "bytesPerSecond": 16384}}})),
-        spec(json!({"backends": {"circuitLimits": {"openStreams": 16384, "streamsPerSecond": 10000, "streamBurst": null}}})),
+        spec(
+            json!({"backends": {"circuitLimits": {"openStreams": 1, "streamsPerSecond": 5, "streamBurst": 5, "bytesPerSecond": 16384}}}),
+        ),
+        spec(
+            json!({"backends": {"circuitLimits": {"openStreams": 16384, "streamsPerSecond": 10000, "streamBurst": null}}}),
+        ),
         spec(json!({"frontend": {"extraTorrc": "NumCPUs 1\nUseBridges 1", "template": template}})),
         spec(json!({"backends": {"extraTorrc": longest}, "frontend": {"extraTorrc": longest}})),
         spec(
