@@ -288,7 +288,7 @@ impl DataPlane {
 
     /// Returns the app's token.
     pub fn circuit_token(&self) -> String {
-        self.token.circuit_token().to_string()
+        (*self.token.circuit_token()).clone()
     }
 
     /// Asks the publisher to close a circuit. Returns the status of the response.

@@ -139,3 +139,43 @@ impl Activity {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::circuits::Circuits;
+    use crate::link::CircuitLimits;
+
+    fn permit(bytes_per_second: u32) -> CircuitPermit {
+        let limits = CircuitLimits { open_streams: 8, new_streams: None, bytes_per_second: Some(bytes_per_second) };
+        Circuits::new(64, Some(&limits)).take(1).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_of_a_fast_circuit_is_slowed_down_and_stays_complete() {
+        let permit = &permit(100_000);
+        let data: Vec<u8> = (0..=250).cycle().take(1_000_000).collect();
+        let (counter, activity) = (&AtomicU64::default(), &Activity::new());
+        let mut from = Metered { from: &data[..], counter, activity, permit: Some(permit), pause: None };
+        let mut received = Vec::new();
+        copy(&mut from, &mut received).await.unwrap();
+        assert!(received == data);
+        assert_eq!(counter.load(Ordering::Relaxed), 1_000_000);
+        // The bytes of the first second pass at once.
+        let took = activity.start.elapsed();
+        assert!((Duration::from_secs(9)..Duration::from_millis(9100)).contains(&took), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_pauses_is_not_idle() {
+        let permit = &permit(16_384);
+        let (counter, activity) = (&AtomicU64::default(), &Activity::new());
+        // Another stream of the circuit has moved the bytes of the next 60 s.
+        permit.moved(61 * 16_384);
+        let mut from = Metered { from: &b"x"[..], counter, activity, permit: Some(permit), pause: None };
+        from.read_u8().await.unwrap();
+        activity.idle(Duration::from_secs(15)).await;
+        let took = activity.start.elapsed();
+        assert!(took >= Duration::from_secs(75), "{took:?}");
+    }
+}
