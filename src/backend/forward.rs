@@ -191,7 +191,8 @@ async fn forward(mut stream: UnixStream, port: &ForwarderPort, circuits: &Arc<Ci
     // The permit is held until the stream ends. Without a header, the circuit is unknown.
     let permit = match opening.circuit.map(|circuit| circuits.take(circuit)).transpose() {
         Ok(permit) => permit,
-        Err(breach) => return port.failed("refused a stream", &breach),
+        // The target is not at fault, so the breach is not counted as a failure of the port.
+        Err(breach) => return port.log_failure("refused a stream", &breach),
     };
     let target = match within(CONNECT_TIMEOUT, connector.connect(&port.target)).await {
         Ok(target) => target,
@@ -287,6 +288,10 @@ impl ForwarderPort {
     /// logged as warnings.
     fn failed(&self, what: &str, reason: &dyn std::fmt::Display) {
         self.connect_failures.fetch_add(1, Ordering::Relaxed);
+        self.log_failure(what, reason);
+    }
+
+    fn log_failure(&self, what: &str, reason: &dyn std::fmt::Display) {
         let (port, target) = (self.number, &self.target);
         if let Some(Line { suppressed }) = self.failures.line() {
             tracing::warn!(port, target, suppressed, "{what}: {reason}");

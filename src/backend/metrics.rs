@@ -82,11 +82,7 @@ fn render_circuits(text: &mut Exposition, circuits: &Circuits) {
     text.sample("circuit_breaches_total", "{limit=\"new_streams\"}", count(rate_breaches));
     text.family("circuit_pauses_total", "counter", "Pauses of streams whose circuit exceeded its bytes per second");
     text.sample("circuit_pauses_total", "", count(pauses));
-    text.family(
-        "circuit_closures_total",
-        "counter",
-        "Circuits closed because of repeated breaches or at the app's request",
-    );
+    text.family("circuit_closures_total", "counter", "Circuits closed after repeated breaches or at the app's request");
     text.sample("circuit_closures_total", "{cause=\"limits\"}", count(closed_by_limits));
     text.sample("circuit_closures_total", "{cause=\"request\"}", count(closed_by_request));
 }
@@ -163,7 +159,7 @@ onionbalance_agent_circuit_breaches_total{limit=\"new_streams\"} 0
 # HELP onionbalance_agent_circuit_pauses_total Pauses of streams whose circuit exceeded its bytes per second
 # TYPE onionbalance_agent_circuit_pauses_total counter
 onionbalance_agent_circuit_pauses_total 0
-# HELP onionbalance_agent_circuit_closures_total Circuits closed because of repeated breaches or at the app's request
+# HELP onionbalance_agent_circuit_closures_total Circuits closed after repeated breaches or at the app's request
 # TYPE onionbalance_agent_circuit_closures_total counter
 onionbalance_agent_circuit_closures_total{cause=\"limits\"} 0
 onionbalance_agent_circuit_closures_total{cause=\"request\"} 0
