@@ -1,8 +1,8 @@
 //! The agent's API, which the publisher calls. Requests and responses are both authenticated.
 //!
 //! A request to `POST /v1/sync` carries the publisher's view of the pod. The response carries the
-//! backend's state, and its descriptor if the publisher does not have the newest revision. A request
-//! to `POST /v1/circuits/close` closes a client's circuit.
+//! backend's state, and its descriptor if the publisher does not have the newest revision. A
+//! request to `POST /v1/circuits/close` closes a client's circuit.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};

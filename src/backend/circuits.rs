@@ -248,9 +248,14 @@ impl Circuits {
     /// Forgets all requests and all circuits, because the connection to tor was lost or is new. Tor
     /// may have restarted, and then gives their numbers to other circuits.
     pub fn forget(&self) {
-        self.queue.clear();
+        self.fail_requests();
         let mut table = self.table();
         *table = Table { era: table.era + 1, ..Table::new() };
+    }
+
+    /// Drops all requests to close circuits, because no tor is connected.
+    pub fn fail_requests(&self) {
+        self.queue.clear();
     }
 
     /// Returns the numbers that the metrics show.

@@ -217,7 +217,11 @@ impl Observer {
     /// Clears the state after the connection was lost. Without tor there are no introduction
     /// points, so clients must not be sent to this backend.
     fn connection_lost(&mut self, reason: Unanswered) {
-        self.circuits.forget();
+        if self.state.borrow().answering {
+            self.circuits.forget();
+        } else {
+            self.circuits.fail_requests();
+        }
         let mut killed = false;
         match reason {
             // Tor may not have started yet.

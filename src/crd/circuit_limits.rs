@@ -36,7 +36,8 @@ pub struct CircuitLimits {
 }
 
 impl CircuitLimits {
-    /// Returns the rate of new streams per second and its burst, or None if the rate is not limited.
+    /// Returns the rate of new streams per second and its burst, or None if the rate is not
+    /// limited.
     pub fn new_streams(&self) -> Option<(u32, u32)> {
         self.streams_per_second.map(|rate| (rate, self.stream_burst.unwrap_or(rate.saturating_mul(10))))
     }

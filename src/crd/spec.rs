@@ -198,8 +198,8 @@ pub struct Backends {
     /// Tor's denial-of-service defence at the introduction points. If absent, the defence is off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub intro_dos_defense: Option<IntroDosDefense>,
-    /// Limits for each client's circuit, which the agent enforces. If absent, tor limits a circuit to
-    /// 256 open streams and refuses more.
+    /// Limits for each client's circuit, which the agent enforces. If absent, tor limits a circuit
+    /// to 256 open streams and refuses more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub circuit_limits: Option<CircuitLimits>,
     /// Additional torrc lines for each backend's tor and its onion service, one option per line.

@@ -58,8 +58,8 @@ pub(super) enum AgentReport {
     Silent,
 }
 
-/// Polls the agent of each pod in `orders` until the publisher stops. Records the agents that answer
-/// in `directory`.
+/// Polls the agent of each pod in `orders` until the publisher stops. Records the agents that
+/// answer in `directory`.
 pub(super) async fn run(
     client: SyncClient,
     directory: AgentDirectory,

@@ -35,18 +35,19 @@ impl Abuser<'_> {
     /// streams are ignored, because the service is expected to end them.
     pub async fn abuse(self, end: Instant) {
         let part = end.saturating_duration_since(Instant::now()) / 3;
-        self.many(STREAMS, end - 2 * part, async |abuser| abuser.hold(end - 2 * part).await).await;
-        self.many(FLOOD, end - part, async |abuser| abuser.knock().await).await;
-        self.many(STREAMS, end, async |abuser| abuser.read_slowly().await).await;
+        let second = Duration::from_secs(1);
+        self.many(STREAMS, second, end - 2 * part, async |abuser| abuser.hold(end - 2 * part).await).await;
+        self.many(FLOOD, second / 10, end - part, async |abuser| abuser.knock().await).await;
+        self.many(STREAMS, second, end, async |abuser| abuser.read_slowly().await).await;
     }
 
-    /// Repeats an action in `count` tasks until `end`.
-    async fn many(self, count: usize, end: Instant, action: impl AsyncFn(Self) -> Result<()>) {
+    /// Repeats an action `count` times at the same time until `end`. The pauses keep the abuser's
+    /// own tor, on the same machine as the service, from taking all of the processors.
+    async fn many(self, count: usize, pause: Duration, end: Instant, action: impl AsyncFn(Self) -> Result<()>) {
         let repeat = async || {
             while Instant::now() < end {
-                if action(self).await.is_err() {
-                    sleep(Duration::from_millis(20)).await;
-                }
+                let _ = action(self).await;
+                sleep(pause).await;
             }
         };
         // Whatever is unfinished at the end is dropped.

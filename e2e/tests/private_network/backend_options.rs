@@ -1,5 +1,6 @@
-//! Checks optional settings of the backends' onion services: the PROXY header, the limits of circuits,
-//! and tor's defence at the introduction points. The tor processes run with the operator's torrc.
+//! Checks optional settings of the backends' onion services: the PROXY header, the limits of
+//! circuits, and tor's defence at the introduction points. The tor processes run with the
+//! operator's torrc.
 
 use std::collections::BTreeSet;
 use std::net::Ipv6Addr;

@@ -49,7 +49,8 @@ pub async fn only_the_right_circuit_is_closed(plane: &DataPlane) -> Result<()> {
     client.remove().await
 }
 
-/// Checks that the app's request closes its circuit at once, and that it does nothing a second time.
+/// Checks that the app's request closes its circuit at once, and that a second request does
+/// nothing.
 async fn closed_by_request(plane: &DataPlane, mut victim: Held) -> Result<()> {
     let address = victim.circuit.address.to_string();
     ensure!(plane.close_circuit("00", &address).await? == 401, "another token must be refused");

@@ -1,5 +1,5 @@
-//! Copies the data of one stream in both directions, slows down a stream whose circuit moves too many
-//! bytes, and ends an idle stream.
+//! Copies the data of one stream in both directions, slows down a stream whose circuit moves too
+//! many bytes, and ends an idle stream.
 
 use std::io;
 use std::pin::{Pin, pin};

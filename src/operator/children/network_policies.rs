@@ -1,7 +1,7 @@
 //! The `NetworkPolicy` of each component. Only a service's publishers may connect to its agents.
-//! Everyone may connect to the probes, and the configured peers may connect to the metrics. The pods
-//! of the namespace may ask the publishers to close circuits, if the publishers accept this. Tor does
-//! not listen on any port, and its outgoing connections are not restricted.
+//! Everyone may connect to the probes, and the configured peers may connect to the metrics. The
+//! pods of the namespace may ask the publishers to close circuits, if the publishers accept this.
+//! Tor does not listen on any port, and its outgoing connections are not restricted.
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,5 @@
-//! The headless Service of each component, through which a scraper can find the pods' metrics, and the
-//! app the publishers.
+//! The headless Service of each component, through which a scraper can find the pods' metrics, and
+//! the app can find the publishers.
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;

@@ -51,7 +51,7 @@ impl Fault for Abuse {
         Box::pin(async move {
             Ok(ActiveFault::new(Instant::now(), BTreeSet::new()).with_findings(async move {
                 let mut client = take_client(stage).await?;
-                let mut moments = calm_then_abused(stage, &mut client, "abuser without limits").await?;
+                let mut moments = calm_then_abused(stage, &mut client, "abuser without limits").await?.to_vec();
                 set_limits(stage, LIMITS).await?;
                 sleep(SETTLED).await;
                 moments.extend(calm_then_abused(stage, &mut client, "abuser with limits").await?);
