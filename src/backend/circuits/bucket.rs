@@ -50,7 +50,7 @@ impl Bucket {
     }
 
     /// Returns true if the bucket is full. A full bucket equals a new one.
-    pub(super) fn is_full(&self, now: u64) -> bool {
+    pub(super) fn is_full(self, now: u64) -> bool {
         self.full_at <= now
     }
 }

@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn the_app_gets_a_token_if_it_can_name_limited_circuits() {
-        let secret = |limits| {
+        let secret = |limits: serde_json::Value| {
             let mut fixture = Fixture::of(&json!({"backends": {"circuitLimits": limits}}));
             let before = circuit_secret(&fixture.inputs(), &fixture.token);
             assert_eq!(before, None, "no port has the header");
