@@ -36,9 +36,9 @@ impl Abuser<'_> {
     pub async fn abuse(self, end: Instant) {
         let part = end.saturating_duration_since(Instant::now()) / 3;
         let second = Duration::from_secs(1);
-        self.many(STREAMS, second, end - 2 * part, async |abuser| abuser.hold(end - 2 * part).await).await;
-        self.many(FLOOD, second / 10, end - part, async |abuser| abuser.knock().await).await;
-        self.many(STREAMS, second, end, async |abuser| abuser.read_slowly().await).await;
+        self.many(STREAMS, second, end - 2 * part, async |abuser: Self| abuser.hold(end - 2 * part).await).await;
+        self.many(FLOOD, second / 10, end - part, async |abuser: Self| abuser.knock().await).await;
+        self.many(STREAMS, second, end, async |abuser: Self| abuser.read_slowly().await).await;
     }
 
     /// Repeats an action `count` times at the same time until `end`. The pauses keep the abuser's
