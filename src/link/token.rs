@@ -97,7 +97,7 @@ impl AgentToken {
     /// Returns the token with which the app authenticates its requests to close circuits, as 64
     /// hexadecimal digits. The token cannot be used for anything else.
     pub fn circuit_token(&self) -> Zeroizing<String> {
-        Zeroizing::new(self.mac(&[b"circuit-token"]))
+        Zeroizing::new(self.mac(&[b"circuit-token".as_slice()]))
     }
 
     /// Computes HMAC-SHA256 over the length (8 bytes, big-endian) and the bytes of each field, so
