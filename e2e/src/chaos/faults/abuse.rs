@@ -64,7 +64,7 @@ impl Fault for Abuse {
     }
 
     fn figures(&self, seen: &Observed) -> Vec<Figure> {
-        let [unlimited, limited] = [0, 3].map(|first| seen.moments.get(first..first + 3));
+        let [unlimited, limited] = [0, 3].map(|first: usize| seen.moments.get(first..first + 3));
         let figures = [("unlimited", unlimited), ("honest", limited)].map(|(word, moments)| {
             let Some([calm, abused, end]) = moments else { return Vec::new() };
             let median =
