@@ -48,6 +48,7 @@ impl Agent {
             introduction_points: 3,
             drain_timeout_seconds: 1,
             linger_seconds: 1,
+            circuit_limits: None,
         };
         let (config_file, token_file, run) = (dir.join("agent.yaml"), dir.join("token"), dir.join("run"));
         fs::write(&config_file, config.to_yaml()?)?;

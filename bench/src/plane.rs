@@ -113,6 +113,7 @@ impl Plane {
             introduction_points: 3,
             drain_timeout_seconds: 1,
             linger_seconds: 1,
+            circuit_limits: None,
         };
         let (config_file, token_file) = (dir.join("agent.yaml"), dir.join("token"));
         fs::write(&config_file, config.to_yaml()?)?;

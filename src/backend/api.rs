@@ -1,8 +1,8 @@
-//! The agent's API: `POST /v1/sync`, which the publisher calls. Requests and responses are both
-//! authenticated.
+//! The agent's API, which the publisher calls. Requests and responses are both authenticated.
 //!
-//! The request carries the publisher's view of the pod. The response carries the backend's state,
-//! and its descriptor if the publisher does not have the newest revision.
+//! A request to `POST /v1/sync` carries the publisher's view of the pod. The response carries the
+//! backend's state, and its descriptor if the publisher does not have the newest revision. A
+//! request to `POST /v1/circuits/close` closes a client's circuit.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,12 +17,14 @@ use axum::routing::post;
 use tokio::sync::watch;
 
 use super::AgentError;
+use super::circuits::{Circuits, Closure};
 use super::drain::Drain;
 use super::forward::Traffic;
 use super::observer::TorState;
 use crate::common::log_limit::{Line, LogLimit};
 use crate::link::{
-    AgentToken, LinkError, MAC_HEADER, MAX_REQUEST_BYTES, NONCE_HEADER, SYNC_PATH, SyncRequest, SyncResponse,
+    AgentToken, CLOSE_PATH, CloseRequest, LinkError, MAC_HEADER, MAX_REQUEST_BYTES, NONCE_HEADER, SYNC_PATH,
+    SyncRequest, SyncResponse,
 };
 use crate::onion::OnionAddress;
 
@@ -40,7 +42,10 @@ pub struct Api {
     tor: watch::Receiver<TorState>,
     drain: Arc<Drain>,
     traffic: Arc<Traffic>,
+    circuits: Arc<Circuits>,
     sequences: Mutex<Sequences>,
+    /// The sequence numbers of the requests to close circuits.
+    closing_sequences: Mutex<Sequences>,
     /// The limit for the errors about an unreadable token, which every request can cause.
     token_errors: LogLimit,
 }
@@ -55,9 +60,20 @@ impl Api {
         tor: watch::Receiver<TorState>,
         drain: Arc<Drain>,
         traffic: Arc<Traffic>,
+        circuits: Arc<Circuits>,
     ) -> Result<Self, AgentError> {
-        let (sequences, token_errors) = (Mutex::default(), LogLimit::default());
-        let api = Self { pod_uid, token_file, address, tor, drain, traffic, sequences, token_errors };
+        let api = Self {
+            pod_uid,
+            token_file,
+            address,
+            tor,
+            drain,
+            traffic,
+            circuits,
+            sequences: Mutex::default(),
+            closing_sequences: Mutex::default(),
+            token_errors: LogLimit::default(),
+        };
         api.read_token()?;
         Ok(api)
     }
@@ -66,6 +82,7 @@ impl Api {
     pub fn router(self) -> Router {
         Router::new()
             .route(SYNC_PATH, post(sync))
+            .route(CLOSE_PATH, post(close_circuit))
             .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
             .with_state(Arc::new(self))
     }
@@ -77,6 +94,30 @@ impl Api {
         let with_path = |error: &dyn std::fmt::Display| format!("cannot read the agent token {path}: {error}");
         let text = std::fs::read(&self.token_file).map(zeroize::Zeroizing::new).map_err(|error| with_path(&error))?;
         Ok(AgentToken::from_hex(&text).map_err(|error| with_path(&error))?)
+    }
+
+    /// Authenticates the sender of a request. Returns the refusal if the request is not authentic.
+    fn caller<'a>(
+        &'a self,
+        path: &'static str,
+        headers: &'a HeaderMap,
+        body: &[u8],
+    ) -> Result<Caller<'a>, (StatusCode, String)> {
+        let token = self.read_token().map_err(|error| {
+            if let Some(Line { suppressed }) = self.token_errors.line() {
+                tracing::error!(suppressed, "could not authenticate an API request: {error}");
+            }
+            (StatusCode::SERVICE_UNAVAILABLE, "the agent has no token\n".to_owned())
+        })?;
+        match authenticate(&token, &self.pod_uid, path, headers, body) {
+            Ok(nonce) => Ok(Caller { token, pod_uid: &self.pod_uid, path, nonce }),
+            Err(error) => {
+                // This is only a debug message, because anyone in the cluster can trigger it. A
+                // publisher logs its own rejected requests.
+                tracing::debug!(%error, "rejected an API request");
+                Err((StatusCode::UNAUTHORIZED, format!("{error}\n")))
+            }
+        }
     }
 
     fn answer(&self, request: &SyncRequest) -> SyncResponse {
@@ -95,30 +136,15 @@ impl Api {
 }
 
 async fn sync(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> Response {
-    let token = match api.read_token() {
-        Ok(token) => token,
-        Err(error) => {
-            if let Some(Line { suppressed }) = api.token_errors.line() {
-                tracing::error!(suppressed, "could not authenticate an API request: {error}");
-            }
-            return (StatusCode::SERVICE_UNAVAILABLE, "the agent has no token\n").into_response();
-        }
-    };
-    let caller = match authenticate(&token, &api.pod_uid, &headers, &body) {
-        Ok(nonce) => Caller { token: &token, pod_uid: &api.pod_uid, nonce },
-        Err(error) => {
-            // This is only a debug message, because anyone in the cluster can trigger it. A
-            // publisher logs its own rejected requests.
-            tracing::debug!(%error, "rejected an API request");
-            return (StatusCode::UNAUTHORIZED, format!("{error}\n")).into_response();
-        }
+    let caller = match api.caller(SYNC_PATH, &headers, &body) {
+        Ok(caller) => caller,
+        Err(refusal) => return refusal.into_response(),
     };
     let request: SyncRequest = match serde_json::from_slice(&body) {
         Ok(request) => request,
         Err(error) => return caller.reply(StatusCode::BAD_REQUEST, "text/plain", format!("{error}\n")),
     };
-    if let Err(last) = api.sequences.lock().unwrap_or_else(PoisonError::into_inner).advance(&request) {
-        let problem = format!("sequence number {} is not greater than the previous one, {last}\n", request.sequence);
+    if let Err(problem) = advance(&api.sequences, &request.publisher, request.sequence) {
         return caller.reply(StatusCode::CONFLICT, "text/plain", problem);
     }
     api.drain.heard(request.leading, request.phase);
@@ -128,30 +154,59 @@ async fn sync(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> R
     }
 }
 
+async fn close_circuit(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> Response {
+    let caller = match api.caller(CLOSE_PATH, &headers, &body) {
+        Ok(caller) => caller,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let request: CloseRequest = match serde_json::from_slice(&body) {
+        Ok(request) => request,
+        Err(error) => return caller.reply(StatusCode::BAD_REQUEST, "text/plain", format!("{error}\n")),
+    };
+    if let Err(problem) = advance(&api.closing_sequences, &request.publisher, request.sequence) {
+        return caller.reply(StatusCode::CONFLICT, "text/plain", problem);
+    }
+    let (status, text) = match api.circuits.close(request.circuit).await {
+        Closure::Closed => (StatusCode::OK, "closed\n"),
+        Closure::Unknown => (StatusCode::NOT_FOUND, "the circuit has ended, or had no stream lately\n"),
+        Closure::NoAnswer => (StatusCode::SERVICE_UNAVAILABLE, "tor did not answer\n"),
+    };
+    caller.reply(status, "text/plain", text.to_owned())
+}
+
+/// Records the sequence number of a request. Returns the problem if the number is not greater than
+/// the previous one of the same publisher.
+fn advance(sequences: &Mutex<Sequences>, publisher: &str, sequence: u64) -> Result<(), String> {
+    let advanced = sequences.lock().unwrap_or_else(PoisonError::into_inner).advance(publisher, sequence);
+    advanced.map_err(|last| format!("sequence number {sequence} is not greater than the previous one, {last}\n"))
+}
+
 /// Checks the MAC of a request and returns its nonce.
 fn authenticate<'a>(
     token: &AgentToken,
     pod_uid: &str,
+    path: &str,
     headers: &'a HeaderMap,
     body: &[u8],
 ) -> Result<&'a str, LinkError> {
     let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let nonce = header(NONCE_HEADER).ok_or(LinkError::NotAuthentic)?;
-    AgentToken::verify(&token.request_mac(pod_uid, METHOD, SYNC_PATH, nonce, body), header(MAC_HEADER))?;
+    AgentToken::verify(&token.request_mac(pod_uid, METHOD, path, nonce, body), header(MAC_HEADER))?;
     Ok(nonce)
 }
 
 /// The sender of an authenticated request, to which the agent sends authenticated responses.
 struct Caller<'a> {
-    token: &'a AgentToken,
+    token: AgentToken,
     pod_uid: &'a str,
+    path: &'static str,
     nonce: &'a str,
 }
 
 impl Caller<'_> {
     fn reply(&self, status: StatusCode, content_type: &'static str, body: String) -> Response {
         let mac =
-            self.token.response_mac(self.pod_uid, METHOD, SYNC_PATH, self.nonce, status.as_u16(), body.as_bytes());
+            self.token.response_mac(self.pod_uid, METHOD, self.path, self.nonce, status.as_u16(), body.as_bytes());
         (status, [(MAC_HEADER, mac.as_str()), (CONTENT_TYPE.as_str(), content_type)], body).into_response()
     }
 }
@@ -163,17 +218,17 @@ struct Sequences(Vec<(String, u64)>);
 impl Sequences {
     /// Records the sequence number of a request. Returns the previous number as an error if the new
     /// one is not greater.
-    fn advance(&mut self, request: &SyncRequest) -> Result<(), u64> {
-        if let Some(index) = self.0.iter().position(|(publisher, _)| *publisher == request.publisher) {
+    fn advance(&mut self, publisher: &str, sequence: u64) -> Result<(), u64> {
+        if let Some(index) = self.0.iter().position(|(known, _)| known == publisher) {
             let (_, last) = self.0[index];
-            if request.sequence <= last {
+            if sequence <= last {
                 return Err(last);
             }
             self.0.remove(index);
         } else if self.0.len() >= MAX_PUBLISHERS {
             self.0.remove(0);
         }
-        self.0.push((request.publisher.clone(), request.sequence));
+        self.0.push((publisher.to_owned(), sequence));
         Ok(())
     }
 }

@@ -22,13 +22,14 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{sleep, timeout};
 
 use super::AgentError;
+use super::circuits::Circuits;
 use super::connect::Connector;
 use super::paths::RunDir;
 use super::proxy_header;
 use crate::common::log_limit::{Line, LogLimit};
 use crate::link::{AgentConfig, ForwardedPort};
 use crate::onion::OnionAddress;
-use quota::{Circuits, PortQuota};
+use quota::PortQuota;
 
 /// The longest time that a connection attempt to a target may take. Tor clients give up on a stream
 /// after about the same time.
@@ -109,7 +110,7 @@ impl Forwarder {
         backend: &OnionAddress,
         max_streams: usize,
     ) -> Result<Self, AgentError> {
-        let exported = AgentConfig::exports_circuit_id(&config.ports);
+        let exported = AgentConfig::exports_circuit_id(&config.ports, config.circuit_limits.is_some());
         let quotas = quota::divide(max_streams, config.ports.len());
         let listeners = config.ports.iter().zip(quotas).map(|(port, quota)| {
             let path = run_dir.forward_socket(port.port);
@@ -125,12 +126,18 @@ impl Forwarder {
         let listeners: Vec<_> = listeners.collect::<Result<_, AgentError>>()?;
         let ports = listeners.iter().map(|listener| listener.port.clone()).collect();
         let traffic = Arc::new(Traffic { ports, ..Traffic::default() });
-        Ok(Self { listeners, traffic, circuits: Circuits::new(max_streams), connector: Arc::default() })
+        let circuits = Circuits::new(max_streams, config.circuit_limits.as_ref());
+        Ok(Self { listeners, traffic, circuits, connector: Arc::default() })
     }
 
     /// Returns the counters of the forwarded traffic.
     pub fn traffic(&self) -> Arc<Traffic> {
         self.traffic.clone()
+    }
+
+    /// Returns the circuits of the clients.
+    pub fn circuits(&self) -> Arc<Circuits> {
+        self.circuits.clone()
     }
 
     /// Replaces the connector. Without this call, the forwarder connects to any address.
@@ -182,17 +189,18 @@ async fn forward(mut stream: UnixStream, port: &ForwarderPort, circuits: &Arc<Ci
         Err(error) => return port.failed("refused a stream without a PROXY header", &error),
     };
     // The permit is held until the stream ends. Without a header, the circuit is unknown.
-    let permit = opening.circuit.map(|circuit| circuits.take(circuit));
-    if matches!(permit, Some(None)) {
-        return port.failed("refused a stream", &"too many streams of one circuit are open");
-    }
+    let permit = match opening.circuit.map(|circuit| circuits.take(circuit)).transpose() {
+        Ok(permit) => permit,
+        // The target is not at fault, so the breach is not counted as a failure of the port.
+        Err(breach) => return port.log_failure("refused a stream", &breach),
+    };
     let target = match within(CONNECT_TIMEOUT, connector.connect(&port.target)).await {
         Ok(target) => target,
         Err(error) => return port.failed("could not connect to the target", &error),
     };
     // Tor sends small cells, so waiting for more data would only add delay.
     let _ = target.set_nodelay(true);
-    if let Err(error) = relay::copy_both_ways(stream, &opening.bytes, target, port).await {
+    if let Err(error) = relay::copy_both_ways(stream, &opening.bytes, target, port, permit.as_ref()).await {
         tracing::debug!(port = port.number, %error, "a stream ended with an error");
     }
 }
@@ -280,6 +288,10 @@ impl ForwarderPort {
     /// logged as warnings.
     fn failed(&self, what: &str, reason: &dyn std::fmt::Display) {
         self.connect_failures.fetch_add(1, Ordering::Relaxed);
+        self.log_failure(what, reason);
+    }
+
+    fn log_failure(&self, what: &str, reason: &dyn std::fmt::Display) {
         let (port, target) = (self.number, &self.target);
         if let Some(Line { suppressed }) = self.failures.line() {
             tracing::warn!(port, target, suppressed, "{what}: {reason}");

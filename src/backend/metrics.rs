@@ -9,24 +9,25 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::sync::watch;
 
+use super::circuits::{Circuits, Counters};
 use super::forward::{ForwarderPort, Traffic};
 use super::observer::TorState;
 use crate::common::exposition::{Exposition, escaped};
 use crate::common::http;
 
 type Counter = fn(&ForwarderPort) -> &AtomicU64;
-type Sources = (watch::Receiver<TorState>, Arc<Traffic>);
+type Sources = (watch::Receiver<TorState>, Arc<Traffic>, Arc<Circuits>);
 
 /// Returns the router of the metrics server.
-pub fn router(tor: watch::Receiver<TorState>, traffic: Arc<Traffic>) -> Router {
-    Router::new().route("/metrics", get(metrics)).with_state((tor, traffic))
+pub fn router(tor: watch::Receiver<TorState>, traffic: Arc<Traffic>, circuits: Arc<Circuits>) -> Router {
+    Router::new().route("/metrics", get(metrics)).with_state((tor, traffic, circuits))
 }
 
-async fn metrics(State((tor, traffic)): State<Sources>) -> impl IntoResponse {
-    http::metrics(render(&tor.borrow(), traffic.ports()))
+async fn metrics(State((tor, traffic, circuits)): State<Sources>) -> impl IntoResponse {
+    http::metrics(render(&tor.borrow(), traffic.ports(), &circuits))
 }
 
-fn render(tor: &TorState, ports: &[Arc<ForwarderPort>]) -> String {
+fn render(tor: &TorState, ports: &[Arc<ForwarderPort>], circuits: &Circuits) -> String {
     let mut text = Exposition::new("onionbalance_agent");
     text.family("tor_up", "gauge", "1 if tor answers on its control socket");
     text.sample("tor_up", "", u64::from(tor.answering));
@@ -65,7 +66,25 @@ fn render(tor: &TorState, ports: &[Arc<ForwarderPort>]) -> String {
             text.sample("bytes_total", &labels, bytes.load(Ordering::Relaxed));
         }
     }
+    render_circuits(&mut text, circuits);
     text.finish()
+}
+
+/// Adds the metrics of the clients' circuits. No circuit has a label of its own, because clients
+/// could then create any number of time series.
+fn render_circuits(text: &mut Exposition, circuits: &Circuits) {
+    let Counters { open_breaches, rate_breaches, pauses, closed_by_limits, closed_by_request } = circuits.counters();
+    text.family("client_circuits", "gauge", "Circuits of clients with open streams, if tor exports their numbers");
+    text.sample("client_circuits", "", circuits.open() as u64);
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    text.family("circuit_breaches_total", "counter", "Streams refused because their circuit exceeded a limit");
+    text.sample("circuit_breaches_total", "{limit=\"open_streams\"}", count(open_breaches));
+    text.sample("circuit_breaches_total", "{limit=\"new_streams\"}", count(rate_breaches));
+    text.family("circuit_pauses_total", "counter", "Pauses of streams whose circuit exceeded its bytes per second");
+    text.sample("circuit_pauses_total", "", count(pauses));
+    text.family("circuit_closures_total", "counter", "Circuits closed after repeated breaches or at the app's request");
+    text.sample("circuit_closures_total", "{cause=\"limits\"}", count(closed_by_limits));
+    text.sample("circuit_closures_total", "{cause=\"request\"}", count(closed_by_request));
 }
 
 fn labels(port: &ForwarderPort) -> String {
@@ -92,7 +111,11 @@ mod tests {
         let port = ForwarderPort::for_tests(80, "web:80");
         port.open.store(4, Ordering::Relaxed);
         port.bytes_out.store(5, Ordering::Relaxed);
-        let text = render(&tor, &[Arc::new(port)]);
+        let circuits = Circuits::new(8, None);
+        let open = circuits.take(1).unwrap();
+        assert!(circuits.take(1).is_err());
+        let text = render(&tor, &[Arc::new(port)], &circuits);
+        drop(open);
         assert_eq!(page::families(&text), page::documented("onionbalance_agent"), "see docs/metrics.md");
         let expected = "\
 # HELP onionbalance_agent_tor_up 1 if tor answers on its control socket
@@ -126,6 +149,20 @@ onionbalance_agent_connect_failures_total{port=\"80\"} 0
 # TYPE onionbalance_agent_bytes_total counter
 onionbalance_agent_bytes_total{port=\"80\",direction=\"in\"} 0
 onionbalance_agent_bytes_total{port=\"80\",direction=\"out\"} 5
+# HELP onionbalance_agent_client_circuits Circuits of clients with open streams, if tor exports their numbers
+# TYPE onionbalance_agent_client_circuits gauge
+onionbalance_agent_client_circuits 1
+# HELP onionbalance_agent_circuit_breaches_total Streams refused because their circuit exceeded a limit
+# TYPE onionbalance_agent_circuit_breaches_total counter
+onionbalance_agent_circuit_breaches_total{limit=\"open_streams\"} 1
+onionbalance_agent_circuit_breaches_total{limit=\"new_streams\"} 0
+# HELP onionbalance_agent_circuit_pauses_total Pauses of streams whose circuit exceeded its bytes per second
+# TYPE onionbalance_agent_circuit_pauses_total counter
+onionbalance_agent_circuit_pauses_total 0
+# HELP onionbalance_agent_circuit_closures_total Circuits closed after repeated breaches or at the app's request
+# TYPE onionbalance_agent_circuit_closures_total counter
+onionbalance_agent_circuit_closures_total{cause=\"limits\"} 0
+onionbalance_agent_circuit_closures_total{cause=\"request\"} 0
 ";
         assert_eq!(text, expected);
     }
@@ -143,6 +180,7 @@ onionbalance_agent_bytes_total{port=\"80\",direction=\"out\"} 5
                 mended: Mended::default(),
             },
             &[Arc::new(port)],
+            &Circuits::new(8, None),
         );
         assert!(text.contains("\nonionbalance_agent_streams_total{port=\"443\",name=\"https\"} 0\n"), "{text}");
         assert!(text.contains("_bytes_total{port=\"443\",name=\"https\",direction=\"in\"} 0\n"), "{text}");

@@ -7,10 +7,13 @@
 //! ```
 //!
 //! The observer tracks tor's state, kills a frozen tor and repairs a stalled onion service. The
-//! forwarder carries the streams. The drain rule evaluates the publishers' reports, which arrive
-//! through the API. Apart from these reports, the three HTTP servers only read state.
+//! forwarder carries the streams and limits those of each circuit. The observer closes the circuits
+//! that breach their limits repeatedly, and those that the app no longer wants. The drain rule
+//! evaluates the publishers' reports, which arrive through the API, as the app's requests do. Apart
+//! from these, the three HTTP servers only read state.
 
 mod api;
+mod circuits;
 mod connect;
 mod drain;
 mod forward;
@@ -149,7 +152,8 @@ async fn serve(args: Serve, run_dir: &RunDir, tor_data_dir: &Path, config: Agent
     let streams = Shares::of_this_process().streams;
     let forwarder = Forwarder::bind(run_dir, &config, &address, streams)?.connecting_with(connector);
     let traffic = forwarder.traffic();
-    let observer = Observer::new(run_dir, address, system::random());
+    let circuits = forwarder.circuits();
+    let observer = Observer::new(run_dir, address, system::random(), circuits.clone());
     let (tor, pulse) = (observer.watch(), observer.pulse());
     let times = DrainTimes {
         linger: Duration::from_secs(config.linger_seconds.into()),
@@ -157,9 +161,9 @@ async fn serve(args: Serve, run_dir: &RunDir, tor_data_dir: &Path, config: Agent
     };
     let drain = Arc::new(Drain::new(times, traffic.watch_open()));
 
-    let api = Api::new(pod_uid, args.token, address, tor.clone(), drain.clone(), traffic.clone())?;
+    let api = Api::new(pod_uid, args.token, address, tor.clone(), drain.clone(), traffic.clone(), circuits.clone())?;
     let probes = probes::router(tor.clone(), pulse, drain);
-    let metrics = metrics::router(tor, traffic).merge(tor_metrics::router(args.tor_metrics_port));
+    let metrics = metrics::router(tor, traffic, circuits).merge(tor_metrics::router(args.tor_metrics_port));
     let stop = CancellationToken::new();
     let mut servers = JoinSet::new();
     for (router, port) in [(api.router(), args.api_port), (probes, args.probe_port), (metrics, args.metrics_port)] {

@@ -1,14 +1,17 @@
 //! The observer, which polls tor's state once a second, and immediately after tor has created a
-//! descriptor. It also repairs an onion service that has stalled.
+//! descriptor. It also repairs an onion service that has stalled, and passes the requests to close
+//! circuits to tor.
 
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
+use super::circuits::{Cause, Circuits, CloseRequest};
 use super::paths::RunDir;
 use super::points::{Points, open};
 use super::pulse::Pulse;
@@ -61,12 +64,16 @@ pub struct Observer {
     complaint: Complaint,
     /// The limit for the lines about changed introduction points.
     changes: LogLimit,
+    circuits: Arc<Circuits>,
+    /// The limit for the lines about closed circuits, which clients can cause.
+    closures: LogLimit,
 }
 
 impl Observer {
     /// Creates an observer for the tor whose control socket is in `run_dir`. `boot` is a random
-    /// number that is chosen whenever the agent starts.
-    pub fn new(run_dir: &RunDir, address: OnionAddress, boot: u64) -> Self {
+    /// number that is chosen whenever the agent starts. `circuits` holds the requests to close
+    /// circuits.
+    pub fn new(run_dir: &RunDir, address: OnionAddress, boot: u64, circuits: Arc<Circuits>) -> Self {
         let points = Points::new(boot);
         let state = TorState { answering: false, bootstrapped: 0, points, kills: 0, mended: Mended::default() };
         let pulse = Pulse::new();
@@ -79,6 +86,8 @@ impl Observer {
             pulse,
             complaint: Complaint::default(),
             changes: LogLimit::default(),
+            circuits,
+            closures: LogLimit::default(),
         }
     }
 
@@ -109,17 +118,23 @@ impl Observer {
         self.watchdog.answer(client.set_events(&["HS_DESC"])).await?;
         let testing = self.watchdog.answer(client.get_conf("TestingTorNetwork")).await?;
         let mut mender = Mender::new(self.address, NetworkKind::from_option(&testing));
+        self.circuits.forget();
         self.complaint.settle();
         tracing::info!("connected to tor");
         loop {
             self.poll(&client).await?;
             self.mend(&client, &mut mender).await?;
-            self.wait_for_next_poll(&mut events).await?;
+            self.wait_for_next_poll(&client, &mut events).await?;
         }
     }
 
-    /// Waits until the polling interval ends or tor reports a new descriptor.
-    async fn wait_for_next_poll(&self, events: &mut mpsc::Receiver<Event>) -> Result<(), Unanswered> {
+    /// Waits until the polling interval ends or tor reports a new descriptor, and closes circuits
+    /// meanwhile.
+    async fn wait_for_next_poll(
+        &mut self,
+        client: &Client,
+        events: &mut mpsc::Receiver<Event>,
+    ) -> Result<(), Unanswered> {
         let starting = self.state.borrow().points.count() == 0;
         let mut pause = pin!(sleep(if starting { POLL_AT_START } else { POLL }));
         loop {
@@ -134,8 +149,24 @@ impl Observer {
                     }
                     Some(_) => {}
                 },
+                request = self.circuits.next_request() => self.close_circuit(client, request).await?,
             }
         }
+    }
+
+    /// Asks tor to close a circuit. The circuit may have ended meanwhile.
+    async fn close_circuit(&mut self, client: &Client, request: CloseRequest) -> Result<(), Unanswered> {
+        let number = request.circuit.to_string();
+        let mut tor = WatchedClient::new(client, &mut self.watchdog);
+        let closed = tor.answer(client.close_used_circuit(&number)).await?.is_some();
+        if closed && let Some(Line { suppressed }) = self.closures.line() {
+            match request.cause {
+                Cause::Limits => tracing::info!(suppressed, "closed a circuit that breached its limits repeatedly"),
+                Cause::Request => tracing::info!(suppressed, "closed a circuit at the request of the app"),
+            }
+        }
+        self.circuits.answered(request, closed);
+        Ok(())
     }
 
     /// Reads tor's bootstrap progress and descriptor into the state.
@@ -186,6 +217,11 @@ impl Observer {
     /// Clears the state after the connection was lost. Without tor there are no introduction
     /// points, so clients must not be sent to this backend.
     fn connection_lost(&mut self, reason: Unanswered) {
+        if self.state.borrow().answering {
+            self.circuits.forget();
+        } else {
+            self.circuits.fail_requests();
+        }
         let mut killed = false;
         match reason {
             // Tor may not have started yet.

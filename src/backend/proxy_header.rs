@@ -210,6 +210,10 @@ mod tests {
             prop_assert!(marked.len() <= MAX_BYTES);
             prop_assert_eq!(ProxyHeader::parse(marked.trim_end().as_bytes()), Ok(header.marked(&backend())));
             prop_assert_eq!(header.marked(&backend()).circuit(), circuit);
+            // The publisher finds the backend and the circuit in the address.
+            let address: crate::link::CircuitAddress = header.marked(&backend()).source.to_string().parse().unwrap();
+            prop_assert!(address.is_of(&backend()));
+            prop_assert_eq!(address.circuit, circuit);
         }
 
         #[test]

@@ -129,6 +129,12 @@ impl Client {
         self.command(line("CLOSECIRCUIT", &[id, "IfUnused"])?).await.map(drop)
     }
 
+    /// Sends CLOSECIRCUIT without a flag, which closes the circuit with all its streams. Tor
+    /// replies with 552 if the circuit no longer exists.
+    pub async fn close_used_circuit(&self, id: &str) -> Result<(), ControlError> {
+        self.command(line("CLOSECIRCUIT", &[id])?).await.map(drop)
+    }
+
     /// Sends SIGNAL with the name of a signal.
     pub async fn signal(&self, signal: &str) -> Result<(), ControlError> {
         self.command(line("SIGNAL", &[signal])?).await.map(drop)

@@ -16,6 +16,8 @@ pub(super) const BOTH_TARGETS: &str = "sets both service and address; keep one o
 pub(super) const NO_TARGET: &str = "is empty; set service {name, port} or address \"host:port\"";
 /// The error message for a denial-of-service defence whose burst is lower than its rate.
 pub(super) const BURST: &str = "must not be less than ratePerSecond";
+/// The error message for a burst of streams that is lower than its rate, or has no rate.
+pub(super) const STREAM_BURST: &str = "must not be less than streamsPerSecond, which must be set";
 /// The error message for an external backend that has the service's own address.
 pub(super) const OWN_ADDRESS: &str =
     "is the address of this service; use the backend's own address, which its tor wrote to hostname";

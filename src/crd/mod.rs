@@ -1,6 +1,7 @@
 //! The `OnionBalancedService` custom resource: its types, the names of owned objects, and
 //! validation. This layer does no IO.
 
+mod circuit_limits;
 pub mod clients;
 mod messages;
 pub mod names;
@@ -17,6 +18,7 @@ mod tests;
 pub mod torrc;
 pub mod validate;
 
+pub use circuit_limits::CircuitLimits;
 pub use reason::{ConditionType, Reason};
 pub use reference::reference;
 pub use salvage::salvage;

@@ -57,6 +57,11 @@ pub fn agent_token_secret(service: &str) -> String {
     format!("{service}-agent-token")
 }
 
+/// Returns the name of the Secret with the token for the app's requests to close circuits.
+pub fn circuit_token_secret(service: &str) -> String {
+    format!("{service}-circuit-token")
+}
+
 /// Returns the name of the `ConfigMap` that holds the operator's copy of the authorized clients.
 pub fn authorized_clients(service: &str) -> String {
     format!("{service}-authorized-clients")

@@ -106,6 +106,12 @@ pub(super) fn intro_dos_defense() -> Vec<ValidationRule> {
     vec![at(".burstPerSecond", refuse("self.burstPerSecond >= self.ratePerSecond", messages::BURST))]
 }
 
+/// Returns the rules for `spec.backends.circuitLimits`.
+pub(super) fn circuit_limits() -> Vec<ValidationRule> {
+    let rule = "!has(self.streamBurst) || (has(self.streamsPerSecond) && self.streamBurst >= self.streamsPerSecond)";
+    vec![at(".streamBurst", refuse(rule, messages::STREAM_BURST))]
+}
+
 /// Returns the rules for the keys of additional labels and annotations.
 pub(super) fn own_keys() -> Vec<ValidationRule> {
     vec![refuse(

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::torrc::Place;
-use super::{OnionBalancedServiceStatus, rules, schema};
+use super::{CircuitLimits, OnionBalancedServiceStatus, rules, schema};
 
 /// The desired state of an onion service: its ports, its key, its backends and its publisher.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -80,6 +80,14 @@ pub struct OnionBalancedServiceSpec {
     /// no valid key in the list, no client can connect. If absent, every client can connect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restricted_discovery: Option<RestrictedDiscovery>,
+}
+
+impl OnionBalancedServiceSpec {
+    /// Returns true if the publishers accept the app's requests to close circuits: circuits are
+    /// limited, and the app of at least one port learns their addresses.
+    pub fn closes_circuits(&self) -> bool {
+        self.backends.circuit_limits.is_some() && self.ports.iter().any(|port| port.proxy_protocol.is_some())
+    }
 }
 
 /// One port of the onion address.
@@ -190,6 +198,10 @@ pub struct Backends {
     /// Tor's denial-of-service defence at the introduction points. If absent, the defence is off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub intro_dos_defense: Option<IntroDosDefense>,
+    /// Limits for each client's circuit, which the agent enforces. If absent, tor limits a circuit
+    /// to 256 open streams and refuses more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub circuit_limits: Option<CircuitLimits>,
     /// Additional torrc lines for each backend's tor and its onion service, one option per line.
     /// Only the options that docs/reference.md lists are allowed, and their names must be written
     /// in full.
@@ -210,6 +222,7 @@ impl Default for Backends {
             introduction_points: 3,
             drain_timeout_seconds: 120,
             intro_dos_defense: None,
+            circuit_limits: None,
             extra_torrc: String::new(),
             template: PodSettings::default(),
         }

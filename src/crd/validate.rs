@@ -12,7 +12,8 @@ use super::messages;
 use super::names::{MAX_NAME_LENGTH, OUR_PREFIX, RECOMMENDED_PREFIX};
 use super::torrc::Place;
 use super::{
-    Backends, IntroDosDefense, OnionBalancedService, PodSettings, Port, Resources, RestrictedDiscovery, Target,
+    Backends, CircuitLimits, IntroDosDefense, OnionBalancedService, PodSettings, Port, Resources, RestrictedDiscovery,
+    Target,
 };
 use crate::onion::{ClientPublicKey, OnionAddress};
 
@@ -192,7 +193,28 @@ fn backends(problems: &mut Problems, backends: &Backends) {
             problems.add("spec.backends.introDosDefense.burstPerSecond", messages::BURST);
         }
     }
+    if let Some(limits) = &backends.circuit_limits {
+        circuit_limits(problems, limits);
+    }
     extra_torrc(problems, "spec.backends.extraTorrc", &backends.extra_torrc, Place::Backend);
+}
+
+fn circuit_limits(problems: &mut Problems, limits: &CircuitLimits) {
+    let CircuitLimits { open_streams, streams_per_second, stream_burst, bytes_per_second } = limits;
+    for (name, number, range) in [
+        ("openStreams", Some(open_streams), 1..=16384_u32),
+        ("streamsPerSecond", streams_per_second.as_ref(), 1..=10000),
+        ("streamBurst", stream_burst.as_ref(), 1..=100_000),
+        ("bytesPerSecond", bytes_per_second.as_ref(), 16384..=1_000_000_000),
+    ] {
+        if number.is_some_and(|number| !range.contains(number)) {
+            let (least, most) = range.into_inner();
+            problems.add(format!("spec.backends.circuitLimits.{name}"), format!("must be from {least} to {most}"));
+        }
+    }
+    if stream_burst.is_some_and(|burst| streams_per_second.is_none_or(|rate| burst < rate)) {
+        problems.add("spec.backends.circuitLimits.streamBurst", messages::STREAM_BURST);
+    }
 }
 
 /// Checks the authorized clients in the spec. The contents of the Secret are checked elsewhere, and

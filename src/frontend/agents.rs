@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use self::polling::{Outcome, Polling};
 use super::check::{DescriptorRefused, open};
 use super::clock::Clock;
+use super::directory::{Agent, AgentDirectory};
 use super::pods::{Pod, Pods};
 use super::sync::{Question, SyncClient};
 use crate::common::log_limit::{Line, LogLimit};
@@ -57,9 +58,11 @@ pub(super) enum AgentReport {
     Silent,
 }
 
-/// Polls the agent of each pod in `orders` until the publisher stops.
+/// Polls the agent of each pod in `orders` until the publisher stops. Records the agents that
+/// answer in `directory`.
 pub(super) async fn run(
     client: SyncClient,
+    directory: AgentDirectory,
     clock: Clock,
     silence: Duration,
     mut orders: watch::Receiver<AgentOrders>,
@@ -69,11 +72,13 @@ pub(super) async fn run(
     loop {
         let pods = orders.borrow_and_update().pods.clone();
         conversations.0.retain(|id, _| pods.contains_key(id));
+        directory.retain(|id| pods.contains_key(id));
         for id in pods.keys() {
             conversations.0.entry(id.clone()).or_insert_with(|| {
                 let conversation = Conversation {
                     id: id.clone(),
                     client: client.clone(),
+                    directory: directory.clone(),
                     clock,
                     orders: orders.clone(),
                     reports: reports.clone(),
@@ -106,6 +111,7 @@ impl Drop for AbortOnDrop {
 struct Conversation {
     id: BackendId,
     client: SyncClient,
+    directory: AgentDirectory,
     clock: Clock,
     orders: watch::Receiver<AgentOrders>,
     reports: mpsc::Sender<(BackendId, AgentReport)>,
@@ -163,6 +169,8 @@ impl Conversation {
                 return None;
             }
         };
+        let agent = Agent { onion_address: answer.onion_address, authority: authority.to_owned() };
+        self.directory.answered(&self.id, agent);
         let network = self.orders.borrow().network.clone();
         match self.take_in(answer, network.as_deref()) {
             Ok(report) => Some(report),

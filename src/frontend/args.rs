@@ -125,6 +125,9 @@ pub struct PublisherArgs {
     /// Port of tor's own metrics on the loopback interface; they are served at `/tor/metrics`
     #[arg(long, default_value_t = TOR_METRICS_PORT)]
     tor_metrics_port: u16,
+    /// Port of the app's requests to close circuits; without this flag, none are accepted
+    #[arg(long)]
+    pub(super) circuits_port: Option<u16>,
 }
 
 impl PublisherArgs {

@@ -1,6 +1,7 @@
 //! Connects the parts of a publisher to each other and to Kubernetes.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +13,10 @@ use super::RunError;
 use super::admission;
 use super::agents::{self, AgentOrders};
 use super::args::{ClusterArgs, PublisherArgs};
+use super::circuits::CircuitsApi;
 use super::clock::{self, Clock};
 use super::conduct::{CallError, CallId, Conduct, LeaseAnswer, LeaseRequest};
+use super::directory::AgentDirectory;
 use super::driver::Driver;
 use super::external::ExternalBackends;
 use super::http::{self, Health};
@@ -120,10 +123,16 @@ fn assemble(
     registry.register(address, news);
     parts.spawn(connection.reporting_silence(silence).run());
 
-    let client = SyncClient::new(AgentToken::derive(&key), &process_name(pod_uid), clock);
+    let token = AgentToken::derive(&key);
+    let (client, directory) =
+        (SyncClient::new(token.clone(), &process_name(pod_uid), clock), AgentDirectory::default());
+    if let Some(port) = args.circuits_port {
+        let api = CircuitsApi::new(&token, client.clone(), directory.clone());
+        parts.spawn(serve_circuits(api, args.listen_address, port));
+    }
     let (agents, orders) = watch::channel(AgentOrders::default());
     let (reports_in, reports) = mpsc::channel(QUEUE);
-    parts.spawn(agents::run(client, clock, args.backend_silence(), orders, reports_in));
+    parts.spawn(agents::run(client, directory, clock, args.backend_silence(), orders, reports_in));
 
     let engine = MergeEngine::new(key, None, clock::random(), clock.now());
     let driver = Driver::new(engine, ExternalBackends::new(address, clock::random()));
@@ -133,6 +142,14 @@ fn assemble(
     let outlets = Outlets { agents, calls, status, health };
     tracing::info!(%address, "the publisher is running");
     Publisher::new(driver, conduct, clock, inlets, outlets)
+}
+
+/// Serves the app's API until the publisher stops. If the port cannot be used, the publisher ends
+/// with this task.
+async fn serve_circuits(api: CircuitsApi, address: Option<IpAddr>, port: u16) {
+    if let Err(error) = api.serve(address, port).await {
+        tracing::error!(%error, "could not serve the requests to close circuits");
+    }
 }
 
 fn http_ended(ended: Result<io::Result<()>, JoinError>) -> RunError {

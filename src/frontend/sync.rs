@@ -1,4 +1,4 @@
-//! A client for the agents' `POST /v1/sync` endpoint. Both sides authenticate every message.
+//! A client for the agents' API. Both sides authenticate every message.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +15,10 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::timeout;
 
 use super::clock::{self, Clock};
-use crate::link::{AgentToken, MAC_HEADER, NONCE_HEADER, PodPhase, Revision, SYNC_PATH, SyncRequest, SyncResponse};
+use crate::link::{
+    AgentToken, CLOSE_PATH, CloseRequest, LinkError, MAC_HEADER, NONCE_HEADER, PodPhase, Revision, SYNC_PATH,
+    SyncRequest, SyncResponse,
+};
 
 /// The maximum time that an agent may take to answer, including the time to connect.
 pub(super) const DEADLINE: Duration = Duration::from_secs(3);
@@ -35,7 +38,7 @@ pub(super) enum SyncError {
     #[error("the agent's answer is incomplete or longer than {} bytes", BODY_LIMIT)]
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error(transparent)]
-    NotAuthentic(#[from] crate::link::LinkError),
+    NotAuthentic(#[from] LinkError),
     #[error("the agent answered with HTTP status {0}")]
     Status(StatusCode),
     #[error("the agent's answer is not a valid sync message")]
@@ -52,6 +55,14 @@ pub(super) struct Question {
     /// The revision of the agent's last answer. If the descriptor has not changed since then, the
     /// agent does not send it again.
     pub(super) known_revision: Option<Revision>,
+}
+
+/// An answer of an agent.
+struct Answer {
+    status: StatusCode,
+    /// The result of the check of the answer's MAC.
+    authentic: Result<(), LinkError>,
+    body: Bytes,
 }
 
 /// The publisher's side of its link to the agents. Clones share the connections and the sequence
@@ -99,10 +110,37 @@ impl SyncClient {
         let Question { leading, phase, known_revision } = question;
         let publisher = self.publisher.to_string();
         let request = SyncRequest { publisher, sequence: self.next_sequence(), leading, phase, known_revision };
-        let body = serde_json::to_vec(&request)?;
+        let Answer { status, authentic, body } =
+            self.send(pod_uid, authority, SYNC_PATH, serde_json::to_vec(&request)?).await?;
+        // An agent that could not authenticate the request cannot authenticate its refusal either.
+        // The status is checked first, because it results in a more useful error.
+        if status != StatusCode::OK {
+            return Err(SyncError::Status(status));
+        }
+        authentic?;
+        Ok(serde_json::from_slice(&body)?)
+    }
+
+    /// Asks the agent of a pod to close a circuit. Returns false if the agent does not know the
+    /// circuit.
+    pub(super) async fn close(&self, pod_uid: &str, authority: &str, circuit: u32) -> Result<bool, SyncError> {
+        let publisher = self.publisher.to_string();
+        let request = CloseRequest { publisher, sequence: self.next_sequence(), circuit };
+        let exchange = self.send(pod_uid, authority, CLOSE_PATH, serde_json::to_vec(&request)?);
+        let answer = timeout(DEADLINE, exchange).await.map_err(|_| SyncError::Timeout(DEADLINE))??;
+        match answer.status {
+            StatusCode::OK => answer.authentic.map(|()| true).map_err(SyncError::from),
+            // An older agent does not know the path, and its answer is not authentic.
+            StatusCode::NOT_FOUND if answer.authentic.is_ok() => Ok(false),
+            status => Err(SyncError::Status(status)),
+        }
+    }
+
+    /// Sends an authenticated request to an agent and returns the answer.
+    async fn send(&self, pod_uid: &str, authority: &str, path: &str, body: Vec<u8>) -> Result<Answer, SyncError> {
         let nonce = HEXLOWER.encode(&clock::random::<16>());
-        let mac = self.token.request_mac(pod_uid, Method::POST.as_str(), SYNC_PATH, &nonce, &body);
-        let request = Request::post(format!("http://{authority}{SYNC_PATH}"))
+        let mac = self.token.request_mac(pod_uid, Method::POST.as_str(), path, &nonce, &body);
+        let request = Request::post(format!("http://{authority}{path}"))
             .header(CONTENT_TYPE, "application/json")
             .header(NONCE_HEADER, &nonce)
             .header(MAC_HEADER, mac)
@@ -111,16 +149,9 @@ impl SyncClient {
         let (head, body) = self.http.request(request).await?.into_parts();
         let body = Limited::new(body, BODY_LIMIT).collect().await.map_err(SyncError::Body)?.to_bytes();
         let expected =
-            self.token.response_mac(pod_uid, Method::POST.as_str(), SYNC_PATH, &nonce, head.status.as_u16(), &body);
+            self.token.response_mac(pod_uid, Method::POST.as_str(), path, &nonce, head.status.as_u16(), &body);
         let mac = head.headers.get(MAC_HEADER).and_then(|mac| mac.to_str().ok());
-        let authentic = AgentToken::verify(&expected, mac);
-        // An agent that could not authenticate the request cannot authenticate its refusal either.
-        // The status is checked first, because it results in a more useful error.
-        if head.status != StatusCode::OK {
-            return Err(SyncError::Status(head.status));
-        }
-        authentic?;
-        Ok(serde_json::from_slice(&body)?)
+        Ok(Answer { status: head.status, authentic: AgentToken::verify(&expected, mac), body })
     }
 
     /// Returns the sequence number of the next request: the wall-clock time in microseconds, or the

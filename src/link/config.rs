@@ -29,6 +29,34 @@ pub struct AgentConfig {
     /// The linger time in seconds: new streams are still accepted for this long after the
     /// introduction points are withdrawn, because clients hold cached descriptors.
     pub linger_seconds: u32,
+    /// The limits of each client's circuit. If None, a circuit may use an eighth of all streams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit_limits: Option<CircuitLimits>,
+}
+
+/// The limits that the agent enforces on each circuit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CircuitLimits {
+    /// The number of streams that may be open.
+    pub open_streams: u32,
+    /// The rate at which streams may be opened. If None, the rate is not limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_streams: Option<StreamRate>,
+    /// The number of bytes that may be transferred per second, in both directions together. If
+    /// None, the number is not limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u32>,
+}
+
+/// A rate at which streams may be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StreamRate {
+    /// The number of streams per second.
+    pub per_second: u32,
+    /// The number of streams that may be opened at once after a pause.
+    pub burst: u32,
 }
 
 /// A port of the onion address, and the target to which its streams are forwarded.
@@ -93,10 +121,11 @@ impl AgentConfig {
     }
 
     /// Returns true if tor must write a PROXY header at the start of each stream
-    /// (`HiddenServiceExportCircuitID haproxy`). This option applies to the whole onion service, so
-    /// the agent removes the header from streams to ports that do not request it.
-    pub fn exports_circuit_id(ports: &[ForwardedPort]) -> bool {
-        ports.iter().any(|port| port.proxy_header)
+    /// (`HiddenServiceExportCircuitID haproxy`): if a port requests the header, or if the agent
+    /// limits circuits. This option applies to the whole onion service, so the agent removes the
+    /// header from streams to ports that do not request it.
+    pub fn exports_circuit_id(ports: &[ForwardedPort], limits_circuits: bool) -> bool {
+        limits_circuits || ports.iter().any(|port| port.proxy_header)
     }
 
     fn validate(&self) -> Result<(), AgentConfigError> {
@@ -120,7 +149,23 @@ impl AgentConfig {
             }
             check_target(&port.target).map_err(|problem| field(format!("ports[{index}].target"), problem))?;
         }
-        Ok(())
+        self.circuit_limits.map_or(Ok(()), CircuitLimits::validate)
+    }
+}
+
+impl CircuitLimits {
+    fn validate(self) -> Result<(), AgentConfigError> {
+        let [per_second, burst] = self.new_streams.map_or([1, 1], |rate| [rate.per_second, rate.burst]);
+        let numbers = [
+            ("openStreams", self.open_streams),
+            ("newStreams.perSecond", per_second),
+            ("newStreams.burst", burst),
+            ("bytesPerSecond", self.bytes_per_second.unwrap_or(1)),
+        ];
+        match numbers.into_iter().find(|(_, number)| *number == 0) {
+            Some((name, _)) => Err(field(format!("circuitLimits.{name}"), "0 would refuse all streams")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -171,7 +216,8 @@ mod tests {
              - port: 443\n  target: '[2001:db8::1]:8443'\n  proxyHeader: true\n  idleTimeoutSeconds: 600\n\
              introductionPoints: 3\n\
              drainTimeoutSeconds: 120\n\
-             lingerSeconds: 10\n"
+             lingerSeconds: 10\n\
+             circuitLimits:\n  openStreams: 64\n  newStreams:\n    perSecond: 5\n    burst: 50\n  bytesPerSecond: 100000\n"
         )
     }
 
@@ -191,15 +237,19 @@ mod tests {
             }
         );
         assert_eq!((config.introduction_points, config.drain_timeout_seconds, config.linger_seconds), (3, 120, 10));
+        let new_streams = Some(StreamRate { per_second: 5, burst: 50 });
+        let limits = CircuitLimits { open_streams: 64, new_streams, bytes_per_second: Some(100_000) };
+        assert_eq!(config.circuit_limits, Some(limits));
         assert_eq!(AgentConfig::from_yaml(&config.to_yaml().unwrap()).unwrap(), config);
     }
 
     #[test]
-    fn one_port_with_a_proxy_header_makes_tor_export_circuit_ids() {
+    fn a_proxy_header_or_limits_of_circuits_make_tor_export_circuit_ids() {
         let mut ports = AgentConfig::from_yaml(&yaml()).unwrap().ports;
-        assert!(AgentConfig::exports_circuit_id(&ports));
+        assert!(AgentConfig::exports_circuit_id(&ports, false));
         ports.pop();
-        assert!(!AgentConfig::exports_circuit_id(&ports));
+        assert!(!AgentConfig::exports_circuit_id(&ports, false));
+        assert!(AgentConfig::exports_circuit_id(&ports, true));
     }
 
     #[test]
@@ -215,6 +265,10 @@ mod tests {
             ("lingerSeconds", "lingerSecond", "lingerSecond"),
             ("lingerSeconds: 10", "lingerSeconds: -1", "12:"),
             ("2gzyxa", "2gzyxb", "masterOnionAddress: 2gzyxb"),
+            ("openStreams: 64", "openStreams: 0", "circuitLimits.openStreams: 0 would refuse all streams"),
+            ("perSecond: 5", "perSecond: 0", "circuitLimits.newStreams.perSecond: 0 would refuse all streams"),
+            ("burst: 50", "burst: 0", "circuitLimits.newStreams.burst: 0 would refuse all streams"),
+            ("bytesPerSecond: 100000", "bytesPerSecond: 0", "circuitLimits.bytesPerSecond: 0 would refuse all streams"),
         ];
         for (good, bad, message) in wrong {
             let error = AgentConfig::from_yaml(&yaml().replace(good, bad)).unwrap_err().to_string();
@@ -292,6 +346,7 @@ mod tests {
             introduction_points in 1..=MAX_INTRODUCTION_POINTS,
             drain_timeout_seconds: u32,
             linger_seconds: u32,
+            limits in prop::option::of((1_u32.., prop::option::of((1_u32.., 1_u32..)), prop::option::of(1_u32..))),
         ) {
             let ports = ports.into_iter().map(|(port, (name, host, target_port, proxy_header, idle_timeout_seconds))| {
                 ForwardedPort { name, port, target: format!("{host}:{target_port}"), proxy_header, idle_timeout_seconds }
@@ -302,6 +357,11 @@ mod tests {
                 introduction_points,
                 drain_timeout_seconds,
                 linger_seconds,
+                circuit_limits: limits.map(|(open_streams, rate, bytes_per_second)| CircuitLimits {
+                    open_streams,
+                    new_streams: rate.map(|(per_second, burst)| StreamRate { per_second, burst }),
+                    bytes_per_second,
+                }),
             };
             prop_assert_eq!(AgentConfig::from_yaml(&config.to_yaml().unwrap()).unwrap(), config);
         }

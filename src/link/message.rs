@@ -1,4 +1,5 @@
-//! The JSON bodies of `POST /v1/sync`, with which a publisher polls an agent.
+//! The JSON bodies of `POST /v1/sync`, with which a publisher polls an agent, and of
+//! `POST /v1/circuits/close`, with which it asks the agent to close a circuit.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,18 @@ pub struct SyncRequest {
     /// The `revision` of the last response that the publisher processed. The agent does not send
     /// the descriptor for this revision again.
     pub known_revision: Option<Revision>,
+}
+
+/// A request from a publisher to an agent to close a circuit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CloseRequest {
+    /// An identifier of the publisher process, as in [`SyncRequest`].
+    pub publisher: String,
+    /// A sequence number that increases with every request of this kind from this publisher.
+    pub sequence: u64,
+    /// Tor's number of the circuit.
+    pub circuit: u32,
 }
 
 /// The state of the agent's pod, as the publisher knows it.
@@ -94,6 +107,14 @@ mod tests {
         assert_eq!(answer.descriptor.as_deref(), Some("hs-descriptor 3\n"));
         assert_eq!((answer.introduction_points, answer.streams), (3, 4));
         assert_eq!(serde_json::to_string(&answer).unwrap(), json);
+    }
+
+    #[test]
+    fn the_wire_format_of_a_request_to_close_a_circuit_is_stable() {
+        let json = r#"{"publisher":"0f1e","sequence":7,"circuit":42}"#;
+        let request = CloseRequest { publisher: "0f1e".to_owned(), sequence: 7, circuit: 42 };
+        assert_eq!(serde_json::to_string(&request).unwrap(), json);
+        assert_eq!(serde_json::from_str::<CloseRequest>(json).unwrap(), request);
     }
 
     #[test]

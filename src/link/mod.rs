@@ -9,7 +9,11 @@
 //! (`onionbalance-nonce`, 16 random bytes in hexadecimal) ties a response to its request. The
 //! sequence number in the request body increases with every request from a publisher, so an agent
 //! rejects a replayed request.
+//!
+//! `POST /v1/circuits/close` with a [`CloseRequest`] is authenticated in the same way. It passes on
+//! the app's request to close a circuit.
 
+mod circuit;
 mod clients;
 mod config;
 mod drain;
@@ -18,15 +22,19 @@ pub mod paths;
 mod targets;
 mod token;
 
+pub use circuit::{CircuitAddress, NoCircuitAddress};
 pub use clients::ClientsCopy;
-pub use config::{AgentConfig, AgentConfigError, ForwardedPort, check_target};
+pub use config::{AgentConfig, AgentConfigError, CircuitLimits, ForwardedPort, StreamRate, check_target};
 pub use drain::{grace_period, longest_drain};
-pub use message::{PodPhase, Revision, SyncRequest, SyncResponse};
+pub use message::{CloseRequest, PodPhase, Revision, SyncRequest, SyncResponse};
 pub use targets::{REFUSED_TARGETS, RefusedTargets, RefusedTargetsError};
 pub use token::{AgentToken, LinkError};
 
-/// The path of the agent's only authenticated endpoint.
+/// The path of the agent's endpoint for publishers that poll the agent.
 pub const SYNC_PATH: &str = "/v1/sync";
+/// The path of the endpoints that close a circuit: the agent's for publishers, and the publisher's
+/// for the app.
+pub const CLOSE_PATH: &str = "/v1/circuits/close";
 /// The HTTP header that contains the MAC as 64 hexadecimal digits.
 pub const MAC_HEADER: &str = "onionbalance-mac";
 /// The HTTP header that contains the nonce as 32 hexadecimal digits.
@@ -47,6 +55,8 @@ pub const TOR_PROBE_PATH: &str = "/tor/livez";
 /// The query of a request to [`TOR_PROBE_PATH`] that fails once tor has been silent for 3 s. An
 /// older publisher ignores the query.
 pub const EARLY: &str = "early";
+/// The port on which the publisher serves the app's requests to close circuits.
+pub const CIRCUITS_PORT: u16 = 9404;
 /// The port on which the publisher, the agent and the operator serve their metrics.
 pub const METRICS_PORT: u16 = 9402;
 /// The port of tor's own metrics on the pod's loopback interface. The publisher and the agent proxy

@@ -94,6 +94,12 @@ impl AgentToken {
         self.mac(&fields.into_iter().chain(keys.map(str::as_bytes)).collect::<Vec<_>>())
     }
 
+    /// Returns the token with which the app authenticates its requests to close circuits, as 64
+    /// hexadecimal digits. The token cannot be used for anything else.
+    pub fn circuit_token(&self) -> Zeroizing<String> {
+        Zeroizing::new(self.mac(&[b"circuit-token".as_slice()]))
+    }
+
     /// Computes HMAC-SHA256 over the length (8 bytes, big-endian) and the bytes of each field, so
     /// that different lists of fields never produce the same input.
     fn mac(&self, fields: &[&[u8]]) -> String {
@@ -188,6 +194,14 @@ mod tests {
             assert_eq!(AgentToken::from_hex(text.as_bytes()).unwrap_err(), LinkError::TokenForm, "{text:?}");
         }
         assert_eq!(AgentToken::from_hex("é".repeat(32).as_bytes()).unwrap_err(), LinkError::TokenForm);
+    }
+
+    #[test]
+    fn the_apps_token_depends_on_the_agent_token_and_is_no_mac_of_a_message() {
+        let circuit_token = token().circuit_token();
+        assert_eq!(circuit_token.len(), 64);
+        assert_ne!(circuit_token, token().to_hex());
+        assert_ne!(circuit_token, AgentToken::from_hex(&[b'0'; 64]).unwrap().circuit_token());
     }
 
     #[test]

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use onionbalance_operator::link::{
-    AGENT_API_PORT, AgentToken, LinkError, MAC_HEADER, METRICS_PORT, NONCE_HEADER, PROBE_PORT, PodPhase, SYNC_PATH,
-    SyncRequest, SyncResponse,
+    AGENT_API_PORT, AgentToken, CLOSE_PATH, CloseRequest, LinkError, MAC_HEADER, METRICS_PORT, NONCE_HEADER,
+    PROBE_PORT, PodPhase, SYNC_PATH, SyncRequest, SyncResponse,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -168,6 +168,25 @@ impl Backend {
         let expected = token.response_mac(pod_uid, "POST", SYNC_PATH, &nonce, reply.status, &reply.body);
         let verdict = AgentToken::verify(&expected, reply.headers.get(MAC_HEADER).map(String::as_str));
         (reply, verdict)
+    }
+
+    /// Adds limits of circuits to the agent's configuration. The agent then expects tor's PROXY
+    /// header on each stream.
+    pub fn limit_circuits(&self) {
+        let path = self.dir.path().join("agent.yaml");
+        let config = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(path, format!("{config}circuitLimits:\n  openStreams: 8\n")).unwrap();
+    }
+
+    /// Sends a publisher's request to close a circuit. Returns the status of the response.
+    pub async fn close_circuit(&self, sequence: u64, circuit: u32) -> u16 {
+        let token = AgentToken::from_hex(TOKEN.as_bytes()).unwrap();
+        let request = CloseRequest { publisher: "publisher".to_owned(), sequence, circuit };
+        let body = serde_json::to_vec(&request).unwrap();
+        let nonce = format!("{sequence:032x}");
+        let mac = token.request_mac(POD_UID, "POST", CLOSE_PATH, &nonce, &body);
+        let headers = [(MAC_HEADER, mac.as_str()), (NONCE_HEADER, nonce.as_str())];
+        self.request(AGENT_API_PORT, "POST", CLOSE_PATH, &headers, &body).await.status
     }
 
     pub async fn wait_for_readiness(&self, text: &str) {

@@ -9,8 +9,8 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::NO_TOR;
 use crate::backend::Backend;
+use crate::{NO_TOR, NOT_BOOTSTRAPPED};
 
 #[tokio::test]
 async fn each_port_counts_its_own_streams_and_bytes() {
@@ -110,6 +110,39 @@ async fn a_name_that_resolves_to_a_refused_address_leads_nowhere() {
         assert_eq!(backend.metric("onionbalance_agent_connect_failures_total{port=\"80\"}").await, 1, "{list}");
     }
     assert!(timeout(Duration::ZERO, listener.accept()).await.is_err(), "an agent has connected");
+}
+
+/// This tor has no circuits, so it answers each request with an error. A test on a private network
+/// closes real circuits.
+#[tokio::test]
+async fn asks_tor_to_close_the_circuit_of_a_stream() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let backend = Backend::new(&listener.local_addr().unwrap().to_string()).await;
+    backend.limit_circuits();
+    let _agent = backend.agent();
+    backend.wait_for_readiness(NO_TOR).await;
+    let tor = backend.tor();
+    backend.wait_for_readiness(NOT_BOOTSTRAPPED).await;
+    let stream_of = async |circuit: u32| {
+        let mut stream = backend.open_stream().await;
+        let header = format!("PROXY TCP6 fc00:dead:beef:4dad::0:{circuit:x} ::1 {circuit} 80\r\nx");
+        stream.write_all(header.as_bytes()).await.unwrap();
+        let (mut target, _) = listener.accept().await.unwrap();
+        assert_eq!(target.read_u8().await.unwrap(), b'x', "the header is removed");
+        (stream, target)
+    };
+
+    let _first = stream_of(42).await;
+    assert_eq!(backend.metric("onionbalance_agent_client_circuits").await, 1);
+    assert_eq!(backend.close_circuit(1, 42).await, 404, "tor does not know the circuit");
+    assert_eq!(backend.close_circuit(2, 43).await, 404, "the circuit has had no stream");
+    drop(tor);
+    backend.wait_for_readiness(NO_TOR).await;
+    let _second = stream_of(43).await;
+    assert_eq!(backend.close_circuit(3, 42).await, 404, "the circuit belonged to the old tor");
+    assert_eq!(backend.close_circuit(4, 43).await, 503, "no tor is connected");
+    let closures = "onionbalance_agent_circuit_closures_total{cause=\"request\"}";
+    assert_eq!(backend.metric(closures).await, 0);
 }
 
 /// Starts the agent in its own mount namespace, with an `/etc/hosts` that the test controls.

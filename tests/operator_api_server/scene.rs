@@ -330,8 +330,12 @@ impl Scene {
     /// object names a Secret with clients.
     pub async fn wait_children(&self, service: &str) -> BTreeMap<String, (String, String)> {
         let object = self.untyped().get(service).await.unwrap();
-        let has_copy = object.data["spec"]["restrictedDiscovery"]["secretName"].is_string();
-        self.wait_number_of_children(service, if has_copy { 16 } else { 15 }).await
+        let spec = &object.data["spec"];
+        let has_copy = spec["restrictedDiscovery"]["secretName"].is_string();
+        let has_header = |port: &Value| port["proxyProtocol"].is_string();
+        let closes_circuits =
+            spec["backends"]["circuitLimits"].is_object() && spec["ports"].as_array().unwrap().iter().any(has_header);
+        self.wait_number_of_children(service, 15 + usize::from(has_copy) + usize::from(closes_circuits)).await
     }
 
     /// Waits until an object has the given number of children.

@@ -56,6 +56,7 @@ fn variants() -> Vec<(&'static str, Value)> {
                 "backends": {
                     "replicas": 4, "introductionPoints": 5, "drainTimeoutSeconds": 7, "extraTorrc": "HiddenServiceMaxStreams 100",
                     "introDosDefense": {"ratePerSecond": 10, "burstPerSecond": 20}, "template": template,
+                    "circuitLimits": {"openStreams": 9, "streamsPerSecond": 5, "streamBurst": 50, "bytesPerSecond": 65536},
                 },
                 "externalBackends": [{"onionAddress": onion, "maxIntroductionPoints": 5}],
                 "frontend": {"replicas": 3, "distinctDescriptors": "Always", "extraTorrc": "NumCPUs 1", "template": template},

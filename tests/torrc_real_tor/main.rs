@@ -219,6 +219,9 @@ fn tor_accepts_the_operators_torrc() {
             "introDosDefense": {"ratePerSecond": 25, "burstPerSecond": burst},
         })
     };
+    for open in [1, 16384] {
+        assert!(tor_accepts("backend", &json!({"circuitLimits": {"openStreams": open}})), "{open}");
+    }
     for component in ["backend", "frontend"] {
         assert!(tor_accepts(component, &json!({})), "{component}");
         assert!(tor_accepts(component, &settings(200)), "{component}");

@@ -6,6 +6,7 @@
 //! our service's descriptor about once a second. The faults are injected one after another.
 //! `docs/reliability.md` has the results.
 
+pub mod abuser;
 pub mod clients;
 pub mod effort;
 pub mod fault;

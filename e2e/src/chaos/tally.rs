@@ -77,6 +77,13 @@ impl Requests {
         self.between(service, from, to).map(|request| request.waited).max().unwrap_or_default()
     }
 
+    /// Returns the median wait of the requests to a service that began between `from` and `to`.
+    pub fn median(&self, service: ServiceKind, from: Instant, to: Instant) -> Duration {
+        let mut waited: Vec<_> = self.between(service, from, to).map(|request| request.waited).collect();
+        waited.sort();
+        waited.get(waited.len() / 2).copied().unwrap_or_default()
+    }
+
     fn between(&self, service: ServiceKind, from: Instant, to: Instant) -> impl Iterator<Item = &Request> {
         self.all.iter().filter(move |request| request.service == service && (from..to).contains(&request.started))
     }
@@ -162,6 +169,7 @@ mod tests {
             RequestCounts { requests: 2, failed: 1, slow: 2, ..RequestCounts::default() }
         );
         assert_eq!(requests.longest(ServiceKind::Ours, at(12), at(40)), Duration::from_secs(11));
+        assert_eq!(requests.median(ServiceKind::Ours, at(5), at(41)), Duration::from_secs(2));
         assert_eq!(requests.of(ServiceKind::Plain).failed, 1);
         assert_eq!(requests.reasons().len(), 3);
         assert_eq!(requests.problems(ServiceKind::Ours).len(), 3);

@@ -1,5 +1,6 @@
-//! Checks optional settings of the backends' onion services: the PROXY header, and tor's defence at
-//! the introduction points. The tor processes run with the operator's torrc.
+//! Checks optional settings of the backends' onion services: the PROXY header, the limits of
+//! circuits, and tor's defence at the introduction points. The tor processes run with the
+//! operator's torrc.
 
 use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
@@ -17,13 +18,14 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::data_plane::{DataPlane, Features};
-use crate::{NETWORK, POINTS, first_page};
+use crate::{NETWORK, POINTS, circuits, first_page};
 
-const BACKENDS: usize = 2;
+/// The number of backends.
+pub const BACKENDS: usize = 2;
 /// The port whose streams begin with a PROXY header.
-const WITH_HEADER: u16 = 81;
+pub const WITH_HEADER: u16 = 81;
 /// A port whose streams have no PROXY header, although tor writes one.
-const WITHOUT_HEADER: u16 = 82;
+pub const WITHOUT_HEADER: u16 = 82;
 /// The number of introductions per second that an introduction point forwards, and the number in
 /// one burst. Few enough that a test can exceed them.
 const RATE: u32 = 1;
@@ -46,7 +48,10 @@ async fn targets_see_circuits_and_introduction_points_limit_introductions() -> R
     };
     let features = Features {
         ports: vec![port(WITH_HEADER, true), port(WITHOUT_HEADER, false)],
-        backends: json!({"introDosDefense": {"ratePerSecond": RATE, "burstPerSecond": BURST}}),
+        backends: json!({
+            "introDosDefense": {"ratePerSecond": RATE, "burstPerSecond": BURST},
+            "circuitLimits": {"openStreams": circuits::OPEN_STREAMS},
+        }),
     };
     let plane = DataPlane::start_with(features, BACKENDS).await?;
     let outcome = scenario(&plane).await;
@@ -57,6 +62,7 @@ async fn scenario(plane: &DataPlane) -> Result<()> {
     first_page(plane).await?;
     every_point_got_the_limits(plane).await?;
     a_target_can_tell_circuits_apart(plane).await?;
+    circuits::only_the_right_circuit_is_closed(plane).await?;
     a_flood_is_limited(plane).await
 }
 
@@ -79,9 +85,13 @@ async fn every_point_got_the_limits(plane: &DataPlane) -> Result<()> {
 
 /// The circuit of a stream, as far as the PROXY header describes it to the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Circuit {
-    backend: usize,
-    address: Ipv6Addr,
+pub struct Circuit {
+    /// The number of the backend.
+    pub backend: usize,
+    /// The source address in the header.
+    pub address: Ipv6Addr,
+    /// The number of the circuit in the backend's tor.
+    pub number: u32,
 }
 
 /// Checks that streams have the same source address if and only if they share a circuit, that the
@@ -107,7 +117,7 @@ async fn a_target_can_tell_circuits_apart(plane: &DataPlane) -> Result<()> {
 }
 
 /// Opens a stream to the port with the header, and returns the circuit that the header describes.
-async fn circuit(plane: &DataPlane, client: &TorClient, isolation: &str) -> Result<Circuit> {
+pub async fn circuit(plane: &DataPlane, client: &TorClient, isolation: &str) -> Result<Circuit> {
     let page = request(plane, client, WITH_HEADER, isolation).await?;
     let (header, rest) = page.split_once("\r\n").context("the target got no line")?;
     ensure!(rest.starts_with("GET / HTTP/1.0\r\n"), "the target got {page:?}");
@@ -123,7 +133,7 @@ async fn circuit(plane: &DataPlane, client: &TorClient, isolation: &str) -> Resu
         if mark == beginning_of_key(&plane.backends_onion(backend)?)? {
             let number = u32::from(high) << 16 | u32::from(low);
             has_circuit(plane, backend, number).await.with_context(|| header.to_owned())?;
-            return Ok(Circuit { backend, address });
+            return Ok(Circuit { backend, address, number });
         }
     }
     anyhow::bail!("the address names none of the backends: {header:?}")
@@ -131,12 +141,17 @@ async fn circuit(plane: &DataPlane, client: &TorClient, isolation: &str) -> Resu
 
 /// Checks that a backend's tor has a rendezvous circuit with this number.
 async fn has_circuit(plane: &DataPlane, backend: usize, number: u32) -> Result<()> {
+    let circuits = circuits_of(plane, backend).await?;
+    ensure!(circuits.contains(&number), "backend {backend} has no circuit {number}, but {circuits:?}");
+    Ok(())
+}
+
+/// Returns the numbers of the rendezvous circuits that a backend's tor has.
+pub async fn circuits_of(plane: &DataPlane, backend: usize) -> Result<BTreeSet<u32>> {
     let status = plane.backend_control(backend).await?.ask("GETINFO circuit-status").await?;
     let status = status.context("tor rejected GETINFO")?;
-    let found = status.iter().find(|line| line.starts_with(&format!("{number} ")));
-    let found = found.with_context(|| format!("backend {backend} has no circuit {number}: {status:?}"))?;
-    ensure!(found.contains("PURPOSE=HS_SERVICE_REND"), "circuit {number} is {found:?}");
-    Ok(())
+    let rendezvous = status.iter().filter(|line| line.contains("PURPOSE=HS_SERVICE_REND"));
+    Ok(rendezvous.filter_map(|line| line.split(' ').next()?.parse().ok()).collect())
 }
 
 /// Returns the first 32 bits of the key in an onion address.

@@ -19,11 +19,12 @@ use onionbalance_e2e::torclient::{TorClient, get, key_line};
 use onionbalance_e2e::torcontrol::Control;
 use onionbalance_e2e::tornet::{Place, RELAYS, TorNetwork};
 use onionbalance_e2e::{agent, machine};
-use onionbalance_operator::link::{AgentToken, ForwardedPort, METRICS_PORT};
+use onionbalance_operator::link::{AgentToken, CIRCUITS_PORT, CLOSE_PATH, ForwardedPort, METRICS_PORT};
 use onionbalance_operator::onion::{ClientSecretKey, MasterKey};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 pub use self::start::backend_address;
@@ -182,6 +183,7 @@ impl DataPlane {
             ("the master key's scalar", forms(&key[32..64])),
             ("the master key's other half", forms(&key[64..96])),
             ("the agents' token", of_a_token(self.token.to_hex().as_bytes())),
+            ("the app's token", of_a_token(self.token.circuit_token().as_bytes())),
         ]);
         let mut lines = 0;
         for name in self.processes.names()? {
@@ -282,6 +284,26 @@ impl DataPlane {
     pub async fn agents_metric(&self, backend: usize, name: &str) -> Result<BTreeMap<String, u64>> {
         let address = format!("{}:{METRICS_PORT}", backend_address(backend));
         figure(&address, &format!("onionbalance_agent_{name}")).await
+    }
+
+    /// Returns the app's token.
+    pub fn circuit_token(&self) -> String {
+        (*self.token.circuit_token()).clone()
+    }
+
+    /// Asks the publisher to close a circuit. Returns the status of the response.
+    pub async fn close_circuit(&self, token: &str, address: &str) -> Result<u16> {
+        let request = format!(
+            "POST {CLOSE_PATH} HTTP/1.1\r\nHost: publisher\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\
+             Content-Length: {}\r\n\r\n{address}",
+            address.len()
+        );
+        let mut stream = TcpStream::connect(("127.0.0.1", CIRCUITS_PORT)).await?;
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        let status = answer.split(' ').nth(1).with_context(|| format!("not an HTTP response: {answer:?}"))?;
+        Ok(status.parse()?)
     }
 
     /// Opens a connection to the control socket of a backend's tor.

@@ -18,6 +18,7 @@ const NONCE: &str = "00112233445566778899aabbccddeeff";
 struct Bench {
     api: Arc<Api>,
     tor: watch::Sender<TorState>,
+    circuits: Arc<Circuits>,
     _dir: tempfile::TempDir,
 }
 
@@ -33,8 +34,9 @@ impl Bench {
         let times = DrainTimes { linger: Duration::ZERO, timeout: Duration::ZERO };
         let drain = Arc::new(Drain::new(times, traffic.watch_open()));
         let (address, pod_uid) = (ADDRESS.parse().unwrap(), POD_UID.to_owned());
-        let api = Api::new(pod_uid, token_file, address, tor.subscribe(), drain, traffic).unwrap();
-        Self { api: Arc::new(api), tor, _dir: dir }
+        let circuits = Circuits::new(8, None);
+        let api = Api::new(pod_uid, token_file, address, tor.subscribe(), drain, traffic, circuits.clone()).unwrap();
+        Self { api: Arc::new(api), tor, circuits, _dir: dir }
     }
 
     /// Sends a request and returns the status, MAC and body of the response.
@@ -45,7 +47,22 @@ impl Bench {
                 headers.insert(name, value.parse().unwrap());
             }
         }
-        let (head, body) = sync(State(self.api.clone()), headers, request.body.clone().into()).await.into_parts();
+        Self::parts(sync(State(self.api.clone()), headers, request.body.clone().into()).await).await
+    }
+
+    /// Sends a request to close circuit 42, signed for the given path.
+    async fn close(&self, path: &str, sequence: u64) -> (StatusCode, Option<String>, String) {
+        let request = CloseRequest { publisher: "p".to_owned(), sequence, circuit: 42 };
+        let body = serde_json::to_string(&request).unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert(NONCE_HEADER, NONCE.parse().unwrap());
+        headers
+            .insert(MAC_HEADER, token(0).request_mac(POD_UID, METHOD, path, NONCE, body.as_bytes()).parse().unwrap());
+        Self::parts(close_circuit(State(self.api.clone()), headers, body.into()).await).await
+    }
+
+    async fn parts(response: Response) -> (StatusCode, Option<String>, String) {
+        let (head, body) = response.into_parts();
         let mac = head.headers.get(MAC_HEADER).map(|mac| mac.to_str().unwrap().to_owned());
         (head.status, mac, String::from_utf8(body.collect().await.unwrap().to_bytes().into()).unwrap())
     }
@@ -155,23 +172,41 @@ fn a_descriptor_is_sent_until_its_revision_is_known() {
 #[test]
 fn the_sequence_numbers_of_each_publisher_must_increase() {
     let mut sequences = Sequences::default();
-    assert_eq!(sequences.advance(&request("a", 5)), Ok(()));
-    assert_eq!(sequences.advance(&request("a", 5)), Err(5));
-    assert_eq!(sequences.advance(&request("a", 4)), Err(5));
-    assert_eq!(sequences.advance(&request("b", 1)), Ok(()));
-    assert_eq!(sequences.advance(&request("a", 9)), Ok(()));
-    assert_eq!(sequences.advance(&request("a", 8)), Err(9));
+    assert_eq!(sequences.advance("a", 5), Ok(()));
+    assert_eq!(sequences.advance("a", 5), Err(5));
+    assert_eq!(sequences.advance("a", 4), Err(5));
+    assert_eq!(sequences.advance("b", 1), Ok(()));
+    assert_eq!(sequences.advance("a", 9), Ok(()));
+    assert_eq!(sequences.advance("a", 8), Err(9));
 }
 
 #[test]
 fn the_publisher_with_the_oldest_request_is_dropped_first() {
     let mut sequences = Sequences::default();
     for number in 0..MAX_PUBLISHERS {
-        sequences.advance(&request(&number.to_string(), 10)).unwrap();
+        sequences.advance(&number.to_string(), 10).unwrap();
     }
-    sequences.advance(&request("0", 11)).unwrap();
-    sequences.advance(&request("new", 1)).unwrap();
+    sequences.advance("0", 11).unwrap();
+    sequences.advance("new", 1).unwrap();
     assert_eq!(sequences.0.len(), MAX_PUBLISHERS);
-    assert_eq!(sequences.advance(&request("0", 11)), Err(11), "publisher 0 has sent another request since");
-    assert_eq!(sequences.advance(&request("1", 1)), Ok(()), "the number of publisher 1 was dropped");
+    assert_eq!(sequences.advance("0", 11), Err(11), "publisher 0 has sent another request since");
+    assert_eq!(sequences.advance("1", 1), Ok(()), "the number of publisher 1 was dropped");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publisher_closes_a_circuit_once_for_each_authentic_request() {
+    let bench = Bench::new();
+    assert_eq!(bench.close(SYNC_PATH, 1).await.0, StatusCode::UNAUTHORIZED, "the MAC covers the path");
+    assert_eq!(bench.close(CLOSE_PATH, 1).await.0, StatusCode::NOT_FOUND, "no such circuit");
+    let _stream = bench.circuits.take(42).unwrap();
+    let tor = async {
+        let request = bench.circuits.next_request().await;
+        assert_eq!(request.circuit, 42);
+        bench.circuits.answered(request, true);
+    };
+    let ((status, mac, body), ()) = tokio::join!(bench.close(CLOSE_PATH, 2), tor);
+    assert_eq!((status, body.as_str()), (StatusCode::OK, "closed\n"));
+    assert_eq!(mac, Some(token(0).response_mac(POD_UID, METHOD, CLOSE_PATH, NONCE, 200, body.as_bytes())));
+    assert_eq!(bench.close(CLOSE_PATH, 2).await.0, StatusCode::CONFLICT, "a replay");
+    assert_eq!(bench.close(CLOSE_PATH, 3).await.0, StatusCode::SERVICE_UNAVAILABLE, "tor does not answer");
 }

@@ -2,7 +2,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::*;
-use crate::link::RefusedTargets;
+use crate::link::{CircuitLimits, RefusedTargets};
 
 impl ForwarderPort {
     pub fn for_tests(number: u16, target: &str) -> Self {
@@ -32,6 +32,15 @@ impl Bench {
     }
 
     fn with(ports: Vec<ForwardedPort>, max_streams: usize, connector: Connector) -> Self {
+        Self::start(ports, max_streams, connector, None)
+    }
+
+    fn start(
+        ports: Vec<ForwardedPort>,
+        max_streams: usize,
+        connector: Connector,
+        circuit_limits: Option<CircuitLimits>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let run_dir = RunDir::new(dir.path().to_owned());
         std::fs::create_dir(run_dir.forward()).unwrap();
@@ -42,6 +51,7 @@ impl Bench {
             introduction_points: 3,
             drain_timeout_seconds: 0,
             linger_seconds: 0,
+            circuit_limits,
         };
         let forwarder = Forwarder::bind(&run_dir, &config, &backend, max_streams).unwrap().connecting_with(connector);
         let traffic = forwarder.traffic();
@@ -331,6 +341,23 @@ async fn only_ports_with_the_option_pass_tors_header_on() {
         let bytes = bench.traffic.ports().iter().find(|p| p.number == port).unwrap().bytes_in.load(Ordering::Relaxed);
         assert_eq!(bytes, 5, "the client's own bytes are counted");
     }
+}
+
+#[tokio::test]
+async fn with_limits_of_circuits_tors_header_is_removed_and_streams_are_limited() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let ports = vec![forwarded(80, &listener.local_addr().unwrap().to_string())];
+    let limits = CircuitLimits { open_streams: 1, new_streams: None, bytes_per_second: None };
+    let bench = Bench::start(ports, 64, Connector::default(), Some(limits));
+    let mut stream = bench.open().await;
+    stream.write_all(format!("{HEADER}hello").as_bytes()).await.unwrap();
+    let (mut target, _) = listener.accept().await.unwrap();
+    let mut received = [0; 5];
+    target.read_exact(&mut received).await.unwrap();
+    assert_eq!(&received, b"hello");
+    let mut second = bench.open().await;
+    second.write_all(HEADER.as_bytes()).await.unwrap();
+    assert_eq!(second.read(&mut [0]).await.unwrap(), 0, "the circuit may have one stream");
 }
 
 #[tokio::test]

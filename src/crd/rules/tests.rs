@@ -210,6 +210,7 @@ fn the_operator_rejects_everything_that_the_rules_reject() {
             json!({"spec": {"backends": {"extraTorrc": torrc, "template": template}}}),
             json!({"spec": {"frontend": {"extraTorrc": torrc}}}),
             json!({"spec": {"backends": {"introDosDefense": {"ratePerSecond": rate, "burstPerSecond": burst}}}}),
+            json!({"spec": {"backends": {"circuitLimits": {"streamsPerSecond": rate, "streamBurst": burst}}}}),
             json!({"spec": {"restrictedDiscovery": {"clients": [{"name": "a", "publicKey": text}]}}}),
         ] {
             agrees(&compiled, &change)?;

@@ -115,6 +115,13 @@ pub fn allowed() -> Vec<Value> {
         spec(json!({"masterKey": {"secretName": null, "onionAddress": EXTERNAL.strip_suffix(".onion")}})),
         spec(json!({"backends": {"replicas": 0, "introductionPoints": 20, "introDosDefense": {"burstPerSecond": 25}}})),
         spec(json!({"backends": {"introDosDefense": null, "extraTorrc": torrc, "template": template}})),
+        spec(json!({"backends": {"circuitLimits": {}}})),
+        spec(
+            json!({"backends": {"circuitLimits": {"openStreams": 1, "streamsPerSecond": 5, "streamBurst": 5, "bytesPerSecond": 16384}}}),
+        ),
+        spec(
+            json!({"backends": {"circuitLimits": {"openStreams": 16384, "streamsPerSecond": 10000, "streamBurst": null}}}),
+        ),
         spec(json!({"frontend": {"extraTorrc": "NumCPUs 1\nUseBridges 1", "template": template}})),
         spec(json!({"backends": {"extraTorrc": longest}, "frontend": {"extraTorrc": longest}})),
         spec(
@@ -139,6 +146,7 @@ pub fn refused() -> Vec<Refused> {
     all.extend(targets());
     all.extend(keys());
     all.extend(backends());
+    all.extend(circuit_limits());
     all.extend(torrc::rows());
     all.extend(templates());
     all.extend(clients());
@@ -283,6 +291,30 @@ fn keys() -> Vec<Refused> {
             )
             .rule("spec.externalBackends: is the address of this service; use the backend's own address, which its tor wrote to hostname"),
     ]
+}
+
+fn circuit_limits() -> Vec<Refused> {
+    let limits = |limits: Value| Refused::spec(json!({"backends": {"circuitLimits": limits}}));
+    let burst = "spec.backends.circuitLimits.streamBurst: must not be less than streamsPerSecond, which must be set";
+    let mut all = vec![
+        limits(json!({"streamBurst": 5})).both(burst),
+        limits(json!({"streamsPerSecond": 6, "streamBurst": 5})).both(burst),
+    ];
+    for (name, number, range) in [
+        ("openStreams", 0, "1 to 16384"),
+        ("openStreams", 16385, "1 to 16384"),
+        ("streamsPerSecond", 0, "1 to 10000"),
+        ("streamsPerSecond", 10001, "1 to 10000"),
+        ("bytesPerSecond", 16383, "16384 to 1000000000"),
+        ("bytesPerSecond", 1_000_000_001_u32, "16384 to 1000000000"),
+    ] {
+        let field = format!("spec.backends.circuitLimits.{name}");
+        all.push(limits(json!({ name: number })).operator(format!("{field}: must be from {range}")).schema(field));
+    }
+    let many = json!({"streamsPerSecond": 5, "streamBurst": 100_001});
+    let field = "spec.backends.circuitLimits.streamBurst";
+    all.push(limits(many).operator(format!("{field}: must be from 1 to 100000")).schema(field));
+    all
 }
 
 fn backends() -> Vec<Refused> {

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::ConfigMap;
 
 use super::{BuildError, Inputs, torrc};
+use crate::crd::CircuitLimits;
 use crate::crd::names::Component;
-use crate::link::AgentConfig;
+use crate::link::{self, AgentConfig, StreamRate};
 use crate::operator::stamp::hash;
 
 /// The time in seconds for which a draining backend still accepts new streams after its
@@ -35,10 +36,19 @@ pub(super) fn backend(inputs: &Inputs<'_>) -> Result<ConfigMap, BuildError> {
         introduction_points: backends.introduction_points,
         drain_timeout_seconds: backends.drain_timeout_seconds,
         linger_seconds: LINGER_SECONDS,
+        circuit_limits: backends.circuit_limits.map(circuit_limits),
     };
     let torrc = torrc::backend(&inputs.settings().tor_extra_config, backends, inputs.ports);
     let data = [(AGENT_CONFIG.to_owned(), agent.to_yaml()?), (TORRC.to_owned(), torrc)];
     Ok(config_map(inputs, Component::Backend, BTreeMap::from(data)))
+}
+
+fn circuit_limits(limits: CircuitLimits) -> link::CircuitLimits {
+    link::CircuitLimits {
+        open_streams: limits.open_streams,
+        new_streams: limits.new_streams().map(|(per_second, burst)| StreamRate { per_second, burst }),
+        bytes_per_second: limits.bytes_per_second,
+    }
 }
 
 /// Builds the `ConfigMap` of the frontends.
@@ -68,7 +78,9 @@ mod tests {
 
     #[test]
     fn an_agent_can_read_its_configuration() {
-        let fixture = Fixture::of(&json!({"backends": {"introductionPoints": 4, "drainTimeoutSeconds": 7}}));
+        let fixture = Fixture::of(&json!({"backends": {
+            "introductionPoints": 4, "drainTimeoutSeconds": 7, "circuitLimits": {"openStreams": 9, "streamsPerSecond": 5},
+        }}));
         let config = fixture.child("ConfigMap web-backend");
         let agent = AgentConfig::from_yaml(config["data"]["agent.yaml"].as_str().unwrap()).unwrap();
         assert_eq!(
@@ -79,6 +91,11 @@ mod tests {
                 introduction_points: 4,
                 drain_timeout_seconds: 7,
                 linger_seconds: 30,
+                circuit_limits: Some(link::CircuitLimits {
+                    open_streams: 9,
+                    new_streams: Some(StreamRate { per_second: 5, burst: 50 }),
+                    bytes_per_second: None,
+                }),
             }
         );
     }

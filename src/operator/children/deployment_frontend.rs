@@ -14,8 +14,8 @@ use super::config_map::config_hash;
 use super::deployment_backend::{file, rolling};
 use super::{BuildError, Inputs, LastGood, SECRET_KEY_FILE, pod};
 use crate::crd::names::{self, Component};
-use crate::link::TOR_PROBE_PATH;
 use crate::link::paths::MASTER_KEY_DIR;
+use crate::link::{CIRCUITS_PORT, TOR_PROBE_PATH};
 use crate::operator::stamp::hash;
 
 /// The termination grace period of a frontend pod, during which the publisher releases the Lease.
@@ -34,13 +34,19 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
         secret: Some(file(names::master_key_secret(inputs.object), SECRET_KEY_FILE)),
         ..Volume::default()
     };
+    let mut arguments = ["frontend", "--service", &service].map(ToOwned::to_owned).to_vec();
+    let mut ports = Vec::new();
+    if inputs.object.spec.closes_circuits() {
+        arguments.extend(["--circuits-port".to_owned(), CIRCUITS_PORT.to_string()]);
+        ports.push(pod::port("circuits", CIRCUITS_PORT));
+    }
     let parts = pod::Parts {
         name: "publisher",
-        arguments: ["frontend", "--service", &service].map(ToOwned::to_owned).to_vec(),
+        arguments,
         init_arguments: ["frontend", "init"],
         // The publisher rejects the key in the Secret if the key's address differs from this one.
         variables: vec![("ONION_ADDRESS", inputs.address.to_string())],
-        ports: Vec::new(),
+        ports,
         secrets: vec![
             (key, pod::read_only("master-key", MASTER_KEY_DIR)),
             (api_access(), pod::read_only("api-access", "/var/run/secrets/kubernetes.io/serviceaccount")),

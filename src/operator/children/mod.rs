@@ -110,6 +110,7 @@ pub fn ids(object: &OnionBalancedService, environment: &Environment) -> Vec<Chil
     let service = &object.name_any();
     let (backend, frontend) = (Component::Backend.child_name(service), Component::Frontend.child_name(service));
     let token = names::agent_token_secret(service);
+    let circuit_token = object.spec.closes_circuits().then(|| names::circuit_token_secret(service));
     let clients = names::clients_secret(object).map(|_| names::authorized_clients(service));
     let optional = [
         environment.settings.network_policies.is_some().then_some(Kind::NetworkPolicy),
@@ -123,6 +124,7 @@ pub fn ids(object: &OnionBalancedService, environment: &Environment) -> Vec<Chil
         (Kind::Secret, &token),
     ]
     .into_iter()
+    .chain(circuit_token.as_ref().map(|name| (Kind::Secret, name)))
     .chain(clients.as_ref().map(|name| (Kind::ConfigMap, name)))
     .chain([(Kind::ConfigMap, &backend), (Kind::ConfigMap, &frontend)])
     .chain([(Kind::Service, &backend), (Kind::Service, &frontend)])
@@ -162,6 +164,8 @@ fn prerequisites(inputs: &Inputs<'_>) -> Result<Vec<Child>, BuildError> {
     ];
     if let Some(token) = inputs.token {
         children.push(child(Kind::Secret, &secret_token::secret(inputs, token))?);
+        let circuit_token = secret_token::circuit_secret(inputs, token);
+        children.extend(circuit_token.map(|secret| child(Kind::Secret, &secret)).transpose()?);
         let copy = config_map_clients::config_map(inputs, token);
         children.extend(copy.map(|copy| child(Kind::ConfigMap, &copy)).transpose()?);
     }

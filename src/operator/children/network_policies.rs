@@ -1,12 +1,13 @@
 //! The `NetworkPolicy` of each component. Only a service's publishers may connect to its agents.
-//! Everyone may connect to the probes, and the configured peers may connect to the metrics. Tor
-//! does not listen on any port, and its outgoing connections are not restricted.
+//! Everyone may connect to the probes, and the configured peers may connect to the metrics. The
+//! pods of the namespace may ask the publishers to close circuits, if the publishers accept this.
+//! Tor does not listen on any port, and its outgoing connections are not restricted.
 
 use serde_json::{Value, json};
 
 use super::Inputs;
 use crate::crd::names::{self, Component};
-use crate::link::{AGENT_API_PORT, METRICS_PORT, PROBE_PORT};
+use crate::link::{AGENT_API_PORT, CIRCUITS_PORT, METRICS_PORT, PROBE_PORT};
 
 /// Builds the `NetworkPolicy` of the backends. `metrics_from` holds the peers that may read the
 /// metrics; an empty list admits everyone.
@@ -18,7 +19,9 @@ pub(super) fn backend(inputs: &Inputs<'_>, metrics_from: &[Value]) -> Result<Val
 /// Builds the `NetworkPolicy` of the frontends. `metrics_from` holds the peers that may read the
 /// metrics; an empty list admits everyone.
 pub(super) fn frontend(inputs: &Inputs<'_>, metrics_from: &[Value]) -> Result<Value, serde_json::Error> {
-    policy(inputs, Component::Frontend, metrics_from, None)
+    // The app runs in the same namespace unless its target is an address.
+    let own = ingress(CIRCUITS_PORT, &[json!({"podSelector": {}})]);
+    policy(inputs, Component::Frontend, metrics_from, inputs.object.spec.closes_circuits().then_some(own))
 }
 
 fn policy(
@@ -78,6 +81,21 @@ mod tests {
             let selected = |(key, value): (&String, &Value)| pod["labels"][key] == *value;
             assert!(labels.as_object().unwrap().iter().all(selected), "{component}");
         }
+    }
+
+    #[test]
+    fn the_pods_of_the_namespace_may_ask_to_close_circuits_if_the_publishers_accept_this() {
+        let mut fixture = Fixture::of(&json!({"backends": {"circuitLimits": {}}}));
+        let first = |fixture: &Fixture| fixture.child("NetworkPolicy web-frontend")["spec"]["ingress"][0].clone();
+        assert_eq!(first(&fixture)["ports"][0]["port"], 9401);
+        fixture.object.spec.ports[0].proxy_protocol = Some(crate::crd::ProxyProtocol::V1);
+        let rule = json!({"ports": [{"port": 9404, "protocol": "TCP"}], "from": [{"podSelector": {}}]});
+        assert_eq!(first(&fixture), rule);
+        let ports = fixture.child("Service web-frontend")["spec"]["ports"].clone();
+        assert_eq!((&ports[1]["port"], &ports[1]["targetPort"]), (&json!(9404), &json!("circuits")));
+        let publisher = &fixture.child("Deployment web-frontend")["spec"]["template"]["spec"]["containers"][0];
+        assert_eq!(publisher["args"], json!(["frontend", "--service", "web", "--circuits-port", "9404"]));
+        assert_eq!(publisher["ports"][0]["containerPort"], 9404);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The Secret of the agent token.
+//! The Secrets of the agent token and of the app's token.
 
 use std::collections::BTreeMap;
 
@@ -19,9 +19,23 @@ pub(super) fn secret(inputs: &Inputs<'_>, token: &AgentToken) -> Secret {
     }
 }
 
+/// Builds the Secret with the token for the app's requests to close circuits, if the publishers
+/// accept them.
+pub(super) fn circuit_secret(inputs: &Inputs<'_>, token: &AgentToken) -> Option<Secret> {
+    inputs.object.spec.closes_circuits().then(|| Secret {
+        metadata: inputs.metadata(names::circuit_token_secret(&inputs.name()), None),
+        type_: Some("Opaque".to_owned()),
+        data: Some(BTreeMap::from([("token".to_owned(), ByteString(token.circuit_token().as_bytes().to_vec()))])),
+        ..Secret::default()
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::crd::ProxyProtocol;
     use crate::operator::children::tests::support::Fixture;
 
     #[test]
@@ -30,5 +44,19 @@ mod tests {
         let token = secret(&fixture.inputs(), &fixture.token).data.unwrap()["token"].0.clone();
         assert_eq!(token, AgentToken::derive(&fixture.key).to_hex().as_bytes());
         assert_eq!(token.len(), 64);
+    }
+
+    #[test]
+    fn the_app_gets_a_token_if_it_can_name_limited_circuits() {
+        let secret = |limits: serde_json::Value| {
+            let mut fixture = Fixture::of(&json!({"backends": {"circuitLimits": limits}}));
+            let before = circuit_secret(&fixture.inputs(), &fixture.token);
+            assert_eq!(before, None, "no port has the header");
+            fixture.object.spec.ports[0].proxy_protocol = Some(ProxyProtocol::V1);
+            circuit_secret(&fixture.inputs(), &fixture.token)
+        };
+        assert_eq!(secret(json!(null)), None);
+        let token = secret(json!({})).unwrap().data.unwrap()["token"].0.clone();
+        assert_eq!(token, Fixture::new().token.circuit_token().as_bytes());
     }
 }

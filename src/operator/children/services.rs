@@ -1,14 +1,19 @@
-//! The headless Service of each component, through which a scraper can find the pods' metrics.
+//! The headless Service of each component, through which a scraper can find the pods' metrics, and
+//! the app can find the publishers.
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::Inputs;
 use crate::crd::names::{self, Component};
-use crate::link::METRICS_PORT;
+use crate::link::{CIRCUITS_PORT, METRICS_PORT};
 
 /// Builds the headless Service of a component.
 pub(super) fn service(inputs: &Inputs<'_>, component: Component) -> Service {
+    let mut ports = vec![port("metrics", METRICS_PORT)];
+    if component == Component::Frontend && inputs.object.spec.closes_circuits() {
+        ports.push(port("circuits", CIRCUITS_PORT));
+    }
     Service {
         metadata: inputs.component_metadata(component),
         spec: Some(ServiceSpec {
@@ -16,16 +21,21 @@ pub(super) fn service(inputs: &Inputs<'_>, component: Component) -> Service {
             // The metrics of pods that are not ready are the most interesting ones.
             publish_not_ready_addresses: Some(true),
             selector: Some(names::pod_labels(&inputs.name(), component)),
-            ports: Some(vec![ServicePort {
-                name: Some("metrics".to_owned()),
-                port: METRICS_PORT.into(),
-                protocol: Some("TCP".to_owned()),
-                target_port: Some(IntOrString::String("metrics".to_owned())),
-                ..ServicePort::default()
-            }]),
+            ports: Some(ports),
             ..ServiceSpec::default()
         }),
         ..Service::default()
+    }
+}
+
+/// Returns a port that leads to the pods' port of the same name.
+fn port(name: &str, number: u16) -> ServicePort {
+    ServicePort {
+        name: Some(name.to_owned()),
+        port: number.into(),
+        protocol: Some("TCP".to_owned()),
+        target_port: Some(IntOrString::String(name.to_owned())),
+        ..ServicePort::default()
     }
 }
 

@@ -54,9 +54,9 @@ pub(super) fn backend(global: &str, backends: &Backends, ports: &[ForwardedPort]
         line(&mut text, format_args!("HiddenServicePort {port} unix:{FORWARD_DIR}/{port}.sock"));
     }
     if !sets(&backends.extra_torrc, MAX_STREAMS_OPTION) {
-        line(&mut text, format_args!("{MAX_STREAMS_OPTION} {MAX_STREAMS}"));
+        line(&mut text, format_args!("{MAX_STREAMS_OPTION} {}", max_streams(backends)));
     }
-    if AgentConfig::exports_circuit_id(ports) {
+    if AgentConfig::exports_circuit_id(ports, backends.circuit_limits.is_some()) {
         line(&mut text, format_args!("HiddenServiceExportCircuitID haproxy"));
     }
     if let Some(defense) = backends.intro_dos_defense {
@@ -65,6 +65,12 @@ pub(super) fn backend(global: &str, backends: &Backends, ports: &[ForwardedPort]
         line(&mut text, format_args!("HiddenServiceEnableIntroDoSBurstPerSec {}", defense.burst_per_second));
     }
     text + &lines(&backends.extra_torrc)
+}
+
+/// Returns tor's limit of the streams of one circuit. The agent's own limit is lower, because the
+/// agent must see the streams beyond its limit to count them, and to close the circuit.
+fn max_streams(backends: &Backends) -> u32 {
+    backends.circuit_limits.map_or(MAX_STREAMS.into(), |limits| limits.open_streams.saturating_mul(2).min(65_535))
 }
 
 /// Returns the torrc of a frontend. `global` holds lines for every tor in the cluster, and `extra`
@@ -97,7 +103,7 @@ fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crd::IntroDosDefense;
+    use crate::crd::{CircuitLimits, IntroDosDefense};
 
     fn port(port: u16) -> ForwardedPort {
         ForwardedPort { name: None, port, target: "web:80".to_owned(), proxy_header: false, idle_timeout_seconds: None }
@@ -168,6 +174,20 @@ HiddenServiceMaxStreams 100
         let wants = ForwardedPort { proxy_header: true, ..port(443) };
         assert!(text(&[port(80), wants]).ends_with("\nHiddenServiceExportCircuitID haproxy\n"));
         assert!(!text(&[port(80), port(443)]).contains("CircuitID"));
+    }
+
+    #[test]
+    fn with_limits_of_circuits_tor_exports_circuits_and_lets_the_agent_see_the_breaches() {
+        let limited = |open_streams, extra: &str| {
+            let limits =
+                CircuitLimits { open_streams, streams_per_second: None, stream_burst: None, bytes_per_second: None };
+            let extra_torrc = extra.to_owned();
+            let backends = Backends { circuit_limits: Some(limits), extra_torrc, ..Backends::default() };
+            backend("", &backends, &[port(80)])
+        };
+        assert!(limited(300, "").ends_with("\nHiddenServiceMaxStreams 600\nHiddenServiceExportCircuitID haproxy\n"));
+        assert!(limited(u32::MAX, "").contains("\nHiddenServiceMaxStreams 65535\n"));
+        assert!(!limited(300, "HiddenServiceMaxStreams 5").contains("600"));
     }
 
     #[test]

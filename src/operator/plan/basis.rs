@@ -192,6 +192,7 @@ mod tests {
         for (field, expected) in [
             ("spec.backends.replicas", "replicas"),
             ("spec.backends.introDosDefense.burstPerSecond", "introDosDefense"),
+            ("spec.backends.circuitLimits.streamBurst", "circuitLimits"),
             ("spec.backends.template.resources.tor.limits.nvidia.com/gpu", "template/resources"),
             ("spec.backends.template", "template"),
         ] {

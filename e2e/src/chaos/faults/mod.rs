@@ -1,5 +1,6 @@
 //! All faults that `make chaos` injects.
 
+mod abuse;
 mod arrival;
 mod authorities;
 mod backend;
@@ -8,6 +9,7 @@ mod frontend;
 mod replicas;
 mod rotations;
 
+use self::abuse::Abuse;
 use self::arrival::{ApplyToFetch, NewBackend};
 use self::authorities::AuthoritiesDown;
 use self::backend::BackendFault;
@@ -31,6 +33,7 @@ pub fn all() -> Vec<Box<dyn Fault>> {
         Box::new(ScaleDown),
         Box::new(NewBackend),
         Box::new(ApplyToFetch),
+        Box::new(Abuse),
         Box::new(FrontendFault::TorKill),
         Box::new(FrontendFault::TorFreeze),
         Box::new(FrontendFault::PublisherKill),

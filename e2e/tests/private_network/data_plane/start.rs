@@ -10,7 +10,8 @@ use anyhow::{Context as _, Result, ensure};
 use onionbalance_e2e::command::output;
 use onionbalance_e2e::onionkey;
 use onionbalance_e2e::tornet::make_private_dir;
-use onionbalance_operator::link::{AGENT_API_PORT, AgentConfig, ForwardedPort};
+use onionbalance_operator::crd;
+use onionbalance_operator::link::{AGENT_API_PORT, AgentConfig, CIRCUITS_PORT, CircuitLimits, ForwardedPort};
 use onionbalance_operator::onion::{ClientPublicKey, MasterKey};
 use rustix::process::Signal;
 
@@ -27,12 +28,19 @@ impl DataPlane {
             vec![ForwardedPort { name: None, port: 80, target, proxy_header: false, idle_timeout_seconds: None }];
         ports.extend(self.features.ports.iter().cloned());
         let torrc = self.torrc("backend", &dir, &ports)?;
+        let limits = self.features.backends.get("circuitLimits").cloned();
+        let limits: Option<crd::CircuitLimits> = limits.map(serde_json::from_value).transpose()?;
         let config = AgentConfig {
             master_onion_address: self.onion().parse()?,
             ports,
             introduction_points: 3,
             drain_timeout_seconds: 1,
             linger_seconds: 1,
+            circuit_limits: limits.map(|limits| CircuitLimits {
+                open_streams: limits.open_streams,
+                new_streams: None,
+                bytes_per_second: limits.bytes_per_second,
+            }),
         };
         let (config_file, token_file) = (dir.join("agent.yaml"), dir.join("token"));
         fs::write(&config_file, config.to_yaml()?)?;
@@ -155,6 +163,7 @@ HiddenServicePort 80 {target}
         publisher.arg("--master-key-dir").arg(&self.key.dir);
         publisher.args(["--pod-uid", "uid-of-frontend", "--listen-address", "127.0.0.1"]);
         publisher.args(["--probe-port", &probes, "--metrics-port", &metrics]);
+        publisher.args(["--circuits-port", &CIRCUITS_PORT.to_string()]);
         for backend in self.static_backends() {
             publisher.arg("--static-backend").arg(backend);
         }

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::{Kind, secret_master_key};
+use super::closing_circuits;
 use super::support::{Fixture, all_children};
 use crate::crd::names::SERVICE_LABEL;
 
@@ -103,7 +104,9 @@ fn denials(write: &Write) -> Vec<String> {
 
 /// Returns the requests that create all owned objects of a service, including its key.
 fn creations() -> Vec<Write> {
-    let fixture = Fixture::of(&json!({"restrictedDiscovery": {"secretName": "clients"}}));
+    let mut spec = closing_circuits();
+    spec["restrictedDiscovery"] = json!({"secretName": "clients"});
+    let fixture = Fixture::of(&spec);
     let children = all_children(&fixture.inputs());
     let key = serde_json::to_value(secret_master_key(&fixture.object, &fixture.key)).unwrap();
     let manifests = children.into_iter().map(|child| (child.id.kind, child.manifest));
@@ -131,7 +134,7 @@ fn deletion(write: &Write) -> Write {
 #[test]
 fn everything_that_the_operator_writes_is_allowed() {
     let creations = creations();
-    assert_eq!(creations.len(), 17);
+    assert_eq!(creations.len(), 18);
     for write in &creations {
         let name = format!("{} {}", write.resource, write.object["metadata"]["name"]);
         for write in [write.clone(), update(write)] {

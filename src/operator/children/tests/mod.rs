@@ -8,6 +8,13 @@ use super::*;
 use crate::operator::served::{Fields, PolicyVersion, Served};
 use support::{Fixture, all_children};
 
+/// Returns the fields of a service whose publishers accept requests to close circuits.
+pub fn closing_circuits() -> Value {
+    serde_json::json!({
+        "ports": [{"port": 80, "target": {"address": "a:1"}, "proxyProtocol": "v1"}], "backends": {"circuitLimits": {}},
+    })
+}
+
 #[test]
 fn ids_lists_exactly_the_children_in_the_order_in_which_they_are_applied() {
     let restricted = serde_json::json!({"restrictedDiscovery": {"secretName": "clients"}});
@@ -16,6 +23,11 @@ fn ids_lists_exactly_the_children_in_the_order_in_which_they_are_applied() {
     assert_eq!(built, ids(&fixture.object, &fixture.environment));
     assert_eq!(built.len(), 16);
     assert!(built.iter().any(|id| id.to_string() == "ConfigMap web-authorized-clients"));
+    let fixture = Fixture::of(&closing_circuits());
+    let built: Vec<_> = all_children(&fixture.inputs()).into_iter().map(|child| child.id).collect();
+    assert_eq!(built, ids(&fixture.object, &fixture.environment));
+    assert_eq!(built.len(), 16);
+    assert!(built.iter().any(|id| id.to_string() == "Secret web-circuit-token"));
     let fixture = Fixture::new();
     let built: Vec<_> = all_children(&fixture.inputs()).into_iter().map(|child| child.id).collect();
     assert_eq!(built, ids(&fixture.object, &fixture.environment));

@@ -83,11 +83,17 @@ fn template() -> impl Strategy<Value = Value> {
 fn backends() -> impl Strategy<Value = Value> {
     let dos =
         (any::<u32>(), any::<u32>()).prop_map(|(rate, burst)| json!({"ratePerSecond": rate, "burstPerSecond": burst}));
-    (any::<i32>(), any::<u8>(), any::<u32>(), option::of(dos), text(), template()).prop_map(
-        |(replicas, points, drain, dos, torrc, template)| {
+    let number = || option::of(any::<u32>());
+    let limits = (number(), number(), number(), number()).prop_map(|(open, rate, burst, bytes)| {
+        json!({
+            "openStreams": open.unwrap_or(256), "streamsPerSecond": rate, "streamBurst": burst, "bytesPerSecond": bytes,
+        })
+    });
+    (any::<i32>(), any::<u8>(), any::<u32>(), option::of(dos), option::of(limits), text(), template()).prop_map(
+        |(replicas, points, drain, dos, limits, torrc, template)| {
             json!({
                 "replicas": replicas, "introductionPoints": points, "drainTimeoutSeconds": drain, "introDosDefense": dos,
-                "extraTorrc": torrc, "template": template,
+                "circuitLimits": limits, "extraTorrc": torrc, "template": template,
             })
         },
     )
