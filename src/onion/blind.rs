@@ -80,7 +80,7 @@ impl BlindedKeypair {
     /// Computes the key that encrypts revision counters,
     /// `H("rev-counter-generation" | 0x00 | a' | RH')`. C tor hashes the string including its
     /// terminating zero byte.
-    fn ope_key(&self) -> Zeroizing<[u8; 32]> {
+    pub(super) fn ope_key(&self) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(
             Sha3_256::new()
                 .chain_update(b"rev-counter-generation\0")

@@ -14,6 +14,9 @@ const EXTENSION_SIGNED_WITH_KEY: u8 = 4;
 const EXTENSION_FLAG_AFFECTS_VALIDATION: u8 = 1;
 const SECONDS_PER_HOUR: u64 = 3600;
 
+/// The minimum lifetime of a descriptor's certificates, which is C tor's `HS_DESC_CERT_LIFETIME`.
+pub(super) const DESCRIPTOR_LIFETIME: Duration = Duration::from_secs(54 * 3600);
+
 /// The purpose of a certificate, encoded as its certificate type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -160,17 +163,34 @@ pub(super) fn encode(
     signing_key: &[u8; 32],
     sign: impl FnOnce(&[u8]) -> Signature,
 ) -> Vec<u8> {
+    let mut cert = encode_unsigned(cert_type, certified_key, expiration_hours(from, lifetime), signing_key);
+    let signature = sign(&cert);
+    cert.extend(signature.to_bytes());
+    cert
+}
+
+/// Returns the expiration time of a certificate that is valid for at least `lifetime` after `from`,
+/// in hours since the Unix epoch.
+pub(super) fn expiration_hours(from: SystemTime, lifetime: Duration) -> u32 {
     let since_epoch = from.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let hours = since_epoch.saturating_add(lifetime).as_secs().div_ceil(SECONDS_PER_HOUR);
+    u32::try_from(hours).unwrap_or(u32::MAX)
+}
+
+/// Encodes everything before the signature of a certificate, which is the data that is signed.
+pub(super) fn encode_unsigned(
+    cert_type: CertType,
+    certified_key: &[u8; 32],
+    expiration_hours: u32,
+    signing_key: &[u8; 32],
+) -> Vec<u8> {
     let mut cert = vec![VERSION, cert_type as u8];
-    cert.extend(u32::try_from(hours).unwrap_or(u32::MAX).to_be_bytes());
+    cert.extend(expiration_hours.to_be_bytes());
     cert.push(KEY_TYPE_ED25519);
     cert.extend(certified_key);
     // One extension with 32 bytes of data and no flags.
     cert.extend([1, 0, 32, EXTENSION_SIGNED_WITH_KEY, 0]);
     cert.extend(signing_key);
-    let signature = sign(&cert);
-    cert.extend(signature.to_bytes());
     cert
 }
 
