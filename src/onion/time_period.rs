@@ -47,7 +47,7 @@ impl PeriodCalendar {
 
     /// Returns the start of the period with this number, or None if this time is out of range.
     pub fn start(&self, number: u64) -> Option<SystemTime> {
-        self.time(number.checked_mul(self.length_minutes)?.checked_add(self.offset_minutes)?)
+        Self::time(number.checked_mul(self.length_minutes)?.checked_add(self.offset_minutes)?)
     }
 
     /// Returns the first and the last moment at which a service publishes for the period with this
@@ -56,10 +56,17 @@ impl PeriodCalendar {
     pub fn publishing_times(&self, number: u64) -> Option<[SystemTime; 2]> {
         let first = number.checked_mul(self.length_minutes)?;
         let last = number.checked_add(2)?.checked_mul(self.length_minutes)?;
-        Some([self.time(first)?, self.time(last)?])
+        Some([Self::time(first)?, Self::time(last)?])
     }
 
-    fn time(&self, minutes: u64) -> Option<SystemTime> {
+    /// Returns the two periods for which a service publishes at this time if its consensus is fresh.
+    pub fn published_at(&self, time: SystemTime) -> [Option<TimePeriod>; 2] {
+        let minutes = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / SECONDS_PER_MINUTE;
+        let newer = minutes.checked_div(self.length_minutes);
+        [newer.and_then(|newer| newer.checked_sub(1)), newer].map(|number| number.map(|number| self.period(number)))
+    }
+
+    fn time(minutes: u64) -> Option<SystemTime> {
         UNIX_EPOCH.checked_add(Duration::from_secs(minutes.checked_mul(SECONDS_PER_MINUTE)?))
     }
 }
@@ -79,6 +86,10 @@ mod tests {
         assert_eq!(calendar.period_at(UNIX_EPOCH), None);
         let half_a_day = Duration::from_secs(12 * 3600);
         assert_eq!(calendar.publishing_times(16903), Some([noon - half_a_day, noon + 3 * half_a_day]));
+        let published = |time| calendar.published_at(time).map(|period| period.unwrap().number);
+        assert_eq!(published(noon - half_a_day), [16902, 16903]);
+        assert_eq!(published(noon + half_a_day - Duration::from_secs(1)), [16902, 16903]);
+        assert_eq!(published(noon + half_a_day), [16903, 16904]);
     }
 
     #[test]

@@ -90,9 +90,7 @@ impl Kits {
     /// Returns the two time periods for which the service should publish at this time if tor's
     /// consensus is fresh and the network keeps its intervals.
     pub fn wanted(&self, now: SystemTime) -> [Option<TimePeriod>; 2] {
-        let elapsed = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let runs = elapsed.checked_div(self.calendar.length_minutes.saturating_mul(60)).unwrap_or_default();
-        [runs.checked_sub(1), Some(runs)].map(|number| number.map(|number| self.calendar.period(number)))
+        self.calendar.published_at(now)
     }
 
     /// Returns the wanted time periods that no kit covers.

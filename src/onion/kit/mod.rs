@@ -30,6 +30,8 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 use super::cert::{self, CertError, CertType, UncheckedCert};
 use super::{BlindedPublicKey, OnionAddress, PeriodCalendar};
 
+/// The maximum length of a kit in bytes. A kit for a year has about 1.2 MiB.
+pub const MAX_LEN: u64 = 4 * 1024 * 1024;
 /// The label of the key derivation for the agents' token.
 pub const AGENT_TOKEN_LABEL: &[u8] = b"onionbalance.dev/agent-token/v1";
 /// The label of the key derivation for the marks that a delegated service's objects get.
