@@ -17,6 +17,7 @@ use super::conduct::{CallError, CallId, Conduct, LeaseAnswer, LeaseRequest};
 use super::driver::Driver;
 use super::external::ExternalBackends;
 use super::http::{self, Health};
+use super::kits;
 use super::lease::{self, LeaseKeeper};
 use super::master_key;
 use super::object::{self, Object};
@@ -28,7 +29,7 @@ use super::tor::{Silence, Tor};
 use crate::control::Connector;
 use crate::link::{AgentToken, ClientsCopy};
 use crate::merge::MergeEngine;
-use crate::onion::MasterKey;
+use crate::onion::ServiceKey;
 
 /// The maximum number of messages that can wait for the publisher's main loop.
 const QUEUE: usize = 64;
@@ -86,13 +87,13 @@ pub(super) async fn serve(
     // The key is read before the other parts start, because a publisher without a key must not hold
     // the Lease.
     let key = tokio::select! {
-        key = master_key::wait_for(&args.master_key_dir, args.onion_address, &health, clock) => Arc::new(key),
+        key = master_key::wait_for(&args.master_key_dir, args.onion_address, &health, clock) => key,
         () = &mut stop => return Ok(()),
         ended = &mut http => return Err(http_ended(ended)),
     };
 
     let mut parts = JoinSet::new();
-    let neighbours = connect(pod_uid, AgentToken::derive(&key), &mut parts).await?;
+    let neighbours = connect(pod_uid, AgentToken::of(&key), &mut parts).await?;
     let publisher = assemble(args, pod_uid, key, neighbours, (health, silence), clock, &mut parts);
     tokio::select! {
         () = publisher.run(stop) => Ok(()),
@@ -108,7 +109,7 @@ pub(super) async fn serve(
 fn assemble(
     args: &PublisherArgs,
     pod_uid: &str,
-    key: Arc<MasterKey>,
+    key: ServiceKey,
     neighbours: Neighbours,
     (health, silence): (watch::Sender<Health>, watch::Sender<Silence>),
     clock: Clock,
@@ -120,16 +121,20 @@ fn assemble(
     registry.register(address, news);
     parts.spawn(connection.reporting_silence(silence).run());
 
-    let client = SyncClient::new(AgentToken::derive(&key), &process_name(pod_uid), clock);
+    let client = SyncClient::new(AgentToken::of(&key), &process_name(pod_uid), clock);
     let (agents, orders) = watch::channel(AgentOrders::default());
     let (reports_in, reports) = mpsc::channel(QUEUE);
     parts.spawn(agents::run(client, clock, args.backend_silence(), orders, reports_in));
 
+    let (keys_in, keys) = watch::channel(key.clone());
+    if key.kits().is_some() {
+        parts.spawn(kits::watch(args.master_key_dir.clone(), keys_in, clock));
+    }
     let engine = MergeEngine::new(key, None, clock::random(), clock.now());
     let driver = Driver::new(engine, ExternalBackends::new(address, clock::random()));
     let Neighbours { service, identity, pods, object, clients, calls, answers, status } = neighbours;
     let conduct = Conduct::new(&service, identity, clock.now());
-    let inlets = Inlets { pods, object, clients, answers, tor, reports };
+    let inlets = Inlets { pods, object, clients, keys, answers, tor, reports };
     let outlets = Outlets { agents, calls, status, health };
     tracing::info!(%address, "the publisher is running");
     Publisher::new(driver, conduct, clock, inlets, outlets)

@@ -1,10 +1,13 @@
 //! Renders the publisher's `/metrics` page in the Prometheus text format (version 0.0.4).
 
+use std::time::SystemTime;
+
 use super::external::FetchCounts;
 use super::view::BackendView;
 use crate::common::exposition::Exposition;
 use crate::crd::BackendState;
 use crate::merge::{PeriodStatus, UploadError};
+use crate::onion::kit::Coverage;
 
 /// The values that the metrics page shows.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +20,8 @@ pub(super) struct Figures {
     pub(super) backends: Vec<BackendView>,
     /// The published descriptors of each time period.
     pub(super) periods: Vec<PeriodStatus>,
+    /// How long the signing kits last. None if the publisher has the master key.
+    pub(super) coverage: Option<Coverage>,
     pub(super) counts: Counts,
 }
 
@@ -94,6 +99,7 @@ pub(super) fn render(figures: &Figures) -> String {
         }
     }
 
+    render_coverage(&mut text, figures.coverage.as_ref());
     text.family(
         "descriptors_total",
         "counter",
@@ -117,13 +123,31 @@ pub(super) fn render(figures: &Figures) -> String {
     text.finish()
 }
 
+/// Adds the metrics of the signing kits, which have no value if the publisher has the master key.
+fn render_coverage(text: &mut Exposition, coverage: Option<&Coverage>) {
+    text.family(
+        "signing_keys_end_seconds",
+        "gauge",
+        "Unix time at which the signing kits end, or 0 if they have ended",
+    );
+    if let Some(Coverage { until, .. }) = coverage {
+        let end = until.and_then(|until| until.duration_since(SystemTime::UNIX_EPOCH).ok());
+        text.sample("signing_keys_end_seconds", "", end.unwrap_or_default().as_secs());
+    }
+    text.family("signing_keys_missing", "gauge", "Time periods to publish now that no signing kit covers");
+    if let Some(Coverage { missing, .. }) = coverage {
+        text.sample("signing_keys_missing", "", *missing as u64);
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
     use super::*;
+    use std::time::Duration;
+
     use crate::common::exposition::page;
     use crate::onion::TimePeriod;
+    use crate::onion::kit::CoverageState;
 
     /// Returns sample values, with backends in several states and descriptors of a single time
     /// period.
@@ -157,6 +181,12 @@ mod tests {
                 .map(backend)
                 .into(),
             periods: vec![period],
+            coverage: Some(Coverage {
+                until: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)),
+                missing: 1,
+                days_left: 0,
+                state: CoverageState::Missing,
+            }),
             counts,
         }
     }
@@ -198,6 +228,12 @@ onionbalance_publisher_hsdirs_accepted{period=\"20500\"} 7
 # HELP onionbalance_publisher_hsdirs Responsible HSDirs
 # TYPE onionbalance_publisher_hsdirs gauge
 onionbalance_publisher_hsdirs{period=\"20500\"} 8
+# HELP onionbalance_publisher_signing_keys_end_seconds Unix time at which the signing kits end, or 0 if they have ended
+# TYPE onionbalance_publisher_signing_keys_end_seconds gauge
+onionbalance_publisher_signing_keys_end_seconds 1800000000
+# HELP onionbalance_publisher_signing_keys_missing Time periods to publish now that no signing kit covers
+# TYPE onionbalance_publisher_signing_keys_missing gauge
+onionbalance_publisher_signing_keys_missing 1
 # HELP onionbalance_publisher_descriptors_total Descriptors built, counting the distinct descriptors of one time period as one
 # TYPE onionbalance_publisher_descriptors_total counter
 onionbalance_publisher_descriptors_total 2

@@ -26,6 +26,7 @@ mod driver;
 mod external;
 mod fixed;
 mod http;
+mod kits;
 mod lease;
 mod master_key;
 mod metrics;

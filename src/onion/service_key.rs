@@ -1,7 +1,11 @@
 //! The key of a service: the master key, or signing kits that were derived from it elsewhere.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use zeroize::Zeroizing;
+
+use super::kit::Coverage;
 use super::{Kits, MasterKey, OnionAddress, PeriodKey, TimePeriod};
 
 /// The key with which a service publishes. Clones share the secrets.
@@ -35,6 +39,35 @@ impl ServiceKey {
         match self {
             Self::Master(_) => true,
             Self::Kits(kits) => kits.covers(period),
+        }
+    }
+
+    /// Returns how long the signing kits last, or None if this is a master key.
+    pub fn coverage(&self, now: SystemTime) -> Option<Coverage> {
+        self.kits().map(|kits| Coverage::of(kits, now))
+    }
+
+    /// Derives 32 bytes for another purpose, using HKDF-SHA256 with `label` as the info. A master
+    /// key and the kits that were made from it derive different bytes.
+    pub fn derive(&self, label: &[u8]) -> Zeroizing<[u8; 32]> {
+        match self {
+            Self::Master(key) => key.derive(label),
+            Self::Kits(kits) => kits.derive(label),
+        }
+    }
+
+    /// Returns this key with the time periods of another key of the same service added. A master
+    /// key needs no more periods, and replaces kits.
+    pub fn extended_by(&self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Kits(known), Self::Kits(more)) => {
+                let mut all = Kits::clone(known);
+                // Kits of another service add nothing.
+                let _ = all.merge(Kits::clone(&more));
+                all.into()
+            }
+            (_, other) if other.address() == self.address() => other,
+            _ => self.clone(),
         }
     }
 

@@ -21,7 +21,6 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use tokio::signal::unix::{SignalKind, signal};
@@ -40,7 +39,7 @@ use super::tor::{Registry, Tor};
 use crate::common::secret_file;
 use crate::control::{Connector, ControlEndpoint, Password};
 use crate::merge::MergeEngine;
-use crate::onion::{Discovery, OnionAddress};
+use crate::onion::{Discovery, OnionAddress, ServiceKey};
 
 /// The environment variable that contains the control port's password. There is no flag for the
 /// password, because other users can read command lines.
@@ -208,6 +207,7 @@ struct Daemon {
 
 struct Running {
     instances: watch::Sender<Instances>,
+    keys: watch::Sender<ServiceKey>,
     view: watch::Receiver<View>,
     task: JoinHandle<()>,
 }
@@ -239,6 +239,7 @@ impl Daemon {
         for LoadedService { key, instances } in loaded.services {
             let address = key.address();
             if let Some(running) = self.running.get(&address) {
+                running.keys.send_modify(|known| *known = known.extended_by(key));
                 running.instances.send_if_modified(|known| {
                     let changed = *known != instances;
                     *known = instances;
@@ -249,13 +250,15 @@ impl Daemon {
             tracing::info!(%address, instances = instances.addresses.len(), "started a service");
             let (news_in, news) = mpsc::channel(QUEUE);
             let now = self.clock.now();
-            let engine = MergeEngine::new(Arc::new(key), Some(Discovery::Open), clock::random(), now);
+            let (keys_in, keys) = watch::channel(key.clone());
+            let engine = MergeEngine::new(key, Some(Discovery::Open), clock::random(), now);
             let (view_in, view) = watch::channel(View::of(address));
             let (instances_in, instances) = watch::channel(instances);
             let driver = Driver::new(engine, ExternalBackends::new(address, clock::random()));
-            let service = Service::new(driver, self.clock, news, instances, view_in);
+            let service = Service::new(driver, self.clock, news, (instances, keys), view_in);
             self.registry.register(address, news_in);
-            self.running.insert(address, Running { instances: instances_in, view, task: tokio::spawn(service.run()) });
+            let task = tokio::spawn(service.run());
+            self.running.insert(address, Running { instances: instances_in, keys: keys_in, view, task });
         }
         let views = wanted.iter().filter_map(|address| self.running.get(address)).map(|running| running.view.clone());
         self.views.send_replace(views.collect());

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ed25519_dalek::SigningKey;
+use hkdf::Hkdf;
+use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::{Kit, KitError, KitPeriod, ServiceSecrets};
@@ -62,9 +64,13 @@ impl Kits {
         Zeroizing::new(self.secrets.agent_token)
     }
 
-    /// Returns the key from which the marks of owned objects are derived.
-    pub fn mark_key(&self) -> Zeroizing<[u8; 32]> {
-        Zeroizing::new(self.secrets.mark_key)
+    /// Derives 32 bytes for another purpose from a secret of the service, using HKDF-SHA256 with
+    /// `label` as the info.
+    pub fn derive(&self, label: &[u8]) -> Zeroizing<[u8; 32]> {
+        let mut output = Zeroizing::new([0; 32]);
+        let expanded = Hkdf::<Sha256>::new(None, &self.secrets.mark_key).expand(label, output.as_mut_slice());
+        debug_assert!(expanded.is_ok(), "HKDF-SHA256 can output up to 255 * 32 bytes");
+        output
     }
 
     /// Returns true if a kit covers this time period.

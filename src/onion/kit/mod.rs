@@ -14,12 +14,14 @@
 //! Kits that overlap therefore agree.
 
 mod collection;
+mod coverage;
 mod format;
 mod issue;
 #[cfg(test)]
 mod tests;
 
 pub use collection::{DelegatedKey, Kits};
+pub use coverage::{Coverage, CoverageState};
 
 use std::fmt;
 use std::time::SystemTime;

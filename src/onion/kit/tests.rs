@@ -161,8 +161,9 @@ fn revision_counters_and_blinded_keys_equal_those_of_the_online_key() {
             assert_eq!(PeriodKey::revision_counter(&online, seconds), delegated.revision_counter(seconds));
         }
     }
-    let secrets = [kits.agent_token(), kits.mark_key()];
-    assert_eq!(secrets, [master.derive(AGENT_TOKEN_LABEL), master.derive(MARK_KEY_LABEL)]);
+    assert_eq!(kits.agent_token(), master.derive(AGENT_TOKEN_LABEL));
+    assert_ne!(kits.derive(b"a"), kits.derive(b"b"));
+    assert_ne!(kits.derive(b"a"), master.derive(b"a"));
 }
 
 #[test]
@@ -247,6 +248,24 @@ fn overlapping_kits_extend_each_other_and_foreign_kits_are_refused() {
     kits.forget_past(now + 5 * day);
     assert!(!kits.covers(PeriodCalendar::PUBLIC.period(FIRST)));
     assert!(kits.covers(PeriodCalendar::PUBLIC.period(FIRST + 3)));
+}
+
+#[test]
+fn the_coverage_is_reported_before_a_period_is_missing() {
+    let kits = kits(FIRST - 1, 21);
+    let noon = PeriodCalendar::PUBLIC.start(FIRST).unwrap();
+    let days = |days: u32| Duration::from_secs(24 * 3600) * days;
+    let end = noon + days(20);
+    let at = |now| Coverage::of(&kits, now);
+    let found = |now| (at(now).state, at(now).days_left, at(now).missing);
+    assert_eq!(at(noon).until, Some(end));
+    assert_eq!(found(noon), (CoverageState::Enough, 20, 0));
+    assert_eq!(found(end - days(14)), (CoverageState::Enough, 14, 0));
+    assert_eq!(found(end - days(14) + Duration::from_secs(1)), (CoverageState::Expiring, 13, 0));
+    assert_eq!(found(end - days(1)), (CoverageState::Expiring, 1, 0));
+    assert_eq!(found(end - days(1) / 2), (CoverageState::Missing, 0, 1));
+    assert_eq!(found(end + days(1)), (CoverageState::Missing, 0, 2));
+    assert_eq!(at(end).until, None);
 }
 
 #[test]
