@@ -106,8 +106,14 @@ pub(super) fn render(figures: &Figures) -> String {
         "Descriptors built, counting the distinct descriptors of one time period as one",
     );
     text.sample("descriptors_total", "", figures.counts.rounds);
+    render_uploads(&mut text, &figures.counts);
+    text.finish()
+}
+
+/// Adds the metrics of the exchanges with HSDirs.
+fn render_uploads(text: &mut Exposition, counts: &Counts) {
     text.family("uploads_total", "counter", "Uploads to individual HSDirs, by result");
-    let Counts { accepted, rejected, failed, .. } = figures.counts;
+    let Counts { accepted, rejected, failed, .. } = *counts;
     for (result, count) in [("accepted", accepted), ("rejected", rejected), ("failed", failed)] {
         text.sample("uploads_total", &format!("{{result=\"{result}\"}}"), count);
     }
@@ -116,11 +122,10 @@ pub(super) fn render(figures: &Figures) -> String {
         "counter",
         "Requests to individual HSDirs for descriptors of external backends, by result",
     );
-    let FetchCounts { found, failed } = figures.counts.fetches;
+    let FetchCounts { found, failed } = counts.fetches;
     for (result, count) in [("found", found), ("failed", failed)] {
         text.sample("external_fetches_total", &format!("{{result=\"{result}\"}}"), count);
     }
-    text.finish()
 }
 
 /// Adds the metrics of the signing kits, which have no value if the publisher has the master key.

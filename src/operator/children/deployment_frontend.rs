@@ -29,11 +29,13 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
     let service = inputs.name();
     let frontend = &inputs.object.spec.frontend;
     let settings = inputs.settings().default_templates.under(&frontend.template, &service, Component::Frontend);
-    let key = Volume {
-        name: "master-key".to_owned(),
-        secret: Some(file(names::master_key_secret(inputs.object), SECRET_KEY_FILE)),
-        ..Volume::default()
-    };
+    let mut secret = file(names::master_key_secret(inputs.object), SECRET_KEY_FILE);
+    if inputs.object.spec.master_key.delegated {
+        // The names of the signing kits change. The operator refuses a Secret that also holds the
+        // master key.
+        secret.items = None;
+    }
+    let key = Volume { name: "master-key".to_owned(), secret: Some(secret), ..Volume::default() };
     let parts = pod::Parts {
         name: "publisher",
         arguments: ["frontend", "--service", &service].map(ToOwned::to_owned).to_vec(),
@@ -58,6 +60,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
         settings: serde_json::to_value(frontend)?,
         ports: Vec::new(),
         secret: Some(names::master_key_secret(inputs.object)),
+        delegated: inputs.object.spec.master_key.delegated,
         account: Some(account.to_owned()),
     };
     let deployment = Deployment {
@@ -137,6 +140,19 @@ mod tests {
             assert_eq!(holders, ["publisher"], "{volume}");
         }
         assert!(pod.get("shareProcessNamespace").is_none(), "tor could read the publisher's secrets under /proc");
+    }
+
+    #[test]
+    fn a_delegated_publisher_mounts_every_signing_kit() {
+        let volume = |spec| {
+            let pod = &Fixture::of(&spec).child("Deployment web-frontend")["spec"]["template"]["spec"];
+            let volumes = pod["volumes"].as_array().unwrap();
+            volumes.iter().find(|volume| volume["name"] == "master-key").unwrap()["secret"].clone()
+        };
+        let delegated = volume(json!({"masterKey": {"secretName": "kits", "delegated": true}}));
+        assert_eq!(delegated, json!({"secretName": "kits", "defaultMode": 0o440}));
+        let online = volume(json!({"masterKey": {"secretName": "mine"}}));
+        assert_eq!(online["items"][0]["key"], "hs_ed25519_secret_key");
     }
 
     #[test]

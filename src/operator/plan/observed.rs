@@ -1,7 +1,7 @@
 //! The facts that a plan depends on, including the outcomes of executed steps.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -15,7 +15,7 @@ use crate::crd::OnionBalancedService;
 use crate::crd::clients::ClientList;
 use crate::crd::names::Component;
 use crate::crd::validate::Problem;
-use crate::onion::{MasterKey, OnionAddress};
+use crate::onion::{Kit, Kits, MasterKey, OnionAddress, ServiceKey};
 use crate::operator::children::{ChildId, Kind, SECRET_KEY_FILE, Stage};
 use crate::operator::holder::{Holder, holder};
 use crate::operator::origin;
@@ -65,6 +65,9 @@ pub struct Observed {
     pub refused: Vec<RefusedWrite>,
 }
 
+/// The ending of the names of entries with signing kits.
+const KIT_ENDING: &str = ".kit";
+
 /// Another service that may use the same key.
 pub struct Rival {
     /// The other service.
@@ -82,13 +85,50 @@ pub struct KeySecret {
     pub metadata: ObjectMeta,
     /// The data of the Secret, by entry.
     pub data: BTreeMap<String, zeroize::Zeroizing<Vec<u8>>>,
+    /// The signing kits among the entries. They are parsed once, because this takes long.
+    kits: OnceLock<FoundKits>,
+}
+
+/// The signing kits in a Secret.
+#[derive(Default)]
+pub struct FoundKits {
+    /// All kits that can be used, or None if there are none.
+    pub kits: Option<Arc<Kits>>,
+    /// The reasons why other kits cannot be used, each with the name of the entry.
+    pub problems: Vec<String>,
 }
 
 impl KeySecret {
     /// Creates the Secret from the metadata and data of an API object.
     pub fn new(metadata: ObjectMeta, data: Option<BTreeMap<String, ByteString>>) -> Self {
         let data = data.unwrap_or_default().into_iter().map(|(name, bytes)| (name, zeroize::Zeroizing::new(bytes.0)));
-        Self { metadata, data: data.collect() }
+        Self { metadata, data: data.collect(), kits: OnceLock::new() }
+    }
+
+    /// Returns the signing kits in the Secret, which are the entries whose names end in `.kit`.
+    pub fn kits(&self) -> &FoundKits {
+        self.kits.get_or_init(|| {
+            let (mut kits, mut problems): (Option<Kits>, Vec<String>) = (None, Vec::new());
+            for (name, bytes) in self.data.iter().filter(|(name, _)| name.ends_with(KIT_ENDING)) {
+                let added = Kit::parse(bytes).and_then(|kit| match &mut kits {
+                    Some(kits) => kits.add(kit),
+                    None => {
+                        kits = Some(kit.into());
+                        Ok(())
+                    }
+                });
+                problems.extend(added.err().map(|error| format!("entry {name}: {error}")));
+            }
+            FoundKits { kits: kits.map(Arc::new), problems }
+        })
+    }
+
+    /// Returns the master key in the Secret or, if the Secret has none, its signing kits.
+    pub fn service_key(&self) -> Option<ServiceKey> {
+        match self.master_key() {
+            Some(key) => Some(key.into()),
+            None => self.kits().kits.clone().map(ServiceKey::Kits),
+        }
     }
 
     /// Returns the key in the Secret, if the Secret holds a valid key.
@@ -141,8 +181,8 @@ pub fn holder_of(
     object: &OnionBalancedService,
     secret: Option<&KeySecret>,
 ) -> Holder {
-    let is_marked = |key: MasterKey| origin::has_mark(metadata, &origin::mark(&key, object, child));
-    holder(metadata, object, || secret.and_then(KeySecret::master_key).is_some_and(is_marked))
+    let is_marked = |key: ServiceKey| origin::has_mark(metadata, &origin::service_mark(&key, object, child));
+    holder(metadata, object, || secret.and_then(KeySecret::service_key).is_some_and(is_marked))
 }
 
 /// An owned object that the API server refused to create or update.
