@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use ed25519_dalek::{Signature, VerifyingKey};
 
+use super::known_nonce::PublishedSignature;
+
 /// The tag of a certificate object in a Tor document.
 pub(super) const OBJECT_TAG: &str = "ED25519 CERT";
 
@@ -109,6 +111,11 @@ impl UncheckedCert {
     /// Returns the key that the certificate claims to be signed with, if it names one.
     pub fn signed_with(&self) -> Option<&[u8; 32]> {
         self.signed_with.as_ref()
+    }
+
+    /// Returns the signature for a search for weaknesses. `signing_key` is the key that made it.
+    pub(super) fn published_signature(&self, signing_key: [u8; 32]) -> PublishedSignature {
+        PublishedSignature::new(signing_key, &self.signed, &self.signature)
     }
 
     /// Checks a certificate's type, signing key, signature and expiration time. A certificate that

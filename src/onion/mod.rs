@@ -15,6 +15,7 @@ pub mod key_damage;
 pub mod key_file;
 pub mod key_form;
 pub mod kit;
+pub mod known_nonce;
 pub mod ope;
 pub mod period_key;
 pub mod service_key;

@@ -1,6 +1,7 @@
 //! The `key` command, which generates, converts, delegates, shows and checks keys.
 
 mod check;
+mod check_descriptor;
 mod client;
 mod content;
 mod delegate;
@@ -109,9 +110,15 @@ struct Show {
 
 #[derive(Debug, clap::Args)]
 struct Check {
-    /// HiddenServiceDirs, key files or manifests of Secrets; `-` reads standard input
-    #[arg(required = true)]
+    /// HiddenServiceDirs, key files, manifests of Secrets or signing kits; `-` reads standard input
+    #[arg(required_unless_present = "descriptor")]
     input: Vec<PathBuf>,
+    /// A published descriptor, which is checked for signatures that betray the master key;
+    /// repeatable
+    ///
+    /// Tor prints a descriptor with the control command `GETINFO hs/client/desc/id/<ADDRESS>`.
+    #[arg(long, value_name = "FILE")]
+    descriptor: Vec<PathBuf>,
 }
 
 /// The destination and the format of a key to write.
@@ -153,7 +160,10 @@ pub fn run(args: Args, out: &mut impl Write) -> Result<(), Failure> {
         Command::Convert(Convert { input, target }) => convert(Input::read(&input)?, target, out),
         Command::Delegate(args) => delegate::run(args, out),
         Command::Show(show) => show.input.iter().try_for_each(|path| show_file(path, out)),
-        Command::Check(check) => check::run(&check.input, out),
+        Command::Check(Check { input, descriptor }) => {
+            check::run(&input, out)?;
+            check_descriptor::run(&descriptor, out)
+        }
     }
 }
 

@@ -100,3 +100,17 @@ fn a_kit_for_a_test_network_has_short_periods() {
     let wanted = PeriodCalendar::testing(8).published_at(now);
     assert!(wanted.iter().all(|period| period.is_some_and(|period| kits.covers(period))));
 }
+
+#[test]
+fn a_published_descriptor_is_checked_for_a_betrayed_key() {
+    let folder = Folder::new();
+    let path = folder.path("descriptor");
+    let text = include_str!("../../../onion/descriptor/testdata/c-tor-0.4.9.11.txt");
+    fs::write(&path, text).unwrap();
+    let checked = key(&["check", "--descriptor", &path]).unwrap();
+    assert_eq!(checked, format!("{path}: ok, the signature does not betray the key\n"));
+    fs::write(&path, "hs-descriptor 3\n").unwrap();
+    let refused = key(&["check", "--descriptor", &path]).unwrap_err();
+    assert!(refused.contains("descriptor: "), "{refused}");
+    assert!(key(&["check"]).is_err());
+}
