@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::config_map::config_hash;
 use super::deployment_backend::{file, rolling};
-use super::{BuildError, Inputs, LastGood, SECRET_KEY_FILE, pod};
+use super::{BuildError, Inputs, LastGood, SECRET_KEY_FILE, SIGNING_KIT_FILE, pod};
 use crate::crd::names::{self, Component};
 use crate::link::TOR_PROBE_PATH;
 use crate::link::paths::MASTER_KEY_DIR;
@@ -29,13 +29,12 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
     let service = inputs.name();
     let frontend = &inputs.object.spec.frontend;
     let settings = inputs.settings().default_templates.under(&frontend.template, &service, Component::Frontend);
-    let mut secret = file(names::master_key_secret(inputs.object), SECRET_KEY_FILE);
-    if inputs.object.spec.master_key.delegated {
-        // The names of the signing kits change. The operator refuses a Secret that also holds the
-        // master key.
-        secret.items = None;
-    }
-    let key = Volume { name: "master-key".to_owned(), secret: Some(secret), ..Volume::default() };
+    let entry = if inputs.object.spec.master_key.delegated { SIGNING_KIT_FILE } else { SECRET_KEY_FILE };
+    let key = Volume {
+        name: "master-key".to_owned(),
+        secret: Some(file(names::master_key_secret(inputs.object), entry)),
+        ..Volume::default()
+    };
     let parts = pod::Parts {
         name: "publisher",
         arguments: ["frontend", "--service", &service].map(ToOwned::to_owned).to_vec(),
@@ -143,16 +142,17 @@ mod tests {
     }
 
     #[test]
-    fn a_delegated_publisher_mounts_every_signing_kit() {
-        let volume = |spec| {
+    fn a_delegated_publisher_mounts_only_the_signing_kit() {
+        let entry = |spec| {
             let pod = &Fixture::of(&spec).child("Deployment web-frontend")["spec"]["template"]["spec"];
             let volumes = pod["volumes"].as_array().unwrap();
-            volumes.iter().find(|volume| volume["name"] == "master-key").unwrap()["secret"].clone()
+            let secret = &volumes.iter().find(|volume| volume["name"] == "master-key").unwrap()["secret"];
+            assert_eq!(secret["items"].as_array().unwrap().len(), 1);
+            secret["items"][0]["key"].clone()
         };
-        let delegated = volume(json!({"masterKey": {"secretName": "kits", "delegated": true}}));
-        assert_eq!(delegated, json!({"secretName": "kits", "defaultMode": 0o440}));
-        let online = volume(json!({"masterKey": {"secretName": "mine"}}));
-        assert_eq!(online["items"][0]["key"], "hs_ed25519_secret_key");
+        let delegated = json!({"masterKey": {"secretName": "mine", "delegated": true}});
+        assert_eq!(entry(delegated), "signing.kit");
+        assert_eq!(entry(json!({"masterKey": {"secretName": "mine"}})), "hs_ed25519_secret_key");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! human must resolve it.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::{Resource as _, ResourceExt as _};
@@ -105,7 +106,7 @@ fn missing(object: &OnionBalancedService, secret: &str) -> Decision {
     refuse(Reason::SecretNotFound, message)
 }
 
-/// Returns the signing kits in a Secret. A Secret that also holds the master key is refused, because
+/// Returns the signing kit in a Secret. A Secret that also holds the master key is refused, because
 /// the user means to keep the master key out of the cluster.
 fn read_kits(secret: &KeySecret) -> Result<ServiceKey, String> {
     if secret.data.contains_key(SECRET_KEY_FILE) {
@@ -114,12 +115,8 @@ fn read_kits(secret: &KeySecret) -> Result<ServiceKey, String> {
              {DELEGATE}"
         ));
     }
-    let found = secret.kits();
-    let none = || match found.problems.as_slice() {
-        [] => format!("no entry is a signing kit (the names of kits end in .kit); {DELEGATE}"),
-        problems => problems.join("; "),
-    };
-    found.kits.clone().map(ServiceKey::Kits).ok_or_else(none)
+    let kits = secret.kits().map_err(|problem| format!("{problem}; {DELEGATE}"))?;
+    Ok(ServiceKey::Kits(Arc::clone(kits)))
 }
 
 fn read(secret: &KeySecret) -> Result<MasterKey, String> {
@@ -152,9 +149,9 @@ fn unusable(error: &KeyError) -> String {
 /// Explains what to do about a Secret without the entry `hs_ed25519_secret_key`. A key under
 /// another name is not used, because only this entry is mounted into the frontends.
 fn without_entry(secret: &KeySecret) -> String {
-    if secret.kits().kits.is_some() {
+    if secret.kits().is_ok() {
         return format!(
-            "{SECRET_KEY_FILE} is missing, but the Secret holds signing kits; to use them, set spec.masterKey.delegated: true"
+            "{SECRET_KEY_FILE} is missing, but the Secret holds a signing kit; to use it, set spec.masterKey.delegated: true"
         );
     }
     let find = |holds_key: fn(&[u8]) -> bool| secret.data.iter().find(|(_, bytes)| holds_key(bytes));

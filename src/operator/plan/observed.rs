@@ -16,7 +16,7 @@ use crate::crd::clients::ClientList;
 use crate::crd::names::Component;
 use crate::crd::validate::Problem;
 use crate::onion::{Kit, Kits, MasterKey, OnionAddress, ServiceKey};
-use crate::operator::children::{ChildId, Kind, SECRET_KEY_FILE, Stage};
+use crate::operator::children::{ChildId, Kind, SECRET_KEY_FILE, SIGNING_KIT_FILE, Stage};
 use crate::operator::holder::{Holder, holder};
 use crate::operator::origin;
 use crate::operator::pods::PodState;
@@ -65,9 +65,6 @@ pub struct Observed {
     pub refused: Vec<RefusedWrite>,
 }
 
-/// The ending of the names of entries with signing kits.
-const KIT_ENDING: &str = ".kit";
-
 /// Another service that may use the same key.
 pub struct Rival {
     /// The other service.
@@ -85,17 +82,8 @@ pub struct KeySecret {
     pub metadata: ObjectMeta,
     /// The data of the Secret, by entry.
     pub data: BTreeMap<String, zeroize::Zeroizing<Vec<u8>>>,
-    /// The signing kits among the entries. They are parsed once, because this takes long.
-    kits: OnceLock<FoundKits>,
-}
-
-/// The signing kits in a Secret.
-#[derive(Default)]
-pub struct FoundKits {
-    /// All kits that can be used, or None if there are none.
-    pub kits: Option<Arc<Kits>>,
-    /// The reasons why other kits cannot be used, each with the name of the entry.
-    pub problems: Vec<String>,
+    /// The signing kit in the Secret. It is parsed once, because this takes long.
+    kits: OnceLock<Result<Arc<Kits>, String>>,
 }
 
 impl KeySecret {
@@ -105,29 +93,22 @@ impl KeySecret {
         Self { metadata, data: data.collect(), kits: OnceLock::new() }
     }
 
-    /// Returns the signing kits in the Secret, which are the entries whose names end in `.kit`.
-    pub fn kits(&self) -> &FoundKits {
-        self.kits.get_or_init(|| {
-            let (mut kits, mut problems): (Option<Kits>, Vec<String>) = (None, Vec::new());
-            for (name, bytes) in self.data.iter().filter(|(name, _)| name.ends_with(KIT_ENDING)) {
-                let added = Kit::parse(bytes).and_then(|kit| match &mut kits {
-                    Some(kits) => kits.add(kit),
-                    None => {
-                        kits = Some(kit.into());
-                        Ok(())
-                    }
-                });
-                problems.extend(added.err().map(|error| format!("entry {name}: {error}")));
-            }
-            FoundKits { kits: kits.map(Arc::new), problems }
-        })
+    /// Returns the signing kit in the Secret, or the reason why there is none that can be used.
+    pub fn kits(&self) -> Result<&Arc<Kits>, &str> {
+        let kits = self.kits.get_or_init(|| match self.data.get(SIGNING_KIT_FILE) {
+            Some(bytes) => Kit::parse(bytes)
+                .map(|kit| Arc::new(kit.into()))
+                .map_err(|error| format!("entry {SIGNING_KIT_FILE}: {error}")),
+            None => Err(format!("the entry {SIGNING_KIT_FILE} is missing")),
+        });
+        kits.as_ref().map_err(String::as_str)
     }
 
-    /// Returns the master key in the Secret or, if the Secret has none, its signing kits.
+    /// Returns the master key in the Secret or, if the Secret has none, its signing kit.
     pub fn service_key(&self) -> Option<ServiceKey> {
         match self.master_key() {
             Some(key) => Some(key.into()),
-            None => self.kits().kits.clone().map(ServiceKey::Kits),
+            None => self.kits().ok().cloned().map(ServiceKey::Kits),
         }
     }
 

@@ -14,14 +14,10 @@ const REMEDY: &str = "create the next kit on the machine with the master key (ku
      apply it";
 
 /// Returns the finding about the signing kits. Returns None for a service that is not delegated, and
-/// if the Secret holds no usable kit, which the condition `MasterKeyReady` reports.
+/// if its Secret holds no usable kit, which the condition `MasterKeyReady` reports.
 pub(super) fn finding(observed: &Observed, now: Timestamp) -> Option<Finding> {
     let secret = observed.key_secret.as_ref().filter(|_| observed.object.spec.master_key.delegated)?;
-    let found = secret.kits();
-    let coverage = Coverage::of(found.kits.as_ref()?, SystemTime::from(now));
-    let Finding { truth, reason, message } = describe(&coverage);
-    let problems = found.problems.iter().map(|problem| format!(" A kit is not used: {problem}."));
-    Some(Finding { truth, reason, message: message + &problems.collect::<String>() })
+    Some(describe(&Coverage::of(secret.kits().ok()?, SystemTime::from(now))))
 }
 
 fn describe(coverage: &Coverage) -> Finding {

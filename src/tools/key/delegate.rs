@@ -18,6 +18,8 @@ use crate::onion::kit::{self, KitError};
 use crate::onion::{Kit, PeriodCalendar};
 use crate::tools::Failure;
 
+/// The name of the Secret's entry with the kit.
+const SIGNING_KIT: &str = "signing.kit";
 const MINUTES_PER_DAY: u64 = 24 * 60;
 /// The maximum length of a kit in a Secret, whose entries may have 1 MiB together.
 const MAX_IN_SECRET: usize = 1_000_000;
@@ -123,8 +125,7 @@ fn utc(time: SystemTime, format: &str) -> String {
     Timestamp::try_from(time).map_or_else(|_| "an unknown time".to_owned(), |time| time.strftime(format).to_string())
 }
 
-/// Returns the manifest of a Secret with a kit. The name of the entry contains the days, so that
-/// several kits can be in one Secret.
+/// Returns the manifest of a Secret with a kit. The operator reads only the entry `signing.kit`.
 fn manifest(kit: &Kit, bytes: &[u8], name: &str, namespace: Option<&str>) -> Result<Zeroizing<String>, Failure> {
     if bytes.len() > MAX_IN_SECRET {
         let most = MAX_IN_SECRET / (bytes.len() / kit.periods().max(1) + 1) - 1;
@@ -141,7 +142,8 @@ fn manifest(kit: &Kit, bytes: &[u8], name: &str, namespace: Option<&str>) -> Res
     let head = format!(
         "apiVersion: v1\nkind: Secret\nmetadata:\n  name: \"{name}\"\n{namespace}  annotations:\n    \
          onionbalance.dev/signing-kit-version: \"1\"\n    onionbalance.dev/signing-kit-sha256: \"{}\"\n    \
-         onionbalance.dev/onion-address: \"{}\"\ntype: Opaque\ndata:\n  hostname: {hostname}\n  {from}_{until}.kit: ",
+         onionbalance.dev/onion-address: \"{}\"\n    \
+         onionbalance.dev/signing-kit-days: \"{from} to {until}\"\ntype: Opaque\ndata:\n  hostname: {hostname}\n  {SIGNING_KIT}: ",
         HEXLOWER.encode(&Sha256::digest(bytes)),
         kit.address()
     );

@@ -59,10 +59,11 @@ fn writes_a_secret_with_a_version_a_checksum_and_the_address() {
     assert_eq!(annotations["onionbalance.dev/signing-kit-version"], "1");
     assert_eq!(annotations["onionbalance.dev/onion-address"], address);
     assert_eq!(annotations["onionbalance.dev/signing-kit-sha256"].len(), 64);
+    assert_eq!(annotations["onionbalance.dev/signing-kit-days"], "2026-12-31 to 2027-01-03");
     let data = secret.data.unwrap();
-    assert_eq!(data.keys().collect::<Vec<_>>(), ["2026-12-31_2027-01-03.kit", "hostname"]);
+    assert_eq!(data.keys().collect::<Vec<_>>(), ["hostname", "signing.kit"]);
     assert_eq!(data["hostname"].0, format!("{address}\n").as_bytes());
-    let kit = Kit::parse(&data["2026-12-31_2027-01-03.kit"].0).unwrap();
+    let kit = Kit::parse(&data["signing.kit"].0).unwrap();
     assert_eq!(kit.address().to_string(), address);
 
     // A Secret holds at most 1 MiB.
