@@ -1,9 +1,10 @@
 //! Recovers blinded private keys from signatures whose nonce is known.
 //!
-//! An ed25519 signature `(R, s)` uses a secret nonce `r`, which is derived from a secret prefix. Some
-//! programs lost the prefix of keys in tor's format, and derived each nonce from a constant instead.
-//! Anyone can then compute `r`, from it the blinded private key `a' = (s - r) / k`, and from it the
-//! master key, because the blinding factor is public. A single published descriptor is enough.
+//! An ed25519 signature `(R, s)` uses a secret nonce `r`, which is derived from a secret prefix.
+//! Some programs lost the prefix of keys in tor's format, and derived each nonce from a constant
+//! instead. Anyone can then compute `r`, from it the blinded private key `a' = (s - r) / k`, and
+//! from it the master key, because the blinding factor is public. A single published descriptor is
+//! enough.
 
 use curve25519_dalek::edwards::EdwardsPoint;
 use curve25519_dalek::scalar::Scalar;

@@ -59,7 +59,8 @@ impl PeriodCalendar {
         Some([Self::time(first)?, Self::time(last)?])
     }
 
-    /// Returns the two periods for which a service publishes at this time if its consensus is fresh.
+    /// Returns the two periods for which a service publishes at this time if its consensus is
+    /// fresh.
     pub fn published_at(&self, time: SystemTime) -> [Option<TimePeriod>; 2] {
         let minutes = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / SECONDS_PER_MINUTE;
         let newer = minutes.checked_div(self.length_minutes);

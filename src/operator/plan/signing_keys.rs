@@ -13,8 +13,8 @@ use crate::operator::conditions::Finding;
 const REMEDY: &str = "create the next kit on the machine with the master key (kubectl onionbalance key delegate), and \
      apply it";
 
-/// Returns the finding about the signing kits. Returns None for a service that is not delegated, and
-/// if its Secret holds no usable kit, which the condition `MasterKeyReady` reports.
+/// Returns the finding about the signing kits. Returns None for a service that is not delegated,
+/// and if its Secret holds no usable kit, which the condition `MasterKeyReady` reports.
 pub(super) fn finding(observed: &Observed, now: Timestamp) -> Option<Finding> {
     let secret = observed.key_secret.as_ref().filter(|_| observed.object.spec.master_key.delegated)?;
     Some(describe(&Coverage::of(secret.kits().ok()?, SystemTime::from(now))))

@@ -130,8 +130,7 @@ fn manifest(kit: &Kit, bytes: &[u8], name: &str, namespace: Option<&str>) -> Res
     if bytes.len() > MAX_IN_SECRET {
         let most = MAX_IN_SECRET / (bytes.len() / kit.periods().max(1) + 1) - 1;
         return Err(format!(
-            "the signing kit has {} bytes, but a Secret holds at most {MAX_IN_SECRET}; use --days {most} or less, or \
-             several Secrets with different --from",
+            "the signing kit has {} bytes, but a Secret holds at most {MAX_IN_SECRET}; use --days {most} or less",
             bytes.len()
         )
         .into());
