@@ -146,11 +146,11 @@ fn descriptors(rounds: usize, service: &mut SampleService, python: &mut Python, 
 /// Measures a delegated service: the time to build a descriptor, and the size of a kit for a year.
 fn delegated(rounds: usize, service: &mut SampleService) -> Result<()> {
     let kit = service.signing_kit(366)?;
-    let kib = kit.to_bytes().len().div_ceil(1024);
+    let kib = u32::try_from(kit.to_bytes().len().div_ceil(1024))?;
     let (key, keys) = service.delegated_keys(kit)?;
     let times = (0..rounds).map(|_| time(|| service.build_delegated(&key, &keys, AGE))).collect();
     figure_ms("delegated_descriptor_build_20_ms", median(times));
-    println!("figure signing_kit_365_days_kib {kib}");
+    figure("signing_kit_365_days_kib", f64::from(kib), "KiB");
     Ok(())
 }
 
