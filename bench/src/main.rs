@@ -12,7 +12,7 @@ use onionbalance_bench::forwarder;
 use onionbalance_bench::network::{RELAYS, Texts};
 use onionbalance_bench::python::Python;
 use onionbalance_bench::replay::Replay;
-use onionbalance_bench::rounds::{figure_ms, median, time};
+use onionbalance_bench::rounds::{figure, figure_ms, median, time};
 use onionbalance_bench::strangers;
 
 /// Benchmarks the Onionbalance operator
