@@ -3,6 +3,7 @@
 
 mod backend_options;
 mod data_plane;
+mod delegated;
 mod external_backends;
 mod frontend_pods;
 mod frontends;
