@@ -143,8 +143,8 @@ impl Canvas {
     }
 }
 
-/// Returns the message about the signing kits of a delegated service while they cover it. Otherwise,
-/// the message is among the problems.
+/// Returns the message about the signing kits of a delegated service while they cover it.
+/// Otherwise, the message is among the problems.
 fn signing_kits(status: &OnionBalancedServiceStatus) -> Option<&str> {
     let kind = ConditionType::SigningKeysReady.as_str();
     let found = status.conditions.iter().find(|condition| condition.type_ == kind && condition.status == "True")?;
