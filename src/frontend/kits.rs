@@ -52,7 +52,9 @@ pub(super) fn read(paths: &[PathBuf], expected: Option<OnionAddress>) -> Result<
     }
     match kits {
         Some(kits) => {
-            problems.iter().for_each(|problem| tracing::warn!("a signing kit is not used: {problem}"));
+            for problem in &problems {
+                tracing::warn!("a signing kit is not used: {problem}");
+            }
             Ok(kits)
         }
         None => Err(problems.into_iter().next().unwrap_or_else(|| "there is no signing kit".to_owned())),
