@@ -67,13 +67,11 @@ fn read_one(path: &Path) -> Result<Kit, String> {
 }
 
 fn add(kits: &mut Option<Kits>, kit: Kit) -> Result<(), kit::KitError> {
-    match kits {
-        Some(kits) => kits.add(kit),
-        None => {
-            *kits = Some(kit.into());
-            Ok(())
-        }
+    if let Some(kits) = kits {
+        return kits.add(kit);
     }
+    *kits = Some(kit.into());
+    Ok(())
 }
 
 /// Extends `key` by the kits in a directory whenever its files change, forever. Kits that are
