@@ -156,6 +156,7 @@ pub struct ServiceTarget {
 /// The master key that determines the onion address, and the Secret that holds the key.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::master_key()))]
 pub struct MasterKeySpec {
     /// The name of a Secret in the same namespace with an entry `hs_ed25519_secret_key` in tor's
     /// format. If absent, the operator generates a key once and stores it in the Secret
@@ -163,6 +164,11 @@ pub struct MasterKeySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253), extend("x-kubernetes-validations" = rules::secret_name()))]
     pub secret_name: Option<String>,
+    /// True if the Secret holds signing kits (`kubectl onionbalance key delegate`) instead of the
+    /// master key, which stays offline. `secretName` is then required. The service is published as
+    /// long as the kits last.
+    #[serde(default)]
+    pub delegated: bool,
     /// The onion address that the key must produce. The operator refuses a Secret with a different
     /// key. To change the address intentionally, change both the Secret and this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]

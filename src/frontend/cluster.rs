@@ -20,6 +20,7 @@ use super::directory::AgentDirectory;
 use super::driver::Driver;
 use super::external::ExternalBackends;
 use super::http::{self, Health};
+use super::kits;
 use super::lease::{self, LeaseKeeper};
 use super::master_key;
 use super::object::{self, Object};
@@ -31,7 +32,7 @@ use super::tor::{Silence, Tor};
 use crate::control::Connector;
 use crate::link::{AgentToken, ClientsCopy};
 use crate::merge::MergeEngine;
-use crate::onion::MasterKey;
+use crate::onion::ServiceKey;
 
 /// The maximum number of messages that can wait for the publisher's main loop.
 const QUEUE: usize = 64;
@@ -89,13 +90,13 @@ pub(super) async fn serve(
     // The key is read before the other parts start, because a publisher without a key must not hold
     // the Lease.
     let key = tokio::select! {
-        key = master_key::wait_for(&args.master_key_dir, args.onion_address, &health, clock) => Arc::new(key),
+        key = master_key::wait_for(&args.master_key_dir, args.onion_address, &health, clock) => key,
         () = &mut stop => return Ok(()),
         ended = &mut http => return Err(http_ended(ended)),
     };
 
     let mut parts = JoinSet::new();
-    let neighbours = connect(pod_uid, AgentToken::derive(&key), &mut parts).await?;
+    let neighbours = connect(pod_uid, AgentToken::of(&key), &mut parts).await?;
     let publisher = assemble(args, pod_uid, key, neighbours, (health, silence), clock, &mut parts);
     tokio::select! {
         () = publisher.run(stop) => Ok(()),
@@ -111,7 +112,7 @@ pub(super) async fn serve(
 fn assemble(
     args: &PublisherArgs,
     pod_uid: &str,
-    key: Arc<MasterKey>,
+    key: ServiceKey,
     neighbours: Neighbours,
     (health, silence): (watch::Sender<Health>, watch::Sender<Silence>),
     clock: Clock,
@@ -123,7 +124,7 @@ fn assemble(
     registry.register(address, news);
     parts.spawn(connection.reporting_silence(silence).run());
 
-    let token = AgentToken::derive(&key);
+    let token = AgentToken::of(&key);
     let (client, directory) =
         (SyncClient::new(token.clone(), &process_name(pod_uid), clock), AgentDirectory::default());
     if let Some(port) = args.circuits_port {
@@ -134,11 +135,15 @@ fn assemble(
     let (reports_in, reports) = mpsc::channel(QUEUE);
     parts.spawn(agents::run(client, directory, clock, args.backend_silence(), orders, reports_in));
 
+    let (keys_in, keys) = watch::channel(key.clone());
+    if key.kits().is_some() {
+        parts.spawn(kits::watch(args.master_key_dir.clone(), keys_in, clock));
+    }
     let engine = MergeEngine::new(key, None, clock::random(), clock.now());
     let driver = Driver::new(engine, ExternalBackends::new(address, clock::random()));
     let Neighbours { service, identity, pods, object, clients, calls, answers, status } = neighbours;
     let conduct = Conduct::new(&service, identity, clock.now());
-    let inlets = Inlets { pods, object, clients, answers, tor, reports };
+    let inlets = Inlets { pods, object, clients, keys, answers, tor, reports };
     let outlets = Outlets { agents, calls, status, health };
     tracing::info!(%address, "the publisher is running");
     Publisher::new(driver, conduct, clock, inlets, outlets)

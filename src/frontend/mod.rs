@@ -28,6 +28,7 @@ mod driver;
 mod external;
 mod fixed;
 mod http;
+mod kits;
 mod lease;
 mod master_key;
 mod metrics;

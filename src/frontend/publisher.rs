@@ -23,12 +23,14 @@ use super::tor::TorNews;
 use crate::crd::DistinctDescriptors;
 use crate::link::ClientsCopy;
 use crate::merge::{BackendId, Distinct, Input, Status};
+use crate::onion::ServiceKey;
 
 /// The channels through which the publisher receives events.
 pub(super) struct Inlets {
     pub(super) pods: watch::Receiver<Arc<Pods>>,
     pub(super) object: watch::Receiver<Option<Arc<Object>>>,
     pub(super) clients: watch::Receiver<Option<ClientsCopy>>,
+    pub(super) keys: watch::Receiver<ServiceKey>,
     pub(super) answers: mpsc::Receiver<(CallId, Result<LeaseAnswer, CallError>)>,
     pub(super) tor: mpsc::Receiver<TorNews>,
     pub(super) reports: mpsc::Receiver<(BackendId, AgentReport)>,
@@ -48,6 +50,7 @@ enum Wake {
     Pods,
     Object,
     Clients,
+    Keys,
     Answer((CallId, Result<LeaseAnswer, CallError>)),
     Tor(TorNews),
     Report((BackendId, AgentReport)),
@@ -97,6 +100,10 @@ impl Publisher {
             Wake::Pods => self.take_pods(),
             Wake::Object => self.take_object(),
             Wake::Clients => self.take_policy(),
+            Wake::Keys => {
+                let key = self.inlets.keys.borrow_and_update().clone();
+                self.driver.set_key(key, self.clock.now());
+            }
             Wake::Answer((call, answer)) => self.inform(Event::Answered(call, answer)),
             Wake::Tor(news) => self.take_news(news),
             Wake::Report((id, report)) => {
@@ -218,8 +225,18 @@ impl Publisher {
         };
         let (tor_up, counts) = (self.driver.has_tor(), self.driver.counts());
         let Status { periods, hsdirs_failing, longest_failing, counter_rises, .. } = status;
-        let figures =
-            Figures { tor_up, leading, backends, periods, hsdirs_failing, longest_failing, counter_rises, counts };
+        let coverage = self.inlets.keys.borrow().coverage(now.wall);
+        let figures = Figures {
+            tor_up,
+            leading,
+            backends,
+            periods,
+            hsdirs_failing,
+            longest_failing,
+            counter_rises,
+            coverage,
+            counts,
+        };
         self.outlets.health.send_replace(Health { turned: now.elapsed, problem: None, role, figures });
     }
 
@@ -252,6 +269,7 @@ impl Inlets {
             Some(answer) = self.answers.recv() => Wake::Answer(answer),
             Ok(()) = self.object.changed() => Wake::Object,
             Ok(()) = self.clients.changed() => Wake::Clients,
+            Ok(()) = self.keys.changed() => Wake::Keys,
             Some(news) = self.tor.recv() => Wake::Tor(news),
             Some(report) = self.reports.recv() => Wake::Report(report),
         }

@@ -11,6 +11,7 @@ mod admission_policy;
 mod bad_parts;
 mod children;
 mod crd_server;
+mod delegated;
 mod events;
 mod fields;
 mod gitops;

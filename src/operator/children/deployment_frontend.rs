@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::config_map::config_hash;
 use super::deployment_backend::{file, rolling};
-use super::{BuildError, Inputs, LastGood, SECRET_KEY_FILE, pod};
+use super::{BuildError, Inputs, LastGood, SECRET_KEY_FILE, SIGNING_KIT_FILE, pod};
 use crate::crd::names::{self, Component};
 use crate::link::paths::MASTER_KEY_DIR;
 use crate::link::{CIRCUITS_PORT, TOR_PROBE_PATH};
@@ -29,9 +29,10 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
     let service = inputs.name();
     let frontend = &inputs.object.spec.frontend;
     let settings = inputs.settings().default_templates.under(&frontend.template, &service, Component::Frontend);
+    let entry = if inputs.object.spec.master_key.delegated { SIGNING_KIT_FILE } else { SECRET_KEY_FILE };
     let key = Volume {
         name: "master-key".to_owned(),
-        secret: Some(file(names::master_key_secret(inputs.object), SECRET_KEY_FILE)),
+        secret: Some(file(names::master_key_secret(inputs.object), entry)),
         ..Volume::default()
     };
     let mut arguments = ["frontend", "--service", &service].map(ToOwned::to_owned).to_vec();
@@ -64,6 +65,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
         settings: serde_json::to_value(frontend)?,
         ports: Vec::new(),
         secret: Some(names::master_key_secret(inputs.object)),
+        delegated: inputs.object.spec.master_key.delegated,
         account: Some(account.to_owned()),
     };
     let deployment = Deployment {
@@ -143,6 +145,20 @@ mod tests {
             assert_eq!(holders, ["publisher"], "{volume}");
         }
         assert!(pod.get("shareProcessNamespace").is_none(), "tor could read the publisher's secrets under /proc");
+    }
+
+    #[test]
+    fn a_delegated_publisher_mounts_only_the_signing_kit() {
+        let entry = |spec| {
+            let pod = &Fixture::of(&spec).child("Deployment web-frontend")["spec"]["template"]["spec"];
+            let volumes = pod["volumes"].as_array().unwrap();
+            let secret = &volumes.iter().find(|volume| volume["name"] == "master-key").unwrap()["secret"];
+            assert_eq!(secret["items"].as_array().unwrap().len(), 1);
+            secret["items"][0]["key"].clone()
+        };
+        let delegated = json!({"masterKey": {"secretName": "mine", "delegated": true}});
+        assert_eq!(entry(delegated), "signing.kit");
+        assert_eq!(entry(json!({"masterKey": {"secretName": "mine"}})), "hs_ed25519_secret_key");
     }
 
     #[test]

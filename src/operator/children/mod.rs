@@ -26,7 +26,7 @@ use serde_json::Value;
 
 pub use kind::{ChildId, Kind, Stage};
 pub use last_good::{LAST_GOOD_ANNOTATION, LastGood};
-pub use secret_master_key::{GENERATED_ANNOTATION, SECRET_KEY_FILE, secret_master_key};
+pub use secret_master_key::{GENERATED_ANNOTATION, SECRET_KEY_FILE, SIGNING_KIT_FILE, secret_master_key};
 
 use super::origin;
 use super::served::Fields;
