@@ -112,7 +112,7 @@ impl<'a> Session<'a> {
                 self.reread.started();
                 self.reading.start(self.client.clone(), self.kind);
             }
-            result = self.reading.end() => self.read(result).await?,
+            result = self.reading.end() => self.read(result)?,
             () = sleep_until(self.active) => self.keep_active().await?,
             () = sleep(HEARTBEAT) => self.read_bootstrap().await?,
         }
@@ -263,7 +263,7 @@ impl<'a> Session<'a> {
         self.services.send_fetched(askers, target.0, target.1, &result).await;
     }
 
-    async fn read(&mut self, result: Result<Network, ReadError>) -> Result<(), Lost> {
+    fn read(&mut self, result: Result<Network, ReadError>) -> Result<(), Lost> {
         match result {
             Ok(network) => {
                 self.complaint.settle();

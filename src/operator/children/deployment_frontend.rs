@@ -36,10 +36,10 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
         ..Volume::default()
     };
     let mut arguments = ["frontend", "--service", &service].map(ToOwned::to_owned).to_vec();
-    let mut ports = Vec::new();
+    let mut served_ports = Vec::new();
     if inputs.object.spec.closes_circuits() {
         arguments.extend(["--circuits-port".to_owned(), CIRCUITS_PORT.to_string()]);
-        ports.push(pod::port("circuits", CIRCUITS_PORT));
+        served_ports.push(pod::port("circuits", CIRCUITS_PORT));
     }
     let parts = pod::Parts {
         name: "publisher",
@@ -47,7 +47,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
         init_arguments: ["frontend", "init"],
         // The publisher rejects the key in the Secret if the key's address differs from this one.
         variables: vec![("ONION_ADDRESS", inputs.address.to_string())],
-        ports,
+        ports: served_ports,
         secrets: vec![
             (key, pod::read_only("master-key", MASTER_KEY_DIR)),
             (api_access(), pod::read_only("api-access", "/var/run/secrets/kubernetes.io/serviceaccount")),
