@@ -13,6 +13,7 @@
 mod clients;
 mod config;
 mod drain;
+mod guards;
 mod message;
 pub mod paths;
 mod targets;
@@ -21,7 +22,10 @@ mod token;
 pub use clients::ClientsCopy;
 pub use config::{AgentConfig, AgentConfigError, ForwardedPort, check_target};
 pub use drain::{grace_period, longest_drain};
-pub use message::{PodPhase, Revision, SyncRequest, SyncResponse};
+pub use guards::{
+    Guard, GuardError, GuardSample, GuardsSecretError, MAC_ENTRY, Reports, SAMPLE_ENTRY, guards_of_data, guards_to_data,
+};
+pub use message::{GuardReport, PodPhase, Revision, SyncRequest, SyncResponse};
 pub use targets::{REFUSED_TARGETS, RefusedTargets, RefusedTargetsError};
 pub use token::{AgentToken, LinkError};
 
