@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::children::{ChildId, Kind, secret_master_key};
 use super::drift::has_applied;
 use super::echoes::Echoes;
-use super::holder::holder;
+use super::holder::{holder, is_kept_guards};
 use super::origin;
 use super::plan::{Applied, Due, KeySecret, Orphan, RefusedWrite, Scale, taken};
 use super::takeover;
@@ -138,7 +138,10 @@ async fn create(writer: &Writer, object: &OnionBalancedService, due: &Due) -> Re
     }
     let found = api(writer.client.clone(), object, id.kind).get_metadata_opt(&id.name).await?;
     if let Some(found) = found {
-        let holder = holder(&found.metadata, object, || origin::has_mark_of(&found.metadata, manifest));
+        let is_proven = || {
+            origin::has_mark_of(&found.metadata, manifest) || is_kept_guards(id, &found.metadata, object)
+        };
+        let holder = holder(&found.metadata, object, is_proven);
         return match taken(id, holder) {
             Some(taken) => Ok(Ok(Applied::Taken(taken))),
             None if found.metadata.deletion_timestamp.is_some() => Ok(Ok(Applied::Leaving)),

@@ -326,12 +326,12 @@ impl Scene {
         found
     }
 
-    /// Waits until all children of an object exist: 15, and a copy of the authorized clients if the
+    /// Waits until all children of an object exist: 16, and a copy of the authorized clients if the
     /// object names a Secret with clients.
     pub async fn wait_children(&self, service: &str) -> BTreeMap<String, (String, String)> {
         let object = self.untyped().get(service).await.unwrap();
         let has_copy = object.data["spec"]["restrictedDiscovery"]["secretName"].is_string();
-        self.wait_number_of_children(service, if has_copy { 16 } else { 15 }).await
+        self.wait_number_of_children(service, if has_copy { 17 } else { 16 }).await
     }
 
     /// Waits until an object has the given number of children.

@@ -192,7 +192,7 @@ impl GitOps<'_> {
         for child in children["items"].as_array().context("kubectl printed no list")? {
             written.insert(format!("{} {}", child["kind"], child["metadata"]["name"]), by_others(child, &OTHERS[..1]));
         }
-        ensure!(written.len() == 16, "unexpected children: {:?}", written.keys());
+        ensure!(written.len() == 17, "unexpected children: {:?}", written.keys());
         written.insert("the object".to_owned(), by_others(&self.object().await?, &OTHERS));
         Ok(written)
     }

@@ -11,8 +11,8 @@ use serde_json::Value;
 use super::config_map::{LINGER_SECONDS, config_hash};
 use super::{BuildError, Inputs, LastGood, pod};
 use crate::crd::names::{self, Component};
-use crate::link::paths::TOKEN_DIR;
-use crate::link::{AGENT_API_PORT, REFUSED_TARGETS, grace_period};
+use crate::link::paths::{GUARDS_DIR, TOKEN_DIR};
+use crate::link::{AGENT_API_PORT, MAC_ENTRY, REFUSED_TARGETS, SAMPLE_ENTRY, grace_period};
 
 /// Builds the Deployment of the backends. `config` is the `ConfigMap` that their pods mount.
 pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Value, BuildError> {
@@ -31,7 +31,10 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Valu
         // The agent checks the addresses that names resolve to, which the operator cannot know.
         variables: vec![(REFUSED_TARGETS, inputs.settings().policy.refused_targets.to_string())],
         ports: vec![pod::port("agent", AGENT_API_PORT)],
-        secrets: vec![(token, pod::read_only("token", TOKEN_DIR))],
+        secrets: vec![
+            (token, pod::read_only("token", TOKEN_DIR)),
+            (guards(&service), pod::read_only("guards", GUARDS_DIR)),
+        ],
         pre_stop: Some("/drain"),
         // The agent kills a frozen tor sooner than the kubelet would.
         tor_liveness: None,
@@ -88,6 +91,19 @@ pub(super) fn file(secret: String, key: &str) -> SecretVolumeSource {
         items: Some(vec![KeyToPath { key: key.to_owned(), path: key.to_owned(), mode: None }]),
         ..SecretVolumeSource::default()
     }
+}
+
+/// Returns the volume with the shared guards. Their Secret has no content until a publisher has
+/// written it, and a pod must start without the Secret, too.
+pub(super) fn guards(service: &str) -> Volume {
+    let entry = |key: &str| KeyToPath { key: key.to_owned(), path: key.to_owned(), mode: None };
+    let secret = SecretVolumeSource {
+        secret_name: Some(names::guards_secret(service)),
+        default_mode: Some(0o440),
+        items: Some(vec![entry(SAMPLE_ENTRY), entry(MAC_ENTRY)]),
+        optional: Some(true),
+    };
+    Volume { name: "guards".to_owned(), secret: Some(secret), ..Volume::default() }
 }
 
 #[cfg(test)]

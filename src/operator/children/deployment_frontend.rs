@@ -11,11 +11,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::Value;
 
 use super::config_map::config_hash;
-use super::deployment_backend::{file, rolling};
+use super::deployment_backend::{file, guards, rolling};
 use super::{BuildError, Inputs, LastGood, SECRET_KEY_FILE, pod};
 use crate::crd::names::{self, Component};
 use crate::link::TOR_PROBE_PATH;
-use crate::link::paths::MASTER_KEY_DIR;
+use crate::link::paths::{GUARDS_DIR, MASTER_KEY_DIR};
 use crate::operator::stamp::hash;
 
 /// The termination grace period of a frontend pod, during which the publisher releases the Lease.
@@ -43,6 +43,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
         ports: Vec::new(),
         secrets: vec![
             (key, pod::read_only("master-key", MASTER_KEY_DIR)),
+            (guards(&service), pod::read_only("guards", GUARDS_DIR)),
             (api_access(), pod::read_only("api-access", "/var/run/secrets/kubernetes.io/serviceaccount")),
         ],
         pre_stop: None,

@@ -11,6 +11,7 @@ mod last_good;
 mod network_policies;
 mod pod;
 mod rbac;
+mod secret_guards;
 mod secret_master_key;
 mod secret_token;
 mod service_accounts;
@@ -58,8 +59,8 @@ pub struct Inputs<'a> {
     /// The public address of the service.
     pub address: OnionAddress,
     /// The token shared by the publishers and the agents. It is derived from the master key, so it
-    /// is unknown if there is no usable key. Its Secret and the copy of the authorized clients are
-    /// then not built.
+    /// is unknown if there is no usable key. Its Secret, the Secret of the guards and the copy of the
+    /// authorized clients are then not built.
     pub token: Option<&'a AgentToken>,
     /// The service's ports, with resolved targets.
     pub ports: &'a [ForwardedPort],
@@ -114,7 +115,7 @@ fn metadata(object: &OnionBalancedService, name: String, component: Option<Compo
 pub fn ids(object: &OnionBalancedService, environment: &Environment) -> Vec<ChildId> {
     let service = &object.name_any();
     let (backend, frontend) = (Component::Backend.child_name(service), Component::Frontend.child_name(service));
-    let token = names::agent_token_secret(service);
+    let (token, guards) = (names::agent_token_secret(service), names::guards_secret(service));
     let clients = names::clients_secret(object).map(|_| names::authorized_clients(service));
     let optional = [
         environment.settings.network_policies.is_some().then_some(Kind::NetworkPolicy),
@@ -126,6 +127,7 @@ pub fn ids(object: &OnionBalancedService, environment: &Environment) -> Vec<Chil
         (Kind::ServiceAccount, &frontend),
         (Kind::Role, &frontend),
         (Kind::Secret, &token),
+        (Kind::Secret, &guards),
     ]
     .into_iter()
     .chain(clients.as_ref().map(|name| (Kind::ConfigMap, name)))
@@ -167,6 +169,7 @@ fn prerequisites(inputs: &Inputs<'_>) -> Result<Vec<Child>, BuildError> {
     ];
     if let Some(token) = inputs.token {
         children.push(child(Kind::Secret, &secret_token::secret(inputs, token))?);
+        children.push(child(Kind::Secret, &secret_guards::secret(inputs))?);
         let copy = config_map_clients::config_map(inputs.object, inputs.clients, token);
         children.extend(copy.map(|copy| child(Kind::ConfigMap, &copy)).transpose()?);
     }

@@ -131,7 +131,7 @@ fn deletion(write: &Write) -> Write {
 #[test]
 fn everything_that_the_operator_writes_is_allowed() {
     let creations = creations();
-    assert_eq!(creations.len(), 17);
+    assert_eq!(creations.len(), 18);
     for write in &creations {
         let name = format!("{} {}", write.resource, write.object["metadata"]["name"]);
         for write in [write.clone(), update(write)] {
@@ -238,7 +238,20 @@ fn denied_changes() -> Vec<(&'static str, String, Value, &'static str)> {
             json!("kubernetes.io/service-account-token"),
             "only Secrets of the type Opaque",
         ),
-        ("roles", "/rules/0/resources".to_owned(), json!(["secrets"]), "any other kind of object"),
+        ("roles", "/rules/0/resources".to_owned(), json!(["secrets"]), "only to the Secret of the service's guards"),
+        (
+            "roles",
+            "/rules/0".to_owned(),
+            json!({"resources": ["secrets"], "resourceNames": ["web-master-key"], "verbs": ["get"]}),
+            "only to the Secret of the service's guards",
+        ),
+        (
+            "roles",
+            "/rules/0".to_owned(),
+            json!({"resources": ["secrets"], "resourceNames": ["web-guards"], "verbs": ["list"]}),
+            "only to the Secret of the service's guards",
+        ),
+        ("roles", "/rules/0/resources".to_owned(), json!(["services"]), "any other kind of object"),
         ("roles", "/rules/0/resources".to_owned(), json!(["*"]), "any other kind of object"),
         ("roles", "/rules/0/verbs".to_owned(), json!(["bind"]), "any other verb"),
         ("roles", "/rules/0".to_owned(), json!({"resources": ["configmaps"], "verbs": ["get"]}), "only to ConfigMaps"),
