@@ -22,7 +22,8 @@ use super::forward::Traffic;
 use super::observer::TorState;
 use crate::common::log_limit::{Line, LogLimit};
 use crate::link::{
-    AgentToken, LinkError, MAC_HEADER, MAX_REQUEST_BYTES, NONCE_HEADER, SYNC_PATH, SyncRequest, SyncResponse,
+    AgentToken, GuardReport, LinkError, MAC_HEADER, MAX_REQUEST_BYTES, NONCE_HEADER, SYNC_PATH, SyncRequest,
+    SyncResponse,
 };
 use crate::onion::OnionAddress;
 
@@ -38,6 +39,7 @@ pub struct Api {
     token_file: PathBuf,
     address: OnionAddress,
     tor: watch::Receiver<TorState>,
+    guards: watch::Receiver<Option<GuardReport>>,
     drain: Arc<Drain>,
     traffic: Arc<Traffic>,
     sequences: Mutex<Sequences>,
@@ -53,11 +55,12 @@ impl Api {
         token_file: PathBuf,
         address: OnionAddress,
         tor: watch::Receiver<TorState>,
+        guards: watch::Receiver<Option<GuardReport>>,
         drain: Arc<Drain>,
         traffic: Arc<Traffic>,
     ) -> Result<Self, AgentError> {
         let (sequences, token_errors) = (Mutex::default(), LogLimit::default());
-        let api = Self { pod_uid, token_file, address, tor, drain, traffic, sequences, token_errors };
+        let api = Self { pod_uid, token_file, address, tor, guards, drain, traffic, sequences, token_errors };
         api.read_token()?;
         Ok(api)
     }
@@ -83,6 +86,7 @@ impl Api {
         let tor = self.tor.borrow();
         let revision = tor.points.revision();
         let known = request.known_revision == Some(revision);
+        let guards = self.guards.borrow().clone();
         SyncResponse {
             onion_address: self.address,
             revision,
@@ -90,6 +94,7 @@ impl Api {
             descriptor: if known { None } else { tor.points.descriptor().map(|text| text.to_string()) },
             streams: self.traffic.open(),
             draining: self.drain.is_running(),
+            guards: guards.filter(|report| request.known_guards.is_some_and(|known| known != report.id)),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
@@ -14,6 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use self::polling::{Outcome, Polling};
 use super::check::{DescriptorRefused, open};
 use super::clock::Clock;
+use super::guards::GuardNews;
 use super::pods::{Pod, Pods};
 use super::sync::{Question, SyncClient};
 use crate::common::log_limit::{Line, LogLimit};
@@ -64,6 +66,7 @@ pub(super) async fn run(
     silence: Duration,
     mut orders: watch::Receiver<AgentOrders>,
     reports: mpsc::Sender<(BackendId, AgentReport)>,
+    guards: mpsc::Sender<GuardNews>,
 ) {
     let mut conversations = Conversations::default();
     loop {
@@ -77,7 +80,9 @@ pub(super) async fn run(
                     clock,
                     orders: orders.clone(),
                     reports: reports.clone(),
+                    guards: guards.clone(),
                     known: None,
+                    known_guards: 0,
                     reported: None,
                     polling: Polling::new(silence, clock.now().elapsed),
                     refusals: LogLimit::default(),
@@ -109,8 +114,11 @@ struct Conversation {
     clock: Clock,
     orders: watch::Receiver<AgentOrders>,
     reports: mpsc::Sender<(BackendId, AgentReport)>,
+    guards: mpsc::Sender<GuardNews>,
     /// The newest introduction points that were accepted, with their revision.
     known: Option<(Revision, Arc<ServiceContent>)>,
+    /// The `id` of the last report on guards that was passed on.
+    known_guards: u64,
     reported: Option<AgentReport>,
     polling: Polling,
     /// The limit for the warnings about descriptors, which a faulty agent causes with each answer.
@@ -153,9 +161,10 @@ impl Conversation {
             leading: topic.leading,
             phase: topic.phase,
             known_revision: self.known.as_ref().map(|(revision, _)| *revision),
+            known_guards: self.known_guards,
         };
         let patience = self.polling.patience(self.clock.now().elapsed);
-        let answer = match self.client.ask(&self.id.0, authority, question, patience).await {
+        let mut answer = match self.client.ask(&self.id.0, authority, question, patience).await {
             Ok(answer) => answer,
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
@@ -163,6 +172,15 @@ impl Conversation {
                 return None;
             }
         };
+        if let Some(report) = answer.guards.take() {
+            let id = report.id;
+            let news = GuardNews { backend: self.id.clone(), report };
+            // If the queue is full, the agent sends the report again. Without Kubernetes, nobody
+            // keeps the guards.
+            if !matches!(self.guards.try_send(news), Err(TrySendError::Full(_))) {
+                self.known_guards = id;
+            }
+        }
         let network = self.orders.borrow().network.clone();
         match self.take_in(answer, network.as_deref()) {
             Ok(report) => Some(report),

@@ -1,9 +1,11 @@
 //! Connects the parts of a publisher to each other and to Kubernetes.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kube::Api;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
@@ -16,6 +18,7 @@ use super::clock::{self, Clock};
 use super::conduct::{CallError, CallId, Conduct, LeaseAnswer, LeaseRequest};
 use super::driver::Driver;
 use super::external::ExternalBackends;
+use super::guards::{GuardKeeper, GuardNews};
 use super::http::{self, Health};
 use super::lease::{self, LeaseKeeper};
 use super::master_key;
@@ -44,16 +47,18 @@ pub(super) struct Neighbours {
     pub(super) calls: mpsc::UnboundedSender<(CallId, LeaseRequest)>,
     pub(super) answers: mpsc::Receiver<(CallId, Result<LeaseAnswer, CallError>)>,
     pub(super) status: watch::Sender<Facts>,
+    pub(super) guards: mpsc::Sender<GuardNews>,
 }
 
 /// Runs the publisher of a frontend pod until SIGTERM or SIGINT.
 pub(super) async fn run(args: ClusterArgs) -> Result<(), RunError> {
     let ClusterArgs { service, namespace, pod_name, publisher } = args;
     let service = service.ok_or("--service is missing: name the OnionBalancedService")?;
+    let data_dir = publisher.paths.tor_data_dir.clone();
     let connect = async |pod_uid: &str, token: AgentToken, parts: &mut JoinSet<()>| {
         let namespace = namespace.ok_or("--namespace is missing: set it, or POD_NAMESPACE in the environment")?;
         let pod_name = pod_name.ok_or("--pod-name is missing: set it, or POD_NAME in the environment")?;
-        kubernetes(service, namespace, lease::identity(&pod_name, pod_uid), token, parts).await
+        kubernetes(service, namespace, lease::identity(&pod_name, pod_uid), token, data_dir, parts).await
     };
     serve(&publisher, connect).await
 }
@@ -86,7 +91,7 @@ pub(super) async fn serve(
     // The key is read before the other parts start, because a publisher without a key must not hold
     // the Lease.
     let key = tokio::select! {
-        key = master_key::wait_for(&args.master_key_dir, args.onion_address, &health, clock) => Arc::new(key),
+        key = master_key::wait_for(&args.paths.master_key_dir, args.onion_address, &health, clock) => Arc::new(key),
         () = &mut stop => return Ok(()),
         ended = &mut http => return Err(http_ended(ended)),
     };
@@ -123,11 +128,11 @@ fn assemble(
     let client = SyncClient::new(AgentToken::derive(&key), &process_name(pod_uid), clock);
     let (agents, orders) = watch::channel(AgentOrders::default());
     let (reports_in, reports) = mpsc::channel(QUEUE);
-    parts.spawn(agents::run(client, clock, args.backend_silence(), orders, reports_in));
+    parts.spawn(agents::run(client, clock, args.backend_silence(), orders, reports_in, neighbours.guards.clone()));
 
     let engine = MergeEngine::new(key, None, clock::random(), clock.now());
     let driver = Driver::new(engine, ExternalBackends::new(address, clock::random()));
-    let Neighbours { service, identity, pods, object, clients, calls, answers, status } = neighbours;
+    let Neighbours { service, identity, pods, object, clients, calls, answers, status, guards: _ } = neighbours;
     let conduct = Conduct::new(&service, identity, clock.now());
     let inlets = Inlets { pods, object, clients, answers, tor, reports };
     let outlets = Outlets { agents, calls, status, health };
@@ -155,6 +160,7 @@ async fn kubernetes(
     namespace: String,
     identity: String,
     token: AgentToken,
+    data_dir: PathBuf,
     parts: &mut JoinSet<()>,
 ) -> Result<Neighbours, RunError> {
     let client = kubernetes_client().await?;
@@ -165,6 +171,10 @@ async fn kubernetes(
     let (calls, calls_out) = mpsc::unbounded_channel();
     let (answers_in, answers) = mpsc::channel(QUEUE);
 
+    let (guards, guards_out) = mpsc::channel(QUEUE);
+    let api = Api::namespaced(client.clone(), &namespace);
+    let keeper = GuardKeeper::new(api, &service, token.clone(), data_dir, pods.clone(), facts.clone());
+    parts.spawn(keeper.run(guards_out));
     parts.spawn(LeaseKeeper::new(client.clone(), &namespace, &service).run(calls_out, answers_in));
     parts.spawn({
         let (client, namespace, service) = (client.clone(), namespace.clone(), service.clone());
@@ -183,7 +193,7 @@ async fn kubernetes(
         let (service, object) = (service.clone(), object.clone());
         async move { status::run(client, &namespace, &service, object, facts).await }
     });
-    Ok(Neighbours { service, identity, pods, object, clients, calls, answers, status })
+    Ok(Neighbours { service, identity, pods, object, clients, calls, answers, status, guards })
 }
 
 async fn kubernetes_client() -> Result<kube::Client, RunError> {

@@ -79,6 +79,7 @@ fn neighbours(pod_uid: &str, fixed: FixedBackends, parts: &mut JoinSet<()>) -> N
         calls,
         answers,
         status: watch::channel(Facts::default()).0,
+        guards: mpsc::channel(1).0,
     }
 }
 

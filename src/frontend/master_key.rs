@@ -40,7 +40,8 @@ pub(super) async fn wait_for(
     }
 }
 
-fn read(directory: &Path, expected: Option<OnionAddress>) -> Result<MasterKey, String> {
+/// Reads the key once. If an address is expected, the key must belong to that address.
+pub(super) fn read(directory: &Path, expected: Option<OnionAddress>) -> Result<MasterKey, String> {
     let path = directory.join("hs_ed25519_secret_key");
     let bytes = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let key = MasterKey::from_tor_secret_key_file(&Zeroizing::new(bytes)).map_err(|error| error.to_string())?;

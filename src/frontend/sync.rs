@@ -52,6 +52,8 @@ pub(super) struct Question {
     /// The revision of the agent's last answer. If the descriptor has not changed since then, the
     /// agent does not send it again.
     pub(super) known_revision: Option<Revision>,
+    /// The `id` of the agent's last report on its tor's guards, or 0 if there was none.
+    pub(super) known_guards: u64,
 }
 
 /// The publisher's side of its link to the agents. Clones share the connections and the sequence
@@ -96,9 +98,10 @@ impl SyncClient {
     }
 
     async fn exchange(&self, pod_uid: &str, authority: &str, question: Question) -> Result<SyncResponse, SyncError> {
-        let Question { leading, phase, known_revision } = question;
-        let publisher = self.publisher.to_string();
-        let request = SyncRequest { publisher, sequence: self.next_sequence(), leading, phase, known_revision };
+        let Question { leading, phase, known_revision, known_guards } = question;
+        let (publisher, sequence, known_guards) =
+            (self.publisher.to_string(), self.next_sequence(), Some(known_guards));
+        let request = SyncRequest { publisher, sequence, leading, phase, known_revision, known_guards };
         let body = serde_json::to_vec(&request)?;
         let nonce = HEXLOWER.encode(&clock::random::<16>());
         let mac = self.token.request_mac(pod_uid, Method::POST.as_str(), SYNC_PATH, &nonce, &body);
@@ -190,7 +193,7 @@ mod tests {
         let server = axum::serve(listener, Router::new().route(SYNC_PATH, post(answer)).with_state(agent));
         let server = tokio::spawn(server.into_future());
         let client = SyncClient::new(token, "publisher-1", Clock::start());
-        let question = Question { leading: true, phase: PodPhase::Active, known_revision: None };
+        let question = Question { leading: true, phase: PodPhase::Active, known_revision: None, known_guards: 0 };
         let first = client.ask(POD, &authority, question, DEADLINE).await;
         if let Ok(first) = &first {
             let second = client.ask(POD, &authority, question, DEADLINE).await.unwrap();
@@ -227,7 +230,7 @@ mod tests {
         let authority = listener.local_addr().unwrap().to_string();
         drop(listener);
         let client = SyncClient::new(token('a'), "publisher-1", Clock::start());
-        let question = Question { leading: false, phase: PodPhase::Active, known_revision: None };
+        let question = Question { leading: false, phase: PodPhase::Active, known_revision: None, known_guards: 0 };
         assert!(matches!(client.ask(POD, &authority, question, DEADLINE).await, Err(SyncError::Send(_))));
     }
 }

@@ -23,7 +23,8 @@ pub use clients::ClientsCopy;
 pub use config::{AgentConfig, AgentConfigError, ForwardedPort, check_target};
 pub use drain::{grace_period, longest_drain};
 pub use guards::{
-    Guard, GuardError, GuardSample, GuardsSecretError, MAC_ENTRY, Reports, SAMPLE_ENTRY, guards_of_data, guards_to_data,
+    Guard, GuardError, GuardReports, GuardSample, GuardsSecretError, MAC_ENTRY, SAMPLE_ENTRY, guards_of_data,
+    guards_to_data,
 };
 pub use message::{GuardReport, PodPhase, Revision, SyncRequest, SyncResponse};
 pub use targets::{REFUSED_TARGETS, RefusedTargets, RefusedTargetsError};

@@ -138,9 +138,8 @@ async fn create(writer: &Writer, object: &OnionBalancedService, due: &Due) -> Re
     }
     let found = api(writer.client.clone(), object, id.kind).get_metadata_opt(&id.name).await?;
     if let Some(found) = found {
-        let is_proven = || {
-            origin::has_mark_of(&found.metadata, manifest) || is_kept_guards(id, &found.metadata, object)
-        };
+        let is_proven =
+            || origin::has_mark_of(&found.metadata, manifest) || is_kept_guards(id, &found.metadata, object);
         let holder = holder(&found.metadata, object, is_proven);
         return match taken(id, holder) {
             Some(taken) => Ok(Ok(Applied::Taken(taken))),

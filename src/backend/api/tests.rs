@@ -18,6 +18,7 @@ const NONCE: &str = "00112233445566778899aabbccddeeff";
 struct Bench {
     api: Arc<Api>,
     tor: watch::Sender<TorState>,
+    guards: watch::Sender<Option<GuardReport>>,
     _dir: tempfile::TempDir,
 }
 
@@ -33,8 +34,10 @@ impl Bench {
         let times = DrainTimes { linger: Duration::ZERO, timeout: Duration::ZERO };
         let drain = Arc::new(Drain::new(times, traffic.watch_open()));
         let (address, pod_uid) = (ADDRESS.parse().unwrap(), POD_UID.to_owned());
-        let api = Api::new(pod_uid, token_file, address, tor.subscribe(), drain, traffic).unwrap();
-        Self { api: Arc::new(api), tor, _dir: dir }
+        let guards = watch::Sender::new(None);
+        let watched = (tor.subscribe(), guards.subscribe());
+        let api = Api::new(pod_uid, token_file, address, watched.0, watched.1, drain, traffic).unwrap();
+        Self { api: Arc::new(api), tor, guards, _dir: dir }
     }
 
     /// Sends a request and returns the status, MAC and body of the response.
@@ -79,6 +82,7 @@ fn request(publisher: &str, sequence: u64) -> SyncRequest {
         leading: false,
         phase: PodPhase::Active,
         known_revision: None,
+        known_guards: None,
     }
 }
 
@@ -150,6 +154,20 @@ fn a_descriptor_is_sent_until_its_revision_is_known() {
     let answer = api.answer(&SyncRequest { known_revision: Some(revision), ..request("p", 1) });
     assert_eq!((answer.introduction_points, answer.descriptor), (0, None));
     assert_ne!(answer.revision, revision);
+}
+
+#[test]
+fn guards_are_sent_only_to_a_publisher_that_expects_them_and_does_not_know_them() {
+    let Bench { api, guards, .. } = &Bench::new();
+    let sent = |known_guards| api.answer(&SyncRequest { known_guards, ..request("p", 1) }).guards;
+    assert_eq!(sent(Some(0)), None, "tor has no guards yet");
+    let report = GuardReport { id: 5, lines: "Guard in=default\n".to_owned() };
+    guards.send_replace(Some(report.clone()));
+    assert_eq!(sent(None), None, "an older publisher");
+    for known in [0, 4] {
+        assert_eq!(sent(Some(known)), Some(report.clone()));
+    }
+    assert_eq!(sent(Some(5)), None);
 }
 
 #[test]

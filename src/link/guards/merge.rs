@@ -21,14 +21,14 @@ const WANTED: usize = 20;
 
 /// The newest samples of the tors of a service.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Reports<'a> {
+pub struct GuardReports<'a> {
     /// The sample of the tor next to the publisher, if it is known.
     pub own: Option<&'a GuardSample>,
     /// The samples that the agents of the backends report.
     pub agents: &'a [&'a GuardSample],
 }
 
-impl<'a> Reports<'a> {
+impl<'a> GuardReports<'a> {
     fn all(self) -> impl Iterator<Item = &'a GuardSample> {
         self.agents.iter().copied().chain(self.own)
     }
@@ -39,7 +39,7 @@ impl GuardSample {
     /// sample, the result is the sample of the publisher's own tor. `now` is the time in seconds
     /// since the Unix epoch. Guards expire by the default values of the consensus parameters. If a
     /// consensus shortens the lifetimes, each tor removes its expired guards by itself.
-    pub fn merged(&self, reports: Reports<'_>, now: u64) -> Self {
+    pub fn merged(&self, reports: GuardReports<'_>, now: u64) -> Self {
         let mut guards = self.guards().to_vec();
         if let Some(own) = reports.own {
             for guard in &mut guards {
@@ -87,18 +87,14 @@ fn extend(guards: &mut Vec<Guard>, own: &GuardSample, now: u64) {
     let known: BTreeSet<_> = guards.iter().map(|guard| guard.identity).collect();
     let missing = WANTED.saturating_sub(guards.iter().filter(|guard| guard.is_listed()).count());
     let unknown = own.guards().iter().filter(|guard| !known.contains(&guard.identity) && guard.is_listed());
-    let new = unknown.map(|guard| Guard {
-        sampled_on: guard.sampled_on.min(now),
-        confirmed_on: None,
-        ..guard.clone()
-    });
+    let new = unknown.map(|guard| Guard { sampled_on: guard.sampled_on.min(now), confirmed_on: None, ..guard.clone() });
     guards.extend(new.filter(|guard| !is_expired(guard, now)).take(missing));
 }
 
 /// Confirms guards that tors have used. A tor prefers confirmed guards. Therefore a guard is
 /// confirmed only if every listed guard before it is confirmed, or if most tors have confirmed it:
 /// a single pod that could not reach the preferred guard must not move the others.
-fn confirm(guards: &mut [Guard], reports: Reports<'_>, now: u64) {
+fn confirm(guards: &mut [Guard], reports: GuardReports<'_>, now: u64) {
     let tors = reports.all().count();
     let mut is_next = true;
     for guard in guards {
@@ -149,8 +145,8 @@ mod tests {
         confirmed.map(|guard| guard.identity[0]).collect()
     }
 
-    fn own(own: &GuardSample) -> Reports<'_> {
-        Reports { own: Some(own), agents: &[] }
+    fn own(own: &GuardSample) -> GuardReports<'_> {
+        GuardReports { own: Some(own), agents: &[] }
     }
 
     #[test]
@@ -158,7 +154,7 @@ mod tests {
         let drawn = sample(&[confirmed(3), recent(1), recent(2)]);
         assert_eq!(GuardSample::default().merged(own(&drawn), NOW), drawn);
         let agents = [&drawn];
-        let reports = Reports { own: None, agents: &agents };
+        let reports = GuardReports { own: None, agents: &agents };
         assert_eq!(GuardSample::default().merged(reports, NOW), GuardSample::default());
     }
 
@@ -176,7 +172,7 @@ mod tests {
     fn an_agent_cannot_add_a_guard() {
         let shared = sample(&[recent(1)]);
         let foreign = sample(&[confirmed(9), confirmed(1)]);
-        let merged = shared.merged(Reports { own: None, agents: &[&foreign] }, NOW);
+        let merged = shared.merged(GuardReports { own: None, agents: &[&foreign] }, NOW);
         assert_eq!(numbers(&merged), [1]);
     }
 
@@ -184,12 +180,12 @@ mod tests {
     fn one_pod_that_cannot_reach_the_first_guard_moves_no_other_pod() {
         let shared = sample(&[recent(1), recent(2), recent(3)]);
         let failing = sample(&[recent(1), confirmed(2), recent(3)]);
-        let merged = shared.merged(Reports { own: Some(&shared), agents: &[&failing, &shared] }, NOW);
+        let merged = shared.merged(GuardReports { own: Some(&shared), agents: &[&failing, &shared] }, NOW);
         assert_eq!(confirmed_numbers(&merged), [0; 0]);
-        let most = shared.merged(Reports { own: Some(&shared), agents: &[&failing, &failing] }, NOW);
+        let most = shared.merged(GuardReports { own: Some(&shared), agents: &[&failing, &failing] }, NOW);
         assert_eq!(confirmed_numbers(&most), [2]);
         let used = sample(&[confirmed(1), recent(2), recent(3)]);
-        let both = shared.merged(Reports { own: Some(&used), agents: &[&failing, &used] }, NOW);
+        let both = shared.merged(GuardReports { own: Some(&used), agents: &[&failing, &used] }, NOW);
         assert_eq!(confirmed_numbers(&both), [1, 2]);
     }
 
@@ -200,11 +196,11 @@ mod tests {
         let (early, forged, late) = (sample(&[early]), sample(&[forged]), sample(&[confirmed(1)]));
         let date = |sample: GuardSample| sample.guards()[0].confirmed_on;
         let shared = sample(&[recent(1)]);
-        let merged = shared.merged(Reports { own: Some(&late), agents: &[&early] }, NOW);
+        let merged = shared.merged(GuardReports { own: Some(&late), agents: &[&early] }, NOW);
         assert_eq!(date(merged), Some(NOW - 500));
-        let merged = late.merged(Reports { own: Some(&late), agents: &[&early] }, NOW);
+        let merged = late.merged(GuardReports { own: Some(&late), agents: &[&early] }, NOW);
         assert_eq!(date(merged), Some(NOW - 10), "the shared sample already has a date");
-        let merged = shared.merged(Reports { own: None, agents: &[&forged] }, NOW);
+        let merged = shared.merged(GuardReports { own: None, agents: &[&forged] }, NOW);
         assert_eq!(date(merged), Some(NOW - DAY), "a guard is not confirmed before it is sampled");
     }
 
@@ -223,7 +219,7 @@ mod tests {
             (aged(121, Some(61)), false),
             (aged(100, Some(90)), true),
         ] {
-            let merged = sample(std::slice::from_ref(&guard)).merged(Reports::default(), NOW);
+            let merged = sample(std::slice::from_ref(&guard)).merged(GuardReports::default(), NOW);
             assert_eq!(!merged.is_empty(), stays, "{guard:?}");
         }
     }
@@ -234,7 +230,7 @@ mod tests {
         let seen = sample(&[unlisted(1, 0), recent(2), unlisted(3, 1)]);
         let since = |sample: &GuardSample| sample.guards().iter().map(|guard| guard.unlisted_since).collect::<Vec<_>>();
         assert_eq!(since(&shared.merged(own(&seen), NOW)), [Some(NOW), None, Some(NOW - 5 * DAY)]);
-        let agents = Reports { own: None, agents: &[&seen] };
+        let agents = GuardReports { own: None, agents: &[&seen] };
         assert_eq!(since(&shared.merged(agents, NOW)), since(&shared));
     }
 
@@ -251,9 +247,9 @@ mod tests {
         fn agents_change_nothing_but_confirmations(
             shared in any_sample(NOW), reported in vec(any_sample(NOW), 0..4), now in 0..2 * NOW,
         ) {
-            let plain = shared.merged(Reports::default(), now);
+            let plain = shared.merged(GuardReports::default(), now);
             let agents: Vec<_> = reported.iter().collect();
-            let merged = shared.merged(Reports { own: None, agents: &agents }, now);
+            let merged = shared.merged(GuardReports { own: None, agents: &agents }, now);
             let without = |sample: &GuardSample| {
                 let guards = sample.guards().iter().map(|guard| Guard { confirmed_on: None, ..guard.clone() });
                 guards.collect::<Vec<_>>()
@@ -268,7 +264,7 @@ mod tests {
         fn the_order_and_the_dates_of_the_shared_guards_are_kept(
             shared in any_sample(NOW), drawn in option::of(any_sample(NOW)), now in 0..2 * NOW,
         ) {
-            let merged = shared.merged(Reports { own: drawn.as_ref(), agents: &[] }, now);
+            let merged = shared.merged(GuardReports { own: drawn.as_ref(), agents: &[] }, now);
             let kept: Vec<_> = numbers(&shared).into_iter().filter(|number| numbers(&merged).contains(number)).collect();
             let old_ones: Vec<_> =
                 numbers(&merged).into_iter().filter(|number| numbers(&shared).contains(number)).collect();
@@ -286,7 +282,7 @@ mod tests {
             reported in vec(any_sample(NOW), 0..4), now in 0..2 * NOW,
         ) {
             let agents: Vec<_> = reported.iter().collect();
-            let reports = Reports { own: drawn.as_ref(), agents: &agents };
+            let reports = GuardReports { own: drawn.as_ref(), agents: &agents };
             let once = shared.merged(reports, now);
             prop_assert_eq!(once.merged(reports, now), once);
         }

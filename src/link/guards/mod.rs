@@ -9,6 +9,6 @@ mod merge;
 mod sample;
 mod secret;
 
-pub use merge::Reports;
+pub use merge::GuardReports;
 pub use sample::{Guard, GuardError, GuardSample};
 pub use secret::{GuardsSecretError, MAC_ENTRY, SAMPLE_ENTRY, guards_of_data, guards_to_data};

@@ -155,9 +155,8 @@ fn parse_guard<'a>(words: impl Iterator<Item = &'a str>) -> Result<Option<(u32, 
     if fields.get("in") != Some(&SELECTION) {
         return Ok(None);
     }
-    let time = |name: &'static str| {
-        fields.get(name).map(|text| parse_time(text).ok_or(GuardError::Field(name))).transpose()
-    };
+    let time =
+        |name: &'static str| fields.get(name).map(|text| parse_time(text).ok_or(GuardError::Field(name))).transpose();
     let word = |name: &'static str, longest: usize, is_valid: fn(u8) -> bool| {
         let text = fields.get(name).copied().unwrap_or_default();
         if text.len() > longest || !text.bytes().all(is_valid) {

@@ -30,7 +30,7 @@ pub(super) fn role(inputs: &Inputs<'_>) -> Role {
         rule("", "configmaps", &["list", "watch"], Some(&names::authorized_clients(&service))),
     ];
     // A user may have given the guards' name to a Secret with another content.
-    if !names::is_master_key_secret(inputs.object, &guards) && names::clients_secret(inputs.object) != Some(&guards) {
+    if !names::is_master_key_secret(inputs.object, &guards) && names::clients_secret(inputs.object) != Some(&*guards) {
         rules.push(rule("", "secrets", &["get", "patch"], Some(&guards)));
     }
     Role { metadata: inputs.component_metadata(Component::Frontend), rules: Some(rules) }
