@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use super::AgentError;
 use super::drain::Drain;
 use super::forward::Traffic;
+use super::gate::Gate;
 use super::observer::TorState;
 use crate::common::log_limit::{Line, LogLimit};
 use crate::link::{
@@ -32,6 +33,15 @@ const METHOD: &str = "POST";
 /// publishers, and each rollout brings new ones.
 const MAX_PUBLISHERS: usize = 32;
 
+/// The entry guards of the agent's tor.
+#[derive(Debug)]
+pub struct TorGuards {
+    /// The newest report on the guards.
+    pub newest: watch::Receiver<Option<GuardReport>>,
+    /// The gate at which a tor without guards waits.
+    pub gate: Arc<Gate>,
+}
+
 /// The state of the agent's API.
 #[derive(Debug)]
 pub struct Api {
@@ -39,7 +49,7 @@ pub struct Api {
     token_file: PathBuf,
     address: OnionAddress,
     tor: watch::Receiver<TorState>,
-    guards: watch::Receiver<Option<GuardReport>>,
+    guards: TorGuards,
     drain: Arc<Drain>,
     traffic: Arc<Traffic>,
     sequences: Mutex<Sequences>,
@@ -55,7 +65,7 @@ impl Api {
         token_file: PathBuf,
         address: OnionAddress,
         tor: watch::Receiver<TorState>,
-        guards: watch::Receiver<Option<GuardReport>>,
+        guards: TorGuards,
         drain: Arc<Drain>,
         traffic: Arc<Traffic>,
     ) -> Result<Self, AgentError> {
@@ -86,7 +96,7 @@ impl Api {
         let tor = self.tor.borrow();
         let revision = tor.points.revision();
         let known = request.known_revision == Some(revision);
-        let guards = self.guards.borrow().clone();
+        let guards = self.guards.newest.borrow().clone();
         SyncResponse {
             onion_address: self.address,
             revision,
@@ -95,6 +105,7 @@ impl Api {
             streams: self.traffic.open(),
             draining: self.drain.is_running(),
             guards: guards.filter(|report| request.known_guards.is_some_and(|known| known != report.id)),
+            awaits_guards: self.guards.gate.is_closed(),
         }
     }
 }
@@ -127,6 +138,9 @@ async fn sync(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> R
         return caller.reply(StatusCode::CONFLICT, "text/plain", problem);
     }
     api.drain.heard(request.leading, request.phase);
+    if let Some(lines) = &request.shared_guards {
+        api.guards.gate.offer(lines);
+    }
     match serde_json::to_string(&api.answer(&request)) {
         Ok(json) => caller.reply(StatusCode::OK, "application/json", json),
         Err(error) => caller.reply(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", format!("{error}\n")),

@@ -14,6 +14,7 @@ mod api;
 mod connect;
 mod drain;
 mod forward;
+mod gate;
 mod guards;
 mod init;
 mod metrics;
@@ -39,12 +40,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::common::open_files::Shares;
-use crate::common::{http, http_server, tor_metrics};
+use crate::common::{http, http_server, tor_directories, tor_metrics};
 use crate::link::{self, AGENT_API_PORT, AgentConfig, METRICS_PORT, PROBE_PORT, RefusedTargets, TOR_METRICS_PORT};
-use api::Api;
+use api::{Api, TorGuards};
 use connect::Connector;
 use drain::{Drain, DrainTimes};
 use forward::Forwarder;
+use gate::Gate;
 use guards::GuardReporter;
 use observer::Observer;
 use paths::RunDir;
@@ -135,11 +137,13 @@ pub async fn run(args: Args) -> Result<(), AgentError> {
     }
 }
 
-/// Creates the files that tor needs, and gives the shared guards to a tor that has never run.
+/// Creates the files that tor needs, and gives the shared guards to a tor that has never run. If
+/// there are none yet, that tor waits.
 fn prepare(serve: &Serve, files: &Files, run_dir: &RunDir, config: &AgentConfig) -> Result<(), AgentError> {
-    init::init(run_dir, &files.tor_data_dir, config, &mut system::rng())?;
+    tor_directories::make_private(&files.tor_data_dir)?;
     guards::adopt(&files.guards_dir, &serve.token, &files.tor_data_dir);
-    Ok(())
+    gate::close(run_dir, &files.guards_dir, &files.tor_data_dir)?;
+    init::init(run_dir, &files.tor_data_dir, config, &mut system::rng())
 }
 
 fn read_config(path: &Path) -> Result<AgentConfig, AgentError> {
@@ -164,13 +168,16 @@ async fn serve(args: Serve, run_dir: &RunDir, files: &Files, config: AgentConfig
     let observer = Observer::new(run_dir, address, system::random());
     let (tor, pulse) = (observer.watch(), observer.pulse());
     let reporter = GuardReporter::new(&files.tor_data_dir);
+    let gate = Arc::new(Gate::new(run_dir, &files.tor_data_dir)?);
+    tokio::spawn(gate.clone().expire());
     let times = DrainTimes {
         linger: Duration::from_secs(config.linger_seconds.into()),
         timeout: Duration::from_secs(config.drain_timeout_seconds.into()),
     };
     let drain = Arc::new(Drain::new(times, traffic.watch_open()));
 
-    let api = Api::new(pod_uid, args.token, address, tor.clone(), reporter.watch(), drain.clone(), traffic.clone())?;
+    let guards = TorGuards { newest: reporter.watch(), gate };
+    let api = Api::new(pod_uid, args.token, address, tor.clone(), guards, drain.clone(), traffic.clone())?;
     let probes = probes::router(tor.clone(), pulse, drain);
     let metrics = metrics::router(tor, traffic).merge(tor_metrics::router(args.tor_metrics_port));
     let stop = CancellationToken::new();

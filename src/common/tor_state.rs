@@ -12,13 +12,20 @@ const GUARD: &str = "Guard ";
 /// The maximum number of bytes that are read from a file. A state file has a few tens of kilobytes.
 const MAX_BYTES: u64 = 256 * 1024;
 
+/// Returns true if tor has a state file, because it has run before or [`write_first`] has created
+/// the file. Errors name the file.
+pub fn exists(data_dir: &Path) -> io::Result<bool> {
+    let path = data_dir.join(STATE);
+    path.try_exists().map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+}
+
 /// Writes lines with guards into a new state file. Returns false and changes nothing if tor already
 /// has a state file: the guards of a tor that has run before do not change. Errors name the file.
 pub fn write_first(data_dir: &Path, lines: &str) -> io::Result<bool> {
-    let path = data_dir.join(STATE);
-    if path.try_exists()? {
+    if exists(data_dir)? {
         return Ok(false);
     }
+    let path = data_dir.join(STATE);
     // A container that is killed midway must leave no partial file. A link, unlike a rename, never
     // replaces the file of a tor that has started in the meantime.
     let new = data_dir.join(format!("{STATE}.{}.new", std::process::id()));

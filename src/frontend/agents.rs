@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use self::polling::{Outcome, Polling};
 use super::check::{DescriptorRefused, open};
 use super::clock::Clock;
-use super::guards::GuardNews;
+use super::guards::{AgentGuards, GuardNews};
 use super::pods::{Pod, Pods};
 use super::sync::{Question, SyncClient};
 use crate::common::log_limit::{Line, LogLimit};
@@ -66,7 +66,7 @@ pub(super) async fn run(
     silence: Duration,
     mut orders: watch::Receiver<AgentOrders>,
     reports: mpsc::Sender<(BackendId, AgentReport)>,
-    guards: mpsc::Sender<GuardNews>,
+    guards: AgentGuards,
 ) {
     let mut conversations = Conversations::default();
     loop {
@@ -83,6 +83,7 @@ pub(super) async fn run(
                     guards: guards.clone(),
                     known: None,
                     known_guards: 0,
+                    awaits_guards: false,
                     reported: None,
                     polling: Polling::new(silence, clock.now().elapsed),
                     refusals: LogLimit::default(),
@@ -114,11 +115,13 @@ struct Conversation {
     clock: Clock,
     orders: watch::Receiver<AgentOrders>,
     reports: mpsc::Sender<(BackendId, AgentReport)>,
-    guards: mpsc::Sender<GuardNews>,
+    guards: AgentGuards,
     /// The newest introduction points that were accepted, with their revision.
     known: Option<(Revision, Arc<ServiceContent>)>,
     /// The `id` of the last report on guards that was passed on.
     known_guards: u64,
+    /// True if the agent's tor waits for the shared guards.
+    awaits_guards: bool,
     reported: Option<AgentReport>,
     polling: Polling,
     /// The limit for the warnings about descriptors, which a faulty agent causes with each answer.
@@ -162,6 +165,7 @@ impl Conversation {
             phase: topic.phase,
             known_revision: self.known.as_ref().map(|(revision, _)| *revision),
             known_guards: self.known_guards,
+            shared_guards: self.guards.shared.borrow().clone().filter(|_| self.awaits_guards),
         };
         let patience = self.polling.patience(self.clock.now().elapsed);
         let mut answer = match self.client.ask(&self.id.0, authority, question, patience).await {
@@ -172,12 +176,13 @@ impl Conversation {
                 return None;
             }
         };
+        self.awaits_guards = answer.awaits_guards;
         if let Some(report) = answer.guards.take() {
             let id = report.id;
             let news = GuardNews { backend: self.id.clone(), report };
             // If the queue is full, the agent sends the report again. Without Kubernetes, nobody
             // keeps the guards.
-            if !matches!(self.guards.try_send(news), Err(TrySendError::Full(_))) {
+            if !matches!(self.guards.news.try_send(news), Err(TrySendError::Full(_))) {
                 self.known_guards = id;
             }
         }

@@ -18,7 +18,7 @@ use super::clock::{self, Clock};
 use super::conduct::{CallError, CallId, Conduct, LeaseAnswer, LeaseRequest};
 use super::driver::Driver;
 use super::external::ExternalBackends;
-use super::guards::{GuardKeeper, GuardNews};
+use super::guards::{GuardKeeper, GuardLinks};
 use super::http::{self, Health};
 use super::lease::{self, LeaseKeeper};
 use super::master_key;
@@ -47,7 +47,7 @@ pub(super) struct Neighbours {
     pub(super) calls: mpsc::UnboundedSender<(CallId, LeaseRequest)>,
     pub(super) answers: mpsc::Receiver<(CallId, Result<LeaseAnswer, CallError>)>,
     pub(super) status: watch::Sender<Facts>,
-    pub(super) guards: mpsc::Sender<GuardNews>,
+    pub(super) guards: GuardLinks,
 }
 
 /// Runs the publisher of a frontend pod until SIGTERM or SIGINT.
@@ -120,19 +120,19 @@ fn assemble(
     parts: &mut JoinSet<()>,
 ) -> Publisher {
     let address = key.address();
+    let Neighbours { service, identity, pods, object, clients, calls, answers, status, guards } = neighbours;
     let (news, tor) = mpsc::channel(QUEUE);
     let (connection, registry) = Tor::new(Connector::unix(args.paths.run_dir.join("control/socket")), clock);
     registry.register(address, news);
-    parts.spawn(connection.reporting_silence(silence).run());
+    parts.spawn(connection.reporting_silence(silence).reporting_guards(guards.drawn).run());
 
     let client = SyncClient::new(AgentToken::derive(&key), &process_name(pod_uid), clock);
     let (agents, orders) = watch::channel(AgentOrders::default());
     let (reports_in, reports) = mpsc::channel(QUEUE);
-    parts.spawn(agents::run(client, clock, args.backend_silence(), orders, reports_in, neighbours.guards.clone()));
+    parts.spawn(agents::run(client, clock, args.backend_silence(), orders, reports_in, guards.agents));
 
     let engine = MergeEngine::new(key, None, clock::random(), clock.now());
     let driver = Driver::new(engine, ExternalBackends::new(address, clock::random()));
-    let Neighbours { service, identity, pods, object, clients, calls, answers, status, guards: _ } = neighbours;
     let conduct = Conduct::new(&service, identity, clock.now());
     let inlets = Inlets { pods, object, clients, answers, tor, reports };
     let outlets = Outlets { agents, calls, status, health };
@@ -171,10 +171,9 @@ async fn kubernetes(
     let (calls, calls_out) = mpsc::unbounded_channel();
     let (answers_in, answers) = mpsc::channel(QUEUE);
 
-    let (guards, guards_out) = mpsc::channel(QUEUE);
-    let api = Api::namespaced(client.clone(), &namespace);
-    let keeper = GuardKeeper::new(api, &service, token.clone(), data_dir, pods.clone(), facts.clone());
-    parts.spawn(keeper.run(guards_out));
+    let secrets = Api::namespaced(client.clone(), &namespace);
+    let (keeper, guards) = GuardKeeper::new(secrets, &service, token.clone(), data_dir, (pods.clone(), facts.clone()));
+    parts.spawn(keeper.run());
     parts.spawn(LeaseKeeper::new(client.clone(), &namespace, &service).run(calls_out, answers_in));
     parts.spawn({
         let (client, namespace, service) = (client.clone(), namespace.clone(), service.clone());

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use self::shared::SharedGuards;
-use super::clock::Clock;
+use super::clock::{self, Clock};
 use super::master_key;
 use super::pods::Pods;
 use super::status::Facts;
@@ -29,8 +29,11 @@ use crate::merge::BackendId;
 
 /// The interval at which the reports are merged. Tor writes a change of its guards within 30 s.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// The pause after a failed request to the API server.
-const RETRY: Duration = Duration::from_secs(30);
+/// The maximum number of reports that can wait.
+const QUEUE: usize = 64;
+/// The maximum time in seconds by which the date of a newly chosen guard is set back: a tenth of
+/// the guards' lifetime of 120 days, as in tor. The exact date would tell when a service began.
+const MAX_SHIFT: u64 = 12 * 24 * 60 * 60;
 /// The maximum time that the API server may take to respond.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -41,6 +44,30 @@ pub(super) struct GuardNews {
     pub(super) backend: BackendId,
     /// The guards of its tor.
     pub(super) report: GuardReport,
+}
+
+/// The links between the agents' conversations and the task that keeps the guards.
+#[derive(Clone)]
+pub(super) struct AgentGuards {
+    /// The agents' reports.
+    pub(super) news: mpsc::Sender<GuardNews>,
+    /// The shared guards as [`GuardSample`] displays them, once they are known.
+    pub(super) shared: watch::Receiver<Option<Arc<str>>>,
+}
+
+/// The links between the publisher and the task that keeps the guards.
+pub(super) struct GuardLinks {
+    pub(super) agents: AgentGuards,
+    /// The guards that the publisher's own tor has chosen, as `GETINFO entry-guards` lists them.
+    pub(super) drawn: watch::Sender<Option<String>>,
+}
+
+impl GuardLinks {
+    /// Returns the links of a publisher whose guards nobody keeps.
+    pub(super) fn unused() -> Self {
+        let agents = AgentGuards { news: mpsc::channel(1).0, shared: watch::channel(None).1 };
+        Self { agents, drawn: watch::Sender::new(None) }
+    }
 }
 
 /// Writes the shared guards into the state file of a tor that has never run. If there are no usable
@@ -70,7 +97,9 @@ fn try_adopt(guards_dir: &Path, master_key_dir: &Path, data_dir: &Path) -> Resul
     Ok(if is_new { sample.guards().len() } else { 0 })
 }
 
-/// The task that merges the reports of all tors into the Secret while this publisher leads.
+/// The task that merges the reports of all tors into the Secret while this publisher leads. Before
+/// there are any shared guards, the first publisher whose tor has chosen some stores them, because
+/// no publisher can lead before its tor has started.
 pub(super) struct GuardKeeper {
     secrets: Api<Secret>,
     secret: String,
@@ -79,8 +108,13 @@ pub(super) struct GuardKeeper {
     data_dir: PathBuf,
     pods: watch::Receiver<Arc<Pods>>,
     facts: watch::Receiver<Facts>,
+    drawn: watch::Receiver<Option<String>>,
+    news: mpsc::Receiver<GuardNews>,
+    /// The time in seconds by which the dates of newly chosen guards are set back.
+    shift: u64,
     clock: Clock,
-    shared: SharedGuards,
+    reports: SharedGuards,
+    shared: watch::Sender<Option<Arc<str>>>,
     /// The content of the Secret, or None if it must be read.
     stored: Option<Stored>,
     complaint: Complaint,
@@ -99,33 +133,42 @@ impl GuardKeeper {
         service: &str,
         token: AgentToken,
         data_dir: PathBuf,
-        pods: watch::Receiver<Arc<Pods>>,
-        facts: watch::Receiver<Facts>,
-    ) -> Self {
-        Self {
+        (pods, facts): (watch::Receiver<Arc<Pods>>, watch::Receiver<Facts>),
+    ) -> (Self, GuardLinks) {
+        let (news_in, news) = mpsc::channel(QUEUE);
+        let (drawn_in, drawn) = watch::channel(None);
+        let (shared, shared_out) = watch::channel(None);
+        let keeper = Self {
             secrets,
             secret: names::guards_secret(service),
             token,
             data_dir,
             pods,
             facts,
+            drawn,
+            news,
+            shift: u64::from_be_bytes(clock::random()) % MAX_SHIFT,
             clock: Clock::start(),
-            shared: SharedGuards::default(),
+            reports: SharedGuards::default(),
+            shared,
             stored: None,
             complaint: Complaint::default(),
-        }
+        };
+        let agents = AgentGuards { news: news_in, shared: shared_out };
+        (keeper, GuardLinks { agents, drawn: drawn_in })
     }
 
-    /// Merges reports until the sender of `news` is dropped.
-    pub(super) async fn run(mut self, mut news: mpsc::Receiver<GuardNews>) {
+    /// Merges reports until the publisher stops.
+    pub(super) async fn run(mut self) {
         loop {
-            let pause = self.settle().await;
-            let mut pause = pin!(sleep(pause));
+            self.settle().await;
+            let mut pause = pin!(sleep(INTERVAL));
             loop {
                 tokio::select! {
                     () = &mut pause => break,
-                    received = news.recv() => match received {
-                        Some(news) => self.shared.take(news.backend, &news.report),
+                    Ok(()) = self.drawn.changed() => break,
+                    received = self.news.recv() => match received {
+                        Some(news) => self.reports.take(news.backend, &news.report),
                         None => return,
                     },
                 }
@@ -133,44 +176,60 @@ impl GuardKeeper {
         }
     }
 
-    /// Merges the reports if this publisher leads. Returns the pause until the next merge.
-    async fn settle(&mut self) -> Duration {
-        if !self.facts.borrow().leading {
+    /// Merges the reports if this publisher leads or there are no shared guards yet.
+    async fn settle(&mut self) {
+        let leading = self.facts.borrow().leading;
+        if !leading && self.shared.borrow().is_some() {
             // Another publisher may change the Secret.
             self.stored = None;
-            return INTERVAL;
+            return;
         }
-        let settled = match timeout(DEADLINE, self.merge()).await {
+        let settled = match timeout(DEADLINE, self.merge(leading)).await {
             Ok(settled) => settled,
             Err(_) => Err(format!("the API server did not respond within {DEADLINE:?}")),
         };
         match settled {
-            Ok(()) => {
-                self.complaint.settle();
-                INTERVAL
-            }
+            Ok(()) => self.complaint.settle(),
             Err(reason) => {
                 self.stored = None;
                 let what = format!("could not keep the shared guards in Secret {}", self.secret);
                 self.complaint.utter(&what, &reason);
-                RETRY
             }
         }
     }
 
-    async fn merge(&mut self) -> Result<(), String> {
-        let stored = match self.stored.take() {
+    async fn merge(&mut self, leading: bool) -> Result<(), String> {
+        let mut stored = match self.stored.take() {
             Some(stored) => stored,
             None => self.read().await?,
         };
-        let lines = tor_state::guard_lines(&self.data_dir).map_err(|error| error.to_string())?;
-        let own = GuardSample::parse(&lines).map_err(|error| format!("the guards of this publisher's tor: {error}"))?;
-        let now = self.clock.now().wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let pods = self.pods.borrow().clone();
-        let merged = self.shared.merged(&stored.sample, &own, &pods, now);
-        let stored = if merged == stored.sample { stored } else { self.write(&stored, merged).await? };
+        if leading || stored.sample.is_empty() {
+            let now = self.clock.now().wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let own = self.own_sample(now)?;
+            let pods = self.pods.borrow().clone();
+            let merged = self.reports.merged(&stored.sample, &own, &pods, now);
+            if merged != stored.sample {
+                stored = self.write(&stored, merged).await?;
+            }
+        }
+        if !stored.sample.is_empty() {
+            self.shared.send_replace(Some(stored.sample.to_string().into()));
+        }
         self.stored = Some(stored);
         Ok(())
+    }
+
+    /// Returns the guards of the publisher's own tor. They are empty before tor has chosen any.
+    fn own_sample(&self, now: u64) -> Result<GuardSample, String> {
+        let lines = tor_state::guard_lines(&self.data_dir).map_err(|error| error.to_string())?;
+        let written = GuardSample::parse(&lines);
+        let own = match (written, &*self.drawn.borrow()) {
+            (Ok(written), Some(drawn)) if written.is_empty() => {
+                GuardSample::parse_entry_guards(drawn, now.saturating_sub(self.shift))
+            }
+            (written, _) => written,
+        };
+        own.map_err(|error| format!("the guards of this publisher's tor are unreadable: {error}"))
     }
 
     /// Reads the Secret. Content that no publisher of this service has written counts as empty, and

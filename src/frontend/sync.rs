@@ -43,7 +43,7 @@ pub(super) enum SyncError {
 }
 
 /// The content of a request to an agent.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Question {
     /// True if this publisher is the leader.
     pub(super) leading: bool,
@@ -54,6 +54,8 @@ pub(super) struct Question {
     pub(super) known_revision: Option<Revision>,
     /// The `id` of the agent's last report on its tor's guards, or 0 if there was none.
     pub(super) known_guards: u64,
+    /// The guards that all tors share, if the agent's tor waits for them.
+    pub(super) shared_guards: Option<Arc<str>>,
 }
 
 /// The publisher's side of its link to the agents. Clones share the connections and the sequence
@@ -98,10 +100,16 @@ impl SyncClient {
     }
 
     async fn exchange(&self, pod_uid: &str, authority: &str, question: Question) -> Result<SyncResponse, SyncError> {
-        let Question { leading, phase, known_revision, known_guards } = question;
-        let (publisher, sequence, known_guards) =
-            (self.publisher.to_string(), self.next_sequence(), Some(known_guards));
-        let request = SyncRequest { publisher, sequence, leading, phase, known_revision, known_guards };
+        let Question { leading, phase, known_revision, known_guards, shared_guards } = question;
+        let request = SyncRequest {
+            publisher: self.publisher.to_string(),
+            sequence: self.next_sequence(),
+            leading,
+            phase,
+            known_revision,
+            known_guards: Some(known_guards),
+            shared_guards: shared_guards.map(|lines| lines.to_string()),
+        };
         let body = serde_json::to_vec(&request)?;
         let nonce = HEXLOWER.encode(&clock::random::<16>());
         let mac = self.token.request_mac(pod_uid, Method::POST.as_str(), SYNC_PATH, &nonce, &body);
@@ -193,8 +201,14 @@ mod tests {
         let server = axum::serve(listener, Router::new().route(SYNC_PATH, post(answer)).with_state(agent));
         let server = tokio::spawn(server.into_future());
         let client = SyncClient::new(token, "publisher-1", Clock::start());
-        let question = Question { leading: true, phase: PodPhase::Active, known_revision: None, known_guards: 0 };
-        let first = client.ask(POD, &authority, question, DEADLINE).await;
+        let question = Question {
+            leading: true,
+            phase: PodPhase::Active,
+            known_revision: None,
+            known_guards: 0,
+            shared_guards: None,
+        };
+        let first = client.ask(POD, &authority, question.clone(), DEADLINE).await;
         if let Ok(first) = &first {
             let second = client.ask(POD, &authority, question, DEADLINE).await.unwrap();
             assert!(second.revision.number > first.revision.number, "the sequence rises");
@@ -230,7 +244,13 @@ mod tests {
         let authority = listener.local_addr().unwrap().to_string();
         drop(listener);
         let client = SyncClient::new(token('a'), "publisher-1", Clock::start());
-        let question = Question { leading: false, phase: PodPhase::Active, known_revision: None, known_guards: 0 };
+        let question = Question {
+            leading: false,
+            phase: PodPhase::Active,
+            known_revision: None,
+            known_guards: 0,
+            shared_guards: None,
+        };
         assert!(matches!(client.ask(POD, &authority, question, DEADLINE).await, Err(SyncError::Send(_))));
     }
 }

@@ -27,6 +27,10 @@ pub struct SyncRequest {
     /// do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub known_guards: Option<u64>,
+    /// The guards that all tors of the service share, as [`GuardSample`] displays them. They are
+    /// sent only to an agent whose tor waits for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_guards: Option<String>,
 }
 
 /// The state of the agent's pod, as the publisher knows it.
@@ -64,6 +68,9 @@ pub struct SyncResponse {
     /// report yet. Older agents never send them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guards: Option<GuardReport>,
+    /// True while the backend's tor waits for the shared guards before its first start.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub awaits_guards: bool,
 }
 
 /// The entry guards of a tor.
@@ -114,6 +121,7 @@ mod tests {
             phase: PodPhase::Withdrawn,
             known_revision: Some(Revision { boot: u64::MAX, number: 3 }),
             known_guards: None,
+            shared_guards: None,
         };
         assert_eq!(serde_json::to_string(&request).unwrap(), json);
         assert_eq!(serde_json::from_str::<SyncRequest>(json).unwrap(), request);
@@ -130,12 +138,11 @@ mod tests {
 
     #[test]
     fn guards_are_optional_in_both_messages() {
-        let json =
-            r#"{"publisher":"a","sequence":1,"leading":false,"phase":"Active","knownRevision":null,"knownGuards":7}"#;
+        let json = r#"{"publisher":"a","sequence":1,"leading":false,"phase":"Active","knownRevision":null,"knownGuards":7,"sharedGuards":"x"}"#;
         let request: SyncRequest = serde_json::from_str(json).unwrap();
-        assert_eq!(request.known_guards, Some(7));
+        assert_eq!((request.known_guards, request.shared_guards.as_deref()), (Some(7), Some("x")));
         assert_eq!(serde_json::to_string(&request).unwrap(), json);
-        let json = r#"{"onionAddress":"2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion","revision":{"boot":1,"number":2},"introductionPoints":3,"descriptor":null,"streams":4,"draining":false,"guards":{"id":5,"lines":"Guard\n"}}"#;
+        let json = r#"{"onionAddress":"2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion","revision":{"boot":1,"number":2},"introductionPoints":3,"descriptor":null,"streams":4,"draining":false,"guards":{"id":5,"lines":"Guard\n"},"awaitsGuards":true}"#;
         let answer: SyncResponse = serde_json::from_str(json).unwrap();
         assert_eq!(answer.guards, Some(GuardReport { id: 5, lines: "Guard\n".to_owned() }));
         assert_eq!(serde_json::to_string(&answer).unwrap(), json);
@@ -166,8 +173,10 @@ mod tests {
             phase in prop::sample::select([PodPhase::Active, PodPhase::Terminating, PodPhase::Withdrawn].as_slice()),
             known_revision in prop::option::of(revision()),
             known_guards: Option<u64>,
+            shared_guards: Option<String>,
         ) {
-            let request = SyncRequest { publisher, sequence, leading, phase, known_revision, known_guards };
+            let request =
+                SyncRequest { publisher, sequence, leading, phase, known_revision, known_guards, shared_guards };
             prop_assert_eq!(round_trip(&request), request);
         }
 
@@ -180,12 +189,14 @@ mod tests {
             streams: u64,
             draining: bool,
             guards: Option<(u64, String)>,
+            awaits_guards: bool,
         ) {
             let key = ed25519_dalek::SigningKey::from_bytes(&seed).verifying_key().to_bytes();
             let onion_address = OnionAddress::from_public_key(key).unwrap();
             let guards = guards.map(|(id, lines)| GuardReport { id, lines });
-            let answer =
-                SyncResponse { onion_address, revision, introduction_points, descriptor, streams, draining, guards };
+            let answer = SyncResponse {
+                onion_address, revision, introduction_points, descriptor, streams, draining, guards, awaits_guards,
+            };
             prop_assert_eq!(round_trip(&answer), answer);
         }
     }

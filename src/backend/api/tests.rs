@@ -4,6 +4,7 @@ use http_body_util::BodyExt as _;
 
 use super::*;
 use crate::backend::drain::DrainTimes;
+use crate::backend::paths::RunDir;
 use crate::backend::points::Points;
 use crate::backend::stall::Mended;
 use crate::link::{PodPhase, Revision};
@@ -35,8 +36,9 @@ impl Bench {
         let drain = Arc::new(Drain::new(times, traffic.watch_open()));
         let (address, pod_uid) = (ADDRESS.parse().unwrap(), POD_UID.to_owned());
         let guards = watch::Sender::new(None);
-        let watched = (tor.subscribe(), guards.subscribe());
-        let api = Api::new(pod_uid, token_file, address, watched.0, watched.1, drain, traffic).unwrap();
+        let gate = Gate::new(&RunDir::new(dir.path().to_owned()), dir.path()).unwrap();
+        let watched = TorGuards { newest: guards.subscribe(), gate: Arc::new(gate) };
+        let api = Api::new(pod_uid, token_file, address, tor.subscribe(), watched, drain, traffic).unwrap();
         Self { api: Arc::new(api), tor, guards, _dir: dir }
     }
 
@@ -83,6 +85,7 @@ fn request(publisher: &str, sequence: u64) -> SyncRequest {
         phase: PodPhase::Active,
         known_revision: None,
         known_guards: None,
+        shared_guards: None,
     }
 }
 

@@ -101,6 +101,32 @@ impl GuardSample {
         Self::new(guards.into_iter().map(|(_, guard)| guard).collect())
     }
 
+    /// Reads tor's answer to `GETINFO entry-guards`, which lists the guards of a sample in their
+    /// order (control-spec). The answer has no dates; the guards get the given one.
+    pub fn parse_entry_guards(text: &str, sampled_on: u64) -> Result<Self, GuardError> {
+        if text.len() > MAX_BYTES {
+            return Err(GuardError::TooLong);
+        }
+        let names = text.lines().filter_map(|line| line.split_ascii_whitespace().next());
+        let guards = names.map(|name| {
+            let name = name.strip_prefix('$').unwrap_or(name);
+            let (digits, nickname) = name.split_at_checked(2 * 20).ok_or(GuardError::Field("rsa_id"))?;
+            let nickname = nickname.strip_prefix(['~', '=']).unwrap_or(nickname);
+            if nickname.len() > MAX_NICKNAME || !nickname.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+                return Err(GuardError::Field("nickname"));
+            }
+            Ok(Guard {
+                identity: parse_identity(digits)?,
+                nickname: nickname.to_owned(),
+                sampled_on,
+                sampled_by: String::new(),
+                unlisted_since: None,
+                confirmed_on: None,
+            })
+        });
+        Self::new(guards.collect::<Result<_, _>>()?)
+    }
+
     /// Returns the guards in their order.
     pub fn guards(&self) -> &[Guard] {
         &self.0
@@ -303,6 +329,24 @@ TorVersion Tor 0.4.9.11
     }
 
     #[test]
+    fn the_answer_to_getinfo_gives_the_same_order() {
+        let text = format!(
+            "${} never-connected\n${}~two up\n${}=three down 2026-11-28 10:00:00\n",
+            "01".repeat(20),
+            "02".repeat(20),
+            "03".repeat(20)
+        );
+        let sample = GuardSample::parse_entry_guards(&text, 77).unwrap();
+        let found: Vec<_> = sample.guards().iter().map(|guard| (guard.identity[0], &*guard.nickname)).collect();
+        assert_eq!(found, [(1, ""), (2, "two"), (3, "three")]);
+        assert!(sample.guards().iter().all(|guard| guard.sampled_on == 77 && guard.is_listed()));
+        assert_eq!(GuardSample::parse_entry_guards("", 77), Ok(GuardSample::default()));
+        for bad in ["$0101~one up", "$xx up", &text.repeat(2), &format!("${}~a_b up", "01".repeat(20))] {
+            assert!(GuardSample::parse_entry_guards(bad, 77).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn damaged_lines_are_an_error() {
         for (good, bad) in [
             ("rsa_id=0101", "rsa_id=01"),
@@ -353,6 +397,7 @@ TorVersion Tor 0.4.9.11
         #[test]
         fn reading_never_panics(text in "(\\PC|\n|Guard in=default |rsa_id=[0-9A-F]{40} |[a-z_]{2,9}=|[0-9T:-]{1,19}){0,80}") {
             let _ = GuardSample::parse(&text);
+            let _ = GuardSample::parse_entry_guards(&text, 0);
         }
     }
 }
