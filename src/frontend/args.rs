@@ -68,7 +68,7 @@ pub(super) struct Paths {
     pub(super) run_dir: PathBuf,
     /// Tor's `DataDirectory`
     #[arg(long, global = true, default_value = link::paths::TOR_DATA_DIR)]
-    pub(super) tor_data_dir: PathBuf,
+    tor_data_dir: PathBuf,
     /// Directory with the master key in tor's format (`hs_ed25519_secret_key`)
     #[arg(long, global = true, default_value = link::paths::MASTER_KEY_DIR)]
     pub(super) master_key_dir: PathBuf,
@@ -78,6 +78,11 @@ pub(super) struct Paths {
 }
 
 impl Paths {
+    /// Returns tor's `DataDirectory` if the tors of the service share their guards.
+    pub(super) fn sharing_data_dir(&self) -> Option<PathBuf> {
+        self.guards_dir.is_dir().then(|| self.tor_data_dir.clone())
+    }
+
     /// Creates the missing directories, and gives the shared guards to a tor that has never run.
     pub(super) fn make(&self) -> io::Result<()> {
         tor_directories::make(&self.run_dir, &self.tor_data_dir)?;

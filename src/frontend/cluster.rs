@@ -54,7 +54,7 @@ pub(super) struct Neighbours {
 pub(super) async fn run(args: ClusterArgs) -> Result<(), RunError> {
     let ClusterArgs { service, namespace, pod_name, publisher } = args;
     let service = service.ok_or("--service is missing: name the OnionBalancedService")?;
-    let data_dir = publisher.paths.tor_data_dir.clone();
+    let data_dir = publisher.paths.sharing_data_dir();
     let connect = async |pod_uid: &str, token: AgentToken, parts: &mut JoinSet<()>| {
         let namespace = namespace.ok_or("--namespace is missing: set it, or POD_NAMESPACE in the environment")?;
         let pod_name = pod_name.ok_or("--pod-name is missing: set it, or POD_NAME in the environment")?;
@@ -160,7 +160,7 @@ async fn kubernetes(
     namespace: String,
     identity: String,
     token: AgentToken,
-    data_dir: PathBuf,
+    data_dir: Option<PathBuf>,
     parts: &mut JoinSet<()>,
 ) -> Result<Neighbours, RunError> {
     let client = kubernetes_client().await?;
@@ -171,9 +171,17 @@ async fn kubernetes(
     let (calls, calls_out) = mpsc::unbounded_channel();
     let (answers_in, answers) = mpsc::channel(QUEUE);
 
-    let secrets = Api::namespaced(client.clone(), &namespace);
-    let (keeper, guards) = GuardKeeper::new(secrets, &service, token.clone(), data_dir, (pods.clone(), facts.clone()));
-    parts.spawn(keeper.run());
+    let guards = match data_dir {
+        Some(data_dir) => {
+            let secrets = Api::namespaced(client.clone(), &namespace);
+            let watched = (pods.clone(), facts.clone());
+            let (keeper, guards) = GuardKeeper::new(secrets, &service, token.clone(), data_dir, watched);
+            parts.spawn(keeper.run());
+            guards
+        }
+        None => GuardLinks::unused(),
+    };
+
     parts.spawn(LeaseKeeper::new(client.clone(), &namespace, &service).run(calls_out, answers_in));
     parts.spawn({
         let (client, namespace, service) = (client.clone(), namespace.clone(), service.clone());

@@ -15,7 +15,7 @@ use super::deployment_backend::{file, guards, rolling};
 use super::{BuildError, Inputs, LastGood, SECRET_KEY_FILE, pod};
 use crate::crd::names::{self, Component};
 use crate::link::TOR_PROBE_PATH;
-use crate::link::paths::{GUARDS_DIR, MASTER_KEY_DIR};
+use crate::link::paths::MASTER_KEY_DIR;
 use crate::operator::stamp::hash;
 
 /// The termination grace period of a frontend pod, during which the publisher releases the Lease.
@@ -41,11 +41,13 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
         // The publisher rejects the key in the Secret if the key's address differs from this one.
         variables: vec![("ONION_ADDRESS", inputs.address.to_string())],
         ports: Vec::new(),
-        secrets: vec![
+        secrets: [
             (key, pod::read_only("master-key", MASTER_KEY_DIR)),
-            (guards(&service), pod::read_only("guards", GUARDS_DIR)),
             (api_access(), pod::read_only("api-access", "/var/run/secrets/kubernetes.io/serviceaccount")),
-        ],
+        ]
+        .into_iter()
+        .chain(guards(inputs))
+        .collect(),
         pre_stop: None,
         tor_liveness: Some(TOR_PROBE_PATH),
         // With a shared process namespace, tor could read the publisher's key and token under

@@ -90,6 +90,13 @@ impl Inputs<'_> {
         metadata(self.object, name, component)
     }
 
+    /// Returns true if all tors of the service share their guards.
+    fn shares_guards(&self) -> bool {
+        let spec = &self.object.spec;
+        let lines = [&self.settings().tor_extra_config, &spec.backends.extra_torrc, &spec.frontend.extra_torrc];
+        torrc::shares_guards(lines.map(String::as_str))
+    }
+
     fn builds(&self, component: Component) -> bool {
         !self.withheld.contains(&component)
     }
