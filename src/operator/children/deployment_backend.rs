@@ -137,9 +137,15 @@ mod tests {
         }
         fixture.environment.settings.tor_extra_config = "UseBridges 1".to_owned();
         assert_eq!(mounts(&fixture), [None, None]);
-        let mut fixture = Fixture::of(&json!({"frontend": {"extraTorrc": "UseBridges 1"}}));
-        fixture.environment.settings.tor_extra_config = String::new();
-        assert_eq!(mounts(&fixture), [None, None], "the backends would wait for guards that nobody chooses");
+        for spec in [
+            // The backends would wait for guards that nobody chooses.
+            json!({"frontend": {"extraTorrc": "UseBridges 1"}}),
+            json!({"anonymity": {"guards": "PerPod"}}),
+        ] {
+            let mut fixture = Fixture::of(&spec);
+            fixture.environment.settings.tor_extra_config = String::new();
+            assert_eq!(mounts(&fixture), [None, None], "{spec}");
+        }
     }
 
     #[test]

@@ -33,9 +33,9 @@ use super::origin;
 use super::served::Fields;
 use super::settings::{Environment, Settings};
 use super::stamp::stamped;
-use crate::crd::OnionBalancedService;
 use crate::crd::clients::ClientList;
 use crate::crd::names::{self, Component};
+use crate::crd::{GuardMode, OnionBalancedService};
 use crate::link::{AgentConfigError, AgentToken, ForwardedPort};
 use crate::onion::{MasterKey, OnionAddress};
 
@@ -93,6 +93,9 @@ impl Inputs<'_> {
     /// Returns true if all tors of the service share their guards.
     fn shares_guards(&self) -> bool {
         let spec = &self.object.spec;
+        if spec.anonymity.guards == GuardMode::PerPod {
+            return false;
+        }
         let lines = [&self.settings().tor_extra_config, &spec.backends.extra_torrc, &spec.frontend.extra_torrc];
         torrc::shares_guards(lines.map(String::as_str))
     }
