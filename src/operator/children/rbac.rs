@@ -11,8 +11,8 @@ use super::Inputs;
 use crate::crd::OnionBalancedService;
 use crate::crd::names::{self, Component};
 
-/// Builds the Role of the publisher. Nothing in the spec changes the rules, so a user cannot extend
-/// the permissions by naming other objects.
+/// Builds the Role of the publisher. Nothing in the spec adds a rule, so a user cannot extend the
+/// permissions by naming other objects.
 pub(super) fn role(inputs: &Inputs<'_>) -> Role {
     let service = inputs.name();
     let lease = Component::Frontend.child_name(&service);
