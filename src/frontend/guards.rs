@@ -29,6 +29,9 @@ use crate::merge::BackendId;
 
 /// The interval at which the reports are merged. Tor writes a change of its guards within 30 s.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// The time for which the content of the Secret is known after it was read or written. After that,
+/// it is read again, because someone may have changed or deleted the Secret.
+const KNOWN: Duration = Duration::from_secs(60);
 /// The maximum number of reports that can wait.
 const QUEUE: usize = 64;
 /// The maximum time in seconds by which the date of a newly chosen guard is set back: a tenth of
@@ -117,12 +120,16 @@ pub(super) struct GuardKeeper {
     shared: watch::Sender<Option<Arc<str>>>,
     /// The content of the Secret, or None if it must be read.
     stored: Option<Stored>,
+    /// The last usable content of the Secret, with which a deleted or damaged one is restored.
+    last: GuardSample,
     complaint: Complaint,
 }
 
 /// The content of the Secret as this publisher last read or wrote it.
 struct Stored {
     resource_version: Option<String>,
+    /// The monotonic time until which the content is known.
+    until: Duration,
     sample: GuardSample,
 }
 
@@ -152,6 +159,7 @@ impl GuardKeeper {
             reports: SharedGuards::default(),
             shared,
             stored: None,
+            last: GuardSample::default(),
             complaint: Complaint::default(),
         };
         let agents = AgentGuards { news: news_in, shared: shared_out };
@@ -199,21 +207,24 @@ impl GuardKeeper {
     }
 
     async fn merge(&mut self, leading: bool) -> Result<(), String> {
-        let mut stored = match self.stored.take() {
+        let elapsed = self.clock.now().elapsed;
+        let mut stored = match self.stored.take().filter(|stored| elapsed < stored.until) {
             Some(stored) => stored,
             None => self.read().await?,
         };
         if leading || stored.sample.is_empty() {
+            let base = if stored.sample.is_empty() { &self.last } else { &stored.sample };
             let now = self.clock.now().wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             let own = self.own_sample(now)?;
             let pods = self.pods.borrow().clone();
-            let merged = self.reports.merged(&stored.sample, &own, &pods, now);
+            let merged = self.reports.merged(base, &own, &pods, now);
             if merged != stored.sample {
                 stored = self.write(&stored, merged).await?;
             }
         }
         if !stored.sample.is_empty() {
             self.shared.send_replace(Some(stored.sample.to_string().into()));
+            self.last = stored.sample.clone();
         }
         self.stored = Some(stored);
         Ok(())
@@ -232,17 +243,17 @@ impl GuardKeeper {
         own.map_err(|error| format!("the guards of this publisher's tor are unreadable: {error}"))
     }
 
-    /// Reads the Secret. Content that no publisher of this service has written counts as empty, and
-    /// the guards of this publisher's own tor replace it.
+    /// Reads the Secret. Content that no publisher of this service has written counts as empty. The
+    /// last usable content replaces it, or else the guards of this publisher's own tor.
     async fn read(&self) -> Result<Stored, String> {
         let found = self.secrets.get_opt(&self.secret).await.map_err(|error| cause(&error))?;
         let secret = found.ok_or("the Secret does not exist; the operator creates it")?;
         let entry = |name: &str| secret.data.as_ref()?.get(name).map(|bytes| bytes.0.as_slice());
         let sample = guards_of_data(entry(SAMPLE_ENTRY), entry(MAC_ENTRY), &self.token).unwrap_or_else(|error| {
-            tracing::warn!(secret = self.secret, %error, "replacing the shared guards by those of this publisher's tor");
+            tracing::warn!(secret = self.secret, %error, "replacing the shared guards");
             GuardSample::default()
         });
-        Ok(Stored { resource_version: secret.metadata.resource_version, sample })
+        Ok(self.stored_now(secret.metadata.resource_version, sample))
     }
 
     /// Writes the merged guards, unless the Secret has been changed in the meantime.
@@ -258,7 +269,11 @@ impl GuardKeeper {
             before = stored.sample.guards().len(),
             "stored the shared guards"
         );
-        Ok(Stored { resource_version: written.metadata.resource_version, sample: merged })
+        Ok(self.stored_now(written.metadata.resource_version, merged))
+    }
+
+    fn stored_now(&self, resource_version: Option<String>, sample: GuardSample) -> Stored {
+        Stored { resource_version, until: self.clock.now().elapsed + KNOWN, sample }
     }
 }
 
