@@ -224,7 +224,7 @@ impl GuardKeeper {
         }
         if !stored.sample.is_empty() {
             self.shared.send_replace(Some(stored.sample.to_string().into()));
-            self.last = stored.sample.clone();
+            self.last.clone_from(&stored.sample);
         }
         self.stored = Some(stored);
         Ok(())
