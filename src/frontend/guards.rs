@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 use self::shared::SharedGuards;
 use super::clock::{self, Clock};
 use super::master_key;
+use super::metrics::GuardFigures;
 use super::pods::Pods;
 use super::status::Facts;
 use crate::common::complaint::{Complaint, cause};
@@ -63,13 +64,15 @@ pub(super) struct GuardLinks {
     pub(super) agents: AgentGuards,
     /// The guards that the publisher's own tor has chosen, as `GETINFO entry-guards` lists them.
     pub(super) drawn: watch::Sender<Option<String>>,
+    /// The numbers of guards, for the metrics.
+    pub(super) figures: watch::Receiver<GuardFigures>,
 }
 
 impl GuardLinks {
     /// Returns the links of a publisher whose guards nobody keeps.
     pub(super) fn unused() -> Self {
         let agents = AgentGuards { news: mpsc::channel(1).0, shared: watch::channel(None).1 };
-        Self { agents, drawn: watch::Sender::new(None) }
+        Self { agents, drawn: watch::Sender::new(None), figures: watch::channel(GuardFigures::default()).1 }
     }
 }
 
@@ -118,6 +121,7 @@ pub(super) struct GuardKeeper {
     clock: Clock,
     reports: SharedGuards,
     shared: watch::Sender<Option<Arc<str>>>,
+    figures: watch::Sender<GuardFigures>,
     /// The content of the Secret, or None if it must be read.
     stored: Option<Stored>,
     /// The last usable content of the Secret, with which a deleted or damaged one is restored.
@@ -145,6 +149,7 @@ impl GuardKeeper {
         let (news_in, news) = mpsc::channel(QUEUE);
         let (drawn_in, drawn) = watch::channel(None);
         let (shared, shared_out) = watch::channel(None);
+        let (figures, figures_out) = watch::channel(GuardFigures::default());
         let keeper = Self {
             secrets,
             secret: names::guards_secret(service),
@@ -158,12 +163,13 @@ impl GuardKeeper {
             clock: Clock::start(),
             reports: SharedGuards::default(),
             shared,
+            figures,
             stored: None,
             last: GuardSample::default(),
             complaint: Complaint::default(),
         };
         let agents = AgentGuards { news: news_in, shared: shared_out };
-        (keeper, GuardLinks { agents, drawn: drawn_in })
+        (keeper, GuardLinks { agents, drawn: drawn_in, figures: figures_out })
     }
 
     /// Merges reports until the publisher stops.
@@ -190,6 +196,7 @@ impl GuardKeeper {
         if !leading && self.shared.borrow().is_some() {
             // Another publisher may change the Secret.
             self.stored = None;
+            self.figures.send_replace(GuardFigures::default());
             return;
         }
         let settled = match timeout(DEADLINE, self.merge(leading)).await {
@@ -221,6 +228,8 @@ impl GuardKeeper {
             if merged != stored.sample {
                 stored = self.write(&stored, merged).await?;
             }
+            let (shared, preferred) = (stored.sample.guards().len(), self.reports.preferred(&own));
+            self.figures.send_replace(GuardFigures { shared, preferred });
         }
         if !stored.sample.is_empty() {
             self.shared.send_replace(Some(stored.sample.to_string().into()));

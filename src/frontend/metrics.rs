@@ -18,6 +18,16 @@ pub(super) struct Figures {
     /// The published descriptors of each time period.
     pub(super) periods: Vec<PeriodStatus>,
     pub(super) counts: Counts,
+    pub(super) guards: GuardFigures,
+}
+
+/// The numbers of entry guards. They are 0 unless this publisher leads and keeps shared guards.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct GuardFigures {
+    /// The number of guards in the shared sample.
+    pub(super) shared: usize,
+    /// The number of distinct guards that the tors of the service try first.
+    pub(super) preferred: usize,
 }
 
 /// The counters of the metrics page, counted since the start of the publisher.
@@ -114,7 +124,15 @@ pub(super) fn render(figures: &Figures) -> String {
     for (result, count) in [("found", found), ("failed", failed)] {
         text.sample("external_fetches_total", &format!("{{result=\"{result}\"}}"), count);
     }
+    guards(&mut text, figures.guards);
     text.finish()
+}
+
+fn guards(text: &mut Exposition, GuardFigures { shared, preferred }: GuardFigures) {
+    text.family("guards", "gauge", "Entry guards that all tors of the service share");
+    text.sample("guards", "", shared as u64);
+    text.family("guards_preferred", "gauge", "Distinct entry guards that the tors of the service try first");
+    text.sample("guards_preferred", "", preferred as u64);
 }
 
 #[cfg(test)]
@@ -158,6 +176,7 @@ mod tests {
                 .into(),
             periods: vec![period],
             counts,
+            guards: GuardFigures { shared: 20, preferred: 1 },
         }
     }
 
@@ -210,6 +229,12 @@ onionbalance_publisher_uploads_total{result=\"failed\"} 1
 # TYPE onionbalance_publisher_external_fetches_total counter
 onionbalance_publisher_external_fetches_total{result=\"found\"} 5
 onionbalance_publisher_external_fetches_total{result=\"failed\"} 2
+# HELP onionbalance_publisher_guards Entry guards that all tors of the service share
+# TYPE onionbalance_publisher_guards gauge
+onionbalance_publisher_guards 20
+# HELP onionbalance_publisher_guards_preferred Distinct entry guards that the tors of the service try first
+# TYPE onionbalance_publisher_guards_preferred gauge
+onionbalance_publisher_guards_preferred 1
 ";
         assert_eq!(text, expected);
     }

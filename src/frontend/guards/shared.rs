@@ -1,7 +1,7 @@
 //! The newest reports on the guards of the backends' tors, and how they are merged. This module is
 //! pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::frontend::pods::Pods;
 use crate::link::{GuardReport, GuardReports, GuardSample};
@@ -32,6 +32,13 @@ impl SharedGuards {
         // A tor that has just started has no guards yet, which says nothing about the shared ones.
         let own = Some(own).filter(|own| !own.is_empty());
         stored.merged(GuardReports { own, agents: &agents }, now)
+    }
+
+    /// Returns the number of distinct guards that the backends' tors and the publisher's own tor try
+    /// first.
+    pub(super) fn preferred(&self, own: &GuardSample) -> usize {
+        let first = self.0.values().chain([own]).filter_map(|sample| Some(sample.preferred()?.identity));
+        first.collect::<BTreeSet<_>>().len()
     }
 }
 
@@ -75,6 +82,16 @@ mod tests {
         assert!(!confirmed(&shared.merged(&stored, &stored, &pods(&["b"]), NOW)), "half of the tors are not most");
         assert!(!confirmed(&shared.merged(&stored, &none, &pods(&[]), NOW)));
         assert!(shared.0.is_empty());
+    }
+
+    #[test]
+    fn tors_that_try_different_guards_first_are_counted() {
+        let mut shared = SharedGuards::default();
+        assert_eq!(shared.preferred(&GuardSample::default()), 0);
+        shared.take(BackendId("a".to_owned()), &GuardReport::new(&sample(&[1])));
+        assert_eq!(shared.preferred(&sample(&[])), 1, "an unconfirmed sample begins with the same guard");
+        shared.take(BackendId("b".to_owned()), &GuardReport::new(&sample(&[3])));
+        assert_eq!(shared.preferred(&sample(&[1, 2])), 2);
     }
 
     #[test]
