@@ -179,11 +179,11 @@ pub enum DeletionPolicy {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Anonymity {
-    /// Controls whether all pods use the same entry guards. With `Shared`, a new pod uses the guards
-    /// of the pods before it, so that a rollout does not bring the service closer to a malicious
-    /// guard. The guards are kept in the Secret `<name>-guards`. With `PerPod`, each pod chooses its
-    /// own guards. Guards are never shared if a torrc line sets `UseBridges`, `UseEntryGuards` or
-    /// `EntryNodes`. A change replaces the pods.
+    /// Controls whether all pods use the same entry guards. With `Shared`, a new pod uses the
+    /// guards of the pods before it, so that a rollout does not bring the service closer to a
+    /// malicious guard. The guards are kept in the Secret `<name>-guards`. With `PerPod`, each pod
+    /// chooses its own guards. Guards are never shared if a torrc line sets `UseBridges`,
+    /// `UseEntryGuards` or `EntryNodes`. A change replaces the pods.
     pub guards: GuardMode,
 }
 

@@ -36,8 +36,8 @@ pub const SYNC_PATH: &str = "/v1/sync";
 pub const MAC_HEADER: &str = "onionbalance-mac";
 /// The HTTP header that contains the nonce as 32 hexadecimal digits.
 pub const NONCE_HEADER: &str = "onionbalance-nonce";
-/// The maximum length, in bytes, of a request body that an agent reads. A sample of guards has about
-/// 15,000 bytes.
+/// The maximum length, in bytes, of a request body that an agent reads. A sample of guards has
+/// about 15,000 bytes.
 pub const MAX_REQUEST_BYTES: usize = 32 * 1024;
 /// The maximum length, in bytes, of a response body that a publisher reads. A descriptor is at
 /// most 50,000 bytes long.

@@ -220,8 +220,8 @@ impl Stage {
         .await
     }
 
-    /// Gives the publishers' tor a guard, and makes the publishers that start later share it. Returns
-    /// the guard's fingerprint.
+    /// Gives the publishers' tor a guard, and makes the publishers that start later share it.
+    /// Returns the guard's fingerprint.
     pub fn share_guards(&self) -> String {
         for name in ["guards", "data"] {
             std::fs::create_dir_all(self.dir.path().join(name)).unwrap();

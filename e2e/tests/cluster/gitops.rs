@@ -180,8 +180,8 @@ impl GitOps<'_> {
 
     /// Returns the generation, the labels and the managed fields (with their times) of each child
     /// and of the object itself. Omits the fields that `kube-controller-manager` and the publisher
-    /// manage: the status and the shared guards keep changing. For the object itself, also omits the
-    /// fields that the operator manages.
+    /// manage: the status and the shared guards keep changing. For the object itself, also omits
+    /// the fields that the operator manages.
     async fn written(&self) -> Result<BTreeMap<String, Value>> {
         const OTHERS: [&str; 3] = ["kube-controller-manager", "onionbalance-operator", "onionbalance-publisher"];
         let kinds = "deployments,configmaps,services,serviceaccounts,secrets,roles,rolebindings,networkpolicies,\

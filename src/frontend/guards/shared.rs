@@ -34,8 +34,8 @@ impl SharedGuards {
         stored.merged(GuardReports { own, agents: &agents }, now)
     }
 
-    /// Returns the number of distinct guards that the backends' tors and the publisher's own tor try
-    /// first.
+    /// Returns the number of distinct guards that the backends' tors and the publisher's own tor
+    /// try first.
     pub(super) fn preferred(&self, own: &GuardSample) -> usize {
         let first = self.0.values().chain([own]).filter_map(|sample| Some(sample.preferred()?.identity));
         first.collect::<BTreeSet<_>>().len()

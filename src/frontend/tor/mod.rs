@@ -184,8 +184,8 @@ impl Tor {
         Self { silence, ..self }
     }
 
-    /// Makes the connection pass on tor's entry guards, as `GETINFO entry-guards` lists them, as soon
-    /// as tor has some.
+    /// Makes the connection pass on tor's entry guards, as `GETINFO entry-guards` lists them, as
+    /// soon as tor has some.
     pub(super) fn reporting_guards(self, drawn: watch::Sender<Option<String>>) -> Self {
         Self { drawn: Some(drawn), ..self }
     }

@@ -96,7 +96,8 @@ impl GuardSample {
                 return Err(GuardError::TooMany);
             }
         }
-        // The sort is stable. A tor that is too old to number its guards writes them in their order.
+        // The sort is stable. A tor that is too old to number its guards writes them in their
+        // order.
         guards.sort_by_key(|(index, _)| *index);
         Self::new(guards.into_iter().map(|(_, guard)| guard).collect())
     }

@@ -90,9 +90,10 @@ pub(super) fn file(secret: String, key: &str) -> SecretVolumeSource {
     }
 }
 
-/// Returns the volume with the shared guards and its mount, or None if the tors of the service do not
-/// share their guards. The programs in the pods recognise by this mount whether they do. The Secret
-/// has no content until a publisher has written it, and a pod must start without the Secret, too.
+/// Returns the volume with the shared guards and its mount, or None if the tors of the service do
+/// not share their guards. The programs in the pods recognise by this mount whether they do. The
+/// Secret has no content until a publisher has written it, and a pod must start without the Secret,
+/// too.
 pub(super) fn guards(inputs: &Inputs<'_>) -> Option<(Volume, VolumeMount)> {
     if !inputs.shares_guards() {
         return None;

@@ -59,8 +59,8 @@ pub struct Inputs<'a> {
     /// The public address of the service.
     pub address: OnionAddress,
     /// The token shared by the publishers and the agents. It is derived from the master key, so it
-    /// is unknown if there is no usable key. Its Secret, the Secret of the guards and the copy of the
-    /// authorized clients are then not built.
+    /// is unknown if there is no usable key. Its Secret, the Secret of the guards and the copy of
+    /// the authorized clients are then not built.
     pub token: Option<&'a AgentToken>,
     /// The service's ports, with resolved targets.
     pub ports: &'a [ForwardedPort],
