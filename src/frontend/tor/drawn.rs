@@ -30,3 +30,29 @@ pub(super) async fn watch(client: &Client, drawn: Option<&watch::Sender<Option<S
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, duplex};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_guards_are_passed_on_as_soon_as_tor_has_some() {
+        let (ours, theirs) = duplex(1024);
+        let (client, _events) = Client::over(ours, Duration::from_secs(20));
+        let (drawn, mut watched) = watch::channel(None);
+        tokio::spawn(async move { watch(&client, Some(&drawn)).await });
+        let (reader, mut writer) = tokio::io::split(theirs);
+        let mut questions = BufReader::new(reader).lines();
+
+        assert_eq!(questions.next_line().await.unwrap().unwrap(), "GETINFO entry-guards");
+        writer.write_all(b"250-entry-guards=\r\n250 OK\r\n").await.unwrap();
+        questions.next_line().await.unwrap();
+        assert_eq!(*watched.borrow(), None);
+        let answer = format!("250+entry-guards=\r\n${} never-connected\r\n.\r\n250 OK\r\n", "AB".repeat(20));
+        writer.write_all(answer.as_bytes()).await.unwrap();
+        let found = watched.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+        assert_eq!(found.trim_end(), format!("${} never-connected", "AB".repeat(20)));
+    }
+}
