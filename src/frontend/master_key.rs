@@ -41,7 +41,8 @@ pub(super) async fn wait_for(
     }
 }
 
-fn read(directory: &Path, expected: Option<OnionAddress>) -> Result<ServiceKey, String> {
+/// Reads the key once. If an address is expected, the key must belong to that address.
+pub(super) fn read(directory: &Path, expected: Option<OnionAddress>) -> Result<ServiceKey, String> {
     let path = directory.join("hs_ed25519_secret_key");
     let kits = kits::list(directory);
     let key = if kits.is_empty() || path.exists() {

@@ -30,6 +30,16 @@ pub(super) struct Figures {
     /// How long the signing kits last. None if the publisher has the master key.
     pub(super) coverage: Option<Coverage>,
     pub(super) counts: Counts,
+    pub(super) guards: GuardFigures,
+}
+
+/// The numbers of entry guards. They are 0 unless this publisher leads and keeps shared guards.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct GuardFigures {
+    /// The number of guards in the shared sample.
+    pub(super) shared: usize,
+    /// The number of distinct guards that the tors of the service try first.
+    pub(super) preferred: usize,
 }
 
 /// The counters of the metrics page, counted since the start of the publisher.
@@ -115,6 +125,7 @@ pub(super) fn render(figures: &Figures) -> String {
     );
     text.sample("descriptors_total", "", figures.counts.rounds);
     render_uploads(&mut text, &figures.counts);
+    render_guards(&mut text, figures.guards);
     text.finish()
 }
 
@@ -176,6 +187,13 @@ fn failures(text: &mut Exposition, figures: &Figures) {
     text.sample("foreign_publisher", "", figures.periods.iter().any(|period| period.foreign.is_some()).into());
 }
 
+fn render_guards(text: &mut Exposition, GuardFigures { shared, preferred }: GuardFigures) {
+    text.family("guards", "gauge", "Entry guards that all tors of the service share");
+    text.sample("guards", "", shared as u64);
+    text.family("guards_preferred", "gauge", "Distinct entry guards that the tors of the service try first");
+    text.sample("guards_preferred", "", preferred as u64);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,6 +246,7 @@ mod tests {
                 state: CoverageState::Missing,
             }),
             counts,
+            guards: GuardFigures { shared: 20, preferred: 1 },
         }
     }
 
@@ -295,6 +314,12 @@ onionbalance_publisher_uploads_total{result=\"failed\"} 1
 # TYPE onionbalance_publisher_external_fetches_total counter
 onionbalance_publisher_external_fetches_total{result=\"found\"} 5
 onionbalance_publisher_external_fetches_total{result=\"failed\"} 2
+# HELP onionbalance_publisher_guards Entry guards that all tors of the service share
+# TYPE onionbalance_publisher_guards gauge
+onionbalance_publisher_guards 20
+# HELP onionbalance_publisher_guards_preferred Distinct entry guards that the tors of the service try first
+# TYPE onionbalance_publisher_guards_preferred gauge
+onionbalance_publisher_guards_preferred 1
 ";
 
     #[test]

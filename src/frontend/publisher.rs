@@ -15,7 +15,7 @@ use super::clock::Clock;
 use super::conduct::{CallError, CallId, Conduct, Event, LeaseAnswer, LeaseRequest, Output};
 use super::driver::Driver;
 use super::http::{Health, Role};
-use super::metrics::Figures;
+use super::metrics::{Figures, GuardFigures};
 use super::object::Object;
 use super::pods::Pods;
 use super::status::Facts;
@@ -34,6 +34,7 @@ pub(super) struct Inlets {
     pub(super) answers: mpsc::Receiver<(CallId, Result<LeaseAnswer, CallError>)>,
     pub(super) tor: mpsc::Receiver<TorNews>,
     pub(super) reports: mpsc::Receiver<(BackendId, AgentReport)>,
+    pub(super) guards: watch::Receiver<GuardFigures>,
 }
 
 /// The channels through which the publisher reports its state and requests API server calls.
@@ -224,6 +225,7 @@ impl Publisher {
             (false, false) => Role::Unknown,
         };
         let (tor_up, counts) = (self.driver.has_tor(), self.driver.counts());
+        let guards = *self.inlets.guards.borrow();
         let Status { periods, hsdirs_failing, longest_failing, counter_rises, .. } = status;
         let coverage = self.inlets.keys.borrow().coverage(now.wall);
         let figures = Figures {
@@ -236,6 +238,7 @@ impl Publisher {
             counter_rises,
             coverage,
             counts,
+            guards,
         };
         self.outlets.health.send_replace(Health { turned: now.elapsed, problem: None, role, figures });
     }

@@ -114,6 +114,11 @@ impl AgentToken {
         Zeroizing::new(self.mac(&[b"circuit-token".as_slice()]))
     }
 
+    /// Returns the MAC of the lines of a shared sample of guards in hexadecimal.
+    pub fn guards_mac(&self, lines: &str) -> String {
+        self.mac(&[b"guards", lines.as_bytes()])
+    }
+
     /// Computes HMAC-SHA256 over the length (8 bytes, big-endian) and the bytes of each field, so
     /// that different lists of fields never produce the same input.
     fn mac(&self, fields: &[&[u8]]) -> String {

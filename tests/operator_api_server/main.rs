@@ -32,6 +32,7 @@ mod roles;
 mod scene;
 mod secrecy;
 mod server;
+mod shared_guards;
 mod status;
 mod status_command;
 mod table;

@@ -273,6 +273,7 @@ fn keys() -> Vec<Refused> {
         of_key("onionAddress", json!(mistyped))
             .operator("spec.masterKey.onionAddress: the checksum of the onion address is wrong; check the address for typos"),
         Refused::spec(json!({"deletionPolicy": "Keep"})).schema("spec.deletionPolicy"),
+        Refused::spec(json!({"anonymity": {"guards": "None"}})).schema("spec.anonymity.guards"),
         external(&[EXTERNAL, "x"]).both(format!("spec.externalBackends[1].onionAddress: {form}")),
         external(&[&EXTERNAL.replace("ryd.", "rye.")])
             .operator("spec.externalBackends[0].onionAddress: the onion address has version 4; only version 3 is supported")

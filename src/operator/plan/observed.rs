@@ -17,7 +17,7 @@ use crate::crd::names::Component;
 use crate::crd::validate::Problem;
 use crate::onion::{Kit, Kits, MasterKey, OnionAddress, ServiceKey};
 use crate::operator::children::{ChildId, Kind, SECRET_KEY_FILE, SIGNING_KIT_FILE, Stage};
-use crate::operator::holder::{Holder, holder};
+use crate::operator::holder::{Holder, holder, is_kept_guards};
 use crate::operator::origin;
 use crate::operator::pods::PodState;
 use crate::operator::settings::Environment;
@@ -155,8 +155,8 @@ pub fn taken(child: &ChildId, holder: Holder) -> Option<Taken> {
 }
 
 /// Returns who holds an existing object that has the kind and name of an owned object. The service
-/// holds an object without a controller only if the object has the operator's mark. The mark cannot
-/// be checked if `secret` holds no key.
+/// holds an object without a controller only if the object has the operator's mark, or is the kept
+/// Secret of the guards. The mark cannot be checked if `secret` holds no key.
 pub fn holder_of(
     child: &ChildId,
     metadata: &ObjectMeta,
@@ -164,7 +164,9 @@ pub fn holder_of(
     secret: Option<&KeySecret>,
 ) -> Holder {
     let is_marked = |key: ServiceKey| origin::has_mark(metadata, &origin::service_mark(&key, object, child));
-    holder(metadata, object, || secret.and_then(KeySecret::service_key).is_some_and(is_marked))
+    holder(metadata, object, || {
+        is_kept_guards(child, metadata, object) || secret.and_then(KeySecret::service_key).is_some_and(is_marked)
+    })
 }
 
 /// An owned object that the API server refused to create or update.

@@ -45,7 +45,7 @@ fn an_existing_key_is_used() {
     let mut server = Server::default();
     let (_, status) = server.run(observed);
     assert_eq!(status.onion_address, Some(other_key().address().to_string()));
-    assert_eq!(server.applied.len(), 15);
+    assert_eq!(server.applied.len(), 16);
 }
 
 #[test]
