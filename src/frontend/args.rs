@@ -62,6 +62,7 @@ pub(super) enum Command {
 
 /// The directories that the publisher and `init` share with tor.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_field_names, reason = "the fields have the names of the flags")]
 pub(super) struct Paths {
     /// Directory of tor's control socket, a memory volume shared with tor
     #[arg(long, global = true, default_value = link::paths::RUN_DIR)]

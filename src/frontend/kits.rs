@@ -96,7 +96,7 @@ pub(super) async fn watch(directory: PathBuf, key: watch::Sender<ServiceKey>, cl
                 key.send_modify(|known| *known = known.extended_by(kits.into()));
             }
             Err(problem) => {
-                unusable.utter("the new signing kits cannot be used; the earlier ones stay in use", &problem)
+                unusable.utter("the new signing kits cannot be used; the earlier ones stay in use", &problem);
             }
         }
     }

@@ -103,7 +103,9 @@ fn constant_prefixes() -> [Vec<u8>; 4] {
 
 fn hash(parts: &[&[u8]]) -> Scalar {
     let mut hash = Sha512::new();
-    parts.iter().for_each(|part| hash.update(part));
+    for part in parts {
+        hash.update(part);
+    }
     let bytes: [u8; 64] = hash.finalize().into();
     Scalar::from_bytes_mod_order_wide(&bytes)
 }

@@ -88,9 +88,11 @@ impl Kits {
     /// the present period.
     pub fn covered_until(&self, now: SystemTime) -> Option<SystemTime> {
         let current = self.calendar.period_at(now)?;
-        let is_covered = |number: &u64| self.covers(self.calendar.period(*number));
-        let last = (current.number..).take_while(is_covered).last()?;
-        self.calendar.start(last.checked_add(1)?)
+        let mut end = current.number;
+        while self.covers(self.calendar.period(end)) {
+            end = end.checked_add(1)?;
+        }
+        if end == current.number { None } else { self.calendar.start(end) }
     }
 
     /// Returns the two time periods for which the service should publish at this time if tor's
