@@ -74,13 +74,10 @@ async fn both_generators_write_the_same_files() -> Result<()> {
 async fn generated(program: &Path, input: &Input, key: &Path, directory: &Path) -> Result<Files> {
     let mut command = Command::new(program);
     command.args(input.arguments.replace("KEY", &key.display().to_string()).split_whitespace());
-    let answers = match input.answers {
-        Some(answers) => format!("{}\n{answers}", directory.display()),
-        None => {
-            command.arg("--output").arg(directory);
-            String::new()
-        }
-    };
+    let answers = input.answers.map(|answers| format!("{}\n{answers}", directory.display())).unwrap_or_default();
+    if input.answers.is_none() {
+        command.arg("--output").arg(directory);
+    }
     output_with_input(&mut command, &answers).await?;
     files(directory)
 }

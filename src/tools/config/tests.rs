@@ -44,7 +44,7 @@ fn generate_like_python(words: &[&str], answers: Option<&str>) -> Result<(String
 fn files(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<_> = entries.collect();
-    names.sort_by_key(|name| !name.ends_with(".key"));
+    names.sort_by_key(|name| name == "config.yaml");
     names
 }
 
