@@ -10,7 +10,8 @@ use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use onionbalance_operator::onion::descriptor::{
     DescriptorKeys, IntroductionPoint, MAX_INTRODUCTION_POINTS, ServiceContent,
 };
-use onionbalance_operator::onion::{MasterKey, OnionAddress, TimePeriod};
+use onionbalance_operator::onion::kit::DelegatedKey;
+use onionbalance_operator::onion::{Kit, Kits, MasterKey, OnionAddress, PeriodCalendar, PeriodKey as _, TimePeriod};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use sha2::Sha512;
@@ -56,6 +57,31 @@ impl SampleService {
         let counter = blinded.revision_counter(since_srv_start.as_secs());
         let now = SystemTime::UNIX_EPOCH + NOW;
         Ok(self.keys.build(&blinded, &self.key.address(), &self.content, counter, now, &mut self.rng)?)
+    }
+
+    /// Returns the signing kit of this service for some time periods.
+    pub fn signing_kit(&self, periods: u32) -> Result<Kit> {
+        Ok(Kit::issue(&self.key, PeriodCalendar::PUBLIC, PERIOD.number, periods)?)
+    }
+
+    /// Builds a descriptor as [`Self::build`] does, but with a key from a signing kit. `keys` must
+    /// be the keys for the descriptors of `key`.
+    pub fn build_delegated(
+        &mut self,
+        key: &DelegatedKey,
+        keys: &DescriptorKeys,
+        since_srv_start: Duration,
+    ) -> Result<String> {
+        let counter = key.revision_counter(since_srv_start.as_secs());
+        let now = SystemTime::UNIX_EPOCH + NOW;
+        Ok(keys.build(key, &self.key.address(), &self.content, counter, now, &mut self.rng)?)
+    }
+
+    /// Returns the key of the time period from a signing kit, and the keys for its descriptors.
+    pub fn delegated_keys(&mut self, kit: Kit) -> Result<(DelegatedKey, DescriptorKeys)> {
+        let key = Kits::from(kit).period_key(PERIOD).context("the kit does not cover the period")?;
+        let keys = DescriptorKeys::for_key(&key, &mut self.rng);
+        Ok((key, keys))
     }
 
     /// Computes only the revision counter of a descriptor.

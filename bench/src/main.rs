@@ -12,7 +12,7 @@ use onionbalance_bench::forwarder;
 use onionbalance_bench::network::{RELAYS, Texts};
 use onionbalance_bench::python::Python;
 use onionbalance_bench::replay::Replay;
-use onionbalance_bench::rounds::{figure_ms, median, time};
+use onionbalance_bench::rounds::{figure, figure_ms, median, time};
 use onionbalance_bench::strangers;
 
 /// Benchmarks the Onionbalance operator
@@ -133,12 +133,24 @@ fn descriptors(rounds: usize, service: &mut SampleService, python: &mut Python, 
     }
     figure_ms("descriptor_build_20_ms", median(ours));
     figure_ms("descriptor_signatures_floor_ms", median(floor));
+    delegated(rounds, service)?;
     figure_ms("python_descriptor_build_20_ms", median(theirs));
 
     for (name, age) in AGES {
         let ours = (0..rounds).map(|_| time(|| service.revision_counter(age))).collect();
         figure_ms(&format!("revision_counter_{name}_ms"), median(ours));
     }
+    Ok(())
+}
+
+/// Measures a delegated service: the time to build a descriptor, and the size of a kit for a year.
+fn delegated(rounds: usize, service: &mut SampleService) -> Result<()> {
+    let kit = service.signing_kit(366)?;
+    let kib = u32::try_from(kit.to_bytes().len().div_ceil(1024))?;
+    let (key, keys) = service.delegated_keys(kit)?;
+    let times = (0..rounds).map(|_| time(|| service.build_delegated(&key, &keys, AGE))).collect();
+    figure_ms("delegated_descriptor_build_20_ms", median(times));
+    figure("signing_kit_365_days_kib", f64::from(kib), "KiB");
     Ok(())
 }
 

@@ -20,11 +20,12 @@ use super::AgentError;
 use super::circuits::{Circuits, Closure};
 use super::drain::Drain;
 use super::forward::Traffic;
+use super::gate::Gate;
 use super::observer::TorState;
 use crate::common::log_limit::{Line, LogLimit};
 use crate::link::{
-    AgentToken, CLOSE_PATH, CloseRequest, LinkError, MAC_HEADER, MAX_REQUEST_BYTES, NONCE_HEADER, SYNC_PATH,
-    SyncRequest, SyncResponse,
+    AgentToken, CLOSE_PATH, CloseRequest, GuardReport, LinkError, MAC_HEADER, MAX_REQUEST_BYTES, NONCE_HEADER,
+    SYNC_PATH, SyncRequest, SyncResponse,
 };
 use crate::onion::OnionAddress;
 
@@ -33,6 +34,26 @@ const METHOD: &str = "POST";
 /// publishers, and each rollout brings new ones.
 const MAX_PUBLISHERS: usize = 32;
 
+/// The entry guards of the agent's tor.
+#[derive(Debug)]
+pub struct TorGuards {
+    /// The newest report on the guards.
+    pub newest: watch::Receiver<Option<GuardReport>>,
+    /// The gate at which a tor without guards waits.
+    pub gate: Arc<Gate>,
+}
+
+/// The parts of the agent that the API gives orders to.
+#[derive(Debug)]
+pub struct Parts {
+    /// The end of the pod.
+    pub drain: Arc<Drain>,
+    /// The streams that the agent forwards.
+    pub traffic: Arc<Traffic>,
+    /// The circuits of these streams.
+    pub circuits: Arc<Circuits>,
+}
+
 /// The state of the agent's API.
 #[derive(Debug)]
 pub struct Api {
@@ -40,6 +61,7 @@ pub struct Api {
     token_file: PathBuf,
     address: OnionAddress,
     tor: watch::Receiver<TorState>,
+    guards: TorGuards,
     drain: Arc<Drain>,
     traffic: Arc<Traffic>,
     circuits: Arc<Circuits>,
@@ -58,15 +80,16 @@ impl Api {
         token_file: PathBuf,
         address: OnionAddress,
         tor: watch::Receiver<TorState>,
-        drain: Arc<Drain>,
-        traffic: Arc<Traffic>,
-        circuits: Arc<Circuits>,
+        guards: TorGuards,
+        parts: Parts,
     ) -> Result<Self, AgentError> {
+        let Parts { drain, traffic, circuits } = parts;
         let api = Self {
             pod_uid,
             token_file,
             address,
             tor,
+            guards,
             drain,
             traffic,
             circuits,
@@ -124,6 +147,7 @@ impl Api {
         let tor = self.tor.borrow();
         let revision = tor.points.revision();
         let known = request.known_revision == Some(revision);
+        let guards = self.guards.newest.borrow().clone();
         SyncResponse {
             onion_address: self.address,
             revision,
@@ -131,6 +155,8 @@ impl Api {
             descriptor: if known { None } else { tor.points.descriptor().map(|text| text.to_string()) },
             streams: self.traffic.open(),
             draining: self.drain.is_running(),
+            guards: guards.filter(|report| request.known_guards.is_some_and(|known| known != report.id)),
+            awaits_guards: self.guards.gate.is_closed(),
         }
     }
 }
@@ -148,6 +174,9 @@ async fn sync(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> R
         return caller.reply(StatusCode::CONFLICT, "text/plain", problem);
     }
     api.drain.heard(request.leading, request.phase);
+    if let Some(lines) = &request.shared_guards {
+        api.guards.gate.offer(lines);
+    }
     match serde_json::to_string(&api.answer(&request)) {
         Ok(json) => caller.reply(StatusCode::OK, "application/json", json),
         Err(error) => caller.reply(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", format!("{error}\n")),

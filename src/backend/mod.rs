@@ -17,6 +17,8 @@ mod circuits;
 mod connect;
 mod drain;
 mod forward;
+mod gate;
+mod guards;
 mod init;
 mod metrics;
 mod observer;
@@ -41,12 +43,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::common::open_files::Shares;
-use crate::common::{http, http_server, tor_metrics};
+use crate::common::{http, http_server, tor_directories, tor_metrics};
 use crate::link::{self, AGENT_API_PORT, AgentConfig, METRICS_PORT, PROBE_PORT, RefusedTargets, TOR_METRICS_PORT};
-use api::Api;
+use api::{Api, Parts, TorGuards};
 use connect::Connector;
 use drain::{Drain, DrainTimes};
 use forward::Forwarder;
+use gate::Gate;
+use guards::GuardReporter;
 use observer::Observer;
 use paths::RunDir;
 
@@ -84,6 +88,9 @@ struct Files {
     /// Tor's `DataDirectory`
     #[arg(long, global = true, default_value = link::paths::TOR_DATA_DIR)]
     tor_data_dir: PathBuf,
+    /// Directory with the entry guards that all tors of the service share, a mounted Secret
+    #[arg(long, global = true, default_value = link::paths::GUARDS_DIR)]
+    guards_dir: PathBuf,
 }
 
 /// The agent's ports and credentials, and the rule about its targets. The ports cannot come from
@@ -126,11 +133,20 @@ type AgentError = Box<dyn Error + Send + Sync>;
 /// Runs the agent until SIGTERM or SIGINT, or runs `backend init` to completion.
 pub async fn run(args: Args) -> Result<(), AgentError> {
     let config = read_config(&args.files.config)?;
-    let run_dir = RunDir::new(args.files.run_dir);
+    let run_dir = RunDir::new(args.files.run_dir.clone());
     match args.command {
-        Some(Command::Init) => init::init(&run_dir, &args.files.tor_data_dir, &config, &mut system::rng()),
-        None => serve(args.serve, &run_dir, &args.files.tor_data_dir, config).await,
+        Some(Command::Init) => prepare(&args.serve, &args.files, &run_dir, &config),
+        None => serve(args.serve, &run_dir, &args.files, config).await,
     }
+}
+
+/// Creates the files that tor needs, and gives the shared guards to a tor that has never run. If
+/// there are none yet, that tor waits.
+fn prepare(serve: &Serve, files: &Files, run_dir: &RunDir, config: &AgentConfig) -> Result<(), AgentError> {
+    tor_directories::make_private(&files.tor_data_dir)?;
+    guards::adopt(&files.guards_dir, &serve.token, &files.tor_data_dir);
+    gate::close(run_dir, &files.guards_dir, &files.tor_data_dir)?;
+    init::init(run_dir, &files.tor_data_dir, config, &mut system::rng())
 }
 
 fn read_config(path: &Path) -> Result<AgentConfig, AgentError> {
@@ -139,13 +155,13 @@ fn read_config(path: &Path) -> Result<AgentConfig, AgentError> {
     AgentConfig::from_yaml(&text).map_err(|error| with_path(&error).into())
 }
 
-async fn serve(args: Serve, run_dir: &RunDir, tor_data_dir: &Path, config: AgentConfig) -> Result<(), AgentError> {
+async fn serve(args: Serve, run_dir: &RunDir, files: &Files, config: AgentConfig) -> Result<(), AgentError> {
     // The signal handlers come first, so that an early SIGTERM is not missed.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let pod_uid = args.pod_uid.ok_or("--pod-uid (or POD_UID in the environment) is required")?;
+    let pod_uid = args.pod_uid.clone().ok_or("--pod-uid (or POD_UID in the environment) is required")?;
     // Usually, the `postStart` hook has already run `backend init`. However, a kubelet that
     // restarts between the container's start and the hook skips the hook.
-    init::init(run_dir, tor_data_dir, &config, &mut system::rng())?;
+    prepare(&args, files, run_dir, &config)?;
     let address = run_dir.read_hostname()?;
 
     let connector = Connector::new(args.refused_targets, args.kubernetes_service_host.parse().ok());
@@ -155,13 +171,18 @@ async fn serve(args: Serve, run_dir: &RunDir, tor_data_dir: &Path, config: Agent
     let circuits = forwarder.circuits();
     let observer = Observer::new(run_dir, address, system::random(), circuits.clone());
     let (tor, pulse) = (observer.watch(), observer.pulse());
+    let reporter = GuardReporter::new(&files.tor_data_dir);
+    let gate = Arc::new(Gate::new(run_dir, &files.tor_data_dir)?);
+    tokio::spawn(gate.clone().expire());
     let times = DrainTimes {
         linger: Duration::from_secs(config.linger_seconds.into()),
         timeout: Duration::from_secs(config.drain_timeout_seconds.into()),
     };
     let drain = Arc::new(Drain::new(times, traffic.watch_open()));
 
-    let api = Api::new(pod_uid, args.token, address, tor.clone(), drain.clone(), traffic.clone(), circuits.clone())?;
+    let guards = TorGuards { newest: reporter.watch(), gate };
+    let parts = Parts { drain: drain.clone(), traffic: traffic.clone(), circuits: circuits.clone() };
+    let api = Api::new(pod_uid, args.token, address, tor.clone(), guards, parts)?;
     let probes = probes::router(tor.clone(), pulse, drain);
     let metrics = metrics::router(tor, traffic, circuits).merge(tor_metrics::router(args.tor_metrics_port));
     let stop = CancellationToken::new();
@@ -173,6 +194,7 @@ async fn serve(args: Serve, run_dir: &RunDir, tor_data_dir: &Path, config: Agent
     let mut workers = JoinSet::new();
     workers.spawn(observer.run());
     workers.spawn(forwarder.run());
+    workers.spawn(reporter.run());
     tracing::info!(%address, master = %config.master_onion_address, "agent started");
 
     tokio::select! {

@@ -29,7 +29,7 @@ enum Command {
     /// Exit codes: 0 if all shown services are Ready, 1 if the command failed, 2 if the usage was
     /// wrong, 3 if a service is not Ready.
     Status(status::Args),
-    /// Generate, convert, show and check keys
+    /// Generate, convert, delegate, show and check keys
     Key(tools::key::Args),
     /// Generate a configuration for the stand-alone daemon (`onionbalance-operator frontend
     /// --config`)

@@ -38,7 +38,7 @@ enum Command {
     /// the stand-alone daemon
     Frontend(frontend::Args),
     /// Serve a backend's descriptor and forward its streams, as the agent that runs next to tor
-    Backend(backend::Args),
+    Backend(Box<backend::Args>),
     /// Wait for the metrics of a Ready operator and print them, as `helm test` does
     Probe(operator::ProbeArgs),
     /// Print the `CustomResourceDefinition` as YAML, or the reference of its fields
@@ -77,7 +77,7 @@ impl Command {
         match self {
             Self::Operator(args) => operator::run(*args).await,
             Self::Frontend(args) => frontend::run(args).await,
-            Self::Backend(args) => backend::run(args).await,
+            Self::Backend(args) => backend::run(*args).await,
             Self::Probe(args) => print(&operator::probe(&args).await?),
             Self::Crd(args) => crd_command::run(&args),
         }

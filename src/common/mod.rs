@@ -13,3 +13,4 @@ pub mod open_files;
 pub mod secret_file;
 pub mod tor_directories;
 pub mod tor_metrics;
+pub mod tor_state;

@@ -13,18 +13,23 @@ const MAX_LEN: u64 = 64 * 1024;
 
 /// Reads a file of at most 64 KiB. Errors name the file.
 pub fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    read_at_most(path, MAX_LEN)
+}
+
+/// Reads a file of at most `max_len` bytes, for example a signing kit. Errors name the file.
+pub fn read_at_most(path: &Path, max_len: u64) -> io::Result<Zeroizing<Vec<u8>>> {
     let read = || {
         let file = File::open(path)?;
         let length = file.metadata()?.len();
-        if length > MAX_LEN {
+        if length > max_len {
             return Err(io::Error::new(
                 io::ErrorKind::FileTooLarge,
-                format!("the file has {length} bytes, but a key file has at most {MAX_LEN}"),
+                format!("the file has {length} bytes, but a key file has at most {max_len}"),
             ));
         }
         // The buffer never grows, so no unerased copy of the secret is left behind.
-        let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(MAX_LEN).unwrap_or_default()));
-        file.take(MAX_LEN).read_to_end(&mut bytes)?;
+        let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(max_len).unwrap_or_default()));
+        file.take(max_len).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
     read().map_err(|error| with_path(path, &error))

@@ -7,11 +7,14 @@ use std::path::Path;
 
 /// Creates the control socket's directory, the `DataDirectory`, and the empty file for
 /// `--defaults-torrc`. Tor rejects directories that others can access, and does not accept
-/// `/dev/null` as a configuration file.
+/// `/dev/null` as a configuration file. An existing file is kept, even if it is a named pipe.
 pub fn make(run_dir: &Path, data_dir: &Path) -> io::Result<()> {
     make_private(&run_dir.join("control"))?;
     make_private(data_dir)?;
-    File::create(run_dir.join("empty")).map(drop)
+    match File::create_new(run_dir.join("empty")) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Creates a directory with mode 0700 if it does not exist. An existing directory, also one behind

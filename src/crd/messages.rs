@@ -7,6 +7,8 @@ pub(super) const NAME_FORM: &str =
 pub(super) const PORT_NAME: &str = "must consist of at most 63 lower-case letters, digits and \"-\"";
 /// The error message for a malformed Secret name.
 pub(super) const SECRET_NAME: &str = "is not a valid Secret name; use lower-case letters, digits, \"-\" and \".\"";
+/// The error message for a delegated master key without a Secret.
+pub(super) const DELEGATED: &str = "requires spec.masterKey.secretName, which names the Secret with the signing kits";
 /// The error message for a malformed Service name.
 pub(super) const SERVICE_NAME: &str = "is not a valid Service name; use lower-case letters, digits and \"-\". For a \
      Service in another namespace, set target.address to NAME.NAMESPACE.svc:PORT instead";

@@ -62,6 +62,11 @@ pub fn circuit_token_secret(service: &str) -> String {
     format!("{service}-circuit-token")
 }
 
+/// Returns the name of the Secret that holds the entry guards that all tors of the service share.
+pub fn guards_secret(service: &str) -> String {
+    format!("{service}-guards")
+}
+
 /// Returns the name of the `ConfigMap` that holds the operator's copy of the authorized clients.
 pub fn authorized_clients(service: &str) -> String {
     format!("{service}-authorized-clients")

@@ -10,6 +10,8 @@ pub enum ConditionType {
     Accepted,
     /// The master key exists and this object is allowed to use it.
     MasterKeyReady,
+    /// The signing kits of a delegated service cover all time periods that must be published now.
+    SigningKeysReady,
     /// The clients of a service with restricted discovery are known, and all of them can connect.
     ClientsReady,
     /// All backends are ready and the targets of their ports are known.
@@ -29,6 +31,7 @@ impl ConditionType {
         match self {
             Self::Accepted => "Accepted",
             Self::MasterKeyReady => "MasterKeyReady",
+            Self::SigningKeysReady => "SigningKeysReady",
             Self::ClientsReady => "ClientsReady",
             Self::BackendsReady => "BackendsReady",
             Self::Published => "Published",
@@ -97,6 +100,13 @@ reasons! {
     Generating [MasterKeyReady];
     /// The operator uses or generates no master key, because the object is not accepted.
     NotAccepted [MasterKeyReady];
+
+    /// The signing kits last for at least 14 days.
+    KitsLoaded [];
+    /// The signing kits end within 14 days.
+    SigningKeysExpiring [];
+    /// No signing kit covers a time period that must be published now.
+    SigningKeysMissing [SigningKeysReady];
 
     /// Only the listed clients may connect.
     Restricted [];

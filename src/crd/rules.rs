@@ -56,6 +56,12 @@ pub(super) fn spec() -> Vec<ValidationRule> {
     vec![at(".externalBackends", refuse(rule, messages::OWN_ADDRESS))]
 }
 
+/// Returns the rules for `spec.masterKey`.
+pub(super) fn master_key() -> Vec<ValidationRule> {
+    let rule = "!has(self.delegated) || !self.delegated || has(self.secretName)";
+    vec![at(".delegated", refuse(rule, messages::DELEGATED))]
+}
+
 /// Returns the rules for `spec.ports`.
 pub(super) fn ports() -> Vec<ValidationRule> {
     vec![refuse(

@@ -57,6 +57,9 @@ pub struct OnionBalancedServiceSpec {
     /// the Secret, so the address is lost permanently. A Secret that you supplied is never deleted.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
+    /// Controls how the pods of the service enter the Tor network.
+    #[serde(default)]
+    pub anonymity: Anonymity,
     /// Takes the service offline: the frontend and the backends are scaled to 0, and nothing is
     /// published. The owned objects, the key and the address are kept.
     #[serde(default)]
@@ -156,6 +159,7 @@ pub struct ServiceTarget {
 /// The master key that determines the onion address, and the Secret that holds the key.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::master_key()))]
 pub struct MasterKeySpec {
     /// The name of a Secret in the same namespace with an entry `hs_ed25519_secret_key` in tor's
     /// format. If absent, the operator generates a key once and stores it in the Secret
@@ -163,6 +167,11 @@ pub struct MasterKeySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253), extend("x-kubernetes-validations" = rules::secret_name()))]
     pub secret_name: Option<String>,
+    /// True if the Secret holds signing kits (`kubectl onionbalance key delegate`) instead of the
+    /// master key, which stays offline. `secretName` is then required. The service is published as
+    /// long as the kits last.
+    #[serde(default)]
+    pub delegated: bool,
     /// The onion address that the key must produce. The operator refuses a Secret with a different
     /// key. To change the address intentionally, change both the Secret and this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -178,6 +187,28 @@ pub enum DeletionPolicy {
     Retain,
     /// Deletes the Secret, so the address is lost permanently.
     Delete,
+}
+
+/// Controls how the pods of the service enter the Tor network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Anonymity {
+    /// Controls whether all pods use the same entry guards. With `Shared`, a new pod uses the
+    /// guards of the pods before it, so that a rollout does not bring the service closer to a
+    /// malicious guard. The guards are kept in the Secret `<name>-guards`. With `PerPod`, each pod
+    /// chooses its own guards. Guards are never shared if a torrc line sets `UseBridges`,
+    /// `UseEntryGuards` or `EntryNodes`. A change replaces the pods.
+    pub guards: GuardMode,
+}
+
+/// Controls whether the pods of a service share their entry guards.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum GuardMode {
+    /// All pods use the same guards.
+    #[default]
+    Shared,
+    /// Each pod chooses its own guards.
+    PerPod,
 }
 
 /// The settings of the backends that run in this cluster.

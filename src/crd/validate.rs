@@ -58,6 +58,9 @@ pub fn spec(object: &OnionBalancedService) -> Vec<Problem> {
     {
         problems.add("spec.masterKey.secretName", messages::SECRET_NAME);
     }
+    if spec.master_key.delegated && spec.master_key.secret_name.is_none() {
+        problems.add("spec.masterKey.delegated", messages::DELEGATED);
+    }
     if let Some(address) = &spec.master_key.onion_address
         && let Err(error) = address.parse::<OnionAddress>()
     {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
@@ -15,6 +16,7 @@ use self::polling::{Outcome, Polling};
 use super::check::{DescriptorRefused, open};
 use super::clock::Clock;
 use super::directory::{Agent, AgentDirectory};
+use super::guards::{AgentGuards, GuardNews};
 use super::pods::{Pod, Pods};
 use super::sync::{Question, SyncClient};
 use crate::common::log_limit::{Line, LogLimit};
@@ -67,6 +69,7 @@ pub(super) async fn run(
     silence: Duration,
     mut orders: watch::Receiver<AgentOrders>,
     reports: mpsc::Sender<(BackendId, AgentReport)>,
+    guards: AgentGuards,
 ) {
     let mut conversations = Conversations::default();
     loop {
@@ -82,7 +85,10 @@ pub(super) async fn run(
                     clock,
                     orders: orders.clone(),
                     reports: reports.clone(),
+                    guards: guards.clone(),
                     known: None,
+                    known_guards: 0,
+                    awaits_guards: false,
                     reported: None,
                     polling: Polling::new(silence, clock.now().elapsed),
                     refusals: LogLimit::default(),
@@ -115,8 +121,13 @@ struct Conversation {
     clock: Clock,
     orders: watch::Receiver<AgentOrders>,
     reports: mpsc::Sender<(BackendId, AgentReport)>,
+    guards: AgentGuards,
     /// The newest introduction points that were accepted, with their revision.
     known: Option<(Revision, Arc<ServiceContent>)>,
+    /// The `id` of the last report on guards that was passed on.
+    known_guards: u64,
+    /// True if the agent's tor waits for the shared guards.
+    awaits_guards: bool,
     reported: Option<AgentReport>,
     polling: Polling,
     /// The limit for the warnings about descriptors, which a faulty agent causes with each answer.
@@ -159,9 +170,11 @@ impl Conversation {
             leading: topic.leading,
             phase: topic.phase,
             known_revision: self.known.as_ref().map(|(revision, _)| *revision),
+            known_guards: self.known_guards,
+            shared_guards: self.guards.shared.borrow().clone().filter(|_| self.awaits_guards),
         };
         let patience = self.polling.patience(self.clock.now().elapsed);
-        let answer = match self.client.ask(&self.id.0, authority, question, patience).await {
+        let mut answer = match self.client.ask(&self.id.0, authority, question, patience).await {
             Ok(answer) => answer,
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
@@ -171,6 +184,16 @@ impl Conversation {
         };
         let agent = Agent { onion_address: answer.onion_address, authority: authority.to_owned() };
         self.directory.answered(&self.id, agent);
+        self.awaits_guards = answer.awaits_guards;
+        if let Some(report) = answer.guards.take() {
+            let id = report.id;
+            let news = GuardNews { backend: self.id.clone(), report };
+            // If the queue is full, the agent sends the report again. Without Kubernetes, nobody
+            // keeps the guards.
+            if !matches!(self.guards.news.try_send(news), Err(TrySendError::Full(_))) {
+                self.known_guards = id;
+            }
+        }
         let network = self.orders.borrow().network.clone();
         match self.take_in(answer, network.as_deref()) {
             Ok(report) => Some(report),

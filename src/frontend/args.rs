@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::guards;
 use super::http::Ports;
 use super::standalone::Options;
 use crate::common::tor_directories;
@@ -61,6 +62,7 @@ pub(super) enum Command {
 
 /// The directories that the publisher and `init` share with tor.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_field_names, reason = "the fields have the names of the flags")]
 pub(super) struct Paths {
     /// Directory of tor's control socket, a memory volume shared with tor
     #[arg(long, global = true, default_value = link::paths::RUN_DIR)]
@@ -68,12 +70,25 @@ pub(super) struct Paths {
     /// Tor's `DataDirectory`
     #[arg(long, global = true, default_value = link::paths::TOR_DATA_DIR)]
     tor_data_dir: PathBuf,
+    /// Directory with the master key in tor's format (`hs_ed25519_secret_key`)
+    #[arg(long, global = true, default_value = link::paths::MASTER_KEY_DIR)]
+    pub(super) master_key_dir: PathBuf,
+    /// Directory with the entry guards that all tors of the service share, a mounted Secret
+    #[arg(long, global = true, default_value = link::paths::GUARDS_DIR)]
+    guards_dir: PathBuf,
 }
 
 impl Paths {
-    /// Creates the missing directories.
+    /// Returns tor's `DataDirectory` if the tors of the service share their guards.
+    pub(super) fn sharing_data_dir(&self) -> Option<PathBuf> {
+        self.guards_dir.is_dir().then(|| self.tor_data_dir.clone())
+    }
+
+    /// Creates the missing directories, and gives the shared guards to a tor that has never run.
     pub(super) fn make(&self) -> io::Result<()> {
-        tor_directories::make(&self.run_dir, &self.tor_data_dir)
+        tor_directories::make(&self.run_dir, &self.tor_data_dir)?;
+        guards::adopt(&self.guards_dir, &self.master_key_dir, &self.tor_data_dir);
+        Ok(())
     }
 }
 
@@ -104,9 +119,6 @@ pub struct PublisherArgs {
     /// This pod's UID
     #[arg(long, env = "POD_UID")]
     pub(super) pod_uid: Option<String>,
-    /// Directory with the master key in tor's format (`hs_ed25519_secret_key`)
-    #[arg(long, default_value = link::paths::MASTER_KEY_DIR)]
-    pub(super) master_key_dir: PathBuf,
     /// Onion address to which the master key must belong; the publisher waits until it does
     #[arg(long, env = "ONION_ADDRESS")]
     pub(super) onion_address: Option<OnionAddress>,

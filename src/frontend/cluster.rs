@@ -2,9 +2,11 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kube::Api;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
@@ -19,7 +21,9 @@ use super::conduct::{CallError, CallId, Conduct, LeaseAnswer, LeaseRequest};
 use super::directory::AgentDirectory;
 use super::driver::Driver;
 use super::external::ExternalBackends;
+use super::guards::{GuardKeeper, GuardLinks};
 use super::http::{self, Health};
+use super::kits;
 use super::lease::{self, LeaseKeeper};
 use super::master_key;
 use super::object::{self, Object};
@@ -31,7 +35,7 @@ use super::tor::{Silence, Tor};
 use crate::control::Connector;
 use crate::link::{AgentToken, ClientsCopy};
 use crate::merge::MergeEngine;
-use crate::onion::MasterKey;
+use crate::onion::ServiceKey;
 
 /// The maximum number of messages that can wait for the publisher's main loop.
 const QUEUE: usize = 64;
@@ -47,16 +51,18 @@ pub(super) struct Neighbours {
     pub(super) calls: mpsc::UnboundedSender<(CallId, LeaseRequest)>,
     pub(super) answers: mpsc::Receiver<(CallId, Result<LeaseAnswer, CallError>)>,
     pub(super) status: watch::Sender<Facts>,
+    pub(super) guards: GuardLinks,
 }
 
 /// Runs the publisher of a frontend pod until SIGTERM or SIGINT.
 pub(super) async fn run(args: ClusterArgs) -> Result<(), RunError> {
     let ClusterArgs { service, namespace, pod_name, publisher } = args;
     let service = service.ok_or("--service is missing: name the OnionBalancedService")?;
+    let data_dir = publisher.paths.sharing_data_dir();
     let connect = async |pod_uid: &str, token: AgentToken, parts: &mut JoinSet<()>| {
         let namespace = namespace.ok_or("--namespace is missing: set it, or POD_NAMESPACE in the environment")?;
         let pod_name = pod_name.ok_or("--pod-name is missing: set it, or POD_NAME in the environment")?;
-        kubernetes(service, namespace, lease::identity(&pod_name, pod_uid), token, parts).await
+        kubernetes(service, namespace, lease::identity(&pod_name, pod_uid), token, data_dir, parts).await
     };
     serve(&publisher, connect).await
 }
@@ -89,13 +95,13 @@ pub(super) async fn serve(
     // The key is read before the other parts start, because a publisher without a key must not hold
     // the Lease.
     let key = tokio::select! {
-        key = master_key::wait_for(&args.master_key_dir, args.onion_address, &health, clock) => Arc::new(key),
+        key = master_key::wait_for(&args.paths.master_key_dir, args.onion_address, &health, clock) => key,
         () = &mut stop => return Ok(()),
         ended = &mut http => return Err(http_ended(ended)),
     };
 
     let mut parts = JoinSet::new();
-    let neighbours = connect(pod_uid, AgentToken::derive(&key), &mut parts).await?;
+    let neighbours = connect(pod_uid, AgentToken::of(&key), &mut parts).await?;
     let publisher = assemble(args, pod_uid, key, neighbours, (health, silence), clock, &mut parts);
     tokio::select! {
         () = publisher.run(stop) => Ok(()),
@@ -111,19 +117,20 @@ pub(super) async fn serve(
 fn assemble(
     args: &PublisherArgs,
     pod_uid: &str,
-    key: Arc<MasterKey>,
+    key: ServiceKey,
     neighbours: Neighbours,
     (health, silence): (watch::Sender<Health>, watch::Sender<Silence>),
     clock: Clock,
     parts: &mut JoinSet<()>,
 ) -> Publisher {
     let address = key.address();
+    let Neighbours { service, identity, pods, object, clients, calls, answers, status, guards } = neighbours;
     let (news, tor) = mpsc::channel(QUEUE);
     let (connection, registry) = Tor::new(Connector::unix(args.paths.run_dir.join("control/socket")), clock);
     registry.register(address, news);
-    parts.spawn(connection.reporting_silence(silence).run());
+    parts.spawn(connection.reporting_silence(silence).reporting_guards(guards.drawn).run());
 
-    let token = AgentToken::derive(&key);
+    let token = AgentToken::of(&key);
     let (client, directory) =
         (SyncClient::new(token.clone(), &process_name(pod_uid), clock), AgentDirectory::default());
     if let Some(port) = args.circuits_port {
@@ -132,13 +139,17 @@ fn assemble(
     }
     let (agents, orders) = watch::channel(AgentOrders::default());
     let (reports_in, reports) = mpsc::channel(QUEUE);
-    parts.spawn(agents::run(client, directory, clock, args.backend_silence(), orders, reports_in));
+    let silence_of_backends = args.backend_silence();
+    parts.spawn(agents::run(client, directory, clock, silence_of_backends, orders, reports_in, guards.agents));
 
+    let (keys_in, keys) = watch::channel(key.clone());
+    if key.kits().is_some() {
+        parts.spawn(kits::watch(args.paths.master_key_dir.clone(), keys_in, clock));
+    }
     let engine = MergeEngine::new(key, None, clock::random(), clock.now());
     let driver = Driver::new(engine, ExternalBackends::new(address, clock::random()));
-    let Neighbours { service, identity, pods, object, clients, calls, answers, status } = neighbours;
     let conduct = Conduct::new(&service, identity, clock.now());
-    let inlets = Inlets { pods, object, clients, answers, tor, reports };
+    let inlets = Inlets { pods, object, clients, keys, answers, tor, reports, guards: guards.figures };
     let outlets = Outlets { agents, calls, status, health };
     tracing::info!(%address, "the publisher is running");
     Publisher::new(driver, conduct, clock, inlets, outlets)
@@ -172,6 +183,7 @@ async fn kubernetes(
     namespace: String,
     identity: String,
     token: AgentToken,
+    data_dir: Option<PathBuf>,
     parts: &mut JoinSet<()>,
 ) -> Result<Neighbours, RunError> {
     let client = kubernetes_client().await?;
@@ -181,6 +193,17 @@ async fn kubernetes(
     let (status, facts) = watch::channel(Facts::default());
     let (calls, calls_out) = mpsc::unbounded_channel();
     let (answers_in, answers) = mpsc::channel(QUEUE);
+
+    let guards = match data_dir {
+        Some(data_dir) => {
+            let secrets = Api::namespaced(client.clone(), &namespace);
+            let watched = (pods.clone(), facts.clone());
+            let (keeper, guards) = GuardKeeper::new(secrets, &service, token.clone(), data_dir, watched);
+            parts.spawn(keeper.run());
+            guards
+        }
+        None => GuardLinks::unused(),
+    };
 
     parts.spawn(LeaseKeeper::new(client.clone(), &namespace, &service).run(calls_out, answers_in));
     parts.spawn({
@@ -200,7 +223,7 @@ async fn kubernetes(
         let (service, object) = (service.clone(), object.clone());
         async move { status::run(client, &namespace, &service, object, facts).await }
     });
-    Ok(Neighbours { service, identity, pods, object, clients, calls, answers, status })
+    Ok(Neighbours { service, identity, pods, object, clients, calls, answers, status, guards })
 }
 
 async fn kubernetes_client() -> Result<kube::Client, RunError> {

@@ -13,7 +13,7 @@ use super::metrics::Counts;
 use super::tor::{Fetch, FetchError, TorNews, TorOrders, Upload};
 use crate::consensus::{Fingerprint, Network};
 use crate::merge::{BackendId, Input, MergeEngine, Now, Output, Status};
-use crate::onion::{OnionAddress, ServiceContent, TimePeriod};
+use crate::onion::{OnionAddress, ServiceContent, ServiceKey, TimePeriod};
 
 /// The driver of one onion service.
 pub(super) struct Driver {
@@ -37,6 +37,15 @@ impl Driver {
     /// Passes an input to the engine.
     pub(super) fn handle(&mut self, input: Input, now: Now) {
         self.engine.handle(input, now);
+    }
+
+    /// Adopts a key of the same service that covers more time periods, and publishes for those that
+    /// could not be published before.
+    pub(super) fn set_key(&mut self, key: ServiceKey, now: Now) {
+        self.engine.handle(Input::Key(key), now);
+        if let Some(network) = self.network.clone() {
+            self.engine.handle(Input::Network(network), now);
+        }
     }
 
     /// Returns the external backends of the service.

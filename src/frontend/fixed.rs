@@ -11,6 +11,7 @@ use super::RunError;
 use super::args::PublisherArgs;
 use super::cluster::{self, Neighbours};
 use super::conduct::{CallError, CallId, LeaseAnswer, LeaseRequest};
+use super::guards::GuardLinks;
 use super::object::{Object, Restriction};
 use super::pods::Pod;
 use super::status::Facts;
@@ -79,6 +80,7 @@ fn neighbours(pod_uid: &str, fixed: FixedBackends, parts: &mut JoinSet<()>) -> N
         calls,
         answers,
         status: watch::channel(Facts::default()).0,
+        guards: GuardLinks::unused(),
     }
 }
 

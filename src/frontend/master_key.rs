@@ -1,5 +1,5 @@
-//! Reads the mounted master key and waits until it is valid, because the Secret can be repaired
-//! while the pod is running.
+//! Reads the mounted master key or signing kits and waits until they are valid, because the Secret
+//! can be repaired while the pod is running.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,22 +10,23 @@ use zeroize::Zeroizing;
 
 use super::clock::Clock;
 use super::http::Health;
+use super::kits;
 use crate::common::complaint::Complaint;
-use crate::onion::{MasterKey, OnionAddress};
+use crate::onion::{MasterKey, OnionAddress, ServiceKey};
 
 /// The pause between two attempts to read the key. It is far shorter than the time after which the
 /// liveness probe considers the publisher stuck.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Reads the key (tor's `hs_ed25519_secret_key`) repeatedly until it is valid and, if an address is
-/// expected, belongs to that address. Until then, the log and the readiness probe report the
-/// problem.
+/// Reads the key (tor's `hs_ed25519_secret_key`, or signing kits if there is no such file)
+/// repeatedly until it is valid and, if an address is expected, belongs to that address. Until
+/// then, the log and the readiness probe report the problem.
 pub(super) async fn wait_for(
     directory: &Path,
     expected: Option<OnionAddress>,
     health: &watch::Sender<Health>,
     clock: Clock,
-) -> MasterKey {
+) -> ServiceKey {
     const PROBLEM: &str = "the master key cannot be used";
     let mut complaint = Complaint::default();
     loop {
@@ -40,10 +41,17 @@ pub(super) async fn wait_for(
     }
 }
 
-fn read(directory: &Path, expected: Option<OnionAddress>) -> Result<MasterKey, String> {
+/// Reads the key once. If an address is expected, the key must belong to that address.
+pub(super) fn read(directory: &Path, expected: Option<OnionAddress>) -> Result<ServiceKey, String> {
     let path = directory.join("hs_ed25519_secret_key");
-    let bytes = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let key = MasterKey::from_tor_secret_key_file(&Zeroizing::new(bytes)).map_err(|error| error.to_string())?;
+    let kits = kits::list(directory);
+    let key = if kits.is_empty() || path.exists() {
+        let bytes = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let key = MasterKey::from_tor_secret_key_file(&Zeroizing::new(bytes)).map_err(|error| error.to_string())?;
+        ServiceKey::from(key)
+    } else {
+        kits::read(&kits, expected)?.into()
+    };
     match expected {
         Some(expected) if expected != key.address() => Err(format!(
             "the key belongs to {}, but the address of the service is {expected}; restore the key of that address",
@@ -85,7 +93,7 @@ mod tests {
         };
         let (expected, clock) = (Some(good.address()), Clock::start());
         let (key, ()) = tokio::join!(wait_for(directory.path(), expected, &health, clock), mend);
-        assert!(key == good);
+        assert_eq!(key.address(), good.address());
         assert_eq!(probes.borrow().problem, None);
     }
 }

@@ -1,12 +1,13 @@
 //! Renders the publisher's `/metrics` page in the Prometheus text format (version 0.0.4).
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::external::FetchCounts;
 use super::view::BackendView;
 use crate::common::exposition::Exposition;
 use crate::crd::BackendState;
 use crate::merge::{PeriodStatus, UploadError};
+use crate::onion::kit::Coverage;
 
 /// The values that the metrics page shows.
 #[derive(Debug, Clone, Default)]
@@ -26,7 +27,19 @@ pub(super) struct Figures {
     pub(super) longest_failing: Duration,
     /// The number of publishing rounds whose revision counter rose because of rejections.
     pub(super) counter_rises: u64,
+    /// How long the signing kits last. None if the publisher has the master key.
+    pub(super) coverage: Option<Coverage>,
     pub(super) counts: Counts,
+    pub(super) guards: GuardFigures,
+}
+
+/// The numbers of entry guards. They are 0 unless this publisher leads and keeps shared guards.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct GuardFigures {
+    /// The number of guards in the shared sample.
+    pub(super) shared: usize,
+    /// The number of distinct guards that the tors of the service try first.
+    pub(super) preferred: usize,
 }
 
 /// The counters of the metrics page, counted since the start of the publisher.
@@ -104,14 +117,22 @@ pub(super) fn render(figures: &Figures) -> String {
     }
 
     failures(&mut text, figures);
+    render_coverage(&mut text, figures.coverage.as_ref());
     text.family(
         "descriptors_total",
         "counter",
         "Descriptors built, counting the distinct descriptors of one time period as one",
     );
     text.sample("descriptors_total", "", figures.counts.rounds);
+    render_uploads(&mut text, &figures.counts);
+    render_guards(&mut text, figures.guards);
+    text.finish()
+}
+
+/// Adds the metrics of the exchanges with HSDirs.
+fn render_uploads(text: &mut Exposition, counts: &Counts) {
     text.family("uploads_total", "counter", "Uploads to individual HSDirs, by result");
-    let Counts { accepted, rejected, failed, .. } = figures.counts;
+    let Counts { accepted, rejected, failed, .. } = *counts;
     for (result, count) in [("accepted", accepted), ("rejected", rejected), ("failed", failed)] {
         text.sample("uploads_total", &format!("{{result=\"{result}\"}}"), count);
     }
@@ -120,11 +141,27 @@ pub(super) fn render(figures: &Figures) -> String {
         "counter",
         "Requests to individual HSDirs for descriptors of external backends, by result",
     );
-    let FetchCounts { found, failed } = figures.counts.fetches;
+    let FetchCounts { found, failed } = counts.fetches;
     for (result, count) in [("found", found), ("failed", failed)] {
         text.sample("external_fetches_total", &format!("{{result=\"{result}\"}}"), count);
     }
-    text.finish()
+}
+
+/// Adds the metrics of the signing kits, which have no value if the publisher has the master key.
+fn render_coverage(text: &mut Exposition, coverage: Option<&Coverage>) {
+    text.family(
+        "signing_keys_end_seconds",
+        "gauge",
+        "Unix time at which the signing kits end, or 0 if they have ended",
+    );
+    if let Some(Coverage { until, .. }) = coverage {
+        let end = until.and_then(|until| until.duration_since(SystemTime::UNIX_EPOCH).ok());
+        text.sample("signing_keys_end_seconds", "", end.unwrap_or_default().as_secs());
+    }
+    text.family("signing_keys_missing", "gauge", "Time periods to publish now that no signing kit covers");
+    if let Some(Coverage { missing, .. }) = coverage {
+        text.sample("signing_keys_missing", "", *missing as u64);
+    }
 }
 
 fn failures(text: &mut Exposition, figures: &Figures) {
@@ -150,13 +187,21 @@ fn failures(text: &mut Exposition, figures: &Figures) {
     text.sample("foreign_publisher", "", figures.periods.iter().any(|period| period.foreign.is_some()).into());
 }
 
+fn render_guards(text: &mut Exposition, GuardFigures { shared, preferred }: GuardFigures) {
+    text.family("guards", "gauge", "Entry guards that all tors of the service share");
+    text.sample("guards", "", shared as u64);
+    text.family("guards_preferred", "gauge", "Distinct entry guards that the tors of the service try first");
+    text.sample("guards_preferred", "", preferred as u64);
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
     use super::*;
+    use std::time::Duration;
+
     use crate::common::exposition::page;
     use crate::onion::TimePeriod;
+    use crate::onion::kit::CoverageState;
 
     /// Returns sample values, with backends in several states and descriptors of a single time
     /// period.
@@ -194,7 +239,14 @@ mod tests {
             hsdirs_failing: 1,
             longest_failing: Duration::from_millis(1500),
             counter_rises: 4,
+            coverage: Some(Coverage {
+                until: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)),
+                missing: 1,
+                days_left: 0,
+                state: CoverageState::Missing,
+            }),
             counts,
+            guards: GuardFigures { shared: 20, preferred: 1 },
         }
     }
 
@@ -244,6 +296,12 @@ onionbalance_publisher_counter_rises_total 4
 # HELP onionbalance_publisher_foreign_publisher 1 if another publisher with the same master key was noticed in the last hours
 # TYPE onionbalance_publisher_foreign_publisher gauge
 onionbalance_publisher_foreign_publisher 0
+# HELP onionbalance_publisher_signing_keys_end_seconds Unix time at which the signing kits end, or 0 if they have ended
+# TYPE onionbalance_publisher_signing_keys_end_seconds gauge
+onionbalance_publisher_signing_keys_end_seconds 1800000000
+# HELP onionbalance_publisher_signing_keys_missing Time periods to publish now that no signing kit covers
+# TYPE onionbalance_publisher_signing_keys_missing gauge
+onionbalance_publisher_signing_keys_missing 1
 # HELP onionbalance_publisher_descriptors_total Descriptors built, counting the distinct descriptors of one time period as one
 # TYPE onionbalance_publisher_descriptors_total counter
 onionbalance_publisher_descriptors_total 2
@@ -256,6 +314,12 @@ onionbalance_publisher_uploads_total{result=\"failed\"} 1
 # TYPE onionbalance_publisher_external_fetches_total counter
 onionbalance_publisher_external_fetches_total{result=\"found\"} 5
 onionbalance_publisher_external_fetches_total{result=\"failed\"} 2
+# HELP onionbalance_publisher_guards Entry guards that all tors of the service share
+# TYPE onionbalance_publisher_guards gauge
+onionbalance_publisher_guards 20
+# HELP onionbalance_publisher_guards_preferred Distinct entry guards that the tors of the service try first
+# TYPE onionbalance_publisher_guards_preferred gauge
+onionbalance_publisher_guards_preferred 1
 ";
 
     #[test]

@@ -15,7 +15,7 @@ use super::clock::Clock;
 use super::conduct::{CallError, CallId, Conduct, Event, LeaseAnswer, LeaseRequest, Output};
 use super::driver::Driver;
 use super::http::{Health, Role};
-use super::metrics::Figures;
+use super::metrics::{Figures, GuardFigures};
 use super::object::Object;
 use super::pods::Pods;
 use super::status::Facts;
@@ -23,15 +23,18 @@ use super::tor::TorNews;
 use crate::crd::DistinctDescriptors;
 use crate::link::ClientsCopy;
 use crate::merge::{BackendId, Distinct, Input, Status};
+use crate::onion::ServiceKey;
 
 /// The channels through which the publisher receives events.
 pub(super) struct Inlets {
     pub(super) pods: watch::Receiver<Arc<Pods>>,
     pub(super) object: watch::Receiver<Option<Arc<Object>>>,
     pub(super) clients: watch::Receiver<Option<ClientsCopy>>,
+    pub(super) keys: watch::Receiver<ServiceKey>,
     pub(super) answers: mpsc::Receiver<(CallId, Result<LeaseAnswer, CallError>)>,
     pub(super) tor: mpsc::Receiver<TorNews>,
     pub(super) reports: mpsc::Receiver<(BackendId, AgentReport)>,
+    pub(super) guards: watch::Receiver<GuardFigures>,
 }
 
 /// The channels through which the publisher reports its state and requests API server calls.
@@ -48,6 +51,7 @@ enum Wake {
     Pods,
     Object,
     Clients,
+    Keys,
     Answer((CallId, Result<LeaseAnswer, CallError>)),
     Tor(TorNews),
     Report((BackendId, AgentReport)),
@@ -97,6 +101,10 @@ impl Publisher {
             Wake::Pods => self.take_pods(),
             Wake::Object => self.take_object(),
             Wake::Clients => self.take_policy(),
+            Wake::Keys => {
+                let key = self.inlets.keys.borrow_and_update().clone();
+                self.driver.set_key(key, self.clock.now());
+            }
             Wake::Answer((call, answer)) => self.inform(Event::Answered(call, answer)),
             Wake::Tor(news) => self.take_news(news),
             Wake::Report((id, report)) => {
@@ -217,9 +225,21 @@ impl Publisher {
             (false, false) => Role::Unknown,
         };
         let (tor_up, counts) = (self.driver.has_tor(), self.driver.counts());
+        let guards = *self.inlets.guards.borrow();
         let Status { periods, hsdirs_failing, longest_failing, counter_rises, .. } = status;
-        let figures =
-            Figures { tor_up, leading, backends, periods, hsdirs_failing, longest_failing, counter_rises, counts };
+        let coverage = self.inlets.keys.borrow().coverage(now.wall);
+        let figures = Figures {
+            tor_up,
+            leading,
+            backends,
+            periods,
+            hsdirs_failing,
+            longest_failing,
+            counter_rises,
+            coverage,
+            counts,
+            guards,
+        };
         self.outlets.health.send_replace(Health { turned: now.elapsed, problem: None, role, figures });
     }
 
@@ -252,6 +272,7 @@ impl Inlets {
             Some(answer) = self.answers.recv() => Wake::Answer(answer),
             Ok(()) = self.object.changed() => Wake::Object,
             Ok(()) = self.clients.changed() => Wake::Clients,
+            Ok(()) = self.keys.changed() => Wake::Keys,
             Some(news) = self.tor.recv() => Wake::Tor(news),
             Some(report) = self.reports.recv() => Wake::Report(report),
         }

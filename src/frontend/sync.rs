@@ -46,7 +46,7 @@ pub(super) enum SyncError {
 }
 
 /// The content of a request to an agent.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Question {
     /// True if this publisher is the leader.
     pub(super) leading: bool,
@@ -55,6 +55,10 @@ pub(super) struct Question {
     /// The revision of the agent's last answer. If the descriptor has not changed since then, the
     /// agent does not send it again.
     pub(super) known_revision: Option<Revision>,
+    /// The `id` of the agent's last report on its tor's guards, or 0 if there was none.
+    pub(super) known_guards: u64,
+    /// The guards that all tors share, if the agent's tor waits for them.
+    pub(super) shared_guards: Option<Arc<str>>,
 }
 
 /// An answer of an agent.
@@ -107,9 +111,16 @@ impl SyncClient {
     }
 
     async fn exchange(&self, pod_uid: &str, authority: &str, question: Question) -> Result<SyncResponse, SyncError> {
-        let Question { leading, phase, known_revision } = question;
-        let publisher = self.publisher.to_string();
-        let request = SyncRequest { publisher, sequence: self.next_sequence(), leading, phase, known_revision };
+        let Question { leading, phase, known_revision, known_guards, shared_guards } = question;
+        let request = SyncRequest {
+            publisher: self.publisher.to_string(),
+            sequence: self.next_sequence(),
+            leading,
+            phase,
+            known_revision,
+            known_guards: Some(known_guards),
+            shared_guards: shared_guards.map(|lines| lines.to_string()),
+        };
         let Answer { status, authentic, body } =
             self.send(pod_uid, authority, SYNC_PATH, serde_json::to_vec(&request)?).await?;
         // An agent that could not authenticate the request cannot authenticate its refusal either.
@@ -221,8 +232,14 @@ mod tests {
         let server = axum::serve(listener, Router::new().route(SYNC_PATH, post(answer)).with_state(agent));
         let server = tokio::spawn(server.into_future());
         let client = SyncClient::new(token, "publisher-1", Clock::start());
-        let question = Question { leading: true, phase: PodPhase::Active, known_revision: None };
-        let first = client.ask(POD, &authority, question, DEADLINE).await;
+        let question = Question {
+            leading: true,
+            phase: PodPhase::Active,
+            known_revision: None,
+            known_guards: 0,
+            shared_guards: None,
+        };
+        let first = client.ask(POD, &authority, question.clone(), DEADLINE).await;
         if let Ok(first) = &first {
             let second = client.ask(POD, &authority, question, DEADLINE).await.unwrap();
             assert!(second.revision.number > first.revision.number, "the sequence rises");
@@ -258,7 +275,13 @@ mod tests {
         let authority = listener.local_addr().unwrap().to_string();
         drop(listener);
         let client = SyncClient::new(token('a'), "publisher-1", Clock::start());
-        let question = Question { leading: false, phase: PodPhase::Active, known_revision: None };
+        let question = Question {
+            leading: false,
+            phase: PodPhase::Active,
+            known_revision: None,
+            known_guards: 0,
+            shared_guards: None,
+        };
         assert!(matches!(client.ask(POD, &authority, question, DEADLINE).await, Err(SyncError::Send(_))));
     }
 }

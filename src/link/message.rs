@@ -2,7 +2,9 @@
 //! `POST /v1/circuits/close`, with which it asks the agent to close a circuit.
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
+use super::guards::GuardSample;
 use crate::onion::OnionAddress;
 
 /// A request from a publisher to an agent.
@@ -21,6 +23,15 @@ pub struct SyncRequest {
     /// The `revision` of the last response that the publisher processed. The agent does not send
     /// the descriptor for this revision again.
     pub known_revision: Option<Revision>,
+    /// The `id` of the last report on guards that the publisher has received from this agent, or 0
+    /// if there was none. It is None if the publisher expects no such reports, as older publishers
+    /// do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known_guards: Option<u64>,
+    /// The guards that all tors of the service share, as [`GuardSample`] displays them. They are
+    /// sent only to an agent whose tor waits for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_guards: Option<String>,
 }
 
 /// A request from a publisher to an agent to close a circuit.
@@ -66,6 +77,33 @@ pub struct SyncResponse {
     pub streams: u64,
     /// True while `/drain` is running.
     pub draining: bool,
+    /// The entry guards of the backend's tor, if the publisher expects them and does not know this
+    /// report yet. Older agents never send them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guards: Option<GuardReport>,
+    /// True while the backend's tor waits for the shared guards before its first start.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub awaits_guards: bool,
+}
+
+/// The entry guards of a tor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GuardReport {
+    /// A number that changes with the guards. It is derived from `lines` and never 0.
+    pub id: u64,
+    /// The guards, as [`GuardSample`] displays them.
+    pub lines: String,
+}
+
+impl GuardReport {
+    /// Creates the report on a sample.
+    pub fn new(sample: &GuardSample) -> Self {
+        let lines = sample.to_string();
+        let digest = Sha256::digest(lines.as_bytes());
+        let id = digest.iter().take(8).fold(0, |number: u64, byte| (number << 8) | u64::from(*byte));
+        Self { id: id.max(1), lines }
+    }
 }
 
 /// An identifier of a set of introduction points. It changes with the set and with every restart of
@@ -95,6 +133,8 @@ mod tests {
             leading: true,
             phase: PodPhase::Withdrawn,
             known_revision: Some(Revision { boot: u64::MAX, number: 3 }),
+            known_guards: None,
+            shared_guards: None,
         };
         assert_eq!(serde_json::to_string(&request).unwrap(), json);
         assert_eq!(serde_json::from_str::<SyncRequest>(json).unwrap(), request);
@@ -115,6 +155,18 @@ mod tests {
         let request = CloseRequest { publisher: "0f1e".to_owned(), sequence: 7, circuit: 42 };
         assert_eq!(serde_json::to_string(&request).unwrap(), json);
         assert_eq!(serde_json::from_str::<CloseRequest>(json).unwrap(), request);
+    }
+
+    #[test]
+    fn guards_are_optional_in_both_messages() {
+        let json = r#"{"publisher":"a","sequence":1,"leading":false,"phase":"Active","knownRevision":null,"knownGuards":7,"sharedGuards":"x"}"#;
+        let request: SyncRequest = serde_json::from_str(json).unwrap();
+        assert_eq!((request.known_guards, request.shared_guards.as_deref()), (Some(7), Some("x")));
+        assert_eq!(serde_json::to_string(&request).unwrap(), json);
+        let json = r#"{"onionAddress":"2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion","revision":{"boot":1,"number":2},"introductionPoints":3,"descriptor":null,"streams":4,"draining":false,"guards":{"id":5,"lines":"Guard\n"},"awaitsGuards":true}"#;
+        let answer: SyncResponse = serde_json::from_str(json).unwrap();
+        assert_eq!(answer.guards, Some(GuardReport { id: 5, lines: "Guard\n".to_owned() }));
+        assert_eq!(serde_json::to_string(&answer).unwrap(), json);
     }
 
     #[test]
@@ -141,8 +193,11 @@ mod tests {
             leading: bool,
             phase in prop::sample::select([PodPhase::Active, PodPhase::Terminating, PodPhase::Withdrawn].as_slice()),
             known_revision in prop::option::of(revision()),
+            known_guards: Option<u64>,
+            shared_guards: Option<String>,
         ) {
-            let request = SyncRequest { publisher, sequence, leading, phase, known_revision };
+            let request =
+                SyncRequest { publisher, sequence, leading, phase, known_revision, known_guards, shared_guards };
             prop_assert_eq!(round_trip(&request), request);
         }
 
@@ -154,10 +209,15 @@ mod tests {
             descriptor in prop::option::of(".{0,40}|(\\PC|\n){0,40}"),
             streams: u64,
             draining: bool,
+            guards: Option<(u64, String)>,
+            awaits_guards: bool,
         ) {
             let key = ed25519_dalek::SigningKey::from_bytes(&seed).verifying_key().to_bytes();
             let onion_address = OnionAddress::from_public_key(key).unwrap();
-            let answer = SyncResponse { onion_address, revision, introduction_points, descriptor, streams, draining };
+            let guards = guards.map(|(id, lines)| GuardReport { id, lines });
+            let answer = SyncResponse {
+                onion_address, revision, introduction_points, descriptor, streams, draining, guards, awaits_guards,
+            };
             prop_assert_eq!(round_trip(&answer), answer);
         }
     }

@@ -17,6 +17,7 @@ mod circuit;
 mod clients;
 mod config;
 mod drain;
+mod guards;
 mod message;
 pub mod paths;
 mod targets;
@@ -26,7 +27,11 @@ pub use circuit::{CircuitAddress, NoCircuitAddress};
 pub use clients::ClientsCopy;
 pub use config::{AgentConfig, AgentConfigError, CircuitLimits, ForwardedPort, StreamRate, check_target};
 pub use drain::{grace_period, longest_drain};
-pub use message::{CloseRequest, PodPhase, Revision, SyncRequest, SyncResponse};
+pub use guards::{
+    Guard, GuardError, GuardReports, GuardSample, GuardsSecretError, MAC_ENTRY, SAMPLE_ENTRY, guards_of_data,
+    guards_to_data,
+};
+pub use message::{CloseRequest, GuardReport, PodPhase, Revision, SyncRequest, SyncResponse};
 pub use targets::{REFUSED_TARGETS, RefusedTargets, RefusedTargetsError};
 pub use token::{AgentToken, LinkError};
 
@@ -39,8 +44,9 @@ pub const CLOSE_PATH: &str = "/v1/circuits/close";
 pub const MAC_HEADER: &str = "onionbalance-mac";
 /// The HTTP header that contains the nonce as 32 hexadecimal digits.
 pub const NONCE_HEADER: &str = "onionbalance-nonce";
-/// The maximum length, in bytes, of a request body that an agent reads.
-pub const MAX_REQUEST_BYTES: usize = 4 * 1024;
+/// The maximum length, in bytes, of a request body that an agent reads. A sample of guards has
+/// about 15,000 bytes.
+pub const MAX_REQUEST_BYTES: usize = 32 * 1024;
 /// The maximum length, in bytes, of a response body that a publisher reads. A descriptor is at
 /// most 50,000 bytes long.
 pub const MAX_RESPONSE_BYTES: usize = 64 * 1024;

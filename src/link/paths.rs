@@ -14,6 +14,9 @@ pub const TOKEN: &str = "/etc/onionbalance/token/token";
 /// The directory at which the master key is mounted in a frontend.
 pub const MASTER_KEY_DIR: &str = "/etc/onionbalance/master-key";
 
+/// The directory at which the shared guards are mounted, in both components.
+pub const GUARDS_DIR: &str = "/etc/onionbalance/guards";
+
 /// The directory shared by tor and the program that runs next to it, on an in-memory volume.
 pub const RUN_DIR: &str = "/run/onionbalance";
 /// An empty file, for tor options that require a file.

@@ -8,9 +8,9 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-use crate::onion::MasterKey;
+use crate::onion::kit::AGENT_TOKEN_LABEL;
+use crate::onion::{Kits, MasterKey, ServiceKey};
 
-const DERIVATION_LABEL: &[u8] = b"onionbalance.dev/agent-token/v1";
 const TOKEN_BYTES: usize = 32;
 /// The block size of SHA-256 in bytes.
 const BLOCK_BYTES: usize = 64;
@@ -35,7 +35,21 @@ impl AgentToken {
     /// Derives the token with HKDF-SHA256 from the master key. The label is
     /// `onionbalance.dev/agent-token/v1`.
     pub fn derive(key: &MasterKey) -> Self {
-        Self(key.derive(DERIVATION_LABEL))
+        Self(key.derive(AGENT_TOKEN_LABEL))
+    }
+
+    /// Returns the token that signing kits contain. It equals the token that
+    /// [`AgentToken::derive`] returns for the master key.
+    pub fn of_kits(kits: &Kits) -> Self {
+        Self(kits.agent_token())
+    }
+
+    /// Returns the token of a service with this key.
+    pub fn of(key: &ServiceKey) -> Self {
+        match key {
+            ServiceKey::Master(key) => Self::derive(key),
+            ServiceKey::Kits(kits) => Self::of_kits(kits),
+        }
     }
 
     /// Parses the `token` entry of the Secret: 64 hexadecimal digits and an optional newline.
@@ -98,6 +112,11 @@ impl AgentToken {
     /// hexadecimal digits. The token cannot be used for anything else.
     pub fn circuit_token(&self) -> Zeroizing<String> {
         Zeroizing::new(self.mac(&[b"circuit-token".as_slice()]))
+    }
+
+    /// Returns the MAC of the lines of a shared sample of guards in hexadecimal.
+    pub fn guards_mac(&self, lines: &str) -> String {
+        self.mac(&[b"guards", lines.as_bytes()])
     }
 
     /// Computes HMAC-SHA256 over the length (8 bytes, big-endian) and the bytes of each field, so

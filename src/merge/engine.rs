@@ -17,7 +17,7 @@ use super::upload::HsdirUploads;
 use super::watch::Watch;
 use super::{BackendId, Distinct, Input, Now, Output, PeriodStatus, Status};
 use crate::consensus::{Fingerprint, Network};
-use crate::onion::{Discovery, MasterKey, OnionAddress, TimePeriod};
+use crate::onion::{Discovery, OnionAddress, ServiceKey, TimePeriod};
 
 /// The time that the engine waits for further changes after the loss of a backend. A scale-down
 /// removes several backends at once, in separate events.
@@ -39,7 +39,7 @@ const RETRY: Duration = Duration::from_secs(60);
 /// 24 h after its validity ends). When the last backend is lost, the HSDirs keep their descriptors
 /// until they expire, and the engine publishes nothing to new HSDirs or for new time periods.
 pub struct MergeEngine {
-    key: Arc<MasterKey>,
+    key: ServiceKey,
     address: OnionAddress,
     rng: StdRng,
     now: Now,
@@ -68,7 +68,8 @@ impl MergeEngine {
     /// Creates an engine that has no network and no backends yet. If `discovery` is None, the
     /// engine publishes nothing until it receives [`Input::Discovery`]. `seed` initializes the
     /// random number generator from which keys, padding and jitter are drawn.
-    pub fn new(key: Arc<MasterKey>, discovery: Option<Discovery>, seed: [u8; 32], now: Now) -> Self {
+    pub fn new(key: impl Into<ServiceKey>, discovery: Option<Discovery>, seed: [u8; 32], now: Now) -> Self {
+        let key = key.into();
         Self {
             address: key.address(),
             key,
@@ -121,6 +122,7 @@ impl MergeEngine {
                 self.backends_changed(change);
             }
             Input::Discovery(discovery) => self.set_discovery(discovery),
+            Input::Key(key) => self.set_key(key),
             Input::Distinct(distinct) => {
                 self.distinct = distinct;
                 self.request_each(Change::More);
@@ -214,7 +216,11 @@ impl MergeEngine {
             let known = old.iter().position(|period| period.service.period == service.period);
             let mut period = match known {
                 Some(index) => old.swap_remove(index),
-                None => Period::new(service.clone(), &self.key, &mut self.rng),
+                // A period without a signing kit is not published.
+                None => match self.key.period_key(service.period) {
+                    Some(key) => Period::new(service.clone(), key, &mut self.rng),
+                    None => continue,
+                },
             };
             let new_hsdirs = period.set_network(service, network);
             if period.hsdirs.is_empty() {
@@ -257,6 +263,14 @@ impl MergeEngine {
         if self.discovery.as_ref() != Some(&discovery) {
             self.discovery = Some(discovery);
             self.request_all(Request { at: self.now.elapsed, urgent: true, forced: true });
+        }
+    }
+
+    /// Adopts another key of the same service. Known periods keep the key that they have, so that
+    /// HSDirs do not see a new descriptor signing key in the middle of a period.
+    fn set_key(&mut self, key: ServiceKey) {
+        if key.address() == self.address {
+            self.key = key;
         }
     }
 

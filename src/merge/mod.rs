@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::consensus::{Fingerprint, Network};
-use crate::onion::{Discovery, ServiceContent, TimePeriod};
+use crate::onion::{Discovery, ServiceContent, ServiceKey, TimePeriod};
 
 pub use backends::{Outvoted, PointLimits, Remark, remarks};
 pub use engine::MergeEngine;
@@ -66,6 +66,10 @@ pub enum Input {
     /// The clients that are authorized to read the introduction points. A change is published
     /// immediately.
     Discovery(Arc<Discovery>),
+    /// A key of the same service that replaces the present one, for example because there are more
+    /// signing kits. A key of another service is ignored. The key takes effect when the next
+    /// [`Input::Network`] contains a time period that could not be published before.
+    Key(ServiceKey),
     /// The mode that determines whether HSDirs get different descriptors. The default is
     /// [`Distinct::Auto`].
     Distinct(Distinct),

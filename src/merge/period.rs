@@ -16,7 +16,7 @@ use super::upload::HsdirUploads;
 use super::{BackendId, Now, PeriodStatus};
 use crate::consensus::{Fingerprint, Network, ServicePeriod};
 use crate::onion::descriptor::{DescriptorError, DescriptorKeys};
-use crate::onion::{BlindedKeypair, Discovery, MasterKey, OnionAddress};
+use crate::onion::{Discovery, OnionAddress, PeriodKey};
 
 /// The time for which HSDirs keep a descriptor (`descriptor-lifetime 180`). The certificates of the
 /// descriptor are valid for longer.
@@ -41,7 +41,7 @@ pub(super) struct Period {
     pub(super) rises: Rises,
     /// The usable backends that had no introduction point in the last selection.
     pub(super) waiting: BTreeSet<BackendId>,
-    key: BlindedKeypair,
+    key: Box<dyn PeriodKey>,
     descriptor_keys: DescriptorKeys,
     /// For each backend, the greatest revision counter of a round that included its introduction
     /// points.
@@ -75,11 +75,11 @@ impl PublishRound {
 
 impl Period {
     /// Creates the state of a time period, initially without HSDirs and descriptors.
-    pub(super) fn new(service: ServicePeriod, key: &MasterKey, rng: &mut StdRng) -> Self {
+    pub(super) fn new(service: ServicePeriod, key: Box<dyn PeriodKey>, rng: &mut StdRng) -> Self {
         Self {
-            key: key.blind(service.period),
             schedule: Schedule::new(pace::scaled(PATIENT_REFILL, service.period)),
-            descriptor_keys: DescriptorKeys::generate(rng),
+            descriptor_keys: DescriptorKeys::for_key(&*key, rng),
+            key,
             service,
             hsdirs: BTreeSet::new(),
             layout: Layout::default(),
@@ -133,8 +133,8 @@ impl Period {
         now: Now,
         rng: &mut StdRng,
     ) -> Result<Vec<Arc<str>>, DescriptorError> {
-        self.descriptor_keys.set_discovery(&self.key, address, &merged.discovery, rng);
-        let build = |content| self.descriptor_keys.build(&self.key, address, content, counter, now.wall, rng);
+        self.descriptor_keys.set_discovery(&*self.key, address, &merged.discovery, rng);
+        let build = |content| self.descriptor_keys.build(&*self.key, address, content, counter, now.wall, rng);
         merged.contents.iter().map(build).map(|text| text.map(Arc::from)).collect()
     }
 

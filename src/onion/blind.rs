@@ -15,6 +15,9 @@ use super::{OnionAddress, TimePeriod, ope};
 const BASEPOINT: &str = "(15112221349535400772501151409588531511454012693041857206046113283949847762202, \
                          46316835694926478169428394003475163141307993866256225615783033603165251855960)";
 
+/// The label with which the nonce prefix of a blinded key is derived from that of the identity key.
+pub(super) const PREFIX_LABEL: &[u8] = b"Derive temporary signing key hash input";
+
 /// A blinded identity key. It replaces the identity key for one time period, so that HSDirs do not
 /// learn the address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,13 +50,8 @@ impl BlindedKeypair {
 
     fn with_factor(scalar: &[u8; 32], prefix: &[u8; 32], factor: Scalar) -> Self {
         let identity = Zeroizing::new(Scalar::from_bytes_mod_order(*scalar));
-        let hash: Zeroizing<[u8; 64]> = Zeroizing::new(
-            Sha512::new()
-                .chain_update(b"Derive temporary signing key hash input")
-                .chain_update(prefix)
-                .finalize()
-                .into(),
-        );
+        let hash: Zeroizing<[u8; 64]> =
+            Zeroizing::new(Sha512::new().chain_update(PREFIX_LABEL).chain_update(prefix).finalize().into());
         let mut secret = ExpandedSecretKey { scalar: *identity * factor, hash_prefix: [0; 32] };
         secret.hash_prefix.copy_from_slice(&hash[..32]);
         let public = VerifyingKey::from(&secret);
@@ -80,7 +78,7 @@ impl BlindedKeypair {
     /// Computes the key that encrypts revision counters,
     /// `H("rev-counter-generation" | 0x00 | a' | RH')`. C tor hashes the string including its
     /// terminating zero byte.
-    fn ope_key(&self) -> Zeroizing<[u8; 32]> {
+    pub(super) fn ope_key(&self) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(
             Sha3_256::new()
                 .chain_update(b"rev-counter-generation\0")
@@ -128,7 +126,7 @@ impl OnionAddress {
 /// BLIND_STRING = "Derive temporary signing key" | INT_1(0)
 /// N = "key-blind" | INT_8(period-number) | INT_8(period-length)
 /// ```
-fn blinding_factor(address: &OnionAddress, period: TimePeriod) -> Scalar {
+pub(super) fn blinding_factor(address: &OnionAddress, period: TimePeriod) -> Scalar {
     let hash = Sha3_256::new()
         .chain_update(b"Derive temporary signing key\0")
         .chain_update(address.public_key())

@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use ed25519_dalek::{Signature, VerifyingKey};
 
+use super::known_nonce::PublishedSignature;
+
 /// The tag of a certificate object in a Tor document.
 pub(super) const OBJECT_TAG: &str = "ED25519 CERT";
 
@@ -13,6 +15,9 @@ const KEY_TYPE_ED25519: u8 = 1;
 const EXTENSION_SIGNED_WITH_KEY: u8 = 4;
 const EXTENSION_FLAG_AFFECTS_VALIDATION: u8 = 1;
 const SECONDS_PER_HOUR: u64 = 3600;
+
+/// The minimum lifetime of a descriptor's certificates, which is C tor's `HS_DESC_CERT_LIFETIME`.
+pub(super) const DESCRIPTOR_LIFETIME: Duration = Duration::from_secs(54 * 3600);
 
 /// The purpose of a certificate, encoded as its certificate type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +113,11 @@ impl UncheckedCert {
         self.signed_with.as_ref()
     }
 
+    /// Returns the signature for a search for weaknesses. `signing_key` is the key that made it.
+    pub(super) fn published_signature(&self, signing_key: [u8; 32]) -> PublishedSignature {
+        PublishedSignature::new(signing_key, &self.signed, &self.signature)
+    }
+
     /// Checks a certificate's type, signing key, signature and expiration time. A certificate that
     /// does not name its signing key is rejected.
     pub fn check(&self, cert_type: CertType, signing_key: &[u8; 32], now: SystemTime) -> Result<Certified, CertError> {
@@ -160,17 +170,34 @@ pub(super) fn encode(
     signing_key: &[u8; 32],
     sign: impl FnOnce(&[u8]) -> Signature,
 ) -> Vec<u8> {
+    let mut cert = encode_unsigned(cert_type, certified_key, expiration_hours(from, lifetime), signing_key);
+    let signature = sign(&cert);
+    cert.extend(signature.to_bytes());
+    cert
+}
+
+/// Returns the expiration time of a certificate that is valid for at least `lifetime` after `from`,
+/// in hours since the Unix epoch.
+pub(super) fn expiration_hours(from: SystemTime, lifetime: Duration) -> u32 {
     let since_epoch = from.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let hours = since_epoch.saturating_add(lifetime).as_secs().div_ceil(SECONDS_PER_HOUR);
+    u32::try_from(hours).unwrap_or(u32::MAX)
+}
+
+/// Encodes everything before the signature of a certificate, which is the data that is signed.
+pub(super) fn encode_unsigned(
+    cert_type: CertType,
+    certified_key: &[u8; 32],
+    expiration_hours: u32,
+    signing_key: &[u8; 32],
+) -> Vec<u8> {
     let mut cert = vec![VERSION, cert_type as u8];
-    cert.extend(u32::try_from(hours).unwrap_or(u32::MAX).to_be_bytes());
+    cert.extend(expiration_hours.to_be_bytes());
     cert.push(KEY_TYPE_ED25519);
     cert.extend(certified_key);
     // One extension with 32 bytes of data and no flags.
     cert.extend([1, 0, 32, EXTENSION_SIGNED_WITH_KEY, 0]);
     cert.extend(signing_key);
-    let signature = sign(&cert);
-    cert.extend(signature.to_bytes());
     cert
 }
 

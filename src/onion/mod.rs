@@ -14,7 +14,11 @@ pub mod key;
 pub mod key_damage;
 pub mod key_file;
 pub mod key_form;
+pub mod kit;
+pub mod known_nonce;
 pub mod ope;
+pub mod period_key;
+pub mod service_key;
 pub mod time_period;
 
 pub use address::OnionAddress;
@@ -24,4 +28,7 @@ pub use descriptor::{Descriptor, DescriptorKeys, FlowControl, IntroductionPoint,
 pub use key::MasterKey;
 pub use key_file::{KeyFile, KeyFormat, Seed};
 pub use key_form::KeyForm;
-pub use time_period::TimePeriod;
+pub use kit::{Kit, Kits};
+pub use period_key::PeriodKey;
+pub use service_key::ServiceKey;
+pub use time_period::{PeriodCalendar, TimePeriod};

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::children::{ChildId, Kind, secret_master_key};
 use super::drift::has_applied;
 use super::echoes::Echoes;
-use super::holder::holder;
+use super::holder::{holder, is_kept_guards};
 use super::origin;
 use super::plan::{Applied, Due, KeySecret, Orphan, RefusedWrite, Scale, taken};
 use super::takeover;
@@ -177,7 +177,8 @@ async fn apply_after_lookup(writer: &Writer, object: &OnionBalancedService, due:
     let Due { id, manifest, .. } = due;
     let found = api(writer.client.clone(), object, id.kind).get_metadata_opt(&id.name).await?;
     let attempt = if let Some(found) = found.map(|found| found.metadata) {
-        let holder = holder(&found, object, || origin::has_mark_of(&found, manifest));
+        let is_proven = || origin::has_mark_of(&found, manifest) || is_kept_guards(id, &found, object);
+        let holder = holder(&found, object, is_proven);
         match taken(id, holder) {
             Some(taken) => Ok(Applied::Taken(taken)),
             None if found.deletion_timestamp.is_some() => Ok(Applied::Leaving),

@@ -98,6 +98,10 @@ fn notice_of(old: Option<&Condition>, now: &Condition, generated: Option<&str>) 
             _ if is(ConditionType::Ready) || is(ConditionType::Stalled) => None,
             // A valid new object is the normal case and needs no Event.
             _ if is(ConditionType::Accepted) && (old.is_none() || was_true) => None,
+            // The service still works, but somebody must act before it stops.
+            _ if now.reason == Reason::SigningKeysExpiring.as_str() => {
+                Some(notice(EventType::Warning, now, &now.reason, now.message.clone()))
+            }
             _ => Some(notice(EventType::Normal, now, &now.reason, now.message.clone())),
         };
     }

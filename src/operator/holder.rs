@@ -3,7 +3,9 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource as _, ResourceExt as _};
 
-use crate::crd::OnionBalancedService;
+use super::children::{ChildId, Kind};
+use super::drift::has_applied;
+use crate::crd::{OnionBalancedService, names};
 
 /// The holder of an existing object: whoever is responsible for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +33,18 @@ pub fn holder(child: &ObjectMeta, object: &OnionBalancedService, is_proven: impl
     }
 }
 
+/// Returns true if an object is the Secret of the guards that the operator has applied for a
+/// service of this name. This Secret has no controller, and it outlives the master key from which
+/// its mark was derived. Anyone who can forge this proof can also read and write the Secret, which
+/// holds nothing else of value.
+pub fn is_kept_guards(child: &ChildId, metadata: &ObjectMeta, object: &OnionBalancedService) -> bool {
+    let service = object.name_any();
+    child.kind == Kind::Secret
+        && child.name == names::guards_secret(&service)
+        && names::is_labelled(metadata.labels.as_ref(), &service)
+        && has_applied(metadata)
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -54,6 +68,23 @@ mod tests {
             assert_eq!(held_by(&owned("OnionBalancedService", "other", "uid-of-other"), is_proven), Holder::Another);
             assert_eq!(held_by(&owned("Application", "web", "1"), is_proven), Holder::Another);
         }
+    }
+
+    #[test]
+    fn only_the_guards_are_recognised_without_a_mark() {
+        let labels = names::labels("web", None);
+        let applied = json!({
+            "labels": labels,
+            "managedFields": [{"manager": crate::crd::OPERATOR_MANAGER, "operation": "Apply", "fieldsV1": {}}],
+        });
+        let is_kept = |name: &str, metadata: &Value| {
+            let id = ChildId { kind: Kind::Secret, name: name.to_owned() };
+            is_kept_guards(&id, &serde_json::from_value(metadata.clone()).unwrap(), &object(&json!({})))
+        };
+        assert!(is_kept("web-guards", &applied));
+        assert!(!is_kept("web-agent-token", &applied));
+        assert!(!is_kept("web-guards", &json!({ "labels": labels })), "labels alone prove nothing");
+        assert!(!is_kept("web-guards", &json!({"managedFields": applied["managedFields"]})));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use kube::ResourceExt as _;
 use serde_json::Value;
 
 use crate::crd::OnionBalancedService;
-use crate::onion::MasterKey;
+use crate::onion::{MasterKey, ServiceKey};
 
 /// The name of the annotation with the mark.
 const ORIGIN_ANNOTATION: &str = "onionbalance.dev/origin";
@@ -23,8 +23,18 @@ const ORIGIN_ANNOTATION: &str = "onionbalance.dev/origin";
 /// namespace, the kind and the name of the owned object, each after a space. `child` displays the
 /// kind and the name.
 pub fn mark(key: &MasterKey, object: &OnionBalancedService, child: &impl fmt::Display) -> String {
-    let label = format!("{ORIGIN_ANNOTATION}/v1 {} {child}", object.namespace().unwrap_or_default());
-    HEXLOWER.encode(key.derive(label.as_bytes()).as_slice())
+    HEXLOWER.encode(key.derive(label(object, child).as_bytes()).as_slice())
+}
+
+/// Returns the mark of an owned object of a service that may be delegated. The mark of a delegated
+/// service is derived from a secret in its signing kits, so a service that moves between its master
+/// key and kits gets new marks.
+pub fn service_mark(key: &ServiceKey, object: &OnionBalancedService, child: &impl fmt::Display) -> String {
+    HEXLOWER.encode(key.derive(label(object, child).as_bytes()).as_slice())
+}
+
+fn label(object: &OnionBalancedService, child: &impl fmt::Display) -> String {
+    format!("{ORIGIN_ANNOTATION}/v1 {} {child}", object.namespace().unwrap_or_default())
 }
 
 /// Returns the manifest with the mark, if there is one, added as an annotation.

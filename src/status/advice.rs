@@ -47,6 +47,9 @@ fn advice(reason: Reason, namespace: &str, name: &str) -> Option<String> {
             format!("restore the key's Secret from your backup: kubectl create -n {namespace} -f BACKUP")
         }
         Reason::KeyInvalid => "check the key: kubectl onionbalance key check --help".to_owned(),
+        Reason::SigningKeysMissing => "create a signing kit on the machine with the master key, and apply it: kubectl \
+                                       onionbalance key delegate --help"
+            .to_owned(),
         Reason::KeyConflict => format!("two objects use the same key; give one of them another Secret: {edit}"),
         Reason::AddressMismatch => {
             format!("restore the previous key, or set spec.masterKey.onionAddress to the new address: {edit}")

@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use jiff::Timestamp;
 
 use super::view::{Problem, View};
-use crate::crd::{BackendState, OnionBalancedServiceStatus};
+use crate::crd::{BackendState, ConditionType, OnionBalancedServiceStatus};
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
@@ -33,6 +33,9 @@ impl Canvas {
             let _ = writeln!(text, "  address   {address}");
             let _ = writeln!(text, "  backends  {}", backends_in_a_word(status));
             let _ = writeln!(text, "  published {}", self.published_in_a_word(status));
+            if let Some(kits) = signing_kits(status) {
+                let _ = writeln!(text, "  kits      {kits}");
+            }
             if !status.backends.is_empty() {
                 let _ = writeln!(text, "\n{}", self.backends(status));
             }
@@ -138,6 +141,14 @@ impl Canvas {
             _ => format!("{seconds}s"),
         }
     }
+}
+
+/// Returns the message about the signing kits of a delegated service while they cover it.
+/// Otherwise, the message is among the problems.
+fn signing_kits(status: &OnionBalancedServiceStatus) -> Option<&str> {
+    let kind = ConditionType::SigningKeysReady.as_str();
+    let found = status.conditions.iter().find(|condition| condition.type_ == kind && condition.status == "True")?;
+    Some(&found.message)
 }
 
 fn headline(view: &View) -> String {

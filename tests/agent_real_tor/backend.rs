@@ -70,6 +70,7 @@ impl Backend {
         program.arg("--config").arg(path("agent.yaml"));
         program.arg("--run-dir").arg(path("run"));
         program.arg("--tor-data-dir").arg(path("data"));
+        program.arg("--guards-dir").arg(path("guards"));
         program.kill_on_drop(true);
         program
     }
@@ -157,10 +158,22 @@ impl Backend {
         sequence: u64,
         phase: PodPhase,
     ) -> (Reply, Result<(), LinkError>) {
+        self.send(token, pod_uid, &request(sequence, phase)).await
+    }
+
+    /// Sends a publisher's request with the guards that all tors share, and returns the response.
+    pub async fn share_guards(&self, sequence: u64, shared: Option<&str>) -> SyncResponse {
+        let shared_guards = shared.map(ToOwned::to_owned);
+        let request = SyncRequest { known_guards: Some(0), shared_guards, ..request(sequence, PodPhase::Active) };
+        let (reply, verdict) = self.send(TOKEN, POD_UID, &request).await;
+        assert_eq!(verdict, Ok(()));
+        serde_json::from_slice(&reply.body).unwrap()
+    }
+
+    async fn send(&self, token: &str, pod_uid: &str, request: &SyncRequest) -> (Reply, Result<(), LinkError>) {
         let token = AgentToken::from_hex(token.as_bytes()).unwrap();
-        let request =
-            SyncRequest { publisher: "publisher".to_owned(), sequence, leading: true, phase, known_revision: None };
-        let body = serde_json::to_vec(&request).unwrap();
+        let sequence = request.sequence;
+        let body = serde_json::to_vec(request).unwrap();
         let nonce = format!("{sequence:032x}");
         let mac = token.request_mac(pod_uid, "POST", SYNC_PATH, &nonce, &body);
         let headers = [(MAC_HEADER, mac.as_str()), (NONCE_HEADER, nonce.as_str())];
@@ -227,6 +240,18 @@ impl Backend {
         let reply = self.get(METRICS_PORT, "/metrics").await;
         let value = reply.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).map(str::parse);
         value.unwrap_or_else(|| panic!("the metrics have no {name}: {}", reply.text())).unwrap()
+    }
+}
+
+fn request(sequence: u64, phase: PodPhase) -> SyncRequest {
+    SyncRequest {
+        publisher: "publisher".to_owned(),
+        sequence,
+        leading: true,
+        phase,
+        known_revision: None,
+        known_guards: None,
+        shared_guards: None,
     }
 }
 

@@ -50,6 +50,30 @@ async fn tor_accepts_the_init_files_and_the_agent_connects() {
 }
 
 #[tokio::test]
+async fn a_new_tor_waits_for_the_shared_guards_and_uses_them() {
+    let backend = Backend::new("127.0.0.1:1").await;
+    std::fs::create_dir(backend.dir.path().join("guards")).unwrap();
+    std::fs::remove_file(backend.run("empty")).unwrap();
+    assert!(backend.program().arg("init").status().await.unwrap().success());
+    let _agent = backend.agent();
+    let mut tor = backend.tor();
+    backend.wait_for_readiness(NO_TOR).await;
+    assert!(backend.share_guards(1, None).await.awaits_guards);
+    assert!(!backend.run("control/socket").exists(), "tor has not waited");
+
+    let (fingerprint, now) = ("AB".repeat(20), Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S").to_string());
+    let line = format!("Guard in=default rsa_id={fingerprint} sampled_on={now} sampled_idx=0 listed=1\n");
+    assert!(!backend.share_guards(2, Some(&line)).await.awaits_guards);
+    backend.wait_for_readiness(NOT_BOOTSTRAPPED).await;
+    assert!(backend.run("empty").is_file());
+    // Tor writes its state file, with the guards that it knows, before it ends.
+    signal(&tor, Signal::TERM);
+    tor.wait().await.unwrap();
+    let state = std::fs::read_to_string(backend.dir.path().join("data/state")).unwrap();
+    assert!(state.contains("TorVersion") && state.contains(&fingerprint), "{state}");
+}
+
+#[tokio::test]
 async fn kills_a_frozen_tor_and_connects_to_its_replacement() {
     let backend = Backend::new("127.0.0.1:1").await;
     let log = backend.dir.path().join("agent.log");

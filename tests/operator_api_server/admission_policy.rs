@@ -77,7 +77,7 @@ async fn the_policies_confine_the_operators_account_but_not_the_operator() {
     scene.create("web", json!({"restrictedDiscovery": {"secretName": "clients"}})).await;
     scene.wait_children("web").await;
     scene.change("web", json!({"spec": {"deletionPolicy": "Delete", "restrictedDiscovery": null}})).await;
-    scene.wait_number_of_children("web", 15).await;
+    scene.wait_number_of_children("web", 16).await;
     scene.wait_condition("web", "MasterKeyReady", "True KeyLoaded").await;
     for name in names {
         let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(scene.client.clone());

@@ -44,7 +44,7 @@ async fn deletes_disabled_guards_and_recreates_enabled_ones() {
     let off = Settings { network_policies: None, wants_disruption_budgets: false, ..settings() };
     scene.stop_operator().await;
     scene.start_operator(off);
-    let without = scene.wait_number_of_children("web", 11).await;
+    let without = scene.wait_number_of_children("web", 12).await;
     assert!(without.iter().all(|(name, child)| before[name] == *child), "the other children must not change");
 
     let prometheus = json!({"podSelector": {"matchLabels": {"app": "prometheus"}}});

@@ -197,6 +197,7 @@ async fn cannot_be_delegated(scene: &Scene, user: String, rules: Vec<PolicyRule>
 async fn the_publisher_uses_every_permission() {
     let spec = json!({"restrictedDiscovery": {"secretName": "clients"}});
     let stage = Stage::start_with("permissions-of-publisher", spec).await;
+    stage.share_guards();
     let publisher = stage.publisher("a").await;
     let role: Role = stage.scene.api().get("web-frontend").await.unwrap();
     let granted = granted(role.rules.as_ref().unwrap());

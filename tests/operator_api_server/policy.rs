@@ -78,7 +78,7 @@ async fn the_default_policy_refuses_what_concerns_others_and_keeps_the_pods() {
     let refused = json!({"ports": [{"port": 80, "target": {"address": "localhost:9402"}}]});
     scene.create("other", refused).await;
     scene.wait_condition("other", "Accepted", "False NotAllowed").await;
-    scene.wait_number_of_children("other", 13).await;
+    scene.wait_number_of_children("other", 14).await;
     let children = scene.children("other").await;
     let is_of_backend = |child: &&String| ["ConfigMap other-backend", "Deployment other-backend"].contains(&&***child);
     assert_eq!(children.keys().find(is_of_backend), None, "a refused target is not configured");

@@ -142,7 +142,9 @@ async fn the_publishers_account_reads_the_copy_but_no_secret() {
     assert!(is_forbidden(copies.list(&named("web-frontend")).await.unwrap_err()));
     let role: Role = scene.api().get("web-frontend").await.unwrap();
     let resources: Vec<_> = role.rules.iter().flatten().flat_map(|rule| rule.resources.iter().flatten()).collect();
-    assert!(resources.iter().all(|resource| *resource != "secrets" && *resource != "*"), "{resources:?}");
+    assert!(resources.iter().all(|resource| *resource != "*"), "{resources:?}");
+    assert!(is_forbidden(secrets.list(&named("web-guards")).await.unwrap_err()));
+    secrets.get("web-guards").await.unwrap();
     scene.end().await;
 }
 

@@ -326,7 +326,7 @@ impl Scene {
         found
     }
 
-    /// Waits until all children of an object exist: 15, and a copy of the authorized clients if the
+    /// Waits until all children of an object exist: 16, and a copy of the authorized clients if the
     /// object names a Secret with clients.
     pub async fn wait_children(&self, service: &str) -> BTreeMap<String, (String, String)> {
         let object = self.untyped().get(service).await.unwrap();
@@ -335,7 +335,7 @@ impl Scene {
         let has_header = |port: &Value| port["proxyProtocol"].is_string();
         let closes_circuits =
             spec["backends"]["circuitLimits"].is_object() && spec["ports"].as_array().unwrap().iter().any(has_header);
-        self.wait_number_of_children(service, 15 + usize::from(has_copy) + usize::from(closes_circuits)).await
+        self.wait_number_of_children(service, 16 + usize::from(has_copy) + usize::from(closes_circuits)).await
     }
 
     /// Waits until an object has the given number of children.

@@ -45,7 +45,7 @@ async fn reports_an_invalid_spec_until_it_is_corrected() {
     assert!(message.starts_with("spec.backends.extraTorrc: line 1: "), "{message}");
     // The frontends can start, but there are no torrc lines with which the backends could start.
     assert!(message.contains("The backend pods have no such values"), "{message}");
-    scene.wait_number_of_children("web", 13).await;
+    scene.wait_number_of_children("web", 14).await;
     scene.wait_condition("web", "BackendsReady", "False Waiting").await;
     scene.change("web", json!({"spec": {"backends": {"extraTorrc": null}}})).await;
     let before = scene.wait_children("web").await;

@@ -16,7 +16,7 @@ async fn reports_a_missing_target_and_waits_for_it() {
                     correct the name. Until then, port 80 is not served. ";
     assert!(message.starts_with(expected), "{message}");
     // The frontends can start. Backends without a port would be of no use.
-    let children = scene.wait_number_of_children("web", 13).await;
+    let children = scene.wait_number_of_children("web", 14).await;
     for missing in ["ConfigMap web-backend", "Deployment web-backend"] {
         assert!(!children.contains_key(missing), "{children:?}");
     }

@@ -50,8 +50,9 @@ fn variants() -> Vec<(&'static str, Value)> {
                     {"name": "http", "port": 80, "target": {"service": {"name": "web", "port": "http"}}, "proxyProtocol": "v1"},
                     {"port": 443, "target": {"address": "web.example.org:443"}, "idleTimeoutSeconds": 600},
                 ],
-                "masterKey": {"secretName": "mine", "onionAddress": mine},
+                "masterKey": {"secretName": "mine", "delegated": false, "onionAddress": mine},
                 "deletionPolicy": "Retain",
+                "anonymity": {"guards": "PerPod"},
                 "suspend": false,
                 "backends": {
                     "replicas": 4, "introductionPoints": 5, "drainTimeoutSeconds": 7, "extraTorrc": "HiddenServiceMaxStreams 100",

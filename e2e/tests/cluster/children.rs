@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::scene::{PUBLISHED, SOON, Scene, scene};
 
-const CHILDREN: [&str; 15] = [
+const CHILDREN: [&str; 16] = [
     "deployment/web-backend",
     "deployment/web-frontend",
     "configmap/web-backend",
@@ -23,6 +23,7 @@ const CHILDREN: [&str; 15] = [
     "role/web-frontend",
     "rolebinding/web-frontend",
     "secret/web-agent-token",
+    "secret/web-guards",
     "networkpolicy/web-backend",
     "networkpolicy/web-frontend",
     "poddisruptionbudget/web-backend",

@@ -179,9 +179,9 @@ impl GitOps<'_> {
     }
 
     /// Returns the generation, the labels and the managed fields (with their times) of each child
-    /// and of the object itself. Omits the fields that `kube-controller-manager` manages. For the
-    /// object itself, also omits the fields that the operator and the publisher manage, because
-    /// the status keeps changing.
+    /// and of the object itself. Omits the fields that `kube-controller-manager` and the publisher
+    /// manage: the status and the shared guards keep changing. For the object itself, also omits
+    /// the fields that the operator manages.
     async fn written(&self) -> Result<BTreeMap<String, Value>> {
         const OTHERS: [&str; 3] = ["kube-controller-manager", "onionbalance-operator", "onionbalance-publisher"];
         let kinds = "deployments,configmaps,services,serviceaccounts,secrets,roles,rolebindings,networkpolicies,\
@@ -190,9 +190,12 @@ impl GitOps<'_> {
         let children: Value = serde_json::from_str(&self.pipeline.kubectl(&children).await?)?;
         let mut written = BTreeMap::new();
         for child in children["items"].as_array().context("kubectl printed no list")? {
-            written.insert(format!("{} {}", child["kind"], child["metadata"]["name"]), by_others(child, &OTHERS[..1]));
+            written.insert(
+                format!("{} {}", child["kind"], child["metadata"]["name"]),
+                by_others(child, &[OTHERS[0], OTHERS[2]]),
+            );
         }
-        ensure!(written.len() == 16, "unexpected children: {:?}", written.keys());
+        ensure!(written.len() == 17, "unexpected children: {:?}", written.keys());
         written.insert("the object".to_owned(), by_others(&self.object().await?, &OTHERS));
         Ok(written)
     }

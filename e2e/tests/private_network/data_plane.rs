@@ -27,7 +27,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-pub use self::start::backend_address;
+pub use self::start::{Published, backend_address};
 use crate::needles::{find, forms, of_a_token};
 
 /// The words with which a publisher logs a successful upload.
@@ -38,6 +38,8 @@ pub struct DataPlane {
     processes: Processes,
     network_torrc: String,
     key: OnionKey,
+    /// The folder with the signing kits if the publisher has no master key.
+    kits: Option<PathBuf>,
     token: AgentToken,
     features: Features,
     backends: Vec<Backend>,
@@ -144,6 +146,7 @@ impl DataPlane {
             processes: processes.clone(),
             network_torrc: String::new(),
             key,
+            kits: None,
             token,
             features: Features { ports: Vec::new(), backends: json!({}) },
             backends: Vec::new(),

@@ -4,6 +4,7 @@
 mod backend_options;
 mod circuits;
 mod data_plane;
+mod delegated;
 mod external_backends;
 mod frontend_pods;
 mod frontends;

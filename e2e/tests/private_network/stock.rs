@@ -18,7 +18,8 @@ use onionbalance_operator::consensus::{Network, NetworkKind};
 use onionbalance_operator::control::{Client, Connector};
 use onionbalance_operator::merge::{BackendId, Input, MergeEngine, Now, Output};
 use onionbalance_operator::onion::{
-    ClientSecretKey, Discovery, MasterKey, OnionAddress, ServiceContent, UncheckedDescriptor,
+    ClientSecretKey, Discovery, Kit, Kits, MasterKey, OnionAddress, PeriodCalendar, ServiceContent, ServiceKey,
+    UncheckedDescriptor,
 };
 
 use crate::NETWORK;
@@ -71,15 +72,14 @@ async fn scenario(processes: &Processes, dir: &Path) -> Result<()> {
     }
     let key = onionkey::make(processes, dir).await?;
     let key = fs::read(key.dir.join("hs_ed25519_secret_key"))?;
-    let key = Arc::new(MasterKey::from_tor_secret_key_file(&key)?);
+    let key = MasterKey::from_tor_secret_key_file(&key)?;
     let consensus = Arc::new(backends.network().await?);
+    let (delegated, key) = (delegate(&key, &consensus)?, ServiceKey::from(key));
 
     let clients: Vec<_> = (1..=CLIENTS).map(|number| ClientSecretKey::from_bytes([number; 32])).collect();
     let restricted = Discovery::Restricted(clients.iter().map(ClientSecretKey::public).collect());
-    let mut merged = Vec::new();
-    for count in 1..=BACKENDS {
-        merged.push(merge(&key, &consensus, &offers[..count], Discovery::Open)?);
-    }
+    let merged = merge_all(&key, &consensus, &offers)?;
+    let delegated = merge_all(&delegated, &consensus, &offers)?;
     let closed = merge(&key, &consensus, &offers[..1], restricted)?;
 
     // Each stock service has as many points as the corresponding merged descriptor. A merged
@@ -94,7 +94,9 @@ async fn scenario(processes: &Processes, dir: &Path) -> Result<()> {
     let stock = Services::start("stock", processes, dir, &torrc, &counts, None).await?;
     for (number, (merged, count)) in merged.iter().zip(&counts).enumerate() {
         stock.content(number, *count).await?;
-        compare(merged, &stock.sample(number).await?, None).with_context(|| format!("with {count} points"))?;
+        let sample = stock.sample(number).await?;
+        compare(merged, &sample, None).with_context(|| format!("with {count} points"))?;
+        compare(&delegated[number], &sample, None).with_context(|| format!("delegated, with {count} points"))?;
     }
 
     let stock = Services::start("closed", processes, dir, &torrc, &[3], Some(&clients)).await?;
@@ -196,15 +198,27 @@ fn points(sample: &Sample, client: Option<&ClientSecretKey>) -> Result<ServiceCo
     Ok(unchecked.check_as(client, &sample.address, &blinded, now())?.content)
 }
 
+/// Returns the signing kits of a master key for the network's present time periods.
+fn delegate(key: &MasterKey, network: &Network) -> Result<ServiceKey> {
+    let first = network.service_periods().first().context("the network has no time period")?.period;
+    let kit = Kit::issue(key, PeriodCalendar::testing(first.length_minutes), first.number, 2)?;
+    Ok(Kits::from(Kit::parse(&kit.to_bytes())?).into())
+}
+
+/// Returns the descriptors of the first backend, of the first two backends, and so on.
+fn merge_all(key: &ServiceKey, network: &Arc<Network>, offers: &[Arc<ServiceContent>]) -> Result<Vec<Sample>> {
+    (1..=offers.len()).map(|count| merge(key, network, &offers[..count], Discovery::Open)).collect()
+}
+
 /// Returns the descriptor that the merge engine would upload for the current time period.
 fn merge(
-    key: &Arc<MasterKey>,
+    key: &ServiceKey,
     network: &Arc<Network>,
     offers: &[Arc<ServiceContent>],
     discovery: Discovery,
 ) -> Result<Sample> {
     let mut now = Now { wall: now(), elapsed: Duration::ZERO };
-    let mut engine = MergeEngine::new(Arc::clone(key), Some(discovery), [7; 32], now);
+    let mut engine = MergeEngine::new(key.clone(), Some(discovery), [7; 32], now);
     engine.handle(Input::Network(Arc::clone(network)), now);
     engine.handle(Input::Leading(true), now);
     for (number, offer) in offers.iter().enumerate() {

@@ -4,6 +4,7 @@ use http_body_util::BodyExt as _;
 
 use super::*;
 use crate::backend::drain::DrainTimes;
+use crate::backend::paths::RunDir;
 use crate::backend::points::Points;
 use crate::backend::stall::Mended;
 use crate::link::{PodPhase, Revision};
@@ -19,6 +20,7 @@ struct Bench {
     api: Arc<Api>,
     tor: watch::Sender<TorState>,
     circuits: Arc<Circuits>,
+    guards: watch::Sender<Option<GuardReport>>,
     _dir: tempfile::TempDir,
 }
 
@@ -35,8 +37,12 @@ impl Bench {
         let drain = Arc::new(Drain::new(times, traffic.watch_open()));
         let (address, pod_uid) = (ADDRESS.parse().unwrap(), POD_UID.to_owned());
         let circuits = Circuits::new(8, None);
-        let api = Api::new(pod_uid, token_file, address, tor.subscribe(), drain, traffic, circuits.clone()).unwrap();
-        Self { api: Arc::new(api), tor, circuits, _dir: dir }
+        let guards = watch::Sender::new(None);
+        let gate = Gate::new(&RunDir::new(dir.path().to_owned()), dir.path()).unwrap();
+        let watched = TorGuards { newest: guards.subscribe(), gate: Arc::new(gate) };
+        let parts = Parts { drain, traffic, circuits: circuits.clone() };
+        let api = Api::new(pod_uid, token_file, address, tor.subscribe(), watched, parts).unwrap();
+        Self { api: Arc::new(api), tor, circuits, guards, _dir: dir }
     }
 
     /// Sends a request and returns the status, MAC and body of the response.
@@ -96,6 +102,8 @@ fn request(publisher: &str, sequence: u64) -> SyncRequest {
         leading: false,
         phase: PodPhase::Active,
         known_revision: None,
+        known_guards: None,
+        shared_guards: None,
     }
 }
 
@@ -167,6 +175,20 @@ fn a_descriptor_is_sent_until_its_revision_is_known() {
     let answer = api.answer(&SyncRequest { known_revision: Some(revision), ..request("p", 1) });
     assert_eq!((answer.introduction_points, answer.descriptor), (0, None));
     assert_ne!(answer.revision, revision);
+}
+
+#[test]
+fn guards_are_sent_only_to_a_publisher_that_expects_them_and_does_not_know_them() {
+    let Bench { api, guards, .. } = &Bench::new();
+    let sent = |known_guards| api.answer(&SyncRequest { known_guards, ..request("p", 1) }).guards;
+    assert_eq!(sent(Some(0)), None, "tor has no guards yet");
+    let report = GuardReport { id: 5, lines: "Guard in=default\n".to_owned() };
+    guards.send_replace(Some(report.clone()));
+    assert_eq!(sent(None), None, "an older publisher");
+    for known in [0, 4] {
+        assert_eq!(sent(Some(known)), Some(report.clone()));
+    }
+    assert_eq!(sent(Some(5)), None);
 }
 
 #[test]

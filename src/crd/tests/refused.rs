@@ -112,6 +112,7 @@ pub fn allowed() -> Vec<Value> {
         target(json!({"address": "web.example.org.:00080"})),
         target(json!({"address": "[2001:db8::1]:80"})),
         spec(json!({"masterKey": {"secretName": "a.b-c", "onionAddress": EXTERNAL.to_uppercase()}})),
+        spec(json!({"masterKey": {"secretName": "kits", "delegated": true}})),
         spec(json!({"masterKey": {"secretName": null, "onionAddress": EXTERNAL.strip_suffix(".onion")}})),
         spec(json!({"backends": {"replicas": 0, "introductionPoints": 20, "introDosDefense": {"burstPerSecond": 25}}})),
         spec(json!({"backends": {"introDosDefense": null, "extraTorrc": torrc, "template": template}})),
@@ -262,6 +263,9 @@ fn keys() -> Vec<Refused> {
         of_key("secretName", json!("a".repeat(254)))
             .operator("spec.masterKey.secretName: is not a valid Secret name; use lower-case letters, digits, \"-\" and \".\"")
             .schema("spec.masterKey.secretName"),
+        of_key("delegated", json!(true)).both(
+            "spec.masterKey.delegated: requires spec.masterKey.secretName, which names the Secret with the signing kits",
+        ),
         of_key("onionAddress", json!("x.onion")).both(format!("spec.masterKey.onionAddress: {form}")),
         of_key("onionAddress", json!(format!("{EXTERNAL}.")))
             .operator(format!("spec.masterKey.onionAddress: {form}"))
@@ -269,6 +273,7 @@ fn keys() -> Vec<Refused> {
         of_key("onionAddress", json!(mistyped))
             .operator("spec.masterKey.onionAddress: the checksum of the onion address is wrong; check the address for typos"),
         Refused::spec(json!({"deletionPolicy": "Keep"})).schema("spec.deletionPolicy"),
+        Refused::spec(json!({"anonymity": {"guards": "None"}})).schema("spec.anonymity.guards"),
         external(&[EXTERNAL, "x"]).both(format!("spec.externalBackends[1].onionAddress: {form}")),
         external(&[&EXTERNAL.replace("ryd.", "rye.")])
             .operator("spec.externalBackends[0].onionAddress: the onion address has version 4; only version 3 is supported")

@@ -39,6 +39,7 @@ impl Bench {
     async fn publishing(backends: &[u8]) -> Self {
         let key = Arc::new(MasterKey::generate(&mut StdRng::from_seed([9; 32])));
         let (address, clock) = (key.address(), Clock::start());
+        let keys = watch::channel(key.clone().into()).1;
         let engine = MergeEngine::new(key, None, [1; 32], clock.now());
         let driver = Driver::new(engine, ExternalBackends::new(address, [2; 32]));
         let conduct = Conduct::new("web", "a".to_owned(), clock.now());
@@ -50,9 +51,11 @@ impl Bench {
         let (agents_out, agents) = watch::channel(AgentOrders::default());
         let (health_out, health) = watch::channel(Health::default());
         let inlets = Inlets {
+            guards: watch::channel(GuardFigures::default()).1,
             pods: pods_in,
             object: object_in,
             clients: watch::channel(None).1,
+            keys,
             answers: answers_in,
             tor: tor_in,
             reports: reports_in,

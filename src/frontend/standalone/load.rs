@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use crate::common::secret_file;
 use crate::config::{Config, Instance, ServiceConfig};
-use crate::frontend::{RunError, external};
+use crate::frontend::{RunError, external, kits};
 use crate::merge::PointLimits;
-use crate::onion::{KeyFile, MasterKey, OnionAddress};
+use crate::onion::{KeyFile, OnionAddress, ServiceKey};
 
 /// The loaded configuration, including the keys to which it refers.
 pub(super) struct Loaded {
@@ -17,7 +17,7 @@ pub(super) struct Loaded {
 
 /// A service of the loaded configuration.
 pub(super) struct LoadedService {
-    pub(super) key: MasterKey,
+    pub(super) key: ServiceKey,
     pub(super) instances: Instances,
 }
 
@@ -50,7 +50,7 @@ pub(super) fn load(path: &Path) -> Result<Loaded, RunError> {
         tracing::warn!("{}: {warning}", path.display());
     }
     let directory = path.parent().unwrap_or(Path::new(""));
-    let mut services: Vec<(MasterKey, Vec<Instance>)> = Vec::new();
+    let mut services: Vec<(ServiceKey, Vec<Instance>)> = Vec::new();
     for (index, service) in config.services.into_iter().enumerate() {
         let refused = |field: &str, problem: &str| format!("{}: services[{index}].{field}: {problem}", path.display());
         let key = key(&service, directory).map_err(|error| refused("key", &error.to_string()))?;
@@ -103,15 +103,29 @@ fn read(path: &Path) -> Result<String, RunError> {
     })
 }
 
-fn key(service: &ServiceConfig, directory: &Path) -> Result<MasterKey, RunError> {
+/// Reads the key of a service: a master key, a signing kit, or all signing kits in a directory.
+fn key(service: &ServiceConfig, directory: &Path) -> Result<ServiceKey, RunError> {
     let path = directory.join(&service.key);
+    let found = kits::list(&path);
+    if !found.is_empty() || kits::is_kit(&path) {
+        let paths = if found.is_empty() { vec![path.clone()] } else { found };
+        let kits = kits::read(&paths, None)?;
+        paths.iter().try_for_each(|path| warn_if_open(path))?;
+        tracing::info!(address = %kits.address(), "read the signing kits in {}", path.display());
+        return Ok(kits.into());
+    }
     let bytes = secret_file::read(&path).map_err(|error| format!("{error}{}", hint(&path, &service.key)))?;
     let file = KeyFile::read(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
-    if let Some(mode) = secret_file::too_open(&path)? {
+    warn_if_open(&path)?;
+    tracing::info!(address = %file.address(), form = %file.format(), "read {}", path.display());
+    Ok(file.into_key()?.into())
+}
+
+fn warn_if_open(path: &Path) -> io::Result<()> {
+    if let Some(mode) = secret_file::too_open(path)? {
         tracing::warn!("{}: other users can read this key (mode {mode:04o}); run chmod 0600 on it", path.display());
     }
-    tracing::info!(address = %file.address(), form = %file.format(), "read {}", path.display());
-    Ok(file.into_key()?)
+    Ok(())
 }
 
 /// Returns a hint about a key file that cannot be read. `written` is its path as the configuration

@@ -21,7 +21,6 @@ mod tests;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -37,7 +36,7 @@ use super::driver::Driver;
 use super::external::ExternalBackends;
 use super::tor::{Registry, Tor};
 use crate::merge::MergeEngine;
-use crate::onion::{Discovery, OnionAddress};
+use crate::onion::{Discovery, OnionAddress, ServiceKey};
 
 /// The maximum number of messages in the queue of a service's loop.
 const QUEUE: usize = 64;
@@ -112,6 +111,7 @@ struct Daemon {
 
 struct Running {
     instances: watch::Sender<Instances>,
+    keys: watch::Sender<ServiceKey>,
     view: watch::Receiver<View>,
     task: JoinHandle<()>,
 }
@@ -143,6 +143,7 @@ impl Daemon {
         for LoadedService { key, instances } in loaded.services {
             let address = key.address();
             if let Some(running) = self.running.get(&address) {
+                running.keys.send_modify(|known| *known = known.extended_by(key));
                 running.instances.send_if_modified(|known| {
                     let changed = *known != instances;
                     *known = instances;
@@ -153,13 +154,15 @@ impl Daemon {
             tracing::info!(%address, instances = instances.addresses.len(), "started a service");
             let (news_in, news) = mpsc::channel(QUEUE);
             let now = self.clock.now();
-            let engine = MergeEngine::new(Arc::new(key), Some(Discovery::Open), clock::random(), now);
+            let (keys_in, keys) = watch::channel(key.clone());
+            let engine = MergeEngine::new(key, Some(Discovery::Open), clock::random(), now);
             let (view_in, view) = watch::channel(View::of(address));
             let (instances_in, instances) = watch::channel(instances);
             let driver = Driver::new(engine, ExternalBackends::new(address, clock::random()));
-            let service = Service::new(driver, self.clock, news, instances, view_in);
+            let service = Service::new(driver, self.clock, news, (instances, keys), view_in);
             self.registry.register(address, news_in);
-            self.running.insert(address, Running { instances: instances_in, view, task: tokio::spawn(service.run()) });
+            let task = tokio::spawn(service.run());
+            self.running.insert(address, Running { instances: instances_in, keys: keys_in, view, task });
         }
         let views = wanted.iter().filter_map(|address| self.running.get(address)).map(|running| running.view.clone());
         self.views.send_replace(views.collect());

@@ -11,9 +11,10 @@ use super::load::Instances;
 use super::status::{InstanceView, View};
 use crate::frontend::clock::Clock;
 use crate::frontend::driver::Driver;
+use crate::frontend::kits::CoverageLog;
 use crate::frontend::tor::TorNews;
 use crate::merge::{BackendId, Input};
-use crate::onion::{OnionAddress, ServiceContent, TimePeriod};
+use crate::onion::{OnionAddress, ServiceContent, ServiceKey, TimePeriod};
 
 /// The longest time between two iterations of the loop.
 const TURN: Duration = Duration::from_secs(60);
@@ -24,6 +25,8 @@ pub(super) struct Service {
     clock: Clock,
     news: mpsc::Receiver<TorNews>,
     instances: watch::Receiver<Instances>,
+    keys: watch::Receiver<ServiceKey>,
+    coverage: CoverageLog,
     view: watch::Sender<View>,
     seen: BTreeMap<OnionAddress, Seen>,
     /// The instances that the last descriptor left out because of their congestion control.
@@ -43,10 +46,11 @@ impl Service {
         driver: Driver,
         clock: Clock,
         news: mpsc::Receiver<TorNews>,
-        instances: watch::Receiver<Instances>,
+        (instances, keys): (watch::Receiver<Instances>, watch::Receiver<ServiceKey>),
         view: watch::Sender<View>,
     ) -> Self {
-        Self { driver, clock, news, instances, view, seen: BTreeMap::new(), outvoted: BTreeSet::new() }
+        let (coverage, seen, outvoted) = (CoverageLog::default(), BTreeMap::new(), BTreeSet::new());
+        Self { driver, clock, news, instances, keys, coverage, view, seen, outvoted }
     }
 
     /// Runs the service until the future is dropped. Published descriptors stay published.
@@ -57,10 +61,15 @@ impl Service {
         loop {
             self.driver.carry_out(self.clock.now());
             self.report();
+            self.coverage.report(&self.keys.borrow(), self.clock.now().wall);
             let timeout = self.timeout();
             tokio::select! {
                 () = sleep(timeout) => self.driver.handle(Input::Tick, self.clock.now()),
                 Ok(()) = self.instances.changed() => self.take_instances(),
+                Ok(()) = self.keys.changed() => {
+                    let key = self.keys.borrow_and_update().clone();
+                    self.driver.set_key(key, self.clock.now());
+                }
                 Some(news) = self.news.recv() => {
                     let now = self.clock.now();
                     if let Some((address, content)) = self.driver.take_news(news, now) {

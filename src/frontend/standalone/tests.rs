@@ -16,7 +16,7 @@ use super::status::{InstanceView, document};
 use super::*;
 use crate::common::secret_file;
 use crate::control::{Connector, ControlEndpoint};
-use crate::onion::{MasterKey, Seed};
+use crate::onion::{Kit, MasterKey, PeriodCalendar, Seed};
 
 #[derive(Debug, clap::Parser)]
 struct Program {
@@ -61,6 +61,24 @@ fn loads_keys_of_both_formats_from_the_directory_of_the_configuration() {
     assert_eq!(loaded.services[0].key.address(), address(1));
     assert_eq!(loaded.services[1].key.address(), address(2));
     assert_eq!(loaded.services[1].instances.addresses, [address(12), address(13)]);
+}
+
+#[test]
+fn a_key_can_be_a_signing_kit_or_a_directory_of_them() {
+    let folder = folder(&[("kits", &[11])], "");
+    std::fs::create_dir(folder.path().join("kits")).unwrap();
+    let master = MasterKey::generate(&mut StdRng::from_seed([3; 32]));
+    for first in [20_788, 20_789] {
+        let kit = Kit::issue(&master, PeriodCalendar::PUBLIC, first, 1).unwrap();
+        secret_file::write(&folder.path().join(format!("kits/{first}.kit")), &kit.to_bytes(), false).unwrap();
+    }
+    let loaded = || {
+        let key = load_from(folder.path()).unwrap().services.remove(0).key;
+        (key.address(), [20_788, 20_789].map(|number| key.covers(PeriodCalendar::PUBLIC.period(number))))
+    };
+    assert_eq!(loaded(), (address(3), [true, true]));
+    write(folder.path(), &[("kits/20788.kit", &[11])], "");
+    assert_eq!(loaded(), (address(3), [true, false]));
 }
 
 #[test]

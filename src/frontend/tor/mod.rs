@@ -25,6 +25,7 @@
 //! A new connection or a new network makes every service publish. The services therefore hear of
 //! them in turns (`turns`).
 
+mod drawn;
 mod fetches;
 mod network;
 mod services;
@@ -169,6 +170,7 @@ pub(super) struct Tor {
     clock: Clock,
     services: Services,
     silence: watch::Sender<Silence>,
+    drawn: Option<watch::Sender<Option<String>>>,
 }
 
 impl Tor {
@@ -176,7 +178,7 @@ impl Tor {
     pub(super) fn new(connector: Connector, clock: Clock) -> (Self, Registry) {
         let (services, registry) = Services::new();
         let connector = Connector { command_timeout: ANSWER, ..connector };
-        (Self { connector, clock, services, silence: watch::Sender::new(Silence::None) }, registry)
+        (Self { connector, clock, services, silence: watch::Sender::new(Silence::None), drawn: None }, registry)
     }
 
     /// Makes the connection report through `silence` whether tor seems to be frozen or deadlocked,
@@ -184,6 +186,12 @@ impl Tor {
     /// for the network is not silent.
     pub(super) fn reporting_silence(self, silence: watch::Sender<Silence>) -> Self {
         Self { silence, ..self }
+    }
+
+    /// Makes the connection pass on tor's entry guards, as `GETINFO entry-guards` lists them, as
+    /// soon as tor has some.
+    pub(super) fn reporting_guards(self, drawn: watch::Sender<Option<String>>) -> Self {
+        Self { drawn: Some(drawn), ..self }
     }
 
     /// Runs the connection until every service and every [`Registry`] is dropped.
@@ -204,6 +212,7 @@ impl Tor {
                         let Err(lost) = tokio::select! {
                             ended = session => ended,
                             never = silence::monitor(&client, &self.silence) => match never {},
+                            never = drawn::watch(&client, self.drawn.as_ref()) => match never {},
                         };
                         let lost = match lost {
                             Lost::Control(reason) => Some(NoConnection::at(endpoint, reason)),

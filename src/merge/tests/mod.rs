@@ -8,6 +8,7 @@ mod fair_share;
 mod fetch_rounds;
 mod fetch_schedule;
 mod hsdirs;
+mod kits;
 pub(crate) mod network;
 mod properties;
 mod schedule;

@@ -11,13 +11,11 @@ use super::client_auth::ClientAuth;
 use super::crypto::{Layer, LayerSecret, MESSAGE_TAG, SALT_LEN};
 use super::outer::{self, LIFETIME, REVISION_COUNTER, SIGNATURE, SIGNING_KEY_CERT, SUPERENCRYPTED};
 use super::{DescriptorError, MAX_LEN, ServiceContent, layer1, layer2, random};
-use crate::onion::cert::{self, CertType};
+use crate::onion::cert::{self, DESCRIPTOR_LIFETIME as CERT_LIFETIME};
 use crate::onion::document::push_object;
-use crate::onion::{BlindedKeypair, Discovery, OnionAddress};
+use crate::onion::{Discovery, OnionAddress, PeriodKey};
 
 const LIFETIME_MINUTES: u32 = 180;
-/// The minimum lifetime of a descriptor's certificates, which is C tor's `HS_DESC_CERT_LIFETIME`.
-const CERT_LIFETIME: Duration = Duration::from_secs(54 * 3600);
 const SECONDS_PER_HOUR: u64 = 3600;
 
 /// The random parts of a service's descriptors that stay the same throughout a time period, as in C
@@ -33,7 +31,19 @@ impl DescriptorKeys {
     pub fn generate(rng: &mut impl CryptoRng) -> Self {
         let mut seed = zeroize::Zeroizing::new([0; 32]);
         rng.fill_bytes(seed.as_mut());
-        let signing_key = SigningKey::from_bytes(&seed);
+        Self::with_signing_key(SigningKey::from_bytes(&seed), rng)
+    }
+
+    /// Generates the keys for a time period, except that the descriptor signing key is the one that
+    /// `key` certifies if it certifies only one.
+    pub fn for_key(key: &dyn PeriodKey, rng: &mut impl CryptoRng) -> Self {
+        match key.signing_key() {
+            Some(signing_key) => Self::with_signing_key(signing_key, rng),
+            None => Self::generate(rng),
+        }
+    }
+
+    fn with_signing_key(signing_key: SigningKey, rng: &mut impl CryptoRng) -> Self {
         Self { signing_key, client_auth: ClientAuth::generate(rng) }
     }
 
@@ -41,7 +51,7 @@ impl DescriptorKeys {
     /// value again has no effect.
     pub fn set_discovery(
         &mut self,
-        key: &BlindedKeypair,
+        key: &dyn PeriodKey,
         address: &OnionAddress,
         discovery: &Discovery,
         rng: &mut impl CryptoRng,
@@ -50,10 +60,11 @@ impl DescriptorKeys {
     }
 
     /// Builds, encrypts and signs a descriptor with exactly the layout that C tor uses. The
-    /// lifetime of the certificates is counted from `now`.
+    /// lifetime of the certificates is counted from `now`. A delegated key must be the one for
+    /// which these keys were generated.
     pub fn build(
         &self,
-        key: &BlindedKeypair,
+        key: &dyn PeriodKey,
         address: &OnionAddress,
         content: &ServiceContent,
         revision_counter: u64,
@@ -67,13 +78,9 @@ impl DescriptorKeys {
         let layer1 = layer1::write(&self.client_auth.ephemeral_key(), self.client_auth.clients(), &layer2);
         let layer1 = secret.encrypt(Layer::One, &layer1, random::<SALT_LEN>(rng));
 
-        let signing_key_cert = cert::encode(
-            CertType::DescriptorSigningKey,
-            self.signing_key.verifying_key().as_bytes(),
-            (now, CERT_LIFETIME),
-            &blinded.0,
-            |message| key.sign(message),
-        );
+        let signing_key_cert = key
+            .certify(self.signing_key.verifying_key().as_bytes(), now, CERT_LIFETIME)
+            .ok_or(DescriptorError::NotCertified)?;
         let mut text = format!("{} 3\n{LIFETIME} {LIFETIME_MINUTES}\n{SIGNING_KEY_CERT}\n", outer::HS_DESCRIPTOR);
         push_object(&mut text, cert::OBJECT_TAG, &signing_key_cert);
         let _ = writeln!(text, "{REVISION_COUNTER} {revision_counter}");

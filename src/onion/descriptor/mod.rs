@@ -175,6 +175,10 @@ pub enum DescriptorError {
     /// An introduction point has a legacy key, so its certificates cannot be reissued.
     #[error("an introduction point with a legacy key cannot be put into a descriptor")]
     LegacyPoint,
+    /// The key of the time period does not certify the descriptor signing key, or its last
+    /// certificate has expired.
+    #[error("the descriptor signing key has no certificate that is valid now")]
+    NotCertified,
 }
 
 fn random<const N: usize>(rng: &mut impl CryptoRng) -> [u8; N] {

@@ -12,6 +12,7 @@ use super::layer1::{self, Layer1};
 use super::{Descriptor, DescriptorError, MAX_LEN, layer2, set_once};
 use crate::onion::cert::{self, CertType, UncheckedCert};
 use crate::onion::document::{Item, Items};
+use crate::onion::known_nonce::PublishedSignature;
 use crate::onion::{BlindedPublicKey, ClientSecretKey, OnionAddress};
 
 pub(super) const HS_DESCRIPTOR: &str = "hs-descriptor";
@@ -42,6 +43,11 @@ pub struct UncheckedDescriptor {
 }
 
 impl UncheckedDescriptor {
+    /// Returns the signature that the blinded key has made, for a search for weaknesses.
+    pub fn published_signature(&self) -> PublishedSignature {
+        self.signing_key_cert.published_signature(self.blinded_key.0)
+    }
+
     /// Parses the outer layer. Data after the `signature` item is an error.
     pub fn parse(text: &str) -> Result<Self, DescriptorError> {
         if text.len() >= MAX_LEN {

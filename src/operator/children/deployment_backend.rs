@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
-use k8s_openapi::api::core::v1::{ConfigMap, KeyToPath, SecretVolumeSource, Volume};
+use k8s_openapi::api::core::v1::{ConfigMap, KeyToPath, SecretVolumeSource, Volume, VolumeMount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::Value;
@@ -11,8 +11,8 @@ use serde_json::Value;
 use super::config_map::{LINGER_SECONDS, config_hash};
 use super::{BuildError, Inputs, LastGood, pod};
 use crate::crd::names::{self, Component};
-use crate::link::paths::TOKEN_DIR;
-use crate::link::{AGENT_API_PORT, REFUSED_TARGETS, grace_period};
+use crate::link::paths::{GUARDS_DIR, TOKEN_DIR};
+use crate::link::{AGENT_API_PORT, MAC_ENTRY, REFUSED_TARGETS, SAMPLE_ENTRY, grace_period};
 
 /// Builds the Deployment of the backends. `config` is the `ConfigMap` that their pods mount.
 pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Value, BuildError> {
@@ -31,7 +31,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Valu
         // The agent checks the addresses that names resolve to, which the operator cannot know.
         variables: vec![(REFUSED_TARGETS, inputs.settings().policy.refused_targets.to_string())],
         ports: vec![pod::port("agent", AGENT_API_PORT)],
-        secrets: vec![(token, pod::read_only("token", TOKEN_DIR))],
+        secrets: [(token, pod::read_only("token", TOKEN_DIR))].into_iter().chain(guards(inputs)).collect(),
         pre_stop: Some("/drain"),
         // The agent kills a frozen tor sooner than the kubelet would.
         tor_liveness: None,
@@ -44,6 +44,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Valu
     };
     let hash = config_hash(inputs, config);
     let last = LastGood {
+        delegated: false,
         address: inputs.address,
         settings: serde_json::to_value(backends)?,
         ports: inputs.ports.to_vec(),
@@ -90,6 +91,25 @@ pub(super) fn file(secret: String, key: &str) -> SecretVolumeSource {
     }
 }
 
+/// Returns the volume with the shared guards and its mount, or None if the tors of the service do
+/// not share their guards. The programs in the pods recognise by this mount whether they do. The
+/// Secret has no content until a publisher has written it, and a pod must start without the Secret,
+/// too.
+pub(super) fn guards(inputs: &Inputs<'_>) -> Option<(Volume, VolumeMount)> {
+    if !inputs.shares_guards() {
+        return None;
+    }
+    let entry = |key: &str| KeyToPath { key: key.to_owned(), path: key.to_owned(), mode: None };
+    let secret = SecretVolumeSource {
+        secret_name: Some(names::guards_secret(&inputs.name())),
+        default_mode: Some(0o440),
+        items: Some(vec![entry(SAMPLE_ENTRY), entry(MAC_ENTRY)]),
+        optional: Some(true),
+    };
+    let volume = Volume { name: "guards".to_owned(), secret: Some(secret), ..Volume::default() };
+    Some((volume, pod::read_only("guards", GUARDS_DIR)))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -97,6 +117,38 @@ mod tests {
     use crate::link::RefusedTargets;
     use crate::operator::children::tests::support::Fixture;
     use crate::operator::settings::Settings;
+
+    #[test]
+    fn both_components_mount_the_guards_unless_a_tor_has_another_way_into_the_network() {
+        let mounts = |fixture: &Fixture| {
+            ["Deployment web-backend", "Deployment web-frontend"].map(|id| {
+                let pod = &fixture.child(id)["spec"]["template"]["spec"];
+                let volumes = pod["volumes"].as_array().unwrap();
+                let volume = volumes.iter().find(|volume| volume["name"] == "guards");
+                assert_eq!(volume.is_some(), pod["containers"][0].to_string().contains("/etc/onionbalance/guards"));
+                assert!(!pod["containers"][1].to_string().contains("/etc/onionbalance/guards"), "tor needs no copy");
+                volume.cloned()
+            })
+        };
+        let mut fixture = Fixture::new();
+        fixture.environment.settings.tor_extra_config = String::new();
+        let items = json!([{"key": "guards", "path": "guards"}, {"key": "mac", "path": "mac"}]);
+        let secret = json!({"secretName": "web-guards", "optional": true, "defaultMode": 0o440, "items": items});
+        for volume in mounts(&fixture) {
+            assert_eq!(volume.unwrap()["secret"], secret);
+        }
+        fixture.environment.settings.tor_extra_config = "UseBridges 1".to_owned();
+        assert_eq!(mounts(&fixture), [None, None]);
+        for spec in [
+            // The backends would wait for guards that nobody chooses.
+            json!({"frontend": {"extraTorrc": "UseBridges 1"}}),
+            json!({"anonymity": {"guards": "PerPod"}}),
+        ] {
+            let mut fixture = Fixture::of(&spec);
+            fixture.environment.settings.tor_extra_config = String::new();
+            assert_eq!(mounts(&fixture), [None, None], "{spec}");
+        }
+    }
 
     #[test]
     fn a_suspended_service_has_no_backends() {

@@ -11,8 +11,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::Value;
 
 use super::config_map::config_hash;
-use super::deployment_backend::{file, rolling};
-use super::{BuildError, Inputs, LastGood, SECRET_KEY_FILE, pod};
+use super::deployment_backend::{file, guards, rolling};
+use super::{BuildError, Inputs, LastGood, SECRET_KEY_FILE, SIGNING_KIT_FILE, pod};
 use crate::crd::names::{self, Component};
 use crate::link::paths::MASTER_KEY_DIR;
 use crate::link::{CIRCUITS_PORT, TOR_PROBE_PATH};
@@ -29,11 +29,11 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
     let service = inputs.name();
     let frontend = &inputs.object.spec.frontend;
     let settings = inputs.settings().default_templates.under(&frontend.template, &service, Component::Frontend);
-    let key = Volume {
-        name: "master-key".to_owned(),
-        secret: Some(file(names::master_key_secret(inputs.object), SECRET_KEY_FILE)),
-        ..Volume::default()
-    };
+    let mut secrets = vec![
+        (key(inputs), pod::read_only("master-key", MASTER_KEY_DIR)),
+        (api_access(), pod::read_only("api-access", "/var/run/secrets/kubernetes.io/serviceaccount")),
+    ];
+    secrets.extend(guards(inputs));
     let mut arguments = ["frontend", "--service", &service].map(ToOwned::to_owned).to_vec();
     let mut served_ports = Vec::new();
     if inputs.object.spec.closes_circuits() {
@@ -47,10 +47,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
         // The publisher rejects the key in the Secret if the key's address differs from this one.
         variables: vec![("ONION_ADDRESS", inputs.address.to_string())],
         ports: served_ports,
-        secrets: vec![
-            (key, pod::read_only("master-key", MASTER_KEY_DIR)),
-            (api_access(), pod::read_only("api-access", "/var/run/secrets/kubernetes.io/serviceaccount")),
-        ],
+        secrets,
         pre_stop: None,
         tor_liveness: Some(TOR_PROBE_PATH),
         // With a shared process namespace, tor could read the publisher's key and token under
@@ -64,6 +61,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
         settings: serde_json::to_value(frontend)?,
         ports: Vec::new(),
         secret: Some(names::master_key_secret(inputs.object)),
+        delegated: inputs.object.spec.master_key.delegated,
         account: Some(account.to_owned()),
     };
     let deployment = Deployment {
@@ -83,6 +81,16 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
     let mut deployment = serde_json::to_value(&deployment)?;
     pod::place(&mut deployment["spec"]["template"]["spec"], inputs, &settings, Component::Frontend);
     Ok(deployment)
+}
+
+/// Returns the volume with the master key or, if the service is delegated, the signing kits.
+fn key(inputs: &Inputs<'_>) -> Volume {
+    let entry = if inputs.object.spec.master_key.delegated { SIGNING_KIT_FILE } else { SECRET_KEY_FILE };
+    Volume {
+        name: "master-key".to_owned(),
+        secret: Some(file(names::master_key_secret(inputs.object), entry)),
+        ..Volume::default()
+    }
 }
 
 /// Returns the volume with the credentials for the Kubernetes API. Only the publisher mounts it; by
@@ -143,6 +151,20 @@ mod tests {
             assert_eq!(holders, ["publisher"], "{volume}");
         }
         assert!(pod.get("shareProcessNamespace").is_none(), "tor could read the publisher's secrets under /proc");
+    }
+
+    #[test]
+    fn a_delegated_publisher_mounts_only_the_signing_kit() {
+        let entry = |spec| {
+            let pod = &Fixture::of(&spec).child("Deployment web-frontend")["spec"]["template"]["spec"];
+            let volumes = pod["volumes"].as_array().unwrap();
+            let secret = &volumes.iter().find(|volume| volume["name"] == "master-key").unwrap()["secret"];
+            assert_eq!(secret["items"].as_array().unwrap().len(), 1);
+            secret["items"][0]["key"].clone()
+        };
+        let delegated = json!({"masterKey": {"secretName": "mine", "delegated": true}});
+        assert_eq!(entry(delegated), "signing.kit");
+        assert_eq!(entry(json!({"masterKey": {"secretName": "mine"}})), "hs_ed25519_secret_key");
     }
 
     #[test]

@@ -28,6 +28,9 @@ pub struct LastGood {
     /// The name of the master key's Secret, in the frontends' Deployment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
+    /// True if that Secret holds signing kits instead of the master key.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub delegated: bool,
     /// The UID of the frontends' `ServiceAccount`, in the frontends' Deployment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,

@@ -11,6 +11,7 @@ mod last_good;
 mod network_policies;
 mod pod;
 mod rbac;
+mod secret_guards;
 mod secret_master_key;
 mod secret_token;
 mod service_accounts;
@@ -26,15 +27,15 @@ use serde_json::Value;
 
 pub use kind::{ChildId, Kind, Stage};
 pub use last_good::{LAST_GOOD_ANNOTATION, LastGood};
-pub use secret_master_key::{GENERATED_ANNOTATION, SECRET_KEY_FILE, secret_master_key};
+pub use secret_master_key::{GENERATED_ANNOTATION, SECRET_KEY_FILE, SIGNING_KIT_FILE, secret_master_key};
 
 use super::origin;
 use super::served::Fields;
 use super::settings::{Environment, Settings};
 use super::stamp::stamped;
-use crate::crd::OnionBalancedService;
 use crate::crd::clients::ClientList;
 use crate::crd::names::{self, Component};
+use crate::crd::{GuardMode, OnionBalancedService};
 use crate::link::{AgentConfigError, AgentToken, ForwardedPort};
 use crate::onion::{MasterKey, OnionAddress};
 
@@ -58,8 +59,8 @@ pub struct Inputs<'a> {
     /// The public address of the service.
     pub address: OnionAddress,
     /// The token shared by the publishers and the agents. It is derived from the master key, so it
-    /// is unknown if there is no usable key. Its Secret and the copy of the authorized clients are
-    /// then not built.
+    /// is unknown if there is no usable key. Its Secret, the Secret of the guards and the copy of
+    /// the authorized clients are then not built.
     pub token: Option<&'a AgentToken>,
     /// The service's ports, with resolved targets.
     pub ports: &'a [ForwardedPort],
@@ -95,6 +96,16 @@ impl Inputs<'_> {
         }
     }
 
+    /// Returns true if all tors of the service share their guards.
+    fn shares_guards(&self) -> bool {
+        let spec = &self.object.spec;
+        if spec.anonymity.guards == GuardMode::PerPod {
+            return false;
+        }
+        let lines = [&self.settings().tor_extra_config, &spec.backends.extra_torrc, &spec.frontend.extra_torrc];
+        torrc::shares_guards(lines.map(String::as_str))
+    }
+
     fn builds(&self, component: Component) -> bool {
         !self.withheld.contains(&component)
     }
@@ -109,7 +120,7 @@ impl Inputs<'_> {
 pub fn ids(object: &OnionBalancedService, environment: &Environment) -> Vec<ChildId> {
     let service = &object.name_any();
     let (backend, frontend) = (Component::Backend.child_name(service), Component::Frontend.child_name(service));
-    let token = names::agent_token_secret(service);
+    let (token, guards) = (names::agent_token_secret(service), names::guards_secret(service));
     let circuit_token = object.spec.closes_circuits().then(|| names::circuit_token_secret(service));
     let clients = names::clients_secret(object).map(|_| names::authorized_clients(service));
     let optional = [
@@ -122,6 +133,7 @@ pub fn ids(object: &OnionBalancedService, environment: &Environment) -> Vec<Chil
         (Kind::ServiceAccount, &frontend),
         (Kind::Role, &frontend),
         (Kind::Secret, &token),
+        (Kind::Secret, &guards),
     ]
     .into_iter()
     .chain(circuit_token.as_ref().map(|name| (Kind::Secret, name)))
@@ -164,6 +176,7 @@ fn prerequisites(inputs: &Inputs<'_>) -> Result<Vec<Child>, BuildError> {
     ];
     if let Some(token) = inputs.token {
         children.push(child(Kind::Secret, &secret_token::secret(inputs, token))?);
+        children.push(child(Kind::Secret, &secret_guards::secret(inputs))?);
         let circuit_token = secret_token::circuit_secret(inputs, token);
         children.extend(circuit_token.map(|secret| child(Kind::Secret, &secret)).transpose()?);
         let copy = config_map_clients::config_map(inputs, token);

@@ -1,6 +1,7 @@
 //! The publisher's permissions. For its own service, the publisher may read the pods, the
 //! `OnionBalancedService` and the operator's copy of the authorized clients, write the status, and
-//! hold the Lease. It has no other permissions. In particular, it cannot read any Secret, because
+//! hold the Lease. It may also read and write the Secret of the guards, which the operator creates.
+//! It has no other permissions. In particular, it cannot read any Secret that a user names, because
 //! everyone who can run a program in its pod has its permissions.
 
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
@@ -10,13 +11,14 @@ use super::Inputs;
 use crate::crd::OnionBalancedService;
 use crate::crd::names::{self, Component};
 
-/// Builds the Role of the publisher. Nothing in the spec changes the rules, so a user cannot extend
-/// the permissions by naming other objects.
+/// Builds the Role of the publisher. Nothing in the spec adds a rule, so a user cannot extend the
+/// permissions by naming other objects.
 pub(super) fn role(inputs: &Inputs<'_>) -> Role {
     let service = inputs.name();
     let lease = Component::Frontend.child_name(&service);
     let group = OnionBalancedService::group(&());
-    let rules = vec![
+    let guards = names::guards_secret(&service);
+    let mut rules = vec![
         rule("", "pods", &["list", "watch"], None),
         rule(&group, "onionbalancedservices", &["list", "watch"], Some(&service)),
         rule(&group, "onionbalancedservices/status", &["patch"], Some(&service)),
@@ -27,6 +29,10 @@ pub(super) fn role(inputs: &Inputs<'_>) -> Role {
         // The copy is watched rather than mounted, so that a change takes effect immediately.
         rule("", "configmaps", &["list", "watch"], Some(&names::authorized_clients(&service))),
     ];
+    // A user may have given the guards' name to a Secret with another content.
+    if !names::is_master_key_secret(inputs.object, &guards) && names::clients_secret(inputs.object) != Some(&*guards) {
+        rules.push(rule("", "secrets", &["get", "patch"], Some(&guards)));
+    }
     Role { metadata: inputs.component_metadata(Component::Frontend), rules: Some(rules) }
 }
 
@@ -83,6 +89,7 @@ mod tests {
                     "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["web-authorized-clients"],
                     "verbs": ["list", "watch"],
                 },
+                {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["web-guards"], "verbs": ["get", "patch"]},
             ])
         );
     }
@@ -92,7 +99,16 @@ mod tests {
     fn no_spec_lets_the_publisher_read_a_secret_or_any_other_object_that_the_spec_names() {
         let rules = |spec| Fixture::of(&spec).child("Role web-frontend")["rules"].clone();
         let plain = rules(json!({}));
-        assert!(!plain.to_string().contains("secrets"), "{plain}");
+        let secrets = plain.as_array().unwrap().iter().filter(|rule| rule.to_string().contains("secrets"));
+        let names: Vec<_> = secrets.map(|rule| rule["resourceNames"].clone()).collect();
+        assert_eq!(names, [json!(["web-guards"])]);
+        for spec in [
+            json!({"restrictedDiscovery": {"secretName": "web-guards"}}),
+            json!({"masterKey": {"secretName": "web-guards"}}),
+        ] {
+            let rules = rules(spec.clone());
+            assert!(!rules.to_string().contains("secrets"), "{spec}: {rules}");
+        }
         for spec in [
             json!({"restrictedDiscovery": {"secretName": "clients"}}),
             json!({"masterKey": {"secretName": "mine"}}),

@@ -13,6 +13,8 @@ use crate::onion::MasterKey;
 
 /// The Secret's entry for the master key, which has the format of Tor's file of the same name.
 pub const SECRET_KEY_FILE: &str = "hs_ed25519_secret_key";
+/// The Secret's entry for the signing kit of a delegated service.
+pub const SIGNING_KIT_FILE: &str = "signing.kit";
 /// The annotation that marks a Secret whose key the operator generated. The operator never changes
 /// the owners of any other Secret.
 pub const GENERATED_ANNOTATION: &str = "onionbalance.dev/generated";

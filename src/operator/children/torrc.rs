@@ -79,6 +79,17 @@ pub(super) fn frontend(global: &str, extra: &str) -> String {
     format!("{}SocksTimeout {UPLOAD_TIMEOUT}\n{}{}", common(), lines(global), lines(extra))
 }
 
+/// The options that replace the guards that tor would choose.
+const OWN_ENTRIES: [&str; 3] = ["UseBridges", "UseEntryGuards", "EntryNodes"];
+
+/// Returns true if the tors with these lines can share their guards: none of the lines determines
+/// how tor enters the network. If one of the tors uses bridges, for example, it has no guards that
+/// the others could use, and they must not wait for any. `ReachableAddresses` and similar options
+/// only leave out some guards of the shared sample.
+pub(super) fn shares_guards<'a>(lines: impl IntoIterator<Item = &'a str>) -> bool {
+    lines.into_iter().all(|text| !OWN_ENTRIES.iter().any(|option| sets(text, option)))
+}
+
 /// Returns true if a line of the text sets the option. Tor ignores case. Validation has refused
 /// abbreviations.
 fn sets(text: &str, option: &str) -> bool {
@@ -160,6 +171,16 @@ HiddenServiceMaxStreams 100
         }
         for extra in ["HiddenServiceMaxStreams 0", "NumCPUs 1\n  hiddenservicemaxstreams\t500"] {
             assert!(!text(extra).contains("256"), "{extra}");
+        }
+    }
+
+    #[test]
+    fn tors_that_choose_their_entry_in_another_way_share_no_guards() {
+        for lines in ["", "ReachableAddresses *:443", "NumEntryGuards 2", "# UseBridges 1", "Bridge 192.0.2.1:443"] {
+            assert!(shares_guards(["NumCPUs 1", lines]), "{lines}");
+        }
+        for lines in ["UseBridges 1", "NumCPUs 1\n  useentryguards 0", "EntryNodes {de}"] {
+            assert!(!shares_guards([lines, ""]) && !shares_guards(["", lines]), "{lines}");
         }
     }
 

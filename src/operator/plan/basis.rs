@@ -41,7 +41,7 @@ impl<'a> Basis<'a> {
         ports: &'a [ForwardedPort],
     ) -> Option<Self> {
         let (address, token) = match key {
-            Decision::Use(key) => (key.address(), Some(AgentToken::derive(key))),
+            Decision::Use(key) => (key.address(), Some(AgentToken::of(key))),
             Decision::Generate | Decision::Refuse(_) => (last_address(observed)?, None),
         };
         let object = Cow::Borrowed(&*observed.object);
@@ -70,8 +70,8 @@ impl<'a> Basis<'a> {
         if self.token.is_none() {
             let last = last.filter(|last| last.address == self.address)?;
             if component == Component::Frontend {
-                let secret_name = Some(last.secret.clone()?);
-                self.object.to_mut().spec.master_key = MasterKeySpec { secret_name, onion_address: None };
+                let (secret_name, delegated) = (Some(last.secret.clone()?), last.delegated);
+                self.object.to_mut().spec.master_key = MasterKeySpec { secret_name, delegated, onion_address: None };
             }
         }
         (component == Component::Frontend || !self.ports.is_empty()).then_some(())

@@ -4,6 +4,7 @@
 //! human must resolve it.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::{Resource as _, ResourceExt as _};
@@ -13,7 +14,7 @@ use crate::crd::names::{self, SERVICE_LABEL};
 use crate::crd::validate::Problem;
 use crate::crd::{DeletionPolicy, OnionBalancedService, Reason};
 use crate::onion::key::KeyError;
-use crate::onion::{KeyFile, KeyForm, MasterKey, OnionAddress};
+use crate::onion::{KeyFile, KeyForm, MasterKey, OnionAddress, ServiceKey};
 use crate::operator::children::{GENERATED_ANNOTATION, SECRET_KEY_FILE, owner};
 use crate::operator::conditions::Finding;
 
@@ -21,10 +22,13 @@ use crate::operator::conditions::Finding;
 const CONVERT: &str =
     "kubectl get secret NAME -o yaml | kubectl onionbalance key convert - --secret NEW_NAME | kubectl create -f -";
 
+/// How to create a signing kit.
+const DELEGATE: &str = "create a kit on the machine with the master key: kubectl onionbalance key delegate";
+
 /// The decision about the master key of a service.
 pub(super) enum Decision {
-    /// Use this master key.
-    Use(MasterKey),
+    /// Use this master key, or these signing kits.
+    Use(ServiceKey),
     /// Generate a key, because the service has never had one.
     Generate,
     /// Do not use any key, for the reason that the finding gives.
@@ -46,7 +50,8 @@ pub(super) fn decide(
     }
     let name = names::master_key_secret(object);
     let Some(secret) = secret else { return missing(object, &name) };
-    let key = match read(secret) {
+    let read = if object.spec.master_key.delegated { read_kits(secret) } else { read(secret).map(ServiceKey::from) };
+    let key = match read {
         Ok(key) => key,
         Err(problem) => return refuse(Reason::KeyInvalid, format!("Secret {name}: {problem}")),
     };
@@ -75,21 +80,43 @@ fn missing(object: &OnionBalancedService, secret: &str) -> Decision {
     let spec = &object.spec.master_key;
     let was = object.status.as_ref().and_then(|status| status.onion_address.as_ref());
     let message = match (was, &spec.onion_address, &spec.secret_name) {
+        (Some(address), _, _) if spec.delegated => {
+            format!("Secret {secret} with the signing kits of {address} is missing; restore it, or {DELEGATE}")
+        }
         (Some(address), _, _) => {
             format!(
                 "Secret {secret} with the key of {address} is missing; restore it, because a new key would mean a new address"
             )
         }
+        (None, Some(address), _) if spec.delegated => {
+            format!("Secret {secret} with the signing kits of {address} is missing; {DELEGATE}")
+        }
         (None, Some(address), _) => format!(
             "Secret {secret} is missing; create it with the {SECRET_KEY_FILE} of {address}, which \
              spec.masterKey.onionAddress requires"
         ),
+        (None, None, Some(_)) if spec.delegated => {
+            format!("Secret {secret} with the signing kits is missing; {DELEGATE}")
+        }
         (None, None, Some(_)) => format!(
             "Secret {secret}, named by spec.masterKey.secretName, is missing; create it with the key {SECRET_KEY_FILE}"
         ),
         (None, None, None) => return Decision::Generate,
     };
     refuse(Reason::SecretNotFound, message)
+}
+
+/// Returns the signing kit in a Secret. A Secret that also holds the master key is refused, because
+/// the user means to keep the master key out of the cluster.
+fn read_kits(secret: &KeySecret) -> Result<ServiceKey, String> {
+    if secret.data.contains_key(SECRET_KEY_FILE) {
+        return Err(format!(
+            "the entry {SECRET_KEY_FILE} holds a master key, but spec.masterKey.delegated is true; remove the entry, and \
+             {DELEGATE}"
+        ));
+    }
+    let kits = secret.kits().map_err(|problem| format!("{problem}; {DELEGATE}"))?;
+    Ok(ServiceKey::Kits(Arc::clone(kits)))
 }
 
 fn read(secret: &KeySecret) -> Result<MasterKey, String> {
@@ -122,6 +149,11 @@ fn unusable(error: &KeyError) -> String {
 /// Explains what to do about a Secret without the entry `hs_ed25519_secret_key`. A key under
 /// another name is not used, because only this entry is mounted into the frontends.
 fn without_entry(secret: &KeySecret) -> String {
+    if secret.kits().is_ok() {
+        return format!(
+            "{SECRET_KEY_FILE} is missing, but the Secret holds a signing kit; to use it, set spec.masterKey.delegated: true"
+        );
+    }
     let find = |holds_key: fn(&[u8]) -> bool| secret.data.iter().find(|(_, bytes)| holds_key(bytes));
     if let Some((name, _)) = find(|bytes| KeyFile::read(bytes).is_ok() || KeyForm::decode(bytes).is_some()) {
         return format!(
@@ -164,7 +196,7 @@ fn unexpected(object: &OnionBalancedService, secret: &str, address: OnionAddress
 
 /// Returns the onion address of the key in a Secret, if the Secret holds a valid key.
 pub fn address(secret: &KeySecret) -> Option<OnionAddress> {
-    Some(secret.master_key()?.address())
+    Some(secret.service_key()?.address())
 }
 
 /// Returns true if another service might use the same key, because it names the same Secret or

@@ -24,6 +24,7 @@ mod key;
 mod last;
 mod observed;
 mod published;
+mod signing_keys;
 mod status;
 mod steps;
 mod targets;
@@ -193,7 +194,8 @@ fn conclude(observed: &Observed, facts: &Facts<'_>, error: Option<&BuildError>) 
     let object = facts.basis.map_or(&*observed.object, |basis| &*basis.object);
     let (master_key, address) = match facts.key {
         Decision::Use(key) => {
-            let message = format!("Using the key of {}.", key.address());
+            let what = if key.kits().is_some() { "signing kits" } else { "key" };
+            let message = format!("Using the {what} of {}.", key.address());
             (Finding::yes(Reason::KeyLoaded, message), Some(key.address()))
         }
         Decision::Generate if observed.taken.is_empty() && validate::name(object).is_none() => {

@@ -1,7 +1,7 @@
 //! The facts that a plan depends on, including the outcomes of executed steps.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -15,9 +15,9 @@ use crate::crd::OnionBalancedService;
 use crate::crd::clients::ClientList;
 use crate::crd::names::Component;
 use crate::crd::validate::Problem;
-use crate::onion::{MasterKey, OnionAddress};
-use crate::operator::children::{ChildId, Kind, SECRET_KEY_FILE, Stage};
-use crate::operator::holder::{Holder, holder};
+use crate::onion::{Kit, Kits, MasterKey, OnionAddress, ServiceKey};
+use crate::operator::children::{ChildId, Kind, SECRET_KEY_FILE, SIGNING_KIT_FILE, Stage};
+use crate::operator::holder::{Holder, holder, is_kept_guards};
 use crate::operator::origin;
 use crate::operator::pods::PodState;
 use crate::operator::settings::Environment;
@@ -83,13 +83,34 @@ pub struct KeySecret {
     pub metadata: ObjectMeta,
     /// The data of the Secret, by entry.
     pub data: BTreeMap<String, zeroize::Zeroizing<Vec<u8>>>,
+    /// The signing kit in the Secret. It is parsed once, because this takes long.
+    kits: OnceLock<Result<Arc<Kits>, String>>,
 }
 
 impl KeySecret {
     /// Creates the Secret from the metadata and data of an API object.
     pub fn new(metadata: ObjectMeta, data: Option<BTreeMap<String, ByteString>>) -> Self {
         let data = data.unwrap_or_default().into_iter().map(|(name, bytes)| (name, zeroize::Zeroizing::new(bytes.0)));
-        Self { metadata, data: data.collect() }
+        Self { metadata, data: data.collect(), kits: OnceLock::new() }
+    }
+
+    /// Returns the signing kit in the Secret, or the reason why there is none that can be used.
+    pub fn kits(&self) -> Result<&Arc<Kits>, &str> {
+        let kits = self.kits.get_or_init(|| match self.data.get(SIGNING_KIT_FILE) {
+            Some(bytes) => Kit::parse(bytes)
+                .map(|kit| Arc::new(kit.into()))
+                .map_err(|error| format!("entry {SIGNING_KIT_FILE}: {error}")),
+            None => Err(format!("the entry {SIGNING_KIT_FILE} is missing")),
+        });
+        kits.as_ref().map_err(String::as_str)
+    }
+
+    /// Returns the master key in the Secret or, if the Secret has none, its signing kit.
+    pub fn service_key(&self) -> Option<ServiceKey> {
+        match self.master_key() {
+            Some(key) => Some(key.into()),
+            None => self.kits().ok().cloned().map(ServiceKey::Kits),
+        }
     }
 
     /// Returns the key in the Secret, if the Secret holds a valid key.
@@ -134,16 +155,18 @@ pub fn taken(child: &ChildId, holder: Holder) -> Option<Taken> {
 }
 
 /// Returns who holds an existing object that has the kind and name of an owned object. The service
-/// holds an object without a controller only if the object has the operator's mark. The mark cannot
-/// be checked if `secret` holds no key.
+/// holds an object without a controller only if the object has the operator's mark, or is the kept
+/// Secret of the guards. The mark cannot be checked if `secret` holds no key.
 pub fn holder_of(
     child: &ChildId,
     metadata: &ObjectMeta,
     object: &OnionBalancedService,
     secret: Option<&KeySecret>,
 ) -> Holder {
-    let is_marked = |key: MasterKey| origin::has_mark(metadata, &origin::mark(&key, object, child));
-    holder(metadata, object, || secret.and_then(KeySecret::master_key).is_some_and(is_marked))
+    let is_marked = |key: ServiceKey| origin::has_mark(metadata, &origin::service_mark(&key, object, child));
+    holder(metadata, object, || {
+        is_kept_guards(child, metadata, object) || secret.and_then(KeySecret::service_key).is_some_and(is_marked)
+    })
 }
 
 /// An owned object that the API server refused to create or update.

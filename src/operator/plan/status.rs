@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 
 use super::published::SETTLING;
-use super::{Conclusion, LONGEST_LIST, Observed, RefusedWrite, clients, published, workload};
+use super::{Conclusion, LONGEST_LIST, Observed, RefusedWrite, clients, published, signing_keys, workload};
 use crate::crd::names::{self, Component, pod_selector};
 use crate::crd::{BackendState, BackendStatus, ConditionType, OnionBalancedServiceStatus, Reason};
 use crate::operator::children::Kind;
@@ -37,6 +37,7 @@ pub fn status(
         (ConditionType::Accepted, conclusion.accepted.clone()),
         (ConditionType::MasterKeyReady, master_key(observed, conclusion)),
     ];
+    found.extend(signing_keys::finding(observed, now).map(|keys| (ConditionType::SigningKeysReady, keys)));
     found.extend(clients.map(|clients| (ConditionType::ClientsReady, clients)));
     let backends = backends(observed, conclusion, ready_replicas);
     found.push((ConditionType::BackendsReady, complete(backends, &previous.backends, now)));

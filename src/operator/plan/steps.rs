@@ -130,7 +130,7 @@ fn due(children: Vec<Child>, observed: &Observed, owned: &OwnedObjects, key: &De
     let due = children.into_iter().filter_map(|child| {
         let existing = owned.existing.get(&child.id);
         let mark = match key {
-            Decision::Use(key) => Some(origin::mark(key, &observed.object, &child.id)),
+            Decision::Use(key) => Some(origin::service_mark(key, &observed.object, &child.id)),
             // Without a usable key, the mark cannot be derived. The object keeps the one it has.
             Decision::Generate | Decision::Refuse(_) => existing.and_then(origin::mark_of).map(str::to_owned),
         };

@@ -81,6 +81,16 @@ fn plain(text: &str) -> String {
 }
 
 #[test]
+fn the_end_of_signing_kits_is_shown_before_it_is_a_problem() {
+    let delegated = |status: &str| {
+        let keys = condition("SigningKeysReady", status, "SigningKeysExpiring", "The signing kits end soon.");
+        plain(&canvas(None).service(&view("web", &json!({"observedGeneration": 2, "conditions": [keys]}))))
+    };
+    assert!(delegated("True").contains("\n  kits      The signing kits end soon."), "{}", delegated("True"));
+    assert!(!delegated("False").contains("  kits  "), "{}", delegated("False"));
+}
+
+#[test]
 fn a_ready_service_is_shown_in_full() {
     let expected = format!(
         "shop/web  Ready

@@ -4,8 +4,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::content::{HOSTNAME, PUBLIC_KEY};
+use super::delegate;
 use super::input::Input;
 use crate::common::secret_file;
+use crate::onion::Kit;
+use crate::onion::kit::KitError;
 use crate::tools::Failure;
 
 /// Prints one line to `out` for each valid key and for each problem. Returns an error if there are
@@ -29,6 +32,9 @@ pub(super) fn run(inputs: &[PathBuf], out: &mut impl Write) -> Result<(), Failur
 }
 
 fn check(path: &Path) -> Result<String, Vec<String>> {
+    if let Some(kit) = delegate::read_kit(path) {
+        return check_kit(path, kit).map_err(|problem| vec![format!("{}: {problem}", path.display())]);
+    }
     let input = Input::read(path).map_err(|error| vec![error.to_string()])?;
     let shown = input.to_string();
     let Input { path, directory, owners, faults: unusable, file } = input;
@@ -60,6 +66,13 @@ fn check(path: &Path) -> Result<String, Vec<String>> {
         note(&hostname, beside(&hostname, fits));
     }
     if faults.is_empty() { Ok(address.to_string()) } else { Err(faults) }
+}
+
+fn check_kit(path: &Path, kit: Result<Kit, KitError>) -> Result<String, String> {
+    let kit = kit.map_err(|error| error.to_string())?;
+    kit.check_all().map_err(|error| error.to_string())?;
+    private(path, 0o600)?;
+    Ok(kit.address().to_string())
 }
 
 fn private(path: &Path, wanted: u32) -> Result<(), String> {

@@ -1,8 +1,10 @@
-//! The `key` command, which generates, converts, shows and checks keys.
+//! The `key` command, which generates, converts, delegates, shows and checks keys.
 
 mod check;
+mod check_descriptor;
 mod client;
 mod content;
+mod delegate;
 mod input;
 mod manifest;
 mod output;
@@ -10,7 +12,7 @@ mod output;
 mod tests;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use data_encoding::BASE64;
@@ -46,10 +48,18 @@ enum Command {
     /// Onionbalance can also read tor's format.
     #[command(after_help = CONVERT_EXAMPLES)]
     Convert(Convert),
+    /// Create a signing kit, with which a publisher works without the master key for some time
+    ///
+    /// Run this command on a machine without a network, and copy only the kit to the cluster or to
+    /// the server of the daemon. Whoever has the kit can publish for the address until the kit
+    /// ends, but cannot compute the master key. Kits of one key may overlap, and the same arguments
+    /// always give the same kit.
+    #[command(after_help = DELEGATE_EXAMPLES)]
+    Delegate(delegate::Delegate),
     /// Print the address and the public key of a key, never the secret key
     Show(Show),
-    /// Check a HiddenServiceDir, a key file or the manifest of a Secret for damage, mismatches and
-    /// loose permissions
+    /// Check a HiddenServiceDir, a key file, the manifest of a Secret or a signing kit for damage,
+    /// mismatches and loose permissions
     ///
     /// Exit codes: 0 if there are no problems, 1 with one line for each problem otherwise.
     Check(Check),
@@ -64,6 +74,11 @@ const CONVERT_EXAMPLES: &str = "Examples:
   key convert frontend.key --output hidden_service
   key convert /var/lib/tor/hidden_service --secret web-master-key | kubectl create -f -
   kubectl get secret example-tor-secret -o yaml | key convert - --secret web-master-key | kubectl create -f -";
+
+const DELEGATE_EXAMPLES: &str = "Examples:
+  key delegate hidden_service --days 90 --output web.kit
+  key delegate hidden_service --from 2027-01-01 --secret web-signing-kits --output kits.yaml
+  kubectl apply --server-side -f kits.yaml";
 
 #[derive(Debug, clap::Args)]
 struct Generate {
@@ -95,9 +110,15 @@ struct Show {
 
 #[derive(Debug, clap::Args)]
 struct Check {
-    /// HiddenServiceDirs, key files or manifests of Secrets; `-` reads standard input
-    #[arg(required = true)]
+    /// HiddenServiceDirs, key files, manifests of Secrets or signing kits; `-` reads standard input
+    #[arg(required_unless_present = "descriptor")]
     input: Vec<PathBuf>,
+    /// A published descriptor, which is checked for signatures that betray the master key;
+    /// repeatable
+    ///
+    /// Tor prints a descriptor with the control command `GETINFO hs/client/desc/id/<ADDRESS>`.
+    #[arg(long, value_name = "FILE")]
+    descriptor: Vec<PathBuf>,
 }
 
 /// The destination and the format of a key to write.
@@ -137,8 +158,12 @@ pub fn run(args: Args, out: &mut impl Write) -> Result<(), Failure> {
         }
         Command::Generate(Generate { target, .. }) => generate(target, out),
         Command::Convert(Convert { input, target }) => convert(Input::read(&input)?, target, out),
-        Command::Show(show) => show.input.iter().try_for_each(|path| describe(&Input::read(path)?, out)),
-        Command::Check(check) => check::run(&check.input, out),
+        Command::Delegate(args) => delegate::run(args, out),
+        Command::Show(show) => show.input.iter().try_for_each(|path| show_file(path, out)),
+        Command::Check(Check { input, descriptor }) => {
+            check::run(&input, out)?;
+            check_descriptor::run(&descriptor, out)
+        }
     }
 }
 
@@ -167,6 +192,15 @@ fn convert(input: Input, target: Target, out: &mut impl Write) -> Result<(), Fai
         }
     };
     output::write(&material, &destination, out)
+}
+
+fn show_file(path: &Path, out: &mut impl Write) -> Result<(), Failure> {
+    let Some(kit) = delegate::read_kit(path) else { return describe(&Input::read(path)?, out) };
+    let kit = kit.map_err(|error| format!("{}: {error}", path.display()))?;
+    writeln!(out, "file        {}", path.display())?;
+    writeln!(out, "address     {}", kit.address())?;
+    write!(out, "format      ")?;
+    Ok(delegate::describe(&kit, out)?)
 }
 
 fn describe(input: &Input, out: &mut impl Write) -> Result<(), Failure> {

@@ -10,6 +10,8 @@ use k8s_openapi::api::core::v1::Secret;
 use super::*;
 use crate::onion::{ClientPublicKey, KeyFile};
 
+mod delegate;
+
 #[derive(Debug, clap::Parser)]
 struct Program {
     #[command(flatten)]

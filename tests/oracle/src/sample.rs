@@ -3,7 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use onionbalance_operator::onion::{
-    ClientSecretKey, DescriptorKeys, Discovery, IntroductionPoint, MasterKey, OnionAddress, ServiceContent, TimePeriod,
+    ClientSecretKey, DescriptorKeys, Discovery, IntroductionPoint, Kit, Kits, MasterKey, OnionAddress, PeriodCalendar,
+    PeriodKey, ServiceContent, TimePeriod,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -138,15 +139,30 @@ impl Sample {
 
     /// Builds the descriptor with our implementation.
     pub fn build(&self, now: SystemTime) -> String {
-        let (key, address) = (self.key().blind(self.period), self.address());
+        self.build_with(&self.key().blind(self.period), now)
+    }
+
+    /// Builds the descriptor with our implementation, for the time period in which `now` is and
+    /// with a signing kit instead of the master key. Returns the sample with this period, too.
+    pub fn build_delegated(&self, now: SystemTime) -> (Self, String) {
+        let period = PeriodCalendar::PUBLIC.period_at(now).expect("the time is before the first period");
+        let kit = Kit::issue(&self.key(), PeriodCalendar::PUBLIC, period.number, 1).expect("could not make the kit");
+        let kits = Kits::from(Kit::parse(&kit.to_bytes()).expect("could not read the kit"));
+        let sample = Self { period, ..self.clone() };
+        let text = sample.build_with(&kits.period_key(period).expect("the kit does not cover the period"), now);
+        (sample, text)
+    }
+
+    fn build_with(&self, key: &dyn PeriodKey, now: SystemTime) -> String {
+        let address = self.address();
         let mut rng = StdRng::seed_from_u64(self.seed ^ 3);
-        let mut keys = DescriptorKeys::generate(&mut rng);
+        let mut keys = DescriptorKeys::for_key(key, &mut rng);
         if self.clients.is_some() {
             let clients = self.client_secrets().into_iter().map(|secret| ClientSecretKey::from_bytes(secret).public());
             let clients = clients.collect();
-            keys.set_discovery(&key, &address, &Discovery::Restricted(clients), &mut rng);
+            keys.set_discovery(key, &address, &Discovery::Restricted(clients), &mut rng);
         }
-        keys.build(&key, &address, &self.content, self.revision_counter, now, &mut rng)
+        keys.build(key, &address, &self.content, self.revision_counter, now, &mut rng)
             .expect("could not build the descriptor")
     }
 }

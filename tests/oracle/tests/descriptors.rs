@@ -181,6 +181,13 @@ proptest! {
         }
     }
 
+    #[test]
+    fn arti_reads_the_descriptors_of_a_delegated_service(sample in sample()) {
+        let (sample, text) = Sample { clients: None, ..sample }.build_delegated(now());
+        let descriptor = open_in_arti(&sample, &text, None, now()).unwrap();
+        assert_same(&sample.content, sample.revision_counter, &descriptor);
+    }
+
     /// arti may add a `proto` line to its descriptors. Our code ignores it.
     #[test]
     fn we_read_descriptors_from_arti(sample in sample(), lifetime in 30..=720_u16, protocols in prop_oneof![Just(""), Just("Conflux=1 HSIntro=4-5")]) {

@@ -58,6 +58,19 @@ proptest! {
     }
 
     #[test]
+    fn stem_reads_the_descriptors_of_a_delegated_service(sample in sample()) {
+        let (sample, text) = Sample { clients: None, ..sample }.build_delegated(now());
+        let theirs = Stem::shared().decode(&sample.address().to_string(), &text);
+        prop_assert_eq!(theirs.blinded_key.0, sample.key().blind(sample.period).public().0);
+        prop_assert_eq!(theirs.revision_counter, sample.revision_counter);
+        let expires = SystemTime::UNIX_EPOCH + Duration::from_secs(theirs.expires);
+        let rest = expires.duration_since(now()).unwrap();
+        prop_assert!((54 * HOUR..55 * HOUR).contains(&rest), "{:?}", rest);
+        let points: Vec<StemPoint> = sample.content.introduction_points.iter().map(StemPoint::from).collect();
+        prop_assert_eq!(theirs.points, points);
+    }
+
+    #[test]
     fn we_read_descriptors_from_stem(
         seed: [u8; 32], period in period(), revision_counter in 1..u64::MAX, single: bool, auth: bool, flow_control: bool,
         points in prop::collection::vec(point(), 1..=20),

@@ -5,19 +5,35 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, ensure};
 use onionbalance_e2e::command::output;
 use onionbalance_e2e::onionkey;
 use onionbalance_e2e::tornet::make_private_dir;
+use onionbalance_e2e::tornet::torrc::PERIOD_MINUTES;
 use onionbalance_operator::crd;
 use onionbalance_operator::link::{AGENT_API_PORT, AgentConfig, CIRCUITS_PORT, CircuitLimits, ForwardedPort};
-use onionbalance_operator::onion::{ClientPublicKey, MasterKey};
+use onionbalance_operator::onion::{ClientPublicKey, Kit, MasterKey, PeriodCalendar};
 use rustix::process::Signal;
 
 use super::render::Service;
 use super::{Backend, DataPlane};
 use crate::target;
+
+/// One of the two time periods that a service publishes at a time.
+#[derive(Debug, Clone, Copy)]
+pub enum Published {
+    /// The time period that began earlier.
+    Older,
+    /// The time period that began later, or is about to begin.
+    Newer,
+}
+
+#[expect(clippy::disallowed_methods, reason = "the private network uses the machine's clock")]
+fn now() -> SystemTime {
+    SystemTime::now()
+}
 
 impl DataPlane {
     pub(super) async fn start_backend(&self, number: usize, uid: String) -> Result<Backend> {
@@ -156,11 +172,37 @@ HiddenServicePort 80 {target}
         Ok(())
     }
 
+    /// Restarts the publisher with a signing kit instead of the master key. The kit is the one that
+    /// [`Self::write_kit`] writes.
+    pub async fn delegate(&mut self, first: Published, periods: u32) -> Result<()> {
+        let folder = self.path("kits");
+        make_private_dir(&folder)?;
+        self.kits = Some(folder);
+        self.write_kit(first, periods)?;
+        self.restrict(&[]).await
+    }
+
+    /// Replaces the publisher's signing kit by one for this number of time periods, which begin
+    /// with one of the two that are published now.
+    pub fn write_kit(&self, first: Published, periods: u32) -> Result<()> {
+        let key = MasterKey::from_tor_secret_key_file(&fs::read(self.key.dir.join("hs_ed25519_secret_key"))?)?;
+        let calendar = PeriodCalendar::testing(PERIOD_MINUTES.into());
+        let [older, newer] = calendar.published_at(now());
+        let first = match first {
+            Published::Older => older,
+            Published::Newer => newer,
+        };
+        let first = first.context("the clock is before the first time period")?;
+        let kit = Kit::issue(&key, calendar, first.number, periods)?;
+        let folder = self.kits.as_ref().context("the publisher has the master key")?;
+        Ok(fs::write(folder.join("signing.kit"), kit.to_bytes().as_slice())?)
+    }
+
     pub(super) fn start_publisher(&self, clients: &[ClientPublicKey]) -> Result<String> {
         let dir = self.path("frontend");
         let [probes, metrics, _] = free_ports()?;
         let mut publisher = fixed_publisher(&dir);
-        publisher.arg("--master-key-dir").arg(&self.key.dir);
+        publisher.arg("--master-key-dir").arg(self.kits.as_ref().unwrap_or(&self.key.dir));
         publisher.args(["--pod-uid", "uid-of-frontend", "--listen-address", "127.0.0.1"]);
         publisher.args(["--probe-port", &probes, "--metrics-port", &metrics]);
         publisher.args(["--circuits-port", &CIRCUITS_PORT.to_string()]);

@@ -241,10 +241,6 @@ fn denied_changes() -> Vec<(&'static str, String, Value, &'static str)> {
             json!("kubernetes.io/service-account-token"),
             "only Secrets of the type Opaque",
         ),
-        ("roles", "/rules/0/resources".to_owned(), json!(["secrets"]), "any other kind of object"),
-        ("roles", "/rules/0/resources".to_owned(), json!(["*"]), "any other kind of object"),
-        ("roles", "/rules/0/verbs".to_owned(), json!(["bind"]), "any other verb"),
-        ("roles", "/rules/0".to_owned(), json!({"resources": ["configmaps"], "verbs": ["get"]}), "only to ConfigMaps"),
         ("rolebindings", "/roleRef/name".to_owned(), json!("admin"), "only the Role of the same name"),
         ("rolebindings", "/roleRef/kind".to_owned(), json!("ClusterRole"), "only the Role of the same name"),
         ("rolebindings", "/subjects/0/name".to_owned(), json!("mallory"), "only to the ServiceAccount"),
@@ -253,9 +249,32 @@ fn denied_changes() -> Vec<(&'static str, String, Value, &'static str)> {
     ]
 }
 
+/// Returns changes to Roles that the policies deny, in the same form as [`denied_changes`].
+fn denied_rules() -> Vec<(&'static str, String, Value, &'static str)> {
+    vec![
+        ("roles", "/rules/0/resources".to_owned(), json!(["secrets"]), "only to the Secret of the service's guards"),
+        (
+            "roles",
+            "/rules/0".to_owned(),
+            json!({"resources": ["secrets"], "resourceNames": ["web-master-key"], "verbs": ["get"]}),
+            "only to the Secret of the service's guards",
+        ),
+        (
+            "roles",
+            "/rules/0".to_owned(),
+            json!({"resources": ["secrets"], "resourceNames": ["web-guards"], "verbs": ["list"]}),
+            "only to the Secret of the service's guards",
+        ),
+        ("roles", "/rules/0/resources".to_owned(), json!(["services"]), "any other kind of object"),
+        ("roles", "/rules/0/resources".to_owned(), json!(["*"]), "any other kind of object"),
+        ("roles", "/rules/0/verbs".to_owned(), json!(["bind"]), "any other verb"),
+        ("roles", "/rules/0".to_owned(), json!({"resources": ["configmaps"], "verbs": ["get"]}), "only to ConfigMaps"),
+    ]
+}
+
 #[test]
 fn owned_objects_have_only_what_the_service_needs() {
-    for (resource, pointer, value, message) in denied_changes() {
+    for (resource, pointer, value, message) in denied_changes().into_iter().chain(denied_rules()) {
         let mut write = creation(resource);
         let (parent, field) = pointer.rsplit_once('/').unwrap();
         match write.object.pointer_mut(parent).unwrap() {

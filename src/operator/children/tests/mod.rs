@@ -21,17 +21,17 @@ fn ids_lists_exactly_the_children_in_the_order_in_which_they_are_applied() {
     let fixture = Fixture::of(&restricted);
     let built: Vec<_> = all_children(&fixture.inputs()).into_iter().map(|child| child.id).collect();
     assert_eq!(built, ids(&fixture.object, &fixture.environment));
-    assert_eq!(built.len(), 16);
+    assert_eq!(built.len(), 17);
     assert!(built.iter().any(|id| id.to_string() == "ConfigMap web-authorized-clients"));
     let fixture = Fixture::of(&closing_circuits());
     let built: Vec<_> = all_children(&fixture.inputs()).into_iter().map(|child| child.id).collect();
     assert_eq!(built, ids(&fixture.object, &fixture.environment));
-    assert_eq!(built.len(), 16);
+    assert_eq!(built.len(), 17);
     assert!(built.iter().any(|id| id.to_string() == "Secret web-circuit-token"));
     let fixture = Fixture::new();
     let built: Vec<_> = all_children(&fixture.inputs()).into_iter().map(|child| child.id).collect();
     assert_eq!(built, ids(&fixture.object, &fixture.environment));
-    assert_eq!(built.len(), 15);
+    assert_eq!(built.len(), 16);
     let kinds = |stage| children(&fixture.inputs(), stage).unwrap().into_iter().map(|child| child.id.kind);
     assert!(kinds(Stage::Prerequisites).all(|kind| kind < Kind::RoleBinding));
     assert!(kinds(Stage::RoleBindings).all(|kind| kind == Kind::RoleBinding));
@@ -45,7 +45,7 @@ fn a_kind_that_is_disabled_or_not_served_is_not_built() {
     fixture.environment.served.disruption_budgets = None;
     let built: Vec<_> = all_children(&fixture.inputs()).into_iter().map(|child| child.id).collect();
     assert_eq!(built, ids(&fixture.object, &fixture.environment));
-    assert_eq!(built.len(), 11);
+    assert_eq!(built.len(), 12);
     let kinds = Kind::all(Served { disruption_budgets: None, fields: Fields::default() });
     assert!(!kinds.contains(&Kind::PodDisruptionBudget(PolicyVersion::V1)));
 }
@@ -64,13 +64,13 @@ fn only_the_pods_of_a_withheld_component_are_not_configured() {
 }
 
 #[test]
-fn without_a_key_only_the_token_and_the_copy_of_the_clients_are_missing() {
+fn without_a_key_only_the_secrets_and_the_copy_of_the_clients_are_missing() {
     let fixture = Fixture::of(&serde_json::json!({"restrictedDiscovery": {"secretName": "clients"}}));
     let names =
         |inputs: &Inputs<'_>| all_children(inputs).into_iter().map(|child| child.id.to_string()).collect::<Vec<_>>();
     let built = names(&Inputs { token: None, ..fixture.inputs() });
     let missing: Vec<_> = names(&fixture.inputs()).into_iter().filter(|name| !built.contains(name)).collect();
-    assert_eq!(missing, ["Secret web-agent-token", "ConfigMap web-authorized-clients"]);
+    assert_eq!(missing, ["Secret web-agent-token", "Secret web-guards", "ConfigMap web-authorized-clients"]);
 }
 
 #[test]
@@ -97,6 +97,9 @@ fn each_child_has_the_labels_owner_and_namespace_of_its_service() {
         assert_eq!(metadata["namespace"], "shop", "{}", child.id);
         assert_eq!(metadata["labels"]["onionbalance.dev/service"], "web", "{}", child.id);
         assert_eq!(metadata["labels"]["app.kubernetes.io/managed-by"], "onionbalance-operator", "{}", child.id);
+        if child.id.to_string() == "Secret web-guards" {
+            continue;
+        }
         assert_eq!(metadata["ownerReferences"][0]["uid"], "uid-of-web", "{}", child.id);
         assert_eq!(metadata["ownerReferences"][0]["controller"], true, "{}", child.id);
     }

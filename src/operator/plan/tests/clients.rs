@@ -48,7 +48,7 @@ fn the_clients_in_the_secret_are_copied_with_the_other_owned_objects() {
     let mut server = Server::default();
     server.run(observed(&[2, 1]));
     assert_eq!(server.steps[..2], FIND);
-    assert_eq!(server.steps[2..], ["apply 13 Prerequisites", "apply 1 RoleBindings", "apply 2 Deployments"]);
+    assert_eq!(server.steps[2..], ["apply 14 Prerequisites", "apply 1 RoleBindings", "apply 2 Deployments"]);
     assert_eq!(applied(&server), copy_of(Some(&[2, 1])));
 
     server.steps.clear();

@@ -205,7 +205,7 @@ proptest! {
             // The tests' policy allows every template.
             let mut server = Server::default();
             server.run(observed);
-            prop_assert_eq!(server.applied.len(), 15);
+            prop_assert_eq!(server.applied.len(), 16);
         }
     }
 }

@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::support::{Server, address, concluded, condition, fresh, from, healthy, key_secret, other_key, with};
+use super::support::{Server, address, concluded, condition, fresh, from, healthy, key_secret, now, other_key, with};
 use crate::crd::OnionBalancedService;
-use crate::onion::OnionAddress;
+use crate::onion::{Kit, MasterKey, OnionAddress, PeriodCalendar};
+use crate::operator::children::tests::support::Fixture;
 use crate::operator::plan::key::{address as address_of, may_share_key};
-use crate::operator::plan::{Last, Next, Observed, Rival, plan};
+use crate::operator::plan::{KeySecret, Last, Next, Observed, Rival, plan};
 
 #[test]
 fn a_key_is_generated_only_if_there_has_never_been_one() {
@@ -44,7 +45,7 @@ fn an_existing_key_is_used() {
     let mut server = Server::default();
     let (_, status) = server.run(observed);
     assert_eq!(status.onion_address, Some(other_key().address().to_string()));
-    assert_eq!(server.applied.len(), 15);
+    assert_eq!(server.applied.len(), 16);
 }
 
 #[test]
@@ -196,4 +197,67 @@ fn the_other_owners_of_a_generated_key_remain() {
     let mut foreign = generated("Delete", &json!([]));
     foreign.key_secret.as_mut().unwrap().metadata.labels = from(json!({"onionbalance.dev/service": "other"}));
     assert_eq!(new_owners(&foreign), None);
+}
+
+/// Returns a healthy delegated service whose Secret has these entries.
+fn delegated(entries: &[(&str, &[u8])]) -> Observed {
+    let mut observed = healthy();
+    observed.object = with(&observed.object, "spec/masterKey", json!({"secretName": "kits", "delegated": true}));
+    let data = entries.iter().map(|(name, bytes)| ((*name).to_owned(), k8s_openapi::ByteString(bytes.to_vec())));
+    let metadata = from(json!({"name": "kits", "namespace": "shop", "resourceVersion": "7"}));
+    observed.key_secret = Some(KeySecret::new(metadata, Some(data.collect())));
+    observed
+}
+
+#[test]
+fn a_delegated_service_uses_its_signing_kit_and_reports_its_end() {
+    let key = Fixture::new().key;
+    let present = PeriodCalendar::PUBLIC.period_at(now().into()).unwrap().number;
+    let kit = |first, count| Kit::issue(&key, PeriodCalendar::PUBLIC, first, count).unwrap().to_bytes();
+    for (kit, expected) in [
+        (kit(present - 1, 40), "True KitsLoaded: The signing kits end at "),
+        (kit(present - 1, 10), "True SigningKeysExpiring: The signing kits end at "),
+        (kit(present + 5, 10), "False SigningKeysMissing: No signing kit covers 2 of the 2 time periods"),
+    ] {
+        let (_, status) = concluded(&delegated(&[("signing.kit", &kit)]));
+        let using = format!("True KeyLoaded: Using the signing kits of {}.", address());
+        assert_eq!(condition(&status, "MasterKeyReady"), using);
+        assert!(
+            condition(&status, "SigningKeysReady").starts_with(expected),
+            "{}",
+            condition(&status, "SigningKeysReady")
+        );
+    }
+}
+
+#[test]
+fn a_delegated_service_needs_a_kit_of_its_own_and_no_master_key() {
+    let file = Fixture::new().key.to_tor_secret_key_file();
+    let kit = |key: &MasterKey| Kit::issue(key, PeriodCalendar::PUBLIC, 20_000, 1).unwrap().to_bytes();
+    let own = kit(&Fixture::new().key);
+    let state = |entries: &[(&str, &[u8])]| {
+        let (_, status) = concluded(&delegated(entries));
+        condition(&status, "MasterKeyReady")
+    };
+    let both = state(&[("signing.kit", &own), ("hs_ed25519_secret_key", &file)]);
+    assert!(
+        both.starts_with("False KeyInvalid: Secret kits: the entry hs_ed25519_secret_key holds a master key"),
+        "{both}"
+    );
+    let truncated = state(&[("signing.kit", &own[..100])]);
+    assert!(truncated.contains("entry signing.kit: the signing kit is truncated"), "{truncated}");
+    assert!(state(&[]).contains("the entry signing.kit is missing; create a kit"), "{}", state(&[]));
+    assert!(state(&[("signing.kit", &kit(&other_key()))]).starts_with("False AddressMismatch: "));
+
+    let mut online = delegated(&[("signing.kit", &own)]);
+    online.object = with(&online.object, "spec/masterKey", json!({"secretName": "kits"}));
+    let (_, status) = concluded(&online);
+    assert!(condition(&status, "MasterKeyReady").contains("set spec.masterKey.delegated: true"));
+
+    let mut missing = delegated(&[]);
+    missing.key_secret = None;
+    let (_, status) = concluded(&missing);
+    assert!(
+        condition(&status, "MasterKeyReady").starts_with("False SecretNotFound: Secret kits with the signing kits of")
+    );
 }

@@ -18,7 +18,7 @@ fn foreign() -> ObjectMeta {
 #[test]
 fn nothing_is_made_for_a_new_service_while_one_of_its_names_is_taken() {
     let children = ids(&healthy().object, &healthy().environment);
-    assert_eq!(children.len(), 15);
+    assert_eq!(children.len(), 16);
     for child in children {
         let name = child.to_string();
         let observed = fresh();

@@ -26,7 +26,7 @@ pub(super) fn server(observed: &Observed) -> Server {
 }
 
 pub(super) const FIND: [&str; 2] = ["find children", "find children on the server"];
-pub(super) const APPLY_ALL: [&str; 3] = ["apply 12 Prerequisites", "apply 1 RoleBindings", "apply 2 Deployments"];
+pub(super) const APPLY_ALL: [&str; 3] = ["apply 13 Prerequisites", "apply 1 RoleBindings", "apply 2 Deployments"];
 
 /// Returns the steps that find no owned object and apply all of them.
 pub(super) fn create_all() -> Vec<&'static str> {
@@ -144,7 +144,7 @@ fn a_refused_object_does_not_stop_the_others() {
     let mut server = Server { refuses: &["ConfigMap web-backend", "RoleBinding web-frontend"], ..Server::default() };
     let (observed, status) = server.run(Observed { owned: None, ..healthy() });
     assert_eq!(server.steps, [&FIND[..], &APPLY_ALL[..2], &["apply 1 Deployments"]].concat());
-    assert_eq!(server.applied.len(), 12);
+    assert_eq!(server.applied.len(), 13);
     assert_eq!(
         applied_deployments(&server),
         ["Deployment web-frontend"],
