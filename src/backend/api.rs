@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use super::AgentError;
 use super::drain::Drain;
 use super::forward::Traffic;
+use super::health::Health;
 use super::observer::TorState;
 use crate::common::log_limit::{Line, LogLimit};
 use crate::link::{
@@ -40,6 +41,7 @@ pub struct Api {
     tor: watch::Receiver<TorState>,
     drain: Arc<Drain>,
     traffic: Arc<Traffic>,
+    health: Arc<Health>,
     sequences: Mutex<Sequences>,
     /// The limit for the errors about an unreadable token, which every request can cause.
     token_errors: LogLimit,
@@ -57,9 +59,15 @@ impl Api {
         traffic: Arc<Traffic>,
     ) -> Result<Self, AgentError> {
         let (sequences, token_errors) = (Mutex::default(), LogLimit::default());
-        let api = Self { pod_uid, token_file, address, tor, drain, traffic, sequences, token_errors };
+        let health = Arc::default();
+        let api = Self { pod_uid, token_file, address, tor, drain, traffic, health, sequences, token_errors };
         api.read_token()?;
         Ok(api)
+    }
+
+    /// Replaces the health of the targets. Without this call, no target is checked.
+    pub fn with_health(self, health: Arc<Health>) -> Self {
+        Self { health, ..self }
     }
 
     /// Returns the router that serves the API.
@@ -90,6 +98,7 @@ impl Api {
             descriptor: if known { None } else { tor.points.descriptor().map(|text| text.to_string()) },
             streams: self.traffic.open(),
             draining: self.drain.is_running(),
+            targets: self.health.report(request),
         }
     }
 }
@@ -122,6 +131,7 @@ async fn sync(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> R
         return caller.reply(StatusCode::CONFLICT, "text/plain", problem);
     }
     api.drain.heard(request.leading, request.phase);
+    api.health.heard(&request);
     match serde_json::to_string(&api.answer(&request)) {
         Ok(json) => caller.reply(StatusCode::OK, "application/json", json),
         Err(error) => caller.reply(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", format!("{error}\n")),

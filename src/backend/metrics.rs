@@ -10,23 +10,25 @@ use axum::routing::get;
 use tokio::sync::watch;
 
 use super::forward::{ForwarderPort, Traffic};
+use super::health::{Health, Target};
 use super::observer::TorState;
 use crate::common::exposition::{Exposition, escaped};
 use crate::common::http;
+use crate::link::TargetState;
 
 type Counter = fn(&ForwarderPort) -> &AtomicU64;
-type Sources = (watch::Receiver<TorState>, Arc<Traffic>);
+type Sources = (watch::Receiver<TorState>, Arc<Traffic>, Arc<Health>);
 
 /// Returns the router of the metrics server.
-pub fn router(tor: watch::Receiver<TorState>, traffic: Arc<Traffic>) -> Router {
-    Router::new().route("/metrics", get(metrics)).with_state((tor, traffic))
+pub fn router(tor: watch::Receiver<TorState>, traffic: Arc<Traffic>, health: Arc<Health>) -> Router {
+    Router::new().route("/metrics", get(metrics)).with_state((tor, traffic, health))
 }
 
-async fn metrics(State((tor, traffic)): State<Sources>) -> impl IntoResponse {
-    http::metrics(render(&tor.borrow(), traffic.ports()))
+async fn metrics(State((tor, traffic, health)): State<Sources>) -> impl IntoResponse {
+    http::metrics(render(&tor.borrow(), traffic.ports(), health.targets()))
 }
 
-fn render(tor: &TorState, ports: &[Arc<ForwarderPort>]) -> String {
+fn render(tor: &TorState, ports: &[Arc<ForwarderPort>], targets: &[Target]) -> String {
     let mut text = Exposition::new("onionbalance_agent");
     text.family("tor_up", "gauge", "1 if tor answers on its control socket");
     text.sample("tor_up", "", u64::from(tor.answering));
@@ -65,12 +67,37 @@ fn render(tor: &TorState, ports: &[Arc<ForwarderPort>]) -> String {
             text.sample("bytes_total", &labels, bytes.load(Ordering::Relaxed));
         }
     }
+    checks(&mut text, targets);
     text.finish()
 }
 
+fn checks(text: &mut Exposition, targets: &[Target]) {
+    let labels = |target: &Target| port_labels(target.port().port, target.port().name.as_deref());
+    text.family("target_up", "gauge", "1 if the target passes its checks, 0 if it fails them");
+    for target in targets {
+        let value = match target.state() {
+            TargetState::Passing => 1,
+            TargetState::Failing => 0,
+            TargetState::Unknown => continue,
+        };
+        text.sample("target_up", &format!("{{{}}}", labels(target)), value);
+    }
+    text.family("checks_total", "counter", "Checks of the target, by result");
+    for target in targets {
+        let (passed, failed) = target.counts();
+        for (result, count) in [("passed", passed), ("failed", failed)] {
+            text.sample("checks_total", &format!("{{{},result=\"{result}\"}}", labels(target)), count);
+        }
+    }
+}
+
 fn labels(port: &ForwarderPort) -> String {
-    let name = port.name.as_ref().map(|name| format!(",name=\"{}\"", escaped(name))).unwrap_or_default();
-    format!("port=\"{}\"{name}", port.number)
+    port_labels(port.number, port.name.as_deref())
+}
+
+fn port_labels(number: u16, name: Option<&str>) -> String {
+    let name = name.map(|name| format!(",name=\"{}\"", escaped(name))).unwrap_or_default();
+    format!("port=\"{number}\"{name}")
 }
 
 #[cfg(test)]
@@ -92,7 +119,7 @@ mod tests {
         let port = ForwarderPort::for_tests(80, "web:80");
         port.open.store(4, Ordering::Relaxed);
         port.bytes_out.store(5, Ordering::Relaxed);
-        let text = render(&tor, &[Arc::new(port)]);
+        let text = render(&tor, &[Arc::new(port)], Health::for_tests().targets());
         assert_eq!(page::families(&text), page::documented("onionbalance_agent"), "see docs/metrics.md");
         let expected = "\
 # HELP onionbalance_agent_tor_up 1 if tor answers on its control socket
@@ -126,6 +153,13 @@ onionbalance_agent_connect_failures_total{port=\"80\"} 0
 # TYPE onionbalance_agent_bytes_total counter
 onionbalance_agent_bytes_total{port=\"80\",direction=\"in\"} 0
 onionbalance_agent_bytes_total{port=\"80\",direction=\"out\"} 5
+# HELP onionbalance_agent_target_up 1 if the target passes its checks, 0 if it fails them
+# TYPE onionbalance_agent_target_up gauge
+onionbalance_agent_target_up{port=\"80\"} 1
+# HELP onionbalance_agent_checks_total Checks of the target, by result
+# TYPE onionbalance_agent_checks_total counter
+onionbalance_agent_checks_total{port=\"80\",result=\"passed\"} 0
+onionbalance_agent_checks_total{port=\"80\",result=\"failed\"} 0
 ";
         assert_eq!(text, expected);
     }
@@ -143,6 +177,7 @@ onionbalance_agent_bytes_total{port=\"80\",direction=\"out\"} 5
                 mended: Mended::default(),
             },
             &[Arc::new(port)],
+            &[],
         );
         assert!(text.contains("\nonionbalance_agent_streams_total{port=\"443\",name=\"https\"} 0\n"), "{text}");
         assert!(text.contains("_bytes_total{port=\"443\",name=\"https\",direction=\"in\"} 0\n"), "{text}");

@@ -3,17 +3,18 @@
 //! ```text
 //! tor ◄─control socket─ observer ──watch──► api      the publisher's sync call
 //! tor ──forward/<port>.sock──► forwarder    probes   readiness, /drain
-//!                                           metrics
+//! targets ◄──checks── health                metrics
 //! ```
 //!
 //! The observer tracks tor's state, kills a frozen tor and repairs a stalled onion service. The
-//! forwarder carries the streams. The drain rule evaluates the publishers' reports, which arrive
+//! forwarder carries the streams, and `health` checks their targets. The drain rule evaluates the publishers' reports, which arrive
 //! through the API. Apart from these reports, the three HTTP servers only read state.
 
 mod api;
 mod connect;
 mod drain;
 mod forward;
+mod health;
 mod init;
 mod metrics;
 mod observer;
@@ -44,6 +45,7 @@ use api::Api;
 use connect::Connector;
 use drain::{Drain, DrainTimes};
 use forward::Forwarder;
+use health::Health;
 use observer::Observer;
 use paths::RunDir;
 
@@ -146,9 +148,11 @@ async fn serve(args: Serve, run_dir: &RunDir, tor_data_dir: &Path, config: Agent
     let address = run_dir.read_hostname()?;
 
     let connector = Connector::new(args.refused_targets, args.kubernetes_service_host.parse().ok());
+    let connector = Arc::new(connector);
     let streams = Shares::of_this_process().streams;
-    let forwarder = Forwarder::bind(run_dir, &config, &address, streams)?.connecting_with(connector);
+    let forwarder = Forwarder::bind(run_dir, &config, &address, streams)?.connecting_with(connector.clone());
     let traffic = forwarder.traffic();
+    let health = Arc::new(Health::new(&config.ports, &traffic, connector));
     let observer = Observer::new(run_dir, address, system::random());
     let (tor, pulse) = (observer.watch(), observer.pulse());
     let times = DrainTimes {
@@ -158,8 +162,9 @@ async fn serve(args: Serve, run_dir: &RunDir, tor_data_dir: &Path, config: Agent
     let drain = Arc::new(Drain::new(times, traffic.watch_open()));
 
     let api = Api::new(pod_uid, args.token, address, tor.clone(), drain.clone(), traffic.clone())?;
-    let probes = probes::router(tor.clone(), pulse, drain);
-    let metrics = metrics::router(tor, traffic).merge(tor_metrics::router(args.tor_metrics_port));
+    let api = api.with_health(health.clone());
+    let probes = probes::router(tor.clone(), pulse, drain, health.clone());
+    let metrics = metrics::router(tor, traffic, health.clone()).merge(tor_metrics::router(args.tor_metrics_port));
     let stop = CancellationToken::new();
     let mut servers = JoinSet::new();
     for (router, port) in [(api.router(), args.api_port), (probes, args.probe_port), (metrics, args.metrics_port)] {
@@ -169,6 +174,7 @@ async fn serve(args: Serve, run_dir: &RunDir, tor_data_dir: &Path, config: Agent
     let mut workers = JoinSet::new();
     workers.spawn(observer.run());
     workers.spawn(forwarder.run());
+    workers.spawn(health.run());
     tracing::info!(%address, master = %config.master_onion_address, "agent started");
 
     tokio::select! {

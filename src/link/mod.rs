@@ -13,6 +13,7 @@
 mod clients;
 mod config;
 mod drain;
+mod health;
 mod message;
 pub mod paths;
 mod targets;
@@ -21,6 +22,7 @@ mod token;
 pub use clients::ClientsCopy;
 pub use config::{AgentConfig, AgentConfigError, ForwardedPort, check_target};
 pub use drain::{grace_period, longest_drain};
+pub use health::{HttpCheck, TargetCheck, TargetHealth, TargetState, brief};
 pub use message::{PodPhase, Revision, SyncRequest, SyncResponse};
 pub use targets::{REFUSED_TARGETS, RefusedTargets, RefusedTargetsError};
 pub use token::{AgentToken, LinkError};

@@ -79,6 +79,8 @@ fn request(publisher: &str, sequence: u64) -> SyncRequest {
         leading: false,
         phase: PodPhase::Active,
         known_revision: None,
+        round: 0,
+        unhealthy: false,
     }
 }
 

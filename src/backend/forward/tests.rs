@@ -2,7 +2,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::*;
-use crate::link::RefusedTargets;
+use crate::link::{RefusedTargets, TargetCheck};
 
 impl ForwarderPort {
     pub fn for_tests(number: u16, target: &str) -> Self {
@@ -11,7 +11,14 @@ impl ForwarderPort {
 }
 
 fn forwarded(port: u16, target: &str) -> ForwardedPort {
-    ForwardedPort { name: None, port, target: target.to_owned(), proxy_header: false, idle_timeout_seconds: None }
+    ForwardedPort {
+        name: None,
+        port,
+        target: target.to_owned(),
+        proxy_header: false,
+        idle_timeout_seconds: None,
+        check: TargetCheck::default(),
+    }
 }
 
 const BACKEND: &str = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion";
@@ -43,7 +50,8 @@ impl Bench {
             drain_timeout_seconds: 0,
             linger_seconds: 0,
         };
-        let forwarder = Forwarder::bind(&run_dir, &config, &backend, max_streams).unwrap().connecting_with(connector);
+        let forwarder =
+            Forwarder::bind(&run_dir, &config, &backend, max_streams).unwrap().connecting_with(Arc::new(connector));
         let traffic = forwarder.traffic();
         tokio::spawn(forwarder.run());
         Self { dir, traffic }

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use onionbalance_e2e::command::output;
 use onionbalance_e2e::onionkey;
 use onionbalance_e2e::tornet::make_private_dir;
-use onionbalance_operator::link::{AGENT_API_PORT, AgentConfig, ForwardedPort};
+use onionbalance_operator::link::{AGENT_API_PORT, AgentConfig, ForwardedPort, TargetCheck};
 use onionbalance_operator::onion::{ClientPublicKey, MasterKey};
 
 use super::render::Service;
@@ -22,8 +22,14 @@ impl DataPlane {
         let dir = self.path(&format!("backend{number}"));
         make_private_dir(&dir)?;
         let target = target::serve(number).await?;
-        let mut ports =
-            vec![ForwardedPort { name: None, port: 80, target, proxy_header: false, idle_timeout_seconds: None }];
+        let mut ports = vec![ForwardedPort {
+            name: None,
+            port: 80,
+            target,
+            proxy_header: false,
+            idle_timeout_seconds: None,
+            check: TargetCheck::default(),
+        }];
         ports.extend(self.features.ports.iter().cloned());
         let torrc = self.torrc("backend", &dir, &ports)?;
         let config = AgentConfig {
@@ -184,7 +190,14 @@ HiddenServicePort 80 {target}
 /// Returns a port for rendering the torrc of a frontend, which has no ports.
 fn unused_port() -> ForwardedPort {
     let target = "127.0.0.1:1".to_owned();
-    ForwardedPort { name: None, port: 80, target, proxy_header: false, idle_timeout_seconds: None }
+    ForwardedPort {
+        name: None,
+        port: 80,
+        target,
+        proxy_header: false,
+        idle_timeout_seconds: None,
+        check: TargetCheck::default(),
+    }
 }
 
 /// Returns the listen address of a backend's agent. Each agent has its own loopback address, just
