@@ -188,7 +188,9 @@ impl Target {
     fn record(&self, result: Result<(), String>, began: Instant, generation: Option<u64>) -> Duration {
         let mut seen = self.seen();
         let passed = result.is_ok();
-        seen.problem = result.err();
+        let known = seen.problem.take();
+        // The result of a check explains more than a failed stream.
+        seen.problem = result.err().map(|problem| known.filter(|_| generation.is_none()).unwrap_or(problem));
         if let Some(generation) = generation {
             seen.last = Some((generation, passed));
         }

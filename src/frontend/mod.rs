@@ -36,6 +36,7 @@ mod publisher;
 mod standalone;
 mod status;
 mod sync;
+mod targets;
 mod tor;
 mod view;
 mod watch_backoff;
