@@ -107,6 +107,13 @@ fn pods_or_publishing(reason: Reason, subject: &Subject<'_>) -> Option<String> {
             "run the same version of tor, with the same congestion control, on all backends: kubectl get obs {name} \
              -n {namespace} -o jsonpath='{{.status.backends}}'"
         ),
+        Reason::BackendUnhealthy => format!(
+            "find out why this backend cannot reach the app, for example its node or a network policy: {}",
+            subject.pods("backend")
+        ),
+        Reason::TargetFailing => {
+            format!("check the app behind the named port: kubectl get endpoints -n {namespace}")
+        }
         Reason::Progressing | Reason::RollingOut => subject.pods("backend"),
         Reason::Suspended => {
             format!("kubectl patch obs {name} -n {namespace} --type merge -p '{{\"spec\":{{\"suspend\":false}}}}'")
