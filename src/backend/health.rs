@@ -23,6 +23,12 @@ use history::{History, SPACING};
 
 /// The time for which the leader's judgement is valid. The leader repeats it about once a second.
 const JUDGEMENT_LASTS: Duration = Duration::from_secs(30);
+/// The time from the withdrawal of a backend without any passing target until its tor is ended. By
+/// then, the HSDirs have the descriptor without the backend.
+const LEAVES_AFTER: Duration = Duration::from_secs(5);
+/// The shortest time between two ends of tor, because Kubernetes restarts a container that ends
+/// often only after a growing pause.
+const LEAVES_AGAIN: Duration = Duration::from_secs(600);
 /// The failure that a refused stream counts as.
 const STREAM_FAILED: &str = "a stream could not connect";
 
@@ -32,6 +38,10 @@ pub struct Health {
     targets: Vec<Target>,
     connector: Arc<Connector>,
     leader: watch::Sender<Leader>,
+    /// True if every port has a check.
+    covers_all: bool,
+    /// The time at which the agent last ended tor because of the targets.
+    left: Mutex<Option<Instant>>,
 }
 
 /// What the leading publisher said last.
@@ -43,6 +53,8 @@ struct Leader {
     generation: u64,
     /// The time at which the leader last said that this backend is withdrawn.
     withdrew: Option<Instant>,
+    /// The time since which the leader has been saying so.
+    since: Option<Instant>,
 }
 
 /// A target that is checked.
@@ -71,11 +83,14 @@ impl Health {
     /// Creates the checks of all ports that have one. Failed streams of `traffic` cause checks.
     pub fn new(ports: &[ForwardedPort], traffic: &Traffic, connector: Arc<Connector>) -> Self {
         let checked = ports.iter().filter(|port| port.check.enabled);
-        let targets = checked.map(|port| {
-            let forwarded = traffic.ports().iter().find(|forwarded| forwarded.number == port.port);
-            Target::new(port, forwarded.map(|forwarded| forwarded.doubt.clone()).unwrap_or_default())
-        });
-        Self { targets: targets.collect(), connector, leader: watch::Sender::default() }
+        let targets: Vec<_> = checked
+            .map(|port| {
+                let forwarded = traffic.ports().iter().find(|forwarded| forwarded.number == port.port);
+                Target::new(port, forwarded.map(|forwarded| forwarded.doubt.clone()).unwrap_or_default())
+            })
+            .collect();
+        let covers_all = !ports.is_empty() && targets.len() == ports.len();
+        Self { targets, connector, covers_all, ..Self::default() }
     }
 
     /// Checks the targets forever.
@@ -123,6 +138,7 @@ impl Health {
         let now = Instant::now();
         self.leader.send_if_modified(|leader| {
             leader.withdrew = request.unhealthy.then_some(now);
+            leader.since = leader.since.or(Some(now)).filter(|_| request.unhealthy);
             let asked = (request.publisher.clone(), request.round);
             let is_new = request.round != 0 && leader.asked.as_ref() != Some(&asked);
             if is_new {
@@ -152,6 +168,26 @@ impl Health {
         }
         let failing = self.targets.iter().filter_map(Target::objection).collect::<Vec<_>>();
         (!failing.is_empty()).then(|| failing.join("; "))
+    }
+
+    /// Returns true if tor should be ended now. Clients that fetched a descriptor before the backend
+    /// was withdrawn still choose its introduction points, which only the end of tor removes. While
+    /// any target passes or is not checked, the backend is still useful to its clients.
+    pub fn should_end_tor(&self) -> bool {
+        let now = Instant::now();
+        let is_withdrawn = {
+            let leader = self.leader.borrow();
+            leader.withdrew.is_some_and(|last| now.duration_since(last) <= JUDGEMENT_LASTS)
+                && leader.since.is_some_and(|since| now.duration_since(since) >= LEAVES_AFTER)
+        };
+        let is_useless = self.covers_all && self.targets.iter().all(|target| target.state() == TargetState::Failing);
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = left.is_none_or(|last| now.duration_since(last) >= LEAVES_AGAIN);
+        let ends = is_withdrawn && is_useless && may;
+        if ends {
+            *left = Some(now);
+        }
+        ends
     }
 
     /// Returns the targets that are checked.

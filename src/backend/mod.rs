@@ -153,7 +153,7 @@ async fn serve(args: Serve, run_dir: &RunDir, tor_data_dir: &Path, config: Agent
     let forwarder = Forwarder::bind(run_dir, &config, &address, streams)?.connecting_with(connector.clone());
     let traffic = forwarder.traffic();
     let health = Arc::new(Health::new(&config.ports, &traffic, connector));
-    let observer = Observer::new(run_dir, address, system::random());
+    let observer = Observer::new(run_dir, address, system::random()).heeding(health.clone());
     let (tor, pulse) = (observer.watch(), observer.pulse());
     let times = DrainTimes {
         linger: Duration::from_secs(config.linger_seconds.into()),

@@ -4,11 +4,13 @@
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
+use super::health::Health;
 use super::paths::RunDir;
 use super::points::{Points, open};
 use super::pulse::Pulse;
@@ -55,6 +57,7 @@ pub struct Observer {
     address: OnionAddress,
     state: watch::Sender<TorState>,
     pulse: Pulse,
+    health: Arc<Health>,
     watchdog: Watchdog,
     /// The log of problems, which reports each problem once although the observer retries several
     /// times a second.
@@ -77,9 +80,15 @@ impl Observer {
             state: watch::Sender::new(state),
             watchdog: Watchdog::new(pulse.clone()),
             pulse,
+            health: Arc::default(),
             complaint: Complaint::default(),
             changes: LogLimit::default(),
         }
+    }
+
+    /// Makes the observer end tor when the health of the targets demands it.
+    pub fn heeding(self, health: Arc<Health>) -> Self {
+        Self { health, ..self }
     }
 
     /// Returns a receiver that yields the observed state.
@@ -176,6 +185,11 @@ impl Observer {
             return Ok(());
         }
         let mut tor = WatchedClient::new(client, &mut self.watchdog);
+        if self.health.should_end_tor() {
+            tracing::warn!("no target is reachable here, but other backends reach them; terminating tor");
+            tor.answer(tor.client().signal("HALT")).await?;
+            return Ok(());
+        }
         let done = mender.check(&mut tor, &state.points).await?;
         if done != Mended::default() {
             self.state.send_modify(|state| state.mended += done);

@@ -176,7 +176,7 @@ impl Backends {
             };
             let state = match state(pod, report, usage, self.counted.contains(id)) {
                 BackendState::Ready | BackendState::Lost | BackendState::Waiting | BackendState::Starting
-                    if self.targets.has_withdrawn(id) && matches!(report, Some(AgentReport::Points(..))) =>
+                    if self.targets.has_withdrawn(id) =>
                 {
                     BackendState::Unhealthy
                 }

@@ -87,6 +87,26 @@ async fn the_backend_is_unready_only_while_the_leader_says_so_and_a_target_fails
 }
 
 #[tokio::test(start_paused = true)]
+async fn tor_is_ended_once_if_the_backend_stays_withdrawn_and_no_target_passes() {
+    let health = health("web:80");
+    fail(&health).await;
+    assert!(!health.should_end_tor(), "the backend is not withdrawn");
+    for second in 0..20 {
+        health.heard(&request("p", true, 0, true));
+        assert_eq!(health.should_end_tor(), second == LEAVES_AFTER.as_secs(), "{second}");
+        advance(Duration::from_secs(1)).await;
+    }
+    let both = [port("web:80"), ForwardedPort { port: 443, ..port("web:443") }];
+    let health = Health::new(&both, &Traffic::default(), Arc::default());
+    fail(&health).await;
+    for _ in 0..20 {
+        health.heard(&request("p", true, 0, true));
+        assert!(!health.should_end_tor(), "the other target does not fail");
+        advance(Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_result_is_fresh_only_if_the_check_began_after_the_round() {
     let health = health("web:80");
     let fresh = |request: &SyncRequest| health.report(request)[0].fresh;
