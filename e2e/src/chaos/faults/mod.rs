@@ -1,5 +1,6 @@
 //! All faults that `make chaos` injects.
 
+mod app;
 mod arrival;
 mod authorities;
 mod backend;
@@ -8,6 +9,7 @@ mod frontend;
 mod replicas;
 mod rotations;
 
+use self::app::{AppCut, AppDown};
 use self::arrival::{ApplyToFetch, NewBackend};
 use self::authorities::AuthoritiesDown;
 use self::backend::BackendFault;
@@ -26,6 +28,8 @@ pub fn all() -> Vec<Box<dyn Fault>> {
         Box::new(BackendFault::AgentFreeze),
         Box::new(BackendFault::PodDelete),
         Box::new(BackendFault::LinkCut),
+        Box::new(AppCut),
+        Box::new(AppDown),
         Box::new(PodRestart),
         Box::new(RollingRestart),
         Box::new(ScaleDown),
