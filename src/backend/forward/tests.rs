@@ -387,3 +387,13 @@ async fn the_socket_of_an_earlier_agent_is_replaced() {
     let _listener = bind_fresh(&path).unwrap();
     UnixStream::connect(&path).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_stream_that_cannot_connect_causes_a_check_of_the_target() {
+    let refusing = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let bench = Bench::new(&refusing, 10);
+    let doubt = bench.traffic.ports()[0].doubt.clone();
+    let mut stream = bench.open().await;
+    assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0, "the stream ends");
+    doubt.notified().await;
+}
