@@ -5,6 +5,7 @@
 
 mod history;
 mod probe;
+mod tls;
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,6 +62,8 @@ struct Leader {
 #[derive(Debug)]
 pub struct Target {
     port: ForwardedPort,
+    /// The settings of TLS, if the check uses HTTPS.
+    tls: Option<tls::Settings>,
     /// Notified when a stream could not connect to the target.
     doubt: Arc<Notify>,
     seen: Mutex<Seen>,
@@ -124,7 +127,7 @@ impl Health {
 
     async fn check(&self, target: &Target) -> Result<(), String> {
         let limit = Duration::from_secs(target.port.check.timeout_seconds.into());
-        match timeout(limit, probe::probe(&self.connector, &target.port)).await {
+        match timeout(limit, probe::probe(&self.connector, &target.port, target.tls.as_ref())).await {
             Ok(result) => result.map_err(|error| brief(&error.to_string())),
             Err(_) => Err(format!("no response within {} s", limit.as_secs())),
         }
@@ -205,8 +208,10 @@ async fn newer_round(leader: &mut watch::Receiver<Leader>, generation: u64) {
 impl Target {
     fn new(port: &ForwardedPort, doubt: Arc<Notify>) -> Self {
         let seen = Seen { history: History::new(&port.check), last: None, problem: None };
+        let https = port.check.http.as_ref().and_then(|http| http.https.as_ref());
         Self {
             port: port.clone(),
+            tls: https.map(|https| tls::settings(https.verify)),
             doubt,
             seen: Mutex::new(seen),
             changes: LogLimit::default(),

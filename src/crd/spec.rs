@@ -164,15 +164,34 @@ pub struct HttpHealthCheck {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253), extend("x-kubernetes-validations" = rules::request_host()))]
     pub host: Option<String>,
+    /// If set, the request uses HTTPS. The name in the certificate must be that of `host` or, if
+    /// `host` is absent, of the target.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub https: Option<HttpsHealthCheck>,
     /// The expected statuses. If empty, every status from 200 to 399 is expected.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(range(min = 100, max = 599)))]
     pub statuses: Vec<u16>,
 }
 
+/// The HTTPS settings of a health check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpsHealthCheck {
+    /// Set this to false to accept every certificate. By default, the certificate must come from a
+    /// public certificate authority.
+    pub verify: bool,
+}
+
+impl Default for HttpsHealthCheck {
+    fn default() -> Self {
+        Self { verify: true }
+    }
+}
+
 impl Default for HttpHealthCheck {
     fn default() -> Self {
-        Self { path: "/".to_owned(), host: None, statuses: Vec::new() }
+        Self { path: "/".to_owned(), host: None, https: None, statuses: Vec::new() }
     }
 }
 

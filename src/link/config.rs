@@ -166,7 +166,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::link::HttpCheck;
+    use crate::link::{HttpCheck, HttpsCheck};
 
     /// The onion address of the Tor Project's website.
     const ADDRESS: &str = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion";
@@ -247,8 +247,10 @@ mod tests {
 
     /// Returns any check that a configuration can contain.
     fn check() -> impl Strategy<Value = TargetCheck> {
-        let http = ("/[!-~]{0,9}", prop::option::of("[!-~]{1,9}"), prop::collection::vec(any::<u16>(), 0..3))
-            .prop_map(|(path, host, statuses)| HttpCheck { path, host, statuses });
+        let https = prop::option::of(any::<bool>().prop_map(|verify| HttpsCheck { verify }));
+        let statuses = prop::collection::vec(any::<u16>(), 0..3);
+        let http = ("/[!-~]{0,9}", prop::option::of("[!-~]{1,9}"), https, statuses)
+            .prop_map(|(path, host, https, statuses)| HttpCheck { path, host, https, statuses });
         (any::<bool>(), prop::option::of(http), 1_u32.., 1_u32..).prop_map(|(enabled, http, period, timeout)| {
             TargetCheck { enabled, http, period_seconds: period, timeout_seconds: timeout, ..TargetCheck::default() }
         })

@@ -66,14 +66,25 @@ pub struct HttpCheck {
     /// The value of the `Host` header. If None, the header names the target.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
+    /// The settings of HTTPS. If None, the request uses plain HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub https: Option<HttpsCheck>,
     /// The expected statuses. If empty, every status from 200 to 399 is expected.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub statuses: Vec<u16>,
 }
 
+/// The settings of a request over HTTPS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HttpsCheck {
+    /// True if the target needs a certificate of an authority that the agent's image trusts.
+    pub verify: bool,
+}
+
 impl Default for HttpCheck {
     fn default() -> Self {
-        Self { path: "/".to_owned(), host: None, statuses: Vec::new() }
+        Self { path: "/".to_owned(), host: None, https: None, statuses: Vec::new() }
     }
 }
 
@@ -156,7 +167,7 @@ mod tests {
     fn the_default_check_is_valid_and_others_may_not_be() {
         assert_eq!(TargetCheck::default().problem(), None);
         let http = |path: &str, host: Option<&str>| TargetCheck {
-            http: Some(HttpCheck { path: path.to_owned(), host: host.map(str::to_owned), statuses: Vec::new() }),
+            http: Some(HttpCheck { path: path.to_owned(), host: host.map(str::to_owned), ..HttpCheck::default() }),
             ..TargetCheck::default()
         };
         assert_eq!(http("/healthz?full=1", Some("web.example.org:8080")).problem(), None);

@@ -22,7 +22,7 @@ mod token;
 pub use clients::ClientsCopy;
 pub use config::{AgentConfig, AgentConfigError, ForwardedPort, check_target};
 pub use drain::{grace_period, longest_drain};
-pub use health::{HttpCheck, TargetCheck, TargetHealth, TargetState, brief};
+pub use health::{HttpCheck, HttpsCheck, TargetCheck, TargetHealth, TargetState, brief};
 pub use message::{PodPhase, Revision, SyncRequest, SyncResponse};
 pub use targets::{REFUSED_TARGETS, RefusedTargets, RefusedTargetsError};
 pub use token::{AgentToken, LinkError};

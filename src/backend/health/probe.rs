@@ -9,9 +9,9 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST, USER_AGENT};
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
+use super::tls;
 use crate::backend::connect::Connector;
 use crate::link::{ForwardedPort, HttpCheck};
 
@@ -24,6 +24,8 @@ const NO_CLIENT: &[u8] = b"PROXY UNKNOWN\r\n";
 pub(super) enum ProbeError {
     #[error("cannot connect: {0}")]
     Connect(#[from] std::io::Error),
+    #[error("no TLS connection: {0}")]
+    Tls(String),
     #[error("the request is invalid: {0}")]
     Request(#[from] hyper::http::Error),
     #[error("no HTTP response: {0}")]
@@ -32,21 +34,37 @@ pub(super) enum ProbeError {
     Status(u16),
 }
 
-/// Checks the target of a port once. The caller limits the time.
-pub(super) async fn probe(connector: &Connector, port: &ForwardedPort) -> Result<(), ProbeError> {
+/// Checks the target of a port once, with TLS if there are settings for TLS. The caller limits the
+/// time.
+pub(super) async fn probe(
+    connector: &Connector,
+    port: &ForwardedPort,
+    tls: Option<&tls::Settings>,
+) -> Result<(), ProbeError> {
     let mut stream = connector.connect(&port.target).await?;
     let Some(check) = &port.check.http else { return Ok(()) };
     if port.proxy_header {
         stream.write_all(NO_CLIENT).await?;
     }
-    let status = request(stream, check, &port.target).await?;
+    let host = check.host.as_deref().unwrap_or(&port.target);
+    let status = match tls {
+        None => request(stream, check, host).await?,
+        Some(settings) => {
+            let stream = tls::connect(settings, stream, host).await.map_err(ProbeError::Tls)?;
+            request(stream, check, host).await?
+        }
+    };
     if check.expects(status) { Ok(()) } else { Err(ProbeError::Status(status)) }
 }
 
 /// Sends an HTTP request and returns the status of the response. The body is not read.
-async fn request(stream: TcpStream, check: &HttpCheck, target: &str) -> Result<u16, ProbeError> {
+async fn request(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    check: &HttpCheck,
+    host: &str,
+) -> Result<u16, ProbeError> {
     let request = Request::get(check.path.as_str())
-        .header(HOST, check.host.as_deref().unwrap_or(target))
+        .header(HOST, host)
         .header(USER_AGENT, "onionbalance-agent")
         .header(CONNECTION, "close")
         .body(Empty::<Bytes>::new())?;
@@ -92,7 +110,7 @@ mod tests {
             idle_timeout_seconds: None,
             check: TargetCheck { http: Some(check), ..TargetCheck::default() },
         };
-        let result = probe(&Connector::default(), &port).await;
+        let result = probe(&Connector::default(), &port, None).await;
         (result, server.await.unwrap())
     }
 
@@ -141,12 +159,12 @@ mod tests {
             idle_timeout_seconds: None,
             check: TargetCheck::default(),
         };
-        assert!(probe(&Connector::default(), &port).await.is_ok(), "the target need not send anything");
+        assert!(probe(&Connector::default(), &port, None).await.is_ok(), "the target need not send anything");
         // Checks obey the list of refused targets, as streams do.
         let strict = Connector::new("127.0.0.0/8".parse().unwrap(), None);
-        let refused = probe(&strict, &port).await.unwrap_err().to_string();
+        let refused = probe(&strict, &port, None).await.unwrap_err().to_string();
         assert!(refused.contains("--refused-targets"), "{refused}");
         drop(listener);
-        assert!(matches!(probe(&Connector::default(), &port).await, Err(ProbeError::Connect(_))));
+        assert!(matches!(probe(&Connector::default(), &port, None).await, Err(ProbeError::Connect(_))));
     }
 }

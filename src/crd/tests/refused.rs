@@ -114,7 +114,7 @@ pub fn allowed() -> Vec<Value> {
             {"port": 2, "target": {"address": "a:1"}, "healthCheck": {"enabled": false, "http": null}},
             {"port": 3, "target": {"address": "a:1"}, "healthCheck": {
                 "periodSeconds": 3600, "timeoutSeconds": 60, "failureThreshold": 100, "successThreshold": 1,
-                "http": {"path": "/a?b=c~", "host": "[2001:db8::1]:80", "statuses": [100, 599]},
+                "http": {"path": "/a?b=c~", "host": "[2001:db8::1]:80", "https": {"verify": false}, "statuses": [100, 599]},
             }},
         ]})),
         target(json!({"address": "web.example.org.:00080"})),

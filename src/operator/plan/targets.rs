@@ -9,7 +9,7 @@ use kube::ResourceExt as _;
 
 use crate::crd::validate::Problem;
 use crate::crd::{HealthCheck, HttpHealthCheck, OnionBalancedService, Port, Reason, ServiceTarget};
-use crate::link::{ForwardedPort, HttpCheck, TargetCheck, check_target};
+use crate::link::{ForwardedPort, HttpCheck, HttpsCheck, TargetCheck, check_target};
 use crate::operator::conditions::Finding;
 
 /// The resolved ports, and the problems that were found while they were resolved.
@@ -78,9 +78,10 @@ fn forwarded(port: &Port, target: String) -> ForwardedPort {
 }
 
 fn check(check: &HealthCheck) -> TargetCheck {
-    let http = |HttpHealthCheck { path, host, statuses }: &HttpHealthCheck| HttpCheck {
+    let http = |HttpHealthCheck { path, host, https, statuses }: &HttpHealthCheck| HttpCheck {
         path: path.clone(),
         host: host.clone(),
+        https: https.map(|https| HttpsCheck { verify: https.verify }),
         statuses: statuses.clone(),
     };
     TargetCheck {
@@ -268,9 +269,11 @@ mod tests {
         assert!(port(serde_json::json!({})).is_default());
         assert!(!port(serde_json::json!({"enabled": false})).enabled);
         let check = port(serde_json::json!({
-            "periodSeconds": 5, "failureThreshold": 4, "http": {"path": "/healthz", "statuses": [204]},
+            "periodSeconds": 5, "failureThreshold": 4, "http": {"path": "/healthz", "https": {}, "statuses": [204]},
         }));
         assert_eq!((check.period_seconds, check.timeout_seconds, check.failure_threshold), (5, 2, 4));
-        assert_eq!(check.http, Some(HttpCheck { path: "/healthz".to_owned(), host: None, statuses: vec![204] }));
+        let https = Some(HttpsCheck { verify: true });
+        let http = HttpCheck { path: "/healthz".to_owned(), host: None, https, statuses: vec![204] };
+        assert_eq!(check.http, Some(http));
     }
 }
