@@ -173,9 +173,9 @@ impl Health {
         (!failing.is_empty()).then(|| failing.join("; "))
     }
 
-    /// Returns true if tor should be ended now. Clients that fetched a descriptor before the backend
-    /// was withdrawn still choose its introduction points, which only the end of tor removes. While
-    /// any target passes or is not checked, the backend is still useful to its clients.
+    /// Returns true if tor should be ended now. Clients that fetched a descriptor before the
+    /// backend was withdrawn still choose its introduction points, which only the end of tor
+    /// removes. While any target passes or is not checked, the backend is still useful.
     pub fn should_end_tor(&self) -> bool {
         let now = Instant::now();
         let is_withdrawn = {

@@ -7,8 +7,9 @@
 //! ```
 //!
 //! The observer tracks tor's state, kills a frozen tor and repairs a stalled onion service. The
-//! forwarder carries the streams, and `health` checks their targets. The drain rule evaluates the publishers' reports, which arrive
-//! through the API. Apart from these reports, the three HTTP servers only read state.
+//! forwarder carries the streams, and `health` checks their targets. The drain rule and `health`
+//! evaluate the publishers' requests, which arrive through the API. Apart from these requests, the
+//! three HTTP servers only read state.
 
 mod api;
 mod connect;

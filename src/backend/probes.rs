@@ -58,8 +58,8 @@ async fn ready(State((tor, health)): State<(watch::Receiver<TorState>, Arc<Healt
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, line(&reason))
 }
 
-/// Returns true if the backend is ready, and the reason for the result. `objection` is the reason why
-/// the publisher has withdrawn the backend, if it has.
+/// Returns true if the backend is ready, and the reason for the result. `objection` is the reason
+/// why the publisher has withdrawn the backend, if it has.
 fn readiness(tor: &TorState, objection: Option<String>) -> (bool, String) {
     match tor {
         TorState { answering: false, .. } => (false, "tor does not answer on its control socket".to_owned()),

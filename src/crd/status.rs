@@ -69,8 +69,9 @@ pub struct BackendStatus {
     /// the descriptors can hold, and it is another backend's turn. `Excluded`: the backend's
     /// congestion control differs from that of most backends, so its introduction points are not
     /// published. `Unhealthy`: a target fails at the backend while it passes at another one, so the
-    /// backend's introduction points have been withdrawn. `Draining`: the pod is terminating and its introduction points have been
-    /// withdrawn. `Lost`: the backend does not respond or has lost its introduction points.
+    /// backend's introduction points have been withdrawn. `Draining`: the pod is terminating and
+    /// its introduction points have been withdrawn. `Lost`: the backend does not respond or has
+    /// lost its introduction points.
     pub state: BackendState,
     /// The ports whose targets fail their checks at this backend (`spec.ports[].healthCheck`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

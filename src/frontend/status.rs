@@ -150,8 +150,8 @@ fn part(facts: &Facts, before: &Part) -> Part {
     Part { backends: backends.collect(), published }
 }
 
-/// Returns the `message` of a backend: remarks on its descriptor, and the reasons why it is waiting or
-/// withdrawn.
+/// Returns the `message` of a backend: remarks on its descriptor, and the reasons why it is waiting
+/// or withdrawn.
 fn message(view: &BackendView) -> Option<String> {
     const WAITS: &str = "its introduction points wait for their turn: there are more points than the descriptors can \
          hold, and turns change at most once an hour";

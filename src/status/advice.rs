@@ -107,13 +107,6 @@ fn pods_or_publishing(reason: Reason, subject: &Subject<'_>) -> Option<String> {
             "run the same version of tor, with the same congestion control, on all backends: kubectl get obs {name} \
              -n {namespace} -o jsonpath='{{.status.backends}}'"
         ),
-        Reason::BackendUnhealthy => format!(
-            "find out why this backend cannot reach the app, for example its node or a network policy: {}",
-            subject.pods("backend")
-        ),
-        Reason::TargetFailing => {
-            format!("check the app behind the named port: kubectl get endpoints -n {namespace}")
-        }
         Reason::Progressing | Reason::RollingOut => subject.pods("backend"),
         Reason::Suspended => {
             format!("kubectl patch obs {name} -n {namespace} --type merge -p '{{\"spec\":{{\"suspend\":false}}}}'")
@@ -132,8 +125,22 @@ fn pods_or_publishing(reason: Reason, subject: &Subject<'_>) -> Option<String> {
         Reason::Pending => "check that the operator is running: kubectl get pods -A -l \
                             app.kubernetes.io/name=onionbalance-operator"
             .to_owned(),
-        _ => return None,
+        _ => return targets(reason, subject),
     })
+}
+
+/// Returns the advice for reasons that concern targets that fail their checks.
+fn targets(reason: Reason, subject: &Subject<'_>) -> Option<String> {
+    match reason {
+        Reason::BackendUnhealthy => Some(format!(
+            "find out why this backend cannot reach the app, for example its node or a network policy: {}",
+            subject.pods("backend")
+        )),
+        Reason::TargetFailing => {
+            Some(format!("check the app behind the named port: kubectl get endpoints -n {}", subject.namespace))
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]

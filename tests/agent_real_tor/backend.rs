@@ -35,8 +35,8 @@ impl Backend {
         Self::with_ports(&[(80, target)]).await
     }
 
-    /// Creates a backend with the given ports and targets, using `backend init`. The targets are not
-    /// checked, so every connection to a target belongs to a stream.
+    /// Creates a backend with the given ports and targets, using `backend init`. The targets are
+    /// not checked, so every connection to a target belongs to a stream.
     pub async fn with_ports(ports: &[(u16, &str)]) -> Self {
         static NEXT: AtomicU8 = AtomicU8::new(1);
         let [.., high, low] = std::process::id().to_be_bytes();

@@ -127,8 +127,8 @@ impl Observed {
         ]
     }
 
-    /// Returns the number of failed requests of all clients to our service that began more than 30 s
-    /// after the fault.
+    /// Returns the number of failed requests of all clients to our service that began more than
+    /// 30 s after the fault.
     pub fn late_failed(&self) -> Figure {
         const LATE: Duration = Duration::from_secs(30);
         // No run lasts that long.
