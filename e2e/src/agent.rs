@@ -58,6 +58,8 @@ async fn sync(socket: &str, pod_uid: &str, token: &AgentToken) -> Result<SyncRes
         leading: false,
         phase: PodPhase::Active,
         known_revision: None,
+        round: 0,
+        unhealthy: false,
     };
     let body = serde_json::to_string(&request)?;
     // A replayed request does no harm here, so the nonce need not be random.

@@ -20,6 +20,7 @@ use super::AgentError;
 use super::circuits::{Circuits, Closure};
 use super::drain::Drain;
 use super::forward::Traffic;
+use super::health::Health;
 use super::observer::TorState;
 use crate::common::log_limit::{Line, LogLimit};
 use crate::link::{
@@ -43,6 +44,7 @@ pub struct Api {
     drain: Arc<Drain>,
     traffic: Arc<Traffic>,
     circuits: Arc<Circuits>,
+    health: Arc<Health>,
     sequences: Mutex<Sequences>,
     /// The sequence numbers of the requests to close circuits.
     closing_sequences: Mutex<Sequences>,
@@ -70,12 +72,18 @@ impl Api {
             drain,
             traffic,
             circuits,
+            health: Arc::default(),
             sequences: Mutex::default(),
             closing_sequences: Mutex::default(),
             token_errors: LogLimit::default(),
         };
         api.read_token()?;
         Ok(api)
+    }
+
+    /// Replaces the health of the targets. Without this call, no target is checked.
+    pub fn with_health(self, health: Arc<Health>) -> Self {
+        Self { health, ..self }
     }
 
     /// Returns the router that serves the API.
@@ -131,6 +139,7 @@ impl Api {
             descriptor: if known { None } else { tor.points.descriptor().map(|text| text.to_string()) },
             streams: self.traffic.open(),
             draining: self.drain.is_running(),
+            targets: self.health.report(request),
         }
     }
 }
@@ -148,6 +157,7 @@ async fn sync(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> R
         return caller.reply(StatusCode::CONFLICT, "text/plain", problem);
     }
     api.drain.heard(request.leading, request.phase);
+    api.health.heard(&request);
     match serde_json::to_string(&api.answer(&request)) {
         Ok(json) => caller.reply(StatusCode::OK, "application/json", json),
         Err(error) => caller.reply(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", format!("{error}\n")),

@@ -134,6 +134,10 @@ reasons! {
     ProgressDeadlineExceeded [BackendsReady Published];
     /// A backend is not published, because its descriptor does not fit those of the other backends.
     BackendExcluded [BackendsReady];
+    /// A backend is withdrawn, because a target fails there while it passes at another backend.
+    BackendUnhealthy [BackendsReady];
+    /// A target fails at all backends that are published, so all of them stay published.
+    TargetFailing [BackendsReady];
     /// Not all backends are ready yet.
     Progressing [BackendsReady];
     /// A new version of the backends is being rolled out.

@@ -68,12 +68,18 @@ pub struct BackendStatus {
     /// its introduction points are published. `Waiting`: there are more introduction points than
     /// the descriptors can hold, and it is another backend's turn. `Excluded`: the backend's
     /// congestion control differs from that of most backends, so its introduction points are not
-    /// published. `Draining`: the pod is terminating and its introduction points have been
-    /// withdrawn. `Lost`: the backend does not respond or has lost its introduction points.
+    /// published. `Unhealthy`: a target fails at the backend while it passes at another one, so the
+    /// backend's introduction points have been withdrawn. `Draining`: the pod is terminating and
+    /// its introduction points have been withdrawn. `Lost`: the backend does not respond or has
+    /// lost its introduction points.
     pub state: BackendState,
+    /// The ports whose targets fail their checks at this backend (`spec.ports[].healthCheck`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "set"))]
+    pub failing_ports: Vec<u16>,
     /// A human-readable remark: which features of the backend's own descriptor are missing from the
-    /// published one, why the backend is waiting or excluded, or why an external backend has no
-    /// introduction points.
+    /// published one, why the backend is waiting or excluded, why targets fail, or why an external
+    /// backend has no introduction points.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// The time at which the backend entered this state.
@@ -94,6 +100,9 @@ pub enum BackendState {
     /// The backend has introduction points, but they are not published, because its congestion
     /// control differs from that of most backends.
     Excluded,
+    /// A target fails at the backend while it passes at another one, so the backend's introduction
+    /// points have been withdrawn.
+    Unhealthy,
     /// The pod is terminating and its introduction points have been withdrawn.
     Draining,
     /// The backend does not respond, or it has lost its introduction points.

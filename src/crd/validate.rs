@@ -12,8 +12,8 @@ use super::messages;
 use super::names::{MAX_NAME_LENGTH, OUR_PREFIX, RECOMMENDED_PREFIX};
 use super::torrc::Place;
 use super::{
-    Backends, CircuitLimits, IntroDosDefense, OnionBalancedService, PodSettings, Port, Resources, RestrictedDiscovery,
-    Target,
+    Backends, CircuitLimits, HealthCheck, IntroDosDefense, OnionBalancedService, PodSettings, Port, Resources,
+    RestrictedDiscovery, Target,
 };
 use crate::onion::{ClientPublicKey, OnionAddress};
 
@@ -132,7 +132,38 @@ fn ports(problems: &mut Problems, ports: &[Port]) {
         if port.idle_timeout_seconds.is_some_and(|seconds| !(1..=86400).contains(&seconds)) {
             problems.add(format!("{field}.idleTimeoutSeconds"), "must be from 1 to 86400, one day");
         }
+        if let Some(check) = &port.health_check {
+            health_check(problems, &format!("{field}.healthCheck"), check);
+        }
         target(problems, &format!("{field}.target"), &port.target);
+    }
+}
+
+fn health_check(problems: &mut Problems, field: &str, check: &HealthCheck) {
+    let HealthCheck { period_seconds, timeout_seconds, failure_threshold, success_threshold, .. } = *check;
+    for (name, value, most) in [
+        ("periodSeconds", period_seconds, 3600),
+        ("timeoutSeconds", timeout_seconds, 60),
+        ("failureThreshold", failure_threshold, 100),
+        ("successThreshold", success_threshold, 100),
+    ] {
+        if !(1..=most).contains(&value) {
+            problems.add(format!("{field}.{name}"), format!("must be from 1 to {most}"));
+        }
+    }
+    let Some(http) = &check.http else { return };
+    if !http.path.starts_with('/') || !http.path.bytes().all(|byte| byte.is_ascii_graphic()) {
+        problems.add(format!("{field}.http.path"), messages::REQUEST_PATH);
+    }
+    let is_host = |host: &String| {
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:[]-".contains(&byte);
+        !host.is_empty() && host.bytes().all(is_allowed)
+    };
+    if !http.host.as_ref().is_none_or(is_host) {
+        problems.add(format!("{field}.http.host"), messages::REQUEST_HOST);
+    }
+    if !http.statuses.iter().all(|status| (100..=599).contains(status)) {
+        problems.add(format!("{field}.http.statuses"), "each status must be from 100 to 599");
     }
 }
 

@@ -67,24 +67,7 @@ pub(super) fn render(figures: &Figures) -> String {
     text.family("leading", "gauge", "1 if this publisher is the leader, which alone publishes");
     text.sample("leading", "", figures.leading.into());
 
-    text.family("backends", "gauge", "Backends by state");
-    let states = [
-        BackendState::Starting,
-        BackendState::Ready,
-        BackendState::Waiting,
-        BackendState::Excluded,
-        BackendState::Draining,
-        BackendState::Lost,
-    ];
-    for state in states {
-        let count = figures.backends.iter().filter(|backend| backend.state == state).count();
-        text.sample("backends", &format!("{{state=\"{state:?}\"}}"), count as u64);
-    }
-
-    text.family("backends_curtailed", "gauge", "Backends with something in their descriptor that cannot be published");
-    let curtailed = figures.backends.iter().filter(|backend| backend.message.is_some()).count();
-    text.sample("backends_curtailed", "", curtailed as u64);
-
+    backends(&mut text, &figures.backends);
     let per_period: [(&str, &str, PeriodFigure); 5] = [
         ("revision", "Revision counter of the newest descriptors", |period| period.revision_counter),
         ("introduction_points", "Introduction points in the newest descriptors", |period| {
@@ -125,6 +108,31 @@ pub(super) fn render(figures: &Figures) -> String {
         text.sample("external_fetches_total", &format!("{{result=\"{result}\"}}"), count);
     }
     text.finish()
+}
+
+fn backends(text: &mut Exposition, backends: &[BackendView]) {
+    text.family("backends", "gauge", "Backends by state");
+    let states = [
+        BackendState::Starting,
+        BackendState::Ready,
+        BackendState::Waiting,
+        BackendState::Excluded,
+        BackendState::Unhealthy,
+        BackendState::Draining,
+        BackendState::Lost,
+    ];
+    for state in states {
+        let count = backends.iter().filter(|backend| backend.state == state).count();
+        text.sample("backends", &format!("{{state=\"{state:?}\"}}"), count as u64);
+    }
+
+    text.family("backends_curtailed", "gauge", "Backends with something in their descriptor that cannot be published");
+    let curtailed = backends.iter().filter(|backend| backend.message.is_some()).count();
+    text.sample("backends_curtailed", "", curtailed as u64);
+
+    text.family("backends_failing", "gauge", "Backends that report a failing target");
+    let failing = backends.iter().filter(|backend| !backend.failing.is_empty()).count();
+    text.sample("backends_failing", "", failing as u64);
 }
 
 fn failures(text: &mut Exposition, figures: &Figures) {
@@ -168,6 +176,7 @@ mod tests {
             state,
             since: SystemTime::UNIX_EPOCH,
             message: (state == BackendState::Lost).then(|| "its proof of work".to_owned()),
+            failing: (state == BackendState::Waiting).then(|| (80, "no".to_owned())).into_iter().collect(),
         };
         let period = PeriodStatus {
             period: TimePeriod { number: 20_500, length_minutes: 1440 },
@@ -212,11 +221,15 @@ onionbalance_publisher_backends{state=\"Starting\"} 0
 onionbalance_publisher_backends{state=\"Ready\"} 2
 onionbalance_publisher_backends{state=\"Waiting\"} 1
 onionbalance_publisher_backends{state=\"Excluded\"} 0
+onionbalance_publisher_backends{state=\"Unhealthy\"} 0
 onionbalance_publisher_backends{state=\"Draining\"} 0
 onionbalance_publisher_backends{state=\"Lost\"} 1
 # HELP onionbalance_publisher_backends_curtailed Backends with something in their descriptor that cannot be published
 # TYPE onionbalance_publisher_backends_curtailed gauge
 onionbalance_publisher_backends_curtailed 1
+# HELP onionbalance_publisher_backends_failing Backends that report a failing target
+# TYPE onionbalance_publisher_backends_failing gauge
+onionbalance_publisher_backends_failing 1
 # HELP onionbalance_publisher_revision Revision counter of the newest descriptors
 # TYPE onionbalance_publisher_revision gauge
 onionbalance_publisher_revision{period=\"20500\"} 1

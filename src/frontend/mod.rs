@@ -38,6 +38,7 @@ mod publisher;
 mod standalone;
 mod status;
 mod sync;
+mod targets;
 mod tor;
 mod view;
 mod watch_backoff;

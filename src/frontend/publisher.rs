@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use super::admission::Admission;
-use super::agents::{AgentOrders, AgentReport};
+use super::agents::{AgentNews, AgentOrders};
 use super::backends::Backends;
 use super::clock::Clock;
 use super::conduct::{CallError, CallId, Conduct, Event, LeaseAnswer, LeaseRequest, Output};
@@ -31,7 +31,7 @@ pub(super) struct Inlets {
     pub(super) clients: watch::Receiver<Option<ClientsCopy>>,
     pub(super) answers: mpsc::Receiver<(CallId, Result<LeaseAnswer, CallError>)>,
     pub(super) tor: mpsc::Receiver<TorNews>,
-    pub(super) reports: mpsc::Receiver<(BackendId, AgentReport)>,
+    pub(super) reports: mpsc::Receiver<(BackendId, AgentNews)>,
 }
 
 /// The channels through which the publisher reports its state and requests API server calls.
@@ -50,7 +50,7 @@ enum Wake {
     Clients,
     Answer((CallId, Result<LeaseAnswer, CallError>)),
     Tor(TorNews),
-    Report((BackendId, AgentReport)),
+    Report((BackendId, AgentNews)),
 }
 
 /// The publisher of one service.
@@ -99,8 +99,8 @@ impl Publisher {
             Wake::Clients => self.take_policy(),
             Wake::Answer((call, answer)) => self.inform(Event::Answered(call, answer)),
             Wake::Tor(news) => self.take_news(news),
-            Wake::Report((id, report)) => {
-                if let Some(input) = self.backends.report(id, report) {
+            Wake::Report((id, news)) => {
+                for input in self.backends.take(id, news) {
                     self.driver.handle(input, self.clock.now());
                 }
             }
@@ -197,7 +197,15 @@ impl Publisher {
         // The agents get the pods that `backends` knows, not newer ones, because a report on an
         // unknown pod would be lost.
         let pods = self.backends.known_pods();
-        let orders = AgentOrders { pods, withdrawn, leading: holds_lease, network: self.driver.network().cloned() };
+        let targets = self.backends.targets();
+        let orders = AgentOrders {
+            pods,
+            withdrawn,
+            leading: holds_lease,
+            unhealthy: targets.withdrawn().clone(),
+            round: targets.round(),
+            network: self.driver.network().cloned(),
+        };
         self.outlets.agents.send_if_modified(|known| {
             let changed = !known.same(&orders);
             *known = orders;

@@ -133,6 +133,7 @@ fn part(facts: &Facts, before: &Part) -> Part {
         onion_address: view.onion_address.clone(),
         introduction_points: count(view.points),
         state: view.state,
+        failing_ports: view.failing.keys().copied().collect(),
         message: message(view),
         since: since(view),
     });
@@ -150,12 +151,18 @@ fn part(facts: &Facts, before: &Part) -> Part {
     Part { backends: backends.collect(), published }
 }
 
-/// Returns the `message` of a backend: remarks on its descriptor, and the reason why it is waiting.
+/// Returns the `message` of a backend: remarks on its descriptor, and the reasons why it is waiting
+/// or withdrawn.
 fn message(view: &BackendView) -> Option<String> {
     const WAITS: &str = "its introduction points wait for their turn: there are more points than the descriptors can \
          hold, and turns change at most once an hour";
     let waits = (view.state == BackendState::Waiting).then_some(WAITS);
-    let messages: Vec<&str> = view.message.as_deref().into_iter().chain(waits).collect();
+    let failing = view.failing.iter().map(|(port, problem)| match problem.as_str() {
+        "" => format!("the target of port {port} fails its checks"),
+        problem => format!("the target of port {port} fails its checks: {problem}"),
+    });
+    let messages: Vec<String> =
+        view.message.as_deref().into_iter().chain(waits).map(ToOwned::to_owned).chain(failing).collect();
     (!messages.is_empty()).then(|| messages.join("; "))
 }
 
@@ -179,8 +186,15 @@ mod tests {
     }
 
     fn facts(state: BackendState, points: usize, since: u64) -> Facts {
-        let view =
-            BackendView { name: "a".into(), onion_address: None, points, state, since: at(since), message: None };
+        let view = BackendView {
+            name: "a".into(),
+            onion_address: None,
+            points,
+            state,
+            since: at(since),
+            message: None,
+            failing: std::collections::BTreeMap::new(),
+        };
         Facts { leading: true, backends: vec![view], periods: Vec::new() }
     }
 
@@ -233,6 +247,16 @@ mod tests {
         let waits = message(BackendState::Waiting, None).unwrap();
         assert!(waits.starts_with("its introduction points wait for their turn: "), "{waits}");
         assert_eq!(message(BackendState::Waiting, Some("its own")), Some(format!("its own; {waits}")));
+    }
+
+    #[test]
+    fn the_failing_ports_are_listed_and_explained() {
+        let mut facts = facts(BackendState::Unhealthy, 0, 10);
+        facts.backends[0].failing = [(80, "cannot connect".to_owned()), (443, String::new())].into();
+        let backend = part(&facts, &Part::default()).backends.remove(0);
+        assert_eq!(backend.failing_ports, [80, 443]);
+        let message = "the target of port 80 fails its checks: cannot connect; the target of port 443 fails its checks";
+        assert_eq!(backend.message.as_deref(), Some(message));
     }
 
     #[test]

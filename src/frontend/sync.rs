@@ -55,6 +55,10 @@ pub(super) struct Question {
     /// The revision of the agent's last answer. If the descriptor has not changed since then, the
     /// agent does not send it again.
     pub(super) known_revision: Option<Revision>,
+    /// The newest round of checks, or 0 before the first one.
+    pub(super) round: u64,
+    /// True if the backend is withdrawn because a target fails there but not elsewhere.
+    pub(super) unhealthy: bool,
 }
 
 /// An answer of an agent.
@@ -107,9 +111,9 @@ impl SyncClient {
     }
 
     async fn exchange(&self, pod_uid: &str, authority: &str, question: Question) -> Result<SyncResponse, SyncError> {
-        let Question { leading, phase, known_revision } = question;
-        let publisher = self.publisher.to_string();
-        let request = SyncRequest { publisher, sequence: self.next_sequence(), leading, phase, known_revision };
+        let Question { leading, phase, known_revision, round, unhealthy } = question;
+        let (publisher, sequence) = (self.publisher.to_string(), self.next_sequence());
+        let request = SyncRequest { publisher, sequence, leading, phase, known_revision, round, unhealthy };
         let Answer { status, authentic, body } =
             self.send(pod_uid, authority, SYNC_PATH, serde_json::to_vec(&request)?).await?;
         // An agent that could not authenticate the request cannot authenticate its refusal either.
@@ -215,13 +219,17 @@ mod tests {
         ([(MAC_HEADER, mac)], body).into_response()
     }
 
+    fn question(leading: bool) -> Question {
+        Question { leading, phase: PodPhase::Active, known_revision: None, round: 0, unhealthy: false }
+    }
+
     async fn ask(agent: Agent, token: AgentToken) -> Result<SyncResponse, SyncError> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let authority = listener.local_addr().unwrap().to_string();
         let server = axum::serve(listener, Router::new().route(SYNC_PATH, post(answer)).with_state(agent));
         let server = tokio::spawn(server.into_future());
         let client = SyncClient::new(token, "publisher-1", Clock::start());
-        let question = Question { leading: true, phase: PodPhase::Active, known_revision: None };
+        let question = question(true);
         let first = client.ask(POD, &authority, question, DEADLINE).await;
         if let Ok(first) = &first {
             let second = client.ask(POD, &authority, question, DEADLINE).await.unwrap();
@@ -258,7 +266,7 @@ mod tests {
         let authority = listener.local_addr().unwrap().to_string();
         drop(listener);
         let client = SyncClient::new(token('a'), "publisher-1", Clock::start());
-        let question = Question { leading: false, phase: PodPhase::Active, known_revision: None };
+        let question = question(false);
         assert!(matches!(client.ask(POD, &authority, question, DEADLINE).await, Err(SyncError::Send(_))));
     }
 }

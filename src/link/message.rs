@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::health::TargetHealth;
 use crate::onion::OnionAddress;
 
 /// A request from a publisher to an agent.
@@ -21,6 +22,19 @@ pub struct SyncRequest {
     /// The `revision` of the last response that the publisher processed. The agent does not send
     /// the descriptor for this revision again.
     pub known_revision: Option<Revision>,
+    /// The round of checks that the leader wants, or 0 if it wants none. When the round changes,
+    /// the agent checks all targets at once. An older publisher sends no round.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub round: u64,
+    /// True if the leader has withdrawn the backend, because a target fails here but not at another
+    /// backend. An older publisher never does so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unhealthy: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(round: &u64) -> bool {
+    *round == 0
 }
 
 /// A request from a publisher to an agent to close a circuit.
@@ -66,6 +80,9 @@ pub struct SyncResponse {
     pub streams: u64,
     /// True while `/drain` is running.
     pub draining: bool,
+    /// The health of the targets that are checked. An older agent sends none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<TargetHealth>,
 }
 
 /// An identifier of a set of introduction points. It changes with the set and with every restart of
@@ -83,6 +100,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::link::TargetState;
 
     /// The wire format must stay compatible between versions, because a running agent may be older
     /// than its publisher.
@@ -95,9 +113,15 @@ mod tests {
             leading: true,
             phase: PodPhase::Withdrawn,
             known_revision: Some(Revision { boot: u64::MAX, number: 3 }),
+            round: 0,
+            unhealthy: false,
         };
         assert_eq!(serde_json::to_string(&request).unwrap(), json);
         assert_eq!(serde_json::from_str::<SyncRequest>(json).unwrap(), request);
+        let json = json.replace("3}}", r#"3},"round":9,"unhealthy":true}"#);
+        let request = SyncRequest { round: 9, unhealthy: true, ..request };
+        assert_eq!(serde_json::to_string(&request).unwrap(), json);
+        assert_eq!(serde_json::from_str::<SyncRequest>(&json).unwrap(), request);
     }
 
     #[test]
@@ -106,6 +130,11 @@ mod tests {
         let answer: SyncResponse = serde_json::from_str(json).unwrap();
         assert_eq!(answer.descriptor.as_deref(), Some("hs-descriptor 3\n"));
         assert_eq!((answer.introduction_points, answer.streams), (3, 4));
+        assert_eq!(serde_json::to_string(&answer).unwrap(), json);
+        assert_eq!(answer.targets, [], "an older agent checks no targets");
+        let json = json.replace("false}", r#"false,"targets":[{"port":80,"state":"Passing","fresh":true}]}"#);
+        let answer: SyncResponse = serde_json::from_str(&json).unwrap();
+        assert_eq!((answer.targets[0].port, answer.targets[0].state), (80, TargetState::Passing));
         assert_eq!(serde_json::to_string(&answer).unwrap(), json);
     }
 
@@ -129,6 +158,12 @@ mod tests {
         any::<(u64, u64)>().prop_map(|(boot, number)| Revision { boot, number })
     }
 
+    fn target() -> impl Strategy<Value = TargetHealth> {
+        let state = prop::sample::select([TargetState::Unknown, TargetState::Passing, TargetState::Failing].as_slice());
+        let health = (any::<u16>(), state, prop::option::of(any::<bool>()), prop::option::of("\\PC{0,20}"));
+        health.prop_map(|(port, state, fresh, problem)| TargetHealth { port, state, fresh, problem })
+    }
+
     fn round_trip<T: Serialize + serde::de::DeserializeOwned>(message: &T) -> T {
         serde_json::from_str(&serde_json::to_string(message).unwrap()).unwrap()
     }
@@ -141,8 +176,10 @@ mod tests {
             leading: bool,
             phase in prop::sample::select([PodPhase::Active, PodPhase::Terminating, PodPhase::Withdrawn].as_slice()),
             known_revision in prop::option::of(revision()),
+            round: u64,
+            unhealthy: bool,
         ) {
-            let request = SyncRequest { publisher, sequence, leading, phase, known_revision };
+            let request = SyncRequest { publisher, sequence, leading, phase, known_revision, round, unhealthy };
             prop_assert_eq!(round_trip(&request), request);
         }
 
@@ -154,10 +191,19 @@ mod tests {
             descriptor in prop::option::of(".{0,40}|(\\PC|\n){0,40}"),
             streams: u64,
             draining: bool,
+            targets in prop::collection::vec(target(), 0..4),
         ) {
             let key = ed25519_dalek::SigningKey::from_bytes(&seed).verifying_key().to_bytes();
             let onion_address = OnionAddress::from_public_key(key).unwrap();
-            let answer = SyncResponse { onion_address, revision, introduction_points, descriptor, streams, draining };
+            let answer = SyncResponse {
+                onion_address,
+                revision,
+                introduction_points,
+                descriptor,
+                streams,
+                draining,
+                targets,
+            };
             prop_assert_eq!(round_trip(&answer), answer);
         }
     }

@@ -130,8 +130,22 @@ fn pods_or_publishing(reason: Reason, subject: &Subject<'_>) -> Option<String> {
         Reason::Pending => "check that the operator is running: kubectl get pods -A -l \
                             app.kubernetes.io/name=onionbalance-operator"
             .to_owned(),
-        _ => return None,
+        _ => return targets(reason, subject),
     })
+}
+
+/// Returns the advice for reasons that concern targets that fail their checks.
+fn targets(reason: Reason, subject: &Subject<'_>) -> Option<String> {
+    match reason {
+        Reason::BackendUnhealthy => Some(format!(
+            "find out why this backend cannot reach the app, for example its node or a network policy: {}",
+            subject.pods("backend")
+        )),
+        Reason::TargetFailing => {
+            Some(format!("check the app behind the named port: kubectl get endpoints -n {}", subject.namespace))
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]

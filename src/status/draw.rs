@@ -167,6 +167,7 @@ fn backends_in_a_word(status: &OnionBalancedServiceStatus) -> String {
         (BackendState::Starting, "starting"),
         (BackendState::Waiting, "waiting for their turn"),
         (BackendState::Excluded, "excluded"),
+        (BackendState::Unhealthy, "unhealthy"),
         (BackendState::Draining, "draining"),
         (BackendState::Lost, "lost"),
     ] {

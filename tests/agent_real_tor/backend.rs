@@ -35,7 +35,8 @@ impl Backend {
         Self::with_ports(&[(80, target)]).await
     }
 
-    /// Creates a backend with the given ports and targets, using `backend init`.
+    /// Creates a backend with the given ports and targets, using `backend init`. The targets are
+    /// not checked, so every connection to a target belongs to a stream.
     pub async fn with_ports(ports: &[(u16, &str)]) -> Self {
         static NEXT: AtomicU8 = AtomicU8::new(1);
         let [.., high, low] = std::process::id().to_be_bytes();
@@ -43,7 +44,7 @@ impl Backend {
         let backend = Self { dir: tempfile::tempdir().unwrap(), address };
         let mut lines = String::new();
         for (port, target) in ports {
-            writeln!(lines, "- port: {port}\n  target: {target}").unwrap();
+            writeln!(lines, "- port: {port}\n  target: {target}\n  check: {{enabled: false}}").unwrap();
         }
         let config = format!(
             "masterOnionAddress: {MASTER}\nports:\n{lines}\
@@ -158,8 +159,15 @@ impl Backend {
         phase: PodPhase,
     ) -> (Reply, Result<(), LinkError>) {
         let token = AgentToken::from_hex(token.as_bytes()).unwrap();
-        let request =
-            SyncRequest { publisher: "publisher".to_owned(), sequence, leading: true, phase, known_revision: None };
+        let request = SyncRequest {
+            publisher: "publisher".to_owned(),
+            sequence,
+            leading: true,
+            phase,
+            known_revision: None,
+            round: 0,
+            unhealthy: false,
+        };
         let body = serde_json::to_vec(&request).unwrap();
         let nonce = format!("{sequence:032x}");
         let mac = token.request_mac(pod_uid, "POST", SYNC_PATH, &nonce, &body);

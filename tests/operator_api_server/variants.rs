@@ -48,7 +48,8 @@ fn variants() -> Vec<(&'static str, Value)> {
             json!({
                 "ports": [
                     {"name": "http", "port": 80, "target": {"service": {"name": "web", "port": "http"}}, "proxyProtocol": "v1"},
-                    {"port": 443, "target": {"address": "web.example.org:443"}, "idleTimeoutSeconds": 600},
+                    {"port": 443, "target": {"address": "web.example.org:443"}, "idleTimeoutSeconds": 600,
+                     "healthCheck": {"http": {"path": "/healthz", "host": "web.example.org", "https": {}, "statuses": [200]}, "periodSeconds": 5}},
                 ],
                 "masterKey": {"secretName": "mine", "onionAddress": mine},
                 "deletionPolicy": "Retain",

@@ -86,6 +86,7 @@ fn components() -> Series {
         (r#"onionbalance_publisher_tor_up{namespace="shop",onion_service="web",pod="f2"}"#, "1x120"),
         (r#"onionbalance_publisher_backends{state="Ready",namespace="shop",onion_service="web",pod="f1"}"#, "1x120"),
         (r#"onionbalance_publisher_backends{state="Lost",namespace="shop",onion_service="web",pod="f1"}"#, "0x120"),
+        (r#"onionbalance_publisher_backends_failing{namespace="shop",onion_service="web",pod="f1"}"#, "0x120"),
         // A standby sees fewer backends, which is normal.
         (r#"onionbalance_publisher_backends{state="Ready",namespace="shop",onion_service="web",pod="f2"}"#, "0x120"),
         (r#"onionbalance_publisher_backends{state="Lost",namespace="shop",onion_service="web",pod="f2"}"#, "1x120"),
@@ -156,6 +157,8 @@ const CASES: &[AlertCase] = &[
         alert: "OnionbalanceNoBackendReady", labels: SERVICE, quiet_at: "4m", fires_at: "6m" },
     AlertCase { changes: &[(&["backends", "Lost", "f1"], Some("1x120"))],
         alert: "OnionbalanceBackendsLost", labels: SERVICE, quiet_at: "9m", fires_at: "11m" },
+    AlertCase { changes: &[(&["backends_failing", "f1"], Some("1x120"))],
+        alert: "OnionbalanceTargetFails", labels: SERVICE, quiet_at: "4m", fires_at: "6m" },
     AlertCase { changes: &[(&["hsdirs_accepted", "f1"], Some("0x120"))],
         alert: "OnionbalanceNotOnHSDirs", labels: r#"namespace="shop",onion_service="web",pod="f1",period="7""#, quiet_at: "14m", fires_at: "16m" },
     AlertCase { changes: &[(&["hsdirs_accepted", "f1"], Some("3x120"))],

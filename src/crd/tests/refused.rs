@@ -109,6 +109,14 @@ pub fn allowed() -> Vec<Value> {
             {"port": 65534, "target": {"address": "a:1"}, "idleTimeoutSeconds": 86400},
             {"port": 65535, "target": {"service": {"name": "web", "port": "80"}}, "idleTimeoutSeconds": null},
         ]})),
+        spec(json!({"ports": [
+            {"port": 1, "target": {"address": "a:1"}, "healthCheck": null},
+            {"port": 2, "target": {"address": "a:1"}, "healthCheck": {"enabled": false, "http": null}},
+            {"port": 3, "target": {"address": "a:1"}, "healthCheck": {
+                "periodSeconds": 3600, "timeoutSeconds": 60, "failureThreshold": 100, "successThreshold": 1,
+                "http": {"path": "/a?b=c~", "host": "[2001:db8::1]:80", "https": {"verify": false}, "statuses": [100, 599]},
+            }},
+        ]})),
         target(json!({"address": "web.example.org.:00080"})),
         target(json!({"address": "[2001:db8::1]:80"})),
         spec(json!({"masterKey": {"secretName": "a.b-c", "onionAddress": EXTERNAL.to_uppercase()}})),
@@ -143,6 +151,7 @@ pub fn allowed() -> Vec<Value> {
 /// Returns every row of the table.
 pub fn refused() -> Vec<Refused> {
     let mut all = names_and_ports();
+    all.extend(health_checks());
     all.extend(targets());
     all.extend(keys());
     all.extend(backends());
@@ -191,6 +200,35 @@ fn names_and_ports() -> Vec<Refused> {
         ports(json!([{"name": "a", "port": 80, "target": target}, {"name": "a", "port": 81, "target": target}]))
             .operator("spec.ports[1].name: \"a\" is used twice; give each port a different name")
             .rule("spec.ports: two ports have the same name; give each port a different name"),
+    ]
+}
+
+fn health_checks() -> Vec<Refused> {
+    let check = |check: Value| {
+        Refused::spec(json!({"ports": [{"port": 80, "target": {"address": "a:1"}, "healthCheck": check}]}))
+    };
+    let number = |name: &str, value: u32, most: u32| {
+        check(json!({ name: value }))
+            .operator(format!("spec.ports[0].healthCheck.{name}: must be from 1 to {most}"))
+            .schema(format!("spec.ports.healthCheck.{name}"))
+    };
+    let path = "spec.ports[0].healthCheck.http.path: must begin with \"/\" and consist of printable ASCII characters without \
+                spaces, for example \"/healthz\"";
+    let host = "spec.ports[0].healthCheck.http.host: must be a host name, optionally with a port, for example \
+                \"web.example.org\"";
+    vec![
+        number("periodSeconds", 0, 3600),
+        number("periodSeconds", 3601, 3600),
+        number("timeoutSeconds", 61, 60),
+        number("failureThreshold", 0, 100),
+        number("successThreshold", 101, 100),
+        check(json!({"http": {"path": "healthz"}})).both(path),
+        check(json!({"http": {"path": "/a b"}})).both(path),
+        check(json!({"http": {"path": "/a\r\nX: y"}})).both(path),
+        check(json!({"http": {"host": "a/b"}})).both(host),
+        check(json!({"http": {"statuses": [99]}}))
+            .operator("spec.ports[0].healthCheck.http.statuses: each status must be from 100 to 599")
+            .schema("spec.ports.healthCheck.http.statuses"),
     ]
 }
 

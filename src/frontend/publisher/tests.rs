@@ -13,6 +13,7 @@ use tokio::time::{advance, timeout};
 
 use super::*;
 use crate::consensus::{Network, NetworkKind};
+use crate::frontend::agents::AgentReport;
 use crate::frontend::external::ExternalBackends;
 use crate::frontend::pods::Pod;
 use crate::frontend::tor::testing::TestTor;
@@ -24,7 +25,7 @@ use crate::onion::MasterKey;
 struct Bench {
     pods: watch::Sender<Arc<Pods>>,
     object: watch::Sender<Option<Arc<Object>>>,
-    reports: mpsc::Sender<(BackendId, AgentReport)>,
+    reports: mpsc::Sender<(BackendId, AgentNews)>,
     agents: watch::Receiver<AgentOrders>,
     health: watch::Receiver<Health>,
     news: mpsc::Sender<TorNews>,
@@ -76,7 +77,8 @@ impl Bench {
     async fn report(&self, number: u8) {
         let address = MasterKey::generate(&mut StdRng::from_seed([number; 32])).address();
         let (id, content) = backend(number, 0);
-        self.reports.send((id, AgentReport::Points(address, content))).await.unwrap();
+        let report = AgentReport::Points(address, content);
+        self.reports.send((id, AgentNews::Backend(report))).await.unwrap();
     }
 
     /// Executes a call to the API server.

@@ -104,9 +104,17 @@ fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
 mod tests {
     use super::*;
     use crate::crd::{CircuitLimits, IntroDosDefense};
+    use crate::link::TargetCheck;
 
     fn port(port: u16) -> ForwardedPort {
-        ForwardedPort { name: None, port, target: "web:80".to_owned(), proxy_header: false, idle_timeout_seconds: None }
+        ForwardedPort {
+            name: None,
+            port,
+            target: "web:80".to_owned(),
+            proxy_header: false,
+            idle_timeout_seconds: None,
+            check: TargetCheck::default(),
+        }
     }
 
     #[test]

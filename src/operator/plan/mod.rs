@@ -20,6 +20,7 @@
 
 mod basis;
 mod clients;
+mod health;
 mod key;
 mod last;
 mod observed;

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 
 use super::published::SETTLING;
-use super::{Conclusion, LONGEST_LIST, Observed, RefusedWrite, clients, published, workload};
+use super::{Conclusion, LONGEST_LIST, Observed, RefusedWrite, clients, health, published, workload};
 use crate::crd::names::{self, Component, pod_selector};
 use crate::crd::{BackendState, BackendStatus, ConditionType, OnionBalancedServiceStatus, Reason};
 use crate::operator::children::Kind;
@@ -39,7 +39,8 @@ pub fn status(
     ];
     found.extend(clients.map(|clients| (ConditionType::ClientsReady, clients)));
     let backends = backends(observed, conclusion, ready_replicas);
-    found.push((ConditionType::BackendsReady, complete(backends, &previous.backends, now)));
+    let backends = health::finding(complete(backends, &previous.backends, now), &previous.backends);
+    found.push((ConditionType::BackendsReady, backends));
     found.push((ConditionType::Published, published));
     // The address is never removed, because a former address keeps the operator from generating a
     // new key.

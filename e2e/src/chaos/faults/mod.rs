@@ -1,6 +1,7 @@
 //! All faults that `make chaos` injects.
 
 mod abuse;
+mod app;
 mod arrival;
 mod authorities;
 mod backend;
@@ -10,6 +11,7 @@ mod replicas;
 mod rotations;
 
 use self::abuse::Abuse;
+use self::app::{AppCut, AppDown};
 use self::arrival::{ApplyToFetch, NewBackend};
 use self::authorities::AuthoritiesDown;
 use self::backend::BackendFault;
@@ -28,6 +30,8 @@ pub fn all() -> Vec<Box<dyn Fault>> {
         Box::new(BackendFault::AgentFreeze),
         Box::new(BackendFault::PodDelete),
         Box::new(BackendFault::LinkCut),
+        Box::new(AppCut),
+        Box::new(AppDown),
         Box::new(PodRestart),
         Box::new(RollingRestart),
         Box::new(ScaleDown),

@@ -11,7 +11,9 @@ use onionbalance_e2e::command::output;
 use onionbalance_e2e::onionkey;
 use onionbalance_e2e::tornet::make_private_dir;
 use onionbalance_operator::crd;
-use onionbalance_operator::link::{AGENT_API_PORT, AgentConfig, CIRCUITS_PORT, CircuitLimits, ForwardedPort};
+use onionbalance_operator::link::{
+    AGENT_API_PORT, AgentConfig, CIRCUITS_PORT, CircuitLimits, ForwardedPort, TargetCheck,
+};
 use onionbalance_operator::onion::{ClientPublicKey, MasterKey};
 use rustix::process::Signal;
 
@@ -24,8 +26,14 @@ impl DataPlane {
         let dir = self.path(&format!("backend{number}"));
         make_private_dir(&dir)?;
         let target = target::serve(number).await?;
-        let mut ports =
-            vec![ForwardedPort { name: None, port: 80, target, proxy_header: false, idle_timeout_seconds: None }];
+        let mut ports = vec![ForwardedPort {
+            name: None,
+            port: 80,
+            target,
+            proxy_header: false,
+            idle_timeout_seconds: None,
+            check: TargetCheck::default(),
+        }];
         ports.extend(self.features.ports.iter().cloned());
         let torrc = self.torrc("backend", &dir, &ports)?;
         let limits = self.features.backends.get("circuitLimits").cloned();
@@ -204,7 +212,14 @@ HiddenServicePort 80 {target}
 /// Returns a port for rendering the torrc of a frontend, which has no ports.
 fn unused_port() -> ForwardedPort {
     let target = "127.0.0.1:1".to_owned();
-    ForwardedPort { name: None, port: 80, target, proxy_header: false, idle_timeout_seconds: None }
+    ForwardedPort {
+        name: None,
+        port: 80,
+        target,
+        proxy_header: false,
+        idle_timeout_seconds: None,
+        check: TargetCheck::default(),
+    }
 }
 
 /// Returns the listen address of a backend's agent. Each agent has its own loopback address, just
