@@ -21,5 +21,9 @@ pub(super) const OWN_ADDRESS: &str =
     "is the address of this service; use the backend's own address, which its tor wrote to hostname";
 /// The error message for a malformed onion address.
 pub(super) const ONION_ADDRESS: &str = "a v3 onion address has 56 base32 characters, with or without \".onion\"";
+/// The error message for a malformed path of a probe's HTTP request.
+pub(super) const HTTP_PATH: &str = "must begin with \"/\" and consist of printable ASCII characters without spaces";
+/// The error message for a malformed `Host` header of a probe's HTTP request.
+pub(super) const HTTP_HOST: &str = "must be a host name or an address, with or without a port";
 /// The error message for a malformed client key.
 pub(super) const CLIENT_KEY: &str = "is not of the form descriptor:x25519:<52 base32 characters>";

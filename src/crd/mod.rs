@@ -4,6 +4,7 @@
 pub mod clients;
 mod messages;
 pub mod names;
+mod probe;
 mod reason;
 mod reference;
 mod rules;
@@ -17,6 +18,7 @@ mod tests;
 pub mod torrc;
 pub mod validate;
 
+pub use probe::{AddressProbe, HttpProbe, ProbeResult, ProbeStatus};
 pub use reason::{ConditionType, Reason};
 pub use reference::reference;
 pub use salvage::salvage;

@@ -106,6 +106,16 @@ pub(super) fn intro_dos_defense() -> Vec<ValidationRule> {
     vec![at(".burstPerSecond", refuse("self.burstPerSecond >= self.ratePerSecond", messages::BURST))]
 }
 
+/// Returns the rules for the path of a probe's HTTP request.
+pub(super) fn http_path() -> Vec<ValidationRule> {
+    like("^/[!-~]*$", messages::HTTP_PATH)
+}
+
+/// Returns the rules for the `Host` header of a probe's HTTP request.
+pub(super) fn http_host() -> Vec<ValidationRule> {
+    like(r"^[A-Za-z0-9._:\[\]-]+$", messages::HTTP_HOST)
+}
+
 /// Returns the rules for the keys of additional labels and annotations.
 pub(super) fn own_keys() -> Vec<ValidationRule> {
     vec![refuse(

@@ -10,9 +10,11 @@ use kube::ResourceExt as _;
 
 use super::messages;
 use super::names::{MAX_NAME_LENGTH, OUR_PREFIX, RECOMMENDED_PREFIX};
+use super::probe;
 use super::torrc::Place;
 use super::{
-    Backends, IntroDosDefense, OnionBalancedService, PodSettings, Port, Resources, RestrictedDiscovery, Target,
+    AddressProbe, Backends, IntroDosDefense, OnionBalancedService, PodSettings, Port, Resources, RestrictedDiscovery,
+    Target,
 };
 use crate::onion::{ClientPublicKey, OnionAddress};
 
@@ -67,6 +69,7 @@ pub fn spec(object: &OnionBalancedService) -> Vec<Problem> {
     if spec.frontend.replicas < 0 {
         problems.add("spec.frontend.replicas", "must be 0 or more");
     }
+    address_probe(&mut problems, &spec.frontend.probe);
     extra_torrc(&mut problems, "spec.frontend.extraTorrc", &spec.frontend.extra_torrc, Place::Frontend);
     pod_settings(&mut problems, "spec.frontend.template", &spec.frontend.template);
     if let Some(restricted) = &spec.restricted_discovery {
@@ -193,6 +196,29 @@ fn backends(problems: &mut Problems, backends: &Backends) {
         }
     }
     extra_torrc(problems, "spec.backends.extraTorrc", &backends.extra_torrc, Place::Backend);
+}
+
+fn address_probe(problems: &mut Problems, probe: &AddressProbe) {
+    const FIELD: &str = "spec.frontend.probe";
+    if !(10..=86400).contains(&probe.period_seconds) {
+        problems.add(format!("{FIELD}.periodSeconds"), "must be from 10 to 86400, one day");
+    }
+    if !(60..=600).contains(&probe.timeout_seconds) {
+        problems.add(format!("{FIELD}.timeoutSeconds"), "must be from 60 to 600");
+    }
+    let Some(http) = &probe.http else { return };
+    if http.port == 0 {
+        problems.add(format!("{FIELD}.http.port"), "must be from 1 to 65535");
+    }
+    if !probe::is_path(&http.path) {
+        problems.add(format!("{FIELD}.http.path"), messages::HTTP_PATH);
+    }
+    if http.expected_status.is_some_and(|status| !(100..=599).contains(&status)) {
+        problems.add(format!("{FIELD}.http.expectedStatus"), "must be from 100 to 599");
+    }
+    if http.host.as_deref().is_some_and(|host| !probe::is_host(host)) {
+        problems.add(format!("{FIELD}.http.host"), messages::HTTP_HOST);
+    }
 }
 
 /// Checks the authorized clients in the spec. The contents of the Secret are checked elsewhere, and

@@ -119,6 +119,11 @@ impl Driver {
         self.network.as_ref()
     }
 
+    /// Returns the access to tor, or None while there is no connection to a bootstrapped tor.
+    pub(super) fn tor(&self) -> Option<&TorOrders> {
+        self.tor.as_ref()
+    }
+
     /// Returns true while there is a connection to a bootstrapped tor.
     pub(super) fn has_tor(&self) -> bool {
         self.tor.is_some()

@@ -32,6 +32,7 @@ mod metrics;
 mod object;
 mod pause;
 mod pods;
+mod probe;
 mod publisher;
 mod standalone;
 mod status;

@@ -122,6 +122,18 @@ fn pods_or_publishing(reason: Reason, subject: &Subject<'_>) -> Option<String> {
         Reason::NoBackends => {
             format!("check that each backend's tor is connected to the Tor network: {}", subject.logs("backend", "tor"))
         }
+        Reason::DescriptorFailed => {
+            format!("check the uploads, and the HSDirs in the table above: {}", subject.logs("frontend", "publisher"))
+        }
+        Reason::IntroductionFailed | Reason::RendezvousFailed => {
+            format!("check that each backend's tor is connected to the Tor network: {}", subject.logs("backend", "tor"))
+        }
+        Reason::TargetFailed => {
+            format!("check the app behind the port, and the agents: {}", subject.logs("backend", "agent"))
+        }
+        Reason::NotProbed => {
+            format!("wait for the next probe, or check the publisher: {}", subject.logs("frontend", "publisher"))
+        }
         Reason::Pending => "check that the operator is running: kubectl get pods -A -l \
                             app.kubernetes.io/name=onionbalance-operator"
             .to_owned(),

@@ -58,7 +58,13 @@ fn variants() -> Vec<(&'static str, Value)> {
                     "introDosDefense": {"ratePerSecond": 10, "burstPerSecond": 20}, "template": template,
                 },
                 "externalBackends": [{"onionAddress": onion, "maxIntroductionPoints": 5}],
-                "frontend": {"replicas": 3, "distinctDescriptors": "Always", "extraTorrc": "NumCPUs 1", "template": template},
+                "frontend": {
+                    "replicas": 3, "distinctDescriptors": "Always", "extraTorrc": "NumCPUs 1", "template": template,
+                    "probe": {
+                        "enabled": true, "periodSeconds": 600, "timeoutSeconds": 60,
+                        "http": {"port": 443, "path": "/healthz", "expectedStatus": 204, "host": "example.org"},
+                    },
+                },
                 "restrictedDiscovery": {"clients": [{"name": "alice", "publicKey": client}], "secretName": "clients"},
             }),
         ),

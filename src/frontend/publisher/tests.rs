@@ -15,6 +15,7 @@ use super::*;
 use crate::consensus::{Network, NetworkKind};
 use crate::frontend::external::ExternalBackends;
 use crate::frontend::pods::Pod;
+use crate::frontend::probe;
 use crate::frontend::tor::testing::TestTor;
 use crate::merge::tests::network::backend;
 use crate::merge::{MergeEngine, PointLimits};
@@ -39,6 +40,7 @@ impl Bench {
     async fn publishing(backends: &[u8]) -> Self {
         let key = Arc::new(MasterKey::generate(&mut StdRng::from_seed([9; 32])));
         let (address, clock) = (key.address(), Clock::start());
+        let (probe, _) = probe::new(&key, "/nonexistent".into(), clock);
         let engine = MergeEngine::new(key, None, [1; 32], clock.now());
         let driver = Driver::new(engine, ExternalBackends::new(address, [2; 32]));
         let conduct = Conduct::new("web", "a".to_owned(), clock.now());
@@ -59,7 +61,7 @@ impl Bench {
         };
         let status = watch::channel(Facts::default()).0;
         let outlets = Outlets { agents: agents_out, calls: calls_out, status, health: health_out };
-        tokio::spawn(Publisher::new(driver, conduct, clock, inlets, outlets).run(pending()));
+        tokio::spawn(Publisher::new(driver, conduct, clock, inlets, outlets, probe).run(pending()));
 
         let (tor, orders) = TestTor::new(address);
         news.send(TorNews::Up(orders)).await.unwrap();
