@@ -68,7 +68,8 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    /// Creates a publisher. `conduct` decides when it leads, and `probe` is its access to the prober.
+    /// Creates a publisher. `conduct` decides when it leads, and `probe` is its access to the
+    /// prober.
     pub(super) fn new(
         driver: Driver,
         conduct: Conduct,
@@ -211,14 +212,14 @@ impl Publisher {
             changed
         });
 
-        let probed = self.assign_probe(leading && !status.periods.is_empty());
+        let ports = self.assign_probe(leading && !status.periods.is_empty());
         let probes = if leading { self.probe.report().0 } else { BTreeMap::new() };
         let facts = Facts {
             leading: holds_lease,
             backends: backends.clone(),
             periods: status.periods.clone(),
             own_clients: self.probe.own_clients(),
-            probed,
+            probed: ports,
             probes: probes.iter().map(|(port, report)| probe_status(*port, report)).collect(),
         };
         self.outlets.status.send_if_modified(|known| {
@@ -237,8 +238,8 @@ impl Publisher {
         self.outlets.health.send_replace(Health { turned: now.elapsed, problem: None, role, figures });
     }
 
-    /// Tells the prober what to probe if there is something to probe. Returns the ports of which the
-    /// status shows results: none if the probe is switched off.
+    /// Tells the prober what to probe if there is something to probe. Returns the ports of which
+    /// the status shows results: none if the probe is switched off.
     fn assign_probe(&self, is_published: bool) -> Vec<u16> {
         let object = self.inlets.object.borrow().clone();
         let probe = object.as_deref().and_then(|object| object.probe.clone());

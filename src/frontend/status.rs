@@ -245,8 +245,8 @@ mod tests {
 
     #[test]
     fn a_port_keeps_its_result_until_it_is_probed_again() {
-        let with = |probed: &[u16], probes: Vec<ProbeStatus>| Facts {
-            probed: probed.to_vec(),
+        let with = |ports: &[u16], probes: Vec<ProbeStatus>| Facts {
+            probed: ports.to_vec(),
             probes,
             ..facts(BackendState::Ready, 3, 10)
         };
