@@ -13,7 +13,7 @@ use super::effort::Effort;
 use super::judge::{HeldDescriptor, Judge};
 use super::needs::Needs;
 use super::plain::PlainService;
-use super::target::Target;
+use super::target::{Mood, Target};
 use super::traffic::Onions;
 use crate::agent;
 use crate::bringup::tor_network;
@@ -127,6 +127,22 @@ impl Stage {
     /// Returns the `address:port` of the web server behind both services.
     pub fn target(&self) -> &str {
         self.target.address()
+    }
+
+    /// Changes how the web server behind both services treats new streams.
+    pub fn set_mood(&self, mood: Mood) {
+        self.target.set_mood(mood);
+    }
+
+    /// Changes the number of backends without waiting for them.
+    pub async fn scale(&self, backends: usize) -> Result<()> {
+        self.run(&format!("scale obs/{NAME} --replicas={backends}")).await.map(drop)
+    }
+
+    /// Changes settings of the probe (JSON without spaces). With `null`, the defaults apply again.
+    pub async fn set_probe(&self, settings: &str) -> Result<()> {
+        let patch = format!(r#"{{"spec":{{"frontend":{{"probe":{settings}}}}}}}"#);
+        self.run(&format!("patch obs/{NAME} --type=merge --patch={patch}")).await.map(drop)
     }
 
     /// Returns the judge.
