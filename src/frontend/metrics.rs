@@ -281,12 +281,11 @@ onionbalance_publisher_external_fetches_total{result=\"failed\"} 2
         let good = Measured {
             attempts: 1,
             fetches: 2,
-            denials: 1,
             descriptor: Some(Duration::from_millis(1500)),
             connection: Some(Duration::from_secs(2)),
             http_status: Some(204),
         };
-        let failed = Measured { attempts: 2, fetches: 12, denials: 12, ..Measured::default() };
+        let failed = Measured { attempts: 2, fetches: 12, ..Measured::default() };
         let reports = BTreeMap::from([
             (80, report(ProbeResult::Answered, good)),
             (81, report(ProbeResult::DescriptorFailed, failed)),

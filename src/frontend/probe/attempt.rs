@@ -72,7 +72,9 @@ impl Attempts {
         let outcome = timeout(limit, self.connect(job, port, &mut stage, measured)).await;
         match (outcome, stage) {
             (Ok(outcome), _) => outcome,
-            (Err(_), Stage::Descriptor) => Err(verdict::without_descriptor(measured.denials, Some("the time is over"))),
+            (Err(_), Stage::Descriptor) => {
+                Err(Failure::not_made(format!("no HSDir returned the descriptor within {} s", limit.as_secs())))
+            }
             (Err(_), Stage::Connection) => {
                 let result = self.judge(job).await;
                 Err(Failure::new(result, format!("there was no connection within {} s", limit.as_secs())))
@@ -118,7 +120,7 @@ impl Attempts {
         let placements = job.network.fetch_hsdirs(&self.address.blind(period.period), &period);
         let mut hsdirs: Vec<_> = placements.into_iter().map(|placement| placement.relay).collect();
         hsdirs.shuffle(&mut StdRng::from_seed(clock::random()));
-        let mut last_error = None;
+        let (mut denials, mut errors) = (0, Vec::new());
         for hsdir in hsdirs {
             if !job.tor.fetch(Fetch { address: self.address, hsdir }) {
                 return Err(no_tor());
@@ -126,11 +128,11 @@ impl Attempts {
             measured.fetches += 1;
             match self.answer(hsdir).await {
                 Ok(_) => return Ok(()),
-                Err(FetchError::NotFound) => measured.denials += 1,
-                Err(error) => last_error = Some(error.to_string()),
+                Err(FetchError::NotFound) => denials += 1,
+                Err(error) => errors.push(error.to_string()),
             }
         }
-        Err(verdict::without_descriptor(measured.denials, last_error.as_deref()))
+        Err(verdict::without_descriptor(denials, &errors))
     }
 
     /// Waits for the answer of an HSDir. Answers of other HSDirs belong to earlier requests.

@@ -65,8 +65,6 @@ pub(super) struct Measured {
     pub(super) attempts: u32,
     /// The number of requests to HSDirs.
     pub(super) fetches: u32,
-    /// The number of HSDirs that answered that they do not have the descriptor.
-    pub(super) denials: u32,
     /// The time in which the descriptor was fetched. None if it was not.
     pub(super) descriptor: Option<Duration>,
     /// The time from the fetched descriptor to the answer of the target. None without an answer.

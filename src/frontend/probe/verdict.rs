@@ -33,35 +33,37 @@ pub(super) enum Stage {
     Target,
 }
 
-/// Returns the failure of an attempt in which no HSDir returned the descriptor. Only an HSDir that
-/// answers proves that the descriptor is missing: if none answers, this frontend may be cut off
-/// from the network.
-pub(super) fn without_descriptor(denials: u32, last_error: Option<&str>) -> Failure {
-    match (denials, last_error) {
-        (0, Some(error)) => {
-            Failure::not_made(format!("no HSDir answered the request for the descriptor; the last error: {error}"))
-        }
-        (0, None) => Failure::not_made("the network has no HSDir for the descriptor"),
-        (count, _) => {
-            let message = format!("no HSDir that clients ask has the descriptor ({count} answered, but have none)");
+/// Returns the failure of an attempt in which no HSDir returned the descriptor. `denials` HSDirs
+/// answered that they do not have it, and the requests to the others ended with these errors. Only
+/// an HSDir that answers proves that the descriptor is missing: if most do not answer, this
+/// frontend may be cut off from the network.
+pub(super) fn without_descriptor(denials: usize, errors: &[String]) -> Failure {
+    match errors.last() {
+        Some(error) if errors.len() >= denials => Failure::not_made(format!(
+            "too few HSDirs answered the request for the descriptor; the last error: {error}"
+        )),
+        None if denials == 0 => Failure::not_made("the network has no HSDir for the descriptor"),
+        _ => {
+            let message = format!("no HSDir that clients ask has the descriptor ({denials} of them have answered)");
             Failure::new(ProbeResult::DescriptorFailed, message)
         }
     }
 }
 
-/// Returns the result that a code from tor proves. None if the code does not say which part of the
-/// connection failed.
+/// Returns the result that a code from tor proves, given that the descriptor has just been fetched.
+/// None if the code does not say which part of the connection failed. This includes tor's code for
+/// a missing descriptor: when all introduction points have failed, tor looks for a newer descriptor
+/// and finds none.
 pub(super) fn of_refusal(refusal: Refusal) -> Option<ProbeResult> {
     Some(match refusal {
-        Refusal::DescriptorNotFound
-        | Refusal::DescriptorInvalid
+        Refusal::DescriptorInvalid
         | Refusal::AuthorizationMissing
         | Refusal::AuthorizationWrong
         | Refusal::AddressInvalid => ProbeResult::DescriptorFailed,
         Refusal::IntroductionFailed | Refusal::IntroductionTimedOut => ProbeResult::IntroductionFailed,
         Refusal::RendezvousFailed => ProbeResult::RendezvousFailed,
         Refusal::ConnectionRefused => ProbeResult::TargetFailed,
-        Refusal::Other(_) => return None,
+        Refusal::DescriptorNotFound | Refusal::Other(_) => return None,
     })
 }
 
@@ -84,15 +86,19 @@ mod tests {
 
     #[test]
     fn a_missing_descriptor_is_proved_only_by_an_hsdir_that_answers() {
-        assert_eq!(without_descriptor(1, Some("x")).result, ProbeResult::DescriptorFailed);
-        assert_eq!(without_descriptor(6, None).result, ProbeResult::DescriptorFailed);
-        assert_eq!(without_descriptor(0, Some("x")).result, ProbeResult::NotMade);
-        assert_eq!(without_descriptor(0, None).result, ProbeResult::NotMade);
+        let result = |denials, errors: usize| without_descriptor(denials, &vec!["x".to_owned(); errors]).result;
+        for (denials, errors) in [(1, 0), (6, 0), (4, 2)] {
+            assert_eq!(result(denials, errors), ProbeResult::DescriptorFailed, "{denials} {errors}");
+        }
+        for (denials, errors) in [(0, 0), (0, 6), (1, 5), (3, 3)] {
+            assert_eq!(result(denials, errors), ProbeResult::NotMade, "{denials} {errors}");
+        }
     }
 
     #[test]
     fn tors_codes_name_the_part_that_failed() {
-        assert_eq!(of_refusal(Refusal::DescriptorNotFound), Some(ProbeResult::DescriptorFailed));
+        assert_eq!(of_refusal(Refusal::AuthorizationWrong), Some(ProbeResult::DescriptorFailed));
+        assert_eq!(of_refusal(Refusal::DescriptorNotFound), None, "the descriptor has just been fetched");
         assert_eq!(of_refusal(Refusal::IntroductionTimedOut), Some(ProbeResult::IntroductionFailed));
         assert_eq!(of_refusal(Refusal::RendezvousFailed), Some(ProbeResult::RendezvousFailed));
         assert_eq!(of_refusal(Refusal::ConnectionRefused), Some(ProbeResult::TargetFailed));
