@@ -70,14 +70,15 @@ impl Scene {
         let listener = UnixListener::bind(self.folder.path().join("socks")).unwrap();
         let job = Job::of(&self.assignment).unwrap();
         let Self { link, prober, tor, .. } = self;
+        // More than any probe needs.
         let hsdirs = async {
-            loop {
+            for _ in 0..1000 {
                 link.fetched(tor.fetch().await, descriptor.clone());
             }
         };
         let mut passwords = Vec::new();
         let port = async {
-            loop {
+            for _ in 0..1000 {
                 let (stream, _) = listener.accept().await.unwrap();
                 passwords.push(serve(stream, socks).await);
             }
