@@ -213,7 +213,8 @@ impl Publisher {
         });
 
         let ports = self.assign_probe(leading && !status.periods.is_empty());
-        let probes = if leading { self.probe.report().0 } else { BTreeMap::new() };
+        let mut probes = if leading { self.probe.report().0 } else { BTreeMap::new() };
+        probes.retain(|port, _| ports.contains(port));
         let facts = Facts {
             leading: holds_lease,
             backends: backends.clone(),

@@ -13,9 +13,11 @@ use tokio::time::{advance, timeout};
 
 use super::*;
 use crate::consensus::{Network, NetworkKind};
+use crate::crd::{AddressProbe, ProbeResult};
 use crate::frontend::external::ExternalBackends;
 use crate::frontend::pods::Pod;
 use crate::frontend::probe;
+use crate::frontend::tor::FetchError;
 use crate::frontend::tor::testing::TestTor;
 use crate::merge::tests::network::backend;
 use crate::merge::{MergeEngine, PointLimits};
@@ -40,7 +42,8 @@ impl Bench {
     async fn publishing(backends: &[u8]) -> Self {
         let key = Arc::new(MasterKey::generate(&mut StdRng::from_seed([9; 32])));
         let (address, clock) = (key.address(), Clock::start());
-        let (probe, _) = probe::new(&key, "/nonexistent".into(), clock);
+        let (probe, prober) = probe::new(&key, "/nonexistent".into(), clock);
+        tokio::spawn(prober.run());
         let engine = MergeEngine::new(key, None, [1; 32], clock.now());
         let driver = Driver::new(engine, ExternalBackends::new(address, [2; 32]));
         let conduct = Conduct::new("web", "a".to_owned(), clock.now());
@@ -106,6 +109,28 @@ impl Bench {
         timeout(Duration::from_secs(60), published).await.expect("published within a minute");
     }
 
+    /// Executes all calls, and answers for every HSDir that it has no descriptor, until a probe of
+    /// port 80 has ended. Returns its result.
+    async fn until_probed(&mut self) -> ProbeResult {
+        let address = MasterKey::generate(&mut StdRng::from_seed([9; 32])).address();
+        let probed = async {
+            loop {
+                if let Some(report) = self.health.borrow().figures.probes.get(&80) {
+                    return report.result;
+                }
+                tokio::select! {
+                    hsdir = self.tor.fetch() => {
+                        let news = TorNews::Fetched { address, hsdir, result: Err(FetchError::NotFound) };
+                        self.news.send(news).await.unwrap();
+                    }
+                    Some(call) = self.calls.recv() => self.answer(call).await,
+                    changed = self.health.changed() => changed.unwrap(),
+                }
+            }
+        };
+        timeout(Duration::from_secs(120), probed).await.expect("probed within two minutes")
+    }
+
     fn has_published(&self, points: usize) -> bool {
         let periods = &self.health.borrow().figures.periods;
         periods.len() == 2
@@ -166,4 +191,22 @@ async fn a_new_limit_in_the_spec_takes_effect_at_once() {
         bench.object.send_replace(Some(Arc::new(Object { limits, ..Object::default() })));
         bench.until_published(points).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_published_service_is_probed_and_the_fetches_are_not_those_of_an_external_backend() {
+    let mut bench = Bench::publishing(&[0, 1]).await;
+    let object = Object { probe: Some(AddressProbe::default()), ports: vec![80], ..Object::default() };
+    bench.object.send_replace(Some(Arc::new(object)));
+    assert_eq!(bench.until_probed().await, ProbeResult::DescriptorFailed);
+    let fetches = bench.health.borrow().figures.counts.fetches;
+    assert_eq!((fetches.found, fetches.failed), (0, 0));
+    bench.object.send_replace(Some(Arc::default()));
+    timeout(Duration::from_secs(10), async {
+        while !bench.health.borrow().figures.probes.is_empty() {
+            bench.health.changed().await.unwrap();
+        }
+    })
+    .await
+    .expect("the metrics of a probe that is switched off disappear");
 }
