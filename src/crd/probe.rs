@@ -95,9 +95,9 @@ pub struct ProbeStatus {
     /// A human-readable explanation of a failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// The time at which the probe ended.
+    /// The time since which all probes of the port have had this result.
     #[schemars(schema_with = "schema::time")]
-    pub time: Time,
+    pub since: Time,
 }
 
 /// The result of a probe.

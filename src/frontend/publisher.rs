@@ -294,7 +294,7 @@ impl Inlets {
 
 fn probe_status(port: u16, report: &PortReport) -> ProbeStatus {
     let PortReport { result, message, ended, .. } = report;
-    ProbeStatus { port, result: *result, message: message.clone(), time: status::time(*ended) }
+    ProbeStatus { port, result: *result, message: message.clone(), since: status::time(*ended) }
 }
 
 #[cfg(test)]

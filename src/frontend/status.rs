@@ -135,7 +135,8 @@ async fn apply(api: &Api<OnionBalancedService>, service: &str, part: &Part) -> k
 ///
 /// A backend keeps its `since` as long as its state is the same, even if the leader changes.
 /// `published` keeps the entries of the previous publisher until this one has published, and
-/// `probes` keeps the entry of each port until this publisher has probed the port.
+/// `probes` keeps the entry of each port until this publisher has probed the port. The `since` of a
+/// probe changes only with its result, so that repeated results cause no writes.
 fn part(facts: &Facts, before: &Part) -> Part {
     let since = |view: &BackendView| {
         let known = before.backends.iter().find(|known| known.name == view.name && known.state == view.state);
@@ -159,10 +160,13 @@ fn part(facts: &Facts, before: &Part) -> Part {
         authorized_clients: period.authorized_clients.map(|clients| count(clients.saturating_sub(facts.own_clients))),
     });
     let published = if facts.periods.is_empty() { before.published.clone() } else { published.collect() };
-    // The other publisher may have probed more recently while it led.
     let probe = |port: &u16| {
-        let known = before.probes.iter().chain(&facts.probes).filter(|probe| probe.port == *port);
-        known.max_by_key(|probe| probe.time.0).cloned()
+        let of_port = |probes: &[ProbeStatus]| probes.iter().find(|probe| probe.port == *port).cloned();
+        let (known, new) = (of_port(&before.probes), of_port(&facts.probes));
+        match (known, new) {
+            (Some(known), Some(new)) if known.result == new.result => Some(ProbeStatus { since: known.since, ..new }),
+            (known, new) => new.or(known),
+        }
     };
     let probes = facts.probed.iter().filter_map(probe).collect();
     Part { backends: backends.collect(), published, probes }
@@ -240,7 +244,7 @@ mod tests {
     }
 
     fn probe(port: u16, result: ProbeResult) -> ProbeStatus {
-        ProbeStatus { port, result, message: None, time: time(at(5)) }
+        ProbeStatus { port, result, message: None, since: time(at(5)) }
     }
 
     #[test]
@@ -253,7 +257,9 @@ mod tests {
         let (good, bad) = (probe(80, ProbeResult::Answered), probe(443, ProbeResult::TargetFailed));
         let before = Part { probes: vec![good.clone(), bad.clone()], ..Part::default() };
         assert_eq!(part(&with(&[80, 443], Vec::new()), &before).probes, [good.clone(), bad.clone()]);
-        let now = probe(80, ProbeResult::RendezvousFailed);
+        let again = ProbeStatus { since: time(at(9)), ..good.clone() };
+        assert_eq!(part(&with(&[80], vec![again]), &before).probes, [good.clone()], "the same result");
+        let now = ProbeStatus { since: time(at(9)), ..probe(80, ProbeResult::RendezvousFailed) };
         assert_eq!(part(&with(&[80, 443], vec![now.clone()]), &before).probes, [now, bad]);
         assert_eq!(part(&with(&[80], Vec::new()), &before).probes, [good], "the service lost a port");
         assert!(part(&with(&[], Vec::new()), &before).probes.is_empty(), "the probe is switched off");

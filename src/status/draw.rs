@@ -117,7 +117,7 @@ impl Canvas {
     /// Names the result of the last probe of each port, and its age.
     fn probed_in_a_word(&self, status: &OnionBalancedServiceStatus) -> String {
         let word = |result: ProbeResult| match result {
-            ProbeResult::Answered => "answered",
+            ProbeResult::Answered => "answers",
             ProbeResult::DescriptorFailed => "no descriptor",
             ProbeResult::IntroductionFailed => "no introduction",
             ProbeResult::RendezvousFailed => "no rendezvous",
@@ -127,7 +127,7 @@ impl Canvas {
         let ports = status
             .probes
             .iter()
-            .map(|probe| format!("port {} {} {} ago", probe.port, word(probe.result), self.age(probe.time.0)));
+            .map(|probe| format!("port {}: {} (since {})", probe.port, word(probe.result), self.age(probe.since.0)));
         ports.collect::<Vec<_>>().join(", ")
     }
 

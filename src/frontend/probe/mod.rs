@@ -129,6 +129,7 @@ impl Prober {
             let now = self.clock.now().elapsed;
             if job.is_none() {
                 schedule.stop();
+                self.forget();
             }
             let due = schedule.due(job.as_ref().map(Job::period), now);
             let start = async {
@@ -148,6 +149,15 @@ impl Prober {
                 self.probe(&job, &mut schedule).await;
             }
         }
+    }
+
+    /// Forgets all results, because another publisher may probe from now on.
+    fn forget(&self) {
+        self.reports.send_if_modified(|reports| {
+            let changed = !reports.0.is_empty();
+            reports.0.clear();
+            changed
+        });
     }
 
     /// Probes the next port and reports the result, unless another publisher leads by now.

@@ -1,63 +1,47 @@
 //! The finding about the probes of the onion address from outside, which the publisher reports in
 //! the status.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
 
+use super::published::silence;
 use crate::crd::{OnionBalancedService, OnionBalancedServiceStatus, ProbeResult, ProbeStatus, Reason};
 use crate::operator::conditions::Finding;
 
-/// The time that passes, in addition to the times of the probes themselves, before a missing result
-/// counts as outdated: a publisher may be replaced, and the status may be written late.
-const GRACE: SignedDuration = SignedDuration::from_secs(120);
-
 /// Returns the finding about the probes, or None if nothing is probed. A failure of one port is
-/// reported even if the other ports answer.
+/// reported even if the other ports answer. A publisher that does not renew its Lease does not
+/// probe either, so its results are outdated.
 pub(super) fn finding(
     object: &OnionBalancedService,
     status: &OnionBalancedServiceStatus,
+    lease: Option<&Lease>,
     now: Timestamp,
 ) -> Option<Finding> {
     if !object.spec.frontend.probe.enabled || object.spec.suspend {
         return None;
     }
-    let current = current(object, status, now);
-    let failed = current.iter().find_map(|probe| Some((*probe, reason(probe.result)?)));
+    let has = |probe: &&ProbeStatus| object.spec.ports.iter().any(|port| port.port == probe.port);
+    let results: Vec<&ProbeStatus> = status.probes.iter().filter(has).collect();
+    if let (false, Some(message)) = (results.is_empty(), silence(lease, now)) {
+        return Some(Finding::unknown(Reason::NotProbed, message));
+    }
+    let failed = results.iter().find_map(|probe| Some((*probe, reason(probe.result)?)));
     if let Some((ProbeStatus { port, message, .. }, reason)) = failed {
         let message = message.as_deref().unwrap_or("the publisher gives no reason");
         return Some(Finding::no(reason, format!("Port {port}: {message}")));
     }
     let answered = |probe: &&ProbeStatus| probe.result == ProbeResult::Answered;
-    let ports: Vec<_> = current.iter().copied().filter(answered).map(|probe| probe.port.to_string()).collect();
+    let ports: Vec<_> = results.iter().copied().filter(answered).map(|probe| probe.port.to_string()).collect();
     if !ports.is_empty() {
         let message = format!("The address answers from outside on port {}.", ports.join(", "));
         return Some(Finding::yes(Reason::Answered, message));
     }
-    let message = match (current.first(), status.probes.is_empty()) {
-        (Some(ProbeStatus { message: Some(message), .. }), _) => format!("The last probe was not made: {message}"),
-        (Some(_), _) => "The last probe was not made.".to_owned(),
-        (None, true) => "No probe has ended yet.".to_owned(),
-        (None, false) => "The last probe was too long ago; check the frontend pods.".to_owned(),
+    let message = match results.first() {
+        Some(ProbeStatus { message: Some(message), .. }) => format!("The last probe was not made: {message}"),
+        Some(_) => "The last probe was not made.".to_owned(),
+        None => "No probe has ended yet.".to_owned(),
     };
     Some(Finding::unknown(Reason::NotProbed, message))
-}
-
-/// Returns the results that are not outdated, of ports that the service has.
-fn current<'a>(
-    object: &OnionBalancedService,
-    status: &'a OnionBalancedServiceStatus,
-    now: Timestamp,
-) -> Vec<&'a ProbeStatus> {
-    let probe = &object.spec.frontend.probe;
-    let ports = &object.spec.ports;
-    let seconds = |seconds: u32| i64::from(seconds);
-    // The ports take turns, and the probe of each port may take as long as the timeout allows.
-    let round = i64::try_from(ports.len()).unwrap_or(i64::MAX).saturating_add(1);
-    let round = round.saturating_mul(seconds(probe.period_seconds).saturating_add(seconds(probe.timeout_seconds)));
-    let is_current = |probe: &&ProbeStatus| {
-        let age = now.duration_since(probe.time.0);
-        ports.iter().any(|port| port.port == probe.port) && age.as_secs() <= round.saturating_add(GRACE.as_secs())
-    };
-    status.probes.iter().filter(is_current).collect()
 }
 
 /// Returns the reason why a probe failed, or None if the probe did not fail.
@@ -85,8 +69,8 @@ mod tests {
         (condition(&status, "Reachable"), condition(&status, "Ready"))
     }
 
-    fn probe(port: u16, result: &str, time: &str) -> Value {
-        json!({"port": port, "result": result, "message": "why", "time": time})
+    fn probe(port: u16, result: &str, since: &str) -> Value {
+        json!({"port": port, "result": result, "message": "why", "since": since})
     }
 
     const RECENT: &str = "2025-12-31T23:59:00Z";
@@ -117,10 +101,16 @@ mod tests {
     }
 
     #[test]
-    fn results_that_are_outdated_or_of_another_port_do_not_count() {
-        for ignored in [probe(81, "TargetFailed", RECENT), probe(80, "TargetFailed", "2025-12-31T23:00:00Z")] {
-            let (reachable, _) = found(&json!([ignored]));
-            assert_eq!(reachable, "Unknown NotProbed: The last probe was too long ago; check the frontend pods.");
+    fn the_results_of_a_silent_publisher_and_of_another_port_do_not_count() {
+        let (other, _) = found(&json!([probe(81, "TargetFailed", RECENT)]));
+        assert_eq!(other, "Unknown NotProbed: No probe has ended yet.");
+        for result in ["Answered", "TargetFailed"] {
+            let mut observed = healthy();
+            observed.object = with(&observed.object, "status/probes", json!([probe(80, result, RECENT)]));
+            observed.lease = None;
+            let (_, status) = concluded(&observed);
+            let expected = "Unknown NotProbed: No publisher holds the Lease; check the frontend pods.";
+            assert_eq!(condition(&status, "Reachable"), expected);
         }
     }
 

@@ -38,7 +38,7 @@ pub fn status(
     // new key.
     let onion_address =
         conclusion.address.map(|address| address.to_string()).or_else(|| previous.onion_address.clone());
-    let reachable = reachable::finding(object, previous, now);
+    let reachable = reachable::finding(object, previous, observed.lease.as_ref(), now);
     let ready = summary(&found, reachable.as_ref());
     found.extend(reachable.map(|reachable| (ConditionType::Reachable, reachable)));
     found.push((ConditionType::Ready, ready));

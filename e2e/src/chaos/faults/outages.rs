@@ -16,7 +16,7 @@ use crate::chaos::figure::Figure;
 use crate::chaos::limit::{Bound, Limit};
 use crate::chaos::needs::Needs;
 use crate::chaos::observed::Observed;
-use crate::chaos::stage::Stage;
+use crate::chaos::stage::{PROBE, Stage};
 use crate::chaos::target::Mood;
 use crate::wait::{Seen, until};
 
@@ -75,7 +75,7 @@ impl Fault for Outages {
                 stage.service.wait_published(self.needs().backends, PATIENCE).await?;
                 back = back.max(reachable(stage, "Answered").await?);
                 figures.push(Figure::seconds("back_s", back));
-                stage.set_probe("null").await?;
+                stage.set_probe(PROBE).await?;
                 Ok(Findings { figures, ..Findings::default() })
             }))
         })
