@@ -25,7 +25,7 @@ pub struct AddressProbe {
     #[schemars(range(min = 60, max = 600))]
     pub timeout_seconds: u32,
     /// An HTTP request to one port. If absent, and for all other ports, the probe only checks that
-    /// the target accepts a connection and keeps it open.
+    /// the target accepts a connection and does not close it within 5 seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpProbe>,
 }

@@ -1,5 +1,6 @@
 //! Checks the target behind an open stream.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use http_body_util::Empty;
@@ -9,7 +10,7 @@ use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::verdict::Failure;
 use crate::crd::{HttpProbe, ProbeResult};
@@ -17,12 +18,18 @@ use crate::crd::{HttpProbe, ProbeResult};
 /// The time for which a stream must stay open. A backend's tor accepts a stream before the agent
 /// has connected to the target, and the agent gives up and closes the stream after 15 s.
 const STAYS_OPEN: Duration = Duration::from_secs(16);
+/// The times after which only an app that has accepted the connection closes a stream, because the
+/// client sends nothing. The agent closes the stream earlier if the target refuses the connection,
+/// and later if the target does not answer.
+const CLOSED_BY_APP: Range<Duration> = Duration::from_secs(5)..Duration::from_secs(14);
 
-/// Checks that the target sends data, or at least keeps the stream open.
+/// Checks that the target sends data, or at least accepts the connection.
 pub(super) async fn accepts<S: AsyncRead + Unpin>(stream: &mut S) -> Result<(), Failure> {
     let refused = |how: &str| Err(Failure::new(ProbeResult::TargetFailed, format!("the stream was closed{how}")));
+    let begun = Instant::now();
     match timeout(STAYS_OPEN, stream.read(&mut [0; 1])).await {
         Err(_) | Ok(Ok(1..)) => Ok(()),
+        Ok(_) if CLOSED_BY_APP.contains(&begun.elapsed()) => Ok(()),
         Ok(Ok(0)) => refused("; the target refuses connections or does not accept them in time"),
         Ok(Err(error)) => refused(&format!(": {error}")),
     }
@@ -64,6 +71,7 @@ where
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncWriteExt as _, duplex};
+    use tokio::time::sleep;
 
     use super::*;
 
@@ -118,5 +126,18 @@ mod tests {
         theirs.write_all(b"220 mail").await.unwrap();
         drop(theirs);
         assert_eq!(accepts(&mut ours).await, Ok(()), "the target spoke first");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_app_may_close_an_idle_stream() {
+        for (seconds, is_good) in [(1, false), (7, true), (15, false)] {
+            let (mut ours, theirs) = duplex(64);
+            let close = async {
+                sleep(Duration::from_secs(seconds)).await;
+                drop(theirs);
+            };
+            let (result, ()) = tokio::join!(accepts(&mut ours), close);
+            assert_eq!(result.is_ok(), is_good, "closed after {seconds} s: {result:?}");
+        }
     }
 }
