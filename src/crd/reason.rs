@@ -16,7 +16,9 @@ pub enum ConditionType {
     BackendsReady,
     /// A descriptor is on the HSDirs and a publisher keeps it there.
     Published,
-    /// All the other conditions are True.
+    /// The onion address answers a client of the publisher's own, through Tor.
+    Reachable,
+    /// All the other conditions are True, except that `Reachable` may be Unknown.
     Ready,
     /// The object cannot become ready until a user changes something. Following kstatus, this
     /// condition exists only while it is True.
@@ -32,6 +34,7 @@ impl ConditionType {
             Self::ClientsReady => "ClientsReady",
             Self::BackendsReady => "BackendsReady",
             Self::Published => "Published",
+            Self::Reachable => "Reachable",
             Self::Ready => "Ready",
             Self::Stalled => "Stalled",
         }
@@ -167,6 +170,19 @@ reasons! {
     ForeignPublisher [Published];
     /// No publisher holds or renews the Lease.
     PublisherSilent [Published];
+
+    /// The onion address answers from outside.
+    Answered [];
+    /// No HSDir that clients ask has the descriptor.
+    DescriptorFailed [Reachable];
+    /// No introduction point passes introductions on.
+    IntroductionFailed [Reachable];
+    /// No backend comes to the rendezvous point.
+    RendezvousFailed [Reachable];
+    /// The target behind a port does not answer.
+    TargetFailed [Reachable];
+    /// There is no current result of a probe.
+    NotProbed [Reachable];
 
     /// All the other conditions are True.
     Ready [];

@@ -69,12 +69,12 @@ pub(super) fn port_name() -> Vec<ValidationRule> {
     like(LABEL, messages::PORT_NAME)
 }
 
-/// Returns the rules for the path of a health check.
+/// Returns the rules for the path of an HTTP request.
 pub(super) fn request_path() -> Vec<ValidationRule> {
     like("^/[!-~]*$", messages::REQUEST_PATH)
 }
 
-/// Returns the rules for the host of a health check.
+/// Returns the rules for the `Host` header of an HTTP request.
 pub(super) fn request_host() -> Vec<ValidationRule> {
     like(r"^[A-Za-z0-9._:\[\]-]+$", messages::REQUEST_HOST)
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::torrc::Place;
-use super::{CircuitLimits, OnionBalancedServiceStatus, rules, schema};
+use super::{AddressProbe, CircuitLimits, OnionBalancedServiceStatus, rules, schema};
 
 /// The desired state of an onion service: its ports, its key, its backends and its publisher.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -380,6 +380,8 @@ pub struct Frontend {
     /// everywhere. If there are more introduction points than fit into the descriptor, each of them
     /// is published only for part of the time.
     pub distinct_descriptors: DistinctDescriptors,
+    /// The probe of the onion address from outside, through Tor.
+    pub probe: AddressProbe,
     /// Additional torrc lines for the frontend's tor, one option per line. Only the options that
     /// docs/reference.md lists are allowed, and their names must be written in full.
     #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "text")]
@@ -397,6 +399,7 @@ impl Default for Frontend {
         Self {
             replicas: 1,
             distinct_descriptors: DistinctDescriptors::Auto,
+            probe: AddressProbe::default(),
             extra_torrc: String::new(),
             template: PodSettings::default(),
         }

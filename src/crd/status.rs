@@ -1,12 +1,12 @@
 //! The `status` of an `OnionBalancedService`.
 //!
-//! The publisher applies `backends` and `published`. The operator owns every other field.
+//! The publisher applies `backends`, `published` and `probes`. The operator owns every other field.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::schema;
+use super::{ProbeStatus, schema};
 
 /// The name of the operator's field manager in server-side apply.
 pub const OPERATOR_MANAGER: &str = "onionbalance-operator";
@@ -44,9 +44,14 @@ pub struct OnionBalancedServiceStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["timePeriod"]))]
     pub published: Vec<PublishedStatus>,
+    /// The result of the last probe of each port (`spec.frontend.probe`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["port"]))]
+    pub probes: Vec<ProbeStatus>,
     /// The conditions of the service: `Accepted`, `MasterKeyReady`, `ClientsReady` (only with
-    /// restricted discovery), `BackendsReady`, `Published`, and the summary `Ready`. `Stalled` is
-    /// present only while the object cannot become ready until a user changes something.
+    /// restricted discovery), `BackendsReady`, `Published`, `Reachable` (unless the probe is
+    /// switched off), and the summary `Ready`. `Stalled` is present only while the object cannot
+    /// become ready until a user changes something.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
@@ -128,8 +133,8 @@ pub struct PublishedStatus {
     /// The time at which the publisher built the newest descriptors.
     #[schemars(schema_with = "schema::time")]
     pub last_published: Time,
-    /// The number of authorized clients that can decrypt the descriptors. If absent, every client
-    /// can decrypt them.
+    /// The number of authorized clients that can decrypt the descriptors, without the probe's own
+    /// client. If absent, every client can decrypt them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authorized_clients: Option<u32>,
     /// The time at which the publisher last noticed a descriptor with a valid signature that this

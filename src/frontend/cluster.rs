@@ -24,6 +24,7 @@ use super::lease::{self, LeaseKeeper};
 use super::master_key;
 use super::object::{self, Object};
 use super::pods::{self, Pods};
+use super::probe;
 use super::publisher::{Inlets, Outlets, Publisher};
 use super::status::{self, Facts};
 use super::sync::SyncClient;
@@ -134,6 +135,8 @@ fn assemble(
     let (reports_in, reports) = mpsc::channel(QUEUE);
     parts.spawn(agents::run(client, directory, clock, args.backend_silence(), orders, reports_in));
 
+    let (probe, prober) = probe::new(&key, args.paths.run_dir.join("control/socks"), clock);
+    parts.spawn(prober.run());
     let engine = MergeEngine::new(key, None, clock::random(), clock.now());
     let driver = Driver::new(engine, ExternalBackends::new(address, clock::random()));
     let Neighbours { service, identity, pods, object, clients, calls, answers, status } = neighbours;
@@ -141,7 +144,7 @@ fn assemble(
     let inlets = Inlets { pods, object, clients, answers, tor, reports };
     let outlets = Outlets { agents, calls, status, health };
     tracing::info!(%address, "the publisher is running");
-    Publisher::new(driver, conduct, clock, inlets, outlets)
+    Publisher::new(driver, conduct, clock, inlets, outlets, probe)
 }
 
 /// Serves the app's API until the publisher stops. If the port cannot be used, the publisher ends

@@ -1,11 +1,13 @@
 //! Renders the publisher's `/metrics` page in the Prometheus text format (version 0.0.4).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::external::FetchCounts;
+use super::probe::PortReport;
 use super::view::BackendView;
 use crate::common::exposition::Exposition;
-use crate::crd::BackendState;
+use crate::crd::{BackendState, ProbeResult};
 use crate::merge::{PeriodStatus, UploadError};
 
 /// The values that the metrics page shows.
@@ -27,6 +29,8 @@ pub(super) struct Figures {
     /// The number of publishing rounds whose revision counter rose because of rejections.
     pub(super) counter_rises: u64,
     pub(super) counts: Counts,
+    /// The results of the last probes, by port. Empty unless this publisher is the leader.
+    pub(super) probes: BTreeMap<u16, PortReport>,
 }
 
 /// The counters of the metrics page, counted since the start of the publisher.
@@ -107,6 +111,58 @@ pub(super) fn render(figures: &Figures) -> String {
     for (result, count) in [("found", found), ("failed", failed)] {
         text.sample("external_fetches_total", &format!("{{result=\"{result}\"}}"), count);
     }
+    text.finish() + &probes(&figures.probes)
+}
+
+/// A value that a probe yields, if it yields the value.
+type Count = fn(&PortReport) -> Option<u64>;
+
+/// Renders the results of the probes, with the names that Onionprobe uses for its metrics.
+fn probes(reports: &BTreeMap<u16, PortReport>) -> String {
+    let mut text = Exposition::new("onion_service");
+    let counts: [(&str, &str, Count); 5] = [
+        ("reachable", "1 if the last probe of the port got an answer", |report| match report.result {
+            ProbeResult::NotMade => None,
+            result => Some((result == ProbeResult::Answered).into()),
+        }),
+        ("connection_attempts", "Attempts of the last probe of the port", |report| {
+            Some(report.measured.attempts.into())
+        }),
+        ("status_code", "HTTP status in the last probe of the port, if it is the expected one", |report| {
+            report.measured.http_status.map(u64::from)
+        }),
+        ("descriptor_reachable", "1 if the last probe of the port fetched the descriptor", |report| {
+            match report.result {
+                ProbeResult::NotMade => None,
+                _ => Some(report.measured.descriptor.is_some().into()),
+            }
+        }),
+        ("descriptor_fetch_attempts", "Requests for the descriptor in the last probe of the port", |report| {
+            Some(report.measured.fetches.into())
+        }),
+    ];
+    for (name, help, value) in counts {
+        text.family(name, "gauge", help);
+        for (port, report) in reports {
+            if let Some(value) = value(report) {
+                text.sample(name, &format!("{{port=\"{port}\"}}"), value);
+            }
+        }
+    }
+    let latencies = [
+        ("latency_seconds", "Time from the fetched descriptor to the answer in the last probe of the port"),
+        ("descriptor_latency_seconds", "Time in which the last probe of the port fetched the descriptor"),
+    ];
+    for (name, help) in latencies {
+        text.family(name, "gauge", help);
+        for (port, report) in reports {
+            let is_descriptor = name.starts_with("descriptor");
+            let latency = if is_descriptor { report.measured.descriptor } else { report.measured.connection };
+            if let Some(latency) = latency {
+                text.seconds(name, &format!("{{port=\"{port}\"}}"), latency);
+            }
+        }
+    }
     text.finish()
 }
 
@@ -160,10 +216,11 @@ fn failures(text: &mut Exposition, figures: &Figures) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
+    use std::time::{Duration, SystemTime};
 
     use super::*;
     use crate::common::exposition::page;
+    use crate::frontend::probe::Measured;
     use crate::onion::TimePeriod;
 
     /// Returns sample values, with backends in several states and descriptors of a single time
@@ -204,6 +261,7 @@ mod tests {
             longest_failing: Duration::from_millis(1500),
             counter_rises: 4,
             counts,
+            probes: BTreeMap::new(),
         }
     }
 
@@ -274,7 +332,45 @@ onionbalance_publisher_external_fetches_total{result=\"failed\"} 2
     #[test]
     fn the_page_has_the_documented_metrics() {
         let text = render(&figures());
-        assert_eq!(page::families(&text), page::documented("onionbalance_publisher"), "see docs/metrics.md");
+        let documented = ["onionbalance_publisher", "onion_service"].map(page::documented).concat();
+        assert_eq!(page::families(&text), documented, "see docs/metrics.md");
+        let (text, _) = text.split_once("# HELP onion_service_reachable").unwrap();
         assert_eq!(text, PAGE);
+    }
+
+    #[test]
+    fn probes_have_the_names_that_onionprobe_uses() {
+        let report = |result, measured| PortReport { result, message: None, ended: SystemTime::UNIX_EPOCH, measured };
+        let good = Measured {
+            attempts: 1,
+            fetches: 2,
+            descriptor: Some(Duration::from_millis(1500)),
+            connection: Some(Duration::from_secs(2)),
+            http_status: Some(204),
+        };
+        let failed = Measured { attempts: 2, fetches: 12, ..Measured::default() };
+        let reports = BTreeMap::from([
+            (80, report(ProbeResult::Answered, good)),
+            (81, report(ProbeResult::DescriptorFailed, failed)),
+            (82, report(ProbeResult::NotMade, Measured::default())),
+        ]);
+        let text = probes(&reports);
+        let samples: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let expected = [
+            "onion_service_reachable{port=\"80\"} 1",
+            "onion_service_reachable{port=\"81\"} 0",
+            "onion_service_connection_attempts{port=\"80\"} 1",
+            "onion_service_connection_attempts{port=\"81\"} 2",
+            "onion_service_connection_attempts{port=\"82\"} 0",
+            "onion_service_status_code{port=\"80\"} 204",
+            "onion_service_descriptor_reachable{port=\"80\"} 1",
+            "onion_service_descriptor_reachable{port=\"81\"} 0",
+            "onion_service_descriptor_fetch_attempts{port=\"80\"} 2",
+            "onion_service_descriptor_fetch_attempts{port=\"81\"} 12",
+            "onion_service_descriptor_fetch_attempts{port=\"82\"} 0",
+            "onion_service_latency_seconds{port=\"80\"} 2",
+            "onion_service_descriptor_latency_seconds{port=\"80\"} 1.5",
+        ];
+        assert_eq!(samples, expected);
     }
 }

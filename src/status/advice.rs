@@ -130,6 +130,25 @@ fn pods_or_publishing(reason: Reason, subject: &Subject<'_>) -> Option<String> {
         Reason::Pending => "check that the operator is running: kubectl get pods -A -l \
                             app.kubernetes.io/name=onionbalance-operator"
             .to_owned(),
+        _ => return from_outside(reason, subject),
+    })
+}
+
+/// Returns the advice for reasons that concern the address as clients see it.
+fn from_outside(reason: Reason, subject: &Subject<'_>) -> Option<String> {
+    Some(match reason {
+        Reason::DescriptorFailed => {
+            format!("check the uploads, and the HSDirs in the table above: {}", subject.logs("frontend", "publisher"))
+        }
+        Reason::IntroductionFailed | Reason::RendezvousFailed => {
+            format!("check that each backend's tor is connected to the Tor network: {}", subject.logs("backend", "tor"))
+        }
+        Reason::TargetFailed => {
+            format!("check the app behind the port, and the agents: {}", subject.logs("backend", "agent"))
+        }
+        Reason::NotProbed => {
+            format!("wait for the next probe, or check the publisher: {}", subject.logs("frontend", "publisher"))
+        }
         _ => return targets(reason, subject),
     })
 }

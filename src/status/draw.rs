@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use jiff::Timestamp;
 
 use super::view::{Problem, View};
-use crate::crd::{BackendState, OnionBalancedServiceStatus};
+use crate::crd::{BackendState, OnionBalancedServiceStatus, ProbeResult};
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
@@ -33,6 +33,9 @@ impl Canvas {
             let _ = writeln!(text, "  address   {address}");
             let _ = writeln!(text, "  backends  {}", backends_in_a_word(status));
             let _ = writeln!(text, "  published {}", self.published_in_a_word(status));
+            if !status.probes.is_empty() {
+                let _ = writeln!(text, "  probed    {}", self.probed_in_a_word(status));
+            }
             if !status.backends.is_empty() {
                 let _ = writeln!(text, "\n{}", self.backends(status));
             }
@@ -109,6 +112,23 @@ impl Canvas {
         let Some(newest) = newest(status) else { return "never".to_owned() };
         let (accepted, total) = hsdirs(status);
         format!("{} ago, on {accepted} of {total} HSDirs", self.age(newest))
+    }
+
+    /// Names the result of the last probe of each port, and its age.
+    fn probed_in_a_word(&self, status: &OnionBalancedServiceStatus) -> String {
+        let word = |result: ProbeResult| match result {
+            ProbeResult::Answered => "answers",
+            ProbeResult::DescriptorFailed => "no descriptor",
+            ProbeResult::IntroductionFailed => "no introduction",
+            ProbeResult::RendezvousFailed => "no rendezvous",
+            ProbeResult::TargetFailed => "no answer from the target",
+            ProbeResult::NotMade => "not probed",
+        };
+        let ports = status
+            .probes
+            .iter()
+            .map(|probe| format!("port {}: {} (since {})", probe.port, word(probe.result), self.age(probe.since.0)));
+        ports.collect::<Vec<_>>().join(", ")
     }
 
     fn table(&self, header: &[&str]) -> Table {

@@ -60,7 +60,13 @@ fn variants() -> Vec<(&'static str, Value)> {
                     "circuitLimits": {"openStreams": 9, "streamsPerSecond": 5, "streamBurst": 50, "bytesPerSecond": 65536},
                 },
                 "externalBackends": [{"onionAddress": onion, "maxIntroductionPoints": 5}],
-                "frontend": {"replicas": 3, "distinctDescriptors": "Always", "extraTorrc": "NumCPUs 1", "template": template},
+                "frontend": {
+                    "replicas": 3, "distinctDescriptors": "Always", "extraTorrc": "NumCPUs 1", "template": template,
+                    "probe": {
+                        "enabled": true, "periodSeconds": 600, "timeoutSeconds": 60,
+                        "http": {"port": 443, "path": "/healthz", "expectedStatus": 204, "host": "example.org"},
+                    },
+                },
                 "restrictedDiscovery": {"clients": [{"name": "alice", "publicKey": client}], "secretName": "clients"},
             }),
         ),

@@ -132,6 +132,9 @@ pub fn allowed() -> Vec<Value> {
         ),
         spec(json!({"frontend": {"extraTorrc": "NumCPUs 1\nUseBridges 1", "template": template}})),
         spec(json!({"backends": {"extraTorrc": longest}, "frontend": {"extraTorrc": longest}})),
+        spec(json!({"frontend": {"probe": {"enabled": false, "periodSeconds": 86400, "timeoutSeconds": 60}}})),
+        spec(json!({"frontend": {"probe": {"http": {"path": "/a?b=%20", "host": "[2001:db8::1]:80"}}}})),
+        spec(json!({"frontend": {"probe": {"http": null}}})),
         spec(
             json!({"backends": {"extraTorrc": "", "template": empty}, "frontend": {"extraTorrc": "", "template": empty}}),
         ),
@@ -156,6 +159,7 @@ pub fn refused() -> Vec<Refused> {
     all.extend(keys());
     all.extend(backends());
     all.extend(circuit_limits());
+    all.extend(probes());
     all.extend(torrc::rows());
     all.extend(templates());
     all.extend(clients());
@@ -214,7 +218,7 @@ fn health_checks() -> Vec<Refused> {
     };
     let path = "spec.ports[0].healthCheck.http.path: must begin with \"/\" and consist of printable ASCII characters without \
                 spaces, for example \"/healthz\"";
-    let host = "spec.ports[0].healthCheck.http.host: must be a host name, optionally with a port, for example \
+    let host = "spec.ports[0].healthCheck.http.host: must be a host name or an address, optionally with a port, for example \
                 \"web.example.org\"";
     vec![
         number("periodSeconds", 0, 3600),
@@ -395,6 +399,40 @@ fn backends() -> Vec<Refused> {
             .schema("spec.frontend.replicas"),
         Refused::spec(json!({"frontend": {"distinctDescriptors": "Sometimes"}}))
             .schema("spec.frontend.distinctDescriptors"),
+    ]
+}
+
+fn probes() -> Vec<Refused> {
+    let probe = |probe: Value| Refused::spec(json!({"frontend": {"probe": probe}}));
+    let http = |http: Value| Refused::spec(json!({"frontend": {"probe": {"http": http}}}));
+    let path = "spec.frontend.probe.http.path: must begin with \"/\" and consist of printable ASCII characters without \
+                spaces, for example \"/healthz\"";
+    let host = "spec.frontend.probe.http.host: must be a host name or an address, optionally with a port, for example \
+                \"web.example.org\"";
+    vec![
+        probe(json!({"periodSeconds": 9}))
+            .operator("spec.frontend.probe.periodSeconds: must be from 10 to 86400, one day")
+            .schema("spec.frontend.probe.periodSeconds"),
+        probe(json!({"periodSeconds": 86401}))
+            .operator("spec.frontend.probe.periodSeconds: must be from 10 to 86400, one day")
+            .schema("spec.frontend.probe.periodSeconds"),
+        probe(json!({"timeoutSeconds": 59}))
+            .operator("spec.frontend.probe.timeoutSeconds: must be from 60 to 600")
+            .schema("spec.frontend.probe.timeoutSeconds"),
+        probe(json!({"timeoutSeconds": 601}))
+            .operator("spec.frontend.probe.timeoutSeconds: must be from 60 to 600")
+            .schema("spec.frontend.probe.timeoutSeconds"),
+        http(json!({"port": 0}))
+            .operator("spec.frontend.probe.http.port: must be from 1 to 65535")
+            .schema("spec.frontend.probe.http.port"),
+        http(json!({"expectedStatus": 600}))
+            .operator("spec.frontend.probe.http.expectedStatus: must be from 100 to 599")
+            .schema("spec.frontend.probe.http.expectedStatus"),
+        http(json!({"path": "healthz"})).both(path),
+        http(json!({"path": "/a b"})).both(path),
+        http(json!({"path": "/\r\nX: y"})).both(path),
+        http(json!({"host": ""})).both(host),
+        http(json!({"host": "example.org/a"})).both(host),
     ]
 }
 

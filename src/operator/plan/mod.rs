@@ -25,6 +25,7 @@ mod key;
 mod last;
 mod observed;
 mod published;
+mod reachable;
 mod status;
 mod steps;
 mod targets;

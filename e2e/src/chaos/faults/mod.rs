@@ -7,6 +7,7 @@ mod authorities;
 mod backend;
 mod control_plane;
 mod frontend;
+mod outages;
 mod replicas;
 mod rotations;
 
@@ -17,6 +18,7 @@ use self::authorities::AuthoritiesDown;
 use self::backend::BackendFault;
 use self::control_plane::{ControlPlaneDown, HsDirsDown, OperatorDown};
 use self::frontend::FrontendFault;
+use self::outages::Outages;
 use self::replicas::{PodRestart, RollingRestart, ScaleDown};
 use self::rotations::Rotations;
 use super::fault::Fault;
@@ -51,5 +53,6 @@ pub fn all() -> Vec<Box<dyn Fault>> {
         Box::new(HsDirsDown),
         Box::new(AuthoritiesDown),
         Box::new(Rotations),
+        Box::new(Outages),
     ]
 }

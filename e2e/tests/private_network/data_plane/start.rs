@@ -164,6 +164,13 @@ HiddenServicePort 80 {target}
         Ok(())
     }
 
+    /// Restarts the publisher like [`Self::restrict`]. From now on, the publisher probes port 80 of
+    /// the address every ten seconds with an HTTP request.
+    pub async fn probe(&mut self, clients: &[ClientPublicKey]) -> Result<()> {
+        self.probes = true;
+        self.restrict(clients).await
+    }
+
     pub(super) fn start_publisher(&self, clients: &[ClientPublicKey]) -> Result<String> {
         let dir = self.path("frontend");
         let [probes, metrics, _] = free_ports()?;
@@ -174,6 +181,9 @@ HiddenServicePort 80 {target}
         publisher.args(["--circuits-port", &CIRCUITS_PORT.to_string()]);
         for backend in self.static_backends() {
             publisher.arg("--static-backend").arg(backend);
+        }
+        if self.probes {
+            publisher.args(["--static-probe", "10"]);
         }
         for client in clients {
             publisher.arg("--static-client").arg(client.to_string());
