@@ -8,10 +8,10 @@
 //!
 //! The observer tracks tor's state, kills a frozen tor and repairs a stalled onion service. The
 //! forwarder carries the streams and limits those of each circuit, and `health` checks their
-//! targets. The observer closes the circuits that breach their limits repeatedly, and those that the
-//! app no longer wants. The drain rule and `health` evaluate the publishers' requests, which arrive
-//! through the API, as the app's requests do. Apart from these, the three HTTP servers only read
-//! state.
+//! targets. The observer closes the circuits that breach their limits repeatedly, and those that
+//! the app no longer wants. The drain rule and `health` evaluate the publishers' requests, which
+//! arrive through the API, as the app's requests do. Apart from these, the three HTTP servers only
+//! read state.
 
 mod api;
 mod circuits;

@@ -12,8 +12,7 @@
 //! communicates with one peer: Kubernetes (`pods`, `object`, `admission`, `lease`, `status`,
 //! `guards`), the agents (`agents`, `sync`) or tor (`tor`; `probe`, as a client). `cluster` connects
 //! the parts in a frontend pod; `fixed` does so without Kubernetes, for tests. `standalone` is the
-//! daemon for
-//! servers without Kubernetes, with a driver for each service in its `config.yaml`.
+//! daemon for servers without Kubernetes, with a driver for each service in its `config.yaml`.
 
 mod admission;
 mod agents;

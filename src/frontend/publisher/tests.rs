@@ -144,8 +144,8 @@ impl Bench {
         timeout(Duration::from_secs(120), probed).await.expect("probed within two minutes")
     }
 
-    /// Executes all calls until the engine asks for the descriptor that an HSDir holds. Answers that
-    /// the HSDir holds a descriptor with a greater revision counter.
+    /// Executes all calls until the engine asks for the descriptor that an HSDir holds. Answers
+    /// that the HSDir holds a descriptor with a greater revision counter.
     async fn until_a_foreign_descriptor_is_found(&mut self) {
         let looked = async {
             loop {

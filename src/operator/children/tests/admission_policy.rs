@@ -134,7 +134,7 @@ fn deletion(write: &Write) -> Write {
 #[test]
 fn everything_that_the_operator_writes_is_allowed() {
     let creations = creations();
-    assert_eq!(creations.len(), 18);
+    assert_eq!(creations.len(), 19);
     for write in &creations {
         let name = format!("{} {}", write.resource, write.object["metadata"]["name"]);
         for write in [write.clone(), update(write)] {

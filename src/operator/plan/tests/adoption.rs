@@ -78,6 +78,7 @@ fn a_mark_of_another_key_is_no_proof() {
     observed.object = with(&observed.object, "status", Value::Null);
     let mut server = Server { existing: ownerless(), ..Server::default() };
     let (_, status) = server.run(observed);
-    assert_eq!(server.steps, ["find children"]);
+    // Only the Secret of the guards is still ours. Its content proves its own origin.
+    assert_eq!(server.steps, ["find children", "apply 1 Prerequisites"]);
     assert!(condition(&status, "Accepted").starts_with("False NameTaken: "));
 }
