@@ -71,6 +71,8 @@ printf '\x07650 HS_DESC UPLOADED %s UNKNOWN $%s~name\r\n650 HS_DESC FAILED %s NO
 printf '\x01250-PROTOCOLINFO 1\r\n250-AUTH METHODS=COOKIE,SAFECOOKIE COOKIEFILE="/a \\"b\\" \\303\\251"\r\n250 OK\r\n' | seed control quoted
 printf '\x02650 STATUS_CLIENT NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY="Done"\r\n650+NEWCONSENSUS\r\nr x\r\n.\r\n650 OK\r\n' |
     seed control events
+printf '\x05\xf2\x00\x01\x00\x00\x00\x00\x00\x00' | seed socks refused
+printf '\x05\x00\x00\x03\x03abc\x00\x50' | seed socks name
 zeros 64 | seed key_file expanded
 printf '== ed25519v1-public: type0 ==\0\0\0' | cat - <(zeros 32) | seed key_file public
 { printf '\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20'; zeros 32; } | seed key_file pkcs8

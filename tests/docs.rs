@@ -158,8 +158,16 @@ fn page_of_conditions() -> &'static str {
 
 /// Returns the pairs of condition and reason in the table of the section "Conditions".
 fn documented() -> BTreeSet<(String, String)> {
-    let kinds =
-        ["Accepted", "MasterKeyReady", "SigningKeysReady", "ClientsReady", "BackendsReady", "Published", "Ready"];
+    let kinds = [
+        "Accepted",
+        "MasterKeyReady",
+        "SigningKeysReady",
+        "ClientsReady",
+        "BackendsReady",
+        "Published",
+        "Reachable",
+        "Ready",
+    ];
     let rows = reasons(page_of_conditions(), 0).into_iter().filter(|(names, _)| kinds.contains(&names[0].as_str()));
     pairs(rows.map(|(names, reasons)| (names[..1].to_vec(), reasons)).collect())
 }

@@ -44,8 +44,18 @@ const IMPURE: &[&str] = &[
     "kube::Api",
 ];
 /// The pure layers, and the pure parts of other layers.
-const PURE: &[&str] =
-    &["onion", "consensus", "merge", "link", "crd", "config", "operator/plan", "operator/children", "frontend/conduct"];
+const PURE: &[&str] = &[
+    "onion",
+    "consensus",
+    "merge",
+    "link",
+    "crd",
+    "config",
+    "operator/plan",
+    "operator/children",
+    "frontend/conduct",
+    "frontend/targets",
+];
 
 #[test]
 fn layers_import_only_lower_layers() {

@@ -11,7 +11,7 @@ use onionbalance_e2e::command::output;
 use onionbalance_e2e::process::Processes;
 use onionbalance_e2e::tornet::make_private_dir;
 use onionbalance_e2e::wait::{Seen, until};
-use onionbalance_operator::link::{AgentConfig, ForwardedPort};
+use onionbalance_operator::link::{AgentConfig, ForwardedPort, TargetCheck};
 use tokio::net::UnixStream;
 
 use crate::publisher::program;
@@ -41,6 +41,7 @@ impl Agent {
             target: (*target).to_owned(),
             proxy_header: false,
             idle_timeout_seconds: None,
+            check: TargetCheck::default(),
         };
         let config = AgentConfig {
             master_onion_address: master.parse()?,

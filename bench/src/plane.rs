@@ -16,7 +16,7 @@ use onionbalance_e2e::tornet::{Place, Tor, TorNetwork, make_private_dir};
 use onionbalance_e2e::wait::{Seen, until};
 use onionbalance_e2e::{agent, machine};
 use onionbalance_operator::control::{Client, Event, HsDescAction};
-use onionbalance_operator::link::{AgentConfig, AgentToken, ForwardedPort};
+use onionbalance_operator::link::{AgentConfig, AgentToken, ForwardedPort, TargetCheck};
 use onionbalance_operator::onion::MasterKey;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -109,6 +109,7 @@ impl Plane {
                 target: "127.0.0.1:80".to_owned(),
                 proxy_header: false,
                 idle_timeout_seconds: None,
+                check: TargetCheck::default(),
             }],
             introduction_points: 3,
             drain_timeout_seconds: 1,

@@ -60,6 +60,8 @@ async fn sync(socket: &str, pod_uid: &str, token: &AgentToken) -> Result<SyncRes
         known_revision: None,
         known_guards: None,
         shared_guards: None,
+        round: 0,
+        unhealthy: false,
     };
     let body = serde_json::to_string(&request)?;
     // A replayed request does no harm here, so the nonce need not be random.

@@ -21,6 +21,7 @@ use super::circuits::{Circuits, Closure};
 use super::drain::Drain;
 use super::forward::Traffic;
 use super::gate::Gate;
+use super::health::Health;
 use super::observer::TorState;
 use crate::common::log_limit::{Line, LogLimit};
 use crate::link::{
@@ -65,6 +66,7 @@ pub struct Api {
     drain: Arc<Drain>,
     traffic: Arc<Traffic>,
     circuits: Arc<Circuits>,
+    health: Arc<Health>,
     sequences: Mutex<Sequences>,
     /// The sequence numbers of the requests to close circuits.
     closing_sequences: Mutex<Sequences>,
@@ -93,12 +95,18 @@ impl Api {
             drain,
             traffic,
             circuits,
+            health: Arc::default(),
             sequences: Mutex::default(),
             closing_sequences: Mutex::default(),
             token_errors: LogLimit::default(),
         };
         api.read_token()?;
         Ok(api)
+    }
+
+    /// Replaces the health of the targets. Without this call, no target is checked.
+    pub fn with_health(self, health: Arc<Health>) -> Self {
+        Self { health, ..self }
     }
 
     /// Returns the router that serves the API.
@@ -157,6 +165,7 @@ impl Api {
             draining: self.drain.is_running(),
             guards: guards.filter(|report| request.known_guards.is_some_and(|known| known != report.id)),
             awaits_guards: self.guards.gate.is_closed(),
+            targets: self.health.report(request),
         }
     }
 }
@@ -177,6 +186,7 @@ async fn sync(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> R
     if let Some(lines) = &request.shared_guards {
         api.guards.gate.offer(lines);
     }
+    api.health.heard(&request);
     match serde_json::to_string(&api.answer(&request)) {
         Ok(json) => caller.reply(StatusCode::OK, "application/json", json),
         Err(error) => caller.reply(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", format!("{error}\n")),

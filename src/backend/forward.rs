@@ -12,13 +12,14 @@ mod relay;
 
 use std::convert::Infallible;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::select_all;
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use tokio::time::{sleep, timeout};
 
 use super::AgentError;
@@ -78,6 +79,10 @@ pub struct ForwarderPort {
     idle_timeout: Option<Duration>,
     /// The limit for the warnings about failed streams, which clients can cause.
     failures: LogLimit,
+    /// Notified when a stream cannot connect to the target, so that the target is checked at once.
+    pub doubt: Arc<Notify>,
+    /// The time after which a connection attempt is a reason to check the target.
+    slow_after: Duration,
     /// The number of open streams.
     pub open: AtomicU64,
     /// The number of streams accepted since the agent started.
@@ -141,8 +146,8 @@ impl Forwarder {
     }
 
     /// Replaces the connector. Without this call, the forwarder connects to any address.
-    pub fn connecting_with(self, connector: Connector) -> Self {
-        Self { connector: Arc::new(connector), ..self }
+    pub fn connecting_with(self, connector: Arc<Connector>) -> Self {
+        Self { connector, ..self }
     }
 
     /// Forwards streams forever.
@@ -194,7 +199,7 @@ async fn forward(mut stream: UnixStream, port: &ForwarderPort, circuits: &Arc<Ci
         // The target is not at fault, so the breach is not counted as a failure of the port.
         Err(breach) => return port.log_failure("refused a stream", &breach),
     };
-    let target = match within(CONNECT_TIMEOUT, connector.connect(&port.target)).await {
+    let target = match within(CONNECT_TIMEOUT, port.connect(connector)).await {
         Ok(target) => target,
         Err(error) => return port.failed("could not connect to the target", &error),
     };
@@ -262,6 +267,8 @@ impl ForwarderPort {
             header,
             idle_timeout: port.idle_timeout_seconds.map(|seconds| Duration::from_secs(seconds.into())),
             failures: LogLimit::default(),
+            doubt: Arc::default(),
+            slow_after: Duration::from_secs(port.check.timeout_seconds.into()),
             open: AtomicU64::default(),
             opened: AtomicU64::default(),
             connect_failures: AtomicU64::default(),
@@ -282,6 +289,20 @@ impl ForwarderPort {
             HeaderUse::Removed | HeaderUse::Absent => rest,
         };
         Ok(Opening { circuit: Some(header.circuit()), bytes })
+    }
+
+    /// Connects to the target. A failed attempt, and one that takes long, cause a check of the
+    /// target.
+    async fn connect(&self, connector: &Connector) -> io::Result<TcpStream> {
+        let mut attempt = pin!(connector.connect(&self.target));
+        let Ok(result) = timeout(self.slow_after, &mut attempt).await else {
+            self.doubt.notify_one();
+            return attempt.await;
+        };
+        if result.is_err() {
+            self.doubt.notify_one();
+        }
+        result
     }
 
     /// Counts a failed stream. Clients can cause any number of failures, so only some of them are

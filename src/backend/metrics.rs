@@ -11,23 +11,30 @@ use tokio::sync::watch;
 
 use super::circuits::{Circuits, Counters};
 use super::forward::{ForwarderPort, Traffic};
+use super::health::{Health, Target};
 use super::observer::TorState;
 use crate::common::exposition::{Exposition, escaped};
 use crate::common::http;
+use crate::link::TargetState;
 
 type Counter = fn(&ForwarderPort) -> &AtomicU64;
-type Sources = (watch::Receiver<TorState>, Arc<Traffic>, Arc<Circuits>);
+type Sources = (watch::Receiver<TorState>, Arc<Traffic>, Arc<Circuits>, Arc<Health>);
 
 /// Returns the router of the metrics server.
-pub fn router(tor: watch::Receiver<TorState>, traffic: Arc<Traffic>, circuits: Arc<Circuits>) -> Router {
-    Router::new().route("/metrics", get(metrics)).with_state((tor, traffic, circuits))
+pub fn router(
+    tor: watch::Receiver<TorState>,
+    traffic: Arc<Traffic>,
+    circuits: Arc<Circuits>,
+    health: Arc<Health>,
+) -> Router {
+    Router::new().route("/metrics", get(metrics)).with_state((tor, traffic, circuits, health))
 }
 
-async fn metrics(State((tor, traffic, circuits)): State<Sources>) -> impl IntoResponse {
-    http::metrics(render(&tor.borrow(), traffic.ports(), &circuits))
+async fn metrics(State((tor, traffic, circuits, health)): State<Sources>) -> impl IntoResponse {
+    http::metrics(render(&tor.borrow(), traffic.ports(), &circuits, health.targets()))
 }
 
-fn render(tor: &TorState, ports: &[Arc<ForwarderPort>], circuits: &Circuits) -> String {
+fn render(tor: &TorState, ports: &[Arc<ForwarderPort>], circuits: &Circuits, targets: &[Target]) -> String {
     let mut text = Exposition::new("onionbalance_agent");
     text.family("tor_up", "gauge", "1 if tor answers on its control socket");
     text.sample("tor_up", "", u64::from(tor.answering));
@@ -67,6 +74,7 @@ fn render(tor: &TorState, ports: &[Arc<ForwarderPort>], circuits: &Circuits) -> 
         }
     }
     render_circuits(&mut text, circuits);
+    checks(&mut text, targets);
     text.finish()
 }
 
@@ -87,9 +95,33 @@ fn render_circuits(text: &mut Exposition, circuits: &Circuits) {
     text.sample("circuit_closures_total", "{cause=\"request\"}", count(closed_by_request));
 }
 
+fn checks(text: &mut Exposition, targets: &[Target]) {
+    let labels = |target: &Target| port_labels(target.port().port, target.port().name.as_deref());
+    text.family("target_up", "gauge", "1 if the target passes its checks, 0 if it fails them");
+    for target in targets {
+        let value = match target.state() {
+            TargetState::Passing => 1,
+            TargetState::Failing => 0,
+            TargetState::Unknown => continue,
+        };
+        text.sample("target_up", &format!("{{{}}}", labels(target)), value);
+    }
+    text.family("checks_total", "counter", "Checks of the target, by result");
+    for target in targets {
+        let (passed, failed) = target.counts();
+        for (result, count) in [("passed", passed), ("failed", failed)] {
+            text.sample("checks_total", &format!("{{{},result=\"{result}\"}}", labels(target)), count);
+        }
+    }
+}
+
 fn labels(port: &ForwarderPort) -> String {
-    let name = port.name.as_ref().map(|name| format!(",name=\"{}\"", escaped(name))).unwrap_or_default();
-    format!("port=\"{}\"{name}", port.number)
+    port_labels(port.number, port.name.as_deref())
+}
+
+fn port_labels(number: u16, name: Option<&str>) -> String {
+    let name = name.map(|name| format!(",name=\"{}\"", escaped(name))).unwrap_or_default();
+    format!("port=\"{number}\"{name}")
 }
 
 #[cfg(test)]
@@ -146,6 +178,13 @@ onionbalance_agent_circuit_pauses_total 0
 # TYPE onionbalance_agent_circuit_closures_total counter
 onionbalance_agent_circuit_closures_total{cause=\"limits\"} 0
 onionbalance_agent_circuit_closures_total{cause=\"request\"} 0
+# HELP onionbalance_agent_target_up 1 if the target passes its checks, 0 if it fails them
+# TYPE onionbalance_agent_target_up gauge
+onionbalance_agent_target_up{port=\"80\"} 1
+# HELP onionbalance_agent_checks_total Checks of the target, by result
+# TYPE onionbalance_agent_checks_total counter
+onionbalance_agent_checks_total{port=\"80\",result=\"passed\"} 0
+onionbalance_agent_checks_total{port=\"80\",result=\"failed\"} 0
 ";
 
     #[test]
@@ -163,7 +202,7 @@ onionbalance_agent_circuit_closures_total{cause=\"request\"} 0
         let circuits = Circuits::new(8, None);
         let open = circuits.take(1).unwrap();
         assert!(circuits.take(1).is_err());
-        let text = render(&tor, &[Arc::new(port)], &circuits);
+        let text = render(&tor, &[Arc::new(port)], &circuits, Health::for_tests().targets());
         drop(open);
         assert_eq!(page::families(&text), page::documented("onionbalance_agent"), "see docs/metrics.md");
         assert_eq!(text, PAGE);
@@ -183,6 +222,7 @@ onionbalance_agent_circuit_closures_total{cause=\"request\"} 0
             },
             &[Arc::new(port)],
             &Circuits::new(8, None),
+            &[],
         );
         assert!(text.contains("\nonionbalance_agent_streams_total{port=\"443\",name=\"https\"} 0\n"), "{text}");
         assert!(text.contains("_bytes_total{port=\"443\",name=\"https\",direction=\"in\"} 0\n"), "{text}");

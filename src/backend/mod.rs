@@ -3,14 +3,15 @@
 //! ```text
 //! tor ◄─control socket─ observer ──watch──► api      the publisher's sync call
 //! tor ──forward/<port>.sock──► forwarder    probes   readiness, /drain
-//!                                           metrics
+//! targets ◄──checks── health                metrics
 //! ```
 //!
 //! The observer tracks tor's state, kills a frozen tor and repairs a stalled onion service. The
-//! forwarder carries the streams and limits those of each circuit. The observer closes the circuits
-//! that breach their limits repeatedly, and those that the app no longer wants. The drain rule
-//! evaluates the publishers' reports, which arrive through the API, as the app's requests do. Apart
-//! from these, the three HTTP servers only read state.
+//! forwarder carries the streams and limits those of each circuit, and `health` checks their
+//! targets. The observer closes the circuits that breach their limits repeatedly, and those that the
+//! app no longer wants. The drain rule and `health` evaluate the publishers' requests, which arrive
+//! through the API, as the app's requests do. Apart from these, the three HTTP servers only read
+//! state.
 
 mod api;
 mod circuits;
@@ -19,6 +20,7 @@ mod drain;
 mod forward;
 mod gate;
 mod guards;
+mod health;
 mod init;
 mod metrics;
 mod observer;
@@ -51,6 +53,7 @@ use drain::{Drain, DrainTimes};
 use forward::Forwarder;
 use gate::Gate;
 use guards::GuardReporter;
+use health::Health;
 use observer::Observer;
 use paths::RunDir;
 
@@ -165,11 +168,13 @@ async fn serve(args: Serve, run_dir: &RunDir, files: &Files, config: AgentConfig
     let address = run_dir.read_hostname()?;
 
     let connector = Connector::new(args.refused_targets, args.kubernetes_service_host.parse().ok());
+    let connector = Arc::new(connector);
     let streams = Shares::of_this_process().streams;
-    let forwarder = Forwarder::bind(run_dir, &config, &address, streams)?.connecting_with(connector);
+    let forwarder = Forwarder::bind(run_dir, &config, &address, streams)?.connecting_with(connector.clone());
     let traffic = forwarder.traffic();
     let circuits = forwarder.circuits();
-    let observer = Observer::new(run_dir, address, system::random(), circuits.clone());
+    let health = Arc::new(Health::new(&config.ports, &traffic, connector));
+    let observer = Observer::new(run_dir, address, system::random(), circuits.clone()).heeding(health.clone());
     let (tor, pulse) = (observer.watch(), observer.pulse());
     let reporter = GuardReporter::new(&files.tor_data_dir);
     let gate = Arc::new(Gate::new(run_dir, &files.tor_data_dir)?);
@@ -182,9 +187,10 @@ async fn serve(args: Serve, run_dir: &RunDir, files: &Files, config: AgentConfig
 
     let guards = TorGuards { newest: reporter.watch(), gate };
     let parts = Parts { drain: drain.clone(), traffic: traffic.clone(), circuits: circuits.clone() };
-    let api = Api::new(pod_uid, args.token, address, tor.clone(), guards, parts)?;
-    let probes = probes::router(tor.clone(), pulse, drain);
-    let metrics = metrics::router(tor, traffic, circuits).merge(tor_metrics::router(args.tor_metrics_port));
+    let api = Api::new(pod_uid, args.token, address, tor.clone(), guards, parts)?.with_health(health.clone());
+    let probes = probes::router(tor.clone(), pulse, drain, health.clone());
+    let metrics = metrics::router(tor, traffic, circuits, health.clone());
+    let metrics = metrics.merge(tor_metrics::router(args.tor_metrics_port));
     let stop = CancellationToken::new();
     let mut servers = JoinSet::new();
     for (router, port) in [(api.router(), args.api_port), (probes, args.probe_port), (metrics, args.metrics_port)] {
@@ -195,6 +201,7 @@ async fn serve(args: Serve, run_dir: &RunDir, files: &Files, config: AgentConfig
     workers.spawn(observer.run());
     workers.spawn(forwarder.run());
     workers.spawn(reporter.run());
+    workers.spawn(health.run());
     tracing::info!(%address, master = %config.master_onion_address, "agent started");
 
     tokio::select! {

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use super::circuits::{Cause, Circuits, CloseRequest};
+use super::health::Health;
 use super::paths::RunDir;
 use super::points::{Points, open};
 use super::pulse::Pulse;
@@ -58,6 +59,7 @@ pub struct Observer {
     address: OnionAddress,
     state: watch::Sender<TorState>,
     pulse: Pulse,
+    health: Arc<Health>,
     watchdog: Watchdog,
     /// The log of problems, which reports each problem once although the observer retries several
     /// times a second.
@@ -84,11 +86,17 @@ impl Observer {
             state: watch::Sender::new(state),
             watchdog: Watchdog::new(pulse.clone()),
             pulse,
+            health: Arc::default(),
             complaint: Complaint::default(),
             changes: LogLimit::default(),
             circuits,
             closures: LogLimit::default(),
         }
+    }
+
+    /// Makes the observer end tor when the health of the targets demands it.
+    pub fn heeding(self, health: Arc<Health>) -> Self {
+        Self { health, ..self }
     }
 
     /// Returns a receiver that yields the observed state.
@@ -207,6 +215,11 @@ impl Observer {
             return Ok(());
         }
         let mut tor = WatchedClient::new(client, &mut self.watchdog);
+        if self.health.should_end_tor() {
+            tracing::warn!("no target is reachable here, but other backends reach them; terminating tor");
+            tor.answer(tor.client().signal("HALT")).await?;
+            return Ok(());
+        }
         let done = mender.check(&mut tor, &state.points).await?;
         if done != Mended::default() {
             self.state.send_modify(|state| state.mended += done);

@@ -11,6 +11,7 @@ use axum::routing::get;
 use tokio::sync::watch;
 
 use super::drain::Drain;
+use super::health::Health;
 use super::observer::TorState;
 use super::pulse::Pulse;
 use crate::common::log_limit::{Line, LogLimit};
@@ -22,13 +23,13 @@ const HANGS_AFTER: Duration = Duration::from_secs(30);
 type ProbeAnswer = (StatusCode, String);
 
 /// Returns the router of the probe server.
-pub fn router(tor: watch::Receiver<TorState>, pulse: Pulse, drain: Arc<Drain>) -> Router {
+pub fn router(tor: watch::Receiver<TorState>, pulse: Pulse, drain: Arc<Drain>, health: Arc<Health>) -> Router {
     let calls = DrainCalls { drain, begun: LogLimit::default(), ended: LogLimit::default() };
     let drains = get(wait_for_drain).with_state(Arc::new(calls));
     Router::new()
         .route("/startupz", get(startup))
         .route("/livez", get(live).with_state(pulse))
-        .route("/readyz", get(ready).with_state(tor))
+        .route("/readyz", get(ready).with_state((tor, health)))
         .route("/drain", drains.clone())
         // Kubernetes before 1.21 requests this path if the manifest says `/drain`.
         .route("//drain", drains)
@@ -52,19 +53,24 @@ async fn live(State(pulse): State<Pulse>) -> ProbeAnswer {
     }
 }
 
-async fn ready(State(tor): State<watch::Receiver<TorState>>) -> ProbeAnswer {
-    let (ready, reason) = readiness(&tor.borrow());
+async fn ready(State((tor, health)): State<(watch::Receiver<TorState>, Arc<Health>)>) -> ProbeAnswer {
+    let (ready, reason) = readiness(&tor.borrow(), health.objection());
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, line(&reason))
 }
 
-fn readiness(tor: &TorState) -> (bool, String) {
+/// Returns true if the backend is ready, and the reason for the result. `objection` is the reason
+/// why the publisher has withdrawn the backend, if it has.
+fn readiness(tor: &TorState, objection: Option<String>) -> (bool, String) {
     match tor {
         TorState { answering: false, .. } => (false, "tor does not answer on its control socket".to_owned()),
         TorState { bootstrapped, .. } if *bootstrapped < 100 => {
             (false, format!("tor is bootstrapped to {bootstrapped}%"))
         }
         TorState { points, .. } if points.count() == 0 => (false, "tor has no introduction point yet".to_owned()),
-        TorState { points, .. } => (true, format!("introduction points: {}", points.count())),
+        TorState { points, .. } => match objection {
+            Some(objection) => (false, objection),
+            None => (true, format!("introduction points: {}", points.count())),
+        },
     }
 }
 
@@ -108,10 +114,15 @@ mod tests {
             kills: 0,
             mended: Mended::default(),
         };
-        assert_eq!(readiness(&state(false, 100, 0)), (false, "tor does not answer on its control socket".to_owned()));
-        assert_eq!(readiness(&state(true, 45, 3)), (false, "tor is bootstrapped to 45%".to_owned()));
-        assert_eq!(readiness(&state(true, 100, 0)), (false, "tor has no introduction point yet".to_owned()));
-        assert_eq!(readiness(&state(true, 100, 1)), (true, "introduction points: 1".to_owned()));
+        assert_eq!(
+            readiness(&state(false, 100, 0), None),
+            (false, "tor does not answer on its control socket".to_owned())
+        );
+        assert_eq!(readiness(&state(true, 45, 3), None), (false, "tor is bootstrapped to 45%".to_owned()));
+        assert_eq!(readiness(&state(true, 100, 0), None), (false, "tor has no introduction point yet".to_owned()));
+        assert_eq!(readiness(&state(true, 100, 1), None), (true, "introduction points: 1".to_owned()));
+        let objection = "the target of port 80 fails".to_owned();
+        assert_eq!(readiness(&state(true, 100, 1), Some(objection.clone())), (false, objection));
     }
 
     #[tokio::test(start_paused = true)]

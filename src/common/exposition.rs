@@ -1,6 +1,7 @@
 //! Metrics in the Prometheus text format (version 0.0.4).
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 /// A builder for the metrics text, which adds a prefix to every metric name.
 #[derive(Debug)]
@@ -26,6 +27,12 @@ impl Exposition {
     pub fn sample(&mut self, name: &str, labels: &str, value: u64) {
         let prefix = self.prefix;
         self.line(format_args!("{prefix}_{name}{labels} {value}"));
+    }
+
+    /// Adds a time in seconds to the metric that was started last.
+    pub fn seconds(&mut self, name: &str, labels: &str, value: Duration) {
+        let (prefix, seconds) = (self.prefix, value.as_secs_f64());
+        self.line(format_args!("{prefix}_{name}{labels} {seconds}"));
     }
 
     /// Returns the complete metrics text.

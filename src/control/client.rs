@@ -12,7 +12,7 @@ use super::codec::Message;
 use super::connection::{Connection, EVENT_CAPACITY, QueuedCommand};
 use super::text::{is_argument, push_data, push_quoted};
 use super::{ControlError, Event};
-use crate::onion::OnionAddress;
+use crate::onion::{ClientSecretKey, OnionAddress};
 
 /// The maximum number of commands that wait to be written.
 const COMMAND_CAPACITY: usize = 32;
@@ -133,6 +133,14 @@ impl Client {
     /// replies with 552 if the circuit no longer exists.
     pub async fn close_used_circuit(&self, id: &str) -> Result<(), ControlError> {
         self.command(line("CLOSECIRCUIT", &[id])?).await.map(drop)
+    }
+
+    /// Sends `ONION_CLIENT_AUTH_ADD`, which makes tor use a client key for the descriptor of an
+    /// onion service. Tor keeps the key in memory, and forgets it when it ends. The key replaces an
+    /// earlier one for the same address.
+    pub async fn add_client_key(&self, address: &OnionAddress, key: &ClientSecretKey) -> Result<(), ControlError> {
+        let (address, key) = (address.identifier(), key.to_control_key());
+        self.command(line("ONION_CLIENT_AUTH_ADD", &[address.as_str(), key.as_str()])?).await.map(drop)
     }
 
     /// Sends SIGNAL with the name of a signal.

@@ -11,6 +11,7 @@
 //! event          typed events                 (pure)
 //! codec          lines → replies and events   (pure)
 //! text           arguments, quoting, data     (pure)
+//! socks          a client of tor's SOCKS port
 //! ```
 
 pub mod authenticate;
@@ -22,6 +23,7 @@ pub mod endpoint;
 pub mod error;
 pub mod event;
 pub mod reconnect;
+pub mod socks;
 #[cfg(test)]
 mod testing;
 pub mod text;

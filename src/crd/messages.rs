@@ -13,6 +13,10 @@ pub(super) const DELEGATED: &str = "requires spec.masterKey.secretName, which na
 pub(super) const SERVICE_NAME: &str = "is not a valid Service name; use lower-case letters, digits and \"-\". For a \
      Service in another namespace, set target.address to NAME.NAMESPACE.svc:PORT instead";
 /// The error message for a port target that has two destinations.
+pub(super) const REQUEST_PATH: &str =
+    "must begin with \"/\" and consist of printable ASCII characters without spaces, for example \"/healthz\"";
+pub(super) const REQUEST_HOST: &str =
+    "must be a host name or an address, optionally with a port, for example \"web.example.org\"";
 pub(super) const BOTH_TARGETS: &str = "sets both service and address; keep one of them";
 /// The error message for a port target that has no destination.
 pub(super) const NO_TARGET: &str = "is empty; set service {name, port} or address \"host:port\"";

@@ -5,6 +5,7 @@ mod circuit_limits;
 pub mod clients;
 mod messages;
 pub mod names;
+mod probe;
 mod reason;
 mod reference;
 mod rules;
@@ -19,6 +20,7 @@ pub mod torrc;
 pub mod validate;
 
 pub use circuit_limits::CircuitLimits;
+pub use probe::{AddressProbe, HttpProbe, ProbeResult, ProbeStatus};
 pub use reason::{ConditionType, Reason};
 pub use reference::reference;
 pub use salvage::salvage;

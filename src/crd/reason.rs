@@ -18,7 +18,9 @@ pub enum ConditionType {
     BackendsReady,
     /// A descriptor is on the HSDirs and a publisher keeps it there.
     Published,
-    /// All the other conditions are True.
+    /// The onion address answers a client of the publisher's own, through Tor.
+    Reachable,
+    /// All the other conditions are True, except that `Reachable` may be Unknown.
     Ready,
     /// The object cannot become ready until a user changes something. Following kstatus, this
     /// condition exists only while it is True.
@@ -35,6 +37,7 @@ impl ConditionType {
             Self::ClientsReady => "ClientsReady",
             Self::BackendsReady => "BackendsReady",
             Self::Published => "Published",
+            Self::Reachable => "Reachable",
             Self::Ready => "Ready",
             Self::Stalled => "Stalled",
         }
@@ -144,6 +147,10 @@ reasons! {
     ProgressDeadlineExceeded [BackendsReady Published];
     /// A backend is not published, because its descriptor does not fit those of the other backends.
     BackendExcluded [BackendsReady];
+    /// A backend is withdrawn, because a target fails there while it passes at another backend.
+    BackendUnhealthy [BackendsReady];
+    /// A target fails at all backends that are published, so all of them stay published.
+    TargetFailing [BackendsReady];
     /// Not all backends are ready yet.
     Progressing [BackendsReady];
     /// A new version of the backends is being rolled out.
@@ -173,6 +180,19 @@ reasons! {
     ForeignPublisher [Published];
     /// No publisher holds or renews the Lease.
     PublisherSilent [Published];
+
+    /// The onion address answers from outside.
+    Answered [];
+    /// No HSDir that clients ask has the descriptor.
+    DescriptorFailed [Reachable];
+    /// No introduction point passes introductions on.
+    IntroductionFailed [Reachable];
+    /// No backend comes to the rendezvous point.
+    RendezvousFailed [Reachable];
+    /// The target behind a port does not answer.
+    TargetFailed [Reachable];
+    /// There is no current result of a probe.
+    NotProbed [Reachable];
 
     /// All the other conditions are True.
     Ready [];

@@ -75,6 +75,16 @@ pub(super) fn port_name() -> Vec<ValidationRule> {
     like(LABEL, messages::PORT_NAME)
 }
 
+/// Returns the rules for the path of an HTTP request.
+pub(super) fn request_path() -> Vec<ValidationRule> {
+    like("^/[!-~]*$", messages::REQUEST_PATH)
+}
+
+/// Returns the rules for the `Host` header of an HTTP request.
+pub(super) fn request_host() -> Vec<ValidationRule> {
+    like(r"^[A-Za-z0-9._:\[\]-]+$", messages::REQUEST_HOST)
+}
+
 /// Returns the rules for a port's target.
 pub(super) fn target() -> Vec<ValidationRule> {
     vec![

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::torrc::Place;
-use super::{CircuitLimits, OnionBalancedServiceStatus, rules, schema};
+use super::{AddressProbe, CircuitLimits, OnionBalancedServiceStatus, rules, schema};
 
 /// The desired state of an onion service: its ports, its key, its backends and its publisher.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -117,6 +117,93 @@ pub struct Port {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86400))]
     pub idle_timeout_seconds: Option<u32>,
+    /// The check of the target. Each backend checks the target itself. A backend is withdrawn while
+    /// its checks fail and those of another backend pass; if they fail at all backends, all stay.
+    /// If absent, each backend opens a connection every 10 seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
+}
+
+/// The check of a port's target. Without `http`, the target must accept a TCP connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HealthCheck {
+    /// Set this to false to switch the check off.
+    pub enabled: bool,
+    /// The HTTP request that the target must answer. If absent, the target only has to accept
+    /// connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpHealthCheck>,
+    /// The time in seconds between two checks. At most 3600 (one hour). A result that differs from
+    /// the previous ones is checked again after a second.
+    #[schemars(range(min = 1, max = 3600))]
+    pub period_seconds: u32,
+    /// The time in seconds after which a check has failed. At most 60.
+    #[schemars(range(min = 1, max = 60))]
+    pub timeout_seconds: u32,
+    /// The number of consecutive failures after which the target counts as failing. The failures
+    /// must also extend over 4 seconds. At most 100.
+    #[schemars(range(min = 1, max = 100))]
+    pub failure_threshold: u32,
+    /// The number of consecutive successes after which a failing target counts as passing again. At
+    /// most 100.
+    #[schemars(range(min = 1, max = 100))]
+    pub success_threshold: u32,
+}
+
+impl Default for HealthCheck {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            http: None,
+            period_seconds: 10,
+            timeout_seconds: 2,
+            failure_threshold: 2,
+            success_threshold: 2,
+        }
+    }
+}
+
+/// An HTTP request that the target of a port must answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpHealthCheck {
+    /// The path of the request, which may include a query.
+    #[schemars(length(max = 1024), extend("x-kubernetes-validations" = rules::request_path()))]
+    pub path: String,
+    /// The value of the `Host` header. If absent, the header names the target.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253), extend("x-kubernetes-validations" = rules::request_host()))]
+    pub host: Option<String>,
+    /// If set, the request uses HTTPS. The name in the certificate must be that of `host` or, if
+    /// `host` is absent, of the target.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub https: Option<HttpsHealthCheck>,
+    /// The expected statuses. If empty, every status from 200 to 399 is expected.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(range(min = 100, max = 599)))]
+    pub statuses: Vec<u16>,
+}
+
+/// The HTTPS settings of a health check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpsHealthCheck {
+    /// Set this to false to accept every certificate. By default, the certificate must come from a
+    /// public certificate authority.
+    pub verify: bool,
+}
+
+impl Default for HttpsHealthCheck {
+    fn default() -> Self {
+        Self { verify: true }
+    }
+}
+
+impl Default for HttpHealthCheck {
+    fn default() -> Self {
+        Self { path: "/".to_owned(), host: None, https: None, statuses: Vec::new() }
+    }
 }
 
 /// A version of the PROXY protocol. With `v1`, each stream to the target begins with a version 1
@@ -324,6 +411,8 @@ pub struct Frontend {
     /// everywhere. If there are more introduction points than fit into the descriptor, each of them
     /// is published only for part of the time.
     pub distinct_descriptors: DistinctDescriptors,
+    /// The probe of the onion address from outside, through Tor.
+    pub probe: AddressProbe,
     /// Additional torrc lines for the frontend's tor, one option per line. Only the options that
     /// docs/reference.md lists are allowed, and their names must be written in full.
     #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "text")]
@@ -341,6 +430,7 @@ impl Default for Frontend {
         Self {
             replicas: 1,
             distinct_descriptors: DistinctDescriptors::Auto,
+            probe: AddressProbe::default(),
             extra_torrc: String::new(),
             template: PodSettings::default(),
         }

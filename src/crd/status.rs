@@ -1,12 +1,12 @@
 //! The `status` of an `OnionBalancedService`.
 //!
-//! The publisher applies `backends` and `published`. The operator owns every other field.
+//! The publisher applies `backends`, `published` and `probes`. The operator owns every other field.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::schema;
+use super::{ProbeStatus, schema};
 
 /// The name of the operator's field manager in server-side apply.
 pub const OPERATOR_MANAGER: &str = "onionbalance-operator";
@@ -44,9 +44,14 @@ pub struct OnionBalancedServiceStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["timePeriod"]))]
     pub published: Vec<PublishedStatus>,
+    /// The result of the last probe of each port (`spec.frontend.probe`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["port"]))]
+    pub probes: Vec<ProbeStatus>,
     /// The conditions of the service: `Accepted`, `MasterKeyReady`, `ClientsReady` (only with
-    /// restricted discovery), `BackendsReady`, `Published`, and the summary `Ready`. `Stalled` is
-    /// present only while the object cannot become ready until a user changes something.
+    /// restricted discovery), `BackendsReady`, `Published`, `Reachable` (unless the probe is
+    /// switched off), and the summary `Ready`. `Stalled` is present only while the object cannot
+    /// become ready until a user changes something.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
@@ -68,12 +73,18 @@ pub struct BackendStatus {
     /// its introduction points are published. `Waiting`: there are more introduction points than
     /// the descriptors can hold, and it is another backend's turn. `Excluded`: the backend's
     /// congestion control differs from that of most backends, so its introduction points are not
-    /// published. `Draining`: the pod is terminating and its introduction points have been
-    /// withdrawn. `Lost`: the backend does not respond or has lost its introduction points.
+    /// published. `Unhealthy`: a target fails at the backend while it passes at another one, so the
+    /// backend's introduction points have been withdrawn. `Draining`: the pod is terminating and
+    /// its introduction points have been withdrawn. `Lost`: the backend does not respond or has
+    /// lost its introduction points.
     pub state: BackendState,
+    /// The ports whose targets fail their checks at this backend (`spec.ports[].healthCheck`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "set"))]
+    pub failing_ports: Vec<u16>,
     /// A human-readable remark: which features of the backend's own descriptor are missing from the
-    /// published one, why the backend is waiting or excluded, or why an external backend has no
-    /// introduction points.
+    /// published one, why the backend is waiting or excluded, why targets fail, or why an external
+    /// backend has no introduction points.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// The time at which the backend entered this state.
@@ -94,6 +105,9 @@ pub enum BackendState {
     /// The backend has introduction points, but they are not published, because its congestion
     /// control differs from that of most backends.
     Excluded,
+    /// A target fails at the backend while it passes at another one, so the backend's introduction
+    /// points have been withdrawn.
+    Unhealthy,
     /// The pod is terminating and its introduction points have been withdrawn.
     Draining,
     /// The backend does not respond, or it has lost its introduction points.
@@ -119,8 +133,8 @@ pub struct PublishedStatus {
     /// The time at which the publisher built the newest descriptors.
     #[schemars(schema_with = "schema::time")]
     pub last_published: Time,
-    /// The number of authorized clients that can decrypt the descriptors. If absent, every client
-    /// can decrypt them.
+    /// The number of authorized clients that can decrypt the descriptors, without the probe's own
+    /// client. If absent, every client can decrypt them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authorized_clients: Option<u32>,
     /// The time at which the publisher last noticed a descriptor with a valid signature that this

@@ -10,10 +10,11 @@ use kube::ResourceExt as _;
 
 use super::messages;
 use super::names::{MAX_NAME_LENGTH, OUR_PREFIX, RECOMMENDED_PREFIX};
+use super::probe;
 use super::torrc::Place;
 use super::{
-    Backends, CircuitLimits, IntroDosDefense, OnionBalancedService, PodSettings, Port, Resources, RestrictedDiscovery,
-    Target,
+    AddressProbe, Backends, CircuitLimits, HealthCheck, IntroDosDefense, OnionBalancedService, PodSettings, Port,
+    Resources, RestrictedDiscovery, Target,
 };
 use crate::onion::{ClientPublicKey, OnionAddress};
 
@@ -71,6 +72,7 @@ pub fn spec(object: &OnionBalancedService) -> Vec<Problem> {
     if spec.frontend.replicas < 0 {
         problems.add("spec.frontend.replicas", "must be 0 or more");
     }
+    address_probe(&mut problems, &spec.frontend.probe);
     extra_torrc(&mut problems, "spec.frontend.extraTorrc", &spec.frontend.extra_torrc, Place::Frontend);
     pod_settings(&mut problems, "spec.frontend.template", &spec.frontend.template);
     if let Some(restricted) = &spec.restricted_discovery {
@@ -135,7 +137,34 @@ fn ports(problems: &mut Problems, ports: &[Port]) {
         if port.idle_timeout_seconds.is_some_and(|seconds| !(1..=86400).contains(&seconds)) {
             problems.add(format!("{field}.idleTimeoutSeconds"), "must be from 1 to 86400, one day");
         }
+        if let Some(check) = &port.health_check {
+            health_check(problems, &format!("{field}.healthCheck"), check);
+        }
         target(problems, &format!("{field}.target"), &port.target);
+    }
+}
+
+fn health_check(problems: &mut Problems, field: &str, check: &HealthCheck) {
+    let HealthCheck { period_seconds, timeout_seconds, failure_threshold, success_threshold, .. } = *check;
+    for (name, value, most) in [
+        ("periodSeconds", period_seconds, 3600),
+        ("timeoutSeconds", timeout_seconds, 60),
+        ("failureThreshold", failure_threshold, 100),
+        ("successThreshold", success_threshold, 100),
+    ] {
+        if !(1..=most).contains(&value) {
+            problems.add(format!("{field}.{name}"), format!("must be from 1 to {most}"));
+        }
+    }
+    let Some(http) = &check.http else { return };
+    if !probe::is_path(&http.path) {
+        problems.add(format!("{field}.http.path"), messages::REQUEST_PATH);
+    }
+    if http.host.as_deref().is_some_and(|host| !probe::is_host(host)) {
+        problems.add(format!("{field}.http.host"), messages::REQUEST_HOST);
+    }
+    if !http.statuses.iter().all(|status| (100..=599).contains(status)) {
+        problems.add(format!("{field}.http.statuses"), "each status must be from 100 to 599");
     }
 }
 
@@ -217,6 +246,29 @@ fn circuit_limits(problems: &mut Problems, limits: &CircuitLimits) {
     }
     if stream_burst.is_some_and(|burst| streams_per_second.is_none_or(|rate| burst < rate)) {
         problems.add("spec.backends.circuitLimits.streamBurst", messages::STREAM_BURST);
+    }
+}
+
+fn address_probe(problems: &mut Problems, probe: &AddressProbe) {
+    const FIELD: &str = "spec.frontend.probe";
+    if !(10..=86400).contains(&probe.period_seconds) {
+        problems.add(format!("{FIELD}.periodSeconds"), "must be from 10 to 86400, one day");
+    }
+    if !(60..=600).contains(&probe.timeout_seconds) {
+        problems.add(format!("{FIELD}.timeoutSeconds"), "must be from 60 to 600");
+    }
+    let Some(http) = &probe.http else { return };
+    if http.port == 0 {
+        problems.add(format!("{FIELD}.http.port"), "must be from 1 to 65535");
+    }
+    if !probe::is_path(&http.path) {
+        problems.add(format!("{FIELD}.http.path"), messages::REQUEST_PATH);
+    }
+    if http.expected_status.is_some_and(|status| !(100..=599).contains(&status)) {
+        problems.add(format!("{FIELD}.http.expectedStatus"), "must be from 100 to 599");
+    }
+    if http.host.as_deref().is_some_and(|host| !probe::is_host(host)) {
+        problems.add(format!("{FIELD}.http.host"), messages::REQUEST_HOST);
     }
 }
 

@@ -19,6 +19,7 @@ use super::directory::{Agent, AgentDirectory};
 use super::guards::{AgentGuards, GuardNews};
 use super::pods::{Pod, Pods};
 use super::sync::{Question, SyncClient};
+use super::targets::TargetReport;
 use crate::common::log_limit::{Line, LogLimit};
 use crate::consensus::Network;
 use crate::link::{PodPhase, Revision, SyncResponse};
@@ -34,6 +35,10 @@ pub(super) struct AgentOrders {
     pub(super) withdrawn: BTreeSet<BackendId>,
     /// True if this publisher holds the Lease.
     pub(super) leading: bool,
+    /// The backends that are withdrawn because a target fails there but not elsewhere.
+    pub(super) unhealthy: BTreeSet<BackendId>,
+    /// The newest round of checks, or 0 before the first one.
+    pub(super) round: u64,
     /// The Tor network, which is needed to check descriptors.
     pub(super) network: Option<Arc<Network>>,
 }
@@ -45,6 +50,8 @@ impl AgentOrders {
         Arc::ptr_eq(&self.pods, &other.pods)
             && self.withdrawn == other.withdrawn
             && self.leading == other.leading
+            && self.unhealthy == other.unhealthy
+            && self.round == other.round
             && network(self) == network(other)
     }
 }
@@ -60,6 +67,15 @@ pub(super) enum AgentReport {
     Silent,
 }
 
+/// News from an agent, sent when they differ from the previous ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum AgentNews {
+    /// The state of the backend.
+    Backend(AgentReport),
+    /// The health of the targets, as the backend sees them.
+    Targets(TargetReport),
+}
+
 /// Polls the agent of each pod in `orders` until the publisher stops. Records the agents that
 /// answer in `directory`.
 pub(super) async fn run(
@@ -68,7 +84,7 @@ pub(super) async fn run(
     clock: Clock,
     silence: Duration,
     mut orders: watch::Receiver<AgentOrders>,
-    reports: mpsc::Sender<(BackendId, AgentReport)>,
+    reports: mpsc::Sender<(BackendId, AgentNews)>,
     guards: AgentGuards,
 ) {
     let mut conversations = Conversations::default();
@@ -90,6 +106,7 @@ pub(super) async fn run(
                     known_guards: 0,
                     awaits_guards: false,
                     reported: None,
+                    targets: TargetReport::default(),
                     polling: Polling::new(silence, clock.now().elapsed),
                     refusals: LogLimit::default(),
                 };
@@ -120,7 +137,7 @@ struct Conversation {
     directory: AgentDirectory,
     clock: Clock,
     orders: watch::Receiver<AgentOrders>,
-    reports: mpsc::Sender<(BackendId, AgentReport)>,
+    reports: mpsc::Sender<(BackendId, AgentNews)>,
     guards: AgentGuards,
     /// The newest introduction points that were accepted, with their revision.
     known: Option<(Revision, Arc<ServiceContent>)>,
@@ -129,6 +146,8 @@ struct Conversation {
     /// True if the agent's tor waits for the shared guards.
     awaits_guards: bool,
     reported: Option<AgentReport>,
+    /// The report on the targets that was sent last.
+    targets: TargetReport,
     polling: Polling,
     /// The limit for the warnings about descriptors, which a faulty agent causes with each answer.
     refusals: LogLimit,
@@ -147,8 +166,12 @@ impl Conversation {
             let next = self.polling.ended(outcome, self.clock.now().elapsed);
             let report = answer.or(next.silent.then_some(AgentReport::Silent));
             if let Some(report) = report.filter(|report| self.reported.as_ref() != Some(report)) {
+                if report == AgentReport::Silent {
+                    // The publisher forgets the targets of a silent backend.
+                    self.targets = TargetReport::default();
+                }
                 self.reported = Some(report.clone());
-                if self.reports.send((self.id.clone(), report)).await.is_err() {
+                if !self.send(AgentNews::Backend(report)).await {
                     return;
                 }
             }
@@ -157,6 +180,11 @@ impl Conversation {
                 () = changed(&mut self.orders, &self.id, &topic) => {}
             }
         }
+    }
+
+    /// Sends news to the publisher. Returns false if the publisher has stopped.
+    async fn send(&self, news: AgentNews) -> bool {
+        self.reports.send((self.id.clone(), news)).await.is_ok()
     }
 
     fn topic(&self) -> Option<Topic> {
@@ -172,6 +200,8 @@ impl Conversation {
             known_revision: self.known.as_ref().map(|(revision, _)| *revision),
             known_guards: self.known_guards,
             shared_guards: self.guards.shared.borrow().clone().filter(|_| self.awaits_guards),
+            round: topic.round,
+            unhealthy: topic.unhealthy,
         };
         let patience = self.polling.patience(self.clock.now().elapsed);
         let mut answer = match self.client.ask(&self.id.0, authority, question, patience).await {
@@ -193,6 +223,12 @@ impl Conversation {
             if !matches!(self.guards.news.try_send(news), Err(TrySendError::Full(_))) {
                 self.known_guards = id;
             }
+        }
+        let targets = TargetReport { round: topic.round, ports: std::mem::take(&mut answer.targets) };
+        if self.targets.ports != targets.ports || (self.targets.round != targets.round && has_fresh(&targets)) {
+            self.targets = targets.clone();
+            // The loop ends after the next report if nobody receives this one.
+            self.send(AgentNews::Targets(targets)).await;
         }
         let network = self.orders.borrow().network.clone();
         match self.take_in(answer, network.as_deref()) {
@@ -228,6 +264,11 @@ impl Conversation {
     }
 }
 
+/// Returns true if a report contains the result of a check that began after its round.
+fn has_fresh(report: &TargetReport) -> bool {
+    report.ports.iter().any(|target| target.fresh.is_some())
+}
+
 /// The facts on which a request to an agent depends. When they change, the agent is polled
 /// immediately.
 #[derive(Debug, PartialEq, Eq)]
@@ -235,13 +276,16 @@ struct Topic {
     pod: Pod,
     phase: PodPhase,
     leading: bool,
+    round: u64,
+    unhealthy: bool,
 }
 
 impl Topic {
     fn of(orders: &AgentOrders, id: &BackendId) -> Option<Self> {
         let pod = orders.pods.get(id)?.clone();
         let phase = phase(pod.terminating, orders.withdrawn.contains(id));
-        Some(Self { pod, phase, leading: orders.leading })
+        let unhealthy = orders.unhealthy.contains(id);
+        Some(Self { pod, phase, leading: orders.leading, round: orders.round, unhealthy })
     }
 }
 
@@ -286,6 +330,10 @@ mod tests {
         for changed in [not_ready, terminating.clone()] {
             assert_ne!(Topic::of(&orders(&changed), &id), Topic::of(&orders(&pod), &id));
         }
+        let asks = AgentOrders { round: 1, ..orders(&pod) };
+        assert_ne!(Topic::of(&asks, &id), Topic::of(&orders(&pod), &id), "a new round");
+        let unhealthy = AgentOrders { unhealthy: BTreeSet::from([id.clone()]), ..orders(&pod) };
+        assert!(Topic::of(&unhealthy, &id).unwrap().unhealthy);
         let withdrawn = AgentOrders { withdrawn: BTreeSet::from([id.clone()]), ..orders(&terminating) };
         assert_eq!(Topic::of(&withdrawn, &id).unwrap().phase, PodPhase::Withdrawn);
         assert_eq!(Topic::of(&AgentOrders::default(), &id), None, "gone");

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::agents::AgentReport;
+use super::agents::{AgentNews, AgentReport};
 use super::pods::{Pod, Pods};
+use super::targets::Comparison;
 use super::view::{BackendView, StateHistory};
 use crate::common::log_limit::{Line, LogLimit};
 use crate::crd::BackendState;
@@ -17,6 +18,8 @@ use crate::merge::{BackendId, Input, PointLimits, Remark, Status, remarks};
 pub(super) struct Backends {
     pods: Arc<Pods>,
     reports: BTreeMap<BackendId, AgentReport>,
+    /// The health of the targets, as the backends see them.
+    targets: Comparison,
     /// The number of introduction points that each backend may contribute.
     limits: PointLimits,
     /// The parts of each backend's descriptor that are not published.
@@ -39,9 +42,13 @@ impl Backends {
         self.remarks.retain(|id, _| self.pods.contains_key(id));
         self.counted.retain(|id| self.pods.contains_key(id));
         self.states.retain(|id| self.pods.contains_key(id));
+        self.targets.retain(|id| self.pods.contains_key(id));
         let stays = |id: &BackendId| self.pods.get(id).is_some_and(|pod| !pod.terminating);
         let left = before.iter().filter(|(id, pod)| !pod.terminating && !stays(id));
-        left.map(|(id, _)| Input::BackendLost(id.clone())).collect()
+        let mut inputs: Vec<_> = left.map(|(id, _)| Input::BackendLost(id.clone())).collect();
+        // A terminating backend no longer replaces others.
+        inputs.extend(self.compare().iter().filter_map(|id| self.input(id)));
+        inputs
     }
 
     /// Returns the backends that should soon report introduction points. A pod is Ready only if its
@@ -55,18 +62,69 @@ impl Backends {
         self.pods.clone()
     }
 
+    /// Processes news from the agent of a backend, and returns the resulting inputs for the engine.
+    pub(super) fn take(&mut self, id: BackendId, news: AgentNews) -> Vec<Input> {
+        match news {
+            AgentNews::Backend(report) => self.report(id, report),
+            AgentNews::Targets(report) if self.pods.contains_key(&id) => {
+                self.targets.report(id, report);
+                self.compare().iter().filter_map(|id| self.input(id)).collect()
+            }
+            AgentNews::Targets(_) => Vec::new(),
+        }
+    }
+
     /// Processes a report on a backend. The introduction points of a terminating or missing pod are
     /// ignored.
-    pub(super) fn report(&mut self, id: BackendId, report: AgentReport) -> Option<Input> {
-        let pod = self.pods.get(&id)?;
-        let input = match &report {
-            _ if pod.terminating => None,
-            AgentReport::Points(_, content) => Some(Input::Backend(id.clone(), content.clone())),
-            AgentReport::NoPoints(_) | AgentReport::Silent => Some(Input::BackendLost(id.clone())),
-        };
+    fn report(&mut self, id: BackendId, report: AgentReport) -> Vec<Input> {
+        if !self.pods.contains_key(&id) {
+            return Vec::new();
+        }
+        if report == AgentReport::Silent {
+            self.targets.forget(&id);
+        }
         self.reports.insert(id.clone(), report);
-        self.remark(id);
-        input
+        self.remark(id.clone());
+        let mut concerned = self.compare();
+        concerned.insert(id);
+        concerned.iter().filter_map(|id| self.input(id)).collect()
+    }
+
+    /// Compares the backends by their targets. Returns the backends that are withdrawn now or no
+    /// longer.
+    fn compare(&mut self) -> BTreeSet<BackendId> {
+        let Self { pods, reports, targets, warnings, .. } = self;
+        let changed = targets.judge(|id| {
+            let has_points = matches!(reports.get(id), Some(AgentReport::Points(..)));
+            has_points && pods.get(id).is_some_and(|pod| !pod.terminating)
+        });
+        for id in &changed {
+            let backend = pods.get(id).map(|pod| pod.name.as_str());
+            let Some(Line { suppressed }) = warnings.entry(id.clone()).or_default().line() else { continue };
+            if targets.has_withdrawn(id) {
+                let failing = targets.failing(id);
+                tracing::warn!(backend, ?failing, suppressed, "withdrew a backend whose targets others reach");
+            } else {
+                tracing::info!(backend, suppressed, "a withdrawn backend returns");
+            }
+        }
+        changed
+    }
+
+    /// Returns the input for the engine that follows from what is known about a backend.
+    fn input(&self, id: &BackendId) -> Option<Input> {
+        let report = self.reports.get(id).filter(|_| self.pods.get(id).is_some_and(|pod| !pod.terminating))?;
+        Some(match report {
+            AgentReport::Points(_, content) if !self.targets.has_withdrawn(id) => {
+                Input::Backend(id.clone(), content.clone())
+            }
+            AgentReport::Points(..) | AgentReport::NoPoints(_) | AgentReport::Silent => Input::BackendLost(id.clone()),
+        })
+    }
+
+    /// Returns the comparison of the backends by their targets.
+    pub(super) fn targets(&self) -> &Comparison {
+        &self.targets
     }
 
     /// Sets the number of introduction points that each backend may contribute.
@@ -122,7 +180,14 @@ impl Backends {
                 Some(AgentReport::Points(address, _) | AgentReport::NoPoints(address)) => Some(address.to_string()),
                 Some(AgentReport::Silent) | None => None,
             };
-            let state = state(pod, report, usage, self.counted.contains(id));
+            let state = match state(pod, report, usage, self.counted.contains(id)) {
+                BackendState::Ready | BackendState::Lost | BackendState::Waiting | BackendState::Starting
+                    if self.targets.has_withdrawn(id) =>
+                {
+                    BackendState::Unhealthy
+                }
+                state => state,
+            };
             let since = self.states.enter(id.clone(), state, now);
             let exclusion = outvoted.filter(|_| state == BackendState::Excluded);
             if let Some(reason) = exclusion.filter(|_| since == now)
@@ -133,7 +198,8 @@ impl Backends {
             let remarks = self.remarks.get(id).into_iter().flatten().map(ToString::to_string);
             let messages: Vec<_> = exclusion.map(ToString::to_string).into_iter().chain(remarks).collect();
             let message = Some(messages.join("; ")).filter(|message| !message.is_empty());
-            views.push(BackendView { name: pod.name.clone(), onion_address, points, state, since, message });
+            let (name, failing) = (pod.name.clone(), self.targets.failing(id));
+            views.push(BackendView { name, onion_address, points, state, since, message, failing });
         }
         views.sort_by(|a, b| a.name.cmp(&b.name));
         views
@@ -167,6 +233,8 @@ fn state(pod: &Pod, report: Option<&AgentReport>, usage: Usage, has_counted: boo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frontend::targets::TargetReport;
+    use crate::link::{TargetHealth, TargetState};
     use crate::merge::Outvoted;
     use crate::merge::tests::network::point;
     use crate::onion::ServiceContent;
@@ -214,6 +282,37 @@ mod tests {
         backends.pods(pods(&[("a", false), ("b", true)]));
         assert_eq!(lost(backends.report(id("a"), AgentReport::NoPoints(address))), [id("a")]);
         assert_eq!(lost(backends.report(id("b"), AgentReport::NoPoints(address))), [], "the pod is terminating");
+    }
+
+    /// Returns a report on port 80.
+    fn target(round: u64, state: TargetState, fresh: bool) -> AgentNews {
+        let problem = (state == TargetState::Failing).then(|| "cannot connect".to_owned());
+        AgentNews::Targets(TargetReport {
+            round,
+            ports: vec![TargetHealth { port: 80, state, fresh: Some(fresh), problem }],
+        })
+    }
+
+    #[test]
+    fn a_backend_whose_target_fails_is_lost_while_another_one_passes() {
+        let mut backends = Backends::default();
+        backends.pods(pods(&[("a", false), ("b", false)]));
+        for name in ["a", "b"] {
+            backends.report(id(name), points(false));
+        }
+        let (passing, failing) = (TargetState::Passing, TargetState::Failing);
+        assert_eq!(lost(backends.take(id("a"), target(0, failing, false))), [], "nothing is known about b");
+        assert_eq!(lost(backends.take(id("b"), target(0, passing, true))), []);
+        assert_eq!(lost(backends.take(id("b"), target(1, passing, true))), []);
+        assert_eq!(lost(backends.take(id("a"), target(2, failing, false))), [id("a")]);
+        assert_eq!(lost(backends.report(id("a"), points(true))), [id("a")], "new points stay unpublished");
+        let view = backends.views(&Status::default(), SystemTime::UNIX_EPOCH).remove(0);
+        assert_eq!(view.state, BackendState::Unhealthy);
+        assert_eq!(view.failing, BTreeMap::from([(80, "cannot connect".to_owned())]));
+        // The other backend is about to stop, so this one returns.
+        let inputs = backends.pods(pods(&[("a", false), ("b", true)]));
+        assert!(matches!(&inputs[..], [Input::BackendLost(gone), Input::Backend(back, _)]
+            if *gone == id("b") && *back == id("a")));
     }
 
     #[test]

@@ -28,6 +28,7 @@ use super::lease::{self, LeaseKeeper};
 use super::master_key;
 use super::object::{self, Object};
 use super::pods::{self, Pods};
+use super::probe;
 use super::publisher::{Inlets, Outlets, Publisher};
 use super::status::{self, Facts};
 use super::sync::SyncClient;
@@ -146,13 +147,15 @@ fn assemble(
     if key.kits().is_some() {
         parts.spawn(kits::watch(args.paths.master_key_dir.clone(), keys_in, clock));
     }
+    let (probe, prober) = probe::new(&key, args.paths.run_dir.join("control/socks"), clock);
+    parts.spawn(prober.run());
     let engine = MergeEngine::new(key, None, clock::random(), clock.now());
     let driver = Driver::new(engine, ExternalBackends::new(address, clock::random()));
     let conduct = Conduct::new(&service, identity, clock.now());
     let inlets = Inlets { pods, object, clients, keys, answers, tor, reports, guards: guards.figures };
     let outlets = Outlets { agents, calls, status, health };
     tracing::info!(%address, "the publisher is running");
-    Publisher::new(driver, conduct, clock, inlets, outlets)
+    Publisher::new(driver, conduct, clock, inlets, outlets, probe)
 }
 
 /// Serves the app's API until the publisher stops. If the port cannot be used, the publisher ends

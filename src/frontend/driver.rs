@@ -4,6 +4,7 @@
 //! The publisher in a frontend pod and each service of the stand-alone daemon own a driver. They
 //! pass all inputs to the driver and then call [`Driver::carry_out`].
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,10 @@ pub(super) struct Driver {
     /// The access to tor. None while there is no connection to a bootstrapped tor.
     tor: Option<TorOrders>,
     counts: Counts,
+    /// The HSDirs that the engine has asked to look at. The publisher's probe fetches the same
+    /// descriptor from HSDirs, but at times when a new leader may not know the newest revision
+    /// counter of its predecessor yet.
+    looks: BTreeSet<Fingerprint>,
 }
 
 /// An external backend and the content of its newly fetched descriptor.
@@ -31,7 +36,7 @@ pub(super) type Found = (OnionAddress, Arc<ServiceContent>);
 impl Driver {
     /// Creates a driver for a new engine.
     pub(super) fn new(engine: MergeEngine, external: ExternalBackends) -> Self {
-        Self { engine, external, network: None, tor: None, counts: Counts::default() }
+        Self { engine, external, network: None, tor: None, counts: Counts::default(), looks: BTreeSet::new() }
     }
 
     /// Passes an input to the engine.
@@ -65,6 +70,7 @@ impl Driver {
             TorNews::Down => {
                 self.external.set_tor(None, now);
                 self.tor = None;
+                self.looks.clear();
             }
             TorNews::Network(network) => {
                 self.network = Some(network.clone());
@@ -80,7 +86,9 @@ impl Driver {
                 self.engine.handle(Input::Uploaded { hsdir, result }, now);
             }
             TorNews::Fetched { address, hsdir, result } if address == self.engine.address() => {
-                self.compare(hsdir, result, now);
+                if self.looks.remove(&hsdir) {
+                    self.compare(hsdir, result, now);
+                }
             }
             TorNews::Fetched { address, hsdir, result } => {
                 return self.external.fetched(address, hsdir, result, now).map(|content| (address, content));
@@ -121,7 +129,9 @@ impl Driver {
                 }
                 Output::Look(hsdir) => {
                     let fetch = Fetch { address: self.engine.address(), hsdir };
-                    if self.tor.as_ref().is_some_and(|tor| !tor.fetch(fetch)) {
+                    if self.tor.as_ref().is_some_and(|tor| tor.fetch(fetch)) {
+                        self.looks.insert(hsdir);
+                    } else {
                         tracing::debug!(%hsdir, "could not queue a fetch of our own descriptor");
                     }
                 }
@@ -148,6 +158,11 @@ impl Driver {
     /// Returns the newest network, or None before the first consensus has been read from tor.
     pub(super) fn network(&self) -> Option<&Arc<Network>> {
         self.network.as_ref()
+    }
+
+    /// Returns the access to tor, or None while there is no connection to a bootstrapped tor.
+    pub(super) fn tor(&self) -> Option<&TorOrders> {
+        self.tor.as_ref()
     }
 
     /// Returns true while there is a connection to a bootstrapped tor.

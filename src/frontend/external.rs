@@ -199,7 +199,8 @@ impl ExternalBackends {
             let messages: Vec<_> =
                 exclusion.map(ToString::to_string).into_iter().chain(self.messages.get(&address).cloned()).collect();
             let message = Some(messages.join("; ")).filter(|message| !message.is_empty());
-            BackendView { onion_address: Some(name.clone()), name, points, state, since, message }
+            let failing = BTreeMap::new();
+            BackendView { onion_address: Some(name.clone()), name, points, state, since, message, failing }
         };
         self.scheduler.states().map(view).collect()
     }

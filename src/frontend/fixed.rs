@@ -16,6 +16,7 @@ use super::object::{Object, Restriction};
 use super::pods::Pod;
 use super::status::Facts;
 use crate::crd::clients::ClientList;
+use crate::crd::{AddressProbe, HttpProbe};
 use crate::link::AgentToken;
 use crate::merge::BackendId;
 use crate::onion::{ClientPublicKey, OnionAddress};
@@ -30,6 +31,9 @@ pub struct FixedBackends {
     /// The clients that are authorized to discover the service. If the list is empty, every client
     /// can discover it.
     pub clients: Vec<ClientPublicKey>,
+    /// The interval in seconds at which port 80 of the address is probed from outside, with an HTTP
+    /// request. None if the address is not probed.
+    pub probe_seconds: Option<u32>,
 }
 
 /// A backend with an agent, written `POD_UID@HOST:PORT`.
@@ -67,7 +71,14 @@ fn neighbours(pod_uid: &str, fixed: FixedBackends, parts: &mut JoinSet<()>) -> N
         let clients = ClientList { clients, ..ClientList::default() };
         Restriction { clients, secret_name: None }
     });
-    let object = Object { restriction, external_backends: fixed.external, ..Object::default() };
+    let probe = fixed.probe_seconds.map(|period_seconds| AddressProbe {
+        period_seconds,
+        timeout_seconds: 60,
+        http: Some(HttpProbe::default()),
+        ..AddressProbe::default()
+    });
+    let external_backends = fixed.external;
+    let object = Object { restriction, external_backends, probe, ports: vec![80], ..Object::default() };
     let (calls, calls_out) = mpsc::unbounded_channel();
     let (answers_in, answers) = mpsc::channel(1);
     parts.spawn(answer(calls_out, answers_in));

@@ -1,11 +1,13 @@
 //! Renders the publisher's `/metrics` page in the Prometheus text format (version 0.0.4).
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use super::external::FetchCounts;
+use super::probe::PortReport;
 use super::view::BackendView;
 use crate::common::exposition::Exposition;
-use crate::crd::BackendState;
+use crate::crd::{BackendState, ProbeResult};
 use crate::merge::{PeriodStatus, UploadError};
 use crate::onion::kit::Coverage;
 
@@ -31,6 +33,8 @@ pub(super) struct Figures {
     pub(super) coverage: Option<Coverage>,
     pub(super) counts: Counts,
     pub(super) guards: GuardFigures,
+    /// The results of the last probes, by port. Empty unless this publisher is the leader.
+    pub(super) probes: BTreeMap<u16, PortReport>,
 }
 
 /// The numbers of entry guards. They are 0 unless this publisher leads and keeps shared guards.
@@ -80,24 +84,7 @@ pub(super) fn render(figures: &Figures) -> String {
     text.family("leading", "gauge", "1 if this publisher is the leader, which alone publishes");
     text.sample("leading", "", figures.leading.into());
 
-    text.family("backends", "gauge", "Backends by state");
-    let states = [
-        BackendState::Starting,
-        BackendState::Ready,
-        BackendState::Waiting,
-        BackendState::Excluded,
-        BackendState::Draining,
-        BackendState::Lost,
-    ];
-    for state in states {
-        let count = figures.backends.iter().filter(|backend| backend.state == state).count();
-        text.sample("backends", &format!("{{state=\"{state:?}\"}}"), count as u64);
-    }
-
-    text.family("backends_curtailed", "gauge", "Backends with something in their descriptor that cannot be published");
-    let curtailed = figures.backends.iter().filter(|backend| backend.message.is_some()).count();
-    text.sample("backends_curtailed", "", curtailed as u64);
-
+    backends(&mut text, &figures.backends);
     let per_period: [(&str, &str, PeriodFigure); 5] = [
         ("revision", "Revision counter of the newest descriptors", |period| period.revision_counter),
         ("introduction_points", "Introduction points in the newest descriptors", |period| {
@@ -126,7 +113,7 @@ pub(super) fn render(figures: &Figures) -> String {
     text.sample("descriptors_total", "", figures.counts.rounds);
     render_uploads(&mut text, &figures.counts);
     render_guards(&mut text, figures.guards);
-    text.finish()
+    text.finish() + &probes(&figures.probes)
 }
 
 /// Adds the metrics of the exchanges with HSDirs.
@@ -162,6 +149,83 @@ fn render_coverage(text: &mut Exposition, coverage: Option<&Coverage>) {
     if let Some(Coverage { missing, .. }) = coverage {
         text.sample("signing_keys_missing", "", *missing as u64);
     }
+}
+
+/// A value that a probe yields, if it yields the value.
+type Count = fn(&PortReport) -> Option<u64>;
+
+/// Renders the results of the probes, with the names that Onionprobe uses for its metrics.
+fn probes(reports: &BTreeMap<u16, PortReport>) -> String {
+    let mut text = Exposition::new("onion_service");
+    let counts: [(&str, &str, Count); 5] = [
+        ("reachable", "1 if the last probe of the port got an answer", |report| match report.result {
+            ProbeResult::NotMade => None,
+            result => Some((result == ProbeResult::Answered).into()),
+        }),
+        ("connection_attempts", "Attempts of the last probe of the port", |report| {
+            Some(report.measured.attempts.into())
+        }),
+        ("status_code", "HTTP status in the last probe of the port, if it is the expected one", |report| {
+            report.measured.http_status.map(u64::from)
+        }),
+        ("descriptor_reachable", "1 if the last probe of the port fetched the descriptor", |report| {
+            match report.result {
+                ProbeResult::NotMade => None,
+                _ => Some(report.measured.descriptor.is_some().into()),
+            }
+        }),
+        ("descriptor_fetch_attempts", "Requests for the descriptor in the last probe of the port", |report| {
+            Some(report.measured.fetches.into())
+        }),
+    ];
+    for (name, help, value) in counts {
+        text.family(name, "gauge", help);
+        for (port, report) in reports {
+            if let Some(value) = value(report) {
+                text.sample(name, &format!("{{port=\"{port}\"}}"), value);
+            }
+        }
+    }
+    let latencies = [
+        ("latency_seconds", "Time from the fetched descriptor to the answer in the last probe of the port"),
+        ("descriptor_latency_seconds", "Time in which the last probe of the port fetched the descriptor"),
+    ];
+    for (name, help) in latencies {
+        text.family(name, "gauge", help);
+        for (port, report) in reports {
+            let is_descriptor = name.starts_with("descriptor");
+            let latency = if is_descriptor { report.measured.descriptor } else { report.measured.connection };
+            if let Some(latency) = latency {
+                text.seconds(name, &format!("{{port=\"{port}\"}}"), latency);
+            }
+        }
+    }
+    text.finish()
+}
+
+fn backends(text: &mut Exposition, backends: &[BackendView]) {
+    text.family("backends", "gauge", "Backends by state");
+    let states = [
+        BackendState::Starting,
+        BackendState::Ready,
+        BackendState::Waiting,
+        BackendState::Excluded,
+        BackendState::Unhealthy,
+        BackendState::Draining,
+        BackendState::Lost,
+    ];
+    for state in states {
+        let count = backends.iter().filter(|backend| backend.state == state).count();
+        text.sample("backends", &format!("{{state=\"{state:?}\"}}"), count as u64);
+    }
+
+    text.family("backends_curtailed", "gauge", "Backends with something in their descriptor that cannot be published");
+    let curtailed = backends.iter().filter(|backend| backend.message.is_some()).count();
+    text.sample("backends_curtailed", "", curtailed as u64);
+
+    text.family("backends_failing", "gauge", "Backends that report a failing target");
+    let failing = backends.iter().filter(|backend| !backend.failing.is_empty()).count();
+    text.sample("backends_failing", "", failing as u64);
 }
 
 fn failures(text: &mut Exposition, figures: &Figures) {
@@ -200,6 +264,7 @@ mod tests {
     use std::time::Duration;
 
     use crate::common::exposition::page;
+    use crate::frontend::probe::Measured;
     use crate::onion::TimePeriod;
     use crate::onion::kit::CoverageState;
 
@@ -213,6 +278,7 @@ mod tests {
             state,
             since: SystemTime::UNIX_EPOCH,
             message: (state == BackendState::Lost).then(|| "its proof of work".to_owned()),
+            failing: (state == BackendState::Waiting).then(|| (80, "no".to_owned())).into_iter().collect(),
         };
         let period = PeriodStatus {
             period: TimePeriod { number: 20_500, length_minutes: 1440 },
@@ -247,6 +313,7 @@ mod tests {
             }),
             counts,
             guards: GuardFigures { shared: 20, preferred: 1 },
+            probes: BTreeMap::new(),
         }
     }
 
@@ -264,11 +331,15 @@ onionbalance_publisher_backends{state=\"Starting\"} 0
 onionbalance_publisher_backends{state=\"Ready\"} 2
 onionbalance_publisher_backends{state=\"Waiting\"} 1
 onionbalance_publisher_backends{state=\"Excluded\"} 0
+onionbalance_publisher_backends{state=\"Unhealthy\"} 0
 onionbalance_publisher_backends{state=\"Draining\"} 0
 onionbalance_publisher_backends{state=\"Lost\"} 1
 # HELP onionbalance_publisher_backends_curtailed Backends with something in their descriptor that cannot be published
 # TYPE onionbalance_publisher_backends_curtailed gauge
 onionbalance_publisher_backends_curtailed 1
+# HELP onionbalance_publisher_backends_failing Backends that report a failing target
+# TYPE onionbalance_publisher_backends_failing gauge
+onionbalance_publisher_backends_failing 1
 # HELP onionbalance_publisher_revision Revision counter of the newest descriptors
 # TYPE onionbalance_publisher_revision gauge
 onionbalance_publisher_revision{period=\"20500\"} 1
@@ -325,7 +396,45 @@ onionbalance_publisher_guards_preferred 1
     #[test]
     fn the_page_has_the_documented_metrics() {
         let text = render(&figures());
-        assert_eq!(page::families(&text), page::documented("onionbalance_publisher"), "see docs/metrics.md");
+        let documented = ["onionbalance_publisher", "onion_service"].map(page::documented).concat();
+        assert_eq!(page::families(&text), documented, "see docs/metrics.md");
+        let (text, _) = text.split_once("# HELP onion_service_reachable").unwrap();
         assert_eq!(text, PAGE);
+    }
+
+    #[test]
+    fn probes_have_the_names_that_onionprobe_uses() {
+        let report = |result, measured| PortReport { result, message: None, ended: SystemTime::UNIX_EPOCH, measured };
+        let good = Measured {
+            attempts: 1,
+            fetches: 2,
+            descriptor: Some(Duration::from_millis(1500)),
+            connection: Some(Duration::from_secs(2)),
+            http_status: Some(204),
+        };
+        let failed = Measured { attempts: 2, fetches: 12, ..Measured::default() };
+        let reports = BTreeMap::from([
+            (80, report(ProbeResult::Answered, good)),
+            (81, report(ProbeResult::DescriptorFailed, failed)),
+            (82, report(ProbeResult::NotMade, Measured::default())),
+        ]);
+        let text = probes(&reports);
+        let samples: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let expected = [
+            "onion_service_reachable{port=\"80\"} 1",
+            "onion_service_reachable{port=\"81\"} 0",
+            "onion_service_connection_attempts{port=\"80\"} 1",
+            "onion_service_connection_attempts{port=\"81\"} 2",
+            "onion_service_connection_attempts{port=\"82\"} 0",
+            "onion_service_status_code{port=\"80\"} 204",
+            "onion_service_descriptor_reachable{port=\"80\"} 1",
+            "onion_service_descriptor_reachable{port=\"81\"} 0",
+            "onion_service_descriptor_fetch_attempts{port=\"80\"} 2",
+            "onion_service_descriptor_fetch_attempts{port=\"81\"} 12",
+            "onion_service_descriptor_fetch_attempts{port=\"82\"} 0",
+            "onion_service_latency_seconds{port=\"80\"} 2",
+            "onion_service_descriptor_latency_seconds{port=\"80\"} 1.5",
+        ];
+        assert_eq!(samples, expected);
     }
 }

@@ -10,8 +10,9 @@
 //! The loop in `publisher` passes all events to `conduct` (pure), which decides whether this
 //! publisher is the leader, and to `driver`, which owns the merge engine. Each of the other parts
 //! communicates with one peer: Kubernetes (`pods`, `object`, `admission`, `lease`, `status`,
-//! `guards`), the agents (`agents`, `sync`) or tor (`tor`). `cluster` connects the parts in a
-//! frontend pod; `fixed` does so without Kubernetes, for tests. `standalone` is the daemon for
+//! `guards`), the agents (`agents`, `sync`) or tor (`tor`; `probe`, as a client). `cluster` connects
+//! the parts in a frontend pod; `fixed` does so without Kubernetes, for tests. `standalone` is the
+//! daemon for
 //! servers without Kubernetes, with a driver for each service in its `config.yaml`.
 
 mod admission;
@@ -36,10 +37,12 @@ mod metrics;
 mod object;
 mod pause;
 mod pods;
+mod probe;
 mod publisher;
 mod standalone;
 mod status;
 mod sync;
+mod targets;
 mod tor;
 mod view;
 mod watch_backoff;

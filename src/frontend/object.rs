@@ -17,7 +17,10 @@ use tokio::sync::watch;
 use super::external;
 use super::watch_backoff::WatchBackoff;
 use crate::crd::clients::ClientList;
-use crate::crd::{AuthorizedClient, BackendStatus, DistinctDescriptors, OnionBalancedService, PublishedStatus};
+use crate::crd::{
+    AddressProbe, AuthorizedClient, BackendStatus, DistinctDescriptors, HttpProbe, OnionBalancedService, ProbeStatus,
+    PublishedStatus,
+};
 use crate::merge::PointLimits;
 use crate::onion::OnionAddress;
 
@@ -40,10 +43,16 @@ pub(super) struct Object {
     /// The number of introduction points that each backend may contribute. A value that is not a
     /// non-negative integer is treated as the default, and any other value is limited to 1 to 20.
     pub(super) limits: PointLimits,
+    /// The settings of the probe. None if the probe is switched off.
+    pub(super) probe: Option<AddressProbe>,
+    /// The ports of the onion address.
+    pub(super) ports: Vec<u16>,
     /// The backends' status as the previous publisher wrote it.
     pub(super) backends: Vec<BackendStatus>,
     /// The status of the published descriptors as the previous publisher wrote it.
     pub(super) published: Vec<PublishedStatus>,
+    /// The results of the probes as the previous publisher wrote them.
+    pub(super) probes: Vec<ProbeStatus>,
 }
 
 /// The object's `spec.restrictedDiscovery`.
@@ -111,9 +120,31 @@ fn view(seen: &DynamicObject) -> Object {
             .map(Restriction::of),
         limits: limits(seen.data.pointer("/spec/backends/introductionPoints").and_then(number), &external),
         external_backends: external.into_keys().collect(),
+        probe: probe(seen.data.pointer("/spec/frontend/probe")),
+        ports: ports(seen.data.pointer("/spec/ports")),
         backends: status("backends").and_then(|list| serde_json::from_value(list).ok()).unwrap_or_default(),
         published: status("published").and_then(|list| serde_json::from_value(list).ok()).unwrap_or_default(),
+        probes: status("probes").and_then(|list| serde_json::from_value(list).ok()).unwrap_or_default(),
     }
+}
+
+/// Reads the settings of the probe. Without the field, the defaults apply: an old API server does
+/// not fill them in. Settings of another form switch the probe off, because tor may have no SOCKS
+/// port.
+fn probe(field: Option<&Value>) -> Option<AddressProbe> {
+    let probe = match field.filter(|field| !field.is_null()) {
+        Some(field) => serde_json::from_value(field.clone()).ok()?,
+        None => AddressProbe::default(),
+    };
+    // The operator reports these problems; a request with such a path or host is never sent.
+    let probe = AddressProbe { http: probe.http.filter(HttpProbe::is_valid), ..probe };
+    probe.enabled.then_some(probe)
+}
+
+fn ports(field: Option<&Value>) -> Vec<u16> {
+    let ports = field.and_then(Value::as_array).into_iter().flatten();
+    let ports = ports.filter_map(|port| port.get("port")?.as_u64()).filter_map(|port| u16::try_from(port).ok());
+    ports.collect()
 }
 
 /// Reads the address and the limit of an external backend. Returns None if the address is invalid.
@@ -195,6 +226,27 @@ mod tests {
     }
 
     #[test]
+    fn the_probe_is_on_unless_it_is_switched_off_or_unknown() {
+        let of = |probe: Value| {
+            let object = read(json!({
+                "apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService",
+                "metadata": { "name": "web", "uid": "u-1" },
+                "spec": { "ports": [{ "port": 80 }, { "port": 99999 }, 7], "frontend": { "probe": probe } },
+            }));
+            assert_eq!(object.ports, [80]);
+            object.probe
+        };
+        assert_eq!(of(Value::Null), Some(AddressProbe::default()));
+        assert_eq!(of(json!({"newer": 1})), Some(AddressProbe::default()));
+        assert_eq!(of(json!({"periodSeconds": 60})).map(|probe| probe.period_seconds), Some(60));
+        for off in [json!({"enabled": false}), json!({"enabled": "sometimes"}), json!(true)] {
+            assert_eq!(of(off.clone()), None, "{off}");
+        }
+        let injection = json!({"http": {"path": "/\r\nX: y"}});
+        assert_eq!(of(injection), Some(AddressProbe::default()), "the request is never sent");
+    }
+
+    #[test]
     fn an_unknown_restriction_restricts_discovery() {
         for restricted in [serde_json::json!({}), serde_json::json!({ "unheard": 1 })] {
             let object = read(serde_json::json!({
@@ -212,7 +264,8 @@ mod tests {
             "metadata": { "name": "web", "uid": "u-1" }, "spec": { "frontend": { "distinctDescriptors": "Unheard" } },
             "status": { "backends": [{ "name": "a", "state": "Unheard" }] },
         }));
-        assert_eq!(object, Object { uid: "u-1".into(), ..Object::default() });
+        let probe = Some(AddressProbe::default());
+        assert_eq!(object, Object { uid: "u-1".into(), probe, ..Object::default() });
     }
 
     #[test]

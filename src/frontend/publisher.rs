@@ -1,7 +1,7 @@
 //! Runs the main loop of the publisher in a frontend pod. The loop passes all events to the
 //! leadership state machine and to the driver, and carries out their decisions.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use super::admission::Admission;
-use super::agents::{AgentOrders, AgentReport};
+use super::agents::{AgentNews, AgentOrders};
 use super::backends::Backends;
 use super::clock::Clock;
 use super::conduct::{CallError, CallId, Conduct, Event, LeaseAnswer, LeaseRequest, Output};
@@ -18,9 +18,10 @@ use super::http::{Health, Role};
 use super::metrics::{Figures, GuardFigures};
 use super::object::Object;
 use super::pods::Pods;
-use super::status::Facts;
+use super::probe::{Assignment, PortReport, ProbeLink};
+use super::status::{self, Facts};
 use super::tor::TorNews;
-use crate::crd::DistinctDescriptors;
+use crate::crd::{DistinctDescriptors, ProbeStatus};
 use crate::link::ClientsCopy;
 use crate::merge::{BackendId, Distinct, Input, Status};
 use crate::onion::ServiceKey;
@@ -33,7 +34,7 @@ pub(super) struct Inlets {
     pub(super) keys: watch::Receiver<ServiceKey>,
     pub(super) answers: mpsc::Receiver<(CallId, Result<LeaseAnswer, CallError>)>,
     pub(super) tor: mpsc::Receiver<TorNews>,
-    pub(super) reports: mpsc::Receiver<(BackendId, AgentReport)>,
+    pub(super) reports: mpsc::Receiver<(BackendId, AgentNews)>,
     pub(super) guards: watch::Receiver<GuardFigures>,
 }
 
@@ -54,7 +55,8 @@ enum Wake {
     Keys,
     Answer((CallId, Result<LeaseAnswer, CallError>)),
     Tor(TorNews),
-    Report((BackendId, AgentReport)),
+    Report((BackendId, AgentNews)),
+    Probed,
 }
 
 /// The publisher of one service.
@@ -66,13 +68,22 @@ pub(super) struct Publisher {
     outlets: Outlets,
     backends: Backends,
     admission: Admission,
+    probe: ProbeLink,
 }
 
 impl Publisher {
-    /// Creates a publisher. `conduct` decides when it leads.
-    pub(super) fn new(driver: Driver, conduct: Conduct, clock: Clock, inlets: Inlets, outlets: Outlets) -> Self {
+    /// Creates a publisher. `conduct` decides when it leads, and `probe` is its access to the
+    /// prober.
+    pub(super) fn new(
+        driver: Driver,
+        conduct: Conduct,
+        clock: Clock,
+        inlets: Inlets,
+        outlets: Outlets,
+        probe: ProbeLink,
+    ) -> Self {
         let (backends, admission) = (Backends::default(), Admission::default());
-        Self { driver, conduct, clock, inlets, outlets, backends, admission }
+        Self { driver, conduct, clock, inlets, outlets, backends, admission, probe }
     }
 
     /// Runs until `stop` completes, then releases the Lease. Published descriptors stay published.
@@ -87,6 +98,7 @@ impl Publisher {
             let wake = tokio::select! {
                 () = &mut stop => break,
                 wake = self.inlets.next(timeout) => wake,
+                () = self.probe.changed() => Wake::Probed,
             };
             // The tick is processed first, so that a pause of the process fences this publisher.
             self.inform(Event::Tick);
@@ -107,8 +119,10 @@ impl Publisher {
             }
             Wake::Answer((call, answer)) => self.inform(Event::Answered(call, answer)),
             Wake::Tor(news) => self.take_news(news),
-            Wake::Report((id, report)) => {
-                if let Some(input) = self.backends.report(id, report) {
+            // `report` passes the result on.
+            Wake::Probed => {}
+            Wake::Report((id, news)) => {
+                for input in self.backends.take(id, news) {
                     self.driver.handle(input, self.clock.now());
                 }
             }
@@ -168,6 +182,7 @@ impl Publisher {
         let copy = self.inlets.clients.borrow_and_update().clone();
         let Some(object) = self.inlets.object.borrow().clone() else { return };
         let discovery = self.admission.decide(Some(&object), copy.as_ref());
+        let discovery = self.probe.admit(discovery, object.probe.is_some());
         self.inform(Event::Alone(object.alone));
         self.inform(Event::Object { uid: object.uid.clone(), suspended: object.suspend, discovery });
     }
@@ -182,6 +197,12 @@ impl Publisher {
             TorNews::Uploaded(_, result) => self.inform(Event::Uploaded(result.clone())),
             TorNews::Fetched { result: Ok(_), .. } => self.inform(Event::NetworkReached),
             TorNews::Fetched { .. } => {}
+        }
+        // Both the prober and the driver fetch the service's own descriptor.
+        if let TorNews::Fetched { address, hsdir, result } = &news
+            && self.probe.is_of(*address)
+        {
+            self.probe.fetched(*hsdir, result.clone());
         }
         self.driver.take_news(news, self.clock.now());
     }
@@ -200,19 +221,19 @@ impl Publisher {
         let mut backends = self.backends.views(&status, now.wall);
         backends.extend(self.driver.external().views(&status, now.wall));
         let (holds_lease, leading) = (self.conduct.holds_lease(), self.conduct.is_leading());
+        self.order_agents(holds_lease);
 
-        let withdrawn = self.backends.terminating().filter(|id| self.driver.is_withdrawn(id)).cloned().collect();
-        // The agents get the pods that `backends` knows, not newer ones, because a report on an
-        // unknown pod would be lost.
-        let pods = self.backends.known_pods();
-        let orders = AgentOrders { pods, withdrawn, leading: holds_lease, network: self.driver.network().cloned() };
-        self.outlets.agents.send_if_modified(|known| {
-            let changed = !known.same(&orders);
-            *known = orders;
-            changed
-        });
-
-        let facts = Facts { leading: holds_lease, backends: backends.clone(), periods: status.periods.clone() };
+        let ports = self.assign_probe(leading && !status.periods.is_empty());
+        let mut probes = if leading { self.probe.report().0 } else { BTreeMap::new() };
+        probes.retain(|port, _| ports.contains(port));
+        let facts = Facts {
+            leading: holds_lease,
+            backends: backends.clone(),
+            periods: status.periods.clone(),
+            own_clients: self.probe.own_clients(),
+            probed: ports,
+            probes: probes.iter().map(|(port, report)| probe_status(*port, report)).collect(),
+        };
         self.outlets.status.send_if_modified(|known| {
             let changed = *known != facts;
             *known = facts;
@@ -224,12 +245,11 @@ impl Publisher {
             (true, false) => Role::StandingBy,
             (false, false) => Role::Unknown,
         };
-        let (tor_up, counts) = (self.driver.has_tor(), self.driver.counts());
         let guards = *self.inlets.guards.borrow();
         let Status { periods, hsdirs_failing, longest_failing, counter_rises, .. } = status;
         let coverage = self.inlets.keys.borrow().coverage(now.wall);
         let figures = Figures {
-            tor_up,
+            tor_up: self.driver.has_tor(),
             leading,
             backends,
             periods,
@@ -237,10 +257,50 @@ impl Publisher {
             longest_failing,
             counter_rises,
             coverage,
-            counts,
+            counts: self.driver.counts(),
             guards,
+            probes,
         };
         self.outlets.health.send_replace(Health { turned: now.elapsed, problem: None, role, figures });
+    }
+
+    /// Tells the tasks that poll the agents what the agents should know.
+    fn order_agents(&self, holds_lease: bool) {
+        let withdrawn = self.backends.terminating().filter(|id| self.driver.is_withdrawn(id)).cloned().collect();
+        let targets = self.backends.targets();
+        let orders = AgentOrders {
+            // The agents get the pods that `backends` knows, not newer ones, because a report on an
+            // unknown pod would be lost.
+            pods: self.backends.known_pods(),
+            withdrawn,
+            leading: holds_lease,
+            unhealthy: targets.withdrawn().clone(),
+            round: targets.round(),
+            network: self.driver.network().cloned(),
+        };
+        self.outlets.agents.send_if_modified(|known| {
+            let changed = !known.same(&orders);
+            *known = orders;
+            changed
+        });
+    }
+
+    /// Tells the prober what to probe if there is something to probe. Returns the ports of which
+    /// the status shows results: none if the probe is switched off.
+    fn assign_probe(&self, is_published: bool) -> Vec<u16> {
+        let object = self.inlets.object.borrow().clone();
+        let probe = object.as_deref().and_then(|object| object.probe.clone());
+        let ports = object.as_deref().map(|object| object.ports.clone()).unwrap_or_default();
+        let is_suspended = object.is_some_and(|object| object.suspend);
+        let shown = if probe.is_some() { ports.clone() } else { Vec::new() };
+        self.probe.assign(Assignment {
+            probe: probe.filter(|_| is_published && !is_suspended),
+            ports,
+            tor: self.driver.tor().cloned(),
+            network: self.driver.network().cloned(),
+            ..Assignment::default()
+        });
+        shown
     }
 
     fn timeout(&self) -> Duration {
@@ -277,6 +337,11 @@ impl Inlets {
             Some(report) = self.reports.recv() => Wake::Report(report),
         }
     }
+}
+
+fn probe_status(port: u16, report: &PortReport) -> ProbeStatus {
+    let PortReport { result, message, ended, .. } = report;
+    ProbeStatus { port, result: *result, message: message.clone(), since: status::time(*ended) }
 }
 
 #[cfg(test)]

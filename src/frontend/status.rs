@@ -1,4 +1,4 @@
-//! Writes the publisher's part of the object's status: `backends` and `published`.
+//! Writes the publisher's part of the object's status: `backends`, `published` and `probes`.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use super::object::Object;
 use super::view::BackendView;
 use crate::common::complaint::{Complaint, cause};
-use crate::crd::{BackendState, BackendStatus, OnionBalancedService, PUBLISHER_MANAGER, PublishedStatus};
+use crate::crd::{BackendState, BackendStatus, OnionBalancedService, PUBLISHER_MANAGER, ProbeStatus, PublishedStatus};
 use crate::merge::PeriodStatus;
 
 /// The shortest time between two writes of the status, and the pause before a failed write is
@@ -32,6 +32,12 @@ pub(super) struct Facts {
     pub(super) backends: Vec<BackendView>,
     /// The published descriptors of each time period.
     pub(super) periods: Vec<PeriodStatus>,
+    /// The number of authorized clients that belong to the publisher itself.
+    pub(super) own_clients: usize,
+    /// The ports that are probed. None of them is probed if the list is empty.
+    pub(super) probed: Vec<u16>,
+    /// The results of this publisher's last probes.
+    pub(super) probes: Vec<ProbeStatus>,
 }
 
 /// The publisher's part of the status.
@@ -39,6 +45,8 @@ pub(super) struct Facts {
 struct Part {
     backends: Vec<BackendStatus>,
     published: Vec<PublishedStatus>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    probes: Vec<ProbeStatus>,
 }
 
 /// Keeps the object's status up to date until the sender of `facts` is dropped.
@@ -99,7 +107,11 @@ struct Last {
 impl Last {
     /// Returns the part of the status that the previous publisher left in the object.
     fn publishers(object: &Object) -> Self {
-        let part = Part { backends: object.backends.clone(), published: object.published.clone() };
+        let part = Part {
+            backends: object.backends.clone(),
+            published: object.published.clone(),
+            probes: object.probes.clone(),
+        };
         Self { uid: object.uid.clone(), part, written: false }
     }
 }
@@ -122,7 +134,9 @@ async fn apply(api: &Api<OnionBalancedService>, service: &str, part: &Part) -> k
 /// Computes the publisher's part of the status from the facts and the previous status.
 ///
 /// A backend keeps its `since` as long as its state is the same, even if the leader changes.
-/// `published` keeps the entries of the previous publisher until this one has published.
+/// `published` keeps the entries of the previous publisher until this one has published, and
+/// `probes` keeps the entry of each port until this publisher has probed the port. The `since` of a
+/// probe changes only with its result, so that repeated results cause no writes.
 fn part(facts: &Facts, before: &Part) -> Part {
     let since = |view: &BackendView| {
         let known = before.backends.iter().find(|known| known.name == view.name && known.state == view.state);
@@ -133,6 +147,7 @@ fn part(facts: &Facts, before: &Part) -> Part {
         onion_address: view.onion_address.clone(),
         introduction_points: count(view.points),
         state: view.state,
+        failing_ports: view.failing.keys().copied().collect(),
         message: message(view),
         since: since(view),
     });
@@ -143,19 +158,34 @@ fn part(facts: &Facts, before: &Part) -> Part {
         hsdirs_accepted: count(period.hsdirs_accepted),
         hsdirs_total: count(period.hsdirs_total),
         last_published: time(period.last_published),
-        authorized_clients: period.authorized_clients.map(count),
+        authorized_clients: period.authorized_clients.map(|clients| count(clients.saturating_sub(facts.own_clients))),
         foreign_publisher: period.foreign.map(time),
     });
     let published = if facts.periods.is_empty() { before.published.clone() } else { published.collect() };
-    Part { backends: backends.collect(), published }
+    let probe = |port: &u16| {
+        let of_port = |probes: &[ProbeStatus]| probes.iter().find(|probe| probe.port == *port).cloned();
+        let (known, new) = (of_port(&before.probes), of_port(&facts.probes));
+        match (known, new) {
+            (Some(known), Some(new)) if known.result == new.result => Some(ProbeStatus { since: known.since, ..new }),
+            (known, new) => new.or(known),
+        }
+    };
+    let probes = facts.probed.iter().filter_map(probe).collect();
+    Part { backends: backends.collect(), published, probes }
 }
 
-/// Returns the `message` of a backend: remarks on its descriptor, and the reason why it is waiting.
+/// Returns the `message` of a backend: remarks on its descriptor, and the reasons why it is waiting
+/// or withdrawn.
 fn message(view: &BackendView) -> Option<String> {
     const WAITS: &str = "its introduction points wait for their turn: there are more points than the descriptors can \
          hold, and turns change at most once an hour";
     let waits = (view.state == BackendState::Waiting).then_some(WAITS);
-    let messages: Vec<&str> = view.message.as_deref().into_iter().chain(waits).collect();
+    let failing = view.failing.iter().map(|(port, problem)| match problem.as_str() {
+        "" => format!("the target of port {port} fails its checks"),
+        problem => format!("the target of port {port} fails its checks: {problem}"),
+    });
+    let messages: Vec<String> =
+        view.message.as_deref().into_iter().chain(waits).map(ToOwned::to_owned).chain(failing).collect();
     (!messages.is_empty()).then(|| messages.join("; "))
 }
 
@@ -164,7 +194,7 @@ fn count(number: usize) -> u32 {
 }
 
 /// Rounds a time to whole seconds, the precision of the API server.
-fn time(time: SystemTime) -> Time {
+pub(super) fn time(time: SystemTime) -> Time {
     let time = Timestamp::try_from(time).and_then(|time| time.round(Unit::Second));
     Time(time.unwrap_or(Timestamp::UNIX_EPOCH))
 }
@@ -172,6 +202,7 @@ fn time(time: SystemTime) -> Time {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crd::ProbeResult;
     use crate::onion::TimePeriod;
 
     fn at(seconds: u64) -> SystemTime {
@@ -179,9 +210,16 @@ mod tests {
     }
 
     fn facts(state: BackendState, points: usize, since: u64) -> Facts {
-        let view =
-            BackendView { name: "a".into(), onion_address: None, points, state, since: at(since), message: None };
-        Facts { leading: true, backends: vec![view], periods: Vec::new() }
+        let view = BackendView {
+            name: "a".into(),
+            onion_address: None,
+            points,
+            state,
+            since: at(since),
+            message: None,
+            failing: std::collections::BTreeMap::new(),
+        };
+        Facts { leading: true, backends: vec![view], ..Facts::default() }
     }
 
     fn period(accepted: usize) -> PeriodStatus {
@@ -221,6 +259,38 @@ mod tests {
         assert_eq!(part(&now, &Last::publishers(&object).part).published[0].hsdirs_accepted, 3);
     }
 
+    fn probe(port: u16, result: ProbeResult) -> ProbeStatus {
+        ProbeStatus { port, result, message: None, since: time(at(5)) }
+    }
+
+    #[test]
+    fn a_port_keeps_its_result_until_it_is_probed_again() {
+        let with = |ports: &[u16], probes: Vec<ProbeStatus>| Facts {
+            probed: ports.to_vec(),
+            probes,
+            ..facts(BackendState::Ready, 3, 10)
+        };
+        let (good, bad) = (probe(80, ProbeResult::Answered), probe(443, ProbeResult::TargetFailed));
+        let before = Part { probes: vec![good.clone(), bad.clone()], ..Part::default() };
+        assert_eq!(part(&with(&[80, 443], Vec::new()), &before).probes, [good.clone(), bad.clone()]);
+        let again = ProbeStatus { since: time(at(9)), ..good.clone() };
+        assert_eq!(part(&with(&[80], vec![again]), &before).probes, std::slice::from_ref(&good), "the same result");
+        let now = ProbeStatus { since: time(at(9)), ..probe(80, ProbeResult::RendezvousFailed) };
+        assert_eq!(part(&with(&[80, 443], vec![now.clone()]), &before).probes, [now, bad]);
+        assert_eq!(part(&with(&[80], Vec::new()), &before).probes, [good], "the service lost a port");
+        assert!(part(&with(&[], Vec::new()), &before).probes.is_empty(), "the probe is switched off");
+    }
+
+    #[test]
+    fn the_probes_own_client_is_not_counted() {
+        let of = |clients: Option<usize>, own_clients| {
+            let periods = vec![PeriodStatus { authorized_clients: clients, ..period(8) }];
+            let facts = Facts { periods, own_clients, ..facts(BackendState::Ready, 3, 10) };
+            part(&facts, &Part::default()).published[0].authorized_clients
+        };
+        assert_eq!([of(None, 0), of(Some(2), 0), of(Some(2), 1), of(Some(0), 1)], [None, Some(2), Some(1), Some(0)]);
+    }
+
     #[test]
     fn the_message_explains_why_a_backend_waits() {
         let message = |state, own: Option<&str>| {
@@ -233,6 +303,16 @@ mod tests {
         let waits = message(BackendState::Waiting, None).unwrap();
         assert!(waits.starts_with("its introduction points wait for their turn: "), "{waits}");
         assert_eq!(message(BackendState::Waiting, Some("its own")), Some(format!("its own; {waits}")));
+    }
+
+    #[test]
+    fn the_failing_ports_are_listed_and_explained() {
+        let mut facts = facts(BackendState::Unhealthy, 0, 10);
+        facts.backends[0].failing = [(80, "cannot connect".to_owned()), (443, String::new())].into();
+        let backend = part(&facts, &Part::default()).backends.remove(0);
+        assert_eq!(backend.failing_ports, [80, 443]);
+        let message = "the target of port 80 fails its checks: cannot connect; the target of port 443 fails its checks";
+        assert_eq!(backend.message.as_deref(), Some(message));
     }
 
     #[test]

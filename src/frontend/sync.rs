@@ -59,6 +59,10 @@ pub(super) struct Question {
     pub(super) known_guards: u64,
     /// The guards that all tors share, if the agent's tor waits for them.
     pub(super) shared_guards: Option<Arc<str>>,
+    /// The newest round of checks, or 0 before the first one.
+    pub(super) round: u64,
+    /// True if the backend is withdrawn because a target fails there but not elsewhere.
+    pub(super) unhealthy: bool,
 }
 
 /// An answer of an agent.
@@ -111,7 +115,7 @@ impl SyncClient {
     }
 
     async fn exchange(&self, pod_uid: &str, authority: &str, question: Question) -> Result<SyncResponse, SyncError> {
-        let Question { leading, phase, known_revision, known_guards, shared_guards } = question;
+        let Question { leading, phase, known_revision, known_guards, shared_guards, round, unhealthy } = question;
         let request = SyncRequest {
             publisher: self.publisher.to_string(),
             sequence: self.next_sequence(),
@@ -120,6 +124,8 @@ impl SyncClient {
             known_revision,
             known_guards: Some(known_guards),
             shared_guards: shared_guards.map(|lines| lines.to_string()),
+            round,
+            unhealthy,
         };
         let Answer { status, authentic, body } =
             self.send(pod_uid, authority, SYNC_PATH, serde_json::to_vec(&request)?).await?;
@@ -226,19 +232,25 @@ mod tests {
         ([(MAC_HEADER, mac)], body).into_response()
     }
 
+    fn question(leading: bool) -> Question {
+        Question {
+            leading,
+            phase: PodPhase::Active,
+            known_revision: None,
+            known_guards: 0,
+            shared_guards: None,
+            round: 0,
+            unhealthy: false,
+        }
+    }
+
     async fn ask(agent: Agent, token: AgentToken) -> Result<SyncResponse, SyncError> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let authority = listener.local_addr().unwrap().to_string();
         let server = axum::serve(listener, Router::new().route(SYNC_PATH, post(answer)).with_state(agent));
         let server = tokio::spawn(server.into_future());
         let client = SyncClient::new(token, "publisher-1", Clock::start());
-        let question = Question {
-            leading: true,
-            phase: PodPhase::Active,
-            known_revision: None,
-            known_guards: 0,
-            shared_guards: None,
-        };
+        let question = question(true);
         let first = client.ask(POD, &authority, question.clone(), DEADLINE).await;
         if let Ok(first) = &first {
             let second = client.ask(POD, &authority, question, DEADLINE).await.unwrap();
@@ -275,13 +287,7 @@ mod tests {
         let authority = listener.local_addr().unwrap().to_string();
         drop(listener);
         let client = SyncClient::new(token('a'), "publisher-1", Clock::start());
-        let question = Question {
-            leading: false,
-            phase: PodPhase::Active,
-            known_revision: None,
-            known_guards: 0,
-            shared_guards: None,
-        };
+        let question = question(false);
         assert!(matches!(client.ask(POD, &authority, question, DEADLINE).await, Err(SyncError::Send(_))));
     }
 }

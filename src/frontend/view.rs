@@ -21,6 +21,8 @@ pub(super) struct BackendView {
     /// The parts of the backend's descriptor that are not published, or the reason why nothing is
     /// published.
     pub(super) message: Option<String>,
+    /// The ports whose targets fail at the backend, with the reasons.
+    pub(super) failing: BTreeMap<u16, String>,
 }
 
 /// The state of each backend, and the time at which the backend entered it.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::health::TargetCheck;
 use crate::onion::OnionAddress;
 
 /// The maximum value that tor accepts for `HiddenServiceNumIntroductionPoints`.
@@ -79,6 +80,9 @@ pub struct ForwardedPort {
     /// may be idle forever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_timeout_seconds: Option<u32>,
+    /// The check of the target.
+    #[serde(default, skip_serializing_if = "TargetCheck::is_default")]
+    pub check: TargetCheck,
 }
 
 /// An error that explains why an agent configuration is rejected.
@@ -147,6 +151,9 @@ impl AgentConfig {
             if port.idle_timeout_seconds == Some(0) {
                 return Err(field(format!("ports[{index}].idleTimeoutSeconds"), "0 is not a valid time"));
             }
+            if let Some(problem) = port.check.problem() {
+                return Err(field(format!("ports[{index}].check"), problem));
+            }
             check_target(&port.target).map_err(|problem| field(format!("ports[{index}].target"), problem))?;
         }
         self.circuit_limits.map_or(Ok(()), CircuitLimits::validate)
@@ -204,6 +211,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::link::{HttpCheck, HttpsCheck};
 
     /// The onion address of the Tor Project's website.
     const ADDRESS: &str = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion";
@@ -234,6 +242,7 @@ mod tests {
                 target: "[2001:db8::1]:8443".to_owned(),
                 proxy_header: true,
                 idle_timeout_seconds: Some(600),
+                check: TargetCheck::default(),
             }
         );
         assert_eq!((config.introduction_points, config.drain_timeout_seconds, config.linger_seconds), (3, 120, 10));
@@ -277,6 +286,28 @@ mod tests {
         let mut config = AgentConfig::from_yaml(&yaml()).unwrap();
         config.ports.clear();
         assert_eq!(config.to_yaml().unwrap_err().to_string(), "ports: must contain at least one port");
+    }
+
+    #[test]
+    fn the_default_check_is_not_written_because_older_agents_would_refuse_it() {
+        let mut config = AgentConfig::from_yaml(&yaml()).unwrap();
+        assert!(!config.to_yaml().unwrap().contains("check"), "{config:?}");
+        config.ports[0].check = TargetCheck { http: Some(HttpCheck::default()), ..TargetCheck::default() };
+        assert_eq!(AgentConfig::from_yaml(&config.to_yaml().unwrap()).unwrap(), config);
+        config.ports[0].check.timeout_seconds = 0;
+        let error = config.to_yaml().unwrap_err().to_string();
+        assert_eq!(error, "ports[0].check: 0 is not a valid time or threshold");
+    }
+
+    /// Returns any check that a configuration can contain.
+    fn check() -> impl Strategy<Value = TargetCheck> {
+        let https = prop::option::of(any::<bool>().prop_map(|verify| HttpsCheck { verify }));
+        let statuses = prop::collection::vec(any::<u16>(), 0..3);
+        let http = ("/[!-~]{0,9}", prop::option::of("[!-~]{1,9}"), https, statuses)
+            .prop_map(|(path, host, https, statuses)| HttpCheck { path, host, https, statuses });
+        (any::<bool>(), prop::option::of(http), 1_u32.., 1_u32..).prop_map(|(enabled, http, period, timeout)| {
+            TargetCheck { enabled, http, period_seconds: period, timeout_seconds: timeout, ..TargetCheck::default() }
+        })
     }
 
     #[test]
@@ -340,6 +371,7 @@ mod tests {
                     1_u16..,
                     any::<bool>(),
                     prop::option::of(1_u32..),
+                    check(),
                 ),
                 1..4,
             ),
@@ -348,8 +380,9 @@ mod tests {
             linger_seconds: u32,
             limits in prop::option::of((1_u32.., prop::option::of((1_u32.., 1_u32..)), prop::option::of(1_u32..))),
         ) {
-            let ports = ports.into_iter().map(|(port, (name, host, target_port, proxy_header, idle_timeout_seconds))| {
-                ForwardedPort { name, port, target: format!("{host}:{target_port}"), proxy_header, idle_timeout_seconds }
+            let ports = ports.into_iter().map(|(port, (name, host, target_port, proxy_header, idle, check))| {
+                let target = format!("{host}:{target_port}");
+                ForwardedPort { name, port, target, proxy_header, idle_timeout_seconds: idle, check }
             });
             let config = AgentConfig {
                 master_onion_address: ADDRESS.parse().unwrap(),

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::guards::GuardSample;
+use super::health::TargetHealth;
 use crate::onion::OnionAddress;
 
 /// A request from a publisher to an agent.
@@ -32,6 +33,19 @@ pub struct SyncRequest {
     /// sent only to an agent whose tor waits for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared_guards: Option<String>,
+    /// The round of checks that the leader wants, or 0 if it wants none. When the round changes,
+    /// the agent checks all targets at once. An older publisher sends no round.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub round: u64,
+    /// True if the leader has withdrawn the backend, because a target fails here but not at another
+    /// backend. An older publisher never does so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unhealthy: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(round: &u64) -> bool {
+    *round == 0
 }
 
 /// A request from a publisher to an agent to close a circuit.
@@ -84,6 +98,9 @@ pub struct SyncResponse {
     /// True while the backend's tor waits for the shared guards before its first start.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub awaits_guards: bool,
+    /// The health of the targets that are checked. An older agent sends none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<TargetHealth>,
 }
 
 /// The entry guards of a tor.
@@ -121,6 +138,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::link::TargetState;
 
     /// The wire format must stay compatible between versions, because a running agent may be older
     /// than its publisher.
@@ -135,9 +153,15 @@ mod tests {
             known_revision: Some(Revision { boot: u64::MAX, number: 3 }),
             known_guards: None,
             shared_guards: None,
+            round: 0,
+            unhealthy: false,
         };
         assert_eq!(serde_json::to_string(&request).unwrap(), json);
         assert_eq!(serde_json::from_str::<SyncRequest>(json).unwrap(), request);
+        let json = json.replace("3}}", r#"3},"round":9,"unhealthy":true}"#);
+        let request = SyncRequest { round: 9, unhealthy: true, ..request };
+        assert_eq!(serde_json::to_string(&request).unwrap(), json);
+        assert_eq!(serde_json::from_str::<SyncRequest>(&json).unwrap(), request);
     }
 
     #[test]
@@ -146,6 +170,11 @@ mod tests {
         let answer: SyncResponse = serde_json::from_str(json).unwrap();
         assert_eq!(answer.descriptor.as_deref(), Some("hs-descriptor 3\n"));
         assert_eq!((answer.introduction_points, answer.streams), (3, 4));
+        assert_eq!(serde_json::to_string(&answer).unwrap(), json);
+        assert_eq!(answer.targets, [], "an older agent checks no targets");
+        let json = json.replace("false}", r#"false,"targets":[{"port":80,"state":"Passing","fresh":true}]}"#);
+        let answer: SyncResponse = serde_json::from_str(&json).unwrap();
+        assert_eq!((answer.targets[0].port, answer.targets[0].state), (80, TargetState::Passing));
         assert_eq!(serde_json::to_string(&answer).unwrap(), json);
     }
 
@@ -181,6 +210,12 @@ mod tests {
         any::<(u64, u64)>().prop_map(|(boot, number)| Revision { boot, number })
     }
 
+    fn target() -> impl Strategy<Value = TargetHealth> {
+        let state = prop::sample::select([TargetState::Unknown, TargetState::Passing, TargetState::Failing].as_slice());
+        let health = (any::<u16>(), state, prop::option::of(any::<bool>()), prop::option::of("\\PC{0,20}"));
+        health.prop_map(|(port, state, fresh, problem)| TargetHealth { port, state, fresh, problem })
+    }
+
     fn round_trip<T: Serialize + serde::de::DeserializeOwned>(message: &T) -> T {
         serde_json::from_str(&serde_json::to_string(message).unwrap()).unwrap()
     }
@@ -195,9 +230,20 @@ mod tests {
             known_revision in prop::option::of(revision()),
             known_guards: Option<u64>,
             shared_guards: Option<String>,
+            round: u64,
+            unhealthy: bool,
         ) {
-            let request =
-                SyncRequest { publisher, sequence, leading, phase, known_revision, known_guards, shared_guards };
+            let request = SyncRequest {
+                publisher,
+                sequence,
+                leading,
+                phase,
+                known_revision,
+                known_guards,
+                shared_guards,
+                round,
+                unhealthy,
+            };
             prop_assert_eq!(round_trip(&request), request);
         }
 
@@ -211,12 +257,21 @@ mod tests {
             draining: bool,
             guards: Option<(u64, String)>,
             awaits_guards: bool,
+            targets in prop::collection::vec(target(), 0..4),
         ) {
             let key = ed25519_dalek::SigningKey::from_bytes(&seed).verifying_key().to_bytes();
             let onion_address = OnionAddress::from_public_key(key).unwrap();
             let guards = guards.map(|(id, lines)| GuardReport { id, lines });
             let answer = SyncResponse {
-                onion_address, revision, introduction_points, descriptor, streams, draining, guards, awaits_guards,
+                onion_address,
+                revision,
+                introduction_points,
+                descriptor,
+                streams,
+                draining,
+                guards,
+                awaits_guards,
+                targets,
             };
             prop_assert_eq!(round_trip(&answer), answer);
         }

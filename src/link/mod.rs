@@ -18,6 +18,7 @@ mod clients;
 mod config;
 mod drain;
 mod guards;
+mod health;
 mod message;
 pub mod paths;
 mod targets;
@@ -31,6 +32,7 @@ pub use guards::{
     Guard, GuardError, GuardReports, GuardSample, GuardsSecretError, MAC_ENTRY, SAMPLE_ENTRY, guards_of_data,
     guards_to_data,
 };
+pub use health::{HttpCheck, HttpsCheck, TargetCheck, TargetHealth, TargetState, brief};
 pub use message::{CloseRequest, GuardReport, PodPhase, Revision, SyncRequest, SyncResponse};
 pub use targets::{REFUSED_TARGETS, RefusedTargets, RefusedTargetsError};
 pub use token::{AgentToken, LinkError};

@@ -25,6 +25,8 @@ pub const EMPTY_FILE: &str = "/run/onionbalance/empty";
 pub const CONTROL_SOCKET: &str = "/run/onionbalance/control/socket";
 /// The cookie file with which a client authenticates to tor's control port.
 pub const CONTROL_COOKIE: &str = "/run/onionbalance/control/cookie";
+/// The unix socket of tor's SOCKS port in a frontend, if the publisher probes the address.
+pub const SOCKS_SOCKET: &str = "/run/onionbalance/control/socks";
 /// Tor's `HiddenServiceDir` in a backend.
 pub const ONION_SERVICE_DIR: &str = "/run/onionbalance/hs";
 /// The directory in a backend that contains the unix sockets to which tor forwards streams.
@@ -44,7 +46,7 @@ mod tests {
         for (directory, paths) in [
             (CONFIG_DIR, &[TORRC, AGENT_CONFIG][..]),
             (TOKEN_DIR, &[TOKEN]),
-            (RUN_DIR, &[EMPTY_FILE, CONTROL_SOCKET, CONTROL_COOKIE, ONION_SERVICE_DIR, FORWARD_DIR]),
+            (RUN_DIR, &[EMPTY_FILE, CONTROL_SOCKET, CONTROL_COOKIE, SOCKS_SOCKET, ONION_SERVICE_DIR, FORWARD_DIR]),
             (TOR_DIR, &[TOR_DATA_DIR]),
         ] {
             for path in paths {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use data_encoding::BASE32_NOPAD;
+use data_encoding::{BASE32_NOPAD, BASE64};
 use rand::CryptoRng;
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
@@ -122,6 +122,13 @@ impl ClientSecretKey {
         Zeroizing::new(format!("{address}:{}:{}", PREFIX.join(":"), *key))
     }
 
+    /// Returns the key in the form `x25519:<base64>`, which tor's control protocol uses
+    /// (control-spec, `ONION_CLIENT_AUTH_ADD`).
+    pub fn to_control_key(&self) -> Zeroizing<String> {
+        let key = Zeroizing::new(BASE64.encode(self.0.as_bytes()));
+        Zeroizing::new(format!("x25519:{}", *key))
+    }
+
     /// Computes the shared secret `x25519(secret, key)`.
     pub(super) fn shared_with(&self, key: &[u8; 32]) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(self.0.diffie_hellman(&PublicKey::from(*key)).to_bytes())
@@ -169,6 +176,8 @@ mod tests {
         assert_eq!(parse(&private), Err(ClientKeyError::Private));
         assert!(private.starts_with(&address.to_string()[..56]) && private[56..].starts_with(":descriptor:x25519:"));
         assert_eq!(format!("{key:?}"), "ClientSecretKey { .. }");
+        let control = ClientSecretKey::from_bytes([0; 32]).to_control_key();
+        assert_eq!(*control, format!("x25519:{}=", "A".repeat(43)));
     }
 
     #[test]

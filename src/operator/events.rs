@@ -111,6 +111,8 @@ fn notice_of(old: Option<&Condition>, now: &Condition, generated: Option<&str>) 
         Some(Reason::Suspended) => !is(ConditionType::Published),
         // A new service has this reason until an HSDir accepts its first descriptor.
         Some(Reason::NotOnHSDirs) if !was_true => true,
+        // A new service has this reason until its first probe ends.
+        Some(Reason::NotProbed) if old.is_none() => true,
         _ => is(ConditionType::Ready) && reason != Some(Reason::Forbidden),
     };
     if reported_elsewhere || reason.is_some_and(|reason| QUIET.contains(&reason)) {

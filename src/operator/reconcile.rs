@@ -259,7 +259,12 @@ async fn write_over(
 
 /// Returns true if the operator's part of the current status already has the desired content.
 fn is_written(wanted: &OnionBalancedServiceStatus, present: &OnionBalancedServiceStatus) -> bool {
-    let present = OnionBalancedServiceStatus { backends: Vec::new(), published: Vec::new(), ..present.clone() };
+    let present = OnionBalancedServiceStatus {
+        backends: Vec::new(),
+        published: Vec::new(),
+        probes: Vec::new(),
+        ..present.clone()
+    };
     *wanted == present
 }
 
@@ -305,7 +310,7 @@ async fn write_conditions(
         return Ok(());
     }
     if let Value::Object(fields) = &mut wanted {
-        fields.retain(|field, _| field != "backends" && field != "published");
+        fields.retain(|field, _| !["backends", "published", "probes"].contains(&field.as_str()));
     }
     if apply::status(&context.writer, &current.metadata, None, &wanted).await? {
         context.events.publish(&current.metadata, notices(&before, &after, None)).await;

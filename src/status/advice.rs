@@ -133,8 +133,41 @@ fn pods_or_publishing(reason: Reason, subject: &Subject<'_>) -> Option<String> {
         Reason::Pending => "check that the operator is running: kubectl get pods -A -l \
                             app.kubernetes.io/name=onionbalance-operator"
             .to_owned(),
-        _ => return None,
+        _ => return from_outside(reason, subject),
     })
+}
+
+/// Returns the advice for reasons that concern the address as clients see it.
+fn from_outside(reason: Reason, subject: &Subject<'_>) -> Option<String> {
+    Some(match reason {
+        Reason::DescriptorFailed => {
+            format!("check the uploads, and the HSDirs in the table above: {}", subject.logs("frontend", "publisher"))
+        }
+        Reason::IntroductionFailed | Reason::RendezvousFailed => {
+            format!("check that each backend's tor is connected to the Tor network: {}", subject.logs("backend", "tor"))
+        }
+        Reason::TargetFailed => {
+            format!("check the app behind the port, and the agents: {}", subject.logs("backend", "agent"))
+        }
+        Reason::NotProbed => {
+            format!("wait for the next probe, or check the publisher: {}", subject.logs("frontend", "publisher"))
+        }
+        _ => return targets(reason, subject),
+    })
+}
+
+/// Returns the advice for reasons that concern targets that fail their checks.
+fn targets(reason: Reason, subject: &Subject<'_>) -> Option<String> {
+    match reason {
+        Reason::BackendUnhealthy => Some(format!(
+            "find out why this backend cannot reach the app, for example its node or a network policy: {}",
+            subject.pods("backend")
+        )),
+        Reason::TargetFailing => {
+            Some(format!("check the app behind the named port: kubectl get endpoints -n {}", subject.namespace))
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]

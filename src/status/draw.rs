@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use jiff::Timestamp;
 
 use super::view::{Problem, View};
-use crate::crd::{BackendState, ConditionType, OnionBalancedServiceStatus};
+use crate::crd::{BackendState, ConditionType, OnionBalancedServiceStatus, ProbeResult};
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
@@ -35,6 +35,9 @@ impl Canvas {
             let _ = writeln!(text, "  published {}", self.published_in_a_word(status));
             if let Some(kits) = signing_kits(status) {
                 let _ = writeln!(text, "  kits      {kits}");
+            }
+            if !status.probes.is_empty() {
+                let _ = writeln!(text, "  probed    {}", self.probed_in_a_word(status));
             }
             if !status.backends.is_empty() {
                 let _ = writeln!(text, "\n{}", self.backends(status));
@@ -114,6 +117,23 @@ impl Canvas {
         format!("{} ago, on {accepted} of {total} HSDirs", self.age(newest))
     }
 
+    /// Names the result of the last probe of each port, and its age.
+    fn probed_in_a_word(&self, status: &OnionBalancedServiceStatus) -> String {
+        let word = |result: ProbeResult| match result {
+            ProbeResult::Answered => "answers",
+            ProbeResult::DescriptorFailed => "no descriptor",
+            ProbeResult::IntroductionFailed => "no introduction",
+            ProbeResult::RendezvousFailed => "no rendezvous",
+            ProbeResult::TargetFailed => "no answer from the target",
+            ProbeResult::NotMade => "not probed",
+        };
+        let ports = status
+            .probes
+            .iter()
+            .map(|probe| format!("port {}: {} (since {})", probe.port, word(probe.result), self.age(probe.since.0)));
+        ports.collect::<Vec<_>>().join(", ")
+    }
+
     fn table(&self, header: &[&str]) -> Table {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_header(header);
@@ -178,6 +198,7 @@ fn backends_in_a_word(status: &OnionBalancedServiceStatus) -> String {
         (BackendState::Starting, "starting"),
         (BackendState::Waiting, "waiting for their turn"),
         (BackendState::Excluded, "excluded"),
+        (BackendState::Unhealthy, "unhealthy"),
         (BackendState::Draining, "draining"),
         (BackendState::Lost, "lost"),
     ] {

@@ -123,7 +123,7 @@ pub fn summary(views: &[View]) -> Value {
         json!({
             "namespace": view.namespace, "name": view.name, "ready": view.is_ready(), "state": view.state(),
             "onionAddress": status.onion_address, "replicas": status.replicas, "readyReplicas": status.ready_replicas,
-            "backends": status.backends, "published": status.published,
+            "backends": status.backends, "published": status.published, "probes": status.probes,
             "problems": view.problems().into_iter().map(problem).collect::<Vec<_>>(),
         })
     };

@@ -35,7 +35,8 @@ impl Backend {
         Self::with_ports(&[(80, target)]).await
     }
 
-    /// Creates a backend with the given ports and targets, using `backend init`.
+    /// Creates a backend with the given ports and targets, using `backend init`. The targets are
+    /// not checked, so every connection to a target belongs to a stream.
     pub async fn with_ports(ports: &[(u16, &str)]) -> Self {
         static NEXT: AtomicU8 = AtomicU8::new(1);
         let [.., high, low] = std::process::id().to_be_bytes();
@@ -43,7 +44,7 @@ impl Backend {
         let backend = Self { dir: tempfile::tempdir().unwrap(), address };
         let mut lines = String::new();
         for (port, target) in ports {
-            writeln!(lines, "- port: {port}\n  target: {target}").unwrap();
+            writeln!(lines, "- port: {port}\n  target: {target}\n  check: {{enabled: false}}").unwrap();
         }
         let config = format!(
             "masterOnionAddress: {MASTER}\nports:\n{lines}\
@@ -252,6 +253,8 @@ fn request(sequence: u64, phase: PodPhase) -> SyncRequest {
         known_revision: None,
         known_guards: None,
         shared_guards: None,
+        round: 0,
+        unhealthy: false,
     }
 }
 

@@ -150,7 +150,7 @@ fn minimal(mut manifest: Value) -> Value {
         "RoleBinding" => {
             manifest["roleRef"] = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "other"});
         }
-        "Service" => manifest["spec"] = json!({"ports": [{"port": 80}]}),
+        "Service" => manifest["spec"] = json!({"ports": [{"port": 80, "protocol": "TCP"}]}),
         "NetworkPolicy" => manifest["spec"] = json!({"podSelector": {}}),
         "PodDisruptionBudget" => manifest["spec"] = json!({"maxUnavailable": 1, "selector": selector}),
         "Deployment" => {

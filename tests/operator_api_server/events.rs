@@ -28,6 +28,43 @@ async fn reported_events(scene: &Scene) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn reports_what_the_probes_find() {
+    let scene = Scene::start("probes").await;
+    scene.create("web", json!({})).await;
+    scene.wait_children("web").await;
+    scene.report_backends("web", 2).await;
+    scene.report_published("web").await;
+    // A service need not wait for its first probe.
+    scene.wait_condition("web", "Ready", "True Ready").await;
+    scene.wait_condition("web", "Reachable", "Unknown NotProbed").await;
+    for failure in ["DescriptorFailed", "IntroductionFailed", "RendezvousFailed", "TargetFailed"] {
+        scene.report_probe("web", failure).await;
+        for kind in ["Reachable", "Ready"] {
+            let message = scene.wait_condition("web", kind, &format!("False {failure}")).await;
+            assert_eq!(message, "Port 80: why");
+        }
+        let event = scene.wait_event("web", failure).await;
+        assert_eq!(event.type_.as_deref(), Some("Warning"));
+    }
+    scene.report_probe("web", "Answered").await;
+    scene.wait_condition("web", "Reachable", "True Answered").await;
+    scene.wait_condition("web", "Ready", "True Ready").await;
+    let event = scene.wait_event("web", "Answered").await;
+    assert_eq!(event.type_.as_deref(), Some("Normal"));
+
+    let status = scene.status("web").await;
+    assert_eq!((status.probes.len(), status.backends.len()), (1, 1), "the operator keeps what the publisher wrote");
+    scene.change("web", json!({"spec": {"frontend": {"probe": {"enabled": false}}}})).await;
+    until("the condition is gone", PATIENCE, async || {
+        let conditions = scene.status("web").await.conditions;
+        let is_gone = !conditions.iter().any(|condition| condition.type_ == "Reachable");
+        if is_gone { Ok(()) } else { Err(format!("{conditions:?}")) }
+    })
+    .await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn reports_each_change_in_one_event() {
     let mut scene = Scene::start("events").await;
     scene.create("web", json!({"backends": {"replicas": 3}})).await;

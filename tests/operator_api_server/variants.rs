@@ -48,7 +48,8 @@ fn variants() -> Vec<(&'static str, Value)> {
             json!({
                 "ports": [
                     {"name": "http", "port": 80, "target": {"service": {"name": "web", "port": "http"}}, "proxyProtocol": "v1"},
-                    {"port": 443, "target": {"address": "web.example.org:443"}, "idleTimeoutSeconds": 600},
+                    {"port": 443, "target": {"address": "web.example.org:443"}, "idleTimeoutSeconds": 600,
+                     "healthCheck": {"http": {"path": "/healthz", "host": "web.example.org", "https": {}, "statuses": [200]}, "periodSeconds": 5}},
                 ],
                 "masterKey": {"secretName": "mine", "delegated": false, "onionAddress": mine},
                 "deletionPolicy": "Retain",
@@ -60,7 +61,13 @@ fn variants() -> Vec<(&'static str, Value)> {
                     "circuitLimits": {"openStreams": 9, "streamsPerSecond": 5, "streamBurst": 50, "bytesPerSecond": 65536},
                 },
                 "externalBackends": [{"onionAddress": onion, "maxIntroductionPoints": 5}],
-                "frontend": {"replicas": 3, "distinctDescriptors": "Always", "extraTorrc": "NumCPUs 1", "template": template},
+                "frontend": {
+                    "replicas": 3, "distinctDescriptors": "Always", "extraTorrc": "NumCPUs 1", "template": template,
+                    "probe": {
+                        "enabled": true, "periodSeconds": 600, "timeoutSeconds": 60,
+                        "http": {"port": 443, "path": "/healthz", "expectedStatus": 204, "host": "example.org"},
+                    },
+                },
                 "restrictedDiscovery": {"clients": [{"name": "alice", "publicKey": client}], "secretName": "clients"},
             }),
         ),

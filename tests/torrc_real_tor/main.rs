@@ -13,7 +13,7 @@ use std::process::Command;
 use kube_cel::{CompiledSchema, Validator, compile_schema};
 use onionbalance_operator::crd::torrc::{Place, allowed};
 use onionbalance_operator::crd::{OnionBalancedService, custom_resource_definition, validate};
-use onionbalance_operator::link::ForwardedPort;
+use onionbalance_operator::link::{ForwardedPort, TargetCheck};
 use onionbalance_operator::onion::MasterKey;
 use rand::SeedableRng as _;
 use serde_json::{Value, json};
@@ -149,6 +149,7 @@ fn tor_accepts(component: &str, backends: &Value) -> bool {
         target: "web:80".to_owned(),
         proxy_header,
         idle_timeout_seconds: None,
+        check: TargetCheck::default(),
     };
     let service = Service { key: &key, ports: &[port(80, false), port(443, true)], backends, global: "NumCPUs 1" };
     let torrc = service.torrc(component, folder.path()).expect("could not render the torrc");

@@ -11,7 +11,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Client, ResourceExt as _};
 use onionbalance_operator::crd::OnionBalancedService;
 use onionbalance_operator::crd::names::MANAGED_BY_LABEL;
-use onionbalance_operator::link::{AgentToken, ForwardedPort};
+use onionbalance_operator::link::{AgentToken, ForwardedPort, TargetCheck};
 use onionbalance_operator::onion::MasterKey;
 use onionbalance_operator::operator::{
     DefaultTemplates, Environment, Fields, Inputs, ObjectPolicy, PolicyVersion, Served, Settings, manifests,
@@ -106,6 +106,7 @@ fn children(namespace: &str, index: usize) -> Result<Vec<Value>> {
         target: format!("{TARGET}.{namespace}.svc:80"),
         proxy_header: false,
         idle_timeout_seconds: None,
+        check: TargetCheck::default(),
     }];
     let inputs = Inputs {
         object: &object,

@@ -23,6 +23,9 @@ struct Cli {
     /// The onion address of an external backend (repeatable)
     #[arg(long, value_name = "ADDRESS")]
     static_external: Vec<OnionAddress>,
+    /// Probe port 80 of the address from outside in this interval, with an HTTP request
+    #[arg(long, value_name = "SECONDS")]
+    static_probe: Option<u32>,
 }
 
 #[tokio::main]
@@ -43,6 +46,7 @@ async fn run(cli: Cli) -> Result<(), RunError> {
         backends: cli.static_backend,
         external: cli.static_external.into_iter().collect(),
         clients: cli.static_client,
+        probe_seconds: cli.static_probe,
     };
     run_fixed(cli.publisher, fixed).await
 }

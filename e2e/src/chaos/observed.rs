@@ -127,6 +127,16 @@ impl Observed {
         ]
     }
 
+    /// Returns the number of failed requests of all clients to our service that began more than
+    /// 30 s after the fault.
+    pub fn late_failed(&self) -> Figure {
+        const LATE: Duration = Duration::from_secs(30);
+        // No run lasts that long.
+        const END: Duration = Duration::from_secs(24 * 3600);
+        let late = self.requests.began(ServiceKind::Ours, self.at + LATE, self.at + END);
+        Figure::count("late_failed", late.failed, "requests")
+    }
+
     /// Returns the figures that every run reports: the number of requests and their outcomes, for
     /// each service and for each kind of client.
     pub fn counts(&self) -> Vec<Figure> {

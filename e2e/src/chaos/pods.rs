@@ -116,3 +116,38 @@ impl Link {
         Ok(())
     }
 }
+
+/// The way of packets from one pod to the web server behind both services.
+#[derive(Debug, Clone)]
+pub struct WayToApp {
+    node: Node,
+    pod: String,
+    /// The address and the port of the web server.
+    app: (String, String),
+}
+
+impl WayToApp {
+    /// Finds the way from a pod's address to the web server at `target` (`address:port`).
+    pub fn new(node: &Node, pod: &str, target: &str) -> Result<Self> {
+        let (address, port) = target.rsplit_once(':').context("the web server has no port")?;
+        Ok(Self { node: node.clone(), pod: pod.to_owned(), app: (address.to_owned(), port.to_owned()) })
+    }
+
+    /// Makes the node drop the packets on this way, without telling the pod.
+    pub async fn cut(&self) -> Result<()> {
+        self.rule("add").await
+    }
+
+    /// Makes the node forward the packets again.
+    pub async fn mend(&self) -> Result<()> {
+        self.rule("del").await
+    }
+
+    async fn rule(&self, what: &str) -> Result<()> {
+        let mut ip = self.node.on_network("ip")?;
+        let (address, port) = &self.app;
+        ip.args(["rule", what, "from", &self.pod, "to", address, "ipproto", "tcp", "dport", port, "blackhole"]);
+        output(&mut ip.into()).await?;
+        Ok(())
+    }
+}

@@ -13,7 +13,7 @@ use super::effort::Effort;
 use super::judge::{HeldDescriptor, Judge};
 use super::needs::Needs;
 use super::plain::PlainService;
-use super::target::Target;
+use super::target::{Mood, Target};
 use super::traffic::Onions;
 use crate::agent;
 use crate::bringup::tor_network;
@@ -30,6 +30,9 @@ use crate::wait::{Seen, until};
 
 /// The name of the `OnionBalancedService` under test.
 const NAME: &str = "web";
+/// The settings of the probe, unless a fault changes them. A failure ends within two minutes after
+/// the repair, so that it does not reach into the next run.
+pub const PROBE: &str = r#"{"periodSeconds":60,"timeoutSeconds":60,"http":null}"#;
 /// The time limit for pods to start, bootstrap and be published.
 const PUBLISHED: Duration = Duration::from_secs(240);
 
@@ -71,7 +74,7 @@ impl Stage {
         let object = format!(
             "apiVersion: onionbalance.dev/v1alpha1\nkind: OnionBalancedService\nmetadata: {{name: {NAME}}}\nspec:\n  \
              ports: [{{port: 80, target: {{address: \"{}\"}}}}]\n  backends: {{replicas: {}}}\n  \
-             frontend: {{replicas: {}}}\n",
+             frontend: {{replicas: {}, probe: {PROBE}}}\n",
             target.address(),
             needs.backends,
             needs.frontends
@@ -129,6 +132,22 @@ impl Stage {
         self.target.address()
     }
 
+    /// Changes how the web server behind both services treats new streams.
+    pub fn set_mood(&self, mood: Mood) {
+        self.target.set_mood(mood);
+    }
+
+    /// Changes the number of backends without waiting for them.
+    pub async fn scale(&self, backends: usize) -> Result<()> {
+        self.run(&format!("scale obs/{NAME} --replicas={backends}")).await.map(drop)
+    }
+
+    /// Changes settings of the probe (JSON without spaces).
+    pub async fn set_probe(&self, settings: &str) -> Result<()> {
+        let patch = format!(r#"{{"spec":{{"frontend":{{"probe":{settings}}}}}}}"#);
+        self.run(&format!("patch obs/{NAME} --type=merge --patch={patch}")).await.map(drop)
+    }
+
     /// Returns the judge.
     pub fn judge(&self) -> &Judge {
         &self.judge
@@ -142,6 +161,7 @@ impl Stage {
         self.run(&format!("patch obs/{NAME} --type=merge --patch={patch}")).await?;
         self.service.wait_published(needs.backends, PUBLISHED).await?;
         self.service.wait_condition("Ready", "True", PUBLISHED).await?;
+        self.service.wait_condition("Reachable", "True", PUBLISHED).await?;
         self.wait_frontends(needs.frontends).await?;
         until("each backend's points are in the descriptors", PUBLISHED, async || {
             let held = self.held_points()?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
@@ -14,10 +15,22 @@ use crate::node::HOST_ADDRESS;
 /// The last line of every complete response.
 pub const END: &str = "end";
 
+/// How the web server treats new streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mood {
+    /// It answers requests.
+    Answers,
+    /// It closes each stream at once.
+    Refuses,
+    /// It keeps each stream open and sends nothing, until its mood changes.
+    Hangs,
+}
+
 /// The web server, which stops when this value is dropped.
 #[derive(Debug)]
 pub struct Target {
     address: String,
+    mood: watch::Sender<Mood>,
     serving: JoinHandle<()>,
 }
 
@@ -28,18 +41,24 @@ impl Target {
             .await
             .context("could not listen on the link to the node; run `e2e up`")?;
         let address = listener.local_addr()?.to_string();
+        let (mood, moods) = watch::channel(Mood::Answers);
         let serving = tokio::spawn(async move {
             // The client evaluates the outcome of a stream, so the server ignores errors.
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(answer(stream));
+                tokio::spawn(treat(stream, moods.clone()));
             }
         });
-        Ok(Self { address, serving })
+        Ok(Self { address, mood, serving })
     }
 
     /// Returns the server's address as `address:port`.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Changes how the server treats new streams.
+    pub fn set_mood(&self, mood: Mood) {
+        self.mood.send_replace(mood);
     }
 }
 
@@ -53,6 +72,19 @@ impl Drop for Target {
 /// one line per second, followed by [`END`].
 pub fn path(seconds: u64) -> String {
     format!("/{seconds}")
+}
+
+async fn treat(stream: TcpStream, mut moods: watch::Receiver<Mood>) -> Result<()> {
+    let mood = *moods.borrow_and_update();
+    match mood {
+        Mood::Answers => answer(stream).await,
+        Mood::Refuses => Ok(()),
+        Mood::Hangs => {
+            moods.changed().await?;
+            drop(stream);
+            Ok(())
+        }
+    }
 }
 
 async fn answer(stream: TcpStream) -> Result<()> {

@@ -207,7 +207,7 @@ fn alerts_and_dashboard_name_existing_metrics() {
 
 /// Returns the names of our metrics in a text.
 fn metrics(text: &str) -> BTreeSet<String> {
-    let prefixes = ["onionbalance_operator_", "onionbalance_publisher_", "onionbalance_agent_"];
+    let prefixes = ["onionbalance_operator_", "onionbalance_publisher_", "onionbalance_agent_", "onion_service_"];
     text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
         .filter(|word| prefixes.iter().any(|prefix| word.len() > prefix.len() && word.starts_with(prefix)))
         .map(ToOwned::to_owned)

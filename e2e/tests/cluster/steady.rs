@@ -1,4 +1,5 @@
-//! Checks that three idle services write nothing except the renewals of their Leases.
+//! Checks that three idle services, whose addresses are probed, write nothing except the renewals
+//! of their Leases.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,13 +21,16 @@ async fn idle_services_write_only_leases() -> Result<()> {
             scene
                 .apply(
                     name,
-                    "  ports: [{port: 80, target: {service: {name: web, port: 80}}}]\n  backends: {replicas: 1}\n",
+                    "  ports: [{port: 80, target: {service: {name: web, port: 80}}}]\n  backends: {replicas: 1}\n  \
+                     frontend: {probe: {periodSeconds: 20, timeoutSeconds: 60}}\n",
                 )
                 .await?;
         }
         for name in ["a", "b", "c"] {
             scene.service(name).wait_published(1, PUBLISHED).await?;
             scene.service(name).wait_condition("Ready", "True", PUBLISHED).await?;
+            // Further probes have the same result, so they are not written.
+            scene.service(name).wait_condition("Reachable", "True", PUBLISHED).await?;
         }
         // The condition Ready does not depend on the frontends' pods.
         scene.run("wait --for=condition=Ready pods --all --timeout=60s").await?;

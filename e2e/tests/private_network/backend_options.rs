@@ -12,7 +12,7 @@ use futures::future::{join_all, try_join_all};
 use onionbalance_e2e::chance::fetches_to_reach_all;
 use onionbalance_e2e::torclient::{TorClient, get};
 use onionbalance_e2e::wait::{Seen, until};
-use onionbalance_operator::link::ForwardedPort;
+use onionbalance_operator::link::{ForwardedPort, TargetCheck};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -45,6 +45,7 @@ async fn targets_see_circuits_and_introduction_points_limit_introductions() -> R
         target: target.clone(),
         proxy_header,
         idle_timeout_seconds: None,
+        check: TargetCheck::default(),
     };
     let features = Features {
         ports: vec![port(WITH_HEADER, true), port(WITHOUT_HEADER, false)],

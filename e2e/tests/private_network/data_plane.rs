@@ -49,6 +49,8 @@ pub struct DataPlane {
     relays: BTreeMap<String, String>,
     /// The address of the publisher's metrics.
     metrics: String,
+    /// True if the publisher probes the address.
+    probes: bool,
     clients: AtomicU32,
     frontends: AtomicU32,
     dir: Option<TempDir>,
@@ -153,6 +155,7 @@ impl DataPlane {
             external: Vec::new(),
             relays: BTreeMap::new(),
             metrics: String::new(),
+            probes: false,
             clients: AtomicU32::new(0),
             frontends: AtomicU32::new(0),
             dir: Some(dir),

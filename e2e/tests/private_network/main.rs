@@ -12,6 +12,7 @@ mod lost_directory;
 mod many_backends;
 #[path = "../../../tests/operator_api_server/needles.rs"]
 mod needles;
+mod probe;
 mod restricted;
 #[path = "../../../tests/operator_api_server/server.rs"]
 #[allow(

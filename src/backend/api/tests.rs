@@ -7,7 +7,7 @@ use crate::backend::drain::DrainTimes;
 use crate::backend::paths::RunDir;
 use crate::backend::points::Points;
 use crate::backend::stall::Mended;
-use crate::link::{PodPhase, Revision};
+use crate::link::{PodPhase, Revision, TargetState};
 
 const POD_UID: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
 const ADDRESS: &str = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion";
@@ -42,6 +42,7 @@ impl Bench {
         let watched = TorGuards { newest: guards.subscribe(), gate: Arc::new(gate) };
         let parts = Parts { drain, traffic, circuits: circuits.clone() };
         let api = Api::new(pod_uid, token_file, address, tor.subscribe(), watched, parts).unwrap();
+        let api = api.with_health(Arc::new(Health::for_tests()));
         Self { api: Arc::new(api), tor, circuits, guards, _dir: dir }
     }
 
@@ -104,6 +105,8 @@ fn request(publisher: &str, sequence: u64) -> SyncRequest {
         known_revision: None,
         known_guards: None,
         shared_guards: None,
+        round: 0,
+        unhealthy: false,
     }
 }
 
@@ -116,6 +119,14 @@ async fn an_authenticated_request_gets_an_authenticated_response_with_the_descri
     assert_eq!((answer.introduction_points, answer.descriptor.as_deref()), (3, Some(DESCRIPTOR)));
     let expected = token(0).response_mac(POD_UID, METHOD, SYNC_PATH, NONCE, 200, body.as_bytes());
     assert_eq!(mac, Some(expected));
+}
+
+#[tokio::test]
+async fn the_response_contains_the_health_of_the_targets() {
+    let (_, _, body) = Bench::new().send(&Signed::new(&token(0), POD_UID, 1)).await;
+    let answer: SyncResponse = serde_json::from_str(&body).unwrap();
+    let targets: Vec<_> = answer.targets.iter().map(|target| (target.port, target.state)).collect();
+    assert_eq!(targets, [(80, TargetState::Passing)]);
 }
 
 #[tokio::test]

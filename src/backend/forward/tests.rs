@@ -2,7 +2,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::*;
-use crate::link::{CircuitLimits, RefusedTargets};
+use crate::link::{CircuitLimits, RefusedTargets, TargetCheck};
 
 impl ForwarderPort {
     pub fn for_tests(number: u16, target: &str) -> Self {
@@ -11,7 +11,14 @@ impl ForwarderPort {
 }
 
 fn forwarded(port: u16, target: &str) -> ForwardedPort {
-    ForwardedPort { name: None, port, target: target.to_owned(), proxy_header: false, idle_timeout_seconds: None }
+    ForwardedPort {
+        name: None,
+        port,
+        target: target.to_owned(),
+        proxy_header: false,
+        idle_timeout_seconds: None,
+        check: TargetCheck::default(),
+    }
 }
 
 const BACKEND: &str = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion";
@@ -53,7 +60,8 @@ impl Bench {
             linger_seconds: 0,
             circuit_limits,
         };
-        let forwarder = Forwarder::bind(&run_dir, &config, &backend, max_streams).unwrap().connecting_with(connector);
+        let forwarder =
+            Forwarder::bind(&run_dir, &config, &backend, max_streams).unwrap().connecting_with(Arc::new(connector));
         let traffic = forwarder.traffic();
         tokio::spawn(forwarder.run());
         Self { dir, traffic }
@@ -405,4 +413,14 @@ async fn the_socket_of_an_earlier_agent_is_replaced() {
     assert!(path.exists(), "a socket outlives its listener");
     let _listener = bind_fresh(&path).unwrap();
     UnixStream::connect(&path).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_that_cannot_connect_causes_a_check_of_the_target() {
+    let refusing = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let bench = Bench::new(&refusing, 10);
+    let doubt = bench.traffic.ports()[0].doubt.clone();
+    let mut stream = bench.open().await;
+    assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0, "the stream ends");
+    doubt.notified().await;
 }

@@ -109,6 +109,14 @@ pub fn allowed() -> Vec<Value> {
             {"port": 65534, "target": {"address": "a:1"}, "idleTimeoutSeconds": 86400},
             {"port": 65535, "target": {"service": {"name": "web", "port": "80"}}, "idleTimeoutSeconds": null},
         ]})),
+        spec(json!({"ports": [
+            {"port": 1, "target": {"address": "a:1"}, "healthCheck": null},
+            {"port": 2, "target": {"address": "a:1"}, "healthCheck": {"enabled": false, "http": null}},
+            {"port": 3, "target": {"address": "a:1"}, "healthCheck": {
+                "periodSeconds": 3600, "timeoutSeconds": 60, "failureThreshold": 100, "successThreshold": 1,
+                "http": {"path": "/a?b=c~", "host": "[2001:db8::1]:80", "https": {"verify": false}, "statuses": [100, 599]},
+            }},
+        ]})),
         target(json!({"address": "web.example.org.:00080"})),
         target(json!({"address": "[2001:db8::1]:80"})),
         spec(json!({"masterKey": {"secretName": "a.b-c", "onionAddress": EXTERNAL.to_uppercase()}})),
@@ -125,6 +133,9 @@ pub fn allowed() -> Vec<Value> {
         ),
         spec(json!({"frontend": {"extraTorrc": "NumCPUs 1\nUseBridges 1", "template": template}})),
         spec(json!({"backends": {"extraTorrc": longest}, "frontend": {"extraTorrc": longest}})),
+        spec(json!({"frontend": {"probe": {"enabled": false, "periodSeconds": 86400, "timeoutSeconds": 60}}})),
+        spec(json!({"frontend": {"probe": {"http": {"path": "/a?b=%20", "host": "[2001:db8::1]:80"}}}})),
+        spec(json!({"frontend": {"probe": {"http": null}}})),
         spec(
             json!({"backends": {"extraTorrc": "", "template": empty}, "frontend": {"extraTorrc": "", "template": empty}}),
         ),
@@ -144,10 +155,12 @@ pub fn allowed() -> Vec<Value> {
 /// Returns every row of the table.
 pub fn refused() -> Vec<Refused> {
     let mut all = names_and_ports();
+    all.extend(health_checks());
     all.extend(targets());
     all.extend(keys());
     all.extend(backends());
     all.extend(circuit_limits());
+    all.extend(probes());
     all.extend(torrc::rows());
     all.extend(templates());
     all.extend(clients());
@@ -192,6 +205,35 @@ fn names_and_ports() -> Vec<Refused> {
         ports(json!([{"name": "a", "port": 80, "target": target}, {"name": "a", "port": 81, "target": target}]))
             .operator("spec.ports[1].name: \"a\" is used twice; give each port a different name")
             .rule("spec.ports: two ports have the same name; give each port a different name"),
+    ]
+}
+
+fn health_checks() -> Vec<Refused> {
+    let check = |check: Value| {
+        Refused::spec(json!({"ports": [{"port": 80, "target": {"address": "a:1"}, "healthCheck": check}]}))
+    };
+    let number = |name: &str, value: u32, most: u32| {
+        check(json!({ name: value }))
+            .operator(format!("spec.ports[0].healthCheck.{name}: must be from 1 to {most}"))
+            .schema(format!("spec.ports.healthCheck.{name}"))
+    };
+    let path = "spec.ports[0].healthCheck.http.path: must begin with \"/\" and consist of printable ASCII characters without \
+                spaces, for example \"/healthz\"";
+    let host = "spec.ports[0].healthCheck.http.host: must be a host name or an address, optionally with a port, for example \
+                \"web.example.org\"";
+    vec![
+        number("periodSeconds", 0, 3600),
+        number("periodSeconds", 3601, 3600),
+        number("timeoutSeconds", 61, 60),
+        number("failureThreshold", 0, 100),
+        number("successThreshold", 101, 100),
+        check(json!({"http": {"path": "healthz"}})).both(path),
+        check(json!({"http": {"path": "/a b"}})).both(path),
+        check(json!({"http": {"path": "/a\r\nX: y"}})).both(path),
+        check(json!({"http": {"host": "a/b"}})).both(host),
+        check(json!({"http": {"statuses": [99]}}))
+            .operator("spec.ports[0].healthCheck.http.statuses: each status must be from 100 to 599")
+            .schema("spec.ports.healthCheck.http.statuses"),
     ]
 }
 
@@ -362,6 +404,40 @@ fn backends() -> Vec<Refused> {
             .schema("spec.frontend.replicas"),
         Refused::spec(json!({"frontend": {"distinctDescriptors": "Sometimes"}}))
             .schema("spec.frontend.distinctDescriptors"),
+    ]
+}
+
+fn probes() -> Vec<Refused> {
+    let probe = |probe: Value| Refused::spec(json!({"frontend": {"probe": probe}}));
+    let http = |http: Value| Refused::spec(json!({"frontend": {"probe": {"http": http}}}));
+    let path = "spec.frontend.probe.http.path: must begin with \"/\" and consist of printable ASCII characters without \
+                spaces, for example \"/healthz\"";
+    let host = "spec.frontend.probe.http.host: must be a host name or an address, optionally with a port, for example \
+                \"web.example.org\"";
+    vec![
+        probe(json!({"periodSeconds": 9}))
+            .operator("spec.frontend.probe.periodSeconds: must be from 10 to 86400, one day")
+            .schema("spec.frontend.probe.periodSeconds"),
+        probe(json!({"periodSeconds": 86401}))
+            .operator("spec.frontend.probe.periodSeconds: must be from 10 to 86400, one day")
+            .schema("spec.frontend.probe.periodSeconds"),
+        probe(json!({"timeoutSeconds": 59}))
+            .operator("spec.frontend.probe.timeoutSeconds: must be from 60 to 600")
+            .schema("spec.frontend.probe.timeoutSeconds"),
+        probe(json!({"timeoutSeconds": 601}))
+            .operator("spec.frontend.probe.timeoutSeconds: must be from 60 to 600")
+            .schema("spec.frontend.probe.timeoutSeconds"),
+        http(json!({"port": 0}))
+            .operator("spec.frontend.probe.http.port: must be from 1 to 65535")
+            .schema("spec.frontend.probe.http.port"),
+        http(json!({"expectedStatus": 600}))
+            .operator("spec.frontend.probe.http.expectedStatus: must be from 100 to 599")
+            .schema("spec.frontend.probe.http.expectedStatus"),
+        http(json!({"path": "healthz"})).both(path),
+        http(json!({"path": "/a b"})).both(path),
+        http(json!({"path": "/\r\nX: y"})).both(path),
+        http(json!({"host": ""})).both(host),
+        http(json!({"host": "example.org/a"})).both(host),
     ]
 }
 

@@ -13,18 +13,23 @@ use tokio::time::{advance, timeout};
 
 use super::*;
 use crate::consensus::{Network, NetworkKind};
+use crate::crd::{AddressProbe, ProbeResult};
+use crate::frontend::agents::AgentReport;
 use crate::frontend::external::ExternalBackends;
 use crate::frontend::pods::Pod;
+use crate::frontend::probe;
+use crate::frontend::tor::FetchError;
 use crate::frontend::tor::testing::TestTor;
 use crate::merge::tests::network::backend;
 use crate::merge::{MergeEngine, PointLimits};
 use crate::onion::MasterKey;
+use crate::onion::descriptor::DescriptorKeys;
 
 /// A leading publisher, and the other ends of its channels.
 struct Bench {
     pods: watch::Sender<Arc<Pods>>,
     object: watch::Sender<Option<Arc<Object>>>,
-    reports: mpsc::Sender<(BackendId, AgentReport)>,
+    reports: mpsc::Sender<(BackendId, AgentNews)>,
     agents: watch::Receiver<AgentOrders>,
     health: watch::Receiver<Health>,
     news: mpsc::Sender<TorNews>,
@@ -32,6 +37,8 @@ struct Bench {
     calls: mpsc::UnboundedReceiver<(CallId, LeaseRequest)>,
     answers: mpsc::Sender<(CallId, Result<LeaseAnswer, CallError>)>,
     lease: Option<Box<Lease>>,
+    clock: Clock,
+    network: Arc<Network>,
 }
 
 impl Bench {
@@ -40,6 +47,8 @@ impl Bench {
         let key = Arc::new(MasterKey::generate(&mut StdRng::from_seed([9; 32])));
         let (address, clock) = (key.address(), Clock::start());
         let keys = watch::channel(key.clone().into()).1;
+        let (probe, prober) = probe::new(&key.clone().into(), "/nonexistent".into(), clock);
+        tokio::spawn(prober.run());
         let engine = MergeEngine::new(key, None, [1; 32], clock.now());
         let driver = Driver::new(engine, ExternalBackends::new(address, [2; 32]));
         let conduct = Conduct::new("web", "a".to_owned(), clock.now());
@@ -62,12 +71,15 @@ impl Bench {
         };
         let status = watch::channel(Facts::default()).0;
         let outlets = Outlets { agents: agents_out, calls: calls_out, status, health: health_out };
-        tokio::spawn(Publisher::new(driver, conduct, clock, inlets, outlets).run(pending()));
+        tokio::spawn(Publisher::new(driver, conduct, clock, inlets, outlets, probe).run(pending()));
 
         let (tor, orders) = TestTor::new(address);
         news.send(TorNews::Up(orders)).await.unwrap();
-        news.send(TorNews::Network(network(clock))).await.unwrap();
-        let mut bench = Self { pods, object, reports, agents, health, news, tor, calls, answers, lease: None };
+        let network = network(clock);
+        news.send(TorNews::Network(network.clone())).await.unwrap();
+        let lease = None;
+        let mut bench =
+            Self { pods, object, reports, agents, health, news, tor, calls, answers, lease, clock, network };
         for number in backends {
             bench.report(*number).await;
         }
@@ -79,7 +91,8 @@ impl Bench {
     async fn report(&self, number: u8) {
         let address = MasterKey::generate(&mut StdRng::from_seed([number; 32])).address();
         let (id, content) = backend(number, 0);
-        self.reports.send((id, AgentReport::Points(address, content))).await.unwrap();
+        let report = AgentReport::Points(address, content);
+        self.reports.send((id, AgentNews::Backend(report))).await.unwrap();
     }
 
     /// Executes a call to the API server.
@@ -107,6 +120,53 @@ impl Bench {
         // The period that clients do not use follows after up to 6 minutes. The clock is paused, so
         // that this takes no time.
         timeout(Duration::from_secs(600), published).await.expect("published within ten minutes");
+    }
+
+    /// Executes all calls, and answers for every HSDir that it has no descriptor, until a probe of
+    /// port 80 has ended. Returns its result.
+    async fn until_probed(&mut self) -> ProbeResult {
+        let address = MasterKey::generate(&mut StdRng::from_seed([9; 32])).address();
+        let probed = async {
+            loop {
+                if let Some(report) = self.health.borrow().figures.probes.get(&80) {
+                    return report.result;
+                }
+                tokio::select! {
+                    hsdir = self.tor.fetch() => {
+                        let news = TorNews::Fetched { address, hsdir, result: Err(FetchError::NotFound) };
+                        self.news.send(news).await.unwrap();
+                    }
+                    Some(call) = self.calls.recv() => self.answer(call).await,
+                    changed = self.health.changed() => changed.unwrap(),
+                }
+            }
+        };
+        timeout(Duration::from_secs(120), probed).await.expect("probed within two minutes")
+    }
+
+    /// Executes all calls until the engine asks for the descriptor that an HSDir holds. Answers that
+    /// the HSDir holds a descriptor with a greater revision counter.
+    async fn until_a_foreign_descriptor_is_found(&mut self) {
+        let looked = async {
+            loop {
+                tokio::select! {
+                    hsdir = self.tor.fetch() => return hsdir,
+                    Some(call) = self.calls.recv() => self.answer(call).await,
+                }
+            }
+        };
+        let hsdir = timeout(Duration::from_secs(2 * 3600), looked).await.expect("looked within two hours");
+        let key = MasterKey::generate(&mut StdRng::from_seed([9; 32]));
+        let (address, period) = (key.address(), self.network.client_period().period);
+        let counter = {
+            let periods = &self.health.borrow().figures.periods;
+            periods.iter().find(|published| published.period == period).unwrap().revision_counter + 1
+        };
+        let mut rng = StdRng::from_seed([3; 32]);
+        let (content, now) = (backend(1, 0).1, self.clock.now().wall);
+        let keys = DescriptorKeys::generate(&mut rng);
+        let descriptor = keys.build(&key.blind(period), &address, &content, counter, now, &mut rng).unwrap();
+        self.news.send(TorNews::Fetched { address, hsdir, result: Ok(descriptor.into()) }).await.unwrap();
     }
 
     fn has_published(&self, points: usize) -> bool {
@@ -169,4 +229,31 @@ async fn a_new_limit_in_the_spec_takes_effect_at_once() {
         bench.object.send_replace(Some(Arc::new(Object { limits, ..Object::default() })));
         bench.until_published(points).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_published_service_is_probed_and_the_fetches_are_not_those_of_an_external_backend() {
+    let mut bench = Bench::publishing(&[0, 1]).await;
+    let object = Object { probe: Some(AddressProbe::default()), ports: vec![80], ..Object::default() };
+    bench.object.send_replace(Some(Arc::new(object)));
+    assert_eq!(bench.until_probed().await, ProbeResult::DescriptorFailed);
+    let fetches = bench.health.borrow().figures.counts.fetches;
+    assert_eq!((fetches.found, fetches.failed), (0, 0));
+    bench.object.send_replace(Some(Arc::default()));
+    timeout(Duration::from_secs(10), async {
+        while !bench.health.borrow().figures.probes.is_empty() {
+            bench.health.changed().await.unwrap();
+        }
+    })
+    .await
+    .expect("the metrics of a probe that is switched off disappear");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_engine_gets_the_descriptor_that_it_asked_for_although_the_prober_fetches_it_too() {
+    let mut bench = Bench::publishing(&[0]).await;
+    bench.until_a_foreign_descriptor_is_found().await;
+    let noticed = bench.health.wait_for(|health| health.figures.periods.iter().any(|period| period.foreign.is_some()));
+    let noticed = timeout(Duration::from_secs(10), noticed).await;
+    assert!(noticed.expect("the foreign publisher is noticed").is_ok());
 }

@@ -41,7 +41,7 @@ use std::time::Duration;
 
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
 
 pub(super) use self::services::Registry;
@@ -53,7 +53,7 @@ use crate::common::complaint::Complaint;
 use crate::consensus::{Fingerprint, Network};
 use crate::control::{Backoff, Connected, Connector, ControlError, NoConnection, Update, supervise};
 use crate::merge::{Now, UploadError};
-use crate::onion::OnionAddress;
+use crate::onion::{ClientSecretKey, OnionAddress};
 
 /// The pause before connecting again after tor has refused a command that the publisher needs.
 const RECONNECT: Duration = Duration::from_secs(1);
@@ -122,6 +122,10 @@ pub(super) struct TorOrders {
 enum Order {
     Upload(Upload),
     Fetch(Fetch),
+    /// Use this client key for the service's own descriptor.
+    UseKey(ClientSecretKey),
+    /// Return the list of tor's circuits (`GETINFO circuit-status`).
+    Circuits(oneshot::Sender<String>),
 }
 
 /// A request to upload a descriptor of the service to an HSDir.
@@ -152,6 +156,25 @@ impl TorOrders {
     /// In that case, the fetch gets no result.
     pub(super) fn fetch(&self, fetch: Fetch) -> bool {
         self.orders.try_send((self.service, Order::Fetch(fetch))).is_ok()
+    }
+
+    /// Makes tor use a client key for the service's own descriptor. Returns false if the connection
+    /// is lost or too many requests are waiting.
+    pub(super) fn use_key(&self, key: ClientSecretKey) -> bool {
+        self.orders.try_send((self.service, Order::UseKey(key))).is_ok()
+    }
+
+    /// Returns true if both handles belong to the same connection.
+    pub(super) fn same_connection(&self, other: &Self) -> bool {
+        self.orders.same_channel(&other.orders)
+    }
+
+    /// Returns the list of tor's circuits in the format of control-spec, or None if tor does not
+    /// return it.
+    pub(super) async fn circuits(&self) -> Option<String> {
+        let (answer, circuits) = oneshot::channel();
+        self.orders.try_send((self.service, Order::Circuits(answer))).ok()?;
+        circuits.await.ok()
     }
 }
 

@@ -219,6 +219,23 @@ impl<'a> Session<'a> {
                 self.fetches.order(service, (address, hsdir));
                 Ok(())
             }
+            Order::UseKey(key) => match self.client.add_client_key(&service, &key).await {
+                Err(ControlError::Refused { code, message }) => {
+                    tracing::warn!(code, reason = message, "tor refused the probe's client key");
+                    Ok(())
+                }
+                other => Ok(other?),
+            },
+            Order::Circuits(answer) => match self.client.get_info("circuit-status").await {
+                // Nobody waits for the answer if the probe's time is over.
+                Ok(circuits) => {
+                    _ = answer.send(circuits);
+                    Ok(())
+                }
+                // Dropping `answer` tells the probe that there is no list.
+                Err(ControlError::Refused { .. }) => Ok(()),
+                Err(error) => Err(error.into()),
+            },
         }
     }
 

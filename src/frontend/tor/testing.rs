@@ -46,6 +46,15 @@ impl TestTor {
         }
     }
 
+    /// Waits for the next fetch and returns its HSDir. Other orders are dropped.
+    pub(in crate::frontend) async fn fetch(&mut self) -> Fingerprint {
+        loop {
+            if let (_, Order::Fetch(fetch)) = self.0.recv().await.expect("the probe has ended") {
+                return fetch.hsdir;
+            }
+        }
+    }
+
     /// Returns true if an order is waiting.
     pub(in crate::frontend) fn has_order(&self) -> bool {
         !self.0.is_empty()

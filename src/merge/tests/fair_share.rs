@@ -81,7 +81,8 @@ fn the_limit_of_each_backend_can_be_changed_while_it_is_published() {
         (PointLimits::default(), [3, 3, 3]),
     ] {
         world.all(&Input::Limits(limits));
-        world.run(seconds(30));
+        // Rounds of two periods are a minute apart unless many points are dead.
+        world.run(seconds(600));
         assert_eq!(world.shares(), shares);
         world.assert_converged(&network(RELAYS, 0));
     }

@@ -196,10 +196,11 @@ fn a_foreign_publisher_is_noticed_when_most_hsdirs_reject_or_when_an_hsdir_is_as
         let periods = world.publishers[0].engine.status().periods;
         periods.into_iter().map(|period| period.foreign.is_some()).collect::<Vec<_>>()
     };
+    let network = network(RELAYS, 0);
     let mut world = running(&[0, 1]);
     let newest = world.publishers[0].engine.status().periods[0].clone();
     assert_eq!(foreign(&world), [false, false]);
-    world.plant(newest.period, newest.revision_counter + 1000);
+    world.plant(newest.period, world.counter_ahead(&network, newest.period, seconds(100)));
     world.lose(1);
     world.run(seconds(30));
     assert_eq!(foreign(&world), [true, false], "most HSDirs rejected");
@@ -208,12 +209,12 @@ fn a_foreign_publisher_is_noticed_when_most_hsdirs_reject_or_when_an_hsdir_is_as
 
     let mut world = running(&[0, 1]);
     let newest = world.publishers[0].engine.status().periods[0].clone();
-    world.plant(newest.period, newest.revision_counter + 1000);
+    world.plant(newest.period, world.counter_ahead(&network, newest.period, seconds(2 * 3600)));
     world.run(seconds(44 * 60));
     assert_eq!(foreign(&world), [false, false]);
     world.run(seconds(30 * 60 + 60));
     assert_eq!(foreign(&world), [true, false]);
-    world.assert_converged(&network(RELAYS, 0));
+    world.assert_converged(&network);
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn circuit_limits(limits: CircuitLimits) -> link::CircuitLimits {
 
 /// Builds the `ConfigMap` of the frontends.
 pub(super) fn frontend(inputs: &Inputs<'_>) -> ConfigMap {
-    let torrc = torrc::frontend(&inputs.settings().tor_extra_config, &inputs.object.spec.frontend.extra_torrc);
+    let torrc = torrc::frontend(&inputs.settings().tor_extra_config, &inputs.object.spec.frontend);
     config_map(inputs, Component::Frontend, BTreeMap::from([(TORRC.to_owned(), torrc)]))
 }
 
@@ -113,6 +113,15 @@ mod tests {
             let items: Vec<_> = written.as_object().unwrap().keys().map(item).collect();
             assert_eq!(*mounted[0], json!({"name": name, "items": items}));
         }
+    }
+
+    #[test]
+    fn only_the_switch_of_the_probe_affects_the_frontends_pods() {
+        let of = |spec| Fixture::of(&spec).child("ConfigMap web-frontend")["data"].clone();
+        let usual = of(json!({}));
+        let changed = json!({"frontend": {"probe": {"periodSeconds": 60, "http": {"path": "/healthz"}}}});
+        assert_eq!(of(changed), usual);
+        assert_ne!(of(json!({"frontend": {"probe": {"enabled": false}}})), usual);
     }
 
     #[test]

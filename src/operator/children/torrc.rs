@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 
-use crate::crd::Backends;
-use crate::link::paths::{CONTROL_COOKIE, CONTROL_SOCKET, EMPTY_FILE, FORWARD_DIR, ONION_SERVICE_DIR, TOR_DATA_DIR};
+use crate::crd::{Backends, Frontend};
+use crate::link::paths::{
+    CONTROL_COOKIE, CONTROL_SOCKET, EMPTY_FILE, FORWARD_DIR, ONION_SERVICE_DIR, SOCKS_SOCKET, TOR_DATA_DIR,
+};
 use crate::link::{AgentConfig, ForwardedPort, TOR_METRICS_PORT};
 
 /// The maximum number of streams on one rendezvous circuit, that is, of one client. A browser opens
@@ -12,24 +14,26 @@ use crate::link::{AgentConfig, ForwardedPort, TOR_METRICS_PORT};
 const MAX_STREAMS: u16 = 256;
 /// The option with this maximum. Tor refuses the excess streams and keeps the circuit.
 const MAX_STREAMS_OPTION: &str = "HiddenServiceMaxStreams";
-
+/// The value of `SocksPort` for a tor that nobody uses as a proxy.
+const NO_SOCKS: &str = "0";
 /// The seconds after which a frontend's tor gives up an upload that it cannot deliver. By default,
-/// it would keep trying for 2 minutes, next to the publisher's later attempts.
+/// it would keep trying for 2 minutes, next to the publisher's later attempts. A probe's stream that
+/// tor cannot connect ends after the same time, and the publisher then judges by tor's circuits.
 const UPLOAD_TIMEOUT: u16 = 30;
 
-/// Returns the torrc options that both components have in common. `SocksPort` is 0 because nobody
-/// uses tor as a proxy. The `GeoIP` files are empty because nothing selects relays by country and
+/// Returns the torrc options that both components have in common. `socks` is the value of
+/// `SocksPort`. The `GeoIP` files are empty because nothing selects relays by country and
 /// the tables take 30 MiB of memory. Dormant mode is disabled because a frontend's tor builds
 /// circuits only when it publishes. The metrics are on the loopback interface, where only the pod's
 /// own containers can read them.
-fn common() -> String {
+fn common(socks: &str) -> String {
     format!(
         "\
 DataDirectory {TOR_DATA_DIR}
 ControlSocket unix:{CONTROL_SOCKET}
 CookieAuthentication 1
 CookieAuthFile {CONTROL_COOKIE}
-SocksPort 0
+SocksPort {socks}
 DormantTimeoutEnabled 0
 GeoIPFile {EMPTY_FILE}
 GeoIPv6File {EMPTY_FILE}
@@ -44,7 +48,7 @@ Log notice stdout
 /// descriptor to the publisher. `global` holds lines for every tor in the cluster. Onion service
 /// options apply to the preceding `HiddenServiceDir`, so the user's lines come last.
 pub(super) fn backend(global: &str, backends: &Backends, ports: &[ForwardedPort]) -> String {
-    let mut text = common() + &lines(global);
+    let mut text = common(NO_SOCKS) + &lines(global);
     line(&mut text, format_args!("PublishHidServDescriptors 0"));
     line(&mut text, format_args!("HiddenServiceDir {ONION_SERVICE_DIR}"));
     line(&mut text, format_args!("HiddenServiceVersion 3"));
@@ -73,10 +77,14 @@ fn max_streams(backends: &Backends) -> u32 {
     backends.circuit_limits.map_or(MAX_STREAMS.into(), |limits| limits.open_streams.saturating_mul(2).min(65_535))
 }
 
-/// Returns the torrc of a frontend. `global` holds lines for every tor in the cluster, and `extra`
-/// those for this service.
-pub(super) fn frontend(global: &str, extra: &str) -> String {
-    format!("{}SocksTimeout {UPLOAD_TIMEOUT}\n{}{}", common(), lines(global), lines(extra))
+/// Returns the torrc of a frontend. `global` holds lines for every tor in the cluster. Tor is a
+/// proxy only for the publisher's probes: the socket is in a directory that only the pod's own
+/// containers can enter.
+pub(super) fn frontend(global: &str, frontend: &Frontend) -> String {
+    // Without extended errors, tor does not say which part of a connection failed.
+    let socks = format!("unix:{SOCKS_SOCKET} ExtendedErrors");
+    let socks = if frontend.probe.enabled { socks.as_str() } else { NO_SOCKS };
+    format!("{}SocksTimeout {UPLOAD_TIMEOUT}\n{}{}", common(socks), lines(global), lines(&frontend.extra_torrc))
 }
 
 /// The options that replace the guards that tor would choose.
@@ -114,10 +122,18 @@ fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crd::{CircuitLimits, IntroDosDefense};
+    use crate::crd::{AddressProbe, CircuitLimits, IntroDosDefense};
+    use crate::link::TargetCheck;
 
     fn port(port: u16) -> ForwardedPort {
-        ForwardedPort { name: None, port, target: "web:80".to_owned(), proxy_header: false, idle_timeout_seconds: None }
+        ForwardedPort {
+            name: None,
+            port,
+            target: "web:80".to_owned(),
+            proxy_header: false,
+            idle_timeout_seconds: None,
+            check: TargetCheck::default(),
+        }
     }
 
     #[test]
@@ -186,7 +202,7 @@ HiddenServiceMaxStreams 100
 
     #[test]
     fn tors_metrics_are_on_the_port_that_our_programs_read() {
-        assert!(common().contains(&format!("\nMetricsPort 127.0.0.1:{}\n", crate::link::TOR_METRICS_PORT)));
+        assert!(common(NO_SOCKS).contains(&format!("\nMetricsPort 127.0.0.1:{}\n", crate::link::TOR_METRICS_PORT)));
     }
 
     #[test]
@@ -213,8 +229,19 @@ HiddenServiceMaxStreams 100
 
     #[test]
     fn a_frontends_torrc_has_no_onion_service() {
-        let text = frontend("UseBridges 1", "NumCPUs 1");
-        assert_eq!(text, common() + "SocksTimeout 30\nUseBridges 1\nNumCPUs 1\n");
+        let spec = Frontend { extra_torrc: "NumCPUs 1".to_owned(), ..Frontend::default() };
+        let text = frontend("UseBridges 1", &spec);
+        assert!(text.ends_with("\nSocksTimeout 30\nUseBridges 1\nNumCPUs 1\n"), "{text}");
         assert!(!text.contains("HiddenService"));
+    }
+
+    #[test]
+    fn only_a_frontend_that_probes_has_a_socks_port() {
+        let text = |enabled| {
+            let probe = AddressProbe { enabled, ..AddressProbe::default() };
+            frontend("", &Frontend { probe, ..Frontend::default() })
+        };
+        assert!(text(true).contains("\nSocksPort unix:/run/onionbalance/control/socks ExtendedErrors\n"));
+        assert_eq!(text(false), common(NO_SOCKS) + "SocksTimeout 30\n");
     }
 }

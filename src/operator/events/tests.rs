@@ -46,6 +46,24 @@ fn an_unchanged_condition_causes_no_event() {
 }
 
 #[test]
+fn each_change_of_the_reachability_causes_an_event() {
+    let kind = ConditionType::Reachable;
+    let unknown = [(kind, Finding::unknown(Reason::NotProbed, "why"))];
+    let answered = yes(kind, Reason::Answered);
+    assert_eq!(reported(&[], &unknown), [""; 0], "a new service");
+    assert_eq!(reported(&unknown, &answered), ["N Answered: so"]);
+    for reason in [Reason::DescriptorFailed, Reason::IntroductionFailed, Reason::RendezvousFailed, Reason::TargetFailed]
+    {
+        let failed = no(kind, reason);
+        assert_eq!(reported(&answered, &failed), [format!("W {reason}: why")]);
+        assert_eq!(reported(&failed, &answered), ["N Answered: so"]);
+        assert_eq!(reported(&failed, &unknown), ["W NotProbed: why"]);
+    }
+    let (introduction, target) = (no(kind, Reason::IntroductionFailed), no(kind, Reason::TargetFailed));
+    assert_eq!(reported(&introduction, &target), ["W TargetFailed: why"], "another reason");
+}
+
+#[test]
 fn every_problem_with_the_key_is_a_warning() {
     for reason in
         [Reason::SecretNotFound, Reason::KeyInvalid, Reason::KeyConflict, Reason::AddressMismatch, Reason::ApplyFailed]

@@ -20,10 +20,12 @@
 
 mod basis;
 mod clients;
+mod health;
 mod key;
 mod last;
 mod observed;
 mod published;
+mod reachable;
 mod signing_keys;
 mod status;
 mod steps;

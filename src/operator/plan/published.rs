@@ -68,17 +68,10 @@ fn published(
         let message = "The published descriptor is open to everyone; check the frontend pods.";
         return Finding::no(Reason::NotRestricted, message);
     }
-    let spec = lease.and_then(|lease| lease.spec.as_ref());
-    let Some(MicroTime(renewed)) = spec.and_then(|spec| spec.renew_time.clone()) else {
-        let message = "No publisher holds the Lease; check the frontend pods.";
-        return Finding::unknown(Reason::PublisherSilent, message);
-    };
-    let duration = spec.and_then(|spec| spec.lease_duration_seconds).unwrap_or(0);
-    if now.duration_since(renewed) > SILENCE.max(SignedDuration::from_secs(i64::from(duration) * 3)) {
-        let message = format!("The publisher has not renewed its Lease since {renewed:.0}; check the frontend pods.");
+    if let Some(message) = silence(lease, now) {
         return Finding::unknown(Reason::PublisherSilent, message);
     }
-    let newest = status.published.iter().map(|period| period.last_published.0).max().unwrap_or(renewed);
+    let newest = status.published.iter().map(|period| period.last_published.0).max().unwrap_or(now);
     if now.duration_since(newest) > DESCRIPTOR_LIFETIME {
         let message = format!("The newest descriptor was published at {newest:.0}; the HSDirs have dropped it.");
         return Finding::no(Reason::Expired, message);
@@ -107,4 +100,15 @@ fn published(
         return Finding::no(Reason::ForeignPublisher, message);
     }
     Finding::yes(Reason::Published, "The descriptor is published.")
+}
+
+/// Returns a sentence about the publishers if none of them renews the Lease.
+pub(super) fn silence(lease: Option<&Lease>, now: Timestamp) -> Option<String> {
+    let spec = lease.and_then(|lease| lease.spec.as_ref());
+    let Some(MicroTime(renewed)) = spec.and_then(|spec| spec.renew_time.clone()) else {
+        return Some("No publisher holds the Lease; check the frontend pods.".to_owned());
+    };
+    let duration = spec.and_then(|spec| spec.lease_duration_seconds).unwrap_or(0);
+    let is_silent = now.duration_since(renewed) > SILENCE.max(SignedDuration::from_secs(i64::from(duration) * 3));
+    is_silent.then(|| format!("The publisher has not renewed its Lease since {renewed:.0}; check the frontend pods."))
 }

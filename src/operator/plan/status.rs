@@ -7,14 +7,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 
 use super::published::SETTLING;
-use super::{Conclusion, LONGEST_LIST, Observed, RefusedWrite, clients, published, signing_keys, workload};
+use super::{
+    Conclusion, LONGEST_LIST, Observed, RefusedWrite, clients, health, published, reachable, signing_keys, workload,
+};
 use crate::crd::names::{self, Component, pod_selector};
 use crate::crd::{BackendState, BackendStatus, ConditionType, OnionBalancedServiceStatus, Reason};
 use crate::operator::children::Kind;
 use crate::operator::conditions::{Finding, Truth, listed, merge};
 
-/// Returns the operator's part of the status. `backends` and `published` belong to the publisher,
-/// so they are left empty and are not applied. `previous` is the current status.
+/// Returns the operator's part of the status. `backends`, `published` and `probes` belong to
+/// the publisher, so they are left empty and are not applied. `previous` is the current status.
 pub fn status(
     observed: &Observed,
     conclusion: &Conclusion,
@@ -40,13 +42,16 @@ pub fn status(
     found.extend(signing_keys::finding(observed, now).map(|keys| (ConditionType::SigningKeysReady, keys)));
     found.extend(clients.map(|clients| (ConditionType::ClientsReady, clients)));
     let backends = backends(observed, conclusion, ready_replicas);
-    found.push((ConditionType::BackendsReady, complete(backends, &previous.backends, now)));
+    let backends = health::finding(complete(backends, &previous.backends, now), &previous.backends);
+    found.push((ConditionType::BackendsReady, backends));
     found.push((ConditionType::Published, published));
     // The address is never removed, because a former address keeps the operator from generating a
     // new key.
     let onion_address =
         conclusion.address.map(|address| address.to_string()).or_else(|| previous.onion_address.clone());
-    let ready = summary(&found);
+    let reachable = reachable::finding(object, previous, observed.lease.as_ref(), now);
+    let ready = summary(&found, reachable.as_ref());
+    found.extend(reachable.map(|reachable| (ConditionType::Reachable, reachable)));
     found.push((ConditionType::Ready, ready));
     found.extend(stalled(&found));
     OnionBalancedServiceStatus {
@@ -58,6 +63,7 @@ pub fn status(
         selector: Some(pod_selector(&object.name_any(), Component::Backend)),
         backends: Vec::new(),
         published: Vec::new(),
+        probes: Vec::new(),
         conditions: merge(&previous.conditions, &found, object.metadata.generation, now),
     }
 }
@@ -165,10 +171,13 @@ fn stalled(found: &[(ConditionType, Finding)]) -> Option<(ConditionType, Finding
     Some((ConditionType::Stalled, Finding { truth: Truth::True, ..finding.clone() }))
 }
 
-/// Returns the finding about `Ready`, which repeats the first other finding that is not True.
-fn summary(found: &[(ConditionType, Finding)]) -> Finding {
-    match found.iter().find(|(_, finding)| !finding.holds()) {
+/// Returns the finding about `Ready`, which repeats the first other finding that is not True. A
+/// probe that has not ended, or could not be made, says nothing about the service, so the finding
+/// about the probes counts only if it is False.
+fn summary(found: &[(ConditionType, Finding)], reachable: Option<&Finding>) -> Finding {
+    let problem = found.iter().map(|(_, finding)| finding).find(|finding| !finding.holds());
+    match problem.or(reachable.filter(|reachable| reachable.truth == Truth::False)) {
         None => Finding::yes(Reason::Ready, "The service is reachable."),
-        Some((_, finding)) => finding.clone(),
+        Some(finding) => finding.clone(),
     }
 }

@@ -8,8 +8,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
 
 use crate::crd::validate::Problem;
-use crate::crd::{OnionBalancedService, Port, Reason, ServiceTarget};
-use crate::link::{ForwardedPort, check_target};
+use crate::crd::{HealthCheck, HttpHealthCheck, OnionBalancedService, Port, Reason, ServiceTarget};
+use crate::link::{ForwardedPort, HttpCheck, HttpsCheck, TargetCheck, check_target};
 use crate::operator::conditions::Finding;
 
 /// The resolved ports, and the problems that were found while they were resolved.
@@ -73,6 +73,24 @@ fn forwarded(port: &Port, target: String) -> ForwardedPort {
         target,
         proxy_header: port.proxy_protocol.is_some(),
         idle_timeout_seconds: port.idle_timeout_seconds,
+        check: port.health_check.as_ref().map(check).unwrap_or_default(),
+    }
+}
+
+fn check(check: &HealthCheck) -> TargetCheck {
+    let http = |HttpHealthCheck { path, host, https, statuses }: &HttpHealthCheck| HttpCheck {
+        path: path.clone(),
+        host: host.clone(),
+        https: https.map(|https| HttpsCheck { verify: https.verify }),
+        statuses: statuses.clone(),
+    };
+    TargetCheck {
+        enabled: check.enabled,
+        http: check.http.as_ref().map(http),
+        period_seconds: check.period_seconds,
+        timeout_seconds: check.timeout_seconds,
+        failure_threshold: check.failure_threshold,
+        success_threshold: check.success_threshold,
     }
 }
 
@@ -234,8 +252,28 @@ mod tests {
             target: target.to_owned(),
             proxy_header,
             idle_timeout_seconds,
+            check: TargetCheck::default(),
         };
         let expected = [port(Some("http"), 80, "a:1", true, Some(60)), port(None, 443, "a:2", false, None)];
         assert_eq!(targets.ports, expected);
+    }
+
+    #[test]
+    fn the_check_of_a_target_follows_the_spec() {
+        let port = |check: serde_json::Value| {
+            let port = serde_json::json!({"port": 80, "target": {"address": "a:1"}, "healthCheck": check});
+            forwarded(&serde_json::from_value(port).unwrap(), "a:1".to_owned()).check
+        };
+        assert_eq!(port(serde_json::Value::Null), TargetCheck::default());
+        // The defaults of the schema are those of the agent.
+        assert!(port(serde_json::json!({})).is_default());
+        assert!(!port(serde_json::json!({"enabled": false})).enabled);
+        let check = port(serde_json::json!({
+            "periodSeconds": 5, "failureThreshold": 4, "http": {"path": "/healthz", "https": {}, "statuses": [204]},
+        }));
+        assert_eq!((check.period_seconds, check.timeout_seconds, check.failure_threshold), (5, 2, 4));
+        let https = Some(HttpsCheck { verify: true });
+        let http = HttpCheck { path: "/healthz".to_owned(), host: None, https, statuses: vec![204] };
+        assert_eq!(check.http, Some(http));
     }
 }

@@ -47,6 +47,7 @@ fn ready() -> View {
                 backend("web-backend-c", "Draining", None),
             ],
             "published": [period(20_455, 8), period(20_456, 7)],
+            "probes": [{"port": 80, "result": "Answered", "since": "2026-01-01T11:58:00Z"}],
             "conditions": [
                 condition("Accepted", "True", "Valid", "The spec is valid."),
                 condition("Ready", "True", "Ready", "Reachable."),
@@ -97,6 +98,7 @@ fn a_ready_service_is_shown_in_full() {
   address   {ADDRESS}
   backends  2/2 ready, 1 draining; 6 introduction points
   published 45s ago, on 15 of 16 HSDirs
+  probed    port 80: answers (since 2m0s)
 
 BACKEND        STATE     POINTS  SINCE  REMARK
 web-backend-a  Ready          3  13m

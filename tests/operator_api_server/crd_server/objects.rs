@@ -31,7 +31,10 @@ async fn stores_the_smallest_object_with_all_defaults() {
         "ports": good()["spec"]["ports"],
         "masterKey": {}, "deletionPolicy": "Retain", "anonymity": {"guards": "Shared"}, "suspend": false,
         "backends": {"replicas": 2, "introductionPoints": 3, "drainTimeoutSeconds": 120, "template": {}},
-        "frontend": {"replicas": 1, "distinctDescriptors": "Auto", "template": {}},
+        "frontend": {
+            "replicas": 1, "distinctDescriptors": "Auto", "template": {},
+            "probe": {"enabled": true, "periodSeconds": 300, "timeoutSeconds": 120},
+        },
     });
     assert_eq!(stored.data["spec"], expected);
     let ready = &stored.data["status"]["conditions"][0];

@@ -1,20 +1,24 @@
 //! All faults that `make chaos` injects.
 
 mod abuse;
+mod app;
 mod arrival;
 mod authorities;
 mod backend;
 mod control_plane;
 mod frontend;
+mod outages;
 mod replicas;
 mod rotations;
 
 use self::abuse::Abuse;
+use self::app::{AppCut, AppDown};
 use self::arrival::{ApplyToFetch, NewBackend};
 use self::authorities::AuthoritiesDown;
 use self::backend::BackendFault;
 use self::control_plane::{ControlPlaneDown, HsDirsDown, OperatorDown};
 use self::frontend::FrontendFault;
+use self::outages::Outages;
 use self::replicas::{PodRestart, RollingRestart, ScaleDown};
 use self::rotations::Rotations;
 use super::fault::Fault;
@@ -28,6 +32,8 @@ pub fn all() -> Vec<Box<dyn Fault>> {
         Box::new(BackendFault::AgentFreeze),
         Box::new(BackendFault::PodDelete),
         Box::new(BackendFault::LinkCut),
+        Box::new(AppCut),
+        Box::new(AppDown),
         Box::new(PodRestart),
         Box::new(RollingRestart),
         Box::new(ScaleDown),
@@ -47,5 +53,6 @@ pub fn all() -> Vec<Box<dyn Fault>> {
         Box::new(HsDirsDown),
         Box::new(AuthoritiesDown),
         Box::new(Rotations),
+        Box::new(Outages),
     ]
 }

@@ -13,7 +13,9 @@ use onionbalance_e2e::onionkey;
 use onionbalance_e2e::tornet::make_private_dir;
 use onionbalance_e2e::tornet::torrc::PERIOD_MINUTES;
 use onionbalance_operator::crd;
-use onionbalance_operator::link::{AGENT_API_PORT, AgentConfig, CIRCUITS_PORT, CircuitLimits, ForwardedPort};
+use onionbalance_operator::link::{
+    AGENT_API_PORT, AgentConfig, CIRCUITS_PORT, CircuitLimits, ForwardedPort, TargetCheck,
+};
 use onionbalance_operator::onion::{ClientPublicKey, Kit, MasterKey, PeriodCalendar};
 use rustix::process::Signal;
 
@@ -40,8 +42,14 @@ impl DataPlane {
         let dir = self.path(&format!("backend{number}"));
         make_private_dir(&dir)?;
         let target = target::serve(number).await?;
-        let mut ports =
-            vec![ForwardedPort { name: None, port: 80, target, proxy_header: false, idle_timeout_seconds: None }];
+        let mut ports = vec![ForwardedPort {
+            name: None,
+            port: 80,
+            target,
+            proxy_header: false,
+            idle_timeout_seconds: None,
+            check: TargetCheck::default(),
+        }];
         ports.extend(self.features.ports.iter().cloned());
         let torrc = self.torrc("backend", &dir, &ports)?;
         let limits = self.features.backends.get("circuitLimits").cloned();
@@ -198,6 +206,13 @@ HiddenServicePort 80 {target}
         Ok(fs::write(folder.join("signing.kit"), kit.to_bytes().as_slice())?)
     }
 
+    /// Restarts the publisher like [`Self::restrict`]. From now on, the publisher probes port 80 of
+    /// the address every ten seconds with an HTTP request.
+    pub async fn probe(&mut self, clients: &[ClientPublicKey]) -> Result<()> {
+        self.probes = true;
+        self.restrict(clients).await
+    }
+
     pub(super) fn start_publisher(&self, clients: &[ClientPublicKey]) -> Result<String> {
         let dir = self.path("frontend");
         let [probes, metrics, _] = free_ports()?;
@@ -208,6 +223,9 @@ HiddenServicePort 80 {target}
         publisher.args(["--circuits-port", &CIRCUITS_PORT.to_string()]);
         for backend in self.static_backends() {
             publisher.arg("--static-backend").arg(backend);
+        }
+        if self.probes {
+            publisher.args(["--static-probe", "10"]);
         }
         for client in clients {
             publisher.arg("--static-client").arg(client.to_string());
@@ -246,7 +264,14 @@ HiddenServicePort 80 {target}
 /// Returns a port for rendering the torrc of a frontend, which has no ports.
 fn unused_port() -> ForwardedPort {
     let target = "127.0.0.1:1".to_owned();
-    ForwardedPort { name: None, port: 80, target, proxy_header: false, idle_timeout_seconds: None }
+    ForwardedPort {
+        name: None,
+        port: 80,
+        target,
+        proxy_header: false,
+        idle_timeout_seconds: None,
+        check: TargetCheck::default(),
+    }
 }
 
 /// Returns the listen address of a backend's agent. Each agent has its own loopback address, just

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::super::{Child, Inputs, Stage, children};
 use crate::crd::OnionBalancedService;
-use crate::link::{AgentToken, ForwardedPort};
+use crate::link::{AgentToken, ForwardedPort, TargetCheck};
 use crate::onion::MasterKey;
 use crate::operator::policy::ObjectPolicy;
 use crate::operator::served::{Fields, PolicyVersion, Served};
@@ -79,6 +79,7 @@ impl Fixture {
             target: "web.shop.svc:8080".to_owned(),
             proxy_header: false,
             idle_timeout_seconds: None,
+            check: TargetCheck::default(),
         }];
         Self { object: object(spec), environment: environment(), key, token, ports }
     }

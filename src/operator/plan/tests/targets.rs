@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::support::{from, healthy, service, with};
 use crate::crd::validate;
-use crate::link::ForwardedPort;
+use crate::link::{ForwardedPort, TargetCheck};
 use crate::operator::plan::targets::{Targets, resolve};
 
 #[test]
@@ -54,7 +54,14 @@ fn an_external_name_accepts_any_port() {
 }
 
 fn forwarded(port: u16, target: &str) -> ForwardedPort {
-    ForwardedPort { name: None, port, target: target.to_owned(), proxy_header: false, idle_timeout_seconds: None }
+    ForwardedPort {
+        name: None,
+        port,
+        target: target.to_owned(),
+        proxy_header: false,
+        idle_timeout_seconds: None,
+        check: TargetCheck::default(),
+    }
 }
 
 /// Resolves ports that were forwarded to `old:1` and `old:2` before. The only existing Service is

@@ -1,0 +1,73 @@
+//! Checks the probe of the onion address from outside with real tor processes.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::Result;
+use onionbalance_e2e::wait::{Seen, until};
+use onionbalance_operator::onion::ClientSecretKey;
+use rustix::process::Signal;
+
+use crate::NETWORK;
+use crate::data_plane::DataPlane;
+
+const BACKENDS: usize = 2;
+
+#[tokio::test]
+async fn the_probe_names_the_part_of_the_connection_that_fails() -> Result<()> {
+    let _network = NETWORK.lock().await;
+    let mut plane = DataPlane::start(BACKENDS).await?;
+    let outcome = scenario(&mut plane).await;
+    plane.end(outcome)
+}
+
+async fn scenario(plane: &mut DataPlane) -> Result<()> {
+    let client = ClientSecretKey::from_bytes([1; 32]).public();
+    for clients in [Vec::new(), vec![client]] {
+        plane.probe(&clients).await?;
+        probed(plane, "Answered").await?;
+    }
+
+    // The kernel accepts the streams of a frozen agent, so its tor says that they are open.
+    signal_agents(plane, Signal::STOP)?;
+    probed(plane, "TargetFailed").await?;
+    signal_agents(plane, Signal::CONT)?;
+    probed(plane, "Answered").await?;
+
+    // The last descriptor stays on the HSDirs, with points that nobody serves.
+    for backend in 0..BACKENDS {
+        plane.stop_backends_tor(backend).await?;
+    }
+    probed(plane, "IntroductionFailed").await?;
+    for backend in 0..BACKENDS {
+        plane.restart_backends_tor(backend)?;
+    }
+    probed(plane, "Answered").await?;
+    plane.no_secret_is_in_a_log()
+}
+
+fn signal_agents(plane: &DataPlane, signal: Signal) -> Result<()> {
+    (0..BACKENDS).try_for_each(|backend| plane.signal_agent(backend, signal))
+}
+
+/// Waits until a probe ends with this result.
+async fn probed(plane: &DataPlane, expected: &str) -> Result<()> {
+    let before = results(plane)?.len();
+    until(&format!("a probe ends with {expected}"), Duration::from_secs(180), async || {
+        plane.check()?;
+        let results = results(plane)?;
+        let new = results.get(before..).unwrap_or_default();
+        let is_there = new.iter().any(|result| result == expected);
+        Ok(if is_there { Seen::Yes(()) } else { Seen::NotYet(format!("the results are {new:?}")) })
+    })
+    .await
+}
+
+/// Returns the results that the publisher has logged.
+fn results(plane: &DataPlane) -> Result<Vec<String>> {
+    let log = fs::read(plane.processes().log("frontend-publisher"))?;
+    let log = String::from_utf8_lossy(&log);
+    let lines = log.lines().filter(|line| line.contains("probed the address"));
+    let results = lines.filter_map(|line| line.split_once("result=")?.1.split_whitespace().next());
+    Ok(results.map(ToOwned::to_owned).collect())
+}
