@@ -24,14 +24,30 @@ pub(super) struct Admission {
     /// The last copy of the Secret that the object names. Its clients remain authorized after the
     /// Secret is deleted, because the Secret may be created again.
     known: Option<ClientsCopy>,
+    /// The last decision, which was logged.
+    decided: Option<Discovery>,
 }
 
 impl Admission {
     /// Returns the authorized clients. None while they are unknown; nothing may be published then.
     /// A copy of another Secret, or for another object of the same name, does not count: the
-    /// operator may not have made the right one yet.
+    /// operator may not have made the right one yet. Logs each new decision.
     pub(super) fn decide(&mut self, object: Option<&Object>, copy: Option<&ClientsCopy>) -> Option<Discovery> {
-        let object = object?;
+        let discovery = self.judge(object?, copy)?;
+        if self.decided.as_ref() != Some(&discovery) {
+            match &discovery {
+                Discovery::Open => tracing::info!("restricted discovery is off; any client can connect"),
+                Discovery::Restricted(clients) => {
+                    let clients = clients.len();
+                    tracing::info!(clients, "restricted discovery is on; only authorized clients can connect");
+                }
+            }
+            self.decided = Some(discovery.clone());
+        }
+        Some(discovery)
+    }
+
+    fn judge(&mut self, object: &Object, copy: Option<&ClientsCopy>) -> Option<Discovery> {
         let secret = object.restriction.as_ref().and_then(|restriction| restriction.secret_name.as_deref());
         let is_right = |copy: &ClientsCopy| secret.is_some_and(|secret| copy.is_of(&object.uid, secret));
         self.known = self.known.take().filter(is_right);

@@ -273,16 +273,6 @@ impl Conduct {
 
     fn set_discovery(&mut self, discovery: Option<Discovery>) {
         let known = discovery.as_ref().is_none_or(|discovery| self.discovery.as_deref() == Some(discovery));
-        match &discovery {
-            Some(Discovery::Open) if !known => tracing::info!("restricted discovery is off; any client can connect"),
-            Some(Discovery::Restricted(clients)) if !known => {
-                tracing::info!(
-                    clients = clients.len(),
-                    "restricted discovery is on; only authorized clients can connect"
-                );
-            }
-            _ => {}
-        }
         // The engine must know the clients before this publisher leads, so that it never publishes
         // for the clients of another object or Secret.
         self.discovery = discovery.map(Arc::new);

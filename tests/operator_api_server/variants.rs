@@ -49,7 +49,12 @@ fn variants() -> Vec<(&'static str, Value)> {
                 "ports": [
                     {"name": "http", "port": 80, "target": {"service": {"name": "web", "port": "http"}}, "proxyProtocol": "v1"},
                     {"port": 443, "target": {"address": "web.example.org:443"}, "idleTimeoutSeconds": 600,
-                     "healthCheck": {"http": {"path": "/healthz", "host": "web.example.org", "https": {}, "statuses": [200]}, "periodSeconds": 5}},
+                     "healthCheck": {
+                         "enabled": true, "periodSeconds": 5, "timeoutSeconds": 2, "failureThreshold": 3, "successThreshold": 4,
+                         "http": {
+                             "path": "/healthz", "host": "web.example.org", "https": {"verify": false}, "statuses": [200],
+                         },
+                     }},
                 ],
                 "masterKey": {"secretName": "mine", "delegated": false, "onionAddress": mine},
                 "deletionPolicy": "Retain",

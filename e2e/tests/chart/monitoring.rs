@@ -187,7 +187,7 @@ fn the_dashboard_is_rendered_verbatim() {
     let file: Value = serde_json::from_str(&read("charts/onionbalance-operator/files/dashboard.json")).unwrap();
     assert_eq!(dashboard, file);
     let ids: Vec<_> = file["panels"].as_array().unwrap().iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
-    assert_eq!(ids.len(), ids.iter().collect::<BTreeSet<_>>().len());
+    assert_eq!(ids.len(), ids.iter().collect::<BTreeSet<_>>().len(), "two panels have the same id");
 }
 
 /// Checks that every metric in the alerts and the dashboard exists. To do so, searches the sources

@@ -108,6 +108,11 @@ fn components() -> Series {
             r#"onionbalance_publisher_uploads_total{result="rejected",namespace="shop",onion_service="web",pod="f1"}"#,
             "1x120",
         ),
+        // The signing kits last for 20 days.
+        (
+            r#"onionbalance_publisher_signing_keys_end_seconds{namespace="shop",onion_service="web",pod="f1"}"#,
+            "1728000x120",
+        ),
         (r#"onionbalance_publisher_guards_preferred{namespace="shop",onion_service="web",pod="f1"}"#, "1x120"),
         (r#"onion_service_reachable{port="80",namespace="shop",onion_service="web",pod="f1"}"#, "1x120"),
         (r#"onionbalance_agent_tor_up{namespace="shop",onion_service="web",pod="b1"}"#, "1x120"),
@@ -157,6 +162,10 @@ const CASES: &[AlertCase] = &[
         alert: "OnionbalanceSeveralPublish", labels: SERVICE, quiet_at: "4m", fires_at: "6m" },
     AlertCase { changes: &[(&["guards_preferred", "f1"], Some("2x120"))],
         alert: "OnionbalanceGuardsDiffer", labels: SERVICE, quiet_at: "59m", fires_at: "61m" },
+    AlertCase { changes: &[(&["signing_keys_end", "f1"], Some("1000000x120"))],
+        alert: "OnionbalanceSigningKeysExpiring", labels: SERVICE, quiet_at: "9m", fires_at: "11m" },
+    AlertCase { changes: &[(&["signing_keys_end", "f1"], Some("0x120"))],
+        alert: "OnionbalanceSigningKeysEnd", labels: SERVICE, quiet_at: "9m", fires_at: "11m" },
     AlertCase { changes: &[(&["backends", "Ready", "f1"], Some("0x120"))],
         alert: "OnionbalanceNoBackendReady", labels: SERVICE, quiet_at: "4m", fires_at: "6m" },
     AlertCase { changes: &[(&["backends", "Lost", "f1"], Some("1x120"))],

@@ -23,13 +23,17 @@ const CHILDREN: [&str; 16] = [
     "role/web-frontend",
     "rolebinding/web-frontend",
     "secret/web-agent-token",
-    "secret/web-guards",
+    GUARDS,
     "networkpolicy/web-backend",
     "networkpolicy/web-frontend",
     "poddisruptionbudget/web-backend",
     "poddisruptionbudget/web-frontend",
 ];
 const KEY: &str = "secret/web-master-key";
+const GUARDS: &str = "secret/web-guards";
+/// Secrets that outlive the object: a service that is created again has the same address and enters
+/// the Tor network through the same guards.
+const KEPT: [&str; 2] = [KEY, GUARDS];
 /// The path of our program in its image.
 const PROGRAM: &str = "/usr/local/bin/onionbalance-operator";
 
@@ -143,42 +147,59 @@ async fn only_publishers_have_credentials(scene: &Scene) -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_master_key_outlives_the_object() -> Result<()> {
+async fn the_master_key_and_the_guards_outlive_the_object() -> Result<()> {
     scene("deletion", async |scene| {
         let web = scene.apply("web", SPEC).await?;
         let onion = web.onion_address().await?;
         web.wait_published(1, PUBLISHED).await?;
-        let key = uid(scene, KEY).await?;
+        scene
+            .wait("the tors of the service share guards", PUBLISHED, async || {
+                let lines = scene.run(&format!("get {GUARDS} -o jsonpath={{.data.guards}}")).await?;
+                Ok(if lines.is_empty() { Err("the Secret is empty".to_owned()) } else { Ok(()) })
+            })
+            .await?;
+        let kept = uids(scene).await?;
         scene.run("delete obs web").await?;
-        for child in CHILDREN.into_iter().chain(["lease/web-frontend"]) {
+        for child in CHILDREN.into_iter().filter(|child| *child != GUARDS).chain(["lease/web-frontend"]) {
             scene
                 .wait(&format!("{child} is deleted with the object"), PUBLISHED, async || {
                     Ok(if uid(scene, child).await?.is_empty() { Ok(()) } else { Err("it still exists".to_owned()) })
                 })
                 .await?;
         }
-        ensure!(uid(scene, KEY).await? == key, "the master key was deleted with the object");
+        ensure!(uids(scene).await? == kept, "the master key or the guards were deleted with the object");
 
         let web = scene.apply("web", SPEC).await?;
         ensure!(web.onion_address().await? == onion, "the address changed");
-        ensure!(uid(scene, KEY).await? == key, "the master key was generated again");
+        ensure!(uids(scene).await? == kept, "the master key or the guards were generated again");
 
-        // With `deletionPolicy: Delete`, the master key is deleted with the object.
+        // With `deletionPolicy: Delete`, both are deleted with the object.
         scene.run(r#"patch obs web --type=merge --patch={"spec":{"deletionPolicy":"Delete"}}"#).await?;
-        scene
-            .wait("the object owns the master key", SOON, async || {
-                let owner = scene.run(&format!("get {KEY} -o jsonpath={{.metadata.ownerReferences[*].name}}")).await?;
-                Ok(if owner == "web" { Ok(()) } else { Err(format!("its owner is {owner:?}")) })
-            })
-            .await?;
+        for kept in KEPT {
+            scene
+                .wait(&format!("the object owns {kept}"), SOON, async || {
+                    let owner = scene.run(&format!("get {kept} -o jsonpath={{.metadata.ownerReferences[*].name}}"));
+                    let owner = owner.await?;
+                    Ok(if owner == "web" { Ok(()) } else { Err(format!("its owner is {owner:?}")) })
+                })
+                .await?;
+        }
         scene.run("delete obs web").await?;
-        scene
-            .wait("the master key is deleted with the object", SOON, async || {
-                Ok(if uid(scene, KEY).await?.is_empty() { Ok(()) } else { Err("it still exists".to_owned()) })
-            })
-            .await
+        for kept in KEPT {
+            scene
+                .wait(&format!("{kept} is deleted with the object"), SOON, async || {
+                    Ok(if uid(scene, kept).await?.is_empty() { Ok(()) } else { Err("it still exists".to_owned()) })
+                })
+                .await?;
+        }
+        Ok(())
     })
     .await
+}
+
+/// Returns the UIDs of the Secrets that outlive the object.
+async fn uids(scene: &Scene) -> Result<[String; 2]> {
+    Ok([uid(scene, KEY).await?, uid(scene, GUARDS).await?])
 }
 
 /// Returns the object's UID, or an empty string if the object does not exist.

@@ -29,7 +29,7 @@ async fn stores_the_smallest_object_with_all_defaults() {
     let stored = objects.get("defaults").await.unwrap();
     let expected = json!({
         "ports": good()["spec"]["ports"],
-        "masterKey": {}, "deletionPolicy": "Retain", "anonymity": {"guards": "Shared"}, "suspend": false,
+        "masterKey": {"delegated": false}, "deletionPolicy": "Retain", "anonymity": {"guards": "Shared"}, "suspend": false,
         "backends": {"replicas": 2, "introductionPoints": 3, "drainTimeoutSeconds": 120, "template": {}},
         "frontend": {
             "replicas": 1, "distinctDescriptors": "Auto", "template": {},
