@@ -111,7 +111,8 @@ fn all(python: &Path) -> Result<()> {
     judged(&[Benchmark::Figures, Benchmark::Forwarder, Benchmark::Strangers], |report| {
         forwarder(FORWARDER_ROUNDS, report)?;
         figures(python, FIGURES_ROUNDS, report)?;
-        // Last, because this benchmark raises the limit of open files, which child processes inherit.
+        // Last, because this benchmark raises the limit of open files, which child processes
+        // inherit.
         strangers(report)
     })
 }

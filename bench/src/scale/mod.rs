@@ -128,7 +128,8 @@ struct ScaleTest<'a> {
     administrator: Client,
     /// A client with the operator's permissions.
     with_rights: Client,
-    /// The optional APIs and fields of the API server, which the operator discovers in the same way.
+    /// The optional APIs and fields of the API server, which the operator discovers in the same
+    /// way.
     optional: Served,
     /// The process ID of the operator under test.
     operator: u32,
