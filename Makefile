@@ -75,12 +75,10 @@ fuzz: packages ## Fuzz every parser of untrusted input for a minute each; set SE
 	@$(SETUP)/run-tests.sh fuzz
 
 .PHONY: bench
-bench: packages ## Benchmark speed and memory, also under a flood of connections (docs/performance.md)
+bench: packages ## Benchmark speed and memory, also under a flood of connections; fails if a target is missed (docs/performance.md)
 	@$(MAKE) --no-print-directory release
 	@cargo bench --locked --quiet --package onionbalance-bench
-	@$(TARGET)/release/onionbalance-bench forwarder
-	@$(TARGET)/release/onionbalance-bench strangers
-	@$(TARGET)/release/onionbalance-bench figures --python "$$($(SETUP)/python-onionbalance.sh)"
+	@$(TARGET)/release/onionbalance-bench all --python "$$($(SETUP)/python-onionbalance.sh)"
 
 .PHONY: scale-test
 scale-test: packages ## Benchmark the operator with 500 objects on a real API server; fails if a target is missed

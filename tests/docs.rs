@@ -1,5 +1,6 @@
 //! Checks the documentation: links and anchors resolve, the reasons of all conditions are
-//! documented, and every page that contains commands says which test runs them.
+//! documented, every page that contains commands says which test runs them, and every table of
+//! figures is followed by its date, command and machine.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a panic reports the failure of a test")]
 
@@ -250,6 +251,50 @@ fn durations_are_recognised() {
         "| file | times | use |\n|---|---|---|\n| `a/b.rs` | 50 ms, 5 s | window: 7 s |\n| `a.rs` and `b.rs` | x |\n";
     let expected = BTreeMap::from([("a/b.rs".to_owned(), durations(code))]);
     assert_eq!(explained_durations(page), expected);
+}
+
+/// Returns the paragraph after each table of a page, or an empty text at the end of the page.
+fn paragraphs_after_tables(page: &str) -> Vec<String> {
+    let paragraphs: Vec<_> = page.split("\n\n").collect();
+    let tables = paragraphs.iter().enumerate().filter(|(_, paragraph)| paragraph.starts_with('|'));
+    tables.map(|(place, _)| paragraphs.get(place + 1).unwrap_or(&"").replace('\n', " ")).collect()
+}
+
+/// Returns true if a paragraph begins with the date, the command and the machine of a measurement,
+/// or says that there was none.
+fn names_date_command_and_machine(paragraph: &str) -> bool {
+    if paragraph.starts_with("Not measured yet: ") {
+        return true;
+    }
+    let Some(origin) = paragraph.strip_prefix("Measured on ") else { return false };
+    let date: String = origin.chars().take(10).map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    let command = quoted(origin).any(|text| text.starts_with("make ") || text.starts_with("onionbalance-bench "));
+    let machine = ["cores of", " × ", "](#the-machine)"].iter().any(|machine| origin.contains(machine));
+    date == "0000-00-00" && command && machine
+}
+
+#[test]
+fn every_table_of_figures_names_its_date_command_and_machine() {
+    for (page, first) in [("performance.md", "# Performance"), ("reliability.md", "\n## Results\n")] {
+        let text = read(&source_tree().join("docs").join(page));
+        let (_, figures) = text.split_once(first).unwrap_or_else(|| panic!("{page} has no {first:?}"));
+        let found = paragraphs_after_tables(figures);
+        assert!(found.len() > 1, "{page}: {found:?}");
+        let unnamed: Vec<_> = found.iter().filter(|paragraph| !names_date_command_and_machine(paragraph)).collect();
+        assert!(unnamed.is_empty(), "{page}: these texts after tables lack a date, command or machine: {unnamed:?}");
+    }
+}
+
+#[test]
+fn the_origin_of_figures_is_recognised() {
+    let page = "Text.\n\n| a |\n|---|\n| 1 |\n\nMeasured on\n2026-11-26.\n\n| b |\n";
+    assert_eq!(paragraphs_after_tables(page), ["Measured on 2026-11-26.", ""]);
+    let complete = "Measured on 2026-11-26 with `make bench` on two cores of a processor.";
+    assert!(names_date_command_and_machine(complete));
+    assert!(names_date_command_and_machine("Measured on 2026-11-26 with `make bench`: Debian, 2 × AMD EPYC."));
+    for missing in ["Measured on ", "2026-11-26", "`make bench`", "cores of"] {
+        assert!(!names_date_command_and_machine(&complete.replace(missing, "")), "{missing}");
+    }
 }
 
 #[test]

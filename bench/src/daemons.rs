@@ -15,7 +15,7 @@ use crate::network::{RELAYS, Texts};
 use crate::plane::Plane;
 use crate::publisher::PublisherDir;
 use crate::replay::Replay;
-use crate::rounds::figure;
+use crate::report::Report;
 
 /// The pause between the daemons' first uploads and the measurement of their memory use.
 const SETTLED: Duration = Duration::from_secs(60);
@@ -33,7 +33,7 @@ const NO_INSTANCE: &str = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53
 /// Measures our publisher and Python Onionbalance on one private network with the same three
 /// backends. Our publisher first runs as in a frontend pod, where it queries the agents. Then it
 /// runs as a stand-alone daemon, alongside Python Onionbalance.
-pub async fn private_network(python: &Path, dir: &Path) -> Result<()> {
+pub async fn private_network(python: &Path, dir: &Path, report: &mut Report) -> Result<()> {
     let processes = Processes::open(dir)?;
     let plane = Plane::start(&processes, dir).await?;
     let mut our_tor = plane.start_tor("ours", &plane.ours).await?;
@@ -43,29 +43,30 @@ pub async fn private_network(python: &Path, dir: &Path) -> Result<()> {
     let start = Instant::now();
     plane.ours.start_publisher(&processes, &plane.agents, [0, 0])?;
     our_tor.first().await?;
-    figure("first_upload_s", start.elapsed().as_secs_f64(), "s");
+    report.figure("first_upload_s", start.elapsed().as_secs_f64(), "s");
     processes.stop("publisher").await?;
 
     let start = Instant::now();
     let ours = plane.daemon.start_daemon(&processes, &plane.addresses)?;
     daemon_tor.first().await?;
-    figure("daemon_first_upload_s", start.elapsed().as_secs_f64(), "s");
+    report.figure("daemon_first_upload_s", start.elapsed().as_secs_f64(), "s");
     let start = Instant::now();
     let theirs = plane.python.start_python(&processes, python, &plane.addresses, true)?;
     python_tor.first().await?;
-    figure("python_first_upload_s", start.elapsed().as_secs_f64(), "s");
+    report.figure("python_first_upload_s", start.elapsed().as_secs_f64(), "s");
 
     sleep(SETTLED).await;
-    for (name, pid) in [("frontend_rss_mib", ours), ("python_frontend_rss_mib", theirs)] {
-        figure(name, resident(pid)?.now, "MiB");
-    }
+    let (ours, theirs) = (resident(ours)?.now, resident(theirs)?.now);
+    report.figure("frontend_rss_mib", ours, "MiB");
+    report.figure("python_frontend_rss_mib", theirs, "MiB");
+    report.figure("python_to_frontend_rss", theirs / ours, "");
     processes.stop("daemon").await?;
     processes.stop("python").await
 }
 
 /// Measures the memory use of both daemons while they read several consensuses with 9,000 relays.
 /// Each daemon uses a simulated control port, at which every fetch of a descriptor fails.
-pub async fn large_network(python: &Path, dir: &Path) -> Result<()> {
+pub async fn large_network(python: &Path, dir: &Path, report: &mut Report) -> Result<()> {
     let processes = Processes::open(dir)?;
     let key = onionkey::make(&processes, dir).await?;
     let (ours, theirs) =
@@ -77,6 +78,7 @@ pub async fn large_network(python: &Path, dir: &Path) -> Result<()> {
 
     let ours = ours.start_daemon(&processes, &[NO_INSTANCE.to_owned()])?;
     let theirs = theirs.start_python(&processes, python, &[NO_INSTANCE.to_owned()], false)?;
+    let mut settled = Vec::new();
     for (tor, pid, prefix) in [(our_tor, ours, ""), (python_tor, theirs, "python_")] {
         for round in 1..=CONSENSUSES {
             until("the network is read", PATIENCE, async || {
@@ -90,8 +92,12 @@ pub async fn large_network(python: &Path, dir: &Path) -> Result<()> {
             }
         }
         let Resident { now, most } = resident(pid)?;
-        figure(&format!("{prefix}frontend_rss_9000_mib"), now, "MiB");
-        figure(&format!("{prefix}frontend_rss_9000_peak_mib"), most, "MiB");
+        report.figure(&format!("{prefix}frontend_rss_9000_mib"), now, "MiB");
+        report.figure(&format!("{prefix}frontend_rss_9000_peak_mib"), most, "MiB");
+        settled.push(now);
+    }
+    if let [ours, theirs] = settled[..] {
+        report.figure("python_to_frontend_rss_9000", theirs / ours, "");
     }
     processes.stop_all().await
 }

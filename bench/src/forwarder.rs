@@ -1,6 +1,7 @@
 //! Measurements of the agent's forwarder, which relays streams from tor to the target.
 
 use std::net::TcpListener as StdListener;
+use std::ops::Div;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -18,7 +19,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::agent::Agent;
 use crate::memory::resident;
-use crate::rounds::{figure, median};
+use crate::report::Report;
+use crate::rounds::{median, median_ratio};
 
 const MIB: u32 = 1 << 20;
 /// The number of bytes to transfer in each stream that does not pass through tor.
@@ -40,20 +42,21 @@ const REFUSED: u16 = 82;
 /// Compares streams through the agent with streams that go directly to the target. Measures both
 /// kinds of streams first without tor, and then through the circuits of one tor on a private
 /// network. Prints the medians over all rounds.
-pub async fn measure(rounds: usize, dir: &Path) -> Result<()> {
+pub async fn measure(rounds: usize, dir: &Path, report: &mut Report) -> Result<()> {
     machine::check_tor()?;
     let processes = Processes::open(dir)?;
-    let outcome = measure_with(&processes, rounds, dir).await;
+    let outcome = measure_with(&processes, rounds, dir, report).await;
     processes.kill_all();
     outcome
 }
 
-async fn measure_with(processes: &Processes, rounds: usize, dir: &Path) -> Result<()> {
+async fn measure_with(processes: &Processes, rounds: usize, dir: &Path, report: &mut Report) -> Result<()> {
     let target = serve().await?;
     let key = onionkey::make(processes, dir).await?;
     let nobody = StdListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
     let agent = Agent::start(processes, dir, &key.address, &[(FORWARDED, &target), (REFUSED, &nobody)]).await?;
-    alone(&agent, rounds, &target).await?;
+    let alone = alone(&agent, rounds, &target, report).await?;
+    stalled(&agent, report).await?;
 
     let network = TorNetwork::open(&dir.join("network"), Place::Loopback, processes);
     network.up_completely().await?;
@@ -68,32 +71,49 @@ async fn measure_with(processes: &Processes, rounds: usize, dir: &Path) -> Resul
     );
     tor.start(Command::new("tor"), &service)?;
     let client = TorClient::fresh(processes, "client", &dir.join("client"), &torrc, None).await?;
-    through_tor(&client, rounds, &key.address).await
+    let circuit = through_tor(&client, rounds, &key.address, report).await?;
+    report.figure("forwarder_alone_to_circuit", alone / circuit, "");
+    Ok(())
 }
 
-async fn alone(agent: &Agent, rounds: usize, target: &str) -> Result<()> {
+/// Measures streams that do not pass through tor. Returns the rate through the agent in MiB/s.
+async fn alone(agent: &Agent, rounds: usize, target: &str, report: &mut Report) -> Result<f64> {
     let (mut forwarded, mut plain) = (Vec::new(), Vec::new());
-    for _ in 0..rounds {
-        forwarded.push(rate(UnixStream::connect(agent.socket(FORWARDED)).await?, ALONE).await?);
-        plain.push(rate(TcpStream::connect(target).await?, ALONE).await?);
+    for round in 0..rounds {
+        // The stream that is measured first alternates between rounds.
+        for through_agent in [round % 2 == 0, round % 2 == 1] {
+            if through_agent {
+                forwarded.push(rate(UnixStream::connect(agent.socket(FORWARDED)).await?, ALONE).await?);
+            } else {
+                plain.push(rate(TcpStream::connect(target).await?, ALONE).await?);
+            }
+        }
     }
-    figure("forwarder_alone_mib_per_s", median(forwarded), "MiB/s");
-    figure("plain_mib_per_s", median(plain), "MiB/s");
+    report.figure("forwarder_alone_to_plain", median_ratio(&forwarded, &plain, Div::div), "");
+    report.figure("plain_mib_per_s", median(plain), "MiB/s");
+    let forwarded = median(forwarded);
+    report.figure("forwarder_alone_mib_per_s", forwarded, "MiB/s");
+    Ok(forwarded)
+}
 
-    // The client does not read, so that all buffers along the streams fill up.
+/// Measures the memory that the agent uses for each stream from which the client does not read.
+async fn stalled(agent: &Agent, report: &mut Report) -> Result<()> {
     let before = resident(agent.pid)?.now;
     let mut held_up = Vec::new();
+    // All buffers along each stream fill up, because only the first byte is read.
     for _ in 0..STREAMS {
         let mut stream = UnixStream::connect(agent.socket(FORWARDED)).await?;
         stream.write_all(&ALONE.to_be_bytes()).await?;
         stream.read_u8().await?;
         held_up.push(stream);
     }
-    figure("forwarder_stream_kib", (resident(agent.pid)?.now - before) * 1024.0 / f64::from(STREAMS), "KiB");
+    let growth = (resident(agent.pid)?.now - before) * 1024.0;
+    report.figure("forwarder_stream_kib", growth / f64::from(STREAMS), "KiB");
     Ok(())
 }
 
-async fn through_tor(client: &TorClient, rounds: usize, onion: &str) -> Result<()> {
+/// Measures streams through the circuits of a tor. Returns the rate of direct streams in MiB/s.
+async fn through_tor(client: &TorClient, rounds: usize, onion: &str, report: &mut Report) -> Result<f64> {
     until("the service answers", PATIENCE, async || {
         Ok(match client.connect(onion, DIRECT, "0").await {
             Ok(_) => Seen::Yes(()),
@@ -119,10 +139,12 @@ async fn through_tor(client: &TorClient, rounds: usize, onion: &str) -> Result<(
         ensure!(timeout(PATIENCE, stream.read(&mut [0])).await?.unwrap_or(0) == 0, "the refused port sent data");
         refused.push(start.elapsed().as_secs_f64() * 1000.0);
     }
-    figure("forwarder_mib_per_s", median(forwarded), "MiB/s");
-    figure("direct_mib_per_s", median(direct), "MiB/s");
-    figure("forwarder_refused_ms", median(refused), "ms");
-    Ok(())
+    report.figure("forwarder_to_direct", median_ratio(&forwarded, &direct, Div::div), "");
+    report.figure("forwarder_mib_per_s", median(forwarded), "MiB/s");
+    report.figure("forwarder_refused_ms", median(refused), "ms");
+    let direct = median(direct);
+    report.figure("direct_mib_per_s", direct, "MiB/s");
+    Ok(direct)
 }
 
 /// Requests the given number of bytes from the target. Returns the rate in MiB/s.

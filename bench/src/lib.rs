@@ -11,6 +11,8 @@ pub mod plane;
 pub mod publisher;
 pub mod python;
 pub mod replay;
+pub mod report;
 pub mod rounds;
 pub mod scale;
 pub mod strangers;
+pub mod targets;

@@ -1,5 +1,7 @@
-//! Benchmarks the Onionbalance operator and prints `figure <name> <value> <unit>` lines.
+//! Benchmarks the Onionbalance operator and prints `figure <name> <value> <unit>` lines. Fails if a
+//! figure misses its target.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,14 +14,31 @@ use onionbalance_bench::forwarder;
 use onionbalance_bench::network::{RELAYS, Texts};
 use onionbalance_bench::python::Python;
 use onionbalance_bench::replay::Replay;
-use onionbalance_bench::rounds::{figure, figure_ms, median, time};
+use onionbalance_bench::report::Report;
+use onionbalance_bench::rounds::{median, median_ratio, time};
 use onionbalance_bench::strangers;
+use onionbalance_bench::targets::{self, Benchmark};
+use onionbalance_e2e::machine;
+use tokio::runtime::Runtime;
 
-/// Benchmarks the Onionbalance operator
+/// Benchmarks the Onionbalance operator; fails if a figure misses its target
 #[derive(Debug, clap::Parser)]
 enum Args {
+    /// Run `forwarder`, `figures` and `strangers`, and compare all figures with their targets
+    All {
+        /// Python interpreter with onionbalance, as printed by e2e/setup/python-onionbalance.sh
+        #[arg(long)]
+        python: PathBuf,
+    },
     /// Compare the publisher with Python Onionbalance
-    Figures(Figures),
+    Figures {
+        /// Python interpreter with onionbalance, as printed by e2e/setup/python-onionbalance.sh
+        #[arg(long)]
+        python: PathBuf,
+        /// Number of rounds; the median of the rounds is reported
+        #[arg(long, default_value_t = FIGURES_ROUNDS)]
+        rounds: NonZeroUsize,
+    },
     /// Measure the operator with many objects on a real API server
     Scale {
         /// Folder that contains kube-apiserver, as printed by e2e/setup/kubernetes.sh
@@ -32,11 +51,10 @@ enum Args {
     /// Compare the agent's forwarder with streams that go directly to the target
     Forwarder {
         /// Number of rounds; the median of the rounds is reported
-        #[arg(long, default_value_t = 11)]
-        rounds: usize,
+        #[arg(long, default_value_t = FORWARDER_ROUNDS)]
+        rounds: NonZeroUsize,
     },
-    /// Measure the programs while strangers open connections and send half of a request; fails if a
-    /// target is missed
+    /// Measure the programs while strangers open connections and send half of a request
     Strangers,
     /// Simulate the control port of a tor with a large network until interrupted
     Replay {
@@ -48,16 +66,8 @@ enum Args {
     },
 }
 
-#[derive(Debug, clap::Args)]
-struct Figures {
-    /// Python interpreter with onionbalance, as printed by e2e/setup/python-onionbalance.sh
-    #[arg(long)]
-    python: PathBuf,
-    /// Number of rounds; the median of the rounds is reported
-    #[arg(long, default_value_t = 51)]
-    rounds: usize,
-}
-
+const FIGURES_ROUNDS: NonZeroUsize = NonZeroUsize::new(51).unwrap();
+const FORWARDER_ROUNDS: NonZeroUsize = NonZeroUsize::new(11).unwrap();
 /// The age of the shared random value when a descriptor benchmark builds its descriptor.
 const AGE: Duration = Duration::from_secs(12 * 3600);
 /// The ages of the shared random value at which the computation of a revision counter is measured.
@@ -81,18 +91,13 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<()> {
     match args {
-        Args::Figures(args) => figures(args),
+        Args::All { python } => all(python),
+        Args::Figures { python, rounds } => judged(&[Benchmark::Figures], |report| figures(python, *rounds, report)),
         Args::Scale { programs, objects } => {
-            tokio::runtime::Runtime::new()?.block_on(onionbalance_bench::scale::run(programs, *objects))
+            Runtime::new()?.block_on(onionbalance_bench::scale::run(programs, *objects))
         }
-        Args::Forwarder { rounds } => {
-            let dir = tempfile::tempdir()?;
-            tokio::runtime::Runtime::new()?.block_on(forwarder::measure(*rounds, dir.path()))
-        }
-        Args::Strangers => {
-            let dir = tempfile::tempdir()?;
-            tokio::runtime::Runtime::new()?.block_on(strangers::measure(dir.path()))
-        }
+        Args::Forwarder { rounds } => judged(&[Benchmark::Forwarder], |report| forwarder(*rounds, report)),
+        Args::Strangers => judged(&[Benchmark::Strangers], strangers),
         Args::Replay { socket, relays } => {
             Replay::new(Texts::generate(*relays)?).listen(socket)?;
             loop {
@@ -102,21 +107,55 @@ fn run(args: &Args) -> Result<()> {
     }
 }
 
-fn figures(args: &Figures) -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let mut python = Python::start(&args.python)?;
-    let mut service = SampleService::with_twenty_points();
-    descriptors(args.rounds, &mut service, &mut python, dir.path())?;
-    networks(args.rounds.div_ceil(5), &service, &mut python, dir.path())?;
-    drop(python);
-    let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(async {
-        daemons::large_network(&args.python, &dir.path().join("large")).await?;
-        daemons::private_network(&args.python, &dir.path().join("private")).await
+fn all(python: &Path) -> Result<()> {
+    judged(&[Benchmark::Figures, Benchmark::Forwarder, Benchmark::Strangers], |report| {
+        forwarder(FORWARDER_ROUNDS, report)?;
+        figures(python, FIGURES_ROUNDS, report)?;
+        // Last, because this benchmark raises the limit of open files, which child processes
+        // inherit.
+        strangers(report)
     })
 }
 
-fn descriptors(rounds: usize, service: &mut SampleService, python: &mut Python, dir: &Path) -> Result<()> {
+/// Runs benchmarks and compares their figures with the targets, even if the run ends early.
+fn judged(benchmarks: &[Benchmark], measure: impl FnOnce(&mut Report) -> Result<()>) -> Result<()> {
+    let mut report = Report::begin(&Runtime::new()?.block_on(machine::tor_version())?)?;
+    let measured = measure(&mut report);
+    let judged = report.judge(targets::of(benchmarks));
+    measured.and(judged)
+}
+
+fn forwarder(rounds: NonZeroUsize, report: &mut Report) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    Runtime::new()?.block_on(forwarder::measure(rounds.get(), dir.path(), report))
+}
+
+fn strangers(report: &mut Report) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    Runtime::new()?.block_on(strangers::measure(dir.path(), report))
+}
+
+fn figures(interpreter: &Path, rounds: NonZeroUsize, report: &mut Report) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut python = Python::start(interpreter)?;
+    let mut service = SampleService::with_twenty_points();
+    descriptors(rounds.get(), &mut service, &mut python, dir.path(), report)?;
+    delegated(rounds.get(), &mut service, report)?;
+    networks(rounds.get().div_ceil(5), &service, &mut python, dir.path(), report)?;
+    drop(python);
+    Runtime::new()?.block_on(async {
+        daemons::large_network(interpreter, &dir.path().join("large"), report).await?;
+        daemons::private_network(interpreter, &dir.path().join("private"), report).await
+    })
+}
+
+fn descriptors(
+    rounds: usize,
+    service: &mut SampleService,
+    python: &mut Python,
+    dir: &Path,
+    report: &mut Report,
+) -> Result<()> {
     let text = service.build(AGE)?;
     let file = dir.join("descriptor");
     std::fs::write(&file, &text)?;
@@ -126,35 +165,54 @@ fn descriptors(rounds: usize, service: &mut SampleService, python: &mut Python, 
     let signatures = Signatures::of(text);
 
     let (mut ours, mut floor, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
+    let mut counters = AGES.map(|_| Vec::new());
     for _ in 0..rounds {
         ours.push(time(|| service.build(AGE)));
         floor.push(time(|| signatures.sign()));
+        for (times, (_, age)) in counters.iter_mut().zip(AGES) {
+            times.push(time(|| service.revision_counter(age)));
+        }
         theirs.push(python.time(&format!("descriptor {}", AGE.as_secs()))?);
     }
-    figure_ms("descriptor_build_20_ms", median(ours));
-    figure_ms("descriptor_signatures_floor_ms", median(floor));
-    delegated(rounds, service)?;
-    figure_ms("python_descriptor_build_20_ms", median(theirs));
-
-    for (name, age) in AGES {
-        let ours = (0..rounds).map(|_| time(|| service.revision_counter(age))).collect();
-        figure_ms(&format!("revision_counter_{name}_ms"), median(ours));
+    let ratio = Duration::div_duration_f64;
+    report.figure("descriptor_build_to_signatures", median_ratio(&ours, &floor, ratio), "");
+    report.figure("python_to_descriptor_build", median_ratio(&theirs, &ours, ratio), "");
+    // The last age is the greatest, so this counter takes the longest.
+    let [.., oldest] = &counters;
+    report.figure("revision_counter_48h_to_build", median_ratio(oldest, &ours, ratio), "");
+    report.figure_ms("descriptor_build_20_ms", median(ours));
+    report.figure_ms("descriptor_signatures_floor_ms", median(floor));
+    report.figure_ms("python_descriptor_build_20_ms", median(theirs));
+    for (times, (name, _)) in counters.into_iter().zip(AGES) {
+        report.figure_ms(&format!("revision_counter_{name}_ms"), median(times));
     }
     Ok(())
 }
 
-/// Measures a delegated service: the time to build a descriptor, and the size of a kit for a year.
-fn delegated(rounds: usize, service: &mut SampleService) -> Result<()> {
+/// Compares a delegated service with one that has its master key: the time to build a descriptor,
+/// and the size of a kit for a year.
+fn delegated(rounds: usize, service: &mut SampleService, report: &mut Report) -> Result<()> {
     let kit = service.signing_kit(366)?;
     let kib = u32::try_from(kit.to_bytes().len().div_ceil(1024))?;
     let (key, keys) = service.delegated_keys(kit)?;
-    let times = (0..rounds).map(|_| time(|| service.build_delegated(&key, &keys, AGE))).collect();
-    figure_ms("delegated_descriptor_build_20_ms", median(times));
-    figure("signing_kit_365_days_kib", f64::from(kib), "KiB");
+    let (mut online, mut delegated) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        online.push(time(|| service.build(AGE)));
+        delegated.push(time(|| service.build_delegated(&key, &keys, AGE)));
+    }
+    report.figure("delegated_to_descriptor_build", median_ratio(&delegated, &online, Duration::div_duration_f64), "");
+    report.figure_ms("delegated_descriptor_build_20_ms", median(delegated));
+    report.figure("signing_kit_365_days_kib", f64::from(kib), "KiB");
     Ok(())
 }
 
-fn networks(rounds: usize, service: &SampleService, python: &mut Python, dir: &Path) -> Result<()> {
+fn networks(
+    rounds: usize,
+    service: &SampleService,
+    python: &mut Python,
+    dir: &Path,
+    report: &mut Report,
+) -> Result<()> {
     let texts = Texts::generate(RELAYS)?;
     texts.write(dir)?;
     let (dir, address) = (dir.display(), service.address());
@@ -165,7 +223,8 @@ fn networks(rounds: usize, service: &SampleService, python: &mut Python, dir: &P
         ours.push(time(|| texts.place(&address)));
         theirs.push(python.time(&ask)?);
     }
-    figure_ms("consensus_9000_ms", median(ours));
-    figure_ms("python_consensus_9000_ms", median(theirs));
+    report.figure("python_to_consensus_9000", median_ratio(&theirs, &ours, Duration::div_duration_f64), "");
+    report.figure_ms("consensus_9000_ms", median(ours));
+    report.figure_ms("python_consensus_9000_ms", median(theirs));
     Ok(())
 }

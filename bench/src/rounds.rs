@@ -19,12 +19,21 @@ pub fn median<T: Copy + Default + PartialOrd>(mut values: Vec<T>) -> T {
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
-/// Prints the line `figure <name> <value> <unit>`.
-pub fn figure(name: &str, value: f64, unit: &str) {
-    println!("figure {name} {value:.3} {unit}");
+/// Returns the median of the rounds' ratios of `one` to `other`. The load of the machine affects
+/// both halves of a round, so this median varies less than the ratio of the two medians.
+pub fn median_ratio<T: Copy>(one: &[T], other: &[T], ratio: impl Fn(T, T) -> f64) -> f64 {
+    median(one.iter().zip(other).map(|(one, other)| ratio(*one, *other)).collect())
 }
 
-/// Prints a figure line with a duration in milliseconds.
-pub fn figure_ms(name: &str, value: Duration) {
-    figure(name, value.as_secs_f64() * 1000.0, "ms");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_ratio_compares_values_of_the_same_round() {
+        // The machine is ten times slower in the second round.
+        let (ours, theirs) = ([1.0, 10.0, 1.2], [2.0, 20.0, 2.0]);
+        assert!((median_ratio(&ours, &theirs, std::ops::Div::div) - 0.5).abs() < 1e-9);
+        assert!((median(ours.to_vec()) - 1.2_f64).abs() < 1e-9);
+    }
 }

@@ -1,10 +1,10 @@
 //! Checks that this machine can run the cluster or a private Tor network, and reports how to fix
-//! any problem.
+//! any problem. Describes the machine for reports of measurements.
 
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::command::{command, output};
 
@@ -116,4 +116,61 @@ fn cgroup_fault() -> Option<String> {
 
 fn last_line(error: &anyhow::Error) -> String {
     error.to_string().lines().last().unwrap_or_default().to_owned()
+}
+
+/// Describes the system, the processors, the memory and the build, as in `Debian GNU/Linux 12
+/// (bookworm), 2 × AMD EPYC, 24 GiB, release build`.
+pub fn describe() -> Result<String> {
+    let system = fs::read_to_string("/etc/os-release")?;
+    let processors = fs::read_to_string("/proc/cpuinfo")?;
+    let memory = fs::read_to_string("/proc/meminfo")?;
+    let build = if cfg!(debug_assertions) { "debug build" } else { "release build" };
+    Ok(format!("{}, {build}", description(&system, &processors, &memory)?))
+}
+
+/// Returns the description of a machine with the given `/etc/os-release`, `/proc/cpuinfo` and
+/// `/proc/meminfo`.
+fn description(system: &str, processors: &str, memory: &str) -> Result<String> {
+    let system = value(system, "PRETTY_NAME=").context("/etc/os-release contains no PRETTY_NAME")?;
+    let count = processors.lines().filter(|line| line.starts_with("processor")).count();
+    let model = value(processors, "model name").unwrap_or("processor");
+    let memory = value(memory, "MemTotal").and_then(|memory| memory.strip_suffix(" kB"));
+    let kib: f64 = memory.context("/proc/meminfo contains no MemTotal")?.parse()?;
+    Ok(format!("{system}, {count} × {model}, {:.0} GiB", kib / f64::from(1 << 20)))
+}
+
+/// Returns the version of the installed tor, as in `tor 0.4.8.16`.
+pub async fn tor_version() -> Result<String> {
+    let tor = output(&mut command("tor", ["--version"])).await?;
+    Ok(tor.lines().next().unwrap_or_default().trim_end_matches('.').replace("Tor version ", "tor "))
+}
+
+/// Returns the value on the first line that begins with `key`, without `:`, spaces and quotes.
+fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    let value = text.lines().find_map(|line| line.strip_prefix(key))?;
+    Some(value.trim_matches([' ', '\t', ':', '"']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_found_by_their_key() {
+        assert_eq!(value("A=1\nPRETTY_NAME=\"Debian 12\"\n", "PRETTY_NAME="), Some("Debian 12"));
+        assert_eq!(value("processor\t: 0\nmodel name\t: AMD EPYC\n", "model name"), Some("AMD EPYC"));
+        assert_eq!(value("a", "b"), None);
+    }
+
+    #[test]
+    fn a_machine_is_described_by_its_system_processors_and_memory() {
+        let system = "NAME=\"Debian GNU/Linux\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\n";
+        let processors =
+            "processor\t: 0\nmodel\t\t: 49\nmodel name\t: AMD EPYC 7B12\nprocessor\t: 1\nmodel name\t: other\n";
+        let memory = "MemTotal:       24731708 kB\nMemFree:          1 kB\n";
+        let expected = "Debian GNU/Linux 12 (bookworm), 2 × AMD EPYC 7B12, 24 GiB";
+        assert_eq!(description(system, processors, memory).unwrap(), expected);
+        assert!(description("", processors, memory).is_err());
+        assert!(description(system, processors, "").is_err());
+    }
 }

@@ -14,7 +14,7 @@ use onionbalance_operator::crd::names::MANAGED_BY_LABEL;
 use onionbalance_operator::link::{AgentToken, ForwardedPort, TargetCheck};
 use onionbalance_operator::onion::MasterKey;
 use onionbalance_operator::operator::{
-    DefaultTemplates, Environment, Fields, Inputs, ObjectPolicy, PolicyVersion, Served, Settings, manifests,
+    DefaultTemplates, Environment, Inputs, ObjectPolicy, Served, Settings, manifests,
 };
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -61,9 +61,10 @@ fn object(namespace: &str, index: usize) -> Result<OnionBalancedService> {
     Ok(serde_json::from_value(object)?)
 }
 
-/// Returns the manifests that [`apply_bare`] applies for each of the given objects.
-pub fn bare_manifests(namespace: &str, which: Range<usize>) -> Result<Vec<Vec<Value>>> {
-    which.map(|index| children(namespace, index)).collect()
+/// Returns the manifests that [`apply_bare`] applies for each of the given objects. They use the
+/// optional APIs and fields that the API server serves.
+pub fn bare_manifests(namespace: &str, which: Range<usize>, served: Served) -> Result<Vec<Vec<Value>>> {
+    which.map(|index| children(namespace, index, served)).collect()
 }
 
 /// Applies children without the operator. A client with the operator's permissions applies each
@@ -82,7 +83,7 @@ pub async fn apply_bare(client: &Client, namespace: &str, objects: Vec<Vec<Value
 
 /// Returns the manifests that the operator would apply, but with a different managed-by label. With
 /// the operator's own label, the operator would treat these children as its owned objects.
-fn children(namespace: &str, index: usize) -> Result<Vec<Value>> {
+fn children(namespace: &str, index: usize, served: Served) -> Result<Vec<Value>> {
     let mut object = object(namespace, index)?;
     object.metadata.uid = Some(format!("00000000-0000-4000-8000-{index:012}"));
     let key = MasterKey::generate(&mut StdRng::seed_from_u64(u64::try_from(index)?));
@@ -97,8 +98,6 @@ fn children(namespace: &str, index: usize) -> Result<Vec<Value>> {
         fixed_user_ids: true,
         policy: ObjectPolicy::default(),
     };
-    // The optional APIs and fields of this benchmark's API server.
-    let served = Served { disruption_budgets: Some(PolicyVersion::V1Beta1), fields: Fields::default() };
     let environment = Environment { settings, served };
     let ports = [ForwardedPort {
         name: None,

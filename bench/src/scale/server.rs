@@ -23,6 +23,8 @@ const OPERATOR_NAMESPACE: &str = "onionbalance-system";
 const OPERATOR_ACCOUNT: &str = "system:serviceaccount:onionbalance-system:onionbalance-operator";
 const ADMINISTRATOR: &str = "administrator-token";
 const OPERATOR: &str = "operator-token";
+/// The first minor version of Kubernetes 1 that knows every field of the CRD's validation rules.
+const FIRST_WITH_RULES: u32 = 28;
 
 /// A running API server. It is stopped together with the other [`Processes`] of the benchmark.
 pub struct ApiServer {
@@ -113,7 +115,10 @@ impl ApiServer {
         })
         .await?;
         let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
-        let crd = without_rules(custom_resource_definition());
+        let mut crd = custom_resource_definition();
+        if !evaluates_rules(&client).await? {
+            crd = without_rules(crd);
+        }
         let name = crd.metadata.name.clone().context("the CRD has no name")?;
         crds.patch(&name, &PatchParams::apply("scale-test"), &Patch::Apply(&crd)).await?;
         for file in ["namespace.yaml", "rbac.yaml"] {
@@ -126,6 +131,15 @@ impl ApiServer {
         })
         .await
     }
+}
+
+/// Returns true if the API server evaluates the CRD's validation rules. Older servers reject a CRD
+/// that contains the rules.
+async fn evaluates_rules(client: &Client) -> Result<bool> {
+    let minor = client.apiserver_version().await?.minor;
+    // Some distributions append a plus sign.
+    let number: u32 = minor.trim_end_matches('+').parse().with_context(|| format!("unknown minor version {minor}"))?;
+    Ok(number >= FIRST_WITH_RULES)
 }
 
 /// Creates a namespace.

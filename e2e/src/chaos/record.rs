@@ -1,7 +1,6 @@
 //! The file that contains the figures of one complete run.
 
 use std::fmt;
-use std::fs;
 
 use anyhow::{Context as _, Result, bail};
 use k8s_openapi::jiff::Timestamp;
@@ -9,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::faults::all;
 use super::figure::{Figure, Results};
 use crate::cluster::Cluster;
-use crate::command::{command, output};
+use crate::machine;
 
 /// The figures of one run of `make chaos`, with the date and the machine.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,7 +33,7 @@ impl Record {
         } else {
             format!("make chaos FAULTS={}", names.join(","))
         };
-        Ok(Self { date, command, machine: machine(cluster).await?, results: Vec::new() })
+        Ok(Self { date, command, machine: describe(cluster).await?, results: Vec::new() })
     }
 
     /// Parses the text of a record. Fails if a line is not understood or names an unknown fault.
@@ -84,24 +83,10 @@ impl fmt::Display for Record {
     }
 }
 
-/// Describes this machine, the versions of tor and Kubernetes, and the build.
-async fn machine(cluster: &Cluster) -> Result<String> {
-    let system = fs::read_to_string("/etc/os-release")?;
-    let system = value(&system, "PRETTY_NAME=").context("/etc/os-release contains no PRETTY_NAME")?;
-    let processors = fs::read_to_string("/proc/cpuinfo")?;
-    let count = processors.lines().filter(|line| line.starts_with("processor")).count();
-    let model = value(&processors, "model name").unwrap_or("processor");
-    let tor = output(&mut command("tor", ["--version"])).await?;
-    let tor = tor.lines().next().unwrap_or_default().trim_end_matches('.').replace("Tor version ", "tor ");
+/// Describes this machine, the build, and the versions of tor and Kubernetes.
+async fn describe(cluster: &Cluster) -> Result<String> {
     let kubernetes = cluster.client().await?.apiserver_version().await?.git_version;
-    let build = if cfg!(debug_assertions) { "debug build" } else { "release build" };
-    Ok(format!("{system}, {count} × {model}, {tor}, Kubernetes {kubernetes}, {build}"))
-}
-
-/// Returns the value on the first line that begins with `key`, without `:`, spaces and quotes.
-fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
-    let value = text.lines().find_map(|line| line.strip_prefix(key))?;
-    Some(value.trim_matches([' ', '\t', ':', '"']))
+    Ok(format!("{}, {}, Kubernetes {kubernetes}", machine::describe()?, machine::tor_version().await?))
 }
 
 #[cfg(test)]
@@ -133,12 +118,5 @@ mod tests {
             assert!(TEXT.contains(old));
             assert!(Record::parse(&TEXT.replacen(old, new, 1)).is_err(), "{new:?}");
         }
-    }
-
-    #[test]
-    fn values_are_found_by_their_key() {
-        assert_eq!(value("A=1\nPRETTY_NAME=\"Debian 12\"\n", "PRETTY_NAME="), Some("Debian 12"));
-        assert_eq!(value("processor\t: 0\nmodel name\t: AMD EPYC\n", "model name"), Some("AMD EPYC"));
-        assert_eq!(value("a", "b"), None);
     }
 }

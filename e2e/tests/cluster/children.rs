@@ -178,8 +178,8 @@ async fn the_master_key_and_the_guards_outlive_the_object() -> Result<()> {
         for kept in KEPT {
             scene
                 .wait(&format!("the object owns {kept}"), SOON, async || {
-                    let owner = scene.run(&format!("get {kept} -o jsonpath={{.metadata.ownerReferences[*].name}}"));
-                    let owner = owner.await?;
+                    let get = format!("get {kept} -o jsonpath={{.metadata.ownerReferences[*].name}}");
+                    let owner = scene.run(&get).await?;
                     Ok(if owner == "web" { Ok(()) } else { Err(format!("its owner is {owner:?}")) })
                 })
                 .await?;
