@@ -51,9 +51,7 @@ fn variants() -> Vec<(&'static str, Value)> {
                     {"port": 443, "target": {"address": "web.example.org:443"}, "idleTimeoutSeconds": 600,
                      "healthCheck": {
                          "enabled": true, "periodSeconds": 5, "timeoutSeconds": 2, "failureThreshold": 3, "successThreshold": 4,
-                         "http": {
-                             "path": "/healthz", "host": "web.example.org", "https": {"verify": false}, "statuses": [200],
-                         },
+                         "http": {"path": "/healthz", "host": "web.example.org", "https": {"verify": false}, "statuses": [200]},
                      }},
                 ],
                 "masterKey": {"secretName": "mine", "delegated": false, "onionAddress": mine},
