@@ -17,7 +17,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use onionbalance_operator::link::{AGENT_API_PORT, LinkError, PROBE_PORT, PodPhase, SYNC_PATH, SyncResponse};
+use onionbalance_operator::link::{
+    AGENT_API_PORT, LinkError, MAX_REQUEST_BYTES, PROBE_PORT, PodPhase, SYNC_PATH, SyncResponse,
+};
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -133,7 +135,8 @@ async fn answers_each_authentic_request_only_once() {
         assert_eq!((refused.status, verdict), (401, Err(LinkError::NotAuthentic)), "{token} {pod}");
     }
     assert_eq!(backend.request(AGENT_API_PORT, "POST", SYNC_PATH, &[], b"{}").await.status, 401);
-    assert_eq!(backend.request(AGENT_API_PORT, "POST", SYNC_PATH, &[], &[b'x'; 5000]).await.status, 413);
+    let too_long = vec![b'x'; MAX_REQUEST_BYTES + 1];
+    assert_eq!(backend.request(AGENT_API_PORT, "POST", SYNC_PATH, &[], &too_long).await.status, 413);
     assert_eq!(backend.get(AGENT_API_PORT, SYNC_PATH).await.status, 405);
 
     // After the Secret is replaced, the agent uses the new token for the next request.
