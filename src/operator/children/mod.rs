@@ -71,6 +71,9 @@ pub struct Inputs<'a> {
     /// The components whose pods cannot be configured. Their `ConfigMap`s and Deployments are not
     /// built.
     pub withheld: &'a [Component],
+    /// True if the Secret that has the name of the guards' Secret belongs to somebody else. The
+    /// publishers must then not read or change this Secret.
+    pub guards_taken: bool,
 }
 
 impl Inputs<'_> {

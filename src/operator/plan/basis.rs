@@ -7,16 +7,17 @@
 
 use std::borrow::Cow;
 
+use kube::ResourceExt as _;
 use serde_json::Value;
 
 use super::key::Decision;
 use super::observed::Observed;
-use crate::crd::names::Component;
+use crate::crd::names::{self, Component};
 use crate::crd::validate::Problem;
 use crate::crd::{MasterKeySpec, OnionBalancedService};
 use crate::link::{AgentToken, ForwardedPort};
 use crate::onion::OnionAddress;
-use crate::operator::children::{Inputs, LastGood};
+use crate::operator::children::{ChildId, Inputs, Kind, LastGood};
 
 /// The components of a service.
 pub(super) const COMPONENTS: [Component; 2] = [Component::Backend, Component::Frontend];
@@ -98,6 +99,7 @@ impl<'a> Basis<'a> {
     /// that of the account with which the frontends were last configured.
     pub(super) fn inputs<'b>(&'b self, observed: &'b Observed) -> Inputs<'b> {
         let last = last_good(observed, Component::Frontend);
+        let guards = ChildId { kind: Kind::Secret, name: names::guards_secret(&self.object.name_any()) };
         Inputs {
             object: &self.object,
             environment: &observed.environment,
@@ -107,6 +109,7 @@ impl<'a> Basis<'a> {
             clients: observed.clients_secret.as_ref(),
             frontend_account: observed.frontend_account().or_else(|| last?.account.as_deref()),
             withheld: &self.withheld,
+            guards_taken: observed.taken.iter().any(|taken| taken.child == guards),
         }
     }
 }

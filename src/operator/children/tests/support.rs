@@ -94,6 +94,7 @@ impl Fixture {
             clients: None,
             frontend_account: Some("uid-of-account"),
             withheld: &[],
+            guards_taken: false,
         }
     }
 
