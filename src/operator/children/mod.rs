@@ -109,6 +109,13 @@ impl Inputs<'_> {
         torrc::shares_guards(lines.map(String::as_str))
     }
 
+    /// Returns true if the publishers accept the app's requests to close circuits: circuits are
+    /// limited, and the app of at least one port learns their addresses. A bad port counts with its
+    /// last good value.
+    fn closes_circuits(&self) -> bool {
+        self.object.spec.backends.circuit_limits.is_some() && self.ports.iter().any(|port| port.proxy_header)
+    }
+
     fn builds(&self, component: Component) -> bool {
         !self.withheld.contains(&component)
     }
