@@ -48,10 +48,11 @@ pub struct OnionBalancedServiceStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["port"]))]
     pub probes: Vec<ProbeStatus>,
-    /// The conditions of the service: `Accepted`, `MasterKeyReady`, `ClientsReady` (only with
-    /// restricted discovery), `BackendsReady`, `Published`, `Reachable` (unless the probe is
-    /// switched off), and the summary `Ready`. `Stalled` is present only while the object cannot
-    /// become ready until a user changes something.
+    /// The conditions of the service: `Accepted`, `MasterKeyReady`, `SigningKeysReady` (only with
+    /// signing kits), `ClientsReady` (only with restricted discovery), `BackendsReady`,
+    /// `Published`, `Reachable` (unless the probe is switched off or the service is suspended), and
+    /// the summary `Ready`. `Stalled` is present only while the object cannot become ready until a
+    /// user changes something.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

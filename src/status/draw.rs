@@ -36,7 +36,7 @@ impl Canvas {
             if let Some(kits) = signing_kits(status) {
                 let _ = writeln!(text, "  kits      {kits}");
             }
-            if !status.probes.is_empty() {
+            if is_probed(status) {
                 let _ = writeln!(text, "  probed    {}", self.probed_in_a_word(status));
             }
             if !status.backends.is_empty() {
@@ -169,6 +169,13 @@ fn signing_kits(status: &OnionBalancedServiceStatus) -> Option<&str> {
     let kind = ConditionType::SigningKeysReady.as_str();
     let found = status.conditions.iter().find(|condition| condition.type_ == kind && condition.status == "True")?;
     Some(&found.message)
+}
+
+/// Returns true if there are results of probes that are still of interest. The results of a
+/// suspended service remain in the status, because no publisher removes them.
+fn is_probed(status: &OnionBalancedServiceStatus) -> bool {
+    let kind = ConditionType::Reachable.as_str();
+    !status.probes.is_empty() && status.conditions.iter().any(|condition| condition.type_ == kind)
 }
 
 fn headline(view: &View) -> String {

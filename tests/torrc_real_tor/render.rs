@@ -57,6 +57,7 @@ impl Service<'_> {
             clients: None,
             frontend_account: None,
             withheld: &[],
+            guards_taken: false,
         };
         let manifests = manifests(&inputs, key)?;
         let is_wanted = |manifest: &&Value| {

@@ -116,6 +116,7 @@ fn children(namespace: &str, index: usize, served: Served) -> Result<Vec<Value>>
         clients: None,
         frontend_account: object.metadata.uid.as_deref(),
         withheld: &[],
+        guards_taken: false,
     };
     let mut manifests = manifests(&inputs, &key)?;
     for manifest in &mut manifests {

@@ -45,6 +45,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Valu
     let hash = config_hash(inputs, config);
     let last = LastGood {
         delegated: false,
+        guards: inputs.object.spec.anonymity.guards,
         address: inputs.address,
         settings: serde_json::to_value(backends)?,
         ports: inputs.ports.to_vec(),

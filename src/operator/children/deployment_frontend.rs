@@ -36,7 +36,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
     secrets.extend(guards(inputs));
     let mut arguments = ["frontend", "--service", &service].map(ToOwned::to_owned).to_vec();
     let mut served_ports = Vec::new();
-    if inputs.object.spec.closes_circuits() {
+    if inputs.closes_circuits() {
         arguments.extend(["--circuits-port".to_owned(), CIRCUITS_PORT.to_string()]);
         served_ports.push(pod::port("circuits", CIRCUITS_PORT));
     }
@@ -62,6 +62,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
         ports: Vec::new(),
         secret: Some(names::master_key_secret(inputs.object)),
         delegated: inputs.object.spec.master_key.delegated,
+        guards: inputs.object.spec.anonymity.guards,
         account: Some(account.to_owned()),
     };
     let deployment = Deployment {

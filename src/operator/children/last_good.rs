@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::crd::GuardMode;
 use crate::link::ForwardedPort;
 use crate::onion::OnionAddress;
 
@@ -31,6 +32,9 @@ pub struct LastGood {
     /// True if that Secret holds signing kits instead of the master key.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub delegated: bool,
+    /// The value of `spec.anonymity.guards`.
+    #[serde(default)]
+    pub guards: GuardMode,
     /// The UID of the frontends' `ServiceAccount`, in the frontends' Deployment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
@@ -76,6 +80,17 @@ mod tests {
         assert_eq!(frontend.settings, serde_json::to_value(&fixture.object.spec.frontend).unwrap());
         assert_eq!(frontend.secret.as_deref(), Some("mine"));
         assert_eq!(frontend.account.as_deref(), Some("uid-of-account"));
+    }
+
+    #[test]
+    fn both_deployments_remember_whether_the_pods_share_their_guards() {
+        for (spec, guards) in
+            [(json!({}), GuardMode::Shared), (json!({"anonymity": {"guards": "PerPod"}}), GuardMode::PerPod)]
+        {
+            for id in ["Deployment web-backend", "Deployment web-frontend"] {
+                assert_eq!(written(&Fixture::of(&spec), id).unwrap().guards, guards, "{id}");
+            }
+        }
     }
 
     #[test]

@@ -71,6 +71,9 @@ pub struct Inputs<'a> {
     /// The components whose pods cannot be configured. Their `ConfigMap`s and Deployments are not
     /// built.
     pub withheld: &'a [Component],
+    /// True if the Secret that has the name of the guards' Secret belongs to somebody else. The
+    /// publishers must then not read or change this Secret.
+    pub guards_taken: bool,
 }
 
 impl Inputs<'_> {
@@ -104,6 +107,13 @@ impl Inputs<'_> {
         }
         let lines = [&self.settings().tor_extra_config, &spec.backends.extra_torrc, &spec.frontend.extra_torrc];
         torrc::shares_guards(lines.map(String::as_str))
+    }
+
+    /// Returns true if the publishers accept the app's requests to close circuits: circuits are
+    /// limited, and the app of at least one port learns their addresses. A bad port counts with its
+    /// last good value.
+    fn closes_circuits(&self) -> bool {
+        self.object.spec.backends.circuit_limits.is_some() && self.ports.iter().any(|port| port.proxy_header)
     }
 
     fn builds(&self, component: Component) -> bool {

@@ -21,7 +21,7 @@ pub(super) fn backend(inputs: &Inputs<'_>, metrics_from: &[Value]) -> Result<Val
 pub(super) fn frontend(inputs: &Inputs<'_>, metrics_from: &[Value]) -> Result<Value, serde_json::Error> {
     // The app runs in the same namespace unless its target is an address.
     let own = ingress(CIRCUITS_PORT, &[json!({"podSelector": {}})]);
-    policy(inputs, Component::Frontend, metrics_from, inputs.object.spec.closes_circuits().then_some(own))
+    policy(inputs, Component::Frontend, metrics_from, inputs.closes_circuits().then_some(own))
 }
 
 fn policy(
@@ -88,7 +88,7 @@ mod tests {
         let mut fixture = Fixture::of(&json!({"backends": {"circuitLimits": {}}}));
         let first = |fixture: &Fixture| fixture.child("NetworkPolicy web-frontend")["spec"]["ingress"][0].clone();
         assert_eq!(first(&fixture)["ports"][0]["port"], 9401);
-        fixture.object.spec.ports[0].proxy_protocol = Some(crate::crd::ProxyProtocol::V1);
+        fixture.ports[0].proxy_header = true;
         let rule = json!({"ports": [{"port": 9404, "protocol": "TCP"}], "from": [{"podSelector": {}}]});
         assert_eq!(first(&fixture), rule);
         let ports = fixture.child("Service web-frontend")["spec"]["ports"].clone();

@@ -1,8 +1,9 @@
 //! The publisher's permissions. For its own service, the publisher may read the pods, the
 //! `OnionBalancedService` and the operator's copy of the authorized clients, write the status, and
-//! hold the Lease. It may also read and write the Secret of the guards, which the operator creates.
-//! It has no other permissions. In particular, it cannot read any Secret that a user names, because
-//! everyone who can run a program in its pod has its permissions.
+//! hold the Lease. If the pods share their guards, it may also read and write the Secret of the
+//! guards, which the operator creates. It has no other permissions. In particular, it cannot read
+//! any Secret that a user names, because everyone who can run a program in its pod has its
+//! permissions.
 
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use kube::{Resource as _, ResourceExt as _};
@@ -30,7 +31,9 @@ pub(super) fn role(inputs: &Inputs<'_>) -> Role {
         rule("", "configmaps", &["list", "watch"], Some(&names::authorized_clients(&service))),
     ];
     // A user may have given the guards' name to a Secret with another content.
-    if !names::is_master_key_secret(inputs.object, &guards) && names::clients_secret(inputs.object) != Some(&*guards) {
+    let is_named = names::is_master_key_secret(inputs.object, &guards);
+    let is_named = is_named || names::clients_secret(inputs.object) == Some(&*guards);
+    if inputs.shares_guards() && !inputs.guards_taken && !is_named {
         rules.push(rule("", "secrets", &["get", "patch"], Some(&guards)));
     }
     Role { metadata: inputs.component_metadata(Component::Frontend), rules: Some(rules) }
@@ -67,15 +70,29 @@ pub(super) fn role_binding(inputs: &Inputs<'_>) -> RoleBinding {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
-    use crate::operator::children::tests::support::Fixture;
+    use crate::operator::children::Inputs;
+    use crate::operator::children::tests::support::{Fixture, all_children};
+
+    /// Returns the fixture of a service whose pods share their guards.
+    fn sharing(spec: &Value) -> Fixture {
+        let mut fixture = Fixture::of(spec);
+        fixture.environment.settings.tor_extra_config = String::new();
+        fixture
+    }
+
+    fn rules(inputs: &Inputs<'_>) -> Value {
+        let children = all_children(inputs);
+        let role = children.into_iter().find(|child| child.id.to_string() == "Role web-frontend");
+        role.unwrap().manifest["rules"].take()
+    }
 
     #[test]
     fn the_role_grants_exactly_these_permissions() {
         let obs = "onionbalance.dev";
         assert_eq!(
-            Fixture::new().child("Role web-frontend")["rules"],
+            rules(&sharing(&json!({})).inputs()),
             json!([
                 {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
                 {"apiGroups": [obs], "resources": ["onionbalancedservices"], "resourceNames": ["web"], "verbs": ["list", "watch"]},
@@ -97,7 +114,7 @@ mod tests {
     /// Everyone who may run a program in a frontend pod can use the publisher's token.
     #[test]
     fn no_spec_lets_the_publisher_read_a_secret_or_any_other_object_that_the_spec_names() {
-        let rules = |spec| Fixture::of(&spec).child("Role web-frontend")["rules"].clone();
+        let rules = |spec| rules(&sharing(&spec).inputs());
         let plain = rules(json!({}));
         let secrets = plain.as_array().unwrap().iter().filter(|rule| rule.to_string().contains("secrets"));
         let names: Vec<_> = secrets.map(|rule| rule["resourceNames"].clone()).collect();
@@ -117,6 +134,16 @@ mod tests {
         ] {
             assert_eq!(rules(spec.clone()), plain, "{spec}");
         }
+    }
+
+    #[test]
+    fn a_publisher_that_keeps_no_guards_can_read_no_secret() {
+        let grants = |inputs: &Inputs<'_>| rules(inputs).to_string().contains("secrets");
+        let fixture = sharing(&json!({}));
+        assert!(grants(&fixture.inputs()));
+        assert!(!grants(&Inputs { guards_taken: true, ..fixture.inputs() }), "the Secret is somebody else's");
+        assert!(!grants(&sharing(&json!({"anonymity": {"guards": "PerPod"}})).inputs()));
+        assert!(!grants(&Fixture::new().inputs()), "the tors use bridges");
     }
 
     #[test]

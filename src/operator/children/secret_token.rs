@@ -22,7 +22,7 @@ pub(super) fn secret(inputs: &Inputs<'_>, token: &AgentToken) -> Secret {
 /// Builds the Secret with the token for the app's requests to close circuits, if the publishers
 /// accept them.
 pub(super) fn circuit_secret(inputs: &Inputs<'_>, token: &AgentToken) -> Option<Secret> {
-    inputs.object.spec.closes_circuits().then(|| Secret {
+    inputs.closes_circuits().then(|| Secret {
         metadata: inputs.metadata(names::circuit_token_secret(&inputs.name()), None),
         type_: Some("Opaque".to_owned()),
         data: Some(BTreeMap::from([("token".to_owned(), ByteString(token.circuit_token().as_bytes().to_vec()))])),
@@ -35,7 +35,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::crd::ProxyProtocol;
     use crate::operator::children::tests::support::Fixture;
 
     #[test]
@@ -52,7 +51,7 @@ mod tests {
             let mut fixture = Fixture::of(&json!({"backends": {"circuitLimits": limits}}));
             let before = circuit_secret(&fixture.inputs(), &fixture.token);
             assert_eq!(before, None, "no port has the header");
-            fixture.object.spec.ports[0].proxy_protocol = Some(ProxyProtocol::V1);
+            fixture.ports[0].proxy_header = true;
             circuit_secret(&fixture.inputs(), &fixture.token)
         };
         assert_eq!(secret(json!(null)), None);

@@ -11,7 +11,7 @@ use crate::link::{CIRCUITS_PORT, METRICS_PORT};
 /// Builds the headless Service of a component.
 pub(super) fn service(inputs: &Inputs<'_>, component: Component) -> Service {
     let mut ports = vec![port("metrics", METRICS_PORT)];
-    if component == Component::Frontend && inputs.object.spec.closes_circuits() {
+    if component == Component::Frontend && inputs.closes_circuits() {
         ports.push(port("circuits", CIRCUITS_PORT));
     }
     Service {

@@ -7,16 +7,17 @@
 
 use std::borrow::Cow;
 
+use kube::ResourceExt as _;
 use serde_json::Value;
 
 use super::key::Decision;
 use super::observed::Observed;
-use crate::crd::names::Component;
+use crate::crd::names::{self, Component};
 use crate::crd::validate::Problem;
 use crate::crd::{MasterKeySpec, OnionBalancedService};
 use crate::link::{AgentToken, ForwardedPort};
 use crate::onion::OnionAddress;
-use crate::operator::children::{Inputs, LastGood};
+use crate::operator::children::{ChildId, Inputs, Kind, LastGood};
 
 /// The components of a service.
 pub(super) const COMPONENTS: [Component; 2] = [Component::Backend, Component::Frontend];
@@ -42,13 +43,19 @@ impl<'a> Basis<'a> {
     ) -> Option<Self> {
         let (address, token) = match key {
             Decision::Use(key) => (key.address(), Some(AgentToken::of(key))),
-            Decision::Generate | Decision::Refuse(_) => (last_address(observed)?, None),
+            Decision::Generate | Decision::Refuse(_) => (last_of_any(observed)?.address, None),
         };
         let object = Cow::Borrowed(&*observed.object);
         let mut basis = Self { object, withheld: Vec::new(), address, token, ports };
         for component in COMPONENTS {
             if basis.restore(component, problems, last_good(observed, component)).is_none() {
                 basis.withheld.push(component);
+            }
+        }
+        if has_bad_anonymity(problems) {
+            match last_of_any(observed) {
+                Some(last) => basis.object.to_mut().spec.anonymity.guards = last.guards,
+                None => basis.withheld = COMPONENTS.to_vec(),
             }
         }
         Some(basis)
@@ -98,6 +105,7 @@ impl<'a> Basis<'a> {
     /// that of the account with which the frontends were last configured.
     pub(super) fn inputs<'b>(&'b self, observed: &'b Observed) -> Inputs<'b> {
         let last = last_good(observed, Component::Frontend);
+        let guards = ChildId { kind: Kind::Secret, name: names::guards_secret(&self.object.name_any()) };
         Inputs {
             object: &self.object,
             environment: &observed.environment,
@@ -107,6 +115,7 @@ impl<'a> Basis<'a> {
             clients: observed.clients_secret.as_ref(),
             frontend_account: observed.frontend_account().or_else(|| last?.account.as_deref()),
             withheld: &self.withheld,
+            guards_taken: observed.taken.iter().any(|taken| taken.child == guards),
         }
     }
 }
@@ -116,10 +125,17 @@ pub(super) fn last_good(observed: &Observed, component: Component) -> Option<&La
     observed.last.as_ref().and_then(|last| last.of(component))
 }
 
-fn last_address(observed: &Observed) -> Option<OnionAddress> {
+/// Returns the last good values of any component, for values that all components have in common.
+fn last_of_any(observed: &Observed) -> Option<&LastGood> {
     // The frontends decide which address is published.
     let found = [Component::Frontend, Component::Backend].map(|component| last_good(observed, component));
-    found.into_iter().flatten().next().map(|last| last.address)
+    found.into_iter().flatten().next()
+}
+
+/// Returns true if a problem concerns the way into the Tor network, which configures the pods of
+/// both components.
+pub(super) fn has_bad_anonymity(problems: &[Problem]) -> bool {
+    problems.iter().any(|problem| problem.field.starts_with("spec.anonymity"))
 }
 
 /// Returns the paths of the bad settings of a component. Each setting of a pod template is good or

@@ -46,7 +46,7 @@ pub use observed::{
 };
 pub use status::{forbidden, requeue_after, status, unreadable};
 
-use basis::{Basis, COMPONENTS, bad_fields};
+use basis::{Basis, COMPONENTS, bad_fields, has_bad_anonymity};
 use key::Decision;
 use targets::Targets;
 
@@ -241,8 +241,10 @@ fn accept(observed: &Observed, facts: &Facts<'_>, error: Option<&BuildError>) ->
     }
     let problems = listed(&problems, "; ", LONGEST_LIST);
     let mut sentences = vec![format!("{problems}. Until this is corrected, {}", consequence(facts.problems))];
-    let without_values =
-        facts.withheld().iter().filter(|component| !bad_fields(facts.problems, **component).is_empty());
+    let lacks_values = |component: &&Component| {
+        has_bad_anonymity(facts.problems) || !bad_fields(facts.problems, **component).is_empty()
+    };
+    let without_values = facts.withheld().iter().filter(lacks_values);
     sentences.extend(without_values.map(|component| {
         let component = component.as_str();
         format!("The {component} pods have no such values, so they are neither created nor updated.")

@@ -199,6 +199,17 @@ pub struct OwnedObjects {
     pub pruned: bool,
 }
 
+impl OwnedObjects {
+    /// Returns the metadata of the existing object that has the kind and name of an owned object.
+    /// The names were looked up for the spec, which may lack an object that a last good value
+    /// needs; such an object is among the labelled ones.
+    pub fn find(&self, child: &ChildId) -> Option<&ObjectMeta> {
+        let is_it = |(kind, found): &&Labelled| *kind == child.kind && found.name.as_ref() == Some(&child.name);
+        let labelled = || self.labelled.iter().find(is_it).map(|(_, found)| found);
+        self.existing.get(child).or_else(labelled)
+    }
+}
+
 /// The result of an executed step.
 pub enum Outcome {
     /// The object was read. `None` means that it no longer exists.

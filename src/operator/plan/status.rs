@@ -42,7 +42,11 @@ pub fn status(
     found.extend(signing_keys::finding(observed, now).map(|keys| (ConditionType::SigningKeysReady, keys)));
     found.extend(clients.map(|clients| (ConditionType::ClientsReady, clients)));
     let backends = backends(observed, conclusion, ready_replicas);
-    let backends = health::finding(complete(backends, &previous.backends, now), &previous.backends);
+    let backends = complete(backends, &previous.backends, now);
+    // A publisher that does not renew its Lease hears of no check. Its results would also be those
+    // of former pods if the service was suspended.
+    let is_silent = published::silence(observed.lease.as_ref(), now).is_some();
+    let backends = if is_silent { backends } else { health::finding(backends, &previous.backends) };
     found.push((ConditionType::BackendsReady, backends));
     found.push((ConditionType::Published, published));
     // The address is never removed, because a former address keeps the operator from generating a

@@ -128,7 +128,7 @@ fn fallbacks(
 /// them.
 fn due(children: Vec<Child>, observed: &Observed, owned: &OwnedObjects, key: &Decision) -> Vec<Due> {
     let due = children.into_iter().filter_map(|child| {
-        let existing = owned.existing.get(&child.id);
+        let existing = owned.find(&child.id);
         let mark = match key {
             Decision::Use(key) => Some(origin::service_mark(key, &observed.object, &child.id)),
             // Without a usable key, the mark cannot be derived. The object keeps the one it has.

@@ -50,6 +50,7 @@ fn ready() -> View {
             "probes": [{"port": 80, "result": "Answered", "since": "2026-01-01T11:58:00Z"}],
             "conditions": [
                 condition("Accepted", "True", "Valid", "The spec is valid."),
+                condition("Reachable", "True", "Answered", "The address answers."),
                 condition("Ready", "True", "Ready", "Reachable."),
             ],
         }),
@@ -110,6 +111,15 @@ TIME PERIOD  POINTS  HSDIRS  PUBLISHED  REVISION  OPEN TO
 20456             6     7/8  45s ago      123456  all"
     );
     assert_eq!(plain(&canvas(None).service(&ready())), expected);
+}
+
+#[test]
+fn the_last_probes_of_a_suspended_service_are_not_shown() {
+    let suspended = condition("Published", "False", "Suspended", "spec.suspend is true.");
+    let probes = json!([{"port": 80, "result": "Answered", "since": "2026-01-01T11:58:00Z"}]);
+    let status = json!({"observedGeneration": 2, "probes": probes, "conditions": [suspended]});
+    let text = plain(&canvas(None).service(&view("web", &status)));
+    assert!(!text.contains("probed"), "{text}");
 }
 
 #[test]

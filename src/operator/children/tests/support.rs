@@ -73,15 +73,16 @@ impl Fixture {
     pub fn of(spec: &Value) -> Self {
         let key = MasterKey::generate(&mut StdRng::seed_from_u64(1));
         let token = AgentToken::derive(&key);
+        let object = object(spec);
         let ports = vec![ForwardedPort {
             name: Some("http".to_owned()),
             port: 80,
             target: "web.shop.svc:8080".to_owned(),
-            proxy_header: false,
+            proxy_header: object.spec.ports.iter().any(|port| port.proxy_protocol.is_some()),
             idle_timeout_seconds: None,
             check: TargetCheck::default(),
         }];
-        Self { object: object(spec), environment: environment(), key, token, ports }
+        Self { object, environment: environment(), key, token, ports }
     }
 
     pub fn inputs(&self) -> Inputs<'_> {
@@ -94,6 +95,7 @@ impl Fixture {
             clients: None,
             frontend_account: Some("uid-of-account"),
             withheld: &[],
+            guards_taken: false,
         }
     }
 

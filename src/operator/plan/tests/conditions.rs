@@ -241,6 +241,12 @@ const SCENARIOS: &[Scenario] = &[
         deployment(o, &json!({"observedGeneration": 3, "readyReplicas": 3, "updatedReplicas": 1}));
         excluded(o, "2025-12-31T23:00:00Z");
     }, "BackendsReady", "False RollingOut: A new version of the backends is being rolled out.", true),
+    ("a target fails at one backend", unhealthy,
+        "BackendsReady", "False BackendUnhealthy: Backend web-backend-1 is withdrawn: port 80 fails.", true),
+    ("a target failed before the publishers stopped", |o| {
+        unhealthy(o);
+        o.lease = Some(lease("2025-12-31T23:58:59.000000Z", 15));
+    }, "BackendsReady", "True AllReady: All 3 backends are ready.", true),
     ("frontend's image", |o| {
         o.object = with(&o.object, "status/published", json!([]));
         pod_problem(o, Component::Frontend);
@@ -439,6 +445,16 @@ fn excluded(observed: &mut Observed, since: &str) {
         {"name": "web-backend-0", "introductionPoints": 3, "state": "Ready", "since": "2025-12-31T00:00:00Z"},
         {"name": "web-backend-1", "introductionPoints": 0, "state": "Excluded", "since": since,
             "message": "its congestion control differs"},
+    ]);
+    observed.object = with(&observed.object, "status/backends", backends);
+}
+
+/// Adds a backend that the publisher has withdrawn because of its target.
+fn unhealthy(observed: &mut Observed) {
+    let backends = json!([
+        {"name": "web-backend-0", "introductionPoints": 3, "state": "Ready", "since": "2025-12-31T00:00:00Z"},
+        {"name": "web-backend-1", "introductionPoints": 0, "state": "Unhealthy", "since": "2025-12-31T23:00:00Z",
+            "failingPorts": [80], "message": "port 80 fails"},
     ]);
     observed.object = with(&observed.object, "status/backends", backends);
 }

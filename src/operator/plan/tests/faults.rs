@@ -34,12 +34,15 @@ fn assert_started(world: &World) {
         Fault::BackendReplicas,
         Fault::BackendToleration,
         Fault::UnreadableDrainTimeout,
+        Fault::UnreadableCircuitLimits,
+        Fault::UnreadableGuards,
     ]);
     let faults = &world.faults;
     let (configured, accepted) = (!is_blocked && !is_bad, !world.has(Fault::RefusedAffinity));
     assert_eq!(exists("ConfigMap web-backend"), configured, "{faults:?}");
     assert_eq!(exists("Deployment web-backend"), configured && accepted, "{faults:?}");
-    let is_bad_frontend = world.has_any(&[Fault::FrontendTorrc, Fault::FrontendLabels]);
+    let is_bad_frontend =
+        world.has_any(&[Fault::FrontendTorrc, Fault::FrontendLabels, Fault::FrontendProbe, Fault::UnreadableGuards]);
     assert_eq!(exists("Deployment web-frontend"), !is_blocked && !is_bad_frontend, "{faults:?}");
     let Some(config) = world.server.manifests.get("ConfigMap web-backend") else { return };
     let config = config["data"]["agent.yaml"].as_str().unwrap();
@@ -48,6 +51,8 @@ fn assert_started(world: &World) {
         ("chat.shop.svc:1", Some(Fault::MissingTarget)),
         ("a:1", Some(Fault::InvalidPort)),
         ("a:2", Some(Fault::ForbiddenTarget)),
+        ("a:3", Some(Fault::HealthCheck)),
+        ("a:4", Some(Fault::UnreadablePort)),
     ] {
         let is_served = !fault.is_some_and(|fault| world.has(fault));
         assert_eq!(config.contains(target), is_served, "{target}: {faults:?}");

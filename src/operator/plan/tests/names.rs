@@ -1,12 +1,14 @@
 //! Tests of names that are taken by objects of somebody else.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
 
 use super::steps::{FIND, applied_deployments, create_all, orphan, server};
 use super::support::{Server, condition, fresh, from, healthy, with};
+use crate::operator::children::tests::support::environment;
 use crate::operator::children::{ChildId, Kind, ids};
 use crate::operator::plan::{Last, Observed};
 
@@ -48,6 +50,23 @@ fn while_a_name_is_taken_nothing_is_created_and_what_exists_is_kept_up_to_date()
     assert!(server.applied.iter().all(|(_, manifest)| manifest["spec"]["replicas"] == 0));
     let found = condition(&status, "Accepted");
     assert!(found.starts_with("False NameTaken: ConfigMap web-backend exists"), "{found}");
+}
+
+#[test]
+fn the_publishers_get_no_access_to_a_secret_of_somebody_else_with_the_name_of_the_guards() {
+    let shared = || {
+        let mut environment = environment();
+        environment.settings.tor_extra_config = String::new();
+        Observed { owned: None, environment: Arc::new(environment), ..healthy() }
+    };
+    let mut server = Server::default();
+    server.run(shared());
+    let grants = |server: &Server| server.manifests["Role web-frontend"]["rules"].to_string().contains("web-guards");
+    assert!(grants(&server));
+    // After an upgrade, the Role already exists when the name of the Secret is first looked up.
+    server.existing.insert(ChildId { kind: Kind::Secret, name: "web-guards".to_owned() }, foreign());
+    server.run(shared());
+    assert!(!grants(&server));
 }
 
 #[test]

@@ -19,7 +19,7 @@ use super::super::{
 use crate::crd::{OnionBalancedService, OnionBalancedServiceStatus};
 use crate::onion::MasterKey;
 use crate::operator::children::tests::support::{Fixture, all_children, environment, object};
-use crate::operator::children::{ChildId, Kind, Stage};
+use crate::operator::children::{ChildId, Kind, Stage, ids};
 use crate::operator::holder::holder;
 
 pub const NOW: i64 = 1_767_225_600;
@@ -234,7 +234,12 @@ impl Server {
                     return (observed, status);
                 }
                 step => {
-                    let outcome = self.execute(step);
+                    let mut outcome = self.execute(step);
+                    // Only the names of the spec's own objects are looked up.
+                    if let Outcome::ChildrenFound { existing, .. } = &mut outcome {
+                        let ids = ids(&observed.object, &observed.environment);
+                        existing.retain(|id, _| ids.contains(id));
+                    }
                     observed.learn(outcome);
                 }
             }
@@ -274,7 +279,9 @@ impl Server {
     fn find(&self, ask_server: bool) -> Outcome {
         let existing = self.existing.iter().filter(|(_, found)| ask_server || found.labels.is_some());
         let existing = existing.map(|(id, found)| (id.clone(), found.clone())).collect();
-        Outcome::ChildrenFound { existing, labelled: self.labelled.clone(), asked_server: ask_server }
+        let labelled = self.existing.iter().filter(|(_, found)| found.labels.is_some());
+        let labelled = labelled.map(|(id, found)| (id.kind, found.clone())).chain(self.labelled.iter().cloned());
+        Outcome::ChildrenFound { existing, labelled: labelled.collect(), asked_server: ask_server }
     }
 
     fn last(&self) -> Last {

@@ -30,13 +30,19 @@ pub(super) enum Fault {
     BackendReplicas,
     BackendToleration,
     UnreadableDrainTimeout,
+    UnreadableCircuitLimits,
     RefusedAffinity,
     FrontendTorrc,
     FrontendLabels,
+    FrontendProbe,
     ForbiddenTarget,
+    HealthCheck,
+    UnreadablePort,
+    UnreadableGuards,
     ExternalBackend,
     AuthorizedClient,
     MasterKeyField,
+    DelegatedWithoutSecret,
     LostKey,
     OtherKey,
     Rival,
@@ -45,7 +51,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    pub(super) const ALL: [Self; 19] = [
+    pub(super) const ALL: [Self; 25] = [
         Self::MissingTarget,
         Self::InvalidPort,
         Self::BackendTorrc,
@@ -53,13 +59,19 @@ impl Fault {
         Self::BackendReplicas,
         Self::BackendToleration,
         Self::UnreadableDrainTimeout,
+        Self::UnreadableCircuitLimits,
         Self::RefusedAffinity,
         Self::FrontendTorrc,
         Self::FrontendLabels,
+        Self::FrontendProbe,
         Self::ForbiddenTarget,
+        Self::HealthCheck,
+        Self::UnreadablePort,
+        Self::UnreadableGuards,
         Self::ExternalBackend,
         Self::AuthorizedClient,
         Self::MasterKeyField,
+        Self::DelegatedWithoutSecret,
         Self::LostKey,
         Self::OtherKey,
         Self::Rival,
@@ -71,7 +83,22 @@ impl Fault {
     const LEFT_OUT: [Self; 2] = [Self::ExternalBackend, Self::AuthorizedClient];
 
     /// The faults without which there would be a usable key.
-    pub(super) const OF_KEY: [Self; 4] = [Self::MasterKeyField, Self::LostKey, Self::OtherKey, Self::Rival];
+    pub(super) const OF_KEY: [Self; 5] =
+        [Self::MasterKeyField, Self::DelegatedWithoutSecret, Self::LostKey, Self::OtherKey, Self::Rival];
+
+    /// The faults in the spec's fields of the key. No key is read while one of them is present.
+    const OF_KEY_FIELDS: [Self; 2] = [Self::MasterKeyField, Self::DelegatedWithoutSecret];
+
+    /// Returns the part of the spec that does not match our types, if this is the fault.
+    fn unreadable(self) -> Option<&'static str> {
+        match self {
+            Self::UnreadableDrainTimeout => Some("spec.backends.drainTimeoutSeconds"),
+            Self::UnreadableCircuitLimits => Some("spec.backends.circuitLimits"),
+            Self::UnreadablePort => Some("spec.ports[5]"),
+            Self::UnreadableGuards => Some("spec.anonymity"),
+            _ => None,
+        }
+    }
 
     /// Returns the condition that names the fault, and a part of its text.
     fn name(self) -> (&'static str, &'static str) {
@@ -83,13 +110,19 @@ impl Fault {
             Self::BackendReplicas => ("Accepted", "spec.backends.replicas: "),
             Self::BackendToleration => ("Accepted", "spec.backends.template.tolerations[0]: "),
             Self::UnreadableDrainTimeout => ("Accepted", "spec.backends.drainTimeoutSeconds: cannot be read"),
+            Self::UnreadableCircuitLimits => ("Accepted", "spec.backends.circuitLimits: cannot be read"),
             Self::RefusedAffinity => ("BackendsReady", "Deployment web-backend: exceeded quota"),
             Self::FrontendTorrc => ("Accepted", "spec.frontend.extraTorrc: "),
             Self::FrontendLabels => ("Accepted", "spec.frontend.template.labels: "),
+            Self::FrontendProbe => ("Accepted", "spec.frontend.probe.periodSeconds: "),
+            Self::HealthCheck => ("Accepted", "spec.ports[4].healthCheck.periodSeconds: "),
+            Self::UnreadablePort => ("Accepted", "spec.ports[5]: cannot be read"),
+            Self::UnreadableGuards => ("Accepted", "spec.anonymity: cannot be read"),
             Self::ForbiddenTarget => ("Accepted", "spec.ports[3].target.address: "),
             Self::ExternalBackend => ("Accepted", "spec.externalBackends[1].onionAddress: "),
             Self::AuthorizedClient => ("Accepted", "spec.restrictedDiscovery.clients[1].publicKey: "),
             Self::MasterKeyField => ("Accepted", "spec.masterKey.secretName: "),
+            Self::DelegatedWithoutSecret => ("Accepted", "spec.masterKey.delegated: "),
             Self::LostKey => ("MasterKeyReady", "SecretNotFound: "),
             Self::OtherKey => ("MasterKeyReady", "AddressMismatch: "),
             Self::Rival => ("MasterKeyReady", "KeyConflict: "),
@@ -207,37 +240,53 @@ impl World {
         if self.has(Fault::AuthorizedClient) {
             clients.push(json!({"name": "bob", "publicKey": "no key"}));
         }
+        // An unreadable part has a default value.
+        let unreadable_port = json!({"port": 85, "target": {}});
+        let port = json!({"port": 85, "target": {"address": "a:4"}, "proxyProtocol": "v1"});
+        let probe = json!({"enabled": true, "periodSeconds": 1});
         json!({
             "ports": [
                 {"name": "http", "port": 80, "target": {"address": format!("web-{}:80", self.good.target)}},
                 {"port": 81, "target": {"service": {"name": "chat", "port": 1}}},
                 {"port": 82, "target": {"address": bad(Fault::InvalidPort, json!("no port"), json!("a:1"))}},
                 {"port": 83, "target": {"address": bad(Fault::ForbiddenTarget, json!("127.0.0.1:1"), json!("a:2"))}},
+                {"port": 84, "target": {"address": "a:3"}, "healthCheck": {
+                    "periodSeconds": bad(Fault::HealthCheck, json!(0), json!(30)),
+                }},
+                bad(Fault::UnreadablePort, unreadable_port, port),
             ],
-            "masterKey": {
-                "secretName": bad(Fault::MasterKeyField, json!("No Name"), json!("mine")),
-                "onionAddress": address(),
-            },
+            "masterKey": self.master_key(),
+            "anonymity": {"guards": bad(Fault::UnreadableGuards, json!("Shared"), json!("PerPod"))},
             "externalBackends": external,
             "restrictedDiscovery": {"clients": clients},
             "suspend": self.good.suspend,
             "backends": {
                 "replicas": bad(Fault::BackendReplicas, json!(-1), json!(self.good.replicas)),
                 "introductionPoints": self.good.points,
+                "circuitLimits": bad(Fault::UnreadableCircuitLimits, Value::Null, json!({"openStreams": 9})),
                 "extraTorrc": bad(Fault::BackendTorrc, refused.clone(), json!("NumCPUs 1")),
                 "template": template,
             },
             "frontend": {
                 "replicas": self.good.frontends,
+                "probe": bad(Fault::FrontendProbe, probe, json!({"enabled": false})),
                 "extraTorrc": bad(Fault::FrontendTorrc, refused, json!("NumCPUs 2")),
                 "template": {"labels": bad(Fault::FrontendLabels, reserved, json!({"team": "b"}))},
             },
         })
     }
 
+    fn master_key(&self) -> Value {
+        if self.has(Fault::DelegatedWithoutSecret) {
+            return json!({"delegated": true, "onionAddress": address()});
+        }
+        let name = if self.has(Fault::MasterKeyField) { "No Name" } else { "mine" };
+        json!({"secretName": name, "onionAddress": address()})
+    }
+
     fn key_secret(&self) -> Option<KeySecret> {
         let key = if self.has(Fault::OtherKey) { other_key() } else { Fixture::new().key };
-        let is_missing = self.has(Fault::LostKey) || self.has(Fault::MasterKeyField);
+        let is_missing = self.has(Fault::LostKey) || self.has_any(&Fault::OF_KEY_FIELDS);
         (!is_missing).then(|| key_secret(&key))
     }
 
@@ -282,15 +331,16 @@ impl World {
         let mut environment: Environment = environment();
         environment.settings.data_plane_image = format!("operator:{}", self.good.image);
         environment.settings.policy = ObjectPolicy::without_tolerations();
-        let drain = self.has(Fault::UnreadableDrainTimeout).then(|| Problem {
-            field: "spec.backends.drainTimeoutSeconds".to_owned(),
-            message: "cannot be read".to_owned(),
-        });
+        // Without bridges, it matters whether the pods share their guards.
+        environment.settings.tor_extra_config = String::new();
+        let unreadable = self.faults.iter().filter_map(|fault| fault.unreadable());
+        let unreadable =
+            unreadable.map(|field| Problem { field: field.to_owned(), message: "cannot be read".to_owned() });
         let chat = json!({"metadata": {"name": "chat"}, "spec": {"clusterIP": "10.0.0.2", "ports": [{"port": 1}]}});
         let chat = (!self.has(Fault::MissingTarget)).then(|| ("chat".to_owned(), from(chat)));
         Observed {
             object: Arc::new(object),
-            unreadable: drain.into_iter().collect(),
+            unreadable: unreadable.collect(),
             environment: Arc::new(environment),
             rivals: self.rivals(),
             key_secret: self.key_secret(),
@@ -342,9 +392,10 @@ impl World {
             let is_hidden = match fault {
                 // No key is read for an invalid name. A key that is read is first compared with the
                 // address.
-                Fault::LostKey => self.has(Fault::MasterKeyField),
-                Fault::OtherKey => self.has_any(&[Fault::MasterKeyField, Fault::LostKey]),
-                Fault::Rival => self.has_any(&[Fault::MasterKeyField, Fault::LostKey, Fault::OtherKey]),
+                Fault::MasterKeyField => self.has(Fault::DelegatedWithoutSecret),
+                Fault::LostKey => self.has_any(&Fault::OF_KEY_FIELDS),
+                Fault::OtherKey => self.has(Fault::LostKey) || self.has_any(&Fault::OF_KEY_FIELDS),
+                Fault::Rival => self.has_any(&[Fault::LostKey, Fault::OtherKey]) || self.has_any(&Fault::OF_KEY_FIELDS),
                 Fault::Unschedulable => {
                     self.good.suspend || !self.server.manifests.contains_key("Deployment web-backend")
                 }
