@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::connect::Connector;
 use super::forward::Traffic;
 use crate::common::log_limit::{Line, LogLimit};
-use crate::link::{ForwardedPort, SyncRequest, TargetHealth, TargetState, brief};
+use crate::link::{ForwardedPort, PodPhase, SyncRequest, TargetHealth, TargetState, brief};
 use history::{History, SPACING};
 
 /// The time for which the leader's judgement is valid. The leader repeats it about once a second.
@@ -54,7 +54,7 @@ struct Leader {
     generation: u64,
     /// The time at which the leader last said that this backend is withdrawn.
     withdrew: Option<Instant>,
-    /// The time since which the leader has been saying so.
+    /// The time since which the leader has been saying so, of a pod that is not terminating.
     since: Option<Instant>,
 }
 
@@ -141,7 +141,8 @@ impl Health {
         let now = Instant::now();
         self.leader.send_if_modified(|leader| {
             leader.withdrew = request.unhealthy.then_some(now);
-            leader.since = leader.since.or(Some(now)).filter(|_| request.unhealthy);
+            let stays = request.unhealthy && request.phase == PodPhase::Active;
+            leader.since = leader.since.or(Some(now)).filter(|_| stays);
             let asked = (request.publisher.clone(), request.round);
             let is_new = request.round != 0 && leader.asked.as_ref() != Some(&asked);
             if is_new {
@@ -175,7 +176,8 @@ impl Health {
 
     /// Returns true if tor should be ended now. Clients that fetched a descriptor before the
     /// backend was withdrawn still choose its introduction points, which only the end of tor
-    /// removes. While any target passes or is not checked, the backend is still useful.
+    /// removes. While any target passes or is not checked, the backend is still useful. A
+    /// terminating pod keeps its tor, because the drain waits for the open streams.
     pub fn should_end_tor(&self) -> bool {
         let now = Instant::now();
         let is_withdrawn = {

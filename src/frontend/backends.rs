@@ -51,10 +51,12 @@ impl Backends {
         inputs
     }
 
-    /// Returns the backends that should soon report introduction points. A pod is Ready only if its
-    /// backend has some.
+    /// Returns the backends that should soon be published. A pod is Ready only if its backend has
+    /// introduction points. Kubernetes notices only after some time that a withdrawn backend is no
+    /// longer ready.
     pub(super) fn expected(&self) -> impl Iterator<Item = &BackendId> {
-        self.pods.iter().filter(|(_, pod)| pod.ready && !pod.terminating).map(|(id, _)| id)
+        let ready = self.pods.iter().filter(|(_, pod)| pod.ready && !pod.terminating).map(|(id, _)| id);
+        ready.filter(move |id| !self.targets.has_withdrawn(id))
     }
 
     /// Returns the pods of the latest update.
@@ -304,7 +306,9 @@ mod tests {
         assert_eq!(lost(backends.take(id("a"), target(0, failing, false))), [], "nothing is known about b");
         assert_eq!(lost(backends.take(id("b"), target(0, passing, true))), []);
         assert_eq!(lost(backends.take(id("b"), target(1, passing, true))), []);
+        assert_eq!(backends.expected().collect::<Vec<_>>(), [&id("a"), &id("b")]);
         assert_eq!(lost(backends.take(id("a"), target(2, failing, false))), [id("a")]);
+        assert_eq!(backends.expected().collect::<Vec<_>>(), [&id("b")], "a is not waited for");
         assert_eq!(lost(backends.report(id("a"), points(true))), [id("a")], "new points stay unpublished");
         let view = backends.views(&Status::default(), SystemTime::UNIX_EPOCH).remove(0);
         assert_eq!(view.state, BackendState::Unhealthy);

@@ -193,6 +193,8 @@ impl GuardKeeper {
     /// Merges the reports if this publisher leads or there are no shared guards yet.
     async fn settle(&mut self) {
         let leading = self.facts.borrow().leading;
+        // A standby merges nothing for months, while pods come and go.
+        self.reports.retain(&self.pods.borrow().clone());
         if !leading && self.shared.borrow().is_some() {
             // Another publisher may change the Secret.
             self.stored = None;
@@ -292,8 +294,32 @@ mod tests {
     use rand::rngs::StdRng;
 
     use super::*;
+    use crate::frontend::pods::Pod;
     use crate::link::Guard;
     use crate::onion::MasterKey;
+
+    /// Only the leader merges reports. A standby may run for months while pods come and go.
+    #[tokio::test]
+    async fn a_standby_forgets_the_reports_of_pods_that_are_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let client = kube::Client::new(axum::Router::new(), "shop");
+        let token = AgentToken::derive(&MasterKey::generate(&mut StdRng::seed_from_u64(1)));
+        let pod = Pod { name: "a".to_owned(), agent: None, ready: true, terminating: false };
+        let backend = BackendId("a".to_owned());
+        let (pods, seen) = watch::channel(Arc::new(Pods::from([(backend.clone(), pod)])));
+        let watched = (seen, watch::channel(Facts::default()).1);
+        let (mut keeper, _links) =
+            GuardKeeper::new(Api::default_namespaced(client), "web", token, dir.path().to_owned(), watched);
+        keeper.shared.send_replace(Some("".into()));
+        let lines = "Guard in=default rsa_id=0707070707070707070707070707070707070707 sampled_on=2026-09-21T14:13:20 \
+                     listed=1\n";
+        keeper.reports.take(backend, &GuardReport { id: 1, lines: lines.to_owned() });
+        keeper.settle().await;
+        assert_eq!(keeper.reports.preferred(&GuardSample::default()), 1);
+        pods.send_replace(Arc::default());
+        keeper.settle().await;
+        assert_eq!(keeper.reports.preferred(&GuardSample::default()), 0);
+    }
 
     /// The frontend's tor adopts guards only if they belong to the mounted master key.
     #[test]

@@ -77,7 +77,8 @@ fn add(kits: &mut Option<Kits>, kit: Kit) -> Result<(), kit::KitError> {
 /// Extends `key` by the kits in a directory whenever its files change, forever. Kits that are
 /// removed or replaced stay in use until this process ends, so that no mistake makes a gap.
 pub(super) async fn watch(directory: PathBuf, key: watch::Sender<ServiceKey>, clock: Clock) {
-    let mut seen = stamps(&directory);
+    // The files may have changed since `key` was read, so they are read once more.
+    let mut seen = Vec::new();
     let (mut unusable, mut warning) = (Complaint::default(), CoverageLog::default());
     loop {
         let now = clock.now().wall;
@@ -170,6 +171,20 @@ mod tests {
         assert_eq!((FIRST..FIRST + 6).filter(|number| covers(&key, *number)).count(), 4);
         let expected = read(&list(folder.path()), Some(kit(2, FIRST, 1).address())).unwrap();
         assert_eq!(expected.address(), kit(2, FIRST, 1).address());
+    }
+
+    /// Connecting to the API server, for example, takes time.
+    #[tokio::test(start_paused = true)]
+    async fn a_kit_that_arrives_between_the_first_reading_and_the_watch_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, kit: Kit| std::fs::write(folder.path().join(name), kit.to_bytes().as_slice()).unwrap();
+        write("a.kit", kit(1, FIRST, 1));
+        let key = ServiceKey::from(read(&list(folder.path()), None).unwrap());
+        write("b.kit", kit(1, FIRST + 1, 1));
+        let (sender, mut key) = watch::channel(key);
+        tokio::spawn(watch(folder.path().to_owned(), sender, Clock::start()));
+        tokio::time::timeout(2 * PAUSE, key.changed()).await.expect("the new kit is read").unwrap();
+        assert!(covers(&key.borrow(), FIRST + 1));
     }
 
     #[tokio::test(start_paused = true)]

@@ -286,6 +286,7 @@ mod tests {
             introduction_points: 6,
             descriptors: 1,
             hsdirs_accepted: 7,
+            hsdirs_rejected: 0,
             hsdirs_total: 8,
             last_published: SystemTime::UNIX_EPOCH,
             authorized_clients: None,

@@ -125,6 +125,7 @@ impl Publisher {
                 for input in self.backends.take(id, news) {
                     self.driver.handle(input, self.clock.now());
                 }
+                self.announce_expected();
             }
         }
     }

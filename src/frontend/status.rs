@@ -229,6 +229,7 @@ mod tests {
             introduction_points: 6,
             descriptors: 1,
             hsdirs_accepted: accepted,
+            hsdirs_rejected: 0,
             hsdirs_total: 8,
             last_published: at(100) + Duration::from_millis(1),
             authorized_clients: None,

@@ -131,6 +131,8 @@ pub struct PeriodStatus {
     pub descriptors: usize,
     /// The number of HSDirs that accepted a descriptor from the newest publishing round.
     pub hsdirs_accepted: usize,
+    /// The number of HSDirs that rejected a descriptor from the newest publishing round.
+    pub hsdirs_rejected: usize,
     /// The number of HSDirs that are responsible for the service in this period.
     pub hsdirs_total: usize,
     /// The time at which the descriptors of the newest publishing round were created.

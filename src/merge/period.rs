@@ -207,6 +207,7 @@ impl Period {
             introduction_points: round.merged.points.values().sum(),
             descriptors: round.descriptors.len(),
             hsdirs_accepted: uploads.accepted(self.service.period),
+            hsdirs_rejected: uploads.answers(self.service.period, round.counter).rejected,
             hsdirs_total: self.hsdirs.len(),
             last_published: round.made.wall,
             authorized_clients: match &*round.merged.discovery {

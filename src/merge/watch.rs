@@ -94,6 +94,7 @@ impl Watch {
     /// Forgets the time periods before this one.
     pub(super) fn retain_from(&mut self, number: u64) {
         self.noticed.retain(|period, _| period.number >= number);
+        self.suspected.retain(|period, _| period.number >= number);
     }
 }
 

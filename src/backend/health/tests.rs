@@ -2,7 +2,7 @@ use tokio::net::TcpListener;
 use tokio::time::{advance, sleep};
 
 use super::*;
-use crate::link::{PodPhase, TargetCheck};
+use crate::link::TargetCheck;
 
 impl Health {
     /// Creates the health of port 80, whose target has passed a check.
@@ -105,6 +105,21 @@ async fn tor_is_ended_once_if_the_backend_stays_withdrawn_and_no_target_passes()
         health.heard(&request("p", true, 0, true));
         assert!(!health.should_end_tor(), "the other target does not fail");
         advance(Duration::from_secs(1)).await;
+    }
+}
+
+/// The drain of a terminating pod waits for the streams that are still open.
+#[tokio::test(start_paused = true)]
+async fn tor_is_not_ended_while_the_pod_terminates() {
+    let health = health("web:80");
+    fail(&health).await;
+    health.heard(&request("p", true, 0, true));
+    for phase in [PodPhase::Terminating, PodPhase::Withdrawn] {
+        for _ in 0..20 {
+            advance(Duration::from_secs(1)).await;
+            health.heard(&SyncRequest { phase, ..request("p", true, 0, true) });
+            assert!(!health.should_end_tor(), "{phase:?}");
+        }
     }
 }
 

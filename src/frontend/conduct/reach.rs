@@ -2,8 +2,12 @@
 //!
 //! If tor loses the network after it has bootstrapped, it still answers on its control socket and
 //! usually reports nothing about its uploads. The publisher infers the loss if, for a minute, no
-//! HSDir of a time period has accepted the newest descriptor and no response at all has arrived.
-//! While no upload is due, the loss goes unnoticed.
+//! HSDir of a time period has accepted or rejected the newest descriptor and no response at all has
+//! arrived. While no upload is due, the loss goes unnoticed.
+//!
+//! If another publisher with the same key has used a counter that is too great, all HSDirs reject,
+//! and the engine rarely tries again. Such a publisher keeps the Lease: no other one would have more
+//! success, and it needs the time to notice the foreign publisher.
 
 use std::time::Duration;
 
@@ -43,7 +47,8 @@ impl Reach {
 
     /// Records the progress of publishing while this publisher leads.
     pub(super) fn publishes(&mut self, periods: &[PeriodStatus], now: Duration) {
-        if periods.iter().any(|period| period.hsdirs_total > 0 && period.hsdirs_accepted == 0) {
+        let is_silent = |period: &PeriodStatus| period.hsdirs_accepted + period.hsdirs_rejected == 0;
+        if periods.iter().any(|period| period.hsdirs_total > 0 && is_silent(period)) {
             self.unanswered.get_or_insert(now);
         } else {
             self.unanswered = None;
@@ -88,6 +93,7 @@ mod tests {
             introduction_points: 6,
             descriptors: 1,
             hsdirs_accepted,
+            hsdirs_rejected: 0,
             hsdirs_total: 8,
             last_published: SystemTime::UNIX_EPOCH,
             authorized_clients: None,
@@ -125,6 +131,14 @@ mod tests {
         reach.publishes(&[], at(0));
         reach.publishes(&[PeriodStatus { hsdirs_total: 0, ..period(0) }], at(0));
         assert!(!reach.is_cut_off(at(1000)));
+    }
+
+    #[test]
+    fn a_publisher_whose_descriptors_are_rejected_is_not_cut_off() {
+        let mut reach = Reach::default();
+        reach.uploaded(&Err(UploadError::Rejected));
+        reach.publishes(&[period(8), PeriodStatus { hsdirs_rejected: 8, ..period(0) }], at(0));
+        assert!(!reach.is_cut_off(at(1000)) && reach.is_proven(at(1000)), "the HSDirs get no upload for half an hour");
     }
 
     #[test]

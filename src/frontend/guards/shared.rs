@@ -24,10 +24,15 @@ impl SharedGuards {
         }
     }
 
+    /// Forgets the reports of pods that no longer exist.
+    pub(super) fn retain(&mut self, pods: &Pods) {
+        self.0.retain(|backend, _| pods.contains_key(backend));
+    }
+
     /// Merges the reports of the existing pods and of the publisher's own tor into the stored
     /// sample, and forgets the reports of other pods. `now` is in seconds since the Unix epoch.
     pub(super) fn merged(&mut self, stored: &GuardSample, own: &GuardSample, pods: &Pods, now: u64) -> GuardSample {
-        self.0.retain(|backend, _| pods.contains_key(backend));
+        self.retain(pods);
         let agents: Vec<_> = self.0.values().collect();
         // A tor that has just started has no guards yet, which says nothing about the shared ones.
         let own = Some(own).filter(|own| !own.is_empty());

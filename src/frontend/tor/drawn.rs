@@ -17,7 +17,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// Asks tor for its guards until it has some, and passes on tor's answer. Then waits forever, as
 /// also if nobody needs the guards.
 pub(super) async fn watch(client: &Client, drawn: Option<&watch::Sender<Option<String>>>) -> Infallible {
-    let Some(drawn) = drawn else { return pending().await };
+    // Only a task that keeps the shared guards has a receiver.
+    let Some(drawn) = drawn.filter(|drawn| !drawn.is_closed()) else { return pending().await };
     loop {
         match client.get_info("entry-guards").await {
             Ok(guards) if !guards.trim().is_empty() => {
@@ -33,7 +34,8 @@ pub(super) async fn watch(client: &Client, drawn: Option<&watch::Sender<Option<S
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, duplex};
+    use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, duplex};
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -54,5 +56,19 @@ mod tests {
         writer.write_all(answer.as_bytes()).await.unwrap();
         let found = watched.wait_for(Option::is_some).await.unwrap().clone().unwrap();
         assert_eq!(found.trim_end(), format!("${} never-connected", "AB".repeat(20)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tor_is_not_asked_if_nobody_keeps_the_guards() {
+        let (ours, mut theirs) = duplex(1024);
+        let (client, _events) = Client::over(ours, Duration::from_secs(20));
+        let drawn = watch::Sender::new(None);
+        let asked = async {
+            tokio::select! {
+                never = watch(&client, Some(&drawn)) => match never {},
+                read = theirs.read_u8() => read,
+            }
+        };
+        assert!(timeout(4 * PAUSE, asked).await.is_err());
     }
 }

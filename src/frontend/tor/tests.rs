@@ -203,6 +203,23 @@ async fn a_fetch_is_shared_and_distinguished_from_an_upload() {
     assert_eq!(two.fetched(0).await, Err(FetchError::NotFound));
 }
 
+/// When all introduction points of a service fail, the tor that probes the service fetches its
+/// descriptor again, from an HSDir to which an upload may be under way.
+#[tokio::test]
+async fn a_fetch_of_tor_itself_does_not_end_an_upload() {
+    let mut scene = Scene::begin();
+    let mut one = scene.register(0);
+    let hsdir = format!("${}~x", "07".repeat(20));
+    let orders = one.is_up().await;
+    assert!(orders.upload(scene.upload()));
+    scene.asked().await;
+    for reason in ["NOT_FOUND", "BAD_DESC", "QUERY_REJECTED", "QUERY_NO_HSDIR", "QUERY_RATE_LIMITED"] {
+        scene.event(&format!("FAILED {} NO_AUTH {hsdir} x REASON={reason}", name(0)));
+    }
+    scene.event(&format!("UPLOADED {} UNKNOWN {hsdir}", name(0)));
+    assert_eq!(one.uploaded().await, Ok(()));
+}
+
 #[tokio::test]
 async fn ends_when_no_service_is_left() {
     let mut scene = Scene::begin();

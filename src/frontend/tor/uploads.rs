@@ -12,6 +12,8 @@ use crate::onion::OnionAddress;
 const REJECTED: &str = "UPLOAD_REJECTED";
 /// Tor's `REASON=` if an HSDir sends a response that tor does not recognise.
 const UNEXPECTED: &str = "UNEXPECTED";
+/// Tor's reasons that only a fetch can have (control-spec, `HS_DESC`).
+const FETCH_REASONS: [&str; 5] = ["NOT_FOUND", "BAD_DESC", "QUERY_REJECTED", "QUERY_NO_HSDIR", "QUERY_RATE_LIMITED"];
 /// The reason that is reported for a failure without a `REASON=`.
 const NO_REASON: &str = "FAILED";
 
@@ -35,11 +37,12 @@ impl PendingUploads {
     }
 
     /// Ends the upload to which an event belongs, and returns its result. The caller must first
-    /// rule out that a FAILED event belongs to a fetch.
+    /// rule out that a FAILED event belongs to a fetch that the publisher requested. Tor also
+    /// fetches the service's own descriptor by itself, when the probe connects to the address.
     pub(super) fn event(&mut self, event: &HsDescEvent) -> Option<UploadResult> {
         let result = match event.action {
             HsDescAction::Uploaded => Ok(()),
-            HsDescAction::Failed => Err(error(event.reason.as_deref())),
+            HsDescAction::Failed if !is_of_a_fetch(event) => Err(error(event.reason.as_deref())),
             _ => return None,
         };
         let hsdir = Fingerprint(event.hsdir?);
@@ -63,6 +66,11 @@ fn error(reason: Option<&str>) -> UploadError {
         Some(UNEXPECTED) => UploadError::Unexpected,
         other => UploadError::Other(other.unwrap_or(NO_REASON).to_owned()),
     }
+}
+
+/// Returns true if a FAILED event can only belong to a fetch.
+fn is_of_a_fetch(event: &HsDescEvent) -> bool {
+    event.reason.as_deref().is_some_and(|reason| FETCH_REASONS.contains(&reason))
 }
 
 /// Returns true if a FAILED event can only belong to an upload.

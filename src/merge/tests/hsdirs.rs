@@ -239,6 +239,22 @@ fn each_rejection_quadruples_the_time_by_which_the_counter_runs_ahead() {
     world.assert_converged(&network);
 }
 
+/// Another publisher with the same key may have used a counter that no clock reaches. The engine
+/// then gives up, and nothing but the status shows that the HSDirs still answer.
+#[test]
+fn the_status_shows_that_all_hsdirs_reject() {
+    let mut world = running(&[0]);
+    let all: Vec<Fingerprint> = world.held(&network(RELAYS, 0)).into_iter().map(|(_, hsdir, _)| hsdir).collect();
+    for hsdir in all {
+        world.set_health(hsdir, Health::Rejects);
+    }
+    world.backend(backend(1, 0));
+    world.run(seconds(1800));
+    for status in world.publishers[0].engine.status().periods {
+        assert_eq!((status.hsdirs_accepted, status.hsdirs_rejected), (0, status.hsdirs_total));
+    }
+}
+
 #[test]
 fn counters_start_above_those_of_other_publishers() {
     let mut world = World::new(&[Duration::ZERO]);

@@ -116,6 +116,7 @@ fn unanswered() -> Event {
         introduction_points: 6,
         descriptors: 1,
         hsdirs_accepted: 0,
+        hsdirs_rejected: 0,
         hsdirs_total: 8,
         last_published: SystemTime::UNIX_EPOCH,
         authorized_clients: None,
