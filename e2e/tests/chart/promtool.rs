@@ -275,6 +275,7 @@ fn an_alert_names_the_service() {
                 "summary": "shop/web: no publisher publishes its descriptor",
                 "description": "The descriptor on the HSDirs becomes stale, and changes to the backends do not reach clients. Check \
                     the Deployment web-frontend, the log of its publisher, and the object's condition Published.",
+                "runbook_url": "docs/operations.md#nobody-publishes",
             },
         }],
     }]);
