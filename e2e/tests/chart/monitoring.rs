@@ -190,6 +190,21 @@ fn the_dashboard_is_rendered_verbatim() {
     assert_eq!(ids.len(), ids.iter().collect::<BTreeSet<_>>().len(), "two panels have the same id");
 }
 
+/// Checks that no panel covers another one, and that each fits the 24 columns of the dashboard.
+#[test]
+fn the_panels_of_the_dashboard_do_not_overlap() {
+    let file: Value = serde_json::from_str(&read("charts/onionbalance-operator/files/dashboard.json")).unwrap();
+    let mut covered = BTreeMap::new();
+    for panel in file["panels"].as_array().unwrap() {
+        let [x, y, width, height] = ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64().unwrap());
+        assert!(x + width <= 24, "{} is too far to the right", panel["title"]);
+        for place in (x..x + width).flat_map(|x| (y..y + height).map(move |y| (x, y))) {
+            let other = covered.insert(place, &panel["title"]);
+            assert_eq!(other, None, "{} covers this panel", panel["title"]);
+        }
+    }
+}
+
 /// Checks that every metric in the alerts and the dashboard exists. To do so, searches the sources
 /// for the metric's name. The sources contain the names of all metrics, because the programs' own
 /// tests contain the full text of the metrics.

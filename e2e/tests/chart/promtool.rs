@@ -123,6 +123,15 @@ fn components() -> Series {
             r#"onionbalance_agent_connect_failures_total{port="80",namespace="shop",onion_service="web",pod="b1"}"#,
             "0+1x120",
         ),
+        // Once, some streams exceeded a limit of their circuits.
+        (
+            r#"onionbalance_agent_circuit_breaches_total{limit="open_streams",namespace="shop",onion_service="web",pod="b1"}"#,
+            "30x120",
+        ),
+        (
+            r#"onionbalance_agent_circuit_breaches_total{limit="new_streams",namespace="shop",onion_service="web",pod="b1"}"#,
+            "0+1x120",
+        ),
     ])
 }
 
@@ -196,6 +205,8 @@ const CASES: &[AlertCase] = &[
         alert: "OnionbalanceTorFreezes", labels: r#"namespace="shop",onion_service="web",pod="b1""#, quiet_at: "65m", fires_at: "80m" },
     AlertCase { changes: &[(&["connect_failures"], Some("0+30x120"))],
         alert: "OnionbalanceTargetUnreachable", labels: r#"namespace="shop",onion_service="web",port="80""#, quiet_at: "9m", fires_at: "13m" },
+    AlertCase { changes: &[(&["circuit_breaches", "new_streams"], Some("0+30x120"))],
+        alert: "OnionbalanceCircuitLimits", labels: SERVICE, quiet_at: "29m", fires_at: "33m" },
 ];
 
 /// Returns the expectation that exactly the given alerts fire at the time `at`.
@@ -264,6 +275,7 @@ fn an_alert_names_the_service() {
                 "summary": "shop/web: no publisher publishes its descriptor",
                 "description": "The descriptor on the HSDirs becomes stale, and changes to the backends do not reach clients. Check \
                     the Deployment web-frontend, the log of its publisher, and the object's condition Published.",
+                "runbook_url": "docs/operations.md#nobody-publishes",
             },
         }],
     }]);

@@ -47,6 +47,8 @@ fn invalid_values_are_rejected_by_name() {
             json!({"prometheusRule": {"enabled": true, "disabled": ["OnionbalanceTypo"]}}),
             "prometheusRule.disabled: no alert is called OnionbalanceTypo",
         ),
+        (json!({"prometheusRule": {"docsUrl": ""}}), "prometheusRule.docsUrl: Does not match pattern"),
+        (json!({"prometheusRule": {"docsUrl": "https://a/b#c"}}), "prometheusRule.docsUrl: Does not match pattern"),
     ]);
 }
 
