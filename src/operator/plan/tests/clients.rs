@@ -121,8 +121,6 @@ fn a_foreign_object_with_the_name_of_the_copy_is_left_alone() {
 fn a_copy_that_is_no_longer_used_is_deleted() {
     let mut server = Server::default();
     server.run(observed(&[1]));
-    let id = ChildId { kind: Kind::ConfigMap, name: "web-authorized-clients".to_owned() };
-    server.labelled = vec![(Kind::ConfigMap, server.existing[&id].clone())];
     server.steps.clear();
     server.run(observed(&[1]));
     assert_eq!(server.steps, ["find children"]);
