@@ -20,7 +20,7 @@ fuzz_target!(|text: &str| {
             (service.key.to_str().unwrap().to_owned(), named.collect())
         })
         .collect();
-    let again = Config::parse(&write(&services).unwrap()).unwrap();
+    let again = Config::parse(&write(&services)).unwrap();
     assert_eq!(again.services.len(), config.services.len());
     for (again, service) in again.services.iter().zip(&config.services) {
         assert_eq!(again.key, service.key);
