@@ -68,15 +68,16 @@ impl Attempts {
 
     async fn attempt(&mut self, job: &Job, port: u16, measured: &mut Measured) -> Result<(), Failure> {
         let limit = job.timeout() / ATTEMPTS;
+        let isolation = HEXLOWER.encode(&clock::random::<16>());
         let mut stage = Stage::default();
-        let outcome = timeout(limit, self.connect(job, port, &mut stage, measured)).await;
+        let outcome = timeout(limit, self.connect(job, port, &isolation, &mut stage, measured)).await;
         match (outcome, stage) {
             (Ok(outcome), _) => outcome,
             (Err(_), Stage::Descriptor) => {
                 Err(Failure::not_made(format!("no HSDir returned the descriptor within {} s", limit.as_secs())))
             }
             (Err(_), Stage::Connection) => {
-                let result = self.judge(job).await;
+                let result = self.judge(job, &isolation).await;
                 Err(Failure::new(result, format!("there was no connection within {} s", limit.as_secs())))
             }
             (Err(_), Stage::Target) => {
@@ -90,6 +91,7 @@ impl Attempts {
         &mut self,
         job: &Job,
         port: u16,
+        isolation: &str,
         stage: &mut Stage,
         measured: &mut Measured,
     ) -> Result<(), Failure> {
@@ -99,7 +101,7 @@ impl Attempts {
         measured.descriptor = Some(fetched.saturating_sub(begun));
 
         *stage = Stage::Connection;
-        let mut stream = self.open(job, port).await?;
+        let mut stream = self.open(job, port, isolation).await?;
 
         *stage = Stage::Target;
         match job.probe.http.as_ref().filter(|http| http.port == port) {
@@ -153,18 +155,18 @@ impl Attempts {
         timeout(FETCH, answer).await.unwrap_or(Err(FetchError::NoAnswer))
     }
 
-    /// Opens a stream to a port of the address, on circuits that nobody else uses.
-    async fn open(&self, job: &Job, port: u16) -> Result<UnixStream, Failure> {
+    /// Opens a stream to a port of the address. As no other stream has this isolation, nothing else
+    /// uses its circuits.
+    async fn open(&self, job: &Job, port: u16, isolation: &str) -> Result<UnixStream, Failure> {
         let mut stream = UnixStream::connect(&self.socket).await.map_err(|error| {
             Failure::not_made(format!("no connection to tor's SOCKS port at {}: {error}", self.socket.display()))
         })?;
-        let isolation = HEXLOWER.encode(&clock::random::<16>());
-        match socks::connect(&mut stream, &isolation, &self.address.to_string(), port).await {
+        match socks::connect(&mut stream, isolation, &self.address.to_string(), port).await {
             Ok(()) => Ok(stream),
             Err(SocksError::Refused(refusal)) => {
                 let result = match verdict::of_refusal(refusal) {
                     Some(result) => result,
-                    None => self.judge(job).await,
+                    None => self.judge(job, isolation).await,
                 };
                 Err(Failure::new(result, refusal.to_string()))
             }
@@ -172,10 +174,10 @@ impl Attempts {
         }
     }
 
-    /// Judges by tor's circuits which part of the connection is missing.
-    async fn judge(&self, job: &Job) -> ProbeResult {
+    /// Judges by the attempt's own circuits which part of the connection is missing.
+    async fn judge(&self, job: &Job, isolation: &str) -> ProbeResult {
         match timeout(LIST, job.tor.circuits()).await {
-            Ok(Some(circuits)) => verdict::of_circuits(&circuits, &self.address.identifier()),
+            Ok(Some(circuits)) => verdict::of_circuits(&circuits, isolation),
             Ok(None) | Err(_) => ProbeResult::NotMade,
         }
     }

@@ -68,14 +68,15 @@ pub(super) fn of_refusal(refusal: Refusal) -> Option<ProbeResult> {
 }
 
 /// Returns the result of a connection that is not open yet, judging by tor's circuits (`GETINFO
-/// circuit-status`). If a rendezvous circuit waits for the service, an introduction point has
-/// accepted the introduction; otherwise, no introduction has succeeded.
-pub(super) fn of_circuits(circuits: &str, identifier: &str) -> ProbeResult {
-    let query = format!("REND_QUERY={identifier}");
+/// circuit-status`). `isolation` is the user name of the attempt's SOCKS request: circuits of earlier
+/// attempts can last for minutes. If a rendezvous circuit waits for the service, an introduction
+/// point has accepted the introduction; otherwise, no introduction has succeeded.
+pub(super) fn of_circuits(circuits: &str, isolation: &str) -> ProbeResult {
+    let user = format!("SOCKS_USERNAME=\"{isolation}\"");
     let is_introduced = |line: &str| {
         let has = |word: &str| line.split_ascii_whitespace().any(|found| found == word);
         let waits = ["HS_STATE=HSCR_ESTABLISHED_WAITING", "HS_STATE=HSCR_JOINED"].into_iter().any(has);
-        has("PURPOSE=HS_CLIENT_REND") && has(&query) && waits
+        has("PURPOSE=HS_CLIENT_REND") && has(&user) && waits
     };
     if circuits.lines().any(is_introduced) { ProbeResult::RendezvousFailed } else { ProbeResult::IntroductionFailed }
 }
@@ -107,13 +108,13 @@ mod tests {
 
     #[test]
     fn a_waiting_rendezvous_circuit_shows_that_the_introduction_succeeded() {
-        let circuit = |purpose: &str, state: &str, address: &str| {
+        let circuit = |purpose: &str, state: &str, user: &str| {
             format!(
                 "7 BUILT $A~a,$B~b BUILD_FLAGS=IS_INTERNAL,NEED_CAPACITY PURPOSE={purpose} HS_STATE={state} \
-                 REND_QUERY={address} TIME_CREATED=2026-01-01T00:00:00.0\n"
+                 REND_QUERY=x TIME_CREATED=2026-01-01T00:00:00.0 SOCKS_USERNAME=\"{user}\" SOCKS_PASSWORD=\"{user}\"\n"
             )
         };
-        let of = |purpose, state, address| of_circuits(&circuit(purpose, state, address), "abc");
+        let of = |purpose, state, user| of_circuits(&circuit(purpose, state, user), "abc");
         for (purpose, state) in [
             ("HS_CLIENT_INTRO", "HSCI_CONNECTING"),
             ("HS_CLIENT_INTRO", "HSCI_INTRO_SENT"),
@@ -124,7 +125,7 @@ mod tests {
         }
         for state in ["HSCR_ESTABLISHED_WAITING", "HSCR_JOINED"] {
             assert_eq!(of("HS_CLIENT_REND", state, "abc"), ProbeResult::RendezvousFailed, "{state}");
-            assert_eq!(of("HS_CLIENT_REND", state, "other"), ProbeResult::IntroductionFailed, "another service");
+            assert_eq!(of("HS_CLIENT_REND", state, "other"), ProbeResult::IntroductionFailed, "another attempt");
         }
         assert_eq!(of_circuits("", "abc"), ProbeResult::IntroductionFailed);
     }
