@@ -51,12 +51,14 @@ fn healthy() -> Series {
         (r#"onionbalance_publisher_descriptors_total{namespace="shop",onion_service="web",pod="f1"}"#, "9x120"),
         (r#"onionbalance_publisher_foreign_publisher{namespace="shop",onion_service="web",pod="f1"}"#, "0x120"),
     ]);
-    series.extend(components());
+    series.extend(operators());
+    series.extend(publishers());
+    series.extend(agents());
     series
 }
 
-/// Returns the metrics of the components' states.
-fn components() -> Series {
+/// Returns the metrics of the operator's states.
+fn operators() -> Series {
     BTreeMap::from([
         (r#"onionbalance_operator_writes_total{namespace="ob",pod="o1"}"#, "5x120"),
         (r#"onionbalance_operator_leader{namespace="ob",pod="o1"}"#, "1x120"),
@@ -80,6 +82,12 @@ fn components() -> Series {
             r#"onionbalance_operator_service_ready{onion_namespace="shop",onion_service="off",reason="Suspended",namespace="ob",pod="o1"}"#,
             "0x120",
         ),
+    ])
+}
+
+/// Returns the metrics of the publishers' states.
+fn publishers() -> Series {
+    BTreeMap::from([
         (r#"onionbalance_publisher_leading{namespace="shop",onion_service="web",pod="f1"}"#, "1x120"),
         (r#"onionbalance_publisher_leading{namespace="shop",onion_service="web",pod="f2"}"#, "0x120"),
         (r#"onionbalance_publisher_tor_up{namespace="shop",onion_service="web",pod="f1"}"#, "1x120"),
@@ -115,6 +123,12 @@ fn components() -> Series {
         ),
         (r#"onionbalance_publisher_guards_preferred{namespace="shop",onion_service="web",pod="f1"}"#, "1x120"),
         (r#"onion_service_reachable{port="80",namespace="shop",onion_service="web",pod="f1"}"#, "1x120"),
+    ])
+}
+
+/// Returns the metrics of an agent's state.
+fn agents() -> Series {
+    BTreeMap::from([
         (r#"onionbalance_agent_tor_up{namespace="shop",onion_service="web",pod="b1"}"#, "1x120"),
         (r#"onionbalance_agent_introduction_points{namespace="shop",onion_service="web",pod="b1"}"#, "3x120"),
         (r#"onionbalance_agent_tor_kills_total{namespace="shop",onion_service="web",pod="b1"}"#, "1x120"),
