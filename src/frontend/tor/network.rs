@@ -91,13 +91,20 @@ impl Reading {
 const NO_MICRODESCRIPTORS: &str = "tor's torrc contains UseMicrodescriptors 0, but the publisher needs microdescriptors; set \
                                    UseMicrodescriptors 1 and reload tor";
 
-async fn read(client: Client, kind: NetworkKind) -> Result<Network, ReadError> {
-    // The consensus alone does not reveal the problem: such a tor may have an old one on its disk.
+/// Returns the explanation if tor's torrc forbids microdescriptors. The consensus does not reveal
+/// this, because such a tor may have an old one on its disk.
+pub(super) async fn misconfiguration(client: &Client) -> Result<Option<&'static str>, ControlError> {
     match client.get_conf("UseMicrodescriptors").await {
-        Ok(values) if values == ["0"] => return Err(ReadError::Useless(NO_MICRODESCRIPTORS.to_owned())),
+        Ok(values) => Ok((values == ["0"]).then_some(NO_MICRODESCRIPTORS)),
         // A tor that does not know the option has no other kind of descriptors.
-        Ok(_) | Err(ControlError::Refused { .. }) => {}
-        Err(error) => return Err(ReadError::Lost(error)),
+        Err(ControlError::Refused { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn read(client: Client, kind: NetworkKind) -> Result<Network, ReadError> {
+    if let Some(problem) = misconfiguration(&client).await.map_err(ReadError::Lost)? {
+        return Err(ReadError::Useless(problem.to_owned()));
     }
     let get = |key| {
         let client = client.clone();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::fetches::{FetchQueue, Target};
-use super::network::{ReadError, Reading, Reread};
+use super::network::{self, ReadError, Reading, Reread};
 use super::services::Services;
 use super::turns::Turns;
 use super::uploads::{PendingUploads, is_rejection};
@@ -92,6 +93,10 @@ impl<'a> Session<'a> {
             complaint: Complaint::default(),
             active: Instant::now(),
         };
+        // The user need not wait until tor is bootstrapped for this explanation.
+        if let Some(problem) = network::misconfiguration(&session.client).await? {
+            session.complain(&problem);
+        }
         // A tor that starts dormant does not bootstrap.
         session.keep_active().await?;
         session.read_bootstrap().await?;
@@ -280,6 +285,11 @@ impl<'a> Session<'a> {
         self.services.send_fetched(askers, target.0, target.1, &result).await;
     }
 
+    /// Logs why tor's consensus cannot be used, unless this was the last problem, too.
+    fn complain(&mut self, problem: &dyn Display) {
+        self.complaint.utter("tor has no usable consensus", problem);
+    }
+
     fn read(&mut self, result: Result<Network, ReadError>) -> Result<(), Lost> {
         match result {
             Ok(network) => {
@@ -295,7 +305,7 @@ impl<'a> Session<'a> {
             }
             Err(ReadError::Lost(error)) => Err(error.into()),
             Err(ReadError::Useless(error)) => {
-                self.complaint.utter("tor has no usable consensus", &error);
+                self.complain(&error);
                 self.reread.done(true, Instant::now());
                 Ok(())
             }
