@@ -27,8 +27,8 @@ use crate::setup::{ControlAuth, DAEMON, Setup};
 const OF_PYTHONS: [usize; 2] = [0, 1];
 /// The instances of the service that our generator configured.
 const OF_OURS: [usize; 2] = [2, 3];
-/// The instance that a reload adds to our service.
-const LATE: usize = 4;
+/// The instance that a reload adds to both services. It serves both addresses.
+const SHARED: usize = 4;
 /// The words with which the daemon logs that it starts a service.
 const STARTED: &str = "started a service";
 /// The number of introduction points of each instance.
@@ -74,29 +74,29 @@ async fn scenario(setup: &Setup) -> Result<()> {
         "the second service must have two instances: {status}"
     );
 
-    // A broken configuration changes nothing. A valid one adds an instance without losing any
-    // state.
+    // A broken configuration changes nothing. A valid one adds an instance to both services without
+    // losing any state.
     std::fs::write(&config, "services: []\n")?;
     setup.signal_daemon(Signal::HUP)?;
     setup.wait_daemon_logs("the new configuration is invalid").await?;
     let before = status_when_complete(setup).await?;
     let started = setup.times_logged(STARTED)?;
     ensure!(started > 0, "the daemon must log that it starts a service, or the check below proves nothing");
-    let all = [OF_OURS[0], OF_OURS[1], LATE];
-    setup.write_config(&[(pythons, &OF_PYTHONS), (ours, &all)])?;
+    let (first, all) = ([OF_PYTHONS[0], OF_PYTHONS[1], SHARED], [OF_OURS[0], OF_OURS[1], SHARED]);
+    setup.write_config(&[(pythons, &first), (ours, &all)])?;
     setup.signal_daemon(Signal::HUP)?;
     let after = first_status_with(setup, all.len()).await?;
     nothing_is_lost(&before, &after)?;
     wait_serves(setup, &ours.master, &all).await?;
-    wait_serves(setup, &pythons.master, &OF_PYTHONS).await?;
+    wait_serves(setup, &pythons.master, &first).await?;
     ensure!(setup.times_logged(STARTED)? == started, "the reload restarted a service");
     setup.stop_daemon().await?;
 
-    // The last daemon uses the control socket, and its tor is restarted while the daemon is
-    // running.
+    // The last daemon uses the control socket, and its tor is killed and started again while the
+    // daemon is running.
     setup.start_daemon(&config, ControlAuth::Socket)?;
     let before = published(&status_when_complete(setup).await?);
-    setup.restart_tor().await?;
+    setup.replace_tor().await?;
     until("everything is published again through the new tor", Duration::from_secs(120), async || {
         setup.check(DAEMON)?;
         let now = published(&setup.status().await?);

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
 
-use crate::{LATE, OF_PYTHONS, target};
+use crate::{OF_PYTHONS, SHARED, target};
 
 pub const DAEMON: &str = "daemon";
 const PYTHON: &str = "python";
@@ -93,9 +93,14 @@ impl Setup {
         };
         setup.pythons = setup.python_service().await?;
         setup.ours = setup.our_service().await?;
-        for number in 0..=LATE {
-            let master = if OF_PYTHONS.contains(&number) { &setup.pythons.master } else { &setup.ours.master };
-            let address = setup.start_instance(number, master).await?;
+        for number in 0..=SHARED {
+            let (pythons, ours) = (setup.pythons.master.clone(), setup.ours.master.clone());
+            let masters = match number {
+                SHARED => vec![pythons, ours],
+                _ if OF_PYTHONS.contains(&number) => vec![pythons],
+                _ => vec![ours],
+            };
+            let address = setup.start_instance(number, &masters).await?;
             setup.instances.push(address);
         }
         setup.fill_in_pythons_config()?;
@@ -126,12 +131,14 @@ impl Setup {
         Ok(service)
     }
 
-    /// Starts a stock tor that is set up according to the instructions of both generators.
-    async fn start_instance(&self, number: usize, master: &str) -> Result<String> {
+    /// Starts a stock tor that is set up according to the instructions of both generators. It is an
+    /// instance of all the given master addresses.
+    async fn start_instance(&self, number: usize, masters: &[String]) -> Result<String> {
         let dir = self.root.join(format!("instance{number}"));
         let service = dir.join("hs");
         make_private_dir(&service)?;
-        fs::write(service.join("ob_config"), format!("MasterOnionAddress {master}\n"))?;
+        let lines: Vec<_> = masters.iter().map(|master| format!("MasterOnionAddress {master}\n")).collect();
+        fs::write(service.join("ob_config"), lines.concat())?;
         let torrc = format!(
             "SocksPort 0\nHiddenServiceDir {}\nHiddenServicePort 80 {}\nHiddenServiceOnionBalanceInstance 1\n",
             service.display(),
@@ -177,9 +184,9 @@ impl Setup {
         Ok(tor)
     }
 
-    /// Restarts the second tor process while the daemon is running.
-    pub async fn restart_tor(&self) -> Result<()> {
-        Tor::open(&self.processes, "frontend1", &self.root.join("frontend1")).stop().await?;
+    /// Kills the second tor process while the daemon is running, and starts it again.
+    pub async fn replace_tor(&self) -> Result<()> {
+        self.processes.kill("frontend1").await?;
         self.start_frontend_tor(1, "")?;
         Ok(())
     }
