@@ -1,6 +1,6 @@
 //! Checks the documentation: links and anchors resolve, the reasons of all conditions are
-//! documented, every page that contains commands says which test runs them, and every table of
-//! figures is followed by its date, command and machine.
+//! documented, every page that contains commands says which test runs them, every table of figures
+//! is followed by its date, command and machine, and reported faults have tests.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a panic reports the failure of a test")]
 
@@ -195,6 +195,68 @@ fn the_table_of_conditions_lists_exactly_the_reasons_in_the_source() {
     let missing: Vec<_> = source.difference(&documented).collect();
     let unknown: Vec<_> = documented.difference(&source).collect();
     assert!(missing.is_empty() && unknown.is_empty(), "not documented: {missing:?}; unknown: {unknown:?}");
+}
+
+/// Returns the cells of the rows of the table in the section "Reported faults" of `testing.md`.
+fn reported_faults() -> Vec<Vec<String>> {
+    let text = read(&source_tree().join("docs/testing.md"));
+    let (_, section) =
+        text.split_once("\n## Reported faults\n").expect("testing.md has no section \"Reported faults\"");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let rows = section.lines().filter(|line| line.starts_with("| ")).skip(1);
+    rows.map(|row| row.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect()).collect()
+}
+
+/// Returns the names of the test functions that a source file contains.
+fn test_functions(code: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (start, _) in code.match_indices("fn ") {
+        let before = code[..start].trim_end().trim_end_matches("async").trim_end();
+        let name: String = code[start + 3..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+        let attribute = before.rsplit('\n').next().unwrap_or_default().trim();
+        if attribute.starts_with("#[test]") || attribute.starts_with("#[tokio::test") {
+            found.insert(name);
+        }
+    }
+    found
+}
+
+#[test]
+fn every_reported_fault_has_a_source_and_tests_that_exist() {
+    let files = ["src", "tests", "e2e/src", "e2e/tests"].map(|folder| files(&source_tree().join(folder), ".rs"));
+    let known: BTreeSet<String> = files.iter().flatten().flat_map(|file| test_functions(&read(file))).collect();
+    let rows = reported_faults();
+    assert!(rows.len() >= 18, "found only {} faults", rows.len());
+    for row in rows {
+        let [fault, sources, expected, tests] = row.as_slice() else { panic!("{row:?} does not have four cells") };
+        assert!(!expected.is_empty(), "{fault}: says nothing about the expected behaviour");
+        assert!(sources.starts_with('[') && sources.contains("](https://"), "{fault}: {sources:?} is no link");
+        let names: Vec<_> = quoted(tests).collect();
+        assert!(!names.is_empty(), "{fault}: names no test");
+        let missing: Vec<_> = names.into_iter().filter(|name| !known.contains(*name)).collect();
+        assert!(missing.is_empty(), "{fault}: these tests do not exist: {missing:?}");
+    }
+}
+
+#[test]
+fn test_functions_are_recognised() {
+    let code =
+        "#[test]\nfn a() {}\nfn b() {}\n    #[tokio::test(start_paused = true)]\n    async fn c_1() {}\n// fn d\n";
+    assert_eq!(test_functions(code), ["a", "c_1"].map(ToOwned::to_owned).into());
+}
+
+/// Neither a publisher nor an HSDir can see that an instance lacks an option, so the pages must
+/// explain the symptom.
+#[test]
+fn an_instance_that_ignores_the_common_address_is_explained() {
+    for page in ["migrate-from-python.md", "external-backends.md"] {
+        let text = read(&source_tree().join("docs").join(page));
+        let mut symptoms = text.lines().filter(|line| line.starts_with("| some connections fail or are slow"));
+        let row = symptoms.next().unwrap_or_else(|| panic!("{page} does not list the symptom"));
+        for remedy in ["`HiddenServiceOnionBalanceInstance 1`", "`MasterOnionAddress`", "`ob_config`", "restart tor"] {
+            assert!(row.contains(remedy), "{page}: the remedy {remedy} is missing: {row}");
+        }
+    }
 }
 
 /// Returns the durations that a source file contains as literals, in the form of the table in
