@@ -41,7 +41,7 @@ pub async fn private_network(python: &Path, dir: &Path, report: &mut Report) -> 
     let mut python_tor = plane.start_tor("python", &plane.python).await?;
 
     let start = Instant::now();
-    plane.ours.start_publisher(&processes, &plane.agents, [0, 0])?;
+    plane.ours.start_publisher(&processes, &plane.agents, [0, 0], None)?;
     our_tor.first().await?;
     report.figure("first_upload_s", start.elapsed().as_secs_f64(), "s");
     processes.stop("publisher").await?;

@@ -57,16 +57,19 @@ impl PublisherDir {
     }
 
     /// Starts our publisher without Kubernetes, with the given agents (`uid@host:port`), and with
-    /// its probes and metrics on the given ports of 127.0.0.1. Returns its process ID.
+    /// its probes, its metrics and the app's API on the given ports of 127.0.0.1. Without a port for
+    /// the app's API, it does not serve this API. Returns its process ID.
     pub fn start_publisher(
         &self,
         processes: &Processes,
         agents: &[String],
         [probes, metrics]: [u16; 2],
+        circuits: Option<u16>,
     ) -> Result<u32> {
         let mut command = built("fixed-publisher")?;
         command.args(["--pod-uid", "bench", "--listen-address", "127.0.0.1"]);
         command.args(["--probe-port", &probes.to_string(), "--metrics-port", &metrics.to_string()]);
+        command.args(circuits.map(|port| format!("--circuits-port={port}")));
         command.arg("--run-dir").arg(self.dir.join("run")).arg("--tor-data-dir").arg(self.dir.join("data"));
         command.arg("--master-key-dir").arg(&self.key);
         for agent in agents {

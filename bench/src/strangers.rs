@@ -108,14 +108,15 @@ fn log_lines(processes: &Processes, name: &str) -> Result<usize> {
     Ok(String::from_utf8_lossy(&fs::read(processes.log(name))?).lines().count())
 }
 
-/// Starts a publisher without backends and without tor.
+/// Starts a publisher without backends and without tor, which also serves the app's API.
 fn start_publisher(processes: &Processes, dir: &Path, key: &MasterKey) -> Result<Program> {
     let key_dir = dir.join("master-key");
     make_private_dir(&key_dir)?;
     fs::write(key_dir.join("hs_ed25519_secret_key"), key.to_tor_secret_key_file())?;
     let listeners = free_ports()?;
-    let pid = PublisherDir::make(dir.join("publisher"), key_dir)?.start_publisher(processes, &[], listeners)?;
-    let [probes, _] = listeners;
+    let [probes, metrics, circuits] = listeners;
+    let publisher = PublisherDir::make(dir.join("publisher"), key_dir)?;
+    let pid = publisher.start_publisher(processes, &[], [probes, metrics], Some(circuits))?;
     Ok(Program { name: "publisher", pid, listeners: listeners.into(), probes })
 }
 
