@@ -2,6 +2,7 @@
 //! a private Tor network. `make test-e2e` runs these tests.
 
 mod children;
+mod delegated;
 mod external;
 mod faults;
 mod gitops;
