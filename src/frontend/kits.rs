@@ -75,7 +75,8 @@ fn add(kits: &mut Option<Kits>, kit: Kit) -> Result<(), kit::KitError> {
 }
 
 /// Extends `key` by the kits in a directory whenever its files change, forever. Kits that are
-/// removed or replaced stay in use until this process ends, so that no mistake makes a gap.
+/// removed or replaced stay in use, so that no mistake makes a gap. Their time periods are dropped
+/// when the files change after the periods have ended.
 pub(super) async fn watch(directory: PathBuf, key: watch::Sender<ServiceKey>, clock: Clock) {
     // The files may have changed since `key` was read, so they are read once more.
     let mut seen = Vec::new();
@@ -94,7 +95,7 @@ pub(super) async fn watch(directory: PathBuf, key: watch::Sender<ServiceKey>, cl
             Ok(kits) => {
                 unusable.settle();
                 tracing::info!("read the signing kits again");
-                key.send_modify(|known| *known = known.extended_by(kits.into()));
+                key.send_modify(|known| *known = known.extended_by(kits.into(), now));
             }
             Err(problem) => {
                 unusable.utter("the new signing kits cannot be used; the earlier ones stay in use", &problem);
@@ -188,22 +189,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn new_kits_extend_the_key_and_removed_ones_stay() {
+    async fn new_kits_extend_the_key_and_removed_ones_stay_until_they_have_ended() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.kit");
-        std::fs::write(&path, kit(1, FIRST, 1).to_bytes().as_slice()).unwrap();
+        let clock = Clock::start();
+        let first = PeriodCalendar::PUBLIC.period_at(clock.now().wall).unwrap().number;
+        std::fs::write(&path, kit(1, first - 30, 31).to_bytes().as_slice()).unwrap();
         let key = ServiceKey::from(read(&list(folder.path()), None).unwrap());
         let (sender, mut key) = watch::channel(key);
-        tokio::spawn(watch(folder.path().to_owned(), sender, Clock::start()));
+        tokio::spawn(watch(folder.path().to_owned(), sender, clock));
         sleep(PAUSE / 2).await;
 
         std::fs::write(&path, b"damaged").unwrap();
         sleep(2 * PAUSE).await;
         assert!(!key.has_changed().unwrap());
 
-        std::fs::write(&path, kit(1, FIRST + 3, 1).to_bytes().as_slice()).unwrap();
+        std::fs::write(&path, kit(1, first + 3, 1).to_bytes().as_slice()).unwrap();
         key.changed().await.unwrap();
         let key = key.borrow();
-        assert!(covers(&key, FIRST) && covers(&key, FIRST + 3) && !covers(&key, FIRST + 1));
+        assert!(covers(&key, first) && covers(&key, first + 3) && !covers(&key, first + 1));
+        assert!(!covers(&key, first - 30), "the keys of a month ago are dropped");
     }
 }

@@ -8,6 +8,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::backends::{BackendChange, Backends};
+use super::counters::Counters;
 use super::pace::{self, Change, DEBOUNCE, Loss};
 use super::patience::Patience;
 use super::period::Period;
@@ -25,10 +26,6 @@ const DEBOUNCE_GONE: Duration = Duration::from_millis(50);
 /// The time for which a consensus is used before its validity period begins and after it ends, as
 /// in C tor (`REASONABLY_LIVE_TIME`).
 const REASONABLY_LIVE: Duration = Duration::from_secs(24 * 3600);
-/// The greatest revision counter that the engine accepts from another publisher. No clock and no
-/// series of rejections can produce a greater counter. If the engine accepted one, few values would
-/// remain for its own counters, which must be greater still.
-const MAX_FLOOR: u64 = 1 << 62;
 /// The interval at which the engine tries again while something prevents it from publishing.
 const RETRY: Duration = Duration::from_secs(60);
 
@@ -41,6 +38,7 @@ const RETRY: Duration = Duration::from_secs(60);
 pub struct MergeEngine {
     key: ServiceKey,
     address: OnionAddress,
+    counters: Counters,
     rng: StdRng,
     now: Now,
     leading: bool,
@@ -73,6 +71,7 @@ impl MergeEngine {
         Self {
             address: key.address(),
             key,
+            counters: Counters::Clock,
             rng: StdRng::from_seed(seed),
             now,
             leading: false,
@@ -89,6 +88,13 @@ impl MergeEngine {
             counter_rises: 0,
             outputs: VecDeque::new(),
         }
+    }
+
+    /// Takes all revision counters from this range. The default is [`Counters::Clock`].
+    pub fn with_counters(mut self, counters: Counters) -> Self {
+        self.counters = counters;
+        self.watch = Watch::of(counters);
+        self
     }
 
     /// Returns the address of the service.
@@ -290,7 +296,7 @@ impl MergeEngine {
     }
 
     fn raise_floor(&mut self, period: TimePeriod, counter: u64) {
-        if counter > MAX_FLOOR {
+        if !self.counters.exceed(counter) {
             return;
         }
         let floor = self.floors.entry(period).or_default();
@@ -441,7 +447,7 @@ impl MergeEngine {
         }
         let name = period.service.period;
         let floor = self.floors.get(&name).copied().unwrap_or_default();
-        let counter = period.next_counter(floor, self.now);
+        let counter = period.next_counter(self.counters, floor, self.now);
         let Ok(descriptors) = period.build(&self.address, &merged, counter, self.now, &mut self.rng) else {
             // The size limits on the backends' descriptors prevent this in practice.
             period.schedule.failed(self.now.elapsed.saturating_add(RETRY));

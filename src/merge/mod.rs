@@ -4,6 +4,7 @@
 //! None, then wait for the next input or for `poll_timeout()`. Time and randomness are arguments.
 
 mod backends;
+mod counters;
 mod engine;
 pub mod fetch_schedule;
 mod layout;
@@ -28,6 +29,7 @@ use crate::consensus::{Fingerprint, Network};
 use crate::onion::{Discovery, ServiceContent, ServiceKey, TimePeriod};
 
 pub use backends::{Outvoted, PointLimits, Remark, remarks};
+pub use counters::Counters;
 pub use engine::MergeEngine;
 pub use fetch_schedule::{ExternalState, FetchAnswer, FetchInput, FetchOutput, FetchSchedule, FetchedDescriptor};
 pub use subsets::Distinct;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 
+use super::counters::Counters;
 use super::layout::Layout;
 use super::pace::{self, Loss};
 use super::rises::Rises;
@@ -105,22 +106,22 @@ impl Period {
         new_hsdirs || rearranged
     }
 
-    /// Returns the revision counter of the next round. The counter is derived from the clock and is
-    /// greater than `floor`. After rejections, the counter runs ahead of the clock, because the
-    /// clock of another publisher may be ahead. The lead grows with every rejection, so that few
-    /// rejections are needed to overtake that publisher. Where possible, the counter is a value
-    /// that the clock itself would produce at some later time.
-    pub(super) fn next_counter(&self, floor: u64, now: Now) -> u64 {
+    /// Returns the revision counter of the next round. The counter is derived from the clock, lies
+    /// in the range `counters`, and is greater than `floor`. After rejections, the counter runs
+    /// ahead of the clock, because the clock of another publisher may be ahead. The lead grows with
+    /// every rejection, so that few rejections are needed to overtake that publisher. Where
+    /// possible, the counter is a value that the clock itself would produce at some later time.
+    pub(super) fn next_counter(&self, counters: Counters, floor: u64, now: Now) -> u64 {
         let since_srv = now.wall.duration_since(self.service.srv_start).unwrap_or_default();
         let (lead, step) = match self.rises.times() {
-            0 => (Duration::ZERO, 1),
+            0 => (Duration::ZERO, None),
             times => {
                 let faster = 4_u32.saturating_pow(times - 1);
-                (FIRST_LEAD.saturating_mul(faster), u64::from(faster))
+                (FIRST_LEAD.saturating_mul(faster), Some(u64::from(faster)))
             }
         };
         let by_time = self.key.revision_counter(since_srv.saturating_add(lead).as_secs());
-        by_time.max(floor.saturating_add(step))
+        counters.by_time(by_time).max(counters.above(floor, step))
     }
 
     /// Builds the descriptors of a round, one for each content, encrypted for the authorized

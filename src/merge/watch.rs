@@ -11,10 +11,13 @@ use std::time::{Duration, SystemTime};
 
 use rand::{Rng, RngExt};
 
+use super::counters::Counters;
 use crate::onion::TimePeriod;
 
 /// The limits of the random time, in seconds, from one look at an HSDir to the next.
 const INTERVAL: RangeInclusive<u64> = 45 * 60..=75 * 60;
+/// The same limits for a publisher that outruns others, which must notice a greater counter soon.
+const SHORT_INTERVAL: RangeInclusive<u64> = 60..=180;
 /// The time for which a foreign publisher is reported after it was last noticed. A stock publisher
 /// publishes at least every two hours.
 const REMEMBERED: Duration = Duration::from_secs(3 * 3600);
@@ -23,6 +26,8 @@ const REMEMBERED: Duration = Duration::from_secs(3 * 3600);
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     next: Option<Duration>,
+    /// The range of our own counters.
+    counters: Counters,
     /// For each time period, our revision counter at which a foreign publisher was last noticed,
     /// and the wall-clock time.
     noticed: BTreeMap<TimePeriod, (u64, SystemTime)>,
@@ -31,9 +36,15 @@ pub(super) struct Watch {
 }
 
 impl Watch {
+    /// Creates a watch for a publisher whose counters are in this range.
+    pub(super) fn of(counters: Counters) -> Self {
+        Self { counters, ..Self::default() }
+    }
+
     /// Schedules the first look at an HSDir, if it is not scheduled yet.
     pub(super) fn begin(&mut self, now: Duration, rng: &mut impl Rng) {
-        self.next.get_or_insert_with(|| later(now, rng));
+        let counters = self.counters;
+        self.next.get_or_insert_with(|| later(counters, now, rng));
     }
 
     /// Stops the looks, because another publisher of the service may lead now.
@@ -51,7 +62,7 @@ impl Watch {
     pub(super) fn is_due(&mut self, now: Duration, rng: &mut impl Rng) -> bool {
         let due = self.next.is_some_and(|at| at <= now);
         if due {
-            self.next = Some(later(now, rng));
+            self.next = Some(later(self.counters, now, rng));
         }
         due
     }
@@ -98,6 +109,10 @@ impl Watch {
     }
 }
 
-fn later(now: Duration, rng: &mut impl Rng) -> Duration {
-    now.saturating_add(Duration::from_secs(rng.random_range(INTERVAL)))
+fn later(counters: Counters, now: Duration, rng: &mut impl Rng) -> Duration {
+    let interval = match counters {
+        Counters::Clock => INTERVAL,
+        Counters::Outrun => SHORT_INTERVAL,
+    };
+    now.saturating_add(Duration::from_secs(rng.random_range(interval)))
 }

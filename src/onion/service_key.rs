@@ -57,11 +57,14 @@ impl ServiceKey {
     }
 
     /// Returns this key with the time periods of another key of the same service added. A master
-    /// key needs no more periods, and replaces kits.
-    pub fn extended_by(&self, other: Self) -> Self {
+    /// key needs no more periods, and replaces kits. The periods of this key that have ended are
+    /// dropped, but those of the other key are not: if the clock is wrong, nothing that is still in
+    /// a file is lost.
+    pub fn extended_by(&self, other: Self, now: SystemTime) -> Self {
         match (self, other) {
             (Self::Kits(known), Self::Kits(more)) => {
                 let mut all = Kits::clone(known);
+                all.forget_past(now);
                 // Kits of another service add nothing.
                 let _ = all.merge(Kits::clone(&more));
                 all.into()

@@ -22,6 +22,13 @@ async fn apply_kit(scene: &Scene, kit: &[u8]) {
     secrets.patch("kits", &PatchParams::apply("ceremony").force(), &Patch::Apply(secret)).await.unwrap();
 }
 
+/// Waits for the Event that tells somebody to act.
+async fn wait_warning(scene: &Scene, reason: &str) {
+    let event = scene.wait_event("web", reason).await;
+    assert_eq!(event.type_.as_deref(), Some("Warning"));
+    assert!(event.note.unwrap_or_default().contains("create the next kit"), "{reason}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_uses_kits_and_moves_back_to_its_master_key() {
     let scene = Scene::start("delegated").await;
@@ -37,6 +44,7 @@ async fn a_service_uses_kits_and_moves_back_to_its_master_key() {
 
     apply_kit(&scene, &kit(present - 1, 10)).await;
     scene.wait_condition("web", "SigningKeysReady", "True SigningKeysExpiring").await;
+    wait_warning(&scene, "SigningKeysExpiring").await;
     assert_eq!(scene.address("web").await, key.address().to_string());
     scene.wait_children("web").await;
     let secrets: Api<Secret> = scene.api();
@@ -47,6 +55,13 @@ async fn a_service_uses_kits_and_moves_back_to_its_master_key() {
     scene.wait_condition("web", "SigningKeysReady", "True KitsLoaded").await;
     apply_kit(&scene, &kit(present + 5, 10)).await;
     scene.wait_condition("web", "SigningKeysReady", "False SigningKeysMissing").await;
+    wait_warning(&scene, "SigningKeysMissing").await;
+    let another = MasterKey::generate(&mut StdRng::seed_from_u64(8));
+    let foreign = Kit::issue(&another, PeriodCalendar::PUBLIC, present - 1, 40).unwrap();
+    apply_kit(&scene, &foreign.to_bytes()).await;
+    let message = scene.wait_condition("web", "MasterKeyReady", "False AddressMismatch").await;
+    assert!(message.contains(&another.address().to_string()), "{message}");
+    assert_eq!(scene.address("web").await, key.address().to_string());
     apply_kit(&scene, &kit(present - 1, 40)[..200]).await;
     scene.wait_condition("web", "MasterKeyReady", "False KeyInvalid").await;
     scene.wait_children("web").await;

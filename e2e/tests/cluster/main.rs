@@ -3,6 +3,7 @@
 
 mod bad_parts;
 mod children;
+mod delegated;
 mod external;
 mod faults;
 mod gitops;

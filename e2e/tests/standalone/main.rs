@@ -4,6 +4,7 @@
 //! Python Onionbalance reports.
 
 mod keys;
+mod kits;
 mod programs;
 mod setup;
 #[path = "../private_network/target.rs"]

@@ -14,6 +14,7 @@ use onionbalance_e2e::machine;
 use onionbalance_e2e::process::Processes;
 use onionbalance_e2e::state::source_tree;
 use onionbalance_e2e::torclient::TorClient;
+use onionbalance_e2e::tornet::torrc::PERIOD_MINUTES;
 use onionbalance_e2e::tornet::{Place, Tor, TorNetwork, make_private_dir};
 use onionbalance_e2e::wait::{Seen, until};
 use rustix::process::Signal;
@@ -25,6 +26,8 @@ use tokio::net::UnixStream;
 use crate::{OF_PYTHONS, SHARED, target};
 
 pub const DAEMON: &str = "daemon";
+/// The daemon of the owner of the master key, while [`DAEMON`] runs with stolen kits.
+const OWNER: &str = "owner";
 const PYTHON: &str = "python";
 const PASSWORD: &str = "a password with \"quotes\"";
 
@@ -198,6 +201,10 @@ impl Setup {
     /// Writes a configuration with the given services and instances to a file next to Python's
     /// configuration.
     pub fn write_config(&self, services: &[(&OnionService, &[usize])]) -> Result<PathBuf> {
+        self.write_config_to("config.yaml", services)
+    }
+
+    fn write_config_to(&self, name: &str, services: &[(&OnionService, &[usize])]) -> Result<PathBuf> {
         let services: Vec<Value> = services
             .iter()
             .map(|(service, instances)| {
@@ -206,9 +213,21 @@ impl Setup {
                 json!({"key": service.key, "instances": instances.iter().map(instance).collect::<Vec<_>>()})
             })
             .collect();
-        let file = self.root.join("config.yaml");
+        let file = self.root.join(name);
         fs::write(&file, json!({"services": services, "status-socket-location": self.status_socket()}).to_string())?;
         Ok(file)
+    }
+
+    /// Returns the service with signing kits instead of its master key, for this number of time
+    /// periods.
+    pub async fn delegate(&self, service: &OnionService, periods: u32) -> Result<OnionService> {
+        let kits = self.root.join("kits");
+        make_private_dir(&kits)?;
+        let mut delegate = Command::new(plugin()?);
+        delegate.args(["key", "delegate"]).arg(&service.key).arg("--output").arg(kits.join("web.kit"));
+        delegate.args(["--testing", &PERIOD_MINUTES.to_string(), &periods.to_string()]);
+        output(&mut delegate.into()).await?;
+        Ok(OnionService { master: service.master.clone(), key: kits })
     }
 
     pub fn status_socket(&self) -> PathBuf {
@@ -216,6 +235,17 @@ impl Setup {
     }
 
     pub fn start_daemon(&self, config: &Path, auth: ControlAuth) -> Result<()> {
+        self.processes.start(DAEMON, &mut self.daemon(config, auth)?)
+    }
+
+    /// Starts a second daemon with a tor of its own, which outruns the first one.
+    pub fn start_owner(&self, service: &OnionService, instances: &[usize]) -> Result<()> {
+        let config = self.write_config_to("owner.yaml", &[(service, instances)])?;
+        let mut daemon = self.daemon(&config, ControlAuth::Password)?;
+        self.processes.start(OWNER, daemon.arg("--outrun"))
+    }
+
+    fn daemon(&self, config: &Path, auth: ControlAuth) -> Result<Command> {
         let mut daemon = bound_command(&built("onionbalance")?);
         daemon.arg("--config").arg(config).args(["--is-testnet", "-i", "127.0.0.1"]);
         let [with_password, with_cookie] = &self.ports;
@@ -230,7 +260,7 @@ impl Setup {
         if matches!(auth, ControlAuth::Password) {
             daemon.env("ONIONBALANCE_TOR_CONTROL_PASSWORD", PASSWORD);
         }
-        self.processes.start(DAEMON, &mut daemon)
+        Ok(daemon)
     }
 
     /// Sends SIGTERM and waits until the daemon has ended by itself.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::common::secret_file;
 use crate::config::{Config, Instance, ServiceConfig};
 use crate::frontend::{RunError, external, kits};
-use crate::merge::PointLimits;
+use crate::merge::{Counters, PointLimits};
 use crate::onion::{KeyFile, OnionAddress, ServiceKey};
 
 /// The loaded configuration, including the keys to which it refers.
@@ -42,8 +42,9 @@ impl Instances {
 }
 
 /// Reads the configuration and its keys, whose paths are relative to the configuration's directory.
-/// An error names the file, the field and the remedy.
-pub(super) fn load(path: &Path) -> Result<Loaded, RunError> {
+/// Signing kits are refused if the daemon outruns other publishers: with a kit, the daemon would
+/// help a thief as much as the owner. An error names the file, the field and the remedy.
+pub(super) fn load(path: &Path, counters: Counters) -> Result<Loaded, RunError> {
     let text = read(path)?;
     let config = Config::parse(&text).map_err(|error| format!("{}: {error}", path.display()))?;
     for warning in &config.warnings {
@@ -54,6 +55,10 @@ pub(super) fn load(path: &Path) -> Result<Loaded, RunError> {
     for (index, service) in config.services.into_iter().enumerate() {
         let refused = |field: &str, problem: &str| format!("{}: services[{index}].{field}: {problem}", path.display());
         let key = key(&service, directory).map_err(|error| refused("key", &error.to_string()))?;
+        if counters == Counters::Outrun && key.kits().is_some() {
+            let problem = "--outrun needs the master key, but this is a signing kit; name the file of the master key";
+            return Err(refused("key", problem).into());
+        }
         let address = key.address();
         if service.instances.iter().any(|instance| instance.address == address) {
             let problem = format!("{address} is the master address; list the instances' own addresses");

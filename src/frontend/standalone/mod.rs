@@ -35,7 +35,7 @@ use super::clock::{self, Clock};
 use super::driver::Driver;
 use super::external::ExternalBackends;
 use super::tor::{Registry, Tor};
-use crate::merge::MergeEngine;
+use crate::merge::{Counters, MergeEngine};
 use crate::onion::{Discovery, OnionAddress, ServiceKey};
 
 /// The maximum number of messages in the queue of a service's loop.
@@ -68,18 +68,19 @@ pub(super) async fn run(options: Options, pod: Option<&OsStr>) -> Result<(), Run
         tracing::debug!("--is-testnet has no effect: tor reports whether its network is a testing network");
     }
     let config_file = options.config_file()?;
-    let loaded = load::load(&config_file)?;
+    let counters = options.counters();
+    let loaded = load::load(&config_file, counters)?;
     let clock = Clock::start();
     let (tor, registry) = Tor::new(options.connector()?, clock);
     let mut tor = tokio::spawn(tor.run());
 
-    let mut daemon = Daemon::new(clock, registry, options.status_location());
+    let mut daemon = Daemon::new(clock, registry, options.status_location(), counters);
     daemon.apply(loaded).await;
     loop {
         tokio::select! {
             _ = terminate.recv() => { tracing::info!("received SIGTERM"); return Ok(()) }
             _ = interrupt.recv() => { tracing::info!("received SIGINT"); return Ok(()) }
-            _ = hangup.recv() => match load::load(&config_file) {
+            _ = hangup.recv() => match load::load(&config_file, counters) {
                 Ok(loaded) => {
                     tracing::info!("SIGHUP: applying the new configuration");
                     daemon.apply(loaded).await;
@@ -99,6 +100,8 @@ pub(super) async fn run(options: Options, pod: Option<&OsStr>) -> Result<(), Run
 struct Daemon {
     clock: Clock,
     registry: Registry,
+    /// The range of the revision counters of all services.
+    counters: Counters,
     running: BTreeMap<OnionAddress, Running>,
     /// The views of the services, in the order of the configuration.
     views: watch::Sender<Vec<watch::Receiver<View>>>,
@@ -124,9 +127,18 @@ impl Drop for Running {
 }
 
 impl Daemon {
-    fn new(clock: Clock, registry: Registry, status_location: Option<PathBuf>) -> Self {
+    fn new(clock: Clock, registry: Registry, status_location: Option<PathBuf>, counters: Counters) -> Self {
         let (running, views) = (BTreeMap::new(), watch::Sender::default());
-        Self { clock, registry, running, views, status_location, configured_status_location: None, status_socket: None }
+        Self {
+            clock,
+            registry,
+            counters,
+            running,
+            views,
+            status_location,
+            configured_status_location: None,
+            status_socket: None,
+        }
     }
 
     /// Starts and stops services so that they match the configuration. Services that remain keep
@@ -143,7 +155,7 @@ impl Daemon {
         for LoadedService { key, instances } in loaded.services {
             let address = key.address();
             if let Some(running) = self.running.get(&address) {
-                running.keys.send_modify(|known| *known = known.extended_by(key));
+                running.keys.send_modify(|known| *known = known.extended_by(key, self.clock.now().wall));
                 running.instances.send_if_modified(|known| {
                     let changed = *known != instances;
                     *known = instances;
@@ -156,6 +168,7 @@ impl Daemon {
             let now = self.clock.now();
             let (keys_in, keys) = watch::channel(key.clone());
             let engine = MergeEngine::new(key, Some(Discovery::Open), clock::random(), now);
+            let engine = engine.with_counters(self.counters);
             let (view_in, view) = watch::channel(View::of(address));
             let (instances_in, instances) = watch::channel(instances);
             let driver = Driver::new(engine, ExternalBackends::new(address, clock::random()));

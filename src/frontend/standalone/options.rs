@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use crate::common::{log, secret_file};
 use crate::control::{Connector, ControlEndpoint, Password};
 use crate::frontend::RunError;
+use crate::merge::Counters;
 
 /// The environment variable that contains the control port's password. There is no flag for the
 /// password, because other users can read command lines.
@@ -55,6 +56,14 @@ pub struct Options {
     /// Accepted and ignored: tor reports whether its network is a testing network
     #[arg(long)]
     is_testnet: bool,
+    /// Publish with revision counters that no publisher with stolen signing kits reaches by itself
+    ///
+    /// The option needs the master keys of all services. Use it after signing kits were stolen, on
+    /// a machine that the thief cannot reach, until the stolen kits have ended. Publishers with
+    /// signing kits, your own included, cannot publish for the same time periods until the
+    /// descriptors of this daemon have expired, three hours after it ends.
+    #[arg(long)]
+    outrun: bool,
     /// Onion service version; only v3 exists
     #[arg(long, default_value = "v3", value_parser = ["v3"], hide = true)]
     hs_version: String,
@@ -100,6 +109,11 @@ impl Options {
 
     pub(super) fn is_testnet(&self) -> bool {
         self.is_testnet
+    }
+
+    /// Returns the range of the revision counters.
+    pub(super) fn counters(&self) -> Counters {
+        if self.outrun { Counters::Outrun } else { Counters::Clock }
     }
 
     pub(super) fn status_location(&self) -> Option<PathBuf> {

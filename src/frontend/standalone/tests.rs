@@ -51,7 +51,7 @@ fn write(folder: &Path, services: &[(&str, &[u8])], more: &str) {
 }
 
 fn load_from(folder: &Path) -> Result<Loaded, String> {
-    load::load(&folder.join("config.yaml")).map_err(|error| error.to_string())
+    load::load(&folder.join("config.yaml"), Counters::Clock).map_err(|error| error.to_string())
 }
 
 #[test]
@@ -81,6 +81,22 @@ fn a_key_can_be_a_signing_kit_or_a_directory_of_them() {
     assert_eq!(loaded(), (address(3), [true, false]));
 }
 
+/// Otherwise, the daemon would help a thief with kits as much as the owner of the master key.
+#[test]
+fn only_a_master_key_can_outrun_other_publishers() {
+    let folder = folder(&[("web.kit", &[11])], "");
+    let kit = Kit::issue(&MasterKey::generate(&mut StdRng::from_seed([3; 32])), PeriodCalendar::PUBLIC, 20_788, 1);
+    secret_file::write(&folder.path().join("web.kit"), &kit.unwrap().to_bytes(), false).unwrap();
+    let outrun = || load::load(&folder.path().join("config.yaml"), Counters::Outrun);
+    let refused = outrun().err().unwrap().to_string();
+    assert!(refused.contains("services[0].key: --outrun needs the master key"), "{refused}");
+    write(folder.path(), &[("1.key", &[11])], "");
+    assert_eq!(outrun().unwrap().services[0].key.address(), address(1));
+    for (line, counters) in [("frontend", Counters::Clock), ("frontend --outrun", Counters::Outrun)] {
+        assert_eq!(Program::parse_from(line.split(' ')).options.counters(), counters);
+    }
+}
+
 #[test]
 fn an_error_names_the_field_and_the_file() {
     let error = |services: &[(&str, &[u8])]| load_from(folder(services, "").path()).err().unwrap();
@@ -90,7 +106,7 @@ fn an_error_names_the_field_and_the_file() {
     assert!(error(&[(".", &[11])]).contains("; name the file in it, for example "));
     assert!(error(&[("~/1.key", &[11])]).contains("; the daemon does not replace ~ with a home directory"));
     assert!(error(&[("2.key", &[2])]).contains("services[0].instances: "));
-    let missing = load::load(Path::new("/none/config.yaml")).err().unwrap().to_string();
+    let missing = load::load(Path::new("/none/config.yaml"), Counters::Clock).err().unwrap().to_string();
     assert!(missing.starts_with("/none/config.yaml: No such file") && missing.contains("--config"), "{missing}");
 
     let folder = folder(&[("1.key", &[11])], "");
@@ -233,7 +249,7 @@ async fn a_reload_keeps_the_remaining_services_and_moves_the_socket() {
     let path = |name: &str| folder.path().join(name);
     let clock = Clock::start();
     let (_tor, registry) = Tor::new(Connector::unix("/none"), clock);
-    let mut daemon = Daemon::new(clock, registry, None);
+    let mut daemon = Daemon::new(clock, registry, None, Counters::Clock);
     let socket = |name: &str| format!("status-socket-location: {}\n", path(name).display());
 
     // The daemon replaces a socket that an earlier process has left.
@@ -307,7 +323,7 @@ async fn a_reload_brings_back_a_lost_socket() {
     let path = folder.path().join("socket");
     let clock = Clock::start();
     let (_tor, registry) = Tor::new(Connector::unix("/none"), clock);
-    let mut daemon = Daemon::new(clock, registry, Some(path.clone()));
+    let mut daemon = Daemon::new(clock, registry, Some(path.clone()), Counters::Clock);
     let services = async || status(&path).await["services"].as_array().unwrap().len();
     daemon.apply(load_from(folder.path()).unwrap()).await;
     assert_eq!(services().await, 1);

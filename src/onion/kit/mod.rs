@@ -18,7 +18,7 @@ mod coverage;
 mod format;
 mod issue;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use collection::{DelegatedKey, Kits};
 pub use coverage::{Coverage, CoverageState};

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256, Sha512};
 
 use super::*;
 use crate::onion::key::MasterKey;
-use crate::onion::{DescriptorKeys, PeriodKey, ServiceContent, UncheckedDescriptor};
+use crate::onion::{DescriptorKeys, PeriodKey, ServiceContent, ServiceKey, UncheckedDescriptor};
 
 /// The period that begins on 2026-12-01 at 12:00 UTC.
 const FIRST: u64 = 20_788;
@@ -208,7 +208,7 @@ fn nothing_in_a_kit_yields_the_master_key_or_a_blinded_private_key() {
 }
 
 /// Returns the position of the first 32 bytes that are the secret of one of the public keys.
-fn yields(bytes: &[u8], public: &[[u8; 32]]) -> Option<usize> {
+pub(crate) fn yields(bytes: &[u8], public: &[[u8; 32]]) -> Option<usize> {
     let is_secret = |scalar: [u8; 32]| {
         let point = EdwardsPoint::mul_base(&Scalar::from_bytes_mod_order(scalar)).compress().to_bytes();
         public.contains(&point)
@@ -248,6 +248,20 @@ fn overlapping_kits_extend_each_other_and_foreign_kits_are_refused() {
     kits.forget_past(now + 5 * day);
     assert!(!kits.covers(PeriodCalendar::PUBLIC.period(FIRST)));
     assert!(kits.covers(PeriodCalendar::PUBLIC.period(FIRST + 3)));
+}
+
+/// A wrong clock must not take away what is still in a file.
+#[test]
+fn only_the_periods_of_the_earlier_kits_are_dropped_once_they_have_ended() {
+    let end = PeriodCalendar::PUBLIC.start(FIRST + 10).unwrap();
+    let earlier = ServiceKey::from(kits(FIRST, 12));
+    let extended = earlier.extended_by(kits(FIRST + 4, 3).into(), end);
+    let covered = (FIRST..FIRST + 20).filter(|number| extended.covers(PeriodCalendar::PUBLIC.period(*number)));
+    assert_eq!(covered.collect::<Vec<_>>(), [4, 5, 6, 8, 9, 10, 11].map(|number| FIRST + number));
+
+    let online = ServiceKey::from(master());
+    assert!(earlier.extended_by(online.clone(), end).kits().is_none(), "the master key replaces kits");
+    assert!(online.extended_by(earlier, end).kits().is_some(), "kits replace the master key");
 }
 
 #[test]

@@ -64,6 +64,23 @@ fn each_change_of_the_reachability_causes_an_event() {
 }
 
 #[test]
+fn signing_kits_that_end_cause_a_warning_before_and_when_a_period_is_missing() {
+    let kind = ConditionType::SigningKeysReady;
+    let (enough, expiring) = (yes(kind, Reason::KitsLoaded), yes(kind, Reason::SigningKeysExpiring));
+    let missing = no(kind, Reason::SigningKeysMissing);
+    assert_eq!(reported(&[], &expiring), ["W SigningKeysExpiring: so"], "a new service");
+    assert_eq!(reported(&enough, &expiring), ["W SigningKeysExpiring: so"]);
+    // The number of days in the message changes every day.
+    let tomorrow = [(kind, Finding::yes(Reason::SigningKeysExpiring, "fewer days"))];
+    assert_eq!(reported(&expiring, &tomorrow), [""; 0]);
+    assert_eq!(reported(&expiring, &missing), ["W SigningKeysMissing: why"]);
+    for (earlier, later) in [(&missing, &enough), (&expiring, &enough)] {
+        assert_eq!(reported(earlier, later), ["N KitsLoaded: so"]);
+    }
+    assert_eq!(reported(&missing, &expiring), ["W SigningKeysExpiring: so"]);
+}
+
+#[test]
 fn every_problem_with_the_key_is_a_warning() {
     for reason in
         [Reason::SecretNotFound, Reason::KeyInvalid, Reason::KeyConflict, Reason::AddressMismatch, Reason::ApplyFailed]

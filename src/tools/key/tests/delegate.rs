@@ -1,6 +1,9 @@
 //! Tests of `key delegate`.
 
+use data_encoding::{BASE32, HEXLOWER};
+
 use super::*;
+use crate::onion::kit::tests::yields;
 use crate::onion::{Kit, Kits, PeriodCalendar};
 
 /// Generates a master key and returns the folder, the path of the key and its address.
@@ -69,6 +72,42 @@ fn writes_a_secret_with_a_version_a_checksum_and_the_address() {
     // A Secret holds at most 1 MiB.
     let refused = delegate(&["--days", "365"]).unwrap_err();
     assert!(refused.contains("use --days 290 or less"), "{refused}");
+}
+
+/// Tries every 32 bytes of the manifest, and of each text in it after decoding.
+#[test]
+fn nothing_in_the_manifest_yields_the_master_key_or_a_blinded_private_key() {
+    let (folder, master, address) = master();
+    let words = ["delegate", &master, "--from", "2027-01-01", "--days", "1", "--secret", "web", "--namespace", "shop"];
+    let manifest = key(&words).unwrap();
+    let address: OnionAddress = address.parse().unwrap();
+    let mut public = vec![*address.public_key()];
+    let from = "2027-01-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap();
+    let periods = PeriodCalendar::PUBLIC.published_at(from.into()).into_iter().flatten();
+    public.extend(periods.map(|period| address.blind(period).0));
+    assert_eq!(public.len(), 3);
+    assert!(found_in(&manifest, &public).is_none(), "{:?}", found_in(&manifest, &public));
+
+    // The search finds the secret where it is.
+    let file = fs::read(folder.path("master/hs_ed25519_secret_key")).unwrap();
+    for text in [BASE64.encode(&file), HEXLOWER.encode(&file[32..64])] {
+        let betrayed = manifest.replacen("data:", &format!("data:\n  note: \"{text}\""), 1);
+        assert_eq!(found_in(&betrayed, &public).as_deref(), Some(&*text));
+    }
+}
+
+/// Returns the first text in a manifest that yields the secret of one of the public keys, as it is
+/// or after decoding.
+fn found_in(manifest: &str, public: &[[u8; 32]]) -> Option<String> {
+    let texts = manifest.split(|c: char| c.is_whitespace() || "\"':".contains(c));
+    let found = texts.filter(|text| {
+        let decoded = [&BASE64, &HEXLOWER, &BASE32].map(|encoding| encoding.decode(text.as_bytes()).ok());
+        let address = BASE32.decode(text.trim_end_matches(".onion").to_uppercase().as_bytes()).ok();
+        // A text of this length is the kit, whose bytes are searched after decoding.
+        let plain = Some(text.as_bytes().to_vec()).filter(|text| text.len() < 1000);
+        decoded.into_iter().chain([address, plain]).flatten().any(|bytes| yields(&bytes, public).is_some())
+    });
+    found.map(str::to_owned).next()
 }
 
 #[test]
