@@ -57,8 +57,8 @@ impl PublisherDir {
     }
 
     /// Starts our publisher without Kubernetes, with the given agents (`uid@host:port`), and with
-    /// its probes, its metrics and the app's API on the given ports of 127.0.0.1. Without a port for
-    /// the app's API, it does not serve this API. Returns its process ID.
+    /// its probes, its metrics and the app's API on the given ports of 127.0.0.1. Without a port
+    /// for the app's API, it does not serve this API. Returns its process ID.
     pub fn start_publisher(
         &self,
         processes: &Processes,

@@ -4,8 +4,8 @@
 /// others. No clock and no series of rejections can produce a greater counter. If a publisher
 /// accepted one, few values would remain for its own counters, which must be greater still.
 const MAX_FLOOR: u64 = 1 << 62;
-/// The lowest counter of a publisher that outruns others. The distance from [`MAX_FLOOR`] is greater
-/// than all rises in a time period together.
+/// The lowest counter of a publisher that outruns others. The distance from [`MAX_FLOOR`] is
+/// greater than all rises in a time period together.
 const LOWEST_OUTRUNNING: u64 = MAX_FLOOR + (1 << 40);
 
 /// The range from which a publisher takes its revision counters. HSDirs keep the descriptor with

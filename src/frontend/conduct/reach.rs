@@ -5,9 +5,9 @@
 //! HSDir of a time period has accepted or rejected the newest descriptor and no response at all has
 //! arrived. While no upload is due, the loss goes unnoticed.
 //!
-//! If another publisher with the same key has used a counter that is too great, all HSDirs reject,
-//! and the engine rarely tries again. Such a publisher keeps the Lease: no other one would have more
-//! success, and it needs the time to notice the foreign publisher.
+//! If another publisher with the same key has used a counter that is too great, all HSDirs
+//! reject, and the engine rarely tries again. Such a publisher keeps the Lease: no other one
+//! would have more success, and it needs the time to notice the foreign publisher.
 
 use std::time::Duration;
 

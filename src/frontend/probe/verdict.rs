@@ -68,9 +68,9 @@ pub(super) fn of_refusal(refusal: Refusal) -> Option<ProbeResult> {
 }
 
 /// Returns the result of a connection that is not open yet, judging by tor's circuits (`GETINFO
-/// circuit-status`). `isolation` is the user name of the attempt's SOCKS request: circuits of earlier
-/// attempts can last for minutes. If a rendezvous circuit waits for the service, an introduction
-/// point has accepted the introduction; otherwise, no introduction has succeeded.
+/// circuit-status`). `isolation` is the user name of the attempt's SOCKS request: circuits of
+/// earlier attempts can last for minutes. If a rendezvous circuit waits for the service, an
+/// introduction point has accepted the introduction; otherwise, no introduction has succeeded.
 pub(super) fn of_circuits(circuits: &str, isolation: &str) -> ProbeResult {
     let user = format!("SOCKS_USERNAME=\"{isolation}\"");
     let is_introduced = |line: &str| {
