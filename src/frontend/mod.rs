@@ -10,9 +10,10 @@
 //! The loop in `publisher` passes all events to `conduct` (pure), which decides whether this
 //! publisher is the leader, and to `driver`, which owns the merge engine. Each of the other parts
 //! communicates with one peer: Kubernetes (`pods`, `object`, `admission`, `lease`, `status`,
-//! `guards`), the agents (`agents`, `sync`) or tor (`tor`; `probe`, as a client). `cluster` connects
-//! the parts in a frontend pod; `fixed` does so without Kubernetes, for tests. `standalone` is the
-//! daemon for servers without Kubernetes, with a driver for each service in its `config.yaml`.
+//! `guards`), the agents (`agents`, `sync`) or tor (`tor`; `probe`, as a client). `cluster`
+//! connects the parts in a frontend pod; `fixed` does so without Kubernetes, for tests.
+//! `standalone` is the daemon for servers without Kubernetes, with a driver for each service in its
+//! `config.yaml`.
 
 mod admission;
 mod agents;
