@@ -60,6 +60,11 @@ test-e2e: no-demo packages ## Run the end-to-end tests on a one-node Kubernetes 
 	@$(MAKE) --no-print-directory -j2 kubernetes test-build
 	@$(SETUP)/run-tests.sh e2e
 
+.PHONY: test-long
+test-long: no-demo packages ## Run the tests that wait for many time periods, which make test leaves out
+	@$(MAKE) --no-print-directory -j2 kubernetes test-build
+	@$(SETUP)/run-tests.sh long
+
 .PHONY: mutants
 mutants: ## Check that the tests notice each fault in tests/mutants; limit with ONLY="agent-silence suspended"
 	@tests/mutants/run.sh $(ONLY)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs groups of tests. The last line counts the tests of all groups: "N passed, N failed".
-#   run-tests.sh unit|chart|api|tor|oracle|e2e|fuzz…
+#   run-tests.sh unit|chart|api|tor|oracle|e2e|fuzz|long…
 . "$(dirname "$0")/lib.sh"
 cd "$(dirname "$0")/../.."
 
@@ -58,6 +58,15 @@ e2e() {
     down || code=$?
     return $code
 }
+# Tests that wait for time periods of the private Tor network to end.
+long() {
+    export OB_E2E_DIR="${OB_E2E_DIR:-${XDG_STATE_HOME:-$HOME/.local/state}/onionbalance-operator/e2e-test}"
+    trap 'down; exit 130' INT TERM
+    local code=0
+    with_programs --test cluster --test private_network -- --ignored --nocapture || code=$?
+    down || code=$?
+    return $code
+}
 fuzz() { e2e/setup/fuzz.sh; }
 oracle() {
     e2e/setup/stem.sh >/dev/null || return
@@ -68,10 +77,10 @@ down() { cargo run --locked --quiet --package onionbalance-e2e -- down; }
 # Builds all programs first, because cargo builds only those of a test's own package.
 with_programs() { cargo build --locked --workspace --bins && cargo test --locked --workspace --no-fail-fast "$@"; }
 
-[ $# -gt 0 ] || fail "usage: run-tests.sh unit|chart|api|tor|oracle|e2e|fuzz…"
+[ $# -gt 0 ] || fail "usage: run-tests.sh unit|chart|api|tor|oracle|e2e|fuzz|long…"
 for name in "$@"; do
     case $name in
-    unit | chart | api | tor | oracle | e2e | fuzz) group "$name" "$name" ;;
+    unit | chart | api | tor | oracle | e2e | fuzz | long) group "$name" "$name" ;;
     *) fail "unknown group of tests: $name" ;;
     esac
 done

@@ -238,11 +238,11 @@ fn failures(text: &mut Exposition, figures: &Figures) {
     );
     text.sample("hsdirs_failing_seconds", "", figures.longest_failing.as_secs());
     text.family(
-        "counter_rises_total",
+        "revision_rises_total",
         "counter",
         "Descriptors with a greater revision counter because HSDirs rejected the last ones",
     );
-    text.sample("counter_rises_total", "", figures.counter_rises);
+    text.sample("revision_rises_total", "", figures.counter_rises);
     text.family(
         "foreign_publisher",
         "gauge",
@@ -362,9 +362,9 @@ onionbalance_publisher_hsdirs_failing 1
 # HELP onionbalance_publisher_hsdirs_failing_seconds Time for which the uploads to one of these HSDirs have failed, at most
 # TYPE onionbalance_publisher_hsdirs_failing_seconds gauge
 onionbalance_publisher_hsdirs_failing_seconds 1
-# HELP onionbalance_publisher_counter_rises_total Descriptors with a greater revision counter because HSDirs rejected the last ones
-# TYPE onionbalance_publisher_counter_rises_total counter
-onionbalance_publisher_counter_rises_total 4
+# HELP onionbalance_publisher_revision_rises_total Descriptors with a greater revision counter because HSDirs rejected the last ones
+# TYPE onionbalance_publisher_revision_rises_total counter
+onionbalance_publisher_revision_rises_total 4
 # HELP onionbalance_publisher_foreign_publisher 1 if another publisher with the same master key was noticed in the last hours
 # TYPE onionbalance_publisher_foreign_publisher gauge
 onionbalance_publisher_foreign_publisher 0

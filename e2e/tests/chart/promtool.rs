@@ -47,7 +47,7 @@ type Series = BTreeMap<&'static str, &'static str>;
 fn healthy() -> Series {
     let mut series = BTreeMap::from([
         (r#"onionbalance_publisher_hsdirs_failing{namespace="shop",onion_service="web",pod="f1"}"#, "1x120"),
-        (r#"onionbalance_publisher_counter_rises_total{namespace="shop",onion_service="web",pod="f1"}"#, "2x120"),
+        (r#"onionbalance_publisher_revision_rises_total{namespace="shop",onion_service="web",pod="f1"}"#, "2x120"),
         (r#"onionbalance_publisher_descriptors_total{namespace="shop",onion_service="web",pod="f1"}"#, "9x120"),
         (r#"onionbalance_publisher_foreign_publisher{namespace="shop",onion_service="web",pod="f1"}"#, "0x120"),
     ]);
@@ -203,7 +203,7 @@ const CASES: &[AlertCase] = &[
         alert: "OnionbalanceUploadsRejected", labels: SERVICE, quiet_at: "29m", fires_at: "33m" },
     AlertCase { changes: &[(&["hsdirs_failing"], Some("4x120"))],
         alert: "OnionbalanceHSDirsFailing", labels: r#"namespace="shop",onion_service="web",pod="f1""#, quiet_at: "59m", fires_at: "61m" },
-    AlertCase { changes: &[(&["counter_rises_total"], Some("0+1x120"))],
+    AlertCase { changes: &[(&["revision_rises_total"], Some("0+1x120"))],
         alert: "OnionbalanceCounterRises", labels: SERVICE, quiet_at: "38m", fires_at: "44m" },
     AlertCase { changes: &[(&["foreign_publisher"], Some("1x120"))],
         alert: "OnionbalanceForeignPublisher", labels: SERVICE, quiet_at: "0m", fires_at: "2m" },

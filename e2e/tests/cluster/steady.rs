@@ -50,8 +50,10 @@ async fn idle_services_write_only_leases() -> Result<()> {
             if changes.is_empty() {
                 return Ok(());
             }
+            // In its first minutes, a tor confirms its guards one after another.
+            let has_new_guards = changes.iter().all(|id| id.starts_with("Secret ") && id.ends_with("-guards"));
             ensure!(
-                published != self::published(scene).await?,
+                has_new_guards || published != self::published(scene).await?,
                 "these objects were written although nothing new was published: {changes:?}"
             );
         }
