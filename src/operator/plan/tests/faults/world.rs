@@ -1,8 +1,9 @@
 //! A service with faults, and its fake API server.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::Deployment;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -12,7 +13,7 @@ use super::super::support::{Server, address, condition, from, key_secret, lease,
 use crate::crd::names::Component;
 use crate::crd::validate::Problem;
 use crate::crd::{OnionBalancedServiceStatus, Reason};
-use crate::onion::ClientSecretKey;
+use crate::onion::{ClientSecretKey, Kit, PeriodCalendar};
 use crate::operator::children::tests::support::{Fixture, environment, object};
 use crate::operator::children::{ChildId, Kind};
 use crate::operator::plan::{KeyPermit, KeySecret, Observed, Rival};
@@ -45,13 +46,14 @@ pub(super) enum Fault {
     DelegatedWithoutSecret,
     LostKey,
     OtherKey,
+    TruncatedKit,
     Rival,
     TakenName,
     Unschedulable,
 }
 
 impl Fault {
-    pub(super) const ALL: [Self; 25] = [
+    pub(super) const ALL: [Self; 26] = [
         Self::MissingTarget,
         Self::InvalidPort,
         Self::BackendTorrc,
@@ -74,6 +76,7 @@ impl Fault {
         Self::DelegatedWithoutSecret,
         Self::LostKey,
         Self::OtherKey,
+        Self::TruncatedKit,
         Self::Rival,
         Self::TakenName,
         Self::Unschedulable,
@@ -83,8 +86,14 @@ impl Fault {
     const LEFT_OUT: [Self; 2] = [Self::ExternalBackend, Self::AuthorizedClient];
 
     /// The faults without which there would be a usable key.
-    pub(super) const OF_KEY: [Self; 5] =
-        [Self::MasterKeyField, Self::DelegatedWithoutSecret, Self::LostKey, Self::OtherKey, Self::Rival];
+    pub(super) const OF_KEY: [Self; 6] = [
+        Self::MasterKeyField,
+        Self::DelegatedWithoutSecret,
+        Self::LostKey,
+        Self::OtherKey,
+        Self::TruncatedKit,
+        Self::Rival,
+    ];
 
     /// The faults in the spec's fields of the key. No key is read while one of them is present.
     const OF_KEY_FIELDS: [Self; 2] = [Self::MasterKeyField, Self::DelegatedWithoutSecret];
@@ -125,6 +134,7 @@ impl Fault {
             Self::DelegatedWithoutSecret => ("Accepted", "spec.masterKey.delegated: "),
             Self::LostKey => ("MasterKeyReady", "SecretNotFound: "),
             Self::OtherKey => ("MasterKeyReady", "AddressMismatch: "),
+            Self::TruncatedKit => ("MasterKeyReady", "entry signing.kit: the signing kit is truncated"),
             Self::Rival => ("MasterKeyReady", "KeyConflict: "),
             Self::TakenName => ("Accepted", "Service web-frontend exists and does not belong to this object"),
             Self::Unschedulable => ("BackendsReady", "0/1 nodes are available"),
@@ -171,6 +181,16 @@ pub(super) fn change() -> impl Strategy<Value = Change> {
         1 => (0..3_u8).prop_map(Change::Target),
         1 => (0..3_u8).prop_map(Change::Image),
     ]
+}
+
+/// Returns a Secret whose signing kit ends too early.
+fn truncated_kit() -> KeySecret {
+    static KIT: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let kit = Kit::issue(&Fixture::new().key, PeriodCalendar::PUBLIC, 20_000, 1).unwrap();
+        kit.to_bytes()[..100].to_vec()
+    });
+    let metadata = from(json!({"name": "mine", "namespace": "shop", "resourceVersion": "7"}));
+    KeySecret::new(metadata, Some(BTreeMap::from([("signing.kit".to_owned(), ByteString(KIT.clone()))])))
 }
 
 /// A service with its fake API server.
@@ -281,13 +301,14 @@ impl World {
             return json!({"delegated": true, "onionAddress": address()});
         }
         let name = if self.has(Fault::MasterKeyField) { "No Name" } else { "mine" };
-        json!({"secretName": name, "onionAddress": address()})
+        json!({"secretName": name, "onionAddress": address(), "delegated": self.has(Fault::TruncatedKit)})
     }
 
     fn key_secret(&self) -> Option<KeySecret> {
         let key = if self.has(Fault::OtherKey) { other_key() } else { Fixture::new().key };
         let is_missing = self.has(Fault::LostKey) || self.has_any(&Fault::OF_KEY_FIELDS);
-        (!is_missing).then(|| key_secret(&key))
+        let secret = || if self.has(Fault::TruncatedKit) { truncated_kit() } else { key_secret(&key) };
+        (!is_missing).then(secret)
     }
 
     /// Returns an older service in another namespace that has the same key.
@@ -394,8 +415,14 @@ impl World {
                 // address.
                 Fault::MasterKeyField => self.has(Fault::DelegatedWithoutSecret),
                 Fault::LostKey => self.has_any(&Fault::OF_KEY_FIELDS),
-                Fault::OtherKey => self.has(Fault::LostKey) || self.has_any(&Fault::OF_KEY_FIELDS),
-                Fault::Rival => self.has_any(&[Fault::LostKey, Fault::OtherKey]) || self.has_any(&Fault::OF_KEY_FIELDS),
+                Fault::TruncatedKit => self.has(Fault::LostKey) || self.has_any(&Fault::OF_KEY_FIELDS),
+                Fault::OtherKey => {
+                    self.has_any(&[Fault::LostKey, Fault::TruncatedKit]) || self.has_any(&Fault::OF_KEY_FIELDS)
+                }
+                Fault::Rival => {
+                    self.has_any(&[Fault::LostKey, Fault::TruncatedKit, Fault::OtherKey])
+                        || self.has_any(&Fault::OF_KEY_FIELDS)
+                }
                 Fault::Unschedulable => {
                     self.good.suspend || !self.server.manifests.contains_key("Deployment web-backend")
                 }
