@@ -171,9 +171,9 @@ pub const TARGETS: [Target; 32] = [
     ),
     target(
         Scale,
-        "requests_per_object",
-        AtMost(45.0),
-        "Requests are the load that the operator puts on the API server.",
+        "requests_to_bare",
+        AtMost(2.7),
+        "The operator looks up the name of each owned object, applies the object, and makes few other requests.",
     ),
     target(Scale, "operator_rss_peak_mib", AtMost(100.0), "500 objects must fit into a small container."),
     target(Scale, "writes_at_rest", AtMost(0.0), "The operator must not write while nothing changes."),

@@ -100,10 +100,12 @@ async fn measure(processes: &Processes, dir: &Path, programs: &Path, count: usiz
     compare(&ours, &bare, &mut report);
     report.figure("operator_rss_mib", rss.now, "MiB");
     report.figure("operator_rss_peak_mib", rss.most.max(most), "MiB");
-    report.figure("requests_per_object", as_f64(scene.converging.on_resources()) / as_f64(count), "");
+    let requests = scene.converging.on_resources();
+    report.figure("requests_per_object", as_f64(requests) / as_f64(count), "");
     // The bare client makes one request for each manifest.
     let manifests: usize = load::bare_manifests(BARE, 0..count, optional)?.iter().map(Vec::len).sum();
     report.figure("bare_requests_per_object", as_f64(manifests) / as_f64(count), "");
+    report.figure("requests_to_bare", as_f64(requests) / as_f64(manifests), "");
     report.figure("writes_at_rest", as_f64(rest.writes_except_leases()), "");
     report.judge(targets::of(&[Benchmark::Scale]))
 }
