@@ -10,7 +10,7 @@ use onionbalance_e2e::wait::{Seen, until};
 use rustix::process::Signal;
 
 use crate::setup::{ControlAuth, DAEMON, OnionService, Setup};
-use crate::{LATE, OF_OURS, status_when_complete, wait_serves};
+use crate::{SHARED, OF_OURS, status_when_complete, wait_serves};
 
 /// The word with which the daemon logs that an HSDir holds a descriptor with a greater counter.
 const REJECTED: &str = "UPLOAD_REJECTED";
@@ -37,8 +37,8 @@ async fn scenario(setup: &Setup) -> Result<()> {
     ensure!(setup.times_logged(REJECTED)? == 0, "the counters of the kits and of the master key must continue");
 
     // From now on, the daemon with the kits is a thief. The owner runs another instance.
-    setup.start_owner(online, &[LATE])?;
-    wait_serves(setup, &online.master, &[LATE]).await?;
+    setup.start_owner(online, &[SHARED])?;
+    wait_serves(setup, &online.master, &[SHARED]).await?;
     let rejected = setup.times_logged(REJECTED)?;
     setup.write_config(&[(delegated, &OF_OURS[..1])])?;
     setup.signal_daemon(Signal::HUP)?;
@@ -48,7 +48,7 @@ async fn scenario(setup: &Setup) -> Result<()> {
         Ok(if now > rejected { Seen::Yes(()) } else { Seen::NotYet(format!("{now} rejections")) })
     })
     .await?;
-    wait_serves(setup, &online.master, &[LATE]).await?;
+    wait_serves(setup, &online.master, &[SHARED]).await?;
     client.remove().await
 }
 
