@@ -10,7 +10,7 @@ use onionbalance_e2e::wait::{Seen, until};
 use rustix::process::Signal;
 
 use crate::setup::{ControlAuth, DAEMON, OnionService, Setup};
-use crate::{SHARED, OF_OURS, status_when_complete, wait_serves};
+use crate::{OF_OURS, SHARED, status_when_complete, wait_serves};
 
 /// The word with which the daemon logs that an HSDir holds a descriptor with a greater counter.
 const REJECTED: &str = "UPLOAD_REJECTED";
