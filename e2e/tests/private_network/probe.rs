@@ -25,24 +25,25 @@ async fn scenario(plane: &mut DataPlane) -> Result<()> {
     let client = ClientSecretKey::from_bytes([1; 32]).public();
     for clients in [Vec::new(), vec![client]] {
         plane.probe(&clients).await?;
-        probed(plane, "Answered").await?;
+        probed(plane, &["Answered"]).await?;
     }
 
     // The kernel accepts the streams of a frozen agent, so its tor says that they are open.
     signal_agents(plane, Signal::STOP)?;
-    probed(plane, "TargetFailed").await?;
+    probed(plane, &["TargetFailed"]).await?;
     signal_agents(plane, Signal::CONT)?;
-    probed(plane, "Answered").await?;
+    probed(plane, &["Answered"]).await?;
 
     // The last descriptor stays on the HSDirs, with points that nobody serves.
     for backend in 0..BACKENDS {
         plane.stop_backends_tor(backend).await?;
     }
-    probed(plane, "IntroductionFailed").await?;
+    // A point can accept an introduction that nobody answers, so tor may blame the rendezvous.
+    probed(plane, &["IntroductionFailed", "RendezvousFailed"]).await?;
     for backend in 0..BACKENDS {
         plane.restart_backends_tor(backend)?;
     }
-    probed(plane, "Answered").await?;
+    probed(plane, &["Answered"]).await?;
     plane.no_secret_is_in_a_log()
 }
 
@@ -50,14 +51,14 @@ fn signal_agents(plane: &DataPlane, signal: Signal) -> Result<()> {
     (0..BACKENDS).try_for_each(|backend| plane.signal_agent(backend, signal))
 }
 
-/// Waits until a probe ends with this result.
-async fn probed(plane: &DataPlane, expected: &str) -> Result<()> {
+/// Waits until a probe ends with one of these results.
+async fn probed(plane: &DataPlane, expected: &[&str]) -> Result<()> {
     let before = results(plane)?.len();
-    until(&format!("a probe ends with {expected}"), Duration::from_secs(180), async || {
+    until(&format!("a probe ends with one of {expected:?}"), Duration::from_secs(180), async || {
         plane.check()?;
         let results = results(plane)?;
         let new = results.get(before..).unwrap_or_default();
-        let is_there = new.iter().any(|result| result == expected);
+        let is_there = new.iter().any(|result| expected.contains(&result.as_str()));
         Ok(if is_there { Seen::Yes(()) } else { Seen::NotYet(format!("the results are {new:?}")) })
     })
     .await
