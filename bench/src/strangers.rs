@@ -68,6 +68,8 @@ async fn measure_with(processes: &Processes, dir: &Path, report: &mut Report) ->
         let forwards = (program.pid == agent.pid).then_some(&mut streams);
         slowest = slowest.max(measure_program(processes, program, forwards, report).await?);
     }
+    let peaks = programs.iter().map(|program| Ok(resident(program.pid)?.most)).collect::<Result<Vec<_>>>()?;
+    report.figure("strangers_rss_mib", peaks.into_iter().fold(0.0, f64::max), "MiB");
     report.figure_ms("strangers_probe_ms", slowest);
     report.figure("strangers_streams_failed", f64::from(streams.failed), "");
     Ok(())
