@@ -13,7 +13,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// The maximum number of attempts to find a window in which nothing is published. In the test
 /// network, a new time period or shared random value makes publishers publish every four minutes,
 /// and tors confirm their guards during the first window.
-const TRIES: usize = 4;
+const TRIES: usize = 5;
 
 #[tokio::test]
 async fn idle_services_write_only_leases() -> Result<()> {
