@@ -29,7 +29,7 @@ programs: ## Build the programs for servers and people: onionbalance, onionbalan
 .PHONY: test
 test: no-demo packages ## Run all tests; the last line reads "N passed, N failed"
 	@$(MAKE) --no-print-directory -j2 kubernetes test-build crd-server
-	@SECONDS_EACH=$(or $(SECONDS_EACH),15) $(SETUP)/run-tests.sh unit chart api tor oracle e2e fuzz
+	@SECONDS_EACH=$(or $(SECONDS_EACH),5) $(SETUP)/run-tests.sh unit chart api tor oracle e2e fuzz
 
 .PHONY: test-unit
 test-unit: ## Run the tests that need neither root nor a cluster
