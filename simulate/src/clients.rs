@@ -1,11 +1,11 @@
 //! The clients, which fetch and cache descriptors as C tor does.
 
+use std::sync::Arc;
+
 use onionbalance_operator::onion::TimePeriod;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
-
-use std::sync::Arc;
 
 use crate::relays::Follower;
 use crate::time::{HOUR, chance, poisson};

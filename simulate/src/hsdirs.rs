@@ -132,11 +132,11 @@ impl World {
         self.hsdirs.set_health(hsdir, health, self.now);
     }
 
-    pub(crate) fn arrive(&mut self, upload: Upload) {
+    pub(crate) fn arrive(&mut self, upload: &Upload) {
         if !self.relays.runs(&upload.hsdir) {
             return;
         }
-        let Some(result) = self.hsdirs.receive(&upload, self.now) else { return };
+        let Some(result) = self.hsdirs.receive(upload, self.now) else { return };
         let (publisher, process, session) = upload.from;
         let delay = between(Duration::from_millis(200), Duration::from_secs(2), &mut self.rng);
         self.after(delay, Event::Answered { publisher, process, session, hsdir: upload.hsdir, result });

@@ -8,6 +8,8 @@
 //! A simulation depends only on its [`Plan`], so that a failure can be replayed. `docs/testing.md`
 //! explains how.
 
+#![allow(clippy::cast_precision_loss, reason = "figures need no more than six digits")]
+
 mod backends;
 mod checks;
 mod clients;

@@ -103,8 +103,7 @@ fn report(args: &Args, results: BTreeMap<u64, Result<Figures>>) -> Result<()> {
     let lines = all.lines();
     lines.iter().for_each(|line| println!("{line}"));
     if let Some(path) = &args.figures {
-        let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
-        std::fs::write(path, text).with_context(|| format!("could not write {}", path.display()))?;
+        std::fs::write(path, lines.join("\n") + "\n").with_context(|| format!("could not write {}", path.display()))?;
     }
     if failed > 0 {
         bail!("{failed} of {} simulations failed", args.seeds);

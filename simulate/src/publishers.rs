@@ -16,7 +16,7 @@ use rand::{Rng as _, RngExt as _};
 
 use crate::hsdirs::Upload;
 use crate::relays::{Follower, View};
-use crate::time::{START, between};
+use crate::time::between;
 use crate::world::{Event, Tor, World};
 
 /// The time after which the next upload to an HSDir may start although there was no answer.
@@ -81,6 +81,9 @@ pub struct Publisher {
     pub(crate) adopted: Duration,
     /// The time at which the process has something to do.
     pub(crate) wake: Duration,
+    /// The monotonic time at which the engine has something to do. It changes only when the engine
+    /// handles an input.
+    engine_due: Option<Duration>,
     in_flight: BTreeMap<Fingerprint, Duration>,
     pub(crate) counters: BTreeMap<TimePeriod, u64>,
     pub(crate) rounds: BTreeMap<TimePeriod, Round>,
@@ -102,7 +105,7 @@ impl World {
 
     fn process(&mut self, index: usize, follower: Follower) -> Publisher {
         self.processes += 1;
-        let now = Now { wall: UNIX_EPOCH + Duration::from_secs(START) + self.now, elapsed: Duration::ZERO };
+        let now = Now { wall: UNIX_EPOCH + Duration::from_secs(self.start()) + self.now, elapsed: Duration::ZERO };
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);
         let identity = format!("frontend-{index}-{}", self.processes);
@@ -121,6 +124,7 @@ impl World {
             view: None,
             adopted: self.now,
             wake: self.now,
+            engine_due: None,
             in_flight: BTreeMap::new(),
             counters: BTreeMap::new(),
             rounds: BTreeMap::new(),
@@ -174,7 +178,7 @@ impl World {
     /// Reads the clocks of a publisher's process.
     fn clocks(&self, index: usize) -> Now {
         let (started, skew) = self.publishers.get(index).map_or((Duration::ZERO, 0), |own| (own.started, own.skew));
-        let wall = UNIX_EPOCH + Duration::from_secs(START) + self.now;
+        let wall = UNIX_EPOCH + Duration::from_secs(self.start()) + self.now;
         let ahead = Duration::from_secs(skew.unsigned_abs());
         Now { wall: if skew < 0 { wall - ahead } else { wall + ahead }, elapsed: self.now.saturating_sub(started) }
     }
@@ -186,7 +190,7 @@ impl World {
     /// Lets a publisher's process handle a message.
     pub(crate) fn turn(&mut self, index: usize, message: Message) {
         let Some(publisher) = self.publishers.get(index).filter(|publisher| publisher.running) else { return };
-        let engine_due = publisher.engine.poll_timeout();
+        let engine_due = publisher.engine_due;
         let mut busy = true;
         self.conduct(index, conduct::Event::Tick);
         match message {
@@ -217,7 +221,7 @@ impl World {
             self.conduct(index, conduct::Event::Progress(progress));
         }
         if let Some(publisher) = self.publishers.get_mut(index) {
-            let due = publisher.engine.poll_timeout().into_iter().fold(publisher.conduct.poll_timeout(), Duration::min);
+            let due = publisher.engine_due.into_iter().fold(publisher.conduct.poll_timeout(), Duration::min);
             publisher.wake = publisher.started + due;
         }
     }
@@ -264,6 +268,7 @@ impl World {
         let now = self.clocks(index);
         if let Some(publisher) = self.publishers.get_mut(index) {
             publisher.engine.handle(input, now);
+            publisher.engine_due = publisher.engine.poll_timeout();
         }
         while let Some(output) = self.publishers.get_mut(index).and_then(|own| own.engine.poll_output()) {
             match output {

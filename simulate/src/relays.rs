@@ -13,7 +13,7 @@ use rand::Rng as _;
 use rand::rngs::StdRng;
 use sha2::{Digest as _, Sha256};
 
-use crate::time::{DAY, HOUR, MINUTE, START, between, chance};
+use crate::time::{DAY, HOUR, MINUTE, between, chance};
 
 /// The share of relays that have the flag `HSDir`, as in `testnet/`.
 const HSDIRS: f64 = 0.75;
@@ -33,6 +33,8 @@ struct Relay {
 #[derive(Debug, Default)]
 pub struct Relays {
     running: BTreeMap<Fingerprint, Relay>,
+    /// The time of the first consensus, in seconds since the Unix epoch.
+    start: u64,
     views: BTreeMap<u64, Arc<View>>,
 }
 
@@ -55,9 +57,10 @@ pub struct View {
 }
 
 impl Relays {
-    /// Starts a network with this many relays.
-    pub fn new(count: usize, rng: &mut StdRng) -> Self {
-        let mut relays = Self::default();
+    /// Starts a network with this many relays. `start` is the time of its first consensus, in
+    /// seconds since the Unix epoch.
+    pub fn new(count: usize, start: u64, rng: &mut StdRng) -> Self {
+        let mut relays = Self { start, ..Self::default() };
         (0..count).for_each(|_| relays.join(rng));
         relays
     }
@@ -91,7 +94,7 @@ impl Relays {
     }
 
     fn view(&self, hour: u64, [ours, stock]: [&OnionAddress; 2]) -> Result<View> {
-        let mut consensus = header(hour);
+        let mut consensus = header(self.start + hour * HOUR.as_secs());
         let mut microdescriptors = String::new();
         for relay in self.running.values() {
             consensus.push_str(&relay.entry);
@@ -143,8 +146,7 @@ impl Relays {
 }
 
 /// The lines of a consensus before its first relay.
-fn header(hour: u64) -> String {
-    let valid_after = START + hour * HOUR.as_secs();
+fn header(valid_after: u64) -> String {
     let at = |hours: u64| timestamp(valid_after + hours * HOUR.as_secs());
     let run = valid_after / DAY.as_secs();
     let value = |run: u64| BASE64.encode(&Sha256::digest(run.to_be_bytes()));

@@ -5,8 +5,7 @@ use std::time::Duration;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
-/// 2026-01-01 00:00:00 UTC in seconds since the Unix epoch, when the simulation begins. At this
-/// time, a new shared random value takes effect.
+/// 2026-01-01 00:00:00 UTC in seconds since the Unix epoch, the first day of the simulation.
 pub const START: u64 = 1_767_225_600;
 /// A minute.
 pub const MINUTE: Duration = Duration::from_secs(60);

@@ -21,7 +21,7 @@ use crate::publishers::Publisher;
 use crate::relays::Relays;
 use crate::server::Server;
 use crate::stock::Stock;
-use crate::time::{HOUR, MINUTE};
+use crate::time::{HOUR, MINUTE, START};
 
 /// What a simulation consists of. The same plan always has the same course.
 #[derive(Debug, Clone)]
@@ -38,13 +38,16 @@ pub struct Plan {
     pub visits_per_hour: u32,
     /// True if faults occur at random times.
     pub faults: bool,
+    /// The hour of the day (UTC) at which the simulation begins. At midnight, a new shared random
+    /// value takes effect, and at noon, clients move on to the next time period.
+    pub start_hour: u64,
 }
 
 impl Default for Plan {
     /// Returns the plan of `make simulate`: 9,000 relays, 60 backends and two publishers, with
     /// faults.
     fn default() -> Self {
-        Self { seed: 0, relays: 9_000, backends: 60, publishers: 2, visits_per_hour: 120, faults: true }
+        Self { seed: 0, relays: 9_000, backends: 60, publishers: 2, visits_per_hour: 120, faults: true, start_hour: 0 }
     }
 }
 
@@ -116,6 +119,8 @@ pub struct World {
     pub(crate) steady_since: Duration,
     /// The figures so far.
     pub figures: Figures,
+    /// The number of wakes of publishers since time passed.
+    idle_wakes: u32,
     /// The first invariant that was broken.
     broken: Option<String>,
 }
@@ -126,7 +131,7 @@ impl World {
         let mut rng = StdRng::seed_from_u64(plan.seed);
         let key = MasterKey::generate(&mut rng);
         let stock_address = MasterKey::generate(&mut rng).address();
-        let mut relays = Relays::new(plan.relays, &mut rng);
+        let mut relays = Relays::new(plan.relays, START + plan.start_hour * HOUR.as_secs(), &mut rng);
         relays.vote(0, [&key.address(), &stock_address], &mut rng)?;
         let mut world = Self {
             now: Duration::ZERO,
@@ -147,6 +152,7 @@ impl World {
             stock: Stock::default(),
             steady_since: Duration::ZERO,
             figures: Figures::default(),
+            idle_wakes: 0,
             broken: None,
             plan,
         };
@@ -162,6 +168,11 @@ impl World {
             Fault::begin_all(&mut world);
         }
         Ok(world)
+    }
+
+    /// Returns the wall-clock time, in seconds since the Unix epoch, at which the simulation began.
+    pub(crate) fn start(&self) -> u64 {
+        START + self.plan.start_hour * HOUR.as_secs()
     }
 
     /// Returns the time since the start.
@@ -190,6 +201,8 @@ impl World {
             let woken = woken.map(|(index, publisher)| (publisher.wake, index)).min();
             match (event, woken) {
                 (event, Some((at, index))) if at <= end && event.is_none_or(|event| at < event) => {
+                    self.idle_wakes = if at > self.now { 0 } else { self.idle_wakes + 1 };
+                    self.require_progress(index);
                     self.now = at.max(self.now);
                     self.wake(index);
                 }
@@ -209,6 +222,12 @@ impl World {
         bail!("seed {}, {:.4} h after the start: {broken}", self.plan.seed, self.now.as_secs_f64() / 3600.0)
     }
 
+    /// Requires that a publisher with nothing to do sleeps.
+    fn require_progress(&mut self, publisher: usize) {
+        let spins = self.idle_wakes > 1000;
+        self.require(!spins, || format!("publisher {publisher} wakes again and again at the same time"));
+    }
+
     fn happen(&mut self, event: Event) -> Result<()> {
         match event {
             Event::Vote(hour) => {
@@ -224,7 +243,7 @@ impl World {
             Event::Report { backend, pod, content } => self.report(backend, pod, content.as_ref()),
             Event::Poll { publisher, process, backend } => self.poll(publisher, process, backend),
             Event::Answer { publisher, process, call, answer } => self.server_answers(publisher, process, call, answer),
-            Event::Arrive(upload) => self.arrive(upload),
+            Event::Arrive(upload) => self.arrive(&upload),
             Event::Answered { publisher, process, session, hsdir, result } => {
                 self.hsdir_answers((publisher, process, session), hsdir, result);
             }
