@@ -100,6 +100,9 @@ fn report(args: &Args, results: BTreeMap<u64, Result<Figures>>) -> Result<()> {
             }
         }
     }
+    if failed == args.seeds {
+        bail!("all simulations failed");
+    }
     let lines = all.lines();
     lines.iter().for_each(|line| println!("{line}"));
     if let Some(path) = &args.figures {

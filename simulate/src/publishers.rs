@@ -215,6 +215,7 @@ impl World {
                 self.engine(index, Input::Network(network));
             }
         }
+        self.carry_out(index);
         if busy && let Some(publisher) = self.publishers.get_mut(index) {
             publisher.progress = publisher.engine.progress();
             let progress = publisher.progress.clone();
@@ -270,15 +271,27 @@ impl World {
             publisher.engine.handle(input, now);
             publisher.engine_due = publisher.engine.poll_timeout();
         }
+    }
+
+    /// Carries out the engine's instructions, which come after all decisions of the leadership state
+    /// machine.
+    fn carry_out(&mut self, index: usize) {
+        let mut counters = Vec::new();
         while let Some(output) = self.publishers.get_mut(index).and_then(|own| own.engine.poll_output()) {
             match output {
-                Output::StoreCounter(period, counter) => self.begin_round(index, period, counter),
+                Output::StoreCounter(period, counter) => {
+                    self.begin_round(index, period, counter);
+                    counters.push((period, counter));
+                }
                 Output::Upload { hsdir, period, descriptor } => self.upload(index, hsdir, period, &descriptor),
                 Output::Look(hsdir) => {
                     let process = self.publishers.get(index).map_or(0, |publisher| publisher.process);
                     self.after(Duration::from_secs(3), Event::Looked { publisher: index, process, hsdir });
                 }
             }
+        }
+        for (period, counter) in counters {
+            self.conduct(index, conduct::Event::CounterUsed(period, counter));
         }
     }
 
@@ -292,7 +305,6 @@ impl World {
         self.figures.rounds.push((self.now, period, index));
         self.require(!wrong, || format!("the counter {counter} was used after {before:?}"));
         self.require(leading, || format!("publisher {index} published without leading"));
-        self.conduct(index, conduct::Event::CounterUsed(period, counter));
     }
 
     fn upload(&mut self, index: usize, hsdir: Fingerprint, period: TimePeriod, text: &Arc<str>) {
