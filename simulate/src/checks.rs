@@ -63,7 +63,8 @@ impl World {
             for hsdir in hsdirs {
                 let sound = self.hsdirs.sound_since(hsdir);
                 let recovered = sound == Duration::ZERO || sound + RECOVERED < now;
-                let due = recovered && self.steady_since + RECOVERED < now && sound < round.at;
+                let keeps = self.hsdirs.forgot(hsdir) < round.at;
+                let due = recovered && keeps && self.steady_since + RECOVERED < now;
                 let answers = self.relays.runs(hsdir) && self.hsdirs.health(hsdir) == Health::Answers;
                 let held = self.hsdirs.fetch(hsdir, *period, now).map(|held| held.counter);
                 if due && answers && held != Some(round.counter) {

@@ -39,8 +39,10 @@ pub struct Held {
 #[derive(Debug, Default)]
 struct Hsdir {
     health: Health,
-    /// The time since which the HSDir has answered and has forgotten nothing.
+    /// The time since which the HSDir has answered.
     sound_since: Duration,
+    /// The time at which the HSDir forgot everything.
+    forgot: Duration,
     held: BTreeMap<TimePeriod, Held>,
 }
 
@@ -77,7 +79,7 @@ impl Hsdirs {
     pub fn forget(&mut self, hsdir: Fingerprint, now: Duration) {
         let hsdir = self.all.entry(hsdir).or_default();
         hsdir.held.clear();
-        hsdir.sound_since = now;
+        hsdir.forgot = now;
     }
 
     /// Forgets descriptors that have expired, and HSDirs about which there is nothing to know.
@@ -86,7 +88,7 @@ impl Hsdirs {
             hsdir.held.retain(|_, held| now < held.stored + LIFETIME);
         }
         self.all.retain(|_, hsdir| {
-            let is_dull = hsdir.health == Health::Answers && hsdir.sound_since + HOUR * 4 < now;
+            let is_dull = hsdir.health == Health::Answers && hsdir.sound_since.max(hsdir.forgot) + HOUR * 4 < now;
             !hsdir.held.is_empty() || !is_dull
         });
     }
@@ -96,7 +98,12 @@ impl Hsdirs {
         self.all.get(hsdir).map(|hsdir| hsdir.health).unwrap_or_default()
     }
 
-    /// Returns the time since which an HSDir has answered and has forgotten nothing.
+    /// Returns the time at which an HSDir last forgot everything.
+    pub fn forgot(&self, hsdir: &Fingerprint) -> Duration {
+        self.all.get(hsdir).map(|hsdir| hsdir.forgot).unwrap_or_default()
+    }
+
+    /// Returns the time since which an HSDir has answered.
     pub fn sound_since(&self, hsdir: &Fingerprint) -> Duration {
         self.all.get(hsdir).map(|hsdir| hsdir.sound_since).unwrap_or_default()
     }
