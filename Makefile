@@ -75,6 +75,11 @@ chaos: no-demo packages ## Inject all faults under load (docs/reliability.md); l
 	@$(SETUP)/stem.sh >/dev/null
 	@code=0; $(TARGET)/release/e2e chaos --figures $(TARGET)/chaos.txt $(if $(FAULTS),--only $(FAULTS)) || code=$$?; $(TARGET)/release/e2e down && exit $$code
 
+.PHONY: simulate
+simulate: ## Simulate 90 days of publishing with 10 seeds (docs/reliability.md); set DAYS and SEEDS for others
+	@cargo run --release --locked --quiet --package onionbalance-simulate -- \
+		--days $(or $(DAYS),90) --seeds $(or $(SEEDS),10) --figures $(TARGET)/simulate.txt
+
 .PHONY: fuzz
 fuzz: packages ## Fuzz every parser of untrusted input for a minute each; set SECONDS_EACH=3600 for an hour
 	@$(SETUP)/run-tests.sh fuzz

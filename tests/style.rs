@@ -17,6 +17,7 @@ const WRITTEN: &[&str] = &[
     "tests",
     "e2e",
     "bench",
+    "simulate",
     "testnet",
     "fuzz",
     "docs",

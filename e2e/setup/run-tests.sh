@@ -29,7 +29,10 @@ failures() { count failed; }
 
 # Every group uses --workspace. Building a single package would enable other features of its
 # dependencies, which would then be built again.
-unit() { cargo test --locked --workspace --no-fail-fast --lib --bins --test layers --test cycles --test style --test docs; }
+unit() {
+    cargo test --locked --workspace --no-fail-fast --lib --bins --test layers --test cycles --test style --test docs \
+        --test simulated
+}
 chart() { cargo test --locked --workspace --no-fail-fast --test chart; }
 api() {
     local programs

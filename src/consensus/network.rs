@@ -2,6 +2,7 @@
 //! and which HSDirs are responsible for it.
 
 use std::collections::HashMap;
+use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use super::ConsensusError;
@@ -22,6 +23,9 @@ pub struct Network {
     params: Params,
     hsdirs: Vec<HsDir>,
     hsdirs_without_identity: usize,
+    /// The rings of the two service periods, in their order. All services share them, because most
+    /// of the work is the same for each.
+    rings: [OnceLock<Ring>; 2],
 }
 
 impl Network {
@@ -51,6 +55,7 @@ impl Network {
             params,
             hsdirs_without_identity: document.hsdirs.len() - hsdirs.len(),
             hsdirs,
+            rings: Default::default(),
         })
     }
 
@@ -83,14 +88,30 @@ impl Network {
     /// `hsdir_n_replicas` replicas. Each relay appears once.
     pub fn responsible_hsdirs(&self, blinded: &BlindedPublicKey, period: &ServicePeriod) -> Vec<Placement> {
         let Params { replicas, spread_store, .. } = self.params;
-        Ring::new(&self.hsdirs, period).responsible(blinded, replicas, spread_store)
+        self.placements(blinded, period, replicas, spread_store)
     }
 
     /// Returns the HSDirs from which clients fetch the descriptor, `hsdir_spread_fetch` for each of
     /// the `hsdir_n_replicas` replicas. Each relay appears once.
     pub fn fetch_hsdirs(&self, blinded: &BlindedPublicKey, period: &ServicePeriod) -> Vec<Placement> {
         let Params { replicas, spread_fetch, .. } = self.params;
-        Ring::new(&self.hsdirs, period).responsible(blinded, replicas, spread_fetch)
+        self.placements(blinded, period, replicas, spread_fetch)
+    }
+
+    fn placements(
+        &self,
+        blinded: &BlindedPublicKey,
+        period: &ServicePeriod,
+        replicas: u8,
+        spread: u8,
+    ) -> Vec<Placement> {
+        for (own, ring) in self.service_periods().iter().zip(&self.rings) {
+            if own == period {
+                let ring = ring.get_or_init(|| Ring::new(&self.hsdirs, own));
+                return ring.responsible(&self.hsdirs, blinded, replicas, spread);
+            }
+        }
+        Ring::new(&self.hsdirs, period).responsible(&self.hsdirs, blinded, replicas, spread)
     }
 
     /// Returns a service's current period, which uses the previous shared random value.

@@ -14,30 +14,44 @@ pub(super) struct HsDir {
     pub(super) ed25519: [u8; 32],
 }
 
-/// The HSDir ring of a time period, which lists the relays in the order of their indexes.
-pub(super) struct Ring<'a> {
-    period: TimePeriod,
-    places: Vec<([u8; 32], &'a HsDir)>,
+/// The HSDir ring of a time period, which lists the relays in the order of their indexes. The
+/// indexes themselves are not kept, because few of them are needed later.
+#[derive(Debug, Clone)]
+pub(super) struct Ring {
+    period: ServicePeriod,
+    /// The positions of the relays in the list from which the ring was made.
+    order: Vec<u32>,
 }
 
-impl<'a> Ring<'a> {
-    pub(super) fn new(hsdirs: &'a [HsDir], period: &ServicePeriod) -> Self {
-        let mut places: Vec<_> =
-            hsdirs.iter().map(|hsdir| (hsdir_index(hsdir, &period.shared_random, period.period), hsdir)).collect();
-        places.sort_unstable_by_key(|place| place.0);
-        Self { period: period.period, places }
+impl Ring {
+    pub(super) fn new(hsdirs: &[HsDir], period: &ServicePeriod) -> Self {
+        let indexes = hsdirs.iter().map(|hsdir| hsdir_index(hsdir, &period.shared_random, period.period));
+        let mut places: Vec<_> = indexes.zip(0..).collect();
+        places.sort_unstable();
+        Self { period: period.clone(), order: places.into_iter().map(|(_, place)| place).collect() }
     }
 
     /// Returns, for each replica, the `spread` relays that follow the descriptor's index on the
-    /// ring. Relays that are already assigned are skipped.
-    pub(super) fn responsible(&self, blinded: &BlindedPublicKey, replicas: u8, spread: u8) -> Vec<Placement> {
+    /// ring. Relays that are already assigned are skipped. `hsdirs` is the list from which the ring
+    /// was made.
+    pub(super) fn responsible(
+        &self,
+        hsdirs: &[HsDir],
+        blinded: &BlindedPublicKey,
+        replicas: u8,
+        spread: u8,
+    ) -> Vec<Placement> {
+        let ServicePeriod { period, shared_random, .. } = &self.period;
+        let relay = |place: &u32| usize::try_from(*place).ok().and_then(|place| hsdirs.get(place));
+        let is_before = |place: &u32, index: &[u8; 32]| {
+            relay(place).is_some_and(|hsdir| hsdir_index(hsdir, shared_random, *period) < *index)
+        };
         let mut placements: Vec<Placement> = Vec::new();
         for replica in 1..=replicas {
-            let index = hs_index(blinded, replica, self.period);
-            let (before, after) = self.places.split_at(self.places.partition_point(|place| place.0 < index));
+            let index = hs_index(blinded, replica, *period);
+            let (before, after) = self.order.split_at(self.order.partition_point(|place| is_before(place, &index)));
             let mut positions = 0..spread;
-            for (_, hsdir) in after.iter().chain(before) {
-                let relay = hsdir.fingerprint;
+            for relay in after.iter().chain(before).filter_map(relay).map(|hsdir| hsdir.fingerprint) {
                 if placements.iter().any(|placement| placement.relay == relay) {
                     continue;
                 }
@@ -111,8 +125,9 @@ mod tests {
         HsDir { fingerprint: Fingerprint([byte; 20]), ed25519: [byte; 32] }
     }
 
-    fn ring(hsdirs: &[HsDir]) -> Ring<'_> {
-        Ring::new(hsdirs, &ServicePeriod { period: PERIOD, shared_random: [0x43; 32], srv_start: UNIX_EPOCH })
+    fn responsible(hsdirs: &[HsDir], blinded: [u8; 32], replicas: u8, spread: u8) -> Vec<Placement> {
+        let period = ServicePeriod { period: PERIOD, shared_random: [0x43; 32], srv_start: UNIX_EPOCH };
+        Ring::new(hsdirs, &period).responsible(hsdirs, &BlindedPublicKey(blinded), replicas, spread)
     }
 
     /// The test vectors of `test_hs_indexes` in C tor's `test_hs_common.c`.
@@ -146,13 +161,13 @@ mod tests {
 
     #[test]
     fn an_empty_ring_has_no_responsible_hsdirs() {
-        assert_eq!(ring(&[]).responsible(&BlindedPublicKey([1; 32]), 2, 4), []);
+        assert_eq!(responsible(&[], [1; 32], 2, 4), []);
     }
 
     #[test]
     fn a_small_ring_assigns_each_relay_once() {
         let hsdirs: Vec<_> = (1..=6).map(hsdir).collect();
-        let placements = ring(&hsdirs).responsible(&BlindedPublicKey([1; 32]), 2, 4);
+        let placements = responsible(&hsdirs, [1; 32], 2, 4);
         let places: Vec<_> = placements.iter().map(|p| (p.replica, p.position)).collect();
         assert_eq!(places, [(1, 0), (1, 1), (1, 2), (1, 3), (2, 0), (2, 1)]);
     }
@@ -176,11 +191,8 @@ mod tests {
                 left.sort_by_key(|(index, _)| (*index < start, *index));
                 expected.extend(left.iter().take(spread.into()).map(|(_, relay)| *relay));
             }
-            let got: Vec<_> = ring(&hsdirs)
-                .responsible(&BlindedPublicKey(blinded), replicas, spread)
-                .iter()
-                .map(|placement| placement.relay)
-                .collect();
+            let got = responsible(&hsdirs, blinded, replicas, spread);
+            let got: Vec<_> = got.iter().map(|placement| placement.relay).collect();
             prop_assert_eq!(got, expected);
         }
     }

@@ -32,7 +32,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use self::counters::Counters;
 use self::fitness::Fitness;
-pub(super) use self::message::{CallError, CallId, Event, LeaseAnswer, LeaseRequest, Output};
+pub use self::message::{CallError, CallId, Event, LeaseAnswer, LeaseRequest, Output};
 use self::reach::Reach;
 use super::pause;
 use crate::common::complaint::Complaint;
@@ -94,7 +94,7 @@ enum Phase {
 
 /// The leadership state machine of one publisher.
 #[derive(Debug)]
-pub(super) struct Conduct {
+pub struct Conduct {
     service: String,
     election: Election,
     now: Now,
@@ -157,7 +157,7 @@ enum Stopping {
 impl Conduct {
     /// Creates the leadership state of a publisher. `identity` names the publisher in the Lease of
     /// `service`.
-    pub(super) fn new(service: &str, identity: String, now: Now) -> Self {
+    pub fn new(service: &str, identity: String, now: Now) -> Self {
         Self {
             service: service.to_owned(),
             election: Election::new(identity),
@@ -186,7 +186,7 @@ impl Conduct {
     }
 
     /// Processes an event.
-    pub(super) fn handle(&mut self, event: Event, now: Now) {
+    pub fn handle(&mut self, event: Event, now: Now) {
         self.notice_pause(now);
         match event {
             Event::Object { uid, suspended, discovery } => {
@@ -216,12 +216,12 @@ impl Conduct {
     }
 
     /// Returns the next action for the publisher, or None if there are no more.
-    pub(super) fn poll_output(&mut self) -> Option<Output> {
+    pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
     /// Returns the monotonic time at which [`Event::Tick`] is due.
-    pub(super) fn poll_timeout(&self) -> Duration {
+    pub fn poll_timeout(&self) -> Duration {
         let attempt = match &self.attempt {
             Some(attempt) => Some(attempt.deadline),
             None => self.uid.as_ref().map(|_| self.next_attempt),
@@ -230,23 +230,23 @@ impl Conduct {
     }
 
     /// Returns true if the publisher has read the Lease at least once.
-    pub(super) fn knows_lease(&self) -> bool {
+    pub fn knows_lease(&self) -> bool {
         self.knowledge != Knowledge::None
     }
 
     /// Returns true if this publisher holds the Lease and has read it since the last long pause.
-    pub(super) fn holds_lease(&self) -> bool {
+    pub fn holds_lease(&self) -> bool {
         self.held_since.is_some() && self.knowledge == Knowledge::Current && self.stopping == Stopping::No
     }
 
     /// Returns true if this publisher is the leader. Only the leader publishes.
-    pub(super) fn is_leading(&self) -> bool {
+    pub fn is_leading(&self) -> bool {
         self.leading
     }
 
     /// Returns true after [`Event::Stop`] as soon as the Lease has been released or its release has
     /// failed.
-    pub(super) fn has_ended(&self) -> bool {
+    pub fn has_ended(&self) -> bool {
         self.stopping == Stopping::Ended
     }
 

@@ -23,7 +23,7 @@ mod check;
 mod circuits;
 mod clock;
 mod cluster;
-mod conduct;
+pub mod conduct;
 mod directory;
 mod driver;
 mod external;

@@ -57,6 +57,8 @@ pub(super) enum BackendChange {
     Nothing,
     /// Introduction points were added, or descriptor fields or limits changed.
     More,
+    /// A backend has this many new introduction points, which replace points that it had before.
+    PointsBack(usize),
     /// Some introduction points are gone. Clients that try them lose time.
     PointsGone,
     /// A whole backend is gone.
@@ -142,6 +144,8 @@ impl fmt::Display for Outvoted {
 #[derive(Debug, Default)]
 pub(super) struct Backends {
     contents: BTreeMap<BackendId, Arc<ServiceContent>>,
+    /// The greatest number of points that each usable backend has had.
+    most: BTreeMap<BackendId, usize>,
     limits: PointLimits,
 }
 
@@ -162,25 +166,41 @@ impl Backends {
         if !is_usual(content) || usable(content, limit).next().is_none() {
             return self.remove(&id);
         }
+        let points = keys(content, limit);
+        let most = self.most.entry(id.clone()).or_default();
+        let is_usual = points.len() <= *most;
+        *most = points.len().max(*most);
         match self.contents.insert(id, Arc::clone(content)) {
             None => BackendChange::More,
             Some(old) if old == *content => BackendChange::Nothing,
             Some(old) => {
-                let points: BTreeSet<_> = usable(content, limit).map(|point| point.auth_key).collect();
-                let gone = usable(&old, limit).any(|point| !points.contains(&point.auth_key));
-                if gone { BackendChange::PointsGone } else { BackendChange::More }
+                let old = keys(&old, limit);
+                let more = points.difference(&old).count();
+                if !old.is_subset(&points) {
+                    BackendChange::PointsGone
+                } else if more > 0 && is_usual {
+                    BackendChange::PointsBack(more)
+                } else {
+                    BackendChange::More
+                }
             }
         }
     }
 
     /// Removes a backend and returns how the change affects clients.
     pub(super) fn remove(&mut self, id: &BackendId) -> BackendChange {
+        self.most.remove(id);
         self.contents.remove(id).map_or(BackendChange::Nothing, |_| BackendChange::BackendGone)
     }
 
     /// Returns true if no backend is usable.
     pub(super) fn is_empty(&self) -> bool {
         self.contents.is_empty()
+    }
+
+    /// Returns the number of entries about backends.
+    pub(super) fn entries(&self) -> usize {
+        self.contents.len() + self.most.len() + self.limits.individual.len()
     }
 
     /// Returns true if the backend is usable.
@@ -275,6 +295,11 @@ fn fits(content: &ServiceContent, majority: Option<u8>) -> bool {
 /// Returns at most `limit` introduction points of one backend that can be merged.
 fn usable(content: &ServiceContent, limit: usize) -> impl Iterator<Item = &IntroductionPoint> {
     content.introduction_points.iter().filter(|point| is_usable(point)).take(limit)
+}
+
+/// Returns the authentication keys of at most `limit` introduction points that can be merged.
+fn keys(content: &ServiceContent, limit: usize) -> BTreeSet<[u8; 32]> {
+    usable(content, limit).map(|point| point.auth_key).collect()
 }
 
 fn is_usable(point: &IntroductionPoint) -> bool {

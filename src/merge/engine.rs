@@ -13,6 +13,7 @@ use super::pace::{self, Change, DEBOUNCE, Loss};
 use super::patience::Patience;
 use super::period::Period;
 use super::schedule::Request;
+use super::scribe::{Scribe, Signer};
 use super::subsets::Policy;
 use super::upload::HsdirUploads;
 use super::watch::Watch;
@@ -40,6 +41,7 @@ pub struct MergeEngine {
     address: OnionAddress,
     counters: Counters,
     rng: StdRng,
+    scribe: Box<dyn Scribe>,
     now: Now,
     leading: bool,
     /// The start and end of the consensus's validity period.
@@ -73,6 +75,7 @@ impl MergeEngine {
             key,
             counters: Counters::Clock,
             rng: StdRng::from_seed(seed),
+            scribe: Box::new(Signer),
             now,
             leading: false,
             validity: None,
@@ -94,6 +97,12 @@ impl MergeEngine {
     pub fn with_counters(mut self, counters: Counters) -> Self {
         self.counters = counters;
         self.watch = Watch::of(counters);
+        self
+    }
+
+    /// Lets `scribe` write the descriptors. By default, they are real descriptors.
+    pub fn with_scribe(mut self, scribe: impl Scribe + 'static) -> Self {
+        self.scribe = Box::new(scribe);
         self
     }
 
@@ -176,7 +185,7 @@ impl MergeEngine {
             |id: &BackendId| current.and_then(|(_, round)| round.merged.points.get(id)).copied().unwrap_or_default();
         let waits = |id: &&BackendId| share(id) == 0 && current.is_some_and(|(period, _)| period.waiting.contains(*id));
         Status {
-            periods: self.periods.iter().filter_map(|period| self.period_status(period)).collect(),
+            periods: self.progress(),
             points: self.backends.ids().map(|id| (id.clone(), share(id))).collect(),
             waiting: self.backends.ids().filter(waits).cloned().collect(),
             outvoted: self.backends.outvoted(),
@@ -190,6 +199,23 @@ impl MergeEngine {
                 .unwrap_or_default(),
             counter_rises: self.counter_rises,
         }
+    }
+
+    /// Returns the states of all time periods that have a published descriptor.
+    pub fn progress(&self) -> Vec<PeriodStatus> {
+        self.periods.iter().filter_map(|period| self.period_status(period)).collect()
+    }
+
+    /// Returns the number of entries in all of the engine's collections. It must not grow over
+    /// months.
+    pub fn entries(&self) -> usize {
+        let periods: usize = self.periods.iter().map(Period::entries).sum();
+        periods
+            + self.uploads.entries()
+            + self.watch.entries()
+            + self.backends.entries()
+            + self.floors.len()
+            + self.outputs.len()
     }
 
     /// Returns true if clients can no longer obtain any introduction point of this backend.
@@ -258,6 +284,7 @@ impl MergeEngine {
             BackendChange::Nothing => {}
             BackendChange::More => self.request_each(Change::More),
             BackendChange::PointsGone => self.request_each(Change::PointsGone),
+            BackendChange::PointsBack(points) => self.request_each(Change::PointsBack(points)),
             BackendChange::BackendGone => {
                 let at = self.now.elapsed.saturating_add(DEBOUNCE_GONE);
                 self.request_all(Request { at, urgent: true, forced: false });
@@ -320,7 +347,9 @@ impl MergeEngine {
             let used = self.used == Some(name);
             // A period that has just begun has no descriptor yet, and clients do not miss it.
             let is_new = published && !used && period.round.is_none();
-            let loss = if is_new { Loss::Few } else { period.loss(&live) };
+            let (loss, all) = period.loss(&live);
+            let loss = if is_new { Loss::Few } else { loss };
+            let change = change.among(all);
             let request = pace::request(change, loss, name, used, self.now.elapsed, &mut self.rng);
             period.schedule.request(request);
         }
@@ -343,14 +372,17 @@ impl MergeEngine {
             return;
         }
         let mut periods = std::mem::take(&mut self.periods);
-        for index in 0..periods.len() {
-            let Some(period) = periods.get_mut(index) else { continue };
+        for period in &mut periods {
             if period.is_misdated(self.now) {
                 self.watch.acquit(period.service.period);
                 period.schedule.request(Request { at: self.now.elapsed, urgent: false, forced: true });
             }
             self.raise_if_rejected(period);
-            if self.publish_if_due(period) {
+        }
+        for index in take_turns(&mut periods, self.now.elapsed) {
+            if let Some(period) = periods.get_mut(index)
+                && self.publish_if_due(period)
+            {
                 let name = period.service.period;
                 let until = self.now.elapsed.saturating_add(pace::apart(name));
                 let others = periods.iter_mut().filter(|other| other.service.period != name);
@@ -448,7 +480,8 @@ impl MergeEngine {
         let name = period.service.period;
         let floor = self.floors.get(&name).copied().unwrap_or_default();
         let counter = period.next_counter(self.counters, floor, self.now);
-        let Ok(descriptors) = period.build(&self.address, &merged, counter, self.now, &mut self.rng) else {
+        let scribe = &*self.scribe;
+        let Ok(descriptors) = period.build(scribe, &self.address, &merged, counter, self.now, &mut self.rng) else {
             // The size limits on the backends' descriptors prevent this in practice.
             period.schedule.failed(self.now.elapsed.saturating_add(RETRY));
             return false;
@@ -471,4 +504,20 @@ impl MergeEngine {
             }
         }
     }
+}
+
+/// Returns the indexes of the periods in the order in which they publish. The one that has waited
+/// longest comes first. If it has waited for long, the others leave the next round to it.
+fn take_turns(periods: &mut [Period], now: Duration) -> Vec<usize> {
+    let mut order: Vec<(Duration, usize)> = Vec::new();
+    for (index, period) in periods.iter().enumerate() {
+        order.push((period.schedule.due_at().unwrap_or(Duration::MAX), index));
+    }
+    order.sort_unstable();
+    let first = order.first().and_then(|(_, index)| Some((*index, periods.get(*index)?.schedule.overdue_at(now)?)));
+    if let Some((first, until)) = first {
+        let others = periods.iter_mut().enumerate().filter(|(index, _)| *index != first);
+        others.for_each(|(_, other)| other.schedule.keep_apart(until));
+    }
+    order.into_iter().map(|(_, index)| index).collect()
 }

@@ -13,6 +13,7 @@ mod patience;
 mod period;
 mod rises;
 mod schedule;
+pub mod scribe;
 mod selection;
 mod subsets;
 mod upload;

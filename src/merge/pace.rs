@@ -32,8 +32,22 @@ const DAY: u64 = 24 * 60;
 pub(super) enum Change {
     /// Points were added, or something else changed.
     More,
+    /// A backend has this many new points in place of earlier ones. tor withdraws a point before it
+    /// has another one, so that most replacements are seen in two steps.
+    PointsBack(usize),
     /// A backend replaced or withdrew some of its points.
     PointsGone,
+}
+
+impl Change {
+    /// Returns the change as it appears among this many published points. Points that a backend has
+    /// regained are as urgent as new ones if they are more than a twentieth of all.
+    pub(super) fn among(self, published: usize) -> Self {
+        match self {
+            Self::PointsBack(points) if Loss::of(points, published) != Loss::Few => Self::More,
+            other => other,
+        }
+    }
 }
 
 /// The share of a period's published points that are dead.
@@ -74,7 +88,7 @@ pub(super) fn request(
         return Request { at: now.saturating_add(DEBOUNCE), urgent: true, forced: false };
     }
     let wait = match (change, loss) {
-        (Change::PointsGone, Loss::Few) => random(GATHER, period, rng),
+        (Change::PointsGone | Change::PointsBack(_), Loss::Few) => random(GATHER, period, rng),
         _ => DEBOUNCE,
     };
     let lag = if used { Duration::ZERO } else { lag(period, rng) };
@@ -157,6 +171,17 @@ mod tests {
         let [shortest, longest] = waits(Change::PointsGone, Loss::Few, PUBLIC, true);
         assert!(shortest >= MINUTE * 4 && shortest < MINUTE * 5, "{shortest:?}");
         assert!(longest <= MINUTE * 8 && longest > MINUTE * 7, "{longest:?}");
+    }
+
+    #[test]
+    fn regained_points_are_gathered_if_they_are_few() {
+        assert_eq!(Change::PointsBack(3).among(60), Change::PointsBack(3));
+        for (points, published) in [(4, 60), (1, 3), (1, 0)] {
+            assert_eq!(Change::PointsBack(points).among(published), Change::More, "{points} of {published}");
+        }
+        let [shortest, longest] = waits(Change::PointsBack(1), Loss::Few, PUBLIC, true);
+        assert!(shortest >= MINUTE * 4 && longest <= MINUTE * 8, "{shortest:?} {longest:?}");
+        assert_eq!(waits(Change::PointsBack(1), Loss::Several, PUBLIC, true), [DEBOUNCE, DEBOUNCE]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::layout::Layout;
 use super::pace::{self, Loss};
 use super::rises::Rises;
 use super::schedule::{PATIENT_REFILL, Schedule};
+use super::scribe::{Draft, Scribe};
 use super::subsets::{Merged, Subsets};
 use super::upload::HsdirUploads;
 use super::{BackendId, Now, PeriodStatus};
@@ -78,7 +79,7 @@ impl Period {
     /// Creates the state of a time period, initially without HSDirs and descriptors.
     pub(super) fn new(service: ServicePeriod, key: Box<dyn PeriodKey>, rng: &mut StdRng) -> Self {
         Self {
-            schedule: Schedule::new(pace::scaled(PATIENT_REFILL, service.period)),
+            schedule: Schedule::new(pace::scaled(PATIENT_REFILL, service.period), pace::apart(service.period)),
             descriptor_keys: DescriptorKeys::for_key(&*key, rng),
             key,
             service,
@@ -128,6 +129,7 @@ impl Period {
     /// clients.
     pub(super) fn build(
         &mut self,
+        scribe: &dyn Scribe,
         address: &OnionAddress,
         merged: &Merged,
         counter: u64,
@@ -135,8 +137,10 @@ impl Period {
         rng: &mut StdRng,
     ) -> Result<Vec<Arc<str>>, DescriptorError> {
         self.descriptor_keys.set_discovery(&*self.key, address, &merged.discovery, rng);
-        let build = |content| self.descriptor_keys.build(&*self.key, address, content, counter, now.wall, rng);
-        merged.contents.iter().map(build).map(|text| text.map(Arc::from)).collect()
+        let (keys, key) = (&self.descriptor_keys, &*self.key);
+        let draft = |content| Draft { keys, key, address, content, counter, now: now.wall };
+        let write = |content| scribe.write(&draft(content), rng).map(Arc::from);
+        merged.contents.iter().map(write).collect()
     }
 
     /// Records a round of descriptors as the newest round. Returns true if its revision counter
@@ -165,12 +169,12 @@ impl Period {
     }
 
     /// Returns the share of the newest descriptors' introduction points whose keys are not in
-    /// `live`.
-    pub(super) fn loss(&self, live: &BTreeSet<[u8; 32]>) -> Loss {
+    /// `live`, and the number of all their points.
+    pub(super) fn loss(&self, live: &BTreeSet<[u8; 32]>) -> (Loss, usize) {
         let contents = self.round.iter().flat_map(|round| &round.merged.contents);
         let points = contents.flat_map(|content| &content.introduction_points);
         let published: BTreeSet<[u8; 32]> = points.map(|point| point.auth_key).collect();
-        Loss::of(published.difference(live).count(), published.len())
+        (Loss::of(published.difference(live).count(), published.len()), published.len())
     }
 
     /// Returns the time at which the newest descriptors expire on the HSDirs.
@@ -197,6 +201,11 @@ impl Period {
         let last_with = self.last_with.get(backend).copied().unwrap_or_default();
         self.round.as_ref().is_some_and(|round| round.counter > last_with)
             && self.hsdirs.iter().all(|hsdir| uploads.tried(hsdir, self.service.period) > last_with)
+    }
+
+    /// Returns the number of entries in the collections of this state.
+    pub(super) fn entries(&self) -> usize {
+        self.last_with.len() + self.hsdirs.len() + self.waiting.len() + self.subsets.entries()
     }
 
     /// Returns the publishing state of the period, or None if nothing is published.

@@ -29,6 +29,11 @@ const PATIENT_BURST: u32 = 6;
 /// arti, too, publishes at most once in this time.
 pub(super) const PATIENT_REFILL: Duration = Duration::from_secs(60);
 
+/// The longest time for which the rounds of other periods delay a round, as a multiple of the
+/// shortest time between rounds of two periods. Before that, the other periods leave their turn to
+/// this one, unless they withdraw lost backends.
+const LONGEST_WAIT: u32 = 3;
+
 /// A request to publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Request {
@@ -57,12 +62,15 @@ pub(super) struct Schedule {
     /// The time until which only an urgent request is carried out, because another period published
     /// a moment ago.
     apart_until: Duration,
+    /// The shortest time between rounds of two periods.
+    apart: Duration,
 }
 
 impl Schedule {
     /// Creates a schedule on a network on which `patient_refill` corresponds to [`PATIENT_REFILL`].
-    pub(super) fn new(patient_refill: Duration) -> Self {
-        Self { patient_refill, ..Self::default() }
+    /// `apart` is the shortest time between rounds of two periods.
+    pub(super) fn new(patient_refill: Duration, apart: Duration) -> Self {
+        Self { patient_refill, apart, ..Self::default() }
     }
 
     /// Merges a request into the pending one.
@@ -95,9 +103,33 @@ impl Schedule {
 
     /// Returns the time of the next publishing round, if one is scheduled.
     pub(super) fn ready_at(&self) -> Option<Duration> {
+        let apart = |(at, urgent): (Duration, bool)| {
+            let longest = at.saturating_add(self.apart.saturating_mul(LONGEST_WAIT));
+            if urgent { at } else { at.max(self.apart_until.min(longest)) }
+        };
+        self.dues().map(apart).min()
+    }
+
+    /// Returns the time of the next publishing round if no other period publishes before.
+    pub(super) fn due_at(&self) -> Option<Duration> {
+        self.dues().map(|(at, _)| at).min()
+    }
+
+    /// Returns the time of the next publishing round if the rounds of other periods have delayed it
+    /// for so long that they must now wait.
+    pub(super) fn overdue_at(&self, now: Duration) -> Option<Duration> {
+        let yielding = self.apart.saturating_mul(LONGEST_WAIT - 1);
+        self.due_at().filter(|at| at.saturating_add(yielding) <= now)?;
+        self.ready_at()
+    }
+
+    /// Returns the times at which the request and the republish are due, and whether each is
+    /// urgent.
+    fn dues(&self) -> impl Iterator<Item = (Duration, bool)> {
         let request = self.request.map(|request| (request.at, request.urgent));
         let republish = self.republish_at.map(|at| (at, false));
-        [request, republish].into_iter().flatten().map(|(at, urgent)| at.max(self.allowed_at(urgent))).min()
+        let wishes = [request, republish].into_iter().flatten();
+        wishes.map(|(at, urgent)| (at.max(self.allowed_at(urgent)), urgent))
     }
 
     /// Returns None if it is not yet time to publish. Otherwise, returns true if the descriptor
@@ -137,7 +169,7 @@ impl Schedule {
             return allowed;
         }
         let patience = self.patient_paid_at.saturating_sub(self.patient_refill * (PATIENT_BURST - 1));
-        allowed.max(patience).max(self.apart_until)
+        allowed.max(patience)
     }
 }
 
@@ -160,7 +192,7 @@ mod tests {
     /// request is always pending.
     fn publishes(urgent: bool, duration: u64) -> Vec<u64> {
         let mut rng = StdRng::from_seed([0; 32]);
-        let mut schedule = Schedule::new(PATIENT_REFILL);
+        let mut schedule = Schedule::new(PATIENT_REFILL, seconds(60));
         let mut at = Vec::new();
         loop {
             schedule.request(wish(0, urgent));
@@ -183,12 +215,24 @@ mod tests {
 
     #[test]
     fn only_urgent_rounds_follow_another_periods_round_at_once() {
-        let mut schedule = Schedule::default();
+        let mut schedule = Schedule::new(PATIENT_REFILL, seconds(60));
         schedule.keep_apart(seconds(60));
         schedule.request(wish(3, false));
         assert_eq!(schedule.ready_at(), Some(seconds(60)));
         schedule.request(wish(4, true));
         assert_eq!(schedule.ready_at(), Some(seconds(3)));
+    }
+
+    #[test]
+    fn other_periods_delay_a_round_by_at_most_three_minutes_and_leave_it_its_turn_after_two() {
+        let mut schedule = Schedule::new(PATIENT_REFILL, seconds(60));
+        schedule.request(wish(10, false));
+        schedule.keep_apart(seconds(100));
+        assert_eq!((schedule.due_at(), schedule.ready_at()), (Some(seconds(10)), Some(seconds(100))));
+        schedule.keep_apart(seconds(1000));
+        assert_eq!((schedule.due_at(), schedule.ready_at()), (Some(seconds(10)), Some(seconds(190))));
+        assert_eq!(schedule.overdue_at(seconds(129)), None);
+        assert_eq!(schedule.overdue_at(seconds(130)), Some(seconds(190)));
     }
 
     #[test]

@@ -126,6 +126,11 @@ impl Subsets {
         Some(Merged { contents, discovery: Arc::clone(&policy.discovery), points })
     }
 
+    /// Returns the number of introduction points and backends that are remembered.
+    pub(super) fn entries(&self) -> usize {
+        self.chosen.iter().map(Vec::len).sum::<usize>() + self.turns.backends.len() + self.turns.points.len()
+    }
+
     fn choose(&mut self, usable: &mut Usable, policy: &Policy, now: Duration, rng: &mut impl Rng) {
         let shape = shape(usable, policy);
         let points: usize = usable.iter().map(|(_, points)| points.len()).sum();

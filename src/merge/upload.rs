@@ -299,6 +299,11 @@ impl HsdirUploads {
         self.hsdirs.values().filter_map(Hsdir::next).map(|(at, _)| at).min()
     }
 
+    /// Returns the number of HSDirs, descriptors and abandoned uploads that are remembered.
+    pub(super) fn entries(&self) -> usize {
+        self.hsdirs.values().map(|hsdir| 1 + hsdir.jobs.len() + hsdir.strays.len()).sum()
+    }
+
     /// Returns the number of HSDirs that accepted the newest descriptor of a period.
     pub(super) fn accepted(&self, period: TimePeriod) -> usize {
         let jobs = self.hsdirs.values().filter_map(|hsdir| hsdir.jobs.get(&period));

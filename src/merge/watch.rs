@@ -102,6 +102,11 @@ impl Watch {
         Some(*at).filter(|at| now.duration_since(*at).is_ok_and(|passed| passed < REMEMBERED))
     }
 
+    /// Returns the number of time periods that are remembered.
+    pub(super) fn entries(&self) -> usize {
+        self.noticed.len() + self.suspected.len()
+    }
+
     /// Forgets the time periods before this one.
     pub(super) fn retain_from(&mut self, number: u64) {
         self.noticed.retain(|period, _| period.number >= number);

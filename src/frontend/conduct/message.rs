@@ -11,7 +11,7 @@ use crate::onion::{Discovery, TimePeriod};
 
 /// An event that the leadership state machine processes.
 #[derive(Debug)]
-pub(in crate::frontend) enum Event {
+pub enum Event {
     /// Time has passed.
     Tick,
     /// The service's object, or the copy of the Secret that it names, was read.
@@ -45,7 +45,7 @@ pub(in crate::frontend) enum Event {
 
 /// An action for the publisher to carry out.
 #[derive(Debug)]
-pub(in crate::frontend) enum Output {
+pub enum Output {
     /// Pass this input to the merge engine.
     Engine(Input),
     /// Send this request to the API server, and drop the call that is in progress.
@@ -54,7 +54,7 @@ pub(in crate::frontend) enum Output {
 
 /// The number of a call to the API server. A response to any call but the newest is ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(in crate::frontend) struct CallId(u64);
+pub struct CallId(u64);
 
 impl CallId {
     /// Returns the number of the next call.
@@ -65,7 +65,7 @@ impl CallId {
 
 /// A request to the API server.
 #[derive(Debug, Clone)]
-pub(in crate::frontend) enum LeaseRequest {
+pub enum LeaseRequest {
     /// Reads the Lease.
     ReadLease,
     /// Writes the Lease: creates it if it has no resource version, otherwise replaces that version.
@@ -76,7 +76,7 @@ pub(in crate::frontend) enum LeaseRequest {
 
 /// The API server's answer to a [`LeaseRequest`].
 #[derive(Debug)]
-pub(in crate::frontend) enum LeaseAnswer {
+pub enum LeaseAnswer {
     /// The Lease. None if it does not exist.
     Read(Option<Box<Lease>>),
     /// The Lease after it was written.
@@ -87,7 +87,7 @@ pub(in crate::frontend) enum LeaseAnswer {
 
 /// The reason why a call to the API server failed.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::frontend) enum CallError {
+pub enum CallError {
     /// Another client wrote the Lease after it was read.
     #[error("another client changed the Lease at the same time")]
     Conflict,

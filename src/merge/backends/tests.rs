@@ -22,6 +22,12 @@ fn a_change_counts_by_what_clients_lose() {
     let mut other_fields = content([point(1, 1), point(2, 2), point(4, 4)]);
     other_fields.single_onion_service = true;
     assert_eq!(set(Arc::new(other_fields)), BackendChange::More);
+    assert_eq!(set(with([point(1, 1)])), BackendChange::PointsGone);
+    assert_eq!(set(with([point(1, 1), point(5, 5), point(6, 6)])), BackendChange::PointsBack(2));
+    let all = [point(1, 1), point(5, 5), point(6, 6), point(7, 7)];
+    assert_eq!(set(with(all.clone())), BackendChange::More, "the fourth point does not count");
+    assert_eq!(set(with([])), BackendChange::BackendGone);
+    assert_eq!(set(with(all)), BackendChange::More, "nothing is left of the backend");
     assert_eq!(set(with([])), BackendChange::BackendGone);
     assert_eq!(set(with([])), BackendChange::Nothing);
     assert!(backends.is_empty());

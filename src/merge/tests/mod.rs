@@ -12,6 +12,7 @@ mod kits;
 pub(crate) mod network;
 mod properties;
 mod schedule;
+mod turns;
 mod world;
 
 use std::time::Duration;

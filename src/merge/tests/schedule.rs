@@ -69,18 +69,16 @@ fn backends_that_appear_together_are_published_together() {
     assert_eq!(world.shares(), [3, 3, 3]);
 }
 
-impl World {
-    /// Returns the times since `start` at which the first publisher published: in the period that
-    /// clients use, and in the other one.
-    fn rounds_since(&self, start: Duration) -> [Vec<Duration>; 2] {
-        let used = self.publishers[0].engine.status().periods[0].period;
-        let published = self.publishers[0].published.iter().filter(|(at, _, _)| *at >= start);
-        let of = |is_used: bool| {
-            let rounds = published.clone().filter(|(_, period, _)| (*period == used) == is_used);
-            rounds.map(|(at, _, _)| at.saturating_sub(start)).collect()
-        };
-        [of(true), of(false)]
-    }
+/// Returns the times since `start` at which the first publisher published: in the period that
+/// clients use, and in the other one.
+pub(super) fn rounds_since(world: &World, start: Duration) -> [Vec<Duration>; 2] {
+    let used = world.publishers[0].engine.status().periods[0].period;
+    let published = world.publishers[0].published.iter().filter(|(at, _, _)| *at >= start);
+    let of = |is_used: bool| {
+        let rounds = published.clone().filter(|(_, period, _)| (*period == used) == is_used);
+        rounds.map(|(at, _, _)| at.saturating_sub(start)).collect()
+    };
+    [of(true), of(false)]
 }
 
 #[test]
@@ -89,7 +87,7 @@ fn a_new_backend_is_shown_at_once_and_in_the_other_period_minutes_later() {
     let before = world.elapsed();
     world.backend(backend(1, 0));
     world.run(SETTLED);
-    let [used, other] = world.rounds_since(before);
+    let [used, other] = rounds_since(&world, before);
     assert_eq!((used, other.len()), (vec![Duration::from_millis(300)], 1));
     assert!((seconds(120)..=seconds(361)).contains(&other[0]), "{other:?}");
 }
@@ -101,7 +99,7 @@ fn both_periods_withdraw_a_lost_backend_at_once() {
     world.lose(1);
     world.run(seconds(30));
     let at_once = vec![Duration::from_millis(50)];
-    assert_eq!(world.rounds_since(before), [at_once.clone(), at_once]);
+    assert_eq!(rounds_since(&world, before), [at_once.clone(), at_once]);
 }
 
 /// Sixty backends replace all their points within 92 minutes, as C tor's do when the time period
@@ -117,7 +115,7 @@ fn the_rounds_do_not_reveal_the_rotations_of_sixty_backends() {
         world.run(seconds(92));
     }
     world.run(SETTLED * 2);
-    let [used, other] = world.rounds_since(before);
+    let [used, other] = rounds_since(&world, before);
     assert!((8..=20).contains(&used.len()), "{used:?}");
     assert!((8..=20).contains(&other.len()), "{other:?}");
     for at in &used {
@@ -353,6 +351,6 @@ fn a_new_period_is_published_minutes_after_the_change_that_comes_with_it() {
     assert_eq!(world.publishers[0].engine.status().periods.len(), 1, "the new period has no descriptor yet");
     world.run(SETTLED);
     assert_eq!(world.publishers[0].engine.status().periods.len(), 2);
-    let [_, other] = world.rounds_since(before);
+    let [_, other] = rounds_since(&world, before);
     assert!(other[0] >= seconds(120), "{other:?}");
 }
