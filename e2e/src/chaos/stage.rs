@@ -148,6 +148,11 @@ impl Stage {
         self.run(&format!("patch obs/{NAME} --type=merge --patch={patch}")).await.map(drop)
     }
 
+    /// Returns the plain onion service.
+    pub fn plain(&self) -> &PlainService {
+        &self.plain
+    }
+
     /// Returns the judge.
     pub fn judge(&self) -> &Judge {
         &self.judge

@@ -2,6 +2,7 @@
 //! every 20 seconds.
 
 mod arti;
+mod grow;
 mod tor;
 pub mod torrc;
 
@@ -69,7 +70,7 @@ impl TorNetwork {
         let authorities = self.authorities().await?;
         let common = self.common(&authorities);
         for node in &self.nodes {
-            let configuration = common.clone() + &torrc::node(node, self.address(), self.intervals());
+            let configuration = common.clone() + &torrc::node(node, self.address(), self.intervals(), &self.flags());
             self.tor(node).start(self.program()?, &configuration)?;
         }
         self.wait_bootstrapped().await
@@ -138,13 +139,19 @@ impl TorNetwork {
     }
 
     async fn knows_all_hsdirs(&self) -> Result<Seen<()>> {
+        self.knows("HSDir", self.nodes.len()).await
+    }
+
+    /// Reports whether the consensus of every relay gives a flag to at least `wanted` relays.
+    async fn knows(&self, flag: &str, wanted: usize) -> Result<Seen<()>> {
         for node in &self.nodes {
             let tor = self.tor(node);
             let mut control = Control::open(&tor.control_socket(), &tor.cookie()).await?;
             let relays = control.ask("GETINFO ns/all").await?.unwrap_or_default();
-            let hsdirs = relays.iter().filter(|line| line.starts_with("s ") && line.contains(" HSDir")).count();
-            if hsdirs < self.nodes.len() {
-                return Ok(Seen::NotYet(format!("{} knows {hsdirs} of {} HSDirs", node.name, self.nodes.len())));
+            let flagged = |line: &&String| line.starts_with("s ") && line.split(' ').any(|word| word == flag);
+            let known = relays.iter().filter(flagged).count();
+            if known < wanted {
+                return Ok(Seen::NotYet(format!("{} knows {known} of {wanted} relays with the flag {flag}", node.name)));
             }
         }
         Ok(Seen::Yes(()))
@@ -175,6 +182,14 @@ impl TorNetwork {
         match self.place {
             Place::Loopback => 2,
             Place::Node(_) => 3,
+        }
+    }
+
+    /// Returns the authorities' lines about the relays' flags. Only a network on a node can grow.
+    fn flags(&self) -> String {
+        match self.place {
+            Place::Loopback => torrc::any_flags(),
+            Place::Node(_) => torrc::flags_by_port(self.address(), BASE_PORT, RELAYS),
         }
     }
 
