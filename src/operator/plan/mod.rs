@@ -24,6 +24,7 @@ mod health;
 mod key;
 mod last;
 mod observed;
+mod guards;
 mod published;
 mod reachable;
 mod signing_keys;
