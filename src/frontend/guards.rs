@@ -84,7 +84,6 @@ pub(super) struct GuardView {
     pub(super) problem: Option<GuardProblem>,
 }
 
-
 impl GuardLinks {
     /// Returns the links of a publisher whose guards nobody keeps.
     pub(super) fn unused() -> Self {
@@ -322,7 +321,8 @@ impl GuardKeeper {
         let found = self.secrets.get_opt(&self.secret).await.map_err(|error| Failure::of(&error))?;
         let secret = found.ok_or_else(|| "the Secret does not exist; the operator creates it".to_owned())?;
         let entry = |name: &str| secret.data.as_ref()?.get(name).map(|bytes| bytes.0.as_slice());
-        let read = guards_of_data(entry(SAMPLE_ENTRY), entry(MAC_ENTRY), &self.token).map_err(|error| error.to_string());
+        let read =
+            guards_of_data(entry(SAMPLE_ENTRY), entry(MAC_ENTRY), &self.token).map_err(|error| error.to_string());
         // This publisher knows the guards, so somebody else has removed them.
         let read = read.and_then(|sample| {
             let is_lost = sample.is_empty() && !self.last.is_empty();

@@ -151,7 +151,10 @@ impl TorNetwork {
             let flagged = |line: &&String| line.starts_with("s ") && line.split(' ').any(|word| word == flag);
             let known = relays.iter().filter(flagged).count();
             if known < wanted {
-                return Ok(Seen::NotYet(format!("{} knows {known} of {wanted} relays with the flag {flag}", node.name)));
+                return Ok(Seen::NotYet(format!(
+                    "{} knows {known} of {wanted} relays with the flag {flag}",
+                    node.name
+                )));
             }
         }
         Ok(Seen::Yes(()))

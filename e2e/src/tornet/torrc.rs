@@ -40,7 +40,8 @@ pub fn nodes(base: u16, relays: u16) -> Vec<TorNode> {
         or_port: base + i,
         dir_port: base + 100 + i,
     };
-    let relay = |i| TorNode { name: format!("relay{i}"), role: Role::Relay, or_port: base + FIRST_RELAY + i, dir_port: 0 };
+    let relay =
+        |i| TorNode { name: format!("relay{i}"), role: Role::Relay, or_port: base + FIRST_RELAY + i, dir_port: 0 };
     (0..AUTHORITIES).map(authority).chain((0..relays).map(relay)).collect()
 }
 
@@ -119,7 +120,8 @@ pub fn any_flags() -> String {
 /// asks an authority for its first consensus, so a connection to an authority would otherwise look
 /// like one to a guard.
 pub fn flags_by_port(address: &str, base: u16, relays: u16) -> String {
-    let (first, last, highest) = (base + FIRST_RELAY, base + FIRST_RELAY + relays - 1, base + FIRST_RELAY + MOST_RELAYS);
+    let (first, last, highest) =
+        (base + FIRST_RELAY, base + FIRST_RELAY + relays - 1, base + FIRST_RELAY + MOST_RELAYS);
     format!(
         "TestingDirAuthVoteHSDir {address}:{base}-{last}
 TestingDirAuthVoteHSDirIsStrict 1

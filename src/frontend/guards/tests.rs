@@ -69,6 +69,9 @@ fn a_new_tor_starts_with_the_guards_of_its_own_service() {
     }
 }
 
+/// Entries of a Secret.
+type Entries<'a> = &'a [(&'a str, &'a [u8])];
+
 /// An API server that holds one Secret.
 #[derive(Clone)]
 struct Server(Arc<std::sync::Mutex<Value>>);
@@ -78,7 +81,7 @@ impl Server {
         Self(Arc::new(std::sync::Mutex::new(json!({"metadata": {"name": "web-guards"}}))))
     }
 
-    fn set(&self, data: &[(&str, &[u8])]) {
+    fn set(&self, data: Entries<'_>) {
         let entries = data.iter().map(|(name, bytes)| ((*name).to_owned(), json!(ByteString(bytes.to_vec()))));
         let data: Map<String, Value> = entries.collect();
         self.0.lock().unwrap()["data"] = json!(data);
@@ -92,8 +95,8 @@ impl Server {
             secret["data"] = patch["data"].clone();
             Json(secret.clone())
         };
-        let path = "/api/v1/namespaces/shop/secrets/web-guards";
-        kube::Client::new(Router::new().route(path, get(read).patch(patch)).with_state(self.clone()), "shop")
+        let url = "/api/v1/namespaces/shop/secrets/web-guards";
+        kube::Client::new(Router::new().route(url, get(read).patch(patch)).with_state(self.clone()), "shop")
     }
 }
 
@@ -124,12 +127,13 @@ async fn a_bad_secret_is_replaced_and_reported() {
     let other = AgentToken::derive(&MasterKey::generate(&mut StdRng::seed_from_u64(2)));
     let (honest, forged) = (lines(7, ""), lines(9, ""));
     let foreign = other.guards_mac(&forged);
-    let cases: [(&str, &[(&str, &[u8])]); 5] = [
+    let long = "x".repeat(200_000);
+    let cases: [(&str, Entries<'_>); 5] = [
         ("corrupt", &[("guards", &[0xff; 300]), ("mac", b"0")]),
         ("foreign", &[("guards", forged.as_bytes()), ("mac", foreign.as_bytes())]),
         ("without a MAC", &[("guards", honest.as_bytes())]),
         ("only a MAC", &[("mac", foreign.as_bytes())]),
-        ("too long", &[("guards", &[b'x'; 200_000]), ("mac", b"")]),
+        ("too long", &[("guards", long.as_bytes()), ("mac", b"")]),
     ];
     for (name, data) in cases {
         let (server, dir) = (Server::new(), tempfile::tempdir().unwrap());
@@ -153,7 +157,7 @@ async fn an_edited_and_an_emptied_secret_get_their_last_content_back() {
     let good = links.agents.shared.borrow().clone().unwrap();
     let mac = token.guards_mac(&good);
     let edited = good.replace("0707", "0708");
-    let edits: [&[(&str, &[u8])]; 2] = [&[("guards", edited.as_bytes()), ("mac", mac.as_bytes())], &[]];
+    let edits: [Entries<'_>; 2] = [&[("guards", edited.as_bytes()), ("mac", mac.as_bytes())], &[]];
     for data in edits {
         keeper.problems = Problems::default();
         server.set(data);

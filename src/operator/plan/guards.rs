@@ -40,7 +40,9 @@ pub(super) fn finding(
             ),
             GuardsProblemKind::NotKept => Finding::no(
                 Reason::GuardsNotKept,
-                format!("The publisher cannot keep the guards in Secret {secret} (noticed at {noticed:.0}): {message}."),
+                format!(
+                    "The publisher cannot keep the guards in Secret {secret} (noticed at {noticed:.0}): {message}."
+                ),
             ),
         });
     }
@@ -51,7 +53,9 @@ pub(super) fn finding(
     }
     Some(match guards.in_use {
         0 => Finding::unknown(Reason::GuardsUnknown, "No pod has reported its guards yet."),
-        1 => Finding::yes(Reason::GuardsAgree, format!("All pods use the same guard first; {shared} guards are shared.")),
+        1 => {
+            Finding::yes(Reason::GuardsAgree, format!("All pods use the same guard first; {shared} guards are shared."))
+        }
         different => {
             let message = format!("The pods use {different} different guards first; {shared} guards are shared.");
             Finding::no(Reason::GuardsDiffer, message)

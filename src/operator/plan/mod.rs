@@ -20,11 +20,11 @@
 
 mod basis;
 mod clients;
+mod guards;
 mod health;
 mod key;
 mod last;
 mod observed;
-mod guards;
 mod published;
 mod reachable;
 mod signing_keys;

@@ -8,7 +8,8 @@ use kube::ResourceExt as _;
 
 use super::published::SETTLING;
 use super::{
-    Conclusion, LONGEST_LIST, Observed, RefusedWrite, clients, guards, health, published, reachable, signing_keys, workload,
+    Conclusion, LONGEST_LIST, Observed, RefusedWrite, clients, guards, health, published, reachable, signing_keys,
+    workload,
 };
 use crate::crd::names::{self, Component, pod_selector};
 use crate::crd::{BackendState, BackendStatus, ConditionType, OnionBalancedServiceStatus, Reason};

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use futures::future::{LocalBoxFuture, try_join_all};
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use tokio::time::{Instant, sleep};
 
@@ -103,7 +104,7 @@ async fn guards_in_use(stage: &Stage) -> Result<[String; 2]> {
 
 /// Returns the guards that each pod of the service uses. A pod whose tor does not answer uses none.
 async fn pods_in_use(stage: &Stage) -> Result<Vec<BTreeSet<String>>> {
-    let uids: BTreeSet<_> = stage.service.pods().await?.iter().filter_map(|pod| pod.uid()).collect();
+    let uids: BTreeSet<_> = stage.service.pods().await?.iter().filter_map(Pod::uid).collect();
     let mut hops = of_pods(&uids).await?;
     Ok(uids.iter().map(|uid| hops.remove(uid).unwrap_or_default().in_use).collect())
 }

@@ -140,7 +140,7 @@ async fn entered(
         let pods = service.pods().await?;
         let all: BTreeSet<String> = pods.iter().filter_map(Pod::uid).collect();
         for (pod, hops) in of_pods(&all).await? {
-            entries.entry(pod).or_insert_with(BTreeSet::new).extend(hops.connected);
+            entries.entry(pod).or_default().extend(hops.connected);
         }
         let new = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).filter_map(Pod::uid);
         let new: BTreeSet<String> = new.filter(|uid| !old.contains(uid)).collect();
