@@ -139,22 +139,24 @@ impl TorNetwork {
     }
 
     async fn knows_all_hsdirs(&self) -> Result<Seen<()>> {
-        self.knows("HSDir", self.nodes.len()).await
+        self.knows_flag("HSDir", self.nodes.len()).await
     }
 
     /// Reports whether the consensus of every relay gives a flag to at least `wanted` relays.
-    async fn knows(&self, flag: &str, wanted: usize) -> Result<Seen<()>> {
+    async fn knows_flag(&self, flag: &str, wanted: usize) -> Result<Seen<()>> {
+        let has = |line: &str| line.strip_prefix("s ").is_some_and(|flags| flags.split(' ').any(|word| word == flag));
+        self.knows(wanted, &format!("relays with the flag {flag}"), has).await
+    }
+
+    /// Reports whether the consensus of every relay has at least `wanted` lines of a kind.
+    async fn knows(&self, wanted: usize, what: &str, counts: impl Fn(&str) -> bool) -> Result<Seen<()>> {
         for node in &self.nodes {
             let tor = self.tor(node);
             let mut control = Control::open(&tor.control_socket(), &tor.cookie()).await?;
-            let relays = control.ask("GETINFO ns/all").await?.unwrap_or_default();
-            let flagged = |line: &&String| line.starts_with("s ") && line.split(' ').any(|word| word == flag);
-            let known = relays.iter().filter(flagged).count();
+            let lines = control.ask("GETINFO ns/all").await?.unwrap_or_default();
+            let known = lines.iter().filter(|line| counts(line)).count();
             if known < wanted {
-                return Ok(Seen::NotYet(format!(
-                    "{} knows {known} of {wanted} relays with the flag {flag}",
-                    node.name
-                )));
+                return Ok(Seen::NotYet(format!("{} knows {known} of {wanted} {what}", node.name)));
             }
         }
         Ok(Seen::Yes(()))
@@ -192,7 +194,10 @@ impl TorNetwork {
     fn flags(&self) -> String {
         match self.place {
             Place::Loopback => torrc::any_flags(),
-            Place::Node(_) => torrc::flags_by_port(self.address(), BASE_PORT, RELAYS),
+            Place::Node(_) => {
+                let bandwidths = format!("V3BandwidthsFile {}\n", self.bandwidths_file().display());
+                torrc::flags_by_port(self.address(), BASE_PORT, RELAYS) + &bandwidths
+            }
         }
     }
 
