@@ -22,8 +22,8 @@ pub enum ConditionType {
     Reachable,
     /// All pods enter the Tor network through the shared guards, and nobody else has changed them.
     GuardsShared,
-    /// All the other conditions are True, except that `Reachable` may be Unknown, and `GuardsShared`
-    /// does not count.
+    /// All the other conditions are True, except that `Reachable` may be Unknown, and that
+    /// `GuardsShared` does not count.
     Ready,
     /// The object cannot become ready until a user changes something. Following kstatus, this
     /// condition exists only while it is True.

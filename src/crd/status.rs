@@ -1,6 +1,7 @@
 //! The `status` of an `OnionBalancedService`.
 //!
-//! The publisher applies `backends`, `published`, `probes` and `guards`. The operator owns every other field.
+//! The publisher applies `backends`, `published`, `probes` and `guards`. The operator owns every
+//! other field.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
@@ -54,8 +55,8 @@ pub struct OnionBalancedServiceStatus {
     /// The conditions of the service: `Accepted`, `MasterKeyReady`, `SigningKeysReady` (only with
     /// signing kits), `ClientsReady` (only with restricted discovery), `BackendsReady`,
     /// `Published`, `Reachable` (unless the probe is switched off or the service is suspended),
-    /// `GuardsShared` (only if the pods share their guards), and the summary `Ready`. `Stalled` is present only while the object cannot become ready until a
-    /// user changes something.
+    /// `GuardsShared` (only if the pods share their guards), and the summary `Ready`. `Stalled` is
+    /// present only while the object cannot become ready until a user changes something.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

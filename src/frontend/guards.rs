@@ -20,10 +20,10 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
-pub(super) use self::problem::GuardProblem;
 use self::problem::Problems;
 use self::shared::SharedGuards;
 use super::clock::{self, Clock};
+use super::guard_view::GuardView;
 use super::master_key;
 use super::metrics::GuardFigures;
 use super::pods::Pods;
@@ -72,16 +72,6 @@ pub(super) struct GuardLinks {
     pub(super) drawn: watch::Sender<Option<String>>,
     /// The state of the shared guards, for the metrics and the status. None if the pods share none.
     pub(super) view: watch::Receiver<Option<GuardView>>,
-}
-
-/// The state of the shared guards. The numbers are 0 unless this publisher leads.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct GuardView {
-    pub(super) figures: GuardFigures,
-    /// The number of shared guards that are not in the consensus.
-    pub(super) unlisted: usize,
-    /// The problem with the Secret that this publisher last noticed.
-    pub(super) problem: Option<GuardProblem>,
 }
 
 impl GuardLinks {

@@ -14,7 +14,7 @@ use super::backends::Backends;
 use super::clock::Clock;
 use super::conduct::{CallError, CallId, Conduct, Event, LeaseAnswer, LeaseRequest, Output};
 use super::driver::Driver;
-use super::guards::GuardView;
+use super::guard_view::GuardView;
 use super::http::{Health, Role};
 use super::metrics::Figures;
 use super::object::Object;

@@ -12,7 +12,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::guards::GuardView;
+use super::guard_view::GuardView;
 use super::object::Object;
 use super::view::BackendView;
 use crate::common::complaint::{Complaint, cause};
@@ -231,7 +231,7 @@ pub(super) fn time(time: SystemTime) -> Time {
 mod tests {
     use super::*;
     use crate::crd::{GuardsProblemKind, ProbeResult};
-    use crate::frontend::guards::GuardProblem;
+    use crate::frontend::guard_view::GuardProblem;
     use crate::frontend::metrics::GuardFigures;
     use crate::onion::TimePeriod;
 

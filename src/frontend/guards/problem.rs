@@ -3,22 +3,13 @@
 use std::time::{Duration, SystemTime};
 
 use crate::crd::GuardsProblemKind;
+use crate::frontend::guard_view::GuardProblem;
 
 /// The time for which the status names a problem that the publisher has solved.
 const REMEMBERED: Duration = Duration::from_secs(60 * 60);
 /// The number of consecutive failures after which the status names them. An API server that has
 /// just started refuses some requests that it accepts a moment later.
 const PERSISTENT: u8 = 3;
-
-/// A problem with the Secret of the shared guards.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::frontend) struct GuardProblem {
-    pub(in crate::frontend) kind: GuardsProblemKind,
-    /// The explanation, which names no guard.
-    pub(in crate::frontend) message: String,
-    /// The time at which this publisher noticed the problem.
-    pub(in crate::frontend) noticed: SystemTime,
-}
 
 /// The problem that was noticed last.
 #[derive(Debug, Default)]
