@@ -1,4 +1,8 @@
 //! The loss of the guard that all pods of the service use.
+//!
+//! The plain service loses its guard at the same time. If that is another relay, our pods may have
+//! it as their second guard, and lose two guards. They may then use both of these again, and one
+//! more guard in the meantime.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -79,7 +83,7 @@ impl Fault for GuardDown {
     fn limits(&self) -> Vec<Limit> {
         let own = [
             Limit::new("moved_s", Bound::AtMost(60.0)),
-            Limit::new("guards_in_use", Bound::AtMost(2.0)),
+            Limit::new("next_guards", Bound::AtMost(1.0)),
             Limit::new("returned_s", Bound::AtMost(RETURNED.as_secs_f64())),
         ];
         [&own[..], &like_plain(3.0)].concat()
@@ -165,6 +169,7 @@ impl<'a> Watch<'a> {
         let after = |time: Option<Instant>, start: Instant| {
             time.map_or(f64::INFINITY, |time| time.saturating_duration_since(start).as_secs_f64())
         };
+        let next = self.used.iter().filter(|guard| !self.lost.contains(guard)).count();
         let mut used = self.used.clone();
         used.insert(self.lost[0].clone());
         vec![
@@ -172,6 +177,7 @@ impl<'a> Watch<'a> {
             Figure::seconds("plain_moved_s", after(self.moved[1], self.at)),
             Figure::seconds("returned_s", after(self.returned[0], back)),
             Figure::seconds("plain_returned_s", after(self.returned[1], back)),
+            Figure::count("next_guards", next, "guards"),
             Figure::count("guards_in_use", used.len(), "guards"),
             Figure::count("guards_at_once", self.most, "guards"),
         ]
