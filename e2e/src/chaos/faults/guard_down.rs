@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::chaos::fault::{ActiveFault, Fault, Findings};
 use crate::chaos::figure::Figure;
-use crate::chaos::hops::of_pods;
+use crate::chaos::hops::{Hops, of_pods};
 use crate::chaos::limit::{Bound, Limit, like_plain};
 use crate::chaos::needs::Needs;
 use crate::chaos::observed::Observed;
@@ -94,7 +94,7 @@ impl Fault for GuardDown {
 /// the plain service uses.
 async fn guards_in_use(stage: &Stage) -> Result<[String; 2]> {
     until("each service uses one guard", SETTLED, async || {
-        let ours = pods_in_use(stage).await?;
+        let ours: Vec<_> = pods(stage).await?.into_iter().map(|tor| tor.in_use).collect();
         let plain = stage.plain().hops().await?.in_use;
         let all: BTreeSet<_> = ours.iter().flatten().collect();
         let one = (all.len() == 1 && ours.iter().all(|pod| !pod.is_empty())).then(|| all.first().copied()).flatten();
@@ -106,11 +106,19 @@ async fn guards_in_use(stage: &Stage) -> Result<[String; 2]> {
     .await
 }
 
-/// Returns the guards that each pod of the service uses. A pod whose tor does not answer uses none.
-async fn pods_in_use(stage: &Stage) -> Result<Vec<BTreeSet<String>>> {
+/// Returns the first hops of each pod of the service. A tor that does not answer has none.
+async fn pods(stage: &Stage) -> Result<Vec<Hops>> {
     let uids: BTreeSet<_> = stage.service.pods().await?.iter().filter_map(Pod::uid).collect();
     let mut hops = of_pods(&uids).await?;
-    Ok(uids.iter().map(|uid| hops.remove(uid).unwrap_or_default().in_use).collect())
+    Ok(uids.iter().map(|uid| hops.remove(uid).unwrap_or_default()).collect())
+}
+
+/// Returns the guard to which all tors are connected, if no tor has a circuit through another one.
+/// A frontend's tor may have no circuit at all until it publishes again.
+fn next(tors: &[Hops]) -> Option<&String> {
+    let guards: BTreeSet<_> = tors.iter().flat_map(|tor| &tor.in_use).collect();
+    let next = guards.first().copied().filter(|_| guards.len() == 1)?;
+    tors.iter().all(|tor| tor.connected.contains(next)).then_some(next)
 }
 
 /// What the tors of both services have done since the fault.
@@ -123,7 +131,7 @@ struct Watch<'a> {
     used: BTreeSet<String>,
     /// The greatest number of guards that our pods used at the same time.
     most: usize,
-    /// The times at which all tors of each service used one guard that was not lost.
+    /// The times at which all tors of each service were connected to the same other guard.
     moved: [Option<Instant>; 2],
     /// The times at which all tors of each service used the lost guard again.
     returned: [Option<Instant>; 2],
@@ -144,20 +152,17 @@ impl<'a> Watch<'a> {
     }
 
     async fn sample(&mut self) -> Result<()> {
-        let ours = pods_in_use(self.stage).await?;
-        let plain = self.stage.plain().hops().await.unwrap_or_default().in_use;
-        let now: BTreeSet<_> = ours.iter().flatten().cloned().collect();
+        let ours = pods(self.stage).await?;
+        let plain = self.stage.plain().hops().await.unwrap_or_default();
+        let now: BTreeSet<_> = ours.iter().flat_map(|tor| &tor.in_use).cloned().collect();
         self.most = self.most.max(now.len());
         self.used.extend(now);
         let at = Instant::now();
         for (service, tors) in [ours, vec![plain]].iter().enumerate() {
-            let guards: BTreeSet<_> = tors.iter().flatten().collect();
             let lost = &self.lost[service];
-            let all_use = |wanted: &String| !tors.is_empty() && tors.iter().all(|tor| tor.contains(wanted));
             if self.moved[service].is_none() {
-                let next = guards.iter().find(|guard| **guard != lost && guards.len() == 1 && all_use(guard));
-                self.moved[service] = next.map(|_| at);
-            } else if self.returned[service].is_none() && all_use(lost) {
+                self.moved[service] = next(tors).filter(|next| *next != lost).map(|_| at);
+            } else if self.returned[service].is_none() && tors.iter().all(|tor| tor.in_use.contains(lost)) {
                 self.returned[service] = Some(at);
             }
         }
@@ -181,5 +186,25 @@ impl<'a> Watch<'a> {
             Figure::count("guards_in_use", used.len(), "guards"),
             Figure::count("guards_at_once", self.most, "guards"),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tor(connected: &[&str], in_use: &[&str]) -> Hops {
+        let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Hops { connected: set(connected), in_use: set(in_use) }
+    }
+
+    #[test]
+    fn the_pods_have_moved_when_all_are_connected_to_one_guard_and_none_uses_another() {
+        let moved = |tors: &[Hops]| next(tors).cloned();
+        let backend = tor(&["b", "c"], &["b"]);
+        assert_eq!(moved(&[backend.clone(), tor(&["b"], &[])]).as_deref(), Some("b"));
+        assert_eq!(moved(&[backend.clone(), tor(&["c"], &[])]), None, "a tor is not connected");
+        assert_eq!(moved(&[backend, tor(&["b", "c"], &["c"])]), None, "a tor uses another guard");
+        assert_eq!(moved(&[tor(&["b"], &[])]), None, "no tor has a circuit");
     }
 }
