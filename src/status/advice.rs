@@ -174,8 +174,8 @@ fn targets(reason: Reason, subject: &Subject<'_>) -> Option<String> {
 fn guards(reason: Reason, Subject { namespace, name }: &Subject<'_>) -> Option<String> {
     Some(match reason {
         Reason::GuardsReplaced => format!(
-            "find out who changed the Secret, for example a backup or a pipeline; delete pods that started shortly before: \
-             kubectl get secret {name}-guards -n {namespace} -o yaml --show-managed-fields"
+            "find out who changed the Secret, for example a backup or a pipeline; delete pods that started shortly \
+             before: kubectl get secret {name}-guards -n {namespace} -o yaml --show-managed-fields"
         ),
         Reason::GuardsNotKept => format!(
             "check the Secret, and the permissions of the frontend's account: kubectl describe secret {name}-guards -n \
