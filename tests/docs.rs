@@ -167,6 +167,7 @@ fn documented() -> BTreeSet<(String, String)> {
         "BackendsReady",
         "Published",
         "Reachable",
+        "GuardsShared",
         "Ready",
     ];
     let rows = reasons(page_of_conditions(), 0).into_iter().filter(|(names, _)| kinds.contains(&names[0].as_str()));

@@ -3,6 +3,7 @@
 
 mod circuit_limits;
 pub mod clients;
+mod guards;
 mod messages;
 pub mod names;
 mod probe;
@@ -20,6 +21,7 @@ pub mod torrc;
 pub mod validate;
 
 pub use circuit_limits::CircuitLimits;
+pub use guards::{GuardsProblem, GuardsProblemKind, GuardsStatus};
 pub use probe::{AddressProbe, HttpProbe, ProbeResult, ProbeStatus};
 pub use reason::{ConditionType, Reason};
 pub use reference::reference;

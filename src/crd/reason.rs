@@ -20,7 +20,10 @@ pub enum ConditionType {
     Published,
     /// The onion address answers a client of the publisher's own, through Tor.
     Reachable,
-    /// All the other conditions are True, except that `Reachable` may be Unknown.
+    /// All pods enter the Tor network through the shared guards, and nobody else has changed them.
+    GuardsShared,
+    /// All the other conditions are True, except that `Reachable` may be Unknown, and that
+    /// `GuardsShared` does not count.
     Ready,
     /// The object cannot become ready until a user changes something. Following kstatus, this
     /// condition exists only while it is True.
@@ -38,6 +41,7 @@ impl ConditionType {
             Self::BackendsReady => "BackendsReady",
             Self::Published => "Published",
             Self::Reachable => "Reachable",
+            Self::GuardsShared => "GuardsShared",
             Self::Ready => "Ready",
             Self::Stalled => "Stalled",
         }
@@ -193,6 +197,19 @@ reasons! {
     TargetFailed [Reachable];
     /// There is no current result of a probe.
     NotProbed [Reachable];
+
+    /// All pods use the same guards first.
+    GuardsAgree [];
+    /// The content of the Secret of the guards could not be used, and was replaced.
+    GuardsReplaced [GuardsShared];
+    /// The publisher cannot read or write the Secret of the guards.
+    GuardsNotKept [GuardsShared];
+    /// Most of the shared guards are not in the Tor consensus.
+    GuardsUnlisted [GuardsShared];
+    /// The pods use different guards first.
+    GuardsDiffer [GuardsShared];
+    /// No current report on the guards exists.
+    GuardsUnknown [GuardsShared];
 
     /// All the other conditions are True.
     Ready [];

@@ -1,12 +1,13 @@
 //! The `status` of an `OnionBalancedService`.
 //!
-//! The publisher applies `backends`, `published` and `probes`. The operator owns every other field.
+//! The publisher applies `backends`, `published`, `probes` and `guards`. The operator owns every
+//! other field.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ProbeStatus, schema};
+use super::{GuardsStatus, ProbeStatus, schema};
 
 /// The name of the operator's field manager in server-side apply.
 pub const OPERATOR_MANAGER: &str = "onionbalance-operator";
@@ -48,11 +49,14 @@ pub struct OnionBalancedServiceStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["port"]))]
     pub probes: Vec<ProbeStatus>,
+    /// The entry guards that all pods share. Absent if the pods share none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guards: Option<GuardsStatus>,
     /// The conditions of the service: `Accepted`, `MasterKeyReady`, `SigningKeysReady` (only with
     /// signing kits), `ClientsReady` (only with restricted discovery), `BackendsReady`,
-    /// `Published`, `Reachable` (unless the probe is switched off or the service is suspended), and
-    /// the summary `Ready`. `Stalled` is present only while the object cannot become ready until a
-    /// user changes something.
+    /// `Published`, `Reachable` (unless the probe is switched off or the service is suspended),
+    /// `GuardsShared` (only if the pods share their guards), and the summary `Ready`. `Stalled` is
+    /// present only while the object cannot become ready until a user changes something.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

@@ -152,7 +152,7 @@ fn assemble(
     let engine = MergeEngine::new(key, None, clock::random(), clock.now());
     let driver = Driver::new(engine, ExternalBackends::new(address, clock::random()));
     let conduct = Conduct::new(&service, identity, clock.now());
-    let inlets = Inlets { pods, object, clients, keys, answers, tor, reports, guards: guards.figures };
+    let inlets = Inlets { pods, object, clients, keys, answers, tor, reports, guards: guards.view };
     let outlets = Outlets { agents, calls, status, health };
     tracing::info!(%address, "the publisher is running");
     Publisher::new(driver, conduct, clock, inlets, outlets, probe)

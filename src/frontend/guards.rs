@@ -1,13 +1,17 @@
 //! Keeps the entry guards that all tors of the service share in their Secret, and gives them to the
 //! publisher's own tor before its first start.
 
+mod problem;
 mod shared;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use hyper::StatusCode;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
@@ -16,8 +20,10 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
+use self::problem::Problems;
 use self::shared::SharedGuards;
 use super::clock::{self, Clock};
+use super::guard_view::GuardView;
 use super::master_key;
 use super::metrics::GuardFigures;
 use super::pods::Pods;
@@ -64,15 +70,15 @@ pub(super) struct GuardLinks {
     pub(super) agents: AgentGuards,
     /// The guards that the publisher's own tor has chosen, as `GETINFO entry-guards` lists them.
     pub(super) drawn: watch::Sender<Option<String>>,
-    /// The numbers of guards, for the metrics.
-    pub(super) figures: watch::Receiver<GuardFigures>,
+    /// The state of the shared guards, for the metrics and the status. None if the pods share none.
+    pub(super) view: watch::Receiver<Option<GuardView>>,
 }
 
 impl GuardLinks {
     /// Returns the links of a publisher whose guards nobody keeps.
     pub(super) fn unused() -> Self {
         let agents = AgentGuards { news: mpsc::channel(1).0, shared: watch::channel(None).1 };
-        Self { agents, drawn: watch::Sender::new(None), figures: watch::channel(GuardFigures::default()).1 }
+        Self { agents, drawn: watch::Sender::new(None), view: watch::channel(None).1 }
     }
 }
 
@@ -121,7 +127,8 @@ pub(super) struct GuardKeeper {
     clock: Clock,
     reports: SharedGuards,
     shared: watch::Sender<Option<Arc<str>>>,
-    figures: watch::Sender<GuardFigures>,
+    view: watch::Sender<Option<GuardView>>,
+    problems: Problems,
     /// The content of the Secret, or None if it must be read.
     stored: Option<Stored>,
     /// The last usable content of the Secret, with which a deleted or damaged one is restored.
@@ -137,6 +144,35 @@ struct Stored {
     sample: GuardSample,
 }
 
+/// The reason why the shared guards were not merged.
+struct Failure {
+    reason: String,
+    /// True if the failure lasts until somebody takes action. An API server that does not answer
+    /// comes back.
+    is_lasting: bool,
+}
+
+impl Failure {
+    fn passing(reason: String) -> Self {
+        Self { reason, is_lasting: false }
+    }
+
+    fn of(error: &kube::Error) -> Self {
+        const PASSING: [u16; 2] = [StatusCode::CONFLICT.as_u16(), StatusCode::TOO_MANY_REQUESTS.as_u16()];
+        let is_lasting = matches!(
+            error,
+            kube::Error::Api(status) if (400..500).contains(&status.code) && !PASSING.contains(&status.code)
+        );
+        Self { reason: cause(error), is_lasting }
+    }
+}
+
+impl From<String> for Failure {
+    fn from(reason: String) -> Self {
+        Self { reason, is_lasting: true }
+    }
+}
+
 impl GuardKeeper {
     /// Creates the task for a service. `data_dir` is the data directory of the publisher's own tor.
     pub(super) fn new(
@@ -149,7 +185,7 @@ impl GuardKeeper {
         let (news_in, news) = mpsc::channel(QUEUE);
         let (drawn_in, drawn) = watch::channel(None);
         let (shared, shared_out) = watch::channel(None);
-        let (figures, figures_out) = watch::channel(GuardFigures::default());
+        let (view, view_out) = watch::channel(Some(GuardView::default()));
         let keeper = Self {
             secrets,
             secret: names::guards_secret(service),
@@ -163,13 +199,14 @@ impl GuardKeeper {
             clock: Clock::start(),
             reports: SharedGuards::default(),
             shared,
-            figures,
+            view,
+            problems: Problems::default(),
             stored: None,
             last: GuardSample::default(),
             complaint: Complaint::default(),
         };
         let agents = AgentGuards { news: news_in, shared: shared_out };
-        (keeper, GuardLinks { agents, drawn: drawn_in, figures: figures_out })
+        (keeper, GuardLinks { agents, drawn: drawn_in, view: view_out })
     }
 
     /// Merges reports until the publisher stops.
@@ -198,24 +235,33 @@ impl GuardKeeper {
         if !leading && self.shared.borrow().is_some() {
             // Another publisher may change the Secret.
             self.stored = None;
-            self.figures.send_replace(GuardFigures::default());
+            self.view.send_replace(Some(GuardView::default()));
             return;
         }
         let settled = match timeout(DEADLINE, self.merge(leading)).await {
             Ok(settled) => settled,
-            Err(_) => Err(format!("the API server did not respond within {DEADLINE:?}")),
+            Err(_) => Err(Failure::passing(format!("the API server did not respond within {DEADLINE:?}"))),
         };
         match settled {
-            Ok(()) => self.complaint.settle(),
-            Err(reason) => {
+            Ok(()) => {
+                self.complaint.settle();
+                self.problems.succeeded();
+            }
+            Err(Failure { reason, is_lasting }) => {
                 self.stored = None;
+                let now = self.clock.now();
+                if is_lasting {
+                    self.problems.failed(reason.clone(), now.wall);
+                }
+                let problem = self.problems.current(now.elapsed);
+                self.view.send_modify(|view| view.get_or_insert_default().problem = problem);
                 let what = format!("could not keep the shared guards in Secret {}", self.secret);
                 self.complaint.utter(&what, &reason);
             }
         }
     }
 
-    async fn merge(&mut self, leading: bool) -> Result<(), String> {
+    async fn merge(&mut self, leading: bool) -> Result<(), Failure> {
         let elapsed = self.clock.now().elapsed;
         let mut stored = match self.stored.take().filter(|stored| elapsed < stored.until) {
             Some(stored) => stored,
@@ -230,8 +276,13 @@ impl GuardKeeper {
             if merged != stored.sample {
                 stored = self.write(&stored, merged).await?;
             }
-            let (shared, preferred) = (stored.sample.guards().len(), self.reports.preferred(&own));
-            self.figures.send_replace(GuardFigures { shared, preferred });
+            let guards = stored.sample.guards();
+            let view = GuardView {
+                figures: GuardFigures { shared: guards.len(), preferred: self.reports.preferred(&own) },
+                unlisted: guards.iter().filter(|guard| !guard.is_listed()).count(),
+                problem: self.problems.current(elapsed),
+            };
+            self.view.send_replace(Some(view));
         }
         if !stored.sample.is_empty() {
             self.shared.send_replace(Some(stored.sample.to_string().into()));
@@ -256,25 +307,35 @@ impl GuardKeeper {
 
     /// Reads the Secret. Content that no publisher of this service has written counts as empty. The
     /// last usable content replaces it, or else the guards of this publisher's own tor.
-    async fn read(&self) -> Result<Stored, String> {
-        let found = self.secrets.get_opt(&self.secret).await.map_err(|error| cause(&error))?;
-        let secret = found.ok_or("the Secret does not exist; the operator creates it")?;
+    async fn read(&mut self) -> Result<Stored, Failure> {
+        let found = self.secrets.get_opt(&self.secret).await.map_err(|error| Failure::of(&error))?;
+        let secret = found.ok_or_else(|| "the Secret does not exist; the operator creates it".to_owned())?;
         let entry = |name: &str| secret.data.as_ref()?.get(name).map(|bytes| bytes.0.as_slice());
-        let sample = guards_of_data(entry(SAMPLE_ENTRY), entry(MAC_ENTRY), &self.token).unwrap_or_else(|error| {
-            tracing::warn!(secret = self.secret, %error, "replacing the shared guards");
+        let read =
+            guards_of_data(entry(SAMPLE_ENTRY), entry(MAC_ENTRY), &self.token).map_err(|error| error.to_string());
+        // This publisher knows the guards, so somebody else has removed them.
+        let read = read.and_then(|sample| {
+            let is_lost = sample.is_empty() && !self.last.is_empty();
+            if is_lost { Err("the guards were deleted".to_owned()) } else { Ok(sample) }
+        });
+        let sample = read.unwrap_or_else(|error| {
+            tracing::warn!(secret = self.secret, error, "replacing the shared guards");
+            let now = self.clock.now();
+            self.problems.replaced(error, now.wall, now.elapsed);
             GuardSample::default()
         });
         Ok(self.stored_now(secret.metadata.resource_version, sample))
     }
 
     /// Writes the merged guards, unless the Secret has been changed in the meantime.
-    async fn write(&self, stored: &Stored, merged: GuardSample) -> Result<Stored, String> {
+    async fn write(&self, stored: &Stored, merged: GuardSample) -> Result<Stored, Failure> {
         let entries = guards_to_data(&merged, &self.token).into_iter();
         let data: Map<String, Value> =
             entries.map(|(name, text)| (name.to_owned(), json!(ByteString(text.into_bytes())))).collect();
         let patch = Patch::Merge(json!({"metadata": {"resourceVersion": stored.resource_version}, "data": data}));
         let parameters = PatchParams { field_manager: Some(PUBLISHER_MANAGER.to_owned()), ..PatchParams::default() };
-        let written = self.secrets.patch(&self.secret, &parameters, &patch).await.map_err(|error| cause(&error))?;
+        let written = self.secrets.patch(&self.secret, &parameters, &patch).await;
+        let written = written.map_err(|error| Failure::of(&error))?;
         tracing::info!(
             count = merged.guards().len(),
             before = stored.sample.guards().len(),
@@ -285,72 +346,5 @@ impl GuardKeeper {
 
     fn stored_now(&self, resource_version: Option<String>, sample: GuardSample) -> Stored {
         Stored { resource_version, until: self.clock.now().elapsed + KNOWN, sample }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use rand::SeedableRng as _;
-    use rand::rngs::StdRng;
-
-    use super::*;
-    use crate::frontend::pods::Pod;
-    use crate::link::Guard;
-    use crate::onion::MasterKey;
-
-    /// Only the leader merges reports. A standby may run for months while pods come and go.
-    #[tokio::test]
-    async fn a_standby_forgets_the_reports_of_pods_that_are_gone() {
-        let dir = tempfile::tempdir().unwrap();
-        let client = kube::Client::new(axum::Router::new(), "shop");
-        let token = AgentToken::derive(&MasterKey::generate(&mut StdRng::seed_from_u64(1)));
-        let pod = Pod { name: "a".to_owned(), agent: None, ready: true, terminating: false };
-        let backend = BackendId("a".to_owned());
-        let (pods, seen) = watch::channel(Arc::new(Pods::from([(backend.clone(), pod)])));
-        let watched = (seen, watch::channel(Facts::default()).1);
-        let (mut keeper, _links) =
-            GuardKeeper::new(Api::default_namespaced(client), "web", token, dir.path().to_owned(), watched);
-        keeper.shared.send_replace(Some("".into()));
-        let lines = "Guard in=default rsa_id=0707070707070707070707070707070707070707 sampled_on=2026-09-21T14:13:20 \
-                     listed=1\n";
-        keeper.reports.take(backend, &GuardReport { id: 1, lines: lines.to_owned() });
-        keeper.settle().await;
-        assert_eq!(keeper.reports.preferred(&GuardSample::default()), 1);
-        pods.send_replace(Arc::default());
-        keeper.settle().await;
-        assert_eq!(keeper.reports.preferred(&GuardSample::default()), 0);
-    }
-
-    /// The frontend's tor adopts guards only if they belong to the mounted master key.
-    #[test]
-    fn a_new_tor_starts_with_the_guards_of_its_own_service() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name);
-        for name in ["key", "guards", "data"] {
-            std::fs::create_dir(path(name)).unwrap();
-        }
-        let key = |seed| MasterKey::generate(&mut StdRng::seed_from_u64(seed));
-        let adopted = || {
-            adopt(&path("guards"), &path("key"), &path("data"));
-            tor_state::guard_lines(&path("data")).unwrap()
-        };
-        assert_eq!(adopted(), "", "there are no shared guards yet");
-        let guard = Guard {
-            identity: [7; 20],
-            nickname: String::new(),
-            sampled_on: 1_790_000_000,
-            sampled_by: String::new(),
-            unlisted_since: None,
-            confirmed_on: Some(1_790_000_005),
-        };
-        let sample = GuardSample::new(vec![guard]).unwrap();
-        for (name, content) in guards_to_data(&sample, &AgentToken::derive(&key(1))) {
-            std::fs::write(path("guards").join(name), content).unwrap();
-        }
-        assert_eq!(adopted(), "", "without a key nothing can be checked");
-        for (seed, expected) in [(2, String::new()), (1, sample.to_string())] {
-            std::fs::write(path("key").join("hs_ed25519_secret_key"), key(seed).to_tor_secret_key_file()).unwrap();
-            assert_eq!(adopted(), expected, "{seed}");
-        }
     }
 }

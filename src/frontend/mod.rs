@@ -28,6 +28,7 @@ mod directory;
 mod driver;
 mod external;
 mod fixed;
+mod guard_view;
 mod guards;
 mod http;
 mod kits;

@@ -18,8 +18,8 @@ use super::external;
 use super::watch_backoff::WatchBackoff;
 use crate::crd::clients::ClientList;
 use crate::crd::{
-    AddressProbe, AuthorizedClient, BackendStatus, DistinctDescriptors, HttpProbe, OnionBalancedService, ProbeStatus,
-    PublishedStatus,
+    AddressProbe, AuthorizedClient, BackendStatus, DistinctDescriptors, GuardsStatus, HttpProbe, OnionBalancedService,
+    ProbeStatus, PublishedStatus,
 };
 use crate::merge::PointLimits;
 use crate::onion::OnionAddress;
@@ -53,6 +53,8 @@ pub(super) struct Object {
     pub(super) published: Vec<PublishedStatus>,
     /// The results of the probes as the previous publisher wrote them.
     pub(super) probes: Vec<ProbeStatus>,
+    /// The report on the shared guards as the previous publisher wrote it.
+    pub(super) guards: Option<GuardsStatus>,
 }
 
 /// The object's `spec.restrictedDiscovery`.
@@ -125,6 +127,7 @@ fn view(seen: &DynamicObject) -> Object {
         backends: status("backends").and_then(|list| serde_json::from_value(list).ok()).unwrap_or_default(),
         published: status("published").and_then(|list| serde_json::from_value(list).ok()).unwrap_or_default(),
         probes: status("probes").and_then(|list| serde_json::from_value(list).ok()).unwrap_or_default(),
+        guards: status("guards").and_then(|guards| serde_json::from_value(guards).ok()),
     }
 }
 

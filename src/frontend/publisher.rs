@@ -14,8 +14,9 @@ use super::backends::Backends;
 use super::clock::Clock;
 use super::conduct::{CallError, CallId, Conduct, Event, LeaseAnswer, LeaseRequest, Output};
 use super::driver::Driver;
+use super::guard_view::GuardView;
 use super::http::{Health, Role};
-use super::metrics::{Figures, GuardFigures};
+use super::metrics::Figures;
 use super::object::Object;
 use super::pods::Pods;
 use super::probe::{Assignment, PortReport, ProbeLink};
@@ -35,7 +36,7 @@ pub(super) struct Inlets {
     pub(super) answers: mpsc::Receiver<(CallId, Result<LeaseAnswer, CallError>)>,
     pub(super) tor: mpsc::Receiver<TorNews>,
     pub(super) reports: mpsc::Receiver<(BackendId, AgentNews)>,
-    pub(super) guards: watch::Receiver<GuardFigures>,
+    pub(super) guards: watch::Receiver<Option<GuardView>>,
 }
 
 /// The channels through which the publisher reports its state and requests API server calls.
@@ -227,6 +228,8 @@ impl Publisher {
         let ports = self.assign_probe(leading && !status.periods.is_empty());
         let mut probes = if leading { self.probe.report().0 } else { BTreeMap::new() };
         probes.retain(|port, _| ports.contains(port));
+        let guards = self.inlets.guards.borrow().clone();
+        let figures_of_guards = guards.as_ref().map(|view| view.figures).unwrap_or_default();
         let facts = Facts {
             leading: holds_lease,
             backends: backends.clone(),
@@ -234,6 +237,7 @@ impl Publisher {
             own_clients: self.probe.own_clients(),
             probed: ports,
             probes: probes.iter().map(|(port, report)| probe_status(*port, report)).collect(),
+            guards,
         };
         self.outlets.status.send_if_modified(|known| {
             let changed = *known != facts;
@@ -246,7 +250,6 @@ impl Publisher {
             (true, false) => Role::StandingBy,
             (false, false) => Role::Unknown,
         };
-        let guards = *self.inlets.guards.borrow();
         let Status { periods, hsdirs_failing, longest_failing, counter_rises, .. } = status;
         let coverage = self.inlets.keys.borrow().coverage(now.wall);
         let figures = Figures {
@@ -259,7 +262,7 @@ impl Publisher {
             counter_rises,
             coverage,
             counts: self.driver.counts(),
-            guards,
+            guards: figures_of_guards,
             probes,
         };
         self.outlets.health.send_replace(Health { turned: now.elapsed, problem: None, role, figures });

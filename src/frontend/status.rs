@@ -1,4 +1,5 @@
-//! Writes the publisher's part of the object's status: `backends`, `published` and `probes`.
+//! Writes the publisher's part of the object's status: `backends`, `published`, `probes` and
+//! `guards`.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,10 +12,14 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use super::guard_view::GuardView;
 use super::object::Object;
 use super::view::BackendView;
 use crate::common::complaint::{Complaint, cause};
-use crate::crd::{BackendState, BackendStatus, OnionBalancedService, PUBLISHER_MANAGER, ProbeStatus, PublishedStatus};
+use crate::crd::{
+    BackendState, BackendStatus, GuardsProblem, GuardsStatus, OnionBalancedService, PUBLISHER_MANAGER, ProbeStatus,
+    PublishedStatus,
+};
 use crate::merge::PeriodStatus;
 
 /// The shortest time between two writes of the status, and the pause before a failed write is
@@ -38,6 +43,8 @@ pub(super) struct Facts {
     pub(super) probed: Vec<u16>,
     /// The results of this publisher's last probes.
     pub(super) probes: Vec<ProbeStatus>,
+    /// The shared guards. None if the pods share no guards.
+    pub(super) guards: Option<GuardView>,
 }
 
 /// The publisher's part of the status.
@@ -47,6 +54,8 @@ struct Part {
     published: Vec<PublishedStatus>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     probes: Vec<ProbeStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guards: Option<GuardsStatus>,
 }
 
 /// Keeps the object's status up to date until the sender of `facts` is dropped.
@@ -111,6 +120,7 @@ impl Last {
             backends: object.backends.clone(),
             published: object.published.clone(),
             probes: object.probes.clone(),
+            guards: object.guards.clone(),
         };
         Self { uid: object.uid.clone(), part, written: false }
     }
@@ -136,7 +146,8 @@ async fn apply(api: &Api<OnionBalancedService>, service: &str, part: &Part) -> k
 /// A backend keeps its `since` as long as its state is the same, even if the leader changes.
 /// `published` keeps the entries of the previous publisher until this one has published, and
 /// `probes` keeps the entry of each port until this publisher has probed the port. The `since` of a
-/// probe changes only with its result, so that repeated results cause no writes.
+/// probe changes only with its result, so that repeated results cause no writes. `guards` keeps the
+/// entry of the previous publisher until this one knows the shared guards.
 fn part(facts: &Facts, before: &Part) -> Part {
     let since = |view: &BackendView| {
         let known = before.backends.iter().find(|known| known.name == view.name && known.state == view.state);
@@ -171,7 +182,24 @@ fn part(facts: &Facts, before: &Part) -> Part {
         }
     };
     let probes = facts.probed.iter().filter_map(probe).collect();
-    Part { backends: backends.collect(), published, probes }
+    let guards = facts.guards.as_ref().and_then(|view| guards(view).or_else(|| before.guards.clone()));
+    Part { backends: backends.collect(), published, probes, guards }
+}
+
+/// Returns the status of the shared guards, or None while this publisher does not know them.
+fn guards(view: &GuardView) -> Option<GuardsStatus> {
+    let problem = view.problem.as_ref().map(|problem| GuardsProblem {
+        kind: problem.kind,
+        message: problem.message.clone(),
+        noticed: time(problem.noticed),
+    });
+    let is_known = view.figures.shared > 0 || problem.is_some();
+    is_known.then(|| GuardsStatus {
+        shared: count(view.figures.shared),
+        unlisted: count(view.unlisted),
+        in_use: count(view.figures.preferred),
+        problem,
+    })
 }
 
 /// Returns the `message` of a backend: remarks on its descriptor, and the reasons why it is waiting
@@ -202,7 +230,9 @@ pub(super) fn time(time: SystemTime) -> Time {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crd::ProbeResult;
+    use crate::crd::{GuardsProblemKind, ProbeResult};
+    use crate::frontend::guard_view::GuardProblem;
+    use crate::frontend::metrics::GuardFigures;
     use crate::onion::TimePeriod;
 
     fn at(seconds: u64) -> SystemTime {
@@ -280,6 +310,24 @@ mod tests {
         assert_eq!(part(&with(&[80, 443], vec![now.clone()]), &before).probes, [now, bad]);
         assert_eq!(part(&with(&[80], Vec::new()), &before).probes, [good], "the service lost a port");
         assert!(part(&with(&[], Vec::new()), &before).probes.is_empty(), "the probe is switched off");
+    }
+
+    #[test]
+    fn a_new_leader_keeps_the_report_on_the_guards_until_it_knows_them() {
+        let view = |shared, preferred, problem| GuardView {
+            figures: GuardFigures { shared, preferred },
+            unlisted: 1,
+            problem,
+        };
+        let problem = GuardProblem { kind: GuardsProblemKind::Replaced, message: "why".to_owned(), noticed: at(7) };
+        let with = |guards| Facts { guards, ..facts(BackendState::Ready, 3, 10) };
+        let first = part(&with(Some(view(20, 1, Some(problem)))), &Part::default());
+        let noticed = first.guards.as_ref().and_then(|guards| guards.problem.as_ref()).map(|it| it.noticed.clone());
+        assert_eq!(noticed, Some(time(at(7))));
+        assert_eq!(part(&with(Some(view(0, 0, None))), &first).guards, first.guards);
+        let known = part(&with(Some(view(20, 2, None))), &first).guards;
+        assert_eq!(known, Some(GuardsStatus { shared: 20, unlisted: 1, in_use: 2, problem: None }));
+        assert_eq!(part(&with(None), &first).guards, None, "the pods share no guards");
     }
 
     #[test]

@@ -263,6 +263,7 @@ fn is_written(wanted: &OnionBalancedServiceStatus, present: &OnionBalancedServic
         backends: Vec::new(),
         published: Vec::new(),
         probes: Vec::new(),
+        guards: None,
         ..present.clone()
     };
     *wanted == present

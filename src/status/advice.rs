@@ -166,8 +166,33 @@ fn targets(reason: Reason, subject: &Subject<'_>) -> Option<String> {
         Reason::TargetFailing => {
             Some(format!("check the app behind the named port: kubectl get endpoints -n {}", subject.namespace))
         }
-        _ => None,
+        _ => guards(reason, subject),
     }
+}
+
+/// Returns the advice for reasons that concern the shared guards.
+fn guards(reason: Reason, Subject { namespace, name }: &Subject<'_>) -> Option<String> {
+    Some(match reason {
+        Reason::GuardsReplaced => format!(
+            "find out who changed the Secret, for example a backup or a pipeline; delete pods that started shortly \
+             before: kubectl get secret {name}-guards -n {namespace} -o yaml --show-managed-fields"
+        ),
+        Reason::GuardsNotKept => format!(
+            "check the Secret, and the permissions of the frontend's account: kubectl describe secret {name}-guards -n \
+             {namespace}"
+        ),
+        Reason::GuardsUnlisted => "wait; the publisher adds guards that are in the consensus. Look for a tor with \
+                                   another network or an outdated consensus if the reason persists"
+            .to_owned(),
+        Reason::GuardsDiffer => format!(
+            "look for the pod whose log says that tor chooses its own guards, and delete the pod: kubectl logs -n \
+             {namespace} -l onionbalance.dev/service={name} -c agent --prefix"
+        ),
+        Reason::GuardsUnknown => {
+            format!("wait for the publisher's report: kubectl logs -n {namespace} deploy/{name}-frontend -c publisher")
+        }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

@@ -39,6 +39,9 @@ impl Canvas {
             if is_probed(status) {
                 let _ = writeln!(text, "  probed    {}", self.probed_in_a_word(status));
             }
+            if let Some(guards) = guards_in_a_word(status) {
+                let _ = writeln!(text, "  guards    {guards}");
+            }
             if !status.backends.is_empty() {
                 let _ = writeln!(text, "\n{}", self.backends(status));
             }
@@ -176,6 +179,17 @@ fn signing_kits(status: &OnionBalancedServiceStatus) -> Option<&str> {
 fn is_probed(status: &OnionBalancedServiceStatus) -> bool {
     let kind = ConditionType::Reachable.as_str();
     !status.probes.is_empty() && status.conditions.iter().any(|condition| condition.type_ == kind)
+}
+
+/// Names the number of guards that the pods use and share. Returns None if they share none.
+fn guards_in_a_word(status: &OnionBalancedServiceStatus) -> Option<String> {
+    let kind = ConditionType::GuardsShared.as_str();
+    let guards = status.guards.as_ref().filter(|_| status.conditions.iter().any(|found| found.type_ == kind))?;
+    let mut text = format!("{} in use, {} shared", guards.in_use, guards.shared);
+    if guards.unlisted > 0 {
+        let _ = write!(text, ", {} of them not in the consensus", guards.unlisted);
+    }
+    Some(text)
 }
 
 fn headline(view: &View) -> String {

@@ -47,5 +47,11 @@ async fn a_damaged_secret_is_replaced() {
     publisher.wait_log("stored the shared guards").await;
     let stored = guards(&secrets.get("web-guards").await.unwrap());
     assert!(stored.contains(&fingerprint), "{stored}");
+    let begins = "The publisher replaced the content of Secret web-guards at ";
+    stage.scene.wait_message("web", "GuardsShared", "False GuardsReplaced", begins).await;
+    let object = stage.scene.untyped().get("web").await.unwrap();
+    let (seen, message) = (&object.data["status"]["guards"], object.data["status"].to_string());
+    assert_eq!((&seen["shared"], &seen["inUse"]), (&json!(1), &json!(1)), "{seen}");
+    assert!(!message.contains(&fingerprint), "the status must not name a guard: {message}");
     stage.end().await;
 }

@@ -13,6 +13,7 @@ pub mod fault;
 pub mod faults;
 pub mod figure;
 pub mod first_fetch;
+pub mod hops;
 pub mod judge;
 pub mod limit;
 pub mod metrics;

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use super::hops::Hops;
 use crate::process::Processes;
 use crate::tornet::Tor;
 
@@ -36,6 +37,11 @@ impl PlainService {
     /// Returns the onion address, with its `.onion` suffix.
     pub fn onion(&self) -> &str {
         &self.onion
+    }
+
+    /// Returns the relays through which the tor process enters the network.
+    pub async fn hops(&self) -> Result<Hops> {
+        Hops::of(&self.tor.control_socket(), &self.tor.cookie()).await
     }
 
     /// Stops the tor process and deletes the onion service's key.

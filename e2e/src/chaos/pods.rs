@@ -57,6 +57,12 @@ pub fn resume(pod_uid: &str, programs: &[PodProgram]) -> Result<()> {
 
 /// Returns the processes of one program in a pod. The kubelet names a pod's cgroup after its UID.
 pub fn processes(pod_uid: &str, program: PodProgram) -> Result<Vec<Pid>> {
+    let all = all_processes(program)?.into_iter();
+    Ok(all.filter(|(_, cgroup)| cgroup.contains(pod_uid)).map(|(process, _)| process).collect())
+}
+
+/// Returns the processes of one program in all pods and outside of them, each with its cgroup.
+pub fn all_processes(program: PodProgram) -> Result<Vec<(Pid, String)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;
@@ -65,8 +71,8 @@ pub fn processes(pod_uid: &str, program: PodProgram) -> Result<Vec<Pid>> {
         };
         // The process may end while its files are being read.
         let read = |file: &str| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
-        if read("comm").trim_end() == program.comm() && read("cgroup").contains(pod_uid) {
-            found.push(pid);
+        if read("comm").trim_end() == program.comm() {
+            found.push((pid, read("cgroup")));
         }
     }
     Ok(found)

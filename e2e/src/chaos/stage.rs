@@ -71,13 +71,13 @@ impl Stage {
         let (kubectl, network) = (cluster.kubectl(), tor_network(state)?);
         let (torrc, dir) = (network.torrc_lines()?, state.dir().join(namespace));
         let target = Target::listen().await?;
+        // `prepare` adds further frontends. If two started together, each would choose guards.
         let object = format!(
             "apiVersion: onionbalance.dev/v1alpha1\nkind: OnionBalancedService\nmetadata: {{name: {NAME}}}\nspec:\n  \
              ports: [{{port: 80, target: {{address: \"{}\"}}}}]\n  backends: {{replicas: {}}}\n  \
-             frontend: {{replicas: {}, probe: {PROBE}}}\n",
+             frontend: {{replicas: 1, probe: {PROBE}}}\n",
             target.address(),
-            needs.backends,
-            needs.frontends
+            needs.backends
         );
         kubectl.run_with_input(&["--namespace", namespace, "apply", "-f", "-"], &object).await?;
         let service = Service::new(&cluster.client().await?, namespace, NAME);
@@ -146,6 +146,11 @@ impl Stage {
     pub async fn set_probe(&self, settings: &str) -> Result<()> {
         let patch = format!(r#"{{"spec":{{"frontend":{{"probe":{settings}}}}}}}"#);
         self.run(&format!("patch obs/{NAME} --type=merge --patch={patch}")).await.map(drop)
+    }
+
+    /// Returns the plain onion service.
+    pub fn plain(&self) -> &PlainService {
+        &self.plain
     }
 
     /// Returns the judge.

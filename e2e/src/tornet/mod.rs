@@ -2,6 +2,7 @@
 //! every 20 seconds.
 
 mod arti;
+mod grow;
 mod tor;
 pub mod torrc;
 
@@ -69,7 +70,7 @@ impl TorNetwork {
         let authorities = self.authorities().await?;
         let common = self.common(&authorities);
         for node in &self.nodes {
-            let configuration = common.clone() + &torrc::node(node, self.address(), self.intervals());
+            let configuration = common.clone() + &torrc::node(node, self.address(), self.intervals(), &self.flags());
             self.tor(node).start(self.program()?, &configuration)?;
         }
         self.wait_bootstrapped().await
@@ -138,13 +139,24 @@ impl TorNetwork {
     }
 
     async fn knows_all_hsdirs(&self) -> Result<Seen<()>> {
+        self.knows_flag("HSDir", self.nodes.len()).await
+    }
+
+    /// Reports whether the consensus of every relay gives a flag to at least `wanted` relays.
+    async fn knows_flag(&self, flag: &str, wanted: usize) -> Result<Seen<()>> {
+        let has = |line: &str| line.strip_prefix("s ").is_some_and(|flags| flags.split(' ').any(|word| word == flag));
+        self.knows(wanted, &format!("relays with the flag {flag}"), has).await
+    }
+
+    /// Reports whether the consensus of every relay has at least `wanted` lines of a kind.
+    async fn knows(&self, wanted: usize, what: &str, counts: impl Fn(&str) -> bool) -> Result<Seen<()>> {
         for node in &self.nodes {
             let tor = self.tor(node);
             let mut control = Control::open(&tor.control_socket(), &tor.cookie()).await?;
-            let relays = control.ask("GETINFO ns/all").await?.unwrap_or_default();
-            let hsdirs = relays.iter().filter(|line| line.starts_with("s ") && line.contains(" HSDir")).count();
-            if hsdirs < self.nodes.len() {
-                return Ok(Seen::NotYet(format!("{} knows {hsdirs} of {} HSDirs", node.name, self.nodes.len())));
+            let lines = control.ask("GETINFO ns/all").await?.unwrap_or_default();
+            let known = lines.iter().filter(|line| counts(line)).count();
+            if known < wanted {
+                return Ok(Seen::NotYet(format!("{} knows {known} of {wanted} {what}", node.name)));
             }
         }
         Ok(Seen::Yes(()))
@@ -175,6 +187,17 @@ impl TorNetwork {
         match self.place {
             Place::Loopback => 2,
             Place::Node(_) => 3,
+        }
+    }
+
+    /// Returns the authorities' lines about the relays' flags. Only a network on a node can grow.
+    fn flags(&self) -> String {
+        match self.place {
+            Place::Loopback => torrc::any_flags(),
+            Place::Node(_) => {
+                let bandwidths = format!("V3BandwidthsFile {}\n", self.bandwidths_file().display());
+                torrc::flags_by_port(self.address(), BASE_PORT, RELAYS) + &bandwidths
+            }
         }
     }
 

@@ -27,6 +27,11 @@ pub struct TorNode {
 /// The number of directory authorities in a network.
 pub const AUTHORITIES: u16 = 3;
 
+/// The distance from a network's lowest port to the port of its first relay.
+const FIRST_RELAY: u16 = 10;
+/// The maximum number of relays in a network. Higher ports are the authorities' `DirPort`s.
+pub const MOST_RELAYS: u16 = 80;
+
 /// Returns three authorities and `relays` relays, with ports counted up from `base`.
 pub fn nodes(base: u16, relays: u16) -> Vec<TorNode> {
     let authority = |i| TorNode {
@@ -35,7 +40,8 @@ pub fn nodes(base: u16, relays: u16) -> Vec<TorNode> {
         or_port: base + i,
         dir_port: base + 100 + i,
     };
-    let relay = |i| TorNode { name: format!("relay{i}"), role: Role::Relay, or_port: base + 10 + i, dir_port: 0 };
+    let relay =
+        |i| TorNode { name: format!("relay{i}"), role: Role::Relay, or_port: base + FIRST_RELAY + i, dir_port: 0 };
     (0..AUTHORITIES).map(authority).chain((0..relays).map(relay)).collect()
 }
 
@@ -80,11 +86,14 @@ GeoIPv6File {dir}/empty
 /// [`local`]. A consensus is valid for `intervals` voting intervals. With three, as on the public
 /// network, clients and services fetch the next consensus at random times spread over about one
 /// interval. With two, they fetch it within 4 seconds (C tor's
-/// `update_consensus_networkstatus_fetch_time_impl`).
-pub fn node(node: &TorNode, address: &str, intervals: u8) -> String {
+/// `update_consensus_networkstatus_fetch_time_impl`). `flags` are an authority's lines from
+/// [`any_flags`] or [`flags_by_port`].
+pub fn node(node: &TorNode, address: &str, intervals: u8, flags: &str) -> String {
     let (name, or_port, dir_port) = (&node.name, node.or_port, node.dir_port);
     let authority = match node.role {
-        Role::Authority => format!("DirPort {address}:{dir_port}\n{AUTHORITY}V3AuthNIntervalsValid {intervals}\n"),
+        Role::Authority => {
+            format!("DirPort {address}:{dir_port}\n{AUTHORITY}{flags}V3AuthNIntervalsValid {intervals}\n")
+        }
         Role::Relay => String::new(),
     };
     format!(
@@ -101,17 +110,35 @@ ServerDNSTestAddresses
     )
 }
 
+/// Returns the lines with which authorities vote for any relay as HSDir and guard.
+pub fn any_flags() -> String {
+    "TestingDirAuthVoteHSDir *\nTestingDirAuthVoteGuard *\n".to_owned()
+}
+
+/// Returns the lines with which authorities vote by port. HSDirs are the authorities and the first
+/// `relays` relays. Guards are all relays, but no authority, as on the public network: a new tor
+/// asks an authority for its first consensus, so a connection to an authority would otherwise look
+/// like one to a guard.
+pub fn flags_by_port(address: &str, base: u16, relays: u16) -> String {
+    let (first, last, highest) =
+        (base + FIRST_RELAY, base + FIRST_RELAY + relays - 1, base + FIRST_RELAY + MOST_RELAYS);
+    format!(
+        "TestingDirAuthVoteHSDir {address}:{base}-{last}
+TestingDirAuthVoteHSDirIsStrict 1
+TestingDirAuthVoteGuard {address}:{first}-{highest}
+TestingDirAuthVoteGuardIsStrict 1
+"
+    )
+}
+
 /// The length of a time period in a private network, in minutes. With `TestingTorNetwork`, C tor
 /// sets the length to 24 voting intervals (here 20 seconds each) by itself.
 pub const PERIOD_MINUTES: u16 = 8;
 
-/// The authorities' settings: a consensus every 20 seconds, and any relay may serve in any
-/// position.
+/// The authorities' settings: a consensus every 20 seconds.
 const AUTHORITY: &str = "AuthoritativeDirectory 1
 V3AuthoritativeDirectory 1
 TestingDirAuthVoteExit *
-TestingDirAuthVoteHSDir *
-TestingDirAuthVoteGuard *
 TestingMinExitFlagThreshold 0
 TestingV3AuthInitialVotingInterval 20
 TestingV3AuthInitialVoteDelay 4

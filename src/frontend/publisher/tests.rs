@@ -60,7 +60,7 @@ impl Bench {
         let (agents_out, agents) = watch::channel(AgentOrders::default());
         let (health_out, health) = watch::channel(Health::default());
         let inlets = Inlets {
-            guards: watch::channel(GuardFigures::default()).1,
+            guards: watch::channel(None).1,
             pods: pods_in,
             object: object_in,
             clients: watch::channel(None).1,

@@ -20,6 +20,7 @@
 
 mod basis;
 mod clients;
+mod guards;
 mod health;
 mod key;
 mod last;

@@ -8,15 +8,16 @@ use kube::ResourceExt as _;
 
 use super::published::SETTLING;
 use super::{
-    Conclusion, LONGEST_LIST, Observed, RefusedWrite, clients, health, published, reachable, signing_keys, workload,
+    Conclusion, LONGEST_LIST, Observed, RefusedWrite, clients, guards, health, published, reachable, signing_keys,
+    workload,
 };
 use crate::crd::names::{self, Component, pod_selector};
 use crate::crd::{BackendState, BackendStatus, ConditionType, OnionBalancedServiceStatus, Reason};
 use crate::operator::children::Kind;
 use crate::operator::conditions::{Finding, Truth, listed, merge};
 
-/// Returns the operator's part of the status. `backends`, `published` and `probes` belong to
-/// the publisher, so they are left empty and are not applied. `previous` is the current status.
+/// Returns the operator's part of the status. `backends`, `published`, `probes` and `guards` belong
+/// to the publisher, so they are left empty and are not applied. `previous` is the current status.
 pub fn status(
     observed: &Observed,
     conclusion: &Conclusion,
@@ -56,6 +57,8 @@ pub fn status(
     let reachable = reachable::finding(object, previous, observed.lease.as_ref(), now);
     let ready = summary(&found, reachable.as_ref());
     found.extend(reachable.map(|reachable| (ConditionType::Reachable, reachable)));
+    let shared = guards::finding(object, previous, observed.lease.as_ref(), now);
+    found.extend(shared.map(|shared| (ConditionType::GuardsShared, shared)));
     found.push((ConditionType::Ready, ready));
     found.extend(stalled(&found));
     OnionBalancedServiceStatus {
@@ -68,6 +71,7 @@ pub fn status(
         backends: Vec::new(),
         published: Vec::new(),
         probes: Vec::new(),
+        guards: None,
         conditions: merge(&previous.conditions, &found, object.metadata.generation, now),
     }
 }

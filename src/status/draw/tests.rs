@@ -48,9 +48,11 @@ fn ready() -> View {
             ],
             "published": [period(20_455, 8), period(20_456, 7)],
             "probes": [{"port": 80, "result": "Answered", "since": "2026-01-01T11:58:00Z"}],
+            "guards": {"shared": 20, "unlisted": 1, "inUse": 1},
             "conditions": [
                 condition("Accepted", "True", "Valid", "The spec is valid."),
                 condition("Reachable", "True", "Answered", "The address answers."),
+                condition("GuardsShared", "True", "GuardsAgree", "All pods use the same guard first."),
                 condition("Ready", "True", "Ready", "Reachable."),
             ],
         }),
@@ -100,6 +102,7 @@ fn a_ready_service_is_shown_in_full() {
   backends  2/2 ready, 1 draining; 6 introduction points
   published 45s ago, on 15 of 16 HSDirs
   probed    port 80: answers (since 2m0s)
+  guards    1 in use, 20 shared, 1 of them not in the consensus
 
 BACKEND        STATE     POINTS  SINCE  REMARK
 web-backend-a  Ready          3  13m

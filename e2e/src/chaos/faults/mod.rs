@@ -7,7 +7,9 @@ mod authorities;
 mod backend;
 mod control_plane;
 mod frontend;
+mod guard_down;
 mod outages;
+mod pods_replaced;
 mod replicas;
 mod rotations;
 
@@ -18,7 +20,9 @@ use self::authorities::AuthoritiesDown;
 use self::backend::BackendFault;
 use self::control_plane::{ControlPlaneDown, HsDirsDown, OperatorDown};
 use self::frontend::FrontendFault;
+use self::guard_down::GuardDown;
 use self::outages::Outages;
+use self::pods_replaced::PodsReplaced;
 use self::replicas::{PodRestart, RollingRestart, ScaleDown};
 use self::rotations::Rotations;
 use super::fault::Fault;
@@ -54,5 +58,8 @@ pub fn all() -> Vec<Box<dyn Fault>> {
         Box::new(AuthoritiesDown),
         Box::new(Rotations),
         Box::new(Outages),
+        Box::new(GuardDown),
+        // This fault adds relays to the network, which stay.
+        Box::new(PodsReplaced),
     ]
 }

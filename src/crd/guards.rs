@@ -1,0 +1,46 @@
+//! The state of the entry guards that the pods of a service share, in `status`.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::schema;
+
+/// The entry guards that all pods share, as seen by the leading publisher.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GuardsStatus {
+    /// The number of shared guards.
+    pub shared: u32,
+    /// The number of shared guards that are not in the Tor consensus.
+    pub unlisted: u32,
+    /// The number of distinct guards that the pods try first. It is 1 if all pods agree, and 0
+    /// until a pod has reported its guards.
+    pub in_use: u32,
+    /// The problem with the Secret of the guards. Absent if there was none in the last hour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<GuardsProblem>,
+}
+
+/// A problem with the Secret of the shared guards.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GuardsProblem {
+    /// The kind of the problem. `Replaced`: the content could not be used, so the publisher
+    /// replaced the content. `NotKept`: the publisher cannot read or write the Secret.
+    pub kind: GuardsProblemKind,
+    /// A human-readable explanation. It names no guard.
+    pub message: String,
+    /// The time at which the publisher noticed the problem.
+    #[schemars(schema_with = "schema::time")]
+    pub noticed: Time,
+}
+
+/// The kind of a problem with the Secret of the shared guards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum GuardsProblemKind {
+    /// The content could not be used, so the publisher replaced the content.
+    Replaced,
+    /// The publisher cannot read or write the Secret.
+    NotKept,
+}
