@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use super::ConsensusError;
 use super::document::{Document, Params};
 use super::microdescriptor::identities;
+use super::middles::Middle;
 use super::ring::{HsDir, Ring, disaster_shared_random};
 use super::schedule::PeriodSchedule;
 use super::types::{NetworkKind, Placement, ServicePeriod};
@@ -22,6 +23,7 @@ pub struct Network {
     params: Params,
     hsdirs: Vec<HsDir>,
     hsdirs_without_identity: usize,
+    middles: Vec<Middle>,
 }
 
 impl Network {
@@ -51,6 +53,7 @@ impl Network {
             params,
             hsdirs_without_identity: document.hsdirs.len() - hsdirs.len(),
             hsdirs,
+            middles: document.middles,
         })
     }
 
@@ -63,6 +66,11 @@ impl Network {
     /// because their microdescriptor is missing or has no ed25519 identity.
     pub fn hsdir_count(&self) -> (usize, usize) {
         (self.hsdirs.len() + self.hsdirs_without_identity, self.hsdirs_without_identity)
+    }
+
+    /// Returns the relays that can be vanguards, in ascending order of their fingerprints.
+    pub fn middles(&self) -> &[Middle] {
+        &self.middles
     }
 
     /// Returns the two time periods for which a service publishes (rend-spec-v3, section 2.2.4):

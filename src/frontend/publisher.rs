@@ -15,7 +15,7 @@ use super::clock::Clock;
 use super::conduct::{CallError, CallId, Conduct, Event, LeaseAnswer, LeaseRequest, Output};
 use super::driver::Driver;
 use super::http::{Health, Role};
-use super::metrics::{Figures, GuardFigures};
+use super::metrics::{Figures, GuardFigures, VanguardFigures};
 use super::object::Object;
 use super::pods::Pods;
 use super::probe::{Assignment, PortReport, ProbeLink};
@@ -36,6 +36,7 @@ pub(super) struct Inlets {
     pub(super) tor: mpsc::Receiver<TorNews>,
     pub(super) reports: mpsc::Receiver<(BackendId, AgentNews)>,
     pub(super) guards: watch::Receiver<GuardFigures>,
+    pub(super) vanguards: watch::Receiver<VanguardFigures>,
 }
 
 /// The channels through which the publisher reports its state and requests API server calls.
@@ -246,7 +247,7 @@ impl Publisher {
             (true, false) => Role::StandingBy,
             (false, false) => Role::Unknown,
         };
-        let guards = *self.inlets.guards.borrow();
+        let (guards, vanguards) = (*self.inlets.guards.borrow(), *self.inlets.vanguards.borrow());
         let Status { periods, hsdirs_failing, longest_failing, counter_rises, .. } = status;
         let coverage = self.inlets.keys.borrow().coverage(now.wall);
         let figures = Figures {
@@ -260,6 +261,7 @@ impl Publisher {
             coverage,
             counts: self.driver.counts(),
             guards,
+            vanguards,
             probes,
         };
         self.outlets.health.send_replace(Health { turned: now.elapsed, problem: None, role, figures });
