@@ -35,12 +35,18 @@ pub struct LastGood {
     /// The value of `spec.anonymity.guards`.
     #[serde(default)]
     pub guards: GuardMode,
-    /// The value of `spec.anonymity.vanguards`.
-    #[serde(default)]
+    /// The value of `spec.anonymity.vanguards`. The default is left out, so that an upgrade changes
+    /// no Deployment.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub vanguards: VanguardMode,
     /// The UID of the frontends' `ServiceAccount`, in the frontends' Deployment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_default(mode: &VanguardMode) -> bool {
+    *mode == VanguardMode::default()
 }
 
 impl LastGood {
