@@ -160,7 +160,8 @@ impl VanguardControl {
             refused => {
                 let reason = refused.and_then(Applied::problem).unwrap_or("tor rejects the options");
                 self.complaint.utter("tor does not use the shared vanguards", &reason);
-                (self.settling, _) = (None, self.shared.set_used(0));
+                self.settling = None;
+                self.shared.set_used(0);
             }
         }
         self.settle(tor).await

@@ -188,10 +188,9 @@ mod tests {
 
         fn answer(&mut self, command: &str) -> String {
             if let Some(id) = command.strip_prefix("GETINFO ns/id/") {
-                return match self.known.contains(id) {
-                    true => format!("250+ns/id/{id}=\r\nr name\r\ns Fast\r\n.\r\n250 OK\r\n"),
-                    false => format!("552 Unrecognized key \"ns/id/{id}\"\r\n"),
-                };
+                let answer = format!("250+ns/id/{id}=\r\nr name\r\ns Fast\r\n.\r\n250 OK\r\n");
+                let unknown = format!("552 Unrecognized key \"ns/id/{id}\"\r\n");
+                return if self.known.contains(id) { answer } else { unknown };
             }
             match command {
                 "GETCONF HSLayer2Nodes" => conf("HSLayer2Nodes", &self.layers[0]),
@@ -249,7 +248,7 @@ mod tests {
         for expected in [Applied::Now, Applied::Now, Applied::Before] {
             assert_eq!(tor.serve(async |client| control.apply(&client, &wanted).await.unwrap()).await, expected);
             if tor.commands.len() == 1 {
-                tor.layers = Default::default();
+                tor.layers = <[String; 2]>::default();
             }
         }
         let other = layers(&[1, 6], &[3, 4]);
