@@ -20,7 +20,7 @@ use super::guards::{AgentGuards, GuardNews};
 use super::pods::{Pod, Pods};
 use super::sync::{Question, SyncClient};
 use super::targets::TargetReport;
-use super::vanguards::AgentVanguards;
+use super::vanguard_stage::AgentVanguards;
 use crate::common::log_limit::{Line, LogLimit};
 use crate::consensus::Network;
 use crate::link::{PodPhase, Revision, SyncResponse};

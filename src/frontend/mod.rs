@@ -44,6 +44,7 @@ mod status;
 mod sync;
 mod targets;
 mod tor;
+mod vanguard_stage;
 mod vanguards;
 mod view;
 mod watch_backoff;

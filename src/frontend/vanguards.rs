@@ -1,8 +1,6 @@
 //! Keeps the vanguards that all tors of the service share in the Secret of the guards, and gives
 //! them to the publisher's own tor and to the backends.
 
-mod stage;
-
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,12 +16,11 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use self::stage::Stage;
-pub(super) use self::stage::{Offer, VanguardBoard};
 use super::agents::AgentOrders;
 use super::clock::{self, Clock};
 use super::metrics::VanguardFigures;
 use super::tor::WantedVanguards;
+use super::vanguard_stage::{AgentVanguards, Offer, Stage, VanguardBoard};
 use crate::common::complaint::{Complaint, cause};
 use crate::common::tor_state;
 use crate::consensus::Network;
@@ -44,15 +41,6 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// The status of a response to a change of an object that somebody else has changed.
 const CONFLICT: u16 = 409;
-
-/// The links between the agents' conversations and the task that keeps the vanguards.
-#[derive(Debug, Clone)]
-pub(super) struct AgentVanguards {
-    /// The vanguards for the backends.
-    pub(super) offers: watch::Receiver<Offer>,
-    /// The vanguards that the backends use.
-    pub(super) board: VanguardBoard,
-}
 
 /// The place where the vanguards are kept.
 #[derive(Clone)]

@@ -103,7 +103,9 @@ mod tests {
         }
 
         #[test]
-        fn reading_never_panics(text in option::of(vec(any::<u8>(), 0..80)), mac in option::of(vec(any::<u8>(), 0..70))) {
+        fn reading_never_panics(
+            text in option::of(vec(any::<u8>(), 0..80)), mac in option::of(vec(any::<u8>(), 0..70)),
+        ) {
             let _ = vanguards_of_data(text.as_deref(), mac.as_deref(), &token(b'7'));
         }
     }

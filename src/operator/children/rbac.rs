@@ -1,8 +1,8 @@
 //! The publisher's permissions. For its own service, the publisher may read the pods, the
 //! `OnionBalancedService` and the operator's copy of the authorized clients, write the status, and
 //! hold the Lease. If the pods share guards or vanguards, it may also read and write the Secret of
-//! the guards, which the operator creates. It has no other permissions. In particular, it cannot read
-//! any Secret that a user names, because everyone who can run a program in its pod has its
+//! the guards, which the operator creates. It has no other permissions. In particular, it cannot
+//! read any Secret that a user names, because everyone who can run a program in its pod has its
 //! permissions.
 
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};

@@ -1,4 +1,4 @@
-//! Decides which backends get a change of the vanguards first. This module is pure.
+//! Decides which backends get a change of the vanguards first.
 //!
 //! A tor that gets other vanguards closes its introduction circuits and builds new ones, which
 //! takes a second or two. If all backends did this at the same time, clients would find no
@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::frontend::pods::Pods;
+use tokio::sync::watch;
+
+use super::pods::Pods;
 use crate::link::Vanguards;
 use crate::merge::BackendId;
 
@@ -19,11 +21,11 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// The vanguards that each backend uses, by the number that its agent reported last. Clones share
 /// the content.
 #[derive(Debug, Clone, Default)]
-pub(in crate::frontend) struct VanguardBoard(Arc<Mutex<BTreeMap<BackendId, u64>>>);
+pub(super) struct VanguardBoard(Arc<Mutex<BTreeMap<BackendId, u64>>>);
 
 impl VanguardBoard {
     /// Records an agent's answer.
-    pub(in crate::frontend) fn answered(&self, backend: &BackendId, used: u64) {
+    pub(super) fn answered(&self, backend: &BackendId, used: u64) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(backend.clone(), used);
     }
 
@@ -45,9 +47,18 @@ impl VanguardBoard {
     }
 }
 
+/// The links between the agents' conversations and the task that keeps the vanguards.
+#[derive(Debug, Clone)]
+pub(super) struct AgentVanguards {
+    /// The vanguards for the backends.
+    pub(super) offers: watch::Receiver<Offer>,
+    /// The vanguards that the backends use.
+    pub(super) board: VanguardBoard,
+}
+
 /// The vanguards for the backends.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(in crate::frontend) struct Offer {
+pub(super) struct Offer {
     /// The number and the text of the vanguards. None if there are none.
     vanguards: Option<(u64, Arc<str>)>,
     /// The backends that must wait.
@@ -57,7 +68,7 @@ pub(in crate::frontend) struct Offer {
 impl Offer {
     /// Returns the text of the vanguards if they are meant for a backend that reports the use of
     /// those with the number `used`. Only agents of pods that share vanguards report a number.
-    pub(in crate::frontend) fn of(&self, backend: &BackendId, used: Option<u64>) -> Option<Arc<str>> {
+    pub(super) fn of(&self, backend: &BackendId, used: Option<u64>) -> Option<Arc<str>> {
         let (id, text) = self.vanguards.as_ref()?;
         let is_due = used.is_some_and(|used| used != *id) && !self.waiting.contains(backend);
         is_due.then(|| text.clone())
