@@ -148,10 +148,8 @@ struct Router {
 #[derive(Default)]
 struct Flags {
     hsdir: bool,
-    /// True if the relay can be a vanguard.
-    vanguard: bool,
-    guard: bool,
-    exit: bool,
+    /// Whether the relay is a guard and whether it is an exit. None if it cannot be a vanguard.
+    vanguard: Option<(bool, bool)>,
 }
 
 impl Flags {
@@ -161,12 +159,9 @@ impl Flags {
     fn parse(words: SplitAsciiWhitespace<'_>) -> Self {
         let flags: Vec<_> = words.collect();
         let has = |flag| flags.contains(&flag);
-        Self {
-            hsdir: has("HSDir"),
-            vanguard: has("Fast") && has("Stable") && has("Valid"),
-            guard: has("Guard"),
-            exit: has("Exit") && !has("BadExit"),
-        }
+        let can_be_vanguard = has("Fast") && has("Stable") && has("Valid");
+        let kind = (has("Guard"), has("Exit") && !has("BadExit"));
+        Self { hsdir: has("HSDir"), vanguard: can_be_vanguard.then_some(kind) }
     }
 }
 
@@ -208,8 +203,8 @@ impl Routers {
         let Some(router) = self.current.take() else { return Ok(()) };
         let microdescriptor = router.microdescriptor.ok_or(ConsensusError::Missing("m"))?;
         let flags = router.flags.ok_or(ConsensusError::Missing("s"))?;
-        if flags.vanguard {
-            let traits = Traits { bandwidth: router.bandwidth, guard: flags.guard, exit: flags.exit };
+        if let Some((guard, exit)) = flags.vanguard {
+            let traits = Traits { bandwidth: router.bandwidth, guard, exit };
             self.middles.push((router.fingerprint, traits));
         }
         if flags.hsdir && router.hsdir_v3 == Some(true) {

@@ -35,15 +35,18 @@ impl Server {
         Router::new().route(SECRET, get(Self::read).patch(Self::change)).with_state(self.clone())
     }
 
+    #[allow(clippy::unused_async, reason = "a handler is async")]
     async fn read(State(server): State<Self>) -> Json<Value> {
         let mut content = server.0.lock().unwrap();
         content.reads += 1;
         Json(content.object())
     }
 
+    #[allow(clippy::unused_async, reason = "a handler is async")]
     async fn change(State(server): State<Self>, Json(patch): Json<Value>) -> (StatusCode, Json<Value>) {
         let mut content = server.0.lock().unwrap();
-        if patch["metadata"]["resourceVersion"] != content.version.to_string() {
+        let version = content.version.to_string();
+        if patch["metadata"]["resourceVersion"].as_str() != Some(version.as_str()) {
             let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
                 "message": "the object has been modified", "reason": "Conflict", "code": 409});
             return (StatusCode::CONFLICT, Json(status));
@@ -86,9 +89,9 @@ fn token() -> AgentToken {
     AgentToken::derive(&MasterKey::generate(&mut StdRng::seed_from_u64(1)))
 }
 
-fn network(relays: usize) -> Option<Arc<Network>> {
+fn network(relays: usize) -> Arc<Network> {
     let generated = Plan { relays, ..Plan::default() }.generate();
-    Some(Arc::new(Network::parse(&generated.consensus, "", NetworkKind::Public).unwrap()))
+    Arc::new(Network::parse(&generated.consensus, "", NetworkKind::Public).unwrap())
 }
 
 /// A task with its server and its links.
@@ -111,7 +114,7 @@ impl Bench {
     }
 
     async fn leading() -> Self {
-        let mut bench = Self::new(true, network(40));
+        let mut bench = Self::new(true, Some(network(40)));
         bench.keeper.settle().await.unwrap();
         bench
     }
@@ -140,7 +143,7 @@ async fn the_leader_chooses_the_vanguards_once() {
     let figures = *bench.links.figures.borrow();
     assert_eq!((figures.sizes, figures.replaced), ([4, 6], [4, 6]));
     // A new consensus with the same relays changes nothing.
-    bench.orders.send_modify(|orders| orders.network = network(40));
+    bench.orders.send_modify(|orders| orders.network = Some(network(40)));
     bench.keeper.settle().await.unwrap();
     assert_eq!(bench.server.requests().1, 1);
 }
@@ -186,7 +189,7 @@ async fn a_damaged_or_deleted_content_is_replaced_by_the_last_one() {
 
 #[tokio::test(start_paused = true)]
 async fn a_standby_writes_nothing_and_reads_again_when_a_backend_knows_others() {
-    let mut bench = Bench::new(false, network(40));
+    let mut bench = Bench::new(false, Some(network(40)));
     bench.keeper.settle().await.unwrap();
     assert_eq!((bench.wanted(), bench.server.requests()), (None, (1, 0)));
     let chosen = Bench::leading().await.server.stored();
@@ -214,7 +217,7 @@ async fn a_change_by_others_is_tried_again() {
     let mut bench = Bench::new(true, None);
     bench.keeper.settle().await.unwrap();
     bench.server.write(&[("guards", "x".to_owned())]);
-    bench.orders.send_modify(|orders| orders.network = network(40));
+    bench.orders.send_modify(|orders| orders.network = Some(network(40)));
     bench.keeper.settle().await.unwrap();
     assert_eq!((bench.wanted(), bench.server.requests()), (None, (1, 0)));
     bench.keeper.settle().await.unwrap();
@@ -225,7 +228,7 @@ async fn a_change_by_others_is_tried_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_network_with_too_few_relays_has_no_vanguards() {
-    let mut bench = Bench::new(true, network(3));
+    let mut bench = Bench::new(true, Some(network(3)));
     let error = bench.keeper.settle().await.unwrap_err();
     assert!(error.contains("only 3 relays"), "{error}");
     assert_eq!((bench.wanted(), bench.offered(), bench.server.requests().1), (None, None, 0));
